@@ -1,0 +1,355 @@
+//! The command line: `serve`, `check-policy`, and a client with tables for people and JSON for
+//! programs.
+//!
+//! Exit codes: 0 for an answer (FREE or BILLED), 1 for an error of the service, with its code and
+//! message, 2 for wrong arguments.
+
+mod table;
+
+use std::{
+    fs,
+    io::{Write as _, stdout},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use clap::{Parser, Subcommand, ValueEnum};
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    domain::Workload,
+    grpc::proto::{
+        self, GetQuotaRequest, ListUsageRequest, ListUsageResponse, ReleaseRequest, ReserveRequest,
+        SettleRequest, quota_service_client::QuotaServiceClient,
+    },
+    policy::Policy,
+    settings::ServeArgs,
+};
+
+/// Decides whether an LLM request is wholly free or wholly billed, and counts it.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, args_conflicts_with_subcommands = true)]
+pub struct Arguments {
+    /// Without a subcommand: serve.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the service (also without any subcommand)
+    Serve(ServeArgs),
+    /// Read a policy file and tell what it holds, or every fault in it
+    CheckPolicy {
+        /// The policy file (TOML)
+        file: PathBuf,
+    },
+    /// Ask a running service.
+    #[command(flatten)]
+    Client(Client),
+}
+
+/// Where the service is, and how to print its answers.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Connection {
+    /// The service's gRPC address
+    #[arg(
+        long,
+        env = "TOLLGATE_ADDR",
+        default_value = "127.0.0.1:50051",
+        value_name = "HOST:PORT"
+    )]
+    addr: String,
+    /// Print the answer as JSON (proto3 JSON, with the proto's field names and plain numbers)
+    #[arg(long)]
+    json: bool,
+}
+
+/// A question to a running service.
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs)] // A comment on `connection` would become the subcommand's.
+pub enum Client {
+    /// Is this request free? Counts it
+    Reserve {
+        /// The organization
+        org: String,
+        /// The project
+        project: String,
+        /// The model, by its exact name
+        model: String,
+        /// How many tokens, 1 to 1000000000
+        tokens: u64,
+        /// Makes the call idempotent, and the reservation one that can be settled or released
+        #[arg(long, value_name = "ID", default_value = "")]
+        request_id: String,
+        /// What kind of work it is
+        #[arg(long, default_value = "inference")]
+        workload: Workload,
+        /// Answer, and count nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Record what a reserved request really used
+    Settle {
+        /// The organization
+        org: String,
+        /// The id that was given to reserve
+        request_id: String,
+        /// The actual tokens, 0 to 1000000000
+        tokens: u64,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Take back a reserved request that never ran, or ran elsewhere
+    Release {
+        /// The organization
+        org: String,
+        /// The id that was given to reserve
+        request_id: String,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// What remains today
+    Quota {
+        /// The organization
+        org: String,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// What was used on a day, by project and model
+    Usage {
+        /// The organization
+        org: String,
+        /// The UTC day, as 2026-11-22; without it: today
+        #[arg(long, default_value = "")]
+        day: String,
+        #[command(flatten)]
+        connection: Connection,
+    },
+}
+
+impl ValueEnum for Workload {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(self.name().into())
+    }
+}
+
+/// Tells what a policy file holds.
+///
+/// # Errors
+///
+/// It can't be read, or has faults.
+pub fn check_policy(file: &Path) -> anyhow::Result<()> {
+    let name = file.display().to_string();
+    let text = fs::read_to_string(file).with_context(|| format!("{name} can't be read"))?;
+    let policy = Policy::parse(&name, &text)
+        .map_err(|faults| anyhow!("{} fault(s)\n{faults}", faults.faults.len()))?;
+    say(&format!("{name} is valid\n{}", table::policy(&policy)))
+}
+
+/// Asks the service, and prints its answer.
+///
+/// # Errors
+///
+/// The service's code and message, or why it can't be reached.
+pub async fn run(client: Client) -> anyhow::Result<()> {
+    match client {
+        Client::Reserve {
+            org,
+            project,
+            model,
+            tokens,
+            request_id,
+            workload,
+            dry_run,
+            connection,
+        } => {
+            let workload = workload_number(workload);
+            let request = ReserveRequest {
+                org,
+                project,
+                model,
+                tokens,
+                request_id,
+                workload,
+                dry_run,
+            };
+            let answer = connect(&connection)?.reserve(request).await;
+            show(&connection, "ReserveResponse", answer, table::reserved)
+        }
+        Client::Settle {
+            org,
+            request_id,
+            tokens,
+            connection,
+        } => {
+            let request = SettleRequest {
+                org,
+                request_id,
+                tokens,
+            };
+            let answer = connect(&connection)?.settle(request).await;
+            show(&connection, "SettleResponse", answer, table::settled)
+        }
+        Client::Release {
+            org,
+            request_id,
+            connection,
+        } => {
+            let answer = connect(&connection)?
+                .release(ReleaseRequest { org, request_id })
+                .await;
+            show(&connection, "ReleaseResponse", answer, table::released)
+        }
+        Client::Quota { org, connection } => {
+            let answer = connect(&connection)?
+                .get_quota(GetQuotaRequest { org })
+                .await;
+            show(&connection, "GetQuotaResponse", answer, table::quota)
+        }
+        Client::Usage {
+            org,
+            day,
+            connection,
+        } => {
+            let answer = all_usage(&connection, org, day).await?;
+            show(
+                &connection,
+                "ListUsageResponse",
+                Ok(tonic::Response::new(answer)),
+                table::usage,
+            )
+        }
+    }
+}
+
+/// Every page of a day's usage, as one answer.
+async fn all_usage(
+    connection: &Connection,
+    org: String,
+    day: String,
+) -> anyhow::Result<ListUsageResponse> {
+    let mut client = connect(connection)?;
+    let mut all = ListUsageResponse::default();
+    loop {
+        let page = client.list_usage(ListUsageRequest {
+            org: org.clone(),
+            day: day.clone(),
+            page_size: 1000,
+            page_token: std::mem::take(&mut all.next_page_token),
+        });
+        let page = page.await.map_err(rpc_error)?.into_inner();
+        all.day = page.day;
+        all.rows.extend(page.rows);
+        if page.next_page_token.is_empty() {
+            return Ok(all);
+        }
+        all.next_page_token = page.next_page_token;
+    }
+}
+
+fn connect(connection: &Connection) -> anyhow::Result<QuotaServiceClient<Channel>> {
+    let addr = &connection.addr;
+    let uri = if addr.contains("://") {
+        addr.clone()
+    } else {
+        format!("http://{addr}")
+    };
+    let endpoint = Endpoint::from_shared(uri)
+        .with_context(|| format!("--addr: {addr:?} is no address"))?
+        .connect_timeout(Duration::from_secs(5))
+        .timeout(Duration::from_secs(10));
+    Ok(QuotaServiceClient::new(endpoint.connect_lazy()))
+}
+
+fn show<T: prost::Message>(
+    connection: &Connection,
+    message: &str,
+    answer: Result<tonic::Response<T>, Status>,
+    table: impl FnOnce(&T) -> String,
+) -> anyhow::Result<()> {
+    let answer = answer.map_err(rpc_error)?.into_inner();
+    let text = if connection.json {
+        json(message, &answer)?
+    } else {
+        table(&answer)
+    };
+    say(&text)
+}
+
+/// The canonical JSON of a message, but with the proto's own field names, plain numbers (none passes
+/// 2^53), and every field.
+fn json(message: &str, answer: &impl prost::Message) -> anyhow::Result<String> {
+    let pool = DescriptorPool::decode(proto::DESCRIPTORS).context("the proto's descriptors")?;
+    let descriptor = pool
+        .get_message_by_name(&format!("tollgate.v1.{message}"))
+        .with_context(|| format!("the proto has no {message}"))?;
+    let answer = DynamicMessage::decode(descriptor, answer.encode_to_vec().as_slice())?;
+    let options = SerializeOptions::new()
+        .stringify_64_bit_integers(false)
+        .use_proto_field_name(true)
+        .skip_default_fields(false);
+    let mut text = Vec::new();
+    answer.serialize_with_options(&mut serde_json::Serializer::pretty(&mut text), &options)?;
+    Ok(String::from_utf8(text)?)
+}
+
+/// A reader that went away, such as `head`, is no error.
+fn say(text: &str) -> anyhow::Result<()> {
+    match writeln!(stdout(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn rpc_error(status: Status) -> anyhow::Error {
+    // tonic's own text for a service that isn't there is only "transport error".
+    let mut causes = Vec::new();
+    let mut source = std::error::Error::source(&status);
+    while let Some(cause) = source {
+        causes.push(cause.to_string());
+        source = cause.source();
+    }
+    let cause = causes
+        .last()
+        .map(|cause| format!(" ({cause})"))
+        .unwrap_or_default();
+    anyhow!("{}: {}{cause}", code_name(status.code()), status.message())
+}
+
+/// The code as gRPC's documentation and grpcurl's users write it.
+fn code_name(code: tonic::Code) -> String {
+    let mut name = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
+fn workload_number(workload: Workload) -> i32 {
+    match workload {
+        Workload::Inference => proto::Workload::Inference,
+        Workload::HostedTool => proto::Workload::HostedTool,
+        Workload::FineTuning => proto::Workload::FineTuning,
+        Workload::Evaluation => proto::Workload::Evaluation,
+    }
+    .into()
+}

@@ -1,0 +1,107 @@
+//! The UTC day, by which everything is counted.
+
+use std::fmt;
+
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+
+use super::ids::{FieldFault, InvalidField};
+
+/// A day in UTC. Which one it is now, the store's clock says (docs/CONTRACT.md, "The day").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UtcDay(NaiveDate);
+
+impl UtcDay {
+    /// The day that a moment lies in.
+    #[must_use]
+    pub fn of(moment: DateTime<Utc>) -> Self {
+        Self(moment.date_naive())
+    }
+
+    /// A day of the calendar.
+    #[must_use]
+    pub const fn new(date: NaiveDate) -> Self {
+        Self(date)
+    }
+
+    /// Reads "2026-11-22", and nothing looser.
+    ///
+    /// # Errors
+    ///
+    /// Names the field `day`.
+    pub fn parse(text: &str) -> Result<Self, InvalidField> {
+        NaiveDate::parse_from_str(text, "%Y-%m-%d")
+            .ok()
+            .map(Self)
+            .filter(|day| day.to_string() == text)
+            .ok_or_else(|| InvalidField {
+                field: "day",
+                fault: FieldFault::NotADay(text.chars().take(32).collect()),
+            })
+    }
+
+    /// 00:00 UTC at which this day ends: when its pool counters expire.
+    #[must_use]
+    pub fn end(self) -> DateTime<Utc> {
+        self.plus_days(1).start()
+    }
+
+    /// 00:00 UTC at which this day begins.
+    #[must_use]
+    pub fn start(self) -> DateTime<Utc> {
+        self.0.and_time(NaiveTime::MIN).and_utc()
+    }
+
+    /// The day before.
+    #[must_use]
+    pub fn yesterday(self) -> Self {
+        self.minus_days(1)
+    }
+
+    /// The day that came `days` earlier; the first day of the calendar where there is none.
+    #[must_use]
+    pub fn minus_days(self, days: u32) -> Self {
+        let earlier = self.0.checked_sub_days(Days::new(u64::from(days)));
+        Self(earlier.unwrap_or(NaiveDate::MIN))
+    }
+
+    /// The day that comes `days` later; the last day of the calendar where there is none.
+    #[must_use]
+    pub fn plus_days(self, days: u32) -> Self {
+        let later = self.0.checked_add_days(Days::new(u64::from(days)));
+        Self(later.unwrap_or(NaiveDate::MAX))
+    }
+}
+
+impl fmt::Display for UtcDay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.format("%Y-%m-%d"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_reads_as_it_prints_and_ends_at_the_next_midnight() {
+        let day = UtcDay::parse("2026-12-31").expect("a day");
+        assert_eq!(day.to_string(), "2026-12-31");
+        assert_eq!(day.end().to_rfc3339(), "2027-01-01T00:00:00+00:00");
+        assert_eq!(day.plus_days(1).yesterday(), day);
+        assert_eq!(UtcDay::of(day.end()), day.plus_days(1));
+    }
+
+    #[test]
+    fn anything_looser_is_refused() {
+        for text in [
+            "",
+            "2026-1-2",
+            "2026-02-30",
+            "+2026-01-02",
+            " 2026-01-02",
+            "2026-01-02T00:00",
+        ] {
+            assert!(UtcDay::parse(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The programme's rules as plain values and functions: no I/O, no async, no clock of its own.
+//!
+//! Read in this order: [`verdict`] (what can be answered), [`pool`] (when a request is free, and what
+//! it counts), [`reservation`] (what an id remembers, and what may happen to it), [`usage`] (the rows
+//! of the usage history), [`terms`] (what the policy says at that moment), [`day`] (when everything starts anew). [`ids`] and [`tokens`] are the values
+//! that all of them speak in; they can't hold anything out of bounds.
+
+pub mod day;
+pub mod ids;
+pub mod pool;
+pub mod reservation;
+pub mod terms;
+pub mod tokens;
+pub mod usage;
+pub mod verdict;
+
+pub use day::UtcDay;
+pub use ids::{InvalidField, ModelName, OrgId, PoolName, ProjectId, RequestId};
+pub use pool::{Overflow, PoolCounters, PoolTerms, judge_late_settle};
+pub use reservation::{Progress, Refusal, RequestFields, Reservation, State, Workload};
+pub use terms::{Eligibility, Terms};
+pub use tokens::{CounterFull, Tokens};
+pub use usage::UsageCounters;
+pub use verdict::{BilledReason, Verdict};

@@ -1,0 +1,42 @@
+//! What the policy says of a request at the moment of a decision: the values that go from the policy
+//! to the store.
+
+use super::{
+    ids::PoolName,
+    pool::{Overflow, PoolTerms},
+    tokens::Tokens,
+    verdict::BilledReason,
+};
+
+/// What an organization is granted now, pool by pool.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// What an overflow does.
+    pub overflow: Overflow,
+    /// Free tokens a day of every pool of the policy, ordered by name.
+    pub allowances: Vec<(PoolName, Tokens)>,
+}
+
+impl Terms {
+    /// The terms of one pool. A pool that left the policy has an allowance of 0.
+    #[must_use]
+    pub fn of_pool(&self, pool: &PoolName) -> PoolTerms {
+        let allowance = self
+            .allowances
+            .binary_search_by(|(name, _)| name.cmp(pool))
+            .map_or(Tokens::ZERO, |at| self.allowances[at].1);
+        PoolTerms {
+            allowance,
+            overflow: self.overflow,
+        }
+    }
+}
+
+/// Whether a request can be free at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Eligibility {
+    /// It falls in this pool: the pool's counters decide.
+    Eligible(PoolName),
+    /// It is billed, whatever the counters say.
+    Ineligible(BilledReason),
+}

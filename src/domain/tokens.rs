@@ -1,0 +1,125 @@
+//! Amounts of tokens, exact up to 2^53 − 1 in every store.
+
+use std::fmt;
+
+use super::ids::{FieldFault, InvalidField};
+
+/// An amount of tokens, 0 to [`Tokens::MAX`]. Sums never wrap and are never rounded: 2^53 − 1 is the
+/// largest integer that Redis' Lua, which counts in doubles, holds exactly together with its
+/// neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Tokens(u64);
+
+/// A counter would pass 2^53 − 1. Nothing was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a counter would pass 2^53 - 1")]
+pub struct CounterFull;
+
+impl Tokens {
+    /// None.
+    pub const ZERO: Self = Self(0);
+    /// The largest amount: 2^53 − 1.
+    pub const MAX: Self = Self((1 << 53) - 1);
+    /// The most that one request may ask for or use.
+    pub const MAX_PER_REQUEST: Self = Self(1_000_000_000);
+
+    /// Takes an amount up to [`Tokens::MAX`].
+    #[must_use]
+    pub const fn new(amount: u64) -> Option<Self> {
+        if amount <= Self::MAX.0 {
+            Some(Self(amount))
+        } else {
+            None
+        }
+    }
+
+    /// The `tokens` of a Reserve: 1 to 1,000,000,000.
+    ///
+    /// # Errors
+    ///
+    /// Names the field `tokens`.
+    pub fn of_reserve(amount: u64) -> Result<Self, InvalidField> {
+        Self::within(amount, 1)
+    }
+
+    /// The `tokens` of a Settle: 0 to 1,000,000,000.
+    ///
+    /// # Errors
+    ///
+    /// Names the field `tokens`.
+    pub fn of_settle(amount: u64) -> Result<Self, InvalidField> {
+        Self::within(amount, 0)
+    }
+
+    fn within(amount: u64, min: u64) -> Result<Self, InvalidField> {
+        let max = Self::MAX_PER_REQUEST.0;
+        if (min..=max).contains(&amount) {
+            return Ok(Self(amount));
+        }
+        let fault = FieldFault::OutOfBounds {
+            value: i128::from(amount),
+            min,
+            max,
+        };
+        Err(InvalidField {
+            field: "tokens",
+            fault,
+        })
+    }
+
+    /// The amount.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The sum.
+    ///
+    /// # Errors
+    ///
+    /// [`CounterFull`] where it would pass [`Tokens::MAX`].
+    pub fn plus(self, other: Self) -> Result<Self, CounterFull> {
+        Self::new(self.0 + other.0).ok_or(CounterFull)
+    }
+
+    /// The difference, and 0 where `other` is larger.
+    #[must_use]
+    pub const fn less(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}
+
+impl fmt::Display for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserve_takes_1_to_a_billion_and_settle_takes_0_too() {
+        assert!(Tokens::of_reserve(0).is_err());
+        assert!(Tokens::of_settle(0).is_ok());
+        for parse in [Tokens::of_reserve, Tokens::of_settle] {
+            assert!(parse(1).is_ok());
+            assert!(parse(1_000_000_000).is_ok());
+            assert!(parse(1_000_000_001).is_err());
+            assert!(parse(u64::MAX).is_err());
+        }
+        assert_eq!(
+            Tokens::of_reserve(0).expect_err("zero").to_string(),
+            "tokens: is 0, allowed are 1 to 1000000000"
+        );
+    }
+
+    #[test]
+    fn a_sum_past_the_largest_amount_is_refused_not_wrapped() {
+        let one = Tokens::new(1).expect("small");
+        assert_eq!(Tokens::MAX.plus(one), Err(CounterFull));
+        assert_eq!(Tokens::MAX.less(one).plus(one), Ok(Tokens::MAX));
+        assert_eq!(Tokens::new(1 << 53), None);
+    }
+}

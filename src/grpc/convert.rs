@@ -1,0 +1,321 @@
+//! Between the proto's messages and the domain's values, and from errors to statuses.
+
+use chrono::{DateTime, Utc};
+use tonic::Status;
+
+use super::{
+    page_token::PageToken,
+    proto::{
+        self, GetQuotaResponse, ListUsageRequest, ListUsageResponse, PoolQuota, ReleaseRequest,
+        ReleaseResponse, ReserveRequest, ReserveResponse, SettleRequest, SettleResponse,
+    },
+};
+use crate::{
+    domain::{
+        BilledReason, InvalidField, ModelName, OrgId, ProjectId, Refusal, RequestFields, RequestId,
+        Tokens, UtcDay, Verdict, Workload, ids::FieldFault,
+    },
+    ledger::{LedgerError, Quota, Released, ReserveCall, Reserved, Settled, Usage, UsagePage},
+    store::{PoolFigures, StoreError},
+};
+
+const DEFAULT_PAGE_SIZE: usize = 100;
+const MAX_PAGE_SIZE: usize = 1000;
+
+pub(super) fn reserve_call(request: ReserveRequest) -> Result<ReserveCall, Status> {
+    let workload = workload(request.workload)?;
+    let request_id = match request.request_id {
+        id if id.is_empty() => None,
+        id => Some(RequestId::parse(id).map_err(invalid)?),
+    };
+    Ok(ReserveCall {
+        org: org(request.org)?,
+        fields: RequestFields {
+            project: ProjectId::parse(request.project).map_err(invalid)?,
+            model: ModelName::parse(request.model).map_err(invalid)?,
+            tokens: Tokens::of_reserve(request.tokens).map_err(invalid)?,
+            workload,
+        },
+        request_id,
+        dry_run: request.dry_run,
+    })
+}
+
+pub(super) fn settle_call(request: SettleRequest) -> Result<(OrgId, RequestId, Tokens), Status> {
+    let org = org(request.org)?;
+    let request_id = RequestId::parse(request.request_id).map_err(invalid)?;
+    Ok((
+        org,
+        request_id,
+        Tokens::of_settle(request.tokens).map_err(invalid)?,
+    ))
+}
+
+pub(super) fn release_call(request: ReleaseRequest) -> Result<(OrgId, RequestId), Status> {
+    Ok((
+        org(request.org)?,
+        RequestId::parse(request.request_id).map_err(invalid)?,
+    ))
+}
+
+pub(super) fn usage_page(request: ListUsageRequest) -> Result<(OrgId, UsagePage), Status> {
+    let org = org(request.org)?;
+    let day = match request.day.as_str() {
+        "" => None,
+        day => Some(UtcDay::parse(day).map_err(invalid)?),
+    };
+    let token = PageToken::decode(&request.page_token, &org, day).map_err(invalid)?;
+    let size = usize::try_from(request.page_size).map_err(|_| {
+        let value = i128::from(request.page_size);
+        let fault = FieldFault::OutOfBounds {
+            value,
+            min: 0,
+            max: MAX_PAGE_SIZE as u64,
+        };
+        invalid(InvalidField {
+            field: "page_size",
+            fault,
+        })
+    })?;
+    let size = if size == 0 {
+        DEFAULT_PAGE_SIZE
+    } else {
+        size.min(MAX_PAGE_SIZE)
+    };
+    let (day, after) = match token {
+        Some(PageToken {
+            day,
+            project,
+            model,
+        }) => (Some(day), Some((project, model))),
+        None => (day, None),
+    };
+    Ok((org, UsagePage { day, after, size }))
+}
+
+pub(super) fn org(org: String) -> Result<OrgId, Status> {
+    OrgId::parse(org).map_err(invalid)
+}
+
+fn workload(number: i32) -> Result<Workload, Status> {
+    match proto::Workload::try_from(number) {
+        Ok(proto::Workload::Unspecified | proto::Workload::Inference) => Ok(Workload::Inference),
+        Ok(proto::Workload::HostedTool) => Ok(Workload::HostedTool),
+        Ok(proto::Workload::FineTuning) => Ok(Workload::FineTuning),
+        Ok(proto::Workload::Evaluation) => Ok(Workload::Evaluation),
+        Err(_) => {
+            let fault = FieldFault::UnknownValue(number);
+            Err(invalid(InvalidField {
+                field: "workload",
+                fault,
+            }))
+        }
+    }
+}
+
+pub(super) fn reserve_response(reserved: Reserved) -> ReserveResponse {
+    let Reserved {
+        verdict,
+        pool,
+        replayed,
+        resets_at,
+    } = reserved;
+    let (verdict, billed_reason) = verdict_numbers(verdict);
+    let (pool, allowance, used, remaining) = figures(pool);
+    let resets_at = Some(timestamp(resets_at));
+    ReserveResponse {
+        verdict,
+        billed_reason,
+        pool,
+        allowance,
+        used,
+        remaining,
+        resets_at,
+        replayed,
+    }
+}
+
+pub(super) fn settle_response(settled: Settled) -> SettleResponse {
+    let Settled {
+        verdict,
+        verdict_changed,
+        pool,
+        replayed,
+        resets_at,
+    } = settled;
+    let (verdict, billed_reason) = verdict_numbers(verdict);
+    let (pool, allowance, used, remaining) = figures(pool);
+    SettleResponse {
+        verdict,
+        billed_reason,
+        verdict_changed,
+        pool,
+        allowance,
+        used,
+        remaining,
+        resets_at: Some(timestamp(resets_at)),
+        replayed,
+    }
+}
+
+pub(super) fn release_response(released: Released) -> ReleaseResponse {
+    let Released {
+        tokens,
+        pool,
+        replayed,
+        resets_at,
+    } = released;
+    let (pool, allowance, used, remaining) = figures(pool);
+    ReleaseResponse {
+        released_tokens: tokens.get(),
+        pool,
+        allowance,
+        used,
+        remaining,
+        resets_at: Some(timestamp(resets_at)),
+        replayed,
+    }
+}
+
+pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
+    let Quota {
+        standing,
+        day,
+        resets_at,
+        pools,
+    } = quota;
+    let not_enrolled = standing
+        .not_enrolled
+        .map_or(proto::BilledReason::Unspecified, reason);
+    let pools = pools.into_iter().map(|(figures, counters)| PoolQuota {
+        pool: figures.pool.to_string(),
+        allowance: figures.allowance.get(),
+        used: figures.used.get(),
+        remaining: figures.remaining().get(),
+        billed_tokens: counters.billed_tokens.get(),
+        free_requests: counters.free_requests,
+        billed_requests: counters.billed_requests,
+    });
+    GetQuotaResponse {
+        org: org.to_string(),
+        tier: u32::from(standing.tier),
+        enrolled: standing.not_enrolled.is_none(),
+        not_enrolled_reason: not_enrolled.into(),
+        day: day.to_string(),
+        resets_at: Some(timestamp(resets_at)),
+        pools: pools.collect(),
+    }
+}
+
+pub(super) fn usage_response(org: &OrgId, usage: Usage) -> ListUsageResponse {
+    let Usage { day, rows, more } = usage;
+    let next_page_token = match rows.last() {
+        Some(last) if more => {
+            let (project, model) = (last.project.clone(), last.model.clone());
+            PageToken {
+                day,
+                project,
+                model,
+            }
+            .encode(org)
+        }
+        _ => String::new(),
+    };
+    let rows = rows.into_iter().map(|row| proto::UsageRow {
+        project: row.project.to_string(),
+        model: row.model.to_string(),
+        pool: row.pool.map(|pool| pool.to_string()).unwrap_or_default(),
+        free_tokens: row.counters.free_tokens.get(),
+        billed_tokens: row.counters.billed_tokens.get(),
+        free_requests: row.counters.free_requests,
+        billed_requests: row.counters.billed_requests,
+    });
+    ListUsageResponse {
+        day: day.to_string(),
+        rows: rows.collect(),
+        next_page_token,
+    }
+}
+
+fn figures(pool: Option<PoolFigures>) -> (String, u64, u64, u64) {
+    pool.map_or_else(Default::default, |figures| {
+        let remaining = figures.remaining().get();
+        (
+            figures.pool.to_string(),
+            figures.allowance.get(),
+            figures.used.get(),
+            remaining,
+        )
+    })
+}
+
+fn verdict_numbers(verdict: Verdict) -> (i32, i32) {
+    let (verdict, reason) = match verdict {
+        Verdict::Free => (proto::Verdict::Free, proto::BilledReason::Unspecified),
+        Verdict::Billed(why) => (proto::Verdict::Billed, reason(why)),
+    };
+    (verdict.into(), reason.into())
+}
+
+fn reason(reason: BilledReason) -> proto::BilledReason {
+    match reason {
+        BilledReason::OrganizationNotEnrolled => proto::BilledReason::OrganizationNotEnrolled,
+        BilledReason::ZeroDataRetention => proto::BilledReason::ZeroDataRetention,
+        BilledReason::EnterprisePlan => proto::BilledReason::EnterprisePlan,
+        BilledReason::ProgramEnded => proto::BilledReason::ProgramEnded,
+        BilledReason::ProjectNotSharing => proto::BilledReason::ProjectNotSharing,
+        BilledReason::WorkloadNotCovered => proto::BilledReason::WorkloadNotCovered,
+        BilledReason::FineTunedModel => proto::BilledReason::FineTunedModel,
+        BilledReason::ModelNotCovered => proto::BilledReason::ModelNotCovered,
+        BilledReason::PoolClosed => proto::BilledReason::PoolClosed,
+        BilledReason::AllowanceExceeded => proto::BilledReason::AllowanceExceeded,
+        BilledReason::DayClosed => proto::BilledReason::DayClosed,
+        BilledReason::StoreUnavailable => proto::BilledReason::StoreUnavailable,
+    }
+}
+
+fn timestamp(moment: DateTime<Utc>) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: moment.timestamp(),
+        nanos: 0,
+    }
+}
+
+fn invalid(invalid: InvalidField) -> Status {
+    Status::invalid_argument(invalid.to_string())
+}
+
+/// The one place where errors become statuses (docs/CONTRACT.md, "Errors").
+pub(super) fn status(error: LedgerError) -> Status {
+    let said = error.to_string();
+    match error {
+        LedgerError::Refused(Refusal::OtherFields | Refusal::OtherAmount { .. }) => {
+            Status::already_exists(said)
+        }
+        LedgerError::Refused(Refusal::Released | Refusal::Settled) => {
+            Status::failed_precondition(said)
+        }
+        LedgerError::Refused(Refusal::UnknownRequestId) | LedgerError::UnknownOrganization => {
+            Status::not_found(said)
+        }
+        LedgerError::DayNotKept { .. } => Status::out_of_range(said),
+        LedgerError::Store(
+            StoreError::Unreachable { .. }
+            | StoreError::Refused { .. }
+            | StoreError::NoAnswer { .. },
+        ) => {
+            tracing::warn!(error = said, "a call failed for the store");
+            Status::unavailable(
+                "the store can't be reached or did not answer in time; the outcome is unknown: \
+                 retry with the same request_id",
+            )
+        }
+        LedgerError::Store(StoreError::Corrupt { .. })
+        | LedgerError::Full(_)
+        | LedgerError::RestlessClock
+        | LedgerError::TaskDied => {
+            tracing::error!(error = said, "a call failed");
+            Status::internal("an internal error; the service's log has the details")
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The gRPC surface: `tollgate.v1.QuotaService`, over the [`Ledger`](crate::ledger::Ledger).
+//!
+//! Each method converts the request, calls the ledger, and converts the answer. [`convert`] holds
+//! both directions, and the one place where errors become statuses.
+
+pub mod codec;
+mod convert;
+mod page_token;
+pub mod quota;
+
+/// The messages, the service and the client, generated from `proto/tollgate/v1/quota.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::pedantic)]
+pub mod proto {
+    tonic::include_proto!("tollgate.v1");
+
+    /// The compiled proto with its comments, for server reflection.
+    pub const DESCRIPTORS: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/tollgate.v1.descriptors.binpb"));
+}
+
+/// The largest request message, in bytes. The largest legal one is well under 2 KiB.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;

@@ -1,0 +1,82 @@
+//! The RPC methods: convert, call the ledger, convert.
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    MAX_MESSAGE_BYTES, convert,
+    proto::{
+        GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
+        ReleaseResponse, ReserveRequest, ReserveResponse, SettleRequest, SettleResponse,
+        quota_service_server::{QuotaService, QuotaServiceServer},
+    },
+};
+use crate::ledger::Ledger;
+
+/// `tollgate.v1.QuotaService`.
+pub struct Quota {
+    ledger: Ledger,
+}
+
+/// The service over a ledger, ready to be added to a server.
+#[must_use]
+pub fn service(ledger: Ledger) -> QuotaServiceServer<Quota> {
+    QuotaServiceServer::new(Quota { ledger }).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+#[tonic::async_trait]
+impl QuotaService for Quota {
+    async fn reserve(
+        &self,
+        request: Request<ReserveRequest>,
+    ) -> Result<Response<ReserveResponse>, Status> {
+        let call = convert::reserve_call(request.into_inner())?;
+        let reserved = self.ledger.reserve(call).await.map_err(convert::status)?;
+        Ok(Response::new(convert::reserve_response(reserved)))
+    }
+
+    async fn settle(
+        &self,
+        request: Request<SettleRequest>,
+    ) -> Result<Response<SettleResponse>, Status> {
+        let (org, request_id, tokens) = convert::settle_call(request.into_inner())?;
+        let settled = self.ledger.settle(org, request_id, tokens).await;
+        Ok(Response::new(convert::settle_response(
+            settled.map_err(convert::status)?,
+        )))
+    }
+
+    async fn release(
+        &self,
+        request: Request<ReleaseRequest>,
+    ) -> Result<Response<ReleaseResponse>, Status> {
+        let (org, request_id) = convert::release_call(request.into_inner())?;
+        let released = self
+            .ledger
+            .release(org, request_id)
+            .await
+            .map_err(convert::status)?;
+        Ok(Response::new(convert::release_response(released)))
+    }
+
+    async fn get_quota(
+        &self,
+        request: Request<GetQuotaRequest>,
+    ) -> Result<Response<GetQuotaResponse>, Status> {
+        let org = convert::org(request.into_inner().org)?;
+        let quota = self.ledger.quota(&org).await.map_err(convert::status)?;
+        Ok(Response::new(convert::quota_response(&org, quota)))
+    }
+
+    async fn list_usage(
+        &self,
+        request: Request<ListUsageRequest>,
+    ) -> Result<Response<ListUsageResponse>, Status> {
+        let (org, page) = convert::usage_page(request.into_inner())?;
+        let usage = self
+            .ledger
+            .usage(&org, page)
+            .await
+            .map_err(convert::status)?;
+        Ok(Response::new(convert::usage_response(&org, usage)))
+    }
+}

@@ -1,0 +1,118 @@
+//! One page for people: what remains today, by organization and pool.
+//!
+//! `/` is the page, `/api/orgs` and `/api/quota?org=…` are what it reads.
+
+use axum::{
+    Json, Router,
+    extract::{Query, State},
+    http::{HeaderName, StatusCode, header},
+    response::{Html, IntoResponse},
+    routing::get,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    domain::OrgId,
+    ledger::{Ledger, LedgerError, Quota},
+};
+
+/// Organizations that the page offers; any other one can be typed in.
+const MAX_OFFERED: usize = 500;
+
+pub(super) fn router(ledger: Ledger) -> Router {
+    Router::new()
+        .route("/", get(page))
+        .route("/api/orgs", get(orgs))
+        .route("/api/quota", get(quota))
+        .with_state(ledger)
+}
+
+/// Nothing on the page comes from elsewhere, and nobody may frame it.
+const PAGE_POLICY: (HeaderName, &str) = (
+    header::CONTENT_SECURITY_POLICY,
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+     connect-src 'self'; frame-ancestors 'none'",
+);
+
+async fn page() -> impl IntoResponse {
+    ([PAGE_POLICY], Html(include_str!("dashboard.html")))
+}
+
+async fn orgs(State(ledger): State<Ledger>) -> Json<Vec<String>> {
+    let policy = ledger.policy();
+    let mut names: Vec<String> = policy.orgs().keys().map(OrgId::to_string).collect();
+    names.sort();
+    names.truncate(MAX_OFFERED);
+    Json(names)
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    org: String,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    org: String,
+    tier: u8,
+    enrolled: bool,
+    day: String,
+    resets_at: String,
+    pools: Vec<Pool>,
+}
+
+#[derive(Serialize)]
+struct Pool {
+    pool: String,
+    allowance: u64,
+    used: u64,
+    remaining: u64,
+    billed_tokens: u64,
+    free_requests: u64,
+    billed_requests: u64,
+}
+
+type Refused = (StatusCode, String);
+
+async fn quota(
+    State(ledger): State<Ledger>,
+    Query(Asked { org }): Query<Asked>,
+) -> Result<Json<Answer>, Refused> {
+    let org = OrgId::parse(org).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+    let Quota {
+        standing,
+        day,
+        resets_at,
+        pools,
+    } = ledger.quota(&org).await.map_err(refused)?;
+    let pools = pools.into_iter().map(|(figures, counters)| Pool {
+        pool: figures.pool.to_string(),
+        allowance: figures.allowance.get(),
+        used: figures.used.get(),
+        remaining: figures.remaining().get(),
+        billed_tokens: counters.billed_tokens.get(),
+        free_requests: counters.free_requests,
+        billed_requests: counters.billed_requests,
+    });
+    Ok(Json(Answer {
+        org: org.to_string(),
+        tier: standing.tier,
+        enrolled: standing.not_enrolled.is_none(),
+        day: day.to_string(),
+        resets_at: resets_at.to_rfc3339(),
+        pools: pools.collect(),
+    }))
+}
+
+fn refused(error: LedgerError) -> Refused {
+    match error {
+        LedgerError::UnknownOrganization => (StatusCode::NOT_FOUND, error.to_string()),
+        _ => {
+            tracing::warn!(%error, "the dashboard has no answer");
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the store does not answer".to_owned(),
+            )
+        }
+    }
+}

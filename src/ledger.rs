@@ -1,0 +1,532 @@
+//! Policy and store put together: the use cases. What gRPC and HTTP call.
+//!
+//! A write is carried by a task of its own, so that it can't be abandoned half-way when its caller
+//! goes away or runs out of time. The store's clock decides which day it is: the ledger only guesses
+//! it, from what the store said last, and asks again where it guessed wrong.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::{
+    domain::{
+        BilledReason, CounterFull, ModelName, OrgId, PoolCounters, PoolName, ProjectId, Refusal,
+        RequestFields, RequestId, Tokens, UsageCounters, UtcDay, Verdict,
+    },
+    policy::{Assessment, Policy, Standing},
+    store::{Decision, Operation, Outcome, PoolFigures, Recording, Store, StoreError, Timed},
+};
+
+/// The service's one way to decide and to count. Cheap to clone.
+#[derive(Clone)]
+pub struct Ledger {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    policy: ArcSwap<Policy>,
+    on_store_failure: OnStoreFailure,
+    usage_retention_days: u32,
+    clock: StoreClock,
+}
+
+/// What a Reserve answers when the store can't be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnStoreFailure {
+    /// An error: the outcome is unknown.
+    Error,
+    /// BILLED `STORE_UNAVAILABLE`. Never FREE by guess.
+    Billed,
+}
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LedgerError {
+    /// The id can't be used so. Nothing was written.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The policy doesn't know the organization, and it has no rows.
+    #[error("org: the policy does not know this organization")]
+    UnknownOrganization,
+    /// The day is in the future, or older than the retention.
+    #[error("day: {day} is not kept; there are {oldest} to {today}")]
+    DayNotKept {
+        /// The day that was asked for.
+        day: UtcDay,
+        /// The oldest day that is kept.
+        oldest: UtcDay,
+        /// The newest.
+        today: UtcDay,
+    },
+    /// A counter would pass 2^53 − 1. Nothing was written.
+    #[error(transparent)]
+    Full(#[from] CounterFull),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store's clock named another day again and again.
+    #[error("the store's clock does not settle on a day")]
+    RestlessClock,
+    /// The task that carried the write died.
+    #[error("the task of a write died")]
+    TaskDied,
+}
+
+/// A request that a gateway is about to dispatch.
+#[derive(Debug, Clone)]
+pub struct ReserveCall {
+    /// Whose allowance.
+    pub org: OrgId,
+    /// What is asked.
+    pub fields: RequestFields,
+    /// Makes the call idempotent.
+    pub request_id: Option<RequestId>,
+    /// Answer, and write nothing.
+    pub dry_run: bool,
+}
+
+/// The answer to a Reserve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserved {
+    /// FREE or BILLED.
+    pub verdict: Verdict,
+    /// The pool, where the request was eligible.
+    pub pool: Option<PoolFigures>,
+    /// The first answer again.
+    pub replayed: bool,
+    /// The next midnight by the store's clock.
+    pub resets_at: DateTime<Utc>,
+}
+
+/// The answer to a Settle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// FREE or BILLED, on the actual tokens.
+    pub verdict: Verdict,
+    /// Another verdict than at Reserve.
+    pub verdict_changed: bool,
+    /// The pool, where the request was eligible.
+    pub pool: Option<PoolFigures>,
+    /// Settled so before.
+    pub replayed: bool,
+    /// The next midnight by the store's clock.
+    pub resets_at: DateTime<Utc>,
+}
+
+/// The answer to a Release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Released {
+    /// What was taken back.
+    pub tokens: Tokens,
+    /// The pool, where the request was eligible.
+    pub pool: Option<PoolFigures>,
+    /// Released before.
+    pub replayed: bool,
+    /// The next midnight by the store's clock.
+    pub resets_at: DateTime<Utc>,
+}
+
+/// What an organization has today.
+#[derive(Debug, Clone)]
+pub struct Quota {
+    /// Where it stands.
+    pub standing: Standing,
+    /// Today.
+    pub day: UtcDay,
+    /// The next midnight by the store's clock.
+    pub resets_at: DateTime<Utc>,
+    /// Every pool of the policy, by name.
+    pub pools: Vec<(PoolFigures, PoolCounters)>,
+}
+
+/// What an organization used on a day.
+#[derive(Debug, Clone)]
+pub struct Usage {
+    /// The day.
+    pub day: UtcDay,
+    /// The rows, ordered by project, then by model.
+    pub rows: Vec<UsageRow>,
+    /// Whether rows come after these.
+    pub more: bool,
+}
+
+/// What one project used of one model.
+#[derive(Debug, Clone)]
+pub struct UsageRow {
+    /// The project.
+    pub project: ProjectId,
+    /// The model.
+    pub model: ModelName,
+    /// The pool that lists the model.
+    pub pool: Option<PoolName>,
+    /// What it used.
+    pub counters: UsageCounters,
+}
+
+/// Which part of a day's usage.
+#[derive(Debug, Clone)]
+pub struct UsagePage {
+    /// The day; none: today.
+    pub day: Option<UtcDay>,
+    /// Only rows after this one.
+    pub after: Option<(ProjectId, ModelName)>,
+    /// How many rows at most.
+    pub size: usize,
+}
+
+/// Midnight can pass once while a call is under way; a clock that is set may do it once more.
+const MAX_ROUNDS: usize = 4;
+
+impl Ledger {
+    /// Puts policy and store together.
+    #[must_use]
+    pub fn new(
+        policy: Arc<Policy>,
+        store: Arc<dyn Store>,
+        on_store_failure: OnStoreFailure,
+        usage_retention_days: u32,
+    ) -> Self {
+        let (policy, clock) = (ArcSwap::new(policy), StoreClock::default());
+        let inner = Inner {
+            store,
+            policy,
+            on_store_failure,
+            usage_retention_days,
+            clock,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Decides by another policy from the next decision on.
+    pub fn set_policy(&self, policy: Arc<Policy>) {
+        self.inner.policy.store(policy);
+    }
+
+    /// The policy of the next decision.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        self.inner.policy.load_full()
+    }
+
+    /// Is this request free? Counts it.
+    ///
+    /// # Errors
+    ///
+    /// The id was used otherwise, or the store failed.
+    pub async fn reserve(&self, call: ReserveCall) -> Result<Reserved, LedgerError> {
+        let inner = Arc::clone(&self.inner);
+        let answer = carried(async move { inner.reserve(call).await }).await;
+        match (answer, self.inner.on_store_failure) {
+            (Err(LedgerError::Store(error)), OnStoreFailure::Billed) => {
+                tracing::warn!(%error, "answered BILLED STORE_UNAVAILABLE");
+                Ok(Reserved {
+                    verdict: Verdict::Billed(BilledReason::StoreUnavailable),
+                    pool: None,
+                    replayed: false,
+                    resets_at: self.inner.clock.today().end(),
+                })
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    /// Records what a reserved request really used.
+    ///
+    /// # Errors
+    ///
+    /// There is no such reservation, it was settled or released otherwise, or the store failed.
+    pub async fn settle(
+        &self,
+        org: OrgId,
+        request_id: RequestId,
+        tokens: Tokens,
+    ) -> Result<Settled, LedgerError> {
+        let inner = Arc::clone(&self.inner);
+        carried(async move {
+            let operation = Operation::Settle { request_id, tokens };
+            let Timed { now, answer } = inner.decide_by_id(org, operation).await?;
+            match answer {
+                Outcome::Settled {
+                    verdict,
+                    reserved_as,
+                    pool,
+                    replayed,
+                } => Ok(Settled {
+                    verdict,
+                    verdict_changed: verdict.is_free() != reserved_as.is_free(),
+                    pool,
+                    replayed,
+                    resets_at: UtcDay::of(now).end(),
+                }),
+                other => Err(no_answer(other)),
+            }
+        })
+        .await
+    }
+
+    /// Takes back what a reserved request counted.
+    ///
+    /// # Errors
+    ///
+    /// There is no such reservation, it was settled, or the store failed.
+    pub async fn release(
+        &self,
+        org: OrgId,
+        request_id: RequestId,
+    ) -> Result<Released, LedgerError> {
+        let inner = Arc::clone(&self.inner);
+        carried(async move {
+            let operation = Operation::Release { request_id };
+            let Timed { now, answer } = inner.decide_by_id(org, operation).await?;
+            match answer {
+                Outcome::Released {
+                    tokens,
+                    pool,
+                    replayed,
+                } => Ok(Released {
+                    tokens,
+                    pool,
+                    replayed,
+                    resets_at: UtcDay::of(now).end(),
+                }),
+                other => Err(no_answer(other)),
+            }
+        })
+        .await
+    }
+
+    /// What remains today of every pool of the policy.
+    ///
+    /// # Errors
+    ///
+    /// The organization is unknown, or the store failed.
+    pub async fn quota(&self, org: &OrgId) -> Result<Quota, LedgerError> {
+        let policy = self.policy();
+        let mut day = self.inner.clock.today();
+        for _ in 0..MAX_ROUNDS {
+            let standing = policy
+                .standing(org, day)
+                .ok_or(LedgerError::UnknownOrganization)?;
+            let counted = self.inner.store.pools(org, day, policy.pools()).await?;
+            let today = self.inner.clock.learn(counted.now);
+            if today == day {
+                let pools = policy
+                    .pools()
+                    .iter()
+                    .zip(counted.answer)
+                    .map(|(pool, counters)| {
+                        let figures =
+                            PoolFigures::today(&standing.terms, pool.clone(), counters.used);
+                        (figures, counters)
+                    });
+                let pools = pools.collect();
+                return Ok(Quota {
+                    standing,
+                    day,
+                    resets_at: day.end(),
+                    pools,
+                });
+            }
+            day = today;
+        }
+        Err(LedgerError::RestlessClock)
+    }
+
+    /// What was used on a day, by project and model.
+    ///
+    /// # Errors
+    ///
+    /// The organization is unknown and has no rows, the day is not kept, or the store failed.
+    pub async fn usage(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
+        let mut day = page.day.unwrap_or_else(|| self.inner.clock.today());
+        for _ in 0..MAX_ROUNDS {
+            let read = self.inner.store.usage(org, day).await?;
+            let today = self.inner.clock.learn(read.now);
+            if page.day.is_none() && today != day {
+                day = today;
+                continue;
+            }
+            let retention = self.inner.usage_retention_days;
+            let oldest = today.minus_days(retention);
+            if day > today || day < oldest {
+                return Err(LedgerError::DayNotKept { day, oldest, today });
+            }
+            let policy = self.policy();
+            if read.answer.is_empty() && !policy.orgs().contains_key(org) {
+                return Err(LedgerError::UnknownOrganization);
+            }
+            let after = page.after.as_ref();
+            let mut rows = read.answer.into_iter().filter(|(key, _)| Some(key) > after);
+            let listed = rows
+                .by_ref()
+                .take(page.size)
+                .map(|((project, model), counters)| {
+                    let pool = policy.pool_of(&model).cloned();
+                    UsageRow {
+                        project,
+                        model,
+                        pool,
+                        counters,
+                    }
+                });
+            let listed = listed.collect();
+            return Ok(Usage {
+                day,
+                rows: listed,
+                more: rows.next().is_some(),
+            });
+        }
+        Err(LedgerError::RestlessClock)
+    }
+
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    ///
+    /// It doesn't.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let Timed { now, answer: () } = self.inner.store.probe().await?;
+        self.inner.clock.learn(now);
+        Ok(())
+    }
+}
+
+impl Inner {
+    async fn reserve(&self, call: ReserveCall) -> Result<Reserved, LedgerError> {
+        let ReserveCall {
+            org,
+            fields,
+            request_id,
+            dry_run,
+        } = call;
+        let request_id = request_id.filter(|_| !dry_run);
+        let mut day = self.clock.today();
+        for _ in 0..MAX_ROUNDS {
+            let assessed = self.policy.load().assess(&org, &fields, day);
+            let Assessment {
+                known,
+                eligibility,
+                terms,
+            } = assessed;
+            let recording = if known && !dry_run {
+                Recording::Record
+            } else {
+                Recording::LookOnly
+            };
+            let operation = Operation::Reserve {
+                request_id: request_id.clone(),
+                fields: fields.clone(),
+                eligibility,
+                recording,
+            };
+            let decision = Decision {
+                org: org.clone(),
+                terms,
+                operation,
+            };
+            let Timed { now, answer } = self.decide(day, decision).await?;
+            match answer {
+                Outcome::AnotherDay => day = UtcDay::of(now),
+                Outcome::Reserved {
+                    verdict,
+                    pool,
+                    replayed,
+                } => {
+                    let resets_at = UtcDay::of(now).end();
+                    return Ok(Reserved {
+                        verdict,
+                        pool,
+                        replayed,
+                        resets_at,
+                    });
+                }
+                other => return Err(no_answer(other)),
+            }
+        }
+        Err(LedgerError::RestlessClock)
+    }
+
+    /// Settle and Release: decided on a reservation, whatever the policy knows by now.
+    async fn decide_by_id(
+        &self,
+        org: OrgId,
+        operation: Operation,
+    ) -> Result<Timed<Outcome>, LedgerError> {
+        let mut day = self.clock.today();
+        for _ in 0..MAX_ROUNDS {
+            let terms = self.policy.load().terms(&org, day);
+            let decision = Decision {
+                org: org.clone(),
+                terms,
+                operation: operation.clone(),
+            };
+            let decided = self.decide(day, decision).await?;
+            if decided.answer != Outcome::AnotherDay {
+                return Ok(decided);
+            }
+            day = UtcDay::of(decided.now);
+        }
+        Err(LedgerError::RestlessClock)
+    }
+
+    async fn decide(&self, day: UtcDay, decision: Decision) -> Result<Timed<Outcome>, StoreError> {
+        let decided = self.store.decide(day, vec![decision]).await.pop();
+        let decided = decided.expect("a store gives one result for each decision")?;
+        self.clock.learn(decided.now);
+        Ok(decided)
+    }
+}
+
+/// An outcome that is no answer to what was asked.
+fn no_answer(outcome: Outcome) -> LedgerError {
+    match outcome {
+        Outcome::Refused(refusal) => LedgerError::Refused(refusal),
+        Outcome::Full(full) => LedgerError::Full(full),
+        Outcome::AnotherDay => LedgerError::RestlessClock,
+        Outcome::Reserved { .. } | Outcome::Settled { .. } | Outcome::Released { .. } => {
+            let reason = "an answer to another question".to_owned();
+            LedgerError::Store(StoreError::Corrupt { reason })
+        }
+    }
+}
+
+/// Runs a write to its end, also when whoever waits for it goes away.
+async fn carried<T: Send + 'static>(
+    write: impl Future<Output = Result<T, LedgerError>> + Send + 'static,
+) -> Result<T, LedgerError> {
+    match tokio::spawn(write).await {
+        Ok(answer) => answer,
+        Err(_) => Err(LedgerError::TaskDied),
+    }
+}
+
+/// The store's clock as it was last seen: this machine's, put right by the difference.
+#[derive(Default)]
+struct StoreClock {
+    ahead_ms: AtomicI64,
+}
+
+impl StoreClock {
+    /// Takes in what the store's clock said, and gives its day.
+    fn learn(&self, now: DateTime<Utc>) -> UtcDay {
+        let ahead = now.signed_duration_since(Utc::now()).num_milliseconds();
+        self.ahead_ms.store(ahead, Ordering::Relaxed);
+        UtcDay::of(now)
+    }
+
+    fn today(&self) -> UtcDay {
+        let ahead = TimeDelta::milliseconds(self.ahead_ms.load(Ordering::Relaxed));
+        let now = Utc::now();
+        UtcDay::of(now.checked_add_signed(ahead).unwrap_or(now))
+    }
+}

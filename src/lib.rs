@@ -1,0 +1,38 @@
+//! Tollgate answers one question for every LLM request, before it is dispatched: is this request
+//! **wholly free**, or **wholly billed**? It keeps the daily complimentary-token allowance of the
+//! provider's data-sharing programme for many organizations at once, atomically, across replicas.
+//!
+//! # The map
+//!
+//! | module | what it is | knows |
+//! | --- | --- | --- |
+//! | [`domain`] | the rules, as values and pure functions | nothing of ours |
+//! | [`policy`] | who gets what: pools, tiers, organizations | `domain`, `document` |
+//! | [`store`] | the counters, behind one interface: memory, Redis | `domain` |
+//! | [`ledger`] | policy and store put together: the use cases | those three |
+//! | [`grpc`], [`http`] | the surfaces: convert, call, convert | `ledger`, `domain` |
+//! | [`server`] | binds, wires, runs and drains | all of these |
+//! | [`settings`], [`document`] | what an operator can set; TOML with all its faults | |
+//! | [`cli`] | the client subcommands | `grpc::proto` |
+//!
+//! # The invariants
+//!
+//! * No answer FREE takes a pool's `used` past its allowance, whatever replicas, retries and faults do.
+//! * A request counts once, as what it finally was. A request id counts once.
+//! * A decision is judged whole before its first write.
+//! * The day is the store's clock's, at the moment of the decision.
+//! * A write that was begun is carried to its end, also when its caller goes away.
+//!
+//! docs/CONTRACT.md has the rules, docs/ARCHITECTURE.md the why.
+
+pub mod cli;
+pub mod document;
+pub mod domain;
+pub mod grpc;
+pub mod http;
+pub mod ledger;
+pub mod logs;
+pub mod policy;
+pub mod server;
+pub mod settings;
+pub mod store;

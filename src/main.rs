@@ -1,0 +1,49 @@
+//! The program `tollgate`: arguments, signals, exit codes. Everything else is in the library.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tollgate::{
+    cli::{self, Arguments, Command},
+    logs,
+    server::{Server, Stop},
+    settings::{ServeArgs, Settings},
+};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Arguments { serve, command } = Arguments::parse();
+    let done = match command {
+        None => run(serve).await,
+        Some(Command::Serve(serve)) => run(serve).await,
+        Some(Command::CheckPolicy { file }) => cli::check_policy(&file),
+        Some(Command::Client(client)) => cli::run(client).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tollgate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let settings = Settings::load(args)?;
+    logs::start(&settings)?;
+    // From here on a signal ends the service cleanly, also while it starts.
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let server = Server::bind(&settings).await?;
+    server
+        .run(async move {
+            tokio::select! {
+                _ = terminate.recv() => Stop::Draining,
+                _ = interrupt.recv() => Stop::AtOnce,
+            }
+        })
+        .await
+}

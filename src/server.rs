@@ -1,0 +1,274 @@
+//! Binds, wires, runs and drains: everything between settings and a running service.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use chrono::Utc;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{AbortHandle, JoinHandle},
+    time::{Instant, timeout_at},
+};
+use tonic::transport::server::TcpIncoming;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    grpc, http,
+    ledger::Ledger,
+    policy::{self, Policy},
+    settings::{Settings, StoreChoice},
+    store::{Store, memory::MemoryStore, redis::RedisStore},
+};
+
+/// The health name that is SERVING while the process runs.
+const LIVENESS: &str = "liveness";
+
+/// The health names that are SERVING while the store answers.
+const READINESS: [&str; 3] = ["readiness", "", "tollgate.v1.QuotaService"];
+
+/// How often the store is asked whether it answers.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Bounds of one HTTP/2 connection. A reset stream costs the server more than its caller, so how many
+/// the caller may provoke is bounded too.
+const MAX_STREAMS_PER_CONNECTION: u32 = 1024;
+const MAX_LOCAL_RESETS: usize = 1024;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Go on serving for the drain delay, as NOT_SERVING, so that load balancers can follow.
+    Draining,
+    /// Nobody has to follow: end as soon as the open calls do.
+    AtOnce,
+}
+
+/// A service that is bound to its ports and not yet running.
+pub struct Server {
+    grpc: TcpListener,
+    http: TcpListener,
+    ledger: Ledger,
+    drain_delay: Duration,
+    grace_period: Duration,
+}
+
+impl Server {
+    /// Reads the policy, prepares the store and binds both ports.
+    ///
+    /// # Errors
+    ///
+    /// One clear sentence: what can't be read, used or bound.
+    pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
+        let policy = load_policy(settings)?;
+        let (store, store_name) = open_store(settings)?;
+        let days = settings.usage_retention_days;
+        let organizations = policy.orgs().len();
+        let ledger = Ledger::new(Arc::new(policy), store, settings.on_store_failure, days);
+        let grpc = bind("listen", &settings.listen).await?;
+        let http = bind("http_listen", &settings.http_listen).await?;
+        let server = Self {
+            grpc,
+            http,
+            ledger,
+            drain_delay: settings.drain_delay,
+            grace_period: settings.grace_period,
+        };
+        let policy_name = match &settings.policy {
+            Some(path) => path.display().to_string(),
+            None => policy::BUILTIN_NAME.to_owned(),
+        };
+        tracing::info!(
+            listen = %server.grpc_addr()?,
+            http_listen = %server.http_addr()?,
+            store = %store_name,
+            policy = %policy_name,
+            organizations,
+            version = env!("CARGO_PKG_VERSION"),
+            "tollgate serves tollgate.v1.QuotaService"
+        );
+        if settings.policy.is_none() {
+            tracing::warn!(
+                "the built-in policy knows only the demo organization org-demo (tier 3, all projects \
+                 share); name your own with --policy FILE"
+            );
+        }
+        if matches!(settings.store, StoreChoice::Memory) {
+            tracing::warn!(
+                "the counters are in memory and are forgotten when this process ends; share and keep \
+                 them with --store redis://HOST:PORT"
+            );
+        }
+        Ok(server)
+    }
+
+    /// Where gRPC is served.
+    ///
+    /// # Errors
+    ///
+    /// The socket has no address.
+    pub fn grpc_addr(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.grpc.local_addr()?)
+    }
+
+    /// Where HTTP is served.
+    ///
+    /// # Errors
+    ///
+    /// The socket has no address.
+    pub fn http_addr(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.http.local_addr()?)
+    }
+
+    /// Serves until `stop` says so, then ends cleanly within the grace period.
+    ///
+    /// # Errors
+    ///
+    /// A listener failed.
+    pub async fn run(self, stop: impl Future<Output = Stop>) -> anyhow::Result<()> {
+        let Self {
+            grpc,
+            http,
+            ledger,
+            drain_delay,
+            grace_period,
+        } = self;
+        let (mut reporter, health) = tonic_health::server::health_reporter();
+        let (ready, is_ready) = watch::channel(false);
+        report(&reporter, false).await;
+        reporter
+            .set_service_status(LIVENESS, ServingStatus::Serving)
+            .await;
+        let watcher = watch_store(ledger.clone(), reporter.clone(), ready.clone());
+        let (end, ended) = watch::channel(false);
+
+        let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
+        let grpc_server = tonic::transport::Server::builder()
+            .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
+            .http2_max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .add_service(health)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .add_service(grpc::quota::service(ledger.clone()))
+            .serve_with_incoming_shutdown(incoming, until(ended.clone()));
+        let mut grpc_server: JoinHandle<anyhow::Result<()>> =
+            tokio::spawn(async move { grpc_server.await.context("the gRPC listener failed") });
+        let router = http::router(ledger, is_ready);
+        let mut http_server: JoinHandle<anyhow::Result<()>> = tokio::spawn(async move {
+            let server = axum::serve(http, router).with_graceful_shutdown(until(ended));
+            server.await.context("the HTTP listener failed")
+        });
+
+        let stop = tokio::select! {
+            stop = stop => stop,
+            ended = &mut grpc_server => return ended?,
+            ended = &mut http_server => return ended?,
+        };
+        let deadline = Instant::now() + grace_period;
+        watcher.abort();
+        ready.send_replace(false);
+        report(&reporter, false).await;
+        if stop == Stop::Draining {
+            tracing::info!(?drain_delay, "stopping: NOT_SERVING");
+            tokio::time::sleep_until((Instant::now() + drain_delay).min(deadline)).await;
+        }
+        end.send_replace(true);
+        // A health watch has no end of its own, and would hold up the open calls' end for ever.
+        for name in READINESS.into_iter().chain([LIVENESS]) {
+            reporter.clear_service_status(name).await;
+        }
+        let aborts = [grpc_server.abort_handle(), http_server.abort_handle()];
+        let both = async { (grpc_server.await, http_server.await) };
+        match timeout_at(deadline, both).await {
+            Ok((grpc, http)) => grpc?.and(http?)?,
+            Err(_) => {
+                tracing::warn!("the grace period is over: calls that are still open are cut off");
+                aborts.iter().for_each(AbortHandle::abort);
+            }
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+fn load_policy(settings: &Settings) -> anyhow::Result<Policy> {
+    let Some(path) = &settings.policy else {
+        return Ok(Policy::builtin());
+    };
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("the policy {name} can't be read"))?;
+    Policy::parse(&name, &text).with_context(|| format!("the policy {name} is refused"))
+}
+
+fn open_store(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, String)> {
+    Ok(match &settings.store {
+        StoreChoice::Memory => {
+            let store = MemoryStore::new(Arc::new(Utc::now), settings.usage_retention_days);
+            (Arc::new(store), "memory:".to_owned())
+        }
+        StoreChoice::Redis(config) => {
+            let name = config.url.to_string();
+            let store = RedisStore::new(config.clone())
+                .with_context(|| format!("the store {name} can't be used"))?;
+            (Arc::new(store), name)
+        }
+    })
+}
+
+async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{setting}: can't bind {address}"))
+}
+
+/// Keeps readiness true to whether the store answers.
+fn watch_store(
+    ledger: Ledger,
+    reporter: HealthReporter,
+    ready: watch::Sender<bool>,
+) -> AbortHandle {
+    let watching = tokio::spawn(async move {
+        let mut told = None;
+        loop {
+            let probed = ledger.probe().await;
+            if told != Some(probed.is_ok()) {
+                match &probed {
+                    Ok(()) => tracing::info!("the store answers: SERVING"),
+                    Err(error) => tracing::warn!(%error, "the store does not answer: NOT_SERVING"),
+                }
+                ready.send_replace(probed.is_ok());
+                report(&reporter, probed.is_ok()).await;
+                told = Some(probed.is_ok());
+            }
+            tokio::time::sleep(PROBE_INTERVAL).await;
+        }
+    });
+    watching.abort_handle()
+}
+
+async fn report(reporter: &HealthReporter, ready: bool) {
+    let status = if ready {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    };
+    for name in READINESS {
+        reporter.set_service_status(name, status).await;
+    }
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(grpc::proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+async fn until(mut ended: watch::Receiver<bool>) {
+    // The sender going away means the same.
+    let _ = ended.wait_for(|ended| *ended).await;
+}

@@ -1,0 +1,417 @@
+//! `memory:`, the embedded store that forgets when the process ends.
+//!
+//! One mutex over plain maps; a decision is a short critical section that never awaits. The clock is
+//! an argument, so that tests can cross midnight.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use super::{
+    Decided, Decision, Operation, Outcome, PoolFigures, Recording, Store, StoreError, Timed,
+    UsageRows,
+};
+use crate::domain::{
+    CounterFull, Eligibility, OrgId, PoolCounters, PoolName, Progress, Refusal, RequestFields,
+    RequestId, Reservation, State, Terms, Tokens, UtcDay, Verdict, judge_late_settle,
+};
+
+/// Where the store takes the time from.
+pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
+
+/// The counters in this process' memory.
+pub struct MemoryStore {
+    clock: Clock,
+    usage_retention_days: u32,
+    books: Mutex<HashMap<OrgId, Book>>,
+}
+
+/// What is kept of one organization.
+struct Book {
+    day: UtcDay,
+    /// Of `day`.
+    pools: HashMap<PoolName, PoolCounters>,
+    /// By day; each day as long as the retention says.
+    usage: BTreeMap<UtcDay, UsageRows>,
+    /// Of `day` and of the day before.
+    reservations: [HashMap<RequestId, Reservation>; 2],
+}
+
+/// Which day's reservations: the index in [`Book::reservations`].
+const TODAY: usize = 0;
+const YESTERDAY: usize = 1;
+
+impl MemoryStore {
+    /// An empty store. Usage rows are kept for `usage_retention_days` after their day.
+    #[must_use]
+    pub fn new(clock: Clock, usage_retention_days: u32) -> Self {
+        Self {
+            clock,
+            usage_retention_days,
+            books: Mutex::default(),
+        }
+    }
+
+    fn with_books<T>(&self, read: impl FnOnce(&mut HashMap<OrgId, Book>, UtcDay) -> T) -> Timed<T> {
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        // Inside the lock, so that decisions and days are in one order.
+        let now = (self.clock)();
+        Timed {
+            now,
+            answer: read(&mut books, UtcDay::of(now)),
+        }
+    }
+
+    fn decide_one(
+        &self,
+        books: &mut HashMap<OrgId, Book>,
+        today: UtcDay,
+        decision: Decision,
+    ) -> Outcome {
+        let Decision {
+            org,
+            terms,
+            operation,
+        } = decision;
+        let known = books.get_mut(&org);
+        let mut empty = Book::new(today);
+        let book = match (known, &operation) {
+            (Some(book), _) => book,
+            (
+                None,
+                Operation::Reserve {
+                    recording: Recording::Record,
+                    ..
+                },
+            ) => books.entry(org).or_insert(empty),
+            (None, _) => &mut empty,
+        };
+        book.turn_to(today, self.usage_retention_days);
+        match operation {
+            Operation::Reserve {
+                request_id,
+                fields,
+                eligibility,
+                recording,
+            } => book.reserve(&terms, request_id, fields, eligibility, recording),
+            Operation::Settle { request_id, tokens } => book.settle(&terms, &request_id, tokens),
+            Operation::Release { request_id } => book.release(&terms, &request_id),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn decide(&self, day: UtcDay, batch: Vec<Decision>) -> Vec<Decided> {
+        let outcomes = self.with_books(|books, today| -> Vec<Outcome> {
+            let decide = |decision| match today == day {
+                true => self.decide_one(books, today, decision),
+                false => Outcome::AnotherDay,
+            };
+            batch.into_iter().map(decide).collect()
+        });
+        let now = outcomes.now;
+        outcomes
+            .answer
+            .into_iter()
+            .map(|answer| Ok(Timed { now, answer }))
+            .collect()
+    }
+
+    async fn pools(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        pools: &[PoolName],
+    ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
+        Ok(self.with_books(|books, _| {
+            let book = books.get(org).filter(|book| book.day == day);
+            let counters = |pool| book.and_then(|book| book.pools.get(pool)).copied();
+            pools
+                .iter()
+                .map(|pool| counters(pool).unwrap_or_default())
+                .collect()
+        }))
+    }
+
+    async fn usage(&self, org: &OrgId, day: UtcDay) -> Result<Timed<UsageRows>, StoreError> {
+        Ok(self.with_books(|books, _| {
+            books
+                .get(org)
+                .and_then(|book| book.usage.get(&day))
+                .cloned()
+                .unwrap_or_default()
+        }))
+    }
+
+    async fn probe(&self) -> Result<Timed<()>, StoreError> {
+        Ok(Timed {
+            now: (self.clock)(),
+            answer: (),
+        })
+    }
+}
+
+impl Book {
+    fn new(day: UtcDay) -> Self {
+        Self {
+            day,
+            pools: HashMap::new(),
+            usage: BTreeMap::new(),
+            reservations: Default::default(),
+        }
+    }
+
+    /// Drops what the days since the last decision ended.
+    fn turn_to(&mut self, today: UtcDay, usage_retention_days: u32) {
+        if self.day == today {
+            return;
+        }
+        let ended = std::mem::take(&mut self.reservations[TODAY]);
+        self.reservations[YESTERDAY] = if self.day == today.yesterday() {
+            ended
+        } else {
+            HashMap::new()
+        };
+        self.pools.clear();
+        self.usage
+            .retain(|day, _| day.plus_days(usage_retention_days) >= today);
+        self.day = today;
+    }
+
+    fn reserve(
+        &mut self,
+        terms: &Terms,
+        request_id: Option<RequestId>,
+        fields: RequestFields,
+        eligibility: Eligibility,
+        recording: Recording,
+    ) -> Outcome {
+        if let Some((_, reservation)) = request_id.as_ref().and_then(|id| self.find(id)) {
+            return match reservation.reserve_again(&fields) {
+                Err(refusal) => Outcome::Refused(refusal),
+                Ok(verdict) => {
+                    let pool = reservation.pool.clone();
+                    Outcome::Reserved {
+                        verdict,
+                        pool: self.figures(terms, pool),
+                        replayed: true,
+                    }
+                }
+            };
+        }
+        let (verdict, pool) = match eligibility {
+            Eligibility::Ineligible(reason) => (Verdict::Billed(reason), None),
+            Eligibility::Eligible(pool) => {
+                let counters = self.pools.get(&pool).copied().unwrap_or_default();
+                (
+                    counters.judge_reserve(terms.of_pool(&pool), fields.tokens),
+                    Some(pool),
+                )
+            }
+        };
+        if recording == Recording::Record {
+            let counted = Counted {
+                fields: &fields,
+                pool: pool.as_ref(),
+                verdict,
+            };
+            if let Err(full) = self.replace(TODAY, terms, None, Some((counted, fields.tokens))) {
+                return Outcome::Full(full);
+            }
+            if let Some(id) = request_id {
+                let pool = pool.clone();
+                let reservation = Reservation {
+                    fields,
+                    verdict,
+                    pool,
+                    state: State::Held,
+                };
+                self.reservations[TODAY].insert(id, reservation);
+            }
+        }
+        Outcome::Reserved {
+            verdict,
+            pool: self.figures(terms, pool),
+            replayed: false,
+        }
+    }
+
+    fn settle(&mut self, terms: &Terms, id: &RequestId, actual: Tokens) -> Outcome {
+        let Some((day, reservation)) = self.find(id) else {
+            return Outcome::Refused(Refusal::UnknownRequestId);
+        };
+        let Reservation {
+            fields,
+            verdict: held,
+            pool,
+            ..
+        } = reservation.clone();
+        let (verdict, replayed) = match reservation.settle(actual) {
+            Err(refusal) => return Outcome::Refused(refusal),
+            Ok(Progress::Replay(verdict)) => (verdict, true),
+            Ok(Progress::Due) => {
+                let counters = pool.as_ref().and_then(|pool| self.pools.get(pool));
+                let counters = counters.copied().unwrap_or_default();
+                let verdict = match &pool {
+                    Some(pool) if day == TODAY => {
+                        counters.judge_settle(terms.of_pool(pool), held, fields.tokens, actual)
+                    }
+                    _ => judge_late_settle(held, fields.tokens, actual),
+                };
+                let was = Counted {
+                    fields: &fields,
+                    pool: pool.as_ref(),
+                    verdict: held,
+                };
+                let is = Counted { verdict, ..was };
+                let (was, is) = (Some((was, fields.tokens)), Some((is, actual)));
+                if let Err(full) = self.replace(day, terms, was, is) {
+                    return Outcome::Full(full);
+                }
+                self.mark(
+                    day,
+                    id,
+                    State::Settled {
+                        tokens: actual,
+                        verdict,
+                    },
+                );
+                (verdict, false)
+            }
+        };
+        let pool = self.figures_on(day, terms, pool);
+        Outcome::Settled {
+            verdict,
+            reserved_as: held,
+            pool,
+            replayed,
+        }
+    }
+
+    fn release(&mut self, terms: &Terms, id: &RequestId) -> Outcome {
+        let Some((day, reservation)) = self.find(id) else {
+            return Outcome::Refused(Refusal::UnknownRequestId);
+        };
+        let Reservation {
+            fields,
+            verdict,
+            pool,
+            ..
+        } = reservation.clone();
+        let replayed = match reservation.release() {
+            Err(refusal) => return Outcome::Refused(refusal),
+            Ok(Progress::Replay(())) => true,
+            Ok(Progress::Due) => {
+                let was = Counted {
+                    fields: &fields,
+                    pool: pool.as_ref(),
+                    verdict,
+                };
+                if let Err(full) = self.replace(day, terms, Some((was, fields.tokens)), None) {
+                    return Outcome::Full(full);
+                }
+                self.mark(day, id, State::Released);
+                false
+            }
+        };
+        let pool = self.figures_on(day, terms, pool);
+        Outcome::Released {
+            tokens: fields.tokens,
+            pool,
+            replayed,
+        }
+    }
+
+    /// The id's reservation: today's, else yesterday's.
+    fn find(&self, id: &RequestId) -> Option<(usize, &Reservation)> {
+        [TODAY, YESTERDAY]
+            .into_iter()
+            .find_map(|day| Some((day, self.reservations[day].get(id)?)))
+    }
+
+    fn mark(&mut self, day: usize, id: &RequestId, state: State) {
+        if let Some(reservation) = self.reservations[day].get_mut(id) {
+            reservation.state = state;
+        }
+    }
+
+    /// Takes back what a request counted, and counts it as what it is now: both, or neither.
+    fn replace(
+        &mut self,
+        day: usize,
+        terms: &Terms,
+        was: Option<(Counted<'_>, Tokens)>,
+        is: Option<(Counted<'_>, Tokens)>,
+    ) -> Result<(), CounterFull> {
+        let Some((Counted { fields, pool, .. }, _)) = was.or(is) else {
+            return Ok(());
+        };
+        // Only today's pools have counters.
+        let pool = pool.filter(|_| day == TODAY);
+        let date = if day == TODAY {
+            self.day
+        } else {
+            self.day.yesterday()
+        };
+        let row_key = (fields.project.clone(), fields.model.clone());
+        let rows = self.usage.get(&date);
+        let mut row = rows
+            .and_then(|rows| rows.get(&row_key))
+            .copied()
+            .unwrap_or_default();
+        let counters = pool.and_then(|pool| self.pools.get(pool));
+        let mut counters = counters.copied().unwrap_or_default();
+        if let Some((was, tokens)) = was {
+            row.take_back(was.verdict, tokens);
+            counters.take_back(was.verdict, tokens);
+        }
+        if let Some((is, tokens)) = is {
+            row.count(is.verdict, tokens)?;
+            if let Some(pool) = pool {
+                counters.count(terms.of_pool(pool), is.verdict, tokens)?;
+            }
+        }
+        // After this point nothing fails.
+        if let Some(pool) = pool {
+            self.pools.insert(pool.clone(), counters);
+        }
+        let rows = self.usage.entry(date).or_default();
+        if row.is_empty() {
+            rows.remove(&row_key);
+        } else {
+            rows.insert(row_key, row);
+        }
+        Ok(())
+    }
+
+    fn figures(&self, terms: &Terms, pool: Option<PoolName>) -> Option<PoolFigures> {
+        let pool = pool?;
+        let used = self
+            .pools
+            .get(&pool)
+            .map(|counters| counters.used)
+            .unwrap_or_default();
+        Some(PoolFigures::today(terms, pool, used))
+    }
+
+    fn figures_on(&self, day: usize, terms: &Terms, pool: Option<PoolName>) -> Option<PoolFigures> {
+        if day == TODAY {
+            self.figures(terms, pool)
+        } else {
+            pool.map(PoolFigures::of_past_day)
+        }
+    }
+}
+
+/// A request as it is counted.
+#[derive(Clone, Copy)]
+struct Counted<'r> {
+    fields: &'r RequestFields,
+    pool: Option<&'r PoolName>,
+    verdict: Verdict,
+}

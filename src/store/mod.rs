@@ -1,0 +1,231 @@
+//! What makes a decision atomic: the counters, behind one interface.
+//!
+//! [`Store::decide`] takes many decisions at once and answers them in the same order, exactly as if
+//! they had come one by one; one decision is a batch of one. The caller names the day whose counters
+//! it means, because eligibility depends on it; where the store's clock says another day, nothing is
+//! written and the answer is [`Outcome::AnotherDay`], so that the caller can assess anew and ask again.
+//!
+//! Two implementations: [`memory::MemoryStore`] for tests and trials, [`redis::RedisStore`] for
+//! replicas that share one allowance. One test suite runs over both.
+
+pub mod memory;
+pub mod redis;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::domain::{
+    CounterFull, Eligibility, ModelName, OrgId, PoolCounters, PoolName, ProjectId, Refusal,
+    RequestFields, RequestId, Terms, Tokens, UsageCounters, UtcDay, Verdict,
+};
+
+/// Keeps the counters and the reservations, and decides on them atomically.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Decides a batch, each decision on what the ones before it left. Gives one result for each, in
+    /// their order. All decisions of one organization fail together or not at all; see
+    /// [`StoreError`] for whether something may have been written.
+    async fn decide(&self, day: UtcDay, batch: Vec<Decision>) -> Vec<Decided>;
+
+    /// The counters of these pools on a day, in their order. Only today's are kept: where the clock in
+    /// the answer says another day, the counters mean nothing.
+    ///
+    /// # Errors
+    ///
+    /// The store failed. Nothing is ever written.
+    async fn pools(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        pools: &[PoolName],
+    ) -> Result<Timed<Vec<PoolCounters>>, StoreError>;
+
+    /// The usage rows of a day, ordered by project, then by model; none where nothing is kept.
+    ///
+    /// # Errors
+    ///
+    /// The store failed. Nothing is ever written.
+    async fn usage(&self, org: &OrgId, day: UtcDay) -> Result<Timed<UsageRows>, StoreError>;
+
+    /// Asks the store for its clock, and so whether it answers.
+    ///
+    /// # Errors
+    ///
+    /// The store failed.
+    async fn probe(&self) -> Result<Timed<()>, StoreError>;
+}
+
+/// An answer, and the store's clock at its moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timed<T> {
+    /// The store's clock.
+    pub now: DateTime<Utc>,
+    /// The answer.
+    pub answer: T,
+}
+
+/// The usage rows of one organization on one day.
+pub type UsageRows = BTreeMap<(ProjectId, ModelName), UsageCounters>;
+
+/// What became of one decision.
+pub type Decided = Result<Timed<Outcome>, StoreError>;
+
+/// One question to the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Whose counters and ids.
+    pub org: OrgId,
+    /// What the organization is granted now.
+    pub terms: Arc<Terms>,
+    /// What is to be decided.
+    pub operation: Operation,
+}
+
+/// What is to be decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Is this request free? Counts it.
+    Reserve {
+        /// Makes it idempotent, and remembers the reservation.
+        request_id: Option<RequestId>,
+        /// What is asked.
+        fields: RequestFields,
+        /// What the policy says.
+        eligibility: Eligibility,
+        /// Whether to write. Without it, an id is still looked up.
+        recording: Recording,
+    },
+    /// A reserved request ran and used this much.
+    Settle {
+        /// The reservation.
+        request_id: RequestId,
+        /// The actual tokens.
+        tokens: Tokens,
+    },
+    /// A reserved request did not run.
+    Release {
+        /// The reservation.
+        request_id: RequestId,
+    },
+}
+
+/// Whether a Reserve writes what it decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recording {
+    /// Counts the request and remembers its id.
+    Record,
+    /// Writes nothing: a dry run, or an organization that the policy doesn't know.
+    LookOnly,
+}
+
+/// What was decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// A Reserve's.
+    Reserved {
+        /// The verdict, or the first one again.
+        verdict: Verdict,
+        /// The pool right after the decision, where the request was eligible.
+        pool: Option<PoolFigures>,
+        /// The id was known: nothing was counted.
+        replayed: bool,
+    },
+    /// A Settle's.
+    Settled {
+        /// What the request finally is.
+        verdict: Verdict,
+        /// What it was at Reserve.
+        reserved_as: Verdict,
+        /// The pool after it, where the request was eligible.
+        pool: Option<PoolFigures>,
+        /// It was settled so before: nothing was counted.
+        replayed: bool,
+    },
+    /// A Release's.
+    Released {
+        /// What the reservation counted, and counts no more.
+        tokens: Tokens,
+        /// The pool after it, where the request was eligible.
+        pool: Option<PoolFigures>,
+        /// It was released before: nothing was taken back.
+        replayed: bool,
+    },
+    /// The id can't be used so. Nothing was written.
+    Refused(Refusal),
+    /// A counter would pass 2^53 − 1. Nothing was written.
+    Full(CounterFull),
+    /// It is another day by the store's clock. Nothing was written.
+    AnotherDay,
+}
+
+/// What an answer tells of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolFigures {
+    /// The pool.
+    pub pool: PoolName,
+    /// Free tokens a day.
+    pub allowance: Tokens,
+    /// Free tokens counted.
+    pub used: Tokens,
+}
+
+impl PoolFigures {
+    /// The figures of today.
+    #[must_use]
+    pub fn today(terms: &Terms, pool: PoolName, used: Tokens) -> Self {
+        let allowance = terms.of_pool(&pool).allowance;
+        Self {
+            pool,
+            allowance,
+            used,
+        }
+    }
+
+    /// A settled or released reservation of a past day has a pool, and no figures.
+    #[must_use]
+    pub fn of_past_day(pool: PoolName) -> Self {
+        Self {
+            pool,
+            allowance: Tokens::ZERO,
+            used: Tokens::ZERO,
+        }
+    }
+
+    /// max(0, allowance − used).
+    #[must_use]
+    pub fn remaining(&self) -> Tokens {
+        self.allowance.less(self.used)
+    }
+}
+
+/// The store failed. Says nothing of transports: `grpc` maps it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The store can't be reached, or refused before anything ran. Nothing was written.
+    #[error("the store can't be reached: {reason}")]
+    Unreachable {
+        /// What the connection said.
+        reason: String,
+    },
+    /// No answer came. Whether something was written is unknown; with a request id a retry tells.
+    #[error("the store did not answer, the outcome is unknown: {reason}")]
+    NoAnswer {
+        /// What the connection said.
+        reason: String,
+    },
+    /// The store answered that it can't serve now (loading, read-only, out of memory, …). Nothing
+    /// was written.
+    #[error("the store refused: {reason}")]
+    Refused {
+        /// What it answered.
+        reason: String,
+    },
+    /// What the store holds, or said, can't be understood: it was not written by Tollgate.
+    #[error("the store holds something that is not Tollgate's: {reason}")]
+    Corrupt {
+        /// Where, and what.
+        reason: String,
+    },
+}

@@ -1,0 +1,154 @@
+//! One connection that is kept, shared by all callers, and replaced when it is no good any more.
+//!
+//! Connections come from deadpool-redis, which sets every timeout. They are not given back between
+//! calls: each re-use out of the pool would cost a round trip of its own. A multiplexed connection
+//! serves any number of callers at a time.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime};
+use redis::{
+    AsyncConnectionConfig, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
+    PushInfo, PushKind, RedisError, ServerErrorKind, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    io::tcp::TcpSettings,
+};
+use tokio::sync::Mutex;
+
+use crate::store::StoreError;
+
+/// How long Redis may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// To connect and log in.
+    pub connect: Duration,
+    /// To answer a command.
+    pub response: Duration,
+}
+
+/// Commands that may wait for their turn on the connection.
+const COMMANDS_WAITING: usize = 1024;
+
+pub(super) struct Link {
+    pool: Pool,
+    kept: ArcSwapOption<MultiplexedConnection>,
+    connecting: Mutex<()>,
+    /// Set by the connection itself as soon as it ends. Seen before a command is sent, so that a
+    /// connection which ended while nobody used it fails no call.
+    ended: Arc<AtomicBool>,
+}
+
+impl Link {
+    pub(super) fn new(info: ConnectionInfo, timeouts: Timeouts) -> Result<Self, RedisError> {
+        let ended = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&ended);
+        let settings = info
+            .redis_settings()
+            .clone()
+            .set_protocol(ProtocolVersion::RESP3);
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(timeouts.connect))
+            .set_response_timeout(Some(timeouts.response))
+            .set_pipeline_buffer_size(COMMANDS_WAITING)
+            .set_push_sender(move |push: PushInfo| -> Result<(), redis::aio::SendError> {
+                if push.kind == PushKind::Disconnection {
+                    tell.store(true, Ordering::Release);
+                }
+                Ok(())
+            });
+        let manager = Manager::new_with_config(info.into_connection_info()?, config)?;
+        let pool = Pool::builder(manager)
+            .max_size(1)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(timeouts.connect))
+            .create_timeout(Some(timeouts.connect))
+            .recycle_timeout(Some(timeouts.connect))
+            .build()
+            .map_err(|error| {
+                RedisError::from((ErrorKind::InvalidClientConfig, "pool", error.to_string()))
+            })?;
+        Ok(Self {
+            pool,
+            kept: ArcSwapOption::empty(),
+            connecting: Mutex::new(()),
+            ended,
+        })
+    }
+
+    /// Sends one command. A connection that proves to be no good is dropped, so that the next call
+    /// gets a new one.
+    pub(super) async fn send(&self, command: &redis::Cmd) -> Result<Value, RedisError> {
+        let kept = self.connection().await?;
+        let sent = kept.as_ref().clone().req_packed_command(command).await;
+        let sent = sent.and_then(Value::extract_error);
+        if let Err(error) = &sent
+            && must_be_replaced(error)
+        {
+            let current = self.kept.load();
+            if current
+                .as_ref()
+                .is_some_and(|current| Arc::ptr_eq(current, &kept))
+            {
+                self.kept.compare_and_swap(&current, None);
+            }
+        }
+        sent
+    }
+
+    async fn connection(&self) -> Result<Arc<MultiplexedConnection>, RedisError> {
+        if let Some(kept) = self.usable() {
+            return Ok(kept);
+        }
+        let _one_at_a_time = self.connecting.lock().await;
+        if let Some(kept) = self.usable() {
+            return Ok(kept);
+        }
+        self.kept.store(None);
+        self.ended.store(false, Ordering::Release);
+        let connection = self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => error,
+            error => RedisError::from((ErrorKind::Io, "connecting", error.to_string())),
+        })?;
+        let connection = Arc::new(Connection::take(connection));
+        self.kept.store(Some(Arc::clone(&connection)));
+        Ok(connection)
+    }
+
+    fn usable(&self) -> Option<Arc<MultiplexedConnection>> {
+        self.kept
+            .load_full()
+            .filter(|_| !self.ended.load(Ordering::Acquire))
+    }
+}
+
+/// Whether the connection is no good any more: broken, stalled, or to a server that was demoted and
+/// goes on answering.
+fn must_be_replaced(error: &RedisError) -> bool {
+    error.is_unrecoverable_error()
+        || error.is_io_error()
+        || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+}
+
+/// What a failure means for the caller. Nothing but a server's own answer, or a connection that never
+/// came about, proves that nothing was written.
+pub(super) fn store_error(error: &RedisError) -> StoreError {
+    let reason = error.to_string();
+    match error.kind() {
+        ErrorKind::Extension if error.code() == Some("CORRUPT") => StoreError::Corrupt { reason },
+        ErrorKind::Server(_) | ErrorKind::Extension => StoreError::Refused { reason },
+        ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => {
+            StoreError::Unreachable { reason }
+        }
+        _ if error.is_connection_refusal() => StoreError::Unreachable { reason },
+        _ => StoreError::NoAnswer { reason },
+    }
+}
