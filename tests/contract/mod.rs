@@ -1,0 +1,26 @@
+//! One suite of cases, named by the rules of docs/CONTRACT.md, that runs over every store.
+
+mod expiry;
+mod history;
+mod ids;
+mod late;
+mod names;
+mod policy_change;
+mod reserve;
+mod settle;
+
+/// Runs each case over every store: `async fn case(world: fn(Policy) -> World)`.
+macro_rules! over_every_store {
+    ($($case:ident),+ $(,)?) => {
+        mod memory {
+            $(#[tokio::test] async fn $case() { super::$case($crate::support::world::World::memory).await; })+
+        }
+        mod redis {
+            $(#[tokio::test] async fn $case() { super::$case($crate::support::world::World::redis).await; })+
+        }
+    };
+}
+use over_every_store;
+
+/// How a case gets its world: by the policy it wants.
+type NewWorld = fn(tollgate::policy::Policy) -> crate::support::world::World;

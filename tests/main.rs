@@ -1,0 +1,7 @@
+//! The integration tests, in one binary. Redis is always real: each test that needs one starts
+//! redis-server processes of its own on free ports.
+
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod contract;
+mod support;

@@ -1,0 +1,103 @@
+//! A wall clock that a test sets: for the memory store as a function, for redis-server as a preloaded
+//! library of ours. Once set, it runs on.
+
+use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tempfile::TempDir;
+
+/// A clock that is ahead of the real one by a settable amount.
+pub struct Clock {
+    shift_micros: Arc<AtomicI64>,
+    /// What the preloaded library reads.
+    file: File,
+    path: PathBuf,
+    _dir: TempDir,
+}
+
+impl Clock {
+    pub fn real() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shift");
+        let file = File::options()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap();
+        let clock = Self {
+            shift_micros: Arc::default(),
+            file,
+            path,
+            _dir: dir,
+        };
+        clock.shift(TimeDelta::zero());
+        clock
+    }
+
+    pub fn at(moment: &str) -> Self {
+        let clock = Self::real();
+        clock.set(moment);
+        clock
+    }
+
+    /// Sets the clock to a moment such as "2026-11-22T23:59:59Z".
+    pub fn set(&self, moment: &str) {
+        let moment: DateTime<Utc> = moment.parse().unwrap();
+        self.shift(moment - Utc::now());
+    }
+
+    pub fn advance(&self, by: TimeDelta) {
+        self.shift(self.now() - Utc::now() + by);
+    }
+
+    pub fn now(&self) -> DateTime<Utc> {
+        (self.function())()
+    }
+
+    /// The clock as the memory store takes it.
+    pub fn function(&self) -> tollgate::store::memory::Clock {
+        let shift = Arc::clone(&self.shift_micros);
+        Arc::new(move || Utc::now() + TimeDelta::microseconds(shift.load(Ordering::SeqCst)))
+    }
+
+    /// Makes the process see this clock.
+    pub fn preload(&self, command: &mut Command) {
+        command
+            .env("LD_PRELOAD", shim())
+            .env("TOLLGATE_CLOCK_FILE", &self.path);
+    }
+
+    fn shift(&self, shift: TimeDelta) {
+        let micros = shift.num_microseconds().unwrap();
+        self.shift_micros.store(micros, Ordering::SeqCst);
+        self.file.write_all_at(&micros.to_ne_bytes(), 0).unwrap();
+    }
+}
+
+/// The preloaded library, compiled once a test run.
+fn shim() -> &'static Path {
+    static SHIM: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = SHIM.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("clock_shim.so");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/clock_shim.c");
+        let compiled = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
+            .args([&path, Path::new(source)])
+            .status()
+            .expect("the tests need a C compiler, cc");
+        assert!(compiled.success(), "{source} does not compile");
+        (dir, path)
+    });
+    path
+}

@@ -1,0 +1,17 @@
+//! Real processes and settable clocks for the tests.
+
+pub mod clock;
+pub mod redis;
+pub mod tollgate;
+pub mod world;
+
+use std::net::TcpListener;
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}

@@ -1,0 +1,129 @@
+//! A real redis-server of the test's own.
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use redis::{Client, Connection, Value};
+use tempfile::TempDir;
+
+use super::{clock::Clock, free_port};
+
+pub struct RedisServer {
+    process: Child,
+    pub port: u16,
+    dir: TempDir,
+    options: Vec<String>,
+}
+
+impl RedisServer {
+    pub fn start() -> Self {
+        Self::start_on(free_port(), None, &[])
+    }
+
+    /// One that sees the given clock.
+    pub fn start_at(clock: &Clock) -> Self {
+        Self::start_on(free_port(), Some(clock), &[])
+    }
+
+    /// One on a given port, with options such as `["--maxmemory", "10mb"]`.
+    pub fn start_on(port: u16, clock: Option<&Clock>, options: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+        let process = spawn(port, clock, &options, &dir);
+        let server = Self {
+            process,
+            port,
+            dir,
+            options,
+        };
+        server.wait_until_it_answers();
+        server
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn connection(&self) -> Connection {
+        Client::open(self.url()).unwrap().get_connection().unwrap()
+    }
+
+    /// Runs one command, given in words.
+    pub fn run(&self, words: &[&str]) -> Value {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query(&mut self.connection()).unwrap()
+    }
+
+    pub fn strings(&self, words: &[&str]) -> Vec<String> {
+        redis::from_redis_value(self.run(words)).unwrap()
+    }
+
+    pub fn integer(&self, words: &[&str]) -> i64 {
+        redis::from_redis_value(self.run(words)).unwrap()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Ends the process at once, as a crash does.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again on its port, with its directory.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.process = spawn(self.port, None, &self.options, &self.dir);
+        self.wait_until_it_answers();
+    }
+
+    fn wait_until_it_answers(&self) {
+        let patience = Instant::now() + Duration::from_secs(10);
+        let client = Client::open(self.url()).unwrap();
+        loop {
+            let pong = client
+                .get_connection()
+                .and_then(|mut connection| redis::cmd("PING").query::<String>(&mut connection));
+            match pong {
+                Ok(_) => return,
+                Err(error) => assert!(Instant::now() < patience, "redis-server: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(port: u16, clock: Option<&Clock>, options: &[String], dir: &TempDir) -> Child {
+    let mut command = Command::new("redis-server");
+    command
+        .args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--dir",
+        ])
+        .arg(dir.path())
+        .args(options)
+        .stdout(Stdio::null());
+    if let Some(clock) = clock {
+        clock.preload(&mut command);
+    }
+    command
+        .spawn()
+        .expect("the tests need redis-server: ./scripts/test installs it")
+}

@@ -1,0 +1,175 @@
+//! A real `tollgate serve` process of the test's own.
+
+use std::{
+    fs::File,
+    io::Read as _,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use tollgate::grpc::proto::quota_service_client::QuotaServiceClient;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+pub struct Tollgate {
+    process: Child,
+    log: PathBuf,
+    /// Of gRPC, `127.0.0.1:port`.
+    pub addr: String,
+    /// Of HTTP, `127.0.0.1:port`.
+    pub http_addr: String,
+    _dir: TempDir,
+}
+
+/// The built program.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    // What a developer has set must not reach the tests.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+impl Tollgate {
+    /// Starts `tollgate serve` on free ports, with these arguments besides, and waits until it serves.
+    pub fn start(args: &[&str]) -> Self {
+        Self::start_with(args, |_| {})
+    }
+
+    pub fn start_with(args: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let mut command = program();
+        command
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--http-listen",
+                "127.0.0.1:0",
+            ])
+            .args(["--log-format", "json"])
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap());
+        prepare(&mut command);
+        let mut process = command.spawn().unwrap();
+        let patience = Instant::now() + Duration::from_secs(20);
+        let started = loop {
+            let lines = log_lines(&log);
+            if let Some(line) = lines.into_iter().find(|line| line["listen"].is_string()) {
+                break line;
+            }
+            let ended = process.try_wait().unwrap();
+            let late = Instant::now() > patience;
+            assert!(ended.is_none() && !late, "{ended:?}: {}", text(&log));
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let field = |name: &str| started[name].as_str().unwrap().to_owned();
+        let (addr, http_addr) = (field("listen"), field("http_listen"));
+        Self {
+            process,
+            log,
+            addr,
+            http_addr,
+            _dir: dir,
+        }
+    }
+
+    /// A client over a connection of its own.
+    pub fn client(&self) -> QuotaServiceClient<Channel> {
+        QuotaServiceClient::new(self.channel())
+    }
+
+    pub fn channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.addr))
+            .unwrap()
+            .connect_lazy()
+    }
+
+    /// What health says of a name; `None` where it knows none such, or does not answer.
+    pub async fn health(&self, name: &str) -> Option<ServingStatus> {
+        let request = HealthCheckRequest {
+            service: name.to_owned(),
+        };
+        let answer = HealthClient::new(self.channel())
+            .check(request)
+            .await
+            .ok()?;
+        Some(answer.into_inner().status())
+    }
+
+    /// Waits until readiness is this; fails after ten seconds.
+    pub async fn wait_for_readiness(&self, wanted: ServingStatus) {
+        let patience = Instant::now() + Duration::from_secs(10);
+        while self.health("readiness").await != Some(wanted) {
+            assert!(
+                Instant::now() < patience,
+                "readiness is not {wanted:?}: {}",
+                text(&self.log)
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.process.id()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    /// Waits until the process ends; fails after `patience`.
+    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
+        let patience = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                Instant::now() < patience,
+                "it does not end: {}",
+                text(&self.log)
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
+    }
+
+    /// What it logged so far, line by line.
+    pub fn log(&self) -> Vec<Value> {
+        log_lines(&self.log)
+    }
+}
+
+impl Drop for Tollgate {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn text(log: &PathBuf) -> String {
+    let mut text = String::new();
+    File::open(log).unwrap().read_to_string(&mut text).unwrap();
+    text
+}
+
+fn log_lines(log: &PathBuf) -> Vec<Value> {
+    // The last line may be written only in part.
+    text(log)
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
+}

@@ -1,0 +1,255 @@
+//! A ledger over one of the stores, under a clock that the test sets: what the contract suite and the
+//! property test run in.
+
+use std::sync::Arc;
+
+use tollgate::{
+    domain::{
+        ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens, UtcDay, Verdict, Workload,
+    },
+    ledger::{
+        Ledger, LedgerError, OnStoreFailure, Quota, Released, ReserveCall, Reserved, Settled,
+        Usage, UsagePage,
+    },
+    policy::Policy,
+    store::{
+        Store,
+        memory::MemoryStore,
+        redis::{RedisConfig, RedisStore, RedisUrl, Timeouts},
+    },
+};
+
+use super::{clock::Clock, redis::RedisServer};
+
+/// A noon, so that no case crosses midnight unless it wants to.
+pub const NOON: &str = "2026-11-22T12:00:00Z";
+pub const TODAY: &str = "2026-11-22";
+
+pub struct World {
+    pub clock: Clock,
+    pub store: Arc<dyn Store>,
+    pub ledger: Ledger,
+    /// Where the store is Redis.
+    pub redis: Option<RedisServer>,
+}
+
+/// A policy with one organization of tier 1 that grants `large` 1,000 and `mini` 10,000 tokens.
+pub fn policy(overflow: &str) -> Policy {
+    policy_text(&small_policy(overflow))
+}
+
+pub fn policy_text(text: &str) -> Policy {
+    Policy::parse("test.toml", text).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+/// The text of [`policy`], to be changed by a test.
+pub fn small_policy(overflow: &str) -> String {
+    format!(
+        "[program]\nname = \"test\"\noverflow = \"{overflow}\"\n\
+         [pools.large]\nmodels = [\"gpt-4o\", \"o1\"]\n\
+         [pools.mini]\nmodels = [\"gpt-4o-mini\"]\n\
+         [tiers.1]\nlarge = 1_000\nmini = 10_000\n\
+         [orgs.acme]\ntier = 1\ndata_sharing = \"all\"\n\
+         [orgs.other]\ntier = 1\ndata_sharing = \"all\"\n"
+    )
+}
+
+impl World {
+    pub fn memory(policy: Policy) -> Self {
+        let clock = Clock::at(NOON);
+        let store = Arc::new(MemoryStore::new(clock.function(), 35));
+        Self::over(clock, store, None, policy)
+    }
+
+    pub fn redis(policy: Policy) -> Self {
+        let clock = Clock::at(NOON);
+        let server = RedisServer::start_at(&clock);
+        let store = Arc::new(redis_store(&server));
+        Self::over(clock, store, Some(server), policy)
+    }
+
+    fn over(
+        clock: Clock,
+        store: Arc<dyn Store>,
+        redis: Option<RedisServer>,
+        policy: Policy,
+    ) -> Self {
+        let ledger = Ledger::new(
+            Arc::new(policy),
+            Arc::clone(&store),
+            OnStoreFailure::Error,
+            35,
+        );
+        Self {
+            clock,
+            store,
+            ledger,
+            redis,
+        }
+    }
+
+    pub async fn reserve(&self, call: ReserveCall) -> Reserved {
+        self.ledger.reserve(call).await.unwrap()
+    }
+
+    pub async fn settle(&self, id: &str, tokens: u64) -> Settled {
+        self.try_settle("acme", id, tokens).await.unwrap()
+    }
+
+    pub async fn try_settle(
+        &self,
+        org: &str,
+        id: &str,
+        tokens: u64,
+    ) -> Result<Settled, LedgerError> {
+        let tokens = Tokens::of_settle(tokens).unwrap();
+        self.ledger
+            .settle(org_id(org), request_id(id), tokens)
+            .await
+    }
+
+    pub async fn release(&self, id: &str) -> Released {
+        self.try_release("acme", id).await.unwrap()
+    }
+
+    pub async fn try_release(&self, org: &str, id: &str) -> Result<Released, LedgerError> {
+        self.ledger.release(org_id(org), request_id(id)).await
+    }
+
+    pub async fn quota(&self, org: &str) -> Quota {
+        self.ledger.quota(&org_id(org)).await.unwrap()
+    }
+
+    /// A pool's (used, free requests, billed tokens, billed requests) of `acme` today.
+    pub async fn pool(&self, pool: &str) -> (u64, u64, u64, u64) {
+        let quota = self.quota("acme").await;
+        let found = quota
+            .pools
+            .iter()
+            .find(|(figures, _)| figures.pool.as_str() == pool);
+        let (figures, counters) = found.unwrap();
+        assert_eq!(figures.used, counters.used);
+        let (used, billed) = (counters.used.get(), counters.billed_tokens.get());
+        (
+            used,
+            counters.free_requests,
+            billed,
+            counters.billed_requests,
+        )
+    }
+
+    pub async fn try_usage(&self, org: &str, day: Option<&str>) -> Result<Usage, LedgerError> {
+        let day = day.map(|day| UtcDay::parse(day).unwrap());
+        let page = UsagePage {
+            day,
+            after: None,
+            size: 1000,
+        };
+        self.ledger.usage(&org_id(org), page).await
+    }
+
+    /// The usage rows of a day as text: `project model pool free billed free_requests billed_requests`.
+    pub async fn usage(&self, org: &str, day: Option<&str>) -> Vec<String> {
+        let usage = self.try_usage(org, day).await.unwrap();
+        let text = |row: &tollgate::ledger::UsageRow| {
+            let pool = row.pool.as_ref().map_or("-", |pool| pool.as_str());
+            let c = &row.counters;
+            format!(
+                "{} {} {pool} {} {} {} {}",
+                row.project,
+                row.model,
+                c.free_tokens,
+                c.billed_tokens,
+                c.free_requests,
+                c.billed_requests
+            )
+        };
+        usage.rows.iter().map(text).collect()
+    }
+}
+
+pub fn redis_store(server: &RedisServer) -> RedisStore {
+    RedisStore::new(RedisConfig {
+        url: RedisUrl::parse(&server.url()).unwrap(),
+        key_prefix: "tollgate:".to_owned(),
+        timeouts: Timeouts {
+            connect: std::time::Duration::from_secs(5),
+            response: std::time::Duration::from_secs(5),
+        },
+        usage_retention_days: 35,
+    })
+    .unwrap()
+}
+
+/// A Reserve of `acme`, project `p`, model `gpt-4o`, without an id.
+pub fn ask(tokens: u64) -> ReserveCall {
+    ReserveCall {
+        org: org_id("acme"),
+        fields: RequestFields {
+            project: ProjectId::parse("p").unwrap(),
+            model: ModelName::parse("gpt-4o").unwrap(),
+            tokens: Tokens::of_reserve(tokens).unwrap(),
+            workload: Workload::Inference,
+        },
+        request_id: None,
+        dry_run: false,
+    }
+}
+
+/// Changes to an [`ask`].
+pub trait With {
+    fn id(self, id: &str) -> Self;
+    fn org(self, org: &str) -> Self;
+    fn project(self, project: &str) -> Self;
+    fn model(self, model: &str) -> Self;
+    fn workload(self, workload: Workload) -> Self;
+    fn dry(self) -> Self;
+}
+
+impl With for ReserveCall {
+    fn id(mut self, id: &str) -> Self {
+        self.request_id = Some(request_id(id));
+        self
+    }
+
+    fn org(mut self, org: &str) -> Self {
+        self.org = org_id(org);
+        self
+    }
+
+    fn project(mut self, project: &str) -> Self {
+        self.fields.project = ProjectId::parse(project).unwrap();
+        self
+    }
+
+    fn model(mut self, model: &str) -> Self {
+        self.fields.model = ModelName::parse(model).unwrap();
+        self
+    }
+
+    fn workload(mut self, workload: Workload) -> Self {
+        self.fields.workload = workload;
+        self
+    }
+
+    fn dry(mut self) -> Self {
+        self.dry_run = true;
+        self
+    }
+}
+
+pub fn org_id(org: &str) -> OrgId {
+    OrgId::parse(org).unwrap()
+}
+
+pub fn request_id(id: &str) -> RequestId {
+    RequestId::parse(id).unwrap()
+}
+
+/// The verdict as text: "FREE", or the billed reason's name.
+pub fn said(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Free => "FREE".to_owned(),
+        Verdict::Billed(reason) => format!("{reason:?}"),
+    }
+}
