@@ -1,1 +1,199 @@
+//! docs/CONTRACT.md, "Reserve" 1: any name is legal, and two different names never share a counter.
 
+use tollgate::{
+    domain::{Tokens, Verdict},
+    store::{Decision, Operation, Outcome},
+};
+
+use super::{NewWorld, over_every_store};
+use crate::support::world::{With as _, ask, policy, policy_text, said, small_policy};
+
+over_every_store!(
+    no_two_names_share_a_counter,
+    pairs_of_names_that_run_together_do_not_meet,
+    organizations_with_hostile_names_are_apart,
+    a_pool_may_have_any_name,
+    sums_around_the_largest_amount_are_exact,
+);
+
+fn hostile_names() -> Vec<String> {
+    let mut names: Vec<String> = [
+        "a", "A", "a:b", "a%3Ab", "{a}", "}", "{", "a b", " a", "a ", "%", "%25", "\"", "'", "\\",
+        "a,b", "a\u{301}", "á", "*", "?", "[a]", "usage", "pool", "requests", "0", "-", ".", "~",
+        "日本", "\u{200b}", "\u{feff}",
+    ]
+    .map(str::to_owned)
+    .into();
+    names.push("🦀".repeat(64));
+    names.push("x".repeat(256));
+    names
+}
+
+async fn no_two_names_share_a_counter(new: NewWorld) {
+    let world = new(policy("keep_open"));
+    let names = hostile_names();
+    for (at, name) in names.iter().enumerate() {
+        world
+            .reserve(ask(1 + at as u64).project(name).model("unlisted"))
+            .await;
+        world
+            .reserve(ask(1_000_001 + at as u64).project("p").model(name))
+            .await;
+    }
+    let mut wanted: Vec<(&str, &str, u64)> = Vec::new();
+    for (at, name) in names.iter().enumerate() {
+        wanted.push((name, "unlisted", 1 + at as u64));
+        wanted.push(("p", name, 1_000_001 + at as u64));
+    }
+    wanted.sort_unstable();
+    let usage = world.try_usage("acme", None).await.unwrap();
+    let rows = usage.rows.iter();
+    let listed: Vec<(&str, &str, u64)> = rows
+        .map(|row| {
+            (
+                row.project.as_str(),
+                row.model.as_str(),
+                row.counters.billed_tokens.get(),
+            )
+        })
+        .collect();
+    assert_eq!(listed, wanted);
+}
+
+async fn pairs_of_names_that_run_together_do_not_meet(new: NewWorld) {
+    let world = new(policy("keep_open"));
+    let pairs = [
+        ("a:b", "c"),
+        ("a", "b:c"),
+        ("a%3Ab", "c"),
+        ("a:", "b:c"),
+        ("a b", "c"),
+        ("a", "b c"),
+        ("a/b", "c"),
+        ("a", "b/c"),
+        ("ab", "c"),
+        ("a", "bc"),
+    ];
+    for (project, model) in pairs {
+        world
+            .reserve(
+                ask(7)
+                    .project(project)
+                    .model(model)
+                    .id(&format!("{project}|{model}")),
+            )
+            .await;
+    }
+    for (project, model) in pairs {
+        let again = ask(7)
+            .project(project)
+            .model(model)
+            .id(&format!("{project}|{model}"));
+        assert!(world.reserve(again).await.replayed);
+    }
+    let rows = world.usage("acme", None).await;
+    assert_eq!(rows.len(), pairs.len());
+    assert!(
+        rows.iter().all(|row| row.ends_with("- 0 7 0 1")),
+        "{rows:?}"
+    );
+}
+
+async fn organizations_with_hostile_names_are_apart(new: NewWorld) {
+    let names = hostile_names();
+    let orgs = names.iter().map(|name| {
+        let key = serde_json::to_string(name).unwrap();
+        format!("[orgs.{key}]\ntier = 1\ndata_sharing = \"all\"\n")
+    });
+    let world = new(policy_text(
+        &(small_policy("keep_open") + &orgs.collect::<String>()),
+    ));
+    for (at, name) in names.iter().enumerate() {
+        world.reserve(ask(1 + at as u64).org(name).id("r")).await;
+    }
+    for (at, name) in names.iter().enumerate() {
+        let quota = world.quota(name).await;
+        assert_eq!(quota.pools[0].0.used.get(), 1 + at as u64, "{name:?}");
+    }
+}
+
+async fn a_pool_may_have_any_name(new: NewWorld) {
+    let names = hostile_names();
+    let mut text = "[tiers.1]\n".to_owned();
+    for name in &names {
+        text += &format!("{} = 100\n", serde_json::to_string(name).unwrap());
+    }
+    for (at, name) in names.iter().enumerate() {
+        let name = serde_json::to_string(name).unwrap();
+        text += &format!("[pools.{name}]\nmodels = [\"model-{at}\"]\n");
+    }
+    text += "[orgs.acme]\ntier = 1\ndata_sharing = \"all\"\n";
+    let world = new(policy_text(&text));
+    for (at, name) in names.iter().enumerate() {
+        let answer = world
+            .reserve(
+                ask(1 + at as u64)
+                    .model(&format!("model-{at}"))
+                    .id(&at.to_string()),
+            )
+            .await;
+        let pool = answer.pool.unwrap();
+        assert_eq!(
+            (pool.pool.as_str(), pool.used.get()),
+            (name.as_str(), 1 + at as u64)
+        );
+    }
+    for at in 0..names.len() {
+        let settled = world.settle(&at.to_string(), 0).await;
+        assert_eq!(settled.pool.unwrap().used.get(), 0);
+    }
+}
+
+async fn sums_around_the_largest_amount_are_exact(new: NewWorld) {
+    let text = small_policy("keep_open").replace("large = 1_000", "large = 9_007_199_254_740_991");
+    let world = new(policy_text(&text));
+    let max = Tokens::MAX.get();
+    // No caller may ask for so much at once; a store must be exact all the same.
+    let reserve = async |tokens: u64| {
+        let day = tollgate::domain::UtcDay::of(world.clock.now());
+        let mut fields = ask(1).fields;
+        fields.tokens = Tokens::new(tokens).unwrap();
+        let assessed = world.ledger.policy().assess(&ask(1).org, &fields, day);
+        let operation = Operation::Reserve {
+            request_id: None,
+            fields,
+            eligibility: assessed.eligibility,
+            recording: tollgate::store::Recording::Record,
+        };
+        let decision = Decision {
+            org: ask(1).org,
+            terms: assessed.terms,
+            operation,
+        };
+        let decided = world.store.decide(day, vec![decision]).await.pop().unwrap();
+        match decided.unwrap().answer {
+            Outcome::Reserved { verdict, pool, .. } => (verdict, pool.unwrap().used.get()),
+            Outcome::Full(_) => (Verdict::Free, u64::MAX),
+            other => panic!("{other:?}"),
+        }
+    };
+    let free = |used| (Verdict::Free, used);
+    assert_eq!(reserve(max - 3).await, free(max - 3));
+    assert_eq!(reserve(1).await, free(max - 2));
+    let (billed, used) = reserve(3).await;
+    assert_eq!(
+        (said(billed).as_str(), used),
+        ("AllowanceExceeded", max - 2)
+    );
+    assert_eq!(reserve(2).await, free(max));
+    let (billed, used) = reserve(1).await;
+    assert_eq!((said(billed).as_str(), used), ("AllowanceExceeded", max));
+    // The billed sum is 4 by now. One past the largest amount is refused, and counts nothing.
+    assert_eq!(reserve(max - 3).await, free(u64::MAX));
+    assert_eq!(world.pool("large").await, (max, 3, 4, 2));
+    let (billed, _) = reserve(max - 4).await;
+    assert_eq!(said(billed), "AllowanceExceeded");
+    assert_eq!(world.pool("large").await, (max, 3, max, 3));
+    let rows = world.usage("acme", None).await;
+    assert_eq!(rows, [format!("p gpt-4o large {max} {max} 3 3")]);
+}
