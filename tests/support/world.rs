@@ -88,6 +88,20 @@ impl World {
         }
     }
 
+    /// Forgets everything, and sets the clock back to noon.
+    pub fn empty(&mut self) {
+        self.clock.set(NOON);
+        match &self.redis {
+            Some(redis) => drop(redis.run(&["FLUSHALL"])),
+            None => {
+                let policy = self.ledger.policy();
+                self.store = Arc::new(MemoryStore::new(self.clock.function(), 35));
+                let store = Arc::clone(&self.store);
+                self.ledger = Ledger::new(policy, store, OnStoreFailure::Error, 35);
+            }
+        }
+    }
+
     pub async fn reserve(&self, call: ReserveCall) -> Reserved {
         self.ledger.reserve(call).await.unwrap()
     }

@@ -1,0 +1,394 @@
+//! The rules once more, as plainly as they can be said: the model keeps a list of every request and
+//! adds up what it needs each time it is asked. It shares no code with the program.
+
+use std::collections::BTreeMap;
+
+/// What the generated policies vary.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    pub closes: bool,
+    /// Pool → (models, allowance).
+    pub pools: BTreeMap<&'static str, (Vec<&'static str>, u64)>,
+    pub orgs: BTreeMap<&'static str, Sharing>,
+    /// The last free day, as days after the first.
+    pub ends_after: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    All,
+    Selected(&'static str),
+    Off,
+    ZeroDataRetention,
+    Enterprise,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fields {
+    pub project: &'static str,
+    pub model: &'static str,
+    pub tokens: u64,
+    pub workload: &'static str,
+}
+
+struct Request {
+    org: &'static str,
+    id: Option<&'static str>,
+    fields: Fields,
+    day: u32,
+    pool: Option<&'static str>,
+    /// The verdict at Reserve.
+    first: &'static str,
+    /// What it counts as now; nothing once it was released.
+    counts: Option<(&'static str, u64)>,
+    settled: bool,
+}
+
+pub struct Model {
+    pub rules: Rules,
+    /// Days after the first.
+    pub day: u32,
+    requests: Vec<Request>,
+    closed: Vec<(&'static str, &'static str, u32)>,
+}
+
+const BILLED_IN_POOL: [&str; 3] = ["AllowanceExceeded", "PoolClosed", "DayClosed"];
+
+impl Model {
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            day: 0,
+            requests: Vec::new(),
+            closed: Vec::new(),
+        }
+    }
+
+    pub fn reserve(
+        &mut self,
+        org: &'static str,
+        fields: Fields,
+        id: Option<&'static str>,
+        dry: bool,
+    ) -> String {
+        let id = id.filter(|_| !dry);
+        if let Some(at) = id.and_then(|id| self.find(org, id)) {
+            let known = &self.requests[at];
+            return if known.fields != fields {
+                "OtherFields".to_owned()
+            } else if known.counts.is_none() {
+                "Released".to_owned()
+            } else {
+                format!("{} replayed {}", known.first, self.figures(org, known.pool))
+            };
+        }
+        let (verdict, pool) = match self.ineligible(org, &fields) {
+            Some(reason) => (reason, None),
+            None => {
+                let pool = self.pool_of(fields.model).unwrap();
+                (self.judge(org, pool, fields.tokens), Some(pool))
+            }
+        };
+        if !dry && self.rules.orgs.contains_key(org) {
+            let counts = Some((verdict, fields.tokens));
+            let day = self.day;
+            let settled = false;
+            self.requests.push(Request {
+                org,
+                id,
+                fields,
+                day,
+                pool,
+                first: verdict,
+                counts,
+                settled,
+            });
+            self.close_after(org, pool, verdict);
+        }
+        format!("{verdict} {}", self.figures(org, pool))
+    }
+
+    pub fn settle(&mut self, org: &'static str, id: &'static str, actual: u64) -> String {
+        let Some(at) = self.find(org, id) else {
+            return "UnknownRequestId".to_owned();
+        };
+        let Request {
+            day,
+            pool,
+            first,
+            counts,
+            settled,
+            ref fields,
+            ..
+        } = self.requests[at];
+        let reserved = fields.tokens;
+        let Some((counted_as, counted)) = counts else {
+            return "Released".to_owned();
+        };
+        let late = day != self.day;
+        if settled && counted != actual {
+            return "OtherAmount".to_owned();
+        }
+        let verdict = if settled {
+            counted_as
+        } else if late {
+            if first == "FREE" && actual > reserved {
+                "DayClosed"
+            } else {
+                first
+            }
+        } else if first == "FREE" {
+            let without = self.used(org, pool.unwrap()) - reserved;
+            let fits = without + actual <= self.allowance(org, pool.unwrap());
+            if actual <= reserved || fits {
+                "FREE"
+            } else {
+                "AllowanceExceeded"
+            }
+        } else if first == "AllowanceExceeded" && !self.is_closed(org, pool.unwrap()) {
+            let fits = self.used(org, pool.unwrap()) + actual <= self.allowance(org, pool.unwrap());
+            if fits { "FREE" } else { first }
+        } else {
+            first
+        };
+        if !settled {
+            self.requests[at].counts = Some((verdict, actual));
+            self.requests[at].settled = true;
+            if !late {
+                self.close_after(org, pool, verdict);
+            }
+        }
+        let changed = (verdict == "FREE") != (first == "FREE");
+        let replayed = if settled { " replayed" } else { "" };
+        format!(
+            "{verdict} changed={changed}{replayed} {}",
+            self.figures_on(org, pool, late)
+        )
+    }
+
+    pub fn release(&mut self, org: &'static str, id: &'static str) -> String {
+        let Some(at) = self.find(org, id) else {
+            return "UnknownRequestId".to_owned();
+        };
+        if self.requests[at].settled {
+            return "Settled".to_owned();
+        }
+        let replayed = if self.requests[at].counts.take().is_none() {
+            " replayed"
+        } else {
+            ""
+        };
+        let Request {
+            pool,
+            day,
+            ref fields,
+            ..
+        } = self.requests[at];
+        let figures = self.figures_on(org, pool, day != self.day);
+        format!("released {}{replayed} {figures}", fields.tokens)
+    }
+
+    pub fn quota(&self, org: &'static str) -> String {
+        if !self.rules.orgs.contains_key(org) {
+            return "UnknownOrganization".to_owned();
+        }
+        let mut lines = vec![format!("{:?}", self.not_enrolled(org))];
+        for pool in self.rules.pools.keys() {
+            let counted = |billed: bool| {
+                self.counting(org, Some(self.day))
+                    .filter(|request| request.pool == Some(*pool))
+                    .filter_map(|request| request.counts)
+                    .filter(move |(verdict, _)| {
+                        if billed {
+                            BILLED_IN_POOL.contains(verdict)
+                        } else {
+                            *verdict == "FREE"
+                        }
+                    })
+            };
+            let (free, billed) = (counted(false).count(), counted(true).count());
+            let billed_tokens: u64 = counted(true).map(|(_, tokens)| tokens).sum();
+            let figures = self.figures(org, Some(pool));
+            lines.push(format!("{figures} {free} {billed_tokens} {billed}"));
+        }
+        lines.join("; ")
+    }
+
+    pub fn usage(&self, org: &'static str, day: u32) -> String {
+        if day > self.day {
+            return "DayNotKept".to_owned();
+        }
+        let mut rows: BTreeMap<(&str, &str), [u64; 4]> = BTreeMap::new();
+        for request in self.counting(org, Some(day)) {
+            let Some((verdict, tokens)) = request.counts else {
+                continue;
+            };
+            let row = rows
+                .entry((request.fields.project, request.fields.model))
+                .or_default();
+            let side = usize::from(verdict != "FREE");
+            row[side] += tokens;
+            row[2 + side] += 1;
+        }
+        if rows.is_empty() && !self.rules.orgs.contains_key(org) {
+            return "UnknownOrganization".to_owned();
+        }
+        let rows = rows
+            .iter()
+            .map(|((project, model), [free, billed, frees, billeds])| {
+                let pool = self.pool_of(model).unwrap_or("-");
+                format!("{project} {model} {pool} {free} {billed} {frees} {billeds}")
+            });
+        rows.collect::<Vec<_>>().join("; ")
+    }
+
+    fn find(&self, org: &str, id: &str) -> Option<usize> {
+        // Today's first, then yesterday's.
+        [Some(self.day), self.day.checked_sub(1)]
+            .into_iter()
+            .flatten()
+            .find_map(|day| {
+                self.requests
+                    .iter()
+                    .position(|it| it.org == org && it.id == Some(id) && it.day == day)
+            })
+    }
+
+    fn counting(&self, org: &str, day: Option<u32>) -> impl Iterator<Item = &Request> {
+        self.requests
+            .iter()
+            .filter(move |it| it.org == org && it.counts.is_some())
+            .filter(move |it| day.is_none_or(|day| it.day == day))
+    }
+
+    fn used(&self, org: &str, pool: &str) -> u64 {
+        self.counting(org, Some(self.day))
+            .filter(|it| it.pool == Some(pool))
+            .filter_map(|it| it.counts)
+            .filter(|(verdict, _)| *verdict == "FREE")
+            .map(|(_, tokens)| tokens)
+            .sum()
+    }
+
+    fn judge(&self, org: &str, pool: &str, tokens: u64) -> &'static str {
+        if self.is_closed(org, pool) {
+            "PoolClosed"
+        } else if self.used(org, pool) + tokens <= self.allowance(org, pool) {
+            "FREE"
+        } else {
+            "AllowanceExceeded"
+        }
+    }
+
+    fn is_closed(&self, org: &str, pool: &str) -> bool {
+        self.rules.closes && self.closed.iter().any(|it| *it == (org, pool, self.day))
+    }
+
+    fn close_after(&mut self, org: &'static str, pool: Option<&'static str>, verdict: &str) {
+        if let (true, Some(pool), "AllowanceExceeded") = (self.rules.closes, pool, verdict) {
+            self.closed.push((org, pool, self.day));
+        }
+    }
+
+    fn pool_of(&self, model: &str) -> Option<&'static str> {
+        let mut pools = self.rules.pools.iter();
+        pools
+            .find(|(_, (models, _))| models.contains(&model))
+            .map(|(pool, _)| *pool)
+    }
+
+    fn allowance(&self, org: &str, pool: &str) -> u64 {
+        if !self.rules.orgs.contains_key(org) || self.not_enrolled(org).is_some() {
+            return 0;
+        }
+        self.rules
+            .pools
+            .get(pool)
+            .map_or(0, |(_, allowance)| *allowance)
+    }
+
+    fn not_enrolled(&self, org: &str) -> Option<&'static str> {
+        match self.rules.orgs.get(org) {
+            None | Some(Sharing::Off) => Some("OrganizationNotEnrolled"),
+            Some(Sharing::ZeroDataRetention) => Some("ZeroDataRetention"),
+            Some(Sharing::Enterprise) => Some("EnterprisePlan"),
+            _ if self.rules.ends_after.is_some_and(|last| self.day > last) => Some("ProgramEnded"),
+            Some(Sharing::All | Sharing::Selected(_)) => None,
+        }
+    }
+
+    fn ineligible(&self, org: &str, fields: &Fields) -> Option<&'static str> {
+        let shares = match self.rules.orgs.get(org) {
+            Some(Sharing::Selected(project)) => *project == fields.project,
+            _ => true,
+        };
+        if let Some(reason) = self.not_enrolled(org) {
+            Some(reason)
+        } else if !shares {
+            Some("ProjectNotSharing")
+        } else if fields.workload != "inference" {
+            Some("WorkloadNotCovered")
+        } else if fields.model.starts_with("ft:") {
+            Some("FineTunedModel")
+        } else if self.pool_of(fields.model).is_none() {
+            Some("ModelNotCovered")
+        } else {
+            None
+        }
+    }
+
+    /// `pool allowance used remaining`
+    fn figures(&self, org: &str, pool: Option<&str>) -> String {
+        let Some(pool) = pool else {
+            return "-".to_owned();
+        };
+        let (allowance, used) = (self.allowance(org, pool), self.used(org, pool));
+        format!(
+            "{pool} {allowance} {used} {}",
+            allowance.saturating_sub(used)
+        )
+    }
+
+    fn figures_on(&self, org: &str, pool: Option<&str>, late: bool) -> String {
+        match pool {
+            Some(pool) if late => format!("{pool} 0 0 0"),
+            pool => self.figures(org, pool),
+        }
+    }
+}
+
+impl Rules {
+    /// The policy file that says the same.
+    pub fn text(&self, first_day: tollgate::domain::UtcDay) -> String {
+        let overflow = if self.closes {
+            "close_until_reset"
+        } else {
+            "keep_open"
+        };
+        let mut text = format!("[program]\noverflow = \"{overflow}\"\n");
+        if let Some(days) = self.ends_after {
+            text += &format!("ends_on = \"{}\"\n", first_day.plus_days(days));
+        }
+        let mut tier = "[tiers.1]\n".to_owned();
+        for (pool, (models, allowance)) in &self.pools {
+            text += &format!("[pools.{pool}]\nmodels = {models:?}\n");
+            tier += &format!("{pool} = {allowance}\n");
+        }
+        text += &tier;
+        for (org, sharing) in &self.orgs {
+            let sharing = match sharing {
+                Sharing::All => "data_sharing = \"all\"".to_owned(),
+                Sharing::Selected(it) => {
+                    format!("data_sharing = \"selected\"\nprojects = [\"{it}\"]")
+                }
+                Sharing::Off => "data_sharing = \"off\"".to_owned(),
+                Sharing::ZeroDataRetention => {
+                    "data_sharing = \"all\"\nzero_data_retention = true".to_owned()
+                }
+                Sharing::Enterprise => "data_sharing = \"all\"\nenterprise = true".to_owned(),
+            };
+            text += &format!("[orgs.{org}]\ntier = 1\n{sharing}\n");
+        }
+        text
+    }
+}
