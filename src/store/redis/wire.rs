@@ -234,7 +234,7 @@ fn parse_outcome(text: &str, terms: &Terms) -> Result<Outcome, BadReply> {
     Ok(match parts.as_slice() {
         ["R", verdict, replayed, pool, used] => Outcome::Reserved {
             verdict: parse_verdict(verdict)?,
-            pool: parse_figures(terms, pool, used)?,
+            pool: parse_present_figures(terms, pool, used)?,
             replayed: parse_bool(replayed)?,
         },
         ["S", verdict, reserved_as, replayed, pool, used] => Outcome::Settled {
@@ -260,16 +260,24 @@ fn parse_outcome(text: &str, terms: &Terms) -> Result<Outcome, BadReply> {
     })
 }
 
+/// The figures of a pool of today or, where `used` is empty, of a past day.
 fn parse_figures(terms: &Terms, pool: &str, used: &str) -> Result<Option<PoolFigures>, BadReply> {
-    Ok(match (pool, used) {
-        ("", "") => None,
-        (pool, "") => Some(PoolFigures::of_past_day(parse_pool(pool)?)),
-        (pool, used) => Some(PoolFigures::today(
-            terms,
-            parse_pool(pool)?,
-            parse_tokens(used)?,
-        )),
-    })
+    match (pool, used) {
+        (pool, "") if !pool.is_empty() => Ok(Some(PoolFigures::of_past_day(parse_pool(pool)?))),
+        (pool, used) => parse_present_figures(terms, pool, used),
+    }
+}
+
+fn parse_present_figures(
+    terms: &Terms,
+    pool: &str,
+    used: &str,
+) -> Result<Option<PoolFigures>, BadReply> {
+    if pool.is_empty() && used.is_empty() {
+        return Ok(None);
+    }
+    let used = parse_tokens(used)?;
+    Ok(Some(PoolFigures::today(terms, parse_pool(pool)?, used)))
 }
 
 fn parse_verdict(text: &str) -> Result<Verdict, BadReply> {
@@ -399,6 +407,7 @@ mod tests {
     fn what_the_script_cannot_have_said_is_refused() {
         for answer in [
             "",
+            "R,F,1,large,",
             "R",
             "R,F,1,large",
             "R,F,2,large,7",
