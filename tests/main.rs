@@ -6,3 +6,4 @@
 mod contract;
 mod property;
 mod support;
+mod tidy;

@@ -303,7 +303,8 @@ pub(super) fn status(error: LedgerError) -> Status {
             StoreError::Unreachable { .. }
             | StoreError::Refused { .. }
             | StoreError::NoAnswer { .. },
-        ) => {
+        )
+        | LedgerError::RestlessClock => {
             tracing::warn!(error = said, "a call failed for the store");
             Status::unavailable(
                 "the store can't be reached or did not answer in time; the outcome is unknown: \
@@ -312,7 +313,6 @@ pub(super) fn status(error: LedgerError) -> Status {
         }
         LedgerError::Store(StoreError::Corrupt { .. })
         | LedgerError::Full(_)
-        | LedgerError::RestlessClock
         | LedgerError::TaskDied => {
             tracing::error!(error = said, "a call failed");
             Status::internal("an internal error; the service's log has the details")

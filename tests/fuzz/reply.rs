@@ -8,7 +8,7 @@ use tollgate::{
     domain::Terms,
     store::{
         Outcome,
-        redis::wire::{Reply, parse_decided, parse_pools, parse_row, parse_time},
+        redis::reply::{Reply, parse_decided, parse_pools, parse_row, parse_time},
     },
 };
 

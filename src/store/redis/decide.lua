@@ -26,7 +26,7 @@
 --         'V,tokens,replayed,pool,used'
 --         'E,fields'  'E,released'  'E,settled'  'E,amount,tokens'  'E,unknown'  'E,full'
 --
--- A verdict is a letter: F is free, any other a reason for being billed (src/store/redis/wire.rs).
+-- A verdict is a letter: F is free, any other a reason for being billed (src/store/redis/letters.rs).
 -- A reservation is 'state:pool:tokens:workload:row' under its id. state: the verdict; behind it
 -- 's', the settled verdict and the actual tokens, or 'r' where it was released.
 -- A usage row is 'free_tokens billed_tokens free_requests billed_requests'.

@@ -14,9 +14,11 @@
 //!
 //! **Connections** ([`link`]) are kept and shared: one for decisions, one for reads and probes.
 
+mod arguments;
 pub mod keys;
+mod letters;
 mod link;
-pub mod wire;
+pub mod reply;
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
@@ -28,7 +30,7 @@ use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use self::{
     keys::OrgKeys,
     link::{Link, store_error},
-    wire::{BadReply, Reply},
+    reply::{BadReply, Reply},
 };
 use super::{Decided, Decision, Operation, Outcome, Store, StoreError, Timed, UsageRows};
 use crate::domain::{OrgId, PoolCounters, PoolName, Terms, UtcDay};
@@ -152,7 +154,7 @@ impl RedisStore {
                     self.push_decide(command, &keys, day, terms, &extra, operations);
                 })
                 .await?;
-            let (now, reply) = wire::parse_decided(&reply, terms, operations.len())?;
+            let (now, reply) = reply::parse_decided(&reply, terms, operations.len())?;
             match reply {
                 Reply::Done(answer) => return Ok(Timed { now, answer }),
                 Reply::AnotherDay => {
@@ -193,9 +195,9 @@ impl RedisStore {
             .arg(day.start().timestamp())
             .arg(self.usage_retention.as_secs())
             .arg(u8::from(closes));
-        wire::push_pools(command, terms, extra);
+        arguments::push_pools(command, terms, extra);
         for operation in operations {
-            wire::push_item(command, terms, operation);
+            arguments::push_item(command, terms, operation);
         }
     }
 }
@@ -270,7 +272,7 @@ impl Store for RedisStore {
             }
         };
         let reply = self.pools.run(&self.reads, push).await?;
-        let (now, answer) = wire::parse_pools(&reply, pools.len())?;
+        let (now, answer) = reply::parse_pools(&reply, pools.len())?;
         Ok(Timed { now, answer })
     }
 
@@ -308,7 +310,7 @@ impl Store for RedisStore {
                 reason: "a time of other than two parts".to_owned(),
             });
         };
-        let now: DateTime<Utc> = wire::parse_time(wire::text(seconds)?, wire::text(micros)?)?;
+        let now: DateTime<Utc> = reply::parse_time(reply::text(seconds)?, reply::text(micros)?)?;
         Ok(Timed { now, answer: () })
     }
 }
@@ -328,11 +330,11 @@ fn scan_step(reply: &Value, rows: &mut UsageRows) -> Result<String, StoreError> 
         let [field, row] = pair else {
             return Err(corrupt("a usage row without counters"));
         };
-        let row_key = keys::parse_row_field(wire::text(field)?);
+        let row_key = keys::parse_row_field(reply::text(field)?);
         let row_key = row_key.ok_or_else(|| corrupt("a usage row without project and model"))?;
-        rows.insert(row_key, wire::parse_row(wire::text(row)?)?);
+        rows.insert(row_key, reply::parse_row(reply::text(row)?)?);
     }
-    Ok(wire::text(cursor)?.to_owned())
+    Ok(reply::text(cursor)?.to_owned())
 }
 
 impl Script {

@@ -1,106 +1,14 @@
-//! What goes to the scripts and what comes back: the arguments of `decide.lua`, and the parsers of
-//! both scripts' replies. The replies are small texts, parsed strictly: whatever the scripts can't
-//! have said is an error, never a guess.
+//! What the scripts say: the parsers of their replies. The replies are small texts, parsed strictly:
+//! whatever the scripts can't have said is an error, never a guess.
 
 use chrono::{DateTime, Utc};
-use redis::{Cmd, Value};
+use redis::Value;
 
-use super::keys;
+use super::{keys, letters};
 use crate::{
-    domain::{
-        BilledReason, CounterFull, Eligibility, PoolCounters, PoolName, Refusal, RequestFields,
-        Terms, Tokens, UsageCounters, Verdict, Workload,
-    },
-    store::{Operation, Outcome, PoolFigures, Recording},
+    domain::{CounterFull, PoolCounters, PoolName, Refusal, Terms, Tokens, UsageCounters, Verdict},
+    store::{Outcome, PoolFigures},
 };
-
-/// The letter of a verdict in records, arguments and replies. Never changed: records hold it.
-const VERDICT_LETTERS: [(char, Verdict); 12] = [
-    ('F', Verdict::Free),
-    ('O', Verdict::Billed(BilledReason::OrganizationNotEnrolled)),
-    ('Z', Verdict::Billed(BilledReason::ZeroDataRetention)),
-    ('E', Verdict::Billed(BilledReason::EnterprisePlan)),
-    ('P', Verdict::Billed(BilledReason::ProgramEnded)),
-    ('J', Verdict::Billed(BilledReason::ProjectNotSharing)),
-    ('W', Verdict::Billed(BilledReason::WorkloadNotCovered)),
-    ('T', Verdict::Billed(BilledReason::FineTunedModel)),
-    ('M', Verdict::Billed(BilledReason::ModelNotCovered)),
-    ('C', Verdict::Billed(BilledReason::PoolClosed)),
-    ('X', Verdict::Billed(BilledReason::AllowanceExceeded)),
-    ('D', Verdict::Billed(BilledReason::DayClosed)),
-];
-
-/// `STORE_UNAVAILABLE` never reaches a store, so it has no letter of its own.
-fn letter(verdict: Verdict) -> char {
-    let found = VERDICT_LETTERS.iter().find(|(_, known)| *known == verdict);
-    found.map_or('?', |(letter, _)| *letter)
-}
-
-const fn workload_letter(workload: Workload) -> char {
-    match workload {
-        Workload::Inference => 'i',
-        Workload::HostedTool => 'h',
-        Workload::FineTuning => 't',
-        Workload::Evaluation => 'e',
-    }
-}
-
-/// Adds the terms, and the extra pools that a record named, to the arguments of `decide.lua`.
-pub(super) fn push_pools(command: &mut Cmd, terms: &Terms, extra: &[PoolName]) {
-    command.arg(terms.allowances.len() + extra.len());
-    for (pool, allowance) in &terms.allowances {
-        command
-            .arg(keys::encode(pool.as_str()).as_ref())
-            .arg(allowance.get());
-    }
-    for pool in extra {
-        command.arg(keys::encode(pool.as_str()).as_ref()).arg(0);
-    }
-}
-
-/// Adds one item to the arguments of `decide.lua`.
-pub(super) fn push_item(command: &mut Cmd, terms: &Terms, operation: &Operation) {
-    match operation {
-        Operation::Reserve {
-            request_id,
-            fields,
-            eligibility,
-            recording,
-        } => {
-            let RequestFields {
-                project,
-                model,
-                tokens,
-                workload,
-            } = fields;
-            command.arg(match recording {
-                Recording::Record => "R",
-                Recording::LookOnly => "L",
-            });
-            command.arg(request_id.as_ref().map_or("", |id| id.as_str()));
-            match eligibility {
-                Eligibility::Ineligible(reason) => {
-                    command.arg(letter(Verdict::Billed(*reason)).to_string());
-                }
-                Eligibility::Eligible(pool) => {
-                    let at = terms.allowances.iter().position(|(name, _)| name == pool);
-                    let at = at.expect("an eligible request's pool is one of its terms'");
-                    command.arg(at + 1);
-                }
-            }
-            command
-                .arg(tokens.get())
-                .arg(workload_letter(*workload).to_string());
-            command.arg(keys::row_field(project, model));
-        }
-        Operation::Settle { request_id, tokens } => {
-            command.arg("S").arg(request_id.as_str()).arg(tokens.get());
-        }
-        Operation::Release { request_id } => {
-            command.arg("V").arg(request_id.as_str());
-        }
-    }
-}
 
 /// What `decide.lua` said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,13 +141,13 @@ fn parse_outcome(text: &str, terms: &Terms) -> Result<Outcome, BadReply> {
     let parts: Vec<&str> = text.split(',').collect();
     Ok(match parts.as_slice() {
         ["R", verdict, replayed, pool, used] => Outcome::Reserved {
-            verdict: parse_verdict(verdict)?,
+            verdict: verdict_of(verdict)?,
             pool: parse_present_figures(terms, pool, used)?,
             replayed: parse_bool(replayed)?,
         },
         ["S", verdict, reserved_as, replayed, pool, used] => Outcome::Settled {
-            verdict: parse_verdict(verdict)?,
-            reserved_as: parse_verdict(reserved_as)?,
+            verdict: verdict_of(verdict)?,
+            reserved_as: verdict_of(reserved_as)?,
             pool: parse_figures(terms, pool, used)?,
             replayed: parse_bool(replayed)?,
         },
@@ -280,13 +188,8 @@ fn parse_present_figures(
     Ok(Some(PoolFigures::today(terms, parse_pool(pool)?, used)))
 }
 
-fn parse_verdict(text: &str) -> Result<Verdict, BadReply> {
-    let known = VERDICT_LETTERS
-        .iter()
-        .find(|(letter, _)| text.chars().eq([*letter]));
-    known
-        .map(|(_, verdict)| *verdict)
-        .ok_or_else(|| bad(format!("a verdict {text:?}")))
+fn verdict_of(text: &str) -> Result<Verdict, BadReply> {
+    letters::verdict(text).ok_or_else(|| bad(format!("a verdict {text:?}")))
 }
 
 fn parse_pool(encoded: &str) -> Result<PoolName, BadReply> {
@@ -336,6 +239,7 @@ pub(super) fn text(part: &Value) -> Result<&str, BadReply> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::BilledReason;
 
     fn reply(parts: &[&str]) -> Value {
         Value::Array(
@@ -353,15 +257,6 @@ mod tests {
             parts.len().saturating_sub(3),
         )
         .map(|(_, reply)| reply)
-    }
-
-    #[test]
-    fn every_verdict_but_store_unavailable_has_a_letter_of_its_own() {
-        for (known, verdict) in VERDICT_LETTERS {
-            assert_eq!(letter(verdict), known);
-            assert_eq!(parse_verdict(&known.to_string()), Ok(verdict));
-        }
-        assert!(parse_verdict("?").is_err());
     }
 
     #[test]

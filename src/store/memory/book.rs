@@ -1,37 +1,17 @@
-//! `memory:`, the embedded store that forgets when the process ends.
-//!
-//! One mutex over plain maps; a decision is a short critical section that never awaits. The clock is
-//! an argument, so that tests can cross midnight.
+//! What the memory store keeps of one organization, and how a decision changes it.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+use std::collections::{BTreeMap, HashMap};
+
+use crate::{
+    domain::{
+        CounterFull, Eligibility, PoolCounters, PoolName, Progress, Refusal, RequestFields,
+        RequestId, Reservation, State, Terms, Tokens, UtcDay, Verdict, judge_late_settle,
+    },
+    store::{Outcome, PoolFigures, Recording, UsageRows},
 };
-
-use async_trait::async_trait;
-use chrono::{DateTime, Utc};
-
-use super::{
-    Decided, Decision, Operation, Outcome, PoolFigures, Recording, Store, StoreError, Timed,
-    UsageRows,
-};
-use crate::domain::{
-    CounterFull, Eligibility, OrgId, PoolCounters, PoolName, Progress, Refusal, RequestFields,
-    RequestId, Reservation, State, Terms, Tokens, UtcDay, Verdict, judge_late_settle,
-};
-
-/// Where the store takes the time from.
-pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
-
-/// The counters in this process' memory.
-pub struct MemoryStore {
-    clock: Clock,
-    usage_retention_days: u32,
-    books: Mutex<HashMap<OrgId, Book>>,
-}
 
 /// What is kept of one organization.
-struct Book {
+pub(super) struct Book {
     day: UtcDay,
     /// Of `day`.
     pools: HashMap<PoolName, PoolCounters>,
@@ -45,119 +25,9 @@ struct Book {
 const TODAY: usize = 0;
 const YESTERDAY: usize = 1;
 
-impl MemoryStore {
-    /// An empty store. Usage rows are kept for `usage_retention_days` after their day.
-    #[must_use]
-    pub fn new(clock: Clock, usage_retention_days: u32) -> Self {
-        Self {
-            clock,
-            usage_retention_days,
-            books: Mutex::default(),
-        }
-    }
-
-    fn with_books<T>(&self, read: impl FnOnce(&mut HashMap<OrgId, Book>, UtcDay) -> T) -> Timed<T> {
-        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        // Inside the lock, so that decisions and days are in one order.
-        let now = (self.clock)();
-        Timed {
-            now,
-            answer: read(&mut books, UtcDay::of(now)),
-        }
-    }
-
-    fn decide_one(
-        &self,
-        books: &mut HashMap<OrgId, Book>,
-        today: UtcDay,
-        decision: Decision,
-    ) -> Outcome {
-        let Decision {
-            org,
-            terms,
-            operation,
-        } = decision;
-        let known = books.get_mut(&org);
-        let mut empty = Book::new(today);
-        let book = match (known, &operation) {
-            (Some(book), _) => book,
-            (
-                None,
-                Operation::Reserve {
-                    recording: Recording::Record,
-                    ..
-                },
-            ) => books.entry(org).or_insert(empty),
-            (None, _) => &mut empty,
-        };
-        book.turn_to(today, self.usage_retention_days);
-        match operation {
-            Operation::Reserve {
-                request_id,
-                fields,
-                eligibility,
-                recording,
-            } => book.reserve(&terms, request_id, fields, eligibility, recording),
-            Operation::Settle { request_id, tokens } => book.settle(&terms, &request_id, tokens),
-            Operation::Release { request_id } => book.release(&terms, &request_id),
-        }
-    }
-}
-
-#[async_trait]
-impl Store for MemoryStore {
-    async fn decide(&self, day: UtcDay, batch: Vec<Decision>) -> Vec<Decided> {
-        let outcomes = self.with_books(|books, today| -> Vec<Outcome> {
-            let decide = |decision| match today == day {
-                true => self.decide_one(books, today, decision),
-                false => Outcome::AnotherDay,
-            };
-            batch.into_iter().map(decide).collect()
-        });
-        let now = outcomes.now;
-        outcomes
-            .answer
-            .into_iter()
-            .map(|answer| Ok(Timed { now, answer }))
-            .collect()
-    }
-
-    async fn pools(
-        &self,
-        org: &OrgId,
-        day: UtcDay,
-        pools: &[PoolName],
-    ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
-        Ok(self.with_books(|books, _| {
-            let book = books.get(org).filter(|book| book.day == day);
-            let counters = |pool| book.and_then(|book| book.pools.get(pool)).copied();
-            pools
-                .iter()
-                .map(|pool| counters(pool).unwrap_or_default())
-                .collect()
-        }))
-    }
-
-    async fn usage(&self, org: &OrgId, day: UtcDay) -> Result<Timed<UsageRows>, StoreError> {
-        Ok(self.with_books(|books, _| {
-            books
-                .get(org)
-                .and_then(|book| book.usage.get(&day))
-                .cloned()
-                .unwrap_or_default()
-        }))
-    }
-
-    async fn probe(&self) -> Result<Timed<()>, StoreError> {
-        Ok(Timed {
-            now: (self.clock)(),
-            answer: (),
-        })
-    }
-}
-
 impl Book {
-    fn new(day: UtcDay) -> Self {
+    /// An empty one.
+    pub(super) fn new(day: UtcDay) -> Self {
         Self {
             day,
             pools: HashMap::new(),
@@ -166,8 +36,18 @@ impl Book {
         }
     }
 
+    /// A pool's counters, where they are of this day.
+    pub(super) fn pool(&self, day: UtcDay, pool: &PoolName) -> Option<PoolCounters> {
+        self.pools.get(pool).filter(|_| self.day == day).copied()
+    }
+
+    /// The usage rows of a day.
+    pub(super) fn usage(&self, day: UtcDay) -> Option<&UsageRows> {
+        self.usage.get(&day)
+    }
+
     /// Drops what the days since the last decision ended.
-    fn turn_to(&mut self, today: UtcDay, usage_retention_days: u32) {
+    pub(super) fn turn_to(&mut self, today: UtcDay, usage_retention_days: u32) {
         if self.day == today {
             return;
         }
@@ -183,7 +63,7 @@ impl Book {
         self.day = today;
     }
 
-    fn reserve(
+    pub(super) fn reserve(
         &mut self,
         terms: &Terms,
         request_id: Option<RequestId>,
@@ -241,7 +121,7 @@ impl Book {
         }
     }
 
-    fn settle(&mut self, terms: &Terms, id: &RequestId, actual: Tokens) -> Outcome {
+    pub(super) fn settle(&mut self, terms: &Terms, id: &RequestId, actual: Tokens) -> Outcome {
         let Some((day, reservation)) = self.find(id) else {
             return Outcome::Refused(Refusal::UnknownRequestId);
         };
@@ -293,7 +173,7 @@ impl Book {
         }
     }
 
-    fn release(&mut self, terms: &Terms, id: &RequestId) -> Outcome {
+    pub(super) fn release(&mut self, terms: &Terms, id: &RequestId) -> Outcome {
         let Some((day, reservation)) = self.find(id) else {
             return Outcome::Refused(Refusal::UnknownRequestId);
         };

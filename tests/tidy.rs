@@ -1,0 +1,214 @@
+//! Reads the sources and holds the house rules that can be read off them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Every file below a folder of the project, with its path from the root and its text.
+fn files(folder: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(ROOT).join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path: PathBuf = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(text) = fs::read_to_string(&path) {
+                let name = path
+                    .strip_prefix(ROOT)
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned();
+                found.push((name, text));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{folder}");
+    found
+}
+
+/// The program's part of a source: what comes before its unit tests, without comments.
+fn code(text: &str) -> String {
+    let program = text.split("#[cfg(test)]").next().unwrap();
+    let lines = program.lines().map(|line| line.split("//").next().unwrap());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn names(code: &str, word: &str) -> bool {
+    code.match_indices(word).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        let after = code[at + word.len()..].chars().next();
+        let part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        !part(before) && !part(after)
+    })
+}
+
+/// Our modules that a source uses: what follows `crate::`, also within `use crate::{…}`.
+fn known_modules(code: &str) -> Vec<String> {
+    let mut known = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            known.push(first_word(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let mut item = String::new();
+        for c in group.chars() {
+            match c {
+                '}' if depth == 0 => break,
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 0 => known.push(first_word(&std::mem::take(&mut item))),
+                _ if depth == 0 => item.push(c),
+                _ => {}
+            }
+        }
+        known.push(first_word(&item));
+    }
+    known.retain(|module| !module.is_empty());
+    known
+}
+
+fn first_word(text: &str) -> String {
+    text.trim_start()
+        .chars()
+        .take_while(|c| c.is_alphanumeric() || *c == '_')
+        .collect()
+}
+
+#[test]
+fn each_module_knows_only_whom_it_may() {
+    for (folder, may) in [
+        ("src/domain", [].as_slice()),
+        ("src/policy", &["domain", "document"]),
+        ("src/store", &["domain", "store"]),
+        ("src/ledger", &["domain", "policy", "store"]),
+        ("src/grpc", &["domain", "store", "ledger", "grpc"]),
+        ("src/http", &["domain", "ledger"]),
+    ] {
+        for (file, text) in files(folder)
+            .into_iter()
+            .filter(|(file, _)| file.ends_with(".rs"))
+        {
+            for known in known_modules(&code(&text)) {
+                assert!(may.contains(&known.as_str()), "{file} knows {known:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_domain_is_pure() {
+    for (file, text) in files("src/domain") {
+        for impure in [
+            "async",
+            "tokio",
+            "serde",
+            "tracing",
+            "tonic",
+            "redis",
+            "now",
+            "SystemTime",
+            "fs",
+            "net",
+        ] {
+            assert!(!names(&code(&text), impure), "{file}: {impure}");
+        }
+    }
+}
+
+#[test]
+fn only_the_redis_store_names_redis_and_only_grpc_server_and_client_name_tonic() {
+    for (file, text) in files("src")
+        .into_iter()
+        .filter(|(file, _)| file.ends_with(".rs"))
+    {
+        let text = code(&text);
+        if !file.starts_with("src/store/redis/") {
+            assert!(!names(&text, "deadpool_redis"), "{file}");
+            assert!(
+                !text.contains("use redis::") && !text.contains("redis::cmd"),
+                "{file}"
+            );
+        }
+        let may = ["src/grpc/", "src/cli/", "src/server"];
+        if !may.iter().any(|may| file.starts_with(may)) {
+            assert!(!names(&text, "tonic"), "{file}");
+        }
+    }
+}
+
+#[test]
+fn files_and_functions_do_one_thing() {
+    for (file, text) in files("src") {
+        let lines = text.lines().count();
+        assert!(
+            lines <= 420,
+            "{file} has {lines} lines: look for the second thing that it does"
+        );
+    }
+    let main = fs::read_to_string(Path::new(ROOT).join("src/main.rs")).unwrap();
+    assert!(main.lines().count() <= 80);
+}
+
+#[test]
+fn every_script_starts_as_one_and_tells_its_keys_and_what_it_returns() {
+    let scripts = files("src")
+        .into_iter()
+        .filter(|(file, _)| file.ends_with(".lua"));
+    let mut seen = 0;
+    for (file, text) in scripts {
+        assert!(text.starts_with("#!lua"), "{file}");
+        assert!(
+            text.contains("-- KEYS") && text.contains("-- Returns"),
+            "{file}"
+        );
+        seen += 1;
+    }
+    assert_eq!(seen, 2);
+}
+
+#[test]
+fn nothing_is_left_undone_or_skipped() {
+    for folder in ["src", "tests"] {
+        for (file, text) in files(folder)
+            .into_iter()
+            .filter(|(file, _)| file.ends_with(".rs"))
+        {
+            for mark in ["todo!", "unimplemented!", "#[ignore"].map(|mark| format!("{mark}(")) {
+                assert!(!text.contains(&mark), "{file}: {mark}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_section_that_the_sources_name_is_in_the_contract() {
+    let contract = fs::read_to_string(Path::new(ROOT).join("docs/CONTRACT.md")).unwrap();
+    let sections: Vec<&str> = contract
+        .lines()
+        .filter_map(|line| line.strip_prefix("## "))
+        .collect();
+    let mut named = 0;
+    for (file, text) in files("src") {
+        let text: String = text
+            .lines()
+            .map(|line| line.trim_start_matches(['/', '!', ' ', '-', '#']).trim())
+            .collect::<Vec<_>>()
+            .join(" ");
+        for (at, _) in text.match_indices("docs/CONTRACT.md, \"") {
+            let section = text[at..].split('"').nth(1).unwrap();
+            assert!(
+                sections.contains(&section),
+                "{file} names the section {section:?}"
+            );
+            named += 1;
+        }
+    }
+    assert!(named > 5, "{named}");
+}
