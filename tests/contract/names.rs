@@ -1,12 +1,12 @@
 //! docs/CONTRACT.md, "Reserve" 1: any name is legal, and two different names never share a counter.
 
 use tollgate::{
-    domain::{Tokens, Verdict},
-    store::{Decision, Operation, Outcome},
+    domain::{Tokens, UtcDay},
+    store::{Decision, Operation, Outcome, Recording},
 };
 
 use super::{NewWorld, over_every_store};
-use crate::support::world::{With as _, ask, policy, policy_text, said, small_policy};
+use crate::support::world::{With as _, World, ask, policy, policy_text, said, small_policy};
 
 over_every_store!(
     no_two_names_share_a_counter,
@@ -14,6 +14,7 @@ over_every_store!(
     organizations_with_hostile_names_are_apart,
     a_pool_may_have_any_name,
     sums_around_the_largest_amount_are_exact,
+    a_usage_row_of_ineligible_requests_is_exact_too,
 );
 
 fn hostile_names() -> Vec<String> {
@@ -149,51 +150,70 @@ async fn a_pool_may_have_any_name(new: NewWorld) {
     }
 }
 
+/// Reserves at the store itself, since no caller may ask for so much at once: the verdict and `used`,
+/// or `None` where a counter would pass its maximum.
+async fn reserve(world: &World, tokens: u64, model: &str) -> Option<(String, u64)> {
+    let call = ask(1).model(model);
+    let day = UtcDay::of(world.clock.now());
+    let mut fields = call.fields;
+    fields.tokens = Tokens::new(tokens).unwrap();
+    let assessed = world.ledger.policy().assess(&call.org, &fields, day);
+    let operation = Operation::Reserve {
+        request_id: None,
+        fields,
+        eligibility: assessed.eligibility,
+        recording: Recording::Record,
+    };
+    let decision = Decision {
+        org: call.org,
+        terms: assessed.terms,
+        operation,
+    };
+    let decided = world.store.decide(day, vec![decision]).await.pop().unwrap();
+    match decided.unwrap().answer {
+        Outcome::Reserved { verdict, pool, .. } => {
+            Some((said(verdict), pool.map_or(0, |pool| pool.used.get())))
+        }
+        Outcome::Full(_) => None,
+        other => panic!("{other:?}"),
+    }
+}
+
 async fn sums_around_the_largest_amount_are_exact(new: NewWorld) {
     let text = small_policy("keep_open").replace("large = 1_000", "large = 9_007_199_254_740_991");
     let world = new(policy_text(&text));
     let max = Tokens::MAX.get();
-    // No caller may ask for so much at once; a store must be exact all the same.
-    let reserve = async |tokens: u64| {
-        let day = tollgate::domain::UtcDay::of(world.clock.now());
-        let mut fields = ask(1).fields;
-        fields.tokens = Tokens::new(tokens).unwrap();
-        let assessed = world.ledger.policy().assess(&ask(1).org, &fields, day);
-        let operation = Operation::Reserve {
-            request_id: None,
-            fields,
-            eligibility: assessed.eligibility,
-            recording: tollgate::store::Recording::Record,
-        };
-        let decision = Decision {
-            org: ask(1).org,
-            terms: assessed.terms,
-            operation,
-        };
-        let decided = world.store.decide(day, vec![decision]).await.pop().unwrap();
-        match decided.unwrap().answer {
-            Outcome::Reserved { verdict, pool, .. } => (verdict, pool.unwrap().used.get()),
-            Outcome::Full(_) => (Verdict::Free, u64::MAX),
-            other => panic!("{other:?}"),
-        }
-    };
-    let free = |used| (Verdict::Free, used);
-    assert_eq!(reserve(max - 3).await, free(max - 3));
-    assert_eq!(reserve(1).await, free(max - 2));
-    let (billed, used) = reserve(3).await;
-    assert_eq!(
-        (said(billed).as_str(), used),
-        ("AllowanceExceeded", max - 2)
-    );
-    assert_eq!(reserve(2).await, free(max));
-    let (billed, used) = reserve(1).await;
-    assert_eq!((said(billed).as_str(), used), ("AllowanceExceeded", max));
-    // The billed sum is 4 by now. One past the largest amount is refused, and counts nothing.
-    assert_eq!(reserve(max - 3).await, free(u64::MAX));
+    let free = |used| Some(("FREE".to_owned(), used));
+    let billed = |used| Some(("AllowanceExceeded".to_owned(), used));
+    for (tokens, answer) in [
+        (max - 3, free(max - 3)),
+        (1, free(max - 2)),
+        (3, billed(max - 2)),
+        (2, free(max)),
+        (1, billed(max)),
+        // The billed sum is 4 by now. One past the largest amount is refused, and counts nothing.
+        (max - 3, None),
+    ] {
+        assert_eq!(reserve(&world, tokens, "gpt-4o").await, answer, "{tokens}");
+    }
+    // So it is where only the pool's sum would pass it: another model has a row of its own.
+    assert_eq!(reserve(&world, max - 3, "o1").await, None);
     assert_eq!(world.pool("large").await, (max, 3, 4, 2));
-    let (billed, _) = reserve(max - 4).await;
-    assert_eq!(said(billed), "AllowanceExceeded");
+    assert_eq!(reserve(&world, max - 4, "gpt-4o").await, billed(max));
     assert_eq!(world.pool("large").await, (max, 3, max, 3));
     let rows = world.usage("acme", None).await;
     assert_eq!(rows, [format!("p gpt-4o large {max} {max} 3 3")]);
+}
+
+async fn a_usage_row_of_ineligible_requests_is_exact_too(new: NewWorld) {
+    let world = new(policy("keep_open"));
+    let max = Tokens::MAX.get();
+    let billed = Some(("ModelNotCovered".to_owned(), 0));
+    assert_eq!(reserve(&world, max - 1, "gpt-5").await, billed);
+    assert_eq!(reserve(&world, 2, "gpt-5").await, None);
+    assert_eq!(reserve(&world, 1, "gpt-5").await, billed);
+    assert_eq!(
+        world.usage("acme", None).await,
+        [format!("p gpt-5 - 0 {max} 0 2")]
+    );
 }

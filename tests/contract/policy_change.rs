@@ -12,6 +12,7 @@ over_every_store!(
     a_pool_that_left_settles_with_an_allowance_of_0,
     a_model_that_moved_settles_in_the_pool_of_its_reservation,
     a_pool_closed_by_the_old_rule_is_open_under_keep_open,
+    an_overflow_under_keep_open_does_not_close_the_pool_for_a_later_rule,
 );
 
 fn change(world: &World, overflow: &str, from: &str, to: &str) {
@@ -180,4 +181,13 @@ async fn a_pool_closed_by_the_old_rule_is_open_under_keep_open(new: NewWorld) {
     assert_eq!(said(world.reserve(ask(1)).await.verdict), "PoolClosed");
     world.ledger.set_policy(policy("keep_open").into());
     assert_eq!(said(world.reserve(ask(1)).await.verdict), "FREE");
+}
+
+async fn an_overflow_under_keep_open_does_not_close_the_pool_for_a_later_rule(new: NewWorld) {
+    let world = new(policy("keep_open"));
+    world.reserve(ask(1_001)).await;
+    world.ledger.set_policy(policy("close_until_reset").into());
+    assert_eq!(said(world.reserve(ask(1)).await.verdict), "FREE");
+    world.reserve(ask(1_001)).await;
+    assert_eq!(said(world.reserve(ask(1)).await.verdict), "PoolClosed");
 }

@@ -60,6 +60,7 @@ enum Change {
     SharingOff,
     PoolLeaves,
     ModelMoves,
+    OtherOverflow,
     End,
 }
 
@@ -94,6 +95,7 @@ fn rules(closes: bool, change: Change, day: u32) -> Rules {
             rules.pools.insert("large", (vec!["gpt-4o"], 1_000));
             rules.pools.insert("mini", (vec!["gpt-4o-mini", "o1"], 400));
         }
+        Change::OtherOverflow => rules.closes = !closes,
         Change::End => rules.ends_after = Some(day),
     }
     rules
@@ -141,6 +143,7 @@ fn step() -> impl Strategy<Value = Step> {
         Change::SharingOff,
         Change::PoolLeaves,
         Change::ModelMoves,
+        Change::OtherOverflow,
         Change::End,
     ]);
     let settled = prop_oneof![1 => Just(0), 5 => tokens()];
