@@ -128,7 +128,6 @@ mod tests {
         #[test]
         fn encoding_is_injective_and_uses_no_character_with_a_meaning(name in "\\PC{1,64}") {
             let encoded = encode(&name);
-            prop_assert!(!encoded.contains([':', '{', '}', ',', ' ', '%']) || encoded.contains('%'));
             prop_assert!(encoded.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%".contains(&b)));
             prop_assert_eq!(decode(&encoded), Some(name));
         }
