@@ -143,7 +143,10 @@ fn must_be_replaced(error: &RedisError) -> bool {
 pub(super) fn store_error(error: &RedisError) -> StoreError {
     let reason = error.to_string();
     match error.kind() {
-        ErrorKind::Extension if error.code() == Some("CORRUPT") => StoreError::Corrupt { reason },
+        // Our script's own word, and Redis' for a key of another type: no retry mends either.
+        ErrorKind::Extension if matches!(error.code(), Some("CORRUPT" | "WRONGTYPE")) => {
+            StoreError::Corrupt { reason }
+        }
         ErrorKind::Server(_) | ErrorKind::Extension => StoreError::Refused { reason },
         ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => {
             StoreError::Unreachable { reason }

@@ -357,6 +357,13 @@ mod tests {
     }
 
     #[test]
+    fn the_script_takes_every_letter_in_a_record_and_no_other() {
+        let letters: String = VERDICT_LETTERS.iter().map(|(letter, _)| letter).collect();
+        let class = format!("local VERDICT = '[{letters}]'\n");
+        assert!(include_str!("decide.lua").contains(&class), "{class}");
+    }
+
+    #[test]
     fn a_reply_gives_an_outcome_for_each_item() {
         let pool = |used| {
             let pool = PoolName::parse("large").expect("legal");
