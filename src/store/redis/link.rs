@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
@@ -39,10 +39,17 @@ const COMMANDS_WAITING: usize = 1024;
 pub(super) struct Link {
     pool: Pool,
     kept: ArcSwapOption<MultiplexedConnection>,
-    connecting: Mutex<()>,
+    /// One caller connects at a time. Holds how the last attempt failed, if it did.
+    connecting: Mutex<Option<Failure>>,
     /// Set by the connection itself as soon as it ends. Seen before a command is sent, so that a
     /// connection which ended while nobody used it fails no call.
     ended: Arc<AtomicBool>,
+}
+
+/// An attempt to connect that failed.
+struct Failure {
+    began_at: Instant,
+    error: RedisError,
 }
 
 impl Link {
@@ -79,7 +86,7 @@ impl Link {
         Ok(Self {
             pool,
             kept: ArcSwapOption::empty(),
-            connecting: Mutex::new(()),
+            connecting: Mutex::new(None),
             ended,
         })
     }
@@ -108,17 +115,30 @@ impl Link {
         if let Some(kept) = self.usable() {
             return Ok(kept);
         }
-        let _one_at_a_time = self.connecting.lock().await;
+        let asked_at = Instant::now();
+        let mut last_failure = self.connecting.lock().await;
         if let Some(kept) = self.usable() {
             return Ok(kept);
         }
+        // Who waited through a whole attempt shares its failure: where Redis hangs, the callers would
+        // else wait for one timeout each, one after the other.
+        if let Some(failure) = last_failure.as_ref()
+            && failure.began_at >= asked_at
+        {
+            return Err(failure.error.clone());
+        }
         self.kept.store(None);
         self.ended.store(false, Ordering::Release);
-        let connection = self.pool.get().await.map_err(|error| match error {
+        let began_at = Instant::now();
+        let connected = self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => error,
             error => RedisError::from((ErrorKind::Io, "connecting", error.to_string())),
-        })?;
-        let connection = Arc::new(Connection::take(connection));
+        });
+        *last_failure = connected.as_ref().err().map(|error| Failure {
+            began_at,
+            error: error.clone(),
+        });
+        let connection = Arc::new(Connection::take(connected?));
         self.kept.store(Some(Arc::clone(&connection)));
         Ok(connection)
     }
