@@ -111,6 +111,22 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// Whether it counts once, however often it is asked: all but a Reserve that is recorded without
+    /// an id. Where the first answer was lost, the second says `replayed`.
+    #[must_use]
+    pub fn can_be_repeated(&self) -> bool {
+        match self {
+            Self::Reserve {
+                request_id,
+                recording,
+                ..
+            } => request_id.is_some() || *recording == Recording::LookOnly,
+            Self::Settle { .. } | Self::Release { .. } => true,
+        }
+    }
+}
+
 /// Whether a Reserve writes what it decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recording {

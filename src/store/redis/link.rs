@@ -5,6 +5,7 @@
 //! serves any number of callers at a time.
 
 use std::{
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -132,7 +133,7 @@ impl Link {
         let began_at = Instant::now();
         let connected = self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => error,
-            error => RedisError::from((ErrorKind::Io, "connecting", error.to_string())),
+            error => RedisError::from((ErrorKind::Client, "connecting", error.to_string())),
         });
         *last_failure = connected.as_ref().err().map(|error| Failure {
             began_at,
@@ -156,6 +157,24 @@ fn must_be_replaced(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
         || error.is_io_error()
         || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+}
+
+/// Asks again, once, where the connection was cut under the question: over a new one. A connection that
+/// Redis cuts while it is idle may show it only to the next question. Only for what may run twice: the
+/// first may have run, and its answer been lost. So a second failure leaves the first one standing.
+pub(super) async fn again_if_cut<T, F>(ask: impl Fn() -> F) -> Result<T, RedisError>
+where
+    F: Future<Output = Result<T, RedisError>>,
+{
+    match ask().await {
+        Err(error) if was_cut(&error) => ask().await.map_err(|_| error),
+        answered => answered,
+    }
+}
+
+/// Not where Redis took too long, and not where there was no connection to begin with.
+fn was_cut(error: &RedisError) -> bool {
+    error.is_connection_dropped() && !error.is_connection_refusal()
 }
 
 /// What a failure means for the caller. Nothing but a server's own answer, or a connection that never

@@ -12,7 +12,8 @@
 //! **Scripts** are sent by their hash. Where Redis doesn't know one (a restart, SCRIPT FLUSH), nothing
 //! ran, and its source is sent instead: that can't miss.
 //!
-//! **Connections** ([`link`]) are kept and shared: one for decisions, one for reads and probes.
+//! **Connections** ([`link`]) are kept and shared: one for decisions, one for reads and probes. What
+//! counts once however often it is asked is asked again where its connection is cut.
 
 pub mod keys;
 mod link;
@@ -27,7 +28,7 @@ use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use self::{
     keys::OrgKeys,
-    link::{Link, store_error},
+    link::{Link, again_if_cut, store_error},
     wire::{BadReply, Reply},
 };
 use super::{Decided, Decision, Operation, Outcome, Store, StoreError, Timed, UsageRows};
@@ -146,12 +147,16 @@ impl RedisStore {
         let keys = self.keys(org);
         let mut extra = Vec::new();
         for _ in 0..MAX_ROUNDS {
-            let reply = self
-                .decide
-                .run(&self.decisions, |command| {
-                    self.push_decide(command, &keys, day, terms, &extra, operations);
-                })
-                .await?;
+            let push = |command: &mut Cmd| {
+                self.push_decide(command, &keys, day, terms, &extra, operations);
+            };
+            let ask = || self.decide.run(&self.decisions, push);
+            let reply = if operations.iter().all(|it| it.can_be_repeated()) {
+                again_if_cut(ask).await
+            } else {
+                ask().await
+            };
+            let reply = reply.map_err(|error| store_error(&error))?;
             let (now, reply) = wire::parse_decided(&reply, terms, operations.len())?;
             match reply {
                 Reply::Done(answer) => return Ok(Timed { now, answer }),
@@ -212,7 +217,7 @@ fn groups(batch: &[Decision]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     let mut newest: HashMap<&OrgId, usize> = HashMap::new();
     for (at, Decision { org, terms, .. }) in batch.iter().enumerate() {
-        let group = newest.get(org).map(|group| *group);
+        let group = newest.get(org).copied();
         match group.filter(|group| groups[*group].terms == terms) {
             Some(group) => groups[group].at.push(at),
             None => {
@@ -269,7 +274,8 @@ impl Store for RedisStore {
                 command.arg(keys.pool(pool, day));
             }
         };
-        let reply = self.pools.run(&self.reads, push).await?;
+        let reply = again_if_cut(|| self.pools.run(&self.reads, push)).await;
+        let reply = reply.map_err(|error| store_error(&error))?;
         let (now, answer) = wire::parse_pools(&reply, pools.len())?;
         Ok(Timed { now, answer })
     }
@@ -281,11 +287,8 @@ impl Store for RedisStore {
         loop {
             let mut command = redis::cmd("HSCAN");
             command.arg(&key).arg(&cursor).arg("COUNT").arg(USAGE_STEP);
-            let reply = self
-                .reads
-                .send(&command)
-                .await
-                .map_err(|error| store_error(&error))?;
+            let reply = again_if_cut(|| self.reads.send(&command)).await;
+            let reply = reply.map_err(|error| store_error(&error))?;
             cursor = scan_step(&reply, &mut rows)?;
             if cursor == "0" {
                 break;
@@ -296,7 +299,8 @@ impl Store for RedisStore {
     }
 
     async fn probe(&self) -> Result<Timed<()>, StoreError> {
-        let reply = self.reads.send(&redis::cmd("TIME")).await;
+        let time = redis::cmd("TIME");
+        let reply = again_if_cut(|| self.reads.send(&time)).await;
         let reply = reply.map_err(|error| store_error(&error))?;
         let Value::Array(parts) = &reply else {
             return Err(StoreError::Corrupt {
@@ -344,18 +348,18 @@ impl Script {
     }
 
     /// Runs the script with the keys and arguments that `push` adds.
-    async fn run(&self, link: &Link, push: impl Fn(&mut Cmd)) -> Result<Value, StoreError> {
+    async fn run(&self, link: &Link, push: impl Fn(&mut Cmd)) -> Result<Value, RedisError> {
         let mut command = redis::cmd("EVALSHA");
         command.arg(&self.hash);
         push(&mut command);
-        let mut sent = link.send(&command).await;
+        let sent = link.send(&command).await;
         if matches!(&sent, Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript)) {
             let mut command = redis::cmd("EVAL");
             command.arg(self.source);
             push(&mut command);
-            sent = link.send(&command).await;
+            return link.send(&command).await;
         }
-        sent.map_err(|error| store_error(&error))
+        sent
     }
 }
 
