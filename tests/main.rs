@@ -4,4 +4,8 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod contract;
+mod midnight;
+mod redis_faults;
+mod replicas;
+mod server;
 mod support;
