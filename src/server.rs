@@ -170,6 +170,8 @@ impl Server {
         };
         let deadline = Instant::now() + grace_period;
         watcher.abort();
+        // Until it has ended, it could still say SERVING again.
+        let _ = watcher.await;
         ready.send_replace(false);
         report(&reporter, false).await;
         if stop == Stop::Draining {
@@ -231,8 +233,8 @@ fn watch_store(
     ledger: Ledger,
     reporter: HealthReporter,
     ready: watch::Sender<bool>,
-) -> AbortHandle {
-    let watching = tokio::spawn(async move {
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
         let mut told = None;
         loop {
             let probed = ledger.probe().await;
@@ -247,8 +249,7 @@ fn watch_store(
             }
             tokio::time::sleep(PROBE_INTERVAL).await;
         }
-    });
-    watching.abort_handle()
+    })
 }
 
 async fn report(reporter: &HealthReporter, ready: bool) {

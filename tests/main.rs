@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod contract;
+mod midnight;
 mod property;
+mod redis_faults;
+mod replicas;
+mod server;
 mod support;
 mod tidy;

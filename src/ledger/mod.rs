@@ -89,7 +89,10 @@ impl Ledger {
         let inner = Arc::clone(&self.inner);
         let answer = carried(async move { inner.reserve(call).await }).await;
         match (answer, self.inner.on_store_failure) {
-            (Err(LedgerError::Store(error)), OnStoreFailure::Billed) => {
+            // A store that holds what is not ours was asked, and is no outage: that is to be seen.
+            (Err(LedgerError::Store(error)), OnStoreFailure::Billed)
+                if !matches!(error, StoreError::Corrupt { .. }) =>
+            {
                 tracing::warn!(%error, "answered BILLED STORE_UNAVAILABLE");
                 Ok(Reserved {
                     verdict: Verdict::Billed(BilledReason::StoreUnavailable),

@@ -111,6 +111,31 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// The id that it is about.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&RequestId> {
+        match self {
+            Self::Reserve { request_id, .. } => request_id.as_ref(),
+            Self::Settle { request_id, .. } | Self::Release { request_id } => Some(request_id),
+        }
+    }
+
+    /// Whether it counts once, however often it is asked: all but a Reserve that is recorded without
+    /// an id. Where the first answer was lost, the second says `replayed`.
+    #[must_use]
+    pub fn counts_once(&self) -> bool {
+        match self {
+            Self::Reserve {
+                request_id,
+                recording,
+                ..
+            } => request_id.is_some() || *recording == Recording::LookOnly,
+            Self::Settle { .. } | Self::Release { .. } => true,
+        }
+    }
+}
+
 /// Whether a Reserve writes what it decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recording {

@@ -281,7 +281,7 @@ impl Model {
     }
 
     fn is_closed(&self, org: &str, pool: &str) -> bool {
-        self.rules.closes && self.closed.iter().any(|it| *it == (org, pool, self.day))
+        self.rules.closes && self.closed.contains(&(org, pool, self.day))
     }
 
     fn close_after(&mut self, org: &'static str, pool: Option<&'static str>, verdict: &str) {

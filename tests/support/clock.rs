@@ -57,7 +57,12 @@ impl Clock {
     }
 
     pub fn advance(&self, by: TimeDelta) {
-        self.shift(self.now() - Utc::now() + by);
+        self.shift(self.ahead() + by);
+    }
+
+    /// How far it is ahead of the real clock.
+    pub fn ahead(&self) -> TimeDelta {
+        TimeDelta::microseconds(self.shift_micros.load(Ordering::SeqCst))
     }
 
     pub fn now(&self) -> DateTime<Utc> {
@@ -77,7 +82,8 @@ impl Clock {
             .env("TOLLGATE_CLOCK_FILE", &self.path);
     }
 
-    fn shift(&self, shift: TimeDelta) {
+    /// Sets how far it is ahead of the real clock.
+    pub fn shift(&self, shift: TimeDelta) {
         let micros = shift.num_microseconds().unwrap();
         self.shift_micros.store(micros, Ordering::SeqCst);
         self.file.write_all_at(&micros.to_ne_bytes(), 0).unwrap();

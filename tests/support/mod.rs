@@ -1,5 +1,6 @@
 //! Real processes and settable clocks for the tests.
 
+pub mod calls;
 pub mod clock;
 pub mod redis;
 pub mod tollgate;

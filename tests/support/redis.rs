@@ -65,6 +65,11 @@ impl RedisServer {
         redis::from_redis_value(self.run(words)).unwrap()
     }
 
+    /// One section of INFO.
+    pub fn info(&self, section: &str) -> String {
+        redis::from_redis_value(self.run(&["INFO", section])).unwrap()
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.id()
     }

@@ -33,6 +33,7 @@
 
 local DAY = 86400
 local MAX = 9007199254740991 -- 2^53 - 1
+local VERDICT = '[FOZEPJWTMCXD]'
 local FREE, CLOSED, EXCEEDED, DAY_CLOSED = 'F', 'C', 'X', 'D'
 local COUNTS_IN_POOL = { [FREE] = true, [CLOSED] = true, [EXCEEDED] = true, [DAY_CLOSED] = true }
 
@@ -52,7 +53,8 @@ local function corrupt(key, field)
 end
 
 local function number(text, key, field)
-  if not text or #text > 16 or not string.find(text, '^%d+$') then
+  local digits_only = text and #text <= 16 and string.find(text, '^%d+$')
+  if not digits_only or tonumber(text) > MAX then
     corrupt(key, field)
   end
   return tonumber(text)
@@ -83,7 +85,7 @@ local function pool_of(name)
   elseif not pool.used then
     local key = pool.key
     local held = redis.call('HMGET', key, 'used', 'free_requests', 'billed_tokens', 'billed_requests', 'closed')
-    pool.is_new = not held[1]
+    pool.is_new = not (held[1] or held[2] or held[3] or held[4] or held[5])
     if pool.is_new then
       held = { '0', '0', '0', '0', '0' }
     end
@@ -126,7 +128,8 @@ local function reservation_of(id)
   for _, day in ipairs({ 'today', 'yesterday' }) do
     local held = redis.call('HGET', request_keys[day], id)
     if held then
-      local verdict, state, rest, pool, fields = string.match(held, '^(%u)([sr]?)([^:]*):([^:]*):(.*)$')
+      local verdict, state, rest, pool, fields =
+        string.match(held, '^(' .. VERDICT .. ')([sr]?)([^:]*):([^:]*):(.*)$')
       if not verdict then
         corrupt(request_keys[day], id)
       end
@@ -134,8 +137,8 @@ local function reservation_of(id)
       found = { day = day, verdict = verdict, state = state, pool = pool, fields = fields, row = row }
       found.tokens = number(tokens, request_keys[day], id)
       if state == 's' then
-        found.settled_as = string.sub(rest, 1, 1)
-        found.actual = number(string.sub(rest, 2), request_keys[day], id)
+        found.settled_as, rest = string.match(rest, '^(' .. VERDICT .. ')(.*)$')
+        found.actual = number(rest, request_keys[day], id)
       end
       break
     end

@@ -5,11 +5,12 @@
 //! serves any number of callers at a time.
 
 use std::{
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
@@ -39,10 +40,17 @@ const COMMANDS_WAITING: usize = 1024;
 pub(super) struct Link {
     pool: Pool,
     kept: ArcSwapOption<MultiplexedConnection>,
-    connecting: Mutex<()>,
+    /// One caller connects at a time. Holds how the last attempt failed, if it did.
+    connecting: Mutex<Option<Failure>>,
     /// Set by the connection itself as soon as it ends. Seen before a command is sent, so that a
     /// connection which ended while nobody used it fails no call.
     ended: Arc<AtomicBool>,
+}
+
+/// An attempt to connect that failed.
+struct Failure {
+    began_at: Instant,
+    error: RedisError,
 }
 
 impl Link {
@@ -79,7 +87,7 @@ impl Link {
         Ok(Self {
             pool,
             kept: ArcSwapOption::empty(),
-            connecting: Mutex::new(()),
+            connecting: Mutex::new(None),
             ended,
         })
     }
@@ -108,17 +116,30 @@ impl Link {
         if let Some(kept) = self.usable() {
             return Ok(kept);
         }
-        let _one_at_a_time = self.connecting.lock().await;
+        let asked_at = Instant::now();
+        let mut last_failure = self.connecting.lock().await;
         if let Some(kept) = self.usable() {
             return Ok(kept);
         }
+        // Who waited through a whole attempt shares its failure: where Redis hangs, the callers would
+        // else wait for one timeout each, one after the other.
+        if let Some(failure) = last_failure.as_ref()
+            && failure.began_at >= asked_at
+        {
+            return Err(failure.error.clone());
+        }
         self.kept.store(None);
         self.ended.store(false, Ordering::Release);
-        let connection = self.pool.get().await.map_err(|error| match error {
+        let began_at = Instant::now();
+        let connected = self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => error,
-            error => RedisError::from((ErrorKind::Io, "connecting", error.to_string())),
-        })?;
-        let connection = Arc::new(Connection::take(connection));
+            error => RedisError::from((ErrorKind::Client, "connecting", error.to_string())),
+        });
+        *last_failure = connected.as_ref().err().map(|error| Failure {
+            began_at,
+            error: error.clone(),
+        });
+        let connection = Arc::new(Connection::take(connected?));
         self.kept.store(Some(Arc::clone(&connection)));
         Ok(connection)
     }
@@ -138,12 +159,33 @@ fn must_be_replaced(error: &RedisError) -> bool {
         || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
 }
 
+/// Asks again, once, where the connection was cut under the question: over a new one. A connection that
+/// Redis cuts while it is idle may show it only to the next question. Only for what may run twice: the
+/// first may have run, and its answer been lost. So a second failure leaves the first one standing.
+pub(super) async fn again_if_cut<T, F>(ask: impl Fn() -> F) -> Result<T, RedisError>
+where
+    F: Future<Output = Result<T, RedisError>>,
+{
+    match ask().await {
+        Err(error) if was_cut(&error) => ask().await.map_err(|_| error),
+        answered => answered,
+    }
+}
+
+/// Not where Redis took too long, and not where there was no connection to begin with.
+fn was_cut(error: &RedisError) -> bool {
+    error.is_connection_dropped() && !error.is_connection_refusal()
+}
+
 /// What a failure means for the caller. Nothing but a server's own answer, or a connection that never
 /// came about, proves that nothing was written.
 pub(super) fn store_error(error: &RedisError) -> StoreError {
     let reason = error.to_string();
     match error.kind() {
-        ErrorKind::Extension if error.code() == Some("CORRUPT") => StoreError::Corrupt { reason },
+        // Our script's own word, and Redis' for a key of another type: no retry mends either.
+        ErrorKind::Extension if matches!(error.code(), Some("CORRUPT" | "WRONGTYPE")) => {
+            StoreError::Corrupt { reason }
+        }
         ErrorKind::Server(_) | ErrorKind::Extension => StoreError::Refused { reason },
         ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => {
             StoreError::Unreachable { reason }

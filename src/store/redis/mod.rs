@@ -12,7 +12,8 @@
 //! **Scripts** are sent by their hash. Where Redis doesn't know one (a restart, SCRIPT FLUSH), nothing
 //! ran, and its source is sent instead: that can't miss.
 //!
-//! **Connections** ([`link`]) are kept and shared: one for decisions, one for reads and probes.
+//! **Connections** ([`link`]) are kept and shared: one for decisions, one for reads and probes. What
+//! counts once however often it is asked is asked again where its connection is cut.
 
 mod arguments;
 pub mod keys;
@@ -20,7 +21,12 @@ mod letters;
 mod link;
 pub mod reply;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -29,7 +35,7 @@ use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use self::{
     keys::OrgKeys,
-    link::{Link, store_error},
+    link::{Link, again_if_cut, store_error},
     reply::{BadReply, Reply},
 };
 use super::{Decided, Decision, Operation, Outcome, Store, StoreError, Timed, UsageRows};
@@ -148,12 +154,16 @@ impl RedisStore {
         let keys = self.keys(org);
         let mut extra = Vec::new();
         for _ in 0..MAX_ROUNDS {
-            let reply = self
-                .decide
-                .run(&self.decisions, |command| {
-                    self.push_decide(command, &keys, day, terms, &extra, operations);
-                })
-                .await?;
+            let push = |command: &mut Cmd| {
+                self.push_decide(command, &keys, day, terms, &extra, operations);
+            };
+            let ask = || self.decide.run(&self.decisions, push);
+            let reply = if can_be_repeated(operations) {
+                again_if_cut(ask).await
+            } else {
+                ask().await
+            };
+            let reply = reply.map_err(|error| store_error(&error))?;
             let (now, reply) = reply::parse_decided(&reply, terms, operations.len())?;
             match reply {
                 Reply::Done(answer) => return Ok(Timed { now, answer }),
@@ -202,6 +212,16 @@ impl RedisStore {
     }
 }
 
+/// Whether a second run of these gives the answers of the first: each counts once however often it is
+/// asked, and none is about the id of another, which the first run would have changed.
+fn can_be_repeated(operations: &[&Operation]) -> bool {
+    let mut ids = HashSet::new();
+    operations.iter().all(|operation| {
+        let apart = operation.request_id().is_none_or(|id| ids.insert(id));
+        apart && operation.counts_once()
+    })
+}
+
 /// The decisions of a batch that one call of the script takes: one organization, one set of terms.
 struct Group<'b> {
     org: &'b OrgId,
@@ -214,7 +234,7 @@ fn groups(batch: &[Decision]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     let mut newest: HashMap<&OrgId, usize> = HashMap::new();
     for (at, Decision { org, terms, .. }) in batch.iter().enumerate() {
-        let group = newest.get(org).map(|group| *group);
+        let group = newest.get(org).copied();
         match group.filter(|group| groups[*group].terms == terms) {
             Some(group) => groups[group].at.push(at),
             None => {
@@ -271,7 +291,8 @@ impl Store for RedisStore {
                 command.arg(keys.pool(pool, day));
             }
         };
-        let reply = self.pools.run(&self.reads, push).await?;
+        let reply = again_if_cut(|| self.pools.run(&self.reads, push)).await;
+        let reply = reply.map_err(|error| store_error(&error))?;
         let (now, answer) = reply::parse_pools(&reply, pools.len())?;
         Ok(Timed { now, answer })
     }
@@ -283,11 +304,8 @@ impl Store for RedisStore {
         loop {
             let mut command = redis::cmd("HSCAN");
             command.arg(&key).arg(&cursor).arg("COUNT").arg(USAGE_STEP);
-            let reply = self
-                .reads
-                .send(&command)
-                .await
-                .map_err(|error| store_error(&error))?;
+            let reply = again_if_cut(|| self.reads.send(&command)).await;
+            let reply = reply.map_err(|error| store_error(&error))?;
             cursor = scan_step(&reply, &mut rows)?;
             if cursor == "0" {
                 break;
@@ -298,7 +316,8 @@ impl Store for RedisStore {
     }
 
     async fn probe(&self) -> Result<Timed<()>, StoreError> {
-        let reply = self.reads.send(&redis::cmd("TIME")).await;
+        let time = redis::cmd("TIME");
+        let reply = again_if_cut(|| self.reads.send(&time)).await;
         let reply = reply.map_err(|error| store_error(&error))?;
         let Value::Array(parts) = &reply else {
             return Err(StoreError::Corrupt {
@@ -346,18 +365,18 @@ impl Script {
     }
 
     /// Runs the script with the keys and arguments that `push` adds.
-    async fn run(&self, link: &Link, push: impl Fn(&mut Cmd)) -> Result<Value, StoreError> {
+    async fn run(&self, link: &Link, push: impl Fn(&mut Cmd)) -> Result<Value, RedisError> {
         let mut command = redis::cmd("EVALSHA");
         command.arg(&self.hash);
         push(&mut command);
-        let mut sent = link.send(&command).await;
+        let sent = link.send(&command).await;
         if matches!(&sent, Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript)) {
             let mut command = redis::cmd("EVAL");
             command.arg(self.source);
             push(&mut command);
-            sent = link.send(&command).await;
+            return link.send(&command).await;
         }
-        sent.map_err(|error| store_error(&error))
+        sent
     }
 }
 

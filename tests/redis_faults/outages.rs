@@ -1,0 +1,185 @@
+//! Redis goes away and comes back: restarted, disconnected, stalled.
+
+use std::time::{Duration, Instant};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tollgate::grpc::proto::{GetQuotaRequest, ReleaseRequest, SettleRequest};
+use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::{PROMPT, start, unavailable};
+use crate::support::{
+    calls::{Client, ask, large, reserve, said},
+    redis::RedisServer,
+};
+
+fn signal(redis: &RedisServer, signal: Signal) {
+    let pid = i32::try_from(redis.pid()).unwrap();
+    kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+/// Settle, Release and GetQuota fail as UNAVAILABLE.
+async fn others_are_unavailable(client: &Client) {
+    let (org, request_id) = ("acme".to_owned(), "r".to_owned());
+    let mut client = client.clone();
+    let settle = SettleRequest {
+        org: org.clone(),
+        request_id: request_id.clone(),
+        tokens: 1,
+    };
+    let release = ReleaseRequest {
+        org: org.clone(),
+        request_id,
+    };
+    let settled = client.settle(settle).await.unwrap_err();
+    let released = client.release(release).await.unwrap_err();
+    let told = client.get_quota(GetQuotaRequest { org }).await.unwrap_err();
+    for status in [settled, released, told] {
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn forgotten_scripts_are_sent_again_within_the_call() {
+    let redis = RedisServer::start();
+    let tollgate = start(&redis, "").await;
+    let client = tollgate.client();
+    for at in 1..=3 {
+        let answer = reserve(&client, 10, &format!("id {at}")).await;
+        assert_eq!((said(&answer).as_str(), answer.used), ("FREE", 10 * at));
+        assert_eq!(large(&client).await.used, 10 * at);
+        redis.run(&["SCRIPT", "FLUSH"]);
+    }
+}
+
+#[tokio::test]
+async fn after_a_restart_of_redis_the_next_call_works_and_readiness_has_followed() {
+    let mut redis = RedisServer::start();
+    let tollgate = start(&redis, "").await;
+    let client = tollgate.client();
+    reserve(&client, 10, "before").await;
+    redis.kill();
+    unavailable(&client, 10, "between").await;
+    others_are_unavailable(&client).await;
+    tollgate.wait_for_readiness(ServingStatus::NotServing).await;
+    redis.restart();
+    // It kept nothing, so this is counted anew.
+    let answer = reserve(&client, 10, "between").await;
+    assert_eq!((said(&answer).as_str(), answer.used), ("FREE", 10));
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    // Also where nobody called while it was away.
+    redis.restart();
+    assert_eq!(said(&reserve(&client, 10, "after").await), "FREE");
+}
+
+#[tokio::test]
+async fn after_an_idle_connection_is_cut_the_very_next_call_works() {
+    let redis = RedisServer::start();
+    let tollgate = start(&redis, "").await;
+    let client = tollgate.client();
+    for at in 1..=20 {
+        let answer = reserve(&client, 1, &format!("id {at}")).await;
+        assert_eq!((answer.used, answer.replayed), (at, false));
+        assert_eq!(large(&client).await.used, at);
+        assert!(redis.integer(&["CLIENT", "KILL", "TYPE", "normal"]) >= 1);
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_redis_makes_calls_unavailable_in_time_and_a_retry_tells_what_was_counted() {
+    let redis = RedisServer::start();
+    let tollgate = start(&redis, "").await;
+    let client = tollgate.client();
+    reserve(&client, 10, "before").await;
+    signal(&redis, Signal::SIGSTOP);
+    for at in 0..3 {
+        let begun = Instant::now();
+        unavailable(&client, 100, &format!("stalled {at}")).await;
+        assert!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
+    }
+    tollgate.wait_for_readiness(ServingStatus::NotServing).await;
+    signal(&redis, Signal::SIGCONT);
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    for round in 0..2 {
+        for at in 0..3 {
+            let answer = reserve(&client, 100, &format!("stalled {at}")).await;
+            assert_eq!(said(&answer), "FREE");
+            assert!(answer.replayed || round == 0, "{answer:?}");
+        }
+    }
+    let pool = large(&client).await;
+    assert_eq!((pool.used, pool.free_requests), (310, 4));
+}
+
+#[tokio::test]
+async fn with_a_stalled_redis_no_caller_waits_for_the_failures_of_the_others() {
+    let redis = RedisServer::start();
+    let tollgate = start(&redis, "").await;
+    let client = tollgate.client();
+    reserve(&client, 10, "before").await;
+    signal(&redis, Signal::SIGSTOP);
+    // The first failure costs the kept connection: from then on every call has to connect.
+    unavailable(&client, 10, "").await;
+    let begun = Instant::now();
+    let mut calls = tokio::task::JoinSet::new();
+    for at in 0..32 {
+        let mut client = client.clone();
+        calls.spawn(async move { client.reserve(ask(10, &format!("id {at}"))).await });
+    }
+    while let Some(answer) = calls.join_next().await {
+        assert_eq!(answer.unwrap().unwrap_err().code(), Code::Unavailable);
+    }
+    assert!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
+    signal(&redis, Signal::SIGCONT);
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    assert_eq!(said(&reserve(&client, 10, "after").await), "FREE");
+}
+
+#[tokio::test]
+async fn with_degraded_answers_a_reserve_is_billed_for_the_store_and_nothing_else_is_answered() {
+    let mut redis = RedisServer::start();
+    let tollgate = start(&redis, "on_store_failure = \"billed\"").await;
+    let client = tollgate.client();
+    assert_eq!(said(&reserve(&client, 10, "before").await), "FREE");
+    signal(&redis, Signal::SIGSTOP);
+    let stalled = Instant::now();
+    let degraded = reserve(&client, 10, "r").await;
+    assert!(stalled.elapsed() < PROMPT);
+    redis.kill();
+    for answer in [degraded, reserve(&client, 10, "r").await] {
+        assert_eq!(said(&answer), "StoreUnavailable");
+        assert!(answer.resets_at.is_some() && !answer.replayed);
+        assert_eq!(
+            (answer.pool.as_str(), answer.allowance, answer.used),
+            ("", 0, 0)
+        );
+    }
+    others_are_unavailable(&client).await;
+    tollgate.wait_for_readiness(ServingStatus::NotServing).await;
+    redis.restart();
+    assert_eq!(said(&reserve(&client, 10, "r").await), "FREE");
+}
+
+#[tokio::test]
+async fn a_call_that_its_caller_left_is_carried_to_its_end() {
+    let redis = RedisServer::start();
+    let tollgate = start(&redis, "[redis]\nresponse_timeout = \"60s\"").await;
+    let client = tollgate.client();
+    redis.run(&["CLIENT", "PAUSE", "600000", "WRITE"]);
+    let mut leaving = client.clone();
+    let call = tokio::spawn(async move { leaving.reserve(ask(10, "left")).await });
+    let patience = Instant::now() + Duration::from_secs(10);
+    while !redis.info("clients").contains("blocked_clients:1") {
+        assert!(Instant::now() < patience, "the call does not reach Redis");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    redis.run(&["CLIENT", "UNPAUSE"]);
+    let again = reserve(&client, 10, "left").await;
+    assert!(again.replayed);
+    assert_eq!((said(&again).as_str(), again.used), ("FREE", 10));
+}

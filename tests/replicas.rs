@@ -1,0 +1,184 @@
+//! docs/CONTRACT.md, "Reserve" 3 to 5, over three real replicas on one real Redis: under concurrency,
+//! retries through other replicas, callers that go away and connections that break.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tollgate::grpc::proto::{ReserveRequest, ReserveResponse};
+use tonic::Code;
+
+use crate::support::{
+    calls::{Client, ask, large, policy_file, said, sum, usage},
+    clock::Clock,
+    redis::RedisServer,
+    tollgate::Tollgate,
+    world::{NOON, TODAY},
+};
+
+const CALLERS: usize = 64;
+const IDS_PER_CALLER: usize = 12;
+const IDS: usize = CALLERS * IDS_PER_CALLER;
+const ALLOWANCE: u64 = 100_000;
+const MAX_TOKENS: u64 = 997;
+/// How often every connection to Redis is broken while the callers are at it.
+const BREAKS: usize = 6;
+const MAX_TRIES: usize = 200;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a caller did and learned.
+#[derive(Default)]
+struct Seen {
+    answers: Vec<(usize, ReserveResponse)>,
+    dropped: usize,
+    unavailable: usize,
+}
+
+/// Spreads the tokens, 1 to [`MAX_TOKENS`], over the ids.
+fn tokens(id: usize) -> u64 {
+    (id as u64 * 7_919) % MAX_TOKENS + 1
+}
+
+fn request(id: usize) -> ReserveRequest {
+    ReserveRequest {
+        project: format!("project-{}", id % 4),
+        model: ["gpt-4o", "o1"][id % 2].to_owned(),
+        ..ask(tokens(id), &format!("id {id}"))
+    }
+}
+
+/// Asks until an answer comes, each time through the next replica.
+async fn ask_until_answered(replicas: &[Client], first: usize, id: usize, seen: &mut Seen) {
+    for replica in (first..).take(MAX_TRIES) {
+        let mut client = replicas[replica % replicas.len()].clone();
+        match client.reserve(request(id)).await {
+            Ok(answer) => return seen.answers.push((id, answer.into_inner())),
+            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
+        }
+        seen.unavailable += 1;
+    }
+    panic!("id {id} was not answered in {MAX_TRIES} tries");
+}
+
+async fn caller(replicas: Vec<Client>, number: usize, done: Arc<AtomicUsize>) -> Seen {
+    let mut seen = Seen::default();
+    for id in (0..IDS).skip(number).step_by(CALLERS) {
+        if id % 3 == 0 {
+            // A caller that goes away at some moment of its call, from at once to after the answer.
+            let patience = Duration::from_micros((id as u64 * 131) % 20_000);
+            let mut client = replicas[id % replicas.len()].clone();
+            match tokio::time::timeout(patience, client.reserve(request(id))).await {
+                Ok(Ok(answer)) => seen.answers.push((id, answer.into_inner())),
+                Ok(Err(status)) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
+                Err(_) => seen.dropped += 1,
+            }
+        }
+        if id % 4 == 0 {
+            let mut other = Seen::default();
+            tokio::join!(
+                ask_until_answered(&replicas, id, id, &mut seen),
+                ask_until_answered(&replicas, id + 2, id, &mut other),
+            );
+            seen.answers.append(&mut other.answers);
+            seen.unavailable += other.unavailable;
+        } else {
+            ask_until_answered(&replicas, id, id, &mut seen).await;
+        }
+        ask_until_answered(&replicas, id + 1, id, &mut seen).await;
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+    seen
+}
+
+/// Breaks every connection to Redis, each time that another part of the ids is done.
+async fn break_connections(redis: Arc<RedisServer>, done: Arc<AtomicUsize>) -> i64 {
+    let patience = Instant::now() + PATIENCE;
+    let mut broken = 0;
+    for part in 1..=BREAKS {
+        while done.load(Ordering::Relaxed) < part * IDS / (BREAKS + 2) {
+            assert!(Instant::now() < patience, "the callers do not get on");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let redis = Arc::clone(&redis);
+        let kill = move || redis.integer(&["CLIENT", "KILL", "TYPE", "normal"]);
+        broken += tokio::task::spawn_blocking(kill).await.unwrap();
+    }
+    broken
+}
+
+/// One verdict for each id, whoever asked, and at most one answer that was not a replay.
+fn verdicts(answers: &[(usize, ReserveResponse)]) -> BTreeMap<usize, String> {
+    let mut verdicts = BTreeMap::new();
+    let mut first_answers = BTreeMap::<usize, usize>::new();
+    for (id, answer) in answers {
+        let verdict = verdicts.entry(*id).or_insert_with(|| said(answer));
+        assert_eq!(*verdict, said(answer), "id {id}");
+        assert!(answer.used <= ALLOWANCE, "{answer:?}");
+        *first_answers.entry(*id).or_default() += usize::from(!answer.replayed);
+    }
+    assert!(first_answers.values().all(|count| *count <= 1));
+    verdicts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_id_counts_once_and_the_allowance_is_never_passed_through_any_replica_and_fault() {
+    let redis = Arc::new(RedisServer::start_at(&Clock::at(NOON)));
+    let policy = policy_file(ALLOWANCE);
+    let url = redis.url();
+    let args = ["--store", &url, "--policy", policy.path()];
+    let replicas = [(); 3].map(|()| Tollgate::start(&args));
+    let clients: Vec<Client> = replicas.iter().map(Tollgate::client).collect();
+
+    let done = Arc::new(AtomicUsize::new(0));
+    let breaking = tokio::spawn(break_connections(Arc::clone(&redis), Arc::clone(&done)));
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|number| tokio::spawn(caller(clients.clone(), number, Arc::clone(&done))))
+        .collect();
+    let mut all = Seen::default();
+    for caller in callers {
+        let mut seen = tokio::time::timeout(PATIENCE, caller)
+            .await
+            .unwrap()
+            .unwrap();
+        all.answers.append(&mut seen.answers);
+        all.dropped += seen.dropped;
+        all.unavailable += seen.unavailable;
+    }
+    let broken = breaking.await.unwrap();
+    // Otherwise the run would prove less than its name says.
+    assert!(broken >= BREAKS as i64 && all.dropped > 0, "{broken}");
+    println!(
+        "{broken} broken, {} dropped, {} unavailable",
+        all.dropped, all.unavailable
+    );
+
+    let verdicts = verdicts(&all.answers);
+    assert_eq!(verdicts.len(), IDS);
+    let of = |wanted: &str| {
+        let ids = verdicts.iter().filter(|(_, said)| *said == wanted);
+        ids.fold((0, 0), |(sum, count), (id, _)| {
+            (sum + tokens(*id), count + 1)
+        })
+    };
+    let (free, free_requests) = of("FREE");
+    let (billed, billed_requests) = of("AllowanceExceeded");
+    assert_eq!(free_requests + billed_requests, IDS as u64);
+    assert!(free + billed > 3 * ALLOWANCE);
+    assert!(free <= ALLOWANCE && free > ALLOWANCE - MAX_TOKENS, "{free}");
+    for client in &clients {
+        let pool = large(client).await;
+        assert_eq!((pool.used, pool.free_requests), (free, free_requests));
+        assert_eq!(
+            (pool.billed_tokens, pool.billed_requests),
+            (billed, billed_requests)
+        );
+        let rows = usage(client, TODAY).await;
+        assert_eq!(rows.len(), 4);
+        assert_eq!(sum(&rows), (free, billed, free_requests, billed_requests));
+    }
+}

@@ -1,0 +1,136 @@
+//! Where the settings come from, and what the log says of them.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::NamedTempFile;
+use tollgate::{
+    ledger::OnStoreFailure,
+    settings::{ServeArgs, Settings, StoreChoice},
+};
+
+use crate::support::{calls::TextFile, tollgate::program, world::small_policy};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs `tollgate` until it says that it serves; gives all that it logged, as text.
+fn log_of(command: &mut Command) -> String {
+    let log = NamedTempFile::new().unwrap();
+    command.stdout(Stdio::null()).stderr(log.reopen().unwrap());
+    let mut process = command.spawn().unwrap();
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        let text = fs::read_to_string(log.path()).unwrap();
+        let ended = process.try_wait().unwrap();
+        let serves = text.contains("SERVING");
+        if serves || ended.is_some() || Instant::now() > patience {
+            process.kill().unwrap();
+            process.wait().unwrap();
+            assert!(serves, "{ended:?}: {text}");
+            return text;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The line of a JSON log that tells where the service is.
+fn start_line(log: &str) -> Value {
+    let mut lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines
+        .find(|line: &Value| line["listen"].is_string())
+        .unwrap()
+}
+
+/// A settings file of this content, and `tollgate serve` with it.
+fn serve_with(settings: &str) -> (TextFile, Command) {
+    let file = TextFile::new(settings);
+    let mut command = program();
+    command.args(["serve", "--config", file.path()]);
+    (file, command)
+}
+
+#[test]
+fn a_flag_beats_the_environment_which_beats_the_file() {
+    // Every setting names another loopback address, and the log tells which one was taken.
+    let file = "listen = \"127.0.0.2:0\"\nhttp_listen = \"127.0.0.2:0\"\n";
+    let listens = |log: String| {
+        let line = start_line(&log);
+        ["listen", "http_listen"].map(|name| {
+            let address = line[name].as_str().unwrap();
+            address.split(':').next().unwrap().to_owned()
+        })
+    };
+    let (_file, mut command) = serve_with(file);
+    assert_eq!(listens(log_of(&mut command)), ["127.0.0.2", "127.0.0.2"]);
+    command.env("TOLLGATE_LISTEN", "127.0.0.3:0");
+    assert_eq!(listens(log_of(&mut command)), ["127.0.0.3", "127.0.0.2"]);
+    command.env("TOLLGATE_HTTP_LISTEN", "127.0.0.3:0");
+    command.args(["--listen", "127.0.0.4:0"]);
+    assert_eq!(listens(log_of(&mut command)), ["127.0.0.4", "127.0.0.3"]);
+}
+
+#[test]
+fn the_settings_file_can_be_named_by_the_environment_and_serve_be_left_out() {
+    let policy = TextFile::new(&small_policy("keep_open"));
+    let file = TextFile::new(&format!(
+        "listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\npolicy = \"{}\"\n",
+        policy.path()
+    ));
+    let log = log_of(program().env("TOLLGATE_CONFIG", file.path()));
+    assert_eq!(start_line(&log)["policy"], policy.path());
+}
+
+#[test]
+fn the_defaults_are_those_of_the_contract() {
+    let settings = Settings::load(ServeArgs::default()).unwrap();
+    assert_eq!(settings.listen, "127.0.0.1:50051");
+    assert_eq!(settings.http_listen, "127.0.0.1:9464");
+    assert!(matches!(settings.store, StoreChoice::Memory));
+    assert_eq!((settings.policy, settings.usage_retention_days), (None, 35));
+    assert_eq!(settings.on_store_failure, OnStoreFailure::Error);
+}
+
+#[test]
+fn the_log_names_what_is_served_and_never_a_password() {
+    let policy = TextFile::new(&small_policy("keep_open"));
+    let (_file, mut command) = serve_with(&format!(
+        "listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\nlog = \"trace\"\n\
+         store = \"redis://someone:hunter2@127.0.0.1:1/3\"\npolicy = \"{}\"\n",
+        policy.path()
+    ));
+    let log = log_of(&mut command);
+    let line = start_line(&log);
+    let address = line["listen"].as_str().unwrap();
+    assert!(
+        address.starts_with("127.0.0.1:") && !address.ends_with(":0"),
+        "{line}"
+    );
+    assert_eq!(line["store"], "redis://127.0.0.1:1/3");
+    assert_eq!(line["policy"], policy.path());
+    assert_eq!(line["organizations"], 2);
+    assert!(!log.contains("hunter2"), "{log}");
+}
+
+#[test]
+fn the_log_is_json_where_it_goes_to_no_terminal_and_for_people_on_request() {
+    let (_file, mut command) =
+        serve_with("listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\n");
+    let log = log_of(&mut command);
+    for line in log.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        for field in ["timestamp", "level", "message"] {
+            assert!(line[field].is_string(), "{line}");
+        }
+    }
+    let log = log_of(command.args(["--log-format", "human"]));
+    assert!(serde_json::from_str::<Value>(log.lines().next().unwrap()).is_err());
+    assert!(
+        log.contains("tollgate serves tollgate.v1.QuotaService"),
+        "{log}"
+    );
+    assert!(!log.contains('\u{1b}'), "no colours in a file: {log}");
+}

@@ -1,0 +1,182 @@
+//! What a process says when it can't start, and how it starts without a store or without settings.
+
+use std::{
+    net::TcpListener,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use tollgate::grpc::proto::GetQuotaRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::http_status;
+use crate::support::{
+    calls::TextFile,
+    free_port,
+    redis::RedisServer,
+    tollgate::{Tollgate, program},
+    world::small_policy,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Where a process that must not start would listen.
+const ANYWHERE: [&str; 4] = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+
+/// Runs the program to its end, which must come soon and with this exit code; gives its stderr.
+fn failing(command: &mut Command, code: i32) -> String {
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    let patience = Instant::now() + PATIENCE;
+    while process.try_wait().unwrap().is_none() {
+        if Instant::now() > patience {
+            process.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let Output { status, stderr, .. } = process.wait_with_output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(code), "{stderr}");
+    stderr
+}
+
+/// `tollgate serve` with these arguments says one sentence with all of these words in it.
+fn refuses(args: &[&str], words: &[&str]) -> String {
+    let stderr = failing(program().arg("serve").args(args), 1);
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with("tollgate: "), "{stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{word:?} is not in: {stderr}");
+    }
+    stderr
+}
+
+#[test]
+fn a_port_in_use_is_named_with_its_setting() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (at, setting) in [(1, "listen"), (3, "http_listen")] {
+        let mut args = ANYWHERE;
+        args[at] = &taken;
+        refuses(&args, &[&format!(" {setting}: "), &taken, "in use"]);
+    }
+}
+
+#[test]
+fn a_bad_policy_is_refused_with_its_file_line_and_key() {
+    let text = small_policy("keep_open");
+    let policy = TextFile::new(&text.replace("[orgs.other]\ntier = 1", "[orgs.other]\ntier = 3"));
+    let line = 1 + text
+        .lines()
+        .position(|line| line == "[orgs.other]")
+        .unwrap();
+    let place = format!("{}:{}: orgs.other.tier", policy.path(), line + 1);
+    let args = [&ANYWHERE[..], &["--policy", policy.path()]].concat();
+    refuses(&args, &[&place]);
+    let args = [&ANYWHERE[..], &["--policy", "no/such/policy.toml"]].concat();
+    refuses(&args, &["no/such/policy.toml", "can't be read"]);
+}
+
+#[test]
+fn an_unknown_settings_key_is_refused_with_its_place_and_the_nearest_known_one() {
+    let settings = TextFile::new("log = \"info\"\nlisen = \"127.0.0.1:0\"\n");
+    let place = format!("{}:2: lisen", settings.path());
+    refuses(&["--config", settings.path()], &[&place, "listen"]);
+    let settings = TextFile::new("[redis]\nresponse_timeut = \"1s\"\n");
+    let place = format!("{}:2: redis.response_timeut", settings.path());
+    refuses(
+        &["--config", settings.path()],
+        &[&place, "response_timeout"],
+    );
+    refuses(
+        &["--config", "no/such.toml"],
+        &["no/such.toml", "can't be read"],
+    );
+}
+
+#[test]
+fn a_malformed_store_url_is_refused_without_its_password() {
+    for url in [
+        "postgres://user:hunter2@db",
+        "redis://user:hunter2@:port:",
+        "redis://:hunter2@host:70000",
+        "redis://:hunter2@host/notadb",
+        "redis://",
+        "hunter2",
+        "",
+    ] {
+        let args = [&ANYWHERE[..], &["--store", url]].concat();
+        let said = refuses(&args, &["--store: "]);
+        assert!(!said.contains("hunter2"), "{said}");
+        let settings = TextFile::new(&format!("store = \"{url}\"\n"));
+        let place = format!("{}:1: store: ", settings.path());
+        let said = refuses(&["--config", settings.path()], &[&place]);
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+#[test]
+fn wrong_flags_are_told_with_exit_code_2() {
+    for (wrong, word) in [
+        (&["serve", "--lisen", "127.0.0.1:0"][..], "--lisen"),
+        (
+            &["serve", "--on-store-failure", "free"],
+            "--on-store-failure",
+        ),
+        (&["serve", "--log-format", "xml"], "--log-format"),
+        (&["sreve"], "sreve"),
+    ] {
+        let stderr = failing(program().args(wrong), 2);
+        assert!(stderr.contains(word), "{stderr}");
+    }
+}
+
+#[tokio::test]
+async fn an_unreachable_redis_at_the_start_is_waited_for() {
+    let port = free_port();
+    let tollgate = Tollgate::start(&["--store", &format!("redis://127.0.0.1:{port}")]);
+    // The first look at the store has been taken.
+    let patience = Instant::now() + PATIENCE;
+    let told = |log: &serde_json::Value| log["message"] == "the store does not answer: NOT_SERVING";
+    while !tollgate.log().iter().any(told) {
+        assert!(Instant::now() < patience, "{:?}", tollgate.log());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for name in ["readiness", "", "tollgate.v1.QuotaService"] {
+        assert_eq!(tollgate.health(name).await, Some(ServingStatus::NotServing));
+    }
+    let liveness = tollgate.health("liveness").await;
+    assert_eq!(liveness, Some(ServingStatus::Serving));
+    assert_eq!(http_status(&tollgate.http_addr, "/readyz"), 503);
+    assert_eq!(http_status(&tollgate.http_addr, "/livez"), 200);
+
+    let _redis = RedisServer::start_on(port, None, &[]);
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    assert_eq!(http_status(&tollgate.http_addr, "/readyz"), 200);
+    let quota = GetQuotaRequest {
+        org: "org-demo".to_owned(),
+    };
+    tollgate.client().get_quota(quota).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_settings_it_serves_the_demo_organization_and_says_so() {
+    let tollgate = Tollgate::start(&[]);
+    let org = "org-demo".to_owned();
+    let quota = tollgate.client().get_quota(GetQuotaRequest { org }).await;
+    let quota = quota.unwrap().into_inner();
+    assert_eq!((quota.tier, quota.enrolled), (3, true));
+    let allowances = quota.pools.iter().map(|pool| (&*pool.pool, pool.allowance));
+    assert_eq!(
+        allowances.collect::<Vec<_>>(),
+        [("large", 1_000_000), ("mini", 10_000_000)]
+    );
+    let log = tollgate.log();
+    let says = |words: &[&str]| {
+        log.iter().any(|line| {
+            let message = line["message"].as_str().unwrap();
+            words.iter().all(|word| message.contains(word))
+        })
+    };
+    assert!(says(&["org-demo", "--policy"]), "{log:?}");
+    assert!(says(&["memory", "--store"]), "{log:?}");
+}

@@ -1,0 +1,97 @@
+//! Calls over gRPC, as a gateway makes them, and the files that a service is started with.
+
+use std::io::Write as _;
+
+use tempfile::NamedTempFile;
+use tollgate::grpc::proto::{
+    BilledReason, GetQuotaRequest, GetQuotaResponse, ListUsageRequest, PoolQuota, ReserveRequest,
+    ReserveResponse, UsageRow, Verdict, quota_service_client::QuotaServiceClient,
+};
+use tonic::transport::Channel;
+
+pub type Client = QuotaServiceClient<Channel>;
+
+/// A Reserve of `acme`, project `p`, model `gpt-4o`.
+pub fn ask(tokens: u64, request_id: &str) -> ReserveRequest {
+    ReserveRequest {
+        org: "acme".to_owned(),
+        project: "p".to_owned(),
+        model: "gpt-4o".to_owned(),
+        tokens,
+        request_id: request_id.to_owned(),
+        ..ReserveRequest::default()
+    }
+}
+
+/// The verdict as text: "FREE", or the billed reason's name.
+pub fn said(answer: &ReserveResponse) -> String {
+    match (answer.verdict(), answer.billed_reason()) {
+        (Verdict::Free, BilledReason::Unspecified) => "FREE".to_owned(),
+        (Verdict::Billed, reason) if reason != BilledReason::Unspecified => format!("{reason:?}"),
+        other => panic!("no verdict: {other:?}"),
+    }
+}
+
+pub async fn reserve(client: &Client, tokens: u64, request_id: &str) -> ReserveResponse {
+    let answer = client.clone().reserve(ask(tokens, request_id)).await;
+    answer.unwrap().into_inner()
+}
+
+pub async fn quota(client: &Client) -> GetQuotaResponse {
+    let org = "acme".to_owned();
+    let answer = client.clone().get_quota(GetQuotaRequest { org }).await;
+    answer.unwrap().into_inner()
+}
+
+/// The figures of `acme`'s pool `large`.
+pub async fn large(client: &Client) -> PoolQuota {
+    let pools = quota(client).await.pools;
+    pools.into_iter().find(|pool| pool.pool == "large").unwrap()
+}
+
+/// The usage rows of `acme`; none of the tests has more than a page of them.
+pub async fn usage(client: &Client, day: &str) -> Vec<UsageRow> {
+    let request = ListUsageRequest {
+        org: "acme".to_owned(),
+        day: day.to_owned(),
+        page_size: 1000,
+        page_token: String::new(),
+    };
+    let page = client.clone().list_usage(request).await;
+    let page = page.unwrap().into_inner();
+    assert_eq!(page.next_page_token, "");
+    page.rows
+}
+
+/// The sum of rows: free tokens, billed tokens, free requests, billed requests.
+pub fn sum(rows: &[UsageRow]) -> (u64, u64, u64, u64) {
+    rows.iter().fold((0, 0, 0, 0), |sum, row| {
+        (
+            sum.0 + row.free_tokens,
+            sum.1 + row.billed_tokens,
+            sum.2 + row.free_requests,
+            sum.3 + row.billed_requests,
+        )
+    })
+}
+
+/// A file of settings or of a policy.
+pub struct TextFile(NamedTempFile);
+
+impl TextFile {
+    pub fn new(text: &str) -> Self {
+        let mut file = NamedTempFile::with_suffix(".toml").unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        Self(file)
+    }
+
+    pub fn path(&self) -> &str {
+        self.0.path().to_str().unwrap()
+    }
+}
+
+/// The policy of tests/support/world.rs with another allowance for `large`.
+pub fn policy_file(allowance: u64) -> TextFile {
+    let text = super::world::small_policy("keep_open");
+    TextFile::new(&text.replace("large = 1_000", &format!("large = {allowance}")))
+}
