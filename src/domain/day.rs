@@ -10,6 +10,9 @@ use super::ids::{FieldFault, InvalidField};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UtcDay(NaiveDate);
 
+/// How long "2026-11-22" is. The calendar has longer days, such as "+12026-11-22".
+const TEXT_BYTES: usize = 10;
+
 impl UtcDay {
     /// The day that a moment lies in.
     #[must_use]
@@ -32,7 +35,7 @@ impl UtcDay {
         NaiveDate::parse_from_str(text, "%Y-%m-%d")
             .ok()
             .map(Self)
-            .filter(|day| day.to_string() == text)
+            .filter(|day| day.to_string() == text && text.len() == TEXT_BYTES)
             .ok_or_else(|| InvalidField {
                 field: "day",
                 fault: FieldFault::NotADay(text.chars().take(32).collect()),
@@ -98,6 +101,8 @@ mod tests {
             "2026-1-2",
             "2026-02-30",
             "+2026-01-02",
+            "+12026-01-02",
+            "-0001-01-02",
             " 2026-01-02",
             "2026-01-02T00:00",
         ] {
