@@ -18,7 +18,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use tonic::{
     Status,
-    transport::{Channel, Endpoint},
+    codegen::http::uri::InvalidUri,
+    transport::{Channel, Endpoint, Uri},
 };
 
 use crate::{
@@ -66,9 +67,10 @@ pub struct Connection {
         long,
         env = "TOLLGATE_ADDR",
         default_value = "127.0.0.1:50051",
-        value_name = "HOST:PORT"
+        value_name = "HOST:PORT",
+        value_parser = service_uri
     )]
-    addr: String,
+    addr: Uri,
     /// Print the answer as JSON (proto3 JSON, with the proto's field names and plain numbers)
     #[arg(long)]
     json: bool,
@@ -189,7 +191,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 workload,
                 dry_run,
             };
-            let answer = connect(&connection)?.reserve(request).await;
+            let answer = connect(&connection).reserve(request).await;
             show(&connection, "ReserveResponse", answer, table::reserved)
         }
         Client::Settle {
@@ -203,7 +205,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 request_id,
                 tokens,
             };
-            let answer = connect(&connection)?.settle(request).await;
+            let answer = connect(&connection).settle(request).await;
             show(&connection, "SettleResponse", answer, table::settled)
         }
         Client::Release {
@@ -211,13 +213,13 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
             request_id,
             connection,
         } => {
-            let answer = connect(&connection)?
+            let answer = connect(&connection)
                 .release(ReleaseRequest { org, request_id })
                 .await;
             show(&connection, "ReleaseResponse", answer, table::released)
         }
         Client::Quota { org, connection } => {
-            let answer = connect(&connection)?
+            let answer = connect(&connection)
                 .get_quota(GetQuotaRequest { org })
                 .await;
             show(&connection, "GetQuotaResponse", answer, table::quota)
@@ -244,7 +246,7 @@ async fn all_usage(
     org: String,
     day: String,
 ) -> anyhow::Result<ListUsageResponse> {
-    let mut client = connect(connection)?;
+    let mut client = connect(connection);
     let mut all = ListUsageResponse::default();
     loop {
         let page = client.list_usage(ListUsageRequest {
@@ -263,18 +265,20 @@ async fn all_usage(
     }
 }
 
-fn connect(connection: &Connection) -> anyhow::Result<QuotaServiceClient<Channel>> {
-    let addr = &connection.addr;
-    let uri = if addr.contains("://") {
-        addr.clone()
+/// A service's address, with or without `http://`.
+fn service_uri(addr: &str) -> Result<Uri, InvalidUri> {
+    if addr.contains("://") {
+        addr.parse()
     } else {
-        format!("http://{addr}")
-    };
-    let endpoint = Endpoint::from_shared(uri)
-        .with_context(|| format!("--addr: {addr:?} is no address"))?
+        format!("http://{addr}").parse()
+    }
+}
+
+fn connect(connection: &Connection) -> QuotaServiceClient<Channel> {
+    let endpoint = Endpoint::from(connection.addr.clone())
         .connect_timeout(Duration::from_secs(5))
         .timeout(Duration::from_secs(10));
-    Ok(QuotaServiceClient::new(endpoint.connect_lazy()))
+    QuotaServiceClient::new(endpoint.connect_lazy())
 }
 
 fn show<T: prost::Message>(
