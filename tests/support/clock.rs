@@ -101,7 +101,7 @@ fn shim() -> &'static Path {
             .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
             .args([&path, Path::new(source)])
             .status()
-            .expect("the tests need a C compiler, cc");
+            .expect("the tests need a C compiler, cc: ./scripts/test installs it");
         assert!(compiled.success(), "{source} does not compile");
         (dir, path)
     });

@@ -4,6 +4,7 @@ pub mod calls;
 pub mod clock;
 pub mod redis;
 pub mod tollgate;
+pub mod tools;
 pub mod world;
 
 use std::net::TcpListener;

@@ -111,7 +111,8 @@ impl Drop for RedisServer {
 }
 
 fn spawn(port: u16, clock: Option<&Clock>, options: &[String], dir: &TempDir) -> Child {
-    let mut command = Command::new("redis-server");
+    let program = std::env::var_os("TOLLGATE_TEST_REDIS").unwrap_or("redis-server".into());
+    let mut command = Command::new(program);
     command
         .args([
             "--port",

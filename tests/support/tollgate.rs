@@ -20,6 +20,8 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
+use super::clock::Clock;
+
 pub struct Tollgate {
     process: Child,
     log: PathBuf,
@@ -44,6 +46,11 @@ impl Tollgate {
     /// Starts `tollgate serve` on free ports, with these arguments besides, and waits until it serves.
     pub fn start(args: &[&str]) -> Self {
         Self::start_with(args, |_| {})
+    }
+
+    /// One that sees this clock: at a noon no test crosses midnight by chance.
+    pub fn start_at(clock: &Clock, args: &[&str]) -> Self {
+        Self::start_with(args, |command| clock.preload(command))
     }
 
     pub fn start_with(args: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {

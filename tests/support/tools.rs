@@ -1,0 +1,81 @@
+//! The tools that `./scripts/test` installs, and other programs, run within a bounded time.
+
+use std::{
+    io::Read,
+    path::PathBuf,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// No tool needs nearly as long, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a program printed, and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub stdout: String,
+    pub stderr: String,
+    /// The exit code; none where a signal ended it.
+    pub code: Option<i32>,
+}
+
+impl Ran {
+    /// What it printed, where it ended well.
+    pub fn good(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.stdout
+    }
+}
+
+/// A tool by its path below the folder of the tools, such as `bin/grpcurl`.
+pub fn tool(path: &str) -> PathBuf {
+    let folder = std::env::var_os("TOLLGATE_TEST_TOOLS").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools")),
+        PathBuf::from,
+    );
+    let tool = folder.join(path);
+    assert!(
+        tool.exists(),
+        "the tests need {}: ./scripts/test installs it",
+        tool.display()
+    );
+    tool
+}
+
+/// Runs a program to its end, without input. One that does not end is killed, and the test fails.
+pub fn run(command: &mut Command) -> Ran {
+    let mut process = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    // Read beside the waiting: a full pipe would hold the program up.
+    let (stdout, stderr) = (process.stdout.take(), process.stderr.take());
+    let stdout = thread::spawn(move || text(stdout.unwrap()));
+    let stderr = thread::spawn(move || text(stderr.unwrap()));
+    let patience = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = process.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > patience {
+            process.kill().unwrap();
+            process.wait().unwrap();
+            panic!("{command:?} does not end");
+        }
+        thread::sleep(Duration::from_millis(2));
+    };
+    Ran {
+        stdout: stdout.join().unwrap(),
+        stderr: stderr.join().unwrap(),
+        code: status.code(),
+    }
+}
+
+fn text(mut from: impl Read) -> String {
+    let mut text = String::new();
+    from.read_to_string(&mut text).unwrap();
+    text
+}
