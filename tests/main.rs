@@ -3,9 +3,13 @@
 
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod cli;
 mod contract;
+mod grpc;
+mod grpcurl;
 mod midnight;
 mod property;
+mod python_client;
 mod redis_faults;
 mod replicas;
 mod server;

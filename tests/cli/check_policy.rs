@@ -1,0 +1,99 @@
+//! `check-policy`: what a policy holds, or every fault in it.
+
+use std::fs;
+
+use super::tollgate;
+
+#[test]
+fn a_valid_policy_is_told_with_its_pools_and_tiers() {
+    let builtin = concat!(env!("CARGO_MANIFEST_DIR"), "/src/policy/builtin.toml");
+    let ran = tollgate(&["check-policy", builtin]);
+    assert_eq!(ran.stderr, "");
+    let narrow = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<String> = ran.good().lines().map(narrow).collect();
+    assert_eq!(lines[0], format!("{builtin} is valid"));
+    for line in [
+        "program openai-complimentary-tokens",
+        "overflow keep_open",
+        "covered workloads inference",
+        "organizations 1",
+        "POOL MODELS TIER 1 TIER 2 TIER 3 TIER 4 TIER 5",
+        "large 14 250,000 250,000 1,000,000 1,000,000 1,000,000",
+        "mini 13 2,500,000 2,500,000 10,000,000 10,000,000 10,000,000",
+        "org-demo 3 all projects",
+    ] {
+        assert!(
+            lines.contains(&line.to_owned()),
+            "{line:?} is not in {lines:?}"
+        );
+    }
+}
+
+/// A policy with a fault on each line that says so, in the comment, by its key and a word of it.
+const FAULTY: &str = r#"
+[program]
+overflow = "maybe"                           # program.overflow: "maybe"
+end_on = "2027-01-31"                        # program.end_on: "ends_on"
+covered_workloads = ["inference", "dreams"]  # program.covered_workloads: "dreams"
+[pools.large]
+models = ["gpt-4o", "ft:gpt-4o:x"]           # pools.large.models: fine-tuned
+[pools.mini]
+models = ["gpt-4o", "gpt-4o-mini"]           # pools.mini.models: "large"
+[tiers.1]                                    # tiers.1.mini: missing
+large = 9007199254740992                     # tiers.1.large: 9007199254740991
+[tiers.6]                                    # tiers.6: 1 to 5
+[orgs.acme]
+tier = 2                                     # orgs.acme.tier: [tiers.2]
+data_sharing = "all"
+projects = ["p"]                             # orgs.acme.projects: "selected"
+enterprise = "no"                            # orgs.acme.enterprise: string
+[orgs.other]
+tier = 1
+tier = 1                                     # tier: duplicate
+data_sharing = "selected"                    # orgs.other.data_sharing: projects
+"#;
+
+#[test]
+fn every_fault_of_a_policy_is_listed_with_its_line_and_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policy.toml");
+    fs::write(&file, FAULTY).unwrap();
+    let name = file.to_str().unwrap();
+    let ran = tollgate(&["check-policy", name]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
+    let mut told: Vec<&str> = ran.stderr.lines().collect();
+    let head = told.remove(0);
+    let wanted: Vec<(usize, &str, &str)> = (1..)
+        .zip(FAULTY.lines())
+        .filter_map(|(line, text)| {
+            let (key, word) = text.split_once("  # ")?.1.trim().split_once(": ")?;
+            Some((line, key, word))
+        })
+        .collect();
+    assert_eq!(head, format!("tollgate: {} fault(s)", wanted.len()));
+    assert_eq!(told.len(), wanted.len(), "{told:#?}");
+    for (told, (line, key, word)) in told.iter().zip(wanted) {
+        let rest = told.strip_prefix(&format!("{name}:{line}: {key}: "));
+        let rest = rest.unwrap_or_else(|| panic!("{told} is not of line {line}, {key}"));
+        assert!(rest.contains(word), "{told} does not say {word}");
+    }
+}
+
+#[test]
+fn a_policy_that_is_not_toml_is_told_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policy.toml");
+    fs::write(&file, "[program]\nname = \n").unwrap();
+    let name = file.to_str().unwrap();
+    let ran = tollgate(&["check-policy", name]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains(&format!("\n{name}:2: ")), "{ran:?}");
+}
+
+#[test]
+fn a_missing_policy_is_an_error() {
+    let ran = tollgate(&["check-policy", "/nowhere/policy.toml"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
+    let said = "tollgate: /nowhere/policy.toml can't be read: ";
+    assert!(ran.stderr.starts_with(said), "{ran:?}");
+}

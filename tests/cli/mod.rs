@@ -1,0 +1,80 @@
+//! The built-in client, as people and scripts use it: the real program against a real service.
+
+mod check_policy;
+mod client;
+
+use std::process::Command;
+
+use serde_json::Value;
+use tollgate::grpc::proto::ReserveRequest;
+
+use crate::support::{
+    clock::Clock,
+    tollgate::{Tollgate, program},
+    tools::{Ran, run},
+    world::NOON,
+};
+
+/// Runs the program, away from any service.
+fn tollgate(words: &[&str]) -> Ran {
+    run(program().args(words))
+}
+
+/// A service, and a client that both see noon.
+struct Cli {
+    service: Tollgate,
+    clock: Clock,
+}
+
+impl Cli {
+    fn start() -> Self {
+        let clock = Clock::at(NOON);
+        Self {
+            service: Tollgate::start_at(&clock, &[]),
+            clock,
+        }
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        // It is noon again, so that the time to the reset is known.
+        self.clock.set(NOON);
+        let mut command = program();
+        self.clock.preload(&mut command);
+        command.args(words).args(["--addr", &self.service.addr]);
+        command
+    }
+
+    fn run(&self, words: &str) -> Ran {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        run(&mut self.command(&words))
+    }
+
+    /// A table that was printed for people, with its gaps narrowed to one blank.
+    fn table(&self, words: &str) -> Vec<String> {
+        let ran = self.run(words);
+        assert_eq!(ran.stderr, "", "{words}");
+        let narrow = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        ran.good().lines().map(narrow).collect()
+    }
+
+    fn json(&self, words: &str) -> Value {
+        let ran = self.run(&format!("{words} --json"));
+        assert_eq!(ran.stderr, "", "{words}");
+        serde_json::from_str(&ran.good()).unwrap()
+    }
+
+    /// Counts a token for each of as many projects.
+    async fn use_projects(&self, projects: usize) {
+        let mut client = self.service.client();
+        for project in 0..projects {
+            let request = ReserveRequest {
+                org: "org-demo".to_owned(),
+                project: format!("project-{project:04}"),
+                model: "gpt-4o".to_owned(),
+                tokens: 1,
+                ..ReserveRequest::default()
+            };
+            client.reserve(request).await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Callers that go away, or run out of time: a call is counted once or not at all, and its id tells.
+
+use std::{pin::pin, task::Poll, time::Duration};
+
+use futures_util::{StreamExt as _, future, stream};
+use tokio::{net::TcpStream, time::timeout};
+use tollgate::grpc::proto::{
+    ReserveRequest, ReserveResponse, Verdict, quota_service_client::QuotaServiceClient,
+};
+use tonic::{Code, Request, Status, codegen::http, transport::Channel};
+
+use super::{Service, ask, over_both_stores};
+
+const CALLS: u64 = 1_000;
+
+/// How many calls are under way at once.
+const AT_ONCE: usize = 40;
+
+/// How long the service may take to end a call, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+over_both_stores!(
+    a_thousand_calls_cancelled_in_flight_are_each_counted_once_or_not_at_all,
+    a_call_whose_deadline_is_over_is_an_error_and_counts_at_most_once,
+);
+
+fn ask_as(id: &str, tokens: u64) -> ReserveRequest {
+    ReserveRequest {
+        request_id: id.to_owned(),
+        ..ask(tokens)
+    }
+}
+
+/// The tokens of a call: different ones, so that a sum tells which were counted.
+fn tokens(call: u64) -> u64 {
+    1 + call * 7919 % 997
+}
+
+/// Drops the future when it was not ready after `polls` turns of the runtime.
+async fn unless_patience_ends<F: Future>(polls: u32, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    for _ in 0..polls {
+        let polled = future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context)));
+        if let Poll::Ready(done) = polled.await {
+            return Some(done);
+        }
+        tokio::task::yield_now().await;
+    }
+    None
+}
+
+async fn a_thousand_calls_cancelled_in_flight_are_each_counted_once_or_not_at_all(
+    service: Service,
+) {
+    let client = service.tollgate.client();
+    let cancelled = stream::iter(0..CALLS).map(|call| {
+        let mut client = client.clone();
+        async move {
+            // From one poll, at which nothing is sent yet, to more than an answer takes.
+            let polls = 1 << (call * 31 % 13);
+            let request = ask_as(&format!("call-{call}"), tokens(call));
+            let answer = unless_patience_ends(polls, client.reserve(request)).await;
+            u64::from(answer.is_none())
+        }
+    });
+    let cancelled: Vec<u64> = cancelled.buffer_unordered(AT_ONCE).collect().await;
+    let cancelled: u64 = cancelled.iter().sum();
+    assert!(cancelled >= CALLS / 13, "only {cancelled} were cancelled");
+    let used_before = service.large().await.used;
+    // The same id again counts what was not counted, and only that.
+    let mut counted_before = 0;
+    for call in 0..CALLS {
+        let answer = retry(&client, &format!("call-{call}"), tokens(call)).await;
+        assert_eq!(answer.verdict(), Verdict::Free);
+        counted_before += if answer.replayed { tokens(call) } else { 0 };
+    }
+    // Writes that went on without their caller may have come in between, but none was lost.
+    assert!(
+        used_before <= counted_before,
+        "{used_before} {counted_before}"
+    );
+    let large = service.large().await;
+    assert_eq!(large.used, (0..CALLS).map(tokens).sum::<u64>());
+    assert_eq!(large.free_requests, CALLS);
+}
+
+async fn retry(client: &QuotaServiceClient<Channel>, id: &str, tokens: u64) -> ReserveResponse {
+    let answer = client.clone().reserve(ask_as(id, tokens)).await;
+    answer.unwrap().into_inner()
+}
+
+async fn a_call_whose_deadline_is_over_is_an_error_and_counts_at_most_once(service: Service) {
+    let client = service.tollgate.client();
+    // A connection to the store, so that it is the decision that waits for it below.
+    retry(&client, "first", 1).await;
+    // The request itself comes too late: nothing of it can have been counted.
+    assert_over(reserve_without_message(&service).await);
+    assert_eq!(service.large().await.used, 1);
+    // The store answers too late: the outcome is unknown to the caller.
+    if let Some(redis) = &service.redis {
+        redis.run(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+        let status = reserve_within(&client, "late", 20, "50m").await;
+        assert_over(status.unwrap_err().code());
+        redis.run(&["CLIENT", "UNPAUSE"]);
+        retry(&client, "late", 20).await;
+        // What was sent before the pause came first, so nothing is still to come.
+        assert_eq!(service.large().await.used, 21);
+    }
+    // The least deadline there is may be over at any point of the call.
+    let before = service.large().await.used;
+    for call in 0..100 {
+        let id = format!("least-{call}");
+        if let Err(status) = reserve_within(&client, &id, 3, "1n").await {
+            assert_over(status.code());
+        }
+        retry(&client, &id, 3).await;
+    }
+    assert_eq!(service.large().await.used, before + 300);
+}
+
+fn assert_over(code: Code) {
+    assert!(
+        matches!(code, Code::Cancelled | Code::DeadlineExceeded),
+        "{code}"
+    );
+}
+
+async fn reserve_within(
+    client: &QuotaServiceClient<Channel>,
+    id: &str,
+    tokens: u64,
+    grpc_timeout: &'static str,
+) -> Result<ReserveResponse, Status> {
+    let mut request = Request::new(ask_as(id, tokens));
+    let metadata = request.metadata_mut();
+    metadata.insert("grpc-timeout", grpc_timeout.parse().unwrap());
+    let answer = client.clone().reserve(request).await?;
+    Ok(answer.into_inner())
+}
+
+/// A call with a deadline, whose message never comes: the code that the service gives it. Below tonic,
+/// whose client would end the call by a timer of its own.
+async fn reserve_without_message(service: &Service) -> Code {
+    let stream = TcpStream::connect(&service.tollgate.addr).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let uri = format!(
+        "http://{}/tollgate.v1.QuotaService/Reserve",
+        service.tollgate.addr
+    );
+    let request = http::Request::post(uri)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", "50m")
+        .body(())
+        .unwrap();
+    // Held while the answer is awaited: without it the message would be over.
+    let (answer, _message) = sender
+        .ready()
+        .await
+        .unwrap()
+        .send_request(request, false)
+        .unwrap();
+    let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+    connection.abort();
+    Code::from_bytes(answer.headers()["grpc-status"].as_bytes())
+}

@@ -1,0 +1,92 @@
+//! The gRPC surface of a real service, as the wire shows it: bounds, malformed messages, paging, and
+//! callers that go away.
+
+mod bounds;
+mod frozen;
+mod in_flight;
+mod usage;
+mod wire;
+
+use tollgate::grpc::proto::{GetQuotaRequest, PoolQuota, ReserveRequest};
+use tonic::{Code, Status};
+
+use crate::support::{clock::Clock, redis::RedisServer, tollgate::Tollgate, world::NOON};
+
+/// Runs each case over the stores that a service can have: `async fn case(service: Service)`.
+macro_rules! over_both_stores {
+    ($($case:ident),+ $(,)?) => {
+        mod memory {
+            $(#[tokio::test] async fn $case() { super::$case(super::Service::memory()).await; })+
+        }
+        mod redis {
+            $(#[tokio::test] async fn $case() { super::$case(super::Service::redis()).await; })+
+        }
+    };
+}
+use over_both_stores;
+
+/// A service with the built-in policy, at a noon.
+struct Service {
+    tollgate: Tollgate,
+    redis: Option<RedisServer>,
+    clock: Clock,
+}
+
+impl Service {
+    fn memory() -> Self {
+        let clock = Clock::at(NOON);
+        Self {
+            tollgate: Tollgate::start_at(&clock, &[]),
+            redis: None,
+            clock,
+        }
+    }
+
+    fn redis() -> Self {
+        let clock = Clock::at(NOON);
+        let redis = RedisServer::start_at(&clock);
+        // A pause of the store that a test makes is no failure of it.
+        let dir = tempfile::tempdir().unwrap();
+        let settings = dir.path().join("tollgate.toml");
+        std::fs::write(&settings, "[redis]\nresponse_timeout = \"30s\"\n").unwrap();
+        let settings = settings.to_str().unwrap();
+        let args = ["--store", &redis.url(), "--config", settings];
+        Self {
+            tollgate: Tollgate::start_at(&clock, &args),
+            redis: Some(redis),
+            clock,
+        }
+    }
+
+    /// The figures of org-demo's pool `large`.
+    async fn large(&self) -> PoolQuota {
+        let org = "org-demo".to_owned();
+        let mut client = self.tollgate.client();
+        let quota = client.get_quota(GetQuotaRequest { org }).await;
+        let pools = quota.unwrap().into_inner().pools;
+        pools.into_iter().find(|it| it.pool == "large").unwrap()
+    }
+}
+
+/// A Reserve of the demo organization.
+fn ask(tokens: u64) -> ReserveRequest {
+    ReserveRequest {
+        org: "org-demo".to_owned(),
+        project: "p".to_owned(),
+        model: "gpt-4o".to_owned(),
+        tokens,
+        ..ReserveRequest::default()
+    }
+}
+
+/// The message of an `INVALID_ARGUMENT`, which names the field.
+fn assert_names<T: std::fmt::Debug>(
+    field: &str,
+    answer: Result<tonic::Response<T>, Status>,
+    what: &str,
+) {
+    let status = answer.expect_err(what);
+    assert_eq!(status.code(), Code::InvalidArgument, "{what}: {status}");
+    let named = status.message().starts_with(&format!("{field}: "));
+    assert!(named, "{what}: {field} is not named by {status}");
+}

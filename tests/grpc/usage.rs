@@ -1,0 +1,135 @@
+//! ListUsage, page by page.
+
+use tollgate::grpc::proto::{ListUsageRequest, ListUsageResponse, ReserveRequest, UsageRow};
+use tonic::Status;
+
+use super::{Service, ask, assert_names, over_both_stores};
+
+over_both_stores!(
+    pages_of_any_size_give_every_row_once_in_order,
+    a_page_has_100_rows_unless_said_and_never_more_than_1000,
+    a_page_token_carries_its_day,
+    a_page_token_of_another_organization_or_day_is_refused,
+);
+
+fn page(page_size: i32, page_token: &str) -> ListUsageRequest {
+    ListUsageRequest {
+        org: "org-demo".to_owned(),
+        day: String::new(),
+        page_size,
+        page_token: page_token.to_owned(),
+    }
+}
+
+impl Service {
+    async fn usage(&self, request: ListUsageRequest) -> ListUsageResponse {
+        self.try_usage(request).await.unwrap().into_inner()
+    }
+
+    async fn try_usage(
+        &self,
+        request: ListUsageRequest,
+    ) -> Result<tonic::Response<ListUsageResponse>, Status> {
+        self.tollgate.client().list_usage(request).await
+    }
+
+    /// Counts one token for each project and model.
+    async fn use_each(&self, names: impl IntoIterator<Item = (String, String)>) {
+        let mut client = self.tollgate.client();
+        for (project, model) in names {
+            let request = ReserveRequest {
+                project,
+                model,
+                ..ask(1)
+            };
+            client.reserve(request).await.unwrap();
+        }
+    }
+}
+
+fn names(rows: &[UsageRow]) -> Vec<(String, String)> {
+    let name = |row: &UsageRow| (row.project.clone(), row.model.clone());
+    rows.iter().map(name).collect()
+}
+
+async fn pages_of_any_size_give_every_row_once_in_order(service: Service) {
+    let projects = ["p", "P", "p ", "p:q", "{p}", "é", "z", "🦀", "\u{ffff}"];
+    let models = ["gpt-4o", "a", "gpt-4o:x"];
+    let mut all: Vec<(String, String)> = projects
+        .iter()
+        .flat_map(|project| models.map(|model| ((*project).to_owned(), model.to_owned())))
+        .collect();
+    service.use_each(all.iter().rev().cloned()).await;
+    // Project, then model, byte by byte.
+    all.sort_by(|one, other| {
+        let bytes = |it: &(String, String)| (it.0.clone().into_bytes(), it.1.clone().into_bytes());
+        bytes(one).cmp(&bytes(other))
+    });
+    for size in 1..=i32::try_from(all.len()).unwrap() + 1 {
+        let (mut listed, mut token) = (Vec::new(), String::new());
+        for _ in 0..=all.len() {
+            let answer = service.usage(page(size, &token)).await;
+            let full = answer.rows.len() == usize::try_from(size).unwrap();
+            assert!(full || answer.next_page_token.is_empty(), "a short page");
+            assert!(!answer.rows.is_empty(), "an empty page");
+            listed.extend(names(&answer.rows));
+            token = answer.next_page_token;
+            if token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(listed, all, "by {size}");
+    }
+}
+
+async fn a_page_has_100_rows_unless_said_and_never_more_than_1000(service: Service) {
+    let names = (0..1_001).map(|at| (format!("p-{at:04}"), "gpt-4o".to_owned()));
+    service.use_each(names).await;
+    for (asked, given) in [(0, 100), (1_000, 1_000), (1_001, 1_000), (i32::MAX, 1_000)] {
+        let answer = service.usage(page(asked, "")).await;
+        assert_eq!(answer.rows.len(), given, "of {asked}");
+        let rest = service.usage(page(1_000, &answer.next_page_token)).await;
+        assert_eq!(rest.rows[0].project, format!("p-{given:04}"), "of {asked}");
+    }
+}
+
+async fn a_page_token_carries_its_day(service: Service) {
+    let name = |project: &str| (project.to_owned(), "gpt-4o".to_owned());
+    service.use_each([name("a"), name("b")]).await;
+    let first = service.usage(page(1, "")).await;
+    service.clock.set("2026-11-23T00:00:01Z");
+    service.use_each([name("c")]).await;
+    let rest = service.usage(page(1, &first.next_page_token)).await;
+    assert_eq!(
+        (first.day.as_str(), rest.day.as_str()),
+        ("2026-11-22", "2026-11-22")
+    );
+    assert_eq!(names(&rest.rows), [name("b")]);
+    let today = service.usage(page(0, "")).await;
+    assert_eq!(
+        (today.day.as_str(), names(&today.rows)),
+        ("2026-11-23", vec![name("c")])
+    );
+}
+
+async fn a_page_token_of_another_organization_or_day_is_refused(service: Service) {
+    let name = |project: &str| (project.to_owned(), "gpt-4o".to_owned());
+    service.use_each([name("a"), name("b")]).await;
+    let token = service.usage(page(1, "")).await.next_page_token;
+    let other_org = ListUsageRequest {
+        org: "org-other".to_owned(),
+        ..page(1, &token)
+    };
+    let answer = service.try_usage(other_org).await;
+    assert_names("page_token", answer, "another organization");
+    let of_day = |day: &str| ListUsageRequest {
+        day: day.to_owned(),
+        ..page(1, &token)
+    };
+    let answer = service.try_usage(of_day("2026-11-21")).await;
+    assert_names("page_token", answer, "another day");
+    assert_eq!(
+        names(&service.usage(of_day("2026-11-22")).await.rows),
+        [name("b")]
+    );
+}

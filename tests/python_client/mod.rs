@@ -1,0 +1,39 @@
+//! A client in another language, generated from the proto as its users would generate it.
+
+use std::{path::Path, process::Command};
+
+use crate::support::{
+    clock::Clock,
+    tollgate::Tollgate,
+    tools::{run, tool},
+    world::NOON,
+};
+
+#[test]
+fn a_python_client_generated_from_the_proto_can_call_everything() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = tool("venv/bin/python");
+    let generated = tempfile::tempdir().unwrap();
+    let mut protoc = Command::new(&python);
+    protoc
+        .args(["-m", "grpc_tools.protoc", "tollgate/v1/quota.proto", "-I"])
+        .arg(root.join("proto"));
+    for kind in ["python_out", "grpc_python_out"] {
+        protoc.arg(format!("--{kind}={}", generated.path().display()));
+    }
+    run(&mut protoc).good();
+    let clock = Clock::at(NOON);
+    let service = Tollgate::start_at(&clock, &[]);
+    let mut client = Command::new(&python);
+    client
+        .arg(root.join("tests/python_client/client.py"))
+        .arg(&service.addr)
+        .env("PYTHONPATH", generated.path())
+        // The repository is no place for compiled files.
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    let said = run(&mut client).good();
+    assert_eq!(
+        said.lines().last(),
+        Some("every call was answered as expected")
+    );
+}
