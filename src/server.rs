@@ -18,7 +18,11 @@ use crate::{
     ledger::Ledger,
     policy::{self, Policy},
     settings::{Settings, StoreChoice},
-    store::{Store, memory::MemoryStore, redis::RedisStore},
+    store::{
+        Store,
+        memory::MemoryStore,
+        redis::{RedisConfig, RedisStore},
+    },
 };
 
 /// The health name that is SERVING while the process runs.
@@ -215,7 +219,7 @@ fn open_store(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, String)> {
         }
         StoreChoice::Redis(config) => {
             let name = config.url.to_string();
-            let store = RedisStore::new(config.clone())
+            let store = RedisStore::new(RedisConfig::clone(config))
                 .with_context(|| format!("the store {name} can't be used"))?;
             (Arc::new(store), name)
         }

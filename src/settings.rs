@@ -100,7 +100,7 @@ pub enum StoreChoice {
     /// In this process; forgotten when it ends.
     Memory,
     /// In Redis.
-    Redis(RedisConfig),
+    Redis(Box<RedisConfig>),
 }
 
 /// Settings that can't be taken.
@@ -183,7 +183,7 @@ impl Settings {
         let usage_retention_days = file.usage_retention_days.unwrap_or(35);
         let store = match store {
             None | Some(StoreKind::Memory) => StoreChoice::Memory,
-            Some(StoreKind::Redis(url)) => StoreChoice::Redis(RedisConfig {
+            Some(StoreKind::Redis(url)) => StoreChoice::Redis(Box::new(RedisConfig {
                 url,
                 key_prefix: file.key_prefix.unwrap_or_else(|| "tollgate:".to_owned()),
                 timeouts: Timeouts {
@@ -191,7 +191,7 @@ impl Settings {
                     response: file.response_timeout.unwrap_or(Duration::from_millis(500)),
                 },
                 usage_retention_days,
-            }),
+            })),
         };
         let listen = args.listen.or(file.listen);
         let http_listen = args.http_listen.or(file.http_listen);

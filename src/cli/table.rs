@@ -188,7 +188,7 @@ fn organizations(policy: &Policy) -> String {
     table.load_style(presets::NOTHING);
     table.set_header(["ORGANIZATION", "TIER", "DATA SHARING", "NEVER FREE FOR"]);
     let mut orgs: Vec<_> = policy.orgs().iter().collect();
-    orgs.sort_by(|(one, _), (other, _)| one.cmp(other));
+    orgs.sort_by_key(|(id, _)| *id);
     for (id, org) in orgs.iter().take(MAX_LISTED) {
         let sharing = match &org.data_sharing {
             DataSharing::All => "all projects".to_owned(),
@@ -288,7 +288,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
