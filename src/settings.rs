@@ -20,9 +20,11 @@ pub struct ServeArgs {
     /// Where to serve HTTP: probes and the dashboard [default: 127.0.0.1:9464]
     #[arg(long, env = "TOLLGATE_HTTP_LISTEN", value_name = "HOST:PORT")]
     pub http_listen: Option<String>,
-    /// Where the counters are: memory: or redis://[user:password@]host[:port][/db] [default: memory:]
+    /// Where the counters are.
     #[arg(
         long,
+        help = "Where the counters are: memory: or redis://[user:password@]host[:port][/db] \
+                [default: memory:]",
         env = "TOLLGATE_STORE",
         value_name = "URL",
         hide_env_values = true
