@@ -87,8 +87,8 @@ fn each_module_knows_only_whom_it_may() {
         ("src/domain", [].as_slice()),
         ("src/policy", &["domain", "document"]),
         ("src/store", &["domain", "store"]),
-        ("src/ledger", &["domain", "policy", "store"]),
-        ("src/grpc", &["domain", "store", "ledger", "grpc"]),
+        ("src/ledger", &["domain", "logs", "policy", "store"]),
+        ("src/grpc", &["domain", "logs", "store", "ledger", "grpc"]),
         ("src/http", &["domain", "ledger"]),
     ] {
         for (file, text) in files(folder)

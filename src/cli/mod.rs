@@ -91,8 +91,8 @@ pub enum Client {
         /// How many tokens, 1 to 1000000000
         tokens: u64,
         /// Makes the call idempotent, and the reservation one that can be settled or released
-        #[arg(long, value_name = "ID", default_value = "")]
-        request_id: String,
+        #[arg(long, value_name = "ID")]
+        request_id: Option<String>,
         /// What kind of work it is
         #[arg(long, default_value = "inference")]
         workload: Workload,
@@ -134,8 +134,8 @@ pub enum Client {
         /// The organization
         org: String,
         /// The UTC day, as 2026-11-22; without it: today
-        #[arg(long, default_value = "")]
-        day: String,
+        #[arg(long)]
+        day: Option<String>,
         #[command(flatten)]
         connection: Connection,
     },
@@ -160,7 +160,7 @@ pub fn check_policy(file: &Path) -> anyhow::Result<()> {
     let name = file.display().to_string();
     let text = fs::read_to_string(file).with_context(|| format!("{name} can't be read"))?;
     let policy = Policy::parse(&name, &text)
-        .map_err(|faults| anyhow!("{} fault(s)\n{faults}", faults.faults.len()))?;
+        .map_err(|faults| anyhow!("{}\n{faults}", table::counted(faults.faults.len(), "fault")))?;
     say(&format!("{name} is valid\n{}", table::policy(&policy)))
 }
 
@@ -187,7 +187,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 project,
                 model,
                 tokens,
-                request_id,
+                request_id: request_id.unwrap_or_default(),
                 workload,
                 dry_run,
             };
@@ -229,7 +229,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
             day,
             connection,
         } => {
-            let answer = all_usage(&connection, org, day).await?;
+            let answer = all_usage(&connection, org, day.unwrap_or_default()).await?;
             show(
                 &connection,
                 "ListUsageResponse",
@@ -255,7 +255,10 @@ async fn all_usage(
             page_size: 1000,
             page_token: std::mem::take(&mut all.next_page_token),
         });
-        let page = page.await.map_err(rpc_error)?.into_inner();
+        let page = page
+            .await
+            .map_err(|status| rpc_error(connection, &status))?
+            .into_inner();
         all.day = page.day;
         all.rows.extend(page.rows);
         if page.next_page_token.is_empty() {
@@ -287,7 +290,9 @@ fn show<T: prost::Message>(
     answer: Result<tonic::Response<T>, Status>,
     table: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<()> {
-    let answer = answer.map_err(rpc_error)?.into_inner();
+    let answer = answer
+        .map_err(|status| rpc_error(connection, &status))?
+        .into_inner();
     let text = if connection.json {
         json(message, &answer)?
     } else {
@@ -321,19 +326,17 @@ fn say(text: &str) -> anyhow::Result<()> {
     }
 }
 
-fn rpc_error(status: Status) -> anyhow::Error {
-    // tonic's own text for a service that isn't there is only "transport error".
-    let mut causes = Vec::new();
-    let mut source = std::error::Error::source(&status);
-    while let Some(cause) = source {
-        causes.push(cause.to_string());
-        source = cause.source();
+fn rpc_error(connection: &Connection, status: &Status) -> anyhow::Error {
+    let mut innermost = std::error::Error::source(status);
+    while let Some(cause) = innermost.and_then(std::error::Error::source) {
+        innermost = Some(cause);
     }
-    let cause = causes
-        .last()
-        .map(|cause| format!(" ({cause})"))
-        .unwrap_or_default();
-    anyhow!("{}: {}{cause}", code_name(status.code()), status.message())
+    let code = code_name(status.code());
+    match innermost {
+        // tonic's own text for a service that isn't there is only the transport's.
+        Some(cause) => anyhow!("{code}: no answer from {}: {cause}", connection.addr),
+        None => anyhow!("{code}: {}", status.message()),
+    }
 }
 
 /// The code as gRPC's documentation and grpcurl's users write it.

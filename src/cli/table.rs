@@ -134,7 +134,12 @@ pub(super) fn usage(answer: &ListUsageResponse) -> String {
     }
     match answer.rows.len() {
         0 => format!("{} (UTC): nothing was used", answer.day),
-        rows => format!("{} (UTC), {rows} row(s)\n{}", answer.day, table.trim_fmt()),
+        rows => format!(
+            "{} (UTC), {}\n{}",
+            answer.day,
+            counted(rows, "row"),
+            table.trim_fmt()
+        ),
     }
 }
 
@@ -192,7 +197,7 @@ fn organizations(policy: &Policy) -> String {
     for (id, org) in orgs.iter().take(MAX_LISTED) {
         let sharing = match &org.data_sharing {
             DataSharing::All => "all projects".to_owned(),
-            DataSharing::Selected(projects) => format!("{} project(s)", projects.len()),
+            DataSharing::Selected(projects) => counted(projects.len(), "project"),
             DataSharing::Off => "off".to_owned(),
         };
         let never = match (org.zero_data_retention, org.enterprise) {
@@ -260,6 +265,12 @@ fn reason(number: i32) -> String {
         }
         Err(_) => format!("reason {number}"),
     }
+}
+
+/// "1 row", "2 rows".
+pub(super) fn counted(number: usize, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {thing}{plural}", grouped(number as u64))
 }
 
 fn right(text: String) -> Cell {

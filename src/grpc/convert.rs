@@ -1,5 +1,7 @@
 //! Between the proto's messages and the domain's values, and from errors to statuses.
 
+use std::time::Instant;
+
 use chrono::{DateTime, Utc};
 use tonic::Status;
 
@@ -16,6 +18,7 @@ use crate::{
         Tokens, UtcDay, Verdict, Workload, ids::FieldFault,
     },
     ledger::{LedgerError, Quota, Released, ReserveCall, Reserved, Settled, Usage, UsagePage},
+    logs::Throttle,
     store::{PoolFigures, StoreError},
 };
 
@@ -285,6 +288,8 @@ fn invalid(invalid: InvalidField) -> Status {
     Status::invalid_argument(invalid.to_string())
 }
 
+static STORE_FAILURES: Throttle = Throttle::new();
+
 /// The one place where errors become statuses (docs/CONTRACT.md, "Errors").
 pub(super) fn status(error: LedgerError) -> Status {
     let said = error.to_string();
@@ -305,7 +310,9 @@ pub(super) fn status(error: LedgerError) -> Status {
             | StoreError::NoAnswer { .. },
         )
         | LedgerError::RestlessClock => {
-            tracing::warn!(error = said, "a call failed for the store");
+            if let Some(left_out) = STORE_FAILURES.admit(Instant::now()) {
+                tracing::warn!(error = said, left_out, "calls fail for the store");
+            }
             Status::unavailable(
                 "the store can't be reached or did not answer in time; the outcome is unknown: \
                  retry with the same request_id",

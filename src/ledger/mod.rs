@@ -7,7 +7,7 @@
 mod answers;
 mod clock;
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 
@@ -17,6 +17,7 @@ pub use self::answers::{
 use self::clock::StoreClock;
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Tokens, UtcDay, Verdict},
+    logs::Throttle,
     policy::{Assessment, Policy},
     store::{Decision, Operation, Outcome, PoolFigures, Recording, Store, StoreError, Timed},
 };
@@ -43,6 +44,8 @@ pub enum OnStoreFailure {
     /// BILLED `STORE_UNAVAILABLE`. Never FREE by guess.
     Billed,
 }
+
+static DEGRADED_ANSWERS: Throttle = Throttle::new();
 
 /// Midnight can pass once while a call is under way; a clock that is set may do it once more.
 const MAX_ROUNDS: usize = 4;
@@ -93,7 +96,9 @@ impl Ledger {
             (Err(LedgerError::Store(error)), OnStoreFailure::Billed)
                 if !matches!(error, StoreError::Corrupt { .. }) =>
             {
-                tracing::warn!(%error, "answered BILLED STORE_UNAVAILABLE");
+                if let Some(left_out) = DEGRADED_ANSWERS.admit(Instant::now()) {
+                    tracing::warn!(%error, left_out, "calls are answered BILLED STORE_UNAVAILABLE");
+                }
                 Ok(Reserved {
                     verdict: Verdict::Billed(BilledReason::StoreUnavailable),
                     pool: None,

@@ -70,7 +70,7 @@ fn every_fault_of_a_policy_is_listed_with_its_line_and_key() {
             Some((line, key, word))
         })
         .collect();
-    assert_eq!(head, format!("tollgate: {} fault(s)", wanted.len()));
+    assert_eq!(head, format!("tollgate: {} faults", wanted.len()));
     assert_eq!(told.len(), wanted.len(), "{told:#?}");
     for (told, (line, key, word)) in told.iter().zip(wanted) {
         let rest = told.strip_prefix(&format!("{name}:{line}: {key}: "));

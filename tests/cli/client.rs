@@ -77,7 +77,7 @@ fn the_usage_table_has_a_row_for_each_project_and_model() {
     assert_eq!(
         cli.table("usage org-demo --day 2026-11-22"),
         [
-            "2026-11-22 (UTC), 2 row(s)",
+            "2026-11-22 (UTC), 2 rows",
             head,
             "answers gpt-5 - 0 5 0 1",
             "search gpt-4o large 1,234 0 1 0",
@@ -170,7 +170,7 @@ async fn usage_has_every_row_however_many_pages_they_are() {
     let table = cli.table("usage org-demo");
     assert_eq!(
         (table[0].as_str(), table.len()),
-        ("2026-11-22 (UTC), 2001 row(s)", ROWS + 2)
+        ("2026-11-22 (UTC), 2,001 rows", ROWS + 2)
     );
 }
 
