@@ -277,7 +277,7 @@ impl<'d> Entry<'d> {
         number
     }
 
-    /// A list of strings.
+    /// A list of strings: those of its entries that are. Each other one is reported as a fault.
     #[must_use]
     pub fn texts(&self) -> Option<Vec<(&'d str, Entry<'d>)>> {
         let list = self.expect("a list of strings", self.value.as_array())?;
@@ -289,7 +289,9 @@ impl<'d> Entry<'d> {
                 span: value.span(),
                 value: value.get_ref(),
             };
-            texts.push((entry.text()?, entry));
+            if let Some(text) = entry.text() {
+                texts.push((text, entry));
+            }
         }
         Some(texts)
     }

@@ -46,14 +46,6 @@ pub struct PoolCounters {
     pub closed: bool,
 }
 
-impl PoolTerms {
-    /// Free tokens that remain: max(0, allowance − used).
-    #[must_use]
-    pub const fn remaining(self, used: Tokens) -> Tokens {
-        self.allowance.less(used)
-    }
-}
-
 impl PoolCounters {
     /// The verdict on an eligible request: free where the whole of it fits. Reaching the allowance
     /// exactly is not exceeding it.
@@ -207,7 +199,6 @@ mod tests {
     fn an_allowance_cut_below_what_is_used_grants_nothing_more() {
         let (pool, terms) = (used(500), terms(100, Overflow::KeepOpen));
         assert_eq!(pool.judge_reserve(terms, tokens(1)), EXCEEDED);
-        assert_eq!(terms.remaining(pool.used), Tokens::ZERO);
         // What was granted stands, and may shrink.
         let settled = pool.judge_settle(terms, Verdict::Free, tokens(500), tokens(400));
         assert_eq!(settled, Verdict::Free);

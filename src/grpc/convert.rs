@@ -289,6 +289,7 @@ fn invalid(invalid: InvalidField) -> Status {
 }
 
 static STORE_FAILURES: Throttle = Throttle::new();
+static DEFECTS: Throttle = Throttle::new();
 
 /// The one place where errors become statuses (docs/CONTRACT.md, "Errors").
 pub(super) fn status(error: LedgerError) -> Status {
@@ -303,26 +304,28 @@ pub(super) fn status(error: LedgerError) -> Status {
         LedgerError::Refused(Refusal::UnknownRequestId) | LedgerError::UnknownOrganization => {
             Status::not_found(said)
         }
-        LedgerError::DayNotKept { .. } => Status::out_of_range(said),
-        LedgerError::Store(
-            StoreError::Unreachable { .. }
-            | StoreError::Refused { .. }
-            | StoreError::NoAnswer { .. },
-        )
-        | LedgerError::RestlessClock => {
-            if let Some(left_out) = STORE_FAILURES.admit(Instant::now()) {
-                tracing::warn!(error = said, left_out, "calls fail for the store");
+        LedgerError::DayNotKept { .. } | LedgerError::Full(_) => Status::out_of_range(said),
+        LedgerError::Store(StoreError::Unreachable { .. } | StoreError::Refused { .. })
+        | LedgerError::RestlessClock => unavailable(
+            &said,
+            "the store can't be reached, or refuses; nothing was counted: retry",
+        ),
+        LedgerError::Store(StoreError::NoAnswer { .. }) => unavailable(
+            &said,
+            "the store did not answer in time; the outcome is unknown: retry with the same request_id",
+        ),
+        LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskDied => {
+            if let Some(left_out) = DEFECTS.admit(Instant::now()) {
+                tracing::error!(error = said, left_out, "a call failed");
             }
-            Status::unavailable(
-                "the store can't be reached or did not answer in time; the outcome is unknown: \
-                 retry with the same request_id",
-            )
-        }
-        LedgerError::Store(StoreError::Corrupt { .. })
-        | LedgerError::Full(_)
-        | LedgerError::TaskDied => {
-            tracing::error!(error = said, "a call failed");
             Status::internal("an internal error; the service's log has the details")
         }
     }
+}
+
+fn unavailable(said: &str, advice: &str) -> Status {
+    if let Some(left_out) = STORE_FAILURES.admit(Instant::now()) {
+        tracing::warn!(error = said, left_out, "calls fail for the store");
+    }
+    Status::unavailable(advice)
 }

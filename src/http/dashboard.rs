@@ -2,6 +2,8 @@
 //!
 //! `/` is the page, `/api/orgs` and `/api/quota?org=…` are what it reads.
 
+use std::time::Instant;
+
 use axum::{
     Json, Router,
     extract::{Query, State},
@@ -14,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     domain::OrgId,
     ledger::{Ledger, LedgerError, Quota},
+    logs::Throttle,
+    store::StoreError,
 };
 
 /// Organizations that the page offers; any other one can be typed in.
@@ -40,9 +44,9 @@ async fn page() -> impl IntoResponse {
 
 async fn orgs(State(ledger): State<Ledger>) -> Json<Vec<String>> {
     let policy = ledger.policy();
-    let mut names: Vec<String> = policy.orgs().keys().map(OrgId::to_string).collect();
+    let names = policy.orgs().keys().take(MAX_OFFERED);
+    let mut names: Vec<String> = names.map(OrgId::to_string).collect();
     names.sort();
-    names.truncate(MAX_OFFERED);
     Json(names)
 }
 
@@ -104,15 +108,23 @@ async fn quota(
     }))
 }
 
+static FAILURES: Throttle = Throttle::new();
+
 fn refused(error: LedgerError) -> Refused {
+    if let LedgerError::UnknownOrganization = error {
+        return (StatusCode::NOT_FOUND, error.to_string());
+    }
+    if let Some(left_out) = FAILURES.admit(Instant::now()) {
+        tracing::warn!(%error, left_out, "the dashboard has no answer");
+    }
     match error {
-        LedgerError::UnknownOrganization => (StatusCode::NOT_FOUND, error.to_string()),
-        _ => {
-            tracing::warn!(%error, "the dashboard has no answer");
-            (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the store does not answer".to_owned(),
-            )
-        }
+        LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskDied => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "an internal error; the service's log has the details".to_owned(),
+        ),
+        _ => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the store does not answer".to_owned(),
+        ),
     }
 }

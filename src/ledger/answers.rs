@@ -145,3 +145,24 @@ pub enum LedgerError {
     #[error("the task of a write died")]
     TaskDied,
 }
+
+impl LedgerError {
+    /// Whether the store could not be asked. One that holds what is not ours was asked: that is to be
+    /// seen, not answered over.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Store(
+                StoreError::Unreachable { .. }
+                | StoreError::Refused { .. }
+                | StoreError::NoAnswer { .. },
+            )
+            | Self::RestlessClock => true,
+            Self::Store(StoreError::Corrupt { .. })
+            | Self::Refused(_)
+            | Self::UnknownOrganization
+            | Self::DayNotKept { .. }
+            | Self::Full(_)
+            | Self::TaskDied => false,
+        }
+    }
+}

@@ -92,10 +92,7 @@ impl Ledger {
         let inner = Arc::clone(&self.inner);
         let answer = carried(async move { inner.reserve(call).await }).await;
         match (answer, self.inner.on_store_failure) {
-            // A store that holds what is not ours was asked, and is no outage: that is to be seen.
-            (Err(LedgerError::Store(error)), OnStoreFailure::Billed)
-                if !matches!(error, StoreError::Corrupt { .. }) =>
-            {
+            (Err(error), OnStoreFailure::Billed) if error.is_outage() => {
                 if let Some(left_out) = DEGRADED_ANSWERS.admit(Instant::now()) {
                     tracing::warn!(%error, left_out, "calls are answered BILLED STORE_UNAVAILABLE");
                 }
@@ -218,43 +215,37 @@ impl Ledger {
     ///
     /// The organization is unknown and has no rows, the day is not kept, or the store failed.
     pub async fn usage(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
-        let mut day = page.day.unwrap_or_else(|| self.inner.clock.today());
+        let UsagePage { day, after, size } = page;
+        let asked = day;
+        let mut day = asked.unwrap_or_else(|| self.inner.clock.today());
         for _ in 0..MAX_ROUNDS {
-            let read = self.inner.store.usage(org, day).await?;
+            // One row more than the page, which tells whether there is a next one.
+            let store = &self.inner.store;
+            let read = store.usage(org, day, after.as_ref(), size + 1).await?;
             let today = self.inner.clock.learn(read.now);
-            if page.day.is_none() && today != day {
+            if asked.is_none() && today != day {
                 day = today;
                 continue;
             }
-            let retention = self.inner.usage_retention_days;
-            let oldest = today.minus_days(retention);
+            let oldest = today.minus_days(self.inner.usage_retention_days);
             if day > today || day < oldest {
                 return Err(LedgerError::DayNotKept { day, oldest, today });
             }
             let policy = self.policy();
-            if read.answer.is_empty() && !policy.orgs().contains_key(org) {
+            let rows = read.answer;
+            if rows.is_empty() && after.is_none() && !policy.orgs().contains_key(org) {
                 return Err(LedgerError::UnknownOrganization);
             }
-            let after = page.after.as_ref();
-            let mut rows = read.answer.into_iter().filter(|(key, _)| Some(key) > after);
-            let listed = rows
-                .by_ref()
-                .take(page.size)
-                .map(|((project, model), counters)| {
-                    let pool = policy.pool_of(&model).cloned();
-                    UsageRow {
-                        project,
-                        model,
-                        pool,
-                        counters,
-                    }
-                });
-            let listed = listed.collect();
-            return Ok(Usage {
-                day,
-                rows: listed,
-                more: rows.next().is_some(),
+            let more = rows.len() > size;
+            let listed = rows.into_iter().take(size);
+            let listed = listed.map(|((project, model), counters)| UsageRow {
+                pool: policy.pool_of(&model).cloned(),
+                project,
+                model,
+                counters,
             });
+            let rows = listed.collect();
+            return Ok(Usage { day, rows, more });
         }
         Err(LedgerError::RestlessClock)
     }

@@ -17,7 +17,7 @@ const HIGHEST_TIER: u8 = 5;
 pub(super) fn policy(root: &Section<'_>) -> Option<Policy> {
     root.only(&["program", "pools", "tiers", "orgs"]);
     let program = program(root);
-    let (pools, models) = pools(root)?;
+    let (pools, models) = pools(root);
     let overflow = program.overflow;
     let tiers = tiers(root, &pools, overflow);
     let orgs = orgs(root, &tiers);
@@ -103,10 +103,12 @@ fn workloads(listed: &[(&str, Entry<'_>)]) -> Vec<Workload> {
 
 type Pools = (Vec<PoolName>, HashMap<ModelName, PoolName>);
 
-fn pools(root: &Section<'_>) -> Option<Pools> {
-    let section = root.require("pools")?.section()?;
+fn pools(root: &Section<'_>) -> Pools {
     let mut pools = Vec::new();
     let mut models = HashMap::new();
+    let Some(section) = root.require("pools").and_then(|entry| entry.section()) else {
+        return (pools, models);
+    };
     let mut first_lines: HashMap<&str, (PoolName, usize)> = HashMap::new();
     for (name, entry) in section.entries() {
         let Some(pool) = named(&entry, PoolName::parse(name)) else {
@@ -143,7 +145,7 @@ fn pools(root: &Section<'_>) -> Option<Pools> {
         section.fault("holds no pool");
     }
     pools.sort();
-    Some((pools, models))
+    (pools, models)
 }
 
 fn tiers(root: &Section<'_>, pools: &[PoolName], overflow: Overflow) -> BTreeMap<u8, Arc<Terms>> {
@@ -160,7 +162,10 @@ fn tiers(root: &Section<'_>, pools: &[PoolName], overflow: Overflow) -> BTreeMap
         let Some(section) = entry.section() else {
             continue;
         };
-        section.only(&names);
+        // Without any pool, each allowance would only be one more fault of the same kind.
+        if !names.is_empty() {
+            section.only(&names);
+        }
         let allowances = pools.iter().map(|pool| {
             let entry = section.require(pool.as_str());
             let number = entry.and_then(|entry| entry.number(0, Tokens::MAX.get()));

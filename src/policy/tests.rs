@@ -239,6 +239,7 @@ fn every_fault_is_listed_by_line() {
     let text = changed("\"close_until_reset\"", "\"sometimes\"")
         .replacen("\"evaluation\"", "\"training\"", 1)
         .replacen("2027-01-31", "2027-02-30", 1)
+        .replacen("[\"gpt-4o\"]", "[\"gpt-4o\", 5, \"ft:x\", \"gpt-4o\"]", 1)
         .replacen("tier = 5", "tier = \"5\"", 1)
         .replacen("enterprise = false", "enterprise = 0", 1);
     let faults = faults(&text);
@@ -246,12 +247,17 @@ fn every_fault_is_listed_by_line() {
         .iter()
         .filter_map(|fault| fault.split(':').nth(1))
         .collect();
-    assert_eq!(lines, ["4", "5", "6", "25", "27"], "{faults:#?}");
+    assert_eq!(
+        lines,
+        ["4", "5", "6", "9", "9", "9", "25", "27"],
+        "{faults:#?}"
+    );
 }
 
 #[test]
 fn an_empty_or_cut_off_file_is_refused() {
-    assert_eq!(faults(""), ["p.toml:1: pools: is missing"]);
+    let missing = ["p.toml:1: pools: is missing", "p.toml:1: tiers: is missing"];
+    assert_eq!(faults(""), missing);
     assert!(Policy::parse("p.toml", "[program]\n").is_err());
     for cut in (0..VALID.len()).filter(|cut| VALID.is_char_boundary(*cut)) {
         // Whatever is left, it is taken whole or refused with faults; it never panics.

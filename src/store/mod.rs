@@ -25,8 +25,7 @@ use crate::domain::{
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Decides a batch, each decision on what the ones before it left. Gives one result for each, in
-    /// their order. All decisions of one organization fail together or not at all; see
-    /// [`StoreError`] for whether something may have been written.
+    /// their order; see [`StoreError`] for whether something may have been written where it failed.
     async fn decide(&self, day: UtcDay, batch: Vec<Decision>) -> Vec<Decided>;
 
     /// The counters of these pools on a day, in their order. Only today's are kept: where the clock in
@@ -42,14 +41,21 @@ pub trait Store: Send + Sync + 'static {
         pools: &[PoolName],
     ) -> Result<Timed<Vec<PoolCounters>>, StoreError>;
 
-    /// The usage rows of a day, ordered by project, then by model; none where nothing is kept.
+    /// The first `limit` usage rows of a day that come after `after`, ordered by project, then by
+    /// model; none where nothing is kept. No more than these are held in memory.
     ///
     /// # Errors
     ///
     /// The store failed. Nothing is ever written.
-    async fn usage(&self, org: &OrgId, day: UtcDay) -> Result<Timed<UsageRows>, StoreError>;
+    async fn usage(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<Timed<UsageRows>, StoreError>;
 
-    /// Asks the store for its clock, and so whether it answers.
+    /// Asks the store for its clock, and so whether it would decide now.
     ///
     /// # Errors
     ///
@@ -66,8 +72,11 @@ pub struct Timed<T> {
     pub answer: T,
 }
 
-/// The usage rows of one organization on one day.
-pub type UsageRows = BTreeMap<(ProjectId, ModelName), UsageCounters>;
+/// Which usage row of an organization's day.
+pub type RowKey = (ProjectId, ModelName);
+
+/// Usage rows of one organization on one day.
+pub type UsageRows = BTreeMap<RowKey, UsageCounters>;
 
 /// What became of one decision.
 pub type Decided = Result<Timed<Outcome>, StoreError>;

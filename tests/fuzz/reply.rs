@@ -8,7 +8,7 @@ use tollgate::{
     domain::Terms,
     store::{
         Outcome,
-        redis::reply::{Reply, parse_decided, parse_pools, parse_row, parse_time},
+        redis::reply::{Reply, parse_decided, parse_pools, parse_scan},
     },
 };
 
@@ -30,11 +30,12 @@ fuzz_target!(|input: &[u8]| {
     if let Ok((_, counters)) = parse_pools(&reply, parts.len().saturating_sub(2)) {
         assert_eq!(counters.len(), parts.len() - 2);
     }
-    for text in parts.iter().filter_map(|part| std::str::from_utf8(part).ok()) {
-        if let Ok(row) = parse_row(text) {
+    let texts = Value::Array(parts.iter().skip(1).map(|part| Value::BulkString(part.to_vec())).collect());
+    let cursor = Value::BulkString(parts[0].to_vec());
+    if let Ok((_, rows)) = parse_scan(&Value::Array(vec![cursor, texts])) {
+        for (_, row) in rows {
             let sums = [row.free_tokens.get(), row.billed_tokens.get()];
-            assert!(sums.iter().all(|sum| *sum < 1 << 53), "{text:?}");
+            assert!(sums.iter().all(|sum| *sum < 1 << 53));
         }
-        let _ = parse_time(text, text);
     }
 });

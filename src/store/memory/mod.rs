@@ -7,6 +7,7 @@ mod book;
 
 use std::{
     collections::HashMap,
+    ops::Bound,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -15,7 +16,7 @@ use chrono::{DateTime, Utc};
 
 use self::book::Book;
 use super::{
-    Decided, Decision, Operation, Outcome, Recording, Store, StoreError, Timed, UsageRows,
+    Decided, Decision, Operation, Outcome, Recording, RowKey, Store, StoreError, Timed, UsageRows,
 };
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
 
@@ -26,7 +27,15 @@ pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 pub struct MemoryStore {
     clock: Clock,
     usage_retention_days: u32,
-    books: Mutex<HashMap<OrgId, Book>>,
+    books: Mutex<Books>,
+}
+
+/// What the mutex guards.
+#[derive(Default)]
+struct Books {
+    by_org: HashMap<OrgId, Book>,
+    /// The latest moment that was seen: a clock that steps back over midnight must not start a day anew.
+    latest: DateTime<Utc>,
 }
 
 impl MemoryStore {
@@ -43,10 +52,11 @@ impl MemoryStore {
     fn with_books<T>(&self, read: impl FnOnce(&mut HashMap<OrgId, Book>, UtcDay) -> T) -> Timed<T> {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         // Inside the lock, so that decisions and days are in one order.
-        let now = (self.clock)();
+        books.latest = books.latest.max((self.clock)());
+        let now = books.latest;
         Timed {
             now,
-            answer: read(&mut books, UtcDay::of(now)),
+            answer: read(&mut books.by_org, UtcDay::of(now)),
         }
     }
 
@@ -121,20 +131,23 @@ impl Store for MemoryStore {
         }))
     }
 
-    async fn usage(&self, org: &OrgId, day: UtcDay) -> Result<Timed<UsageRows>, StoreError> {
+    async fn usage(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<Timed<UsageRows>, StoreError> {
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
         Ok(self.with_books(|books, _| {
-            books
-                .get(org)
-                .and_then(|book| book.usage(day))
-                .cloned()
-                .unwrap_or_default()
+            let rows = books.get(org).and_then(|book| book.usage(day));
+            let rows = rows.map(|rows| rows.range((after, Bound::Unbounded)).take(limit));
+            let copied = |(key, row): (&RowKey, &_)| (key.clone(), *row);
+            rows.into_iter().flatten().map(copied).collect()
         }))
     }
 
     async fn probe(&self) -> Result<Timed<()>, StoreError> {
-        Ok(Timed {
-            now: (self.clock)(),
-            answer: (),
-        })
+        Ok(self.with_books(|_, _| ()))
     }
 }

@@ -29,10 +29,11 @@
 -- A verdict is a letter: F is free, any other a reason for being billed (src/store/redis/letters.rs).
 -- A reservation is 'state:pool:tokens:workload:row' under its id. state: the verdict; behind it
 -- 's', the settled verdict and the actual tokens, or 'r' where it was released.
--- A usage row is 'free_tokens billed_tokens free_requests billed_requests'.
+-- A usage row is 'free_tokens billed_tokens free_requests billed_requests'; one of zeros is no row.
 
 local DAY = 86400
 local MAX = 9007199254740991 -- 2^53 - 1
+local MAX_UNPACKED = 4000 -- even; Lua's stack bounds how many values one call takes
 local VERDICT = '[FOZEPJWTMCXD]'
 local FREE, CLOSED, EXCEEDED, DAY_CLOSED = 'F', 'C', 'X', 'D'
 local COUNTS_IN_POOL = { [FREE] = true, [CLOSED] = true, [EXCEEDED] = true, [DAY_CLOSED] = true }
@@ -85,8 +86,7 @@ local function pool_of(name)
   elseif not pool.used then
     local key = pool.key
     local held = redis.call('HMGET', key, 'used', 'free_requests', 'billed_tokens', 'billed_requests', 'closed')
-    pool.is_new = not (held[1] or held[2] or held[3] or held[4] or held[5])
-    if pool.is_new then
+    if not (held[1] or held[2] or held[3] or held[4] or held[5]) then
       held = { '0', '0', '0', '0', '0' }
     end
     pool.used = number(held[1], key, 'used')
@@ -107,7 +107,6 @@ local function row_of(day, field)
     local text = held or '0 0 0 0'
     local free, billed, free_requests, billed_requests = string.match(text, '^(%d+) (%d+) (%d+) (%d+)$')
     row = {
-      is_new = not held,
       free = number(free, usage_keys[day], field),
       billed = number(billed, usage_keys[day], field),
       free_requests = number(free_requests, usage_keys[day], field),
@@ -166,7 +165,9 @@ local function judge_settle(pool, held, actual)
     return verdict
   end
   if verdict == FREE then
-    local fits = actual <= held.tokens or actual <= pool.allowance - (pool.used - held.tokens)
+    -- Not below 0, should the counters have been lost since: what is held is not granted on top.
+    local others = math.max(0, pool.used - held.tokens)
+    local fits = actual <= held.tokens or actual <= pool.allowance - others
     return fits and FREE or EXCEEDED
   end
   if verdict == EXCEEDED and not (closes and pool.closed) and actual <= pool.allowance - pool.used then
@@ -339,34 +340,40 @@ if #unnamed_pools > 0 then
   return { 'pools', time[1], time[2], unpack(unnamed_pools) }
 end
 
--- After this point everything must succeed: a script is atomic, but does not roll back.
+-- Gathers what is to be written, key by key, and asks whether it may be: a right that is missing must
+-- show now.
 
-for _, pool in pairs(pools) do
-  if pool.changed then
-    redis.call('HSET', pool.key,
-      'used', digits(pool.used), 'free_requests', digits(pool.free),
-      'billed_tokens', digits(pool.billed), 'billed_requests', digits(pool.billed_requests),
-      'closed', pool.closed and '1' or '0')
-    if pool.is_new then
-      redis.call('EXPIREAT', pool.key, digits(midnight + DAY))
-    end
+local writes = {}
+
+local function write(key, expires_at, ...)
+  local fields = writes[key]
+  if not fields then
+    fields = {}
+    writes[key] = fields
+    writes[#writes + 1] = { key = key, expires_at = digits(expires_at), fields = fields }
+  end
+  for _, value in ipairs({ ... }) do
+    fields[#fields + 1] = value
   end
 end
 
-local usage_expires_at = { today = midnight + DAY + tonumber(ARGV[2]), yesterday = midnight + tonumber(ARGV[2]) }
-for day, changed in pairs(rows) do
-  for field, row in pairs(changed) do
+for _, pool in pairs(pools) do
+  if pool.changed then
+    write(pool.key, midnight + DAY,
+      'used', digits(pool.used), 'free_requests', digits(pool.free),
+      'billed_tokens', digits(pool.billed), 'billed_requests', digits(pool.billed_requests),
+      'closed', pool.closed and '1' or '0')
+  end
+end
+
+local retention = tonumber(ARGV[2])
+local usage_expires_at = { today = midnight + DAY + retention, yesterday = midnight + retention }
+for day, read in pairs(rows) do
+  for field, row in pairs(read) do
     if row.changed then
-      local key = usage_keys[day]
-      if row.free_requests + row.billed_requests + row.free + row.billed == 0 then
-        redis.call('HDEL', key, field)
-      else
-        redis.call('HSET', key, field, digits(row.free) .. ' ' .. digits(row.billed)
-          .. ' ' .. digits(row.free_requests) .. ' ' .. digits(row.billed_requests))
-        if row.is_new then
-          redis.call('EXPIREAT', key, digits(usage_expires_at[day]))
-        end
-      end
+      write(usage_keys[day], usage_expires_at[day], field,
+        digits(row.free) .. ' ' .. digits(row.billed) .. ' ' .. digits(row.free_requests)
+          .. ' ' .. digits(row.billed_requests))
     end
   end
 end
@@ -374,13 +381,28 @@ end
 local requests_expire_at = { today = midnight + 2 * DAY, yesterday = midnight + DAY }
 for id, held in pairs(reservations) do
   if held and held.changed then
-    local key = request_keys[held.day]
     local state = held.verdict .. held.state
     if held.state == 's' then
       state = state .. held.settled_as .. digits(held.actual)
     end
-    redis.call('HSET', key, id, state .. ':' .. held.pool .. ':' .. held.fields)
-    redis.call('EXPIREAT', key, digits(requests_expire_at[held.day]))
+    write(request_keys[held.day], requests_expire_at[held.day], id,
+      state .. ':' .. held.pool .. ':' .. held.fields)
   end
+end
+
+for _, it in ipairs(writes) do
+  if not redis.acl_check_cmd('HSET', it.key, 'field', 'value')
+    or not redis.acl_check_cmd('EXPIREAT', it.key, it.expires_at) then
+    error({ err = 'NOPERM the user may not HSET and EXPIREAT ' .. it.key })
+  end
+end
+
+-- After this point everything must succeed: a script is atomic, but does not roll back.
+
+for _, it in ipairs(writes) do
+  for at = 1, #it.fields, MAX_UNPACKED do
+    redis.call('HSET', it.key, unpack(it.fields, at, math.min(at + MAX_UNPACKED - 1, #it.fields)))
+  end
+  redis.call('EXPIREAT', it.key, it.expires_at)
 end
 return answers

@@ -186,6 +186,8 @@ pub(super) fn store_error(error: &RedisError) -> StoreError {
         ErrorKind::Extension if matches!(error.code(), Some("CORRUPT" | "WRONGTYPE")) => {
             StoreError::Corrupt { reason }
         }
+        // A script that failed on its way may have written before.
+        _ if reason.contains("@user_script") => StoreError::NoAnswer { reason },
         ErrorKind::Server(_) | ErrorKind::Extension => StoreError::Refused { reason },
         ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => {
             StoreError::Unreachable { reason }

@@ -12,8 +12,8 @@
 //! **Scripts** are sent by their hash. Where Redis doesn't know one (a restart, SCRIPT FLUSH), nothing
 //! ran, and its source is sent instead: that can't miss.
 //!
-//! **Connections** ([`link`]) are kept and shared: one for decisions, one for reads and probes. What
-//! counts once however often it is asked is asked again where its connection is cut.
+//! **The connection** ([`link`]) is kept and shared. What counts once however often it is asked is asked
+//! again where it is cut.
 
 mod arguments;
 pub mod keys;
@@ -29,17 +29,18 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use futures_util::future::join_all;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::sync::Semaphore;
 
 use self::{
     keys::OrgKeys,
     link::{Link, again_if_cut, store_error},
     reply::{BadReply, Reply},
 };
-use super::{Decided, Decision, Operation, Outcome, Store, StoreError, Timed, UsageRows};
-use crate::domain::{OrgId, PoolCounters, PoolName, Terms, UtcDay};
+use super::{Decided, Decision, Operation, Outcome, RowKey, Store, StoreError, Timed, UsageRows};
+use crate::domain::{OrgId, Overflow, PoolCounters, PoolName, Terms, UtcDay};
 
 pub use self::link::Timeouts;
 
@@ -96,8 +97,9 @@ pub struct RedisConfig {
 
 /// The counters in a Redis server, version 7 or later.
 pub struct RedisStore {
-    decisions: Link,
-    reads: Link,
+    link: Link,
+    /// A day's rows are read whole for each page: only so many at a time.
+    usage_reads: Semaphore,
     decide: Script,
     pools: Script,
     key_prefix: String,
@@ -115,6 +117,9 @@ const MAX_ROUNDS: usize = 4;
 /// Rows that one step of reading a day's usage asks for: Redis serves others between the steps.
 const USAGE_STEP: usize = 512;
 
+/// How many days' usage is read at a time.
+const MAX_USAGE_READS: usize = 4;
+
 impl RedisStore {
     /// Prepares the connections; nothing is connected before the first call.
     ///
@@ -130,8 +135,8 @@ impl RedisStore {
         } = config;
         let days = u64::from(usage_retention_days);
         Ok(Self {
-            decisions: Link::new(info.clone(), timeouts)?,
-            reads: Link::new(info, timeouts)?,
+            link: Link::new(info, timeouts)?,
+            usage_reads: Semaphore::new(MAX_USAGE_READS),
             decide: Script::new(include_str!("decide.lua")),
             pools: Script::new(include_str!("pools.lua")),
             key_prefix,
@@ -157,7 +162,7 @@ impl RedisStore {
             let push = |command: &mut Cmd| {
                 self.push_decide(command, &keys, day, terms, &extra, operations);
             };
-            let ask = || self.decide.run(&self.decisions, push);
+            let ask = || self.decide.run(&self.link, push);
             let reply = if can_be_repeated(operations) {
                 again_if_cut(ask).await
             } else {
@@ -200,15 +205,19 @@ impl RedisStore {
         for pool in pools {
             command.arg(keys.pool(pool, day));
         }
-        let closes = terms.overflow == crate::domain::Overflow::CloseUntilReset;
-        command
-            .arg(day.start().timestamp())
-            .arg(self.usage_retention.as_secs())
-            .arg(u8::from(closes));
-        arguments::push_pools(command, terms, extra);
+        self.push_terms(command, day, terms, extra);
         for operation in operations {
             arguments::push_item(command, terms, operation);
         }
+    }
+
+    /// The arguments that hold for a whole batch.
+    fn push_terms(&self, command: &mut Cmd, day: UtcDay, terms: &Terms, extra: &[PoolName]) {
+        command
+            .arg(day.start().timestamp())
+            .arg(self.usage_retention.as_secs())
+            .arg(u8::from(terms.overflow == Overflow::CloseUntilReset));
+        arguments::push_pools(command, terms, extra);
     }
 }
 
@@ -224,58 +233,47 @@ fn can_be_repeated(operations: &[&Operation]) -> bool {
 
 /// The decisions of a batch that one call of the script takes: one organization, one set of terms.
 struct Group<'b> {
-    org: &'b OrgId,
     terms: &'b Arc<Terms>,
     at: Vec<usize>,
 }
 
-/// Splits a batch so that every organization's decisions keep their order.
-fn groups(batch: &[Decision]) -> Vec<Group<'_>> {
-    let mut groups: Vec<Group<'_>> = Vec::new();
-    let mut newest: HashMap<&OrgId, usize> = HashMap::new();
+/// Splits a batch by organization, and an organization's decisions, in their order, by terms: those
+/// differ only where the policy changed in between.
+fn groups(batch: &[Decision]) -> HashMap<&OrgId, Vec<Group<'_>>> {
+    let mut orgs: HashMap<&OrgId, Vec<Group<'_>>> = HashMap::new();
     for (at, Decision { org, terms, .. }) in batch.iter().enumerate() {
-        let group = newest.get(org).copied();
-        match group.filter(|group| groups[*group].terms == terms) {
-            Some(group) => groups[group].at.push(at),
-            None => {
-                newest.insert(org, groups.len());
-                groups.push(Group {
-                    org,
-                    terms,
-                    at: vec![at],
-                });
-            }
+        let groups = orgs.entry(org).or_default();
+        match groups.last_mut().filter(|group| group.terms == terms) {
+            Some(group) => group.at.push(at),
+            None => groups.push(Group {
+                terms,
+                at: vec![at],
+            }),
         }
     }
-    groups
+    orgs
 }
 
 #[async_trait]
 impl Store for RedisStore {
     async fn decide(&self, day: UtcDay, batch: Vec<Decision>) -> Vec<Decided> {
-        let mut decided: Vec<Option<Decided>> = vec![None; batch.len()];
-        // Calls are sent in this order over one connection, and Redis takes them in this order.
-        let calls = groups(&batch).into_iter().map(|group| async {
-            let operations: Vec<_> = group.at.iter().map(|at| &batch[*at].operation).collect();
-            let outcomes = self
-                .decide_group(day, group.org, group.terms, &operations)
-                .await;
-            (group.at, outcomes)
-        });
-        for (at, outcomes) in join_all(calls).await {
-            match outcomes {
-                Ok(Timed { now, answer }) => {
-                    for (at, answer) in at.into_iter().zip(answer) {
-                        decided[at] = Some(Ok(Timed { now, answer }));
-                    }
+        let orgs = groups(&batch);
+        let calls = orgs.into_iter().map(|(org, groups)| {
+            let batch = &batch;
+            async move {
+                let mut decided = Vec::with_capacity(batch.len());
+                // One after the other, so that they keep their order whatever a call needs.
+                for Group { terms, at } in groups {
+                    let operations: Vec<_> = at.iter().map(|at| &batch[*at].operation).collect();
+                    let outcomes = self.decide_group(day, org, terms, &operations).await;
+                    decided.extend(each_its_own(at, outcomes));
                 }
-                Err(error) => at
-                    .into_iter()
-                    .for_each(|at| decided[at] = Some(Err(error.clone()))),
+                decided
             }
-        }
-        let decided: Option<Vec<Decided>> = decided.into_iter().collect();
-        decided.expect("every decision is in one group")
+        });
+        let mut decided: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
+        decided.sort_unstable_by_key(|(at, _)| *at);
+        decided.into_iter().map(|(_, decided)| decided).collect()
     }
 
     async fn pools(
@@ -291,69 +289,72 @@ impl Store for RedisStore {
                 command.arg(keys.pool(pool, day));
             }
         };
-        let reply = again_if_cut(|| self.pools.run(&self.reads, push)).await;
+        let reply = again_if_cut(|| self.pools.run(&self.link, push)).await;
         let reply = reply.map_err(|error| store_error(&error))?;
         let (now, answer) = reply::parse_pools(&reply, pools.len())?;
         Ok(Timed { now, answer })
     }
 
-    async fn usage(&self, org: &OrgId, day: UtcDay) -> Result<Timed<UsageRows>, StoreError> {
+    async fn usage(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<Timed<UsageRows>, StoreError> {
+        let _turn = self.usage_reads.acquire().await;
         let key = self.keys(org).usage(day);
         let mut rows = UsageRows::new();
         let mut cursor = "0".to_owned();
         loop {
             let mut command = redis::cmd("HSCAN");
             command.arg(&key).arg(&cursor).arg("COUNT").arg(USAGE_STEP);
-            let reply = again_if_cut(|| self.reads.send(&command)).await;
+            let reply = again_if_cut(|| self.link.send(&command)).await;
             let reply = reply.map_err(|error| store_error(&error))?;
-            cursor = scan_step(&reply, &mut rows)?;
-            if cursor == "0" {
+            let (next, step) = reply::parse_scan(&reply)?;
+            for (row_key, row) in step {
+                if Some(&row_key) > after {
+                    rows.insert(row_key, row);
+                }
+                if rows.len() > limit {
+                    rows.pop_last();
+                }
+            }
+            if next == "0" {
                 break;
             }
+            cursor = next;
         }
         let Timed { now, answer: () } = self.probe().await?;
         Ok(Timed { now, answer: rows })
     }
 
+    /// Runs the script that decides, on nothing: where Redis would refuse a decision, being read-only,
+    /// out of memory or without the right to run it, it refuses this too.
     async fn probe(&self) -> Result<Timed<()>, StoreError> {
-        let time = redis::cmd("TIME");
-        let reply = again_if_cut(|| self.reads.send(&time)).await;
+        let push = |command: &mut Cmd| {
+            command.arg(0);
+            self.push_terms(command, UtcDay::of(Utc::now()), &Terms::default(), &[]);
+        };
+        let reply = again_if_cut(|| self.decide.run(&self.link, push)).await;
         let reply = reply.map_err(|error| store_error(&error))?;
-        let Value::Array(parts) = &reply else {
-            return Err(StoreError::Corrupt {
-                reason: "a time that is no list".to_owned(),
-            });
-        };
-        let [seconds, micros] = parts.as_slice() else {
-            return Err(StoreError::Corrupt {
-                reason: "a time of other than two parts".to_owned(),
-            });
-        };
-        let now: DateTime<Utc> = reply::parse_time(reply::text(seconds)?, reply::text(micros)?)?;
+        let (now, _) = reply::parse_decided(&reply, &Terms::default(), 0)?;
         Ok(Timed { now, answer: () })
     }
 }
 
-/// Takes the rows of one step of a scan, and gives the cursor of the next; "0" ends it.
-fn scan_step(reply: &Value, rows: &mut UsageRows) -> Result<String, StoreError> {
-    let corrupt = |reason: &str| StoreError::Corrupt {
-        reason: reason.to_owned(),
-    };
-    let Value::Array(parts) = reply else {
-        return Err(corrupt("a scan that is no list"));
-    };
-    let [cursor, Value::Array(fields)] = parts.as_slice() else {
-        return Err(corrupt("a scan of other than two parts"));
-    };
-    for pair in fields.chunks(2) {
-        let [field, row] = pair else {
-            return Err(corrupt("a usage row without counters"));
-        };
-        let row_key = keys::parse_row_field(reply::text(field)?);
-        let row_key = row_key.ok_or_else(|| corrupt("a usage row without project and model"))?;
-        rows.insert(row_key, reply::parse_row(reply::text(row)?)?);
+/// The result of a call, decision by decision, with their places in the batch.
+fn each_its_own(
+    at: Vec<usize>,
+    outcomes: Result<Timed<Vec<Outcome>>, StoreError>,
+) -> Vec<(usize, Decided)> {
+    match outcomes {
+        Ok(Timed { now, answer }) => {
+            let answers = answer.into_iter().map(|answer| Ok(Timed { now, answer }));
+            at.into_iter().zip(answers).collect()
+        }
+        Err(error) => at.into_iter().map(|at| (at, Err(error.clone()))).collect(),
     }
-    Ok(reply::text(cursor)?.to_owned())
 }
 
 impl Script {

@@ -7,7 +7,7 @@ use redis::Value;
 use super::{keys, letters};
 use crate::{
     domain::{CounterFull, PoolCounters, PoolName, Refusal, Terms, Tokens, UsageCounters, Verdict},
-    store::{Outcome, PoolFigures},
+    store::{Outcome, PoolFigures, RowKey},
 };
 
 /// What `decide.lua` said.
@@ -107,7 +107,7 @@ pub fn parse_pools(
 /// # Errors
 ///
 /// [`BadReply`] where the script can't have written that.
-pub fn parse_row(text: &str) -> Result<UsageCounters, BadReply> {
+fn parse_row(text: &str) -> Result<UsageCounters, BadReply> {
     let numbers: Vec<&str> = text.split(' ').collect();
     let [free_tokens, billed_tokens, free_requests, billed_requests] = numbers.as_slice() else {
         return Err(bad(format!("usage row {text:?}")));
@@ -120,12 +120,40 @@ pub fn parse_row(text: &str) -> Result<UsageCounters, BadReply> {
     })
 }
 
+/// Reads one step of a scan of a day's usage: the cursor of the next step, "0" after the last, and the
+/// rows. A row of zeros, which a release leaves behind, is none.
+///
+/// # Errors
+///
+/// [`BadReply`] where Redis can't have said that of what the script wrote.
+pub fn parse_scan(reply: &Value) -> Result<(String, Vec<(RowKey, UsageCounters)>), BadReply> {
+    let Value::Array(parts) = reply else {
+        return Err(bad("a scan that is no list"));
+    };
+    let [cursor, Value::Array(fields)] = parts.as_slice() else {
+        return Err(bad("a scan of other than two parts"));
+    };
+    let mut rows = Vec::with_capacity(fields.len() / 2);
+    for pair in fields.chunks(2) {
+        let [field, row] = pair else {
+            return Err(bad("a usage row without counters"));
+        };
+        let key = keys::parse_row_field(text(field)?);
+        let key = key.ok_or_else(|| bad("a usage row without project and model"))?;
+        let row = parse_row(text(row)?)?;
+        if !row.is_empty() {
+            rows.push((key, row));
+        }
+    }
+    Ok((text(cursor)?.to_owned(), rows))
+}
+
 /// Reads what Redis' TIME gives: seconds since 1970, and microseconds.
 ///
 /// # Errors
 ///
 /// [`BadReply`] where it can't have.
-pub fn parse_time(seconds: &str, micros: &str) -> Result<DateTime<Utc>, BadReply> {
+fn parse_time(seconds: &str, micros: &str) -> Result<DateTime<Utc>, BadReply> {
     let wrong = || bad(format!("the time {seconds:?} {micros:?}"));
     let seconds_number = i64::try_from(parse_number(seconds)?).map_err(|_| wrong())?;
     let nanos = parse_number(micros)?
@@ -228,7 +256,7 @@ fn texts(reply: &Value) -> Result<Vec<&str>, BadReply> {
 /// # Errors
 ///
 /// [`BadReply`] where it is none.
-pub(super) fn text(part: &Value) -> Result<&str, BadReply> {
+fn text(part: &Value) -> Result<&str, BadReply> {
     match part {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).map_err(|_| bad("not UTF-8")),
         Value::SimpleString(text) => Ok(text),

@@ -1,5 +1,6 @@
 //! docs/CONTRACT.md, "The program": how a real process starts, tells its health, and stops.
 
+mod dashboard;
 mod settings;
 mod starting;
 mod stopping;
@@ -12,6 +13,12 @@ use std::{
 
 /// The status of a GET over HTTP.
 fn http_status(addr: &str, path: &str) -> u16 {
+    let (head, _) = http_get(addr, path);
+    head.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// The head of the answer to a GET over HTTP, and its body.
+fn http_get(addr: &str, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
@@ -23,6 +30,6 @@ fn http_status(addr: &str, path: &str) -> u16 {
     .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    let status = answer.split(' ').nth(1).unwrap();
-    status.parse().unwrap()
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
 }

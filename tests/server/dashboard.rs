@@ -1,0 +1,75 @@
+//! The page for people, on the HTTP port.
+
+use serde_json::{Value, json};
+
+use super::{http_get, http_status};
+use crate::support::{redis::RedisServer, tollgate::Tollgate};
+
+fn asked(tollgate: &Tollgate, path: &str) -> Value {
+    let (head, body) = http_get(&tollgate.http_addr, path);
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    serde_json::from_str(&body).unwrap()
+}
+
+#[tokio::test]
+async fn the_page_loads_nothing_from_elsewhere_and_may_not_be_framed() {
+    let tollgate = Tollgate::start(&[]);
+    let (head, body) = http_get(&tollgate.http_addr, "/");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(head.contains("default-src 'none'"), "{head}");
+    assert!(head.contains("frame-ancestors 'none'"), "{head}");
+    assert!(!body.contains("http://") && !body.contains("https://"));
+    assert!(
+        !body.contains("innerHTML"),
+        "names are shown as text, never as markup"
+    );
+}
+
+#[tokio::test]
+async fn the_page_reads_the_same_figures_as_get_quota() {
+    let tollgate = Tollgate::start(&[]);
+    let mut client = tollgate.client();
+    let request = tollgate::grpc::proto::ReserveRequest {
+        org: "org-demo".to_owned(),
+        project: "p".to_owned(),
+        model: "gpt-4o".to_owned(),
+        tokens: 930_000,
+        ..Default::default()
+    };
+    client.reserve(request).await.unwrap();
+    assert_eq!(asked(&tollgate, "/api/orgs"), json!(["org-demo"]));
+    let quota = asked(&tollgate, "/api/quota?org=org-demo");
+    assert_eq!(
+        (&quota["tier"], &quota["enrolled"]),
+        (&json!(3), &json!(true))
+    );
+    let large = json!({
+        "pool": "large", "allowance": 1_000_000, "used": 930_000, "remaining": 70_000,
+        "billed_tokens": 0, "free_requests": 1, "billed_requests": 0,
+    });
+    assert_eq!(quota["pools"][0], large);
+    assert_eq!(quota["pools"][1]["pool"], "mini");
+    let resets_at = quota["resets_at"].as_str().unwrap();
+    assert!(resets_at.ends_with("T00:00:00+00:00"), "{resets_at}");
+}
+
+#[tokio::test]
+async fn the_page_is_told_what_is_wrong() {
+    let mut redis = RedisServer::start();
+    let tollgate = Tollgate::start(&["--store", &redis.url()]);
+    for (path, status) in [
+        ("/api/quota?org=stranger", 404),
+        ("/api/quota?org=", 400),
+        ("/api/quota?org=a%00", 400),
+        ("/api/quota", 400),
+        ("/api/quota?org=org-demo", 200),
+        ("/elsewhere", 404),
+    ] {
+        assert_eq!(http_status(&tollgate.http_addr, path), status, "{path}");
+    }
+    redis.kill();
+    assert_eq!(
+        http_status(&tollgate.http_addr, "/api/quota?org=org-demo"),
+        503
+    );
+}
