@@ -10,14 +10,16 @@
 //! | [`policy`] | who gets what: pools, tiers, organizations | `domain`, `document` |
 //! | [`store`] | the counters, behind one interface: memory, Redis | `domain` |
 //! | [`ledger`] | policy and store put together: the use cases | those three |
-//! | [`grpc`], [`http`] | the surfaces: convert, call, convert | `ledger`, `domain` |
+//! | [`grpc`], [`http`] | the surfaces: convert, call, convert | `ledger`, `domain`, the store's values |
 //! | [`server`] | binds, wires, runs and drains | all of these |
-//! | [`settings`], [`document`] | what an operator can set; TOML with all its faults | |
-//! | [`cli`] | the client subcommands | `grpc::proto` |
+//! | [`settings`] | what an operator can set | `document`, what it configures |
+//! | [`cli`] | the subcommands: a client, and `check-policy` | `grpc::proto`, `policy`, `settings` |
+//! | [`document`], [`logs`] | TOML with all its faults; structured logs | |
 //!
 //! # The invariants
 //!
-//! * No answer FREE takes a pool's `used` past its allowance, whatever replicas, retries and faults do.
+//! * No answer FREE takes a pool's `used` past its allowance, whatever replicas and retries do, as long as
+//!   the store remembers what it was told.
 //! * A request counts once, as what it finally was. A request id counts once.
 //! * A decision is judged whole before its first write.
 //! * The day is the store's clock's, at the moment of the decision.

@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::settings::{LogFormat, Settings};
@@ -19,7 +18,7 @@ use crate::settings::{LogFormat, Settings};
 pub fn start(settings: &Settings) -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
         .parse(&settings.log)
-        .with_context(|| format!("log: {:?} is no filter", settings.log))?;
+        .map_err(|error| anyhow::anyhow!("log: {:?} is no filter: {error}", settings.log))?;
     let json = match settings.log_format {
         LogFormat::Json => true,
         LogFormat::Human => false,

@@ -40,10 +40,17 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let server = Server::bind(&settings).await?;
     server
         .run(async move {
-            tokio::select! {
+            let stop = tokio::select! {
                 _ = terminate.recv() => Stop::Draining,
                 _ = interrupt.recv() => Stop::AtOnce,
-            }
+            };
+            // Whoever presses Ctrl-C again does not want to wait for open calls.
+            tokio::spawn(async move {
+                interrupt.recv().await;
+                tracing::warn!("interrupted again: exiting at once");
+                std::process::exit(1);
+            });
+            stop
         })
         .await
 }

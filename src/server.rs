@@ -8,8 +8,9 @@ use tokio::{
     net::TcpListener,
     sync::watch,
     task::{AbortHandle, JoinHandle},
-    time::{Instant, timeout_at},
+    time::Instant,
 };
+use tokio_util::task::TaskTracker;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -40,6 +41,10 @@ const MAX_STREAMS_PER_CONNECTION: u32 = 1024;
 const MAX_LOCAL_RESETS: usize = 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After the last open call: how long connections have to close by themselves. Some never would: one
+/// that never spoke, one whose other end is gone, one with a reflection stream held open.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// How to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +152,7 @@ impl Server {
             .await;
         let watcher = watch_store(ledger.clone(), reporter.clone(), ready.clone());
         let (end, ended) = watch::channel(false);
+        let open_calls = TaskTracker::new();
 
         let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
         let grpc_server = tonic::transport::Server::builder()
@@ -157,7 +163,7 @@ impl Server {
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
-            .add_service(grpc::quota::service(ledger.clone()))
+            .add_service(grpc::quota::service(ledger.clone(), open_calls.clone()))
             .serve_with_incoming_shutdown(incoming, until(ended.clone()));
         let mut grpc_server: JoinHandle<anyhow::Result<()>> =
             tokio::spawn(async move { grpc_server.await.context("the gRPC listener failed") });
@@ -189,13 +195,19 @@ impl Server {
         }
         let aborts = [grpc_server.abort_handle(), http_server.abort_handle()];
         let both = async { (grpc_server.await, http_server.await) };
-        match timeout_at(deadline, both).await {
-            Ok((grpc, http)) => grpc?.and(http?)?,
-            Err(_) => {
+        open_calls.close();
+        let calls_ended = async {
+            open_calls.wait().await;
+            tokio::time::sleep(LINGER).await;
+        };
+        tokio::select! {
+            (grpc, http) = both => grpc?.and(http?)?,
+            () = calls_ended => tracing::info!("connections without an open call are closed"),
+            () = tokio::time::sleep_until(deadline) => {
                 tracing::warn!("the grace period is over: calls that are still open are cut off");
-                aborts.iter().for_each(AbortHandle::abort);
             }
         }
+        aborts.iter().for_each(AbortHandle::abort);
         tracing::info!("stopped");
         Ok(())
     }

@@ -14,11 +14,10 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use tonic::{
-    Status,
-    codegen::http::uri::InvalidUri,
+    Status, TimeoutExpired,
     transport::{Channel, Endpoint, Uri},
 };
 
@@ -91,7 +90,7 @@ pub enum Client {
         /// How many tokens, 1 to 1000000000
         tokens: u64,
         /// Makes the call idempotent, and the reservation one that can be settled or released
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
         request_id: Option<String>,
         /// What kind of work it is
         #[arg(long, default_value = "inference")]
@@ -268,13 +267,15 @@ async fn all_usage(
     }
 }
 
-/// A service's address, with or without `http://`.
-fn service_uri(addr: &str) -> Result<Uri, InvalidUri> {
-    if addr.contains("://") {
-        addr.parse()
-    } else {
-        format!("http://{addr}").parse()
+/// A service's address, with or without `http://`. TLS is not in this version, and must not seem to be.
+fn service_uri(addr: &str) -> Result<Uri, String> {
+    let authority = addr.strip_prefix("http://").unwrap_or(addr);
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    if authority.contains(['/', '?', '#']) {
+        return Err("must be HOST:PORT, or http://HOST:PORT".to_owned());
     }
+    let uri: Result<Uri, _> = format!("http://{authority}").parse();
+    uri.map_err(|error| error.to_string())
 }
 
 fn connect(connection: &Connection) -> QuotaServiceClient<Channel> {
@@ -331,10 +332,15 @@ fn rpc_error(connection: &Connection, status: &Status) -> anyhow::Error {
     while let Some(cause) = innermost.and_then(std::error::Error::source) {
         innermost = Some(cause);
     }
+    let addr = &connection.addr;
     let code = code_name(status.code());
     match innermost {
+        Some(cause) if cause.is::<TimeoutExpired>() => anyhow!(
+            "DEADLINE_EXCEEDED: no answer from {addr} in time; the outcome is unknown: call again, with \
+             the same request id if there is one"
+        ),
         // tonic's own text for a service that isn't there is only the transport's.
-        Some(cause) => anyhow!("{code}: no answer from {}: {cause}", connection.addr),
+        Some(cause) => anyhow!("{code}: no answer from {addr}: {cause}"),
         None => anyhow!("{code}: {}", status.message()),
     }
 }

@@ -308,7 +308,8 @@ pub(super) fn status(error: LedgerError) -> Status {
         LedgerError::Store(StoreError::Unreachable { .. } | StoreError::Refused { .. })
         | LedgerError::RestlessClock => unavailable(
             &said,
-            "the store can't be reached, or refuses; nothing was counted: retry",
+            "the store can't be reached, or refuses; this call counted nothing: retry with the same \
+             request_id",
         ),
         LedgerError::Store(StoreError::NoAnswer { .. }) => unavailable(
             &said,

@@ -1,5 +1,6 @@
 //! The RPC methods: convert, call the ledger, convert.
 
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -15,12 +16,15 @@ use crate::ledger::Ledger;
 /// `tollgate.v1.QuotaService`.
 pub struct Quota {
     ledger: Ledger,
+    open_calls: TaskTracker,
 }
 
-/// The service over a ledger, ready to be added to a server.
+/// The service over a ledger, ready to be added to a server. `open_calls` is told of each call while it
+/// is open.
 #[must_use]
-pub fn service(ledger: Ledger) -> QuotaServiceServer<Quota> {
-    QuotaServiceServer::new(Quota { ledger }).max_decoding_message_size(MAX_MESSAGE_BYTES)
+pub fn service(ledger: Ledger, open_calls: TaskTracker) -> QuotaServiceServer<Quota> {
+    QuotaServiceServer::new(Quota { ledger, open_calls })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 #[tonic::async_trait]
@@ -29,6 +33,7 @@ impl QuotaService for Quota {
         &self,
         request: Request<ReserveRequest>,
     ) -> Result<Response<ReserveResponse>, Status> {
+        let _open = self.open_calls.token();
         let call = convert::reserve_call(request.into_inner())?;
         let reserved = self.ledger.reserve(call).await.map_err(convert::status)?;
         Ok(Response::new(convert::reserve_response(reserved)))
@@ -38,6 +43,7 @@ impl QuotaService for Quota {
         &self,
         request: Request<SettleRequest>,
     ) -> Result<Response<SettleResponse>, Status> {
+        let _open = self.open_calls.token();
         let (org, request_id, tokens) = convert::settle_call(request.into_inner())?;
         let settled = self.ledger.settle(org, request_id, tokens).await;
         Ok(Response::new(convert::settle_response(
@@ -49,6 +55,7 @@ impl QuotaService for Quota {
         &self,
         request: Request<ReleaseRequest>,
     ) -> Result<Response<ReleaseResponse>, Status> {
+        let _open = self.open_calls.token();
         let (org, request_id) = convert::release_call(request.into_inner())?;
         let released = self
             .ledger
@@ -62,6 +69,7 @@ impl QuotaService for Quota {
         &self,
         request: Request<GetQuotaRequest>,
     ) -> Result<Response<GetQuotaResponse>, Status> {
+        let _open = self.open_calls.token();
         let org = convert::org(request.into_inner().org)?;
         let quota = self.ledger.quota(&org).await.map_err(convert::status)?;
         Ok(Response::new(convert::quota_response(&org, quota)))
@@ -71,6 +79,7 @@ impl QuotaService for Quota {
         &self,
         request: Request<ListUsageRequest>,
     ) -> Result<Response<ListUsageResponse>, Status> {
+        let _open = self.open_calls.token();
         let (org, page) = convert::usage_page(request.into_inner())?;
         let usage = self
             .ledger

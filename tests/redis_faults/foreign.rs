@@ -1,7 +1,7 @@
 //! Something that is not ours lies under our keys: INTERNAL, the details in the log alone, and nothing
 //! is changed.
 
-use tollgate::grpc::proto::{GetQuotaRequest, ListUsageRequest};
+use tollgate::grpc::proto::{BilledReason, GetQuotaRequest, ListUsageRequest, SettleRequest};
 use tonic::{Code, Status};
 
 use super::{logged, refused, start};
@@ -141,4 +141,35 @@ async fn reading_a_foreign_key_is_an_internal_error() {
         redis.run(&["DEL", USAGE]);
     }
     assert_eq!(large(&client).await.used, 0);
+}
+
+#[tokio::test]
+async fn what_is_held_is_never_granted_on_top_of_counters_that_were_lost() {
+    let redis = RedisServer::start_at(&Clock::at(NOON));
+    let tollgate = start(&redis, "").await;
+    let client = tollgate.client();
+    reserve(&client, 900, "r").await;
+    redis.run(&["DEL", POOL]);
+    let request = SettleRequest {
+        org: "acme".to_owned(),
+        request_id: "r".to_owned(),
+        tokens: 1_500,
+    };
+    let settled = client.clone().settle(request).await.unwrap().into_inner();
+    assert_eq!(settled.billed_reason(), BilledReason::AllowanceExceeded);
+    assert_eq!((settled.used, settled.allowance), (0, 1_000));
+}
+
+#[tokio::test]
+async fn a_pool_with_gaps_is_an_internal_error_to_everyone() {
+    let redis = RedisServer::start_at(&Clock::at(NOON));
+    let tollgate = start(&redis, "").await;
+    let client = tollgate.client();
+    reserve(&client, 10, "r").await;
+    redis.run(&["HDEL", POOL, "billed_tokens"]);
+    let status = refused(&client, 10, "s").await;
+    assert_eq!(status.code(), Code::Internal);
+    let org = "acme".to_owned();
+    let quota = client.clone().get_quota(GetQuotaRequest { org }).await;
+    assert_eq!(quota.unwrap_err().code(), Code::Internal);
 }

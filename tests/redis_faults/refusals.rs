@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use tollgate::grpc::proto::ReleaseRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{logged, start, start_unseen, unavailable};
 use crate::support::{
-    calls::{large, reserve, said},
+    calls::{large, reserve, said, usage},
     redis::RedisServer,
 };
 
@@ -20,12 +21,14 @@ async fn a_demoted_redis_makes_calls_unavailable_until_it_is_promoted_again() {
     for _ in 0..3 {
         unavailable(&client, 10, "demoted").await;
     }
+    tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     assert!(
         logged(&tollgate, &["WARN", "read only replica"]),
         "{:?}",
         tollgate.log()
     );
     redis.run(&["REPLICAOF", "NO", "ONE"]);
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let answer = reserve(&client, 10, "demoted").await;
     assert_eq!(
         (said(&answer).as_str(), answer.used, answer.replayed),
@@ -42,12 +45,14 @@ async fn a_full_redis_makes_calls_unavailable_until_it_has_room() {
     reserve(&client, 10, "before").await;
     redis.run(&["CONFIG", "SET", "maxmemory", "1"]);
     unavailable(&client, 10, "full").await;
+    tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     // Also where the script has to be sent anew.
     redis.run(&["SCRIPT", "FLUSH"]);
     unavailable(&client, 10, "full").await;
     assert!(logged(&tollgate, &["WARN", "OOM"]), "{:?}", tollgate.log());
     assert_eq!(large(&client).await.used, 10);
     redis.run(&["CONFIG", "SET", "maxmemory", "0"]);
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let answer = reserve(&client, 10, "full").await;
     assert_eq!(
         (said(&answer).as_str(), answer.used, answer.replayed),
@@ -93,5 +98,67 @@ async fn a_wrong_password_is_told_in_the_log_without_the_password() {
             assert_eq!(said(&reserve(&tollgate.client(), 10, "").await), "FREE");
             assert!(!logged(&tollgate, &["hunter3"]));
         }
+    }
+}
+
+/// The rights that the README names, and no others.
+const LEAST_RIGHTS: [&str; 9] = [
+    "~tollgate:*",
+    "+hello",
+    "+evalsha",
+    "+eval",
+    "+time",
+    "+hget",
+    "+hmget",
+    "+hset",
+    "+expireat",
+];
+
+/// A user with these rights, and where a service reaches Redis as that user.
+fn url_of_user(redis: &RedisServer, rights: &[&str]) -> String {
+    let user = ["ACL", "SETUSER", "gate", "reset", "on", ">secret"];
+    redis.run(&[&user[..], rights].concat());
+    format!("redis://gate:secret@127.0.0.1:{}", redis.port)
+}
+
+#[tokio::test]
+async fn the_least_rights_that_the_readme_names_suffice() {
+    let redis = RedisServer::start();
+    let url = url_of_user(&redis, &[&LEAST_RIGHTS[..], &["+hscan"]].concat());
+    let tollgate = start_unseen(&url, "");
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    let client = tollgate.client();
+    assert_eq!(said(&reserve(&client, 10, "r").await), "FREE");
+    let (org, request_id) = ("acme".to_owned(), "r".to_owned());
+    let request = ReleaseRequest { org, request_id };
+    client.clone().release(request).await.unwrap();
+    assert_eq!(large(&client).await.used, 0);
+    assert!(
+        usage(&client, "").await.is_empty(),
+        "what was released is not listed"
+    );
+}
+
+#[tokio::test]
+async fn without_the_right_to_a_write_nothing_at_all_is_written() {
+    for missing in ["+hset", "+expireat"] {
+        let redis = RedisServer::start();
+        let rights = LEAST_RIGHTS.into_iter().filter(|right| *right != missing);
+        let url = url_of_user(&redis, &rights.collect::<Vec<_>>());
+        let tollgate = start_unseen(&url, "");
+        tollgate.wait_for_readiness(ServingStatus::Serving).await;
+        let client = tollgate.client();
+        for _ in 0..3 {
+            unavailable(&client, 10, "r").await;
+        }
+        assert!(
+            logged(&tollgate, &["WARN", "may not HSET and EXPIREAT"]),
+            "{:?}",
+            tollgate.log()
+        );
+        assert_eq!(redis.integer(&["DBSIZE"]), 0, "{missing}");
+        url_of_user(&redis, &[&LEAST_RIGHTS[..], &[missing]].concat());
+        let answer = reserve(&client, 10, "r").await;
+        assert_eq!((answer.used, answer.replayed), (10, false));
     }
 }

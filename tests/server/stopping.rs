@@ -4,6 +4,7 @@
 //! The tests have two threads: a client's connection lives on while its test waits for the process.
 
 use std::{
+    io::Write as _,
     net::TcpStream,
     time::{Duration, Instant},
 };
@@ -16,6 +17,8 @@ use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
     health_client::HealthClient,
 };
+
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 use super::http_status;
 use crate::support::{
@@ -141,7 +144,7 @@ async fn an_open_health_watch_sees_not_serving_and_does_not_hold_the_end_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigint_ends_it_at_once() {
-    let mut tollgate = start(LONG, LONG);
+    let mut tollgate = start("59s", LONG);
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let client = tollgate.client();
     reserve(&client, 10, "").await;
@@ -157,6 +160,13 @@ async fn connections_without_a_call_do_not_hold_the_end_up() {
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     // As browsers open them ahead of need. The answer shows that it was accepted: it came first.
     let _silent = TcpStream::connect(&tollgate.http_addr).unwrap();
+    let _silent_grpc = TcpStream::connect(&tollgate.addr).unwrap();
+    let mut half_spoken = TcpStream::connect(&tollgate.addr).unwrap();
+    half_spoken.write_all(b"PRI * HTTP/2.0\r\n").unwrap();
+    let mut reflection = ServerReflectionClient::new(tollgate.channel());
+    // This one never asks anything, and never ends.
+    let never = futures_util::stream::pending();
+    let _held = reflection.server_reflection_info(never).await.unwrap();
     assert_eq!(http_status(&tollgate.http_addr, "/livez"), 200);
     let idle = tollgate.client();
     reserve(&idle, 10, "").await;
@@ -198,4 +208,16 @@ async fn a_stuck_call_is_cut_at_the_grace_period_and_its_id_tells_the_rest() {
     assert_eq!(said(&reserve(&next.client(), 10, "open").await), "FREE");
     let pool = large(&next.client()).await;
     assert_eq!((pool.used, pool.free_requests), (10, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_sigint_does_not_wait_for_open_calls() {
+    let redis = RedisServer::start();
+    let mut tollgate = start_over(&redis, LONG);
+    let call = hanging_call(&redis, &tollgate).await;
+    tollgate.signal(Signal::SIGINT);
+    wait_until_closed(&tollgate.addr).await;
+    assert!(!call.is_finished() && !tollgate.has_ended());
+    tollgate.signal(Signal::SIGINT);
+    assert_eq!(tollgate.wait(PATIENCE).code(), Some(1));
 }

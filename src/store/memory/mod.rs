@@ -151,3 +151,24 @@ impl Store for MemoryStore {
         Ok(self.with_books(|_, _| ()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_clock_that_steps_back_over_midnight_starts_no_day_anew() {
+        let seconds = Arc::new(AtomicI64::new(86_400));
+        let clock = Arc::clone(&seconds);
+        let at = |seconds| DateTime::from_timestamp(seconds, 0).expect("a moment");
+        let now = move || at(clock.load(Ordering::SeqCst));
+        let store = MemoryStore::new(Arc::new(now), 35);
+        for (told, said) in [(86_400, 86_400), (86_399, 86_400), (86_401, 86_401)] {
+            seconds.store(told, Ordering::SeqCst);
+            let answer = store.probe().await.expect("memory answers");
+            assert_eq!(answer.now, at(said));
+        }
+    }
+}

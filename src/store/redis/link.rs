@@ -47,6 +47,14 @@ pub(super) struct Link {
     ended: Arc<AtomicBool>,
 }
 
+/// Why a command has no answer.
+pub(super) enum Failed {
+    /// There was no connection to send it over.
+    Connecting(RedisError),
+    /// It was, or may have been, sent.
+    Asking(RedisError),
+}
+
 /// An attempt to connect that failed.
 struct Failure {
     began_at: Instant,
@@ -60,7 +68,8 @@ impl Link {
         let settings = info
             .redis_settings()
             .clone()
-            .set_protocol(ProtocolVersion::RESP3);
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_skip_set_lib_name();
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
         let config = AsyncConnectionConfig::new()
@@ -94,8 +103,8 @@ impl Link {
 
     /// Sends one command. A connection that proves to be no good is dropped, so that the next call
     /// gets a new one.
-    pub(super) async fn send(&self, command: &redis::Cmd) -> Result<Value, RedisError> {
-        let kept = self.connection().await?;
+    pub(super) async fn send(&self, command: &redis::Cmd) -> Result<Value, Failed> {
+        let kept = self.connection().await.map_err(Failed::Connecting)?;
         let sent = kept.as_ref().clone().req_packed_command(command).await;
         let sent = sent.and_then(Value::extract_error);
         if let Err(error) = &sent
@@ -109,7 +118,7 @@ impl Link {
                 self.kept.compare_and_swap(&current, None);
             }
         }
-        sent
+        sent.map_err(Failed::Asking)
     }
 
     async fn connection(&self) -> Result<Arc<MultiplexedConnection>, RedisError> {
@@ -162,37 +171,39 @@ fn must_be_replaced(error: &RedisError) -> bool {
 /// Asks again, once, where the connection was cut under the question: over a new one. A connection that
 /// Redis cuts while it is idle may show it only to the next question. Only for what may run twice: the
 /// first may have run, and its answer been lost. So a second failure leaves the first one standing.
-pub(super) async fn again_if_cut<T, F>(ask: impl Fn() -> F) -> Result<T, RedisError>
+pub(super) async fn again_if_cut<T, F>(ask: impl Fn() -> F) -> Result<T, Failed>
 where
-    F: Future<Output = Result<T, RedisError>>,
+    F: Future<Output = Result<T, Failed>>,
 {
     match ask().await {
-        Err(error) if was_cut(&error) => ask().await.map_err(|_| error),
+        Err(Failed::Asking(error)) if error.is_connection_dropped() => {
+            ask().await.map_err(|_| Failed::Asking(error))
+        }
         answered => answered,
     }
 }
 
-/// Not where Redis took too long, and not where there was no connection to begin with.
-fn was_cut(error: &RedisError) -> bool {
-    error.is_connection_dropped() && !error.is_connection_refusal()
-}
-
 /// What a failure means for the caller. Nothing but a server's own answer, or a connection that never
 /// came about, proves that nothing was written.
-pub(super) fn store_error(error: &RedisError) -> StoreError {
+pub(super) fn store_error(failed: &Failed) -> StoreError {
+    let error = match failed {
+        Failed::Connecting(error) => {
+            let reason = error.to_string();
+            return StoreError::Unreachable { reason };
+        }
+        Failed::Asking(error) => error,
+    };
     let reason = error.to_string();
     match error.kind() {
         // Our script's own word, and Redis' for a key of another type: no retry mends either.
         ErrorKind::Extension if matches!(error.code(), Some("CORRUPT" | "WRONGTYPE")) => {
             StoreError::Corrupt { reason }
         }
+        // The script asks for its rights before it writes.
+        ErrorKind::Server(ServerErrorKind::NoPerm) => StoreError::Refused { reason },
         // A script that failed on its way may have written before.
         _ if reason.contains("@user_script") => StoreError::NoAnswer { reason },
         ErrorKind::Server(_) | ErrorKind::Extension => StoreError::Refused { reason },
-        ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => {
-            StoreError::Unreachable { reason }
-        }
-        _ if error.is_connection_refusal() => StoreError::Unreachable { reason },
         _ => StoreError::NoAnswer { reason },
     }
 }

@@ -36,7 +36,7 @@ use tokio::sync::Semaphore;
 
 use self::{
     keys::OrgKeys,
-    link::{Link, again_if_cut, store_error},
+    link::{Failed, Link, again_if_cut, store_error},
     reply::{BadReply, Reply},
 };
 use super::{Decided, Decision, Operation, Outcome, RowKey, Store, StoreError, Timed, UsageRows};
@@ -357,6 +357,8 @@ fn each_its_own(
     }
 }
 
+const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
+
 impl Script {
     fn new(source: &'static str) -> Self {
         Self {
@@ -366,12 +368,12 @@ impl Script {
     }
 
     /// Runs the script with the keys and arguments that `push` adds.
-    async fn run(&self, link: &Link, push: impl Fn(&mut Cmd)) -> Result<Value, RedisError> {
+    async fn run(&self, link: &Link, push: impl Fn(&mut Cmd)) -> Result<Value, Failed> {
         let mut command = redis::cmd("EVALSHA");
         command.arg(&self.hash);
         push(&mut command);
         let sent = link.send(&command).await;
-        if matches!(&sent, Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript)) {
+        if matches!(&sent, Err(Failed::Asking(e)) if e.kind() == NO_SCRIPT) {
             let mut command = redis::cmd("EVAL");
             command.arg(self.source);
             push(&mut command);

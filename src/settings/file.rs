@@ -1,0 +1,167 @@
+//! The settings file's schema, walked by hand so that every fault is reported at once.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::ValueEnum;
+
+use super::{LogFormat, SettingsError, chosen};
+use crate::{
+    document::{Entry, Section},
+    ledger::OnStoreFailure,
+    store::redis::RedisUrl,
+};
+
+/// What a settings file says; what it leaves out is `None`.
+#[derive(Debug, Default)]
+pub(super) struct FileSettings {
+    pub(super) listen: Option<String>,
+    pub(super) http_listen: Option<String>,
+    pub(super) store: Option<StoreKind>,
+    pub(super) policy: Option<PathBuf>,
+    pub(super) on_store_failure: Option<OnStoreFailure>,
+    pub(super) log_format: Option<LogFormat>,
+    pub(super) log: Option<String>,
+    pub(super) drain_delay: Option<Duration>,
+    pub(super) grace_period: Option<Duration>,
+    pub(super) usage_retention_days: Option<u32>,
+    pub(super) key_prefix: Option<String>,
+    pub(super) connect_timeout: Option<Duration>,
+    pub(super) response_timeout: Option<Duration>,
+}
+
+/// Which store, and where.
+#[derive(Debug)]
+pub(super) enum StoreKind {
+    Memory,
+    Redis(RedisUrl),
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl FileSettings {
+    /// Reads a file, whole or not at all.
+    pub(super) fn read(path: &Path) -> Result<Self, SettingsError> {
+        let text = fs::read_to_string(path).map_err(|source| SettingsError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        let name = path.display().to_string();
+        Ok(crate::document::read(&name, &text, |root| {
+            Some(file_settings(root))
+        })?)
+    }
+}
+
+impl StoreKind {
+    /// Reads `memory:` or a Redis URL. The text may hold a password, so faults don't repeat it.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let scheme = text.split_once(':').map(|(scheme, _)| scheme);
+        match scheme {
+            Some("memory") if text == "memory:" => Ok(Self::Memory),
+            Some("redis") => Ok(Self::Redis(RedisUrl::parse(text)?)),
+            Some(scheme @ ("file" | "rediss" | "redis+sentinel" | "redis+cluster")) => {
+                Err(format!(
+                    "this version does not have the store {scheme}: yet; there are memory: and redis://"
+                ))
+            }
+            _ => Err("is none of memory: and redis://[user:password@]host[:port][/db]".to_owned()),
+        }
+    }
+}
+
+fn file_settings(root: &Section<'_>) -> FileSettings {
+    root.only(&[
+        "listen",
+        "http_listen",
+        "store",
+        "policy",
+        "on_store_failure",
+        "log_format",
+        "log",
+        "drain_delay",
+        "grace_period",
+        "usage_retention",
+        "redis",
+    ]);
+    let text = |key| {
+        root.get(key)
+            .and_then(|entry| entry.text())
+            .map(str::to_owned)
+    };
+    let mut file = FileSettings {
+        listen: text("listen"),
+        http_listen: text("http_listen"),
+        store: root.get("store").and_then(|entry| store_setting(&entry)),
+        policy: text("policy").map(PathBuf::from),
+        on_store_failure: root
+            .get("on_store_failure")
+            .and_then(|entry| choice(&entry)),
+        log_format: root.get("log_format").and_then(|entry| choice(&entry)),
+        log: text("log"),
+        drain_delay: root.get("drain_delay").and_then(|entry| entry.duration()),
+        grace_period: root.get("grace_period").and_then(|entry| entry.duration()),
+        usage_retention_days: root
+            .get("usage_retention")
+            .and_then(|entry| retention(&entry)),
+        ..FileSettings::default()
+    };
+    if let Some(redis) = root.section("redis") {
+        redis.only(&["key_prefix", "connect_timeout", "response_timeout"]);
+        file.key_prefix = redis.get("key_prefix").and_then(|entry| key_prefix(&entry));
+        file.connect_timeout = redis
+            .get("connect_timeout")
+            .and_then(|entry| timeout(&entry));
+        file.response_timeout = redis
+            .get("response_timeout")
+            .and_then(|entry| timeout(&entry));
+    }
+    file
+}
+
+fn choice<T: ValueEnum>(entry: &Entry<'_>) -> Option<T> {
+    chosen(entry.text()?)
+        .map_err(|fault| entry.fault(fault))
+        .ok()
+}
+
+fn store_setting(entry: &Entry<'_>) -> Option<StoreKind> {
+    StoreKind::parse(entry.text()?)
+        .map_err(|fault| entry.fault(fault))
+        .ok()
+}
+
+/// Not in a key's hash tag, and no control characters.
+fn key_prefix(entry: &Entry<'_>) -> Option<String> {
+    let prefix = entry.text()?;
+    if prefix.contains(['{', '}']) || prefix.chars().any(char::is_control) {
+        entry
+            .fault("must not hold braces (the organization is the hash tag) or control characters");
+        return None;
+    }
+    Some(prefix.to_owned())
+}
+
+fn timeout(entry: &Entry<'_>) -> Option<Duration> {
+    let timeout = entry.duration()?;
+    if timeout.is_zero() || timeout > Duration::from_secs(60) {
+        entry.fault("must be more than 0 and at most 60s");
+        return None;
+    }
+    Some(timeout)
+}
+
+/// At least a day: a reservation can be settled until the end of the day after its own.
+fn retention(entry: &Entry<'_>) -> Option<u32> {
+    let retention = entry.duration()?;
+    let days = u32::try_from(retention.as_secs() / DAY.as_secs()).ok();
+    let whole = days.filter(|days| DAY.saturating_mul(*days) == retention);
+    let whole = whole.filter(|days| (1..=3660).contains(days));
+    if whole.is_none() {
+        entry.fault("must be whole days, 1day to 3660days");
+    }
+    whole
+}

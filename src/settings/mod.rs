@@ -1,0 +1,286 @@
+//! What an operator can set, from flags, environment, a file and defaults, in that order of
+//! precedence. Owns the defaults. A file is taken whole or not at all.
+
+mod file;
+
+use std::{env::VarError, path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+
+use self::file::{FileSettings, StoreKind};
+use crate::{
+    document::Faults,
+    ledger::OnStoreFailure,
+    store::redis::{RedisConfig, Timeouts},
+};
+
+/// The flags of `tollgate serve`. Each is also an environment variable, which [`Settings::load`] reads:
+/// the client's subcommands must not stumble over what is set for the service.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ServeArgs {
+    /// Where to serve gRPC [default: 127.0.0.1:50051] [env: TOLLGATE_LISTEN]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+    /// Where to serve HTTP: probes and the dashboard [default: 127.0.0.1:9464] [env: TOLLGATE_HTTP_LISTEN]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub http_listen: Option<String>,
+    /// Where the counters are.
+    #[arg(
+        long,
+        help = "Where the counters are: memory: or redis://[user:password@]host[:port][/db] \
+                [default: memory:] [env: TOLLGATE_STORE]",
+        value_name = "URL"
+    )]
+    pub store: Option<String>,
+    /// The policy file [default: the built-in policy] [env: TOLLGATE_POLICY]
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// The settings file (TOML) [env: TOLLGATE_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What Reserve answers when the store can't be asked [default: error] [env: TOLLGATE_ON_STORE_FAILURE]
+    #[arg(long, value_name = "WHAT")]
+    pub on_store_failure: Option<OnStoreFailure>,
+    /// How to log: human, json, or auto (human on a terminal) [default: auto] [env: TOLLGATE_LOG_FORMAT]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Which log lines, as tracing's filter says it, such as debug or tollgate=debug [default: info] [env: TOLLGATE_LOG]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// How to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Human on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl ValueEnum for OnStoreFailure {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Error, Self::Billed]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(match self {
+            Self::Error => "error".into(),
+            Self::Billed => "billed".into(),
+        })
+    }
+}
+
+/// The settings in force, validated.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where to serve gRPC.
+    pub listen: String,
+    /// Where to serve HTTP.
+    pub http_listen: String,
+    /// Where the counters are.
+    pub store: StoreChoice,
+    /// The policy file; none: the built-in policy.
+    pub policy: Option<PathBuf>,
+    /// What Reserve answers when the store can't be asked.
+    pub on_store_failure: OnStoreFailure,
+    /// How to log.
+    pub log_format: LogFormat,
+    /// Which log lines.
+    pub log: String,
+    /// After SIGTERM: how long to go on serving as NOT_SERVING, so that load balancers can follow.
+    pub drain_delay: Duration,
+    /// After SIGTERM: when to exit at the latest.
+    pub grace_period: Duration,
+    /// How many days usage is kept after its day.
+    pub usage_retention_days: u32,
+}
+
+/// Where the counters are.
+#[derive(Debug, Clone)]
+pub enum StoreChoice {
+    /// In this process; forgotten when it ends.
+    Memory,
+    /// In Redis.
+    Redis(Box<RedisConfig>),
+}
+
+/// Settings that can't be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file can't be read.
+    #[error("{}: can't be read", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file has faults.
+    #[error(transparent)]
+    Faults(#[from] Faults),
+    /// A flag, an environment variable, or a setting beside the others has a fault.
+    #[error("{name}: {fault}")]
+    Value {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong.
+        fault: String,
+    },
+}
+
+/// The longest that a stop may take.
+const MAX_GRACE_PERIOD: Duration = Duration::from_secs(60 * 60);
+
+impl Settings {
+    /// Puts flags, environment, file and defaults together.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read, or anything in it, in a flag or in the environment is wrong.
+    pub fn load(flags: ServeArgs) -> Result<Self, SettingsError> {
+        let args = Sourced { flags };
+        let file = match args.config()? {
+            None => FileSettings::default(),
+            Some(path) => FileSettings::read(&path)?,
+        };
+        let store = args.store()?.or(file.store);
+        let usage_retention_days = file.usage_retention_days.unwrap_or(35);
+        let store = match store {
+            None | Some(StoreKind::Memory) => StoreChoice::Memory,
+            Some(StoreKind::Redis(url)) => StoreChoice::Redis(Box::new(RedisConfig {
+                url,
+                key_prefix: file.key_prefix.unwrap_or_else(|| "tollgate:".to_owned()),
+                timeouts: Timeouts {
+                    connect: file.connect_timeout.unwrap_or(Duration::from_millis(500)),
+                    response: file.response_timeout.unwrap_or(Duration::from_millis(500)),
+                },
+                usage_retention_days,
+            })),
+        };
+        let listen = args.listen()?.or(file.listen);
+        let http_listen = args.http_listen()?.or(file.http_listen);
+        let on_store_failure = args.on_store_failure()?.or(file.on_store_failure);
+        let log_format = args.log_format()?.or(file.log_format);
+        let log = args.log()?.or(file.log);
+        let settings = Self {
+            listen: listen.unwrap_or_else(|| "127.0.0.1:50051".to_owned()),
+            http_listen: http_listen.unwrap_or_else(|| "127.0.0.1:9464".to_owned()),
+            store,
+            policy: args.policy()?.or(file.policy),
+            on_store_failure: on_store_failure.unwrap_or(OnStoreFailure::Error),
+            log_format: log_format.unwrap_or(LogFormat::Auto),
+            log: log.unwrap_or_else(|| "info".to_owned()),
+            drain_delay: file.drain_delay.unwrap_or(Duration::from_secs(2)),
+            grace_period: file.grace_period.unwrap_or(Duration::from_secs(25)),
+            usage_retention_days,
+        };
+        settings.with_time_to_stop()
+    }
+
+    fn with_time_to_stop(self) -> Result<Self, SettingsError> {
+        let wrong = |name, fault: &str| {
+            let fault = fault.to_owned();
+            Err(SettingsError::Value { name, fault })
+        };
+        if self.grace_period > MAX_GRACE_PERIOD {
+            return wrong("grace_period", "must be at most 1h");
+        }
+        if self.drain_delay >= self.grace_period {
+            return wrong(
+                "drain_delay",
+                "must be less than grace_period, which open calls share",
+            );
+        }
+        Ok(self)
+    }
+}
+
+/// The flags over the environment. An empty variable is an unset one.
+struct Sourced {
+    flags: ServeArgs,
+}
+
+impl Sourced {
+    fn listen(&self) -> Result<Option<String>, SettingsError> {
+        text(self.flags.listen.as_ref(), "TOLLGATE_LISTEN")
+    }
+
+    fn http_listen(&self) -> Result<Option<String>, SettingsError> {
+        text(self.flags.http_listen.as_ref(), "TOLLGATE_HTTP_LISTEN")
+    }
+
+    fn log(&self) -> Result<Option<String>, SettingsError> {
+        text(self.flags.log.as_ref(), "TOLLGATE_LOG")
+    }
+
+    fn policy(&self) -> Result<Option<PathBuf>, SettingsError> {
+        path(self.flags.policy.as_ref(), "TOLLGATE_POLICY")
+    }
+
+    fn config(&self) -> Result<Option<PathBuf>, SettingsError> {
+        path(self.flags.config.as_ref(), "TOLLGATE_CONFIG")
+    }
+
+    fn on_store_failure(&self) -> Result<Option<OnStoreFailure>, SettingsError> {
+        choice(self.flags.on_store_failure, "TOLLGATE_ON_STORE_FAILURE")
+    }
+
+    fn log_format(&self) -> Result<Option<LogFormat>, SettingsError> {
+        choice(self.flags.log_format, "TOLLGATE_LOG_FORMAT")
+    }
+
+    fn store(&self) -> Result<Option<StoreKind>, SettingsError> {
+        let (name, given) = match &self.flags.store {
+            Some(given) => ("--store", Some(given.clone())),
+            None => ("TOLLGATE_STORE", variable("TOLLGATE_STORE")?),
+        };
+        let store = given.map(|given| StoreKind::parse(&given)).transpose();
+        store.map_err(|fault| SettingsError::Value { name, fault })
+    }
+}
+
+fn text(flag: Option<&String>, name: &'static str) -> Result<Option<String>, SettingsError> {
+    flag.map_or_else(|| variable(name), |flag| Ok(Some(flag.clone())))
+}
+
+fn path(flag: Option<&PathBuf>, name: &'static str) -> Result<Option<PathBuf>, SettingsError> {
+    match flag {
+        Some(flag) => Ok(Some(flag.clone())),
+        None => Ok(variable(name)?.map(PathBuf::from)),
+    }
+}
+
+fn choice<T: ValueEnum>(flag: Option<T>, name: &'static str) -> Result<Option<T>, SettingsError> {
+    match (flag, variable(name)?) {
+        (Some(flag), _) => Ok(Some(flag)),
+        (None, None) => Ok(None),
+        (None, Some(given)) => chosen(&given)
+            .map(Some)
+            .map_err(|fault| SettingsError::Value { name, fault }),
+    }
+}
+
+/// One of the values of a choice, by its name.
+fn chosen<T: ValueEnum>(given: &str) -> Result<T, String> {
+    T::from_str(given, false).map_err(|_| {
+        let values = T::value_variants()
+            .iter()
+            .filter_map(ValueEnum::to_possible_value);
+        let names: Vec<String> = values.map(|it| format!("{:?}", it.get_name())).collect();
+        format!("{given:?} is none of {}", names.join(", "))
+    })
+}
+
+fn variable(name: &'static str) -> Result<Option<String>, SettingsError> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => Err(SettingsError::Value {
+            name,
+            fault: "is not UTF-8".to_owned(),
+        }),
+    }
+}
