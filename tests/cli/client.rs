@@ -283,6 +283,9 @@ fn wrong_arguments_exit_with_2() {
         &["quota", "org-demo", "--addr", ""],
         &["usage"],
         &["check-policy"],
+        // TLS is not there yet, and must not seem to be.
+        &["quota", "o", "--addr", "https://127.0.0.1:1"],
+        &["reserve", "o", "p", "m", "1", "--request-id", ""],
     ] {
         let ran = tollgate(words);
         assert_eq!(
@@ -300,6 +303,8 @@ fn the_address_can_come_from_the_environment_and_be_a_url() {
     let mut command = crate::support::tollgate::program();
     command.args(["quota", "org-demo"]);
     command.env("TOLLGATE_ADDR", format!("http://{}", cli.service.addr));
+    // What is set for the service does not concern the client, right or wrong.
+    command.env("TOLLGATE_ON_STORE_FAILURE", "nonsense");
     let printed = run(&mut command).good();
     assert!(printed.starts_with("org-demo: tier 3"), "{printed}");
 }

@@ -134,3 +134,58 @@ fn the_log_is_json_where_it_goes_to_no_terminal_and_for_people_on_request() {
     );
     assert!(!log.contains('\u{1b}'), "no colours in a file: {log}");
 }
+
+#[test]
+fn an_empty_variable_is_an_unset_one_and_a_wrong_one_is_named() {
+    let served = "listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\n";
+    let (_file, mut command) = serve_with(served);
+    for name in [
+        "LISTEN",
+        "STORE",
+        "POLICY",
+        "ON_STORE_FAILURE",
+        "LOG_FORMAT",
+        "LOG",
+    ] {
+        command.env(format!("TOLLGATE_{name}"), "");
+    }
+    assert_eq!(start_line(&log_of(&mut command))["store"], "memory:");
+    for (name, value, said) in [
+        (
+            "TOLLGATE_STORE",
+            "nowhere",
+            "TOLLGATE_STORE: is none of memory: and redis://",
+        ),
+        (
+            "TOLLGATE_ON_STORE_FAILURE",
+            "free",
+            "TOLLGATE_ON_STORE_FAILURE: \"free\" is none of \"error\", \"billed\"",
+        ),
+    ] {
+        let (_file, mut command) = serve_with(served);
+        let ended = command.env(name, value).output().unwrap();
+        assert_eq!(ended.status.code(), Some(1));
+        let stderr = String::from_utf8(ended.stderr).unwrap();
+        assert!(stderr.starts_with(&format!("tollgate: {said}")), "{stderr}");
+    }
+}
+
+#[test]
+fn open_calls_are_left_time_to_end() {
+    for (settings, said) in [
+        (
+            "drain_delay = \"5s\"\ngrace_period = \"5s\"",
+            "drain_delay: must be less than",
+        ),
+        (
+            "grace_period = \"400000000000years\"",
+            "grace_period: must be at most 1h",
+        ),
+    ] {
+        let (_file, mut command) = serve_with(settings);
+        let ended = command.output().unwrap();
+        assert_eq!(ended.status.code(), Some(1));
+        let stderr = String::from_utf8(ended.stderr).unwrap();
+        assert!(stderr.starts_with(&format!("tollgate: {said}")), "{stderr}");
+    }
+}
