@@ -14,7 +14,7 @@
 //! | [`server`] | binds, wires, runs and drains | all of these |
 //! | [`settings`] | what an operator can set | `document`, what it configures |
 //! | [`cli`] | the subcommands: a client, and `check-policy` | `grpc::proto`, `policy`, `settings` |
-//! | [`document`], [`logs`] | TOML with all its faults; structured logs | |
+//! | [`document`], [`logs`], [`throttle`] | TOML with all its faults; structured logs, a line a second | |
 //!
 //! # The invariants
 //!
@@ -38,3 +38,4 @@ pub mod policy;
 pub mod server;
 pub mod settings;
 pub mod store;
+pub mod throttle;

@@ -87,9 +87,12 @@ fn each_module_knows_only_whom_it_may() {
         ("src/domain", [].as_slice()),
         ("src/policy", &["domain", "document"]),
         ("src/store", &["domain", "store"]),
-        ("src/ledger", &["domain", "logs", "policy", "store"]),
-        ("src/grpc", &["domain", "logs", "store", "ledger", "grpc"]),
-        ("src/http", &["domain", "ledger", "logs", "store"]),
+        ("src/ledger", &["domain", "throttle", "policy", "store"]),
+        (
+            "src/grpc",
+            &["domain", "throttle", "store", "ledger", "grpc"],
+        ),
+        ("src/http", &["domain", "ledger", "throttle", "store"]),
     ] {
         for (file, text) in files(folder)
             .into_iter()

@@ -18,8 +18,8 @@ use crate::{
         Tokens, UtcDay, Verdict, Workload, ids::FieldFault,
     },
     ledger::{LedgerError, Quota, Released, ReserveCall, Reserved, Settled, Usage, UsagePage},
-    logs::Throttle,
     store::{PoolFigures, StoreError},
+    throttle::Throttle,
 };
 
 const DEFAULT_PAGE_SIZE: usize = 100;

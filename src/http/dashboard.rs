@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     domain::OrgId,
     ledger::{Ledger, LedgerError, Quota},
-    logs::Throttle,
     store::StoreError,
+    throttle::Throttle,
 };
 
 /// Organizations that the page offers; any other one can be typed in.

@@ -17,9 +17,9 @@ pub use self::answers::{
 use self::clock::StoreClock;
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Tokens, UtcDay, Verdict},
-    logs::Throttle,
     policy::{Assessment, Policy},
     store::{Decision, Operation, Outcome, PoolFigures, Recording, Store, StoreError, Timed},
+    throttle::Throttle,
 };
 
 /// The service's one way to decide and to count. Cheap to clone.
