@@ -4,6 +4,7 @@
 //! Exit codes: 0 for an answer (FREE or BILLED), 1 for an error of the service, with its code and
 //! message, 2 for wrong arguments.
 
+mod bench;
 mod table;
 
 use std::{
@@ -128,6 +129,9 @@ pub enum Client {
         #[command(flatten)]
         connection: Connection,
     },
+    /// Put load on the service, and measure it. Reserves for real: point it at a deployment whose counters
+    /// may be used up
+    Bench(bench::Bench),
     /// What was used on a day, by project and model
     Usage {
         /// The organization
@@ -223,6 +227,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 .await;
             show(&connection, "GetQuotaResponse", answer, table::quota)
         }
+        Client::Bench(bench) => bench::run(bench).await,
         Client::Usage {
             org,
             day,

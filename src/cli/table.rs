@@ -214,13 +214,13 @@ fn organizations(policy: &Policy) -> String {
     }
 }
 
-fn facts() -> Table {
+pub(super) fn facts() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table
 }
 
-fn fact(table: &mut Table, name: &str, value: impl ToString) {
+pub(super) fn fact(table: &mut Table, name: &str, value: impl ToString) {
     table.add_row([name.to_owned(), value.to_string()]);
 }
 
@@ -255,7 +255,7 @@ fn verdict(verdict: i32, why: i32) -> String {
     }
 }
 
-fn reason(number: i32) -> String {
+pub(super) fn reason(number: i32) -> String {
     match BilledReason::try_from(number) {
         Ok(reason) => {
             let name = reason.as_str_name();
@@ -295,7 +295,7 @@ fn bar(used: u64, allowance: u64) -> String {
 }
 
 /// 1234567 as 1,234,567.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {

@@ -1,5 +1,6 @@
 //! The built-in client, as people and scripts use it: the real program against a real service.
 
+mod bench;
 mod check_policy;
 mod client;
 

@@ -1,0 +1,74 @@
+//! `tollgate bench`: a load generator for a deployment of one's own.
+//!
+//! Closed loop by default: each caller sends its next request when it has the answer to the last. With
+//! `--rate`, open loop: requests are due at fixed moments whether or not the service keeps up, and a
+//! latency counts from the moment at which its request was due, so that a stall is not hidden by the
+//! requests that it kept from being sent.
+
+mod cpu;
+mod load;
+mod report;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use self::{cpu::Process, load::Load};
+use super::{Connection, say};
+
+/// What to send, how much of it, and for how long.
+#[derive(Debug, clap::Args)]
+pub struct Bench {
+    /// How many requests are under way at most
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    callers: u32,
+    /// How many HTTP/2 connections the callers share
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    connections: u32,
+    /// The organization; with --orgs, the first part of their names
+    #[arg(long, default_value = "org-demo")]
+    org: String,
+    /// How many organizations: ORG-0, ORG-1, …; the policy has to know them
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    orgs: Option<u32>,
+    /// The model
+    #[arg(long, default_value = "gpt-4o")]
+    model: String,
+    /// The tokens of each request
+    #[arg(long, default_value_t = 1)]
+    tokens: u64,
+    /// Give every request an id of its own
+    #[arg(long)]
+    ids: bool,
+    /// Requests a second, evenly spaced (open loop); without it each caller goes as fast as it can
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    rate: Option<u32>,
+    /// How long, such as 10s
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+    /// A process whose CPU time is told per request, such as server=1234; may be given again
+    #[arg(long = "pid", value_name = "NAME=PID")]
+    processes: Vec<Process>,
+    #[command(flatten)]
+    pub(super) connection: Connection,
+}
+
+/// Runs the load, and prints what it measured.
+///
+/// # Errors
+///
+/// The service can't be reached at all, or a process is not there.
+pub(super) async fn run(bench: Bench) -> anyhow::Result<()> {
+    let before = cpu::times(&bench.processes)?;
+    let measured = Load::of(&bench).run().await?;
+    let after = cpu::times(&bench.processes)?;
+    let used = bench.processes.iter().zip(before.iter().zip(after));
+    let used =
+        used.map(|(process, (before, after))| (process.name(), after.saturating_sub(*before)));
+    let report = report::Report::new(&measured, used);
+    if bench.connection.json {
+        say(&serde_json::to_string_pretty(&report).context("the report as JSON")?)
+    } else {
+        say(&report.table())
+    }
+}
