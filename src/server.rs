@@ -4,12 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use chrono::Utc;
-use tokio::{
-    net::TcpListener,
-    sync::watch,
-    task::{AbortHandle, JoinHandle},
-    time::Instant,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::task::TaskTracker;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -45,6 +40,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After the last open call: how long connections have to close by themselves. Some never would: one
 /// that never spoke, one whose other end is gone, one with a reflection stream held open.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// A listener that serves, in a task of its own.
+type Listener = JoinHandle<anyhow::Result<()>>;
 
 /// How to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,10 +163,10 @@ impl Server {
             .add_service(reflection().build_v1alpha()?)
             .add_service(grpc::quota::service(ledger.clone(), open_calls.clone()))
             .serve_with_incoming_shutdown(incoming, until(ended.clone()));
-        let mut grpc_server: JoinHandle<anyhow::Result<()>> =
+        let mut grpc_server: Listener =
             tokio::spawn(async move { grpc_server.await.context("the gRPC listener failed") });
         let router = http::router(ledger, is_ready);
-        let mut http_server: JoinHandle<anyhow::Result<()>> = tokio::spawn(async move {
+        let mut http_server: Listener = tokio::spawn(async move {
             let server = axum::serve(http, router).with_graceful_shutdown(until(ended));
             server.await.context("the HTTP listener failed")
         });
@@ -193,24 +191,33 @@ impl Server {
         for name in READINESS.into_iter().chain([LIVENESS]) {
             reporter.clear_service_status(name).await;
         }
-        let aborts = [grpc_server.abort_handle(), http_server.abort_handle()];
-        let both = async { (grpc_server.await, http_server.await) };
-        open_calls.close();
-        let calls_ended = async {
-            open_calls.wait().await;
-            tokio::time::sleep(LINGER).await;
-        };
-        tokio::select! {
-            (grpc, http) = both => grpc?.and(http?)?,
-            () = calls_ended => tracing::info!("connections without an open call are closed"),
-            () = tokio::time::sleep_until(deadline) => {
-                tracing::warn!("the grace period is over: calls that are still open are cut off");
-            }
-        }
-        aborts.iter().for_each(AbortHandle::abort);
+        end_of_calls(grpc_server, http_server, open_calls, deadline).await?;
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// Waits for the open calls, and then a moment for the connections; at the deadline for nothing more.
+async fn end_of_calls(
+    grpc_server: Listener,
+    http_server: Listener,
+    open_calls: TaskTracker,
+    deadline: Instant,
+) -> anyhow::Result<()> {
+    let both = async { (grpc_server.await, http_server.await) };
+    let calls_ended = async {
+        open_calls.close();
+        open_calls.wait().await;
+        tokio::time::sleep(LINGER).await;
+    };
+    tokio::select! {
+        (grpc, http) = both => grpc?.and(http?)?,
+        () = calls_ended => tracing::info!("connections without an open call are closed"),
+        () = tokio::time::sleep_until(deadline) => {
+            tracing::warn!("the grace period is over: calls that are still open are cut off");
+        }
+    }
+    Ok(())
 }
 
 fn load_policy(settings: &Settings) -> anyhow::Result<Policy> {
