@@ -24,10 +24,10 @@ use crate::{
 /// The health name that is SERVING while the process runs.
 const LIVENESS: &str = "liveness";
 
-/// The health names that are SERVING while the store answers.
+/// The health names that are SERVING while the store would decide.
 const READINESS: [&str; 3] = ["readiness", "", "tollgate.v1.QuotaService"];
 
-/// How often the store is asked whether it answers.
+/// How often the store is asked whether it would decide.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Bounds of one HTTP/2 connection. A reset stream costs the server more than its caller, so how many
@@ -251,7 +251,7 @@ async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("{setting}: can't bind {address}"))
 }
 
-/// Keeps readiness true to whether the store answers.
+/// Keeps readiness true to whether the store would decide.
 fn watch_store(
     ledger: Ledger,
     reporter: HealthReporter,

@@ -250,7 +250,7 @@ impl Ledger {
         Err(LedgerError::RestlessClock)
     }
 
-    /// Whether the store answers.
+    /// Whether the store answers and would decide now.
     ///
     /// # Errors
     ///
