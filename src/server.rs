@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use chrono::Utc;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::server::TcpIncoming;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -149,7 +149,7 @@ impl Server {
             .set_service_status(LIVENESS, ServingStatus::Serving)
             .await;
         let watcher = watch_store(ledger.clone(), reporter.clone(), ready.clone());
-        let (end, ended) = watch::channel(false);
+        let end = CancellationToken::new();
         let open_calls = TaskTracker::new();
 
         let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
@@ -161,13 +161,18 @@ impl Server {
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
-            .add_service(grpc::quota::service(ledger.clone(), open_calls.clone()))
-            .serve_with_incoming_shutdown(incoming, until(ended.clone()));
+            .add_service(grpc::quota::service(
+                ledger.clone(),
+                open_calls.clone(),
+                end.clone(),
+            ))
+            .serve_with_incoming_shutdown(incoming, end.clone().cancelled_owned());
         let mut grpc_server: Listener =
             tokio::spawn(async move { grpc_server.await.context("the gRPC listener failed") });
         let router = http::router(ledger, is_ready);
+        let end_of_http = end.clone().cancelled_owned();
         let mut http_server: Listener = tokio::spawn(async move {
-            let server = axum::serve(http, router).with_graceful_shutdown(until(ended));
+            let server = axum::serve(http, router).with_graceful_shutdown(end_of_http);
             server.await.context("the HTTP listener failed")
         });
 
@@ -186,7 +191,7 @@ impl Server {
             tracing::info!(?drain_delay, "stopping: NOT_SERVING");
             tokio::time::sleep_until((Instant::now() + drain_delay).min(deadline)).await;
         }
-        end.send_replace(true);
+        end.cancel();
         // A health watch has no end of its own, and would hold up the open calls' end for ever.
         for name in READINESS.into_iter().chain([LIVENESS]) {
             reporter.clear_service_status(name).await;
@@ -290,9 +295,4 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(grpc::proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-}
-
-async fn until(mut ended: watch::Receiver<bool>) {
-    // The sender going away means the same.
-    let _ = ended.wait_for(|ended| *ended).await;
 }

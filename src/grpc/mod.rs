@@ -7,6 +7,7 @@ pub mod codec;
 mod convert;
 mod page_token;
 pub mod quota;
+mod stream;
 
 /// The messages, the service and the client, generated from `proto/tollgate/v1/quota.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::pedantic)]

@@ -1,15 +1,20 @@
 //! The RPC methods: convert, call the ledger, convert.
 
-use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status};
+use std::pin::Pin;
+
+use futures_util::Stream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     MAX_MESSAGE_BYTES, convert,
     proto::{
         GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
-        ReleaseResponse, ReserveRequest, ReserveResponse, SettleRequest, SettleResponse,
+        ReleaseResponse, ReserveRequest, ReserveResponse, ReserveStreamResponse, SettleRequest,
+        SettleResponse,
         quota_service_server::{QuotaService, QuotaServiceServer},
     },
+    stream::Call,
 };
 use crate::ledger::Ledger;
 
@@ -17,14 +22,23 @@ use crate::ledger::Ledger;
 pub struct Quota {
     ledger: Ledger,
     open_calls: TaskTracker,
+    stopping: CancellationToken,
 }
 
 /// The service over a ledger, ready to be added to a server. `open_calls` is told of each call while it
-/// is open.
+/// is open; `stopping` ends the calls that have no end of their own.
 #[must_use]
-pub fn service(ledger: Ledger, open_calls: TaskTracker) -> QuotaServiceServer<Quota> {
-    QuotaServiceServer::new(Quota { ledger, open_calls })
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+pub fn service(
+    ledger: Ledger,
+    open_calls: TaskTracker,
+    stopping: CancellationToken,
+) -> QuotaServiceServer<Quota> {
+    QuotaServiceServer::new(Quota {
+        ledger,
+        open_calls,
+        stopping,
+    })
+    .max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 #[tonic::async_trait]
@@ -37,6 +51,22 @@ impl QuotaService for Quota {
         let call = convert::reserve_call(request.into_inner())?;
         let reserved = self.ledger.reserve(call).await.map_err(convert::status)?;
         Ok(Response::new(convert::reserve_response(reserved)))
+    }
+
+    type ReserveStreamStream =
+        Pin<Box<dyn Stream<Item = Result<ReserveStreamResponse, Status>> + Send>>;
+
+    async fn reserve_stream(
+        &self,
+        request: Request<Streaming<ReserveRequest>>,
+    ) -> Result<Response<Self::ReserveStreamStream>, Status> {
+        let call = Call {
+            requests: request.into_inner(),
+            ledger: self.ledger.clone(),
+            stopping: self.stopping.clone(),
+            _open: self.open_calls.token(),
+        };
+        Ok(Response::new(Box::pin(call.answers())))
     }
 
     async fn settle(

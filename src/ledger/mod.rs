@@ -107,6 +107,11 @@ impl Ledger {
         }
     }
 
+    /// Decides many, in their order: one result for each.
+    pub async fn reserve_all(&self, calls: Vec<ReserveCall>) -> Vec<Result<Reserved, LedgerError>> {
+        futures_util::future::join_all(calls.into_iter().map(|call| self.reserve(call))).await
+    }
+
     /// Records what a reserved request really used.
     ///
     /// # Errors

@@ -31,6 +31,8 @@ const MESSAGES: &[(&str, &str)] = &[
         "ReserveResponse",
         "verdict billed_reason pool allowance used remaining resets_at replayed",
     ),
+    ("ReserveStreamResponse", "reserved error"),
+    ("ItemError", "code message"),
     ("SettleRequest", "org request_id tokens"),
     (
         "SettleResponse",
