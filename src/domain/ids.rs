@@ -100,8 +100,8 @@ macro_rules! name_type {
 }
 
 name_type!(
-    /// An organization, as the provider names it.
-    OrgId(String), "org", MAX_NAME_BYTES
+    /// An organization, as the provider names it. Cheap to clone.
+    OrgId(Arc<str>), "org", MAX_NAME_BYTES
 );
 name_type!(
     /// A project of an organization, as the provider names it.

@@ -315,6 +315,9 @@ pub(super) fn status(error: LedgerError) -> Status {
             &said,
             "the store did not answer in time; the outcome is unknown: retry with the same request_id",
         ),
+        LedgerError::Overloaded => Status::resource_exhausted(
+            "too many decisions wait for the store; this call counted nothing: try again later",
+        ),
         LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskDied => {
             if let Some(left_out) = DEFECTS.admit(Instant::now()) {
                 tracing::error!(error = said, left_out, "a call failed");

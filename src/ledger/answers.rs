@@ -141,6 +141,9 @@ pub enum LedgerError {
     /// The store's clock named another day again and again.
     #[error("the store's clock does not settle on a day")]
     RestlessClock,
+    /// As many decisions wait for the store as may. This one was not sent, and counted nothing.
+    #[error("too many decisions wait for the store")]
+    Overloaded,
     /// The task that carried the write died.
     #[error("the task of a write died")]
     TaskDied,
@@ -162,6 +165,7 @@ impl LedgerError {
             | Self::UnknownOrganization
             | Self::DayNotKept { .. }
             | Self::Full(_)
+            | Self::Overloaded
             | Self::TaskDied => false,
         }
     }

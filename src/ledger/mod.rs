@@ -6,19 +6,24 @@
 
 mod answers;
 mod clock;
+mod queue;
 
-use std::{future::Future, sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 
 pub use self::answers::{
     LedgerError, Quota, Released, ReserveCall, Reserved, Settled, Usage, UsagePage, UsageRow,
 };
-use self::clock::StoreClock;
+use self::{
+    clock::StoreClock,
+    queue::{Answer, Asked, Queue},
+};
 use crate::{
-    domain::{BilledReason, OrgId, RequestId, Tokens, UtcDay, Verdict},
-    policy::{Assessment, Policy},
-    store::{Decision, Operation, Outcome, PoolFigures, Recording, Store, StoreError, Timed},
+    domain::{BilledReason, Eligibility, OrgId, RequestId, Terms, Tokens, UtcDay, Verdict},
+    policy::Policy,
+    store::{Batch, Operation, Outcome, PoolFigures, Recording, Store, StoreError, Timed},
     throttle::Throttle,
 };
 
@@ -30,6 +35,7 @@ pub struct Ledger {
 
 struct Inner {
     store: Arc<dyn Store>,
+    queue: Queue,
     policy: ArcSwap<Policy>,
     on_store_failure: OnStoreFailure,
     usage_retention_days: u32,
@@ -59,13 +65,13 @@ impl Ledger {
         on_store_failure: OnStoreFailure,
         usage_retention_days: u32,
     ) -> Self {
-        let (policy, clock) = (ArcSwap::new(policy), StoreClock::default());
         let inner = Inner {
+            queue: Queue::new(Arc::clone(&store)),
             store,
-            policy,
+            policy: ArcSwap::new(policy),
             on_store_failure,
             usage_retention_days,
-            clock,
+            clock: StoreClock::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -89,27 +95,34 @@ impl Ledger {
     ///
     /// The id was used otherwise, or the store failed.
     pub async fn reserve(&self, call: ReserveCall) -> Result<Reserved, LedgerError> {
-        let inner = Arc::clone(&self.inner);
-        let answer = carried(async move { inner.reserve(call).await }).await;
-        match (answer, self.inner.on_store_failure) {
-            (Err(error), OnStoreFailure::Billed) if error.is_outage() => {
-                if let Some(left_out) = DEGRADED_ANSWERS.admit(Instant::now()) {
-                    tracing::warn!(%error, left_out, "calls are answered BILLED STORE_UNAVAILABLE");
-                }
-                Ok(Reserved {
-                    verdict: Verdict::Billed(BilledReason::StoreUnavailable),
-                    pool: None,
-                    replayed: false,
-                    resets_at: self.inner.clock.today().end(),
-                })
-            }
-            (answer, _) => answer,
-        }
+        let (org, operation) = operation(call);
+        let decided = self.inner.decide_one(&org, operation).await;
+        self.inner.reserved(decided)
     }
 
-    /// Decides many, in their order: one result for each.
+    /// Decides many requests, and gives a result for each, in their order. Those of one organization
+    /// are decided together, in their order too.
     pub async fn reserve_all(&self, calls: Vec<ReserveCall>) -> Vec<Result<Reserved, LedgerError>> {
-        futures_util::future::join_all(calls.into_iter().map(|call| self.reserve(call))).await
+        let mut results: Vec<_> = calls.iter().map(|_| Err(LedgerError::TaskDied)).collect();
+        let groups = groups(calls).into_iter().map(|group| async move {
+            let decided = self.inner.decide(&group.org, group.operations).await;
+            (group.at, decided)
+        });
+        for (at, decided) in join_all(groups).await {
+            let (now, outcomes) = match decided {
+                Ok(Timed { now, answer }) => (now, answer),
+                Err(error) => {
+                    for at in at {
+                        results[at] = self.inner.reserved(Err(error.clone()));
+                    }
+                    continue;
+                }
+            };
+            for (at, answer) in at.into_iter().zip(outcomes) {
+                results[at] = self.inner.reserved(Ok(Timed { now, answer }));
+            }
+        }
+        results
     }
 
     /// Records what a reserved request really used.
@@ -123,27 +136,23 @@ impl Ledger {
         request_id: RequestId,
         tokens: Tokens,
     ) -> Result<Settled, LedgerError> {
-        let inner = Arc::clone(&self.inner);
-        carried(async move {
-            let operation = Operation::Settle { request_id, tokens };
-            let Timed { now, answer } = inner.decide_by_id(org, operation).await?;
-            match answer {
-                Outcome::Settled {
-                    verdict,
-                    reserved_as,
-                    pool,
-                    replayed,
-                } => Ok(Settled {
-                    verdict,
-                    verdict_changed: verdict.is_free() != reserved_as.is_free(),
-                    pool,
-                    replayed,
-                    resets_at: UtcDay::of(now).end(),
-                }),
-                other => Err(no_answer(other)),
-            }
-        })
-        .await
+        let operation = Operation::Settle { request_id, tokens };
+        let Timed { now, answer } = self.inner.decide_one(&org, operation).await?;
+        match answer {
+            Outcome::Settled {
+                verdict,
+                reserved_as,
+                pool,
+                replayed,
+            } => Ok(Settled {
+                verdict,
+                verdict_changed: verdict.is_free() != reserved_as.is_free(),
+                pool,
+                replayed,
+                resets_at: UtcDay::of(now).end(),
+            }),
+            other => Err(no_answer(other)),
+        }
     }
 
     /// Takes back what a reserved request counted.
@@ -156,25 +165,21 @@ impl Ledger {
         org: OrgId,
         request_id: RequestId,
     ) -> Result<Released, LedgerError> {
-        let inner = Arc::clone(&self.inner);
-        carried(async move {
-            let operation = Operation::Release { request_id };
-            let Timed { now, answer } = inner.decide_by_id(org, operation).await?;
-            match answer {
-                Outcome::Released {
-                    tokens,
-                    pool,
-                    replayed,
-                } => Ok(Released {
-                    tokens,
-                    pool,
-                    replayed,
-                    resets_at: UtcDay::of(now).end(),
-                }),
-                other => Err(no_answer(other)),
-            }
-        })
-        .await
+        let operation = Operation::Release { request_id };
+        let Timed { now, answer } = self.inner.decide_one(&org, operation).await?;
+        match answer {
+            Outcome::Released {
+                tokens,
+                pool,
+                replayed,
+            } => Ok(Released {
+                tokens,
+                pool,
+                replayed,
+                resets_at: UtcDay::of(now).end(),
+            }),
+            other => Err(no_answer(other)),
+        }
     }
 
     /// What remains today of every pool of the policy.
@@ -268,89 +273,158 @@ impl Ledger {
 }
 
 impl Inner {
-    async fn reserve(&self, call: ReserveCall) -> Result<Reserved, LedgerError> {
-        let ReserveCall {
-            org,
-            fields,
-            request_id,
-            dry_run,
-        } = call;
-        let request_id = request_id.filter(|_| !dry_run);
-        let mut day = self.clock.today();
-        for _ in 0..MAX_ROUNDS {
-            let assessed = self.policy.load().assess(&org, &fields, day);
-            let Assessment {
-                known,
-                eligibility,
-                terms,
-            } = assessed;
-            let recording = if known && !dry_run {
-                Recording::Record
-            } else {
-                Recording::LookOnly
-            };
-            let operation = Operation::Reserve {
-                request_id: request_id.clone(),
-                fields: fields.clone(),
-                eligibility,
-                recording,
-            };
-            let decision = Decision {
-                org: org.clone(),
-                terms,
-                operation,
-            };
-            let Timed { now, answer } = self.decide(day, decision).await?;
-            match answer {
-                Outcome::AnotherDay => day = UtcDay::of(now),
-                Outcome::Reserved {
-                    verdict,
-                    pool,
-                    replayed,
-                } => {
-                    let resets_at = UtcDay::of(now).end();
-                    return Ok(Reserved {
-                        verdict,
-                        pool,
-                        replayed,
-                        resets_at,
-                    });
-                }
-                other => return Err(no_answer(other)),
-            }
-        }
-        Err(LedgerError::RestlessClock)
-    }
-
-    /// Settle and Release: decided on a reservation, whatever the policy knows by now.
-    async fn decide_by_id(
+    async fn decide_one(
         &self,
-        org: OrgId,
+        org: &OrgId,
         operation: Operation,
     ) -> Result<Timed<Outcome>, LedgerError> {
+        let Timed { now, mut answer } = self.decide(org, vec![operation]).await?;
+        let answer = answer.pop().expect("a store gives an outcome for each");
+        Ok(Timed { now, answer })
+    }
+
+    /// Decides operations of one organization together, on the day that it is for the store.
+    async fn decide(
+        &self,
+        org: &OrgId,
+        mut operations: Vec<Operation>,
+    ) -> Result<Timed<Vec<Outcome>>, LedgerError> {
         let mut day = self.clock.today();
         for _ in 0..MAX_ROUNDS {
-            let terms = self.policy.load().terms(&org, day);
-            let decision = Decision {
-                org: org.clone(),
+            let terms = assess(&self.policy.load(), org, day, &mut operations);
+            let asked = Asked {
+                day,
                 terms,
-                operation: operation.clone(),
+                operations,
             };
-            let decided = self.decide(day, decision).await?;
-            if decided.answer != Outcome::AnotherDay {
-                return Ok(decided);
+            match self.queue.decide(org, asked).await? {
+                Answer::Decided(decided) => {
+                    self.clock.learn(decided.now);
+                    return Ok(decided);
+                }
+                Answer::OnAnotherDay(Timed { now, answer }) => {
+                    day = self.clock.learn(now);
+                    operations = answer;
+                }
             }
-            day = UtcDay::of(decided.now);
         }
         Err(LedgerError::RestlessClock)
     }
 
-    async fn decide(&self, day: UtcDay, decision: Decision) -> Result<Timed<Outcome>, StoreError> {
-        let decided = self.store.decide(day, vec![decision]).await.pop();
-        let decided = decided.expect("a store gives one result for each decision")?;
-        self.clock.learn(decided.now);
-        Ok(decided)
+    /// The answer to a Reserve; a degraded one where the store can't be asked and the operator wants it.
+    fn reserved(
+        &self,
+        decided: Result<Timed<Outcome>, LedgerError>,
+    ) -> Result<Reserved, LedgerError> {
+        let Timed { now, answer } = match decided {
+            Ok(decided) => decided,
+            Err(error)
+                if error.is_outage() && self.on_store_failure == OnStoreFailure::Billed =>
+            {
+                if let Some(left_out) = DEGRADED_ANSWERS.admit(Instant::now()) {
+                    tracing::warn!(%error, left_out, "calls are answered BILLED STORE_UNAVAILABLE");
+                }
+                return Ok(Reserved {
+                    verdict: Verdict::Billed(BilledReason::StoreUnavailable),
+                    pool: None,
+                    replayed: false,
+                    resets_at: self.clock.today().end(),
+                });
+            }
+            Err(error) => return Err(error),
+        };
+        match answer {
+            Outcome::Reserved {
+                verdict,
+                pool,
+                replayed,
+            } => Ok(Reserved {
+                verdict,
+                pool,
+                replayed,
+                resets_at: UtcDay::of(now).end(),
+            }),
+            other => Err(no_answer(other)),
+        }
     }
+}
+
+/// Requests of one organization, and their places among all that were asked together.
+struct Group {
+    org: OrgId,
+    at: Vec<usize>,
+    operations: Vec<Operation>,
+}
+
+/// Splits what is asked together by organization, and by how many the store takes at a time.
+fn groups(calls: Vec<ReserveCall>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut latest: HashMap<OrgId, usize> = HashMap::new();
+    for (at, call) in calls.into_iter().enumerate() {
+        let (org, operation) = operation(call);
+        let known = latest.get(&org).copied();
+        let known = known.filter(|it| groups[*it].operations.len() < Batch::MOST_OPERATIONS);
+        let group = known.unwrap_or_else(|| {
+            latest.insert(org.clone(), groups.len());
+            let (at, operations) = (Vec::new(), Vec::new());
+            groups.push(Group {
+                org,
+                at,
+                operations,
+            });
+            groups.len() - 1
+        });
+        groups[group].at.push(at);
+        groups[group].operations.push(operation);
+    }
+    groups
+}
+
+/// A Reserve, before it is assessed.
+fn operation(call: ReserveCall) -> (OrgId, Operation) {
+    let ReserveCall {
+        org,
+        fields,
+        request_id,
+        dry_run,
+    } = call;
+    let recording = if dry_run {
+        Recording::DryRun
+    } else {
+        Recording::Stranger
+    };
+    let operation = Operation::Reserve {
+        request_id: request_id.filter(|_| !dry_run),
+        fields,
+        eligibility: Eligibility::Ineligible(BilledReason::OrganizationNotEnrolled),
+        recording,
+    };
+    (org, operation)
+}
+
+/// Writes into Reserves what the policy says of them on a day, and gives the organization's terms.
+/// Settle and Release are decided on a reservation, whatever the policy knows by now.
+fn assess(policy: &Policy, org: &OrgId, day: UtcDay, operations: &mut [Operation]) -> Arc<Terms> {
+    let assessor = policy.assessor(org, day);
+    for operation in operations {
+        if let Operation::Reserve {
+            fields,
+            eligibility,
+            recording,
+            ..
+        } = operation
+        {
+            *eligibility = assessor.eligibility(fields);
+            if *recording != Recording::DryRun {
+                *recording = if assessor.knows_org() {
+                    Recording::Record
+                } else {
+                    Recording::Stranger
+                };
+            }
+        }
+    }
+    assessor.terms()
 }
 
 /// An outcome that is no answer to what was asked.
@@ -358,20 +432,9 @@ fn no_answer(outcome: Outcome) -> LedgerError {
     match outcome {
         Outcome::Refused(refusal) => LedgerError::Refused(refusal),
         Outcome::Full(full) => LedgerError::Full(full),
-        Outcome::AnotherDay => LedgerError::RestlessClock,
         Outcome::Reserved { .. } | Outcome::Settled { .. } | Outcome::Released { .. } => {
             let reason = "an answer to another question".to_owned();
             LedgerError::Store(StoreError::Corrupt { reason })
         }
-    }
-}
-
-/// Runs a write to its end, also when whoever waits for it goes away.
-async fn carried<T: Send + 'static>(
-    write: impl Future<Output = Result<T, LedgerError>> + Send + 'static,
-) -> Result<T, LedgerError> {
-    match tokio::spawn(write).await {
-        Ok(answer) => answer,
-        Err(_) => Err(LedgerError::TaskDied),
     }
 }

@@ -1,7 +1,7 @@
 //! Who gets what: pools, tiers and organizations, in one immutable, validated snapshot.
 //!
-//! Rules: docs/CONTRACT.md, "The programme" and the order of the billed reasons. [`Policy::assess`]
-//! is the one place that judges eligibility; whether an eligible request still fits, the store
+//! Rules: docs/CONTRACT.md, "The programme" and the order of the billed reasons. [`Assessor`] is
+//! the one place that judges eligibility; whether an eligible request still fits, the store
 //! decides. `file.rs` reads and validates the policy file.
 
 mod file;
@@ -82,15 +82,12 @@ pub struct Standing {
     pub terms: Arc<Terms>,
 }
 
-/// What the policy says of one request.
-#[derive(Debug, Clone)]
-pub struct Assessment {
-    /// Whether the policy knows the organization. A stranger's requests are not counted.
-    pub known: bool,
-    /// Whether the request can be free, and in which pool.
-    pub eligibility: Eligibility,
-    /// What the organization is granted in each pool.
-    pub terms: Arc<Terms>,
+/// What the policy says of one organization's requests on one day.
+#[derive(Debug)]
+pub struct Assessor<'p> {
+    policy: &'p Policy,
+    /// Where the policy knows it.
+    org: Option<(&'p Organization, Option<BilledReason>)>,
 }
 
 impl Policy {
@@ -159,49 +156,28 @@ impl Policy {
         self.orgs.get(org).map(|org| self.standing_of(org, day))
     }
 
-    /// What the organization is granted on a day; nothing where it is unknown or not enrolled.
+    /// What is to be said of an organization's requests on a day.
     #[must_use]
-    pub fn terms(&self, org: &OrgId, day: UtcDay) -> Arc<Terms> {
-        self.standing(org, day)
-            .map_or_else(|| Arc::clone(&self.nothing), |it| it.terms)
-    }
-
-    /// Judges eligibility, in the order of the billed reasons.
-    #[must_use]
-    pub fn assess(&self, org: &OrgId, request: &RequestFields, day: UtcDay) -> Assessment {
-        let Some(org) = self.orgs.get(org) else {
-            return Assessment {
-                known: false,
-                eligibility: Eligibility::Ineligible(BilledReason::OrganizationNotEnrolled),
-                terms: Arc::clone(&self.nothing),
-            };
-        };
-        let standing = self.standing_of(org, day);
-        let ineligible = if standing.not_enrolled.is_some() {
-            standing.not_enrolled
-        } else if !org.data_sharing.includes(&request.project) {
-            Some(BilledReason::ProjectNotSharing)
-        } else if !self.program.covered_workloads.contains(&request.workload) {
-            Some(BilledReason::WorkloadNotCovered)
-        } else if request.model.is_fine_tuned() {
-            Some(BilledReason::FineTunedModel)
-        } else {
-            None
-        };
-        let eligibility = match (ineligible, self.pool_of(&request.model)) {
-            (Some(reason), _) => Eligibility::Ineligible(reason),
-            (None, Some(pool)) => Eligibility::Eligible(pool.clone()),
-            (None, None) => Eligibility::Ineligible(BilledReason::ModelNotCovered),
-        };
-        Assessment {
-            known: true,
-            eligibility,
-            terms: standing.terms,
+    pub fn assessor(&self, org: &OrgId, day: UtcDay) -> Assessor<'_> {
+        let org = self.orgs.get(org);
+        Assessor {
+            policy: self,
+            org: org.map(|org| (org, self.not_enrolled(org, day))),
         }
     }
 
     fn standing_of(&self, org: &Organization, day: UtcDay) -> Standing {
-        let not_enrolled = if org.data_sharing == DataSharing::Off {
+        let not_enrolled = self.not_enrolled(org, day);
+        Standing {
+            tier: org.tier,
+            not_enrolled,
+            terms: Arc::clone(self.terms_of(org, not_enrolled)),
+        }
+    }
+
+    /// Why nothing of an organization can be free on a day, where that is so.
+    fn not_enrolled(&self, org: &Organization, day: UtcDay) -> Option<BilledReason> {
+        if org.data_sharing == DataSharing::Off {
             Some(BilledReason::OrganizationNotEnrolled)
         } else if org.zero_data_retention {
             Some(BilledReason::ZeroDataRetention)
@@ -211,15 +187,55 @@ impl Policy {
             Some(BilledReason::ProgramEnded)
         } else {
             None
-        };
-        let terms = match not_enrolled {
+        }
+    }
+
+    fn terms_of(&self, org: &Organization, not_enrolled: Option<BilledReason>) -> &Arc<Terms> {
+        match not_enrolled {
             Some(_) => &self.nothing,
             None => &self.tiers[&org.tier],
+        }
+    }
+}
+
+impl Assessor<'_> {
+    /// Whether the policy knows the organization. A stranger's requests are not counted.
+    #[must_use]
+    pub fn knows_org(&self) -> bool {
+        self.org.is_some()
+    }
+
+    /// What the organization is granted in each pool; nothing where it is unknown or not enrolled.
+    #[must_use]
+    pub fn terms(&self) -> Arc<Terms> {
+        Arc::clone(match self.org {
+            Some((org, not_enrolled)) => self.policy.terms_of(org, not_enrolled),
+            None => &self.policy.nothing,
+        })
+    }
+
+    /// Judges eligibility, in the order of the billed reasons.
+    #[must_use]
+    pub fn eligibility(&self, request: &RequestFields) -> Eligibility {
+        let Some((org, not_enrolled)) = self.org else {
+            return Eligibility::Ineligible(BilledReason::OrganizationNotEnrolled);
         };
-        Standing {
-            tier: org.tier,
-            not_enrolled,
-            terms: Arc::clone(terms),
+        let program = &self.policy.program;
+        let ineligible = if not_enrolled.is_some() {
+            not_enrolled
+        } else if !org.data_sharing.includes(&request.project) {
+            Some(BilledReason::ProjectNotSharing)
+        } else if !program.covered_workloads.contains(&request.workload) {
+            Some(BilledReason::WorkloadNotCovered)
+        } else if request.model.is_fine_tuned() {
+            Some(BilledReason::FineTunedModel)
+        } else {
+            None
+        };
+        match (ineligible, self.policy.pool_of(&request.model)) {
+            (Some(reason), _) => Eligibility::Ineligible(reason),
+            (None, Some(pool)) => Eligibility::Eligible(pool.clone()),
+            (None, None) => Eligibility::Ineligible(BilledReason::ModelNotCovered),
         }
     }
 }

@@ -56,8 +56,8 @@ fn assess(policy: &Policy, org: &str, model: &str, day: &str) -> Eligibility {
     };
     let day = UtcDay::parse(day).expect("a day");
     policy
-        .assess(&OrgId::parse(org).expect("legal"), &request, day)
-        .eligibility
+        .assessor(&OrgId::parse(org).expect("legal"), day)
+        .eligibility(&request)
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! What makes a decision atomic: the counters, behind one interface.
 //!
-//! [`Store::decide`] takes many decisions at once and answers them in the same order, exactly as if
-//! they had come one by one; one decision is a batch of one. The caller names the day whose counters
-//! it means, because eligibility depends on it; where the store's clock says another day, nothing is
-//! written and the answer is [`Outcome::AnotherDay`], so that the caller can assess anew and ask again.
+//! [`Store::decide`] takes a batch of one organization and decides it in its order, exactly as if the
+//! decisions had come one by one; one decision is a batch of one. The caller names the day whose
+//! counters it means, because eligibility depends on it; where the store's clock says another day,
+//! nothing is written and the answer is [`Decided::OnAnotherDay`], so that the caller can assess anew
+//! and ask again.
 //!
 //! Two implementations: [`memory::MemoryStore`] for tests and trials, [`redis::RedisStore`] for
 //! replicas that share one allowance. One test suite runs over both.
@@ -24,9 +25,12 @@ use crate::domain::{
 /// Keeps the counters and the reservations, and decides on them atomically.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Decides a batch, each decision on what the ones before it left. Gives one result for each, in
-    /// their order; see [`StoreError`] for whether something may have been written where it failed.
-    async fn decide(&self, day: UtcDay, batch: Vec<Decision>) -> Vec<Decided>;
+    /// Decides a batch, each operation on what the ones before it left.
+    ///
+    /// # Errors
+    ///
+    /// The store failed; the error tells whether something may have been written.
+    async fn decide(&self, batch: &Batch) -> Result<Timed<Decided>, StoreError>;
 
     /// The counters of these pools on a day, in their order. Only today's are kept: where the clock in
     /// the answer says another day, the counters mean nothing.
@@ -78,18 +82,31 @@ pub type RowKey = (ProjectId, ModelName);
 /// Usage rows of one organization on one day.
 pub type UsageRows = BTreeMap<RowKey, UsageCounters>;
 
-/// What became of one decision.
-pub type Decided = Result<Timed<Outcome>, StoreError>;
-
-/// One question to the store.
+/// What is decided together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+pub struct Batch {
     /// Whose counters and ids.
     pub org: OrgId,
+    /// Which day's counters are meant.
+    pub day: UtcDay,
     /// What the organization is granted now.
     pub terms: Arc<Terms>,
-    /// What is to be decided.
-    pub operation: Operation,
+    /// What is to be decided, in this order.
+    pub operations: Vec<Operation>,
+}
+
+impl Batch {
+    /// How many operations a batch has at most.
+    pub const MOST_OPERATIONS: usize = 512;
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decided {
+    /// An outcome for each operation, in their order.
+    Outcomes(Vec<Outcome>),
+    /// It is another day by the store's clock. Nothing was written.
+    OnAnotherDay,
 }
 
 /// What is to be decided.
@@ -130,6 +147,22 @@ impl Operation {
         }
     }
 
+    /// The bytes of what comes from outside: its names.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Reserve {
+                request_id, fields, ..
+            } => {
+                let id = request_id.as_ref().map_or(0, |id| id.as_str().len());
+                fields.project.as_str().len() + fields.model.as_str().len() + id
+            }
+            Self::Settle { request_id, .. } | Self::Release { request_id } => {
+                request_id.as_str().len()
+            }
+        }
+    }
+
     /// Whether it counts once, however often it is asked: all but a Reserve that is recorded without
     /// an id. Where the first answer was lost, the second says `replayed`.
     #[must_use]
@@ -139,7 +172,7 @@ impl Operation {
                 request_id,
                 recording,
                 ..
-            } => request_id.is_some() || *recording == Recording::LookOnly,
+            } => request_id.is_some() || !recording.writes(),
             Self::Settle { .. } | Self::Release { .. } => true,
         }
     }
@@ -150,8 +183,18 @@ impl Operation {
 pub enum Recording {
     /// Counts the request and remembers its id.
     Record,
-    /// Writes nothing: a dry run, or an organization that the policy doesn't know.
-    LookOnly,
+    /// The policy doesn't know the organization: a stranger's names must not fill the store.
+    Stranger,
+    /// A dry run.
+    DryRun,
+}
+
+impl Recording {
+    /// Whether anything is written.
+    #[must_use]
+    pub fn writes(self) -> bool {
+        self == Self::Record
+    }
 }
 
 /// What was decided.
@@ -190,8 +233,6 @@ pub enum Outcome {
     Refused(Refusal),
     /// A counter would pass 2^53 − 1. Nothing was written.
     Full(CounterFull),
-    /// It is another day by the store's clock. Nothing was written.
-    AnotherDay,
 }
 
 /// What an answer tells of a pool.

@@ -2,7 +2,7 @@
 
 use tollgate::{
     domain::{Tokens, UtcDay},
-    store::{Decision, Operation, Outcome, Recording},
+    store::{Batch, Decided, Operation, Outcome, Recording},
 };
 
 use super::{NewWorld, over_every_store};
@@ -157,20 +157,25 @@ async fn reserve(world: &World, tokens: u64, model: &str) -> Option<(String, u64
     let day = UtcDay::of(world.clock.now());
     let mut fields = call.fields;
     fields.tokens = Tokens::new(tokens).unwrap();
-    let assessed = world.ledger.policy().assess(&call.org, &fields, day);
+    let policy = world.ledger.policy();
+    let assessor = policy.assessor(&call.org, day);
     let operation = Operation::Reserve {
         request_id: None,
+        eligibility: assessor.eligibility(&fields),
         fields,
-        eligibility: assessed.eligibility,
         recording: Recording::Record,
     };
-    let decision = Decision {
+    let batch = Batch {
         org: call.org,
-        terms: assessed.terms,
-        operation,
+        day,
+        terms: assessor.terms(),
+        operations: vec![operation],
     };
-    let decided = world.store.decide(day, vec![decision]).await.pop().unwrap();
-    match decided.unwrap().answer {
+    let decided = world.store.decide(&batch).await.unwrap();
+    let Decided::Outcomes(mut outcomes) = decided.answer else {
+        panic!("{decided:?}");
+    };
+    match outcomes.pop().unwrap() {
         Outcome::Reserved { verdict, pool, .. } => {
             Some((said(verdict), pool.map_or(0, |pool| pool.used.get())))
         }

@@ -25,7 +25,7 @@ fuzz_target!(|text: &str| {
                     tokens: Tokens::ZERO,
                     workload: Workload::Inference,
                 };
-                if let Eligibility::Eligible(pool) = policy.assess(org, &fields, day).eligibility {
+                if let Eligibility::Eligible(pool) = policy.assessor(org, day).eligibility(&fields) {
                     assert!(policy.pools().contains(&pool));
                 }
             }

@@ -69,26 +69,21 @@ async fn a_foreign_amount_in_a_pool_is_an_internal_error() {
         for at in 0..4 {
             let mut amounts = ["1"; 4];
             amounts[at] = amount;
-            let fields = ["used", "free_requests", "billed_tokens", "billed_requests"];
-            let pairs: Vec<&str> = fields
-                .into_iter()
-                .zip(amounts)
-                .flat_map(|(f, a)| [f, a])
-                .collect();
-            let foreign = [&["HSET", POOL][..], &pairs].concat();
-            a_reserve_is_internal_over(&foreign, "pool:large", "").await;
+            let counters = format!("{} 0", amounts.join(" "));
+            a_reserve_is_internal_over(&["SET", POOL, &counters], "pool:large", "").await;
         }
     }
-    // Our counters come together.
-    let foreign = ["HSET", POOL, "used", "5"];
-    a_reserve_is_internal_over(&foreign, "pool:large", "").await;
+    for counters in ["", "5", "1 1 1 1", "1 1 1 1 2", "1 1 1 1 0 0"] {
+        a_reserve_is_internal_over(&["SET", POOL, counters], "pool:large", "").await;
+    }
 }
 
 #[tokio::test]
 async fn a_key_of_another_type_is_an_internal_error() {
-    for key in [POOL, USAGE, REQUESTS] {
+    for key in [USAGE, REQUESTS] {
         a_reserve_is_internal_over(&["SET", key, "abc"], "WRONGTYPE", "").await;
     }
+    a_reserve_is_internal_over(&["HSET", POOL, "used", "1"], "WRONGTYPE", "").await;
 }
 
 #[tokio::test]
@@ -98,18 +93,29 @@ async fn a_foreign_usage_row_or_reservation_is_an_internal_error() {
     }
     for held in [
         "abc",
-        "F:large",
-        "Q:large:10:i:p:gpt-4o",
-        "FsF:large:10:i:p:gpt-4o",
+        "F1",
+        "Q1:10",
+        "FsF1:10",
+        "Fs1:10:10",
+        "F1:10:10",
+        "FF1:10",
+        // A class that is not there.
+        "F1:10",
     ] {
         a_reserve_is_internal_over(&["HSET", REQUESTS, "r", held], "not Tollgate's", "").await;
     }
+    for class in ["abc", "large:i:", "large", ":"] {
+        let foreign = ["HSET", REQUESTS, "r", "F1:10", "\u{1}1", class];
+        a_reserve_is_internal_over(&foreign, "not Tollgate's", "").await;
+    }
+    let foreign = ["HSET", REQUESTS, "\u{1}", "abc"];
+    a_reserve_is_internal_over(&foreign, "not Tollgate's", "").await;
 }
 
 #[tokio::test]
 async fn degraded_answers_are_not_for_a_store_that_answers() {
     let settings = "on_store_failure = \"billed\"";
-    a_reserve_is_internal_over(&["SET", POOL, "abc"], "WRONGTYPE", settings).await;
+    a_reserve_is_internal_over(&["HSET", POOL, "used", "1"], "WRONGTYPE", settings).await;
 }
 
 #[tokio::test]
@@ -119,7 +125,7 @@ async fn reading_a_foreign_key_is_an_internal_error() {
     let mut client = tollgate.client();
     for foreign in [
         ["SET", POOL, "abc", "KEEPTTL"],
-        ["HSET", POOL, "used", "abc"],
+        ["HSET", POOL, "used", "1"],
     ] {
         redis.run(&foreign);
         let org = "acme".to_owned();
@@ -158,18 +164,4 @@ async fn what_is_held_is_never_granted_on_top_of_counters_that_were_lost() {
     let settled = client.clone().settle(request).await.unwrap().into_inner();
     assert_eq!(settled.billed_reason(), BilledReason::AllowanceExceeded);
     assert_eq!((settled.used, settled.allowance), (0, 1_000));
-}
-
-#[tokio::test]
-async fn a_pool_with_gaps_is_an_internal_error_to_everyone() {
-    let redis = RedisServer::start_at(&Clock::at(NOON));
-    let tollgate = start(&redis, "").await;
-    let client = tollgate.client();
-    reserve(&client, 10, "r").await;
-    redis.run(&["HDEL", POOL, "billed_tokens"]);
-    let status = refused(&client, 10, "s").await;
-    assert_eq!(status.code(), Code::Internal);
-    let org = "acme".to_owned();
-    let quota = client.clone().get_quota(GetQuotaRequest { org }).await;
-    assert_eq!(quota.unwrap_err().code(), Code::Internal);
 }

@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::{
-    domain::{
-        CounterFull, Eligibility, PoolCounters, PoolName, Progress, Refusal, RequestFields,
-        RequestId, Reservation, State, Terms, Tokens, UtcDay, Verdict, judge_late_settle,
-    },
-    store::{Outcome, PoolFigures, Recording, UsageRows},
+use super::super::{Operation, Outcome, PoolFigures, Recording, RowKey};
+use crate::domain::{
+    CounterFull, Eligibility, ModelName, PoolCounters, PoolName, Progress, ProjectId, Refusal,
+    RequestFields, RequestId, Reservation, State, Terms, Tokens, UsageCounters, UtcDay, Verdict,
+    judge_late_settle,
 };
 
 /// What is kept of one organization.
@@ -16,10 +15,14 @@ pub(super) struct Book {
     /// Of `day`.
     pools: HashMap<PoolName, PoolCounters>,
     /// By day; each day as long as the retention says.
-    usage: BTreeMap<UtcDay, UsageRows>,
+    usage: BTreeMap<UtcDay, Rows>,
     /// Of `day` and of the day before.
     reservations: [HashMap<RequestId, Reservation>; 2],
 }
+
+/// The usage rows of a day: those of a project are together, so that none is looked up by a copy of its
+/// names.
+type Rows = BTreeMap<ProjectId, BTreeMap<ModelName, UsageCounters>>;
 
 /// Which day's reservations: the index in [`Book::reservations`].
 const TODAY: usize = 0;
@@ -41,9 +44,21 @@ impl Book {
         self.pools.get(pool).filter(|_| self.day == day).copied()
     }
 
-    /// The usage rows of a day.
-    pub(super) fn usage(&self, day: UtcDay) -> Option<&UsageRows> {
-        self.usage.get(&day)
+    /// The usage rows of a day that come after `after`, in their order.
+    pub(super) fn usage(
+        &self,
+        day: UtcDay,
+        after: Option<&RowKey>,
+    ) -> impl Iterator<Item = (RowKey, UsageCounters)> {
+        let projects = self.usage.get(&day).map(move |rows| match after {
+            Some((project, _)) => rows.range::<ProjectId, _>(project..),
+            None => rows.range::<ProjectId, _>(..),
+        });
+        let rows = projects.into_iter().flatten().flat_map(|(project, rows)| {
+            rows.iter()
+                .map(move |(model, row)| ((project.clone(), model.clone()), *row))
+        });
+        rows.filter(move |(key, row)| !row.is_empty() && Some(key) > after)
     }
 
     /// Drops what the days since the last decision ended.
@@ -63,55 +78,63 @@ impl Book {
         self.day = today;
     }
 
-    pub(super) fn reserve(
+    /// Decides one operation on what the ones before it left.
+    pub(super) fn decide(&mut self, terms: &Terms, operation: &Operation) -> Outcome {
+        match operation {
+            Operation::Reserve {
+                request_id,
+                fields,
+                eligibility,
+                recording,
+            } => self.reserve(terms, request_id.as_ref(), fields, eligibility, *recording),
+            Operation::Settle { request_id, tokens } => self.settle(terms, request_id, *tokens),
+            Operation::Release { request_id } => self.release(terms, request_id),
+        }
+    }
+
+    fn reserve(
         &mut self,
         terms: &Terms,
-        request_id: Option<RequestId>,
-        fields: RequestFields,
-        eligibility: Eligibility,
+        request_id: Option<&RequestId>,
+        fields: &RequestFields,
+        eligibility: &Eligibility,
         recording: Recording,
     ) -> Outcome {
-        if let Some((_, reservation)) = request_id.as_ref().and_then(|id| self.find(id)) {
-            return match reservation.reserve_again(&fields) {
+        if let Some((_, reservation)) = request_id.and_then(|id| self.find(id)) {
+            return match reservation.reserve_again(fields) {
                 Err(refusal) => Outcome::Refused(refusal),
-                Ok(verdict) => {
-                    let pool = reservation.pool.clone();
-                    Outcome::Reserved {
-                        verdict,
-                        pool: self.figures(terms, pool),
-                        replayed: true,
-                    }
-                }
+                Ok(verdict) => Outcome::Reserved {
+                    verdict,
+                    pool: self.figures(terms, reservation.pool.as_ref()),
+                    replayed: true,
+                },
             };
         }
         let (verdict, pool) = match eligibility {
-            Eligibility::Ineligible(reason) => (Verdict::Billed(reason), None),
+            Eligibility::Ineligible(reason) => (Verdict::Billed(*reason), None),
             Eligibility::Eligible(pool) => {
-                let counters = self.pools.get(&pool).copied().unwrap_or_default();
-                (
-                    counters.judge_reserve(terms.of_pool(&pool), fields.tokens),
-                    Some(pool),
-                )
+                let counters = self.pools.get(pool).copied().unwrap_or_default();
+                let verdict = counters.judge_reserve(terms.of_pool(pool), fields.tokens);
+                (verdict, Some(pool))
             }
         };
-        if recording == Recording::Record {
+        if recording.writes() {
             let counted = Counted {
-                fields: &fields,
-                pool: pool.as_ref(),
+                fields,
+                pool,
                 verdict,
             };
             if let Err(full) = self.replace(TODAY, terms, None, Some((counted, fields.tokens))) {
                 return Outcome::Full(full);
             }
             if let Some(id) = request_id {
-                let pool = pool.clone();
                 let reservation = Reservation {
-                    fields,
+                    fields: fields.clone(),
                     verdict,
-                    pool,
+                    pool: pool.cloned(),
                     state: State::Held,
                 };
-                self.reservations[TODAY].insert(id, reservation);
+                self.reservations[TODAY].insert(id.clone(), reservation);
             }
         }
         Outcome::Reserved {
@@ -121,7 +144,7 @@ impl Book {
         }
     }
 
-    pub(super) fn settle(&mut self, terms: &Terms, id: &RequestId, actual: Tokens) -> Outcome {
+    fn settle(&mut self, terms: &Terms, id: &RequestId, actual: Tokens) -> Outcome {
         let Some((day, reservation)) = self.find(id) else {
             return Outcome::Refused(Refusal::UnknownRequestId);
         };
@@ -153,27 +176,20 @@ impl Book {
                 if let Err(full) = self.replace(day, terms, was, is) {
                     return Outcome::Full(full);
                 }
-                self.mark(
-                    day,
-                    id,
-                    State::Settled {
-                        tokens: actual,
-                        verdict,
-                    },
-                );
+                let tokens = actual;
+                self.mark(day, id, State::Settled { tokens, verdict });
                 (verdict, false)
             }
         };
-        let pool = self.figures_on(day, terms, pool);
         Outcome::Settled {
             verdict,
             reserved_as: held,
-            pool,
+            pool: self.figures_on(day, terms, pool),
             replayed,
         }
     }
 
-    pub(super) fn release(&mut self, terms: &Terms, id: &RequestId) -> Outcome {
+    fn release(&mut self, terms: &Terms, id: &RequestId) -> Outcome {
         let Some((day, reservation)) = self.find(id) else {
             return Outcome::Refused(Refusal::UnknownRequestId);
         };
@@ -199,10 +215,9 @@ impl Book {
                 false
             }
         };
-        let pool = self.figures_on(day, terms, pool);
         Outcome::Released {
             tokens: fields.tokens,
-            pool,
+            pool: self.figures_on(day, terms, pool),
             replayed,
         }
     }
@@ -238,14 +253,12 @@ impl Book {
         } else {
             self.day.yesterday()
         };
-        let row_key = (fields.project.clone(), fields.model.clone());
-        let rows = self.usage.get(&date);
-        let mut row = rows
-            .and_then(|rows| rows.get(&row_key))
-            .copied()
-            .unwrap_or_default();
-        let counters = pool.and_then(|pool| self.pools.get(pool));
-        let mut counters = counters.copied().unwrap_or_default();
+        let row_there = self.usage.get_mut(&date);
+        let row_there = row_there.and_then(|rows| rows.get_mut(&fields.project));
+        let row_there = row_there.and_then(|rows| rows.get_mut(&fields.model));
+        let pool_there = pool.and_then(|pool| self.pools.get_mut(pool));
+        let mut row = row_there.as_deref().copied().unwrap_or_default();
+        let mut counters = pool_there.as_deref().copied().unwrap_or_default();
         if let Some((was, tokens)) = was {
             row.take_back(was.verdict, tokens);
             counters.take_back(was.verdict, tokens);
@@ -257,31 +270,34 @@ impl Book {
             }
         }
         // After this point nothing fails.
-        if let Some(pool) = pool {
-            self.pools.insert(pool.clone(), counters);
+        match (pool_there, pool) {
+            (Some(there), _) => *there = counters,
+            (None, Some(pool)) => drop(self.pools.insert(pool.clone(), counters)),
+            (None, None) => {}
         }
-        let rows = self.usage.entry(date).or_default();
-        if row.is_empty() {
-            rows.remove(&row_key);
+        if let Some(there) = row_there {
+            *there = row;
         } else {
-            rows.insert(row_key, row);
+            let rows = self.usage.entry(date).or_default();
+            let rows = rows.entry(fields.project.clone()).or_default();
+            rows.insert(fields.model.clone(), row);
         }
         Ok(())
     }
 
-    fn figures(&self, terms: &Terms, pool: Option<PoolName>) -> Option<PoolFigures> {
+    fn figures(&self, terms: &Terms, pool: Option<&PoolName>) -> Option<PoolFigures> {
         let pool = pool?;
-        let used = self
-            .pools
-            .get(&pool)
-            .map(|counters| counters.used)
-            .unwrap_or_default();
-        Some(PoolFigures::today(terms, pool, used))
+        let used = self.pools.get(pool).map(|counters| counters.used);
+        Some(PoolFigures::today(
+            terms,
+            pool.clone(),
+            used.unwrap_or_default(),
+        ))
     }
 
     fn figures_on(&self, day: usize, terms: &Terms, pool: Option<PoolName>) -> Option<PoolFigures> {
         if day == TODAY {
-            self.figures(terms, pool)
+            self.figures(terms, pool.as_ref())
         } else {
             pool.map(PoolFigures::of_past_day)
         }

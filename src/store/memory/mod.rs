@@ -7,7 +7,6 @@ mod book;
 
 use std::{
     collections::HashMap,
-    ops::Bound,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -15,9 +14,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use self::book::Book;
-use super::{
-    Decided, Decision, Operation, Outcome, Recording, RowKey, Store, StoreError, Timed, UsageRows,
-};
+use super::{Batch, Decided, Operation, Outcome, RowKey, Store, StoreError, Timed, UsageRows};
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
 
 /// Where the store takes the time from.
@@ -60,60 +57,37 @@ impl MemoryStore {
         }
     }
 
-    fn decide_one(
+    fn decide_all(
         &self,
         books: &mut HashMap<OrgId, Book>,
         today: UtcDay,
-        decision: Decision,
-    ) -> Outcome {
-        let Decision {
-            org,
-            terms,
-            operation,
-        } = decision;
-        let known = books.get_mut(&org);
-        let mut empty = Book::new(today);
-        let book = match (known, &operation) {
-            (Some(book), _) => book,
-            (
-                None,
-                Operation::Reserve {
-                    recording: Recording::Record,
-                    ..
-                },
-            ) => books.entry(org).or_insert(empty),
-            (None, _) => &mut empty,
+        batch: &Batch,
+    ) -> Vec<Outcome> {
+        let writes = |operation: &Operation| match operation {
+            Operation::Reserve { recording, .. } => recording.writes(),
+            Operation::Settle { .. } | Operation::Release { .. } => false,
         };
-        book.turn_to(today, self.usage_retention_days);
-        match operation {
-            Operation::Reserve {
-                request_id,
-                fields,
-                eligibility,
-                recording,
-            } => book.reserve(&terms, request_id, fields, eligibility, recording),
-            Operation::Settle { request_id, tokens } => book.settle(&terms, &request_id, tokens),
-            Operation::Release { request_id } => book.release(&terms, &request_id),
+        // Only what is counted opens a book.
+        if !books.contains_key(&batch.org) && batch.operations.iter().any(writes) {
+            books.insert(batch.org.clone(), Book::new(today));
         }
+        let mut empty = Book::new(today);
+        let book = books.get_mut(&batch.org).unwrap_or(&mut empty);
+        book.turn_to(today, self.usage_retention_days);
+        let decide = |operation| book.decide(&batch.terms, operation);
+        batch.operations.iter().map(decide).collect()
     }
 }
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn decide(&self, day: UtcDay, batch: Vec<Decision>) -> Vec<Decided> {
-        let outcomes = self.with_books(|books, today| -> Vec<Outcome> {
-            let decide = |decision| match today == day {
-                true => self.decide_one(books, today, decision),
-                false => Outcome::AnotherDay,
-            };
-            batch.into_iter().map(decide).collect()
-        });
-        let now = outcomes.now;
-        outcomes
-            .answer
-            .into_iter()
-            .map(|answer| Ok(Timed { now, answer }))
-            .collect()
+    async fn decide(&self, batch: &Batch) -> Result<Timed<Decided>, StoreError> {
+        Ok(self.with_books(|books, today| {
+            if today != batch.day {
+                return Decided::OnAnotherDay;
+            }
+            Decided::Outcomes(self.decide_all(books, today, batch))
+        }))
     }
 
     async fn pools(
@@ -138,12 +112,9 @@ impl Store for MemoryStore {
         after: Option<&RowKey>,
         limit: usize,
     ) -> Result<Timed<UsageRows>, StoreError> {
-        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
         Ok(self.with_books(|books, _| {
-            let rows = books.get(org).and_then(|book| book.usage(day));
-            let rows = rows.map(|rows| rows.range((after, Bound::Unbounded)).take(limit));
-            let copied = |(key, row): (&RowKey, &_)| (key.clone(), *row);
-            rows.into_iter().flatten().map(copied).collect()
+            let rows = books.get(org).map(|book| book.usage(day, after));
+            rows.into_iter().flatten().take(limit).collect()
         }))
     }
 

@@ -3,406 +3,517 @@
 -- The rules are those of docs/CONTRACT.md, "Reserve", "Settle" and "Release", and of src/domain,
 -- which the property tests hold this script to.
 --
--- KEYS  1  usage of today          3  usage of yesterday
---       2  requests of today       4  requests of yesterday
---       5… the counters of today of each pool that the caller names
--- ARGV  1  today's 00:00 UTC, in seconds since 1970
---       2  how long usage is kept after its day, in seconds
---       3  '1' where an overflow closes a pool until midnight, else '0'
---       4  how many pools follow; then for each: its encoded name, its allowance
---       …  the batch, item after item:
---          'R' id target tokens workload row   reserve, counted and remembered
---          'L' id target tokens workload row   the same, but nothing is written
---          'S' id tokens                       settle
---          'V' id                              release
---          id: '' for none. target: the number of the pool, from 1, or the letter of the reason for
---          which the request is not eligible. row: the encoded project and model.
+-- KEYS  1  usage of today
+--       …  the counters of today of each pool that the caller names
+--       and, only where the batch has ids: requests of today, usage of yesterday, requests of yesterday
+-- ARGV  1  five MessagePack arrays, one behind the other (src/store/redis/arguments.rs):
+--       head     today's 00:00 UTC in seconds since 1970; how long usage is kept after its day, in
+--                seconds; whether an overflow closes a pool until midnight; then for each pool its
+--                encoded name and its allowance
+--       fields   the usage rows of the batch: encoded project, ':', encoded model
+--       kinds    what the Reserves ask for, each kind once: the number of its pool, or the letter of
+--                the reason for which it is not eligible; the letter of its workload; its row's number
+--       ids      the ids, as often as they occur
+--       items    the batch; an id is the next of `ids`
+--                kind tokens      reserve without an id
+--                -1 kind tokens   reserve with an id: counted and remembered
+--                -2 kind tokens   the same, but nothing is written
+--                -3 kind tokens   reserve without an id, but nothing is written
+--                -4 tokens        settle an id
+--                -5               release an id
 --
--- Returns {'day', seconds, micros}                 it is another day here; nothing was written
---      or {'pools', seconds, micros, name…}        name these pools too; nothing was written
---      or {'done', seconds, micros, answer…}       an answer for each item:
---         'R,verdict,replayed,pool,used'            replayed: '1' or '0'; pool: '' where not eligible
---         'S,verdict,reserved_as,replayed,pool,used'  used: '' for a reservation of yesterday
---         'V,tokens,replayed,pool,used'
---         'E,fields'  'E,released'  'E,settled'  'E,amount,tokens'  'E,unknown'  'E,full'
+-- Returns MessagePack values, one behind the other (src/store/redis/reply.rs): the clock in seconds and
+-- microseconds as TIME gives them, and
+--       'day'             it is another day here; nothing was written
+--       'pools', name…    name these pools too; nothing was written
+--       'done', answer…   an answer for each item:
+--         verdict, used                                   reserve; used: 0 where not eligible
+--         'r', verdict, pool, used                        reserve, replayed; pool: '' where not eligible
+--         's', verdict, reserved_as, replayed, pool, used settle; used: false for one of yesterday
+--         'v', tokens, replayed, pool, used               release
+--         'e', 'fields' | 'released' | 'settled' | 'unknown' | 'full'
+--         'a', tokens                                     settled with another amount before
 --
 -- A verdict is a letter: F is free, any other a reason for being billed (src/store/redis/letters.rs).
--- A reservation is 'state:pool:tokens:workload:row' under its id. state: the verdict; behind it
--- 's', the settled verdict and the actual tokens, or 'r' where it was released.
+-- A pool's counters are 'used free_requests billed_tokens billed_requests closed'.
 -- A usage row is 'free_tokens billed_tokens free_requests billed_requests'; one of zeros is no row.
+-- A reservation, under its id, is 'state class:tokens' without the space. state: the verdict; behind it
+-- 's' and the settled verdict, or 'r' where it was released. A settled one ends with ':actual tokens'.
+-- class: the number of 'pool:workload:row', so that a reservation is short whatever the names are.
+-- These numbers are in the same hash, under fields that no id can have, since they begin with a control
+-- character: \1text has the number, \1number the text, \1 the last number.
+-- The first write to a hash adds a row or a class, and only such writes set when it expires.
 
 local DAY = 86400
 local MAX = 9007199254740991 -- 2^53 - 1
-local MAX_UNPACKED = 4000 -- even; Lua's stack bounds how many values one call takes
-local VERDICT = '[FOZEPJWTMCXD]'
+local RECORD = '^([FOZEPJWTMCXD])([sr]?)([FOZEPJWTMCXD]?)(%d+):(%d+):?(%d*)$'
 local FREE, CLOSED, EXCEEDED, DAY_CLOSED = 'F', 'C', 'X', 'D'
-local COUNTS_IN_POOL = { [FREE] = true, [CLOSED] = true, [EXCEEDED] = true, [DAY_CLOSED] = true }
-
-local usage_keys = { today = KEYS[1], yesterday = KEYS[3] }
-local request_keys = { today = KEYS[2], yesterday = KEYS[4] }
+local TODAY, YESTERDAY = 1, 2
 
 local time = redis.call('TIME')
-local midnight = tonumber(ARGV[1])
+local head, fields, kinds, ids, items = cmsgpack.unpack(ARGV[1])
+local midnight, retention, closes = head[1], head[2], head[3]
 local now = tonumber(time[1])
 if now < midnight or now >= midnight + DAY then
-  return { 'day', time[1], time[2] }
+  return cmsgpack.pack(time[1], time[2], 'day')
 end
-local closes = ARGV[3] == '1'
+
+-- Lua's stack bounds how many values one call takes: that must show now, not between two writes.
+if #ids > 512 or #kinds > 3 * 512 then
+  error({ err = 'ERR a batch is too large' })
+end
+
+local pool_count = (#head - 3) / 2
+local usage_keys = { KEYS[1], KEYS[pool_count + 3] }
+local request_keys = { KEYS[pool_count + 2], KEYS[pool_count + 4] }
 
 local function corrupt(key, field)
   error({ err = 'CORRUPT ' .. key .. ' ' .. field })
 end
 
-local function number(text, key, field)
-  local digits_only = text and #text <= 16 and string.find(text, '^%d+$')
-  if not digits_only or tonumber(text) > MAX then
+-- Four amounts, as texts of digits.
+local function amounts(key, field, a, b, c, d)
+  a, b, c, d = tonumber(a), tonumber(b), tonumber(c), tonumber(d)
+  if not (a and b and c and d) or a > MAX or b > MAX or c > MAX or d > MAX then
     corrupt(key, field)
   end
-  return tonumber(text)
-end
-
-local function digits(amount)
-  return string.format('%.0f', amount)
+  return a, b, c, d
 end
 
 -- What was read, with what the batch changed so far. Nothing is written before the whole batch is
 -- judged.
 
-local pools, pool_names = {}, {}
-for at = 1, tonumber(ARGV[4]) do
-  local name = ARGV[3 + 2 * at]
-  pool_names[at] = name
-  pools[name] = { key = KEYS[4 + at], allowance = tonumber(ARGV[4 + 2 * at]) }
-end
-
-local unnamed_pools = {}
+local pools, unnamed_pools = {}, {}
 
 local function pool_of(name)
   local pool = pools[name]
-  if not pool then
-    unnamed_pools[#unnamed_pools + 1] = name
-    pool = { allowance = 0, used = 0, free = 0, billed = 0, billed_requests = 0 }
-    pools[name] = pool
-  elseif not pool.used then
-    local key = pool.key
-    local held = redis.call('HMGET', key, 'used', 'free_requests', 'billed_tokens', 'billed_requests', 'closed')
-    if not (held[1] or held[2] or held[3] or held[4] or held[5]) then
-      held = { '0', '0', '0', '0', '0' }
+  if pool then
+    return pool
+  end
+  pool = { used = 0, free = 0, billed = 0, billed_requests = 0, allowance = 0, closed = false }
+  pools[name] = pool
+  for at = 1, pool_count do
+    if head[2 + 2 * at] == name then
+      pool.key, pool.allowance = KEYS[1 + at], head[3 + 2 * at]
     end
-    pool.used = number(held[1], key, 'used')
-    pool.free = number(held[2], key, 'free_requests')
-    pool.billed = number(held[3], key, 'billed_tokens')
-    pool.billed_requests = number(held[4], key, 'billed_requests')
-    pool.closed = held[5] == '1'
+  end
+  if not pool.key then
+    unnamed_pools[#unnamed_pools + 1] = name
+    return pool
+  end
+  local held = redis.call('GET', pool.key)
+  if held then
+    local used, free, billed, requests, closed = string.match(held, '^(%d+) (%d+) (%d+) (%d+) ([01])$')
+    pool.used, pool.free, pool.billed, pool.billed_requests = amounts(pool.key, 'counters', used, free, billed, requests)
+    pool.closed = closed == '1'
   end
   return pool
 end
 
-local rows = { today = {}, yesterday = {} }
+local rows = { {}, {} }
 
-local function row_of(day, field)
-  local row = rows[day][field]
-  if not row then
-    local held = redis.call('HGET', usage_keys[day], field)
-    local text = held or '0 0 0 0'
-    local free, billed, free_requests, billed_requests = string.match(text, '^(%d+) (%d+) (%d+) (%d+)$')
-    row = {
-      free = number(free, usage_keys[day], field),
-      billed = number(billed, usage_keys[day], field),
-      free_requests = number(free_requests, usage_keys[day], field),
-      billed_requests = number(billed_requests, usage_keys[day], field),
-    }
-    rows[day][field] = row
+local function read_rows(day, wanted)
+  local key, read = usage_keys[day], rows[day]
+  local held = redis.call('HMGET', key, unpack(wanted))
+  for at = 1, #wanted do
+    local field, row = wanted[at], { free = 0, billed = 0, free_requests = 0, billed_requests = 0 }
+    if held[at] then
+      local free, billed, frees, billeds = string.match(held[at], '^(%d+) (%d+) (%d+) (%d+)$')
+      row.free, row.billed, row.free_requests, row.billed_requests = amounts(key, field, free, billed, frees, billeds)
+    else
+      row.is_new = true
+    end
+    read[field] = row
   end
-  return row
 end
 
-local reservations = {}
-
-local function reservation_of(id)
-  local found = reservations[id]
-  if found ~= nil then
-    return found
+local asked = {}
+for at = 1, #kinds / 3 do
+  local target, field = kinds[3 * at - 2], fields[kinds[3 * at]]
+  local kind = { workload = kinds[3 * at - 1], field = field, name = '' }
+  if type(target) == 'number' then
+    kind.name = head[2 + 2 * target]
+    kind.pool = pool_of(kind.name)
+  else
+    kind.verdict = target
   end
-  for _, day in ipairs({ 'today', 'yesterday' }) do
-    local held = redis.call('HGET', request_keys[day], id)
-    if held then
-      local verdict, state, rest, pool, fields =
-        string.match(held, '^(' .. VERDICT .. ')([sr]?)([^:]*):([^:]*):(.*)$')
-      if not verdict then
-        corrupt(request_keys[day], id)
-      end
-      local tokens, row = string.match(fields, '^(%d+):%l:(.*)$')
-      found = { day = day, verdict = verdict, state = state, pool = pool, fields = fields, row = row }
-      found.tokens = number(tokens, request_keys[day], id)
-      if state == 's' then
-        found.settled_as, rest = string.match(rest, '^(' .. VERDICT .. ')(.*)$')
-        found.actual = number(rest, request_keys[day], id)
-      end
-      break
+  asked[at] = kind
+end
+
+-- The reservations, and what their classes' numbers mean: 'pool:workload:row'.
+
+local reservations, last_class = {}, 0
+local classes = { {}, {} }
+
+local function take_in(day, id, held)
+  local verdict, state, settled_as, class, tokens, actual = string.match(held, RECORD)
+  if not verdict or (state == 's') ~= (settled_as ~= '') or (state == 's') ~= (actual ~= '') then
+    corrupt(request_keys[day], id)
+  end
+  reservations[id] = {
+    id = id, day = day, verdict = verdict, state = state, settled_as = settled_as, class = class,
+    tokens = tonumber(tokens), actual = tonumber(actual),
+  }
+end
+
+local function read_classes(day, wanted)
+  local held = redis.call('HMGET', request_keys[day], unpack(wanted))
+  for at = 1, #wanted do
+    local pool, same = string.match(held[at] or '', '^([^:]*):(%l:.+)$')
+    if not pool then
+      corrupt(request_keys[day], wanted[at])
+    end
+    classes[day][string.sub(wanted[at], 2)] = { pool = pool, same = same, field = string.sub(same, 3) }
+  end
+end
+
+if #ids > 0 then
+  local wanted, count = {}, #ids
+  for at = 1, count do
+    wanted[at] = ids[at]
+  end
+  wanted[count + 1] = '\1'
+  for at = 1, #asked do
+    local kind = asked[at]
+    kind.same = kind.workload .. ':' .. kind.field
+    kind.class_field = '\1' .. kind.name .. ':' .. kind.same
+    wanted[count + 1 + at] = kind.class_field
+  end
+  local held = redis.call('HMGET', request_keys[TODAY], unpack(wanted))
+  last_class = tonumber(held[count + 1] or 0) or corrupt(request_keys[TODAY], 'classes')
+  for at = 1, #asked do
+    local kind = asked[at]
+    kind.class = held[count + 1 + at]
+    if kind.class then
+      classes[TODAY][kind.class] = { pool = kind.name, same = kind.same, field = kind.field }
     end
   end
-  reservations[id] = found or false
-  return found
+  local missing = {}
+  for at = 1, count do
+    if held[at] then
+      take_in(TODAY, ids[at], held[at])
+    else
+      missing[#missing + 1] = ids[at]
+    end
+  end
+  if #missing > 0 then
+    held = redis.call('HMGET', request_keys[YESTERDAY], unpack(missing))
+    for at = 1, #missing do
+      if held[at] then
+        take_in(YESTERDAY, missing[at], held[at])
+      end
+    end
+  end
+  -- What was reserved before may be of other kinds than what is asked now.
+  local more = { {}, {} }
+  for _, it in pairs(reservations) do
+    if not classes[it.day][it.class] then
+      classes[it.day][it.class] = true
+      more[it.day][#more[it.day] + 1] = '\1' .. it.class
+    end
+  end
+  for day = TODAY, YESTERDAY do
+    if #more[day] > 0 then
+      read_classes(day, more[day])
+    end
+  end
+  more = { {}, {} }
+  for at = 1, #fields do
+    rows[TODAY][fields[at]] = true
+  end
+  for _, it in pairs(reservations) do
+    local class = classes[it.day][it.class]
+    it.pool, it.same, it.field = class.pool, class.same, class.field
+    if not rows[it.day][it.field] then
+      rows[it.day][it.field] = true
+      more[it.day][#more[it.day] + 1] = it.field
+    end
+  end
+  for day = TODAY, YESTERDAY do
+    if #more[day] > 0 then
+      read_rows(day, more[day])
+    end
+  end
+end
+if #fields > 0 then
+  read_rows(TODAY, fields)
+  for at = 1, #asked do
+    asked[at].row = rows[TODAY][asked[at].field]
+  end
 end
 
--- The decisions: src/domain/pool.rs.
+-- The decisions: src/domain/pool.rs. Sums are compared as differences, which are exact where a sum would
+-- pass 2^53.
 
-local function judge_reserve(pool, tokens)
-  if closes and pool.closed then
-    return CLOSED
+local answers, told = { time[1], time[2], 'done' }, 3
+
+local function answer(...)
+  for at = 1, select('#', ...) do
+    told = told + 1
+    answers[told] = select(at, ...)
   end
-  -- Differences, not sums: they are exact where a sum would pass 2^53.
-  return tokens <= pool.allowance - pool.used and FREE or EXCEEDED
+end
+
+local function figures(held)
+  if held.pool == '' then
+    return '', 0
+  end
+  return held.pool, pool_of(held.pool).used
+end
+
+local function figures_on_its_day(held)
+  if held.day == YESTERDAY and held.pool ~= '' then
+    return held.pool, false
+  end
+  return figures(held)
 end
 
 local function judge_settle(pool, held, actual)
   local verdict = held.verdict
-  if held.day == 'yesterday' then
+  if held.day == YESTERDAY then
     return verdict == FREE and actual > held.tokens and DAY_CLOSED or verdict
-  end
-  if not pool then
+  elseif not pool then
     return verdict
-  end
-  if verdict == FREE then
+  elseif verdict == FREE then
     -- Not below 0, should the counters have been lost since: what is held is not granted on top.
     local others = math.max(0, pool.used - held.tokens)
     local fits = actual <= held.tokens or actual <= pool.allowance - others
     return fits and FREE or EXCEEDED
-  end
-  if verdict == EXCEEDED and not (closes and pool.closed) and actual <= pool.allowance - pool.used then
+  elseif verdict == EXCEEDED and not (closes and pool.closed) and actual <= pool.allowance - pool.used then
     return FREE
   end
   return verdict
 end
 
-local function add(counters, sum, requests, tokens, sign)
-  counters[sum] = math.max(0, counters[sum] + sign * tokens)
-  counters[requests] = math.max(0, counters[requests] + sign)
-  counters.changed = true
-end
-
-local function add_to_row(row, verdict, tokens, sign)
+-- Counts a request in a row and, where it is eligible and of today, in its pool; with -1, takes it back.
+local function count(pool, row, verdict, tokens, sign)
+  row.changed = true
+  if pool then
+    pool.changed = true
+  end
   if verdict == FREE then
-    add(row, 'free', 'free_requests', tokens, sign)
+    row.free, row.free_requests = math.max(0, row.free + sign * tokens), math.max(0, row.free_requests + sign)
+    if pool then
+      pool.used, pool.free = math.max(0, pool.used + sign * tokens), math.max(0, pool.free + sign)
+    end
   else
-    add(row, 'billed', 'billed_requests', tokens, sign)
+    row.billed = math.max(0, row.billed + sign * tokens)
+    row.billed_requests = math.max(0, row.billed_requests + sign)
+    if pool then
+      pool.billed = math.max(0, pool.billed + sign * tokens)
+      pool.billed_requests = math.max(0, pool.billed_requests + sign)
+    end
   end
 end
 
-local function add_to_pool(pool, verdict, tokens, sign)
+-- Whether a counter would pass its maximum where a request of these tokens is counted, after what
+-- `returned` says was taken back.
+local function is_full(pool, row, verdict, tokens, returned)
   if verdict == FREE then
-    add(pool, 'used', 'free', tokens, sign)
-  elseif COUNTS_IN_POOL[verdict] then
-    add(pool, 'billed', 'billed_requests', tokens, sign)
+    return tokens > MAX - (row.free - returned) or pool and tokens > MAX - (pool.used - returned)
   end
+  return tokens > MAX - (row.billed - returned) or pool and tokens > MAX - (pool.billed - returned)
 end
 
--- Takes back what a request counted, and counts it as what it is now; false, and nothing done, where
--- a counter would pass its maximum. `was` and `is`: {verdict, tokens}, or nil.
-local function replace(day, pool, row, was, is)
-  if day == 'yesterday' then
-    pool = nil
-  end
-  if is then
-    local free = is.verdict == FREE
-    local returned = was and (was.verdict == FREE) == free and was.tokens or 0
-    local row_sum = free and row.free or row.billed
-    if is.tokens > MAX - (row_sum - returned) then
-      return false
-    end
-    if pool and COUNTS_IN_POOL[is.verdict] then
-      local pool_returned = was and COUNTS_IN_POOL[was.verdict] and returned or 0
-      local pool_sum = free and pool.used or pool.billed
-      if is.tokens > MAX - (pool_sum - pool_returned) then
-        return false
-      end
+local function reserve(kind, id, tokens, writes)
+  local pool, verdict, row = kind.pool, kind.verdict, kind.row
+  if pool then
+    if closes and pool.closed then
+      verdict = CLOSED
+    else
+      verdict = tokens <= pool.allowance - pool.used and FREE or EXCEEDED
     end
   end
-  if was then
-    add_to_row(row, was.verdict, was.tokens, -1)
-    if pool then
-      add_to_pool(pool, was.verdict, was.tokens, -1)
+  if writes then
+    if is_full(pool, row, verdict, tokens, 0) then
+      return answer('e', 'full')
     end
-  end
-  if is then
-    add_to_row(row, is.verdict, is.tokens, 1)
-    if pool then
-      add_to_pool(pool, is.verdict, is.tokens, 1)
-      if closes and is.verdict == EXCEEDED then
-        pool.closed = true
-      end
+    count(pool, row, verdict, tokens, 1)
+    if closes and verdict == EXCEEDED then
+      pool.closed = true
     end
-  end
-  return true
-end
-
-local function figures(name)
-  return name == '' and ',' or name .. ',' .. digits(pool_of(name).used)
-end
-
-local function figures_on(day, name)
-  return day == 'yesterday' and name .. ',' or figures(name)
-end
-
-local function reserve(kind, id, target, tokens_text, workload, row_field)
-  local fields = tokens_text .. ':' .. workload .. ':' .. row_field
-  local held = id ~= '' and reservation_of(id)
-  if held then
-    if held.fields ~= fields then
-      return 'E,fields'
-    elseif held.state == 'r' then
-      return 'E,released'
-    end
-    return 'R,' .. held.verdict .. ',1,' .. figures(held.pool)
-  end
-  local tokens = tonumber(tokens_text)
-  local name, pool, verdict = '', nil, target
-  if string.find(target, '^%d') then
-    name = pool_names[tonumber(target)]
-    pool = pool_of(name)
-    verdict = judge_reserve(pool, tokens)
-  end
-  if kind == 'R' then
-    if not replace('today', pool, row_of('today', row_field), nil, { verdict = verdict, tokens = tokens }) then
-      return 'E,full'
-    end
-    if id ~= '' then
+    if id then
       reservations[id] = {
-        day = 'today', verdict = verdict, state = '', pool = name,
-        tokens = tokens, fields = fields, row = row_field, changed = true,
+        id = id, day = TODAY, verdict = verdict, state = '', settled_as = '', kind = kind,
+        tokens = tokens, pool = kind.name, same = kind.same, field = kind.field, changed = true,
       }
     end
   end
-  return 'R,' .. verdict .. ',0,' .. figures(name)
+  answers[told + 1], answers[told + 2] = verdict, pool and pool.used or 0
+  told = told + 2
 end
 
-local function settle(id, actual_text)
-  local held = reservation_of(id)
-  if not held then
-    return 'E,unknown'
+local function reserve_again(held, kind, tokens)
+  if held.tokens ~= tokens or held.same ~= kind.same then
+    return answer('e', 'fields')
   elseif held.state == 'r' then
-    return 'E,released'
+    return answer('e', 'released')
   end
-  local actual, replayed = tonumber(actual_text), '1'
-  if held.state == 's' then
-    if held.actual ~= actual then
-      return 'E,amount,' .. digits(held.actual)
-    end
-  else
-    replayed = '0'
-    local pool = held.pool ~= '' and held.day == 'today' and pool_of(held.pool) or nil
+  answer('r', held.verdict, figures(held))
+end
+
+local function settle(held, actual)
+  if not held then
+    return answer('e', 'unknown')
+  elseif held.state == 'r' then
+    return answer('e', 'released')
+  elseif held.state == 's' and held.actual ~= actual then
+    return answer('a', held.actual)
+  end
+  local replayed = held.state == 's'
+  if not replayed then
+    local row = rows[held.day][held.field]
+    local pool = held.day == TODAY and held.pool ~= '' and pool_of(held.pool) or nil
     local verdict = judge_settle(pool, held, actual)
-    local row = row_of(held.day, held.row)
-    if not replace(held.day, pool, row, held, { verdict = verdict, tokens = actual }) then
-      return 'E,full'
+    local same_side = (verdict == FREE) == (held.verdict == FREE)
+    if is_full(pool, row, verdict, actual, same_side and held.tokens or 0) then
+      return answer('e', 'full')
+    end
+    count(pool, row, held.verdict, held.tokens, -1)
+    count(pool, row, verdict, actual, 1)
+    if pool and closes and verdict == EXCEEDED then
+      pool.closed = true
     end
     held.state, held.settled_as, held.actual, held.changed = 's', verdict, actual, true
   end
-  return 'S,' .. held.settled_as .. ',' .. held.verdict .. ',' .. replayed .. ',' .. figures_on(held.day, held.pool)
+  answer('s', held.settled_as, held.verdict, replayed, figures_on_its_day(held))
 end
 
-local function release(id)
-  local held = reservation_of(id)
+local function release(held)
   if not held then
-    return 'E,unknown'
+    return answer('e', 'unknown')
   elseif held.state == 's' then
-    return 'E,settled'
+    return answer('e', 'settled')
   end
-  local replayed = held.state == 'r' and '1' or '0'
-  if replayed == '0' then
-    local pool = held.pool ~= '' and held.day == 'today' and pool_of(held.pool) or nil
-    replace(held.day, pool, row_of(held.day, held.row), held, nil)
+  local replayed = held.state == 'r'
+  if not replayed then
+    local pool = held.day == TODAY and held.pool ~= '' and pool_of(held.pool) or nil
+    count(pool, rows[held.day][held.field], held.verdict, held.tokens, -1)
     held.state, held.changed = 'r', true
   end
-  return 'V,' .. digits(held.tokens) .. ',' .. replayed .. ',' .. figures_on(held.day, held.pool)
+  answer('v', held.tokens, replayed, figures_on_its_day(held))
 end
 
-local answers = { 'done', time[1], time[2] }
-local at = 5 + 2 * #pool_names
-while at <= #ARGV do
-  local kind, answer = ARGV[at], nil
-  if kind == 'R' or kind == 'L' then
-    answer = reserve(kind, ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5])
-    at = at + 6
-  elseif kind == 'S' then
-    answer = settle(ARGV[at + 1], ARGV[at + 2])
-    at = at + 3
-  elseif kind == 'V' then
-    answer = release(ARGV[at + 1])
+local at, next_id = 1, 0
+while at <= #items do
+  local item = items[at]
+  if item > 0 then
+    reserve(asked[item], nil, items[at + 1], true)
     at = at + 2
+  elseif item == -3 then
+    reserve(asked[items[at + 1]], nil, items[at + 2], false)
+    at = at + 3
   else
-    error({ err = 'ERR unknown kind of item' })
+    next_id = next_id + 1
+    local id = ids[next_id]
+    local held = reservations[id]
+    if item == -4 then
+      settle(held, items[at + 1])
+      at = at + 2
+    elseif item == -5 then
+      release(held)
+      at = at + 1
+    else
+      local kind, tokens = asked[items[at + 1]], items[at + 2]
+      if held then
+        reserve_again(held, kind, tokens)
+      else
+        reserve(kind, id, tokens, item == -1)
+      end
+      at = at + 3
+    end
   end
-  answers[#answers + 1] = answer
 end
 if #unnamed_pools > 0 then
-  return { 'pools', time[1], time[2], unpack(unnamed_pools) }
+  return cmsgpack.pack(time[1], time[2], 'pools', unpack(unnamed_pools))
 end
 
--- Gathers what is to be written, key by key, and asks whether it may be: a right that is missing must
--- show now.
+-- Gathers what is to be written, and asks whether it may be: a right that is missing must show now.
 
-local writes = {}
-
-local function write(key, expires_at, ...)
-  local fields = writes[key]
-  if not fields then
-    fields = {}
-    writes[key] = fields
-    writes[#writes + 1] = { key = key, expires_at = digits(expires_at), fields = fields }
-  end
-  for _, value in ipairs({ ... }) do
-    fields[#fields + 1] = value
+local function may(command, ...)
+  if not redis.acl_check_cmd(command, ...) then
+    error({ err = 'NOPERM the user may not ' .. command .. ' ' .. (...) })
   end
 end
 
+local hashes = {}
+
+local function write_hash(key, pairs_of_it, expires_at)
+  if #pairs_of_it > 0 then
+    hashes[#hashes + 1] = { key = key, pairs = pairs_of_it, expires_at = expires_at }
+    may('HSET', key, 'field', 'value')
+    if expires_at then
+      may('EXPIREAT', key, expires_at)
+    end
+  end
+end
+
+local changed_pools = {}
 for _, pool in pairs(pools) do
   if pool.changed then
-    write(pool.key, midnight + DAY,
-      'used', digits(pool.used), 'free_requests', digits(pool.free),
-      'billed_tokens', digits(pool.billed), 'billed_requests', digits(pool.billed_requests),
-      'closed', pool.closed and '1' or '0')
+    changed_pools[#changed_pools + 1] = pool
+    may('SET', pool.key, 'counters', 'EXAT', midnight + DAY)
   end
 end
 
-local retention = tonumber(ARGV[2])
-local usage_expires_at = { today = midnight + DAY + retention, yesterday = midnight + retention }
-for day, read in pairs(rows) do
-  for field, row in pairs(read) do
+local usage_expires_at = { midnight + DAY + retention, midnight + retention }
+for day = TODAY, YESTERDAY do
+  local changed, expires_at = {}, nil
+  for field, row in pairs(rows[day]) do
     if row.changed then
-      write(usage_keys[day], usage_expires_at[day], field,
-        digits(row.free) .. ' ' .. digits(row.billed) .. ' ' .. digits(row.free_requests)
-          .. ' ' .. digits(row.billed_requests))
+      local n = #changed
+      changed[n + 1] = field
+      changed[n + 2] = string.format('%d %d %d %d', row.free, row.billed, row.free_requests, row.billed_requests)
+      expires_at = row.is_new and usage_expires_at[day] or expires_at
     end
   end
+  write_hash(usage_keys[day], changed, expires_at)
 end
 
-local requests_expire_at = { today = midnight + 2 * DAY, yesterday = midnight + DAY }
-for id, held in pairs(reservations) do
-  if held and held.changed then
-    local state = held.verdict .. held.state
+local changed, new_class = { {}, {} }, false
+for _, held in pairs(reservations) do
+  if held.changed then
+    local kind, class = held.kind, held.class
+    local to = changed[held.day]
+    local n = #to
+    if kind then
+      class = kind.class
+      if not class then
+        last_class, new_class = last_class + 1, true
+        class = tostring(last_class)
+        kind.class = class
+        to[n + 1], to[n + 2] = kind.class_field, class
+        to[n + 3], to[n + 4] = '\1' .. class, string.sub(kind.class_field, 2)
+        n = n + 4
+      end
+    end
+    local record = held.verdict .. held.state .. held.settled_as .. class .. ':' .. string.format('%d', held.tokens)
     if held.state == 's' then
-      state = state .. held.settled_as .. digits(held.actual)
+      record = record .. ':' .. string.format('%d', held.actual)
     end
-    write(request_keys[held.day], requests_expire_at[held.day], id,
-      state .. ':' .. held.pool .. ':' .. held.fields)
+    to[n + 1], to[n + 2] = held.id, record
   end
 end
-
-for _, it in ipairs(writes) do
-  if not redis.acl_check_cmd('HSET', it.key, 'field', 'value')
-    or not redis.acl_check_cmd('EXPIREAT', it.key, it.expires_at) then
-    error({ err = 'NOPERM the user may not HSET and EXPIREAT ' .. it.key })
-  end
+if new_class then
+  local to = changed[TODAY]
+  to[#to + 1] = '\1'
+  to[#to + 1] = tostring(last_class)
 end
+write_hash(request_keys[TODAY], changed[TODAY], new_class and midnight + 2 * DAY)
+write_hash(request_keys[YESTERDAY], changed[YESTERDAY], nil)
 
 -- After this point everything must succeed: a script is atomic, but does not roll back.
 
-for _, it in ipairs(writes) do
-  for at = 1, #it.fields, MAX_UNPACKED do
-    redis.call('HSET', it.key, unpack(it.fields, at, math.min(at + MAX_UNPACKED - 1, #it.fields)))
-  end
-  redis.call('EXPIREAT', it.key, it.expires_at)
+for at = 1, #changed_pools do
+  local it = changed_pools[at]
+  local counters = string.format('%d %d %d %d %s', it.used, it.free, it.billed, it.billed_requests, it.closed and '1' or '0')
+  redis.call('SET', it.key, counters, 'EXAT', midnight + DAY)
 end
-return answers
+for at = 1, #hashes do
+  local it = hashes[at]
+  redis.call('HSET', it.key, unpack(it.pairs))
+  if it.expires_at then
+    redis.call('EXPIREAT', it.key, it.expires_at)
+  end
+end
+return cmsgpack.pack(unpack(answers))

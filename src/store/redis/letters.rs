@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn the_script_takes_every_letter_in_a_record_and_no_other() {
         let letters: String = VERDICTS.iter().map(|(letter, _)| letter).collect();
-        let class = format!("local VERDICT = '[{letters}]'\n");
+        let class = format!("([{letters}])([sr]?)([{letters}]?)");
         assert!(include_str!("decide.lua").contains(&class), "{class}");
     }
 }

@@ -21,26 +21,21 @@ mod letters;
 mod link;
 pub mod reply;
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, fmt, time::Duration};
 
 use async_trait::async_trait;
 use chrono::Utc;
-use futures_util::future::join_all;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::sync::Semaphore;
 
 use self::{
+    arguments::{Head, Packed},
     keys::OrgKeys,
     link::{Failed, Link, again_if_cut, store_error},
     reply::{BadReply, Reply},
 };
-use super::{Decided, Decision, Operation, Outcome, RowKey, Store, StoreError, Timed, UsageRows};
-use crate::domain::{OrgId, Overflow, PoolCounters, PoolName, Terms, UtcDay};
+use super::{Batch, Decided, Operation, RowKey, Store, StoreError, Timed, UsageRows};
+use crate::domain::{OrgId, PoolCounters, PoolName, Terms, UtcDay};
 
 pub use self::link::Timeouts;
 
@@ -148,82 +143,66 @@ impl RedisStore {
         OrgKeys::new(&self.key_prefix, org)
     }
 
-    /// Decides what one organization asks under one set of terms.
-    async fn decide_group(
-        &self,
-        day: UtcDay,
-        org: &OrgId,
-        terms: &Terms,
-        operations: &[&Operation],
-    ) -> Result<Timed<Vec<Outcome>>, StoreError> {
-        let keys = self.keys(org);
+    /// Decides a batch of as many operations as the script takes.
+    async fn decide_batch(&self, batch: &Batch) -> Result<Timed<Decided>, StoreError> {
+        let keys = self.keys(&batch.org);
         let mut extra = Vec::new();
         for _ in 0..MAX_ROUNDS {
+            let head = Head {
+                day: batch.day,
+                usage_retention_secs: self.usage_retention.as_secs(),
+                terms: &batch.terms,
+                extra: &extra,
+            };
+            let packed = arguments::pack(&head, &batch.operations);
             let push = |command: &mut Cmd| {
-                self.push_decide(command, &keys, day, terms, &extra, operations);
+                push_decide(command, &keys, &head, &packed);
             };
             let ask = || self.decide.run(&self.link, push);
-            let reply = if can_be_repeated(operations) {
+            let reply = if can_be_repeated(&batch.operations) {
                 again_if_cut(ask).await
             } else {
                 ask().await
             };
             let reply = reply.map_err(|error| store_error(&error))?;
-            let (now, reply) = reply::parse_decided(&reply, terms, operations.len())?;
-            match reply {
-                Reply::Done(answer) => return Ok(Timed { now, answer }),
-                Reply::AnotherDay => {
-                    return Ok(Timed {
-                        now,
-                        answer: vec![Outcome::AnotherDay; operations.len()],
-                    });
+            let (now, reply) =
+                reply::parse_decided(reply::bytes(&reply)?, &batch.terms, &batch.operations)?;
+            let answer = match reply {
+                Reply::Done(outcomes) => Decided::Outcomes(outcomes),
+                Reply::AnotherDay => Decided::OnAnotherDay,
+                Reply::UnnamedPools(pools) => {
+                    extra.extend(pools);
+                    continue;
                 }
-                Reply::UnnamedPools(pools) => extra.extend(pools),
-            }
+            };
+            return Ok(Timed { now, answer });
         }
         Err(StoreError::Corrupt {
             reason: "records name ever more pools".to_owned(),
         })
     }
-
-    fn push_decide(
-        &self,
-        command: &mut Cmd,
-        keys: &OrgKeys,
-        day: UtcDay,
-        terms: &Terms,
-        extra: &[PoolName],
-        operations: &[&Operation],
-    ) {
-        let yesterday = day.yesterday();
-        command.arg(4 + terms.allowances.len() + extra.len());
-        command.arg(keys.usage(day)).arg(keys.requests(day));
-        command
-            .arg(keys.usage(yesterday))
-            .arg(keys.requests(yesterday));
-        let pools = terms.allowances.iter().map(|(pool, _)| pool).chain(extra);
-        for pool in pools {
-            command.arg(keys.pool(pool, day));
-        }
-        self.push_terms(command, day, terms, extra);
-        for operation in operations {
-            arguments::push_item(command, terms, operation);
-        }
-    }
-
-    /// The arguments that hold for a whole batch.
-    fn push_terms(&self, command: &mut Cmd, day: UtcDay, terms: &Terms, extra: &[PoolName]) {
-        command
-            .arg(day.start().timestamp())
-            .arg(self.usage_retention.as_secs())
-            .arg(u8::from(terms.overflow == Overflow::CloseUntilReset));
-        arguments::push_pools(command, terms, extra);
-    }
 }
 
+fn push_decide(command: &mut Cmd, keys: &OrgKeys, head: &Head<'_>, packed: &Packed) {
+    let (day, yesterday) = (head.day, head.day.yesterday());
+    let pools = head.terms.allowances.iter().map(|(pool, _)| pool);
+    let pool_count = head.terms.allowances.len() + head.extra.len();
+    command.arg(1 + pool_count + if packed.has_ids { 3 } else { 0 });
+    command.arg(keys.usage(day));
+    for pool in pools.chain(head.extra) {
+        command.arg(keys.pool(pool, day));
+    }
+    if packed.has_ids {
+        command
+            .arg(keys.requests(day))
+            .arg(keys.usage(yesterday))
+            .arg(keys.requests(yesterday));
+    }
+    command.arg(&packed.argument);
+}
 /// Whether a second run of these gives the answers of the first: each counts once however often it is
 /// asked, and none is about the id of another, which the first run would have changed.
-fn can_be_repeated(operations: &[&Operation]) -> bool {
+fn can_be_repeated(operations: &[Operation]) -> bool {
     let mut ids = HashSet::new();
     operations.iter().all(|operation| {
         let apart = operation.request_id().is_none_or(|id| ids.insert(id));
@@ -231,49 +210,10 @@ fn can_be_repeated(operations: &[&Operation]) -> bool {
     })
 }
 
-/// The decisions of a batch that one call of the script takes: one organization, one set of terms.
-struct Group<'b> {
-    terms: &'b Arc<Terms>,
-    at: Vec<usize>,
-}
-
-/// Splits a batch by organization, and an organization's decisions, in their order, by terms: those
-/// differ only where the policy changed in between.
-fn groups(batch: &[Decision]) -> HashMap<&OrgId, Vec<Group<'_>>> {
-    let mut orgs: HashMap<&OrgId, Vec<Group<'_>>> = HashMap::new();
-    for (at, Decision { org, terms, .. }) in batch.iter().enumerate() {
-        let groups = orgs.entry(org).or_default();
-        match groups.last_mut().filter(|group| group.terms == terms) {
-            Some(group) => group.at.push(at),
-            None => groups.push(Group {
-                terms,
-                at: vec![at],
-            }),
-        }
-    }
-    orgs
-}
-
 #[async_trait]
 impl Store for RedisStore {
-    async fn decide(&self, day: UtcDay, batch: Vec<Decision>) -> Vec<Decided> {
-        let orgs = groups(&batch);
-        let calls = orgs.into_iter().map(|(org, groups)| {
-            let batch = &batch;
-            async move {
-                let mut decided = Vec::with_capacity(batch.len());
-                // One after the other, so that they keep their order whatever a call needs.
-                for Group { terms, at } in groups {
-                    let operations: Vec<_> = at.iter().map(|at| &batch[*at].operation).collect();
-                    let outcomes = self.decide_group(day, org, terms, &operations).await;
-                    decided.extend(each_its_own(at, outcomes));
-                }
-                decided
-            }
-        });
-        let mut decided: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
-        decided.sort_unstable_by_key(|(at, _)| *at);
-        decided.into_iter().map(|(_, decided)| decided).collect()
+    async fn decide(&self, batch: &Batch) -> Result<Timed<Decided>, StoreError> {
+        self.decide_batch(batch).await
     }
 
     async fn pools(
@@ -332,28 +272,21 @@ impl Store for RedisStore {
     /// Runs the script that decides, on nothing: where Redis would refuse a decision, being read-only,
     /// out of memory or without the right to run it, it refuses this too.
     async fn probe(&self) -> Result<Timed<()>, StoreError> {
+        let today = UtcDay::of(Utc::now());
+        let head = Head {
+            day: today,
+            usage_retention_secs: self.usage_retention.as_secs(),
+            terms: &Terms::default(),
+            extra: &[],
+        };
+        let packed = arguments::pack(&head, &[]);
         let push = |command: &mut Cmd| {
-            command.arg(0);
-            self.push_terms(command, UtcDay::of(Utc::now()), &Terms::default(), &[]);
+            command.arg(0).arg(&packed.argument);
         };
         let reply = again_if_cut(|| self.decide.run(&self.link, push)).await;
         let reply = reply.map_err(|error| store_error(&error))?;
-        let (now, _) = reply::parse_decided(&reply, &Terms::default(), 0)?;
+        let (now, _) = reply::parse_decided(reply::bytes(&reply)?, &Terms::default(), &[])?;
         Ok(Timed { now, answer: () })
-    }
-}
-
-/// The result of a call, decision by decision, with their places in the batch.
-fn each_its_own(
-    at: Vec<usize>,
-    outcomes: Result<Timed<Vec<Outcome>>, StoreError>,
-) -> Vec<(usize, Decided)> {
-    match outcomes {
-        Ok(Timed { now, answer }) => {
-            let answers = answer.into_iter().map(|answer| Ok(Timed { now, answer }));
-            at.into_iter().zip(answers).collect()
-        }
-        Err(error) => at.into_iter().map(|at| (at, Err(error.clone()))).collect(),
     }
 }
 

@@ -1,13 +1,16 @@
-//! What the scripts say: the parsers of their replies. The replies are small texts, parsed strictly:
-//! whatever the scripts can't have said is an error, never a guess.
+//! What the scripts say: the parsers of their replies. They are strict: whatever the scripts can't have
+//! said is an error, never a guess.
 
 use chrono::{DateTime, Utc};
 use redis::Value;
 
 use super::{keys, letters};
 use crate::{
-    domain::{CounterFull, PoolCounters, PoolName, Refusal, Terms, Tokens, UsageCounters, Verdict},
-    store::{Outcome, PoolFigures, RowKey},
+    domain::{
+        CounterFull, Eligibility, PoolCounters, PoolName, Refusal, Terms, Tokens, UsageCounters,
+        Verdict,
+    },
+    store::{Operation, Outcome, PoolFigures, RowKey},
 };
 
 /// What `decide.lua` said.
@@ -30,40 +33,144 @@ fn bad(what: impl Into<String>) -> BadReply {
     BadReply(what.into())
 }
 
-/// Reads the reply of `decide.lua` to `items` items.
+/// Reads the reply of `decide.lua` to these operations.
 ///
 /// # Errors
 ///
 /// [`BadReply`] where the script can't have said that.
 pub fn parse_decided(
-    reply: &Value,
+    reply: &[u8],
     terms: &Terms,
-    items: usize,
+    operations: &[Operation],
 ) -> Result<(DateTime<Utc>, Reply), BadReply> {
-    let texts = texts(reply)?;
-    let [kind, seconds, micros, rest @ ..] = texts.as_slice() else {
-        return Err(bad("a reply of fewer than three parts"));
-    };
-    let now = parse_time(seconds, micros)?;
-    let reply = match *kind {
-        "day" if rest.is_empty() => Reply::AnotherDay,
-        "pools" if !rest.is_empty() => Reply::UnnamedPools(
-            rest.iter()
-                .map(|name| parse_pool(name))
-                .collect::<Result<_, _>>()?,
-        ),
-        "done" if rest.len() == items => {
-            let outcomes = rest.iter().map(|text| parse_outcome(text, terms));
-            Reply::Done(outcomes.collect::<Result<_, _>>()?)
+    let mut said = Said { rest: reply };
+    let now = parse_time(said.text()?, said.text()?)?;
+    let reply = match said.text()? {
+        "day" => Reply::AnotherDay,
+        "pools" => {
+            let mut pools = vec![parse_pool(said.text()?)?];
+            while !said.rest.is_empty() {
+                pools.push(parse_pool(said.text()?)?);
+            }
+            Reply::UnnamedPools(pools)
         }
-        _ => {
-            return Err(bad(format!(
-                "a reply {kind:?} of {} answers to {items}",
-                rest.len()
-            )));
+        "done" => {
+            let mut outcomes = Vec::with_capacity(operations.len());
+            for operation in operations {
+                outcomes.push(said.outcome(terms, operation)?);
+            }
+            Reply::Done(outcomes)
         }
+        kind => return Err(bad(format!("a reply {kind:?}"))),
     };
-    Ok((now, reply))
+    match said.rest.len() {
+        0 => Ok((now, reply)),
+        more => Err(bad(format!("{more} bytes too many"))),
+    }
+}
+
+/// MessagePack values that the script packed one behind the other.
+struct Said<'r> {
+    rest: &'r [u8],
+}
+
+impl<'r> Said<'r> {
+    fn text(&mut self) -> Result<&'r str, BadReply> {
+        let read = rmp::decode::read_str_from_slice(self.rest);
+        let (text, rest) = read.map_err(|_| bad("a part that is no text"))?;
+        self.rest = rest;
+        Ok(text)
+    }
+
+    fn amount(&mut self) -> Result<Tokens, BadReply> {
+        let amount = rmp::decode::read_int(&mut self.rest).ok();
+        let amount = amount.and_then(Tokens::new);
+        amount.ok_or_else(|| bad("a part that is no amount"))
+    }
+
+    fn flag(&mut self) -> Result<bool, BadReply> {
+        rmp::decode::read_bool(&mut self.rest).map_err(|_| bad("a part that is no flag"))
+    }
+
+    fn outcome(&mut self, terms: &Terms, operation: &Operation) -> Result<Outcome, BadReply> {
+        let kind = self.text()?;
+        Ok(match (kind, operation) {
+            ("r", Operation::Reserve { .. }) => Outcome::Reserved {
+                verdict: verdict_of(self.text()?)?,
+                pool: self.figures(terms)?,
+                replayed: true,
+            },
+            ("s", Operation::Settle { .. }) => Outcome::Settled {
+                verdict: verdict_of(self.text()?)?,
+                reserved_as: verdict_of(self.text()?)?,
+                replayed: self.flag()?,
+                pool: self.figures_on_its_day(terms)?,
+            },
+            ("v", Operation::Release { .. }) => Outcome::Released {
+                tokens: self.amount()?,
+                replayed: self.flag()?,
+                pool: self.figures_on_its_day(terms)?,
+            },
+            ("e", _) => match self.text()? {
+                "fields" => Outcome::Refused(Refusal::OtherFields),
+                "released" => Outcome::Refused(Refusal::Released),
+                "settled" => Outcome::Refused(Refusal::Settled),
+                "unknown" => Outcome::Refused(Refusal::UnknownRequestId),
+                "full" => Outcome::Full(CounterFull),
+                why => return Err(bad(format!("a refusal {why:?}"))),
+            },
+            ("a", Operation::Settle { .. }) => {
+                let settled = self.amount()?;
+                Outcome::Refused(Refusal::OtherAmount { settled })
+            }
+            (verdict, Operation::Reserve { eligibility, .. }) => {
+                let (verdict, used) = (verdict_of(verdict)?, self.amount()?);
+                let pool = match eligibility {
+                    Eligibility::Eligible(pool) => {
+                        Some(PoolFigures::today(terms, pool.clone(), used))
+                    }
+                    Eligibility::Ineligible(_) => None,
+                };
+                Outcome::Reserved {
+                    verdict,
+                    pool,
+                    replayed: false,
+                }
+            }
+            (kind, _) => return Err(bad(format!("an answer {kind:?} to another question"))),
+        })
+    }
+
+    fn figures(&mut self, terms: &Terms) -> Result<Option<PoolFigures>, BadReply> {
+        let (pool, used) = (self.text()?, self.amount()?);
+        if pool.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(PoolFigures::today(terms, parse_pool(pool)?, used)))
+    }
+
+    /// The figures of a pool of today, or of a past day, which has none.
+    fn figures_on_its_day(&mut self, terms: &Terms) -> Result<Option<PoolFigures>, BadReply> {
+        let mut ahead = Said { rest: self.rest };
+        let pool = ahead.text()?;
+        if ahead.flag() == Ok(false) {
+            self.rest = ahead.rest;
+            return Ok(Some(PoolFigures::of_past_day(parse_pool(pool)?)));
+        }
+        self.figures(terms)
+    }
+}
+
+/// The bytes of a reply that is one string.
+///
+/// # Errors
+///
+/// [`BadReply`] where it is none.
+pub fn bytes(reply: &Value) -> Result<&[u8], BadReply> {
+    match reply {
+        Value::BulkString(bytes) => Ok(bytes),
+        _ => Err(bad("a reply that is no string")),
+    }
 }
 
 /// Reads the reply of `pools.lua` to `pools` pools.
@@ -83,7 +190,7 @@ pub fn parse_pools(
         return Err(bad(format!("{} answers to {pools}", rest.len())));
     }
     let counters = rest.iter().map(|text| {
-        let fields: Vec<&str> = text.split(',').collect();
+        let fields: Vec<&str> = text.split(' ').collect();
         let [used, free_requests, billed_tokens, billed_requests, closed] = fields.as_slice()
         else {
             return Err(bad(format!("counters {text:?}")));
@@ -165,57 +272,6 @@ fn parse_time(seconds: &str, micros: &str) -> Result<DateTime<Utc>, BadReply> {
     DateTime::from_timestamp(seconds_number, nanos).ok_or_else(wrong)
 }
 
-fn parse_outcome(text: &str, terms: &Terms) -> Result<Outcome, BadReply> {
-    let parts: Vec<&str> = text.split(',').collect();
-    Ok(match parts.as_slice() {
-        ["R", verdict, replayed, pool, used] => Outcome::Reserved {
-            verdict: verdict_of(verdict)?,
-            pool: parse_present_figures(terms, pool, used)?,
-            replayed: parse_bool(replayed)?,
-        },
-        ["S", verdict, reserved_as, replayed, pool, used] => Outcome::Settled {
-            verdict: verdict_of(verdict)?,
-            reserved_as: verdict_of(reserved_as)?,
-            pool: parse_figures(terms, pool, used)?,
-            replayed: parse_bool(replayed)?,
-        },
-        ["V", tokens, replayed, pool, used] => Outcome::Released {
-            tokens: parse_tokens(tokens)?,
-            pool: parse_figures(terms, pool, used)?,
-            replayed: parse_bool(replayed)?,
-        },
-        ["E", "fields"] => Outcome::Refused(Refusal::OtherFields),
-        ["E", "released"] => Outcome::Refused(Refusal::Released),
-        ["E", "settled"] => Outcome::Refused(Refusal::Settled),
-        ["E", "unknown"] => Outcome::Refused(Refusal::UnknownRequestId),
-        ["E", "amount", settled] => Outcome::Refused(Refusal::OtherAmount {
-            settled: parse_tokens(settled)?,
-        }),
-        ["E", "full"] => Outcome::Full(CounterFull),
-        _ => return Err(bad(format!("an answer {text:?}"))),
-    })
-}
-
-/// The figures of a pool of today or, where `used` is empty, of a past day.
-fn parse_figures(terms: &Terms, pool: &str, used: &str) -> Result<Option<PoolFigures>, BadReply> {
-    match (pool, used) {
-        (pool, "") if !pool.is_empty() => Ok(Some(PoolFigures::of_past_day(parse_pool(pool)?))),
-        (pool, used) => parse_present_figures(terms, pool, used),
-    }
-}
-
-fn parse_present_figures(
-    terms: &Terms,
-    pool: &str,
-    used: &str,
-) -> Result<Option<PoolFigures>, BadReply> {
-    if pool.is_empty() && used.is_empty() {
-        return Ok(None);
-    }
-    let used = parse_tokens(used)?;
-    Ok(Some(PoolFigures::today(terms, parse_pool(pool)?, used)))
-}
-
 fn verdict_of(text: &str) -> Result<Verdict, BadReply> {
     letters::verdict(text).ok_or_else(|| bad(format!("a verdict {text:?}")))
 }
@@ -267,83 +323,128 @@ fn text(part: &Value) -> Result<&str, BadReply> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::BilledReason;
+    use crate::{
+        domain::{BilledReason, ModelName, ProjectId, RequestFields, RequestId, Workload},
+        store::Recording,
+    };
 
-    fn reply(parts: &[&str]) -> Value {
-        Value::Array(
-            parts
-                .iter()
-                .map(|part| Value::BulkString(part.as_bytes().to_vec()))
-                .collect(),
-        )
+    /// One value of a reply.
+    enum Part {
+        Text(&'static str),
+        Number(u64),
+        Flag(bool),
+    }
+    use Part::{Flag, Number, Text};
+
+    fn packed(parts: &[Part]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for part in parts {
+            match part {
+                Text(text) => rmp::encode::write_str(&mut bytes, text).expect("written"),
+                Number(it) => drop(rmp::encode::write_uint(&mut bytes, *it).expect("written")),
+                Flag(flag) => rmp::encode::write_bool(&mut bytes, *flag).expect("written"),
+            }
+        }
+        bytes
     }
 
-    fn decided(parts: &[&str]) -> Result<Reply, BadReply> {
-        parse_decided(
-            &reply(parts),
-            &Terms::default(),
-            parts.len().saturating_sub(3),
-        )
-        .map(|(_, reply)| reply)
+    fn pool() -> PoolName {
+        PoolName::parse("large").expect("legal")
+    }
+
+    fn reserve() -> Operation {
+        let fields = RequestFields {
+            project: ProjectId::parse("p").expect("legal"),
+            model: ModelName::parse("gpt-4o").expect("legal"),
+            tokens: Tokens::ZERO,
+            workload: Workload::Inference,
+        };
+        Operation::Reserve {
+            request_id: None,
+            fields,
+            eligibility: Eligibility::Eligible(pool()),
+            recording: Recording::Record,
+        }
+    }
+
+    fn settle() -> Operation {
+        Operation::Settle {
+            request_id: RequestId::parse("r").expect("legal"),
+            tokens: Tokens::ZERO,
+        }
+    }
+
+    fn decided(parts: &[Part], operations: &[Operation]) -> Result<Reply, BadReply> {
+        let mut reply = packed(&[Text("1795305600"), Text("5"), Text("done")]);
+        reply.extend(packed(parts));
+        parse_decided(&reply, &Terms::default(), operations).map(|(_, reply)| reply)
     }
 
     #[test]
-    fn a_reply_gives_an_outcome_for_each_item() {
-        let pool = |used| {
-            let pool = PoolName::parse("large").expect("legal");
+    fn a_reply_gives_an_outcome_for_each_operation() {
+        let figures = |used| {
             Some(PoolFigures {
-                pool,
+                pool: pool(),
                 allowance: Tokens::ZERO,
                 used: Tokens::new(used).expect("small"),
             })
         };
         let parts = [
-            "done",
-            "1795305600",
-            "5",
-            "R,F,1,large,7",
-            "S,X,F,0,large,",
-            "E,amount,12",
+            [Text("X"), Number(7)].as_slice(),
+            &[Text("r"), Text("F"), Text("large"), Number(7)],
+            &[Text("s"), Text("X"), Text("F"), Flag(false), Text("large"), Flag(false)],
+            &[Text("a"), Number(12)],
+            &[Text("e"), Text("unknown")],
         ];
-        assert_eq!(
-            decided(&parts),
-            Ok(Reply::Done(vec![
-                Outcome::Reserved {
-                    verdict: Verdict::Free,
-                    pool: pool(7),
-                    replayed: true
-                },
-                Outcome::Settled {
-                    verdict: Verdict::Billed(BilledReason::AllowanceExceeded),
-                    reserved_as: Verdict::Free,
-                    pool: pool(0),
-                    replayed: false,
-                },
-                Outcome::Refused(Refusal::OtherAmount {
-                    settled: Tokens::new(12).expect("small")
-                }),
-            ]))
-        );
+        let exceeded = Verdict::Billed(BilledReason::AllowanceExceeded);
+        let reserved = |verdict, replayed| Outcome::Reserved {
+            verdict,
+            pool: figures(7),
+            replayed,
+        };
+        let outcomes = vec![
+            reserved(exceeded, false),
+            reserved(Verdict::Free, true),
+            Outcome::Settled {
+                verdict: exceeded,
+                reserved_as: Verdict::Free,
+                pool: figures(0),
+                replayed: false,
+            },
+            Outcome::Refused(Refusal::OtherAmount {
+                settled: Tokens::new(12).expect("small"),
+            }),
+            Outcome::Refused(Refusal::UnknownRequestId),
+        ];
+        let operations = [reserve(), reserve(), settle(), settle(), settle()];
+        let reply: Vec<u8> = parts.into_iter().flat_map(packed).collect();
+        let head = packed(&[Text("1795305600"), Text("5"), Text("done")]);
+        let reply = [head, reply].concat();
+        let (now, reply) = parse_decided(&reply, &Terms::default(), &operations).expect("a reply");
+        assert_eq!(now.timestamp_micros(), 1_795_305_600_000_005);
+        assert_eq!(reply, Reply::Done(outcomes));
     }
 
     #[test]
     fn what_the_script_cannot_have_said_is_refused() {
-        for answer in [
-            "",
-            "R,F,1,large,",
-            "R",
-            "R,F,1,large",
-            "R,F,2,large,7",
-            "R,F,1,large,+7",
-            "R,F,1,la rge,7",
-        ] {
-            assert!(decided(&["done", "1", "1", answer]).is_err(), "{answer:?}");
+        let cases: [&[Part]; 9] = [
+            &[],
+            &[Text("F")],
+            &[Text("?"), Number(7)],
+            &[Text("F"), Text("7")],
+            &[Text("F"), Number(1 << 53)],
+            &[Text("F"), Number(7), Number(7)],
+            &[Text("r"), Text("F"), Text("la rge"), Number(7)],
+            &[Text("s"), Text("F"), Text("F"), Flag(true), Text("large"), Number(7)],
+            &[Text("e"), Text("")],
+        ];
+        for parts in cases {
+            assert!(decided(parts, &[reserve()]).is_err());
         }
-        let huge = "R,F,1,large,9007199254740992";
-        assert!(decided(&["done", "1", "1", huge]).is_err());
-        assert!(decided(&["done", "1"]).is_err());
-        assert!(parse_decided(&reply(&["done", "1", "1"]), &Terms::default(), 1).is_err());
-        assert!(parse_decided(&Value::Nil, &Terms::default(), 0).is_err());
+        assert!(decided(&[Text("F"), Number(7)], &[]).is_err());
+        assert!(decided(&[Text("F"), Number(7)], &[settle()]).is_err());
+        assert!(parse_decided(&[], &Terms::default(), &[]).is_err());
+        assert!(bytes(&Value::Nil).is_err());
         assert!(parse_time("1", "1000000").is_err());
     }
 }
