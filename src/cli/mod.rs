@@ -32,6 +32,9 @@ use crate::{
     settings::ServeArgs,
 };
 
+/// How long to wait for an answer.
+const RPC_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Decides whether an LLM request is wholly free or wholly billed, and counts it.
 #[derive(Debug, Parser)]
 #[command(name = "tollgate", version, args_conflicts_with_subcommands = true)]
@@ -284,10 +287,14 @@ fn service_uri(addr: &str) -> Result<Uri, String> {
 }
 
 fn connect(connection: &Connection) -> QuotaServiceClient<Channel> {
+    QuotaServiceClient::new(channel(connection))
+}
+
+fn channel(connection: &Connection) -> Channel {
     let endpoint = Endpoint::from(connection.addr.clone())
         .connect_timeout(Duration::from_secs(5))
-        .timeout(Duration::from_secs(10));
-    QuotaServiceClient::new(endpoint.connect_lazy())
+        .timeout(RPC_TIMEOUT);
+    endpoint.connect_lazy()
 }
 
 fn show<T: prost::Message>(

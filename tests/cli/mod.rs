@@ -29,9 +29,13 @@ struct Cli {
 
 impl Cli {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(args: &[&str]) -> Self {
         let clock = Clock::at(NOON);
         Self {
-            service: Tollgate::start_at(&clock, &[]),
+            service: Tollgate::start_at(&clock, args),
             clock,
         }
     }

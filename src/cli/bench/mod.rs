@@ -8,23 +8,32 @@
 mod cpu;
 mod load;
 mod report;
+mod stream;
+mod tally;
+mod unary;
+mod wire;
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 
-use self::{cpu::Process, load::Load};
+use self::cpu::Process;
 use super::{Connection, say};
 
 /// What to send, how much of it, and for how long.
 #[derive(Debug, clap::Args)]
 pub struct Bench {
-    /// How many requests are under way at most
+    /// How many requests are under way at most, over all connections: each caller has one, and sends the
+    /// next when it has the answer. With --stream, each connection's stream has its share of the callers as
+    /// the number of requests that it sends ahead of their answers
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     callers: u32,
     /// How many HTTP/2 connections the callers share
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     connections: u32,
+    /// Send the requests over ReserveStream, one stream a connection, instead of a Reserve each
+    #[arg(long)]
+    stream: bool,
     /// The organization; with --orgs, the first part of their names
     #[arg(long, default_value = "org-demo")]
     org: String,
@@ -60,12 +69,12 @@ pub struct Bench {
 /// The service can't be reached at all, or a process is not there.
 pub(super) async fn run(bench: Bench) -> anyhow::Result<()> {
     let before = cpu::times(&bench.processes)?;
-    let measured = Load::of(&bench).run().await?;
+    let (measured, elapsed) = load::run(&bench).await?;
     let after = cpu::times(&bench.processes)?;
     let used = bench.processes.iter().zip(before.iter().zip(after));
     let used =
         used.map(|(process, (before, after))| (process.name(), after.saturating_sub(*before)));
-    let report = report::Report::new(&measured, used);
+    let report = report::Report::new(&measured, elapsed, used);
     if bench.connection.json {
         say(&serde_json::to_string_pretty(&report).context("the report as JSON")?)
     } else {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
-use super::load::Measured;
+use super::tally::Tally;
 use crate::cli::table::{self, grouped};
 
 /// Latencies in microseconds.
@@ -30,10 +30,11 @@ struct Latency {
 
 impl Report {
     pub(super) fn new<'p>(
-        measured: &Measured,
+        measured: &Tally,
+        elapsed: Duration,
         cpu: impl Iterator<Item = (&'p str, Duration)>,
     ) -> Self {
-        let (seconds, latencies) = (measured.elapsed.as_secs_f64(), &measured.latencies);
+        let (seconds, latencies) = (elapsed.as_secs_f64(), &measured.latencies);
         let requests = latencies.len();
         let per_request = |time: Duration| time.as_secs_f64() * 1e6 / requests.max(1) as f64;
         Self {
@@ -46,8 +47,8 @@ impl Report {
                 p99_9: latencies.value_at_quantile(0.999),
                 max: latencies.max(),
             },
-            verdicts: measured.verdicts.clone(),
-            errors: measured.errors.clone(),
+            verdicts: measured.verdicts(),
+            errors: measured.errors(),
             cpu_us_per_request: cpu
                 .map(|(name, time)| (name.to_owned(), per_request(time)))
                 .collect(),

@@ -1,0 +1,177 @@
+//! How much memory things take.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tollgate::{grpc::proto::ReserveRequest, policy::Policy};
+
+use super::{
+    Effort,
+    pour::pour,
+    processes::{PolicyFile, Redis, Service},
+    tell,
+};
+
+const RESERVES_ON_MEMORY: &str = "footprint of reserves on memory";
+const RESERVES_ON_REDIS: &str = "footprint of reserves on redis";
+const IDS: &str = "footprint of ids";
+const POLICY: &str = "footprint of a policy";
+
+/// When reserves end though not all are done: a run is to take minutes however slow the service is.
+const ENOUGH: Duration = Duration::from_secs(40);
+
+/// What was asked for of it.
+#[derive(Default)]
+pub(crate) struct Footprint {
+    pub(crate) reserves: Vec<Reserves>,
+    pub(crate) ids: Option<Ids>,
+    pub(crate) policy: Option<LargePolicy>,
+}
+
+/// The server's memory over many reserves.
+pub(crate) struct Reserves {
+    pub(crate) store: &'static str,
+    pub(crate) count: u64,
+    /// When `early_bytes` were taken.
+    pub(crate) early_count: u64,
+    pub(crate) early_bytes: u64,
+    pub(crate) late_bytes: u64,
+}
+
+/// Redis' memory for recorded ids.
+pub(crate) struct Ids {
+    pub(crate) count: u64,
+    pub(crate) bytes_each: f64,
+}
+
+/// What a policy of many organizations takes.
+pub(crate) struct LargePolicy {
+    pub(crate) organizations: u64,
+    pub(crate) bytes_each: f64,
+    pub(crate) parsed_in: Duration,
+}
+
+pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Footprint> {
+    let mut footprint = Footprint::default();
+    if effort.wants(POLICY) {
+        tell(POLICY);
+        footprint.policy = Some(policy(effort.organizations).await?);
+    }
+    if effort.wants(IDS) {
+        tell(IDS);
+        footprint.ids = Some(ids(effort.ids).await?);
+    }
+    if effort.wants(RESERVES_ON_MEMORY) {
+        tell(RESERVES_ON_MEMORY);
+        let policy = PolicyFile::of([organization(0)])?;
+        let service = Service::tollgate("memory:", Some(&policy)).await?;
+        let measured = reserves("memory", &service, effort.reserves).await?;
+        footprint.reserves.push(measured);
+    }
+    if effort.wants(RESERVES_ON_REDIS) {
+        tell(RESERVES_ON_REDIS);
+        let (_redis, service) = over_redis().await?;
+        let measured = reserves("redis", &service, effort.reserves).await?;
+        footprint.reserves.push(measured);
+    }
+    Ok(footprint)
+}
+
+async fn reserves(store: &'static str, service: &Service, wanted: u64) -> anyhow::Result<Reserves> {
+    let started = Instant::now();
+    let early_count = wanted / 10;
+    pour(service, 0..early_count, without_id).await?;
+    let early_bytes = service.resident_bytes()?;
+    let mut count = early_count;
+    while count < wanted && started.elapsed() < ENOUGH {
+        let more = (count + early_count).min(wanted);
+        pour(service, count..more, without_id).await?;
+        count = more;
+    }
+    Ok(Reserves {
+        store,
+        count,
+        early_count,
+        early_bytes,
+        late_bytes: service.resident_bytes()?,
+    })
+}
+
+async fn ids(count: u64) -> anyhow::Result<Ids> {
+    let (redis, service) = over_redis().await?;
+    // Counters, scripts and connections are there before.
+    pour(&service, 0..1000, without_id).await?;
+    let before = redis.used_bytes()?;
+    pour(&service, 0..count, with_id).await?;
+    let grown = redis.used_bytes()?.saturating_sub(before);
+    Ok(Ids {
+        count,
+        bytes_each: grown as f64 / count as f64,
+    })
+}
+
+async fn policy(organizations: u64) -> anyhow::Result<LargePolicy> {
+    let large = PolicyFile::of((0..organizations).map(organization))?;
+    let small = PolicyFile::of([organization(0)])?;
+    let with_large = Service::tollgate("memory:", Some(&large)).await?;
+    let with_small = Service::tollgate("memory:", Some(&small)).await?;
+    let (more, less) = (with_large.resident_bytes()?, with_small.resident_bytes()?);
+    let text = large.text()?;
+    let started = Instant::now();
+    let parsed = Policy::parse("policy.toml", &text).context("the large policy")?;
+    let parsed_in = started.elapsed();
+    anyhow::ensure!(parsed.orgs().len() as u64 == organizations);
+    Ok(LargePolicy {
+        organizations,
+        bytes_each: more.saturating_sub(less) as f64 / organizations as f64,
+        parsed_in,
+    })
+}
+
+async fn over_redis() -> anyhow::Result<(Redis, Service)> {
+    let redis = Redis::start().await?;
+    let policy = PolicyFile::of([organization(0)])?;
+    let service = Service::tollgate(&redis.url(), Some(&policy)).await?;
+    Ok((redis, service))
+}
+
+/// A name as the provider makes them.
+fn organization(number: u64) -> String {
+    format!("org-{:024x}", u128::from(scattered(number)))
+}
+
+/// A request as a gateway makes it; ten projects take part.
+fn without_id(number: u64) -> ReserveRequest {
+    ReserveRequest {
+        org: organization(0),
+        project: format!("proj_{:024x}", u128::from(scattered(number % 10))),
+        model: "gpt-4o-mini-2024-07-18".to_owned(),
+        tokens: 1 + number % 10_000,
+        ..ReserveRequest::default()
+    }
+}
+
+/// The same with an id that looks like a random UUID.
+fn with_id(number: u64) -> ReserveRequest {
+    let (high, low) = (scattered(number), scattered(!number));
+    let request_id = format!(
+        "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
+        high >> 32,
+        high >> 16 & 0xffff,
+        high & 0xfff,
+        low >> 52,
+        low & 0xffff_ffff_ffff,
+    );
+    ReserveRequest {
+        request_id,
+        ..without_id(number)
+    }
+}
+
+/// Spreads numbers over all of 64 bits, no two to the same place (SplitMix64).
+fn scattered(number: u64) -> u64 {
+    let mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ mixed >> 31
+}

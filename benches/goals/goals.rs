@@ -1,0 +1,250 @@
+//! The goals, and whether what was measured meets them.
+
+use super::{Measured, fairness::Fairness, load::Figures, median, rates::Round};
+
+/// What became of a goal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Met,
+    Missed,
+    /// There is nothing yet that could be measured.
+    NotThereYet,
+}
+
+/// One goal and its figure.
+pub(crate) struct Goal {
+    pub(crate) name: String,
+    pub(crate) goal: String,
+    pub(crate) figure: String,
+    pub(crate) state: State,
+}
+
+/// Which side of its bound a figure has to be on.
+#[derive(Clone, Copy)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+use Bound::{AtLeast, AtMost};
+
+/// The goals of what was measured. A goal of which a row is missing is left out: it was not asked for.
+pub(crate) fn of(measured: &Measured) -> Vec<Goal> {
+    let mut goals = speed(&measured.rounds);
+    goals.extend(durable_store());
+    goals.extend(fairness(&measured.fairness));
+    goals.extend(footprint(measured));
+    goals
+}
+
+/// A goal, with its figure to as many decimals; nothing where there is no figure.
+fn goal(
+    name: &str,
+    figure: Option<f64>,
+    bound: Bound,
+    decimals: usize,
+    unit: &str,
+) -> Option<Goal> {
+    let figure = figure?;
+    let (sign, limit, met) = match bound {
+        AtLeast(limit) => ("≥", limit, figure >= limit),
+        AtMost(limit) => ("≤", limit, figure <= limit),
+    };
+    Some(Goal {
+        name: name.to_owned(),
+        goal: format!("{sign} {limit} {unit}"),
+        figure: format!("{figure:.decimals$} {unit}"),
+        state: if met { State::Met } else { State::Missed },
+    })
+}
+
+fn speed(rounds: &[Round]) -> Vec<Goal> {
+    let floor = "floor C=256";
+    let rate = |row, floor| ratio(rounds, row, floor, |figures| figures.rate);
+    let server = |row| middle(rounds, row, |figures| Some(figures.server_cpu));
+    let redis = |row| middle(rounds, row, |figures| figures.redis_cpu);
+    let (unary, ids, stream) = ("redis C=256", "redis ids C=256", "redis stream C=256");
+    let orgs = rate("redis 100 orgs C=256", floor);
+    let server_ratio = ratio(rounds, unary, floor, |figures| figures.server_cpu);
+    let stream_rate = middle(rounds, stream, |figures| Some(figures.rate));
+    let memory = rate("memory C=256", floor);
+    let of_floor = "× floor";
+    let goals = [
+        goal(
+            "redis C=256: rate",
+            rate(unary, floor),
+            AtLeast(0.8),
+            2,
+            of_floor,
+        ),
+        goal(
+            "redis C=256: server CPU",
+            server_ratio,
+            AtMost(1.3),
+            2,
+            of_floor,
+        ),
+        goal("redis C=256: Redis CPU", redis(unary), AtMost(2.0), 2, "µs"),
+        goal(
+            "redis ids C=256: rate",
+            rate(ids, floor),
+            AtLeast(0.65),
+            2,
+            of_floor,
+        ),
+        goal(
+            "redis ids C=256: Redis CPU",
+            redis(ids),
+            AtMost(3.5),
+            2,
+            "µs",
+        ),
+        goal(
+            "redis 100 orgs C=256: rate",
+            orgs,
+            AtLeast(0.7),
+            2,
+            of_floor,
+        ),
+        goal(
+            "redis C=1: p50",
+            single(rounds),
+            AtMost(1.6),
+            2,
+            "× (floor + round trip)",
+        ),
+        goal(
+            "redis stream C=256: rate",
+            stream_rate,
+            AtLeast(400_000.0),
+            0,
+            "/ s",
+        ),
+        goal(
+            "redis stream C=256: server CPU",
+            server(stream),
+            AtMost(2.5),
+            2,
+            "µs",
+        ),
+        goal(
+            "redis stream C=256: Redis CPU",
+            redis(stream),
+            AtMost(0.8),
+            2,
+            "µs",
+        ),
+        goal("memory C=256: rate", memory, AtLeast(0.95), 2, of_floor),
+    ];
+    goals.into_iter().flatten().collect()
+}
+
+/// The single caller's median, as a multiple of what it has to be at least.
+fn single(rounds: &[Round]) -> Option<f64> {
+    median(rounds.iter().filter_map(|round| {
+        let p50 = |row| Some(round.rows.get(row)?.p50);
+        Some(p50("redis C=1")? / (p50("floor C=1")? + round.round_trip?))
+    }))
+}
+
+/// The median over the rounds of the ratio within each.
+fn ratio(rounds: &[Round], row: &str, floor: &str, of: fn(&Figures) -> f64) -> Option<f64> {
+    median(rounds.iter().filter_map(|round| {
+        let figure = |row| round.rows.get(row).map(of);
+        Some(figure(row)? / figure(floor)?)
+    }))
+}
+
+/// The median over the rounds.
+pub(crate) fn middle(
+    rounds: &[Round],
+    row: &str,
+    of: impl Fn(&Figures) -> Option<f64>,
+) -> Option<f64> {
+    median(rounds.iter().filter_map(|round| of(round.rows.get(row)?)))
+}
+
+/// It comes with a later change, and so does its row.
+fn durable_store() -> [Goal; 1] {
+    [not_there_yet(
+        "durable embedded store C=256: rate, each grant on disk",
+        "≥ 0.5 × floor",
+    )]
+}
+
+fn not_there_yet(name: &str, goal: &str) -> Goal {
+    Goal {
+        name: name.to_owned(),
+        goal: goal.to_owned(),
+        figure: String::new(),
+        state: State::NotThereYet,
+    }
+}
+
+fn fairness(rounds: &[Fairness]) -> Vec<Goal> {
+    let slower = |beside: fn(&Fairness) -> &Figures| {
+        let times = |round| Fairness::p99_ratio(round, beside);
+        median(rounds.iter().map(times))
+    };
+    let (closed, open) = (
+        slower(|round| &round.beside_closed_loop.0),
+        slower(|round| &round.beside_open_loop.0),
+    );
+    let unit = "× alone";
+    let goals = [
+        goal(
+            "one caller's p99 beside a flood",
+            closed,
+            AtMost(3.0),
+            2,
+            unit,
+        ),
+        goal(
+            "one caller's p99 beside half a flood",
+            open,
+            AtMost(3.0),
+            2,
+            unit,
+        ),
+    ];
+    goals.into_iter().flatten().collect()
+}
+
+impl Fairness {
+    fn p99_ratio(&self, beside: fn(&Self) -> &Figures) -> f64 {
+        beside(self).p99 / self.alone.p99
+    }
+}
+
+fn footprint(measured: &Measured) -> Vec<Goal> {
+    let mut goals = Vec::new();
+    for reserves in &measured.footprint.reserves {
+        let (store, count) = (reserves.store, reserves.count);
+        let name = format!("{store}: server memory after {count} reserves");
+        let unit = format!("× after {}", reserves.early_count);
+        let growth = reserves.late_bytes as f64 / reserves.early_bytes as f64;
+        // Flat but for what an allocator keeps here or there.
+        goals.push(goal(&name, Some(growth), AtMost(1.1), 2, &unit));
+    }
+    if let Some(ids) = &measured.footprint.ids {
+        let name = format!("Redis memory per id of {}", ids.count);
+        goals.push(goal(&name, Some(ids.bytes_each), AtMost(130.0), 0, "bytes"));
+    }
+    if let Some(policy) = &measured.footprint.policy {
+        let of = format!("of {}", policy.organizations);
+        let (each, millis) = (policy.bytes_each, policy.parsed_in.as_secs_f64() * 1e3);
+        let name = format!("memory per organization {of}");
+        goals.push(goal(&name, Some(each), AtMost(1024.0), 0, "bytes"));
+        let name = format!("a policy {of}: parsed");
+        goals.push(goal(&name, Some(millis), AtMost(1000.0), 0, "ms"));
+        let name = "a call's delay by a reload";
+        goals.push(Some(not_there_yet(name, "≤ 5 ms")));
+    }
+    if let Some(start) = &measured.start {
+        let megabytes = start.program_bytes as f64 / 1e6;
+        let name = "exec to SERVING, embedded store";
+        goals.push(goal(name, Some(start.millis), AtMost(100.0), 0, "ms"));
+        goals.push(goal("the program", Some(megabytes), AtMost(16.0), 1, "MB"));
+    }
+    goals.into_iter().flatten().collect()
+}

@@ -1,0 +1,110 @@
+//! Load on a server, by `tollgate bench`.
+
+use std::{collections::BTreeMap, process::Stdio, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeValLike as _,
+};
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::processes::{Redis, Service, program};
+
+/// How much longer than its load a client may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What load is put on.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'p> {
+    pub(crate) service: &'p Service,
+    /// Where the service keeps its counters in one.
+    pub(crate) redis: Option<&'p Redis>,
+}
+
+/// What one load measured; times in microseconds, those of CPU per request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Figures {
+    pub(crate) rate: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) server_cpu: f64,
+    pub(crate) redis_cpu: Option<f64>,
+    /// Of all clients that ran at that time.
+    pub(crate) client_cpu: f64,
+}
+
+/// What `tollgate bench --json` prints.
+#[derive(Deserialize)]
+struct Printed {
+    requests: u64,
+    requests_per_second: f64,
+    latency_us: Latency,
+    verdicts: BTreeMap<String, u64>,
+    errors: BTreeMap<String, u64>,
+    cpu_us_per_request: BTreeMap<String, f64>,
+}
+
+#[derive(Deserialize)]
+struct Latency {
+    p50: u64,
+    p99: u64,
+}
+
+/// Runs a load, given in the words of `tollgate bench`.
+///
+/// # Errors
+///
+/// The load could not be run, or not all of its requests were answered FREE.
+pub(crate) async fn run(
+    target: Target<'_>,
+    words: &str,
+    duration: Duration,
+) -> anyhow::Result<Figures> {
+    let mut command = program();
+    command
+        .args(["bench", "--json", "--addr", &target.service.addr])
+        .args(["--duration", &format!("{}ms", duration.as_millis())])
+        .args(["--pid", &format!("server={}", target.service.pid())])
+        .args(words.split_whitespace());
+    if let Some(redis) = target.redis {
+        command.args(["--pid", &format!("redis={}", redis.pid())]);
+    }
+    let command = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true);
+    let before = cpu_of_clients()?;
+    let ran = timeout(duration + PATIENCE, command.output())
+        .await
+        .with_context(|| format!("a load does not end: {words}"))??;
+    let client_cpu = cpu_of_clients()?.saturating_sub(before);
+    ensure!(ran.status.success(), "a load failed: {words}");
+    let printed: Printed = serde_json::from_slice(&ran.stdout).context("the report of a load")?;
+    let free = printed.verdicts.get("FREE").copied().unwrap_or(0);
+    ensure!(
+        free > 0 && free == printed.requests,
+        "not all of {} requests were answered FREE ({words}): {:?} {:?}",
+        printed.requests,
+        printed.verdicts,
+        printed.errors,
+    );
+    let cpu = |name| printed.cpu_us_per_request.get(name).copied();
+    Ok(Figures {
+        rate: printed.requests_per_second,
+        p50: printed.latency_us.p50 as f64,
+        p99: printed.latency_us.p99 as f64,
+        server_cpu: cpu("server").context("the server's CPU time")?,
+        redis_cpu: cpu("redis"),
+        client_cpu: client_cpu.as_secs_f64() * 1e6 / printed.requests as f64,
+    })
+}
+
+/// The CPU time of the processes that ended so far; a server ends only when nothing is measured any
+/// more.
+fn cpu_of_clients() -> anyhow::Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Ok(Duration::from_micros(u64::try_from(micros)?))
+}

@@ -1,0 +1,225 @@
+//! The processes that are measured. Each ends with the value that stands for it.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use tempfile::TempDir;
+use tokio::{
+    net::TcpStream,
+    process::{Child, Command},
+    time::sleep,
+};
+use tonic::transport::Endpoint;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+/// How long a process has to start.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The built program.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tollgate");
+
+/// A running process, which is killed when this is dropped.
+struct Process {
+    child: Child,
+    pid: u32,
+}
+
+/// A server of gRPC.
+pub(crate) struct Service {
+    process: Process,
+    /// `127.0.0.1:port`
+    pub(crate) addr: String,
+}
+
+/// A redis-server that keeps nothing on disk.
+pub(crate) struct Redis {
+    process: Process,
+    port: u16,
+    _dir: TempDir,
+}
+
+/// A policy file whose allowances are not used up.
+pub(crate) struct PolicyFile {
+    dir: TempDir,
+}
+
+impl Process {
+    fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let started = command.stdin(Stdio::null()).kill_on_drop(true).spawn();
+        let child = started.with_context(|| format!("can't start {:?}", command.as_std()))?;
+        let pid = child.id().context("a process without an id")?;
+        Ok(Self { child, pid })
+    }
+
+    /// Asks until the process is ready, and fails when it has ended or is late.
+    async fn wait_until(&mut self, ready: impl AsyncFn() -> bool) -> anyhow::Result<()> {
+        let patience = Instant::now() + PATIENCE;
+        while !ready().await {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("a server ended at its start: {status}");
+            }
+            if Instant::now() > patience {
+                bail!("a server was not ready after {PATIENCE:?}");
+            }
+            sleep(Duration::from_micros(500)).await;
+        }
+        Ok(())
+    }
+}
+
+impl Service {
+    /// Starts the real program, and waits until it is SERVING.
+    pub(crate) async fn tollgate(store: &str, policy: Option<&PolicyFile>) -> anyhow::Result<Self> {
+        let addr = format!("127.0.0.1:{}", free_port()?);
+        let mut command = program();
+        command
+            .args(["serve", "--listen", &addr, "--http-listen", "127.0.0.1:0"])
+            .args(["--log", "error", "--store", store]);
+        if let Some(policy) = policy {
+            command.arg("--policy").arg(policy.path());
+        }
+        let mut process = Process::start(&mut command)?;
+        let serving = async || is_serving(&addr).await.unwrap_or(false);
+        process.wait_until(serving).await?;
+        Ok(Self { process, addr })
+    }
+
+    /// Starts this program as the floor.
+    pub(crate) async fn floor() -> anyhow::Result<Self> {
+        let addr = format!("127.0.0.1:{}", free_port()?);
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["--serve-floor", &addr]);
+        let mut process = Process::start(&mut command)?;
+        let listening = async || TcpStream::connect(&addr).await.is_ok();
+        process.wait_until(listening).await?;
+        Ok(Self { process, addr })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid
+    }
+
+    /// The bytes of memory that it occupies.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = resident.and_then(|text| text.trim().strip_suffix(" kB"));
+        let kilobytes = kilobytes.context("this system tells no VmRSS")?;
+        Ok(kilobytes.trim().parse::<u64>()? * 1024)
+    }
+}
+
+impl Redis {
+    pub(crate) async fn start() -> anyhow::Result<Self> {
+        let (dir, port) = (tempfile::tempdir()?, free_port()?);
+        let program = std::env::var_os("TOLLGATE_TEST_REDIS").unwrap_or("redis-server".into());
+        let mut command = Command::new(program);
+        command
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no", "--dir"])
+            .arg(dir.path())
+            .stdout(Stdio::null());
+        let process = Process::start(&mut command)?;
+        let mut redis = Self {
+            process,
+            port,
+            _dir: dir,
+        };
+        let listening = async || TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+        redis.process.wait_until(listening).await?;
+        Ok(redis)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid
+    }
+
+    pub(crate) fn connection(&self) -> anyhow::Result<redis::Connection> {
+        let connection = redis::Client::open(self.url())?.get_connection()?;
+        connection.set_read_timeout(Some(PATIENCE))?;
+        Ok(connection)
+    }
+
+    /// Forgets everything, so that no row is slowed down by what another left.
+    pub(crate) fn clear(&self) -> anyhow::Result<()> {
+        let mut command = redis::cmd("FLUSHALL");
+        command
+            .arg("SYNC")
+            .query::<()>(&mut self.connection()?)
+            .context("FLUSHALL")
+    }
+
+    /// The bytes that its data occupies.
+    pub(crate) fn used_bytes(&self) -> anyhow::Result<u64> {
+        let mut command = redis::cmd("INFO");
+        let info: String = command.arg("memory").query(&mut self.connection()?)?;
+        let used = info
+            .lines()
+            .find_map(|line| line.strip_prefix("used_memory:"));
+        Ok(used.context("INFO has no used_memory")?.trim().parse()?)
+    }
+}
+
+impl PolicyFile {
+    pub(crate) fn of(organizations: impl IntoIterator<Item = String>) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        fs::write(dir.path().join("policy.toml"), policy(organizations))?;
+        Ok(Self { dir })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("policy.toml")
+    }
+
+    pub(crate) fn text(&self) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(self.path())?)
+    }
+}
+
+/// The largest amounts that are legal are a little above these.
+fn policy(organizations: impl IntoIterator<Item = String>) -> String {
+    let mut text = String::from(
+        "[pools.large]\nmodels = [\"gpt-4o\"]\n\n[pools.mini]\nmodels = [\"gpt-4o-mini-2024-07-18\"]\n\n\
+         [tiers.3]\nlarge = 9_000_000_000_000_000\nmini = 9_000_000_000_000_000\n",
+    );
+    for organization in organizations {
+        let section = format_args!("\n[orgs.{organization}]\ntier = 3\ndata_sharing = \"all\"\n");
+        text.write_fmt(section)
+            .expect("a String takes what is written");
+    }
+    text
+}
+
+/// The program, without what a developer has set for it.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(Path::new(PROGRAM));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+async fn is_serving(addr: &str) -> anyhow::Result<bool> {
+    let endpoint = Endpoint::from_shared(format!("http://{addr}"))?;
+    let mut client = HealthClient::new(endpoint.connect().await?);
+    let answer = client.check(HealthCheckRequest::default()).await?;
+    Ok(answer.into_inner().status() == ServingStatus::Serving)
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}

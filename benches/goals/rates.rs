@@ -1,0 +1,144 @@
+//! The rows: the same load on the floor and on the program, in turns.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+
+use super::{
+    Effort,
+    fairness::{self, Fairness},
+    load::{self, Figures, Target},
+    processes::{PolicyFile, Redis, Service},
+    tell,
+};
+
+/// Which server a row is of.
+#[derive(Clone, Copy)]
+enum On {
+    Floor,
+    Memory,
+    Redis,
+}
+
+/// A load that is measured in each round.
+struct Row {
+    name: &'static str,
+    on: On,
+    words: &'static str,
+}
+
+const fn row(name: &'static str, on: On, words: &'static str) -> Row {
+    Row { name, on, words }
+}
+
+/// What is compared stands close together, since the machine's speed drifts.
+const ROWS: [Row; 16] = [
+    row("floor C=1", On::Floor, "--callers 1"),
+    row("memory C=1", On::Memory, "--callers 1"),
+    row("redis C=1", On::Redis, "--callers 1"),
+    row("floor C=64", On::Floor, "--callers 64"),
+    row("memory C=64", On::Memory, "--callers 64"),
+    row("redis C=64", On::Redis, "--callers 64"),
+    row("memory C=256", On::Memory, "--callers 256"),
+    row("floor C=256", On::Floor, "--callers 256"),
+    row("redis C=256", On::Redis, "--callers 256"),
+    row("redis ids C=256", On::Redis, "--callers 256 --ids"),
+    row(
+        "redis 100 orgs C=256",
+        On::Redis,
+        "--callers 256 --orgs 100",
+    ),
+    row("floor stream C=64", On::Floor, "--stream --callers 64"),
+    row("redis stream C=64", On::Redis, "--stream --callers 64"),
+    row("floor stream C=256", On::Floor, "--stream --callers 256"),
+    row("memory stream C=256", On::Memory, "--stream --callers 256"),
+    row("redis stream C=256", On::Redis, "--stream --callers 256"),
+];
+
+/// What is measured of Redis alone.
+const ROUND_TRIP: &str = "redis round trip C=1";
+
+/// What one round measured.
+pub(crate) struct Round {
+    /// By the rows' names.
+    pub(crate) rows: BTreeMap<&'static str, Figures>,
+    /// The median of a bare round trip to Redis, in microseconds.
+    pub(crate) round_trip: Option<f64>,
+}
+
+/// The names of the rows, in their order.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    ROWS.iter().map(|row| row.name)
+}
+
+pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<(Vec<Round>, Vec<Fairness>)> {
+    let mut wanted = names().chain([ROUND_TRIP, fairness::NAME]);
+    if !wanted.any(|name| effort.wants(name)) {
+        return Ok(Default::default());
+    }
+    let organizations = (0..100).map(|number| format!("bench-{number}"));
+    let others = ["bench", "flood", "quiet"].map(str::to_owned);
+    let policy = PolicyFile::of(organizations.chain(others))?;
+    let redis = Redis::start().await?;
+    let floor = Service::floor().await?;
+    let memory = Service::tollgate("memory:", Some(&policy)).await?;
+    let service = Service::tollgate(&redis.url(), Some(&policy)).await?;
+    let over_redis = Target {
+        service: &service,
+        redis: Some(&redis),
+    };
+    let target = |on| match on {
+        On::Floor => alone(&floor),
+        On::Memory => alone(&memory),
+        On::Redis => over_redis,
+    };
+    let (mut rounds, mut fairness) = (Vec::new(), Vec::new());
+    for number in 1..=effort.rounds {
+        let mut round = Round {
+            rows: BTreeMap::new(),
+            round_trip: None,
+        };
+        if effort.wants(ROUND_TRIP) {
+            round.round_trip = Some(round_trip(&redis, effort.load / 3)?);
+        }
+        for Row { name, on, words } in ROWS.iter().filter(|row| effort.wants(row.name)) {
+            tell(&format!("round {number} of {}: {name}", effort.rounds));
+            let words = format!("--org bench {words}");
+            redis.clear()?;
+            load::run(target(*on), &words, effort.warm_up).await?;
+            let figures = load::run(target(*on), &words, effort.load).await;
+            round
+                .rows
+                .insert(name, figures.with_context(|| (*name).to_owned())?);
+        }
+        rounds.push(round);
+        if effort.wants(fairness::NAME) {
+            tell(&format!("round {number} of {}: fairness", effort.rounds));
+            redis.clear()?;
+            fairness.push(fairness::measure(effort, over_redis).await?);
+        }
+    }
+    Ok((rounds, fairness))
+}
+
+fn alone(service: &Service) -> Target<'_> {
+    let redis = None;
+    Target { service, redis }
+}
+
+/// One PING after the other over one connection: less than any call over Redis can take.
+fn round_trip(redis: &Redis, duration: Duration) -> anyhow::Result<f64> {
+    let mut connection = redis.connection()?;
+    let ping = redis::cmd("PING");
+    let mut took = Vec::new();
+    let ends = Instant::now() + duration;
+    while Instant::now() < ends {
+        let sent = Instant::now();
+        ping.query::<()>(&mut connection)?;
+        took.push(sent.elapsed().as_secs_f64() * 1e6);
+    }
+    super::median(took).context("no PING was answered")
+}

@@ -1,0 +1,36 @@
+//! How soon the program serves, and how large it is.
+
+use std::{fs, time::Instant};
+
+use anyhow::Context as _;
+
+use super::{
+    Effort, median,
+    processes::{PROGRAM, Service},
+    tell,
+};
+
+const NAME: &str = "start";
+
+/// From exec to SERVING on the embedded store, and the program's size.
+pub(crate) struct Start {
+    pub(crate) millis: f64,
+    pub(crate) program_bytes: u64,
+}
+
+pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Option<Start>> {
+    if !effort.wants(NAME) {
+        return Ok(None);
+    }
+    tell(NAME);
+    let mut took = Vec::new();
+    for _ in 0..effort.starts {
+        let started = Instant::now();
+        let _service = Service::tollgate("memory:", None).await?;
+        took.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(Some(Start {
+        millis: median(took).context("nothing was started")?,
+        program_bytes: fs::metadata(PROGRAM)?.len(),
+    }))
+}
