@@ -318,9 +318,7 @@ impl Inner {
     ) -> Result<Reserved, LedgerError> {
         let Timed { now, answer } = match decided {
             Ok(decided) => decided,
-            Err(error)
-                if error.is_outage() && self.on_store_failure == OnStoreFailure::Billed =>
-            {
+            Err(error) if error.is_outage() && self.on_store_failure == OnStoreFailure::Billed => {
                 if let Some(left_out) = DEGRADED_ANSWERS.admit(Instant::now()) {
                     tracing::warn!(%error, left_out, "calls are answered BILLED STORE_UNAVAILABLE");
                 }

@@ -1,8 +1,9 @@
 //! Decisions that wait together are decided together.
 //!
-//! An organization has one call to the store under way at a time. A decision that finds none goes at
-//! once, alone: nothing ever waits for company. What arrives during a call waits for its end, and then
-//! goes in the next one, all of it, in the order of arrival. Organizations do not wait for each other.
+//! An organization has one call to the store under way at a time, and the store a few. A decision that
+//! finds room goes at once, alone: nothing ever waits for company. What arrives meanwhile waits for the
+//! end of a call, and then goes in the next one: all that waits of every organization that has no call
+//! under way, each organization's decisions in the order of their arrival.
 //!
 //! A call belongs to no caller: it runs in a task of its own, so that a write that was begun is carried
 //! to its end. A decision whose caller went away while it waited is dropped, unsent.
@@ -28,7 +29,9 @@ use crate::{
 /// How many decisions may wait. With the longest names that there are, they take some 40 MB.
 const MOST_WAITING: usize = 32 * 1024;
 
-/// How many bytes of names go to the store in one call, at least one submission aside.
+/// How many decisions, and how many bytes of names, go to the store in one call: so many that a call is
+/// soon over. The first submission goes whatever its size.
+const MOST_DECISIONS: usize = 2 * Batch::MOST_OPERATIONS;
 const MOST_BYTES: usize = 256 * 1024;
 
 /// Where decisions wait for the store.
@@ -43,10 +46,14 @@ struct Shared {
 
 #[derive(Default)]
 struct Lanes {
-    /// The organizations with a call under way, and what waits for its end.
+    /// The organizations with a call under way, or with decisions that wait.
     by_org: HashMap<OrgId, Lane>,
+    /// Those with decisions that wait and no call under way, in the order of their turns.
+    ready: VecDeque<OrgId>,
     /// Decisions that wait, of all organizations.
     waiting: usize,
+    /// Calls under way.
+    calls: usize,
 }
 
 #[derive(Default)]
@@ -54,6 +61,7 @@ struct Lane {
     submissions: VecDeque<Submission>,
     /// Decisions that wait in them.
     waiting: usize,
+    has_call: bool,
 }
 
 /// What one caller wants decided, and where it waits for it.
@@ -97,9 +105,9 @@ impl Queue {
             asked,
             answer: sender,
         };
-        if let Some(turn) = self.shared.enter(org, submission)? {
+        if let Some(call) = self.shared.enter(org, submission)? {
             // A store that need not wait answers here and now, and costs no task.
-            let mut call = Box::pin(turn.take());
+            let mut call = Box::pin(call.make());
             if call.as_mut().now_or_never().is_none() {
                 tokio::spawn(call);
             }
@@ -113,113 +121,161 @@ impl Shared {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a submission wait, and begins the organization's turn where none is under way.
+    /// Lets a submission wait, and begins a call where one more may be under way.
     fn enter(
         self: &Arc<Self>,
         org: &OrgId,
         submission: Submission,
-    ) -> Result<Option<Turn>, LedgerError> {
+    ) -> Result<Option<Call>, LedgerError> {
         let mut lanes = self.lanes();
+        let Lanes {
+            by_org,
+            ready,
+            waiting,
+            calls,
+        } = &mut *lanes;
         let decisions = submission.asked.operations.len();
-        let room = MOST_WAITING - lanes.waiting;
-        if let Some(lane) = lanes.by_org.get_mut(org) {
-            if lane.waiting + decisions > room {
-                return Err(LedgerError::Overloaded);
-            }
-            lane.push(submission);
-            lanes.waiting += decisions;
-            return Ok(None);
-        }
-        if decisions > room {
+        let room = MOST_WAITING - *waiting;
+        let its_waiting = by_org.get(org).map_or(0, |lane| lane.waiting);
+        if its_waiting + decisions > room {
             return Err(LedgerError::Overloaded);
         }
-        let mut lane = Lane::default();
-        lane.push(submission);
-        lanes.waiting += decisions;
-        lanes.by_org.insert(org.clone(), lane);
-        Ok(Some(Turn {
+        *waiting += decisions;
+        match by_org.get_mut(org) {
+            Some(lane) => lane.push(submission),
+            None => {
+                let mut lane = Lane::default();
+                lane.push(submission);
+                by_org.insert(org.clone(), lane);
+                ready.push_back(org.clone());
+            }
+        }
+        let begins = !ready.is_empty() && *calls < self.store.calls_at_once();
+        *calls += usize::from(begins);
+        Ok(begins.then(|| Call {
             shared: Arc::clone(self),
-            org: org.clone(),
+            orgs: Vec::new(),
         }))
     }
 }
 
-/// An organization's turn at the store. When it ends, however it ends, the next one begins.
-struct Turn {
+/// A call to the store. When it ends, however it ends, the next one begins, if anything waits.
+struct Call {
     shared: Arc<Shared>,
-    org: OrgId,
+    /// Whose decisions it takes.
+    orgs: Vec<OrgId>,
 }
 
-impl Turn {
+impl Call {
     /// Decides what waits.
-    async fn take(self) {
-        let Some((batch, callers)) = self.next_batch() else {
+    async fn make(mut self) {
+        let (batches, callers) = self.take();
+        if batches.is_empty() {
             return;
-        };
-        let decided = self.shared.store.decide(&batch).await;
+        }
+        let decided = self.shared.store.decide(&batches).await;
         drop(self);
-        give_answers(decided, batch, callers);
+        for ((decided, batch), callers) in decided.into_iter().zip(batches).zip(callers) {
+            give_answers(decided, batch, callers);
+        }
     }
 
-    /// Takes from the lane what goes in one call: what is still wanted, as long as the bounds allow it
-    /// and it is of one day and one set of terms.
-    fn next_batch(&self) -> Option<(Batch, Vec<Caller>)> {
+    /// Takes what waits, organization after organization, as long as the bounds allow.
+    fn take(&mut self) -> (Vec<Batch>, Vec<Vec<Caller>>) {
         let mut lanes = self.shared.lanes();
-        let Lanes { by_org, waiting } = &mut *lanes;
-        let lane = by_org.get_mut(&self.org)?;
-        let mut taken: Option<(Batch, Vec<Caller>)> = None;
-        let mut room = MOST_BYTES;
-        while let Some(next) = lane.submissions.front() {
-            let (wanted, decisions) = (!next.answer.is_closed(), next.asked.operations.len());
-            let bytes: usize = next.asked.operations.iter().map(Operation::bytes).sum();
-            if let Some((batch, _)) = &taken
-                && wanted
-                && !(bytes <= room && next.asked.goes_with(batch))
-            {
-                break;
-            }
-            lane.waiting -= decisions;
-            *waiting -= decisions;
-            let Some(Submission { asked, answer }) = lane.submissions.pop_front() else {
+        let Lanes {
+            by_org,
+            ready,
+            waiting,
+            ..
+        } = &mut *lanes;
+        let (mut batches, mut callers) = (Vec::new(), Vec::new());
+        let mut room = Room::of_a_call();
+        while !room.is_used_up() {
+            let Some(org) = ready.pop_front() else {
                 break;
             };
-            if !wanted {
+            let Some(lane) = by_org.get_mut(&org) else {
                 continue;
-            }
-            room = room.saturating_sub(bytes);
-            let caller = Caller { decisions, answer };
-            match &mut taken {
-                Some((batch, callers)) => {
-                    batch.operations.extend(asked.operations);
-                    callers.push(caller);
-                }
-                None => taken = Some((asked.for_org(self.org.clone()), vec![caller])),
+            };
+            let before = lane.waiting;
+            let taken = lane.take(&org, &mut room);
+            *waiting -= before - lane.waiting;
+            if let Some((batch, its_callers)) = taken {
+                lane.has_call = true;
+                batches.push(batch);
+                callers.push(its_callers);
+                self.orgs.push(org);
+            } else {
+                by_org.remove(&org);
             }
         }
-        taken
+        (batches, callers)
     }
 }
 
-impl Drop for Turn {
+impl Drop for Call {
     fn drop(&mut self) {
         let mut lanes = self.shared.lanes();
-        let Lanes { by_org, waiting } = &mut *lanes;
-        let Some(lane) = by_org.get(&self.org) else {
+        let Lanes {
+            by_org,
+            ready,
+            waiting,
+            calls,
+        } = &mut *lanes;
+        for org in self.orgs.drain(..) {
+            match by_org.get_mut(&org) {
+                Some(lane) if lane.waiting > 0 => {
+                    lane.has_call = false;
+                    ready.push_back(org);
+                }
+                _ => drop(by_org.remove(&org)),
+            }
+        }
+        let runtime = Handle::try_current().ok();
+        let Some(runtime) = runtime.filter(|_| !ready.is_empty()) else {
+            *calls -= 1;
+            // The runtime is gone, and with it whoever waits.
+            for org in ready.drain(..) {
+                *waiting -= by_org.remove(&org).map_or(0, |lane| lane.waiting);
+            }
             return;
         };
-        let next = Handle::try_current().ok().filter(|_| lane.waiting > 0);
-        let Some(runtime) = next else {
-            *waiting -= lane.waiting;
-            by_org.remove(&self.org);
-            return;
-        };
-        let turn = Self {
-            shared: Arc::clone(&self.shared),
-            org: self.org.clone(),
-        };
-        // Not within the lock: a runtime that is ending drops the turn at once.
+        // Not within the lock: a runtime that is ending drops the next call at once.
         drop(lanes);
-        runtime.spawn(turn.take());
+        let next = Self {
+            shared: Arc::clone(&self.shared),
+            orgs: Vec::new(),
+        };
+        runtime.spawn(next.make());
+    }
+}
+
+/// What a call may still take.
+struct Room {
+    decisions: usize,
+    bytes: usize,
+}
+
+impl Room {
+    fn of_a_call() -> Self {
+        Self {
+            decisions: MOST_DECISIONS,
+            bytes: MOST_BYTES,
+        }
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.decisions == 0 || self.bytes == 0
+    }
+
+    fn has(&self, asked: &Asked) -> bool {
+        asked.operations.len() <= self.decisions && asked.bytes() <= self.bytes
+    }
+
+    fn use_for(&mut self, asked: &Asked) {
+        self.decisions = self.decisions.saturating_sub(asked.operations.len());
+        self.bytes = self.bytes.saturating_sub(asked.bytes());
     }
 }
 
@@ -227,6 +283,39 @@ impl Lane {
     fn push(&mut self, submission: Submission) {
         self.waiting += submission.asked.operations.len();
         self.submissions.push_back(submission);
+    }
+
+    /// Takes what is still wanted, as long as there is room and it is of one day and one set of terms;
+    /// none where nothing is wanted any more.
+    fn take(&mut self, org: &OrgId, room: &mut Room) -> Option<(Batch, Vec<Caller>)> {
+        let mut taken: Option<(Batch, Vec<Caller>)> = None;
+        while let Some(next) = self.submissions.front() {
+            let wanted = !next.answer.is_closed();
+            if let Some((batch, _)) = &taken
+                && wanted
+                && !(room.has(&next.asked) && next.asked.goes_with(batch))
+            {
+                break;
+            }
+            let Some(Submission { asked, answer }) = self.submissions.pop_front() else {
+                break;
+            };
+            let decisions = asked.operations.len();
+            self.waiting -= decisions;
+            if !wanted {
+                continue;
+            }
+            room.use_for(&asked);
+            let caller = Caller { decisions, answer };
+            match &mut taken {
+                Some((batch, callers)) => {
+                    batch.operations.extend(asked.operations);
+                    callers.push(caller);
+                }
+                None => taken = Some((asked.for_org(org.clone()), vec![caller])),
+            }
+        }
+        taken
     }
 }
 
@@ -236,6 +325,10 @@ impl Asked {
         let same_terms = Arc::ptr_eq(&self.terms, &batch.terms) || self.terms == batch.terms;
         let decisions = self.operations.len() + batch.operations.len();
         self.day == batch.day && same_terms && decisions <= Batch::MOST_OPERATIONS
+    }
+
+    fn bytes(&self) -> usize {
+        self.operations.iter().map(Operation::bytes).sum()
     }
 
     fn for_org(self, org: OrgId) -> Batch {
@@ -261,11 +354,7 @@ struct Caller {
 }
 
 /// Gives each caller its part. One that went away meanwhile gets nothing.
-fn give_answers(
-    decided: Result<Timed<Decided>, StoreError>,
-    batch: Batch,
-    callers: Vec<Caller>,
-) {
+fn give_answers(decided: Result<Timed<Decided>, StoreError>, batch: Batch, callers: Vec<Caller>) {
     let Timed { now, answer } = match decided {
         Ok(decided) => decided,
         Err(error) => {

@@ -1,7 +1,7 @@
 //! What makes a decision atomic: the counters, behind one interface.
 //!
-//! [`Store::decide`] takes a batch of one organization and decides it in its order, exactly as if the
-//! decisions had come one by one; one decision is a batch of one. The caller names the day whose
+//! [`Store::decide`] takes batches, each of one organization, and decides each in its order, exactly as
+//! if the decisions had come one by one; one decision is a batch of one. The caller names the day whose
 //! counters it means, because eligibility depends on it; where the store's clock says another day,
 //! nothing is written and the answer is [`Decided::OnAnotherDay`], so that the caller can assess anew
 //! and ask again.
@@ -25,12 +25,13 @@ use crate::domain::{
 /// Keeps the counters and the reservations, and decides on them atomically.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Decides a batch, each operation on what the ones before it left.
-    ///
-    /// # Errors
-    ///
-    /// The store failed; the error tells whether something may have been written.
-    async fn decide(&self, batch: &Batch) -> Result<Timed<Decided>, StoreError>;
+    /// Decides batches, each operation on what the ones before it left, and gives a result for each
+    /// batch, in their order. An error tells whether something of the batch may have been written.
+    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>>;
+
+    /// How many calls of [`Store::decide`] may be under way at a time. What would be one more waits, and
+    /// goes together with what waits then.
+    fn calls_at_once(&self) -> usize;
 
     /// The counters of these pools on a day, in their order. Only today's are kept: where the clock in
     /// the answer says another day, the counters mean nothing.
@@ -82,7 +83,7 @@ pub type RowKey = (ProjectId, ModelName);
 /// Usage rows of one organization on one day.
 pub type UsageRows = BTreeMap<RowKey, UsageCounters>;
 
-/// What is decided together.
+/// What is decided together: operations of one organization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// Whose counters and ids.

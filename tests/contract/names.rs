@@ -171,7 +171,7 @@ async fn reserve(world: &World, tokens: u64, model: &str) -> Option<(String, u64
         terms: assessor.terms(),
         operations: vec![operation],
     };
-    let decided = world.store.decide(&batch).await.unwrap();
+    let decided = world.store.decide(&[batch]).await.pop().unwrap().unwrap();
     let Decided::Outcomes(mut outcomes) = decided.answer else {
         panic!("{decided:?}");
     };

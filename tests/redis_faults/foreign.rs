@@ -123,10 +123,7 @@ async fn reading_a_foreign_key_is_an_internal_error() {
     let redis = RedisServer::start_at(&Clock::at(NOON));
     let tollgate = start(&redis, "").await;
     let mut client = tollgate.client();
-    for foreign in [
-        ["SET", POOL, "abc", "KEEPTTL"],
-        ["HSET", POOL, "used", "1"],
-    ] {
+    for foreign in [["SET", POOL, "abc", "KEEPTTL"], ["HSET", POOL, "used", "1"]] {
         redis.run(&foreign);
         let org = "acme".to_owned();
         let status = client.get_quota(GetQuotaRequest { org }).await.unwrap_err();

@@ -81,13 +81,22 @@ impl MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn decide(&self, batch: &Batch) -> Result<Timed<Decided>, StoreError> {
-        Ok(self.with_books(|books, today| {
-            if today != batch.day {
-                return Decided::OnAnotherDay;
-            }
-            Decided::Outcomes(self.decide_all(books, today, batch))
-        }))
+    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>> {
+        let decided = self.with_books(|books, today| {
+            let decide = |batch: &Batch| match batch.day == today {
+                true => Decided::Outcomes(self.decide_all(books, today, batch)),
+                false => Decided::OnAnotherDay,
+            };
+            batches.iter().map(decide).collect::<Vec<_>>()
+        });
+        let now = decided.now;
+        let timed = |answer| Ok(Timed { now, answer });
+        decided.answer.into_iter().map(timed).collect()
+    }
+
+    fn calls_at_once(&self) -> usize {
+        // They never wait, but for the lock.
+        usize::MAX
     }
 
     async fn pools(

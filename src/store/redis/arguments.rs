@@ -1,4 +1,4 @@
-//! The argument of `decide.lua`: a batch as MessagePack, which Redis' Lua unpacks in C.
+//! The keys and arguments of the script that decides: a batch as MessagePack, which Redis' Lua unpacks in C.
 //!
 //! What many operations of a batch have in common is said once: the kinds of Reserves (pool, workload,
 //! project, model) and the usage rows are tables, and an item names their places in them.
@@ -6,93 +6,99 @@
 use std::collections::HashMap;
 
 use super::{
-    keys,
+    keys::{self, OrgKeys},
     letters::{letter, workload_letter},
 };
 use crate::{
     domain::{
         Eligibility, ModelName, Overflow, PoolName, ProjectId, RequestFields, RequestId, Terms,
-        Tokens, UtcDay, Verdict, Workload,
+        Verdict,
     },
-    store::{Operation, Recording},
+    store::{Batch, Operation, Recording},
 };
 
-/// The items that are no plain Reserve: decide.lua, "items".
+/// The items that are no plain Reserve: the script, "items".
 const RESERVE_WITH_ID: i64 = -1;
 const LOOK_WITH_ID: i64 = -2;
 const LOOK: i64 = -3;
 const SETTLE: i64 = -4;
 const RELEASE: i64 = -5;
 
-/// What holds for a whole batch.
-pub(super) struct Head<'b> {
-    pub(super) day: UtcDay,
-    pub(super) usage_retention_secs: u64,
-    pub(super) terms: &'b Terms,
-    /// Pools that a record named, and the terms don't.
-    pub(super) extra: &'b [PoolName],
-}
-
-/// A batch as the script's argument, and whether it names any id.
+/// A batch as the script takes it.
 pub(super) struct Packed {
+    /// Its keys, in the script's order.
+    pub(super) keys: Vec<String>,
     pub(super) argument: Vec<u8>,
+    /// Whether it is about any reservation.
     pub(super) has_ids: bool,
 }
 
-/// Packs a batch.
-pub(super) fn pack(head: &Head<'_>, operations: &[Operation]) -> Packed {
+/// Packs a batch. Its keys stand behind `keys_before` others; `extra` are pools that a record named, and
+/// the terms don't.
+pub(super) fn pack(batch: &Batch, extra: &[PoolName], prefix: &str, keys_before: usize) -> Packed {
+    let terms = &*batch.terms;
     let mut tables = Tables::default();
-    let mut ids = Vec::new();
-    let mut items = Array::with_room(operations.len() * 12);
-    for operation in operations {
-        ids.extend(push_item(&mut items, &mut tables, head.terms, operation));
+    let mut ids = Array::default();
+    let mut items = Array::with_room(batch.operations.len() * 8);
+    for operation in &batch.operations {
+        if let Some(id) = push_item(&mut items, &mut tables, operation) {
+            ids.text(id.as_str());
+        }
     }
-    let mut argument = pack_head(head).packed();
-    let (mut fields, mut kinds, mut names) =
-        (Array::default(), Array::default(), Array::default());
+    let has_ids = ids.length > 0;
+    if has_ids {
+        // Any of them may be a reservation's.
+        for pool in terms.allowances.iter().map(|(pool, _)| pool).chain(extra) {
+            tables.pool(pool);
+        }
+    }
+    let mut argument = Vec::with_capacity(items.elements.len() + ids.elements.len() + 256);
+    write_bool(&mut argument, terms.overflow == Overflow::CloseUntilReset);
+    write_number(&mut argument, keys_before as u64 + 1);
+    let org_keys = OrgKeys::new(prefix, &batch.org, batch.day);
+    let mut keys = vec![org_keys.usage()];
+    let [mut named, mut fields, mut kinds] = <[Array; 3]>::default();
+    name_pools(&mut named, &mut keys, &org_keys, &tables, terms);
     for field in &tables.fields {
         fields.text(field);
     }
     for kind in &tables.kinds {
-        match kind.target {
-            Target::Pool(number) => kinds.number(number as u64),
-            Target::Billed(letter) => kinds.text(letter.encode_utf8(&mut [0; 4])),
-        }
-        kinds.text(kind.workload.encode_utf8(&mut [0; 4]));
-        kinds.number(kind.field as u64);
+        kind.push(&mut kinds);
     }
-    for id in &ids {
-        names.text(id.as_str());
+    if has_ids {
+        keys.push(org_keys.requests());
+        let yesterday = OrgKeys::new(prefix, &batch.org, batch.day.yesterday());
+        keys.extend([yesterday.usage(), yesterday.requests()]);
     }
-    for array in [fields, kinds, names, items] {
+    for array in [named, fields, kinds, ids, items] {
         array.append_to(&mut argument);
     }
     Packed {
+        keys,
         argument,
-        has_ids: !ids.is_empty(),
+        has_ids,
     }
 }
 
-fn pack_head(head: &Head<'_>) -> Array {
-    let terms = head.terms;
-    let mut array = Array::default();
-    array.signed(head.day.start().timestamp());
-    array.number(head.usage_retention_secs);
-    array.flag(terms.overflow == Overflow::CloseUntilReset);
-    let extra = head.extra.iter().map(|pool| (pool, Tokens::ZERO));
-    let pools = terms.allowances.iter().map(|(pool, it)| (pool, *it));
-    for (pool, allowance) in pools.chain(extra) {
-        array.text(&keys::encode(pool.as_str()));
-        array.number(allowance.get());
+fn name_pools(
+    named: &mut Array,
+    keys: &mut Vec<String>,
+    org_keys: &OrgKeys,
+    tables: &Tables<'_>,
+    terms: &Terms,
+) {
+    for pool in &tables.pools {
+        let name = keys::encode(pool.as_str());
+        keys.push(org_keys.pool(&name));
+        named.text(&name);
+        named.number(terms.of_pool(pool).allowance.get());
     }
-    array
 }
 
 /// Adds one item, and gives the id that it is about.
 fn push_item<'b>(
     items: &mut Array,
     tables: &mut Tables<'b>,
-    terms: &Terms,
     operation: &'b Operation,
 ) -> Option<&'b RequestId> {
     match operation {
@@ -102,60 +108,79 @@ fn push_item<'b>(
             eligibility,
             recording,
         } => {
-            let kind = tables.kind(terms, fields, eligibility);
+            let kind = tables.kind(fields, eligibility);
             match (request_id, recording) {
                 (None, Recording::Record) => {}
-                (None, Recording::DryRun | Recording::Stranger) => items.signed(LOOK),
-                (Some(_), Recording::Record) => items.signed(RESERVE_WITH_ID),
-                (Some(_), Recording::DryRun | Recording::Stranger) => items.signed(LOOK_WITH_ID),
+                (None, Recording::DryRun | Recording::Stranger) => items.code(LOOK),
+                (Some(_), Recording::Record) => items.code(RESERVE_WITH_ID),
+                (Some(_), Recording::DryRun | Recording::Stranger) => items.code(LOOK_WITH_ID),
             }
             items.number(kind as u64);
             items.number(fields.tokens.get());
             request_id.as_ref()
         }
         Operation::Settle { request_id, tokens } => {
-            items.signed(SETTLE);
+            items.code(SETTLE);
             items.number(tokens.get());
             Some(request_id)
         }
         Operation::Release { request_id } => {
-            items.signed(RELEASE);
+            items.code(RELEASE);
             Some(request_id)
         }
     }
 }
 
-/// What Reserves ask for, each kind once. Places are counted from 1, as in Lua.
+/// What a batch is about, each once. Places are counted from 1, as in Lua.
 #[derive(Default)]
 struct Tables<'b> {
-    kinds: Vec<Kind>,
+    pools: Vec<&'b PoolName>,
     fields: Vec<String>,
-    known_kinds: HashMap<(Target, Workload, usize), usize>,
+    kinds: Vec<Kind>,
     known_fields: HashMap<(&'b ProjectId, &'b ModelName), usize>,
-    /// The last one: a gateway's requests come in runs of one kind.
+    known_kinds: HashMap<Kind, usize>,
+    /// The last Reserve and its kind: a gateway's requests come in runs of one kind.
     last: Option<(&'b RequestFields, &'b Eligibility, usize)>,
 }
 
+/// What a Reserve asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Kind {
     target: Target,
     workload: char,
     field: usize,
 }
 
-/// A pool, by its place in the terms, or the letter of the reason for being billed.
+/// A pool by its place, or the letter of the reason for being billed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Target {
     Pool(usize),
     Billed(char),
 }
 
+impl Kind {
+    fn push(self, kinds: &mut Array) {
+        let mut utf8 = [0; 4];
+        match self.target {
+            Target::Pool(place) => kinds.number(place as u64),
+            Target::Billed(letter) => kinds.text(letter.encode_utf8(&mut utf8)),
+        }
+        kinds.text(self.workload.encode_utf8(&mut utf8));
+        kinds.number(self.field as u64);
+    }
+}
+
 impl<'b> Tables<'b> {
-    fn kind(
-        &mut self,
-        terms: &Terms,
-        fields: &'b RequestFields,
-        eligibility: &'b Eligibility,
-    ) -> usize {
+    /// The place of a pool. There are few, so they are looked through.
+    fn pool(&mut self, pool: &'b PoolName) -> usize {
+        let known = self.pools.iter().position(|known| *known == pool);
+        1 + known.unwrap_or_else(|| {
+            self.pools.push(pool);
+            self.pools.len() - 1
+        })
+    }
+
+    fn kind(&mut self, fields: &'b RequestFields, eligibility: &'b Eligibility) -> usize {
         if let Some((last, last_eligibility, kind)) = self.last
             && (&last.project, &last.model) == (&fields.project, &fields.model)
             && (last.workload, last_eligibility) == (fields.workload, eligibility)
@@ -164,36 +189,24 @@ impl<'b> Tables<'b> {
         }
         let target = match eligibility {
             Eligibility::Ineligible(reason) => Target::Billed(letter(Verdict::Billed(*reason))),
-            Eligibility::Eligible(pool) => {
-                let at = terms.allowances.iter().position(|(name, _)| name == pool);
-                Target::Pool(1 + at.expect("an eligible request's pool is one of its terms'"))
-            }
+            Eligibility::Eligible(pool) => Target::Pool(self.pool(pool)),
         };
-        let RequestFields {
-            project,
-            model,
+        let (project, model) = (&fields.project, &fields.model);
+        let field = self.known_fields.entry((project, model));
+        let field = *field.or_insert_with(|| {
+            self.fields.push(keys::row_field(project, model));
+            self.fields.len()
+        });
+        let workload = workload_letter(fields.workload);
+        let asked = Kind {
+            target,
             workload,
-            ..
-        } = fields;
-        let field = *self
-            .known_fields
-            .entry((project, model))
-            .or_insert_with(|| {
-                self.fields.push(keys::row_field(project, model));
-                self.fields.len()
-            });
-        let kind = *self
-            .known_kinds
-            .entry((target, *workload, field))
-            .or_insert_with(|| {
-                let workload = workload_letter(*workload);
-                self.kinds.push(Kind {
-                    target,
-                    workload,
-                    field,
-                });
-                self.kinds.len()
-            });
+            field,
+        };
+        let kind = *self.known_kinds.entry(asked).or_insert_with(|| {
+            self.kinds.push(asked);
+            self.kinds.len()
+        });
         self.last = Some((fields, eligibility, kind));
         kind
     }
@@ -206,8 +219,6 @@ struct Array {
     elements: Vec<u8>,
 }
 
-const VEC: &str = "a Vec takes every byte";
-
 impl Array {
     fn with_room(bytes: usize) -> Self {
         Self {
@@ -218,12 +229,12 @@ impl Array {
 
     fn number(&mut self, number: u64) {
         self.length += 1;
-        rmp::encode::write_uint(&mut self.elements, number).expect(VEC);
+        write_number(&mut self.elements, number);
     }
 
-    fn signed(&mut self, number: i64) {
+    fn code(&mut self, code: i64) {
         self.length += 1;
-        rmp::encode::write_sint(&mut self.elements, number).expect(VEC);
+        rmp::encode::write_sint(&mut self.elements, code).expect(VEC);
     }
 
     fn text(&mut self, text: &str) {
@@ -231,19 +242,18 @@ impl Array {
         rmp::encode::write_str(&mut self.elements, text).expect(VEC);
     }
 
-    fn flag(&mut self, flag: bool) {
-        self.length += 1;
-        rmp::encode::write_bool(&mut self.elements, flag).expect(VEC);
-    }
-
     fn append_to(self, bytes: &mut Vec<u8>) {
         rmp::encode::write_array_len(bytes, self.length).expect(VEC);
         bytes.extend(self.elements);
     }
+}
 
-    fn packed(self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.elements.len() + 512);
-        self.append_to(&mut bytes);
-        bytes
-    }
+const VEC: &str = "a Vec takes every byte";
+
+fn write_number(bytes: &mut Vec<u8>, number: u64) {
+    rmp::encode::write_uint(bytes, number).expect(VEC);
+}
+
+fn write_bool(bytes: &mut Vec<u8>, flag: bool) {
+    rmp::encode::write_bool(bytes, flag).expect(VEC);
 }

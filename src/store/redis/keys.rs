@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::domain::{ModelName, OrgId, PoolName, ProjectId, UtcDay};
+use crate::domain::{ModelName, OrgId, ProjectId, UtcDay};
 
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -53,39 +53,42 @@ pub fn parse_row_field(field: &str) -> Option<(ProjectId, ModelName)> {
     ))
 }
 
-/// The keys of one organization. They share a hash tag, so a script may use them together on Redis
-/// Cluster.
+/// The keys of one organization and day. They share a hash tag, so a script may use them together on
+/// Redis Cluster.
 #[derive(Debug)]
 pub struct OrgKeys {
     /// `tollgate:{org}:`
     root: String,
+    /// `:2026-11-22`
+    end: String,
 }
 
 impl OrgKeys {
-    /// The keys of `org` under a prefix such as `tollgate:`.
+    /// The keys of `org` on a day, under a prefix such as `tollgate:`.
     #[must_use]
-    pub fn new(prefix: &str, org: &OrgId) -> Self {
+    pub fn new(prefix: &str, org: &OrgId, day: UtcDay) -> Self {
         Self {
             root: format!("{prefix}{{{}}}{SEPARATOR}", encode(org.as_str())),
+            end: format!("{SEPARATOR}{day}"),
         }
     }
 
-    /// The day's counters of a pool.
+    /// The day's counters of a pool, by its encoded name.
     #[must_use]
-    pub fn pool(&self, pool: &PoolName, day: UtcDay) -> String {
-        format!("{}pool:{}:{day}", self.root, encode(pool.as_str()))
+    pub fn pool(&self, encoded: &str) -> String {
+        [&self.root, "pool:", encoded, &self.end].concat()
     }
 
     /// The day's usage by project and model.
     #[must_use]
-    pub fn usage(&self, day: UtcDay) -> String {
-        format!("{}usage:{day}", self.root)
+    pub fn usage(&self) -> String {
+        [&self.root, "usage", &self.end].concat()
     }
 
     /// The day's reservations by request id.
     #[must_use]
-    pub fn requests(&self, day: UtcDay) -> String {
-        format!("{}requests:{day}", self.root)
+    pub fn requests(&self) -> String {
+        [&self.root, "requests", &self.end].concat()
     }
 }
 
@@ -96,31 +99,24 @@ mod tests {
     use super::*;
 
     fn org_keys(org: &str) -> OrgKeys {
-        OrgKeys::new("tollgate:", &OrgId::parse(org).expect("legal"))
+        let day = UtcDay::parse("2026-11-22").expect("a day");
+        OrgKeys::new("tollgate:", &OrgId::parse(org).expect("legal"), day)
     }
 
     #[test]
     fn keys_are_named_as_the_contract_says() {
-        let (keys, day) = (
-            org_keys("org-demo"),
-            UtcDay::parse("2026-11-22").expect("a day"),
-        );
-        let pool = PoolName::parse("large").expect("legal");
+        let keys = org_keys("org-demo");
         assert_eq!(
-            keys.pool(&pool, day),
+            keys.pool("large"),
             "tollgate:{org-demo}:pool:large:2026-11-22"
         );
-        assert_eq!(keys.usage(day), "tollgate:{org-demo}:usage:2026-11-22");
-        assert_eq!(
-            keys.requests(day),
-            "tollgate:{org-demo}:requests:2026-11-22"
-        );
+        assert_eq!(keys.usage(), "tollgate:{org-demo}:usage:2026-11-22");
+        assert_eq!(keys.requests(), "tollgate:{org-demo}:requests:2026-11-22");
     }
 
     #[test]
     fn no_name_can_leave_its_hash_tag_or_its_place() {
-        let day = UtcDay::parse("2026-11-22").expect("a day");
-        let key = org_keys("a}:pool:{b").usage(day);
+        let key = org_keys("a}:pool:{b").usage();
         assert_eq!(key, "tollgate:{a%7D%3Apool%3A%7Bb}:usage:2026-11-22");
     }
 

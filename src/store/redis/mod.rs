@@ -3,39 +3,38 @@
 //! **Keys** ([`keys`]). Three per organization and day: the pools' counters, the usage rows, and the
 //! reservations by request id. An organization's keys share a hash tag.
 //!
-//! **Protocol.** One script, `decide.lua`, decides a batch of one organization. It reads, judges
-//! everything, and only then writes, since a script is atomic but does not roll back. The service
-//! names the day's keys; the script compares that day with its own clock (one TIME call) and writes
-//! nothing where it is another. A reservation may name a pool that has left the policy since: the
-//! script then asks for that pool's key, and again has written nothing.
-//!
-//! **Scripts** are sent by their hash. Where Redis doesn't know one (a restart, SCRIPT FLUSH), nothing
-//! ran, and its source is sent instead: that can't miss.
+//! **Protocol** ([`decide`]). One script decides batches, each of one organization. It reads, judges a
+//! batch whole, and only then writes, since a script is atomic but does not roll back. The service names
+//! the day's keys; the script compares that day with its own clock (one TIME call) and writes nothing
+//! where it is another. A reservation may name a pool that has left the policy since: the script then
+//! asks for that pool's key, and again has written nothing of the batch.
 //!
 //! **The connection** ([`link`]) is kept and shared. What counts once however often it is asked is asked
 //! again where it is cut.
 
 mod arguments;
+mod decide;
 pub mod keys;
 mod letters;
 mod link;
 pub mod reply;
+mod script;
 
-use std::{collections::HashSet, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
-use chrono::Utc;
-use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, RedisError};
 use tokio::sync::Semaphore;
 
 use self::{
-    arguments::{Head, Packed},
+    decide::Decider,
     keys::OrgKeys,
-    link::{Failed, Link, again_if_cut, store_error},
-    reply::{BadReply, Reply},
+    link::{Link, again_if_cut, store_error},
+    reply::BadReply,
+    script::Script,
 };
-use super::{Batch, Decided, Operation, RowKey, Store, StoreError, Timed, UsageRows};
-use crate::domain::{OrgId, PoolCounters, PoolName, Terms, UtcDay};
+use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageRows};
+use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
 
 pub use self::link::Timeouts;
 
@@ -95,19 +94,12 @@ pub struct RedisStore {
     link: Link,
     /// A day's rows are read whole for each page: only so many at a time.
     usage_reads: Semaphore,
-    decide: Script,
+    decider: Decider,
     pools: Script,
-    key_prefix: String,
-    usage_retention: Duration,
 }
 
-struct Script {
-    source: &'static str,
-    hash: String,
-}
-
-/// A record names at most one pool that the caller didn't; a policy that lost more is asked for again.
-const MAX_ROUNDS: usize = 4;
+/// How many calls to decide may be under way.
+const MOST_CALLS: usize = 4;
 
 /// Rows that one step of reading a day's usage asks for: Redis serves others between the steps.
 const USAGE_STEP: usize = 512;
@@ -132,88 +124,24 @@ impl RedisStore {
         Ok(Self {
             link: Link::new(info, timeouts)?,
             usage_reads: Semaphore::new(MAX_USAGE_READS),
-            decide: Script::new(include_str!("decide.lua")),
+            decider: Decider::new(key_prefix, Duration::from_secs(days * 24 * 60 * 60)),
             pools: Script::new(include_str!("pools.lua")),
-            key_prefix,
-            usage_retention: Duration::from_secs(days * 24 * 60 * 60),
         })
     }
 
-    fn keys(&self, org: &OrgId) -> OrgKeys {
-        OrgKeys::new(&self.key_prefix, org)
+    fn keys(&self, org: &OrgId, day: UtcDay) -> OrgKeys {
+        OrgKeys::new(&self.decider.key_prefix, org, day)
     }
-
-    /// Decides a batch of as many operations as the script takes.
-    async fn decide_batch(&self, batch: &Batch) -> Result<Timed<Decided>, StoreError> {
-        let keys = self.keys(&batch.org);
-        let mut extra = Vec::new();
-        for _ in 0..MAX_ROUNDS {
-            let head = Head {
-                day: batch.day,
-                usage_retention_secs: self.usage_retention.as_secs(),
-                terms: &batch.terms,
-                extra: &extra,
-            };
-            let packed = arguments::pack(&head, &batch.operations);
-            let push = |command: &mut Cmd| {
-                push_decide(command, &keys, &head, &packed);
-            };
-            let ask = || self.decide.run(&self.link, push);
-            let reply = if can_be_repeated(&batch.operations) {
-                again_if_cut(ask).await
-            } else {
-                ask().await
-            };
-            let reply = reply.map_err(|error| store_error(&error))?;
-            let (now, reply) =
-                reply::parse_decided(reply::bytes(&reply)?, &batch.terms, &batch.operations)?;
-            let answer = match reply {
-                Reply::Done(outcomes) => Decided::Outcomes(outcomes),
-                Reply::AnotherDay => Decided::OnAnotherDay,
-                Reply::UnnamedPools(pools) => {
-                    extra.extend(pools);
-                    continue;
-                }
-            };
-            return Ok(Timed { now, answer });
-        }
-        Err(StoreError::Corrupt {
-            reason: "records name ever more pools".to_owned(),
-        })
-    }
-}
-
-fn push_decide(command: &mut Cmd, keys: &OrgKeys, head: &Head<'_>, packed: &Packed) {
-    let (day, yesterday) = (head.day, head.day.yesterday());
-    let pools = head.terms.allowances.iter().map(|(pool, _)| pool);
-    let pool_count = head.terms.allowances.len() + head.extra.len();
-    command.arg(1 + pool_count + if packed.has_ids { 3 } else { 0 });
-    command.arg(keys.usage(day));
-    for pool in pools.chain(head.extra) {
-        command.arg(keys.pool(pool, day));
-    }
-    if packed.has_ids {
-        command
-            .arg(keys.requests(day))
-            .arg(keys.usage(yesterday))
-            .arg(keys.requests(yesterday));
-    }
-    command.arg(&packed.argument);
-}
-/// Whether a second run of these gives the answers of the first: each counts once however often it is
-/// asked, and none is about the id of another, which the first run would have changed.
-fn can_be_repeated(operations: &[Operation]) -> bool {
-    let mut ids = HashSet::new();
-    operations.iter().all(|operation| {
-        let apart = operation.request_id().is_none_or(|id| ids.insert(id));
-        apart && operation.counts_once()
-    })
 }
 
 #[async_trait]
 impl Store for RedisStore {
-    async fn decide(&self, batch: &Batch) -> Result<Timed<Decided>, StoreError> {
-        self.decide_batch(batch).await
+    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>> {
+        self.decider.decide(&self.link, batches).await
+    }
+
+    fn calls_at_once(&self) -> usize {
+        MOST_CALLS
     }
 
     async fn pools(
@@ -222,11 +150,11 @@ impl Store for RedisStore {
         day: UtcDay,
         pools: &[PoolName],
     ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
-        let keys = self.keys(org);
+        let keys = self.keys(org, day);
         let push = |command: &mut Cmd| {
             command.arg(pools.len());
             for pool in pools {
-                command.arg(keys.pool(pool, day));
+                command.arg(keys.pool(&keys::encode(pool.as_str())));
             }
         };
         let reply = again_if_cut(|| self.pools.run(&self.link, push)).await;
@@ -243,7 +171,7 @@ impl Store for RedisStore {
         limit: usize,
     ) -> Result<Timed<UsageRows>, StoreError> {
         let _turn = self.usage_reads.acquire().await;
-        let key = self.keys(org).usage(day);
+        let key = self.keys(org, day).usage();
         let mut rows = UsageRows::new();
         let mut cursor = "0".to_owned();
         loop {
@@ -269,50 +197,9 @@ impl Store for RedisStore {
         Ok(Timed { now, answer: rows })
     }
 
-    /// Runs the script that decides, on nothing: where Redis would refuse a decision, being read-only,
-    /// out of memory or without the right to run it, it refuses this too.
     async fn probe(&self) -> Result<Timed<()>, StoreError> {
-        let today = UtcDay::of(Utc::now());
-        let head = Head {
-            day: today,
-            usage_retention_secs: self.usage_retention.as_secs(),
-            terms: &Terms::default(),
-            extra: &[],
-        };
-        let packed = arguments::pack(&head, &[]);
-        let push = |command: &mut Cmd| {
-            command.arg(0).arg(&packed.argument);
-        };
-        let reply = again_if_cut(|| self.decide.run(&self.link, push)).await;
-        let reply = reply.map_err(|error| store_error(&error))?;
-        let (now, _) = reply::parse_decided(reply::bytes(&reply)?, &Terms::default(), &[])?;
+        let now = self.decider.probe(&self.link).await?;
         Ok(Timed { now, answer: () })
-    }
-}
-
-const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
-
-impl Script {
-    fn new(source: &'static str) -> Self {
-        Self {
-            source,
-            hash: redis::Script::new(source).get_hash().to_owned(),
-        }
-    }
-
-    /// Runs the script with the keys and arguments that `push` adds.
-    async fn run(&self, link: &Link, push: impl Fn(&mut Cmd)) -> Result<Value, Failed> {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&self.hash);
-        push(&mut command);
-        let sent = link.send(&command).await;
-        if matches!(&sent, Err(Failed::Asking(e)) if e.kind() == NO_SCRIPT) {
-            let mut command = redis::cmd("EVAL");
-            command.arg(self.source);
-            push(&mut command);
-            return link.send(&command).await;
-        }
-        sent
     }
 }
 

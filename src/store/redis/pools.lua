@@ -3,7 +3,7 @@
 --
 -- KEYS     the counters of each pool on the day that the caller means
 -- Returns {seconds, micros, counters…}: the clock, and for each pool
---          'used free_requests billed_tokens billed_requests closed'
+--          'free_tokens billed_tokens free_requests billed_requests closed'
 
 local time = redis.call('TIME')
 local answers = { time[1], time[2] }

@@ -10,18 +10,20 @@ use crate::{
         CounterFull, Eligibility, PoolCounters, PoolName, Refusal, Terms, Tokens, UsageCounters,
         Verdict,
     },
-    store::{Operation, Outcome, PoolFigures, RowKey},
+    store::{Batch, Operation, Outcome, PoolFigures, RowKey},
 };
 
-/// What `decide.lua` said.
+/// What the script that decides said of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     /// It is another day by Redis' clock.
     AnotherDay,
     /// Records name pools that the caller didn't.
     UnnamedPools(Vec<PoolName>),
-    /// An outcome for each item.
+    /// An outcome for each operation.
     Done(Vec<Outcome>),
+    /// It failed, as Redis or the script says.
+    Failed(String),
 }
 
 /// The reply is none that the script can give. Says what is wrong.
@@ -33,38 +35,27 @@ fn bad(what: impl Into<String>) -> BadReply {
     BadReply(what.into())
 }
 
-/// Reads the reply of `decide.lua` to these operations.
+/// Reads the reply of the script that decides to these batches: its clock, and a reply for each.
 ///
 /// # Errors
 ///
 /// [`BadReply`] where the script can't have said that.
 pub fn parse_decided(
     reply: &[u8],
-    terms: &Terms,
-    operations: &[Operation],
-) -> Result<(DateTime<Utc>, Reply), BadReply> {
+    batches: &[Batch],
+) -> Result<(DateTime<Utc>, Vec<Reply>), BadReply> {
     let mut said = Said { rest: reply };
     let now = parse_time(said.text()?, said.text()?)?;
-    let reply = match said.text()? {
-        "day" => Reply::AnotherDay,
-        "pools" => {
-            let mut pools = vec![parse_pool(said.text()?)?];
-            while !said.rest.is_empty() {
-                pools.push(parse_pool(said.text()?)?);
-            }
-            Reply::UnnamedPools(pools)
-        }
-        "done" => {
-            let mut outcomes = Vec::with_capacity(operations.len());
-            for operation in operations {
-                outcomes.push(said.outcome(terms, operation)?);
-            }
-            Reply::Done(outcomes)
-        }
-        kind => return Err(bad(format!("a reply {kind:?}"))),
-    };
+    let mut ahead = Said { rest: said.rest };
+    if ahead.text() == Ok("day") && ahead.rest.is_empty() {
+        return Ok((now, vec![Reply::AnotherDay; batches.len()]));
+    }
+    let mut replies = Vec::with_capacity(batches.len());
+    for batch in batches {
+        replies.push(said.reply(batch)?);
+    }
     match said.rest.len() {
-        0 => Ok((now, reply)),
+        0 => Ok((now, replies)),
         more => Err(bad(format!("{more} bytes too many"))),
     }
 }
@@ -90,6 +81,25 @@ impl<'r> Said<'r> {
 
     fn flag(&mut self) -> Result<bool, BadReply> {
         rmp::decode::read_bool(&mut self.rest).map_err(|_| bad("a part that is no flag"))
+    }
+
+    fn reply(&mut self, batch: &Batch) -> Result<Reply, BadReply> {
+        Ok(match self.text()? {
+            "pools" => {
+                let count = self.amount()?.get();
+                let pools = (0..count).map(|_| parse_pool(self.text()?));
+                Reply::UnnamedPools(pools.collect::<Result<_, _>>()?)
+            }
+            "done" => {
+                let mut outcomes = Vec::with_capacity(batch.operations.len());
+                for operation in &batch.operations {
+                    outcomes.push(self.outcome(&batch.terms, operation)?);
+                }
+                Reply::Done(outcomes)
+            }
+            "failed" => Reply::Failed(self.text()?.to_owned()),
+            kind => return Err(bad(format!("a reply {kind:?}"))),
+        })
     }
 
     fn outcome(&mut self, terms: &Terms, operation: &Operation) -> Result<Outcome, BadReply> {
@@ -191,7 +201,7 @@ pub fn parse_pools(
     }
     let counters = rest.iter().map(|text| {
         let fields: Vec<&str> = text.split(' ').collect();
-        let [used, free_requests, billed_tokens, billed_requests, closed] = fields.as_slice()
+        let [used, billed_tokens, free_requests, billed_requests, closed] = fields.as_slice()
         else {
             return Err(bad(format!("counters {text:?}")));
         };
@@ -322,9 +332,13 @@ fn text(part: &Value) -> Result<&str, BadReply> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
-        domain::{BilledReason, ModelName, ProjectId, RequestFields, RequestId, Workload},
+        domain::{
+            BilledReason, ModelName, OrgId, ProjectId, RequestFields, RequestId, UtcDay, Workload,
+        },
         store::Recording,
     };
 
@@ -374,10 +388,20 @@ mod tests {
         }
     }
 
-    fn decided(parts: &[Part], operations: &[Operation]) -> Result<Reply, BadReply> {
-        let mut reply = packed(&[Text("1795305600"), Text("5"), Text("done")]);
-        reply.extend(packed(parts));
-        parse_decided(&reply, &Terms::default(), operations).map(|(_, reply)| reply)
+    fn batch(operations: &[Operation]) -> Batch {
+        Batch {
+            org: OrgId::parse("acme").expect("legal"),
+            day: UtcDay::parse("2026-11-22").expect("a day"),
+            terms: Arc::default(),
+            operations: operations.to_vec(),
+        }
+    }
+
+    const TIME: [Part; 2] = [Text("1795305600"), Text("5")];
+
+    fn decided(parts: &[Part], operations: &[Operation]) -> Result<Vec<Reply>, BadReply> {
+        let reply = [packed(&TIME), packed(&[Text("done")]), packed(parts)].concat();
+        parse_decided(&reply, &[batch(operations)]).map(|(_, replies)| replies)
     }
 
     #[test]
@@ -392,7 +416,14 @@ mod tests {
         let parts = [
             [Text("X"), Number(7)].as_slice(),
             &[Text("r"), Text("F"), Text("large"), Number(7)],
-            &[Text("s"), Text("X"), Text("F"), Flag(false), Text("large"), Flag(false)],
+            &[
+                Text("s"),
+                Text("X"),
+                Text("F"),
+                Flag(false),
+                Text("large"),
+                Flag(false),
+            ],
             &[Text("a"), Number(12)],
             &[Text("e"), Text("unknown")],
         ];
@@ -418,11 +449,16 @@ mod tests {
         ];
         let operations = [reserve(), reserve(), settle(), settle(), settle()];
         let reply: Vec<u8> = parts.into_iter().flat_map(packed).collect();
-        let head = packed(&[Text("1795305600"), Text("5"), Text("done")]);
-        let reply = [head, reply].concat();
-        let (now, reply) = parse_decided(&reply, &Terms::default(), &operations).expect("a reply");
+        let failed = packed(&[Text("failed"), Text("CORRUPT")]);
+        let head = [packed(&TIME), failed, packed(&[Text("done")])].concat();
+        let batches = [batch(&[reserve()]), batch(&operations)];
+        let (now, replies) = parse_decided(&[head, reply].concat(), &batches).expect("a reply");
         assert_eq!(now.timestamp_micros(), 1_795_305_600_000_005);
-        assert_eq!(reply, Reply::Done(outcomes));
+        let failed = Reply::Failed("CORRUPT".to_owned());
+        assert_eq!(replies, [failed, Reply::Done(outcomes)]);
+        let day = [packed(&TIME), packed(&[Text("day")])].concat();
+        let (_, replies) = parse_decided(&day, &batches).expect("a reply");
+        assert_eq!(replies, [Reply::AnotherDay, Reply::AnotherDay]);
     }
 
     #[test]
@@ -435,7 +471,14 @@ mod tests {
             &[Text("F"), Number(1 << 53)],
             &[Text("F"), Number(7), Number(7)],
             &[Text("r"), Text("F"), Text("la rge"), Number(7)],
-            &[Text("s"), Text("F"), Text("F"), Flag(true), Text("large"), Number(7)],
+            &[
+                Text("s"),
+                Text("F"),
+                Text("F"),
+                Flag(true),
+                Text("large"),
+                Number(7),
+            ],
             &[Text("e"), Text("")],
         ];
         for parts in cases {
@@ -443,7 +486,7 @@ mod tests {
         }
         assert!(decided(&[Text("F"), Number(7)], &[]).is_err());
         assert!(decided(&[Text("F"), Number(7)], &[settle()]).is_err());
-        assert!(parse_decided(&[], &Terms::default(), &[]).is_err());
+        assert!(parse_decided(&[], &[]).is_err());
         assert!(bytes(&Value::Nil).is_err());
         assert!(parse_time("1", "1000000").is_err());
     }

@@ -1,0 +1,293 @@
+-- What batches with ids need besides: the reservations that are known, and what becomes of them. The
+-- decisions are those of src/domain/pool.rs and reservation.rs.
+
+local DAY_CLOSED = 'D'
+local RESERVATION = '^([FOZEPJWTMCXD])([sr]?)([FOZEPJWTMCXD]?)(%d+):(%d+):?(%d*)$'
+local TODAY, YESTERDAY = 1, 2
+
+-- What is known of the past, while a batch is judged:
+--   request_keys, usage_keys   by day
+--   texts, days     the known reservations, and of which day they are, by id
+--   same            by kind: its workload and row, as in a class
+--   class_of        by kind: the number of its class, where it has one
+--   classes         by day and number: an array: its pool's name, the pool, `same`, the row; no pool where
+--                   it is not eligible
+--   last_class      the last number that is taken; has_new_class
+--   fields, rows    by day: the usage rows that only reservations are about
+--   changes         by day: what is to be written: id and text in turn
+--   unnamed         the pools that the caller has to name
+
+-- The number of a pool among those that the caller names; nil where it does not.
+local function number_of(named, name)
+  for at = 1, #named, 2 do
+    if named[at] == name then
+      return (at + 1) / 2
+    end
+  end
+end
+
+-- Finds the reservations of the ids, today's, else yesterday's, and the kinds' classes.
+local function find_reservations(past, ids, named, fields, kinds)
+  local count, texts, days = #ids, {}, {}
+  local wanted, missing = { unpack(ids) }, {}
+  wanted[count + 1] = '\1'
+  for at = 1, #kinds / 3 do
+    local target = kinds[3 * at - 2]
+    local same = kinds[3 * at - 1] .. ':' .. fields[kinds[3 * at]]
+    past.same[at] = same
+    wanted[count + 1 + at] = '\1' .. (named[2 * (tonumber(target) or 0) - 1] or '') .. ':' .. same
+  end
+  local held = redis.call('HMGET', past.request_keys[TODAY], unpack(wanted))
+  past.last_class = tonumber(held[count + 1] or 0) or corrupt(past.request_keys[TODAY], 'classes')
+  for at = 1, #kinds / 3 do
+    past.class_of[at] = held[count + 1 + at]
+  end
+  for at = 1, count do
+    if held[at] then
+      texts[ids[at]], days[ids[at]] = held[at], TODAY
+    else
+      missing[#missing + 1] = ids[at]
+    end
+  end
+  if #missing > 0 then
+    held = redis.call('HMGET', past.request_keys[YESTERDAY], unpack(missing))
+    for at = 1, #missing do
+      if held[at] then
+        texts[missing[at]], days[missing[at]] = held[at], YESTERDAY
+      end
+    end
+  end
+  past.texts, past.days = texts, days
+end
+
+-- Reads what the classes of the known reservations of a day are.
+local function read_classes(past, day)
+  local classes, numbers, key = past.classes[day], {}, past.request_keys[day]
+  for id, text in pairs(past.texts) do
+    if past.days[id] == day then
+      local class = string.match(text, RESERVATION) and string.match(text, '(%d+):')
+      if not class then
+        corrupt(key, id)
+      elseif not classes[class] then
+        classes[class] = true
+        numbers[#numbers + 1] = '\1' .. class
+      end
+    end
+  end
+  if #numbers > 0 then
+    local held = redis.call('HMGET', key, unpack(numbers))
+    for at = 1, #numbers do
+      local name, same = string.match(held[at] or '', '^([^:]*):(%l:.+)$')
+      if not name then
+        corrupt(key, numbers[at])
+      end
+      classes[string.sub(numbers[at], 2)] = { name, nil, same, nil }
+    end
+  end
+  return classes
+end
+
+-- Gives the classes of a day their pools and rows.
+local function read_what_they_count(past, day, batch)
+  local classes, more = read_classes(past, day), {}
+  local rows = {}
+  if day == TODAY then
+    for at = 1, #batch.fields do
+      rows[batch.fields[at]] = batch.rows[at]
+    end
+  end
+  for _, class in pairs(classes) do
+    local name, field = class[1], string.sub(class[3], 3)
+    if rows[field] == nil then
+      rows[field] = false
+      more[#more + 1] = field
+    end
+    -- A replay tells the pool's present figures, of whatever day the reservation is.
+    if name ~= '' then
+      local number = number_of(batch.named, name)
+      if number then
+        batch.pools[number] = batch.pools[number] or read_pool(KEYS[batch.key + number], batch.named[2 * number])
+        class[2] = batch.pools[number]
+      else
+        past.unnamed = past.unnamed or {}
+        table.insert(past.unnamed, name)
+      end
+    end
+  end
+  if #more > 0 then
+    past.fields[day], past.rows[day] = more, read_rows(past.usage_keys[day], more)
+    for at = 1, #more do
+      rows[more[at]] = past.rows[day][at]
+    end
+  end
+  for _, class in pairs(classes) do
+    class[4] = rows[string.sub(class[3], 3)]
+  end
+end
+
+local function read_past(batch, ids, kinds)
+  local first = batch.key + #batch.named / 2 + 1
+  local past = {
+    request_keys = { KEYS[first], KEYS[first + 2] }, usage_keys = { KEYS[batch.key], KEYS[first + 1] },
+    same = {}, class_of = {}, classes = { {}, {} }, fields = {}, rows = {}, changes = { {}, {} },
+  }
+  find_reservations(past, ids, batch.named, batch.fields, kinds)
+  if next(past.texts) then
+    read_what_they_count(past, TODAY, batch)
+    read_what_they_count(past, YESTERDAY, batch)
+  end
+  return past
+end
+
+-- Where a verdict counts: its tokens there in the counters, its requests two places on.
+local function side_of(verdict)
+  return verdict == FREE and 1 or 2
+end
+
+local function count(counters, side, tokens, sign)
+  counters[side] = math.max(0, counters[side] + sign * tokens)
+  counters[side + 2] = math.max(0, counters[side + 2] + sign)
+  counters[CHANGED] = true
+end
+
+local function judge_settle(closes, pool, day, held, reserved, actual)
+  if day == YESTERDAY then
+    return held == FREE and actual > reserved and DAY_CLOSED or held
+  elseif not pool then
+    return held
+  elseif held == FREE then
+    -- Not below 0, should the counters have been lost since: what is held is not granted on top.
+    local others = math.max(0, pool[1] - reserved)
+    local fits = actual <= reserved or actual <= pool[ALLOWANCE] - others
+    return fits and FREE or EXCEEDED
+  elseif held == EXCEEDED and not (closes and pool[IS_CLOSED]) and actual <= pool[ALLOWANCE] - pool[1] then
+    return FREE
+  end
+  return held
+end
+
+-- HSET takes what stands last, should an id be in it twice.
+local function write(past, day, id, text)
+  local to = past.changes[day]
+  local n = #to
+  to[n + 1], to[n + 2] = id, text
+  past.texts[id], past.days[id] = text, day
+end
+
+-- What an answer tells of a pool: its name and what is used; of a past day's reservation no figures,
+-- unless it is a replayed Reserve.
+local function figures(class, day)
+  local pool = class[2]
+  if pool and day == YESTERDAY then
+    return class[1], false
+  end
+  return class[1], pool and pool[1] or 0
+end
+
+-- Each of these gives the answer's values.
+
+local function reserve_again(past, id, same, tokens)
+  local day = past.days[id]
+  local held, state, _, number, reserved = string.match(past.texts[id], RESERVATION)
+  local class = past.classes[day][number]
+  if tonumber(reserved) ~= tokens or class[3] ~= same then
+    return 'e', 'fields'
+  elseif state == 'r' then
+    return 'e', 'released'
+  end
+  return 'r', held, figures(class, TODAY)
+end
+
+local function settle(closes, past, id, actual)
+  if not past.texts[id] then
+    return 'e', 'unknown'
+  end
+  local day = past.days[id]
+  local held, state, settled_as, number, reserved, settled = string.match(past.texts[id], RESERVATION)
+  local class = past.classes[day][number]
+  if state == 'r' then
+    return 'e', 'released'
+  elseif state == 's' then
+    settled = tonumber(settled)
+    if settled ~= actual then
+      return 'a', settled
+    end
+    return 's', settled_as, held, true, figures(class, day)
+  end
+  local row, pool = class[4], day == TODAY and class[2] or nil
+  reserved = tonumber(reserved)
+  local verdict = judge_settle(closes, pool, day, held, reserved, actual)
+  local was, is = side_of(held), side_of(verdict)
+  local room = MAX - actual + (was == is and reserved or 0)
+  if row[is] > room or pool and pool[is] > room then
+    return 'e', 'full'
+  end
+  count(row, was, reserved, -1)
+  count(row, is, actual, 1)
+  if pool then
+    count(pool, was, reserved, -1)
+    count(pool, is, actual, 1)
+    pool[IS_CLOSED] = pool[IS_CLOSED] or closes and verdict == EXCEEDED
+  end
+  write(past, day, id, string.format('%ss%s%s:%d:%d', held, verdict, number, reserved, actual))
+  return 's', verdict, held, false, figures(class, day)
+end
+
+local function release(past, id)
+  if not past.texts[id] then
+    return 'e', 'unknown'
+  end
+  local day = past.days[id]
+  local held, state, _, number, reserved = string.match(past.texts[id], RESERVATION)
+  local class = past.classes[day][number]
+  if state == 's' then
+    return 'e', 'settled'
+  end
+  reserved = tonumber(reserved)
+  if state == '' then
+    count(class[4], side_of(held), reserved, -1)
+    if day == TODAY and class[2] then
+      count(class[2], side_of(held), reserved, -1)
+    end
+    write(past, day, id, string.format('%sr%s:%d', held, number, reserved))
+  end
+  return 'v', reserved, state == 'r', figures(class, day)
+end
+
+-- Remembers a new reservation of a kind.
+local function remember(past, id, kind, verdict, tokens, name, pool, row)
+  local class = past.class_of[kind]
+  if not class then
+    past.last_class = past.last_class + 1
+    past.has_new_class = true
+    class = string.format('%d', past.last_class)
+    past.class_of[kind] = class
+    local text, to = name .. ':' .. past.same[kind], past.changes[TODAY]
+    local n = #to
+    to[n + 1], to[n + 2], to[n + 3], to[n + 4] = '\1' .. text, class, '\1' .. class, text
+  end
+  if not past.classes[TODAY][class] then
+    past.classes[TODAY][class] = { name, pool, past.same[kind], row }
+  end
+  write(past, TODAY, id, string.format('%s%s:%d', verdict, class, tokens))
+end
+
+local function prepare_past(writes, past)
+  local midnights = { midnight + DAY, midnight }
+  for day = TODAY, YESTERDAY do
+    local changes = past.changes[day]
+    if past.rows[day] then
+      prepare_rows(writes, past.usage_keys[day], past.fields[day], past.rows[day], midnights[day] + retention)
+    end
+    if day == TODAY and past.has_new_class then
+      local n = #changes
+      -- So long that Redis keeps the hash as a table from the first id on, and not as a list that is
+      -- searched from its begin.
+      changes[n + 1], changes[n + 2] = '\1', string.format('%065d', past.last_class)
+    end
+    if #changes > 0 then
+      prepare(writes, past.request_keys[day], changes, day == TODAY and past.has_new_class and midnight + 2 * DAY)
+    end
+  end
+end
+
