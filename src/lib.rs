@@ -27,6 +27,10 @@
 //!
 //! docs/CONTRACT.md has the rules, docs/ARCHITECTURE.md the why.
 
+/// Requests and answers are many small pieces, which this allocator takes and gives for less.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub mod cli;
 pub mod document;
 pub mod domain;

@@ -247,7 +247,11 @@ impl Drop for Call {
             shared: Arc::clone(&self.shared),
             orgs: Vec::new(),
         };
-        runtime.spawn(next.make());
+        runtime.spawn(async move {
+            // What has arrived and only waits to be read shall be in the call.
+            tokio::task::yield_now().await;
+            next.make().await;
+        });
     }
 }
 

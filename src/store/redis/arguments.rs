@@ -3,7 +3,7 @@
 //! What many operations of a batch have in common is said once: the kinds of Reserves (pool, workload,
 //! project, model) and the usage rows are tables, and an item names their places in them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     keys::{self, OrgKeys},
@@ -23,6 +23,7 @@ const LOOK_WITH_ID: i64 = -2;
 const LOOK: i64 = -3;
 const SETTLE: i64 = -4;
 const RELEASE: i64 = -5;
+const KIND: i64 = -6;
 
 /// A batch as the script takes it.
 pub(super) struct Packed {
@@ -37,28 +38,26 @@ pub(super) struct Packed {
 /// the terms don't.
 pub(super) fn pack(batch: &Batch, extra: &[PoolName], prefix: &str, keys_before: usize) -> Packed {
     let terms = &*batch.terms;
-    let mut tables = Tables::default();
-    let mut ids = Array::default();
-    let mut items = Array::with_room(batch.operations.len() * 8);
+    let mut tables = Tables {
+        told_kind: 1,
+        ..Tables::default()
+    };
+    let mut ids = Vec::new();
+    let mut items = Values::with_room(batch.operations.len() * 8);
     for operation in &batch.operations {
-        if let Some(id) = push_item(&mut items, &mut tables, operation) {
-            ids.text(id.as_str());
-        }
+        ids.extend(push_item(&mut items, &mut tables, operation));
     }
-    let has_ids = ids.length > 0;
+    let has_ids = !ids.is_empty();
     if has_ids {
         // Any of them may be a reservation's.
         for pool in terms.allowances.iter().map(|(pool, _)| pool).chain(extra) {
             tables.pool(pool);
         }
     }
-    let mut argument = Vec::with_capacity(items.elements.len() + ids.elements.len() + 256);
-    write_bool(&mut argument, terms.overflow == Overflow::CloseUntilReset);
-    write_number(&mut argument, keys_before as u64 + 1);
     let org_keys = OrgKeys::new(prefix, &batch.org, batch.day);
     let mut keys = vec![org_keys.usage()];
-    let [mut named, mut fields, mut kinds] = <[Array; 3]>::default();
-    name_pools(&mut named, &mut keys, &org_keys, &tables, terms);
+    let [mut pools, mut fields, mut kinds] = <[Values; 3]>::default();
+    name_pools(&mut pools, &mut keys, &org_keys, &tables, terms);
     for field in &tables.fields {
         fields.text(field);
     }
@@ -70,18 +69,46 @@ pub(super) fn pack(batch: &Batch, extra: &[PoolName], prefix: &str, keys_before:
         let yesterday = OrgKeys::new(prefix, &batch.org, batch.day.yesterday());
         keys.extend([yesterday.usage(), yesterday.requests()]);
     }
-    for array in [named, fields, kinds, ids, items] {
-        array.append_to(&mut argument);
+    let mut argument = Values::with_room(items.packed.len() + 40 * ids.len() + 256);
+    argument.flag(terms.overflow == Overflow::CloseUntilReset);
+    argument.number(keys_before as u64 + 1);
+    argument.flag(recurs(&ids));
+    for count in [
+        tables.pools.len(),
+        tables.fields.len(),
+        tables.kinds.len(),
+        ids.len(),
+    ] {
+        argument.number(count as u64);
     }
+    for part in [pools, fields, kinds] {
+        argument.packed.extend(part.packed);
+    }
+    for id in &ids {
+        argument.text(id.as_str());
+    }
+    if has_ids {
+        argument.text("\u{1}");
+        for kind in &tables.kinds {
+            argument.text(&tables.class_field(kind));
+        }
+    }
+    argument.packed.extend(items.packed);
     Packed {
         keys,
-        argument,
+        argument: argument.packed,
         has_ids,
     }
 }
 
+/// Whether an id occurs more than once.
+fn recurs(ids: &[&RequestId]) -> bool {
+    let mut seen = HashSet::with_capacity(ids.len());
+    !ids.iter().all(|id| seen.insert(id.as_str()))
+}
+
 fn name_pools(
-    named: &mut Array,
+    values: &mut Values,
     keys: &mut Vec<String>,
     org_keys: &OrgKeys,
     tables: &Tables<'_>,
@@ -90,14 +117,14 @@ fn name_pools(
     for pool in &tables.pools {
         let name = keys::encode(pool.as_str());
         keys.push(org_keys.pool(&name));
-        named.text(&name);
-        named.number(terms.of_pool(pool).allowance.get());
+        values.text(&name);
+        values.number(terms.of_pool(pool).allowance.get());
     }
 }
 
 /// Adds one item, and gives the id that it is about.
 fn push_item<'b>(
-    items: &mut Array,
+    items: &mut Values,
     tables: &mut Tables<'b>,
     operation: &'b Operation,
 ) -> Option<&'b RequestId> {
@@ -109,13 +136,17 @@ fn push_item<'b>(
             recording,
         } => {
             let kind = tables.kind(fields, eligibility);
+            if kind != tables.told_kind {
+                tables.told_kind = kind;
+                items.code(KIND);
+                items.number(kind as u64);
+            }
             match (request_id, recording) {
                 (None, Recording::Record) => {}
                 (None, Recording::DryRun | Recording::Stranger) => items.code(LOOK),
                 (Some(_), Recording::Record) => items.code(RESERVE_WITH_ID),
                 (Some(_), Recording::DryRun | Recording::Stranger) => items.code(LOOK_WITH_ID),
             }
-            items.number(kind as u64);
             items.number(fields.tokens.get());
             request_id.as_ref()
         }
@@ -139,6 +170,8 @@ struct Tables<'b> {
     kinds: Vec<Kind>,
     known_fields: HashMap<(&'b ProjectId, &'b ModelName), usize>,
     known_kinds: HashMap<Kind, usize>,
+    /// The kind of the Reserves that the items end with.
+    told_kind: usize,
     /// The last Reserve and its kind: a gateway's requests come in runs of one kind.
     last: Option<(&'b RequestFields, &'b Eligibility, usize)>,
 }
@@ -159,7 +192,7 @@ enum Target {
 }
 
 impl Kind {
-    fn push(self, kinds: &mut Array) {
+    fn push(self, kinds: &mut Values) {
         let mut utf8 = [0; 4];
         match self.target {
             Target::Pool(place) => kinds.number(place as u64),
@@ -178,6 +211,16 @@ impl<'b> Tables<'b> {
             self.pools.push(pool);
             self.pools.len() - 1
         })
+    }
+
+    /// The field of a kind's class: pool, workload and row, which an id can't be.
+    fn class_field(&self, kind: &Kind) -> String {
+        let pool = match kind.target {
+            Target::Pool(place) => keys::encode(self.pools[place - 1].as_str()),
+            Target::Billed(_) => "".into(),
+        };
+        let (workload, field) = (kind.workload, &self.fields[kind.field - 1]);
+        format!("\u{1}{pool}:{workload}:{field}")
     }
 
     fn kind(&mut self, fields: &'b RequestFields, eligibility: &'b Eligibility) -> usize {
@@ -212,48 +255,33 @@ impl<'b> Tables<'b> {
     }
 }
 
-/// A MessagePack array that grows.
+/// MessagePack values, one behind the other.
 #[derive(Default)]
-struct Array {
-    length: u32,
-    elements: Vec<u8>,
-}
-
-impl Array {
-    fn with_room(bytes: usize) -> Self {
-        Self {
-            length: 0,
-            elements: Vec::with_capacity(bytes),
-        }
-    }
-
-    fn number(&mut self, number: u64) {
-        self.length += 1;
-        write_number(&mut self.elements, number);
-    }
-
-    fn code(&mut self, code: i64) {
-        self.length += 1;
-        rmp::encode::write_sint(&mut self.elements, code).expect(VEC);
-    }
-
-    fn text(&mut self, text: &str) {
-        self.length += 1;
-        rmp::encode::write_str(&mut self.elements, text).expect(VEC);
-    }
-
-    fn append_to(self, bytes: &mut Vec<u8>) {
-        rmp::encode::write_array_len(bytes, self.length).expect(VEC);
-        bytes.extend(self.elements);
-    }
+struct Values {
+    packed: Vec<u8>,
 }
 
 const VEC: &str = "a Vec takes every byte";
 
-fn write_number(bytes: &mut Vec<u8>, number: u64) {
-    rmp::encode::write_uint(bytes, number).expect(VEC);
-}
+impl Values {
+    fn with_room(bytes: usize) -> Self {
+        let packed = Vec::with_capacity(bytes);
+        Self { packed }
+    }
 
-fn write_bool(bytes: &mut Vec<u8>, flag: bool) {
-    rmp::encode::write_bool(bytes, flag).expect(VEC);
+    fn number(&mut self, number: u64) {
+        rmp::encode::write_uint(&mut self.packed, number).expect(VEC);
+    }
+
+    fn code(&mut self, code: i64) {
+        rmp::encode::write_sint(&mut self.packed, code).expect(VEC);
+    }
+
+    fn text(&mut self, text: &str) {
+        rmp::encode::write_str(&mut self.packed, text).expect(VEC);
+    }
+
+    fn flag(&mut self, flag: bool) {
+        rmp::encode::write_bool(&mut self.packed, flag).expect(VEC);
+    }
 }

@@ -186,17 +186,17 @@ fn answer(now: DateTime<Utc>, reply: Reply) -> Result<Timed<Decided>> {
             let reason = "pools that were named".to_owned();
             return Err(StoreError::Corrupt { reason });
         }
-        Reply::Failed(reason) => {
-            let code = reason.split(' ').next().unwrap_or_default();
-            return Err(match code {
-                // The script's own word, and Redis' for a key of another type: no retry mends either.
-                "CORRUPT" | "WRONGTYPE" => StoreError::Corrupt { reason },
-                // The script asks for its rights before it writes.
-                "NOPERM" => StoreError::Refused { reason },
-                // A batch that failed on its way may have been written in part.
-                _ => StoreError::NoAnswer { reason },
-            });
+        // The script asks for its rights before it writes. What else it fails for before its first
+        // write is what it read, and no retry mends that.
+        Reply::Failed { why, key } if why.starts_with("NOPERM") => {
+            let reason = format!("{why} ({key})");
+            return Err(StoreError::Refused { reason });
         }
+        Reply::Failed { why, key } => {
+            let reason = format!("{key}: {why}");
+            return Err(StoreError::Corrupt { reason });
+        }
+        Reply::Torn(reason) => return Err(StoreError::NoAnswer { reason }),
     };
     Ok(Timed { now, answer })
 }

@@ -17,6 +17,8 @@ mod decide;
 pub mod keys;
 mod letters;
 mod link;
+mod packed;
+pub mod readings;
 pub mod reply;
 mod script;
 
@@ -30,7 +32,7 @@ use self::{
     decide::Decider,
     keys::OrgKeys,
     link::{Link, again_if_cut, store_error},
-    reply::BadReply,
+    packed::BadReply,
     script::Script,
 };
 use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageRows};
@@ -141,7 +143,10 @@ impl Store for RedisStore {
     }
 
     fn calls_at_once(&self) -> usize {
-        MOST_CALLS
+        std::env::var("K")
+            .ok()
+            .and_then(|k| k.parse().ok())
+            .unwrap_or(MOST_CALLS)
     }
 
     async fn pools(
@@ -159,7 +164,7 @@ impl Store for RedisStore {
         };
         let reply = again_if_cut(|| self.pools.run(&self.link, push)).await;
         let reply = reply.map_err(|error| store_error(&error))?;
-        let (now, answer) = reply::parse_pools(&reply, pools.len())?;
+        let (now, answer) = readings::parse_pools(&reply, pools.len())?;
         Ok(Timed { now, answer })
     }
 
@@ -179,7 +184,7 @@ impl Store for RedisStore {
             command.arg(&key).arg(&cursor).arg("COUNT").arg(USAGE_STEP);
             let reply = again_if_cut(|| self.link.send(&command)).await;
             let reply = reply.map_err(|error| store_error(&error))?;
-            let (next, step) = reply::parse_scan(&reply)?;
+            let (next, step) = readings::parse_scan(&reply)?;
             for (row_key, row) in step {
                 if Some(&row_key) > after {
                     rows.insert(row_key, row);

@@ -1,96 +1,149 @@
--- Judges the items in their order, and gives the answers.
-local function judge(closes, named, kinds, ids, items, pools, rows, past)
-  local answers, told, at, id_at = { 'done' }, 1, 1, 0
-  while at <= #items do
-    local item = items[at]
-    local kind, tokens, id, a, b, c, d, e, f
-    if item > 0 then
-      kind, tokens, at = item, items[at + 1], at + 2
-    elseif item > -4 then
-      kind, tokens, at = items[at + 1], items[at + 2], at + 3
-    end
-    if item < 0 and item ~= -3 then
-      id_at = id_at + 1
-      id = ids[id_at]
-    end
-    if item == -4 then
-      a, b, c, d, e, f = settle(closes, past, id, items[at + 1])
-      at = at + 2
-    elseif item == -5 then
-      a, b, c, d, e, f = release(past, id)
+-- Decides batch after batch.
+
+-- The answers of all batches, and how many values they are.
+local answers, told = { time[1], time[2] }, 2
+
+-- Where a batch's counts are: behind `closes`, `key` and `recurs`; and what comes behind them.
+local COUNTS, NAMED = 3, 7
+
+local function answer(a, b, c, d, e, f)
+  answers[told + 1], answers[told + 2], answers[told + 3] = a, b, c
+  answers[told + 4], answers[told + 5], answers[told + 6] = d, e, f
+  told = #answers
+end
+
+-- Judges the items in their order, and answers them. Sums are compared as differences, which are exact
+-- where a sum would pass 2^53.
+local function judge(batch, closes, pools, rows, past)
+  local it, kinds, classes, id_at = batch.it, batch.kinds, batch.ids + batch.id_count + 1, batch.ids
+  local at, count, kind = batch.items + 1, #it, 1
+  local reason, row = it[kinds + 1], rows[it[kinds + 3]]
+  local pool = pools[reason]
+  while at <= count do
+    local tokens, code, id = it[at], nil, nil
+    at = at + 1
+    if tokens < 0 then
+      code, tokens = tokens, it[at]
       at = at + 1
-    elseif id and past.texts[id] then
-      a, b, c, d, e, f = reserve_again(past, id, past.same[kind], tokens)
-    else
-      local target = kinds[3 * kind - 2]
-      local pool, row = pools[target], rows[kinds[3 * kind]]
-      local verdict = reserve(closes, pool, row, target, tokens, item >= -1)
-      if verdict then
-        a, b = verdict, pool and pool[1] or 0
-        if item == -1 then
-          remember(past, id, kind, verdict, tokens, pool and named[2 * target - 1] or '', pool, row)
-        end
-      else
-        a, b = 'e', 'full'
+      if code ~= -3 and code ~= -6 then
+        id_at = id_at + 1
+        id = it[id_at]
       end
     end
-    answers[told + 1], answers[told + 2] = a, b
-    told = told + 2
-    if c ~= nil then
-      answers[told + 1], answers[told + 2], answers[told + 3], answers[told + 4] = c, d, e, f
-      told = #answers
+    if code == -6 then
+      kind = tokens
+      reason, row = it[kinds + 3 * kind - 2], rows[it[kinds + 3 * kind]]
+      pool = pools[reason]
+    elseif code == -5 then
+      at = at - 1
+      answer(release(past, id))
+    elseif code == -4 then
+      answer(settle(closes, past, id, tokens))
+    elseif id and past.texts[id] then
+      answer(reserve_again(past, id, it[classes + kind], tokens))
+    else
+      local verdict, side, writes = reason, 2, not code or code == -1
+      if pool then
+        if closes and pool[IS_CLOSED] then
+          verdict = CLOSED
+        elseif tokens <= pool[ALLOWANCE] - pool[1] then
+          verdict, side = FREE, 1
+        else
+          verdict = EXCEEDED
+        end
+      end
+      if writes and (tokens > MAX - row[side] or pool and tokens > MAX - pool[side]) then
+        answer('e', 'full')
+      else
+        if writes then
+          row[side], row[side + 2], row[CHANGED] = row[side] + tokens, row[side + 2] + 1, true
+          if pool then
+            pool[side], pool[side + 2], pool[CHANGED] = pool[side] + tokens, pool[side + 2] + 1, true
+            pool[IS_CLOSED] = pool[IS_CLOSED] or closes and verdict == EXCEEDED
+          end
+          if id then
+            remember(past, id, kind, verdict, tokens, it[classes + kind], pool, row)
+          end
+        end
+        if side == 2 then
+          told = told + 1
+          answers[told] = verdict
+        end
+        told = told + 1
+        answers[told] = pool and pool[1] or 0
+      end
     end
   end
-  return answers
 end
 
--- The pools that Reserves ask for.
-local function read_pools(key, named, kinds)
-  local pools = {}
-  for at = 1, #kinds, 3 do
-    local target = kinds[at]
-    if type(target) == 'number' and not pools[target] then
-      pools[target] = read_pool(KEYS[key + target], named[2 * target])
-    end
-  end
-  return pools
-end
-
-local function decide(argument)
-  local closes, key, named, fields, kinds, ids, items = cmsgpack.unpack(argument)
+-- Reads what a batch is about, and judges it. Gives the pools, and what else is to be written; or nil,
+-- nil and the pools that the caller has to name.
+local function read_and_judge(it)
+  local closes, key = it[1], it[2]
+  local fields = NAMED + 2 * it[COUNTS + 1]
+  local kinds = fields + it[COUNTS + 2]
+  local ids = kinds + 3 * it[COUNTS + 3]
+  local id_count = it[COUNTS + 4]
   -- Lua's stack bounds how many values one call takes: that must show now, not between two writes.
-  if #ids > 512 or #kinds > 3 * 512 then
+  if id_count > 512 or it[COUNTS + 3] > 512 then
     error('a batch is too large')
   end
-  local rows = #fields > 0 and read_rows(KEYS[key], fields) or fields
-  local pools, past = read_pools(key, named, kinds), nil
-  if #ids > 0 then
-    past = read_past({ key = key, named = named, fields = fields, pools = pools, rows = rows }, ids, kinds)
-    if past.unnamed then
-      return cmsgpack.pack('pools', #past.unnamed, unpack(past.unnamed))
+  local rows, pools, past = {}, {}, nil
+  if kinds > fields then
+    rows = read_rows(KEYS[key], it, fields + 1, kinds)
+  end
+  for at = kinds + 1, ids, 3 do
+    local target = it[at]
+    if type(target) == 'number' and not pools[target] then
+      pools[target] = read_pool(KEYS[key + target], it[NAMED + 2 * target])
     end
   end
-  local answers, writes = judge(closes, named, kinds, ids, items, pools, rows, past), {}
+  local batch = {
+    it = it, key = key, pools = pools, rows = rows, named = NAMED, fields = fields, kinds = kinds,
+    ids = ids, id_count = id_count, items = ids + (id_count > 0 and id_count + 1 + it[COUNTS + 3] or 0),
+  }
+  if id_count > 0 then
+    past = read_past(batch)
+    if past.unnamed then
+      return nil, nil, past.unnamed
+    end
+  end
+  told = told + 1
+  answers[told] = 'done'
+  judge(batch, closes, pools, rows, past)
+  local writes = {}
   for _, pool in pairs(pools) do
     if pool[CHANGED] then
       may('SET', pool[KEY], '', 'EXAT', midnight + DAY)
     end
   end
-  prepare_rows(writes, KEYS[key], fields, rows, midnight + DAY + retention)
+  prepare_rows(writes, KEYS[key], it, fields, rows, midnight + DAY + retention)
   if past then
     prepare_past(writes, past)
+  end
+  return pools, writes
+end
+
+local function decide(argument)
+  local pools, writes, unnamed = read_and_judge({ cmsgpack.unpack(argument) })
+  if unnamed then
+    answers[told + 1], answers[told + 2] = 'pools', #unnamed
+    told = told + 2
+    for at = 1, #unnamed do
+      answers[told + at] = unnamed[at]
+    end
+    told = told + #unnamed
+    return
   end
 
   -- After this point everything must succeed: a script is atomic, but does not roll back.
 
+  writes_began = true
   for _, pool in pairs(pools) do
-    if pool[CHANGED] then
-      local text = string.format('%d %d %d %d %d', pool[1], pool[2], pool[3], pool[4], pool[IS_CLOSED] and 1 or 0)
-      if pool[IS_NEW] then
-        redis.call('SET', pool[KEY], text, 'EXAT', midnight + DAY)
-      else
-        redis.call('SET', pool[KEY], text, 'KEEPTTL')
-      end
+    if pool[IS_NEW] and pool[CHANGED] then
+      redis.call('SET', pool[KEY], packed(pool), 'EXAT', midnight + DAY)
+    elseif pool[CHANGED] then
+      redis.call('SET', pool[KEY], packed(pool), 'KEEPTTL')
     end
   end
   for at = 1, #writes, 3 do
@@ -99,15 +152,37 @@ local function decide(argument)
       redis.call('EXPIREAT', writes[at], writes[at + 2])
     end
   end
-  return cmsgpack.pack(unpack(answers))
 end
 
-local answers = { cmsgpack.pack(time[1], time[2]) }
-for at = 3, #ARGV do
-  local decided, said = pcall(decide, ARGV[at])
-  if not decided then
-    said = cmsgpack.pack('failed', type(said) == 'table' and said.err or tostring(said))
+-- Takes back what a batch answered before it failed.
+local function answer_failure(told_before, why)
+  why = type(why) == 'table' and why.err or tostring(why)
+  for at = #answers, told_before + 1, -1 do
+    answers[at] = nil
   end
-  answers[at - 1] = said
+  told = told_before
+  answers[told + 1], answers[told + 2] = writes_began and 'torn' or 'failed', why
+  told = told + 2
+  if not writes_began then
+    told = told + 1
+    answers[told] = reading or ''
+  end
 end
-return table.concat(answers)
+
+for at = 3, #ARGV do
+  local told_before = told
+  writes_began, reading = false, nil
+  local decided, why = pcall(decide, ARGV[at])
+  if not decided then
+    answer_failure(told_before, why)
+  end
+end
+local MAX_UNPACKED = 4000
+if told <= MAX_UNPACKED then
+  return cmsgpack.pack(unpack(answers))
+end
+local parts = {}
+for from = 1, told, MAX_UNPACKED do
+  parts[#parts + 1] = cmsgpack.pack(unpack(answers, from, math.min(from + MAX_UNPACKED - 1, told)))
+end
+return table.concat(parts)

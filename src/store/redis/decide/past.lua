@@ -8,66 +8,71 @@ local TODAY, YESTERDAY = 1, 2
 -- What is known of the past, while a batch is judged:
 --   request_keys, usage_keys   by day
 --   texts, days     the known reservations, and of which day they are, by id
---   same            by kind: its workload and row, as in a class
+--   recurs          whether an id occurs more than once, and what becomes of it must be known too
 --   class_of        by kind: the number of its class, where it has one
---   classes         by day and number: an array: its pool's name, the pool, `same`, the row; no pool where
---                   it is not eligible
+--   classes         by day and number: an array: its pool's name, the pool, workload and row, the row's
+--                   counters; no pool where it is not eligible
 --   last_class      the last number that is taken; has_new_class
 --   fields, rows    by day: the usage rows that only reservations are about
 --   changes         by day: what is to be written: id and text in turn
 --   unnamed         the pools that the caller has to name
 
 -- The number of a pool among those that the caller names; nil where it does not.
-local function number_of(named, name)
-  for at = 1, #named, 2 do
-    if named[at] == name then
-      return (at + 1) / 2
+local function number_of(batch, name)
+  local it = batch.it
+  for at = batch.named + 1, batch.fields, 2 do
+    if it[at] == name then
+      return (at - batch.named + 1) / 2
     end
   end
 end
 
 -- Finds the reservations of the ids, today's, else yesterday's, and the kinds' classes.
-local function find_reservations(past, ids, named, fields, kinds)
-  local count, texts, days = #ids, {}, {}
-  local wanted, missing = { unpack(ids) }, {}
-  wanted[count + 1] = '\1'
-  for at = 1, #kinds / 3 do
-    local target = kinds[3 * at - 2]
-    local same = kinds[3 * at - 1] .. ':' .. fields[kinds[3 * at]]
-    past.same[at] = same
-    wanted[count + 1 + at] = '\1' .. (named[2 * (tonumber(target) or 0) - 1] or '') .. ':' .. same
-  end
-  local held = redis.call('HMGET', past.request_keys[TODAY], unpack(wanted))
-  past.last_class = tonumber(held[count + 1] or 0) or corrupt(past.request_keys[TODAY], 'classes')
-  for at = 1, #kinds / 3 do
-    past.class_of[at] = held[count + 1 + at]
+local function find_reservations(past, batch)
+  local it, first, count = batch.it, batch.ids + 1, batch.id_count
+  local texts, days, missing = past.texts, past.days, nil
+  reading = past.request_keys[TODAY]
+  local held = redis.call('HMGET', reading, unpack(it, first, batch.items))
+  past.last_class = tonumber(held[count + 1] or 0) or error('foreign classes')
+  for at = count + 2, #held do
+    past.class_of[at - count - 1] = held[at]
   end
   for at = 1, count do
     if held[at] then
-      texts[ids[at]], days[ids[at]] = held[at], TODAY
-    else
-      missing[#missing + 1] = ids[at]
-    end
-  end
-  if #missing > 0 then
-    held = redis.call('HMGET', past.request_keys[YESTERDAY], unpack(missing))
-    for at = 1, #missing do
-      if held[at] then
-        texts[missing[at]], days[missing[at]] = held[at], YESTERDAY
+      if not missing then
+        missing = { unpack(it, first, first + at - 2) }
       end
+      local id = it[first + at - 1]
+      texts[id], days[id] = held[at], TODAY
+    elseif missing then
+      missing[#missing + 1] = it[first + at - 1]
     end
   end
-  past.texts, past.days = texts, days
+  reading = past.request_keys[YESTERDAY]
+  if not missing then
+    held = redis.call('HMGET', reading, unpack(it, first, first + count - 1))
+  elseif #missing > 0 then
+    held = redis.call('HMGET', reading, unpack(missing))
+  else
+    return
+  end
+  for at = 1, #held do
+    if held[at] then
+      local id = missing and missing[at] or it[first + at - 1]
+      texts[id], days[id] = held[at], YESTERDAY
+    end
+  end
 end
 
 -- Reads what the classes of the known reservations of a day are.
 local function read_classes(past, day)
-  local classes, numbers, key = past.classes[day], {}, past.request_keys[day]
+  local classes, numbers = past.classes[day], {}
+  reading = past.request_keys[day]
   for id, text in pairs(past.texts) do
     if past.days[id] == day then
       local class = string.match(text, RESERVATION) and string.match(text, '(%d+):')
       if not class then
-        corrupt(key, id)
+        error('a foreign reservation')
       elseif not classes[class] then
         classes[class] = true
         numbers[#numbers + 1] = '\1' .. class
@@ -75,11 +80,11 @@ local function read_classes(past, day)
     end
   end
   if #numbers > 0 then
-    local held = redis.call('HMGET', key, unpack(numbers))
+    local held = redis.call('HMGET', reading, unpack(numbers))
     for at = 1, #numbers do
       local name, same = string.match(held[at] or '', '^([^:]*):(%l:.+)$')
       if not name then
-        corrupt(key, numbers[at])
+        error('a foreign class')
       end
       classes[string.sub(numbers[at], 2)] = { name, nil, same, nil }
     end
@@ -92,8 +97,8 @@ local function read_what_they_count(past, day, batch)
   local classes, more = read_classes(past, day), {}
   local rows = {}
   if day == TODAY then
-    for at = 1, #batch.fields do
-      rows[batch.fields[at]] = batch.rows[at]
+    for at = 1, #batch.rows do
+      rows[batch.it[batch.fields + at]] = batch.rows[at]
     end
   end
   for _, class in pairs(classes) do
@@ -104,9 +109,10 @@ local function read_what_they_count(past, day, batch)
     end
     -- A replay tells the pool's present figures, of whatever day the reservation is.
     if name ~= '' then
-      local number = number_of(batch.named, name)
+      local number = number_of(batch, name)
       if number then
-        batch.pools[number] = batch.pools[number] or read_pool(KEYS[batch.key + number], batch.named[2 * number])
+        local allowance = batch.it[batch.named + 2 * number]
+        batch.pools[number] = batch.pools[number] or read_pool(KEYS[batch.key + number], allowance)
         class[2] = batch.pools[number]
       else
         past.unnamed = past.unnamed or {}
@@ -115,7 +121,7 @@ local function read_what_they_count(past, day, batch)
     end
   end
   if #more > 0 then
-    past.fields[day], past.rows[day] = more, read_rows(past.usage_keys[day], more)
+    past.fields[day], past.rows[day] = more, read_rows(past.usage_keys[day], more, 1, #more)
     for at = 1, #more do
       rows[more[at]] = past.rows[day][at]
     end
@@ -125,13 +131,14 @@ local function read_what_they_count(past, day, batch)
   end
 end
 
-local function read_past(batch, ids, kinds)
-  local first = batch.key + #batch.named / 2 + 1
+local function read_past(batch)
+  local key, first = batch.key, batch.key + (batch.fields - batch.named) / 2 + 1
   local past = {
-    request_keys = { KEYS[first], KEYS[first + 2] }, usage_keys = { KEYS[batch.key], KEYS[first + 1] },
-    same = {}, class_of = {}, classes = { {}, {} }, fields = {}, rows = {}, changes = { {}, {} },
+    request_keys = { KEYS[first], KEYS[first + 2] }, usage_keys = { KEYS[key], KEYS[first + 1] },
+    texts = {}, days = {}, recurs = batch.it[3], class_of = {}, classes = { {}, {} },
+    fields = {}, rows = {}, changes = { {}, {} },
   }
-  find_reservations(past, ids, batch.named, batch.fields, kinds)
+  find_reservations(past, batch)
   if next(past.texts) then
     read_what_they_count(past, TODAY, batch)
     read_what_they_count(past, YESTERDAY, batch)
@@ -171,7 +178,9 @@ local function write(past, day, id, text)
   local to = past.changes[day]
   local n = #to
   to[n + 1], to[n + 2] = id, text
-  past.texts[id], past.days[id] = text, day
+  if past.recurs then
+    past.texts[id], past.days[id] = text, day
+  end
 end
 
 -- What an answer tells of a pool: its name and what is used; of a past day's reservation no figures,
@@ -186,11 +195,11 @@ end
 
 -- Each of these gives the answer's values.
 
-local function reserve_again(past, id, same, tokens)
+local function reserve_again(past, id, text, tokens)
   local day = past.days[id]
   local held, state, _, number, reserved = string.match(past.texts[id], RESERVATION)
   local class = past.classes[day][number]
-  if tonumber(reserved) ~= tokens or class[3] ~= same then
+  if tonumber(reserved) ~= tokens or class[3] ~= string.match(text, ':(.+)$') then
     return 'e', 'fields'
   elseif state == 'r' then
     return 'e', 'released'
@@ -254,20 +263,23 @@ local function release(past, id)
   return 'v', reserved, state == 'r', figures(class, day)
 end
 
+-- Gives a kind's class, whose text is its name with a control character before it, a number.
+local function new_class(past, kind, text)
+  past.last_class = past.last_class + 1
+  past.has_new_class = true
+  local class, to = string.format('%d', past.last_class), past.changes[TODAY]
+  local n = #to
+  to[n + 1], to[n + 2], to[n + 3], to[n + 4] = text, class, '\1' .. class, string.sub(text, 2)
+  past.class_of[kind] = class
+  return class
+end
+
 -- Remembers a new reservation of a kind.
-local function remember(past, id, kind, verdict, tokens, name, pool, row)
-  local class = past.class_of[kind]
-  if not class then
-    past.last_class = past.last_class + 1
-    past.has_new_class = true
-    class = string.format('%d', past.last_class)
-    past.class_of[kind] = class
-    local text, to = name .. ':' .. past.same[kind], past.changes[TODAY]
-    local n = #to
-    to[n + 1], to[n + 2], to[n + 3], to[n + 4] = '\1' .. text, class, '\1' .. class, text
-  end
-  if not past.classes[TODAY][class] then
-    past.classes[TODAY][class] = { name, pool, past.same[kind], row }
+local function remember(past, id, kind, verdict, tokens, text, pool, row)
+  local class = past.class_of[kind] or new_class(past, kind, text)
+  if past.recurs and not past.classes[TODAY][class] then
+    local name, same = string.match(text, '^\1([^:]*):(.+)$')
+    past.classes[TODAY][class] = { name, pool, same, row }
   end
   write(past, TODAY, id, string.format('%s%s:%d', verdict, class, tokens))
 end
@@ -277,7 +289,7 @@ local function prepare_past(writes, past)
   for day = TODAY, YESTERDAY do
     local changes = past.changes[day]
     if past.rows[day] then
-      prepare_rows(writes, past.usage_keys[day], past.fields[day], past.rows[day], midnights[day] + retention)
+      prepare_rows(writes, past.usage_keys[day], past.fields[day], 0, past.rows[day], midnights[day] + retention)
     end
     if day == TODAY and past.has_new_class then
       local n = #changes

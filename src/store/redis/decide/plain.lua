@@ -20,28 +20,32 @@
 --       …  for each batch, MessagePack values, one behind the other (src/store/redis/arguments.rs):
 --       closes   whether an overflow closes a pool until midnight
 --       key      the number of its first key
---       named    an array: for each pool its encoded name and its allowance
---       fields   an array: the batch's usage rows: encoded project, ':', encoded model
---       kinds    an array: what the Reserves ask for, each kind once: the number of its pool, or the
---                letter of the reason for which it is not eligible; the letter of its workload; the
---                number of its row
---       ids      an array: the ids, as often as they occur
---       items    an array: the operations; an id is the next of `ids`
---                kind tokens      reserve without an id
---                -1 kind tokens   reserve with an id: counted and remembered
---                -2 kind tokens   the same, but nothing is written
---                -3 kind tokens   reserve without an id, but nothing is written
---                -4 tokens        settle an id
---                -5               release an id
+--       recurs   whether an id occurs more than once
+--       four counts: of pools, rows, kinds and ids; then so many
+--       pools    encoded name and allowance
+--       rows     the fields of usage rows: encoded project, ':', encoded model
+--       kinds    what the Reserves ask for, each kind once: the number of its pool, or the letter of the
+--                reason for which it is not eligible; the letter of its workload; the number of its row
+--       ids      as often as they occur; and where there are any, \1 and then the class of each kind
+--       items    the operations; an id is the next of `ids`
+--                tokens       reserve without an id
+--                -1 tokens    reserve with an id: counted and remembered
+--                -2 tokens    the same, but nothing is written
+--                -3 tokens    reserve without an id, but nothing is written
+--                -4 tokens    settle an id
+--                -5           release an id
+--                -6 kind      no operation: what the Reserves that follow ask for; at first, kind 1
 --
 -- Returns MessagePack values, one behind the other (src/store/redis/reply.rs): the clock in seconds and
 -- microseconds as TIME gives them, and
 --   'day'                   it is another day here; nothing was written
 -- or for each batch
---   'failed', why           nothing of the batch was written, unless `why` is none of ours
+--   'failed', why, key      nothing of the batch was written; the last key that was read
+--   'torn', why             the batch failed between its writes, which can't be
 --   'pools', number, name…  name these pools too; nothing of the batch was written
 --   'done', answer…         an answer for each item:
---      verdict, used                                    reserve; used: 0 where not eligible
+--      used                                             reserve: it is free
+--      verdict, used                                    reserve: it is not; used: 0 where not eligible
 --      'r', verdict, pool, used                         reserve, replayed; pool: '' where not eligible
 --      's', verdict, reserved_as, replayed, pool, used  settle; used: false for one of yesterday
 --      'v', tokens, replayed, pool, used                release
@@ -49,13 +53,13 @@
 --      'a', tokens                                      settled with another amount before
 --
 -- A verdict is a letter: F is free, any other a reason for being billed (src/store/redis/letters.rs).
--- A usage row is 'free_tokens billed_tokens free_requests billed_requests'; one of zeros is no row. A
--- pool's counters are the same and then, behind a space, '1' where the pool is closed, else '0'.
+-- A pool's counters and a usage row are MessagePack values, one behind the other: free tokens, billed
+-- tokens, free requests, billed requests, and whether the pool is closed. A row of zeros is no row.
 -- A reservation, under its id, is its state, its class, ':' and its tokens. state: the verdict; behind
 -- it 's' and the settled verdict, or 'r' where it was released. Settled, it ends with ':' and the
 -- actual tokens. class: the number of 'pool:workload:row', so that a reservation is short whatever the
 -- names are. These numbers are in the same hash, under fields that no id can be, since they begin with
--- a control character: \1text has the number, \1number the text, \1 the last number.
+-- a control character: \1class has the number, \1number the class, \1 the last number.
 -- The first write to a hash adds a row or a class, and only such writes set when it expires.
 
 local DAY = 86400
@@ -63,8 +67,7 @@ local MAX = 9007199254740991 -- 2^53 - 1
 local FREE, CLOSED, EXCEEDED = 'F', 'C', 'X'
 
 -- Counters are an array: free tokens, billed tokens, free requests, billed requests, and
-local CHANGED, IS_NEW = 5, 6
-local IS_CLOSED, ALLOWANCE, KEY = 7, 8, 9 -- of a pool
+local IS_CLOSED, CHANGED, IS_NEW, ALLOWANCE, KEY = 5, 6, 7, 8, 9
 
 local time = redis.call('TIME')
 local midnight, retention = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -73,70 +76,36 @@ if now < midnight or now >= midnight + DAY then
   return cmsgpack.pack(time[1], time[2], 'day')
 end
 
-local function corrupt(key, field)
-  error({ err = 'CORRUPT ' .. key .. ' ' .. field })
-end
+-- The key that is being read. What fails before the first write fails for what is held there.
+local reading, writes_began
 
-local function counters(key, field, a, b, c, d)
-  a, b, c, d = tonumber(a), tonumber(b), tonumber(c), tonumber(d)
-  if not (a and b and c and d) or a > MAX or b > MAX or c > MAX or d > MAX then
-    corrupt(key, field)
+-- Counters as they are held, or zeros.
+local function counters(held, allowance, key)
+  if not held then
+    return { 0, 0, 0, 0, false, false, true, allowance, key }
   end
-  return { a, b, c, d, false, false, false, 0, key }
+  local a, b, c, d, closed, more = cmsgpack.unpack(held)
+  local whole = a % 1 + b % 1 + c % 1 + d % 1 == 0
+  local known = a >= 0 and b >= 0 and c >= 0 and d >= 0 and a <= MAX and b <= MAX and c <= MAX and d <= MAX
+  if not (whole and known) or type(closed) ~= 'boolean' or more ~= nil then
+    error('foreign counters')
+  end
+  return { a, b, c, d, closed, false, false, allowance, key }
 end
 
 local function read_pool(key, allowance)
-  local text, pool = redis.call('GET', key), nil
-  if text then
-    local a, b, c, d, closed = string.match(text, '^(%d+) (%d+) (%d+) (%d+) ([01])$')
-    pool = counters(key, 'counters', a, b, c, d)
-    pool[IS_CLOSED] = closed == '1'
-  else
-    pool = { 0, 0, 0, 0, false, true, false, 0, key }
-  end
-  pool[ALLOWANCE] = allowance
-  return pool
+  reading = key
+  return counters(redis.call('GET', key), allowance, key)
 end
 
--- The usage rows of these fields, in their order.
-local function read_rows(key, fields)
-  local rows = redis.call('HMGET', key, unpack(fields))
-  for at = 1, #fields do
-    if rows[at] then
-      rows[at] = counters(key, fields[at], string.match(rows[at], '^(%d+) (%d+) (%d+) (%d+)$'))
-    else
-      rows[at] = { 0, 0, 0, 0, false, true }
-    end
+-- The usage rows of the fields that stand in `named` from one place to another, in their order.
+local function read_rows(key, named, from, to)
+  reading = key
+  local rows = redis.call('HMGET', key, unpack(named, from, to))
+  for at = 1, to - from + 1 do
+    rows[at] = counters(rows[at], 0, key)
   end
   return rows
-end
-
--- A Reserve whose id, if it has one, is new: the verdict, or nil where a counter would pass its maximum.
--- Sums are compared as differences, which are exact where a sum would pass 2^53.
-local function reserve(closes, pool, row, reason, tokens, writes)
-  local verdict, side = reason, 2
-  if pool then
-    if closes and pool[IS_CLOSED] then
-      verdict = CLOSED
-    elseif tokens <= pool[ALLOWANCE] - pool[1] then
-      verdict, side = FREE, 1
-    else
-      verdict = EXCEEDED
-    end
-  end
-  if writes then
-    if tokens > MAX - row[side] or pool and tokens > MAX - pool[side] then
-      return nil
-    end
-    row[side], row[side + 2], row[CHANGED] = row[side] + tokens, row[side + 2] + 1, true
-    if pool then
-      pool[side], pool[side + 2], pool[CHANGED] = pool[side] + tokens, pool[side + 2] + 1, true
-      if closes and verdict == EXCEEDED then
-        pool[IS_CLOSED] = true
-      end
-    end
-  end
-  return verdict
 end
 
 -- A right that is missing must show before the first write.
@@ -144,6 +113,10 @@ local function may(command, ...)
   if not redis.acl_check_cmd(command, ...) then
     error({ err = 'NOPERM the user may not ' .. command .. ' ' .. (...) })
   end
+end
+
+local function packed(it)
+  return cmsgpack.pack(it[1], it[2], it[3], it[4], it[5])
 end
 
 -- Lets a write to a hash wait for the others of the batch.
@@ -156,12 +129,13 @@ local function prepare(writes, key, changes, expires_at)
   writes[n + 1], writes[n + 2], writes[n + 3] = key, changes, expires_at or false
 end
 
-local function prepare_rows(writes, key, fields, rows, expires_at)
+-- The same for rows, whose fields stand in `named` behind a place.
+local function prepare_rows(writes, key, named, behind, rows, expires_at)
   local changes, n, any_new = {}, 0, false
-  for at = 1, #fields do
+  for at = 1, #rows do
     local row = rows[at]
     if row[CHANGED] then
-      changes[n + 1], changes[n + 2] = fields[at], string.format('%d %d %d %d', row[1], row[2], row[3], row[4])
+      changes[n + 1], changes[n + 2] = named[behind + at], packed(row)
       n = n + 2
       any_new = any_new or row[IS_NEW]
     end

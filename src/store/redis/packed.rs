@@ -1,0 +1,96 @@
+//! What the scripts pack: MessagePack values, one behind the other. Read strictly: whatever the scripts
+//! can't have said is an error, never a guess.
+
+use chrono::{DateTime, Utc};
+use rmp::Marker;
+
+use crate::domain::{PoolCounters, Tokens};
+
+/// The reply is none that the script can give. Says what is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadReply(String);
+
+pub(super) fn bad(what: impl Into<String>) -> BadReply {
+    BadReply(what.into())
+}
+
+/// MessagePack values that are still to be read.
+#[derive(Clone)]
+pub(super) struct Said<'r> {
+    rest: &'r [u8],
+}
+
+impl<'r> Said<'r> {
+    pub(super) fn new(packed: &'r [u8]) -> Self {
+        Self { rest: packed }
+    }
+
+    /// How many bytes are still to be read.
+    pub(super) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// Whether a number comes next.
+    pub(super) fn is_number(&self) -> bool {
+        let next = self.rest.first().map(|byte| Marker::from_u8(*byte));
+        matches!(
+            next,
+            Some(Marker::FixPos(_) | Marker::U8 | Marker::U16 | Marker::U32 | Marker::U64)
+        )
+    }
+
+    pub(super) fn text(&mut self) -> Result<&'r str, BadReply> {
+        let read = rmp::decode::read_str_from_slice(self.rest);
+        let (text, rest) = read.map_err(|_| bad("a part that is no text"))?;
+        self.rest = rest;
+        Ok(text)
+    }
+
+    pub(super) fn amount(&mut self) -> Result<Tokens, BadReply> {
+        let amount = rmp::decode::read_int(&mut self.rest).ok();
+        let amount = amount.and_then(Tokens::new);
+        amount.ok_or_else(|| bad("a part that is no amount"))
+    }
+
+    pub(super) fn flag(&mut self) -> Result<bool, BadReply> {
+        rmp::decode::read_bool(&mut self.rest).map_err(|_| bad("a part that is no flag"))
+    }
+
+    /// The clock, as Redis' TIME gives it: seconds since 1970, and microseconds, both as digits.
+    pub(super) fn time(&mut self) -> Result<DateTime<Utc>, BadReply> {
+        let (seconds, micros) = (self.text()?, self.text()?);
+        parse_time(seconds, micros).ok_or_else(|| bad(format!("the time {seconds:?} {micros:?}")))
+    }
+
+    /// Counters, with nothing behind them: a pool's, or those of a usage row.
+    pub(super) fn counters(mut self) -> Result<PoolCounters, BadReply> {
+        let counters = PoolCounters {
+            used: self.amount()?,
+            billed_tokens: self.amount()?,
+            free_requests: self.amount()?.get(),
+            billed_requests: self.amount()?.get(),
+            closed: self.flag()?,
+        };
+        match self.left() {
+            0 => Ok(counters),
+            more => Err(bad(format!("{more} bytes behind counters"))),
+        }
+    }
+}
+
+/// The moment that Redis' TIME tells.
+pub(super) fn parse_time(seconds: &str, micros: &str) -> Option<DateTime<Utc>> {
+    let seconds = i64::try_from(parse_number(seconds)?).ok()?;
+    let micros = u32::try_from(parse_number(micros)?).ok()?;
+    let nanos = micros
+        .checked_mul(1000)
+        .filter(|nanos| *nanos < 1_000_000_000)?;
+    DateTime::from_timestamp(seconds, nanos)
+}
+
+/// Digits only: `str::parse` would take "+1" too.
+fn parse_number(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}

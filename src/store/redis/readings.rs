@@ -1,0 +1,85 @@
+//! What is read without deciding: pools' counters, and the usage rows of a day.
+
+use chrono::{DateTime, Utc};
+use redis::Value;
+
+use super::{
+    keys,
+    packed::{self, BadReply, Said, bad},
+};
+use crate::{
+    domain::{PoolCounters, UsageCounters},
+    store::RowKey,
+};
+
+/// Reads the reply of `pools.lua` to `pools` pools.
+///
+/// # Errors
+///
+/// [`BadReply`] where the script can't have said that.
+pub fn parse_pools(
+    reply: &Value,
+    pools: usize,
+) -> Result<(DateTime<Utc>, Vec<PoolCounters>), BadReply> {
+    let Value::Array(parts) = reply else {
+        return Err(bad("a reply that is no list"));
+    };
+    let [seconds, micros, held @ ..] = parts.as_slice() else {
+        return Err(bad("a reply of fewer than two parts"));
+    };
+    if held.len() != pools {
+        return Err(bad(format!("{} answers to {pools}", held.len())));
+    }
+    let now = packed::parse_time(text(seconds)?, text(micros)?).ok_or_else(|| bad("the time"))?;
+    let counters = held.iter().map(|held| match held {
+        Value::Nil => Ok(PoolCounters::default()),
+        held => Said::new(bytes(held)?).counters(),
+    });
+    Ok((now, counters.collect::<Result<_, _>>()?))
+}
+
+/// Reads one step of a scan of a day's usage: the cursor of the next step, "0" after the last, and the
+/// rows. A row of zeros, which a release leaves behind, is none.
+///
+/// # Errors
+///
+/// [`BadReply`] where Redis can't have said that of what the script wrote.
+pub fn parse_scan(reply: &Value) -> Result<(String, Vec<(RowKey, UsageCounters)>), BadReply> {
+    let Value::Array(parts) = reply else {
+        return Err(bad("a scan that is no list"));
+    };
+    let [cursor, Value::Array(fields)] = parts.as_slice() else {
+        return Err(bad("a scan of other than two parts"));
+    };
+    let mut rows = Vec::with_capacity(fields.len() / 2);
+    for pair in fields.chunks(2) {
+        let [field, row] = pair else {
+            return Err(bad("a usage row without counters"));
+        };
+        let key = keys::parse_row_field(text(field)?);
+        let key = key.ok_or_else(|| bad("a usage row without project and model"))?;
+        let held = Said::new(bytes(row)?).counters()?;
+        let row = UsageCounters {
+            free_tokens: held.used,
+            billed_tokens: held.billed_tokens,
+            free_requests: held.free_requests,
+            billed_requests: held.billed_requests,
+        };
+        if !row.is_empty() {
+            rows.push((key, row));
+        }
+    }
+    Ok((text(cursor)?.to_owned(), rows))
+}
+
+fn bytes(part: &Value) -> Result<&[u8], BadReply> {
+    match part {
+        Value::BulkString(bytes) => Ok(bytes),
+        Value::SimpleString(text) => Ok(text.as_bytes()),
+        _ => Err(bad("a part that is no string")),
+    }
+}
+
+fn text(part: &Value) -> Result<&str, BadReply> {
+    std::str::from_utf8(bytes(part)?).map_err(|_| bad("not UTF-8"))
+}
