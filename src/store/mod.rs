@@ -29,9 +29,9 @@ pub trait Store: Send + Sync + 'static {
     /// batch, in their order. An error tells whether something of the batch may have been written.
     async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>>;
 
-    /// How many calls of [`Store::decide`] may be under way at a time. What would be one more waits, and
-    /// goes together with what waits then.
-    fn calls_at_once(&self) -> usize;
+    /// How many calls of [`Store::decide`] may be under way at a time: what would be one more waits, and
+    /// goes together with what waits then. None where the store decides without ever awaiting anything.
+    fn calls_at_once(&self) -> Option<usize>;
 
     /// The counters of these pools on a day, in their order. Only today's are kept: where the clock in
     /// the answer says another day, the counters mean nothing.

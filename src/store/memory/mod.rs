@@ -94,9 +94,8 @@ impl Store for MemoryStore {
         decided.answer.into_iter().map(timed).collect()
     }
 
-    fn calls_at_once(&self) -> usize {
-        // They never wait, but for the lock.
-        usize::MAX
+    fn calls_at_once(&self) -> Option<usize> {
+        None
     }
 
     async fn pools(

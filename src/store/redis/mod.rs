@@ -142,11 +142,8 @@ impl Store for RedisStore {
         self.decider.decide(&self.link, batches).await
     }
 
-    fn calls_at_once(&self) -> usize {
-        std::env::var("K")
-            .ok()
-            .and_then(|k| k.parse().ok())
-            .unwrap_or(MOST_CALLS)
+    fn calls_at_once(&self) -> Option<usize> {
+        Some(MOST_CALLS)
     }
 
     async fn pools(

@@ -16,10 +16,11 @@ end
 -- where a sum would pass 2^53.
 local function judge(batch, closes, pools, rows, past)
   local it, kinds, classes, id_at = batch.it, batch.kinds, batch.ids + batch.id_count + 1, batch.ids
-  local at, count, kind = batch.items + 1, #it, 1
-  local reason, row = it[kinds + 1], rows[it[kinds + 3]]
+  local changes, changed = past and past.changes[1], 0
+  local kind, reason, row = 1, it[kinds + 1], rows[it[kinds + 3]]
   local pool = pools[reason]
-  while at <= count do
+  local at, last = batch.items + 1, #it
+  while at <= last do
     local tokens, code, id = it[at], nil, nil
     at = at + 1
     if tokens < 0 then
@@ -37,8 +38,10 @@ local function judge(batch, closes, pools, rows, past)
     elseif code == -5 then
       at = at - 1
       answer(release(past, id))
+      changed = #changes
     elseif code == -4 then
       answer(settle(closes, past, id, tokens))
+      changed = #changes
     elseif id and past.texts[id] then
       answer(reserve_again(past, id, it[classes + kind], tokens))
     else
@@ -59,10 +62,18 @@ local function judge(batch, closes, pools, rows, past)
           row[side], row[side + 2], row[CHANGED] = row[side] + tokens, row[side + 2] + 1, true
           if pool then
             pool[side], pool[side + 2], pool[CHANGED] = pool[side] + tokens, pool[side + 2] + 1, true
-            pool[IS_CLOSED] = pool[IS_CLOSED] or closes and verdict == EXCEEDED
+            if side == 2 and closes and verdict == EXCEEDED then
+              pool[IS_CLOSED] = true
+            end
           end
           if id then
-            remember(past, id, kind, verdict, tokens, it[classes + kind], pool, row)
+            local class = past.class_of[kind] or new_class(past, kind, it[classes + kind])
+            local text = string.format('%s%s:%d', verdict, class, tokens)
+            changes[changed + 1], changes[changed + 2] = id, text
+            changed = changed + 2
+            if past.recurs then
+              recur(past, id, text, class, it[classes + kind], pool, row)
+            end
           end
         end
         if side == 2 then

@@ -12,7 +12,7 @@ local TODAY, YESTERDAY = 1, 2
 --   class_of        by kind: the number of its class, where it has one
 --   classes         by day and number: an array: its pool's name, the pool, workload and row, the row's
 --                   counters; no pool where it is not eligible
---   last_class      the last number that is taken; has_new_class
+--   last_class      the last number that is taken; new_classes: what is to be written of them
 --   fields, rows    by day: the usage rows that only reservations are about
 --   changes         by day: what is to be written: id and text in turn
 --   unnamed         the pools that the caller has to name
@@ -136,7 +136,7 @@ local function read_past(batch)
   local past = {
     request_keys = { KEYS[first], KEYS[first + 2] }, usage_keys = { KEYS[key], KEYS[first + 1] },
     texts = {}, days = {}, recurs = batch.it[3], class_of = {}, classes = { {}, {} },
-    fields = {}, rows = {}, changes = { {}, {} },
+    fields = {}, rows = {}, changes = { {}, {} }, new_classes = {},
   }
   find_reservations(past, batch)
   if next(past.texts) then
@@ -263,43 +263,44 @@ local function release(past, id)
   return 'v', reserved, state == 'r', figures(class, day)
 end
 
--- Gives a kind's class, whose text is its name with a control character before it, a number.
-local function new_class(past, kind, text)
+-- Gives a kind's class, whose field in the hash this is, a number.
+local function new_class(past, kind, field)
   past.last_class = past.last_class + 1
-  past.has_new_class = true
-  local class, to = string.format('%d', past.last_class), past.changes[TODAY]
+  local class = string.format('%d', past.last_class)
+  local to = past.new_classes
   local n = #to
-  to[n + 1], to[n + 2], to[n + 3], to[n + 4] = text, class, '\1' .. class, string.sub(text, 2)
+  to[n + 1], to[n + 2], to[n + 3], to[n + 4] = field, class, '\1' .. class, string.sub(field, 2)
   past.class_of[kind] = class
   return class
 end
 
--- Remembers a new reservation of a kind.
-local function remember(past, id, kind, verdict, tokens, text, pool, row)
-  local class = past.class_of[kind] or new_class(past, kind, text)
-  if past.recurs and not past.classes[TODAY][class] then
-    local name, same = string.match(text, '^\1([^:]*):(.+)$')
+-- Lets a new reservation be found again in this batch.
+local function recur(past, id, text, class, field, pool, row)
+  past.texts[id], past.days[id] = text, TODAY
+  if not past.classes[TODAY][class] then
+    local name, same = string.match(field, '^\1([^:]*):(.+)$')
     past.classes[TODAY][class] = { name, pool, same, row }
   end
-  write(past, TODAY, id, string.format('%s%s:%d', verdict, class, tokens))
 end
 
 local function prepare_past(writes, past)
   local midnights = { midnight + DAY, midnight }
   for day = TODAY, YESTERDAY do
-    local changes = past.changes[day]
     if past.rows[day] then
-      prepare_rows(writes, past.usage_keys[day], past.fields[day], 0, past.rows[day], midnights[day] + retention)
+      local expires_at = midnights[day] + retention
+      prepare_rows(writes, past.usage_keys[day], past.fields[day], 0, past.rows[day], expires_at)
     end
-    if day == TODAY and past.has_new_class then
-      local n = #changes
-      -- So long that Redis keeps the hash as a table from the first id on, and not as a list that is
-      -- searched from its begin.
-      changes[n + 1], changes[n + 2] = '\1', string.format('%065d', past.last_class)
+    if #past.changes[day] > 0 then
+      prepare(writes, past.request_keys[day], past.changes[day])
     end
-    if #changes > 0 then
-      prepare(writes, past.request_keys[day], changes, day == TODAY and past.has_new_class and midnight + 2 * DAY)
-    end
+  end
+  local classes = past.new_classes
+  local n = #classes
+  if n > 0 then
+    -- So long that Redis keeps the hash as a table from the first id on, and not as a list that is
+    -- searched from its begin.
+    classes[n + 1], classes[n + 2] = '\1', string.format('%065d', past.last_class)
+    prepare(writes, past.request_keys[TODAY], classes, midnight + 2 * DAY)
   end
 end
 
