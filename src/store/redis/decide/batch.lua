@@ -14,12 +14,12 @@ end
 
 -- Judges the items in their order, and answers them. Sums are compared as differences, which are exact
 -- where a sum would pass 2^53.
-local function judge(batch, closes, pools, rows, past)
-  local it, kinds, classes, id_at = batch.it, batch.kinds, batch.ids + batch.id_count + 1, batch.ids
+local function judge(it, closes, kinds, ids, items, pools, rows, past)
+  local classes, id_at = ids + it[COUNTS + 4] + 1, ids
   local changes, changed = past and past.changes[1], 0
   local kind, reason, row = 1, it[kinds + 1], rows[it[kinds + 3]]
   local pool = pools[reason]
-  local at, last = batch.items + 1, #it
+  local at, last = items + 1, #it
   while at <= last do
     local tokens, code, id = it[at], nil, nil
     at = at + 1
@@ -87,64 +87,61 @@ local function judge(batch, closes, pools, rows, past)
   end
 end
 
--- Reads what a batch is about, and judges it. Gives the pools, and what else is to be written; or nil,
--- nil and the pools that the caller has to name.
-local function read_and_judge(it)
-  local closes, key = it[1], it[2]
-  local fields = NAMED + 2 * it[COUNTS + 1]
-  local kinds = fields + it[COUNTS + 2]
-  local ids = kinds + 3 * it[COUNTS + 3]
-  local id_count = it[COUNTS + 4]
-  -- Lua's stack bounds how many values one call takes: that must show now, not between two writes.
-  if id_count > 512 or it[COUNTS + 3] > 512 then
-    error('a batch is too large')
-  end
-  local rows, pools, past = {}, {}, nil
-  if kinds > fields then
-    rows = read_rows(KEYS[key], it, fields + 1, kinds)
-  end
+local NONE = {}
+
+local function read_pools(it, key, kinds, ids)
+  local pools = {}
   for at = kinds + 1, ids, 3 do
     local target = it[at]
     if type(target) == 'number' and not pools[target] then
       pools[target] = read_pool(KEYS[key + target], it[NAMED + 2 * target])
     end
   end
-  local batch = {
-    it = it, key = key, pools = pools, rows = rows, named = NAMED, fields = fields, kinds = kinds,
-    ids = ids, id_count = id_count, items = ids + (id_count > 0 and id_count + 1 + it[COUNTS + 3] or 0),
-  }
+  return pools
+end
+
+local function answer_unnamed(names)
+  answers[told + 1], answers[told + 2] = 'pools', #names
+  for at = 1, #names do
+    answers[told + 2 + at] = names[at]
+  end
+  told = told + 2 + #names
+end
+
+local function decide(argument)
+  local it = { cmsgpack.unpack(argument) }
+  local closes, key = it[1], it[2]
+  local fields = NAMED + 2 * it[COUNTS + 1]
+  local kinds = fields + it[COUNTS + 2]
+  local ids = kinds + 3 * it[COUNTS + 3]
+  local items, id_count, past, past_changes = ids, it[COUNTS + 4], nil, nil
+  -- Lua's stack bounds how many values one call takes: that must show now, not between two writes.
+  if id_count > 512 or it[COUNTS + 3] > 512 then
+    error('a batch is too large')
+  end
+  local rows = kinds > fields and read_rows(KEYS[key], it, fields + 1, kinds) or NONE
+  local pools = read_pools(it, key, kinds, ids)
   if id_count > 0 then
-    past = read_past(batch)
+    items = ids + id_count + 1 + it[COUNTS + 3]
+    past = read_past({
+      it = it, key = key, pools = pools, rows = rows, named = NAMED, fields = fields, ids = ids,
+      id_count = id_count, items = items,
+    })
     if past.unnamed then
-      return nil, nil, past.unnamed
+      return answer_unnamed(past.unnamed)
     end
   end
   told = told + 1
   answers[told] = 'done'
-  judge(batch, closes, pools, rows, past)
-  local writes = {}
+  judge(it, closes, kinds, ids, items, pools, rows, past)
   for _, pool in pairs(pools) do
     if pool[CHANGED] then
       may('SET', pool[KEY], '', 'EXAT', midnight + DAY)
     end
   end
-  prepare_rows(writes, KEYS[key], it, fields, rows, midnight + DAY + retention)
+  local row_changes, rows_expire_at = changes_of(rows, KEYS[key], it, fields, midnight + DAY + retention)
   if past then
-    prepare_past(writes, past)
-  end
-  return pools, writes
-end
-
-local function decide(argument)
-  local pools, writes, unnamed = read_and_judge({ cmsgpack.unpack(argument) })
-  if unnamed then
-    answers[told + 1], answers[told + 2] = 'pools', #unnamed
-    told = told + 2
-    for at = 1, #unnamed do
-      answers[told + at] = unnamed[at]
-    end
-    told = told + #unnamed
-    return
+    past_changes = changes_of_past(past)
   end
 
   -- After this point everything must succeed: a script is atomic, but does not roll back.
@@ -157,10 +154,12 @@ local function decide(argument)
       redis.call('SET', pool[KEY], packed(pool), 'KEEPTTL')
     end
   end
-  for at = 1, #writes, 3 do
-    redis.call('HSET', writes[at], unpack(writes[at + 1]))
-    if writes[at + 2] then
-      redis.call('EXPIREAT', writes[at], writes[at + 2])
+  if row_changes then
+    write_hash(KEYS[key], row_changes, rows_expire_at)
+  end
+  if past then
+    for at = 1, #past_changes, 3 do
+      write_hash(past_changes[at], past_changes[at + 1], past_changes[at + 2])
     end
   end
 end

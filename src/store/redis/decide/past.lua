@@ -283,15 +283,24 @@ local function recur(past, id, text, class, field, pool, row)
   end
 end
 
-local function prepare_past(writes, past)
-  local midnights = { midnight + DAY, midnight }
+-- What is to be written besides: key, changes and when it expires in turn.
+local function changes_of_past(past)
+  local writes, midnights = {}, { midnight + DAY, midnight }
+  local function add(key, changes, expires_at)
+    local n = #writes
+    writes[n + 1], writes[n + 2], writes[n + 3] = key, changes, expires_at or false
+  end
   for day = TODAY, YESTERDAY do
     if past.rows[day] then
-      local expires_at = midnights[day] + retention
-      prepare_rows(writes, past.usage_keys[day], past.fields[day], 0, past.rows[day], expires_at)
+      local key = past.usage_keys[day]
+      local changes, expires_at = changes_of(past.rows[day], key, past.fields[day], 0, midnights[day] + retention)
+      if changes then
+        add(key, changes, expires_at)
+      end
     end
     if #past.changes[day] > 0 then
-      prepare(writes, past.request_keys[day], past.changes[day])
+      may_write_hash(past.request_keys[day])
+      add(past.request_keys[day], past.changes[day])
     end
   end
   local classes = past.new_classes
@@ -300,7 +309,9 @@ local function prepare_past(writes, past)
     -- So long that Redis keeps the hash as a table from the first id on, and not as a list that is
     -- searched from its begin.
     classes[n + 1], classes[n + 2] = '\1', string.format('%065d', past.last_class)
-    prepare(writes, past.request_keys[TODAY], classes, midnight + 2 * DAY)
+    may_write_hash(past.request_keys[TODAY], midnight + 2 * DAY)
+    add(past.request_keys[TODAY], classes, midnight + 2 * DAY)
   end
+  return writes
 end
 

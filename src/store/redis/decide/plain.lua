@@ -119,29 +119,40 @@ local function packed(it)
   return cmsgpack.pack(it[1], it[2], it[3], it[4], it[5])
 end
 
--- Lets a write to a hash wait for the others of the batch.
-local function prepare(writes, key, changes, expires_at)
+local function may_write_hash(key, expires_at)
   may('HSET', key, 'field', 'value')
   if expires_at then
     may('EXPIREAT', key, expires_at)
   end
-  local n = #writes
-  writes[n + 1], writes[n + 2], writes[n + 3] = key, changes, expires_at or false
 end
 
--- The same for rows, whose fields stand in `named` behind a place.
-local function prepare_rows(writes, key, named, behind, rows, expires_at)
-  local changes, n, any_new = {}, 0, false
+-- What is to be written of rows whose fields stand in `named` behind a place: fields and values in turn,
+-- or nil; and when the key is to expire, where this is its first write.
+local function changes_of(rows, key, named, behind, expires_at)
+  local changes, n, any_new = nil, 0, false
   for at = 1, #rows do
     local row = rows[at]
     if row[CHANGED] then
-      changes[n + 1], changes[n + 2] = named[behind + at], packed(row)
+      if changes then
+        changes[n + 1], changes[n + 2] = named[behind + at], packed(row)
+      else
+        changes = { named[behind + at], packed(row) }
+      end
       n = n + 2
       any_new = any_new or row[IS_NEW]
     end
   end
-  if n > 0 then
-    prepare(writes, key, changes, any_new and expires_at)
+  if changes then
+    expires_at = any_new and expires_at
+    may_write_hash(key, expires_at)
+    return changes, expires_at
+  end
+end
+
+local function write_hash(key, changes, expires_at)
+  redis.call('HSET', key, unpack(changes))
+  if expires_at then
+    redis.call('EXPIREAT', key, expires_at)
   end
 end
 
