@@ -10,6 +10,7 @@ mod grpcurl;
 mod midnight;
 mod property;
 mod python_client;
+mod queue;
 mod redis_faults;
 mod replicas;
 mod server;

@@ -159,21 +159,32 @@ fn files_and_functions_do_one_thing() {
     assert!(main.lines().count() <= 80);
 }
 
+/// The files of a script stand one behind the other: what Redis gets begins as the first one does.
 #[test]
 fn every_script_starts_as_one_and_tells_its_keys_and_what_it_returns() {
-    let scripts = files("src")
+    let lua = |file: &str| file.ends_with(".lua");
+    let (first, parts): (Vec<_>, Vec<_>) = files("src")
         .into_iter()
-        .filter(|(file, _)| file.ends_with(".lua"));
-    let mut seen = 0;
-    for (file, text) in scripts {
-        assert!(text.starts_with("#!lua"), "{file}");
+        .filter(|(file, _)| lua(file))
+        .partition(|(_, text)| text.starts_with("#!lua\n"));
+    for (file, text) in &first {
         assert!(
             text.contains("-- KEYS") && text.contains("-- Returns"),
             "{file}"
         );
-        seen += 1;
     }
-    assert_eq!(seen, 2);
+    let mut names: Vec<&str> = first.iter().map(|(file, _)| file.as_str()).collect();
+    names.sort_unstable();
+    let scripts = [
+        "src/store/redis/decide/plain.lua",
+        "src/store/redis/pools.lua",
+    ];
+    assert_eq!(names, scripts);
+    for (file, text) in &parts {
+        let of_a_script = file.starts_with("src/store/redis/decide/");
+        assert!(of_a_script && text.starts_with("-- "), "{file}");
+    }
+    assert_eq!(parts.len(), 2);
 }
 
 #[test]

@@ -175,10 +175,7 @@ impl Shared {
         let most_calls = self.calls_at_once.unwrap_or(usize::MAX);
         let begins = !ready.is_empty() && *calls < most_calls;
         *calls += usize::from(begins);
-        Ok(begins.then(|| Call {
-            shared: Arc::clone(self),
-            orgs: Vec::new(),
-        }))
+        Ok(begins.then(|| Call::new(Arc::clone(self))))
     }
 }
 
@@ -187,9 +184,19 @@ struct Call {
     shared: Arc<Shared>,
     /// Whose decisions it takes.
     orgs: Vec<OrgId>,
+    /// Whether it ran at all. A runtime that is ending drops it unrun, and would the next one too.
+    began: bool,
 }
 
 impl Call {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            orgs: Vec::new(),
+            began: false,
+        }
+    }
+
     /// Decides what waits.
     async fn make(mut self) {
         let (batches, callers) = self.take();
@@ -205,6 +212,7 @@ impl Call {
 
     /// Takes what waits, organization after organization, as long as the bounds allow.
     fn take(&mut self) -> (Vec<Batch>, Vec<Vec<Caller>>) {
+        self.began = true;
         let mut lanes = self.shared.lanes();
         let Lanes {
             by_org,
@@ -256,7 +264,7 @@ impl Drop for Call {
             }
         }
         let runtime = Handle::try_current().ok();
-        let Some(runtime) = runtime.filter(|_| !ready.is_empty()) else {
+        let Some(runtime) = runtime.filter(|_| self.began && !ready.is_empty()) else {
             *calls -= 1;
             // The runtime is gone, and with it whoever waits.
             for org in ready.drain(..) {
@@ -266,10 +274,7 @@ impl Drop for Call {
         };
         // Not within the lock: a runtime that is ending drops the next call at once.
         drop(lanes);
-        let next = Self {
-            shared: Arc::clone(&self.shared),
-            orgs: Vec::new(),
-        };
+        let next = Self::new(Arc::clone(&self.shared));
         runtime.spawn(async move {
             // What has arrived and only waits to be read shall be in the call.
             tokio::task::yield_now().await;

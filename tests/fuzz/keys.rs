@@ -28,7 +28,7 @@ fuzz_target!(|names: (&str, &str, &str, &str)| {
     }
     if let (Ok(one), Ok(other)) = (OrgId::parse(a), OrgId::parse(b)) {
         let day = UtcDay::parse("2026-11-22").expect("a day");
-        let key = |org| OrgKeys::new("tollgate:", org).usage(day);
+        let key = |org| OrgKeys::new("tollgate:", org, day).usage();
         assert_eq!(key(&one) == key(&other), one == other);
         // The hash tag is what stands between the first `{` and the first `}` after it.
         let (_, tagged) = key(&one).split_once('{').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("a tag");

@@ -1,41 +1,111 @@
 //! The parsers of the scripts' replies take what the scripts can say, and refuse the rest; they never
 //! panic, and never make up an amount.
+//!
+//! The first byte tells how many batches were asked about, and of what; the rest is the reply.
 #![no_main]
+
+use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use redis::Value;
 use tollgate::{
-    domain::Terms,
+    domain::{
+        BilledReason, Eligibility, ModelName, OrgId, PoolName, ProjectId, RequestFields, RequestId,
+        Terms, Tokens, UtcDay, Verdict, Workload,
+    },
     store::{
-        Outcome,
-        redis::reply::{Reply, parse_decided, parse_pools, parse_scan},
+        Batch, Operation, Outcome, Recording,
+        redis::{
+            readings::{parse_pools, parse_scan},
+            reply::{Reply, parse_decided},
+        },
     },
 };
 
-// The parts of a reply, one a line.
-fuzz_target!(|input: &[u8]| {
-    let parts: Vec<&[u8]> = input.split(|byte| *byte == b'\n').collect();
-    let items = parts.len().saturating_sub(3);
-    let reply = Value::Array(parts.iter().map(|part| Value::BulkString(part.to_vec())).collect());
-    if let Ok((_, Reply::Done(outcomes))) = parse_decided(&reply, &Terms::default(), items) {
-        assert_eq!(outcomes.len(), items);
-        for (outcome, part) in outcomes.iter().zip(&parts[3..]) {
-            if let Outcome::Reserved { pool: Some(figures), .. } = outcome {
-                let text = std::str::from_utf8(part).expect("parsed texts are UTF-8");
-                let used = text.rsplit(',').next().expect("a last part");
-                assert_eq!(used.parse(), Ok(figures.used.get()));
+fn reserve(eligibility: Eligibility) -> Operation {
+    Operation::Reserve {
+        request_id: None,
+        fields: RequestFields {
+            project: ProjectId::parse("p").expect("legal"),
+            model: ModelName::parse("gpt-4o").expect("legal"),
+            tokens: Tokens::ZERO,
+            workload: Workload::Inference,
+        },
+        eligibility,
+        recording: Recording::Record,
+    }
+}
+
+/// Up to three batches of up to seven operations of every kind, as the bits of a byte say.
+fn batches(shape: u8) -> Vec<Batch> {
+    let request_id = RequestId::parse("r").expect("legal");
+    let pool = PoolName::parse("large").expect("legal");
+    let kinds = [
+        reserve(Eligibility::Eligible(pool.clone())),
+        Operation::Settle { request_id: request_id.clone(), tokens: Tokens::ZERO },
+        Operation::Release { request_id },
+        reserve(Eligibility::Ineligible(BilledReason::ModelNotCovered)),
+    ];
+    let (count, length, first) = (shape & 3, (shape >> 2) & 7, usize::from(shape >> 5));
+    let batch = |at: usize| Batch {
+        org: OrgId::parse("acme").expect("legal"),
+        day: UtcDay::parse("2026-11-22").expect("a day"),
+        terms: Arc::new(Terms { allowances: vec![(pool.clone(), Tokens::MAX)], ..Terms::default() }),
+        operations: kinds.iter().cycle().skip(first + at).take(usize::from(length)).cloned().collect(),
+    };
+    (0..usize::from(count)).map(batch).collect()
+}
+
+/// An outcome answers its operation, and tells figures of the pool that was asked about, or of one that
+/// a reservation names.
+fn fits(outcome: &Outcome, operation: &Operation) -> bool {
+    match (outcome, operation) {
+        (Outcome::Reserved { pool, replayed: true, .. }, Operation::Reserve { .. }) => {
+            pool.as_ref().is_none_or(|it| it.used <= Tokens::MAX)
+        }
+        (Outcome::Reserved { verdict, pool, .. }, Operation::Reserve { eligibility, .. }) => {
+            match (pool, eligibility) {
+                (Some(figures), Eligibility::Eligible(pool)) => figures.pool == *pool,
+                (None, Eligibility::Ineligible(_)) => *verdict != Verdict::Free,
+                _ => false,
             }
         }
+        (Outcome::Settled { .. }, Operation::Settle { .. })
+        | (Outcome::Released { .. }, Operation::Release { .. })
+        | (Outcome::Refused(_) | Outcome::Full(_), _) => true,
+        _ => false,
     }
-    if let Ok((_, counters)) = parse_pools(&reply, parts.len().saturating_sub(2)) {
-        assert_eq!(counters.len(), parts.len() - 2);
-    }
-    let texts = Value::Array(parts.iter().skip(1).map(|part| Value::BulkString(part.to_vec())).collect());
-    let cursor = Value::BulkString(parts[0].to_vec());
-    if let Ok((_, rows)) = parse_scan(&Value::Array(vec![cursor, texts])) {
-        for (_, row) in rows {
-            let sums = [row.free_tokens.get(), row.billed_tokens.get()];
-            assert!(sums.iter().all(|sum| *sum < 1 << 53));
+}
+
+fuzz_target!(|input: &[u8]| {
+    let Some((shape, reply)) = input.split_first() else {
+        return;
+    };
+    let asked = batches(*shape);
+    if let Ok((_, replies)) = parse_decided(reply, &asked) {
+        assert_eq!(replies.len(), asked.len());
+        for (reply, batch) in replies.iter().zip(&asked) {
+            if let Reply::Done(outcomes) = reply {
+                assert_eq!(outcomes.len(), batch.operations.len());
+                assert!(outcomes.iter().zip(&batch.operations).all(|(it, asked)| fits(it, asked)));
+            }
         }
+        // What was understood is whole: nothing can be cut from it, and nothing added.
+        assert!(parse_decided(&reply[..reply.len() - 1], &asked).is_err());
+        assert!(parse_decided(&[reply, b"\0"].concat(), &asked).is_err());
+    }
+
+    // The same bytes as parts of what is read without deciding: one a line.
+    let texts = |lines: &[&[u8]]| lines.iter().map(|it| Value::BulkString(it.to_vec())).collect();
+    let lines: Vec<&[u8]> = reply.split(|byte| *byte == b'\n').collect();
+    let pools = lines.len().saturating_sub(2);
+    if let Ok((_, counters)) = parse_pools(&Value::Array(texts(&lines)), pools) {
+        assert_eq!(counters.len(), pools);
+        assert!(counters.iter().all(|it| it.used <= Tokens::MAX && it.free_requests < 1 << 53));
+    }
+    let scan = vec![Value::BulkString(lines[0].to_vec()), Value::Array(texts(&lines[1..]))];
+    if let Ok((_, rows)) = parse_scan(&Value::Array(scan)) {
+        assert!(rows.len() <= lines.len() / 2);
+        assert!(rows.iter().all(|(_, row)| !row.is_empty() && row.free_tokens <= Tokens::MAX));
     }
 });

@@ -4,13 +4,16 @@
 mod bounds;
 mod frozen;
 mod in_flight;
+mod stream;
 mod usage;
 mod wire;
 
 use tollgate::grpc::proto::{GetQuotaRequest, PoolQuota, ReserveRequest};
 use tonic::{Code, Status};
 
-use crate::support::{clock::Clock, redis::RedisServer, tollgate::Tollgate, world::NOON};
+use crate::support::{
+    calls::TextFile, clock::Clock, redis::RedisServer, tollgate::Tollgate, world::NOON,
+};
 
 /// Runs each case over the stores that a service can have: `async fn case(service: Service)`.
 macro_rules! over_both_stores {
@@ -25,18 +28,28 @@ macro_rules! over_both_stores {
 }
 use over_both_stores;
 
-/// A service with the built-in policy, at a noon.
+/// A service with the built-in policy and some more organizations, at a noon.
 struct Service {
     tollgate: Tollgate,
     redis: Option<RedisServer>,
     clock: Clock,
 }
 
+/// `org-0` and so on, of the demo organization's tier.
+const MORE_ORGS: usize = 40;
+
+fn policy() -> TextFile {
+    let more =
+        (0..MORE_ORGS).map(|at| format!("[orgs.org-{at}]\ntier = 3\ndata_sharing = \"all\"\n"));
+    let text = include_str!("../../src/policy/builtin.toml").to_owned();
+    TextFile::new(&(text + &more.collect::<String>()))
+}
+
 impl Service {
     fn memory() -> Self {
         let clock = Clock::at(NOON);
         Self {
-            tollgate: Tollgate::start_at(&clock, &[]),
+            tollgate: Tollgate::start_at(&clock, &["--policy", policy().path()]),
             redis: None,
             clock,
         }
@@ -50,7 +63,15 @@ impl Service {
         let settings = dir.path().join("tollgate.toml");
         std::fs::write(&settings, "[redis]\nresponse_timeout = \"30s\"\n").unwrap();
         let settings = settings.to_str().unwrap();
-        let args = ["--store", &redis.url(), "--config", settings];
+        let (url, policy) = (redis.url(), policy());
+        let args = [
+            "--store",
+            &url,
+            "--config",
+            settings,
+            "--policy",
+            policy.path(),
+        ];
         Self {
             tollgate: Tollgate::start_at(&clock, &args),
             redis: Some(redis),

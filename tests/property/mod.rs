@@ -2,19 +2,29 @@
 //!
 //! `TOLLGATE_PROPERTY_CASES` multiplies the number of sequences.
 
+mod batches;
 mod model;
+mod rules;
+mod turns;
 
+use std::cell::RefCell;
+
+use chrono::{DateTime, Utc};
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
 use tollgate::{
     domain::{Tokens, UtcDay, Workload},
-    ledger::{LedgerError, UsagePage},
+    ledger::{LedgerError, ReserveCall, Reserved, UsagePage},
+    policy::Policy,
     store::PoolFigures,
 };
 
-use self::model::{Fields, Model, Rules, Sharing};
+use self::{
+    model::{Fields, Model},
+    rules::{Change, ODD_NAME, rules},
+};
 use crate::support::world::{TODAY, With as _, World, ask, org_id, policy_text, said};
 
 const MEMORY_SEQUENCES: u32 = 10_000;
@@ -49,63 +59,11 @@ enum Step {
     Change(Change),
 }
 
-/// What a policy change changes; each is made to the first policy, not to the last.
-#[derive(Debug, Clone, Copy)]
-enum Change {
-    Nothing,
-    Cut,
-    Raise,
-    OptOut,
-    OrgLeaves,
-    SharingOff,
-    PoolLeaves,
-    ModelMoves,
-    OtherOverflow,
-    End,
-}
-
-fn rules(closes: bool, change: Change, day: u32) -> Rules {
-    let mut rules = Rules {
-        closes,
-        pools: [
-            ("large", (vec!["gpt-4o", "o1"], 1_000)),
-            ("mini", (vec!["gpt-4o-mini"], 400)),
-        ]
-        .into(),
-        orgs: [
-            ("acme", Sharing::All),
-            ("some", Sharing::Selected("p")),
-            ("off", Sharing::Off),
-            ("zdr", Sharing::ZeroDataRetention),
-            ("big", Sharing::Enterprise),
-        ]
-        .into(),
-        ends_after: None,
-    };
-    let large = |allowance| (vec!["gpt-4o", "o1"], allowance);
-    match change {
-        Change::Nothing => {}
-        Change::Cut => drop(rules.pools.insert("large", large(350))),
-        Change::Raise => drop(rules.pools.insert("large", large(2_500))),
-        Change::OptOut => drop(rules.orgs.insert("acme", Sharing::Selected("q"))),
-        Change::OrgLeaves => drop(rules.orgs.remove("acme")),
-        Change::SharingOff => drop(rules.orgs.insert("acme", Sharing::Off)),
-        Change::PoolLeaves => drop(rules.pools.remove("large")),
-        Change::ModelMoves => {
-            rules.pools.insert("large", (vec!["gpt-4o"], 1_000));
-            rules.pools.insert("mini", (vec!["gpt-4o-mini", "o1"], 400));
-        }
-        Change::OtherOverflow => rules.closes = !closes,
-        Change::End => rules.ends_after = Some(day),
-    }
-    rules
-}
-
 fn step() -> impl Strategy<Value = Step> {
     let org = || {
         prop_oneof![
             8 => Just("acme"), 3 => Just("some"),
-            1 => prop::sample::select(vec!["off", "zdr", "big", "stranger"]),
+            1 => prop::sample::select(vec!["off", "zdr", "big", "stranger", ODD_NAME]),
         ]
     };
     let id = || prop::sample::select(vec!["a", "b", "c", "d"]);
@@ -134,18 +92,7 @@ fn step() -> impl Strategy<Value = Step> {
                 workload,
             }
         });
-    let change = prop::sample::select(vec![
-        Change::Nothing,
-        Change::Cut,
-        Change::Raise,
-        Change::OptOut,
-        Change::OrgLeaves,
-        Change::SharingOff,
-        Change::PoolLeaves,
-        Change::ModelMoves,
-        Change::OtherOverflow,
-        Change::End,
-    ]);
+    let change = prop::sample::select(Change::ALL.to_vec());
     let settled = prop_oneof![1 => Just(0), 5 => tokens()];
     prop_oneof![
         12 => (org(), fields, prop::option::weighted(0.7, id()), prop::bool::weighted(0.1))
@@ -189,10 +136,30 @@ fn replayed(replayed: bool) -> &'static str {
     if replayed { " replayed" } else { "" }
 }
 
-/// Takes a step in both, and gives what each said.
-async fn take(step: Step, world: &World, model: &mut Model) -> (String, String) {
-    let first_day = UtcDay::parse(TODAY).unwrap();
-    let resets_at = first_day.plus_days(model.day).end();
+/// A Reserve as the ledger takes it.
+fn reserve_call(org: &str, fields: &Fields, id: Option<&str>, dry: bool) -> ReserveCall {
+    let named = Workload::ALL
+        .into_iter()
+        .find(|it| it.name() == fields.workload);
+    let mut call = ask(fields.tokens)
+        .org(org)
+        .project(fields.project)
+        .model(fields.model)
+        .workload(named.unwrap());
+    call.dry_run = dry;
+    id.map_or(call.clone(), |id| call.id(id))
+}
+
+fn reserved(answer: Result<Reserved, LedgerError>, resets_at: DateTime<Utc>) -> String {
+    text(answer, |it| {
+        assert_eq!(it.resets_at, resets_at);
+        let (verdict, replayed) = (said(it.verdict), replayed(it.replayed));
+        format!("{verdict}{replayed} {}", figures(it.pool))
+    })
+}
+
+/// What the ledger says to a Reserve, Settle or Release.
+async fn operate(step: &Step, world: &World, resets_at: DateTime<Utc>) -> String {
     match step {
         Step::Reserve {
             org,
@@ -200,48 +167,54 @@ async fn take(step: Step, world: &World, model: &mut Model) -> (String, String) 
             id,
             dry,
         } => {
-            let mut call = ask(fields.tokens)
-                .org(org)
-                .project(fields.project)
-                .model(fields.model);
-            let named = Workload::ALL
-                .into_iter()
-                .find(|it| it.name() == fields.workload);
-            call = call.workload(named.unwrap());
-            call.dry_run = dry;
-            call = id.map_or(call.clone(), |id| call.id(id));
-            let answered = text(world.ledger.reserve(call).await, |it| {
-                assert_eq!(it.resets_at, resets_at);
-                format!(
-                    "{}{} {}",
-                    said(it.verdict),
-                    replayed(it.replayed),
-                    figures(it.pool)
-                )
-            });
-            (answered, model.reserve(org, fields, id, dry))
+            let call = reserve_call(org, fields, *id, *dry);
+            reserved(world.ledger.reserve(call).await, resets_at)
         }
-        Step::Settle { org, id, tokens } => {
-            let answered = text(world.try_settle(org, id, tokens).await, |it| {
-                assert_eq!(it.resets_at, resets_at);
-                let (verdict, changed) = (said(it.verdict), it.verdict_changed);
-                let replayed = replayed(it.replayed);
-                format!("{verdict} changed={changed}{replayed} {}", figures(it.pool))
-            });
-            (answered, model.settle(org, id, tokens))
-        }
-        Step::Release { org, id } => {
-            let answered = text(world.try_release(org, id).await, |it| {
-                let replayed = replayed(it.replayed);
-                format!("released {}{replayed} {}", it.tokens, figures(it.pool))
-            });
-            (answered, model.release(org, id))
-        }
+        Step::Settle { org, id, tokens } => text(world.try_settle(org, id, *tokens).await, |it| {
+            assert_eq!(it.resets_at, resets_at);
+            let (verdict, changed) = (said(it.verdict), it.verdict_changed);
+            let replayed = replayed(it.replayed);
+            format!("{verdict} changed={changed}{replayed} {}", figures(it.pool))
+        }),
+        Step::Release { org, id } => text(world.try_release(org, id).await, |it| {
+            let replayed = replayed(it.replayed);
+            format!("released {}{replayed} {}", it.tokens, figures(it.pool))
+        }),
+        other => panic!("{other:?} is no operation"),
+    }
+}
+
+/// What the model says to a Reserve, Settle or Release.
+fn foretell(step: &Step, model: &mut Model) -> String {
+    match step.clone() {
+        Step::Reserve {
+            org,
+            fields,
+            id,
+            dry,
+        } => model.reserve(org, fields, id, dry),
+        Step::Settle { org, id, tokens } => model.settle(org, id, tokens),
+        Step::Release { org, id } => model.release(org, id),
+        other => panic!("{other:?} is no operation"),
+    }
+}
+
+fn resets_at(model: &Model) -> DateTime<Utc> {
+    first_day().plus_days(model.day).end()
+}
+
+fn first_day() -> UtcDay {
+    UtcDay::parse(TODAY).unwrap()
+}
+
+/// Takes a step in both, and gives what each said.
+async fn take(step: Step, world: &World, model: &mut Model) -> (String, String) {
+    match step {
         Step::Quota { org } => (quota(world, org).await, model.quota(org)),
         Step::Usage { org, days_ago } => {
             let day = model.day.saturating_sub(days_ago);
             (
-                usage(world, org, first_day.plus_days(day)).await,
+                usage(world, org, first_day().plus_days(day)).await,
                 model.usage(org, day),
             )
         }
@@ -252,10 +225,13 @@ async fn take(step: Step, world: &World, model: &mut Model) -> (String, String) 
         }
         Step::Change(change) => {
             model.rules = rules(model.rules.closes, change, model.day);
-            world
-                .ledger
-                .set_policy(policy_text(&model.rules.text(first_day)).into());
+            let text = model.rules.text(first_day());
+            world.ledger.set_policy(policy_text(&text).into());
             (String::new(), String::new())
+        }
+        operation => {
+            let answered = operate(&operation, world, resets_at(model)).await;
+            (answered, foretell(&operation, model))
         }
     }
 }
@@ -300,24 +276,40 @@ async fn usage(world: &World, org: &str, day: UtcDay) -> String {
     })
 }
 
-/// Runs a sequence from an empty store on, and at its end compares every figure there is.
-async fn run(world: &World, closes: bool, steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let mut model = Model::new(rules(closes, Change::Nothing, 0));
-    let text = model.rules.text(UtcDay::parse(TODAY).unwrap());
-    world.ledger.set_policy(policy_text(&text).into());
-    let orgs = ["acme", "some", "off", "zdr", "big", "stranger"];
-    let ends = orgs.into_iter().flat_map(|org| {
+/// Everything that can be read, so that at a sequence's end every figure is compared.
+fn all_readings() -> impl Iterator<Item = Step> {
+    let orgs = ["acme", ODD_NAME, "some", "off", "zdr", "big", "stranger"];
+    orgs.into_iter().flat_map(|org| {
         let usage = (0..3).map(move |days_ago| Step::Usage { org, days_ago });
         usage.chain([Step::Quota { org }])
-    });
-    for step in steps.into_iter().chain(ends) {
+    })
+}
+
+/// Begins a sequence: the model, and the world under its policy.
+fn begin(world: &World, closes: bool) -> Model {
+    let model = Model::new(rules(closes, Change::Nothing, 0));
+    let text = model.rules.text(first_day());
+    world.ledger.set_policy(policy_text(&text).into());
+    model
+}
+
+/// Runs a sequence from an empty store on.
+async fn run(world: &World, closes: bool, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut model = begin(world, closes);
+    for step in steps.into_iter().chain(all_readings()) {
         let (said, wanted) = take(step.clone(), world, &mut model).await;
         prop_assert_eq!(said, wanted, "{:?}", step);
     }
     Ok(())
 }
 
-fn hold_to_the_model(sequences: u32, new: fn(tollgate::policy::Policy) -> World) {
+/// Runs random sequences, each in an emptied world.
+fn hold_to_the_model<S: Strategy>(
+    sequences: u32,
+    new: fn(Policy) -> World,
+    sequence: &S,
+    run: impl AsyncFn(&mut World, S::Value) -> Result<(), TestCaseError>,
+) {
     let factor = std::env::var("TOLLGATE_PROPERTY_CASES").map_or(1, |text| text.parse().unwrap());
     let config = Config {
         cases: sequences * factor,
@@ -328,27 +320,33 @@ fn hold_to_the_model(sequences: u32, new: fn(tollgate::policy::Policy) -> World)
         .enable_all()
         .build()
         .unwrap();
-    let any_policy = rules(false, Change::Nothing, 0).text(UtcDay::parse(TODAY).unwrap());
+    let any_policy = rules(false, Change::Nothing, 0).text(first_day());
     let mut world = runtime.block_on(async { new(policy_text(&any_policy)) });
-    let world = std::cell::RefCell::new(&mut world);
-    let sequence = (
-        any::<bool>(),
-        prop::collection::vec(step(), 1..LONGEST_SEQUENCE),
-    );
-    let held = TestRunner::new(config).run(&sequence, |(closes, steps)| {
+    let world = RefCell::new(&mut world);
+    let held = TestRunner::new(config).run(sequence, |sequence| {
         let world: &mut World = &mut world.borrow_mut();
         world.empty();
-        runtime.block_on(run(world, closes, steps))
+        runtime.block_on(run(world, sequence))
     });
     held.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
+fn one_by_one(sequences: u32, new: fn(Policy) -> World) {
+    let sequence = (
+        any::<bool>(),
+        prop::collection::vec(step(), 1..LONGEST_SEQUENCE),
+    );
+    hold_to_the_model(sequences, new, &sequence, async |world, (closes, steps)| {
+        run(world, closes, steps).await
+    });
+}
+
 #[test]
 fn the_memory_store_answers_as_the_model_does() {
-    hold_to_the_model(MEMORY_SEQUENCES, World::memory);
+    one_by_one(MEMORY_SEQUENCES, World::memory);
 }
 
 #[test]
 fn the_redis_store_answers_as_the_model_does() {
-    hold_to_the_model(REDIS_SEQUENCES, World::redis);
+    one_by_one(REDIS_SEQUENCES, World::redis);
 }

@@ -3,25 +3,7 @@
 
 use std::collections::BTreeMap;
 
-/// What the generated policies vary.
-#[derive(Debug, Clone)]
-pub struct Rules {
-    pub closes: bool,
-    /// Pool → (models, allowance).
-    pub pools: BTreeMap<&'static str, (Vec<&'static str>, u64)>,
-    pub orgs: BTreeMap<&'static str, Sharing>,
-    /// The last free day, as days after the first.
-    pub ends_after: Option<u32>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sharing {
-    All,
-    Selected(&'static str),
-    Off,
-    ZeroDataRetention,
-    Enterprise,
-}
+use super::rules::{Rules, Sharing};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fields {
@@ -51,6 +33,9 @@ pub struct Model {
     requests: Vec<Request>,
     closed: Vec<(&'static str, &'static str, u32)>,
 }
+
+/// 2^53 − 1.
+pub const LARGEST_AMOUNT: u64 = 9_007_199_254_740_991;
 
 const BILLED_IN_POOL: [&str; 3] = ["AllowanceExceeded", "PoolClosed", "DayClosed"];
 
@@ -90,6 +75,9 @@ impl Model {
             }
         };
         if !dry && self.rules.orgs.contains_key(org) {
+            if self.is_full(org, self.day, &fields, pool, verdict, fields.tokens, None) {
+                return "Full".to_owned();
+            }
             let counts = Some((verdict, fields.tokens));
             let day = self.day;
             let settled = false;
@@ -152,6 +140,10 @@ impl Model {
             first
         };
         if !settled {
+            let counted_in = pool.filter(|_| !late);
+            if self.is_full(org, day, fields, counted_in, verdict, actual, Some(at)) {
+                return "Full".to_owned();
+            }
             self.requests[at].counts = Some((verdict, actual));
             self.requests[at].settled = true;
             if !late {
@@ -261,6 +253,37 @@ impl Model {
             .filter(move |it| day.is_none_or(|day| it.day == day))
     }
 
+    /// Whether a counter, of the usage row or of the pool, would pass its largest amount, where a
+    /// request counted so besides all others but one.
+    #[allow(clippy::too_many_arguments)]
+    fn is_full(
+        &self,
+        org: &str,
+        day: u32,
+        fields: &Fields,
+        pool: Option<&str>,
+        verdict: &str,
+        tokens: u64,
+        but: Option<usize>,
+    ) -> bool {
+        let others = self.requests.iter().enumerate().filter(|(at, it)| {
+            let same_side = |as_what: &str| (as_what == "FREE") == (verdict == "FREE");
+            let counts = it.counts.is_some_and(|(as_what, _)| same_side(as_what));
+            Some(*at) != but && it.org == org && it.day == day && counts
+        });
+        let sum = |counts_there: &dyn Fn(&Request) -> bool| {
+            let there = others.clone().filter(|(_, it)| counts_there(it));
+            there
+                .filter_map(|(_, it)| it.counts)
+                .map(|(_, it)| it)
+                .sum::<u64>()
+        };
+        let row = (fields.project, fields.model);
+        let in_row = sum(&|it| (it.fields.project, it.fields.model) == row);
+        let in_pool = pool.map_or(0, |pool| sum(&|it| it.pool == Some(pool)));
+        in_row.max(in_pool) + tokens > LARGEST_AMOUNT
+    }
+
     fn used(&self, org: &str, pool: &str) -> u64 {
         self.counting(org, Some(self.day))
             .filter(|it| it.pool == Some(pool))
@@ -354,41 +377,5 @@ impl Model {
             Some(pool) if late => format!("{pool} 0 0 0"),
             pool => self.figures(org, pool),
         }
-    }
-}
-
-impl Rules {
-    /// The policy file that says the same.
-    pub fn text(&self, first_day: tollgate::domain::UtcDay) -> String {
-        let overflow = if self.closes {
-            "close_until_reset"
-        } else {
-            "keep_open"
-        };
-        let mut text = format!("[program]\noverflow = \"{overflow}\"\n");
-        if let Some(days) = self.ends_after {
-            text += &format!("ends_on = \"{}\"\n", first_day.plus_days(days));
-        }
-        let mut tier = "[tiers.1]\n".to_owned();
-        for (pool, (models, allowance)) in &self.pools {
-            text += &format!("[pools.{pool}]\nmodels = {models:?}\n");
-            tier += &format!("{pool} = {allowance}\n");
-        }
-        text += &tier;
-        for (org, sharing) in &self.orgs {
-            let sharing = match sharing {
-                Sharing::All => "data_sharing = \"all\"".to_owned(),
-                Sharing::Selected(it) => {
-                    format!("data_sharing = \"selected\"\nprojects = [\"{it}\"]")
-                }
-                Sharing::Off => "data_sharing = \"off\"".to_owned(),
-                Sharing::ZeroDataRetention => {
-                    "data_sharing = \"all\"\nzero_data_retention = true".to_owned()
-                }
-                Sharing::Enterprise => "data_sharing = \"all\"\nenterprise = true".to_owned(),
-            };
-            text += &format!("[orgs.{org}]\ntier = 1\n{sharing}\n");
-        }
-        text
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod calls;
 pub mod clock;
+pub mod held_store;
 pub mod redis;
 pub mod tollgate;
 pub mod tools;

@@ -94,10 +94,15 @@ impl Said<'_> {
     }
 
     fn outcome(&mut self, terms: &Terms, operation: &Operation) -> Result<Outcome, BadReply> {
-        if let (Operation::Reserve { eligibility, .. }, true) = (operation, self.is_number()) {
+        if let Operation::Reserve { eligibility, .. } = operation
+            && self.is_number()
+        {
+            // Only what is eligible can be free.
+            let pool = figures_asked(terms, eligibility, self.amount()?);
+            pool.as_ref().ok_or_else(|| bad("free, and not eligible"))?;
             return Ok(Outcome::Reserved {
                 verdict: Verdict::Free,
-                pool: figures_asked(terms, eligibility, self.amount()?),
+                pool,
                 replayed: false,
             });
         }
@@ -131,7 +136,7 @@ impl Said<'_> {
                 let settled = self.amount()?;
                 Outcome::Refused(Refusal::OtherAmount { settled })
             }
-            (verdict, Operation::Reserve { eligibility, .. }) => {
+            (verdict, Operation::Reserve { eligibility, .. }) if verdict != "F" => {
                 let (verdict, used) = (verdict_of(verdict)?, self.amount()?);
                 Outcome::Reserved {
                     verdict,
@@ -323,10 +328,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_eligible_is_never_free() {
+        let mut asked = reserve();
+        if let Operation::Reserve { eligibility, .. } = &mut asked {
+            *eligibility = Eligibility::Ineligible(BilledReason::ModelNotCovered);
+        }
+        assert!(decided(&[Text("M"), Number(0)], &[asked.clone()]).is_ok());
+        for free in [&[Number(0)][..], &[Text("F"), Number(0)]] {
+            assert!(decided(free, &[asked.clone()]).is_err());
+        }
+    }
+
+    #[test]
     fn what_the_script_cannot_have_said_is_refused() {
-        let cases: [&[Part]; 9] = [
+        let cases: [&[Part]; 10] = [
             &[],
             &[Text("X")],
+            // Free is said by a number alone.
+            &[Text("F"), Number(7)],
             &[Text("?"), Number(7)],
             &[Text("X"), Text("7")],
             &[Number(1 << 53)],

@@ -1,0 +1,367 @@
+//! Random batches: operations that go to the store together, of several organizations, with ids that
+//! recur. Each must be answered as the model answers it one by one.
+//!
+//! They go together in two ways. To the store: as batches that the test makes. To the ledger: as calls
+//! that come while another is under way, whose order of arrival is therefore certain.
+
+use std::{collections::BTreeMap, pin::Pin};
+
+use futures_util::{
+    future::{Either, join_all, select},
+    poll,
+};
+use proptest::prelude::*;
+use tollgate::{
+    domain::{Eligibility, Tokens, UtcDay},
+    ledger::{Ledger, OnStoreFailure},
+    policy::Policy,
+    store::{Batch, Decided, Operation, Outcome, Recording},
+};
+
+use super::{
+    Step, all_readings, begin, figures, first_day, foretell, hold_to_the_model,
+    model::{Fields, LARGEST_AMOUNT, Model},
+    operate, replayed, reserve_call, reserved, resets_at, take,
+    turns::{Turn, sequence},
+};
+use crate::support::{
+    held_store::{HeldCalls, HeldStore},
+    world::{World, org_id, request_id, said},
+};
+
+const MEMORY_SEQUENCES: u32 = 600;
+const REDIS_SEQUENCES: u32 = 250;
+
+/// tokio lets a task go on for 128 steps.
+const MOST_OVER_MIDNIGHT: usize = 100;
+
+fn org_of(step: &Step) -> &'static str {
+    match step {
+        Step::Reserve { org, .. } | Step::Settle { org, .. } | Step::Release { org, .. } => org,
+        other => panic!("{other:?} is no operation"),
+    }
+}
+
+/// An operation as the store takes it.
+fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
+    let tokens = |amount: u64| Tokens::new(amount).unwrap();
+    match step {
+        Step::Reserve {
+            org,
+            fields,
+            id,
+            dry,
+        } => {
+            let assessor = policy.assessor(&org_id(org), day);
+            // The amounts of this test pass what a call may ask for.
+            let asked = Fields {
+                tokens: 1,
+                ..fields.clone()
+            };
+            let mut call = reserve_call(org, &asked, *id, *dry);
+            call.fields.tokens = tokens(fields.tokens);
+            let eligibility: Eligibility = assessor.eligibility(&call.fields);
+            let recording = match (dry, assessor.knows_org()) {
+                (true, _) => Recording::DryRun,
+                (false, true) => Recording::Record,
+                (false, false) => Recording::Stranger,
+            };
+            Operation::Reserve {
+                request_id: call.request_id.filter(|_| !dry),
+                fields: call.fields,
+                eligibility,
+                recording,
+            }
+        }
+        Step::Settle { id, tokens: it, .. } => Operation::Settle {
+            request_id: request_id(id),
+            tokens: tokens(*it),
+        },
+        Step::Release { id, .. } => Operation::Release {
+            request_id: request_id(id),
+        },
+        other => panic!("{other:?} is no operation"),
+    }
+}
+
+/// Says an outcome as the model does.
+fn outcome(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Reserved {
+            verdict,
+            pool,
+            replayed: again,
+        } => format!("{}{} {}", said(verdict), replayed(again), figures(pool)),
+        Outcome::Settled {
+            verdict,
+            reserved_as,
+            pool,
+            replayed: again,
+        } => {
+            let changed = verdict.is_free() != reserved_as.is_free();
+            let (verdict, again) = (said(verdict), replayed(again));
+            format!("{verdict} changed={changed}{again} {}", figures(pool))
+        }
+        Outcome::Released {
+            tokens,
+            pool,
+            replayed: again,
+        } => format!("released {tokens}{} {}", replayed(again), figures(pool)),
+        Outcome::Refused(refusal) => {
+            let name = format!("{refusal:?}");
+            name.split(' ').next().unwrap().to_owned()
+        }
+        Outcome::Full(_) => "Full".to_owned(),
+    }
+}
+
+/// Splits operations into calls of the store: an organization is in each at most once. Gives each
+/// batch's places too.
+fn calls(operations: &[Step], policy: &Policy, day: UtcDay) -> Vec<Vec<(Batch, Vec<usize>)>> {
+    let mut by_org: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (at, step) in operations.iter().enumerate() {
+        by_org.entry(org_of(step)).or_default().push(at);
+    }
+    let mut calls: Vec<Vec<(Batch, Vec<usize>)>> = Vec::new();
+    for (org, places) in by_org {
+        for (call, places) in places.chunks(Batch::MOST_OPERATIONS).enumerate() {
+            let its = places.iter().map(|at| &operations[*at]);
+            let batch = Batch {
+                org: org_id(org),
+                day,
+                terms: policy.assessor(&org_id(org), day).terms(),
+                operations: its.map(|it| for_the_store(it, policy, day)).collect(),
+            };
+            if calls.len() == call {
+                calls.push(Vec::new());
+            }
+            calls[call].push((batch, places.to_vec()));
+        }
+    }
+    calls
+}
+
+/// What the store says to each of the operations.
+async fn ask_store(
+    world: &World,
+    operations: &[Step],
+    day: UtcDay,
+    day_is_wrong: bool,
+) -> Vec<String> {
+    let mut answers = vec![String::new(); operations.len()];
+    for call in calls(operations, &world.ledger.policy(), day) {
+        let (mut batches, mut places): (Vec<Batch>, Vec<_>) = call.into_iter().unzip();
+        if day_is_wrong {
+            let right = batches.clone();
+            for (at, batch) in batches.iter_mut().enumerate().step_by(2) {
+                batch.day = [day.yesterday(), day.plus_days(1)][at / 2 % 2];
+            }
+            let decided = world.store.decide(&batches).await;
+            let mut places_decided = Vec::new();
+            for (at, decided) in decided.into_iter().enumerate() {
+                match decided.unwrap().answer {
+                    Decided::OnAnotherDay => assert_eq!(at % 2, 0),
+                    Decided::Outcomes(outcomes) => {
+                        assert_eq!(at % 2, 1);
+                        places_decided.push((std::mem::take(&mut places[at]), outcomes));
+                    }
+                }
+            }
+            for (places, outcomes) in places_decided {
+                put(&mut answers, &places, outcomes);
+            }
+            batches = right.into_iter().step_by(2).collect();
+            places = places.into_iter().step_by(2).collect();
+        }
+        let decided = world.store.decide(&batches).await;
+        for (decided, places) in decided.into_iter().zip(places) {
+            match decided.unwrap().answer {
+                Decided::OnAnotherDay => panic!("it is {day}"),
+                Decided::Outcomes(outcomes) => put(&mut answers, &places, outcomes),
+            }
+        }
+    }
+    answers
+}
+
+fn put(answers: &mut [String], places: &[usize], outcomes: Vec<Outcome>) {
+    assert_eq!(places.len(), outcomes.len());
+    for (at, it) in places.iter().zip(outcomes) {
+        answers[*at] = outcome(it);
+    }
+}
+
+type Answers<'a> = Pin<Box<dyn Future<Output = Vec<String>> + 'a>>;
+
+/// The calls of the ledger, not yet asked.
+fn ask_ledger<'a>(
+    world: &'a World,
+    operations: &'a [Step],
+    model: &Model,
+    as_stream: bool,
+) -> Vec<Answers<'a>> {
+    let resets_at = resets_at(model);
+    let is_reserve = |step: &Step| matches!(step, Step::Reserve { .. });
+    let runs = operations.chunk_by(|a, b| as_stream && is_reserve(a) && is_reserve(b));
+    let calls = runs.map(|run| -> Answers<'a> {
+        if run.len() == 1 {
+            return Box::pin(async move { vec![operate(&run[0], world, resets_at).await] });
+        }
+        let calls = run.iter().map(|step| match step {
+            Step::Reserve {
+                org,
+                fields,
+                id,
+                dry,
+            } => reserve_call(org, fields, *id, *dry),
+            other => panic!("{other:?} is no Reserve"),
+        });
+        let calls = calls.collect();
+        Box::pin(async move {
+            let answers = world.ledger.reserve_all(calls).await;
+            answers
+                .into_iter()
+                .map(|it| reserved(it, resets_at))
+                .collect()
+        })
+    });
+    calls.collect()
+}
+
+/// Asks, one behind the other, while the first call of the store is under way; then lets it go on.
+async fn together(
+    mut asked: Vec<Answers<'_>>,
+    calls: &mut HeldCalls,
+    midnight: impl FnOnce(),
+) -> (Vec<String>, usize) {
+    for answers in &mut asked {
+        assert!(poll!(answers.as_mut()).is_pending());
+    }
+    midnight();
+    let mut made = 0;
+    let go_on = Box::pin(async {
+        while let Some(call) = calls.any().await {
+            made += 1;
+            call.go();
+        }
+    });
+    let answers = match select(join_all(asked), go_on).await {
+        Either::Left((answers, _)) => answers,
+        Either::Right(_) => panic!("the store is gone"),
+    };
+    (answers.concat(), made)
+}
+
+async fn run_at_the_store(
+    world: &World,
+    closes: bool,
+    turns: Vec<Turn>,
+) -> Result<(), TestCaseError> {
+    let mut model = begin(world, closes);
+    for turn in turns.into_iter().chain(all_readings().map(Turn::Alone)) {
+        match turn {
+            Turn::Together {
+                operations,
+                day_is_wrong,
+                ..
+            } => {
+                let day = first_day().plus_days(model.day);
+                let answers = ask_store(world, &operations, day, day_is_wrong).await;
+                for (at, (step, said)) in operations.iter().zip(answers).enumerate() {
+                    prop_assert_eq!(said, foretell(step, &mut model), "{}: {:?}", at, step);
+                }
+            }
+            Turn::Alone(step) => {
+                let (said, wanted) = take(step.clone(), world, &mut model).await;
+                prop_assert_eq!(said, wanted, "{:?}", step);
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn run_at_the_ledger(
+    world: &mut World,
+    closes: bool,
+    turns: Vec<Turn>,
+) -> Result<(), TestCaseError> {
+    let (held, mut calls) = HeldStore::over(world.store.clone(), 1);
+    let (policy, days) = (world.ledger.policy(), 35);
+    world.ledger = Ledger::new(policy, held, OnStoreFailure::Error, days);
+    let mut model = begin(world, closes);
+    // Whether the ledger may take it to be the day before.
+    let mut day_is_new = false;
+    for turn in turns.into_iter().chain(all_readings().map(Turn::Alone)) {
+        match turn {
+            Turn::Together {
+                operations,
+                day_is_wrong: day_ends,
+                as_stream,
+            } => {
+                // At a midnight all are asked again, each by its own caller. Here one task asks for
+                // all, in its order only as long as the runtime does not interrupt it.
+                let many = operations.len() > MOST_OVER_MIDNIGHT;
+                let day_ends = day_ends && !many;
+                if many {
+                    world.ledger.probe().await.unwrap();
+                    day_is_new = false;
+                }
+                model.day += u32::from(day_ends);
+                day_is_new |= day_ends;
+                let asked = ask_ledger(world, &operations, &model, as_stream);
+                let midnight = || {
+                    if day_ends {
+                        world.clock.advance(chrono::TimeDelta::days(1));
+                    }
+                };
+                let (answers, made) = together(asked, &mut calls, midnight).await;
+                for (at, (step, said)) in operations.iter().zip(answers).enumerate() {
+                    prop_assert_eq!(said, foretell(step, &mut model), "{}: {:?}", at, step);
+                }
+                // The first alone, the others together, but for what is more than a call takes.
+                prop_assert!(day_is_new || made <= 2 + operations.len() / 512, "{}", made);
+                day_is_new = false;
+            }
+            Turn::Alone(step) => {
+                day_is_new |= matches!(step, Step::NextDay);
+                let (said, wanted) = take(step.clone(), world, &mut model).await;
+                prop_assert_eq!(said, wanted, "{:?}", step);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn at_the_store(sequences: u32, new: fn(Policy) -> World) {
+    let sequence = sequence(LARGEST_AMOUNT);
+    hold_to_the_model(sequences, new, &sequence, async |world, (closes, turns)| {
+        run_at_the_store(world, closes, turns).await
+    });
+}
+
+fn at_the_ledger(sequences: u32, new: fn(Policy) -> World) {
+    let sequence = sequence(1_000_000_000);
+    hold_to_the_model(sequences, new, &sequence, async |world, (closes, turns)| {
+        run_at_the_ledger(world, closes, turns).await
+    });
+}
+
+#[test]
+fn the_memory_store_decides_a_batch_as_the_model_does_one_by_one() {
+    at_the_store(MEMORY_SEQUENCES, World::memory);
+}
+
+#[test]
+fn the_redis_store_decides_a_batch_as_the_model_does_one_by_one() {
+    at_the_store(REDIS_SEQUENCES, World::redis);
+}
+
+#[test]
+fn calls_that_wait_together_over_memory_are_answered_as_the_model_does_one_by_one() {
+    at_the_ledger(MEMORY_SEQUENCES, World::memory);
+}
+
+#[test]
+fn calls_that_wait_together_over_redis_are_answered_as_the_model_does_one_by_one() {
+    at_the_ledger(REDIS_SEQUENCES, World::redis);
+}

@@ -1,0 +1,134 @@
+//! The policies of the property tests: what they vary, and their text.
+
+use std::collections::BTreeMap;
+
+use tollgate::domain::UtcDay;
+
+/// A name that keys, hash tags, fields and patterns must keep apart from all others.
+pub const ODD_NAME: &str = "a:{b}%3A é";
+
+/// What the generated policies vary.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    pub closes: bool,
+    /// Pool → (models, allowance).
+    pub pools: BTreeMap<&'static str, (Vec<&'static str>, u64)>,
+    pub orgs: BTreeMap<&'static str, Sharing>,
+    /// The last free day, as days after the first.
+    pub ends_after: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    All,
+    Selected(&'static str),
+    Off,
+    ZeroDataRetention,
+    Enterprise,
+}
+
+/// What a policy change changes; each is made to the first policy, not to the last.
+#[derive(Debug, Clone, Copy)]
+pub enum Change {
+    Nothing,
+    Cut,
+    Raise,
+    OptOut,
+    OrgLeaves,
+    SharingOff,
+    PoolLeaves,
+    ModelMoves,
+    OtherOverflow,
+    End,
+}
+
+impl Change {
+    pub const ALL: [Self; 10] = [
+        Self::Nothing,
+        Self::Cut,
+        Self::Raise,
+        Self::OptOut,
+        Self::OrgLeaves,
+        Self::SharingOff,
+        Self::PoolLeaves,
+        Self::ModelMoves,
+        Self::OtherOverflow,
+        Self::End,
+    ];
+}
+
+pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
+    let mut rules = Rules {
+        closes,
+        pools: [
+            ("large", (vec!["gpt-4o", "o1", ODD_NAME], 1_000)),
+            ("mini", (vec!["gpt-4o-mini"], 400)),
+        ]
+        .into(),
+        orgs: [
+            ("acme", Sharing::All),
+            (ODD_NAME, Sharing::All),
+            ("some", Sharing::Selected("p")),
+            ("off", Sharing::Off),
+            ("zdr", Sharing::ZeroDataRetention),
+            ("big", Sharing::Enterprise),
+        ]
+        .into(),
+        ends_after: None,
+    };
+    let large = |allowance| (vec!["gpt-4o", "o1", ODD_NAME], allowance);
+    match change {
+        Change::Nothing => {}
+        Change::Cut => drop(rules.pools.insert("large", large(350))),
+        Change::Raise => drop(rules.pools.insert("large", large(2_500))),
+        Change::OptOut => drop(rules.orgs.insert("acme", Sharing::Selected("q"))),
+        Change::OrgLeaves => drop(rules.orgs.remove("acme")),
+        Change::SharingOff => drop(rules.orgs.insert("acme", Sharing::Off)),
+        Change::PoolLeaves => drop(rules.pools.remove("large")),
+        Change::ModelMoves => {
+            rules
+                .pools
+                .insert("large", (vec!["gpt-4o", ODD_NAME], 1_000));
+            rules.pools.insert("mini", (vec!["gpt-4o-mini", "o1"], 400));
+        }
+        Change::OtherOverflow => rules.closes = !closes,
+        Change::End => rules.ends_after = Some(day),
+    }
+    rules
+}
+
+impl Rules {
+    /// The policy file that says the same.
+    pub fn text(&self, first_day: UtcDay) -> String {
+        let overflow = if self.closes {
+            "close_until_reset"
+        } else {
+            "keep_open"
+        };
+        let mut text = format!("[program]\noverflow = \"{overflow}\"\n");
+        if let Some(days) = self.ends_after {
+            text += &format!("ends_on = \"{}\"\n", first_day.plus_days(days));
+        }
+        let mut tier = "[tiers.1]\n".to_owned();
+        for (pool, (models, allowance)) in &self.pools {
+            text += &format!("[pools.{pool}]\nmodels = {models:?}\n");
+            tier += &format!("{pool} = {allowance}\n");
+        }
+        text += &tier;
+        for (org, sharing) in &self.orgs {
+            let sharing = match sharing {
+                Sharing::All => "data_sharing = \"all\"".to_owned(),
+                Sharing::Selected(it) => {
+                    format!("data_sharing = \"selected\"\nprojects = [\"{it}\"]")
+                }
+                Sharing::Off => "data_sharing = \"off\"".to_owned(),
+                Sharing::ZeroDataRetention => {
+                    "data_sharing = \"all\"\nzero_data_retention = true".to_owned()
+                }
+                Sharing::Enterprise => "data_sharing = \"all\"\nenterprise = true".to_owned(),
+            };
+            text += &format!("[orgs.{org:?}]\ntier = 1\n{sharing}\n");
+        }
+        text
+    }
+}

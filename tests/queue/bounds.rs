@@ -1,0 +1,151 @@
+//! How much may wait, and how much goes in one call.
+
+use tollgate::{ledger::LedgerError, store::Batch};
+
+use super::{Asked, Held};
+use crate::support::world::{With as _, ask, org_id, said};
+
+/// How many decisions may wait: src/ledger/queue.rs.
+const MOST_WAITING: usize = 32 * 1024;
+
+/// How many decisions and how many bytes of names go in one call: src/ledger/queue.rs.
+const MOST_DECISIONS: usize = 2 * Batch::MOST_OPERATIONS;
+const MOST_BYTES: usize = 256 * 1024;
+
+/// Lets calls go until these have their answers: how many there are.
+async fn answered(held: &mut Held, asked: Vec<Asked>) -> usize {
+    let (answers, _) = held.answered(asked).await;
+    answers.iter().filter(|it| it.is_ok()).count()
+}
+
+#[tokio::test]
+async fn a_call_takes_at_most_as_many_of_an_organization_as_a_batch_has() {
+    let mut held = Held::new(1).await;
+    let mut asked = vec![held.arrive(ask(1)).await.unwrap()];
+    let call = held.calls.next().await;
+    for _ in 0..Batch::MOST_OPERATIONS + 1 {
+        asked.push(held.arrive(ask(1)).await.unwrap());
+    }
+    call.go();
+    for size in [Batch::MOST_OPERATIONS, 1] {
+        let call = held.calls.next().await;
+        assert_eq!(call.sizes(), [("acme", size)]);
+        call.go();
+    }
+    assert_eq!(answered(&mut held, asked).await, Batch::MOST_OPERATIONS + 2);
+}
+
+#[tokio::test]
+async fn a_call_takes_a_bounded_number_of_decisions_and_all_have_their_turn() {
+    let mut held = Held::new(1).await;
+    let mut asked = vec![held.arrive(ask(1)).await.unwrap()];
+    let call = held.calls.next().await;
+    let orgs: Vec<String> = (0..5).map(|at| format!("org {at}")).collect();
+    for org in &orgs {
+        for _ in 0..300 {
+            asked.push(held.arrive(ask(1).org(org)).await.unwrap());
+        }
+    }
+    call.go();
+    let mut sizes = Vec::new();
+    for _ in 0..2 {
+        let call = held.calls.next().await;
+        let its: Vec<usize> = call.sizes().into_iter().map(|(_, size)| size).collect();
+        assert!(its.iter().sum::<usize>() <= MOST_DECISIONS, "{its:?}");
+        sizes.push(its.iter().sum::<usize>());
+        call.go();
+    }
+    assert_eq!(sizes.iter().sum::<usize>(), 1_500, "{sizes:?}");
+    assert_eq!(answered(&mut held, asked).await, 1_501);
+}
+
+#[tokio::test]
+async fn a_call_takes_a_bounded_number_of_bytes() {
+    let mut held = Held::new(1).await;
+    let mut asked = vec![held.arrive(ask(1)).await.unwrap()];
+    let call = held.calls.next().await;
+    let longest = |at: usize| format!("{at:0256}");
+    let count = Batch::MOST_OPERATIONS + 100;
+    for at in 0..count {
+        let (name, id) = (longest(at), &longest(at)[128..]);
+        let named = ask(1).project(&name).model(&name).id(id);
+        asked.push(held.arrive(named).await.unwrap());
+    }
+    call.go();
+    let mut taken = 0;
+    while taken < count {
+        let call = held.calls.next().await;
+        let operations = call.batches.iter().flat_map(|batch| &batch.operations);
+        let (operations, bytes) =
+            operations.fold((0, 0), |(count, bytes), it| (count + 1, bytes + it.bytes()));
+        // A whole batch of these would be more.
+        assert!(bytes <= MOST_BYTES, "{bytes}");
+        taken += operations;
+        call.go();
+    }
+    assert_eq!(answered(&mut held, asked).await, count + 1);
+}
+
+#[tokio::test]
+async fn an_organization_that_floods_is_refused_at_once_and_a_newcomer_still_gets_in() {
+    let mut held = Held::new(1).await;
+    let mut asked = vec![held.arrive(ask(1)).await.unwrap()];
+    let call = held.calls.next().await;
+    let mut refused = 0;
+    for _ in 0..MOST_WAITING {
+        match held.arrive(ask(1)).await {
+            Ok(waits) => asked.push(waits),
+            Err(error) => {
+                assert!(matches!(error, LedgerError::Overloaded), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    // One that floods gets half of the room.
+    assert_eq!(asked.len(), 1 + MOST_WAITING / 2);
+    assert_eq!(refused, MOST_WAITING / 2);
+    let newcomer = held.arrive(ask(7).org("other")).await.unwrap();
+    assert!(
+        held.calls.all_now().await.is_empty(),
+        "nothing is sent for it"
+    );
+    call.go();
+    // What waits longest is the newcomer's turn too: it does not wait for the whole flood.
+    let next = held.calls.next().await;
+    assert!(next.sizes().contains(&("other", 1)), "{:?}", next.sizes());
+    next.go();
+    assert_eq!(said(newcomer.await.unwrap().verdict), "FREE");
+    let waited = asked.len();
+    assert_eq!(answered(&mut held, asked).await, waited);
+    // What was refused counted nothing.
+    let quota = held.ledger.quota(&org_id("acme")).await;
+    let large = &quota.unwrap().pools[0].1;
+    assert_eq!(large.free_requests, waited as u64);
+    // There is room again.
+    let again = held.arrive(ask(1)).await.unwrap();
+    assert_eq!(answered(&mut held, vec![again]).await, 1);
+}
+
+#[tokio::test]
+async fn who_goes_away_leaves_room_for_others_once_a_turn_has_come() {
+    let mut held = Held::new(1).await;
+    let first = held.arrive(ask(1)).await.unwrap();
+    let call = held.calls.next().await;
+    let mut waiting = Vec::new();
+    while let Ok(asked) = held.arrive(ask(1)).await {
+        waiting.push(asked);
+    }
+    drop(waiting);
+    call.go();
+    assert!(
+        held.calls.all_now().await.is_empty(),
+        "none of them is sent"
+    );
+    first.await.unwrap();
+    let mut asked = vec![held.arrive(ask(1)).await.unwrap()];
+    let _call = held.calls.next().await;
+    while let Ok(waits) = held.arrive(ask(1)).await {
+        asked.push(waits);
+    }
+    assert_eq!(asked.len(), 1 + MOST_WAITING / 2);
+}

@@ -1,0 +1,292 @@
+//! Who goes with whom, and what becomes of callers who go away and of calls that fail.
+
+use futures_util::{future::join_all, poll};
+use tollgate::{ledger::LedgerError, store::StoreError};
+
+use super::Held;
+use crate::support::{
+    held_store::settled,
+    world::{With as _, ask, org_id, policy, policy_text, request_id, said, small_policy},
+};
+
+#[tokio::test]
+async fn who_comes_alone_goes_at_once_and_alone() {
+    let mut held = Held::new(4).await;
+    for id in ["one", "two"] {
+        let asked = held.id(id).await;
+        let call = held.calls.next().await;
+        assert_eq!(call.sizes(), [("acme", 1)]);
+        call.go();
+        assert_eq!(said(asked.await.unwrap().verdict), "FREE");
+    }
+}
+
+#[tokio::test]
+async fn what_arrives_during_a_call_goes_together_in_the_next_in_the_order_of_arrival() {
+    let mut held = Held::new(4).await;
+    let ledger = held.ledger.clone();
+    let first = held.id("first").await;
+    let call = held.calls.next().await;
+    let waiting = held.ids(&["c", "a", "b", "a"]).await;
+    let settle = ledger.settle(org_id("acme"), request_id("b"), Default::default());
+    let (mut settle, mut release) = (
+        Box::pin(settle),
+        Box::pin(ledger.release(org_id("acme"), request_id("c"))),
+    );
+    assert!(poll!(&mut settle).is_pending());
+    assert!(poll!(&mut release).is_pending());
+    assert!(held.calls.all_now().await.is_empty(), "one call at a time");
+    call.go();
+    let next = held.calls.next().await;
+    assert_eq!(next.ids(), [["c", "a", "b", "a", "b", "c"]]);
+    next.go();
+    first.await.unwrap();
+    let answers = join_all(waiting).await.into_iter();
+    let figures = answers
+        .map(|it| it.unwrap())
+        .map(|it| (it.pool.unwrap().used.get(), it.replayed));
+    let figures: Vec<_> = figures.collect();
+    assert_eq!(figures, [(2, false), (3, false), (4, false), (4, true)]);
+    assert_eq!(settle.await.unwrap().pool.unwrap().used.get(), 3);
+    assert_eq!(release.await.unwrap().pool.unwrap().used.get(), 2);
+    assert!(held.calls.all_now().await.is_empty());
+}
+
+#[tokio::test]
+async fn other_organizations_do_not_wait_for_a_held_one_while_the_store_takes_more_calls() {
+    let mut held = Held::new(2).await;
+    let _first = held.id("held").await;
+    let _held_call = held.calls.next().await;
+    let _behind = held.id("behind").await;
+    for org in ["other", "strange"] {
+        let asked = held.arrive(ask(1).org(org)).await.unwrap();
+        let call = held.calls.next().await;
+        assert_eq!(call.sizes(), [(org, 1)]);
+        call.go();
+        asked.await.unwrap();
+    }
+    // The store takes no third call: who comes then waits for the end of one.
+    let _other = held.arrive(ask(1).org("other").id("o")).await.unwrap();
+    let other_call = held.calls.next().await;
+    let _third = held.arrive(ask(1).org("third")).await.unwrap();
+    assert!(held.calls.all_now().await.is_empty());
+    other_call.go();
+    assert_eq!(held.calls.next().await.sizes(), [("third", 1)]);
+}
+
+#[tokio::test]
+async fn what_waits_of_several_organizations_goes_in_one_call() {
+    let mut held = Held::new(1).await;
+    let _first = held.id("first").await;
+    let call = held.calls.next().await;
+    let mut waiting = Vec::new();
+    for (org, id) in [
+        ("other", "x"),
+        ("acme", "y"),
+        ("third", "x"),
+        ("other", "z"),
+    ] {
+        waiting.push(held.arrive(ask(1).org(org).id(id)).await.unwrap());
+    }
+    call.go();
+    let next = held.calls.next().await;
+    assert_eq!(next.sizes(), [("other", 2), ("third", 1), ("acme", 1)]);
+    assert_eq!(next.ids(), [vec!["x", "z"], vec!["x"], vec!["y"]]);
+    next.go();
+    assert!(join_all(waiting).await.iter().all(Result::is_ok));
+}
+
+#[tokio::test]
+async fn who_went_away_while_waiting_is_never_sent() {
+    let mut held = Held::new(4).await;
+    let first = held.id("first").await;
+    let call = held.calls.next().await;
+    let mut waiting = held
+        .ids(&["stays", "leaves", "stays too", "leaves too"])
+        .await;
+    drop(waiting.remove(3));
+    drop(waiting.remove(1));
+    call.go();
+    let next = held.calls.next().await;
+    assert_eq!(next.ids(), [["stays", "stays too"]]);
+    next.go();
+    assert!(join_all(waiting).await.iter().all(Result::is_ok));
+    first.await.unwrap();
+    for (id, counted) in [("leaves", false), ("stays", true), ("leaves too", false)] {
+        assert_eq!(held.counted(id).await, counted, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn where_all_who_waited_went_away_no_call_is_made_and_the_next_goes_at_once() {
+    let mut held = Held::new(1).await;
+    let _first = held.id("first").await;
+    let call = held.calls.next().await;
+    drop(held.ids(&["a", "b"]).await);
+    call.go();
+    assert!(held.calls.all_now().await.is_empty());
+    let next = held.id("next").await;
+    let call = held.calls.next().await;
+    assert_eq!(call.ids(), [["next"]]);
+    call.go();
+    next.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_caller_who_goes_away_during_its_call_abandons_the_answer_and_not_the_write() {
+    let mut held = Held::new(4).await;
+    drop(held.id("alone").await);
+    let call = held.calls.next().await;
+    let waiting = held.ids(&["a", "b"]).await;
+    call.go();
+    let call = held.calls.next().await;
+    drop(waiting);
+    call.go();
+    settled().await;
+    for id in ["alone", "a", "b"] {
+        assert!(held.counted(id).await, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_the_store_reaches_every_caller_of_its_call_and_no_other() {
+    let mut held = Held::new(1).await;
+    let first = held.id("first").await;
+    let call = held.calls.next().await;
+    let mut failing = held.ids(&["a", "b"]).await;
+    failing.push(held.arrive(ask(1).org("other")).await.unwrap());
+    call.go();
+    first.await.unwrap();
+    let call = held.calls.next().await;
+    let behind = held.id("behind").await;
+    let reason = "the test wants it".to_owned();
+    let error = StoreError::NoAnswer { reason };
+    call.fail(error.clone());
+    for failed in join_all(failing).await {
+        assert!(matches!(failed, Err(LedgerError::Store(it)) if it == error));
+    }
+    held.calls.next().await.go();
+    assert_eq!(said(behind.await.unwrap().verdict), "FREE");
+}
+
+#[tokio::test]
+async fn a_call_that_panics_fails_its_callers_and_what_waits_goes_on() {
+    let mut held = Held::new(1).await;
+    let first = held.id("first").await;
+    let call = held.calls.next().await;
+    let waiting = held.ids(&["a", "b"]).await;
+    call.panic();
+    assert!(matches!(first.await, Err(LedgerError::TaskDied)));
+    let call = held.calls.next().await;
+    assert_eq!(call.ids(), [["a", "b"]]);
+    call.panic();
+    for failed in join_all(waiting).await {
+        assert!(matches!(failed, Err(LedgerError::TaskDied)));
+    }
+    let next = held.id("next").await;
+    held.calls.next().await.go();
+    next.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_asked_under_different_terms_goes_in_different_calls() {
+    let mut held = Held::new(1).await;
+    let _first = held.id("first").await;
+    let call = held.calls.next().await;
+    let before = held.ids(&["a", "b"]).await;
+    held.ledger.set_policy(policy("keep_open").into());
+    let after = held.ids(&["c", "d"]).await;
+    call.go();
+    for (ids, allowance, asked) in [(["a", "b"], 1_000_000, before), (["c", "d"], 1_000, after)] {
+        let call = held.calls.next().await;
+        assert_eq!(call.ids(), [ids]);
+        call.go();
+        for answer in join_all(asked).await {
+            assert_eq!(answer.unwrap().pool.unwrap().allowance.get(), allowance);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_same_terms_read_anew_go_together() {
+    let mut held = Held::new(1).await;
+    let _first = held.id("first").await;
+    let call = held.calls.next().await;
+    let _before = held.id("a").await;
+    let same = small_policy("keep_open");
+    let same = same.replace("large = 1_000", "large = 1_000_000");
+    held.ledger.set_policy(policy_text(&same).into());
+    let _after = held.id("b").await;
+    call.go();
+    assert_eq!(held.calls.next().await.ids(), [["a", "b"]]);
+}
+
+#[tokio::test]
+async fn different_days_go_in_different_calls_and_midnight_has_everyone_asked_again() {
+    let mut held = Held::new(1).await;
+    let first = held.id("first").await;
+    let call = held.calls.next().await;
+    let before = held.id("before").await;
+    held.clock.set("2026-11-23T00:00:01Z");
+    held.ledger.probe().await.unwrap();
+    let after = held.id("after").await;
+    call.go();
+    let (answers, calls) = held.answered(vec![first, before, after]).await;
+    for answer in answers {
+        let answer = answer.unwrap();
+        assert_eq!(answer.resets_at.to_rfc3339(), "2026-11-24T00:00:00+00:00");
+        assert!(!answer.replayed);
+    }
+    let days: Vec<_> = calls
+        .iter()
+        .flatten()
+        .map(|batch| (batch.day.to_string(), batch.operations.len()))
+        .collect();
+    // Nobody's decision was sent with another's day.
+    assert_eq!(days[0], ("2026-11-22".to_owned(), 1));
+    assert!(
+        days[1..].iter().all(|(day, _)| day == "2026-11-23"),
+        "{days:?}"
+    );
+    assert_eq!(
+        days[1..].iter().map(|(_, asked)| asked).sum::<usize>(),
+        3,
+        "{days:?}"
+    );
+}
+
+#[tokio::test]
+async fn requests_that_are_asked_together_go_together_and_have_their_answers_in_their_places() {
+    let mut held = Held::new(1).await;
+    let calls = vec![ask(1).id("a"), ask(2).org("other"), ask(3), ask(1).id("a")];
+    let ledger = held.ledger.clone();
+    let asked = tokio::spawn(async move { ledger.reserve_all(calls).await });
+    for sizes in [("acme", 3), ("other", 1)] {
+        let call = held.calls.next().await;
+        assert_eq!(call.sizes(), [sizes]);
+        call.go();
+    }
+    let answers = asked.await.unwrap().into_iter();
+    let used = answers.map(|it| it.unwrap().pool.unwrap().used.get());
+    assert_eq!(used.collect::<Vec<_>>(), [1, 2, 4, 4]);
+}
+
+/// As it does at the end of the grace period: each call that it drops must not begin another.
+#[test]
+fn a_runtime_may_end_while_decisions_wait() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let waiting = runtime.block_on(async {
+        let mut held = Held::new(1).await;
+        let mut asked = held.ids(&["first", "a", "b"]).await;
+        asked.push(held.arrive(ask(1).org("other")).await.unwrap());
+        (held.calls.next().await, held, asked)
+    });
+    drop(runtime);
+    let (_call, _held, asked) = waiting;
+    for cut in futures_util::FutureExt::now_or_never(join_all(asked)).unwrap() {
+        assert!(matches!(cut, Err(LedgerError::TaskDied)));
+    }
+}

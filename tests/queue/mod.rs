@@ -1,0 +1,101 @@
+//! Decisions that wait for the store: what goes together, in which order, and what is never sent. Over a
+//! store whose every call the test holds until it lets it go.
+
+mod bounds;
+mod callers;
+
+use std::{pin::Pin, sync::Arc, task::Poll};
+
+use futures_util::{
+    future::{Either, join_all, select},
+    poll,
+};
+use tollgate::{
+    ledger::{Ledger, LedgerError, OnStoreFailure, ReserveCall, Reserved},
+    store::{Batch, memory::MemoryStore},
+};
+
+use crate::support::{
+    clock::Clock,
+    held_store::{HeldCalls, HeldStore},
+    world::{NOON, With as _, ask, policy_text, small_policy},
+};
+
+/// A ledger over a held store that has so many calls under way at most.
+struct Held {
+    ledger: Ledger,
+    calls: HeldCalls,
+    clock: Clock,
+}
+
+type Asked = Pin<Box<dyn Future<Output = Result<Reserved, LedgerError>>>>;
+
+impl Held {
+    /// `acme` and `other` are granted what the tests ask for.
+    async fn new(calls_at_once: usize) -> Self {
+        let clock = Clock::at(NOON);
+        let memory = Arc::new(MemoryStore::new(clock.function(), 35));
+        let (store, calls) = HeldStore::over(memory, calls_at_once);
+        let text = small_policy("keep_open").replace("large = 1_000", "large = 1_000_000");
+        let policy = Arc::new(policy_text(&text));
+        let ledger = Ledger::new(policy, store, OnStoreFailure::Error, 35);
+        // It learns the day, which the tests have as they want it.
+        ledger.probe().await.unwrap();
+        Self {
+            ledger,
+            calls,
+            clock,
+        }
+    }
+
+    /// A Reserve that has arrived: it waits, or was refused at once.
+    async fn arrive(&self, call: ReserveCall) -> Result<Asked, LedgerError> {
+        let ledger = self.ledger.clone();
+        let mut asked: Asked = Box::pin(async move { ledger.reserve(call).await });
+        match poll!(asked.as_mut()) {
+            Poll::Pending => Ok(asked),
+            Poll::Ready(answer) => Err(answer.unwrap_err()),
+        }
+    }
+
+    /// Reserves of these ids of `acme`, that arrive in this order, and wait.
+    async fn ids(&self, ids: &[&str]) -> Vec<Asked> {
+        let mut asked = Vec::new();
+        for id in ids {
+            asked.push(self.id(id).await);
+        }
+        asked
+    }
+
+    async fn id(&self, id: &str) -> Asked {
+        self.arrive(ask(1).id(id)).await.unwrap()
+    }
+
+    /// Lets calls go until these have their answers. Gives what the calls held.
+    async fn answered(
+        &mut self,
+        asked: Vec<Asked>,
+    ) -> (Vec<Result<Reserved, LedgerError>>, Vec<Vec<Batch>>) {
+        let mut made = Vec::new();
+        let calls = Box::pin(async {
+            while let Some(call) = self.calls.any().await {
+                made.push(call.batches.clone());
+                call.go();
+            }
+        });
+        let answers = match select(join_all(asked), calls).await {
+            Either::Left((answers, _)) => answers,
+            Either::Right(_) => unreachable!("the calls have no end"),
+        };
+        (answers, made)
+    }
+
+    /// Whether the store knows the id: a replay says so, and a dry look would not.
+    async fn counted(&mut self, id: &str) -> bool {
+        let asked = self.ledger.clone();
+        let call = ask(1).id(id);
+        let again = tokio::spawn(async move { asked.reserve(call).await });
+        self.calls.next().await.go();
+        again.await.unwrap().unwrap().replayed
+    }
+}

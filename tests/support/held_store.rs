@@ -1,0 +1,161 @@
+//! A store that hands each of its calls to the test, which decides when and how it ends.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tollgate::{
+    domain::{OrgId, PoolCounters, PoolName, UtcDay},
+    store::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageRows},
+};
+
+/// No call takes nearly as long to come, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// More turns of a runtime with one thread than any task needs to get as far as it can.
+const TURNS: usize = 200;
+
+pub struct HeldStore {
+    inner: Arc<dyn Store>,
+    calls_at_once: usize,
+    calls: mpsc::UnboundedSender<HeldCall>,
+}
+
+/// The calls, in the order in which they come.
+pub struct HeldCalls(mpsc::UnboundedReceiver<HeldCall>);
+
+/// A call that is under way until the test ends it.
+pub struct HeldCall {
+    pub batches: Vec<Batch>,
+    end: oneshot::Sender<End>,
+}
+
+enum End {
+    Decide,
+    Fail(StoreError),
+    Panic,
+}
+
+impl HeldStore {
+    pub fn over(inner: Arc<dyn Store>, calls_at_once: usize) -> (Arc<Self>, HeldCalls) {
+        let (calls, held) = mpsc::unbounded_channel();
+        let store = Self {
+            inner,
+            calls_at_once,
+            calls,
+        };
+        (Arc::new(store), HeldCalls(held))
+    }
+}
+
+impl HeldCalls {
+    pub async fn next(&mut self) -> HeldCall {
+        let call = timeout(PATIENCE, self.0.recv()).await;
+        call.expect("a call to the store").unwrap()
+    }
+
+    /// The calls that there are once every task has got as far as it can.
+    pub async fn all_now(&mut self) -> Vec<HeldCall> {
+        let mut calls = Vec::new();
+        settled().await;
+        while let Ok(call) = self.0.try_recv() {
+            calls.push(call);
+        }
+        calls
+    }
+
+    /// Waits for a call that was not there yet, without end.
+    pub async fn any(&mut self) -> Option<HeldCall> {
+        self.0.recv().await
+    }
+}
+
+/// Lets every task of a runtime with one thread get as far as it can.
+pub async fn settled() {
+    for _ in 0..TURNS {
+        tokio::task::yield_now().await;
+    }
+}
+
+impl HeldCall {
+    /// Lets the store decide.
+    pub fn go(self) {
+        let _ = self.end.send(End::Decide);
+    }
+
+    pub fn fail(self, error: StoreError) {
+        let _ = self.end.send(End::Fail(error));
+    }
+
+    pub fn panic(self) {
+        let _ = self.end.send(End::Panic);
+    }
+
+    /// What is in it: each batch's organization, and how many operations it has.
+    pub fn sizes(&self) -> Vec<(&str, usize)> {
+        let size = |batch: &'_ Batch| batch.operations.len();
+        let named = self.batches.iter().map(|it| (it.org.as_str(), size(it)));
+        named.collect()
+    }
+
+    /// The ids of each batch, in their order.
+    pub fn ids(&self) -> Vec<Vec<&str>> {
+        let ids = self.batches.iter().map(|batch| {
+            let ids = batch.operations.iter().filter_map(|it| it.request_id());
+            ids.map(|id| id.as_str()).collect()
+        });
+        ids.collect()
+    }
+}
+
+#[async_trait]
+impl Store for HeldStore {
+    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>> {
+        let (end, ended) = oneshot::channel();
+        let batches_held = batches.to_vec();
+        let call = HeldCall {
+            batches: batches_held,
+            end,
+        };
+        // A test that no longer listens lets everything through.
+        let end = match self.calls.send(call) {
+            Ok(()) => ended.await.unwrap_or(End::Decide),
+            Err(_) => End::Decide,
+        };
+        match end {
+            End::Decide => self.inner.decide(batches).await,
+            End::Fail(error) => batches.iter().map(|_| Err(error.clone())).collect(),
+            End::Panic => panic!("the test wants it"),
+        }
+    }
+
+    fn calls_at_once(&self) -> usize {
+        self.calls_at_once
+    }
+
+    async fn pools(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        pools: &[PoolName],
+    ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
+        self.inner.pools(org, day, pools).await
+    }
+
+    async fn usage(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<Timed<UsageRows>, StoreError> {
+        self.inner.usage(org, day, after, limit).await
+    }
+
+    async fn probe(&self) -> Result<Timed<()>, StoreError> {
+        self.inner.probe().await
+    }
+}
