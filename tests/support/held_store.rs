@@ -132,8 +132,8 @@ impl Store for HeldStore {
         }
     }
 
-    fn calls_at_once(&self) -> usize {
-        self.calls_at_once
+    fn calls_at_once(&self) -> Option<usize> {
+        Some(self.calls_at_once)
     }
 
     async fn pools(
