@@ -34,6 +34,9 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// the caller may provoke is bounded too.
 const MAX_STREAMS_PER_CONNECTION: u32 = 1024;
 const MAX_LOCAL_RESETS: usize = 1024;
+/// How many calls the caller may have cancelled before the service has seen them: all that are open. One
+/// more ends the connection, and with it the calls of everyone who shares it.
+const MAX_UNSEEN_RESETS: usize = MAX_STREAMS_PER_CONNECTION as usize;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -156,6 +159,7 @@ impl Server {
         let grpc_server = tonic::transport::Server::builder()
             .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
             .http2_max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
+            .http2_max_pending_accept_reset_streams(Some(MAX_UNSEEN_RESETS))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .add_service(health)

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::StreamExt as _;
 use tollgate::grpc::proto::{ReserveRequest, ReserveResponse};
 use tonic::Code;
 
@@ -17,6 +18,7 @@ use crate::support::{
     calls::{Client, ask, large, policy_file, said, sum, usage},
     clock::Clock,
     redis::RedisServer,
+    streams::stream_all,
     tollgate::Tollgate,
     world::{NOON, TODAY},
 };
@@ -180,5 +182,83 @@ async fn each_id_counts_once_and_the_allowance_is_never_passed_through_any_repli
         let rows = usage(client, TODAY).await;
         assert_eq!(rows.len(), 4);
         assert_eq!(sum(&rows), (free, billed, free_requests, billed_requests));
+    }
+}
+
+/// How a caller of the hot organization asks: alone, or by streams.
+const HOT_CALLERS: u64 = 12;
+const HOT_REQUESTS: u64 = 400;
+/// Divides the allowance, so that exactly it is granted, whatever the order.
+const HOT_TOKENS: u64 = 25;
+
+/// How many of its requests were free, asked for one by one or as a stream.
+async fn hot_caller(client: Client, number: u64) -> u64 {
+    let requests = (0..HOT_REQUESTS).map(move |at| ReserveRequest {
+        project: format!("project-{}", at % 3),
+        // Some have ids, and one in ten is asked twice.
+        ..ask(
+            HOT_TOKENS,
+            &["", &format!("{number} {}", at - at % 10 / 9)][(at % 2) as usize],
+        )
+    });
+    let mut free = 0;
+    let mut take = |answer: ReserveResponse| {
+        assert!(answer.used <= ALLOWANCE, "{answer:?}");
+        free += u64::from(said(&answer) == "FREE" && !answer.replayed);
+    };
+    if number % 2 == 0 {
+        for answer in stream_all(&client, requests.collect()).await {
+            take(answer.unwrap());
+        }
+    } else {
+        // As many at once as a gateway has.
+        let mut asked = futures_util::stream::iter(requests)
+            .map(|request| {
+                let mut client = client.clone();
+                async move { client.reserve(request).await.unwrap().into_inner() }
+            })
+            .buffer_unordered(32);
+        while let Some(answer) = asked.next().await {
+            take(answer);
+        }
+    }
+    free
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_and_single_calls_through_three_replicas_are_granted_exactly_what_fits() {
+    let redis = RedisServer::start_at(&Clock::at(NOON));
+    let policy = policy_file(ALLOWANCE);
+    let url = redis.url();
+    let args = ["--store", &url, "--policy", policy.path()];
+    let replicas = [(); 3].map(|()| Tollgate::start(&args));
+    let callers: Vec<_> = (0..HOT_CALLERS)
+        .map(|number| {
+            let replica = usize::try_from(number / 2).unwrap() % replicas.len();
+            tokio::spawn(hot_caller(replicas[replica].client(), number))
+        })
+        .collect();
+    let mut free = 0;
+    for caller in callers {
+        free += tokio::time::timeout(PATIENCE, caller)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    let asked = HOT_CALLERS * HOT_REQUESTS;
+    assert!(
+        asked * HOT_TOKENS * 9 / 10 > ALLOWANCE,
+        "more was asked for"
+    );
+    assert_eq!(free * HOT_TOKENS, ALLOWANCE);
+    for replica in &replicas {
+        let pool = large(&replica.client()).await;
+        assert_eq!((pool.used, pool.free_requests), (ALLOWANCE, free));
+        let rows = usage(&replica.client(), TODAY).await;
+        let (tokens, _, requests, billed) = sum(&rows);
+        assert_eq!(
+            (tokens, requests, billed),
+            (ALLOWANCE, free, pool.billed_requests)
+        );
     }
 }

@@ -3,6 +3,7 @@
 mod expiry;
 mod history;
 mod ids;
+mod kept;
 mod late;
 mod names;
 mod policy_change;

@@ -3,7 +3,11 @@
 use std::{pin::pin, task::Poll, time::Duration};
 
 use futures_util::{StreamExt as _, future, stream};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 use tollgate::grpc::proto::{
     ReserveRequest, ReserveResponse, Verdict, quota_service_client::QuotaServiceClient,
 };
@@ -164,4 +168,74 @@ async fn reserve_without_message(service: &Service) -> Code {
     let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
     connection.abort();
     Code::from_bytes(answer.headers()["grpc-status"].as_bytes())
+}
+
+/// One frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()];
+    [&head.concat(), payload].concat()
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const CANCEL: [u8; 4] = [0, 0, 0, 8];
+
+/// The header block of a Reserve, in HPACK without its tables: POST, http, path, content type, te.
+fn head_of_a_reserve() -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let parts: [&[u8]; 7] = [
+        &[0x83, 0x86, 0x04],
+        &text("/tollgate.v1.QuotaService/Reserve"),
+        &[0x0f, 0x10],
+        &text("application/grpc"),
+        &[0x00],
+        &text("te"),
+        &text("trailers"),
+    ];
+    parts.concat()
+}
+
+/// A gateway whose own callers hang up, all at a time: written by hand, so that all the calls and their
+/// cancellations come in one piece.
+#[tokio::test]
+async fn many_calls_cancelled_at_a_time_do_not_cost_the_connection_of_the_others() {
+    let service = Service::memory();
+    let head = head_of_a_reserve();
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    sent.extend(frame(SETTINGS, 0, 0, &[]));
+    for call in 0..500 {
+        let stream = 2 * call + 1;
+        sent.extend(frame(HEADERS, END_HEADERS, stream, &head));
+        sent.extend(frame(RST_STREAM, 0, stream, &CANCEL));
+    }
+    let (last, message) = (1_001, prost::Message::encode_to_vec(&ask(7)));
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    sent.extend(frame(HEADERS, END_HEADERS, last, &head));
+    let message = [&[0], &length[..], &message].concat();
+    sent.extend(frame(DATA, END_STREAM, last, &message));
+    let mut connection = TcpStream::connect(&service.tollgate.addr).await.unwrap();
+    connection.write_all(&sent).await.unwrap();
+    let answered = async {
+        loop {
+            let mut head = [0; 9];
+            connection.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; length as usize];
+            connection.read_exact(&mut payload).await.unwrap();
+            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            let text = String::from_utf8_lossy(&payload).into_owned();
+            assert_ne!(head[3], GOAWAY, "{text}");
+            if (head[3], stream) == (DATA, last) {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, answered).await.unwrap();
+    assert_eq!(service.large().await.used, 7);
 }

@@ -7,14 +7,14 @@ use std::sync::{
 
 use futures_util::{StreamExt as _, future::join_all, stream};
 use tokio::sync::mpsc;
-use tollgate::grpc::proto::{
-    ItemError, ReleaseRequest, ReserveRequest, ReserveResponse, Verdict,
-    reserve_stream_response::Answer,
-};
-use tonic::{Code, Status, Streaming, transport::Endpoint};
+use tollgate::grpc::proto::{ItemError, ReleaseRequest, ReserveRequest, Verdict};
+use tonic::{Code, transport::Endpoint};
 
 use super::{MORE_ORGS, Service, ask, over_both_stores};
-use crate::support::calls::Client;
+use crate::support::{
+    calls::Client,
+    streams::{Said, code, next, stream_all},
+};
 
 over_both_stores!(
     each_request_has_the_answer_that_reserve_gives_in_its_place,
@@ -33,39 +33,8 @@ fn named(tokens: u64, request_id: &str) -> ReserveRequest {
     }
 }
 
-/// The next answer, and what there is in its place otherwise.
-async fn next(
-    answers: &mut Streaming<tollgate::grpc::proto::ReserveStreamResponse>,
-) -> Option<Result<ReserveResponse, ItemError>> {
-    let said = answers.message().await.unwrap()?;
-    Some(match said.answer.expect("one of the two") {
-        Answer::Reserved(reserved) => Ok(reserved),
-        Answer::Error(error) => Err(error),
-    })
-}
-
-/// Sends all, ends, and reads to the end, which is OK.
-async fn stream_all(
-    client: &Client,
-    requests: Vec<ReserveRequest>,
-) -> Vec<Result<ReserveResponse, ItemError>> {
-    let answers = client.clone().reserve_stream(stream::iter(requests)).await;
-    let mut answers = answers.unwrap().into_inner();
-    let mut said = Vec::new();
-    while let Some(answer) = next(&mut answers).await {
-        said.push(answer);
-    }
-    let trailers = answers.trailers().await.unwrap().unwrap_or_default();
-    let status = Status::from_header_map(trailers.as_ref());
-    assert!(status.is_none_or(|status| status.code() == Code::Ok));
-    said
-}
-
 /// What Reserve says to one after the other, an error as a stream would say it.
-async fn one_by_one(
-    client: &Client,
-    requests: Vec<ReserveRequest>,
-) -> Vec<Result<ReserveResponse, ItemError>> {
+async fn one_by_one(client: &Client, requests: Vec<ReserveRequest>) -> Vec<Said> {
     let mut said = Vec::new();
     for request in requests {
         let answer = client.clone().reserve(request).await;
@@ -79,13 +48,6 @@ async fn one_by_one(
         );
     }
     said
-}
-
-fn code(answer: &Result<ReserveResponse, ItemError>) -> Code {
-    answer
-        .as_ref()
-        .err()
-        .map_or(Code::Ok, |error| error.code.into())
 }
 
 async fn each_request_has_the_answer_that_reserve_gives_in_its_place(service: Service) {

@@ -36,6 +36,7 @@ with_both_versions!(
     the_first_call_of_the_readme_is_free,
     a_request_that_does_not_fit_is_billed_whole_and_one_that_reaches_the_allowance_is_free,
     every_unary_rpc_can_be_called,
+    a_stream_is_answered_request_by_request,
     health_knows_the_names_of_the_contract_and_no_other,
     errors_are_printed_with_code_and_message,
 );
@@ -294,4 +295,25 @@ fn errors_are_printed_with_code_and_message(grpcurl: Grpcurl) {
         assert!(message.contains(said), "{rpc}: {ran:?}");
         assert!(ran.code > Some(EXIT_CODE_OF_OK), "{rpc}: {ran:?}");
     }
+}
+
+fn a_stream_is_answered_request_by_request(grpcurl: Grpcurl) {
+    let ask = |tokens: u64, id: &str| json!({"org": "org-demo", "project": "p", "model": "gpt-4o", "tokens": tokens, "request_id": id});
+    // grpcurl sends the messages that stand one behind the other.
+    let requests = [ask(10, "a"), ask(0, "b"), ask(11, "a"), ask(5, "c")];
+    let requests = requests.map(|request| request.to_string()).join("\n");
+    let flags = ["-d", &requests];
+    let text = grpcurl
+        .run(&flags, &["tollgate.v1.QuotaService/ReserveStream"])
+        .good();
+    let answers = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+    let answers: Vec<Value> = answers.map(Result::unwrap).collect();
+    assert_eq!(answers.len(), 4, "{text}");
+    assert_eq!(answers[0]["reserved"]["used"], "10");
+    assert_eq!(answers[1]["error"]["code"], 3);
+    let message = answers[1]["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("tokens: "), "{message}");
+    assert_eq!(answers[2]["error"]["code"], 6);
+    assert_eq!(answers[3]["reserved"]["used"], "15");
+    assert_eq!(answers[3]["reserved"]["verdict"], "VERDICT_FREE");
 }

@@ -4,6 +4,8 @@
 mod foreign;
 mod outages;
 mod refusals;
+mod streams;
+mod waiting;
 
 use std::time::Duration;
 

@@ -4,6 +4,7 @@ mod dashboard;
 mod settings;
 mod starting;
 mod stopping;
+mod stopping_streams;
 
 use std::{
     io::{Read as _, Write as _},

@@ -4,6 +4,7 @@ pub mod calls;
 pub mod clock;
 pub mod held_store;
 pub mod redis;
+pub mod streams;
 pub mod tollgate;
 pub mod tools;
 pub mod world;

@@ -1,0 +1,148 @@
+//! Decisions that wait for a Redis that does not answer: there is room for so many, and who leaves
+//! before its turn has counted nothing.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, stream};
+use prost::Message as _;
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tollgate::grpc::proto::{ReleaseRequest, ReserveRequest};
+use tonic::{Code, codegen::http};
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::{PROMPT, refused, start};
+use crate::support::{
+    calls::{ask, large, reserve, said},
+    redis::RedisServer,
+    streams::{code, next},
+    tollgate::Tollgate,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A stream has so many requests read at most: src/grpc/stream.rs.
+const A_STREAM: usize = 256;
+
+/// As many streams as fill an organization's half of the room, and some: src/ledger/queue.rs.
+const STREAMS: usize = 16 * 1024 / A_STREAM + 8;
+
+/// A service over a paused Redis, with a call under way to it.
+async fn paused(redis: &RedisServer) -> (Tollgate, JoinSet<()>) {
+    let tollgate = start(redis, "[redis]\nresponse_timeout = \"60s\"").await;
+    let client = tollgate.client();
+    reserve(&client, 1, "before").await;
+    redis.run(&["CLIENT", "PAUSE", "600000", "WRITE"]);
+    let mut first = JoinSet::new();
+    first.spawn(async move { assert_eq!(said(&reserve(&client, 1, "first").await), "FREE") });
+    let patience = Instant::now() + PATIENCE;
+    while !redis.info("clients").contains("blocked_clients:1") {
+        assert!(Instant::now() < patience, "the call does not reach Redis");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    (tollgate, first)
+}
+
+#[tokio::test]
+async fn what_is_more_than_may_wait_is_refused_at_once_and_counts_nothing() {
+    let redis = RedisServer::start();
+    let (tollgate, mut first) = paused(&redis).await;
+    let mut asked = JoinSet::new();
+    for at in 0..STREAMS {
+        let client = tollgate.client();
+        asked.spawn(async move {
+            let requests = stream::iter((0..A_STREAM).map(move |of| ask(1, &format!("{at} {of}"))));
+            // A gateway's stream stays open.
+            let requests = requests.chain(stream::pending());
+            let answers = client.clone().reserve_stream(requests).await;
+            let mut answers = answers.unwrap().into_inner();
+            let mut said = Vec::new();
+            while said.len() < A_STREAM {
+                let answer = next(&mut answers).await.unwrap();
+                said.push(code(&answer));
+            }
+            said
+        });
+    }
+    // Some streams have their answers while Redis still says nothing.
+    let early = timeout(PATIENCE, asked.join_next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert!(early.contains(&Code::ResourceExhausted), "{early:?}");
+    let patience = Instant::now() + PATIENCE;
+    let begun = loop {
+        let begun = Instant::now();
+        let status = timeout(PROMPT, refused(&tollgate.client(), 1, "late")).await;
+        if let Ok(status) = status {
+            assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+            assert!(status.message().contains("counted nothing"), "{status:?}");
+            break begun;
+        }
+        assert!(Instant::now() < patience, "it is never refused");
+    };
+    assert!(begun.elapsed() < PROMPT);
+    let liveness = timeout(PROMPT, tollgate.health("liveness")).await.unwrap();
+    assert_eq!(liveness, Some(ServingStatus::Serving));
+
+    redis.run(&["CLIENT", "UNPAUSE"]);
+    let mut said = early;
+    while let Some(answers) = asked.join_next().await {
+        said.extend(answers.unwrap());
+    }
+    first.join_next().await.unwrap().unwrap();
+    let answered = said.iter().filter(|code| **code == Code::Ok).count();
+    let refused = said
+        .iter()
+        .filter(|code| **code == Code::ResourceExhausted)
+        .count();
+    assert_eq!(answered + refused, STREAMS * A_STREAM);
+    let pool = large(&tollgate.client()).await;
+    let counted = pool.free_requests + pool.billed_requests;
+    assert_eq!(counted, answered as u64 + 2);
+    let again = reserve(&tollgate.client(), 1, "late").await;
+    assert!(!again.replayed);
+}
+
+/// A Reserve with a deadline, whose end the service says: below tonic, whose client would end the call
+/// by a timer of its own.
+async fn reserve_until_the_service_ends_it(tollgate: &Tollgate, request: &ReserveRequest) -> Code {
+    let stream = TcpStream::connect(&tollgate.addr).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let uri = format!("http://{}/tollgate.v1.QuotaService/Reserve", tollgate.addr);
+    let head = http::Request::post(uri)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", "50m")
+        .body(())
+        .unwrap();
+    let mut sender = sender.ready().await.unwrap();
+    let (answer, mut body) = sender.send_request(head, false).unwrap();
+    let message = request.encode_to_vec();
+    let mut framed = vec![0];
+    framed.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    framed.extend(message);
+    body.send_data(framed.into(), true).unwrap();
+    let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+    connection.abort();
+    Code::from_bytes(answer.headers()["grpc-status"].as_bytes())
+}
+
+#[tokio::test]
+async fn a_deadline_that_ends_before_the_decision_was_sent_counts_nothing() {
+    let redis = RedisServer::start();
+    let (tollgate, mut first) = paused(&redis).await;
+    let late = reserve_until_the_service_ends_it(&tollgate, &ask(1, "late")).await;
+    assert!(
+        matches!(late, Code::Cancelled | Code::DeadlineExceeded),
+        "{late}"
+    );
+    redis.run(&["CLIENT", "UNPAUSE"]);
+    first.join_next().await.unwrap().unwrap();
+    let mut client = tollgate.client();
+    let (org, request_id) = ("acme".to_owned(), "late".to_owned());
+    let unknown = client.release(ReleaseRequest { org, request_id }).await;
+    assert_eq!(unknown.unwrap_err().code(), Code::NotFound);
+    assert_eq!(large(&client).await.used, 2);
+}
