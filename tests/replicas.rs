@@ -198,7 +198,7 @@ async fn hot_caller(client: Client, number: u64) -> u64 {
         // Some have ids, and one in ten is asked twice.
         ..ask(
             HOT_TOKENS,
-            &["", &format!("{number} {}", at - at % 10 / 9)][(at % 2) as usize],
+            ["", &format!("{number} {}", at - at % 10 / 9)][(at % 2) as usize],
         )
     });
     let mut free = 0;
@@ -206,7 +206,7 @@ async fn hot_caller(client: Client, number: u64) -> u64 {
         assert!(answer.used <= ALLOWANCE, "{answer:?}");
         free += u64::from(said(&answer) == "FREE" && !answer.replayed);
     };
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         for answer in stream_all(&client, requests.collect()).await {
             take(answer.unwrap());
         }

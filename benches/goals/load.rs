@@ -8,7 +8,7 @@ use nix::sys::{
     time::TimeValLike as _,
 };
 use serde::Deserialize;
-use tokio::time::timeout;
+use tokio::{process::Command, time::timeout};
 
 use super::processes::{Redis, Service, program};
 
@@ -62,7 +62,32 @@ pub(crate) async fn run(
     words: &str,
     duration: Duration,
 ) -> anyhow::Result<Figures> {
-    let mut command = program();
+    run_by(program(), target, words, duration).await
+}
+
+/// Runs a load whose generator gives way to all other processes, as if it were on another machine; the
+/// server that it loads does not.
+///
+/// # Errors
+///
+/// Those of [`run`].
+pub(crate) async fn run_giving_way(
+    target: Target<'_>,
+    words: &str,
+    duration: Duration,
+) -> anyhow::Result<Figures> {
+    let mut nice = Command::new("nice");
+    nice.args(["-n", "19"])
+        .arg(program().as_std().get_program());
+    run_by(nice, target, words, duration).await
+}
+
+async fn run_by(
+    mut command: Command,
+    target: Target<'_>,
+    words: &str,
+    duration: Duration,
+) -> anyhow::Result<Figures> {
     command
         .args(["bench", "--json", "--addr", &target.service.addr])
         .args(["--duration", &format!("{}ms", duration.as_millis())])
