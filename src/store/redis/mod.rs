@@ -143,10 +143,7 @@ impl Store for RedisStore {
     }
 
     fn calls_at_once(&self) -> usize {
-        std::env::var("K")
-            .ok()
-            .and_then(|k| k.parse().ok())
-            .unwrap_or(MOST_CALLS)
+        MOST_CALLS
     }
 
     async fn pools(
