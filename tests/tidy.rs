@@ -166,7 +166,7 @@ fn every_script_starts_as_one_and_tells_its_keys_and_what_it_returns() {
     let (first, parts): (Vec<_>, Vec<_>) = files("src")
         .into_iter()
         .filter(|(file, _)| lua(file))
-        .partition(|(_, text)| text.starts_with("#!lua\n"));
+        .partition(|(_, text)| text.starts_with("#!lua"));
     for (file, text) in &first {
         assert!(
             text.contains("-- KEYS") && text.contains("-- Returns"),
