@@ -5,10 +5,11 @@
 //! it, from what the store said last, and asks again where it guessed wrong.
 
 mod answers;
+mod asked;
 mod clock;
 mod queue;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
@@ -17,13 +18,14 @@ pub use self::answers::{
     LedgerError, Quota, Released, ReserveCall, Reserved, Settled, Usage, UsagePage, UsageRow,
 };
 use self::{
+    asked::{assess, groups, operation},
     clock::StoreClock,
     queue::{Answer, Asked, Queue},
 };
 use crate::{
-    domain::{BilledReason, Eligibility, OrgId, RequestId, Terms, Tokens, UtcDay, Verdict},
+    domain::{BilledReason, OrgId, RequestId, Tokens, UtcDay, Verdict},
     policy::Policy,
-    store::{Batch, Operation, Outcome, PoolFigures, Recording, Store, StoreError, Timed},
+    store::{Operation, Outcome, PoolFigures, Store, StoreError, Timed},
     throttle::Throttle,
 };
 
@@ -345,84 +347,6 @@ impl Inner {
             other => Err(no_answer(other)),
         }
     }
-}
-
-/// Requests of one organization, and their places among all that were asked together.
-struct Group {
-    org: OrgId,
-    at: Vec<usize>,
-    operations: Vec<Operation>,
-}
-
-/// Splits what is asked together by organization, and by how many the store takes at a time.
-fn groups(calls: Vec<ReserveCall>) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    let mut latest: HashMap<OrgId, usize> = HashMap::new();
-    for (at, call) in calls.into_iter().enumerate() {
-        let (org, operation) = operation(call);
-        let known = latest.get(&org).copied();
-        let known = known.filter(|it| groups[*it].operations.len() < Batch::MOST_OPERATIONS);
-        let group = known.unwrap_or_else(|| {
-            latest.insert(org.clone(), groups.len());
-            let (at, operations) = (Vec::new(), Vec::new());
-            groups.push(Group {
-                org,
-                at,
-                operations,
-            });
-            groups.len() - 1
-        });
-        groups[group].at.push(at);
-        groups[group].operations.push(operation);
-    }
-    groups
-}
-
-/// A Reserve, before it is assessed.
-fn operation(call: ReserveCall) -> (OrgId, Operation) {
-    let ReserveCall {
-        org,
-        fields,
-        request_id,
-        dry_run,
-    } = call;
-    let recording = if dry_run {
-        Recording::DryRun
-    } else {
-        Recording::Stranger
-    };
-    let operation = Operation::Reserve {
-        request_id: request_id.filter(|_| !dry_run),
-        fields,
-        eligibility: Eligibility::Ineligible(BilledReason::OrganizationNotEnrolled),
-        recording,
-    };
-    (org, operation)
-}
-
-/// Writes into Reserves what the policy says of them on a day, and gives the organization's terms.
-/// Settle and Release are decided on a reservation, whatever the policy knows by now.
-fn assess(policy: &Policy, org: &OrgId, day: UtcDay, operations: &mut [Operation]) -> Arc<Terms> {
-    let assessor = policy.assessor(org, day);
-    for operation in operations {
-        if let Operation::Reserve {
-            fields,
-            eligibility,
-            recording,
-            ..
-        } = operation
-        {
-            *eligibility = assessor.eligibility(fields);
-            if *recording != Recording::DryRun {
-                *recording = if assessor.knows_org() {
-                    Recording::Record
-                } else {
-                    Recording::Stranger
-                };
-            }
-        }
-    }
-    assessor.terms()
 }
 
 /// An outcome that is no answer to what was asked.
