@@ -193,13 +193,18 @@ const HOT_TOKENS: u64 = 25;
 
 /// How many of its requests were free, asked for one by one or as a stream.
 async fn hot_caller(client: Client, number: u64) -> u64 {
-    let requests = (0..HOT_REQUESTS).map(move |at| ReserveRequest {
-        project: format!("project-{}", at % 3),
-        // Some have ids, and one in ten is asked twice.
-        ..ask(
-            HOT_TOKENS,
-            ["", &format!("{number} {}", at - at % 10 / 9)][(at % 2) as usize],
-        )
+    let requests = (0..HOT_REQUESTS).map(move |at| {
+        // Every second one has an id, and one in ten is asked for twice.
+        let same = if at % 10 == 9 { at - 2 } else { at };
+        let id = if at % 2 == 0 {
+            String::new()
+        } else {
+            format!("{number} {same}")
+        };
+        ReserveRequest {
+            project: format!("project-{}", same % 3),
+            ..ask(HOT_TOKENS, &id)
+        }
     });
     let mut free = 0;
     let mut take = |answer: ReserveResponse| {

@@ -299,10 +299,10 @@ async fn run_at_the_ledger(
                 as_stream,
             } => {
                 // At a midnight all are asked again, each by its own caller. Here one task asks for
-                // all, in its order only as long as the runtime does not interrupt it.
+                // all: in its order where it is not interrupted, and each of them waits for one thing.
                 let many = operations.len() > MOST_OVER_MIDNIGHT;
-                let day_ends = day_ends && !many;
-                if many {
+                let day_ends = day_ends && !many && !as_stream;
+                if many || as_stream {
                     world.ledger.probe().await.unwrap();
                     day_is_new = false;
                 }
