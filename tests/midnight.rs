@@ -16,7 +16,7 @@ use crate::support::{
 const EVENING: &str = "2026-11-22T23:58:00Z";
 const MIDNIGHT: &str = "2026-11-23T00:00:00Z";
 const DAYS: [&str; 2] = ["2026-11-22", "2026-11-23"];
-const ALLOWANCE: u64 = 20_000;
+const ALLOWANCE: u64 = 6_000;
 const CALLERS: usize = 12;
 const MAX_IDS_PER_CALLER: usize = 400;
 /// How long before and after midnight there is traffic.
