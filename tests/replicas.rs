@@ -15,7 +15,7 @@ use tollgate::grpc::proto::{ReserveRequest, ReserveResponse};
 use tonic::Code;
 
 use crate::support::{
-    calls::{Client, ask, large, policy_file, said, sum, usage},
+    calls::{Client, TextFile, ask, large, policy_file, said, sum, usage},
     clock::Clock,
     redis::RedisServer,
     streams::stream_all,
@@ -235,7 +235,10 @@ async fn streams_and_single_calls_through_three_replicas_are_granted_exactly_wha
     let redis = RedisServer::start_at(&Clock::at(NOON));
     let policy = policy_file(ALLOWANCE);
     let url = redis.url();
+    // No fault is wanted here, however slow the machine is.
+    let settings = TextFile::new("[redis]\nresponse_timeout = \"30s\"\n");
     let args = ["--store", &url, "--policy", policy.path()];
+    let args = [&args[..], &["--config", settings.path()]].concat();
     let replicas = [(); 3].map(|()| Tollgate::start(&args));
     let callers: Vec<_> = (0..HOT_CALLERS)
         .map(|number| {
