@@ -3,7 +3,12 @@
 //! The settings and the policy are both taken whole or not at all, so their schemas are walked by
 //! hand: a derived deserializer stops at the first fault.
 
-use std::{cell::RefCell, fmt, fmt::Write as _, ops::Range};
+use std::{
+    cell::{OnceCell, RefCell},
+    fmt,
+    fmt::Write as _,
+    ops::Range,
+};
 
 use toml::{
     Spanned,
@@ -59,6 +64,7 @@ pub fn read<T>(
     let (root, errors) = DeTable::parse_recoverable(text);
     let document = Document {
         text,
+        line_ends: OnceCell::new(),
         faults: RefCell::new(Vec::new()),
     };
     let mut broken = false;
@@ -105,13 +111,19 @@ const DUPLICATE_KEY: &str = "duplicate key";
 
 struct Document<'t> {
     text: &'t str,
+    /// Where its lines end, once that is asked for: a document can have as many faults as lines.
+    line_ends: OnceCell<Vec<usize>>,
     faults: RefCell<Vec<Fault>>,
 }
 
 impl Document<'_> {
     fn line(&self, span: &Range<usize>) -> usize {
-        let before = &self.text.as_bytes()[..span.start.min(self.text.len())];
-        1 + before.iter().filter(|byte| **byte == b'\n').count()
+        let ends = self.line_ends.get_or_init(|| {
+            let ends = self.text.bytes().enumerate();
+            ends.filter_map(|(at, byte)| (byte == b'\n').then_some(at))
+                .collect()
+        });
+        1 + ends.partition_point(|end| *end < span.start)
     }
 
     fn fault(&self, span: &Range<usize>, key: &str, message: &str) {

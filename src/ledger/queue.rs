@@ -115,7 +115,7 @@ impl Queue {
             answer: sender,
         };
         if let Some(call) = self.shared.enter(org, submission)? {
-            // A store that need not wait answers here and now, and costs no task.
+            // To be written before this caller waits; its first poll mostly does that.
             let mut call = Box::pin(call.make());
             if call.as_mut().now_or_never().is_none() {
                 tokio::spawn(call);
