@@ -5,17 +5,21 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use chrono::Utc;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tonic::transport::server::TcpIncoming;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    grpc, http,
-    ledger::Ledger,
+    grpc,
+    http::{self, Readiness},
+    ledger::{Ledger, StoreState},
     policy::{self, Policy},
     settings::{Settings, StoreChoice},
     store::{
-        Store,
+        Store, StoreError,
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },
@@ -26,9 +30,6 @@ const LIVENESS: &str = "liveness";
 
 /// The health names that are SERVING while the store would decide.
 const READINESS: [&str; 3] = ["readiness", "", "tollgate.v1.QuotaService"];
-
-/// How often the store is asked whether it would decide.
-const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Bounds of one HTTP/2 connection. A reset stream costs the server more than its caller, so how many
 /// the caller may provoke is bounded too.
@@ -61,6 +62,7 @@ pub struct Server {
     grpc: TcpListener,
     http: TcpListener,
     ledger: Ledger,
+    call_timeout: Duration,
     drain_delay: Duration,
     grace_period: Duration,
 }
@@ -83,6 +85,7 @@ impl Server {
             grpc,
             http,
             ledger,
+            call_timeout: settings.call_timeout,
             drain_delay: settings.drain_delay,
             grace_period: settings.grace_period,
         };
@@ -142,16 +145,24 @@ impl Server {
             grpc,
             http,
             ledger,
+            call_timeout,
             drain_delay,
             grace_period,
         } = self;
         let (mut reporter, health) = tonic_health::server::health_reporter();
-        let (ready, is_ready) = watch::channel(false);
+        let not_yet = Readiness::NotReady("the store has not answered yet".to_owned());
+        let (ready, is_ready) = watch::channel(not_yet);
         report(&reporter, false).await;
         reporter
             .set_service_status(LIVENESS, ServingStatus::Serving)
             .await;
-        let watcher = watch_store(ledger.clone(), reporter.clone(), ready.clone());
+        // As long as calls are answered, which is longer than readiness follows.
+        let _watcher = AbortOnDropHandle::new(tokio::spawn({
+            let ledger = ledger.clone();
+            async move { ledger.watch_store().await }
+        }));
+        let following = follow_store(ledger.store_state(), reporter.clone(), ready.clone());
+        let following = tokio::spawn(following);
         let end = CancellationToken::new();
         let open_calls = TaskTracker::new();
 
@@ -167,13 +178,14 @@ impl Server {
             .add_service(reflection().build_v1alpha()?)
             .add_service(grpc::quota::service(
                 ledger.clone(),
+                call_timeout,
                 open_calls.clone(),
                 end.clone(),
             ))
             .serve_with_incoming_shutdown(incoming, end.clone().cancelled_owned());
         let mut grpc_server: Listener =
             tokio::spawn(async move { grpc_server.await.context("the gRPC listener failed") });
-        let router = http::router(ledger, is_ready);
+        let router = http::router(ledger, call_timeout, is_ready);
         let end_of_http = end.clone().cancelled_owned();
         let mut http_server: Listener = tokio::spawn(async move {
             let server = axum::serve(http, router).with_graceful_shutdown(end_of_http);
@@ -186,10 +198,10 @@ impl Server {
             ended = &mut http_server => return ended?,
         };
         let deadline = Instant::now() + grace_period;
-        watcher.abort();
+        following.abort();
         // Until it has ended, it could still say SERVING again.
-        let _ = watcher.await;
-        ready.send_replace(false);
+        let _ = following.await;
+        ready.send_replace(Readiness::NotReady("the service is stopping".to_owned()));
         report(&reporter, false).await;
         if stop == Stop::Draining {
             tracing::info!(?drain_delay, "stopping: NOT_SERVING");
@@ -260,28 +272,40 @@ async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("{setting}: can't bind {address}"))
 }
 
-/// Keeps readiness true to whether the store would decide.
-fn watch_store(
-    ledger: Ledger,
+/// Keeps readiness true to whether the store would decide, and tells the log of each change.
+async fn follow_store(
+    mut state: watch::Receiver<StoreState>,
     reporter: HealthReporter,
-    ready: watch::Sender<bool>,
-) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        let mut told = None;
-        loop {
-            let probed = ledger.probe().await;
-            if told != Some(probed.is_ok()) {
-                match &probed {
-                    Ok(()) => tracing::info!("the store answers: SERVING"),
-                    Err(error) => tracing::warn!(%error, "the store does not answer: NOT_SERVING"),
-                }
-                ready.send_replace(probed.is_ok());
-                report(&reporter, probed.is_ok()).await;
-                told = Some(probed.is_ok());
+    ready: watch::Sender<Readiness>,
+) {
+    loop {
+        let now = state.borrow_and_update().clone();
+        match now {
+            StoreState::Unknown => {}
+            StoreState::Up => {
+                tracing::info!("the store answers: SERVING");
+                ready.send_replace(Readiness::Ready);
+                report(&reporter, true).await;
             }
-            tokio::time::sleep(PROBE_INTERVAL).await;
+            StoreState::Down(down) => {
+                let error = &down.error;
+                match error {
+                    StoreError::Refused { .. } => {
+                        tracing::warn!(%error, "the store refuses: NOT_SERVING");
+                    }
+                    StoreError::Unfit { .. } => {
+                        tracing::error!(%error, "the store is unfit: NOT_SERVING");
+                    }
+                    _ => tracing::warn!(%error, "the store does not answer: NOT_SERVING"),
+                }
+                ready.send_replace(Readiness::NotReady(down.to_string()));
+                report(&reporter, false).await;
+            }
         }
-    })
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn report(reporter: &HealthReporter, ready: bool) {

@@ -36,7 +36,8 @@ impl Skewed {
         let redis = RedisServer::start_at(&clock);
         let policy = policy_file(ALLOWANCE);
         // No fault is wanted here, however slow the machine is.
-        let settings = TextFile::new("[redis]\nresponse_timeout = \"10s\"\n");
+        let settings =
+            TextFile::new("call_timeout = \"10s\"\n[redis]\nresponse_timeout = \"10s\"\n");
         let url = redis.url();
         let args = ["--store", &url, "--policy", policy.path()];
         let args = [&args[..], &["--config", settings.path()]].concat();

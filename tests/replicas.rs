@@ -236,7 +236,7 @@ async fn streams_and_single_calls_through_three_replicas_are_granted_exactly_wha
     let policy = policy_file(ALLOWANCE);
     let url = redis.url();
     // No fault is wanted here, however slow the machine is.
-    let settings = TextFile::new("[redis]\nresponse_timeout = \"30s\"\n");
+    let settings = TextFile::new("call_timeout = \"30s\"\n[redis]\nresponse_timeout = \"30s\"\n");
     let args = ["--store", &url, "--policy", policy.path()];
     let args = [&args[..], &["--config", settings.path()]].concat();
     let replicas = [(); 3].map(|()| Tollgate::start(&args));

@@ -305,16 +305,27 @@ pub(super) fn status(error: LedgerError) -> Status {
             Status::not_found(said)
         }
         LedgerError::DayNotKept { .. } | LedgerError::Full(_) => Status::out_of_range(said),
-        LedgerError::Store(StoreError::Unreachable { .. } | StoreError::Refused { .. })
-        | LedgerError::RestlessClock => unavailable(
-            &said,
-            "the store can't be reached, or refuses; this call counted nothing: retry with the same \
-             request_id",
-        ),
-        LedgerError::Store(StoreError::NoAnswer { .. }) => unavailable(
-            &said,
-            "the store did not answer in time; the outcome is unknown: retry with the same request_id",
-        ),
+        // The log has it since the store is down.
+        LedgerError::Down(_) => counted_nothing(&said),
+        LedgerError::Store(
+            ref error @ (StoreError::Unreachable { .. }
+            | StoreError::Refused { .. }
+            | StoreError::Unfit { .. }),
+        ) => {
+            log_failure(&said);
+            counted_nothing(&format!("the store does not serve: {}", error.in_short()))
+        }
+        LedgerError::RestlessClock => {
+            log_failure(&said);
+            counted_nothing(&said)
+        }
+        LedgerError::Store(StoreError::NoAnswer { .. }) | LedgerError::OutOfTime => {
+            log_failure(&said);
+            Status::unavailable(
+                "the store did not answer in time; the outcome is unknown: retry with the same \
+                 request_id",
+            )
+        }
         LedgerError::Overloaded => Status::resource_exhausted(
             "too many decisions wait for the store; this call counted nothing: try again later",
         ),
@@ -327,9 +338,14 @@ pub(super) fn status(error: LedgerError) -> Status {
     }
 }
 
-fn unavailable(said: &str, advice: &str) -> Status {
+fn log_failure(said: &str) {
     if let Some(left_out) = STORE_FAILURES.admit(Instant::now()) {
         tracing::warn!(error = said, left_out, "calls fail for the store");
     }
-    Status::unavailable(advice)
+}
+
+fn counted_nothing(why: &str) -> Status {
+    Status::unavailable(format!(
+        "{why}; this call counted nothing: retry with the same request_id"
+    ))
 }

@@ -5,6 +5,7 @@
 
 pub mod codec;
 mod convert;
+mod deadline;
 mod page_token;
 pub mod quota;
 mod stream;

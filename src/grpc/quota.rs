@@ -1,13 +1,14 @@
 //! The RPC methods: convert, call the ledger, convert.
 
-use std::pin::Pin;
+use std::{pin::Pin, time::Duration};
 
 use futures_util::Stream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
     MAX_MESSAGE_BYTES, convert,
+    deadline::answer_by,
     proto::{
         GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
         ReleaseResponse, ReserveRequest, ReserveResponse, ReserveStreamResponse, SettleRequest,
@@ -21,24 +22,35 @@ use crate::ledger::Ledger;
 /// `tollgate.v1.QuotaService`.
 pub struct Quota {
     ledger: Ledger,
+    call_timeout: Duration,
     open_calls: TaskTracker,
     stopping: CancellationToken,
 }
 
-/// The service over a ledger, ready to be added to a server. `open_calls` is told of each call while it
+/// The service over a ledger, ready to be added to a server. `call_timeout` is how long a call whose
+/// caller has no deadline, and a request of a stream, waits for the store. `open_calls` is told of each call while it
 /// is open; `stopping` ends the calls that have no end of their own.
 #[must_use]
 pub fn service(
     ledger: Ledger,
+    call_timeout: Duration,
     open_calls: TaskTracker,
     stopping: CancellationToken,
 ) -> QuotaServiceServer<Quota> {
     QuotaServiceServer::new(Quota {
         ledger,
+        call_timeout,
         open_calls,
         stopping,
     })
     .max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+impl Quota {
+    /// The ledger, for a call that has just come.
+    fn in_time(&self, metadata: &MetadataMap) -> Ledger {
+        self.ledger.by(answer_by(metadata, self.call_timeout))
+    }
 }
 
 #[tonic::async_trait]
@@ -48,8 +60,9 @@ impl QuotaService for Quota {
         request: Request<ReserveRequest>,
     ) -> Result<Response<ReserveResponse>, Status> {
         let _open = self.open_calls.token();
+        let ledger = self.in_time(request.metadata());
         let call = convert::reserve_call(request.into_inner())?;
-        let reserved = self.ledger.reserve(call).await.map_err(convert::status)?;
+        let reserved = ledger.reserve(call).await.map_err(convert::status)?;
         Ok(Response::new(convert::reserve_response(reserved)))
     }
 
@@ -63,6 +76,7 @@ impl QuotaService for Quota {
         let call = Call {
             requests: request.into_inner(),
             ledger: self.ledger.clone(),
+            item_timeout: self.call_timeout,
             stopping: self.stopping.clone(),
             _open: self.open_calls.token(),
         };
@@ -74,8 +88,9 @@ impl QuotaService for Quota {
         request: Request<SettleRequest>,
     ) -> Result<Response<SettleResponse>, Status> {
         let _open = self.open_calls.token();
+        let ledger = self.in_time(request.metadata());
         let (org, request_id, tokens) = convert::settle_call(request.into_inner())?;
-        let settled = self.ledger.settle(org, request_id, tokens).await;
+        let settled = ledger.settle(org, request_id, tokens).await;
         Ok(Response::new(convert::settle_response(
             settled.map_err(convert::status)?,
         )))
@@ -86,9 +101,9 @@ impl QuotaService for Quota {
         request: Request<ReleaseRequest>,
     ) -> Result<Response<ReleaseResponse>, Status> {
         let _open = self.open_calls.token();
+        let ledger = self.in_time(request.metadata());
         let (org, request_id) = convert::release_call(request.into_inner())?;
-        let released = self
-            .ledger
+        let released = ledger
             .release(org, request_id)
             .await
             .map_err(convert::status)?;
@@ -100,8 +115,9 @@ impl QuotaService for Quota {
         request: Request<GetQuotaRequest>,
     ) -> Result<Response<GetQuotaResponse>, Status> {
         let _open = self.open_calls.token();
+        let ledger = self.in_time(request.metadata());
         let org = convert::org(request.into_inner().org)?;
-        let quota = self.ledger.quota(&org).await.map_err(convert::status)?;
+        let quota = ledger.quota(&org).await.map_err(convert::status)?;
         Ok(Response::new(convert::quota_response(&org, quota)))
     }
 
@@ -110,12 +126,9 @@ impl QuotaService for Quota {
         request: Request<ListUsageRequest>,
     ) -> Result<Response<ListUsageResponse>, Status> {
         let _open = self.open_calls.token();
+        let ledger = self.in_time(request.metadata());
         let (org, page) = convert::usage_page(request.into_inner())?;
-        let usage = self
-            .ledger
-            .usage(&org, page)
-            .await
-            .map_err(convert::status)?;
+        let usage = ledger.usage(&org, page).await.map_err(convert::status)?;
         Ok(Response::new(convert::usage_response(&org, usage)))
     }
 }

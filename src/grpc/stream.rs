@@ -4,7 +4,10 @@
 //! until these have their answers and the caller has taken them: HTTP/2's windows, not our memory, hold
 //! back a caller who sends faster than it reads.
 
+use std::time::Duration;
+
 use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 use tonic::Status;
 
@@ -23,6 +26,8 @@ const MOST_AT_ONCE: usize = 256;
 pub(super) struct Call<S> {
     pub(super) requests: S,
     pub(super) ledger: Ledger,
+    /// How long a request that was read waits for the store.
+    pub(super) item_timeout: Duration,
     /// Set when the service stops: what was read is answered, and no more is read.
     pub(super) stopping: CancellationToken,
     /// Held while the call is open.
@@ -105,7 +110,8 @@ where
                 Err(fault) => faults.push(Some(fault)),
             }
         }
-        let mut decided = self.ledger.reserve_all(faultless).await.into_iter();
+        let ledger = self.ledger.by(Instant::now() + self.item_timeout);
+        let mut decided = ledger.reserve_all(faultless).await.into_iter();
         let in_its_place = |fault| match fault {
             Some(fault) => Err(fault),
             None => {

@@ -2,7 +2,7 @@
 //!
 //! `/` is the page, `/api/orgs` and `/api/quota?org=…` are what it reads.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use axum::{
     Json, Router,
@@ -12,6 +12,7 @@ use axum::{
     routing::get,
 };
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::{
     domain::OrgId,
@@ -23,12 +24,22 @@ use crate::{
 /// Organizations that the page offers; any other one can be typed in.
 const MAX_OFFERED: usize = 500;
 
-pub(super) fn router(ledger: Ledger) -> Router {
+/// What the page reads from.
+#[derive(Clone)]
+struct Source {
+    ledger: Ledger,
+    call_timeout: Duration,
+}
+
+pub(super) fn router(ledger: Ledger, call_timeout: Duration) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/api/orgs", get(orgs))
         .route("/api/quota", get(quota))
-        .with_state(ledger)
+        .with_state(Source {
+            ledger,
+            call_timeout,
+        })
 }
 
 /// Nothing on the page comes from elsewhere, and nobody may frame it.
@@ -42,8 +53,8 @@ async fn page() -> impl IntoResponse {
     ([PAGE_POLICY], Html(include_str!("dashboard.html")))
 }
 
-async fn orgs(State(ledger): State<Ledger>) -> Json<Vec<String>> {
-    let policy = ledger.policy();
+async fn orgs(State(source): State<Source>) -> Json<Vec<String>> {
+    let policy = source.ledger.policy();
     let names = policy.orgs().keys().take(MAX_OFFERED);
     let mut names: Vec<String> = names.map(OrgId::to_string).collect();
     names.sort();
@@ -79,10 +90,11 @@ struct Pool {
 type Refused = (StatusCode, String);
 
 async fn quota(
-    State(ledger): State<Ledger>,
+    State(source): State<Source>,
     Query(Asked { org }): Query<Asked>,
 ) -> Result<Json<Answer>, Refused> {
     let org = OrgId::parse(org).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+    let ledger = source.ledger.by(Instant::now() + source.call_timeout);
     let Quota {
         standing,
         day,
@@ -114,7 +126,7 @@ fn refused(error: LedgerError) -> Refused {
     if let LedgerError::UnknownOrganization = error {
         return (StatusCode::NOT_FOUND, error.to_string());
     }
-    if let Some(left_out) = FAILURES.admit(Instant::now()) {
+    if let Some(left_out) = FAILURES.admit(Instant::now().into_std()) {
         tracing::warn!(%error, left_out, "the dashboard has no answer");
     }
     match error {

@@ -2,26 +2,34 @@
 
 mod dashboard;
 
+use std::time::Duration;
+
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::sync::watch;
 
 use crate::ledger::Ledger;
 
-/// What is served. `ready` follows the store and the shutdown, as gRPC health does.
-pub fn router(ledger: Ledger, ready: watch::Receiver<bool>) -> Router {
+/// Whether the service would decide.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// It would.
+    Ready,
+    /// It would not, and this is why.
+    NotReady(String),
+}
+
+/// What is served. `ready` follows the store and the shutdown, as gRPC health does; `call_timeout` is how
+/// long the page waits for the store.
+pub fn router(ledger: Ledger, call_timeout: Duration, ready: watch::Receiver<Readiness>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz).with_state(ready))
-        .merge(dashboard::router(ledger))
+        .merge(dashboard::router(ledger, call_timeout))
 }
 
-async fn readyz(State(ready): State<watch::Receiver<bool>>) -> (StatusCode, &'static str) {
-    if *ready.borrow() {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the store does not answer, or the service is stopping\n",
-        )
+async fn readyz(State(ready): State<watch::Receiver<Readiness>>) -> (StatusCode, String) {
+    match &*ready.borrow() {
+        Readiness::Ready => (StatusCode::OK, "ok\n".to_owned()),
+        Readiness::NotReady(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }

@@ -1,6 +1,10 @@
 //! What the ledger is asked, and what it answers.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
+
+use super::outage::Down;
 
 use crate::{
     domain::{
@@ -138,6 +142,12 @@ pub enum LedgerError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store is known to be down, and was not asked. This call counted nothing.
+    #[error(transparent)]
+    Down(Arc<Down>),
+    /// The time to answer is over. What was not sent is not sent; the rest is unknown to the caller.
+    #[error("the store did not answer before the deadline")]
+    OutOfTime,
     /// The store's clock named another day again and again.
     #[error("the store's clock does not settle on a day")]
     RestlessClock,
@@ -157,8 +167,11 @@ impl LedgerError {
             Self::Store(
                 StoreError::Unreachable { .. }
                 | StoreError::Refused { .. }
-                | StoreError::NoAnswer { .. },
+                | StoreError::NoAnswer { .. }
+                | StoreError::Unfit { .. },
             )
+            | Self::Down(_)
+            | Self::OutOfTime
             | Self::RestlessClock => true,
             Self::Store(StoreError::Corrupt { .. })
             | Self::Refused(_)

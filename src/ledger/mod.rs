@@ -7,25 +7,32 @@
 mod answers;
 mod asking;
 mod clock;
+mod outage;
 mod queue;
+mod reading;
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
+use tokio::time::Instant;
 
-pub use self::answers::{
-    LedgerError, Quota, Released, ReserveCall, Reserved, Settled, Usage, UsagePage, UsageRow,
+pub use self::{
+    answers::{
+        LedgerError, Quota, Released, ReserveCall, Reserved, Settled, Usage, UsagePage, UsageRow,
+    },
+    outage::{Down, StoreState},
 };
 use self::{
     asking::{assess, groups, operation},
     clock::StoreClock,
+    outage::{Outage, Purpose},
     queue::{Answer, Asked, Queue},
 };
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Tokens, UtcDay, Verdict},
     policy::Policy,
-    store::{Operation, Outcome, PoolFigures, Store, StoreError, Timed},
+    store::{Operation, Outcome, Store, StoreError, Timed},
     throttle::Throttle,
 };
 
@@ -33,6 +40,8 @@ use crate::{
 #[derive(Clone)]
 pub struct Ledger {
     inner: Arc<Inner>,
+    /// When its calls must have their answers; none: whenever the store has.
+    answers_by: Option<Instant>,
 }
 
 struct Inner {
@@ -42,6 +51,7 @@ struct Inner {
     on_store_failure: OnStoreFailure,
     usage_retention_days: u32,
     clock: StoreClock,
+    outage: Outage,
 }
 
 /// What a Reserve answers when the store can't be asked.
@@ -74,9 +84,21 @@ impl Ledger {
             on_store_failure,
             usage_retention_days,
             clock: StoreClock::default(),
+            outage: Outage::new(),
         };
         Self {
             inner: Arc::new(inner),
+            answers_by: None,
+        }
+    }
+
+    /// The same ledger, whose calls are answered by then. A decision whose time is over before it was
+    /// sent is not sent; one that was sent is carried to its end, and only its answer comes too late.
+    #[must_use]
+    pub fn by(&self, answers_by: Instant) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            answers_by: Some(answers_by),
         }
     }
 
@@ -98,7 +120,7 @@ impl Ledger {
     /// The id was used otherwise, or the store failed.
     pub async fn reserve(&self, call: ReserveCall) -> Result<Reserved, LedgerError> {
         let (org, operation) = operation(call);
-        let decided = self.inner.decide_one(&org, operation).await;
+        let decided = self.decide_one(&org, operation).await;
         self.inner.reserved(decided)
     }
 
@@ -107,8 +129,8 @@ impl Ledger {
     pub async fn reserve_all(&self, calls: Vec<ReserveCall>) -> Vec<Result<Reserved, LedgerError>> {
         let mut results: Vec<_> = calls.iter().map(|_| Err(LedgerError::TaskDied)).collect();
         let groups = groups(calls).into_iter().map(|group| async move {
-            let decided = self.inner.decide(&group.org, group.operations).await;
-            (group.at, decided)
+            let decided = self.inner.decide(&group.org, group.operations);
+            (group.at, self.in_time(decided).await)
         });
         for (at, decided) in join_all(groups).await {
             let (now, outcomes) = match decided {
@@ -139,7 +161,7 @@ impl Ledger {
         tokens: Tokens,
     ) -> Result<Settled, LedgerError> {
         let operation = Operation::Settle { request_id, tokens };
-        let Timed { now, answer } = self.inner.decide_one(&org, operation).await?;
+        let Timed { now, answer } = self.decide_one(&org, operation).await?;
         match answer {
             Outcome::Settled {
                 verdict,
@@ -168,7 +190,7 @@ impl Ledger {
         request_id: RequestId,
     ) -> Result<Released, LedgerError> {
         let operation = Operation::Release { request_id };
-        let Timed { now, answer } = self.inner.decide_one(&org, operation).await?;
+        let Timed { now, answer } = self.decide_one(&org, operation).await?;
         match answer {
             Outcome::Released {
                 tokens,
@@ -184,84 +206,6 @@ impl Ledger {
         }
     }
 
-    /// What remains today of every pool of the policy.
-    ///
-    /// # Errors
-    ///
-    /// The organization is unknown, or the store failed.
-    pub async fn quota(&self, org: &OrgId) -> Result<Quota, LedgerError> {
-        let policy = self.policy();
-        let mut day = self.inner.clock.today();
-        for _ in 0..MAX_ROUNDS {
-            let standing = policy
-                .standing(org, day)
-                .ok_or(LedgerError::UnknownOrganization)?;
-            let counted = self.inner.store.pools(org, day, policy.pools()).await?;
-            let today = self.inner.clock.learn(counted.now);
-            if today == day {
-                let pools = policy
-                    .pools()
-                    .iter()
-                    .zip(counted.answer)
-                    .map(|(pool, counters)| {
-                        let figures =
-                            PoolFigures::today(&standing.terms, pool.clone(), counters.used);
-                        (figures, counters)
-                    });
-                let pools = pools.collect();
-                return Ok(Quota {
-                    standing,
-                    day,
-                    resets_at: day.end(),
-                    pools,
-                });
-            }
-            day = today;
-        }
-        Err(LedgerError::RestlessClock)
-    }
-
-    /// What was used on a day, by project and model.
-    ///
-    /// # Errors
-    ///
-    /// The organization is unknown and has no rows, the day is not kept, or the store failed.
-    pub async fn usage(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
-        let UsagePage { day, after, size } = page;
-        let asked = day;
-        let mut day = asked.unwrap_or_else(|| self.inner.clock.today());
-        for _ in 0..MAX_ROUNDS {
-            // One row more than the page, which tells whether there is a next one.
-            let store = &self.inner.store;
-            let read = store.usage(org, day, after.as_ref(), size + 1).await?;
-            let today = self.inner.clock.learn(read.now);
-            if asked.is_none() && today != day {
-                day = today;
-                continue;
-            }
-            let oldest = today.minus_days(self.inner.usage_retention_days);
-            if day > today || day < oldest {
-                return Err(LedgerError::DayNotKept { day, oldest, today });
-            }
-            let policy = self.policy();
-            let rows = read.answer;
-            if rows.is_empty() && after.is_none() && !policy.orgs().contains_key(org) {
-                return Err(LedgerError::UnknownOrganization);
-            }
-            let more = rows.len() > size;
-            let listed = rows.into_iter().take(size);
-            let listed = listed.map(|((project, model), counters)| UsageRow {
-                pool: policy.pool_of(&model).cloned(),
-                project,
-                model,
-                counters,
-            });
-            let rows = listed.collect();
-            return Ok(Usage { day, rows, more });
-        }
-        Err(LedgerError::RestlessClock)
-    }
-
     /// Whether the store answers and would decide now.
     ///
     /// # Errors
@@ -272,25 +216,44 @@ impl Ledger {
         self.inner.clock.learn(now);
         Ok(())
     }
-}
 
-impl Inner {
     async fn decide_one(
         &self,
         org: &OrgId,
         operation: Operation,
     ) -> Result<Timed<Outcome>, LedgerError> {
-        let Timed { now, mut answer } = self.decide(org, vec![operation]).await?;
+        let decided = self.in_time(self.inner.decide(org, vec![operation]));
+        let Timed { now, mut answer } = decided.await?;
         let answer = answer.pop().expect("a store gives an outcome for each");
         Ok(Timed { now, answer })
     }
 
-    /// Decides operations of one organization together, on the day that it is for the store.
+    /// Waits as long as there is time. What is dropped then is the waiting: the queue sees that nobody
+    /// does, and what was sent has a task of its own.
+    async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, LedgerError>>,
+    ) -> Result<T, LedgerError> {
+        let Some(answers_by) = self.answers_by else {
+            return answer.await;
+        };
+        if answers_by <= Instant::now() {
+            return Err(LedgerError::OutOfTime);
+        }
+        let answered = tokio::time::timeout_at(answers_by, answer).await;
+        answered.unwrap_or(Err(LedgerError::OutOfTime))
+    }
+}
+
+impl Inner {
+    /// Decides operations of one organization together, on the day that it is for the store; at once
+    /// not, where the store is known to be down.
     async fn decide(
         &self,
         org: &OrgId,
         mut operations: Vec<Operation>,
     ) -> Result<Timed<Vec<Outcome>>, LedgerError> {
+        self.outage.enter(Purpose::Decide).await?;
         let mut day = self.clock.today();
         for _ in 0..MAX_ROUNDS {
             let terms = assess(&self.policy.load(), org, day, &mut operations);
@@ -299,7 +262,9 @@ impl Inner {
                 terms,
                 operations,
             };
-            match self.queue.decide(org, asked).await? {
+            let answer = self.queue.decide(org, asked).await;
+            self.note(&answer);
+            match answer? {
                 Answer::Decided(decided) => {
                     self.clock.learn(decided.now);
                     return Ok(decided);
@@ -313,6 +278,15 @@ impl Inner {
         Err(LedgerError::RestlessClock)
     }
 
+    /// What became of a call tells something of the store.
+    fn note<T>(&self, answer: &Result<T, LedgerError>) {
+        match answer {
+            Ok(_) => self.outage.called(None),
+            Err(LedgerError::Store(error)) => self.outage.called(Some(error)),
+            Err(_) => {}
+        }
+    }
+
     /// The answer to a Reserve; a degraded one where the store can't be asked and the operator wants it.
     fn reserved(
         &self,
@@ -321,7 +295,7 @@ impl Inner {
         let Timed { now, answer } = match decided {
             Ok(decided) => decided,
             Err(error) if error.is_outage() && self.on_store_failure == OnStoreFailure::Billed => {
-                if let Some(left_out) = DEGRADED_ANSWERS.admit(Instant::now()) {
+                if let Some(left_out) = DEGRADED_ANSWERS.admit(Instant::now().into_std()) {
                     tracing::warn!(%error, left_out, "calls are answered BILLED STORE_UNAVAILABLE");
                 }
                 return Ok(Reserved {

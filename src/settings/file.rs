@@ -12,7 +12,7 @@ use super::{LogFormat, SettingsError, chosen};
 use crate::{
     document::{Entry, Section},
     ledger::OnStoreFailure,
-    store::redis::RedisUrl,
+    store::redis::{RedisUrl, UnsafeEviction},
 };
 
 /// What a settings file says; what it leaves out is `None`.
@@ -23,6 +23,7 @@ pub(super) struct FileSettings {
     pub(super) store: Option<StoreKind>,
     pub(super) policy: Option<PathBuf>,
     pub(super) on_store_failure: Option<OnStoreFailure>,
+    pub(super) call_timeout: Option<Duration>,
     pub(super) log_format: Option<LogFormat>,
     pub(super) log: Option<String>,
     pub(super) drain_delay: Option<Duration>,
@@ -31,6 +32,7 @@ pub(super) struct FileSettings {
     pub(super) key_prefix: Option<String>,
     pub(super) connect_timeout: Option<Duration>,
     pub(super) response_timeout: Option<Duration>,
+    pub(super) unsafe_eviction: Option<UnsafeEviction>,
 }
 
 /// Which store, and where.
@@ -80,6 +82,7 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
         "store",
         "policy",
         "on_store_failure",
+        "call_timeout",
         "log_format",
         "log",
         "drain_delay",
@@ -110,7 +113,12 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
         ..FileSettings::default()
     };
     if let Some(redis) = root.section("redis") {
-        redis.only(&["key_prefix", "connect_timeout", "response_timeout"]);
+        redis.only(&[
+            "key_prefix",
+            "connect_timeout",
+            "response_timeout",
+            "unsafe_eviction",
+        ]);
         file.key_prefix = redis.get("key_prefix").and_then(|entry| key_prefix(&entry));
         file.connect_timeout = redis
             .get("connect_timeout")
@@ -118,6 +126,9 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
         file.response_timeout = redis
             .get("response_timeout")
             .and_then(|entry| timeout(&entry));
+        file.unsafe_eviction = redis
+            .get("unsafe_eviction")
+            .and_then(|entry| choice(&entry));
     }
     file
 }

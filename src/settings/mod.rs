@@ -11,7 +11,7 @@ use self::file::{FileSettings, StoreKind};
 use crate::{
     document::Faults,
     ledger::OnStoreFailure,
-    store::redis::{RedisConfig, Timeouts},
+    store::redis::{RedisConfig, Timeouts, UnsafeEviction},
 };
 
 /// The flags of `tollgate serve`. Each is also an environment variable, which [`Settings::load`] reads:
@@ -73,6 +73,19 @@ impl ValueEnum for OnStoreFailure {
     }
 }
 
+impl ValueEnum for UnsafeEviction {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Refuse, Self::Warn]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(match self {
+            Self::Refuse => "refuse".into(),
+            Self::Warn => "warn".into(),
+        })
+    }
+}
+
 /// The settings in force, validated.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -86,6 +99,8 @@ pub struct Settings {
     pub policy: Option<PathBuf>,
     /// What Reserve answers when the store can't be asked.
     pub on_store_failure: OnStoreFailure,
+    /// How long a call waits for the store, whose caller does not say.
+    pub call_timeout: Duration,
     /// How to log.
     pub log_format: LogFormat,
     /// Which log lines.
@@ -158,6 +173,7 @@ impl Settings {
                     response: file.response_timeout.unwrap_or(Duration::from_millis(500)),
                 },
                 usage_retention_days,
+                unsafe_eviction: file.unsafe_eviction.unwrap_or(UnsafeEviction::Refuse),
             })),
         };
         let listen = args.listen()?.or(file.listen);
@@ -171,6 +187,7 @@ impl Settings {
             store,
             policy: args.policy()?.or(file.policy),
             on_store_failure: on_store_failure.unwrap_or(OnStoreFailure::Error),
+            call_timeout: file.call_timeout.unwrap_or(Duration::from_secs(1)),
             log_format: log_format.unwrap_or(LogFormat::Auto),
             log: log.unwrap_or_else(|| "info".to_owned()),
             drain_delay: file.drain_delay.unwrap_or(Duration::from_secs(2)),

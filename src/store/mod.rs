@@ -60,11 +60,12 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Timed<UsageRows>, StoreError>;
 
-    /// Asks the store for its clock, and so whether it would decide now.
+    /// Asks the store for its clock, and so whether it would decide now; and whether it may be trusted to
+    /// keep what it counts.
     ///
     /// # Errors
     ///
-    /// The store failed.
+    /// The store failed, or is [`StoreError::Unfit`].
     async fn probe(&self) -> Result<Timed<()>, StoreError>;
 }
 
@@ -279,7 +280,7 @@ impl PoolFigures {
 /// The store failed. Says nothing of transports: `grpc` maps it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The store can't be reached, or refused before anything ran. Nothing was written.
+    /// The store can't be reached. Nothing was written.
     #[error("the store can't be reached: {reason}")]
     Unreachable {
         /// What the connection said.
@@ -291,11 +292,19 @@ pub enum StoreError {
         /// What the connection said.
         reason: String,
     },
-    /// The store answered that it can't serve now (loading, read-only, out of memory, …). Nothing
-    /// was written.
-    #[error("the store refused: {reason}")]
+    /// The store answered that it can't serve now. Nothing was written.
+    #[error("the store refused, {why}: {reason}")]
     Refused {
+        /// What hinders it.
+        why: Hindrance,
         /// What it answered.
+        reason: String,
+    },
+    /// The store answers, and may lose what it counted, or is no store for Tollgate: what it says now may
+    /// be wrong later. Nothing was written. Only [`Store::probe`] finds this.
+    #[error("the store is unfit: {reason}")]
+    Unfit {
+        /// What is wrong, and what would put it right. Says nothing that is secret.
         reason: String,
     },
     /// What the store holds, or said, can't be understood: it was not written by Tollgate.
@@ -304,4 +313,62 @@ pub enum StoreError {
         /// Where, and what.
         reason: String,
     },
+}
+
+impl StoreError {
+    /// What is wrong, without what the connection or the store said: that is for the log.
+    #[must_use]
+    pub fn in_short(&self) -> String {
+        match self {
+            Self::Unreachable { .. } => "it can't be reached".to_owned(),
+            Self::NoAnswer { .. } => "it does not answer".to_owned(),
+            Self::Refused { why, .. } => why.to_string(),
+            Self::Unfit { reason } => reason.clone(),
+            Self::Corrupt { .. } => "it holds something that is not Tollgate's".to_owned(),
+        }
+    }
+}
+
+/// What hinders a store that answers from serving now. Each can pass without a restart of anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Hindrance {
+    /// No memory is left for what it would have to write.
+    #[error("it is full")]
+    Full,
+    /// It can't save to its disk what it holds, and takes no more.
+    #[error("it can't save what it holds")]
+    CannotSave,
+    /// Something that runs for long keeps it from everything else.
+    #[error("it is busy")]
+    Busy,
+    /// It has started, and still reads what it saved.
+    #[error("it is loading")]
+    Loading,
+    /// It may only be read.
+    #[error("it is read-only")]
+    ReadOnly,
+    /// It has lost the one that it copies.
+    #[error("it is cut off from its master")]
+    CutOff,
+    /// Fewer copies of it follow than it must have.
+    #[error("too few replicas follow it")]
+    TooFewReplicas,
+    /// It is spread over several servers, and not all of them are there.
+    #[error("a part of it is missing")]
+    Incomplete,
+    /// What is asked for is just being moved from one server to another.
+    #[error("it is being moved")]
+    Moving,
+    /// The user may not do what has to be done.
+    #[error("its user lacks a right")]
+    NoRight,
+    /// It wants another user or password.
+    #[error("it does not accept the user or password")]
+    NotLoggedIn,
+    /// It has as many connections as it takes.
+    #[error("it takes no more connections")]
+    TooManyClients,
+    /// Anything else that it may say.
+    #[error("it says no")]
+    Other,
 }

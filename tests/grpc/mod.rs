@@ -61,7 +61,11 @@ impl Service {
         // A pause of the store that a test makes is no failure of it.
         let dir = tempfile::tempdir().unwrap();
         let settings = dir.path().join("tollgate.toml");
-        std::fs::write(&settings, "[redis]\nresponse_timeout = \"30s\"\n").unwrap();
+        std::fs::write(
+            &settings,
+            "call_timeout = \"30s\"\n[redis]\nresponse_timeout = \"30s\"\n",
+        )
+        .unwrap();
         let settings = settings.to_str().unwrap();
         let (url, policy) = (redis.url(), policy());
         let args = [

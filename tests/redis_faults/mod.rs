@@ -1,17 +1,25 @@
 //! docs/CONTRACT.md, the errors: a real service over a real Redis that restarts, stalls, is demoted,
 //! runs full, or holds what is not ours.
 
+mod deadlines;
+mod down;
+mod eviction;
 mod foreign;
+mod hindrances;
 mod outages;
 mod refusals;
 mod streams;
 mod waiting;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tonic::{Code, Status};
+use prost::Message as _;
+use tokio::{net::TcpStream, time::timeout};
+use tollgate::grpc::proto::{ReserveRequest, ReserveResponse};
+use tonic::{Code, Status, codegen::http};
 use tonic_health::pb::health_check_response::ServingStatus;
 
+use crate::server::http_get;
 use crate::support::{
     calls::{Client, TextFile, ask, policy_file},
     redis::RedisServer,
@@ -21,6 +29,15 @@ use crate::support::{
 /// The default of both timeouts is 500 ms; a slow machine may be late. What the tests tell apart takes
 /// ten times as long.
 const PROMPT: Duration = Duration::from_secs(3);
+
+/// A second is what the contract says; a slow machine may be late.
+const BACK: Duration = Duration::from_secs(3);
+
+/// No answer takes nearly as long, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A pause that a test makes is no failure of Redis.
+const PATIENT: &str = "call_timeout = \"60s\"\n[redis]\nresponse_timeout = \"60s\"";
 
 /// A service over this Redis that has seen it answer.
 async fn start(redis: &RedisServer, settings: &str) -> Tollgate {
@@ -56,4 +73,55 @@ fn logged(tollgate: &Tollgate, words: &[&str]) -> bool {
     let lines = tollgate.log();
     let mut texts = lines.iter().map(ToString::to_string);
     texts.any(|line| words.iter().all(|word| line.contains(word)))
+}
+
+/// Calls until a Reserve of one token is served again, which is soon.
+async fn served_again(client: &Client, request_id: &str) -> ReserveResponse {
+    let begun = Instant::now();
+    loop {
+        match client.clone().reserve(ask(1, request_id)).await {
+            Ok(answer) => {
+                assert!(begun.elapsed() < BACK, "{:?}", begun.elapsed());
+                return answer.into_inner();
+            }
+            Err(status) => assert!(begun.elapsed() < BACK, "{status:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A Reserve with a deadline, whose end the service says: below tonic, whose client would end the call
+/// by a timer of its own.
+async fn reserve_until_the_service_ends_it(
+    tollgate: &Tollgate,
+    request: &ReserveRequest,
+    grpc_timeout: &str,
+) -> Code {
+    let stream = TcpStream::connect(&tollgate.addr).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let uri = format!("http://{}/tollgate.v1.QuotaService/Reserve", tollgate.addr);
+    let head = http::Request::post(uri)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", grpc_timeout)
+        .body(())
+        .unwrap();
+    let mut sender = sender.ready().await.unwrap();
+    let (answer, mut body) = sender.send_request(head, false).unwrap();
+    let message = request.encode_to_vec();
+    let mut framed = vec![0];
+    framed.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    framed.extend(message);
+    body.send_data(framed.into(), true).unwrap();
+    let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+    connection.abort();
+    Code::from_bytes(answer.headers()["grpc-status"].as_bytes())
+}
+
+/// What `/readyz` says of why the service is not ready.
+fn not_ready_body(tollgate: &Tollgate) -> String {
+    let (head, body) = http_get(&tollgate.http_addr, "/readyz");
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}: {body}");
+    body
 }

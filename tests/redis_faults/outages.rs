@@ -2,27 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use tollgate::grpc::proto::{GetQuotaRequest, ReleaseRequest, SettleRequest};
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{PROMPT, start, unavailable};
+use super::{PATIENT, PROMPT, served_again, start, unavailable};
 use crate::support::{
     calls::{Client, ask, large, reserve, said},
     redis::RedisServer,
 };
 
-fn signal(redis: &RedisServer, signal: Signal) {
-    let pid = i32::try_from(redis.pid()).unwrap();
-    kill(Pid::from_raw(pid), signal).unwrap();
-}
-
 /// Settle, Release and GetQuota fail as UNAVAILABLE.
-async fn others_are_unavailable(client: &Client) {
+pub(super) async fn others_are_unavailable(client: &Client) {
     let (org, request_id) = ("acme".to_owned(), "r".to_owned());
     let mut client = client.clone();
     let settle = SettleRequest {
@@ -56,7 +48,7 @@ async fn forgotten_scripts_are_sent_again_within_the_call() {
 }
 
 #[tokio::test]
-async fn after_a_restart_of_redis_the_next_call_works_and_readiness_has_followed() {
+async fn after_a_restart_of_redis_calls_are_served_again_within_a_second() {
     let mut redis = RedisServer::start();
     let tollgate = start(&redis, "").await;
     let client = tollgate.client();
@@ -67,12 +59,12 @@ async fn after_a_restart_of_redis_the_next_call_works_and_readiness_has_followed
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     redis.restart();
     // It kept nothing, so this is counted anew.
-    let answer = reserve(&client, 10, "between").await;
-    assert_eq!((said(&answer).as_str(), answer.used), ("FREE", 10));
+    let answer = served_again(&client, "between").await;
+    assert_eq!((said(&answer).as_str(), answer.used), ("FREE", 1));
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     // Also where nobody called while it was away.
     redis.restart();
-    assert_eq!(said(&reserve(&client, 10, "after").await), "FREE");
+    assert_eq!(said(&served_again(&client, "after").await), "FREE");
 }
 
 #[tokio::test]
@@ -94,14 +86,14 @@ async fn a_stalled_redis_makes_calls_unavailable_in_time_and_a_retry_tells_what_
     let tollgate = start(&redis, "").await;
     let client = tollgate.client();
     reserve(&client, 10, "before").await;
-    signal(&redis, Signal::SIGSTOP);
+    redis.signal(Signal::SIGSTOP);
     for at in 0..3 {
         let begun = Instant::now();
         unavailable(&client, 100, &format!("stalled {at}")).await;
         assert!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
     }
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
-    signal(&redis, Signal::SIGCONT);
+    redis.signal(Signal::SIGCONT);
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     for round in 0..2 {
         for at in 0..3 {
@@ -120,7 +112,7 @@ async fn with_a_stalled_redis_no_caller_waits_for_the_failures_of_the_others() {
     let tollgate = start(&redis, "").await;
     let client = tollgate.client();
     reserve(&client, 10, "before").await;
-    signal(&redis, Signal::SIGSTOP);
+    redis.signal(Signal::SIGSTOP);
     // The first failure costs the kept connection: from then on every call has to connect.
     unavailable(&client, 10, "").await;
     let begun = Instant::now();
@@ -133,7 +125,7 @@ async fn with_a_stalled_redis_no_caller_waits_for_the_failures_of_the_others() {
         assert_eq!(answer.unwrap().unwrap_err().code(), Code::Unavailable);
     }
     assert!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
-    signal(&redis, Signal::SIGCONT);
+    redis.signal(Signal::SIGCONT);
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     assert_eq!(said(&reserve(&client, 10, "after").await), "FREE");
 }
@@ -144,7 +136,7 @@ async fn with_degraded_answers_a_reserve_is_billed_for_the_store_and_nothing_els
     let tollgate = start(&redis, "on_store_failure = \"billed\"").await;
     let client = tollgate.client();
     assert_eq!(said(&reserve(&client, 10, "before").await), "FREE");
-    signal(&redis, Signal::SIGSTOP);
+    redis.signal(Signal::SIGSTOP);
     let stalled = Instant::now();
     let degraded = reserve(&client, 10, "r").await;
     assert!(stalled.elapsed() < PROMPT);
@@ -160,13 +152,13 @@ async fn with_degraded_answers_a_reserve_is_billed_for_the_store_and_nothing_els
     others_are_unavailable(&client).await;
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     redis.restart();
-    assert_eq!(said(&reserve(&client, 10, "r").await), "FREE");
+    assert_eq!(said(&served_again(&client, "r").await), "FREE");
 }
 
 #[tokio::test]
 async fn a_call_that_its_caller_left_is_carried_to_its_end() {
     let redis = RedisServer::start();
-    let tollgate = start(&redis, "[redis]\nresponse_timeout = \"60s\"").await;
+    let tollgate = start(&redis, PATIENT).await;
     let client = tollgate.client();
     // Redis knows the script from here on: else both calls would send its source, in either order.
     reserve(&client, 5, "first").await;

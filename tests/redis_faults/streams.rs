@@ -14,13 +14,13 @@ use crate::support::{
 };
 
 /// A stream that the test asks one request after the other.
-struct Asking {
+pub(super) struct Asking {
     requests: mpsc::Sender<ReserveRequest>,
     answers: Streaming<ReserveStreamResponse>,
 }
 
 impl Asking {
-    async fn over(client: &Client) -> Self {
+    pub(super) async fn over(client: &Client) -> Self {
         let (requests, receiver) = mpsc::channel(1);
         let sent = stream::unfold(receiver, async |mut receiver: mpsc::Receiver<_>| {
             Some((receiver.recv().await?, receiver))
@@ -32,7 +32,7 @@ impl Asking {
         }
     }
 
-    async fn ask(&mut self, tokens: u64, id: &str) -> Said {
+    pub(super) async fn ask(&mut self, tokens: u64, id: &str) -> Said {
         self.requests.send(ask(tokens, id)).await.unwrap();
         next(&mut self.answers).await.unwrap()
     }
@@ -50,6 +50,7 @@ async fn an_outage_makes_the_requests_of_a_stream_unavailable_until_redis_is_bac
         assert_eq!(code(&failed), Code::Unavailable);
         assert!(failed.unwrap_err().message.contains("retry with the same"));
     }
+    tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     redis.restart();
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     // It kept nothing.
@@ -67,6 +68,7 @@ async fn with_degraded_answers_the_requests_of_a_stream_are_billed_for_the_store
         let answer = asking.ask(10, "r").await.unwrap();
         assert_eq!(said(&answer), "StoreUnavailable");
     }
+    tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     redis.restart();
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     assert_eq!(said(&asking.ask(10, "r").await.unwrap()), "FREE");

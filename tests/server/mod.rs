@@ -19,7 +19,7 @@ fn http_status(addr: &str, path: &str) -> u16 {
 }
 
 /// The head of the answer to a GET over HTTP, and its body.
-fn http_get(addr: &str, path: &str) -> (String, String) {
+pub fn http_get(addr: &str, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))

@@ -92,6 +92,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert!(matches!(settings.store, StoreChoice::Memory));
     assert_eq!((settings.policy, settings.usage_retention_days), (None, 35));
     assert_eq!(settings.on_store_failure, OnStoreFailure::Error);
+    assert_eq!(settings.call_timeout, Duration::from_secs(1));
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn start(drain_delay: &str, grace_period: &str) -> Tollgate {
 fn start_over(redis: &RedisServer, grace_period: &str) -> Tollgate {
     let settings = TextFile::new(&format!(
         "drain_delay = \"0s\"\ngrace_period = \"{grace_period}\"\n\
-         [redis]\nresponse_timeout = \"{LONG}\"\n"
+         call_timeout = \"60s\"\n[redis]\nresponse_timeout = \"{LONG}\"\n"
     ));
     let (policy, url) = (policy_file(1_000), redis.url());
     let args = ["--config", settings.path(), "--policy", policy.path()];

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn start(redis: &RedisServer, grace_period: &str) -> Tollgate {
     let settings = TextFile::new(&format!(
         "drain_delay = \"0s\"\ngrace_period = \"{grace_period}\"\n\
-         [redis]\nresponse_timeout = \"60s\"\n"
+         call_timeout = \"60s\"\n[redis]\nresponse_timeout = \"60s\"\n"
     ));
     let (policy, url) = (policy_file(1_000_000), redis.url());
     let args = ["--config", settings.path(), "--policy", policy.path()];

@@ -1,10 +1,15 @@
 //! A real redis-server of the test's own.
 
 use std::{
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use redis::{Client, Connection, Value};
 use tempfile::TempDir;
 
@@ -82,9 +87,24 @@ impl RedisServer {
 
     /// Starts it again on its port, with its directory.
     pub fn restart(&mut self) {
+        self.restart_unseen();
+        self.wait_until_it_answers();
+    }
+
+    /// Starts it again, and does not wait until it answers.
+    pub fn restart_unseen(&mut self) {
         self.kill();
         self.process = spawn(self.port, None, &self.options, &self.dir);
-        self.wait_until_it_answers();
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    /// Where it keeps its files.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     fn wait_until_it_answers(&self) {

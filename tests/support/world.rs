@@ -15,7 +15,7 @@ use tollgate::{
     store::{
         Store,
         memory::MemoryStore,
-        redis::{RedisConfig, RedisStore, RedisUrl, Timeouts},
+        redis::{RedisConfig, RedisStore, RedisUrl, Timeouts, UnsafeEviction},
     },
 };
 
@@ -191,6 +191,7 @@ pub fn redis_store(server: &RedisServer) -> RedisStore {
             response: std::time::Duration::from_secs(5),
         },
         usage_retention_days: 35,
+        unsafe_eviction: UnsafeEviction::Refuse,
     })
     .unwrap()
 }

@@ -8,13 +8,14 @@ use redis::Cmd;
 
 use super::{
     arguments::{self, Packed},
-    link::{Link, again_if_cut, store_error},
+    errors::store_error,
+    link::{Link, again_if_cut},
     reply::{self, Reply},
     script::Script,
 };
 use crate::{
     domain::{PoolName, UtcDay},
-    store::{Batch, Decided, StoreError, Timed},
+    store::{Batch, Decided, Hindrance, StoreError, Timed},
 };
 
 /// A reservation names at most one pool that the caller didn't; a policy that lost more is asked for
@@ -190,7 +191,8 @@ fn answer(now: DateTime<Utc>, reply: Reply) -> Result<Timed<Decided>> {
         // write is what it read, and no retry mends that.
         Reply::Failed { why, key } if why.starts_with("NOPERM") => {
             let reason = format!("{why} ({key})");
-            return Err(StoreError::Refused { reason });
+            let why = Hindrance::NoRight;
+            return Err(StoreError::Refused { why, reason });
         }
         Reply::Failed { why, key } => {
             let reason = format!("{key}: {why}");

@@ -23,8 +23,6 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
-use crate::store::StoreError;
-
 /// How long Redis may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
@@ -180,30 +178,5 @@ where
             ask().await.map_err(|_| Failed::Asking(error))
         }
         answered => answered,
-    }
-}
-
-/// What a failure means for the caller. Nothing but a server's own answer, or a connection that never
-/// came about, proves that nothing was written.
-pub(super) fn store_error(failed: &Failed) -> StoreError {
-    let error = match failed {
-        Failed::Connecting(error) => {
-            let reason = error.to_string();
-            return StoreError::Unreachable { reason };
-        }
-        Failed::Asking(error) => error,
-    };
-    let reason = error.to_string();
-    match error.kind() {
-        // Our script's own word, and Redis' for a key of another type: no retry mends either.
-        ErrorKind::Extension if matches!(error.code(), Some("CORRUPT" | "WRONGTYPE")) => {
-            StoreError::Corrupt { reason }
-        }
-        // The script asks for its rights before it writes.
-        ErrorKind::Server(ServerErrorKind::NoPerm) => StoreError::Refused { reason },
-        // A script that failed on its way may have written before.
-        _ if reason.contains("@user_script") => StoreError::NoAnswer { reason },
-        ErrorKind::Server(_) | ErrorKind::Extension => StoreError::Refused { reason },
-        _ => StoreError::NoAnswer { reason },
     }
 }

@@ -11,9 +11,14 @@
 //!
 //! **The connection** ([`link`]) is kept and shared. What counts once however often it is asked is asked
 //! again where it is cut.
+//!
+//! **Failures** ([`errors`]) are told in the store's own words. A Redis that may delete what was counted is
+//! none for Tollgate ([`fitness`]).
 
 mod arguments;
 mod decide;
+mod errors;
+mod fitness;
 pub mod keys;
 mod letters;
 mod link;
@@ -30,15 +35,17 @@ use tokio::sync::Semaphore;
 
 use self::{
     decide::Decider,
+    errors::store_error,
+    fitness::Fitness,
     keys::OrgKeys,
-    link::{Link, again_if_cut, store_error},
+    link::{Link, again_if_cut},
     packed::BadReply,
     script::Script,
 };
 use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageRows};
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
 
-pub use self::link::Timeouts;
+pub use self::{fitness::UnsafeEviction, link::Timeouts};
 
 /// `redis://[user:password@]host[:port][/database]`. Displays without user and password.
 #[derive(Clone)]
@@ -89,11 +96,14 @@ pub struct RedisConfig {
     pub timeouts: Timeouts,
     /// How many days usage is kept after its day.
     pub usage_retention_days: u32,
+    /// What to do with a Redis that may evict what was counted.
+    pub unsafe_eviction: UnsafeEviction,
 }
 
 /// The counters in a Redis server, version 7 or later.
 pub struct RedisStore {
     link: Link,
+    fitness: Fitness,
     /// A day's rows are read whole for each page: only so many at a time.
     usage_reads: Semaphore,
     decider: Decider,
@@ -121,10 +131,12 @@ impl RedisStore {
             key_prefix,
             timeouts,
             usage_retention_days,
+            unsafe_eviction,
         } = config;
         let days = u64::from(usage_retention_days);
         Ok(Self {
             link: Link::new(info, timeouts)?,
+            fitness: Fitness::new(unsafe_eviction),
             usage_reads: Semaphore::new(MAX_USAGE_READS),
             decider: Decider::new(key_prefix, Duration::from_secs(days * 24 * 60 * 60)),
             pools: Script::new(include_str!("pools.lua")),
@@ -195,11 +207,12 @@ impl Store for RedisStore {
             }
             cursor = next;
         }
-        let Timed { now, answer: () } = self.probe().await?;
+        let now = self.decider.probe(&self.link).await?;
         Ok(Timed { now, answer: rows })
     }
 
     async fn probe(&self) -> Result<Timed<()>, StoreError> {
+        self.fitness.check(&self.link).await?;
         let now = self.decider.probe(&self.link).await?;
         Ok(Timed { now, answer: () })
     }

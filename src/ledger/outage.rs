@@ -1,0 +1,203 @@
+//! Whether the store is known to be down, and since when. While it is, calls are answered at once.
+//!
+//! One watcher asks the store all the time, and it alone decides: a call that fails only makes it ask at
+//! once. For it takes two failures in a row, the last of them the watcher's own, to be down. So one slow
+//! call is no outage, and neither is a part of the store that others do without.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use tokio::sync::{Notify, watch};
+
+use super::{Ledger, LedgerError};
+use crate::store::StoreError;
+
+/// How long the watcher waits between two questions, while the store serves.
+const WHILE_UP: Duration = Duration::from_millis(500);
+
+/// And while it is down: so long, and as long as an answer takes, it may be back unseen.
+const WHILE_DOWN: Duration = Duration::from_millis(250);
+
+/// And at least, however many calls fail.
+const AT_LEAST: Duration = Duration::from_millis(50);
+
+/// What is known of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreState {
+    /// It has not been asked yet.
+    Unknown,
+    /// It would decide.
+    Up,
+    /// It would not.
+    Down(Arc<Down>),
+}
+
+/// A store that would not decide.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the store is down since {}: {}", .since.to_rfc3339_opts(SecondsFormat::Secs, true), .error.in_short())]
+pub struct Down {
+    /// When that was found, by this machine's clock.
+    pub since: DateTime<Utc>,
+    /// Why, as it was found first.
+    pub error: StoreError,
+}
+
+/// What is asked of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To count. A store that refuses to is not asked.
+    Decide,
+    /// To read. A store that refuses to count, being full or read-only, may still be read.
+    Read,
+}
+
+pub(super) struct Outage {
+    state: watch::Sender<StoreState>,
+    /// Whether every call goes to the store: the one thing that a call looks at while all is well.
+    open: AtomicBool,
+    /// A failure since the last success.
+    failed: AtomicBool,
+    /// Makes the watcher ask at once.
+    suspected: Notify,
+}
+
+impl Outage {
+    /// Nothing is known, and nothing held up, until someone watches.
+    pub(super) fn new() -> Self {
+        Self {
+            state: watch::Sender::new(StoreState::Unknown),
+            open: AtomicBool::new(true),
+            failed: AtomicBool::new(false),
+            suspected: Notify::new(),
+        }
+    }
+
+    pub(super) fn state(&self) -> watch::Receiver<StoreState> {
+        self.state.subscribe()
+    }
+
+    /// Lets a call through to the store, or tells at once that it is down. Before the store has said
+    /// anything at all, a call waits for that.
+    pub(super) async fn enter(&self, purpose: Purpose) -> Result<(), LedgerError> {
+        if self.open.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut state = self.state.subscribe();
+        let known = state.wait_for(|state| *state != StoreState::Unknown).await;
+        match known.as_deref() {
+            Ok(StoreState::Down(down)) if down.keeps_from(purpose) => {
+                Err(LedgerError::Down(Arc::clone(down)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes in what became of a call.
+    pub(super) fn called(&self, error: Option<&StoreError>) {
+        match error {
+            None if self.failed.load(Ordering::Relaxed) => {
+                self.failed.store(false, Ordering::Relaxed);
+            }
+            Some(StoreError::Unreachable { .. } | StoreError::NoAnswer { .. }) => {
+                self.failed.store(true, Ordering::Relaxed);
+                self.suspected.notify_one();
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a failure now would be the first one after a success.
+    fn is_trusted(&self) -> bool {
+        *self.state.borrow() == StoreState::Up && !self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Takes in what the store said to the watcher.
+    fn learn(&self, probed: Result<(), StoreError>) {
+        self.failed.store(probed.is_err(), Ordering::Relaxed);
+        let Err(error) = probed else {
+            self.open.store(true, Ordering::Release);
+            self.state.send_if_modified(|state| {
+                let changes = *state != StoreState::Up;
+                *state = StoreState::Up;
+                changes
+            });
+            return;
+        };
+        // What it holds is not ours to judge for every call: each has its own answer.
+        let open = matches!(error, StoreError::Corrupt { .. });
+        self.open.store(open, Ordering::Release);
+        self.state.send_if_modified(|state| {
+            let since = match state {
+                StoreState::Down(down) if down.error.in_short() == error.in_short() => {
+                    return false;
+                }
+                StoreState::Down(down) => down.since,
+                StoreState::Unknown | StoreState::Up => Utc::now(),
+            };
+            *state = StoreState::Down(Arc::new(Down { since, error }));
+            true
+        });
+    }
+}
+
+impl Down {
+    fn keeps_from(&self, purpose: Purpose) -> bool {
+        match self.error {
+            StoreError::Refused { .. } => purpose == Purpose::Decide,
+            StoreError::Unreachable { .. }
+            | StoreError::NoAnswer { .. }
+            | StoreError::Unfit { .. } => true,
+            StoreError::Corrupt { .. } => false,
+        }
+    }
+}
+
+impl Ledger {
+    /// What is known of the store, now and from now on.
+    #[must_use]
+    pub fn store_state(&self) -> watch::Receiver<StoreState> {
+        self.inner.outage.state()
+    }
+
+    /// Asks the store again and again whether it would decide. Has no end. Whoever drops it lets every
+    /// call through from then on.
+    pub async fn watch_store(&self) {
+        let outage = &self.inner.outage;
+        let _until_dropped = Watching(outage);
+        // What it can't be trusted with shall not be counted before that is known.
+        outage.open.store(false, Ordering::Release);
+        loop {
+            let trusted = outage.is_trusted();
+            let mut probed = self.probe().await;
+            if trusted && probed.is_err() && !outage.failed.load(Ordering::Relaxed) {
+                probed = self.probe().await;
+            }
+            let up = probed.is_ok();
+            outage.learn(probed);
+            if up {
+                tokio::time::sleep(AT_LEAST).await;
+                tokio::select! {
+                    () = tokio::time::sleep(WHILE_UP.saturating_sub(AT_LEAST)) => {}
+                    () = outage.suspected.notified() => {}
+                }
+            } else {
+                tokio::time::sleep(WHILE_DOWN).await;
+            }
+        }
+    }
+}
+
+/// While someone watches.
+struct Watching<'o>(&'o Outage);
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.0.open.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,146 @@
+//! A Redis that may delete what was counted is none to decide by.
+
+use std::time::{Duration, Instant};
+
+use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::{
+    PATIENCE, logged, not_ready_body,
+    refusals::{LEAST_RIGHTS, url_of_user},
+    refused, served_again, start, start_unseen, unavailable,
+};
+use crate::support::{
+    calls::{Client, ask, reserve, said},
+    redis::RedisServer,
+    tollgate::Tollgate,
+};
+
+const EVICTING: [&str; 4] = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
+
+fn set_policy(redis: &RedisServer, policy: &str) {
+    redis.run(&["CONFIG", "SET", "maxmemory-policy", policy]);
+}
+
+/// How many lines of the log say this.
+fn lines(tollgate: &Tollgate, message: &str) -> usize {
+    let says = |line: &&serde_json::Value| line["message"].as_str().unwrap().contains(message);
+    tollgate.log().iter().filter(says).count()
+}
+
+/// Waits for a line of the log.
+async fn wait_for_line(tollgate: &Tollgate, message: &str) {
+    let patience = Instant::now() + PATIENCE;
+    while lines(tollgate, message) == 0 {
+        assert!(Instant::now() < patience, "{:?}", tollgate.log());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Calls until one is refused, which is within five seconds.
+async fn refused_soon(client: &Client) {
+    let begun = Instant::now();
+    while client.clone().reserve(ask(1, "")).await.is_ok() {
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_may_evict_counters_is_refused_from_the_first_call_on() {
+    let redis = RedisServer::start_on(crate::support::free_port(), None, &EVICTING);
+    let tollgate = start_unseen(&redis.url(), "");
+    let client = tollgate.client();
+    let status = refused(&client, 10, "r").await;
+    assert_eq!(status.code(), Code::Unavailable);
+    tollgate.wait_for_readiness(ServingStatus::NotServing).await;
+    for text in [status.message(), &not_ready_body(&tollgate)] {
+        assert!(text.contains("maxmemory-policy is allkeys-lru"), "{text}");
+    }
+    assert_eq!(redis.integer(&["DBSIZE"]), 0);
+    // The operator puts it right.
+    set_policy(&redis, "noeviction");
+    assert_eq!(said(&served_again(&client, "r").await), "FREE");
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+}
+
+#[tokio::test]
+async fn an_eviction_policy_that_is_switched_on_under_traffic_is_refused_until_it_is_set_back() {
+    let redis = RedisServer::start();
+    redis.run(&["CONFIG", "SET", "maxmemory", "100mb"]);
+    let tollgate = start(&redis, "").await;
+    let client = tollgate.client();
+    for (round, policy) in ["allkeys-lru", "volatile-ttl"].into_iter().enumerate() {
+        set_policy(&redis, policy);
+        refused_soon(&client).await;
+        unavailable(&client, 1, "").await;
+        tollgate.wait_for_readiness(ServingStatus::NotServing).await;
+        let body = not_ready_body(&tollgate);
+        assert!(body.contains(policy), "{body}");
+        set_policy(&redis, "noeviction");
+        served_again(&client, "").await;
+        tollgate.wait_for_readiness(ServingStatus::Serving).await;
+        // Once for each change, however often it was asked for.
+        assert_eq!(lines(&tollgate, "the store is unfit"), round + 1);
+        assert!(logged(&tollgate, &["ERROR", policy]));
+    }
+}
+
+#[tokio::test]
+async fn with_degraded_answers_an_unfit_redis_has_every_reserve_billed() {
+    let redis = RedisServer::start_on(crate::support::free_port(), None, &EVICTING);
+    let tollgate = start_unseen(&redis.url(), "on_store_failure = \"billed\"");
+    let answer = reserve(&tollgate.client(), 10, "r").await;
+    assert_eq!(said(&answer), "StoreUnavailable");
+    assert_eq!(redis.integer(&["DBSIZE"]), 0);
+}
+
+#[tokio::test]
+async fn where_the_operator_takes_the_risk_it_serves_and_warns_once_for_each_change() {
+    let redis = RedisServer::start_on(crate::support::free_port(), None, &EVICTING);
+    let tollgate = start(&redis, "[redis]\nunsafe_eviction = \"warn\"").await;
+    let client = tollgate.client();
+    assert_eq!(said(&reserve(&client, 10, "r").await), "FREE");
+    assert_eq!(lines(&tollgate, "UNSAFE"), 1);
+    assert!(logged(&tollgate, &["WARN", "UNSAFE", "allkeys-lru"]));
+    set_policy(&redis, "noeviction");
+    wait_for_line(&tollgate, "does not evict any more").await;
+    set_policy(&redis, "volatile-lru");
+    let patience = Instant::now() + PATIENCE;
+    while !logged(&tollgate, &["UNSAFE", "volatile-lru"]) {
+        assert!(Instant::now() < patience, "{:?}", tollgate.log());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(lines(&tollgate, "UNSAFE"), 2);
+    assert_eq!(
+        tollgate.health("readiness").await,
+        Some(ServingStatus::Serving)
+    );
+}
+
+#[tokio::test]
+async fn an_evicting_policy_without_a_limit_deletes_nothing_and_is_only_told() {
+    let redis = RedisServer::start();
+    set_policy(&redis, "allkeys-lru");
+    let tollgate = start(&redis, "").await;
+    assert!(logged(&tollgate, &["WARN", "risky", "allkeys-lru"]));
+    assert_eq!(said(&reserve(&tollgate.client(), 10, "r").await), "FREE");
+}
+
+#[tokio::test]
+async fn without_the_right_to_ask_it_serves_and_says_once_that_it_can_not_know() {
+    let redis = RedisServer::start_on(crate::support::free_port(), None, &EVICTING);
+    let rights = LEAST_RIGHTS.into_iter().filter(|right| *right != "+info");
+    let url = url_of_user(&redis, &rights.collect::<Vec<_>>());
+    let tollgate = start_unseen(&url, "");
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    assert_eq!(said(&reserve(&tollgate.client(), 10, "r").await), "FREE");
+    // It has been asked for several times, as the commands that Redis refused show.
+    let patience = Instant::now() + PATIENCE;
+    let refused = || redis.info("stats").contains("acl_access_denied_cmd:3");
+    while !refused() && redis.info("stats").contains("acl_access_denied_cmd") {
+        assert!(Instant::now() < patience);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(lines(&tollgate, "+info"), 1);
+}

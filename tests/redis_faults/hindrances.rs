@@ -1,0 +1,220 @@
+//! Each reason for which a Redis that answers may refuse: it is told in words, nothing is counted, and when
+//! it has passed, calls are served without a restart of anything.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::{PATIENCE, logged, not_ready_body, refused, served_again, start, start_unseen};
+use crate::support::{
+    calls::{large, reserve, said},
+    free_port,
+    redis::RedisServer,
+    tollgate::Tollgate,
+};
+
+/// Waits until Redis says this of itself.
+fn wait_for_info(redis: &RedisServer, section: &str, words: &str) {
+    let patience = Instant::now() + PATIENCE;
+    while !redis.info(section).contains(words) {
+        assert!(Instant::now() < patience, "{}", redis.info(section));
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Calls, readiness and the log say what hinders it, and Redis' own code is only in the log.
+async fn is_hindered(tollgate: &Tollgate, words: &str, code: &str) {
+    tollgate.wait_for_readiness(ServingStatus::NotServing).await;
+    let patience = Instant::now() + PATIENCE;
+    // Before it hindered, it may have been unreachable for a moment.
+    loop {
+        let status = refused(&tollgate.client(), 10, "hindered").await;
+        let (said, body) = (status.message(), not_ready_body(tollgate));
+        if said.contains(words) && body.contains(words) {
+            assert!(said.contains("counted nothing"), "{status:?}");
+            assert!(
+                !said.contains(code) && !body.contains(code),
+                "{said} {body}"
+            );
+            break;
+        }
+        assert!(
+            Instant::now() < patience,
+            "{words:?} is in none of {said:?}, {body:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(logged(tollgate, &["WARN", code]), "{:?}", tollgate.log());
+}
+
+/// It is over: nothing was counted meanwhile.
+async fn is_over(tollgate: &Tollgate, used_before: u64) {
+    let answer = served_again(&tollgate.client(), "hindered").await;
+    assert_eq!(said(&answer), "FREE");
+    assert_eq!((answer.used, answer.replayed), (used_before + 1, false));
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+}
+
+/// Where a setting of Redis alone makes it refuse, and another one lets it serve again.
+async fn a_setting_hinders(refuse: &[&str], serve: &[&str], words: &str, code: &str) {
+    let redis = RedisServer::start();
+    let tollgate = start(&redis, "").await;
+    reserve(&tollgate.client(), 10, "before").await;
+    redis.run(refuse);
+    is_hindered(&tollgate, words, code).await;
+    // What can be read, is.
+    assert_eq!(large(&tollgate.client()).await.used, 10);
+    redis.run(serve);
+    is_over(&tollgate, 10).await;
+}
+
+#[tokio::test]
+async fn a_full_redis() {
+    let (full, room) = (
+        ["CONFIG", "SET", "maxmemory", "1"],
+        ["CONFIG", "SET", "maxmemory", "0"],
+    );
+    a_setting_hinders(&full, &room, "it is full", "OOM").await;
+}
+
+#[tokio::test]
+async fn a_redis_with_too_few_replicas() {
+    let set = |number| ["CONFIG", "SET", "min-replicas-to-write", number];
+    let words = "too few replicas follow it";
+    a_setting_hinders(&set("1"), &set("0"), words, "NOREPLICAS").await;
+}
+
+#[tokio::test]
+async fn a_read_only_replica() {
+    let (demote, promote) = (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]);
+    a_setting_hinders(&demote, &promote, "it is read-only", "READONLY").await;
+}
+
+#[tokio::test]
+async fn a_replica_that_has_lost_its_master_and_shows_nothing_stale() {
+    let redis = RedisServer::start();
+    let tollgate = start(&redis, "").await;
+    reserve(&tollgate.client(), 10, "before").await;
+    redis.run(&["CONFIG", "SET", "replica-serve-stale-data", "no"]);
+    redis.run(&["REPLICAOF", "127.0.0.1", "1"]);
+    is_hindered(&tollgate, "it is cut off from its master", "MASTERDOWN").await;
+    redis.run(&["REPLICAOF", "NO", "ONE"]);
+    is_over(&tollgate, 10).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_can_not_save() {
+    let redis = RedisServer::start();
+    let tollgate = start(&redis, "").await;
+    reserve(&tollgate.client(), 10, "before").await;
+    redis.run(&["CONFIG", "SET", "save", "3600 1000"]);
+    // Where the file should be, there is a directory.
+    let in_the_way = redis.dir().join("dump.rdb");
+    fs::create_dir(&in_the_way).unwrap();
+    redis.run(&["BGSAVE"]);
+    wait_for_info(&redis, "persistence", "rdb_last_bgsave_status:err");
+    is_hindered(&tollgate, "it can't save what it holds", "MISCONF").await;
+    fs::remove_dir(&in_the_way).unwrap();
+    redis.run(&["BGSAVE"]);
+    wait_for_info(&redis, "persistence", "rdb_last_bgsave_status:ok");
+    is_over(&tollgate, 10).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_runs_a_long_script() {
+    let redis = RedisServer::start();
+    let tollgate = start(&redis, "").await;
+    reserve(&tollgate.client(), 10, "before").await;
+    redis.run(&["CONFIG", "SET", "busy-reply-threshold", "10"]);
+    let mut busy = redis.connection();
+    let script = thread::spawn(move || {
+        let mut command = redis::cmd("EVAL");
+        command.arg("while true do end").arg(0);
+        command.query::<()>(&mut busy).unwrap_err()
+    });
+    is_hindered(&tollgate, "it is busy", "BUSY").await;
+    redis.run(&["SCRIPT", "KILL"]);
+    script.join().unwrap();
+    is_over(&tollgate, 10).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_loads_what_it_saved() {
+    // It sleeps at each key, and answers in between.
+    let slow = [
+        "--key-load-delay",
+        "20000",
+        "--loading-process-events-interval-bytes",
+        "1024",
+    ];
+    let mut redis = RedisServer::start_on(free_port(), None, &slow);
+    let tollgate = start(&redis, "").await;
+    reserve(&tollgate.client(), 10, "before").await;
+    redis.run(&["CONFIG", "SET", "rdbcompression", "no"]);
+    let value = "x".repeat(2_000);
+    for at in 0..150 {
+        redis.run(&["SET", &format!("big {at}"), &value]);
+    }
+    redis.run(&["SAVE"]);
+    redis.restart_unseen();
+    is_hindered(&tollgate, "it is loading", "LOADING").await;
+    let patience = Instant::now() + PATIENCE;
+    while redis.info("persistence").contains("loading:1") {
+        assert!(Instant::now() < patience);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    is_over(&tollgate, 10).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_takes_no_more_connections() {
+    let redis = RedisServer::start();
+    let control = &mut redis.connection();
+    let mut most = |number: &str| {
+        let mut command = redis::cmd("CONFIG");
+        command.arg(&["SET", "maxclients", number]);
+        command.query::<()>(control).unwrap();
+    };
+    most("1");
+    let tollgate = start_unseen(&redis.url(), "");
+    is_hindered(
+        &tollgate,
+        "it takes no more connections",
+        "max number of clients",
+    )
+    .await;
+    most("100");
+    is_over(&tollgate, 0).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_wants_another_password() {
+    let redis = RedisServer::start();
+    let control = &mut redis.connection();
+    let mut password = |password: &str| {
+        let mut command = redis::cmd("CONFIG");
+        command.arg(&["SET", "requirepass", password]);
+        command.query::<()>(control).unwrap();
+    };
+    password("secret");
+    let url = redis.url().replace("//", "//:another@");
+    let tollgate = start_unseen(&url, "");
+    let words = "it does not accept the user or password";
+    is_hindered(&tollgate, words, "WRONGPASS").await;
+    password("another");
+    is_over(&tollgate, 0).await;
+}
+
+#[tokio::test]
+async fn a_user_without_the_right_to_the_script() {
+    let redis = RedisServer::start();
+    let user = |rights: &[&str]| super::refusals::url_of_user(&redis, rights);
+    let url = user(&["~tollgate:*", "+hello", "+info"]);
+    let tollgate = start_unseen(&url, "");
+    is_hindered(&tollgate, "its user lacks a right", "NOPERM").await;
+    user(&super::refusals::LEAST_RIGHTS);
+    is_over(&tollgate, 0).await;
+}
