@@ -3,6 +3,8 @@
 
 mod bounds;
 mod callers;
+mod outage;
+mod time;
 
 use std::{pin::Pin, sync::Arc, task::Poll};
 
@@ -26,6 +28,7 @@ struct Held {
     ledger: Ledger,
     calls: HeldCalls,
     clock: Clock,
+    store: Arc<HeldStore>,
 }
 
 type Asked = Pin<Box<dyn Future<Output = Result<Reserved, LedgerError>>>>;
@@ -38,13 +41,14 @@ impl Held {
         let (store, calls) = HeldStore::over(memory, calls_at_once);
         let text = small_policy("keep_open").replace("large = 1_000", "large = 1_000_000");
         let policy = Arc::new(policy_text(&text));
-        let ledger = Ledger::new(policy, store, OnStoreFailure::Error, 35);
+        let ledger = Ledger::new(policy, store.clone(), OnStoreFailure::Error, 35);
         // It learns the day, which the tests have as they want it.
         ledger.probe().await.unwrap();
         Self {
             ledger,
             calls,
             clock,
+            store,
         }
     }
 

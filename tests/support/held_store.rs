@@ -1,6 +1,12 @@
 //! A store that hands each of its calls to the test, which decides when and how it ends.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::{
@@ -22,6 +28,10 @@ pub struct HeldStore {
     inner: Arc<dyn Store>,
     calls_at_once: usize,
     calls: mpsc::UnboundedSender<HeldCall>,
+    /// How each probe fails from now on.
+    pub probes_fail: Mutex<Option<StoreError>>,
+    /// How many probes there were.
+    pub probes: AtomicUsize,
 }
 
 /// The calls, in the order in which they come.
@@ -46,6 +56,8 @@ impl HeldStore {
             inner,
             calls_at_once,
             calls,
+            probes_fail: Mutex::default(),
+            probes: AtomicUsize::default(),
         };
         (Arc::new(store), HeldCalls(held))
     }
@@ -156,6 +168,11 @@ impl Store for HeldStore {
     }
 
     async fn probe(&self) -> Result<Timed<()>, StoreError> {
-        self.inner.probe().await
+        self.probes.fetch_add(1, Ordering::Relaxed);
+        let fails = self.probes_fail.lock().unwrap().clone();
+        match fails {
+            Some(error) => Err(error),
+            None => self.inner.probe().await,
+        }
     }
 }

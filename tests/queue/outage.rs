@@ -1,0 +1,179 @@
+//! When the store is known to be down, and what becomes of calls then.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use tokio::{task::JoinHandle, time::sleep};
+use tollgate::{
+    ledger::{LedgerError, StoreState},
+    store::{Hindrance, StoreError},
+};
+
+use super::Held;
+use crate::support::{
+    held_store::settled,
+    world::{With as _, ask, org_id},
+};
+
+/// A watcher asks more often than this, whether the store is up or down.
+const SOON: Duration = Duration::from_secs(1);
+
+fn silent() -> StoreError {
+    let reason = "the test wants it".to_owned();
+    StoreError::NoAnswer { reason }
+}
+
+fn full() -> StoreError {
+    let (why, reason) = (Hindrance::Full, "the test wants it".to_owned());
+    StoreError::Refused { why, reason }
+}
+
+impl Held {
+    /// One whose store is watched, and has answered.
+    async fn watched() -> (Self, JoinHandle<()>) {
+        let held = Self::new(1).await;
+        let ledger = held.ledger.clone();
+        let watching = tokio::spawn(async move { ledger.watch_store().await });
+        settled().await;
+        assert_eq!(held.state(), StoreState::Up);
+        (held, watching)
+    }
+
+    fn state(&self) -> StoreState {
+        self.ledger.store_state().borrow().clone()
+    }
+
+    fn is_down(&self) -> bool {
+        matches!(self.state(), StoreState::Down(_))
+    }
+
+    /// How many times the store was asked while this long passed.
+    async fn probes_in(&self, time: Duration) -> usize {
+        let before = self.store.probes.load(Ordering::Relaxed);
+        sleep(time).await;
+        self.store.probes.load(Ordering::Relaxed) - before
+    }
+
+    fn probes_fail(&self, error: impl Into<Option<StoreError>>) {
+        *self.store.probes_fail.lock().unwrap() = error.into();
+    }
+
+    /// A call that the store fails.
+    async fn fail_one(&mut self) {
+        let asked = self.id("fails").await;
+        self.calls.next().await.fail(silent());
+        assert!(matches!(asked.await, Err(LedgerError::Store(_))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_fails_is_no_outage_while_the_store_answers_the_watcher() {
+    let (mut held, _watching) = Held::watched().await;
+    for _ in 0..20 {
+        held.fail_one().await;
+        sleep(Duration::from_millis(10)).await;
+        assert_eq!(held.state(), StoreState::Up);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_fails_makes_the_watcher_ask_at_once_and_its_failure_is_an_outage() {
+    let (mut held, _watching) = Held::watched().await;
+    sleep(Duration::from_millis(60)).await;
+    held.probes_fail(silent());
+    held.fail_one().await;
+    settled().await;
+    assert!(held.is_down());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_watcher_alone_finds_an_outage_where_nobody_calls() {
+    let (held, _watching) = Held::watched().await;
+    held.probes_fail(silent());
+    sleep(SOON).await;
+    assert!(held.is_down());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_is_down_every_call_is_answered_at_once_and_none_reaches_it() {
+    let (mut held, _watching) = Held::watched().await;
+    held.probes_fail(silent());
+    sleep(SOON).await;
+    for _ in 0..100 {
+        let answer = held.ledger.reserve(ask(1).id("r")).await;
+        let Err(LedgerError::Down(down)) = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(down.error, silent());
+        let read = held.ledger.quota(&org_id("acme")).await;
+        assert!(matches!(read, Err(LedgerError::Down(_))));
+    }
+    assert!(held.calls.all_now().await.is_empty());
+    held.probes_fail(None);
+    sleep(SOON).await;
+    assert_eq!(held.state(), StoreState::Up);
+    assert!(!held.counted("r").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_refuses_to_count_is_still_read() {
+    let (held, _watching) = Held::watched().await;
+    held.probes_fail(full());
+    sleep(SOON).await;
+    let refused = held.ledger.reserve(ask(1)).await;
+    assert!(matches!(refused, Err(LedgerError::Down(down)) if down.error == full()));
+    held.ledger.quota(&org_id("acme")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_changes_its_reason_has_begun_when_it_began() {
+    let (held, _watching) = Held::watched().await;
+    held.probes_fail(silent());
+    sleep(SOON).await;
+    let StoreState::Down(first) = held.state() else {
+        panic!();
+    };
+    held.probes_fail(full());
+    sleep(SOON).await;
+    let StoreState::Down(then) = held.state() else {
+        panic!();
+    };
+    assert_eq!((then.since, &then.error), (first.since, &full()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_store_is_asked_at_a_bounded_rate_however_many_calls_fail() {
+    let (mut held, _watching) = Held::watched().await;
+    let quiet = held.probes_in(10 * SOON).await;
+    assert!((19..=21).contains(&quiet), "{quiet}");
+    let before = held.store.probes.load(Ordering::Relaxed);
+    for _ in 0..500 {
+        held.fail_one().await;
+        sleep(Duration::from_millis(2)).await;
+    }
+    // Once every 50 ms.
+    let probes = held.store.probes.load(Ordering::Relaxed) - before;
+    assert!((10..=31).contains(&probes), "{probes}");
+    held.probes_fail(silent());
+    sleep(SOON).await;
+    let down = held.probes_in(10 * SOON).await;
+    assert!((38..=41).contains(&down), "{down}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_the_store_has_said_anything_a_watched_ledger_counts_nothing_by_it() {
+    let mut held = Held::new(1).await;
+    held.probes_fail(StoreError::Unfit {
+        reason: "the test wants it".to_owned(),
+    });
+    let ledger = held.ledger.clone();
+    let mut watching = Box::pin(async move { ledger.watch_store().await });
+    assert!(futures_util::poll!(watching.as_mut()).is_pending());
+    let asked = held.ledger.reserve(ask(1)).await;
+    assert!(matches!(asked, Err(LedgerError::Down(_))));
+    assert!(held.calls.all_now().await.is_empty());
+    // Who doesn't watch any more holds nothing up.
+    drop(watching);
+    let asked = held.id("r").await;
+    held.calls.next().await.go();
+    asked.await.unwrap();
+}
