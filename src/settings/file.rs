@@ -103,6 +103,7 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
         on_store_failure: root
             .get("on_store_failure")
             .and_then(|entry| choice(&entry)),
+        call_timeout: root.get("call_timeout").and_then(|entry| timeout(&entry)),
         log_format: root.get("log_format").and_then(|entry| choice(&entry)),
         log: text("log"),
         drain_delay: root.get("drain_delay").and_then(|entry| entry.duration()),

@@ -11,6 +11,7 @@ use tempfile::NamedTempFile;
 use tollgate::{
     ledger::OnStoreFailure,
     settings::{ServeArgs, Settings, StoreChoice},
+    store::redis::UnsafeEviction,
 };
 
 use crate::support::{calls::TextFile, tollgate::program, world::small_policy};
@@ -93,6 +94,39 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!((settings.policy, settings.usage_retention_days), (None, 35));
     assert_eq!(settings.on_store_failure, OnStoreFailure::Error);
     assert_eq!(settings.call_timeout, Duration::from_secs(1));
+}
+
+/// The settings of a file, which a test can read without starting anything.
+fn settings_of(text: &str) -> Result<Settings, String> {
+    let file = TextFile::new(text);
+    let flags = ServeArgs {
+        config: Some(file.path().into()),
+        ..ServeArgs::default()
+    };
+    Settings::load(flags).map_err(|error| error.to_string())
+}
+
+#[test]
+fn how_long_calls_wait_and_what_to_do_with_an_evicting_redis_are_in_the_file() {
+    let settings = "call_timeout = \"250ms\"\nstore = \"redis://127.0.0.1\"\n\
+                    [redis]\nunsafe_eviction = \"warn\"\n";
+    let settings = settings_of(settings).unwrap();
+    assert_eq!(settings.call_timeout, Duration::from_millis(250));
+    let StoreChoice::Redis(redis) = settings.store else {
+        panic!("the store is Redis");
+    };
+    assert_eq!(redis.unsafe_eviction, UnsafeEviction::Warn);
+    for (wrong, said) in [
+        ("call_timeout = \"0s\"", "must be more than 0"),
+        ("call_timeout = \"61s\"", "at most 60s"),
+        (
+            "[redis]\nunsafe_eviction = \"ignore\"",
+            "is none of \"refuse\", \"warn\"",
+        ),
+    ] {
+        let fault = settings_of(wrong).unwrap_err();
+        assert!(fault.contains(said), "{fault}");
+    }
 }
 
 #[test]

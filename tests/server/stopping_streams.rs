@@ -121,7 +121,8 @@ async fn decisions_that_wait_are_cut_at_the_grace_period_and_the_exit_is_clean()
     for call in calls {
         assert!(call.await.unwrap().is_err());
     }
-    assert!(stream.message().await.is_err());
+    let ended = stream.message().await;
+    assert!(ended.is_err(), "{ended:?} {:?}", tollgate.log());
     // What was sent counted, what waited did not: each id tells.
     redis.run(&["CLIENT", "UNPAUSE"]);
     let after = start(&redis, "60s");
