@@ -3,7 +3,7 @@
 
 mod deadlines;
 mod down;
-mod eviction;
+mod fitness;
 mod foreign;
 mod hindrances;
 mod outages;

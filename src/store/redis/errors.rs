@@ -83,8 +83,8 @@ mod tests {
 
     /// An error as Redis says it on the wire.
     fn answer(text: &str) -> RedisError {
-        let value = parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap();
-        value.extract_error().unwrap_err()
+        let value = parse_redis_value(format!("-{text}\r\n").as_bytes()).expect("a reply");
+        value.extract_error().expect_err("an error")
     }
 
     #[test]

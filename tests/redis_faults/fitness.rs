@@ -1,6 +1,11 @@
-//! A Redis that may delete what was counted is none to decide by.
+//! A Redis that may delete what was counted, or can't run the scripts, is none to decide by.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
 
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -143,4 +148,42 @@ async fn without_the_right_to_ask_it_serves_and_says_once_that_it_can_not_know()
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(lines(&tollgate, "+info"), 1);
+}
+
+/// Answers HELLO and INFO as an old Redis does, and refuses everything else, until the caller leaves.
+fn answer_as_an_old_redis(mut caller: TcpStream) {
+    let mut asked = [0; 4096];
+    while let Ok(length @ 1..) = caller.read(&mut asked) {
+        let asked = String::from_utf8_lossy(&asked[..length]).into_owned();
+        let info = "redis_version:6.2.14\r\n";
+        let answer = if asked.contains("HELLO") {
+            "%1\r\n+proto\r\n:3\r\n".to_owned()
+        } else if asked.contains("INFO") {
+            format!("${}\r\n{info}\r\n", info.len())
+        } else {
+            "-ERR Error compiling script\r\n".to_owned()
+        };
+        if caller.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_is_too_old_for_the_scripts_is_refused_and_named() {
+    let old = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", old.local_addr().unwrap());
+    thread::spawn(move || {
+        for caller in old.incoming() {
+            thread::spawn(|| answer_as_an_old_redis(caller.unwrap()));
+        }
+    });
+    let tollgate = start_unseen(&url, "[redis]\nunsafe_eviction = \"warn\"");
+    let status = refused(&tollgate.client(), 10, "r").await;
+    tollgate.wait_for_readiness(ServingStatus::NotServing).await;
+    assert_eq!(status.code(), Code::Unavailable);
+    for text in [status.message(), &not_ready_body(&tollgate)] {
+        assert!(text.contains("Redis is version 6.2.14"), "{text}");
+    }
+    assert_eq!(lines(&tollgate, "the store is unfit"), 1);
 }
