@@ -262,6 +262,12 @@ impl Ledger {
         Err(LedgerError::RestlessClock)
     }
 
+    /// How often the store was found to have lost writes of today, and they were restored.
+    #[must_use]
+    pub fn losses(&self) -> u64 {
+        self.inner.store.losses()
+    }
+
     /// Whether the store answers and would decide now.
     ///
     /// # Errors

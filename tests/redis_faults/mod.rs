@@ -2,6 +2,7 @@
 //! runs full, or holds what is not ours.
 
 mod foreign;
+mod losses;
 mod outages;
 mod refusals;
 mod streams;

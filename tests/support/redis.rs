@@ -70,6 +70,11 @@ impl RedisServer {
         redis::from_redis_value(self.run(&["INFO", section])).unwrap()
     }
 
+    /// Where it keeps its files.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.id()
     }

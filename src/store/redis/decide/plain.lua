@@ -17,12 +17,14 @@
 --       and, only where it has ids: requests of today, usage of yesterday, requests of yesterday
 -- ARGV  1  today's 00:00 UTC, in seconds since 1970
 --       2  how long usage is kept after its day, in seconds
+--       3  the replica that asks: a number
 --       …  for each batch, MessagePack values, one behind the other (src/store/redis/arguments.rs):
 --       closes   whether an overflow closes a pool until midnight
 --       key      the number of its first key
 --       recurs   whether an id occurs more than once
 --       four counts: of pools, rows, kinds and ids; then so many
---       pools    encoded name and allowance
+--       pools    encoded name, allowance, and what the replica remembers: the turn of its last write, 0
+--                where it knows of none; or, once it was told 'lost', the whole record
 --       rows     the fields of usage rows: encoded project, ':', encoded model
 --       kinds    what the Reserves ask for, each kind once: the number of its pool, or the letter of the
 --                reason for which it is not eligible; the letter of its workload; the number of its row
@@ -43,7 +45,10 @@
 --   'failed', why, key      nothing of the batch was written; the last key that was read
 --   'torn', why             the batch failed between its writes, which can't be
 --   'pools', number, name…  name these pools too; nothing of the batch was written
---   'done', answer…         an answer for each item:
+--   'lost', number, place…  writes of the replica to these pools are gone: tell what it remembers of
+--                           them; nothing of the batch was written
+--   'done', answer…, number, (place, turn, record)…
+--      the pools that were written, for the replica to remember; before, an answer for each item:
 --      used                                             reserve: it is free
 --      verdict, used                                    reserve: it is not; used: 0 where not eligible
 --      'r', verdict, pool, used                         reserve, replayed; pool: '' where not eligible
@@ -53,8 +58,14 @@
 --      'a', tokens                                      settled with another amount before
 --
 -- A verdict is a letter: F is free, any other a reason for being billed (src/store/redis/letters.rs).
--- A pool's counters and a usage row are MessagePack values, one behind the other: free tokens, billed
--- tokens, free requests, billed requests, and whether the pool is closed. A row of zeros is no row.
+-- A usage row is MessagePack values, one behind the other: free tokens, billed tokens, free requests,
+-- billed requests, and false. A row of zeros is no row.
+-- A pool's record is MessagePack values too: whether it is closed, and for each replica that wrote to it:
+-- its number, its turns (how often it wrote), and what it counted: free tokens, billed tokens, free
+-- requests, billed requests, below 0 where it took back what another counted. The sum of what all
+-- counted is what the pool has. A replica that finds fewer turns of its own than it was told knows that
+-- Redis lost writes, and of what all living replicas remember nothing is lost: of each replica's part the
+-- one with the most turns counts (docs/DURABILITY.md).
 -- A reservation, under its id, is its state, its class, ':' and its tokens. state: the verdict; behind
 -- it 's' and the settled verdict, or 'r' where it was released. Settled, it ends with ':' and the
 -- actual tokens. class: the number of 'pool:workload:row', so that a reservation is short whatever the
@@ -67,10 +78,13 @@ local MAX = 9007199254740991 -- 2^53 - 1
 local FREE, CLOSED, EXCEEDED = 'F', 'C', 'X'
 
 -- Counters are an array: free tokens, billed tokens, free requests, billed requests, and
-local IS_CLOSED, CHANGED, IS_NEW, ALLOWANCE, KEY = 5, 6, 7, 8, 9
+local IS_CLOSED, CHANGED, IS_NEW = 5, 6, 7
+-- Those of a pool, besides: its allowance and key; the record that is held, and where the replica's part
+-- begins in it; what was counted before the batch.
+local ALLOWANCE, KEY, RECORD, MINE, BEFORE = 8, 9, 10, 11, 11
 
 local time = redis.call('TIME')
-local midnight, retention = tonumber(ARGV[1]), tonumber(ARGV[2])
+local midnight, retention, me = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = tonumber(time[1])
 if now < midnight or now >= midnight + DAY then
   return cmsgpack.pack(time[1], time[2], 'day')
@@ -79,23 +93,124 @@ end
 -- The key that is being read. What fails before the first write fails for what is held there.
 local reading, writes_began
 
--- Counters as they are held, or zeros.
-local function counters(held, allowance, key)
-  if not held then
-    return { 0, 0, 0, 0, false, false, true, allowance, key }
-  end
-  local a, b, c, d, closed, more = cmsgpack.unpack(held)
-  local whole = a % 1 + b % 1 + c % 1 + d % 1 == 0
-  local known = a >= 0 and b >= 0 and c >= 0 and d >= 0 and a <= MAX and b <= MAX and c <= MAX and d <= MAX
-  if not (whole and known) or type(closed) ~= 'boolean' or more ~= nil then
-    error('foreign counters')
-  end
-  return { a, b, c, d, closed, false, false, allowance, key }
+-- The pools whose record lacks turns that the replica was told.
+local lost
+
+-- Where a batch's counts are: behind `closes`, `key` and `recurs`; and what comes behind them.
+local COUNTS, NAMED = 3, 7
+
+local function is_amount(it, least)
+  return type(it) == 'number' and it % 1 == 0 and it >= least and it <= MAX
 end
 
-local function read_pool(key, allowance)
-  reading = key
-  return counters(redis.call('GET', key), allowance, key)
+-- A row's counters as they are held, or zeros.
+local function counters(held)
+  if not held then
+    return { 0, 0, 0, 0, false, false, true }
+  end
+  local a, b, c, d, closed, more = cmsgpack.unpack(held)
+  local known = is_amount(a, 0) and is_amount(b, 0) and is_amount(c, 0) and is_amount(d, 0)
+  if not known or closed ~= false or more ~= nil then
+    error('foreign counters')
+  end
+  return { a, b, c, d, false, false, false }
+end
+
+local PART = 6 -- values of a replica's part of a record
+local MOST_PARTS = 64
+
+local function record_of(packed)
+  local record = { cmsgpack.unpack(packed) }
+  if type(record[1]) ~= 'boolean' or #record % PART ~= 1 then
+    error('foreign counters')
+  end
+  for at = 2, #record do
+    if not is_amount(record[at], -MAX) then
+      error('foreign counters')
+    end
+  end
+  return record
+end
+
+local function part_of(record, replica)
+  for at = 2, #record, PART do
+    if record[at] == replica then
+      return at
+    end
+  end
+end
+
+-- Takes from another record what is further there. Tells whether anything is.
+local function join(record, other)
+  local further = other[1] and not record[1]
+  record[1] = record[1] or other[1]
+  for from = 2, #other, PART do
+    local at = part_of(record, other[from])
+    if not at or other[from + 1] > record[at + 1] then
+      further, at = true, at or #record + 1
+      for value = 0, PART - 1 do
+        record[at + value] = other[from + value]
+      end
+    end
+  end
+  return further
+end
+
+-- Reads the pool in a place of those that the batch names.
+local function read_pool(it, key, place)
+  local told = it[NAMED + 3 * place]
+  reading = KEYS[key + place]
+  local held = redis.call('GET', reading)
+  local record = held and record_of(held) or { false }
+  local mine = part_of(record, me)
+  local restored = false
+  if type(told) == 'string' then
+    restored = join(record, record_of(told))
+    mine = part_of(record, me)
+  elseif (mine and record[mine + 1] or 0) < told then
+    lost = lost or {}
+    lost[#lost + 1] = place
+  end
+  local a, b, c, d = 0, 0, 0, 0
+  for at = 2, #record, PART do
+    a, b, c, d = a + record[at + 2], b + record[at + 3], c + record[at + 4], d + record[at + 5]
+  end
+  -- Below 0 where what one counted is lost, and what another took back of it is not.
+  a, b, c, d = math.max(0, a), math.max(0, b), math.max(0, c), math.max(0, d)
+  return {
+    a, b, c, d, record[1], restored, not held, it[NAMED + 3 * place - 1], reading, record, mine, a, b, c, d,
+  }
+end
+
+-- Makes room: the first two that wrote today are mostly long gone. One that is not counts its part anew,
+-- and the pool is short of it, which errs on the safe side.
+local function unite_first_parts(record)
+  for value = 1, PART - 1 do
+    record[2 + value] = record[2 + value] + record[2 + PART + value]
+  end
+  for _ = 1, PART do
+    table.remove(record, 2 + PART)
+  end
+end
+
+-- The record with what the batch counted in the replica's part, which it begins where there is none.
+local function record_after(pool)
+  local record, mine = pool[RECORD], pool[MINE]
+  if not mine then
+    if #record > MOST_PARTS * PART then
+      unite_first_parts(record)
+    end
+    mine = #record + 1
+    record[mine], record[mine + 1] = me, 0
+    for value = 2, PART - 1 do
+      record[mine + value] = 0
+    end
+  end
+  record[1], record[mine + 1] = pool[IS_CLOSED], record[mine + 1] + 1
+  for value = 1, 4 do
+    record[mine + 1 + value] = record[mine + 1 + value] + (pool[value] - pool[BEFORE + value])
+  end
+  return cmsgpack.pack(unpack(record)), record[mine + 1]
 end
 
 -- The usage rows of the fields that stand in `named` from one place to another, in their order.
@@ -103,7 +218,7 @@ local function read_rows(key, named, from, to)
   reading = key
   local rows = redis.call('HMGET', key, unpack(named, from, to))
   for at = 1, to - from + 1 do
-    rows[at] = counters(rows[at], 0, key)
+    rows[at] = counters(rows[at])
   end
   return rows
 end
