@@ -184,7 +184,7 @@ fn every_script_starts_as_one_and_tells_its_keys_and_what_it_returns() {
         let of_a_script = file.starts_with("src/store/redis/decide/");
         assert!(of_a_script && text.starts_with("-- "), "{file}");
     }
-    assert_eq!(parts.len(), 2);
+    assert_eq!(parts.len(), 4);
 }
 
 #[test]

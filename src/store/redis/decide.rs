@@ -40,6 +40,8 @@ pub(super) struct Decider {
     /// For batches without ids: the same script without the part that they don't need.
     plain: Script,
     with_ids: Script,
+    /// For where Redis has lost writes.
+    whole: Script,
 }
 
 /// Batches as one call of the script takes them.
@@ -63,10 +65,19 @@ impl Decider {
             usage_retention,
             plain: Script::new(concat!(
                 include_str!("decide/plain.lua"),
+                include_str!("decide/record.lua"),
                 include_str!("decide/batch.lua")
             )),
             with_ids: Script::new(concat!(
                 include_str!("decide/plain.lua"),
+                include_str!("decide/record.lua"),
+                include_str!("decide/past.lua"),
+                include_str!("decide/batch.lua")
+            )),
+            whole: Script::new(concat!(
+                include_str!("decide/plain.lua"),
+                include_str!("decide/restore.lua"),
+                include_str!("decide/record.lua"),
                 include_str!("decide/past.lua"),
                 include_str!("decide/batch.lua")
             )),
@@ -151,10 +162,10 @@ impl Decider {
             command.arg(self.memory.replica);
             command.arg(&packed.arguments);
         };
-        let script = if packed.has_ids {
-            &self.with_ids
-        } else {
-            &self.plain
+        let script = match (told.restores, packed.has_ids) {
+            (true, _) => &self.whole,
+            (false, true) => &self.with_ids,
+            (false, false) => &self.plain,
         };
         let ask = || script.run(link, push);
         let reply = if can_be_repeated(batches) {

@@ -108,18 +108,32 @@ end
 
 -- Answers which pools are written, and what each then is. Gives these records by pool.
 local function answer_records(pools)
-  local records, count_at = {}, told + 1
+  local records, count_at = nil, told + 1
   answers[count_at], told = 0, count_at
   for place, pool in pairs(pools) do
     if pool[CHANGED] then
-      local record, turn = record_after(pool)
-      records[pool] = record
+      local record, mine = pool[RECORD], pool[MINE]
+      if not mine then
+        if #record > MOST_PARTS * PART then
+          unite_first_parts(record)
+        end
+        mine = #record + 1
+        record[mine], record[mine + 1], record[mine + 2], record[mine + 3] = me, 0, 0, 0
+        record[mine + 4], record[mine + 5] = 0, 0
+      end
+      record[1], record[mine + 1] = pool[IS_CLOSED], record[mine + 1] + 1
+      for value = 1, 4 do
+        record[mine + 1 + value] = record[mine + 1 + value] + (pool[value] - pool[BEFORE + value])
+      end
+      local packed = cmsgpack.pack(unpack(record))
       answers[count_at] = answers[count_at] + 1
-      answers[told + 1], answers[told + 2], answers[told + 3] = place, turn, record
+      answers[told + 1], answers[told + 2], answers[told + 3] = place, record[mine + 1], packed
       told = told + 3
+      records = records or {}
+      records[pool] = packed
     end
   end
-  return records
+  return records or NONE
 end
 
 local function decide(argument)

@@ -3,9 +3,10 @@
 -- it left. The rules are those of docs/CONTRACT.md, "Reserve", "Settle" and "Release", and of
 -- src/domain, which the property tests hold this script to.
 --
--- The script is three files, one behind the other: plain.lua has what every batch needs, past.lua what
--- those with ids need besides, batch.lua decides batch after batch. Where no batch has an id, past.lua
--- is left out: to make its functions would cost more than to decide. A batch is judged whole before its
+-- The script is files one behind the other: plain.lua has what every batch needs, restore.lua what is
+-- needed where Redis has lost writes, record.lua reads pools, past.lua has what batches with ids need
+-- besides, batch.lua decides batch after batch. What a call does not need, restore.lua and past.lua, is
+-- left out: to make the functions would cost more than to decide. A batch is judged whole before its
 -- first write, and one that fails says so in its place and leaves the others alone.
 --
 -- What the script leaves behind for Lua's garbage collector costs more than what it computes: hence few
@@ -93,15 +94,8 @@ end
 -- The key that is being read. What fails before the first write fails for what is held there.
 local reading, writes_began
 
--- The pools whose record lacks turns that the replica was told.
-local lost
-
 -- Where a batch's counts are: behind `closes`, `key` and `recurs`; and what comes behind them.
 local COUNTS, NAMED = 3, 7
-
-local function is_amount(it, least)
-  return type(it) == 'number' and it % 1 == 0 and it >= least and it <= MAX
-end
 
 -- A row's counters as they are held, or zeros.
 local function counters(held)
@@ -109,108 +103,12 @@ local function counters(held)
     return { 0, 0, 0, 0, false, false, true }
   end
   local a, b, c, d, closed, more = cmsgpack.unpack(held)
-  local known = is_amount(a, 0) and is_amount(b, 0) and is_amount(c, 0) and is_amount(d, 0)
-  if not known or closed ~= false or more ~= nil then
+  local whole = a % 1 + b % 1 + c % 1 + d % 1 == 0
+  local known = a >= 0 and b >= 0 and c >= 0 and d >= 0 and a <= MAX and b <= MAX and c <= MAX and d <= MAX
+  if not (whole and known) or closed ~= false or more ~= nil then
     error('foreign counters')
   end
   return { a, b, c, d, false, false, false }
-end
-
-local PART = 6 -- values of a replica's part of a record
-local MOST_PARTS = 64
-
-local function record_of(packed)
-  local record = { cmsgpack.unpack(packed) }
-  if type(record[1]) ~= 'boolean' or #record % PART ~= 1 then
-    error('foreign counters')
-  end
-  for at = 2, #record do
-    if not is_amount(record[at], -MAX) then
-      error('foreign counters')
-    end
-  end
-  return record
-end
-
-local function part_of(record, replica)
-  for at = 2, #record, PART do
-    if record[at] == replica then
-      return at
-    end
-  end
-end
-
--- Takes from another record what is further there. Tells whether anything is.
-local function join(record, other)
-  local further = other[1] and not record[1]
-  record[1] = record[1] or other[1]
-  for from = 2, #other, PART do
-    local at = part_of(record, other[from])
-    if not at or other[from + 1] > record[at + 1] then
-      further, at = true, at or #record + 1
-      for value = 0, PART - 1 do
-        record[at + value] = other[from + value]
-      end
-    end
-  end
-  return further
-end
-
--- Reads the pool in a place of those that the batch names.
-local function read_pool(it, key, place)
-  local told = it[NAMED + 3 * place]
-  reading = KEYS[key + place]
-  local held = redis.call('GET', reading)
-  local record = held and record_of(held) or { false }
-  local mine = part_of(record, me)
-  local restored = false
-  if type(told) == 'string' then
-    restored = join(record, record_of(told))
-    mine = part_of(record, me)
-  elseif (mine and record[mine + 1] or 0) < told then
-    lost = lost or {}
-    lost[#lost + 1] = place
-  end
-  local a, b, c, d = 0, 0, 0, 0
-  for at = 2, #record, PART do
-    a, b, c, d = a + record[at + 2], b + record[at + 3], c + record[at + 4], d + record[at + 5]
-  end
-  -- Below 0 where what one counted is lost, and what another took back of it is not.
-  a, b, c, d = math.max(0, a), math.max(0, b), math.max(0, c), math.max(0, d)
-  return {
-    a, b, c, d, record[1], restored, not held, it[NAMED + 3 * place - 1], reading, record, mine, a, b, c, d,
-  }
-end
-
--- Makes room: the first two that wrote today are mostly long gone. One that is not counts its part anew,
--- and the pool is short of it, which errs on the safe side.
-local function unite_first_parts(record)
-  for value = 1, PART - 1 do
-    record[2 + value] = record[2 + value] + record[2 + PART + value]
-  end
-  for _ = 1, PART do
-    table.remove(record, 2 + PART)
-  end
-end
-
--- The record with what the batch counted in the replica's part, which it begins where there is none.
-local function record_after(pool)
-  local record, mine = pool[RECORD], pool[MINE]
-  if not mine then
-    if #record > MOST_PARTS * PART then
-      unite_first_parts(record)
-    end
-    mine = #record + 1
-    record[mine], record[mine + 1] = me, 0
-    for value = 2, PART - 1 do
-      record[mine + value] = 0
-    end
-  end
-  record[1], record[mine + 1] = pool[IS_CLOSED], record[mine + 1] + 1
-  for value = 1, 4 do
-    record[mine + 1 + value] = record[mine + 1 + value] + (pool[value] - pool[BEFORE + value])
-  end
-  return cmsgpack.pack(unpack(record)), record[mine + 1]
 end
 
 -- The usage rows of the fields that stand in `named` from one place to another, in their order.
