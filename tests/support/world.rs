@@ -184,8 +184,12 @@ impl World {
 }
 
 pub fn redis_store(server: &RedisServer) -> RedisStore {
+    redis_store_at(&server.url())
+}
+
+pub fn redis_store_at(url: &str) -> RedisStore {
     RedisStore::new(RedisConfig {
-        url: RedisUrl::parse(&server.url()).unwrap(),
+        url: RedisUrl::parse(url).unwrap(),
         key_prefix: "tollgate:".to_owned(),
         timeouts: Timeouts {
             connect: std::time::Duration::from_secs(5),

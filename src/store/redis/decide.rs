@@ -155,11 +155,12 @@ impl Decider {
         let day = batches.first().map(|batch| batch.day);
         let day = day.unwrap_or_else(|| UtcDay::of(Utc::now()));
         let packed = self.pack(batches, told, day);
+        let call = self.memory.next_call();
         let push = |command: &mut Cmd| {
             command.arg(packed.keys.len()).arg(&packed.keys);
             command.arg(day.start().timestamp());
             command.arg(self.usage_retention.as_secs());
-            command.arg(self.memory.replica);
+            command.arg(self.memory.replica).arg(call);
             command.arg(&packed.arguments);
         };
         let script = match (told.restores, packed.has_ids) {

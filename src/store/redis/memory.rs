@@ -1,10 +1,10 @@
 //! What this replica remembers of today's pools, so that Redis can't forget it silently.
 //!
 //! A failover, a restart without persistence or a FLUSHALL takes back writes that were acknowledged. Each
-//! pool's record holds a part for each replica, with how often it wrote. The replica remembers the record
-//! that its last write left, and names the turn of that write with its next call: where Redis knows of
-//! fewer, the script says so, and is told the whole record. Whatever the replica knew of others is older
-//! than its own last write, so Redis can't lose any of it without losing that too.
+//! pool's record holds a part for each replica, with the turn of that replica's last write. The replica
+//! remembers the record that its last write left, and names its turn with the next call: where Redis
+//! knows an older one, the script says so, and is told the whole record. Whatever the replica knew of
+//! others is older than its own last write, so Redis can't lose any of it without losing that too.
 
 use std::{
     collections::HashMap,
@@ -22,6 +22,7 @@ pub(super) struct Memory {
     /// Which replica this is: a number that no other has.
     pub(super) replica: u64,
     day: Mutex<Day>,
+    calls: AtomicU64,
     /// How often Redis was found to have lost writes.
     losses: AtomicU64,
 }
@@ -50,8 +51,14 @@ impl Memory {
         Self {
             replica,
             day: Mutex::default(),
+            calls: AtomicU64::new(0),
             losses: AtomicU64::new(0),
         }
+    }
+
+    /// The number of a new call of the script.
+    pub(super) fn next_call(&self) -> u64 {
+        self.calls.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(super) fn losses(&self) -> u64 {

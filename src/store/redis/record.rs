@@ -16,8 +16,8 @@ pub struct Record {
 /// What one replica counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Part {
-    /// How often it wrote.
-    turns: u64,
+    /// Its last write: a number that each raises.
+    turn: u64,
     /// Free tokens, billed tokens, free requests, billed requests: below 0 where it took back what
     /// another counted.
     counted: [i64; 4],
@@ -37,12 +37,12 @@ impl Record {
         };
         while said.left() > 0 {
             let replica = said.amount()?.get();
-            let turns = said.amount()?.get();
+            let turn = said.amount()?.get();
             let mut counted = [0; 4];
             for value in &mut counted {
                 *value = said.change()?;
             }
-            let part = Part { turns, counted };
+            let part = Part { turn, counted };
             if record.parts.insert(replica, part).is_some() {
                 return Err(bad("a replica with two parts"));
             }
@@ -55,7 +55,7 @@ impl Record {
         self.closed |= other.closed;
         for (replica, part) in other.parts {
             let known = self.parts.entry(replica).or_insert(part);
-            if part.turns > known.turns {
+            if part.turn > known.turn {
                 *known = part;
             }
         }

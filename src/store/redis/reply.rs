@@ -39,7 +39,7 @@ pub enum Reply {
 pub struct Written {
     /// Its place among the pools that the batch names, from 0.
     pub place: usize,
-    /// How often the replica has written to it.
+    /// The replica's last write to it: a number that each raises.
     pub turn: u64,
     /// Its record, as Redis holds it.
     pub record: Vec<u8>,

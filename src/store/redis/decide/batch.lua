@@ -121,7 +121,7 @@ local function answer_records(pools)
         record[mine], record[mine + 1], record[mine + 2], record[mine + 3] = me, 0, 0, 0
         record[mine + 4], record[mine + 5] = 0, 0
       end
-      record[1], record[mine + 1] = pool[IS_CLOSED], record[mine + 1] + 1
+      record[1], record[mine + 1] = pool[IS_CLOSED], math.max(record[mine + 1] + 1, turn)
       for value = 1, 4 do
         record[mine + 1 + value] = record[mine + 1 + value] + (pool[value] - pool[BEFORE + value])
       end
@@ -209,7 +209,7 @@ local function answer_failure(told_before, why)
   end
 end
 
-for at = 4, #ARGV do
+for at = 5, #ARGV do
   local told_before = told
   writes_began, reading, lost = false, nil, nil
   local decided, why = pcall(decide, ARGV[at])

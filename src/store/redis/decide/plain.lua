@@ -19,6 +19,7 @@
 -- ARGV  1  today's 00:00 UTC, in seconds since 1970
 --       2  how long usage is kept after its day, in seconds
 --       3  the replica that asks: a number
+--       4  the number of this call among all that the replica makes
 --       …  for each batch, MessagePack values, one behind the other (src/store/redis/arguments.rs):
 --       closes   whether an overflow closes a pool until midnight
 --       key      the number of its first key
@@ -62,11 +63,11 @@
 -- A usage row is MessagePack values, one behind the other: free tokens, billed tokens, free requests,
 -- billed requests, and false. A row of zeros is no row.
 -- A pool's record is MessagePack values too: whether it is closed, and for each replica that wrote to it:
--- its number, its turns (how often it wrote), and what it counted: free tokens, billed tokens, free
--- requests, billed requests, below 0 where it took back what another counted. The sum of what all
--- counted is what the pool has. A replica that finds fewer turns of its own than it was told knows that
--- Redis lost writes, and of what all living replicas remember nothing is lost: of each replica's part the
--- one with the most turns counts (docs/DURABILITY.md).
+-- its number, its last turn (of the call that wrote last: what Redis lost and what was written instead
+-- never have the same), and what it counted: free tokens, billed tokens, free requests, billed requests, below 0 where it took back what
+-- another counted. The sum of what all counted is what the pool has. A replica that finds an older turn of
+-- its own than it was told knows that Redis lost writes, and of what all living replicas remember nothing
+-- is lost: of each replica's part the one with the latest turn counts (docs/DURABILITY.md).
 -- A reservation, under its id, is its state, its class, ':' and its tokens. state: the verdict; behind
 -- it 's' and the settled verdict, or 'r' where it was released. Settled, it ends with ':' and the
 -- actual tokens. class: the number of 'pool:workload:row', so that a reservation is short whatever the
@@ -90,6 +91,9 @@ local now = tonumber(time[1])
 if now < midnight or now >= midnight + DAY then
   return cmsgpack.pack(time[1], time[2], 'day')
 end
+
+-- Between two calls there is room for turns of calls that come late.
+local turn = tonumber(ARGV[4]) * 1024
 
 -- The key that is being read. What fails before the first write fails for what is held there.
 local reading, writes_began

@@ -1,6 +1,6 @@
 -- Reads the records of pools.
 
--- The pools whose record lacks turns that the replica was told.
+-- The pools whose record is older than what the replica was told.
 local lost
 
 local PART, MOST_PARTS = 6, 64 -- the values of a replica's part of a record, and how many parts there are
