@@ -88,6 +88,9 @@ fn step(dice: &mut Dice, replicas: u64, settles: bool) -> Step {
     }
 }
 
+/// A key of Redis: its name, its value as DUMP gives it, and when it expires.
+type Key = (Vec<u8>, Vec<u8>, i64);
+
 /// One Redis, and what goes on over it.
 struct Simulation {
     clock: Clock,
@@ -101,7 +104,7 @@ struct Simulation {
     held: Vec<(usize, Call, u64)>,
     day: u64,
     hour: i64,
-    kept: Option<(Held, Vec<(Vec<u8>, Vec<u8>, i64)>)>,
+    kept: Option<(Held, Vec<Key>)>,
 }
 
 impl Simulation {
@@ -244,7 +247,7 @@ impl Simulation {
         match fault {
             Fault::DropReply => self.model.ask_in_vain(call),
             Fault::Hold => self.held.push((replica, call, self.day)),
-            Fault::Pass | Fault::Cut | Fault::Late(_) => {}
+            Fault::Pass | Fault::Cut => {}
         }
         // What counts once however often it is asked is asked again.
         let again = !matches!(asked, Asked::Reserve { id: None, .. });
@@ -256,7 +259,7 @@ impl Simulation {
         (format!("{said:?}"), format!("{wanted:?}"))
     }
 
-    fn snapshot(&mut self) -> Vec<(Vec<u8>, Vec<u8>, i64)> {
+    fn snapshot(&mut self) -> Vec<Key> {
         let connection = &mut self.connection;
         let keys: Vec<Vec<u8>> = cmd("KEYS").arg("*").query(connection).unwrap();
         let kept = keys.into_iter().map(|key| {
@@ -267,7 +270,7 @@ impl Simulation {
         kept.collect()
     }
 
-    fn put_back(&mut self, keys: Vec<(Vec<u8>, Vec<u8>, i64)>) {
+    fn put_back(&mut self, keys: Vec<Key>) {
         self.redis.run(&["FLUSHALL"]);
         for (key, dump, expires_at) in keys {
             let mut restore = cmd("RESTORE");

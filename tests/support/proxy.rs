@@ -4,7 +4,6 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream as BlockingStream},
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use tokio::{
@@ -18,8 +17,6 @@ use tokio::{
 pub enum Fault {
     /// Nothing.
     Pass,
-    /// It arrives later.
-    Late(Duration),
     /// It never arrives, and the connection is cut.
     Cut,
     /// It is carried out, its reply is dropped, and the connection is cut.
@@ -127,7 +124,6 @@ async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
                 match shared.fault(request) {
                     _ if request.is_empty() => return,
                     Fault::Pass => {}
-                    Fault::Late(by) => tokio::time::sleep(by).await,
                     Fault::Cut => return,
                     Fault::Hold => return shared.held.lock().unwrap().push(request.to_vec()),
                     Fault::DropReply => {
