@@ -14,5 +14,6 @@ mod queue;
 mod redis_faults;
 mod replicas;
 mod server;
+mod simulation;
 mod support;
 mod tidy;

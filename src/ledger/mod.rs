@@ -206,6 +206,12 @@ impl Ledger {
         }
     }
 
+    /// How often the store was found to have lost writes of today, and they were restored.
+    #[must_use]
+    pub fn losses(&self) -> u64 {
+        self.inner.store.losses()
+    }
+
     /// Whether the store answers and would decide now.
     ///
     /// # Errors

@@ -60,6 +60,12 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Timed<UsageRows>, StoreError>;
 
+    /// How often it was found to have lost writes of today that it had acknowledged, and what is
+    /// remembered of them was restored.
+    fn losses(&self) -> u64 {
+        0
+    }
+
     /// Asks the store for its clock, and so whether it would decide now; and whether it may be trusted to
     /// keep what it counts.
     ///

@@ -6,6 +6,7 @@ mod down;
 mod fitness;
 mod foreign;
 mod hindrances;
+mod losses;
 mod outages;
 mod refusals;
 mod streams;

@@ -3,6 +3,7 @@
 pub mod calls;
 pub mod clock;
 pub mod held_store;
+pub mod proxy;
 pub mod redis;
 pub mod streams;
 pub mod tollgate;

@@ -91,15 +91,16 @@ impl World {
     /// Forgets everything, and sets the clock back to noon.
     pub fn empty(&mut self) {
         self.clock.set(NOON);
-        match &self.redis {
-            Some(redis) => drop(redis.run(&["FLUSHALL"])),
-            None => {
-                let policy = self.ledger.policy();
-                self.store = Arc::new(MemoryStore::new(self.clock.function(), 35));
-                let store = Arc::clone(&self.store);
-                self.ledger = Ledger::new(policy, store, OnStoreFailure::Error, 35);
+        // A store remembers what Redis forgets, so it has to be a new one.
+        self.store = match &self.redis {
+            Some(redis) => {
+                redis.run(&["FLUSHALL"]);
+                Arc::new(redis_store(redis))
             }
-        }
+            None => Arc::new(MemoryStore::new(self.clock.function(), 35)),
+        };
+        let (policy, store) = (self.ledger.policy(), Arc::clone(&self.store));
+        self.ledger = Ledger::new(policy, store, OnStoreFailure::Error, 35);
     }
 
     pub async fn reserve(&self, call: ReserveCall) -> Reserved {
@@ -183,8 +184,12 @@ impl World {
 }
 
 pub fn redis_store(server: &RedisServer) -> RedisStore {
+    redis_store_at(&server.url())
+}
+
+pub fn redis_store_at(url: &str) -> RedisStore {
     RedisStore::new(RedisConfig {
-        url: RedisUrl::parse(&server.url()).unwrap(),
+        url: RedisUrl::parse(url).unwrap(),
         key_prefix: "tollgate:".to_owned(),
         timeouts: Timeouts {
             connect: std::time::Duration::from_secs(5),

@@ -8,11 +8,11 @@ use std::collections::{HashMap, HashSet};
 use super::{
     keys::{self, OrgKeys},
     letters::{letter, workload_letter},
+    memory::Remembered,
 };
 use crate::{
     domain::{
-        Eligibility, ModelName, Overflow, PoolName, ProjectId, RequestFields, RequestId, Terms,
-        Verdict,
+        Eligibility, ModelName, Overflow, PoolName, ProjectId, RequestFields, RequestId, Verdict,
     },
     store::{Batch, Operation, Recording},
 };
@@ -30,13 +30,29 @@ pub(super) struct Packed {
     /// Its keys, in the script's order.
     pub(super) keys: Vec<String>,
     pub(super) argument: Vec<u8>,
+    /// The pools that it names, in the script's order.
+    pub(super) pools: Vec<PoolName>,
     /// Whether it is about any reservation.
     pub(super) has_ids: bool,
 }
 
-/// Packs a batch. Its keys stand behind `keys_before` others; `extra` are pools that a record named, and
-/// the terms don't.
-pub(super) fn pack(batch: &Batch, extra: &[PoolName], prefix: &str, keys_before: usize) -> Packed {
+/// What the script has to be told besides a batch.
+#[derive(Default)]
+pub(super) struct Told {
+    /// Pools that a reservation names, and the terms don't.
+    pub(super) extra: Vec<PoolName>,
+    /// Redis lost writes: it is told all that is remembered of the pools.
+    pub(super) restores: bool,
+}
+
+/// Packs a batch. Its keys stand behind `keys_before` others.
+pub(super) fn pack(
+    batch: &Batch,
+    told: &Told,
+    remembered: &[Remembered],
+    prefix: &str,
+    keys_before: usize,
+) -> Packed {
     let terms = &*batch.terms;
     let mut tables = Tables {
         told_kind: 1,
@@ -50,14 +66,29 @@ pub(super) fn pack(batch: &Batch, extra: &[PoolName], prefix: &str, keys_before:
     let has_ids = !ids.is_empty();
     if has_ids {
         // Any of them may be a reservation's.
-        for pool in terms.allowances.iter().map(|(pool, _)| pool).chain(extra) {
+        for pool in terms
+            .allowances
+            .iter()
+            .map(|(pool, _)| pool)
+            .chain(&told.extra)
+        {
             tables.pool(pool);
         }
     }
     let org_keys = OrgKeys::new(prefix, &batch.org, batch.day);
     let mut keys = vec![org_keys.usage()];
     let [mut pools, mut fields, mut kinds] = <[Values; 3]>::default();
-    name_pools(&mut pools, &mut keys, &org_keys, &tables, terms);
+    for pool in &tables.pools {
+        let name = keys::encode(pool.as_str());
+        keys.push(org_keys.pool(&name));
+        pools.text(&name);
+        pools.number(terms.of_pool(pool).allowance.get());
+        match remembered.iter().find(|known| known.pool == **pool) {
+            Some(known) if told.restores => pools.bytes(&known.record),
+            Some(known) => pools.number(known.turn),
+            None => pools.number(0),
+        }
+    }
     for field in &tables.fields {
         fields.text(field);
     }
@@ -97,6 +128,7 @@ pub(super) fn pack(batch: &Batch, extra: &[PoolName], prefix: &str, keys_before:
     Packed {
         keys,
         argument: argument.packed,
+        pools: tables.pools.into_iter().cloned().collect(),
         has_ids,
     }
 }
@@ -105,21 +137,6 @@ pub(super) fn pack(batch: &Batch, extra: &[PoolName], prefix: &str, keys_before:
 fn recurs(ids: &[&RequestId]) -> bool {
     let mut seen = HashSet::with_capacity(ids.len());
     !ids.iter().all(|id| seen.insert(id.as_str()))
-}
-
-fn name_pools(
-    values: &mut Values,
-    keys: &mut Vec<String>,
-    org_keys: &OrgKeys,
-    tables: &Tables<'_>,
-    terms: &Terms,
-) {
-    for pool in &tables.pools {
-        let name = keys::encode(pool.as_str());
-        keys.push(org_keys.pool(&name));
-        values.text(&name);
-        values.number(terms.of_pool(pool).allowance.get());
-    }
 }
 
 /// Adds one item, and gives the id that it is about.
@@ -279,6 +296,13 @@ impl Values {
 
     fn text(&mut self, text: &str) {
         rmp::encode::write_str(&mut self.packed, text).expect(VEC);
+    }
+
+    /// As a text, which is a string of bytes in Lua.
+    fn bytes(&mut self, bytes: &[u8]) {
+        let length = u32::try_from(bytes.len()).expect("what Redis holds of a pool is short");
+        rmp::encode::write_str_len(&mut self.packed, length).expect(VEC);
+        self.packed.extend(bytes);
     }
 
     fn flag(&mut self, flag: bool) {

@@ -1,26 +1,33 @@
 //! Deciding: from batches to calls of the script, and from its replies to what became of them.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 use redis::Cmd;
 
 use super::{
-    arguments::{self, Packed},
+    arguments::{self, Told},
     errors::store_error,
     link::{Link, again_if_cut},
+    memory::{Memory, Remembered},
     reply::{self, Reply},
     script::Script,
 };
 use crate::{
     domain::{PoolName, UtcDay},
     store::{Batch, Decided, Hindrance, StoreError, Timed},
+    throttle::Throttle,
 };
 
 /// A reservation names at most one pool that the caller didn't; a policy that lost more is asked for
-/// again.
-const MAX_ROUNDS: usize = 4;
+/// again. And so is what this replica remembers, where Redis lost writes.
+const MAX_ROUNDS: usize = 5;
+
+static LOSSES: Throttle = Throttle::new();
 
 /// How many batches and operations one call of the script takes: Redis serves nobody else meanwhile.
 const MOST_BATCHES: usize = 64;
@@ -29,10 +36,24 @@ const MOST_OPERATIONS: usize = Batch::MOST_OPERATIONS;
 /// The script, and what it needs to know besides a batch.
 pub(super) struct Decider {
     pub(super) key_prefix: String,
+    pub(super) memory: Memory,
     usage_retention: Duration,
     /// For batches without ids: the same script without the part that they don't need.
     plain: Script,
     with_ids: Script,
+    /// For where Redis has lost writes.
+    whole: Script,
+}
+
+/// Batches as one call of the script takes them.
+#[derive(Default)]
+struct PackedCall {
+    keys: Vec<String>,
+    /// One for each batch.
+    arguments: Vec<Vec<u8>>,
+    /// The pools that each batch names.
+    pools: Vec<Vec<PoolName>>,
+    has_ids: bool,
 }
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -41,13 +62,23 @@ impl Decider {
     pub(super) fn new(key_prefix: String, usage_retention: Duration) -> Self {
         Self {
             key_prefix,
+            memory: Memory::new(),
             usage_retention,
             plain: Script::new(concat!(
                 include_str!("decide/plain.lua"),
+                include_str!("decide/record.lua"),
                 include_str!("decide/batch.lua")
             )),
             with_ids: Script::new(concat!(
                 include_str!("decide/plain.lua"),
+                include_str!("decide/record.lua"),
+                include_str!("decide/past.lua"),
+                include_str!("decide/batch.lua")
+            )),
+            whole: Script::new(concat!(
+                include_str!("decide/plain.lua"),
+                include_str!("decide/restore.lua"),
+                include_str!("decide/record.lua"),
                 include_str!("decide/past.lua"),
                 include_str!("decide/batch.lua")
             )),
@@ -69,32 +100,44 @@ impl Decider {
         link: &Link,
         batches: &[Batch],
     ) -> Vec<Result<Timed<Decided>>> {
-        let (now, replies) = match self.call(link, batches, &[]).await {
+        let (now, replies) = match self.call(link, batches, &Told::default()).await {
             Ok(replies) => replies,
             Err(error) => return batches.iter().map(|_| Err(error.clone())).collect(),
         };
         let mut decided = Vec::with_capacity(batches.len());
         for (batch, reply) in batches.iter().zip(replies) {
             decided.push(match reply {
-                Reply::UnnamedPools(pools) => self.decide_naming(link, batch, pools).await,
+                Reply::UnnamedPools(_) | Reply::Lost(_) => {
+                    self.decide_telling(link, batch, reply).await
+                }
                 reply => answer(now, reply),
             });
         }
         decided
     }
 
-    /// Decides a batch with a reservation of a pool that left the policy.
-    async fn decide_naming(
+    /// Decides a batch that the script has to be told more for: the names of pools that left the policy,
+    /// or what Redis has lost.
+    async fn decide_telling(
         &self,
         link: &Link,
         batch: &Batch,
-        mut extra: Vec<PoolName>,
+        mut reply: Reply,
     ) -> Result<Timed<Decided>> {
+        let mut told = Told::default();
         for _ in 1..MAX_ROUNDS {
-            let (now, mut replies) = self.call(link, std::slice::from_ref(batch), &extra).await?;
-            match replies.pop() {
-                Some(Reply::UnnamedPools(pools)) => extra.extend(pools),
-                Some(reply) => return answer(now, reply),
+            match reply {
+                Reply::UnnamedPools(pools) => told.extra.extend(pools),
+                Reply::Lost(pools) => {
+                    told.restores = true;
+                    self.tell_of_loss(batch, pools.len());
+                }
+                _ => {}
+            }
+            let (now, replies) = self.call(link, std::slice::from_ref(batch), &told).await?;
+            match replies.into_iter().next() {
+                Some(more @ (Reply::UnnamedPools(_) | Reply::Lost(_))) => reply = more,
+                Some(decided) => return answer(now, decided),
                 None => break,
             }
         }
@@ -108,27 +151,24 @@ impl Decider {
         &self,
         link: &Link,
         batches: &[Batch],
-        extra: &[PoolName],
+        told: &Told,
     ) -> Result<(DateTime<Utc>, Vec<Reply>)> {
         let day = batches.first().map(|batch| batch.day);
-        let mut keys = Vec::new();
-        let mut arguments = Vec::with_capacity(batches.len());
-        let mut has_ids = false;
-        for batch in batches {
-            let packed = arguments::pack(batch, extra, &self.key_prefix, keys.len());
-            let Packed { keys: its, .. } = packed;
-            keys.extend(its);
-            arguments.push(packed.argument);
-            has_ids |= packed.has_ids;
-        }
+        let day = day.unwrap_or_else(|| UtcDay::of(Utc::now()));
+        let packed = self.pack(batches, told, day);
+        let call = self.memory.next_call();
         let push = |command: &mut Cmd| {
-            command.arg(keys.len()).arg(&keys);
-            let day = day.unwrap_or_else(|| UtcDay::of(Utc::now()));
+            command.arg(packed.keys.len()).arg(&packed.keys);
             command.arg(day.start().timestamp());
             command.arg(self.usage_retention.as_secs());
-            command.arg(&arguments);
+            command.arg(self.memory.replica).arg(call);
+            command.arg(&packed.arguments);
         };
-        let script = if has_ids { &self.with_ids } else { &self.plain };
+        let script = match (told.restores, packed.has_ids) {
+            (true, _) => &self.whole,
+            (false, true) => &self.with_ids,
+            (false, false) => &self.plain,
+        };
         let ask = || script.run(link, push);
         let reply = if can_be_repeated(batches) {
             again_if_cut(ask).await
@@ -136,13 +176,68 @@ impl Decider {
             ask().await
         };
         let reply = reply.map_err(|error| store_error(&error))?;
-        Ok(reply::parse_decided(reply::bytes(&reply)?, batches)?)
+        let (now, mut replies) = reply::parse_decided(reply::bytes(&reply)?, batches)?;
+        self.remember(batches, packed.pools, &mut replies)?;
+        Ok((now, replies))
+    }
+
+    fn pack(&self, batches: &[Batch], told: &Told, day: UtcDay) -> PackedCall {
+        let mut call = PackedCall::default();
+        let known = self.memory.of(day);
+        for batch in batches {
+            let known = known.pools(&batch.org, day);
+            let packed = arguments::pack(batch, told, known, &self.key_prefix, call.keys.len());
+            call.keys.extend(packed.keys);
+            call.arguments.push(packed.argument);
+            call.pools.push(packed.pools);
+            call.has_ids |= packed.has_ids;
+        }
+        call
+    }
+
+    /// Remembers what the pools were after the writes of these batches.
+    fn remember(
+        &self,
+        batches: &[Batch],
+        pools: Vec<Vec<PoolName>>,
+        replies: &mut [Reply],
+    ) -> Result<()> {
+        for ((batch, pools), reply) in batches.iter().zip(pools).zip(replies) {
+            let Reply::Done(_, written) = reply else {
+                continue;
+            };
+            let written = std::mem::take(written).into_iter().map(|it| {
+                Ok(Remembered {
+                    pool: pools.get(it.place).ok_or_else(no_such_pool)?.clone(),
+                    turn: it.turn,
+                    record: it.record,
+                })
+            });
+            let written = written.collect::<Result<_>>()?;
+            let mut memory = self.memory.of(batch.day);
+            memory.learn(&batch.org, batch.day, written);
+        }
+        Ok(())
+    }
+
+    fn tell_of_loss(&self, batch: &Batch, pools: usize) {
+        self.memory.count_loss();
+        if let Some(left_out) = LOSSES.admit(Instant::now()) {
+            tracing::error!(
+                org = %batch.org,
+                day = %batch.day,
+                pools,
+                left_out,
+                "Redis has lost writes that it had acknowledged: what this replica remembers of these \
+                 pools' counters is restored"
+            );
+        }
     }
 
     /// Runs the script on nothing: where Redis would refuse a decision, being read-only, out of memory
     /// or without the right to run it, it refuses this too. Gives its clock.
     pub(super) async fn probe(&self, link: &Link) -> Result<DateTime<Utc>> {
-        Ok(self.call(link, &[], &[]).await?.0)
+        Ok(self.call(link, &[], &Told::default()).await?.0)
     }
 }
 
@@ -181,10 +276,10 @@ fn can_be_repeated(batches: &[Batch]) -> bool {
 /// What the script's reply to a batch means.
 fn answer(now: DateTime<Utc>, reply: Reply) -> Result<Timed<Decided>> {
     let answer = match reply {
-        Reply::Done(outcomes) => Decided::Outcomes(outcomes),
+        Reply::Done(outcomes, _) => Decided::Outcomes(outcomes),
         Reply::AnotherDay => Decided::OnAnotherDay,
-        Reply::UnnamedPools(_) => {
-            let reason = "pools that were named".to_owned();
+        Reply::UnnamedPools(_) | Reply::Lost(_) => {
+            let reason = "a question that was answered".to_owned();
             return Err(StoreError::Corrupt { reason });
         }
         // The script asks for its rights before it writes. What else it fails for before its first
@@ -201,4 +296,10 @@ fn answer(now: DateTime<Utc>, reply: Reply) -> Result<Timed<Decided>> {
         Reply::Torn(reason) => return Err(StoreError::NoAnswer { reason }),
     };
     Ok(Timed { now, answer })
+}
+
+fn no_such_pool() -> StoreError {
+    StoreError::Corrupt {
+        reason: "a write to a pool that was not named".to_owned(),
+    }
 }

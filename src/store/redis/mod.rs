@@ -22,8 +22,10 @@ mod fitness;
 pub mod keys;
 mod letters;
 mod link;
+mod memory;
 mod packed;
 pub mod readings;
+pub mod record;
 pub mod reply;
 mod script;
 
@@ -40,6 +42,7 @@ use self::{
     keys::OrgKeys,
     link::{Link, again_if_cut},
     packed::BadReply,
+    record::Record,
     script::Script,
 };
 use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageRows};
@@ -173,7 +176,15 @@ impl Store for RedisStore {
         };
         let reply = again_if_cut(|| self.pools.run(&self.link, push)).await;
         let reply = reply.map_err(|error| store_error(&error))?;
-        let (now, answer) = readings::parse_pools(&reply, pools.len())?;
+        let (now, mut records) = readings::parse_pools(&reply, pools.len())?;
+        // What Redis lost shows here too, though only a decision restores it.
+        let memory = self.decider.memory.of(day);
+        for known in memory.pools(org, day) {
+            if let Some(at) = pools.iter().position(|pool| *pool == known.pool) {
+                records[at].join(Record::parse(&known.record)?);
+            }
+        }
+        let answer = records.iter().map(Record::counters).collect();
         Ok(Timed { now, answer })
     }
 
@@ -209,6 +220,10 @@ impl Store for RedisStore {
         }
         let now = self.decider.probe(&self.link).await?;
         Ok(Timed { now, answer: rows })
+    }
+
+    fn losses(&self) -> u64 {
+        self.decider.memory.losses()
     }
 
     async fn probe(&self) -> Result<Timed<()>, StoreError> {

@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use rmp::Marker;
 
-use crate::domain::{PoolCounters, Tokens};
+use crate::domain::{Tokens, UsageCounters};
 
 /// The reply is none that the script can give. Says what is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,18 +63,34 @@ impl<'r> Said<'r> {
         parse_time(seconds, micros).ok_or_else(|| bad(format!("the time {seconds:?} {micros:?}")))
     }
 
-    /// Counters, with nothing behind them: a pool's, or those of a usage row.
-    pub(super) fn counters(mut self) -> Result<PoolCounters, BadReply> {
-        let counters = PoolCounters {
-            used: self.amount()?,
+    /// Bytes that need not be text, though they are packed as one.
+    pub(super) fn bytes(&mut self) -> Result<&'r [u8], BadReply> {
+        let mut rest = self.rest;
+        let length = rmp::decode::read_str_len(&mut rest).ok();
+        let split = length.and_then(|length| rest.split_at_checked(length as usize));
+        let (bytes, rest) = split.ok_or_else(|| bad("a part that is no bytes"))?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    /// An amount with a sign.
+    pub(super) fn change(&mut self) -> Result<i64, BadReply> {
+        let change: Option<i64> = rmp::decode::read_int(&mut self.rest).ok();
+        let change = change.filter(|it| it.unsigned_abs() <= Tokens::MAX.get());
+        change.ok_or_else(|| bad("a part that is no amount, nor one below 0"))
+    }
+
+    /// A usage row's counters, with nothing behind them.
+    pub(super) fn row(mut self) -> Result<UsageCounters, BadReply> {
+        let row = UsageCounters {
+            free_tokens: self.amount()?,
             billed_tokens: self.amount()?,
             free_requests: self.amount()?.get(),
             billed_requests: self.amount()?.get(),
-            closed: self.flag()?,
         };
-        match self.left() {
-            0 => Ok(counters),
-            more => Err(bad(format!("{more} bytes behind counters"))),
+        match (self.flag()?, self.left()) {
+            (false, 0) => Ok(row),
+            (_, more) => Err(bad(format!("a usage row with {more} bytes behind it"))),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is read without deciding: pools' counters, and the usage rows of a day.
+//! What is read without deciding: pools' records, and the usage rows of a day.
 
 use chrono::{DateTime, Utc};
 use redis::Value;
@@ -6,21 +6,16 @@ use redis::Value;
 use super::{
     keys,
     packed::{self, BadReply, Said, bad},
+    record::Record,
 };
-use crate::{
-    domain::{PoolCounters, UsageCounters},
-    store::RowKey,
-};
+use crate::{domain::UsageCounters, store::RowKey};
 
 /// Reads the reply of `pools.lua` to `pools` pools.
 ///
 /// # Errors
 ///
 /// [`BadReply`] where the script can't have said that.
-pub fn parse_pools(
-    reply: &Value,
-    pools: usize,
-) -> Result<(DateTime<Utc>, Vec<PoolCounters>), BadReply> {
+pub fn parse_pools(reply: &Value, pools: usize) -> Result<(DateTime<Utc>, Vec<Record>), BadReply> {
     let Value::Array(parts) = reply else {
         return Err(bad("a reply that is no list"));
     };
@@ -31,11 +26,11 @@ pub fn parse_pools(
         return Err(bad(format!("{} answers to {pools}", held.len())));
     }
     let now = packed::parse_time(text(seconds)?, text(micros)?).ok_or_else(|| bad("the time"))?;
-    let counters = held.iter().map(|held| match held {
-        Value::Nil => Ok(PoolCounters::default()),
-        held => Said::new(bytes(held)?).counters(),
+    let records = held.iter().map(|held| match held {
+        Value::Nil => Ok(Record::default()),
+        held => Record::parse(bytes(held)?),
     });
-    Ok((now, counters.collect::<Result<_, _>>()?))
+    Ok((now, records.collect::<Result<_, _>>()?))
 }
 
 /// Reads one step of a scan of a day's usage: the cursor of the next step, "0" after the last, and the
@@ -58,13 +53,7 @@ pub fn parse_scan(reply: &Value) -> Result<(String, Vec<(RowKey, UsageCounters)>
         };
         let key = keys::parse_row_field(text(field)?);
         let key = key.ok_or_else(|| bad("a usage row without project and model"))?;
-        let held = Said::new(bytes(row)?).counters()?;
-        let row = UsageCounters {
-            free_tokens: held.used,
-            billed_tokens: held.billed_tokens,
-            free_requests: held.free_requests,
-            billed_requests: held.billed_requests,
-        };
+        let row = Said::new(bytes(row)?).row()?;
         if !row.is_empty() {
             rows.push((key, row));
         }

@@ -3,9 +3,6 @@
 -- The answers of all batches, and how many values they are.
 local answers, told = { time[1], time[2] }, 2
 
--- Where a batch's counts are: behind `closes`, `key` and `recurs`; and what comes behind them.
-local COUNTS, NAMED = 3, 7
-
 local function answer(a, b, c, d, e, f)
   answers[told + 1], answers[told + 2], answers[told + 3] = a, b, c
   answers[told + 4], answers[told + 5], answers[told + 6] = d, e, f
@@ -92,26 +89,57 @@ local NONE = {}
 local function read_pools(it, key, kinds, ids)
   local pools = {}
   for at = kinds + 1, ids, 3 do
-    local target = it[at]
-    if type(target) == 'number' and not pools[target] then
-      pools[target] = read_pool(KEYS[key + target], it[NAMED + 2 * target])
+    local place = it[at]
+    if type(place) == 'number' and not pools[place] then
+      pools[place] = read_pool(it, key, place)
     end
   end
   return pools
 end
 
-local function answer_unnamed(names)
-  answers[told + 1], answers[told + 2] = 'pools', #names
-  for at = 1, #names do
-    answers[told + 2 + at] = names[at]
+-- Answers what the caller has to tell before this batch can be decided.
+local function ask_for(kind, what)
+  answers[told + 1], answers[told + 2] = kind, #what
+  for at = 1, #what do
+    answers[told + 2 + at] = what[at]
   end
-  told = told + 2 + #names
+  told = told + 2 + #what
+end
+
+-- Answers which pools are written, and what each then is. Gives these records by pool.
+local function answer_records(pools)
+  local records, count_at = nil, told + 1
+  answers[count_at], told = 0, count_at
+  for place, pool in pairs(pools) do
+    if pool[CHANGED] then
+      local record, mine = pool[RECORD], pool[MINE]
+      if not mine then
+        if #record > MOST_PARTS * PART then
+          unite_first_parts(record)
+        end
+        mine = #record + 1
+        record[mine], record[mine + 1], record[mine + 2], record[mine + 3] = me, 0, 0, 0
+        record[mine + 4], record[mine + 5] = 0, 0
+      end
+      record[1], record[mine + 1] = pool[IS_CLOSED], math.max(record[mine + 1] + 1, turn)
+      for value = 1, 4 do
+        record[mine + 1 + value] = record[mine + 1 + value] + (pool[value] - pool[BEFORE + value])
+      end
+      local packed = cmsgpack.pack(unpack(record))
+      answers[count_at] = answers[count_at] + 1
+      answers[told + 1], answers[told + 2], answers[told + 3] = place, record[mine + 1], packed
+      told = told + 3
+      records = records or {}
+      records[pool] = packed
+    end
+  end
+  return records or NONE
 end
 
 local function decide(argument)
   local it = { cmsgpack.unpack(argument) }
   local closes, key = it[1], it[2]
-  local fields = NAMED + 2 * it[COUNTS + 1]
+  local fields = NAMED + 3 * it[COUNTS + 1]
   local kinds = fields + it[COUNTS + 2]
   local ids = kinds + 3 * it[COUNTS + 3]
   local items, id_count, past, past_changes = ids, it[COUNTS + 4], nil, nil
@@ -124,20 +152,22 @@ local function decide(argument)
   if id_count > 0 then
     items = ids + id_count + 1 + it[COUNTS + 3]
     past = read_past({
-      it = it, key = key, pools = pools, rows = rows, named = NAMED, fields = fields, ids = ids,
+      it = it, key = key, pools = pools, rows = rows, fields = fields, ids = ids,
       id_count = id_count, items = items,
     })
     if past.unnamed then
-      return answer_unnamed(past.unnamed)
+      return ask_for('pools', past.unnamed)
     end
+  end
+  if lost then
+    return ask_for('lost', lost)
   end
   told = told + 1
   answers[told] = 'done'
   judge(it, closes, kinds, ids, items, pools, rows, past)
-  for _, pool in pairs(pools) do
-    if pool[CHANGED] then
-      may('SET', pool[KEY], '', 'EXAT', midnight + DAY)
-    end
+  local records = answer_records(pools)
+  for pool in pairs(records) do
+    may('SET', pool[KEY], '', 'EXAT', midnight + DAY)
   end
   local row_changes, rows_expire_at = changes_of(rows, KEYS[key], it, fields, midnight + DAY + retention)
   if past then
@@ -147,11 +177,11 @@ local function decide(argument)
   -- After this point everything must succeed: a script is atomic, but does not roll back.
 
   writes_began = true
-  for _, pool in pairs(pools) do
-    if pool[IS_NEW] and pool[CHANGED] then
-      redis.call('SET', pool[KEY], packed(pool), 'EXAT', midnight + DAY)
-    elseif pool[CHANGED] then
-      redis.call('SET', pool[KEY], packed(pool), 'KEEPTTL')
+  for pool, record in pairs(records) do
+    if pool[IS_NEW] then
+      redis.call('SET', pool[KEY], record, 'EXAT', midnight + DAY)
+    else
+      redis.call('SET', pool[KEY], record, 'KEEPTTL')
     end
   end
   if row_changes then
@@ -179,9 +209,9 @@ local function answer_failure(told_before, why)
   end
 end
 
-for at = 3, #ARGV do
+for at = 5, #ARGV do
   local told_before = told
-  writes_began, reading = false, nil
+  writes_began, reading, lost = false, nil, nil
   local decided, why = pcall(decide, ARGV[at])
   if not decided then
     answer_failure(told_before, why)

@@ -17,12 +17,12 @@ local TODAY, YESTERDAY = 1, 2
 --   changes         by day: what is to be written: id and text in turn
 --   unnamed         the pools that the caller has to name
 
--- The number of a pool among those that the caller names; nil where it does not.
-local function number_of(batch, name)
+-- The place of a pool among those that the caller names; nil where it does not.
+local function place_of(batch, name)
   local it = batch.it
-  for at = batch.named + 1, batch.fields, 2 do
+  for at = NAMED + 1, batch.fields, 3 do
     if it[at] == name then
-      return (at - batch.named + 1) / 2
+      return (at - NAMED + 2) / 3
     end
   end
 end
@@ -109,11 +109,10 @@ local function read_what_they_count(past, day, batch)
     end
     -- A replay tells the pool's present figures, of whatever day the reservation is.
     if name ~= '' then
-      local number = number_of(batch, name)
-      if number then
-        local allowance = batch.it[batch.named + 2 * number]
-        batch.pools[number] = batch.pools[number] or read_pool(KEYS[batch.key + number], allowance)
-        class[2] = batch.pools[number]
+      local place = place_of(batch, name)
+      if place then
+        batch.pools[place] = batch.pools[place] or read_pool(batch.it, batch.key, place)
+        class[2] = batch.pools[place]
       else
         past.unnamed = past.unnamed or {}
         table.insert(past.unnamed, name)
@@ -132,7 +131,7 @@ local function read_what_they_count(past, day, batch)
 end
 
 local function read_past(batch)
-  local key, first = batch.key, batch.key + (batch.fields - batch.named) / 2 + 1
+  local key, first = batch.key, batch.key + (batch.fields - NAMED) / 3 + 1
   local past = {
     request_keys = { KEYS[first], KEYS[first + 2] }, usage_keys = { KEYS[key], KEYS[first + 1] },
     texts = {}, days = {}, recurs = batch.it[3], class_of = {}, classes = { {}, {} },

@@ -3,9 +3,10 @@
 -- it left. The rules are those of docs/CONTRACT.md, "Reserve", "Settle" and "Release", and of
 -- src/domain, which the property tests hold this script to.
 --
--- The script is three files, one behind the other: plain.lua has what every batch needs, past.lua what
--- those with ids need besides, batch.lua decides batch after batch. Where no batch has an id, past.lua
--- is left out: to make its functions would cost more than to decide. A batch is judged whole before its
+-- The script is files one behind the other: plain.lua has what every batch needs, restore.lua what is
+-- needed where Redis has lost writes, record.lua reads pools, past.lua has what batches with ids need
+-- besides, batch.lua decides batch after batch. What a call does not need, restore.lua and past.lua, is
+-- left out: to make the functions would cost more than to decide. A batch is judged whole before its
 -- first write, and one that fails says so in its place and leaves the others alone.
 --
 -- What the script leaves behind for Lua's garbage collector costs more than what it computes: hence few
@@ -17,12 +18,15 @@
 --       and, only where it has ids: requests of today, usage of yesterday, requests of yesterday
 -- ARGV  1  today's 00:00 UTC, in seconds since 1970
 --       2  how long usage is kept after its day, in seconds
+--       3  the replica that asks: a number
+--       4  the number of this call among all that the replica makes
 --       …  for each batch, MessagePack values, one behind the other (src/store/redis/arguments.rs):
 --       closes   whether an overflow closes a pool until midnight
 --       key      the number of its first key
 --       recurs   whether an id occurs more than once
 --       four counts: of pools, rows, kinds and ids; then so many
---       pools    encoded name and allowance
+--       pools    encoded name, allowance, and what the replica remembers: the turn of its last write, 0
+--                where it knows of none; or, once it was told 'lost', the whole record
 --       rows     the fields of usage rows: encoded project, ':', encoded model
 --       kinds    what the Reserves ask for, each kind once: the number of its pool, or the letter of the
 --                reason for which it is not eligible; the letter of its workload; the number of its row
@@ -43,7 +47,10 @@
 --   'failed', why, key      nothing of the batch was written; the last key that was read
 --   'torn', why             the batch failed between its writes, which can't be
 --   'pools', number, name…  name these pools too; nothing of the batch was written
---   'done', answer…         an answer for each item:
+--   'lost', number, place…  writes of the replica to these pools are gone: tell what it remembers of
+--                           them; nothing of the batch was written
+--   'done', answer…, number, (place, turn, record)…
+--      the pools that were written, for the replica to remember; before, an answer for each item:
 --      used                                             reserve: it is free
 --      verdict, used                                    reserve: it is not; used: 0 where not eligible
 --      'r', verdict, pool, used                         reserve, replayed; pool: '' where not eligible
@@ -53,8 +60,14 @@
 --      'a', tokens                                      settled with another amount before
 --
 -- A verdict is a letter: F is free, any other a reason for being billed (src/store/redis/letters.rs).
--- A pool's counters and a usage row are MessagePack values, one behind the other: free tokens, billed
--- tokens, free requests, billed requests, and whether the pool is closed. A row of zeros is no row.
+-- A usage row is MessagePack values, one behind the other: free tokens, billed tokens, free requests,
+-- billed requests, and false. A row of zeros is no row.
+-- A pool's record is MessagePack values too: whether it is closed, and for each replica that wrote to it:
+-- its number, its last turn (of the call that wrote last: what Redis lost and what was written instead
+-- never have the same), and what it counted: free tokens, billed tokens, free requests, billed requests, below 0 where it took back what
+-- another counted. The sum of what all counted is what the pool has. A replica that finds an older turn of
+-- its own than it was told knows that Redis lost writes, and of what all living replicas remember nothing
+-- is lost: of each replica's part the one with the latest turn counts (docs/DURABILITY.md).
 -- A reservation, under its id, is its state, its class, ':' and its tokens. state: the verdict; behind
 -- it 's' and the settled verdict, or 'r' where it was released. Settled, it ends with ':' and the
 -- actual tokens. class: the number of 'pool:workload:row', so that a reservation is short whatever the
@@ -67,35 +80,39 @@ local MAX = 9007199254740991 -- 2^53 - 1
 local FREE, CLOSED, EXCEEDED = 'F', 'C', 'X'
 
 -- Counters are an array: free tokens, billed tokens, free requests, billed requests, and
-local IS_CLOSED, CHANGED, IS_NEW, ALLOWANCE, KEY = 5, 6, 7, 8, 9
+local IS_CLOSED, CHANGED, IS_NEW = 5, 6, 7
+-- Those of a pool, besides: its allowance and key; the record that is held, and where the replica's part
+-- begins in it; what was counted before the batch.
+local ALLOWANCE, KEY, RECORD, MINE, BEFORE = 8, 9, 10, 11, 11
 
 local time = redis.call('TIME')
-local midnight, retention = tonumber(ARGV[1]), tonumber(ARGV[2])
+local midnight, retention, me = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = tonumber(time[1])
 if now < midnight or now >= midnight + DAY then
   return cmsgpack.pack(time[1], time[2], 'day')
 end
 
+-- Between two calls there is room for turns of calls that come late.
+local turn = tonumber(ARGV[4]) * 1024
+
 -- The key that is being read. What fails before the first write fails for what is held there.
 local reading, writes_began
 
--- Counters as they are held, or zeros.
-local function counters(held, allowance, key)
+-- Where a batch's counts are: behind `closes`, `key` and `recurs`; and what comes behind them.
+local COUNTS, NAMED = 3, 7
+
+-- A row's counters as they are held, or zeros.
+local function counters(held)
   if not held then
-    return { 0, 0, 0, 0, false, false, true, allowance, key }
+    return { 0, 0, 0, 0, false, false, true }
   end
   local a, b, c, d, closed, more = cmsgpack.unpack(held)
   local whole = a % 1 + b % 1 + c % 1 + d % 1 == 0
   local known = a >= 0 and b >= 0 and c >= 0 and d >= 0 and a <= MAX and b <= MAX and c <= MAX and d <= MAX
-  if not (whole and known) or type(closed) ~= 'boolean' or more ~= nil then
+  if not (whole and known) or closed ~= false or more ~= nil then
     error('foreign counters')
   end
-  return { a, b, c, d, closed, false, false, allowance, key }
-end
-
-local function read_pool(key, allowance)
-  reading = key
-  return counters(redis.call('GET', key), allowance, key)
+  return { a, b, c, d, false, false, false }
 end
 
 -- The usage rows of the fields that stand in `named` from one place to another, in their order.
@@ -103,7 +120,7 @@ local function read_rows(key, named, from, to)
   reading = key
   local rows = redis.call('HMGET', key, unpack(named, from, to))
   for at = 1, to - from + 1 do
-    rows[at] = counters(rows[at], 0, key)
+    rows[at] = counters(rows[at])
   end
   return rows
 end

@@ -1,0 +1,109 @@
+//! What this replica remembers of today's pools, so that Redis can't forget it silently.
+//!
+//! A failover, a restart without persistence or a FLUSHALL takes back writes that were acknowledged. Each
+//! pool's record holds a part for each replica, with the turn of that replica's last write. The replica
+//! remembers the record that its last write left, and names its turn with the next call: where Redis
+//! knows an older one, the script says so, and is told the whole record. Whatever the replica knew of
+//! others is older than its own last write, so Redis can't lose any of it without losing that too.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crate::domain::{OrgId, PoolName, UtcDay};
+
+/// What a replica remembers of the pools that it wrote to.
+pub(super) struct Memory {
+    /// Which replica this is: a number that no other has.
+    pub(super) replica: u64,
+    day: Mutex<Day>,
+    calls: AtomicU64,
+    /// How often Redis was found to have lost writes.
+    losses: AtomicU64,
+}
+
+/// Of one day: what is told of a past one says nothing of the next.
+#[derive(Default)]
+pub(super) struct Day {
+    day: Option<UtcDay>,
+    by_org: HashMap<OrgId, Vec<Remembered>>,
+}
+
+/// What a pool was after the replica's last write to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Remembered {
+    pub(super) pool: PoolName,
+    /// The turn of that write.
+    pub(super) turn: u64,
+    /// As Redis holds it.
+    pub(super) record: Vec<u8>,
+}
+
+impl Memory {
+    pub(super) fn new() -> Self {
+        // Random, and exact in Lua.
+        let replica = RandomState::new().build_hasher().finish() >> 12;
+        Self {
+            replica,
+            day: Mutex::default(),
+            calls: AtomicU64::new(0),
+            losses: AtomicU64::new(0),
+        }
+    }
+
+    /// The number of a new call of the script.
+    pub(super) fn next_call(&self) -> u64 {
+        self.calls.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_loss(&self) {
+        self.losses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What is remembered of a day: of none but the latest.
+    pub(super) fn of(&self, day: UtcDay) -> MutexGuard<'_, Day> {
+        let mut known = self.day.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.day < Some(day) {
+            known.by_org = HashMap::new();
+            known.day = Some(day);
+        }
+        known
+    }
+}
+
+impl Day {
+    /// What is remembered of an organization's pools on a day.
+    pub(super) fn pools(&self, org: &OrgId, day: UtcDay) -> &[Remembered] {
+        match self.by_org.get(org) {
+            Some(pools) if self.day == Some(day) => pools,
+            _ => &[],
+        }
+    }
+
+    /// Remembers what a write on this day left.
+    pub(super) fn learn(&mut self, org: &OrgId, day: UtcDay, written: Vec<Remembered>) {
+        if self.day != Some(day) || written.is_empty() {
+            return;
+        }
+        let Some(pools) = self.by_org.get_mut(org) else {
+            self.by_org.insert(org.clone(), written);
+            return;
+        };
+        for new in written {
+            match pools.iter_mut().find(|known| known.pool == new.pool) {
+                Some(known) if known.turn < new.turn => *known = new,
+                Some(_) => {}
+                None => pools.push(new),
+            }
+        }
+    }
+}

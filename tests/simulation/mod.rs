@@ -1,0 +1,352 @@
+//! docs/DURABILITY.md, "When Redis forgets" and "Lost answers": sequences of calls and faults, each made
+//! of a number, over replicas on one Redis. Each answer must be the model's, and what the callers of a lone
+//! replica were told is free never passes the allowance.
+//!
+//! `TOLLGATE_SIMULATIONS` says how many; `TOLLGATE_SEED` replays one, and prints its steps.
+
+mod model;
+
+use std::sync::Arc;
+
+use redis::{Value, cmd};
+use tollgate::{
+    domain::{BilledReason, Refusal, Verdict},
+    ledger::{Ledger, LedgerError, OnStoreFailure},
+    store::{PoolFigures, StoreError},
+};
+
+use self::model::{ALLOWANCE, Answer, Asked, Call, Held, Model, Process};
+use crate::support::{
+    clock::Clock,
+    proxy::{Fault, Proxy},
+    redis::RedisServer,
+    world::{NOON, With as _, ask, org_id, policy, redis_store_at, request_id},
+};
+
+const SIMULATIONS: u64 = 300;
+const REPLICAS: u64 = 3;
+const MOST_STEPS: u64 = 40;
+const IDS: u64 = 8;
+
+/// Numbers that look random, and are the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+}
+
+#[derive(Debug)]
+enum Step {
+    Ask(usize, Asked, Fault),
+    /// A call that was held arrives.
+    Arrive,
+    /// The state that a later loss falls back to.
+    Keep,
+    FallBack,
+    Flush,
+    /// A replica ends, and another process takes its place.
+    Replace(usize),
+    NextDay,
+    /// The clock jumps, within the day.
+    Jump(i64),
+    Quota(usize),
+}
+
+fn step(dice: &mut Dice, replicas: u64, settles: bool) -> Step {
+    let replica = dice.below(replicas) as usize;
+    let fault = match dice.below(10) {
+        0 => Fault::Cut,
+        1 => Fault::DropReply,
+        2 => Fault::Hold,
+        _ => Fault::Pass,
+    };
+    let id = dice.below(IDS);
+    let tokens = 1 + dice.below(300) as i64;
+    match dice.below(100) {
+        0..50 => {
+            let id = (dice.below(2) == 0).then_some(id);
+            // The same id mostly asks for the same.
+            let tokens = id.map_or(tokens, |id| 40 * (id as i64 + 1) + i64::from(tokens > 290));
+            Step::Ask(replica, Asked::Reserve { id, tokens }, fault)
+        }
+        50..60 if settles => Step::Ask(replica, Asked::Settle { id, tokens }, fault),
+        60..66 if settles => Step::Ask(replica, Asked::Release { id }, fault),
+        66..76 => Step::Arrive,
+        76..81 => Step::Keep,
+        81..84 => Step::FallBack,
+        84..87 => Step::Flush,
+        87..90 if replicas > 1 => Step::Replace(replica),
+        90..92 => Step::NextDay,
+        92..95 => Step::Jump([-5, -1, 1, 5][dice.below(4) as usize]),
+        _ => Step::Quota(replica),
+    }
+}
+
+/// A key of Redis: its name, its value as DUMP gives it, and when it expires.
+type Key = (Vec<u8>, Vec<u8>, i64);
+
+/// One Redis, and what goes on over it.
+struct Simulation {
+    clock: Clock,
+    redis: RedisServer,
+    connection: redis::Connection,
+    proxies: Vec<Proxy>,
+    replicas: Vec<(Process, Ledger)>,
+    processes: Process,
+    model: Model,
+    /// Calls that have not arrived: whose, and of which day.
+    held: Vec<(usize, Call, u64)>,
+    day: u64,
+    hour: i64,
+    kept: Option<(Held, Vec<Key>)>,
+}
+
+impl Simulation {
+    async fn new() -> Self {
+        let clock = Clock::at(NOON);
+        let redis = RedisServer::start_at(&clock);
+        let mut proxies = Vec::new();
+        for _ in 0..REPLICAS {
+            proxies.push(Proxy::to(redis.port).await);
+        }
+        let mut simulation = Self {
+            connection: redis.connection(),
+            clock,
+            redis,
+            proxies,
+            replicas: Vec::new(),
+            processes: 0,
+            model: Model::default(),
+            held: Vec::new(),
+            day: 0,
+            hour: 12,
+            kept: None,
+        };
+        // Redis knows all parts of the script from here on, so that a call is one message.
+        simulation.begin().await;
+        let (_, ledger) = &simulation.replicas[0];
+        ledger.reserve(ask(1)).await.unwrap();
+        simulation.redis.run(&["FLUSHALL"]);
+        ledger.reserve(ask(1).id("id")).await.unwrap();
+        simulation
+    }
+
+    /// Forgets what was.
+    async fn begin(&mut self) {
+        self.redis.run(&["FLUSHALL"]);
+        self.clock.set(NOON);
+        (self.model, self.held, self.kept) = (Model::default(), Vec::new(), None);
+        (self.day, self.hour) = (0, 12);
+        for proxy in &self.proxies {
+            proxy.forget();
+        }
+        self.replicas.clear();
+        for replica in 0..REPLICAS as usize {
+            let new = self.process(replica).await;
+            self.replicas.push(new);
+        }
+    }
+
+    async fn process(&mut self, replica: usize) -> (Process, Ledger) {
+        self.processes += 1;
+        let store = Arc::new(redis_store_at(&self.proxies[replica].url()));
+        let policy = Arc::new(policy("keep_open"));
+        let ledger = Ledger::new(policy, store, OnStoreFailure::Error, 35);
+        // It learns which day it is.
+        ledger.quota(&org_id("acme")).await.unwrap();
+        (self.processes, ledger)
+    }
+
+    async fn run(&mut self, seed: u64, tell: bool) -> Result<(), String> {
+        self.begin().await;
+        let mut dice = Dice(seed);
+        let settles = dice.below(2) == 0;
+        let replicas = 1 + dice.below(REPLICAS);
+        for at in 0..dice.below(MOST_STEPS) {
+            let step = step(&mut dice, replicas, settles);
+            let (said, wanted) = self.take(&step).await;
+            if tell {
+                println!("{at}: {step:?}: {said}");
+            }
+            if said != wanted {
+                return Err(format!("step {at}, {step:?}: {said}, and not {wanted}"));
+            }
+            if replicas == 1 && !settles && self.model.granted() > ALLOWANCE {
+                return Err(format!(
+                    "step {at}, {step:?}: more is granted than there was"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What was said, and what is to be.
+    async fn take(&mut self, step: &Step) -> (String, String) {
+        match *step {
+            Step::Ask(replica, asked, fault) => return self.ask(replica, asked, fault).await,
+            Step::Arrive if !self.held.is_empty() => {
+                let (replica, call, day) = self.held.remove(0);
+                self.proxies[replica].let_arrive();
+                if day == self.day {
+                    self.model.ask_in_vain(call);
+                }
+            }
+            Step::Arrive => {}
+            Step::Keep => self.kept = Some((self.model.held.clone(), self.snapshot())),
+            Step::FallBack => {
+                if let Some((held, keys)) = self.kept.take() {
+                    self.put_back(keys);
+                    self.model.fall_back(held);
+                }
+            }
+            Step::Flush => {
+                self.redis.run(&["FLUSHALL"]);
+                self.model.fall_back(Held::default());
+            }
+            Step::Replace(replica) => {
+                let new = self.process(replica).await;
+                let (old, _) = std::mem::replace(&mut self.replicas[replica], new);
+                self.model.end(old);
+            }
+            Step::NextDay => {
+                self.clock.advance(chrono::TimeDelta::days(1));
+                (self.day, self.kept) = (self.day + 1, None);
+                self.model.next_day();
+                for (_, ledger) in &self.replicas {
+                    ledger.quota(&org_id("acme")).await.unwrap();
+                }
+            }
+            Step::Jump(hours) => {
+                if (2..22).contains(&(self.hour + hours)) {
+                    self.hour += hours;
+                    self.clock.advance(chrono::TimeDelta::hours(hours));
+                }
+            }
+            Step::Quota(replica) => {
+                let (process, ledger) = &self.replicas[replica];
+                let quota = ledger.quota(&org_id("acme")).await.unwrap();
+                let (figures, _) = &quota.pools[0];
+                let wanted = self.model.used_through(*process);
+                return (figures.used.to_string(), wanted.to_string());
+            }
+        }
+        Default::default()
+    }
+
+    async fn ask(&mut self, replica: usize, asked: Asked, fault: Fault) -> (String, String) {
+        self.proxies[replica].once(fault);
+        let (process, ledger) = &self.replicas[replica];
+        let said = say(ledger, asked).await;
+        let call = self.model.call(*process, asked);
+        match fault {
+            Fault::DropReply => self.model.ask_in_vain(call),
+            Fault::Hold => self.held.push((replica, call, self.day)),
+            Fault::Pass | Fault::Cut => {}
+        }
+        // What counts once however often it is asked is asked again.
+        let again = !matches!(asked, Asked::Reserve { id: None, .. });
+        let wanted = match fault {
+            Fault::Pass => self.model.ask(call),
+            _ if again => self.model.ask(call),
+            _ => Err("no answer"),
+        };
+        (format!("{said:?}"), format!("{wanted:?}"))
+    }
+
+    fn snapshot(&mut self) -> Vec<Key> {
+        let connection = &mut self.connection;
+        let keys: Vec<Vec<u8>> = cmd("KEYS").arg("*").query(connection).unwrap();
+        let kept = keys.into_iter().map(|key| {
+            let dump = cmd("DUMP").arg(&key).query(connection).unwrap();
+            let expires_at = cmd("PEXPIRETIME").arg(&key).query(connection).unwrap();
+            (key, dump, expires_at)
+        });
+        kept.collect()
+    }
+
+    fn put_back(&mut self, keys: Vec<Key>) {
+        self.redis.run(&["FLUSHALL"]);
+        for (key, dump, expires_at) in keys {
+            let mut restore = cmd("RESTORE");
+            restore.arg(key).arg(expires_at).arg(dump).arg("ABSTTL");
+            let _: Value = restore.query(&mut self.connection).unwrap();
+        }
+    }
+}
+
+async fn say(ledger: &Ledger, asked: Asked) -> Answer {
+    let name = |id: u64| format!("id {id}");
+    let used = |pool: Option<PoolFigures>| pool.map_or(0, |pool| pool.used.get() as i64);
+    match asked {
+        Asked::Reserve { id, tokens } => {
+            let call = ask(tokens as u64);
+            let call = match id {
+                Some(id) => call.id(&name(id)),
+                None => call,
+            };
+            let answer = ledger.reserve(call).await.map_err(why)?;
+            Ok((verdict(answer.verdict), used(answer.pool), answer.replayed))
+        }
+        Asked::Settle { id, tokens } => {
+            let tokens = tollgate::domain::Tokens::of_settle(tokens as u64).unwrap();
+            let answer = ledger.settle(org_id("acme"), request_id(&name(id)), tokens);
+            let answer = answer.await.map_err(why)?;
+            Ok((verdict(answer.verdict), used(answer.pool), answer.replayed))
+        }
+        Asked::Release { id } => {
+            let answer = ledger.release(org_id("acme"), request_id(&name(id)));
+            let answer = answer.await.map_err(why)?;
+            Ok(("", used(answer.pool), answer.replayed))
+        }
+    }
+}
+
+fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Free => "FREE",
+        Verdict::Billed(BilledReason::AllowanceExceeded) => "EXCEEDED",
+        Verdict::Billed(BilledReason::DayClosed) => "DAY_CLOSED",
+        Verdict::Billed(_) => "BILLED",
+    }
+}
+
+fn why(error: LedgerError) -> &'static str {
+    match error {
+        LedgerError::Refused(Refusal::OtherFields) => "fields",
+        LedgerError::Refused(Refusal::Released) => "released",
+        LedgerError::Refused(Refusal::Settled) => "settled",
+        LedgerError::Refused(Refusal::UnknownRequestId) => "unknown",
+        LedgerError::Refused(Refusal::OtherAmount { .. }) => "amount",
+        LedgerError::Store(StoreError::NoAnswer { .. }) => "no answer",
+        error => panic!("{error:?}"),
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is no number: {text}")),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_lost_answers_late_calls_rollbacks_and_clock_jumps_each_answer_is_the_models() {
+    let mut simulation = Simulation::new().await;
+    let replayed = number("TOLLGATE_SEED");
+    let seeds = match replayed {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("TOLLGATE_SIMULATIONS").unwrap_or(SIMULATIONS),
+    };
+    for seed in seeds {
+        if let Err(failure) = simulation.run(seed, replayed.is_some()).await {
+            panic!("TOLLGATE_SEED={seed} replays it: {failure}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! A TCP proxy in front of Redis that does to calls of a script what networks do to them.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream as BlockingStream},
+    sync::{Arc, Mutex},
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+/// What happens to a call of a script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    Pass,
+    /// It never arrives, and the connection is cut.
+    Cut,
+    /// It is carried out, its reply is dropped, and the connection is cut.
+    DropReply,
+    /// The connection is cut, and the call arrives when the test says so.
+    Hold,
+}
+
+type Plan = Box<dyn FnMut() -> Fault + Send>;
+
+#[derive(Default)]
+struct Shared {
+    plan: Mutex<Option<Plan>>,
+    held: Mutex<Vec<Vec<u8>>>,
+}
+
+pub struct Proxy {
+    port: u16,
+    target: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// One in front of a port of this machine, which passes everything at first.
+    pub async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own_port = listener.local_addr().unwrap().port();
+        let target = SocketAddr::from(([127, 0, 0, 1], port));
+        let shared = Arc::new(Shared::default());
+        let plan = Arc::clone(&shared);
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(carry(client, target, Arc::clone(&plan)));
+            }
+        });
+        Self {
+            port: own_port,
+            target,
+            shared,
+            accepting,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// What happens to each call from now on.
+    pub fn plan(&self, plan: impl FnMut() -> Fault + Send + 'static) {
+        *self.shared.plan.lock().unwrap() = Some(Box::new(plan));
+    }
+
+    /// What happens to the next call, and to no other.
+    pub fn once(&self, fault: Fault) {
+        let mut fault = Some(fault);
+        self.plan(move || fault.take().unwrap_or(Fault::Pass));
+    }
+
+    /// Passes everything, and lets go of what is held.
+    pub fn forget(&self) {
+        *self.shared.plan.lock().unwrap() = None;
+        self.shared.held.lock().unwrap().clear();
+    }
+
+    /// Lets the first call that is held arrive, and waits until it is carried out.
+    pub fn let_arrive(&self) {
+        let call = self.shared.held.lock().unwrap().remove(0);
+        let mut redis = BlockingStream::connect(self.target).unwrap();
+        redis.write_all(&call).unwrap();
+        assert!(redis.read(&mut [0; 64 * 1024]).unwrap() > 0);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Shared {
+    fn fault(&self, request: &[u8]) -> Fault {
+        let is_call = request.windows(4).any(|word| word == b"EVAL");
+        let mut plan = self.plan.lock().unwrap();
+        match plan.as_mut() {
+            Some(plan) if is_call => plan(),
+            _ => Fault::Pass,
+        }
+    }
+}
+
+/// Carries a connection until either end or a fault ends it.
+async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
+    let Ok(mut redis) = TcpStream::connect(target).await else {
+        return;
+    };
+    let _ = (client.set_nodelay(true), redis.set_nodelay(true));
+    let (mut asked, mut replied) = (vec![0; 256 * 1024], vec![0; 256 * 1024]);
+    loop {
+        let carried = tokio::select! {
+            read = client.read(&mut asked) => {
+                let Some(request) = read.ok().map(|length| &asked[..length]) else {
+                    return;
+                };
+                match shared.fault(request) {
+                    _ if request.is_empty() => return,
+                    Fault::Pass => {}
+                    Fault::Cut => return,
+                    Fault::Hold => return shared.held.lock().unwrap().push(request.to_vec()),
+                    Fault::DropReply => {
+                        let _ = redis.write_all(request).await;
+                        let _ = redis.read(&mut replied).await;
+                        return;
+                    }
+                }
+                redis.write_all(request).await
+            }
+            read = redis.read(&mut replied) => match read {
+                Ok(length) if length > 0 => client.write_all(&replied[..length]).await,
+                _ => return,
+            },
+        };
+        if carried.is_err() {
+            return;
+        }
+    }
+}
