@@ -16,3 +16,4 @@ mod replicas;
 mod server;
 mod support;
 mod tidy;
+mod topologies;

@@ -2,6 +2,7 @@
 
 pub mod calls;
 pub mod clock;
+pub mod cluster;
 pub mod held_store;
 pub mod redis;
 pub mod streams;

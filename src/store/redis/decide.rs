@@ -3,12 +3,13 @@
 use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, Utc};
-use futures_util::future::join_all;
-use redis::Cmd;
+use futures_util::future::{join_all, select_ok};
+use redis::{Cmd, Value};
 
 use super::{
     arguments::{self, Packed},
-    link::{Link, again_if_cut, store_error},
+    link::{Failed, again_if_cut, store_error},
+    links::Links,
     reply::{self, Reply},
     script::Script,
 };
@@ -21,7 +22,8 @@ use crate::{
 /// again.
 const MAX_ROUNDS: usize = 4;
 
-/// How many batches and operations one call of the script takes: Redis serves nobody else meanwhile.
+/// How many batches and operations one call of the script takes: Redis serves nobody else meanwhile. In
+/// a cluster it takes one batch, since no two organizations need be on the same node.
 const MOST_BATCHES: usize = 64;
 const MOST_OPERATIONS: usize = Batch::MOST_OPERATIONS;
 
@@ -56,26 +58,27 @@ impl Decider {
     /// Decides batches by as few calls as the bounds allow, all of them written at once.
     pub(super) async fn decide(
         &self,
-        link: &Link,
+        links: &Links,
         batches: &[Batch],
     ) -> Vec<Result<Timed<Decided>>> {
-        let calls = calls(batches).map(|batches| self.decide_in_one_call(link, batches));
+        let most = if links.are_many() { 1 } else { MOST_BATCHES };
+        let calls = calls(batches, most).map(|batches| self.decide_in_one_call(links, batches));
         join_all(calls).await.into_iter().flatten().collect()
     }
 
     async fn decide_in_one_call(
         &self,
-        link: &Link,
+        links: &Links,
         batches: &[Batch],
     ) -> Vec<Result<Timed<Decided>>> {
-        let (now, replies) = match self.call(link, batches, &[]).await {
+        let (now, replies) = match self.call(links, batches, &[]).await {
             Ok(replies) => replies,
             Err(error) => return batches.iter().map(|_| Err(error.clone())).collect(),
         };
         let mut decided = Vec::with_capacity(batches.len());
         for (batch, reply) in batches.iter().zip(replies) {
             decided.push(match reply {
-                Reply::UnnamedPools(pools) => self.decide_naming(link, batch, pools).await,
+                Reply::UnnamedPools(pools) => self.decide_naming(links, batch, pools).await,
                 reply => answer(now, reply),
             });
         }
@@ -85,12 +88,14 @@ impl Decider {
     /// Decides a batch with a reservation of a pool that left the policy.
     async fn decide_naming(
         &self,
-        link: &Link,
+        links: &Links,
         batch: &Batch,
         mut extra: Vec<PoolName>,
     ) -> Result<Timed<Decided>> {
         for _ in 1..MAX_ROUNDS {
-            let (now, mut replies) = self.call(link, std::slice::from_ref(batch), &extra).await?;
+            let (now, mut replies) = self
+                .call(links, std::slice::from_ref(batch), &extra)
+                .await?;
             match replies.pop() {
                 Some(Reply::UnnamedPools(pools)) => extra.extend(pools),
                 Some(reply) => return answer(now, reply),
@@ -105,7 +110,7 @@ impl Decider {
     /// Calls the script once. All batches are of one day.
     async fn call(
         &self,
-        link: &Link,
+        links: &Links,
         batches: &[Batch],
         extra: &[PoolName],
     ) -> Result<(DateTime<Utc>, Vec<Reply>)> {
@@ -120,15 +125,14 @@ impl Decider {
             arguments.push(packed.argument);
             has_ids |= packed.has_ids;
         }
-        let push = |command: &mut Cmd| {
-            command.arg(keys.len()).arg(&keys);
-            let day = day.unwrap_or_else(|| UtcDay::of(Utc::now()));
-            command.arg(day.start().timestamp());
-            command.arg(self.usage_retention.as_secs());
-            command.arg(&arguments);
+        let day = day.unwrap_or_else(|| UtcDay::of(Utc::now()));
+        let asked = Asked {
+            day,
+            keys,
+            arguments,
         };
         let script = if has_ids { &self.with_ids } else { &self.plain };
-        let ask = || script.run(link, push);
+        let ask = || asked.of(self, script, links);
         let reply = if can_be_repeated(batches) {
             again_if_cut(ask).await
         } else {
@@ -138,15 +142,63 @@ impl Decider {
         Ok(reply::parse_decided(reply::bytes(&reply)?, batches)?)
     }
 
-    /// Runs the script on nothing: where Redis would refuse a decision, being read-only, out of memory
-    /// or without the right to run it, it refuses this too. Gives its clock.
-    pub(super) async fn probe(&self, link: &Link) -> Result<DateTime<Utc>> {
-        Ok(self.call(link, &[], &[]).await?.0)
+    /// Asks every server whether it would decide, and takes the first one's clock: the store is of use
+    /// as long as one of them does.
+    pub(super) async fn probe(&self, links: &Links) -> Result<DateTime<Utc>> {
+        let keys = links.probe_keys(&self.key_prefix).await;
+        let keys = keys.map_err(|error| store_error(&error))?;
+        let probes = keys.iter().map(|key| Box::pin(self.probe_at(links, key)));
+        Ok(select_ok(probes).await?.0)
+    }
+
+    /// Runs the script on nothing, where a key is: where Redis would refuse a decision, being read-only,
+    /// out of memory, without the slot or without the right to run it, it refuses this too. Gives its
+    /// clock.
+    pub(super) async fn probe_at(&self, links: &Links, key: &str) -> Result<DateTime<Utc>> {
+        let asked = Asked {
+            day: UtcDay::of(Utc::now()),
+            keys: vec![key.to_owned()],
+            arguments: Vec::new(),
+        };
+        let reply = again_if_cut(|| asked.of(self, &self.plain, links)).await;
+        let reply = reply.map_err(|error| store_error(&error))?;
+        Ok(reply::parse_decided(reply::bytes(&reply)?, &[])?.0)
+    }
+}
+
+/// What the script is asked.
+struct Asked {
+    day: UtcDay,
+    keys: Vec<String>,
+    arguments: Vec<Vec<u8>>,
+}
+
+impl Asked {
+    async fn of(
+        &self,
+        decider: &Decider,
+        script: &Script,
+        links: &Links,
+    ) -> std::result::Result<Value, Failed> {
+        let Self {
+            day,
+            keys,
+            arguments,
+        } = self;
+        let push = |command: &mut Cmd| {
+            command.arg(keys.len()).arg(keys);
+            command.arg(day.start().timestamp());
+            command.arg(decider.usage_retention.as_secs());
+            command.arg(arguments);
+        };
+        // All keys of a call are in one place.
+        let key = keys.first().map_or("", String::as_str);
+        script.run(links, key, push).await
     }
 }
 
 /// Splits batches by what one call takes, and by day.
-fn calls(batches: &[Batch]) -> impl Iterator<Item = &[Batch]> {
+fn calls(batches: &[Batch], most: usize) -> impl Iterator<Item = &[Batch]> {
     let mut rest = batches;
     std::iter::from_fn(move || {
         let first = rest.first()?;
@@ -155,7 +207,7 @@ fn calls(batches: &[Batch]) -> impl Iterator<Item = &[Batch]> {
             operations += batch.operations.len();
             batch.day == first.day && operations <= MOST_OPERATIONS
         };
-        let count = rest.iter().take(MOST_BATCHES).take_while(fits).count();
+        let count = rest.iter().take(most).take_while(fits).count();
         let (call, behind) = rest.split_at(count.max(1));
         rest = behind;
         Some(call)
