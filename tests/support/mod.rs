@@ -5,6 +5,7 @@ pub mod clock;
 pub mod cluster;
 pub mod held_store;
 pub mod redis;
+pub mod sentinels;
 pub mod streams;
 pub mod tollgate;
 pub mod tools;

@@ -10,11 +10,11 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tollgate::grpc::proto::{GetQuotaRequest, ListUsageRequest};
+use tollgate::grpc::proto::ListUsageRequest;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{ORGS, PROMPT, Traffic, reserve_of, start};
+use super::{ORGS, PROMPT, Traffic, reserve_of, start, used};
 use crate::support::{calls::Client, cluster::RedisCluster, tollgate::Tollgate};
 
 async fn start_over(cluster: &RedisCluster, settings: &str) -> Tollgate {
@@ -23,31 +23,14 @@ async fn start_over(cluster: &RedisCluster, settings: &str) -> Tollgate {
     tollgate
 }
 
-/// What the pool `large` of an organization has counted.
-async fn used(client: &Client, org: &str) -> u64 {
-    let org = org.to_owned();
-    let quota = client.clone().get_quota(GetQuotaRequest { org }).await;
-    let pools = quota.unwrap().into_inner().pools;
-    pools.iter().find(|pool| pool.pool == "large").unwrap().used
-}
-
 async fn free_requests_listed(client: &Client, org: &str) -> u64 {
     let request = ListUsageRequest {
         org: org.to_owned(),
         ..ListUsageRequest::default()
     };
     let rows = client.clone().list_usage(request).await.unwrap();
-    rows.into_inner().usage_of().iter().sum()
-}
-
-trait UsageOf {
-    fn usage_of(&self) -> Vec<u64>;
-}
-
-impl UsageOf for tollgate::grpc::proto::ListUsageResponse {
-    fn usage_of(&self) -> Vec<u64> {
-        self.rows.iter().map(|row| row.free_requests).collect()
-    }
+    let rows = rows.into_inner().rows;
+    rows.iter().map(|row| row.free_requests).sum()
 }
 
 /// For each master an organization that it has.

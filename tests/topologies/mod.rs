@@ -1,6 +1,7 @@
 //! Redis as people run it: a cluster, a master that sentinels watch, over TLS. Real processes each time.
 
 mod cluster;
+mod sentinel;
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +13,7 @@ use std::{
 };
 
 use tokio::task::JoinSet;
-use tollgate::grpc::proto::{ReserveRequest, ReserveResponse};
+use tollgate::grpc::proto::{GetQuotaRequest, ReserveRequest, ReserveResponse};
 use tonic::{Code, Status};
 
 use crate::support::{
@@ -40,12 +41,30 @@ fn start(url: &str, settings: &str) -> Tollgate {
     Tollgate::start(&[&args[..], &["--store", url]].concat())
 }
 
+/// What the pool `large` of an organization has counted.
+async fn used(client: &Client, org: &str) -> u64 {
+    let org = org.to_owned();
+    let quota = client.clone().get_quota(GetQuotaRequest { org }).await;
+    let pools = quota.unwrap().into_inner().pools;
+    pools.iter().find(|pool| pool.pool == "large").unwrap().used
+}
+
 async fn reserve_of(client: &Client, org: &str, id: &str) -> Result<ReserveResponse, Status> {
     let request = ReserveRequest {
         org: org.to_owned(),
         ..ask(1, id)
     };
     Ok(client.clone().reserve(request).await?.into_inner())
+}
+
+/// Whether a line of the log holds all of these words; waits for it.
+async fn logs(tollgate: &Tollgate, words: &[&str]) {
+    let patience = Instant::now() + Duration::from_secs(10);
+    let has = |line: &serde_json::Value| words.iter().all(|word| line.to_string().contains(word));
+    while !tollgate.log().iter().any(has) {
+        assert!(Instant::now() < patience, "{words:?}: {:?}", tollgate.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Reserves of one organization, one token each, from several callers until they are told to stop.
