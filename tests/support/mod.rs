@@ -1,6 +1,7 @@
 //! Real processes and settable clocks for the tests.
 
 pub mod calls;
+pub mod certificates;
 pub mod clock;
 pub mod cluster;
 pub mod held_store;

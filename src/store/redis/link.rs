@@ -23,7 +23,7 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
-use super::links::Answered;
+use super::{links::Answered, tls::explained};
 use crate::store::StoreError;
 
 /// How long Redis may take.
@@ -202,7 +202,7 @@ impl Link {
 
     async fn new_connection(&self) -> Result<MultiplexedConnection, RedisError> {
         let connected = self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => error,
+            PoolError::Backend(error) => explained(error),
             error => RedisError::from((ErrorKind::Client, "connecting", error.to_string())),
         });
         let mut connection = Connection::take(connected?);

@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, TlsCertificates};
+use redis::{
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _,
+    RedisError, TlsCertificates,
+};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
@@ -111,11 +114,35 @@ impl TlsFiles {
     }
 }
 
+/// Why a connection over TLS did not come about, in words that name what the operator has set.
+pub(super) fn explained(error: RedisError) -> RedisError {
+    let said = error.to_string();
+    let why = [
+        (
+            "UnknownIssuer",
+            "the server's certificate is by no authority of redis.ca_file",
+        ),
+        (
+            "not valid for name",
+            "the server's certificate is not for the host by which it is reached",
+        ),
+        (
+            "CertificateRequired",
+            "the server asks for redis.cert_file and redis.key_file",
+        ),
+        (
+            "UnknownCA",
+            "the server does not trust the authority of redis.cert_file",
+        ),
+    ];
+    let found = why.iter().find(|(sign, _)| said.contains(sign));
+    found.map_or(error, |(_, why)| (ErrorKind::Io, *why, said).into())
+}
+
 fn with_certificates(
     address: ConnectionAddr,
     certificates: TlsCertificates,
-) -> Result<ConnectionAddr, redis::RedisError> {
-    use redis::IntoConnectionInfo as _;
+) -> Result<ConnectionAddr, RedisError> {
     let info: ConnectionInfo = address.into_connection_info()?;
     let client = Client::build_with_tls(info, certificates)?;
     Ok(client.get_connection_info().addr().clone())
