@@ -22,7 +22,48 @@ pub struct Files {
     pub key: String,
 }
 
+/// How a server speaks TLS, and asks its clients who they are.
+pub struct Encryption {
+    pub ca: String,
+    pub cert: String,
+    pub key: String,
+}
+
+impl Encryption {
+    /// The options of a server that listens on this port besides; a sentinel's settings have no dashes.
+    pub fn options(&self, port: u16) -> Vec<[String; 2]> {
+        let port = port.to_string();
+        [
+            ("tls-port", port.as_str()),
+            ("tls-cert-file", &self.cert),
+            ("tls-key-file", &self.key),
+            ("tls-ca-cert-file", &self.ca),
+            ("tls-auth-clients", "yes"),
+            ("tls-replication", "yes"),
+        ]
+        .map(|(name, value)| [name.to_owned(), value.to_owned()])
+        .to_vec()
+    }
+
+    /// The same as arguments.
+    pub fn arguments(&self, port: u16) -> Vec<String> {
+        let options = self.options(port).into_iter();
+        let dashed = options.map(|[name, value]| [format!("--{name}"), value]);
+        dashed.flatten().collect()
+    }
+}
+
 impl Authority {
+    /// A server with a certificate for this host.
+    pub fn encryption(&self, host: &str) -> Encryption {
+        let Files { cert, key } = self.signs("server", &[host]);
+        Encryption {
+            ca: self.file(),
+            cert,
+            key,
+        }
+    }
+
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         static AUTHORITIES: AtomicU32 = AtomicU32::new(0);

@@ -1,16 +1,12 @@
 //! A real Redis Cluster of the test's own: three masters.
 
 use std::{
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{
-    clock::Clock,
-    free_port,
-    redis::RedisServer,
-    tools::{Ran, run},
-};
+use super::{certificates::Encryption, clock::Clock, free_port, redis::RedisServer, tools::run};
 
 /// No cluster needs nearly as long to agree, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -18,6 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct RedisCluster {
     pub nodes: Vec<RedisServer>,
     bus_ports: Vec<u16>,
+    /// Where its nodes speak TLS, if they do.
+    tls_ports: Vec<u16>,
 }
 
 /// The slot of a key, by a node's own word.
@@ -28,52 +26,72 @@ pub fn slot_of(node: &RedisServer, key: &str) -> u16 {
 impl RedisCluster {
     /// One whose nodes answer for their slots though others are lost.
     pub fn start() -> Self {
-        let cluster = Self::nodes(None, &["--cluster-node-timeout", "1000"]);
-        cluster.created();
+        let cluster = Self::nodes(None, None, &["--cluster-node-timeout", "1000"]);
+        cluster.created(&[]);
+        cluster
+    }
+
+    /// One whose nodes speak TLS with each other and with their clients.
+    pub fn start_encrypted(encryption: &Encryption) -> Self {
+        let cluster = Self::nodes(None, Some(encryption), &["--tls-cluster", "yes"]);
+        let Encryption { ca, cert, key } = encryption;
+        cluster.created(&["--tls", "--cacert", ca, "--cert", cert, "--key", key]);
         cluster
     }
 
     /// One whose nodes see this clock, which may be moved: they are patient enough not to take each
     /// other for lost when it is.
     pub fn start_at(clock: &Arc<Clock>) -> Self {
-        let cluster = Self::nodes(Some(clock), &["--cluster-node-timeout", "1800000000"]);
-        cluster.created();
+        let cluster = Self::nodes(Some(clock), None, &["--cluster-node-timeout", "1800000000"]);
+        cluster.created(&[]);
         cluster
     }
 
-    fn nodes(clock: Option<&Clock>, options: &[&str]) -> Self {
-        let (mut nodes, mut bus_ports) = (Vec::new(), Vec::new());
+    fn nodes(clock: Option<&Clock>, encryption: Option<&Encryption>, options: &[&str]) -> Self {
+        let (mut nodes, mut bus_ports, mut tls_ports) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..3 {
             let bus_port = free_port();
             let bus = bus_port.to_string();
             let cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus];
             let spread = ["--cluster-require-full-coverage", "no"];
-            let all = [&cluster[..], &spread, options].concat();
+            let mut encrypted = Vec::new();
+            if let Some(encryption) = encryption {
+                let port = free_port();
+                tls_ports.push(port);
+                encrypted = encryption.arguments(port);
+            }
+            let all = [&cluster[..], &spread, options, &refs(&encrypted)].concat();
             nodes.push(RedisServer::start_on(free_port(), clock, &all));
             bus_ports.push(bus_port);
         }
-        Self { nodes, bus_ports }
+        Self {
+            nodes,
+            bus_ports,
+            tls_ports,
+        }
     }
 
     /// As an operator does it.
-    fn created(&self) {
-        let address = |(node, bus): (&RedisServer, &u16)| format!("127.0.0.1:{}@{bus}", node.port);
-        let addresses: Vec<String> = self
-            .nodes
-            .iter()
+    fn created(&self, how: &[&str]) {
+        let ports = self.ports(!self.tls_ports.is_empty());
+        let address = |(port, bus): (u16, &u16)| format!("127.0.0.1:{port}@{bus}");
+        let addresses: Vec<String> = ports
+            .into_iter()
             .zip(&self.bus_ports)
             .map(address)
             .collect();
-        let ran = redis_cli(
-            &[
-                &["--cluster", "create"],
-                &refs(&addresses)[..],
-                &["--cluster-yes"],
-            ]
-            .concat(),
-        );
+        let create = ["--cluster", "create"];
+        let all = [how, &create, &refs(&addresses)[..], &["--cluster-yes"]].concat();
+        let ran = run(Command::new("redis-cli").args(all));
         assert_eq!(ran.code, Some(0), "{ran:?}");
         self.wait_until_it_is_whole();
+    }
+
+    fn ports(&self, encrypted: bool) -> Vec<u16> {
+        if encrypted {
+            return self.tls_ports.clone();
+        }
+        self.nodes.iter().map(|node| node.port).collect()
     }
 
     pub fn wait_until_it_is_whole(&self) {
@@ -101,12 +119,11 @@ impl RedisCluster {
 
     /// For a user such as `user:password@`.
     pub fn url_of(&self, user: &str) -> String {
-        let hosts = self
-            .nodes
-            .iter()
-            .map(|node| format!("127.0.0.1:{}", node.port));
-        let hosts = hosts.collect::<Vec<_>>().join(",");
-        format!("redis+cluster://{user}{hosts}")
+        format!("redis+cluster://{user}{}", hosts(&self.ports(false)))
+    }
+
+    pub fn encrypted_url(&self) -> String {
+        format!("rediss+cluster://{}", hosts(&self.ports(true)))
     }
 
     /// The number of the master of an organization.
@@ -158,6 +175,8 @@ fn refs(texts: &[String]) -> Vec<&str> {
     texts.iter().map(String::as_str).collect()
 }
 
-pub fn redis_cli(args: &[&str]) -> Ran {
-    run(std::process::Command::new("redis-cli").args(args))
+/// As a URL has them.
+pub fn hosts(ports: &[u16]) -> String {
+    let hosts = ports.iter().map(|port| format!("127.0.0.1:{port}"));
+    hosts.collect::<Vec<_>>().join(",")
 }

@@ -9,7 +9,7 @@ use std::{
 use redis::{Client, Value};
 use tempfile::TempDir;
 
-use super::{free_port, redis::RedisServer};
+use super::{certificates::Encryption, cluster::hosts, free_port, redis::RedisServer};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -20,6 +20,8 @@ pub struct Sentinels {
     /// The master and the replica, as they began.
     pub servers: [RedisServer; 2],
     sentinels: Vec<Sentinel>,
+    /// Where the sentinels speak TLS, if they do.
+    tls_ports: Vec<u16>,
 }
 
 struct Sentinel {
@@ -37,20 +39,55 @@ impl Sentinels {
     /// Ones that ask for a password, unless it is empty.
     pub fn start_with(password: &str) -> Self {
         let master = RedisServer::start();
-        // Else the replica waits for seconds before it is given a copy.
-        master.run(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
         let port = master.port.to_string();
-        let replica =
-            RedisServer::start_on(free_port(), None, &["--replicaof", "127.0.0.1", &port]);
-        let sentinels = (0..3)
-            .map(|_| Sentinel::start(master.port, password))
-            .collect();
-        let all = Self {
-            servers: [master, replica],
-            sentinels,
+        let replica = ["--replicaof", "127.0.0.1", &port];
+        let replica = RedisServer::start_on(free_port(), None, &replica);
+        let settings = match password {
+            "" => String::new(),
+            it => format!("requirepass {it}\nsentinel sentinel-pass {it}\n"),
         };
-        all.wait_until_they_know_each_other();
-        all
+        let sentinels = (0..3).map(|_| Sentinel::start(master.port, password, &settings));
+        Self {
+            sentinels: sentinels.collect(),
+            servers: [master, replica],
+            tls_ports: Vec::new(),
+        }
+        .that_know_each_other()
+    }
+
+    /// Ones that speak TLS with each other, with the servers and with their clients.
+    pub fn start_encrypted(encryption: &Encryption) -> Self {
+        let ports: [u16; 5] = std::array::from_fn(|_| free_port());
+        let options = |port| encryption.arguments(port);
+        let master = options(ports[0]);
+        let master: Vec<&str> = master.iter().map(String::as_str).collect();
+        let master = RedisServer::start_on(free_port(), None, &master);
+        let (its, port) = (options(ports[1]), ports[0].to_string());
+        let mut replica: Vec<&str> = its.iter().map(String::as_str).collect();
+        replica.extend(["--replicaof", "127.0.0.1", &port]);
+        let replica = RedisServer::start_on(free_port(), None, &replica);
+        let settings = |port| {
+            let lines = encryption.options(port);
+            lines
+                .iter()
+                .map(|line| line.join(" ") + "\n")
+                .collect::<String>()
+        };
+        let sentinels = ports[2..].iter();
+        let sentinels = sentinels.map(|port| Sentinel::start(ports[0], "", &settings(*port)));
+        Self {
+            sentinels: sentinels.collect(),
+            servers: [master, replica],
+            tls_ports: ports[2..].to_vec(),
+        }
+        .that_know_each_other()
+    }
+
+    fn that_know_each_other(self) -> Self {
+        // Else the replica waits for seconds before it is given a copy.
+        self.servers[0].run(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+        self.wait_until_they_know_each_other();
+        self
     }
 
     pub fn url(&self) -> String {
@@ -59,12 +96,19 @@ impl Sentinels {
 
     /// For a user such as `user:password@`.
     pub fn url_of(&self, user: &str) -> String {
-        let hosts = self
-            .sentinels
-            .iter()
-            .map(|it| format!("127.0.0.1:{}", it.port));
-        let hosts = hosts.collect::<Vec<_>>().join(",");
-        format!("redis+sentinel://{user}{hosts}/{NAME}")
+        let ports: Vec<u16> = self.sentinels.iter().map(|it| it.port).collect();
+        format!("redis+sentinel://{user}{}/{NAME}", hosts(&ports))
+    }
+
+    pub fn encrypted_url(&self) -> String {
+        format!("rediss+sentinel://{}/{NAME}", hosts(&self.tls_ports))
+    }
+
+    /// Gives each sentinel a user.
+    pub fn set_user(&self, user: &[&str]) {
+        for sentinel in &self.sentinels {
+            sentinel.run(&[&["ACL", "SETUSER"], user].concat());
+        }
     }
 
     /// Makes the replica the master.
@@ -74,7 +118,12 @@ impl Sentinels {
 
     /// Which of the servers says that it is the master; none while both or neither do.
     pub fn master(&self) -> Option<usize> {
-        let is_master = |server: &RedisServer| server.info("replication").contains("role:master");
+        // Sentinels cut the connections of the servers that they change.
+        let told = |server: &RedisServer| -> redis::RedisResult<String> {
+            let mut connection = Client::open(server.url())?.get_connection()?;
+            redis::cmd("INFO").arg("replication").query(&mut connection)
+        };
+        let is_master = |server| told(server).is_ok_and(|told| told.contains("role:master"));
         match [is_master(&self.servers[0]), is_master(&self.servers[1])] {
             [true, false] => Some(0),
             [false, true] => Some(1),
@@ -113,17 +162,14 @@ impl Sentinels {
 }
 
 impl Sentinel {
-    fn start(master: u16, password: &str) -> Self {
+    fn start(master: u16, password: &str, settings: &str) -> Self {
         let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
         let file = dir.path().join("sentinel.conf");
-        let mut text = format!(
+        let text = format!(
             "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor {NAME} 127.0.0.1 {master} 2\n\
-             sentinel down-after-milliseconds {NAME} 1000\nsentinel failover-timeout {NAME} 5000\n",
+             sentinel down-after-milliseconds {NAME} 1000\nsentinel failover-timeout {NAME} 5000\n{settings}",
             dir.path().display()
         );
-        if !password.is_empty() {
-            text += &format!("requirepass {password}\nsentinel sentinel-pass {password}\n");
-        }
         fs::write(&file, text).unwrap();
         let process = Command::new("redis-sentinel")
             .arg(&file)

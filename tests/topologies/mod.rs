@@ -6,6 +6,7 @@ mod tls;
 
 use std::{
     collections::BTreeMap,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -32,6 +33,10 @@ const ORGS: usize = 12;
 
 /// A service over this store, with the organizations `org-0` and on.
 fn start(url: &str, settings: &str) -> Tollgate {
+    start_with(url, settings, |_| {})
+}
+
+fn start_with(url: &str, settings: &str, prepare: impl FnOnce(&mut Command)) -> Tollgate {
     let policy = crate::support::world::small_policy("keep_open");
     let mut policy = policy.replace("large = 1_000", &format!("large = {ALLOWANCE}"));
     for org in 0..ORGS {
@@ -39,7 +44,7 @@ fn start(url: &str, settings: &str) -> Tollgate {
     }
     let (policy, settings) = (TextFile::new(&policy), TextFile::new(settings));
     let args = ["--policy", policy.path(), "--config", settings.path()];
-    Tollgate::start(&[&args[..], &["--store", url]].concat())
+    Tollgate::start_with(&[&args[..], &["--store", url]].concat(), prepare)
 }
 
 /// What the pool `large` of an organization has counted.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{Traffic, logs, reserve_of, start, used};
+use super::{Traffic, logs, reserve_of, start, start_with, used};
 use crate::support::{
     sentinels::{NAME, Sentinels},
     tollgate::Tollgate,
@@ -139,6 +139,13 @@ async fn sentinels_have_a_password_of_their_own_and_the_least_rights_suffice_for
     let client = tollgate.client();
     assert_eq!(reserve_of(&client, "org-0", "r").await.unwrap().used, 1);
     assert_eq!(used(&client, "org-0").await, 1);
+    // The least rights of a user of the sentinels, and the variable that may hold the password.
+    let rights = ["+hello", "+sentinel|get-master-addr-by-name"];
+    sentinels.set_user(&[&["asks", "reset", "on", ">only"], &rights[..]].concat());
+    let as_user = start_with(&url, "[redis]\nsentinel_user = \"asks\"", |command| {
+        command.env("TOLLGATE_REDIS_SENTINEL_PASSWORD", "only");
+    });
+    as_user.wait_for_readiness(ServingStatus::Serving).await;
     for (settings, why) in [
         ("", "NOAUTH"),
         ("[redis]\nsentinel_password = \"hunter3\"", "WRONGPASS"),

@@ -2,12 +2,14 @@
 
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{logs, reserve_of, start, used};
+use super::{ORGS, logs, reserve_of, start, used};
 use crate::support::{
     calls::TextFile,
     certificates::{Authority, Files},
+    cluster::RedisCluster,
     free_port,
     redis::RedisServer,
+    sentinels::Sentinels,
     tollgate::program,
     tools::run,
 };
@@ -23,17 +25,11 @@ impl Encrypted {
     /// With a certificate for this host.
     fn start(host: &str) -> Self {
         let authority = Authority::new();
-        let Files { cert, key } = authority.signs("server", &[host]);
-        let (port, ca) = (free_port(), authority.file());
-        let options = [
-            ["--tls-port", &port.to_string()],
-            ["--tls-cert-file", &cert],
-            ["--tls-key-file", &key],
-            ["--tls-ca-cert-file", &ca],
-            ["--tls-auth-clients", "yes"],
-        ];
+        let (port, encryption) = (free_port(), authority.encryption(host));
+        let options = encryption.arguments(port);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
         Self {
-            _server: RedisServer::start_on(free_port(), None, &options.concat()),
+            _server: RedisServer::start_on(free_port(), None, &options),
             authority,
             port,
         }
@@ -42,21 +38,21 @@ impl Encrypted {
     fn url(&self) -> String {
         format!("rediss://127.0.0.1:{}", self.port)
     }
+}
 
-    fn settings(&self, ca_file: &str, client: Option<&Files>) -> String {
-        let mut settings = format!("[redis]\nca_file = {ca_file:?}\n");
-        if let Some(Files { cert, key }) = client {
-            settings += &format!("cert_file = {cert:?}\nkey_file = {key:?}\n");
-        }
-        settings
+fn settings(ca_file: &str, client: Option<&Files>) -> String {
+    let mut settings = format!("[redis]\nca_file = {ca_file:?}\n");
+    if let Some(Files { cert, key }) = client {
+        settings += &format!("cert_file = {cert:?}\nkey_file = {key:?}\n");
     }
+    settings
 }
 
 #[tokio::test]
 async fn a_client_with_its_certificate_reaches_a_server_whose_authority_it_trusts() {
     let redis = Encrypted::start("127.0.0.1");
     let client = redis.authority.signs("client", &["tollgate"]);
-    let settings = redis.settings(&redis.authority.file(), Some(&client));
+    let settings = settings(&redis.authority.file(), Some(&client));
     let tollgate = start(&redis.url(), &settings);
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let client = tollgate.client();
@@ -72,11 +68,11 @@ async fn a_server_of_another_authority_or_name_or_a_client_without_certificate_i
     let (ours, others) = (redis.authority.file(), Authority::new());
     let elsewhere = Encrypted::start("redis.example");
     let known_there = elsewhere.authority.signs("client", &["tollgate"]);
-    let there = elsewhere.settings(&elsewhere.authority.file(), Some(&known_there));
+    let there = settings(&elsewhere.authority.file(), Some(&known_there));
     for (url, settings, why) in [
         (
             redis.url(),
-            redis.settings(&others.file(), Some(&client)),
+            settings(&others.file(), Some(&client)),
             "by no authority of redis.ca_file",
         ),
         (
@@ -86,7 +82,7 @@ async fn a_server_of_another_authority_or_name_or_a_client_without_certificate_i
         ),
         (
             redis.url(),
-            redis.settings(&ours, None),
+            settings(&ours, None),
             "asks for redis.cert_file",
         ),
         (elsewhere.url(), there, "not for the host"),
@@ -205,5 +201,24 @@ fn settings_that_the_store_has_no_use_for_or_that_lack_their_other_half_are_refu
     ] {
         let fault = fault(store, &format!("[redis]\n{settings}\n"));
         assert!(fault.contains(why), "{fault}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_nodes_of_a_cluster_and_a_master_with_its_sentinels_are_reached_over_tls_too() {
+    let authority = Authority::new();
+    let client = authority.signs("client", &["tollgate"]);
+    let settings = settings(&authority.file(), Some(&client));
+    let encryption = authority.encryption("127.0.0.1");
+    let cluster = RedisCluster::start_encrypted(&encryption);
+    let sentinels = Sentinels::start_encrypted(&encryption);
+    for url in [cluster.encrypted_url(), sentinels.encrypted_url()] {
+        let tollgate = start(&url, &settings);
+        tollgate.wait_for_readiness(ServingStatus::Serving).await;
+        let client = tollgate.client();
+        for org in (0..ORGS).map(|org| format!("org-{org}")) {
+            assert_eq!(reserve_of(&client, &org, "r").await.unwrap().used, 1);
+            assert_eq!(used(&client, &org).await, 1);
+        }
     }
 }
