@@ -17,3 +17,4 @@ mod server;
 mod simulation;
 mod support;
 mod tidy;
+mod topologies;

@@ -222,7 +222,8 @@ impl Call {
         } = &mut *lanes;
         let (mut batches, mut callers) = (Vec::new(), Vec::new());
         let mut room = Room::of_a_call();
-        while !room.is_used_up() {
+        let most_batches = self.shared.store.batches_in_a_call();
+        while !room.is_used_up() && batches.len() < most_batches {
             let Some(org) = ready.pop_front() else {
                 break;
             };

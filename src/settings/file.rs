@@ -12,7 +12,7 @@ use super::{LogFormat, SettingsError, chosen};
 use crate::{
     document::{Entry, Section},
     ledger::OnStoreFailure,
-    store::redis::{RedisUrl, UnsafeEviction},
+    store::redis::{RedisUrl, SentinelLogin, UnsafeEviction},
 };
 
 /// What a settings file says; what it leaves out is `None`.
@@ -29,10 +29,20 @@ pub(super) struct FileSettings {
     pub(super) drain_delay: Option<Duration>,
     pub(super) grace_period: Option<Duration>,
     pub(super) usage_retention_days: Option<u32>,
+    pub(super) redis: RedisSettings,
+}
+
+/// The section `[redis]`.
+#[derive(Debug, Default)]
+pub(super) struct RedisSettings {
     pub(super) key_prefix: Option<String>,
     pub(super) connect_timeout: Option<Duration>,
     pub(super) response_timeout: Option<Duration>,
     pub(super) unsafe_eviction: Option<UnsafeEviction>,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) cert_file: Option<PathBuf>,
+    pub(super) key_file: Option<PathBuf>,
+    pub(super) sentinel_login: SentinelLogin,
 }
 
 /// Which store, and where.
@@ -64,12 +74,11 @@ impl StoreKind {
         let scheme = text.split_once(':').map(|(scheme, _)| scheme);
         match scheme {
             Some("memory") if text == "memory:" => Ok(Self::Memory),
-            Some("redis") => Ok(Self::Redis(RedisUrl::parse(text)?)),
-            Some(scheme @ ("file" | "rediss" | "redis+sentinel" | "redis+cluster")) => {
-                Err(format!(
-                    "this version does not have the store {scheme}: yet; there are memory: and redis://"
-                ))
-            }
+            Some(scheme) if scheme.starts_with("redis") => Ok(Self::Redis(RedisUrl::parse(text)?)),
+            Some("file") => Err(
+                "this version does not have the store file: yet; there are memory: and redis://"
+                    .to_owned(),
+            ),
             _ => Err("is none of memory: and redis://[user:password@]host[:port][/db]".to_owned()),
         }
     }
@@ -114,24 +123,43 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
         ..FileSettings::default()
     };
     if let Some(redis) = root.section("redis") {
-        redis.only(&[
-            "key_prefix",
-            "connect_timeout",
-            "response_timeout",
-            "unsafe_eviction",
-        ]);
-        file.key_prefix = redis.get("key_prefix").and_then(|entry| key_prefix(&entry));
-        file.connect_timeout = redis
-            .get("connect_timeout")
-            .and_then(|entry| timeout(&entry));
-        file.response_timeout = redis
-            .get("response_timeout")
-            .and_then(|entry| timeout(&entry));
-        file.unsafe_eviction = redis
-            .get("unsafe_eviction")
-            .and_then(|entry| choice(&entry));
+        file.redis = redis_settings(&redis);
     }
     file
+}
+
+fn redis_settings(redis: &Section<'_>) -> RedisSettings {
+    redis.only(&[
+        "key_prefix",
+        "connect_timeout",
+        "response_timeout",
+        "unsafe_eviction",
+        "ca_file",
+        "cert_file",
+        "key_file",
+        "sentinel_user",
+        "sentinel_password",
+    ]);
+    let text = |key| {
+        let entry = redis.get(key)?;
+        Some(entry.text()?.to_owned())
+    };
+    let time = |key| redis.get(key).and_then(|entry| timeout(&entry));
+    RedisSettings {
+        key_prefix: redis.get("key_prefix").and_then(|entry| key_prefix(&entry)),
+        connect_timeout: time("connect_timeout"),
+        response_timeout: time("response_timeout"),
+        unsafe_eviction: redis
+            .get("unsafe_eviction")
+            .and_then(|entry| choice(&entry)),
+        ca_file: text("ca_file").map(PathBuf::from),
+        cert_file: text("cert_file").map(PathBuf::from),
+        key_file: text("key_file").map(PathBuf::from),
+        sentinel_login: SentinelLogin {
+            user: text("sentinel_user"),
+            password: text("sentinel_password"),
+        },
+    }
 }
 
 fn choice<T: ValueEnum>(entry: &Entry<'_>) -> Option<T> {

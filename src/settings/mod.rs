@@ -7,11 +7,11 @@ use std::{env::VarError, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use self::file::{FileSettings, StoreKind};
+use self::file::{FileSettings, RedisSettings, StoreKind};
 use crate::{
     document::Faults,
     ledger::OnStoreFailure,
-    store::redis::{RedisConfig, Timeouts, UnsafeEviction},
+    store::redis::{RedisConfig, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
 };
 
 /// The flags of `tollgate serve`. Each is also an environment variable, which [`Settings::load`] reads:
@@ -27,7 +27,8 @@ pub struct ServeArgs {
     /// Where the counters are.
     #[arg(
         long,
-        help = "Where the counters are: memory: or redis://[user:password@]host[:port][/db] \
+        help = "Where the counters are: memory: or redis://[user:password@]host[:port][/db], also \
+                rediss://, redis+sentinel://…/master-name and redis+cluster:// \
                 [default: memory:] [env: TOLLGATE_STORE]",
         value_name = "URL"
     )]
@@ -146,6 +147,9 @@ pub enum SettingsError {
     },
 }
 
+/// A password needs no file: what holds secrets mostly gives them as variables.
+const SENTINEL_PASSWORD: &str = "TOLLGATE_REDIS_SENTINEL_PASSWORD";
+
 /// The longest that a stop may take.
 const MAX_GRACE_PERIOD: Duration = Duration::from_secs(60 * 60);
 
@@ -165,16 +169,10 @@ impl Settings {
         let usage_retention_days = file.usage_retention_days.unwrap_or(35);
         let store = match store {
             None | Some(StoreKind::Memory) => StoreChoice::Memory,
-            Some(StoreKind::Redis(url)) => StoreChoice::Redis(Box::new(RedisConfig {
-                url,
-                key_prefix: file.key_prefix.unwrap_or_else(|| "tollgate:".to_owned()),
-                timeouts: Timeouts {
-                    connect: file.connect_timeout.unwrap_or(Duration::from_millis(500)),
-                    response: file.response_timeout.unwrap_or(Duration::from_millis(500)),
-                },
-                usage_retention_days,
-                unsafe_eviction: file.unsafe_eviction.unwrap_or(UnsafeEviction::Refuse),
-            })),
+            Some(StoreKind::Redis(url)) => {
+                let config = redis_config(url, file.redis, usage_retention_days)?;
+                StoreChoice::Redis(Box::new(config))
+            }
         };
         let listen = args.listen()?.or(file.listen);
         let http_listen = args.http_listen()?.or(file.http_listen);
@@ -213,6 +211,74 @@ impl Settings {
         }
         Ok(self)
     }
+}
+
+/// The settings of `[redis]`, with its defaults. One that the URL has no use for is a mistake: what it
+/// should protect would go unprotected.
+fn redis_config(
+    url: RedisUrl,
+    file: RedisSettings,
+    usage_retention_days: u32,
+) -> Result<RedisConfig, SettingsError> {
+    let wrong = |name, fault: &str| {
+        let fault = fault.to_owned();
+        Err(SettingsError::Value { name, fault })
+    };
+    let RedisSettings {
+        key_prefix,
+        connect_timeout,
+        response_timeout,
+        unsafe_eviction,
+        ca_file,
+        cert_file,
+        key_file,
+        mut sentinel_login,
+    } = file;
+    for (name, file) in [
+        ("redis.ca_file", &ca_file),
+        ("redis.cert_file", &cert_file),
+        ("redis.key_file", &key_file),
+    ] {
+        if file.is_some() && !url.is_encrypted() {
+            return wrong(name, "is for a store that is reached over TLS: rediss://…");
+        }
+    }
+    let client = match (cert_file, key_file) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        (Some(_), None) => return wrong("redis.cert_file", "needs redis.key_file beside it"),
+        (None, Some(_)) => return wrong("redis.key_file", "needs redis.cert_file beside it"),
+    };
+    let has_login = sentinel_login.user.is_some() || sentinel_login.password.is_some();
+    if has_login && !url.has_sentinels() {
+        let name = "redis.sentinel_password";
+        return wrong(
+            name,
+            "is for a store that sentinels watch: redis+sentinel://…",
+        );
+    }
+    if let Some(password) = variable(SENTINEL_PASSWORD)? {
+        sentinel_login.password = Some(password);
+    }
+    if sentinel_login.user.is_some() && sentinel_login.password.is_none() {
+        return wrong(
+            "redis.sentinel_user",
+            "needs redis.sentinel_password beside it",
+        );
+    }
+    let half_a_second = Duration::from_millis(500);
+    Ok(RedisConfig {
+        url,
+        tls: TlsFiles { ca_file, client },
+        sentinel_login,
+        key_prefix: key_prefix.unwrap_or_else(|| "tollgate:".to_owned()),
+        timeouts: Timeouts {
+            connect: connect_timeout.unwrap_or(half_a_second),
+            response: response_timeout.unwrap_or(half_a_second),
+        },
+        usage_retention_days,
+        unsafe_eviction: unsafe_eviction.unwrap_or(UnsafeEviction::Refuse),
+    })
 }
 
 /// The flags over the environment. An empty variable is an unset one.

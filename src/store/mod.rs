@@ -33,6 +33,11 @@ pub trait Store: Send + Sync + 'static {
     /// goes together with what waits then. None where the store decides without ever awaiting anything.
     fn calls_at_once(&self) -> Option<usize>;
 
+    /// How many batches go in one call at most.
+    fn batches_in_a_call(&self) -> usize {
+        usize::MAX
+    }
+
     /// The counters of these pools on a day, in their order. Only today's are kept: where the clock in
     /// the answer says another day, the counters mean nothing.
     ///

@@ -3,7 +3,26 @@
 use chrono::DateTime;
 use tollgate::ledger::ReserveCall;
 
+use super::NewWorld;
 use crate::support::world::{With as _, World, ask, policy, policy_text, small_policy};
+
+/// Runs each case over Redis and over Valkey.
+macro_rules! over_every_server {
+    ($($case:ident),+ $(,)?) => {
+        mod redis {
+            $(#[tokio::test] async fn $case() { super::$case(super::World::redis).await; })+
+        }
+        mod valkey {
+            $(#[tokio::test] async fn $case() { super::$case(super::World::valkey).await; })+
+        }
+    };
+}
+
+over_every_server!(
+    the_keys_that_a_batch_creates_expire_exactly_when_the_contract_says,
+    a_batch_that_settles_yesterdays_reservations_leaves_their_expiry_alone,
+    reservations_are_found_without_a_search_from_the_first_on_and_each_is_small,
+);
 
 /// The project and model of a gateway with long names.
 const PROJECT: &str = "proj_0123456789abcdefghijklmnopqrstuvwxyz-0123456789-team-search-production";
@@ -30,9 +49,8 @@ async fn all_succeed(world: &World, calls: Vec<ReserveCall>) {
     }
 }
 
-#[tokio::test]
-async fn the_keys_that_a_batch_creates_expire_exactly_when_the_contract_says() {
-    let world = World::redis(policy("keep_open"));
+async fn the_keys_that_a_batch_creates_expire_exactly_when_the_contract_says(new: NewWorld) {
+    let world = new(policy("keep_open"));
     let midnight = "2026-11-23T00:00:00+00:00";
     let wanted: Vec<(String, &str)> = ["acme", "other"]
         .into_iter()
@@ -80,9 +98,8 @@ async fn the_keys_that_a_batch_creates_expire_exactly_when_the_contract_says() {
     }
 }
 
-#[tokio::test]
-async fn a_batch_that_settles_yesterdays_reservations_leaves_their_expiry_alone() {
-    let world = World::redis(policy("keep_open"));
+async fn a_batch_that_settles_yesterdays_reservations_leaves_their_expiry_alone(new: NewWorld) {
+    let world = new(policy("keep_open"));
     let of_day = |day: &str| -> Vec<ReserveCall> {
         (0..50)
             .map(|at| ask(1).project(&format!("p{at}")).id(&format!("{day} {at}")))
@@ -113,10 +130,11 @@ async fn a_batch_that_settles_yesterdays_reservations_leaves_their_expiry_alone(
 
 /// Redis keeps a small hash as a list, which it searches from its begin: a hundred ids would cost more
 /// than ten thousand.
-#[tokio::test]
-async fn reservations_are_found_without_a_search_from_the_first_on_and_each_is_small() {
+async fn reservations_are_found_without_a_search_from_the_first_on_and_each_is_small(
+    new: NewWorld,
+) {
     let text = small_policy("keep_open").replace("\"o1\"", &format!("\"{MODEL}\""));
-    let world = World::redis(policy_text(&text));
+    let world = new(policy_text(&text));
     let redis = world.redis.as_ref().unwrap();
     let key = "tollgate:{acme}:requests:2026-11-22";
     let call = |at: u64| {
@@ -134,7 +152,7 @@ async fn reservations_are_found_without_a_search_from_the_first_on_and_each_is_s
     };
     all_succeed(&world, vec![call(0)]).await;
     let encoding = redis.run(&["OBJECT", "ENCODING", key]);
-    let encoding: String = redis::from_redis_value(encoding).unwrap();
+    let encoding: String = ::redis::from_redis_value(encoding).unwrap();
     assert_eq!(encoding, "hashtable");
     for from in (1..IDS).step_by(1_000) {
         let to = IDS.min(from + 1_000);

@@ -19,6 +19,20 @@ macro_rules! over_every_store {
         mod redis {
             $(#[tokio::test] async fn $case() { super::$case($crate::support::world::World::redis).await; })+
         }
+        mod valkey {
+            $(#[tokio::test] async fn $case() { super::$case($crate::support::world::World::valkey).await; })+
+        }
+        /// One after the other, over one cluster.
+        mod cluster {
+            #[tokio::test]
+            async fn every_case() {
+                let _cluster = $crate::support::world::ClusterForCases::start();
+                $(
+                    println!(stringify!($case));
+                    super::$case($crate::support::world::World::cluster).await;
+                )+
+            }
+        }
     };
 }
 use over_every_store;

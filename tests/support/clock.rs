@@ -8,8 +8,9 @@ use std::{
     process::Command,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
+    time::Duration,
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -21,8 +22,13 @@ pub struct Clock {
     /// What the preloaded library reads.
     file: File,
     path: PathBuf,
+    /// Whether a process sees it.
+    is_preloaded: AtomicBool,
     _dir: TempDir,
 }
+
+/// Valkey 9 reads the wall clock once a millisecond at most: so long it may say the time before.
+const UNTIL_SEEN: Duration = Duration::from_millis(3);
 
 impl Clock {
     pub fn real() -> Self {
@@ -38,6 +44,7 @@ impl Clock {
             shift_micros: Arc::default(),
             file,
             path,
+            is_preloaded: AtomicBool::new(false),
             _dir: dir,
         };
         clock.shift(TimeDelta::zero());
@@ -77,6 +84,7 @@ impl Clock {
 
     /// Makes the process see this clock.
     pub fn preload(&self, command: &mut Command) {
+        self.is_preloaded.store(true, Ordering::SeqCst);
         command
             .env("LD_PRELOAD", shim())
             .env("TOLLGATE_CLOCK_FILE", &self.path);
@@ -87,6 +95,9 @@ impl Clock {
         let micros = shift.num_microseconds().unwrap();
         self.shift_micros.store(micros, Ordering::SeqCst);
         self.file.write_all_at(&micros.to_ne_bytes(), 0).unwrap();
+        if self.is_preloaded.load(Ordering::SeqCst) {
+            std::thread::sleep(UNTIL_SEEN);
+        }
     }
 }
 

@@ -1,10 +1,13 @@
 //! Real processes and settable clocks for the tests.
 
 pub mod calls;
+pub mod certificates;
 pub mod clock;
+pub mod cluster;
 pub mod held_store;
 pub mod proxy;
 pub mod redis;
+pub mod sentinels;
 pub mod streams;
 pub mod tollgate;
 pub mod tools;

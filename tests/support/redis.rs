@@ -1,6 +1,7 @@
 //! A real redis-server of the test's own.
 
 use std::{
+    ffi::{OsStr, OsString},
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -13,12 +14,13 @@ use nix::{
 use redis::{Client, Connection, Value};
 use tempfile::TempDir;
 
-use super::{clock::Clock, free_port};
+use super::{clock::Clock, free_port, tools::tool};
 
 pub struct RedisServer {
     process: Child,
     pub port: u16,
     dir: TempDir,
+    program: OsString,
     options: Vec<String>,
 }
 
@@ -32,15 +34,32 @@ impl RedisServer {
         Self::start_on(free_port(), Some(clock), &[])
     }
 
+    /// A Valkey that sees the given clock.
+    pub fn start_valkey_at(clock: &Clock) -> Self {
+        let valkey = tool("bin/valkey-server").into_os_string();
+        Self::start_program(valkey, free_port(), Some(clock), &[])
+    }
+
     /// One on a given port, with options such as `["--maxmemory", "10mb"]`.
     pub fn start_on(port: u16, clock: Option<&Clock>, options: &[&str]) -> Self {
+        let program = std::env::var_os("TOLLGATE_TEST_REDIS").unwrap_or("redis-server".into());
+        Self::start_program(program, port, clock, options)
+    }
+
+    fn start_program(
+        program: OsString,
+        port: u16,
+        clock: Option<&Clock>,
+        options: &[&str],
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
-        let process = spawn(port, clock, &options, &dir);
+        let process = spawn(&program, port, clock, &options, &dir);
         let server = Self {
             process,
             port,
             dir,
+            program,
             options,
         };
         server.wait_until_it_answers();
@@ -94,7 +113,7 @@ impl RedisServer {
     /// Starts it again, and does not wait until it answers.
     pub fn restart_unseen(&mut self) {
         self.kill();
-        self.process = spawn(self.port, None, &self.options, &self.dir);
+        self.process = spawn(&self.program, self.port, None, &self.options, &self.dir);
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -130,8 +149,13 @@ impl Drop for RedisServer {
     }
 }
 
-fn spawn(port: u16, clock: Option<&Clock>, options: &[String], dir: &TempDir) -> Child {
-    let program = std::env::var_os("TOLLGATE_TEST_REDIS").unwrap_or("redis-server".into());
+fn spawn(
+    program: &OsStr,
+    port: u16,
+    clock: Option<&Clock>,
+    options: &[String],
+    dir: &TempDir,
+) -> Child {
     let mut command = Command::new(program);
     command
         .args([

@@ -1,7 +1,7 @@
 //! A ledger over one of the stores, under a clock that the test sets: what the contract suite and the
 //! property test run in.
 
-use std::sync::Arc;
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use tollgate::{
     domain::{
@@ -15,22 +15,53 @@ use tollgate::{
     store::{
         Store,
         memory::MemoryStore,
-        redis::{RedisConfig, RedisStore, RedisUrl, Timeouts, UnsafeEviction},
+        redis::{
+            RedisConfig, RedisStore, RedisUrl, SentinelLogin, Timeouts, TlsFiles, UnsafeEviction,
+        },
     },
 };
 
-use super::{clock::Clock, redis::RedisServer};
+use super::{clock::Clock, cluster::RedisCluster, redis::RedisServer};
 
 /// A noon, so that no case crosses midnight unless it wants to.
 pub const NOON: &str = "2026-11-22T12:00:00Z";
 pub const TODAY: &str = "2026-11-22";
 
 pub struct World {
-    pub clock: Clock,
+    pub clock: Arc<Clock>,
     pub store: Arc<dyn Store>,
     pub ledger: Ledger,
     /// Where the store is Redis.
     pub redis: Option<RedisServer>,
+    cluster: Option<Rc<SharedCluster>>,
+}
+
+/// A cluster takes seconds to come about: all cases of a test share one, and empty it.
+struct SharedCluster {
+    clock: Arc<Clock>,
+    cluster: RedisCluster,
+}
+
+thread_local! {
+    static CLUSTER: RefCell<Option<Rc<SharedCluster>>> = const { RefCell::new(None) };
+}
+
+/// While it lives, [`World::cluster`] has a cluster.
+pub struct ClusterForCases;
+
+impl ClusterForCases {
+    pub fn start() -> Self {
+        let clock = Arc::new(Clock::at(NOON));
+        let cluster = RedisCluster::start_at(&clock);
+        CLUSTER.set(Some(Rc::new(SharedCluster { clock, cluster })));
+        Self
+    }
+}
+
+impl Drop for ClusterForCases {
+    fn drop(&mut self) {
+        CLUSTER.set(None);
+    }
 }
 
 /// A policy with one organization of tier 1 that grants `large` 1,000 and `mini` 10,000 tokens.
@@ -56,20 +87,40 @@ pub fn small_policy(overflow: &str) -> String {
 
 impl World {
     pub fn memory(policy: Policy) -> Self {
-        let clock = Clock::at(NOON);
+        let clock = Arc::new(Clock::at(NOON));
         let store = Arc::new(MemoryStore::new(clock.function(), 35));
         Self::over(clock, store, None, policy)
     }
 
     pub fn redis(policy: Policy) -> Self {
-        let clock = Clock::at(NOON);
-        let server = RedisServer::start_at(&clock);
+        Self::over_server(policy, RedisServer::start_at)
+    }
+
+    /// Over the Valkey that `./scripts/test` installs.
+    pub fn valkey(policy: Policy) -> Self {
+        Self::over_server(policy, RedisServer::start_valkey_at)
+    }
+
+    fn over_server(policy: Policy, start: fn(&Clock) -> RedisServer) -> Self {
+        let clock = Arc::new(Clock::at(NOON));
+        let server = start(&clock);
         let store = Arc::new(redis_store(&server));
         Self::over(clock, store, Some(server), policy)
     }
 
+    /// Over the cluster that [`ClusterForCases`] started.
+    pub fn cluster(policy: Policy) -> Self {
+        let shared = CLUSTER.with_borrow(Clone::clone).unwrap();
+        let clock = Arc::clone(&shared.clock);
+        let store = Arc::new(redis_store_at(&shared.cluster.url()));
+        let mut world = Self::over(clock, store, None, policy);
+        world.cluster = Some(shared);
+        world.empty();
+        world
+    }
+
     fn over(
-        clock: Clock,
+        clock: Arc<Clock>,
         store: Arc<dyn Store>,
         redis: Option<RedisServer>,
         policy: Policy,
@@ -85,6 +136,7 @@ impl World {
             store,
             ledger,
             redis,
+            cluster: None,
         }
     }
 
@@ -92,12 +144,18 @@ impl World {
     pub fn empty(&mut self) {
         self.clock.set(NOON);
         // A store remembers what Redis forgets, so it has to be a new one.
-        self.store = match &self.redis {
-            Some(redis) => {
+        self.store = match (&self.redis, &self.cluster) {
+            (Some(redis), _) => {
                 redis.run(&["FLUSHALL"]);
                 Arc::new(redis_store(redis))
             }
-            None => Arc::new(MemoryStore::new(self.clock.function(), 35)),
+            (None, Some(shared)) => {
+                for node in &shared.cluster.nodes {
+                    node.run(&["FLUSHALL"]);
+                }
+                Arc::new(redis_store_at(&shared.cluster.url()))
+            }
+            (None, None) => Arc::new(MemoryStore::new(self.clock.function(), 35)),
         };
         let (policy, store) = (self.ledger.policy(), Arc::clone(&self.store));
         self.ledger = Ledger::new(policy, store, OnStoreFailure::Error, 35);
@@ -190,6 +248,8 @@ pub fn redis_store(server: &RedisServer) -> RedisStore {
 pub fn redis_store_at(url: &str) -> RedisStore {
     RedisStore::new(RedisConfig {
         url: RedisUrl::parse(url).unwrap(),
+        tls: TlsFiles::default(),
+        sentinel_login: SentinelLogin::default(),
         key_prefix: "tollgate:".to_owned(),
         timeouts: Timeouts {
             connect: std::time::Duration::from_secs(5),

@@ -6,13 +6,14 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use futures_util::future::join_all;
-use redis::Cmd;
+use futures_util::future::{join_all, select_ok};
+use redis::{Cmd, Value};
 
 use super::{
     arguments::{self, Told},
     errors::store_error,
-    link::{Link, again_if_cut},
+    link::{Failed, again_if_cut},
+    links::Links,
     memory::{Memory, Remembered},
     reply::{self, Reply},
     script::Script,
@@ -29,7 +30,8 @@ const MAX_ROUNDS: usize = 5;
 
 static LOSSES: Throttle = Throttle::new();
 
-/// How many batches and operations one call of the script takes: Redis serves nobody else meanwhile.
+/// How many batches and operations one call of the script takes: Redis serves nobody else meanwhile. In
+/// a cluster it takes one batch, since no two organizations need be on the same node.
 const MOST_BATCHES: usize = 64;
 const MOST_OPERATIONS: usize = Batch::MOST_OPERATIONS;
 
@@ -88,19 +90,20 @@ impl Decider {
     /// Decides batches by as few calls as the bounds allow, all of them written at once.
     pub(super) async fn decide(
         &self,
-        link: &Link,
+        links: &Links,
         batches: &[Batch],
     ) -> Vec<Result<Timed<Decided>>> {
-        let calls = calls(batches).map(|batches| self.decide_in_one_call(link, batches));
+        let most = if links.are_many() { 1 } else { MOST_BATCHES };
+        let calls = calls(batches, most).map(|batches| self.decide_in_one_call(links, batches));
         join_all(calls).await.into_iter().flatten().collect()
     }
 
     async fn decide_in_one_call(
         &self,
-        link: &Link,
+        links: &Links,
         batches: &[Batch],
     ) -> Vec<Result<Timed<Decided>>> {
-        let (now, replies) = match self.call(link, batches, &Told::default()).await {
+        let (now, replies) = match self.call(links, batches, &Told::default()).await {
             Ok(replies) => replies,
             Err(error) => return batches.iter().map(|_| Err(error.clone())).collect(),
         };
@@ -108,7 +111,7 @@ impl Decider {
         for (batch, reply) in batches.iter().zip(replies) {
             decided.push(match reply {
                 Reply::UnnamedPools(_) | Reply::Lost(_) => {
-                    self.decide_telling(link, batch, reply).await
+                    self.decide_telling(links, batch, reply).await
                 }
                 reply => answer(now, reply),
             });
@@ -120,7 +123,7 @@ impl Decider {
     /// or what Redis has lost.
     async fn decide_telling(
         &self,
-        link: &Link,
+        links: &Links,
         batch: &Batch,
         mut reply: Reply,
     ) -> Result<Timed<Decided>> {
@@ -134,7 +137,7 @@ impl Decider {
                 }
                 _ => {}
             }
-            let (now, replies) = self.call(link, std::slice::from_ref(batch), &told).await?;
+            let (now, replies) = self.call(links, std::slice::from_ref(batch), &told).await?;
             match replies.into_iter().next() {
                 Some(more @ (Reply::UnnamedPools(_) | Reply::Lost(_))) => reply = more,
                 Some(decided) => return answer(now, decided),
@@ -149,27 +152,25 @@ impl Decider {
     /// Calls the script once. All batches are of one day.
     async fn call(
         &self,
-        link: &Link,
+        links: &Links,
         batches: &[Batch],
         told: &Told,
     ) -> Result<(DateTime<Utc>, Vec<Reply>)> {
         let day = batches.first().map(|batch| batch.day);
         let day = day.unwrap_or_else(|| UtcDay::of(Utc::now()));
         let packed = self.pack(batches, told, day);
-        let call = self.memory.next_call();
-        let push = |command: &mut Cmd| {
-            command.arg(packed.keys.len()).arg(&packed.keys);
-            command.arg(day.start().timestamp());
-            command.arg(self.usage_retention.as_secs());
-            command.arg(self.memory.replica).arg(call);
-            command.arg(&packed.arguments);
-        };
         let script = match (told.restores, packed.has_ids) {
             (true, _) => &self.whole,
             (false, true) => &self.with_ids,
             (false, false) => &self.plain,
         };
-        let ask = || script.run(link, push);
+        let asked = Asked {
+            day,
+            number: self.memory.next_call(),
+            keys: packed.keys,
+            arguments: packed.arguments,
+        };
+        let ask = || asked.of(self, script, links);
         let reply = if can_be_repeated(batches) {
             again_if_cut(ask).await
         } else {
@@ -234,15 +235,66 @@ impl Decider {
         }
     }
 
-    /// Runs the script on nothing: where Redis would refuse a decision, being read-only, out of memory
-    /// or without the right to run it, it refuses this too. Gives its clock.
-    pub(super) async fn probe(&self, link: &Link) -> Result<DateTime<Utc>> {
-        Ok(self.call(link, &[], &Told::default()).await?.0)
+    /// Asks every server whether it would decide, and takes the first one's clock: the store is of use
+    /// as long as one of them does.
+    pub(super) async fn probe(&self, links: &Links, keys: &[String]) -> Result<DateTime<Utc>> {
+        let probes = keys.iter().map(|key| Box::pin(self.probe_at(links, key)));
+        Ok(select_ok(probes).await?.0)
+    }
+
+    /// Runs the script on nothing, where a key is: where Redis would refuse a decision, being read-only,
+    /// out of memory, without the slot or without the right to run it, it refuses this too. Gives its
+    /// clock.
+    pub(super) async fn probe_at(&self, links: &Links, key: &str) -> Result<DateTime<Utc>> {
+        let asked = Asked {
+            day: UtcDay::of(Utc::now()),
+            number: self.memory.next_call(),
+            keys: vec![key.to_owned()],
+            arguments: Vec::new(),
+        };
+        let reply = again_if_cut(|| asked.of(self, &self.plain, links)).await;
+        let reply = reply.map_err(|error| store_error(&error))?;
+        Ok(reply::parse_decided(reply::bytes(&reply)?, &[])?.0)
+    }
+}
+
+/// What the script is asked.
+struct Asked {
+    day: UtcDay,
+    /// Of the call, among all of this replica.
+    number: u64,
+    keys: Vec<String>,
+    arguments: Vec<Vec<u8>>,
+}
+
+impl Asked {
+    async fn of(
+        &self,
+        decider: &Decider,
+        script: &Script,
+        links: &Links,
+    ) -> std::result::Result<Value, Failed> {
+        let Self {
+            day,
+            number,
+            keys,
+            arguments,
+        } = self;
+        let push = |command: &mut Cmd| {
+            command.arg(keys.len()).arg(keys);
+            command.arg(day.start().timestamp());
+            command.arg(decider.usage_retention.as_secs());
+            command.arg(decider.memory.replica).arg(number);
+            command.arg(arguments);
+        };
+        // All keys of a call are in one place.
+        let key = keys.first().map_or("", String::as_str);
+        script.run(links, key, push).await
     }
 }
 
 /// Splits batches by what one call takes, and by day.
-fn calls(batches: &[Batch]) -> impl Iterator<Item = &[Batch]> {
+fn calls(batches: &[Batch], most: usize) -> impl Iterator<Item = &[Batch]> {
     let mut rest = batches;
     std::iter::from_fn(move || {
         let first = rest.first()?;
@@ -251,7 +303,7 @@ fn calls(batches: &[Batch]) -> impl Iterator<Item = &[Batch]> {
             operations += batch.operations.len();
             batch.day == first.day && operations <= MOST_OPERATIONS
         };
-        let count = rest.iter().take(MOST_BATCHES).take_while(fits).count();
+        let count = rest.iter().take(most).take_while(fits).count();
         let (call, behind) = rest.split_at(count.max(1));
         rest = behind;
         Some(call)

@@ -5,11 +5,13 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use futures_util::future::join_all;
 use redis::{ErrorKind, ServerErrorKind};
 
 use super::{
     errors::store_error,
-    link::{Failed, Link, again_if_cut},
+    link::{Failed, again_if_cut},
+    links::Links,
 };
 use crate::store::StoreError;
 
@@ -55,16 +57,17 @@ impl Fitness {
         }
     }
 
-    /// Whether it is fit.
-    pub(super) async fn check(&self, link: &Link) -> Result<(), StoreError> {
-        let command = redis::cmd("INFO");
-        let finding = match again_if_cut(|| link.send(&command)).await {
-            Ok(reply) => match redis::from_redis_value::<String>(reply) {
-                Ok(info) => judge(&info),
-                Err(_) => Finding::Unknown,
-            },
-            Err(failed) if may_not_ask(&failed) => Finding::Unknown,
-            Err(failed) => return Err(store_error(&failed)),
+    /// Whether all servers that answer are fit: a key of each is given.
+    pub(super) async fn check(&self, links: &Links, keys: &[String]) -> Result<(), StoreError> {
+        let found = join_all(keys.iter().map(|key| ask(links, key))).await;
+        // Where none answers, the first one's failure tells as much as another's.
+        let (found, failures): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);
+        let worst = found.into_iter().flatten().max_by_key(Finding::weight);
+        let Some(finding) = worst else {
+            return failures
+                .into_iter()
+                .next()
+                .map_or(Ok(()), |failed| failed.map(drop));
         };
         self.tell(&finding);
         match finding {
@@ -100,6 +103,31 @@ impl Fitness {
             Finding::Fit | Finding::Evicts(_) | Finding::TooOld(_) => {}
         }
         *told = finding.clone();
+    }
+}
+
+impl Finding {
+    /// Of two findings, the one that weighs more is told.
+    fn weight(&self) -> u8 {
+        match self {
+            Self::Fit => 0,
+            Self::Unknown => 1,
+            Self::WouldEvict(_) => 2,
+            Self::Evicts(_) => 3,
+            Self::TooOld(_) => 4,
+        }
+    }
+}
+
+async fn ask(links: &Links, key: &str) -> Result<Finding, StoreError> {
+    let command = redis::cmd("INFO");
+    match again_if_cut(|| links.send(key, &command)).await {
+        Ok(reply) => match redis::from_redis_value::<String>(reply) {
+            Ok(info) => Ok(judge(&info)),
+            Err(_) => Ok(Finding::Unknown),
+        },
+        Err(failed) if may_not_ask(&failed) => Ok(Finding::Unknown),
+        Err(failed) => Err(store_error(&failed)),
     }
 }
 

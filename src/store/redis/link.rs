@@ -8,7 +8,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -16,12 +16,14 @@ use std::{
 use arc_swap::ArcSwapOption;
 use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime};
 use redis::{
-    AsyncConnectionConfig, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
-    PushInfo, PushKind, RedisError, ServerErrorKind, Value,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion,
+    PushInfo, PushKind, RedisConnectionInfo, RedisError, ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     io::tcp::TcpSettings,
 };
 use tokio::sync::Mutex;
+
+use super::{links::Answered, tls::explained};
 
 /// How long Redis may take.
 #[derive(Debug, Clone, Copy)]
@@ -36,13 +38,25 @@ pub struct Timeouts {
 const COMMANDS_WAITING: usize = 1024;
 
 pub(super) struct Link {
+    /// No two links have the same.
+    id: u64,
     pool: Pool,
+    expected: Expected,
     kept: ArcSwapOption<MultiplexedConnection>,
     /// One caller connects at a time. Holds how the last attempt failed, if it did.
     connecting: Mutex<Option<Failure>>,
     /// Set by the connection itself as soon as it ends. Seen before a command is sent, so that a
     /// connection which ended while nobody used it fails no call.
     ended: Arc<AtomicBool>,
+}
+
+/// What the server must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expected {
+    /// Whatever it is.
+    Anything,
+    /// A master, by its own word: each new connection asks.
+    Master,
 }
 
 /// Why a command has no answer.
@@ -54,21 +68,27 @@ pub(super) enum Failed {
 }
 
 /// An attempt to connect that failed.
-struct Failure {
-    began_at: Instant,
-    error: RedisError,
+pub(super) struct Failure {
+    pub(super) began_at: Instant,
+    pub(super) ended_at: Instant,
+    pub(super) error: RedisError,
 }
 
 impl Link {
-    pub(super) fn new(info: ConnectionInfo, timeouts: Timeouts) -> Result<Self, RedisError> {
+    pub(super) fn new(
+        address: ConnectionAddr,
+        login: RedisConnectionInfo,
+        timeouts: Timeouts,
+        expected: Expected,
+    ) -> Result<Self, RedisError> {
+        static LINKS: AtomicU64 = AtomicU64::new(0);
         let ended = Arc::new(AtomicBool::new(false));
         let tell = Arc::clone(&ended);
-        let settings = info
-            .redis_settings()
-            .clone()
+        let settings = login
             .set_protocol(ProtocolVersion::RESP3)
             .set_skip_set_lib_name();
         let tcp = TcpSettings::default().set_nodelay(true);
+        let info = address.into_connection_info()?;
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeouts.connect))
@@ -80,7 +100,7 @@ impl Link {
                 }
                 Ok(())
             });
-        let manager = Manager::new_with_config(info.into_connection_info()?, config)?;
+        let manager = Manager::new_with_config(info, config)?;
         let pool = Pool::builder(manager)
             .max_size(1)
             .runtime(Runtime::Tokio1)
@@ -92,7 +112,9 @@ impl Link {
                 RedisError::from((ErrorKind::InvalidClientConfig, "pool", error.to_string()))
             })?;
         Ok(Self {
+            id: LINKS.fetch_add(1, Ordering::Relaxed),
             pool,
+            expected,
             kept: ArcSwapOption::empty(),
             connecting: Mutex::new(None),
             ended,
@@ -101,9 +123,27 @@ impl Link {
 
     /// Sends one command. A connection that proves to be no good is dropped, so that the next call
     /// gets a new one.
-    pub(super) async fn send(&self, command: &redis::Cmd) -> Result<Value, Failed> {
+    pub(super) async fn ask(&self, command: &Cmd) -> Result<Answered, Failed> {
         let kept = self.connection().await.map_err(Failed::Connecting)?;
         let sent = kept.as_ref().clone().req_packed_command(command).await;
+        self.answered(&kept, sent)
+    }
+
+    /// Sends one command to a node of a cluster that the keys are on their way to.
+    pub(super) async fn ask_asking(&self, command: &Cmd) -> Result<Answered, Failed> {
+        let kept = self.connection().await.map_err(Failed::Connecting)?;
+        let mut both = redis::pipe();
+        both.cmd("ASKING").ignore().add_command(command.clone());
+        let sent = kept.as_ref().clone().req_packed_commands(&both, 1, 1).await;
+        let sent = sent.map(|mut values| values.pop().unwrap_or(Value::Nil));
+        self.answered(&kept, sent)
+    }
+
+    fn answered(
+        &self,
+        kept: &Arc<MultiplexedConnection>,
+        sent: Result<Value, RedisError>,
+    ) -> Result<Answered, Failed> {
         let sent = sent.and_then(Value::extract_error);
         if let Err(error) = &sent
             && must_be_replaced(error)
@@ -111,12 +151,22 @@ impl Link {
             let current = self.kept.load();
             if current
                 .as_ref()
-                .is_some_and(|current| Arc::ptr_eq(current, &kept))
+                .is_some_and(|current| Arc::ptr_eq(current, kept))
             {
                 self.kept.compare_and_swap(&current, None);
             }
         }
-        sent.map_err(Failed::Asking)
+        let answered = sent.map(|value| Answered { value, by: self.id });
+        answered.map_err(Failed::Asking)
+    }
+
+    /// Connects, where there is no connection.
+    pub(super) async fn connect(&self) -> Result<(), RedisError> {
+        self.connection().await.map(drop)
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.usable().is_some()
     }
 
     async fn connection(&self) -> Result<Arc<MultiplexedConnection>, RedisError> {
@@ -138,16 +188,31 @@ impl Link {
         self.kept.store(None);
         self.ended.store(false, Ordering::Release);
         let began_at = Instant::now();
-        let connected = self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => error,
-            error => RedisError::from((ErrorKind::Client, "connecting", error.to_string())),
-        });
+        let connected = self.new_connection().await;
         *last_failure = connected.as_ref().err().map(|error| Failure {
             began_at,
+            ended_at: Instant::now(),
             error: error.clone(),
         });
-        let connection = Arc::new(Connection::take(connected?));
+        let connection = Arc::new(connected?);
         self.kept.store(Some(Arc::clone(&connection)));
+        Ok(connection)
+    }
+
+    async fn new_connection(&self) -> Result<MultiplexedConnection, RedisError> {
+        let connected = self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => explained(error),
+            error => RedisError::from((ErrorKind::Client, "connecting", error.to_string())),
+        });
+        let mut connection = Connection::take(connected?);
+        if self.expected == Expected::Master {
+            let role: Vec<Value> = redis::cmd("ROLE").query_async(&mut connection).await?;
+            let is_master = |role: &Value| *role == Value::BulkString(b"master".to_vec());
+            if !role.first().is_some_and(is_master) {
+                let why = "the server is a replica, and not the master".to_owned();
+                return Err((ErrorKind::Client, "ROLE", why).into());
+            }
+        }
         Ok(connection)
     }
 
@@ -160,7 +225,7 @@ impl Link {
 
 /// Whether the connection is no good any more: broken, stalled, or to a server that was demoted and
 /// goes on answering.
-fn must_be_replaced(error: &RedisError) -> bool {
+pub(super) fn must_be_replaced(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
         || error.is_io_error()
         || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)

@@ -1,4 +1,4 @@
-//! `redis://`: counters that any number of replicas share.
+//! `redis://` and its kin: counters that any number of replicas share.
 //!
 //! **Keys** ([`keys`]). Three per organization and day: the pools' counters, the usage rows, and the
 //! reservations by request id. An organization's keys share a hash tag.
@@ -12,22 +12,30 @@
 //! **The connection** ([`link`]) is kept and shared. What counts once however often it is asked is asked
 //! again where it is cut.
 //!
+//! **Which server** ([`links`]) has an organization's keys: the one there is, the master that sentinels
+//! name ([`sentinel`]), or a node of a cluster ([`cluster`]).
 //! **Failures** ([`errors`]) are told in the store's own words. A Redis that may delete what was counted is
 //! none for Tollgate ([`fitness`]).
 
 mod arguments;
+mod cluster;
 mod decide;
 mod errors;
 mod fitness;
 pub mod keys;
 mod letters;
 mod link;
+mod links;
 mod memory;
 mod packed;
 pub mod readings;
 pub mod record;
 pub mod reply;
 mod script;
+mod sentinel;
+mod slots;
+mod tls;
+mod url;
 
 use std::{fmt, time::Duration};
 
@@ -40,7 +48,8 @@ use self::{
     errors::store_error,
     fitness::Fitness,
     keys::OrgKeys,
-    link::{Link, again_if_cut},
+    link::again_if_cut,
+    links::{Answered, Links},
     packed::BadReply,
     record::Record,
     script::Script,
@@ -48,51 +57,22 @@ use self::{
 use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageRows};
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
 
-pub use self::{fitness::UnsafeEviction, link::Timeouts};
-
-/// `redis://[user:password@]host[:port][/database]`. Displays without user and password.
-#[derive(Clone)]
-pub struct RedisUrl(redis::ConnectionInfo);
-
-impl RedisUrl {
-    /// Reads a URL.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong, without repeating the text: it may hold a password.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        text.parse()
-            .map(Self)
-            .map_err(|error: RedisError| match error.detail() {
-                Some(detail) => format!("is no Redis URL: {detail}"),
-                None => "is no Redis URL of the form redis://[user:password@]host[:port][/db]"
-                    .to_owned(),
-            })
-    }
-}
-
-impl fmt::Display for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "redis://{}/{}",
-            self.0.addr(),
-            self.0.redis_settings().db()
-        )
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+pub use self::{
+    fitness::UnsafeEviction,
+    link::Timeouts,
+    tls::{TlsFault, TlsFiles},
+    url::RedisUrl,
+};
 
 /// How to reach Redis, and how to use it.
 #[derive(Debug, Clone)]
 pub struct RedisConfig {
     /// Where it is.
     pub url: RedisUrl,
+    /// The files of a connection over TLS.
+    pub tls: TlsFiles,
+    /// How to log in to sentinels.
+    pub sentinel_login: SentinelLogin,
     /// Before every key.
     pub key_prefix: String,
     /// How long Redis may take.
@@ -103,9 +83,38 @@ pub struct RedisConfig {
     pub unsafe_eviction: UnsafeEviction,
 }
 
-/// The counters in a Redis server, version 7 or later.
+/// How to log in to sentinels: they have users of their own.
+#[derive(Clone, Default)]
+pub struct SentinelLogin {
+    /// The user; none: the default one.
+    pub user: Option<String>,
+    /// Its password; none: sentinels that ask for none.
+    pub password: Option<String>,
+}
+
+impl fmt::Debug for SentinelLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { user, password: _ } = self;
+        f.debug_struct("SentinelLogin")
+            .field("user", user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a store can't be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A file of a connection over TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsFault),
+    /// The client library takes no such connection.
+    #[error(transparent)]
+    Client(#[from] RedisError),
+}
+
+/// The counters in Redis, version 7 or later.
 pub struct RedisStore {
-    link: Link,
+    links: Links,
     fitness: Fitness,
     /// A day's rows are read whole for each page: only so many at a time.
     usage_reads: Semaphore,
@@ -115,6 +124,13 @@ pub struct RedisStore {
 
 /// How many calls to decide may be under way.
 const MOST_CALLS: usize = 4;
+
+/// In a cluster a call is one organization's, so that none waits for the node of another: as many as the
+/// connection to a node has room for.
+const MOST_CALLS_IN_A_CLUSTER: usize = 1024;
+
+/// How often a day's usage is read anew because its key moved between two steps.
+const MOST_SCANS: usize = 4;
 
 /// Rows that one step of reading a day's usage asks for: Redis serves others between the steps.
 const USAGE_STEP: usize = 512;
@@ -127,18 +143,18 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// The client library takes no such connection.
-    pub fn new(config: RedisConfig) -> Result<Self, RedisError> {
+    /// A file of TLS can't be used, or the client library takes no such connection.
+    pub fn new(config: RedisConfig) -> Result<Self, SetupError> {
+        let links = Links::new(&config)?;
         let RedisConfig {
-            url: RedisUrl(info),
             key_prefix,
-            timeouts,
             usage_retention_days,
             unsafe_eviction,
+            ..
         } = config;
         let days = u64::from(usage_retention_days);
         Ok(Self {
-            link: Link::new(info, timeouts)?,
+            links,
             fitness: Fitness::new(unsafe_eviction),
             usage_reads: Semaphore::new(MAX_USAGE_READS),
             decider: Decider::new(key_prefix, Duration::from_secs(days * 24 * 60 * 60)),
@@ -154,11 +170,19 @@ impl RedisStore {
 #[async_trait]
 impl Store for RedisStore {
     async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>> {
-        self.decider.decide(&self.link, batches).await
+        self.decider.decide(&self.links, batches).await
     }
 
     fn calls_at_once(&self) -> Option<usize> {
-        Some(MOST_CALLS)
+        Some(if self.links.are_many() {
+            MOST_CALLS_IN_A_CLUSTER
+        } else {
+            MOST_CALLS
+        })
+    }
+
+    fn batches_in_a_call(&self) -> usize {
+        if self.links.are_many() { 1 } else { usize::MAX }
     }
 
     async fn pools(
@@ -174,7 +198,8 @@ impl Store for RedisStore {
                 command.arg(keys.pool(&keys::encode(pool.as_str())));
             }
         };
-        let reply = again_if_cut(|| self.pools.run(&self.link, push)).await;
+        let key = keys.usage();
+        let reply = again_if_cut(|| self.pools.run(&self.links, &key, push)).await;
         let reply = reply.map_err(|error| store_error(&error))?;
         let (now, mut records) = readings::parse_pools(&reply, pools.len())?;
         // What Redis lost shows here too, though only a decision restores it.
@@ -197,14 +222,28 @@ impl Store for RedisStore {
     ) -> Result<Timed<UsageRows>, StoreError> {
         let _turn = self.usage_reads.acquire().await;
         let key = self.keys(org, day).usage();
+        let mut scans = 1;
+        let mut scanned_by = None;
         let mut rows = UsageRows::new();
         let mut cursor = "0".to_owned();
         loop {
             let mut command = redis::cmd("HSCAN");
             command.arg(&key).arg(&cursor).arg("COUNT").arg(USAGE_STEP);
-            let reply = again_if_cut(|| self.link.send(&command)).await;
-            let reply = reply.map_err(|error| store_error(&error))?;
-            let (next, step) = readings::parse_scan(&reply)?;
+            let answered = again_if_cut(|| self.links.ask(&key, &command)).await;
+            let Answered { value, by } = answered.map_err(|error| store_error(&error))?;
+            if scanned_by.replace(by).is_some_and(|before| before != by) {
+                // Where one server was in its scan means nothing to another.
+                if scans == MOST_SCANS {
+                    let reason = "the key of the usage moves again and again".to_owned();
+                    return Err(StoreError::NoAnswer { reason });
+                }
+                scans += 1;
+                scanned_by = None;
+                rows.clear();
+                "0".clone_into(&mut cursor);
+                continue;
+            }
+            let (next, step) = readings::parse_scan(&value)?;
             for (row_key, row) in step {
                 if Some(&row_key) > after {
                     rows.insert(row_key, row);
@@ -218,7 +257,7 @@ impl Store for RedisStore {
             }
             cursor = next;
         }
-        let now = self.decider.probe(&self.link).await?;
+        let now = self.decider.probe_at(&self.links, &key).await?;
         Ok(Timed { now, answer: rows })
     }
 
@@ -227,8 +266,10 @@ impl Store for RedisStore {
     }
 
     async fn probe(&self) -> Result<Timed<()>, StoreError> {
-        self.fitness.check(&self.link).await?;
-        let now = self.decider.probe(&self.link).await?;
+        let keys = self.links.probe_keys(&self.decider.key_prefix).await;
+        let keys = keys.map_err(|error| store_error(&error))?;
+        self.fitness.check(&self.links, &keys).await?;
+        let now = self.decider.probe(&self.links, &keys).await?;
         Ok(Timed { now, answer: () })
     }
 }

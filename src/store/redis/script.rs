@@ -2,7 +2,7 @@
 
 use redis::{Cmd, ErrorKind, ServerErrorKind, Value};
 
-use super::link::{Failed, Link};
+use super::{link::Failed, links::Links};
 
 const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
 
@@ -19,18 +19,24 @@ impl Script {
         }
     }
 
-    /// Runs the script with the keys and arguments that `push` adds. Where Redis doesn't know it (a
-    /// restart, SCRIPT FLUSH), nothing ran, and it is sent whole: that can't miss.
-    pub(super) async fn run(&self, link: &Link, push: impl Fn(&mut Cmd)) -> Result<Value, Failed> {
+    /// Runs the script with the keys and arguments that `push` adds, where `key` is. Where Redis doesn't
+    /// know it (a restart, SCRIPT FLUSH, another node), nothing ran, and it is sent whole: that can't
+    /// miss, whichever node has the key by then.
+    pub(super) async fn run(
+        &self,
+        links: &Links,
+        key: &str,
+        push: impl Fn(&mut Cmd),
+    ) -> Result<Value, Failed> {
         let mut command = redis::cmd("EVALSHA");
         command.arg(&self.hash);
         push(&mut command);
-        let sent = link.send(&command).await;
+        let sent = links.send(key, &command).await;
         if matches!(&sent, Err(Failed::Asking(e)) if e.kind() == NO_SCRIPT) {
             let mut command = redis::cmd("EVAL");
             command.arg(self.source);
             push(&mut command);
-            return link.send(&command).await;
+            return links.send(key, &command).await;
         }
         sent
     }

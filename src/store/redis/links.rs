@@ -1,0 +1,128 @@
+//! The ways to Redis: one server, a master that sentinels watch, or a cluster. Whoever asks names a key,
+//! and need not know which it is.
+//!
+//! None of them sends again what may have run. What they do send again was refused with an answer that
+//! proves that nothing ran.
+
+use redis::{Cmd, ConnectionAddr, RedisConnectionInfo, RedisError, Value};
+
+use super::{
+    RedisConfig, SetupError, Timeouts,
+    cluster::Cluster,
+    link::{Expected, Failed, Link},
+    sentinel::Sentinel,
+    url::{Host, Topology},
+};
+
+pub(super) enum Links {
+    One(Link),
+    Sentinel(Sentinel),
+    Cluster(Cluster),
+}
+
+/// An answer, and which link gave it: what one server says of its own, such as where a scan goes on,
+/// means nothing to another one.
+pub(super) struct Answered {
+    pub(super) value: Value,
+    pub(super) by: u64,
+}
+
+/// How to reach any server of a URL.
+pub(super) struct Servers {
+    /// Of any of them: what is said here of TLS holds for all.
+    address: ConnectionAddr,
+    login: RedisConnectionInfo,
+    pub(super) timeouts: Timeouts,
+}
+
+impl Links {
+    pub(super) fn new(config: &RedisConfig) -> Result<Self, SetupError> {
+        let RedisConfig {
+            url,
+            tls,
+            sentinel_login,
+            timeouts,
+            ..
+        } = config;
+        let first = &url.hosts[0];
+        let address = if url.is_encrypted() {
+            tls.clone().into_address(&first.name, first.port)?
+        } else {
+            ConnectionAddr::Tcp(first.name.clone(), first.port)
+        };
+        let servers = Servers {
+            address,
+            login: url.login.clone(),
+            timeouts: *timeouts,
+        };
+        Ok(match &url.topology {
+            Topology::One => Self::One(servers.link(first, Expected::Anything)?),
+            Topology::Sentinel(name) => {
+                let mut login = RedisConnectionInfo::default();
+                if let Some(user) = &sentinel_login.user {
+                    login = login.set_username(user);
+                }
+                if let Some(password) = &sentinel_login.password {
+                    login = login.set_password(password);
+                }
+                let sentinels = Servers {
+                    address: servers.address.clone(),
+                    login,
+                    timeouts: *timeouts,
+                };
+                let links = url.hosts.iter();
+                let links = links.map(|host| sentinels.link(host, Expected::Anything));
+                let links = links.collect::<Result<_, _>>()?;
+                Self::Sentinel(Sentinel::new(name.clone(), links, servers))
+            }
+            Topology::Cluster => Self::Cluster(Cluster::new(servers, url.hosts.clone())),
+        })
+    }
+
+    /// Sends one command to the server that has this key.
+    pub(super) async fn send(&self, key: &str, command: &Cmd) -> Result<Value, Failed> {
+        Ok(self.ask(key, command).await?.value)
+    }
+
+    /// The same, and tells who answered.
+    pub(super) async fn ask(&self, key: &str, command: &Cmd) -> Result<Answered, Failed> {
+        match self {
+            Self::One(link) => link.ask(command).await,
+            Self::Sentinel(sentinel) => sentinel.ask(command).await,
+            Self::Cluster(cluster) => cluster.ask(key, command).await,
+        }
+    }
+
+    /// A key on each server that decides. Nothing is ever written there.
+    pub(super) async fn probe_keys(&self, prefix: &str) -> Result<Vec<String>, Failed> {
+        match self {
+            Self::One(_) | Self::Sentinel(_) => Ok(vec![format!("{prefix}{{0}}:probe")]),
+            Self::Cluster(cluster) => {
+                let tags = cluster.tags().await.map_err(Failed::Connecting)?;
+                let keys = tags.iter().map(|tag| format!("{prefix}{{{tag}}}:probe"));
+                Ok(keys.collect())
+            }
+        }
+    }
+
+    /// Whether the organizations are spread over servers, so that no command may be about two of them.
+    pub(super) fn are_many(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+}
+
+impl Servers {
+    /// A link to one of them; nothing is connected yet.
+    pub(super) fn link(&self, host: &Host, expected: Expected) -> Result<Link, RedisError> {
+        let address = match &self.address {
+            ConnectionAddr::TcpTls { tls_params, .. } => ConnectionAddr::TcpTls {
+                host: host.name.clone(),
+                port: host.port,
+                insecure: false,
+                tls_params: tls_params.clone(),
+            },
+            _ => ConnectionAddr::Tcp(host.name.clone(), host.port),
+        };
+        Link::new(address, self.login.clone(), self.timeouts, expected)
+    }
+}

@@ -1,0 +1,197 @@
+//! Which node of a cluster has which keys: its hash slots.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::OnceLock,
+};
+
+use redis::{Value, cluster_routing::Slot};
+
+use super::url::Host;
+
+/// How many tags are tried at most to find one for every master. One that owns a hundredth of the slots
+/// has one among the first few hundred.
+const MOST_TAGS: usize = 100_000;
+
+/// The slots and their masters, as a node told them.
+#[derive(Clone)]
+pub(super) struct Slots {
+    /// All nodes, replicas too: any of them may be asked for the slots.
+    nodes: Vec<Host>,
+    /// The number of each slot's master among `nodes`.
+    masters: HashMap<Slot, usize>,
+    tags: OnceLock<Vec<String>>,
+}
+
+impl Slots {
+    /// Reads the answer to CLUSTER SLOTS; none where it holds no slot.
+    pub(super) fn read(answer: Value, asked: &Host) -> Option<Self> {
+        let mut slots = Self {
+            nodes: Vec::new(),
+            masters: HashMap::new(),
+            tags: OnceLock::new(),
+        };
+        for range in items(answer)? {
+            let mut range = items(range)?.into_iter();
+            let (first, last) = (number(range.next()?)?, number(range.next()?)?);
+            let nodes: Vec<Option<Host>> = range.map(|node| read_node(node, asked)).collect();
+            for replica in nodes.iter().skip(1).flatten() {
+                slots.number_of(replica);
+            }
+            // A master that does not say where it is leaves its slots without one.
+            let Some(Some(master)) = nodes.first() else {
+                continue;
+            };
+            let master = slots.number_of(master);
+            let range = (first..=last).filter_map(Slot::new);
+            slots.masters.extend(range.map(|slot| (slot, master)));
+        }
+        (!slots.masters.is_empty()).then_some(slots)
+    }
+
+    pub(super) fn master(&self, slot: Slot) -> Option<&Host> {
+        self.nodes.get(*self.masters.get(&slot)?)
+    }
+
+    pub(super) fn nodes(&self) -> &[Host] {
+        &self.nodes
+    }
+
+    /// The same with one slot at another master.
+    pub(super) fn with(&self, slot: Slot, master: &Host) -> Self {
+        let mut slots = self.clone();
+        let master = slots.number_of(master);
+        slots.masters.insert(slot, master);
+        slots.tags = OnceLock::new();
+        slots
+    }
+
+    /// For each master a hash tag whose slot it has.
+    pub(super) fn tags(&self) -> &[String] {
+        self.tags.get_or_init(|| {
+            let mut without: BTreeSet<usize> = self.masters.values().copied().collect();
+            let mut tags = Vec::new();
+            for tag in 0..MOST_TAGS {
+                if without.is_empty() {
+                    break;
+                }
+                let tag = tag.to_string();
+                let master = self.masters.get(&Slot::for_key(&tag));
+                if master.is_some_and(|master| without.remove(master)) {
+                    tags.push(tag);
+                }
+            }
+            tags
+        })
+    }
+
+    fn number_of(&mut self, host: &Host) -> usize {
+        let known = self.nodes.iter().position(|node| node == host);
+        known.unwrap_or_else(|| {
+            self.nodes.push(host.clone());
+            self.nodes.len() - 1
+        })
+    }
+}
+
+/// `[name, port, id, …]`; a node that does not know its name is where it was asked.
+fn read_node(node: Value, asked: &Host) -> Option<Host> {
+    let mut node = items(node)?.into_iter();
+    let name: Option<String> = redis::from_redis_value(node.next()?).ok()?;
+    let port = number(node.next()?)?;
+    match name.as_deref() {
+        None | Some("") => Some(Host::new(&asked.name, port)),
+        // It was told to give a name, and has none.
+        Some("?") => None,
+        Some(name) => Some(Host::new(name, port)),
+    }
+}
+
+fn items(value: Value) -> Option<Vec<Value>> {
+    match value {
+        Value::Array(items) => Some(items),
+        _ => None,
+    }
+}
+
+fn number(value: Value) -> Option<u16> {
+    match value {
+        Value::Int(number) => u16::try_from(number).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn node(name: Value, port: i64) -> Value {
+        let id = Value::SimpleString("id".to_owned());
+        Value::Array(vec![name, Value::Int(port), id, Value::Array(Vec::new())])
+    }
+
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn range(first: i64, last: i64, nodes: Vec<Value>) -> Value {
+        Value::Array([vec![Value::Int(first), Value::Int(last)], nodes].concat())
+    }
+
+    fn asked() -> Host {
+        Host::new("asked", 1)
+    }
+
+    #[test]
+    fn every_slot_has_the_master_that_the_node_told() {
+        let answer = Value::Array(vec![
+            range(0, 8191, vec![node(text("a"), 1), node(text("r"), 9)]),
+            range(8192, 16383, vec![node(Value::Nil, 2)]),
+        ]);
+        let slots = Slots::read(answer, &asked()).unwrap();
+        let master = |slot| slots.master(Slot::new(slot).unwrap()).cloned();
+        assert_eq!(master(0), Some(Host::new("a", 1)));
+        assert_eq!(master(8191), Some(Host::new("a", 1)));
+        assert_eq!(master(8192), Some(Host::new("asked", 2)));
+        assert_eq!(slots.nodes().len(), 3);
+        let moved = slots.with(Slot::new(5).unwrap(), &Host::new("b", 3));
+        assert_eq!(
+            moved.master(Slot::new(5).unwrap()),
+            Some(&Host::new("b", 3))
+        );
+        assert_eq!(
+            moved.master(Slot::new(6).unwrap()),
+            Some(&Host::new("a", 1))
+        );
+    }
+
+    #[test]
+    fn every_master_has_a_tag_and_replicas_have_none() {
+        let answer = Value::Array(vec![
+            range(0, 100, vec![node(text("a"), 1), node(text("r"), 9)]),
+            range(101, 16383, vec![node(text("b"), 2)]),
+        ]);
+        let slots = Slots::read(answer, &asked()).unwrap();
+        let masters: Vec<_> = slots
+            .tags()
+            .iter()
+            .map(|tag| slots.master(Slot::for_key(tag)).unwrap())
+            .collect();
+        assert_eq!(masters.len(), 2);
+        assert!(masters.contains(&&Host::new("a", 1)) && masters.contains(&&Host::new("b", 2)));
+    }
+
+    #[test]
+    fn an_answer_without_slots_is_none() {
+        let unnamed = range(0, 16383, vec![node(text("?"), 1)]);
+        for answer in [
+            Value::Array(Vec::new()),
+            Value::Nil,
+            Value::Array(vec![unnamed]),
+        ] {
+            assert!(Slots::read(answer, &asked()).is_none());
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! A master, a replica and three sentinels of the test's own.
+
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use redis::{Client, Value};
+use tempfile::TempDir;
+
+use super::{certificates::Encryption, cluster::hosts, free_port, redis::RedisServer};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the sentinels call the master.
+pub const NAME: &str = "main";
+
+pub struct Sentinels {
+    /// The master and the replica, as they began.
+    pub servers: [RedisServer; 2],
+    sentinels: Vec<Sentinel>,
+    /// Where the sentinels speak TLS, if they do.
+    tls_ports: Vec<u16>,
+}
+
+struct Sentinel {
+    process: Child,
+    port: u16,
+    password: String,
+    _dir: TempDir,
+}
+
+impl Sentinels {
+    pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// Ones that ask for a password, unless it is empty.
+    pub fn start_with(password: &str) -> Self {
+        let master = RedisServer::start();
+        let port = master.port.to_string();
+        let replica = ["--replicaof", "127.0.0.1", &port];
+        let replica = RedisServer::start_on(free_port(), None, &replica);
+        let settings = match password {
+            "" => String::new(),
+            it => format!("requirepass {it}\nsentinel sentinel-pass {it}\n"),
+        };
+        let sentinels = (0..3).map(|_| Sentinel::start(master.port, password, &settings));
+        Self {
+            sentinels: sentinels.collect(),
+            servers: [master, replica],
+            tls_ports: Vec::new(),
+        }
+        .that_know_each_other()
+    }
+
+    /// Ones that speak TLS with each other, with the servers and with their clients.
+    pub fn start_encrypted(encryption: &Encryption) -> Self {
+        let ports: [u16; 5] = std::array::from_fn(|_| free_port());
+        let options = |port| encryption.arguments(port);
+        let master = options(ports[0]);
+        let master: Vec<&str> = master.iter().map(String::as_str).collect();
+        let master = RedisServer::start_on(free_port(), None, &master);
+        let (its, port) = (options(ports[1]), ports[0].to_string());
+        let mut replica: Vec<&str> = its.iter().map(String::as_str).collect();
+        replica.extend(["--replicaof", "127.0.0.1", &port]);
+        let replica = RedisServer::start_on(free_port(), None, &replica);
+        let settings = |port| {
+            let lines = encryption.options(port);
+            lines
+                .iter()
+                .map(|line| line.join(" ") + "\n")
+                .collect::<String>()
+        };
+        let sentinels = ports[2..].iter();
+        let sentinels = sentinels.map(|port| Sentinel::start(ports[0], "", &settings(*port)));
+        Self {
+            sentinels: sentinels.collect(),
+            servers: [master, replica],
+            tls_ports: ports[2..].to_vec(),
+        }
+        .that_know_each_other()
+    }
+
+    fn that_know_each_other(self) -> Self {
+        // Else the replica waits for seconds before it is given a copy.
+        self.servers[0].run(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+        self.wait_until_they_know_each_other();
+        self
+    }
+
+    pub fn url(&self) -> String {
+        self.url_of("")
+    }
+
+    /// For a user such as `user:password@`.
+    pub fn url_of(&self, user: &str) -> String {
+        let ports: Vec<u16> = self.sentinels.iter().map(|it| it.port).collect();
+        format!("redis+sentinel://{user}{}/{NAME}", hosts(&ports))
+    }
+
+    pub fn encrypted_url(&self) -> String {
+        format!("rediss+sentinel://{}/{NAME}", hosts(&self.tls_ports))
+    }
+
+    /// Gives each sentinel a user.
+    pub fn set_user(&self, user: &[&str]) {
+        for sentinel in &self.sentinels {
+            sentinel.run(&[&["ACL", "SETUSER"], user].concat());
+        }
+    }
+
+    /// Makes the replica the master.
+    pub fn fail_over(&self) {
+        self.sentinels[0].run(&["SENTINEL", "FAILOVER", NAME]);
+    }
+
+    /// Which of the servers says that it is the master; none while both or neither do.
+    pub fn master(&self) -> Option<usize> {
+        // Sentinels cut the connections of the servers that they change.
+        let told = |server: &RedisServer| -> redis::RedisResult<String> {
+            let mut connection = Client::open(server.url())?.get_connection()?;
+            redis::cmd("INFO").arg("replication").query(&mut connection)
+        };
+        let is_master = |server| told(server).is_ok_and(|told| told.contains("role:master"));
+        match [is_master(&self.servers[0]), is_master(&self.servers[1])] {
+            [true, false] => Some(0),
+            [false, true] => Some(1),
+            _ => None,
+        }
+    }
+
+    /// Ends one sentinel at once.
+    pub fn kill_sentinel(&mut self) {
+        let mut sentinel = self.sentinels.remove(0);
+        sentinel.process.kill().unwrap();
+        sentinel.process.wait().unwrap();
+    }
+
+    fn wait_until_they_know_each_other(&self) {
+        let patience = Instant::now() + PATIENCE;
+        let agreed = |sentinel: &Sentinel| {
+            let told = sentinel.try_run(&["SENTINEL", "MASTER", NAME]);
+            let told = told.map(redis::from_redis_value::<Vec<String>>);
+            let Ok(Ok(told)) = told else { return false };
+            let is = |name: &str, wanted: &str| {
+                told.windows(2).any(|it| it[0] == name && it[1] == wanted)
+            };
+            is("num-other-sentinels", "2") && is("num-slaves", "1") && is("flags", "master")
+        };
+        let in_sync = || {
+            self.servers[1]
+                .info("replication")
+                .contains("master_link_status:up")
+        };
+        while !(self.sentinels.iter().all(agreed) && in_sync()) {
+            assert!(Instant::now() < patience, "the sentinels do not agree");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Sentinel {
+    fn start(master: u16, password: &str, settings: &str) -> Self {
+        let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
+        let file = dir.path().join("sentinel.conf");
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor {NAME} 127.0.0.1 {master} 2\n\
+             sentinel down-after-milliseconds {NAME} 1000\nsentinel failover-timeout {NAME} 5000\n{settings}",
+            dir.path().display()
+        );
+        fs::write(&file, text).unwrap();
+        let process = Command::new("redis-sentinel")
+            .arg(&file)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the tests need redis-sentinel: ./scripts/test installs it");
+        Self {
+            process,
+            port,
+            password: password.to_owned(),
+            _dir: dir,
+        }
+    }
+
+    fn try_run(&self, words: &[&str]) -> redis::RedisResult<Value> {
+        let user = match self.password.as_str() {
+            "" => String::new(),
+            password => format!(":{password}@"),
+        };
+        let client = Client::open(format!("redis://{user}127.0.0.1:{}", self.port))?;
+        redis::cmd(words[0])
+            .arg(&words[1..])
+            .query(&mut client.get_connection()?)
+    }
+
+    fn run(&self, words: &[&str]) -> Value {
+        self.try_run(words).unwrap()
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,224 @@
+//! Over TLS: who the server is, is checked by the URL's host; who the client is, by its certificate.
+
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::{ORGS, logs, reserve_of, start, used};
+use crate::support::{
+    calls::TextFile,
+    certificates::{Authority, Files},
+    cluster::RedisCluster,
+    free_port,
+    redis::RedisServer,
+    sentinels::Sentinels,
+    tollgate::program,
+    tools::run,
+};
+
+/// A server that speaks TLS on a port besides, and asks its clients who they are.
+struct Encrypted {
+    authority: Authority,
+    _server: RedisServer,
+    port: u16,
+}
+
+impl Encrypted {
+    /// With a certificate for this host.
+    fn start(host: &str) -> Self {
+        let authority = Authority::new();
+        let (port, encryption) = (free_port(), authority.encryption(host));
+        let options = encryption.arguments(port);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        Self {
+            _server: RedisServer::start_on(free_port(), None, &options),
+            authority,
+            port,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("rediss://127.0.0.1:{}", self.port)
+    }
+}
+
+fn settings(ca_file: &str, client: Option<&Files>) -> String {
+    let mut settings = format!("[redis]\nca_file = {ca_file:?}\n");
+    if let Some(Files { cert, key }) = client {
+        settings += &format!("cert_file = {cert:?}\nkey_file = {key:?}\n");
+    }
+    settings
+}
+
+#[tokio::test]
+async fn a_client_with_its_certificate_reaches_a_server_whose_authority_it_trusts() {
+    let redis = Encrypted::start("127.0.0.1");
+    let client = redis.authority.signs("client", &["tollgate"]);
+    let settings = settings(&redis.authority.file(), Some(&client));
+    let tollgate = start(&redis.url(), &settings);
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    let client = tollgate.client();
+    assert_eq!(reserve_of(&client, "org-0", "r").await.unwrap().used, 1);
+    assert_eq!(used(&client, "org-0").await, 1);
+}
+
+#[tokio::test]
+async fn a_server_of_another_authority_or_name_or_a_client_without_certificate_is_told_in_the_log()
+{
+    let redis = Encrypted::start("127.0.0.1");
+    let client = redis.authority.signs("client", &["tollgate"]);
+    let (ours, others) = (redis.authority.file(), Authority::new());
+    let elsewhere = Encrypted::start("redis.example");
+    let known_there = elsewhere.authority.signs("client", &["tollgate"]);
+    let there = settings(&elsewhere.authority.file(), Some(&known_there));
+    for (url, settings, why) in [
+        (
+            redis.url(),
+            settings(&others.file(), Some(&client)),
+            "by no authority of redis.ca_file",
+        ),
+        (
+            redis.url(),
+            String::new(),
+            "by no authority of redis.ca_file",
+        ),
+        (
+            redis.url(),
+            settings(&ours, None),
+            "asks for redis.cert_file",
+        ),
+        (elsewhere.url(), there, "not for the host"),
+    ] {
+        let tollgate = start(&url, &settings);
+        logs(&tollgate, &["NOT_SERVING", why]).await;
+        reserve_of(&tollgate.client(), "org-0", "r")
+            .await
+            .unwrap_err();
+    }
+}
+
+/// What `tollgate serve` says of settings that it can't start with.
+fn fault(store: &str, settings: &str) -> String {
+    let settings = TextFile::new(settings);
+    let args = ["serve", "--store", store, "--config", settings.path()];
+    let ran = run(program().args(args));
+    assert_ne!(ran.code, Some(0));
+    ran.stderr
+}
+
+#[test]
+fn a_file_of_tls_that_is_no_good_is_told_at_the_start_with_its_setting_and_name() {
+    let authority = Authority::new();
+    let (client, other) = (
+        authority.signs("client", &["a"]),
+        authority.signs("other", &["a"]),
+    );
+    let ca = authority.file();
+    let empty = authority.other_file("empty.pem", "");
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let broken = authority.other_file("broken.pem", broken);
+    let of = |ca: &str, cert: &str, key: &str| {
+        format!("[redis]\nca_file = {ca:?}\ncert_file = {cert:?}\nkey_file = {key:?}\n")
+    };
+    for (settings, setting, file) in [
+        (
+            of("/nowhere.pem", &client.cert, &client.key),
+            "redis.ca_file",
+            "/nowhere.pem",
+        ),
+        (
+            of(&empty, &client.cert, &client.key),
+            "redis.ca_file",
+            &*empty,
+        ),
+        (
+            of(&broken, &client.cert, &client.key),
+            "redis.ca_file",
+            &broken,
+        ),
+        (
+            of(&ca, &client.key, &client.key),
+            "redis.cert_file",
+            &client.key,
+        ),
+        (
+            of(&ca, &client.cert, "/nowhere.key"),
+            "redis.key_file",
+            "/nowhere.key",
+        ),
+        (
+            of(&ca, &client.cert, &client.cert),
+            "redis.key_file",
+            &client.cert,
+        ),
+        (
+            of(&ca, &client.cert, &other.key),
+            "redis.key_file",
+            &other.key,
+        ),
+    ] {
+        for store in [
+            "rediss://h",
+            "rediss+sentinel://h/main",
+            "rediss+cluster://h",
+        ] {
+            let fault = fault(store, &settings);
+            assert!(
+                fault.contains(setting) && fault.contains(file),
+                "{settings}: {fault}"
+            );
+        }
+    }
+}
+
+#[test]
+fn settings_that_the_store_has_no_use_for_or_that_lack_their_other_half_are_refused() {
+    for (store, settings, why) in [
+        (
+            "redis://h",
+            "ca_file = \"a\"",
+            "redis.ca_file: is for a store that is reached over TLS",
+        ),
+        (
+            "rediss://h",
+            "cert_file = \"a\"",
+            "redis.cert_file: needs redis.key_file",
+        ),
+        (
+            "rediss://h",
+            "key_file = \"a\"",
+            "redis.key_file: needs redis.cert_file",
+        ),
+        (
+            "redis://h",
+            "sentinel_password = \"a\"",
+            "redis.sentinel_password: is for",
+        ),
+        (
+            "redis+sentinel://h/m",
+            "sentinel_user = \"a\"",
+            "redis.sentinel_user: needs",
+        ),
+        ("rediss://h/#insecure", "", "#insecure"),
+    ] {
+        let fault = fault(store, &format!("[redis]\n{settings}\n"));
+        assert!(fault.contains(why), "{fault}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_nodes_of_a_cluster_and_a_master_with_its_sentinels_are_reached_over_tls_too() {
+    let authority = Authority::new();
+    let client = authority.signs("client", &["tollgate"]);
+    let settings = settings(&authority.file(), Some(&client));
+    let encryption = authority.encryption("127.0.0.1");
+    let cluster = RedisCluster::start_encrypted(&encryption);
+    let sentinels = Sentinels::start_encrypted(&encryption);
+    for url in [cluster.encrypted_url(), sentinels.encrypted_url()] {
+        let tollgate = start(&url, &settings);
+        tollgate.wait_for_readiness(ServingStatus::Serving).await;
+        let client = tollgate.client();
+        for org in (0..ORGS).map(|org| format!("org-{org}")) {
+            assert_eq!(reserve_of(&client, &org, "r").await.unwrap().used, 1);
+            assert_eq!(used(&client, &org).await, 1);
+        }
+    }
+}
