@@ -1,9 +1,12 @@
 //! Binds, wires, runs and drains: everything between settings and a running service.
 
+mod linger;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use chrono::Utc;
+use futures_util::TryStreamExt as _;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{
     sync::CancellationToken,
@@ -12,6 +15,7 @@ use tokio_util::{
 use tonic::transport::server::TcpIncoming;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
+use self::linger::Lingering;
 use crate::{
     grpc,
     http::{self, Readiness},
@@ -167,6 +171,7 @@ impl Server {
         let open_calls = TaskTracker::new();
 
         let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
+        let incoming = incoming.map_ok(Lingering::new);
         let grpc_server = tonic::transport::Server::builder()
             .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
             .http2_max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
