@@ -27,8 +27,8 @@ pub struct ServeArgs {
     /// Where the counters are.
     #[arg(
         long,
-        help = "Where the counters are: memory: or redis://[user:password@]host[:port][/db] \
-                [default: memory:] [env: TOLLGATE_STORE]",
+        help = "Where the counters are: file:PATH, memory: or redis://[user:password@]host[:port][/db] \
+                [default: file:./tollgate.db] [env: TOLLGATE_STORE]",
         value_name = "URL"
     )]
     pub store: Option<String>,
@@ -103,6 +103,8 @@ pub struct Settings {
 pub enum StoreChoice {
     /// In this process; forgotten when it ends.
     Memory,
+    /// In this file, which one process has open.
+    File(PathBuf),
     /// In Redis.
     Redis(Box<RedisConfig>),
 }
@@ -131,6 +133,9 @@ pub enum SettingsError {
     },
 }
 
+/// Where the counters are kept where nothing else is said.
+const DEFAULT_FILE: &str = "./tollgate.db";
+
 /// The longest that a stop may take.
 const MAX_GRACE_PERIOD: Duration = Duration::from_secs(60 * 60);
 
@@ -149,7 +154,9 @@ impl Settings {
         let store = args.store()?.or(file.store);
         let usage_retention_days = file.usage_retention_days.unwrap_or(35);
         let store = match store {
-            None | Some(StoreKind::Memory) => StoreChoice::Memory,
+            None => StoreChoice::File(PathBuf::from(DEFAULT_FILE)),
+            Some(StoreKind::Memory) => StoreChoice::Memory,
+            Some(StoreKind::File(path)) => StoreChoice::File(path),
             Some(StoreKind::Redis(url)) => StoreChoice::Redis(Box::new(RedisConfig {
                 url,
                 key_prefix: file.key_prefix.unwrap_or_else(|| "tollgate:".to_owned()),

@@ -24,6 +24,8 @@ const ANYWHERE: [&str; 4] = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.
 
 /// Runs the program to its end, which must come soon and with this exit code; gives its stderr.
 fn failing(command: &mut Command, code: i32) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    command.current_dir(dir.path());
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut process = command.spawn().unwrap();
     let patience = Instant::now() + PATIENCE;
@@ -159,8 +161,8 @@ async fn an_unreachable_redis_at_the_start_is_waited_for() {
 }
 
 #[tokio::test]
-async fn without_settings_it_serves_the_demo_organization_and_says_so() {
-    let tollgate = Tollgate::start(&[]);
+async fn without_a_policy_it_serves_the_demo_organization_and_says_so() {
+    let tollgate = Tollgate::start(&["--store", "memory:"]);
     let org = "org-demo".to_owned();
     let quota = tollgate.client().get_quota(GetQuotaRequest { org }).await;
     let quota = quota.unwrap().into_inner();

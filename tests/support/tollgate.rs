@@ -67,6 +67,8 @@ impl Tollgate {
             ])
             .args(["--log-format", "json"])
             .args(args)
+            // Where it keeps its counters, unless it is told where.
+            .current_dir(dir.path())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap());
         prepare(&mut command);

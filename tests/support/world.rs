@@ -14,10 +14,13 @@ use tollgate::{
     policy::Policy,
     store::{
         Store,
+        file::FileStore,
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore, RedisUrl, Timeouts},
     },
 };
+
+use tempfile::TempDir;
 
 use super::{clock::Clock, redis::RedisServer};
 
@@ -31,6 +34,8 @@ pub struct World {
     pub ledger: Ledger,
     /// Where the store is Redis.
     pub redis: Option<RedisServer>,
+    /// Where the store is a file: where that is.
+    dir: Option<TempDir>,
 }
 
 /// A policy with one organization of tier 1 that grants `large` 1,000 and `mini` 10,000 tokens.
@@ -58,22 +63,30 @@ impl World {
     pub fn memory(policy: Policy) -> Self {
         let clock = Clock::at(NOON);
         let store = Arc::new(MemoryStore::new(clock.function(), 35));
-        Self::over(clock, store, None, policy)
+        Self::over(clock, store, policy)
+    }
+
+    pub fn file(policy: Policy) -> Self {
+        let clock = Clock::at(NOON);
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(file_store(&dir, &clock));
+        Self {
+            dir: Some(dir),
+            ..Self::over(clock, store, policy)
+        }
     }
 
     pub fn redis(policy: Policy) -> Self {
         let clock = Clock::at(NOON);
         let server = RedisServer::start_at(&clock);
         let store = Arc::new(redis_store(&server));
-        Self::over(clock, store, Some(server), policy)
+        Self {
+            redis: Some(server),
+            ..Self::over(clock, store, policy)
+        }
     }
 
-    fn over(
-        clock: Clock,
-        store: Arc<dyn Store>,
-        redis: Option<RedisServer>,
-        policy: Policy,
-    ) -> Self {
+    fn over(clock: Clock, store: Arc<dyn Store>, policy: Policy) -> Self {
         let ledger = Ledger::new(
             Arc::new(policy),
             Arc::clone(&store),
@@ -84,22 +97,27 @@ impl World {
             clock,
             store,
             ledger,
-            redis,
+            redis: None,
+            dir: None,
         }
     }
 
     /// Forgets everything, and sets the clock back to noon.
     pub fn empty(&mut self) {
         self.clock.set(NOON);
-        match &self.redis {
-            Some(redis) => drop(redis.run(&["FLUSHALL"])),
-            None => {
-                let policy = self.ledger.policy();
-                self.store = Arc::new(MemoryStore::new(self.clock.function(), 35));
-                let store = Arc::clone(&self.store);
-                self.ledger = Ledger::new(policy, store, OnStoreFailure::Error, 35);
-            }
+        if let Some(redis) = &self.redis {
+            redis.run(&["FLUSHALL"]);
+            return;
         }
+        self.store = match &mut self.dir {
+            Some(dir) => {
+                *dir = tempfile::tempdir().unwrap();
+                Arc::new(file_store(dir, &self.clock))
+            }
+            None => Arc::new(MemoryStore::new(self.clock.function(), 35)),
+        };
+        let (policy, store) = (self.ledger.policy(), Arc::clone(&self.store));
+        self.ledger = Ledger::new(policy, store, OnStoreFailure::Error, 35);
     }
 
     pub async fn reserve(&self, call: ReserveCall) -> Reserved {
@@ -180,6 +198,11 @@ impl World {
         };
         usage.rows.iter().map(text).collect()
     }
+}
+
+pub fn file_store(dir: &TempDir, clock: &Clock) -> FileStore {
+    let path = dir.path().join("tollgate.db");
+    FileStore::open(&path, clock.function(), 35).unwrap()
 }
 
 pub fn redis_store(server: &RedisServer) -> RedisStore {

@@ -5,16 +5,16 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{
-    keys::{self, OrgKeys},
-    letters::{letter, workload_letter},
-};
+use super::keys::{self, OrgKeys};
 use crate::{
     domain::{
         Eligibility, ModelName, Overflow, PoolName, ProjectId, RequestFields, RequestId, Terms,
         Verdict,
     },
-    store::{Batch, Operation, Recording},
+    store::{
+        Batch, Operation, Recording,
+        letters::{letter, workload_letter},
+    },
 };
 
 /// The items that are no plain Reserve: the script, "items".

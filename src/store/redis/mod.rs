@@ -15,7 +15,6 @@
 mod arguments;
 mod decide;
 pub mod keys;
-mod letters;
 mod link;
 mod packed;
 pub mod readings;
