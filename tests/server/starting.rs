@@ -116,6 +116,45 @@ fn a_malformed_store_url_is_refused_without_its_password() {
     }
 }
 
+#[tokio::test]
+async fn a_second_process_on_the_same_file_is_refused_and_the_first_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tollgate.db");
+    let path = path.to_str().unwrap();
+    let store = format!("file:{path}");
+    let first = Tollgate::start(&["--store", &store]);
+    let args = [&ANYWHERE[..], &["--store", &store]].concat();
+    for _ in 0..2 {
+        refuses(&args, &[path, "in use", "another process"]);
+    }
+    first.wait_for_readiness(ServingStatus::Serving).await;
+    let org = "org-demo".to_owned();
+    let quota = first.client().get_quota(GetQuotaRequest { org }).await;
+    quota.unwrap();
+}
+
+#[test]
+fn a_store_file_that_cannot_be_is_refused_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let foreign = at("foreign");
+    std::fs::write(&foreign, "not a store").unwrap();
+    let directory = at("");
+    for (path, words) in [
+        (at("missing/tollgate.db"), ["missing", "does not exist"]),
+        (foreign.clone(), [&*foreign, "is not Tollgate's"]),
+        (directory.clone(), [&*directory, "is not a file"]),
+    ] {
+        let store = format!("file:{path}");
+        let args = [&ANYWHERE[..], &["--store", &store]].concat();
+        refuses(&args, &[&words[..], &[&store]].concat());
+    }
+    refuses(
+        &[&ANYWHERE[..], &["--store", "file:"]].concat(),
+        &["--store: names no file"],
+    );
+}
+
 #[test]
 fn wrong_flags_are_told_with_exit_code_2() {
     for (wrong, word) in [

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt as _,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use redb::StorageBackend;
@@ -14,8 +14,17 @@ use redb::StorageBackend;
 #[derive(Debug, Clone)]
 pub(super) struct HeldFile {
     file: Arc<File>,
-    /// In the order in which it is to be done; none once everything goes straight to the file.
-    held: Arc<RwLock<Option<Vec<Change>>>>,
+    state: Arc<RwLock<State>>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// What is to be done, in this order.
+    Held(Vec<Change>),
+    /// Everything goes straight to the file.
+    Free,
+    /// A change failed. None is made any more: it could rely on the one that failed.
+    Failed,
 }
 
 #[derive(Debug)]
@@ -30,7 +39,7 @@ impl HeldFile {
     pub(super) fn new(file: Arc<File>) -> Self {
         Self {
             file,
-            held: Arc::new(RwLock::new(Some(Vec::new()))),
+            state: Arc::new(RwLock::new(State::Held(Vec::new()))),
         }
     }
 
@@ -38,34 +47,48 @@ impl HeldFile {
     ///
     /// # Errors
     ///
-    /// The file can't be written. Something may have been.
+    /// The file can't be written. What was done is the beginning of it, as after a crash.
     pub(super) fn let_go(&self) -> io::Result<()> {
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        for change in held.take().into_iter().flatten() {
-            match change {
-                Change::Write { at, bytes } => self.file.write_all_at(&bytes, at)?,
-                Change::Resize(length) => self.file.set_len(length)?,
-                Change::Sync => self.file.sync_data()?,
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let State::Held(changes) = std::mem::replace(&mut *state, State::Failed) {
+            for change in changes {
+                match change {
+                    Change::Write { at, bytes } => self.file.write_all_at(&bytes, at)?,
+                    Change::Resize(length) => self.file.set_len(length)?,
+                    Change::Sync => self.file.sync_data()?,
+                }
             }
+            *state = State::Free;
         }
         Ok(())
     }
 
-    /// Holds the change back; gives it again where nothing is held back any more.
-    fn hold(&self, change: Change) -> Option<Change> {
-        {
-            let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
-            if held.is_none() {
-                return Some(change);
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a change at once, or holds it back.
+    fn change(
+        &self,
+        change: impl FnOnce() -> Change,
+        make: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let is_free = matches!(*self.state(), State::Free);
+        if is_free {
+            let made = make(&self.file);
+            if made.is_err() {
+                *self.state.write().unwrap_or_else(PoisonError::into_inner) = State::Failed;
             }
+            return made;
         }
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        match &mut *held {
-            None => Some(change),
-            Some(changes) => {
-                changes.push(change);
-                None
+        match &mut *self.state.write().unwrap_or_else(PoisonError::into_inner) {
+            State::Held(changes) => {
+                changes.push(change());
+                Ok(())
             }
+            // It is let go by the one who opens the file, when nothing else is under way.
+            State::Free => make(&self.file),
+            State::Failed => Err(io::Error::other("a write failed before")),
         }
     }
 
@@ -116,45 +139,33 @@ fn overlay(out: &mut [u8], from: u64, bytes: &[u8], at: u64) {
 
 impl StorageBackend for HeldFile {
     fn len(&self) -> io::Result<u64> {
-        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
-        self.length(held.as_deref().unwrap_or_default())
+        match &*self.state() {
+            State::Held(held) => self.length(held),
+            State::Free | State::Failed => self.length(&[]),
+        }
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
-        match held.as_deref() {
-            None | Some([]) => self.file.read_exact_at(out, offset),
-            Some(held) => self.read_through(held, offset, out),
+        match &*self.state() {
+            State::Held(held) if !held.is_empty() => self.read_through(held, offset, out),
+            _ => self.file.read_exact_at(out, offset),
         }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        match self.hold(Change::Resize(len)) {
-            Some(_) => self.file.set_len(len),
-            None => Ok(()),
-        }
+        self.change(|| Change::Resize(len), |file| file.set_len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        match self.hold(Change::Sync) {
-            Some(_) => self.file.sync_data(),
-            None => Ok(()),
-        }
+        self.change(|| Change::Sync, File::sync_data)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let held = {
-            let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
-            held.is_some()
+        let held = || Change::Write {
+            at: offset,
+            bytes: data.to_vec(),
         };
-        if !held {
-            return self.file.write_all_at(data, offset);
-        }
-        let bytes = data.to_vec();
-        match self.hold(Change::Write { at: offset, bytes }) {
-            Some(_) => self.file.write_all_at(data, offset),
-            None => Ok(()),
-        }
+        self.change(held, |file| file.write_all_at(data, offset))
     }
 }
 
@@ -189,5 +200,25 @@ mod tests {
         file.write(7, b"!").expect("written");
         assert_eq!(read(&file, 0, 8), b"aXYd\0\0Z!");
         assert_eq!(on_disk.metadata().expect("there").len(), 8);
+    }
+
+    #[test]
+    fn after_a_change_that_failed_none_is_made() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        std::fs::write(&path, "abc").expect("written");
+        let read_only = || Arc::new(File::open(&path).expect("a file"));
+        let file = HeldFile::new(read_only());
+        file.write(0, b"x").expect("held");
+        assert!(file.let_go().is_err());
+        for _ in 0..2 {
+            assert!(file.write(0, b"x").is_err() && file.sync_data().is_err());
+        }
+        let file = HeldFile::new(read_only());
+        file.let_go().expect("there is nothing to do");
+        file.sync_data().expect("what is only read can be synced");
+        assert!(file.write(0, b"x").is_err());
+        assert!(file.sync_data().is_err() && file.set_len(0).is_err());
+        assert_eq!(read(&file, 0, 3), b"abc");
     }
 }

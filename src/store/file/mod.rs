@@ -17,6 +17,7 @@ mod draft;
 mod held;
 mod keys;
 mod opening;
+mod reading;
 mod records;
 
 use std::{
@@ -26,13 +27,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
-use redb::{Database, ReadableDatabase as _, TableDefinition};
+use chrono::{DateTime, TimeDelta, Utc};
+use redb::{Database, TableDefinition};
 
 pub use self::opening::OpenError;
 use self::{
     draft::{Fault, Tables},
     opening::StoreFile,
+    reading::Unread,
     records::BadRecord,
 };
 use super::{Batch, Clock, Decided, RowKey, Store, StoreError, Timed, UsageRows};
@@ -46,6 +48,9 @@ const REOPEN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long nothing was written when a probe writes the clock, to see whether that can be done.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// How far the file's last decision may be ahead of the clock before that is worth a word.
+const MOST_AHEAD: TimeDelta = TimeDelta::minutes(1);
 
 /// What there must be room for before a file that had failed is served again: more than any call writes.
 const ROOM_BYTES: usize = 1024 * 1024;
@@ -87,6 +92,13 @@ impl FileStore {
     pub fn open(path: &Path, clock: Clock, usage_retention_days: u32) -> Result<Self, OpenError> {
         let file = StoreFile::take(path, clock())?;
         let (database, latest) = file.database()?;
+        let ahead = latest - clock();
+        if ahead > MOST_AHEAD {
+            tracing::warn!(
+                %latest,
+                "the store's last decision is in the future: its clock stands still until then"
+            );
+        }
         let now = Instant::now();
         let inner = Inner {
             file,
@@ -130,7 +142,13 @@ impl Inner {
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.writer.lock().unwrap_or_else(|poisoned| {
+            // Whoever panicked may have left the database in disorder: it is opened anew.
+            self.writer.clear_poison();
+            let mut writer = poisoned.into_inner();
+            self.close(&mut writer);
+            writer
+        })
     }
 
     fn decide(
@@ -299,59 +317,6 @@ impl Inner {
     }
 }
 
-/// Why something can't be read.
-enum Unread {
-    Storage(redb::Error),
-    Record(BadRecord),
-}
-
-impl<E: Into<redb::Error>> From<E> for Unread {
-    fn from(error: E) -> Self {
-        Self::Storage(error.into())
-    }
-}
-
-fn pools(
-    database: &Database,
-    org: &OrgId,
-    day: UtcDay,
-    pools: &[PoolName],
-) -> Result<Vec<PoolCounters>, Unread> {
-    let table = database.begin_read()?.open_table(keys::POOLS)?;
-    let counters = |pool| {
-        let key = keys::pool(day, org, pool);
-        match table.get(&*key)? {
-            Some(bytes) => records::pool(bytes.value()).map_err(Unread::Record),
-            None => Ok(PoolCounters::default()),
-        }
-    };
-    pools.iter().map(counters).collect()
-}
-
-fn usage(
-    database: &Database,
-    org: &OrgId,
-    day: UtcDay,
-    after: Option<&RowKey>,
-    limit: usize,
-) -> Result<UsageRows, Unread> {
-    let table = database.begin_read()?.open_table(keys::USAGE)?;
-    let range = keys::rows(day, org, after);
-    let mut rows = UsageRows::new();
-    for entry in table.range(&*range.start..&*range.end)? {
-        if rows.len() >= limit {
-            break;
-        }
-        let (key, bytes) = entry?;
-        let row = records::row(bytes.value()).map_err(Unread::Record)?;
-        if !row.is_empty() {
-            let names = keys::row_names(key.value()).ok_or(Unread::Record(records::BAD_ROW))?;
-            rows.insert(names, row);
-        }
-    }
-    Ok(rows)
-}
-
 /// Makes the file larger than it has to be, so that a call that follows finds room.
 fn make_room(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
@@ -400,7 +365,7 @@ impl Store for FileStore {
         names: &[PoolName],
     ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
         let (org, names) = (org.clone(), names.to_vec());
-        let read = move |database: &Database| pools(database, &org, day, &names);
+        let read = move |database: &Database| reading::pools(database, &org, day, &names);
         self.run(move |inner| inner.read(read)).await
     }
 
@@ -412,7 +377,8 @@ impl Store for FileStore {
         limit: usize,
     ) -> Result<Timed<UsageRows>, StoreError> {
         let (org, after) = (org.clone(), after.cloned());
-        let read = move |database: &Database| usage(database, &org, day, after.as_ref(), limit);
+        let read =
+            move |database: &Database| reading::usage(database, &org, day, after.as_ref(), limit);
         self.run(move |inner| inner.read(read)).await
     }
 
