@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use tokio::task::JoinSet;
 
@@ -71,12 +72,17 @@ async fn traffic(tollgate: &Tollgate, round: usize) -> Answers {
 /// Asks for every id again: what was answered is answered so again, what was not is decided now.
 async fn replay(tollgate: &Tollgate, answers: &mut Answers) {
     let client = tollgate.client();
-    for (id, known) in answers {
-        let answer = client.clone().reserve(ask(TOKENS, id)).await.unwrap();
-        let answer = answer.into_inner();
-        match known {
-            Some(known) => assert_eq!((said(&answer), answer.replayed), (known.clone(), true)),
-            None => *known = Some(said(&answer)),
+    let mut answers: Vec<_> = answers.iter_mut().collect();
+    for some in answers.chunks_mut(256) {
+        let again = some.iter().map(|(id, _)| {
+            let (mut client, call) = (client.clone(), ask(TOKENS, id));
+            async move { client.reserve(call).await.unwrap().into_inner() }
+        });
+        for (answer, (_, known)) in join_all(again).await.into_iter().zip(some.iter_mut()) {
+            match known {
+                Some(known) => assert_eq!((said(&answer), answer.replayed), (known.clone(), true)),
+                None => **known = Some(said(&answer)),
+            }
         }
     }
 }
