@@ -8,7 +8,7 @@
 //! | --- | --- | --- |
 //! | [`domain`] | the rules, as values and pure functions | nothing of ours |
 //! | [`policy`] | who gets what: pools, tiers, organizations | `domain`, `document` |
-//! | [`store`] | the counters, behind one interface: memory, Redis | `domain` |
+//! | [`store`] | the counters, behind one interface: file, Redis, memory | `domain` |
 //! | [`ledger`] | policy and store put together: the use cases | those three |
 //! | [`grpc`], [`http`] | the surfaces: convert, call, convert | `ledger`, `domain`, the store's values |
 //! | [`server`] | binds, wires, runs and drains | all of these |

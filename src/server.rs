@@ -24,6 +24,7 @@ use crate::{
     settings::{Settings, StoreChoice},
     store::{
         Store, StoreError,
+        file::FileStore,
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },
@@ -114,8 +115,8 @@ impl Server {
         }
         if matches!(settings.store, StoreChoice::Memory) {
             tracing::warn!(
-                "the counters are in memory and are forgotten when this process ends; share and keep \
-                 them with --store redis://HOST:PORT"
+                "the counters are in memory and are forgotten when this process ends; keep them with \
+                 --store file:PATH, share them with --store redis://HOST:PORT"
             );
         }
         Ok(server)
@@ -261,6 +262,12 @@ fn open_store(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, String)> {
         StoreChoice::Memory => {
             let store = MemoryStore::new(Arc::new(Utc::now), settings.usage_retention_days);
             (Arc::new(store), "memory:".to_owned())
+        }
+        StoreChoice::File(path) => {
+            let name = format!("file:{}", path.display());
+            let store = FileStore::open(path, Arc::new(Utc::now), settings.usage_retention_days)
+                .with_context(|| format!("the store {name} can't be used"))?;
+            (Arc::new(store), name)
         }
         StoreChoice::Redis(config) => {
             let name = config.url.to_string();

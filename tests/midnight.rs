@@ -102,11 +102,7 @@ struct First {
 
 /// Makes one id after the other until a while after midnight, each through one replica and at once
 /// through the next.
-async fn caller(
-    clients: Vec<Client>,
-    number: usize,
-    now: tollgate::store::memory::Clock,
-) -> Vec<First> {
+async fn caller(clients: Vec<Client>, number: usize, now: tollgate::store::Clock) -> Vec<First> {
     let end = MIDNIGHT.parse::<DateTime<Utc>>().unwrap() + AROUND;
     let mut firsts = Vec::new();
     // Spreads the bounded number of ids over the whole time.

@@ -126,7 +126,7 @@ fn the_domain_is_pure() {
 }
 
 #[test]
-fn only_the_redis_store_names_redis_and_only_grpc_server_and_client_name_tonic() {
+fn only_the_stores_name_their_databases_and_only_grpc_server_and_client_name_tonic() {
     for (file, text) in files("src")
         .into_iter()
         .filter(|(file, _)| file.ends_with(".rs"))
@@ -138,6 +138,9 @@ fn only_the_redis_store_names_redis_and_only_grpc_server_and_client_name_tonic()
                 !text.contains("use redis::") && !text.contains("redis::cmd"),
                 "{file}"
             );
+        }
+        if !file.starts_with("src/store/file/") {
+            assert!(!names(&text, "redb"), "{file}");
         }
         let may = ["src/grpc/", "src/cli/", "src/server"];
         if !may.iter().any(|may| file.starts_with(may)) {

@@ -31,7 +31,6 @@ use Bound::{AtLeast, AtMost};
 /// The goals of what was measured. A goal of which a row is missing is left out: it was not asked for.
 pub(crate) fn of(measured: &Measured) -> Vec<Goal> {
     let mut goals = speed(&measured.rounds);
-    goals.extend(durable_store());
     goals.extend(fairness(&measured.fairness));
     goals.extend(footprint(measured));
     goals
@@ -135,6 +134,13 @@ fn speed(rounds: &[Round]) -> Vec<Goal> {
             "µs",
         ),
         goal("memory C=256: rate", memory, AtLeast(0.95), 2, of_floor),
+        goal(
+            "file C=256: rate, each grant on disk",
+            rate("file C=256", floor),
+            AtLeast(0.5),
+            2,
+            of_floor,
+        ),
     ];
     goals.into_iter().flatten().collect()
 }
@@ -162,14 +168,6 @@ pub(crate) fn middle(
     of: impl Fn(&Figures) -> Option<f64>,
 ) -> Option<f64> {
     median(rounds.iter().filter_map(|round| of(round.rows.get(row)?)))
-}
-
-/// It comes with a later change, and so does its row.
-fn durable_store() -> [Goal; 1] {
-    [not_there_yet(
-        "durable embedded store C=256: rate, each grant on disk",
-        "≥ 0.5 × floor",
-    )]
 }
 
 fn not_there_yet(name: &str, goal: &str) -> Goal {

@@ -219,6 +219,17 @@ async fn is_serving(addr: &str) -> anyhow::Result<bool> {
     Ok(answer.into_inner().status() == ServingStatus::Serving)
 }
 
+/// A place for the file store, and its name as the setting has it. Where the build is: a temporary
+/// directory may be in memory, and then nothing would be synced.
+pub(crate) fn file_store() -> anyhow::Result<(TempDir, String)> {
+    let directory = Path::new(PROGRAM)
+        .parent()
+        .context("a program in no directory")?;
+    let dir = tempfile::tempdir_in(directory)?;
+    let store = format!("file:{}", dir.path().join("tollgate.db").display());
+    Ok((dir, store))
+}
+
 /// A port that was free a moment ago.
 fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())

@@ -11,7 +11,7 @@ use super::{
     Effort,
     fairness::{self, Fairness},
     load::{self, Figures, Target},
-    processes::{PolicyFile, Redis, Service},
+    processes::{PolicyFile, Redis, Service, file_store},
     tell,
 };
 
@@ -20,6 +20,7 @@ use super::{
 enum On {
     Floor,
     Memory,
+    File,
     Redis,
 }
 
@@ -35,14 +36,17 @@ const fn row(name: &'static str, on: On, words: &'static str) -> Row {
 }
 
 /// What is compared stands close together, since the machine's speed drifts.
-const ROWS: [Row; 16] = [
+const ROWS: [Row; 19] = [
     row("floor C=1", On::Floor, "--callers 1"),
     row("memory C=1", On::Memory, "--callers 1"),
+    row("file C=1", On::File, "--callers 1"),
     row("redis C=1", On::Redis, "--callers 1"),
     row("floor C=64", On::Floor, "--callers 64"),
     row("memory C=64", On::Memory, "--callers 64"),
     row("redis C=64", On::Redis, "--callers 64"),
     row("memory C=256", On::Memory, "--callers 256"),
+    row("file ids C=256", On::File, "--callers 256 --ids"),
+    row("file C=256", On::File, "--callers 256"),
     row("floor C=256", On::Floor, "--callers 256"),
     row("redis C=256", On::Redis, "--callers 256"),
     row("redis ids C=256", On::Redis, "--callers 256 --ids"),
@@ -74,6 +78,21 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     ROWS.iter().map(|row| row.name)
 }
 
+/// Whether a row was asked for, or is the floor of one that was.
+fn is_wanted(row: &Row, effort: &Effort) -> bool {
+    let of = |name: &'static str| {
+        let callers = name.split(' ').next_back().unwrap_or_default();
+        (name.contains("stream"), callers)
+    };
+    let its_own = |other: &Row| of(other.name) == of(row.name);
+    let others = ROWS
+        .iter()
+        .filter(|other| matches!(row.on, On::Floor) && its_own(other));
+    std::iter::once(row)
+        .chain(others)
+        .any(|row| effort.wants(row.name))
+}
+
 pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<(Vec<Round>, Vec<Fairness>)> {
     let mut wanted = names().chain([ROUND_TRIP, fairness::NAME]);
     if !wanted.any(|name| effort.wants(name)) {
@@ -85,6 +104,8 @@ pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<(Vec<Round>, Vec<
     let redis = Redis::start().await?;
     let floor = Service::floor().await?;
     let memory = Service::tollgate("memory:", Some(&policy)).await?;
+    let (_dir, store) = file_store()?;
+    let file = Service::tollgate(&store, Some(&policy)).await?;
     let service = Service::tollgate(&redis.url(), Some(&policy)).await?;
     let over_redis = Target {
         service: &service,
@@ -93,6 +114,7 @@ pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<(Vec<Round>, Vec<
     let target = |on| match on {
         On::Floor => alone(&floor),
         On::Memory => alone(&memory),
+        On::File => alone(&file),
         On::Redis => over_redis,
     };
     let (mut rounds, mut fairness) = (Vec::new(), Vec::new());
@@ -104,7 +126,7 @@ pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<(Vec<Round>, Vec<
         if effort.wants(ROUND_TRIP) {
             round.round_trip = Some(round_trip(&redis, effort.load / 3)?);
         }
-        for Row { name, on, words } in ROWS.iter().filter(|row| effort.wants(row.name)) {
+        for Row { name, on, words } in ROWS.iter().filter(|row| is_wanted(row, effort)) {
             tell(&format!("round {number} of {}: {name}", effort.rounds));
             let words = format!("--org bench {words}");
             redis.clear()?;

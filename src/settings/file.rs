@@ -49,6 +49,7 @@ pub(super) struct RedisSettings {
 #[derive(Debug)]
 pub(super) enum StoreKind {
     Memory,
+    File(PathBuf),
     Redis(RedisUrl),
 }
 
@@ -69,17 +70,20 @@ impl FileSettings {
 }
 
 impl StoreKind {
-    /// Reads `memory:` or a Redis URL. The text may hold a password, so faults don't repeat it.
+    /// Reads `file:PATH`, `memory:` or a Redis URL. The text may hold a password, so faults don't repeat it.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let scheme = text.split_once(':').map(|(scheme, _)| scheme);
         match scheme {
             Some("memory") if text == "memory:" => Ok(Self::Memory),
+            Some("file") => match text.strip_prefix("file:") {
+                Some(path) if !path.is_empty() => Ok(Self::File(PathBuf::from(path))),
+                _ => Err("names no file: file:PATH".to_owned()),
+            },
             Some(scheme) if scheme.starts_with("redis") => Ok(Self::Redis(RedisUrl::parse(text)?)),
-            Some("file") => Err(
-                "this version does not have the store file: yet; there are memory: and redis://"
+            _ => Err(
+                "is none of file:PATH, memory: and redis://[user:password@]host[:port][/db]"
                     .to_owned(),
             ),
-            _ => Err("is none of memory: and redis://[user:password@]host[:port][/db]".to_owned()),
         }
     }
 }

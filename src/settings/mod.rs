@@ -27,9 +27,9 @@ pub struct ServeArgs {
     /// Where the counters are.
     #[arg(
         long,
-        help = "Where the counters are: memory: or redis://[user:password@]host[:port][/db], also \
-                rediss://, redis+sentinel://…/master-name and redis+cluster:// \
-                [default: memory:] [env: TOLLGATE_STORE]",
+        help = "Where the counters are: file:PATH, memory: or redis://[user:password@]host[:port][/db], \
+                also rediss://, redis+sentinel://…/master-name and redis+cluster:// \
+                [default: file:./tollgate.db] [env: TOLLGATE_STORE]",
         value_name = "URL"
     )]
     pub store: Option<String>,
@@ -119,6 +119,8 @@ pub struct Settings {
 pub enum StoreChoice {
     /// In this process; forgotten when it ends.
     Memory,
+    /// In this file, which one process has open.
+    File(PathBuf),
     /// In Redis.
     Redis(Box<RedisConfig>),
 }
@@ -150,6 +152,9 @@ pub enum SettingsError {
 /// A password needs no file: what holds secrets mostly gives them as variables.
 const SENTINEL_PASSWORD: &str = "TOLLGATE_REDIS_SENTINEL_PASSWORD";
 
+/// Where the counters are kept where nothing else is said.
+const DEFAULT_FILE: &str = "./tollgate.db";
+
 /// The longest that a stop may take.
 const MAX_GRACE_PERIOD: Duration = Duration::from_secs(60 * 60);
 
@@ -168,7 +173,9 @@ impl Settings {
         let store = args.store()?.or(file.store);
         let usage_retention_days = file.usage_retention_days.unwrap_or(35);
         let store = match store {
-            None | Some(StoreKind::Memory) => StoreChoice::Memory,
+            None => StoreChoice::File(PathBuf::from(DEFAULT_FILE)),
+            Some(StoreKind::Memory) => StoreChoice::Memory,
+            Some(StoreKind::File(path)) => StoreChoice::File(path),
             Some(StoreKind::Redis(url)) => {
                 let config = redis_config(url, file.redis, usage_retention_days)?;
                 StoreChoice::Redis(Box::new(config))

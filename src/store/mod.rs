@@ -6,9 +6,13 @@
 //! nothing is written and the answer is [`Decided::OnAnotherDay`], so that the caller can assess anew
 //! and ask again.
 //!
-//! Two implementations: [`memory::MemoryStore`] for tests and trials, [`redis::RedisStore`] for
-//! replicas that share one allowance. One test suite runs over both.
+//! Three implementations: [`file::FileStore`], which is durable and of one process;
+//! [`redis::RedisStore`] for replicas that share one allowance; [`memory::MemoryStore`] for tests and
+//! trials. One test suite runs over all.
 
+mod book;
+pub mod file;
+mod letters;
 pub mod memory;
 pub mod redis;
 
@@ -21,6 +25,9 @@ use crate::domain::{
     CounterFull, Eligibility, ModelName, OrgId, PoolCounters, PoolName, ProjectId, Refusal,
     RequestFields, RequestId, Terms, Tokens, UsageCounters, UtcDay, Verdict,
 };
+
+/// Where a store in this process takes the time from.
+pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 
 /// Keeps the counters and the reservations, and decides on them atomically.
 #[async_trait]
@@ -343,7 +350,7 @@ impl StoreError {
 /// What hinders a store that answers from serving now. Each can pass without a restart of anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Hindrance {
-    /// No memory is left for what it would have to write.
+    /// No memory, or no room on its disk, is left for what it would have to write.
     #[error("it is full")]
     Full,
     /// It can't save to its disk what it holds, and takes no more.

@@ -16,6 +16,9 @@ macro_rules! over_every_store {
         mod memory {
             $(#[tokio::test] async fn $case() { super::$case($crate::support::world::World::memory).await; })+
         }
+        mod file {
+            $(#[tokio::test] async fn $case() { super::$case($crate::support::world::World::file).await; })+
+        }
         mod redis {
             $(#[tokio::test] async fn $case() { super::$case($crate::support::world::World::redis).await; })+
         }

@@ -13,7 +13,7 @@ use tollgate::grpc::proto::{
 };
 use tonic::{Code, Request, Status, codegen::http, transport::Channel};
 
-use super::{Service, ask, over_both_stores};
+use super::{Service, ask, over_every_store};
 
 const CALLS: u64 = 1_000;
 
@@ -23,7 +23,7 @@ const AT_ONCE: usize = 40;
 /// How long the service may take to end a call, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-over_both_stores!(
+over_every_store!(
     a_thousand_calls_cancelled_in_flight_are_each_counted_once_or_not_at_all,
     a_call_whose_deadline_is_over_is_an_error_and_counts_at_most_once,
 );

@@ -16,17 +16,20 @@ use crate::support::{
 };
 
 /// Runs each case over the stores that a service can have: `async fn case(service: Service)`.
-macro_rules! over_both_stores {
+macro_rules! over_every_store {
     ($($case:ident),+ $(,)?) => {
         mod memory {
             $(#[tokio::test] async fn $case() { super::$case(super::Service::memory()).await; })+
+        }
+        mod file {
+            $(#[tokio::test] async fn $case() { super::$case(super::Service::file()).await; })+
         }
         mod redis {
             $(#[tokio::test] async fn $case() { super::$case(super::Service::redis()).await; })+
         }
     };
 }
-use over_both_stores;
+use over_every_store;
 
 /// A service with the built-in policy and some more organizations, at a noon.
 struct Service {
@@ -47,6 +50,19 @@ fn policy() -> TextFile {
 
 impl Service {
     fn memory() -> Self {
+        let clock = Clock::at(NOON);
+        Self {
+            tollgate: Tollgate::start_at(
+                &clock,
+                &["--store", "memory:", "--policy", policy().path()],
+            ),
+            redis: None,
+            clock,
+        }
+    }
+
+    /// On the file store, which is the default.
+    fn file() -> Self {
         let clock = Clock::at(NOON);
         Self {
             tollgate: Tollgate::start_at(&clock, &["--policy", policy().path()]),

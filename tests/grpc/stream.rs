@@ -10,13 +10,13 @@ use tokio::sync::mpsc;
 use tollgate::grpc::proto::{ItemError, ReleaseRequest, ReserveRequest, Verdict};
 use tonic::{Code, transport::Endpoint};
 
-use super::{MORE_ORGS, Service, ask, over_both_stores};
+use super::{MORE_ORGS, Service, ask, over_every_store};
 use crate::support::{
     calls::Client,
     streams::{Said, code, next, stream_all},
 };
 
-over_both_stores!(
+over_every_store!(
     each_request_has_the_answer_that_reserve_gives_in_its_place,
     a_request_that_reserve_refuses_gets_its_error_and_the_stream_goes_on,
     one_burst_may_be_of_many_organizations,

@@ -3,9 +3,9 @@
 use tollgate::grpc::proto::{ListUsageRequest, ListUsageResponse, ReserveRequest, UsageRow};
 use tonic::Status;
 
-use super::{Service, ask, assert_names, over_both_stores};
+use super::{Service, ask, assert_names, over_every_store};
 
-over_both_stores!(
+over_every_store!(
     pages_of_any_size_give_every_row_once_in_order,
     a_page_has_100_rows_unless_said_and_never_more_than_1000,
     a_page_token_carries_its_day,

@@ -30,6 +30,7 @@ use crate::support::{
 };
 
 const MEMORY_SEQUENCES: u32 = 600;
+const FILE_SEQUENCES: u32 = 150;
 const REDIS_SEQUENCES: u32 = 250;
 
 /// tokio lets a task go on for 128 steps.
@@ -352,6 +353,11 @@ fn the_memory_store_decides_a_batch_as_the_model_does_one_by_one() {
 }
 
 #[test]
+fn the_file_store_decides_a_batch_as_the_model_does_one_by_one() {
+    at_the_store(FILE_SEQUENCES, World::file);
+}
+
+#[test]
 fn the_redis_store_decides_a_batch_as_the_model_does_one_by_one() {
     at_the_store(REDIS_SEQUENCES, World::redis);
 }
@@ -359,6 +365,11 @@ fn the_redis_store_decides_a_batch_as_the_model_does_one_by_one() {
 #[test]
 fn calls_that_wait_together_over_memory_are_answered_as_the_model_does_one_by_one() {
     at_the_ledger(MEMORY_SEQUENCES, World::memory);
+}
+
+#[test]
+fn calls_that_wait_together_over_a_file_are_answered_as_the_model_does_one_by_one() {
+    at_the_ledger(FILE_SEQUENCES, World::file);
 }
 
 #[test]

@@ -28,6 +28,7 @@ use self::{
 use crate::support::world::{TODAY, With as _, World, ask, org_id, policy_text, said};
 
 const MEMORY_SEQUENCES: u32 = 10_000;
+const FILE_SEQUENCES: u32 = 150;
 const REDIS_SEQUENCES: u32 = 500;
 const LONGEST_SEQUENCE: usize = 40;
 
@@ -344,6 +345,11 @@ fn one_by_one(sequences: u32, new: fn(Policy) -> World) {
 #[test]
 fn the_memory_store_answers_as_the_model_does() {
     one_by_one(MEMORY_SEQUENCES, World::memory);
+}
+
+#[test]
+fn the_file_store_answers_as_the_model_does() {
+    one_by_one(FILE_SEQUENCES, World::file);
 }
 
 #[test]

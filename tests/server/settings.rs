@@ -21,7 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Runs `tollgate` until it says that it serves; gives all that it logged, as text.
 fn log_of(command: &mut Command) -> String {
     let log = NamedTempFile::new().unwrap();
-    command.stdout(Stdio::null()).stderr(log.reopen().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    command
+        .current_dir(dir.path())
+        .stdout(Stdio::null())
+        .stderr(log.reopen().unwrap());
     let mut process = command.spawn().unwrap();
     let patience = Instant::now() + PATIENCE;
     loop {
@@ -90,7 +94,10 @@ fn the_defaults_are_those_of_the_contract() {
     let settings = Settings::load(ServeArgs::default()).unwrap();
     assert_eq!(settings.listen, "127.0.0.1:50051");
     assert_eq!(settings.http_listen, "127.0.0.1:9464");
-    assert!(matches!(settings.store, StoreChoice::Memory));
+    match settings.store {
+        StoreChoice::File(path) => assert_eq!(path.to_str(), Some("./tollgate.db")),
+        other => panic!("{other:?}"),
+    }
     assert_eq!((settings.policy, settings.usage_retention_days), (None, 35));
     assert_eq!(settings.on_store_failure, OnStoreFailure::Error);
     assert_eq!(settings.call_timeout, Duration::from_secs(1));
@@ -184,12 +191,15 @@ fn an_empty_variable_is_an_unset_one_and_a_wrong_one_is_named() {
     ] {
         command.env(format!("TOLLGATE_{name}"), "");
     }
-    assert_eq!(start_line(&log_of(&mut command))["store"], "memory:");
+    assert_eq!(
+        start_line(&log_of(&mut command))["store"],
+        "file:./tollgate.db"
+    );
     for (name, value, said) in [
         (
             "TOLLGATE_STORE",
             "nowhere",
-            "TOLLGATE_STORE: is none of memory: and redis://",
+            "TOLLGATE_STORE: is none of file:PATH, memory: and redis://",
         ),
         (
             "TOLLGATE_ON_STORE_FAILURE",

@@ -24,6 +24,8 @@ const ANYWHERE: [&str; 4] = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.
 
 /// Runs the program to its end, which must come soon and with this exit code; gives its stderr.
 fn failing(command: &mut Command, code: i32) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    command.current_dir(dir.path());
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut process = command.spawn().unwrap();
     let patience = Instant::now() + PATIENCE;
@@ -114,6 +116,45 @@ fn a_malformed_store_url_is_refused_without_its_password() {
     }
 }
 
+#[tokio::test]
+async fn a_second_process_on_the_same_file_is_refused_and_the_first_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tollgate.db");
+    let path = path.to_str().unwrap();
+    let store = format!("file:{path}");
+    let first = Tollgate::start(&["--store", &store]);
+    let args = [&ANYWHERE[..], &["--store", &store]].concat();
+    for _ in 0..2 {
+        refuses(&args, &[path, "in use", "another process"]);
+    }
+    first.wait_for_readiness(ServingStatus::Serving).await;
+    let org = "org-demo".to_owned();
+    let quota = first.client().get_quota(GetQuotaRequest { org }).await;
+    quota.unwrap();
+}
+
+#[test]
+fn a_store_file_that_cannot_be_is_refused_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let foreign = at("foreign");
+    std::fs::write(&foreign, "not a store").unwrap();
+    let directory = at("");
+    for (path, words) in [
+        (at("missing/tollgate.db"), ["missing", "does not exist"]),
+        (foreign.clone(), [&*foreign, "is not Tollgate's"]),
+        (directory.clone(), [&*directory, "is not a file"]),
+    ] {
+        let store = format!("file:{path}");
+        let args = [&ANYWHERE[..], &["--store", &store]].concat();
+        refuses(&args, &[&words[..], &[&store]].concat());
+    }
+    refuses(
+        &[&ANYWHERE[..], &["--store", "file:"]].concat(),
+        &["--store: names no file"],
+    );
+}
+
 #[test]
 fn wrong_flags_are_told_with_exit_code_2() {
     for (wrong, word) in [
@@ -159,8 +200,8 @@ async fn an_unreachable_redis_at_the_start_is_waited_for() {
 }
 
 #[tokio::test]
-async fn without_settings_it_serves_the_demo_organization_and_says_so() {
-    let tollgate = Tollgate::start(&[]);
+async fn without_a_policy_it_serves_the_demo_organization_and_says_so() {
+    let tollgate = Tollgate::start(&["--store", "memory:"]);
     let org = "org-demo".to_owned();
     let quota = tollgate.client().get_quota(GetQuotaRequest { org }).await;
     let quota = quota.unwrap().into_inner();

@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// So long that a test which waits for it fails.
 const LONG: &str = "60s";
 
-/// Over the memory store, with these settings.
+/// Over the store that is the default, with these settings.
 fn start(drain_delay: &str, grace_period: &str) -> Tollgate {
     let settings = TextFile::new(&format!(
         "drain_delay = \"{drain_delay}\"\ngrace_period = \"{grace_period}\"\n"

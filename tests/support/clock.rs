@@ -77,7 +77,7 @@ impl Clock {
     }
 
     /// The clock as the memory store takes it.
-    pub fn function(&self) -> tollgate::store::memory::Clock {
+    pub fn function(&self) -> tollgate::store::Clock {
         let shift = Arc::clone(&self.shift_micros);
         Arc::new(move || Utc::now() + TimeDelta::microseconds(shift.load(Ordering::SeqCst)))
     }

@@ -34,7 +34,14 @@ pub struct Tollgate {
 
 /// The built program.
 pub fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    program_by(&[])
+}
+
+/// The built program, started by another one.
+pub fn program_by(launcher: &[&str]) -> Command {
+    let words = [launcher, &[env!("CARGO_BIN_EXE_tollgate")]].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
     // What a developer has set must not reach the tests.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
         command.env_remove(name);
@@ -54,9 +61,13 @@ impl Tollgate {
     }
 
     pub fn start_with(args: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
+        Self::launch(program(), args, prepare)
+    }
+
+    /// Starts it as this command does.
+    pub fn launch(mut command: Command, args: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
-        let mut command = program();
         command
             .args([
                 "serve",
@@ -67,6 +78,8 @@ impl Tollgate {
             ])
             .args(["--log-format", "json"])
             .args(args)
+            // Where it keeps its counters, unless it is told where.
+            .current_dir(dir.path())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap());
         prepare(&mut command);
@@ -127,6 +140,10 @@ impl Tollgate {
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -14,12 +14,15 @@ use tollgate::{
     policy::Policy,
     store::{
         Store,
+        file::FileStore,
         memory::MemoryStore,
         redis::{
             RedisConfig, RedisStore, RedisUrl, SentinelLogin, Timeouts, TlsFiles, UnsafeEviction,
         },
     },
 };
+
+use tempfile::TempDir;
 
 use super::{clock::Clock, cluster::RedisCluster, redis::RedisServer};
 
@@ -34,6 +37,8 @@ pub struct World {
     /// Where the store is Redis.
     pub redis: Option<RedisServer>,
     cluster: Option<Rc<SharedCluster>>,
+    /// Where the store is a file: where that is.
+    dir: Option<TempDir>,
 }
 
 /// A cluster takes seconds to come about: all cases of a test share one, and empty it.
@@ -89,7 +94,17 @@ impl World {
     pub fn memory(policy: Policy) -> Self {
         let clock = Arc::new(Clock::at(NOON));
         let store = Arc::new(MemoryStore::new(clock.function(), 35));
-        Self::over(clock, store, None, policy)
+        Self::over(clock, store, policy)
+    }
+
+    pub fn file(policy: Policy) -> Self {
+        let clock = Arc::new(Clock::at(NOON));
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(file_store(&dir, &clock));
+        Self {
+            dir: Some(dir),
+            ..Self::over(clock, store, policy)
+        }
     }
 
     pub fn redis(policy: Policy) -> Self {
@@ -105,7 +120,10 @@ impl World {
         let clock = Arc::new(Clock::at(NOON));
         let server = start(&clock);
         let store = Arc::new(redis_store(&server));
-        Self::over(clock, store, Some(server), policy)
+        Self {
+            redis: Some(server),
+            ..Self::over(clock, store, policy)
+        }
     }
 
     /// Over the cluster that [`ClusterForCases`] started.
@@ -113,18 +131,13 @@ impl World {
         let shared = CLUSTER.with_borrow(Clone::clone).unwrap();
         let clock = Arc::clone(&shared.clock);
         let store = Arc::new(redis_store_at(&shared.cluster.url()));
-        let mut world = Self::over(clock, store, None, policy);
+        let mut world = Self::over(clock, store, policy);
         world.cluster = Some(shared);
         world.empty();
         world
     }
 
-    fn over(
-        clock: Arc<Clock>,
-        store: Arc<dyn Store>,
-        redis: Option<RedisServer>,
-        policy: Policy,
-    ) -> Self {
+    fn over(clock: Arc<Clock>, store: Arc<dyn Store>, policy: Policy) -> Self {
         let ledger = Ledger::new(
             Arc::new(policy),
             Arc::clone(&store),
@@ -135,8 +148,9 @@ impl World {
             clock,
             store,
             ledger,
-            redis,
+            redis: None,
             cluster: None,
+            dir: None,
         }
     }
 
@@ -144,18 +158,22 @@ impl World {
     pub fn empty(&mut self) {
         self.clock.set(NOON);
         // A store remembers what Redis forgets, so it has to be a new one.
-        self.store = match (&self.redis, &self.cluster) {
-            (Some(redis), _) => {
+        self.store = match (&self.redis, &self.cluster, &mut self.dir) {
+            (Some(redis), ..) => {
                 redis.run(&["FLUSHALL"]);
                 Arc::new(redis_store(redis))
             }
-            (None, Some(shared)) => {
+            (None, Some(shared), _) => {
                 for node in &shared.cluster.nodes {
                     node.run(&["FLUSHALL"]);
                 }
                 Arc::new(redis_store_at(&shared.cluster.url()))
             }
-            (None, None) => Arc::new(MemoryStore::new(self.clock.function(), 35)),
+            (None, None, Some(dir)) => {
+                *dir = tempfile::tempdir().unwrap();
+                Arc::new(file_store(dir, &self.clock))
+            }
+            (None, None, None) => Arc::new(MemoryStore::new(self.clock.function(), 35)),
         };
         let (policy, store) = (self.ledger.policy(), Arc::clone(&self.store));
         self.ledger = Ledger::new(policy, store, OnStoreFailure::Error, 35);
@@ -239,6 +257,11 @@ impl World {
         };
         usage.rows.iter().map(text).collect()
     }
+}
+
+pub fn file_store(dir: &TempDir, clock: &Clock) -> FileStore {
+    let path = dir.path().join("tollgate.db");
+    FileStore::open(&path, clock.function(), 35).unwrap()
 }
 
 pub fn redis_store(server: &RedisServer) -> RedisStore {

@@ -1,12 +1,17 @@
-//! What the memory store keeps of one organization, and how a decision changes it.
+//! What the memory store keeps of one organization.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+};
 
-use super::super::{Operation, Outcome, PoolFigures, Recording, RowKey};
+use super::super::{
+    Operation, Outcome, RowKey,
+    book::{self, Day, Records},
+};
 use crate::domain::{
-    CounterFull, Eligibility, ModelName, PoolCounters, PoolName, Progress, ProjectId, Refusal,
-    RequestFields, RequestId, Reservation, State, Terms, Tokens, UsageCounters, UtcDay, Verdict,
-    judge_late_settle,
+    ModelName, PoolCounters, PoolName, ProjectId, RequestId, Reservation, Terms, UsageCounters,
+    UtcDay,
 };
 
 /// What is kept of one organization.
@@ -16,17 +21,15 @@ pub(super) struct Book {
     pools: HashMap<PoolName, PoolCounters>,
     /// By day; each day as long as the retention says.
     usage: BTreeMap<UtcDay, Rows>,
-    /// Of `day` and of the day before.
-    reservations: [HashMap<RequestId, Reservation>; 2],
+    /// Of `day`.
+    reservations: HashMap<RequestId, Reservation>,
+    /// Of the day before.
+    past_reservations: HashMap<RequestId, Reservation>,
 }
 
 /// The usage rows of a day: those of a project are together, so that none is looked up by a copy of its
 /// names.
 type Rows = BTreeMap<ProjectId, BTreeMap<ModelName, UsageCounters>>;
-
-/// Which day's reservations: the index in [`Book::reservations`].
-const TODAY: usize = 0;
-const YESTERDAY: usize = 1;
 
 impl Book {
     /// An empty one.
@@ -35,7 +38,8 @@ impl Book {
             day,
             pools: HashMap::new(),
             usage: BTreeMap::new(),
-            reservations: Default::default(),
+            reservations: HashMap::new(),
+            past_reservations: HashMap::new(),
         }
     }
 
@@ -66,8 +70,8 @@ impl Book {
         if self.day == today {
             return;
         }
-        let ended = std::mem::take(&mut self.reservations[TODAY]);
-        self.reservations[YESTERDAY] = if self.day == today.yesterday() {
+        let ended = std::mem::take(&mut self.reservations);
+        self.past_reservations = if self.day == today.yesterday() {
             ended
         } else {
             HashMap::new()
@@ -80,234 +84,72 @@ impl Book {
 
     /// Decides one operation on what the ones before it left.
     pub(super) fn decide(&mut self, terms: &Terms, operation: &Operation) -> Outcome {
-        match operation {
-            Operation::Reserve {
-                request_id,
-                fields,
-                eligibility,
-                recording,
-            } => self.reserve(terms, request_id.as_ref(), fields, eligibility, *recording),
-            Operation::Settle { request_id, tokens } => self.settle(terms, request_id, *tokens),
-            Operation::Release { request_id } => self.release(terms, request_id),
+        match book::decide(self, terms, operation) {
+            Ok(outcome) => outcome,
+            Err(never) => match never {},
         }
     }
 
-    fn reserve(
-        &mut self,
-        terms: &Terms,
-        request_id: Option<&RequestId>,
-        fields: &RequestFields,
-        eligibility: &Eligibility,
-        recording: Recording,
-    ) -> Outcome {
-        if let Some((_, reservation)) = request_id.and_then(|id| self.find(id)) {
-            return match reservation.reserve_again(fields) {
-                Err(refusal) => Outcome::Refused(refusal),
-                Ok(verdict) => Outcome::Reserved {
-                    verdict,
-                    pool: self.figures(terms, reservation.pool.as_ref()),
-                    replayed: true,
-                },
-            };
-        }
-        let (verdict, pool) = match eligibility {
-            Eligibility::Ineligible(reason) => (Verdict::Billed(*reason), None),
-            Eligibility::Eligible(pool) => {
-                let counters = self.pools.get(pool).copied().unwrap_or_default();
-                let verdict = counters.judge_reserve(terms.of_pool(pool), fields.tokens);
-                (verdict, Some(pool))
-            }
-        };
-        if recording.writes() {
-            let counted = Counted {
-                fields,
-                pool,
-                verdict,
-            };
-            if let Err(full) = self.replace(TODAY, terms, None, Some((counted, fields.tokens))) {
-                return Outcome::Full(full);
-            }
-            if let Some(id) = request_id {
-                let reservation = Reservation {
-                    fields: fields.clone(),
-                    verdict,
-                    pool: pool.cloned(),
-                    state: State::Held,
-                };
-                self.reservations[TODAY].insert(id.clone(), reservation);
-            }
-        }
-        Outcome::Reserved {
-            verdict,
-            pool: self.figures(terms, pool),
-            replayed: false,
+    fn date(&self, day: Day) -> UtcDay {
+        match day {
+            Day::Today => self.day,
+            Day::Yesterday => self.day.yesterday(),
         }
     }
 
-    fn settle(&mut self, terms: &Terms, id: &RequestId, actual: Tokens) -> Outcome {
-        let Some((day, reservation)) = self.find(id) else {
-            return Outcome::Refused(Refusal::UnknownRequestId);
-        };
-        let Reservation {
-            fields,
-            verdict: held,
-            pool,
-            ..
-        } = reservation.clone();
-        let (verdict, replayed) = match reservation.settle(actual) {
-            Err(refusal) => return Outcome::Refused(refusal),
-            Ok(Progress::Replay(verdict)) => (verdict, true),
-            Ok(Progress::Due) => {
-                let counters = pool.as_ref().and_then(|pool| self.pools.get(pool));
-                let counters = counters.copied().unwrap_or_default();
-                let verdict = match &pool {
-                    Some(pool) if day == TODAY => {
-                        counters.judge_settle(terms.of_pool(pool), held, fields.tokens, actual)
-                    }
-                    _ => judge_late_settle(held, fields.tokens, actual),
-                };
-                let was = Counted {
-                    fields: &fields,
-                    pool: pool.as_ref(),
-                    verdict: held,
-                };
-                let is = Counted { verdict, ..was };
-                let (was, is) = (Some((was, fields.tokens)), Some((is, actual)));
-                if let Err(full) = self.replace(day, terms, was, is) {
-                    return Outcome::Full(full);
-                }
-                let tokens = actual;
-                self.mark(day, id, State::Settled { tokens, verdict });
-                (verdict, false)
-            }
-        };
-        Outcome::Settled {
-            verdict,
-            reserved_as: held,
-            pool: self.figures_on(day, terms, pool),
-            replayed,
-        }
-    }
-
-    fn release(&mut self, terms: &Terms, id: &RequestId) -> Outcome {
-        let Some((day, reservation)) = self.find(id) else {
-            return Outcome::Refused(Refusal::UnknownRequestId);
-        };
-        let Reservation {
-            fields,
-            verdict,
-            pool,
-            ..
-        } = reservation.clone();
-        let replayed = match reservation.release() {
-            Err(refusal) => return Outcome::Refused(refusal),
-            Ok(Progress::Replay(())) => true,
-            Ok(Progress::Due) => {
-                let was = Counted {
-                    fields: &fields,
-                    pool: pool.as_ref(),
-                    verdict,
-                };
-                if let Err(full) = self.replace(day, terms, Some((was, fields.tokens)), None) {
-                    return Outcome::Full(full);
-                }
-                self.mark(day, id, State::Released);
-                false
-            }
-        };
-        Outcome::Released {
-            tokens: fields.tokens,
-            pool: self.figures_on(day, terms, pool),
-            replayed,
-        }
-    }
-
-    /// The id's reservation: today's, else yesterday's.
-    fn find(&self, id: &RequestId) -> Option<(usize, &Reservation)> {
-        [TODAY, YESTERDAY]
-            .into_iter()
-            .find_map(|day| Some((day, self.reservations[day].get(id)?)))
-    }
-
-    fn mark(&mut self, day: usize, id: &RequestId, state: State) {
-        if let Some(reservation) = self.reservations[day].get_mut(id) {
-            reservation.state = state;
-        }
-    }
-
-    /// Takes back what a request counted, and counts it as what it is now: both, or neither.
-    fn replace(
-        &mut self,
-        day: usize,
-        terms: &Terms,
-        was: Option<(Counted<'_>, Tokens)>,
-        is: Option<(Counted<'_>, Tokens)>,
-    ) -> Result<(), CounterFull> {
-        let Some((Counted { fields, pool, .. }, _)) = was.or(is) else {
-            return Ok(());
-        };
-        // Only today's pools have counters.
-        let pool = pool.filter(|_| day == TODAY);
-        let date = if day == TODAY {
-            self.day
-        } else {
-            self.day.yesterday()
-        };
-        let row_there = self.usage.get_mut(&date);
-        let row_there = row_there.and_then(|rows| rows.get_mut(&fields.project));
-        let row_there = row_there.and_then(|rows| rows.get_mut(&fields.model));
-        let pool_there = pool.and_then(|pool| self.pools.get_mut(pool));
-        let mut row = row_there.as_deref().copied().unwrap_or_default();
-        let mut counters = pool_there.as_deref().copied().unwrap_or_default();
-        if let Some((was, tokens)) = was {
-            row.take_back(was.verdict, tokens);
-            counters.take_back(was.verdict, tokens);
-        }
-        if let Some((is, tokens)) = is {
-            row.count(is.verdict, tokens)?;
-            if let Some(pool) = pool {
-                counters.count(terms.of_pool(pool), is.verdict, tokens)?;
-            }
-        }
-        // After this point nothing fails.
-        match (pool_there, pool) {
-            (Some(there), _) => *there = counters,
-            (None, Some(pool)) => drop(self.pools.insert(pool.clone(), counters)),
-            (None, None) => {}
-        }
-        if let Some(there) = row_there {
-            *there = row;
-        } else {
-            let rows = self.usage.entry(date).or_default();
-            let rows = rows.entry(fields.project.clone()).or_default();
-            rows.insert(fields.model.clone(), row);
-        }
-        Ok(())
-    }
-
-    fn figures(&self, terms: &Terms, pool: Option<&PoolName>) -> Option<PoolFigures> {
-        let pool = pool?;
-        let used = self.pools.get(pool).map(|counters| counters.used);
-        Some(PoolFigures::today(
-            terms,
-            pool.clone(),
-            used.unwrap_or_default(),
-        ))
-    }
-
-    fn figures_on(&self, day: usize, terms: &Terms, pool: Option<PoolName>) -> Option<PoolFigures> {
-        if day == TODAY {
-            self.figures(terms, pool.as_ref())
-        } else {
-            pool.map(PoolFigures::of_past_day)
+    fn reservations(&mut self, day: Day) -> &mut HashMap<RequestId, Reservation> {
+        match day {
+            Day::Today => &mut self.reservations,
+            Day::Yesterday => &mut self.past_reservations,
         }
     }
 }
 
-/// A request as it is counted.
-#[derive(Clone, Copy)]
-struct Counted<'r> {
-    fields: &'r RequestFields,
-    pool: Option<&'r PoolName>,
-    verdict: Verdict,
+impl Records for Book {
+    type Error = Infallible;
+
+    fn pool(&mut self, pool: &PoolName) -> Result<PoolCounters, Infallible> {
+        Ok(self.pools.get(pool).copied().unwrap_or_default())
+    }
+
+    fn set_pool(&mut self, pool: &PoolName, counters: PoolCounters) {
+        match self.pools.get_mut(pool) {
+            Some(there) => *there = counters,
+            None => drop(self.pools.insert(pool.clone(), counters)),
+        }
+    }
+
+    fn row(
+        &mut self,
+        day: Day,
+        project: &ProjectId,
+        model: &ModelName,
+    ) -> Result<UsageCounters, Infallible> {
+        let rows = self.usage.get(&self.date(day));
+        let row = rows.and_then(|rows| rows.get(project)?.get(model));
+        Ok(row.copied().unwrap_or_default())
+    }
+
+    fn set_row(&mut self, day: Day, project: &ProjectId, model: &ModelName, row: UsageCounters) {
+        let rows = self.usage.entry(self.date(day)).or_default();
+        // Names are copied only where they are new.
+        match rows.get_mut(project) {
+            Some(rows) => match rows.get_mut(model) {
+                Some(there) => *there = row,
+                None => drop(rows.insert(model.clone(), row)),
+            },
+            None => drop(rows.insert(project.clone(), [(model.clone(), row)].into())),
+        }
+    }
+
+    fn reservation(&mut self, day: Day, id: &RequestId) -> Result<Option<Reservation>, Infallible> {
+        Ok(self.reservations(day).get(id).cloned())
+    }
+
+    fn set_reservation(&mut self, day: Day, id: &RequestId, reservation: Reservation) {
+        match self.reservations(day).get_mut(id) {
+            Some(there) => *there = reservation,
+            None => drop(self.reservations(day).insert(id.clone(), reservation)),
+        }
+    }
 }

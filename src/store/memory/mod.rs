@@ -7,18 +7,17 @@ mod book;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use self::book::Book;
-use super::{Batch, Decided, Operation, Outcome, RowKey, Store, StoreError, Timed, UsageRows};
+use super::{
+    Batch, Clock, Decided, Operation, Outcome, RowKey, Store, StoreError, Timed, UsageRows,
+};
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
-
-/// Where the store takes the time from.
-pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 
 /// The counters in this process' memory.
 pub struct MemoryStore {
@@ -133,7 +132,10 @@ impl Store for MemoryStore {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    };
 
     use super::*;
 

@@ -7,14 +7,16 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     keys::{self, OrgKeys},
-    letters::{letter, workload_letter},
     memory::Remembered,
 };
 use crate::{
     domain::{
         Eligibility, ModelName, Overflow, PoolName, ProjectId, RequestFields, RequestId, Verdict,
     },
-    store::{Batch, Operation, Recording},
+    store::{
+        Batch, Operation, Recording,
+        letters::{letter, workload_letter},
+    },
 };
 
 /// The items that are no plain Reserve: the script, "items".

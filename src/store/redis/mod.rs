@@ -23,7 +23,6 @@ mod decide;
 mod errors;
 mod fitness;
 pub mod keys;
-mod letters;
 mod link;
 mod links;
 mod memory;

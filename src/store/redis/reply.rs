@@ -4,12 +4,12 @@ use chrono::{DateTime, Utc};
 use redis::Value;
 
 use super::{
-    keys, letters,
+    keys,
     packed::{BadReply, Said, bad},
 };
 use crate::{
     domain::{CounterFull, Eligibility, PoolName, Refusal, Terms, Tokens, Verdict},
-    store::{Batch, Operation, Outcome, PoolFigures},
+    store::{Batch, Operation, Outcome, PoolFigures, letters},
 };
 
 /// What the script that decides said of a batch.

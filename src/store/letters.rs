@@ -1,4 +1,4 @@
-//! The letters that stand for verdicts and workloads in records, arguments and replies.
+//! The letters that stand for verdicts and workloads, in what is kept and in what is said to a script.
 
 use crate::domain::{BilledReason, Verdict, Workload};
 
@@ -35,6 +35,12 @@ pub(super) const fn workload_letter(workload: Workload) -> char {
     }
 }
 
+/// The workload of a letter.
+pub(super) fn workload(letter: char) -> Option<Workload> {
+    let mut known = Workload::ALL.into_iter();
+    known.find(|known| workload_letter(*known) == letter)
+}
+
 /// The verdict of a letter.
 pub(super) fn verdict(text: &str) -> Option<Verdict> {
     let known = VERDICTS
@@ -55,10 +61,22 @@ mod tests {
         }
         assert!(verdict("?").is_none());
     }
+
+    #[test]
+    fn every_workload_has_a_letter_of_its_own() {
+        for known in Workload::ALL {
+            assert_eq!(workload(workload_letter(known)), Some(known));
+        }
+        assert_eq!(workload('?'), None);
+    }
+
     #[test]
     fn the_script_takes_every_letter_in_a_record_and_no_other() {
         let letters: String = VERDICTS.iter().map(|(letter, _)| letter).collect();
         let class = format!("([{letters}])([sr]?)([{letters}]?)");
-        assert!(include_str!("decide/past.lua").contains(&class), "{class}");
+        assert!(
+            include_str!("redis/decide/past.lua").contains(&class),
+            "{class}"
+        );
     }
 }

@@ -1,0 +1,247 @@
+//! Records as bytes: counters as they are, a reservation as short as it can be said. Read strictly: what
+//! Tollgate can't have written is an error, never a guess.
+
+use super::super::letters;
+use crate::domain::{
+    ModelName, PoolCounters, PoolName, ProjectId, RequestFields, Reservation, State, Tokens,
+    UsageCounters, Verdict,
+};
+
+/// A record that Tollgate did not write. Says which kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} that can't be read")]
+pub(super) struct BadRecord(&'static str);
+
+/// A usage row, or its key.
+pub(super) const BAD_ROW: BadRecord = BadRecord("a usage row");
+
+const COUNTER_BYTES: usize = 8;
+
+/// What comes first in a reservation.
+const HELD: u8 = b'h';
+const SETTLED: u8 = b's';
+const RELEASED: u8 = b'r';
+
+pub(super) fn pool_bytes(counters: &PoolCounters) -> Vec<u8> {
+    let amounts = [
+        counters.used.get(),
+        counters.billed_tokens.get(),
+        counters.free_requests,
+        counters.billed_requests,
+        u64::from(counters.closed),
+    ];
+    amounts.map(u64::to_le_bytes).concat()
+}
+
+pub(super) fn pool(bytes: &[u8]) -> Result<PoolCounters, BadRecord> {
+    let counters =
+        amounts(bytes).and_then(|[used, billed, free_requests, billed_requests, closed]| {
+            Some(PoolCounters {
+                used: Tokens::new(used)?,
+                billed_tokens: Tokens::new(billed)?,
+                free_requests,
+                billed_requests,
+                closed: [false, true].get(usize::try_from(closed).ok()?).copied()?,
+            })
+        });
+    counters.ok_or(BadRecord("counters of a pool"))
+}
+
+pub(super) fn row_bytes(row: &UsageCounters) -> Vec<u8> {
+    let amounts = [
+        row.free_tokens.get(),
+        row.billed_tokens.get(),
+        row.free_requests,
+        row.billed_requests,
+    ];
+    amounts.map(u64::to_le_bytes).concat()
+}
+
+pub(super) fn row(bytes: &[u8]) -> Result<UsageCounters, BadRecord> {
+    let row = amounts(bytes).and_then(|[free, billed, free_requests, billed_requests]| {
+        Some(UsageCounters {
+            free_tokens: Tokens::new(free)?,
+            billed_tokens: Tokens::new(billed)?,
+            free_requests,
+            billed_requests,
+        })
+    });
+    row.ok_or(BAD_ROW)
+}
+
+/// State, verdict, workload, tokens; where settled, verdict and tokens of that; then the names, each but
+/// the last behind its length.
+pub(super) fn reservation_bytes(reservation: &Reservation) -> Vec<u8> {
+    let Reservation {
+        fields,
+        verdict,
+        pool,
+        state,
+    } = reservation;
+    let mut bytes = Vec::with_capacity(64);
+    bytes.push(match state {
+        State::Held => HELD,
+        State::Settled { .. } => SETTLED,
+        State::Released => RELEASED,
+    });
+    bytes.push(ascii(letters::letter(*verdict)));
+    bytes.push(ascii(letters::workload_letter(fields.workload)));
+    put_tokens(&mut bytes, fields.tokens);
+    if let State::Settled { tokens, verdict } = state {
+        bytes.push(ascii(letters::letter(*verdict)));
+        put_tokens(&mut bytes, *tokens);
+    }
+    put_name(&mut bytes, pool.as_ref().map_or("", PoolName::as_str));
+    put_name(&mut bytes, fields.project.as_str());
+    bytes.extend_from_slice(fields.model.as_str().as_bytes());
+    bytes
+}
+
+pub(super) fn reservation(bytes: &[u8]) -> Result<Reservation, BadRecord> {
+    read_reservation(bytes).ok_or(BadRecord("a reservation"))
+}
+
+fn read_reservation(mut rest: &[u8]) -> Option<Reservation> {
+    let state = take(&mut rest, 1)?[0];
+    let verdict = take_verdict(&mut rest)?;
+    let workload = letters::workload(char::from(take(&mut rest, 1)?[0]))?;
+    let tokens = take_tokens(&mut rest)?;
+    let state = match state {
+        HELD => State::Held,
+        RELEASED => State::Released,
+        SETTLED => State::Settled {
+            verdict: take_verdict(&mut rest)?,
+            tokens: take_tokens(&mut rest)?,
+        },
+        _ => return None,
+    };
+    let pool = take_name(&mut rest)?;
+    let pool = match pool {
+        "" => None,
+        pool => Some(PoolName::parse(pool).ok()?),
+    };
+    let project = ProjectId::parse(take_name(&mut rest)?).ok()?;
+    let model = ModelName::parse(std::str::from_utf8(rest).ok()?).ok()?;
+    Some(Reservation {
+        fields: RequestFields {
+            project,
+            model,
+            tokens,
+            workload,
+        },
+        verdict,
+        pool,
+        state,
+    })
+}
+
+fn amounts<const COUNT: usize>(bytes: &[u8]) -> Option<[u64; COUNT]> {
+    let (amounts, rest) = bytes.as_chunks::<COUNTER_BYTES>();
+    let amounts: [_; COUNT] = amounts.try_into().ok()?;
+    rest.is_empty().then_some(amounts.map(u64::from_le_bytes))
+}
+
+fn ascii(letter: char) -> u8 {
+    u8::try_from(letter).expect("the letters are ASCII")
+}
+
+fn put_tokens(bytes: &mut Vec<u8>, tokens: Tokens) {
+    bytes.extend_from_slice(&tokens.get().to_le_bytes());
+}
+
+fn put_name(bytes: &mut Vec<u8>, name: &str) {
+    let length = u16::try_from(name.len()).expect("names are short");
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(name.as_bytes());
+}
+
+fn take<'b>(rest: &mut &'b [u8], count: usize) -> Option<&'b [u8]> {
+    let (taken, left) = rest.split_at_checked(count)?;
+    *rest = left;
+    Some(taken)
+}
+
+fn take_verdict(rest: &mut &[u8]) -> Option<Verdict> {
+    letters::verdict(std::str::from_utf8(take(rest, 1)?).ok()?)
+}
+
+fn take_tokens(rest: &mut &[u8]) -> Option<Tokens> {
+    let bytes = take(rest, COUNTER_BYTES)?.try_into().ok()?;
+    Tokens::new(u64::from_le_bytes(bytes))
+}
+
+fn take_name<'b>(rest: &mut &'b [u8]) -> Option<&'b str> {
+    let length = u16::from_le_bytes(take(rest, 2)?.try_into().ok()?);
+    std::str::from_utf8(take(rest, usize::from(length))?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{BilledReason, Workload};
+
+    fn tokens(amount: u64) -> Tokens {
+        Tokens::new(amount).expect("an amount")
+    }
+
+    fn reservations() -> impl Iterator<Item = Reservation> {
+        let verdict = Verdict::Billed(BilledReason::DayClosed);
+        let settled = State::Settled {
+            tokens: Tokens::ZERO,
+            verdict,
+        };
+        [State::Held, settled, State::Released]
+            .into_iter()
+            .zip(["", "large", "é"])
+            .map(|(state, pool)| Reservation {
+                fields: RequestFields {
+                    project: ProjectId::parse("p:%").expect("a name"),
+                    model: ModelName::parse("gpt-4o").expect("a name"),
+                    tokens: tokens(1_000_000_000),
+                    workload: Workload::Evaluation,
+                },
+                verdict: Verdict::Free,
+                pool: (!pool.is_empty()).then(|| PoolName::parse(pool).expect("a name")),
+                state,
+            })
+    }
+
+    #[test]
+    fn records_are_read_as_they_were_written() {
+        for written in reservations() {
+            assert_eq!(reservation(&reservation_bytes(&written)), Ok(written));
+        }
+        let counters = PoolCounters {
+            used: Tokens::MAX,
+            free_requests: 1,
+            billed_tokens: tokens(2),
+            billed_requests: 3,
+            closed: true,
+        };
+        assert_eq!(pool(&pool_bytes(&counters)), Ok(counters));
+        let usage = UsageCounters {
+            free_tokens: tokens(4),
+            billed_tokens: Tokens::MAX,
+            free_requests: 5,
+            billed_requests: 6,
+        };
+        assert_eq!(row(&row_bytes(&usage)), Ok(usage));
+    }
+
+    #[test]
+    fn what_was_cut_off_or_is_beyond_bounds_is_refused() {
+        for written in reservations() {
+            let bytes = reservation_bytes(&written);
+            // What is cut off from the model's end is another model.
+            for end in 0..bytes.len() - "gpt-4o".len() {
+                assert!(reservation(&bytes[..end]).is_err(), "{end}");
+            }
+        }
+        for bytes in [&[][..], &[0; 39], &[0; 41], &[255; 40]] {
+            assert!(pool(bytes).is_err());
+        }
+        for bytes in [&[][..], &[0; 31], &[0; 40], &[255; 32]] {
+            assert!(row(bytes).is_err());
+        }
+    }
+}

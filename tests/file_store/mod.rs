@@ -1,0 +1,41 @@
+//! The file store: what it keeps over restarts and crashes, what it refuses, and what it does when the
+//! disk fails.
+
+mod crashes;
+mod full_disk;
+mod kept;
+mod refused;
+
+use std::{path::Path, sync::Arc};
+
+use tollgate::{
+    ledger::{Ledger, OnStoreFailure},
+    store::{
+        Store,
+        file::{FileStore, OpenError},
+    },
+};
+
+use crate::support::{
+    clock::Clock,
+    world::{org_id, policy},
+};
+
+fn open(path: &Path, clock: &Clock) -> Result<Arc<dyn Store>, OpenError> {
+    Ok(Arc::new(FileStore::open(path, clock.function(), 35)?))
+}
+
+fn ledger_over(store: Arc<dyn Store>) -> Ledger {
+    Ledger::new(
+        Arc::new(policy("keep_open")),
+        store,
+        OnStoreFailure::Error,
+        35,
+    )
+}
+
+/// What `acme` used of the pool `large` today.
+async fn used(ledger: &Ledger) -> u64 {
+    let quota = ledger.quota(&org_id("acme")).await.unwrap();
+    quota.pools[0].1.used.get()
+}
