@@ -23,13 +23,19 @@ pub enum Readiness {
 pub fn router(ledger: Ledger, call_timeout: Duration, ready: watch::Receiver<Readiness>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz).with_state(ready))
+        .route("/readyz", get(readyz).with_state((ready, ledger.clone())))
         .merge(dashboard::router(ledger, call_timeout))
 }
 
-async fn readyz(State(ready): State<watch::Receiver<Readiness>>) -> (StatusCode, String) {
-    match &*ready.borrow() {
-        Readiness::Ready => (StatusCode::OK, "ok\n".to_owned()),
-        Readiness::NotReady(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+async fn readyz(
+    State((ready, ledger)): State<(watch::Receiver<Readiness>, Ledger)>,
+) -> (StatusCode, String) {
+    match (&*ready.borrow(), ledger.losses()) {
+        (Readiness::Ready, 0) => (StatusCode::OK, "ok\n".to_owned()),
+        (Readiness::Ready, losses) => {
+            let told = format!("ok\nlosses of the store that were restored: {losses}\n");
+            (StatusCode::OK, told)
+        }
+        (Readiness::NotReady(why), _) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }

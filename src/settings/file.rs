@@ -39,6 +39,7 @@ pub(super) struct RedisSettings {
     pub(super) connect_timeout: Option<Duration>,
     pub(super) response_timeout: Option<Duration>,
     pub(super) unsafe_eviction: Option<UnsafeEviction>,
+    pub(super) wait_replicas: Option<u16>,
     pub(super) ca_file: Option<PathBuf>,
     pub(super) cert_file: Option<PathBuf>,
     pub(super) key_file: Option<PathBuf>,
@@ -52,6 +53,9 @@ pub(super) enum StoreKind {
     File(PathBuf),
     Redis(RedisUrl),
 }
+
+/// More replicas than anybody has.
+const MOST_WAITED_FOR: u64 = 100;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -138,6 +142,7 @@ fn redis_settings(redis: &Section<'_>) -> RedisSettings {
         "connect_timeout",
         "response_timeout",
         "unsafe_eviction",
+        "wait_replicas",
         "ca_file",
         "cert_file",
         "key_file",
@@ -156,6 +161,10 @@ fn redis_settings(redis: &Section<'_>) -> RedisSettings {
         unsafe_eviction: redis
             .get("unsafe_eviction")
             .and_then(|entry| choice(&entry)),
+        wait_replicas: redis
+            .get("wait_replicas")
+            .and_then(|entry| entry.number(0, MOST_WAITED_FOR))
+            .and_then(|count| u16::try_from(count).ok()),
         ca_file: text("ca_file").map(PathBuf::from),
         cert_file: text("cert_file").map(PathBuf::from),
         key_file: text("key_file").map(PathBuf::from),

@@ -236,6 +236,7 @@ fn redis_config(
         connect_timeout,
         response_timeout,
         unsafe_eviction,
+        wait_replicas,
         ca_file,
         cert_file,
         key_file,
@@ -283,6 +284,7 @@ fn redis_config(
             connect: connect_timeout.unwrap_or(half_a_second),
             response: response_timeout.unwrap_or(half_a_second),
         },
+        wait_replicas: wait_replicas.unwrap_or(0),
         usage_retention_days,
         unsafe_eviction: unsafe_eviction.unwrap_or(UnsafeEviction::Refuse),
     })

@@ -1,13 +1,24 @@
 //! docs/DURABILITY.md, "When Redis forgets": Redis loses writes that it had acknowledged, and what the
 //! living replicas remember of today's pools is restored before anything else is granted.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use super::{logged, start};
-use crate::support::{
-    calls::{Client, large, reserve, said},
-    redis::RedisServer,
-    tollgate::Tollgate,
+use nix::sys::signal::Signal;
+
+use super::{logged, served_again, start, unavailable};
+use crate::{
+    server::http_get,
+    support::{
+        calls::{Client, TextFile, ask, large, reserve, said},
+        free_port,
+        redis::RedisServer,
+        tollgate::Tollgate,
+        world::small_policy,
+    },
 };
 
 /// A service over a pool of 1,000 tokens.
@@ -65,6 +76,11 @@ async fn with_one_replica_a_flush_gives_nothing_away() {
     assert_eq!((figures.free_requests, figures.billed_requests), (2, 2));
     assert_eq!(figures.billed_tokens, 501);
     assert!(logged(&tollgate, &["lost writes", "acme", "restored"]));
+    let (head, body) = http_get(&tollgate.http_addr, "/readyz");
+    assert!(
+        head.contains("200") && body.contains("restored: 2"),
+        "{body}"
+    );
 }
 
 #[tokio::test]
@@ -145,9 +161,7 @@ async fn what_a_dead_replica_counted_is_restored_as_far_as_a_living_one_saw_it()
 #[tokio::test]
 async fn a_pool_that_was_closed_stays_closed() {
     let redis = RedisServer::start();
-    let policy = crate::support::calls::TextFile::new(&crate::support::world::small_policy(
-        "close_until_reset",
-    ));
+    let policy = TextFile::new(&small_policy("close_until_reset"));
     let tollgate = Tollgate::start(&["--policy", policy.path(), "--store", &redis.url()]);
     let client = tollgate.client();
     assert_eq!(used(&client, 1_001).await, exceeded(0));
@@ -162,15 +176,44 @@ async fn an_unknown_outcome_is_not_taken_for_a_loss() {
     reserve(&client, 10, "").await;
     // Its answer is lost, and it was counted.
     redis.run(&["CLIENT", "PAUSE", "700", "WRITE"]);
-    assert!(
-        client
-            .clone()
-            .reserve(crate::support::calls::ask(5, ""))
-            .await
-            .is_err()
-    );
+    assert!(client.clone().reserve(ask(5, "")).await.is_err());
     redis.run(&["CLIENT", "UNPAUSE"]);
     let answer = used(&client, 1).await;
     assert!([free(11), free(16)].contains(&answer), "{answer:?}");
     assert!(!logged(&tollgate, &["lost writes"]));
+}
+
+#[tokio::test]
+async fn with_wait_replicas_nothing_is_answered_that_too_few_replicas_have() {
+    let redis = RedisServer::start();
+    let settings = "call_timeout = \"10s\"\n[redis]\nwait_replicas = 1\nresponse_timeout = \"2s\"";
+    let tollgate = start(&redis, settings).await;
+    let client = tollgate.client();
+    unavailable(&client, 10, "id").await;
+    let port = redis.port.to_string();
+    let replica = RedisServer::start_on(
+        free_port(),
+        None,
+        &[
+            "--replicaof",
+            "127.0.0.1",
+            &port,
+            "--repl-diskless-sync-delay",
+            "0",
+        ],
+    );
+    let patience = Instant::now() + Duration::from_secs(20);
+    while !redis.info("replication").contains("state=online") {
+        assert!(Instant::now() < patience, "{}", redis.info("replication"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // What was counted while none had it is told once one has.
+    let answer = served_again(&client, "other").await;
+    assert_eq!((said(&answer).as_str(), answer.used), ("FREE", 11));
+    assert!(reserve(&client, 10, "id").await.replayed);
+    replica.signal(Signal::SIGSTOP);
+    unavailable(&client, 10, "third").await;
+    replica.signal(Signal::SIGCONT);
+    let answer = reserve(&client, 10, "third").await;
+    assert_eq!((answer.used, answer.replayed), (21, true));
 }

@@ -278,6 +278,7 @@ pub fn redis_store_at(url: &str) -> RedisStore {
             connect: std::time::Duration::from_secs(5),
             response: std::time::Duration::from_secs(5),
         },
+        wait_replicas: 0,
         usage_retention_days: 35,
         unsafe_eviction: UnsafeEviction::Refuse,
     })

@@ -26,7 +26,7 @@ use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, cluster_routing::Slot};
 use tokio::sync::Mutex;
 
 use super::{
-    link::{Expected, Failed, Link},
+    link::{Expected, Failed, Link, Manner},
     links::{Answered, Servers},
     slots::Slots,
     url::Host,
@@ -91,7 +91,12 @@ impl Cluster {
     }
 
     /// Sends one command to the master that has this key.
-    pub(super) async fn ask(&self, key: &str, command: &Cmd) -> Result<Answered, Failed> {
+    pub(super) async fn ask(
+        &self,
+        key: &str,
+        command: &Cmd,
+        manner: Manner,
+    ) -> Result<Answered, Failed> {
         let slot = Slot::for_key(key);
         let timeouts = self.servers.timeouts;
         let deadline = Instant::now() + timeouts.connect + timeouts.response;
@@ -100,12 +105,11 @@ impl Cluster {
         let mut round = 1;
         loop {
             let asked_at = Instant::now();
-            let answered = if way.asking {
-                way.link.ask_asking(command).await
-            } else {
-                way.link.ask(command).await
+            let manner = Manner {
+                asking: way.asking,
+                ..manner
             };
-            let failed = match answered {
+            let failed = match way.link.ask(command, manner).await {
                 Ok(answered) => return Ok(answered),
                 Err(failed) => failed,
             };
@@ -288,7 +292,7 @@ impl Cluster {
     async fn told_by(&self, host: &Host) -> Result<Slots, RedisError> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
-        match self.link(host)?.ask(&command).await {
+        match self.link(host)?.ask(&command, Manner::default()).await {
             Ok(answered) => Slots::read(answered.value, host).ok_or_else(|| {
                 let why = format!("{host} knows of no slot");
                 (ErrorKind::Client, "cluster", why).into()

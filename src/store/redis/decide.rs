@@ -12,7 +12,7 @@ use redis::{Cmd, Value};
 use super::{
     arguments::{self, Told},
     errors::store_error,
-    link::{Failed, again_if_cut},
+    link::{Failed, Manner, again_if_cut},
     links::Links,
     memory::{Memory, Remembered},
     reply::{self, Reply},
@@ -289,7 +289,11 @@ impl Asked {
         };
         // All keys of a call are in one place.
         let key = keys.first().map_or("", String::as_str);
-        script.run(links, key, push).await
+        let manner = Manner {
+            writes: !arguments.is_empty(),
+            ..Manner::default()
+        };
+        script.run(links, key, manner, push).await
     }
 }
 

@@ -121,7 +121,7 @@ impl Finding {
 
 async fn ask(links: &Links, key: &str) -> Result<Finding, StoreError> {
     let command = redis::cmd("INFO");
-    match again_if_cut(|| links.send(key, &command)).await {
+    match again_if_cut(|| links.read(key, &command)).await {
         Ok(reply) => match redis::from_redis_value::<String>(reply) {
             Ok(info) => Ok(judge(&info)),
             Err(_) => Ok(Finding::Unknown),

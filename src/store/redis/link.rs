@@ -42,6 +42,7 @@ pub(super) struct Link {
     id: u64,
     pool: Pool,
     expected: Expected,
+    replicas: Option<Replicas>,
     kept: ArcSwapOption<MultiplexedConnection>,
     /// One caller connects at a time. Holds how the last attempt failed, if it did.
     connecting: Mutex<Option<Failure>>,
@@ -57,6 +58,32 @@ pub(super) enum Expected {
     Anything,
     /// A master, by its own word: each new connection asks.
     Master,
+}
+
+/// How a command is sent.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Manner {
+    /// To a node of a cluster that the keys are on their way to.
+    pub(super) asking: bool,
+    /// It writes: answered only once so many replicas have it as must.
+    pub(super) writes: bool,
+}
+
+/// How many replicas must have a write before it is answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Replicas {
+    count: u16,
+    /// How long they may take.
+    patience: Duration,
+}
+
+impl Replicas {
+    /// None where the master's word is enough.
+    pub(super) fn new(count: u16, timeouts: Timeouts) -> Option<Self> {
+        // Less than an answer may take: that too few have it is an answer.
+        let patience = timeouts.response / 2;
+        (count > 0).then_some(Self { count, patience })
+    }
 }
 
 /// Why a command has no answer.
@@ -80,6 +107,7 @@ impl Link {
         login: RedisConnectionInfo,
         timeouts: Timeouts,
         expected: Expected,
+        replicas: Option<Replicas>,
     ) -> Result<Self, RedisError> {
         static LINKS: AtomicU64 = AtomicU64::new(0);
         let ended = Arc::new(AtomicBool::new(false));
@@ -115,6 +143,7 @@ impl Link {
             id: LINKS.fetch_add(1, Ordering::Relaxed),
             pool,
             expected,
+            replicas,
             kept: ArcSwapOption::empty(),
             connecting: Mutex::new(None),
             ended,
@@ -123,19 +152,43 @@ impl Link {
 
     /// Sends one command. A connection that proves to be no good is dropped, so that the next call
     /// gets a new one.
-    pub(super) async fn ask(&self, command: &Cmd) -> Result<Answered, Failed> {
+    pub(super) async fn ask(&self, command: &Cmd, manner: Manner) -> Result<Answered, Failed> {
         let kept = self.connection().await.map_err(Failed::Connecting)?;
-        let sent = kept.as_ref().clone().req_packed_command(command).await;
-        self.answered(&kept, sent)
-    }
-
-    /// Sends one command to a node of a cluster that the keys are on their way to.
-    pub(super) async fn ask_asking(&self, command: &Cmd) -> Result<Answered, Failed> {
-        let kept = self.connection().await.map_err(Failed::Connecting)?;
-        let mut both = redis::pipe();
-        both.cmd("ASKING").ignore().add_command(command.clone());
-        let sent = kept.as_ref().clone().req_packed_commands(&both, 1, 1).await;
-        let sent = sent.map(|mut values| values.pop().unwrap_or(Value::Nil));
+        let mut connection = kept.as_ref().clone();
+        let replicas = self.replicas.filter(|_| manner.writes);
+        if !manner.asking && replicas.is_none() {
+            let sent = connection.req_packed_command(command).await;
+            return self.answered(&kept, sent);
+        }
+        // All on one connection, one behind the other: both are about what comes beside them.
+        let mut all = redis::pipe();
+        if manner.asking {
+            all.cmd("ASKING");
+        }
+        all.add_command(command.clone());
+        if let Some(replicas) = replicas {
+            let patience = u64::try_from(replicas.patience.as_millis()).unwrap_or(u64::MAX);
+            all.cmd("WAIT").arg(replicas.count).arg(patience);
+        }
+        let (offset, count) = (
+            usize::from(manner.asking),
+            1 + usize::from(replicas.is_some()),
+        );
+        let sent = connection.req_packed_commands(&all, offset, count).await;
+        let sent = sent.and_then(|values| {
+            let mut values = values.into_iter();
+            let said = values.next().unwrap_or(Value::Nil).extract_error()?;
+            match (replicas, values.next()) {
+                (None, _) => Ok(said),
+                (Some(replicas), Some(Value::Int(have))) if have >= i64::from(replicas.count) => {
+                    Ok(said)
+                }
+                (Some(replicas), have) => {
+                    let why = format!("{} replicas must have it: {have:?}", replicas.count);
+                    Err((ErrorKind::Client, "too few replicas", why).into())
+                }
+            }
+        });
         self.answered(&kept, sent)
     }
 

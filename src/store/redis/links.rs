@@ -9,7 +9,7 @@ use redis::{Cmd, ConnectionAddr, RedisConnectionInfo, RedisError, Value};
 use super::{
     RedisConfig, SetupError, Timeouts,
     cluster::Cluster,
-    link::{Expected, Failed, Link},
+    link::{Expected, Failed, Link, Manner, Replicas},
     sentinel::Sentinel,
     url::{Host, Topology},
 };
@@ -33,6 +33,7 @@ pub(super) struct Servers {
     address: ConnectionAddr,
     login: RedisConnectionInfo,
     pub(super) timeouts: Timeouts,
+    replicas: Option<Replicas>,
 }
 
 impl Links {
@@ -42,6 +43,7 @@ impl Links {
             tls,
             sentinel_login,
             timeouts,
+            wait_replicas,
             ..
         } = config;
         let first = &url.hosts[0];
@@ -54,6 +56,7 @@ impl Links {
             address,
             login: url.login.clone(),
             timeouts: *timeouts,
+            replicas: Replicas::new(*wait_replicas, *timeouts),
         };
         Ok(match &url.topology {
             Topology::One => Self::One(servers.link(first, Expected::Anything)?),
@@ -69,6 +72,7 @@ impl Links {
                     address: servers.address.clone(),
                     login,
                     timeouts: *timeouts,
+                    replicas: None,
                 };
                 let links = url.hosts.iter();
                 let links = links.map(|host| sentinels.link(host, Expected::Anything));
@@ -79,17 +83,22 @@ impl Links {
         })
     }
 
-    /// Sends one command to the server that has this key.
-    pub(super) async fn send(&self, key: &str, command: &Cmd) -> Result<Value, Failed> {
-        Ok(self.ask(key, command).await?.value)
+    /// Sends one command that reads to the server that has this key.
+    pub(super) async fn read(&self, key: &str, command: &Cmd) -> Result<Value, Failed> {
+        Ok(self.ask(key, command, Manner::default()).await?.value)
     }
 
-    /// The same, and tells who answered.
-    pub(super) async fn ask(&self, key: &str, command: &Cmd) -> Result<Answered, Failed> {
+    /// Sends one command to the server that has this key, and tells who answered.
+    pub(super) async fn ask(
+        &self,
+        key: &str,
+        command: &Cmd,
+        manner: Manner,
+    ) -> Result<Answered, Failed> {
         match self {
-            Self::One(link) => link.ask(command).await,
-            Self::Sentinel(sentinel) => sentinel.ask(command).await,
-            Self::Cluster(cluster) => cluster.ask(key, command).await,
+            Self::One(link) => link.ask(command, manner).await,
+            Self::Sentinel(sentinel) => sentinel.ask(command, manner).await,
+            Self::Cluster(cluster) => cluster.ask(key, command, manner).await,
         }
     }
 
@@ -123,6 +132,7 @@ impl Servers {
             },
             _ => ConnectionAddr::Tcp(host.name.clone(), host.port),
         };
-        Link::new(address, self.login.clone(), self.timeouts, expected)
+        let (login, timeouts) = (self.login.clone(), self.timeouts);
+        Link::new(address, login, timeouts, expected, self.replicas)
     }
 }

@@ -47,7 +47,7 @@ use self::{
     errors::store_error,
     fitness::Fitness,
     keys::OrgKeys,
-    link::again_if_cut,
+    link::{Manner, again_if_cut},
     links::{Answered, Links},
     packed::BadReply,
     record::Record,
@@ -76,6 +76,8 @@ pub struct RedisConfig {
     pub key_prefix: String,
     /// How long Redis may take.
     pub timeouts: Timeouts,
+    /// How many replicas of Redis must have a decision before it is answered.
+    pub wait_replicas: u16,
     /// How many days usage is kept after its day.
     pub usage_retention_days: u32,
     /// What to do with a Redis that may evict what was counted.
@@ -198,7 +200,8 @@ impl Store for RedisStore {
             }
         };
         let key = keys.usage();
-        let reply = again_if_cut(|| self.pools.run(&self.links, &key, push)).await;
+        let reply =
+            again_if_cut(|| self.pools.run(&self.links, &key, Manner::default(), push)).await;
         let reply = reply.map_err(|error| store_error(&error))?;
         let (now, mut records) = readings::parse_pools(&reply, pools.len())?;
         // What Redis lost shows here too, though only a decision restores it.
@@ -228,7 +231,7 @@ impl Store for RedisStore {
         loop {
             let mut command = redis::cmd("HSCAN");
             command.arg(&key).arg(&cursor).arg("COUNT").arg(USAGE_STEP);
-            let answered = again_if_cut(|| self.links.ask(&key, &command)).await;
+            let answered = again_if_cut(|| self.links.ask(&key, &command, Manner::default())).await;
             let Answered { value, by } = answered.map_err(|error| store_error(&error))?;
             if scanned_by.replace(by).is_some_and(|before| before != by) {
                 // Where one server was in its scan means nothing to another.

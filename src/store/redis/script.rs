@@ -2,7 +2,10 @@
 
 use redis::{Cmd, ErrorKind, ServerErrorKind, Value};
 
-use super::{link::Failed, links::Links};
+use super::{
+    link::{Failed, Manner},
+    links::Links,
+};
 
 const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
 
@@ -26,18 +29,19 @@ impl Script {
         &self,
         links: &Links,
         key: &str,
+        manner: Manner,
         push: impl Fn(&mut Cmd),
     ) -> Result<Value, Failed> {
         let mut command = redis::cmd("EVALSHA");
         command.arg(&self.hash);
         push(&mut command);
-        let sent = links.send(key, &command).await;
+        let sent = links.ask(key, &command, manner).await;
         if matches!(&sent, Err(Failed::Asking(e)) if e.kind() == NO_SCRIPT) {
             let mut command = redis::cmd("EVAL");
             command.arg(self.source);
             push(&mut command);
-            return links.send(key, &command).await;
+            return Ok(links.ask(key, &command, manner).await?.value);
         }
-        sent
+        Ok(sent?.value)
     }
 }

@@ -18,7 +18,7 @@ use redis::{Cmd, ErrorKind, RedisError};
 use tokio::sync::Mutex;
 
 use super::{
-    link::{Expected, Failed, Failure, Link, must_be_replaced},
+    link::{Expected, Failed, Failure, Link, Manner, must_be_replaced},
     links::{Answered, Servers},
     url::Host,
 };
@@ -48,9 +48,9 @@ impl Sentinel {
     }
 
     /// Sends one command to the master.
-    pub(super) async fn ask(&self, command: &Cmd) -> Result<Answered, Failed> {
+    pub(super) async fn ask(&self, command: &Cmd, manner: Manner) -> Result<Answered, Failed> {
         let link = self.master().await.map_err(Failed::Connecting)?;
-        let answered = link.ask(command).await;
+        let answered = link.ask(command, manner).await;
         let is_left = match &answered {
             Ok(_) => false,
             Err(Failed::Connecting(_)) => true,
@@ -131,7 +131,7 @@ impl Sentinel {
     async fn told_by(&self, sentinel: &Link) -> Result<Host, RedisError> {
         let mut command = redis::cmd("SENTINEL");
         command.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
-        let answered = match sentinel.ask(&command).await {
+        let answered = match sentinel.ask(&command, Manner::default()).await {
             Ok(answered) => answered,
             Err(Failed::Connecting(error) | Failed::Asking(error)) => return Err(error),
         };
