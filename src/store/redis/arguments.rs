@@ -12,6 +12,7 @@ use super::{
 use crate::{
     domain::{
         Eligibility, ModelName, Overflow, PoolName, ProjectId, RequestFields, RequestId, Verdict,
+        Workload,
     },
     store::{
         Batch, Operation, Recording,
@@ -45,13 +46,15 @@ pub(super) struct Told {
     pub(super) extra: Vec<PoolName>,
     /// Redis lost writes: it is told all that is remembered of the pools.
     pub(super) restores: bool,
+    /// Every pool that is remembered is looked at, whatever the operations are.
+    pub(super) verifies: bool,
 }
 
 /// Packs a batch. Its keys stand behind `keys_before` others.
-pub(super) fn pack(
-    batch: &Batch,
-    told: &Told,
-    remembered: &[Remembered],
+pub(super) fn pack<'b>(
+    batch: &'b Batch,
+    told: &'b Told,
+    remembered: &'b [Remembered],
     prefix: &str,
     keys_before: usize,
 ) -> Packed {
@@ -64,6 +67,11 @@ pub(super) fn pack(
     let mut items = Values::with_room(batch.operations.len() * 8);
     for operation in &batch.operations {
         ids.extend(push_item(&mut items, &mut tables, operation));
+    }
+    if told.verifies {
+        for known in remembered {
+            tables.look_at(&known.pool);
+        }
     }
     let has_ids = !ids.is_empty();
     if has_ids {
@@ -230,6 +238,16 @@ impl<'b> Tables<'b> {
             self.pools.push(pool);
             self.pools.len() - 1
         })
+    }
+
+    /// Has a pool read that no Reserve asks for: the script reads those of the kinds.
+    fn look_at(&mut self, pool: &'b PoolName) {
+        let target = Target::Pool(self.pool(pool));
+        self.kinds.push(Kind {
+            target,
+            workload: workload_letter(Workload::Inference),
+            field: 0,
+        });
     }
 
     /// The field of a kind's class: pool, workload and row, which an id can't be.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,7 +20,7 @@ use super::{
     script::Script,
 };
 use crate::{
-    domain::{PoolName, UtcDay},
+    domain::{OrgId, PoolName, UtcDay},
     store::{Batch, Decided, Hindrance, StoreError, Timed},
     throttle::Throttle,
 };
@@ -94,7 +95,9 @@ impl Decider {
         batches: &[Batch],
     ) -> Vec<Result<Timed<Decided>>> {
         let most = if links.are_many() { 1 } else { MOST_BATCHES };
-        let calls = calls(batches, most).map(|batches| self.decide_in_one_call(links, batches));
+        let told = Told::default();
+        let calls = calls(batches, most);
+        let calls = calls.map(|batches| self.decide_in_one_call(links, batches, &told));
         join_all(calls).await.into_iter().flatten().collect()
     }
 
@@ -102,8 +105,9 @@ impl Decider {
         &self,
         links: &Links,
         batches: &[Batch],
+        told: &Told,
     ) -> Vec<Result<Timed<Decided>>> {
-        let (now, replies) = match self.call(links, batches, &Told::default()).await {
+        let (now, replies) = match self.call(links, batches, told).await {
             Ok(replies) => replies,
             Err(error) => return batches.iter().map(|_| Err(error.clone())).collect(),
         };
@@ -111,7 +115,8 @@ impl Decider {
         for (batch, reply) in batches.iter().zip(replies) {
             decided.push(match reply {
                 Reply::UnnamedPools(_) | Reply::Lost(_) => {
-                    self.decide_telling(links, batch, reply).await
+                    self.decide_telling(links, batch, told.verifies, reply)
+                        .await
                 }
                 reply => answer(now, reply),
             });
@@ -125,9 +130,13 @@ impl Decider {
         &self,
         links: &Links,
         batch: &Batch,
+        verifies: bool,
         mut reply: Reply,
     ) -> Result<Timed<Decided>> {
-        let mut told = Told::default();
+        let mut told = Told {
+            verifies,
+            ..Told::default()
+        };
         for _ in 1..MAX_ROUNDS {
             match reply {
                 Reply::UnnamedPools(pools) => told.extra.extend(pools),
@@ -232,6 +241,42 @@ impl Decider {
                 "Redis has lost writes that it had acknowledged: what this replica remembers of these \
                  pools' counters is restored"
             );
+        }
+    }
+
+    /// Looks whether Redis still has this replica's newest writes: it can have lost no other without these.
+    /// Where it lost any, all are looked at, and what is gone is restored.
+    pub(super) async fn verify(&self, links: &Links) {
+        let before = self.memory.losses();
+        if let Some((day, newest)) = self.memory.newest() {
+            self.look_at(links, day, newest).await;
+        }
+        if self.memory.losses() > before
+            && let Some((day, all)) = self.memory.all()
+        {
+            self.look_at(links, day, all).await;
+        }
+    }
+
+    async fn look_at(&self, links: &Links, day: UtcDay, orgs: Vec<OrgId>) {
+        let told = Told {
+            verifies: true,
+            ..Told::default()
+        };
+        let most = if links.are_many() { 1 } else { MOST_BATCHES };
+        let batches = orgs.into_iter().map(|org| Batch {
+            org,
+            day,
+            terms: Arc::default(),
+            operations: Vec::new(),
+        });
+        let batches: Vec<Batch> = batches.collect();
+        for batches in batches.chunks(most) {
+            let looked = self.decide_in_one_call(links, batches, &told).await;
+            // Where it can't be asked, the next probe looks again, or the next decision.
+            if looked.iter().any(Result::is_err) {
+                return;
+            }
         }
     }
 

@@ -7,7 +7,7 @@
 //! others is older than its own last write, so Redis can't lose any of it without losing that too.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -32,7 +32,12 @@ pub(super) struct Memory {
 pub(super) struct Day {
     day: Option<UtcDay>,
     by_org: HashMap<OrgId, Vec<Remembered>>,
+    /// Whose pools were written last, the last one first.
+    newest: VecDeque<OrgId>,
 }
+
+/// How many organizations are the newest: more than a cluster has masters, mostly.
+const NEWEST: usize = 16;
 
 /// What a pool was after the replica's last write to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,12 +74,26 @@ impl Memory {
         self.losses.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The day that anything is remembered of, and whose pools were written last.
+    pub(super) fn newest(&self) -> Option<(UtcDay, Vec<OrgId>)> {
+        let known = self.day.lock().unwrap_or_else(PoisonError::into_inner);
+        Some((known.day?, known.newest.iter().cloned().collect()))
+    }
+
+    /// All whose pools were written on that day.
+    pub(super) fn all(&self) -> Option<(UtcDay, Vec<OrgId>)> {
+        let known = self.day.lock().unwrap_or_else(PoisonError::into_inner);
+        Some((known.day?, known.by_org.keys().cloned().collect()))
+    }
+
     /// What is remembered of a day: of none but the latest.
     pub(super) fn of(&self, day: UtcDay) -> MutexGuard<'_, Day> {
         let mut known = self.day.lock().unwrap_or_else(PoisonError::into_inner);
         if known.day < Some(day) {
-            known.by_org = HashMap::new();
-            known.day = Some(day);
+            *known = Day {
+                day: Some(day),
+                ..Day::default()
+            };
         }
         known
     }
@@ -93,6 +112,11 @@ impl Day {
     pub(super) fn learn(&mut self, org: &OrgId, day: UtcDay, written: Vec<Remembered>) {
         if self.day != Some(day) || written.is_empty() {
             return;
+        }
+        if self.newest.front() != Some(org) {
+            self.newest.retain(|other| other != org);
+            self.newest.truncate(NEWEST - 1);
+            self.newest.push_front(org.clone());
         }
         let Some(pools) = self.by_org.get_mut(org) else {
             self.by_org.insert(org.clone(), written);

@@ -36,7 +36,7 @@ mod slots;
 mod tls;
 mod url;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::{Cmd, RedisError};
@@ -115,11 +115,13 @@ pub enum SetupError {
 
 /// The counters in Redis, version 7 or later.
 pub struct RedisStore {
-    links: Links,
+    links: Arc<Links>,
     fitness: Fitness,
     /// A day's rows are read whole for each page: only so many at a time.
     usage_reads: Semaphore,
-    decider: Decider,
+    decider: Arc<Decider>,
+    /// One look at what Redis still has at a time.
+    verifying: Arc<Semaphore>,
     pools: Script,
 }
 
@@ -155,12 +157,28 @@ impl RedisStore {
         } = config;
         let days = u64::from(usage_retention_days);
         Ok(Self {
-            links,
+            links: Arc::new(links),
             fitness: Fitness::new(unsafe_eviction),
             usage_reads: Semaphore::new(MAX_USAGE_READS),
-            decider: Decider::new(key_prefix, Duration::from_secs(days * 24 * 60 * 60)),
+            decider: Arc::new(Decider::new(
+                key_prefix,
+                Duration::from_secs(days * 24 * 60 * 60),
+            )),
+            verifying: Arc::new(Semaphore::new(1)),
             pools: Script::new(include_str!("pools.lua")),
         })
+    }
+
+    /// Begins a look at whether Redis still has what it acknowledged, unless one is under way. It may take
+    /// longer than a probe may.
+    fn verify(&self) {
+        if let Ok(turn) = Arc::clone(&self.verifying).try_acquire_owned() {
+            let (decider, links) = (Arc::clone(&self.decider), Arc::clone(&self.links));
+            tokio::spawn(async move {
+                decider.verify(&links).await;
+                drop(turn);
+            });
+        }
     }
 
     fn keys(&self, org: &OrgId, day: UtcDay) -> OrgKeys {
@@ -272,6 +290,7 @@ impl Store for RedisStore {
         let keys = keys.map_err(|error| store_error(&error))?;
         self.fitness.check(&self.links, &keys).await?;
         let now = self.decider.probe(&self.links, &keys).await?;
+        self.verify();
         Ok(Timed { now, answer: () })
     }
 }
