@@ -1,10 +1,6 @@
 //! Deciding: from batches to calls of the script, and from its replies to what became of them.
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, Utc};
 use futures_util::future::{join_all, select_ok};
@@ -15,25 +11,22 @@ use super::{
     errors::store_error,
     link::{Failed, Manner, again_if_cut},
     links::Links,
-    memory::{Memory, Remembered},
+    memory::Memory,
     reply::{self, Reply},
     script::Script,
 };
 use crate::{
-    domain::{OrgId, PoolName, UtcDay},
+    domain::{PoolName, UtcDay},
     store::{Batch, Decided, Hindrance, StoreError, Timed},
-    throttle::Throttle,
 };
 
 /// A reservation names at most one pool that the caller didn't; a policy that lost more is asked for
 /// again. And so is what this replica remembers, where Redis lost writes.
 const MAX_ROUNDS: usize = 5;
 
-static LOSSES: Throttle = Throttle::new();
-
 /// How many batches and operations one call of the script takes: Redis serves nobody else meanwhile. In
 /// a cluster it takes one batch, since no two organizations need be on the same node.
-const MOST_BATCHES: usize = 64;
+pub(super) const MOST_BATCHES: usize = 64;
 const MOST_OPERATIONS: usize = Batch::MOST_OPERATIONS;
 
 /// The script, and what it needs to know besides a batch.
@@ -59,7 +52,7 @@ struct PackedCall {
     has_ids: bool,
 }
 
-type Result<T> = std::result::Result<T, StoreError>;
+pub(super) type Result<T> = std::result::Result<T, StoreError>;
 
 impl Decider {
     pub(super) fn new(key_prefix: String, usage_retention: Duration) -> Self {
@@ -101,7 +94,7 @@ impl Decider {
         join_all(calls).await.into_iter().flatten().collect()
     }
 
-    async fn decide_in_one_call(
+    pub(super) async fn decide_in_one_call(
         &self,
         links: &Links,
         batches: &[Batch],
@@ -203,81 +196,6 @@ impl Decider {
             call.has_ids |= packed.has_ids;
         }
         call
-    }
-
-    /// Remembers what the pools were after the writes of these batches.
-    fn remember(
-        &self,
-        batches: &[Batch],
-        pools: Vec<Vec<PoolName>>,
-        replies: &mut [Reply],
-    ) -> Result<()> {
-        for ((batch, pools), reply) in batches.iter().zip(pools).zip(replies) {
-            let Reply::Done(_, written) = reply else {
-                continue;
-            };
-            let written = std::mem::take(written).into_iter().map(|it| {
-                Ok(Remembered {
-                    pool: pools.get(it.place).ok_or_else(no_such_pool)?.clone(),
-                    turn: it.turn,
-                    record: it.record,
-                })
-            });
-            let written = written.collect::<Result<_>>()?;
-            let mut memory = self.memory.of(batch.day);
-            memory.learn(&batch.org, batch.day, written);
-        }
-        Ok(())
-    }
-
-    fn tell_of_loss(&self, batch: &Batch, pools: usize) {
-        self.memory.count_loss();
-        if let Some(left_out) = LOSSES.admit(Instant::now()) {
-            tracing::error!(
-                org = %batch.org,
-                day = %batch.day,
-                pools,
-                left_out,
-                "Redis has lost writes that it had acknowledged: what this replica remembers of these \
-                 pools' counters is restored"
-            );
-        }
-    }
-
-    /// Looks whether Redis still has this replica's newest writes: it can have lost no other without these.
-    /// Where it lost any, all are looked at, and what is gone is restored.
-    pub(super) async fn verify(&self, links: &Links) {
-        let before = self.memory.losses();
-        if let Some((day, newest)) = self.memory.newest() {
-            self.look_at(links, day, newest).await;
-        }
-        if self.memory.losses() > before
-            && let Some((day, all)) = self.memory.all()
-        {
-            self.look_at(links, day, all).await;
-        }
-    }
-
-    async fn look_at(&self, links: &Links, day: UtcDay, orgs: Vec<OrgId>) {
-        let told = Told {
-            verifies: true,
-            ..Told::default()
-        };
-        let most = if links.are_many() { 1 } else { MOST_BATCHES };
-        let batches = orgs.into_iter().map(|org| Batch {
-            org,
-            day,
-            terms: Arc::default(),
-            operations: Vec::new(),
-        });
-        let batches: Vec<Batch> = batches.collect();
-        for batches in batches.chunks(most) {
-            let looked = self.decide_in_one_call(links, batches, &told).await;
-            // Where it can't be asked, the next probe looks again, or the next decision.
-            if looked.iter().any(Result::is_err) {
-                return;
-            }
-        }
     }
 
     /// Asks every server whether it would decide, and takes the first one's clock: the store is of use
@@ -397,10 +315,4 @@ fn answer(now: DateTime<Utc>, reply: Reply) -> Result<Timed<Decided>> {
         Reply::Torn(reason) => return Err(StoreError::NoAnswer { reason }),
     };
     Ok(Timed { now, answer })
-}
-
-fn no_such_pool() -> StoreError {
-    StoreError::Corrupt {
-        reason: "a write to a pool that was not named".to_owned(),
-    }
 }

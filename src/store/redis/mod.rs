@@ -25,6 +25,7 @@ mod fitness;
 pub mod keys;
 mod link;
 mod links;
+mod losses;
 mod memory;
 mod packed;
 pub mod readings;

@@ -1,0 +1,103 @@
+//! Redis may lose writes that it acknowledged: what the pools were is remembered, looked after, and restored.
+//!
+//! The rule: docs/DURABILITY.md, "When Redis forgets".
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    arguments::Told,
+    decide::{Decider, MOST_BATCHES, Result},
+    links::Links,
+    memory::Remembered,
+    reply::Reply,
+};
+use crate::{
+    domain::{OrgId, PoolName, UtcDay},
+    store::{Batch, StoreError},
+    throttle::Throttle,
+};
+
+static LOSSES: Throttle = Throttle::new();
+
+impl Decider {
+    /// Looks whether Redis still has this replica's newest writes: it can have lost no other without these.
+    /// Where it lost any, all are looked at, and what is gone is restored.
+    pub(super) async fn verify(&self, links: &Links) {
+        let before = self.memory.losses();
+        if let Some((day, newest)) = self.memory.newest() {
+            self.look_at(links, day, newest).await;
+        }
+        if self.memory.losses() > before
+            && let Some((day, all)) = self.memory.all()
+        {
+            self.look_at(links, day, all).await;
+        }
+    }
+
+    async fn look_at(&self, links: &Links, day: UtcDay, orgs: Vec<OrgId>) {
+        let told = Told {
+            verifies: true,
+            ..Told::default()
+        };
+        let most = if links.are_many() { 1 } else { MOST_BATCHES };
+        let batches = orgs.into_iter().map(|org| Batch {
+            org,
+            day,
+            terms: Arc::default(),
+            operations: Vec::new(),
+        });
+        let batches: Vec<Batch> = batches.collect();
+        for batches in batches.chunks(most) {
+            let looked = self.decide_in_one_call(links, batches, &told).await;
+            // Where it can't be asked, the next probe looks again, or the next decision.
+            if looked.iter().any(Result::is_err) {
+                return;
+            }
+        }
+    }
+
+    /// Remembers what the pools were after the writes of these batches.
+    pub(super) fn remember(
+        &self,
+        batches: &[Batch],
+        pools: Vec<Vec<PoolName>>,
+        replies: &mut [Reply],
+    ) -> Result<()> {
+        for ((batch, pools), reply) in batches.iter().zip(pools).zip(replies) {
+            let Reply::Done(_, written) = reply else {
+                continue;
+            };
+            let written = std::mem::take(written).into_iter().map(|it| {
+                Ok(Remembered {
+                    pool: pools.get(it.place).ok_or_else(no_such_pool)?.clone(),
+                    turn: it.turn,
+                    record: it.record,
+                })
+            });
+            let written = written.collect::<Result<_>>()?;
+            let mut memory = self.memory.of(batch.day);
+            memory.learn(&batch.org, batch.day, written);
+        }
+        Ok(())
+    }
+
+    pub(super) fn tell_of_loss(&self, batch: &Batch, pools: usize) {
+        self.memory.count_loss();
+        if let Some(left_out) = LOSSES.admit(Instant::now()) {
+            tracing::error!(
+                org = %batch.org,
+                day = %batch.day,
+                pools,
+                left_out,
+                "Redis has lost writes that it had acknowledged: what this replica remembers of these \
+                 pools' counters is restored"
+            );
+        }
+    }
+}
+
+fn no_such_pool() -> StoreError {
+    StoreError::Corrupt {
+        reason: "a write to a pool that was not named".to_owned(),
+    }
+}
