@@ -350,3 +350,31 @@ async fn under_lost_answers_late_calls_rollbacks_and_clock_jumps_each_answer_is_
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_instead_of_lost_writes_is_not_taken_for_them() {
+    let mut simulation = Simulation::new().await;
+    simulation.begin().await;
+    let reserve = |replica, tokens, fault| {
+        let asked = Asked::Reserve { id: None, tokens };
+        Step::Ask(replica, asked, fault)
+    };
+    for step in [
+        reserve(0, 1, Fault::Pass),
+        Step::Keep,
+        // The other replica learns of this one, and its own does not.
+        reserve(0, 5, Fault::DropReply),
+        reserve(1, 10, Fault::Pass),
+        Step::FallBack,
+        Step::Keep,
+        reserve(0, 100, Fault::Pass),
+        // The one that knows only what is lost comes first.
+        Step::FallBack,
+        reserve(1, 1, Fault::Pass),
+    ] {
+        let (said, wanted) = simulation.take(&step).await;
+        assert_eq!(said, wanted, "{step:?}");
+    }
+    let (said, _) = simulation.take(&reserve(0, 1, Fault::Pass)).await;
+    assert_eq!(said, format!("{:?}", Answer::Ok(("FREE", 113, false))));
+}
