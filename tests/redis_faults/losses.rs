@@ -8,6 +8,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use tollgate::grpc::proto::ReserveRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{logged, served_again, start, unavailable};
@@ -175,6 +176,32 @@ async fn each_replica_restores_what_it_remembers_without_being_asked() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(used(&newcomer, 851).await, exceeded(150));
+}
+
+#[tokio::test]
+async fn of_many_organizations_all_are_restored_and_not_those_alone_that_were_looked_at() {
+    let redis = RedisServer::start();
+    let orgs: Vec<String> = (0..40).map(|at| format!("org-{at}")).collect();
+    let tables = orgs.iter();
+    let tables = tables.map(|org| format!("[orgs.{org}]\ntier = 1\ndata_sharing = \"all\"\n"));
+    let text = small_policy("keep_open") + &tables.collect::<String>();
+    let policy = TextFile::new(&text);
+    let tollgate = Tollgate::start(&["--policy", policy.path(), "--store", &redis.url()]);
+    let client = tollgate.client();
+    for org in &orgs {
+        let asked = ReserveRequest {
+            org: org.clone(),
+            ..ask(1, "")
+        };
+        client.clone().reserve(asked).await.unwrap();
+    }
+    redis.run(&["FLUSHALL"]);
+    let patience = Instant::now() + Duration::from_secs(10);
+    let pools = ["KEYS", "tollgate:*:pool:*"];
+    while redis.strings(&pools).len() < orgs.len() {
+        assert!(Instant::now() < patience, "{:?}", redis.strings(&pools));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
