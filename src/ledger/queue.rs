@@ -63,7 +63,6 @@ struct Lane {
     submissions: VecDeque<Submission>,
     /// Decisions that wait in them.
     waiting: usize,
-    has_call: bool,
 }
 
 /// What one caller wants decided, and where it waits for it.
@@ -234,7 +233,6 @@ impl Call {
             let taken = lane.take(&org, &mut room);
             *waiting -= before - lane.waiting;
             if let Some((batch, its_callers)) = taken {
-                lane.has_call = true;
                 batches.push(batch);
                 callers.push(its_callers);
                 self.orgs.push(org);
@@ -257,10 +255,7 @@ impl Drop for Call {
         } = &mut *lanes;
         for org in self.orgs.drain(..) {
             match by_org.get_mut(&org) {
-                Some(lane) if lane.waiting > 0 => {
-                    lane.has_call = false;
-                    ready.push_back(org);
-                }
+                Some(lane) if lane.waiting > 0 => ready.push_back(org),
                 _ => drop(by_org.remove(&org)),
             }
         }

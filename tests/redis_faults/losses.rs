@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use tollgate::grpc::proto::ReserveRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{logged, served_again, start, unavailable};
+use super::{logged, not_ready_body, served_again, start, start_unseen, unavailable};
 use crate::{
     server::http_get,
     support::{
@@ -233,9 +233,11 @@ async fn an_unknown_outcome_is_not_taken_for_a_loss() {
 async fn with_wait_replicas_nothing_is_answered_that_too_few_replicas_have() {
     let redis = RedisServer::start();
     let settings = "call_timeout = \"10s\"\n[redis]\nwait_replicas = 1\nresponse_timeout = \"2s\"";
-    let tollgate = start(&redis, settings).await;
+    let tollgate = start_unseen(&redis.url(), settings);
     let client = tollgate.client();
     unavailable(&client, 10, "id").await;
+    tollgate.wait_for_readiness(ServingStatus::NotServing).await;
+    assert!(not_ready_body(&tollgate).contains("too few replicas follow it"));
     let port = redis.port.to_string();
     let replica = RedisServer::start_on(
         free_port(),
@@ -253,13 +255,14 @@ async fn with_wait_replicas_nothing_is_answered_that_too_few_replicas_have() {
         assert!(Instant::now() < patience, "{}", redis.info("replication"));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // What was counted while none had it is told once one has.
-    let answer = served_again(&client, "other").await;
-    assert_eq!((said(&answer).as_str(), answer.used), ("FREE", 11));
-    assert!(reserve(&client, 10, "id").await.replayed);
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    assert_eq!(reserve(&client, 10, "id").await.used, 10);
+    // Its outcome is unknown: it was counted, and is told once a replica has it.
     replica.signal(Signal::SIGSTOP);
-    unavailable(&client, 10, "third").await;
+    unavailable(&client, 10, "other").await;
     replica.signal(Signal::SIGCONT);
-    let answer = reserve(&client, 10, "third").await;
-    assert_eq!((answer.used, answer.replayed), (21, true));
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    let answer = served_again(&client, "third").await;
+    assert_eq!(answer.used, 21);
+    assert!(reserve(&client, 10, "other").await.replayed);
 }

@@ -253,7 +253,10 @@ impl Simulation {
         let again = !matches!(asked, Asked::Reserve { id: None, .. });
         let wanted = match fault {
             Fault::Pass => self.model.ask(call),
-            _ if again => self.model.ask(call),
+            _ if again => {
+                let call = self.model.call(*process, asked);
+                self.model.ask(call)
+            }
             _ => Err("no answer"),
         };
         (format!("{said:?}"), format!("{wanted:?}"))

@@ -56,6 +56,7 @@ pub struct Model {
     calls: BTreeMap<Process, u64>,
     writes: u64,
     granted: i64,
+    granted_by_id: BTreeMap<u64, i64>,
 }
 
 /// A call on its way.
@@ -76,9 +77,13 @@ enum Reached {
     Decided(Answer, Option<u64>),
 }
 
+fn sum(pool: &Pool) -> i64 {
+    let writes = pool.values().flat_map(|part| part.writes.values());
+    writes.sum()
+}
+
 fn used(pool: &Pool) -> i64 {
-    let parts = pool.values().flat_map(|part| part.writes.values());
-    parts.sum::<i64>().max(0)
+    sum(pool).max(0)
 }
 
 fn join(pool: &mut Pool, other: &Pool) {
@@ -124,8 +129,18 @@ impl Model {
         if write.is_some() {
             self.remembered.insert(process, self.held.pool.clone());
         }
-        if let (Asked::Reserve { tokens, .. }, Ok(("FREE", _, false))) = (asked, answer) {
-            self.granted += tokens;
+        match (asked, answer) {
+            (Asked::Reserve { id: None, tokens }, Ok(("FREE", ..))) => self.granted += tokens,
+            (
+                Asked::Reserve {
+                    id: Some(id),
+                    tokens,
+                },
+                Ok(("FREE", ..)),
+            ) if self.held.reservations[0].contains_key(&id) => {
+                self.granted_by_id.insert(id, tokens);
+            }
+            _ => {}
         }
         answer
     }
@@ -176,11 +191,15 @@ impl Model {
                 let write = self.write(call, change);
                 Reached::Decided(Ok((verdict, before + change, false)), Some(write))
             }
-            (Asked::Reserve { tokens, .. }, Some((_, known))) => {
+            (Asked::Reserve { tokens, .. }, Some((day, known))) => {
                 let answer = match known.state {
                     _ if known.tokens != tokens => Err("fields"),
                     State::Released => Err("released"),
-                    _ => Ok((known.verdict, before, true)),
+                    _ => {
+                        let write = (day == 0).then(|| self.write(call, 0));
+                        let used = used(&self.held.pool);
+                        return Reached::Decided(Ok((known.verdict, used, true)), write);
+                    }
                 };
                 Reached::Decided(answer, None)
             }
@@ -192,7 +211,10 @@ impl Model {
                 let figure = |used| if day == 0 { used } else { 0 };
                 match known.state {
                     State::Settled { .. } => Reached::Decided(Err("settled"), None),
-                    State::Released => Reached::Decided(Ok(("", figure(before), true)), None),
+                    State::Released => {
+                        let write = (day == 0).then(|| self.write(call, 0));
+                        Reached::Decided(Ok(("", figure(before), true)), write)
+                    }
                     State::Held => {
                         let free = day == 0 && known.verdict == "FREE";
                         let after = if free {
@@ -225,13 +247,11 @@ impl Model {
                 tokens: settled,
                 verdict,
             } => {
-                let same = settled == tokens;
-                let answer = if same {
-                    Ok((verdict, figure(before), true))
-                } else {
-                    Err("amount")
-                };
-                return Reached::Decided(answer, None);
+                if settled != tokens {
+                    return Reached::Decided(Err("amount"), None);
+                }
+                let write = (day == 0).then(|| self.write(call, 0));
+                return Reached::Decided(Ok((verdict, figure(before), true)), write);
             }
             State::Held => {}
         }
@@ -268,9 +288,11 @@ impl Model {
 
     fn write(&mut self, call: Call, change: i64) -> u64 {
         self.writes += 1;
+        // Where more was taken back than is left, the next write makes up for it.
+        let missing = (-sum(&self.held.pool)).max(0);
         let part = self.held.pool.entry(call.process).or_default();
         part.turn = (part.turn + 1).max(call.number * 1024);
-        part.writes.insert(self.writes, change);
+        part.writes.insert(self.writes, change + missing);
         self.writes
     }
 
@@ -298,10 +320,11 @@ impl Model {
         self.held.pool.clear();
         self.remembered.clear();
         self.granted = 0;
+        self.granted_by_id.clear();
     }
 
     /// Free tokens of today that callers were told of.
     pub fn granted(&self) -> i64 {
-        self.granted
+        self.granted + self.granted_by_id.values().sum::<i64>()
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct Packed {
 }
 
 /// What the script has to be told besides a batch.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Told {
     /// Pools that a reservation names, and the terms don't.
     pub(super) extra: Vec<PoolName>,

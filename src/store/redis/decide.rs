@@ -9,7 +9,7 @@ use redis::{Cmd, Value};
 use super::{
     arguments::{self, Told},
     errors::store_error,
-    link::{Failed, Manner, again_if_cut},
+    link::{Failed, Manner, TOO_FEW_REPLICAS, again_if_cut},
     links::Links,
     memory::Memory,
     reply::{self, Reply},
@@ -104,17 +104,66 @@ impl Decider {
             Ok(replies) => replies,
             Err(error) => return batches.iter().map(|_| Err(error.clone())).collect(),
         };
+        let mut lost = Vec::new();
         let mut decided = Vec::with_capacity(batches.len());
         for (batch, reply) in batches.iter().zip(replies) {
             decided.push(match reply {
-                Reply::UnnamedPools(_) | Reply::Lost(_) => {
-                    self.decide_telling(links, batch, told.verifies, reply)
-                        .await
+                Reply::Lost(_) => {
+                    self.tell_of_loss(batch);
+                    lost.push(batch.clone());
+                    None
                 }
-                reply => answer(now, reply),
+                reply => Some(self.take(links, batch, told, now, reply).await),
             });
         }
+        let mut restored = self.decide_restoring(links, &lost, told).await.into_iter();
+        let decided = decided.into_iter().map(|decided| {
+            let restored = || restored.next().expect("one for each that was lost");
+            decided.unwrap_or_else(restored)
+        });
+        decided.collect()
+    }
+
+    /// Decides batches whose counters Redis has lost: all in one call, which restores them.
+    async fn decide_restoring(
+        &self,
+        links: &Links,
+        batches: &[Batch],
+        told: &Told,
+    ) -> Vec<Result<Timed<Decided>>> {
+        if batches.is_empty() {
+            return Vec::new();
+        }
+        let told = Told {
+            restores: true,
+            ..told.clone()
+        };
+        let (now, replies) = match self.call(links, batches, &told).await {
+            Ok(replies) => replies,
+            Err(error) => return batches.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let mut decided = Vec::with_capacity(batches.len());
+        for (batch, reply) in batches.iter().zip(replies) {
+            decided.push(self.take(links, batch, &told, now, reply).await);
+        }
         decided
+    }
+
+    /// What a reply means; where the script has to be told more, it is.
+    async fn take(
+        &self,
+        links: &Links,
+        batch: &Batch,
+        told: &Told,
+        now: DateTime<Utc>,
+        reply: Reply,
+    ) -> Result<Timed<Decided>> {
+        match reply {
+            Reply::UnnamedPools(_) | Reply::Lost(_) => {
+                self.decide_telling(links, batch, told.clone(), reply).await
+            }
+            reply => answer(now, reply),
+        }
     }
 
     /// Decides a batch that the script has to be told more for: the names of pools that left the policy,
@@ -123,19 +172,15 @@ impl Decider {
         &self,
         links: &Links,
         batch: &Batch,
-        verifies: bool,
+        mut told: Told,
         mut reply: Reply,
     ) -> Result<Timed<Decided>> {
-        let mut told = Told {
-            verifies,
-            ..Told::default()
-        };
         for _ in 1..MAX_ROUNDS {
             match reply {
                 Reply::UnnamedPools(pools) => told.extra.extend(pools),
-                Reply::Lost(pools) => {
+                Reply::Lost(_) => {
                     told.restores = true;
-                    self.tell_of_loss(batch, pools.len());
+                    self.tell_of_loss(batch);
                 }
                 _ => {}
             }
@@ -147,7 +192,7 @@ impl Decider {
             }
         }
         Err(StoreError::Corrupt {
-            reason: "reservations name ever more pools".to_owned(),
+            reason: "the script asks ever more".to_owned(),
         })
     }
 
@@ -168,11 +213,10 @@ impl Decider {
         };
         let asked = Asked {
             day,
-            number: self.memory.next_call(),
             keys: packed.keys,
             arguments: packed.arguments,
         };
-        let ask = || asked.of(self, script, links);
+        let ask = || asked.of(self, script, links, WRITES);
         let reply = if can_be_repeated(batches) {
             again_if_cut(ask).await
         } else {
@@ -186,7 +230,7 @@ impl Decider {
 
     fn pack(&self, batches: &[Batch], told: &Told, day: UtcDay) -> PackedCall {
         let mut call = PackedCall::default();
-        let known = self.memory.of(day);
+        let known = self.memory.lock();
         for batch in batches {
             let known = known.pools(&batch.org, day);
             let packed = arguments::pack(batch, told, known, &self.key_prefix, call.keys.len());
@@ -201,31 +245,47 @@ impl Decider {
     /// Asks every server whether it would decide, and takes the first one's clock: the store is of use
     /// as long as one of them does.
     pub(super) async fn probe(&self, links: &Links, keys: &[String]) -> Result<DateTime<Utc>> {
-        let probes = keys.iter().map(|key| Box::pin(self.probe_at(links, key)));
+        let probes = keys
+            .iter()
+            .map(|key| Box::pin(self.probe_at(links, key, WRITES)));
         Ok(select_ok(probes).await?.0)
     }
 
     /// Runs the script on nothing, where a key is: where Redis would refuse a decision, being read-only,
     /// out of memory, without the slot or without the right to run it, it refuses this too. Gives its
     /// clock.
-    pub(super) async fn probe_at(&self, links: &Links, key: &str) -> Result<DateTime<Utc>> {
+    pub(super) async fn probe_at(
+        &self,
+        links: &Links,
+        key: &str,
+        manner: Manner,
+    ) -> Result<DateTime<Utc>> {
         let asked = Asked {
             day: UtcDay::of(Utc::now()),
-            number: self.memory.next_call(),
             keys: vec![key.to_owned()],
             arguments: Vec::new(),
         };
-        let reply = again_if_cut(|| asked.of(self, &self.plain, links)).await;
-        let reply = reply.map_err(|error| store_error(&error))?;
+        let reply = again_if_cut(|| asked.of(self, &self.plain, links, manner)).await;
+        let reply = reply.map_err(|error| match store_error(&error) {
+            // Nothing was asked whose outcome would be unknown.
+            StoreError::NoAnswer { reason } if reason.contains(TOO_FEW_REPLICAS) => {
+                let why = Hindrance::TooFewReplicas;
+                StoreError::Refused { why, reason }
+            }
+            error => error,
+        })?;
         Ok(reply::parse_decided(reply::bytes(&reply)?, &[])?.0)
     }
 }
 
+const WRITES: Manner = Manner {
+    asking: false,
+    writes: true,
+};
+
 /// What the script is asked.
 struct Asked {
     day: UtcDay,
-    /// Of the call, among all of this replica.
-    number: u64,
     keys: Vec<String>,
     arguments: Vec<Vec<u8>>,
 }
@@ -236,13 +296,15 @@ impl Asked {
         decider: &Decider,
         script: &Script,
         links: &Links,
+        manner: Manner,
     ) -> std::result::Result<Value, Failed> {
         let Self {
             day,
-            number,
             keys,
             arguments,
         } = self;
+        // Of its own for each try: what was written instead of lost writes has another.
+        let number = decider.memory.next_call();
         let push = |command: &mut Cmd| {
             command.arg(keys.len()).arg(keys);
             command.arg(day.start().timestamp());
@@ -252,10 +314,6 @@ impl Asked {
         };
         // All keys of a call are in one place.
         let key = keys.first().map_or("", String::as_str);
-        let manner = Manner {
-            writes: !arguments.is_empty(),
-            ..Manner::default()
-        };
         script.run(links, key, manner, push).await
     }
 }

@@ -69,6 +69,9 @@ pub(super) struct Manner {
     pub(super) writes: bool,
 }
 
+/// What an error says that means this.
+pub(super) const TOO_FEW_REPLICAS: &str = "too few replicas have it";
+
 /// How many replicas must have a write before it is answered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Replicas {
@@ -81,7 +84,7 @@ impl Replicas {
     /// None where the master's word is enough.
     pub(super) fn new(count: u16, timeouts: Timeouts) -> Option<Self> {
         // Less than an answer may take: that too few have it is an answer.
-        let patience = timeouts.response / 2;
+        let patience = (timeouts.response / 2).max(Duration::from_millis(1));
         (count > 0).then_some(Self { count, patience })
     }
 }
@@ -185,7 +188,7 @@ impl Link {
                 }
                 (Some(replicas), have) => {
                     let why = format!("{} replicas must have it: {have:?}", replicas.count);
-                    Err((ErrorKind::Client, "too few replicas", why).into())
+                    Err((ErrorKind::Client, TOO_FEW_REPLICAS, why).into())
                 }
             }
         });

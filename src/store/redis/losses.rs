@@ -20,21 +20,25 @@ use crate::{
 static LOSSES: Throttle = Throttle::new();
 
 impl Decider {
-    /// Looks whether Redis still has this replica's newest writes: it can have lost no other without these.
-    /// Where it lost any, all are looked at, and what is gone is restored.
+    /// Looks whether Redis still has this replica's newest writes: one server can have lost no other without
+    /// these. And at some others, since one of many servers can. Where any is lost, all are looked at, and
+    /// what is gone is restored.
     pub(super) async fn verify(&self, links: &Links) {
-        let before = self.memory.losses();
-        if let Some((day, newest)) = self.memory.newest() {
-            self.look_at(links, day, newest).await;
+        if let Some((day, some)) = self.memory.some() {
+            self.look_at(links, day, some).await;
         }
-        if self.memory.losses() > before
+        if self.memory.has_to_look()
             && let Some((day, all)) = self.memory.all()
         {
-            self.look_at(links, day, all).await;
+            let losses = self.memory.losses();
+            if self.look_at(links, day, all).await {
+                self.memory.looked(losses);
+            }
         }
     }
 
-    async fn look_at(&self, links: &Links, day: UtcDay, orgs: Vec<OrgId>) {
+    /// Tells whether Redis could be asked for all of them: else the next probe begins anew.
+    async fn look_at(&self, links: &Links, day: UtcDay, orgs: Vec<OrgId>) -> bool {
         let told = Told {
             verifies: true,
             ..Told::default()
@@ -47,13 +51,18 @@ impl Decider {
             operations: Vec::new(),
         });
         let batches: Vec<Batch> = batches.collect();
+        let mut all = true;
         for batches in batches.chunks(most) {
-            let looked = self.decide_in_one_call(links, batches, &told).await;
-            // Where it can't be asked, the next probe looks again, or the next decision.
-            if looked.iter().any(Result::is_err) {
-                return;
+            for looked in self.decide_in_one_call(links, batches, &told).await {
+                match looked {
+                    // What is foreign stays so, and holds up nobody else.
+                    Ok(_) | Err(StoreError::Corrupt { .. }) => {}
+                    Err(_) if links.are_many() => all = false,
+                    Err(_) => return false,
+                }
             }
         }
+        all
     }
 
     /// Remembers what the pools were after the writes of these batches.
@@ -75,22 +84,20 @@ impl Decider {
                 })
             });
             let written = written.collect::<Result<_>>()?;
-            let mut memory = self.memory.of(batch.day);
-            memory.learn(&batch.org, batch.day, written);
+            self.memory.lock().learn(&batch.org, batch.day, written);
         }
         Ok(())
     }
 
-    pub(super) fn tell_of_loss(&self, batch: &Batch, pools: usize) {
+    pub(super) fn tell_of_loss(&self, batch: &Batch) {
         self.memory.count_loss();
         if let Some(left_out) = LOSSES.admit(Instant::now()) {
             tracing::error!(
                 org = %batch.org,
                 day = %batch.day,
-                pools,
                 left_out,
-                "Redis has lost writes that it had acknowledged: what this replica remembers of these \
-                 pools' counters is restored"
+                "Redis has lost writes that it had acknowledged: what this replica remembers of the \
+                 organization's pools is restored"
             );
         }
     }

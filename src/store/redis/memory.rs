@@ -7,7 +7,7 @@
 //! others is older than its own last write, so Redis can't lose any of it without losing that too.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -21,23 +21,34 @@ use crate::domain::{OrgId, PoolName, UtcDay};
 pub(super) struct Memory {
     /// Which replica this is: a number that no other has.
     pub(super) replica: u64,
-    day: Mutex<Day>,
+    days: Mutex<Days>,
     calls: AtomicU64,
-    /// How often Redis was found to have lost writes.
+    /// How often a batch found that Redis had lost writes.
     losses: AtomicU64,
+    /// What they were before all pools were looked at last.
+    losses_looked_after: AtomicU64,
 }
 
-/// Of one day: what is told of a past one says nothing of the next.
+/// By day: the last ones that Redis' clock has named, since a clock may step back over midnight.
 #[derive(Default)]
-pub(super) struct Day {
-    day: Option<UtcDay>,
+pub(super) struct Days(BTreeMap<UtcDay, Day>);
+
+/// How many days.
+const DAYS: usize = 2;
+
+#[derive(Default)]
+struct Day {
     by_org: HashMap<OrgId, Vec<Remembered>>,
+    /// Those in it, and which of them is looked at next.
+    orgs: Vec<OrgId>,
+    next: usize,
     /// Whose pools were written last, the last one first.
     newest: VecDeque<OrgId>,
 }
 
-/// How many organizations are the newest: more than a cluster has masters, mostly.
+/// How many organizations are the newest, and how many more are looked at with them.
 const NEWEST: usize = 16;
+const OTHERS: usize = 48;
 
 /// What a pool was after the replica's last write to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,9 +66,10 @@ impl Memory {
         let replica = RandomState::new().build_hasher().finish() >> 12;
         Self {
             replica,
-            day: Mutex::default(),
+            days: Mutex::default(),
             calls: AtomicU64::new(0),
             losses: AtomicU64::new(0),
+            losses_looked_after: AtomicU64::new(0),
         }
     }
 
@@ -74,45 +86,61 @@ impl Memory {
         self.losses.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The day that anything is remembered of, and whose pools were written last.
-    pub(super) fn newest(&self) -> Option<(UtcDay, Vec<OrgId>)> {
-        let known = self.day.lock().unwrap_or_else(PoisonError::into_inner);
-        Some((known.day?, known.newest.iter().cloned().collect()))
+    /// Whether Redis was found to have lost writes since all pools were looked at.
+    pub(super) fn has_to_look(&self) -> bool {
+        self.losses() != self.losses_looked_after.load(Ordering::Relaxed)
     }
 
-    /// All whose pools were written on that day.
+    /// All pools were looked at, after so many losses.
+    pub(super) fn looked(&self, losses: u64) {
+        self.losses_looked_after.store(losses, Ordering::Relaxed);
+    }
+
+    /// The latest day, and whose pools are to be looked at now: those that were written last, and some
+    /// others in turn.
+    pub(super) fn some(&self) -> Option<(UtcDay, Vec<OrgId>)> {
+        let mut days = self.lock();
+        let (day, known) = days.0.iter_mut().next_back()?;
+        let others = known.orgs.iter().cycle().skip(known.next);
+        let others = others.take(OTHERS.min(known.orgs.len()));
+        let orgs: Vec<OrgId> = known.newest.iter().chain(others).cloned().collect();
+        known.next = (known.next + OTHERS) % known.orgs.len().max(1);
+        Some((*day, orgs))
+    }
+
+    /// The latest day, and all whose pools were written on it.
     pub(super) fn all(&self) -> Option<(UtcDay, Vec<OrgId>)> {
-        let known = self.day.lock().unwrap_or_else(PoisonError::into_inner);
-        Some((known.day?, known.by_org.keys().cloned().collect()))
+        let days = self.lock();
+        let (day, known) = days.0.iter().next_back()?;
+        Some((*day, known.orgs.clone()))
     }
 
-    /// What is remembered of a day: of none but the latest.
-    pub(super) fn of(&self, day: UtcDay) -> MutexGuard<'_, Day> {
-        let mut known = self.day.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.day < Some(day) {
-            *known = Day {
-                day: Some(day),
-                ..Day::default()
-            };
+    pub(super) fn lock(&self) -> MutexGuard<'_, Days> {
+        self.days.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Days {
+    /// What is remembered of an organization's pools on a day.
+    pub(super) fn pools(&self, org: &OrgId, day: UtcDay) -> &[Remembered] {
+        let known = self.0.get(&day).and_then(|known| known.by_org.get(org));
+        known.map_or(&[], Vec::as_slice)
+    }
+
+    /// Remembers what a write left, on a day by Redis' clock.
+    pub(super) fn learn(&mut self, org: &OrgId, day: UtcDay, written: Vec<Remembered>) {
+        if written.is_empty() {
+            return;
         }
-        known
+        self.0.entry(day).or_default().learn(org, written);
+        while self.0.len() > DAYS {
+            self.0.pop_first();
+        }
     }
 }
 
 impl Day {
-    /// What is remembered of an organization's pools on a day.
-    pub(super) fn pools(&self, org: &OrgId, day: UtcDay) -> &[Remembered] {
-        match self.by_org.get(org) {
-            Some(pools) if self.day == Some(day) => pools,
-            _ => &[],
-        }
-    }
-
-    /// Remembers what a write on this day left.
-    pub(super) fn learn(&mut self, org: &OrgId, day: UtcDay, written: Vec<Remembered>) {
-        if self.day != Some(day) || written.is_empty() {
-            return;
-        }
+    fn learn(&mut self, org: &OrgId, written: Vec<Remembered>) {
         if self.newest.front() != Some(org) {
             self.newest.retain(|other| other != org);
             self.newest.truncate(NEWEST - 1);
@@ -120,6 +148,7 @@ impl Day {
         }
         let Some(pools) = self.by_org.get_mut(org) else {
             self.by_org.insert(org.clone(), written);
+            self.orgs.push(org.clone());
             return;
         };
         for new in written {

@@ -40,7 +40,7 @@ local function judge(it, closes, kinds, ids, items, pools, rows, past)
       answer(settle(closes, past, id, tokens))
       changed = #changes
     elseif id and past.texts[id] then
-      answer(reserve_again(past, id, it[classes + kind], tokens))
+      answer(reserve_again(past, id, it[classes + kind], tokens, code == -1))
     else
       local verdict, side, writes = reason, 2, not code or code == -1
       if pool then

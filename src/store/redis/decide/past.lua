@@ -194,7 +194,14 @@ end
 
 -- Each of these gives the answer's values.
 
-local function reserve_again(past, id, text, tokens)
+-- Whoever tells a caller what counts has to remember it: a replay is a turn, which changes no counter.
+local function take_turn(class, day)
+  if day == TODAY and class[2] then
+    class[2][CHANGED] = true
+  end
+end
+
+local function reserve_again(past, id, text, tokens, writes)
   local day = past.days[id]
   local held, state, _, number, reserved = string.match(past.texts[id], RESERVATION)
   local class = past.classes[day][number]
@@ -202,6 +209,9 @@ local function reserve_again(past, id, text, tokens)
     return 'e', 'fields'
   elseif state == 'r' then
     return 'e', 'released'
+  end
+  if writes then
+    take_turn(class, day)
   end
   return 'r', held, figures(class, TODAY)
 end
@@ -220,6 +230,7 @@ local function settle(closes, past, id, actual)
     if settled ~= actual then
       return 'a', settled
     end
+    take_turn(class, day)
     return 's', settled_as, held, true, figures(class, day)
   end
   local row, pool = class[4], day == TODAY and class[2] or nil
@@ -259,6 +270,7 @@ local function release(past, id)
     end
     write(past, day, id, string.format('%sr%s:%d', held, number, reserved))
   end
+  take_turn(class, day)
   return 'v', reserved, state == 'r', figures(class, day)
 end
 

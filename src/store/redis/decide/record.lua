@@ -28,16 +28,17 @@ local function read_pool(it, key, place)
     lost[#lost + 1] = place
   end
   -- Below 0 where what one counted is lost, and what another took back of it is not.
-  a, b, c, d = math.max(0, a), math.max(0, b), math.max(0, c), math.max(0, d)
   return {
-    a, b, c, d, record[1], restored, not held, it[NAMED + 3 * place - 1], reading, record, mine, a, b, c, d,
+    math.max(0, a), math.max(0, b), math.max(0, c), math.max(0, d), record[1], restored, not held,
+    it[NAMED + 3 * place - 1], reading, record, mine, a, b, c, d,
   }
 end
 
 -- Makes room: the first two that wrote today are mostly long gone. One that is not counts its part anew,
 -- and the pool is short of it, which errs on the safe side.
 local function unite_first_parts(record)
-  for value = 1, PART - 1 do
+  record[3] = math.max(record[3], record[3 + PART]) + 1
+  for value = 2, PART - 1 do
     record[2 + value] = record[2 + value] + record[2 + PART + value]
   end
   for _ = 1, PART do
