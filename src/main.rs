@@ -1,9 +1,13 @@
 //! The program `tollgate`: arguments, signals, exit codes. Everything else is in the library.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
+use anyhow::Context as _;
 use clap::Parser as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
 use tollgate::{
     cli::{self, Arguments, Command},
     logs,
@@ -11,15 +15,23 @@ use tollgate::{
     settings::{ServeArgs, Settings},
 };
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// What is still under way when the program ends, such as a write to a disk that hangs, has this long.
+const LAST_MOMENT: Duration = Duration::from_millis(500);
+
+fn main() -> ExitCode {
     let Arguments { serve, command } = Arguments::parse();
-    let done = match command {
-        None => run(serve).await,
-        Some(Command::Serve(serve)) => run(serve).await,
-        Some(Command::CheckPolicy { file }) => cli::check_policy(&file),
-        Some(Command::Client(client)) => cli::run(client).await,
-    };
+    let done = Runtime::new().context("no runtime").and_then(|runtime| {
+        let done = runtime.block_on(async {
+            match command {
+                None => run(serve).await,
+                Some(Command::Serve(serve)) => run(serve).await,
+                Some(Command::CheckPolicy { file }) => cli::check_policy(&file),
+                Some(Command::Client(client)) => cli::run(client).await,
+            }
+        });
+        runtime.shutdown_timeout(LAST_MOMENT);
+        done
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -5,6 +5,7 @@
 //! call is no outage, and neither is a part of the store that others do without.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,10 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
 
 use super::{Ledger, LedgerError};
 use crate::store::StoreError;
@@ -23,6 +27,9 @@ const WHILE_UP: Duration = Duration::from_millis(500);
 
 /// And while it is down: so long, and as long as an answer takes, it may be back unseen.
 const WHILE_DOWN: Duration = Duration::from_millis(250);
+
+/// How long a probe may take before the store is taken to be down.
+const LONGEST_PROBE: Duration = Duration::from_secs(5);
 
 /// And at least, however many calls fail.
 const AT_LEAST: Duration = Duration::from_millis(50);
@@ -44,7 +51,7 @@ pub enum StoreState {
 pub struct Down {
     /// When that was found, by this machine's clock.
     pub since: DateTime<Utc>,
-    /// Why, as it was found first.
+    /// Why, as it was found last.
     pub error: StoreError,
 }
 
@@ -174,9 +181,9 @@ impl Ledger {
         outage.open.store(false, Ordering::Release);
         loop {
             let trusted = outage.is_trusted();
-            let mut probed = self.probe().await;
+            let mut probed = self.probe_or_tell().await;
             if trusted && probed.is_err() && !outage.failed.load(Ordering::Relaxed) {
-                probed = self.probe().await;
+                probed = self.probe_or_tell().await;
             }
             let up = probed.is_ok();
             outage.learn(probed);
@@ -190,6 +197,22 @@ impl Ledger {
                 tokio::time::sleep(WHILE_DOWN).await;
             }
         }
+    }
+}
+
+impl Ledger {
+    /// Asks the store. One that takes longer than any answer may is known to be down meanwhile: a disk or
+    /// a network can hang without an error.
+    async fn probe_or_tell(&self) -> Result<(), StoreError> {
+        let mut probe = pin!(self.probe());
+        if let Ok(probed) = timeout(LONGEST_PROBE, &mut probe).await {
+            return probed;
+        }
+        let reason = "it does not answer a probe".to_owned();
+        self.inner
+            .outage
+            .learn(Err(StoreError::NoAnswer { reason }));
+        probe.await
     }
 }
 

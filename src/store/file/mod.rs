@@ -30,6 +30,7 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use redb::{Database, TableDefinition};
+use tokio::sync::Semaphore;
 
 pub use self::opening::OpenError;
 use self::{
@@ -60,7 +61,12 @@ const ROOM: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinit
 /// The counters in a file.
 pub struct FileStore {
     inner: Arc<Inner>,
+    /// How many reads may wait for the disk: decisions must not wait for a thread behind them.
+    reads: Arc<Semaphore>,
 }
+
+/// How many.
+const MOST_READS: usize = 16;
 
 struct Inner {
     file: StoreFile,
@@ -80,6 +86,10 @@ struct Writer {
     tried_at: Instant,
     /// When the last transaction was committed.
     wrote_at: Instant,
+    /// The clock that the last transaction wrote: a file that knows only an older one has lost it.
+    committed: DateTime<Utc>,
+    /// Why the file is closed.
+    failure: Option<StoreError>,
     /// The day on which nothing older is left to remove.
     removed_on: Option<UtcDay>,
 }
@@ -109,13 +119,30 @@ impl FileStore {
             writer: Mutex::new(Writer {
                 tried_at: now,
                 wrote_at: now,
+                committed: latest,
+                failure: None,
                 removed_on: None,
             }),
             database: RwLock::new(Some(database)),
         };
         Ok(Self {
             inner: Arc::new(inner),
+            reads: Arc::new(Semaphore::new(MOST_READS)),
         })
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Database) -> Result<T, Unread> + Send + 'static,
+    ) -> Result<Timed<T>, StoreError> {
+        let turn = Arc::clone(&self.reads).acquire_owned().await;
+        self.run(move |inner| {
+            let read = inner.read(read);
+            // Not before it ended: whoever asked may be gone by now.
+            drop(turn);
+            read
+        })
+        .await
     }
 
     /// Runs where it may wait for the disk.
@@ -209,7 +236,17 @@ impl Inner {
             let database = database.as_ref().ok_or_else(closed)?;
             self.transact(writer, database, now, work)
         };
-        written.inspect_err(|_| self.close(writer))
+        written.inspect_err(|error| {
+            self.close(writer);
+            // Of this call the outcome may be unknown; the ones until the next try count nothing.
+            writer.failure = Some(match error {
+                StoreError::NoAnswer { reason } => StoreError::Refused {
+                    why: Hindrance::CannotSave,
+                    reason: reason.clone(),
+                },
+                error => error.clone(),
+            });
+        })
     }
 
     fn transact<T>(
@@ -245,7 +282,7 @@ impl Inner {
             let reason = error.to_string();
             StoreError::NoAnswer { reason }
         })?;
-        writer.wrote_at = Instant::now();
+        (writer.wrote_at, writer.committed) = (Instant::now(), now);
         Ok(Timed { now, answer })
     }
 
@@ -270,7 +307,7 @@ impl Inner {
             return Ok(());
         }
         if writer.tried_at.elapsed() < REOPEN_AFTER {
-            return Err(closed());
+            return Err(writer.failure.clone().unwrap_or_else(closed));
         }
         self.file.forget_cached();
         let opened = self.file.database().map_err(|error| match error {
@@ -283,12 +320,16 @@ impl Inner {
                 StoreError::Corrupt { reason }
             }
         });
-        let opened = opened.and_then(|(database, _)| {
+        let opened = opened.and_then(|(database, latest)| {
+            if latest.timestamp_micros() < writer.committed.timestamp_micros() {
+                let reason = "the file has lost what it had acknowledged".to_owned();
+                return Err(StoreError::Corrupt { reason });
+            }
             make_room(&database).map_err(refused)?;
             Ok(database)
         });
         writer.tried_at = Instant::now();
-        let opened = opened?;
+        let opened = opened.inspect_err(|error| writer.failure = Some(error.clone()))?;
         writer.wrote_at = Instant::now();
         let mut database = self
             .database
@@ -372,7 +413,7 @@ impl Store for FileStore {
     ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
         let (org, names) = (org.clone(), names.to_vec());
         let read = move |database: &Database| reading::pools(database, &org, day, &names);
-        self.run(move |inner| inner.read(read)).await
+        self.read(read).await
     }
 
     async fn usage(
@@ -385,7 +426,7 @@ impl Store for FileStore {
         let (org, after) = (org.clone(), after.cloned());
         let read =
             move |database: &Database| reading::usage(database, &org, day, after.as_ref(), limit);
-        self.run(move |inner| inner.read(read)).await
+        self.read(read).await
     }
 
     async fn probe(&self) -> Result<Timed<()>, StoreError> {
