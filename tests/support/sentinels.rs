@@ -9,7 +9,9 @@ use std::{
 use redis::{Client, Value};
 use tempfile::TempDir;
 
-use super::{certificates::Encryption, cluster::hosts, free_port, redis::RedisServer};
+use super::{
+    certificates::Encryption, clock::Clock, cluster::hosts, free_port, redis::RedisServer,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -38,10 +40,19 @@ impl Sentinels {
 
     /// Ones that ask for a password, unless it is empty.
     pub fn start_with(password: &str) -> Self {
-        let master = RedisServer::start();
+        Self::start_all(password, None)
+    }
+
+    /// Ones whose servers see this clock.
+    pub fn start_at(clock: &Clock) -> Self {
+        Self::start_all("", Some(clock))
+    }
+
+    fn start_all(password: &str, clock: Option<&Clock>) -> Self {
+        let master = RedisServer::start_on(free_port(), clock, &[]);
         let port = master.port.to_string();
         let replica = ["--replicaof", "127.0.0.1", &port];
-        let replica = RedisServer::start_on(free_port(), None, &replica);
+        let replica = RedisServer::start_on(free_port(), clock, &replica);
         let settings = match password {
             "" => String::new(),
             it => format!("requirepass {it}\nsentinel sentinel-pass {it}\n"),
@@ -108,6 +119,27 @@ impl Sentinels {
     pub fn set_user(&self, user: &[&str]) {
         for sentinel in &self.sentinels {
             sentinel.run(&[&["ACL", "SETUSER"], user].concat());
+        }
+    }
+
+    /// From now on the replica is told nothing of what the master writes.
+    pub fn cut_replication(&self) {
+        let master = &self.servers[0];
+        master.run(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
+        master.run(&["CLIENT", "KILL", "TYPE", "replica"]);
+        let patience = Instant::now() + PATIENCE;
+        while master.info("replication").contains("connected_slaves:1") {
+            assert!(Instant::now() < patience, "the replica stays");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until that server is the master, and the other one is not.
+    pub async fn wait_for_master(&self, wanted: usize) {
+        let patience = Instant::now() + PATIENCE;
+        while self.master() != Some(wanted) {
+            assert!(Instant::now() < patience, "no failover to {wanted}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 

@@ -33,15 +33,6 @@ async fn free_requests_listed(client: &Client, org: &str) -> u64 {
     rows.iter().map(|row| row.free_requests).sum()
 }
 
-/// For each master an organization that it has.
-fn one_of_each(cluster: &RedisCluster) -> Vec<String> {
-    let mut found = vec![None; cluster.nodes.len()];
-    for org in (0..ORGS).map(|org| format!("org-{org}")) {
-        found[cluster.master_of(&org)].get_or_insert(org);
-    }
-    found.into_iter().map(Option::unwrap).collect()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn moving_the_slot_of_a_hot_organization_is_invisible_to_its_callers() {
     let cluster = Arc::new(RedisCluster::start());
@@ -84,7 +75,7 @@ async fn losing_a_master_is_the_matter_of_its_organizations_alone() {
     let mut cluster = RedisCluster::start();
     let tollgate = start_over(&cluster, "").await;
     let client = tollgate.client();
-    let orgs = one_of_each(&cluster);
+    let orgs = cluster.one_of_each(ORGS);
     for org in &orgs {
         assert_eq!(reserve_of(&client, org, "before").await.unwrap().used, 1);
     }

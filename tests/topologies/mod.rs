@@ -19,7 +19,7 @@ use tollgate::grpc::proto::{GetQuotaRequest, ReserveRequest, ReserveResponse};
 use tonic::{Code, Status};
 
 use crate::support::{
-    calls::{Client, TextFile, ask},
+    calls::{Client, TextFile, ask, policy_file_of},
     tollgate::Tollgate,
 };
 
@@ -37,12 +37,7 @@ fn start(url: &str, settings: &str) -> Tollgate {
 }
 
 fn start_with(url: &str, settings: &str, prepare: impl FnOnce(&mut Command)) -> Tollgate {
-    let policy = crate::support::world::small_policy("keep_open");
-    let mut policy = policy.replace("large = 1_000", &format!("large = {ALLOWANCE}"));
-    for org in 0..ORGS {
-        policy += &format!("[orgs.org-{org}]\ntier = 1\ndata_sharing = \"all\"\n");
-    }
-    let (policy, settings) = (TextFile::new(&policy), TextFile::new(settings));
+    let (policy, settings) = (policy_file_of(ORGS, ALLOWANCE), TextFile::new(settings));
     let args = ["--policy", policy.path(), "--config", settings.path()];
     Tollgate::start_with(&[&args[..], &["--store", url]].concat(), prepare)
 }

@@ -1,7 +1,7 @@
 //! A master that sentinels watch. Replication is asynchronous: what a failover forgets is Redis' matter;
 //! that nothing is counted twice, and that calls go on, is ours.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tonic_health::pb::health_check_response::ServingStatus;
 
@@ -13,14 +13,6 @@ use crate::support::{
 
 /// A failover takes a second or two; a slow machine may be late.
 const LONGEST_OUTAGE: Duration = Duration::from_secs(15);
-
-async fn wait_for_master(sentinels: &Sentinels, wanted: usize) {
-    let patience = Instant::now() + Duration::from_secs(20);
-    while sentinels.master() != Some(wanted) {
-        assert!(Instant::now() < patience, "no failover to {wanted}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 async fn serving(url: &str, settings: &str) -> Tollgate {
     let tollgate = start(url, settings);
@@ -38,7 +30,7 @@ async fn after_a_failover_calls_go_on_at_the_new_master_and_the_demoted_one_is_l
     // Two of three know as much.
     sentinels.kill_sentinel();
     sentinels.fail_over();
-    wait_for_master(&sentinels, 1).await;
+    sentinels.wait_for_master(1).await;
     traffic.wait_for(100).await;
     let seen = traffic.stop().await;
     assert!(
