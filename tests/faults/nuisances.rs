@@ -6,8 +6,12 @@ use std::time::{Duration, Instant};
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{BACK, History, PATIENT, Rules, Scene, history::Answer, some_calls};
-use crate::support::{calls::large_of, clock::Clock, is_long, redis::RedisServer, world::NOON};
+use super::{
+    BACK, History, PATIENT, Rules, Scene,
+    history::{Answer, Loss},
+    some_calls,
+};
+use crate::support::{clock::Clock, is_long, redis::RedisServer, world::NOON};
 
 /// How often something is done again and again.
 fn times() -> usize {
@@ -80,21 +84,24 @@ fn were_refused(history: &History, from: Instant, until: Instant) {
 }
 
 /// Settings that make Redis unfit, and others that put it right, under traffic.
-async fn settings_stop_the_service(redis: &RedisServer, refuse: &[&str], serve: &[&str]) {
-    let scene = Scene::three_over(redis.url(), "").await;
+async fn settings_stop_the_service(
+    redis: &RedisServer,
+    scene: Scene,
+    refuse: &[&str],
+    serve: &[&str],
+) {
     let traffic = scene.traffic();
-    let mut refused = Vec::new();
+    let (mut refused, mut changes) = (Vec::new(), Vec::new());
     for _ in 0..if is_long() { 10 } else { 2 } {
         traffic.wait_for(some_calls() / 2).await;
-        let begun = Instant::now();
+        let from = Instant::now();
         redis.run(&[&["CONFIG", "SET"], refuse].concat());
         scene.are(ServingStatus::NotServing).await;
-        assert!(begun.elapsed() < BACK, "{:?}", begun.elapsed());
-        let from = Instant::now();
+        let until = Instant::now();
+        assert!(until - from < BACK, "{:?}", until - from);
+        changes.push(Loss { from, until });
         tokio::time::sleep(Duration::from_millis(500)).await;
-        refused.push((from, Instant::now()));
-        // It was not touched.
-        assert!(large_of(&scene.clients[0], "org-0").await.used > 0);
+        refused.push((until, Instant::now()));
         redis.run(&[&["CONFIG", "SET"], serve].concat());
         scene.decides_again(BACK).await;
     }
@@ -103,22 +110,45 @@ async fn settings_stop_the_service(redis: &RedisServer, refuse: &[&str], serve: 
     for (from, until) in refused {
         were_refused(&history, from, until);
     }
-    scene.check(history, &Rules::default()).await;
+    let loses = !scene.habits.asks_again;
+    let rules = Rules {
+        losses: if loses { changes } else { Vec::new() },
+        ..Rules::default()
+    };
+    scene.check(history, &rules).await;
 }
 
+const NOT_EVICTING: [&str; 4] = ["maxmemory", "0", "maxmemory-policy", "noeviction"];
+
+/// It has room, and so nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_is_set_to_evict_is_refused_soon_and_served_again_when_it_is_set_back() {
     let clock = Clock::at(NOON);
     let redis = RedisServer::start_at(&clock);
+    let scene = Scene::three_over(redis.url(), "").await;
     let refuse = ["maxmemory", "100mb", "maxmemory-policy", "allkeys-lru"];
-    let serve = ["maxmemory", "0", "maxmemory-policy", "noeviction"];
-    settings_stop_the_service(&redis, &refuse, &serve).await;
+    settings_stop_the_service(&redis, scene, &refuse, &NOT_EVICTING).await;
+}
+
+/// It deletes what was counted until it is refused. The one replica knows all of it: the bound is 0.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_evicts_what_was_counted_gives_nothing_away_with_one_replica() {
+    let clock = Clock::at(NOON);
+    let redis = RedisServer::start_at(&clock);
+    let scene = Scene::over(&[redis.url()], "").await.that_loses();
+    let refuse = ["maxmemory", "1", "maxmemory-policy", "allkeys-lru"];
+    settings_stop_the_service(&redis, scene, &refuse, &NOT_EVICTING).await;
+    assert!(
+        !redis.info("stats").contains("evicted_keys:0\r"),
+        "nothing was evicted"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_redis_counts_nothing_and_goes_on_where_it_was_when_it_has_room() {
     let clock = Clock::at(NOON);
     let redis = RedisServer::start_at(&clock);
+    let scene = Scene::three_over(redis.url(), "").await;
     redis.run(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
-    settings_stop_the_service(&redis, &["maxmemory", "1"], &["maxmemory", "0"]).await;
+    settings_stop_the_service(&redis, scene, &["maxmemory", "1"], &["maxmemory", "0"]).await;
 }

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use tonic_health::pb::health_check_response::ServingStatus;
+
 use super::{BACK, REPLICAS, Rules, Scene, history::Loss, some_calls};
 use crate::support::{clock::Clock, sentinels::Sentinels, world::NOON};
 
@@ -60,6 +62,28 @@ async fn a_failover_that_loses_writes_gives_away_what_replicas_had_not_told_and_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failover_calls_go_on_at_the_new_master_and_the_demoted_one_is_left() {
     fail_over(REPLICAS, false).await;
+}
+
+/// The same: it takes with it what it had not replicated.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_dies_is_replaced_by_the_one_that_the_sentinels_choose() {
+    let clock = Clock::at(NOON);
+    let mut sentinels = Sentinels::start_at(&clock);
+    let scene = Scene::three_over(sentinels.url(), "").await.that_loses();
+    let traffic = scene.traffic();
+    traffic.wait_for(some_calls()).await;
+    sentinels.servers[0].kill();
+    let rules = Rules {
+        losses: vec![Loss::now()],
+        ..Rules::default()
+    };
+    scene.are(ServingStatus::NotServing).await;
+    scene.are(ServingStatus::Serving).await;
+    scene.decides_again(BACK).await;
+    traffic.wait_for(some_calls()).await;
+    let history = traffic.stop().await;
+    assert!(history.failed().count() > 0, "nobody noticed");
+    scene.check(history, &rules).await;
 }
 
 /// It refuses to write, and forgets nothing: the bound is 0.
