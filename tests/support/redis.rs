@@ -101,6 +101,12 @@ impl RedisServer {
         redis::from_redis_value(self.run(&["INFO", section])).unwrap()
     }
 
+    /// The same of one that may cut the connection.
+    pub fn try_info(&self, section: &str) -> redis::RedisResult<String> {
+        let mut connection = Client::open(self.url())?.get_connection()?;
+        redis::cmd("INFO").arg(section).query(&mut connection)
+    }
+
     /// How often a command was called.
     pub fn calls_of(&self, command: &str) -> u64 {
         let stats = self.info("commandstats");

@@ -134,10 +134,15 @@ impl Sentinels {
         }
     }
 
-    /// Waits until that server is the master, and the other one is not.
-    pub async fn wait_for_master(&self, wanted: usize) {
+    /// Waits until every sentinel says that this server is the master.
+    pub async fn wait_until_they_name(&self, wanted: usize) {
         let patience = Instant::now() + PATIENCE;
-        while self.master() != Some(wanted) {
+        let wanted = self.servers[wanted].port.to_string();
+        let names = |sentinel: &Sentinel| {
+            let told = sentinel.run(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]);
+            redis::from_redis_value::<Vec<String>>(told).unwrap()[1] == wanted
+        };
+        while !self.sentinels.iter().all(names) {
             assert!(Instant::now() < patience, "no failover to {wanted}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -146,21 +151,6 @@ impl Sentinels {
     /// Makes the replica the master.
     pub fn fail_over(&self) {
         self.sentinels[0].run(&["SENTINEL", "FAILOVER", NAME]);
-    }
-
-    /// Which of the servers says that it is the master; none while both or neither do.
-    pub fn master(&self) -> Option<usize> {
-        // Sentinels cut the connections of the servers that they change.
-        let told = |server: &RedisServer| -> redis::RedisResult<String> {
-            let mut connection = Client::open(server.url())?.get_connection()?;
-            redis::cmd("INFO").arg("replication").query(&mut connection)
-        };
-        let is_master = |server| told(server).is_ok_and(|told| told.contains("role:master"));
-        match [is_master(&self.servers[0]), is_master(&self.servers[1])] {
-            [true, false] => Some(0),
-            [false, true] => Some(1),
-            _ => None,
-        }
     }
 
     /// Ends one sentinel at once.
