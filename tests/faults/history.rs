@@ -220,3 +220,82 @@ fn counts(calls: &[&Call], loses: bool) -> Counts {
         most: told + added,
     }
 }
+
+mod tests {
+    use super::*;
+
+    fn call(what: What, answer: Answer) -> Call {
+        let request = Arc::new(Request {
+            org: "org-0".to_owned(),
+            name: "r".to_owned(),
+            has_id: true,
+            tokens: 10,
+        });
+        let now = Instant::now();
+        Call {
+            request,
+            what,
+            replica: 0,
+            begun: now,
+            ended: now,
+            deadline: None,
+            answer,
+        }
+    }
+
+    fn said(said: &str) -> Answer {
+        Answer::Verdict {
+            said: said.to_owned(),
+            replayed: false,
+        }
+    }
+
+    fn failed(counted_nothing: bool) -> Answer {
+        Answer::Failed {
+            code: Code::Unavailable,
+            counted_nothing,
+            message: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_request_counts_what_its_caller_was_told_and_perhaps_what_it_was_not() {
+        let released = Answer::Released {
+            tokens: 10,
+            replayed: false,
+        };
+        let (free, billed) = (said("FREE"), said("AllowanceExceeded"));
+        let (unknown, nothing) = (failed(false), failed(true));
+        let reserve = |answer: &Answer| call(What::Reserve, answer.clone());
+        let settle = |tokens, answer: &Answer| call(What::Settle(tokens), answer.clone());
+        let release = |answer: &Answer| call(What::Release, answer.clone());
+        for (calls, keeps, loses) in [
+            (vec![reserve(&free)], (10, 10), (10, 10)),
+            (vec![reserve(&billed)], (0, 0), (0, 0)),
+            (vec![reserve(&nothing)], (0, 0), (0, 0)),
+            (vec![reserve(&unknown)], (0, 10), (0, 10)),
+            // The same id counts once, unless it was forgotten.
+            (
+                vec![reserve(&unknown), reserve(&unknown), reserve(&free)],
+                (10, 10),
+                (10, 30),
+            ),
+            (vec![reserve(&free), settle(15, &free)], (15, 15), (15, 15)),
+            (vec![reserve(&free), settle(15, &billed)], (0, 0), (0, 0)),
+            (vec![reserve(&billed), settle(4, &free)], (4, 4), (4, 4)),
+            (vec![reserve(&free), settle(15, &unknown)], (0, 15), (0, 25)),
+            (vec![reserve(&free), release(&released)], (0, 0), (0, 0)),
+            (vec![reserve(&free), release(&unknown)], (0, 10), (0, 10)),
+            (
+                vec![reserve(&free), release(&unknown), release(&released)],
+                (0, 0),
+                (-10, 0),
+            ),
+        ] {
+            let calls: Vec<&Call> = calls.iter().collect();
+            for (forgets, (least, most)) in [(false, keeps), (true, loses)] {
+                assert_eq!(counts(&calls, forgets), Counts { least, most }, "{calls:?}");
+            }
+        }
+    }
+}
