@@ -3,9 +3,12 @@
 
 use std::{fs, path::PathBuf};
 
+use chrono::TimeDelta;
+
 use super::{logged, start};
 use crate::support::{
-    calls::{Client, large, reserve, said},
+    calls::{Client, large, policy_file, reserve, said},
+    clock::Clock,
     redis::RedisServer,
     tollgate::Tollgate,
 };
@@ -81,6 +84,20 @@ async fn with_one_replica_a_redis_that_restarts_empty_gives_nothing_away() {
         assert_eq!(answer.used, granted);
     }
     assert_eq!(granted, 980);
+}
+
+#[tokio::test]
+async fn a_replica_whose_clock_jumps_to_another_day_remembers_what_it_counted() {
+    let (redis, clock) = (RedisServer::start(), Clock::real());
+    let (url, policy) = (redis.url(), policy_file(1_000));
+    let tollgate = Tollgate::start_at(&clock, &["--store", &url, "--policy", policy.path()]);
+    let client = tollgate.client();
+    assert_eq!(used(&client, 600).await, free(600));
+    // It takes it for tomorrow, until the store has told it better.
+    clock.advance(TimeDelta::days(1));
+    assert_eq!(large(&client).await.used, 600);
+    redis.run(&["FLUSHALL"]);
+    assert_eq!(used(&client, 500).await, exceeded(600));
 }
 
 #[tokio::test]

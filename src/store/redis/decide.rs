@@ -184,7 +184,7 @@ impl Decider {
 
     fn pack(&self, batches: &[Batch], told: &Told, day: UtcDay) -> PackedCall {
         let mut call = PackedCall::default();
-        let known = self.memory.of(day);
+        let known = self.memory.day();
         for batch in batches {
             let known = known.pools(&batch.org, day);
             let packed = arguments::pack(batch, told, known, &self.key_prefix, call.keys.len());
@@ -215,7 +215,7 @@ impl Decider {
                 })
             });
             let written = written.collect::<Result<_>>()?;
-            let mut memory = self.memory.of(batch.day);
+            let mut memory = self.memory.day();
             memory.learn(&batch.org, batch.day, written);
         }
         Ok(())

@@ -27,7 +27,7 @@ pub(super) struct Memory {
     losses: AtomicU64,
 }
 
-/// Of one day: what is told of a past one says nothing of the next.
+/// Of the latest day that was written on: what is told of a past one says nothing of the next.
 #[derive(Default)]
 pub(super) struct Day {
     day: Option<UtcDay>,
@@ -69,14 +69,9 @@ impl Memory {
         self.losses.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What is remembered of a day: of none but the latest.
-    pub(super) fn of(&self, day: UtcDay) -> MutexGuard<'_, Day> {
-        let mut known = self.day.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.day < Some(day) {
-            known.by_org = HashMap::new();
-            known.day = Some(day);
-        }
-        known
+    /// What is remembered.
+    pub(super) fn day(&self) -> MutexGuard<'_, Day> {
+        self.day.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -89,10 +84,17 @@ impl Day {
         }
     }
 
-    /// Remembers what a write on this day left.
+    /// Remembers what a write on this day left. Only a write begins another day: what a caller takes the
+    /// day for, by a clock that may be wrong, forgets nothing.
     pub(super) fn learn(&mut self, org: &OrgId, day: UtcDay, written: Vec<Remembered>) {
-        if self.day != Some(day) || written.is_empty() {
+        if written.is_empty() || self.day > Some(day) {
             return;
+        }
+        if self.day < Some(day) {
+            *self = Self {
+                day: Some(day),
+                by_org: HashMap::new(),
+            };
         }
         let Some(pools) = self.by_org.get_mut(org) else {
             self.by_org.insert(org.clone(), written);
@@ -105,5 +107,36 @@ impl Day {
                 None => pools.push(new),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(turn: u64) -> Vec<Remembered> {
+        vec![Remembered {
+            pool: PoolName::parse("large").expect("a name"),
+            turn,
+            record: Vec::new(),
+        }]
+    }
+
+    #[test]
+    fn only_a_write_on_a_later_day_forgets_what_was_before() {
+        let org = OrgId::parse("acme").expect("a name");
+        let today = UtcDay::parse("2026-11-22").expect("a day");
+        let (yesterday, tomorrow) = (today.yesterday(), UtcDay::of(today.end()));
+        let memory = Memory::new();
+        memory.day().learn(&org, today, written(1));
+        // Asked for by a clock that is ahead, before the store has said which day it is.
+        assert_eq!(memory.day().pools(&org, tomorrow), []);
+        memory.day().learn(&org, tomorrow, Vec::new());
+        assert_eq!(memory.day().pools(&org, today), written(1));
+        memory.day().learn(&org, yesterday, written(2));
+        assert_eq!(memory.day().pools(&org, today), written(1));
+        memory.day().learn(&org, tomorrow, written(3));
+        assert_eq!(memory.day().pools(&org, today), []);
+        assert_eq!(memory.day().pools(&org, tomorrow), written(3));
     }
 }

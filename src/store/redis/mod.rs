@@ -203,7 +203,7 @@ impl Store for RedisStore {
         let reply = reply.map_err(|error| store_error(&error))?;
         let (now, mut records) = readings::parse_pools(&reply, pools.len())?;
         // What Redis lost shows here too, though only a decision restores it.
-        let memory = self.decider.memory.of(day);
+        let memory = self.decider.memory.day();
         for known in memory.pools(org, day) {
             if let Some(at) = pools.iter().position(|pool| *pool == known.pool) {
                 records[at].join(Record::parse(&known.record)?);
