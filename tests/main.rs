@@ -5,6 +5,7 @@
 
 mod cli;
 mod contract;
+mod faults;
 mod file_store;
 mod grpc;
 mod grpcurl;

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::TimeDelta;
 use nix::sys::signal::Signal;
 use tollgate::grpc::proto::ReserveRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -15,7 +16,8 @@ use super::{logged, not_ready_body, served_again, start, start_unseen, unavailab
 use crate::{
     server::http_get,
     support::{
-        calls::{Client, TextFile, ask, large, reserve, said},
+        calls::{Client, TextFile, ask, large, policy_file, reserve, said},
+        clock::Clock,
         free_port,
         redis::RedisServer,
         tollgate::Tollgate,
@@ -100,6 +102,20 @@ async fn with_one_replica_a_redis_that_restarts_empty_gives_nothing_away() {
         assert_eq!(answer.used, granted);
     }
     assert_eq!(granted, 980);
+}
+
+#[tokio::test]
+async fn a_replica_whose_clock_jumps_to_another_day_remembers_what_it_counted() {
+    let (redis, clock) = (RedisServer::start(), Clock::real());
+    let (url, policy) = (redis.url(), policy_file(1_000));
+    let tollgate = Tollgate::start_at(&clock, &["--store", &url, "--policy", policy.path()]);
+    let client = tollgate.client();
+    assert_eq!(used(&client, 600).await, free(600));
+    // It takes it for tomorrow, until the store has told it better.
+    clock.advance(TimeDelta::days(1));
+    assert_eq!(large(&client).await.used, 600);
+    redis.run(&["FLUSHALL"]);
+    assert_eq!(used(&client, 500).await, exceeded(600));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! of a number, over replicas on one Redis. Each answer must be the model's, and what the callers of a lone
 //! replica were told is free never passes the allowance.
 //!
-//! `TOLLGATE_SIMULATIONS` says how many; `TOLLGATE_SEED` replays one, and prints its steps.
+//! `TOLLGATE_SIMULATIONS` says how many, and else `TOLLGATE_LONG` takes more; `TOLLGATE_SEED` replays one, and prints its steps.
 
 mod model;
 
@@ -18,28 +18,18 @@ use tollgate::{
 use self::model::{ALLOWANCE, Answer, Asked, Call, Held, Model, Process};
 use crate::support::{
     clock::Clock,
+    dice::Dice,
+    is_long,
     proxy::{Fault, Proxy},
     redis::RedisServer,
     world::{NOON, With as _, ask, org_id, policy, redis_store_at, request_id},
 };
 
 const SIMULATIONS: u64 = 300;
+const SIMULATIONS_IN_THE_LONG_FORM: u64 = 100_000;
 const REPLICAS: u64 = 3;
 const MOST_STEPS: u64 = 40;
 const IDS: u64 = 8;
-
-/// Numbers that look random, and are the same for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-}
 
 #[derive(Debug)]
 enum Step {
@@ -247,7 +237,7 @@ impl Simulation {
         match fault {
             Fault::DropReply => self.model.ask_in_vain(call),
             Fault::Hold => self.held.push((replica, call, self.day)),
-            Fault::Pass | Fault::Cut => {}
+            Fault::Pass | Fault::Cut | Fault::Delay(_) => {}
         }
         // What counts once however often it is asked is asked again.
         let again = !matches!(asked, Asked::Reserve { id: None, .. });
@@ -342,10 +332,11 @@ fn number(name: &str) -> Option<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_lost_answers_late_calls_rollbacks_and_clock_jumps_each_answer_is_the_models() {
     let mut simulation = Simulation::new().await;
-    let replayed = number("TOLLGATE_SEED");
+    let (replayed, simulations) = (number("TOLLGATE_SEED"), number("TOLLGATE_SIMULATIONS"));
     let seeds = match replayed {
         Some(seed) => seed..seed + 1,
-        None => 0..number("TOLLGATE_SIMULATIONS").unwrap_or(SIMULATIONS),
+        None if is_long() => 0..simulations.unwrap_or(SIMULATIONS_IN_THE_LONG_FORM),
+        None => 0..simulations.unwrap_or(SIMULATIONS),
     };
     for seed in seeds {
         if let Err(failure) = simulation.run(seed, replayed.is_some()).await {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use tempfile::NamedTempFile;
 use tollgate::grpc::proto::{
     BilledReason, GetQuotaRequest, GetQuotaResponse, ListUsageRequest, PoolQuota, ReserveRequest,
-    ReserveResponse, UsageRow, Verdict, quota_service_client::QuotaServiceClient,
+    ReserveResponse, SettleResponse, UsageRow, Verdict, quota_service_client::QuotaServiceClient,
 };
 use tonic::transport::Channel;
 
@@ -25,7 +25,16 @@ pub fn ask(tokens: u64, request_id: &str) -> ReserveRequest {
 
 /// The verdict as text: "FREE", or the billed reason's name.
 pub fn said(answer: &ReserveResponse) -> String {
-    match (answer.verdict(), answer.billed_reason()) {
+    verdict(answer.verdict(), answer.billed_reason())
+}
+
+/// The same of a Settle.
+pub fn settled_as(answer: &SettleResponse) -> String {
+    verdict(answer.verdict(), answer.billed_reason())
+}
+
+fn verdict(verdict: Verdict, reason: BilledReason) -> String {
+    match (verdict, reason) {
         (Verdict::Free, BilledReason::Unspecified) => "FREE".to_owned(),
         (Verdict::Billed, reason) if reason != BilledReason::Unspecified => format!("{reason:?}"),
         other => panic!("no verdict: {other:?}"),
@@ -45,14 +54,26 @@ pub async fn quota(client: &Client) -> GetQuotaResponse {
 
 /// The figures of `acme`'s pool `large`.
 pub async fn large(client: &Client) -> PoolQuota {
-    let pools = quota(client).await.pools;
+    large_of(client, "acme").await
+}
+
+/// The figures of an organization's pool `large`.
+pub async fn large_of(client: &Client, org: &str) -> PoolQuota {
+    let org = org.to_owned();
+    let quota = client.clone().get_quota(GetQuotaRequest { org }).await;
+    let pools = quota.unwrap().into_inner().pools;
     pools.into_iter().find(|pool| pool.pool == "large").unwrap()
 }
 
-/// The usage rows of `acme`; none of the tests has more than a page of them.
+/// The usage rows of `acme`.
 pub async fn usage(client: &Client, day: &str) -> Vec<UsageRow> {
+    usage_of(client, "acme", day).await
+}
+
+/// The usage rows of an organization; none of the tests has more than a page of them.
+pub async fn usage_of(client: &Client, org: &str, day: &str) -> Vec<UsageRow> {
     let request = ListUsageRequest {
-        org: "acme".to_owned(),
+        org: org.to_owned(),
         day: day.to_owned(),
         page_size: 1000,
         page_token: String::new(),
@@ -94,4 +115,14 @@ impl TextFile {
 pub fn policy_file(allowance: u64) -> TextFile {
     let text = super::world::small_policy("keep_open");
     TextFile::new(&text.replace("large = 1_000", &format!("large = {allowance}")))
+}
+
+/// The same with the organizations `org-0` and on besides.
+pub fn policy_file_of(orgs: usize, allowance: u64) -> TextFile {
+    let text = super::world::small_policy("keep_open");
+    let mut text = text.replace("large = 1_000", &format!("large = {allowance}"));
+    for org in 0..orgs {
+        text += &format!("[orgs.org-{org}]\ntier = 1\ndata_sharing = \"all\"\n");
+    }
+    TextFile::new(&text)
 }

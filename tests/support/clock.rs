@@ -84,10 +84,13 @@ impl Clock {
 
     /// Makes the process see this clock.
     pub fn preload(&self, command: &mut Command) {
+        self.preload_again().preload(command);
+    }
+
+    /// For processes that are started again: as long as this clock is there.
+    pub fn preload_again(&self) -> Preload {
         self.is_preloaded.store(true, Ordering::SeqCst);
-        command
-            .env("LD_PRELOAD", shim())
-            .env("TOLLGATE_CLOCK_FILE", &self.path);
+        Preload(self.path.clone())
     }
 
     /// Sets how far it is ahead of the real clock.
@@ -98,6 +101,17 @@ impl Clock {
         if self.is_preloaded.load(Ordering::SeqCst) {
             std::thread::sleep(UNTIL_SEEN);
         }
+    }
+}
+
+/// What a process needs to see a clock.
+pub struct Preload(PathBuf);
+
+impl Preload {
+    pub fn preload(&self, command: &mut Command) {
+        command
+            .env("LD_PRELOAD", shim())
+            .env("TOLLGATE_CLOCK_FILE", &self.0);
     }
 }
 

@@ -26,7 +26,13 @@ pub fn slot_of(node: &RedisServer, key: &str) -> u16 {
 impl RedisCluster {
     /// One whose nodes answer for their slots though others are lost.
     pub fn start() -> Self {
-        let cluster = Self::nodes(None, None, &["--cluster-node-timeout", "1000"]);
+        Self::start_with(None, &[])
+    }
+
+    /// The same, under a clock that is not moved, and with options besides.
+    pub fn start_with(clock: Option<&Clock>, options: &[&str]) -> Self {
+        let options = [&["--cluster-node-timeout", "1000"], options].concat();
+        let cluster = Self::nodes(clock, None, &options);
         cluster.created(&[]);
         cluster
     }
@@ -144,6 +150,35 @@ impl RedisCluster {
             .unwrap();
         let its = line.split(' ').next().unwrap();
         self.nodes.iter().position(|node| id(node) == its).unwrap()
+    }
+
+    /// For each master an organization that it has, of `org-0` and on.
+    pub fn one_of_each(&self, orgs: usize) -> Vec<String> {
+        let mut found = vec![None; self.nodes.len()];
+        for org in (0..orgs).map(|org| format!("org-{org}")) {
+            found[self.master_of(&org)].get_or_insert(org);
+        }
+        found.into_iter().map(Option::unwrap).collect()
+    }
+
+    /// Lets each node tell its clients this port instead of its own.
+    pub fn announce(&self, ports: &[u16]) {
+        for (node, port) in self.nodes.iter().zip(ports) {
+            node.run(&["CONFIG", "SET", "cluster-announce-port", &port.to_string()]);
+        }
+        let told = |node: &RedisServer| -> String {
+            redis::from_redis_value(node.run(&["CLUSTER", "NODES"])).unwrap()
+        };
+        let patience = Instant::now() + PATIENCE;
+        for node in &self.nodes {
+            while !ports
+                .iter()
+                .all(|port| told(node).contains(&format!(":{port}@")))
+            {
+                assert!(Instant::now() < patience, "{}", told(node));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
     }
 
     /// Moves the slot of an organization to another node as `redis-cli --cluster reshard` does; each

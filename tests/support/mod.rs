@@ -4,6 +4,7 @@ pub mod calls;
 pub mod certificates;
 pub mod clock;
 pub mod cluster;
+pub mod dice;
 pub mod held_store;
 pub mod proxy;
 pub mod redis;
@@ -22,4 +23,9 @@ pub fn free_port() -> u16 {
         .local_addr()
         .unwrap()
         .port()
+}
+
+/// Whether the long form of the tests is wanted: more rounds, and faults that take longer.
+pub fn is_long() -> bool {
+    std::env::var_os("TOLLGATE_LONG").is_some_and(|it| !it.is_empty())
 }

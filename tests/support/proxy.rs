@@ -1,14 +1,19 @@
 //! A TCP proxy in front of Redis that does to calls of a script what networks do to them.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream as BlockingStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinHandle,
 };
 
@@ -23,6 +28,9 @@ pub enum Fault {
     DropReply,
     /// The connection is cut, and the call arrives when the test says so.
     Hold,
+    /// It arrives so much later, even where nobody waits for it any more; what comes behind it over the
+    /// same connection comes behind it.
+    Delay(Duration),
 }
 
 type Plan = Box<dyn FnMut() -> Fault + Send>;
@@ -31,6 +39,10 @@ type Plan = Box<dyn FnMut() -> Fault + Send>;
 struct Shared {
     plan: Mutex<Option<Plan>>,
     held: Mutex<Vec<Vec<u8>>>,
+    /// While set, no packet comes through, in either direction: they come afterwards, sent again.
+    swallows: watch::Sender<bool>,
+    /// How many calls are on their way.
+    on_their_way: AtomicUsize,
 }
 
 pub struct Proxy {
@@ -63,6 +75,24 @@ impl Proxy {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether the network swallows all packets. What was swallowed is sent again later, and arrives.
+    pub fn swallow(&self, swallows: bool) {
+        self.shared.swallows.send_replace(swallows);
+    }
+
+    /// Waits until every call has arrived that was sent, however late.
+    pub async fn wait_until_all_arrived(&self) {
+        let patience = Instant::now() + Duration::from_secs(20);
+        while self.shared.on_their_way.load(Ordering::SeqCst) > 0 {
+            assert!(Instant::now() < patience, "a call does not arrive");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// What happens to each call from now on.
@@ -106,6 +136,28 @@ impl Shared {
             _ => Fault::Pass,
         }
     }
+
+    /// Waits while no packet comes through.
+    async fn pass(&self) {
+        let mut swallows = self.swallows.subscribe();
+        // The sender lives as long as this.
+        let _ = swallows.wait_for(|swallows| !swallows).await;
+    }
+
+    /// Carries a request to Redis, after what keeps it up.
+    async fn deliver(
+        &self,
+        redis: &mut TcpStream,
+        request: &[u8],
+        after: Duration,
+    ) -> io::Result<()> {
+        self.on_their_way.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(after).await;
+        self.pass().await;
+        let sent = redis.write_all(request).await;
+        self.on_their_way.fetch_sub(1, Ordering::SeqCst);
+        sent
+    }
 }
 
 /// Carries a connection until either end or a fault ends it.
@@ -123,7 +175,8 @@ async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
                 };
                 match shared.fault(request) {
                     _ if request.is_empty() => return,
-                    Fault::Pass => {}
+                    Fault::Pass => shared.deliver(&mut redis, request, Duration::ZERO).await,
+                    Fault::Delay(after) => shared.deliver(&mut redis, request, after).await,
                     Fault::Cut => return,
                     Fault::Hold => return shared.held.lock().unwrap().push(request.to_vec()),
                     Fault::DropReply => {
@@ -132,10 +185,12 @@ async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
                         return;
                     }
                 }
-                redis.write_all(request).await
             }
             read = redis.read(&mut replied) => match read {
-                Ok(length) if length > 0 => client.write_all(&replied[..length]).await,
+                Ok(length) if length > 0 => {
+                    shared.pass().await;
+                    client.write_all(&replied[..length]).await
+                }
                 _ => return,
             },
         };

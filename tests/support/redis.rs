@@ -14,13 +14,18 @@ use nix::{
 use redis::{Client, Connection, Value};
 use tempfile::TempDir;
 
-use super::{clock::Clock, free_port, tools::tool};
+use super::{
+    clock::{Clock, Preload},
+    free_port,
+    tools::tool,
+};
 
 pub struct RedisServer {
     process: Child,
     pub port: u16,
     dir: TempDir,
     program: OsString,
+    clock: Option<Preload>,
     options: Vec<String>,
 }
 
@@ -54,12 +59,14 @@ impl RedisServer {
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
-        let process = spawn(&program, port, clock, &options, &dir);
+        let clock = clock.map(Clock::preload_again);
+        let process = spawn(&program, port, clock.as_ref(), &options, &dir);
         let server = Self {
             process,
             port,
             dir,
             program,
+            clock,
             options,
         };
         server.wait_until_it_answers();
@@ -94,6 +101,20 @@ impl RedisServer {
         redis::from_redis_value(self.run(&["INFO", section])).unwrap()
     }
 
+    /// The same of one that may cut the connection.
+    pub fn try_info(&self, section: &str) -> redis::RedisResult<String> {
+        let mut connection = Client::open(self.url())?.get_connection()?;
+        redis::cmd("INFO").arg(section).query(&mut connection)
+    }
+
+    /// How often a command was called.
+    pub fn calls_of(&self, command: &str) -> u64 {
+        let stats = self.info("commandstats");
+        let name = format!("cmdstat_{command}:calls=");
+        let line = stats.lines().find_map(|line| line.strip_prefix(&name));
+        line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
@@ -113,7 +134,8 @@ impl RedisServer {
     /// Starts it again, and does not wait until it answers.
     pub fn restart_unseen(&mut self) {
         self.kill();
-        self.process = spawn(&self.program, self.port, None, &self.options, &self.dir);
+        let clock = self.clock.as_ref();
+        self.process = spawn(&self.program, self.port, clock, &self.options, &self.dir);
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -152,7 +174,7 @@ impl Drop for RedisServer {
 fn spawn(
     program: &OsStr,
     port: u16,
-    clock: Option<&Clock>,
+    clock: Option<&Preload>,
     options: &[String],
     dir: &TempDir,
 ) -> Child {

@@ -9,7 +9,9 @@ use std::{
 use redis::{Client, Value};
 use tempfile::TempDir;
 
-use super::{certificates::Encryption, cluster::hosts, free_port, redis::RedisServer};
+use super::{
+    certificates::Encryption, clock::Clock, cluster::hosts, free_port, redis::RedisServer,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -38,10 +40,19 @@ impl Sentinels {
 
     /// Ones that ask for a password, unless it is empty.
     pub fn start_with(password: &str) -> Self {
-        let master = RedisServer::start();
+        Self::start_all(password, None)
+    }
+
+    /// Ones whose servers see this clock.
+    pub fn start_at(clock: &Clock) -> Self {
+        Self::start_all("", Some(clock))
+    }
+
+    fn start_all(password: &str, clock: Option<&Clock>) -> Self {
+        let master = RedisServer::start_on(free_port(), clock, &[]);
         let port = master.port.to_string();
         let replica = ["--replicaof", "127.0.0.1", &port];
-        let replica = RedisServer::start_on(free_port(), None, &replica);
+        let replica = RedisServer::start_on(free_port(), clock, &replica);
         let settings = match password {
             "" => String::new(),
             it => format!("requirepass {it}\nsentinel sentinel-pass {it}\n"),
@@ -111,24 +122,35 @@ impl Sentinels {
         }
     }
 
+    /// From now on the replica is told nothing of what the master writes.
+    pub fn cut_replication(&self) {
+        let master = &self.servers[0];
+        master.run(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
+        master.run(&["CLIENT", "KILL", "TYPE", "replica"]);
+        let patience = Instant::now() + PATIENCE;
+        while master.info("replication").contains("connected_slaves:1") {
+            assert!(Instant::now() < patience, "the replica stays");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until every sentinel says that this server is the master.
+    pub async fn wait_until_they_name(&self, wanted: usize) {
+        let patience = Instant::now() + PATIENCE;
+        let wanted = self.servers[wanted].port.to_string();
+        let names = |sentinel: &Sentinel| {
+            let told = sentinel.run(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]);
+            redis::from_redis_value::<Vec<String>>(told).unwrap()[1] == wanted
+        };
+        while !self.sentinels.iter().all(names) {
+            assert!(Instant::now() < patience, "no failover to {wanted}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Makes the replica the master.
     pub fn fail_over(&self) {
         self.sentinels[0].run(&["SENTINEL", "FAILOVER", NAME]);
-    }
-
-    /// Which of the servers says that it is the master; none while both or neither do.
-    pub fn master(&self) -> Option<usize> {
-        // Sentinels cut the connections of the servers that they change.
-        let told = |server: &RedisServer| -> redis::RedisResult<String> {
-            let mut connection = Client::open(server.url())?.get_connection()?;
-            redis::cmd("INFO").arg("replication").query(&mut connection)
-        };
-        let is_master = |server| told(server).is_ok_and(|told| told.contains("role:master"));
-        match [is_master(&self.servers[0]), is_master(&self.servers[1])] {
-            [true, false] => Some(0),
-            [false, true] => Some(1),
-            _ => None,
-        }
     }
 
     /// Ends one sentinel at once.

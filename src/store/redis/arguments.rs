@@ -33,8 +33,8 @@ pub(super) struct Packed {
     /// Its keys, in the script's order.
     pub(super) keys: Vec<String>,
     pub(super) argument: Vec<u8>,
-    /// The pools that it names, in the script's order.
-    pub(super) pools: Vec<PoolName>,
+    /// The pools that it names, in the script's order, and the turn that is remembered of each.
+    pub(super) pools: Vec<(PoolName, u64)>,
     /// Whether it is about any reservation.
     pub(super) has_ids: bool,
 }
@@ -88,12 +88,15 @@ pub(super) fn pack<'b>(
     let org_keys = OrgKeys::new(prefix, &batch.org, batch.day);
     let mut keys = vec![org_keys.usage()];
     let [mut pools, mut fields, mut kinds] = <[Values; 3]>::default();
+    let mut named = Vec::with_capacity(tables.pools.len());
     for pool in &tables.pools {
         let name = keys::encode(pool.as_str());
         keys.push(org_keys.pool(&name));
         pools.text(&name);
         pools.number(terms.of_pool(pool).allowance.get());
-        match remembered.iter().find(|known| known.pool == **pool) {
+        let known = remembered.iter().find(|known| known.pool == **pool);
+        named.push(((*pool).clone(), known.map_or(0, |known| known.turn)));
+        match known {
             Some(known) if told.restores => pools.bytes(&known.record),
             Some(known) => pools.number(known.turn),
             None => pools.number(0),
@@ -138,7 +141,7 @@ pub(super) fn pack<'b>(
     Packed {
         keys,
         argument: argument.packed,
-        pools: tables.pools.into_iter().cloned().collect(),
+        pools: named,
         has_ids,
     }
 }

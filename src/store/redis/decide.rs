@@ -47,8 +47,8 @@ struct PackedCall {
     keys: Vec<String>,
     /// One for each batch.
     arguments: Vec<Vec<u8>>,
-    /// The pools that each batch names.
-    pools: Vec<Vec<PoolName>>,
+    /// The pools that each batch names, and the turn that is remembered of each.
+    pools: Vec<Vec<(PoolName, u64)>>,
     has_ids: bool,
 }
 
@@ -224,7 +224,7 @@ impl Decider {
         };
         let reply = reply.map_err(|error| store_error(&error))?;
         let (now, mut replies) = reply::parse_decided(reply::bytes(&reply)?, batches)?;
-        self.remember(batches, packed.pools, &mut replies)?;
+        self.remember(batches, told, packed.pools, &mut replies)?;
         Ok((now, replies))
     }
 

@@ -102,6 +102,14 @@ impl Links {
         }
     }
 
+    /// Goes over to another server where one decides in its place; whoever asks it notices by itself where
+    /// it refuses or is gone, and not where it goes on answering.
+    pub(super) async fn follow(&self) {
+        if let Self::Sentinel(sentinel) = self {
+            sentinel.follow().await;
+        }
+    }
+
     /// A key on each server that decides. Nothing is ever written there.
     pub(super) async fn probe_keys(&self, prefix: &str) -> Result<Vec<String>, Failed> {
         match self {

@@ -69,7 +69,8 @@ impl Decider {
     pub(super) fn remember(
         &self,
         batches: &[Batch],
-        pools: Vec<Vec<PoolName>>,
+        told: &Told,
+        pools: Vec<Vec<(PoolName, u64)>>,
         replies: &mut [Reply],
     ) -> Result<()> {
         for ((batch, pools), reply) in batches.iter().zip(pools).zip(replies) {
@@ -78,13 +79,18 @@ impl Decider {
             };
             let written = std::mem::take(written).into_iter().map(|it| {
                 Ok(Remembered {
-                    pool: pools.get(it.place).ok_or_else(no_such_pool)?.clone(),
+                    pool: pools.get(it.place).ok_or_else(no_such_pool)?.0.clone(),
                     turn: it.turn,
                     record: it.record,
                 })
             });
             let written = written.collect::<Result<_>>()?;
-            self.memory.lock().learn(&batch.org, batch.day, written);
+            let (org, day, mut memory) = (&batch.org, batch.day, self.memory.lock());
+            if told.verifies {
+                memory.learn_beside(org, day, &pools, written);
+            } else {
+                memory.learn(org, day, written);
+            }
         }
         Ok(())
     }

@@ -127,7 +127,8 @@ impl Days {
         known.map_or(&[], Vec::as_slice)
     }
 
-    /// Remembers what a write left, on a day by Redis' clock.
+    /// Remembers what a write left, on a day by Redis' clock. An organization's decisions are made one call
+    /// after the other, so what the last one left is what there is.
     pub(super) fn learn(&mut self, org: &OrgId, day: UtcDay, written: Vec<Remembered>) {
         if written.is_empty() {
             return;
@@ -136,6 +137,26 @@ impl Days {
         while self.0.len() > DAYS {
             self.0.pop_first();
         }
+    }
+}
+
+impl Days {
+    /// Remembers what a look left that went on beside the decisions: not over what one of these has left
+    /// since, perhaps at another server that took over. `before` is what was remembered when it began.
+    pub(super) fn learn_beside(
+        &mut self,
+        org: &OrgId,
+        day: UtcDay,
+        before: &[(PoolName, u64)],
+        mut written: Vec<Remembered>,
+    ) {
+        let known = self.pools(org, day);
+        written.retain(|new| {
+            let turn = known.iter().find(|known| known.pool == new.pool);
+            let turn = turn.map_or(0, |known| known.turn);
+            before.contains(&(new.pool.clone(), turn))
+        });
+        self.learn(org, day, written);
     }
 }
 
@@ -153,10 +174,62 @@ impl Day {
         };
         for new in written {
             match pools.iter_mut().find(|known| known.pool == new.pool) {
-                Some(known) if known.turn < new.turn => *known = new,
-                Some(_) => {}
+                Some(known) => *known = new,
                 None => pools.push(new),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(turn: u64) -> Vec<Remembered> {
+        vec![Remembered {
+            pool: PoolName::parse("large").expect("a name"),
+            turn,
+            record: Vec::new(),
+        }]
+    }
+
+    #[test]
+    fn the_last_two_days_that_were_written_on_are_remembered() {
+        let org = OrgId::parse("acme").expect("a name");
+        let today = UtcDay::parse("2026-11-22").expect("a day");
+        let tomorrow = UtcDay::of(today.end());
+        let memory = Memory::new();
+        memory.lock().learn(&org, today, written(1));
+        // Asked for by a clock that is ahead, before the store has said which day it is.
+        assert_eq!(memory.lock().pools(&org, tomorrow), []);
+        memory.lock().learn(&org, tomorrow, Vec::new());
+        assert_eq!(memory.lock().pools(&org, today), written(1));
+        memory.lock().learn(&org, tomorrow, written(3));
+        assert_eq!(memory.lock().pools(&org, tomorrow), written(3));
+        assert_eq!(memory.lock().pools(&org, today), written(1));
+        memory.lock().learn(&org, today.yesterday(), written(9));
+        assert_eq!(memory.lock().pools(&org, today.yesterday()), []);
+        assert_eq!(memory.some(), Some((tomorrow, vec![org.clone(), org])));
+    }
+
+    #[test]
+    fn what_a_look_left_does_not_replace_what_a_decision_has_left_since() {
+        let org = OrgId::parse("acme").expect("a name");
+        let today = UtcDay::parse("2026-11-22").expect("a day");
+        let large = PoolName::parse("large").expect("a name");
+        let memory = Memory::new();
+        memory.lock().learn(&org, today, written(10));
+        // A look begins, and a decision overtakes it at a server that has taken over.
+        let before = [(large, 10)];
+        memory.lock().learn(&org, today, written(12));
+        memory
+            .lock()
+            .learn_beside(&org, today, &before, written(13));
+        assert_eq!(memory.lock().pools(&org, today), written(12));
+        memory.lock().learn(&org, today, written(10));
+        memory
+            .lock()
+            .learn_beside(&org, today, &before, written(13));
+        assert_eq!(memory.lock().pools(&org, today), written(13));
     }
 }

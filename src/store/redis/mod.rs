@@ -290,6 +290,7 @@ impl Store for RedisStore {
     }
 
     async fn probe(&self) -> Result<Timed<()>, StoreError> {
+        self.links.follow().await;
         let keys = self.links.probe_keys(&self.decider.key_prefix).await;
         let keys = keys.map_err(|error| store_error(&error))?;
         self.fitness.check(&self.links, &keys).await?;

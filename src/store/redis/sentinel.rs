@@ -5,9 +5,13 @@
 //! that it is a master (`ROLE`), on every new connection: sentinels disagree for a while.
 //!
 //! A call that fails is not sent again here. Its failure only sees to it that the next one looks anew.
+//!
+//! A failover tells the new master at once, and the one before seconds later: so long that one goes on
+//! deciding, and what it decides is lost. So sentinels are asked with every probe, too, and whom most of
+//! them name is followed.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,9 +35,15 @@ pub(super) struct Sentinel {
     name: String,
     sentinels: Vec<Link>,
     servers: Servers,
-    master: ArcSwapOption<Link>,
+    master: ArcSwapOption<Master>,
     /// One caller looks at a time. Holds how the last look failed, if it did.
     looking: Mutex<Option<Failure>>,
+}
+
+struct Master {
+    /// As a sentinel named it.
+    host: Host,
+    link: Link,
 }
 
 impl Sentinel {
@@ -49,33 +59,63 @@ impl Sentinel {
 
     /// Sends one command to the master.
     pub(super) async fn ask(&self, command: &Cmd, manner: Manner) -> Result<Answered, Failed> {
-        let link = self.master().await.map_err(Failed::Connecting)?;
-        let answered = link.ask(command, manner).await;
+        let master = self.master().await.map_err(Failed::Connecting)?;
+        let answered = master.link.ask(command, manner).await;
         let is_left = match &answered {
             Ok(_) => false,
             Err(Failed::Connecting(_)) => true,
             Err(Failed::Asking(error)) => must_be_replaced(error),
         };
         if is_left {
-            let current = self.master.load();
-            if current
-                .as_ref()
-                .is_some_and(|current| Arc::ptr_eq(current, &link))
-            {
-                self.master.compare_and_swap(&current, None);
-            }
+            self.replace(&master, None);
         }
         answered
     }
 
-    async fn master(&self) -> Result<Arc<Link>, RedisError> {
-        if let Some(link) = self.connected() {
-            return Ok(link);
+    /// Goes over to another master where more than half of the sentinels name it, and it is one. Calls
+    /// that are under way are answered by the one before.
+    pub(super) async fn follow(&self) {
+        let Some(kept) = self.connected() else {
+            return;
+        };
+        let asked = self.sentinels.iter().map(|sentinel| self.told_by(sentinel));
+        let mut told: FuturesUnordered<_> = asked.collect();
+        let mut votes = HashMap::new();
+        // As soon as most agree, the others are not waited for: they may be gone.
+        while let Some(told) = told.next().await {
+            let Ok(host) = told else { continue };
+            let count = votes.entry(host.clone()).or_insert(0);
+            *count += 1;
+            if *count * 2 <= self.sentinels.len() {
+                continue;
+            }
+            if host != kept.host
+                && let Ok(link) = self.servers.link(&host, Expected::Master)
+                && link.connect().await.is_ok()
+            {
+                self.replace(&kept, Some(Arc::new(Master { host, link })));
+            }
+            return;
+        }
+    }
+
+    /// Takes another master for this one, unless someone has done so.
+    fn replace(&self, before: &Arc<Master>, by: Option<Arc<Master>>) {
+        let current = self.master.load();
+        let same = |current: &Arc<Master>| Arc::ptr_eq(current, before);
+        if current.as_ref().is_some_and(same) {
+            self.master.compare_and_swap(&current, by);
+        }
+    }
+
+    async fn master(&self) -> Result<Arc<Master>, RedisError> {
+        if let Some(master) = self.connected() {
+            return Ok(master);
         }
         let asked_at = Instant::now();
         let mut last_failure = self.looking.lock().await;
-        if let Some(link) = self.connected() {
-            return Ok(link);
+        if let Some(master) = self.connected() {
+            return Ok(master);
         }
         // Who waited through a whole look shares its failure, as in a link.
         if let Some(failure) = last_failure.as_ref()
@@ -90,17 +130,18 @@ impl Sentinel {
             ended_at: Instant::now(),
             error: error.clone(),
         });
-        let link = Arc::new(found?);
-        self.master.store(Some(Arc::clone(&link)));
-        Ok(link)
+        let master = Arc::new(found?);
+        self.master.store(Some(Arc::clone(&master)));
+        Ok(master)
     }
 
-    fn connected(&self) -> Option<Arc<Link>> {
-        self.master.load_full().filter(|link| link.is_connected())
+    fn connected(&self) -> Option<Arc<Master>> {
+        let master = self.master.load_full();
+        master.filter(|master| master.link.is_connected())
     }
 
     /// Asks all sentinels at once, and takes the first whose master proves to be one.
-    async fn look(&self) -> Result<Link, RedisError> {
+    async fn look(&self) -> Result<Master, RedisError> {
         let asked = self.sentinels.iter().map(|sentinel| self.told_by(sentinel));
         let mut told: FuturesUnordered<_> = asked.collect();
         let mut tried = HashSet::new();
@@ -110,7 +151,7 @@ impl Sentinel {
                 Ok(host) if tried.insert(host.clone()) => {
                     let link = self.servers.link(&host, Expected::Master);
                     match link {
-                        Ok(link) => link.connect().await.map(|()| link),
+                        Ok(link) => link.connect().await.map(|()| Master { host, link }),
                         Err(error) => Err(error),
                     }
                 }
@@ -118,7 +159,7 @@ impl Sentinel {
                 Err(error) => Err(error),
             };
             match found {
-                Ok(link) => return Ok(link),
+                Ok(master) => return Ok(master),
                 Err(error) => faults.push(error.to_string()),
             }
         }

@@ -1,0 +1,214 @@
+//! The invariants of the ledger, over all that was asked and told. [`Rules`] say what a fault allows; what
+//! a fault may give away is bounded by what was told to callers, and counted from the history.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tonic::Code;
+
+use super::{
+    CALL_TIMEOUT, Rules, allowance,
+    history::{Answer, Call, History, Request, What},
+    traffic::Gateway,
+};
+use crate::support::calls::{Client, large_of, sum, usage_of};
+
+/// How much later than its deadline a call may be answered: the machine may be busy.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// Ids that are asked again in the end, of each organization.
+const ASKED_AGAIN: usize = 40;
+
+/// Reserves in several steps until nothing is left. First through each replica: if Redis forgot what it
+/// wrote, now it is known again.
+pub async fn use_up(gateway: &mut Gateway, org: &str) {
+    static NAMES: AtomicU64 = AtomicU64::new(0);
+    for step in 0..100 {
+        let replica = step % gateway.replicas.len();
+        let remaining = large_of(&gateway.replicas[replica], org).await.remaining;
+        let spoken = step >= gateway.replicas.len();
+        let request = Arc::new(Request {
+            org: org.to_owned(),
+            name: format!("last {}", NAMES.fetch_add(1, Ordering::Relaxed)),
+            has_id: true,
+            tokens: if spoken { remaining.max(1) } else { 1 },
+        });
+        let asked = gateway.call_until_answered(&request, What::Reserve, replica, None);
+        let is_free = asked.await.is_free();
+        if spoken && remaining == 0 {
+            assert!(!is_free, "{org}: more is granted than remained");
+            return;
+        }
+    }
+    panic!("{org}: something remains after all");
+}
+
+/// Holds all that was told against what there is.
+pub async fn all(replicas: &[Client], orgs: &[String], history: &History, rules: &Rules) {
+    for call in &history.calls {
+        fails_only_as_allowed(call, rules);
+    }
+    let (mut failed, mut unknown) = (0, 0);
+    for call in history.failed() {
+        failed += 1;
+        unknown += usize::from(
+            matches!(call.answer, Answer::Failed { counted_nothing, .. } if !counted_nothing),
+        );
+    }
+    println!(
+        "{} calls, {failed} failed, {unknown} of them unknown",
+        history.calls.len()
+    );
+    for calls in history.by_request(None).values() {
+        answers_agree(calls, rules);
+    }
+    for org in orgs {
+        let used = counters_are_what_was_told(replicas, org, history, rules).await;
+        replays(replicas, org, history, rules).await;
+        let again = large_of(&replicas[0], org).await.used;
+        assert_eq!(again, used, "{org}: replays count nothing");
+    }
+}
+
+/// In time, and as UNAVAILABLE; where Redis forgets ids, they may be unknown.
+fn fails_only_as_allowed(call: &Call, rules: &Rules) {
+    let took = call.ended - call.begun;
+    let patience = call.deadline.or(rules.call_timeout).unwrap_or(CALL_TIMEOUT);
+    assert!(took < patience + SLACK, "{took:?}: {call:?}");
+    let Answer::Failed { code, .. } = call.answer else {
+        return;
+    };
+    let allowed = match code {
+        Code::Unavailable => true,
+        // tonic's client says so by its own timer.
+        Code::Cancelled | Code::DeadlineExceeded => {
+            call.deadline.is_some_and(|deadline| took >= deadline)
+        }
+        Code::NotFound => call.what != What::Reserve && !rules.losses.is_empty(),
+        _ => false,
+    };
+    assert!(allowed, "{call:?}");
+}
+
+/// All answers to the same question are the same, and at most one of them is the first.
+fn answers_agree(calls: &[&Call], rules: &Rules) {
+    let request = &calls[0].request;
+    if !request.has_id {
+        assert_eq!(calls.len(), 1, "{request:?}");
+        return;
+    }
+    let whats: BTreeSet<String> = calls
+        .iter()
+        .map(|call| format!("{:?}", call.what))
+        .collect();
+    for what in whats {
+        let same = || {
+            let same = calls
+                .iter()
+                .filter(|call| format!("{:?}", call.what) == what);
+            same.map(|call| &call.answer)
+        };
+        let (mut verdicts, mut first, mut failed) = (BTreeSet::new(), 0, 0);
+        for answer in same() {
+            let (verdict, replayed) = match answer {
+                Answer::Verdict { said, replayed } => (said.clone(), replayed),
+                Answer::Released { tokens, replayed } => (tokens.to_string(), replayed),
+                Answer::Failed { .. } => {
+                    failed += 1;
+                    continue;
+                }
+            };
+            verdicts.insert(verdict);
+            first += usize::from(!replayed);
+        }
+        assert!(verdicts.len() <= 1 && first <= 1, "{request:?}: {calls:?}");
+        if rules.cuts_nothing && failed == 0 {
+            assert_eq!(first, 1, "{request:?}: {calls:?}");
+        }
+    }
+}
+
+/// No more is granted than there was, and what was granted is counted. Gives what is.
+async fn counters_are_what_was_told(
+    replicas: &[Client],
+    org: &str,
+    history: &History,
+    rules: &Rules,
+) -> u64 {
+    let loses = !rules.losses.is_empty();
+    let told = history.counts(org, loses);
+    let untold = history.untold(org, &rules.losses, replicas.len());
+    let pool = large_of(&replicas[0], org).await;
+    let used = pool.used as i64;
+    println!("{org}: used {used}, told {told:?}, may be granted twice {untold}");
+    assert!(
+        told.least <= (allowance() + untold) as i64,
+        "{org}: {} free tokens of {} were granted, and {untold} may be twice",
+        told.least,
+        allowance()
+    );
+    assert!(
+        (told.least..=told.most).contains(&used),
+        "{org}: {used} is counted, and callers know of {told:?}"
+    );
+    for client in replicas {
+        assert_eq!(large_of(client, org).await, pool, "{org}");
+    }
+    if !loses {
+        assert_eq!(pool.used, allowance(), "{org}: all is used up");
+        let listed = sum(&usage_of(&replicas[0], org, "").await);
+        let counted = (
+            pool.used,
+            pool.billed_tokens,
+            pool.free_requests,
+            pool.billed_requests,
+        );
+        assert_eq!(listed, counted, "{org}");
+    }
+    pool.used
+}
+
+/// Some ids that were answered are asked again: all that nobody may have forgotten since.
+async fn replays(replicas: &[Client], org: &str, history: &History, rules: &Rules) {
+    let lost_until = rules.losses.iter().map(|loss| loss.until).max();
+    let requests = history.by_request(Some(org));
+    let remembered = requests.values().filter(|calls| {
+        let all_known = calls
+            .iter()
+            .all(|call| lost_until.is_none_or(|until| call.begun > until));
+        calls[0].request.has_id && all_known
+    });
+    let remembered: Vec<_> = remembered.collect();
+    let every = (remembered.len() / ASKED_AGAIN).max(1);
+    let mut gateway = Gateway::over(replicas);
+    for (at, calls) in remembered.iter().step_by(every).enumerate() {
+        let last = calls.iter().rev();
+        let Some(last) = last
+            .clone()
+            .find(|call| !matches!(call.answer, Answer::Failed { .. }))
+        else {
+            continue;
+        };
+        let again = gateway
+            .call_until_answered(&last.request, last.what, at, None)
+            .await;
+        let replay = match last.answer.clone() {
+            Answer::Verdict { said, .. } => Answer::Verdict {
+                said,
+                replayed: true,
+            },
+            Answer::Released { tokens, .. } => Answer::Released {
+                tokens,
+                replayed: true,
+            },
+            failed @ Answer::Failed { .. } => failed,
+        };
+        assert_eq!(again, replay, "{org}: {calls:?}");
+    }
+}

@@ -1,0 +1,301 @@
+//! What callers asked and were told, call by call, and what of it follows for the ledger.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tonic::{Code, Status};
+
+/// A request of a gateway, whatever calls are made about it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Request {
+    pub org: String,
+    /// No other request has the same; it is the `request_id` of one that has one.
+    pub name: String,
+    pub has_id: bool,
+    pub tokens: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    Reserve,
+    /// With what it really used.
+    Settle(u64),
+    Release,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// To a Reserve or a Settle: "FREE", or the billed reason's name.
+    Verdict { said: String, replayed: bool },
+    /// To a Release.
+    Released { tokens: u64, replayed: bool },
+    Failed {
+        code: Code,
+        /// The service says so.
+        counted_nothing: bool,
+        message: String,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub request: Arc<Request>,
+    pub what: What,
+    /// Through which replica.
+    pub replica: usize,
+    pub begun: Instant,
+    pub ended: Instant,
+    /// The caller's own.
+    pub deadline: Option<Duration>,
+    pub answer: Answer,
+}
+
+/// All calls; those of one request in their order, since one caller makes them.
+#[derive(Debug, Default)]
+pub struct History {
+    pub calls: Vec<Call>,
+}
+
+/// Redis forgot writes that it had acknowledged: between these moments they were made, or before.
+#[derive(Debug, Clone, Copy)]
+pub struct Loss {
+    /// What was written before and is gone, was written by replicas that knew of what each other wrote.
+    pub from: Instant,
+    /// From here on all that is acknowledged is kept.
+    pub until: Instant,
+}
+
+impl Loss {
+    pub fn now() -> Self {
+        let now = Instant::now();
+        Self {
+            from: now,
+            until: now,
+        }
+    }
+}
+
+/// The free tokens that a request counts, by what its caller knows.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    pub least: i64,
+    pub most: i64,
+}
+
+impl Answer {
+    pub fn failed(status: &Status) -> Self {
+        Self::Failed {
+            code: status.code(),
+            counted_nothing: status.message().contains("this call counted nothing"),
+            message: status.message().to_owned(),
+        }
+    }
+
+    pub fn is_free(&self) -> bool {
+        matches!(self, Self::Verdict { said, .. } if said == "FREE")
+    }
+
+    /// Whether it was counted just now.
+    fn wrote(&self) -> bool {
+        match self {
+            Self::Verdict { replayed, .. } | Self::Released { replayed, .. } => !replayed,
+            Self::Failed { .. } => false,
+        }
+    }
+
+    /// Nobody told whether it was counted. The ids that a Redis has forgotten are not found: nothing
+    /// is counted then.
+    fn is_unknown(&self) -> bool {
+        matches!(
+            self,
+            Self::Failed { counted_nothing: false, code, .. } if *code != Code::NotFound
+        )
+    }
+}
+
+impl Call {
+    /// Free tokens that the caller was told it has, or has on top.
+    fn granted(&self) -> u64 {
+        match self.what {
+            _ if !self.answer.is_free() => 0,
+            What::Reserve => self.request.tokens,
+            What::Settle(tokens) => tokens,
+            What::Release => 0,
+        }
+    }
+}
+
+impl History {
+    /// The calls about each request of an organization, or of all.
+    pub fn by_request(&self, org: Option<&str>) -> BTreeMap<(&str, &str), Vec<&Call>> {
+        let mut requests = BTreeMap::<_, Vec<&Call>>::new();
+        for call in &self.calls {
+            let request = &call.request;
+            if org.is_none_or(|org| org == request.org) {
+                let key = (request.org.as_str(), request.name.as_str());
+                requests.entry(key).or_default().push(call);
+            }
+        }
+        requests
+    }
+
+    pub fn failed(&self) -> impl Iterator<Item = &Call> {
+        let failed = |call: &&Call| matches!(call.answer, Answer::Failed { .. });
+        self.calls.iter().filter(failed)
+    }
+
+    /// The free tokens that an organization has counted, if none of its answers was a lie.
+    pub fn counts(&self, org: &str, loses: bool) -> Counts {
+        let requests = self.by_request(Some(org));
+        let each = requests.values().map(|calls| counts(calls, loses));
+        each.fold(Counts::default(), |sum, it| Counts {
+            least: sum.least + it.least,
+            most: sum.most + it.most,
+        })
+    }
+
+    /// The free tokens of an organization that may be granted once more because Redis forgot them, and
+    /// the replica that was told of them had not spoken of them to the others: what was acknowledged
+    /// after the first of the replicas had written for the last time before the loss. A replica knows
+    /// whatever was acknowledged before its own last write began, and restores it with its next one.
+    /// A replica that is alone knows all.
+    pub fn untold(&self, org: &str, losses: &[Loss], replicas: usize) -> u64 {
+        if replicas == 1 {
+            return 0;
+        }
+        let its = || self.calls.iter().filter(|call| call.request.org == org);
+        let untold = |loss: &Loss| -> u64 {
+            let last_writes = (0..replicas).map(|replica| {
+                let writes = its().filter(|call| {
+                    call.replica == replica && call.answer.wrote() && call.ended < loss.from
+                });
+                writes.map(|call| call.begun).max()
+            });
+            // One that never wrote knows nothing.
+            let since = last_writes.min().flatten();
+            let within = its().filter(|call| {
+                since.is_none_or(|since| call.ended >= since) && call.begun <= loss.until
+            });
+            within.map(Call::granted).sum()
+        };
+        losses.iter().map(untold).sum()
+    }
+}
+
+/// What a request counts, by its calls in their order. What Redis forgot, it may count once more when it is
+/// asked again: an unknown call and its repetition then count both.
+fn counts(calls: &[&Call], loses: bool) -> Counts {
+    // As its caller was told last; and what unknown calls may have added and taken away since, or, where
+    // Redis forgets, ever.
+    let (mut told, mut added, mut taken) = (0, 0, 0);
+    for call in calls {
+        let tokens = call.request.tokens as i64;
+        match (call.what, call.answer.is_unknown()) {
+            (What::Reserve, true) if loses => added += tokens,
+            (What::Reserve, true) => added = tokens,
+            (What::Settle(actual), true) => {
+                let more = actual as i64;
+                taken = if loses { taken + told.max(0) } else { told };
+                added = if loses {
+                    added + more
+                } else {
+                    added.max(more - told)
+                };
+            }
+            (What::Release, true) => taken = if loses { taken + told } else { told },
+            (_, false) if matches!(call.answer, Answer::Failed { .. }) => {}
+            (_, false) => {
+                told = call.granted() as i64;
+                if !loses {
+                    (added, taken) = (0, 0);
+                }
+            }
+        }
+    }
+    Counts {
+        least: told - taken,
+        most: told + added,
+    }
+}
+
+mod tests {
+    use super::*;
+
+    fn call(what: What, answer: Answer) -> Call {
+        let request = Arc::new(Request {
+            org: "org-0".to_owned(),
+            name: "r".to_owned(),
+            has_id: true,
+            tokens: 10,
+        });
+        let now = Instant::now();
+        Call {
+            request,
+            what,
+            replica: 0,
+            begun: now,
+            ended: now,
+            deadline: None,
+            answer,
+        }
+    }
+
+    fn said(said: &str) -> Answer {
+        Answer::Verdict {
+            said: said.to_owned(),
+            replayed: false,
+        }
+    }
+
+    fn failed(counted_nothing: bool) -> Answer {
+        Answer::Failed {
+            code: Code::Unavailable,
+            counted_nothing,
+            message: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_request_counts_what_its_caller_was_told_and_perhaps_what_it_was_not() {
+        let released = Answer::Released {
+            tokens: 10,
+            replayed: false,
+        };
+        let (free, billed) = (said("FREE"), said("AllowanceExceeded"));
+        let (unknown, nothing) = (failed(false), failed(true));
+        let reserve = |answer: &Answer| call(What::Reserve, answer.clone());
+        let settle = |tokens, answer: &Answer| call(What::Settle(tokens), answer.clone());
+        let release = |answer: &Answer| call(What::Release, answer.clone());
+        for (calls, keeps, loses) in [
+            (vec![reserve(&free)], (10, 10), (10, 10)),
+            (vec![reserve(&billed)], (0, 0), (0, 0)),
+            (vec![reserve(&nothing)], (0, 0), (0, 0)),
+            (vec![reserve(&unknown)], (0, 10), (0, 10)),
+            // The same id counts once, unless it was forgotten.
+            (
+                vec![reserve(&unknown), reserve(&unknown), reserve(&free)],
+                (10, 10),
+                (10, 30),
+            ),
+            (vec![reserve(&free), settle(15, &free)], (15, 15), (15, 15)),
+            (vec![reserve(&free), settle(15, &billed)], (0, 0), (0, 0)),
+            (vec![reserve(&billed), settle(4, &free)], (4, 4), (4, 4)),
+            (vec![reserve(&free), settle(15, &unknown)], (0, 15), (0, 25)),
+            (vec![reserve(&free), release(&released)], (0, 0), (0, 0)),
+            (vec![reserve(&free), release(&unknown)], (0, 10), (0, 10)),
+            (
+                vec![reserve(&free), release(&unknown), release(&released)],
+                (0, 0),
+                (-10, 0),
+            ),
+        ] {
+            let calls: Vec<&Call> = calls.iter().collect();
+            for (forgets, (least, most)) in [(false, keeps), (true, loses)] {
+                assert_eq!(counts(&calls, forgets), Counts { least, most }, "{calls:?}");
+            }
+        }
+    }
+}
