@@ -290,6 +290,8 @@ async fn run_at_the_ledger(
     let (policy, days) = (world.ledger.policy(), 35);
     world.ledger = Ledger::new(policy, held, OnStoreFailure::Error, days);
     let mut model = begin(world, closes);
+    // It learns which day it is: this machine's may be any other.
+    world.ledger.probe().await.unwrap();
     // Whether the ledger may take it to be the day before.
     let mut day_is_new = false;
     for turn in turns.into_iter().chain(all_readings().map(Turn::Alone)) {
