@@ -64,8 +64,12 @@ impl Service {
     /// On the file store, which is the default.
     fn file() -> Self {
         let clock = Clock::at(NOON);
+        // A disk that is slow for a moment is no failure of it.
+        let patient = TextFile::new("call_timeout = \"30s\"\n");
+        let policy = policy();
+        let args = ["--policy", policy.path(), "--config", patient.path()];
         Self {
-            tollgate: Tollgate::start_at(&clock, &["--policy", policy().path()]),
+            tollgate: Tollgate::start_at(&clock, &args),
             redis: None,
             clock,
         }

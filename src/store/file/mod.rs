@@ -14,6 +14,7 @@
 //! **Old days** are removed little by little, in the transactions that there are anyway.
 
 mod draft;
+mod failures;
 mod held;
 mod keys;
 mod opening;
@@ -21,7 +22,6 @@ mod reading;
 mod records;
 
 use std::{
-    io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
@@ -35,9 +35,9 @@ use tokio::sync::Semaphore;
 pub use self::opening::OpenError;
 use self::{
     draft::{Fault, Tables},
+    failures::{closed, corrupt, refused},
     opening::StoreFile,
     reading::Unread,
-    records::BadRecord,
 };
 use super::{Batch, Clock, Decided, Hindrance, RowKey, Store, StoreError, Timed, UsageRows};
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
@@ -369,27 +369,6 @@ fn make_room(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     transaction.delete_table(ROOM)?;
     Ok(transaction.commit()?)
-}
-
-/// Before the commit: nothing was written.
-fn refused(error: impl Into<redb::Error>) -> StoreError {
-    let error = error.into();
-    let why = match &error {
-        redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => Hindrance::Full,
-        _ => Hindrance::CannotSave,
-    };
-    let reason = error.to_string();
-    StoreError::Refused { why, reason }
-}
-
-fn corrupt(bad: BadRecord) -> StoreError {
-    let reason = bad.to_string();
-    StoreError::Corrupt { reason }
-}
-
-fn closed() -> StoreError {
-    let reason = "the file failed, and is opened again soon".to_owned();
-    StoreError::Unreachable { reason }
 }
 
 #[async_trait]
