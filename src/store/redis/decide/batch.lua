@@ -106,8 +106,10 @@ local function ask_for(kind, what)
   told = told + 2 + #what
 end
 
--- Answers which pools are written, and what each then is. Gives these records by pool.
-local function answer_records(pools)
+-- Answers which pools are written, and what each then is. Gives these records by pool. A batch without
+-- operations only restores, and takes no turn: a decision may be under way beside it, at a master that is
+-- being replaced, and a later turn here would hide that this one's is missing.
+local function answer_records(pools, takes_turn)
   local records, count_at = nil, told + 1
   answers[count_at], told = 0, count_at
   for place, pool in pairs(pools) do
@@ -121,9 +123,11 @@ local function answer_records(pools)
         record[mine], record[mine + 1], record[mine + 2], record[mine + 3] = me, 0, 0, 0
         record[mine + 4], record[mine + 5] = 0, 0
       end
-      record[1], record[mine + 1] = pool[IS_CLOSED], math.max(record[mine + 1] + 1, turn)
-      for value = 1, 4 do
-        record[mine + 1 + value] = record[mine + 1 + value] + (pool[value] - pool[BEFORE + value])
+      if takes_turn then
+        record[1], record[mine + 1] = pool[IS_CLOSED], math.max(record[mine + 1] + 1, turn)
+        for value = 1, 4 do
+          record[mine + 1 + value] = record[mine + 1 + value] + (pool[value] - pool[BEFORE + value])
+        end
       end
       local packed = cmsgpack.pack(unpack(record))
       answers[count_at] = answers[count_at] + 1
@@ -165,7 +169,7 @@ local function decide(argument)
   told = told + 1
   answers[told] = 'done'
   judge(it, closes, kinds, ids, items, pools, rows, past)
-  local records = answer_records(pools)
+  local records = answer_records(pools, items < #it)
   for pool in pairs(records) do
     may('SET', pool[KEY], '', 'EXAT', midnight + DAY)
   end
