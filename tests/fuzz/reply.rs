@@ -85,7 +85,7 @@ fuzz_target!(|input: &[u8]| {
     if let Ok((_, replies)) = parse_decided(reply, &asked) {
         assert_eq!(replies.len(), asked.len());
         for (reply, batch) in replies.iter().zip(&asked) {
-            if let Reply::Done(outcomes) = reply {
+            if let Reply::Done(outcomes, _) = reply {
                 assert_eq!(outcomes.len(), batch.operations.len());
                 assert!(outcomes.iter().zip(&batch.operations).all(|(it, asked)| fits(it, asked)));
             }
@@ -101,7 +101,8 @@ fuzz_target!(|input: &[u8]| {
     let pools = lines.len().saturating_sub(2);
     if let Ok((_, counters)) = parse_pools(&Value::Array(texts(&lines)), pools) {
         assert_eq!(counters.len(), pools);
-        assert!(counters.iter().all(|it| it.used <= Tokens::MAX && it.free_requests < 1 << 53));
+        let mut counters = counters.iter().map(|record| record.counters());
+        assert!(counters.all(|it| it.used <= Tokens::MAX && it.free_requests < 1 << 53));
     }
     let scan = vec![Value::BulkString(lines[0].to_vec()), Value::Array(texts(&lines[1..]))];
     if let Ok((_, rows)) = parse_scan(&Value::Array(scan)) {

@@ -65,8 +65,11 @@ impl Record {
     #[must_use]
     pub fn counters(&self) -> PoolCounters {
         let sum = |which: usize| {
-            let sum = self.parts.values().map(|part| part.counted[which]);
-            let sum = u64::try_from(sum.sum::<i64>()).unwrap_or(0);
+            let sum = self
+                .parts
+                .values()
+                .map(|part| i128::from(part.counted[which]));
+            let sum = u64::try_from(sum.sum::<i128>().max(0)).unwrap_or(0);
             Tokens::new(sum).unwrap_or(Tokens::MAX)
         };
         PoolCounters {
