@@ -9,7 +9,7 @@ use std::{
 
 use chrono::TimeDelta;
 use nix::sys::signal::Signal;
-use tollgate::grpc::proto::ReserveRequest;
+use tollgate::grpc::proto::{ReleaseRequest, ReserveRequest, SettleRequest};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{logged, not_ready_body, served_again, start, start_unseen, unavailable};
@@ -228,6 +228,47 @@ async fn of_many_organizations_all_are_restored_and_not_those_alone_that_were_lo
         assert!(Instant::now() < patience, "{:?}", redis.strings(&pools));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn what_a_settle_or_release_gave_back_is_not_given_back_again_after_a_loss() {
+    let mut redis = RedisServer::start();
+    let (_tollgate, client) = replica(&redis).await;
+    for id in ["settled", "released", "later"] {
+        reserve(&client, 200, id).await;
+    }
+    assert_eq!(used(&client, 400).await, free(1_000));
+    let snapshot = Snapshot::of(&redis);
+    let settle = async |id: &str, tokens| {
+        let asked = SettleRequest {
+            org: "acme".to_owned(),
+            request_id: id.to_owned(),
+            tokens,
+        };
+        client.clone().settle(asked).await.unwrap().into_inner()
+    };
+    let release = async |id: &str| {
+        let asked = ReleaseRequest {
+            org: "acme".to_owned(),
+            request_id: id.to_owned(),
+        };
+        client.clone().release(asked).await.unwrap().into_inner()
+    };
+    assert_eq!(settle("settled", 50).await.used, 850);
+    assert_eq!(release("released").await.used, 650);
+    snapshot.put_back(&mut redis);
+    // Redis has forgotten both, and what they gave back is in the counters that are restored.
+    assert_eq!(used(&client, 10).await, free(660));
+    let again = settle("settled", 50).await;
+    assert_eq!((again.used, again.replayed), (660, false));
+    assert_eq!(release("released").await.used, 660);
+    assert!(settle("settled", 50).await.replayed && release("released").await.replayed);
+    // Of one that was held then, nobody knows what became of it: it stays counted.
+    assert_eq!(settle("later", 20).await.used, 660);
+    // Later ones are as ever.
+    assert_eq!(reserve(&client, 100, "new").await.used, 760);
+    assert_eq!(settle("new", 30).await.used, 690);
+    assert_eq!(used(&client, 311).await, exceeded(690));
 }
 
 #[tokio::test]

@@ -38,6 +38,8 @@ struct Reservation {
     tokens: i64,
     verdict: &'static str,
     state: State,
+    /// Redis may have forgotten what settled or released it.
+    doubted: bool,
 }
 
 /// What Redis holds.
@@ -57,6 +59,8 @@ pub struct Model {
     writes: u64,
     granted: i64,
     granted_by_id: BTreeMap<u64, i64>,
+    /// What Settles and Releases that were sent today left of an id: the least and the most.
+    left_by_id: BTreeMap<u64, (i64, i64)>,
 }
 
 /// A call on its way.
@@ -86,13 +90,17 @@ fn used(pool: &Pool) -> i64 {
     sum(pool).max(0)
 }
 
-fn join(pool: &mut Pool, other: &Pool) {
+/// Tells whether anything was further.
+fn join(pool: &mut Pool, other: &Pool) -> bool {
+    let mut further = false;
     for (process, part) in other {
         let known = pool.entry(*process).or_default();
         if part.turn > known.turn {
             *known = part.clone();
+            further = true;
         }
     }
+    further
 }
 
 impl Model {
@@ -103,6 +111,15 @@ impl Model {
             .remembered
             .get(&process)
             .and_then(|pool| pool.get(&process));
+        let left = match asked {
+            Asked::Settle { id, tokens } => Some((id, tokens)),
+            Asked::Release { id } => Some((id, 0)),
+            Asked::Reserve { .. } => None,
+        };
+        if let Some((id, tokens)) = left {
+            let (least, most) = self.left_by_id.entry(id).or_insert((tokens, tokens));
+            (*least, *most) = (tokens.min(*least), tokens.max(*most));
+        }
         Call {
             process,
             number: *number,
@@ -119,7 +136,11 @@ impl Model {
             Reached::Lost => {
                 let again = self.call(process, asked);
                 let remembered = self.remembered.get(&process).cloned().unwrap_or_default();
-                join(&mut self.held.pool, &remembered);
+                if join(&mut self.held.pool, &remembered) {
+                    for reservation in self.held.reservations[0].values_mut() {
+                        reservation.doubted = true;
+                    }
+                }
                 let Reached::Decided(answer, write) = self.reach(again) else {
                     unreachable!("it was told all");
                 };
@@ -185,6 +206,7 @@ impl Model {
                         tokens,
                         verdict,
                         state,
+                        doubted: false,
                     };
                     self.held.reservations[0].insert(id, reservation);
                 }
@@ -216,7 +238,7 @@ impl Model {
                         Reached::Decided(Ok(("", figure(before), true)), write)
                     }
                     State::Held => {
-                        let free = day == 0 && known.verdict == "FREE";
+                        let free = day == 0 && known.verdict == "FREE" && !known.doubted;
                         let after = if free {
                             (before - known.tokens).max(0)
                         } else {
@@ -256,7 +278,9 @@ impl Model {
             State::Held => {}
         }
         let free = known.verdict == "FREE";
-        let without = if free {
+        // What may have been taken back before is not taken back again.
+        let doubted = free && day == 0 && known.doubted;
+        let without = if free && !doubted {
             (before - known.tokens).max(0)
         } else {
             before
@@ -272,7 +296,9 @@ impl Model {
         if day != 0 {
             return Reached::Decided(Ok((verdict, 0, false)), None);
         }
-        let after = if verdict == "FREE" {
+        let after = if doubted && tokens <= known.tokens {
+            before
+        } else if verdict == "FREE" {
             without + tokens
         } else {
             without
@@ -321,10 +347,18 @@ impl Model {
         self.remembered.clear();
         self.granted = 0;
         self.granted_by_id.clear();
+        self.left_by_id.clear();
     }
 
-    /// Free tokens of today that callers were told of.
+    /// Free tokens of today that callers were told of: of what was settled or released, or may have been,
+    /// the least that this may have left. To settle more than was reserved may have been billed.
     pub fn granted(&self) -> i64 {
-        self.granted + self.granted_by_id.values().sum::<i64>()
+        let by_id = self.granted_by_id.iter();
+        let by_id = by_id.map(|(id, granted)| match self.left_by_id.get(id) {
+            None => *granted,
+            Some((_, most)) if most > granted => 0,
+            Some((least, _)) => *least,
+        });
+        self.granted + by_id.sum::<i64>()
     }
 }

@@ -108,8 +108,10 @@ pub(super) fn pack<'b>(
     for kind in &tables.kinds {
         kind.push(&mut kinds);
     }
-    if has_ids {
+    if has_ids || told.restores {
         keys.push(org_keys.requests());
+    }
+    if has_ids {
         let yesterday = OrgKeys::new(prefix, &batch.org, batch.day.yesterday());
         keys.extend([yesterday.usage(), yesterday.requests()]);
     }
@@ -131,8 +133,10 @@ pub(super) fn pack<'b>(
     for id in &ids {
         argument.text(id.as_str());
     }
-    if has_ids {
+    if has_ids || told.restores {
         argument.text("\u{1}");
+    }
+    if has_ids {
         for kind in &tables.kinds {
             argument.text(&tables.class_field(kind));
         }

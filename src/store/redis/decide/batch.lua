@@ -153,8 +153,8 @@ local function decide(argument)
   end
   local rows = kinds > fields and read_rows(KEYS[key], it, fields + 1, kinds) or NONE
   local pools = read_pools(it, key, kinds, ids)
-  if id_count > 0 then
-    items = ids + id_count + 1 + it[COUNTS + 3]
+  if id_count > 0 or join then
+    items = ids + id_count + 1 + (id_count > 0 and it[COUNTS + 3] or 0)
     past = read_past({
       it = it, key = key, pools = pools, rows = rows, fields = fields, ids = ids,
       id_count = id_count, items = items,
@@ -165,6 +165,8 @@ local function decide(argument)
   end
   if lost then
     return ask_for('lost', lost)
+  elseif join then
+    doubt_reservations(past, pools)
   end
   told = told + 1
   answers[told] = 'done'

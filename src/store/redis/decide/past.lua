@@ -13,6 +13,7 @@ local TODAY, YESTERDAY = 1, 2
 --   classes         by day and number: an array: its pool's name, the pool, workload and row, the row's
 --                   counters; no pool where it is not eligible
 --   last_class      the last number that is taken; new_classes: what is to be written of them
+--   doubted         the last number before Redis lost writes; is_new_doubt: whether it is to be written
 --   fields, rows    by day: the usage rows that only reservations are about
 --   changes         by day: what is to be written: id and text in turn
 --   unnamed         the pools that the caller has to name
@@ -27,15 +28,32 @@ local function place_of(batch, name)
   end
 end
 
+-- The last class, and the last one before Redis lost writes.
+local function read_last_class(past, held)
+  past.last_class = tonumber(held)
+  if not past.last_class then
+    local last, doubted = string.match(held, '^(%d+) (%d+)$')
+    past.last_class, past.doubted = tonumber(last) or error('foreign classes'), tonumber(doubted)
+  end
+end
+
+-- Whether Redis may have forgotten what became of today's reservations of a class.
+local function is_doubted(past, class)
+  return past.doubted and class and tonumber(class) <= past.doubted
+end
+
 -- Finds the reservations of the ids, today's, else yesterday's, and the kinds' classes.
 local function find_reservations(past, batch)
   local it, first, count = batch.it, batch.ids + 1, batch.id_count
   local texts, days, missing = past.texts, past.days, nil
   reading = past.request_keys[TODAY]
   local held = redis.call('HMGET', reading, unpack(it, first, batch.items))
-  past.last_class = tonumber(held[count + 1] or 0) or error('foreign classes')
+  read_last_class(past, held[count + 1] or '0')
   for at = count + 2, #held do
-    past.class_of[at - count - 1] = held[at]
+    past.class_of[at - count - 1] = not is_doubted(past, held[at]) and held[at]
+  end
+  if count == 0 then
+    return
   end
   for at = 1, count do
     if held[at] then
@@ -156,14 +174,15 @@ local function count(counters, side, tokens, sign)
   counters[CHANGED] = true
 end
 
-local function judge_settle(closes, pool, day, held, reserved, actual)
+-- A doubted reservation's tokens may have been taken back before: none of what is used is taken for its.
+local function judge_settle(closes, pool, day, held, reserved, actual, doubted)
   if day == YESTERDAY then
     return held == FREE and actual > reserved and DAY_CLOSED or held
   elseif not pool then
     return held
   elseif held == FREE then
     -- Not below 0, should the counters have been lost since: what is held is not granted on top.
-    local others = math.max(0, pool[1] - reserved)
+    local others = doubted and pool[1] or math.max(0, pool[1] - reserved)
     local fits = actual <= reserved or actual <= pool[ALLOWANCE] - others
     return fits and FREE or EXCEEDED
   elseif held == EXCEEDED and not (closes and pool[IS_CLOSED]) and actual <= pool[ALLOWANCE] - pool[1] then
@@ -235,17 +254,24 @@ local function settle(closes, past, id, actual)
   end
   local row, pool = class[4], day == TODAY and class[2] or nil
   reserved = tonumber(reserved)
-  local verdict = judge_settle(closes, pool, day, held, reserved, actual)
+  local doubted = pool and held == FREE and is_doubted(past, number)
+  local verdict = judge_settle(closes, pool, day, held, reserved, actual, doubted)
   local was, is = side_of(held), side_of(verdict)
-  local room = MAX - actual + (was == is and reserved or 0)
-  if row[is] > room or pool and pool[is] > room then
+  local taken_back = was == is and reserved or 0
+  if row[is] > MAX - actual + taken_back or pool and pool[is] > MAX - actual + (doubted and 0 or taken_back) then
     return 'e', 'full'
   end
   count(row, was, reserved, -1)
   count(row, is, actual, 1)
   if pool then
-    count(pool, was, reserved, -1)
-    count(pool, is, actual, 1)
+    if not doubted then
+      count(pool, was, reserved, -1)
+    end
+    if not (doubted and is == was and actual <= reserved) then
+      count(pool, is, actual, 1)
+    end
+    -- Whoever tells what it was settled as has to remember it, also where this changes no counter.
+    pool[CHANGED] = true
     pool[IS_CLOSED] = pool[IS_CLOSED] or closes and verdict == EXCEEDED
   end
   write(past, day, id, string.format('%ss%s%s:%d:%d', held, verdict, number, reserved, actual))
@@ -265,7 +291,8 @@ local function release(past, id)
   reserved = tonumber(reserved)
   if state == '' then
     count(class[4], side_of(held), reserved, -1)
-    if day == TODAY and class[2] then
+    local doubted = held == FREE and is_doubted(past, number)
+    if day == TODAY and class[2] and not doubted then
       count(class[2], side_of(held), reserved, -1)
     end
     write(past, day, id, string.format('%sr%s:%d', held, number, reserved))
@@ -316,10 +343,11 @@ local function changes_of_past(past)
   end
   local classes = past.new_classes
   local n = #classes
-  if n > 0 then
+  if n > 0 or past.is_new_doubt then
     -- So long that Redis keeps the hash as a table from the first id on, and not as a list that is
     -- searched from its begin.
-    classes[n + 1], classes[n + 2] = '\1', string.format('%065d', past.last_class)
+    local last = string.format('%065d', past.last_class)
+    classes[n + 1], classes[n + 2] = '\1', past.doubted and string.format('%s %d', last, past.doubted) or last
     may_write_hash(past.request_keys[TODAY], midnight + 2 * DAY)
     add(past.request_keys[TODAY], classes, midnight + 2 * DAY)
   end

@@ -16,6 +16,7 @@
 --       usage of today
 --       the counters of today of each pool that the batch names
 --       and, only where it has ids: requests of today, usage of yesterday, requests of yesterday
+--       (where the replica tells what it remembers, requests of today in any case)
 -- ARGV  1  today's 00:00 UTC, in seconds since 1970
 --       2  how long usage is kept after its day, in seconds
 --       3  the replica that asks: a number
@@ -31,6 +32,7 @@
 --       kinds    what the Reserves ask for, each kind once: the number of its pool, or the letter of the
 --                reason for which it is not eligible; the letter of its workload; the number of its row
 --       ids      as often as they occur; and where there are any, \1 and then the class of each kind
+--                (where the replica tells what it remembers, \1 in any case)
 --       items    the operations; an id is the next of `ids`
 --                tokens       reserve without an id
 --                -1 tokens    reserve with an id: counted and remembered
@@ -72,7 +74,8 @@
 -- it 's' and the settled verdict, or 'r' where it was released. Settled, it ends with ':' and the
 -- actual tokens. class: the number of 'pool:workload:row', so that a reservation is short whatever the
 -- names are. These numbers are in the same hash, under fields that no id can be, since they begin with
--- a control character: \1class has the number, \1number the class, \1 the last number.
+-- a control character: \1class has the number, \1number the class, \1 the last number; and, where Redis
+-- lost writes, behind a space, the last number before that (src/store/redis/decide/restore.lua).
 -- The first write to a hash adds a row or a class, and only such writes set when it expires.
 
 local DAY = 86400
@@ -97,6 +100,9 @@ local turn = tonumber(ARGV[4]) * 1024
 
 -- The key that is being read. What fails before the first write fails for what is held there.
 local reading, writes_began
+
+-- What restore.lua has, where it is there.
+local join, doubt_reservations
 
 -- Where a batch's counts are: behind `closes`, `key` and `recurs`; and what comes behind them.
 local COUNTS, NAMED = 3, 7
