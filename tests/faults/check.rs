@@ -142,7 +142,7 @@ async fn counters_are_what_was_told(
     rules: &Rules,
 ) -> u64 {
     let loses = !rules.losses.is_empty();
-    let told = history.counts(org, loses);
+    let told = history.counts(org, &rules.losses);
     let untold = history.untold(org, &rules.losses, replicas.len());
     let pool = large_of(&replicas[0], org).await;
     let used = pool.used as i64;

@@ -78,6 +78,9 @@ impl Loss {
     }
 }
 
+/// After all is kept again: until when all replicas have restored what they remember, also on a busy machine.
+const RESTORED: Duration = Duration::from_secs(3);
+
 /// The free tokens that a request counts, by what its caller knows.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
@@ -148,9 +151,9 @@ impl History {
     }
 
     /// The free tokens that an organization has counted, if none of its answers was a lie.
-    pub fn counts(&self, org: &str, loses: bool) -> Counts {
+    pub fn counts(&self, org: &str, losses: &[Loss]) -> Counts {
         let requests = self.by_request(Some(org));
-        let each = requests.values().map(|calls| counts(calls, loses));
+        let each = requests.values().map(|calls| counts(calls, losses));
         each.fold(Counts::default(), |sum, it| Counts {
             least: sum.least + it.least,
             most: sum.most + it.most,
@@ -186,8 +189,13 @@ impl History {
 }
 
 /// What a request counts, by its calls in their order. What Redis forgot, it may count once more when it is
-/// asked again: an unknown call and its repetition then count both.
-fn counts(calls: &[&Call], loses: bool) -> Counts {
+/// asked again: an unknown call and its repetition then count both. And a request that is older than what
+/// replicas restored gives nothing back.
+fn counts(calls: &[&Call], losses: &[Loss]) -> Counts {
+    let loses = !losses.is_empty();
+    let gives_back = losses
+        .iter()
+        .all(|loss| calls[0].begun > loss.until + RESTORED);
     // As its caller was told last; and what unknown calls may have added and taken away since, or, where
     // Redis forgets, ever.
     let (mut told, mut added, mut taken) = (0, 0, 0);
@@ -207,7 +215,10 @@ fn counts(calls: &[&Call], loses: bool) -> Counts {
             }
             (What::Release, true) => taken = if loses { taken + told } else { told },
             (_, false) if matches!(call.answer, Answer::Failed { .. }) => {}
-            (_, false) => {
+            (what, false) => {
+                if what != What::Reserve && !gives_back {
+                    added += told.max(0);
+                }
                 told = call.granted() as i64;
                 if !loses {
                     (added, taken) = (0, 0);
@@ -280,21 +291,22 @@ mod tests {
                 (10, 10),
                 (10, 30),
             ),
-            (vec![reserve(&free), settle(15, &free)], (15, 15), (15, 15)),
-            (vec![reserve(&free), settle(15, &billed)], (0, 0), (0, 0)),
+            // Where Redis forgets, it may give nothing back of what was reserved.
+            (vec![reserve(&free), settle(15, &free)], (15, 15), (15, 25)),
+            (vec![reserve(&free), settle(15, &billed)], (0, 0), (0, 10)),
             (vec![reserve(&billed), settle(4, &free)], (4, 4), (4, 4)),
             (vec![reserve(&free), settle(15, &unknown)], (0, 15), (0, 25)),
-            (vec![reserve(&free), release(&released)], (0, 0), (0, 0)),
+            (vec![reserve(&free), release(&released)], (0, 0), (0, 10)),
             (vec![reserve(&free), release(&unknown)], (0, 10), (0, 10)),
             (
                 vec![reserve(&free), release(&unknown), release(&released)],
                 (0, 0),
-                (-10, 0),
+                (-10, 10),
             ),
         ] {
             let calls: Vec<&Call> = calls.iter().collect();
-            for (forgets, (least, most)) in [(false, keeps), (true, loses)] {
-                assert_eq!(counts(&calls, forgets), Counts { least, most }, "{calls:?}");
+            for (losses, (least, most)) in [(vec![], keeps), (vec![Loss::now()], loses)] {
+                assert_eq!(counts(&calls, &losses), Counts { least, most }, "{calls:?}");
             }
         }
     }

@@ -72,7 +72,7 @@ fn traffic(client: &Client, org: &str) -> Traffic {
 
 /// What callers were told is what is counted, where nothing is lost. Tells how many calls failed.
 async fn holds(history: &History, client: &Client, org: &str) -> usize {
-    let (used, told) = (large_of(client, org).await.used, history.counts(org, false));
+    let (used, told) = (large_of(client, org).await.used, history.counts(org, &[]));
     let range = told.least..=told.most;
     assert!(range.contains(&(used as i64)), "{used}: {told:?}");
     let listed = sum(&usage_of(client, org, "").await).0;
