@@ -14,7 +14,7 @@
 //! | [`server`] | binds, wires, runs and drains | all of these |
 //! | [`settings`] | what an operator can set | `document`, what it configures |
 //! | [`cli`] | the subcommands: a client, and `check-policy` | `grpc::proto`, `policy`, `settings` |
-//! | [`document`], [`logs`], [`throttle`] | TOML with all its faults; structured logs, a line a second | |
+//! | [`document`], [`pem`], [`logs`], [`throttle`] | TOML with all its faults; certificates; structured logs, a line a second | |
 //!
 //! # The invariants
 //!
@@ -38,6 +38,7 @@ pub mod grpc;
 pub mod http;
 pub mod ledger;
 pub mod logs;
+pub mod pem;
 pub mod policy;
 pub mod server;
 pub mod settings;

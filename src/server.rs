@@ -1,57 +1,51 @@
 //! Binds, wires, runs and drains: everything between settings and a running service.
 
+mod activity;
+mod bounds;
+mod connection;
 mod linger;
+mod listener;
+mod readiness;
+mod tls;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use chrono::Utc;
-use futures_util::TryStreamExt as _;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
 };
-use tonic::transport::server::TcpIncoming;
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
 
-use self::linger::Lingering;
+pub use self::{
+    bounds::Bounds,
+    tls::{ClientCertificates, GRPC_TLS, HTTP_TLS, ListenerTls, TlsNames},
+};
+use self::{
+    listener::{Listener, Speaks},
+    readiness::{LIVENESS, READINESS, follow_store, report},
+    tls::Certificates,
+};
 use crate::{
-    grpc,
+    grpc::{self, deadline::InTime},
     http::{self, Readiness},
-    ledger::{Ledger, StoreState},
+    ledger::Ledger,
     policy::{self, Policy},
     settings::{Settings, StoreChoice},
     store::{
-        Store, StoreError,
+        Store,
         file::FileStore,
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },
 };
 
-/// The health name that is SERVING while the process runs.
-const LIVENESS: &str = "liveness";
-
-/// The health names that are SERVING while the store would decide.
-const READINESS: [&str; 3] = ["readiness", "", "tollgate.v1.QuotaService"];
-
-/// Bounds of one HTTP/2 connection. A reset stream costs the server more than its caller, so how many
-/// the caller may provoke is bounded too.
-const MAX_STREAMS_PER_CONNECTION: u32 = 1024;
-const MAX_LOCAL_RESETS: usize = 1024;
-/// How many calls the caller may have cancelled before the service has seen them: all that are open. One
-/// more ends the connection, and with it the calls of everyone who shares it.
-const MAX_UNSEEN_RESETS: usize = MAX_STREAMS_PER_CONNECTION as usize;
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// After the last open call: how long connections have to close by themselves. Some never would: one
 /// that never spoke, one whose other end is gone, one with a reflection stream held open.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// A listener that serves, in a task of its own.
-type Listener = JoinHandle<anyhow::Result<()>>;
 
 /// How to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,9 +58,10 @@ pub enum Stop {
 
 /// A service that is bound to its ports and not yet running.
 pub struct Server {
-    grpc: TcpListener,
-    http: TcpListener,
+    grpc: Listener,
+    http: Listener,
     ledger: Ledger,
+    bounds: Bounds,
     call_timeout: Duration,
     drain_delay: Duration,
     grace_period: Duration,
@@ -83,13 +78,31 @@ impl Server {
         let (store, store_name) = open_store(settings)?;
         let days = settings.usage_retention_days;
         let organizations = policy.orgs().len();
-        let ledger = Ledger::new(Arc::new(policy), store, settings.on_store_failure, days);
-        let grpc = bind("listen", &settings.listen).await?;
-        let http = bind("http_listen", &settings.http_listen).await?;
+        let bounds = settings.bounds;
+        let ledger = Ledger::bounded(
+            Arc::new(policy),
+            store,
+            settings.on_store_failure,
+            days,
+            bounds.waiting_decisions,
+        );
+        let grpc = Listener {
+            certificates: certificates(settings.tls.as_ref(), b"h2")?,
+            tcp: bind("listen", &settings.listen).await?,
+            speaks: Speaks::Http2,
+            bounds,
+        };
+        let http = Listener {
+            certificates: certificates(settings.http_tls.as_ref(), b"http/1.1")?,
+            tcp: bind("http_listen", &settings.http_listen).await?,
+            speaks: Speaks::Http1,
+            bounds,
+        };
         let server = Self {
             grpc,
             http,
             ledger,
+            bounds,
             call_timeout: settings.call_timeout,
             drain_delay: settings.drain_delay,
             grace_period: settings.grace_period,
@@ -128,7 +141,7 @@ impl Server {
     ///
     /// The socket has no address.
     pub fn grpc_addr(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.grpc.local_addr()?)
+        Ok(self.grpc.tcp.local_addr()?)
     }
 
     /// Where HTTP is served.
@@ -137,7 +150,7 @@ impl Server {
     ///
     /// The socket has no address.
     pub fn http_addr(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.http.local_addr()?)
+        Ok(self.http.tcp.local_addr()?)
     }
 
     /// Serves until `stop` says so, then ends cleanly within the grace period.
@@ -150,6 +163,7 @@ impl Server {
             grpc,
             http,
             ledger,
+            bounds,
             call_timeout,
             drain_delay,
             grace_period,
@@ -171,37 +185,27 @@ impl Server {
         let end = CancellationToken::new();
         let open_calls = TaskTracker::new();
 
-        let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
-        let incoming = incoming.map_ok(Lingering::new);
-        let grpc_server = tonic::transport::Server::builder()
-            .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
-            .http2_max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
-            .http2_max_pending_accept_reset_streams(Some(MAX_UNSEEN_RESETS))
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        let mut services = Routes::builder();
+        services
             .add_service(health)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .add_service(grpc::quota::service(
                 ledger.clone(),
                 call_timeout,
+                bounds.message_bytes,
                 open_calls.clone(),
                 end.clone(),
-            ))
-            .serve_with_incoming_shutdown(incoming, end.clone().cancelled_owned());
-        let mut grpc_server: Listener =
-            tokio::spawn(async move { grpc_server.await.context("the gRPC listener failed") });
+            ));
+        let services = InTime::new(services.routes().prepare(), call_timeout);
+        let mut grpc_port = tokio::spawn(grpc.serve(services, end.clone()));
         let router = http::router(ledger, call_timeout, is_ready);
-        let end_of_http = end.clone().cancelled_owned();
-        let mut http_server: Listener = tokio::spawn(async move {
-            let server = axum::serve(http, router).with_graceful_shutdown(end_of_http);
-            server.await.context("the HTTP listener failed")
-        });
+        let mut http_port = tokio::spawn(http.serve(router, end.clone()));
 
         let stop = tokio::select! {
             stop = stop => stop,
-            ended = &mut grpc_server => return ended?,
-            ended = &mut http_server => return ended?,
+            ended = &mut grpc_port => return ended.context("the gRPC port is served no more"),
+            ended = &mut http_port => return ended.context("the HTTP port is served no more"),
         };
         let deadline = Instant::now() + grace_period;
         following.abort();
@@ -218,7 +222,7 @@ impl Server {
         for name in READINESS.into_iter().chain([LIVENESS]) {
             reporter.clear_service_status(name).await;
         }
-        end_of_calls(grpc_server, http_server, open_calls, deadline).await?;
+        end_of_calls(grpc_port, http_port, open_calls, deadline).await?;
         tracing::info!("stopped");
         Ok(())
     }
@@ -226,19 +230,19 @@ impl Server {
 
 /// Waits for the open calls, and then a moment for the connections; at the deadline for nothing more.
 async fn end_of_calls(
-    grpc_server: Listener,
-    http_server: Listener,
+    grpc_port: JoinHandle<()>,
+    http_port: JoinHandle<()>,
     open_calls: TaskTracker,
     deadline: Instant,
 ) -> anyhow::Result<()> {
-    let both = async { (grpc_server.await, http_server.await) };
+    let both = async { (grpc_port.await, http_port.await) };
     let calls_ended = async {
         open_calls.close();
         open_calls.wait().await;
         tokio::time::sleep(LINGER).await;
     };
     tokio::select! {
-        (grpc, http) = both => grpc?.and(http?)?,
+        (grpc, http) = both => grpc.and(http)?,
         () = calls_ended => tracing::info!("connections without an open call are closed"),
         () = tokio::time::sleep_until(deadline) => {
             tracing::warn!("the grace period is over: calls that are still open are cut off");
@@ -278,57 +282,18 @@ fn open_store(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, String)> {
     })
 }
 
+fn certificates(
+    tls: Option<&ListenerTls>,
+    alpn: &'static [u8],
+) -> anyhow::Result<Option<Arc<Certificates>>> {
+    let read = tls.map(|tls| Certificates::read(tls.clone(), alpn));
+    Ok(read.transpose()?.map(Arc::new))
+}
+
 async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("{setting}: can't bind {address}"))
-}
-
-/// Keeps readiness true to whether the store would decide, and tells the log of each change.
-async fn follow_store(
-    mut state: watch::Receiver<StoreState>,
-    reporter: HealthReporter,
-    ready: watch::Sender<Readiness>,
-) {
-    loop {
-        let now = state.borrow_and_update().clone();
-        match now {
-            StoreState::Unknown => {}
-            StoreState::Up => {
-                tracing::info!("the store answers: SERVING");
-                ready.send_replace(Readiness::Ready);
-                report(&reporter, true).await;
-            }
-            StoreState::Down(down) => {
-                let error = &down.error;
-                match error {
-                    StoreError::Refused { .. } => {
-                        tracing::warn!(%error, "the store refuses: NOT_SERVING");
-                    }
-                    StoreError::Unfit { .. } => {
-                        tracing::error!(%error, "the store is unfit: NOT_SERVING");
-                    }
-                    _ => tracing::warn!(%error, "the store does not answer: NOT_SERVING"),
-                }
-                ready.send_replace(Readiness::NotReady(down.to_string()));
-                report(&reporter, false).await;
-            }
-        }
-        if state.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn report(reporter: &HealthReporter, ready: bool) {
-    let status = if ready {
-        ServingStatus::Serving
-    } else {
-        ServingStatus::NotServing
-    };
-    for name in READINESS {
-        reporter.set_service_status(name, status).await;
-    }
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

@@ -86,7 +86,7 @@ fn each_module_knows_only_whom_it_may() {
     for (folder, may) in [
         ("src/domain", [].as_slice()),
         ("src/policy", &["domain", "document"]),
-        ("src/store", &["domain", "throttle", "store"]),
+        ("src/store", &["domain", "pem", "throttle", "store"]),
         ("src/ledger", &["domain", "throttle", "policy", "store"]),
         (
             "src/grpc",

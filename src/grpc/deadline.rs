@@ -1,12 +1,20 @@
 //! When a call must have its answer (docs/CONTRACT.md, "Errors").
 //!
 //! tonic ends a call at its caller's deadline by itself, and says nothing but CANCELLED then. So the answer
-//! comes a little before: a tenth of the caller's time, at most 50 ms, is kept for its way back.
+//! comes a little before: a tenth of the caller's time, at most 50 ms, is kept for its way back. Where a call
+//! has not come whole by its deadline, it is ended ([`InTime`]).
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
+use http::{HeaderMap, Request, Response};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tonic::{Status, body::Body, metadata::MetadataMap};
+use tower_service::Service;
 
 /// The most that is kept for the way back.
 const MOST_FOR_THE_WAY: Duration = Duration::from_millis(50);
@@ -16,9 +24,89 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// By when a call that has just come is answered: the caller's deadline, else the default.
 pub(super) fn answer_by(metadata: &MetadataMap, default: Duration) -> Instant {
-    let wanted = metadata.get("grpc-timeout");
+    let wanted = metadata.get(GRPC_TIMEOUT);
     let wanted = wanted.and_then(|text| parse(text.as_bytes()));
     Instant::now() + wanted.map_or(default, before)
+}
+
+/// Services whose calls end at their callers' deadlines, whatever they do; and where there is none, those that
+/// have not even come whole when twice the default is over. Streams, whose answers have begun, go on.
+#[derive(Clone)]
+pub struct InTime<S> {
+    services: S,
+    default: Duration,
+}
+
+impl<S> InTime<S> {
+    /// `default` is how long a call whose caller has no deadline waits for the store.
+    pub fn new(services: S, default: Duration) -> Self {
+        Self { services, default }
+    }
+}
+
+impl<S, B> Service<Request<B>> for InTime<S>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Ending<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.services.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let ends = Instant::now() + longest(request.headers(), self.default);
+        Ending {
+            answer: self.services.call(request),
+            ends,
+            timer: None,
+        }
+    }
+}
+
+pin_project! {
+    /// A call that ends at its deadline.
+    pub struct Ending<F> {
+        #[pin]
+        answer: F,
+        ends: Instant,
+        // Most calls need none: their answer is there at once.
+        timer: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<F, E> Future for Ending<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        if let Poll::Ready(answer) = this.answer.poll(cx) {
+            return Poll::Ready(answer);
+        }
+        let ends = *this.ends;
+        let timer = this
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(ends)));
+        timer.as_mut().poll(cx).map(|()| {
+            let late = Status::deadline_exceeded(
+                "the call was not over at its deadline: its outcome is unknown, retry with the same request_id",
+            );
+            Ok(late.into_http())
+        })
+    }
+}
+
+const GRPC_TIMEOUT: &str = "grpc-timeout";
+
+fn longest(headers: &HeaderMap, default: Duration) -> Duration {
+    let wanted = headers.get(GRPC_TIMEOUT);
+    let wanted = wanted.and_then(|text| parse(text.as_bytes()));
+    wanted.map_or(default * 2, |timeout| timeout.min(LONGEST))
 }
 
 /// A little less than what the caller waits.

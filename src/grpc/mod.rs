@@ -5,7 +5,7 @@
 
 pub mod codec;
 mod convert;
-mod deadline;
+pub mod deadline;
 mod page_token;
 pub mod quota;
 mod stream;
@@ -19,6 +19,3 @@ pub mod proto {
     pub const DESCRIPTORS: &[u8] =
         include_bytes!(concat!(env!("OUT_DIR"), "/tollgate.v1.descriptors.binpb"));
 }
-
-/// The largest request message, in bytes. The largest legal one is well under 2 KiB.
-pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;

@@ -7,7 +7,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
-    MAX_MESSAGE_BYTES, convert,
+    convert,
     deadline::answer_by,
     proto::{
         GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
@@ -29,11 +29,12 @@ pub struct Quota {
 
 /// The service over a ledger, ready to be added to a server. `call_timeout` is how long a call whose
 /// caller has no deadline, and a request of a stream, waits for the store. `open_calls` is told of each call while it
-/// is open; `stopping` ends the calls that have no end of their own.
+/// is open; a larger message than `message_bytes` is refused; `stopping` ends the calls that have no end of their own.
 #[must_use]
 pub fn service(
     ledger: Ledger,
     call_timeout: Duration,
+    message_bytes: usize,
     open_calls: TaskTracker,
     stopping: CancellationToken,
 ) -> QuotaServiceServer<Quota> {
@@ -43,7 +44,7 @@ pub fn service(
         open_calls,
         stopping,
     })
-    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+    .max_decoding_message_size(message_bytes)
 }
 
 impl Quota {

@@ -69,6 +69,10 @@ static DEGRADED_ANSWERS: Throttle = Throttle::new();
 const MAX_ROUNDS: usize = 4;
 
 impl Ledger {
+    /// How many decisions may wait for the store, unless it is said. With the longest names that there are,
+    /// they take some 40 MB.
+    pub const MOST_WAITING: usize = 32 * 1024;
+
     /// Puts policy and store together.
     #[must_use]
     pub fn new(
@@ -77,8 +81,27 @@ impl Ledger {
         on_store_failure: OnStoreFailure,
         usage_retention_days: u32,
     ) -> Self {
+        let waiting = Self::MOST_WAITING;
+        Self::bounded(
+            policy,
+            store,
+            on_store_failure,
+            usage_retention_days,
+            waiting,
+        )
+    }
+
+    /// The same, where only so many decisions may wait for the store.
+    #[must_use]
+    pub fn bounded(
+        policy: Arc<Policy>,
+        store: Arc<dyn Store>,
+        on_store_failure: OnStoreFailure,
+        usage_retention_days: u32,
+        most_waiting: usize,
+    ) -> Self {
         let inner = Inner {
-            queue: Queue::new(Arc::clone(&store)),
+            queue: Queue::new(Arc::clone(&store), most_waiting),
             store,
             policy: ArcSwap::new(policy),
             on_store_failure,

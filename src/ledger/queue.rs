@@ -26,9 +26,6 @@ use crate::{
     store::{Batch, Decided, Operation, Outcome, Store, StoreError, Timed},
 };
 
-/// How many decisions may wait. With the longest names that there are, they take some 40 MB.
-const MOST_WAITING: usize = 32 * 1024;
-
 /// How many decisions, and how many bytes of names, go to the store in one call: so many that a call is
 /// soon over. The first submission goes whatever its size.
 const MOST_DECISIONS: usize = 2 * Batch::MOST_OPERATIONS;
@@ -43,6 +40,8 @@ struct Shared {
     store: Arc<dyn Store>,
     /// How many calls the store takes at a time; none where it never waits, and needs no queue.
     calls_at_once: Option<usize>,
+    /// How many decisions may wait.
+    most_waiting: usize,
     lanes: Mutex<Lanes>,
 }
 
@@ -88,10 +87,11 @@ pub(super) enum Answer {
 }
 
 impl Queue {
-    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>, most_waiting: usize) -> Self {
         let shared = Shared {
             calls_at_once: store.calls_at_once(),
             store,
+            most_waiting,
             lanes: Mutex::default(),
         };
         Self {
@@ -156,7 +156,7 @@ impl Shared {
             calls,
         } = &mut *lanes;
         let decisions = submission.asked.operations.len();
-        let room = MOST_WAITING - *waiting;
+        let room = self.most_waiting - *waiting;
         let its_waiting = by_org.get(org).map_or(0, |lane| lane.waiting);
         if its_waiting + decisions > room {
             return Err(LedgerError::Overloaded);

@@ -8,6 +8,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -17,22 +18,31 @@ use tokio::{
     net::TcpStream,
     time::{Sleep, sleep},
 };
-use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use super::activity::Activity;
 
 /// How long a caller is heard out.
 const PATIENCE: Duration = Duration::from_millis(800);
 
+/// HTTP/2's preface and the head of the first frame: whoever has said less has not begun.
+const BEGINNING: usize = 24 + 9;
+
 /// A TCP connection.
-pub(crate) struct Lingering {
+pub(super) struct Lingering {
     stream: TcpStream,
+    activity: Arc<Activity>,
+    /// How much the caller has said, as long as that is not enough for a beginning.
+    said: usize,
     /// Until when the caller is heard out, once the end of the writing is told.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lingering {
-    pub(crate) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
         Self {
             stream,
+            activity,
+            said: 0,
             patience: None,
         }
     }
@@ -44,7 +54,15 @@ impl AsyncRead for Lingering {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if self.said < BEGINNING {
+            self.said += buffer.filled().len() - before;
+            if self.said >= BEGINNING {
+                self.activity.spoke();
+            }
+        }
+        read
     }
 }
 
@@ -74,7 +92,9 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, patience } = &mut *self;
+        let Self {
+            stream, patience, ..
+        } = &mut *self;
         let patience = match patience {
             Some(patience) => patience,
             None => {
@@ -95,13 +115,5 @@ impl AsyncWrite for Lingering {
                 Poll::Pending => return Poll::Pending,
             }
         }
-    }
-}
-
-impl Connected for Lingering {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
     }
 }

@@ -8,10 +8,11 @@ use std::{
 
 use clap::ValueEnum;
 
-use super::{LogFormat, SettingsError, chosen};
+use super::{LogFormat, SettingsError, chosen, listeners};
 use crate::{
     document::{Entry, Section},
     ledger::OnStoreFailure,
+    server::{Bounds, GRPC_TLS, HTTP_TLS, ListenerTls},
     store::redis::{RedisUrl, SentinelLogin, UnsafeEviction},
 };
 
@@ -30,6 +31,9 @@ pub(super) struct FileSettings {
     pub(super) grace_period: Option<Duration>,
     pub(super) usage_retention_days: Option<u32>,
     pub(super) redis: RedisSettings,
+    pub(super) tls: Option<ListenerTls>,
+    pub(super) http_tls: Option<ListenerTls>,
+    pub(super) bounds: Bounds,
 }
 
 /// The section `[redis]`.
@@ -106,6 +110,9 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
         "grace_period",
         "usage_retention",
         "redis",
+        "tls",
+        "http_tls",
+        "bounds",
     ]);
     let text = |key| {
         root.get(key)
@@ -132,6 +139,11 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
     };
     if let Some(redis) = root.section("redis") {
         file.redis = redis_settings(&redis);
+    }
+    file.tls = listeners::tls(root, &GRPC_TLS);
+    file.http_tls = listeners::tls(root, &HTTP_TLS);
+    if let Some(section) = root.section("bounds") {
+        file.bounds = listeners::bounds(&section);
     }
     file
 }

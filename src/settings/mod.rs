@@ -2,6 +2,7 @@
 //! precedence. Owns the defaults. A file is taken whole or not at all.
 
 mod file;
+mod listeners;
 
 use std::{env::VarError, path::PathBuf, time::Duration};
 
@@ -11,6 +12,7 @@ use self::file::{FileSettings, RedisSettings, StoreKind};
 use crate::{
     document::Faults,
     ledger::OnStoreFailure,
+    server::{Bounds, ListenerTls},
     store::redis::{RedisConfig, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
 };
 
@@ -112,6 +114,12 @@ pub struct Settings {
     pub grace_period: Duration,
     /// How many days usage is kept after its day.
     pub usage_retention_days: u32,
+    /// TLS of gRPC; none: plaintext.
+    pub tls: Option<ListenerTls>,
+    /// TLS of HTTP; none: plaintext.
+    pub http_tls: Option<ListenerTls>,
+    /// What callers may take.
+    pub bounds: Bounds,
 }
 
 /// Where the counters are.
@@ -198,6 +206,9 @@ impl Settings {
             drain_delay: file.drain_delay.unwrap_or(Duration::from_secs(2)),
             grace_period: file.grace_period.unwrap_or(Duration::from_secs(25)),
             usage_retention_days,
+            tls: file.tls,
+            http_tls: file.http_tls,
+            bounds: file.bounds,
         };
         settings.with_time_to_stop()
     }

@@ -3,10 +3,7 @@
 use std::fmt::Debug;
 
 use prost::{Message, bytes::Buf as _};
-use tollgate::grpc::{
-    MAX_MESSAGE_BYTES,
-    proto::{GetQuotaRequest, ReserveRequest, ReserveResponse, Verdict, Workload},
-};
+use tollgate::grpc::proto::{GetQuotaRequest, ReserveRequest, ReserveResponse, Verdict, Workload};
 use tonic::{
     Code, Request, Status,
     client::Grpc,
@@ -18,6 +15,9 @@ use tonic::{
 use super::{Service, ask, assert_names};
 
 const SERVICE: &str = "tollgate.v1.QuotaService";
+
+/// `bounds.message_bytes`, unless it is set.
+const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
 /// Hands messages over as the bytes they are.
 #[derive(Default)]

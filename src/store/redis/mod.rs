@@ -55,14 +55,12 @@ use self::{
     script::Script,
 };
 use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageRows};
-use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
-
-pub use self::{
-    fitness::UnsafeEviction,
-    link::Timeouts,
-    tls::{TlsFault, TlsFiles},
-    url::RedisUrl,
+use crate::{
+    domain::{OrgId, PoolCounters, PoolName, UtcDay},
+    pem::PemFault,
 };
+
+pub use self::{fitness::UnsafeEviction, link::Timeouts, tls::TlsFiles, url::RedisUrl};
 
 /// How to reach Redis, and how to use it.
 #[derive(Debug, Clone)]
@@ -108,7 +106,7 @@ impl fmt::Debug for SentinelLogin {
 pub enum SetupError {
     /// A file of a connection over TLS.
     #[error(transparent)]
-    Tls(#[from] TlsFault),
+    Tls(#[from] PemFault),
     /// The client library takes no such connection.
     #[error(transparent)]
     Client(#[from] RedisError),

@@ -1,20 +1,14 @@
 //! The files of `rediss://`: which authority is trusted, and who this client is.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use redis::{
     Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _,
     RedisError, TlsCertificates,
 };
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+use crate::pem::{self, PemFault};
 
 /// The files of a connection over TLS, in PEM. Who the server is, is checked by the URL's host name.
 #[derive(Debug, Clone, Default)]
@@ -25,31 +19,6 @@ pub struct TlsFiles {
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// A file that can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsFault {
-    /// It can't be read.
-    #[error("{setting}: {} can't be read", path.display())]
-    Unreadable {
-        /// Which setting names it.
-        setting: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It holds something else.
-    #[error("{setting}: {} {fault}", path.display())]
-    Foreign {
-        /// Which setting names it.
-        setting: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        fault: String,
-    },
-}
-
 const CA_FILE: &str = "redis.ca_file";
 const CERT_FILE: &str = "redis.cert_file";
 const KEY_FILE: &str = "redis.key_file";
@@ -57,26 +26,26 @@ const KEY_FILE: &str = "redis.key_file";
 impl TlsFiles {
     /// Reads the files into an address over TLS. All are tried here, so that a fault in them is told at
     /// the start rather than by each connection.
-    pub(super) fn into_address(self, name: &str, port: u16) -> Result<ConnectionAddr, TlsFault> {
+    pub(super) fn into_address(self, name: &str, port: u16) -> Result<ConnectionAddr, PemFault> {
         let Self { ca_file, client } = self;
         let mut roots = RootCertStore::empty();
         let mut root_cert = None;
         if let Some(path) = &ca_file {
-            let pem = read(CA_FILE, path)?;
-            for certificate in certificates(CA_FILE, path, &pem)? {
+            let pem = pem::read(CA_FILE, path)?;
+            for certificate in pem::certificates(CA_FILE, path, &pem)? {
                 let added = roots.add(certificate);
-                added.map_err(|error| foreign(CA_FILE, path, error.to_string()))?;
+                added.map_err(|error| PemFault::foreign(CA_FILE, path, error.to_string()))?;
             }
             root_cert = Some(pem);
         }
         let mut client_tls = None;
         if let Some((cert_file, key_file)) = &client {
-            let (client_cert, client_key) =
-                (read(CERT_FILE, cert_file)?, read(KEY_FILE, key_file)?);
-            let chain = certificates(CERT_FILE, cert_file, &client_cert)?;
-            let key = PrivateKeyDer::from_pem_slice(&client_key).map_err(|_| {
-                foreign(KEY_FILE, key_file, "holds no private key in PEM".to_owned())
-            })?;
+            let (client_cert, client_key) = (
+                pem::read(CERT_FILE, cert_file)?,
+                pem::read(KEY_FILE, key_file)?,
+            );
+            let chain = pem::certificates(CERT_FILE, cert_file, &client_cert)?;
+            let key = pem::key(KEY_FILE, key_file, &client_key)?;
             ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
                 .with_safe_default_protocol_versions()
                 .and_then(|config| {
@@ -86,7 +55,7 @@ impl TlsFiles {
                 })
                 .map_err(|error| {
                     let fault = format!("is no key for {CERT_FILE}: {error}");
-                    foreign(KEY_FILE, key_file, fault)
+                    PemFault::foreign(KEY_FILE, key_file, fault)
                 })?;
             client_tls = Some(ClientTlsConfig {
                 client_cert,
@@ -109,7 +78,7 @@ impl TlsFiles {
         // The library gives its form of them only within a client.
         with_certificates(address, certificates).map_err(|error| {
             let path = ca_file.or(client.map(|(cert_file, _)| cert_file));
-            foreign(CA_FILE, &path.unwrap_or_default(), error.to_string())
+            PemFault::foreign(CA_FILE, &path.unwrap_or_default(), error.to_string())
         })
     }
 }
@@ -146,38 +115,4 @@ fn with_certificates(
     let info: ConnectionInfo = address.into_connection_info()?;
     let client = Client::build_with_tls(info, certificates)?;
     Ok(client.get_connection_info().addr().clone())
-}
-
-fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, TlsFault> {
-    fs::read(path).map_err(|source| TlsFault::Unreadable {
-        setting,
-        path: path.to_owned(),
-        source,
-    })
-}
-
-/// At least one: an empty list of authorities would trust nobody, and say so only at each connection.
-fn certificates(
-    setting: &'static str,
-    path: &Path,
-    pem: &[u8],
-) -> Result<Vec<CertificateDer<'static>>, TlsFault> {
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match read {
-        Ok(read) if !read.is_empty() => Ok(read),
-        Ok(_) => Err(foreign(
-            setting,
-            path,
-            "holds no certificate in PEM".to_owned(),
-        )),
-        Err(error) => Err(foreign(setting, path, format!("is no PEM: {error}"))),
-    }
-}
-
-fn foreign(setting: &'static str, path: &Path, fault: String) -> TlsFault {
-    TlsFault::Foreign {
-        setting,
-        path: path.to_owned(),
-        fault,
-    }
 }

@@ -1,0 +1,158 @@
+//! What goes on over a connection: which calls are open, and since when there is none.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http_body::{Body, Frame, SizeHint};
+use hyper::{Request, Response, body::Incoming, service::Service};
+use pin_project_lite::pin_project;
+use tokio::{sync::Notify, time::Instant};
+
+/// One connection's.
+pub(super) struct Activity {
+    begun: Instant,
+    open: AtomicUsize,
+    /// When the last call ended, in milliseconds since `begun`.
+    idle_since: AtomicU64,
+    /// Whether the caller has said as much as a connection begins with.
+    has_spoken: AtomicBool,
+    makes_room: Notify,
+}
+
+impl Activity {
+    pub(super) fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            open: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(0),
+            has_spoken: AtomicBool::new(false),
+            makes_room: Notify::new(),
+        }
+    }
+
+    /// Since when no call is open; none while one is.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let idle = self.open.load(Ordering::Relaxed) == 0;
+        idle.then(|| self.begun + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)))
+    }
+
+    pub(super) fn has_spoken(&self) -> bool {
+        self.has_spoken.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn spoke(&self) {
+        self.has_spoken.store(true, Ordering::Relaxed);
+    }
+
+    /// Asks the connection to close, since others need its place.
+    pub(super) fn make_room(&self) {
+        self.makes_room.notify_one();
+    }
+
+    /// Waits for that.
+    pub(super) async fn room_is_wanted(&self) {
+        self.makes_room.notified().await;
+    }
+}
+
+/// A call that is open, until it is dropped.
+struct Open(Arc<Activity>);
+
+impl Open {
+    fn of(activity: &Arc<Activity>) -> Self {
+        activity.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let Self(activity) = self;
+        if activity.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let since = activity.begun.elapsed().as_millis();
+            let since = u64::try_from(since).unwrap_or(u64::MAX);
+            activity.idle_since.store(since, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A service, each of whose calls is counted as open until its answer is sent.
+pub(super) struct Counted<S> {
+    pub(super) service: S,
+    pub(super) activity: Arc<Activity>,
+}
+
+impl<S, B> Service<Request<Incoming>> for Counted<S>
+where
+    S: tower_service::Service<Request<Incoming>, Response = Response<B>> + Clone,
+{
+    type Response = Response<CountedBody<B>>;
+    type Error = S::Error;
+    type Future = Answering<S::Future>;
+
+    /// The services are always ready: what has to wait, waits within a call.
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let open = Some(Open::of(&self.activity));
+        let answer = self.service.clone().call(request);
+        Answering { answer, open }
+    }
+}
+
+pin_project! {
+    /// A call without an answer yet.
+    pub(super) struct Answering<F> {
+        #[pin]
+        answer: F,
+        open: Option<Open>,
+    }
+}
+
+impl<F, B, E> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<CountedBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = ready!(this.answer.poll(cx))?;
+        let open = this.open.take();
+        Poll::Ready(Ok(answer.map(|body| CountedBody { body, _open: open })))
+    }
+}
+
+pin_project! {
+    /// An answer that is being sent.
+    pub(super) struct CountedBody<B> {
+        #[pin]
+        body: B,
+        _open: Option<Open>,
+    }
+}
+
+impl<B: Body> Body for CountedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,100 @@
+//! One connection's life: it begins in time, serves, and ends when its caller, its age or the service says so.
+
+use std::{
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{activity::Activity, bounds::Bounds};
+
+/// A connection that is to make room, or is idle, has this long to end as HTTP/2 wants it.
+const FAREWELL: Duration = Duration::from_millis(250);
+
+/// Why a connection ended. Names are for metrics and logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its caller closed it, or it broke.
+    Caller,
+    /// It did not begin in time, or not as it should.
+    Handshake,
+    /// It had no call for too long.
+    Idle,
+    /// Another one needed its place.
+    Room,
+    /// It was old, and its last call had ended.
+    Age,
+    /// The service stops.
+    Stop,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(
+    connection: impl GracefulConnection,
+    activity: &Activity,
+    bounds: &Bounds,
+    stop: &CancellationToken,
+) -> End {
+    let mut connection = pin!(connection);
+    let mut begins_until = pin!(sleep(bounds.handshake_time));
+    let mut ages = pin!(sleep(more_or_less(bounds.connection_age)));
+    let mut idles = pin!(sleep(bounds.idle_time));
+    let mut begins = true;
+    // The first one asks for a graceful end, and the connection goes on until its calls have ended.
+    let end = loop {
+        tokio::select! {
+            _ = connection.as_mut() => return End::Caller,
+            () = stop.cancelled() => break End::Stop,
+            () = activity.room_is_wanted() => break End::Room,
+            () = &mut ages => break End::Age,
+            () = &mut begins_until, if begins => {
+                if !activity.has_spoken() {
+                    return End::Handshake;
+                }
+                begins = false;
+            }
+            () = &mut idles => {
+                let since = activity.idle_since().unwrap_or_else(Instant::now);
+                if since.elapsed() >= bounds.idle_time {
+                    break End::Idle;
+                }
+                idles.as_mut().reset(since + bounds.idle_time);
+            }
+        }
+    };
+    connection.as_mut().graceful_shutdown();
+    if matches!(end, End::Stop | End::Age) {
+        // A caller that does not answer any more is found out by HTTP/2's pings.
+        let _ = connection.await;
+    } else {
+        let _ = timeout(FAREWELL, connection).await;
+    }
+    end
+}
+
+/// A tenth more or less.
+fn more_or_less(age: Duration) -> Duration {
+    let dice = RandomState::new().build_hasher().finish() % 201;
+    let share = 0.9 + f64::from(u32::try_from(dice).unwrap_or(100)) / 1_000.0;
+    age.mul_f64(share)
+}
+
+/// Closes those that have been idle longest, so many at once that a flood of connections does not have to
+/// look through all of them for each that comes. Tells how many.
+pub(super) fn make_room<'a>(connections: impl Iterator<Item = &'a Arc<Activity>>) -> usize {
+    let idle = connections.filter_map(|it| Some((it.idle_since()?, it)));
+    let mut idle: Vec<(Instant, &Arc<Activity>)> = idle.collect();
+    let most = (idle.len() / 16).max(1).min(idle.len());
+    if most > 0 {
+        idle.select_nth_unstable_by_key(most - 1, |(since, _)| *since);
+    }
+    for (_, activity) in &idle[..most] {
+        activity.make_room();
+    }
+    most
+}

@@ -1,0 +1,246 @@
+//! A port that is served: connections are taken, encrypted, served and ended.
+//!
+//! This is the accept loop that tonic and axum have too, and they leave no room for: certificates that change
+//! while it runs, a bound on connections, on how long they take to begin, idle, and live.
+
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
+
+use http_body::Body;
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    rt::{Read, Write},
+    server::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{self, JoinSet},
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    activity::{Activity, Counted},
+    bounds::Bounds,
+    connection::{self, End},
+    linger::Lingering,
+    tls::Certificates,
+};
+use crate::throttle::Throttle;
+
+/// Which HTTP a port speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// gRPC.
+    Http2,
+    /// Probes, metrics and the dashboard.
+    Http1,
+}
+
+/// A port.
+pub(super) struct Listener {
+    pub(super) tcp: TcpListener,
+    pub(super) speaks: Speaks,
+    /// None: plaintext.
+    pub(super) certificates: Option<Arc<Certificates>>,
+    pub(super) bounds: Bounds,
+}
+
+/// A reset stream costs the server more than its caller, so how many the caller may provoke is bounded.
+const MAX_LOCAL_RESETS: usize = 1024;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a connection may have on its way to us, and one of its calls. More makes nothing faster
+/// (docs/PERFORMANCE.md), and is what a caller can make the service keep.
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+const STREAM_WINDOW: u32 = 64 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// After the machine had no more sockets.
+const BREATH: Duration = Duration::from_millis(50);
+
+static TROUBLE: Throttle = Throttle::new();
+static FULL: Throttle = Throttle::new();
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+impl Listener {
+    /// Takes connections until `stop`, and serves them to their end.
+    pub(super) async fn serve<S, B>(self, service: S, stop: CancellationToken)
+    where
+        S: tower_service::Service<Request<Incoming>, Response = Response<B>>,
+        S: Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<Failure>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Failure>,
+    {
+        let Self { tcp, .. } = &self;
+        let port = Arc::new(Port {
+            speaks: self.speaks,
+            certificates: self.certificates.clone(),
+            bounds: self.bounds,
+            stop: stop.clone(),
+        });
+        let mut connections = JoinSet::new();
+        let mut open = HashMap::<task::Id, Arc<Activity>>::new();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(ended) = connections.join_next_with_id() => {
+                    let id = match ended {
+                        Ok((id, ())) => id,
+                        Err(died) => died.id(),
+                    };
+                    open.remove(&id);
+                    continue;
+                }
+                accepted = tcp.accept() => accepted,
+            };
+            let (stream, from) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    wait_for_sockets(&error).await;
+                    continue;
+                }
+            };
+            if open.len() >= port.bounds.connections && !has_made_room(&open) {
+                // Dropped: closed at once.
+                continue;
+            }
+            let activity = Arc::new(Activity::new());
+            let (port, service) = (Arc::clone(&port), service.clone());
+            let task = connections.spawn({
+                let activity = Arc::clone(&activity);
+                async move {
+                    let end = port.serve(stream, service, activity).await;
+                    tracing::debug!(%from, ?end, "a connection ended");
+                }
+            });
+            open.insert(task.id(), activity);
+        }
+        // The socket is closed now, and nobody waits in its backlog.
+        drop(self);
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+/// The machine, or this process, has no more sockets; or the connection ended before it was taken.
+async fn wait_for_sockets(error: &io::Error) {
+    if let Some(left_out) = TROUBLE.admit(std::time::Instant::now()) {
+        tracing::warn!(%error, left_out, "a connection can't be taken");
+    }
+    sleep(BREATH).await;
+}
+
+fn has_made_room(open: &HashMap<task::Id, Arc<Activity>>) -> bool {
+    let closed = connection::make_room(open.values());
+    if let Some(left_out) = FULL.admit(std::time::Instant::now()) {
+        tracing::warn!(
+            closed,
+            left_out,
+            "bounds.connections is reached: idle connections make room, and where there are none, new ones are refused"
+        );
+    }
+    closed > 0
+}
+
+/// What all connections of a port have in common.
+struct Port {
+    speaks: Speaks,
+    certificates: Option<Arc<Certificates>>,
+    bounds: Bounds,
+    stop: CancellationToken,
+}
+
+impl Port {
+    async fn serve<S, B>(&self, stream: TcpStream, service: S, activity: Arc<Activity>) -> End
+    where
+        S: tower_service::Service<Request<Incoming>, Response = Response<B>>,
+        S: Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<Failure>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Failure>,
+    {
+        if stream.set_nodelay(true).is_err() {
+            return End::Caller;
+        }
+        let stream = Lingering::new(stream, Arc::clone(&activity));
+        let Some(certificates) = &self.certificates else {
+            return self.speak(stream, service, activity).await;
+        };
+        let accepting = TlsAcceptor::from(certificates.current()).accept(stream);
+        match timeout(self.bounds.handshake_time, accepting).await {
+            Ok(Ok(stream)) => self.speak(stream, service, activity).await,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "no TLS");
+                End::Handshake
+            }
+            Err(_) => End::Handshake,
+        }
+    }
+
+    async fn speak<IO, S, B>(&self, io: IO, service: S, activity: Arc<Activity>) -> End
+    where
+        IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        TokioIo<IO>: Read + Write,
+        S: tower_service::Service<Request<Incoming>, Response = Response<B>>,
+        S: Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<Failure>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Failure>,
+    {
+        let (io, bounds) = (TokioIo::new(io), &self.bounds);
+        let service = Counted {
+            service,
+            activity: Arc::clone(&activity),
+        };
+        match self.speaks {
+            Speaks::Http2 => {
+                let connection = http2_builder(bounds).serve_connection(io, service);
+                connection::serve(connection, &activity, bounds, &self.stop).await
+            }
+            Speaks::Http1 => {
+                // Its headers have a time of their own.
+                activity.spoke();
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(bounds.handshake_time)
+                    .max_buf_size(HTTP1_BUFFER.max(bounds.header_list_bytes as usize))
+                    .serve_connection(io, service);
+                connection::serve(connection, &activity, bounds, &self.stop).await
+            }
+        }
+    }
+}
+
+/// The least that the client library takes.
+const HTTP1_BUFFER: usize = 8 * 1024;
+
+fn http2_builder(bounds: &Bounds) -> http2::Builder<TokioExecutor> {
+    let streams = bounds.streams_per_connection;
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(streams)
+        .max_header_list_size(bounds.header_list_bytes)
+        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+        // How many calls the caller may have cancelled before the service has seen them: all that are open.
+        // One more ends the connection, and with it the calls of everyone who shares it.
+        .max_pending_accept_reset_streams(streams as usize)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    builder
+}

@@ -1,0 +1,184 @@
+//! TLS of a listener: its certificate, and whose clients' certificates it takes; read anew when the files change.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+
+use crate::pem::{self, PemFault};
+
+/// The section `[tls]` or `[http_tls]` of the settings. All files are PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// Which section it is, with the names of its settings.
+    pub names: &'static TlsNames,
+    /// The certificate that the service shows, and those between it and its authority.
+    pub cert_file: PathBuf,
+    /// Its key.
+    pub key_file: PathBuf,
+    /// The authorities of clients' certificates; none: clients are not asked for one.
+    pub client_ca_file: Option<PathBuf>,
+    /// Whether a client may come without one all the same.
+    pub client_certificates: ClientCertificates,
+}
+
+/// What settings of TLS are called in one section.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TlsNames {
+    /// The section.
+    pub section: &'static str,
+    /// Its `cert_file`.
+    pub cert_file: &'static str,
+    /// Its `key_file`.
+    pub key_file: &'static str,
+    /// Its `client_ca_file`.
+    pub client_ca_file: &'static str,
+}
+
+/// `[tls]`.
+pub static GRPC_TLS: TlsNames = TlsNames {
+    section: "tls",
+    cert_file: "tls.cert_file",
+    key_file: "tls.key_file",
+    client_ca_file: "tls.client_ca_file",
+};
+
+/// `[http_tls]`.
+pub static HTTP_TLS: TlsNames = TlsNames {
+    section: "http_tls",
+    cert_file: "http_tls.cert_file",
+    key_file: "http_tls.key_file",
+    client_ca_file: "http_tls.client_ca_file",
+};
+
+/// Whether clients must show a certificate, where there is an authority for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// Whoever has none is not let in.
+    Required,
+    /// One that is shown must be good; who shows none is anonymous, or known by a token.
+    Optional,
+}
+
+/// What a listener shows now.
+pub(super) struct Certificates {
+    files: ListenerTls,
+    alpn: &'static [u8],
+    read: ArcSwap<ReadFiles>,
+}
+
+/// Files as they were read, and what became of them.
+struct ReadFiles {
+    bytes: [Vec<u8>; 3],
+    config: Arc<ServerConfig>,
+}
+
+impl Certificates {
+    /// Reads the files.
+    pub(super) fn read(files: ListenerTls, alpn: &'static [u8]) -> Result<Self, PemFault> {
+        let bytes = files.read()?;
+        let config = files.config(&bytes, alpn)?;
+        Ok(Self {
+            files,
+            alpn,
+            read: ArcSwap::from_pointee(ReadFiles { bytes, config }),
+        })
+    }
+
+    /// For the next connection.
+    pub(super) fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.read.load().config)
+    }
+
+    /// Where they are read from.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        let ListenerTls {
+            cert_file,
+            key_file,
+            client_ca_file,
+            ..
+        } = &self.files;
+        let mut paths = vec![cert_file.clone(), key_file.clone()];
+        paths.extend(client_ca_file.clone());
+        paths
+    }
+
+    /// Reads the files again. The next connections get what is in them; where it is no good, they get what
+    /// the ones before got. Tells whether anything changed.
+    pub(super) fn read_again(&self) -> Result<bool, PemFault> {
+        let bytes = self.files.read()?;
+        if self.read.load().bytes == bytes {
+            return Ok(false);
+        }
+        let config = self.files.config(&bytes, self.alpn)?;
+        self.read.store(Arc::new(ReadFiles { bytes, config }));
+        Ok(true)
+    }
+}
+
+impl ListenerTls {
+    fn read(&self) -> Result<[Vec<u8>; 3], PemFault> {
+        let names = self.names;
+        let client_ca = self.client_ca_file.as_ref();
+        let client_ca = client_ca.map(|path| pem::read(names.client_ca_file, path));
+        Ok([
+            pem::read(names.cert_file, &self.cert_file)?,
+            pem::read(names.key_file, &self.key_file)?,
+            client_ca.transpose()?.unwrap_or_default(),
+        ])
+    }
+
+    fn config(
+        &self,
+        [cert, key, client_ca]: &[Vec<u8>; 3],
+        alpn: &[u8],
+    ) -> Result<Arc<ServerConfig>, PemFault> {
+        let names = self.names;
+        let provider = Arc::new(ring::default_provider());
+        let chain = pem::certificates(names.cert_file, &self.cert_file, cert)?;
+        let private = pem::key(names.key_file, &self.key_file, key)?;
+        let verifier = match &self.client_ca_file {
+            Some(path) => self.verifier(path, client_ca)?,
+            None => WebPkiClientVerifier::no_client_auth(),
+        };
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map(|config| config.with_client_cert_verifier(verifier))
+            .and_then(|config| config.with_single_cert(chain, private))
+            .map_err(|error| {
+                let fault = format!("is no key for {}: {error}", names.cert_file);
+                PemFault::foreign(names.key_file, &self.key_file, fault)
+            });
+        let mut config = config?;
+        config.alpn_protocols = vec![alpn.to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    fn verifier(
+        &self,
+        path: &Path,
+        client_ca: &[u8],
+    ) -> Result<Arc<dyn ClientCertVerifier>, PemFault> {
+        let name = self.names.client_ca_file;
+        let foreign =
+            |error: &dyn std::error::Error| PemFault::foreign(name, path, error.to_string());
+        let mut roots = RootCertStore::empty();
+        for certificate in pem::certificates(name, path, client_ca)? {
+            roots.add(certificate).map_err(|error| foreign(&error))?;
+        }
+        let provider = Arc::new(ring::default_provider());
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let builder = match self.client_certificates {
+            ClientCertificates::Required => builder,
+            ClientCertificates::Optional => builder.allow_unauthenticated(),
+        };
+        builder.build().map_err(|error| foreign(&error))
+    }
+}
