@@ -78,7 +78,7 @@ impl Server {
         let (store, store_name) = open_store(settings)?;
         let days = settings.usage_retention_days;
         let organizations = policy.orgs().len();
-        let bounds = settings.bounds;
+        let bounds = settings.bounds.fitted_to_open_files();
         let ledger = Ledger::bounded(
             Arc::new(policy),
             store,

@@ -23,6 +23,8 @@ pub(super) struct Activity {
     idle_since: AtomicU64,
     /// Whether the caller has said as much as a connection begins with.
     has_spoken: AtomicBool,
+    /// Whether it was asked to close.
+    is_to_close: AtomicBool,
     makes_room: Notify,
 }
 
@@ -33,8 +35,15 @@ impl Activity {
             open: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
             has_spoken: AtomicBool::new(false),
+            is_to_close: AtomicBool::new(false),
             makes_room: Notify::new(),
         }
+    }
+
+    /// Since when no call is open; none while one is, or where it was asked to close.
+    pub(super) fn spare_since(&self) -> Option<Instant> {
+        let is_to_close = self.is_to_close.load(Ordering::Relaxed);
+        self.idle_since().filter(|_| !is_to_close)
     }
 
     /// Since when no call is open; none while one is.
@@ -53,6 +62,7 @@ impl Activity {
 
     /// Asks the connection to close, since others need its place.
     pub(super) fn make_room(&self) {
+        self.is_to_close.store(true, Ordering::Relaxed);
         self.makes_room.notify_one();
     }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::ledger::Ledger;
 
 /// The section `[bounds]` of the settings, for both ports unless it says otherwise.
@@ -37,6 +39,44 @@ impl Default for Bounds {
             idle_time: Duration::from_secs(15 * 60),
             connection_age: Duration::from_secs(60 * 60),
             waiting_decisions: Ledger::MOST_WAITING,
+        }
+    }
+}
+
+/// Files that are open besides the connections of both ports: the store's, logs, what is read meanwhile.
+const OTHER_FILES: u64 = 512;
+
+impl Bounds {
+    /// Lets the process open as many files as the connections may need: many systems allow 1024 unless a program
+    /// asks for more. Where even that is not allowed, the bound is lowered to what is, and the log says so.
+    pub(super) fn fitted_to_open_files(self) -> Self {
+        let wanted = 2 * self.connections as u64 + OTHER_FILES;
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let allowed = maximum.unwrap_or(u64::MAX).min(wanted);
+        let mut files = current.unwrap_or(u64::MAX);
+        if files < allowed {
+            let raised = Rlimit {
+                current: Some(allowed),
+                maximum,
+            };
+            if setrlimit(Resource::Nofile, raised).is_ok() {
+                files = allowed;
+            }
+        }
+        if files >= wanted {
+            return self;
+        }
+        let connections = files.saturating_sub(OTHER_FILES) / 2;
+        let connections = usize::try_from(connections).unwrap_or(1).max(1);
+        tracing::warn!(
+            open_files = files,
+            bound = self.connections,
+            connections,
+            "bounds.connections is more than the system lets the service open: fewer are taken"
+        );
+        Self {
+            connections,
+            ..self
         }
     }
 }

@@ -13,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{activity::Activity, bounds::Bounds};
 
-/// A connection that is to make room, or is idle, has this long to end as HTTP/2 wants it.
+/// An idle connection has this long to end as HTTP/2 wants it, and one that is to make room so much as it takes
+/// to tell its caller.
 const FAREWELL: Duration = Duration::from_millis(250);
+const SHORT_FAREWELL: Duration = Duration::from_millis(5);
 
 /// Why a connection ended. Names are for metrics and logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,12 +70,16 @@ pub(super) async fn serve(
         }
     };
     connection.as_mut().graceful_shutdown();
-    if matches!(end, End::Stop | End::Age) {
-        // A caller that does not answer any more is found out by HTTP/2's pings.
-        let _ = connection.await;
-    } else {
-        let _ = timeout(FAREWELL, connection).await;
-    }
+    let farewell = match end {
+        End::Room => SHORT_FAREWELL,
+        End::Idle => FAREWELL,
+        _ => {
+            // A caller that does not answer any more is found out by HTTP/2's pings.
+            let _ = connection.await;
+            return end;
+        }
+    };
+    let _ = timeout(farewell, connection).await;
     end
 }
 
@@ -87,7 +93,7 @@ fn more_or_less(age: Duration) -> Duration {
 /// Closes those that have been idle longest, so many at once that a flood of connections does not have to
 /// look through all of them for each that comes. Tells how many.
 pub(super) fn make_room<'a>(connections: impl Iterator<Item = &'a Arc<Activity>>) -> usize {
-    let idle = connections.filter_map(|it| Some((it.idle_since()?, it)));
+    let idle = connections.filter_map(|it| Some((it.spare_since()?, it)));
     let mut idle: Vec<(Instant, &Arc<Activity>)> = idle.collect();
     let most = (idle.len() / 16).max(1).min(idle.len());
     if most > 0 {

@@ -159,16 +159,19 @@ async fn what_each_living_replica_counted_is_restored_whichever_comes_first() {
 #[tokio::test]
 async fn a_replica_that_knows_nothing_and_comes_first_takes_nothing_away_from_the_others() {
     let redis = RedisServer::start();
-    let (_tollgate, client) = replica(&redis).await;
+    let (tollgate, client) = replica(&redis).await;
     for _ in 0..10 {
         reserve(&client, 50, "").await;
     }
-    redis.run(&["FLUSHALL"]);
     let (_newcomer, new_client) = replica(&redis).await;
+    // It would restore without being asked.
+    tollgate.signal(Signal::SIGSTOP);
+    redis.run(&["FLUSHALL"]);
     // More writes than the other made, so that to count them would tell nothing.
     for at in 1..=20 {
         assert_eq!(used(&new_client, 10).await, free(10 * at));
     }
+    tollgate.signal(Signal::SIGCONT);
     assert_eq!(used(&client, 1).await, free(701));
     assert_eq!(used(&new_client, 300).await, exceeded(701));
 }

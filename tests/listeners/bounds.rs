@@ -1,0 +1,154 @@
+//! The section `[bounds]`: what is too much, too slow or too old, and that nobody else notices.
+
+use std::time::{Duration, Instant};
+
+use tollgate::grpc::proto::quota_service_client::QuotaServiceClient;
+use tonic::{Code, Request, metadata::MetadataValue, transport::Endpoint};
+
+use super::{PATIENCE, ended, start, until};
+use crate::{
+    server::http_get,
+    support::{
+        calls::{ask, large, reserve},
+        floods::{BEGINNING, closed, head, held_streams, raw_http2, silent_connections},
+    },
+};
+
+#[tokio::test]
+async fn where_there_are_too_many_connections_idle_ones_make_room() {
+    let tollgate = start("[bounds]\nconnections = 16\n");
+    let mut idle = silent_connections(&tollgate.addr, 60, BEGINNING);
+    for _ in 0..20 {
+        reserve(&tollgate.client(), 1, "").await;
+    }
+    assert_eq!(large(&tollgate.client()).await.used, 20);
+    until("too many are still open", || closed(&mut idle) >= 60 - 16).await;
+    assert!(ended(&tollgate, "Room") > 0);
+    // The ports have a bound each.
+    assert!(http_get(&tollgate.http_addr, "/livez").0.contains("200"));
+}
+
+#[tokio::test]
+async fn a_connection_with_an_open_call_makes_no_room_and_new_ones_are_refused() {
+    let tollgate = start("[bounds]\nconnections = 16\n");
+    let held = held_streams(&tollgate.addr, 16, 1).await;
+    let refused = async || {
+        let answer = tollgate.client().reserve(ask(1, "")).await;
+        answer.is_err()
+    };
+    let patience = Instant::now() + PATIENCE;
+    // The last of the streams may be on its way still.
+    while !refused().await {
+        assert!(Instant::now() < patience, "a seventeenth is served");
+    }
+    assert!(refused().await && refused().await);
+    drop(held);
+    let patience = Instant::now() + PATIENCE;
+    while refused().await {
+        assert!(Instant::now() < patience, "still refused");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_begin_in_time_is_closed() {
+    let tollgate = start("[bounds]\nhandshake_time = \"1s\"\n");
+    let mut silent = silent_connections(&tollgate.addr, 3, b"");
+    silent.extend(silent_connections(&tollgate.addr, 3, &BEGINNING[..30]));
+    silent.extend(silent_connections(&tollgate.http_addr, 3, b"GET / HT"));
+    let mut begun = silent_connections(&tollgate.addr, 3, BEGINNING);
+    until("they are still open", || closed(&mut silent) == 9).await;
+    assert_eq!(closed(&mut begun), 0);
+    assert_eq!(ended(&tollgate, "Handshake"), 6);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_and_its_callers_next_call_succeeds() {
+    let tollgate = start("[bounds]\nidle_time = \"1s\"\n");
+    let client = tollgate.client();
+    // It has a call open all the time.
+    let _held = held_streams(&tollgate.addr, 1, 1).await;
+    for round in 1..=2 {
+        reserve(&client, 1, "").await;
+        until("it is not closed", || ended(&tollgate, "Idle") == round).await;
+    }
+    reserve(&client, 1, "").await;
+    assert_eq!(large(&client).await.used, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_connection_takes_no_new_calls_and_none_fails() {
+    let tollgate = start("[bounds]\nconnection_age = \"1s\"\n");
+    let client = tollgate.client();
+    let mut calls = 0;
+    while ended(&tollgate, "Age") < 3 {
+        let callers = (0..8).map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { reserve(&client, 1, "").await })
+        });
+        let callers: Vec<_> = callers.collect();
+        for caller in callers {
+            caller.await.unwrap();
+            calls += 1;
+        }
+        assert!(calls < 900_000, "no connection grows old");
+    }
+    assert_eq!(large(&client).await.free_requests, calls);
+}
+
+#[tokio::test]
+async fn messages_and_headers_have_bounds_and_other_calls_of_the_connection_go_on() {
+    let tollgate = start("[bounds]\nmessage_bytes = 4096\nheader_list_bytes = 4096\n");
+    let client = tollgate.client();
+    let mut too_long = ask(1, "");
+    too_long.project = "p".repeat(5_000);
+    let refused = client.clone().reserve(too_long).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
+    let mut headed = Request::new(ask(1, ""));
+    let value = MetadataValue::try_from("v".repeat(5_000)).unwrap();
+    headed.metadata_mut().insert("x-long", value);
+    assert!(client.clone().reserve(headed).await.is_err());
+    reserve(&client, 1, "").await;
+    assert_eq!(large(&client).await.used, 1);
+}
+
+#[tokio::test]
+async fn a_caller_with_too_many_open_calls_waits_for_itself_alone() {
+    let tollgate = start("[bounds]\nstreams_per_connection = 4\n");
+    let _held = held_streams(&tollgate.addr, 1, 4).await;
+    let mut beside = QuotaServiceClient::new(
+        Endpoint::from_shared(format!("http://{}", tollgate.addr))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap(),
+    );
+    assert_eq!(
+        beside.reserve(ask(1, "")).await.unwrap().into_inner().used,
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_call_whose_body_does_not_come_ends_at_its_deadline() {
+    let tollgate = start("call_timeout = \"500ms\"\n");
+    let path = "/tollgate.v1.QuotaService/Reserve";
+    for timeout in [Some("300m"), None] {
+        let mut sender = raw_http2(&tollgate.addr).await.unwrap();
+        let request = head(&tollgate.addr, path, timeout);
+        let begun = Instant::now();
+        let (answer, _body) = sender.send_request(request, false).unwrap();
+        let answer = tokio::time::timeout(PATIENCE, answer)
+            .await
+            .unwrap()
+            .unwrap();
+        let code = Code::DeadlineExceeded as i32;
+        assert_eq!(
+            answer.headers()["grpc-status"],
+            code.to_string(),
+            "{timeout:?}"
+        );
+        assert!(begun.elapsed() >= Duration::from_millis(300));
+    }
+    assert_eq!(large(&tollgate.client()).await.used, 0);
+}

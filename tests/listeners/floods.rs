@@ -1,0 +1,104 @@
+//! Under floods of a hostile caller other calls are answered, health answers within a second, and memory is
+//! bounded. How much slower the others are, `cargo bench --bench goals` tells.
+
+use std::time::{Duration, Instant};
+
+use tollgate::grpc::proto::quota_service_client::QuotaServiceClient;
+use tonic::transport::Channel;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::start;
+use crate::support::{
+    calls::reserve,
+    certificates::Authority,
+    floods::{
+        BEGINNING, closed, continuation_flood, held_streams, rapid_reset, silent_connections,
+    },
+    tollgate::Tollgate,
+};
+
+const LASTS: Duration = Duration::from_secs(3);
+/// What a flood may make the service hold on top.
+const MOST_MEMORY: u64 = 300 << 20;
+
+/// Calls, and asks for health over connections of their own, as long as a flood goes on.
+async fn others_are_served(tollgate: &Tollgate, mut goes_on: impl FnMut() -> bool) {
+    let client: QuotaServiceClient<Channel> = tollgate.client();
+    let before = tollgate.memory();
+    let mut calls = 0;
+    while goes_on() {
+        let begun = Instant::now();
+        let health = tollgate.health("readiness").await;
+        assert_eq!(health, Some(ServingStatus::Serving));
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(1), "health took {took:?}");
+        for _ in 0..10 {
+            // UNAVAILABLE after its second.
+            reserve(&client, 1, "").await;
+            calls += 1;
+        }
+        let memory = tollgate.memory();
+        assert!(memory < before + MOST_MEMORY, "{before} B, then {memory} B");
+    }
+    assert!(calls > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_are_cancelled_at_once_by_the_thousand() {
+    let tollgate = start("");
+    let addr = tollgate.addr.clone();
+    let flood = tokio::spawn(async move { rapid_reset(&addr, LASTS).await });
+    others_are_served(&tollgate, || !flood.is_finished()).await;
+    assert!(flood.await.unwrap() > 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_without_an_end() {
+    let tollgate = start("");
+    let addr = tollgate.addr.clone();
+    let flood = tokio::task::spawn_blocking(move || continuation_flood(&addr, LASTS));
+    others_are_served(&tollgate, || !flood.is_finished()).await;
+    assert!(flood.await.unwrap() > 100_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_idle_connections_than_there_is_room_for() {
+    let tollgate = start("[bounds]\nconnections = 4000\n");
+    let addr = tollgate.addr.clone();
+    let flood = tokio::task::spawn_blocking(move || silent_connections(&addr, 6_000, BEGINNING));
+    others_are_served(&tollgate, || !flood.is_finished()).await;
+    let mut idle = flood.await.unwrap();
+    let until = Instant::now() + Duration::from_secs(1);
+    others_are_served(&tollgate, || Instant::now() < until).await;
+    assert!(closed(&mut idle) >= 2_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_streams_that_are_held_open() {
+    let tollgate = start("");
+    let _held = held_streams(&tollgate.addr, 5, 1_000).await;
+    let until = Instant::now() + LASTS;
+    others_are_served(&tollgate, || Instant::now() < until).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_of_tls_that_do_not_go_on() {
+    let authority = Authority::new();
+    let files = authority.signs("server", &["127.0.0.1"]);
+    let tollgate = start(&format!(
+        "[http_tls]\ncert_file = {:?}\nkey_file = {:?}\n[bounds]\nconnections = 1000\nhandshake_time = \"2s\"\n",
+        files.cert, files.key
+    ));
+    let addr = tollgate.http_addr.clone();
+    // The head of a record, whose rest never comes.
+    let flood = tokio::task::spawn_blocking(move || {
+        let mut silent = silent_connections(&addr, 2_000, &[0x16, 3, 1, 2, 0, 1]);
+        let patience = Instant::now() + super::PATIENCE;
+        while closed(&mut silent) < silent.len() {
+            assert!(Instant::now() < patience, "some are still open");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    others_are_served(&tollgate, || !flood.is_finished()).await;
+    flood.await.unwrap();
+}

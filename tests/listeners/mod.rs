@@ -1,0 +1,45 @@
+//! docs/CONTRACT.md, "The program": what a listener lets callers do, and how it speaks TLS.
+
+mod bounds;
+mod floods;
+mod tls;
+
+use std::time::{Duration, Instant};
+
+use crate::support::{
+    calls::{TextFile, policy_file},
+    tollgate::Tollgate,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A service over memory with these settings, and the log of each connection's end.
+fn start(settings: &str) -> Tollgate {
+    let (settings, policy) = (TextFile::new(settings), policy_file(1_000_000));
+    Tollgate::start(&[
+        "--config",
+        settings.path(),
+        "--policy",
+        policy.path(),
+        "--store",
+        "memory:",
+        "--log",
+        "info,tollgate=debug",
+    ])
+}
+
+/// How many connections ended for this reason.
+fn ended(tollgate: &Tollgate, why: &str) -> usize {
+    let lines = tollgate.log().into_iter();
+    let ended = lines.filter(|line| line["message"] == "a connection ended" && line["end"] == why);
+    ended.count()
+}
+
+/// Waits until this is so.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let patience = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < patience, "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

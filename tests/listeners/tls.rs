@@ -1,0 +1,219 @@
+//! `[tls]` and `[http_tls]`: who the service is, and who its clients are.
+
+use std::{sync::Arc, time::Instant};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+use tollgate::grpc::proto::quota_service_client::QuotaServiceClient;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use super::{PATIENCE, start};
+use crate::support::{
+    calls::{TextFile, ask, reserve, said},
+    certificates::{Authority, Files},
+    tollgate::{Tollgate, program},
+};
+
+fn read(path: &str) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
+
+fn section(name: &str, files: &Files, more: &str) -> String {
+    let Files { cert, key } = files;
+    format!("[{name}]\ncert_file = {cert:?}\nkey_file = {key:?}\n{more}")
+}
+
+/// A connection whose client trusts this authority, and shows this certificate.
+async fn connect(
+    tollgate: &Tollgate,
+    authority: &Authority,
+    client: Option<&Files>,
+) -> Result<QuotaServiceClient<Channel>, tonic::transport::Error> {
+    let mut tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(read(&authority.file())))
+        .domain_name("tollgate.test");
+    if let Some(Files { cert, key }) = client {
+        tls = tls.identity(Identity::from_pem(read(cert), read(key)));
+    }
+    let endpoint = Endpoint::from_shared(format!("https://{}", tollgate.addr)).unwrap();
+    let channel = endpoint.tls_config(tls).unwrap().connect().await?;
+    Ok(QuotaServiceClient::new(channel))
+}
+
+/// The answer to a GET over HTTPS.
+async fn https_get(tollgate: &Tollgate, authority: &Authority, path: &str) -> String {
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(&read(&authority.file())).unwrap();
+    roots.add(ca).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let tcp = TcpStream::connect(&tollgate.http_addr).await.unwrap();
+    let name = ServerName::try_from("tollgate.test").unwrap();
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
+    let mut stream = connecting.await.unwrap();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: tollgate.test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// TLS 1.3 tells a client only at its first call that its certificate is no good.
+async fn is_let_in(tollgate: &Tollgate, authority: &Authority, client: Option<&Files>) -> bool {
+    match connect(tollgate, authority, client).await {
+        Ok(mut client) => client.reserve(ask(1, "")).await.is_ok(),
+        Err(_) => false,
+    }
+}
+
+#[tokio::test]
+async fn both_ports_speak_tls_and_plaintext_is_not_answered() {
+    let authority = Authority::new();
+    let files = authority.signs("server", &["tollgate.test", "127.0.0.1"]);
+    let settings = section("tls", &files, "") + &section("http_tls", &files, "");
+    let tollgate = start(&settings);
+    let client = connect(&tollgate, &authority, None).await.unwrap();
+    assert_eq!(said(&reserve(&client, 1, "").await), "FREE");
+    assert!(tollgate.client().reserve(ask(1, "")).await.is_err());
+    assert!(connect(&tollgate, &Authority::new(), None).await.is_err());
+    let answer = https_get(&tollgate, &authority, "/livez").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn clients_show_certificates_of_the_authority_that_is_named() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let files = authority.signs("server", &["tollgate.test"]);
+    let (known, foreign) = (
+        authority.signs("client", &["gateway"]),
+        other.signs("client", &["gateway"]),
+    );
+    let asks = format!("client_ca_file = {:?}\n", authority.file());
+    let tollgate = start(&section("tls", &files, &asks));
+    assert!(is_let_in(&tollgate, &authority, Some(&known)).await);
+    assert!(!is_let_in(&tollgate, &authority, Some(&foreign)).await);
+    assert!(!is_let_in(&tollgate, &authority, None).await);
+
+    let optional = asks + "client_certificates = \"optional\"\n";
+    let tollgate = start(&section("tls", &files, &optional));
+    assert!(is_let_in(&tollgate, &authority, Some(&known)).await);
+    assert!(!is_let_in(&tollgate, &authority, Some(&foreign)).await);
+    assert!(is_let_in(&tollgate, &authority, None).await);
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_shown_to_new_connections_and_a_bad_one_is_not_taken() {
+    let (authority, next) = (Authority::new(), Authority::new());
+    let files = authority.signs("server", &["tollgate.test"]);
+    let new = next.signs("server", &["tollgate.test"]);
+    let tollgate = start(&section("tls", &files, ""));
+    let kept = connect(&tollgate, &authority, None).await.unwrap();
+    reserve(&kept, 1, "").await;
+    let logged = |message: &str| tollgate.log().iter().any(|line| line["message"] == message);
+
+    // A key that is another certificate's.
+    std::fs::write(&files.key, read(&new.key)).unwrap();
+    let refused = "certificates are refused: those of before are shown on";
+    super::until("the bad pair is not told", || logged(refused)).await;
+    assert!(is_let_in(&tollgate, &authority, None).await);
+
+    std::fs::write(&files.cert, read(&new.cert)).unwrap();
+    let patience = Instant::now() + PATIENCE;
+    while !is_let_in(&tollgate, &next, None).await {
+        assert!(Instant::now() < patience, "the new one is not shown");
+    }
+    assert!(!is_let_in(&tollgate, &authority, None).await);
+    assert!(logged(
+        "new certificates are shown from the next connection on"
+    ));
+    // The old connection goes on.
+    reserve(&kept, 1, "").await;
+}
+
+#[test]
+fn files_that_are_no_good_are_told_at_the_start_with_their_settings_and_names() {
+    let authority = Authority::new();
+    let (files, other) = (
+        authority.signs("server", &["tollgate.test"]),
+        authority.signs("other", &["tollgate.test"]),
+    );
+    let nothing = authority.other_file("nothing.pem", "nothing");
+    let with = |cert: &str, key: &str, more: &str| {
+        let (cert, key) = (cert.to_owned(), key.to_owned());
+        section("tls", &Files { cert, key }, more)
+    };
+    for (settings, wanted) in [
+        (
+            with("/nowhere", &files.key, ""),
+            ["tls.cert_file", "/nowhere"],
+        ),
+        (
+            with(&nothing, &files.key, ""),
+            ["tls.cert_file", "no certificate"],
+        ),
+        (
+            with(&files.cert, &nothing, ""),
+            ["tls.key_file", "no private key"],
+        ),
+        (
+            with(&files.cert, &other.key, ""),
+            ["tls.key_file", "no key for tls.cert_file"],
+        ),
+        (
+            with(
+                &files.cert,
+                &files.key,
+                &format!("client_ca_file = {nothing:?}\n"),
+            ),
+            ["tls.client_ca_file", "no certificate"],
+        ),
+        (
+            with(
+                &files.cert,
+                &files.key,
+                "client_certificates = \"optional\"\n",
+            ),
+            ["tls.client_certificates", "needs client_ca_file"],
+        ),
+        (
+            format!("[http_tls]\ncert_file = {:?}\n", files.cert),
+            ["http_tls", "key_file"],
+        ),
+        (
+            "[bounds]\nconnections = 3\n".to_owned(),
+            ["bounds.connections", "16"],
+        ),
+        (
+            "[bounds]\nidle_time = \"1ms\"\n".to_owned(),
+            ["bounds.idle_time", "1s"],
+        ),
+        (
+            "[bounds]\nconections = 3\n".to_owned(),
+            ["bounds.conections", "connections"],
+        ),
+    ] {
+        let settings = TextFile::new(&settings);
+        let args = ["serve", "--store", "memory:", "--config", settings.path()];
+        let ended = program().args(args).output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert!(!ended.status.success(), "{said}");
+        for word in wanted {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+}
