@@ -3,16 +3,22 @@
 mod activity;
 mod bounds;
 mod connection;
+mod crowd;
 mod linger;
 mod listener;
 mod readiness;
 mod tls;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use chrono::Utc;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
+use tokio::{
+    net::{TcpListener, TcpSocket, lookup_host},
+    sync::watch,
+    task::JoinHandle,
+    time::Instant,
+};
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
@@ -42,6 +48,10 @@ use crate::{
         redis::{RedisConfig, RedisStore},
     },
 };
+
+/// Connections that may wait to be taken; the system has a bound of its own. Where they are too few, a burst of
+/// them makes others wait for a second.
+const BACKLOG: u32 = 65_535;
 
 /// After the last open call: how long connections have to close by themselves. Some never would: one
 /// that never spoke, one whose other end is gone, one with a reflection stream held open.
@@ -290,10 +300,30 @@ fn certificates(
     Ok(read.transpose()?.map(Arc::new))
 }
 
+/// Binds each of the addresses that this may stand for, and takes the first that there is.
 async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("{setting}: can't bind {address}"))
+    let bound = async {
+        let mut last = io::Error::new(io::ErrorKind::InvalidInput, "stands for no address");
+        for address in lookup_host(address).await? {
+            match listen(address) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    let bound: io::Result<TcpListener> = bound.await;
+    bound.with_context(|| format!("{setting}: can't bind {address}"))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

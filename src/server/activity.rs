@@ -42,8 +42,11 @@ impl Activity {
 
     /// Since when no call is open; none while one is, or where it was asked to close.
     pub(super) fn spare_since(&self) -> Option<Instant> {
-        let is_to_close = self.is_to_close.load(Ordering::Relaxed);
-        self.idle_since().filter(|_| !is_to_close)
+        self.idle_since().filter(|_| !self.is_to_close())
+    }
+
+    pub(super) fn is_to_close(&self) -> bool {
+        self.is_to_close.load(Ordering::Relaxed)
     }
 
     /// Since when no call is open; none while one is.

@@ -34,7 +34,7 @@ impl Default for Bounds {
             message_bytes: 64 * 1024,
             header_list_bytes: 16 * 1024,
             streams_per_connection: 1024,
-            connections: 10_000,
+            connections: 8_000,
             handshake_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(15 * 60),
             connection_age: Duration::from_secs(60 * 60),
@@ -68,7 +68,7 @@ impl Bounds {
         }
         let connections = files.saturating_sub(OTHER_FILES) / 2;
         let connections = usize::try_from(connections).unwrap_or(1).max(1);
-        tracing::warn!(
+        tracing::info!(
             open_files = files,
             bound = self.connections,
             connections,

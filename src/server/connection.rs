@@ -3,7 +3,6 @@
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
     pin::pin,
-    sync::Arc,
     time::Duration,
 };
 
@@ -88,19 +87,4 @@ fn more_or_less(age: Duration) -> Duration {
     let dice = RandomState::new().build_hasher().finish() % 201;
     let share = 0.9 + f64::from(u32::try_from(dice).unwrap_or(100)) / 1_000.0;
     age.mul_f64(share)
-}
-
-/// Closes those that have been idle longest, so many at once that a flood of connections does not have to
-/// look through all of them for each that comes. Tells how many.
-pub(super) fn make_room<'a>(connections: impl Iterator<Item = &'a Arc<Activity>>) -> usize {
-    let idle = connections.filter_map(|it| Some((it.spare_since()?, it)));
-    let mut idle: Vec<(Instant, &Arc<Activity>)> = idle.collect();
-    let most = (idle.len() / 16).max(1).min(idle.len());
-    if most > 0 {
-        idle.select_nth_unstable_by_key(most - 1, |(since, _)| *since);
-    }
-    for (_, activity) in &idle[..most] {
-        activity.make_room();
-    }
-    most
 }

@@ -3,7 +3,7 @@
 //! This is the accept loop that tonic and axum have too, and they leave no room for: certificates that change
 //! while it runs, a bound on connections, on how long they take to begin, idle, and live.
 
-use std::{collections::HashMap, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use http_body::Body;
 use hyper::{
@@ -15,7 +15,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::{self, JoinSet},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -25,6 +25,7 @@ use super::{
     activity::{Activity, Counted},
     bounds::Bounds,
     connection::{self, End},
+    crowd::Crowd,
     linger::Lingering,
     tls::Certificates,
 };
@@ -63,7 +64,6 @@ const SEND_BUFFER: usize = 64 * 1024;
 const BREATH: Duration = Duration::from_millis(50);
 
 static TROUBLE: Throttle = Throttle::new();
-static FULL: Throttle = Throttle::new();
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -87,7 +87,7 @@ impl Listener {
             stop: stop.clone(),
         });
         let mut connections = JoinSet::new();
-        let mut open = HashMap::<task::Id, Arc<Activity>>::new();
+        let mut crowd = Crowd::of_at_most(self.bounds.connections);
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -97,10 +97,10 @@ impl Listener {
                         Ok((id, ())) => id,
                         Err(died) => died.id(),
                     };
-                    open.remove(&id);
+                    crowd.left(id);
                     continue;
                 }
-                accepted = tcp.accept() => accepted,
+                accepted = tcp.accept(), if !crowd.is_crammed() => accepted,
             };
             let (stream, from) = match accepted {
                 Ok(accepted) => accepted,
@@ -109,7 +109,7 @@ impl Listener {
                     continue;
                 }
             };
-            if open.len() >= port.bounds.connections && !has_made_room(&open) {
+            if !crowd.has_room() {
                 // Dropped: closed at once.
                 continue;
             }
@@ -122,7 +122,7 @@ impl Listener {
                     tracing::debug!(%from, ?end, "a connection ended");
                 }
             });
-            open.insert(task.id(), activity);
+            crowd.came(task.id(), activity);
         }
         // The socket is closed now, and nobody waits in its backlog.
         drop(self);
@@ -136,18 +136,6 @@ async fn wait_for_sockets(error: &io::Error) {
         tracing::warn!(%error, left_out, "a connection can't be taken");
     }
     sleep(BREATH).await;
-}
-
-fn has_made_room(open: &HashMap<task::Id, Arc<Activity>>) -> bool {
-    let closed = connection::make_room(open.values());
-    if let Some(left_out) = FULL.admit(std::time::Instant::now()) {
-        tracing::warn!(
-            closed,
-            left_out,
-            "bounds.connections is reached: idle connections make room, and where there are none, new ones are refused"
-        );
-    }
-    closed > 0
 }
 
 /// What all connections of a port have in common.

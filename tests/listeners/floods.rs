@@ -63,9 +63,9 @@ async fn headers_without_an_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_idle_connections_than_there_is_room_for() {
-    let tollgate = start("[bounds]\nconnections = 4000\n");
+    let tollgate = start("[bounds]\nconnections = 3000\n");
     let addr = tollgate.addr.clone();
-    let flood = tokio::task::spawn_blocking(move || silent_connections(&addr, 6_000, BEGINNING));
+    let flood = tokio::task::spawn_blocking(move || silent_connections(&addr, 5_000, BEGINNING));
     others_are_served(&tollgate, || !flood.is_finished()).await;
     let mut idle = flood.await.unwrap();
     let until = Instant::now() + Duration::from_secs(1);

@@ -1,0 +1,79 @@
+//! The connections of a port, of which there is a bound: those that have been idle longest make room for others.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use tokio::task::Id;
+
+use super::activity::Activity;
+use crate::throttle::Throttle;
+
+/// Those that are open, by their tasks.
+pub(super) struct Crowd {
+    most: usize,
+    open: HashMap<Id, Arc<Activity>>,
+    /// Of these, how many were asked to close.
+    leaving: usize,
+}
+
+/// What part of the idle ones is asked at once, so that a flood of connections does not have all looked through for
+/// each that comes.
+const PART: usize = 16;
+
+static FULL: Throttle = Throttle::new();
+
+impl Crowd {
+    pub(super) fn of_at_most(most: usize) -> Self {
+        Self {
+            most,
+            open: HashMap::new(),
+            leaving: 0,
+        }
+    }
+
+    pub(super) fn came(&mut self, id: Id, activity: Arc<Activity>) {
+        self.open.insert(id, activity);
+    }
+
+    pub(super) fn left(&mut self, id: Id) {
+        if self
+            .open
+            .remove(&id)
+            .is_some_and(|activity| activity.is_to_close())
+        {
+            self.leaving -= 1;
+        }
+    }
+
+    /// Whether those that were asked to close have to do it first.
+    pub(super) fn is_crammed(&self) -> bool {
+        self.leaving > 0 && self.open.len() >= self.most + self.most / PART
+    }
+
+    /// Whether there is room for one more, or some is being made. Else all have calls that are open.
+    pub(super) fn has_room(&mut self) -> bool {
+        if self.open.len() - self.leaving < self.most {
+            return true;
+        }
+        let spare = self.open.values();
+        let mut spare: Vec<_> = spare
+            .filter_map(|it| Some((it.spare_since()?, it)))
+            .collect();
+        let asked = spare.len().div_ceil(PART);
+        if asked > 0 {
+            spare.select_nth_unstable_by_key(asked - 1, |(since, _)| *since);
+        }
+        for (_, activity) in &spare[..asked] {
+            activity.make_room();
+        }
+        self.leaving += asked;
+        if let Some(left_out) = FULL.admit(Instant::now()) {
+            tracing::warn!(
+                bound = self.most,
+                closed = asked,
+                left_out,
+                "bounds.connections is reached: idle connections make room, and where there are none, new ones are refused"
+            );
+        }
+        asked > 0
+    }
+}
