@@ -4,7 +4,7 @@ mod linger;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use chrono::Utc;
 use futures_util::TryStreamExt as _;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
@@ -20,7 +20,8 @@ use crate::{
     grpc,
     http::{self, Readiness},
     ledger::{Ledger, StoreState},
-    policy::{self, Policy},
+    policy::PolicySource,
+    reload::Nudge,
     settings::{Settings, StoreChoice},
     store::{
         Store, StoreError,
@@ -67,6 +68,7 @@ pub struct Server {
     grpc: TcpListener,
     http: TcpListener,
     ledger: Ledger,
+    policy: PolicySource,
     call_timeout: Duration,
     drain_delay: Duration,
     grace_period: Duration,
@@ -79,31 +81,28 @@ impl Server {
     ///
     /// One clear sentence: what can't be read, used or bound.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
-        let policy = load_policy(settings)?;
+        let policy = open_policy(settings)?;
         let (store, store_name) = open_store(settings)?;
         let days = settings.usage_retention_days;
-        let organizations = policy.orgs().len();
-        let ledger = Ledger::new(Arc::new(policy), store, settings.on_store_failure, days);
+        let ledger = Ledger::new(policy.policy(), store, settings.on_store_failure, days);
         let grpc = bind("listen", &settings.listen).await?;
         let http = bind("http_listen", &settings.http_listen).await?;
         let server = Self {
             grpc,
             http,
             ledger,
+            policy,
             call_timeout: settings.call_timeout,
             drain_delay: settings.drain_delay,
             grace_period: settings.grace_period,
-        };
-        let policy_name = match &settings.policy {
-            Some(path) => path.display().to_string(),
-            None => policy::BUILTIN_NAME.to_owned(),
         };
         tracing::info!(
             listen = %server.grpc_addr()?,
             http_listen = %server.http_addr()?,
             store = %store_name,
-            policy = %policy_name,
-            organizations,
+            policy = %server.policy.name(),
+            policy_version = %server.policy.status().borrow().version,
+            organizations = server.policy.policy().orgs().len(),
             version = env!("CARGO_PKG_VERSION"),
             "tollgate serves tollgate.v1.QuotaService"
         );
@@ -140,16 +139,18 @@ impl Server {
         Ok(self.http.local_addr()?)
     }
 
-    /// Serves until `stop` says so, then ends cleanly within the grace period.
+    /// Serves until `stop` says so, then ends cleanly within the grace period. Whoever gives the nudge makes
+    /// it read its files again.
     ///
     /// # Errors
     ///
     /// A listener failed.
-    pub async fn run(self, stop: impl Future<Output = Stop>) -> anyhow::Result<()> {
+    pub async fn run(self, nudge: Nudge, stop: impl Future<Output = Stop>) -> anyhow::Result<()> {
         let Self {
             grpc,
             http,
             ledger,
+            policy,
             call_timeout,
             drain_delay,
             grace_period,
@@ -165,6 +166,11 @@ impl Server {
         let _watcher = AbortOnDropHandle::new(tokio::spawn({
             let ledger = ledger.clone();
             async move { ledger.watch_store().await }
+        }));
+        let policy_status = policy.status();
+        let _policy_follower = AbortOnDropHandle::new(tokio::spawn({
+            let ledger = ledger.clone();
+            policy.follow(nudge, move |policy| ledger.set_policy(policy))
         }));
         let following = follow_store(ledger.store_state(), reporter.clone(), ready.clone());
         let following = tokio::spawn(following);
@@ -191,7 +197,7 @@ impl Server {
             .serve_with_incoming_shutdown(incoming, end.clone().cancelled_owned());
         let mut grpc_server: Listener =
             tokio::spawn(async move { grpc_server.await.context("the gRPC listener failed") });
-        let router = http::router(ledger, call_timeout, is_ready);
+        let router = http::router(ledger, call_timeout, is_ready, policy_status);
         let end_of_http = end.clone().cancelled_owned();
         let mut http_server: Listener = tokio::spawn(async move {
             let server = axum::serve(http, router).with_graceful_shutdown(end_of_http);
@@ -247,14 +253,12 @@ async fn end_of_calls(
     Ok(())
 }
 
-fn load_policy(settings: &Settings) -> anyhow::Result<Policy> {
-    let Some(path) = &settings.policy else {
-        return Ok(Policy::builtin());
-    };
-    let name = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("the policy {name} can't be read"))?;
-    Policy::parse(&name, &text).with_context(|| format!("the policy {name} is refused"))
+fn open_policy(settings: &Settings) -> anyhow::Result<PolicySource> {
+    let file = settings.policy.as_deref();
+    PolicySource::open(file).map_err(|refusal| {
+        let name = file.map(|file| file.display().to_string());
+        anyhow!("the policy {} {refusal}", name.unwrap_or_default())
+    })
 }
 
 fn open_store(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, String)> {
