@@ -36,8 +36,8 @@ const SPOILT: [Spoilt; 11] = [
         ],
     ),
     (
-        |file| fs::write(file, &policy(7)[..100]).unwrap(),
-        &["policy.toml:5: "],
+        |file| fs::write(file, policy(7).split_once("-mini").unwrap().0).unwrap(),
+        &["policy.toml:6: "],
     ),
     (
         |file| fs::write(file, "").unwrap(),
