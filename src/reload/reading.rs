@@ -10,7 +10,8 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
-/// What is read twice, with so long between, and is the same, nobody was writing.
+/// What is read twice, with so long between, and is the same, nobody was writing: or pauses in the middle, and
+/// that can't be told from an end.
 const BETWEEN: Duration = Duration::from_millis(5);
 
 /// How often what is being written is tried, before it is left for another time.
@@ -49,10 +50,17 @@ impl PartialEq for ReadError {
 ///
 /// It can't be read, is no regular file, is too large, or is never the same twice.
 pub fn read(file: &Path, most: u64) -> Result<Vec<u8>, ReadError> {
-    let mut last = read_once(file, most);
+    same_twice(|| read_once(file, most))
+}
+
+/// What is the same in two readings, one after the other.
+pub(super) fn same_twice(
+    mut read: impl FnMut() -> Result<Vec<u8>, ReadError>,
+) -> Result<Vec<u8>, ReadError> {
+    let mut last = read();
     for _ in 1..MOST_READINGS {
         thread::sleep(BETWEEN);
-        let again = read_once(file, most);
+        let again = read();
         if again == last {
             return again;
         }

@@ -132,34 +132,26 @@ fn a_pipe_at_the_place_of_a_file_holds_nobody_up() {
     assert_eq!(refused.to_string(), "can't be read: it is no regular file");
 }
 
-#[test]
-fn a_file_that_is_written_all_the_time_is_never_read_half() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let place = dir.path().join("file");
-    let whole = |letter: u8| vec![letter; 100_000];
-    fs::write(&place, whole(b'a')).expect("written");
-    let end = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for letter in (b'a'..=b'z').cycle() {
-                if end.load(std::sync::atomic::Ordering::Relaxed) {
-                    break;
-                }
-                fs::write(&place, whole(letter)).expect("written");
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        });
-        let mut whole_ones = 0;
-        for _ in 0..30 {
-            match read(&place, 1 << 20) {
-                Ok(bytes) => {
-                    assert_eq!(bytes, whole(bytes[0]));
-                    whole_ones += 1;
-                }
-                Err(error) => assert_eq!(error, ReadError::Restless),
-            }
-        }
-        end.store(true, std::sync::atomic::Ordering::Relaxed);
-        assert!(whole_ones > 0);
+/// What comes of reading when it gives these one after the other, and then goes on counting.
+fn readings(first: &[&'static str]) -> Result<Vec<u8>, ReadError> {
+    let mut readings = first.iter().map(|text| match *text {
+        "" => Err(ReadError::NotAFile),
+        text => Ok(text.as_bytes().to_vec()),
     });
+    let mut count = 0;
+    reading::same_twice(|| {
+        count += 1;
+        readings.next().unwrap_or_else(|| Ok(vec![count]))
+    })
+}
+
+#[test]
+fn what_is_another_one_with_each_reading_is_read_until_it_is_the_same_twice() {
+    assert_eq!(readings(&["a", "a"]), Ok(b"a".to_vec()));
+    assert_eq!(
+        readings(&["a", "ab", "", "abc", "abc"]),
+        Ok(b"abc".to_vec())
+    );
+    assert_eq!(readings(&["a", "", ""]), Err(ReadError::NotAFile));
+    assert_eq!(readings(&["a", "b", "a", "b"]), Err(ReadError::Restless));
 }

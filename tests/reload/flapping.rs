@@ -98,6 +98,8 @@ async fn a_file_that_flaps_fails_no_call_and_mixes_nothing_and_the_last_one_is_t
     );
     followed.write(&policy(LEAST + VALID - 1));
     let took = followed.grants(LEAST + VALID - 1).await;
+    // All of them see the last one.
+    tokio::time::sleep(BETWEEN * 20).await;
     end.store(true, Ordering::Relaxed);
     let mut seen = BTreeSet::new();
     for caller in callers {

@@ -37,7 +37,7 @@ const SPOILT: [Spoilt; 11] = [
     ),
     (
         |file| fs::write(file, policy(7).split_once("-mini").unwrap().0).unwrap(),
-        &["policy.toml:6: "],
+        &["policy.toml:7: unclosed array"],
     ),
     (
         |file| fs::write(file, "").unwrap(),
