@@ -7,14 +7,14 @@
 //! | module | what it is | knows |
 //! | --- | --- | --- |
 //! | [`domain`] | the rules, as values and pure functions | nothing of ours |
-//! | [`policy`] | who gets what: pools, tiers, organizations | `domain`, `document` |
+//! | [`policy`] | who gets what: pools, tiers, organizations; follows its file | `domain`, `document`, `reload` |
 //! | [`store`] | the counters, behind one interface: file, Redis, memory | `domain` |
 //! | [`ledger`] | policy and store put together: the use cases | those three |
 //! | [`grpc`], [`http`] | the surfaces: convert, call, convert | `ledger`, `domain`, the store's values |
 //! | [`server`] | binds, wires, runs and drains | all of these |
 //! | [`settings`] | what an operator can set | `document`, what it configures |
 //! | [`cli`] | the subcommands: a client, and `check-policy` | `grpc::proto`, `policy`, `settings` |
-//! | [`document`], [`pem`], [`logs`], [`throttle`] | TOML with all its faults; certificates; structured logs, a line a second | |
+//! | [`document`], [`pem`], [`reload`], [`logs`], [`throttle`] | TOML with all its faults; certificates; files that change; structured logs, a line a second | |
 //!
 //! # The invariants
 //!
@@ -40,6 +40,7 @@ pub mod ledger;
 pub mod logs;
 pub mod pem;
 pub mod policy;
+pub mod reload;
 pub mod server;
 pub mod settings;
 pub mod store;

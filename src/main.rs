@@ -6,11 +6,12 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use tokio::{
     runtime::Runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 use tollgate::{
     cli::{self, Arguments, Command},
     logs,
+    reload::Nudge,
     server::{Server, Stop},
     settings::{ServeArgs, Settings},
 };
@@ -25,7 +26,9 @@ fn main() -> ExitCode {
             match command {
                 None => run(serve).await,
                 Some(Command::Serve(serve)) => run(serve).await,
-                Some(Command::CheckPolicy { file }) => cli::check_policy(&file),
+                Some(Command::CheckPolicy { file, against }) => {
+                    cli::check_policy(&file, against.as_deref())
+                }
                 Some(Command::Client(client)) => cli::run(client).await,
             }
         });
@@ -49,20 +52,28 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
+    let nudge = Nudge::new();
+    tokio::spawn(give_at_each(signal(SignalKind::hangup())?, nudge.clone()));
     let server = Server::bind(&settings).await?;
-    server
-        .run(async move {
-            let stop = tokio::select! {
-                _ = terminate.recv() => Stop::Draining,
-                _ = interrupt.recv() => Stop::AtOnce,
-            };
-            // Whoever presses Ctrl-C again does not want to wait for open calls.
-            tokio::spawn(async move {
-                interrupt.recv().await;
-                tracing::warn!("interrupted again: exiting at once");
-                std::process::exit(1);
-            });
-            stop
-        })
-        .await
+    let stop = async move {
+        let stop = tokio::select! {
+            _ = terminate.recv() => Stop::Draining,
+            _ = interrupt.recv() => Stop::AtOnce,
+        };
+        // Whoever presses Ctrl-C again does not want to wait for open calls.
+        tokio::spawn(async move {
+            interrupt.recv().await;
+            tracing::warn!("interrupted again: exiting at once");
+            std::process::exit(1);
+        });
+        stop
+    };
+    server.run(nudge, stop).await
+}
+
+/// SIGHUP: what the service has from files is read again at once.
+async fn give_at_each(mut hangup: Signal, nudge: Nudge) {
+    while hangup.recv().await.is_some() {
+        nudge.give();
+    }
 }

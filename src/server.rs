@@ -11,7 +11,7 @@ mod tls;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use chrono::Utc;
 use tokio::{
     net::{TcpListener, TcpSocket, lookup_host},
@@ -39,7 +39,8 @@ use crate::{
     grpc::{self, deadline::InTime},
     http::{self, Readiness},
     ledger::Ledger,
-    policy::{self, Policy},
+    policy::PolicySource,
+    reload::Nudge,
     settings::{Settings, StoreChoice},
     store::{
         Store,
@@ -72,6 +73,7 @@ pub struct Server {
     http: Listener,
     ledger: Ledger,
     bounds: Bounds,
+    policy: PolicySource,
     call_timeout: Duration,
     drain_delay: Duration,
     grace_period: Duration,
@@ -84,13 +86,12 @@ impl Server {
     ///
     /// One clear sentence: what can't be read, used or bound.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
-        let policy = load_policy(settings)?;
+        let policy = open_policy(settings)?;
         let (store, store_name) = open_store(settings)?;
         let days = settings.usage_retention_days;
-        let organizations = policy.orgs().len();
         let bounds = settings.bounds.fitted_to_open_files();
         let ledger = Ledger::bounded(
-            Arc::new(policy),
+            policy.policy(),
             store,
             settings.on_store_failure,
             days,
@@ -113,20 +114,18 @@ impl Server {
             http,
             ledger,
             bounds,
+            policy,
             call_timeout: settings.call_timeout,
             drain_delay: settings.drain_delay,
             grace_period: settings.grace_period,
-        };
-        let policy_name = match &settings.policy {
-            Some(path) => path.display().to_string(),
-            None => policy::BUILTIN_NAME.to_owned(),
         };
         tracing::info!(
             listen = %server.grpc_addr()?,
             http_listen = %server.http_addr()?,
             store = %store_name,
-            policy = %policy_name,
-            organizations,
+            policy = %server.policy.name(),
+            policy_version = %server.policy.status().borrow().version,
+            organizations = server.policy.policy().orgs().len(),
             version = env!("CARGO_PKG_VERSION"),
             "tollgate serves tollgate.v1.QuotaService"
         );
@@ -163,17 +162,19 @@ impl Server {
         Ok(self.http.tcp.local_addr()?)
     }
 
-    /// Serves until `stop` says so, then ends cleanly within the grace period.
+    /// Serves until `stop` says so, then ends cleanly within the grace period. Whoever gives the nudge makes
+    /// it read its files again.
     ///
     /// # Errors
     ///
     /// A listener failed.
-    pub async fn run(self, stop: impl Future<Output = Stop>) -> anyhow::Result<()> {
+    pub async fn run(self, nudge: Nudge, stop: impl Future<Output = Stop>) -> anyhow::Result<()> {
         let Self {
             grpc,
             http,
             ledger,
             bounds,
+            policy,
             call_timeout,
             drain_delay,
             grace_period,
@@ -189,6 +190,16 @@ impl Server {
         let _watcher = AbortOnDropHandle::new(tokio::spawn({
             let ledger = ledger.clone();
             async move { ledger.watch_store().await }
+        }));
+        let _certificate_followers = [&grpc, &http].map(|listener| {
+            let certificates = listener.certificates.clone()?;
+            let following = tokio::spawn(certificates.follow(nudge.clone()));
+            Some(AbortOnDropHandle::new(following))
+        });
+        let policy_status = policy.status();
+        let _policy_follower = AbortOnDropHandle::new(tokio::spawn({
+            let ledger = ledger.clone();
+            policy.follow(nudge, move |policy| ledger.set_policy(policy))
         }));
         let following = follow_store(ledger.store_state(), reporter.clone(), ready.clone());
         let following = tokio::spawn(following);
@@ -209,7 +220,7 @@ impl Server {
             ));
         let services = InTime::new(services.routes().prepare(), call_timeout);
         let mut grpc_port = tokio::spawn(grpc.serve(services, end.clone()));
-        let router = http::router(ledger, call_timeout, is_ready);
+        let router = http::router(ledger, call_timeout, is_ready, policy_status);
         let mut http_port = tokio::spawn(http.serve(router, end.clone()));
 
         let stop = tokio::select! {
@@ -261,14 +272,12 @@ async fn end_of_calls(
     Ok(())
 }
 
-fn load_policy(settings: &Settings) -> anyhow::Result<Policy> {
-    let Some(path) = &settings.policy else {
-        return Ok(Policy::builtin());
-    };
-    let name = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("the policy {name} can't be read"))?;
-    Policy::parse(&name, &text).with_context(|| format!("the policy {name} is refused"))
+fn open_policy(settings: &Settings) -> anyhow::Result<PolicySource> {
+    let file = settings.policy.as_deref();
+    PolicySource::open(file).map_err(|refusal| {
+        let name = file.map(|file| file.display().to_string());
+        anyhow!("the policy {} {refusal}", name.unwrap_or_default())
+    })
 }
 
 fn open_store(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, String)> {

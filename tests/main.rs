@@ -15,6 +15,7 @@ mod property;
 mod python_client;
 mod queue;
 mod redis_faults;
+mod reload;
 mod replicas;
 mod server;
 mod simulation;

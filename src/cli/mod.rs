@@ -28,7 +28,8 @@ use crate::{
         self, GetQuotaRequest, ListUsageRequest, ListUsageResponse, ReleaseRequest, ReserveRequest,
         SettleRequest, quota_service_client::QuotaServiceClient,
     },
-    policy::Policy,
+    policy::{self, Policy, Refusal},
+    reload,
     settings::ServeArgs,
 };
 
@@ -56,6 +57,9 @@ pub enum Command {
     CheckPolicy {
         /// The policy file (TOML)
         file: PathBuf,
+        /// Tell what it changes in this one, such as the one in force
+        #[arg(long, value_name = "FILE")]
+        against: Option<PathBuf>,
     },
     /// Ask a running service.
     #[command(flatten)]
@@ -157,17 +161,39 @@ impl ValueEnum for Workload {
     }
 }
 
-/// Tells what a policy file holds.
+/// Tells what a policy file holds, or what it changes in another one.
 ///
 /// # Errors
 ///
-/// It can't be read, or has faults.
-pub fn check_policy(file: &Path) -> anyhow::Result<()> {
+/// One of them can't be read, or has faults.
+pub fn check_policy(file: &Path, against: Option<&Path>) -> anyhow::Result<()> {
+    let (name, policy) = (file.display(), read_policy(file)?);
+    let Some(other) = against else {
+        return say(&format!("{name} is valid\n{}", table::policy(&policy)));
+    };
+    let diff = read_policy(other)?.diff(&policy);
+    let other = other.display();
+    say(&match diff.kinds().as_slice() {
+        [] => format!("{name} is valid, and changes nothing in {other}"),
+        kinds => format!(
+            "{name} is valid, and changes in {other}\n{}",
+            table::changes(kinds)
+        ),
+    })
+}
+
+/// A pipe will do too, unlike for the service, which reads its file again and again.
+fn read_policy(file: &Path) -> anyhow::Result<Policy> {
     let name = file.display().to_string();
-    let text = fs::read_to_string(file).with_context(|| format!("{name} can't be read"))?;
-    let policy = Policy::parse(&name, &text)
-        .map_err(|faults| anyhow!("{}\n{faults}", table::counted(faults.faults.len(), "fault")))?;
-    say(&format!("{name} is valid\n{}", table::policy(&policy)))
+    let opened = fs::File::open(file).with_context(|| format!("{name} can't be read"))?;
+    let bytes =
+        reload::read_all(opened, policy::MOST_BYTES).map_err(|error| anyhow!("{name} {error}"))?;
+    policy::parse(&name, &bytes).map_err(|refusal| match refusal {
+        Refusal::Faulty(faults) => {
+            anyhow!("{}\n{faults}", table::counted(faults.faults.len(), "fault"))
+        }
+        other => anyhow!("{name} {other}"),
+    })
 }
 
 /// Asks the service, and prints its answer.

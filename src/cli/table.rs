@@ -170,6 +170,18 @@ pub(super) fn policy(policy: &Policy) -> String {
     format!("{facts}\n\n{tiers}\n\n{}", organizations(policy))
 }
 
+/// What another policy changes, kind by kind: its name, how many of it, and the first of them.
+pub(super) fn changes(kinds: &[(&'static str, usize, String)]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["WHAT", "CHANGES", ""]);
+    for (kind, count, first) in kinds {
+        let count = right(grouped(*count as u64));
+        table.add_row([Cell::new(kind), count, Cell::new(first)]);
+    }
+    table.trim_fmt()
+}
+
 fn tiers(policy: &Policy) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);

@@ -2,15 +2,23 @@
 //!
 //! Rules: docs/CONTRACT.md, "The programme" and the order of the billed reasons. [`Assessor`] is
 //! the one place that judges eligibility; whether an eligible request still fits, the store
-//! decides. `file.rs` reads and validates the policy file.
+//! decides. `file.rs` reads and validates the policy file, `watch.rs` follows it while the service runs.
 
+mod diff;
 mod file;
+mod taking;
+mod watch;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
+pub use self::{
+    diff::{Change, Diff, Grant, Listed, OrgChange},
+    taking::{MOST_BYTES, Refusal, Taken, Version, parse},
+    watch::{PolicySource, PolicyStatus},
+};
 use crate::{
     document::Faults,
     domain::{
@@ -21,6 +29,8 @@ use crate::{
 
 /// The name under which the built-in policy is reported.
 pub const BUILTIN_NAME: &str = "built-in";
+
+const BUILTIN_TEXT: &str = include_str!("builtin.toml");
 
 /// A validated policy. Look-ups cost the same with ten organizations and with 100,000.
 #[derive(Debug)]
@@ -98,7 +108,7 @@ impl Policy {
     /// Never: the text is part of the program, and a test reads it.
     #[must_use]
     pub fn builtin() -> Self {
-        Self::parse(BUILTIN_NAME, include_str!("builtin.toml"))
+        Self::parse(BUILTIN_NAME, BUILTIN_TEXT)
             .expect("the built-in policy is valid, as a test shows")
     }
 

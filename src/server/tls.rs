@@ -12,7 +12,12 @@ use rustls::{
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
-use crate::pem::{self, PemFault};
+use tokio::task::spawn_blocking;
+
+use crate::{
+    pem::{self, PemFault},
+    reload::{Nudge, Watch},
+};
 
 /// The section `[tls]` or `[http_tls]` of the settings. All files are PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +103,7 @@ impl Certificates {
     }
 
     /// Where they are read from.
-    pub(super) fn paths(&self) -> Vec<PathBuf> {
+    fn paths(&self) -> Vec<PathBuf> {
         let ListenerTls {
             cert_file,
             key_file,
@@ -110,9 +115,45 @@ impl Certificates {
         paths
     }
 
+    /// Reads the files again whenever they change. Has no end.
+    pub(super) async fn follow(self: Arc<Self>, nudge: Nudge) {
+        let mut watch = Watch::new(self.paths(), &nudge);
+        // What was refused last is told once.
+        let mut refused = None;
+        loop {
+            watch.changed().await;
+            let certificates = Arc::clone(&self);
+            let read = spawn_blocking(move || certificates.read_again()).await;
+            let Ok(read) = read else { return };
+            let section = self.files.names.section;
+            match read {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::info!(
+                        section,
+                        "new certificates are shown from the next connection on"
+                    );
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if refused.as_ref() != Some(&error) {
+                        tracing::error!(
+                            section,
+                            error,
+                            "certificates are refused: those of before are shown on"
+                        );
+                    }
+                    refused = Some(error);
+                    continue;
+                }
+            }
+            refused = None;
+        }
+    }
+
     /// Reads the files again. The next connections get what is in them; where it is no good, they get what
     /// the ones before got. Tells whether anything changed.
-    pub(super) fn read_again(&self) -> Result<bool, PemFault> {
+    fn read_again(&self) -> Result<bool, PemFault> {
         let bytes = self.files.read()?;
         if self.read.load().bytes == bytes {
             return Ok(false);

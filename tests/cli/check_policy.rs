@@ -97,3 +97,51 @@ fn a_missing_policy_is_an_error() {
     let said = "tollgate: /nowhere/policy.toml can't be read: ";
     assert!(ran.stderr.starts_with(said), "{ran:?}");
 }
+
+#[test]
+fn what_a_policy_changes_in_another_one_is_told_for_people() {
+    let builtin = concat!(env!("CARGO_MANIFEST_DIR"), "/src/policy/builtin.toml");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policy.toml");
+    let text = fs::read_to_string(builtin).unwrap();
+    let text = text.replace("[tiers.1]\nlarge = 250_000", "[tiers.1]\nlarge = 300_000");
+    let text = text.replace(
+        "tier = 3\ndata_sharing = \"all\"",
+        "tier = 4\ndata_sharing = \"off\"",
+    );
+    let more =
+        "[orgs.b]\ntier = 1\ndata_sharing = \"all\"\n[orgs.a]\ntier = 1\ndata_sharing = \"off\"\n";
+    fs::write(&file, text + more).unwrap();
+    let name = file.to_str().unwrap();
+    let narrow = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let told = |args: &[&str]| -> Vec<String> {
+        let ran = tollgate(&[&["check-policy"], args].concat());
+        assert_eq!(ran.stderr, "");
+        ran.good().lines().map(narrow).collect()
+    };
+    assert_eq!(
+        told(&[name, "--against", builtin]),
+        [
+            &format!("{name} is valid, and changes in {builtin}"),
+            "WHAT CHANGES",
+            "allowances 1 large of tier 1 250000 → 300000",
+            "organizations added 2 a, b",
+            "organizations changed 1 org-demo (tier 3 → 4, data_sharing all → off)",
+        ]
+    );
+    let same = format!("{name} is valid, and changes nothing in {name}");
+    assert_eq!(told(&[name, "--against", name]), [same]);
+
+    // The faults of either are told, each with its own file.
+    let bad = dir.path().join("bad.toml");
+    fs::write(&bad, "").unwrap();
+    let bad = bad.to_str().unwrap();
+    for args in [[bad, "--against", name], [name, "--against", bad]] {
+        let ran = tollgate(&[&["check-policy"], &args[..]].concat());
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
+        assert!(
+            ran.stderr.contains(&format!("\n{bad}:1: pools: ")),
+            "{ran:?}"
+        );
+    }
+}

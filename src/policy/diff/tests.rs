@@ -1,0 +1,131 @@
+use super::*;
+
+const BEFORE: &str = r#"
+[program]
+overflow = "keep_open"
+[pools.large]
+models = ["gpt-4o", "o1", "o3"]
+[pools.old]
+models = []
+[tiers.1]
+large = 250
+old = 1
+[tiers.2]
+large = 500
+old = 1
+[orgs.a]
+tier = 1
+data_sharing = "all"
+[orgs.b]
+tier = 1
+data_sharing = "selected"
+projects = ["p", "q"]
+[orgs.c]
+tier = 2
+data_sharing = "off"
+[orgs.gone]
+tier = 2
+data_sharing = "off"
+"#;
+
+const AFTER: &str = r#"
+[program]
+overflow = "close_until_reset"
+covered_workloads = ["inference", "evaluation"]
+ends_on = "2027-01-31"
+[pools.large]
+models = ["gpt-4o", "gpt-5"]
+[pools.mini]
+models = ["o1"]
+[tiers.1]
+large = 300
+mini = 9
+[tiers.2]
+large = 500
+mini = 9
+[orgs.a]
+tier = 1
+data_sharing = "selected"
+projects = ["x"]
+enterprise = true
+[orgs.b]
+tier = 1
+data_sharing = "selected"
+projects = ["q", "r"]
+[orgs.c]
+tier = 1
+data_sharing = "off"
+zero_data_retention = true
+[orgs.new]
+tier = 2
+data_sharing = "all"
+"#;
+
+fn policy(text: &str) -> Policy {
+    Policy::parse("p.toml", text).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+fn told(before: &str, after: &str) -> Vec<String> {
+    let kinds = policy(before).diff(&policy(after)).kinds();
+    let told = kinds.into_iter();
+    told.map(|(kind, count, first)| format!("{count} {kind}: {first}"))
+        .collect()
+}
+
+#[test]
+fn all_that_another_policy_changes_is_told_with_old_and_new() {
+    assert_eq!(
+        told(BEFORE, AFTER),
+        [
+            "3 program: overflow keep_open → close_until_reset, covered_workloads inference → \
+             evaluation+inference, ends_on none → 2027-01-31",
+            "1 pools added: mini",
+            "1 pools removed: old",
+            "3 models: gpt-5 none → large, o1 large → mini, o3 large → none",
+            "5 allowances: large of tier 1 250 → 300, mini of tier 1 none → 9, old of tier 1 1 → \
+             none, mini of tier 2 none → 9, old of tier 2 1 → none",
+            "1 organizations added: new",
+            "1 organizations removed: gone",
+            "3 organizations changed: c (tier 2 → 1, zero_data_retention false → true), \
+             a (data_sharing all → selected, enterprise false → true, projects added: x), \
+             b (projects added: r, projects removed: p)",
+        ]
+    );
+    assert_eq!(policy(BEFORE).diff(&policy(AFTER)).tier_changes, 1);
+}
+
+#[test]
+fn another_text_of_the_same_policy_changes_nothing() {
+    let text = format!(
+        "# Another comment\n{}",
+        BEFORE.replace("\"p\", \"q\"", "\"q\", \"p\"")
+    );
+    assert_eq!(told(BEFORE, &text), [""; 0]);
+}
+
+#[test]
+fn of_many_organizations_the_first_are_named_and_all_are_counted() {
+    let mut text = BEFORE.to_owned();
+    for org in 0..1_000 {
+        text += &format!("[orgs.org-{org:03}]\ntier = 1\ndata_sharing = \"off\"\n");
+    }
+    let names: Vec<String> = (0..20).map(|org| format!("org-{org:03}")).collect();
+    let list = format!("{} and 980 more", names.join(", "));
+    assert_eq!(
+        told(BEFORE, &text),
+        [format!("1000 organizations added: {list}")]
+    );
+    assert_eq!(
+        told(&text, BEFORE),
+        [format!("1000 organizations removed: {list}")]
+    );
+    let raised = text.replace(
+        "tier = 1\ndata_sharing = \"off\"",
+        "tier = 2\ndata_sharing = \"off\"",
+    );
+    let diff = policy(&text).diff(&policy(&raised));
+    let changed = &diff.orgs_changed;
+    assert_eq!((changed.count, diff.tier_changes), (1_000, 1_000));
+    assert_eq!(changed.first.len(), MOST_NAMED);
+    assert_eq!(changed.first[0].to_string(), "org-000 (tier 1 → 2)");
+}

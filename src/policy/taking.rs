@@ -1,0 +1,150 @@
+//! From a policy's file to a policy that is taken, or to why it is refused.
+
+use std::{fmt, path::Path, str, sync::Arc};
+
+use super::{BUILTIN_TEXT, Policy};
+use crate::{
+    document::{Fault, Faults},
+    reload::{self, ReadError},
+};
+
+/// The largest policy file that is read: some million organizations.
+pub const MOST_BYTES: u64 = 64 << 20;
+
+/// How many faults of a file are told.
+const MOST_TOLD: usize = 100;
+
+/// A policy, and which text it was read from.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// Of its text.
+    pub version: Version,
+}
+
+/// Which text a policy was read from: its SHA-256. Displays as its first 12 hexadecimal digits, as
+/// `sha256sum` begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version([u8; 32]);
+
+/// Why a policy file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It can't be read.
+    #[error(transparent)]
+    Unreadable(#[from] ReadError),
+    /// It has faults.
+    #[error("is refused: {}", told(.0))]
+    Faulty(Faults),
+    /// The reader failed. That is a defect, and the policy in force stays all the same.
+    #[error("is refused: the reader failed: {0}")]
+    Defect(String),
+}
+
+impl Taken {
+    /// The built-in policy.
+    #[must_use]
+    pub fn builtin() -> Self {
+        Self {
+            policy: Arc::new(Policy::builtin()),
+            version: Version::of(BUILTIN_TEXT.as_bytes()),
+        }
+    }
+
+    /// Reads a policy file. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// It can't be read, is no regular file, is larger than [`MOST_BYTES`], or has faults.
+    pub fn read(file: &Path) -> Result<Self, Refusal> {
+        let bytes = reload::read(file, MOST_BYTES)?;
+        Ok(Self {
+            policy: Arc::new(parse(&file.display().to_string(), &bytes)?),
+            version: Version::of(&bytes),
+        })
+    }
+}
+
+impl Version {
+    const SHOWN_BYTES: usize = 6;
+
+    /// Of a policy's text.
+    #[must_use]
+    pub fn of(text: &[u8]) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, text);
+        let digest = digest.as_ref().try_into();
+        Self(digest.expect("a SHA-256 has 32 bytes"))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.0[..Self::SHOWN_BYTES].iter();
+        shown.try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Reads a policy file's bytes; `file` names it in faults.
+///
+/// # Errors
+///
+/// Every fault in it. What is no UTF-8 is one.
+pub fn parse(file: &str, bytes: &[u8]) -> Result<Policy, Refusal> {
+    let text = str::from_utf8(bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        Refusal::Faulty(Faults {
+            file: file.to_owned(),
+            faults: vec![Fault {
+                line,
+                key: String::new(),
+                message: "is not UTF-8".to_owned(),
+            }],
+        })
+    })?;
+    Policy::parse(file, text).map_err(Refusal::Faulty)
+}
+
+/// The faults, one a line, and of very many the first.
+fn told(faults: &Faults) -> String {
+    let all = faults.faults.len();
+    let first = Faults {
+        file: faults.file.clone(),
+        faults: faults.faults.iter().take(MOST_TOLD).cloned().collect(),
+    };
+    match all.saturating_sub(MOST_TOLD) {
+        0 => first.to_string(),
+        more => format!("{first}\nand {more} faults more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_how_the_sha_256_of_the_text_begins() {
+        assert_eq!(Version::of(b"abc").to_string(), "ba7816bf8f01");
+        assert_eq!(
+            Taken::builtin().version,
+            Version::of(BUILTIN_TEXT.as_bytes())
+        );
+    }
+
+    #[test]
+    fn a_text_that_is_no_utf_8_is_refused_with_its_line() {
+        let refusal = parse("p.toml", b"a = 1\n\n\xff\n").expect_err("refused");
+        assert_eq!(refusal.to_string(), "is refused: p.toml:3: is not UTF-8");
+    }
+
+    #[test]
+    fn of_very_many_faults_the_first_are_told_and_all_are_counted() {
+        let text: String = (0..1_000).map(|at| format!("key{at} = 1\n")).collect();
+        let refusal = parse("p.toml", text.as_bytes()).expect_err("refused");
+        let told = refusal.to_string();
+        // Besides the unknown keys, `pools` and `tiers` are missing, on the first line.
+        assert_eq!(told.lines().count(), MOST_TOLD + 1);
+        assert!(told.ends_with("\nand 902 faults more"), "{told}");
+    }
+}

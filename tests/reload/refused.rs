@@ -1,0 +1,132 @@
+//! A file that can't be taken whole is not taken at all, and the service goes on by the last good one.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::symlink,
+    path::Path,
+};
+
+use nix::{sys::stat::Mode, unistd::mkfifo};
+
+use super::{Followed, NOT_TAKEN, TAKEN, policy};
+use crate::{
+    server::http_get,
+    support::calls::{reserve, said},
+};
+
+/// How a file is spoilt, and what is said of it then.
+type Spoilt = (fn(&Path), &'static [&'static str]);
+
+const TOO_LARGE: &str = "can't be read: it is larger than 64 MiB";
+const NO_FILE: &str = "can't be read: it is no regular file";
+
+/// Ways in which a file is none that can be taken.
+const SPOILT: [Spoilt; 11] = [
+    (
+        |file| {
+            let text = policy(7)
+                .replace("keep_open", "maybe")
+                .replace("tier = 1", "tier = 9");
+            fs::write(file, text).unwrap();
+        },
+        &[
+            "policy.toml:3: program.overflow: \"maybe\" is neither",
+            "policy.toml:12: orgs.acme.tier: is 9",
+            "policy.toml:15: orgs.other.tier: is 9",
+        ],
+    ),
+    (
+        |file| fs::write(file, policy(7).split_once("-mini").unwrap().0).unwrap(),
+        &["policy.toml:7: unclosed array"],
+    ),
+    (
+        |file| fs::write(file, "").unwrap(),
+        &["policy.toml:1: pools: is missing"],
+    ),
+    (
+        |file| fs::write(file, b"\n\xff").unwrap(),
+        &["policy.toml:2: is not UTF-8"],
+    ),
+    (|_| {}, &["can't be read: No such file"]),
+    (
+        |file| symlink("nowhere", file).unwrap(),
+        &["can't be read: No such file"],
+    ),
+    (
+        |file| symlink("policy.toml", file).unwrap(),
+        &["can't be read: Too many levels"],
+    ),
+    (|file| fs::create_dir(file).unwrap(), &[NO_FILE]),
+    (|file| symlink("/dev/zero", file).unwrap(), &[NO_FILE]),
+    (|file| mkfifo(file, Mode::S_IRWXU).unwrap(), &[NO_FILE]),
+    (
+        |file| File::create(file).unwrap().set_len(200 << 20).unwrap(),
+        &[TOO_LARGE],
+    ),
+];
+
+fn clear(file: &Path) {
+    match fs::symlink_metadata(file) {
+        Ok(there) if there.is_dir() => fs::remove_dir(file).unwrap(),
+        Ok(_) => fs::remove_file(file).unwrap(),
+        Err(_) => {}
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_cant_be_taken_is_refused_with_why_and_the_last_good_one_stays() {
+    let followed = Followed::start();
+    let file = followed.file();
+    for (at, (spoil, wanted)) in SPOILT.into_iter().enumerate() {
+        let large = 2_000 + at as u64;
+        clear(&file);
+        followed.write(&policy(large));
+        followed.grants(large).await;
+        let refusals = followed.logged(NOT_TAKEN).len();
+        clear(&file);
+        spoil(&file);
+        let line = followed.waits_for(NOT_TAKEN, refusals + 1).await;
+        assert_eq!(line["level"], "ERROR");
+        let error = line["error"].as_str().unwrap();
+        for wanted in wanted {
+            assert!(error.contains(wanted), "{wanted:?} is not in {error:?}");
+        }
+        assert_eq!(said(&reserve(&followed.client, 1, "").await), "FREE");
+        assert_eq!(followed.grants(large).await.as_secs(), 0);
+        let (head, body) = http_get(&followed.tollgate.http_addr, "/readyz");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        let mut lines = body.lines();
+        assert_eq!(lines.next(), Some("ok"), "{body}");
+        let told = lines.next().unwrap();
+        assert!(
+            told.starts_with("policy: the file was refused at 20"),
+            "{body}"
+        );
+        assert!(told.ends_with(" stays"), "{body}");
+    }
+    let rss = followed.tollgate.memory();
+    assert!(rss < 150 << 20, "{rss}: something enormous was read");
+}
+
+#[tokio::test]
+async fn a_refused_file_is_told_once_until_it_is_another_or_good_again() {
+    let followed = Followed::start();
+    let bad = policy(7).replace("keep_open", "maybe");
+    followed.write(&bad);
+    followed.waits_for(NOT_TAKEN, 1).await;
+    followed.write(&bad);
+    followed.tollgate.signal(nix::sys::signal::Signal::SIGHUP);
+    let again = "asked to read the policy file again: it is what was refused before";
+    followed.waits_for(again, 1).await;
+    followed.write(&policy(1_000));
+    followed
+        .waits_for("the policy file is the one in force again", 1)
+        .await;
+    let (_, body) = http_get(&followed.tollgate.http_addr, "/readyz");
+    assert_eq!(body, "ok\n");
+    assert_eq!(followed.logged(NOT_TAKEN).len(), 1);
+    assert_eq!(followed.logged(TAKEN).len(), 0);
+    // What was refused before is refused again.
+    followed.write(&bad);
+    followed.waits_for(NOT_TAKEN, 2).await;
+}
