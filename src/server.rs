@@ -20,6 +20,7 @@ use crate::{
     grpc,
     http::{self, Readiness},
     ledger::{Ledger, StoreState},
+    metrics::Metrics,
     policy::{self, Policy},
     settings::{Settings, StoreChoice},
     store::{
@@ -28,6 +29,7 @@ use crate::{
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },
+    traces::Traces,
 };
 
 /// The health name that is SERVING while the process runs.
@@ -50,6 +52,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// that never spoke, one whose other end is gone, one with a reflection stream held open.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long the last traces may take to be sent, where the grace period leaves so much.
+const LAST_TRACES: Duration = Duration::from_secs(3);
+
 /// A listener that serves, in a task of its own.
 type Listener = JoinHandle<anyhow::Result<()>>;
 
@@ -67,6 +72,8 @@ pub struct Server {
     grpc: TcpListener,
     http: TcpListener,
     ledger: Ledger,
+    metrics: Metrics,
+    traces: Option<Traces>,
     call_timeout: Duration,
     drain_delay: Duration,
     grace_period: Duration,
@@ -79,17 +86,26 @@ impl Server {
     ///
     /// One clear sentence: what can't be read, used or bound.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
-        let policy = load_policy(settings)?;
+        let (policy, version) = load_policy(settings)?;
         let (store, store_name) = open_store(settings)?;
         let days = settings.usage_retention_days;
         let organizations = policy.orgs().len();
-        let ledger = Ledger::new(Arc::new(policy), store, settings.on_store_failure, days);
+        let metrics = Metrics::new();
+        let program = &policy.program().name;
+        metrics.policy_loaded(program, &version, organizations, Utc::now());
+        let ledger = Ledger::new(Arc::new(policy), store, settings.on_store_failure, days)
+            .with_metrics(metrics.clone());
+        let traces = settings.otlp_endpoint.as_ref();
+        let traces = traces.map(|endpoint| Traces::to(endpoint, settings.trace_ratio));
+        let traces = traces.transpose().context("otlp_endpoint")?;
         let grpc = bind("listen", &settings.listen).await?;
         let http = bind("http_listen", &settings.http_listen).await?;
         let server = Self {
             grpc,
             http,
             ledger,
+            metrics,
+            traces,
             call_timeout: settings.call_timeout,
             drain_delay: settings.drain_delay,
             grace_period: settings.grace_period,
@@ -150,6 +166,8 @@ impl Server {
             grpc,
             http,
             ledger,
+            metrics,
+            traces,
             call_timeout,
             drain_delay,
             grace_period,
@@ -187,11 +205,13 @@ impl Server {
                 call_timeout,
                 open_calls.clone(),
                 end.clone(),
+                metrics.clone(),
+                traces.clone(),
             ))
             .serve_with_incoming_shutdown(incoming, end.clone().cancelled_owned());
         let mut grpc_server: Listener =
             tokio::spawn(async move { grpc_server.await.context("the gRPC listener failed") });
-        let router = http::router(ledger, call_timeout, is_ready);
+        let router = http::router(ledger, call_timeout, is_ready, metrics);
         let end_of_http = end.clone().cancelled_owned();
         let mut http_server: Listener = tokio::spawn(async move {
             let server = axum::serve(http, router).with_graceful_shutdown(end_of_http);
@@ -219,6 +239,10 @@ impl Server {
             reporter.clear_service_status(name).await;
         }
         end_of_calls(grpc_server, http_server, open_calls, deadline).await?;
+        if let Some(traces) = traces {
+            let left = deadline.saturating_duration_since(Instant::now());
+            traces.end(left.min(LAST_TRACES)).await;
+        }
         tracing::info!("stopped");
         Ok(())
     }
@@ -247,14 +271,24 @@ async fn end_of_calls(
     Ok(())
 }
 
-fn load_policy(settings: &Settings) -> anyhow::Result<Policy> {
+/// The policy, and its version.
+fn load_policy(settings: &Settings) -> anyhow::Result<(Policy, String)> {
     let Some(path) = &settings.policy else {
-        return Ok(Policy::builtin());
+        return Ok((Policy::builtin(), policy::BUILTIN_NAME.to_owned()));
     };
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("the policy {name} can't be read"))?;
-    Policy::parse(&name, &text).with_context(|| format!("the policy {name} is refused"))
+    let policy = Policy::parse(&name, &text);
+    let policy = policy.with_context(|| format!("the policy {name} is refused"))?;
+    Ok((policy, version_of(&text)))
+}
+
+/// What a policy's text is known by: replicas with the same text have the same version.
+fn version_of(text: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let digits = digest.as_ref().iter().take(6);
+    digits.map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn open_store(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, String)> {

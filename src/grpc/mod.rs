@@ -6,6 +6,7 @@
 pub mod codec;
 mod convert;
 mod deadline;
+mod observed;
 mod page_token;
 pub mod quota;
 mod stream;

@@ -1,13 +1,22 @@
-//! The HTTP port: probes for whoever can't speak gRPC, and the dashboard.
+//! The HTTP port: probes for whoever can't speak gRPC, metrics, and the dashboard.
 
 mod dashboard;
 
 use std::time::Duration;
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
 use tokio::sync::watch;
 
-use crate::ledger::Ledger;
+use crate::{
+    ledger::{Ledger, StoreState},
+    metrics::{self, Metrics, Readings},
+};
 
 /// Whether the service would decide.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,10 +29,17 @@ pub enum Readiness {
 
 /// What is served. `ready` follows the store and the shutdown, as gRPC health does; `call_timeout` is how
 /// long the page waits for the store.
-pub fn router(ledger: Ledger, call_timeout: Duration, ready: watch::Receiver<Readiness>) -> Router {
+pub fn router(
+    ledger: Ledger,
+    call_timeout: Duration,
+    ready: watch::Receiver<Readiness>,
+    metrics: Metrics,
+) -> Router {
+    let to_be_scraped = (ready.clone(), ledger.clone(), metrics);
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz).with_state((ready, ledger.clone())))
+        .route("/metrics", get(scrape).with_state(to_be_scraped))
         .merge(dashboard::router(ledger, call_timeout))
 }
 
@@ -37,5 +53,23 @@ async fn readyz(
             (StatusCode::OK, told)
         }
         (Readiness::NotReady(why), _) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+async fn scrape(
+    State((ready, ledger, metrics)): State<(watch::Receiver<Readiness>, Ledger, Metrics)>,
+) -> Response {
+    let (waiting, store_calls) = ledger.load();
+    let readings = Readings {
+        ready: *ready.borrow() == Readiness::Ready,
+        store_up: *ledger.store_state().borrow() == StoreState::Up,
+        store_losses: ledger.losses(),
+        store_calls,
+        waiting,
+    };
+    // It reads files of the kernel, some of which grow with the connections.
+    match tokio::task::spawn_blocking(move || metrics.text(readings)).await {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
