@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+    sync::atomic::{AtomicI64, Ordering},
     time::Duration,
 };
 
@@ -11,6 +11,8 @@ use prometheus_client::{
     encoding::{EncodeMetric, MetricEncoder, NoLabelSet},
     metrics::{MetricType, exemplar::Exemplar},
 };
+
+use super::cells::Cells;
 
 /// A series' labels.
 pub(super) type Labels = Vec<(&'static str, &'static str)>;
@@ -20,14 +22,8 @@ const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;
 /// The counters of one name.
 #[derive(Debug)]
 pub(super) struct Counters {
-    series: Box<[Series]>,
-}
-
-#[derive(Debug)]
-struct Series {
-    labels: Labels,
-    shown: Shown,
-    count: AtomicU64,
+    series: Box<[(Labels, Shown)]>,
+    counts: Cells,
 }
 
 /// When a series is there to be read.
@@ -43,14 +39,9 @@ pub(super) enum Shown {
 
 impl Counters {
     pub(super) fn new(series: impl IntoIterator<Item = (Labels, Shown)>) -> Self {
-        let series = series.into_iter().map(|(labels, shown)| Series {
-            labels,
-            shown,
-            count: AtomicU64::new(0),
-        });
-        Self {
-            series: series.collect(),
-        }
+        let series: Box<[_]> = series.into_iter().collect();
+        let counts = Cells::new(series.len());
+        Self { series, counts }
     }
 
     /// One series for each value of one label.
@@ -60,21 +51,21 @@ impl Counters {
     }
 
     pub(super) fn add(&self, place: usize, count: u64) {
-        self.series[place].count.fetch_add(count, Ordering::Relaxed);
+        self.counts.add(place, count);
     }
 }
 
 impl EncodeMetric for Counters {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        for series in &self.series {
-            let count = series.count.load(Ordering::Relaxed);
-            let shown = match series.shown {
+        for (place, (labels, shown)) in self.series.iter().enumerate() {
+            let count = self.counts.sum(place);
+            let shown = match shown {
                 Shown::Always => true,
                 Shown::OnceCounted => count > 0,
                 Shown::Never => false,
             };
             if shown {
-                let mut encoder = encoder.encode_family(&series.labels)?;
+                let mut encoder = encoder.encode_family(labels)?;
                 encoder.encode_counter(&count, NO_EXEMPLAR)?;
             }
         }
@@ -122,17 +113,13 @@ impl EncodeMetric for Gauges {
 /// Histograms of one name, with the same buckets.
 #[derive(Debug)]
 pub(super) struct Histograms {
-    series: Box<[(Labels, Histogram)]>,
+    series: Box<[Labels]>,
+    /// The upper bounds of the buckets; one more is above them all.
+    bounds: Box<[u64]>,
+    /// Of each series: how many are in each bucket, and the sum of their values.
+    counts: Cells,
     /// How many of what is counted make one of what is told: nanoseconds are told in seconds.
     per_unit: f64,
-}
-
-#[derive(Debug)]
-struct Histogram {
-    /// The upper bounds, and how many were at most that, and above the one before.
-    buckets: Box<[(u64, AtomicU64)]>,
-    above: AtomicU64,
-    sum: AtomicU64,
 }
 
 impl Histograms {
@@ -151,14 +138,11 @@ impl Histograms {
     }
 
     fn new(series: impl IntoIterator<Item = Labels>, bounds: &[u64], per_unit: f64) -> Self {
-        let histogram = || Histogram {
-            buckets: bounds.iter().map(|it| (*it, AtomicU64::new(0))).collect(),
-            above: AtomicU64::new(0),
-            sum: AtomicU64::new(0),
-        };
-        let series = series.into_iter().map(|labels| (labels, histogram()));
+        let series: Box<[_]> = series.into_iter().collect();
         Self {
-            series: series.collect(),
+            counts: Cells::new(series.len() * (bounds.len() + 2)),
+            series,
+            bounds: bounds.into(),
             per_unit,
         }
     }
@@ -170,28 +154,28 @@ impl Histograms {
     }
 
     pub(super) fn observe(&self, place: usize, value: u64, times: u64) {
-        let histogram = &self.series[place].1;
-        let bucket = histogram.buckets.iter().find(|(most, _)| value <= *most);
-        let bucket = bucket.map_or(&histogram.above, |(_, count)| count);
-        bucket.fetch_add(times, Ordering::Relaxed);
-        let sum = value.saturating_mul(times);
-        histogram.sum.fetch_add(sum, Ordering::Relaxed);
+        let (first, above) = (place * (self.bounds.len() + 2), self.bounds.len());
+        let bucket = self.bounds.iter().position(|most| value <= *most);
+        self.counts.add(first + bucket.unwrap_or(above), times);
+        self.counts
+            .add(first + above + 1, value.saturating_mul(times));
     }
 }
 
 impl EncodeMetric for Histograms {
     #[allow(clippy::cast_precision_loss)]
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        for (labels, histogram) in &self.series {
-            let told = |value: u64| value as f64 / self.per_unit;
-            let buckets = histogram.buckets.iter();
-            let buckets = buckets.map(|(most, count)| (told(*most), count));
-            let buckets = buckets.chain([(f64::INFINITY, &histogram.above)]);
-            let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-            let buckets: Vec<_> = buckets.map(|(most, count)| (most, read(count))).collect();
+        let told = |value: u64| value as f64 / self.per_unit;
+        let above = self.bounds.len();
+        for (place, labels) in self.series.iter().enumerate() {
+            let first = place * (above + 2);
+            let bounds = self.bounds.iter().map(|most| told(*most));
+            let bounds = bounds.chain([f64::INFINITY]).enumerate();
+            let buckets = bounds.map(|(at, most)| (most, self.counts.sum(first + at)));
+            let buckets: Vec<_> = buckets.collect();
             // From what was just read, so that the last bucket never contradicts it.
             let count = buckets.iter().map(|(_, count)| count).sum();
-            let sum = told(read(&histogram.sum));
+            let sum = told(self.counts.sum(first + above + 1));
             if labels.is_empty() {
                 encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
             } else {

@@ -7,6 +7,7 @@
 //! No organization, project, model or id that a caller sends is ever a label: [`labels`] has the values that
 //! there are, and the names of pools are those of the policy.
 
+mod cells;
 mod counters;
 mod labels;
 mod pools;
@@ -142,7 +143,7 @@ impl Metrics {
                 &REQUEST_BUCKETS,
             ),
             open_streams: AtomicI64::new(0),
-            tokens: PoolTokens::default(),
+            tokens: PoolTokens::new(),
             reservations: Counters::by("transition", Transition::ALL.iter().map(|it| it.name())),
             store_calls: Histograms::of_durations(outcomes, &REQUEST_BUCKETS),
             batches: Histograms::of_numbers(&BATCH_BUCKETS),

@@ -1,13 +1,7 @@
 //! Tokens by pool. The names are the policy's, so there are few; a pool that leaves keeps its last values,
 //! since a counter that vanished would be taken for one that began anew.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 use prometheus_client::{
@@ -15,27 +9,36 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
-use super::labels::Tokens;
+use super::{cells::Cells, labels::Tokens};
 use crate::domain::PoolName;
 
 /// What became of tokens, by pool.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PoolTokens {
     pools: ArcSwap<Vec<Arc<Pool>>>,
     /// Of requests that were in no pool that a policy of this process had.
-    others: Counts,
+    others: Cells,
 }
 
 #[derive(Debug)]
 struct Pool {
     name: PoolName,
-    counts: Counts,
+    counts: Cells,
 }
 
-#[derive(Debug, Default)]
-struct Counts([AtomicU64; Tokens::ALL.len()]);
+fn none() -> Cells {
+    Cells::new(Tokens::ALL.len())
+}
 
 impl PoolTokens {
+    /// No pool is known yet.
+    pub(super) fn new() -> Self {
+        Self {
+            pools: ArcSwap::default(),
+            others: none(),
+        }
+    }
+
     /// Adds the pools that are new. Only this puts a name into a label.
     pub(super) fn know(&self, names: &[PoolName]) {
         self.pools.rcu(|known| {
@@ -44,7 +47,7 @@ impl PoolTokens {
                 if !pools.iter().any(|pool| pool.name == *name) {
                     pools.push(Arc::new(Pool {
                         name: name.clone(),
-                        counts: Counts::default(),
+                        counts: none(),
                     }));
                 }
             }
@@ -56,7 +59,7 @@ impl PoolTokens {
         let pools = self.pools.load();
         let pool = name.and_then(|name| pools.iter().find(|pool| pool.name == *name));
         let counts = pool.map_or(&self.others, |pool| &pool.counts);
-        counts.0[kind.place()].fetch_add(tokens, Ordering::Relaxed);
+        counts.add(kind.place(), tokens);
     }
 }
 
@@ -67,7 +70,7 @@ impl EncodeMetric for PoolTokens {
         for (name, counts) in named.chain([("", &self.others)]) {
             for kind in Tokens::ALL {
                 let labels = [("pool", name), ("kind", kind.name())];
-                let count = counts.0[kind.place()].load(Ordering::Relaxed);
+                let count = counts.sum(kind.place());
                 let mut encoder = encoder.encode_family(&labels)?;
                 encoder.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
             }

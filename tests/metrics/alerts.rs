@@ -234,7 +234,8 @@ async fn every_metric_and_label_that_is_asked_for_is_told() {
             assert!(names.contains(&name), "{name} is not told");
         }
         for (key, value) in selected(asked) {
-            let elsewhere = key == "job" || UNFORESEEN.contains(&value.as_str());
+            let elsewhere = ["job", "namespace"].contains(&key.as_str())
+                || UNFORESEEN.contains(&value.as_str());
             let label = format!("{key}=\"{value}\"");
             assert!(elsewhere || scraped.contains(&label), "{label} is not told");
         }
