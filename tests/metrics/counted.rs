@@ -1,15 +1,16 @@
 //! Each call is counted as what it was, once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
+use tokio::sync::oneshot;
 use tollgate::grpc::proto::{
     GetQuotaRequest, ListUsageRequest, ReleaseRequest, ReserveRequest, SettleRequest,
 };
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{scrape, sum, wait_for};
+use super::{PATIENCE, scrape, sum, wait_for};
 use crate::{
     server::http_get,
     support::{
@@ -111,8 +112,13 @@ async fn what_no_method_sees_is_counted_too() {
 async fn each_request_of_a_stream_is_one() {
     let (tollgate, mut client, _policy) = start(&MEMORY).await;
     let requests = stream::iter([ask(600, "a"), ask(600, ""), ask(0, ""), ask(400, "")]);
-    let held = requests.chain(stream::pending());
-    let mut answers = client.reserve_stream(held).await.unwrap().into_inner();
+    let (go_on, end) = oneshot::channel::<()>();
+    let last = stream::once(async move {
+        let _ = end.await;
+        ask(1, "")
+    });
+    let answers = client.reserve_stream(requests.chain(last)).await;
+    let mut answers = answers.unwrap().into_inner();
     for _ in 0..4 {
         answers.next().await.unwrap().unwrap();
     }
@@ -131,7 +137,8 @@ async fn each_request_of_a_stream_is_one() {
     let durations = "tollgate_request_duration_seconds_count";
     assert_eq!(sum(&text, durations, &[r#""ReserveStream""#]), 4.0);
     assert_eq!(sum(&text, "tollgate_open_streams", &[]), 1.0);
-    drop(answers);
+    go_on.send(()).unwrap();
+    assert_eq!(answers.count().await, 1);
     wait_for(&tollgate, "tollgate_open_streams", &[], 0.0).await;
 }
 
@@ -247,7 +254,11 @@ async fn the_policy_and_the_process_are_told() {
     assert_eq!(sum(&text, "tollgate_build_info", &[&build]), 1.0);
     let memory = sum(&text, "process_resident_memory_bytes", &[]);
     assert!(memory > 1e6 && memory < 1e9, "{memory}");
-    assert!(sum(&text, "process_cpu_seconds_total", &[]) > 0.0);
+    // The kernel counts it in hundredths of a second; to be asked takes some, too.
+    let patience = Instant::now() + PATIENCE;
+    while sum(&scrape(&tollgate), "process_cpu_seconds_total", &[]) == 0.0 {
+        assert!(Instant::now() < patience);
+    }
     assert!(sum(&text, "process_threads", &[]) >= 2.0);
     let (open, most) = ("process_open_fds", "process_max_fds");
     assert!(sum(&text, open, &[]) > 3.0 && sum(&text, most, &[]) > sum(&text, open, &[]));

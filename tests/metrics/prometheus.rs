@@ -2,6 +2,8 @@
 
 use std::{
     fs::{self, File},
+    io::{Read as _, Write as _},
+    net::TcpStream,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -11,14 +13,11 @@ use tempfile::TempDir;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{PATIENCE, scrape};
-use crate::{
-    server::http_get,
-    support::{
-        calls::{ask, policy_file},
-        free_port,
-        tollgate::Tollgate,
-        tools::{run, tool},
-    },
+use crate::support::{
+    calls::{ask, policy_file},
+    free_port,
+    tollgate::Tollgate,
+    tools::{run, tool},
 };
 
 /// A Prometheus of the test's own, which scrapes one service as the job `tollgate`.
@@ -73,8 +72,8 @@ impl Prometheus {
     }
 
     fn api(&self, path: &str) -> Value {
-        let (head, body) = http_get(&self.addr, path);
-        assert!(head.starts_with("HTTP/1.1 200 "), "{head}\n{body}");
+        let (head, body) = get(&self.addr, path);
+        assert!(head.starts_with("HTTP/1.0 200 "), "{head}\n{body}");
         serde_json::from_str(&body).unwrap()
     }
 
@@ -100,6 +99,17 @@ impl Prometheus {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// A GET in the form that has an answer of one piece.
+fn get(addr: &str, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
 }
 
 impl Drop for Prometheus {

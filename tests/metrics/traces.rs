@@ -203,7 +203,8 @@ async fn what_fails_and_what_streams_has_one_span() {
     }
 }
 
-#[tokio::test]
+// The collector answers while this waits for the service's end.
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_decides_whether_it_is_traced_and_the_ratio_for_those_without_a_trace() {
     for (settings, spans) in [("", 1), ("trace_ratio = 1.0\n", 2)] {
         let (collector, endpoint) = Collector::start().await;
