@@ -289,6 +289,20 @@ impl<'d> Entry<'d> {
         number
     }
 
+    /// A share, 0 to 1.
+    #[must_use]
+    pub fn share(&self) -> Option<f64> {
+        let number = self.value.as_float().map(|it| it.as_str());
+        let number = number.or_else(|| self.value.as_integer().map(|it| it.as_str()));
+        let digits = self.expect("a number from 0 to 1", number)?;
+        let share = digits.replace('_', "").parse::<f64>().ok();
+        let share = share.filter(|share| (0.0..=1.0).contains(share));
+        if share.is_none() {
+            self.fault(format!("is {digits}, allowed are 0 to 1"));
+        }
+        share
+    }
+
     /// A list of strings: those of its entries that are. Each other one is reported as a fault.
     #[must_use]
     pub fn texts(&self) -> Option<Vec<(&'d str, Entry<'d>)>> {
@@ -353,61 +367,4 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn faults(text: &str, walk: impl FnOnce(&Section<'_>)) -> String {
-        read("x.toml", text, |root| {
-            walk(root);
-            Some(())
-        })
-        .expect_err("faults")
-        .to_string()
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
-        let text = "[a]\nlisten = 1\nlisten_htpt = 2\n";
-        let said = faults(text, |root| {
-            if let Some(a) = root.section("a") {
-                a.only(&["listen", "listen_http"]);
-            }
-        });
-        assert_eq!(
-            said,
-            "x.toml:3: a.listen_htpt: unknown key; the nearest known one is \"listen_http\""
-        );
-    }
-
-    #[test]
-    fn all_faults_are_listed_in_the_order_of_their_lines() {
-        let said = faults("b = true\na = 'x'\na = 'y'\n", |root| {
-            let _ = root.get("b").map(|b| b.text());
-            let _ = root.get("a").map(|a| a.number(1, 5));
-        });
-        assert_eq!(
-            said,
-            "x.toml:1: b: must be a string, and is true or false\n\
-             x.toml:2: a: must be a whole number, and is a string\n\
-             x.toml:3: a: duplicate key"
-        );
-    }
-
-    #[test]
-    fn a_number_out_of_bounds_is_named_even_past_64_bits() {
-        let said = faults("a = 99999999999999999999999\n", |root| {
-            let _ = root.get("a").map(|a| a.number(0, 5));
-        });
-        assert_eq!(
-            said,
-            "x.toml:1: a: is 99999999999999999999999, allowed are 0 to 5"
-        );
-    }
-
-    #[test]
-    fn broken_syntax_is_told_with_its_line_and_without_follow_up_noise() {
-        let said = faults("a = 1\nb = \n", |root| root.only(&[]));
-        assert!(said.starts_with("x.toml:2: "), "{said}");
-        assert!(!said.contains("unknown key"), "{said}");
-    }
-}
+mod tests;

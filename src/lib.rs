@@ -9,8 +9,10 @@
 //! | [`domain`] | the rules, as values and pure functions | nothing of ours |
 //! | [`policy`] | who gets what: pools, tiers, organizations; follows its file | `domain`, `document`, `reload` |
 //! | [`store`] | the counters, behind one interface: file, Redis, memory | `domain` |
-//! | [`ledger`] | policy and store put together: the use cases | those three |
-//! | [`grpc`], [`http`] | the surfaces: convert, call, convert | `ledger`, `domain`, the store's values |
+//! | [`ledger`] | policy and store put together: the use cases | those three, `metrics`, `traces` |
+//! | [`metrics`] | what is counted of all this, and what a scrape is answered | `domain` |
+//! | [`traces`] | spans, sent by OTLP | |
+//! | [`grpc`], [`http`] | the surfaces: convert, call, convert | `ledger`, `domain`, the store's values, `metrics` |
 //! | [`server`] | binds, wires, runs and drains | all of these |
 //! | [`settings`] | what an operator can set | `document`, what it configures |
 //! | [`cli`] | the subcommands: a client, and `check-policy` | `grpc::proto`, `policy`, `settings` |
@@ -38,6 +40,7 @@ pub mod grpc;
 pub mod http;
 pub mod ledger;
 pub mod logs;
+pub mod metrics;
 pub mod pem;
 pub mod policy;
 pub mod reload;
@@ -45,3 +48,4 @@ pub mod server;
 pub mod settings;
 pub mod store;
 pub mod throttle;
+pub mod traces;

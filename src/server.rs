@@ -39,6 +39,7 @@ use crate::{
     grpc::{self, deadline::InTime},
     http::{self, Readiness},
     ledger::Ledger,
+    metrics::Metrics,
     policy::PolicySource,
     reload::Nudge,
     settings::{Settings, StoreChoice},
@@ -48,6 +49,7 @@ use crate::{
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },
+    traces::Traces,
 };
 
 /// Connections that may wait to be taken; the system has a bound of its own. Where they are too few, a burst of
@@ -57,6 +59,9 @@ const BACKLOG: u32 = 65_535;
 /// After the last open call: how long connections have to close by themselves. Some never would: one
 /// that never spoke, one whose other end is gone, one with a reflection stream held open.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// How long the last traces may take to be sent, where the grace period leaves so much.
+const LAST_TRACES: Duration = Duration::from_secs(3);
 
 /// How to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +79,8 @@ pub struct Server {
     ledger: Ledger,
     bounds: Bounds,
     policy: PolicySource,
+    metrics: Metrics,
+    traces: Option<Traces>,
     call_timeout: Duration,
     drain_delay: Duration,
     grace_period: Duration,
@@ -90,13 +97,13 @@ impl Server {
         let (store, store_name) = open_store(settings)?;
         let days = settings.usage_retention_days;
         let bounds = settings.bounds.fitted_to_open_files();
-        let ledger = Ledger::bounded(
-            policy.policy(),
-            store,
-            settings.on_store_failure,
-            days,
-            bounds.waiting_decisions,
-        );
+        let metrics = Metrics::new();
+        let ledger = Ledger::new(policy.policy(), store, settings.on_store_failure, days)
+            .with_metrics(metrics.clone())
+            .with_most_waiting(bounds.waiting_decisions);
+        let traces = settings.otlp_endpoint.as_ref();
+        let traces = traces.map(|endpoint| Traces::to(endpoint, settings.trace_ratio));
+        let traces = traces.transpose().context("otlp_endpoint")?;
         let grpc = Listener {
             certificates: certificates(settings.tls.as_ref(), b"h2")?,
             tcp: bind("listen", &settings.listen).await?,
@@ -115,6 +122,8 @@ impl Server {
             ledger,
             bounds,
             policy,
+            metrics,
+            traces,
             call_timeout: settings.call_timeout,
             drain_delay: settings.drain_delay,
             grace_period: settings.grace_period,
@@ -175,6 +184,8 @@ impl Server {
             ledger,
             bounds,
             policy,
+            metrics,
+            traces,
             call_timeout,
             drain_delay,
             grace_period,
@@ -217,10 +228,12 @@ impl Server {
                 bounds.message_bytes,
                 open_calls.clone(),
                 end.clone(),
+                metrics.clone(),
+                traces.clone(),
             ));
         let services = InTime::new(services.routes().prepare(), call_timeout);
         let mut grpc_port = tokio::spawn(grpc.serve(services, end.clone()));
-        let router = http::router(ledger, call_timeout, is_ready, policy_status);
+        let router = http::router(ledger, call_timeout, is_ready, policy_status, metrics);
         let mut http_port = tokio::spawn(http.serve(router, end.clone()));
 
         let stop = tokio::select! {
@@ -244,6 +257,10 @@ impl Server {
             reporter.clear_service_status(name).await;
         }
         end_of_calls(grpc_port, http_port, open_calls, deadline).await?;
+        if let Some(traces) = traces {
+            let left = deadline.saturating_duration_since(Instant::now());
+            traces.end(left.min(LAST_TRACES)).await;
+        }
         tracing::info!("stopped");
         Ok(())
     }

@@ -10,6 +10,7 @@ mod file_store;
 mod grpc;
 mod grpcurl;
 mod listeners;
+mod metrics;
 mod midnight;
 mod property;
 mod python_client;

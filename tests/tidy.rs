@@ -88,14 +88,20 @@ fn each_module_knows_only_whom_it_may() {
         ("src/policy", &["domain", "document", "reload"]),
         ("src/reload", &[]),
         ("src/store", &["domain", "pem", "throttle", "store"]),
-        ("src/ledger", &["domain", "throttle", "policy", "store"]),
+        ("src/metrics", &["domain"]),
+        (
+            "src/ledger",
+            &["domain", "throttle", "policy", "store", "metrics", "traces"],
+        ),
         (
             "src/grpc",
-            &["domain", "throttle", "store", "ledger", "grpc"],
+            &[
+                "domain", "throttle", "store", "ledger", "grpc", "metrics", "traces",
+            ],
         ),
         (
             "src/http",
-            &["domain", "ledger", "policy", "throttle", "store"],
+            &["domain", "ledger", "throttle", "store", "metrics"],
         ),
     ] {
         for (file, text) in files(folder)
@@ -145,6 +151,12 @@ fn only_the_stores_name_their_databases_and_only_grpc_server_and_client_name_ton
         }
         if !file.starts_with("src/store/file/") {
             assert!(!names(&text, "redb"), "{file}");
+        }
+        if !file.starts_with("src/metrics/") {
+            assert!(!names(&text, "prometheus_client"), "{file}");
+        }
+        if file != "src/traces.rs" {
+            assert!(!text.contains("opentelemetry"), "{file}");
         }
         let may = ["src/grpc/", "src/cli/", "src/server"];
         if !may.iter().any(|may| file.starts_with(may)) {

@@ -20,6 +20,7 @@ use crate::{
     ledger::{LedgerError, Quota, Released, ReserveCall, Reserved, Settled, Usage, UsagePage},
     store::{PoolFigures, StoreError},
     throttle::Throttle,
+    traces::trace_id,
 };
 
 const DEFAULT_PAGE_SIZE: usize = 100;
@@ -290,6 +291,7 @@ fn invalid(invalid: InvalidField) -> Status {
 
 static STORE_FAILURES: Throttle = Throttle::new();
 static DEFECTS: Throttle = Throttle::new();
+static SHED_CALLS: Throttle = Throttle::new();
 
 /// The one place where errors become statuses (docs/CONTRACT.md, "Errors").
 pub(super) fn status(error: LedgerError) -> Status {
@@ -326,12 +328,26 @@ pub(super) fn status(error: LedgerError) -> Status {
                  request_id",
             )
         }
-        LedgerError::Overloaded => Status::resource_exhausted(
-            "too many decisions wait for the store; this call counted nothing: try again later",
-        ),
+        LedgerError::Overloaded => {
+            if let Some(left_out) = SHED_CALLS.admit(Instant::now()) {
+                tracing::warn!(
+                    left_out,
+                    trace_id = trace_id(),
+                    "calls are shed: too many wait for the store"
+                );
+            }
+            Status::resource_exhausted(
+                "too many decisions wait for the store; this call counted nothing: try again later",
+            )
+        }
         LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskDied => {
             if let Some(left_out) = DEFECTS.admit(Instant::now()) {
-                tracing::error!(error = said, left_out, "a call failed");
+                tracing::error!(
+                    error = said,
+                    left_out,
+                    trace_id = trace_id(),
+                    "a call failed"
+                );
             }
             Status::internal("an internal error; the service's log has the details")
         }
@@ -340,7 +356,12 @@ pub(super) fn status(error: LedgerError) -> Status {
 
 fn log_failure(said: &str) {
     if let Some(left_out) = STORE_FAILURES.admit(Instant::now()) {
-        tracing::warn!(error = said, left_out, "calls fail for the store");
+        tracing::warn!(
+            error = said,
+            left_out,
+            trace_id = trace_id(),
+            "calls fail for the store"
+        );
     }
 }
 

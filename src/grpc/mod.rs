@@ -6,6 +6,7 @@
 pub mod codec;
 mod convert;
 pub mod deadline;
+mod observed;
 mod page_token;
 pub mod quota;
 mod stream;

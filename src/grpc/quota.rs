@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 use super::{
     convert,
     deadline::answer_by,
+    observed::{Observed, Tally, answered},
     proto::{
         GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
         ReleaseResponse, ReserveRequest, ReserveResponse, ReserveStreamResponse, SettleRequest,
@@ -17,7 +18,11 @@ use super::{
     },
     stream::Call,
 };
-use crate::ledger::Ledger;
+use crate::{
+    ledger::Ledger,
+    metrics::{Metrics, Rpc},
+    traces::Traces,
+};
 
 /// `tollgate.v1.QuotaService`.
 pub struct Quota {
@@ -25,11 +30,13 @@ pub struct Quota {
     call_timeout: Duration,
     open_calls: TaskTracker,
     stopping: CancellationToken,
+    metrics: Metrics,
 }
 
 /// The service over a ledger, ready to be added to a server. `call_timeout` is how long a call whose
 /// caller has no deadline, and a request of a stream, waits for the store. `open_calls` is told of each call while it
 /// is open; a larger message than `message_bytes` is refused; `stopping` ends the calls that have no end of their own.
+/// Each call is counted in `metrics`, and has a span in `traces`, where they are wanted.
 #[must_use]
 pub fn service(
     ledger: Ledger,
@@ -37,14 +44,18 @@ pub fn service(
     message_bytes: usize,
     open_calls: TaskTracker,
     stopping: CancellationToken,
-) -> QuotaServiceServer<Quota> {
-    QuotaServiceServer::new(Quota {
+    metrics: Metrics,
+    traces: Option<Traces>,
+) -> Observed<QuotaServiceServer<Quota>> {
+    let quota = Quota {
         ledger,
         call_timeout,
         open_calls,
         stopping,
-    })
-    .max_decoding_message_size(message_bytes)
+        metrics: metrics.clone(),
+    };
+    let service = QuotaServiceServer::new(quota).max_decoding_message_size(message_bytes);
+    Observed::new(service, metrics, traces)
 }
 
 impl Quota {
@@ -64,6 +75,9 @@ impl QuotaService for Quota {
         let ledger = self.in_time(request.metadata());
         let call = convert::reserve_call(request.into_inner())?;
         let reserved = ledger.reserve(call).await.map_err(convert::status)?;
+        let pool = reserved.pool.as_ref().map(|figures| &figures.pool);
+        let (verdict, replayed) = (reserved.verdict, reserved.replayed);
+        answered(&self.metrics, Rpc::Reserve, verdict, pool, replayed);
         Ok(Response::new(convert::reserve_response(reserved)))
     }
 
@@ -79,6 +93,7 @@ impl QuotaService for Quota {
             ledger: self.ledger.clone(),
             item_timeout: self.call_timeout,
             stopping: self.stopping.clone(),
+            tally: Tally::new(&self.metrics),
             _open: self.open_calls.token(),
         };
         Ok(Response::new(Box::pin(call.answers())))
@@ -92,9 +107,11 @@ impl QuotaService for Quota {
         let ledger = self.in_time(request.metadata());
         let (org, request_id, tokens) = convert::settle_call(request.into_inner())?;
         let settled = ledger.settle(org, request_id, tokens).await;
-        Ok(Response::new(convert::settle_response(
-            settled.map_err(convert::status)?,
-        )))
+        let settled = settled.map_err(convert::status)?;
+        let pool = settled.pool.as_ref().map(|figures| &figures.pool);
+        let (verdict, replayed) = (settled.verdict, settled.replayed);
+        answered(&self.metrics, Rpc::Settle, verdict, pool, replayed);
+        Ok(Response::new(convert::settle_response(settled)))
     }
 
     async fn release(

@@ -9,10 +9,11 @@ use std::time::Duration;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{
     convert,
+    observed::Tally,
     proto::{
         ItemError, ReserveRequest, ReserveStreamResponse, reserve_stream_response::Answer as Wire,
     },
@@ -30,6 +31,8 @@ pub(super) struct Call<S> {
     pub(super) item_timeout: Duration,
     /// Set when the service stops: what was read is answered, and no more is read.
     pub(super) stopping: CancellationToken,
+    /// Counts the answers.
+    pub(super) tally: Tally,
     /// Held while the call is open.
     pub(super) _open: TaskTrackerToken,
 }
@@ -52,6 +55,11 @@ where
             let mut call = call?;
             let Round { calls, end } = call.read().await;
             let answers = call.decide(calls).await.into_iter().map(Ok);
+            if let Some(Err(status)) = &end
+                && is_of_a_message(status)
+            {
+                call.tally.answered(Err(status.code()));
+            }
             let (call, failed) = match end {
                 None => (Some(call), None),
                 Some(end) => (None, end.err()),
@@ -98,8 +106,12 @@ where
     }
 
     /// Decides those that are faultless, together; each answer is in the place of its request.
-    async fn decide(&self, calls: Vec<Result<ReserveCall, Status>>) -> Vec<ReserveStreamResponse> {
-        let mut faults = Vec::with_capacity(calls.len());
+    async fn decide(
+        &mut self,
+        calls: Vec<Result<ReserveCall, Status>>,
+    ) -> Vec<ReserveStreamResponse> {
+        let (since, requests) = (Instant::now(), calls.len());
+        let mut faults = Vec::with_capacity(requests);
         let mut faultless = Vec::with_capacity(calls.len());
         for call in calls {
             match call {
@@ -110,7 +122,7 @@ where
                 Err(fault) => faults.push(Some(fault)),
             }
         }
-        let ledger = self.ledger.by(Instant::now() + self.item_timeout);
+        let ledger = self.ledger.by(since + self.item_timeout);
         let mut decided = ledger.reserve_all(faultless).await.into_iter();
         let in_its_place = |fault| match fault {
             Some(fault) => Err(fault),
@@ -119,7 +131,10 @@ where
                 decided.map_err(convert::status)
             }
         };
+        let tally = &mut self.tally;
         let answers = faults.into_iter().map(in_its_place).map(|answer| {
+            let told = answer.as_ref().map(|reserved| reserved.verdict);
+            tally.answered(told.map_err(Status::code));
             let answer = match answer {
                 Ok(reserved) => Wire::Reserved(convert::reserve_response(reserved)),
                 Err(status) => Wire::Error(ItemError {
@@ -131,8 +146,15 @@ where
                 answer: Some(answer),
             }
         });
-        answers.collect()
+        let answers = answers.collect();
+        self.tally.took(since.into_std(), requests);
+        answers
     }
+}
+
+/// Whether a stream ends for a message that can't be taken: that one was a request, too.
+fn is_of_a_message(status: &Status) -> bool {
+    matches!(status.code(), Code::InvalidArgument | Code::OutOfRange)
 }
 
 fn stopped() -> Status {

@@ -1,13 +1,23 @@
-//! The HTTP port: probes for whoever can't speak gRPC, and the dashboard.
+//! The HTTP port: probes for whoever can't speak gRPC, metrics, and the dashboard.
 
 mod dashboard;
 
 use std::time::Duration;
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
 use tokio::sync::watch;
 
-use crate::{ledger::Ledger, policy::PolicyStatus};
+use crate::{
+    ledger::{Ledger, StoreState},
+    metrics::{self, Metrics, Readings},
+    policy::PolicyStatus,
+};
 
 /// Whether the service would decide.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +43,9 @@ pub fn router(
     call_timeout: Duration,
     ready: watch::Receiver<Readiness>,
     policy: watch::Receiver<PolicyStatus>,
+    metrics: Metrics,
 ) -> Router {
+    let to_be_scraped = (ready.clone(), ledger.clone(), metrics);
     let standing = Standing {
         ready,
         ledger: ledger.clone(),
@@ -42,6 +54,7 @@ pub fn router(
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz).with_state(standing))
+        .route("/metrics", get(scrape).with_state(to_be_scraped))
         .merge(dashboard::router(ledger, call_timeout))
 }
 
@@ -59,4 +72,22 @@ async fn readyz(State(standing): State<Standing>) -> (StatusCode, String) {
         told = told + &complaint + "\n";
     }
     (status, told)
+}
+
+async fn scrape(
+    State((ready, ledger, metrics)): State<(watch::Receiver<Readiness>, Ledger, Metrics)>,
+) -> Response {
+    let (waiting, store_calls) = ledger.load();
+    let readings = Readings {
+        ready: *ready.borrow() == Readiness::Ready,
+        store_up: *ledger.store_state().borrow() == StoreState::Up,
+        store_losses: ledger.losses(),
+        store_calls,
+        waiting,
+    };
+    // It reads files of the kernel, some of which grow with the connections.
+    match tokio::task::spawn_blocking(move || metrics.text(readings)).await {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }

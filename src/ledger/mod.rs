@@ -10,6 +10,7 @@ mod clock;
 mod outage;
 mod queue;
 mod reading;
+mod telling;
 
 use std::sync::Arc;
 
@@ -28,12 +29,15 @@ use self::{
     clock::StoreClock,
     outage::{Outage, Purpose},
     queue::{Answer, Asked, Queue},
+    telling::{Ask, failure},
 };
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Tokens, UtcDay, Verdict},
+    metrics::{Failure, Metrics},
     policy::Policy,
     store::{Operation, Outcome, Store, StoreError, Timed},
     throttle::Throttle,
+    traces,
 };
 
 /// The service's one way to decide and to count. Cheap to clone.
@@ -52,6 +56,7 @@ struct Inner {
     usage_retention_days: u32,
     clock: StoreClock,
     outage: Outage,
+    metrics: Metrics,
 }
 
 /// What a Reserve answers when the store can't be asked.
@@ -81,37 +86,57 @@ impl Ledger {
         on_store_failure: OnStoreFailure,
         usage_retention_days: u32,
     ) -> Self {
-        let waiting = Self::MOST_WAITING;
-        Self::bounded(
-            policy,
-            store,
-            on_store_failure,
-            usage_retention_days,
-            waiting,
-        )
-    }
-
-    /// The same, where only so many decisions may wait for the store.
-    #[must_use]
-    pub fn bounded(
-        policy: Arc<Policy>,
-        store: Arc<dyn Store>,
-        on_store_failure: OnStoreFailure,
-        usage_retention_days: u32,
-        most_waiting: usize,
-    ) -> Self {
+        let metrics = Metrics::new();
+        metrics.know_pools(policy.pools());
         let inner = Inner {
-            queue: Queue::new(Arc::clone(&store), most_waiting),
+            queue: Queue::new(Arc::clone(&store), metrics.clone(), Self::MOST_WAITING),
             store,
             policy: ArcSwap::new(policy),
             on_store_failure,
             usage_retention_days,
             clock: StoreClock::default(),
             outage: Outage::new(),
+            metrics,
         };
         Self {
             inner: Arc::new(inner),
             answers_by: None,
+        }
+    }
+
+    /// The same ledger, which counts in `metrics` what it does.
+    ///
+    /// # Panics
+    ///
+    /// It has been cloned: this is for one that was just made.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        let most_waiting = self.inner.queue.most_waiting();
+        metrics.know_pools(self.inner.policy.load().pools());
+        self.with_queue(metrics, most_waiting)
+    }
+
+    /// The same ledger, where only so many decisions may wait for the store.
+    ///
+    /// # Panics
+    ///
+    /// It has been cloned: this is for one that was just made.
+    #[must_use]
+    pub fn with_most_waiting(self, most_waiting: usize) -> Self {
+        let metrics = self.inner.metrics.clone();
+        self.with_queue(metrics, most_waiting)
+    }
+
+    fn with_queue(self, metrics: Metrics, most_waiting: usize) -> Self {
+        let inner = Arc::into_inner(self.inner).expect("one that was just made is not shared");
+        let inner = Inner {
+            queue: Queue::new(Arc::clone(&inner.store), metrics.clone(), most_waiting),
+            metrics,
+            ..inner
+        };
+        Self {
+            inner: Arc::new(inner),
+            answers_by: self.answers_by,
         }
     }
 
@@ -127,6 +152,7 @@ impl Ledger {
 
     /// Decides by another policy from the next decision on.
     pub fn set_policy(&self, policy: Arc<Policy>) {
+        self.inner.metrics.know_pools(policy.pools());
         self.inner.policy.store(policy);
     }
 
@@ -142,31 +168,41 @@ impl Ledger {
     ///
     /// The id was used otherwise, or the store failed.
     pub async fn reserve(&self, call: ReserveCall) -> Result<Reserved, LedgerError> {
+        let ask = Ask::of(&call);
         let (org, operation) = operation(call);
         let decided = self.decide_one(&org, operation).await;
-        self.inner.reserved(decided)
+        let reserved = self.inner.reserved(decided);
+        self.inner.tell_reserved(ask, &org, &reserved);
+        reserved
     }
 
     /// Decides many requests, and gives a result for each, in their order. Those of one organization
     /// are decided together, in their order too.
     pub async fn reserve_all(&self, calls: Vec<ReserveCall>) -> Vec<Result<Reserved, LedgerError>> {
         let mut results: Vec<_> = calls.iter().map(|_| Err(LedgerError::TaskDied)).collect();
+        let mut asks: Vec<_> = calls.iter().map(Ask::of).collect();
         let groups = groups(calls).into_iter().map(|group| async move {
+            let decisions = group.operations.len();
             let decided = self.inner.decide(&group.org, group.operations);
-            (group.at, self.in_time(decided).await)
+            let decided = self.in_time(decisions, decided).await;
+            (group.org, group.at, decided)
         });
-        for (at, decided) in join_all(groups).await {
-            let (now, outcomes) = match decided {
-                Ok(Timed { now, answer }) => (now, answer),
-                Err(error) => {
-                    for at in at {
-                        results[at] = self.inner.reserved(Err(error.clone()));
-                    }
-                    continue;
-                }
+        for (org, at, decided) in join_all(groups).await {
+            let mut reserved = |at: usize, decided| {
+                let reserved = self.inner.reserved(decided);
+                let ask = std::mem::take(&mut asks[at]);
+                self.inner.tell_reserved(ask, &org, &reserved);
+                results[at] = reserved;
             };
-            for (at, answer) in at.into_iter().zip(outcomes) {
-                results[at] = self.inner.reserved(Ok(Timed { now, answer }));
+            match decided {
+                Ok(Timed { now, answer }) => {
+                    for (at, answer) in at.into_iter().zip(answer) {
+                        reserved(at, Ok(Timed { now, answer }));
+                    }
+                }
+                Err(error) => at
+                    .into_iter()
+                    .for_each(|at| reserved(at, Err(error.clone()))),
             }
         }
         results
@@ -183,6 +219,7 @@ impl Ledger {
         request_id: RequestId,
         tokens: Tokens,
     ) -> Result<Settled, LedgerError> {
+        let began = Instant::now();
         let operation = Operation::Settle { request_id, tokens };
         let Timed { now, answer } = self.decide_one(&org, operation).await?;
         match answer {
@@ -191,14 +228,18 @@ impl Ledger {
                 reserved_as,
                 pool,
                 replayed,
-            } => Ok(Settled {
-                verdict,
-                verdict_changed: verdict.is_free() != reserved_as.is_free(),
-                pool,
-                replayed,
-                resets_at: UtcDay::of(now).end(),
-            }),
-            other => Err(no_answer(other)),
+            } => {
+                let settled = Settled {
+                    verdict,
+                    verdict_changed: verdict.is_free() != reserved_as.is_free(),
+                    pool,
+                    replayed,
+                    resets_at: UtcDay::of(now).end(),
+                };
+                self.inner.tell_settled(began, &org, tokens, &settled);
+                Ok(settled)
+            }
+            other => Err(self.inner.no_answer(other)),
         }
     }
 
@@ -212,6 +253,7 @@ impl Ledger {
         org: OrgId,
         request_id: RequestId,
     ) -> Result<Released, LedgerError> {
+        let began = Instant::now();
         let operation = Operation::Release { request_id };
         let Timed { now, answer } = self.decide_one(&org, operation).await?;
         match answer {
@@ -219,13 +261,17 @@ impl Ledger {
                 tokens,
                 pool,
                 replayed,
-            } => Ok(Released {
-                tokens,
-                pool,
-                replayed,
-                resets_at: UtcDay::of(now).end(),
-            }),
-            other => Err(no_answer(other)),
+            } => {
+                let released = Released {
+                    tokens,
+                    pool,
+                    replayed,
+                    resets_at: UtcDay::of(now).end(),
+                };
+                self.inner.tell_released(began, &org, &released);
+                Ok(released)
+            }
+            other => Err(self.inner.no_answer(other)),
         }
     }
 
@@ -233,6 +279,12 @@ impl Ledger {
     #[must_use]
     pub fn losses(&self) -> u64 {
         self.inner.store.losses()
+    }
+
+    /// The decisions that wait for the store, and the calls to it that are under way.
+    #[must_use]
+    pub fn load(&self) -> (usize, usize) {
+        self.inner.queue.load()
     }
 
     /// Whether the store answers and would decide now.
@@ -251,26 +303,34 @@ impl Ledger {
         org: &OrgId,
         operation: Operation,
     ) -> Result<Timed<Outcome>, LedgerError> {
-        let decided = self.in_time(self.inner.decide(org, vec![operation]));
+        let decided = self.in_time(1, self.inner.decide(org, vec![operation]));
         let Timed { now, mut answer } = decided.await?;
         let answer = answer.pop().expect("a store gives an outcome for each");
         Ok(Timed { now, answer })
     }
 
     /// Waits as long as there is time. What is dropped then is the waiting: the queue sees that nobody
-    /// does, and what was sent has a task of its own.
+    /// does, and what was sent has a task of its own. Where there is no answer, so many failures are
+    /// counted.
     async fn in_time<T>(
         &self,
+        failures: usize,
         answer: impl Future<Output = Result<T, LedgerError>>,
     ) -> Result<T, LedgerError> {
-        let Some(answers_by) = self.answers_by else {
-            return answer.await;
+        let answered = match self.answers_by {
+            None => answer.await,
+            Some(answers_by) if answers_by <= Instant::now() => Err(LedgerError::OutOfTime),
+            Some(answers_by) => {
+                let answered = tokio::time::timeout_at(answers_by, answer).await;
+                answered.unwrap_or(Err(LedgerError::OutOfTime))
+            }
         };
-        if answers_by <= Instant::now() {
-            return Err(LedgerError::OutOfTime);
+        if let Err(error) = &answered
+            && let Some(failure) = failure(error)
+        {
+            self.inner.metrics.store_failed(failure, failures);
         }
-        let answered = tokio::time::timeout_at(answers_by, answer).await;
-        answered.unwrap_or(Err(LedgerError::OutOfTime))
+        answered
     }
 }
 
@@ -325,7 +385,8 @@ impl Inner {
             Ok(decided) => decided,
             Err(error) if error.is_outage() && self.on_store_failure == OnStoreFailure::Billed => {
                 if let Some(left_out) = DEGRADED_ANSWERS.admit(Instant::now().into_std()) {
-                    tracing::warn!(%error, left_out, "calls are answered BILLED STORE_UNAVAILABLE");
+                    let trace_id = traces::trace_id();
+                    tracing::warn!(%error, left_out, trace_id, "calls are answered BILLED STORE_UNAVAILABLE");
                 }
                 return Ok(Reserved {
                     verdict: Verdict::Billed(BilledReason::StoreUnavailable),
@@ -347,19 +408,22 @@ impl Inner {
                 replayed,
                 resets_at: UtcDay::of(now).end(),
             }),
-            other => Err(no_answer(other)),
+            other => Err(self.no_answer(other)),
         }
     }
-}
 
-/// An outcome that is no answer to what was asked.
-fn no_answer(outcome: Outcome) -> LedgerError {
-    match outcome {
-        Outcome::Refused(refusal) => LedgerError::Refused(refusal),
-        Outcome::Full(full) => LedgerError::Full(full),
-        Outcome::Reserved { .. } | Outcome::Settled { .. } | Outcome::Released { .. } => {
-            let reason = "an answer to another question".to_owned();
-            LedgerError::Store(StoreError::Corrupt { reason })
-        }
+    /// An outcome that is no answer to what was asked.
+    fn no_answer(&self, outcome: Outcome) -> LedgerError {
+        let (error, failure) = match outcome {
+            Outcome::Refused(refusal) => return LedgerError::Refused(refusal),
+            Outcome::Full(full) => (LedgerError::Full(full), Failure::Full),
+            Outcome::Reserved { .. } | Outcome::Settled { .. } | Outcome::Released { .. } => {
+                let reason = "an answer to another question".to_owned();
+                let error = StoreError::Corrupt { reason };
+                (LedgerError::Store(error), Failure::Corrupt)
+            }
+        };
+        self.metrics.store_failed(failure, 1);
+        error
     }
 }

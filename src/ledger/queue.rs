@@ -12,18 +12,24 @@
 //! that floods the service gets half of the room, two get a third each, and there is always some for a
 //! newcomer.
 
+mod lane;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Instant, SystemTime},
 };
 
 use futures_util::FutureExt as _;
 use tokio::{runtime::Handle, sync::oneshot};
 
+use self::lane::{Caller, Lane, Room, Submission, give_answers};
 use super::LedgerError;
 use crate::{
     domain::{OrgId, Terms, UtcDay},
+    metrics::{Metrics, StoreCall},
     store::{Batch, Decided, Operation, Outcome, Store, StoreError, Timed},
+    traces,
 };
 
 /// How many decisions, and how many bytes of names, go to the store in one call: so many that a call is
@@ -38,6 +44,7 @@ pub(super) struct Queue {
 
 struct Shared {
     store: Arc<dyn Store>,
+    metrics: Metrics,
     /// How many calls the store takes at a time; none where it never waits, and needs no queue.
     calls_at_once: Option<usize>,
     /// How many decisions may wait.
@@ -57,19 +64,6 @@ struct Lanes {
     calls: usize,
 }
 
-#[derive(Default)]
-struct Lane {
-    submissions: VecDeque<Submission>,
-    /// Decisions that wait in them.
-    waiting: usize,
-}
-
-/// What one caller wants decided, and where it waits for it.
-struct Submission {
-    asked: Asked,
-    answer: oneshot::Sender<Result<Answer, StoreError>>,
-}
-
 /// What is to be decided for an organization. Stays together.
 pub(super) struct Asked {
     pub(super) day: UtcDay,
@@ -87,16 +81,21 @@ pub(super) enum Answer {
 }
 
 impl Queue {
-    pub(super) fn new(store: Arc<dyn Store>, most_waiting: usize) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>, metrics: Metrics, most_waiting: usize) -> Self {
         let shared = Shared {
             calls_at_once: store.calls_at_once(),
             store,
+            metrics,
             most_waiting,
             lanes: Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),
         }
+    }
+
+    pub(super) fn most_waiting(&self) -> usize {
+        self.shared.most_waiting
     }
 
     /// Decides: at once, or together with what else waits.
@@ -112,6 +111,7 @@ impl Queue {
         let submission = Submission {
             asked,
             answer: sender,
+            span: traces::current(),
         };
         if let Some(call) = self.shared.enter(org, submission)? {
             // To be written before this caller waits; its first poll mostly does that.
@@ -122,12 +122,22 @@ impl Queue {
         }
         Ok(answer.await.map_err(|_| LedgerError::TaskDied)??)
     }
+
+    /// The decisions that wait, and the calls under way.
+    pub(super) fn load(&self) -> (usize, usize) {
+        let lanes = self.shared.lanes();
+        (lanes.waiting, lanes.calls)
+    }
 }
 
 impl Shared {
     /// Decides alone, by a store that never waits: no caller can go away in the midst of it.
     async fn decide_now(&self, batch: Batch) -> Result<Answer, StoreError> {
-        let mut decided = self.store.decide(std::slice::from_ref(&batch)).await;
+        let spans = traces::current()
+            .map(|span| (0, span))
+            .into_iter()
+            .collect();
+        let mut decided = self.call(std::slice::from_ref(&batch), spans).await;
         let Timed { now, answer } = decided.pop().expect("a result for each batch")?;
         Ok(match answer {
             Decided::Outcomes(answer) => Answer::Decided(Timed { now, answer }),
@@ -136,6 +146,34 @@ impl Shared {
                 answer: batch.operations,
             }),
         })
+    }
+
+    /// Calls the store, and tells what became of it. `spans` are those of callers in each batch.
+    async fn call(
+        &self,
+        batches: &[Batch],
+        spans: Vec<(usize, traces::Span)>,
+    ) -> Vec<Result<Timed<Decided>, StoreError>> {
+        // Two clocks: one that can't go back, and one for traces, which is not looked at without any.
+        let (since, began) = (Instant::now(), (!spans.is_empty()).then(SystemTime::now));
+        let decided = self.store.decide(batches).await;
+        let ended = match decided.iter().all(Result::is_ok) {
+            true => StoreCall::Decided,
+            false => StoreCall::Failed,
+        };
+        let decisions = batches.iter().map(|batch| batch.operations.len()).sum();
+        self.metrics.store_called(ended, since.elapsed(), decisions);
+        if let Some(began) = began {
+            for (batch, span) in spans {
+                span.store_called(traces::StoreCall {
+                    began,
+                    decisions,
+                    organizations: batches.len(),
+                    failed: decided.get(batch).is_some_and(Result::is_err),
+                });
+            }
+        }
+        decided
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
@@ -198,11 +236,12 @@ impl Call {
 
     /// Decides what waits.
     async fn make(mut self) {
-        let (batches, callers) = self.take();
+        let (batches, mut callers) = self.take();
         if batches.is_empty() {
             return;
         }
-        let decided = self.shared.store.decide(&batches).await;
+        let spans = spans(&mut callers);
+        let decided = self.shared.call(&batches, spans).await;
         drop(self);
         for ((decided, batch), callers) in decided.into_iter().zip(batches).zip(callers) {
             give_answers(decided, batch, callers);
@@ -279,133 +318,12 @@ impl Drop for Call {
     }
 }
 
-/// What a call may still take.
-struct Room {
-    decisions: usize,
-    bytes: usize,
-}
-
-impl Room {
-    fn of_a_call() -> Self {
-        Self {
-            decisions: MOST_DECISIONS,
-            bytes: MOST_BYTES,
-        }
-    }
-
-    fn is_used_up(&self) -> bool {
-        self.decisions == 0 || self.bytes == 0
-    }
-
-    fn has(&self, asked: &Asked) -> bool {
-        asked.operations.len() <= self.decisions && asked.bytes() <= self.bytes
-    }
-
-    fn use_for(&mut self, asked: &Asked) {
-        self.decisions = self.decisions.saturating_sub(asked.operations.len());
-        self.bytes = self.bytes.saturating_sub(asked.bytes());
-    }
-}
-
-impl Lane {
-    fn push(&mut self, submission: Submission) {
-        self.waiting += submission.asked.operations.len();
-        self.submissions.push_back(submission);
-    }
-
-    /// Takes what is still wanted, as long as there is room and it is of one day and one set of terms;
-    /// none where nothing is wanted any more.
-    fn take(&mut self, org: &OrgId, room: &mut Room) -> Option<(Batch, Vec<Caller>)> {
-        let mut taken: Option<(Batch, Vec<Caller>)> = None;
-        while let Some(next) = self.submissions.front() {
-            let wanted = !next.answer.is_closed();
-            if let Some((batch, _)) = &taken
-                && wanted
-                && !(room.has(&next.asked) && next.asked.goes_with(batch))
-            {
-                break;
-            }
-            let Some(Submission { asked, answer }) = self.submissions.pop_front() else {
-                break;
-            };
-            let decisions = asked.operations.len();
-            self.waiting -= decisions;
-            if !wanted {
-                continue;
-            }
-            room.use_for(&asked);
-            let caller = Caller { decisions, answer };
-            match &mut taken {
-                Some((batch, callers)) => {
-                    batch.operations.extend(asked.operations);
-                    callers.push(caller);
-                }
-                None => taken = Some((asked.for_org(org.clone()), vec![caller])),
-            }
-        }
-        taken
-    }
-}
-
-impl Asked {
-    /// Whether it can be in a batch behind what is there.
-    fn goes_with(&self, batch: &Batch) -> bool {
-        let same_terms = Arc::ptr_eq(&self.terms, &batch.terms) || self.terms == batch.terms;
-        let decisions = self.operations.len() + batch.operations.len();
-        self.day == batch.day && same_terms && decisions <= Batch::MOST_OPERATIONS
-    }
-
-    fn bytes(&self) -> usize {
-        self.operations.iter().map(Operation::bytes).sum()
-    }
-
-    fn for_org(self, org: OrgId) -> Batch {
-        let Self {
-            day,
-            terms,
-            operations,
-        } = self;
-        Batch {
-            org,
-            day,
-            terms,
-            operations,
-        }
-    }
-}
-
-/// Who waits for a part of a batch.
-struct Caller {
-    /// How many of its operations.
-    decisions: usize,
-    answer: oneshot::Sender<Result<Answer, StoreError>>,
-}
-
-/// Gives each caller its part. One that went away meanwhile gets nothing.
-fn give_answers(decided: Result<Timed<Decided>, StoreError>, batch: Batch, callers: Vec<Caller>) {
-    let Timed { now, answer } = match decided {
-        Ok(decided) => decided,
-        Err(error) => {
-            for caller in callers {
-                let _ = caller.answer.send(Err(error.clone()));
-            }
-            return;
-        }
-    };
-    match answer {
-        Decided::Outcomes(outcomes) => give_parts(callers, outcomes, |answer| {
-            Answer::Decided(Timed { now, answer })
-        }),
-        Decided::OnAnotherDay => give_parts(callers, batch.operations, |answer| {
-            Answer::OnAnotherDay(Timed { now, answer })
-        }),
-    }
-}
-
-fn give_parts<T>(callers: Vec<Caller>, parts: Vec<T>, answer: impl Fn(Vec<T>) -> Answer) {
-    let mut parts = parts.into_iter();
-    for caller in callers {
-        let part = parts.by_ref().take(caller.decisions).collect();
-        let _ = caller.answer.send(Ok(answer(part)));
-    }
+/// The spans of those callers that have one, each with the number of its batch.
+fn spans(callers: &mut [Vec<Caller>]) -> Vec<(usize, traces::Span)> {
+    let batches = callers.iter_mut().enumerate();
+    let spans = batches.flat_map(|(batch, callers)| {
+        let spans = callers.iter_mut().filter_map(|caller| caller.span.take());
+        spans.map(move |span| (batch, span))
+    });
+    spans.collect()
 }

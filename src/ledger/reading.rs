@@ -13,7 +13,7 @@ impl Ledger {
     ///
     /// The organization is unknown, or the store failed.
     pub async fn quota(&self, org: &OrgId) -> Result<Quota, LedgerError> {
-        self.in_time(self.quota_now(org)).await
+        self.in_time(1, self.quota_now(org)).await
     }
 
     /// What was used on a day, by project and model.
@@ -22,7 +22,7 @@ impl Ledger {
     ///
     /// The organization is unknown and has no rows, the day is not kept, or the store failed.
     pub async fn usage(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
-        self.in_time(self.usage_now(org, page)).await
+        self.in_time(1, self.usage_now(org, page)).await
     }
 
     async fn quota_now(&self, org: &OrgId) -> Result<Quota, LedgerError> {

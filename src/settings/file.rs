@@ -14,6 +14,7 @@ use crate::{
     ledger::OnStoreFailure,
     server::{Bounds, GRPC_TLS, HTTP_TLS, ListenerTls},
     store::redis::{RedisUrl, SentinelLogin, UnsafeEviction},
+    traces::Endpoint,
 };
 
 /// What a settings file says; what it leaves out is `None`.
@@ -27,6 +28,8 @@ pub(super) struct FileSettings {
     pub(super) call_timeout: Option<Duration>,
     pub(super) log_format: Option<LogFormat>,
     pub(super) log: Option<String>,
+    pub(super) otlp_endpoint: Option<Endpoint>,
+    pub(super) trace_ratio: Option<f64>,
     pub(super) drain_delay: Option<Duration>,
     pub(super) grace_period: Option<Duration>,
     pub(super) usage_retention_days: Option<u32>,
@@ -106,6 +109,8 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
         "call_timeout",
         "log_format",
         "log",
+        "otlp_endpoint",
+        "trace_ratio",
         "drain_delay",
         "grace_period",
         "usage_retention",
@@ -130,6 +135,8 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
         call_timeout: root.get("call_timeout").and_then(|entry| timeout(&entry)),
         log_format: root.get("log_format").and_then(|entry| choice(&entry)),
         log: text("log"),
+        otlp_endpoint: root.get("otlp_endpoint").and_then(|entry| endpoint(&entry)),
+        trace_ratio: root.get("trace_ratio").and_then(|entry| entry.share()),
         drain_delay: root.get("drain_delay").and_then(|entry| entry.duration()),
         grace_period: root.get("grace_period").and_then(|entry| entry.duration()),
         usage_retention_days: root
@@ -197,6 +204,11 @@ fn store_setting(entry: &Entry<'_>) -> Option<StoreKind> {
     StoreKind::parse(entry.text()?)
         .map_err(|fault| entry.fault(fault))
         .ok()
+}
+
+fn endpoint(entry: &Entry<'_>) -> Option<Endpoint> {
+    let endpoint = entry.text()?.parse();
+    endpoint.map_err(|fault: String| entry.fault(fault)).ok()
 }
 
 /// Not in a key's hash tag, and no control characters.

@@ -14,6 +14,7 @@ use crate::{
     ledger::OnStoreFailure,
     server::{Bounds, ListenerTls},
     store::redis::{RedisConfig, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
+    traces::Endpoint,
 };
 
 /// The flags of `tollgate serve`. Each is also an environment variable, which [`Settings::load`] reads:
@@ -50,6 +51,9 @@ pub struct ServeArgs {
     /// Which log lines, as tracing's filter says it, such as debug or tollgate=debug [default: info] [env: TOLLGATE_LOG]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
+    /// Where to send traces: a collector that takes OTLP over gRPC [default: nowhere] [env: TOLLGATE_OTLP_ENDPOINT]
+    #[arg(long, value_name = "http://HOST:PORT")]
+    pub otlp_endpoint: Option<Endpoint>,
 }
 
 /// How to log.
@@ -108,6 +112,11 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Which log lines.
     pub log: String,
+    /// Where to send traces; none: there are none.
+    pub otlp_endpoint: Option<Endpoint>,
+    /// Which share of the calls is traced whose callers have no trace, 0 to 1. In a caller's trace the
+    /// caller decides.
+    pub trace_ratio: f64,
     /// After SIGTERM: how long to go on serving as NOT_SERVING, so that load balancers can follow.
     pub drain_delay: Duration,
     /// After SIGTERM: when to exit at the latest.
@@ -203,6 +212,8 @@ impl Settings {
             call_timeout: file.call_timeout.unwrap_or(Duration::from_secs(1)),
             log_format: log_format.unwrap_or(LogFormat::Auto),
             log: log.unwrap_or_else(|| "info".to_owned()),
+            otlp_endpoint: args.otlp_endpoint()?.or(file.otlp_endpoint),
+            trace_ratio: file.trace_ratio.unwrap_or(0.0),
             drain_delay: file.drain_delay.unwrap_or(Duration::from_secs(2)),
             grace_period: file.grace_period.unwrap_or(Duration::from_secs(25)),
             usage_retention_days,
@@ -333,6 +344,18 @@ impl Sourced {
 
     fn log_format(&self) -> Result<Option<LogFormat>, SettingsError> {
         choice(self.flags.log_format, "TOLLGATE_LOG_FORMAT")
+    }
+
+    fn otlp_endpoint(&self) -> Result<Option<Endpoint>, SettingsError> {
+        let name = "TOLLGATE_OTLP_ENDPOINT";
+        match &self.flags.otlp_endpoint {
+            Some(given) => Ok(Some(given.clone())),
+            None => {
+                let given = variable(name)?.map(|given| given.parse());
+                let given = given.transpose();
+                given.map_err(|fault| SettingsError::Value { name, fault })
+            }
+        }
     }
 
     fn store(&self) -> Result<Option<StoreKind>, SettingsError> {

@@ -1,0 +1,215 @@
+//! Counters, gauges and histograms of plain atomics. Each series stands at a place that is known when the
+//! program is built, so that to count is an addition or two: no look-up, no lock, no allocation.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeMetric, MetricEncoder, NoLabelSet},
+    metrics::{MetricType, exemplar::Exemplar},
+};
+
+use super::cells::Cells;
+
+/// A series' labels.
+pub(super) type Labels = Vec<(&'static str, &'static str)>;
+
+const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;
+
+/// The counters of one name.
+#[derive(Debug)]
+pub(super) struct Counters {
+    series: Box<[(Labels, Shown)]>,
+    counts: Cells,
+}
+
+/// When a series is there to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// From the start: a rate then sees the first one too.
+    Always,
+    /// Once it has happened.
+    OnceCounted,
+    /// Never: nothing is counted at this place.
+    Never,
+}
+
+impl Counters {
+    pub(super) fn new(series: impl IntoIterator<Item = (Labels, Shown)>) -> Self {
+        let series: Box<[_]> = series.into_iter().collect();
+        let counts = Cells::new(series.len());
+        Self { series, counts }
+    }
+
+    /// One series for each value of one label.
+    pub(super) fn by(key: &'static str, values: impl IntoIterator<Item = &'static str>) -> Self {
+        let series = values.into_iter().map(|value| vec![(key, value)]);
+        Self::new(series.map(|labels| (labels, Shown::Always)))
+    }
+
+    pub(super) fn add(&self, place: usize, count: u64) {
+        self.counts.add(place, count);
+    }
+}
+
+impl EncodeMetric for Counters {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        for (place, (labels, shown)) in self.series.iter().enumerate() {
+            let count = self.counts.sum(place);
+            let shown = match shown {
+                Shown::Always => true,
+                Shown::OnceCounted => count > 0,
+                Shown::Never => false,
+            };
+            if shown {
+                let mut encoder = encoder.encode_family(labels)?;
+                encoder.encode_counter(&count, NO_EXEMPLAR)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Counter
+    }
+}
+
+/// Gauges that go up and down, one for each value of a label.
+#[derive(Debug)]
+pub(super) struct Gauges {
+    series: Box<[(Labels, AtomicI64)]>,
+}
+
+impl Gauges {
+    pub(super) fn by(key: &'static str, values: impl IntoIterator<Item = &'static str>) -> Self {
+        let series = values.into_iter().map(|value| vec![(key, value)]);
+        Self {
+            series: series.map(|labels| (labels, AtomicI64::new(0))).collect(),
+        }
+    }
+
+    pub(super) fn add(&self, place: usize, change: i64) {
+        self.series[place].1.fetch_add(change, Ordering::Relaxed);
+    }
+}
+
+impl EncodeMetric for Gauges {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        for (labels, value) in &self.series {
+            let mut encoder = encoder.encode_family(labels)?;
+            encoder.encode_gauge(&value.load(Ordering::Relaxed))?;
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+}
+
+/// Histograms of one name, with the same buckets.
+#[derive(Debug)]
+pub(super) struct Histograms {
+    series: Box<[Labels]>,
+    /// The upper bounds of the buckets; one more is above them all.
+    bounds: Box<[u64]>,
+    /// Of each series: how many are in each bucket, and the sum of their values.
+    counts: Cells,
+    /// How many of what is counted make one of what is told: nanoseconds are told in seconds.
+    per_unit: f64,
+}
+
+impl Histograms {
+    /// Of durations, with these upper bounds in microseconds.
+    pub(super) fn of_durations(
+        series: impl IntoIterator<Item = Labels>,
+        bounds_in_micros: &[u64],
+    ) -> Self {
+        let bounds: Vec<u64> = bounds_in_micros.iter().map(|it| it * 1_000).collect();
+        Self::new(series, &bounds, 1e9)
+    }
+
+    /// Of whole numbers.
+    pub(super) fn of_numbers(bounds: &[u64]) -> Self {
+        Self::new([Vec::new()], bounds, 1.0)
+    }
+
+    fn new(series: impl IntoIterator<Item = Labels>, bounds: &[u64], per_unit: f64) -> Self {
+        let series: Box<[_]> = series.into_iter().collect();
+        Self {
+            counts: Cells::new(series.len() * (bounds.len() + 2)),
+            series,
+            bounds: bounds.into(),
+            per_unit,
+        }
+    }
+
+    /// Takes in a duration, so many times.
+    pub(super) fn took(&self, place: usize, duration: Duration, times: u64) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.observe(place, nanos, times);
+    }
+
+    pub(super) fn observe(&self, place: usize, value: u64, times: u64) {
+        let (first, above) = (place * (self.bounds.len() + 2), self.bounds.len());
+        let bucket = self.bounds.iter().position(|most| value <= *most);
+        self.counts.add(first + bucket.unwrap_or(above), times);
+        self.counts
+            .add(first + above + 1, value.saturating_mul(times));
+    }
+}
+
+impl EncodeMetric for Histograms {
+    #[allow(clippy::cast_precision_loss)]
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let told = |value: u64| value as f64 / self.per_unit;
+        let above = self.bounds.len();
+        for (place, labels) in self.series.iter().enumerate() {
+            let first = place * (above + 2);
+            let bounds = self.bounds.iter().map(|most| told(*most));
+            let bounds = bounds.chain([f64::INFINITY]).enumerate();
+            let buckets = bounds.map(|(at, most)| (most, self.counts.sum(first + at)));
+            let buckets: Vec<_> = buckets.collect();
+            // From what was just read, so that the last bucket never contradicts it.
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            let sum = told(self.counts.sum(first + above + 1));
+            if labels.is_empty() {
+                encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            } else {
+                let mut encoder = encoder.encode_family(labels)?;
+                encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+/// A value that is read at the scrape.
+#[derive(Debug)]
+pub(super) enum Now {
+    Gauge(f64),
+    Counter(f64),
+}
+
+impl EncodeMetric for Now {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        match self {
+            Self::Gauge(value) => encoder.encode_gauge(value),
+            Self::Counter(value) => encoder.encode_counter::<NoLabelSet, f64, f64>(value, None),
+        }
+    }
+
+    fn metric_type(&self) -> MetricType {
+        match self {
+            Self::Gauge(_) => MetricType::Gauge,
+            Self::Counter(_) => MetricType::Counter,
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The values that labels may have: all of them are known when the program is built, but for the names of
+//! pools. Nothing that a caller sends is ever one.
+
+use crate::domain::{BilledReason, Verdict};
+
+/// An enum whose values are those of a label.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $value:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$of])* #[doc = concat!("`", $text, "`")] $value,)+
+        }
+
+        impl $name {
+            /// All of them, each at the place of its number.
+            pub const ALL: &[Self] = &[$(Self::$value),+];
+
+            /// As the label has it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$value => $text,)+
+                }
+            }
+
+            /// Its place among all of them.
+            pub(super) const fn place(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+label! {
+    /// Which RPC.
+    Rpc {
+        Reserve = "Reserve",
+        ReserveStream = "ReserveStream",
+        Settle = "Settle",
+        Release = "Release",
+        GetQuota = "GetQuota",
+        ListUsage = "ListUsage",
+    }
+}
+
+label! {
+    /// A gRPC status code, in the order of their numbers.
+    Code {
+        Ok = "OK",
+        Cancelled = "CANCELLED",
+        Unknown = "UNKNOWN",
+        InvalidArgument = "INVALID_ARGUMENT",
+        DeadlineExceeded = "DEADLINE_EXCEEDED",
+        NotFound = "NOT_FOUND",
+        AlreadyExists = "ALREADY_EXISTS",
+        PermissionDenied = "PERMISSION_DENIED",
+        ResourceExhausted = "RESOURCE_EXHAUSTED",
+        FailedPrecondition = "FAILED_PRECONDITION",
+        Aborted = "ABORTED",
+        OutOfRange = "OUT_OF_RANGE",
+        Unimplemented = "UNIMPLEMENTED",
+        Internal = "INTERNAL",
+        Unavailable = "UNAVAILABLE",
+        DataLoss = "DATA_LOSS",
+        Unauthenticated = "UNAUTHENTICATED",
+    }
+}
+
+label! {
+    /// What became of tokens.
+    Tokens {
+        Free = "free",
+        Billed = "billed",
+        SettledFree = "settled_free",
+        SettledBilled = "settled_billed",
+        Released = "released",
+    }
+}
+
+label! {
+    /// What happened to a reservation.
+    Transition {
+        Held = "held",
+        Settled = "settled",
+        Released = "released",
+    }
+}
+
+label! {
+    /// How a call to the store ended.
+    StoreCall {
+        Decided = "decided",
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// Why a decision, or a reading, has no answer.
+    Failure {
+        Unreachable = "unreachable",
+        NoAnswer = "no_answer",
+        RefusedFull = "refused_full",
+        RefusedCannotSave = "refused_cannot_save",
+        RefusedBusy = "refused_busy",
+        RefusedLoading = "refused_loading",
+        RefusedReadOnly = "refused_read_only",
+        RefusedCutOff = "refused_cut_off",
+        RefusedTooFewReplicas = "refused_too_few_replicas",
+        RefusedIncomplete = "refused_incomplete",
+        RefusedMoving = "refused_moving",
+        RefusedNoRight = "refused_no_right",
+        RefusedNotLoggedIn = "refused_not_logged_in",
+        RefusedTooManyClients = "refused_too_many_clients",
+        RefusedOther = "refused_other",
+        Unfit = "unfit",
+        Corrupt = "corrupt",
+        /// The store is known to be down, and was not asked.
+        Down = "down",
+        /// A counter would pass 2^53 − 1.
+        Full = "full",
+        OutOfTime = "out_of_time",
+        RestlessClock = "restless_clock",
+        Overloaded = "overloaded",
+        TaskDied = "task_died",
+    }
+}
+
+label! {
+    /// What became of a policy that was read anew.
+    Reload {
+        Applied = "applied",
+        Refused = "refused",
+    }
+}
+
+label! {
+    /// Why a call is not let in.
+    Denied {
+        Unauthenticated = "unauthenticated",
+        PermissionDenied = "permission_denied",
+    }
+}
+
+label! {
+    /// Which of the two ports.
+    Port {
+        Grpc = "grpc",
+        Http = "http",
+    }
+}
+
+label! {
+    /// Why a connection was not let in.
+    Refusal {
+        /// There are as many as may be.
+        TooMany = "too_many",
+        /// The TLS handshake failed.
+        Handshake = "handshake",
+        /// The handshake took too long.
+        HandshakeTimeout = "handshake_timeout",
+    }
+}
+
+label! {
+    /// Why a connection ended.
+    Closing {
+        /// The caller closed it.
+        ByCaller = "by_caller",
+        /// It was broken, or spoke no HTTP.
+        Error = "error",
+        /// Nothing was asked over it for too long.
+        Idle = "idle",
+        /// It was as old as one may get.
+        Age = "age",
+        /// The service stops.
+        Stopping = "stopping",
+    }
+}
+
+impl Rpc {
+    /// By its name in the proto; none where there is none such.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|rpc| rpc.name() == name)
+    }
+
+    /// Whether its good answer is a verdict.
+    pub(super) const fn has_verdict(self) -> bool {
+        matches!(self, Self::Reserve | Self::ReserveStream | Self::Settle)
+    }
+}
+
+impl Code {
+    /// By its number in gRPC; what is none is UNKNOWN, as gRPC has it.
+    #[must_use]
+    pub fn by_number(number: i32) -> Self {
+        let place = usize::try_from(number).ok();
+        let code = place.and_then(|place| Self::ALL.get(place));
+        code.copied().unwrap_or(Self::Unknown)
+    }
+
+    /// Whether docs/CONTRACT.md, "Errors", has it: such a series is there before it first happens.
+    pub(super) const fn is_foreseen(self) -> bool {
+        !matches!(
+            self,
+            Self::Unknown
+                | Self::DeadlineExceeded
+                | Self::Aborted
+                | Self::Unimplemented
+                | Self::DataLoss
+        )
+    }
+}
+
+/// Every verdict, each at the place that [`verdict_place`] gives it.
+pub(super) const VERDICTS: [Verdict; 13] = [
+    Verdict::Free,
+    Verdict::Billed(BilledReason::OrganizationNotEnrolled),
+    Verdict::Billed(BilledReason::ZeroDataRetention),
+    Verdict::Billed(BilledReason::EnterprisePlan),
+    Verdict::Billed(BilledReason::ProgramEnded),
+    Verdict::Billed(BilledReason::ProjectNotSharing),
+    Verdict::Billed(BilledReason::WorkloadNotCovered),
+    Verdict::Billed(BilledReason::FineTunedModel),
+    Verdict::Billed(BilledReason::ModelNotCovered),
+    Verdict::Billed(BilledReason::PoolClosed),
+    Verdict::Billed(BilledReason::AllowanceExceeded),
+    Verdict::Billed(BilledReason::DayClosed),
+    Verdict::Billed(BilledReason::StoreUnavailable),
+];
+
+pub(super) const fn verdict_place(verdict: Verdict) -> usize {
+    match verdict {
+        Verdict::Free => 0,
+        Verdict::Billed(reason) => 1 + reason as usize,
+    }
+}
+
+/// A verdict's two labels: `FREE` or `BILLED`, and the reason as the proto has it, or nothing.
+#[must_use]
+pub const fn verdict_names(verdict: Verdict) -> (&'static str, &'static str) {
+    let Verdict::Billed(reason) = verdict else {
+        return ("FREE", "");
+    };
+    let reason = match reason {
+        BilledReason::OrganizationNotEnrolled => "ORGANIZATION_NOT_ENROLLED",
+        BilledReason::ZeroDataRetention => "ZERO_DATA_RETENTION",
+        BilledReason::EnterprisePlan => "ENTERPRISE_PLAN",
+        BilledReason::ProgramEnded => "PROGRAM_ENDED",
+        BilledReason::ProjectNotSharing => "PROJECT_NOT_SHARING",
+        BilledReason::WorkloadNotCovered => "WORKLOAD_NOT_COVERED",
+        BilledReason::FineTunedModel => "FINE_TUNED_MODEL",
+        BilledReason::ModelNotCovered => "MODEL_NOT_COVERED",
+        BilledReason::PoolClosed => "POOL_CLOSED",
+        BilledReason::AllowanceExceeded => "ALLOWANCE_EXCEEDED",
+        BilledReason::DayClosed => "DAY_CLOSED",
+        BilledReason::StoreUnavailable => "STORE_UNAVAILABLE",
+    };
+    ("BILLED", reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verdict_stands_at_its_place() {
+        for (place, verdict) in VERDICTS.into_iter().enumerate() {
+            assert_eq!(verdict_place(verdict), place, "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn codes_have_the_numbers_of_grpc() {
+        for (number, name) in [(0, "OK"), (1, "CANCELLED"), (8, "RESOURCE_EXHAUSTED")] {
+            assert_eq!(Code::by_number(number).name(), name);
+        }
+        for (number, name) in [
+            (14, "UNAVAILABLE"),
+            (16, "UNAUTHENTICATED"),
+            (17, "UNKNOWN"),
+        ] {
+            assert_eq!(Code::by_number(number).name(), name);
+        }
+        assert_eq!(Code::by_number(-1), Code::Unknown);
+    }
+}

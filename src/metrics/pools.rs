@@ -1,0 +1,84 @@
+//! Tokens by pool. The names are the policy's, so there are few; a pool that leaves keeps its last values,
+//! since a counter that vanished would be taken for one that began anew.
+
+use std::{fmt, sync::Arc};
+
+use arc_swap::ArcSwap;
+use prometheus_client::{
+    encoding::{EncodeMetric, MetricEncoder, NoLabelSet},
+    metrics::MetricType,
+};
+
+use super::{cells::Cells, labels::Tokens};
+use crate::domain::PoolName;
+
+/// What became of tokens, by pool.
+#[derive(Debug)]
+pub(super) struct PoolTokens {
+    pools: ArcSwap<Vec<Arc<Pool>>>,
+    /// Of requests that were in no pool that a policy of this process had.
+    others: Cells,
+}
+
+#[derive(Debug)]
+struct Pool {
+    name: PoolName,
+    counts: Cells,
+}
+
+fn none() -> Cells {
+    Cells::new(Tokens::ALL.len())
+}
+
+impl PoolTokens {
+    /// No pool is known yet.
+    pub(super) fn new() -> Self {
+        Self {
+            pools: ArcSwap::default(),
+            others: none(),
+        }
+    }
+
+    /// Adds the pools that are new. Only this puts a name into a label.
+    pub(super) fn know(&self, names: &[PoolName]) {
+        self.pools.rcu(|known| {
+            let mut pools = Vec::clone(known);
+            for name in names {
+                if !pools.iter().any(|pool| pool.name == *name) {
+                    pools.push(Arc::new(Pool {
+                        name: name.clone(),
+                        counts: none(),
+                    }));
+                }
+            }
+            pools
+        });
+    }
+
+    pub(super) fn add(&self, name: Option<&PoolName>, kind: Tokens, tokens: u64) {
+        let pools = self.pools.load();
+        let pool = name.and_then(|name| pools.iter().find(|pool| pool.name == *name));
+        let counts = pool.map_or(&self.others, |pool| &pool.counts);
+        counts.add(kind.place(), tokens);
+    }
+}
+
+impl EncodeMetric for PoolTokens {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let pools = self.pools.load();
+        let named = pools.iter().map(|pool| (pool.name.as_str(), &pool.counts));
+        for (name, counts) in named.chain([("", &self.others)]) {
+            for kind in Tokens::ALL {
+                let labels = [("pool", name), ("kind", kind.name())];
+                let count = counts.sum(kind.place());
+                let mut encoder = encoder.encode_family(&labels)?;
+                encoder.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Counter
+    }
+}

@@ -1,0 +1,228 @@
+//! A real Prometheus scrapes a running service, and finds what was called.
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::{PATIENCE, scrape};
+use crate::support::{
+    calls::{ask, policy_file},
+    free_port,
+    tollgate::Tollgate,
+    tools::{run, tool},
+};
+
+/// A Prometheus of the test's own, which scrapes one service as the job `tollgate`.
+struct Prometheus {
+    process: Child,
+    addr: String,
+    _dir: TempDir,
+}
+
+impl Prometheus {
+    async fn start(target: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("prometheus.yml");
+        let rules = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/helm/tollgate/files/alerts.yaml"
+        );
+        let text = format!(
+            "global: {{scrape_interval: 200ms, evaluation_interval: 200ms, scrape_timeout: 200ms}}\n\
+             rule_files: ['{rules}']\n\
+             scrape_configs: [{{job_name: tollgate, static_configs: [{{targets: ['{target}']}}]}}]\n"
+        );
+        fs::write(&config, text).unwrap();
+        let addr = format!("127.0.0.1:{}", free_port());
+        let log = File::create(dir.path().join("log")).unwrap();
+        let process = Command::new(tool("bin/prometheus"))
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                dir.path().join("data").display()
+            ))
+            .arg(format!("--web.listen-address={addr}"))
+            .current_dir(dir.path())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let prometheus = Self {
+            process,
+            addr,
+            _dir: dir,
+        };
+        let patience = Instant::now() + PATIENCE;
+        while tokio::net::TcpStream::connect(&prometheus.addr)
+            .await
+            .is_err()
+        {
+            assert!(Instant::now() < patience, "Prometheus does not start");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        prometheus
+    }
+
+    fn api(&self, path: &str) -> Value {
+        let (head, body) = get(&self.addr, path);
+        assert!(head.starts_with("HTTP/1.0 200 "), "{head}\n{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// The values of a query.
+    fn query(&self, query: &str) -> Vec<f64> {
+        let query =
+            percent_encoding::utf8_percent_encode(query, percent_encoding::NON_ALPHANUMERIC);
+        let answer = self.api(&format!("/api/v1/query?query={query}"));
+        let series = answer["data"]["result"].as_array().unwrap().iter();
+        let values = series.map(|it| it["value"][1].as_str().unwrap().parse().unwrap());
+        values.collect()
+    }
+
+    async fn wait_for(&self, query: &str, wanted: f64) {
+        let patience = Instant::now() + PATIENCE;
+        while self.query(query) != [wanted] {
+            assert!(
+                Instant::now() < patience,
+                "{query} is {:?}, not {wanted}: {}",
+                self.query(query),
+                self.api("/api/v1/targets")
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// A GET in the form that has an answer of one piece.
+fn get(addr: &str, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+async fn prometheus_finds_what_was_called() {
+    let policy = policy_file(1_000);
+    let tollgate = Tollgate::start(&["--store", "memory:", "--policy", policy.path()]);
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    let prometheus = Prometheus::start(&tollgate.http_addr).await;
+    let mut client = tollgate.client();
+    for id in 0..13 {
+        client.reserve(ask(100, &id.to_string())).await.unwrap();
+    }
+    client.reserve(ask(0, "")).await.unwrap_err();
+    for (query, wanted) in [
+        (r#"up{job="tollgate"}"#, 1.0),
+        (
+            r#"tollgate_requests_total{rpc="Reserve",verdict="FREE"}"#,
+            10.0,
+        ),
+        (
+            r#"sum(tollgate_requests_total{reason="ALLOWANCE_EXCEEDED"})"#,
+            3.0,
+        ),
+        (
+            r#"tollgate_requests_total{rpc="Reserve",code="INVALID_ARGUMENT"}"#,
+            1.0,
+        ),
+        (
+            r#"tollgate_tokens_total{pool="large",kind="free"}"#,
+            1_000.0,
+        ),
+        (
+            r#"tollgate_tokens_total{pool="large",kind="billed"}"#,
+            300.0,
+        ),
+        (r#"tollgate_reservations_total{transition="held"}"#, 13.0),
+        (
+            r#"tollgate_request_duration_seconds_count{rpc="Reserve"}"#,
+            14.0,
+        ),
+        (
+            r#"tollgate_request_duration_seconds_bucket{rpc="Reserve",le="+Inf"}"#,
+            14.0,
+        ),
+        (
+            r#"tollgate_store_call_duration_seconds_count{outcome="decided"}"#,
+            13.0,
+        ),
+        (r#"tollgate_store_batch_decisions_bucket{le="1.0"}"#, 13.0),
+        ("tollgate_ready", 1.0),
+        ("tollgate_store_up", 1.0),
+        ("count(tollgate_build_info)", 1.0),
+        ("count(tollgate_policy_info)", 1.0),
+        ("process_open_fds > bool 0", 1.0),
+    ] {
+        prometheus.wait_for(query, wanted).await;
+    }
+    // It has read our rules as well, and nothing is wrong.
+    let rules = prometheus.api("/api/v1/rules");
+    let rules = rules["data"]["groups"][0]["rules"].as_array().unwrap();
+    assert!(rules.len() >= 11);
+    for rule in rules {
+        assert_ne!(rule["health"], "err", "{rule}");
+        assert_ne!(rule["state"], "firing", "{rule}");
+    }
+}
+
+/// What promtool reads is the older format, in which the lines of a family have the name of its samples,
+/// and which knows neither info nor the mark at the end.
+fn in_the_older_format(text: &str) -> String {
+    let mut lines = Vec::new();
+    let mut help = String::new();
+    for line in text.lines() {
+        if line.starts_with("# HELP ") {
+            line.clone_into(&mut help);
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", "counter"),
+                "info" => ("_info", "gauge"),
+                kind => ("", kind),
+            };
+            let said = help.strip_prefix(&format!("# HELP {name} ")).unwrap();
+            lines.push(format!("# HELP {name}{suffix} {said}"));
+            lines.push(format!("# TYPE {name}{suffix} {kind}"));
+        } else if line != "# EOF" {
+            lines.push(line.to_owned());
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+#[tokio::test]
+async fn promtool_finds_nothing_to_mend() {
+    let tollgate = Tollgate::start(&["--store", "memory:"]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("metrics");
+    fs::write(&file, in_the_older_format(&scrape(&tollgate))).unwrap();
+    let checked = run(Command::new("sh")
+        .arg("-c")
+        .arg("exec \"$0\" check metrics <\"$1\"")
+        .arg(tool("bin/promtool"))
+        .arg(&file));
+    assert_eq!(
+        (checked.code, checked.stderr.as_str()),
+        (Some(0), ""),
+        "{checked:?}"
+    );
+}
