@@ -106,7 +106,7 @@ impl Watch {
             next_look: now,
             rest_until: now,
             nudge: nudge.clone(),
-            nudges: nudge.0.subscribe(),
+            nudges: nudge.taken_up(),
         }
     }
 
@@ -157,6 +157,15 @@ impl Nudge {
     /// Gives it to all that watch.
     pub fn give(&self) {
         self.0.send_modify(|given| *given = given.wrapping_add(1));
+    }
+
+    /// Whoever gave it before anybody watched, as the service started, shall not have given it in vain.
+    fn taken_up(&self) -> watch::Receiver<u64> {
+        let mut nudges = self.0.subscribe();
+        if *nudges.borrow() > 0 {
+            nudges.mark_changed();
+        }
+        nudges
     }
 
     async fn given(&self, nudges: &mut watch::Receiver<u64>) {

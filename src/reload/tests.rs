@@ -88,6 +88,17 @@ async fn what_is_told_follows_files_wherever_their_links_lead() {
 }
 
 #[tokio::test]
+async fn a_nudge_that_was_given_before_anybody_watched_is_told() {
+    let nudge = Nudge::new();
+    nudge.give();
+    // There is nothing to look at besides.
+    let mut watch = Watch::new([], &nudge);
+    assert_eq!(watch.changed().await, Cause::Nudged);
+    let told = tokio::time::timeout(LOOK * 2, watch.changed()).await;
+    assert!(told.is_err(), "{told:?}");
+}
+
+#[tokio::test]
 async fn nothing_is_told_while_nothing_changes() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("file");

@@ -7,6 +7,7 @@ use std::{
 };
 
 use nix::{sys::stat::Mode, unistd::mkfifo};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::{Followed, NOT_TAKEN, TAKEN, policy};
 use crate::{
@@ -65,6 +66,21 @@ const SPOILT: [Spoilt; 11] = [
     ),
 ];
 
+/// Puts what stands beside it in the file's place, whatever it is; nothing where nothing stands there. At
+/// once: a place that is empty for long is one more thing to refuse.
+fn put(beside: &Path, file: &Path) {
+    let (here, there) = (fs::symlink_metadata(file), fs::symlink_metadata(beside));
+    match (here, there) {
+        (Ok(_), Ok(_)) => {
+            let (from, to, flags) = (beside, file, RenameFlags::EXCHANGE);
+            renameat_with(CWD, from, CWD, to, flags).unwrap();
+            clear(beside);
+        }
+        (Err(_), Ok(_)) => fs::rename(beside, file).unwrap(),
+        (_, Err(_)) => clear(file),
+    }
+}
+
 fn clear(file: &Path) {
     match fs::symlink_metadata(file) {
         Ok(there) if there.is_dir() => fs::remove_dir(file).unwrap(),
@@ -76,15 +92,15 @@ fn clear(file: &Path) {
 #[tokio::test]
 async fn a_file_that_cant_be_taken_is_refused_with_why_and_the_last_good_one_stays() {
     let followed = Followed::start();
-    let file = followed.file();
+    let (file, beside) = (followed.file(), followed.path("beside"));
     for (at, (spoil, wanted)) in SPOILT.into_iter().enumerate() {
         let large = 2_000 + at as u64;
-        clear(&file);
-        followed.write(&policy(large));
+        fs::write(&beside, policy(large)).unwrap();
+        put(&beside, &file);
         followed.grants(large).await;
         let refusals = followed.logged(NOT_TAKEN).len();
-        clear(&file);
-        spoil(&file);
+        spoil(&beside);
+        put(&beside, &file);
         let line = followed.waits_for(NOT_TAKEN, refusals + 1).await;
         assert_eq!(line["level"], "ERROR");
         let error = line["error"].as_str().unwrap();
