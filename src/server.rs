@@ -3,6 +3,7 @@
 mod activity;
 mod bounds;
 mod connection;
+mod counting;
 mod crowd;
 mod linger;
 mod listener;
@@ -31,6 +32,7 @@ pub use self::{
     tls::{ClientCertificates, GRPC_TLS, HTTP_TLS, ListenerTls, TlsNames},
 };
 use self::{
+    counting::count_policies,
     listener::{Listener, Speaks},
     readiness::{LIVENESS, READINESS, follow_store, report},
     tls::Certificates,
@@ -39,7 +41,7 @@ use crate::{
     grpc::{self, deadline::InTime},
     http::{self, Readiness},
     ledger::Ledger,
-    metrics::Metrics,
+    metrics::{Metrics, Port},
     policy::PolicySource,
     reload::Nudge,
     settings::{Settings, StoreChoice},
@@ -109,12 +111,14 @@ impl Server {
             tcp: bind("listen", &settings.listen).await?,
             speaks: Speaks::Http2,
             bounds,
+            connections: metrics.connections(Port::Grpc),
         };
         let http = Listener {
             certificates: certificates(settings.http_tls.as_ref(), b"http/1.1")?,
             tcp: bind("http_listen", &settings.http_listen).await?,
             speaks: Speaks::Http1,
             bounds,
+            connections: metrics.connections(Port::Http),
         };
         let server = Self {
             grpc,
@@ -208,6 +212,11 @@ impl Server {
             Some(AbortOnDropHandle::new(following))
         });
         let policy_status = policy.status();
+        let _policy_counter = AbortOnDropHandle::new(tokio::spawn(count_policies(
+            ledger.clone(),
+            policy.status(),
+            metrics.clone(),
+        )));
         let _policy_follower = AbortOnDropHandle::new(tokio::spawn({
             let ledger = ledger.clone();
             policy.follow(nudge, move |policy| ledger.set_policy(policy))

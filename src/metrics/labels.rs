@@ -173,6 +173,8 @@ label! {
         Idle = "idle",
         /// It was as old as one may get.
         Age = "age",
+        /// Another one needed its place, and it had no call open.
+        MadeRoom = "made_room",
         /// The service stops.
         Stopping = "stopping",
     }

@@ -11,27 +11,22 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{activity::Activity, bounds::Bounds};
+use crate::metrics::Closing;
 
 /// An idle connection has this long to end as HTTP/2 wants it, and one that is to make room so much as it takes
 /// to tell its caller.
 const FAREWELL: Duration = Duration::from_millis(250);
 const SHORT_FAREWELL: Duration = Duration::from_millis(5);
 
-/// Why a connection ended. Names are for metrics and logs.
+/// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// Its caller closed it, or it broke.
-    Caller,
-    /// It did not begin in time, or not as it should.
+    /// It did not begin as it should.
     Handshake,
-    /// It had no call for too long.
-    Idle,
-    /// Another one needed its place.
-    Room,
-    /// It was old, and its last call had ended.
-    Age,
-    /// The service stops.
-    Stop,
+    /// It did not begin in time.
+    Slow,
+    /// Of one that had begun.
+    Closed(Closing),
 }
 
 /// Serves a connection to its end.
@@ -49,20 +44,23 @@ pub(super) async fn serve(
     // The first one asks for a graceful end, and the connection goes on until its calls have ended.
     let end = loop {
         tokio::select! {
-            _ = connection.as_mut() => return End::Caller,
-            () = stop.cancelled() => break End::Stop,
-            () = activity.room_is_wanted() => break End::Room,
-            () = &mut ages => break End::Age,
+            ended = connection.as_mut() => {
+                let why = ended.map_or(Closing::Error, |()| Closing::ByCaller);
+                return End::Closed(why);
+            }
+            () = stop.cancelled() => break Closing::Stopping,
+            () = activity.room_is_wanted() => break Closing::MadeRoom,
+            () = &mut ages => break Closing::Age,
             () = &mut begins_until, if begins => {
                 if !activity.has_spoken() {
-                    return End::Handshake;
+                    return End::Slow;
                 }
                 begins = false;
             }
             () = &mut idles => {
                 let since = activity.idle_since().unwrap_or_else(Instant::now);
                 if since.elapsed() >= bounds.idle_time {
-                    break End::Idle;
+                    break Closing::Idle;
                 }
                 idles.as_mut().reset(since + bounds.idle_time);
             }
@@ -70,16 +68,16 @@ pub(super) async fn serve(
     };
     connection.as_mut().graceful_shutdown();
     let farewell = match end {
-        End::Room => SHORT_FAREWELL,
-        End::Idle => FAREWELL,
+        Closing::MadeRoom => SHORT_FAREWELL,
+        Closing::Idle => FAREWELL,
         _ => {
             // A caller that does not answer any more is found out by HTTP/2's pings.
             let _ = connection.await;
-            return end;
+            return End::Closed(end);
         }
     };
     let _ = timeout(farewell, connection).await;
-    end
+    End::Closed(end)
 }
 
 /// A tenth more or less.

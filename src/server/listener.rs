@@ -29,7 +29,10 @@ use super::{
     linger::Lingering,
     tls::Certificates,
 };
-use crate::throttle::Throttle;
+use crate::{
+    metrics::{Closing, Connections, Refusal},
+    throttle::Throttle,
+};
 
 /// Which HTTP a port speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,7 @@ pub(super) struct Listener {
     /// None: plaintext.
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) bounds: Bounds,
+    pub(super) connections: Connections,
 }
 
 /// A reset stream costs the server more than its caller, so how many the caller may provoke is bounded.
@@ -110,15 +114,22 @@ impl Listener {
                 }
             };
             if !crowd.has_room() {
+                self.connections.refused(Refusal::TooMany);
                 // Dropped: closed at once.
                 continue;
             }
             let activity = Arc::new(Activity::new());
             let (port, service) = (Arc::clone(&port), service.clone());
             let task = connections.spawn({
-                let activity = Arc::clone(&activity);
+                let (activity, connections) = (Arc::clone(&activity), self.connections.clone());
                 async move {
+                    let open = connections.opened();
                     let end = port.serve(stream, service, activity).await;
+                    match end {
+                        End::Closed(why) => open.closed(why),
+                        End::Handshake => connections.refused(Refusal::Handshake),
+                        End::Slow => connections.refused(Refusal::HandshakeTimeout),
+                    }
                     tracing::debug!(%from, ?end, "a connection ended");
                 }
             });
@@ -158,7 +169,7 @@ impl Port {
         B::Error: Into<Failure>,
     {
         if stream.set_nodelay(true).is_err() {
-            return End::Caller;
+            return End::Closed(Closing::Error);
         }
         let stream = Lingering::new(stream, Arc::clone(&activity));
         let Some(certificates) = &self.certificates else {
@@ -171,7 +182,7 @@ impl Port {
                 tracing::debug!(%error, "no TLS");
                 End::Handshake
             }
-            Err(_) => End::Handshake,
+            Err(_) => End::Slow,
         }
     }
 

@@ -23,7 +23,7 @@ async fn where_there_are_too_many_connections_idle_ones_make_room() {
     }
     assert_eq!(large(&tollgate.client()).await.used, 20);
     until("too many are still open", || closed(&mut idle) >= 60 - 16).await;
-    assert!(ended(&tollgate, "Room") > 0);
+    assert!(ended(&tollgate, "MadeRoom") > 0);
     // The ports have a bound each.
     assert!(http_get(&tollgate.http_addr, "/livez").0.contains("200"));
 }
@@ -59,7 +59,7 @@ async fn a_connection_that_does_not_begin_in_time_is_closed() {
     let mut begun = silent_connections(&tollgate.addr, 3, BEGINNING);
     until("they are still open", || closed(&mut silent) == 9).await;
     assert_eq!(closed(&mut begun), 0);
-    assert_eq!(ended(&tollgate, "Handshake"), 6);
+    assert_eq!(ended(&tollgate, "Slow"), 6);
 }
 
 #[tokio::test]
