@@ -1,12 +1,13 @@
 //! Binds, wires, runs and drains: everything between settings and a running service.
 
+mod admission;
 mod linger;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use chrono::Utc;
-use futures_util::TryStreamExt as _;
+use futures_util::{TryStreamExt as _, future::ready};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{
     sync::CancellationToken,
@@ -17,7 +18,11 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::linger::Lingering;
 use crate::{
-    grpc,
+    callers::{Admission, Peer, Port},
+    grpc::{
+        self,
+        access::{Authorized, ReflectionFor},
+    },
     http::{self, Readiness},
     ledger::{Ledger, StoreState},
     policy::{self, Policy},
@@ -67,6 +72,10 @@ pub struct Server {
     grpc: TcpListener,
     http: TcpListener,
     ledger: Ledger,
+    admission: Admission,
+    reflection: ReflectionFor,
+    grpc_port: Port,
+    http_port: Port,
     call_timeout: Duration,
     drain_delay: Duration,
     grace_period: Duration,
@@ -80,16 +89,25 @@ impl Server {
     /// One clear sentence: what can't be read, used or bound.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
         let policy = load_policy(settings)?;
+        let callers = admission::load(settings)?;
         let (store, store_name) = open_store(settings)?;
         let days = settings.usage_retention_days;
         let organizations = policy.orgs().len();
         let ledger = Ledger::new(Arc::new(policy), store, settings.on_store_failure, days);
         let grpc = bind("listen", &settings.listen).await?;
         let http = bind("http_listen", &settings.http_listen).await?;
+        // Neither port speaks TLS.
+        let grpc_port = Port::at(grpc.local_addr()?.ip(), false);
+        let http_port = Port::at(http.local_addr()?.ip(), false);
+        let admission = admission::of(callers, grpc_port, http_port)?;
         let server = Self {
             grpc,
             http,
             ledger,
+            admission,
+            reflection: settings.reflection,
+            grpc_port,
+            http_port,
             call_timeout: settings.call_timeout,
             drain_delay: settings.drain_delay,
             grace_period: settings.grace_period,
@@ -150,6 +168,10 @@ impl Server {
             grpc,
             http,
             ledger,
+            admission,
+            reflection,
+            grpc_port,
+            http_port,
             call_timeout,
             drain_delay,
             grace_period,
@@ -171,8 +193,15 @@ impl Server {
         let end = CancellationToken::new();
         let open_calls = TaskTracker::new();
 
+        let loopback = grpc.local_addr()?.ip().to_canonical().is_loopback();
+        let (mut reflected_v1, mut reflected_v1alpha) = (None, None);
+        if let Some(by) = reflection.admission(&admission) {
+            let (v1, v1alpha) = (reflected().build_v1()?, reflected().build_v1alpha()?);
+            reflected_v1 = Some(Authorized::any_caller(v1, by.clone()));
+            reflected_v1alpha = Some(Authorized::any_caller(v1alpha, by));
+        }
         let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
-        let incoming = incoming.map_ok(Lingering::new);
+        let incoming = incoming.and_then(move |stream| ready(Lingering::new(stream, grpc_port)));
         let grpc_server = tonic::transport::Server::builder()
             .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
             .http2_max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
@@ -180,18 +209,22 @@ impl Server {
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .add_service(health)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
+            .add_optional_service(reflected_v1)
+            .add_optional_service(reflected_v1alpha)
             .add_service(grpc::quota::service(
                 ledger.clone(),
                 call_timeout,
                 open_calls.clone(),
                 end.clone(),
+                admission.clone(),
             ))
             .serve_with_incoming_shutdown(incoming, end.clone().cancelled_owned());
         let mut grpc_server: Listener =
             tokio::spawn(async move { grpc_server.await.context("the gRPC listener failed") });
-        let router = http::router(ledger, call_timeout, is_ready);
+        let router = http::router(ledger, call_timeout, is_ready, admission);
+        // Of its other ends nothing more is known than how the port is reached.
+        let anybody = Peer::anybody(http_port);
+        let router = router.layer(axum::Extension(Arc::new(anybody)));
         let end_of_http = end.clone().cancelled_owned();
         let mut http_server: Listener = tokio::spawn(async move {
             let server = axum::serve(http, router).with_graceful_shutdown(end_of_http);
@@ -331,7 +364,7 @@ async fn report(reporter: &HealthReporter, ready: bool) {
     }
 }
 
-fn reflection() -> tonic_reflection::server::Builder<'static> {
+fn reflected() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(grpc::proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)

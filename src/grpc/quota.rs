@@ -7,7 +7,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
-    MAX_MESSAGE_BYTES, convert,
+    MAX_MESSAGE_BYTES,
+    access::{Authorized, Granted},
+    convert,
     deadline::answer_by,
     proto::{
         GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
@@ -17,7 +19,7 @@ use super::{
     },
     stream::Call,
 };
-use crate::ledger::Ledger;
+use crate::{callers::Admission, ledger::Ledger};
 
 /// `tollgate.v1.QuotaService`.
 pub struct Quota {
@@ -25,31 +27,40 @@ pub struct Quota {
     call_timeout: Duration,
     open_calls: TaskTracker,
     stopping: CancellationToken,
+    admission: Admission,
 }
 
 /// The service over a ledger, ready to be added to a server. `call_timeout` is how long a call whose
 /// caller has no deadline, and a request of a stream, waits for the store. `open_calls` is told of each call while it
-/// is open; `stopping` ends the calls that have no end of their own.
+/// is open; `stopping` ends the calls that have no end of their own; `admission` says who may call.
 #[must_use]
 pub fn service(
     ledger: Ledger,
     call_timeout: Duration,
     open_calls: TaskTracker,
     stopping: CancellationToken,
-) -> QuotaServiceServer<Quota> {
-    QuotaServiceServer::new(Quota {
+    admission: Admission,
+) -> Authorized<QuotaServiceServer<Quota>> {
+    let quota = Quota {
         ledger,
         call_timeout,
         open_calls,
         stopping,
-    })
-    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        admission: admission.clone(),
+    };
+    let service = QuotaServiceServer::new(quota).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    Authorized::by_method(service, admission)
 }
 
 impl Quota {
     /// The ledger, for a call that has just come.
     fn in_time(&self, metadata: &MetadataMap) -> Ledger {
         self.ledger.by(answer_by(metadata, self.call_timeout))
+    }
+
+    /// What its caller may.
+    fn granted<T>(&self, request: &Request<T>) -> Result<Granted, Status> {
+        Granted::of(&self.admission, request.extensions())
     }
 }
 
@@ -61,7 +72,8 @@ impl QuotaService for Quota {
     ) -> Result<Response<ReserveResponse>, Status> {
         let _open = self.open_calls.token();
         let ledger = self.in_time(request.metadata());
-        let call = convert::reserve_call(request.into_inner())?;
+        let granted = self.granted(&request)?;
+        let call = convert::reserve_call(request.into_inner(), &granted)?;
         let reserved = ledger.reserve(call).await.map_err(convert::status)?;
         Ok(Response::new(convert::reserve_response(reserved)))
     }
@@ -74,6 +86,7 @@ impl QuotaService for Quota {
         request: Request<Streaming<ReserveRequest>>,
     ) -> Result<Response<Self::ReserveStreamStream>, Status> {
         let call = Call {
+            granted: self.granted(&request)?,
             requests: request.into_inner(),
             ledger: self.ledger.clone(),
             item_timeout: self.call_timeout,
@@ -89,7 +102,8 @@ impl QuotaService for Quota {
     ) -> Result<Response<SettleResponse>, Status> {
         let _open = self.open_calls.token();
         let ledger = self.in_time(request.metadata());
-        let (org, request_id, tokens) = convert::settle_call(request.into_inner())?;
+        let granted = self.granted(&request)?;
+        let (org, request_id, tokens) = convert::settle_call(request.into_inner(), &granted)?;
         let settled = ledger.settle(org, request_id, tokens).await;
         Ok(Response::new(convert::settle_response(
             settled.map_err(convert::status)?,
@@ -102,7 +116,8 @@ impl QuotaService for Quota {
     ) -> Result<Response<ReleaseResponse>, Status> {
         let _open = self.open_calls.token();
         let ledger = self.in_time(request.metadata());
-        let (org, request_id) = convert::release_call(request.into_inner())?;
+        let granted = self.granted(&request)?;
+        let (org, request_id) = convert::release_call(request.into_inner(), &granted)?;
         let released = ledger
             .release(org, request_id)
             .await
@@ -116,7 +131,8 @@ impl QuotaService for Quota {
     ) -> Result<Response<GetQuotaResponse>, Status> {
         let _open = self.open_calls.token();
         let ledger = self.in_time(request.metadata());
-        let org = convert::org(request.into_inner().org)?;
+        let granted = self.granted(&request)?;
+        let org = convert::org(request.into_inner().org, &granted)?;
         let quota = ledger.quota(&org).await.map_err(convert::status)?;
         Ok(Response::new(convert::quota_response(&org, quota)))
     }
@@ -127,7 +143,8 @@ impl QuotaService for Quota {
     ) -> Result<Response<ListUsageResponse>, Status> {
         let _open = self.open_calls.token();
         let ledger = self.in_time(request.metadata());
-        let (org, page) = convert::usage_page(request.into_inner())?;
+        let granted = self.granted(&request)?;
+        let (org, page) = convert::usage_page(request.into_inner(), &granted)?;
         let usage = ledger.usage(&org, page).await.map_err(convert::status)?;
         Ok(Response::new(convert::usage_response(&org, usage)))
     }

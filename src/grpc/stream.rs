@@ -12,6 +12,7 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 use tonic::Status;
 
 use super::{
+    access::Granted,
     convert,
     proto::{
         ItemError, ReserveRequest, ReserveStreamResponse, reserve_stream_response::Answer as Wire,
@@ -26,6 +27,8 @@ const MOST_AT_ONCE: usize = 256;
 pub(super) struct Call<S> {
     pub(super) requests: S,
     pub(super) ledger: Ledger,
+    /// What the caller may.
+    pub(super) granted: Granted,
     /// How long a request that was read waits for the store.
     pub(super) item_timeout: Duration,
     /// Set when the service stops: what was read is answered, and no more is read.
@@ -69,6 +72,12 @@ where
             read = self.requests.next() => read,
             () = self.stopping.cancelled() => return Round { calls, end: Some(Err(stopped())) },
         };
+        if let Some(Ok(_)) = read
+            && let Err(status) = self.granted.renew()
+        {
+            let end = Some(Err(status));
+            return Round { calls, end };
+        }
         loop {
             match read {
                 None => {
@@ -83,7 +92,7 @@ where
                         end: Some(Err(status)),
                     };
                 }
-                Some(Ok(request)) => calls.push(convert::reserve_call(request)),
+                Some(Ok(request)) => calls.push(convert::reserve_call(request, &self.granted)),
             }
             if calls.len() == MOST_AT_ONCE {
                 break;

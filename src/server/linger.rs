@@ -8,6 +8,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -17,7 +18,9 @@ use tokio::{
     net::TcpStream,
     time::{Sleep, sleep},
 };
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
+
+use crate::callers::{Peer, Port};
 
 /// How long a caller is heard out.
 const PATIENCE: Duration = Duration::from_millis(800);
@@ -25,16 +28,20 @@ const PATIENCE: Duration = Duration::from_millis(800);
 /// A TCP connection.
 pub(crate) struct Lingering {
     stream: TcpStream,
+    /// Its other end.
+    peer: Arc<Peer>,
     /// Until when the caller is heard out, once the end of the writing is told.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lingering {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self {
+    pub(crate) fn new(stream: TcpStream, port: Port) -> io::Result<Self> {
+        let peer = Arc::new(Peer::on(port, stream.peer_addr()?));
+        Ok(Self {
             stream,
+            peer,
             patience: None,
-        }
+        })
     }
 }
 
@@ -74,7 +81,9 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, patience } = &mut *self;
+        let Self {
+            stream, patience, ..
+        } = &mut *self;
         let patience = match patience {
             Some(patience) => patience,
             None => {
@@ -99,9 +108,9 @@ impl AsyncWrite for Lingering {
 }
 
 impl Connected for Lingering {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Arc<Peer>;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
+        Arc::clone(&self.peer)
     }
 }
