@@ -26,6 +26,8 @@ fn main() -> ExitCode {
                 None => run(serve).await,
                 Some(Command::Serve(serve)) => run(serve).await,
                 Some(Command::CheckPolicy { file }) => cli::check_policy(&file),
+                Some(Command::CheckCallers { file }) => cli::check_callers(&file),
+                Some(Command::NewToken) => cli::print_new_token(),
                 Some(Command::Client(client)) => cli::run(client).await,
             }
         });
@@ -36,7 +38,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tollgate: {error:#}");
-            ExitCode::FAILURE
+            cli::exit_code(&error)
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use chrono::Utc;
-use futures_util::{TryStreamExt as _, future::ready};
+use futures_util::TryStreamExt as _;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{
     sync::CancellationToken,
@@ -193,7 +193,6 @@ impl Server {
         let end = CancellationToken::new();
         let open_calls = TaskTracker::new();
 
-        let loopback = grpc.local_addr()?.ip().to_canonical().is_loopback();
         let (mut reflected_v1, mut reflected_v1alpha) = (None, None);
         if let Some(by) = reflection.admission(&admission) {
             let (v1, v1alpha) = (reflected().build_v1()?, reflected().build_v1alpha()?);
@@ -201,7 +200,7 @@ impl Server {
             reflected_v1alpha = Some(Authorized::any_caller(v1alpha, by));
         }
         let incoming = TcpIncoming::from(grpc).with_nodelay(Some(true));
-        let incoming = incoming.and_then(move |stream| ready(Lingering::new(stream, grpc_port)));
+        let incoming = incoming.map_ok(move |stream| Lingering::new(stream, grpc_port));
         let grpc_server = tonic::transport::Server::builder()
             .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
             .http2_max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))

@@ -206,8 +206,11 @@ fn organizations(list: &Entry<'_>) -> Option<Organizations> {
     for (name, entry) in listed {
         match OrgId::parse(name) {
             Err(invalid) => entry.fault(invalid.to_string()),
-            Ok(org) if !orgs.insert(org) => entry.fault(format!("{name:?} is listed twice")),
-            Ok(_) => {}
+            Ok(org) => {
+                if !orgs.insert(org) {
+                    entry.fault(format!("{name:?} is listed twice"));
+                }
+            }
         }
     }
     Some(Organizations::Named(orgs))

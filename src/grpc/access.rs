@@ -240,16 +240,16 @@ mod tests {
 
     #[test]
     fn a_call_that_was_not_authorized_is_granted_nothing() {
-        use crate::callers::{Callers, InForce, Listener};
+        use crate::callers::{Callers, InForce, Port};
 
         let text =
             "[callers.a]\ncertificates = [\"a\"]\nroles = [\"read\"]\norganizations = [\"*\"]\n";
-        let listener = Listener {
+        let port = Port {
             encrypted: true,
             loopback: false,
         };
         let callers = Callers::parse("callers.toml", text).unwrap();
-        let in_force = InForce::new(callers, listener).unwrap();
+        let in_force = InForce::new(callers, port).unwrap();
         let admission = Admission::Callers(Arc::new(in_force));
         let granted = Granted::of(&admission, &Extensions::new());
         assert_eq!(granted.unwrap_err().code(), Code::Unauthenticated);

@@ -35,13 +35,15 @@ pub(crate) struct Lingering {
 }
 
 impl Lingering {
-    pub(crate) fn new(stream: TcpStream, port: Port) -> io::Result<Self> {
-        let peer = Arc::new(Peer::on(port, stream.peer_addr()?));
-        Ok(Self {
+    pub(crate) fn new(stream: TcpStream, port: Port) -> Self {
+        // One that is gone already has no address.
+        let address = stream.peer_addr();
+        let peer = address.map_or_else(|_| Peer::anybody(port), |address| Peer::on(port, address));
+        Self {
             stream,
-            peer,
+            peer: Arc::new(peer),
             patience: None,
-        })
+        }
     }
 }
 
