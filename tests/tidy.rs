@@ -86,13 +86,17 @@ fn each_module_knows_only_whom_it_may() {
     for (folder, may) in [
         ("src/domain", [].as_slice()),
         ("src/policy", &["domain", "document"]),
+        ("src/callers", &["domain", "document"]),
         ("src/store", &["domain", "throttle", "store"]),
         ("src/ledger", &["domain", "throttle", "policy", "store"]),
         (
             "src/grpc",
-            &["domain", "throttle", "store", "ledger", "grpc"],
+            &["domain", "throttle", "store", "ledger", "callers", "grpc"],
         ),
-        ("src/http", &["domain", "ledger", "throttle", "store"]),
+        (
+            "src/http",
+            &["domain", "ledger", "callers", "throttle", "store"],
+        ),
     ] {
         for (file, text) in files(folder)
             .into_iter()
@@ -103,6 +107,17 @@ fn each_module_knows_only_whom_it_may() {
             }
         }
     }
+}
+
+/// A name becomes an organization in one place, which asks whether the caller may speak for it.
+#[test]
+fn grpc_takes_no_organization_that_its_caller_may_not_speak_for() {
+    let mut places = Vec::new();
+    for (file, text) in files("src/grpc") {
+        let count = code(&text).matches("OrgId::parse").count();
+        places.extend(std::iter::repeat_n(file, count));
+    }
+    assert_eq!(places, ["src/grpc/convert.rs"]);
 }
 
 #[test]

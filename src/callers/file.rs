@@ -40,9 +40,14 @@ pub(super) fn callers(root: &Section<'_>) -> Option<Callers> {
         by_certificate: HashMap::new(),
         by_token: Vec::new(),
     };
-    let mut any = false;
-    for (name, entry) in section.entries() {
-        any = true;
+    // Of two that have the same, the later one is at fault.
+    let mut entries: Vec<_> = section.entries().collect();
+    entries.sort_by_key(|(_, entry)| entry.line());
+    // A file that was emptied, or is half written, would lock everybody out.
+    if entries.is_empty() {
+        section.fault("holds no caller");
+    }
+    for (name, entry) in entries {
         check_name(name, &entry);
         let Some(caller) = caller(name, &entry, &mut taken).map(Arc::new) else {
             continue;
@@ -55,10 +60,6 @@ pub(super) fn callers(root: &Section<'_>) -> Option<Callers> {
             callers.by_token.push((token.clone(), Arc::clone(&caller)));
         }
         callers.by_name.insert(name.to_owned(), caller);
-    }
-    // A file that was emptied, or is half written, would lock everybody out.
-    if !any {
-        section.fault("holds no caller");
     }
     Some(callers)
 }

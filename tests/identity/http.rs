@@ -39,7 +39,7 @@ fn start(http_listen: &str) -> Tollgate {
         &["--store", "memory:", "--http-listen", http_listen],
     ]
     .concat();
-    Tollgate::start_with(&args, |_| {})
+    Tollgate::start(&args)
 }
 
 fn basic(login: &str) -> String {

@@ -29,7 +29,7 @@ const URI: &str = "spiffe://example.org/gateway";
 const DNS: &str = "gateway.internal";
 
 fn policy() -> String {
-    small_policy("keep_open") + "[orgs.other]\ntier = 1\ndata_sharing = \"all\"\n"
+    small_policy("keep_open")
 }
 
 /// A caller's section.

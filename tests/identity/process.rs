@@ -57,9 +57,7 @@ fn tokens_are_refused_at_the_start_where_others_could_read_them() {
         "--store",
         "memory:",
     ];
-    Tollgate::start_with(&[], |command| {
-        command.args(args);
-    });
+    Tollgate::start(&args);
 }
 
 #[tokio::test]
