@@ -1,6 +1,7 @@
 //! What an operator can set, from flags, environment, a file and defaults, in that order of
 //! precedence. Owns the defaults. A file is taken whole or not at all.
 
+mod choices;
 mod file;
 
 use std::{env::VarError, path::PathBuf, time::Duration};
@@ -63,46 +64,6 @@ pub enum LogFormat {
     Human,
     /// One JSON object a line.
     Json,
-}
-
-impl ValueEnum for OnStoreFailure {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Error, Self::Billed]
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(match self {
-            Self::Error => "error".into(),
-            Self::Billed => "billed".into(),
-        })
-    }
-}
-
-impl ValueEnum for ReflectionFor {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Everyone, Self::Callers, Self::Nobody]
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(match self {
-            Self::Everyone => "everyone".into(),
-            Self::Callers => "callers".into(),
-            Self::Nobody => "off".into(),
-        })
-    }
-}
-
-impl ValueEnum for UnsafeEviction {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Refuse, Self::Warn]
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(match self {
-            Self::Refuse => "refuse".into(),
-            Self::Warn => "warn".into(),
-        })
-    }
 }
 
 /// The settings in force, validated.

@@ -9,7 +9,10 @@ mod presented;
 mod process;
 mod revoked;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use tollgate::callers::{Admission, Callers, InForce, Port, TokenHash};
 
@@ -85,6 +88,7 @@ fn callers() -> String {
 struct Service {
     world: World,
     authority: Authority,
+    certificates: AtomicU32,
     in_force: Arc<InForce>,
     tls: Wire,
     loopback: Wire,
@@ -122,13 +126,16 @@ impl Service {
             bare: listener::bare(ledger(), known()).await,
             world,
             authority,
+            certificates: AtomicU32::new(0),
             in_force,
         }
     }
 
-    /// A certificate of these names.
+    /// A certificate of these names, in files of its own.
     fn certificate(&self, names: &[&str]) -> Files {
-        self.authority.signs_names("client", names)
+        let number = self.certificates.fetch_add(1, Ordering::Relaxed);
+        self.authority
+            .signs_names(&format!("client-{number}"), names)
     }
 
     /// Every key in Redis.
