@@ -1,7 +1,8 @@
 //! How the client reaches a service, and shows who it is.
 
 use std::{
-    fs,
+    convert::Infallible,
+    fmt, fs,
     net::IpAddr,
     path::{Path, PathBuf},
     task::{Context, Poll},
@@ -41,7 +42,7 @@ pub struct Connection {
         env = "TOLLGATE_TOKEN",
         hide_env_values = true,
         value_name = "TOKEN",
-        value_parser = Token::parse
+        value_parser = |token: &str| Ok::<_, Infallible>(Token(token.to_owned()))
     )]
     token: Option<Token>,
     /// Over TLS: the authorities that the service's certificate may be of (PEM); without it: the system's
@@ -61,9 +62,9 @@ pub struct Connection {
     pub(super) json: bool,
 }
 
-/// A bearer token, as the header that presents it. It is never printed.
-#[derive(Debug, Clone)]
-struct Token(HeaderValue);
+/// A bearer token. It is never printed, so it is not parsed where faults repeat what was given.
+#[derive(Clone)]
+struct Token(String);
 
 /// A channel whose calls say who is calling.
 #[derive(Debug, Clone)]
@@ -72,17 +73,23 @@ pub(super) struct Caller {
     token: Option<HeaderValue>,
 }
 
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
 impl Token {
-    fn parse(token: &str) -> Result<Self, String> {
-        let graphic = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
-        let header = HeaderValue::try_from(format!("Bearer {token}"));
-        match header {
-            Ok(mut header) if graphic => {
-                header.set_sensitive(true);
-                Ok(Self(header))
-            }
-            _ => Err("a token is one word of ASCII".to_owned()),
+    /// The header that presents it.
+    fn header(&self) -> Result<HeaderValue, WrongArguments> {
+        let fault = || WrongArguments("--token: is not one word of ASCII".to_owned());
+        if !self.0.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(fault());
         }
+        let header = HeaderValue::try_from(format!("Bearer {}", self.0));
+        let mut header = header.map_err(|_| fault())?;
+        header.set_sensitive(true);
+        Ok(header)
     }
 }
 
@@ -104,8 +111,13 @@ impl Connection {
         }
         Ok(Caller {
             channel: endpoint.connect_lazy(),
-            token: self.token.clone().map(|Token(header)| header),
+            token: self.token().map(Token::header).transpose()?,
         })
+    }
+
+    /// An empty variable is an unset one.
+    fn token(&self) -> Option<&Token> {
+        self.token.as_ref().filter(|token| !token.0.is_empty())
     }
 
     fn is_encrypted(&self) -> bool {
@@ -139,7 +151,7 @@ impl Connection {
                 "{flag} is for TLS: --addr https://HOST:PORT"
             )));
         }
-        if self.token.is_some() && !is_loopback(&self.addr) {
+        if self.token().is_some() && !is_loopback(&self.addr) {
             return Err(WrongArguments(
                 "the token is not sent: without TLS everybody on the way could read it; connect with --addr \
                  https://HOST:PORT"

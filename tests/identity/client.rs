@@ -141,12 +141,14 @@ async fn what_needs_tls_is_refused_without_it() {
             "--cert-file is for TLS",
         ),
         (vec!["--cert-file", "a.pem"], "--key-file"),
-        (vec!["--token", "two words"], "a token is one word"),
-        (vec!["--token", ""], "a token is one word"),
+        (vec!["--token", "two words"], "--token: is not one word"),
+        (vec!["--token", "secret\n"], "--token: is not one word"),
         (vec!["--addr", "https://x/y"], "https://HOST:PORT"),
     ] {
         let ran = asked(&[&["quota", "acme"], &args[..]].concat()).await;
         assert_fails(&ran, 2, said);
+        let token = ["tg_x", "two words", "secret"].map(|token| ran.stderr.contains(token));
+        assert_eq!(token, [false; 3], "{ran:?}");
     }
     let ran = asked(&[
         "quota",
