@@ -7,15 +7,16 @@
 //! | module | what it is | knows |
 //! | --- | --- | --- |
 //! | [`domain`] | the rules, as values and pure functions | nothing of ours |
+//! | [`callers`] | who may call, and what they may | `domain`, `document` |
 //! | [`policy`] | who gets what: pools, tiers, organizations; follows its file | `domain`, `document`, `reload` |
 //! | [`store`] | the counters, behind one interface: file, Redis, memory | `domain` |
 //! | [`ledger`] | policy and store put together: the use cases | those three, `metrics`, `traces` |
 //! | [`metrics`] | what is counted of all this, and what a scrape is answered | `domain` |
 //! | [`traces`] | spans, sent by OTLP | |
-//! | [`grpc`], [`http`] | the surfaces: convert, call, convert | `ledger`, `domain`, the store's values, `metrics` |
+//! | [`grpc`], [`http`] | the surfaces: convert, call, convert | `ledger`, `callers`, `domain`, the store's values, `metrics` |
 //! | [`server`] | binds, wires, runs and drains | all of these |
 //! | [`settings`] | what an operator can set | `document`, what it configures |
-//! | [`cli`] | the subcommands: a client, and `check-policy` | `grpc::proto`, `policy`, `settings` |
+//! | [`cli`] | the subcommands: a client, `check-policy` and the like | `grpc::proto`, `policy`, `callers`, `settings` |
 //! | [`document`], [`pem`], [`reload`], [`logs`], [`throttle`] | TOML with all its faults; certificates; files that change; structured logs, a line a second | |
 //!
 //! # The invariants
@@ -33,6 +34,7 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+pub mod callers;
 pub mod cli;
 pub mod document;
 pub mod domain;

@@ -29,6 +29,8 @@ fn main() -> ExitCode {
                 Some(Command::CheckPolicy { file, against }) => {
                     cli::check_policy(&file, against.as_deref())
                 }
+                Some(Command::CheckCallers { file }) => cli::check_callers(&file),
+                Some(Command::NewToken) => cli::print_new_token(),
                 Some(Command::Client(client)) => cli::run(client).await,
             }
         });
@@ -39,7 +41,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tollgate: {error:#}");
-            ExitCode::FAILURE
+            cli::exit_code(&error)
         }
     }
 }

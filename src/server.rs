@@ -1,25 +1,21 @@
 //! Binds, wires, runs and drains: everything between settings and a running service.
 
 mod activity;
+mod admission;
 mod bounds;
 mod connection;
 mod counting;
 mod crowd;
 mod linger;
 mod listener;
+mod opening;
 mod readiness;
 mod tls;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, anyhow};
-use chrono::Utc;
-use tokio::{
-    net::{TcpListener, TcpSocket, lookup_host},
-    sync::watch,
-    task::JoinHandle,
-    time::Instant,
-};
+use anyhow::Context as _;
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
@@ -34,29 +30,25 @@ pub use self::{
 use self::{
     counting::count_policies,
     listener::{Listener, Speaks},
+    opening::{open_listener, open_policy, open_store},
     readiness::{LIVENESS, READINESS, follow_store, report},
-    tls::Certificates,
 };
 use crate::{
-    grpc::{self, deadline::InTime},
+    callers::Admission,
+    grpc::{
+        self,
+        access::{Authorized, ReflectionFor},
+        deadline::InTime,
+        quota::Wiring,
+    },
     http::{self, Readiness},
     ledger::Ledger,
-    metrics::{Metrics, Port},
+    metrics::Metrics,
     policy::PolicySource,
     reload::Nudge,
     settings::{Settings, StoreChoice},
-    store::{
-        Store,
-        file::FileStore,
-        memory::MemoryStore,
-        redis::{RedisConfig, RedisStore},
-    },
     traces::Traces,
 };
-
-/// Connections that may wait to be taken; the system has a bound of its own. Where they are too few, a burst of
-/// them makes others wait for a second.
-const BACKLOG: u32 = 65_535;
 
 /// After the last open call: how long connections have to close by themselves. Some never would: one
 /// that never spoke, one whose other end is gone, one with a reflection stream held open.
@@ -83,6 +75,9 @@ pub struct Server {
     policy: PolicySource,
     metrics: Metrics,
     traces: Option<Traces>,
+    admission: Admission,
+    callers: Option<PathBuf>,
+    reflection: ReflectionFor,
     call_timeout: Duration,
     drain_delay: Duration,
     grace_period: Duration,
@@ -96,6 +91,7 @@ impl Server {
     /// One clear sentence: what can't be read, used or bound.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
         let policy = open_policy(settings)?;
+        let callers = admission::load(settings)?;
         let (store, store_name) = open_store(settings)?;
         let days = settings.usage_retention_days;
         let bounds = settings.bounds.fitted_to_open_files();
@@ -106,20 +102,9 @@ impl Server {
         let traces = settings.otlp_endpoint.as_ref();
         let traces = traces.map(|endpoint| Traces::to(endpoint, settings.trace_ratio));
         let traces = traces.transpose().context("otlp_endpoint")?;
-        let grpc = Listener {
-            certificates: certificates(settings.tls.as_ref(), b"h2")?,
-            tcp: bind("listen", &settings.listen).await?,
-            speaks: Speaks::Http2,
-            bounds,
-            connections: metrics.connections(Port::Grpc),
-        };
-        let http = Listener {
-            certificates: certificates(settings.http_tls.as_ref(), b"http/1.1")?,
-            tcp: bind("http_listen", &settings.http_listen).await?,
-            speaks: Speaks::Http1,
-            bounds,
-            connections: metrics.connections(Port::Http),
-        };
+        let grpc = open_listener(settings, Speaks::Http2, bounds, &metrics).await?;
+        let http = open_listener(settings, Speaks::Http1, bounds, &metrics).await?;
+        let admission = admission::of(callers, grpc.port, http.port)?;
         let server = Self {
             grpc,
             http,
@@ -128,6 +113,9 @@ impl Server {
             policy,
             metrics,
             traces,
+            admission,
+            callers: settings.callers.clone(),
+            reflection: settings.reflection,
             call_timeout: settings.call_timeout,
             drain_delay: settings.drain_delay,
             grace_period: settings.grace_period,
@@ -190,6 +178,9 @@ impl Server {
             policy,
             metrics,
             traces,
+            admission,
+            callers,
+            reflection,
             call_timeout,
             drain_delay,
             grace_period,
@@ -211,6 +202,10 @@ impl Server {
             let following = tokio::spawn(certificates.follow(nudge.clone()));
             Some(AbortOnDropHandle::new(following))
         });
+        let _caller_follower = callers.zip(admission.in_force()).map(|(path, in_force)| {
+            let following = admission::follow(path, in_force, nudge.clone());
+            AbortOnDropHandle::new(tokio::spawn(following))
+        });
         let policy_status = policy.status();
         let _policy_counter = AbortOnDropHandle::new(tokio::spawn(count_policies(
             ledger.clone(),
@@ -229,20 +224,32 @@ impl Server {
         let mut services = Routes::builder();
         services
             .add_service(health)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
-            .add_service(grpc::quota::service(
-                ledger.clone(),
+            .add_service(grpc::quota::service(Wiring {
+                ledger: ledger.clone(),
                 call_timeout,
-                bounds.message_bytes,
-                open_calls.clone(),
-                end.clone(),
-                metrics.clone(),
-                traces.clone(),
-            ));
+                message_bytes: bounds.message_bytes,
+                open_calls: open_calls.clone(),
+                stopping: end.clone(),
+                metrics: metrics.clone(),
+                traces: traces.clone(),
+                admission: admission.clone(),
+            }));
+        if let Some(by) = reflection.admission(&admission) {
+            let (v1, v1alpha) = (reflected().build_v1()?, reflected().build_v1alpha()?);
+            services
+                .add_service(Authorized::any_caller(v1, by.clone()))
+                .add_service(Authorized::any_caller(v1alpha, by));
+        }
         let services = InTime::new(services.routes().prepare(), call_timeout);
         let mut grpc_port = tokio::spawn(grpc.serve(services, end.clone()));
-        let router = http::router(ledger, call_timeout, is_ready, policy_status, metrics);
+        let router = http::router(
+            ledger,
+            call_timeout,
+            is_ready,
+            policy_status,
+            metrics,
+            admission,
+        );
         let mut http_port = tokio::spawn(http.serve(router, end.clone()));
 
         let stop = tokio::select! {
@@ -298,70 +305,7 @@ async fn end_of_calls(
     Ok(())
 }
 
-fn open_policy(settings: &Settings) -> anyhow::Result<PolicySource> {
-    let file = settings.policy.as_deref();
-    PolicySource::open(file).map_err(|refusal| {
-        let name = file.map(|file| file.display().to_string());
-        anyhow!("the policy {} {refusal}", name.unwrap_or_default())
-    })
-}
-
-fn open_store(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, String)> {
-    Ok(match &settings.store {
-        StoreChoice::Memory => {
-            let store = MemoryStore::new(Arc::new(Utc::now), settings.usage_retention_days);
-            (Arc::new(store), "memory:".to_owned())
-        }
-        StoreChoice::File(path) => {
-            let name = format!("file:{}", path.display());
-            let store = FileStore::open(path, Arc::new(Utc::now), settings.usage_retention_days)
-                .with_context(|| format!("the store {name} can't be used"))?;
-            (Arc::new(store), name)
-        }
-        StoreChoice::Redis(config) => {
-            let name = config.url.to_string();
-            let store = RedisStore::new(RedisConfig::clone(config))
-                .with_context(|| format!("the store {name} can't be used"))?;
-            (Arc::new(store), name)
-        }
-    })
-}
-
-fn certificates(
-    tls: Option<&ListenerTls>,
-    alpn: &'static [u8],
-) -> anyhow::Result<Option<Arc<Certificates>>> {
-    let read = tls.map(|tls| Certificates::read(tls.clone(), alpn));
-    Ok(read.transpose()?.map(Arc::new))
-}
-
-/// Binds each of the addresses that this may stand for, and takes the first that there is.
-async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
-    let bound = async {
-        let mut last = io::Error::new(io::ErrorKind::InvalidInput, "stands for no address");
-        for address in lookup_host(address).await? {
-            match listen(address) {
-                Ok(listener) => return Ok(listener),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    };
-    let bound: io::Result<TcpListener> = bound.await;
-    bound.with_context(|| format!("{setting}: can't bind {address}"))
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-fn reflection() -> tonic_reflection::server::Builder<'static> {
+fn reflected() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(grpc::proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)

@@ -86,6 +86,7 @@ fn each_module_knows_only_whom_it_may() {
     for (folder, may) in [
         ("src/domain", [].as_slice()),
         ("src/policy", &["domain", "document", "reload"]),
+        ("src/callers", &["domain", "document"]),
         ("src/reload", &[]),
         ("src/store", &["domain", "pem", "throttle", "store"]),
         ("src/metrics", &["domain"]),
@@ -96,12 +97,14 @@ fn each_module_knows_only_whom_it_may() {
         (
             "src/grpc",
             &[
-                "domain", "throttle", "store", "ledger", "grpc", "metrics", "traces",
+                "domain", "throttle", "store", "ledger", "callers", "grpc", "metrics", "traces",
             ],
         ),
         (
             "src/http",
-            &["domain", "ledger", "throttle", "store", "metrics"],
+            &[
+                "domain", "ledger", "callers", "policy", "throttle", "store", "metrics",
+            ],
         ),
     ] {
         for (file, text) in files(folder)
@@ -113,6 +116,17 @@ fn each_module_knows_only_whom_it_may() {
             }
         }
     }
+}
+
+/// A name becomes an organization in one place, which asks whether the caller may speak for it.
+#[test]
+fn grpc_takes_no_organization_that_its_caller_may_not_speak_for() {
+    let mut places = Vec::new();
+    for (file, text) in files("src/grpc") {
+        let count = code(&text).matches("OrgId::parse").count();
+        places.extend(std::iter::repeat_n(file, count));
+    }
+    assert_eq!(places, ["src/grpc/convert.rs"]);
 }
 
 #[test]

@@ -1,27 +1,28 @@
-//! The command line: `serve`, `check-policy`, and a client with tables for people and JSON for
+//! The command line: `serve`, `check-policy` and its like, and a client with tables for people and JSON for
 //! programs.
 //!
 //! Exit codes: 0 for an answer (FREE or BILLED), 1 for an error of the service, with its code and
 //! message, 2 for wrong arguments.
 
 mod bench;
+mod callers;
+mod connection;
 mod table;
 
 use std::{
     fs,
     io::{Write as _, stdout},
     path::{Path, PathBuf},
-    time::Duration,
+    process::ExitCode,
 };
 
 use anyhow::{Context as _, anyhow};
 use clap::{Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
-use tonic::{
-    Status, TimeoutExpired,
-    transport::{Channel, Endpoint, Uri},
-};
+use tonic::{Status, TimeoutExpired};
 
+pub use self::callers::{check_callers, print_new_token};
+use self::connection::{Caller, Connection, RPC_TIMEOUT};
 use crate::{
     domain::Workload,
     grpc::proto::{
@@ -32,9 +33,6 @@ use crate::{
     reload,
     settings::ServeArgs,
 };
-
-/// How long to wait for an answer.
-const RPC_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Decides whether an LLM request is wholly free or wholly billed, and counts it.
 #[derive(Debug, Parser)]
@@ -61,27 +59,22 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         against: Option<PathBuf>,
     },
+    /// Read a callers file and tell what it holds, or every fault in it
+    CheckCallers {
+        /// The callers file (TOML)
+        file: PathBuf,
+    },
+    /// Print a new random token, and the line by which the callers file knows it
+    NewToken,
     /// Ask a running service.
     #[command(flatten)]
     Client(Client),
 }
 
-/// Where the service is, and how to print its answers.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Connection {
-    /// The service's gRPC address
-    #[arg(
-        long,
-        env = "TOLLGATE_ADDR",
-        default_value = "127.0.0.1:50051",
-        value_name = "HOST:PORT",
-        value_parser = service_uri
-    )]
-    addr: Uri,
-    /// Print the answer as JSON (proto3 JSON, with the proto's field names and plain numbers)
-    #[arg(long)]
-    json: bool,
-}
+/// Arguments that each are right, and not together.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongArguments(String);
 
 /// A question to a running service.
 #[derive(Debug, Subcommand)]
@@ -161,6 +154,16 @@ impl ValueEnum for Workload {
     }
 }
 
+/// How the program ends with this error.
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<WrongArguments>() {
+        ExitCode::from(2)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
 /// Tells what a policy file holds, or what it changes in another one.
 ///
 /// # Errors
@@ -223,7 +226,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 workload,
                 dry_run,
             };
-            let answer = connect(&connection).reserve(request).await;
+            let answer = connect(&connection)?.reserve(request).await;
             show(&connection, "ReserveResponse", answer, table::reserved)
         }
         Client::Settle {
@@ -237,7 +240,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 request_id,
                 tokens,
             };
-            let answer = connect(&connection).settle(request).await;
+            let answer = connect(&connection)?.settle(request).await;
             show(&connection, "SettleResponse", answer, table::settled)
         }
         Client::Release {
@@ -245,13 +248,13 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
             request_id,
             connection,
         } => {
-            let answer = connect(&connection)
+            let answer = connect(&connection)?
                 .release(ReleaseRequest { org, request_id })
                 .await;
             show(&connection, "ReleaseResponse", answer, table::released)
         }
         Client::Quota { org, connection } => {
-            let answer = connect(&connection)
+            let answer = connect(&connection)?
                 .get_quota(GetQuotaRequest { org })
                 .await;
             show(&connection, "GetQuotaResponse", answer, table::quota)
@@ -279,7 +282,7 @@ async fn all_usage(
     org: String,
     day: String,
 ) -> anyhow::Result<ListUsageResponse> {
-    let mut client = connect(connection);
+    let mut client = connect(connection)?;
     let mut all = ListUsageResponse::default();
     loop {
         let page = client.list_usage(ListUsageRequest {
@@ -301,26 +304,8 @@ async fn all_usage(
     }
 }
 
-/// A service's address, with or without `http://`. TLS is not in this version, and must not seem to be.
-fn service_uri(addr: &str) -> Result<Uri, String> {
-    let authority = addr.strip_prefix("http://").unwrap_or(addr);
-    let authority = authority.strip_suffix('/').unwrap_or(authority);
-    if authority.contains(['/', '?', '#']) {
-        return Err("must be HOST:PORT, or http://HOST:PORT".to_owned());
-    }
-    let uri: Result<Uri, _> = format!("http://{authority}").parse();
-    uri.map_err(|error| error.to_string())
-}
-
-fn connect(connection: &Connection) -> QuotaServiceClient<Channel> {
-    QuotaServiceClient::new(channel(connection))
-}
-
-fn channel(connection: &Connection) -> Channel {
-    let endpoint = Endpoint::from(connection.addr.clone())
-        .connect_timeout(Duration::from_secs(5))
-        .timeout(RPC_TIMEOUT);
-    endpoint.connect_lazy()
+fn connect(connection: &Connection) -> anyhow::Result<QuotaServiceClient<Caller>> {
+    Ok(QuotaServiceClient::new(connection.open()?))
 }
 
 fn show<T: prost::Message>(

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use crate::{
+    callers::{Caller, Callers, Organizations},
     domain::Overflow,
     grpc::proto::{
         BilledReason, GetQuotaResponse, ListUsageResponse, ReleaseResponse, ReserveResponse,
@@ -180,6 +181,34 @@ pub(super) fn changes(kinds: &[(&'static str, usize, String)]) -> String {
         table.add_row([Cell::new(kind), count, Cell::new(first)]);
     }
     table.trim_fmt()
+}
+
+pub(super) fn callers(callers: &Callers) -> String {
+    let mut table = facts();
+    table.set_header(["CALLER", "ROLES", "ORGANIZATIONS", "KNOWN BY"]);
+    for caller in callers.iter() {
+        let roles: Vec<&str> = caller.roles().iter().map(|role| role.name()).collect();
+        let organizations = match caller.organizations() {
+            Organizations::All => "all".to_owned(),
+            Organizations::Named(orgs) => orgs.len().to_string(),
+        };
+        table.add_row([
+            caller.name(),
+            &roles.join(", "),
+            &organizations,
+            &known_by(caller),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+fn known_by(caller: &Caller) -> String {
+    let names = caller.certificates().iter().map(ToString::to_string);
+    let tokens = match caller.tokens() {
+        0 => None,
+        tokens => Some(counted(tokens, "token")),
+    };
+    names.chain(tokens).collect::<Vec<_>>().join(", ")
 }
 
 fn tiers(policy: &Policy) -> Table {

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use tonic::Status;
 
 use super::{
+    access::Granted,
     page_token::PageToken,
     proto::{
         self, GetQuotaResponse, ListUsageRequest, ListUsageResponse, PoolQuota, ReleaseRequest,
@@ -26,14 +27,18 @@ use crate::{
 const DEFAULT_PAGE_SIZE: usize = 100;
 const MAX_PAGE_SIZE: usize = 1000;
 
-pub(super) fn reserve_call(request: ReserveRequest) -> Result<ReserveCall, Status> {
+pub(super) fn reserve_call(
+    request: ReserveRequest,
+    granted: &Granted,
+) -> Result<ReserveCall, Status> {
+    let org = org(request.org, granted)?;
     let workload = workload(request.workload)?;
     let request_id = match request.request_id {
         id if id.is_empty() => None,
         id => Some(RequestId::parse(id).map_err(invalid)?),
     };
     Ok(ReserveCall {
-        org: org(request.org)?,
+        org,
         fields: RequestFields {
             project: ProjectId::parse(request.project).map_err(invalid)?,
             model: ModelName::parse(request.model).map_err(invalid)?,
@@ -45,8 +50,11 @@ pub(super) fn reserve_call(request: ReserveRequest) -> Result<ReserveCall, Statu
     })
 }
 
-pub(super) fn settle_call(request: SettleRequest) -> Result<(OrgId, RequestId, Tokens), Status> {
-    let org = org(request.org)?;
+pub(super) fn settle_call(
+    request: SettleRequest,
+    granted: &Granted,
+) -> Result<(OrgId, RequestId, Tokens), Status> {
+    let org = org(request.org, granted)?;
     let request_id = RequestId::parse(request.request_id).map_err(invalid)?;
     Ok((
         org,
@@ -55,15 +63,21 @@ pub(super) fn settle_call(request: SettleRequest) -> Result<(OrgId, RequestId, T
     ))
 }
 
-pub(super) fn release_call(request: ReleaseRequest) -> Result<(OrgId, RequestId), Status> {
+pub(super) fn release_call(
+    request: ReleaseRequest,
+    granted: &Granted,
+) -> Result<(OrgId, RequestId), Status> {
     Ok((
-        org(request.org)?,
+        org(request.org, granted)?,
         RequestId::parse(request.request_id).map_err(invalid)?,
     ))
 }
 
-pub(super) fn usage_page(request: ListUsageRequest) -> Result<(OrgId, UsagePage), Status> {
-    let org = org(request.org)?;
+pub(super) fn usage_page(
+    request: ListUsageRequest,
+    granted: &Granted,
+) -> Result<(OrgId, UsagePage), Status> {
+    let org = org(request.org, granted)?;
     let day = match request.day.as_str() {
         "" => None,
         day => Some(UtcDay::parse(day).map_err(invalid)?),
@@ -97,8 +111,11 @@ pub(super) fn usage_page(request: ListUsageRequest) -> Result<(OrgId, UsagePage)
     Ok((org, UsagePage { day, after, size }))
 }
 
-pub(super) fn org(org: String) -> Result<OrgId, Status> {
-    OrgId::parse(org).map_err(invalid)
+/// The organization that a call names, and that its caller may speak for.
+pub(super) fn org(org: String, granted: &Granted) -> Result<OrgId, Status> {
+    let org = OrgId::parse(org).map_err(invalid)?;
+    granted.covers(&org)?;
+    Ok(org)
 }
 
 fn workload(number: i32) -> Result<Workload, Status> {

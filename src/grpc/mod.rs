@@ -1,8 +1,9 @@
 //! The gRPC surface: `tollgate.v1.QuotaService`, over the [`Ledger`](crate::ledger::Ledger).
 //!
 //! Each method converts the request, calls the ledger, and converts the answer. [`convert`] holds
-//! both directions, and the one place where errors become statuses.
+//! both directions, and the one place where errors become statuses. [`access`] lets in who may call.
 
+pub mod access;
 pub mod codec;
 mod convert;
 pub mod deadline;

@@ -7,6 +7,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
+    access::{Authorized, Granted},
     convert,
     deadline::answer_by,
     observed::{Observed, Tally, answered},
@@ -19,6 +20,7 @@ use super::{
     stream::Call,
 };
 use crate::{
+    callers::Admission,
     ledger::Ledger,
     metrics::{Metrics, Rpc},
     traces::Traces,
@@ -31,37 +33,64 @@ pub struct Quota {
     open_calls: TaskTracker,
     stopping: CancellationToken,
     metrics: Metrics,
+    admission: Admission,
 }
 
-/// The service over a ledger, ready to be added to a server. `call_timeout` is how long a call whose
-/// caller has no deadline, and a request of a stream, waits for the store. `open_calls` is told of each call while it
-/// is open; a larger message than `message_bytes` is refused; `stopping` ends the calls that have no end of their own.
-/// Each call is counted in `metrics`, and has a span in `traces`, where they are wanted.
+/// What the service works with.
+pub struct Wiring {
+    /// What decides and counts.
+    pub ledger: Ledger,
+    /// How long a call whose caller has no deadline, and a request of a stream, waits for the store.
+    pub call_timeout: Duration,
+    /// A larger request is refused.
+    pub message_bytes: usize,
+    /// Told of each call while it is open.
+    pub open_calls: TaskTracker,
+    /// Ends the calls that have no end of their own.
+    pub stopping: CancellationToken,
+    /// Where each call is counted.
+    pub metrics: Metrics,
+    /// Where each call has a span; none: nowhere.
+    pub traces: Option<Traces>,
+    /// Who may call.
+    pub admission: Admission,
+}
+
+/// The service, ready to be added to a server.
 #[must_use]
-pub fn service(
-    ledger: Ledger,
-    call_timeout: Duration,
-    message_bytes: usize,
-    open_calls: TaskTracker,
-    stopping: CancellationToken,
-    metrics: Metrics,
-    traces: Option<Traces>,
-) -> Observed<QuotaServiceServer<Quota>> {
+pub fn service(wiring: Wiring) -> Observed<Authorized<QuotaServiceServer<Quota>>> {
+    let Wiring {
+        ledger,
+        call_timeout,
+        message_bytes,
+        open_calls,
+        stopping,
+        metrics,
+        traces,
+        admission,
+    } = wiring;
     let quota = Quota {
         ledger,
         call_timeout,
         open_calls,
         stopping,
         metrics: metrics.clone(),
+        admission: admission.clone(),
     };
     let service = QuotaServiceServer::new(quota).max_decoding_message_size(message_bytes);
-    Observed::new(service, metrics, traces)
+    // What is refused is counted too.
+    Observed::new(Authorized::by_method(service, admission), metrics, traces)
 }
 
 impl Quota {
     /// The ledger, for a call that has just come.
     fn in_time(&self, metadata: &MetadataMap) -> Ledger {
         self.ledger.by(answer_by(metadata, self.call_timeout))
+    }
+
+    /// What its caller may.
+    fn granted<T>(&self, request: &Request<T>) -> Result<Granted, Status> {
+        Granted::of(&self.admission, request.extensions())
     }
 }
 
@@ -73,7 +102,8 @@ impl QuotaService for Quota {
     ) -> Result<Response<ReserveResponse>, Status> {
         let _open = self.open_calls.token();
         let ledger = self.in_time(request.metadata());
-        let call = convert::reserve_call(request.into_inner())?;
+        let granted = self.granted(&request)?;
+        let call = convert::reserve_call(request.into_inner(), &granted)?;
         let reserved = ledger.reserve(call).await.map_err(convert::status)?;
         let pool = reserved.pool.as_ref().map(|figures| &figures.pool);
         let (verdict, replayed) = (reserved.verdict, reserved.replayed);
@@ -89,6 +119,7 @@ impl QuotaService for Quota {
         request: Request<Streaming<ReserveRequest>>,
     ) -> Result<Response<Self::ReserveStreamStream>, Status> {
         let call = Call {
+            granted: self.granted(&request)?,
             requests: request.into_inner(),
             ledger: self.ledger.clone(),
             item_timeout: self.call_timeout,
@@ -105,7 +136,8 @@ impl QuotaService for Quota {
     ) -> Result<Response<SettleResponse>, Status> {
         let _open = self.open_calls.token();
         let ledger = self.in_time(request.metadata());
-        let (org, request_id, tokens) = convert::settle_call(request.into_inner())?;
+        let granted = self.granted(&request)?;
+        let (org, request_id, tokens) = convert::settle_call(request.into_inner(), &granted)?;
         let settled = ledger.settle(org, request_id, tokens).await;
         let settled = settled.map_err(convert::status)?;
         let pool = settled.pool.as_ref().map(|figures| &figures.pool);
@@ -120,7 +152,8 @@ impl QuotaService for Quota {
     ) -> Result<Response<ReleaseResponse>, Status> {
         let _open = self.open_calls.token();
         let ledger = self.in_time(request.metadata());
-        let (org, request_id) = convert::release_call(request.into_inner())?;
+        let granted = self.granted(&request)?;
+        let (org, request_id) = convert::release_call(request.into_inner(), &granted)?;
         let released = ledger
             .release(org, request_id)
             .await
@@ -134,7 +167,8 @@ impl QuotaService for Quota {
     ) -> Result<Response<GetQuotaResponse>, Status> {
         let _open = self.open_calls.token();
         let ledger = self.in_time(request.metadata());
-        let org = convert::org(request.into_inner().org)?;
+        let granted = self.granted(&request)?;
+        let org = convert::org(request.into_inner().org, &granted)?;
         let quota = ledger.quota(&org).await.map_err(convert::status)?;
         Ok(Response::new(convert::quota_response(&org, quota)))
     }
@@ -145,7 +179,8 @@ impl QuotaService for Quota {
     ) -> Result<Response<ListUsageResponse>, Status> {
         let _open = self.open_calls.token();
         let ledger = self.in_time(request.metadata());
-        let (org, page) = convert::usage_page(request.into_inner())?;
+        let granted = self.granted(&request)?;
+        let (org, page) = convert::usage_page(request.into_inner(), &granted)?;
         let usage = ledger.usage(&org, page).await.map_err(convert::status)?;
         Ok(Response::new(convert::usage_response(&org, usage)))
     }

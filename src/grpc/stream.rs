@@ -12,6 +12,7 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 use tonic::{Code, Status};
 
 use super::{
+    access::Granted,
     convert,
     observed::Tally,
     proto::{
@@ -27,6 +28,8 @@ const MOST_AT_ONCE: usize = 256;
 pub(super) struct Call<S> {
     pub(super) requests: S,
     pub(super) ledger: Ledger,
+    /// What the caller may.
+    pub(super) granted: Granted,
     /// How long a request that was read waits for the store.
     pub(super) item_timeout: Duration,
     /// Set when the service stops: what was read is answered, and no more is read.
@@ -77,6 +80,12 @@ where
             read = self.requests.next() => read,
             () = self.stopping.cancelled() => return Round { calls, end: Some(Err(stopped())) },
         };
+        if let Some(Ok(_)) = read
+            && let Err(status) = self.granted.renew()
+        {
+            let end = Some(Err(status));
+            return Round { calls, end };
+        }
         loop {
             match read {
                 None => {
@@ -91,7 +100,7 @@ where
                         end: Some(Err(status)),
                     };
                 }
-                Some(Ok(request)) => calls.push(convert::reserve_call(request)),
+                Some(Ok(request)) => calls.push(convert::reserve_call(request, &self.granted)),
             }
             if calls.len() == MOST_AT_ONCE {
                 break;

@@ -1,6 +1,6 @@
 //! One page for people: what remains today, by organization and pool.
 //!
-//! `/` is the page, `/api/orgs` and `/api/quota?org=…` are what it reads.
+//! `/` is the page, `/api/orgs` and `/api/quota?org=…` are what it reads, and a [`Reader`] gets.
 
 use std::time::Duration;
 
@@ -8,13 +8,15 @@ use axum::{
     Json, Router,
     extract::{Query, State},
     http::{HeaderName, StatusCode, header},
-    response::{Html, IntoResponse},
+    response::{Html, IntoResponse, Response},
     routing::get,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::reader::{NoReader, Reader};
 use crate::{
+    callers::Admission,
     domain::OrgId,
     ledger::{Ledger, LedgerError, Quota},
     store::StoreError,
@@ -29,9 +31,16 @@ const MAX_OFFERED: usize = 500;
 struct Source {
     ledger: Ledger,
     call_timeout: Duration,
+    admission: Admission,
 }
 
-pub(super) fn router(ledger: Ledger, call_timeout: Duration) -> Router {
+impl AsRef<Admission> for Source {
+    fn as_ref(&self) -> &Admission {
+        &self.admission
+    }
+}
+
+pub(super) fn router(ledger: Ledger, call_timeout: Duration, admission: Admission) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/api/orgs", get(orgs))
@@ -39,6 +48,7 @@ pub(super) fn router(ledger: Ledger, call_timeout: Duration) -> Router {
         .with_state(Source {
             ledger,
             call_timeout,
+            admission,
         })
 }
 
@@ -53,10 +63,11 @@ async fn page() -> impl IntoResponse {
     ([PAGE_POLICY], Html(include_str!("dashboard.html")))
 }
 
-async fn orgs(State(source): State<Source>) -> Json<Vec<String>> {
+async fn orgs(State(source): State<Source>, reader: Reader) -> Json<Vec<String>> {
     let policy = source.ledger.policy();
-    let names = policy.orgs().keys().take(MAX_OFFERED);
-    let mut names: Vec<String> = names.map(OrgId::to_string).collect();
+    let names = policy.orgs().keys();
+    let names = names.filter(|org| reader.may_read(org).is_ok());
+    let mut names: Vec<String> = names.take(MAX_OFFERED).map(OrgId::to_string).collect();
     names.sort();
     Json(names)
 }
@@ -87,13 +98,29 @@ struct Pool {
     billed_requests: u64,
 }
 
-type Refused = (StatusCode, String);
+/// Why there are no figures.
+enum Refused {
+    NoReader(NoReader),
+    Failed(StatusCode, String),
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        match self {
+            Self::NoReader(why) => why.into_response(),
+            Self::Failed(status, why) => (status, why).into_response(),
+        }
+    }
+}
 
 async fn quota(
     State(source): State<Source>,
+    reader: Reader,
     Query(Asked { org }): Query<Asked>,
 ) -> Result<Json<Answer>, Refused> {
-    let org = OrgId::parse(org).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+    let org = OrgId::parse(org)
+        .map_err(|error| Refused::Failed(StatusCode::BAD_REQUEST, error.to_string()))?;
+    reader.may_read(&org).map_err(Refused::NoReader)?;
     let ledger = source.ledger.by(Instant::now() + source.call_timeout);
     let Quota {
         standing,
@@ -124,19 +151,17 @@ static FAILURES: Throttle = Throttle::new();
 
 fn refused(error: LedgerError) -> Refused {
     if let LedgerError::UnknownOrganization = error {
-        return (StatusCode::NOT_FOUND, error.to_string());
+        return Refused::Failed(StatusCode::NOT_FOUND, error.to_string());
     }
     if let Some(left_out) = FAILURES.admit(Instant::now().into_std()) {
         tracing::warn!(%error, left_out, "the dashboard has no answer");
     }
-    match error {
+    let (status, said) = match error {
         LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskDied => (
             StatusCode::INTERNAL_SERVER_ERROR,
-            "an internal error; the service's log has the details".to_owned(),
+            "an internal error; the service's log has the details",
         ),
-        _ => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the store does not answer".to_owned(),
-        ),
-    }
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer"),
+    };
+    Refused::Failed(status, said.to_owned())
 }

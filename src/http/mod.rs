@@ -1,6 +1,7 @@
 //! The HTTP port: probes for whoever can't speak gRPC, metrics, and the dashboard.
 
 mod dashboard;
+mod reader;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use axum::{
 use tokio::sync::watch;
 
 use crate::{
+    callers::Admission,
     ledger::{Ledger, StoreState},
     metrics::{self, Metrics, Readings},
     policy::PolicyStatus,
@@ -37,13 +39,15 @@ struct Standing {
 }
 
 /// What is served. `ready` follows the store and the shutdown, as gRPC health does; `call_timeout` is how
-/// long the page waits for the store.
+/// long the page waits for the store; `admission` says who may read the quotas that it shows. Probes and
+/// metrics are for everyone.
 pub fn router(
     ledger: Ledger,
     call_timeout: Duration,
     ready: watch::Receiver<Readiness>,
     policy: watch::Receiver<PolicyStatus>,
     metrics: Metrics,
+    admission: Admission,
 ) -> Router {
     let to_be_scraped = (ready.clone(), ledger.clone(), metrics);
     let standing = Standing {
@@ -55,7 +59,7 @@ pub fn router(
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz).with_state(standing))
         .route("/metrics", get(scrape).with_state(to_be_scraped))
-        .merge(dashboard::router(ledger, call_timeout))
+        .merge(dashboard::router(ledger, call_timeout, admission))
 }
 
 /// Whether it is ready, and what besides is not as it should be.

@@ -7,6 +7,7 @@
 mod answers;
 mod asking;
 mod clock;
+mod making;
 mod outage;
 mod queue;
 mod reading;
@@ -74,72 +75,6 @@ static DEGRADED_ANSWERS: Throttle = Throttle::new();
 const MAX_ROUNDS: usize = 4;
 
 impl Ledger {
-    /// How many decisions may wait for the store, unless it is said. With the longest names that there are,
-    /// they take some 40 MB.
-    pub const MOST_WAITING: usize = 32 * 1024;
-
-    /// Puts policy and store together.
-    #[must_use]
-    pub fn new(
-        policy: Arc<Policy>,
-        store: Arc<dyn Store>,
-        on_store_failure: OnStoreFailure,
-        usage_retention_days: u32,
-    ) -> Self {
-        let metrics = Metrics::new();
-        metrics.know_pools(policy.pools());
-        let inner = Inner {
-            queue: Queue::new(Arc::clone(&store), metrics.clone(), Self::MOST_WAITING),
-            store,
-            policy: ArcSwap::new(policy),
-            on_store_failure,
-            usage_retention_days,
-            clock: StoreClock::default(),
-            outage: Outage::new(),
-            metrics,
-        };
-        Self {
-            inner: Arc::new(inner),
-            answers_by: None,
-        }
-    }
-
-    /// The same ledger, which counts in `metrics` what it does.
-    ///
-    /// # Panics
-    ///
-    /// It has been cloned: this is for one that was just made.
-    #[must_use]
-    pub fn with_metrics(self, metrics: Metrics) -> Self {
-        let most_waiting = self.inner.queue.most_waiting();
-        metrics.know_pools(self.inner.policy.load().pools());
-        self.with_queue(metrics, most_waiting)
-    }
-
-    /// The same ledger, where only so many decisions may wait for the store.
-    ///
-    /// # Panics
-    ///
-    /// It has been cloned: this is for one that was just made.
-    #[must_use]
-    pub fn with_most_waiting(self, most_waiting: usize) -> Self {
-        let metrics = self.inner.metrics.clone();
-        self.with_queue(metrics, most_waiting)
-    }
-
-    fn with_queue(self, metrics: Metrics, most_waiting: usize) -> Self {
-        let inner = Arc::into_inner(self.inner).expect("one that was just made is not shared");
-        let inner = Inner {
-            queue: Queue::new(Arc::clone(&inner.store), metrics.clone(), most_waiting),
-            metrics,
-            ..inner
-        };
-        Self {
-            inner: Arc::new(inner),
-            answers_by: self.answers_by,
-        }
-    }
-
     /// The same ledger, whose calls are answered by then. A decision whose time is over before it was
     /// sent is not sent; one that was sent is carried to its end, and only its answer comes too late.
     #[must_use]

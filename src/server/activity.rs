@@ -15,6 +15,8 @@ use hyper::{Request, Response, body::Incoming, service::Service};
 use pin_project_lite::pin_project;
 use tokio::{sync::Notify, time::Instant};
 
+use crate::callers::Peer;
+
 /// One connection's.
 pub(super) struct Activity {
     begun: Instant,
@@ -100,6 +102,8 @@ impl Drop for Open {
 pub(super) struct Counted<S> {
     pub(super) service: S,
     pub(super) activity: Arc<Activity>,
+    /// Who is at the other end, which each request says.
+    pub(super) peer: Arc<Peer>,
 }
 
 impl<S, B> Service<Request<Incoming>> for Counted<S>
@@ -111,7 +115,8 @@ where
     type Future = Answering<S::Future>;
 
     /// The services are always ready: what has to wait, waits within a call.
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(Arc::clone(&self.peer));
         let open = Some(Open::of(&self.activity));
         let answer = self.service.clone().call(request);
         Answering { answer, open }

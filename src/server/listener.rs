@@ -3,7 +3,7 @@
 //! This is the accept loop that tonic and axum have too, and they leave no room for: certificates that change
 //! while it runs, a bound on connections, on how long they take to begin, idle, and live.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http_body::Body;
 use hyper::{
@@ -30,6 +30,7 @@ use super::{
     tls::Certificates,
 };
 use crate::{
+    callers::{self, Peer},
     metrics::{Closing, Connections, Refusal},
     throttle::Throttle,
 };
@@ -51,6 +52,8 @@ pub(super) struct Listener {
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) bounds: Bounds,
     pub(super) connections: Connections,
+    /// What it tells of whoever reaches it.
+    pub(super) port: callers::Port,
 }
 
 /// A reset stream costs the server more than its caller, so how many the caller may provoke is bounded.
@@ -84,7 +87,8 @@ impl Listener {
         B::Error: Into<Failure>,
     {
         let Self { tcp, .. } = &self;
-        let port = Arc::new(Port {
+        let port = Arc::new(Serving {
+            port: self.port,
             speaks: self.speaks,
             certificates: self.certificates.clone(),
             bounds: self.bounds,
@@ -124,7 +128,7 @@ impl Listener {
                 let (activity, connections) = (Arc::clone(&activity), self.connections.clone());
                 async move {
                     let open = connections.opened();
-                    let end = port.serve(stream, service, activity).await;
+                    let end = port.serve(stream, from, service, activity).await;
                     match end {
                         End::Closed(why) => open.closed(why),
                         End::Handshake => connections.refused(Refusal::Handshake),
@@ -150,15 +154,22 @@ async fn wait_for_sockets(error: &io::Error) {
 }
 
 /// What all connections of a port have in common.
-struct Port {
+struct Serving {
+    port: callers::Port,
     speaks: Speaks,
     certificates: Option<Arc<Certificates>>,
     bounds: Bounds,
     stop: CancellationToken,
 }
 
-impl Port {
-    async fn serve<S, B>(&self, stream: TcpStream, service: S, activity: Arc<Activity>) -> End
+impl Serving {
+    async fn serve<S, B>(
+        &self,
+        stream: TcpStream,
+        from: SocketAddr,
+        service: S,
+        activity: Arc<Activity>,
+    ) -> End
     where
         S: tower_service::Service<Request<Incoming>, Response = Response<B>>,
         S: Clone + Send + Sync + 'static,
@@ -173,20 +184,34 @@ impl Port {
         }
         let stream = Lingering::new(stream, Arc::clone(&activity));
         let Some(certificates) = &self.certificates else {
-            return self.speak(stream, service, activity).await;
+            let peer = Peer::on(self.port, from);
+            return self.speak(stream, peer, service, activity).await;
         };
         let accepting = TlsAcceptor::from(certificates.current()).accept(stream);
-        match timeout(self.bounds.handshake_time, accepting).await {
-            Ok(Ok(stream)) => self.speak(stream, service, activity).await,
+        let stream = match timeout(self.bounds.handshake_time, accepting).await {
+            Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "no TLS");
+                return End::Handshake;
+            }
+            Err(_) => return End::Slow,
+        };
+        let (_, session) = stream.get_ref();
+        let leaf = session.peer_certificates().and_then(<[_]>::first);
+        let peer = match leaf {
+            None => Ok(Peer::on(self.port, from)),
+            Some(leaf) => Peer::from_certificate(self.port, from, leaf),
+        };
+        match peer {
+            Ok(peer) => self.speak(stream, peer, service, activity).await,
+            Err(error) => {
+                tracing::debug!(%error, "a client certificate is no good");
                 End::Handshake
             }
-            Err(_) => End::Slow,
         }
     }
 
-    async fn speak<IO, S, B>(&self, io: IO, service: S, activity: Arc<Activity>) -> End
+    async fn speak<IO, S, B>(&self, io: IO, peer: Peer, service: S, activity: Arc<Activity>) -> End
     where
         IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
         TokioIo<IO>: Read + Write,
@@ -202,6 +227,7 @@ impl Port {
         let service = Counted {
             service,
             activity: Arc::clone(&activity),
+            peer: Arc::new(peer),
         };
         match self.speaks {
             Speaks::Http2 => {

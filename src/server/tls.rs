@@ -6,6 +6,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use chrono::DateTime;
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
@@ -13,8 +14,10 @@ use rustls::{
 };
 
 use tokio::task::spawn_blocking;
+use x509_parser::parse_x509_certificate;
 
 use crate::{
+    metrics::Metrics,
     pem::{self, PemFault},
     reload::{Nudge, Watch},
 };
@@ -75,7 +78,8 @@ pub enum ClientCertificates {
 /// What a listener shows now.
 pub(super) struct Certificates {
     files: ListenerTls,
-    alpn: &'static [u8],
+    alpn: &'static str,
+    metrics: Metrics,
     read: ArcSwap<ReadFiles>,
 }
 
@@ -87,12 +91,18 @@ struct ReadFiles {
 
 impl Certificates {
     /// Reads the files.
-    pub(super) fn read(files: ListenerTls, alpn: &'static [u8]) -> Result<Self, PemFault> {
+    pub(super) fn read(
+        files: ListenerTls,
+        alpn: &'static str,
+        metrics: &Metrics,
+    ) -> Result<Self, PemFault> {
         let bytes = files.read()?;
         let config = files.config(&bytes, alpn)?;
+        files.tell_expiry(&bytes, metrics);
         Ok(Self {
             files,
             alpn,
+            metrics: metrics.clone(),
             read: ArcSwap::from_pointee(ReadFiles { bytes, config }),
         })
     }
@@ -159,6 +169,7 @@ impl Certificates {
             return Ok(false);
         }
         let config = self.files.config(&bytes, self.alpn)?;
+        self.files.tell_expiry(&bytes, &self.metrics);
         self.read.store(Arc::new(ReadFiles { bytes, config }));
         Ok(true)
     }
@@ -176,10 +187,23 @@ impl ListenerTls {
         ])
     }
 
+    /// Tells the metrics until when the service's own certificate is valid.
+    fn tell_expiry(&self, [cert, ..]: &[Vec<u8>; 3], metrics: &Metrics) {
+        let names = self.names;
+        let chain = pem::certificates(names.cert_file, &self.cert_file, cert).unwrap_or_default();
+        let leaf = chain
+            .first()
+            .and_then(|leaf| parse_x509_certificate(leaf).ok());
+        let at = leaf.map(|(_, leaf)| leaf.validity().not_after.timestamp());
+        if let Some(at) = at.and_then(|at| DateTime::from_timestamp(at, 0)) {
+            metrics.certificate_expires(names.section, at);
+        }
+    }
+
     fn config(
         &self,
         [cert, key, client_ca]: &[Vec<u8>; 3],
-        alpn: &[u8],
+        alpn: &str,
     ) -> Result<Arc<ServerConfig>, PemFault> {
         let names = self.names;
         let provider = Arc::new(ring::default_provider());
@@ -198,7 +222,7 @@ impl ListenerTls {
                 PemFault::foreign(names.key_file, &self.key_file, fault)
             });
         let mut config = config?;
-        config.alpn_protocols = vec![alpn.to_vec()];
+        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
         Ok(Arc::new(config))
     }
 

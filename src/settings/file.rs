@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use super::{LogFormat, SettingsError, chosen, listeners};
 use crate::{
     document::{Entry, Section},
+    grpc::access::ReflectionFor,
     ledger::OnStoreFailure,
     server::{Bounds, GRPC_TLS, HTTP_TLS, ListenerTls},
     store::redis::{RedisUrl, SentinelLogin, UnsafeEviction},
@@ -24,6 +25,8 @@ pub(super) struct FileSettings {
     pub(super) http_listen: Option<String>,
     pub(super) store: Option<StoreKind>,
     pub(super) policy: Option<PathBuf>,
+    pub(super) callers: Option<PathBuf>,
+    pub(super) reflection: Option<ReflectionFor>,
     pub(super) on_store_failure: Option<OnStoreFailure>,
     pub(super) call_timeout: Option<Duration>,
     pub(super) log_format: Option<LogFormat>,
@@ -105,6 +108,8 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
         "http_listen",
         "store",
         "policy",
+        "callers",
+        "reflection",
         "on_store_failure",
         "call_timeout",
         "log_format",
@@ -129,6 +134,8 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
         http_listen: text("http_listen"),
         store: root.get("store").and_then(|entry| store_setting(&entry)),
         policy: text("policy").map(PathBuf::from),
+        callers: text("callers").map(PathBuf::from),
+        reflection: root.get("reflection").and_then(|entry| choice(&entry)),
         on_store_failure: root
             .get("on_store_failure")
             .and_then(|entry| choice(&entry)),

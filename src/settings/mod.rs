@@ -1,6 +1,7 @@
 //! What an operator can set, from flags, environment, a file and defaults, in that order of
 //! precedence. Owns the defaults. A file is taken whole or not at all.
 
+mod choices;
 mod file;
 mod listeners;
 
@@ -11,6 +12,7 @@ use clap::{Args, ValueEnum};
 use self::file::{FileSettings, RedisSettings, StoreKind};
 use crate::{
     document::Faults,
+    grpc::access::ReflectionFor,
     ledger::OnStoreFailure,
     server::{Bounds, ListenerTls},
     store::redis::{RedisConfig, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
@@ -39,6 +41,9 @@ pub struct ServeArgs {
     /// The policy file [default: the built-in policy] [env: TOLLGATE_POLICY]
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
+    /// Who may call, and what [default: everyone, everything] [env: TOLLGATE_CALLERS]
+    #[arg(long, value_name = "FILE")]
+    pub callers: Option<PathBuf>,
     /// The settings file (TOML) [env: TOLLGATE_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -67,32 +72,6 @@ pub enum LogFormat {
     Json,
 }
 
-impl ValueEnum for OnStoreFailure {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Error, Self::Billed]
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(match self {
-            Self::Error => "error".into(),
-            Self::Billed => "billed".into(),
-        })
-    }
-}
-
-impl ValueEnum for UnsafeEviction {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Refuse, Self::Warn]
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(match self {
-            Self::Refuse => "refuse".into(),
-            Self::Warn => "warn".into(),
-        })
-    }
-}
-
 /// The settings in force, validated.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -104,6 +83,10 @@ pub struct Settings {
     pub store: StoreChoice,
     /// The policy file; none: the built-in policy.
     pub policy: Option<PathBuf>,
+    /// The callers file; none: everyone may do everything.
+    pub callers: Option<PathBuf>,
+    /// Who may ask server reflection.
+    pub reflection: ReflectionFor,
     /// What Reserve answers when the store can't be asked.
     pub on_store_failure: OnStoreFailure,
     /// How long a call waits for the store, whose caller does not say.
@@ -208,6 +191,8 @@ impl Settings {
             http_listen: http_listen.unwrap_or_else(|| "127.0.0.1:9464".to_owned()),
             store,
             policy: args.policy()?.or(file.policy),
+            callers: args.callers()?.or(file.callers),
+            reflection: file.reflection.unwrap_or(ReflectionFor::Everyone),
             on_store_failure: on_store_failure.unwrap_or(OnStoreFailure::Error),
             call_timeout: file.call_timeout.unwrap_or(Duration::from_secs(1)),
             log_format: log_format.unwrap_or(LogFormat::Auto),
@@ -221,7 +206,17 @@ impl Settings {
             http_tls: file.http_tls,
             bounds: file.bounds,
         };
-        settings.with_time_to_stop()
+        settings.with_callers_for_reflection()?.with_time_to_stop()
+    }
+
+    fn with_callers_for_reflection(self) -> Result<Self, SettingsError> {
+        if self.reflection == ReflectionFor::Callers && self.callers.is_none() {
+            return Err(SettingsError::Value {
+                name: "reflection",
+                fault: "\"callers\" needs a callers file: callers = \"FILE\"".to_owned(),
+            });
+        }
+        Ok(self)
     }
 
     fn with_time_to_stop(self) -> Result<Self, SettingsError> {
@@ -332,6 +327,10 @@ impl Sourced {
 
     fn policy(&self) -> Result<Option<PathBuf>, SettingsError> {
         path(self.flags.policy.as_ref(), "TOLLGATE_POLICY")
+    }
+
+    fn callers(&self) -> Result<Option<PathBuf>, SettingsError> {
+        path(self.flags.callers.as_ref(), "TOLLGATE_CALLERS")
     }
 
     fn config(&self) -> Result<Option<PathBuf>, SettingsError> {

@@ -284,7 +284,7 @@ fn wrong_arguments_exit_with_2() {
         &["usage"],
         &["check-policy"],
         // TLS is not there yet, and must not seem to be.
-        &["quota", "o", "--addr", "https://127.0.0.1:1"],
+        &["quota", "o", "--addr", "ftp://127.0.0.1:1"],
         &["reserve", "o", "p", "m", "1", "--request-id", ""],
     ] {
         let ran = tollgate(words);

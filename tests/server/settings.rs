@@ -9,6 +9,7 @@ use std::{
 use serde_json::Value;
 use tempfile::NamedTempFile;
 use tollgate::{
+    grpc::access::ReflectionFor,
     ledger::OnStoreFailure,
     settings::{ServeArgs, Settings, StoreChoice},
     store::redis::UnsafeEviction,
@@ -99,6 +100,8 @@ fn the_defaults_are_those_of_the_contract() {
         other => panic!("{other:?}"),
     }
     assert_eq!((settings.policy, settings.usage_retention_days), (None, 35));
+    assert_eq!(settings.callers, None);
+    assert_eq!(settings.reflection, ReflectionFor::Everyone);
     assert_eq!(settings.on_store_failure, OnStoreFailure::Error);
     assert_eq!(settings.call_timeout, Duration::from_secs(1));
 }

@@ -8,6 +8,7 @@ use std::{
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+    SanType,
 };
 use tempfile::TempDir;
 
@@ -90,8 +91,23 @@ impl Authority {
     /// Signs for these hosts.
     pub fn signs(&self, name: &str, hosts: &[&str]) -> Files {
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+        self.signs_params(name, CertificateParams::new(hosts).unwrap())
+    }
+
+    /// Signs for these names: with a colon a URI, else a DNS name. Whether they are any is not looked at.
+    pub fn signs_names(&self, name: &str, names: &[&str]) -> Files {
+        let mut params = CertificateParams::default();
+        let alternative = |name: &&str| match name.contains(':') {
+            true => SanType::URI((*name).try_into().unwrap()),
+            false => SanType::DnsName((*name).try_into().unwrap()),
+        };
+        params.subject_alt_names = names.iter().map(alternative).collect();
+        self.signs_params(name, params)
+    }
+
+    /// Signs what is asked for, with the name of the files as the common name.
+    pub fn signs_params(&self, name: &str, mut params: CertificateParams) -> Files {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(hosts).unwrap();
         named(&mut params, name);
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         Files {

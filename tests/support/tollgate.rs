@@ -68,14 +68,13 @@ impl Tollgate {
     pub fn launch(mut command: Command, args: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
+        command.arg("serve");
+        for port in ["--listen", "--http-listen"] {
+            if !args.contains(&port) {
+                command.args([port, "127.0.0.1:0"]);
+            }
+        }
         command
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--http-listen",
-                "127.0.0.1:0",
-            ])
             .args(["--log-format", "json"])
             .args(args)
             // Where it keeps its counters, unless it is told where.

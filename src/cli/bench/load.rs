@@ -11,10 +11,9 @@ use std::{
 
 use anyhow::bail;
 use tokio::{task::JoinSet, time::interval};
-use tonic::transport::Channel;
 
 use super::{Bench, stream, tally::Tally, unary, wire::Requests};
-use crate::cli::channel;
+use crate::cli::Caller;
 
 /// Which request is due when, and how far it has come.
 pub(super) struct Course {
@@ -49,9 +48,8 @@ impl Course {
 /// Nobody was there to answer.
 pub(super) async fn run(bench: &Bench) -> anyhow::Result<(Tally, Duration)> {
     let connections = bench.connections.min(bench.callers);
-    let channels: Vec<Channel> = (0..connections)
-        .map(|_| channel(&bench.connection))
-        .collect();
+    let channels = (0..connections).map(|_| bench.connection.open());
+    let channels: Vec<Caller> = channels.collect::<Result<_, _>>()?;
     let requests = Arc::new(Requests::new(bench, run_name()));
     let started = Instant::now();
     let course = Arc::new(Course {

@@ -15,17 +15,14 @@ use std::{
 
 use futures_util::{FutureExt as _, Stream, task::AtomicWaker};
 use tokio::time::{Sleep, sleep, sleep_until, timeout_at};
-use tonic::{
-    Code, Request, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery,
-    transport::Channel,
-};
+use tonic::{Code, Request, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery};
 
 use super::{
     load::Course,
     tally::Tally,
     wire::{Requests, StreamAnswer, Wire},
 };
-use crate::cli::RPC_TIMEOUT;
+use crate::cli::{Caller, RPC_TIMEOUT};
 
 const METHOD: &str = "/tollgate.v1.QuotaService/ReserveStream";
 
@@ -34,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// One connection's stream, opened anew when it fails, until the load's time is over.
 pub(super) async fn call(
-    channel: Channel,
+    channel: Caller,
     requests: Arc<Requests>,
     course: Arc<Course>,
     callers: u32,
@@ -70,7 +67,7 @@ pub(super) async fn call(
 
 /// Opens a stream, and counts its answers until it ends.
 async fn converse(
-    client: &mut Grpc<Channel>,
+    client: &mut Grpc<Caller>,
     codec: Wire<StreamAnswer>,
     window: &Arc<Window>,
     course: &Arc<Course>,

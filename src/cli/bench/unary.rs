@@ -5,20 +5,19 @@ use std::{
     time::Instant,
 };
 
-use tonic::{
-    Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel,
-};
+use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery};
 
 use super::{
     load::Course,
     tally::Tally,
     wire::{Answer, Requests, Wire},
 };
+use crate::cli::Caller;
 
 const METHOD: &str = "/tollgate.v1.QuotaService/Reserve";
 
 /// One caller, from the first request to the last.
-pub(super) async fn call(channel: Channel, requests: Arc<Requests>, course: Arc<Course>) -> Tally {
+pub(super) async fn call(channel: Caller, requests: Arc<Requests>, course: Arc<Course>) -> Tally {
     let mut client = Grpc::new(channel);
     let mut tally = Tally::new();
     loop {
@@ -41,7 +40,7 @@ pub(super) async fn call(channel: Channel, requests: Arc<Requests>, course: Arc<
 }
 
 async fn ask(
-    client: &mut Grpc<Channel>,
+    client: &mut Grpc<Caller>,
     requests: &Arc<Requests>,
     number: u64,
 ) -> Result<Answer, Status> {

@@ -1,0 +1,221 @@
+//! Who may call: who is calling, by what a connection and a call tell, and what they may.
+//!
+//! Rules: docs/CONTRACT.md, "Callers". `file.rs` reads and validates the callers file, [`peer`] holds what
+//! a connection tells, [`token`] what a call does; [`admission`] puts them together for the ports, which
+//! translate what is refused into their own words.
+
+pub mod admission;
+mod file;
+pub mod peer;
+pub mod token;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
+
+pub use self::{
+    admission::{Admission, Changes, Forbidden, InForce, Speaker, TokensInTheClear},
+    peer::{BadCertificate, CertificateName, Peer, Port},
+    token::{TokenHash, new_token},
+};
+use crate::{document::Faults, domain::OrgId};
+
+/// A validated callers file.
+#[derive(Debug)]
+pub struct Callers {
+    by_name: BTreeMap<String, Arc<Caller>>,
+    by_certificate: HashMap<CertificateName, Arc<Caller>>,
+    by_token: Vec<(TokenHash, Arc<Caller>)>,
+}
+
+/// One caller, and what it may.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Caller {
+    name: String,
+    certificates: Vec<CertificateName>,
+    tokens: Vec<TokenHash>,
+    roles: Vec<Role>,
+    organizations: Organizations,
+}
+
+/// What a caller may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Reserve, settle and release.
+    Reserve,
+    /// Read quotas and usage.
+    Read,
+}
+
+/// For whom a caller may speak.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Organizations {
+    /// For every one.
+    All,
+    /// For these.
+    Named(HashSet<OrgId>),
+}
+
+/// Why it is not known who is calling. Says what was presented, and nothing of who would be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unauthenticated {
+    /// Neither a certificate nor a token.
+    #[error(
+        "this service answers known callers: present a client certificate, or \
+         \"authorization: Bearer TOKEN\""
+    )]
+    Nothing,
+    /// A certificate that no caller has.
+    #[error("the client certificate is of no known caller")]
+    UnknownCertificate,
+    /// A certificate with the names of several callers.
+    #[error("the client certificate is of more than one caller")]
+    AmbiguousCertificate,
+    /// A token that no caller has.
+    #[error("the bearer token is of no known caller")]
+    UnknownToken,
+    /// A header that can't be read.
+    #[error("the authorization header is not one \"Bearer TOKEN\"")]
+    Malformed,
+    /// A token that anybody on the way could read.
+    #[error(
+        "a bearer token came over a connection that is not encrypted, and is not taken: connect over TLS, \
+         and replace the token if others could read along"
+    )]
+    TokenInTheClear,
+}
+
+impl Callers {
+    /// Reads a callers file's text. It is taken whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// Every fault in it, with line and key; `file` names it there.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
+        crate::document::read(file, text, file::callers)
+    }
+
+    /// The callers, ordered by name.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Caller> {
+        self.by_name.values().map(|caller| &**caller)
+    }
+
+    /// Whether any caller is known by a token.
+    #[must_use]
+    pub fn has_tokens(&self) -> bool {
+        !self.by_token.is_empty()
+    }
+
+    /// Who is calling. A token that is presented decides: a wrong one is refused, whatever the certificate.
+    ///
+    /// # Errors
+    ///
+    /// It is not known.
+    pub fn identify(
+        &self,
+        peer: &Peer,
+        token: Option<&TokenHash>,
+    ) -> Result<Arc<Caller>, Unauthenticated> {
+        match token {
+            Some(_) if !peer.keeps_secrets() => Err(Unauthenticated::TokenInTheClear),
+            Some(token) => self
+                .by_token(token)
+                .ok_or(Unauthenticated::UnknownToken)
+                .cloned(),
+            None => self.by_certificate(peer).cloned(),
+        }
+    }
+
+    /// Compares with every token, and takes as long whichever it is.
+    fn by_token(&self, token: &TokenHash) -> Option<&Arc<Caller>> {
+        let hashes = self.by_token.iter().map(|(hash, _)| hash);
+        let (_, caller) = &self.by_token[token.position_in(hashes)?];
+        Some(caller)
+    }
+
+    fn by_certificate(&self, peer: &Peer) -> Result<&Arc<Caller>, Unauthenticated> {
+        if peer.names().is_empty() {
+            return Err(Unauthenticated::Nothing);
+        }
+        let mut known = peer
+            .names()
+            .iter()
+            .filter_map(|name| self.by_certificate.get(name));
+        let caller = known.next().ok_or(Unauthenticated::UnknownCertificate)?;
+        if known.all(|other| Arc::ptr_eq(other, caller)) {
+            Ok(caller)
+        } else {
+            Err(Unauthenticated::AmbiguousCertificate)
+        }
+    }
+}
+
+impl Caller {
+    /// Its name in the callers file.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The names in a certificate by which it is known.
+    #[must_use]
+    pub fn certificates(&self) -> &[CertificateName] {
+        &self.certificates
+    }
+
+    /// How many tokens it is known by.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Its roles.
+    #[must_use]
+    pub fn roles(&self) -> &[Role] {
+        &self.roles
+    }
+
+    /// For whom it may speak.
+    #[must_use]
+    pub fn organizations(&self) -> &Organizations {
+        &self.organizations
+    }
+
+    /// Whether it has a role.
+    #[must_use]
+    pub fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// Whether it may do this for that organization.
+    #[must_use]
+    pub fn may(&self, role: Role, org: &OrgId) -> bool {
+        let speaks_for = match &self.organizations {
+            Organizations::All => true,
+            Organizations::Named(orgs) => orgs.contains(org),
+        };
+        self.has(role) && speaks_for
+    }
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 2] = [Self::Reserve, Self::Read];
+
+    /// Its name in the callers file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reserve => "reserve",
+            Self::Read => "read",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

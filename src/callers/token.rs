@@ -1,0 +1,149 @@
+//! Bearer tokens. Only their hashes are kept: who reads the callers file can't call by it.
+
+use std::fmt;
+
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
+use ring::{
+    digest::{SHA256, digest},
+    rand::{SecureRandom as _, SystemRandom},
+};
+use subtle::{ConditionallySelectable as _, ConstantTimeEq};
+
+use super::Unauthenticated;
+
+/// What a hash begins with in the callers file.
+const ALGORITHM: &str = "sha256:";
+
+/// What a token of ours begins with, so that one is recognized where it should not be.
+const PREFIX: &str = "tg_";
+
+/// The SHA-256 of a token's bytes. Equality takes as long whatever the two are.
+#[derive(Clone)]
+pub struct TokenHash([u64; 4]);
+
+/// Where a port takes tokens from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schemes {
+    /// `Bearer TOKEN`.
+    Bearer,
+    /// Also `Basic`, with the token as the password: what a browser asks its user for.
+    BearerOrBasic,
+}
+
+impl TokenHash {
+    /// Of a token.
+    #[must_use]
+    pub fn of(token: &[u8]) -> Self {
+        let mut words = [0; 4];
+        let hash = digest(&SHA256, token);
+        for (word, bytes) in words.iter_mut().zip(hash.as_ref().chunks_exact(8)) {
+            *word = u64::from_be_bytes(bytes.try_into().expect("chunks of eight bytes"));
+        }
+        Self(words)
+    }
+
+    /// Reads a hash as the callers file has it.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix(ALGORITHM)?;
+        if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut words = [0; 4];
+        for (at, word) in words.iter_mut().enumerate() {
+            *word = u64::from_str_radix(&digits[at * 16..][..16], 16).ok()?;
+        }
+        Some(Self(words))
+    }
+
+    /// The hash of the token in a call's `authorization` headers; none where there is no such header.
+    ///
+    /// # Errors
+    ///
+    /// There are several, or it is of another kind, or holds no token.
+    pub fn presented<'h>(
+        headers: impl IntoIterator<Item = &'h [u8]>,
+        schemes: Schemes,
+    ) -> Result<Option<Self>, Unauthenticated> {
+        let mut headers = headers.into_iter();
+        let Some(header) = headers.next() else {
+            return Ok(None);
+        };
+        if headers.next().is_some() {
+            return Err(Unauthenticated::Malformed);
+        }
+        read(header, schemes)
+            .map(Some)
+            .ok_or(Unauthenticated::Malformed)
+    }
+
+    /// Where it is among others; looks at all of them, and takes as long wherever it is.
+    pub(super) fn position_in<'t>(&self, all: impl Iterator<Item = &'t Self>) -> Option<usize> {
+        let mut found = 0;
+        for (number, hash) in (1_u64..).zip(all) {
+            found.conditional_assign(&number, self.ct_eq(hash));
+        }
+        usize::try_from(found).ok()?.checked_sub(1)
+    }
+}
+
+impl ConstantTimeEq for TokenHash {
+    fn ct_eq(&self, other: &Self) -> subtle::Choice {
+        let words = self.0.iter().zip(&other.0);
+        let difference = words.fold(0, |difference, (a, b)| difference | (a ^ b));
+        difference.ct_eq(&0)
+    }
+}
+
+impl PartialEq for TokenHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.ct_eq(other).into()
+    }
+}
+
+impl Eq for TokenHash {}
+
+/// As the callers file has it.
+impl fmt::Display for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(ALGORITHM)?;
+        self.0.iter().try_for_each(|word| write!(f, "{word:016x}"))
+    }
+}
+
+/// A hash says nothing of its token, but it is nobody's business either.
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenHash(…)")
+    }
+}
+
+fn read(header: &[u8], schemes: Schemes) -> Option<TokenHash> {
+    let blank = header.iter().position(|b| *b == b' ')?;
+    let (scheme, rest) = (&header[..blank], header[blank..].trim_ascii());
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        return (!rest.is_empty()).then(|| TokenHash::of(rest));
+    }
+    if schemes == Schemes::BearerOrBasic && scheme.eq_ignore_ascii_case(b"basic") {
+        let login = BASE64_STANDARD.decode(rest).ok()?;
+        let colon = login.iter().position(|b| *b == b':')?;
+        let password = &login[colon + 1..];
+        return (!password.is_empty()).then(|| TokenHash::of(password));
+    }
+    None
+}
+
+/// A new token of 256 random bits.
+///
+/// # Panics
+///
+/// The system has no randomness to give, and nothing secret can be made then.
+#[must_use]
+pub fn new_token() -> String {
+    let mut secret = [0; 32];
+    let filled = SystemRandom::new().fill(&mut secret);
+    filled.expect("the system gives random bytes");
+    format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(secret))
+}

@@ -1,0 +1,32 @@
+//! What helps with the callers file: `check-callers` and `new-token`.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, anyhow};
+
+use super::{say, table};
+use crate::callers::{Callers, TokenHash, new_token};
+
+/// Tells what a callers file holds.
+///
+/// # Errors
+///
+/// It can't be read, or has faults.
+pub fn check_callers(file: &Path) -> anyhow::Result<()> {
+    let name = file.display().to_string();
+    let text = fs::read_to_string(file).with_context(|| format!("{name} can't be read"))?;
+    let callers = Callers::parse(&name, &text)
+        .map_err(|faults| anyhow!("{}\n{faults}", table::counted(faults.faults.len(), "fault")))?;
+    say(&format!("{name} is valid\n{}", table::callers(&callers)))
+}
+
+/// Prints a new token, and the line for the callers file that knows it.
+///
+/// # Errors
+///
+/// Standard output can't be written to.
+pub fn print_new_token() -> anyhow::Result<()> {
+    let token = new_token();
+    let hash = TokenHash::of(token.as_bytes());
+    say(&format!("{token}\ntokens = [\"{hash}\"]"))
+}

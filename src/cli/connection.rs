@@ -1,0 +1,207 @@
+//! How the client reaches a service, and shows who it is.
+
+use std::{
+    convert::Infallible,
+    fmt, fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tonic::{
+    body::Body,
+    codegen::{
+        Service,
+        http::{HeaderValue, Request, Response, header::AUTHORIZATION},
+    },
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
+};
+
+use super::WrongArguments;
+
+/// How long to wait for an answer.
+pub(super) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the service is, who is asking, and how to print the answers.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Connection {
+    /// The service's gRPC address; over TLS https://HOST:PORT
+    #[arg(
+        long,
+        env = "TOLLGATE_ADDR",
+        default_value = "127.0.0.1:50051",
+        value_name = "HOST:PORT",
+        value_parser = service_uri
+    )]
+    pub(super) addr: Uri,
+    /// The token by which the service knows this caller; rather the variable, since others see arguments
+    #[arg(
+        long,
+        env = "TOLLGATE_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN",
+        value_parser = |token: &str| Ok::<_, Infallible>(Token(token.to_owned()))
+    )]
+    token: Option<Token>,
+    /// Over TLS: the authorities that the service's certificate may be of (PEM); without it: the system's
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Over TLS: the certificate by which the service knows this caller (PEM)
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    cert_file: Option<PathBuf>,
+    /// The certificate's key (PEM)
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    key_file: Option<PathBuf>,
+    /// Over TLS: the name in the service's certificate, where it is not the address's
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+    /// Print the answer as JSON (proto3 JSON, with the proto's field names and plain numbers)
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// A bearer token. It is never printed, so it is not parsed where faults repeat what was given.
+#[derive(Clone)]
+struct Token(String);
+
+/// A channel whose calls say who is calling.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    channel: Channel,
+    token: Option<HeaderValue>,
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+impl Token {
+    /// The header that presents it.
+    fn header(&self) -> Result<HeaderValue, WrongArguments> {
+        let fault = || WrongArguments("--token: is not one word of ASCII".to_owned());
+        if !self.0.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(fault());
+        }
+        let header = HeaderValue::try_from(format!("Bearer {}", self.0));
+        let mut header = header.map_err(|_| fault())?;
+        header.set_sensitive(true);
+        Ok(header)
+    }
+}
+
+impl Connection {
+    /// The service, to be connected to when it is first asked.
+    ///
+    /// # Errors
+    ///
+    /// The flags don't go together, or a file can't be used.
+    pub(super) fn open(&self) -> anyhow::Result<Caller> {
+        let mut endpoint = Endpoint::from(self.addr.clone())
+            .connect_timeout(Duration::from_secs(5))
+            .timeout(RPC_TIMEOUT);
+        if self.is_encrypted() {
+            let tls = endpoint.tls_config(self.tls()?);
+            endpoint = tls.context("the files for TLS can't be used")?;
+        } else {
+            self.is_for_plaintext()?;
+        }
+        Ok(Caller {
+            channel: endpoint.connect_lazy(),
+            token: self.token().map(Token::header).transpose()?,
+        })
+    }
+
+    /// An empty variable is an unset one.
+    fn token(&self) -> Option<&Token> {
+        self.token.as_ref().filter(|token| !token.0.is_empty())
+    }
+
+    fn is_encrypted(&self) -> bool {
+        self.addr.scheme_str() == Some("https")
+    }
+
+    fn tls(&self) -> anyhow::Result<ClientTlsConfig> {
+        let mut tls = ClientTlsConfig::new();
+        tls = match &self.ca_file {
+            Some(file) => tls.ca_certificate(Certificate::from_pem(read(file)?)),
+            None => tls.with_native_roots(),
+        };
+        if let (Some(cert), Some(key)) = (&self.cert_file, &self.key_file) {
+            tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+        }
+        if let Some(name) = &self.server_name {
+            tls = tls.domain_name(name);
+        }
+        Ok(tls)
+    }
+
+    /// What TLS would be needed for is not left out silently.
+    fn is_for_plaintext(&self) -> Result<(), WrongArguments> {
+        let flags = [
+            ("--ca-file", self.ca_file.is_some()),
+            ("--cert-file", self.cert_file.is_some()),
+            ("--server-name", self.server_name.is_some()),
+        ];
+        if let Some((flag, _)) = flags.into_iter().find(|(_, given)| *given) {
+            return Err(WrongArguments(format!(
+                "{flag} is for TLS: --addr https://HOST:PORT"
+            )));
+        }
+        if self.token().is_some() && !is_loopback(&self.addr) {
+            return Err(WrongArguments(
+                "the token is not sent: without TLS everybody on the way could read it; connect with --addr \
+                 https://HOST:PORT"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Service<Request<Body>> for Caller {
+    type Response = Response<Body>;
+    type Error = tonic::transport::Error;
+    type Future = <Channel as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Service::poll_ready(&mut self.channel, cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if let Some(token) = &self.token {
+            request.headers_mut().insert(AUTHORIZATION, token.clone());
+        }
+        Service::call(&mut self.channel, request)
+    }
+}
+
+fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("{} can't be read", file.display()))
+}
+
+/// A service's address: `https://HOST:PORT`, or one without TLS, with or without `http://`.
+fn service_uri(addr: &str) -> Result<Uri, String> {
+    let (scheme, authority) = match (addr.strip_prefix("https://"), addr.strip_prefix("http://")) {
+        (Some(authority), _) => ("https", authority),
+        (None, Some(authority)) => ("http", authority),
+        (None, None) => ("http", addr),
+    };
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    if authority.contains(['/', '?', '#']) {
+        return Err("must be HOST:PORT, http://HOST:PORT or https://HOST:PORT".to_owned());
+    }
+    let uri: Result<Uri, _> = format!("{scheme}://{authority}").parse();
+    uri.map_err(|error| error.to_string())
+}
+
+fn is_loopback(addr: &Uri) -> bool {
+    let host = addr.host().unwrap_or_default();
+    let ip: Result<IpAddr, _> = host.trim_matches(['[', ']']).parse();
+    ip.map_or(host.eq_ignore_ascii_case("localhost"), |ip| {
+        ip.to_canonical().is_loopback()
+    })
+}

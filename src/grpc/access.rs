@@ -1,0 +1,258 @@
+//! Who may call what (docs/CONTRACT.md, "Callers").
+//!
+//! Every call passes [`Authorized`] before anything else happens to it: not even its message is read of a
+//! caller who may not. What it found out goes with the call as a [`Granted`], and only by that an
+//! organization's name becomes an [`OrgId`] here ([`convert::org`](super::convert::org)). An RPC that is
+//! not listed in [`role_of`] is not served.
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use futures_util::future::Either;
+use tonic::{
+    Code, Extensions, Status,
+    body::Body,
+    codegen::{
+        Service,
+        http::{Request, Response, header},
+    },
+    metadata::MetadataValue,
+    server::NamedService,
+};
+
+use crate::{
+    callers::{
+        Admission, Forbidden, Peer, Role, Speaker, TokenHash, Unauthenticated, token::Schemes,
+    },
+    domain::OrgId,
+    throttle::Throttle,
+};
+
+/// Who may ask server reflection what the service offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReflectionFor {
+    /// Everyone.
+    Everyone,
+    /// Every known caller, of any role.
+    Callers,
+    /// Nobody: it is not served.
+    Nobody,
+}
+
+/// A gRPC service that only those reach who may.
+#[derive(Debug, Clone)]
+pub struct Authorized<S> {
+    inner: S,
+    admission: Admission,
+    rule: Rule,
+}
+
+/// What a caller needs for the calls of a service.
+#[derive(Debug, Clone, Copy)]
+enum Rule {
+    /// The role of the method.
+    ByMethod,
+    /// To be known.
+    AnyCaller,
+}
+
+/// What the caller of a call may: a role, for its organizations.
+#[derive(Debug, Clone)]
+pub(super) struct Granted {
+    speaker: Speaker,
+    role: Role,
+}
+
+/// The role that a method of `tollgate.v1.QuotaService` needs.
+fn role_of(method: &str) -> Option<Role> {
+    Some(match method {
+        "Reserve" | "ReserveStream" | "Settle" | "Release" => Role::Reserve,
+        "GetQuota" | "ListUsage" => Role::Read,
+        _ => return None,
+    })
+}
+
+impl ReflectionFor {
+    /// Who is let in to it; none where nobody is.
+    #[must_use]
+    pub fn admission(self, callers: &Admission) -> Option<Admission> {
+        match self {
+            Self::Everyone => Some(Admission::Everyone),
+            Self::Callers => Some(callers.clone()),
+            Self::Nobody => None,
+        }
+    }
+}
+
+impl<S> Authorized<S> {
+    /// The quota service, each method for those who have its role.
+    pub(super) fn by_method(inner: S, admission: Admission) -> Self {
+        let rule = Rule::ByMethod;
+        Self {
+            inner,
+            admission,
+            rule,
+        }
+    }
+
+    /// Another service, for every known caller.
+    pub fn any_caller(inner: S, admission: Admission) -> Self {
+        let rule = Rule::AnyCaller;
+        Self {
+            inner,
+            admission,
+            rule,
+        }
+    }
+}
+
+impl<S: NamedService> Authorized<S> {
+    /// Lets a call through, with what its caller may, or says why not.
+    fn admit(&self, request: &mut Request<Body>) -> Result<(), Status> {
+        let speaker = self.speaker(request)?;
+        if let Rule::AnyCaller = self.rule {
+            return Ok(());
+        }
+        let path = request.uri().path();
+        let method = path
+            .strip_prefix('/')
+            .and_then(|it| it.strip_prefix(S::NAME));
+        let method = method.and_then(|it| it.strip_prefix('/'));
+        let role = method
+            .and_then(role_of)
+            .ok_or_else(|| Status::unimplemented("the service has no such method"))?;
+        speaker.has(role).map_err(|why| forbidden(&speaker, why))?;
+        // Where everyone may do everything there is nothing to carry along.
+        if let Speaker::Known(_) = speaker {
+            request.extensions_mut().insert(Granted { speaker, role });
+        }
+        Ok(())
+    }
+
+    fn speaker(&self, request: &Request<Body>) -> Result<Speaker, Status> {
+        let peer = request.extensions().get::<Arc<Peer>>();
+        let token = || {
+            let headers = request.headers().get_all(header::AUTHORIZATION);
+            TokenHash::presented(headers.iter().map(|it| it.as_bytes()), Schemes::Bearer)
+        };
+        self.admission
+            .speaker(peer, token)
+            .map_err(|why| unauthenticated(peer, why))
+    }
+}
+
+impl<S> Service<Request<Body>> for Authorized<S>
+where
+    S: NamedService + Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<S::Future, Ready<Result<Response<Body>, Infallible>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        match self.admit(&mut request) {
+            Ok(()) => Either::Left(self.inner.call(request)),
+            Err(status) => Either::Right(ready(Ok(status.into_http()))),
+        }
+    }
+}
+
+impl<S: NamedService> NamedService for Authorized<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl Granted {
+    /// What a call was granted. One that did not come through [`Authorized`] is granted nothing.
+    pub(super) fn of(admission: &Admission, call: &Extensions) -> Result<Self, Status> {
+        match (admission, call.get::<Self>()) {
+            (Admission::Everyone, _) => Ok(Self {
+                speaker: Speaker::Anybody,
+                role: Role::Reserve,
+            }),
+            (Admission::Callers(_), Some(granted)) => Ok(granted.clone()),
+            (Admission::Callers(_), None) => Err(unauthenticated(None, Unauthenticated::Nothing)),
+        }
+    }
+
+    /// Whether it is for this organization too.
+    pub(super) fn covers(&self, org: &OrgId) -> Result<(), Status> {
+        let may = self.speaker.may(self.role, org);
+        may.map_err(|why| forbidden(&self.speaker, why))
+    }
+
+    /// Whether it still holds: the callers may have changed since.
+    pub(super) fn renew(&mut self) -> Result<(), Status> {
+        let known = self.speaker.renew();
+        known.map_err(|why| unauthenticated(None, why))?;
+        let has = self.speaker.has(self.role);
+        has.map_err(|why| forbidden(&self.speaker, why))
+    }
+}
+
+static REFUSALS: Throttle = Throttle::new();
+
+fn unauthenticated(peer: Option<&Arc<Peer>>, why: Unauthenticated) -> Status {
+    if let Some(left_out) = REFUSALS.admit(Instant::now()) {
+        let peer = peer.and_then(|peer| peer.address());
+        let peer = peer.map(|address| address.to_string());
+        tracing::warn!(peer, reason = %why, left_out, "calls of unknown callers are refused");
+    }
+    let mut status = Status::new(Code::Unauthenticated, why.to_string());
+    let scheme = MetadataValue::from_static("Bearer");
+    status.metadata_mut().insert("www-authenticate", scheme);
+    status
+}
+
+fn forbidden(speaker: &Speaker, why: Forbidden) -> Status {
+    if let Some(left_out) = REFUSALS.admit(Instant::now()) {
+        let caller = speaker.name();
+        tracing::warn!(caller, reason = %why, left_out, "calls beyond a caller's rights are refused");
+    }
+    Status::permission_denied(why.to_string())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use prost_reflect::DescriptorPool;
+
+    use super::*;
+
+    #[test]
+    fn every_method_of_the_service_has_its_role() {
+        let pool = DescriptorPool::decode(crate::grpc::proto::DESCRIPTORS).unwrap();
+        let service = pool.get_service_by_name("tollgate.v1.QuotaService");
+        for method in service.unwrap().methods() {
+            assert!(role_of(method.name()).is_some(), "{}", method.name());
+        }
+        assert_eq!(role_of("reserve"), None);
+        assert_eq!(role_of(""), None);
+    }
+
+    #[test]
+    fn a_call_that_was_not_authorized_is_granted_nothing() {
+        use crate::callers::{Callers, InForce, Port};
+
+        let text =
+            "[callers.a]\ncertificates = [\"a\"]\nroles = [\"read\"]\norganizations = [\"*\"]\n";
+        let port = Port {
+            encrypted: true,
+            loopback: false,
+        };
+        let callers = Callers::parse("callers.toml", text).unwrap();
+        let in_force = InForce::new(callers, port).unwrap();
+        let admission = Admission::Callers(Arc::new(in_force));
+        let granted = Granted::of(&admission, &Extensions::new());
+        assert_eq!(granted.unwrap_err().code(), Code::Unauthenticated);
+        assert!(Granted::of(&Admission::Everyone, &Extensions::new()).is_ok());
+    }
+}

@@ -1,0 +1,73 @@
+//! Who asks over HTTP, and may they read? A client certificate, a bearer token, or the token as the password
+//! that a browser asks for.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::FromRequestParts,
+    http::{StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+
+use crate::{
+    callers::{Admission, Peer, Role, Speaker, TokenHash, Unauthenticated, token::Schemes},
+    domain::OrgId,
+};
+
+/// Somebody who may read, of some organizations at least.
+pub(super) struct Reader(Speaker);
+
+/// Why somebody may not.
+pub(super) enum NoReader {
+    /// It is not known who it is.
+    Unknown(Unauthenticated),
+    /// It is a caller without the right.
+    Forbidden(String),
+}
+
+impl Reader {
+    /// Whether it may read of this organization.
+    pub(super) fn may_read(&self, org: &OrgId) -> Result<(), NoReader> {
+        let may = self.0.may(Role::Read, org);
+        may.map_err(|why| NoReader::Forbidden(why.to_string()))
+    }
+}
+
+impl<S> FromRequestParts<S> for Reader
+where
+    S: Send + Sync + AsRef<Admission>,
+{
+    type Rejection = NoReader;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, NoReader> {
+        let peer = parts.extensions.get::<Arc<Peer>>();
+        let token = || {
+            let headers = parts.headers.get_all(header::AUTHORIZATION).iter();
+            TokenHash::presented(headers.map(|it| it.as_bytes()), Schemes::BearerOrBasic)
+        };
+        let speaker = state.as_ref().speaker(peer, token).map_err(|why| {
+            // A browser that is asked for a password would send it to everybody on the way.
+            let asks = peer.is_some_and(|peer| peer.keeps_secrets());
+            match why {
+                Unauthenticated::TokenInTheClear => NoReader::Forbidden(why.to_string()),
+                _ if !asks => NoReader::Forbidden(format!("{why} (a token only over TLS)")),
+                _ => NoReader::Unknown(why),
+            }
+        })?;
+        let may = speaker.has(Role::Read);
+        may.map_err(|why| NoReader::Forbidden(why.to_string()))?;
+        Ok(Self(speaker))
+    }
+}
+
+impl IntoResponse for NoReader {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Unknown(why) => {
+                let ask = (header::WWW_AUTHENTICATE, "Basic realm=\"tollgate\"");
+                (StatusCode::UNAUTHORIZED, [ask], why.to_string()).into_response()
+            }
+            Self::Forbidden(why) => (StatusCode::FORBIDDEN, why).into_response(),
+        }
+    }
+}

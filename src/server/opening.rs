@@ -1,0 +1,116 @@
+//! What a service starts with: its policy, its store, and its ports.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use anyhow::{Context as _, anyhow};
+use chrono::Utc;
+use tokio::net::{TcpListener, TcpSocket, lookup_host};
+
+use super::{
+    bounds::Bounds,
+    listener::{Listener, Speaks},
+    tls::Certificates,
+};
+use crate::{
+    callers,
+    metrics::{self, Metrics},
+    policy::PolicySource,
+    settings::{Settings, StoreChoice},
+    store::{
+        Store,
+        file::FileStore,
+        memory::MemoryStore,
+        redis::{RedisConfig, RedisStore},
+    },
+};
+
+/// Connections that may wait to be taken; the system has a bound of its own. Where they are too few, a burst of
+/// them makes others wait for a second.
+const BACKLOG: u32 = 65_535;
+
+pub(super) fn open_policy(settings: &Settings) -> anyhow::Result<PolicySource> {
+    let file = settings.policy.as_deref();
+    PolicySource::open(file).map_err(|refusal| {
+        let name = file.map(|file| file.display().to_string());
+        anyhow!("the policy {} {refusal}", name.unwrap_or_default())
+    })
+}
+
+pub(super) fn open_store(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, String)> {
+    Ok(match &settings.store {
+        StoreChoice::Memory => {
+            let store = MemoryStore::new(Arc::new(Utc::now), settings.usage_retention_days);
+            (Arc::new(store), "memory:".to_owned())
+        }
+        StoreChoice::File(path) => {
+            let name = format!("file:{}", path.display());
+            let store = FileStore::open(path, Arc::new(Utc::now), settings.usage_retention_days)
+                .with_context(|| format!("the store {name} can't be used"))?;
+            (Arc::new(store), name)
+        }
+        StoreChoice::Redis(config) => {
+            let name = config.url.to_string();
+            let store = RedisStore::new(RedisConfig::clone(config))
+                .with_context(|| format!("the store {name} can't be used"))?;
+            (Arc::new(store), name)
+        }
+    })
+}
+
+/// Binds a port, and reads its certificates.
+pub(super) async fn open_listener(
+    settings: &Settings,
+    speaks: Speaks,
+    bounds: Bounds,
+    metrics: &Metrics,
+) -> anyhow::Result<Listener> {
+    let (setting, address, tls, alpn, of) = match speaks {
+        Speaks::Http2 => {
+            let (address, tls) = (&settings.listen, &settings.tls);
+            ("listen", address, tls, "h2", metrics::Port::Grpc)
+        }
+        Speaks::Http1 => {
+            let (address, tls) = (&settings.http_listen, &settings.http_tls);
+            ("http_listen", address, tls, "http/1.1", metrics::Port::Http)
+        }
+    };
+    let certificates = tls
+        .clone()
+        .map(|tls| Certificates::read(tls, alpn, metrics));
+    let certificates = certificates.transpose()?.map(Arc::new);
+    let tcp = bind(setting, address).await?;
+    Ok(Listener {
+        port: callers::Port::at(tcp.local_addr()?.ip(), certificates.is_some()),
+        tcp,
+        speaks,
+        certificates,
+        bounds,
+        connections: metrics.connections(of),
+    })
+}
+
+/// Binds each of the addresses that this may stand for, and takes the first that there is.
+async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
+    let bound = async {
+        let mut last = io::Error::new(io::ErrorKind::InvalidInput, "stands for no address");
+        for address in lookup_host(address).await? {
+            match listen(address) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    let bound: io::Result<TcpListener> = bound.await;
+    bound.with_context(|| format!("{setting}: can't bind {address}"))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}

@@ -1,0 +1,152 @@
+//! The built-in client over TLS and with a token.
+
+use std::process::Command;
+
+use super::{Service, URI, listener::Wire};
+use crate::support::{
+    tollgate::program,
+    tools::{Ran, run},
+};
+
+impl Service {
+    /// `tollgate quota acme` over TLS, with these arguments besides.
+    async fn quota(&self, args: &[&str]) -> Ran {
+        quota(
+            &self.tls,
+            &[&["--ca-file", &self.authority.file()], args].concat(),
+        )
+        .await
+    }
+}
+
+/// `tollgate quota acme` from this service, which the test's own runtime serves meanwhile.
+async fn quota(wire: &Wire, args: &[&str]) -> Ran {
+    let scheme = if wire.is_encrypted() { "https" } else { "http" };
+    let addr = format!("{scheme}://localhost:{}", wire.address.port());
+    asked(&[&["quota", "acme", "--addr", &addr], args].concat()).await
+}
+
+async fn asked(args: &[&str]) -> Ran {
+    let mut command = program();
+    command.args(args);
+    ran(command).await
+}
+
+async fn ran(mut command: Command) -> Ran {
+    tokio::task::spawn_blocking(move || run(&mut command))
+        .await
+        .unwrap()
+}
+
+#[track_caller]
+fn assert_fails(ran: &Ran, code: i32, said: &str) {
+    assert_eq!(ran.code, Some(code), "{ran:?}");
+    assert!(ran.stderr.contains(said), "{said}: {ran:?}");
+}
+
+#[tokio::test]
+async fn a_caller_shows_its_token_or_its_certificate() {
+    let service = Service::start().await;
+    let told = service.quota(&["--token", "tg_reader"]).await.good();
+    assert!(told.contains("large"), "{told}");
+    let files = service.certificate(&[URI]);
+    let certificate = ["--cert-file", &files.cert, "--key-file", &files.key];
+    service.quota(&certificate).await.good();
+    quota(&service.loopback, &["--token", "tg_reader"])
+        .await
+        .good();
+    let mut command = program();
+    let addr = format!("https://localhost:{}", service.tls.address.port());
+    let ca = service.authority.file();
+    command.args(["quota", "acme", "--addr", &addr, "--ca-file", &ca]);
+    command.env("TOLLGATE_TOKEN", "tg_reader");
+    ran(command).await.good();
+    let refused = service.quota(&[]).await;
+    assert_fails(
+        &refused,
+        1,
+        "tollgate: UNAUTHENTICATED: this service answers known callers",
+    );
+    let refused = service.quota(&["--token", "tg_reserver"]).await;
+    let said = "tollgate: PERMISSION_DENIED: this caller does not have the role \"read\"";
+    assert_fails(&refused, 1, said);
+}
+
+#[tokio::test]
+async fn the_services_certificate_must_be_for_its_name_and_of_the_authority() {
+    let service = Service::start().await;
+    let port = service.tls.address.port();
+    let ca = service.authority.file();
+    let by_address = format!("https://127.0.0.1:{port}");
+    let ask = async |args: &[&str]| {
+        let common = ["quota", "acme", "--token", "tg_reader", "--addr"];
+        asked(&[&common[..], args].concat()).await
+    };
+    let refused = ask(&[&by_address, "--ca-file", &ca]).await;
+    assert_fails(&refused, 1, "not valid for name");
+    ask(&[&by_address, "--ca-file", &ca, "--server-name", "localhost"])
+        .await
+        .good();
+    // Nobody else's authority knows it.
+    let by_name = format!("https://localhost:{port}");
+    assert_fails(
+        &ask(&[&by_name]).await,
+        1,
+        "UNAVAILABLE: no answer from https://localhost",
+    );
+}
+
+#[tokio::test]
+async fn bench_shows_who_it_is_too() {
+    let service = Service::start().await;
+    let addr = format!("https://localhost:{}", service.tls.address.port());
+    let ca = service.authority.file();
+    // Each request that is due is sent, however slow the machine is.
+    let load = "bench --org acme --rate 50 --duration 500ms --callers 2 --json";
+    let load: Vec<&str> = load.split(' ').collect();
+    let who = ["--addr", &addr, "--ca-file", &ca, "--token", "tg_reserver"];
+    for more in [&[][..], &["--stream"]] {
+        let told = asked(&[&load, &who[..], more].concat()).await.good();
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+        assert_eq!(told["verdicts"]["FREE"], 25, "{told}");
+    }
+}
+
+#[tokio::test]
+async fn what_needs_tls_is_refused_without_it() {
+    for (args, said) in [
+        (
+            vec!["--addr", "gateway.example.org:50051", "--token", "tg_x"],
+            "the token is not sent: without TLS everybody on the way could read it",
+        ),
+        (
+            vec!["--addr", "http://192.0.2.1:50051", "--token", "tg_x"],
+            "the token is not sent",
+        ),
+        (vec!["--ca-file", "ca.pem"], "--ca-file is for TLS"),
+        (vec!["--server-name", "x"], "--server-name is for TLS"),
+        (
+            vec!["--cert-file", "a.pem", "--key-file", "a.key"],
+            "--cert-file is for TLS",
+        ),
+        (vec!["--cert-file", "a.pem"], "--key-file"),
+        (vec!["--token", "two words"], "--token: is not one word"),
+        (vec!["--token", "secret\n"], "--token: is not one word"),
+        (vec!["--addr", "https://x/y"], "https://HOST:PORT"),
+    ] {
+        let ran = asked(&[&["quota", "acme"], &args[..]].concat()).await;
+        assert_fails(&ran, 2, said);
+        let token = ["tg_x", "two words", "secret"].map(|token| ran.stderr.contains(token));
+        assert_eq!(token, [false; 3], "{ran:?}");
+    }
+    let ran = asked(&[
+        "quota",
+        "acme",
+        "--addr",
+        "https://x:1",
+        "--ca-file",
+        "/nowhere.pem",
+    ])
+    .await;
+    assert_fails(&ran, 1, "/nowhere.pem can't be read");
+}

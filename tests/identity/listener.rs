@@ -1,0 +1,249 @@
+//! The gRPC service on ports of the test's own, which tell of each connection what a real one does.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::stream;
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring::default_provider,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::WebPkiClientVerifier,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
+use tollgate::{
+    callers::{Admission, Peer, Port},
+    grpc::{self, quota::Wiring},
+    ledger::Ledger,
+    metrics::Metrics,
+};
+use tonic::{
+    metadata::AsciiMetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{
+        Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, server::Connected,
+    },
+};
+
+use super::ENCRYPTED;
+use crate::support::certificates::{Authority, Files};
+
+/// The name in the service's certificate.
+pub(super) const HOST: &str = "localhost";
+
+/// A port that is served, until this is dropped.
+pub(super) struct Wire {
+    pub(super) address: SocketAddr,
+    /// The authority of its certificate; none where it speaks plaintext.
+    ca: Option<String>,
+    _serving: AbortOnDropHandle<()>,
+}
+
+/// A channel whose calls carry these `authorization` headers.
+pub(super) type Presenting = InterceptedService<Channel, Headers>;
+
+#[derive(Clone)]
+pub(super) struct Headers(Vec<AsciiMetadataValue>);
+
+impl Interceptor for Headers {
+    fn call(&mut self, mut call: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        for header in &self.0 {
+            call.metadata_mut().append("authorization", header.clone());
+        }
+        Ok(call)
+    }
+}
+
+impl Wire {
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.ca.is_some()
+    }
+
+    /// A channel to it that presents this.
+    pub(super) fn channel(&self, certificate: Option<&Files>, headers: &[&str]) -> Presenting {
+        let scheme = if self.is_encrypted() { "https" } else { "http" };
+        let mut endpoint =
+            Endpoint::from_shared(format!("{scheme}://{HOST}:{}", self.address.port())).unwrap();
+        if let Some(ca) = &self.ca {
+            let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+            if let Some(Files { cert, key }) = certificate {
+                let [cert, key] = [cert, key].map(|file| fs::read(file).unwrap());
+                tls = tls.identity(Identity::from_pem(cert, key));
+            }
+            endpoint = endpoint.tls_config(tls).unwrap();
+        }
+        let headers = headers.iter().map(|it| it.parse().unwrap()).collect();
+        InterceptedService::new(endpoint.connect_lazy(), Headers(headers))
+    }
+}
+
+/// A connection of which this is known.
+struct Connection<S> {
+    stream: S,
+    peer: Arc<Peer>,
+}
+
+impl<S> Connected for Connection<S> {
+    type ConnectInfo = Arc<Peer>;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        Arc::clone(&self.peer)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Serves without TLS, on a port that says this of itself.
+pub(super) async fn plaintext(ledger: Ledger, admission: Admission, port: Port) -> Wire {
+    let accept = move |stream: TcpStream, from| async move {
+        let peer = Arc::new(Peer::on(port, from));
+        Ok(Connection { stream, peer })
+    };
+    serve(ledger, admission, None, accept).await
+}
+
+/// Serves without telling anything of the connections.
+pub(super) async fn bare(ledger: Ledger, admission: Admission) -> Wire {
+    serve(ledger, admission, None, async |stream: TcpStream, _| {
+        Ok(stream)
+    })
+    .await
+}
+
+/// Serves over TLS, to whoever has a certificate of this authority or none.
+pub(super) async fn tls(
+    ledger: Ledger,
+    admission: Admission,
+    authority: &Authority,
+    files: &Files,
+) -> Wire {
+    let ca = fs::read_to_string(authority.file()).unwrap();
+    let mut roots = RootCertStore::empty();
+    let authorities = CertificateDer::pem_slice_iter(ca.as_bytes());
+    roots.add_parsable_certificates(authorities.map(Result::unwrap));
+    let provider = Arc::new(default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build();
+    let chain = CertificateDer::pem_file_iter(&files.cert).unwrap();
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.unwrap())
+        .with_single_cert(
+            chain.map(Result::unwrap).collect(),
+            PrivateKeyDer::from_pem_file(&files.key).unwrap(),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let accept = move |stream: TcpStream, from| {
+        let accepting = acceptor.accept(stream);
+        async move {
+            let stream = accepting.await?;
+            let peer = match stream.get_ref().1.peer_certificates() {
+                Some([leaf, ..]) => Peer::from_certificate(ENCRYPTED, from, leaf).unwrap(),
+                _ => Peer::on(ENCRYPTED, from),
+            };
+            let peer = Arc::new(peer);
+            Ok(Connection { stream, peer })
+        }
+    };
+    serve(ledger, admission, Some(ca), accept).await
+}
+
+async fn serve<C, F>(
+    ledger: Ledger,
+    admission: Admission,
+    ca: Option<String>,
+    accept: impl Fn(TcpStream, SocketAddr) -> F + Send + 'static,
+) -> Wire
+where
+    C: Connected + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = io::Result<C>> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (connections, accepted) = mpsc::channel(64);
+    let accepting = async move {
+        loop {
+            let (stream, from) = listener.accept().await.unwrap();
+            let (accept, connections) = (accept(stream, from), connections.clone());
+            tokio::spawn(async move {
+                // Whoever fails to shake hands is told so by that.
+                if let Ok(connection) = accept.await {
+                    let _ = connections.send(connection).await;
+                }
+            });
+        }
+    };
+    let incoming = stream::unfold(accepted, async |mut accepted| {
+        let connection = accepted.recv().await?;
+        Some((io::Result::Ok(connection), accepted))
+    });
+    let quota = grpc::quota::service(Wiring {
+        ledger,
+        call_timeout: Duration::from_secs(30),
+        message_bytes: 64 * 1024,
+        open_calls: TaskTracker::new(),
+        stopping: CancellationToken::new(),
+        metrics: Metrics::new(),
+        traces: None,
+        admission,
+    });
+    let serving = async move {
+        let server = Server::builder().add_service(quota);
+        let serving = server.serve_with_incoming(Box::pin(incoming));
+        tokio::select! {
+            served = serving => served.unwrap(),
+            () = accepting => {}
+        }
+    };
+    Wire {
+        address,
+        ca,
+        _serving: AbortOnDropHandle::new(tokio::spawn(serving)),
+    }
+}

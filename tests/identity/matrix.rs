@@ -1,0 +1,432 @@
+//! Every RPC, from every kind of caller, for own and foreign organizations.
+
+use futures_util::stream;
+use prost_reflect::DescriptorPool;
+use tollgate::{
+    callers::Role,
+    grpc::proto::{
+        DESCRIPTORS, GetQuotaRequest, ListUsageRequest, ReleaseRequest, ReserveRequest,
+        SettleRequest, quota_service_client::QuotaServiceClient,
+    },
+};
+use tonic::{Code, Status};
+
+use super::{
+    DNS, ORGS, STRANGER, Service, URI,
+    listener::{Presenting, Wire},
+};
+use crate::support::{certificates::Files, streams::next};
+
+/// The role that each RPC needs. One that is not here fails the tests.
+fn needed(method: &str) -> Role {
+    match method {
+        "Reserve" | "ReserveStream" | "Settle" | "Release" => Role::Reserve,
+        "GetQuota" | "ListUsage" => Role::Read,
+        other => panic!("the matrix does not know {other}: who may call it?"),
+    }
+}
+
+/// Every RPC of the service, as it is compiled in.
+pub(super) fn methods() -> Vec<String> {
+    let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
+    let service = pool
+        .get_service_by_name("tollgate.v1.QuotaService")
+        .unwrap();
+    let methods = service.methods().map(|method| method.name().to_owned());
+    methods.collect()
+}
+
+/// How a caller comes.
+struct Kind<'s> {
+    what: &'static str,
+    wire: &'s Wire,
+    certificate: Option<Files>,
+    headers: Vec<&'static str>,
+    may: May,
+}
+
+/// What it may then.
+enum May {
+    /// It is not known.
+    Nothing,
+    /// These roles, for these organizations.
+    These(&'static [Role], &'static [&'static str]),
+}
+
+const EVERY_ROLE: &[Role] = &Role::ALL;
+const ACME: &[&str] = &["acme"];
+const ALL: &[&str] = &["acme", "other", STRANGER];
+
+impl Service {
+    fn by_certificate(&self, what: &'static str, names: &[&str], may: May) -> Kind<'_> {
+        Kind {
+            what,
+            wire: &self.tls,
+            certificate: Some(self.certificate(names)),
+            headers: Vec::new(),
+            may,
+        }
+    }
+
+    fn kinds(&self) -> Vec<Kind<'_>> {
+        let mut kinds = self.with_certificates();
+        kinds.extend(self.with_tokens());
+        let Self {
+            tls,
+            loopback,
+            in_the_clear,
+            everyone,
+            bare,
+            ..
+        } = self;
+        for (what, wire, headers, may) in [
+            ("nobody, over TLS", tls, vec![], May::Nothing),
+            ("nobody, on loopback", loopback, vec![], May::Nothing),
+            ("nobody, in the clear", in_the_clear, vec![], May::Nothing),
+            ("nobody, bare", bare, vec![], May::Nothing),
+            (
+                "a good token in the clear",
+                in_the_clear,
+                vec!["Bearer tg_everywhere"],
+                May::Nothing,
+            ),
+            (
+                "a good token, and nothing known of the connection",
+                bare,
+                vec!["Bearer tg_everywhere"],
+                May::Nothing,
+            ),
+            (
+                "no callers file",
+                everyone,
+                vec![],
+                May::These(EVERY_ROLE, ALL),
+            ),
+            (
+                "no callers file, and some token",
+                everyone,
+                vec!["Bearer x"],
+                May::These(EVERY_ROLE, ALL),
+            ),
+        ] {
+            kinds.push(Kind {
+                what,
+                wire,
+                certificate: None,
+                headers,
+                may,
+            });
+        }
+        kinds
+    }
+
+    fn with_certificates(&self) -> Vec<Kind<'_>> {
+        let of = |what, names: &[&str], may| self.by_certificate(what, names, may);
+        let acme = || May::These(EVERY_ROLE, ACME);
+        vec![
+            of("by URI", &[URI], acme()),
+            of("by DNS name", &[DNS], acme()),
+            of("by DNS name in capitals", &["Gateway.INTERNAL"], acme()),
+            of("by a name among others", &["x.internal", URI], acme()),
+            of(
+                "by two names of one caller",
+                &["admin.internal", "spiffe://example.org/admin"],
+                May::These(EVERY_ROLE, ALL),
+            ),
+            of(
+                "a URI that begins alike",
+                &["spiffe://example.org/gateway2"],
+                May::Nothing,
+            ),
+            of(
+                "a URI below",
+                &["spiffe://example.org/gateway/x"],
+                May::Nothing,
+            ),
+            of(
+                "a URI that is shorter",
+                &["spiffe://example.org/gatewa"],
+                May::Nothing,
+            ),
+            of(
+                "a URI in capitals",
+                &["spiffe://example.org/Gateway"],
+                May::Nothing,
+            ),
+            of(
+                "a DNS name that begins alike",
+                &["gateway.internal.example.org"],
+                May::Nothing,
+            ),
+            of(
+                "a DNS name that ends alike",
+                &["x.gateway.internal"],
+                May::Nothing,
+            ),
+            of("a wildcard", &["*.internal"], May::Nothing),
+            of("no names", &[], May::Nothing),
+            of("names of two callers", &[URI, DNS], May::Nothing),
+            Kind {
+                headers: vec!["Bearer tg_wrong"],
+                ..of(
+                    "a good certificate with a wrong token",
+                    &[URI],
+                    May::Nothing,
+                )
+            },
+            Kind {
+                headers: vec!["Bearer tg_elsewhere"],
+                ..of(
+                    "a certificate with another caller's token",
+                    &[URI],
+                    May::These(EVERY_ROLE, &["other"]),
+                )
+            },
+        ]
+    }
+
+    fn with_tokens(&self) -> Vec<Kind<'_>> {
+        let acme = || May::These(EVERY_ROLE, ACME);
+        let kinds = [
+            ("the token before", "Bearer tg_before", acme()),
+            ("the token after", "Bearer tg_after", acme()),
+            ("the scheme in small letters", "bearer tg_after", acme()),
+            (
+                "reserve only",
+                "Bearer tg_reserver",
+                May::These(&[Role::Reserve], ACME),
+            ),
+            (
+                "read only",
+                "Bearer tg_reader",
+                May::These(&[Role::Read], ACME),
+            ),
+            (
+                "everywhere",
+                "Bearer tg_everywhere",
+                May::These(EVERY_ROLE, ALL),
+            ),
+            (
+                "elsewhere",
+                "Bearer tg_elsewhere",
+                May::These(EVERY_ROLE, &["other"]),
+            ),
+            ("a wrong token", "Bearer tg_wrong", May::Nothing),
+            ("a token that begins alike", "Bearer tg_afte", May::Nothing),
+            ("a token that is longer", "Bearer tg_after1", May::Nothing),
+            ("a token in capitals", "Bearer TG_AFTER", May::Nothing),
+        ];
+        let wires = [&self.tls, &self.loopback];
+        let kinds = kinds.into_iter().zip(wires.into_iter().cycle());
+        let kind = |((what, header, may), wire)| Kind {
+            what,
+            wire,
+            certificate: None,
+            headers: vec![header],
+            may,
+        };
+        kinds.map(kind).collect()
+    }
+}
+
+pub(super) fn ask(org: &str, request_id: &str) -> ReserveRequest {
+    ReserveRequest {
+        org: org.to_owned(),
+        project: "p".to_owned(),
+        model: "gpt-4o".to_owned(),
+        tokens: 1,
+        request_id: request_id.to_owned(),
+        ..ReserveRequest::default()
+    }
+}
+
+/// How a call of an RPC for an organization ends. A request of a stream ends as its item does.
+pub(super) async fn call(channel: &Presenting, method: &str, org: &str) -> Result<(), Status> {
+    let mut client = QuotaServiceClient::new(channel.clone());
+    let (org, request_id) = (org.to_owned(), "never reserved".to_owned());
+    match method {
+        "Reserve" => client.reserve(ask(&org, "")).await.map(drop),
+        "ReserveStream" => {
+            let answers = client.reserve_stream(stream::iter([ask(&org, "")])).await?;
+            let mut answers = answers.into_inner();
+            let item = next(&mut answers).await.expect("an answer to each request");
+            assert!(next(&mut answers).await.is_none());
+            item.map(drop)
+                .map_err(|error| Status::new(error.code.into(), error.message))
+        }
+        "Settle" => {
+            let tokens = 1;
+            let request = SettleRequest {
+                org,
+                request_id,
+                tokens,
+            };
+            client.settle(request).await.map(drop)
+        }
+        "Release" => {
+            let request = ReleaseRequest { org, request_id };
+            client.release(request).await.map(drop)
+        }
+        "GetQuota" => client.get_quota(GetQuotaRequest { org }).await.map(drop),
+        "ListUsage" => {
+            let request = ListUsageRequest {
+                org,
+                ..ListUsageRequest::default()
+            };
+            client.list_usage(request).await.map(drop)
+        }
+        other => panic!("the matrix does not know {other}"),
+    }
+}
+
+/// What the ledger says to a call that is let in.
+fn answer(method: &str, org: &str) -> Code {
+    match method {
+        "Settle" | "Release" => Code::NotFound,
+        "GetQuota" | "ListUsage" if org == STRANGER => Code::NotFound,
+        _ => Code::Ok,
+    }
+}
+
+fn wanted(may: &May, method: &str, org: &str) -> Code {
+    match may {
+        May::Nothing => Code::Unauthenticated,
+        May::These(roles, orgs) if roles.contains(&needed(method)) && orgs.contains(&org) => {
+            answer(method, org)
+        }
+        May::These(..) => Code::PermissionDenied,
+    }
+}
+
+#[tokio::test]
+async fn every_rpc_is_for_those_alone_who_have_its_role_for_the_organization() {
+    let service = Service::start().await;
+    let methods = methods();
+    let kinds = service.kinds();
+    let orgs = [ORGS[0], ORGS[1], STRANGER];
+    let mut cells = [0, 0];
+    // First all that must not pass, then all that must.
+    for (turn, pass) in [false, true].into_iter().enumerate() {
+        for kind in &kinds {
+            let channel = kind.wire.channel(kind.certificate.as_ref(), &kind.headers);
+            for method in &methods {
+                for org in orgs {
+                    let wanted = wanted(&kind.may, method, org);
+                    let passes = !matches!(wanted, Code::Unauthenticated | Code::PermissionDenied);
+                    if passes != pass {
+                        continue;
+                    }
+                    let said = call(&channel, method, org).await;
+                    let code = said.as_ref().err().map_or(Code::Ok, Status::code);
+                    assert_eq!(code, wanted, "{}: {method} for {org}: {said:?}", kind.what);
+                    cells[turn] += 1;
+                }
+            }
+        }
+        let keys = service.keys();
+        assert_eq!(keys.is_empty(), !pass, "{keys:?}");
+    }
+    // 3 organizations, 6 methods.
+    assert_eq!(cells[0] + cells[1], kinds.len() * methods.len() * 3);
+    assert!(cells[0] > 300 && cells[1] > 100, "{cells:?}");
+}
+
+#[tokio::test]
+async fn what_a_refusal_says_tells_nothing_of_others() {
+    let service = Service::start().await;
+    let strange = service.loopback.channel(None, &["Bearer tg_wrong"]);
+    let acme = service.loopback.channel(None, &["Bearer tg_after"]);
+    let reader = service.loopback.channel(None, &["Bearer tg_reader"]);
+    for method in methods() {
+        // The same of an organization that there is and of one that there isn't.
+        let [known, unknown] = [ORGS[1], STRANGER].map(|org| (org, acme.clone()));
+        let known = call(&known.1, &method, known.0).await.unwrap_err();
+        let unknown = call(&unknown.1, &method, unknown.0).await.unwrap_err();
+        assert_eq!(
+            known.message(),
+            "this caller may not speak for this organization"
+        );
+        assert_eq!(known.message(), unknown.message(), "{method}");
+        let status = call(&strange, &method, "acme").await.unwrap_err();
+        assert_eq!(status.message(), "the bearer token is of no known caller");
+        assert_eq!(status.metadata().get("www-authenticate").unwrap(), "Bearer");
+        if needed(&method) == Role::Reserve {
+            let status = call(&reader, &method, "acme").await.unwrap_err();
+            assert_eq!(
+                status.message(),
+                "this caller does not have the role \"reserve\""
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_has_the_refusal_in_its_place_and_counts_the_others() {
+    let service = Service::start().await;
+    let channel = service.loopback.channel(None, &["Bearer tg_after"]);
+    let mut client = QuotaServiceClient::new(channel);
+    let orgs = ["acme", "other", "acme", STRANGER, "", "acme"];
+    let requests = stream::iter(orgs.map(|org| ask(org, "")));
+    let answers = client.reserve_stream(requests).await.unwrap();
+    let mut answers = answers.into_inner();
+    for org in orgs {
+        let said = next(&mut answers).await.unwrap();
+        let code = said.err().map_or(Code::Ok, |error| error.code.into());
+        let wanted = match org {
+            "acme" => Code::Ok,
+            "" => Code::InvalidArgument,
+            _ => Code::PermissionDenied,
+        };
+        assert_eq!(code, wanted, "{org}");
+    }
+    assert!(next(&mut answers).await.is_none());
+    let quota = client
+        .get_quota(GetQuotaRequest {
+            org: "acme".to_owned(),
+        })
+        .await;
+    assert_eq!(quota.unwrap().into_inner().pools[0].used, 3);
+    let foreign: Vec<String> = service.keys();
+    assert!(
+        foreign.iter().all(|key| key.contains("{acme}")),
+        "{foreign:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_id_of_another_organization_is_out_of_reach() {
+    let service = Service::start().await;
+    let own = |token| QuotaServiceClient::new(service.loopback.channel(None, &[token]));
+    let (mut acme, mut other) = (own("Bearer tg_after"), own("Bearer tg_elsewhere"));
+    let theirs = || ask("other", "the id");
+    other.reserve(theirs()).await.unwrap();
+    let settle = |org: &str| SettleRequest {
+        org: org.to_owned(),
+        request_id: "the id".to_owned(),
+        tokens: 0,
+    };
+    let release = |org: &str| ReleaseRequest {
+        org: org.to_owned(),
+        request_id: "the id".to_owned(),
+    };
+    let codes = [
+        acme.reserve(theirs()).await.unwrap_err().code(),
+        acme.settle(settle("other")).await.unwrap_err().code(),
+        acme.release(release("other")).await.unwrap_err().code(),
+    ];
+    assert_eq!(codes, [Code::PermissionDenied; 3]);
+    // In its own organization the same id is another one.
+    let status = acme.release(release("acme")).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert!(
+        !acme
+            .reserve(ask("acme", "the id"))
+            .await
+            .unwrap()
+            .into_inner()
+            .replayed
+    );
+    acme.release(release("acme")).await.unwrap();
+    let again = other.reserve(theirs()).await.unwrap().into_inner();
+    assert_eq!((again.replayed, again.used), (true, 1));
+}

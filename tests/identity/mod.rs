@@ -1,0 +1,145 @@
+//! docs/CONTRACT.md, "Callers": who is known, who may what, and that nothing else gets through.
+
+mod client;
+mod file;
+mod http;
+mod listener;
+mod matrix;
+mod presented;
+mod process;
+mod revoked;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use tollgate::callers::{Admission, Callers, InForce, Port, TokenHash};
+
+use self::listener::Wire;
+use crate::support::{
+    certificates::{Authority, Files},
+    world::{World, policy_text, small_policy},
+};
+
+/// The first organization's callers speak for it alone; `other` is one that the policy knows too.
+const ORGS: [&str; 2] = ["acme", "other"];
+
+/// An organization that nobody knows.
+const STRANGER: &str = "stranger";
+
+const URI: &str = "spiffe://example.org/gateway";
+const DNS: &str = "gateway.internal";
+
+fn policy() -> String {
+    small_policy("keep_open")
+}
+
+/// A caller's section.
+fn caller(name: &str, known_by: &str, roles: &str, orgs: &str) -> String {
+    format!("[callers.{name}]\n{known_by}\nroles = [{roles}]\norganizations = [\"{orgs}\"]\n")
+}
+
+/// The line of a caller's tokens.
+fn tokens(tokens: &[&str]) -> String {
+    let hashes = tokens.iter().map(|token| TokenHash::of(token.as_bytes()));
+    let hashes: Vec<String> = hashes.map(|hash| format!("\"{hash}\"")).collect();
+    format!("tokens = [{}]", hashes.join(", "))
+}
+
+const BOTH: &str = "\"reserve\", \"read\"";
+
+/// The callers of the tests.
+fn callers() -> String {
+    [
+        caller(
+            "by-uri",
+            &format!("certificates = [\"{URI}\"]"),
+            BOTH,
+            "acme",
+        ),
+        caller(
+            "by-dns",
+            &format!("certificates = [\"{DNS}\"]"),
+            BOTH,
+            "acme",
+        ),
+        caller(
+            "admin",
+            "certificates = [\"spiffe://example.org/admin\", \"admin.internal\"]",
+            BOTH,
+            "*",
+        ),
+        caller(
+            "rotating",
+            &tokens(&["tg_before", "tg_after"]),
+            BOTH,
+            "acme",
+        ),
+        caller("reserver", &tokens(&["tg_reserver"]), "\"reserve\"", "acme"),
+        caller("reader", &tokens(&["tg_reader"]), "\"read\"", "acme"),
+        caller("everywhere", &tokens(&["tg_everywhere"]), BOTH, "*"),
+        caller("elsewhere", &tokens(&["tg_elsewhere"]), BOTH, "other"),
+    ]
+    .concat()
+}
+
+/// A service over a Redis of its own, which can be reached in every way that there is.
+struct Service {
+    world: World,
+    authority: Authority,
+    certificates: AtomicU32,
+    in_force: Arc<InForce>,
+    tls: Wire,
+    loopback: Wire,
+    /// As if others than this machine reached it.
+    in_the_clear: Wire,
+    /// Without a callers file.
+    everyone: Wire,
+    /// One that tells nothing of its connections.
+    bare: Wire,
+}
+
+const ENCRYPTED: Port = Port {
+    encrypted: true,
+    loopback: false,
+};
+
+impl Service {
+    async fn start() -> Self {
+        let world = World::redis(policy_text(&policy()));
+        let authority = Authority::new();
+        let files = authority.signs("tollgate", &[listener::HOST]);
+        let callers = Callers::parse("callers.toml", &callers()).unwrap();
+        let in_force = Arc::new(InForce::new(callers, ENCRYPTED).unwrap());
+        let known = || Admission::Callers(Arc::clone(&in_force));
+        let port = |loopback| Port {
+            encrypted: false,
+            loopback,
+        };
+        let ledger = || world.ledger.clone();
+        Self {
+            tls: listener::tls(ledger(), known(), &authority, &files).await,
+            loopback: listener::plaintext(ledger(), known(), port(true)).await,
+            in_the_clear: listener::plaintext(ledger(), known(), port(false)).await,
+            everyone: listener::plaintext(ledger(), Admission::Everyone, port(false)).await,
+            bare: listener::bare(ledger(), known()).await,
+            world,
+            authority,
+            certificates: AtomicU32::new(0),
+            in_force,
+        }
+    }
+
+    /// A certificate of these names, in files of its own.
+    fn certificate(&self, names: &[&str]) -> Files {
+        let number = self.certificates.fetch_add(1, Ordering::Relaxed);
+        self.authority
+            .signs_names(&format!("client-{number}"), names)
+    }
+
+    /// Every key in Redis.
+    fn keys(&self) -> Vec<String> {
+        self.world.redis.as_ref().unwrap().strings(&["KEYS", "*"])
+    }
+}
