@@ -20,7 +20,7 @@ use tonic::{
 
 use crate::{
     domain::{PoolName, Verdict},
-    metrics::{Code, Metrics, OpenStream, Rpc, verdict_names},
+    metrics::{Code, Denied, Metrics, OpenStream, Rpc, verdict_names},
     traces::{self, Span, Traces},
 };
 
@@ -127,6 +127,11 @@ where
 impl Call {
     fn end(&mut self, code: tonic::Code) {
         self.ended = true;
+        match code {
+            tonic::Code::Unauthenticated => self.metrics.call_denied(Denied::Unauthenticated),
+            tonic::Code::PermissionDenied => self.metrics.call_denied(Denied::PermissionDenied),
+            _ => {}
+        }
         let Some(rpc) = self.rpc else {
             return;
         };
