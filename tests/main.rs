@@ -9,6 +9,7 @@ mod faults;
 mod file_store;
 mod grpc;
 mod grpcurl;
+mod helm;
 mod midnight;
 mod property;
 mod python_client;
