@@ -103,7 +103,15 @@ fn helm(words: &[&str]) -> Ran {
 fn template(chart: &Path, words: &[&str]) -> Ran {
     let newest = VERSIONS[VERSIONS.len() - 1];
     let chart = chart.to_str().unwrap();
-    let fixed = ["template", "rel", chart, "-n", "ns", "--kube-version", newest];
+    let fixed = [
+        "template",
+        "rel",
+        chart,
+        "-n",
+        "ns",
+        "--kube-version",
+        newest,
+    ];
     helm(&[&fixed, words].concat())
 }
 

@@ -89,11 +89,17 @@ impl Pod {
 
     /// Asks what the three probes of the pod ask.
     async fn probe(&self) {
-        self.service.wait_for_readiness(ServingStatus::Serving).await;
+        self.service
+            .wait_for_readiness(ServingStatus::Serving)
+            .await;
         for kind in ["startupProbe", "livenessProbe", "readinessProbe"] {
             let probe = &self.manifests.container()[kind];
             if let Some(name) = probe["grpc"]["service"].as_str() {
-                assert_eq!(self.service.health(name).await, Some(ServingStatus::Serving), "{kind}");
+                assert_eq!(
+                    self.service.health(name).await,
+                    Some(ServingStatus::Serving),
+                    "{kind}"
+                );
             } else {
                 let path = probe["httpGet"]["path"].as_str().unwrap();
                 let (head, _) = http_get(&self.service.http_addr, path);
@@ -118,7 +124,10 @@ impl Pod {
             .collect();
         let uid_of_pod = &container["env"][0];
         assert_eq!(uid_of_pod["name"], "POD_UID");
-        assert_eq!(uid_of_pod["valueFrom"]["fieldRef"]["fieldPath"], "metadata.uid");
+        assert_eq!(
+            uid_of_pod["valueFrom"]["fieldRef"]["fieldPath"],
+            "metadata.uid"
+        );
         run(program().args(args))
     }
 }
@@ -158,7 +167,12 @@ async fn a_pod_without_values_serves_the_demo_organization_from_a_file() {
     pod.probe().await;
     let answer = pod.reserve("org-demo", "p", "gpt-4o", 1_000_000).await;
     assert!(is_free(&answer), "{answer:?}");
-    assert!(pod.root.path().join("var/lib/tollgate/tollgate.db").exists());
+    assert!(
+        pod.root
+            .path()
+            .join("var/lib/tollgate/tollgate.db")
+            .exists()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,27 +182,53 @@ async fn a_policy_of_the_values_decides_by_its_very_names_and_numbers() {
     let checked = run(program().arg("check-policy").arg(file)).good();
     assert!(checked.contains("is valid"), "{checked}");
     pod.probe().await;
-    let most = pod.reserve("org.with.dots", "proj.search", "gpt-4.1", 250_000).await;
+    let most = pod
+        .reserve("org.with.dots", "proj.search", "gpt-4.1", 250_000)
+        .await;
     assert!(is_free(&most), "{most:?}");
-    let more = pod.reserve("org.with.dots", "proj.search", "gpt-4.1", 1).await;
+    let more = pod
+        .reserve("org.with.dots", "proj.search", "gpt-4.1", 1)
+        .await;
     assert!(!is_free(&more), "{more:?}");
-    let small = pod.reserve("org.with.dots", "proj \"quoted\"", "gpt-4o.mini", 7).await;
-    assert_eq!((is_free(&small), small.allowance), (true, 9_007_199_254_740_991));
-    let request = GetQuotaRequest { org: "ünïcode & <more>".to_owned() };
-    let quota = pod.service.client().get_quota(request).await.unwrap().into_inner();
+    let small = pod
+        .reserve("org.with.dots", "proj \"quoted\"", "gpt-4o.mini", 7)
+        .await;
+    assert_eq!(
+        (is_free(&small), small.allowance),
+        (true, 9_007_199_254_740_991)
+    );
+    let request = GetQuotaRequest {
+        org: "ünïcode & <more>".to_owned(),
+    };
+    let quota = pod
+        .service
+        .client()
+        .get_quota(request)
+        .await
+        .unwrap()
+        .into_inner();
     assert!(!quota.enrolled);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_with_redis_serves_the_programme_to_the_organizations_of_the_values() {
-    let pod = Pod::start("redis");
+    // This Redis has no replica to wait for.
+    let pod = Pod::of(render_with(
+        "redis",
+        &["--set", "settings.redis.wait_replicas=0"],
+    ));
     pod.probe().await;
-    let answer = pod.reserve("org-acme", "proj-search", "gpt-4o", 1_000_000).await;
+    let answer = pod
+        .reserve("org-acme", "proj-search", "gpt-4o", 1_000_000)
+        .await;
     assert!(is_free(&answer), "{answer:?}");
     let other = pod.reserve("org-acme", "another", "gpt-4o", 1).await;
     assert!(!is_free(&other), "{other:?}");
     let keys = pod._redis.as_ref().unwrap().strings(&["KEYS", "*"]);
-    assert!(!keys.is_empty() && keys.iter().all(|it| it.starts_with("quota:")), "{keys:?}");
+    assert!(
+        !keys.is_empty() && keys.iter().all(|it| it.starts_with("quota:")),
+        "{keys:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,7 +244,10 @@ async fn pods_in_memory_and_scaled_ones_serve() {
     for set in ["memory", "scaled"] {
         let pod = Pod::start(set);
         pod.probe().await;
-        assert!(is_free(&pod.reserve("org-demo", "p", "gpt-4o", 1).await), "{set}");
+        assert!(
+            is_free(&pod.reserve("org-demo", "p", "gpt-4o", 1).await),
+            "{set}"
+        );
     }
 }
 
@@ -213,11 +256,19 @@ async fn pods_in_memory_and_scaled_ones_serve() {
 async fn the_paths_of_probes_over_http_are_those_of_the_service() {
     let plain = Pod::start("default");
     let over_http = render("mtls");
-    plain.service.wait_for_readiness(ServingStatus::Serving).await;
+    plain
+        .service
+        .wait_for_readiness(ServingStatus::Serving)
+        .await;
     for kind in ["startupProbe", "livenessProbe", "readinessProbe"] {
-        let path = over_http.container()[kind]["httpGet"]["path"].as_str().unwrap();
+        let path = over_http.container()[kind]["httpGet"]["path"]
+            .as_str()
+            .unwrap();
         let (head, body) = http_get(&plain.service.http_addr, path);
-        assert!(head.starts_with("HTTP/1.1 200 ") && body.starts_with("ok"), "{kind}: {head}");
+        assert!(
+            head.starts_with("HTTP/1.1 200 ") && body.starts_with("ok"),
+            "{kind}: {head}"
+        );
     }
 }
 
@@ -230,7 +281,13 @@ async fn the_test_pod_reserves_and_gives_back_each_time_that_it_runs() {
         assert_eq!(test["metadata"]["annotations"]["helm.sh/hook"], "test");
         assert_eq!(test["spec"]["restartPolicy"], "Never");
         let (first, second) = (&test["spec"]["initContainers"], &test["spec"]["containers"]);
-        assert_eq!((first.as_array().unwrap().len(), second.as_array().unwrap().len()), (1, 1));
+        assert_eq!(
+            (
+                first.as_array().unwrap().len(),
+                second.as_array().unwrap().len()
+            ),
+            (1, 1)
+        );
         for uid in ["11111111-aaaa", "22222222-bbbb"] {
             let reserved = pod.run_client(&first[0], uid).good();
             let reserved: Value = serde_json::from_str(&reserved).unwrap();
@@ -240,8 +297,20 @@ async fn the_test_pod_reserves_and_gives_back_each_time_that_it_runs() {
             assert_eq!(released["released_tokens"], 1, "{set}: {released}");
         }
         let org = first[0]["args"][1].as_str().unwrap().to_owned();
-        let quota = pod.service.client().get_quota(GetQuotaRequest { org }).await;
-        assert!(quota.unwrap().into_inner().pools.iter().all(|it| it.used == 0), "{set}");
+        let quota = pod
+            .service
+            .client()
+            .get_quota(GetQuotaRequest { org })
+            .await;
+        assert!(
+            quota
+                .unwrap()
+                .into_inner()
+                .pools
+                .iter()
+                .all(|it| it.used == 0),
+            "{set}"
+        );
     }
 }
 
@@ -250,10 +319,16 @@ async fn the_test_pod_reserves_and_gives_back_each_time_that_it_runs() {
 fn notes(set: &str, words: &[&str]) -> String {
     let chart = chart_with(&[]);
     let notes = fs::read_to_string(chart.path().join("templates/NOTES.txt")).unwrap();
-    let shown = format!("{{{{ define \"notes\" }}}}{notes}{{{{ end }}}}notes: {{{{ include \"notes\" . | toJson }}}}\n");
+    let shown = format!(
+        "{{{{ define \"notes\" }}}}{notes}{{{{ end }}}}notes: {{{{ include \"notes\" . | toJson }}}}\n"
+    );
     fs::write(chart.path().join("templates/notes.yaml"), shown).unwrap();
     let values = values(set);
-    let words = [&["-f", &values, "--show-only", "templates/notes.yaml"], words].concat();
+    let words = [
+        &["-f", &values, "--show-only", "templates/notes.yaml"],
+        words,
+    ]
+    .concat();
     let text = template(chart.path(), &words).good();
     let made: Value = serde_saphyr::from_str(&text).unwrap();
     made["notes"].as_str().unwrap().to_owned()
@@ -261,14 +336,19 @@ fn notes(set: &str, words: &[&str]) -> String {
 
 /// The call in the notes, as a shell reads it.
 fn first_call(notes: &str) -> String {
-    let from = notes.find("  grpcurl ").unwrap_or_else(|| panic!("{notes}"));
+    let from = notes
+        .find("  grpcurl ")
+        .unwrap_or_else(|| panic!("{notes}"));
     let call = &notes[from..];
     call[..call.find("\n\n").unwrap()].trim().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_call_of_the_notes_can_be_typed_as_it_stands() {
-    for (set, words) in [("default", [].as_slice()), ("file", &["--set", "settings.reflection=false"])] {
+    for (set, words) in [
+        ("default", [].as_slice()),
+        ("file", &["--set", "settings.reflection=false"]),
+    ] {
         let pod = Pod::start(set);
         let notes = notes(set, words);
         assert!(notes.contains("kubectl -n ns port-forward svc/rel-tollgate 50051:50051 &"));
@@ -278,7 +358,10 @@ async fn the_first_call_of_the_notes_can_be_typed_as_it_stands() {
         let grpcurl = tool("bin/grpcurl");
         let mut shell = Command::new("sh");
         shell.args(["-euc", &call]).current_dir(ROOT);
-        shell.env("PATH", format!("{}:/usr/bin:/bin", grpcurl.parent().unwrap().display()));
+        shell.env(
+            "PATH",
+            format!("{}:/usr/bin:/bin", grpcurl.parent().unwrap().display()),
+        );
         let answer: Value = serde_json::from_str(&run(&mut shell).good()).unwrap();
         assert!(answer["verdict"].is_string(), "{answer}");
         if set == "default" {
@@ -294,9 +377,15 @@ fn the_notes_of_a_port_with_tls_show_certificates_and_the_token() {
         with_certificate.starts_with("grpcurl -cacert ca.crt -cert client.crt -key client.key"),
         "{with_certificate}"
     );
-    assert!(with_certificate.contains("-authority rel-tollgate.ns.svc"), "{with_certificate}");
+    assert!(
+        with_certificate.contains("-authority rel-tollgate.ns.svc"),
+        "{with_certificate}"
+    );
     let with_token = first_call(&notes("everything", &[]));
-    assert!(with_token.contains("-H \"authorization: Bearer $TOKEN\""), "{with_token}");
+    assert!(
+        with_token.contains("-H \"authorization: Bearer $TOKEN\""),
+        "{with_token}"
+    );
     assert!(!with_token.contains("-plaintext"), "{with_token}");
 }
 
@@ -307,8 +396,21 @@ fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
     let one = "one replica has the file";
     for (set, words, told) in [
         ("default", [].as_slice(), [demo, one, open].as_slice()),
-        ("memory", &[], &[demo, "the counters are in memory: each restart forgets", open, "opens the ports"]),
-        ("sentinel", &[], &[demo, open, "a Redis that evicts may grant more"]),
+        (
+            "memory",
+            &[],
+            &[
+                demo,
+                "the counters are in memory: each restart forgets",
+                open,
+                "opens the gRPC port",
+            ],
+        ),
+        (
+            "sentinel",
+            &[],
+            &[demo, open, "a Redis that evicts may grant more"],
+        ),
         ("file", &[], &[one, open]),
         ("redis", &[], &[open]),
         ("scaled", &[], &[demo]),
@@ -316,7 +418,7 @@ fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
         ("everything", &["--set", "service.type=ClusterIP"], &[]),
     ] {
         let notes = notes(set, words);
-        for said in [open, demo, one, "forgets", "opens the ports", "evicts"] {
+        for said in [open, demo, one, "forgets", "opens the gRPC port", "evicts"] {
             let wanted = told.iter().any(|it| it.contains(said));
             assert_eq!(notes.contains(said), wanted, "{set}: {said}: {notes}");
         }
@@ -324,6 +426,10 @@ fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
             assert!(notes.contains(said), "{set}: {said}: {notes}");
         }
         let no_test = "`helm test` has nothing to run";
-        assert_eq!(notes.contains(no_test), render(set).tests().is_empty(), "{set}");
+        assert_eq!(
+            notes.contains(no_test),
+            render(set).tests().is_empty(),
+            "{set}"
+        );
     }
 }

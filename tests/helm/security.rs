@@ -24,7 +24,9 @@ fn pods(manifests: &Manifests) -> Vec<(String, &Value)> {
         let name = format!("{} {}", manifest["kind"], manifest["metadata"]["name"]);
         match manifest["kind"].as_str().unwrap() {
             "Pod" => pods.push((name, &manifest["spec"])),
-            "Deployment" | "StatefulSet" => pods.push((name, &manifest["spec"]["template"]["spec"])),
+            "Deployment" | "StatefulSet" => {
+                pods.push((name, &manifest["spec"]["template"]["spec"]))
+            }
             _ => {}
         }
     }
@@ -107,18 +109,50 @@ fn a_pod_that_falls_short_of_the_standard_is_noticed() {
     let manifests = render("default");
     for (at, value, noticed) in [
         ("/hostNetwork", json!(true), "hostNetwork"),
-        ("/securityContext/runAsNonRoot", json!(false), "runAsNonRoot"),
+        (
+            "/securityContext/runAsNonRoot",
+            json!(false),
+            "runAsNonRoot",
+        ),
         ("/securityContext/runAsUser", json!(0), "runAsUser"),
-        ("/securityContext/seccompProfile/type", json!("Unconfined"), "seccompProfile"),
+        (
+            "/securityContext/seccompProfile/type",
+            json!("Unconfined"),
+            "seccompProfile",
+        ),
         ("/automountServiceAccountToken", json!(true), "token"),
         ("/volumes/0/hostPath", json!({"path": "/"}), "volumes"),
-        ("/containers/0/securityContext/privileged", json!(true), "privileged"),
-        ("/containers/0/securityContext/allowPrivilegeEscalation", json!(true), "escalation"),
-        ("/containers/0/securityContext/capabilities/drop", json!([]), "drop"),
-        ("/containers/0/securityContext/capabilities/add", json!(["NET_ADMIN"]), "add"),
-        ("/containers/0/securityContext/readOnlyRootFilesystem", json!(false), "root"),
+        (
+            "/containers/0/securityContext/privileged",
+            json!(true),
+            "privileged",
+        ),
+        (
+            "/containers/0/securityContext/allowPrivilegeEscalation",
+            json!(true),
+            "escalation",
+        ),
+        (
+            "/containers/0/securityContext/capabilities/drop",
+            json!([]),
+            "drop",
+        ),
+        (
+            "/containers/0/securityContext/capabilities/add",
+            json!(["NET_ADMIN"]),
+            "add",
+        ),
+        (
+            "/containers/0/securityContext/readOnlyRootFilesystem",
+            json!(false),
+            "root",
+        ),
         ("/containers/0/ports/0/hostPort", json!(50051), "hostPort"),
-        ("/containers/0/volumeMounts/0/subPath", json!("policy.toml"), "subPath"),
+        (
+            "/containers/0/volumeMounts/0/subPath",
+            json!("policy.toml"),
+            "subPath",
+        ),
     ] {
         let mut pod = manifests.pod().clone();
         let (parent, key) = at.rsplit_once('/').unwrap();
@@ -153,7 +187,10 @@ fn what_a_pod_mounts_is_there_and_what_the_settings_name_is_mounted() {
                 continue;
             }
             let (folder, _) = path.rsplit_once('/').unwrap();
-            assert!(mounts.iter().any(|it| it["mountPath"] == folder), "{set}: {path}");
+            assert!(
+                mounts.iter().any(|it| it["mountPath"] == folder),
+                "{set}: {path}"
+            );
             named += 1;
         }
         // The settings themselves are one of the mounts; a volume of the values' own may be another.
@@ -174,9 +211,18 @@ fn selectors_find_the_pods_of_the_service_and_no_others() {
         let workload = manifests.workload();
         let labels = &workload["spec"]["template"]["metadata"]["labels"];
         let mut selectors = vec![&workload["spec"]["selector"]["matchLabels"]];
-        selectors.extend(manifests.all("Service").iter().map(|it| &it["spec"]["selector"]));
+        selectors.extend(
+            manifests
+                .all("Service")
+                .iter()
+                .map(|it| &it["spec"]["selector"]),
+        );
         for kind in ["PodDisruptionBudget", "NetworkPolicy"] {
-            let field = if kind == "NetworkPolicy" { "podSelector" } else { "selector" };
+            let field = if kind == "NetworkPolicy" {
+                "podSelector"
+            } else {
+                "selector"
+            };
             let all = manifests.all(kind);
             selectors.extend(all.iter().map(|it| &it["spec"][field]["matchLabels"]));
         }

@@ -25,9 +25,12 @@ Takes a dict: `value` is the map, `path` its name as TOML writes it, empty for t
 {{- if regexMatch "^[A-Za-z0-9_-]+$" . -}}{{ . }}{{- else -}}{{ include "tollgate.toml.text" . }}{{- end -}}
 {{- end -}}
 
-{{/* JSON's escapes are TOML's too, but that TOML wants DEL escaped as well. */}}
+{{/*
+JSON's escapes are TOML's too. Besides, TOML wants DEL escaped, and what YAML takes for the end of a line would be lost
+in the ConfigMap.
+*/}}
 {{- define "tollgate.toml.text" -}}
-{{- mustToRawJson . | replace "\x7f" "\\u007F" -}}
+{{- mustToRawJson . | replace "\x7f" "\\u007F" | replace "\u0085" "\\u0085" -}}
 {{- end -}}
 
 {{/*
