@@ -75,6 +75,14 @@ fn chart_with(files: &[(&str, &str)]) -> TempDir {
     copy
 }
 
+/// A copy of the chart that has alerts and a dashboard, whether it has its own or not.
+fn complete_chart() -> TempDir {
+    chart_with(&[
+        ("files/alerts.yaml", ALERTS),
+        ("files/dashboard.json", DASHBOARD),
+    ])
+}
+
 fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -120,8 +128,7 @@ struct Manifests(Vec<Value>);
 
 /// Renders a set of values, with these words besides.
 fn render_with(set: &str, words: &[&str]) -> Manifests {
-    let files = ["files/alerts.yaml", "files/dashboard.json"];
-    let chart = chart_with(&[(files[0], ALERTS), (files[1], DASHBOARD)]);
+    let chart = complete_chart();
     let values = values(set);
     let words = [&["-f", &values], words].concat();
     let text = template(chart.path(), &words).good();

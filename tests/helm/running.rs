@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tollgate::grpc::proto::{GetQuotaRequest, ReserveRequest, ReserveResponse, Verdict};
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{Manifests, ROOT, chart_with, render, render_with, template, values};
+use super::{Manifests, ROOT, complete_chart, render, render_with, template, values};
 use crate::{
     server::http_get,
     support::{
@@ -317,7 +317,7 @@ async fn the_test_pod_reserves_and_gives_back_each_time_that_it_runs() {
 /// The notes that helm prints after an installation. Helm renders them only where it has a cluster, so they are
 /// made a manifest here.
 fn notes(set: &str, words: &[&str]) -> String {
-    let chart = chart_with(&[]);
+    let chart = complete_chart();
     let notes = fs::read_to_string(chart.path().join("templates/NOTES.txt")).unwrap();
     let shown = format!(
         "{{{{ define \"notes\" }}}}{notes}{{{{ end }}}}notes: {{{{ include \"notes\" . | toJson }}}}\n"
