@@ -16,6 +16,11 @@ fn variable<'m>(manifests: &'m Manifests, name: &str) -> Option<&'m Value> {
     variables.iter().find(|it| it["name"] == name)
 }
 
+fn strings(list: &Value) -> Vec<String> {
+    let list = list.as_array().unwrap().iter();
+    list.map(|it| it.as_str().unwrap().to_owned()).collect()
+}
+
 fn secret_variable(secret: &str, key: &str) -> Value {
     json!({"secretKeyRef": {"name": secret, "key": key}})
 }
@@ -280,7 +285,10 @@ fn with_tls_on_the_grpc_port_probes_ask_the_http_port() {
     let file = |name: &str| format!("/etc/tollgate/tls/{name}");
     assert_eq!(
         settings["tls"],
-        json!({"cert_file": file("tls.crt"), "key_file": file("tls.key"), "client_ca_file": file("ca.crt")})
+        json!({
+            "cert_file": file("tls.crt"), "key_file": file("tls.key"),
+            "client_ca_file": file("ca.crt"), "client_certificates": "required",
+        })
     );
     assert_eq!(settings.get("http_tls"), None);
     assert_eq!(settings["callers"], "/etc/tollgate/callers/who.toml");
@@ -297,24 +305,34 @@ fn with_tls_on_the_grpc_port_probes_ask_the_http_port() {
         );
         assert_eq!(probe.get("grpc"), None);
     }
-    let test = made.tests()[0];
-    for container in [
-        &test["spec"]["initContainers"][0],
-        &test["spec"]["containers"][0],
-    ] {
-        let args = container["args"].as_array().unwrap();
-        assert_eq!(
-            args[args.len() - 2..],
-            [json!("--ca-file"), json!("/tls/ca.crt")]
-        );
-        assert_eq!(container["volumeMounts"][0]["mountPath"], "/tls");
-    }
-    // Without the arguments nobody would know how to reach the port.
-    assert!(
-        render_with("mtls", &["--set", "test.extraArgs=null"])
-            .tests()
-            .is_empty()
+    // The test pod shows a certificate of its own.
+    let test = &made.tests()[0]["spec"];
+    let secret = &test["volumes"][0]["secret"];
+    assert_eq!(
+        (&secret["secretName"], &secret["defaultMode"]),
+        (&json!("tollgate-client"), &json!(0o440))
     );
+    for container in [&test["initContainers"][0], &test["containers"][0]] {
+        let args = strings(&container["args"]);
+        let of_tls = [
+            "--ca-file /etc/tollgate/tls/ca.crt",
+            "--cert-file /etc/tollgate/tls/tls.crt",
+            "--key-file /etc/tollgate/tls/tls.key",
+        ];
+        let words = of_tls.join(" ");
+        assert!(args.join(" ").ends_with(&words), "{args:?}");
+        assert!(
+            args.contains(&"https://rel-tollgate.ns.svc:50051".to_owned()),
+            "{args:?}"
+        );
+        assert_eq!(
+            container["volumeMounts"][0]["mountPath"],
+            "/etc/tollgate/tls"
+        );
+    }
+    // Without it the port would not let it in.
+    let none = render_with("mtls", &["--set", "test.tlsSecret=null"]);
+    assert!(none.tests().is_empty());
 }
 
 #[test]
@@ -437,19 +455,21 @@ fn traces_bounds_and_reflection_reach_the_settings_as_they_are() {
     let made = render("otlp");
     let settings = toml(made.settings());
     assert_eq!(settings["otlp_endpoint"], "http://collector.tracing:4317");
-    // A fraction, also where it is whole: the program takes no other number there.
-    assert!(settings["trace_ratio"].is_f64());
-    assert_eq!(settings["trace_ratio"], 1.0);
-    assert_eq!(settings["reflection"], false);
+    assert_eq!(settings["trace_ratio"], 1);
+    // Unquoted, YAML takes it for false.
+    assert_eq!(settings["reflection"], "off");
     assert_eq!(
         settings["bounds"],
-        json!({"max_connections": 10_000, "handshake_timeout": "5s"})
+        json!({"connections": 10_000, "handshake_time": "5s"})
     );
     let monitor = made.one("ServiceMonitor");
     assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
     assert_eq!(
         monitor["spec"]["endpoints"],
-        json!([{"port": "http", "path": "/metrics", "scheme": "http", "interval": "30s", "scrapeTimeout": "10s"}])
+        json!([{
+            "port": "http", "path": "/metrics", "scheme": "http", "interval": "30s", "scrapeTimeout": "10s",
+            "relabelings": [{"action": "replace", "targetLabel": "job", "replacement": "tollgate"}],
+        }])
     );
     assert_eq!(
         monitor["spec"]["namespaceSelector"]["matchNames"],
@@ -549,8 +569,21 @@ fn everything_can_be_on_beside_each_other() {
         (&args[1], &args[2], &args[3]),
         (&json!("org-acme"), &json!("smoke"), &json!("o1"))
     );
-    let args = test["containers"][0]["args"].as_array().unwrap();
-    assert!(args.contains(&json!("rel-quota.ns.svc:443")), "{args:?}");
+    // Known by its token, it needs no certificate.
+    let release = &test["containers"][0];
+    let token = &release["env"][1];
+    assert_eq!(
+        (&token["name"], &token["valueFrom"]),
+        (
+            &json!("TOLLGATE_TOKEN"),
+            &secret_variable("client-token", "it")
+        )
+    );
+    let args = strings(&release["args"]);
+    let end = "--addr https://rel-quota.ns.svc:443 --json --ca-file /etc/tollgate/tls/ca.crt";
+    assert!(args.join(" ").ends_with(end), "{args:?}");
+    let unknown = render_with("everything", &["--set", "test.tokenSecret=null"]);
+    assert!(unknown.tests().is_empty());
 }
 
 #[test]

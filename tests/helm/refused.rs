@@ -103,24 +103,28 @@ fn values_that_cannot_be_meant_together_are_refused_with_what_would_be_right() {
             "podDisruptionBudget.maxUnavailable is 0",
         ),
         (
-            vec!["tls.mutual=true"],
-            "tls.mutual needs tls.existingSecret",
+            vec!["tls.clientCertificates=optional"],
+            "tls.clientCertificates needs tls.existingSecret",
         ),
         (
-            vec!["httpTls.mutual=true"],
-            "httpTls.mutual needs httpTls.existingSecret",
+            vec!["httpTls.clientCertificates=required"],
+            "httpTls.clientCertificates needs httpTls.existingSecret",
         ),
         (
             vec![
                 "tls.existingSecret=a",
                 "httpTls.existingSecret=b",
-                "httpTls.mutual=true",
+                "httpTls.clientCertificates=required",
             ],
             "leave no way for probes",
         ),
         (
             vec!["callers.existingSecret=it"],
             "callers.existingSecret needs tls.existingSecret",
+        ),
+        (
+            vec!["settings.reflection=callers"],
+            "settings.reflection: callers needs callers.existingSecret",
         ),
         (
             vec!["settings.drain_delay=25s"],
@@ -278,7 +282,8 @@ fn the_schema_refuses_wrong_values() {
         ),
         ("settings.redis.ca_file=/x", "ca_file"),
         ("settings.bounds.a={1}", "/settings/bounds/a"),
-        ("tls.mutual=yes", "/tls/mutual"),
+        ("tls.clientCertificates=some", "/tls/clientCertificates"),
+        ("settings.reflection=true", "/settings/reflection"),
         ("tls.key=secret", "key"),
         ("listenAddress=127.0.0.1", "/listenAddress"),
         ("service.type=ExternalName", "/service/type"),

@@ -347,7 +347,7 @@ fn first_call(notes: &str) -> String {
 async fn the_first_call_of_the_notes_can_be_typed_as_it_stands() {
     for (set, words) in [
         ("default", [].as_slice()),
-        ("file", &["--set", "settings.reflection=false"]),
+        ("file", &["--set", "settings.reflection=off"]),
     ] {
         let pod = Pod::start(set);
         let notes = notes(set, words);

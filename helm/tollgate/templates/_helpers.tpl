@@ -127,8 +127,9 @@ org-demo
 {{- end -}}
 {{- end -}}
 
-{{/* Not empty where there is a pod for `helm test`. */}}
+{{/* Not empty where there is a pod for `helm test`: one that knows an organization, and that the service lets in. */}}
 {{- define "tollgate.hasTest" -}}
-{{- $reachable := or (not .Values.tls.existingSecret) .Values.test.extraArgs -}}
-{{- if and (include "tollgate.testOrg" .) $reachable -}}yes{{- end -}}
+{{- $trusts := or (not .Values.tls.existingSecret) .Values.test.tlsSecret -}}
+{{- $known := or (not .Values.callers.existingSecret) .Values.test.tokenSecret (ne .Values.tls.clientCertificates "none") -}}
+{{- if and (include "tollgate.testOrg" .) $trusts $known -}}yes{{- end -}}
 {{- end -}}

@@ -86,15 +86,18 @@ holds what a value may be by itself; this holds what values may be together.
 {{- define "tollgate.refuse.listeners" -}}
 {{- $faults := list -}}
 {{- range $name, $tls := dict "tls" .Values.tls "httpTls" .Values.httpTls -}}
-{{- if and $tls.mutual (not $tls.existingSecret) -}}
-{{- $faults = append $faults (printf "%s.mutual needs %s.existingSecret" $name $name) -}}
+{{- if and (ne $tls.clientCertificates "none") (not $tls.existingSecret) -}}
+{{- $faults = append $faults (printf "%s.clientCertificates needs %s.existingSecret" $name $name) -}}
 {{- end -}}
 {{- end -}}
-{{- if and .Values.tls.existingSecret .Values.httpTls.existingSecret .Values.httpTls.mutual -}}
-{{- $faults = append $faults "tls and httpTls.mutual leave no way for probes: the kubelet knows no TLS for gRPC, and has no certificate for HTTP. Leave httpTls.mutual off, and keep strangers away with networkPolicy.httpFrom" -}}
+{{- if and .Values.tls.existingSecret .Values.httpTls.existingSecret (eq .Values.httpTls.clientCertificates "required") -}}
+{{- $faults = append $faults "tls and httpTls.clientCertificates: required leave no way for probes: the kubelet knows no TLS for gRPC, and has no certificate for HTTP. Make them optional, and keep strangers away with networkPolicy.httpFrom" -}}
 {{- end -}}
 {{- if and .Values.callers.existingSecret (not .Values.tls.existingSecret) -}}
 {{- $faults = append $faults "callers.existingSecret needs tls.existingSecret: without TLS there are no certificates to know a caller by, and tokens are refused on a plaintext port" -}}
+{{- end -}}
+{{- if and (eq (toString .Values.settings.reflection) "callers") (not .Values.callers.existingSecret) -}}
+{{- $faults = append $faults "settings.reflection: callers needs callers.existingSecret" -}}
 {{- end -}}
 {{- toJson $faults -}}
 {{- end -}}

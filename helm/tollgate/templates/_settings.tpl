@@ -34,6 +34,8 @@ know. Paths are those where the pod mounts its files.
 {{- if .Values.httpTls.existingSecret -}}
 {{- $_ := set $settings "http_tls" (include "tollgate.listenerTls" (dict "tls" .Values.httpTls "dir" "/etc/tollgate/http-tls") | fromJson) -}}
 {{- end -}}
+{{- /* YAML takes an unquoted off for false. */ -}}
+{{- if kindIs "bool" $settings.reflection -}}{{- $_ := set $settings "reflection" "off" -}}{{- end -}}
 {{- /* A section without anything in it says nothing. */ -}}
 {{- range $name, $section := dict "redis" $redis "bounds" (default dict $settings.bounds) -}}
 {{- $said := dict -}}
@@ -43,23 +45,15 @@ know. Paths are those where the pod mounts its files.
 {{- $_ := unset $settings $name -}}
 {{- if $said -}}{{- $_ := set $settings $name $said -}}{{- end -}}
 {{- end -}}
-{{- /* The one setting that is a fraction, also where it is whole. */ -}}
-{{- $ratio := $settings.trace_ratio -}}
-{{- $_ := unset $settings "trace_ratio" -}}
-{{- if not (kindIs "invalid" $ratio) }}
-trace_ratio = {{ include "tollgate.fraction" $ratio }}
-{{- end -}}
 {{- include "tollgate.toml" (dict "value" $settings "path" "") -}}
-{{- end -}}
-
-{{- define "tollgate.fraction" -}}
-{{- $text := printf "%v" . -}}
-{{- if regexMatch "^[0-9]+$" $text -}}{{- printf "%s.0" $text -}}{{- else -}}{{- $text -}}{{- end -}}
 {{- end -}}
 
 {{/* The files of a listener's TLS, as JSON. */}}
 {{- define "tollgate.listenerTls" -}}
 {{- $files := dict "cert_file" (printf "%s/tls.crt" .dir) "key_file" (printf "%s/tls.key" .dir) -}}
-{{- if .tls.mutual -}}{{- $_ := set $files "client_ca_file" (printf "%s/ca.crt" .dir) -}}{{- end -}}
+{{- if ne .tls.clientCertificates "none" -}}
+{{- $_ := set $files "client_ca_file" (printf "%s/ca.crt" .dir) -}}
+{{- $_ := set $files "client_certificates" .tls.clientCertificates -}}
+{{- end -}}
 {{- toJson $files -}}
 {{- end -}}

@@ -1,11 +1,19 @@
 {{/* The end of a client's arguments, and the rest of its container. */}}
 {{- define "tollgate.test.common" -}}
 {{- $root := .root }}
+{{- $tls := and $root.Values.tls.existingSecret $root.Values.test.tlsSecret }}
   - --addr
   - {{ .address }}
   - --json
-  {{- range $root.Values.test.extraArgs }}
-  - {{ . | quote }}
+  {{- if $tls }}
+  - --ca-file
+  - /etc/tollgate/tls/ca.crt
+  {{- if ne $root.Values.tls.clientCertificates "none" }}
+  - --cert-file
+  - /etc/tollgate/tls/tls.crt
+  - --key-file
+  - /etc/tollgate/tls/tls.key
+  {{- end }}
   {{- end }}
 image: {{ include "tollgate.image" $root | quote }}
 imagePullPolicy: {{ $root.Values.image.pullPolicy }}
@@ -14,15 +22,21 @@ env:
     valueFrom:
       fieldRef:
         fieldPath: metadata.uid
-  {{- with $root.Values.test.extraEnv }}
-  {{- toYaml . | nindent 2 }}
+  {{- if and $root.Values.callers.existingSecret $root.Values.test.tokenSecret }}
+  - name: TOLLGATE_TOKEN
+    valueFrom:
+      secretKeyRef:
+        name: {{ $root.Values.test.tokenSecret }}
+        key: {{ $root.Values.test.tokenSecretKey }}
   {{- end }}
 resources:
   {{- toYaml $root.Values.resources | nindent 2 }}
 securityContext:
   {{- include "tollgate.containerSecurity" $root | nindent 2 }}
-{{- with $root.Values.test.extraVolumeMounts }}
+{{- if $tls }}
 volumeMounts:
-  {{- toYaml . | nindent 2 }}
+  - name: tls
+    mountPath: /etc/tollgate/tls
+    readOnly: true
 {{- end }}
 {{- end -}}
