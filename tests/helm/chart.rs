@@ -202,38 +202,22 @@ fn followed<'s>(schema: &'s Value, part: &'s Value) -> Option<&'s Value> {
     }
 }
 
+/// What a value may be, besides null; of names to choose from, a string.
 fn kind(schema: &Value, part: &Value) -> String {
-    let one_of = |all: &Value| all.as_array().unwrap().clone();
-    let kinds: Vec<String> = if let Some(values) = part.get("enum") {
-        let strings = one_of(values)
-            .iter()
-            .all(|it| it.is_string() || it.is_null());
-        assert!(strings, "{part}");
+    let kinds: Vec<String> = if part.get("enum").is_some() {
         vec!["string".to_owned()]
-    } else if let Some(parts) = part.get("oneOf") {
-        let parts = one_of(parts);
-        parts
-            .iter()
-            .map(|it| kind(schema, followed(schema, it).unwrap()))
-            .collect()
-    } else if let Some(kinds) = part["type"].as_array() {
-        kinds
-            .iter()
-            .map(|it| it.as_str().unwrap().to_owned())
-            .collect()
+    } else if let Some(parts) = part["oneOf"].as_array() {
+        let parts = parts.iter().map(|it| followed(schema, it).unwrap());
+        parts.map(|it| kind(schema, it)).collect()
     } else {
-        vec![
-            part["type"]
-                .as_str()
-                .unwrap_or_else(|| panic!("{part}"))
-                .to_owned(),
-        ]
+        let one = std::slice::from_ref(&part["type"]);
+        let kinds = part["type"].as_array().map_or(one, Vec::as_slice).iter();
+        kinds.map(|it| it.as_str().unwrap().to_owned()).collect()
     };
-    let mut kinds: Vec<String> = kinds.into_iter().filter(|kind| kind != "null").collect();
-    if kinds.is_empty() {
-        kinds.push("null".to_owned());
-    }
-    kinds.retain(|kind| kind != "null" || part["type"] == "null");
+    let kinds: Vec<String> = kinds
+        .into_iter()
+        .filter(|it| it != "null" && !it.is_empty())
+        .collect();
     kinds.join(" or ")
 }
 
