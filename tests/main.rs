@@ -9,6 +9,7 @@ mod faults;
 mod file_store;
 mod grpc;
 mod grpcurl;
+mod helm;
 mod identity;
 mod listeners;
 mod metrics;

@@ -1,0 +1,166 @@
+{{/*
+What can't be meant, or would count wrongly: refused before anything is made, every fault at once. The schema
+holds what a value may be by itself; this holds what values may be together.
+*/}}
+{{- define "tollgate.refuse" -}}
+{{- $faults := concat
+  (include "tollgate.refuse.store" . | fromJsonArray)
+  (include "tollgate.refuse.policy" . | fromJsonArray)
+  (include "tollgate.refuse.listeners" . | fromJsonArray)
+  (include "tollgate.refuse.stopping" . | fromJsonArray)
+  (include "tollgate.refuse.scaling" . | fromJsonArray)
+  (include "tollgate.refuse.environment" . | fromJsonArray)
+-}}
+{{- if $faults -}}
+{{- fail (printf "\n\nThese values are refused:\n  * %s\n" (join "\n  * " $faults)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tollgate.refuse.store" -}}
+{{- $faults := list -}}
+{{- $type := .Values.store.type -}}
+{{- $redis := .Values.redis -}}
+{{- if eq $type "redis" -}}
+{{- if not (or $redis.existingSecret $redis.url) -}}
+{{- $faults = append $faults "store.type is redis, and no Redis is named: set redis.existingSecret (a Secret with its URL) or redis.url; or store.type: file, for one replica on a volume claim" -}}
+{{- end -}}
+{{- if and $redis.existingSecret $redis.url -}}
+{{- $faults = append $faults "redis.existingSecret and redis.url both name a Redis: set one of them" -}}
+{{- end -}}
+{{- if contains "@" $redis.url -}}
+{{- $faults = append $faults "redis.url holds a user or a password, and values are no place for secrets: put the URL in a Secret, and name that in redis.existingSecret" -}}
+{{- end -}}
+{{- if and $redis.url $redis.tls.existingSecret (not (hasPrefix "rediss" $redis.url)) -}}
+{{- $faults = append $faults "redis.tls is for a Redis that is reached over TLS: rediss://…" -}}
+{{- end -}}
+{{- if ne (empty $redis.tls.certKey) (empty $redis.tls.keyKey) -}}
+{{- $faults = append $faults "redis.tls.certKey and redis.tls.keyKey go together: set both or none" -}}
+{{- end -}}
+{{- if and $redis.sentinel.user (not $redis.sentinel.existingSecret) -}}
+{{- $faults = append $faults "redis.sentinel.user needs redis.sentinel.existingSecret, with its password" -}}
+{{- end -}}
+{{- else -}}
+{{- range $name, $value := dict "redis.existingSecret" $redis.existingSecret "redis.url" $redis.url "redis.tls.existingSecret" $redis.tls.existingSecret "redis.sentinel.existingSecret" $redis.sentinel.existingSecret -}}
+{{- if $value -}}
+{{- $faults = append $faults (printf "%s is set, and store.type is %s: set store.type: redis" $name $type) -}}
+{{- end -}}
+{{- end -}}
+{{- if gt (int (include "tollgate.replicas" .)) 1 -}}
+{{- $why := ternary "one process at a time has the file" "each would grant the whole allowance" (eq $type "file") -}}
+{{- $faults = append $faults (printf "replicas is %d, and the store %s takes one: %s. Replicas that share an allowance need store.type: redis" (int .Values.replicas) $type $why) -}}
+{{- end -}}
+{{- if .Values.autoscaling.enabled -}}
+{{- $faults = append $faults (printf "autoscaling.enabled needs store.type: redis: the store %s takes one replica" $type) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $faults -}}
+{{- end -}}
+
+{{- define "tollgate.refuse.policy" -}}
+{{- $faults := list -}}
+{{- if and .Values.policy .Values.existingPolicyConfigMap -}}
+{{- $faults = append $faults "policy and existingPolicyConfigMap both give the policy: set one of them" -}}
+{{- else if .Values.policy -}}
+{{- if not .Values.policy.orgs -}}
+{{- $faults = append $faults "policy.orgs is empty: with this policy nothing would be free; name your organizations" -}}
+{{- end -}}
+{{- $policy := include "tollgate.policy" . | fromJson -}}
+{{- $pools := keys $policy.pools | sortAlpha -}}
+{{- range $tier, $allowances := $policy.tiers -}}
+{{- if ne (toJson $pools) (toJson (keys $allowances | sortAlpha)) -}}
+{{- $faults = append $faults (printf "policy.tiers.%s must name the allowance of each pool, and no other: %s" $tier (join ", " $pools)) -}}
+{{- end -}}
+{{- end -}}
+{{- range $org, $terms := $policy.orgs -}}
+{{- if not (hasKey $policy.tiers (toString $terms.tier)) -}}
+{{- $faults = append $faults (printf "policy.orgs.%s has tier %v, and there is no such tier in policy.tiers" $org $terms.tier) -}}
+{{- end -}}
+{{- if ne (eq $terms.data_sharing "selected") (hasKey $terms "projects") -}}
+{{- $faults = append $faults (printf "policy.orgs.%s: projects stands with data_sharing: selected, and only with it" $org) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $faults -}}
+{{- end -}}
+
+{{- define "tollgate.refuse.listeners" -}}
+{{- $faults := list -}}
+{{- range $name, $tls := dict "tls" .Values.tls "httpTls" .Values.httpTls -}}
+{{- if and (ne $tls.clientCertificates "none") (not $tls.existingSecret) -}}
+{{- $faults = append $faults (printf "%s.clientCertificates needs %s.existingSecret" $name $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.tls.existingSecret .Values.httpTls.existingSecret (eq .Values.httpTls.clientCertificates "required") -}}
+{{- $faults = append $faults "tls and httpTls.clientCertificates: required leave no way for probes: the kubelet knows no TLS for gRPC, and has no certificate for HTTP. Make them optional, and keep strangers away with networkPolicy.httpFrom" -}}
+{{- end -}}
+{{- if and .Values.callers.existingSecret (not .Values.tls.existingSecret) -}}
+{{- $faults = append $faults "callers.existingSecret needs tls.existingSecret: without TLS there are no certificates to know a caller by, and tokens are refused on a plaintext port" -}}
+{{- end -}}
+{{- if and (eq (toString .Values.settings.reflection) "callers") (not .Values.callers.existingSecret) -}}
+{{- $faults = append $faults "settings.reflection: callers needs callers.existingSecret" -}}
+{{- end -}}
+{{- toJson $faults -}}
+{{- end -}}
+
+{{- define "tollgate.refuse.stopping" -}}
+{{- $faults := list -}}
+{{- $settings := .Values.settings -}}
+{{- $drain := include "tollgate.milliseconds" $settings.drain_delay | int64 -}}
+{{- $grace := include "tollgate.milliseconds" $settings.grace_period | int64 -}}
+{{- $call := include "tollgate.milliseconds" (default "1s" $settings.call_timeout) | int64 -}}
+{{- if gt $grace (int64 3600000) -}}
+{{- $faults = append $faults "settings.grace_period must be at most 1h" -}}
+{{- end -}}
+{{- if lt $grace (add $drain $call 1000) -}}
+{{- $faults = append $faults (printf "settings.grace_period is %s, and must hold the drain_delay (%s), an open call (call_timeout, %s) and a second for connections to close" $settings.grace_period $settings.drain_delay (default "1s" $settings.call_timeout)) -}}
+{{- end -}}
+{{- $least := include "tollgate.graceSeconds" . | int -}}
+{{- if lt (include "tollgate.terminationSeconds" . | int) (add1 $least | int) -}}
+{{- $faults = append $faults (printf "terminationGracePeriodSeconds is %s, and must be more than settings.grace_period (%s): else the kubelet kills calls that are still open" (include "tollgate.terminationSeconds" .) $settings.grace_period) -}}
+{{- end -}}
+{{- toJson $faults -}}
+{{- end -}}
+
+{{- define "tollgate.refuse.scaling" -}}
+{{- $faults := list -}}
+{{- $scaling := .Values.autoscaling -}}
+{{- if $scaling.enabled -}}
+{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
+{{- $faults = append $faults "autoscaling.minReplicas is more than autoscaling.maxReplicas" -}}
+{{- end -}}
+{{- if not (kindIs "invalid" .Values.replicas) -}}
+{{- $faults = append $faults "replicas and autoscaling.enabled both say how many: leave replicas out" -}}
+{{- end -}}
+{{- if not (dig "requests" "cpu" "" .Values.resources) -}}
+{{- $faults = append $faults "autoscaling aims at a part of resources.requests.cpu, which is not set" -}}
+{{- end -}}
+{{- end -}}
+{{- $budget := .Values.podDisruptionBudget -}}
+{{- if $budget.enabled -}}
+{{- if ne (kindIs "invalid" $budget.minAvailable) (not (kindIs "invalid" $budget.maxUnavailable)) -}}
+{{- $faults = append $faults "podDisruptionBudget takes one of maxUnavailable and minAvailable: set the other to null" -}}
+{{- end -}}
+{{- if has (toString $budget.maxUnavailable) (list "0" "0%") -}}
+{{- $faults = append $faults "podDisruptionBudget.maxUnavailable is 0: no node could be drained" -}}
+{{- end -}}
+{{- $fewest := ternary $scaling.minReplicas (include "tollgate.replicas" .) $scaling.enabled | int -}}
+{{- if and (not (kindIs "invalid" $budget.minAvailable)) (not (kindIs "string" $budget.minAvailable)) (include "tollgate.manyReplicas" .) -}}
+{{- if ge (int $budget.minAvailable) $fewest -}}
+{{- $faults = append $faults (printf "podDisruptionBudget.minAvailable is %d of %d replicas: no node could be drained" (int $budget.minAvailable) $fewest) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $faults -}}
+{{- end -}}
+
+{{/* What the chart sets by itself, for the probes and the Services to fit. */}}
+{{- define "tollgate.refuse.environment" -}}
+{{- $faults := list -}}
+{{- $ours := list "TOLLGATE_LISTEN" "TOLLGATE_HTTP_LISTEN" "TOLLGATE_STORE" "TOLLGATE_POLICY" "TOLLGATE_CONFIG" "TOLLGATE_CALLERS" "TOLLGATE_REDIS_SENTINEL_PASSWORD" -}}
+{{- range .Values.extraEnv -}}
+{{- if has .name $ours -}}
+{{- $faults = append $faults (printf "extraEnv sets %s, which the chart sets from its own values" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $faults -}}
+{{- end -}}

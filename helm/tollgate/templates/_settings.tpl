@@ -1,0 +1,59 @@
+{{/*
+The settings file. What the values don't set is left out: the program has defaults, and refuses what it doesn't
+know. Paths are those where the pod mounts its files.
+*/}}
+{{- define "tollgate.settings" -}}
+{{- $settings := mustDeepCopy .Values.settings -}}
+{{- $redis := default dict $settings.redis -}}
+{{- $_ := set $settings "listen" (printf "%s:50051" .Values.listenAddress) -}}
+{{- $_ := set $settings "http_listen" (printf "%s:9464" .Values.listenAddress) -}}
+{{- if eq .Values.store.type "file" -}}
+{{- $_ := set $settings "store" "file:/var/lib/tollgate/tollgate.db" -}}
+{{- else if eq .Values.store.type "memory" -}}
+{{- $_ := set $settings "store" "memory:" -}}
+{{- else if .Values.redis.url -}}
+{{- $_ := set $settings "store" .Values.redis.url -}}
+{{- end -}}
+{{- if include "tollgate.policyConfigMap" . -}}
+{{- $_ := set $settings "policy" (printf "/etc/tollgate/policy/%s" (include "tollgate.policyKey" .)) -}}
+{{- end -}}
+{{- with .Values.redis.tls -}}
+{{- if .existingSecret -}}
+{{- range $name, $key := dict "ca_file" .caKey "cert_file" .certKey "key_file" .keyKey -}}
+{{- if $key -}}{{- $_ := set $redis $name (printf "/etc/tollgate/redis-tls/%s" $key) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.redis.sentinel.user -}}{{- $_ := set $redis "sentinel_user" . -}}{{- end -}}
+{{- if .Values.callers.existingSecret -}}
+{{- $_ := set $settings "callers" (printf "/etc/tollgate/callers/%s" .Values.callers.existingSecretKey) -}}
+{{- end -}}
+{{- if .Values.tls.existingSecret -}}
+{{- $_ := set $settings "tls" (include "tollgate.listenerTls" (dict "tls" .Values.tls "dir" "/etc/tollgate/tls") | fromJson) -}}
+{{- end -}}
+{{- if .Values.httpTls.existingSecret -}}
+{{- $_ := set $settings "http_tls" (include "tollgate.listenerTls" (dict "tls" .Values.httpTls "dir" "/etc/tollgate/http-tls") | fromJson) -}}
+{{- end -}}
+{{- /* YAML takes an unquoted off for false. */ -}}
+{{- if kindIs "bool" $settings.reflection -}}{{- $_ := set $settings "reflection" "off" -}}{{- end -}}
+{{- /* A section without anything in it says nothing. */ -}}
+{{- range $name, $section := dict "redis" $redis "bounds" (default dict $settings.bounds) -}}
+{{- $said := dict -}}
+{{- range $key, $value := $section -}}
+{{- if not (kindIs "invalid" $value) -}}{{- $_ := set $said $key $value -}}{{- end -}}
+{{- end -}}
+{{- $_ := unset $settings $name -}}
+{{- if $said -}}{{- $_ := set $settings $name $said -}}{{- end -}}
+{{- end -}}
+{{- include "tollgate.toml" (dict "value" $settings "path" "") -}}
+{{- end -}}
+
+{{/* The files of a listener's TLS, as JSON. */}}
+{{- define "tollgate.listenerTls" -}}
+{{- $files := dict "cert_file" (printf "%s/tls.crt" .dir) "key_file" (printf "%s/tls.key" .dir) -}}
+{{- if ne .tls.clientCertificates "none" -}}
+{{- $_ := set $files "client_ca_file" (printf "%s/ca.crt" .dir) -}}
+{{- $_ := set $files "client_certificates" .tls.clientCertificates -}}
+{{- end -}}
+{{- toJson $files -}}
+{{- end -}}

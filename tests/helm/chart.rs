@@ -1,0 +1,300 @@
+//! The chart as a whole: lint, package, versions, schemas of Kubernetes, and that README and the values' own
+//! schema tell every value.
+
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
+
+use serde_json::{Value, json};
+
+use super::{ROOT, SETS, VERSIONS, chart, complete_chart, helm, render, values};
+use crate::support::tools::{run, tool};
+
+fn read(file: &str) -> String {
+    let file = Path::new(ROOT).join(file);
+    fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+fn yaml(file: &str) -> Value {
+    serde_saphyr::from_str(&read(file)).unwrap()
+}
+
+#[test]
+fn the_sets_of_values_are_those_that_there_are() {
+    let folder = fs::read_dir(Path::new(ROOT).join("tests/helm/values")).unwrap();
+    let names = folder.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let names: BTreeSet<String> = names.collect();
+    assert_eq!(names, SETS.map(|set| format!("{set}.yaml")).into());
+}
+
+#[test]
+fn the_chart_passes_the_strict_lint_with_every_set_of_values() {
+    let chart = complete_chart();
+    for set in SETS {
+        let chart = chart.path().to_str().unwrap();
+        let ran = helm(&["lint", "--strict", chart, "-f", &values(set)]);
+        let said = ran.good();
+        assert!(
+            said.contains("1 chart(s) linted, 0 chart(s) failed"),
+            "{set}: {said}"
+        );
+    }
+}
+
+#[test]
+fn the_chart_can_be_packaged_and_the_package_holds_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().to_str().unwrap();
+    helm(&["package", chart().to_str().unwrap(), "-d", to]).good();
+    let package = folder
+        .path()
+        .join(format!("tollgate-{}.tgz", env!("CARGO_PKG_VERSION")));
+    let listed = run(Command::new("tar").arg("-tzf").arg(&package)).good();
+    for file in [
+        "Chart.yaml",
+        "README.md",
+        "values.yaml",
+        "values.schema.json",
+        "files/programme.yaml",
+        "templates/NOTES.txt",
+        "templates/_pod.tpl",
+        "templates/tests/reserve-and-release.yaml",
+    ] {
+        assert!(
+            listed.lines().any(|it| it == format!("tollgate/{file}")),
+            "{file}: {listed}"
+        );
+    }
+    helm(&[
+        "template",
+        "rel",
+        package.to_str().unwrap(),
+        "--kube-version",
+        VERSIONS[0],
+    ])
+    .good();
+}
+
+#[test]
+fn the_chart_has_the_version_of_the_program() {
+    let chart = yaml("helm/tollgate/Chart.yaml");
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        (&chart["version"], &chart["appVersion"]),
+        (&version.into(), &version.into())
+    );
+    assert_eq!(chart["kubeVersion"], format!(">={}.0-0", VERSIONS[0]));
+    let image = render("default").container()["image"].clone();
+    assert_eq!(image, format!("tollgate:{version}"));
+}
+
+#[test]
+fn the_programme_of_the_chart_is_that_of_the_built_in_policy() {
+    let mut builtin = super::toml(&read("src/policy/builtin.toml"));
+    builtin.as_object_mut().unwrap().remove("orgs");
+    assert_eq!(yaml("helm/tollgate/files/programme.yaml"), builtin);
+}
+
+/// Each manifest, strictly, for the oldest and the newest Kubernetes. What the Prometheus operator defines has
+/// no schema there.
+#[test]
+fn every_manifest_meets_the_schemas_of_kubernetes() {
+    let folder = tempfile::tempdir().unwrap();
+    let validate = |name: &str, manifests: &[Value]| {
+        let file = folder.path().join(format!("{name}.json"));
+        fs::write(&file, json!(manifests).to_string()).unwrap();
+        let mut command = Command::new(tool("venv/bin/python"));
+        command.arg(Path::new(ROOT).join("tests/helm/validate.py"));
+        run(command.arg(&file).args(VERSIONS))
+    };
+    let mut kinds = BTreeSet::new();
+    let mut all = Vec::new();
+    for set in SETS {
+        let manifests = render(set).0;
+        kinds.extend(
+            manifests
+                .iter()
+                .map(|it| it["kind"].as_str().unwrap().to_owned()),
+        );
+        all.extend(manifests);
+    }
+    all.retain(|it| it["apiVersion"] != "monitoring.coreos.com/v1");
+    let ran = validate("all", &all);
+    assert_eq!(
+        (ran.stdout.trim(), ran.stderr.as_str(), ran.code),
+        ("", "", Some(0))
+    );
+    let ours = [
+        "ConfigMap",
+        "Deployment",
+        "HorizontalPodAutoscaler",
+        "NetworkPolicy",
+        "Pod",
+        "PodDisruptionBudget",
+        "PrometheusRule",
+        "Service",
+        "ServiceAccount",
+        "ServiceMonitor",
+        "StatefulSet",
+    ];
+    assert_eq!(kinds, ours.map(str::to_owned).into());
+    // A fault would be noticed: one in each version.
+    let mut wrong = render("default").workload().clone();
+    wrong["spec"]["template"]["spec"]["surprise"] = json!(1);
+    let ran = validate("wrong", &[wrong]);
+    assert_eq!(
+        (ran.code, ran.stdout.lines().count()),
+        (Some(1), VERSIONS.len()),
+        "{ran:?}"
+    );
+    assert!(ran.stdout.contains("surprise"), "{ran:?}");
+}
+
+/// A value of values.yaml that has a description.
+struct Described {
+    path: Vec<String>,
+    text: String,
+}
+
+/// Every described value, in its order: the comment that begins with `# --` and the key below it.
+fn described(text: &str) -> Vec<Described> {
+    let mut found = Vec::new();
+    let mut comment: Option<String> = None;
+    let mut path: Vec<(usize, String)> = Vec::new();
+    for line in text.lines() {
+        let trimmed = line.trim_start();
+        let indent = line.len() - trimmed.len();
+        if let Some(first) = trimmed.strip_prefix("# -- ") {
+            comment = Some(first.to_owned());
+        } else if let Some(more) = trimmed.strip_prefix("# ") {
+            if let Some(comment) = &mut comment {
+                comment.push(' ');
+                comment.push_str(more);
+            }
+        } else if let Some((key, _)) = trimmed
+            .split_once(':')
+            .filter(|_| !trimmed.starts_with('-'))
+        {
+            path.retain(|(at, _)| *at < indent);
+            path.push((indent, key.to_owned()));
+            if let Some(text) = comment.take() {
+                let path = path.iter().map(|(_, key)| key.clone()).collect();
+                found.push(Described { path, text });
+            }
+        }
+    }
+    found
+}
+
+fn at<'v>(values: &'v Value, path: &[String]) -> Option<&'v Value> {
+    path.iter().try_fold(values, |value, key| value.get(key))
+}
+
+/// The schema of a value, with references followed.
+fn schema_at<'s>(schema: &'s Value, path: &[String]) -> Option<&'s Value> {
+    path.iter().try_fold(schema, |part, key| {
+        followed(schema, part.get("properties")?.get(key)?)
+    })
+}
+
+fn followed<'s>(schema: &'s Value, part: &'s Value) -> Option<&'s Value> {
+    match part["$ref"].as_str() {
+        Some(name) => schema.pointer(name.strip_prefix('#').unwrap()),
+        None => Some(part),
+    }
+}
+
+/// What a value may be, besides null; of names to choose from, a string.
+fn kind(schema: &Value, part: &Value) -> String {
+    let kinds: Vec<String> = if part.get("enum").is_some() {
+        vec!["string".to_owned()]
+    } else if let Some(parts) = part["oneOf"].as_array() {
+        let parts = parts.iter().map(|it| followed(schema, it).unwrap());
+        parts.map(|it| kind(schema, it)).collect()
+    } else {
+        let one = std::slice::from_ref(&part["type"]);
+        let kinds = part["type"].as_array().map_or(one, Vec::as_slice).iter();
+        kinds.map(|it| it.as_str().unwrap().to_owned()).collect()
+    };
+    let kinds: Vec<String> = kinds
+        .into_iter()
+        .filter(|it| it != "null" && !it.is_empty())
+        .collect();
+    kinds.join(" or ")
+}
+
+/// The table of the README is what values.yaml says. Where it isn't, this prints what it should be.
+#[test]
+fn the_readme_tells_every_value_with_its_kind_its_default_and_its_description() {
+    let values = yaml("helm/tollgate/values.yaml");
+    let schema: Value = serde_json::from_str(&read("helm/tollgate/values.schema.json")).unwrap();
+    let mut table = vec![
+        "| Key | Type | Default | Description |".to_owned(),
+        "| --- | --- | --- | --- |".to_owned(),
+    ];
+    for Described { path, text } in described(&read("helm/tollgate/values.yaml")) {
+        let key = path.join(".");
+        let value = at(&values, &path).unwrap_or_else(|| panic!("{key}"));
+        let part = schema_at(&schema, &path).unwrap_or_else(|| panic!("no schema for {key}"));
+        let kind = kind(&schema, part);
+        table.push(format!("| `{key}` | {kind} | `{value}` | {text} |"));
+    }
+    let table = table.join("\n");
+    let readme = read("helm/tollgate/README.md");
+    assert!(
+        readme.contains(&table),
+        "the README's table must be:\n{table}\n"
+    );
+}
+
+/// The paths of what can be set, down to what is a value, a list or a map without keys of its own.
+fn leaves(value: &Value, path: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+    match value.as_object().filter(|map| !map.is_empty()) {
+        None => found.push(path.clone()),
+        Some(map) => {
+            for (key, value) in map {
+                path.push(key.clone());
+                leaves(value, path, found);
+                path.pop();
+            }
+        }
+    }
+}
+
+#[test]
+fn every_value_is_described_and_known_to_the_schema_and_the_schema_knows_no_other() {
+    let values = yaml("helm/tollgate/values.yaml");
+    let schema: Value = serde_json::from_str(&read("helm/tollgate/values.schema.json")).unwrap();
+    let described = described(&read("helm/tollgate/values.yaml"));
+    let mut found = Vec::new();
+    leaves(&values, &mut Vec::new(), &mut found);
+    assert!(found.len() > 80, "{}", found.len());
+    for leaf in &found {
+        let told = described.iter().any(|it| leaf.starts_with(&it.path));
+        assert!(told, "{} has no description", leaf.join("."));
+    }
+    let mut sections = vec![Vec::new()];
+    while let Some(path) = sections.pop() {
+        let part = schema_at(&schema, &path).unwrap_or_else(|| panic!("{path:?}"));
+        let Some(known) = part["properties"].as_object() else {
+            continue;
+        };
+        let strict = &part["additionalProperties"];
+        assert_eq!(strict, false, "{path:?} takes what nobody knows");
+        // What is empty by default, as the policy, has keys that only the schema knows.
+        let value = at(&values, &path).and_then(Value::as_object);
+        let Some(value) = value.filter(|map| !map.is_empty()) else {
+            continue;
+        };
+        // What is described as a whole, as the resources, may hold more than it does.
+        if described.iter().any(|it| it.path == path) {
+            continue;
+        }
+        let mut known: BTreeSet<&String> = known.keys().collect();
+        if path.is_empty() {
+            assert!(known.remove(&"global".to_owned()));
+        }
+        assert_eq!(known, value.keys().collect(), "{path:?}");
+        for key in value.keys() {
+            sections.push([path.clone(), vec![key.clone()]].concat());
+        }
+    }
+}

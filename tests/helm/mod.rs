@@ -1,0 +1,219 @@
+//! The chart, rendered by the real helm: over the sets of values in `values/`, against what is expected of
+//! each, against Kubernetes' own schemas, and against a running service.
+
+mod chart;
+mod expected;
+mod refused;
+mod running;
+mod security;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::tools::{Ran, run, tool};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The oldest Kubernetes that the chart takes, and the newest that there are schemas of.
+const VERSIONS: [&str; 2] = ["1.27", "1.37"];
+
+/// Every set of values, by its file's name.
+const SETS: [&str; 13] = [
+    "alerts",
+    "cluster",
+    "default",
+    "everything",
+    "existing-policy",
+    "file",
+    "http-tls",
+    "memory",
+    "mtls",
+    "otlp",
+    "redis",
+    "scaled",
+    "sentinel",
+];
+
+/// What the metrics bring with them, in small: the chart takes whatever stands there.
+const ALERTS: &str = "\
+# A rule file, as Prometheus reads it.
+groups:
+  - name: tollgate
+    rules:
+      - alert: TollgateIsAway
+        expr: up{job=\"tollgate\"} == 0
+        for: 5m
+        annotations:
+          summary: \"{{ $labels.instance }} is away: {{ $value | printf `%.0f` }}\"
+";
+const DASHBOARD: &str =
+    r#"{"title": "Tollgate", "panels": [{"title": "{{verdict}}", "type": "stat"}]}"#;
+
+fn chart() -> PathBuf {
+    Path::new(ROOT).join("helm/tollgate")
+}
+
+/// The file of a set of values.
+fn values(set: &str) -> String {
+    let file = Path::new(ROOT).join(format!("tests/helm/values/{set}.yaml"));
+    file.to_str().unwrap().to_owned()
+}
+
+/// A copy of the chart, with these files besides, or instead of its own.
+fn chart_with(files: &[(&str, &str)]) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    copy_folder(&chart(), copy.path());
+    for (name, text) in files {
+        fs::write(copy.path().join(name), text).unwrap();
+    }
+    copy
+}
+
+/// A copy of the chart that has alerts and a dashboard, whether it has its own or not.
+fn complete_chart() -> TempDir {
+    chart_with(&[
+        ("files/alerts.yaml", ALERTS),
+        ("files/dashboard.json", DASHBOARD),
+    ])
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// Runs helm, which sees no settings of a developer's.
+fn helm(words: &[&str]) -> Ran {
+    let mut command = Command::new(tool("bin/helm"));
+    for (name, _) in std::env::vars() {
+        if name.starts_with("HELM_") || name == "KUBECONFIG" {
+            command.env_remove(name);
+        }
+    }
+    run(command.args(words))
+}
+
+/// `helm template` of a chart, as the release `rel` in the namespace `ns`, with these words besides.
+fn template(chart: &Path, words: &[&str]) -> Ran {
+    let newest = VERSIONS[VERSIONS.len() - 1];
+    let chart = chart.to_str().unwrap();
+    let fixed = [
+        "template",
+        "rel",
+        chart,
+        "-n",
+        "ns",
+        "--kube-version",
+        newest,
+    ];
+    helm(&[&fixed, words].concat())
+}
+
+/// What the chart makes.
+struct Manifests(Vec<Value>);
+
+/// Renders a set of values, with these words besides.
+fn render_with(set: &str, words: &[&str]) -> Manifests {
+    let chart = complete_chart();
+    let values = values(set);
+    let words = [&["-f", &values], words].concat();
+    let text = template(chart.path(), &words).good();
+    Manifests::parse(&text)
+}
+
+fn render(set: &str) -> Manifests {
+    render_with(set, &[])
+}
+
+impl Manifests {
+    fn parse(text: &str) -> Self {
+        let all: Vec<Value> =
+            serde_saphyr::from_multiple(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        let all: Vec<Value> = all.into_iter().filter(|it| !it.is_null()).collect();
+        assert!(!all.is_empty(), "{text}");
+        Self(all)
+    }
+
+    fn all(&self, kind: &str) -> Vec<&Value> {
+        self.0.iter().filter(|it| it["kind"] == kind).collect()
+    }
+
+    /// The only one of a kind.
+    fn one(&self, kind: &str) -> &Value {
+        let all = self.all(kind);
+        assert_eq!(all.len(), 1, "{kind}: {all:?}");
+        all[0]
+    }
+
+    fn named(&self, kind: &str, name: &str) -> Option<&Value> {
+        let mut all = self.all(kind).into_iter();
+        all.find(|it| it["metadata"]["name"] == name)
+    }
+
+    /// The Deployment or StatefulSet.
+    fn workload(&self) -> &Value {
+        let workloads = [self.all("Deployment"), self.all("StatefulSet")].concat();
+        assert_eq!(workloads.len(), 1);
+        workloads[0]
+    }
+
+    /// The spec of the service's pods.
+    fn pod(&self) -> &Value {
+        &self.workload()["spec"]["template"]["spec"]
+    }
+
+    /// The container of the service.
+    fn container(&self) -> &Value {
+        let containers = self.pod()["containers"].as_array().unwrap();
+        assert_eq!(containers.len(), 1);
+        &containers[0]
+    }
+
+    /// The pods of `helm test`.
+    fn tests(&self) -> Vec<&Value> {
+        self.all("Pod")
+    }
+
+    /// A file of a ConfigMap.
+    fn file(&self, config_map: &str, key: &str) -> Option<&str> {
+        self.named("ConfigMap", config_map)?["data"][key].as_str()
+    }
+
+    /// The settings file.
+    fn settings(&self) -> &str {
+        let name = self.workload()["metadata"]["name"].as_str().unwrap();
+        self.file(name, "tollgate.toml").unwrap()
+    }
+
+    /// The policy file, where the chart makes one.
+    fn policy(&self) -> Option<&str> {
+        let name = self.workload()["metadata"]["name"].as_str().unwrap();
+        self.file(&format!("{name}-policy"), "policy.toml")
+    }
+}
+
+/// A TOML text as JSON, so that it is compared as what it means.
+fn toml(text: &str) -> Value {
+    let table: toml::Table = toml::from_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    serde_json::to_value(table).unwrap()
+}
+
+/// Whether every label of a selector is among these.
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let selector = selector.as_object().unwrap();
+    !selector.is_empty() && selector.iter().all(|(key, value)| &labels[key] == value)
+}

@@ -1,0 +1,331 @@
+//! What the chart refuses: values that can't be meant together, and values of the wrong kind.
+
+use super::{Manifests, chart, chart_with, template};
+
+/// What helm says of values that are refused, in one line.
+fn refusal(words: &[&str]) -> String {
+    let ran = template(&chart(), words);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{words:?}");
+    ran.stderr.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// `--set` before each word.
+fn sets<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    words.iter().flat_map(|word| ["--set", word]).collect()
+}
+
+const REDIS: [&str; 2] = ["store.type=redis", "redis.existingSecret=it"];
+
+#[test]
+fn values_that_cannot_be_meant_together_are_refused_with_what_would_be_right() {
+    let redis = |words: &[&'static str]| [&REDIS, words].concat();
+    let acme = "policy.orgs.org-acme";
+    let org = |word: &str| format!("{acme}.{word}");
+    let (tier, all) = (org("tier=3"), org("data_sharing=all"));
+    let selected = org("data_sharing=selected");
+    let projects = org("projects={p}");
+    for (words, said) in [
+        (
+            vec!["store.type=redis"],
+            "set redis.existingSecret (a Secret with its URL) or redis.url; or store.type: file",
+        ),
+        (redis(&["redis.url=redis://r:1"]), "both name a Redis"),
+        (
+            vec!["store.type=redis", "redis.url=redis://u:secret@r:1"],
+            "redis.url holds a user or a password",
+        ),
+        (
+            vec![
+                "store.type=redis",
+                "redis.url=redis://r:1",
+                "redis.tls.existingSecret=it",
+            ],
+            "redis.tls is for a Redis that is reached over TLS",
+        ),
+        (redis(&["redis.tls.certKey=tls.crt"]), "go together"),
+        (
+            redis(&["redis.sentinel.user=u"]),
+            "redis.sentinel.user needs redis.sentinel.existingSecret",
+        ),
+        (
+            vec!["redis.url=redis://r:1"],
+            "redis.url is set, and store.type is file",
+        ),
+        (
+            vec!["redis.existingSecret=it"],
+            "redis.existingSecret is set, and store.type is file",
+        ),
+        (
+            vec!["store.type=memory", "redis.sentinel.existingSecret=it"],
+            "redis.sentinel.existingSecret is set, and store.type is memory",
+        ),
+        (
+            vec!["replicas=2"],
+            "replicas is 2, and the store file takes one: one process at a time",
+        ),
+        (
+            vec!["store.type=memory", "replicas=3"],
+            "replicas is 3, and the store memory takes one: each would grant the whole allowance",
+        ),
+        (
+            vec!["autoscaling.enabled=true"],
+            "autoscaling.enabled needs store.type: redis",
+        ),
+        (
+            redis(&["autoscaling.enabled=true", "autoscaling.minReplicas=9"]),
+            "autoscaling.minReplicas is more than autoscaling.maxReplicas",
+        ),
+        (
+            redis(&["autoscaling.enabled=true", "replicas=2"]),
+            "both say how many",
+        ),
+        (
+            redis(&["autoscaling.enabled=true", "resources.requests.cpu=null"]),
+            "resources.requests.cpu, which is not set",
+        ),
+        (
+            redis(&["podDisruptionBudget.minAvailable=1"]),
+            "one of maxUnavailable and minAvailable",
+        ),
+        (
+            redis(&["podDisruptionBudget.maxUnavailable=null"]),
+            "one of maxUnavailable and minAvailable",
+        ),
+        (
+            redis(&[
+                "podDisruptionBudget.maxUnavailable=null",
+                "podDisruptionBudget.minAvailable=2",
+            ]),
+            "podDisruptionBudget.minAvailable is 2 of 2 replicas: no node could be drained",
+        ),
+        (
+            redis(&["podDisruptionBudget.maxUnavailable=0%"]),
+            "podDisruptionBudget.maxUnavailable is 0",
+        ),
+        (
+            vec!["tls.clientCertificates=optional"],
+            "tls.clientCertificates needs tls.existingSecret",
+        ),
+        (
+            vec!["httpTls.clientCertificates=required"],
+            "httpTls.clientCertificates needs httpTls.existingSecret",
+        ),
+        (
+            vec![
+                "tls.existingSecret=a",
+                "httpTls.existingSecret=b",
+                "httpTls.clientCertificates=required",
+            ],
+            "leave no way for probes",
+        ),
+        (
+            vec!["callers.existingSecret=it"],
+            "callers.existingSecret needs tls.existingSecret",
+        ),
+        (
+            vec!["settings.reflection=callers"],
+            "settings.reflection: callers needs callers.existingSecret",
+        ),
+        (
+            vec!["settings.drain_delay=25s"],
+            "settings.grace_period is 25s, and must hold the drain_delay (25s)",
+        ),
+        (
+            vec!["settings.grace_period=7s", "settings.call_timeout=1001ms"],
+            "an open call (call_timeout, 1001ms)",
+        ),
+        (
+            vec!["settings.grace_period=61min"],
+            "settings.grace_period must be at most 1h",
+        ),
+        (
+            vec!["terminationGracePeriodSeconds=25"],
+            "terminationGracePeriodSeconds is 25, and must be more than settings.grace_period (25s)",
+        ),
+        (
+            vec!["extraEnv[0].name=TOLLGATE_LISTEN"],
+            "extraEnv sets TOLLGATE_LISTEN",
+        ),
+        (
+            vec!["extraEnv[0].name=TOLLGATE_STORE"],
+            "extraEnv sets TOLLGATE_STORE",
+        ),
+        (
+            vec![&tier, &all, "existingPolicyConfigMap=it"],
+            "policy and existingPolicyConfigMap both give the policy",
+        ),
+        (vec!["policy.program.name=it"], "policy.orgs is empty"),
+        (
+            vec![&tier, &all, "policy.pools.tiny.models={m}"],
+            "policy.tiers.1 must name the allowance of each pool, and no other: tiny",
+        ),
+        (
+            vec![
+                &tier,
+                &all,
+                "policy.tiers.1.large=1",
+                "policy.tiers.1.mini=1",
+            ],
+            "policy.orgs.org-acme has tier 3, and there is no such tier",
+        ),
+        (
+            vec![&tier, &selected],
+            "policy.orgs.org-acme: projects stands with data_sharing: selected",
+        ),
+        (
+            vec![&tier, &all, &projects],
+            "policy.orgs.org-acme: projects stands with",
+        ),
+    ] {
+        let refused = refusal(&sets(&words));
+        assert!(
+            refused.contains("These values are refused"),
+            "{words:?}: {refused}"
+        );
+        assert!(refused.contains(said), "{words:?}: {refused}");
+    }
+}
+
+#[test]
+fn every_fault_is_told_at_once() {
+    let refused = refusal(&sets(&[
+        "replicas=2",
+        "callers.existingSecret=it",
+        "settings.grace_period=1s",
+    ]));
+    for said in [
+        "replicas is 2",
+        "callers.existingSecret needs",
+        "settings.grace_period is 1s",
+    ] {
+        assert!(refused.contains(said), "{refused}");
+    }
+}
+
+#[test]
+fn alerts_and_dashboard_that_the_chart_does_not_hold_are_refused() {
+    for (on, file, said) in [
+        (
+            "prometheusRule.enabled=true",
+            "files/alerts.yaml",
+            "this chart has no alerts",
+        ),
+        (
+            "dashboard.enabled=true",
+            "files/dashboard.json",
+            "this chart has no dashboard",
+        ),
+    ] {
+        for text in ["", "{}"] {
+            let chart = chart_with(&[(file, text)]);
+            let ran = template(chart.path(), &["--set", on]);
+            assert_eq!(ran.code, Some(1));
+            assert!(ran.stderr.contains(said), "{ran:?}");
+        }
+    }
+}
+
+#[test]
+fn the_schema_refuses_wrong_values() {
+    for (word, at) in [
+        ("surprise=1", "surprise"),
+        ("image.repo=x", "repo"),
+        ("image.digest=sha256:abc", "/image/digest"),
+        ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
+        ("store.type=postgres", "/store/type"),
+        ("store.file.size=much", "/store/file/size"),
+        (
+            "store.file.accessMode=ReadWriteMany",
+            "/store/file/accessMode",
+        ),
+        ("redis.url=http://r:1", "/redis/url"),
+        ("redis.password=x", "password"),
+        ("redis.existingSecret=Not A Name", "/redis/existingSecret"),
+        ("replicas=two", "/replicas"),
+        ("replicas=-1", "/replicas"),
+        ("policy.orgs.o.tier=6", "/policy/orgs/o/tier"),
+        ("policy.orgs.o.teir=1", "teir"),
+        (
+            "policy.orgs.o.data_sharing=some",
+            "/policy/orgs/o/data_sharing",
+        ),
+        ("policy.program.overflow=never", "/policy/program/overflow"),
+        ("policy.program.ends_on=soon", "/policy/program/ends_on"),
+        (
+            "policy.tiers.6.large=1",
+            "'/policy/tiers': additional properties '6' not allowed",
+        ),
+        ("policy.tiers.1.large=-1", "/policy/tiers/1/large"),
+        (
+            "policy.tiers.1.large=9007199254740992",
+            "/policy/tiers/1/large",
+        ),
+        ("policy.pools.large.model={m}", "model"),
+        (
+            "policy.pools.large.models={m,m}",
+            "/policy/pools/large/models",
+        ),
+        ("settings.listen=0.0.0.0:1", "listen"),
+        ("settings.drain_delay=soon", "/settings/drain_delay"),
+        ("settings.drain_delay=5", "/settings/drain_delay"),
+        ("settings.drain_delay=null", "drain_delay"),
+        ("settings.usage_retention=36h", "/settings/usage_retention"),
+        ("settings.trace_ratio=1.5", "/settings/trace_ratio"),
+        (
+            "settings.otlp_endpoint=collector",
+            "/settings/otlp_endpoint",
+        ),
+        ("settings.log_format=xml", "/settings/log_format"),
+        (
+            "settings.redis.wait_replicas=many",
+            "/settings/redis/wait_replicas",
+        ),
+        ("settings.redis.ca_file=/x", "ca_file"),
+        ("settings.bounds.a={1}", "/settings/bounds/a"),
+        ("tls.clientCertificates=some", "/tls/clientCertificates"),
+        ("settings.reflection=true", "/settings/reflection"),
+        ("tls.key=secret", "key"),
+        ("listenAddress=127.0.0.1", "/listenAddress"),
+        ("service.type=ExternalName", "/service/type"),
+        ("service.grpcPort=70000", "/service/grpcPort"),
+        (
+            "probes.liveness.periodSeconds=0",
+            "/probes/liveness/periodSeconds",
+        ),
+        (
+            "podDisruptionBudget.maxUnavailable=some",
+            "/podDisruptionBudget/maxUnavailable",
+        ),
+        (
+            "autoscaling.targetCPUUtilizationPercentage=0",
+            "/autoscaling/targetCPUUtilizationPercentage",
+        ),
+        (
+            "podSecurityContext.runAsUser=0",
+            "/podSecurityContext/runAsUser",
+        ),
+        ("podSecurityContext.runAsNonRoot=false", "runAsNonRoot"),
+        (
+            "extraVolumes[0].name=x,extraVolumes[0].hostPath.path=/",
+            "hostPath",
+        ),
+        ("resources.requests.cpu=lots", "/resources/requests/cpu"),
+        ("resources.claims.x=1", "claims"),
+        ("podAnnotations.number=1", "/podAnnotations/number"),
+        ("serviceMonitor.interval=often", "/serviceMonitor/interval"),
+        ("test.org=x,test.tokens=5", "tokens"),
+    ] {
+        let refused = refusal(&["--set", word]);
+        assert!(
+            refused.contains("don't meet the specifications of the schema"),
+            "{word}: {refused}"
+        );
+        assert!(refused.contains(at), "{word}: {refused}");
+    }
+}
+
+#[test]
+fn a_chart_around_this_one_may_share_values_of_its_own() {
+    let text = template(&chart(), &["--set", "global.team=platform"]).good();
+    assert!(Manifests::parse(&text).container().is_object());
+}
