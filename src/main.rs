@@ -23,15 +23,14 @@ fn main() -> ExitCode {
     let Arguments { serve, command } = Arguments::parse();
     let done = Runtime::new().context("no runtime").and_then(|runtime| {
         let done = runtime.block_on(async {
-            match command {
-                None => run(serve).await,
-                Some(Command::Serve(serve)) => run(serve).await,
-                Some(Command::CheckPolicy { file, against }) => {
+            match command.unwrap_or(Command::Serve(serve)) {
+                Command::Serve(serve) => run(serve).await,
+                Command::CheckPolicy { file, against } => {
                     cli::check_policy(&file, against.as_deref())
                 }
-                Some(Command::CheckCallers { file }) => cli::check_callers(&file),
-                Some(Command::NewToken) => cli::print_new_token(),
-                Some(Command::Client(client)) => cli::run(client).await,
+                Command::CheckCallers { file } => cli::check_callers(&file),
+                Command::NewToken => cli::print_new_token(),
+                Command::Client(client) => cli::run(client).await,
             }
         });
         runtime.shutdown_timeout(LAST_MOMENT);

@@ -1,17 +1,24 @@
 //! What the chart renders, used by the real program: settings, policy, variables, probes, the test pod and the
 //! first call of the notes. Only addresses and the places of files are others.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use tempfile::TempDir;
 use tollgate::grpc::proto::{GetQuotaRequest, ReserveRequest, ReserveResponse, Verdict};
+use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{Manifests, ROOT, complete_chart, render, render_with, template, values};
 use crate::{
     server::http_get,
     support::{
+        certificates::Authority,
         clock::Clock,
         redis::RedisServer,
         tollgate::{Tollgate, program},
@@ -139,6 +146,10 @@ fn mount(manifests: &Manifests, root: &Path) {
         let folder = root.join(mount["mountPath"].as_str().unwrap().trim_start_matches('/'));
         fs::create_dir_all(&folder).unwrap();
         let volume = volumes.iter().find(|it| it["name"] == mount["name"]);
+        if volume.is_some_and(|it| it["secret"].is_object()) {
+            write_secret(&folder);
+            continue;
+        }
         let Some(name) = volume.and_then(|it| it["configMap"]["name"].as_str()) else {
             continue;
         };
@@ -147,6 +158,24 @@ fn mount(manifests: &Manifests, root: &Path) {
         for (key, text) in made.unwrap_or(&foreign).as_object().unwrap() {
             fs::write(folder.join(key), moved(text.as_str().unwrap(), root)).unwrap();
         }
+    }
+}
+
+/// What the Secrets of these pods hold: a certificate with its key and authority, and callers.
+fn write_secret(folder: &Path) {
+    let authority = Authority::new();
+    let files = authority.signs("server", &["localhost"]);
+    for (key, file) in [
+        ("tls.crt", &files.cert),
+        ("tls.key", &files.key),
+        ("ca.crt", &authority.file()),
+    ] {
+        fs::copy(file, folder.join(key)).unwrap();
+    }
+    let callers = "[callers.gateway]\ncertificates = [\"gateway.internal\"]\n\
+                   roles = [\"reserve\"]\norganizations = [\"*\"]\n";
+    for key in ["who.toml", "callers.toml"] {
+        fs::write(folder.join(key), callers).unwrap();
     }
 }
 
@@ -432,4 +461,50 @@ fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
             "{set}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_with_tls_and_callers_start_with_what_their_secrets_hold() {
+    for set in ["mtls", "http-tls", "otlp"] {
+        let pod = Pod::start(set);
+        let lines = pod.service.log();
+        let logged = |message: &str| lines.iter().any(|line| line["message"] == message);
+        assert_eq!(logged("only known callers are answered"), set == "mtls");
+        // Over TLS, which the other tests of it ask for.
+        let mut client = pod.service.client();
+        let plain = client.reserve(ReserveRequest::default());
+        let code = plain.await.unwrap_err().code();
+        assert_eq!(
+            code == Code::InvalidArgument,
+            set == "otlp",
+            "{set}: {code:?}"
+        );
+        if set != "http-tls" {
+            let patience = Instant::now() + Duration::from_secs(10);
+            let probe = &pod.manifests.container()["readinessProbe"];
+            let path = probe["httpGet"]["path"].as_str().unwrap_or("/readyz");
+            while !http_get(&pod.service.http_addr, path)
+                .0
+                .starts_with("HTTP/1.1 200 ")
+            {
+                assert!(Instant::now() < patience, "{set} is not ready");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+#[test]
+fn the_alerts_and_the_dashboard_of_the_chart_are_rendered_as_they_are() {
+    let set = values("alerts");
+    let chart = Path::new(ROOT).join("helm/tollgate");
+    let rendered = template(&chart, &["-f", &set]).good();
+    for name in [
+        "TollgateStoreLostWrites",
+        "TollgateReplicasDisagreeOnPolicy",
+    ] {
+        assert!(rendered.contains(name), "{name}");
+    }
+    assert!(rendered.contains("{{ $labels"), "{rendered}");
+    assert!(rendered.contains("tollgate_requests_total"));
 }

@@ -12,8 +12,11 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
-use tollgate::grpc::proto::quota_service_client::QuotaServiceClient;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tollgate::grpc::proto::{GetQuotaRequest, quota_service_client::QuotaServiceClient};
+use tonic::{
+    Code,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
 
 use super::{PATIENCE, start};
 use crate::support::{
@@ -216,4 +219,90 @@ fn files_that_are_no_good_are_told_at_the_start_with_their_settings_and_names() 
             assert!(said.contains(word), "{word}: {said}");
         }
     }
+}
+
+/// A callers file: one is known by its certificate, one by a token.
+fn callers(roles: &str) -> String {
+    let hash = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    format!(
+        "[callers.gateway]\ncertificates = [\"spiffe://test/gateway\"]\nroles = [{roles}]\n\
+         organizations = [\"acme\"]\n\n[callers.operator]\ntokens = [\"{hash}\"]\n\
+         roles = [\"read\"]\norganizations = [\"*\"]\n"
+    )
+}
+
+/// The token whose hash that is.
+const TOKEN: &str = "Bearer test";
+
+#[tokio::test]
+async fn callers_are_known_by_their_certificates_and_tokens_and_a_changed_file_holds_at_once() {
+    let authority = Authority::new();
+    let files = authority.signs("server", &["tollgate.test"]);
+    let (known, unknown) = (
+        authority.signs_names("gateway", &["spiffe://test/gateway"]),
+        authority.signs_names("gateway-2", &["spiffe://test/gateway/2"]),
+    );
+    let more = format!(
+        "client_ca_file = {:?}\nclient_certificates = \"optional\"\n",
+        authority.file()
+    );
+    let file = TextFile::new(&callers("\"reserve\""));
+    let settings = format!("callers = {:?}\n", file.path())
+        + &section("tls", &files, &more)
+        + &section("http_tls", &files, "");
+    let tollgate = start(&settings);
+    let reserves = async |client: Option<&Files>| {
+        let mut client = connect(&tollgate, &authority, client).await.unwrap();
+        client
+            .reserve(ask(1, ""))
+            .await
+            .map(|_| ())
+            .map_err(|it| it.code())
+    };
+    assert_eq!(reserves(Some(&known)).await, Ok(()));
+    assert_eq!(reserves(Some(&unknown)).await, Err(Code::Unauthenticated));
+    assert_eq!(reserves(None).await, Err(Code::Unauthenticated));
+
+    let mut operator = connect(&tollgate, &authority, None).await.unwrap();
+    let mut quota = tonic::Request::new(GetQuotaRequest {
+        org: "acme".to_owned(),
+    });
+    quota
+        .metadata_mut()
+        .insert("authorization", TOKEN.parse().unwrap());
+    let pools = operator.get_quota(quota).await.unwrap().into_inner().pools;
+    assert_eq!(pools.iter().map(|pool| pool.used).sum::<u64>(), 1);
+
+    let quota = "/api/quota?org=acme";
+    let refused = https_get(&tollgate, &authority, quota).await;
+    assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
+    let with_token = format!("{quota} HTTP/1.1\r\nAuthorization: {TOKEN}\r\nX-Rest:");
+    let answer = https_get(&tollgate, &authority, &with_token).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+
+    // The gateway may only read from now on; of a file with a fault nothing is taken.
+    std::fs::write(file.path(), callers("\"rule\"")).unwrap();
+    super::until("the fault is not told", || {
+        tollgate.log().iter().any(|line| {
+            line["error"]
+                .as_str()
+                .is_some_and(|it| it.contains("\"rule\""))
+        })
+    })
+    .await;
+    assert_eq!(reserves(Some(&known)).await, Ok(()));
+    std::fs::write(file.path(), callers("\"read\"")).unwrap();
+    let patience = Instant::now() + PATIENCE;
+    while reserves(Some(&known)).await.is_ok() {
+        assert!(Instant::now() < patience, "the change does not hold");
+    }
+    assert_eq!(reserves(Some(&known)).await, Err(Code::PermissionDenied));
+    assert_eq!(
+        tollgate
+            .log()
+            .iter()
+            .filter(|line| line["message"] == "the callers have changed")
+            .count(),
+        1
+    );
 }

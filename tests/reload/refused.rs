@@ -18,7 +18,7 @@ use crate::{
 /// How a file is spoilt, and what is said of it then.
 type Spoilt = (fn(&Path), &'static [&'static str]);
 
-const TOO_LARGE: &str = "can't be read: it is larger than 64 MiB";
+const TOO_LARGE: &str = "can't be read: it is larger than 16 MiB";
 const NO_FILE: &str = "can't be read: it is no regular file";
 
 /// Ways in which a file is none that can be taken.
