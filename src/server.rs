@@ -15,12 +15,13 @@ mod tls;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
-use tokio_util::{
-    sync::CancellationToken,
-    task::{AbortOnDropHandle, TaskTracker},
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::Instant,
 };
-use tonic::service::Routes;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::ServingStatus;
 
 pub use self::{
@@ -44,7 +45,7 @@ use crate::{
     http::{self, Readiness},
     ledger::Ledger,
     metrics::Metrics,
-    policy::PolicySource,
+    policy::{PolicySource, PolicyStatus},
     reload::Nudge,
     settings::{Settings, StoreChoice},
     traces::Traces,
@@ -70,17 +71,23 @@ pub enum Stop {
 pub struct Server {
     grpc: Listener,
     http: Listener,
+    policy: PolicySource,
+    parts: Parts,
+    drain_delay: Duration,
+    grace_period: Duration,
+}
+
+/// What both ports serve with.
+struct Parts {
     ledger: Ledger,
     bounds: Bounds,
-    policy: PolicySource,
     metrics: Metrics,
     traces: Option<Traces>,
     admission: Admission,
+    /// The file of the callers.
     callers: Option<PathBuf>,
     reflection: ReflectionFor,
     call_timeout: Duration,
-    drain_delay: Duration,
-    grace_period: Duration,
 }
 
 impl Server {
@@ -108,15 +115,17 @@ impl Server {
         let server = Self {
             grpc,
             http,
-            ledger,
-            bounds,
             policy,
-            metrics,
-            traces,
-            admission,
-            callers: settings.callers.clone(),
-            reflection: settings.reflection,
-            call_timeout: settings.call_timeout,
+            parts: Parts {
+                ledger,
+                bounds,
+                metrics,
+                traces,
+                admission,
+                callers: settings.callers.clone(),
+                reflection: settings.reflection,
+                call_timeout: settings.call_timeout,
+            },
             drain_delay: settings.drain_delay,
             grace_period: settings.grace_period,
         };
@@ -173,15 +182,8 @@ impl Server {
         let Self {
             grpc,
             http,
-            ledger,
-            bounds,
             policy,
-            metrics,
-            traces,
-            admission,
-            callers,
-            reflection,
-            call_timeout,
+            parts,
             drain_delay,
             grace_period,
         } = self;
@@ -192,64 +194,17 @@ impl Server {
         reporter
             .set_service_status(LIVENESS, ServingStatus::Serving)
             .await;
+        let (end, open_calls) = (CancellationToken::new(), TaskTracker::new());
+        let mut services = parts.services(&end, &open_calls)?;
+        services.add_service(health);
+        let services = services.routes().prepare();
+        let router = parts.router(is_ready, policy.status());
         // As long as calls are answered, which is longer than readiness follows.
-        let _watcher = AbortOnDropHandle::new(tokio::spawn({
-            let ledger = ledger.clone();
-            async move { ledger.watch_store().await }
-        }));
-        let _certificate_followers = [&grpc, &http].map(|listener| {
-            let certificates = listener.certificates.clone()?;
-            let following = tokio::spawn(certificates.follow(nudge.clone()));
-            Some(AbortOnDropHandle::new(following))
-        });
-        let _caller_follower = callers.zip(admission.in_force()).map(|(path, in_force)| {
-            let following = admission::follow(path, in_force, nudge.clone());
-            AbortOnDropHandle::new(tokio::spawn(following))
-        });
-        let policy_status = policy.status();
-        let _policy_counter = AbortOnDropHandle::new(tokio::spawn(count_policies(
-            ledger.clone(),
-            policy.status(),
-            metrics.clone(),
-        )));
-        let _policy_follower = AbortOnDropHandle::new(tokio::spawn({
-            let ledger = ledger.clone();
-            policy.follow(nudge, move |policy| ledger.set_policy(policy))
-        }));
-        let following = follow_store(ledger.store_state(), reporter.clone(), ready.clone());
+        let followers = parts.follow(policy, [&grpc, &http], nudge);
+        let following = follow_store(parts.ledger.store_state(), reporter.clone(), ready.clone());
         let following = tokio::spawn(following);
-        let end = CancellationToken::new();
-        let open_calls = TaskTracker::new();
-
-        let mut services = Routes::builder();
-        services
-            .add_service(health)
-            .add_service(grpc::quota::service(Wiring {
-                ledger: ledger.clone(),
-                call_timeout,
-                message_bytes: bounds.message_bytes,
-                open_calls: open_calls.clone(),
-                stopping: end.clone(),
-                metrics: metrics.clone(),
-                traces: traces.clone(),
-                admission: admission.clone(),
-            }));
-        if let Some(by) = reflection.admission(&admission) {
-            let (v1, v1alpha) = (reflected().build_v1()?, reflected().build_v1alpha()?);
-            services
-                .add_service(Authorized::any_caller(v1, by.clone()))
-                .add_service(Authorized::any_caller(v1alpha, by));
-        }
-        let services = InTime::new(services.routes().prepare(), call_timeout);
+        let services = InTime::new(services, parts.call_timeout);
         let mut grpc_port = tokio::spawn(grpc.serve(services, end.clone()));
-        let router = http::router(
-            ledger,
-            call_timeout,
-            is_ready,
-            policy_status,
-            metrics,
-            admission,
-        );
         let mut http_port = tokio::spawn(http.serve(router, end.clone()));
 
         let stop = tokio::select! {
@@ -273,12 +228,80 @@ impl Server {
             reporter.clear_service_status(name).await;
         }
         end_of_calls(grpc_port, http_port, open_calls, deadline).await?;
-        if let Some(traces) = traces {
+        drop(followers);
+        if let Some(traces) = parts.traces {
             let left = deadline.saturating_duration_since(Instant::now());
             traces.end(left.min(LAST_TRACES)).await;
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+impl Parts {
+    /// What the gRPC port serves besides health.
+    fn services(
+        &self,
+        end: &CancellationToken,
+        open_calls: &TaskTracker,
+    ) -> anyhow::Result<RoutesBuilder> {
+        let mut services = Routes::builder();
+        services.add_service(grpc::quota::service(Wiring {
+            ledger: self.ledger.clone(),
+            call_timeout: self.call_timeout,
+            message_bytes: self.bounds.message_bytes,
+            open_calls: open_calls.clone(),
+            stopping: end.clone(),
+            metrics: self.metrics.clone(),
+            traces: self.traces.clone(),
+            admission: self.admission.clone(),
+        }));
+        if let Some(by) = self.reflection.admission(&self.admission) {
+            let (v1, v1alpha) = (reflected().build_v1()?, reflected().build_v1alpha()?);
+            services
+                .add_service(Authorized::any_caller(v1, by.clone()))
+                .add_service(Authorized::any_caller(v1alpha, by));
+        }
+        Ok(services)
+    }
+
+    /// What the HTTP port serves.
+    fn router(
+        &self,
+        is_ready: watch::Receiver<Readiness>,
+        policy: watch::Receiver<PolicyStatus>,
+    ) -> axum::Router {
+        let (metrics, admission) = (self.metrics.clone(), self.admission.clone());
+        let ledger = self.ledger.clone();
+        http::router(
+            ledger,
+            self.call_timeout,
+            is_ready,
+            policy,
+            metrics,
+            admission,
+        )
+    }
+
+    /// Follows the store and the files, until what this gives is dropped.
+    fn follow(&self, policy: PolicySource, listeners: [&Listener; 2], nudge: Nudge) -> JoinSet<()> {
+        let mut followers = JoinSet::new();
+        let ledger = self.ledger.clone();
+        followers.spawn(async move { ledger.watch_store().await });
+        for certificates in listeners
+            .into_iter()
+            .filter_map(|it| it.certificates.clone())
+        {
+            followers.spawn(certificates.follow(nudge.clone()));
+        }
+        if let Some((path, in_force)) = self.callers.clone().zip(self.admission.in_force()) {
+            followers.spawn(admission::follow(path, in_force, nudge.clone()));
+        }
+        let counting = count_policies(self.ledger.clone(), policy.status(), self.metrics.clone());
+        followers.spawn(counting);
+        let ledger = self.ledger.clone();
+        followers.spawn(policy.follow(nudge, move |policy| ledger.set_policy(policy)));
+        followers
     }
 }
 
