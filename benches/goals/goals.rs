@@ -1,6 +1,13 @@
 //! The goals, and whether what was measured meets them.
 
-use super::{Measured, fairness::Fairness, load::Figures, median, rates::Round};
+use super::{
+    Measured,
+    fairness::Fairness,
+    floods::{Beside, KINDS},
+    load::Figures,
+    median,
+    rates::Round,
+};
 
 /// What became of a goal.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,6 +39,7 @@ use Bound::{AtLeast, AtMost};
 pub(crate) fn of(measured: &Measured) -> Vec<Goal> {
     let mut goals = speed(&measured.rounds);
     goals.extend(fairness(&measured.fairness));
+    goals.extend(floods(&measured.floods));
     goals.extend(footprint(measured));
     goals
 }
@@ -206,6 +214,16 @@ fn fairness(rounds: &[Fairness]) -> Vec<Goal> {
         ),
     ];
     goals.into_iter().flatten().collect()
+}
+
+fn floods(measured: &[Beside]) -> Vec<Goal> {
+    let goals = KINDS.iter().map(|kind| {
+        let rounds = measured.iter().filter(|round| round.kind == *kind);
+        let slower = median(rounds.map(|round| round.beside / round.alone));
+        let name = format!("one caller's p99 beside {kind}");
+        goal(&name, slower, AtMost(3.0), 2, "× alone")
+    });
+    goals.flatten().collect()
 }
 
 impl Fairness {

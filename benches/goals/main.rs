@@ -10,6 +10,7 @@
 //! Exit code 0 says that everything was measured, not that the goals are met.
 
 mod fairness;
+mod floods;
 mod floor;
 mod footprint;
 mod goals;
@@ -37,12 +38,20 @@ struct Options {
     /// Everything once and very short: shows that it can be measured, and says nothing of speed
     #[arg(long)]
     quick: bool,
-    /// Only what has this in its name: "redis", "C=256", "fairness", "footprint", "start", …
+    /// Only what has this in its name: "redis", "C=256", "fairness", "floods", "footprint", "start", …
     #[arg(long, value_name = "NAME", default_value = "")]
     only: String,
     /// Cargo says so
     #[arg(long, hide = true)]
     bench: bool,
+    /// Be a flood
+    #[arg(long, hide = true, value_name = "KIND", requires = "flood_addr")]
+    flood: Option<String>,
+    #[arg(long, hide = true, value_name = "HOST:PORT")]
+    flood_addr: Option<String>,
+    /// Milliseconds
+    #[arg(long, hide = true, default_value_t = 1_000)]
+    flood_lasts: u64,
     /// Be the floor
     #[arg(long, hide = true, value_name = "HOST:PORT")]
     serve_floor: Option<SocketAddr>,
@@ -67,6 +76,7 @@ struct Effort {
 struct Measured {
     rounds: Vec<Round>,
     fairness: Vec<Fairness>,
+    floods: Vec<floods::Beside>,
     footprint: Footprint,
     start: Option<Start>,
 }
@@ -106,9 +116,12 @@ impl Effort {
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();
-    let done = match options.serve_floor {
-        Some(address) => floor::serve(address).await,
-        None => run(&options).await,
+    let done = match (options.serve_floor, &options.flood, &options.flood_addr) {
+        (Some(address), ..) => floor::serve(address).await,
+        (None, Some(kind), Some(addr)) => {
+            floods::pour(kind, addr, Duration::from_millis(options.flood_lasts)).await
+        }
+        _ => run(&options).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -139,6 +152,7 @@ async fn measure(effort: &Effort) -> anyhow::Result<Measured> {
     let mut measured = Measured {
         start: start::measure(effort).await?,
         footprint: footprint::measure(effort).await?,
+        floods: floods::measure(effort).await?,
         ..Measured::default()
     };
     (measured.rounds, measured.fairness) = rates::measure(effort).await?;

@@ -1,0 +1,113 @@
+//! One organization's single caller, alone and beside a hostile one (tests/support/floods.rs).
+
+use std::{process::Stdio, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use tokio::{process::Command, time::sleep};
+
+use super::{
+    Effort,
+    load::{self, Target},
+    processes::{PolicyFile, Service},
+    tell,
+};
+
+#[allow(dead_code, unreachable_pub, clippy::unwrap_used, missing_docs)]
+#[path = "../../tests/support/floods.rs"]
+mod kinds;
+
+pub(crate) const NAME: &str = "floods";
+
+/// What a hostile caller does.
+pub(crate) const KINDS: [&str; 4] = [
+    "calls that are reset at once",
+    "headers without an end",
+    "10,000 idle connections",
+    "5,000 held streams",
+];
+
+const QUIET: &str = "--org quiet --callers 1 --connections 1";
+
+/// How much sooner a flood starts, and how much later it ends.
+const MARGIN: Duration = Duration::from_millis(500);
+
+/// What the single caller measured in one round.
+pub(crate) struct Beside {
+    pub(crate) kind: &'static str,
+    /// p99, in microseconds.
+    pub(crate) alone: f64,
+    pub(crate) beside: f64,
+}
+
+pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Vec<Beside>> {
+    let mut measured = Vec::new();
+    if !effort.wants(NAME) {
+        return Ok(measured);
+    }
+    let policy = PolicyFile::of(["quiet".to_owned()])?;
+    for number in 1..=effort.rounds {
+        tell(&format!("round {number} of {}: {NAME}", effort.rounds));
+        for kind in KINDS {
+            // One of its own: what a flood leaves is the next one's no more.
+            let service = Service::tollgate("memory:", Some(&policy)).await?;
+            let target = Target {
+                service: &service,
+                redis: None,
+            };
+            load::run(target, QUIET, effort.warm_up).await?;
+            let alone = load::run(target, QUIET, effort.load).await?.p99;
+            let mut flood = start(kind, &service.addr, effort.load + 2 * MARGIN)?;
+            sleep(MARGIN).await;
+            let beside = load::run(target, QUIET, effort.load).await?.p99;
+            let ended = flood.wait().await?;
+            ensure!(ended.success(), "the flood failed: {kind}");
+            measured.push(Beside {
+                kind,
+                alone,
+                beside,
+            });
+        }
+    }
+    Ok(measured)
+}
+
+/// A process of its own, which gives way to the others, as if it were on another machine.
+fn start(kind: &str, addr: &str, lasts: Duration) -> anyhow::Result<tokio::process::Child> {
+    let this = std::env::current_exe().context("the name of this program")?;
+    let mut flood = Command::new("nice");
+    flood
+        .args(["-n", "19"])
+        .arg(this)
+        .args(["--flood", kind, "--flood-addr", addr])
+        .args(["--flood-lasts", &lasts.as_millis().to_string()])
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    flood.spawn().context("a flood can't be started")
+}
+
+/// Floods, and ends by itself.
+pub(crate) async fn pour(kind: &str, addr: &str, lasts: Duration) -> anyhow::Result<()> {
+    match KINDS.iter().position(|known| *known == kind) {
+        Some(0) => drop(kinds::rapid_reset(addr, lasts).await),
+        Some(1) => {
+            let addr = addr.to_owned();
+            let flood = move || kinds::continuation_flood(&addr, lasts);
+            tokio::task::spawn_blocking(flood).await?;
+        }
+        Some(2) => {
+            let begun = std::time::Instant::now();
+            let addr = addr.to_owned();
+            let flood = move || kinds::silent_connections(&addr, 10_000, kinds::BEGINNING);
+            let held = tokio::task::spawn_blocking(flood).await?;
+            sleep(lasts.saturating_sub(begun.elapsed())).await;
+            drop(held);
+        }
+        Some(3) => {
+            let held = kinds::held_streams(addr, 5, 1_000).await;
+            sleep(lasts).await;
+            drop(held);
+        }
+        _ => anyhow::bail!("{kind:?} is no flood"),
+    }
+    Ok(())
+}
