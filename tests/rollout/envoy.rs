@@ -139,7 +139,7 @@ fn log_in(dir: &Path) -> String {
 /// Every 250 ms it asks each replica whether it is ready, and believes the first answer.
 fn config_of(replicas: &[&str]) -> Value {
     let http2 = json!({ "explicit_http_config": { "http2_protocol_options": {} } });
-    let options = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     let endpoints: Vec<Value> = replicas
         .iter()
         .map(|it| json!({ "endpoint": { "address": address(it) } }))
@@ -173,9 +173,8 @@ fn config_of(replicas: &[&str]) -> Value {
 }
 
 fn listener() -> Value {
-    let manager = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3\
-                   .HttpConnectionManager";
-    let router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+    let manager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let router = "envoy.extensions.filters.http.router.v3.Router";
     let routes = json!([{
         "match": { "prefix": "/" },
         // A stream has no end of its own.
@@ -197,7 +196,7 @@ fn listener() -> Value {
 }
 
 fn typed(name: &str, mut message: Value) -> Value {
-    message["@type"] = json!(name);
+    message["@type"] = json!(format!("type.googleapis.com/{name}"));
     message
 }
 
