@@ -92,9 +92,7 @@ impl Envoy {
     /// Waits until it has sent so many calls more there.
     pub fn wait_for_calls(&self, replica: &str, more: u64) {
         let wanted = self.sent_to(replica) + more;
-        self.wait_for(replica, || {
-            (self.sent_to(replica) >= wanted).then_some(())
-        });
+        self.wait_for(replica, || (self.sent_to(replica) >= wanted).then_some(()));
     }
 
     fn about(&self, replica: &str, what: &str) -> String {
@@ -173,7 +171,8 @@ fn config_of(replicas: &[&str]) -> Value {
 }
 
 fn listener() -> Value {
-    let manager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let manager =
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
     let router = "envoy.extensions.filters.http.router.v3.Router";
     let routes = json!([{
         "match": { "prefix": "/" },

@@ -111,9 +111,8 @@ impl Connection {
                 SETTINGS if flags & ACK == 0 => self.send(SETTINGS, ACK, 0, &[]).await,
                 PING if flags & ACK == 0 => return Heard::Ping(payload),
                 GOAWAY => {
-                    let number = |at: usize| {
-                        u32::from_be_bytes(payload[at..at + 4].try_into().unwrap())
-                    };
+                    let number =
+                        |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().unwrap());
                     let (last, reason) = (number(0) & 0x7fff_ffff, number(4));
                     return Heard::Goodbye { last, reason };
                 }

@@ -147,9 +147,7 @@ async fn hold_stream(mut client: Client, org: usize, stop: CancellationToken) ->
     let mut unanswered: VecDeque<ReserveRequest> = VecDeque::new();
     loop {
         let (requests, sent) = mpsc::unbounded_channel();
-        let sent = stream::unfold(sent, |mut sent| async {
-            Some((sent.recv().await?, sent))
-        });
+        let sent = stream::unfold(sent, |mut sent| async { Some((sent.recv().await?, sent)) });
         let mut answers = match client.reserve_stream(sent).await {
             Ok(answers) => answers.into_inner(),
             Err(status) => {

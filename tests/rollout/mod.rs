@@ -131,9 +131,8 @@ async fn a_rolling_restart_of_three_replicas_behind_envoy_fails_no_call_and_coun
     let client = envoy.client();
     for org in 0..ORGANIZATIONS {
         let of_org = tallies.iter().filter(|it| it.org == org);
-        let (requests, tokens) = of_org.fold((0, 0), |sum, it| {
-            (sum.0 + it.granted, sum.1 + it.tokens)
-        });
+        let (requests, tokens) =
+            of_org.fold((0, 0), |sum, it| (sum.0 + it.granted, sum.1 + it.tokens));
         let pool = large_of(&client, &format!("org-{org}")).await;
         assert_eq!((pool.free_requests, pool.used), (requests, tokens));
     }

@@ -150,7 +150,12 @@ fn the_service_config_names_each_rpc_but_streams() {
         panic!("one policy for all: {config}");
     };
     let mut named: Vec<(&str, &str)> = (methods["name"].as_array().unwrap().iter())
-        .map(|it| (it["service"].as_str().unwrap(), it["method"].as_str().unwrap()))
+        .map(|it| {
+            (
+                it["service"].as_str().unwrap(),
+                it["method"].as_str().unwrap(),
+            )
+        })
         .collect();
     named.sort_unstable();
     let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
