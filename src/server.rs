@@ -315,8 +315,14 @@ async fn end_of_calls(
     let both = async { (grpc_port.await, http_port.await) };
     let calls_ended = async {
         open_calls.close();
-        open_calls.wait().await;
-        tokio::time::sleep(LINGER).await;
+        loop {
+            open_calls.wait().await;
+            tokio::time::sleep(LINGER).await;
+            // A caller who had not heard of the end yet may have called meanwhile.
+            if open_calls.is_empty() {
+                break;
+            }
+        }
     };
     tokio::select! {
         (grpc, http) = both => grpc.and(http)?,

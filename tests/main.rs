@@ -20,6 +20,7 @@ mod queue;
 mod redis_faults;
 mod reload;
 mod replicas;
+mod rollout;
 mod server;
 mod simulation;
 mod support;

@@ -2,6 +2,8 @@
 
 use std::{path::Path, process::Command};
 
+use tempfile::TempDir;
+
 use crate::support::{
     clock::Clock,
     tollgate::Tollgate,
@@ -9,24 +11,28 @@ use crate::support::{
     world::NOON,
 };
 
-#[test]
-fn a_python_client_generated_from_the_proto_can_call_everything() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = tool("venv/bin/python");
+/// The modules that Python's protoc makes of the proto.
+pub fn generated_modules() -> TempDir {
     let generated = tempfile::tempdir().unwrap();
-    let mut protoc = Command::new(&python);
+    let mut protoc = Command::new(tool("venv/bin/python"));
     protoc
         .args(["-m", "grpc_tools.protoc", "tollgate/v1/quota.proto", "-I"])
-        .arg(root.join("proto"));
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("proto"));
     for kind in ["python_out", "grpc_python_out"] {
         protoc.arg(format!("--{kind}={}", generated.path().display()));
     }
     run(&mut protoc).good();
+    generated
+}
+
+#[test]
+fn a_python_client_generated_from_the_proto_can_call_everything() {
+    let generated = generated_modules();
     let clock = Clock::at(NOON);
     let service = Tollgate::start_at(&clock, &[]);
-    let mut client = Command::new(&python);
+    let mut client = Command::new(tool("venv/bin/python"));
     client
-        .arg(root.join("tests/python_client/client.py"))
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python_client/client.py"))
         .arg(&service.addr)
         .env("PYTHONPATH", generated.path())
         // The repository is no place for compiled files.

@@ -1,0 +1,204 @@
+//! What gateways send throughout a rollout, and what became of it.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::stream;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tollgate::grpc::proto::{ReserveRequest, ReserveResponse, reserve_stream_response::Answer};
+use tonic::Code;
+
+use super::envoy::Envoy;
+use crate::support::{
+    calls::{Client, ask, said},
+    is_long,
+};
+
+/// Connections to the load balancer that call, the callers on each, and those with a stream. Each has an
+/// organization of its own.
+const UNARY_CONNECTIONS: usize = 4;
+const CALLERS_EACH: usize = 4;
+const STREAMS: usize = 2;
+
+/// How many organizations the load is for.
+pub const ORGANIZATIONS: usize = UNARY_CONNECTIONS + STREAMS;
+
+/// How many requests of a stream are on their way at once.
+const WINDOW: usize = 16;
+
+/// The load while it lasts.
+pub struct Load {
+    stop: CancellationToken,
+    tasks: JoinSet<Tally>,
+    unary_calls: Arc<AtomicU64>,
+}
+
+/// What became of one caller's requests, or of all.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub org: usize,
+    /// Requests that had an answer, each with an id of its own, and what they were granted in all.
+    pub granted: u64,
+    pub tokens: u64,
+    /// Answers that say that their id had counted before.
+    pub replayed: u64,
+    /// What failed, in the callers' words.
+    pub failures: Vec<String>,
+    /// How often a stream was ended by a replica that stops, and opened again.
+    pub reopened: u64,
+}
+
+impl Load {
+    pub fn start(envoy: &Envoy) -> Self {
+        let (stop, unary_calls) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
+        let mut tasks = JoinSet::new();
+        for org in 0..UNARY_CONNECTIONS {
+            let connection = envoy.client();
+            for caller in 0..CALLERS_EACH {
+                let (client, stop) = (connection.clone(), stop.clone());
+                let calls = Arc::clone(&unary_calls);
+                tasks.spawn(call(client, org, caller, stop, calls));
+            }
+        }
+        for org in UNARY_CONNECTIONS..ORGANIZATIONS {
+            tasks.spawn(hold_stream(envoy.client(), org, stop.clone()));
+        }
+        Self {
+            stop,
+            tasks,
+            unary_calls,
+        }
+    }
+
+    /// How many unary calls have been answered, or have failed, by now.
+    pub fn unary_calls(&self) -> u64 {
+        self.unary_calls.load(Ordering::Relaxed)
+    }
+
+    /// Ends it, and waits for the last answers.
+    pub async fn end(self) -> Vec<Tally> {
+        self.stop.cancel();
+        self.tasks.join_all().await
+    }
+}
+
+impl Tally {
+    fn of(org: usize) -> Self {
+        Self {
+            org,
+            ..Self::default()
+        }
+    }
+
+    fn answered(&mut self, asked: &ReserveRequest, answer: &ReserveResponse) {
+        assert_eq!(said(answer), "FREE");
+        self.granted += 1;
+        self.tokens += asked.tokens;
+        self.replayed += u64::from(answer.replayed);
+    }
+}
+
+/// Time between two requests of a caller: the machine has other work, too.
+fn pause() -> Duration {
+    Duration::from_millis(if is_long() { 4 } else { 40 })
+}
+
+fn request(org: usize, id: &str, number: u64) -> ReserveRequest {
+    ReserveRequest {
+        org: format!("org-{org}"),
+        ..ask(1 + number % 7, id)
+    }
+}
+
+async fn call(
+    mut client: Client,
+    org: usize,
+    caller: usize,
+    stop: CancellationToken,
+    calls: Arc<AtomicU64>,
+) -> Tally {
+    let mut tally = Tally::of(org);
+    for number in 0.. {
+        if stop.is_cancelled() {
+            break;
+        }
+        let asked = request(org, &format!("{caller}-{number}"), number);
+        match client.reserve(asked.clone()).await {
+            Ok(answer) => tally.answered(&asked, answer.get_ref()),
+            Err(status) => tally.failures.push(format!("{status:?}")),
+        }
+        calls.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(pause()).await;
+    }
+    tally
+}
+
+/// Sends over one stream after the other. What has no answer when one ends is the first in the next.
+async fn hold_stream(mut client: Client, org: usize, stop: CancellationToken) -> Tally {
+    let mut tally = Tally::of(org);
+    let mut numbers = 0..;
+    let mut unanswered: VecDeque<ReserveRequest> = VecDeque::new();
+    loop {
+        let (requests, sent) = mpsc::unbounded_channel();
+        let sent = stream::unfold(sent, |mut sent| async { Some((sent.recv().await?, sent)) });
+        let mut answers = match client.reserve_stream(sent).await {
+            Ok(answers) => answers.into_inner(),
+            Err(status) => {
+                tally.failures.push(format!("not opened: {status:?}"));
+                return tally;
+            }
+        };
+        for asked in &unanswered {
+            requests.send(asked.clone()).unwrap();
+        }
+        let mut requests = Some(requests);
+        let ended = loop {
+            while let Some(open) = &requests
+                && unanswered.len() < WINDOW
+                && !stop.is_cancelled()
+            {
+                let number = numbers.next().unwrap();
+                let asked = request(org, &number.to_string(), number);
+                // A stream that has ended takes no more: what is in `unanswered` is for the next one.
+                let _ = open.send(asked.clone());
+                unanswered.push_back(asked);
+                tokio::time::sleep(pause() / 4).await;
+            }
+            if stop.is_cancelled() {
+                // The end of the requests.
+                requests = None;
+            }
+            match answers.message().await {
+                Ok(Some(answer)) => {
+                    let asked = unanswered.pop_front().expect("an answer to a request");
+                    match answer.answer.unwrap() {
+                        Answer::Reserved(reserved) => tally.answered(&asked, &reserved),
+                        Answer::Error(error) => tally.failures.push(format!("{error:?}")),
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(status) => break Err(status),
+            }
+        };
+        match ended {
+            Ok(()) if unanswered.is_empty() && stop.is_cancelled() => return tally,
+            Err(status)
+                if status.code() == Code::Unavailable
+                    && status.message().contains("was not counted") =>
+            {
+                tally.reopened += 1;
+            }
+            ended => {
+                tally.failures.push(format!("a stream ended: {ended:?}"));
+                return tally;
+            }
+        }
+    }
+}
