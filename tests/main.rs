@@ -22,6 +22,7 @@ mod reload;
 mod replicas;
 mod server;
 mod simulation;
+mod supply;
 mod support;
 mod tidy;
 mod topologies;
