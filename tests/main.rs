@@ -23,6 +23,7 @@ mod replicas;
 mod rollout;
 mod server;
 mod simulation;
+mod supply;
 mod support;
 mod tidy;
 mod topologies;
