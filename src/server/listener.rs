@@ -188,7 +188,12 @@ impl Serving {
             return self.speak(stream, peer, service, activity).await;
         };
         let accepting = TlsAcceptor::from(certificates.current()).accept(stream);
-        let stream = match timeout(self.bounds.handshake_time, accepting).await {
+        let accepted = tokio::select! {
+            accepted = timeout(self.bounds.handshake_time, accepting) => accepted,
+            () = activity.room_is_wanted() => return End::Closed(Closing::MadeRoom),
+            () = self.stop.cancelled() => return End::Closed(Closing::Stopping),
+        };
+        let stream = match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "no TLS");

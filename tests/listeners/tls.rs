@@ -52,7 +52,7 @@ async fn connect(
 }
 
 /// The answer to a GET over HTTPS.
-async fn https_get(tollgate: &Tollgate, authority: &Authority, path: &str) -> String {
+pub(super) async fn https_get(tollgate: &Tollgate, authority: &Authority, path: &str) -> String {
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(&read(&authority.file())).unwrap();
     roots.add(ca).unwrap();
