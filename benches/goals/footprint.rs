@@ -7,6 +7,7 @@ use tollgate::{grpc::proto::ReserveRequest, policy::Policy};
 
 use super::{
     Effort,
+    load::{self, Target},
     pour::pour,
     processes::{PolicyFile, Redis, Service},
     tell,
@@ -53,13 +54,15 @@ pub(crate) struct LargePolicy {
     pub(crate) organizations: u64,
     pub(crate) bytes_each: f64,
     pub(crate) parsed_in: Duration,
+    /// How much longer the longest call takes while it is read anew, in microseconds.
+    pub(crate) reload_delay: f64,
 }
 
 pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Footprint> {
     let mut footprint = Footprint::default();
     if effort.wants(POLICY) {
         tell(POLICY);
-        footprint.policy = Some(policy(effort.organizations).await?);
+        footprint.policy = Some(policy(effort.organizations, effort).await?);
     }
     if effort.wants(IDS) {
         tell(IDS);
@@ -114,7 +117,29 @@ async fn ids(count: u64) -> anyhow::Result<Ids> {
     })
 }
 
-async fn policy(organizations: u64) -> anyhow::Result<LargePolicy> {
+/// How much longer the longest of one caller's calls takes while the policy is read anew, in microseconds.
+async fn reload_delay(
+    service: &Service,
+    policy: &PolicyFile,
+    effort: &Effort,
+) -> anyhow::Result<f64> {
+    let target = Target {
+        service,
+        redis: None,
+    };
+    let one = format!("--org {} --callers 1 --connections 1", organization(0));
+    load::run(target, &one, effort.warm_up).await?;
+    let alone = load::run(target, &one, effort.load).await?.max;
+    let changing = async {
+        tokio::time::sleep(effort.load / 4).await;
+        policy.append("\n[orgs.another]\ntier = 3\ndata_sharing = \"all\"\n")
+    };
+    let (beside, changed) = tokio::join!(load::run(target, &one, effort.load), changing);
+    changed?;
+    Ok((beside?.max - alone).max(0.0))
+}
+
+async fn policy(organizations: u64, effort: &Effort) -> anyhow::Result<LargePolicy> {
     let large = PolicyFile::of((0..organizations).map(organization))?;
     let small = PolicyFile::of([organization(0)])?;
     let with_large = Service::tollgate("memory:", Some(&large)).await?;
@@ -130,8 +155,10 @@ async fn policy(organizations: u64) -> anyhow::Result<LargePolicy> {
     let parsed = Policy::parse("policy.toml", &text).context("the large policy")?;
     let parsed_in = started.elapsed();
     anyhow::ensure!(parsed.orgs().len() as u64 == organizations);
+    let reload_delay = reload_delay(&with_large, &large, effort).await?;
     Ok(LargePolicy {
         organizations,
+        reload_delay,
         bytes_each: more.saturating_sub(less) as f64 / organizations as f64,
         parsed_in,
     })

@@ -29,6 +29,8 @@ pub(crate) struct Figures {
     pub(crate) rate: f64,
     pub(crate) p50: f64,
     pub(crate) p99: f64,
+    /// The longest.
+    pub(crate) max: f64,
     pub(crate) server_cpu: f64,
     pub(crate) redis_cpu: Option<f64>,
     /// Of all clients that ran at that time.
@@ -50,6 +52,7 @@ struct Printed {
 struct Latency {
     p50: u64,
     p99: u64,
+    max: u64,
 }
 
 /// Runs a load, given in the words of `tollgate bench`.
@@ -120,6 +123,7 @@ async fn run_by(
         rate: printed.requests_per_second,
         p50: printed.latency_us.p50 as f64,
         p99: printed.latency_us.p99 as f64,
+        max: printed.latency_us.max as f64,
         server_cpu: cpu("server").context("the server's CPU time")?,
         redis_cpu: cpu("redis"),
         client_cpu: client_cpu.as_secs_f64() * 1e6 / printed.requests as f64,

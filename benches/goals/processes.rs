@@ -184,6 +184,11 @@ impl PolicyFile {
         self.dir.path().join("policy.toml")
     }
 
+    /// Writes more to its end.
+    pub(crate) fn append(&self, text: &str) -> anyhow::Result<()> {
+        Ok(fs::write(self.path(), self.text()? + text)?)
+    }
+
     pub(crate) fn text(&self) -> anyhow::Result<String> {
         Ok(fs::read_to_string(self.path())?)
     }

@@ -98,7 +98,6 @@ pub(crate) fn goals(goals: &[Goal]) -> String {
         let state = match goal.state {
             State::Met => "met",
             State::Missed => "missed",
-            State::NotThereYet => "not there yet",
         };
         table.add_row([&goal.name, &goal.goal, &goal.figure, state]);
     }
