@@ -29,7 +29,7 @@ pub use self::{
     tls::{ClientCertificates, GRPC_TLS, HTTP_TLS, ListenerTls, TlsNames},
 };
 use self::{
-    counting::count_policies,
+    counting::{count_first_policy, count_policies},
     listener::{Listener, Speaks},
     opening::{open_listener, open_policy, open_store},
     readiness::{LIVENESS, READINESS, follow_store, report},
@@ -297,6 +297,7 @@ impl Parts {
         if let Some((path, in_force)) = self.callers.clone().zip(self.admission.in_force()) {
             followers.spawn(admission::follow(path, in_force, nudge.clone()));
         }
+        count_first_policy(&self.ledger, &policy.status().borrow(), &self.metrics);
         let counting = count_policies(self.ledger.clone(), policy.status(), self.metrics.clone());
         followers.spawn(counting);
         let ledger = self.ledger.clone();

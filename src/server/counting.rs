@@ -4,32 +4,31 @@ use tokio::sync::watch;
 
 use crate::{ledger::Ledger, metrics::Metrics, policy::PolicyStatus};
 
-/// Tells the metrics of the policy in force, and of each that is taken or refused from now on.
+/// Tells the metrics of the policy in force.
+pub(super) fn count_first_policy(ledger: &Ledger, status: &PolicyStatus, metrics: &Metrics) {
+    let policy = ledger.policy();
+    let (name, version) = (&policy.program().name, status.version.to_string());
+    metrics.policy_loaded(name, &version, policy.orgs().len(), status.taken_at);
+}
+
+/// Tells the metrics of each policy that is taken or refused from now on.
 pub(super) async fn count_policies(
     ledger: Ledger,
     mut status: watch::Receiver<PolicyStatus>,
     metrics: Metrics,
 ) {
     let (mut applied, mut refused) = (0, 0);
-    loop {
+    while status.changed().await.is_ok() {
         let now = status.borrow_and_update().clone();
         let policy = ledger.policy();
         let (name, version) = (&policy.program().name, now.version.to_string());
-        let organizations = policy.orgs().len();
-        if now.applied == applied {
-            metrics.policy_loaded(name, &version, organizations, now.taken_at);
-        }
         // One look may find that several were taken since the last.
         for _ in applied..now.applied {
-            metrics.policy_applied(name, &version, organizations, now.taken_at);
+            metrics.policy_applied(name, &version, policy.orgs().len(), now.taken_at);
         }
         for _ in refused..now.refused {
             metrics.policy_refused();
         }
         (applied, refused) = (now.applied, now.refused);
-        drop(policy);
-        if status.changed().await.is_err() {
-            return;
-        }
     }
 }
