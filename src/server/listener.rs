@@ -74,18 +74,41 @@ static TROUBLE: Throttle = Throttle::new();
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// What a port can serve: tonic's services, and axum's.
+pub(super) trait Serves:
+    tower_service::Service<
+        Request<Incoming>,
+        Response = Response<Self::Answer>,
+        Error: Into<Failure>,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
+{
+    /// The body of an answer.
+    type Answer: Body<Data: Send, Error: Into<Failure>> + Send + 'static;
+}
+
+impl<S, B> Serves for S
+where
+    S: tower_service::Service<
+            Request<Incoming>,
+            Response = Response<B>,
+            Error: Into<Failure>,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + Sync
+        + 'static,
+    B: Body<Data: Send, Error: Into<Failure>> + Send + 'static,
+{
+    type Answer = B;
+}
+
 impl Listener {
     /// Takes connections until `stop`, and serves them to their end.
-    pub(super) async fn serve<S, B>(self, service: S, stop: CancellationToken)
-    where
-        S: tower_service::Service<Request<Incoming>, Response = Response<B>>,
-        S: Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<Failure>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<Failure>,
-    {
+    pub(super) async fn serve(self, service: impl Serves, stop: CancellationToken) {
         let Self { tcp, .. } = &self;
         let port = Arc::new(Serving {
             port: self.port,
@@ -163,22 +186,13 @@ struct Serving {
 }
 
 impl Serving {
-    async fn serve<S, B>(
+    async fn serve(
         &self,
         stream: TcpStream,
         from: SocketAddr,
-        service: S,
+        service: impl Serves,
         activity: Arc<Activity>,
-    ) -> End
-    where
-        S: tower_service::Service<Request<Incoming>, Response = Response<B>>,
-        S: Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<Failure>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<Failure>,
-    {
+    ) -> End {
         if stream.set_nodelay(true).is_err() {
             return End::Closed(Closing::Error);
         }
@@ -216,17 +230,16 @@ impl Serving {
         }
     }
 
-    async fn speak<IO, S, B>(&self, io: IO, peer: Peer, service: S, activity: Arc<Activity>) -> End
+    async fn speak<IO>(
+        &self,
+        io: IO,
+        peer: Peer,
+        service: impl Serves,
+        activity: Arc<Activity>,
+    ) -> End
     where
         IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
         TokioIo<IO>: Read + Write,
-        S: tower_service::Service<Request<Incoming>, Response = Response<B>>,
-        S: Clone + Send + Sync + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<Failure>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<Failure>,
     {
         let (io, bounds) = (TokioIo::new(io), &self.bounds);
         let service = Counted {
