@@ -15,15 +15,24 @@ pub mod tollgate;
 pub mod tools;
 pub mod world;
 
-use std::net::TcpListener;
+use std::{
+    net::TcpListener,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
-/// A port that was free a moment ago.
+/// A port that is free, and that nobody else in this process is given. It is below those that the system gives
+/// to outgoing connections, of which floods have thousands: these could take it before its server does.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    // Another run of the tests, beside this one, begins elsewhere.
+    let first = std::process::id().wrapping_mul(7_919);
+    loop {
+        let next = first.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(10_000 + next % 20_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Whether the long form of the tests is wanted: more rounds, and faults that take longer.
