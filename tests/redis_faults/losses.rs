@@ -307,7 +307,12 @@ async fn with_wait_replicas_nothing_is_answered_that_too_few_replicas_have() {
     let client = tollgate.client();
     unavailable(&client, 10, "id").await;
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
-    assert!(not_ready_body(&tollgate).contains("too few replicas follow it"));
+    let patience = Instant::now() + Duration::from_secs(20);
+    // At first nothing is known yet.
+    while !not_ready_body(&tollgate).contains("too few replicas follow it") {
+        assert!(Instant::now() < patience, "{}", not_ready_body(&tollgate));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let port = redis.port.to_string();
     let replica = RedisServer::start_on(
         free_port(),
