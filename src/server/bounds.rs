@@ -37,7 +37,7 @@ impl Default for Bounds {
             connections: 8_000,
             handshake_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(15 * 60),
-            connection_age: Duration::from_secs(60 * 60),
+            connection_age: Duration::from_secs(24 * 60 * 60),
             waiting_decisions: Ledger::MOST_WAITING,
         }
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tollgate::grpc::proto::quota_service_client::QuotaServiceClient;
-use tonic::{Code, Request, metadata::MetadataValue, transport::Endpoint};
+use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Endpoint};
 
 use super::{PATIENCE, ended, start, until};
 use crate::{
@@ -76,24 +76,36 @@ async fn an_idle_connection_is_closed_and_its_callers_next_call_succeeds() {
     assert_eq!(large(&client).await.used, 3);
 }
 
+/// What tonic's client says of a call that it had not sent yet when its connection ended. gRPC's own clients make
+/// such a call again by themselves.
+fn was_not_sent(status: &Status) -> bool {
+    status.code() == Code::Cancelled && format!("{status:?}").contains("connection closed")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_old_connection_takes_no_new_calls_and_none_fails() {
+async fn an_old_connection_takes_no_new_calls_and_answers_those_that_were_sent() {
     let tollgate = start("[bounds]\nconnection_age = \"1s\"\n");
     let client = tollgate.client();
-    let mut calls = 0;
+    let (mut answered, mut unsent) = (0, 0);
     while ended(&tollgate, "Age") < 3 {
         let callers = (0..8).map(|_| {
-            let client = client.clone();
-            tokio::spawn(async move { reserve(&client, 1, "").await })
+            let mut client = client.clone();
+            tokio::spawn(async move { client.reserve(ask(1, "")).await })
         });
         let callers: Vec<_> = callers.collect();
         for caller in callers {
-            caller.await.unwrap();
-            calls += 1;
+            match caller.await.unwrap() {
+                Ok(_) => answered += 1,
+                Err(status) => {
+                    assert!(was_not_sent(&status), "{status:?}");
+                    unsent += 1;
+                }
+            }
         }
-        assert!(calls < 900_000, "no connection grows old");
+        assert!(answered < 900_000, "no connection grows old");
     }
-    assert_eq!(large(&client).await.free_requests, calls);
+    assert!(unsent < answered / 10, "{unsent} beside {answered}");
+    assert_eq!(large(&client).await.free_requests, answered);
 }
 
 #[tokio::test]
