@@ -199,7 +199,7 @@ impl Server {
         services.add_service(health);
         let services = services.routes().prepare();
         let router = parts.router(is_ready, policy.status());
-        // As long as calls are answered, which is longer than readiness follows.
+        // As long as calls are answered, which is longer than readiness follows. Begun before the first call.
         let followers = parts.follow(policy, [&grpc, &http], nudge);
         let following = follow_store(parts.ledger.store_state(), reporter.clone(), ready.clone());
         let following = tokio::spawn(following);
@@ -286,8 +286,7 @@ impl Parts {
     /// Follows the store and the files, until what this gives is dropped.
     fn follow(&self, policy: PolicySource, listeners: [&Listener; 2], nudge: Nudge) -> JoinSet<()> {
         let mut followers = JoinSet::new();
-        let ledger = self.ledger.clone();
-        followers.spawn(async move { ledger.watch_store().await });
+        followers.spawn(self.ledger.watch_store());
         for certificates in listeners
             .into_iter()
             .filter_map(|it| it.certificates.clone())

@@ -172,13 +172,19 @@ impl Ledger {
         self.inner.outage.state()
     }
 
-    /// Asks the store again and again whether it would decide. Has no end. Whoever drops it lets every
-    /// call through from then on.
-    pub async fn watch_store(&self) {
+    /// Asks the store again and again whether it would decide. Has no end. Calls wait for its first answer
+    /// from the moment on that this is called, not only when it is first polled: what the store can't be
+    /// trusted with shall not be counted before that is known. Whoever drops it lets every call through.
+    pub fn watch_store(&self) -> impl Future<Output = ()> + Send + use<> {
+        let watching = Watching::new(self.clone());
+        async move {
+            let Watching(ledger) = &watching;
+            ledger.watch().await;
+        }
+    }
+
+    async fn watch(&self) {
         let outage = &self.inner.outage;
-        let _until_dropped = Watching(outage);
-        // What it can't be trusted with shall not be counted before that is known.
-        outage.open.store(false, Ordering::Release);
         loop {
             let trusted = outage.is_trusted();
             let mut probed = self.probe_or_tell().await;
@@ -198,9 +204,7 @@ impl Ledger {
             }
         }
     }
-}
 
-impl Ledger {
     /// Asks the store. One that takes longer than any answer may is known to be down meanwhile: a disk or
     /// a network can hang without an error.
     async fn probe_or_tell(&self) -> Result<(), StoreError> {
@@ -217,10 +221,18 @@ impl Ledger {
 }
 
 /// While someone watches.
-struct Watching<'o>(&'o Outage);
+struct Watching(Ledger);
 
-impl Drop for Watching<'_> {
+impl Watching {
+    fn new(ledger: Ledger) -> Self {
+        ledger.inner.outage.open.store(false, Ordering::Release);
+        Self(ledger)
+    }
+}
+
+impl Drop for Watching {
     fn drop(&mut self) {
-        self.0.open.store(true, Ordering::Release);
+        let Self(ledger) = self;
+        ledger.inner.outage.open.store(true, Ordering::Release);
     }
 }
