@@ -9,6 +9,7 @@ mod crowd;
 mod linger;
 mod listener;
 mod opening;
+mod paced;
 mod readiness;
 mod tls;
 

@@ -1,6 +1,9 @@
 //! One organization's single caller, alone and beside a hostile one (tests/support/floods.rs).
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 use tokio::{process::Command, time::sleep};
@@ -13,18 +16,27 @@ use super::{
 };
 
 #[allow(dead_code, unreachable_pub, clippy::unwrap_used, missing_docs)]
+#[path = "../../tests/support/certificates.rs"]
+pub(crate) mod certificates;
+#[allow(dead_code, unreachable_pub, clippy::unwrap_used, missing_docs)]
 #[path = "../../tests/support/floods.rs"]
 mod kinds;
+
+use self::certificates::Authority;
 
 pub(crate) const NAME: &str = "floods";
 
 /// What a hostile caller does.
-pub(crate) const KINDS: [&str; 4] = [
+pub(crate) const KINDS: [&str; 5] = [
     "calls that are reset at once",
     "headers without an end",
     "10,000 idle connections",
     "5,000 held streams",
+    "10,000 handshakes of TLS that stand still",
 ];
+
+/// The head of a record of TLS, whose rest never comes.
+const HALF_A_HANDSHAKE: [u8; 6] = [0x16, 3, 1, 2, 0, 1];
 
 const QUIET: &str = "--org quiet --callers 1 --connections 1";
 
@@ -45,11 +57,15 @@ pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Vec<Beside>> {
         return Ok(measured);
     }
     let policy = PolicyFile::of(["quiet".to_owned()])?;
+    let authority = Authority::new();
     for number in 1..=effort.rounds {
         tell(&format!("round {number} of {}: {NAME}", effort.rounds));
         for kind in KINDS {
             // One of its own: what a flood leaves is the next one's no more.
-            let service = Service::tollgate("memory:", Some(&policy)).await?;
+            let service = match kind.contains("TLS") {
+                false => Service::tollgate("memory:", Some(&policy)).await?,
+                true => Service::encrypted(authority.encryption("127.0.0.1"), &policy).await?,
+            };
             let target = Target {
                 service: &service,
                 redis: None,
@@ -94,20 +110,25 @@ pub(crate) async fn pour(kind: &str, addr: &str, lasts: Duration) -> anyhow::Res
             let flood = move || kinds::continuation_flood(&addr, lasts);
             tokio::task::spawn_blocking(flood).await?;
         }
-        Some(2) => {
-            let begun = std::time::Instant::now();
-            let addr = addr.to_owned();
-            let flood = move || kinds::silent_connections(&addr, 10_000, kinds::BEGINNING);
-            let held = tokio::task::spawn_blocking(flood).await?;
-            sleep(lasts.saturating_sub(begun.elapsed())).await;
-            drop(held);
-        }
+        Some(2) => silent(addr, kinds::BEGINNING, lasts).await?,
         Some(3) => {
             let held = kinds::held_streams(addr, 5, 1_000).await;
             sleep(lasts).await;
             drop(held);
         }
+        Some(4) => silent(addr, &HALF_A_HANDSHAKE, lasts).await?,
         _ => anyhow::bail!("{kind:?} is no flood"),
     }
+    Ok(())
+}
+
+/// Connections that say this, and then nothing until all of them end.
+async fn silent(addr: &str, beginning: &'static [u8], lasts: Duration) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let addr = addr.to_owned();
+    let flood = move || kinds::silent_connections(&addr, 10_000, beginning);
+    let held = tokio::task::spawn_blocking(flood).await?;
+    sleep(lasts.saturating_sub(begun.elapsed())).await;
+    drop(held);
     Ok(())
 }

@@ -91,8 +91,15 @@ async fn run_by(
     words: &str,
     duration: Duration,
 ) -> anyhow::Result<Figures> {
+    let Service { addr, ca_file, .. } = target.service;
+    match ca_file {
+        None => command.args(["bench", "--json", "--addr", addr]),
+        Some(ca) => {
+            let addr = format!("https://{addr}");
+            command.args(["bench", "--json", "--addr", &addr, "--ca-file", ca])
+        }
+    };
     command
-        .args(["bench", "--json", "--addr", &target.service.addr])
         .args(["--duration", &format!("{}ms", duration.as_millis())])
         .args(["--pid", &format!("server={}", target.service.pid())])
         .args(words.split_whitespace());

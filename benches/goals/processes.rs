@@ -21,6 +21,8 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
+use super::floods::certificates::Encryption;
+
 /// How long a process has to start.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -38,6 +40,8 @@ pub(crate) struct Service {
     process: Process,
     /// `127.0.0.1:port`
     pub(crate) addr: String,
+    /// Over TLS: the file of the authority that signed its certificate.
+    pub(crate) ca_file: Option<String>,
 }
 
 /// A redis-server that keeps nothing on disk.
@@ -90,7 +94,35 @@ impl Service {
         let mut process = Process::start(&mut command)?;
         let serving = async || is_serving(&addr).await.unwrap_or(false);
         process.wait_until(serving).await?;
-        Ok(Self { process, addr })
+        Ok(Self {
+            process,
+            addr,
+            ca_file: None,
+        })
+    }
+
+    /// The same over TLS and in memory, where the first calls may wait for the store.
+    pub(crate) async fn encrypted(tls: Encryption, policy: &PolicyFile) -> anyhow::Result<Self> {
+        let addr = format!("127.0.0.1:{}", free_port()?);
+        let config = policy.beside("tollgate.toml");
+        let Encryption { ca, cert, key } = tls;
+        let settings = format!("[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n");
+        fs::write(&config, settings)?;
+        let mut command = program();
+        command
+            .args(["serve", "--listen", &addr, "--http-listen", "127.0.0.1:0"])
+            .args(["--log", "error", "--store", "memory:", "--policy"])
+            .arg(policy.path())
+            .arg("--config")
+            .arg(config);
+        let mut process = Process::start(&mut command)?;
+        let listening = async || TcpStream::connect(&addr).await.is_ok();
+        process.wait_until(listening).await?;
+        Ok(Self {
+            process,
+            addr,
+            ca_file: Some(ca),
+        })
     }
 
     /// Starts this program as the floor.
@@ -101,7 +133,11 @@ impl Service {
         let mut process = Process::start(&mut command)?;
         let listening = async || TcpStream::connect(&addr).await.is_ok();
         process.wait_until(listening).await?;
-        Ok(Self { process, addr })
+        Ok(Self {
+            process,
+            addr,
+            ca_file: None,
+        })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -181,7 +217,11 @@ impl PolicyFile {
     }
 
     fn path(&self) -> PathBuf {
-        self.dir.path().join("policy.toml")
+        self.beside("policy.toml")
+    }
+
+    fn beside(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     /// Writes more to its end.

@@ -7,6 +7,7 @@ pub mod access;
 pub mod codec;
 mod convert;
 pub mod deadline;
+pub mod heard;
 mod observed;
 mod page_token;
 pub mod quota;

@@ -7,7 +7,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Instant,
 };
 
@@ -18,6 +18,7 @@ use tonic::{
     server::NamedService,
 };
 
+use super::heard::Heard;
 use crate::{
     domain::{PoolName, Verdict},
     metrics::{Code, Denied, Metrics, OpenStream, Rpc, verdict_names},
@@ -49,6 +50,8 @@ struct Call {
     /// None where the service has no such method.
     rpc: Option<Rpc>,
     began: Instant,
+    /// None where nobody listened.
+    heard: Option<Heard>,
     metrics: Metrics,
     span: Option<Span>,
     ended: bool,
@@ -92,6 +95,7 @@ where
         let call = Call {
             rpc,
             began,
+            heard: request.extensions().get().cloned(),
             metrics: self.metrics.clone(),
             span,
             ended: false,
@@ -115,12 +119,23 @@ where
         let current = call.span.as_ref().map(Span::enter);
         let polled = Pin::new(inner).poll(cx);
         drop(current);
-        if let Poll::Ready(Ok(response)) = &polled {
-            // An error has its status in the head. What is good has it behind its message.
-            let failed = Status::from_header_map(response.headers());
-            call.end(failed.map_or(tonic::Code::Ok, |status| status.code()));
+        let Ok(mut response) = ready!(polled);
+        // An error has its status in the head. What is good has it behind its message.
+        let failed = Status::from_header_map(response.headers());
+        let mut code = failed.map_or(tonic::Code::Ok, |status| status.code());
+        match &call.heard {
+            Some(heard) if code != tonic::Code::Ok && heard.hung_up() => {
+                code = tonic::Code::Cancelled;
+            }
+            Some(heard) if code == tonic::Code::Internal && !heard.spoke() => {
+                let missing = Status::invalid_argument("the call has no message");
+                code = missing.code();
+                response = missing.into_http();
+            }
+            _ => {}
         }
-        polled
+        call.end(code);
+        Poll::Ready(Ok(response))
     }
 }
 

@@ -175,6 +175,8 @@ label! {
         Age = "age",
         /// Another one needed its place, and it had no call open.
         MadeRoom = "made_room",
+        /// Its caller cancelled more calls than it may.
+        Cancelling = "cancelling",
         /// The service stops.
         Stopping = "stopping",
     }

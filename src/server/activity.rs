@@ -15,7 +15,10 @@ use hyper::{Request, Response, body::Incoming, service::Service};
 use pin_project_lite::pin_project;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::callers::Peer;
+use crate::{
+    callers::Peer,
+    grpc::heard::{Heard, HeardBody},
+};
 
 /// One connection's.
 pub(super) struct Activity {
@@ -25,9 +28,12 @@ pub(super) struct Activity {
     idle_since: AtomicU64,
     /// Whether the caller has said as much as a connection begins with.
     has_spoken: AtomicBool,
+    /// How many calls ended before their answers did.
+    cancelled: AtomicU64,
     /// Whether it was asked to close.
     is_to_close: AtomicBool,
     makes_room: Notify,
+    cancels_too_much: Notify,
 }
 
 impl Activity {
@@ -37,8 +43,10 @@ impl Activity {
             open: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
             has_spoken: AtomicBool::new(false),
+            cancelled: AtomicU64::new(0),
             is_to_close: AtomicBool::new(false),
             makes_room: Notify::new(),
+            cancels_too_much: Notify::new(),
         }
     }
 
@@ -75,21 +83,49 @@ impl Activity {
     pub(super) async fn room_is_wanted(&self) {
         self.makes_room.notified().await;
     }
+
+    /// How many calls ended before their answers did: mostly since their caller wanted none any more.
+    pub(super) fn cancelled(&self) -> u64 {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Asks the connection to close, since these are too many.
+    pub(super) fn cancels_too_much(&self) {
+        self.cancels_too_much.notify_one();
+    }
+
+    /// Waits for that.
+    pub(super) async fn too_much_is_cancelled(&self) {
+        self.cancels_too_much.notified().await;
+    }
 }
 
 /// A call that is open, until it is dropped.
-struct Open(Arc<Activity>);
+pub(super) struct Open {
+    activity: Arc<Activity>,
+    /// Whether all of its answer was given.
+    pub(super) is_answered: bool,
+}
 
 impl Open {
-    fn of(activity: &Arc<Activity>) -> Self {
+    pub(super) fn of(activity: &Arc<Activity>) -> Self {
         activity.open.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(activity))
+        Self {
+            activity: Arc::clone(activity),
+            is_answered: false,
+        }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let Self(activity) = self;
+        let Self {
+            activity,
+            is_answered,
+        } = self;
+        if !*is_answered {
+            activity.cancelled.fetch_add(1, Ordering::Relaxed);
+        }
         if activity.open.fetch_sub(1, Ordering::Relaxed) == 1 {
             let since = activity.begun.elapsed().as_millis();
             let since = u64::try_from(since).unwrap_or(u64::MAX);
@@ -108,7 +144,8 @@ pub(super) struct Counted<S> {
 
 impl<S, B> Service<Request<Incoming>> for Counted<S>
 where
-    S: tower_service::Service<Request<Incoming>, Response = Response<B>> + Clone,
+    S: tower_service::Service<Request<HeardBody<Incoming>>, Response = Response<B>> + Clone,
+    B: Body,
 {
     type Response = Response<CountedBody<B>>;
     type Error = S::Error;
@@ -116,10 +153,18 @@ where
 
     /// The services are always ready: what has to wait, waits within a call.
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(Arc::clone(&self.peer));
+        let heard = Heard::default();
+        let extensions = request.extensions_mut();
+        extensions.insert(Arc::clone(&self.peer));
+        extensions.insert(heard.clone());
         let open = Some(Open::of(&self.activity));
+        let request = request.map(|body| heard.body(body));
         let answer = self.service.clone().call(request);
-        Answering { answer, open }
+        Answering {
+            answer,
+            open,
+            heard,
+        }
     }
 }
 
@@ -129,20 +174,25 @@ pin_project! {
         #[pin]
         answer: F,
         open: Option<Open>,
+        heard: Heard,
     }
 }
 
 impl<F, B, E> Future for Answering<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
 {
     type Output = Result<Response<CountedBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let answer = ready!(this.answer.poll(cx))?;
-        let open = this.open.take();
-        Poll::Ready(Ok(answer.map(|body| CountedBody { body, _open: open })))
+        let mut open = this.open.take();
+        if let Some(open) = &mut open {
+            open.is_answered = answer.body().is_end_stream() && !this.heard.hung_up();
+        }
+        Poll::Ready(Ok(answer.map(|body| CountedBody { body, open })))
     }
 }
 
@@ -151,7 +201,7 @@ pin_project! {
     pub(super) struct CountedBody<B> {
         #[pin]
         body: B,
-        _open: Option<Open>,
+        open: Option<Open>,
     }
 }
 
@@ -163,7 +213,17 @@ impl<B: Body> Body for CountedBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        self.project().body.poll_frame(cx)
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        let is_last = match &frame {
+            None => true,
+            Some(Ok(frame)) => frame.is_trailers() || this.body.is_end_stream(),
+            Some(Err(_)) => false,
+        };
+        if let Some(open) = this.open.as_mut().filter(|_| is_last) {
+            open.is_answered = true;
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -15,6 +15,9 @@ pub struct Bounds {
     pub header_list_bytes: u32,
     /// Calls that one gRPC connection may have open.
     pub streams_per_connection: u32,
+    /// Calls that one gRPC connection may cancel in a second before they are answered. Where it cancels more, it
+    /// is listened to more slowly.
+    pub cancelled_per_second: u32,
     /// Connections that one port may have open. Where there are more, the ones that have been idle longest make room.
     pub connections: usize,
     /// How long a connection may take to begin: with TLS, with HTTP/2, and with the first headers of HTTP/1.
@@ -34,6 +37,7 @@ impl Default for Bounds {
             message_bytes: 64 * 1024,
             header_list_bytes: 16 * 1024,
             streams_per_connection: 1024,
+            cancelled_per_second: 2_000,
             connections: 8_000,
             handshake_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(15 * 60),

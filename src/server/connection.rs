@@ -50,6 +50,7 @@ pub(super) async fn serve(
             }
             () = stop.cancelled() => break Closing::Stopping,
             () = activity.room_is_wanted() => break Closing::MadeRoom,
+            () = activity.too_much_is_cancelled() => break Closing::Cancelling,
             () = &mut ages => break Closing::Age,
             () = &mut begins_until, if begins => {
                 if !activity.has_spoken() {
@@ -69,7 +70,7 @@ pub(super) async fn serve(
     connection.as_mut().graceful_shutdown();
     let farewell = match end {
         Closing::MadeRoom => SHORT_FAREWELL,
-        Closing::Idle => FAREWELL,
+        Closing::Idle | Closing::Cancelling => FAREWELL,
         _ => {
             // A caller that does not answer any more is found out by HTTP/2's pings.
             let _ = connection.await;

@@ -9,11 +9,11 @@ use http_body::Body;
 use hyper::{
     Request, Response,
     body::Incoming,
-    rt::{Read, Write},
     server::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::{sleep, timeout},
@@ -27,10 +27,12 @@ use super::{
     connection::{self, End},
     crowd::Crowd,
     linger::Lingering,
+    paced::Paced,
     tls::Certificates,
 };
 use crate::{
     callers::{self, Peer},
+    grpc::heard::HeardBody,
     metrics::{Closing, Connections, Refusal},
     throttle::Throttle,
 };
@@ -77,7 +79,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// What a port can serve: tonic's services, and axum's.
 pub(super) trait Serves:
     tower_service::Service<
-        Request<Incoming>,
+        Request<HeardBody<Incoming>>,
         Response = Response<Self::Answer>,
         Error: Into<Failure>,
         Future: Send + 'static,
@@ -93,7 +95,7 @@ pub(super) trait Serves:
 impl<S, B> Serves for S
 where
     S: tower_service::Service<
-            Request<Incoming>,
+            Request<HeardBody<Incoming>>,
             Response = Response<B>,
             Error: Into<Failure>,
             Future: Send + 'static,
@@ -238,10 +240,9 @@ impl Serving {
         activity: Arc<Activity>,
     ) -> End
     where
-        IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-        TokioIo<IO>: Read + Write,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (io, bounds) = (TokioIo::new(io), &self.bounds);
+        let bounds = &self.bounds;
         let service = Counted {
             service,
             activity: Arc::clone(&activity),
@@ -249,7 +250,8 @@ impl Serving {
         };
         match self.speaks {
             Speaks::Http2 => {
-                let connection = http2_builder(bounds).serve_connection(io, service);
+                let io = Paced::new(io, bounds.cancelled_per_second, Arc::clone(&activity));
+                let connection = http2_builder(bounds).serve_connection(TokioIo::new(io), service);
                 connection::serve(connection, &activity, bounds, &self.stop).await
             }
             Speaks::Http1 => {
@@ -259,7 +261,7 @@ impl Serving {
                     .timer(TokioTimer::new())
                     .header_read_timeout(bounds.handshake_time)
                     .max_buf_size(HTTP1_BUFFER.max(bounds.header_list_bytes as usize))
-                    .serve_connection(io, service);
+                    .serve_connection(TokioIo::new(io), service);
                 connection::serve(connection, &activity, bounds, &self.stop).await
             }
         }

@@ -1,6 +1,7 @@
 //! docs/CONTRACT.md, "The program": what a listener lets callers do, and how it speaks TLS.
 
 mod bounds;
+mod cancelled;
 mod floods;
 mod tls;
 

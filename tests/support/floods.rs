@@ -15,7 +15,8 @@ pub const BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\
 const RESERVE: &str = "/tollgate.v1.QuotaService/Reserve";
 const STREAM: &str = "/tollgate.v1.QuotaService/ReserveStream";
 
-type Sender = SendRequest<prost::bytes::Bytes>;
+/// What calls are sent by.
+pub type Sender = SendRequest<prost::bytes::Bytes>;
 
 /// A connection without a client library's manners.
 pub async fn raw_http2(addr: &str) -> Result<Sender, h2::Error> {

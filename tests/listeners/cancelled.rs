@@ -1,0 +1,96 @@
+//! Who cancels calls by the thousand is listened to more slowly, and in the end asked to leave; nobody else is.
+
+use std::time::{Duration, Instant};
+
+use h2::Reason;
+use tonic::{Code, Status};
+
+use super::{PATIENCE, ended, start, until};
+use crate::{
+    server::http_get,
+    support::{
+        calls::{large, reserve},
+        floods::{Sender, head, rapid_reset, raw_http2},
+    },
+};
+
+const RESERVE: &str = "/tollgate.v1.QuotaService/Reserve";
+
+/// Begins so many calls over a connection, and cancels each at once.
+async fn cancel(mut sender: Sender, addr: &str, calls: usize) -> Sender {
+    for _ in 0..calls {
+        sender = sender.ready().await.unwrap();
+        let request = head(addr, RESERVE, None);
+        let (_, mut body) = sender.send_request(request, false).unwrap();
+        body.send_reset(Reason::CANCEL);
+    }
+    sender
+}
+
+/// Makes a call over it, which is answered, and tells how long that took.
+async fn answered(mut sender: Sender, addr: String) -> (Sender, Duration) {
+    let begun = Instant::now();
+    sender = sender.ready().await.unwrap();
+    let request = head(&addr, RESERVE, None);
+    let (answer, _) = sender.send_request(request, true).unwrap();
+    let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap();
+    // It has no message; what is asked here is only how soon that is told.
+    let status = Status::from_header_map(answer.unwrap().headers()).unwrap();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert_eq!(status.message(), "the call has no message");
+    (sender, begun.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cancels_more_than_it_may_waits_and_others_do_not() {
+    let tollgate = start("");
+    let sender = raw_http2(&tollgate.addr).await.unwrap();
+    let sender = cancel(sender, &tollgate.addr, 1_800).await;
+    let slow = tokio::spawn(answered(sender, tollgate.addr.clone()));
+    let client = tollgate.client();
+    let mut others = 0;
+    while !slow.is_finished() {
+        reserve(&client, 1, "").await;
+        others += 1;
+    }
+    // 1,600 more than it may at first, of which 2,000 come again in a second.
+    let (_, took) = slow.await.unwrap();
+    assert!(took > Duration::from_millis(300), "{took:?}");
+    assert!(others > 20, "{others}");
+    assert_eq!(large(&client).await.used, others);
+    assert_eq!(ended(&tollgate, "Cancelling"), 0);
+    // They are their caller's matter, and not the service's fault.
+    let counted = || {
+        let (_, metrics) = http_get(&tollgate.http_addr, "/metrics");
+        let line =
+            "tollgate_requests_total{rpc=\"Reserve\",code=\"CANCELLED\",verdict=\"\",reason=\"\"} ";
+        metrics
+            .lines()
+            .any(|it| it.strip_prefix(line) == Some("1800"))
+    };
+    until("not all are counted", counted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_on_and_on_is_asked_to_leave() {
+    let tollgate = start("[bounds]\ncancelled_per_second = 100\n");
+    rapid_reset(&tollgate.addr, Duration::from_secs(4)).await;
+    until("it is still there", || ended(&tollgate, "Cancelling") > 0).await;
+    let (_, metrics) = http_get(&tollgate.http_addr, "/metrics");
+    let line = "tollgate_connections_closed_total{port=\"grpc\",why=\"cancelling\"} ";
+    let closed = metrics.lines().find_map(|it| it.strip_prefix(line));
+    assert!(closed.unwrap().parse::<u64>().unwrap() > 0);
+    reserve(&tollgate.client(), 1, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cancels_all_that_it_has_open_goes_on_with_the_next_call() {
+    let tollgate = start("[bounds]\ncancelled_per_second = 100000\n");
+    let mut sender = raw_http2(&tollgate.addr).await.unwrap();
+    for _ in 0..3 {
+        sender = cancel(sender, &tollgate.addr, 1_000).await;
+        (sender, _) = answered(sender, tollgate.addr.clone()).await;
+    }
+    drop(sender);
+    assert_eq!(large(&tollgate.client()).await.used, 0);
+}
