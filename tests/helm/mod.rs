@@ -3,6 +3,8 @@
 
 mod chart;
 mod expected;
+mod notes;
+mod pod;
 mod refused;
 mod running;
 mod security;

@@ -3,6 +3,7 @@
 mod client;
 mod file;
 mod http;
+mod kinds;
 mod listener;
 mod matrix;
 mod presented;
