@@ -11,6 +11,7 @@ mod listener;
 mod opening;
 mod paced;
 mod readiness;
+mod resets;
 mod tls;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};

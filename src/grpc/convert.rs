@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{
     access::Granted,
@@ -306,6 +306,9 @@ fn invalid(invalid: InvalidField) -> Status {
     Status::invalid_argument(invalid.to_string())
 }
 
+/// What a caller is told of a defect of ours.
+const INTERNAL: &str = "an internal error; the service's log has the details";
+
 static STORE_FAILURES: Throttle = Throttle::new();
 static DEFECTS: Throttle = Throttle::new();
 static SHED_CALLS: Throttle = Throttle::new();
@@ -366,9 +369,18 @@ pub(super) fn status(error: LedgerError) -> Status {
                     "a call failed"
                 );
             }
-            Status::internal("an internal error; the service's log has the details")
+            Status::internal(INTERNAL)
         }
     }
+}
+
+/// What tonic says of a call that comes malformed, in our words: INTERNAL is a defect of ours, and nothing else.
+pub(super) fn not_internal(status: &Status) -> Option<Status> {
+    let is_foreign = status.code() == Code::Internal && status.message() != INTERNAL;
+    is_foreign.then(|| {
+        let why = status.message();
+        Status::invalid_argument(format!("the call is malformed: {why}"))
+    })
 }
 
 fn log_failure(said: &str) {

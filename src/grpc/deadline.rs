@@ -16,6 +16,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Status, body::Body, metadata::MetadataMap};
 use tower_service::Service;
 
+use super::heard::Heard;
+
 /// The most that is kept for the way back.
 const MOST_FOR_THE_WAY: Duration = Duration::from_millis(50);
 
@@ -59,6 +61,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let ends = Instant::now() + longest(request.headers(), self.default);
         Ending {
+            heard: request.extensions().get().cloned(),
             answer: self.services.call(request),
             ends,
             timer: None,
@@ -71,6 +74,7 @@ pin_project! {
     pub struct Ending<F> {
         #[pin]
         answer: F,
+        heard: Option<Heard>,
         ends: Instant,
         // Most calls need none: their answer is there at once.
         timer: Option<Pin<Box<Sleep>>>,
@@ -93,6 +97,9 @@ where
             .timer
             .get_or_insert_with(|| Box::pin(sleep_until(ends)));
         timer.as_mut().poll(cx).map(|()| {
+            if let Some(heard) = this.heard {
+                heard.is_late();
+            }
             let late = Status::deadline_exceeded(
                 "the call was not over at its deadline: its outcome is unknown, retry with the same request_id",
             );

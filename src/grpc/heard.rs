@@ -1,7 +1,7 @@
-//! What was heard of a caller: whether it said anything, and whether it hung up.
+//! What was heard of a call that ends early: whether its caller hung up, or it was late.
 //!
-//! tonic takes a request that its caller cut off for one that is over, and answers that its message is missing:
-//! INTERNAL, as if the service were to blame. Who counts calls must know better.
+//! tonic takes a request that its caller cut off for one that is over, and answers that its message is missing.
+//! And where a call is ended at its deadline, those who count it are within, and see only that it is dropped.
 
 use std::{
     pin::Pin,
@@ -14,15 +14,14 @@ use std::{
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use prost::bytes::Buf;
 
 /// Of one call. Whoever takes the call from its connection puts it into the request's extensions, and reads the
 /// body through [`Heard::body`].
 #[derive(Debug, Clone, Default)]
 pub struct Heard(Arc<AtomicU8>);
 
-const SPOKE: u8 = 1;
-const HUNG_UP: u8 = 2;
+const HUNG_UP: u8 = 1;
+const LATE: u8 = 2;
 
 impl Heard {
     /// The body, as it is heard from now on.
@@ -33,15 +32,26 @@ impl Heard {
         }
     }
 
-    /// Whether the caller said anything at all.
-    pub(super) fn spoke(&self) -> bool {
-        self.0.load(Ordering::Relaxed) & SPOKE != 0
+    /// Whether the caller cancelled the call before it had said everything.
+    pub(super) fn hung_up(&self) -> bool {
+        self.is(HUNG_UP)
     }
 
-    /// Whether the caller cancelled the call before it had said everything.
-    #[must_use]
-    pub fn hung_up(&self) -> bool {
-        self.0.load(Ordering::Relaxed) & HUNG_UP != 0
+    /// Whether the call was ended at its deadline.
+    pub(super) fn was_late(&self) -> bool {
+        self.is(LATE)
+    }
+
+    pub(super) fn is_late(&self) {
+        self.mark(LATE);
+    }
+
+    fn is(&self, mark: u8) -> bool {
+        self.0.load(Ordering::Relaxed) & mark != 0
+    }
+
+    fn mark(&self, mark: u8) {
+        self.0.fetch_or(mark, Ordering::Relaxed);
     }
 }
 
@@ -63,17 +73,13 @@ impl<B: Body> Body for HeardBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let this = self.project();
-        let frame = ready!(this.body.poll_frame(cx));
-        let Heard(heard) = this.heard;
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
         match &frame {
-            Some(Ok(frame)) if frame.data_ref().is_some_and(Buf::has_remaining) => {
-                heard.fetch_or(SPOKE, Ordering::Relaxed);
-            }
-            Some(Err(_)) => {
-                heard.fetch_or(HUNG_UP, Ordering::Relaxed);
-            }
-            _ => {}
+            Some(Ok(_)) => {}
+            // A call that is cancelled without an error looks as if it were over.
+            None if this.body.is_end_stream() => {}
+            None | Some(Err(_)) => this.heard.mark(HUNG_UP),
         }
         Poll::Ready(frame)
     }

@@ -11,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tonic::{
     Status,
     body::Body,
@@ -18,7 +19,7 @@ use tonic::{
     server::NamedService,
 };
 
-use super::heard::Heard;
+use super::{convert, heard::Heard};
 use crate::{
     domain::{PoolName, Verdict},
     metrics::{Code, Denied, Metrics, OpenStream, Rpc, verdict_names},
@@ -34,6 +35,7 @@ pub struct Observed<S> {
     inner: S,
     metrics: Metrics,
     traces: Option<Traces>,
+    open_calls: TaskTracker,
 }
 
 /// A call of it.
@@ -55,14 +57,22 @@ struct Call {
     metrics: Metrics,
     span: Option<Span>,
     ended: bool,
+    /// Until it is answered, or its answers have begun.
+    _open: TaskTrackerToken,
 }
 
 impl<S> Observed<S> {
-    pub(super) fn new(inner: S, metrics: Metrics, traces: Option<Traces>) -> Self {
+    pub(super) fn new(
+        inner: S,
+        metrics: Metrics,
+        traces: Option<Traces>,
+        open_calls: TaskTracker,
+    ) -> Self {
         Self {
             inner,
             metrics,
             traces,
+            open_calls,
         }
     }
 }
@@ -99,6 +109,7 @@ where
             metrics: self.metrics.clone(),
             span,
             ended: false,
+            _open: self.open_calls.token(),
         };
         // A method's first steps may be taken here already.
         let _current = call.span.as_ref().map(Span::enter);
@@ -122,17 +133,14 @@ where
         let Ok(mut response) = ready!(polled);
         // An error has its status in the head. What is good has it behind its message.
         let failed = Status::from_header_map(response.headers());
-        let mut code = failed.map_or(tonic::Code::Ok, |status| status.code());
-        match &call.heard {
-            Some(heard) if code != tonic::Code::Ok && heard.hung_up() => {
+        let mut code = failed.as_ref().map_or(tonic::Code::Ok, Status::code);
+        if let Some(failed) = &failed {
+            if call.heard.as_ref().is_some_and(Heard::hung_up) {
                 code = tonic::Code::Cancelled;
+            } else if let Some(other) = convert::not_internal(failed) {
+                code = other.code();
+                response = other.into_http();
             }
-            Some(heard) if code == tonic::Code::Internal && !heard.spoke() => {
-                let missing = Status::invalid_argument("the call has no message");
-                code = missing.code();
-                response = missing.into_http();
-            }
-            _ => {}
         }
         call.end(code);
         Poll::Ready(Ok(response))
@@ -169,7 +177,11 @@ impl Drop for Call {
     /// Without an answer: the caller hung up, or its deadline passed.
     fn drop(&mut self) {
         if !self.ended {
-            self.end(tonic::Code::Cancelled);
+            let late = self.heard.as_ref().is_some_and(Heard::was_late);
+            self.end(match late {
+                true => tonic::Code::DeadlineExceeded,
+                false => tonic::Code::Cancelled,
+            });
         }
     }
 }
@@ -221,6 +233,8 @@ pub(super) struct Tally {
     free: i64,
     billed: i64,
     failed: i64,
+    /// How the stream ended; CANCELLED unless that was told.
+    end: tonic::Code,
     _open: OpenStream,
 }
 
@@ -232,6 +246,7 @@ impl Tally {
             free: 0,
             billed: 0,
             failed: 0,
+            end: tonic::Code::Cancelled,
             _open: metrics.stream_opened(),
         }
     }
@@ -254,6 +269,11 @@ impl Tally {
         }
     }
 
+    /// The stream ended so.
+    pub(super) fn ended(&mut self, end: tonic::Code) {
+        self.end = end;
+    }
+
     /// So many requests, which came together, were answered together.
     pub(super) fn took(&self, since: Instant, requests: usize) {
         let requests = requests as u64;
@@ -268,7 +288,7 @@ impl Drop for Tally {
             span.set("tollgate.answers.free", self.free);
             span.set("tollgate.answers.billed", self.billed);
             span.set("tollgate.answers.failed", self.failed);
-            span.answered(0, false);
+            span.answered(self.end.into(), is_fault(self.end));
             span.end();
         }
     }

@@ -72,14 +72,15 @@ pub fn service(wiring: Wiring) -> Observed<Authorized<QuotaServiceServer<Quota>>
     let quota = Quota {
         ledger,
         call_timeout,
-        open_calls,
+        open_calls: open_calls.clone(),
         stopping,
         metrics: metrics.clone(),
         admission: admission.clone(),
     };
     let service = QuotaServiceServer::new(quota).max_decoding_message_size(message_bytes);
+    let authorized = Authorized::by_method(service, admission);
     // What is refused is counted too.
-    Observed::new(Authorized::by_method(service, admission), metrics, traces)
+    Observed::new(authorized, metrics, traces, open_calls)
 }
 
 impl Quota {
@@ -100,7 +101,6 @@ impl QuotaService for Quota {
         &self,
         request: Request<ReserveRequest>,
     ) -> Result<Response<ReserveResponse>, Status> {
-        let _open = self.open_calls.token();
         let ledger = self.in_time(request.metadata());
         let granted = self.granted(&request)?;
         let call = convert::reserve_call(request.into_inner(), &granted)?;
@@ -134,7 +134,6 @@ impl QuotaService for Quota {
         &self,
         request: Request<SettleRequest>,
     ) -> Result<Response<SettleResponse>, Status> {
-        let _open = self.open_calls.token();
         let ledger = self.in_time(request.metadata());
         let granted = self.granted(&request)?;
         let (org, request_id, tokens) = convert::settle_call(request.into_inner(), &granted)?;
@@ -150,7 +149,6 @@ impl QuotaService for Quota {
         &self,
         request: Request<ReleaseRequest>,
     ) -> Result<Response<ReleaseResponse>, Status> {
-        let _open = self.open_calls.token();
         let ledger = self.in_time(request.metadata());
         let granted = self.granted(&request)?;
         let (org, request_id) = convert::release_call(request.into_inner(), &granted)?;
@@ -165,7 +163,6 @@ impl QuotaService for Quota {
         &self,
         request: Request<GetQuotaRequest>,
     ) -> Result<Response<GetQuotaResponse>, Status> {
-        let _open = self.open_calls.token();
         let ledger = self.in_time(request.metadata());
         let granted = self.granted(&request)?;
         let org = convert::org(request.into_inner().org, &granted)?;
@@ -177,7 +174,6 @@ impl QuotaService for Quota {
         &self,
         request: Request<ListUsageRequest>,
     ) -> Result<Response<ListUsageResponse>, Status> {
-        let _open = self.open_calls.token();
         let ledger = self.in_time(request.metadata());
         let granted = self.granted(&request)?;
         let (org, page) = convert::usage_page(request.into_inner(), &granted)?;

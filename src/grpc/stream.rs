@@ -58,14 +58,13 @@ where
             let mut call = call?;
             let Round { calls, end } = call.read().await;
             let answers = call.decide(calls).await.into_iter().map(Ok);
-            if let Some(Err(status)) = &end
-                && is_of_a_message(status)
-            {
-                call.tally.answered(Err(status.code()));
-            }
             let (call, failed) = match end {
                 None => (Some(call), None),
-                Some(end) => (None, end.err()),
+                Some(end) => {
+                    call.tally
+                        .ended(end.as_ref().err().map_or(Code::Ok, Status::code));
+                    (None, end.err())
+                }
             };
             Some((stream::iter(answers.chain(failed.map(Err))), call))
         });
@@ -95,10 +94,12 @@ where
                     };
                 }
                 Some(Err(status)) => {
-                    return Round {
-                        calls,
-                        end: Some(Err(status)),
-                    };
+                    let status = convert::not_internal(&status).unwrap_or(status);
+                    if is_of_a_message(&status) {
+                        self.tally.answered(Err(status.code()));
+                    }
+                    let end = Some(Err(status));
+                    return Round { calls, end };
                 }
                 Some(Ok(request)) => calls.push(convert::reserve_call(request, &self.granted)),
             }

@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     callers::Admission,
@@ -89,7 +89,10 @@ async fn scrape(
         store_calls,
         waiting,
     };
-    // It reads files of the kernel, some of which grow with the connections.
+    // It reads files of the kernel, some of which grow with the connections, on threads that the store needs, too:
+    // one at a time, however many ask.
+    static ONE: Semaphore = Semaphore::const_new(1);
+    let _one = ONE.acquire().await;
     match tokio::task::spawn_blocking(move || metrics.text(readings)).await {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),

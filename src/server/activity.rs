@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
@@ -18,6 +18,7 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{
     callers::Peer,
     grpc::heard::{Heard, HeardBody},
+    metrics::Closing,
 };
 
 /// One connection's.
@@ -28,12 +29,13 @@ pub(super) struct Activity {
     idle_since: AtomicU64,
     /// Whether the caller has said as much as a connection begins with.
     has_spoken: AtomicBool,
-    /// How many calls ended before their answers did.
-    cancelled: AtomicU64,
-    /// Whether it was asked to close.
-    is_to_close: AtomicBool,
-    makes_room: Notify,
-    cancels_too_much: Notify,
+    /// Whether it had a call.
+    has_called: AtomicBool,
+    /// How many times its task ran.
+    turns: AtomicU64,
+    /// Why it was asked to leave, by the first who did.
+    leaves: OnceLock<Closing>,
+    is_asked: Notify,
 }
 
 impl Activity {
@@ -43,20 +45,17 @@ impl Activity {
             open: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
             has_spoken: AtomicBool::new(false),
-            cancelled: AtomicU64::new(0),
-            is_to_close: AtomicBool::new(false),
-            makes_room: Notify::new(),
-            cancels_too_much: Notify::new(),
+            has_called: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
+            leaves: OnceLock::new(),
+            is_asked: Notify::new(),
         }
     }
 
-    /// Since when no call is open; none while one is, or where it was asked to close.
+    /// Since when no call is open; none while one is, or where it was asked to leave.
     pub(super) fn spare_since(&self) -> Option<Instant> {
-        self.idle_since().filter(|_| !self.is_to_close())
-    }
-
-    pub(super) fn is_to_close(&self) -> bool {
-        self.is_to_close.load(Ordering::Relaxed)
+        let stays = self.leaves.get().is_none();
+        stays.then(|| self.idle_since()).flatten()
     }
 
     /// Since when no call is open; none while one is.
@@ -73,59 +72,55 @@ impl Activity {
         self.has_spoken.store(true, Ordering::Relaxed);
     }
 
-    /// Asks the connection to close, since others need its place.
-    pub(super) fn make_room(&self) {
-        self.is_to_close.store(true, Ordering::Relaxed);
-        self.makes_room.notify_one();
+    pub(super) fn has_called(&self) -> bool {
+        self.has_called.load(Ordering::Relaxed)
     }
 
-    /// Waits for that.
-    pub(super) async fn room_is_wanted(&self) {
-        self.makes_room.notified().await;
+    /// Its task runs again.
+    pub(super) fn has_a_turn(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many calls ended before their answers did: mostly since their caller wanted none any more.
-    pub(super) fn cancelled(&self) -> u64 {
-        self.cancelled.load(Ordering::Relaxed)
+    /// How many times its task ran.
+    pub(super) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
-    /// Asks the connection to close, since these are too many.
-    pub(super) fn cancels_too_much(&self) {
-        self.cancels_too_much.notify_one();
+    /// Asks the connection to leave. False where that was asked before.
+    pub(super) fn ask_to_leave(&self, why: Closing) -> bool {
+        let first = self.leaves.set(why).is_ok();
+        self.is_asked.notify_one();
+        first
     }
 
-    /// Waits for that.
-    pub(super) async fn too_much_is_cancelled(&self) {
-        self.cancels_too_much.notified().await;
+    pub(super) fn makes_room(&self) -> bool {
+        self.leaves.get() == Some(&Closing::MadeRoom)
+    }
+
+    /// Waits until it is asked to leave, and tells why.
+    pub(super) async fn is_to_leave(&self) -> Closing {
+        loop {
+            self.is_asked.notified().await;
+            if let Some(why) = self.leaves.get() {
+                return *why;
+            }
+        }
     }
 }
 
 /// A call that is open, until it is dropped.
-pub(super) struct Open {
-    activity: Arc<Activity>,
-    /// Whether all of its answer was given.
-    pub(super) is_answered: bool,
-}
+struct Open(Arc<Activity>);
 
 impl Open {
-    pub(super) fn of(activity: &Arc<Activity>) -> Self {
+    fn of(activity: &Arc<Activity>) -> Self {
         activity.open.fetch_add(1, Ordering::Relaxed);
-        Self {
-            activity: Arc::clone(activity),
-            is_answered: false,
-        }
+        Self(Arc::clone(activity))
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let Self {
-            activity,
-            is_answered,
-        } = self;
-        if !*is_answered {
-            activity.cancelled.fetch_add(1, Ordering::Relaxed);
-        }
+        let Self(activity) = self;
         if activity.open.fetch_sub(1, Ordering::Relaxed) == 1 {
             let since = activity.begun.elapsed().as_millis();
             let since = u64::try_from(since).unwrap_or(u64::MAX);
@@ -145,7 +140,6 @@ pub(super) struct Counted<S> {
 impl<S, B> Service<Request<Incoming>> for Counted<S>
 where
     S: tower_service::Service<Request<HeardBody<Incoming>>, Response = Response<B>> + Clone,
-    B: Body,
 {
     type Response = Response<CountedBody<B>>;
     type Error = S::Error;
@@ -153,6 +147,7 @@ where
 
     /// The services are always ready: what has to wait, waits within a call.
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.activity.has_called.store(true, Ordering::Relaxed);
         let heard = Heard::default();
         let extensions = request.extensions_mut();
         extensions.insert(Arc::clone(&self.peer));
@@ -160,11 +155,7 @@ where
         let open = Some(Open::of(&self.activity));
         let request = request.map(|body| heard.body(body));
         let answer = self.service.clone().call(request);
-        Answering {
-            answer,
-            open,
-            heard,
-        }
+        Answering { answer, open }
     }
 }
 
@@ -174,25 +165,20 @@ pin_project! {
         #[pin]
         answer: F,
         open: Option<Open>,
-        heard: Heard,
     }
 }
 
 impl<F, B, E> Future for Answering<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body,
 {
     type Output = Result<Response<CountedBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let answer = ready!(this.answer.poll(cx))?;
-        let mut open = this.open.take();
-        if let Some(open) = &mut open {
-            open.is_answered = answer.body().is_end_stream() && !this.heard.hung_up();
-        }
-        Poll::Ready(Ok(answer.map(|body| CountedBody { body, open })))
+        let open = this.open.take();
+        Poll::Ready(Ok(answer.map(|body| CountedBody { body, _open: open })))
     }
 }
 
@@ -201,7 +187,7 @@ pin_project! {
     pub(super) struct CountedBody<B> {
         #[pin]
         body: B,
-        open: Option<Open>,
+        _open: Option<Open>,
     }
 }
 
@@ -213,17 +199,7 @@ impl<B: Body> Body for CountedBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let mut this = self.project();
-        let frame = ready!(this.body.as_mut().poll_frame(cx));
-        let is_last = match &frame {
-            None => true,
-            Some(Ok(frame)) => frame.is_trailers() || this.body.is_end_stream(),
-            Some(Err(_)) => false,
-        };
-        if let Some(open) = this.open.as_mut().filter(|_| is_last) {
-            open.is_answered = true;
-        }
-        Poll::Ready(frame)
+        self.project().body.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -15,12 +15,12 @@ pub struct Bounds {
     pub header_list_bytes: u32,
     /// Calls that one gRPC connection may have open.
     pub streams_per_connection: u32,
-    /// Calls that one gRPC connection may cancel in a second before they are answered. Where it cancels more, it
-    /// is listened to more slowly.
+    /// Calls that one gRPC connection may cancel in a second. Where it cancels more, it is listened to more slowly.
     pub cancelled_per_second: u32,
     /// Connections that one port may have open. Where there are more, the ones that have been idle longest make room.
     pub connections: usize,
-    /// How long a connection may take to begin: with TLS, with HTTP/2, and with the first headers of HTTP/1.
+    /// How long a connection may take to begin: with TLS, with HTTP/2, and with the headers of HTTP/1, also of
+    /// its later requests.
     pub handshake_time: Duration,
     /// A connection without a call for so long is closed.
     pub idle_time: Duration,

@@ -1,8 +1,9 @@
 //! One connection's life: it begins in time, serves, and ends when its caller, its age or the service says so.
 
 use std::{
+    future::poll_fn,
     hash::{BuildHasher as _, Hasher as _, RandomState},
-    pin::pin,
+    pin::{Pin, pin},
     time::Duration,
 };
 
@@ -13,10 +14,14 @@ use tokio_util::sync::CancellationToken;
 use super::{activity::Activity, bounds::Bounds};
 use crate::metrics::Closing;
 
-/// An idle connection has this long to end as HTTP/2 wants it, and one that is to make room so much as it takes
+/// A connection that ends has this long to do so as HTTP/2 wants it, and one that makes room so much as it takes
 /// to tell its caller.
 const FAREWELL: Duration = Duration::from_millis(250);
 const SHORT_FAREWELL: Duration = Duration::from_millis(5);
+
+/// Where calls are open then, or came meanwhile, they have so much longer; where room is wanted, less.
+const LAST_CALLS: Duration = Duration::from_secs(2);
+const SHORT_LAST_CALLS: Duration = Duration::from_millis(250);
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +36,7 @@ pub(super) enum End {
 
 /// Serves a connection to its end.
 pub(super) async fn serve(
-    connection: impl GracefulConnection,
+    connection: impl GracefulConnection<Error = hyper::Error>,
     activity: &Activity,
     bounds: &Bounds,
     stop: &CancellationToken,
@@ -41,17 +46,18 @@ pub(super) async fn serve(
     let mut ages = pin!(sleep(more_or_less(bounds.connection_age)));
     let mut idles = pin!(sleep(bounds.idle_time));
     let mut begins = true;
-    // The first one asks for a graceful end, and the connection goes on until its calls have ended.
+    // Why it was told to go, where it may go on until its calls have ended. It is as bound as ever meanwhile.
+    let mut goes = None;
     let end = loop {
+        let may_stay = goes.is_none();
         tokio::select! {
-            ended = connection.as_mut() => {
-                let why = ended.map_or(Closing::Error, |()| Closing::ByCaller);
-                return End::Closed(why);
-            }
-            () = stop.cancelled() => break Closing::Stopping,
-            () = activity.room_is_wanted() => break Closing::MadeRoom,
-            () = activity.too_much_is_cancelled() => break Closing::Cancelling,
-            () = &mut ages => break Closing::Age,
+            ended = poll_fn(|cx| {
+                activity.has_a_turn();
+                connection.as_mut().poll(cx)
+            }) => return goes.map_or_else(|| ended_by(ended, activity), End::Closed),
+            why = activity.is_to_leave() => break why,
+            () = stop.cancelled(), if may_stay => goes = Some(Closing::Stopping),
+            () = &mut ages, if may_stay => goes = Some(Closing::Age),
             () = &mut begins_until, if begins => {
                 if !activity.has_spoken() {
                     return End::Slow;
@@ -66,19 +72,50 @@ pub(super) async fn serve(
                 idles.as_mut().reset(since + bounds.idle_time);
             }
         }
-    };
-    connection.as_mut().graceful_shutdown();
-    let farewell = match end {
-        Closing::MadeRoom => SHORT_FAREWELL,
-        Closing::Idle | Closing::Cancelling => FAREWELL,
-        _ => {
-            // A caller that does not answer any more is found out by HTTP/2's pings.
-            let _ = connection.await;
-            return End::Closed(end);
+        if may_stay && goes.is_some() {
+            connection.as_mut().graceful_shutdown();
         }
     };
-    let _ = timeout(farewell, connection).await;
+    if goes.is_none() {
+        connection.as_mut().graceful_shutdown();
+    }
+    leave(connection, activity, end).await;
     End::Closed(end)
+}
+
+/// Gives a connection that was told to go the time that it needs for that.
+async fn leave(
+    mut connection: Pin<&mut impl GracefulConnection>,
+    activity: &Activity,
+    why: Closing,
+) {
+    let (farewell, last_calls) = match why {
+        Closing::MadeRoom => (SHORT_FAREWELL, SHORT_LAST_CALLS),
+        _ => (FAREWELL, LAST_CALLS),
+    };
+    let mut turns = poll_fn(|cx| {
+        activity.has_a_turn();
+        connection.as_mut().poll(cx)
+    });
+    let left = timeout(farewell, &mut turns).await.is_ok();
+    if !left && activity.idle_since().is_none() {
+        let _ = timeout(last_calls, turns).await;
+    }
+}
+
+/// Why a connection ended that was not told to.
+fn ended_by(ended: Result<(), hyper::Error>, activity: &Activity) -> End {
+    match ended {
+        Ok(()) => End::Closed(Closing::ByCaller),
+        Err(error) if error.is_timeout() && activity.idle_since().is_some() => {
+            if activity.has_called() {
+                End::Closed(Closing::Idle)
+            } else {
+                End::Slow
+            }
+        }
+        Err(_) => End::Closed(Closing::Error),
+    }
 }
 
 /// A tenth more or less.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use tokio::task::Id;
 
 use super::activity::Activity;
-use crate::throttle::Throttle;
+use crate::{metrics::Closing, throttle::Throttle};
 
 /// Those that are open, by their tasks.
 pub(super) struct Crowd {
@@ -38,7 +38,7 @@ impl Crowd {
         if self
             .open
             .remove(&id)
-            .is_some_and(|activity| activity.is_to_close())
+            .is_some_and(|activity| activity.makes_room())
         {
             self.leaving -= 1;
         }
@@ -62,10 +62,10 @@ impl Crowd {
         if asked > 0 {
             spare.select_nth_unstable_by_key(asked - 1, |(since, _)| *since);
         }
-        for (_, activity) in &spare[..asked] {
-            activity.make_room();
-        }
-        self.leaving += asked;
+        // One that is asked for another reason at this very moment leaves, too.
+        let ask = |activity: &Activity| activity.ask_to_leave(Closing::MadeRoom);
+        let asks = spare[..asked].iter().filter(|(_, activity)| ask(activity));
+        self.leaving += asks.count();
         if let Some(left_out) = FULL.admit(Instant::now()) {
             tracing::warn!(
                 bound = self.most,

@@ -8,7 +8,6 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -19,30 +18,20 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::activity::Activity;
-
 /// How long a caller is heard out.
 const PATIENCE: Duration = Duration::from_millis(800);
-
-/// HTTP/2's preface and the head of the first frame: whoever has said less has not begun.
-const BEGINNING: usize = 24 + 9;
 
 /// A TCP connection.
 pub(super) struct Lingering {
     stream: TcpStream,
-    activity: Arc<Activity>,
-    /// How much the caller has said, as long as that is not enough for a beginning.
-    said: usize,
     /// Until when the caller is heard out, once the end of the writing is told.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lingering {
-    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(stream: TcpStream) -> Self {
         Self {
             stream,
-            activity,
-            said: 0,
             patience: None,
         }
     }
@@ -54,15 +43,7 @@ impl AsyncRead for Lingering {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if self.said < BEGINNING {
-            self.said += buffer.filled().len() - before;
-            if self.said >= BEGINNING {
-                self.activity.spoke();
-            }
-        }
-        read
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 

@@ -198,7 +198,7 @@ impl Serving {
         if stream.set_nodelay(true).is_err() {
             return End::Closed(Closing::Error);
         }
-        let stream = Lingering::new(stream, Arc::clone(&activity));
+        let stream = Lingering::new(stream);
         let Some(certificates) = &self.certificates else {
             let peer = Peer::on(self.port, from);
             return self.speak(stream, peer, service, activity).await;
@@ -206,7 +206,7 @@ impl Serving {
         let accepting = TlsAcceptor::from(certificates.current()).accept(stream);
         let accepted = tokio::select! {
             accepted = timeout(self.bounds.handshake_time, accepting) => accepted,
-            () = activity.room_is_wanted() => return End::Closed(Closing::MadeRoom),
+            why = activity.is_to_leave() => return End::Closed(why),
             () = self.stop.cancelled() => return End::Closed(Closing::Stopping),
         };
         let stream = match accepted {

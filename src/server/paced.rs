@@ -2,11 +2,11 @@
 //!
 //! To begin a call and to cancel it at once costs its caller next to nothing, and us a task. So a connection is
 //! read a piece at a time, between which everyone else's tasks run; and whoever cancels more calls than it may is
-//! not read for as long as that takes to even out. Calls that are answered cost nothing of that.
+//! not read for as long as that takes to even out. Calls that are not cancelled cost nothing of that.
 
 use std::{
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -14,15 +14,15 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    task::coop::poll_proceed,
+    task::yield_now,
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::activity::Activity;
+use super::{activity::Activity, resets::Resets};
+use crate::metrics::Closing;
 
-/// Of what a task may do in its turn, this many bytes that are read take one part. The runtime gives it 128: it
-/// reads 8 KiB, some 80 calls, or 250 that are cancelled at once.
-const BYTES_OF_A_PART: usize = 64;
+/// So much is read in a turn, at least: some 80 calls, or 250 that are cancelled at once.
+const PIECE: usize = 8 * 1024;
 
 /// A connection begins with so much of what it may cancel in a second.
 const AT_FIRST: f64 = 0.1;
@@ -31,12 +31,15 @@ const AT_FIRST: f64 = 0.1;
 /// not wanted any more, and over a new connection these come at once.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A connection over which calls come.
+/// A connection over which calls come by HTTP/2.
 pub(super) struct Paced<IO> {
     io: IO,
+    activity: Arc<Activity>,
+    resets: Resets,
     allowance: Allowance,
-    /// Parts of a turn that were read and not yet taken off.
-    owes: usize,
+    /// Which turn it was read in last, and how much.
+    turn: u64,
+    read: usize,
 }
 
 impl<IO> Paced<IO> {
@@ -44,8 +47,39 @@ impl<IO> Paced<IO> {
     pub(super) fn new(io: IO, cancelled_per_second: u32, activity: Arc<Activity>) -> Self {
         Self {
             io,
-            allowance: Allowance::new(cancelled_per_second, activity),
-            owes: 0,
+            activity,
+            resets: Resets::default(),
+            allowance: Allowance::new(cancelled_per_second),
+            turn: 0,
+            read: 0,
+        }
+    }
+
+    /// Ready as soon as it is this connection's turn.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let turn = self.activity.turns();
+        if self.turn != turn {
+            (self.turn, self.read) = (turn, 0);
+        }
+        if self.read < PIECE {
+            return Poll::Ready(());
+        }
+        // Behind everyone who waits already, and who is heard of now.
+        pin!(yield_now()).poll(cx)
+    }
+
+    /// Takes in what was read.
+    fn take_in(&mut self, bytes: &[u8]) {
+        self.read += bytes.len();
+        let resets = self.resets.count(bytes);
+        if self.resets.has_begun() && !self.activity.has_spoken() {
+            self.activity.spoke();
+        }
+        if resets > 0 {
+            self.allowance.take(resets);
+        }
+        if self.allowance.waited > PATIENCE {
+            self.activity.ask_to_leave(Closing::Cancelling);
         }
     }
 }
@@ -56,20 +90,12 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Paced<IO> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self {
-            io,
-            allowance,
-            owes,
-        } = &mut *self;
-        while *owes > 0 {
-            ready!(poll_proceed(cx)).made_progress();
-            *owes -= 1;
-        }
-        ready!(allowance.poll(cx));
+        ready!(self.poll_turn(cx));
+        ready!(self.allowance.poll(cx));
         let before = buffer.filled().len();
-        let read = ready!(Pin::new(io).poll_read(cx, buffer));
-        *owes = (buffer.filled().len() - before).div_ceil(BYTES_OF_A_PART);
-        Poll::Ready(read)
+        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        self.take_in(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -105,29 +131,42 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Paced<IO> {
 
 /// How many calls a caller may cancel: so many at once, and it fills up again within a second.
 struct Allowance {
-    activity: Arc<Activity>,
     per_second: f64,
     left: f64,
     /// When that was so.
     at: Instant,
-    /// How many were cancelled by then.
-    cancelled: u64,
+    /// Until what was taken too much has come again.
     pause: Option<Pin<Box<Sleep>>>,
-    /// How long it was paused since it was full.
-    paused: Duration,
+    /// How long the caller waited since it was full.
+    waited: Duration,
 }
 
 impl Allowance {
-    fn new(per_second: u32, activity: Arc<Activity>) -> Self {
+    fn new(per_second: u32) -> Self {
         let per_second = f64::from(per_second);
         Self {
-            activity,
             per_second,
             left: AT_FIRST * per_second,
             at: Instant::now(),
-            cancelled: 0,
             pause: None,
-            paused: Duration::ZERO,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// Takes so many off. Where they are too many, there is a pause from now on.
+    fn take(&mut self, cancelled: u32) {
+        let now = Instant::now();
+        let came = (now - self.at).as_secs_f64() * self.per_second;
+        self.left = (self.left + came).min(self.per_second);
+        if self.left >= self.per_second {
+            self.waited = Duration::ZERO;
+        }
+        self.left -= f64::from(cancelled);
+        self.at = now;
+        if self.left < 0.0 {
+            let pause = Duration::from_secs_f64(-self.left / self.per_second);
+            self.waited += pause;
+            self.pause = Some(Box::pin(sleep_until(now + pause)));
         }
     }
 
@@ -137,33 +176,7 @@ impl Allowance {
             ready!(pause.as_mut().poll(cx));
             self.pause = None;
         }
-        let cancelled = self.activity.cancelled();
-        if cancelled == self.cancelled {
-            return Poll::Ready(());
-        }
-        let Some(pause) = self.take(cancelled) else {
-            return Poll::Ready(());
-        };
-        self.paused += pause;
-        if self.paused > PATIENCE {
-            self.activity.cancels_too_much();
-        }
-        let pause = self.pause.insert(Box::pin(sleep_until(self.at + pause)));
-        pause.as_mut().poll(cx)
-    }
-
-    /// Takes off what was cancelled by now, and tells how long that takes to come again.
-    fn take(&mut self, cancelled: u64) -> Option<Duration> {
-        let now = Instant::now();
-        let came = (now - self.at).as_secs_f64() * self.per_second;
-        self.left = (self.left + came).min(self.per_second);
-        if self.left >= self.per_second {
-            self.paused = Duration::ZERO;
-        }
-        let new = u32::try_from(cancelled - self.cancelled).unwrap_or(u32::MAX);
-        self.left -= f64::from(new);
-        (self.at, self.cancelled) = (now, cancelled);
-        (self.left < 0.0).then(|| Duration::from_secs_f64(-self.left / self.per_second))
+        Poll::Ready(())
     }
 }
 
@@ -173,51 +186,19 @@ mod tests {
 
     use tokio::{
         io::AsyncReadExt as _,
-        task::yield_now,
         time::{advance, timeout},
     };
 
-    use super::{super::activity::Open, *};
+    use super::*;
 
     const PER_SECOND: u32 = 1_000;
 
-    struct Caller {
-        activity: Arc<Activity>,
-        allowance: Allowance,
-    }
-
-    impl Caller {
-        fn new() -> Self {
-            let activity = Arc::new(Activity::new());
-            let allowance = Allowance::new(PER_SECOND, Arc::clone(&activity));
-            Self {
-                activity,
-                allowance,
-            }
-        }
-
-        /// How long it is not listened to once it has cancelled so many calls.
-        async fn cancels(&mut self, calls: usize) -> Duration {
-            self.end(calls, false);
-            self.waits().await
-        }
-
-        fn end(&self, calls: usize, is_answered: bool) {
-            for _ in 0..calls {
-                Open::of(&self.activity).is_answered = is_answered;
-            }
-        }
-
-        async fn waits(&mut self) -> Duration {
-            let begun = Instant::now();
-            std::future::poll_fn(|cx| self.allowance.poll(cx)).await;
-            begun.elapsed()
-        }
-
-        async fn is_asked_to_leave(&self) -> bool {
-            let asked = self.activity.too_much_is_cancelled();
-            timeout(Duration::ZERO, asked).await.is_ok()
-        }
+    /// How long the caller is not listened to once it has cancelled so many calls.
+    async fn cancels(allowance: &mut Allowance, calls: u32) -> Duration {
+        allowance.take(calls);
+        let begun = Instant::now();
+        std::future::poll_fn(|cx| allowance.poll(cx)).await;
+        begun.elapsed()
     }
 
     /// The timer's unit.
@@ -227,36 +208,40 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_begins_with_a_tenth_of_a_second_and_waits_for_what_is_more() {
-        let mut caller = Caller::new();
-        assert_eq!(caller.cancels(100).await, Duration::ZERO);
-        assert!(is_about(caller.cancels(50).await, 50));
-        assert!(is_about(caller.cancels(200).await, 200));
+        let mut allowance = Allowance::new(PER_SECOND);
+        assert_eq!(cancels(&mut allowance, 100).await, Duration::ZERO);
+        assert!(is_about(cancels(&mut allowance, 50).await, 50));
+        assert!(is_about(cancels(&mut allowance, 200).await, 200));
         advance(Duration::from_secs(100)).await;
-        assert_eq!(caller.cancels(1_000).await, Duration::ZERO);
-        assert!(is_about(caller.cancels(10).await, 10));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_answered_costs_nothing() {
-        let mut caller = Caller::new();
-        caller.end(100_000, true);
-        assert_eq!(caller.waits().await, Duration::ZERO);
+        assert_eq!(cancels(&mut allowance, 1_000).await, Duration::ZERO);
+        assert!(is_about(cancels(&mut allowance, 10).await, 10));
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_has_waited_for_a_second_in_all_is_asked_to_leave() {
-        let mut caller = Caller::new();
-        caller.cancels(1_000).await;
-        assert!(!caller.is_asked_to_leave().await);
-        caller.cancels(200).await;
-        assert!(caller.is_asked_to_leave().await);
+        let reset = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
+        let cancelled = |calls: usize| {
+            let mut bytes = Resets::PREFACE.to_vec();
+            bytes.extend(reset.repeat(calls));
+            bytes
+        };
+        let is_asked = async |paced: &Paced<()>| {
+            let asked = paced.activity.is_to_leave();
+            timeout(Duration::ZERO, asked).await == Ok(Closing::Cancelling)
+        };
+        let mut paced = Paced::new((), PER_SECOND, Arc::new(Activity::new()));
+        paced.take_in(&cancelled(1_000));
+        assert!(!is_asked(&paced).await);
+        paced.take_in(&reset.repeat(200));
+        assert!(is_asked(&paced).await);
         // Unless it cancelled little for a while.
-        let mut caller = Caller::new();
+        let mut paced = Paced::new((), PER_SECOND, Arc::new(Activity::new()));
+        paced.take_in(&cancelled(0));
         for _ in 0..10 {
             advance(Duration::from_secs(2)).await;
-            caller.cancels(1_900).await;
+            paced.take_in(&reset.repeat(1_900));
         }
-        assert!(!caller.is_asked_to_leave().await);
+        assert!(!is_asked(&paced).await);
     }
 
     #[tokio::test]
@@ -273,13 +258,20 @@ mod tests {
             }
         });
         let reader = tokio::spawn(async {
-            let mut paced = Paced::new(&SENT[..], PER_SECOND, Arc::new(Activity::new()));
-            let mut buffer = [0; 8 * 1024];
-            while paced.read(&mut buffer).await.unwrap() > 0 {}
+            let activity = Arc::new(Activity::new());
+            let mut paced = Paced::new(&SENT[..], PER_SECOND, Arc::clone(&activity));
+            let mut buffer = [0; PIECE];
+            let mut reading =
+                std::pin::pin!(async { while paced.read(&mut buffer).await.unwrap() > 0 {} });
+            std::future::poll_fn(|cx| {
+                activity.has_a_turn();
+                reading.as_mut().poll(cx)
+            })
+            .await;
         });
         reader.await.unwrap();
         other.abort();
         let turns = turns.load(Ordering::Relaxed);
-        assert!(turns >= 120, "{turns}");
+        assert!(turns >= SENT.len() / PIECE - 1, "{turns}");
     }
 }

@@ -10,7 +10,7 @@ use chrono::DateTime;
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
 use tokio::task::spawn_blocking;
@@ -223,6 +223,10 @@ impl ListenerTls {
             });
         let mut config = config?;
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        if self.client_ca_file.is_some() {
+            // A session that is resumed would let a client's certificate in again, whatever became of it meanwhile.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+        }
         Ok(Arc::new(config))
     }
 

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+use prost::Message as _;
 use tollgate::grpc::proto::quota_service_client::QuotaServiceClient;
 use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Endpoint};
 
@@ -11,6 +13,7 @@ use crate::{
     support::{
         calls::{ask, large, reserve},
         floods::{BEGINNING, closed, head, held_streams, raw_http2, silent_connections},
+        tollgate::Tollgate,
     },
 };
 
@@ -51,6 +54,27 @@ async fn a_connection_with_an_open_call_makes_no_room_and_new_ones_are_refused()
 }
 
 #[tokio::test]
+async fn a_connection_that_was_told_to_go_and_does_not_makes_room_too() {
+    let tollgate = start("[bounds]\nconnections = 16\nconnection_age = \"1s\"\n");
+    // They hear nothing, so they don't answer either.
+    let mut deaf = silent_connections(&tollgate.addr, 16, BEGINNING);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..20 {
+        reserve(&tollgate.client(), 1, "").await;
+    }
+    until("none made room", || closed(&mut deaf) > 0).await;
+}
+
+#[tokio::test]
+async fn an_http_connection_between_two_requests_is_idle_and_not_broken() {
+    let tollgate = start("[bounds]\nhandshake_time = \"1s\"\n");
+    let request = b"GET /livez HTTP/1.1\r\nHost: tollgate.test\r\n\r\n";
+    let _kept = silent_connections(&tollgate.http_addr, 1, request);
+    until("it is still open", || ended(&tollgate, "Idle") == 1).await;
+    assert_eq!(ended(&tollgate, "Error"), 0);
+}
+
+#[tokio::test]
 async fn a_connection_that_does_not_begin_in_time_is_closed() {
     let tollgate = start("[bounds]\nhandshake_time = \"1s\"\n");
     let mut silent = silent_connections(&tollgate.addr, 3, b"");
@@ -59,7 +83,7 @@ async fn a_connection_that_does_not_begin_in_time_is_closed() {
     let mut begun = silent_connections(&tollgate.addr, 3, BEGINNING);
     until("they are still open", || closed(&mut silent) == 9).await;
     assert_eq!(closed(&mut begun), 0);
-    assert_eq!(ended(&tollgate, "Slow"), 6);
+    assert_eq!(ended(&tollgate, "Slow"), 9);
 }
 
 #[tokio::test]
@@ -162,5 +186,64 @@ async fn a_call_whose_body_does_not_come_ends_at_its_deadline() {
         );
         assert!(begun.elapsed() >= Duration::from_millis(300));
     }
+    let late = || counted(&tollgate, Code::DeadlineExceeded) == 2;
+    until("they are counted as something else", late).await;
     assert_eq!(large(&tollgate.client()).await.used, 0);
+}
+
+/// How many Reserves were answered so.
+fn counted(tollgate: &Tollgate, code: Code) -> u64 {
+    let name = match code {
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        other => panic!("{other}"),
+    };
+    let line = format!(
+        "tollgate_requests_total{{rpc=\"Reserve\",code=\"{name}\",verdict=\"\",reason=\"\"}} "
+    );
+    let (_, metrics) = http_get(&tollgate.http_addr, "/metrics");
+    let count = metrics.lines().find_map(|it| it.strip_prefix(&line));
+    count.unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_malformed_call_is_its_callers_fault() {
+    let tollgate = start("");
+    // Nothing; a head without its message; a flag that there is none of; half a message.
+    let bodies: [&[u8]; 4] = [b"", b"\0\0\0\0", b"\x07\0\0\0\0", b"\0\0\0\0\x09org"];
+    for body in bodies {
+        let mut sender = raw_http2(&tollgate.addr).await.unwrap();
+        let request = head(&tollgate.addr, "/tollgate.v1.QuotaService/Reserve", None);
+        let (answer, mut sends) = sender.send_request(request, false).unwrap();
+        sends.send_data(body.into(), true).unwrap();
+        let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap();
+        let status = Status::from_header_map(answer.unwrap().headers()).unwrap();
+        assert_eq!(status.code(), Code::InvalidArgument, "{body:?}: {status:?}");
+        assert!(status.message().contains("malformed"), "{status:?}");
+    }
+    assert_eq!(counted(&tollgate, Code::InvalidArgument), 4);
+}
+
+#[tokio::test]
+async fn a_call_whose_body_is_on_its_way_when_the_service_stops_is_answered() {
+    let mut tollgate = start("drain_delay = \"0s\"\n");
+    let mut sender = raw_http2(&tollgate.addr).await.unwrap();
+    let path = "/tollgate.v1.QuotaService/Reserve";
+    let request = head(&tollgate.addr, path, Some("9S"));
+    let (answer, mut body) = sender.send_request(request, false).unwrap();
+    // So it has come before the signal.
+    reserve(&tollgate.client(), 1, "").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    tollgate.signal(Signal::SIGTERM);
+    // Longer than connections without an open call have.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let mut message = vec![0; 5];
+    ask(1, "").encode(&mut message).unwrap();
+    message[4] = u8::try_from(message.len() - 5).unwrap();
+    body.send_data(message.into(), true).unwrap();
+    let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap();
+    let answer = answer.unwrap();
+    assert!(!answer.headers().contains_key("grpc-status"), "{answer:?}");
+    drop((answer, sender));
+    assert!(tollgate.wait(PATIENCE).success());
 }

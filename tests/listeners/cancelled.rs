@@ -16,13 +16,25 @@ use crate::{
 
 const RESERVE: &str = "/tollgate.v1.QuotaService/Reserve";
 
+/// How to begin a call, and to cancel it at once.
+#[derive(Clone, Copy)]
+struct Manner {
+    path: &'static str,
+    reason: Reason,
+}
+
+const PLAIN: Manner = Manner {
+    path: RESERVE,
+    reason: Reason::CANCEL,
+};
+
 /// Begins so many calls over a connection, and cancels each at once.
-async fn cancel(mut sender: Sender, addr: &str, calls: usize) -> Sender {
+async fn cancel(mut sender: Sender, addr: &str, calls: usize, manner: Manner) -> Sender {
     for _ in 0..calls {
         sender = sender.ready().await.unwrap();
-        let request = head(addr, RESERVE, None);
+        let request = head(addr, manner.path, None);
         let (_, mut body) = sender.send_request(request, false).unwrap();
-        body.send_reset(Reason::CANCEL);
+        body.send_reset(manner.reason);
     }
     sender
 }
@@ -37,7 +49,7 @@ async fn answered(mut sender: Sender, addr: String) -> (Sender, Duration) {
     // It has no message; what is asked here is only how soon that is told.
     let status = Status::from_header_map(answer.unwrap().headers()).unwrap();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
-    assert_eq!(status.message(), "the call has no message");
+    assert!(status.message().contains("malformed"), "{status:?}");
     (sender, begun.elapsed())
 }
 
@@ -45,7 +57,7 @@ async fn answered(mut sender: Sender, addr: String) -> (Sender, Duration) {
 async fn who_cancels_more_than_it_may_waits_and_others_do_not() {
     let tollgate = start("");
     let sender = raw_http2(&tollgate.addr).await.unwrap();
-    let sender = cancel(sender, &tollgate.addr, 1_800).await;
+    let sender = cancel(sender, &tollgate.addr, 1_800, PLAIN).await;
     let slow = tokio::spawn(answered(sender, tollgate.addr.clone()));
     let client = tollgate.client();
     let mut others = 0;
@@ -88,9 +100,30 @@ async fn who_cancels_all_that_it_has_open_goes_on_with_the_next_call() {
     let tollgate = start("[bounds]\ncancelled_per_second = 100000\n");
     let mut sender = raw_http2(&tollgate.addr).await.unwrap();
     for _ in 0..3 {
-        sender = cancel(sender, &tollgate.addr, 1_000).await;
+        sender = cancel(sender, &tollgate.addr, 1_000, PLAIN).await;
         (sender, _) = answered(sender, tollgate.addr.clone()).await;
     }
     drop(sender);
     assert_eq!(large(&tollgate.client()).await.used, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_all_the_same_how_calls_are_cancelled_and_whether_they_would_be_refused() {
+    let tollgate = start("");
+    for manner in [
+        Manner {
+            reason: Reason::NO_ERROR,
+            ..PLAIN
+        },
+        Manner {
+            path: "/tollgate.v1.QuotaService/Nothing",
+            ..PLAIN
+        },
+        Manner { path: "/", ..PLAIN },
+    ] {
+        let sender = raw_http2(&tollgate.addr).await.unwrap();
+        let sender = cancel(sender, &tollgate.addr, 1_800, manner).await;
+        let (_, took) = answered(sender, tollgate.addr.clone()).await;
+        assert!(took > Duration::from_millis(300), "{took:?}");
+    }
 }

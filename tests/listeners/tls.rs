@@ -3,22 +3,22 @@
 use std::{sync::Arc, time::Instant};
 
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, HandshakeKind, RootCertStore,
     crypto::ring,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tollgate::grpc::proto::{GetQuotaRequest, quota_service_client::QuotaServiceClient};
 use tonic::{
     Code,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use super::{PATIENCE, start};
+use super::{PATIENCE, ended, start, until};
 use crate::support::{
     calls::{TextFile, ask, reserve, said},
     certificates::{Authority, Files},
@@ -51,20 +51,35 @@ async fn connect(
     Ok(QuotaServiceClient::new(channel))
 }
 
-/// The answer to a GET over HTTPS.
-pub(super) async fn https_get(tollgate: &Tollgate, authority: &Authority, path: &str) -> String {
+/// A client that trusts this authority, and shows this certificate.
+fn client_config(authority: &Authority, client: Option<&Files>) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(&read(&authority.file())).unwrap();
     roots.add(ca).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let tcp = TcpStream::connect(&tollgate.http_addr).await.unwrap();
+        .with_root_certificates(roots);
+    Arc::new(match client {
+        None => config.with_no_client_auth(),
+        Some(Files { cert, key }) => {
+            let chain = vec![CertificateDer::from_pem_slice(&read(cert)).unwrap()];
+            let key = PrivateKeyDer::from_pem_slice(&read(key)).unwrap();
+            config.with_client_auth_cert(chain, key).unwrap()
+        }
+    })
+}
+
+/// A connection whose handshake is over.
+pub(super) async fn shake_hands(addr: &str, config: Arc<ClientConfig>) -> TlsStream<TcpStream> {
+    let tcp = TcpStream::connect(addr).await.unwrap();
     let name = ServerName::try_from("tollgate.test").unwrap();
-    let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
-    let mut stream = connecting.await.unwrap();
+    TlsConnector::from(config).connect(name, tcp).await.unwrap()
+}
+
+/// The answer to a GET over HTTPS.
+pub(super) async fn https_get(tollgate: &Tollgate, authority: &Authority, path: &str) -> String {
+    let mut stream = shake_hands(&tollgate.http_addr, client_config(authority, None)).await;
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: tollgate.test\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -305,4 +320,50 @@ async fn callers_are_known_by_their_certificates_and_tokens_and_a_changed_file_h
             .count(),
         1
     );
+}
+
+#[tokio::test]
+async fn who_says_nothing_after_the_handshake_of_tls_does_not_begin_in_time() {
+    let authority = Authority::new();
+    let files = authority.signs("server", &["tollgate.test"]);
+    let bounds = "[bounds]\nhandshake_time = \"1s\"\n";
+    let tollgate = start(&section("tls", &files, bounds));
+    let config = client_config(&authority, None);
+    let mut silent = shake_hands(&tollgate.addr, config).await;
+    let mut said = Vec::new();
+    let closed = tokio::time::timeout(PATIENCE, silent.read_to_end(&mut said));
+    let _ = closed.await.expect("it is still open");
+    until("why is not told", || ended(&tollgate, "Slow") == 1).await;
+}
+
+/// Shakes hands twice, the second time with what the client remembers of the first.
+async fn second_handshake(tollgate: &Tollgate, config: Arc<ClientConfig>) -> HandshakeKind {
+    let request = b"GET /livez HTTP/1.1\r\nHost: tollgate.test\r\nConnection: close\r\n\r\n";
+    let mut kind = None;
+    for _ in 0..2 {
+        let mut stream = shake_hands(&tollgate.http_addr, Arc::clone(&config)).await;
+        stream.write_all(request).await.unwrap();
+        // TLS 1.3 gives tickets after the handshake.
+        stream.read_to_end(&mut Vec::new()).await.unwrap();
+        kind = stream.get_ref().1.handshake_kind();
+    }
+    kind.unwrap()
+}
+
+#[tokio::test]
+async fn a_client_shows_its_certificate_each_time_that_it_connects() {
+    let authority = Authority::new();
+    let (files, known) = (
+        authority.signs("server", &["tollgate.test"]),
+        authority.signs("client", &["gateway"]),
+    );
+    let asks = format!("client_ca_file = {:?}\n", authority.file());
+    let asking = start(&section("http_tls", &files, &asks));
+    let config = client_config(&authority, Some(&known));
+    let kind = second_handshake(&asking, config).await;
+    assert_eq!(kind, HandshakeKind::Full);
+    // Where none is asked for, a session may be resumed.
+    let open = start(&section("http_tls", &files, ""));
+    let kind = second_handshake(&open, client_config(&authority, None)).await;
+    assert_eq!(kind, HandshakeKind::Resumed);
 }
