@@ -82,6 +82,10 @@ fn the_notes_of_a_port_with_tls_show_certificates_and_the_token() {
     assert!(!with_token.contains("-plaintext"), "{with_token}");
 }
 
+/// Instead of the load balancer.
+const INSIDE: &str =
+    "service.type=ClusterIP,service.loadBalancerClass=,service.loadBalancerSourceRanges=null";
+
 #[test]
 fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
     let open = "whoever reaches the gRPC port may reserve";
@@ -111,16 +115,14 @@ fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
         ("redis", &[], &[open]),
         ("scaled", &[], &[demo]),
         ("mtls", &[], &[demo]),
-        (
-            "everything",
-            &["--set", "service.type=ClusterIP"],
-            &[unreached, untrusted],
-        ),
+        ("everything", &["--set", INSIDE], &[unreached, untrusted]),
         (
             "everything",
             &[
                 "--set",
-                "service.type=ClusterIP,networkPolicy.httpFrom[0].podSelector.matchLabels.a=b",
+                INSIDE,
+                "--set",
+                "networkPolicy.httpFrom[0].podSelector.matchLabels.a=b",
                 "--set",
                 "serviceMonitor.tlsConfig.serverName=it",
             ],
