@@ -129,6 +129,7 @@ fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
             &[],
         ),
         ("http-tls", &[], &[demo, one, open]),
+        ("redis", &["--set", "settings.redis=null"], &[open]),
         ("otlp", &[], &[demo, one, open]),
     ] {
         let notes = notes(set, words);

@@ -427,6 +427,12 @@ fn the_schema_refuses_wrong_values() {
             "'/probes': missing property 'liveness'",
         ),
         ("settings=null", "missing property 'settings'"),
+        (
+            "serviceMonitor.interval=null",
+            "'/serviceMonitor': missing property 'interval'",
+        ),
+        ("redis.tls=null", "'/redis': missing property 'tls'"),
+        ("store.file=null", "'/store': missing property 'file'"),
         ("tls.clientCertificates=some", "/tls/clientCertificates"),
         ("settings.reflection=true", "/settings/reflection"),
         ("tls.key=secret", "key"),
@@ -530,6 +536,12 @@ fn values_that_can_be_meant_are_taken() {
         ],
         vec!["probes.liveness.periodSeconds=null"],
         vec!["settings.bounds.connections=null"],
+        vec!["settings.bounds=null", "settings.redis=null"],
+        vec!["podAnnotations=null", "podLabels=null", "commonLabels=null"],
+        vec![
+            "prometheusRule.enabled=true",
+            "prometheusRule.runbookBaseUrl=null",
+        ],
         vec![
             "store.type=redis",
             "redis.url=rediss+sentinel://s:1/name",

@@ -40,7 +40,7 @@ that the values give to this one, where there are any. A label that is given twi
   "app.kubernetes.io/managed-by" $root.Release.Service
   "app.kubernetes.io/component" .component
 -}}
-{{- toYaml (merge $ours (default dict .more) $root.Values.commonLabels) -}}
+{{- toYaml (merge $ours (default dict .more) (default dict $root.Values.commonLabels)) -}}
 {{- end -}}
 
 {{- define "tollgate.image" -}}

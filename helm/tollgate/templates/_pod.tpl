@@ -7,7 +7,7 @@ directories, which the kubelet keeps up to date.
 metadata:
   annotations:
     {{- $ours := dict "checksum/settings" (include "tollgate.settings" . | sha256sum) }}
-    {{- toYaml (merge $ours .Values.podAnnotations) | nindent 4 }}
+    {{- toYaml (merge $ours (default dict .Values.podAnnotations)) | nindent 4 }}
   labels:
     {{- include "tollgate.podLabels" . | nindent 4 }}
 spec:
@@ -86,7 +86,7 @@ spec:
 {{/* The selector's labels win over those of the values: the Services must find the pods. */}}
 {{- define "tollgate.podLabels" -}}
 {{- $ours := include "tollgate.selector" . | fromYaml -}}
-{{- toYaml (merge $ours .Values.podLabels .Values.commonLabels) -}}
+{{- toYaml (merge $ours (default dict .Values.podLabels) (default dict .Values.commonLabels)) -}}
 {{- end -}}
 
 {{- define "tollgate.podSecurity" -}}
