@@ -1,10 +1,12 @@
 //! The chart, rendered by the real helm: over the sets of values in `values/`, against what is expected of
 //! each, against Kubernetes' own schemas, and against a running service.
 
+mod alerts;
 mod chart;
 mod expected;
 mod notes;
 mod pod;
+mod ranges;
 mod refused;
 mod running;
 mod security;

@@ -82,11 +82,18 @@ fn the_notes_of_a_port_with_tls_show_certificates_and_the_token() {
     assert!(!with_token.contains("-plaintext"), "{with_token}");
 }
 
+/// Instead of the load balancer.
+const INSIDE: &str =
+    "service.type=ClusterIP,service.loadBalancerClass=,service.loadBalancerSourceRanges=null";
+
 #[test]
 fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
     let open = "whoever reaches the gRPC port may reserve";
     let demo = "this is the built-in policy";
-    let one = "one replica has the file";
+    let one =
+        "one replica has the file: an upgrade, or a drain of its node, is a pause of some seconds";
+    let unreached = "only a Prometheus in the namespace ns reaches";
+    let untrusted = "serviceMonitor.tlsConfig is empty";
     for (set, words, told) in [
         ("default", [].as_slice(), [demo, one, open].as_slice()),
         (
@@ -108,10 +115,34 @@ fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
         ("redis", &[], &[open]),
         ("scaled", &[], &[demo]),
         ("mtls", &[], &[demo]),
-        ("everything", &["--set", "service.type=ClusterIP"], &[]),
+        ("everything", &["--set", INSIDE], &[unreached, untrusted]),
+        (
+            "everything",
+            &[
+                "--set",
+                INSIDE,
+                "--set",
+                "networkPolicy.httpFrom[0].podSelector.matchLabels.a=b",
+                "--set",
+                "serviceMonitor.tlsConfig.serverName=it",
+            ],
+            &[],
+        ),
+        ("http-tls", &[], &[demo, one, open]),
+        ("redis", &["--set", "settings.redis=null"], &[open]),
+        ("otlp", &[], &[demo, one, open]),
     ] {
         let notes = notes(set, words);
-        for said in [open, demo, one, "forgets", "opens the gRPC port", "evicts"] {
+        for said in [
+            open,
+            demo,
+            one,
+            unreached,
+            untrusted,
+            "forgets",
+            "opens the gRPC port",
+            "evicts",
+        ] {
             let wanted = told.iter().any(|it| it.contains(said));
             assert_eq!(notes.contains(said), wanted, "{set}: {said}: {notes}");
         }

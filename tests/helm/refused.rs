@@ -102,6 +102,129 @@ fn values_that_cannot_be_meant_together_are_refused_with_what_would_be_right() {
             redis(&["podDisruptionBudget.maxUnavailable=0%"]),
             "podDisruptionBudget.maxUnavailable is 0",
         ),
+        // Of two, 51 % are two.
+        (
+            redis(&[
+                "podDisruptionBudget.maxUnavailable=null",
+                "podDisruptionBudget.minAvailable=51%",
+            ]),
+            "podDisruptionBudget.minAvailable is 51% of 2 replicas: no node could be drained",
+        ),
+        (
+            redis(&[
+                "podDisruptionBudget.maxUnavailable=null",
+                "podDisruptionBudget.minAvailable=100%",
+                "replicas=9",
+            ]),
+            "podDisruptionBudget.minAvailable is 100% of 9 replicas",
+        ),
+        (
+            redis(&["redis.tls.certKey=a", "redis.tls.keyKey=b"]),
+            "need redis.tls.existingSecret",
+        ),
+        (
+            vec![
+                "store.type=redis",
+                "redis.url=redis://r:1",
+                "redis.sentinel.existingSecret=it",
+            ],
+            "redis.sentinel is for a Redis that sentinels watch",
+        ),
+        (
+            vec!["settings.redis.wait_replicas=0"],
+            "settings.redis.wait_replicas is set, and store.type is file",
+        ),
+        (
+            vec!["store.type=memory", "redis.sentinel.user=u"],
+            "redis.sentinel.user is set, and store.type is memory",
+        ),
+        (
+            vec!["redis.tls.certKey=a"],
+            "redis.tls.certKey is set, and store.type is file",
+        ),
+        (
+            vec!["settings.call_timeout=61s", "settings.grace_period=5m"],
+            "settings.call_timeout is 61s, and must be more than 0 and at most 60s",
+        ),
+        (
+            vec!["settings.bounds.idle_time=8days"],
+            "settings.bounds.idle_time is 8days, and must be 1s to 7days",
+        ),
+        (
+            vec!["settings.usage_retention=0d"],
+            "settings.usage_retention is 0d, and must be 1day to 3660days",
+        ),
+        (
+            vec!["fullnameOverride=1st"],
+            "\"1st\" can't be the name of a Service",
+        ),
+        (
+            vec!["fullnameOverride=quota.internal"],
+            "\"quota.internal\" can't be the name of a Service",
+        ),
+        (
+            vec!["nameOverride=a.b"],
+            "\"rel-a.b\" can't be the name of a Service",
+        ),
+        (
+            vec!["service.httpPort=50051"],
+            "service.grpcPort and service.httpPort are both 50051",
+        ),
+        (
+            vec!["service.loadBalancerClass=it", "service.type=NodePort"],
+            "service.loadBalancerClass needs service.type: LoadBalancer",
+        ),
+        (
+            vec!["service.loadBalancerSourceRanges={10.0.0.0/8}"],
+            "service.loadBalancerSourceRanges needs service.type: LoadBalancer",
+        ),
+        (
+            vec!["service.externalTrafficPolicy=Local"],
+            "service.externalTrafficPolicy needs service.type: LoadBalancer or NodePort",
+        ),
+        (
+            vec![
+                "serviceMonitor.interval=1m5s",
+                "serviceMonitor.scrapeTimeout=66s",
+            ],
+            "serviceMonitor.scrapeTimeout is 66s, longer than serviceMonitor.interval (1m5s)",
+        ),
+        (
+            vec!["serviceMonitor.interval=0s"],
+            "serviceMonitor.interval is 0",
+        ),
+        (
+            vec![
+                r"podAnnotations.container\.apparmor\.security\.beta\.kubernetes\.io/tollgate=unconfined",
+            ],
+            "container.apparmor.security.beta.kubernetes.io/tollgate to \"unconfined\": the restricted",
+        ),
+        (
+            vec!["extraEnv[0].name=TOLLGATE_ON_STORE_FAILURE"],
+            "extraEnv sets TOLLGATE_ON_STORE_FAILURE",
+        ),
+        (
+            vec![&tier, &all, "policy.program.ends_on=2027-02-29"],
+            "policy.program.ends_on is 2027-02-29, and there is no such day",
+        ),
+        (
+            vec![
+                &tier,
+                &all,
+                "policy.pools.large.models={a,b}",
+                "policy.pools.mini.models={c,a}",
+            ],
+            "policy.pools.mini lists a, which is in the pool large already",
+        ),
+        (
+            vec![
+                &tier,
+                &all,
+                "policy.pools.large.models={ft:gpt-4o:acme}",
+                "policy.pools.mini.models={c}",
+            ],
+            "policy.pools.large lists ft:gpt-4o:acme: fine-tuned models are never covered",
+        ),
         (
             vec!["tls.clientCertificates=optional"],
             "tls.clientCertificates needs tls.existingSecret",
@@ -252,6 +375,10 @@ fn the_schema_refuses_wrong_values() {
         ("policy.program.overflow=never", "/policy/program/overflow"),
         ("policy.program.ends_on=soon", "/policy/program/ends_on"),
         (
+            "policy.program.ends_on=2027-04-31",
+            "/policy/program/ends_on",
+        ),
+        (
             "policy.tiers.6.large=1",
             "'/policy/tiers': additional properties '6' not allowed",
         ),
@@ -281,7 +408,31 @@ fn the_schema_refuses_wrong_values() {
             "/settings/redis/wait_replicas",
         ),
         ("settings.redis.ca_file=/x", "ca_file"),
-        ("settings.bounds.a={1}", "/settings/bounds/a"),
+        ("settings.bounds.conections=1", "conections"),
+        (
+            "settings.bounds.connections=15",
+            "/settings/bounds/connections",
+        ),
+        (
+            "settings.bounds.cancelled_per_second=many",
+            "/settings/bounds/cancelled_per_second",
+        ),
+        (
+            "settings.otlp_endpoint=https://collector:4317",
+            "/settings/otlp_endpoint",
+        ),
+        ("probes=null", "missing property 'probes'"),
+        (
+            "probes.liveness=null",
+            "'/probes': missing property 'liveness'",
+        ),
+        ("settings=null", "missing property 'settings'"),
+        (
+            "serviceMonitor.interval=null",
+            "'/serviceMonitor': missing property 'interval'",
+        ),
+        ("redis.tls=null", "'/redis': missing property 'tls'"),
+        ("store.file=null", "'/store': missing property 'file'"),
         ("tls.clientCertificates=some", "/tls/clientCertificates"),
         ("settings.reflection=true", "/settings/reflection"),
         ("tls.key=secret", "key"),
@@ -295,6 +446,26 @@ fn the_schema_refuses_wrong_values() {
         (
             "podDisruptionBudget.maxUnavailable=some",
             "/podDisruptionBudget/maxUnavailable",
+        ),
+        (
+            "podDisruptionBudget.maxUnavailable=101%",
+            "/podDisruptionBudget/maxUnavailable",
+        ),
+        (
+            "podDisruptionBudget.unhealthyPodEvictionPolicy=Never",
+            "/podDisruptionBudget/unhealthyPodEvictionPolicy",
+        ),
+        (
+            "service.loadBalancerSourceRanges={10.0.0.0}",
+            "/service/loadBalancerSourceRanges",
+        ),
+        (
+            "service.externalTrafficPolicy=Nearby",
+            "/service/externalTrafficPolicy",
+        ),
+        (
+            "prometheusRule.runbookBaseUrl=git.example",
+            "/prometheusRule/runbookBaseUrl",
         ),
         (
             "autoscaling.targetCPUUtilizationPercentage=0",
@@ -313,6 +484,7 @@ fn the_schema_refuses_wrong_values() {
         ("resources.claims.x=1", "claims"),
         ("podAnnotations.number=1", "/podAnnotations/number"),
         ("serviceMonitor.interval=often", "/serviceMonitor/interval"),
+        ("serviceMonitor.interval=30s1m", "/serviceMonitor/interval"),
         ("test.org=x,test.tokens=5", "tokens"),
     ] {
         let refused = refusal(&["--set", word]);
@@ -326,6 +498,56 @@ fn the_schema_refuses_wrong_values() {
 
 #[test]
 fn a_chart_around_this_one_may_share_values_of_its_own() {
-    let text = template(&chart(), &["--set", "global.team=platform"]).good();
+    let words = ["--set", "global.team=platform,enabled=true"];
+    let text = template(&chart(), &words).good();
     assert!(Manifests::parse(&text).container().is_object());
+}
+
+/// What looks like what is refused, and is right.
+#[test]
+fn values_that_can_be_meant_are_taken() {
+    for words in [
+        // Each port has a Service of its own.
+        vec!["service.type=LoadBalancer", "service.httpPort=50051"],
+        [
+            &REDIS[..],
+            &[
+                "podDisruptionBudget.maxUnavailable=null",
+                "podDisruptionBudget.minAvailable=50%",
+            ],
+        ]
+        .concat(),
+        [&REDIS[..], &["podDisruptionBudget.maxUnavailable=100%"]].concat(),
+        [
+            &REDIS[..],
+            &[
+                "autoscaling.enabled=true",
+                "autoscaling.targetCPUUtilizationPercentage=150",
+            ],
+        ]
+        .concat(),
+        vec![
+            "serviceMonitor.enabled=true",
+            "serviceMonitor.interval=1m30s",
+        ],
+        vec!["serviceMonitor.interval=5s"],
+        vec![
+            r"podAnnotations.container\.apparmor\.security\.beta\.kubernetes\.io/tollgate=runtime/default",
+        ],
+        vec!["probes.liveness.periodSeconds=null"],
+        vec!["settings.bounds.connections=null"],
+        vec!["settings.bounds=null", "settings.redis=null"],
+        vec!["podAnnotations=null", "podLabels=null", "commonLabels=null"],
+        vec![
+            "prometheusRule.enabled=true",
+            "prometheusRule.runbookBaseUrl=null",
+        ],
+        vec![
+            "store.type=redis",
+            "redis.url=rediss+sentinel://s:1/name",
+            "redis.sentinel.existingSecret=it",
+        ],
+    ] {
+        template(&chart(), &sets(&words)).good();
+    }
 }

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tollgate::grpc::proto::{GetQuotaRequest, ReserveRequest, ReserveResponse, Verdict};
+use tollgate::grpc::proto::{
+    BilledReason, GetQuotaRequest, ReserveRequest, ReserveResponse, Verdict,
+};
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
@@ -85,6 +87,26 @@ async fn a_pod_with_redis_serves_the_programme_to_the_organizations_of_the_value
         !keys.is_empty() && keys.iter().all(|it| it.starts_with("quota:")),
         "{keys:?}"
     );
+}
+
+/// Its readiness probe is answered as if nothing were, so it stays in its Service, whose callers get BILLED.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_answers_billed_is_ready_for_it_without_its_redis() {
+    let words = "settings.redis.wait_replicas=0,settings.on_store_failure=billed";
+    let mut pod = Pod::of(render_with("redis", &["--set", words]));
+    pod.probe().await;
+    drop(pod._redis.take());
+    pod.service
+        .wait_for_readiness(ServingStatus::NotServing)
+        .await;
+    let probe = &pod.manifests.container()["readinessProbe"];
+    let asked = probe["grpc"]["service"].as_str().unwrap();
+    assert_eq!(
+        pod.service.health(asked).await,
+        Some(ServingStatus::Serving)
+    );
+    let answer = pod.reserve("org-acme", "proj-search", "gpt-4o", 1).await;
+    assert_eq!(answer.billed_reason(), BilledReason::StoreUnavailable);
 }
 
 #[tokio::test(flavor = "multi_thread")]

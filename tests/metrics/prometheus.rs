@@ -68,6 +68,14 @@ impl Prometheus {
             assert!(Instant::now() < patience, "Prometheus does not start");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        // Its port is open a while before it answers.
+        while !get(&prometheus.addr, "/-/ready")
+            .0
+            .starts_with("HTTP/1.0 200 ")
+        {
+            assert!(Instant::now() < patience, "Prometheus is not ready");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         prometheus
     }
 

@@ -26,7 +26,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: server
 {{- end -}}
 
-{{/* Takes a dict: `root`, and `component`, which is `server` for the pods and the Service in front of them. */}}
+{{/*
+Takes a dict: `root`; `component`, which is `server` for the pods and the Service in front of them; and `more`, labels
+that the values give to this one, where there are any. A label that is given twice is there once.
+*/}}
 {{- define "tollgate.labels" -}}
 {{- $root := .root -}}
 {{- $ours := dict
@@ -37,7 +40,7 @@ app.kubernetes.io/component: server
   "app.kubernetes.io/managed-by" $root.Release.Service
   "app.kubernetes.io/component" .component
 -}}
-{{- toYaml (merge $ours $root.Values.commonLabels) -}}
+{{- toYaml (merge $ours (default dict .more) (default dict $root.Values.commonLabels)) -}}
 {{- end -}}
 
 {{- define "tollgate.image" -}}
@@ -70,10 +73,14 @@ app.kubernetes.io/component: server
 {{- if or .Values.autoscaling.enabled (gt (int (include "tollgate.replicas" .)) 1) -}}yes{{- end -}}
 {{- end -}}
 
-{{/* A duration of one number and one unit, such as `500ms` or `25s`, in milliseconds. */}}
+{{/* A duration of numbers with units, such as `500ms`, `25s` or `1m30s`, in milliseconds. */}}
 {{- define "tollgate.milliseconds" -}}
-{{- $units := dict "ms" 1 "s" 1000 "m" 60000 "min" 60000 "h" 3600000 -}}
-{{- mul (regexFind "^[0-9]+" . | int64) (get $units (regexFind "[a-z]+$" .)) -}}
+{{- $units := dict "ms" 1 "s" 1000 "m" 60000 "min" 60000 "h" 3600000 "d" 86400000 "day" 86400000 "days" 86400000 -}}
+{{- $sum := int64 0 -}}
+{{- range regexFindAll "[0-9]+[a-z]+" . -1 -}}
+{{- $sum = add $sum (mul (regexFind "^[0-9]+" . | int64) (get $units (regexFind "[a-z]+$" .))) -}}
+{{- end -}}
+{{- $sum -}}
 {{- end -}}
 
 {{/* When the program has ended by itself, in whole seconds: its grace period holds the drain delay. */}}

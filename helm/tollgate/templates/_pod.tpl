@@ -6,10 +6,8 @@ directories, which the kubelet keeps up to date.
 {{- define "tollgate.pod" -}}
 metadata:
   annotations:
-    checksum/settings: {{ include "tollgate.settings" . | sha256sum }}
-    {{- with .Values.podAnnotations }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- $ours := dict "checksum/settings" (include "tollgate.settings" . | sha256sum) }}
+    {{- toYaml (merge $ours (default dict .Values.podAnnotations)) | nindent 4 }}
   labels:
     {{- include "tollgate.podLabels" . | nindent 4 }}
 spec:
@@ -45,8 +43,15 @@ spec:
         {{- include "tollgate.probe" (dict "root" . "probe" .Values.probes.startup "service" "liveness" "path" "/livez") | nindent 8 }}
       livenessProbe:
         {{- include "tollgate.probe" (dict "root" . "probe" .Values.probes.liveness "service" "liveness" "path" "/livez") | nindent 8 }}
+      {{- if eq (toString .Values.settings.on_store_failure) "billed" }}
+      # Not readiness: without a store no pod is ready, and none would be left in the Service to answer BILLED. One
+      # that ends leaves it all the same.
+      readinessProbe:
+        {{- include "tollgate.probe" (dict "root" . "probe" .Values.probes.readiness "service" "liveness" "path" "/livez") | nindent 8 }}
+      {{- else }}
       readinessProbe:
         {{- include "tollgate.probe" (dict "root" . "probe" .Values.probes.readiness "service" "readiness" "path" "/readyz") | nindent 8 }}
+      {{- end }}
       resources:
         {{- toYaml .Values.resources | nindent 8 }}
       securityContext:
@@ -81,7 +86,7 @@ spec:
 {{/* The selector's labels win over those of the values: the Services must find the pods. */}}
 {{- define "tollgate.podLabels" -}}
 {{- $ours := include "tollgate.selector" . | fromYaml -}}
-{{- toYaml (merge $ours .Values.podLabels .Values.commonLabels) -}}
+{{- toYaml (merge $ours (default dict .Values.podLabels) (default dict .Values.commonLabels)) -}}
 {{- end -}}
 
 {{- define "tollgate.podSecurity" -}}

@@ -4,16 +4,30 @@ holds what a value may be by itself; this holds what values may be together.
 */}}
 {{- define "tollgate.refuse" -}}
 {{- $faults := concat
+  (include "tollgate.refuse.names" . | fromJsonArray)
   (include "tollgate.refuse.store" . | fromJsonArray)
   (include "tollgate.refuse.policy" . | fromJsonArray)
+  (include "tollgate.refuse.settings" . | fromJsonArray)
   (include "tollgate.refuse.listeners" . | fromJsonArray)
+  (include "tollgate.refuse.services" . | fromJsonArray)
   (include "tollgate.refuse.stopping" . | fromJsonArray)
   (include "tollgate.refuse.scaling" . | fromJsonArray)
+  (include "tollgate.refuse.metrics" . | fromJsonArray)
   (include "tollgate.refuse.environment" . | fromJsonArray)
 -}}
 {{- if $faults -}}
 {{- fail (printf "\n\nThese values are refused:\n  * %s\n" (join "\n  * " $faults)) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Services have these names, and a name in DNS begins with a letter and holds no dots. */}}
+{{- define "tollgate.refuse.names" -}}
+{{- $name := include "tollgate.fullname" . -}}
+{{- $faults := list -}}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $name) -}}
+{{- $faults = append $faults (printf "%q can't be the name of a Service: a letter first, then letters, digits and -, all small; set fullnameOverride" $name) -}}
+{{- end -}}
+{{- toJson $faults -}}
 {{- end -}}
 
 {{- define "tollgate.refuse.store" -}}
@@ -33,6 +47,12 @@ holds what a value may be by itself; this holds what values may be together.
 {{- if and $redis.url $redis.tls.existingSecret (not (hasPrefix "rediss" $redis.url)) -}}
 {{- $faults = append $faults "redis.tls is for a Redis that is reached over TLS: rediss://…" -}}
 {{- end -}}
+{{- if and (or $redis.tls.certKey $redis.tls.keyKey) (not $redis.tls.existingSecret) -}}
+{{- $faults = append $faults "redis.tls.certKey and redis.tls.keyKey need redis.tls.existingSecret, the Secret that holds them" -}}
+{{- end -}}
+{{- if and $redis.url (or $redis.sentinel.user $redis.sentinel.existingSecret) (not (contains "+sentinel:" $redis.url)) -}}
+{{- $faults = append $faults "redis.sentinel is for a Redis that sentinels watch: redis+sentinel://…" -}}
+{{- end -}}
 {{- if ne (empty $redis.tls.certKey) (empty $redis.tls.keyKey) -}}
 {{- $faults = append $faults "redis.tls.certKey and redis.tls.keyKey go together: set both or none" -}}
 {{- end -}}
@@ -40,7 +60,11 @@ holds what a value may be by itself; this holds what values may be together.
 {{- $faults = append $faults "redis.sentinel.user needs redis.sentinel.existingSecret, with its password" -}}
 {{- end -}}
 {{- else -}}
-{{- range $name, $value := dict "redis.existingSecret" $redis.existingSecret "redis.url" $redis.url "redis.tls.existingSecret" $redis.tls.existingSecret "redis.sentinel.existingSecret" $redis.sentinel.existingSecret -}}
+{{- $given := dict "redis.existingSecret" $redis.existingSecret "redis.url" $redis.url "redis.tls.existingSecret" $redis.tls.existingSecret "redis.tls.certKey" $redis.tls.certKey "redis.tls.keyKey" $redis.tls.keyKey "redis.sentinel.user" $redis.sentinel.user "redis.sentinel.existingSecret" $redis.sentinel.existingSecret -}}
+{{- range $key, $value := default dict .Values.settings.redis -}}
+{{- if not (kindIs "invalid" $value) -}}{{- $_ := set $given (printf "settings.redis.%s" $key) (toString $value) -}}{{- end -}}
+{{- end -}}
+{{- range $name, $value := $given -}}
 {{- if $value -}}
 {{- $faults = append $faults (printf "%s is set, and store.type is %s: set store.type: redis" $name $type) -}}
 {{- end -}}
@@ -66,6 +90,32 @@ holds what a value may be by itself; this holds what values may be together.
 {{- end -}}
 {{- $policy := include "tollgate.policy" . | fromJson -}}
 {{- $pools := keys $policy.pools | sortAlpha -}}
+{{- $ends := default "" $policy.program.ends_on -}}
+{{- if hasSuffix "-02-29" $ends -}}
+{{- $year := substr 0 4 $ends | trimPrefix "0" | trimPrefix "0" | trimPrefix "0" | int -}}
+{{- if or (ne (mod $year 4) 0) (and (eq (mod $year 100) 0) (ne (mod $year 400) 0)) -}}
+{{- $faults = append $faults (printf "policy.program.ends_on is %s, and there is no such day" $ends) -}}
+{{- end -}}
+{{- end -}}
+{{- $seen := dict -}}
+{{- range $pool := $pools -}}
+{{- range $model := (get $policy.pools $pool).models -}}
+{{- if hasPrefix "ft:" $model -}}
+{{- $faults = append $faults (printf "policy.pools.%s lists %s: fine-tuned models are never covered" $pool $model) -}}
+{{- else if hasKey $seen $model -}}
+{{- $faults = append $faults (printf "policy.pools.%s lists %s, which is in the pool %s already: a model has one pool" $pool $model (get $seen $model)) -}}
+{{- else -}}
+{{- $_ := set $seen $model $pool -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $names := concat $pools (keys $seen) (keys (default dict $policy.orgs)) -}}
+{{- range $org, $terms := $policy.orgs -}}{{- $names = concat $names (default list $terms.projects) -}}{{- end -}}
+{{- range $name := $names -}}
+{{- if gt (len $name) 256 -}}
+{{- $faults = append $faults (printf "%q in the policy has %d bytes, and a name has 256 at most" $name (len $name)) -}}
+{{- end -}}
+{{- end -}}
 {{- range $tier, $allowances := $policy.tiers -}}
 {{- if ne (toJson $pools) (toJson (keys $allowances | sortAlpha)) -}}
 {{- $faults = append $faults (printf "policy.tiers.%s must name the allowance of each pool, and no other: %s" $tier (join ", " $pools)) -}}
@@ -77,6 +127,72 @@ holds what a value may be by itself; this holds what values may be together.
 {{- end -}}
 {{- if ne (eq $terms.data_sharing "selected") (hasKey $terms "projects") -}}
 {{- $faults = append $faults (printf "policy.orgs.%s: projects stands with data_sharing: selected, and only with it" $org) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $faults -}}
+{{- end -}}
+
+{{/* The times that the program refuses at its start. */}}
+{{- define "tollgate.refuse.settings" -}}
+{{- $faults := list -}}
+{{- $settings := .Values.settings -}}
+{{- $redis := default dict $settings.redis -}}
+{{- range $name, $time := dict "call_timeout" $settings.call_timeout "redis.connect_timeout" $redis.connect_timeout "redis.response_timeout" $redis.response_timeout -}}
+{{- if not (kindIs "invalid" $time) -}}
+{{- $milliseconds := include "tollgate.milliseconds" $time | int64 -}}
+{{- if or (lt $milliseconds (int64 1)) (gt $milliseconds (int64 60000)) -}}
+{{- $faults = append $faults (printf "settings.%s is %s, and must be more than 0 and at most 60s" $name $time) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $bounds := default dict $settings.bounds -}}
+{{- range $name, $most := dict "handshake_time" "1m" "idle_time" "7days" "connection_age" "7days" -}}
+{{- $time := get $bounds $name -}}
+{{- if $time -}}
+{{- $milliseconds := include "tollgate.milliseconds" $time | int64 -}}
+{{- if or (lt $milliseconds (int64 1000)) (gt $milliseconds (include "tollgate.milliseconds" $most | int64)) -}}
+{{- $faults = append $faults (printf "settings.bounds.%s is %s, and must be 1s to %s" $name $time $most) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- with $settings.usage_retention -}}
+{{- $days := regexFind "^[0-9]+" . | trimPrefix "0" | trimPrefix "0" | trimPrefix "0" | int -}}
+{{- if or (lt $days 1) (gt $days 3660) -}}
+{{- $faults = append $faults (printf "settings.usage_retention is %s, and must be 1day to 3660days" .) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $faults -}}
+{{- end -}}
+
+{{- define "tollgate.refuse.services" -}}
+{{- $faults := list -}}
+{{- $service := .Values.service -}}
+{{- if and (eq $service.type "ClusterIP") (eq (int $service.grpcPort) (int $service.httpPort)) -}}
+{{- $faults = append $faults (printf "service.grpcPort and service.httpPort are both %d: a Service has a port once" (int $service.grpcPort)) -}}
+{{- end -}}
+{{- if ne $service.type "LoadBalancer" -}}
+{{- range $name := list "loadBalancerClass" "loadBalancerSourceRanges" -}}
+{{- if get $service $name -}}
+{{- $faults = append $faults (printf "service.%s needs service.type: LoadBalancer" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $service.externalTrafficPolicy (eq $service.type "ClusterIP") -}}
+{{- $faults = append $faults "service.externalTrafficPolicy needs service.type: LoadBalancer or NodePort" -}}
+{{- end -}}
+{{- toJson $faults -}}
+{{- end -}}
+
+{{- define "tollgate.refuse.metrics" -}}
+{{- $faults := list -}}
+{{- with .Values.serviceMonitor -}}
+{{- if eq (include "tollgate.milliseconds" .interval) "0" -}}
+{{- $faults = append $faults "serviceMonitor.interval is 0" -}}
+{{- end -}}
+{{- if .scrapeTimeout -}}
+{{- if gt (include "tollgate.milliseconds" .scrapeTimeout | int64) (include "tollgate.milliseconds" .interval | int64) -}}
+{{- $faults = append $faults (printf "serviceMonitor.scrapeTimeout is %s, longer than serviceMonitor.interval (%s): Prometheus takes no such target" .scrapeTimeout .interval) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -144,9 +260,16 @@ holds what a value may be by itself; this holds what values may be together.
 {{- $faults = append $faults "podDisruptionBudget.maxUnavailable is 0: no node could be drained" -}}
 {{- end -}}
 {{- $fewest := ternary $scaling.minReplicas (include "tollgate.replicas" .) $scaling.enabled | int -}}
-{{- if and (not (kindIs "invalid" $budget.minAvailable)) (not (kindIs "string" $budget.minAvailable)) (include "tollgate.manyReplicas" .) -}}
-{{- if ge (int $budget.minAvailable) $fewest -}}
-{{- $faults = append $faults (printf "podDisruptionBudget.minAvailable is %d of %d replicas: no node could be drained" (int $budget.minAvailable) $fewest) -}}
+{{- if and (not (kindIs "invalid" $budget.minAvailable)) (include "tollgate.manyReplicas" .) -}}
+{{- $must := 0 -}}
+{{- if kindIs "string" $budget.minAvailable -}}
+{{- /* Kubernetes rounds up. */ -}}
+{{- $must = div (add (mul (trimSuffix "%" $budget.minAvailable | int) $fewest) 99) 100 | int -}}
+{{- else -}}
+{{- $must = int $budget.minAvailable -}}
+{{- end -}}
+{{- if ge $must $fewest -}}
+{{- $faults = append $faults (printf "podDisruptionBudget.minAvailable is %v of %d replicas: no node could be drained" $budget.minAvailable $fewest) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -156,10 +279,15 @@ holds what a value may be by itself; this holds what values may be together.
 {{/* What the chart sets by itself, for the probes and the Services to fit. */}}
 {{- define "tollgate.refuse.environment" -}}
 {{- $faults := list -}}
-{{- $ours := list "TOLLGATE_LISTEN" "TOLLGATE_HTTP_LISTEN" "TOLLGATE_STORE" "TOLLGATE_POLICY" "TOLLGATE_CONFIG" "TOLLGATE_CALLERS" "TOLLGATE_REDIS_SENTINEL_PASSWORD" -}}
+{{- $ours := list "TOLLGATE_LISTEN" "TOLLGATE_HTTP_LISTEN" "TOLLGATE_STORE" "TOLLGATE_POLICY" "TOLLGATE_CONFIG" "TOLLGATE_CALLERS" "TOLLGATE_ON_STORE_FAILURE" "TOLLGATE_REDIS_SENTINEL_PASSWORD" -}}
 {{- range .Values.extraEnv -}}
 {{- if has .name $ours -}}
 {{- $faults = append $faults (printf "extraEnv sets %s, which the chart sets from its own values" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $profile := .Values.podAnnotations -}}
+{{- if and (hasPrefix "container.apparmor.security.beta.kubernetes.io/" $name) (not (or (eq $profile "runtime/default") (hasPrefix "localhost/" $profile))) -}}
+{{- $faults = append $faults (printf "podAnnotations sets %s to %q: the restricted pod security standard takes runtime/default and localhost/… only" $name $profile) -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $faults -}}

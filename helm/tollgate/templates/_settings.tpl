@@ -5,6 +5,11 @@ know. Paths are those where the pod mounts its files.
 {{- define "tollgate.settings" -}}
 {{- $settings := mustDeepCopy .Values.settings -}}
 {{- $redis := default dict $settings.redis -}}
+{{- $bounds := default dict $settings.bounds -}}
+{{- /* Else a new pod waits for a day for the callers that the others have. */ -}}
+{{- if and .Values.autoscaling.enabled (kindIs "invalid" $bounds.connection_age) -}}
+{{- $_ := set $bounds "connection_age" "30m" -}}
+{{- end -}}
 {{- $_ := set $settings "listen" (printf "%s:50051" .Values.listenAddress) -}}
 {{- $_ := set $settings "http_listen" (printf "%s:9464" .Values.listenAddress) -}}
 {{- if eq .Values.store.type "file" -}}
@@ -37,7 +42,7 @@ know. Paths are those where the pod mounts its files.
 {{- /* YAML takes an unquoted off for false. */ -}}
 {{- if kindIs "bool" $settings.reflection -}}{{- $_ := set $settings "reflection" "off" -}}{{- end -}}
 {{- /* A section without anything in it says nothing. */ -}}
-{{- range $name, $section := dict "redis" $redis "bounds" (default dict $settings.bounds) -}}
+{{- range $name, $section := dict "redis" $redis "bounds" $bounds -}}
 {{- $said := dict -}}
 {{- range $key, $value := $section -}}
 {{- if not (kindIs "invalid" $value) -}}{{- $_ := set $said $key $value -}}{{- end -}}

@@ -93,6 +93,45 @@ fn everything_can_be_on_beside_each_other() {
     assert!(unknown.tests().is_empty());
 }
 
+/// Where the same label is given twice, the nearer one is there, and the chart's own above all; once, as a map has it.
+#[test]
+fn labels_and_annotations_that_are_given_twice_are_there_once() {
+    let mut words = vec![
+        "--set-string".to_owned(),
+        "commonLabels.release=all,commonLabels.team=x".to_owned(),
+        "--set-string".to_owned(),
+        "podAnnotations.checksum/settings=mine,podAnnotations.other=it".to_owned(),
+    ];
+    for of in ["serviceMonitor", "prometheusRule", "dashboard"] {
+        let labels = format!(
+            "{of}.enabled=true,{of}.labels.release=own,{of}.labels.app\\.kubernetes\\.io/instance=no"
+        );
+        words.extend(["--set".to_owned(), labels]);
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let made = render_with("default", &words);
+    let dashboard = made.named("ConfigMap", "rel-tollgate-dashboard").unwrap();
+    for manifest in [
+        made.one("ServiceMonitor"),
+        made.one("PrometheusRule"),
+        dashboard,
+    ] {
+        let labels = &manifest["metadata"]["labels"];
+        assert_eq!(
+            (&labels["release"], &labels["team"]),
+            (&json!("own"), &json!("x"))
+        );
+        assert_eq!(labels["app.kubernetes.io/instance"], "rel");
+    }
+    let template = &made.workload()["spec"]["template"]["metadata"];
+    let annotations = template["annotations"].as_object().unwrap();
+    assert_eq!(
+        (annotations.len(), &annotations["other"]),
+        (2, &json!("it"))
+    );
+    assert_ne!(annotations["checksum/settings"], "mine");
+}
+
 #[test]
 fn only_what_is_read_once_restarts_the_pods() {
     let checksum = |words: &[&str]| {

@@ -62,9 +62,15 @@ fn the_policy_is_rendered_to_toml_that_means_the_same() {
 #[test]
 fn hard_texts_and_numbers_survive_the_way_into_toml() {
     let hard = "tab\tnew\nline \u{1}\u{7f}\u{85}\u{1f600} \u{2028} 'single' \"double\" \\ /";
+    let models = |model: &str| json!({"models": [model]});
     let values = json!({
-        "policy": {"program": {"name": hard}, "orgs": {"a": {"tier": 1, "data_sharing": "all"}}},
-        "settings": {"bounds": {"zero": 0, "negative": -5, "large": 4_294_967_296_u64, "on": true, "a.b": "c"}},
+        "policy": {
+            "program": {"name": hard},
+            "pools": {"zero": models("a"), "a.b": models("b"), "set": models("c")},
+            "tiers": {"1": {"zero": 0, "a.b": 4_294_967_296_u64}, "2": {"zero": 1, "a.b": 2, "set": 3}},
+            "orgs": {"a": {"tier": 1, "data_sharing": "all", "enterprise": true}},
+        },
+        "settings": {"trace_ratio": 0.25},
     });
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hard.json");
@@ -79,7 +85,7 @@ fn hard_texts_and_numbers_survive_the_way_into_toml() {
     }
     std::fs::write(&file, text).unwrap();
     let file = file.to_str().unwrap();
-    let tier = "policy.orgs.b.tier=2,policy.orgs.b.data_sharing=all,settings.bounds.set=1234567";
+    let tier = "policy.orgs.b.tier=2,policy.orgs.b.data_sharing=all,policy.tiers.1.set=1234567";
     let made = render_with("default", &["-f", file, "--set", tier]);
     let policy = toml(made.policy().unwrap());
     assert_eq!(policy["program"]["name"], hard);
@@ -87,10 +93,12 @@ fn hard_texts_and_numbers_survive_the_way_into_toml() {
         policy["orgs"]["b"],
         json!({"tier": 2, "data_sharing": "all"})
     );
+    assert_eq!(policy["orgs"]["a"]["enterprise"], true);
     assert_eq!(
-        toml(made.settings())["bounds"],
-        json!({"zero": 0, "negative": -5, "large": 4_294_967_296_u64, "on": true, "a.b": "c", "set": 1_234_567})
+        policy["tiers"]["1"],
+        json!({"zero": 0, "a.b": 4_294_967_296_u64, "set": 1_234_567})
     );
+    assert_eq!(toml(made.settings())["trace_ratio"], 0.25);
 }
 
 #[test]
@@ -110,9 +118,16 @@ fn traces_bounds_and_reflection_reach_the_settings_as_they_are() {
     assert_eq!(
         monitor["spec"]["endpoints"],
         json!([{
-            "port": "http", "path": "/metrics", "scheme": "http", "interval": "30s", "scrapeTimeout": "10s",
-            "relabelings": [{"action": "replace", "targetLabel": "job", "replacement": "tollgate"}],
+            "port": "http", "path": "/metrics", "scheme": "http", "interval": "30s",
+            "relabelings": [{"action": "replace", "targetLabel": "job", "replacement": "rel-tollgate"}],
         }])
+    );
+    let words = "serviceMonitor.interval=1m30s,serviceMonitor.scrapeTimeout=90s";
+    let slower = render_with("otlp", &["--set", words]);
+    let endpoint = &slower.one("ServiceMonitor")["spec"]["endpoints"][0];
+    assert_eq!(
+        (&endpoint["interval"], &endpoint["scrapeTimeout"]),
+        (&json!("1m30s"), &json!("90s"))
     );
     assert_eq!(
         monitor["spec"]["namespaceSelector"]["matchNames"],
@@ -126,7 +141,9 @@ fn traces_bounds_and_reflection_reach_the_settings_as_they_are() {
 fn alerts_and_dashboard_are_taken_word_for_word() {
     let made = render("alerts");
     let rules = made.one("PrometheusRule");
-    let file: Value = serde_saphyr::from_str(ALERTS).unwrap();
+    // But for whose they are.
+    let own = ALERTS.replace(r#"job="tollgate""#, r#"namespace="ns",job="rel-tollgate""#);
+    let file: Value = serde_saphyr::from_str(&own).unwrap();
     assert_eq!(rules["spec"], file);
     assert_eq!(rules["metadata"]["labels"]["release"], "prometheus");
     let dashboard = made.named("ConfigMap", "rel-tollgate-dashboard").unwrap();

@@ -1,9 +1,9 @@
 //! The stores that the values name: what runs over them, how many of it, and what it needs.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{mounted_secret, names, secret_variable, service_probes, variable};
-use crate::helm::{render, render_with, selects, toml};
+use crate::helm::{Manifests, render, render_with, selects, toml};
 
 #[test]
 fn without_values_there_is_one_replica_on_a_volume_claim_and_nothing_else_is_needed() {
@@ -28,6 +28,8 @@ fn without_values_there_is_one_replica_on_a_volume_claim_and_nothing_else_is_nee
         (&spec["replicas"], &spec["serviceName"]),
         (&json!(1), &json!("rel-tollgate-headless"))
     );
+    // Else a pod that never gets ready would keep the next upgrade's from being made.
+    assert_eq!(spec["podManagementPolicy"], "Parallel");
     let claim = &spec["volumeClaimTemplates"][0]["spec"];
     assert_eq!(
         claim,
@@ -43,6 +45,7 @@ fn without_values_there_is_one_replica_on_a_volume_claim_and_nothing_else_is_nee
             "listen": "0.0.0.0:50051", "http_listen": "0.0.0.0:9464",
             "store": "file:/var/lib/tollgate/tollgate.db",
             "drain_delay": "5s", "grace_period": "25s",
+            "bounds": {"connections": 1000},
         })
     );
     assert_eq!(made.policy(), None);
@@ -185,6 +188,83 @@ fn a_policy_and_a_volume_claim_that_are_there_already_are_used() {
     );
 }
 
+/// Without a store no pod is ready by its own word, and then none would be left in the Service to answer BILLED.
+#[test]
+fn a_pod_that_answers_billed_without_a_store_stays_in_its_service() {
+    let billed = ["--set", "settings.on_store_failure=billed"];
+    let probes = |set: &str, words: &[&str]| {
+        let made = render_with(set, words);
+        service_probes(&made).map(Clone::clone)
+    };
+    for set in ["default", "redis", "mtls", "http-tls"] {
+        let [startup, _, readiness] = probes(set, &billed);
+        for way in ["grpc", "httpGet"] {
+            assert_eq!(readiness.get(way), startup.get(way), "{set}");
+        }
+        for other in [&["--set", "settings.on_store_failure=error"], [].as_slice()] {
+            let [startup, _, readiness] = probes(set, other);
+            let asks = |probe: &Value| [probe["grpc"].clone(), probe["httpGet"].clone()];
+            assert_ne!(asks(&readiness), asks(&startup), "{set}");
+        }
+    }
+    let [_, _, readiness] = probes("default", &billed);
+    assert_eq!(readiness["grpc"]["service"], "liveness");
+    assert_eq!(readiness["periodSeconds"], 2);
+    let [_, _, readiness] = probes("mtls", &billed);
+    assert_eq!(readiness["httpGet"]["path"], "/livez");
+}
+
+#[test]
+fn a_load_balancer_is_as_the_values_have_it() {
+    let made = render_with(
+        "redis",
+        &[
+            "--set",
+            "service.type=LoadBalancer,service.loadBalancerClass=example.org/inner",
+            "--set",
+            "service.loadBalancerSourceRanges={10.0.0.0/8,fd00::/8},service.externalTrafficPolicy=Local",
+        ],
+    );
+    let spec = &made.named("Service", "rel-tollgate").unwrap()["spec"];
+    assert_eq!(spec["loadBalancerClass"], "example.org/inner");
+    assert_eq!(
+        spec["loadBalancerSourceRanges"],
+        json!(["10.0.0.0/8", "fd00::/8"])
+    );
+    assert_eq!(spec["externalTrafficPolicy"], "Local");
+    let http = made.named("Service", "rel-tollgate-http").unwrap();
+    for field in [
+        "loadBalancerClass",
+        "loadBalancerSourceRanges",
+        "externalTrafficPolicy",
+    ] {
+        assert_eq!(http["spec"].get(field), None);
+        let plain = render("redis");
+        let service = plain.named("Service", "rel-tollgate").unwrap();
+        assert_eq!(service["spec"].get(field), None);
+    }
+}
+
+/// What the bounds allow fits in the limit of memory, by the formula of docs/OPERATIONS.md, "Sizing".
+#[test]
+fn the_memory_that_callers_can_make_a_pod_use_is_below_its_limit() {
+    let made = render("default");
+    let connections = toml(made.settings())["bounds"]["connections"]
+        .as_u64()
+        .unwrap();
+    let resources = &made.container()["resources"];
+    assert_eq!(
+        resources["requests"],
+        json!({"cpu": "500m", "memory": "128Mi"})
+    );
+    let limit = resources["limits"]["memory"].as_str().unwrap();
+    let limit: u64 = limit.strip_suffix("Mi").unwrap().parse().unwrap();
+    assert_eq!(resources["limits"].get("cpu"), None);
+    // The program and what waits, each connection with 256 KiB, and a policy of 1 MiB as it is read.
+    let mib = 100 + connections / 4 + 40;
+    assert!(mib * 5 / 4 <= limit, "{mib} of {limit} MiB");
+}
+
 #[test]
 fn two_memory_stores_are_never_there_at_once() {
     let made = render("memory");
@@ -226,6 +306,17 @@ fn a_scaled_deployment_has_its_number_from_the_autoscaler() {
         (&budget["minAvailable"], budget.get("maxUnavailable")),
         (&json!(2), None)
     );
+    assert_eq!(budget["unhealthyPodEvictionPolicy"], "AlwaysAllow");
+    let word = "podDisruptionBudget.unhealthyPodEvictionPolicy=IfHealthyBudget";
+    let kept = render_with("scaled", &["--set", word]);
+    let budget = &kept.one("PodDisruptionBudget")["spec"];
+    assert_eq!(budget["unhealthyPodEvictionPolicy"], "IfHealthyBudget");
+    // A new pod gets callers within the hour, unless the values say otherwise.
+    let age = |made: &Manifests| toml(made.settings())["bounds"]["connection_age"].clone();
+    assert_eq!(age(&made), "30m");
+    let word = "settings.bounds.connection_age=2h";
+    assert_eq!(age(&render_with("scaled", &["--set", word])), "2h");
+    assert!(age(&render("redis")).is_null());
     let policy = &made.one("NetworkPolicy")["spec"];
     assert_eq!(policy["policyTypes"], json!(["Ingress", "Egress"]));
     let from = |at: usize| policy["ingress"][at]["from"].as_array().unwrap();

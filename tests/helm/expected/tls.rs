@@ -18,6 +18,15 @@ fn with_tls_on_the_grpc_port_probes_ask_the_http_port() {
         })
     );
     assert_eq!(settings.get("http_tls"), None);
+    let service = render_with("mtls", &["--set", "service.headless.enabled=true"]);
+    for (name, ports) in [("rel-tollgate", 2), ("rel-tollgate-headless", 1)] {
+        let service = service.named("Service", name).unwrap();
+        let all = service["spec"]["ports"].as_array().unwrap();
+        assert_eq!(
+            (&all[0]["name"], &all[0]["appProtocol"], all.len()),
+            (&json!("grpc"), &json!("https"), ports)
+        );
+    }
     assert_eq!(settings["callers"], "/etc/tollgate/callers/who.toml");
     assert_eq!(mounted_secret(&made, "tls").unwrap(), "tollgate-tls");
     assert_eq!(
