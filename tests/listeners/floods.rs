@@ -23,6 +23,7 @@ const MOST_MEMORY: u64 = 300 << 20;
 
 /// Calls, and asks for health over connections of their own, as long as a flood goes on.
 async fn others_are_served(tollgate: &Tollgate, mut goes_on: impl FnMut() -> bool) {
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let client: QuotaServiceClient<Channel> = tollgate.client();
     let before = tollgate.memory();
     let mut calls = 0;

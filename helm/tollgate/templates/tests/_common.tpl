@@ -30,7 +30,7 @@ env:
         key: {{ $root.Values.test.tokenSecretKey }}
   {{- end }}
 resources:
-  {{- toYaml $root.Values.resources | nindent 2 }}
+  {{- toYaml $root.Values.test.resources | nindent 2 }}
 securityContext:
   {{- include "tollgate.containerSecurity" $root | nindent 2 }}
 {{- if $tls }}
