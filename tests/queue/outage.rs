@@ -2,7 +2,10 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use tollgate::{
     ledger::{LedgerError, StoreState},
     store::{Hindrance, StoreError},
@@ -169,7 +172,10 @@ async fn before_the_store_has_said_anything_a_watched_ledger_counts_nothing_by_i
     let mut asked = Box::pin(held.ledger.reserve(ask(1)));
     assert!(futures_util::poll!(asked.as_mut()).is_pending());
     assert!(futures_util::poll!(watching.as_mut()).is_pending());
-    assert!(matches!(asked.await, Err(LedgerError::Down(_))));
+    let asked = timeout(10 * SOON, asked)
+        .await
+        .expect("the store was asked");
+    assert!(matches!(asked, Err(LedgerError::Down(_))));
     assert!(held.calls.all_now().await.is_empty());
     // Who doesn't watch any more holds nothing up.
     drop(watching);
