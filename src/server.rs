@@ -296,7 +296,12 @@ impl Parts {
             followers.spawn(certificates.follow(nudge.clone()));
         }
         if let Some((path, in_force)) = self.callers.clone().zip(self.admission.in_force()) {
-            followers.spawn(admission::follow(path, in_force, nudge.clone()));
+            followers.spawn(admission::follow(
+                path,
+                in_force,
+                nudge.clone(),
+                self.metrics.clone(),
+            ));
         }
         count_first_policy(&self.ledger, &policy.status().borrow(), &self.metrics);
         let counting = count_policies(self.ledger.clone(), policy.status(), self.metrics.clone());

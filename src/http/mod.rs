@@ -12,12 +12,13 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
+use chrono::SecondsFormat;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
     callers::Admission,
     ledger::{Ledger, StoreState},
-    metrics::{self, Metrics, Readings},
+    metrics::{self, Followed, Metrics, Readings},
     policy::PolicyStatus,
 };
 
@@ -36,6 +37,8 @@ struct Standing {
     ready: watch::Receiver<Readiness>,
     ledger: Ledger,
     policy: watch::Receiver<PolicyStatus>,
+    /// They know which other files are refused.
+    metrics: Metrics,
 }
 
 /// What is served. `ready` follows the store and the shutdown, as gRPC health does; `call_timeout` is how
@@ -49,11 +52,12 @@ pub fn router(
     metrics: Metrics,
     admission: Admission,
 ) -> Router {
-    let to_be_scraped = (ready.clone(), ledger.clone(), metrics);
+    let to_be_scraped = (ready.clone(), ledger.clone(), metrics.clone());
     let standing = Standing {
         ready,
         ledger: ledger.clone(),
         policy,
+        metrics,
     };
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
@@ -74,6 +78,13 @@ async fn readyz(State(standing): State<Standing>) -> (StatusCode, String) {
     }
     if let Some(complaint) = standing.policy.borrow().complaint() {
         told = told + &complaint + "\n";
+    }
+    for (of, at) in standing.metrics.refused_files() {
+        // Of the policy more is told already.
+        if of != Followed::Policy {
+            let (of, at) = (of.name(), at.to_rfc3339_opts(SecondsFormat::Secs, true));
+            told += &format!("{of}: a change was refused at {at}, what was before stays\n");
+        }
     }
     (status, told)
 }

@@ -135,6 +135,18 @@ label! {
 }
 
 label! {
+    /// Which of the files that are followed while the service runs.
+    Followed {
+        Policy = "policy",
+        Callers = "callers",
+        /// The certificate of the gRPC port, its key, and the authorities of clients.
+        Tls = "tls",
+        /// The same of the HTTP port.
+        HttpTls = "http_tls",
+    }
+}
+
+label! {
     /// Why a call is not let in.
     Denied {
         Unauthenticated = "unauthenticated",

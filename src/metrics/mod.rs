@@ -27,8 +27,8 @@ use chrono::{DateTime, Utc};
 use prometheus_client::{encoding::text, registry::Registry};
 
 pub use self::labels::{
-    Closing, Code, Denied, Failure, Port, Refusal, Reload, Rpc, StoreCall, Tokens, Transition,
-    verdict_names,
+    Closing, Code, Denied, Failure, Followed, Port, Refusal, Reload, Rpc, StoreCall, Tokens,
+    Transition, verdict_names,
 };
 use self::{
     counters::{Counters, Gauges, Histograms, Shown},
@@ -77,7 +77,11 @@ struct Counted {
     connections_closed: Counters,
     denied: Counters,
     certificates: Mutex<BTreeMap<&'static str, DateTime<Utc>>>,
+    refused_files: Mutex<RefusedFiles>,
 }
+
+/// When the file at each place was refused, where what is there now is.
+type RefusedFiles = [Option<DateTime<Utc>>; Followed::ALL.len()];
 
 #[derive(Debug, Clone)]
 struct LoadedPolicy {
@@ -155,6 +159,7 @@ impl Metrics {
             connections_closed: by_port_and_why(Closing::ALL.iter().map(|it| it.name())),
             denied: Counters::by("why", Denied::ALL.iter().map(|it| it.name())),
             certificates: Mutex::default(),
+            refused_files: Mutex::default(),
         };
         Self {
             counted: Arc::new(counted),
@@ -248,6 +253,18 @@ impl Metrics {
     /// A policy was read anew and not taken; the one before stays.
     pub fn policy_refused(&self) {
         self.counted.reloads.add(Reload::Refused.place(), 1);
+    }
+
+    /// What is in this file's place was refused then, and the last good one is in force; none: it is not refused.
+    pub fn file_refused(&self, of: Followed, at: Option<DateTime<Utc>>) {
+        locked(&self.counted.refused_files)[of.place()] = at;
+    }
+
+    /// The files that are refused now, and when they were.
+    pub fn refused_files(&self) -> impl Iterator<Item = (Followed, DateTime<Utc>)> + use<> {
+        let refused = *locked(&self.counted.refused_files);
+        let files = Followed::ALL.iter().zip(refused);
+        files.filter_map(|(of, at)| Some((*of, at?)))
     }
 
     /// A call was not let in.

@@ -13,7 +13,9 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
-use super::{Counted, LoadedPolicy, Readings, counters::Now, locked, process};
+use super::{
+    Counted, LoadedPolicy, Readings, RefusedFiles, counters::Now, labels::Followed, locked, process,
+};
 
 /// One answer to a scrape.
 #[derive(Debug)]
@@ -43,6 +45,7 @@ impl Collector for Scrape {
         self.requests(&mut page)?;
         self.store(&mut page)?;
         self.policy(&mut page)?;
+        self.files(&mut page)?;
         self.connections(&mut page)?;
         process::encode(&mut page.0)
     }
@@ -163,6 +166,15 @@ impl Scrape {
         page.put("tollgate_build", "The program.", &Info(version))
     }
 
+    fn files(&self, page: &mut Page<'_>) -> fmt::Result {
+        let refused = *locked(&self.counted.refused_files);
+        page.put(
+            "tollgate_file_refused",
+            "Whether what is in the file's place is refused, and the last good one is in force.",
+            &Refused(refused),
+        )
+    }
+
     fn connections(&self, page: &mut Page<'_>) -> fmt::Result {
         let counted = &self.counted;
         page.put(
@@ -204,6 +216,23 @@ impl EncodeMetric for Info {
 
     fn metric_type(&self) -> MetricType {
         MetricType::Info
+    }
+}
+
+struct Refused(RefusedFiles);
+
+impl EncodeMetric for Refused {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        for of in Followed::ALL {
+            let labels = [("of", of.name())];
+            let refused = i64::from(self.0[of.place()].is_some());
+            encoder.encode_family(&labels)?.encode_gauge(&refused)?;
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
     }
 }
 

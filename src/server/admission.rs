@@ -6,10 +6,12 @@ use std::{
 };
 
 use anyhow::Context as _;
+use chrono::Utc;
 use tokio::task::spawn_blocking;
 
 use crate::{
     callers::{Admission, Callers, InForce, Port},
+    metrics::{Followed, Metrics},
     reload::{self, Nudge, ReadError, Watch},
     settings::Settings,
 };
@@ -40,8 +42,8 @@ fn parse(path: &Path, text: &[u8]) -> anyhow::Result<Callers> {
 }
 
 /// Follows the callers file: what is valid is in force from the next call on, of anything else the faults are
-/// logged, and the callers before stay. Has no end.
-pub(super) async fn follow(path: PathBuf, in_force: Arc<InForce>, nudge: Nudge) {
+/// logged, the metrics tell of it, and the callers before stay. Has no end.
+pub(super) async fn follow(path: PathBuf, in_force: Arc<InForce>, nudge: Nudge, metrics: Metrics) {
     let mut watch = Watch::new([path.clone()], &nudge);
     // What was judged last: the same is not judged, nor told, again.
     let mut judged = Err(String::new());
@@ -68,6 +70,8 @@ pub(super) async fn follow(path: PathBuf, in_force: Arc<InForce>, nudge: Nudge) 
             }
             Err(error) => Err(anyhow::anyhow!("{error}")),
         };
+        let refused_at = taken.is_err().then(Utc::now);
+        metrics.file_refused(Followed::Callers, refused_at);
         if let Err(error) = taken {
             let (callers, error) = (path.display(), format!("{error:#}"));
             tracing::error!(%callers, error, "the callers file is not taken: the callers before stay");

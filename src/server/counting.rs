@@ -2,7 +2,11 @@
 
 use tokio::sync::watch;
 
-use crate::{ledger::Ledger, metrics::Metrics, policy::PolicyStatus};
+use crate::{
+    ledger::Ledger,
+    metrics::{Followed, Metrics},
+    policy::PolicyStatus,
+};
 
 /// Tells the metrics of the policy in force.
 pub(super) fn count_first_policy(ledger: &Ledger, status: &PolicyStatus, metrics: &Metrics) {
@@ -29,6 +33,7 @@ pub(super) async fn count_policies(
         for _ in refused..now.refused {
             metrics.policy_refused();
         }
+        metrics.file_refused(Followed::Policy, now.refused_at);
         (applied, refused) = (now.applied, now.refused);
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
@@ -17,7 +17,7 @@ use tokio::task::spawn_blocking;
 use x509_parser::parse_x509_certificate;
 
 use crate::{
-    metrics::Metrics,
+    metrics::{Followed, Metrics},
     pem::{self, PemFault},
     reload::{Nudge, Watch},
 };
@@ -42,6 +42,8 @@ pub struct ListenerTls {
 pub struct TlsNames {
     /// The section.
     pub section: &'static str,
+    /// What its files are in the metrics.
+    pub followed: Followed,
     /// Its `cert_file`.
     pub cert_file: &'static str,
     /// Its `key_file`.
@@ -53,6 +55,7 @@ pub struct TlsNames {
 /// `[tls]`.
 pub static GRPC_TLS: TlsNames = TlsNames {
     section: "tls",
+    followed: Followed::Tls,
     cert_file: "tls.cert_file",
     key_file: "tls.key_file",
     client_ca_file: "tls.client_ca_file",
@@ -61,6 +64,7 @@ pub static GRPC_TLS: TlsNames = TlsNames {
 /// `[http_tls]`.
 pub static HTTP_TLS: TlsNames = TlsNames {
     section: "http_tls",
+    followed: Followed::HttpTls,
     cert_file: "http_tls.cert_file",
     key_file: "http_tls.key_file",
     client_ca_file: "http_tls.client_ca_file",
@@ -147,6 +151,7 @@ impl Certificates {
                 Err(error) => {
                     let error = error.to_string();
                     if refused.as_ref() != Some(&error) {
+                        self.tell_refused(Some(Utc::now()));
                         tracing::error!(
                             section,
                             error,
@@ -157,8 +162,14 @@ impl Certificates {
                     continue;
                 }
             }
+            self.tell_refused(None);
             refused = None;
         }
+    }
+
+    /// Tells the metrics since when what is in the files is refused, if it is.
+    fn tell_refused(&self, at: Option<DateTime<Utc>>) {
+        self.metrics.file_refused(self.files.names.followed, at);
     }
 
     /// Reads the files again. The next connections get what is in them; where it is no good, they get what

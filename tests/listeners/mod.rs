@@ -3,6 +3,7 @@
 mod bounds;
 mod cancelled;
 mod floods;
+mod refused;
 mod tls;
 
 use std::time::{Duration, Instant};

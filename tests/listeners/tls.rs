@@ -25,11 +25,11 @@ use crate::support::{
     tollgate::{Tollgate, program},
 };
 
-fn read(path: &str) -> Vec<u8> {
+pub(super) fn read(path: &str) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-fn section(name: &str, files: &Files, more: &str) -> String {
+pub(super) fn section(name: &str, files: &Files, more: &str) -> String {
     let Files { cert, key } = files;
     format!("[{name}]\ncert_file = {cert:?}\nkey_file = {key:?}\n{more}")
 }

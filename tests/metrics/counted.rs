@@ -307,7 +307,7 @@ async fn nothing_that_callers_send_is_a_label() {
 #[test]
 fn connections_denials_certificates_and_reloads_are_counted_where_they_are_told() {
     use chrono::DateTime;
-    use tollgate::metrics::{Closing, Denied, Metrics, Port, Readings, Refusal};
+    use tollgate::metrics::{Closing, Denied, Followed, Metrics, Port, Readings, Refusal};
     let metrics = Metrics::new();
     let grpc = metrics.connections(Port::Grpc);
     let (one, other) = (grpc.opened(), grpc.opened());
@@ -320,6 +320,11 @@ fn connections_denials_certificates_and_reloads_are_counted_where_they_are_told(
     metrics.policy_loaded("p", "v1", 1, at);
     metrics.policy_applied("p", "v2", 2, at);
     metrics.policy_refused();
+    metrics.file_refused(Followed::Tls, Some(at));
+    metrics.file_refused(Followed::Callers, Some(at));
+    metrics.file_refused(Followed::Callers, None);
+    let refused: Vec<_> = metrics.refused_files().collect();
+    assert_eq!(refused, [(Followed::Tls, at)]);
     let text = metrics.text(Readings {
         ready: true,
         store_up: false,
@@ -338,6 +343,10 @@ fn connections_denials_certificates_and_reloads_are_counted_where_they_are_told(
         r#"tollgate_policy_info{name="p",version="v2"} 1"#,
         r#"tollgate_policy_reloads_total{result="applied"} 1"#,
         r#"tollgate_policy_reloads_total{result="refused"} 1"#,
+        r#"tollgate_file_refused{of="policy"} 0"#,
+        r#"tollgate_file_refused{of="callers"} 0"#,
+        r#"tollgate_file_refused{of="tls"} 1"#,
+        r#"tollgate_file_refused{of="http_tls"} 0"#,
         "tollgate_policy_organizations 2.0",
         "tollgate_ready 1.0",
         "tollgate_store_up 0.0",

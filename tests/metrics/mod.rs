@@ -3,6 +3,7 @@
 mod alerts;
 mod counted;
 mod prometheus;
+pub mod refused;
 mod traces;
 
 use std::{
