@@ -5,7 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use chrono::{DateTime, Utc};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use x509_parser::parse_x509_certificate;
 
 /// A file that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,14 @@ pub fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, PemFault> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Until when the first of these certificates is valid; none where there is none that can be read.
+#[must_use]
+pub fn expires(pem: &[u8]) -> Option<DateTime<Utc>> {
+    let leaf = CertificateDer::from_pem_slice(pem).ok()?;
+    let (_, leaf) = parse_x509_certificate(&leaf).ok()?;
+    DateTime::from_timestamp(leaf.validity().not_after.timestamp(), 0)
 }
 
 /// At least one: an empty list of authorities would trust nobody, and say so only at each connection.

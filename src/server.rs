@@ -101,10 +101,10 @@ impl Server {
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
         let policy = open_policy(settings)?;
         let callers = admission::load(settings)?;
-        let (store, store_name) = open_store(settings)?;
+        let metrics = Metrics::new();
+        let (store, store_name) = open_store(settings, &metrics)?;
         let days = settings.usage_retention_days;
         let bounds = settings.bounds.fitted_to_open_files();
-        let metrics = Metrics::new();
         let ledger = Ledger::new(policy.policy(), store, settings.on_store_failure, days)
             .with_metrics(metrics.clone())
             .with_most_waiting(bounds.waiting_decisions);

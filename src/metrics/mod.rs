@@ -272,7 +272,7 @@ impl Metrics {
         self.counted.denied.add(why.place(), 1);
     }
 
-    /// A certificate, of `grpc`, say, is valid until then.
+    /// A certificate of ours, of `tls`, say, is valid until then.
     pub fn certificate_expires(&self, of: &'static str, at: DateTime<Utc>) {
         locked(&self.counted.certificates).insert(of, at);
     }

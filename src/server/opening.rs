@@ -1,6 +1,6 @@
 //! What a service starts with: its policy, its store, and its ports.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{fs, io, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
 use chrono::Utc;
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     callers,
     metrics::{self, Metrics},
+    pem,
     policy::PolicySource,
     settings::{Settings, StoreChoice},
     store::{
@@ -36,7 +37,10 @@ pub(super) fn open_policy(settings: &Settings) -> anyhow::Result<PolicySource> {
     })
 }
 
-pub(super) fn open_store(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, String)> {
+pub(super) fn open_store(
+    settings: &Settings,
+    metrics: &Metrics,
+) -> anyhow::Result<(Arc<dyn Store>, String)> {
     Ok(match &settings.store {
         StoreChoice::Memory => {
             let store = MemoryStore::new(Arc::new(Utc::now), settings.usage_retention_days);
@@ -52,6 +56,11 @@ pub(super) fn open_store(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>,
             let name = config.url.to_string();
             let store = RedisStore::new(RedisConfig::clone(config))
                 .with_context(|| format!("the store {name} can't be used"))?;
+            let client = config.tls.client.as_ref();
+            let cert = client.and_then(|(cert_file, _)| fs::read(cert_file).ok());
+            if let Some(at) = cert.and_then(|cert| pem::expires(&cert)) {
+                metrics.certificate_expires("redis", at);
+            }
             (Arc::new(store), name)
         }
     })

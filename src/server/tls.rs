@@ -14,7 +14,6 @@ use rustls::{
 };
 
 use tokio::task::spawn_blocking;
-use x509_parser::parse_x509_certificate;
 
 use crate::{
     metrics::{Followed, Metrics},
@@ -200,14 +199,8 @@ impl ListenerTls {
 
     /// Tells the metrics until when the service's own certificate is valid.
     fn tell_expiry(&self, [cert, ..]: &[Vec<u8>; 3], metrics: &Metrics) {
-        let names = self.names;
-        let chain = pem::certificates(names.cert_file, &self.cert_file, cert).unwrap_or_default();
-        let leaf = chain
-            .first()
-            .and_then(|leaf| parse_x509_certificate(leaf).ok());
-        let at = leaf.map(|(_, leaf)| leaf.validity().not_after.timestamp());
-        if let Some(at) = at.and_then(|at| DateTime::from_timestamp(at, 0)) {
-            metrics.certificate_expires(names.section, at);
+        if let Some(at) = pem::expires(cert) {
+            metrics.certificate_expires(self.names.section, at);
         }
     }
 

@@ -316,7 +316,7 @@ fn connections_denials_certificates_and_reloads_are_counted_where_they_are_told(
     one.closed(Closing::Idle);
     metrics.call_denied(Denied::PermissionDenied);
     let at = DateTime::from_timestamp(1_900_000_000, 0).unwrap();
-    metrics.certificate_expires("grpc", at);
+    metrics.certificate_expires("tls", at);
     metrics.policy_loaded("p", "v1", 1, at);
     metrics.policy_applied("p", "v2", 2, at);
     metrics.policy_refused();
@@ -339,7 +339,7 @@ fn connections_denials_certificates_and_reloads_are_counted_where_they_are_told(
         r#"tollgate_connections_closed_total{port="grpc",why="idle"} 1"#,
         r#"tollgate_connections_closed_total{port="http",why="idle"} 0"#,
         r#"tollgate_calls_denied_total{why="permission_denied"} 1"#,
-        r#"tollgate_certificate_expiry_timestamp_seconds{of="grpc"} 1900000000"#,
+        r#"tollgate_certificate_expiry_timestamp_seconds{of="tls"} 1900000000"#,
         r#"tollgate_policy_info{name="p",version="v2"} 1"#,
         r#"tollgate_policy_reloads_total{result="applied"} 1"#,
         r#"tollgate_policy_reloads_total{result="refused"} 1"#,

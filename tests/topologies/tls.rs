@@ -3,6 +3,7 @@
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{ORGS, logs, reserve_of, start, used};
+use crate::server::http_get;
 use crate::support::{
     calls::TextFile,
     certificates::{Authority, Files},
@@ -58,6 +59,10 @@ async fn a_client_with_its_certificate_reaches_a_server_whose_authority_it_trust
     let client = tollgate.client();
     assert_eq!(reserve_of(&client, "org-0", "r").await.unwrap().used, 1);
     assert_eq!(used(&client, "org-0").await, 1);
+    // It is read once, so its end must be seen coming.
+    let (_, metrics) = http_get(&tollgate.http_addr, "/metrics");
+    let told = "tollgate_certificate_expiry_timestamp_seconds{of=\"redis\"} ";
+    assert!(metrics.contains(told), "{metrics}");
 }
 
 #[tokio::test]
