@@ -120,6 +120,7 @@ impl QuotaService for Quota {
     ) -> Result<Response<Self::ReserveStreamStream>, Status> {
         let call = Call {
             granted: self.granted(&request)?,
+            heard: request.extensions().get().cloned(),
             requests: request.into_inner(),
             ledger: self.ledger.clone(),
             item_timeout: self.call_timeout,

@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use super::{
     access::Granted,
     convert,
+    heard::Heard,
     observed::Tally,
     proto::{
         ItemError, ReserveRequest, ReserveStreamResponse, reserve_stream_response::Answer as Wire,
@@ -36,6 +37,8 @@ pub(super) struct Call<S> {
     pub(super) stopping: CancellationToken,
     /// Counts the answers.
     pub(super) tally: Tally,
+    /// Whether the caller hung up: that looks like an end of the requests.
+    pub(super) heard: Option<Heard>,
     /// Held while the call is open.
     pub(super) _open: TaskTrackerToken,
 }
@@ -61,14 +64,20 @@ where
             let (call, failed) = match end {
                 None => (Some(call), None),
                 Some(end) => {
-                    call.tally
-                        .ended(end.as_ref().err().map_or(Code::Ok, Status::code));
+                    if !call.hung_up() {
+                        let code = end.as_ref().err().map_or(Code::Ok, Status::code);
+                        call.tally.ended(code);
+                    }
                     (None, end.err())
                 }
             };
             Some((stream::iter(answers.chain(failed.map(Err))), call))
         });
         rounds.flatten()
+    }
+
+    fn hung_up(&self) -> bool {
+        self.heard.as_ref().is_some_and(Heard::hung_up)
     }
 
     /// Waits for a request, and takes those that are there behind it.
@@ -95,7 +104,7 @@ where
                 }
                 Some(Err(status)) => {
                     let status = convert::not_internal(&status).unwrap_or(status);
-                    if is_of_a_message(&status) {
+                    if is_of_a_message(&status) && !self.hung_up() {
                         self.tally.answered(Err(status.code()));
                     }
                     let end = Some(Err(status));

@@ -92,6 +92,10 @@ async fn readyz(State(standing): State<Standing>) -> (StatusCode, String) {
 async fn scrape(
     State((ready, ledger, metrics)): State<(watch::Receiver<Readiness>, Ledger, Metrics)>,
 ) -> Response {
+    // It reads files of the kernel, some of which grow with the connections, on threads that the store needs, too:
+    // one at a time, however many ask, and whether or not they wait for it.
+    static ONE: Semaphore = Semaphore::const_new(1);
+    let one = ONE.acquire().await;
     let (waiting, store_calls) = ledger.load();
     let readings = Readings {
         ready: *ready.borrow() == Readiness::Ready,
@@ -100,11 +104,11 @@ async fn scrape(
         store_calls,
         waiting,
     };
-    // It reads files of the kernel, some of which grow with the connections, on threads that the store needs, too:
-    // one at a time, however many ask.
-    static ONE: Semaphore = Semaphore::const_new(1);
-    let _one = ONE.acquire().await;
-    match tokio::task::spawn_blocking(move || metrics.text(readings)).await {
+    let told = tokio::task::spawn_blocking(move || {
+        let _one = one;
+        metrics.text(readings)
+    });
+    match told.await {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

@@ -220,11 +220,7 @@ impl Code {
     pub(super) const fn is_foreseen(self) -> bool {
         !matches!(
             self,
-            Self::Unknown
-                | Self::DeadlineExceeded
-                | Self::Aborted
-                | Self::Unimplemented
-                | Self::DataLoss
+            Self::Unknown | Self::Aborted | Self::Unimplemented | Self::DataLoss
         )
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
@@ -13,7 +13,7 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use hyper::{Request, Response, body::Incoming, service::Service};
 use pin_project_lite::pin_project;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{sync::SetOnce, time::Instant};
 
 use crate::{
     callers::Peer,
@@ -34,8 +34,7 @@ pub(super) struct Activity {
     /// How many times its task ran.
     turns: AtomicU64,
     /// Why it was asked to leave, by the first who did.
-    leaves: OnceLock<Closing>,
-    is_asked: Notify,
+    leaves: SetOnce<Closing>,
 }
 
 impl Activity {
@@ -47,8 +46,7 @@ impl Activity {
             has_spoken: AtomicBool::new(false),
             has_called: AtomicBool::new(false),
             turns: AtomicU64::new(0),
-            leaves: OnceLock::new(),
-            is_asked: Notify::new(),
+            leaves: SetOnce::new(),
         }
     }
 
@@ -88,9 +86,7 @@ impl Activity {
 
     /// Asks the connection to leave. False where that was asked before.
     pub(super) fn ask_to_leave(&self, why: Closing) -> bool {
-        let first = self.leaves.set(why).is_ok();
-        self.is_asked.notify_one();
-        first
+        self.leaves.set(why).is_ok()
     }
 
     pub(super) fn makes_room(&self) -> bool {
@@ -99,12 +95,7 @@ impl Activity {
 
     /// Waits until it is asked to leave, and tells why.
     pub(super) async fn is_to_leave(&self) -> Closing {
-        loop {
-            self.is_asked.notified().await;
-            if let Some(why) = self.leaves.get() {
-                return *why;
-            }
-        }
+        *self.leaves.wait().await
     }
 }
 

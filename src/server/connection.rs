@@ -1,6 +1,7 @@
 //! One connection's life: it begins in time, serves, and ends when its caller, its age or the service says so.
 
 use std::{
+    error::Error as _,
     future::poll_fn,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     pin::{Pin, pin},
@@ -51,10 +52,7 @@ pub(super) async fn serve(
     let end = loop {
         let may_stay = goes.is_none();
         tokio::select! {
-            ended = poll_fn(|cx| {
-                activity.has_a_turn();
-                connection.as_mut().poll(cx)
-            }) => return goes.map_or_else(|| ended_by(ended, activity), End::Closed),
+            ended = turn_by_turn(connection.as_mut(), activity) => return goes.map_or_else(|| ended_by(ended, activity), End::Closed),
             why = activity.is_to_leave() => break why,
             () = stop.cancelled(), if may_stay => goes = Some(Closing::Stopping),
             () = &mut ages, if may_stay => goes = Some(Closing::Age),
@@ -84,30 +82,36 @@ pub(super) async fn serve(
 }
 
 /// Gives a connection that was told to go the time that it needs for that.
-async fn leave(
-    mut connection: Pin<&mut impl GracefulConnection>,
-    activity: &Activity,
-    why: Closing,
-) {
+async fn leave(connection: Pin<&mut impl GracefulConnection>, activity: &Activity, why: Closing) {
     let (farewell, last_calls) = match why {
         Closing::MadeRoom => (SHORT_FAREWELL, SHORT_LAST_CALLS),
         _ => (FAREWELL, LAST_CALLS),
     };
-    let mut turns = poll_fn(|cx| {
+    let mut ending = pin!(turn_by_turn(connection, activity));
+    let left = timeout(farewell, ending.as_mut()).await.is_ok();
+    if !left && activity.idle_since().is_none() {
+        let _ = timeout(last_calls, ending).await;
+    }
+}
+
+/// Drives a connection, and counts its turns.
+async fn turn_by_turn<C: GracefulConnection>(
+    mut connection: Pin<&mut C>,
+    activity: &Activity,
+) -> Result<(), C::Error> {
+    poll_fn(|cx| {
         activity.has_a_turn();
         connection.as_mut().poll(cx)
-    });
-    let left = timeout(farewell, &mut turns).await.is_ok();
-    if !left && activity.idle_since().is_none() {
-        let _ = timeout(last_calls, turns).await;
-    }
+    })
+    .await
 }
 
 /// Why a connection ended that was not told to.
 fn ended_by(ended: Result<(), hyper::Error>, activity: &Activity) -> End {
     match ended {
         Ok(()) => End::Closed(Closing::ByCaller),
-        Err(error) if error.is_timeout() && activity.idle_since().is_some() => {
+        // HTTP/1's headers did not come in time. Where HTTP/2's pings are not answered, the error has a cause.
+        Err(error) if error.is_timeout() && error.source().is_none() => {
             if activity.has_called() {
                 End::Closed(Closing::Idle)
             } else {

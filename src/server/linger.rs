@@ -73,9 +73,7 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self {
-            stream, patience, ..
-        } = &mut *self;
+        let Self { stream, patience } = &mut *self;
         let patience = match patience {
             Some(patience) => patience,
             None => {

@@ -27,8 +27,8 @@ const PIECE: usize = 8 * 1024;
 /// A connection begins with so much of what it may cancel in a second.
 const AT_FIRST: f64 = 0.1;
 
-/// Who was kept waiting for so long is asked to leave: the answers to what waits in front of its new calls are
-/// not wanted any more, and over a new connection these come at once.
+/// Who was kept waiting for so long, since it last had its whole allowance, is asked to leave: the answers to what
+/// waits in front of its new calls are not wanted any more, and over a new connection these come at once.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A connection over which calls come by HTTP/2.
@@ -68,6 +68,15 @@ impl<IO> Paced<IO> {
         pin!(yield_now()).poll(cx)
     }
 
+    /// Ready as soon as it may be listened to.
+    fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.allowance.poll(cx));
+        if self.allowance.waited > PATIENCE {
+            self.activity.ask_to_leave(Closing::Cancelling);
+        }
+        Poll::Ready(())
+    }
+
     /// Takes in what was read.
     fn take_in(&mut self, bytes: &[u8]) {
         self.read += bytes.len();
@@ -77,9 +86,6 @@ impl<IO> Paced<IO> {
         }
         if resets > 0 {
             self.allowance.take(resets);
-        }
-        if self.allowance.waited > PATIENCE {
-            self.activity.ask_to_leave(Closing::Cancelling);
         }
     }
 }
@@ -91,7 +97,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Paced<IO> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_turn(cx));
-        ready!(self.allowance.poll(cx));
+        ready!(self.poll_allowance(cx));
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
         self.take_in(&buffer.filled()[before..]);
@@ -165,7 +171,6 @@ impl Allowance {
         self.at = now;
         if self.left < 0.0 {
             let pause = Duration::from_secs_f64(-self.left / self.per_second);
-            self.waited += pause;
             self.pause = Some(Box::pin(sleep_until(now + pause)));
         }
     }
@@ -174,6 +179,7 @@ impl Allowance {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(cx));
+            self.waited += pause.deadline() - self.at;
             self.pause = None;
         }
         Poll::Ready(())
@@ -226,23 +232,22 @@ mod tests {
             bytes.extend(reset.repeat(calls));
             bytes
         };
-        let is_asked = async |paced: &Paced<()>| {
+        let is_asked_after = async |paced: &mut Paced<()>, bytes: &[u8]| {
+            paced.take_in(bytes);
+            std::future::poll_fn(|cx| paced.poll_allowance(cx)).await;
             let asked = paced.activity.is_to_leave();
             timeout(Duration::ZERO, asked).await == Ok(Closing::Cancelling)
         };
         let mut paced = Paced::new((), PER_SECOND, Arc::new(Activity::new()));
-        paced.take_in(&cancelled(1_000));
-        assert!(!is_asked(&paced).await);
-        paced.take_in(&reset.repeat(200));
-        assert!(is_asked(&paced).await);
+        assert!(!is_asked_after(&mut paced, &cancelled(1_000)).await);
+        assert!(is_asked_after(&mut paced, &reset.repeat(200)).await);
         // Unless it cancelled little for a while.
         let mut paced = Paced::new((), PER_SECOND, Arc::new(Activity::new()));
         paced.take_in(&cancelled(0));
         for _ in 0..10 {
             advance(Duration::from_secs(2)).await;
-            paced.take_in(&reset.repeat(1_900));
+            assert!(!is_asked_after(&mut paced, &reset.repeat(1_900)).await);
         }
-        assert!(!is_asked(&paced).await);
     }
 
     #[tokio::test]
