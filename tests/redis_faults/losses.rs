@@ -4,12 +4,16 @@
 use std::{
     fs,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use chrono::TimeDelta;
 use nix::sys::signal::Signal;
-use tollgate::grpc::proto::{ReleaseRequest, ReserveRequest, SettleRequest};
+use tollgate::{
+    grpc::proto::{ReleaseRequest, ReserveRequest, SettleRequest},
+    ledger::{Ledger, OnStoreFailure},
+};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{logged, not_ready_body, served_again, start, start_unseen, unavailable};
@@ -21,7 +25,7 @@ use crate::{
         free_port,
         redis::RedisServer,
         tollgate::Tollgate,
-        world::small_policy,
+        world::{ask as call, org_id, policy, redis_store, small_policy},
     },
 };
 
@@ -340,4 +344,36 @@ async fn with_wait_replicas_nothing_is_answered_that_too_few_replicas_have() {
     let answer = served_again(&client, "third").await;
     assert_eq!(answer.used, 21);
     assert!(reserve(&client, 10, "other").await.replayed);
+}
+
+/// A record keeps a part for each of 64 processes; then the first ones' become one.
+#[tokio::test]
+async fn what_very_many_processes_counted_is_told_once_by_one_that_has_not_written_since() {
+    let redis = RedisServer::start();
+    let process = || {
+        let store = Arc::new(redis_store(&redis));
+        Ledger::new(
+            Arc::new(policy("keep_open")),
+            store,
+            OnStoreFailure::Error,
+            35,
+        )
+    };
+    let count = async |ledger: &Ledger, tokens: u64| {
+        let reserved = ledger.reserve(call(tokens)).await.unwrap();
+        reserved.pool.unwrap().used.get()
+    };
+    for _ in 0..60 {
+        count(&process(), 2).await;
+    }
+    let witness = process();
+    assert_eq!(count(&witness, 3).await, 123);
+    // What it remembers has the first ones' parts apart, while Redis has them as one.
+    for _ in 0..15 {
+        count(&process(), 1).await;
+    }
+    let told = witness.quota(&org_id("acme")).await.unwrap();
+    let large = told.pools.iter().find(|it| it.0.pool.as_str() == "large");
+    assert_eq!(large.unwrap().1.used.get(), 138);
+    assert_eq!(count(&witness, 1).await, 139);
 }

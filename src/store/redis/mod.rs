@@ -210,6 +210,7 @@ impl Store for RedisStore {
         pools: &[PoolName],
     ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
         let keys = self.keys(org, day);
+        let remembered = self.decider.memory.lock().pools(org, day).to_vec();
         let push = |command: &mut Cmd| {
             command.arg(pools.len());
             for pool in pools {
@@ -221,10 +222,12 @@ impl Store for RedisStore {
             again_if_cut(|| self.pools.run(&self.links, &key, Manner::default(), push)).await;
         let reply = reply.map_err(|error| store_error(&error))?;
         let (now, mut records) = readings::parse_pools(&reply, pools.len())?;
-        // What Redis lost shows here too, though only a decision restores it.
-        let memory = self.decider.memory.lock();
-        for known in memory.pools(org, day) {
-            if let Some(at) = pools.iter().position(|pool| *pool == known.pool) {
+        // What Redis lost shows here too, though only a decision restores it. Where it lost nothing, it knows more
+        // than this replica does: what others made one part since, say.
+        for known in remembered {
+            if let Some(at) = pools.iter().position(|pool| *pool == known.pool)
+                && records[at].turn_of(self.decider.memory.replica) < known.turn
+            {
                 records[at].join(Record::parse(&known.record)?);
             }
         }

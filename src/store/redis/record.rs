@@ -50,6 +50,12 @@ impl Record {
         Ok(record)
     }
 
+    /// The turn of a replica's last write, 0 where it has none.
+    #[must_use]
+    pub fn turn_of(&self, replica: u64) -> u64 {
+        self.parts.get(&replica).map_or(0, |part| part.turn)
+    }
+
     /// Takes from another record what is further there.
     pub fn join(&mut self, other: Self) {
         self.closed |= other.closed;
