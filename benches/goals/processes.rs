@@ -84,21 +84,11 @@ impl Service {
     /// Starts the real program, and waits until it is SERVING.
     pub(crate) async fn tollgate(store: &str, policy: Option<&PolicyFile>) -> anyhow::Result<Self> {
         let addr = format!("127.0.0.1:{}", free_port()?);
-        let mut command = program();
-        command
-            .args(["serve", "--listen", &addr, "--http-listen", "127.0.0.1:0"])
-            .args(["--log", "error", "--store", store]);
-        if let Some(policy) = policy {
-            command.arg("--policy").arg(policy.path());
-        }
-        let mut process = Process::start(&mut command)?;
-        let serving = async || is_serving(&addr).await.unwrap_or(false);
-        process.wait_until(serving).await?;
-        Ok(Self {
-            process,
-            addr,
-            ca_file: None,
-        })
+        let mut service = Self::listening(serve(&addr, store, policy), addr).await?;
+        let addr = &service.addr;
+        let serving = async || is_serving(addr).await.unwrap_or(false);
+        service.process.wait_until(serving).await?;
+        Ok(service)
     }
 
     /// The same over TLS and in memory, where the first calls may wait for the store.
@@ -108,20 +98,12 @@ impl Service {
         let Encryption { ca, cert, key } = tls;
         let settings = format!("[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n");
         fs::write(&config, settings)?;
-        let mut command = program();
-        command
-            .args(["serve", "--listen", &addr, "--http-listen", "127.0.0.1:0"])
-            .args(["--log", "error", "--store", "memory:", "--policy"])
-            .arg(policy.path())
-            .arg("--config")
-            .arg(config);
-        let mut process = Process::start(&mut command)?;
-        let listening = async || TcpStream::connect(&addr).await.is_ok();
-        process.wait_until(listening).await?;
+        let mut command = serve(&addr, "memory:", Some(policy));
+        command.arg("--config").arg(config);
+        let service = Self::listening(command, addr).await?;
         Ok(Self {
-            process,
-            addr,
             ca_file: Some(ca),
+            ..service
         })
     }
 
@@ -130,6 +112,11 @@ impl Service {
         let addr = format!("127.0.0.1:{}", free_port()?);
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--serve-floor", &addr]);
+        Self::listening(command, addr).await
+    }
+
+    /// Starts it, and waits until it takes connections there.
+    async fn listening(mut command: Command, addr: String) -> anyhow::Result<Self> {
         let mut process = Process::start(&mut command)?;
         let listening = async || TcpStream::connect(&addr).await.is_ok();
         process.wait_until(listening).await?;
@@ -246,6 +233,18 @@ fn policy(organizations: impl IntoIterator<Item = String>) -> String {
             .expect("a String takes what is written");
     }
     text
+}
+
+/// The program as a service over plaintext, unless more is said.
+fn serve(addr: &str, store: &str, policy: Option<&PolicyFile>) -> Command {
+    let mut command = program();
+    command
+        .args(["serve", "--listen", addr, "--http-listen", "127.0.0.1:0"])
+        .args(["--log", "error", "--store", store]);
+    if let Some(policy) = policy {
+        command.arg("--policy").arg(policy.path());
+    }
+    command
 }
 
 /// The program, without what a developer has set for it.

@@ -98,7 +98,7 @@ where
             .get_or_insert_with(|| Box::pin(sleep_until(ends)));
         timer.as_mut().poll(cx).map(|()| {
             if let Some(heard) = this.heard {
-                heard.is_late();
+                heard.ends_late();
             }
             let late = Status::deadline_exceeded(
                 "the call was not over at its deadline: its outcome is unknown, retry with the same request_id",

@@ -42,7 +42,8 @@ impl Heard {
         self.is(LATE)
     }
 
-    pub(super) fn is_late(&self) {
+    /// The call is ended at its deadline.
+    pub(super) fn ends_late(&self) {
         self.mark(LATE);
     }
 

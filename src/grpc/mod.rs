@@ -1,12 +1,13 @@
 //! The gRPC surface: `tollgate.v1.QuotaService`, over the [`Ledger`](crate::ledger::Ledger).
 //!
 //! Each method converts the request, calls the ledger, and converts the answer. [`convert`] holds
-//! both directions, and the one place where errors become statuses. [`access`] lets in who may call.
+//! both directions, [`errors`] the one place where errors become statuses. [`access`] lets in who may call.
 
 pub mod access;
 pub mod codec;
 mod convert;
 pub mod deadline;
+mod errors;
 pub mod heard;
 mod observed;
 mod page_token;

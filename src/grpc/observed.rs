@@ -19,7 +19,7 @@ use tonic::{
     server::NamedService,
 };
 
-use super::{convert, heard::Heard};
+use super::{errors, heard::Heard};
 use crate::{
     domain::{PoolName, Verdict},
     metrics::{Code, Denied, Metrics, OpenStream, Rpc, verdict_names},
@@ -137,7 +137,7 @@ where
         if let Some(failed) = &failed {
             if call.heard.as_ref().is_some_and(Heard::hung_up) {
                 code = tonic::Code::Cancelled;
-            } else if let Some(other) = convert::not_internal(failed) {
+            } else if let Some(other) = errors::not_internal(failed) {
                 code = other.code();
                 response = other.into_http();
             }

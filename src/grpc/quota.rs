@@ -10,6 +10,7 @@ use super::{
     access::{Authorized, Granted},
     convert,
     deadline::answer_by,
+    errors,
     observed::{Observed, Tally, answered},
     proto::{
         GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
@@ -104,7 +105,7 @@ impl QuotaService for Quota {
         let ledger = self.in_time(request.metadata());
         let granted = self.granted(&request)?;
         let call = convert::reserve_call(request.into_inner(), &granted)?;
-        let reserved = ledger.reserve(call).await.map_err(convert::status)?;
+        let reserved = ledger.reserve(call).await.map_err(errors::status)?;
         let pool = reserved.pool.as_ref().map(|figures| &figures.pool);
         let (verdict, replayed) = (reserved.verdict, reserved.replayed);
         answered(&self.metrics, Rpc::Reserve, verdict, pool, replayed);
@@ -139,7 +140,7 @@ impl QuotaService for Quota {
         let granted = self.granted(&request)?;
         let (org, request_id, tokens) = convert::settle_call(request.into_inner(), &granted)?;
         let settled = ledger.settle(org, request_id, tokens).await;
-        let settled = settled.map_err(convert::status)?;
+        let settled = settled.map_err(errors::status)?;
         let pool = settled.pool.as_ref().map(|figures| &figures.pool);
         let (verdict, replayed) = (settled.verdict, settled.replayed);
         answered(&self.metrics, Rpc::Settle, verdict, pool, replayed);
@@ -156,7 +157,7 @@ impl QuotaService for Quota {
         let released = ledger
             .release(org, request_id)
             .await
-            .map_err(convert::status)?;
+            .map_err(errors::status)?;
         Ok(Response::new(convert::release_response(released)))
     }
 
@@ -167,7 +168,7 @@ impl QuotaService for Quota {
         let ledger = self.in_time(request.metadata());
         let granted = self.granted(&request)?;
         let org = convert::org(request.into_inner().org, &granted)?;
-        let quota = ledger.quota(&org).await.map_err(convert::status)?;
+        let quota = ledger.quota(&org).await.map_err(errors::status)?;
         Ok(Response::new(convert::quota_response(&org, quota)))
     }
 
@@ -178,7 +179,7 @@ impl QuotaService for Quota {
         let ledger = self.in_time(request.metadata());
         let granted = self.granted(&request)?;
         let (org, page) = convert::usage_page(request.into_inner(), &granted)?;
-        let usage = ledger.usage(&org, page).await.map_err(convert::status)?;
+        let usage = ledger.usage(&org, page).await.map_err(errors::status)?;
         Ok(Response::new(convert::usage_response(&org, usage)))
     }
 }

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 
 use super::{
     access::Granted,
-    convert,
+    convert, errors,
     heard::Heard,
     observed::Tally,
     proto::{
@@ -103,7 +103,7 @@ where
                     };
                 }
                 Some(Err(status)) => {
-                    let status = convert::not_internal(&status).unwrap_or(status);
+                    let status = errors::not_internal(&status).unwrap_or(status);
                     if is_of_a_message(&status) && !self.hung_up() {
                         self.tally.answered(Err(status.code()));
                     }
@@ -147,7 +147,7 @@ where
             Some(fault) => Err(fault),
             None => {
                 let decided = decided.next().expect("each call has a result");
-                decided.map_err(convert::status)
+                decided.map_err(errors::status)
             }
         };
         let tally = &mut self.tally;

@@ -52,7 +52,9 @@ pub(super) async fn serve(
     let end = loop {
         let may_stay = goes.is_none();
         tokio::select! {
-            ended = turn_by_turn(connection.as_mut(), activity) => return goes.map_or_else(|| ended_by(ended, activity), End::Closed),
+            ended = turn_by_turn(connection.as_mut(), activity) => {
+                return goes.map_or_else(|| ended_by(ended, activity), End::Closed);
+            }
             why = activity.is_to_leave() => break why,
             () = stop.cancelled(), if may_stay => goes = Some(Closing::Stopping),
             () = &mut ages, if may_stay => goes = Some(Closing::Age),

@@ -9,6 +9,7 @@ mod pod;
 mod ranges;
 mod refused;
 mod running;
+mod schema;
 mod security;
 
 use std::{

@@ -112,3 +112,31 @@ async fn handshakes_of_tls_that_do_not_go_on() {
     assert!(answers > 0);
     flood.await.unwrap();
 }
+
+/// Metrics are read on threads that the file store needs, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scrapes_that_nobody_waits_for() {
+    let tollgate = start("");
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    let addr = tollgate.http_addr.clone();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: tollgate.test\r\n\r\n";
+    let before = threads(&tollgate);
+    let flood = tokio::task::spawn_blocking(move || {
+        for _ in 0..20 {
+            drop(silent_connections(&addr, 50, request));
+        }
+    });
+    let mut most = before;
+    while !flood.is_finished() {
+        most = most.max(threads(&tollgate));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    flood.await.unwrap();
+    assert!(most <= before + 4, "{before}, then {most}");
+}
+
+/// How many threads the service has.
+fn threads(tollgate: &Tollgate) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", tollgate.pid()));
+    tasks.unwrap().count()
+}

@@ -1,0 +1,103 @@
+//! From errors to statuses (docs/CONTRACT.md, "Errors").
+
+use std::time::Instant;
+
+use tonic::{Code, Status};
+
+use crate::{
+    domain::Refusal, ledger::LedgerError, store::StoreError, throttle::Throttle, traces::trace_id,
+};
+
+/// What a caller is told of a defect of ours.
+const INTERNAL: &str = "an internal error; the service's log has the details";
+
+static STORE_FAILURES: Throttle = Throttle::new();
+static DEFECTS: Throttle = Throttle::new();
+static SHED_CALLS: Throttle = Throttle::new();
+
+/// The one place where errors become statuses.
+pub(super) fn status(error: LedgerError) -> Status {
+    let said = error.to_string();
+    match error {
+        LedgerError::Refused(Refusal::OtherFields | Refusal::OtherAmount { .. }) => {
+            Status::already_exists(said)
+        }
+        LedgerError::Refused(Refusal::Released | Refusal::Settled) => {
+            Status::failed_precondition(said)
+        }
+        LedgerError::Refused(Refusal::UnknownRequestId) | LedgerError::UnknownOrganization => {
+            Status::not_found(said)
+        }
+        LedgerError::DayNotKept { .. } | LedgerError::Full(_) => Status::out_of_range(said),
+        // The log has it since the store is down.
+        LedgerError::Down(_) => counted_nothing(&said),
+        LedgerError::Store(
+            ref error @ (StoreError::Unreachable { .. }
+            | StoreError::Refused { .. }
+            | StoreError::Unfit { .. }),
+        ) => {
+            log_failure(&said);
+            counted_nothing(&format!("the store does not serve: {}", error.in_short()))
+        }
+        LedgerError::RestlessClock => {
+            log_failure(&said);
+            counted_nothing(&said)
+        }
+        LedgerError::Store(StoreError::NoAnswer { .. }) | LedgerError::OutOfTime => {
+            log_failure(&said);
+            Status::unavailable(
+                "the store did not answer in time; the outcome is unknown: retry with the same \
+                 request_id",
+            )
+        }
+        LedgerError::Overloaded => {
+            if let Some(left_out) = SHED_CALLS.admit(Instant::now()) {
+                tracing::warn!(
+                    left_out,
+                    trace_id = trace_id(),
+                    "calls are shed: too many wait for the store"
+                );
+            }
+            Status::resource_exhausted(
+                "too many decisions wait for the store; this call counted nothing: try again later",
+            )
+        }
+        LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskDied => {
+            if let Some(left_out) = DEFECTS.admit(Instant::now()) {
+                tracing::error!(
+                    error = said,
+                    left_out,
+                    trace_id = trace_id(),
+                    "a call failed"
+                );
+            }
+            Status::internal(INTERNAL)
+        }
+    }
+}
+
+/// What tonic says of a call that comes malformed, in our words: INTERNAL is a defect of ours, and nothing else.
+pub(super) fn not_internal(status: &Status) -> Option<Status> {
+    let is_foreign = status.code() == Code::Internal && status.message() != INTERNAL;
+    is_foreign.then(|| {
+        let why = status.message();
+        Status::invalid_argument(format!("the call is malformed: {why}"))
+    })
+}
+
+fn log_failure(said: &str) {
+    if let Some(left_out) = STORE_FAILURES.admit(Instant::now()) {
+        tracing::warn!(
+            error = said,
+            left_out,
+            trace_id = trace_id(),
+            "calls fail for the store"
+        );
+    }
+}
+
+fn counted_nothing(why: &str) -> Status {
+    Status::unavailable(format!(
+        "{why}; this call counted nothing: retry with the same request_id"
+    ))
+}
