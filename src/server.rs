@@ -103,7 +103,7 @@ impl Server {
         let callers = admission::load(settings)?;
         let metrics = Metrics::new();
         let (store, store_name) = open_store(settings, &metrics)?;
-        let days = settings.usage_retention_days;
+        let days = settings.usage_limits.retention_days;
         let bounds = settings.bounds.fitted_to_open_files();
         let ledger = Ledger::new(policy.policy(), store, settings.on_store_failure, days)
             .with_metrics(metrics.clone())

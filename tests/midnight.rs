@@ -107,7 +107,7 @@ async fn caller(clients: Vec<Client>, number: usize, now: tollgate::store::Clock
     let mut firsts = Vec::new();
     // Spreads the bounded number of ids over the whole time.
     let mut pace = tokio::time::interval(Duration::from_millis(15));
-    while now() < end {
+    while now().wall < end {
         assert!(firsts.len() < MAX_IDS_PER_CALLER, "the clock stands still");
         let at = firsts.len();
         let (id, tokens) = (format!("{number} {at}"), (at as u64 * 37) % 200 + 50);

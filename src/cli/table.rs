@@ -86,7 +86,14 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
     };
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["POOL", "", "USED / ALLOWANCE", "REMAINING", "BILLED"]);
+    table.set_header([
+        "POOL",
+        "",
+        "USED / ALLOWANCE",
+        "HELD",
+        "REMAINING",
+        "BILLED",
+    ]);
     for pool in &answer.pools {
         table.add_row([
             Cell::new(&pool.pool),
@@ -96,7 +103,11 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
                 grouped(pool.used),
                 grouped(pool.allowance)
             )),
-            right(grouped(pool.remaining)),
+            right(grouped(pool.held_tokens)),
+            right(match pool.closed {
+                true => "closed".to_owned(),
+                false => grouped(pool.remaining),
+            }),
             right(grouped(pool.billed_tokens)),
         ]);
     }

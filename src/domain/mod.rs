@@ -17,8 +17,10 @@ pub mod verdict;
 pub use day::UtcDay;
 pub use ids::{InvalidField, ModelName, OrgId, PoolName, ProjectId, RequestId};
 pub use pool::{Overflow, PoolCounters, PoolTerms, judge_late_settle};
-pub use reservation::{Progress, Refusal, RequestFields, Reservation, State, Workload};
+pub use reservation::{
+    Progress, Refusal, RequestField, RequestFields, Reservation, State, Workload,
+};
 pub use terms::{Eligibility, Terms};
 pub use tokens::{CounterFull, Tokens};
-pub use usage::UsageCounters;
+pub use usage::{RowChoice, RowCounts, UsageCounters, other_row};
 pub use verdict::{BilledReason, Verdict};

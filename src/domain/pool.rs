@@ -41,6 +41,8 @@ pub struct PoolCounters {
     pub billed_tokens: Tokens,
     /// How many eligible requests are billed.
     pub billed_requests: u64,
+    /// Tokens of the FREE reservations that are neither settled nor released: a part of `used`.
+    pub held: Tokens,
     /// Whether an overflow closed the pool. Means something only while the terms say
     /// [`Overflow::CloseUntilReset`].
     pub closed: bool,
@@ -126,7 +128,23 @@ impl PoolCounters {
         }
     }
 
-    fn is_closed(&self, terms: PoolTerms) -> bool {
+    /// A reservation with an id was made, and will be settled or released. Only FREE tokens are held.
+    pub fn hold(&mut self, verdict: Verdict, tokens: Tokens) {
+        if verdict.is_free() {
+            self.held = self.held.plus(tokens).unwrap_or(Tokens::MAX);
+        }
+    }
+
+    /// A reservation was settled or released.
+    pub fn end_hold(&mut self, verdict: Verdict, tokens: Tokens) {
+        if verdict.is_free() {
+            self.held = self.held.less(tokens);
+        }
+    }
+
+    /// Whether every further Reserve of today is BILLED `POOL_CLOSED`.
+    #[must_use]
+    pub fn is_closed(&self, terms: PoolTerms) -> bool {
         self.closed && terms.overflow == Overflow::CloseUntilReset
     }
 }

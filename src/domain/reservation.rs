@@ -5,6 +5,7 @@
 use super::{
     ids::{ModelName, PoolName, ProjectId},
     tokens::Tokens,
+    usage::RowChoice,
     verdict::Verdict,
 };
 
@@ -67,7 +68,10 @@ pub struct Reservation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// Its request may be running: it stays counted.
-    Held,
+    Held {
+        /// Which usage row counts it.
+        row: RowChoice,
+    },
     /// Its request ran, and was this.
     Settled {
         /// The actual tokens.
@@ -79,14 +83,63 @@ pub enum State {
     Released,
 }
 
+/// The fields of a Reserve, as the proto names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum RequestField {
+    Project,
+    Model,
+    Tokens,
+    Workload,
+}
+
+impl RequestField {
+    /// Its name in the proto.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Project => "project",
+            Self::Model => "model",
+            Self::Tokens => "tokens",
+            Self::Workload => "workload",
+        }
+    }
+}
+
+impl RequestFields {
+    /// The fields in which another request differs, in the order of [`RequestField`].
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<RequestField> {
+        let differs = [
+            (RequestField::Project, self.project != other.project),
+            (RequestField::Model, self.model != other.model),
+            (RequestField::Tokens, self.tokens != other.tokens),
+            (RequestField::Workload, self.workload != other.workload),
+        ];
+        let differs = differs.into_iter().filter(|(_, differs)| *differs);
+        differs.map(|(field, _)| field).collect()
+    }
+}
+
+/// What a caller does about an id that stands for something else.
+const SAME_OR_NEW: &str = "a retry sends the same fields; a new attempt needs a new request_id";
+
+fn names(fields: &[RequestField]) -> String {
+    let names: Vec<&str> = fields.iter().map(|field| field.name()).collect();
+    names.join(", ")
+}
+
 /// Why an id can't be used so. Nothing was counted or changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Reserve: the id stands for a request with other fields.
-    #[error("request_id: was used before for a request with other fields")]
-    OtherFields,
+    #[error("request_id: was used before with another {}; {SAME_OR_NEW}", names(.differing))]
+    OtherFields {
+        /// Those that differ.
+        differing: Vec<RequestField>,
+    },
     /// Settle: the reservation was settled with another amount.
-    #[error("request_id: was settled before with {settled} tokens")]
+    #[error("tokens: the request_id was settled before with {settled}; {SAME_OR_NEW}")]
     OtherAmount {
         /// The amount it was settled with.
         settled: Tokens,
@@ -105,8 +158,8 @@ pub enum Refusal {
 /// Whether something is still to be done, or was done before and only has to be said again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress<T> {
-    /// Not done before.
-    Due,
+    /// Not done before; this usage row counts the request.
+    Due(RowChoice),
     /// Done before, with this outcome.
     Replay(T),
 }
@@ -118,11 +171,12 @@ impl Reservation {
     ///
     /// Other fields, or released before.
     pub fn reserve_again(&self, fields: &RequestFields) -> Result<Verdict, Refusal> {
-        if self.fields != *fields {
-            return Err(Refusal::OtherFields);
+        let differing = self.fields.differences(fields);
+        if !differing.is_empty() {
+            return Err(Refusal::OtherFields { differing });
         }
         match self.state {
-            State::Held | State::Settled { .. } => Ok(self.verdict),
+            State::Held { .. } | State::Settled { .. } => Ok(self.verdict),
             State::Released => Err(Refusal::Released),
         }
     }
@@ -134,7 +188,7 @@ impl Reservation {
     /// Settled with another amount before, or released.
     pub fn settle(&self, actual: Tokens) -> Result<Progress<Verdict>, Refusal> {
         match self.state {
-            State::Held => Ok(Progress::Due),
+            State::Held { row } => Ok(Progress::Due(row)),
             State::Settled { tokens, verdict } if tokens == actual => Ok(Progress::Replay(verdict)),
             State::Settled { tokens, .. } => Err(Refusal::OtherAmount { settled: tokens }),
             State::Released => Err(Refusal::Released),
@@ -148,7 +202,7 @@ impl Reservation {
     /// Settled before.
     pub fn release(&self) -> Result<Progress<()>, Refusal> {
         match self.state {
-            State::Held => Ok(Progress::Due),
+            State::Held { row } => Ok(Progress::Due(row)),
             State::Released => Ok(Progress::Replay(())),
             State::Settled { .. } => Err(Refusal::Settled),
         }

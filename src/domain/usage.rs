@@ -1,6 +1,8 @@
-//! A row of the usage history: what one project used of one model on one day.
+//! A row of the usage history: what one project used of one model on one day. And how many rows there
+//! may be (docs/CONTRACT.md, "What is counted where").
 
 use super::{
+    ids::{ModelName, ProjectId},
     tokens::{CounterFull, Tokens},
     verdict::Verdict,
 };
@@ -50,5 +52,69 @@ impl UsageCounters {
             Verdict::Free => (&mut self.free_tokens, &mut self.free_requests),
             Verdict::Billed(_) => (&mut self.billed_tokens, &mut self.billed_requests),
         }
+    }
+}
+
+/// The name of both project and model in the row that counts what has no row of its own.
+const OTHER: &str = "(other)";
+
+/// Which row counts a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowChoice {
+    /// The row of its project and model.
+    Own,
+    /// The row `(other)`, `(other)`: its day had as many rows as it may have.
+    Other,
+}
+
+/// The project and model of the row `(other)`, `(other)`.
+#[must_use]
+pub fn other_row() -> (ProjectId, ModelName) {
+    let project = ProjectId::parse(OTHER).expect("a legal name");
+    (project, ModelName::parse(OTHER).expect("a legal name"))
+}
+
+/// How many rows an organization has on a day, the row `(other)`, `(other)` not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RowCounts {
+    /// All of them.
+    pub rows: u64,
+    /// Those that were made for a model that no pool listed.
+    pub unlisted: u64,
+}
+
+impl RowCounts {
+    /// Whether a new row may be made, where there may be `max_rows`. Models that no pool lists have at most
+    /// half of the rows, so that invented names displace no listed model.
+    #[must_use]
+    pub fn admit(self, max_rows: u64, is_listed: bool) -> bool {
+        self.rows < max_rows && (is_listed || self.unlisted < max_rows / 2)
+    }
+
+    /// Counts a new row.
+    pub fn add(&mut self, is_listed: bool) {
+        self.rows += 1;
+        self.unlisted += u64::from(!is_listed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unlisted_models_have_half_of_the_rows_and_listed_ones_what_is_left() {
+        let mut counts = RowCounts::default();
+        for is_listed in [false, false, false, true, true, true] {
+            if counts.admit(4, is_listed) {
+                counts.add(is_listed);
+            }
+        }
+        let (rows, unlisted) = (4, 2);
+        assert_eq!(counts, RowCounts { rows, unlisted });
+        // Listed models may have all of them.
+        let (rows, unlisted) = (3, 0);
+        assert!(RowCounts { rows, unlisted }.admit(4, true));
+        assert!(RowCounts { rows, unlisted }.admit(4, false));
     }
 }

@@ -212,6 +212,8 @@ pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
         billed_tokens: counters.billed_tokens.get(),
         free_requests: counters.free_requests,
         billed_requests: counters.billed_requests,
+        held_tokens: counters.held.get(),
+        closed: figures.is_closed,
     });
     GetQuotaResponse {
         org: org.to_string(),

@@ -19,7 +19,7 @@ static SHED_CALLS: Throttle = Throttle::new();
 pub(super) fn status(error: LedgerError) -> Status {
     let said = error.to_string();
     match error {
-        LedgerError::Refused(Refusal::OtherFields | Refusal::OtherAmount { .. }) => {
+        LedgerError::Refused(Refusal::OtherFields { .. } | Refusal::OtherAmount { .. }) => {
             Status::already_exists(said)
         }
         LedgerError::Refused(Refusal::Released | Refusal::Settled) => {

@@ -96,6 +96,8 @@ struct Pool {
     billed_tokens: u64,
     free_requests: u64,
     billed_requests: u64,
+    held_tokens: u64,
+    closed: bool,
 }
 
 /// Why there are no figures.
@@ -136,6 +138,8 @@ async fn quota(
         billed_tokens: counters.billed_tokens.get(),
         free_requests: counters.free_requests,
         billed_requests: counters.billed_requests,
+        held_tokens: counters.held.get(),
+        closed: figures.is_closed,
     });
     Ok(Json(Answer {
         org: org.to_string(),

@@ -76,6 +76,9 @@ async fn readyz(State(standing): State<Standing>) -> (StatusCode, String) {
     if status == StatusCode::OK && losses > 0 {
         told += &format!("losses of the store that were restored: {losses}\n");
     }
+    if let Some(step) = standing.ledger.latest_clock_step() {
+        told += &format!("{step}: each day keeps its own counters\n");
+    }
     if let Some(complaint) = standing.policy.borrow().complaint() {
         told = told + &complaint + "\n";
     }
@@ -101,6 +104,7 @@ async fn scrape(
         ready: *ready.borrow() == Readiness::Ready,
         store_up: *ledger.store_state().borrow() == StoreState::Up,
         store_losses: ledger.losses(),
+        clock_steps: ledger.clock_steps(),
         store_calls,
         waiting,
     };

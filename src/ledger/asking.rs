@@ -57,6 +57,7 @@ pub(super) fn operation(call: ReserveCall) -> (OrgId, Operation) {
         request_id: request_id.filter(|_| !dry_run),
         fields,
         eligibility: Eligibility::Ineligible(BilledReason::OrganizationNotEnrolled),
+        is_listed: false,
         recording,
     };
     (org, operation)
@@ -75,10 +76,12 @@ pub(super) fn assess(
         if let Operation::Reserve {
             fields,
             eligibility,
+            is_listed,
             recording,
             ..
         } = operation
         {
+            *is_listed = policy.pool_of(&fields.model).is_some();
             *eligibility = assessor.eligibility(fields);
             if *recording != Recording::DryRun {
                 *recording = if assessor.knows_org() {

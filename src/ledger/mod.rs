@@ -36,7 +36,7 @@ use crate::{
     domain::{BilledReason, OrgId, RequestId, Tokens, UtcDay, Verdict},
     metrics::{Failure, Metrics},
     policy::Policy,
-    store::{Operation, Outcome, Store, StoreError, Timed},
+    store::{ClockStep, Operation, Outcome, Store, StoreError, Timed},
     throttle::Throttle,
     traces,
 };
@@ -214,6 +214,18 @@ impl Ledger {
     #[must_use]
     pub fn losses(&self) -> u64 {
         self.inner.store.losses()
+    }
+
+    /// How often the wall clock was found to have stepped.
+    #[must_use]
+    pub fn clock_steps(&self) -> u64 {
+        self.inner.store.clock_steps()
+    }
+
+    /// The wall clock's latest step, for an hour after it.
+    #[must_use]
+    pub fn latest_clock_step(&self) -> Option<ClockStep> {
+        self.inner.store.latest_clock_step()
     }
 
     /// The decisions that wait for the store, and the calls to it that are under way.

@@ -41,8 +41,7 @@ impl Ledger {
                     .iter()
                     .zip(counted.answer)
                     .map(|(pool, counters)| {
-                        let figures =
-                            PoolFigures::today(&standing.terms, pool.clone(), counters.used);
+                        let figures = PoolFigures::today(&standing.terms, pool.clone(), &counters);
                         (figures, counters)
                     });
                 let pools = pools.collect();

@@ -100,6 +100,8 @@ pub struct Readings {
     pub store_up: bool,
     /// How often the store was found to have lost writes.
     pub store_losses: u64,
+    /// How often the wall clock was found to have stepped.
+    pub clock_steps: u64,
     /// Calls to the store under way.
     pub store_calls: usize,
     /// Decisions that wait for the store.

@@ -123,6 +123,12 @@ impl Scrape {
             "Times that the store was found to have lost writes of today, which were restored.",
             &Now::Counter(now.store_losses as f64),
         )?;
+        #[allow(clippy::cast_precision_loss)]
+        page.put(
+            "tollgate_clock_steps",
+            "Times that the wall clock was found to have been stepped by more than 5 s (embedded stores).",
+            &Now::Counter(now.clock_steps as f64),
+        )?;
         page.gauge(
             "tollgate_ready",
             "Whether the service is SERVING.",

@@ -3,7 +3,6 @@
 use std::{fs, io, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
-use chrono::Utc;
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 
 use super::{
@@ -19,6 +18,7 @@ use crate::{
     settings::{Settings, StoreChoice},
     store::{
         Store,
+        clock::system_clock,
         file::FileStore,
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
@@ -43,12 +43,12 @@ pub(super) fn open_store(
 ) -> anyhow::Result<(Arc<dyn Store>, String)> {
     Ok(match &settings.store {
         StoreChoice::Memory => {
-            let store = MemoryStore::new(Arc::new(Utc::now), settings.usage_retention_days);
+            let store = MemoryStore::new(system_clock(), settings.usage_limits);
             (Arc::new(store), "memory:".to_owned())
         }
         StoreChoice::File(path) => {
             let name = format!("file:{}", path.display());
-            let store = FileStore::open(path, Arc::new(Utc::now), settings.usage_retention_days)
+            let store = FileStore::open(path, system_clock(), settings.usage_limits)
                 .with_context(|| format!("the store {name} can't be used"))?;
             (Arc::new(store), name)
         }

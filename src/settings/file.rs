@@ -36,6 +36,7 @@ pub(super) struct FileSettings {
     pub(super) drain_delay: Option<Duration>,
     pub(super) grace_period: Option<Duration>,
     pub(super) usage_retention_days: Option<u32>,
+    pub(super) usage_rows: Option<u64>,
     pub(super) redis: RedisSettings,
     pub(super) tls: Option<ListenerTls>,
     pub(super) http_tls: Option<ListenerTls>,
@@ -119,6 +120,7 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
         "drain_delay",
         "grace_period",
         "usage_retention",
+        "usage_rows",
         "redis",
         "tls",
         "http_tls",
@@ -149,6 +151,9 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
         usage_retention_days: root
             .get("usage_retention")
             .and_then(|entry| retention(&entry)),
+        usage_rows: root
+            .get("usage_rows")
+            .and_then(|entry| entry.number(2, MAX_USAGE_ROWS)),
         ..FileSettings::default()
     };
     if let Some(redis) = root.section("redis") {
@@ -237,6 +242,9 @@ fn timeout(entry: &Entry<'_>) -> Option<Duration> {
     }
     Some(timeout)
 }
+
+/// More rows than that make listing a day's usage slow.
+const MAX_USAGE_ROWS: u64 = 1_000_000;
 
 /// At least a day: a reservation can be settled until the end of the day after its own.
 fn retention(entry: &Entry<'_>) -> Option<u32> {

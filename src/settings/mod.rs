@@ -15,7 +15,10 @@ use crate::{
     grpc::access::ReflectionFor,
     ledger::OnStoreFailure,
     server::{Bounds, ListenerTls},
-    store::redis::{RedisConfig, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
+    store::{
+        UsageLimits,
+        redis::{RedisConfig, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
+    },
     traces::Endpoint,
 };
 
@@ -104,8 +107,8 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// After SIGTERM: when to exit at the latest.
     pub grace_period: Duration,
-    /// How many days usage is kept after its day.
-    pub usage_retention_days: u32,
+    /// How much of the usage history is kept.
+    pub usage_limits: UsageLimits,
     /// TLS of gRPC; none: plaintext.
     pub tls: Option<ListenerTls>,
     /// TLS of HTTP; none: plaintext.
@@ -170,14 +173,14 @@ impl Settings {
             None => FileSettings::default(),
             Some(path) => FileSettings::read(&path)?,
         };
+        let usage_limits = usage_limits(&file);
         let store = args.store()?.or(file.store);
-        let usage_retention_days = file.usage_retention_days.unwrap_or(35);
         let store = match store {
             None => StoreChoice::File(PathBuf::from(DEFAULT_FILE)),
             Some(StoreKind::Memory) => StoreChoice::Memory,
             Some(StoreKind::File(path)) => StoreChoice::File(path),
             Some(StoreKind::Redis(url)) => {
-                let config = redis_config(url, file.redis, usage_retention_days)?;
+                let config = redis_config(url, file.redis, usage_limits)?;
                 StoreChoice::Redis(Box::new(config))
             }
         };
@@ -201,7 +204,7 @@ impl Settings {
             trace_ratio: file.trace_ratio.unwrap_or(0.0),
             drain_delay: file.drain_delay.unwrap_or(Duration::from_secs(2)),
             grace_period: file.grace_period.unwrap_or(Duration::from_secs(25)),
-            usage_retention_days,
+            usage_limits,
             tls: file.tls,
             http_tls: file.http_tls,
             bounds: file.bounds,
@@ -237,12 +240,20 @@ impl Settings {
     }
 }
 
+fn usage_limits(file: &FileSettings) -> UsageLimits {
+    let default = UsageLimits::default();
+    UsageLimits {
+        retention_days: file.usage_retention_days.unwrap_or(default.retention_days),
+        max_rows: file.usage_rows.unwrap_or(default.max_rows),
+    }
+}
+
 /// The settings of `[redis]`, with its defaults. One that the URL has no use for is a mistake: what it
 /// should protect would go unprotected.
 fn redis_config(
     url: RedisUrl,
     file: RedisSettings,
-    usage_retention_days: u32,
+    usage_limits: UsageLimits,
 ) -> Result<RedisConfig, SettingsError> {
     let wrong = |name, fault: &str| {
         let fault = fault.to_owned();
@@ -302,7 +313,7 @@ fn redis_config(
             response: response_timeout.unwrap_or(half_a_second),
         },
         wait_replicas: wait_replicas.unwrap_or(0),
-        usage_retention_days,
+        usage_limits,
         unsafe_eviction: unsafe_eviction.unwrap_or(UnsafeEviction::Refuse),
     })
 }

@@ -11,6 +11,7 @@
 //! trials. One test suite runs over all.
 
 mod book;
+pub mod clock;
 pub mod file;
 mod letters;
 pub mod memory;
@@ -21,13 +22,29 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+pub use self::clock::{Clock, ClockStep};
 use crate::domain::{
     CounterFull, Eligibility, ModelName, OrgId, PoolCounters, PoolName, ProjectId, Refusal,
     RequestFields, RequestId, Terms, Tokens, UsageCounters, UtcDay, Verdict,
 };
 
-/// Where a store in this process takes the time from.
-pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
+/// How much of the usage history is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UsageLimits {
+    /// How many days usage rows are kept after their day.
+    pub retention_days: u32,
+    /// How many usage rows an organization has on a day at most, besides the row `(other)`, `(other)`.
+    pub max_rows: u64,
+}
+
+impl Default for UsageLimits {
+    fn default() -> Self {
+        Self {
+            retention_days: 35,
+            max_rows: 10_000,
+        }
+    }
+}
 
 /// Keeps the counters and the reservations, and decides on them atomically.
 #[async_trait]
@@ -76,6 +93,16 @@ pub trait Store: Send + Sync + 'static {
     /// remembered of them was restored.
     fn losses(&self) -> u64 {
         0
+    }
+
+    /// How often the wall clock was found to have stepped. Stores with a clock of their own don't look.
+    fn clock_steps(&self) -> u64 {
+        0
+    }
+
+    /// The wall clock's latest step, for an hour after it.
+    fn latest_clock_step(&self) -> Option<ClockStep> {
+        None
     }
 
     /// Asks the store for its clock, and so whether it would decide now; and whether it may be trusted to
@@ -140,6 +167,8 @@ pub enum Operation {
         fields: RequestFields,
         /// What the policy says.
         eligibility: Eligibility,
+        /// Whether a pool of the policy lists the model.
+        is_listed: bool,
         /// Whether to write. Without it, an id is still looked up.
         recording: Recording,
     },
@@ -264,34 +293,42 @@ pub struct PoolFigures {
     pub allowance: Tokens,
     /// Free tokens counted.
     pub used: Tokens,
+    /// Whether every further Reserve of today is BILLED `POOL_CLOSED`.
+    pub is_closed: bool,
 }
 
 impl PoolFigures {
     /// The figures of today.
     #[must_use]
-    pub fn today(terms: &Terms, pool: PoolName, used: Tokens) -> Self {
-        let allowance = terms.of_pool(&pool).allowance;
+    pub fn today(terms: &Terms, pool: PoolName, counters: &PoolCounters) -> Self {
+        let terms = terms.of_pool(&pool);
         Self {
             pool,
-            allowance,
-            used,
+            allowance: terms.allowance,
+            used: counters.used,
+            is_closed: counters.is_closed(terms),
         }
     }
 
-    /// A settled or released reservation of a past day has a pool, and no figures.
+    /// A settled or released reservation of another day has a pool, and no figures.
     #[must_use]
-    pub fn of_past_day(pool: PoolName) -> Self {
+    pub fn of_another_day(pool: PoolName) -> Self {
         Self {
             pool,
             allowance: Tokens::ZERO,
             used: Tokens::ZERO,
+            is_closed: false,
         }
     }
 
-    /// max(0, allowance − used).
+    /// What a Reserve could still get: max(0, allowance − used), and 0 in a closed pool.
     #[must_use]
     pub fn remaining(&self) -> Tokens {
-        self.allowance.less(self.used)
+        if self.is_closed {
+            Tokens::ZERO
+        } else {
+            self.allowance.less(self.used)
+        }
     }
 }
 

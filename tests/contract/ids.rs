@@ -1,7 +1,7 @@
 //! docs/CONTRACT.md, "Reserve" 5: what a request id promises.
 
 use tollgate::{
-    domain::{Refusal, Workload},
+    domain::{Refusal, RequestField, Workload},
     ledger::{LedgerError, ReserveCall},
 };
 
@@ -74,18 +74,29 @@ async fn the_figures_of_a_replay_are_the_present_ones(new: NewWorld) {
 async fn other_fields_are_refused(new: NewWorld) {
     let world = new(policy("keep_open"));
     world.reserve(ask(100).id("r")).await;
-    for other in [
-        ask(101).id("r"),
-        ask(100).id("r").project("q"),
-        ask(100).id("r").model("o1"),
-        ask(100).id("r").workload(Workload::Evaluation),
+    let again = || ask(100).id("r");
+    let evaluation = Workload::Evaluation;
+    let all = ask(101).id("r").project("q").model("o1");
+    for (other, differing) in [
+        (ask(101).id("r"), "tokens"),
+        (again().project("q"), "project"),
+        (again().model("o1"), "model"),
+        (again().workload(evaluation), "workload"),
+        (all.workload(evaluation), "project, model, tokens, workload"),
     ] {
-        assert_eq!(refusal(&world, other).await, Refusal::OtherFields);
+        assert_eq!(
+            refusal(&world, other).await.to_string(),
+            format!(
+                "request_id: was used before with another {differing}; a retry sends the same fields; \
+                 a new attempt needs a new request_id"
+            )
+        );
     }
     world.release("r").await;
+    let differing = vec![RequestField::Tokens];
     assert_eq!(
         refusal(&world, ask(101).id("r")).await,
-        Refusal::OtherFields
+        Refusal::OtherFields { differing }
     );
     assert_eq!(world.pool("large").await, (0, 0, 0, 0));
 }

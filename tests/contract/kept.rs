@@ -159,8 +159,9 @@ async fn reservations_are_found_without_a_search_from_the_first_on_and_each_is_s
         all_succeed(&world, (from..to).map(call).collect()).await;
     }
     let fields = u64::try_from(redis.integer(&["HLEN", key])).unwrap();
-    // Besides the ids: the class, its number and the last number.
-    assert_eq!(fields, IDS + 3);
+    // Besides the ids: the class, its number, the last number, the tokens that are held, and how many usage
+    // rows there are.
+    assert_eq!(fields, IDS + 5);
     let bytes = redis.integer(&["MEMORY", "USAGE", key, "SAMPLES", "0"]);
     let each = u64::try_from(bytes).unwrap() / IDS;
     assert!(each <= MOST_BYTES_PER_ID, "{each} bytes for an id");

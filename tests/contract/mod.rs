@@ -1,6 +1,7 @@
 //! One suite of cases, named by the rules of docs/CONTRACT.md, that runs over every store.
 
 mod expiry;
+mod held;
 mod history;
 mod ids;
 mod kept;
@@ -8,6 +9,7 @@ mod late;
 mod names;
 mod policy_change;
 mod reserve;
+mod rows;
 mod settle;
 
 /// Runs each case over every store: `async fn case(world: fn(Policy) -> World)`.

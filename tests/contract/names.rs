@@ -163,6 +163,7 @@ async fn reserve(world: &World, tokens: u64, model: &str) -> Option<(String, u64
         request_id: None,
         eligibility: assessor.eligibility(&fields),
         fields,
+        is_listed: true,
         recording: Recording::Record,
     };
     let batch = Batch {

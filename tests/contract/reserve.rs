@@ -171,7 +171,15 @@ async fn with_close_until_reset_an_overflow_closes_the_pool_until_midnight(new: 
     );
     let closed = world.reserve(ask(1)).await;
     assert_eq!(said(closed.verdict), "PoolClosed");
-    assert_eq!(closed.pool.unwrap().remaining().get(), 100);
+    // What a Reserve could still get.
+    assert_eq!(closed.pool.unwrap().remaining().get(), 0);
+    let quota = world.quota("acme").await;
+    let [(large, _), (mini, _)] = quota.pools.as_slice() else {
+        panic!("{quota:?}");
+    };
+    assert!(large.is_closed && !mini.is_closed);
+    let remaining = [large, mini].map(|pool| pool.remaining().get());
+    assert_eq!(remaining, [0, 10_000]);
     // Neither a release nor a settle opens it again, and the other pool is open.
     world.release("over").await;
     world.settle("free", 1).await;

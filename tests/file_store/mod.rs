@@ -5,13 +5,14 @@ mod crashes;
 mod full_disk;
 mod kept;
 mod refused;
+mod upgrade;
 
 use std::{path::Path, sync::Arc};
 
 use tollgate::{
     ledger::{Ledger, OnStoreFailure},
     store::{
-        Store,
+        Store, UsageLimits,
         file::{FileStore, OpenError},
     },
 };
@@ -22,7 +23,11 @@ use crate::support::{
 };
 
 fn open(path: &Path, clock: &Clock) -> Result<Arc<dyn Store>, OpenError> {
-    Ok(Arc::new(FileStore::open(path, clock.function(), 35)?))
+    Ok(Arc::new(FileStore::open(
+        path,
+        clock.function(),
+        UsageLimits::default(),
+    )?))
 }
 
 fn ledger_over(store: Arc<dyn Store>) -> Ledger {

@@ -328,6 +328,7 @@ fn connections_denials_certificates_and_reloads_are_counted_where_they_are_told(
     let text = metrics.text(Readings {
         ready: true,
         store_up: false,
+        clock_steps: 0,
         store_losses: 3,
         store_calls: 4,
         waiting: 5,

@@ -68,3 +68,8 @@ async fn wait_for(tollgate: &Tollgate, name: &str, labels: &[&str], wanted: f64)
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+/// One series of a scrape.
+pub fn sample(tollgate: &Tollgate, name: &str) -> f64 {
+    sum(&scrape(tollgate), name, &[])
+}

@@ -61,6 +61,7 @@ fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
             };
             let mut call = reserve_call(org, &asked, *id, *dry);
             call.fields.tokens = tokens(fields.tokens);
+            let is_listed = policy.pool_of(&call.fields.model).is_some();
             let eligibility: Eligibility = assessor.eligibility(&call.fields);
             let recording = match (dry, assessor.knows_org()) {
                 (true, _) => Recording::DryRun,
@@ -71,6 +72,7 @@ fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
                 request_id: call.request_id.filter(|_| !dry),
                 fields: call.fields,
                 eligibility,
+                is_listed,
                 recording,
             }
         }

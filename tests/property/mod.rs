@@ -76,10 +76,10 @@ fn step() -> impl Strategy<Value = Step> {
     };
     let model = prop_oneof![
         8 => prop::sample::select(vec!["gpt-4o", "o1", "gpt-4o-mini"]),
-        1 => prop::sample::select(vec!["gpt-5", "ft:gpt-4o:x"]),
+        1 => prop::sample::select(vec!["gpt-5", "ft:gpt-4o:x", "(other)"]),
     ];
     let fields = (
-        prop::sample::select(vec!["p", "q"]),
+        prop::sample::select(vec!["p", "q", "(other)"]),
         model,
         tokens(),
         0..12_u8,
@@ -245,8 +245,9 @@ async fn quota(world: &World, org: &str) -> String {
         )];
         lines.extend(it.pools.into_iter().map(|(pool, counters)| {
             let (free, billed) = (counters.free_requests, counters.billed_requests);
+            let (held, closed) = (counters.held, pool.is_closed);
             format!(
-                "{} {free} {} {billed}",
+                "{} {free} {} {billed} held={held} closed={closed}",
                 figures(Some(pool)),
                 counters.billed_tokens
             )
@@ -288,7 +289,8 @@ fn all_readings() -> impl Iterator<Item = Step> {
 
 /// Begins a sequence: the model, and the world under its policy.
 fn begin(world: &World, closes: bool) -> Model {
-    let model = Model::new(rules(closes, Change::Nothing, 0));
+    let max_rows = usize::try_from(world.limits.max_rows).unwrap();
+    let model = Model::new(rules(closes, Change::Nothing, 0), max_rows);
     let text = model.rules.text(first_day());
     world.ledger.set_policy(policy_text(&text).into());
     model
@@ -324,8 +326,11 @@ fn hold_to_the_model<S: Strategy>(
     let any_policy = rules(false, Change::Nothing, 0).text(first_day());
     let mut world = runtime.block_on(async { new(policy_text(&any_policy)) });
     let world = RefCell::new(&mut world);
-    let held = TestRunner::new(config).run(sequence, |sequence| {
+    // So few usage rows that some requests have none of their own, or enough.
+    let max_rows = prop::sample::select(vec![2, 3, 5, 10_000]);
+    let held = TestRunner::new(config).run(&(max_rows, sequence), |(max_rows, sequence)| {
         let world: &mut World = &mut world.borrow_mut();
+        world.limits.max_rows = max_rows;
         world.empty();
         runtime.block_on(run(world, sequence))
     });

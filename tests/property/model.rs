@@ -13,10 +13,15 @@ pub struct Fields {
     pub workload: &'static str,
 }
 
+/// Project and model of a usage row.
+type Row = (&'static str, &'static str);
+
 struct Request {
     org: &'static str,
     id: Option<&'static str>,
     fields: Fields,
+    /// The usage row that counts it.
+    row: Row,
     day: u32,
     pool: Option<&'static str>,
     /// The verdict at Reserve.
@@ -28,11 +33,18 @@ struct Request {
 
 pub struct Model {
     pub rules: Rules,
+    /// How many usage rows there may be besides [`OTHER`].
+    max_rows: usize,
+    /// The usage rows that were made, by organization and day, and whether a pool listed the model then.
+    rows: BTreeMap<(&'static str, u32), BTreeMap<Row, bool>>,
     /// Days after the first.
     pub day: u32,
     requests: Vec<Request>,
     closed: Vec<(&'static str, &'static str, u32)>,
 }
+
+/// The row of what has none of its own.
+const OTHER: Row = ("(other)", "(other)");
 
 /// 2^53 − 1.
 pub const LARGEST_AMOUNT: u64 = 9_007_199_254_740_991;
@@ -40,9 +52,11 @@ pub const LARGEST_AMOUNT: u64 = 9_007_199_254_740_991;
 const BILLED_IN_POOL: [&str; 3] = ["AllowanceExceeded", "PoolClosed", "DayClosed"];
 
 impl Model {
-    pub fn new(rules: Rules) -> Self {
+    pub fn new(rules: Rules, max_rows: usize) -> Self {
         Self {
             rules,
+            max_rows,
+            rows: BTreeMap::new(),
             day: 0,
             requests: Vec::new(),
             closed: Vec::new(),
@@ -75,9 +89,11 @@ impl Model {
             }
         };
         if !dry && self.rules.orgs.contains_key(org) {
-            if self.is_full(org, self.day, &fields, pool, verdict, fields.tokens, None) {
+            let row = self.row_for(org, &fields);
+            if self.is_full(org, self.day, row, pool, verdict, fields.tokens, None) {
                 return "Full".to_owned();
             }
+            self.add_row(org, row);
             let counts = Some((verdict, fields.tokens));
             let day = self.day;
             let settled = false;
@@ -85,6 +101,7 @@ impl Model {
                 org,
                 id,
                 fields,
+                row,
                 day,
                 pool,
                 first: verdict,
@@ -106,6 +123,7 @@ impl Model {
             first,
             counts,
             settled,
+            row,
             ref fields,
             ..
         } = self.requests[at];
@@ -141,7 +159,7 @@ impl Model {
         };
         if !settled {
             let counted_in = pool.filter(|_| !late);
-            if self.is_full(org, day, fields, counted_in, verdict, actual, Some(at)) {
+            if self.is_full(org, day, row, counted_in, verdict, actual, Some(at)) {
                 return "Full".to_owned();
             }
             self.requests[at].counts = Some((verdict, actual));
@@ -201,7 +219,10 @@ impl Model {
             let (free, billed) = (counted(false).count(), counted(true).count());
             let billed_tokens: u64 = counted(true).map(|(_, tokens)| tokens).sum();
             let figures = self.figures(org, Some(pool));
-            lines.push(format!("{figures} {free} {billed_tokens} {billed}"));
+            let (held, closed) = (self.held(org, pool), self.is_closed(org, pool));
+            lines.push(format!(
+                "{figures} {free} {billed_tokens} {billed} held={held} closed={closed}"
+            ));
         }
         lines.join("; ")
     }
@@ -215,9 +236,7 @@ impl Model {
             let Some((verdict, tokens)) = request.counts else {
                 continue;
             };
-            let row = rows
-                .entry((request.fields.project, request.fields.model))
-                .or_default();
+            let row = rows.entry(request.row).or_default();
             let side = usize::from(verdict != "FREE");
             row[side] += tokens;
             row[2 + side] += 1;
@@ -260,7 +279,7 @@ impl Model {
         &self,
         org: &str,
         day: u32,
-        fields: &Fields,
+        row: Row,
         pool: Option<&str>,
         verdict: &str,
         tokens: u64,
@@ -278,10 +297,43 @@ impl Model {
                 .map(|(_, it)| it)
                 .sum::<u64>()
         };
-        let row = (fields.project, fields.model);
-        let in_row = sum(&|it| (it.fields.project, it.fields.model) == row);
+        let in_row = sum(&|it| it.row == row);
         let in_pool = pool.map_or(0, |pool| sum(&|it| it.pool == Some(pool)));
         in_row.max(in_pool) + tokens > LARGEST_AMOUNT
+    }
+
+    /// The row that would count a request of today.
+    fn row_for(&self, org: &'static str, fields: &Fields) -> Row {
+        let own = (fields.project, fields.model);
+        let Some(rows) = self.rows.get(&(org, self.day)) else {
+            return own;
+        };
+        let unlisted = rows.values().filter(|is_listed| !**is_listed).count();
+        let may_be_made = rows.len() < self.max_rows
+            && (self.pool_of(fields.model).is_some() || unlisted < self.max_rows / 2);
+        if rows.contains_key(&own) || may_be_made {
+            own
+        } else {
+            OTHER
+        }
+    }
+
+    fn add_row(&mut self, org: &'static str, row: Row) {
+        if row == OTHER {
+            return;
+        }
+        let is_listed = self.pool_of(row.1).is_some();
+        let rows = self.rows.entry((org, self.day)).or_default();
+        rows.entry(row).or_insert(is_listed);
+    }
+
+    fn held(&self, org: &str, pool: &str) -> u64 {
+        let held = self.counting(org, Some(self.day));
+        held.filter(|it| it.pool == Some(pool) && it.id.is_some() && !it.settled)
+            .filter_map(|it| it.counts)
+            .filter(|(verdict, _)| *verdict == "FREE")
+            .map(|(_, tokens)| tokens)
+            .sum()
     }
 
     fn used(&self, org: &str, pool: &str) -> u64 {
@@ -366,10 +418,11 @@ impl Model {
             return "-".to_owned();
         };
         let (allowance, used) = (self.allowance(org, pool), self.used(org, pool));
-        format!(
-            "{pool} {allowance} {used} {}",
-            allowance.saturating_sub(used)
-        )
+        let remaining = match self.is_closed(org, pool) {
+            true => 0,
+            false => allowance.saturating_sub(used),
+        };
+        format!("{pool} {allowance} {used} {remaining}")
     }
 
     fn figures_on(&self, org: &str, pool: Option<&str>, late: bool) -> String {

@@ -35,7 +35,7 @@ struct Names {
 
 const FEW: Names = Names {
     ids: &["a", "b", "c", "d", ODD_NAME, "1"],
-    projects: &["p", "q", ODD_NAME],
+    projects: &["p", "q", "(other)", ODD_NAME],
 };
 
 /// More ids than a batch has operations, and so many projects that a batch has hundreds of rows.
@@ -74,7 +74,7 @@ fn operation(names: Names, most: u64) -> impl Strategy<Value = Step> {
     let id = move || prop::sample::select(names.ids);
     let model = prop_oneof![
         8 => prop::sample::select(vec!["gpt-4o", "o1", "gpt-4o-mini", ODD_NAME]),
-        1 => prop::sample::select(vec!["gpt-5", "ft:gpt-4o:x"]),
+        1 => prop::sample::select(vec!["gpt-5", "ft:gpt-4o:x", "(other)"]),
     ];
     let project = prop::sample::select(names.projects);
     let fields =

@@ -14,7 +14,7 @@ use futures_util::{
 };
 use tollgate::{
     ledger::{Ledger, LedgerError, OnStoreFailure, ReserveCall, Reserved},
-    store::{Batch, memory::MemoryStore},
+    store::{Batch, UsageLimits, memory::MemoryStore},
 };
 
 use crate::support::{
@@ -37,7 +37,7 @@ impl Held {
     /// `acme` and `other` are granted what the tests ask for.
     async fn new(calls_at_once: usize) -> Self {
         let clock = Clock::at(NOON);
-        let memory = Arc::new(MemoryStore::new(clock.function(), 35));
+        let memory = Arc::new(MemoryStore::new(clock.function(), UsageLimits::default()));
         let (store, calls) = HeldStore::over(memory, calls_at_once);
         let text = small_policy("keep_open").replace("large = 1_000", "large = 1_000_000");
         let policy = Arc::new(policy_text(&text));

@@ -12,7 +12,7 @@ use tollgate::{
     grpc::access::ReflectionFor,
     ledger::OnStoreFailure,
     settings::{ServeArgs, Settings, StoreChoice},
-    store::redis::UnsafeEviction,
+    store::{UsageLimits, redis::UnsafeEviction},
 };
 
 use crate::support::{calls::TextFile, tollgate::program, world::small_policy};
@@ -99,7 +99,12 @@ fn the_defaults_are_those_of_the_contract() {
         StoreChoice::File(path) => assert_eq!(path.to_str(), Some("./tollgate.db")),
         other => panic!("{other:?}"),
     }
-    assert_eq!((settings.policy, settings.usage_retention_days), (None, 35));
+    assert_eq!(settings.policy, None);
+    let UsageLimits {
+        retention_days,
+        max_rows,
+    } = settings.usage_limits;
+    assert_eq!((retention_days, max_rows), (35, 10_000));
     assert_eq!(settings.callers, None);
     assert_eq!(settings.reflection, ReflectionFor::Everyone);
     assert_eq!(settings.on_store_failure, OnStoreFailure::Error);

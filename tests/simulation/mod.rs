@@ -316,7 +316,7 @@ fn verdict(verdict: Verdict) -> &'static str {
 
 fn why(error: LedgerError) -> &'static str {
     match error {
-        LedgerError::Refused(Refusal::OtherFields) => "fields",
+        LedgerError::Refused(Refusal::OtherFields { .. }) => "fields",
         LedgerError::Refused(Refusal::Released) => "released",
         LedgerError::Refused(Refusal::Settled) => "settled",
         LedgerError::Refused(Refusal::UnknownRequestId) => "unknown",

@@ -15,10 +15,13 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tempfile::TempDir;
+use tollgate::store::clock::{ClockReading, system_clock};
 
 /// A clock that is ahead of the real one by a settable amount.
 pub struct Clock {
     shift_micros: Arc<AtomicI64>,
+    /// How far the boot-time clock is ahead: by the time that has passed for the test.
+    boot_shift_micros: Arc<AtomicI64>,
     /// What the preloaded library reads.
     file: File,
     path: PathBuf,
@@ -42,12 +45,13 @@ impl Clock {
             .unwrap();
         let clock = Self {
             shift_micros: Arc::default(),
+            boot_shift_micros: Arc::default(),
             file,
             path,
             is_preloaded: AtomicBool::new(false),
             _dir: dir,
         };
-        clock.shift(TimeDelta::zero());
+        clock.write();
         clock
     }
 
@@ -67,19 +71,35 @@ impl Clock {
         self.shift(self.ahead() + by);
     }
 
+    /// Lets time pass: what a machine sees that was suspended. All other changes are steps of the wall clock.
+    pub fn pass(&self, time: TimeDelta) {
+        let micros = time.num_microseconds().unwrap();
+        self.boot_shift_micros.fetch_add(micros, Ordering::SeqCst);
+        self.advance(time);
+    }
+
     /// How far it is ahead of the real clock.
     pub fn ahead(&self) -> TimeDelta {
         TimeDelta::microseconds(self.shift_micros.load(Ordering::SeqCst))
     }
 
     pub fn now(&self) -> DateTime<Utc> {
-        (self.function())()
+        (self.function())().wall
     }
 
     /// The clock as the memory store takes it.
     pub fn function(&self) -> tollgate::store::Clock {
-        let shift = Arc::clone(&self.shift_micros);
-        Arc::new(move || Utc::now() + TimeDelta::microseconds(shift.load(Ordering::SeqCst)))
+        let (shift, boot_shift) = (self.shift_micros.clone(), self.boot_shift_micros.clone());
+        let of = |shift: &AtomicI64| TimeDelta::microseconds(shift.load(Ordering::SeqCst));
+        let real = system_clock();
+        Arc::new(move || {
+            let reading = real();
+            ClockReading {
+                wall: reading.wall + of(&shift),
+                since_boot: reading.since_boot + of(&boot_shift),
+                ..reading
+            }
+        })
     }
 
     /// Makes the process see this clock.
@@ -97,9 +117,19 @@ impl Clock {
     pub fn shift(&self, shift: TimeDelta) {
         let micros = shift.num_microseconds().unwrap();
         self.shift_micros.store(micros, Ordering::SeqCst);
-        self.file.write_all_at(&micros.to_ne_bytes(), 0).unwrap();
+        self.write();
         if self.is_preloaded.load(Ordering::SeqCst) {
             std::thread::sleep(UNTIL_SEEN);
+        }
+    }
+}
+
+impl Clock {
+    /// For the preloaded library.
+    fn write(&self) {
+        for (at, micros) in [(0, &self.shift_micros), (8, &self.boot_shift_micros)] {
+            let micros = micros.load(Ordering::SeqCst);
+            self.file.write_all_at(&micros.to_ne_bytes(), at).unwrap();
         }
     }
 }

@@ -1,9 +1,10 @@
 /*
  * Shifts the wall clock of the process it is preloaded into, by as many microseconds as the file
- * named by TOLLGATE_CLOCK_FILE holds in its first eight bytes. The file is mapped, so a test moves
- * the clock of a running redis-server by writing to it. (libfaketime crashes redis-server.)
+ * named by TOLLGATE_CLOCK_FILE holds in its first eight bytes, and the boot-time clock by those in its
+ * next eight. The file is mapped, so a test moves the clock of a running redis-server by writing to it.
+ * (libfaketime crashes redis-server.)
  *
- * The monotonic clocks are left alone. Nothing here allocates: the allocator itself asks for the time.
+ * CLOCK_MONOTONIC is left alone. Nothing here allocates: the allocator itself asks for the time.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -21,7 +22,7 @@ __attribute__((constructor)) static void map_shift(void) {
     const char *path = getenv("TOLLGATE_CLOCK_FILE");
     int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     if (file < 0) abort();
-    void *mapped = mmap(NULL, sizeof(int64_t), PROT_READ, MAP_SHARED, file, 0);
+    void *mapped = mmap(NULL, 2 * sizeof(int64_t), PROT_READ, MAP_SHARED, file, 0);
     if (mapped == MAP_FAILED) abort();
     shift = mapped;
     close(file);
@@ -30,9 +31,10 @@ __attribute__((constructor)) static void map_shift(void) {
 int clock_gettime(clockid_t clock, struct timespec *now) {
     long failed = syscall(SYS_clock_gettime, clock, now);
     if (failed != 0) return -1;
-    if ((clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) && shift) {
-        int64_t micros = now->tv_nsec / 1000 + *shift % 1000000;
-        now->tv_sec += *shift / 1000000 + (micros >= 1000000) - (micros < 0);
+    int is_wall = clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE;
+    if ((is_wall || clock == CLOCK_BOOTTIME) && shift) {
+        int64_t by = shift[is_wall ? 0 : 1], micros = now->tv_nsec / 1000 + by % 1000000;
+        now->tv_sec += by / 1000000 + (micros >= 1000000) - (micros < 0);
         now->tv_nsec = (micros + 1000000) % 1000000 * 1000 + now->tv_nsec % 1000;
     }
     return 0;

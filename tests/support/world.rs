@@ -13,7 +13,7 @@ use tollgate::{
     },
     policy::Policy,
     store::{
-        Store,
+        Store, UsageLimits,
         file::FileStore,
         memory::MemoryStore,
         redis::{
@@ -39,6 +39,8 @@ pub struct World {
     cluster: Option<Rc<SharedCluster>>,
     /// Where the store is a file: where that is.
     dir: Option<TempDir>,
+    /// What [`World::empty`] gives the store.
+    pub limits: UsageLimits,
 }
 
 /// A cluster takes seconds to come about: all cases of a test share one, and empty it.
@@ -93,14 +95,14 @@ pub fn small_policy(overflow: &str) -> String {
 impl World {
     pub fn memory(policy: Policy) -> Self {
         let clock = Arc::new(Clock::at(NOON));
-        let store = Arc::new(MemoryStore::new(clock.function(), 35));
+        let store = Arc::new(MemoryStore::new(clock.function(), UsageLimits::default()));
         Self::over(clock, store, policy)
     }
 
     pub fn file(policy: Policy) -> Self {
         let clock = Arc::new(Clock::at(NOON));
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(file_store(&dir, &clock));
+        let store = Arc::new(file_store(&dir, &clock, UsageLimits::default()));
         Self {
             dir: Some(dir),
             ..Self::over(clock, store, policy)
@@ -151,6 +153,7 @@ impl World {
             redis: None,
             cluster: None,
             dir: None,
+            limits: UsageLimits::default(),
         }
     }
 
@@ -161,19 +164,19 @@ impl World {
         self.store = match (&self.redis, &self.cluster, &mut self.dir) {
             (Some(redis), ..) => {
                 redis.run(&["FLUSHALL"]);
-                Arc::new(redis_store(redis))
+                Arc::new(limited_redis_store(&redis.url(), self.limits))
             }
             (None, Some(shared), _) => {
                 for node in &shared.cluster.nodes {
                     node.run(&["FLUSHALL"]);
                 }
-                Arc::new(redis_store_at(&shared.cluster.url()))
+                Arc::new(limited_redis_store(&shared.cluster.url(), self.limits))
             }
             (None, None, Some(dir)) => {
                 *dir = tempfile::tempdir().unwrap();
-                Arc::new(file_store(dir, &self.clock))
+                Arc::new(file_store(dir, &self.clock, self.limits))
             }
-            (None, None, None) => Arc::new(MemoryStore::new(self.clock.function(), 35)),
+            (None, None, None) => Arc::new(MemoryStore::new(self.clock.function(), self.limits)),
         };
         let (policy, store) = (self.ledger.policy(), Arc::clone(&self.store));
         self.ledger = Ledger::new(policy, store, OnStoreFailure::Error, 35);
@@ -259,9 +262,9 @@ impl World {
     }
 }
 
-pub fn file_store(dir: &TempDir, clock: &Clock) -> FileStore {
+pub fn file_store(dir: &TempDir, clock: &Clock, limits: UsageLimits) -> FileStore {
     let path = dir.path().join("tollgate.db");
-    FileStore::open(&path, clock.function(), 35).unwrap()
+    FileStore::open(&path, clock.function(), limits).unwrap()
 }
 
 pub fn redis_store(server: &RedisServer) -> RedisStore {
@@ -269,6 +272,10 @@ pub fn redis_store(server: &RedisServer) -> RedisStore {
 }
 
 pub fn redis_store_at(url: &str) -> RedisStore {
+    limited_redis_store(url, UsageLimits::default())
+}
+
+pub fn limited_redis_store(url: &str, usage_limits: UsageLimits) -> RedisStore {
     RedisStore::new(RedisConfig {
         url: RedisUrl::parse(url).unwrap(),
         tls: TlsFiles::default(),
@@ -279,7 +286,7 @@ pub fn redis_store_at(url: &str) -> RedisStore {
             response: std::time::Duration::from_secs(5),
         },
         wait_replicas: 0,
-        usage_retention_days: 35,
+        usage_limits,
         unsafe_eviction: UnsafeEviction::Refuse,
     })
     .unwrap()

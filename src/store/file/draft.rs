@@ -14,8 +14,8 @@ use super::{
     records::{self, BadRecord},
 };
 use crate::domain::{
-    ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestId, Reservation, UsageCounters,
-    UtcDay,
+    ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestId, Reservation, RowCounts,
+    UsageCounters, UtcDay, other_row,
 };
 
 /// Records by their keys.
@@ -25,6 +25,7 @@ type Sorted<'t> = Table<'t, &'static [u8], &'static [u8]>;
 pub(super) struct Tables<'t> {
     pools: Sorted<'t>,
     usage: Sorted<'t>,
+    row_counts: Sorted<'t>,
     requests: Sorted<'t>,
 }
 
@@ -46,13 +47,14 @@ struct Draft<'d, 't> {
     today: UtcDay,
     pools: HashMap<Vec<u8>, Sheet<PoolCounters>>,
     rows: HashMap<Vec<u8>, Sheet<UsageCounters>>,
+    row_counts: Option<Sheet<RowCounts>>,
     /// Those that the batch writes.
     requests: HashMap<Vec<u8>, Reservation>,
 }
 
-/// Counters as the batch would leave them.
+/// Counters as the batch would leave them; none where there are none.
 struct Sheet<T> {
-    counters: T,
+    counters: Option<T>,
     changed: bool,
 }
 
@@ -61,11 +63,13 @@ impl<'t> Tables<'t> {
         Ok(Self {
             pools: transaction.open_table(keys::POOLS)?,
             usage: transaction.open_table(keys::USAGE)?,
+            row_counts: transaction.open_table(keys::ROW_COUNTS)?,
             requests: transaction.open_table(keys::REQUESTS)?,
         })
     }
 
-    /// Decides a batch and writes what it changes; says how many records that were.
+    /// Decides a batch and writes what it changes; says how many records that were. A day has at most
+    /// `max_rows` usage rows, besides the row `(other)`, `(other)`.
     ///
     /// # Errors
     ///
@@ -74,6 +78,7 @@ impl<'t> Tables<'t> {
     pub(super) fn decide(
         &mut self,
         today: UtcDay,
+        max_rows: u64,
         batch: &Batch,
     ) -> Result<(Vec<Outcome>, usize), Fault> {
         let mut draft = Draft {
@@ -82,26 +87,32 @@ impl<'t> Tables<'t> {
             today,
             pools: HashMap::new(),
             rows: HashMap::new(),
+            row_counts: None,
             requests: HashMap::new(),
         };
         let operations = batch.operations.iter();
-        let outcomes = operations.map(|it| book::decide(&mut draft, &batch.terms, it));
+        let outcomes = operations.map(|it| book::decide(&mut draft, &batch.terms, max_rows, it));
         let outcomes: Vec<Outcome> = outcomes.collect::<Result<_, _>>()?;
         let Draft {
             pools,
             rows,
+            row_counts,
             requests,
             ..
         } = draft;
         let mut written = 0;
-        for (key, sheet) in pools.into_iter().filter(|(_, sheet)| sheet.changed) {
-            let bytes = records::pool_bytes(&sheet.counters);
-            self.pools.insert(&*key, &*bytes)?;
+        for (key, counters) in changes(pools) {
+            self.pools.insert(&*key, &*records::pool_bytes(&counters))?;
             written += 1;
         }
-        for (key, sheet) in rows.into_iter().filter(|(_, sheet)| sheet.changed) {
-            let bytes = records::row_bytes(&sheet.counters);
-            self.usage.insert(&*key, &*bytes)?;
+        for (key, row) in changes(rows) {
+            self.usage.insert(&*key, &*records::row_bytes(&row))?;
+            written += 1;
+        }
+        if let Some(counts) = row_counts.and_then(Sheet::change) {
+            let key = keys::org(today, &batch.org);
+            let bytes = records::row_counts_bytes(counts);
+            self.row_counts.insert(&*key, &*bytes)?;
             written += 1;
         }
         // Neighbours in the file one behind the other.
@@ -115,7 +126,8 @@ impl<'t> Tables<'t> {
         Ok((outcomes, written))
     }
 
-    /// Removes records of days that are over, at most so many; says how many it removed.
+    /// Removes records from before yesterday, and usage rows that are past their retention: at most so
+    /// many. Says how many it removed.
     ///
     /// # Errors
     ///
@@ -129,7 +141,8 @@ impl<'t> Tables<'t> {
         let oldest_usage = today.minus_days(usage_retention_days);
         let mut removed = 0;
         for (table, oldest) in [
-            (&mut self.pools, today),
+            (&mut self.pools, today.yesterday()),
+            (&mut self.row_counts, today.yesterday()),
             (&mut self.requests, today.yesterday()),
             (&mut self.usage, oldest_usage),
         ] {
@@ -143,50 +156,72 @@ impl<'t> Tables<'t> {
     }
 }
 
-impl Draft<'_, '_> {
-    fn date(&self, day: Day) -> UtcDay {
-        match day {
-            Day::Today => self.today,
-            Day::Yesterday => self.today.yesterday(),
+/// The records that a batch changed.
+fn changes<T>(sheets: HashMap<Vec<u8>, Sheet<T>>) -> impl Iterator<Item = (Vec<u8>, T)> {
+    let changes = sheets.into_iter();
+    changes.filter_map(|(key, sheet)| Some((key, sheet.change()?)))
+}
+
+impl<T> Sheet<T> {
+    fn changed(counters: T) -> Self {
+        Self {
+            counters: Some(counters),
+            changed: true,
         }
+    }
+
+    fn change(self) -> Option<T> {
+        self.counters.filter(|_| self.changed)
     }
 }
 
 /// The counters of a key: the draft's, else the file's.
-fn counters<T: Copy + Default>(
+fn counters<T: Copy>(
     sheets: &mut HashMap<Vec<u8>, Sheet<T>>,
     table: &Sorted<'_>,
     key: Vec<u8>,
     read: fn(&[u8]) -> Result<T, BadRecord>,
-) -> Result<T, Fault> {
+) -> Result<Option<T>, Fault> {
     if let Some(sheet) = sheets.get(&key) {
         return Ok(sheet.counters);
     }
     let counters = match table.get(&*key)? {
-        Some(bytes) => read(bytes.value())?,
-        None => T::default(),
+        Some(bytes) => Some(read(bytes.value())?),
+        None => None,
     };
     let changed = false;
     sheets.insert(key, Sheet { counters, changed });
     Ok(counters)
 }
 
-fn changed<T>(counters: T) -> Sheet<T> {
-    let changed = true;
-    Sheet { counters, changed }
+impl Draft<'_, '_> {
+    /// How many rows today has where that is not kept: they are the first ones of the day, or an earlier
+    /// format did not count them.
+    fn count_rows(&self) -> Result<RowCounts, Fault> {
+        let (project, model) = other_row();
+        let other = keys::row(self.today, self.org, &project, &model);
+        let rows = keys::rows(self.today, self.org, None);
+        let mut counts = RowCounts::default();
+        for entry in self.tables.usage.range(&*rows.start..&*rows.end)? {
+            if entry?.0.value() != other {
+                counts.add(true);
+            }
+        }
+        Ok(counts)
+    }
 }
 
 impl Records for Draft<'_, '_> {
     type Error = Fault;
 
-    fn pool(&mut self, pool: &PoolName) -> Result<PoolCounters, Fault> {
-        let key = keys::pool(self.today, self.org, pool);
+    fn pool(&mut self, day: Day, pool: &PoolName) -> Result<Option<PoolCounters>, Fault> {
+        let key = keys::pool(day.date(self.today), self.org, pool);
         counters(&mut self.pools, &self.tables.pools, key, records::pool)
     }
 
-    fn set_pool(&mut self, pool: &PoolName, counters: PoolCounters) {
-        let key = keys::pool(self.today, self.org, pool);
-        self.pools.insert(key, changed(counters));
+    fn set_pool(&mut self, day: Day, pool: &PoolName, counters: PoolCounters) {
+        let key = keys::pool(day.date(self.today), self.org, pool);
+        self.pools.insert(key, Sheet::changed(counters));
     }
 
     fn row(
@@ -194,18 +229,38 @@ impl Records for Draft<'_, '_> {
         day: Day,
         project: &ProjectId,
         model: &ModelName,
-    ) -> Result<UsageCounters, Fault> {
-        let key = keys::row(self.date(day), self.org, project, model);
+    ) -> Result<Option<UsageCounters>, Fault> {
+        let key = keys::row(day.date(self.today), self.org, project, model);
         counters(&mut self.rows, &self.tables.usage, key, records::row)
     }
 
     fn set_row(&mut self, day: Day, project: &ProjectId, model: &ModelName, row: UsageCounters) {
-        let key = keys::row(self.date(day), self.org, project, model);
-        self.rows.insert(key, changed(row));
+        let key = keys::row(day.date(self.today), self.org, project, model);
+        self.rows.insert(key, Sheet::changed(row));
+    }
+
+    fn row_counts(&mut self) -> Result<RowCounts, Fault> {
+        if let Some(Sheet { counters, .. }) = &self.row_counts {
+            return Ok(counters.unwrap_or_default());
+        }
+        let key = keys::org(self.today, self.org);
+        let counts = match self.tables.row_counts.get(&*key)? {
+            Some(bytes) => records::row_counts(bytes.value())?,
+            None => self.count_rows()?,
+        };
+        self.row_counts = Some(Sheet {
+            counters: Some(counts),
+            changed: false,
+        });
+        Ok(counts)
+    }
+
+    fn set_row_counts(&mut self, counts: RowCounts) {
+        self.row_counts = Some(Sheet::changed(counts));
     }
 
     fn reservation(&mut self, day: Day, id: &RequestId) -> Result<Option<Reservation>, Fault> {
-        let key = keys::request(self.date(day), self.org, id);
+        let key = keys::request(day.date(self.today), self.org, id);
         if let Some(reservation) = self.requests.get(&key) {
             return Ok(Some(reservation.clone()));
         }
@@ -215,7 +270,7 @@ impl Records for Draft<'_, '_> {
     }
 
     fn set_reservation(&mut self, day: Day, id: &RequestId, reservation: Reservation) {
-        let key = keys::request(self.date(day), self.org, id);
+        let key = keys::request(day.date(self.today), self.org, id);
         self.requests.insert(key, reservation);
     }
 }

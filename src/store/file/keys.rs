@@ -13,20 +13,30 @@ use crate::domain::{ModelName, OrgId, PoolName, ProjectId, RequestId, UtcDay};
 /// A table of records by their keys.
 pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
-/// Pools' counters: today's.
+/// Pools' counters: today's and yesterday's.
 pub(super) const POOLS: Definition = TableDefinition::new("pools");
 /// Usage rows: as many days as the retention says.
 pub(super) const USAGE: Definition = TableDefinition::new("usage");
+/// How many usage rows an organization has: today's and yesterday's.
+pub(super) const ROW_COUNTS: Definition = TableDefinition::new("row_counts");
 /// Reservations: today's and yesterday's.
 pub(super) const REQUESTS: Definition = TableDefinition::new("requests");
-/// What the file says of itself: [`FORMAT`] and [`LATEST`].
+/// What the file says of itself: [`FORMAT`], [`COMMITS`], and since when the clock has been steady.
 pub(super) const ABOUT: TableDefinition<'static, &'static str, i64> =
     TableDefinition::new("tollgate");
 
 /// Which version of this format the file is in.
 pub(super) const FORMAT: &str = "format";
-/// The latest moment that the store decided at, in microseconds since 1970.
-pub(super) const LATEST: &str = "latest";
+/// How many transactions were committed: a file that knows fewer than were acknowledged has lost some.
+pub(super) const COMMITS: &str = "commits";
+/// The clock's [`SteadyTime`](crate::store::clock::SteadyTime): the boot in two halves, then the others.
+pub(super) const STEADY_TIME: [&str; 5] = [
+    "clock_boot_high",
+    "clock_boot_low",
+    "clock_boot_micros",
+    "clock_steady_since_micros",
+    "clock_step_micros",
+];
 
 const END_OF_NAME: u8 = 0;
 const AFTER_END_OF_NAME: u8 = 1;
@@ -34,6 +44,11 @@ const AFTER_END_OF_NAME: u8 = 1;
 /// The key of a pool's counters.
 pub(super) fn pool(day: UtcDay, org: &OrgId, pool: &PoolName) -> Vec<u8> {
     key(day, org, &[pool.as_str()])
+}
+
+/// The key of a record that an organization has once a day.
+pub(super) fn org(day: UtcDay, org: &OrgId) -> Vec<u8> {
+    key(day, org, &[])
 }
 
 /// The key of a usage row.

@@ -28,18 +28,21 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, TimeDelta, Utc};
-use redb::{Database, TableDefinition};
+use redb::{Database, TableDefinition, WriteTransaction};
 use tokio::sync::Semaphore;
 
 pub use self::opening::OpenError;
 use self::{
     draft::{Fault, Tables},
     failures::{closed, corrupt, refused},
-    opening::StoreFile,
+    opening::{StoreFile, steady_time_values},
     reading::Unread,
 };
-use super::{Batch, Clock, Decided, Hindrance, RowKey, Store, StoreError, Timed, UsageRows};
+use super::{
+    Batch, Clock, ClockStep, Decided, Hindrance, RowKey, Store, StoreError, Timed, UsageLimits,
+    UsageRows,
+    clock::{ClockReading, SteadyTime, StepDetector},
+};
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
 
 /// How many records of old days a transaction removes at least, so that it is not held up.
@@ -50,9 +53,6 @@ const REOPEN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long nothing was written when a probe writes the clock, to see whether that can be done.
 const IDLE: Duration = Duration::from_secs(10);
-
-/// How far the file's last decision may be ahead of the clock before that is worth a word.
-const MOST_AHEAD: TimeDelta = TimeDelta::minutes(1);
 
 /// What there must be room for before a file that had failed is served again: more than any call writes.
 const ROOM_BYTES: usize = 1024 * 1024;
@@ -71,10 +71,8 @@ const MOST_READS: usize = 16;
 struct Inner {
     file: StoreFile,
     clock: Clock,
-    usage_retention_days: u32,
-    /// The latest moment that was seen, also before this process: a clock that steps back over midnight
-    /// must not start a day anew.
-    latest: Mutex<DateTime<Utc>>,
+    limits: UsageLimits,
+    steps: Mutex<StepDetector>,
     /// One call writes at a time.
     writer: Mutex<Writer>,
     /// None while it is closed because of a failure.
@@ -86,8 +84,10 @@ struct Writer {
     tried_at: Instant,
     /// When the last transaction was committed.
     wrote_at: Instant,
-    /// The clock that the last transaction wrote: a file that knows only an older one has lost it.
-    committed: DateTime<Utc>,
+    /// How many transactions were committed: a file that knows of fewer has lost some.
+    commits: i64,
+    /// Since when the clock was steady, as the file has it.
+    steady: Option<SteadyTime>,
     /// Why the file is closed.
     failure: Option<StoreError>,
     /// The day on which nothing older is left to remove.
@@ -95,31 +95,26 @@ struct Writer {
 }
 
 impl FileStore {
-    /// Opens the file, or makes one. Usage rows are kept for `usage_retention_days` after their day.
+    /// Opens the file, or makes one.
     ///
     /// # Errors
     ///
     /// The file can't be the store; it was not touched then.
-    pub fn open(path: &Path, clock: Clock, usage_retention_days: u32) -> Result<Self, OpenError> {
-        let file = StoreFile::take(path, clock())?;
-        let (database, latest) = file.database()?;
-        let ahead = latest - clock();
-        if ahead > MOST_AHEAD {
-            tracing::warn!(
-                %latest,
-                "the store's last decision is in the future: its clock stands still until then"
-            );
-        }
+    pub fn open(path: &Path, clock: Clock, limits: UsageLimits) -> Result<Self, OpenError> {
+        let file = StoreFile::take(path)?;
+        let (database, about) = file.database()?;
+        let steps = StepDetector::new(clock(), about.steady);
         let now = Instant::now();
         let inner = Inner {
             file,
             clock,
-            usage_retention_days,
-            latest: Mutex::new(latest),
+            limits,
+            steps: Mutex::new(steps),
             writer: Mutex::new(Writer {
                 tried_at: now,
                 wrote_at: now,
-                committed: latest,
+                commits: about.commits,
+                steady: about.steady,
                 failure: None,
                 removed_on: None,
             }),
@@ -163,10 +158,14 @@ impl FileStore {
 }
 
 impl Inner {
-    fn now(&self) -> DateTime<Utc> {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        *latest = (*latest).max((self.clock)());
-        *latest
+    fn now(&self) -> ClockReading {
+        let reading = (self.clock)();
+        self.steps().observe(reading);
+        reading
+    }
+
+    fn steps(&self) -> MutexGuard<'_, StepDetector> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -189,7 +188,7 @@ impl Inner {
                 if batch.day != today {
                     return Ok(Ok(Decided::OnAnotherDay));
                 }
-                match tables.decide(today, batch) {
+                match tables.decide(today, self.limits.max_rows, batch) {
                     Ok((outcomes, its_written)) => {
                         written += its_written;
                         Ok(Ok(Decided::Outcomes(outcomes)))
@@ -213,12 +212,13 @@ impl Inner {
     fn probe(&self) -> Result<Timed<()>, StoreError> {
         let mut writer = self.writer();
         self.open_again(&mut writer)?;
-        let today = UtcDay::of(self.now());
-        let due = writer.wrote_at.elapsed() >= IDLE || writer.removed_on != Some(today);
-        if due {
+        let reading = self.now();
+        let today = UtcDay::of(reading.wall);
+        let removes = self.steps().is_steady(reading) && writer.removed_on != Some(today);
+        if removes || writer.wrote_at.elapsed() >= IDLE {
             return self.write(&mut writer, |_, _| Ok(((), 1)));
         }
-        let (now, answer) = (self.now(), ());
+        let (now, answer) = (reading.wall, ());
         Ok(Timed { now, answer })
     }
 
@@ -253,9 +253,10 @@ impl Inner {
         &self,
         writer: &mut Writer,
         database: &Database,
-        now: DateTime<Utc>,
+        reading: ClockReading,
         work: impl FnOnce(&mut Tables<'_>, UtcDay) -> Result<(T, usize), redb::Error>,
     ) -> Result<Timed<T>, StoreError> {
+        let now = reading.wall;
         let today = UtcDay::of(now);
         let transaction = database.begin_write().map_err(refused)?;
         let mut tables = Tables::open(&transaction).map_err(refused)?;
@@ -265,24 +266,28 @@ impl Inner {
             transaction.abort().map_err(refused)?;
             return Ok(Timed { now, answer });
         }
-        if writer.removed_on != Some(today) {
+        let (steady, is_steady) = {
+            let steps = self.steps();
+            (steps.steady(), steps.is_steady(reading))
+        };
+        if is_steady && writer.removed_on != Some(today) {
             // Faster than they come.
             let most = LEAST_REMOVED.max(2 * written);
-            let removed = tables.remove_old(today, self.usage_retention_days, most);
+            let removed = tables.remove_old(today, self.limits.retention_days, most);
             if removed.map_err(refused)? < most {
                 writer.removed_on = Some(today);
             }
         }
         drop(tables);
-        let mut about = transaction.open_table(keys::ABOUT).map_err(refused)?;
-        let latest = about.insert(keys::LATEST, now.timestamp_micros());
-        drop(latest.map_err(refused)?);
-        drop(about);
+        let commits = writer.commits + 1;
+        let steady = Some(steady).filter(|_| writer.steady != Some(steady));
+        write_about(&transaction, commits, steady).map_err(refused)?;
         transaction.commit().map_err(|error| {
             let reason = error.to_string();
             StoreError::NoAnswer { reason }
         })?;
-        (writer.wrote_at, writer.committed) = (Instant::now(), now);
+        (writer.wrote_at, writer.commits) = (Instant::now(), commits);
+        writer.steady = steady.or(writer.steady);
         Ok(Timed { now, answer })
     }
 
@@ -320,17 +325,18 @@ impl Inner {
                 StoreError::Corrupt { reason }
             }
         });
-        let opened = opened.and_then(|(database, latest)| {
-            if latest.timestamp_micros() < writer.committed.timestamp_micros() {
+        let opened = opened.and_then(|(database, about)| {
+            if about.commits < writer.commits {
                 let reason = "the file has lost what it had acknowledged".to_owned();
                 return Err(StoreError::Corrupt { reason });
             }
             make_room(&database).map_err(refused)?;
-            Ok(database)
+            Ok((database, about))
         });
         writer.tried_at = Instant::now();
-        let opened = opened.inspect_err(|error| writer.failure = Some(error.clone()))?;
+        let (opened, about) = opened.inspect_err(|error| writer.failure = Some(error.clone()))?;
         writer.wrote_at = Instant::now();
+        (writer.commits, writer.steady) = (about.commits, about.steady);
         let mut database = self
             .database
             .write()
@@ -343,7 +349,7 @@ impl Inner {
         &self,
         read: impl FnOnce(&Database) -> Result<T, Unread>,
     ) -> Result<Timed<T>, StoreError> {
-        let now = self.now();
+        let now = self.now().wall;
         let answer = {
             let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
             read(database.as_ref().ok_or_else(closed)?)
@@ -357,6 +363,20 @@ impl Inner {
             }
         }
     }
+}
+
+/// Writes what the file says of itself; since when the clock is steady only where that is new.
+fn write_about(
+    transaction: &WriteTransaction,
+    commits: i64,
+    steady: Option<SteadyTime>,
+) -> Result<(), redb::Error> {
+    let mut about = transaction.open_table(keys::ABOUT)?;
+    about.insert(keys::COMMITS, commits)?;
+    for (key, value) in steady.into_iter().flat_map(steady_time_values) {
+        about.insert(key, value)?;
+    }
+    Ok(())
 }
 
 /// Makes the file larger than it has to be, so that a call that follows finds room.
@@ -406,6 +426,15 @@ impl Store for FileStore {
         let read =
             move |database: &Database| reading::usage(database, &org, day, after.as_ref(), limit);
         self.read(read).await
+    }
+
+    fn clock_steps(&self) -> u64 {
+        self.inner.steps().steps()
+    }
+
+    fn latest_clock_step(&self) -> Option<ClockStep> {
+        let reading = (self.inner.clock)();
+        self.inner.steps().latest_step(reading)
     }
 
     async fn probe(&self) -> Result<Timed<()>, StoreError> {

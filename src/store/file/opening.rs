@@ -13,17 +13,20 @@ use std::{
     sync::Arc,
 };
 
-use chrono::{DateTime, Utc};
 use redb::{Builder, Database, DatabaseError, ReadableDatabase as _, StorageError, TableError};
 
 use super::{
+    super::clock::{BootId, SteadyTime},
     held::HeldFile,
-    keys::{ABOUT, FORMAT, LATEST, POOLS, REQUESTS, USAGE},
+    keys::{ABOUT, COMMITS, FORMAT, POOLS, REQUESTS, ROW_COUNTS, STEADY_TIME, USAGE},
 };
 
 /// The format that this version writes, and the newest that it reads. A later version reads all earlier
 /// ones, and brings the file to its own when it opens it.
-const KNOWN_FORMAT: i64 = 1;
+const KNOWN_FORMAT: i64 = 2;
+
+/// Format 1 kept the latest moment here that the store had decided at, and believed it.
+const LATEST_OF_FORMAT_1: &str = "latest";
 
 /// How much of the file is kept in memory.
 const CACHE_BYTES: usize = 64 * 1024 * 1024;
@@ -93,6 +96,15 @@ pub enum OpenError {
     },
 }
 
+/// What the file says of itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct About {
+    /// How many transactions were committed.
+    pub(super) commits: i64,
+    /// Since when the clock has been steady.
+    pub(super) steady: Option<SteadyTime>,
+}
+
 /// The file, which this process alone has open.
 #[derive(Debug)]
 pub(super) struct StoreFile {
@@ -103,11 +115,11 @@ pub(super) struct StoreFile {
 
 impl StoreFile {
     /// Opens the file and locks it. Where there is none, one is made, and is there whole or not at all.
-    pub(super) fn take(path: &Path, now: DateTime<Utc>) -> Result<Self, OpenError> {
+    pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
         let io = failed(path, "opened");
         let metadata = match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                create(path, now)?;
+                create(path)?;
                 fs::metadata(path)
             }
             metadata => metadata,
@@ -132,8 +144,8 @@ impl StoreFile {
         })
     }
 
-    /// Opens the database in it; gives the latest moment that it knows, too.
-    pub(super) fn database(&self) -> Result<(Database, DateTime<Utc>), OpenError> {
+    /// Opens the database in it, and brings it to the format of this version.
+    pub(super) fn database(&self) -> Result<(Database, About), OpenError> {
         let mut magic = [0; MAGIC.len()];
         let read = self.file.read_exact_at(&mut magic, 0);
         if read.is_err() || magic != MAGIC {
@@ -142,15 +154,19 @@ impl StoreFile {
         let held = HeldFile::new(Arc::clone(&self.file));
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let database = builder().create_with_backend(held.clone())?;
-            let latest = self.about(&database);
-            Ok((database, latest))
+            let about = self.about(&database);
+            Ok((database, about))
         }));
-        let (database, latest) = opened
+        let (database, about) = opened
             .map_err(|_| self.damaged("it is in disorder".to_owned()))?
             .map_err(|error| self.not_opened(error))?;
-        let latest = latest?;
+        let (about, format) = about?;
         held.let_go().map_err(failed(&self.path, "written"))?;
-        Ok((database, latest))
+        if format != KNOWN_FORMAT {
+            let upgraded = write_format(&database).map_err(io::Error::other);
+            upgraded.map_err(failed(&self.path, "written"))?;
+        }
+        Ok((database, about))
     }
 
     /// Forgets what the system remembers of the file: after a failed write, that may be what is not on
@@ -161,7 +177,8 @@ impl StoreFile {
         let _ = rustix::fs::fadvise(&self.file, 0, all, rustix::fs::Advice::DontNeed);
     }
 
-    fn about(&self, database: &Database) -> Result<DateTime<Utc>, OpenError> {
+    /// What the file says of itself, and its format.
+    fn about(&self, database: &Database) -> Result<(About, i64), OpenError> {
         let damaged = |error: redb::Error| self.damaged(error.to_string());
         let transaction = database.begin_read().map_err(|it| damaged(it.into()))?;
         let about = match transaction.open_table(ABOUT) {
@@ -174,8 +191,9 @@ impl StoreFile {
             let value = value.map_err(|it| damaged(it.into()))?;
             Ok(value.map(|value| value.value()))
         };
-        match value(FORMAT)?.ok_or_else(|| self.foreign())? {
-            KNOWN_FORMAT => {}
+        let format = value(FORMAT)?.ok_or_else(|| self.foreign())?;
+        match format {
+            1..=KNOWN_FORMAT => {}
             format if format > KNOWN_FORMAT => {
                 let path = self.path.clone();
                 return Err(OpenError::Newer { path, format });
@@ -186,8 +204,15 @@ impl StoreFile {
             let opened = transaction.open_table(table);
             opened.map_err(|it| damaged(it.into()))?;
         }
-        let latest = value(LATEST)?.and_then(DateTime::from_timestamp_micros);
-        latest.ok_or_else(|| self.damaged("it has no clock".to_owned()))
+        let mut steady = [None; STEADY_TIME.len()];
+        for (value_of, key) in steady.iter_mut().zip(STEADY_TIME) {
+            *value_of = value(key)?;
+        }
+        let about = About {
+            commits: value(COMMITS)?.unwrap_or(0),
+            steady: steady_time(steady),
+        };
+        Ok((about, format))
     }
 
     fn not_opened(&self, error: DatabaseError) -> OpenError {
@@ -208,8 +233,33 @@ impl StoreFile {
     }
 }
 
+fn steady_time(values: [Option<i64>; STEADY_TIME.len()]) -> Option<SteadyTime> {
+    let [high, low, boot_micros, since_micros, step_micros] = values;
+    let half = |value: i64| u128::from(value.cast_unsigned());
+    Some(SteadyTime {
+        boot: BootId(half(high?) << 64 | half(low?)),
+        boot_micros: boot_micros?,
+        since_micros: since_micros?,
+        step_micros: step_micros?,
+    })
+}
+
+/// What is written of a steady time, by key.
+pub(super) fn steady_time_values(steady: SteadyTime) -> [(&'static str, i64); STEADY_TIME.len()] {
+    let BootId(boot) = steady.boot;
+    let half = |shift: u32| ((boot >> shift) as u64).cast_signed();
+    let values = [
+        half(64),
+        half(0),
+        steady.boot_micros,
+        steady.since_micros,
+        steady.step_micros,
+    ];
+    std::array::from_fn(|at| (STEADY_TIME[at], values[at]))
+}
+
 /// Makes the file beside its place, and puts it there once it is whole and synced.
-fn create(path: &Path, now: DateTime<Utc>) -> Result<(), OpenError> {
+fn create(path: &Path) -> Result<(), OpenError> {
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
@@ -218,12 +268,13 @@ fn create(path: &Path, now: DateTime<Utc>) -> Result<(), OpenError> {
         let directory = directory.to_owned();
         return Err(OpenError::NoDirectory { directory });
     };
-    let nobody_elses = format!(".{}.{}.new", std::process::id(), now.timestamp_micros());
+    let now = chrono::Utc::now().timestamp_micros();
+    let nobody_elses = format!(".{}.{now}.new", std::process::id());
     let mut new_name = OsString::from(".");
     new_name.push(name);
     new_name.push(nobody_elses);
     let new = directory.join(new_name);
-    let made = make(&new, now)
+    let made = make(&new)
         .and_then(|()| put_in_place(&new, path))
         .and_then(|()| File::open(directory)?.sync_all());
     // In its place it has another name.
@@ -232,7 +283,7 @@ fn create(path: &Path, now: DateTime<Utc>) -> Result<(), OpenError> {
 }
 
 /// Writes an empty store.
-fn make(path: &Path, now: DateTime<Utc>) -> io::Result<()> {
+fn make(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o600);
     let file = Arc::new(options.open(path)?);
@@ -240,19 +291,20 @@ fn make(path: &Path, now: DateTime<Utc>) -> io::Result<()> {
     let database = builder().create_with_backend(held.clone());
     let written = database
         .map_err(redb::Error::from)
-        .and_then(|database| write_empty(&database, now));
+        .and_then(|database| write_format(&database));
     written.map_err(io::Error::other)?;
     held.let_go()?;
     file.sync_all()
 }
 
-fn write_empty(database: &Database, now: DateTime<Utc>) -> Result<(), redb::Error> {
+/// Writes this version's format, and the tables that it has.
+fn write_format(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut about = transaction.open_table(ABOUT)?;
         about.insert(FORMAT, KNOWN_FORMAT)?;
-        about.insert(LATEST, now.timestamp_micros())?;
-        for table in [POOLS, USAGE, REQUESTS] {
+        about.remove(LATEST_OF_FORMAT_1)?;
+        for table in [POOLS, USAGE, ROW_COUNTS, REQUESTS] {
             transaction.open_table(table)?;
         }
     }

@@ -3,8 +3,8 @@
 
 use super::super::letters;
 use crate::domain::{
-    ModelName, PoolCounters, PoolName, ProjectId, RequestFields, Reservation, State, Tokens,
-    UsageCounters, Verdict,
+    ModelName, PoolCounters, PoolName, ProjectId, RequestFields, Reservation, RowChoice, RowCounts,
+    State, Tokens, UsageCounters, Verdict,
 };
 
 /// A record that Tollgate did not write. Says which kind.
@@ -19,6 +19,8 @@ const COUNTER_BYTES: usize = 8;
 
 /// What comes first in a reservation.
 const HELD: u8 = b'h';
+/// Held, and counted in the row `(other)`, `(other)`.
+const HELD_IN_OTHER: u8 = b'o';
 const SETTLED: u8 = b's';
 const RELEASED: u8 = b'r';
 
@@ -29,22 +31,40 @@ pub(super) fn pool_bytes(counters: &PoolCounters) -> Vec<u8> {
         counters.free_requests,
         counters.billed_requests,
         u64::from(counters.closed),
+        counters.held.get(),
     ];
     amounts.map(u64::to_le_bytes).concat()
 }
 
 pub(super) fn pool(bytes: &[u8]) -> Result<PoolCounters, BadRecord> {
-    let counters =
-        amounts(bytes).and_then(|[used, billed, free_requests, billed_requests, closed]| {
-            Some(PoolCounters {
-                used: Tokens::new(used)?,
-                billed_tokens: Tokens::new(billed)?,
-                free_requests,
-                billed_requests,
-                closed: [false, true].get(usize::try_from(closed).ok()?).copied()?,
-            })
-        });
+    // Format 1 had no tokens that are held.
+    let counters = amounts(bytes).or_else(|| {
+        let [used, billed, free_requests, billed_requests, closed] = amounts(bytes)?;
+        Some([used, billed, free_requests, billed_requests, closed, 0])
+    });
+    let counters = counters.and_then(|counters| {
+        let [used, billed, free_requests, billed_requests, closed, held] = counters;
+        Some(PoolCounters {
+            used: Tokens::new(used)?,
+            billed_tokens: Tokens::new(billed)?,
+            free_requests,
+            billed_requests,
+            held: Tokens::new(held)?,
+            closed: [false, true].get(usize::try_from(closed).ok()?).copied()?,
+        })
+    });
     counters.ok_or(BadRecord("counters of a pool"))
+}
+
+pub(super) fn row_counts_bytes(counts: RowCounts) -> Vec<u8> {
+    [counts.rows, counts.unlisted]
+        .map(u64::to_le_bytes)
+        .concat()
+}
+
+pub(super) fn row_counts(bytes: &[u8]) -> Result<RowCounts, BadRecord> {
+    let counts = amounts(bytes).map(|[rows, unlisted]| RowCounts { rows, unlisted });
+    counts.ok_or(BadRecord("a count of usage rows"))
 }
 
 pub(super) fn row_bytes(row: &UsageCounters) -> Vec<u8> {
@@ -80,7 +100,12 @@ pub(super) fn reservation_bytes(reservation: &Reservation) -> Vec<u8> {
     } = reservation;
     let mut bytes = Vec::with_capacity(64);
     bytes.push(match state {
-        State::Held => HELD,
+        State::Held {
+            row: RowChoice::Own,
+        } => HELD,
+        State::Held {
+            row: RowChoice::Other,
+        } => HELD_IN_OTHER,
         State::Settled { .. } => SETTLED,
         State::Released => RELEASED,
     });
@@ -107,7 +132,12 @@ fn read_reservation(mut rest: &[u8]) -> Option<Reservation> {
     let workload = letters::workload(char::from(take(&mut rest, 1)?[0]))?;
     let tokens = take_tokens(&mut rest)?;
     let state = match state {
-        HELD => State::Held,
+        HELD => State::Held {
+            row: RowChoice::Own,
+        },
+        HELD_IN_OTHER => State::Held {
+            row: RowChoice::Other,
+        },
         RELEASED => State::Released,
         SETTLED => State::Settled {
             verdict: take_verdict(&mut rest)?,
@@ -190,9 +220,10 @@ mod tests {
             tokens: Tokens::ZERO,
             verdict,
         };
-        [State::Held, settled, State::Released]
+        let [own, other] = [RowChoice::Own, RowChoice::Other].map(|row| State::Held { row });
+        [own, other, settled, State::Released]
             .into_iter()
-            .zip(["", "large", "é"])
+            .zip(["", "mini", "large", "é"])
             .map(|(state, pool)| Reservation {
                 fields: RequestFields {
                     project: ProjectId::parse("p:%").expect("a name"),
@@ -216,9 +247,17 @@ mod tests {
             free_requests: 1,
             billed_tokens: tokens(2),
             billed_requests: 3,
+            held: tokens(4),
             closed: true,
         };
-        assert_eq!(pool(&pool_bytes(&counters)), Ok(counters));
+        let bytes = pool_bytes(&counters);
+        assert_eq!(pool(&bytes), Ok(counters));
+        let held = Tokens::ZERO;
+        let of_format_1 = PoolCounters { held, ..counters };
+        assert_eq!(pool(&bytes[..40]), Ok(of_format_1));
+        let (rows, unlisted) = (7, 3);
+        let counts = RowCounts { rows, unlisted };
+        assert_eq!(row_counts(&row_counts_bytes(counts)), Ok(counts));
         let usage = UsageCounters {
             free_tokens: tokens(4),
             billed_tokens: Tokens::MAX,
@@ -237,7 +276,7 @@ mod tests {
                 assert!(reservation(&bytes[..end]).is_err(), "{end}");
             }
         }
-        for bytes in [&[][..], &[0; 39], &[0; 41], &[255; 40]] {
+        for bytes in [&[][..], &[0; 39], &[0; 41], &[255; 40], &[255; 48]] {
             assert!(pool(bytes).is_err());
         }
         for bytes in [&[][..], &[0; 31], &[0; 40], &[255; 32]] {

@@ -10,21 +10,27 @@ use super::super::{
     book::{self, Day, Records},
 };
 use crate::domain::{
-    ModelName, PoolCounters, PoolName, ProjectId, RequestId, Reservation, Terms, UsageCounters,
-    UtcDay,
+    ModelName, PoolCounters, PoolName, ProjectId, RequestId, Reservation, RowCounts, Terms,
+    UsageCounters, UtcDay,
 };
 
 /// What is kept of one organization.
 pub(super) struct Book {
-    day: UtcDay,
-    /// Of `day`.
+    /// The day of the decision.
+    today: UtcDay,
+    /// By day. The wall clock may have been ahead: days after today are kept like any other.
+    days: BTreeMap<UtcDay, DayRecords>,
+    /// The day on which nothing older is left to remove.
+    removed_on: Option<UtcDay>,
+}
+
+/// What is kept of one day.
+#[derive(Default)]
+struct DayRecords {
     pools: HashMap<PoolName, PoolCounters>,
-    /// By day; each day as long as the retention says.
-    usage: BTreeMap<UtcDay, Rows>,
-    /// Of `day`.
+    rows: Rows,
+    row_counts: RowCounts,
     reservations: HashMap<RequestId, Reservation>,
-    /// Of the day before.
-    past_reservations: HashMap<RequestId, Reservation>,
 }
 
 /// The usage rows of a day: those of a project are together, so that none is looked up by a copy of its
@@ -33,19 +39,17 @@ type Rows = BTreeMap<ProjectId, BTreeMap<ModelName, UsageCounters>>;
 
 impl Book {
     /// An empty one.
-    pub(super) fn new(day: UtcDay) -> Self {
+    pub(super) fn new(today: UtcDay) -> Self {
         Self {
-            day,
-            pools: HashMap::new(),
-            usage: BTreeMap::new(),
-            reservations: HashMap::new(),
-            past_reservations: HashMap::new(),
+            today,
+            days: BTreeMap::new(),
+            removed_on: None,
         }
     }
 
-    /// A pool's counters, where they are of this day.
+    /// A pool's counters on a day.
     pub(super) fn pool(&self, day: UtcDay, pool: &PoolName) -> Option<PoolCounters> {
-        self.pools.get(pool).filter(|_| self.day == day).copied()
+        self.days.get(&day)?.pools.get(pool).copied()
     }
 
     /// The usage rows of a day that come after `after`, in their order.
@@ -54,9 +58,9 @@ impl Book {
         day: UtcDay,
         after: Option<&RowKey>,
     ) -> impl Iterator<Item = (RowKey, UsageCounters)> {
-        let projects = self.usage.get(&day).map(move |rows| match after {
-            Some((project, _)) => rows.range::<ProjectId, _>(project..),
-            None => rows.range::<ProjectId, _>(..),
+        let projects = self.days.get(&day).map(move |records| match after {
+            Some((project, _)) => records.rows.range::<ProjectId, _>(project..),
+            None => records.rows.range::<ProjectId, _>(..),
         });
         let rows = projects.into_iter().flatten().flat_map(|(project, rows)| {
             rows.iter()
@@ -65,57 +69,60 @@ impl Book {
         rows.filter(move |(key, row)| !row.is_empty() && Some(key) > after)
     }
 
-    /// Drops what the days since the last decision ended.
-    pub(super) fn turn_to(&mut self, today: UtcDay, usage_retention_days: u32) {
-        if self.day == today {
+    /// Names the day of the decisions that follow.
+    pub(super) fn turn_to(&mut self, today: UtcDay) {
+        self.today = today;
+    }
+
+    /// Removes pools and reservations from before yesterday, and usage rows that are past their retention.
+    pub(super) fn remove_old(&mut self, usage_retention_days: u32) {
+        let (today, yesterday) = (self.today, self.today.yesterday());
+        if self.removed_on.replace(today) == Some(today) {
             return;
         }
-        let ended = std::mem::take(&mut self.reservations);
-        self.past_reservations = if self.day == today.yesterday() {
-            ended
-        } else {
-            HashMap::new()
-        };
-        self.pools.clear();
-        self.usage
+        self.days
             .retain(|day, _| day.plus_days(usage_retention_days) >= today);
-        self.day = today;
+        for (_, records) in self.days.range_mut(..yesterday) {
+            records.pools = HashMap::new();
+            records.reservations = HashMap::new();
+        }
     }
 
     /// Decides one operation on what the ones before it left.
-    pub(super) fn decide(&mut self, terms: &Terms, operation: &Operation) -> Outcome {
-        match book::decide(self, terms, operation) {
+    pub(super) fn decide(
+        &mut self,
+        terms: &Terms,
+        max_rows: u64,
+        operation: &Operation,
+    ) -> Outcome {
+        match book::decide(self, terms, max_rows, operation) {
             Ok(outcome) => outcome,
             Err(never) => match never {},
         }
     }
 
-    fn date(&self, day: Day) -> UtcDay {
-        match day {
-            Day::Today => self.day,
-            Day::Yesterday => self.day.yesterday(),
-        }
+    fn records(&self, day: Day) -> Option<&DayRecords> {
+        self.days.get(&day.date(self.today))
     }
 
-    fn reservations(&mut self, day: Day) -> &mut HashMap<RequestId, Reservation> {
-        match day {
-            Day::Today => &mut self.reservations,
-            Day::Yesterday => &mut self.past_reservations,
-        }
+    fn records_mut(&mut self, day: Day) -> &mut DayRecords {
+        self.days.entry(day.date(self.today)).or_default()
     }
 }
 
 impl Records for Book {
     type Error = Infallible;
 
-    fn pool(&mut self, pool: &PoolName) -> Result<PoolCounters, Infallible> {
-        Ok(self.pools.get(pool).copied().unwrap_or_default())
+    fn pool(&mut self, day: Day, pool: &PoolName) -> Result<Option<PoolCounters>, Infallible> {
+        let records = self.records(day);
+        Ok(records.and_then(|records| records.pools.get(pool).copied()))
     }
 
-    fn set_pool(&mut self, pool: &PoolName, counters: PoolCounters) {
-        match self.pools.get_mut(pool) {
+    fn set_pool(&mut self, day: Day, pool: &PoolName, counters: PoolCounters) {
+        let pools = &mut self.records_mut(day).pools;
+        match pools.get_mut(pool) {
             Some(there) => *there = counters,
-            None => drop(self.pools.insert(pool.clone(), counters)),
+            None => drop(pools.insert(pool.clone(), counters)),
         }
     }
 
@@ -124,14 +131,14 @@ impl Records for Book {
         day: Day,
         project: &ProjectId,
         model: &ModelName,
-    ) -> Result<UsageCounters, Infallible> {
-        let rows = self.usage.get(&self.date(day));
+    ) -> Result<Option<UsageCounters>, Infallible> {
+        let rows = self.records(day).map(|records| &records.rows);
         let row = rows.and_then(|rows| rows.get(project)?.get(model));
-        Ok(row.copied().unwrap_or_default())
+        Ok(row.copied())
     }
 
     fn set_row(&mut self, day: Day, project: &ProjectId, model: &ModelName, row: UsageCounters) {
-        let rows = self.usage.entry(self.date(day)).or_default();
+        let rows = &mut self.records_mut(day).rows;
         // Names are copied only where they are new.
         match rows.get_mut(project) {
             Some(rows) => match rows.get_mut(model) {
@@ -142,14 +149,27 @@ impl Records for Book {
         }
     }
 
+    fn row_counts(&mut self) -> Result<RowCounts, Infallible> {
+        let records = self.records(Day::Today);
+        Ok(records
+            .map(|records| records.row_counts)
+            .unwrap_or_default())
+    }
+
+    fn set_row_counts(&mut self, counts: RowCounts) {
+        self.records_mut(Day::Today).row_counts = counts;
+    }
+
     fn reservation(&mut self, day: Day, id: &RequestId) -> Result<Option<Reservation>, Infallible> {
-        Ok(self.reservations(day).get(id).cloned())
+        let records = self.records(day);
+        Ok(records.and_then(|records| records.reservations.get(id).cloned()))
     }
 
     fn set_reservation(&mut self, day: Day, id: &RequestId, reservation: Reservation) {
-        match self.reservations(day).get_mut(id) {
+        let reservations = &mut self.records_mut(day).reservations;
+        match reservations.get_mut(id) {
             Some(there) => *there = reservation,
-            None => drop(self.reservations(day).insert(id.clone(), reservation)),
+            None => drop(reservations.insert(id.clone(), reservation)),
         }
     }
 }

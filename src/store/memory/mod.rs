@@ -11,69 +11,74 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 
 use self::book::Book;
 use super::{
-    Batch, Clock, Decided, Operation, Outcome, RowKey, Store, StoreError, Timed, UsageRows,
+    Batch, Clock, ClockStep, Decided, Operation, Outcome, RowKey, Store, StoreError, Timed,
+    UsageLimits, UsageRows, clock::StepDetector,
 };
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
 
 /// The counters in this process' memory.
 pub struct MemoryStore {
     clock: Clock,
-    usage_retention_days: u32,
+    limits: UsageLimits,
     books: Mutex<Books>,
 }
 
 /// What the mutex guards.
-#[derive(Default)]
 struct Books {
     by_org: HashMap<OrgId, Book>,
-    /// The latest moment that was seen: a clock that steps back over midnight must not start a day anew.
-    latest: DateTime<Utc>,
+    steps: StepDetector,
+    /// Whether the clock has been steady for long enough to remove what is old.
+    is_steady: bool,
 }
 
 impl MemoryStore {
-    /// An empty store. Usage rows are kept for `usage_retention_days` after their day.
+    /// An empty store.
     #[must_use]
-    pub fn new(clock: Clock, usage_retention_days: u32) -> Self {
+    pub fn new(clock: Clock, limits: UsageLimits) -> Self {
+        let books = Books {
+            by_org: HashMap::new(),
+            steps: StepDetector::new(clock(), None),
+            is_steady: false,
+        };
         Self {
             clock,
-            usage_retention_days,
-            books: Mutex::default(),
+            limits,
+            books: Mutex::new(books),
         }
     }
 
-    fn with_books<T>(&self, read: impl FnOnce(&mut HashMap<OrgId, Book>, UtcDay) -> T) -> Timed<T> {
+    fn with_books<T>(&self, work: impl FnOnce(&mut Books, UtcDay) -> T) -> Timed<T> {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         // Inside the lock, so that decisions and days are in one order.
-        books.latest = books.latest.max((self.clock)());
-        let now = books.latest;
+        let reading = (self.clock)();
+        books.steps.observe(reading);
+        books.is_steady = books.steps.is_steady(reading);
+        let now = reading.wall;
         Timed {
             now,
-            answer: read(&mut books.by_org, UtcDay::of(now)),
+            answer: work(&mut books, UtcDay::of(now)),
         }
     }
 
-    fn decide_all(
-        &self,
-        books: &mut HashMap<OrgId, Book>,
-        today: UtcDay,
-        batch: &Batch,
-    ) -> Vec<Outcome> {
+    fn decide_all(&self, books: &mut Books, today: UtcDay, batch: &Batch) -> Vec<Outcome> {
         let writes = |operation: &Operation| match operation {
             Operation::Reserve { recording, .. } => recording.writes(),
             Operation::Settle { .. } | Operation::Release { .. } => false,
         };
         // Only what is counted opens a book.
-        if !books.contains_key(&batch.org) && batch.operations.iter().any(writes) {
-            books.insert(batch.org.clone(), Book::new(today));
+        if !books.by_org.contains_key(&batch.org) && batch.operations.iter().any(writes) {
+            books.by_org.insert(batch.org.clone(), Book::new(today));
         }
         let mut empty = Book::new(today);
-        let book = books.get_mut(&batch.org).unwrap_or(&mut empty);
-        book.turn_to(today, self.usage_retention_days);
-        let decide = |operation| book.decide(&batch.terms, operation);
+        let book = books.by_org.get_mut(&batch.org).unwrap_or(&mut empty);
+        book.turn_to(today);
+        if books.is_steady {
+            book.remove_old(self.limits.retention_days);
+        }
+        let decide = |operation| book.decide(&batch.terms, self.limits.max_rows, operation);
         batch.operations.iter().map(decide).collect()
     }
 }
@@ -104,7 +109,8 @@ impl Store for MemoryStore {
         pools: &[PoolName],
     ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
         Ok(self.with_books(|books, _| {
-            let counters = |pool| books.get(org).and_then(|book| book.pool(day, pool));
+            let book = books.by_org.get(org);
+            let counters = |pool| book.and_then(|book| book.pool(day, pool));
             pools
                 .iter()
                 .map(|pool| counters(pool).unwrap_or_default())
@@ -120,36 +126,22 @@ impl Store for MemoryStore {
         limit: usize,
     ) -> Result<Timed<UsageRows>, StoreError> {
         Ok(self.with_books(|books, _| {
-            let rows = books.get(org).map(|book| book.usage(day, after));
+            let rows = books.by_org.get(org).map(|book| book.usage(day, after));
             rows.into_iter().flatten().take(limit).collect()
         }))
     }
 
+    fn clock_steps(&self) -> u64 {
+        let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        books.steps.steps()
+    }
+
+    fn latest_clock_step(&self) -> Option<ClockStep> {
+        let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        books.steps.latest_step((self.clock)())
+    }
+
     async fn probe(&self) -> Result<Timed<()>, StoreError> {
         Ok(self.with_books(|_, _| ()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    };
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_clock_that_steps_back_over_midnight_starts_no_day_anew() {
-        let seconds = Arc::new(AtomicI64::new(86_400));
-        let clock = Arc::clone(&seconds);
-        let at = |seconds| DateTime::from_timestamp(seconds, 0).expect("a moment");
-        let now = move || at(clock.load(Ordering::SeqCst));
-        let store = MemoryStore::new(Arc::new(now), 35);
-        for (told, said) in [(86_400, 86_400), (86_399, 86_400), (86_401, 86_401)] {
-            seconds.store(told, Ordering::SeqCst);
-            let answer = store.probe().await.expect("memory answers");
-            assert_eq!(answer.now, at(said));
-        }
     }
 }

@@ -108,9 +108,7 @@ pub(super) fn pack<'b>(
     for kind in &tables.kinds {
         kind.push(&mut kinds);
     }
-    if has_ids || told.restores {
-        keys.push(org_keys.requests());
-    }
+    keys.push(org_keys.requests());
     if has_ids {
         let yesterday = OrgKeys::new(prefix, &batch.org, batch.day.yesterday());
         keys.extend([yesterday.usage(), yesterday.requests()]);
@@ -140,6 +138,9 @@ pub(super) fn pack<'b>(
         for kind in &tables.kinds {
             argument.text(&tables.class_field(kind));
         }
+        for pool in &tables.pools {
+            argument.text(&keys::held_field(pool));
+        }
     }
     argument.packed.extend(items.packed);
     Packed {
@@ -167,9 +168,10 @@ fn push_item<'b>(
             request_id,
             fields,
             eligibility,
+            is_listed,
             recording,
         } => {
-            let kind = tables.kind(fields, eligibility);
+            let kind = tables.kind(fields, eligibility, *is_listed);
             if kind != tables.told_kind {
                 tables.told_kind = kind;
                 items.code(KIND);
@@ -216,6 +218,7 @@ struct Kind {
     target: Target,
     workload: char,
     field: usize,
+    is_listed: bool,
 }
 
 /// A pool by its place, or the letter of the reason for being billed.
@@ -234,6 +237,7 @@ impl Kind {
         }
         kinds.text(self.workload.encode_utf8(&mut utf8));
         kinds.number(self.field as u64);
+        kinds.flag(self.is_listed);
     }
 }
 
@@ -254,6 +258,7 @@ impl<'b> Tables<'b> {
             target,
             workload: workload_letter(Workload::Inference),
             field: 0,
+            is_listed: true,
         });
     }
 
@@ -267,7 +272,12 @@ impl<'b> Tables<'b> {
         format!("\u{1}{pool}:{workload}:{field}")
     }
 
-    fn kind(&mut self, fields: &'b RequestFields, eligibility: &'b Eligibility) -> usize {
+    fn kind(
+        &mut self,
+        fields: &'b RequestFields,
+        eligibility: &'b Eligibility,
+        is_listed: bool,
+    ) -> usize {
         if let Some((last, last_eligibility, kind)) = self.last
             && (&last.project, &last.model) == (&fields.project, &fields.model)
             && (last.workload, last_eligibility) == (fields.workload, eligibility)
@@ -289,6 +299,7 @@ impl<'b> Tables<'b> {
             target,
             workload,
             field,
+            is_listed,
         };
         let kind = *self.known_kinds.entry(asked).or_insert_with(|| {
             self.kinds.push(asked);

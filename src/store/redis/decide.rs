@@ -1,6 +1,6 @@
 //! Deciding: from batches to calls of the script, and from its replies to what became of them.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use futures_util::future::{join_all, select_ok};
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     domain::{PoolName, UtcDay},
-    store::{Batch, Decided, Hindrance, StoreError, Timed},
+    store::{Batch, Decided, Hindrance, StoreError, Timed, UsageLimits},
 };
 
 /// A reservation names at most one pool that the caller didn't; a policy that lost more is asked for
@@ -29,11 +29,13 @@ const MAX_ROUNDS: usize = 5;
 pub(super) const MOST_BATCHES: usize = 64;
 const MOST_OPERATIONS: usize = Batch::MOST_OPERATIONS;
 
+const SECONDS_A_DAY: u64 = 24 * 60 * 60;
+
 /// The script, and what it needs to know besides a batch.
 pub(super) struct Decider {
     pub(super) key_prefix: String,
     pub(super) memory: Memory,
-    usage_retention: Duration,
+    usage_limits: UsageLimits,
     /// For batches without ids: the same script without the part that they don't need.
     plain: Script,
     with_ids: Script,
@@ -55,24 +57,27 @@ struct PackedCall {
 pub(super) type Result<T> = std::result::Result<T, StoreError>;
 
 impl Decider {
-    pub(super) fn new(key_prefix: String, usage_retention: Duration) -> Self {
+    pub(super) fn new(key_prefix: String, usage_limits: UsageLimits) -> Self {
         Self {
             key_prefix,
             memory: Memory::new(),
-            usage_retention,
+            usage_limits,
             plain: Script::new(concat!(
                 include_str!("decide/plain.lua"),
+                include_str!("decide/rows.lua"),
                 include_str!("decide/record.lua"),
                 include_str!("decide/batch.lua")
             )),
             with_ids: Script::new(concat!(
                 include_str!("decide/plain.lua"),
+                include_str!("decide/rows.lua"),
                 include_str!("decide/record.lua"),
                 include_str!("decide/past.lua"),
                 include_str!("decide/batch.lua")
             )),
             whole: Script::new(concat!(
                 include_str!("decide/plain.lua"),
+                include_str!("decide/rows.lua"),
                 include_str!("decide/restore.lua"),
                 include_str!("decide/record.lua"),
                 include_str!("decide/past.lua"),
@@ -308,8 +313,10 @@ impl Asked {
         let push = |command: &mut Cmd| {
             command.arg(keys.len()).arg(keys);
             command.arg(day.start().timestamp());
-            command.arg(decider.usage_retention.as_secs());
+            let limits = decider.usage_limits;
+            command.arg(u64::from(limits.retention_days) * SECONDS_A_DAY);
             command.arg(decider.memory.replica).arg(number);
+            command.arg(limits.max_rows);
             command.arg(arguments);
         };
         // All keys of a call are in one place.

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::domain::{ModelName, OrgId, ProjectId, UtcDay};
+use crate::domain::{ModelName, OrgId, PoolName, ProjectId, UtcDay};
 
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -90,6 +90,12 @@ impl OrgKeys {
     pub fn requests(&self) -> String {
         [&self.root, "requests", &self.end].concat()
     }
+}
+
+/// The field of the requests in which a pool's tokens that are held are counted. No id can be it, since it
+/// begins with a control character.
+pub(super) fn held_field(pool: &PoolName) -> String {
+    format!("\u{2}{}", encode(pool.as_str()))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! others is older than its own last write, so Redis can't lose any of it without losing that too.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -29,9 +29,10 @@ pub(super) struct Memory {
     losses_looked_after: AtomicU64,
 }
 
-/// By day: the last ones that Redis' clock has named, since a clock may step back over midnight.
+/// The days that were written on last, the latest write first: a clock may step back over midnight, or have
+/// been far ahead for a moment.
 #[derive(Default)]
-pub(super) struct Days(BTreeMap<UtcDay, Day>);
+pub(super) struct Days(VecDeque<(UtcDay, Day)>);
 
 /// How many days.
 const DAYS: usize = 2;
@@ -96,11 +97,11 @@ impl Memory {
         self.losses_looked_after.store(losses, Ordering::Relaxed);
     }
 
-    /// The latest day, and whose pools are to be looked at now: those that were written last, and some
+    /// The day of the latest write, and whose pools are to be looked at now: those that were written last, and some
     /// others in turn.
     pub(super) fn some(&self) -> Option<(UtcDay, Vec<OrgId>)> {
         let mut days = self.lock();
-        let (day, known) = days.0.iter_mut().next_back()?;
+        let (day, known) = days.0.front_mut()?;
         let others = known.orgs.iter().cycle().skip(known.next);
         let others = others.take(OTHERS.min(known.orgs.len()));
         let orgs: Vec<OrgId> = known.newest.iter().chain(others).cloned().collect();
@@ -108,10 +109,10 @@ impl Memory {
         Some((*day, orgs))
     }
 
-    /// The latest day, and all whose pools were written on it.
+    /// The day of the latest write, and all whose pools were written on it.
     pub(super) fn all(&self) -> Option<(UtcDay, Vec<OrgId>)> {
         let days = self.lock();
-        let (day, known) = days.0.iter().next_back()?;
+        let (day, known) = days.0.front()?;
         Some((*day, known.orgs.clone()))
     }
 
@@ -123,7 +124,8 @@ impl Memory {
 impl Days {
     /// What is remembered of an organization's pools on a day.
     pub(super) fn pools(&self, org: &OrgId, day: UtcDay) -> &[Remembered] {
-        let known = self.0.get(&day).and_then(|known| known.by_org.get(org));
+        let known = self.0.iter().find(|(known_day, _)| *known_day == day);
+        let known = known.and_then(|(_, known)| known.by_org.get(org));
         known.map_or(&[], Vec::as_slice)
     }
 
@@ -133,10 +135,16 @@ impl Days {
         if written.is_empty() {
             return;
         }
-        self.0.entry(day).or_default().learn(org, written);
-        while self.0.len() > DAYS {
-            self.0.pop_first();
+        let known = self.0.iter().position(|(known_day, _)| *known_day == day);
+        match known {
+            Some(0) => {}
+            Some(at) => self.0.swap(0, at),
+            None => {
+                self.0.push_front((day, Day::default()));
+                self.0.truncate(DAYS);
+            }
         }
+        self.0[0].1.learn(org, written);
     }
 }
 
@@ -207,9 +215,17 @@ mod tests {
         memory.lock().learn(&org, tomorrow, written(3));
         assert_eq!(memory.lock().pools(&org, tomorrow), written(3));
         assert_eq!(memory.lock().pools(&org, today), written(1));
-        memory.lock().learn(&org, today.yesterday(), written(9));
-        assert_eq!(memory.lock().pools(&org, today.yesterday()), []);
-        assert_eq!(memory.some(), Some((tomorrow, vec![org.clone(), org])));
+        assert_eq!(
+            memory.some(),
+            Some((tomorrow, vec![org.clone(), org.clone()]))
+        );
+        // Redis' clock was a year ahead for a moment: what is written after it is what is looked after.
+        memory.lock().learn(&org, today.plus_days(365), written(5));
+        memory.lock().learn(&org, tomorrow, written(7));
+        assert_eq!(memory.lock().pools(&org, tomorrow), written(7));
+        assert_eq!(memory.lock().pools(&org, today), []);
+        let day = memory.all().map(|(day, _)| day);
+        assert_eq!(day, Some(tomorrow));
     }
 
     #[test]

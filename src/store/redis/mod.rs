@@ -37,7 +37,7 @@ mod slots;
 mod tls;
 mod url;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use redis::{Cmd, RedisError};
@@ -54,9 +54,9 @@ use self::{
     record::Record,
     script::Script,
 };
-use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageRows};
+use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageLimits, UsageRows};
 use crate::{
-    domain::{OrgId, PoolCounters, PoolName, UtcDay},
+    domain::{OrgId, PoolCounters, PoolName, Tokens, UtcDay},
     pem::PemFault,
 };
 
@@ -77,8 +77,8 @@ pub struct RedisConfig {
     pub timeouts: Timeouts,
     /// How many replicas of Redis must have a decision before it is answered.
     pub wait_replicas: u16,
-    /// How many days usage is kept after its day.
-    pub usage_retention_days: u32,
+    /// How much of the usage history is kept.
+    pub usage_limits: UsageLimits,
     /// What to do with a Redis that may evict what was counted.
     pub unsafe_eviction: UnsafeEviction,
 }
@@ -150,19 +150,15 @@ impl RedisStore {
         let links = Links::new(&config)?;
         let RedisConfig {
             key_prefix,
-            usage_retention_days,
+            usage_limits,
             unsafe_eviction,
             ..
         } = config;
-        let days = u64::from(usage_retention_days);
         Ok(Self {
             links: Arc::new(links),
             fitness: Fitness::new(unsafe_eviction),
             usage_reads: Semaphore::new(MAX_USAGE_READS),
-            decider: Arc::new(Decider::new(
-                key_prefix,
-                Duration::from_secs(days * 24 * 60 * 60),
-            )),
+            decider: Arc::new(Decider::new(key_prefix, usage_limits)),
             verifying: Arc::new(Semaphore::new(1)),
             pools: Script::new(include_str!("pools.lua")),
         })
@@ -212,26 +208,34 @@ impl Store for RedisStore {
         let keys = self.keys(org, day);
         let remembered = self.decider.memory.lock().pools(org, day).to_vec();
         let push = |command: &mut Cmd| {
-            command.arg(pools.len());
+            command.arg(pools.len() + 1);
             for pool in pools {
                 command.arg(keys.pool(&keys::encode(pool.as_str())));
+            }
+            command.arg(keys.requests());
+            for pool in pools {
+                command.arg(keys::held_field(pool));
             }
         };
         let key = keys.usage();
         let reply =
             again_if_cut(|| self.pools.run(&self.links, &key, Manner::default(), push)).await;
         let reply = reply.map_err(|error| store_error(&error))?;
-        let (now, mut records) = readings::parse_pools(&reply, pools.len())?;
+        let (now, mut kept) = readings::parse_pools(&reply, pools.len())?;
         // What Redis lost shows here too, though only a decision restores it. Where it lost nothing, it knows more
         // than this replica does: what others made one part since, say.
         for known in remembered {
             if let Some(at) = pools.iter().position(|pool| *pool == known.pool)
-                && records[at].turn_of(self.decider.memory.replica) < known.turn
+                && kept[at].0.turn_of(self.decider.memory.replica) < known.turn
             {
-                records[at].join(Record::parse(&known.record)?);
+                kept[at].0.join(Record::parse(&known.record)?);
             }
         }
-        let answer = records.iter().map(Record::counters).collect();
+        let counters = |(record, held): (Record, Tokens)| PoolCounters {
+            held,
+            ..record.counters()
+        };
+        let answer = kept.into_iter().map(counters).collect();
         Ok(Timed { now, answer })
     }
 

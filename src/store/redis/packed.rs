@@ -106,7 +106,7 @@ pub(super) fn parse_time(seconds: &str, micros: &str) -> Option<DateTime<Utc>> {
 }
 
 /// Digits only: `str::parse` would take "+1" too.
-fn parse_number(text: &str) -> Option<u64> {
+pub(super) fn parse_number(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
 }

@@ -8,29 +8,46 @@ use super::{
     packed::{self, BadReply, Said, bad},
     record::Record,
 };
-use crate::{domain::UsageCounters, store::RowKey};
+use crate::{
+    domain::{Tokens, UsageCounters},
+    store::RowKey,
+};
+
+/// A pool's record, and its tokens that are held.
+pub type KeptPool = (Record, Tokens);
 
 /// Reads the reply of `pools.lua` to `pools` pools.
 ///
 /// # Errors
 ///
 /// [`BadReply`] where the script can't have said that.
-pub fn parse_pools(reply: &Value, pools: usize) -> Result<(DateTime<Utc>, Vec<Record>), BadReply> {
+pub fn parse_pools(
+    reply: &Value,
+    pools: usize,
+) -> Result<(DateTime<Utc>, Vec<KeptPool>), BadReply> {
     let Value::Array(parts) = reply else {
         return Err(bad("a reply that is no list"));
     };
-    let [seconds, micros, held @ ..] = parts.as_slice() else {
+    let [seconds, micros, kept @ ..] = parts.as_slice() else {
         return Err(bad("a reply of fewer than two parts"));
     };
-    if held.len() != pools {
-        return Err(bad(format!("{} answers to {pools}", held.len())));
+    if kept.len() != 2 * pools {
+        return Err(bad(format!("{} answers to {pools} pools", kept.len())));
     }
+    let (records, held) = kept.split_at(pools);
     let now = packed::parse_time(text(seconds)?, text(micros)?).ok_or_else(|| bad("the time"))?;
-    let records = held.iter().map(|held| match held {
-        Value::Nil => Ok(Record::default()),
-        held => Record::parse(bytes(held)?),
+    let kept = records.iter().zip(held).map(|(record, held)| {
+        let record = match record {
+            Value::Nil => Record::default(),
+            record => Record::parse(bytes(record)?)?,
+        };
+        let held = match held {
+            Value::Nil => Some(Tokens::ZERO),
+            held => packed::parse_number(text(held)?).and_then(Tokens::new),
+        };
+        Ok((record, held.ok_or_else(|| bad("tokens that are held"))?))
     });
-    Ok((now, records.collect::<Result<_, _>>()?))
+    Ok((now, kept.collect::<Result<_, _>>()?))
 }
 
 /// Reads one step of a scan of a day's usage: the cursor of the next step, "0" after the last, and the

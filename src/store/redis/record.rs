@@ -67,7 +67,7 @@ impl Record {
         }
     }
 
-    /// What the pool has counted.
+    /// What the pool has counted. What is held is kept elsewhere.
     #[must_use]
     pub fn counters(&self) -> PoolCounters {
         let sum = |which: usize| {
@@ -83,6 +83,7 @@ impl Record {
             billed_tokens: sum(1),
             free_requests: sum(2).get(),
             billed_requests: sum(3).get(),
+            held: Tokens::ZERO,
             closed: self.closed,
         }
     }

@@ -8,7 +8,10 @@ use super::{
     packed::{BadReply, Said, bad},
 };
 use crate::{
-    domain::{CounterFull, Eligibility, PoolName, Refusal, Terms, Tokens, Verdict},
+    domain::{
+        BilledReason, CounterFull, Eligibility, PoolCounters, PoolName, Refusal, RequestField,
+        Terms, Tokens, Verdict,
+    },
     store::{Batch, Operation, Outcome, PoolFigures, letters},
 };
 
@@ -133,7 +136,7 @@ impl Said<'_> {
             && self.is_number()
         {
             // Only what is eligible can be free.
-            let pool = figures_asked(terms, eligibility, self.amount()?);
+            let pool = figures_asked(terms, eligibility, self.amount()?, false);
             pool.as_ref().ok_or_else(|| bad("free, and not eligible"))?;
             return Ok(Outcome::Reserved {
                 verdict: Verdict::Free,
@@ -160,22 +163,35 @@ impl Said<'_> {
                 pool: self.figures_on_its_day(terms)?,
             },
             ("e", _) => match self.text()? {
-                "fields" => Outcome::Refused(Refusal::OtherFields),
                 "released" => Outcome::Refused(Refusal::Released),
                 "settled" => Outcome::Refused(Refusal::Settled),
                 "unknown" => Outcome::Refused(Refusal::UnknownRequestId),
                 "full" => Outcome::Full(CounterFull),
                 why => return Err(bad(format!("a refusal {why:?}"))),
             },
+            ("d", Operation::Reserve { .. }) => {
+                let differing = self.text()?.chars().map(field_of);
+                let differing = differing.collect::<Result<_, _>>()?;
+                Outcome::Refused(Refusal::OtherFields { differing })
+            }
             ("a", Operation::Settle { .. }) => {
                 let settled = self.amount()?;
                 Outcome::Refused(Refusal::OtherAmount { settled })
             }
-            (verdict, Operation::Reserve { eligibility, .. }) if verdict != "F" => {
+            (
+                verdict,
+                Operation::Reserve {
+                    eligibility,
+                    recording,
+                    ..
+                },
+            ) if verdict != "F" => {
                 let (verdict, used) = (verdict_of(verdict)?, self.amount()?);
+                let closes = recording.writes() && verdict == EXCEEDED;
+                let closed = closes || verdict == Verdict::Billed(BilledReason::PoolClosed);
                 Outcome::Reserved {
                     verdict,
-                    pool: figures_asked(terms, eligibility, used),
+                    pool: figures_asked(terms, eligibility, used, closed),
                     replayed: false,
                 }
             }
@@ -184,11 +200,11 @@ impl Said<'_> {
     }
 
     fn figures(&mut self, terms: &Terms) -> Result<Option<PoolFigures>, BadReply> {
-        let (pool, used) = (self.text()?, self.amount()?);
+        let (pool, used, closed) = (self.text()?, self.amount()?, self.flag()?);
         if pool.is_empty() {
             return Ok(None);
         }
-        Ok(Some(PoolFigures::today(terms, parse_pool(pool)?, used)))
+        Ok(Some(figures_of(terms, parse_pool(pool)?, used, closed)))
     }
 
     /// The figures of a pool of today, or of a past day, which has none.
@@ -197,18 +213,44 @@ impl Said<'_> {
         let pool = ahead.text()?;
         if ahead.flag() == Ok(false) {
             *self = ahead;
-            return Ok(Some(PoolFigures::of_past_day(parse_pool(pool)?)));
+            return Ok(Some(PoolFigures::of_another_day(parse_pool(pool)?)));
         }
         self.figures(terms)
     }
 }
 
+const EXCEEDED: Verdict = Verdict::Billed(BilledReason::AllowanceExceeded);
+
 /// The figures of the pool that a Reserve falls in, where it is eligible.
-fn figures_asked(terms: &Terms, eligibility: &Eligibility, used: Tokens) -> Option<PoolFigures> {
+fn figures_asked(
+    terms: &Terms,
+    eligibility: &Eligibility,
+    used: Tokens,
+    closed: bool,
+) -> Option<PoolFigures> {
     match eligibility {
-        Eligibility::Eligible(pool) => Some(PoolFigures::today(terms, pool.clone(), used)),
+        Eligibility::Eligible(pool) => Some(figures_of(terms, pool.clone(), used, closed)),
         Eligibility::Ineligible(_) => None,
     }
+}
+
+fn figures_of(terms: &Terms, pool: PoolName, used: Tokens, closed: bool) -> PoolFigures {
+    let counters = PoolCounters {
+        used,
+        closed,
+        ..PoolCounters::default()
+    };
+    PoolFigures::today(terms, pool, &counters)
+}
+
+fn field_of(letter: char) -> Result<RequestField, BadReply> {
+    Ok(match letter {
+        'p' => RequestField::Project,
+        'm' => RequestField::Model,
+        't' => RequestField::Tokens,
+        'w' => RequestField::Workload,
+        letter => return Err(bad(format!("a field {letter:?}"))),
+    })
 }
 
 fn verdict_of(text: &str) -> Result<Verdict, BadReply> {

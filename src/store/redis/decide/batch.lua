@@ -3,18 +3,18 @@
 -- The answers of all batches, and how many values they are.
 local answers, told = { time[1], time[2] }, 2
 
-local function answer(a, b, c, d, e, f)
+local function answer(a, b, c, d, e, f, g)
   answers[told + 1], answers[told + 2], answers[told + 3] = a, b, c
-  answers[told + 4], answers[told + 5], answers[told + 6] = d, e, f
+  answers[told + 4], answers[told + 5], answers[told + 6], answers[told + 7] = d, e, f, g
   told = #answers
 end
 
 -- Judges the items in their order, and answers them. Sums are compared as differences, which are exact
 -- where a sum would pass 2^53.
-local function judge(it, closes, kinds, ids, items, pools, rows, past)
-  local classes, id_at = ids + it[COUNTS + 4] + 1, ids
+local function judge(it, key, fields, kinds, ids, items, pools, rows, past)
+  local closes, classes, id_at = it[1], ids + it[COUNTS + 4] + 1, ids
   local changes, changed = past and past.changes[1], 0
-  local kind, reason, row = 1, it[kinds + 1], rows[it[kinds + 3]]
+  local kind, reason, row_at, is_listed = 1, it[kinds + 1], it[kinds + 3], it[kinds + 4]
   local pool = pools[reason]
   local at, last = items + 1, #it
   while at <= last do
@@ -30,7 +30,8 @@ local function judge(it, closes, kinds, ids, items, pools, rows, past)
     end
     if code == -6 then
       kind = tokens
-      reason, row = it[kinds + 3 * kind - 2], rows[it[kinds + 3 * kind]]
+      local end_of_kind = kinds + KIND * kind
+      reason, row_at, is_listed = it[end_of_kind - 3], it[end_of_kind - 1], it[end_of_kind]
       pool = pools[reason]
     elseif code == -5 then
       at = at - 1
@@ -43,6 +44,11 @@ local function judge(it, closes, kinds, ids, items, pools, rows, past)
       answer(reserve_again(past, id, it[classes + kind], tokens, code == -1))
     else
       local verdict, side, writes = reason, 2, not code or code == -1
+      local row, in_other = rows[row_at], false
+      local is_new_row = writes and row[IS_NEW] and not row[CHANGED]
+      if is_new_row then
+        row, in_other = choose_row(it, key, fields, rows, past, row_at, is_listed)
+      end
       if pool then
         if closes and pool[IS_CLOSED] then
           verdict = CLOSED
@@ -56,6 +62,9 @@ local function judge(it, closes, kinds, ids, items, pools, rows, past)
         answer('e', 'full')
       else
         if writes then
+          if is_new_row and not in_other then
+            add_row(it, fields, row_at, is_listed)
+          end
           row[side], row[side + 2], row[CHANGED] = row[side] + tokens, row[side + 2] + 1, true
           if pool then
             pool[side], pool[side + 2], pool[CHANGED] = pool[side] + tokens, pool[side + 2] + 1, true
@@ -65,11 +74,14 @@ local function judge(it, closes, kinds, ids, items, pools, rows, past)
           end
           if id then
             local class = past.class_of[kind] or new_class(past, kind, it[classes + kind])
-            local text = string.format('%s%s:%d', verdict, class, tokens)
+            local text = string.format(in_other and '%s%s:%d:' or '%s%s:%d', verdict, class, tokens)
             changes[changed + 1], changes[changed + 2] = id, text
             changed = changed + 2
+            if pool and side == 1 then
+              pool[HELD_CHANGE] = pool[HELD_CHANGE] + tokens
+            end
             if past.recurs then
-              recur(past, id, text, class, it[classes + kind], pool, row)
+              recur(past, id, text, class, it[classes + kind], pool, rows[row_at])
             end
           end
         end
@@ -86,9 +98,15 @@ end
 
 local NONE = {}
 
+local function write_hashes(writes)
+  for at = 1, #writes, 3 do
+    write_hash(writes[at], writes[at + 1], writes[at + 2])
+  end
+end
+
 local function read_pools(it, key, kinds, ids)
   local pools = {}
-  for at = kinds + 1, ids, 3 do
+  for at = kinds + 1, ids, KIND do
     local place = it[at]
     if type(place) == 'number' and not pools[place] then
       pools[place] = read_pool(it, key, place)
@@ -142,11 +160,11 @@ end
 
 local function decide(argument)
   local it = { cmsgpack.unpack(argument) }
-  local closes, key = it[1], it[2]
+  local key = it[2]
   local fields = NAMED + 3 * it[COUNTS + 1]
   local kinds = fields + it[COUNTS + 2]
-  local ids = kinds + 3 * it[COUNTS + 3]
-  local items, id_count, past, past_changes = ids, it[COUNTS + 4], nil, nil
+  local ids = kinds + KIND * it[COUNTS + 3]
+  local items, id_count, past = ids, it[COUNTS + 4], nil
   -- Lua's stack bounds how many values one call takes: that must show now, not between two writes.
   if id_count > 512 or it[COUNTS + 3] > 512 then
     error('a batch is too large')
@@ -154,7 +172,7 @@ local function decide(argument)
   local rows = kinds > fields and read_rows(KEYS[key], it, fields + 1, kinds) or NONE
   local pools = read_pools(it, key, kinds, ids)
   if id_count > 0 or join then
-    items = ids + id_count + 1 + (id_count > 0 and it[COUNTS + 3] or 0)
+    items = ids + id_count + 1 + (id_count > 0 and it[COUNTS + 3] + it[COUNTS + 1] or 0)
     past = read_past({
       it = it, key = key, pools = pools, rows = rows, fields = fields, ids = ids,
       id_count = id_count, items = items,
@@ -170,15 +188,14 @@ local function decide(argument)
   end
   told = told + 1
   answers[told] = 'done'
-  judge(it, closes, kinds, ids, items, pools, rows, past)
+  judge(it, key, fields, kinds, ids, items, pools, rows, past)
   local records = answer_records(pools, items < #it)
   for pool in pairs(records) do
     may('SET', pool[KEY], '', 'EXAT', midnight + DAY)
   end
   local row_changes, rows_expire_at = changes_of(rows, KEYS[key], it, fields, midnight + DAY + retention)
-  if past then
-    past_changes = changes_of_past(past)
-  end
+  local row_count_changes = (row_counts or others) and changes_of_row_counts(it, key, past) or NONE
+  local past_changes = past and changes_of_past(past, pools) or NONE
 
   -- After this point everything must succeed: a script is atomic, but does not roll back.
 
@@ -193,11 +210,8 @@ local function decide(argument)
   if row_changes then
     write_hash(KEYS[key], row_changes, rows_expire_at)
   end
-  if past then
-    for at = 1, #past_changes, 3 do
-      write_hash(past_changes[at], past_changes[at + 1], past_changes[at + 2])
-    end
-  end
+  write_hashes(row_count_changes)
+  write_hashes(past_changes)
 end
 
 -- Takes back what a batch answered before it failed.
@@ -215,9 +229,10 @@ local function answer_failure(told_before, why)
   end
 end
 
-for at = 5, #ARGV do
+for at = 6, #ARGV do
   local told_before = told
   writes_began, reading, lost = false, nil, nil
+  row_counts, row_counts_changed, others, loaded_others = nil, nil, nil, nil
   local decided, why = pcall(decide, ARGV[at])
   if not decided then
     answer_failure(told_before, why)

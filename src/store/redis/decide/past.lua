@@ -2,10 +2,11 @@
 -- decisions are those of src/domain/pool.rs and reservation.rs.
 
 local DAY_CLOSED = 'D'
-local RESERVATION = '^([FOZEPJWTMCXD])([sr]?)([FOZEPJWTMCXD]?)(%d+):(%d+):?(%d*)$'
-local TODAY, YESTERDAY = 1, 2
+local RESERVATION = '^([FOZEPJWTMCXD])([sr]?)([FOZEPJWTMCXD]?)(%d+):(%d+)(:?)(%d*)$'
+local CLASS = '^(%l):([^:]*):(.+)$' -- workload, project, model
 
 -- What is known of the past, while a batch is judged:
+--   batch           what is decided
 --   request_keys, usage_keys   by day
 --   texts, days     the known reservations, and of which day they are, by id
 --   recurs          whether an id occurs more than once, and what becomes of it must be known too
@@ -14,6 +15,7 @@ local TODAY, YESTERDAY = 1, 2
 --                   counters; no pool where it is not eligible
 --   last_class      the last number that is taken; new_classes: what is to be written of them
 --   doubted         the last number before Redis lost writes; is_new_doubt: whether it is to be written
+--   held            by place: the pool's tokens that are held
 --   fields, rows    by day: the usage rows that only reservations are about
 --   changes         by day: what is to be written: id and text in turn
 --   unnamed         the pools that the caller has to name
@@ -49,11 +51,16 @@ local function find_reservations(past, batch)
   reading = past.request_keys[TODAY]
   local held = redis.call('HMGET', reading, unpack(it, first, batch.items))
   read_last_class(past, held[count + 1] or '0')
-  for at = count + 2, #held do
-    past.class_of[at - count - 1] = not is_doubted(past, held[at]) and held[at]
-  end
   if count == 0 then
     return
+  end
+  local kinds, pools = it[COUNTS + 3], it[COUNTS + 1]
+  for at = 1, kinds do
+    local class = held[count + 1 + at]
+    past.class_of[at] = not is_doubted(past, class) and class
+  end
+  for at = 1, pools do
+    past.held[at] = held[count + 1 + kinds + at] or '0'
   end
   for at = 1, count do
     if held[at] then
@@ -151,9 +158,10 @@ end
 local function read_past(batch)
   local key, first = batch.key, batch.key + (batch.fields - NAMED) / 3 + 1
   local past = {
+    batch = batch,
     request_keys = { KEYS[first], KEYS[first + 2] }, usage_keys = { KEYS[key], KEYS[first + 1] },
     texts = {}, days = {}, recurs = batch.it[3], class_of = {}, classes = { {}, {} },
-    fields = {}, rows = {}, changes = { {}, {} }, new_classes = {},
+    held = {}, fields = {}, rows = {}, changes = { {}, {} }, new_classes = {},
   }
   find_reservations(past, batch)
   if next(past.texts) then
@@ -201,14 +209,14 @@ local function write(past, day, id, text)
   end
 end
 
--- What an answer tells of a pool: its name and what is used; of a past day's reservation no figures,
--- unless it is a replayed Reserve.
+-- What an answer tells of a pool: its name, what is used, and whether it was closed; of a past day's
+-- reservation no figures, unless it is a replayed Reserve.
 local function figures(class, day)
   local pool = class[2]
   if pool and day == YESTERDAY then
     return class[1], false
   end
-  return class[1], pool and pool[1] or 0
+  return class[1], pool and pool[1] or 0, pool and pool[IS_CLOSED] or false
 end
 
 -- Each of these gives the answer's values.
@@ -220,12 +228,20 @@ local function take_turn(class, day)
   end
 end
 
+-- The letters of the fields in which a request differs from the reservation of its id.
+local function differences(class, text, reserved, tokens)
+  local workload, project, model = string.match(class[3], CLASS)
+  local its_workload, its_project, its_model = string.match(string.match(text, ':(.+)$'), CLASS)
+  return (project ~= its_project and 'p' or '') .. (model ~= its_model and 'm' or '')
+    .. (reserved ~= tokens and 't' or '') .. (workload ~= its_workload and 'w' or '')
+end
+
 local function reserve_again(past, id, text, tokens, writes)
   local day = past.days[id]
   local held, state, _, number, reserved = string.match(past.texts[id], RESERVATION)
   local class = past.classes[day][number]
   if tonumber(reserved) ~= tokens or class[3] ~= string.match(text, ':(.+)$') then
-    return 'e', 'fields'
+    return 'd', differences(class, text, tonumber(reserved), tokens)
   elseif state == 'r' then
     return 'e', 'released'
   end
@@ -235,12 +251,28 @@ local function reserve_again(past, id, text, tokens, writes)
   return 'r', held, figures(class, TODAY)
 end
 
+-- The row that counts a held reservation.
+local function row_of(past, class, day, in_other)
+  if in_other ~= ':' then
+    return class[4]
+  end
+  local batch = past.batch
+  return other_row(batch.it, batch.key, batch.fields, batch.rows, past, day)
+end
+
+local function end_hold(class, day, held, reserved)
+  local pool = class[2]
+  if pool and day == TODAY and held == FREE then
+    pool[HELD_CHANGE] = pool[HELD_CHANGE] - reserved
+  end
+end
+
 local function settle(closes, past, id, actual)
   if not past.texts[id] then
     return 'e', 'unknown'
   end
   local day = past.days[id]
-  local held, state, settled_as, number, reserved, settled = string.match(past.texts[id], RESERVATION)
+  local held, state, settled_as, number, reserved, in_other, settled = string.match(past.texts[id], RESERVATION)
   local class = past.classes[day][number]
   if state == 'r' then
     return 'e', 'released'
@@ -252,7 +284,7 @@ local function settle(closes, past, id, actual)
     take_turn(class, day)
     return 's', settled_as, held, true, figures(class, day)
   end
-  local row, pool = class[4], day == TODAY and class[2] or nil
+  local row, pool = row_of(past, class, day, in_other), day == TODAY and class[2] or nil
   reserved = tonumber(reserved)
   local doubted = pool and held == FREE and is_doubted(past, number)
   local verdict = judge_settle(closes, pool, day, held, reserved, actual, doubted)
@@ -263,6 +295,7 @@ local function settle(closes, past, id, actual)
   end
   count(row, was, reserved, -1)
   count(row, is, actual, 1)
+  end_hold(class, day, held, reserved)
   if pool then
     if not doubted then
       count(pool, was, reserved, -1)
@@ -283,14 +316,15 @@ local function release(past, id)
     return 'e', 'unknown'
   end
   local day = past.days[id]
-  local held, state, _, number, reserved = string.match(past.texts[id], RESERVATION)
+  local held, state, _, number, reserved, in_other = string.match(past.texts[id], RESERVATION)
   local class = past.classes[day][number]
   if state == 's' then
     return 'e', 'settled'
   end
   reserved = tonumber(reserved)
   if state == '' then
-    count(class[4], side_of(held), reserved, -1)
+    count(row_of(past, class, day, in_other), side_of(held), reserved, -1)
+    end_hold(class, day, held, reserved)
     local doubted = held == FREE and is_doubted(past, number)
     if day == TODAY and class[2] and not doubted then
       count(class[2], side_of(held), reserved, -1)
@@ -321,8 +355,22 @@ local function recur(past, id, text, class, field, pool, row)
   end
 end
 
+-- What is held of pools after the batch.
+local function change_held(past, pools)
+  local to, batch = past.changes[TODAY], past.batch
+  for place, pool in pairs(pools) do
+    if pool[HELD_CHANGE] ~= 0 then
+      local held = tonumber(past.held[place]) or error('foreign held tokens')
+      local n = #to
+      to[n + 1] = '\2' .. batch.it[NAMED + 3 * place - 2]
+      to[n + 2] = string.format('%d', math.max(0, held + pool[HELD_CHANGE]))
+    end
+  end
+end
+
 -- What is to be written besides: key, changes and when it expires in turn.
-local function changes_of_past(past)
+local function changes_of_past(past, pools)
+  change_held(past, pools)
   local writes, midnights = {}, { midnight + DAY, midnight }
   local function add(key, changes, expires_at)
     local n = #writes

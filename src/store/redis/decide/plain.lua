@@ -3,9 +3,9 @@
 -- it left. The rules are those of docs/CONTRACT.md, "Reserve", "Settle" and "Release", and of
 -- src/domain, which the property tests hold this script to.
 --
--- The script is files one behind the other: plain.lua has what every batch needs, restore.lua what is
--- needed where Redis has lost writes, record.lua reads pools, past.lua has what batches with ids need
--- besides, batch.lua decides batch after batch. What a call does not need, restore.lua and past.lua, is
+-- The script is files one behind the other: plain.lua has what every batch needs, rows.lua chooses usage
+-- rows, restore.lua has what is needed where Redis has lost writes, record.lua reads pools, past.lua has
+-- what batches with ids need besides, batch.lua decides batch after batch. What a call does not need, restore.lua and past.lua, is
 -- left out: to make the functions would cost more than to decide. A batch is judged whole before its
 -- first write, and one that fails says so in its place and leaves the others alone.
 --
@@ -15,12 +15,13 @@
 -- KEYS  batch after batch:
 --       usage of today
 --       the counters of today of each pool that the batch names
---       and, only where it has ids: requests of today, usage of yesterday, requests of yesterday
---       (where the replica tells what it remembers, requests of today in any case)
+--       requests of today
+--       and, only where it has ids: usage of yesterday, requests of yesterday
 -- ARGV  1  today's 00:00 UTC, in seconds since 1970
 --       2  how long usage is kept after its day, in seconds
 --       3  the replica that asks: a number
 --       4  the number of this call among all that the replica makes
+--       5  how many usage rows an organization has on a day at most
 --       …  for each batch, MessagePack values, one behind the other (src/store/redis/arguments.rs):
 --       closes   whether an overflow closes a pool until midnight
 --       key      the number of its first key
@@ -30,8 +31,10 @@
 --                where it knows of none; or, once it was told 'lost', the whole record
 --       rows     the fields of usage rows: encoded project, ':', encoded model
 --       kinds    what the Reserves ask for, each kind once: the number of its pool, or the letter of the
---                reason for which it is not eligible; the letter of its workload; the number of its row
---       ids      as often as they occur; and where there are any, \1 and then the class of each kind
+--                reason for which it is not eligible; the letter of its workload; the number of its row;
+--                whether a pool lists its model
+--       ids      as often as they occur; and where there are any, \1, then the class of each kind, then \2
+--                and the encoded name of each pool
 --                (where the replica tells what it remembers, \1 in any case)
 --       items    the operations; an id is the next of `ids`
 --                tokens       reserve without an id
@@ -55,10 +58,14 @@
 --      the pools that were written, for the replica to remember; before, an answer for each item:
 --      used                                             reserve: it is free
 --      verdict, used                                    reserve: it is not; used: 0 where not eligible
---      'r', verdict, pool, used                         reserve, replayed; pool: '' where not eligible
---      's', verdict, reserved_as, replayed, pool, used  settle; used: false for one of yesterday
---      'v', tokens, replayed, pool, used                release
---      'e', 'fields' | 'released' | 'settled' | 'unknown' | 'full'
+--      'r', verdict, pool, used, closed                 reserve, replayed; pool: '' where not eligible
+--      's', verdict, reserved_as, replayed, pool, used, closed
+--                                                       settle; for one of yesterday false ends the answer
+--                                                       in place of `used`
+--      'v', tokens, replayed, pool, used, closed        release; likewise
+--      'd', letters                                     reserved before with another project (p), model
+--                                                       (m), tokens (t) or workload (w)
+--      'e', 'released' | 'settled' | 'unknown' | 'full'
 --      'a', tokens                                      settled with another amount before
 --
 -- A verdict is a letter: F is free, any other a reason for being billed (src/store/redis/letters.rs).
@@ -72,10 +79,13 @@
 -- is lost: of each replica's part the one with the latest turn counts (docs/DURABILITY.md).
 -- A reservation, under its id, is its state, its class, ':' and its tokens. state: the verdict; behind
 -- it 's' and the settled verdict, or 'r' where it was released. Settled, it ends with ':' and the
--- actual tokens. class: the number of 'pool:workload:row', so that a reservation is short whatever the
+-- actual tokens. Held, it ends with ':' where the row '(other)', '(other)' counts it. class: the number of 'pool:workload:row', so that a reservation is short whatever the
 -- names are. These numbers are in the same hash, under fields that no id can be, since they begin with
 -- a control character: \1class has the number, \1number the class, \1 the last number; and, where Redis
 -- lost writes, behind a space, the last number before that (src/store/redis/decide/restore.lua).
+-- The same hash has, under \2, how many usage rows the day has, '(other)', '(other)' not counted: all, a
+-- space, and those of models that no pool listed; and under \2 and a pool's name the pool's tokens that
+-- are held. Replicas that don't know these fields leave them alone.
 -- The first write to a hash adds a row or a class, and only such writes set when it expires.
 
 local DAY = 86400
@@ -85,12 +95,13 @@ local FREE, CLOSED, EXCEEDED = 'F', 'C', 'X'
 -- Counters are an array: free tokens, billed tokens, free requests, billed requests, and
 local IS_CLOSED, CHANGED, IS_NEW = 5, 6, 7
 -- Those of a pool, besides: its allowance and key; the record that is held, and where the replica's part
--- begins in it; what was counted before the batch.
-local ALLOWANCE, KEY, RECORD, MINE, BEFORE = 8, 9, 10, 11, 11
+-- begins in it; what was counted before the batch; by how
+-- much the batch changes what is held.
+local ALLOWANCE, KEY, RECORD, MINE, BEFORE, HELD_CHANGE = 8, 9, 10, 11, 11, 16
 
 local time = redis.call('TIME')
 local midnight, retention, me = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local now = tonumber(time[1])
+local now, max_rows = tonumber(time[1]), tonumber(ARGV[5])
 if now < midnight or now >= midnight + DAY then
   return cmsgpack.pack(time[1], time[2], 'day')
 end
@@ -106,6 +117,9 @@ local join, doubt_reservations
 
 -- Where a batch's counts are: behind `closes`, `key` and `recurs`; and what comes behind them.
 local COUNTS, NAMED = 3, 7
+
+-- How many values a kind has.
+local KIND = 4
 
 -- A row's counters as they are held, or zeros.
 local function counters(held)

@@ -30,7 +30,7 @@ local function read_pool(it, key, place)
   -- Below 0 where what one counted is lost, and what another took back of it is not.
   return {
     math.max(0, a), math.max(0, b), math.max(0, c), math.max(0, d), record[1], restored, not held,
-    it[NAMED + 3 * place - 1], reading, record, mine, a, b, c, d,
+    it[NAMED + 3 * place - 1], reading, record, mine, a, b, c, d, 0,
   }
 end
 

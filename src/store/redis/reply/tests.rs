@@ -44,6 +44,7 @@ fn reserve() -> Operation {
         request_id: None,
         fields,
         eligibility: Eligibility::Eligible(pool()),
+        is_listed: true,
         recording: Recording::Record,
     }
 }
@@ -78,12 +79,13 @@ fn a_reply_gives_an_outcome_for_each_operation() {
             pool: pool(),
             allowance: Tokens::ZERO,
             used: Tokens::new(used).expect("small"),
+            is_closed: false,
         })
     };
     let parts = [
         [Number(7)].as_slice(),
         &[Text("X"), Number(7)],
-        &[Text("r"), Text("F"), Text("large"), Number(7)],
+        &[Text("r"), Text("F"), Text("large"), Number(7), Flag(false)],
         &[
             Text("s"),
             Text("X"),

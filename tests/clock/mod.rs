@@ -1,0 +1,4 @@
+//! docs/CONTRACT.md, "The day", over the embedded stores: a wall clock that is stepped.
+
+mod processes;
+mod steps;

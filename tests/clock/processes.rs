@@ -1,0 +1,87 @@
+//! The program itself, with a preloaded library that shifts its clocks.
+
+use chrono::TimeDelta;
+use nix::sys::signal::Signal;
+
+use super::super::metrics::sample;
+use crate::{
+    server::http_get,
+    support::{
+        calls::{large, policy_file, quota, reserve, said, usage},
+        clock::Clock,
+        tollgate::Tollgate,
+        world::{NOON, TODAY},
+    },
+};
+
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+const ALLOWANCE: u64 = 1_000_000;
+
+fn steps_logged(tollgate: &Tollgate) -> usize {
+    let lines = tollgate.log();
+    let message = |line: &&serde_json::Value| {
+        let text = line["message"].as_str().unwrap_or_default();
+        text.starts_with("the wall clock was stepped")
+    };
+    lines.iter().filter(message).count()
+}
+
+#[tokio::test]
+async fn a_step_is_told_the_service_stays_ready_and_the_real_day_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = policy_file(ALLOWANCE);
+    for (store, jump) in [
+        ("memory:", 1),
+        ("file", 1),
+        ("file", 400),
+        ("file", 146_000),
+    ] {
+        let clock = Clock::at(NOON);
+        let store = match store {
+            "file" => format!("file:{}/{jump}.db", dir.path().display()),
+            memory => memory.to_owned(),
+        };
+        let args = ["--policy", policy.path(), "--store", &store];
+        let mut tollgate = Tollgate::start_at(&clock, &args);
+        let client = tollgate.client();
+        assert_eq!(said(&reserve(&client, 900_000, "before").await), "FREE");
+        clock.advance(TimeDelta::days(jump));
+        assert_eq!(said(&reserve(&client, 900_000, "").await), "FREE");
+        clock.advance(TimeDelta::days(-jump));
+        assert_eq!(
+            said(&reserve(&client, 900_000, "").await),
+            "AllowanceExceeded"
+        );
+        let today = quota(&client).await;
+        assert_eq!(
+            (today.day.as_str(), large(&client).await.used),
+            (TODAY, 900_000)
+        );
+        let (head, body) = http_get(&tollgate.http_addr, "/readyz");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(
+            body.contains("the wall clock was stepped back by "),
+            "{body}"
+        );
+        let counted = sample(&tollgate, "tollgate_clock_steps_total");
+        assert!((counted - 2.0).abs() < f64::EPSILON, "{counted}");
+        assert_eq!(steps_logged(&tollgate), 2);
+        if store == "memory:" {
+            continue;
+        }
+        tollgate.signal(Signal::SIGINT);
+        assert!(tollgate.wait(PATIENCE).success());
+        let tollgate = Tollgate::start_at(&clock, &args);
+        let client = tollgate.client();
+        assert_eq!(large(&client).await.used, 900_000);
+        let rows = usage(&client, TODAY).await;
+        assert_eq!(rows.iter().map(|row| row.free_tokens).sum::<u64>(), 900_000);
+        // Not a step of this process, and still told.
+        let (_, body) = http_get(&tollgate.http_addr, "/readyz");
+        assert!(
+            body.contains("the wall clock was stepped back by "),
+            "{body}"
+        );
+        assert_eq!(steps_logged(&tollgate), 0);
+    }
+}

@@ -1,0 +1,69 @@
+//! A file of an earlier format is opened, and brought to this one.
+
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+
+use super::{ledger_over, open, used};
+use crate::support::{
+    clock::Clock,
+    world::{NOON, With as _, ask, org_id, request_id},
+};
+
+const ABOUT: TableDefinition<'_, &str, i64> = TableDefinition::new("tollgate");
+const POOLS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("pools");
+const ROW_COUNTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("row_counts");
+
+/// What there is of a pool in format 1.
+const POOL_BYTES: usize = 40;
+
+/// Makes a file what format 1 would have it, with a latest moment that is ahead.
+fn to_format_1(path: &Path, latest: &str) {
+    let database = Database::open(path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut about = transaction.open_table(ABOUT).unwrap();
+        about.retain(|_, _| false).unwrap();
+        let latest: DateTime<Utc> = latest.parse().unwrap();
+        about.insert("format", 1).unwrap();
+        about.insert("latest", latest.timestamp_micros()).unwrap();
+        let mut pools = transaction.open_table(POOLS).unwrap();
+        let records = pools.iter().unwrap().map(|entry| {
+            let (key, record) = entry.unwrap();
+            (key.value().to_vec(), record.value()[..POOL_BYTES].to_vec())
+        });
+        let records: Vec<_> = records.collect();
+        for (key, record) in records {
+            pools.insert(&*key, &*record).unwrap();
+        }
+    }
+    transaction.delete_table(ROW_COUNTS).unwrap();
+    transaction.commit().unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_format_1_latched_ahead_goes_on_with_the_real_day() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::at(NOON));
+    let path = dir.path().join("tollgate.db");
+    {
+        let ledger = ledger_over(open(&path, &clock).unwrap());
+        ledger.reserve(ask(400).id("r")).await.unwrap();
+    }
+    to_format_1(&path, "2027-12-27T12:00:00Z");
+    for _ in 0..2 {
+        let ledger = ledger_over(open(&path, &clock).unwrap());
+        assert_eq!(used(&ledger).await, 400);
+        assert!(ledger.reserve(ask(400).id("r")).await.unwrap().replayed);
+        let answer = ledger.reserve(ask(601)).await.unwrap();
+        assert!(!answer.verdict.is_free());
+    }
+    let ledger = ledger_over(open(&path, &clock).unwrap());
+    let released = ledger.release(org_id("acme"), request_id("r")).await;
+    assert_eq!(released.unwrap().pool.unwrap().used.get(), 0);
+    drop(ledger);
+    let database = Database::open(&path).unwrap();
+    let about = database.begin_read().unwrap().open_table(ABOUT).unwrap();
+    assert_eq!(about.get("format").unwrap().unwrap().value(), 2);
+    assert!(about.get("latest").unwrap().is_none());
+}
