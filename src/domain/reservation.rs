@@ -133,13 +133,13 @@ fn names(fields: &[RequestField]) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Reserve: the id stands for a request with other fields.
-    #[error("request_id: was used before with another {}; {SAME_OR_NEW}", names(.differing))]
+    #[error("request_id: was used before with other fields ({}); {SAME_OR_NEW}", names(.differing))]
     OtherFields {
         /// Those that differ.
         differing: Vec<RequestField>,
     },
     /// Settle: the reservation was settled with another amount.
-    #[error("tokens: the request_id was settled before with {settled}; {SAME_OR_NEW}")]
+    #[error("request_id: was settled before with other tokens ({settled}); {SAME_OR_NEW}")]
     OtherAmount {
         /// The amount it was settled with.
         settled: Tokens,

@@ -48,16 +48,16 @@ fn the_quota_table_has_a_bar_the_figures_and_the_time_to_the_reset() {
     cli.table("reserve org-demo search gpt-4o 250000");
     cli.table("reserve org-demo search gpt-4o 900000");
     let large = format!(
-        "large {}{} 250,000 / 1,000,000 750,000 900,000",
+        "large {}{} 250,000 / 1,000,000 0 750,000 900,000",
         "█".repeat(6),
         "░".repeat(18)
     );
-    let mini = format!("mini {} 0 / 10,000,000 10,000,000 0", "░".repeat(24));
+    let mini = format!("mini {} 0 / 10,000,000 0 10,000,000 0", "░".repeat(24));
     assert_eq!(
         cli.table("quota org-demo"),
         [
             "org-demo: tier 3, enrolled. 2026-11-22 (UTC), resets in 12 h 0 min",
-            "POOL USED / ALLOWANCE REMAINING BILLED",
+            "POOL USED / ALLOWANCE HELD REMAINING BILLED",
             &large,
             &mini,
         ]
@@ -133,6 +133,7 @@ fn each_answer_is_json_with_the_protos_names_and_plain_numbers() {
         json!({
             "pool": pool, "allowance": allowance, "used": used, "remaining": allowance - used,
             "billed_tokens": 0, "free_requests": u64::from(used > 0), "billed_requests": 0,
+            "held_tokens": 0, "closed": false,
         })
     };
     assert_eq!(
@@ -208,11 +209,11 @@ fn an_error_of_the_service_is_told_with_its_code_and_exits_with_1() {
         ),
         (
             "reserve org-demo search o1 10 --request-id one",
-            "ALREADY_EXISTS: request_id: was used before",
+            "ALREADY_EXISTS: request_id: was used before with other fields (model); a retry sends",
         ),
         (
             "settle org-demo one 8",
-            "ALREADY_EXISTS: request_id: was settled before with 9 tokens",
+            "ALREADY_EXISTS: request_id: was settled before with other tokens (9); a retry sends",
         ),
         (
             "settle org-demo nothing 8",

@@ -87,7 +87,7 @@ async fn other_fields_are_refused(new: NewWorld) {
         assert_eq!(
             refusal(&world, other).await.to_string(),
             format!(
-                "request_id: was used before with another {differing}; a retry sends the same fields; \
+                "request_id: was used before with other fields ({differing}); a retry sends the same fields; \
                  a new attempt needs a new request_id"
             )
         );

@@ -32,6 +32,7 @@ fn reserve(eligibility: Eligibility) -> Operation {
             workload: Workload::Inference,
         },
         eligibility,
+        is_listed: true,
         recording: Recording::Record,
     }
 }
@@ -101,7 +102,8 @@ fuzz_target!(|input: &[u8]| {
     let pools = lines.len().saturating_sub(2);
     if let Ok((_, counters)) = parse_pools(&Value::Array(texts(&lines)), pools) {
         assert_eq!(counters.len(), pools);
-        let mut counters = counters.iter().map(|record| record.counters());
+        assert!(counters.iter().all(|(_, held)| *held <= Tokens::MAX));
+        let mut counters = counters.iter().map(|(record, _)| record.counters());
         assert!(counters.all(|it| it.used <= Tokens::MAX && it.free_requests < 1 << 53));
     }
     let scan = vec![Value::BulkString(lines[0].to_vec()), Value::Array(texts(&lines[1..]))];
