@@ -37,6 +37,8 @@ pub enum TlsFault {
     HandshakeRefused,
     /// Client and server have no version of TLS in common.
     NoCommonVersion,
+    /// The server speaks another protocol over TLS.
+    OtherProtocol,
 }
 
 /// What the settings are called by which a client speaks TLS, and which of them are set.
@@ -126,6 +128,7 @@ impl TlsFault {
             }
             "HandshakeFailure" => Self::HandshakeRefused,
             "ProtocolVersion" => Self::NoCommonVersion,
+            "NoApplicationProtocol" => Self::OtherProtocol,
             _ => return None,
         })
     }
@@ -180,6 +183,9 @@ impl TlsFault {
             Self::HandshakeRefused => format!(
                 "the server refuses the TLS handshake: if it asks for a client certificate, set {client_files}"
             ),
+            Self::OtherProtocol => {
+                "the port speaks TLS, and over it another protocol than this program".to_owned()
+            }
             Self::NoCommonVersion => {
                 "the server has no version of TLS in common with this program (1.2 or 1.3)"
                     .to_owned()
