@@ -150,6 +150,7 @@ impl Server {
             version = env!("CARGO_PKG_VERSION"),
             "tollgate serves tollgate.v1.QuotaService"
         );
+        server.policy.log_warnings();
         if settings.policy.is_none() {
             tracing::warn!(
                 "the built-in policy knows only the demo organization org-demo (tier 3, all projects \

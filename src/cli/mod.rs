@@ -20,6 +20,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use chrono::Utc;
 use clap::{Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use tonic::Status;
@@ -30,7 +31,7 @@ use self::{
     failure::{code_name, rpc_error},
 };
 use crate::{
-    domain::Workload,
+    domain::{UtcDay, Workload},
     grpc::proto::{
         self, GetQuotaRequest, ListUsageRequest, ListUsageResponse, ReleaseRequest, ReserveRequest,
         SettleRequest, quota_service_client::QuotaServiceClient,
@@ -172,13 +173,16 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// Tells what a policy file holds, or what it changes in another one.
+/// Tells what a policy file holds, or what it changes in another one; and what of it may not be meant.
 ///
 /// # Errors
 ///
 /// One of them can't be read, or has faults.
 pub fn check_policy(file: &Path, against: Option<&Path>) -> anyhow::Result<()> {
     let (name, policy) = (file.display(), read_policy(file)?);
+    for warning in policy.warnings(UtcDay::of(Utc::now())) {
+        eprintln!("warning: {name}:{warning}");
+    }
     let Some(other) = against else {
         return say(&format!("{name} is valid\n{}", table::policy(&policy)));
     };
