@@ -16,7 +16,7 @@
 //! | [`grpc`], [`http`] | the surfaces: convert, call, convert | `ledger`, `callers`, `domain`, the store's values, `metrics` |
 //! | [`server`] | binds, wires, runs and drains | all of these |
 //! | [`settings`] | what an operator can set | `document`, what it configures |
-//! | [`cli`] | the subcommands: a client, `check-policy` and the like | `grpc::proto`, `policy`, `callers`, `settings` |
+//! | [`cli`] | the subcommands: a client, `check-policy` and the like | `grpc::proto`, `policy`, `callers`, `settings`, `pem`, `tls` |
 //! | [`document`], [`pem`], [`tls`], [`reload`], [`logs`], [`throttle`] | TOML with all its faults; certificates; TLS as a client; files that change; structured logs, a line a second | |
 //!
 //! # The invariants
