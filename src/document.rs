@@ -253,9 +253,9 @@ impl<'d> Entry<'d> {
             .fault(&self.span, &self.path, message.as_ref());
     }
 
-    /// The same, for whoever keeps it: the document stays free of faults.
+    /// A fault of this value that is not reported: the document stays valid.
     #[must_use]
-    pub fn remark(&self, message: String) -> Fault {
+    pub fn to_fault(&self, message: String) -> Fault {
         Fault {
             line: self.line(),
             key: self.path.clone(),

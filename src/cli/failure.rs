@@ -1,4 +1,4 @@
-//! Why a call failed, in the words of whoever called.
+//! Explains a failed call: the service's status, or why there was no answer.
 
 use std::{
     error::Error,
@@ -15,15 +15,15 @@ use tonic::{Status, TimeoutExpired, transport::Uri};
 use super::connection::Connection;
 use crate::tls::TlsFault;
 
-/// How long each step of asking a port what it speaks may take.
+/// Bound on each step of a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How a client begins, in HTTP/2 and in HTTP/1.
+/// The first bytes of an HTTP/2 client.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HTTP1_REQUEST: &[u8] =
     b"HEAD /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/// The service's code and message; where there is no answer, why.
+/// The service's code and message, or why there was no answer.
 pub(super) fn rpc_error(connection: &Connection, status: &Status) -> anyhow::Error {
     let Some(cause) = innermost(status) else {
         return anyhow!("{}: {}", code_name(status.code()), status.message());
@@ -47,8 +47,8 @@ pub(super) fn rpc_error(connection: &Connection, status: &Status) -> anyhow::Err
     anyhow!("{code}: no answer from {addr}: {why}")
 }
 
-/// What a port speaks that does not speak HTTP/2 in plaintext. The client's own failure does not tell: the port
-/// has closed the connection, or its answer was taken for a frame.
+/// Detects a port that speaks TLS or HTTP/1 instead of plaintext HTTP/2. The failed call does not tell them apart:
+/// the connection was closed, or the answer was parsed as an HTTP/2 frame.
 fn other_protocol(addr: &Uri) -> Option<String> {
     if let [0x15, 0x03, ..] = answer_to(HTTP2_PREFACE, addr)?.as_slice() {
         // An alert of TLS, of any version.
@@ -62,18 +62,18 @@ fn other_protocol(addr: &Uri) -> Option<String> {
         .then(|| "the port speaks HTTP/1: the service's gRPC port is another one".to_owned())
 }
 
-/// How a port's answer to this begins, on a connection of its own; empty where there is none.
+/// The first bytes that the port answers to this on a new connection; empty if there are none.
 fn answer_to(greeting: &[u8], addr: &Uri) -> Option<Vec<u8>> {
     let mut stream = dial(addr).ok()?;
     stream.write_all(greeting).ok()?;
     let mut answer = Vec::new();
-    // What came before the connection ended counts.
+    // A reset after the answer is no error.
     let _ = stream.take(12).read_to_end(&mut answer);
     Some(answer)
 }
 
-/// In TLS 1.3 the server judges the client's certificate when the handshake is over for the client, which may
-/// have sent its call by then and hears only that the connection is closed.
+/// Detects a server that refuses the client certificate after the client's side of the handshake, as TLS 1.3 does.
+/// The failed call only says that the connection was closed.
 fn refusal_after_handshake(connection: &Connection) -> Option<TlsFault> {
     let config = Arc::new(connection.client_config().ok()?);
     let mut tcp = dial(&connection.addr).ok()?;
@@ -84,7 +84,7 @@ fn refusal_after_handshake(connection: &Connection) -> Option<TlsFault> {
     TlsFault::find(&refused)
 }
 
-/// A connection to find out with. The call has failed, so nothing else waits for it.
+/// Connects for a probe. Blocks: the call has failed, and nothing else runs.
 fn dial(addr: &Uri) -> io::Result<TcpStream> {
     let host = addr.host().unwrap_or_default().trim_matches(['[', ']']);
     let mut addresses = (host, addr.port_u16().unwrap_or_default()).to_socket_addrs()?;

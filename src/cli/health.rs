@@ -1,4 +1,4 @@
-//! `tollgate health`: whether the service is ready, for a container that has no shell to ask with.
+//! `tollgate health`: a readiness probe for containers without a shell.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tonic_health::pb::{
 
 use super::{connection::Connection, failure::rpc_error, json, say};
 
-/// Where the service is, and how long to wait for it.
+/// Arguments of `tollgate health`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Health {
     /// How long to wait for the answer
@@ -20,14 +20,14 @@ pub struct Health {
     connection: Connection,
 }
 
-/// The name that is SERVING while the store would decide.
+/// The health service that follows whether the store would decide.
 const READINESS: &str = "readiness";
 
-/// Asks whether the service is ready.
+/// Prints the readiness.
 ///
 /// # Errors
 ///
-/// It isn't, or does not answer in time.
+/// The service is not SERVING, or does not answer in time.
 pub(super) async fn check(health: &Health) -> anyhow::Result<()> {
     let Health {
         timeout,

@@ -173,7 +173,7 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// Tells what a policy file holds, or what it changes in another one; and what of it may not be meant.
+/// Tells what a policy file holds, or what it changes in another one. Warnings go to standard error.
 ///
 /// # Errors
 ///

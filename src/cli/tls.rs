@@ -1,4 +1,4 @@
-//! The client over TLS: whom it trusts, and who it is.
+//! The client's TLS: its trusted authorities and its own certificate.
 
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ pub(super) const CERT_FILE: &str = "--cert-file";
 const KEY_FILE: &str = "--key-file";
 
 impl Connection {
+    /// Adds TLS to an endpoint.
+    ///
     /// # Errors
     ///
     /// A file can't be used.
@@ -31,12 +33,12 @@ impl Connection {
             let (cert, key) = (pem::read(CERT_FILE, cert)?, pem::read(KEY_FILE, key)?);
             tls = tls.identity(Identity::from_pem(cert, key));
         }
-        // Its faults are told better than tonic's.
+        // Its errors name the flag and the file; tonic's don't.
         self.client_config()?;
         Ok(endpoint.tls_config_with_verifier(tls, self.verifier()?)?)
     }
 
-    /// What rustls needs for the same.
+    /// The same settings for a plain TLS connection.
     pub(super) fn client_config(&self) -> anyhow::Result<ClientConfig> {
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
@@ -65,7 +67,7 @@ impl Connection {
             return Ok(Arc::new(verifier));
         }
         let mut roots = RootCertStore::empty();
-        // Of the many that a system has, one that is odd does not matter.
+        // One certificate that can't be parsed must not make the others useless.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
             bail!("this system has no certificates of authorities: set {CA_FILE}");
@@ -75,7 +77,7 @@ impl Connection {
         Ok(verifier.build().context("the system's authorities")?)
     }
 
-    /// The name that the service's certificate is to have.
+    /// The name that the server's certificate must be valid for.
     pub(super) fn server_name(&self) -> Result<ServerName<'static>, WrongArguments> {
         let host = self.addr.host().unwrap_or_default();
         let name = self.server_name.as_deref();
@@ -85,7 +87,7 @@ impl Connection {
         })
     }
 
-    /// What is set of TLS, for those who tell what went wrong.
+    /// The flags that an explanation of a TLS fault names.
     pub(super) fn tls_settings(&self) -> TlsSettings {
         TlsSettings {
             ca_file: CA_FILE,

@@ -1,4 +1,4 @@
-//! Compression: gzip is taken, and an answer is compressed only where its request was.
+//! Response compression: a response is compressed only if its request was.
 
 use std::task::{Context, Poll};
 
@@ -10,15 +10,15 @@ use tonic::{
     server::NamedService,
 };
 
-/// A service that answers uncompressed requests uncompressed. tonic compresses for every client that accepts it,
-/// which costs more than it saves on messages as small as ours.
+/// Hides from tonic that a client accepts compression, unless the client's request is compressed. By itself tonic
+/// compresses for every client that accepts it, which costs more than it saves on messages as small as ours.
 #[derive(Debug, Clone)]
-pub struct CompressedAlike<S>(pub(super) S);
+pub struct ResponseCompression<S>(pub(super) S);
 
 const ENCODING: &str = "grpc-encoding";
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
-impl<S, B> Service<Request<B>> for CompressedAlike<S>
+impl<S, B> Service<Request<B>> for ResponseCompression<S>
 where
     S: Service<Request<B>>,
 {
@@ -38,7 +38,7 @@ where
     }
 }
 
-impl<S: NamedService> NamedService for CompressedAlike<S> {
+impl<S: NamedService> NamedService for ResponseCompression<S> {
     const NAME: &'static str = S::NAME;
 }
 

@@ -76,9 +76,8 @@ pub(super) fn status(error: LedgerError) -> Status {
     }
 }
 
-/// What tonic says of a message that it can't take, as the caller's fault. INTERNAL is a defect of ours, and
-/// nothing else. RESOURCE_EXHAUSTED is for what may be tried again; a message that is too large once it is
-/// decompressed is too large for ever.
+/// Maps tonic's status for a message that it can't take to the caller's fault. INTERNAL is for our defects only, and
+/// RESOURCE_EXHAUSTED for what can be retried: a message that is too large once decompressed stays too large.
 pub(super) fn bad_message(status: &Status) -> Option<Status> {
     let why = status.message();
     match status.code() {

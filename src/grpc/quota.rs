@@ -10,7 +10,7 @@ use tonic::{
 
 use super::{
     access::{Authorized, Granted},
-    compression::CompressedAlike,
+    compression::ResponseCompression,
     convert,
     deadline::answer_by,
     errors,
@@ -62,7 +62,9 @@ pub struct Wiring {
 
 /// The service, ready to be added to a server.
 #[must_use]
-pub fn service(wiring: Wiring) -> Observed<Authorized<CompressedAlike<QuotaServiceServer<Quota>>>> {
+pub fn service(
+    wiring: Wiring,
+) -> Observed<Authorized<ResponseCompression<QuotaServiceServer<Quota>>>> {
     let Wiring {
         ledger,
         call_timeout,
@@ -85,7 +87,7 @@ pub fn service(wiring: Wiring) -> Observed<Authorized<CompressedAlike<QuotaServi
         .max_decoding_message_size(message_bytes)
         .accept_compressed(Gzip)
         .send_compressed(Gzip);
-    let authorized = Authorized::by_method(CompressedAlike(service), admission);
+    let authorized = Authorized::by_method(ResponseCompression(service), admission);
     // What is refused is counted too.
     Observed::new(authorized, metrics, traces, open_calls)
 }

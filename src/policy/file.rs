@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     DataSharing, Organization, Policy, Program,
-    warnings::{Suspects, suspect_model},
+    warnings::{Lints, lint_model_name},
 };
 use crate::{
     document::{Entry, Section},
@@ -19,9 +19,9 @@ const HIGHEST_TIER: u8 = 5;
 /// The whole file. `None` only where a fault was reported.
 pub(super) fn policy(root: &Section<'_>) -> Option<Policy> {
     root.only(&["program", "pools", "tiers", "orgs"]);
-    let mut suspects = Suspects::default();
-    let program = program(root, &mut suspects);
-    let (pools, models) = pools(root, &mut suspects);
+    let mut lints = Lints::default();
+    let program = program(root, &mut lints);
+    let (pools, models) = pools(root, &mut lints);
     let overflow = program.overflow;
     let tiers = tiers(root, &pools, overflow);
     let orgs = orgs(root, &tiers);
@@ -40,11 +40,11 @@ pub(super) fn policy(root: &Section<'_>) -> Option<Policy> {
         tiers,
         nothing,
         orgs,
-        suspects,
+        lints,
     })
 }
 
-fn program(root: &Section<'_>, suspects: &mut Suspects) -> Program {
+fn program(root: &Section<'_>, lints: &mut Lints) -> Program {
     let mut program = Program {
         name: "unnamed".to_owned(),
         overflow: Overflow::default(),
@@ -77,11 +77,11 @@ fn program(root: &Section<'_>, suspects: &mut Suspects) -> Program {
         program.covered_workloads = workloads(&listed);
     }
     if let Some(entry) = section.get("ends_on") {
-        suspects.ends_on_line = entry.line();
+        lints.ends_on_line = entry.line();
         program.ends_on = day(&entry);
     }
     if let Some(entry) = section.get("as_of") {
-        suspects.as_of_line = entry.line();
+        lints.as_of_line = entry.line();
         program.as_of = day(&entry);
     }
     program
@@ -118,7 +118,7 @@ fn workloads(listed: &[(&str, Entry<'_>)]) -> Vec<Workload> {
 
 type Pools = (Vec<PoolName>, HashMap<ModelName, PoolName>);
 
-fn pools(root: &Section<'_>, suspects: &mut Suspects) -> Pools {
+fn pools(root: &Section<'_>, lints: &mut Lints) -> Pools {
     let mut pools = Vec::new();
     let mut models = HashMap::new();
     let Some(section) = root.require("pools").and_then(|entry| entry.section()) else {
@@ -152,7 +152,7 @@ fn pools(root: &Section<'_>, suspects: &mut Suspects) -> Pools {
                 ));
             } else {
                 first_lines.insert(name, (pool.clone(), entry.line()));
-                suspects.models.extend(suspect_model(name, &entry));
+                lints.models.extend(lint_model_name(name, &entry));
                 models.insert(model, pool.clone());
             }
         }

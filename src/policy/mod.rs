@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use self::warnings::Suspects;
+use self::warnings::Lints;
 pub use self::{
     diff::{Change, Diff, Grant, Listed, OrgChange},
     taking::{MOST_BYTES, Refusal, Taken, Version, parse},
@@ -44,7 +44,7 @@ pub struct Policy {
     /// An allowance of 0 in every pool.
     nothing: Arc<Terms>,
     orgs: HashMap<OrgId, Organization>,
-    suspects: Suspects,
+    lints: Lints,
 }
 
 /// What holds for all organizations.

@@ -1,4 +1,4 @@
-//! What a policy may not mean, although it is valid: it is told, and the policy is taken.
+//! Warnings: entries of a valid policy that are probably mistakes. The policy is taken all the same.
 
 use super::Policy;
 use crate::{
@@ -6,29 +6,29 @@ use crate::{
     domain::UtcDay,
 };
 
-/// A list of models that is older than this is told: the provider's may be another by now.
+/// Lists of models that are older get a warning: the provider may have changed its list.
 const MAX_LIST_AGE_DAYS: u32 = 90;
 
-/// What there may be to warn of.
+/// What the parser found that can lead to warnings.
 #[derive(Debug, Default)]
-pub(super) struct Suspects {
-    /// Models whose names match nothing that a provider has.
+pub(super) struct Lints {
+    /// Warnings about models' names.
     pub(super) models: Vec<Fault>,
-    /// The line of the programme's last day.
+    /// The line of `ends_on`.
     pub(super) ends_on_line: usize,
-    /// The line of its `as_of`.
+    /// The line of `as_of`.
     pub(super) as_of_line: usize,
 }
 
 impl Policy {
-    /// What may not be meant, on this day, by line.
+    /// The warnings on a day, ordered by line.
     #[must_use]
     pub fn warnings(&self, today: UtcDay) -> Vec<Fault> {
-        let (program, suspects) = (&self.program, &self.suspects);
-        let mut warnings = suspects.models.clone();
+        let (program, lints) = (&self.program, &self.lints);
+        let mut warnings = lints.models.clone();
         if let Some(day) = program.ends_on.filter(|day| *day < today) {
             warnings.push(Fault {
-                line: suspects.ends_on_line,
+                line: lints.ends_on_line,
                 key: "program.ends_on".to_owned(),
                 message: format!("{day} is over: every request is billed (PROGRAM_ENDED)"),
             });
@@ -37,7 +37,7 @@ impl Policy {
         if let Some(day) = program.as_of.filter(|day| *day < oldest) {
             let age = (today.start() - day.start()).num_days();
             warnings.push(Fault {
-                line: suspects.as_of_line,
+                line: lints.as_of_line,
                 key: "program.as_of".to_owned(),
                 message: format!(
                     "the lists of models are {age} days old: compare them with the provider's, and set the day"
@@ -49,8 +49,8 @@ impl Policy {
     }
 }
 
-/// What is suspect about a model's name, at its place in the file.
-pub(super) fn suspect_model(name: &str, entry: &Entry<'_>) -> Option<Fault> {
+/// A warning about a name that can't match a provider's model.
+pub(super) fn lint_model_name(name: &str, entry: &Entry<'_>) -> Option<Fault> {
     let signs = [
         ("white space", name.contains(char::is_whitespace)),
         ("upper case", name.contains(char::is_uppercase)),
@@ -62,7 +62,7 @@ pub(super) fn suspect_model(name: &str, entry: &Entry<'_>) -> Option<Fault> {
         .collect();
     (!found.is_empty()).then(|| {
         let found = found.join(" and ");
-        entry.remark(format!(
+        entry.to_fault(format!(
             "{name:?} holds {found}: names match exactly, and this one may match no model"
         ))
     })

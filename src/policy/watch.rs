@@ -177,7 +177,7 @@ impl PolicySource {
         tokio::spawn(free(before.policy));
     }
 
-    /// Tells the log what of the policy in force may not be meant.
+    /// Logs the warnings of the policy in force.
     pub fn log_warnings(&self) {
         let faults = self.in_force.policy.warnings(UtcDay::of(Utc::now()));
         if !faults.is_empty() {
@@ -186,7 +186,7 @@ impl PolicySource {
                 policy = self.name(),
                 policy_version = %self.in_force.version,
                 warnings = taking::told(&Faults { file, faults }),
-                "the policy may not be what is meant"
+                "the policy is valid and has warnings"
             );
         }
     }

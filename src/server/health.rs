@@ -1,4 +1,5 @@
-//! gRPC health, with `Watch` as its protocol has it: tonic's ends with NOT_FOUND for a name that it does not know.
+//! The gRPC health service. tonic-health ends a `Watch` of an unknown service with NOT_FOUND; the health protocol
+//! wants SERVICE_UNKNOWN and an open stream.
 
 use std::{future::ready, pin::Pin};
 
@@ -13,12 +14,12 @@ use tonic_health::{
     server::HealthService,
 };
 
-/// Health whose `Watch` of an unknown name says SERVICE_UNKNOWN, and stays open until the service stops.
+/// tonic-health with the protocol's `Watch`.
 ///
-/// The names are all known before the first call, so none becomes known while it is watched.
+/// All names are registered before the first call, so an unknown one stays unknown until the service stops.
 pub(super) struct WatchableHealth {
     pub(super) inner: HealthService,
-    /// Set when open watches are to end.
+    /// Ends open watches.
     pub(super) stopping: CancellationToken,
 }
 

@@ -1,4 +1,4 @@
-//! Why a connection over TLS did not come about, in words that name what the operator can set.
+//! Explains why a TLS connection failed, in words that name the settings involved.
 
 use std::{error::Error, io, iter::successors, sync::Arc};
 
@@ -41,7 +41,7 @@ pub enum TlsFault {
     OtherProtocol,
 }
 
-/// What the settings are called by which a client speaks TLS, and which of them are set.
+/// The names of a client's TLS settings, and which are set.
 #[derive(Debug, Clone, Copy)]
 pub struct TlsSettings {
     /// The file of trusted authorities.
@@ -57,7 +57,7 @@ pub struct TlsSettings {
 }
 
 impl TlsFault {
-    /// What an error tells of TLS, wherever in its chain; none where it is about something else.
+    /// Finds the TLS fault in an error's chain; `None` if there is none.
     #[must_use]
     pub fn find(error: &(dyn Error + 'static)) -> Option<Self> {
         causes(error)
@@ -92,7 +92,7 @@ impl TlsFault {
         })
     }
 
-    /// Libraries give some errors on as text alone, and rustls has no variant for some.
+    /// Libraries pass some errors on as text, and rustls has no variant for others.
     fn of_text(text: &str) -> Option<Self> {
         if let Some((_, alert)) = text.split_once("received fatal alert: ") {
             return Self::of_alert(alert.split(|c: char| !c.is_alphanumeric()).next()?);
@@ -116,7 +116,7 @@ impl TlsFault {
         found.map(|(_, fault)| fault)
     }
 
-    /// An alert by which the server has ended the connection, by rustls' name for it.
+    /// A fatal alert of the server, by rustls' name for it.
     fn of_alert(alert: &str) -> Option<Self> {
         Some(match alert {
             "CertificateRequired" | "NoCertificate" => Self::ClientCertificateMissing,

@@ -1,4 +1,4 @@
-//! TLS as a client, towards the service and towards Redis: whom it trusts, and plain words for what goes wrong.
+//! TLS on the client's side, for the command line and for Redis: server certificates and plain words for faults.
 
 mod fault;
 mod pinned;

@@ -1,4 +1,4 @@
-//! Which server certificates are trusted where the authorities are named in a file.
+//! Verifies server certificates against a file of authorities and of servers' own certificates.
 
 use std::sync::Arc;
 
@@ -18,9 +18,9 @@ use x509_parser::{certificate::X509Certificate, parse_x509_certificate};
 
 /// Trusts what the named authorities have signed, and the named certificates themselves.
 ///
-/// webpki takes no certificate of an authority as a server's, and so not what `openssl req -x509` makes. Here a
-/// server may show a certificate that is, byte for byte, one of those named: the operator has vouched for
-/// it. Its dates, its purpose and its names are checked all the same.
+/// webpki accepts no authority's certificate as a server's, so it refuses what `openssl req -x509` makes. This
+/// verifier also accepts a server certificate that is, byte for byte, one of those named. Its validity, purpose
+/// and names are checked as usual.
 #[derive(Debug)]
 pub struct PinnedVerifier {
     named: Vec<CertificateDer<'static>>,

@@ -82,7 +82,7 @@ fn every_fault_of_a_policy_is_listed_with_its_line_and_key() {
 }
 
 #[test]
-fn what_may_not_be_meant_in_a_valid_policy_is_warned_of_with_its_line_and_it_is_valid() {
+fn warnings_of_a_valid_policy_are_listed_with_their_lines_and_the_exit_code_is_0() {
     let text = r#"
 [program]
 ends_on = "2026-01-31"

@@ -32,8 +32,8 @@ async fn a_file_written_in_place_is_in_force_within_a_second() {
 }
 
 #[tokio::test]
-async fn what_may_not_be_meant_is_warned_of_at_the_start_and_at_each_change() {
-    const WARNED: &str = "the policy may not be what is meant";
+async fn warnings_of_a_policy_are_logged_at_the_start_and_at_each_change() {
+    const WARNED: &str = "the policy is valid and has warnings";
     let odd = |large| policy(large).replace("\"gpt-4o\"", "\"gpt-4o\", \"gpt-4o-*\"");
     let followed =
         Followed::start_in(|dir| fs::write(dir.join("policy.toml"), odd(1_000)).unwrap());
