@@ -98,13 +98,21 @@ async fn a_stream_in_gzip_is_answered_in_gzip_and_another_is_not() {
 }
 
 #[tokio::test]
-async fn health_and_reflection_take_gzip_too() {
+async fn health_and_reflection_take_gzip_too_and_have_the_bound_of_messages() {
     let service = Service::memory();
     let mut health = HealthClient::new(service.tollgate.channel()).send_compressed(Gzip);
     let liveness = HealthCheckRequest {
         service: "liveness".to_owned(),
     };
     health.check(liveness).await.unwrap();
+    let large = HealthCheckRequest {
+        service: "x".repeat(MAX_MESSAGE_BYTES),
+    };
+    let status = health.check(large.clone()).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    let mut plain = HealthClient::new(service.tollgate.channel());
+    let status = plain.check(large).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
     let mut reflection =
         ServerReflectionClient::new(service.tollgate.channel()).send_compressed(Gzip);
     let list = ServerReflectionRequest {
