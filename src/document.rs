@@ -15,7 +15,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-/// One thing that is wrong in a document.
+/// One thing that is wrong in a document. Displays as `line: key: message`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The line it stands on, from 1.
@@ -35,17 +35,24 @@ pub struct Faults {
     pub faults: Vec<Fault>,
 }
 
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line, key, message } = self;
+        write!(f, "{line}: ")?;
+        if !key.is_empty() {
+            write!(f, "{key}: ")?;
+        }
+        f.write_str(message)
+    }
+}
+
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, Fault { line, key, message }) in self.faults.iter().enumerate() {
+        for (at, fault) in self.faults.iter().enumerate() {
             if at > 0 {
                 f.write_char('\n')?;
             }
-            write!(f, "{}:{line}: ", self.file)?;
-            if !key.is_empty() {
-                write!(f, "{key}: ")?;
-            }
-            f.write_str(message)?;
+            write!(f, "{}:{fault}", self.file)?;
         }
         Ok(())
     }
@@ -244,6 +251,16 @@ impl<'d> Entry<'d> {
     pub fn fault(&self, message: impl AsRef<str>) {
         self.document
             .fault(&self.span, &self.path, message.as_ref());
+    }
+
+    /// A fault of this value that is not reported: the document stays valid.
+    #[must_use]
+    pub fn to_fault(&self, message: String) -> Fault {
+        Fault {
+            line: self.line(),
+            key: self.path.clone(),
+            message,
+        }
     }
 
     /// The line that it stands on, from 1.

@@ -6,6 +6,7 @@ mod bounds;
 mod connection;
 mod counting;
 mod crowd;
+mod health;
 mod linger;
 mod listener;
 mod opening;
@@ -23,8 +24,15 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::service::{Routes, RoutesBuilder};
-use tonic_health::ServingStatus;
+use tonic::{
+    codec::CompressionEncoding::Gzip,
+    service::{Routes, RoutesBuilder},
+};
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::HealthServer,
+    server::{HealthReporter, HealthService},
+};
 
 pub use self::{
     bounds::Bounds,
@@ -32,6 +40,7 @@ pub use self::{
 };
 use self::{
     counting::{count_first_policy, count_policies},
+    health::WatchableHealth,
     listener::{Listener, Speaks},
     opening::{open_listener, open_policy, open_store},
     readiness::{LIVENESS, READINESS, follow_store, report},
@@ -141,6 +150,7 @@ impl Server {
             version = env!("CARGO_PKG_VERSION"),
             "tollgate serves tollgate.v1.QuotaService"
         );
+        server.policy.log_warnings();
         if settings.policy.is_none() {
             tracing::warn!(
                 "the built-in policy knows only the demo organization org-demo (tier 3, all projects \
@@ -189,7 +199,7 @@ impl Server {
             drain_delay,
             grace_period,
         } = self;
-        let (mut reporter, health) = tonic_health::server::health_reporter();
+        let mut reporter = HealthReporter::new();
         let not_yet = Readiness::NotReady("the store has not answered yet".to_owned());
         let (ready, is_ready) = watch::channel(not_yet);
         report(&reporter, false).await;
@@ -197,9 +207,11 @@ impl Server {
             .set_service_status(LIVENESS, ServingStatus::Serving)
             .await;
         let (end, open_calls) = (CancellationToken::new(), TaskTracker::new());
-        let mut services = parts.services(&end, &open_calls)?;
-        services.add_service(health);
-        let services = services.routes().prepare();
+        let health = HealthService::from_health_reporter(reporter.clone());
+        let services = parts
+            .services(health, &end, &open_calls)?
+            .routes()
+            .prepare();
         let router = parts.router(is_ready, policy.status());
         // As long as calls are answered, which is longer than readiness follows. Begun before the first call.
         let followers = parts.follow(policy, [&grpc, &http], nudge);
@@ -241,9 +253,10 @@ impl Server {
 }
 
 impl Parts {
-    /// What the gRPC port serves besides health.
+    /// What the gRPC port serves.
     fn services(
         &self,
+        health: HealthService,
         end: &CancellationToken,
         open_calls: &TaskTracker,
     ) -> anyhow::Result<RoutesBuilder> {
@@ -258,8 +271,22 @@ impl Parts {
             traces: self.traces.clone(),
             admission: self.admission.clone(),
         }));
+        let bytes = self.bounds.message_bytes;
+        let health = HealthServer::new(WatchableHealth {
+            inner: health,
+            stopping: end.clone(),
+        });
+        services.add_service(
+            health
+                .max_decoding_message_size(bytes)
+                .accept_compressed(Gzip),
+        );
         if let Some(by) = self.reflection.admission(&self.admission) {
             let (v1, v1alpha) = (reflected().build_v1()?, reflected().build_v1alpha()?);
+            let v1 = v1.max_decoding_message_size(bytes).accept_compressed(Gzip);
+            let v1alpha = v1alpha
+                .max_decoding_message_size(bytes)
+                .accept_compressed(Gzip);
             services
                 .add_service(Authorized::any_caller(v1, by.clone()))
                 .add_service(Authorized::any_caller(v1alpha, by));

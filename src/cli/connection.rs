@@ -2,24 +2,26 @@
 
 use std::{
     convert::Infallible,
-    fmt, fs,
+    fmt,
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     task::{Context, Poll},
     time::Duration,
 };
 
-use anyhow::Context as _;
 use tonic::{
     body::Body,
     codegen::{
         Service,
         http::{HeaderValue, Request, Response, header::AUTHORIZATION},
     },
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
+    transport::{Channel, Endpoint, Uri},
 };
 
-use super::WrongArguments;
+use super::{
+    WrongArguments,
+    tls::{CA_FILE, CERT_FILE},
+};
 
 /// How long to wait for an answer.
 pub(super) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,18 +47,19 @@ pub struct Connection {
         value_parser = |token: &str| Ok::<_, Infallible>(Token(token.to_owned()))
     )]
     token: Option<Token>,
-    /// Over TLS: the authorities that the service's certificate may be of (PEM); without it: the system's
+    /// Over TLS: the authorities that the service's certificate may be of, or that certificate itself (PEM);
+    /// without it: the system's authorities
     #[arg(long, value_name = "FILE")]
-    ca_file: Option<PathBuf>,
+    pub(super) ca_file: Option<PathBuf>,
     /// Over TLS: the certificate by which the service knows this caller (PEM)
     #[arg(long, value_name = "FILE", requires = "key_file")]
-    cert_file: Option<PathBuf>,
+    pub(super) cert_file: Option<PathBuf>,
     /// The certificate's key (PEM)
     #[arg(long, value_name = "FILE", requires = "cert_file")]
-    key_file: Option<PathBuf>,
+    pub(super) key_file: Option<PathBuf>,
     /// Over TLS: the name in the service's certificate, where it is not the address's
     #[arg(long, value_name = "NAME")]
-    server_name: Option<String>,
+    pub(super) server_name: Option<String>,
     /// Print the answer as JSON (proto3 JSON, with the proto's field names and plain numbers)
     #[arg(long)]
     pub(super) json: bool,
@@ -104,8 +107,7 @@ impl Connection {
             .connect_timeout(Duration::from_secs(5))
             .timeout(RPC_TIMEOUT);
         if self.is_encrypted() {
-            let tls = endpoint.tls_config(self.tls()?);
-            endpoint = tls.context("the files for TLS can't be used")?;
+            endpoint = self.encrypt(endpoint)?;
         } else {
             self.is_for_plaintext()?;
         }
@@ -120,30 +122,15 @@ impl Connection {
         self.token.as_ref().filter(|token| !token.0.is_empty())
     }
 
-    fn is_encrypted(&self) -> bool {
+    pub(super) fn is_encrypted(&self) -> bool {
         self.addr.scheme_str() == Some("https")
-    }
-
-    fn tls(&self) -> anyhow::Result<ClientTlsConfig> {
-        let mut tls = ClientTlsConfig::new();
-        tls = match &self.ca_file {
-            Some(file) => tls.ca_certificate(Certificate::from_pem(read(file)?)),
-            None => tls.with_native_roots(),
-        };
-        if let (Some(cert), Some(key)) = (&self.cert_file, &self.key_file) {
-            tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
-        }
-        if let Some(name) = &self.server_name {
-            tls = tls.domain_name(name);
-        }
-        Ok(tls)
     }
 
     /// What TLS would be needed for is not left out silently.
     fn is_for_plaintext(&self) -> Result<(), WrongArguments> {
         let flags = [
-            ("--ca-file", self.ca_file.is_some()),
-            ("--cert-file", self.cert_file.is_some()),
+            (CA_FILE, self.ca_file.is_some()),
+            (CERT_FILE, self.cert_file.is_some()),
             ("--server-name", self.server_name.is_some()),
         ];
         if let Some((flag, _)) = flags.into_iter().find(|(_, given)| *given) {
@@ -179,10 +166,6 @@ impl Service<Request<Body>> for Caller {
     }
 }
 
-fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
-    fs::read(file).with_context(|| format!("{} can't be read", file.display()))
-}
-
 /// A service's address: `https://HOST:PORT`, or one without TLS, with or without `http://`.
 fn service_uri(addr: &str) -> Result<Uri, String> {
     let (scheme, authority) = match (addr.strip_prefix("https://"), addr.strip_prefix("http://")) {
@@ -195,7 +178,12 @@ fn service_uri(addr: &str) -> Result<Uri, String> {
         return Err("must be HOST:PORT, http://HOST:PORT or https://HOST:PORT".to_owned());
     }
     let uri: Result<Uri, _> = format!("{scheme}://{authority}").parse();
-    uri.map_err(|error| error.to_string())
+    let uri = uri.map_err(|error| error.to_string())?;
+    // Without one http takes 80 and https 443.
+    if uri.port().is_none() {
+        return Err("names no port: HOST:50051, unless the service has another".to_owned());
+    }
+    Ok(uri)
 }
 
 fn is_loopback(addr: &Uri) -> bool {

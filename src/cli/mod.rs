@@ -7,7 +7,10 @@
 mod bench;
 mod callers;
 mod connection;
+mod failure;
+mod health;
 mod table;
+mod tls;
 
 use std::{
     fs,
@@ -17,14 +20,18 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use chrono::Utc;
 use clap::{Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
-use tonic::{Status, TimeoutExpired};
+use tonic::Status;
 
 pub use self::callers::{check_callers, print_new_token};
-use self::connection::{Caller, Connection, RPC_TIMEOUT};
+use self::{
+    connection::{Caller, Connection, RPC_TIMEOUT},
+    failure::{code_name, rpc_error},
+};
 use crate::{
-    domain::Workload,
+    domain::{UtcDay, Workload},
     grpc::proto::{
         self, GetQuotaRequest, ListUsageRequest, ListUsageResponse, ReleaseRequest, ReserveRequest,
         SettleRequest, quota_service_client::QuotaServiceClient,
@@ -129,6 +136,8 @@ pub enum Client {
         #[command(flatten)]
         connection: Connection,
     },
+    /// Is the service ready? Exits with 0 while it is, for probes of containers without a shell
+    Health(health::Health),
     /// Put load on the service, and measure it. Reserves for real: point it at a deployment whose counters
     /// may be used up
     Bench(bench::Bench),
@@ -164,13 +173,16 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// Tells what a policy file holds, or what it changes in another one.
+/// Tells what a policy file holds, or what it changes in another one. Warnings go to standard error.
 ///
 /// # Errors
 ///
 /// One of them can't be read, or has faults.
 pub fn check_policy(file: &Path, against: Option<&Path>) -> anyhow::Result<()> {
     let (name, policy) = (file.display(), read_policy(file)?);
+    for warning in policy.warnings(UtcDay::of(Utc::now())) {
+        eprintln!("warning: {name}:{warning}");
+    }
     let Some(other) = against else {
         return say(&format!("{name} is valid\n{}", table::policy(&policy)));
     };
@@ -227,7 +239,12 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 dry_run,
             };
             let answer = connect(&connection)?.reserve(request).await;
-            show(&connection, "ReserveResponse", answer, table::reserved)
+            show(
+                &connection,
+                "tollgate.v1.ReserveResponse",
+                answer,
+                table::reserved,
+            )
         }
         Client::Settle {
             org,
@@ -241,7 +258,12 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 tokens,
             };
             let answer = connect(&connection)?.settle(request).await;
-            show(&connection, "SettleResponse", answer, table::settled)
+            show(
+                &connection,
+                "tollgate.v1.SettleResponse",
+                answer,
+                table::settled,
+            )
         }
         Client::Release {
             org,
@@ -251,15 +273,26 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
             let answer = connect(&connection)?
                 .release(ReleaseRequest { org, request_id })
                 .await;
-            show(&connection, "ReleaseResponse", answer, table::released)
+            show(
+                &connection,
+                "tollgate.v1.ReleaseResponse",
+                answer,
+                table::released,
+            )
         }
         Client::Quota { org, connection } => {
             let answer = connect(&connection)?
                 .get_quota(GetQuotaRequest { org })
                 .await;
-            show(&connection, "GetQuotaResponse", answer, table::quota)
+            show(
+                &connection,
+                "tollgate.v1.GetQuotaResponse",
+                answer,
+                table::quota,
+            )
         }
         Client::Bench(bench) => bench::run(bench).await,
+        Client::Health(health) => health::check(&health).await,
         Client::Usage {
             org,
             day,
@@ -268,7 +301,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
             let answer = all_usage(&connection, org, day.unwrap_or_default()).await?;
             show(
                 &connection,
-                "ListUsageResponse",
+                "tollgate.v1.ListUsageResponse",
                 Ok(tonic::Response::new(answer)),
                 table::usage,
             )
@@ -318,7 +351,7 @@ fn show<T: prost::Message>(
         .map_err(|status| rpc_error(connection, &status))?
         .into_inner();
     let text = if connection.json {
-        json(message, &answer)?
+        json(proto::DESCRIPTORS, message, &answer)?
     } else {
         table(&answer)
     };
@@ -327,10 +360,10 @@ fn show<T: prost::Message>(
 
 /// The canonical JSON of a message, but with the proto's own field names, plain numbers (none passes
 /// 2^53), and every field.
-fn json(message: &str, answer: &impl prost::Message) -> anyhow::Result<String> {
-    let pool = DescriptorPool::decode(proto::DESCRIPTORS).context("the proto's descriptors")?;
+fn json(descriptors: &[u8], message: &str, answer: &impl prost::Message) -> anyhow::Result<String> {
+    let pool = DescriptorPool::decode(descriptors).context("the proto's descriptors")?;
     let descriptor = pool
-        .get_message_by_name(&format!("tollgate.v1.{message}"))
+        .get_message_by_name(message)
         .with_context(|| format!("the proto has no {message}"))?;
     let answer = DynamicMessage::decode(descriptor, answer.encode_to_vec().as_slice())?;
     let options = SerializeOptions::new()
@@ -348,36 +381,6 @@ fn say(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
-}
-
-fn rpc_error(connection: &Connection, status: &Status) -> anyhow::Error {
-    let mut innermost = std::error::Error::source(status);
-    while let Some(cause) = innermost.and_then(std::error::Error::source) {
-        innermost = Some(cause);
-    }
-    let addr = &connection.addr;
-    let code = code_name(status.code());
-    match innermost {
-        Some(cause) if cause.is::<TimeoutExpired>() => anyhow!(
-            "DEADLINE_EXCEEDED: no answer from {addr} in time; the outcome is unknown: call again, with \
-             the same request id if there is one"
-        ),
-        // tonic's own text for a service that isn't there is only the transport's.
-        Some(cause) => anyhow!("{code}: no answer from {addr}: {cause}"),
-        None => anyhow!("{code}: {}", status.message()),
-    }
-}
-
-/// The code as gRPC's documentation and grpcurl's users write it.
-fn code_name(code: tonic::Code) -> String {
-    let mut name = String::new();
-    for letter in format!("{code:?}").chars() {
-        if letter.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(letter.to_ascii_uppercase());
-    }
-    name
 }
 
 fn workload_number(workload: Workload) -> i32 {

@@ -33,6 +33,8 @@ pub enum FieldFault {
     ControlCharacter { code: u32, at: usize },
     #[error("is {value}, allowed are {min} to {max}")]
     OutOfBounds { value: i128, min: u64, max: u64 },
+    #[error("is {0}, and must not be negative")]
+    Negative(i32),
     #[error("has no value of number {0}")]
     UnknownValue(i32),
     #[error("is not a day of the form 2026-11-22: {0:?}")]

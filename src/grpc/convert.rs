@@ -79,16 +79,11 @@ pub(super) fn usage_page(
         day => Some(UtcDay::parse(day).map_err(invalid)?),
     };
     let token = PageToken::decode(&request.page_token, &org, day).map_err(invalid)?;
+    // A larger one than is given counts as the largest, so an error names no largest.
     let size = usize::try_from(request.page_size).map_err(|_| {
-        let value = i128::from(request.page_size);
-        let fault = FieldFault::OutOfBounds {
-            value,
-            min: 0,
-            max: MAX_PAGE_SIZE as u64,
-        };
         invalid(InvalidField {
             field: "page_size",
-            fault,
+            fault: FieldFault::Negative(request.page_size),
         })
     })?;
     let size = if size == 0 {

@@ -76,13 +76,19 @@ pub(super) fn status(error: LedgerError) -> Status {
     }
 }
 
-/// What tonic says of a call that comes malformed, in our words: INTERNAL is a defect of ours, and nothing else.
-pub(super) fn not_internal(status: &Status) -> Option<Status> {
-    let is_foreign = status.code() == Code::Internal && status.message() != INTERNAL;
-    is_foreign.then(|| {
-        let why = status.message();
-        Status::invalid_argument(format!("the call is malformed: {why}"))
-    })
+/// Maps tonic's status for a message that it can't take to the caller's fault. INTERNAL is for our defects only, and
+/// RESOURCE_EXHAUSTED for what can be retried: a message that is too large once decompressed stays too large.
+pub(super) fn bad_message(status: &Status) -> Option<Status> {
+    let why = status.message();
+    match status.code() {
+        Code::Internal if why != INTERNAL => Some(Status::invalid_argument(format!(
+            "the call is malformed: {why}"
+        ))),
+        Code::ResourceExhausted if why.starts_with("Error decompressing") => {
+            Some(Status::out_of_range(why))
+        }
+        _ => None,
+    }
 }
 
 fn log_failure(said: &str) {

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod codec;
+mod compression;
 mod convert;
 pub mod deadline;
 mod errors;

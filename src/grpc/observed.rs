@@ -137,7 +137,7 @@ where
         if let Some(failed) = &failed {
             if call.heard.as_ref().is_some_and(Heard::hung_up) {
                 code = tonic::Code::Cancelled;
-            } else if let Some(other) = errors::not_internal(failed) {
+            } else if let Some(other) = errors::bad_message(failed) {
                 code = other.code();
                 response = other.into_http();
             }

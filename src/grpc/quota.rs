@@ -4,10 +4,13 @@ use std::{pin::Pin, time::Duration};
 
 use futures_util::Stream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+use tonic::{
+    Request, Response, Status, Streaming, codec::CompressionEncoding::Gzip, metadata::MetadataMap,
+};
 
 use super::{
     access::{Authorized, Granted},
+    compression::ResponseCompression,
     convert,
     deadline::answer_by,
     errors,
@@ -59,7 +62,9 @@ pub struct Wiring {
 
 /// The service, ready to be added to a server.
 #[must_use]
-pub fn service(wiring: Wiring) -> Observed<Authorized<QuotaServiceServer<Quota>>> {
+pub fn service(
+    wiring: Wiring,
+) -> Observed<Authorized<ResponseCompression<QuotaServiceServer<Quota>>>> {
     let Wiring {
         ledger,
         call_timeout,
@@ -78,8 +83,11 @@ pub fn service(wiring: Wiring) -> Observed<Authorized<QuotaServiceServer<Quota>>
         metrics: metrics.clone(),
         admission: admission.clone(),
     };
-    let service = QuotaServiceServer::new(quota).max_decoding_message_size(message_bytes);
-    let authorized = Authorized::by_method(service, admission);
+    let service = QuotaServiceServer::new(quota)
+        .max_decoding_message_size(message_bytes)
+        .accept_compressed(Gzip)
+        .send_compressed(Gzip);
+    let authorized = Authorized::by_method(ResponseCompression(service), admission);
     // What is refused is counted too.
     Observed::new(authorized, metrics, traces, open_calls)
 }

@@ -103,7 +103,7 @@ where
                     };
                 }
                 Some(Err(status)) => {
-                    let status = errors::not_internal(&status).unwrap_or(status);
+                    let status = errors::bad_message(&status).unwrap_or(status);
                     if is_of_a_message(&status) && !self.hung_up() {
                         self.tally.answered(Err(status.code()));
                     }

@@ -177,6 +177,7 @@ fn program(before: &Program, after: &Program) -> Vec<Change<&'static str, String
         names.join("+")
     };
     let end = |of: &Program| of.ends_on.map(|day| day.to_string());
+    let as_of = |of: &Program| of.as_of.map(|day| day.to_string());
     let name = |of: &Program| Some(of.name.clone());
     let changes = [
         Change::of("name", name(before), name(after)),
@@ -187,6 +188,7 @@ fn program(before: &Program, after: &Program) -> Vec<Change<&'static str, String
             Some(covered(after)),
         ),
         Change::of("ends_on", end(before), end(after)),
+        Change::of("as_of", as_of(before), as_of(after)),
     ];
     changes.into_iter().flatten().collect()
 }

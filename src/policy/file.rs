@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{DataSharing, Organization, Policy, Program};
+use super::{
+    DataSharing, Organization, Policy, Program,
+    warnings::{Lints, lint_model_name},
+};
 use crate::{
     document::{Entry, Section},
     domain::{ModelName, OrgId, Overflow, PoolName, ProjectId, Terms, Tokens, UtcDay, Workload},
@@ -16,8 +19,9 @@ const HIGHEST_TIER: u8 = 5;
 /// The whole file. `None` only where a fault was reported.
 pub(super) fn policy(root: &Section<'_>) -> Option<Policy> {
     root.only(&["program", "pools", "tiers", "orgs"]);
-    let program = program(root);
-    let (pools, models) = pools(root);
+    let mut lints = Lints::default();
+    let program = program(root, &mut lints);
+    let (pools, models) = pools(root, &mut lints);
     let overflow = program.overflow;
     let tiers = tiers(root, &pools, overflow);
     let orgs = orgs(root, &tiers);
@@ -36,20 +40,22 @@ pub(super) fn policy(root: &Section<'_>) -> Option<Policy> {
         tiers,
         nothing,
         orgs,
+        lints,
     })
 }
 
-fn program(root: &Section<'_>) -> Program {
+fn program(root: &Section<'_>, lints: &mut Lints) -> Program {
     let mut program = Program {
         name: "unnamed".to_owned(),
         overflow: Overflow::default(),
         covered_workloads: vec![Workload::Inference],
         ends_on: None,
+        as_of: None,
     };
     let Some(section) = root.section("program") else {
         return program;
     };
-    section.only(&["name", "overflow", "covered_workloads", "ends_on"]);
+    section.only(&["name", "overflow", "covered_workloads", "ends_on", "as_of"]);
     if let Some(name) = section.get("name").and_then(|entry| entry.text()) {
         name.clone_into(&mut program.name);
     }
@@ -70,15 +76,24 @@ fn program(root: &Section<'_>) -> Program {
     {
         program.covered_workloads = workloads(&listed);
     }
-    if let Some(entry) = section.get("ends_on")
-        && let Some(text) = entry.day_text()
-    {
-        program.ends_on = UtcDay::parse(&text).ok();
-        if program.ends_on.is_none() {
-            entry.fault(format!("{text:?} is not a day such as \"2027-01-31\""));
-        }
+    if let Some(entry) = section.get("ends_on") {
+        lints.ends_on_line = entry.line();
+        program.ends_on = day(&entry);
+    }
+    if let Some(entry) = section.get("as_of") {
+        lints.as_of_line = entry.line();
+        program.as_of = day(&entry);
     }
     program
+}
+
+fn day(entry: &Entry<'_>) -> Option<UtcDay> {
+    let text = entry.day_text()?;
+    let day = UtcDay::parse(&text).ok();
+    if day.is_none() {
+        entry.fault(format!("{text:?} is not a day such as \"2027-01-31\""));
+    }
+    day
 }
 
 fn workloads(listed: &[(&str, Entry<'_>)]) -> Vec<Workload> {
@@ -103,7 +118,7 @@ fn workloads(listed: &[(&str, Entry<'_>)]) -> Vec<Workload> {
 
 type Pools = (Vec<PoolName>, HashMap<ModelName, PoolName>);
 
-fn pools(root: &Section<'_>) -> Pools {
+fn pools(root: &Section<'_>, lints: &mut Lints) -> Pools {
     let mut pools = Vec::new();
     let mut models = HashMap::new();
     let Some(section) = root.require("pools").and_then(|entry| entry.section()) else {
@@ -137,6 +152,7 @@ fn pools(root: &Section<'_>) -> Pools {
                 ));
             } else {
                 first_lines.insert(name, (pool.clone(), entry.line()));
+                lints.models.extend(lint_model_name(name, &entry));
                 models.insert(model, pool.clone());
             }
         }

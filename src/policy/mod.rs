@@ -7,6 +7,7 @@
 mod diff;
 mod file;
 mod taking;
+mod warnings;
 mod watch;
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
     sync::Arc,
 };
 
+use self::warnings::Lints;
 pub use self::{
     diff::{Change, Diff, Grant, Listed, OrgChange},
     taking::{MOST_BYTES, Refusal, Taken, Version, parse},
@@ -42,6 +44,7 @@ pub struct Policy {
     /// An allowance of 0 in every pool.
     nothing: Arc<Terms>,
     orgs: HashMap<OrgId, Organization>,
+    lints: Lints,
 }
 
 /// What holds for all organizations.
@@ -55,6 +58,8 @@ pub struct Program {
     pub covered_workloads: Vec<Workload>,
     /// The last free day; none while no end is announced.
     pub ends_on: Option<UtcDay>,
+    /// The day of which the lists of models are; none where that is not said.
+    pub as_of: Option<UtcDay>,
 }
 
 /// What the policy knows of one organization.

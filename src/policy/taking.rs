@@ -107,7 +107,7 @@ pub fn parse(file: &str, bytes: &[u8]) -> Result<Policy, Refusal> {
 }
 
 /// The faults, one a line, and of very many the first.
-fn told(faults: &Faults) -> String {
+pub(super) fn told(faults: &Faults) -> String {
     let all = faults.faults.len();
     let first = Faults {
         file: faults.file.clone(),
@@ -115,7 +115,7 @@ fn told(faults: &Faults) -> String {
     };
     match all.saturating_sub(MOST_TOLD) {
         0 => first.to_string(),
-        more => format!("{first}\nand {more} faults more"),
+        more => format!("{first}\nand {more} more"),
     }
 }
 
@@ -145,6 +145,6 @@ mod tests {
         let told = refusal.to_string();
         // Besides the unknown keys, `pools` and `tiers` are missing, on the first line.
         assert_eq!(told.lines().count(), MOST_TOLD + 1);
-        assert!(told.ends_with("\nand 902 faults more"), "{told}");
+        assert!(told.ends_with("\nand 902 more"), "{told}");
     }
 }

@@ -61,6 +61,29 @@ fn assess(policy: &Policy, org: &str, model: &str, day: &str) -> Eligibility {
 }
 
 #[test]
+fn a_day_that_is_over_and_an_old_list_are_warned_of_from_the_day_after_their_last() {
+    let text = changed("ends_on =", "as_of = 2026-11-02\nends_on =");
+    let policy = Policy::parse("p.toml", &text).expect("valid");
+    let on = |day: &str| {
+        let warnings = policy.warnings(UtcDay::parse(day).expect("a day"));
+        let keys = warnings.into_iter().map(|it| (it.line, it.key));
+        keys.collect::<Vec<_>>()
+    };
+    let (old, over) = (
+        (6, "program.as_of".to_owned()),
+        (7, "program.ends_on".to_owned()),
+    );
+    assert_eq!(on("2026-11-02"), []);
+    assert_eq!(on("2027-01-31"), []);
+    assert_eq!(on("2027-02-01"), [old.clone(), over.clone()]);
+    let later = changed("ends_on = \"2027-01-31\"", "as_of = \"2026-11-02\"");
+    let policy = Policy::parse("p.toml", &later).expect("valid");
+    let on = |day: &str| policy.warnings(UtcDay::parse(day).expect("a day")).len();
+    assert_eq!((on("2027-01-31"), on("2027-02-01")), (0, 1));
+    assert!(only_fault("ends_on =", "as_of =\"soon\"\nends_on =").contains("program.as_of"));
+}
+
+#[test]
 fn a_valid_policy_is_taken_whole() {
     let policy = Policy::parse("p.toml", VALID).expect("valid");
     assert_eq!(policy.program().overflow, Overflow::CloseUntilReset);

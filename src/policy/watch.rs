@@ -18,7 +18,11 @@ use super::{
     diff::{Diff, Listed},
     taking::{self, MOST_BYTES, Refusal, Taken, Version},
 };
-use crate::reload::{self, Cause, Nudge, ReadError, Watch};
+use crate::{
+    document::Faults,
+    domain::UtcDay,
+    reload::{self, Cause, Nudge, ReadError, Watch},
+};
 
 /// The policy in force, and the file that it follows, where there is one.
 #[derive(Debug)]
@@ -169,7 +173,22 @@ impl PolicySource {
             status.refused_at = None;
         });
         log_taken(&self.name(), &self.in_force, before.version, diff);
+        self.log_warnings();
         tokio::spawn(free(before.policy));
+    }
+
+    /// Logs the warnings of the policy in force.
+    pub fn log_warnings(&self) {
+        let faults = self.in_force.policy.warnings(UtcDay::of(Utc::now()));
+        if !faults.is_empty() {
+            let file = self.name();
+            tracing::warn!(
+                policy = self.name(),
+                policy_version = %self.in_force.version,
+                warnings = taking::told(&Faults { file, faults }),
+                "the policy is valid and has warnings"
+            );
+        }
     }
 
     fn refuse(&mut self, what: Refused, why: &Refusal) {

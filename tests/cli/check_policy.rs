@@ -8,7 +8,9 @@ use super::tollgate;
 fn a_valid_policy_is_told_with_its_pools_and_tiers() {
     let builtin = concat!(env!("CARGO_MANIFEST_DIR"), "/src/policy/builtin.toml");
     let ran = tollgate(&["check-policy", builtin]);
-    assert_eq!(ran.stderr, "");
+    // Its lists are of a day long ago, and nothing else is odd about it.
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+    assert!(ran.stderr.contains(": program.as_of: "), "{ran:?}");
     let narrow = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let lines: Vec<String> = ran.good().lines().map(narrow).collect();
     assert_eq!(lines[0], format!("{builtin} is valid"));
@@ -80,6 +82,50 @@ fn every_fault_of_a_policy_is_listed_with_its_line_and_key() {
 }
 
 #[test]
+fn warnings_of_a_valid_policy_are_listed_with_their_lines_and_the_exit_code_is_0() {
+    let text = r#"
+[program]
+ends_on = "2026-01-31"
+as_of = 2025-12-31
+[pools.large]
+models = [
+    "gpt-4o",
+    "gpt-4o-*",
+    "O1 ",
+]
+[tiers.1]
+large = 1
+[orgs."Free to be * named"]
+tier = 1
+data_sharing = "all"
+"#;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policy.toml");
+    fs::write(&file, text).unwrap();
+    let name = file.to_str().unwrap();
+    for against in [&[][..], &["--against", name]] {
+        let ran = tollgate(&[&["check-policy", name], against].concat());
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(
+            ran.stdout.starts_with(&format!("{name} is valid")),
+            "{ran:?}"
+        );
+        let wanted = [
+            "3: program.ends_on: 2026-01-31 is over",
+            "4: program.as_of: the lists of models are ",
+            "8: pools.large.models: \"gpt-4o-*\" holds a wildcard",
+            "9: pools.large.models: \"O1 \" holds white space and upper case",
+        ];
+        let told: Vec<&str> = ran.stderr.lines().collect();
+        assert_eq!(told.len(), wanted.len(), "{told:#?}");
+        for (told, wanted) in told.iter().zip(wanted) {
+            let begins = format!("warning: {name}:{wanted}");
+            assert!(told.starts_with(&begins), "{told} is not {begins}");
+        }
+    }
+}
+
+#[test]
 fn a_policy_that_is_not_toml_is_told_with_its_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("policy.toml");
@@ -104,6 +150,7 @@ fn what_a_policy_changes_in_another_one_is_told_for_people() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("policy.toml");
     let text = fs::read_to_string(builtin).unwrap();
+    let text = text.replace("2025-06-27", "2099-06-27");
     let text = text.replace("[tiers.1]\nlarge = 250_000", "[tiers.1]\nlarge = 300_000");
     let text = text.replace(
         "tier = 3\ndata_sharing = \"all\"",
@@ -124,6 +171,7 @@ fn what_a_policy_changes_in_another_one_is_told_for_people() {
         [
             &format!("{name} is valid, and changes in {builtin}"),
             "WHAT CHANGES",
+            "program 1 as_of 2025-06-27 → 2099-06-27",
             "allowances 1 large of tier 1 250000 → 300000",
             "organizations added 2 a, b",
             "organizations changed 1 org-demo (tier 3 → 4, data_sharing all → off)",

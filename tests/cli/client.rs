@@ -284,7 +284,6 @@ fn wrong_arguments_exit_with_2() {
         &["quota", "org-demo", "--addr", ""],
         &["usage"],
         &["check-policy"],
-        // TLS is not there yet, and must not seem to be.
         &["quota", "o", "--addr", "ftp://127.0.0.1:1"],
         &["reserve", "o", "p", "m", "1", "--request-id", ""],
     ] {

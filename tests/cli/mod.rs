@@ -3,6 +3,8 @@
 mod bench;
 mod check_policy;
 mod client;
+mod health;
+mod tls;
 
 use std::process::Command;
 

@@ -196,8 +196,18 @@ async fn each_field_of_list_usage_has_bounds_and_is_named() {
             page_size,
             ..request()
         };
-        let what = format!("page_size {page_size}");
-        assert_names("page_size", client.list_usage(bad).await, &what);
+        let status = client.list_usage(bad).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        // There is no largest one that it could name.
+        let said = format!("page_size: is {page_size}, and must not be negative");
+        assert_eq!(status.message(), said);
+    }
+    for page_size in [0, 1_000, 1_001, i32::MAX] {
+        let good = ListUsageRequest {
+            page_size,
+            ..request()
+        };
+        client.list_usage(good).await.unwrap();
     }
     for page_token in ["garbage", "=", "AAAA", "MjAyNi0xMS0yMg"] {
         let bad = ListUsageRequest {

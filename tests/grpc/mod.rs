@@ -2,6 +2,7 @@
 //! callers that go away.
 
 mod bounds;
+mod compression;
 mod frozen;
 mod in_flight;
 mod stream;

@@ -17,11 +17,11 @@ use super::{Service, ask, assert_names};
 const SERVICE: &str = "tollgate.v1.QuotaService";
 
 /// `bounds.message_bytes`, unless it is set.
-const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+pub(super) const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
 /// Hands messages over as the bytes they are.
 #[derive(Default)]
-struct Bytes;
+pub(super) struct Bytes;
 
 impl Codec for Bytes {
     type Encode = Vec<u8>;
@@ -92,6 +92,18 @@ fn field(number: u8, content: &[u8]) -> Vec<u8> {
     [&head, content].concat()
 }
 
+/// An unknown field makes a message as long as wanted.
+pub(super) fn padded(message: &[u8], bytes: usize) -> Vec<u8> {
+    let mut padded = message.to_vec();
+    prost::encoding::encode_varint(1000 << 3 | 2, &mut padded);
+    let content = |length| bytes - padded.len() - length;
+    let length = prost::encoding::encoded_len_varint(content(0) as u64);
+    let content = content(length);
+    prost::encoding::encode_varint(content as u64, &mut padded);
+    padded.resize(bytes, b'x');
+    padded
+}
+
 fn code<T: Debug>(answer: Result<T, Status>) -> Code {
     answer.unwrap_err().code()
 }
@@ -160,16 +172,7 @@ async fn an_oversized_message_is_an_error_and_the_connection_and_the_service_liv
     let service = Service::memory();
     let wire = Wire::to(&service);
     let good = ask(1).encode_to_vec();
-    // An unknown field makes the message as long as wanted: two bytes of tag, then three of length.
-    let padded = |bytes: usize| {
-        let mut message = good.clone();
-        let content = bytes - message.len() - 5;
-        prost::encoding::encode_varint(1000 << 3 | 2, &mut message);
-        prost::encoding::encode_varint(content as u64, &mut message);
-        message.resize(message.len() + content, b'x');
-        assert!(message.len().abs_diff(bytes) <= 1);
-        message
-    };
+    let padded = |bytes| padded(&good, bytes);
     let largest = padded(MAX_MESSAGE_BYTES);
     assert_eq!(largest.len(), MAX_MESSAGE_BYTES);
     assert_eq!(wire.reserve(largest).await.unwrap().used, 1);

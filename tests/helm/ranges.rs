@@ -155,9 +155,24 @@ fn chart_and_program_take_and_refuse_the_same_settings() {
 }
 
 #[test]
-fn chart_and_program_take_and_refuse_the_same_last_days_and_names() {
+fn the_day_of_the_programmes_lists_is_not_said_of_others() {
     let org = "policy.orgs={\"o\": {\"tier\": 1, \"data_sharing\": \"all\"}}";
-    let of = |day: &str| rendered(&[org, &format!("policy.program={{\"ends_on\": \"{day}\"}}")]);
+    let says = |more: &[&str]| {
+        let made = rendered(&[&[org], more].concat()).unwrap();
+        made.policy().unwrap().contains("as_of")
+    };
+    assert!(says(&[]));
+    let lists = r#"{"large": {"models": ["a"]}, "mini": {"models": ["b"]}}"#;
+    let lists = format!("policy.pools={lists}");
+    assert!(!says(&[&lists]));
+    assert!(says(&[
+        &lists,
+        "policy.program={\"as_of\": \"2026-11-01\"}"
+    ]));
+}
+
+fn same_days(org: &str, key: &str) {
+    let of = |day: &str| rendered(&[org, &format!("policy.program={{\"{key}\": \"{day}\"}}")]);
     let days = ["2027-12-31", "2028-02-29", "2000-02-29", "2027-04-30"];
     for day in days {
         let made = of(day).unwrap_or_else(|| panic!("the chart refuses {day}"));
@@ -179,6 +194,14 @@ fn chart_and_program_take_and_refuse_the_same_last_days_and_names() {
             Policy::parse("it", &text).is_err(),
             "the program takes {day}"
         );
+    }
+}
+
+#[test]
+fn chart_and_program_take_and_refuse_the_same_days_and_names() {
+    let org = "policy.orgs={\"o\": {\"tier\": 1, \"data_sharing\": \"all\"}}";
+    for key in ["ends_on", "as_of"] {
+        same_days(org, key);
     }
     let project = |name: &str| {
         let org = format!(

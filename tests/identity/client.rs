@@ -83,7 +83,7 @@ async fn the_services_certificate_must_be_for_its_name_and_of_the_authority() {
         asked(&[&common[..], args].concat()).await
     };
     let refused = ask(&[&by_address, "--ca-file", &ca]).await;
-    assert_fails(&refused, 1, "not valid for name");
+    assert_fails(&refused, 1, "is not for 127.0.0.1: it is for localhost");
     ask(&[&by_address, "--ca-file", &ca, "--server-name", "localhost"])
         .await
         .good();

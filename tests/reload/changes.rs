@@ -32,6 +32,28 @@ async fn a_file_written_in_place_is_in_force_within_a_second() {
 }
 
 #[tokio::test]
+async fn warnings_of_a_policy_are_logged_at_the_start_and_at_each_change() {
+    const WARNED: &str = "the policy is valid and has warnings";
+    let odd = |large| policy(large).replace("\"gpt-4o\"", "\"gpt-4o\", \"gpt-4o-*\"");
+    let followed =
+        Followed::start_in(|dir| fs::write(dir.join("policy.toml"), odd(1_000)).unwrap());
+    for (large, times) in [(1_000, 1), (1_001, 2)] {
+        followed.write(&odd(large));
+        followed.grants(large).await;
+        let warned = followed.waits_for(WARNED, times).await;
+        assert_eq!(warned["level"], "WARN", "{warned}");
+        let told = warned["warnings"].as_str().unwrap();
+        let file = followed.file();
+        let place = format!("{}:", file.display());
+        assert!(told.starts_with(&place), "{told}");
+        assert!(told.contains("\"gpt-4o-*\" holds a wildcard"), "{told}");
+    }
+    followed.write(&policy(1_002));
+    followed.grants(1_002).await;
+    followed.waits_for(WARNED, 2).await;
+}
+
+#[tokio::test]
 async fn a_file_that_was_renamed_to_its_place_is_taken() {
     let followed = Followed::start();
     for large in [1_001, 1_002] {

@@ -143,6 +143,24 @@ async fn an_open_health_watch_sees_not_serving_and_does_not_hold_the_end_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_health_watch_of_an_unknown_service_says_so_stays_open_and_does_not_hold_the_end_up() {
+    let mut tollgate = start("0s", LONG);
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    // A check of it is NOT_FOUND, as the protocol has it.
+    assert_eq!(tollgate.health("unknown").await, None);
+    let mut unknown = watch(&tollgate, "unknown").await;
+    let first = unknown.message().await.unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::ServiceUnknown);
+    let next = tokio::spawn(async move { unknown.message().await });
+    // Whole calls of other connections are answered meanwhile, and the watch is still open.
+    reserve(&tollgate.client(), 10, "").await;
+    assert!(!next.is_finished());
+    tollgate.signal(Signal::SIGTERM);
+    assert_eq!(next.await.unwrap().unwrap(), None);
+    assert_eq!(tollgate.wait(PATIENCE).code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigint_ends_it_at_once() {
     let mut tollgate = start("59s", LONG);
     tollgate.wait_for_readiness(ServingStatus::Serving).await;

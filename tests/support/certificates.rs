@@ -116,6 +116,20 @@ impl Authority {
         }
     }
 
+    /// A certificate that is its own authority, as `openssl req -x509` makes it, in this authority's folder.
+    pub fn signs_itself(&self, name: &str, hosts: &[&str]) -> Files {
+        let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(hosts).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        named(&mut params, name);
+        let key = KeyPair::generate().unwrap();
+        let cert = params.self_signed(&key).unwrap();
+        Files {
+            cert: self.other_file(&format!("{name}.pem"), &cert.pem()),
+            key: self.other_file(&format!("{name}.key"), &key.serialize_pem()),
+        }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -112,6 +112,8 @@ that the values give to this one, where there are any. A label that is given twi
 {{/* The policy of the values as JSON; a part that they leave out is the programme's. */}}
 {{- define "tollgate.policy" -}}
 {{- $policy := .Files.Get "files/programme.yaml" | fromYaml -}}
+{{- /* The day is of the lists there, and not of others. */ -}}
+{{- if get (default dict .Values.policy) "pools" -}}{{- $_ := unset $policy.program "as_of" -}}{{- end -}}
 {{- range $part, $value := .Values.policy -}}
 {{- if not (kindIs "invalid" $value) -}}{{- $_ := set $policy $part (mustDeepCopy $value) -}}{{- end -}}
 {{- end -}}

@@ -90,11 +90,13 @@ holds what a value may be by itself; this holds what values may be together.
 {{- end -}}
 {{- $policy := include "tollgate.policy" . | fromJson -}}
 {{- $pools := keys $policy.pools | sortAlpha -}}
-{{- $ends := default "" $policy.program.ends_on -}}
-{{- if hasSuffix "-02-29" $ends -}}
-{{- $year := substr 0 4 $ends | trimPrefix "0" | trimPrefix "0" | trimPrefix "0" | int -}}
+{{- range $key := list "ends_on" "as_of" -}}
+{{- $day := default "" (get $policy.program $key) -}}
+{{- if hasSuffix "-02-29" $day -}}
+{{- $year := substr 0 4 $day | trimPrefix "0" | trimPrefix "0" | trimPrefix "0" | int -}}
 {{- if or (ne (mod $year 4) 0) (and (eq (mod $year 100) 0) (ne (mod $year 400) 0)) -}}
-{{- $faults = append $faults (printf "policy.program.ends_on is %s, and there is no such day" $ends) -}}
+{{- $faults = append $faults (printf "policy.program.%s is %s, and there is no such day" $key $day) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $seen := dict -}}

@@ -17,6 +17,7 @@ fn the_policy_is_rendered_to_toml_that_means_the_same() {
             "program": {
                 "name": "the \"programme\", with \\ and ü", "overflow": "close_until_reset",
                 "covered_workloads": ["inference", "evaluation"], "ends_on": "2027-01-31",
+                "as_of": "2026-09-28",
             },
             "pools": {
                 "large": {"models": ["gpt-4.1", "o1"]},

@@ -1,0 +1,116 @@
+//! Explains a failed call: the service's status, or why there was no answer.
+
+use std::{
+    error::Error,
+    io::{self, Read, Write},
+    net::{TcpStream, ToSocketAddrs as _},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::anyhow;
+use rustls::ClientConnection;
+use tonic::{Status, TimeoutExpired, transport::Uri};
+
+use super::connection::Connection;
+use crate::tls::TlsFault;
+
+/// Bound on each step of a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The first bytes of an HTTP/2 client.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HTTP1_REQUEST: &[u8] =
+    b"HEAD /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+/// The service's code and message, or why there was no answer.
+pub(super) fn rpc_error(connection: &Connection, status: &Status) -> anyhow::Error {
+    let Some(cause) = innermost(status) else {
+        return anyhow!("{}: {}", code_name(status.code()), status.message());
+    };
+    let (addr, code) = (&connection.addr, code_name(status.code()));
+    if cause.is::<TimeoutExpired>() {
+        return anyhow!(
+            "DEADLINE_EXCEEDED: no answer from {addr} in time; the outcome is unknown: call again, with the same \
+             request id if there is one"
+        );
+    }
+    let why = if connection.is_encrypted() {
+        TlsFault::find(status)
+            .or_else(|| refusal_after_handshake(connection))
+            .map(|fault| fault.sentence(&connection.tls_settings()))
+    } else {
+        other_protocol(addr)
+    };
+    // tonic's own text for a service that isn't there is only the transport's.
+    let why = why.unwrap_or_else(|| cause.to_string());
+    anyhow!("{code}: no answer from {addr}: {why}")
+}
+
+/// Detects a port that speaks TLS or HTTP/1 instead of plaintext HTTP/2. The failed call does not tell them apart:
+/// the connection was closed, or the answer was parsed as an HTTP/2 frame.
+fn other_protocol(addr: &Uri) -> Option<String> {
+    if let [0x15, 0x03, ..] = answer_to(HTTP2_PREFACE, addr)?.as_slice() {
+        // An alert of TLS, of any version.
+        let authority = addr.authority()?;
+        return Some(format!(
+            "the port speaks TLS: use --addr https://{authority}"
+        ));
+    }
+    answer_to(HTTP1_REQUEST, addr)?
+        .starts_with(b"HTTP/1.1 200")
+        .then(|| "the port speaks HTTP/1: the service's gRPC port is another one".to_owned())
+}
+
+/// The first bytes that the port answers to this on a new connection; empty if there are none.
+fn answer_to(greeting: &[u8], addr: &Uri) -> Option<Vec<u8>> {
+    let mut stream = dial(addr).ok()?;
+    stream.write_all(greeting).ok()?;
+    let mut answer = Vec::new();
+    // A reset after the answer is no error.
+    let _ = stream.take(12).read_to_end(&mut answer);
+    Some(answer)
+}
+
+/// Detects a server that refuses the client certificate after the client's side of the handshake, as TLS 1.3 does.
+/// The failed call only says that the connection was closed.
+fn refusal_after_handshake(connection: &Connection) -> Option<TlsFault> {
+    let config = Arc::new(connection.client_config().ok()?);
+    let mut tcp = dial(&connection.addr).ok()?;
+    let mut session = ClientConnection::new(config, connection.server_name().ok()?).ok()?;
+    let mut stream = rustls::Stream::new(&mut session, &mut tcp);
+    let spoken = stream.write_all(HTTP2_PREFACE);
+    let refused = spoken.and_then(|()| stream.read(&mut [0])).err()?;
+    TlsFault::find(&refused)
+}
+
+/// Connects for a probe. Blocks: the call has failed, and nothing else runs.
+fn dial(addr: &Uri) -> io::Result<TcpStream> {
+    let host = addr.host().unwrap_or_default().trim_matches(['[', ']']);
+    let mut addresses = (host, addr.port_u16().unwrap_or_default()).to_socket_addrs()?;
+    let address = addresses.next().ok_or(io::ErrorKind::NotFound)?;
+    let stream = TcpStream::connect_timeout(&address, PROBE_TIMEOUT)?;
+    stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
+    stream.set_write_timeout(Some(PROBE_TIMEOUT))?;
+    Ok(stream)
+}
+
+fn innermost(status: &Status) -> Option<&(dyn Error + 'static)> {
+    let mut innermost = status.source()?;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    Some(innermost)
+}
+
+/// The code as gRPC's documentation and grpcurl's users write it.
+pub(super) fn code_name(code: tonic::Code) -> String {
+    let mut name = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}

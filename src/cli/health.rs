@@ -1,0 +1,60 @@
+//! `tollgate health`: a readiness probe for containers without a shell.
+
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use tonic_health::pb::{
+    FILE_DESCRIPTOR_SET, HealthCheckRequest, health_check_response::ServingStatus,
+    health_client::HealthClient,
+};
+
+use super::{connection::Connection, failure::rpc_error, json, say};
+
+/// Arguments of `tollgate health`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Health {
+    /// How long to wait for the answer
+    #[arg(long, default_value = "3s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// The health service that follows whether the store would decide.
+const READINESS: &str = "readiness";
+
+/// Prints the readiness.
+///
+/// # Errors
+///
+/// The service is not SERVING, or does not answer in time.
+pub(super) async fn check(health: &Health) -> anyhow::Result<()> {
+    let Health {
+        timeout,
+        connection,
+    } = health;
+    let mut client = HealthClient::new(connection.open()?);
+    let asked = client.check(HealthCheckRequest {
+        service: READINESS.to_owned(),
+    });
+    let answer = tokio::time::timeout(*timeout, asked).await.map_err(|_| {
+        let timeout = humantime::format_duration(*timeout);
+        anyhow!("no answer from {} within {timeout}", connection.addr)
+    })?;
+    let answer = answer
+        .map_err(|status| rpc_error(connection, &status))?
+        .into_inner();
+    let (status, name) = (answer.status(), answer.status().as_str_name());
+    say(&match connection.json {
+        true => json(
+            FILE_DESCRIPTOR_SET,
+            "grpc.health.v1.HealthCheckResponse",
+            &answer,
+        )?,
+        false => name.to_owned(),
+    })?;
+    if status != ServingStatus::Serving {
+        bail!("the service is not ready: its /readyz says why");
+    }
+    Ok(())
+}

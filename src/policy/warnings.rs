@@ -1,0 +1,69 @@
+//! Warnings: entries of a valid policy that are probably mistakes. The policy is taken all the same.
+
+use super::Policy;
+use crate::{
+    document::{Entry, Fault},
+    domain::UtcDay,
+};
+
+/// Lists of models that are older get a warning: the provider may have changed its list.
+const MAX_LIST_AGE_DAYS: u32 = 90;
+
+/// What the parser found that can lead to warnings.
+#[derive(Debug, Default)]
+pub(super) struct Lints {
+    /// Warnings about models' names.
+    pub(super) models: Vec<Fault>,
+    /// The line of `ends_on`.
+    pub(super) ends_on_line: usize,
+    /// The line of `as_of`.
+    pub(super) as_of_line: usize,
+}
+
+impl Policy {
+    /// The warnings on a day, ordered by line.
+    #[must_use]
+    pub fn warnings(&self, today: UtcDay) -> Vec<Fault> {
+        let (program, lints) = (&self.program, &self.lints);
+        let mut warnings = lints.models.clone();
+        if let Some(day) = program.ends_on.filter(|day| *day < today) {
+            warnings.push(Fault {
+                line: lints.ends_on_line,
+                key: "program.ends_on".to_owned(),
+                message: format!("{day} is over: every request is billed (PROGRAM_ENDED)"),
+            });
+        }
+        let oldest = today.minus_days(MAX_LIST_AGE_DAYS);
+        if let Some(day) = program.as_of.filter(|day| *day < oldest) {
+            let age = (today.start() - day.start()).num_days();
+            warnings.push(Fault {
+                line: lints.as_of_line,
+                key: "program.as_of".to_owned(),
+                message: format!(
+                    "the lists of models are {age} days old: compare them with the provider's, and set the day"
+                ),
+            });
+        }
+        warnings.sort_by_key(|warning| warning.line);
+        warnings
+    }
+}
+
+/// A warning about a name that can't match a provider's model.
+pub(super) fn lint_model_name(name: &str, entry: &Entry<'_>) -> Option<Fault> {
+    let signs = [
+        ("white space", name.contains(char::is_whitespace)),
+        ("upper case", name.contains(char::is_uppercase)),
+        ("a wildcard", name.contains('*')),
+    ];
+    let found: Vec<&str> = signs
+        .into_iter()
+        .filter_map(|(sign, holds)| holds.then_some(sign))
+        .collect();
+    (!found.is_empty()).then(|| {
+        let found = found.join(" and ");
+        entry.to_fault(format!(
+            "{name:?} holds {found}: names match exactly, and this one may match no model"
+        ))
+    })
+}
