@@ -107,6 +107,7 @@ fn chart_and_program_take_and_refuse_the_same_settings() {
             &["\"1day\"", "\"035d\"", "\"3660days\""],
             &["\"0days\"", "\"3661days\"", "\"36h\""],
         ),
+        ("usage_rows", &["2", "1000000"], &["1", "1000001"]),
         ("grace_period", &["\"1h\""], &["\"61m\""]),
         ("trace_ratio", &["0", "0.5", "1"], &["-0.1", "1.1"]),
         (

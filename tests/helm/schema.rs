@@ -51,6 +51,7 @@ fn the_schema_refuses_wrong_values() {
         ("settings.drain_delay=5", "/settings/drain_delay"),
         ("settings.drain_delay=null", "drain_delay"),
         ("settings.usage_retention=36h", "/settings/usage_retention"),
+        ("settings.usage_rows=1", "/settings/usage_rows"),
         ("settings.trace_ratio=1.5", "/settings/trace_ratio"),
         (
             "settings.otlp_endpoint=collector",
