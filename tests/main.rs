@@ -19,6 +19,7 @@ mod property;
 mod python_client;
 mod queue;
 mod redis_faults;
+mod releases;
 mod reload;
 mod replicas;
 mod rollout;

@@ -1,0 +1,167 @@
+//! Replicas of the release before and of this one, side by side on one Redis, as during a rollout.
+
+use std::process::Command;
+
+use tollgate::grpc::proto::{ReleaseRequest, SettleRequest};
+
+use crate::support::{
+    calls::{
+        Client, TextFile, ask, large, policy_file, quota, reserve, said, settled_as, sum, usage,
+    },
+    redis::RedisServer,
+    tollgate::Tollgate,
+    tools::tool,
+};
+
+const ALLOWANCE: u64 = 100_000;
+
+/// A replica of each release, and the Redis that they share.
+struct Rollout {
+    redis: RedisServer,
+    old: Tollgate,
+    new: Tollgate,
+    _files: [TextFile; 2],
+}
+
+impl Rollout {
+    fn start(settings: &str) -> Self {
+        let redis = RedisServer::start();
+        let (policy, settings) = (policy_file(ALLOWANCE), TextFile::new(settings));
+        let url = redis.url();
+        let args = ["--store", &url, "--policy", policy.path()];
+        let mut previous = Command::new(tool("bin/tollgate-previous"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
+            previous.env_remove(name);
+        }
+        let old = Tollgate::launch(previous, &args, |_| {});
+        let args = [&args[..], &["--config", settings.path()]].concat();
+        let new = Tollgate::start(&args);
+        Self {
+            redis,
+            old,
+            new,
+            _files: [policy, settings],
+        }
+    }
+
+    fn clients(&self) -> [Client; 2] {
+        [self.old.client(), self.new.client()]
+    }
+}
+
+async fn settle(client: &Client, id: &str, tokens: u64) -> String {
+    let request = SettleRequest {
+        org: "acme".to_owned(),
+        request_id: id.to_owned(),
+        tokens,
+        ..SettleRequest::default()
+    };
+    settled_as(client.clone().settle(request).await.unwrap().get_ref())
+}
+
+async fn release(client: &Client, id: &str) -> u64 {
+    let request = ReleaseRequest {
+        org: "acme".to_owned(),
+        request_id: id.to_owned(),
+    };
+    let answer = client.clone().release(request).await.unwrap();
+    answer.into_inner().released_tokens
+}
+
+#[tokio::test]
+async fn what_one_release_reserves_the_other_replays_settles_and_releases() {
+    let rollout = Rollout::start("");
+    let clients = rollout.clients();
+    let mut expected = 0;
+    for round in 0..40_usize {
+        let (one, other) = (&clients[round % 2], &clients[(round + 1) % 2]);
+        let id = format!("id-{round}");
+        assert_eq!(said(&reserve(one, 100, &id).await), "FREE");
+        let again = reserve(other, 100, &id).await;
+        assert!(again.replayed && said(&again) == "FREE");
+        let others = other.clone().reserve(ask(101, &id)).await.unwrap_err();
+        assert_eq!(others.code(), tonic::Code::AlreadyExists);
+        match round / 2 % 3 {
+            0 => assert_eq!(settle(other, &id, 40).await, "FREE"),
+            1 => assert_eq!(release(other, &id).await, 100),
+            _ => {}
+        }
+        expected += [40, 0, 100][round / 2 % 3];
+        for client in &clients {
+            assert_eq!(large(client).await.used, expected);
+        }
+    }
+    for client in &clients {
+        let day = quota(client).await.day;
+        let rows = usage(client, &day).await;
+        assert_eq!(sum(&rows).0, expected);
+        assert_eq!(
+            said(&reserve(client, ALLOWANCE, "").await),
+            "AllowanceExceeded"
+        );
+    }
+}
+
+#[tokio::test]
+async fn together_they_grant_the_allowance_and_no_more() {
+    let rollout = Rollout::start("");
+    let callers = (0..8_usize).map(|caller| {
+        let client = rollout.clients()[caller % 2].clone();
+        tokio::spawn(async move {
+            let mut granted = 0;
+            for call in 0..40 {
+                let answer = reserve(&client, 500, &format!("{caller}-{call}")).await;
+                granted += u64::from(said(&answer) == "FREE") * 500;
+            }
+            granted
+        })
+    });
+    let mut granted = 0;
+    for caller in callers.collect::<Vec<_>>() {
+        granted += caller.await.unwrap();
+    }
+    assert_eq!(granted, ALLOWANCE);
+    for client in rollout.clients() {
+        assert_eq!(large(&client).await.used, ALLOWANCE);
+    }
+}
+
+#[tokio::test]
+async fn the_release_before_reads_on_where_this_one_bounds_the_rows() {
+    let rollout = Rollout::start("usage_rows = 2\n");
+    let [old, new] = rollout.clients();
+    for project in ["a", "b", "c", "d"] {
+        let mut request = ask(10, project);
+        request.project = project.to_owned();
+        assert_eq!(
+            said(new.clone().reserve(request).await.unwrap().get_ref()),
+            "FREE"
+        );
+    }
+    let day = quota(&old).await.day;
+    let rows = usage(&old, &day).await;
+    let projects: Vec<&str> = rows.iter().map(|row| row.project.as_str()).collect();
+    assert_eq!(projects, ["(other)", "a", "b"]);
+    assert_eq!(sum(&rows).0, 40);
+    assert_eq!(settle(&old, "c", 5).await, "FREE");
+    assert_eq!(release(&old, "d").await, 10);
+    for client in [&old, &new] {
+        assert_eq!(large(client).await.used, 25);
+    }
+}
+
+#[tokio::test]
+async fn what_redis_forgets_either_release_restores() {
+    let rollout = Rollout::start("");
+    let [old, new] = rollout.clients();
+    reserve(&old, 700, "old").await;
+    reserve(&new, 200, "new").await;
+    for (loser, (client, then)) in [(&old, 901), (&new, 902)].into_iter().enumerate() {
+        rollout.redis.run(&["FLUSHALL"]);
+        assert_eq!(said(&reserve(client, 1, &format!("{loser}")).await), "FREE");
+        for client in [&old, &new] {
+            reserve(client, 1, &format!("{loser}")).await;
+        }
+        assert_eq!(large(client).await.used, then);
+    }
+}
