@@ -88,7 +88,8 @@ fn each_module_knows_only_whom_it_may() {
         ("src/policy", &["domain", "document", "reload"]),
         ("src/callers", &["domain", "document"]),
         ("src/reload", &[]),
-        ("src/store", &["domain", "pem", "throttle", "store"]),
+        ("src/tls", &[]),
+        ("src/store", &["domain", "pem", "throttle", "store", "tls"]),
         ("src/metrics", &["domain"]),
         (
             "src/ledger",

@@ -1,0 +1,214 @@
+//! Which server certificates are trusted where the authorities are named in a file.
+
+use std::sync::Arc;
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, Error, ExtendedKeyPurpose, OtherError, RootCertStore,
+    SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
+    },
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
+};
+use x509_parser::{certificate::X509Certificate, parse_x509_certificate};
+
+/// Trusts what the named authorities have signed, and the named certificates themselves.
+///
+/// webpki takes no certificate of an authority as a server's, and so not what `openssl req -x509` makes. Here a
+/// server may show a certificate that is, byte for byte, one of those named: the operator has vouched for
+/// it. Its dates, its purpose and its names are checked all the same.
+#[derive(Debug)]
+pub struct PinnedVerifier {
+    named: Vec<CertificateDer<'static>>,
+    webpki: Arc<WebPkiServerVerifier>,
+}
+
+impl PinnedVerifier {
+    /// At least one certificate: of an authority, or a server's own.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or one that can't be read.
+    pub fn new(named: Vec<CertificateDer<'static>>) -> Result<Self, Error> {
+        let mut roots = RootCertStore::empty();
+        for certificate in &named {
+            roots.add(certificate.clone())?;
+        }
+        let provider = Arc::new(ring::default_provider());
+        let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|error| Error::Other(OtherError(Arc::new(error))))?;
+        Ok(Self { named, webpki })
+    }
+}
+
+impl ServerCertVerifier for PinnedVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if !self.named.iter().any(|named| named == end_entity) {
+            return self.webpki.verify_server_cert(
+                end_entity,
+                intermediates,
+                server_name,
+                ocsp_response,
+                now,
+            );
+        }
+        let (_, certificate) =
+            parse_x509_certificate(end_entity).map_err(|_| CertificateError::BadEncoding)?;
+        verify_dates(&certificate, now)?;
+        verify_purpose(&certificate)?;
+        verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
+}
+
+fn verify_dates(certificate: &X509Certificate<'_>, time: UnixTime) -> Result<(), CertificateError> {
+    // What is before 1970 has always been.
+    let unix = |seconds: i64| u64::try_from(seconds).unwrap_or(0);
+    let validity = certificate.validity();
+    let not_before = unix(validity.not_before.timestamp());
+    let not_after = unix(validity.not_after.timestamp());
+    let at = |seconds| UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+    if time.as_secs() < not_before {
+        return Err(CertificateError::NotValidYetContext {
+            time,
+            not_before: at(not_before),
+        });
+    }
+    if time.as_secs() > not_after {
+        return Err(CertificateError::ExpiredContext {
+            time,
+            not_after: at(not_after),
+        });
+    }
+    Ok(())
+}
+
+/// A certificate that lists purposes is a server's only where that is one of them.
+fn verify_purpose(certificate: &X509Certificate<'_>) -> Result<(), CertificateError> {
+    let purposes = certificate
+        .extended_key_usage()
+        .map_err(|_| CertificateError::BadEncoding)?;
+    match purposes {
+        Some(purposes) if !purposes.value.server_auth => {
+            Err(CertificateError::InvalidPurposeContext {
+                required: ExtendedKeyPurpose::ServerAuth,
+                presented: Vec::new(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    /// As `openssl req -x509` makes it: its own authority.
+    fn self_signed(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(["a.example".to_owned()]).expect("a name");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        change(&mut params);
+        let key = KeyPair::generate().expect("a key");
+        params.self_signed(&key).expect("a certificate").into()
+    }
+
+    fn judged(
+        named: &CertificateDer<'static>,
+        shown: &CertificateDer<'static>,
+        name: &'static str,
+    ) -> Result<(), Error> {
+        let verifier = PinnedVerifier::new(vec![named.clone()])?;
+        let name = ServerName::try_from(name).expect("a name");
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(NOW));
+        verifier
+            .verify_server_cert(shown, &[], &name, &[], now)
+            .map(drop)
+    }
+
+    fn fault(judged: Result<(), Error>) -> CertificateError {
+        match judged {
+            Err(Error::InvalidCertificate(fault)) => fault,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_is_its_own_authority_is_trusted_where_it_is_itself_named() {
+        let certificate = self_signed(|_| ());
+        assert_eq!(judged(&certificate, &certificate, "a.example"), Ok(()));
+        // webpki's CaUsedAsEndEntity.
+        let other = self_signed(|_| ());
+        let refused = fault(judged(&other, &certificate, "a.example"));
+        assert!(matches!(refused, CertificateError::Other(_)), "{refused:?}");
+    }
+
+    #[test]
+    fn a_named_certificate_has_its_names_dates_and_purpose_checked_all_the_same() {
+        let certificate = self_signed(|_| ());
+        let refused = fault(judged(&certificate, &certificate, "b.example"));
+        assert!(
+            matches!(refused, CertificateError::NotValidForNameContext { .. }),
+            "{refused:?}"
+        );
+        let expired = self_signed(|params| params.not_after = rcgen::date_time_ymd(2026, 1, 1));
+        let refused = fault(judged(&expired, &expired, "a.example"));
+        assert!(
+            matches!(refused, CertificateError::ExpiredContext { .. }),
+            "{refused:?}"
+        );
+        let early = self_signed(|params| params.not_before = rcgen::date_time_ymd(2040, 1, 1));
+        let refused = fault(judged(&early, &early, "a.example"));
+        assert!(
+            matches!(refused, CertificateError::NotValidYetContext { .. }),
+            "{refused:?}"
+        );
+        let clients = self_signed(|params| {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        });
+        let refused = fault(judged(&clients, &clients, "a.example"));
+        assert!(
+            matches!(refused, CertificateError::InvalidPurposeContext { .. }),
+            "{refused:?}"
+        );
+    }
+}
