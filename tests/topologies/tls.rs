@@ -78,19 +78,23 @@ async fn a_server_of_another_authority_or_name_or_a_client_without_certificate_i
         (
             redis.url(),
             settings(&others.file(), Some(&client)),
-            "by no authority of redis.ca_file",
+            "signed by no authority in redis.ca_file",
         ),
         (
             redis.url(),
             String::new(),
-            "by no authority of redis.ca_file",
+            "signed by no authority that this machine trusts: set redis.ca_file",
         ),
         (
             redis.url(),
             settings(&ours, None),
-            "asks for redis.cert_file",
+            "asks for a client certificate: set redis.cert_file and redis.key_file",
         ),
-        (elsewhere.url(), there, "not for the host"),
+        (
+            elsewhere.url(),
+            there,
+            "not for the host by which it is reached",
+        ),
     ] {
         let tollgate = start(&url, &settings);
         logs(&tollgate, &["NOT_SERVING", why]).await;

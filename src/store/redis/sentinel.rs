@@ -18,14 +18,17 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use redis::{Cmd, ErrorKind, RedisError};
+use redis::Cmd;
 use tokio::sync::Mutex;
 
 use super::{
+    errors::{most_telling, store_error},
     link::{Expected, Failed, Failure, Link, Manner, must_be_replaced},
     links::{Answered, Servers},
     url::Host,
+    words::clean,
 };
+use crate::store::StoreError;
 
 /// After a look that found no master, this long nobody looks: an outage must not keep sentinels busy.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -37,7 +40,7 @@ pub(super) struct Sentinel {
     servers: Servers,
     master: ArcSwapOption<Master>,
     /// One caller looks at a time. Holds how the last look failed, if it did.
-    looking: Mutex<Option<Failure>>,
+    looking: Mutex<Option<Failure<StoreError>>>,
 }
 
 struct Master {
@@ -59,11 +62,11 @@ impl Sentinel {
 
     /// Sends one command to the master.
     pub(super) async fn ask(&self, command: &Cmd, manner: Manner) -> Result<Answered, Failed> {
-        let master = self.master().await.map_err(Failed::Connecting)?;
+        let master = self.master().await.map_err(Failed::Known)?;
         let answered = master.link.ask(command, manner).await;
         let is_left = match &answered {
             Ok(_) => false,
-            Err(Failed::Connecting(_)) => true,
+            Err(Failed::Connecting(_) | Failed::Known(_)) => true,
             Err(Failed::Asking(error)) => must_be_replaced(error),
         };
         if is_left {
@@ -108,7 +111,7 @@ impl Sentinel {
         }
     }
 
-    async fn master(&self) -> Result<Arc<Master>, RedisError> {
+    async fn master(&self) -> Result<Arc<Master>, StoreError> {
         if let Some(master) = self.connected() {
             return Ok(master);
         }
@@ -141,7 +144,7 @@ impl Sentinel {
     }
 
     /// Asks all sentinels at once, and takes the first whose master proves to be one.
-    async fn look(&self) -> Result<Master, RedisError> {
+    async fn look(&self) -> Result<Master, StoreError> {
         let asked = self.sentinels.iter().map(|sentinel| self.told_by(sentinel));
         let mut told: FuturesUnordered<_> = asked.collect();
         let mut tried = HashSet::new();
@@ -149,39 +152,41 @@ impl Sentinel {
         while let Some(told) = told.next().await {
             let found = match told {
                 Ok(host) if tried.insert(host.clone()) => {
-                    let link = self.servers.link(&host, Expected::Master);
-                    match link {
+                    let found = match self.servers.link(&host, Expected::Master) {
                         Ok(link) => link.connect().await.map(|()| Master { host, link }),
                         Err(error) => Err(error),
-                    }
+                    };
+                    found.map_err(|error| store_error(&Failed::Connecting(error)))
                 }
                 Ok(_) => continue,
                 Err(error) => Err(error),
             };
             match found {
                 Ok(master) => return Ok(master),
-                Err(error) => faults.push(error.to_string()),
+                Err(error) => faults.push(error),
             }
         }
-        faults.dedup();
-        let found = ("the sentinels lead to no master", faults.join("; "));
-        Err((ErrorKind::Client, found.0, found.1).into())
+        Err(most_telling(faults, "the sentinels lead to no master"))
     }
 
     /// Where a sentinel says that the master is.
-    async fn told_by(&self, sentinel: &Link) -> Result<Host, RedisError> {
+    async fn told_by(&self, sentinel: &Link) -> Result<Host, StoreError> {
         let mut command = redis::cmd("SENTINEL");
         command.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
-        let answered = match sentinel.ask(&command, Manner::default()).await {
-            Ok(answered) => answered,
-            Err(Failed::Connecting(error) | Failed::Asking(error)) => return Err(error),
-        };
-        let told: Option<(String, u16)> = redis::from_redis_value(answered.value)?;
-        match told {
-            Some((name, port)) => Ok(Host::new(&name, port)),
-            None => {
-                let why = format!("a sentinel knows no master {:?}", self.name);
-                Err((ErrorKind::Client, "no such master", why).into())
+        let answered = sentinel.ask(&command, Manner::default()).await;
+        let answered = answered.map_err(|failed| store_error(&failed))?;
+        match redis::from_redis_value::<Option<(String, u16)>>(answered.value) {
+            Ok(Some((name, port))) => Ok(Host::new(&name, port)),
+            Ok(None) => {
+                let reason = format!("a sentinel knows no master {:?}", self.name);
+                Err(StoreError::Unreachable { reason })
+            }
+            Err(error) => {
+                let reason = format!(
+                    "a sentinel's answer is no address: {}",
+                    clean(&error.to_string())
+                );
+                Err(StoreError::Unreachable { reason })
             }
         }
     }

@@ -1,0 +1,31 @@
+#!lua
+-- Asks Redis whether a decision would be let through: as it may write, Redis refuses it where it would refuse
+-- a decision; and it asks for each right that a decision needs. Writes nothing.
+--
+-- KEYS     a key of the prefix; where one server has all keys, a second one of another hash slot, which a node of
+--          a cluster refuses
+-- ARGV     commands that are needed besides, outside scripts
+-- Returns  {seconds, micros, command…}: the clock as TIME gives it, or two empty strings where the user may not
+--          ask for it; the commands that the user may not run
+
+local key, missing = KEYS[1], {}
+
+local function require_right(command, ...)
+  if not redis.acl_check_cmd(command, ...) then
+    missing[#missing + 1] = command
+  end
+end
+
+require_right('get', key)
+require_right('set', key, '', 'exat', '1')
+require_right('hmget', key, 'field')
+require_right('hset', key, 'field', 'value')
+require_right('expireat', key, '1')
+require_right('evalsha', '', '0')
+require_right('eval', '', '0')
+for _, command in ipairs(ARGV) do
+  require_right(command)
+end
+require_right('time')
+local time = missing[#missing] == 'time' and { '', '' } or redis.call('TIME')
+return { time[1], time[2], unpack(missing) }
