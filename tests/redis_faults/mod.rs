@@ -9,8 +9,10 @@ mod hindrances;
 mod losses;
 mod outages;
 mod refusals;
+mod rights;
 mod streams;
 mod waiting;
+mod words;
 
 use std::time::{Duration, Instant};
 

@@ -8,9 +8,19 @@ use redis::{
     AsyncConnectionConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo,
     RedisError, aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{tls::TlsClient, url::Host, words::words};
+use super::{
+    tls::TlsClient,
+    url::Host,
+    words::{CONNECTION_RESET, words},
+};
+
+const OR_TLS: &str = ": if the port speaks TLS, use rediss://";
 
 /// Makes the connections of a link.
 pub(super) enum Connector {
@@ -61,34 +71,42 @@ impl Connector {
                 Err(PoolError::Timeout(_)) => Err(timed_out()),
                 Err(error) => Err((ErrorKind::Client, "connecting", error.to_string()).into()),
             },
-            Self::Tls(source) => {
-                let connected = tokio::time::timeout(source.timeout, source.connect(host)).await;
-                connected.unwrap_or_else(|_| Err(timed_out()))
-            }
+            Self::Tls(source) => source.connect(host).await,
         }
     }
 
     /// Why there is no connection.
     pub(super) fn words(&self, error: &RedisError) -> String {
+        let words = words(error);
         match self {
-            Self::Tls(source) => source.tls.words(error),
-            // TLS answers what is no TLS with an alert, or not at all.
-            Self::Plain(_) if error.kind() == ErrorKind::Parse => Some(
-                "the answer is not Redis' protocol: if the port speaks TLS, use rediss://"
-                    .to_owned(),
-            ),
-            Self::Plain(_) => None,
+            Self::Tls(login) => login.tls.words(error).unwrap_or(words),
+            // TLS answers what is no TLS with an alert, or closes the connection.
+            Self::Plain(_) if error.kind() == ErrorKind::Parse => {
+                format!("the answer is not Redis' protocol{OR_TLS}")
+            }
+            Self::Plain(_) if words == CONNECTION_RESET => format!("{words}{OR_TLS}"),
+            Self::Plain(_) => words,
         }
-        .unwrap_or_else(|| words(error))
     }
 }
 
 impl TlsLogin {
     async fn connect(&self, host: &Host) -> Result<Kept, RedisError> {
-        let stream = self.tls.connect(host).await?;
+        let deadline = Instant::now() + self.timeout;
+        let stream = TcpStream::connect((host.name.as_str(), host.port));
+        let stream = timeout_at(deadline, stream).await;
+        let stream = stream.map_err(|_| timed_out())??;
+        stream.set_nodelay(true)?;
+        let stream = timeout_at(deadline, self.tls.handshake(host, stream)).await;
+        let stream = stream.map_err(|_| {
+            let why =
+                "no answer to the TLS handshake: if the port does not speak TLS, use redis://";
+            RedisError::from((ErrorKind::Client, "TLS", why.to_owned()))
+        })??;
         let config = self.config.clone();
-        let made = MultiplexedConnection::new_with_config(&self.login, stream, config).await;
-        let (connection, driver) = made?;
+        let made = MultiplexedConnection::new_with_config(&self.login, stream, config);
+        let made = timeout_at(deadline, made).await;
+        let (connection, driver) = made.map_err(|_| timed_out())??;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
         Ok(Kept {
             connection,

@@ -91,10 +91,12 @@ fn system_authorities() -> RootCertStore {
 }
 
 impl TlsClient {
-    pub(super) async fn connect(&self, host: &Host) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn handshake(
+        &self,
+        host: &Host,
+        stream: TcpStream,
+    ) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.name.clone()).map_err(io::Error::other)?;
-        let stream = TcpStream::connect((host.name.as_str(), host.port)).await?;
-        stream.set_nodelay(true)?;
         self.connector.connect(name, stream).await
     }
 

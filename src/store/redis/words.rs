@@ -8,6 +8,9 @@ use std::{error::Error as _, io, net::IpAddr};
 
 use redis::{ErrorKind, RedisError};
 
+/// Whatever ended it.
+pub(super) const CONNECTION_RESET: &str = "connection reset";
+
 /// Longer texts are cut, in bytes.
 const MAX_WORDS: usize = 300;
 
@@ -53,7 +56,7 @@ fn io_words(error: &io::Error) -> String {
     let known = match error.kind() {
         K::ConnectionRefused => "connection refused",
         K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe | K::UnexpectedEof => {
-            "connection reset"
+            CONNECTION_RESET
         }
         K::TimedOut => "timed out",
         K::HostUnreachable => "no route to host",
@@ -75,7 +78,7 @@ fn io_words(error: &io::Error) -> String {
 /// One line, bounded, without what Redis repeats of a command or says of our scripts; hosts and keys in brackets.
 pub(super) fn clean(said: &str) -> String {
     let said = before(said, ", with args beginning with");
-    let said = before(said, " script: ");
+    let said = without_place(said);
     let mut cleaned = String::new();
     for word in said.split(|c: char| c.is_whitespace() || c.is_control()) {
         if word.is_empty() {
@@ -96,6 +99,13 @@ pub(super) fn clean(said: &str) -> String {
         }
     }
     cleaned
+}
+
+/// Without where in our script it happened: ` script: <hash>, on @user_script:<line>.`
+fn without_place(said: &str) -> &str {
+    let place = said.rfind("user_script").map(|at| &said[..at]);
+    let start = place.and_then(|before| before.rfind(" script: "));
+    start.map_or(said, |start| &said[..start])
 }
 
 fn before<'a>(text: &'a str, sign: &str) -> &'a str {
@@ -146,6 +156,13 @@ mod tests {
                 format!("ERR unknown command {quote}HELLOO{quote}")
             );
         }
+    }
+
+    #[test]
+    fn where_in_our_script_it_happened_is_left_out() {
+        let text = "ERR ACL failure in script: User a has no permissions to run the 'time' command";
+        let place = "script: 5e61e08d2d04ae89ac12f0f98816b8b8d0e98021, on @user_script:2.";
+        assert_eq!(said(&format!("{text} {place}")), text);
     }
 
     #[test]
