@@ -404,6 +404,6 @@ pub enum Hindrance {
     #[error("it takes no more connections")]
     TooManyClients,
     /// Anything else, which it says itself.
-    #[error("it refuses")]
+    #[error("in its own words")]
     Other,
 }

@@ -59,6 +59,7 @@ use self::{
     record::Record,
     rights::Rights,
     script::Script,
+    url::Topology,
 };
 use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageRows};
 use crate::{
@@ -87,6 +88,25 @@ pub struct RedisConfig {
     pub usage_retention_days: u32,
     /// What to do with a Redis that may evict what was counted.
     pub unsafe_eviction: UnsafeEviction,
+}
+
+impl RedisConfig {
+    /// What is sent besides the scripts, sooner or later.
+    fn commands_beside_scripts(&self) -> Vec<&'static str> {
+        let mut commands = Vec::new();
+        match self.url.topology {
+            Topology::One => {}
+            Topology::Sentinel(_) => commands.push("role"),
+            Topology::Cluster => commands.extend(["cluster|slots", "asking"]),
+        }
+        if self.url.login.db() != 0 {
+            commands.push("select");
+        }
+        if self.wait_replicas > 0 {
+            commands.push("wait");
+        }
+        commands
+    }
 }
 
 /// How to log in to sentinels: they have users of their own.
@@ -154,13 +174,7 @@ impl RedisStore {
     /// A file of TLS can't be used, or the client library takes no such connection.
     pub fn new(config: RedisConfig) -> Result<Self, SetupError> {
         let links = Links::new(&config)?;
-        let mut others = Vec::new();
-        if links.are_many() {
-            others.push("asking");
-        }
-        if config.wait_replicas > 0 {
-            others.push("wait");
-        }
+        let others = config.commands_beside_scripts();
         let rights = Rights::new(&config.key_prefix, others);
         let RedisConfig {
             key_prefix,

@@ -12,7 +12,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -39,6 +42,8 @@ pub(super) struct Sentinel {
     sentinels: Vec<Link>,
     servers: Servers,
     master: ArcSwapOption<Master>,
+    /// Whether the log was told that sentinels refuse to name the master.
+    is_told: AtomicBool,
     /// One caller looks at a time. Holds how the last look failed, if it did.
     looking: Mutex<Option<Failure<StoreError>>>,
 }
@@ -56,6 +61,7 @@ impl Sentinel {
             sentinels,
             servers,
             master: ArcSwapOption::empty(),
+            is_told: AtomicBool::new(false),
             looking: Mutex::new(None),
         }
     }
@@ -86,7 +92,14 @@ impl Sentinel {
         let mut votes = HashMap::new();
         // As soon as most agree, the others are not waited for: they may be gone.
         while let Some(told) = told.next().await {
-            let Ok(host) = told else { continue };
+            let host = match told {
+                Ok(host) => host,
+                Err(error @ StoreError::Refused { .. }) => {
+                    self.tell(&error);
+                    continue;
+                }
+                Err(_) => continue,
+            };
             let count = votes.entry(host.clone()).or_insert(0);
             *count += 1;
             if *count * 2 <= self.sentinels.len() {
@@ -99,6 +112,13 @@ impl Sentinel {
                 self.replace(&kept, Some(Arc::new(Master { host, link })));
             }
             return;
+        }
+    }
+
+    /// Tells the log, once, that a failover may pass unseen: what needs the sentinels now has its own answer.
+    fn tell(&self, error: &StoreError) {
+        if !self.is_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "a sentinel refuses to name the master: a failover may be seen late");
         }
     }
 
