@@ -127,6 +127,7 @@ mod tests {
     use redis::parse_redis_value;
 
     use super::*;
+    use crate::store::StoreError;
 
     fn said(text: &str) -> String {
         let value = parse_redis_value(format!("-{text}\r\n").as_bytes()).expect("a reply");
@@ -171,6 +172,19 @@ mod tests {
             said("ERR no tollgate:{acme}:usage here, ask 10.0.0.7:6379 or [::1]:6380"),
             "ERR no [tollgate:{acme}:usage] here, ask [10.0.0.7:6379] or [(::1):6380]"
         );
+    }
+
+    #[test]
+    fn callers_are_told_neither_keys_nor_hosts() {
+        for (reason, told) in [
+            ("connection refused [10.0.0.7:6379]", "connection refused"),
+            ("timed out [[::1]:6379]", "timed out"),
+            ("no [tollgate:{acme}:usage] here", "no here"),
+        ] {
+            let reason = reason.to_owned();
+            let short = StoreError::Unreachable { reason }.in_short();
+            assert_eq!(short, format!("it can't be reached: {told}"));
+        }
     }
 
     #[test]
