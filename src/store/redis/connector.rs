@@ -15,9 +15,9 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    message::{CONNECTION_RESET, message},
     tls::TlsClient,
     url::Host,
-    words::{CONNECTION_RESET, words},
 };
 
 const OR_TLS: &str = ": if the port speaks TLS, use rediss://";
@@ -36,7 +36,7 @@ pub(super) struct TlsLogin {
 }
 
 /// A connection, and the task that drives it, where the client library has not made it itself.
-pub(super) struct Kept {
+pub(super) struct KeptConnection {
     pub(super) connection: MultiplexedConnection,
     _driver: Option<AbortOnDropHandle<()>>,
 }
@@ -60,10 +60,10 @@ impl Connector {
         })
     }
 
-    pub(super) async fn connect(&self, host: &Host) -> Result<Kept, RedisError> {
+    pub(super) async fn connect(&self, host: &Host) -> Result<KeptConnection, RedisError> {
         match self {
             Self::Plain(pool) => match pool.get().await {
-                Ok(connection) => Ok(Kept {
+                Ok(connection) => Ok(KeptConnection {
                     connection: Connection::take(connection),
                     _driver: None,
                 }),
@@ -76,10 +76,10 @@ impl Connector {
     }
 
     /// Why there is no connection.
-    pub(super) fn words(&self, error: &RedisError) -> String {
-        let words = words(error);
+    pub(super) fn message(&self, error: &RedisError) -> String {
+        let words = message(error);
         match self {
-            Self::Tls(login) => login.tls.words(error).unwrap_or(words),
+            Self::Tls(login) => login.tls.message(error).unwrap_or(words),
             // TLS answers what is no TLS with an alert, or closes the connection.
             Self::Plain(_) if error.kind() == ErrorKind::Parse => {
                 format!("the answer is not Redis' protocol{OR_TLS}")
@@ -91,7 +91,7 @@ impl Connector {
 }
 
 impl TlsLogin {
-    async fn connect(&self, host: &Host) -> Result<Kept, RedisError> {
+    async fn connect(&self, host: &Host) -> Result<KeptConnection, RedisError> {
         let deadline = Instant::now() + self.timeout;
         let stream = TcpStream::connect((host.name.as_str(), host.port));
         let stream = timeout_at(deadline, stream).await;
@@ -108,7 +108,7 @@ impl TlsLogin {
         let made = timeout_at(deadline, made).await;
         let (connection, driver) = made.map_err(|_| timed_out())??;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
-        Ok(Kept {
+        Ok(KeptConnection {
             connection,
             _driver: Some(driver),
         })

@@ -15,7 +15,7 @@
 //! **Which server** ([`links`]) has an organization's keys: the one there is, the master that sentinels
 //! name ([`sentinel`]), or a node of a cluster ([`cluster`]).
 //!
-//! **Failures** ([`errors`]) are told in the store's own words, and in the server's ([`words`]); a right that is
+//! **Failures** ([`errors`]) are told in the store's own words, and in the server's ([`message`]); a right that is
 //! missing by its name ([`rights`]). A Redis that may delete what was counted is
 //! none for Tollgate ([`fitness`]).
 
@@ -30,6 +30,7 @@ mod link;
 mod links;
 mod losses;
 mod memory;
+mod message;
 mod packed;
 pub mod readings;
 pub mod record;
@@ -40,7 +41,6 @@ mod sentinel;
 mod slots;
 mod tls;
 mod url;
-mod words;
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -25,11 +25,11 @@ use redis::Cmd;
 use tokio::sync::Mutex;
 
 use super::{
-    errors::{most_telling, store_error},
+    errors::{most_specific, store_error},
     link::{Expected, Failed, Failure, Link, Manner, must_be_replaced},
     links::{Answered, Servers},
+    message::sanitize,
     url::Host,
-    words::clean,
 };
 use crate::store::StoreError;
 
@@ -43,7 +43,7 @@ pub(super) struct Sentinel {
     servers: Servers,
     master: ArcSwapOption<Master>,
     /// Whether the log was told that sentinels refuse to name the master.
-    is_told: AtomicBool,
+    has_logged_refusal: AtomicBool,
     /// One caller looks at a time. Holds how the last look failed, if it did.
     looking: Mutex<Option<Failure<StoreError>>>,
 }
@@ -61,7 +61,7 @@ impl Sentinel {
             sentinels,
             servers,
             master: ArcSwapOption::empty(),
-            is_told: AtomicBool::new(false),
+            has_logged_refusal: AtomicBool::new(false),
             looking: Mutex::new(None),
         }
     }
@@ -117,7 +117,7 @@ impl Sentinel {
 
     /// Tells the log, once, that a failover may pass unseen: what needs the sentinels now has its own answer.
     fn tell(&self, error: &StoreError) {
-        if !self.is_told.swap(true, Ordering::Relaxed) {
+        if !self.has_logged_refusal.swap(true, Ordering::Relaxed) {
             tracing::warn!(%error, "a sentinel refuses to name the master: a failover may be seen late");
         }
     }
@@ -186,7 +186,7 @@ impl Sentinel {
                 Err(error) => faults.push(error),
             }
         }
-        Err(most_telling(faults, "the sentinels lead to no master"))
+        Err(most_specific(faults, "the sentinels lead to no master"))
     }
 
     /// Where a sentinel says that the master is.
@@ -204,7 +204,7 @@ impl Sentinel {
             Err(error) => {
                 let reason = format!(
                     "a sentinel's answer is no address: {}",
-                    clean(&error.to_string())
+                    sanitize(&error.to_string())
                 );
                 Err(StoreError::Unreachable { reason })
             }
