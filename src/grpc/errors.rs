@@ -43,12 +43,13 @@ pub(super) fn status(error: LedgerError) -> Status {
             log_failure(&said);
             counted_nothing(&said)
         }
-        LedgerError::Store(StoreError::NoAnswer { .. }) | LedgerError::OutOfTime => {
+        LedgerError::Store(ref error @ StoreError::NoAnswer { .. }) => {
             log_failure(&said);
-            Status::unavailable(
-                "the store did not answer in time; the outcome is unknown: retry with the same \
-                 request_id",
-            )
+            outcome_unknown(&format!("the store did not answer: {}", error.in_short()))
+        }
+        LedgerError::OutOfTime => {
+            log_failure(&said);
+            outcome_unknown("the store did not answer in time")
         }
         LedgerError::Overloaded => {
             if let Some(left_out) = SHED_CALLS.admit(Instant::now()) {
@@ -100,6 +101,12 @@ fn log_failure(said: &str) {
             "calls fail for the store"
         );
     }
+}
+
+fn outcome_unknown(why: &str) -> Status {
+    Status::unavailable(format!(
+        "{why}; the outcome is unknown: retry with the same request_id"
+    ))
 }
 
 fn counted_nothing(why: &str) -> Status {

@@ -160,12 +160,16 @@ fn refused(error: LedgerError) -> Refused {
     if let Some(left_out) = FAILURES.admit(Instant::now().into_std()) {
         tracing::warn!(%error, left_out, "the dashboard has no answer");
     }
-    let (status, said) = match error {
+    let (status, said) = match &error {
         LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskDied => (
             StatusCode::INTERNAL_SERVER_ERROR,
-            "an internal error; the service's log has the details",
+            "an internal error; the service's log has the details".to_owned(),
         ),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer"),
+        LedgerError::Store(error) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the store has no answer: {}", error.in_short()),
+        ),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     };
-    Refused::Failed(status, said.to_owned())
+    Refused::Failed(status, said)
 }

@@ -111,7 +111,12 @@ impl Outage {
             None if self.failed.load(Ordering::Relaxed) => {
                 self.failed.store(false, Ordering::Relaxed);
             }
-            Some(StoreError::Unreachable { .. } | StoreError::NoAnswer { .. }) => {
+            Some(
+                StoreError::Unreachable { .. }
+                | StoreError::NoAnswer { .. }
+                | StoreError::Refused { .. }
+                | StoreError::Unfit { .. },
+            ) => {
                 self.failed.store(true, Ordering::Relaxed);
                 self.suspected.notify_one();
             }

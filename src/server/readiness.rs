@@ -3,7 +3,11 @@
 use tokio::sync::watch;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{http::Readiness, ledger::StoreState, store::StoreError};
+use crate::{
+    http::Readiness,
+    ledger::{Down, StoreState},
+    store::StoreError,
+};
 
 /// The health name that is SERVING while the process runs.
 pub(super) const LIVENESS: &str = "liveness";
@@ -27,16 +31,7 @@ pub(super) async fn follow_store(
                 report(&reporter, true).await;
             }
             StoreState::Down(down) => {
-                let error = &down.error;
-                match error {
-                    StoreError::Refused { .. } => {
-                        tracing::warn!(%error, "the store refuses: NOT_SERVING");
-                    }
-                    StoreError::Unfit { .. } => {
-                        tracing::error!(%error, "the store is unfit: NOT_SERVING");
-                    }
-                    _ => tracing::warn!(%error, "the store does not answer: NOT_SERVING"),
-                }
+                tell(&down);
                 ready.send_replace(Readiness::NotReady(down.to_string()));
                 report(&reporter, false).await;
             }
@@ -44,6 +39,19 @@ pub(super) async fn follow_store(
         if state.changed().await.is_err() {
             return;
         }
+    }
+}
+
+fn tell(down: &Down) {
+    let (since, error) = (down.since, &down.error);
+    match error {
+        StoreError::Refused { .. } => {
+            tracing::warn!(%since, %error, "the store refuses: NOT_SERVING");
+        }
+        StoreError::Unfit { .. } => {
+            tracing::error!(%since, %error, "the store is unfit: NOT_SERVING");
+        }
+        _ => tracing::warn!(%since, %error, "the store does not answer: NOT_SERVING"),
     }
 }
 

@@ -332,7 +332,8 @@ impl PoolFigures {
     }
 }
 
-/// The store failed. Says nothing of transports: `grpc` maps it.
+/// The store failed. Says nothing of transports: `grpc` maps it. A reason is one line without secrets, and names hosts
+/// and keys in square brackets: these are for the log alone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The store can't be reached. Nothing was written.
@@ -356,7 +357,7 @@ pub enum StoreError {
         reason: String,
     },
     /// The store answers, and may lose what it counted, or is no store for Tollgate: what it says now may
-    /// be wrong later. Nothing was written. Only [`Store::probe`] finds this.
+    /// be wrong later. Nothing was written.
     #[error("the store is unfit: {reason}")]
     Unfit {
         /// What is wrong, and what would put it right. Says nothing that is secret.
@@ -371,16 +372,32 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// What is wrong, without what the connection or the store said: that is for the log.
+    /// What is wrong, without what stands in square brackets: hosts and keys are for the log.
     #[must_use]
     pub fn in_short(&self) -> String {
-        match self {
-            Self::Unreachable { .. } => "it can't be reached".to_owned(),
-            Self::NoAnswer { .. } => "it does not answer".to_owned(),
-            Self::Refused { why, .. } => why.to_string(),
+        let words = match self {
+            Self::Unreachable { reason } => format!("it can't be reached: {reason}"),
+            Self::NoAnswer { reason } => format!("it does not answer: {reason}"),
+            Self::Refused {
+                why: Hindrance::Other,
+                reason,
+            } => format!("it refuses: {reason}"),
+            Self::Refused { why, reason } => format!("{why}: {reason}"),
             Self::Unfit { reason } => reason.clone(),
             Self::Corrupt { .. } => "it holds something that is not Tollgate's".to_owned(),
+        };
+        let mut short = String::new();
+        let mut depth = 0_u32;
+        for c in words.chars() {
+            match c {
+                '[' => depth += 1,
+                ']' => depth = depth.saturating_sub(1),
+                ' ' if depth == 0 && short.ends_with(' ') => {}
+                c if depth == 0 => short.push(c),
+                _ => {}
+            }
         }
+        short.trim_end().to_owned()
     }
 }
 
@@ -423,7 +440,7 @@ pub enum Hindrance {
     /// It has as many connections as it takes.
     #[error("it takes no more connections")]
     TooManyClients,
-    /// Anything else that it may say.
-    #[error("it says no")]
+    /// Anything else, which it says itself.
+    #[error("in its own words")]
     Other,
 }

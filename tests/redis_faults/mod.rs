@@ -7,8 +7,10 @@ mod fitness;
 mod foreign;
 mod hindrances;
 mod losses;
+mod messages;
 mod outages;
 mod refusals;
+mod rights;
 mod streams;
 mod waiting;
 

@@ -148,18 +148,22 @@ async fn without_the_right_to_a_write_nothing_at_all_is_written() {
         let rights = LEAST_RIGHTS.into_iter().filter(|right| *right != missing);
         let url = url_of_user(&redis, &rights.collect::<Vec<_>>());
         let tollgate = start_unseen(&url, "");
-        tollgate.wait_for_readiness(ServingStatus::Serving).await;
+        tollgate.wait_for_readiness(ServingStatus::NotServing).await;
         let client = tollgate.client();
         for _ in 0..3 {
             unavailable(&client, 10, "r").await;
         }
         assert!(
-            logged(&tollgate, &["WARN", "the user may not"]),
+            logged(
+                &tollgate,
+                &["WARN", "NOT_SERVING", &format!("lacks {missing}")]
+            ),
             "{:?}",
             tollgate.log()
         );
         assert_eq!(redis.integer(&["DBSIZE"]), 0, "{missing}");
         url_of_user(&redis, &[&LEAST_RIGHTS[..], &[missing]].concat());
+        tollgate.wait_for_readiness(ServingStatus::Serving).await;
         let answer = reserve(&client, 10, "r").await;
         assert_eq!((answer.used, answer.replayed), (10, false));
     }

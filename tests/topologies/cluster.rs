@@ -13,8 +13,8 @@ use nix::{
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{ORGS, PROMPT, holds, reserve_of, start, traffic};
-use crate::support::{cluster::RedisCluster, tollgate::Tollgate};
+use super::{ORGS, PROMPT, holds, is_not_ready_for, reserve_of, start, traffic};
+use crate::support::{cluster::RedisCluster, redis::RedisServer, tollgate::Tollgate};
 
 async fn start_over(cluster: &RedisCluster, settings: &str) -> Tollgate {
     let tollgate = start(&cluster.url(), settings);
@@ -123,4 +123,65 @@ async fn the_least_rights_that_the_readme_names_suffice_for_a_cluster() {
     traffic.wait_for(50).await;
     let history = traffic.stop().await;
     assert_eq!(holds(&history, &client, "org-0").await, 0);
+}
+
+fn change_rights(cluster: &RedisCluster, rules: &[&str]) {
+    for node in &cluster.nodes {
+        node.run(&[&["ACL", "SETUSER", "gate"], rules].concat());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_the_user_lacks_in_a_cluster_is_named() {
+    let cluster = RedisCluster::start();
+    change_rights(&cluster, &["reset", "on", ">secret"]);
+    change_rights(&cluster, &LEAST_RIGHTS);
+    let tollgate = start(&cluster.url_of("gate:secret@"), "");
+    for (taken, missing) in [
+        ("hset", "lacks +hset"),
+        ("asking", "lacks +asking"),
+        ("cluster|slots", "lacks +cluster|slots"),
+        ("evalsha", "lacks +evalsha"),
+    ] {
+        tollgate.wait_for_readiness(ServingStatus::Serving).await;
+        change_rights(&cluster, &[&format!("-{taken}")]);
+        is_not_ready_for(&tollgate, missing).await;
+        let failed = reserve_of(&tollgate.client(), "org-0", "r").await;
+        let status = failed.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().contains(missing), "{status:?}");
+        change_rights(&cluster, &[&format!("+{taken}")]);
+    }
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    // A service that starts then finds no node at all.
+    change_rights(&cluster, &["-cluster|slots"]);
+    let blind = start(&cluster.url_of("gate:secret@"), "");
+    is_not_ready_for(&blind, "lacks +cluster|slots").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_a_cluster_is_no_server_of_its_own_whichever_node_it_is() {
+    let cluster = RedisCluster::start();
+    change_rights(&cluster, &["reset", "on", ">secret"]);
+    change_rights(&cluster, &LEAST_RIGHTS);
+    // Those rights are without +info.
+    for user in ["", "gate:secret@"] {
+        for node in &cluster.nodes {
+            let tollgate = start(&format!("redis://{user}127.0.0.1:{}", node.port), "");
+            is_not_ready_for(&tollgate, "this is a cluster node: use redis+cluster://").await;
+            for org in 0..ORGS {
+                let failed = reserve_of(&tollgate.client(), &format!("org-{org}"), "r").await;
+                let status = failed.unwrap_err();
+                assert_eq!(status.code(), Code::Unavailable);
+                assert!(status.message().contains("redis+cluster://"), "{status:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_of_its_own_is_no_cluster() {
+    let redis = RedisServer::start();
+    let tollgate = start(&redis.url().replace("redis://", "redis+cluster://"), "");
+    is_not_ready_for(&tollgate, "this server is not part of a cluster").await;
 }

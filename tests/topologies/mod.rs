@@ -13,6 +13,7 @@ use tollgate::grpc::proto::{ReserveRequest, ReserveResponse};
 use tonic::Status;
 
 use crate::faults::{Habits, History, Traffic};
+use crate::server::http_get;
 use crate::support::{
     calls::{Client, TextFile, ask, large_of, policy_file_of, sum, usage_of},
     tollgate::Tollgate,
@@ -57,6 +58,19 @@ async fn logs(tollgate: &Tollgate, words: &[&str]) {
     while !tollgate.log().iter().any(has) {
         assert!(Instant::now() < patience, "{words:?}: {:?}", tollgate.log());
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits until `/readyz` says that it is not ready, and this.
+async fn is_not_ready_for(tollgate: &Tollgate, words: &str) {
+    let begun = Instant::now();
+    loop {
+        let (head, body) = http_get(&tollgate.http_addr, "/readyz");
+        if head.starts_with("HTTP/1.1 503") && body.contains(words) {
+            return;
+        }
+        assert!(begun.elapsed() < PROMPT, "{words:?}: {head} {body}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

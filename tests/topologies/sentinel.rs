@@ -3,7 +3,7 @@
 
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{logs, reserve_of, start, start_with, used};
+use super::{is_not_ready_for, logs, reserve_of, start, start_with, used};
 use crate::support::{
     sentinels::{NAME, Sentinels},
     tollgate::Tollgate,
@@ -86,6 +86,46 @@ async fn sentinels_have_a_password_of_their_own_and_the_least_rights_suffice_for
     logs(
         &unknown,
         &["NOT_SERVING", "a sentinel knows no master", "other"],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_the_user_lacks_behind_sentinels_is_named() {
+    let sentinels = Sentinels::start();
+    let change_rights = |rules: &[&str]| {
+        for server in &sentinels.servers {
+            server.run(&[&["ACL", "SETUSER", "gate"], rules].concat());
+        }
+    };
+    change_rights(&["reset", "on", ">secret"]);
+    change_rights(&LEAST_RIGHTS);
+    let url = sentinels.url_of("gate:secret@");
+    let tollgate = serving(&url, "").await;
+    change_rights(&["-expireat"]);
+    is_not_ready_for(&tollgate, "lacks +expireat").await;
+    let status = reserve_of(&tollgate.client(), "org-0", "r").await;
+    let status = status.unwrap_err();
+    assert!(status.message().contains("lacks +expireat"), "{status:?}");
+    change_rights(&["+expireat"]);
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    // Each new connection to a master asks whether it is one.
+    change_rights(&["-role"]);
+    let new = start(&url, "");
+    for tollgate in [&tollgate, &new] {
+        is_not_ready_for(tollgate, "lacks +role").await;
+    }
+    change_rights(&["+role"]);
+    new.wait_for_readiness(ServingStatus::Serving).await;
+    // While the master answers, sentinels that refuse cost nothing yet.
+    sentinels.set_user(&["default", "-sentinel"]);
+    logs(
+        &new,
+        &[
+            "WARN",
+            "a sentinel refuses to name the master",
+            "lacks +sentinel",
+        ],
     )
     .await;
 }

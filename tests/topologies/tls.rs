@@ -1,8 +1,9 @@
 //! Over TLS: who the server is, is checked by the URL's host; who the client is, by its certificate.
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{ORGS, logs, reserve_of, start, used};
+use super::{ORGS, is_not_ready_for, logs, reserve_of, start, used};
 use crate::server::http_get;
 use crate::support::{
     calls::TextFile,
@@ -78,25 +79,122 @@ async fn a_server_of_another_authority_or_name_or_a_client_without_certificate_i
         (
             redis.url(),
             settings(&others.file(), Some(&client)),
-            "by no authority of redis.ca_file",
+            "signed by no authority in redis.ca_file",
         ),
         (
             redis.url(),
             String::new(),
-            "by no authority of redis.ca_file",
+            "signed by no authority that this machine trusts: set redis.ca_file",
         ),
         (
             redis.url(),
             settings(&ours, None),
-            "asks for redis.cert_file",
+            "asks for a client certificate: set redis.cert_file and redis.key_file",
         ),
-        (elsewhere.url(), there, "not for the host"),
+        (
+            elsewhere.url(),
+            there,
+            "not for the host by which it is reached",
+        ),
     ] {
         let tollgate = start(&url, &settings);
         logs(&tollgate, &["NOT_SERVING", why]).await;
         reserve_of(&tollgate.client(), "org-0", "r")
             .await
             .unwrap_err();
+    }
+}
+
+/// A server that shows this certificate, and asks its clients for none.
+fn showing(shown: &Files) -> (RedisServer, String) {
+    let port = free_port();
+    let options = [
+        ("--tls-port", port.to_string().as_str()),
+        ("--tls-cert-file", &shown.cert),
+        ("--tls-key-file", &shown.key),
+        ("--tls-ca-cert-file", &shown.cert),
+        ("--tls-auth-clients", "no"),
+    ]
+    .map(|(name, value)| [name.to_owned(), value.to_owned()]);
+    let options: Vec<&str> = options.iter().flatten().map(String::as_str).collect();
+    let server = RedisServer::start_on(free_port(), None, &options);
+    (server, format!("127.0.0.1:{port}"))
+}
+
+fn params() -> CertificateParams {
+    CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap()
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_its_own_authority_is_trusted_where_it_is_itself_the_ca_file() {
+    let authority = Authority::new();
+    let mut own = params();
+    own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let pem = own.self_signed(&key).unwrap().pem();
+    let shown = Files {
+        cert: authority.other_file("own.pem", &pem),
+        key: authority.other_file("own.key", &key.serialize_pem()),
+    };
+    let (_redis, address) = showing(&shown);
+    let url = format!("rediss://{address}");
+    let tollgate = start(&url, &settings(&shown.cert, None));
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    reserve_of(&tollgate.client(), "org-0", "r").await.unwrap();
+    // It is trusted for nothing else, and no other for it.
+    let words = "the server's certificate is its own authority, and is not in redis.ca_file";
+    for settings in [settings(&authority.file(), None), String::new()] {
+        is_not_ready_for(&start(&url, &settings), words).await;
+    }
+}
+
+#[tokio::test]
+async fn each_usual_fault_of_tls_has_plain_words_in_readiness_answers_and_log() {
+    let authority = Authority::new();
+    let (mut expired, mut early) = (params(), params());
+    expired.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    early.not_before = rcgen::date_time_ymd(2090, 1, 1);
+    let expired = showing(&authority.signs_params("expired", expired));
+    let early = showing(&authority.signs_params("early", early));
+    let fine = showing(&authority.signs_params("fine", params()));
+    let plain = RedisServer::start();
+    let over_tls = settings(&authority.file(), None);
+    for (url, settings, words) in [
+        (
+            format!("rediss://{}", expired.1),
+            &*over_tls,
+            "the server's certificate expired at 2021-01-01",
+        ),
+        (
+            format!("rediss://{}", early.1),
+            &*over_tls,
+            "the server's certificate is not valid before 2090-01-01",
+        ),
+        (
+            plain.url().replace("redis:", "rediss:"),
+            &*over_tls,
+            "if the port does not speak TLS, use redis://",
+        ),
+        (
+            format!("redis://{}", fine.1),
+            "",
+            "if the port speaks TLS, use rediss://",
+        ),
+        (
+            format!("rediss://{}", fine.1.replace("127.0.0.1", "localhost")),
+            &*over_tls,
+            "the server's certificate is not for the host by which it is reached",
+        ),
+    ] {
+        let tollgate = start(&url, settings);
+        is_not_ready_for(&tollgate, words).await;
+        let status = reserve_of(&tollgate.client(), "org-0", "r").await;
+        let status = status.unwrap_err();
+        assert!(status.message().contains(words), "{status:?}");
+        for host in ["localhost", "127.0.0.1"] {
+            assert!(!status.message().contains(host), "{status:?}");
+        }
+        logs(&tollgate, &["NOT_SERVING", words]).await;
     }
 }
 

@@ -22,15 +22,17 @@ use futures_util::{
     FutureExt as _,
     stream::{self, StreamExt as _},
 };
-use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, cluster_routing::Slot};
+use redis::{Cmd, ErrorKind, ServerErrorKind, cluster_routing::Slot};
 use tokio::sync::Mutex;
 
 use super::{
+    errors::{most_specific, store_error},
     link::{Expected, Failed, Link, Manner},
     links::{Answered, Servers},
     slots::Slots,
     url::Host,
 };
+use crate::store::StoreError;
 
 /// How often a call is asked at most. Waiting between them makes the time the bound that is met first.
 const MOST_ROUNDS: u32 = 100;
@@ -65,7 +67,7 @@ pub(super) struct Cluster {
 struct Asked {
     began_at: Instant,
     ended_at: Instant,
-    failure: Option<RedisError>,
+    failure: Option<StoreError>,
 }
 
 /// Whom to ask next.
@@ -101,7 +103,7 @@ impl Cluster {
         let timeouts = self.servers.timeouts;
         let deadline = Instant::now() + timeouts.connect + timeouts.response;
         let mut wait = FIRST_WAIT;
-        let mut way = self.way(slot).await.map_err(Failed::Connecting)?;
+        let mut way = self.way(slot).await.map_err(Failed::Known)?;
         let mut round = 1;
         loop {
             let asked_at = Instant::now();
@@ -137,6 +139,7 @@ impl Cluster {
         asked_at: Instant,
     ) -> Option<Way> {
         let error = match failed {
+            Failed::Known(_) => return None,
             Failed::Connecting(_) => return self.way_around(slot, asked, asked_at).await,
             Failed::Asking(error) => error,
         };
@@ -175,7 +178,7 @@ impl Cluster {
         (way.host != asked.host || asked.asking).then_some(way)
     }
 
-    async fn way(&self, slot: Slot) -> Result<Way, RedisError> {
+    async fn way(&self, slot: Slot) -> Result<Way, StoreError> {
         let asked_at = Instant::now();
         let master = || self.slots.load().as_ref()?.master(slot).cloned();
         let host = match master() {
@@ -183,15 +186,15 @@ impl Cluster {
             None => {
                 self.ask_for_slots(asked_at, None).await?;
                 master().ok_or_else(|| {
-                    let why = "no master has the slot of this organization".to_owned();
-                    RedisError::from((ErrorKind::Client, "cluster", why))
+                    let reason = "no master has the slot of this organization".to_owned();
+                    StoreError::Unreachable { reason }
                 })?
             }
         };
         self.way_to(host, false)
     }
 
-    fn way_to(&self, host: Host, asking: bool) -> Result<Way, RedisError> {
+    fn way_to(&self, host: Host, asking: bool) -> Result<Way, StoreError> {
         Ok(Way {
             link: self.link(&host)?,
             host,
@@ -200,12 +203,13 @@ impl Cluster {
         })
     }
 
-    fn link(&self, host: &Host) -> Result<Arc<Link>, RedisError> {
+    fn link(&self, host: &Host) -> Result<Arc<Link>, StoreError> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(link) = links.get(host) {
             return Ok(Arc::clone(link));
         }
-        let link = Arc::new(self.servers.link(host, Expected::Anything)?);
+        let link = self.servers.link(host, Expected::Anything);
+        let link = Arc::new(link.map_err(|error| store_error(&Failed::Connecting(error)))?);
         links.insert(host.clone(), Arc::clone(&link));
         Ok(link)
     }
@@ -223,7 +227,7 @@ impl Cluster {
     }
 
     /// For each master a hash tag whose slot it has.
-    pub(super) async fn tags(&self) -> Result<Vec<String>, RedisError> {
+    pub(super) async fn tags(&self) -> Result<Vec<String>, StoreError> {
         let asked_at = Instant::now();
         let known = self.slots.load_full();
         if known.is_none() || self.is_outdated.load(Ordering::Acquire) {
@@ -237,7 +241,7 @@ impl Cluster {
 
     /// Asks the nodes for the slots, all but the one that is no good, and takes the first answer. Who
     /// waited while another one asked shares what became of it.
-    async fn ask_for_slots(&self, asked_at: Instant, but: Option<&Host>) -> Result<(), RedisError> {
+    async fn ask_for_slots(&self, asked_at: Instant, but: Option<&Host>) -> Result<(), StoreError> {
         let mut last = self.asking.lock().await;
         if let Some(last) = last.as_ref()
             && (last.began_at >= asked_at || last.ended_at.elapsed() < PAUSE)
@@ -259,7 +263,7 @@ impl Cluster {
         Ok(())
     }
 
-    async fn first_told(&self, but: Option<&Host>) -> Result<Slots, RedisError> {
+    async fn first_told(&self, but: Option<&Host>) -> Result<Slots, StoreError> {
         let known = self.slots.load_full();
         let known = known.as_ref().map_or(&[][..], |slots| slots.nodes());
         let mut hosts: Vec<&Host> = Vec::new();
@@ -281,23 +285,20 @@ impl Cluster {
         while let Some(told) = told.next().await {
             match told {
                 Ok(slots) => return Ok(slots),
-                Err(error) => faults.push(error.to_string()),
+                Err(error) => faults.push(error),
             }
         }
-        faults.dedup();
-        let why = faults.join("; ");
-        Err((ErrorKind::Client, "no node tells the slots", why).into())
+        Err(most_specific(faults, "no node tells the slots"))
     }
 
-    async fn told_by(&self, host: &Host) -> Result<Slots, RedisError> {
+    async fn told_by(&self, host: &Host) -> Result<Slots, StoreError> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
-        match self.link(host)?.ask(&command, Manner::default()).await {
-            Ok(answered) => Slots::read(answered.value, host).ok_or_else(|| {
-                let why = format!("{host} knows of no slot");
-                (ErrorKind::Client, "cluster", why).into()
-            }),
-            Err(Failed::Connecting(error) | Failed::Asking(error)) => Err(error),
-        }
+        let answered = self.link(host)?.ask(&command, Manner::default()).await;
+        let answered = answered.map_err(|failed| store_error(&failed))?;
+        Slots::read(answered.value, host).ok_or_else(|| {
+            let reason = format!("a node knows of no slot [{host}]");
+            StoreError::Unreachable { reason }
+        })
     }
 }

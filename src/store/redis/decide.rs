@@ -9,15 +9,18 @@ use redis::{Cmd, Value};
 use super::{
     arguments::{self, Told},
     errors::store_error,
-    link::{Failed, Manner, TOO_FEW_REPLICAS, again_if_cut},
+    keys::OrgKeys,
+    link::{Failed, Manner, again_if_cut},
     links::Links,
     memory::Memory,
+    message::sanitize,
     reply::{self, Reply},
+    rights::{self, Rights},
     script::Script,
 };
 use crate::{
     domain::{PoolName, UtcDay},
-    store::{Batch, Decided, Hindrance, StoreError, Timed, UsageLimits},
+    store::{Batch, Decided, StoreError, Timed, UsageLimits},
 };
 
 /// A reservation names at most one pool that the caller didn't; a policy that lost more is asked for
@@ -33,6 +36,7 @@ const SECONDS_A_DAY: u64 = 24 * 60 * 60;
 
 /// The script, and what it needs to know besides a batch.
 pub(super) struct Decider {
+    pub(super) rights: Rights,
     pub(super) key_prefix: String,
     pub(super) memory: Memory,
     usage_limits: UsageLimits,
@@ -57,8 +61,9 @@ struct PackedCall {
 pub(super) type Result<T> = std::result::Result<T, StoreError>;
 
 impl Decider {
-    pub(super) fn new(key_prefix: String, usage_limits: UsageLimits) -> Self {
+    pub(super) fn new(rights: Rights, key_prefix: String, usage_limits: UsageLimits) -> Self {
         Self {
+            rights,
             key_prefix,
             memory: Memory::new(),
             usage_limits,
@@ -96,7 +101,32 @@ impl Decider {
         let told = Told::default();
         let calls = calls(batches, most);
         let calls = calls.map(|batches| self.decide_in_one_call(links, batches, &told));
-        join_all(calls).await.into_iter().flatten().collect()
+        let mut decided: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
+        self.explain(links, batches, &mut decided).await;
+        decided
+    }
+
+    /// Names the rights that are missing, where decisions failed for that: the first failure stands for all.
+    async fn explain(
+        &self,
+        links: &Links,
+        batches: &[Batch],
+        decided: &mut [Result<Timed<Decided>>],
+    ) {
+        let mut explained = None;
+        for (batch, decided) in batches.iter().zip(decided) {
+            let Err(error) = decided else { continue };
+            if !rights::is_missing(error) {
+                continue;
+            }
+            if explained.is_none() {
+                let key = OrgKeys::new(&self.key_prefix, &batch.org, batch.day).usage();
+                explained = Some(self.rights.explain(links, &key, error.clone()).await);
+            }
+            if let Some(explained) = &explained {
+                error.clone_from(explained);
+            }
+        }
     }
 
     pub(super) async fn decide_in_one_call(
@@ -252,34 +282,8 @@ impl Decider {
     pub(super) async fn probe(&self, links: &Links, keys: &[String]) -> Result<DateTime<Utc>> {
         let probes = keys
             .iter()
-            .map(|key| Box::pin(self.probe_at(links, key, WRITES)));
+            .map(|key| Box::pin(self.rights.probe(links, key, WRITES)));
         Ok(select_ok(probes).await?.0)
-    }
-
-    /// Runs the script on nothing, where a key is: where Redis would refuse a decision, being read-only,
-    /// out of memory, without the slot or without the right to run it, it refuses this too. Gives its
-    /// clock.
-    pub(super) async fn probe_at(
-        &self,
-        links: &Links,
-        key: &str,
-        manner: Manner,
-    ) -> Result<DateTime<Utc>> {
-        let asked = Asked {
-            day: UtcDay::of(Utc::now()),
-            keys: vec![key.to_owned()],
-            arguments: Vec::new(),
-        };
-        let reply = again_if_cut(|| asked.of(self, &self.plain, links, manner)).await;
-        let reply = reply.map_err(|error| match store_error(&error) {
-            // Nothing was asked whose outcome would be unknown.
-            StoreError::NoAnswer { reason } if reason.contains(TOO_FEW_REPLICAS) => {
-                let why = Hindrance::TooFewReplicas;
-                StoreError::Refused { why, reason }
-            }
-            error => error,
-        })?;
-        Ok(reply::parse_decided(reply::bytes(&reply)?, &[])?.0)
     }
 }
 
@@ -368,10 +372,8 @@ fn answer(now: DateTime<Utc>, reply: Reply) -> Result<Timed<Decided>> {
         }
         // The script asks for its rights before it writes. What else it fails for before its first
         // write is what it read, and no retry mends that.
-        Reply::Failed { why, key } if why.starts_with("NOPERM") => {
-            let reason = format!("{why} ({key})");
-            let why = Hindrance::NoRight;
-            return Err(StoreError::Refused { why, reason });
+        Reply::Failed { why, .. } if rights::is_denial(&why) => {
+            return Err(rights::no_right(rights::denied(&sanitize(&why))));
         }
         Reply::Failed { why, key } => {
             let reason = format!("{key}: {why}");

@@ -2,55 +2,75 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use super::link::Failed;
+use super::{
+    link::Failed,
+    message::{is_server_error, message},
+    rights,
+};
 use crate::store::{Hindrance, StoreError};
+
+/// `redis://` or sentinels lead to a node of a cluster.
+pub(super) const CLUSTER_NODE: &str = "this is a cluster node: use redis+cluster://";
+
+/// `redis+cluster://` leads to a server of its own.
+const NO_CLUSTER: &str = "this server is not part of a cluster: use redis:// or redis+sentinel://";
 
 /// What a failure means for the caller. Nothing but a server's own answer, or a connection that never
 /// came about, proves that nothing was written.
 pub(super) fn store_error(failed: &Failed) -> StoreError {
     let error = match failed {
+        Failed::Known(error) => return error.clone(),
         // A server that is there, and lets nobody in.
-        Failed::Connecting(error) if is_an_answer(error) => return refused(error),
+        Failed::Connecting(error) if is_server_error(error) => return refused(error),
         Failed::Connecting(error) => {
-            let reason = error.to_string();
+            let reason = message(error);
             return StoreError::Unreachable { reason };
         }
         Failed::Asking(error) => error,
     };
-    let reason = error.to_string();
     match error.kind() {
         // Our script's own word, and Redis' for a key of another type: no retry mends either.
         ErrorKind::Extension if matches!(error.code(), Some("CORRUPT" | "WRONGTYPE")) => {
+            let reason = message(error);
             StoreError::Corrupt { reason }
         }
         // The script asks for its rights before it writes.
-        ErrorKind::Server(ServerErrorKind::NoPerm) => refused(error),
+        _ if is_server_error(error) && rights::is_denial(&error.to_string()) => refused(error),
         // A script that failed on its way may have written before.
-        _ if reason.contains("@user_script") => StoreError::NoAnswer { reason },
-        _ if is_an_answer(error) => refused(error),
-        _ => StoreError::NoAnswer { reason },
+        _ if error.to_string().contains("@user_script") => {
+            let reason = message(error);
+            StoreError::NoAnswer { reason }
+        }
+        _ if is_server_error(error) => refused(error),
+        _ => {
+            let reason = message(error);
+            StoreError::NoAnswer { reason }
+        }
     }
-}
-
-fn is_an_answer(error: &RedisError) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed
-    )
 }
 
 fn refused(error: &RedisError) -> StoreError {
-    StoreError::Refused {
-        why: hindrance(error),
-        reason: error.to_string(),
+    let said = message(error);
+    if said.contains("cluster support disabled") {
+        let reason = NO_CLUSTER.to_owned();
+        return StoreError::Unfit { reason };
     }
+    let why = hindrance(error, &said);
+    let reason = match why {
+        Hindrance::NoRight => rights::denied(&said),
+        _ => said,
+    };
+    StoreError::Refused { why, reason }
 }
 
 /// Redis' first word says which it is. The script says before its first line whether it writes, so Redis
 /// finds all of these before anything has run.
-fn hindrance(error: &RedisError) -> Hindrance {
+fn hindrance(error: &RedisError, said: &str) -> Hindrance {
     if error.kind() == ErrorKind::AuthenticationFailed {
         return Hindrance::NotLoggedIn;
+    }
+    if rights::is_denial(said) {
+        return Hindrance::NoRight;
     }
     match error.code() {
         Some("OOM") => Hindrance::Full,
@@ -62,15 +82,57 @@ fn hindrance(error: &RedisError) -> Hindrance {
         Some("NOREPLICAS") => Hindrance::TooFewReplicas,
         Some("CLUSTERDOWN") => Hindrance::Incomplete,
         Some("TRYAGAIN") => Hindrance::Moving,
-        Some("NOPERM") => Hindrance::NoRight,
         Some("NOAUTH" | "WRONGPASS") => Hindrance::NotLoggedIn,
-        Some("ERR") if says(error, "max number of clients") => Hindrance::TooManyClients,
+        Some("ERR") if said.contains("max number of clients") => Hindrance::TooManyClients,
         _ => Hindrance::Other,
     }
 }
 
-fn says(error: &RedisError, words: &str) -> bool {
-    error.detail().is_some_and(|said| said.contains(words))
+/// One server of those that serve all organizations said that the key is another's: it is a node of a cluster.
+pub(super) fn not_in_a_cluster(failed: Failed) -> Failed {
+    use ServerErrorKind::{Ask, CrossSlot, Moved};
+    match &failed {
+        Failed::Asking(error)
+            if matches!(error.kind(), ErrorKind::Server(Moved | Ask | CrossSlot)) =>
+        {
+            let reason = CLUSTER_NODE.to_owned();
+            Failed::Known(StoreError::Unfit { reason })
+        }
+        _ => failed,
+    }
+}
+
+/// Why none of several servers is of use: the failure that tells most, an answer rather than none.
+pub(super) fn most_specific(failures: Vec<StoreError>, context: &str) -> StoreError {
+    let rank = |error: &StoreError| match error {
+        StoreError::Unfit { .. } => 2,
+        StoreError::Refused { .. } => 1,
+        _ => 0,
+    };
+    let most = failures.iter().map(rank).max().unwrap_or_default();
+    let mut telling = failures.into_iter().filter(|error| rank(error) == most);
+    match telling.next() {
+        None => StoreError::Unreachable {
+            reason: context.to_owned(),
+        },
+        Some(StoreError::Unreachable { reason } | StoreError::NoAnswer { reason }) => {
+            let mut reasons = vec![reason];
+            for error in telling {
+                if let StoreError::Unreachable { reason } | StoreError::NoAnswer { reason } = error
+                    && !reasons.contains(&reason)
+                {
+                    reasons.push(reason);
+                }
+            }
+            let reason = format!("{context}: {}", reasons.join("; "));
+            StoreError::Unreachable { reason }
+        }
+        Some(StoreError::Refused { why, reason }) => {
+            let reason = format!("{reason} ({context})");
+            StoreError::Refused { why, reason }
+        }
+        Some(error) => error,
+    }
 }
 
 #[cfg(test)]

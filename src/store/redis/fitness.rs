@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use redis::{ErrorKind, ServerErrorKind};
 
 use super::{
-    errors::store_error,
+    errors::{CLUSTER_NODE, store_error},
     link::{Failed, again_if_cut},
     links::Links,
 };
@@ -47,6 +47,8 @@ enum Finding {
     Evicts(String),
     /// It can't run the scripts.
     TooOld(String),
+    /// It has some of the organizations, and is to have all.
+    ClusterNode,
 }
 
 impl Fitness {
@@ -71,6 +73,10 @@ impl Fitness {
         };
         self.tell(&finding);
         match finding {
+            Finding::ClusterNode => {
+                let reason = CLUSTER_NODE.to_owned();
+                Err(StoreError::Unfit { reason })
+            }
             Finding::Evicts(reason) if self.unsafe_eviction == UnsafeEviction::Refuse => {
                 Err(StoreError::Unfit { reason })
             }
@@ -100,7 +106,7 @@ impl Fitness {
             Finding::Fit if matches!(*told, Finding::WouldEvict(_) | Finding::Evicts(_)) => {
                 tracing::info!("Redis does not evict any more");
             }
-            Finding::Fit | Finding::Evicts(_) | Finding::TooOld(_) => {}
+            Finding::Fit | Finding::Evicts(_) | Finding::TooOld(_) | Finding::ClusterNode => {}
         }
         *told = finding.clone();
     }
@@ -115,6 +121,7 @@ impl Finding {
             Self::WouldEvict(_) => 2,
             Self::Evicts(_) => 3,
             Self::TooOld(_) => 4,
+            Self::ClusterNode => 5,
         }
     }
 }
@@ -123,6 +130,7 @@ async fn ask(links: &Links, key: &str) -> Result<Finding, StoreError> {
     let command = redis::cmd("INFO");
     match again_if_cut(|| links.read(key, &command)).await {
         Ok(reply) => match redis::from_redis_value::<String>(reply) {
+            Ok(info) if !links.are_many() && is_of_a_cluster(&info) => Ok(Finding::ClusterNode),
             Ok(info) => Ok(judge(&info)),
             Err(_) => Ok(Finding::Unknown),
         },
@@ -143,6 +151,12 @@ fn may_not_ask(failed: &Failed) -> bool {
             .is_some_and(|said| said.contains("unknown command")),
         _ => false,
     }
+}
+
+/// Whether a reply to INFO is a cluster node's.
+fn is_of_a_cluster(info: &str) -> bool {
+    let signs = ["redis_mode:cluster", "cluster_enabled:1"];
+    info.lines().any(|line| signs.contains(&line.trim_end()))
 }
 
 /// What a reply to INFO says. What it leaves out is nothing against it.

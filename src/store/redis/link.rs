@@ -1,6 +1,6 @@
 //! One connection that is kept, shared by all callers, and replaced when it is no good any more.
 //!
-//! Connections come from deadpool-redis, which sets every timeout. They are not given back between
+//! Connections come from a [`Connector`](super::connector). They are not given back between
 //! calls: each re-use out of the pool would cost a round trip of its own. A multiplexed connection
 //! serves any number of callers at a time.
 
@@ -14,16 +14,20 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime};
 use redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion,
-    PushInfo, PushKind, RedisConnectionInfo, RedisError, ServerErrorKind, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
-    io::tcp::TcpSettings,
+    AsyncConnectionConfig, Cmd, ErrorKind, ProtocolVersion, PushInfo, PushKind,
+    RedisConnectionInfo, RedisError, ServerErrorKind, Value, aio::ConnectionLike,
 };
 use tokio::sync::Mutex;
 
-use super::{links::Answered, tls::explained};
+use super::{
+    connector::{Connector, KeptConnection},
+    links::Answered,
+    message::{is_server_error, message},
+    tls::TlsClient,
+    url::Host,
+};
+use crate::store::StoreError;
 
 /// How long Redis may take.
 #[derive(Debug, Clone, Copy)]
@@ -40,12 +44,13 @@ const COMMANDS_WAITING: usize = 1024;
 pub(super) struct Link {
     /// No two links have the same.
     id: u64,
-    pool: Pool,
+    host: Host,
+    connector: Connector,
     expected: Expected,
     replicas: Option<Replicas>,
-    kept: ArcSwapOption<MultiplexedConnection>,
+    kept: ArcSwapOption<KeptConnection>,
     /// One caller connects at a time. Holds how the last attempt failed, if it did.
-    connecting: Mutex<Option<Failure>>,
+    connecting: Mutex<Option<Failure<RedisError>>>,
     /// Set by the connection itself as soon as it ends. Seen before a command is sent, so that a
     /// connection which ended while nobody used it fails no call.
     ended: Arc<AtomicBool>,
@@ -91,6 +96,8 @@ impl Replicas {
 
 /// Why a command has no answer.
 pub(super) enum Failed {
+    /// No server was found to send it to, or what was found is no store. Nothing was sent that counts.
+    Known(StoreError),
     /// There was no connection to send it over.
     Connecting(RedisError),
     /// It was, or may have been, sent.
@@ -98,15 +105,16 @@ pub(super) enum Failed {
 }
 
 /// An attempt to connect that failed.
-pub(super) struct Failure {
+pub(super) struct Failure<E> {
     pub(super) began_at: Instant,
     pub(super) ended_at: Instant,
-    pub(super) error: RedisError,
+    pub(super) error: E,
 }
 
 impl Link {
     pub(super) fn new(
-        address: ConnectionAddr,
+        host: Host,
+        tls: Option<TlsClient>,
         login: RedisConnectionInfo,
         timeouts: Timeouts,
         expected: Expected,
@@ -115,12 +123,9 @@ impl Link {
         static LINKS: AtomicU64 = AtomicU64::new(0);
         let ended = Arc::new(AtomicBool::new(false));
         let tell = Arc::clone(&ended);
-        let settings = login
+        let login = login
             .set_protocol(ProtocolVersion::RESP3)
             .set_skip_set_lib_name();
-        let tcp = TcpSettings::default().set_nodelay(true);
-        let info = address.into_connection_info()?;
-        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeouts.connect))
             .set_response_timeout(Some(timeouts.response))
@@ -131,20 +136,11 @@ impl Link {
                 }
                 Ok(())
             });
-        let manager = Manager::new_with_config(info, config)?;
-        let pool = Pool::builder(manager)
-            .max_size(1)
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(timeouts.connect))
-            .create_timeout(Some(timeouts.connect))
-            .recycle_timeout(Some(timeouts.connect))
-            .build()
-            .map_err(|error| {
-                RedisError::from((ErrorKind::InvalidClientConfig, "pool", error.to_string()))
-            })?;
+        let connector = Connector::new(&host, tls, login, config, timeouts.connect)?;
         Ok(Self {
             id: LINKS.fetch_add(1, Ordering::Relaxed),
-            pool,
+            host,
+            connector,
             expected,
             replicas,
             kept: ArcSwapOption::empty(),
@@ -157,7 +153,7 @@ impl Link {
     /// gets a new one.
     pub(super) async fn ask(&self, command: &Cmd, manner: Manner) -> Result<Answered, Failed> {
         let kept = self.connection().await.map_err(Failed::Connecting)?;
-        let mut connection = kept.as_ref().clone();
+        let mut connection = kept.connection.clone();
         let replicas = self.replicas.filter(|_| manner.writes);
         if !manner.asking && replicas.is_none() {
             let sent = connection.req_packed_command(command).await;
@@ -173,31 +169,14 @@ impl Link {
             let patience = u64::try_from(replicas.patience.as_millis()).unwrap_or(u64::MAX);
             all.cmd("WAIT").arg(replicas.count).arg(patience);
         }
-        let (offset, count) = (
-            usize::from(manner.asking),
-            1 + usize::from(replicas.is_some()),
-        );
-        let sent = connection.req_packed_commands(&all, offset, count).await;
-        let sent = sent.and_then(|values| {
-            let mut values = values.into_iter();
-            let said = values.next().unwrap_or(Value::Nil).extract_error()?;
-            match (replicas, values.next()) {
-                (None, _) => Ok(said),
-                (Some(replicas), Some(Value::Int(have))) if have >= i64::from(replicas.count) => {
-                    Ok(said)
-                }
-                (Some(replicas), have) => {
-                    let why = format!("{} replicas must have it: {have:?}", replicas.count);
-                    Err((ErrorKind::Client, TOO_FEW_REPLICAS, why).into())
-                }
-            }
-        });
+        let sent = connection.req_packed_commands(&all, 0, all.len()).await;
+        let sent = sent.and_then(|values| read_answers(values, manner.asking, replicas));
         self.answered(&kept, sent)
     }
 
     fn answered(
         &self,
-        kept: &Arc<MultiplexedConnection>,
+        kept: &Arc<KeptConnection>,
         sent: Result<Value, RedisError>,
     ) -> Result<Answered, Failed> {
         let sent = sent.and_then(Value::extract_error);
@@ -225,7 +204,7 @@ impl Link {
         self.usable().is_some()
     }
 
-    async fn connection(&self) -> Result<Arc<MultiplexedConnection>, RedisError> {
+    async fn connection(&self) -> Result<Arc<KeptConnection>, RedisError> {
         if let Some(kept) = self.usable() {
             return Ok(kept);
         }
@@ -255,27 +234,64 @@ impl Link {
         Ok(connection)
     }
 
-    async fn new_connection(&self) -> Result<MultiplexedConnection, RedisError> {
-        let connected = self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => explained(error),
-            error => RedisError::from((ErrorKind::Client, "connecting", error.to_string())),
-        });
-        let mut connection = Connection::take(connected?);
+    async fn new_connection(&self) -> Result<KeptConnection, RedisError> {
+        let mut kept = self.connector.connect(&self.host).await.map_err(|error| {
+            if is_server_error(&error) {
+                return error;
+            }
+            let words = self.connector.message(&error);
+            let why = format!("{words} [{}]", self.host);
+            (ErrorKind::Io, "connecting", why).into()
+        })?;
         if self.expected == Expected::Master {
-            let role: Vec<Value> = redis::cmd("ROLE").query_async(&mut connection).await?;
+            let role = redis::cmd("ROLE");
+            let role: Vec<Value> = role.query_async(&mut kept.connection).await?;
             let is_master = |role: &Value| *role == Value::BulkString(b"master".to_vec());
             if !role.first().is_some_and(is_master) {
-                let why = "the server is a replica, and not the master".to_owned();
+                let why = format!(
+                    "the server is a replica, and not the master [{}]",
+                    self.host
+                );
                 return Err((ErrorKind::Client, "ROLE", why).into());
             }
         }
-        Ok(connection)
+        Ok(kept)
     }
 
-    fn usable(&self) -> Option<Arc<MultiplexedConnection>> {
+    fn usable(&self) -> Option<Arc<KeptConnection>> {
         self.kept
             .load_full()
             .filter(|_| !self.ended.load(Ordering::Acquire))
+    }
+}
+
+/// The answer to the command between what is sent before and behind it.
+fn read_answers(
+    values: Vec<Value>,
+    asking: bool,
+    replicas: Option<Replicas>,
+) -> Result<Value, RedisError> {
+    let mut values = values.into_iter();
+    let asked = asking.then(|| values.next().unwrap_or(Value::Nil).extract_error());
+    let said = values.next().unwrap_or(Value::Nil).extract_error();
+    let said = match (said, asked) {
+        // Without ASKING the node sent it away.
+        (Err(_), Some(Err(not_asked))) => return Err(not_asked),
+        (said, _) => said?,
+    };
+    let Some(replicas) = replicas else {
+        return Ok(said);
+    };
+    match values.next().unwrap_or(Value::Nil).extract_error() {
+        Ok(Value::Int(have)) if have >= i64::from(replicas.count) => Ok(said),
+        have => {
+            let have = have.map_or_else(|error| message(&error), |have| format!("{have:?}"));
+            let why = format!(
+                "{TOO_FEW_REPLICAS}: {} must have it: {have}",
+                replicas.count
+            );
+            Err((ErrorKind::Client, "WAIT", why).into())
+        }
     }
 }
 

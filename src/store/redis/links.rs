@@ -4,13 +4,15 @@
 //! None of them sends again what may have run. What they do send again was refused with an answer that
 //! proves that nothing ran.
 
-use redis::{Cmd, ConnectionAddr, RedisConnectionInfo, RedisError, Value};
+use redis::{Cmd, RedisConnectionInfo, RedisError, Value};
 
 use super::{
     RedisConfig, SetupError, Timeouts,
     cluster::Cluster,
+    errors::not_in_a_cluster,
     link::{Expected, Failed, Link, Manner, Replicas},
     sentinel::Sentinel,
+    tls::TlsClient,
     url::{Host, Topology},
 };
 
@@ -29,8 +31,8 @@ pub(super) struct Answered {
 
 /// How to reach any server of a URL.
 pub(super) struct Servers {
-    /// Of any of them: what is said here of TLS holds for all.
-    address: ConnectionAddr,
+    /// Over TLS, or in plain.
+    tls: Option<TlsClient>,
     login: RedisConnectionInfo,
     pub(super) timeouts: Timeouts,
     replicas: Option<Replicas>,
@@ -47,13 +49,9 @@ impl Links {
             ..
         } = config;
         let first = &url.hosts[0];
-        let address = if url.is_encrypted() {
-            tls.clone().into_address(&first.name, first.port)?
-        } else {
-            ConnectionAddr::Tcp(first.name.clone(), first.port)
-        };
+        let tls = url.is_encrypted().then(|| tls.clone().into_client());
         let servers = Servers {
-            address,
+            tls: tls.transpose()?,
             login: url.login.clone(),
             timeouts: *timeouts,
             replicas: Replicas::new(*wait_replicas, *timeouts),
@@ -69,7 +67,7 @@ impl Links {
                     login = login.set_password(password);
                 }
                 let sentinels = Servers {
-                    address: servers.address.clone(),
+                    tls: servers.tls.clone(),
                     login,
                     timeouts: *timeouts,
                     replicas: None,
@@ -96,8 +94,11 @@ impl Links {
         manner: Manner,
     ) -> Result<Answered, Failed> {
         match self {
-            Self::One(link) => link.ask(command, manner).await,
-            Self::Sentinel(sentinel) => sentinel.ask(command, manner).await,
+            Self::One(link) => link.ask(command, manner).await.map_err(not_in_a_cluster),
+            Self::Sentinel(sentinel) => {
+                let answered = sentinel.ask(command, manner).await;
+                answered.map_err(not_in_a_cluster)
+            }
             Self::Cluster(cluster) => cluster.ask(key, command, manner).await,
         }
     }
@@ -115,7 +116,7 @@ impl Links {
         match self {
             Self::One(_) | Self::Sentinel(_) => Ok(vec![format!("{prefix}{{0}}:probe")]),
             Self::Cluster(cluster) => {
-                let tags = cluster.tags().await.map_err(Failed::Connecting)?;
+                let tags = cluster.tags().await.map_err(Failed::Known)?;
                 let keys = tags.iter().map(|tag| format!("{prefix}{{{tag}}}:probe"));
                 Ok(keys.collect())
             }
@@ -131,16 +132,8 @@ impl Links {
 impl Servers {
     /// A link to one of them; nothing is connected yet.
     pub(super) fn link(&self, host: &Host, expected: Expected) -> Result<Link, RedisError> {
-        let address = match &self.address {
-            ConnectionAddr::TcpTls { tls_params, .. } => ConnectionAddr::TcpTls {
-                host: host.name.clone(),
-                port: host.port,
-                insecure: false,
-                tls_params: tls_params.clone(),
-            },
-            _ => ConnectionAddr::Tcp(host.name.clone(), host.port),
-        };
         let (login, timeouts) = (self.login.clone(), self.timeouts);
-        Link::new(address, login, timeouts, expected, self.replicas)
+        let tls = self.tls.clone();
+        Link::new(host.clone(), tls, login, timeouts, expected, self.replicas)
     }
 }

@@ -14,11 +14,14 @@
 //!
 //! **Which server** ([`links`]) has an organization's keys: the one there is, the master that sentinels
 //! name ([`sentinel`]), or a node of a cluster ([`cluster`]).
-//! **Failures** ([`errors`]) are told in the store's own words. A Redis that may delete what was counted is
+//!
+//! **Failures** ([`errors`]) are told in the store's own words, and in the server's ([`message`]); a right that is
+//! missing by its name ([`rights`]). A Redis that may delete what was counted is
 //! none for Tollgate ([`fitness`]).
 
 mod arguments;
 mod cluster;
+mod connector;
 mod decide;
 mod errors;
 mod fitness;
@@ -27,10 +30,12 @@ mod link;
 mod links;
 mod losses;
 mod memory;
+mod message;
 mod packed;
 pub mod readings;
 pub mod record;
 pub mod reply;
+mod rights;
 mod script;
 mod sentinel;
 mod slots;
@@ -40,7 +45,7 @@ mod url;
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use redis::{Cmd, RedisError};
+use redis::{Cmd, RedisError, Value};
 use tokio::sync::Semaphore;
 
 use self::{
@@ -48,11 +53,13 @@ use self::{
     errors::store_error,
     fitness::Fitness,
     keys::OrgKeys,
-    link::{Manner, again_if_cut},
+    link::{Failed, Manner, again_if_cut},
     links::{Answered, Links},
     packed::BadReply,
     record::Record,
+    rights::Rights,
     script::Script,
+    url::Topology,
 };
 use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageLimits, UsageRows};
 use crate::{
@@ -81,6 +88,25 @@ pub struct RedisConfig {
     pub usage_limits: UsageLimits,
     /// What to do with a Redis that may evict what was counted.
     pub unsafe_eviction: UnsafeEviction,
+}
+
+impl RedisConfig {
+    /// What is sent besides the scripts, sooner or later.
+    fn commands_beside_scripts(&self) -> Vec<&'static str> {
+        let mut commands = Vec::new();
+        match self.url.topology {
+            Topology::One => {}
+            Topology::Sentinel(_) => commands.push("role"),
+            Topology::Cluster => commands.extend(["cluster|slots", "asking"]),
+        }
+        if self.url.login.db() != 0 {
+            commands.push("select");
+        }
+        if self.wait_replicas > 0 {
+            commands.push("wait");
+        }
+        commands
+    }
 }
 
 /// How to log in to sentinels: they have users of their own.
@@ -148,6 +174,8 @@ impl RedisStore {
     /// A file of TLS can't be used, or the client library takes no such connection.
     pub fn new(config: RedisConfig) -> Result<Self, SetupError> {
         let links = Links::new(&config)?;
+        let others = config.commands_beside_scripts();
+        let rights = Rights::new(&config.key_prefix, others);
         let RedisConfig {
             key_prefix,
             usage_limits,
@@ -158,7 +186,7 @@ impl RedisStore {
             links: Arc::new(links),
             fitness: Fitness::new(unsafe_eviction),
             usage_reads: Semaphore::new(MAX_USAGE_READS),
-            decider: Arc::new(Decider::new(key_prefix, usage_limits)),
+            decider: Arc::new(Decider::new(rights, key_prefix, usage_limits)),
             verifying: Arc::new(Semaphore::new(1)),
             pools: Script::new(include_str!("pools.lua")),
         })
@@ -174,6 +202,20 @@ impl RedisStore {
                 drop(turn);
             });
         }
+    }
+
+    /// Runs the script that reads pools, where a key is.
+    async fn read_pools(&self, key: &str, push: impl Fn(&mut Cmd)) -> Result<Value, StoreError> {
+        let run = || self.pools.run(&self.links, key, Manner::default(), &push);
+        match again_if_cut(run).await {
+            Ok(reply) => Ok(reply),
+            Err(failed) => Err(self.explained(key, &failed).await),
+        }
+    }
+
+    async fn explained(&self, key: &str, failed: &Failed) -> StoreError {
+        let rights = &self.decider.rights;
+        rights.explain(&self.links, key, store_error(failed)).await
     }
 
     fn keys(&self, org: &OrgId, day: UtcDay) -> OrgKeys {
@@ -218,9 +260,7 @@ impl Store for RedisStore {
             }
         };
         let key = keys.usage();
-        let reply =
-            again_if_cut(|| self.pools.run(&self.links, &key, Manner::default(), push)).await;
-        let reply = reply.map_err(|error| store_error(&error))?;
+        let reply = self.read_pools(&key, push).await?;
         let (now, mut kept) = readings::parse_pools(&reply, pools.len())?;
         // What Redis lost shows here too, though only a decision restores it. Where it lost nothing, it knows more
         // than this replica does: what others made one part since, say.
@@ -256,7 +296,10 @@ impl Store for RedisStore {
             let mut command = redis::cmd("HSCAN");
             command.arg(&key).arg(&cursor).arg("COUNT").arg(USAGE_STEP);
             let answered = again_if_cut(|| self.links.ask(&key, &command, Manner::default())).await;
-            let Answered { value, by } = answered.map_err(|error| store_error(&error))?;
+            let Answered { value, by } = match answered {
+                Ok(answered) => answered,
+                Err(failed) => return Err(self.explained(&key, &failed).await),
+            };
             if scanned_by.replace(by).is_some_and(|before| before != by) {
                 // Where one server was in its scan means nothing to another.
                 if scans == MOST_SCANS {
@@ -283,10 +326,13 @@ impl Store for RedisStore {
             }
             cursor = next;
         }
-        let now = self
-            .decider
-            .probe_at(&self.links, &key, Manner::default())
+        // The clock, by a script that may be run where nothing may be written.
+        let reply = self
+            .read_pools(&key, |command| {
+                command.arg(0);
+            })
             .await?;
+        let (now, _) = readings::parse_pools(&reply, 0)?;
         Ok(Timed { now, answer: rows })
     }
 

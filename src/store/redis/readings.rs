@@ -86,6 +86,6 @@ fn bytes(part: &Value) -> Result<&[u8], BadReply> {
     }
 }
 
-fn text(part: &Value) -> Result<&str, BadReply> {
+pub(super) fn text(part: &Value) -> Result<&str, BadReply> {
     std::str::from_utf8(bytes(part)?).map_err(|_| bad("not UTF-8"))
 }

@@ -12,20 +12,26 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use redis::{Cmd, ErrorKind, RedisError};
+use redis::Cmd;
 use tokio::sync::Mutex;
 
 use super::{
+    errors::{most_specific, store_error},
     link::{Expected, Failed, Failure, Link, Manner, must_be_replaced},
     links::{Answered, Servers},
+    message::sanitize,
     url::Host,
 };
+use crate::store::StoreError;
 
 /// After a look that found no master, this long nobody looks: an outage must not keep sentinels busy.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -36,8 +42,10 @@ pub(super) struct Sentinel {
     sentinels: Vec<Link>,
     servers: Servers,
     master: ArcSwapOption<Master>,
+    /// Whether the log was told that sentinels refuse to name the master.
+    has_logged_refusal: AtomicBool,
     /// One caller looks at a time. Holds how the last look failed, if it did.
-    looking: Mutex<Option<Failure>>,
+    looking: Mutex<Option<Failure<StoreError>>>,
 }
 
 struct Master {
@@ -53,17 +61,18 @@ impl Sentinel {
             sentinels,
             servers,
             master: ArcSwapOption::empty(),
+            has_logged_refusal: AtomicBool::new(false),
             looking: Mutex::new(None),
         }
     }
 
     /// Sends one command to the master.
     pub(super) async fn ask(&self, command: &Cmd, manner: Manner) -> Result<Answered, Failed> {
-        let master = self.master().await.map_err(Failed::Connecting)?;
+        let master = self.master().await.map_err(Failed::Known)?;
         let answered = master.link.ask(command, manner).await;
         let is_left = match &answered {
             Ok(_) => false,
-            Err(Failed::Connecting(_)) => true,
+            Err(Failed::Connecting(_) | Failed::Known(_)) => true,
             Err(Failed::Asking(error)) => must_be_replaced(error),
         };
         if is_left {
@@ -83,7 +92,14 @@ impl Sentinel {
         let mut votes = HashMap::new();
         // As soon as most agree, the others are not waited for: they may be gone.
         while let Some(told) = told.next().await {
-            let Ok(host) = told else { continue };
+            let host = match told {
+                Ok(host) => host,
+                Err(error @ StoreError::Refused { .. }) => {
+                    self.tell(&error);
+                    continue;
+                }
+                Err(_) => continue,
+            };
             let count = votes.entry(host.clone()).or_insert(0);
             *count += 1;
             if *count * 2 <= self.sentinels.len() {
@@ -99,6 +115,13 @@ impl Sentinel {
         }
     }
 
+    /// Tells the log, once, that a failover may pass unseen: what needs the sentinels now has its own answer.
+    fn tell(&self, error: &StoreError) {
+        if !self.has_logged_refusal.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "a sentinel refuses to name the master: a failover may be seen late");
+        }
+    }
+
     /// Takes another master for this one, unless someone has done so.
     fn replace(&self, before: &Arc<Master>, by: Option<Arc<Master>>) {
         let current = self.master.load();
@@ -108,7 +131,7 @@ impl Sentinel {
         }
     }
 
-    async fn master(&self) -> Result<Arc<Master>, RedisError> {
+    async fn master(&self) -> Result<Arc<Master>, StoreError> {
         if let Some(master) = self.connected() {
             return Ok(master);
         }
@@ -141,7 +164,7 @@ impl Sentinel {
     }
 
     /// Asks all sentinels at once, and takes the first whose master proves to be one.
-    async fn look(&self) -> Result<Master, RedisError> {
+    async fn look(&self) -> Result<Master, StoreError> {
         let asked = self.sentinels.iter().map(|sentinel| self.told_by(sentinel));
         let mut told: FuturesUnordered<_> = asked.collect();
         let mut tried = HashSet::new();
@@ -149,39 +172,41 @@ impl Sentinel {
         while let Some(told) = told.next().await {
             let found = match told {
                 Ok(host) if tried.insert(host.clone()) => {
-                    let link = self.servers.link(&host, Expected::Master);
-                    match link {
+                    let found = match self.servers.link(&host, Expected::Master) {
                         Ok(link) => link.connect().await.map(|()| Master { host, link }),
                         Err(error) => Err(error),
-                    }
+                    };
+                    found.map_err(|error| store_error(&Failed::Connecting(error)))
                 }
                 Ok(_) => continue,
                 Err(error) => Err(error),
             };
             match found {
                 Ok(master) => return Ok(master),
-                Err(error) => faults.push(error.to_string()),
+                Err(error) => faults.push(error),
             }
         }
-        faults.dedup();
-        let found = ("the sentinels lead to no master", faults.join("; "));
-        Err((ErrorKind::Client, found.0, found.1).into())
+        Err(most_specific(faults, "the sentinels lead to no master"))
     }
 
     /// Where a sentinel says that the master is.
-    async fn told_by(&self, sentinel: &Link) -> Result<Host, RedisError> {
+    async fn told_by(&self, sentinel: &Link) -> Result<Host, StoreError> {
         let mut command = redis::cmd("SENTINEL");
         command.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
-        let answered = match sentinel.ask(&command, Manner::default()).await {
-            Ok(answered) => answered,
-            Err(Failed::Connecting(error) | Failed::Asking(error)) => return Err(error),
-        };
-        let told: Option<(String, u16)> = redis::from_redis_value(answered.value)?;
-        match told {
-            Some((name, port)) => Ok(Host::new(&name, port)),
-            None => {
-                let why = format!("a sentinel knows no master {:?}", self.name);
-                Err((ErrorKind::Client, "no such master", why).into())
+        let answered = sentinel.ask(&command, Manner::default()).await;
+        let answered = answered.map_err(|failed| store_error(&failed))?;
+        match redis::from_redis_value::<Option<(String, u16)>>(answered.value) {
+            Ok(Some((name, port))) => Ok(Host::new(&name, port)),
+            Ok(None) => {
+                let reason = format!("a sentinel knows no master {:?}", self.name);
+                Err(StoreError::Unreachable { reason })
+            }
+            Err(error) => {
+                let reason = format!(
+                    "a sentinel's answer is no address: {}",
+                    sanitize(&error.to_string())
+                );
+                Err(StoreError::Unreachable { reason })
             }
         }
     }

@@ -1,0 +1,118 @@
+//! What a server says when it refuses is not hidden, and what it must not say is not told.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    thread,
+    time::Instant,
+};
+
+use super::{PATIENCE, logged, not_ready_body, refused, start_unseen};
+use crate::server::http_get;
+use crate::support::{redis::RedisServer, tollgate::Tollgate};
+
+/// Waits until readiness, an answer, the page and the log all say these words.
+async fn is_told(tollgate: &Tollgate, words: &str) {
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        let status = refused(&tollgate.client(), 1, "r").await;
+        let (_, page) = http_get(&tollgate.http_addr, "/api/quota?org=acme");
+        let (head, body) = http_get(&tollgate.http_addr, "/readyz");
+        let texts = [status.message(), &page, &body];
+        let told = texts.iter().all(|text| text.contains(words));
+        if told && logged(tollgate, &["NOT_SERVING", words]) {
+            assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+            for text in texts {
+                assert!(!text.contains("127.0.0.1"), "{text}");
+            }
+            return;
+        }
+        assert!(
+            Instant::now() < patience,
+            "{words:?}: {texts:?} {:?}",
+            tollgate.log()
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+/// A server that answers each of these commands so, and HELLO well unless it is among them.
+fn answers(answers: &'static [(&'static str, &'static str)]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = move |mut caller: TcpStream| {
+        let mut asked = [0; 4096];
+        while let Ok(length @ 1..) = caller.read(&mut asked) {
+            let asked = String::from_utf8_lossy(&asked[..length]).into_owned();
+            let known = answers.iter().find(|(command, _)| asked.contains(command));
+            let answer = match known {
+                Some((_, answer)) => answer,
+                None if asked.contains("HELLO") => "%1\r\n+proto\r\n:3\r\n",
+                None => "-ERR unknown\r\n",
+            };
+            if caller.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    };
+    thread::spawn(move || {
+        for caller in listener.incoming() {
+            thread::spawn(move || serve(caller.unwrap()));
+        }
+    });
+    address.to_string()
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_is_told_in_the_servers_own_words() {
+    let redis = RedisServer::start();
+    let tollgate = start_unseen(&format!("{}/99", redis.url()), "");
+    is_told(&tollgate, "ERR DB index is out of range").await;
+}
+
+#[tokio::test]
+async fn any_other_refusal_is_told_in_the_servers_own_words_whenever_it_comes() {
+    for refuses in [
+        &[("HELLO", "-FROZEN until noon\r\n")][..],
+        &[("INFO", "-FROZEN until noon\r\n")],
+        &[("INFO", "$-1\r\n"), ("EVALSHA", "-FROZEN until noon\r\n")],
+    ] {
+        let tollgate = start_unseen(&format!("redis://{}", answers(refuses)), "");
+        is_told(&tollgate, "FROZEN until noon").await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_repeats_of_a_login_is_told_nowhere() {
+    let echo =
+        "-ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'gate' 'hunter2' \r\n";
+    let answers: &'static [(&str, &str)] = Vec::leak(vec![("HELLO", echo)]);
+    let server = self::answers(answers);
+    let url = format!("redis://gate:hunter2@{server}");
+    let tollgate = start_unseen(&url, "log = \"trace\"");
+    is_told(&tollgate, "ERR unknown command 'HELLO'").await;
+    assert!(!not_ready_body(&tollgate).contains("hunter2"));
+    assert!(!logged(&tollgate, &["hunter2"]));
+}
+
+#[tokio::test]
+async fn a_server_that_can_not_be_reached_is_told_in_the_words_of_networks() {
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = hangs.local_addr().unwrap();
+    let closes = TcpListener::bind("127.0.0.1:0").unwrap();
+    let closing = closes.local_addr().unwrap();
+    thread::spawn(move || closes.incoming().for_each(drop));
+    for (host, words) in [
+        (
+            "nowhere.invalid".to_owned(),
+            "can't be reached: no such host",
+        ),
+        (silent.to_string(), "can't be reached: timed out"),
+        (closing.to_string(), "can't be reached: connection reset"),
+    ] {
+        let tollgate = start_unseen(&format!("redis://{host}"), "");
+        is_told(&tollgate, words).await;
+        // The log says which server it is.
+        assert!(logged(&tollgate, &["NOT_SERVING", words, &host]));
+    }
+}
