@@ -1,8 +1,10 @@
 //! What is shipped beside the sources: the image, the scripts, and what is said of the project's security.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use serde_json::Value;
+
+use crate::support::tools::run;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -111,6 +113,34 @@ fn every_script_can_be_run_and_ends_at_its_first_failure() {
 }
 
 /// Texts of Rust below a folder.
+/// A user without rights is told everything that root must install, before anything is fetched or built.
+#[test]
+fn the_script_of_the_tests_lists_all_that_is_missing_at_once() {
+    let empty = tempfile::tempdir().unwrap();
+    let (scripts, path) = (empty.path().join("scripts"), empty.path().join("path"));
+    fs::create_dir(&scripts).unwrap();
+    fs::create_dir(&path).unwrap();
+    fs::write(scripts.join("test"), read("scripts/test")).unwrap();
+    for (name, text) in [
+        ("id", "echo 1000"),
+        ("cargo", "echo built"),
+        ("apt-get", "echo installed"),
+        ("dirname", "echo ${1%/*}"),
+    ] {
+        let file = path.join(name);
+        fs::write(&file, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut bash = Command::new("/bin/bash");
+    let ran = run(bash.arg(scripts.join("test")).env("PATH", &path));
+    assert_eq!((ran.code, &*ran.stdout), (Some(1), ""), "{ran:?}");
+    let missing =
+        "gcc libc6-dev g++ redis-server redis-sentinel redis-tools python3 python3-venv golang-go";
+    let command =
+        format!("apt-get update && apt-get install -y --no-install-recommends {missing}\n");
+    assert!(ran.stderr.ends_with(&command), "{ran:?}");
+}
+
 fn sources(folder: &Path, into: &mut Vec<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -1,11 +1,7 @@
-//! A disk that is full, really: a small tmpfs that only the service and this test see.
+//! A disk that is full.
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -16,43 +12,11 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use crate::support::{
     calls::{ask, large, policy_file},
     clock::Clock,
-    tollgate::{Tollgate, program_by},
+    disk::Disk,
     world::NOON,
 };
 
-const SIZE: &str = "size=8m";
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Mounts a tmpfs at its first argument, in a mount namespace of its own, and becomes what follows.
-fn launcher(mount: &Path) -> Vec<String> {
-    let root = nix::unistd::geteuid().is_root();
-    let namespace: &[&str] = match root {
-        true => &["unshare", "--mount"],
-        false => &["unshare", "--user", "--map-root-user", "--mount"],
-    };
-    let script = format!("mount -t tmpfs -o {SIZE} tmpfs \"$0\" && exec \"$@\"");
-    let words = [namespace, &["sh", "-c", &script, mount.to_str().unwrap()]].concat();
-    let tried = Command::new(words[0])
-        .args(&words[1..])
-        .arg("true")
-        .output();
-    let tried = tried.expect("this test needs unshare (util-linux)");
-    assert!(
-        tried.status.success(),
-        "this test needs a tmpfs of its own, and this system allows none: run it as root, or where \
-         unprivileged user namespaces are allowed: {}",
-        String::from_utf8_lossy(&tried.stderr)
-    );
-    words.into_iter().map(str::to_owned).collect()
-}
-
-/// Takes all the room that is left.
-fn fill(path: &Path) {
-    let mut file = File::create(path).unwrap();
-    for size in [65_536, 4_096, 1] {
-        while file.write_all(&vec![1; size]).is_ok() {}
-    }
-}
 
 /// Long names, so that the file must grow soon.
 fn id(at: usize) -> String {
@@ -61,21 +25,26 @@ fn id(at: usize) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_grants_nothing_and_it_serves_again_when_there_is_room() {
-    let (mount, clock) = (tempfile::tempdir().unwrap(), Clock::at(NOON));
-    let mount = mount.path();
-    let launcher = launcher(mount);
-    let launcher: Vec<&str> = launcher.iter().map(String::as_str).collect();
-    let policy = policy_file(1_000_000);
-    let store = format!("file:{}", mount.join("tollgate.db").display());
-    let args = ["--store", &store, "--policy", policy.path()];
-    let tollgate = Tollgate::launch(program_by(&launcher), &args, |it| clock.preload(it));
+    grants_nothing_while_it_is_full(Disk::preloaded()).await;
+}
+
+/// On a real disk, where this system allows a mount.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_mount_grants_nothing_and_it_serves_again_when_there_is_room() {
+    let disk = Disk::mounted().unwrap_or_else(|why| {
+        eprintln!("no mount is allowed here, so writes fail by the preloaded library: {why}");
+        Disk::preloaded()
+    });
+    grants_nothing_while_it_is_full(disk).await;
+}
+
+async fn grants_nothing_while_it_is_full(disk: Disk) {
+    let (policy, clock) = (policy_file(1_000_000), Clock::at(NOON));
+    let tollgate = disk.launch(&["--policy", policy.path()], &clock);
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
-    // How this test sees the tmpfs.
-    let inside = format!("/proc/{}/root{}", tollgate.pid(), mount.display());
-    let filler = PathBuf::from(inside).join("filler");
     let client = tollgate.client();
 
-    fill(&filler);
+    disk.fill(&tollgate);
     let patience = Instant::now() + PATIENCE;
     let (mut asked, mut failed) = (0, BTreeSet::new());
     while failed.len() < 100 {
@@ -106,7 +75,7 @@ async fn a_full_disk_grants_nothing_and_it_serves_again_when_there_is_room() {
         .unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
 
-    fs::remove_file(&filler).unwrap();
+    disk.free(&tollgate);
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let used = large(&client).await.used;
     let answered = (asked - failed.len()) as u64;

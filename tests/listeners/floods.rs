@@ -12,7 +12,8 @@ use crate::support::{
     calls::reserve,
     certificates::Authority,
     floods::{
-        BEGINNING, closed, continuation_flood, held_streams, rapid_reset, silent_connections,
+        BEGINNING, closed, continuation_flood, fitted_to_open_files, held_streams, rapid_reset,
+        silent_connections,
     },
     tollgate::Tollgate,
 };
@@ -64,14 +65,16 @@ async fn headers_without_an_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_idle_connections_than_there_is_room_for() {
-    let tollgate = start("[bounds]\nconnections = 3000\n");
+    let count = fitted_to_open_files(5_000);
+    let room = count * 3 / 5;
+    let tollgate = start(&format!("[bounds]\nconnections = {room}\n"));
     let addr = tollgate.addr.clone();
-    let flood = tokio::task::spawn_blocking(move || silent_connections(&addr, 5_000, BEGINNING));
+    let flood = tokio::task::spawn_blocking(move || silent_connections(&addr, count, BEGINNING));
     others_are_served(&tollgate, || !flood.is_finished()).await;
     let mut idle = flood.await.unwrap();
     let until = Instant::now() + Duration::from_secs(1);
     others_are_served(&tollgate, || Instant::now() < until).await;
-    assert!(closed(&mut idle) >= 2_000);
+    assert!(closed(&mut idle) >= count - room);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,14 +89,16 @@ async fn thousands_of_streams_that_are_held_open() {
 async fn handshakes_of_tls_that_do_not_go_on() {
     let authority = Authority::new();
     let files = authority.signs("server", &["tollgate.test"]);
+    let count = fitted_to_open_files(2_000);
+    let room = count / 2;
     let tollgate = start(&format!(
-        "[http_tls]\ncert_file = {:?}\nkey_file = {:?}\n[bounds]\nconnections = 1000\nhandshake_time = \"5s\"\n",
+        "[http_tls]\ncert_file = {:?}\nkey_file = {:?}\n[bounds]\nconnections = {room}\nhandshake_time = \"5s\"\n",
         files.cert, files.key
     ));
     let addr = tollgate.http_addr.clone();
     // The head of a record, whose rest never comes.
     let flood = tokio::task::spawn_blocking(move || {
-        let mut silent = silent_connections(&addr, 2_000, &[0x16, 3, 1, 2, 0, 1]);
+        let mut silent = silent_connections(&addr, count, &[0x16, 3, 1, 2, 0, 1]);
         let patience = Instant::now() + super::PATIENCE;
         while closed(&mut silent) < silent.len() {
             assert!(Instant::now() < patience, "some are still open");

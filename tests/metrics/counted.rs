@@ -91,11 +91,11 @@ async fn what_no_method_sees_is_counted_too() {
     let slow = TextFile::new("[redis]\nresponse_timeout = \"30s\"\n");
     let (tollgate, mut client, _policy) =
         start(&["--store", &redis.url(), "--config", slow.path()]).await;
-    // Redis is asked, and keeps silent for longer than the caller waits.
-    redis.run(&["CLIENT", "PAUSE", "1000", "ALL"]);
+    // Redis is asked, and keeps silent for longer than the caller waits, who is gone long before the deadline.
+    redis.run(&["CLIENT", "PAUSE", "20000", "ALL"]);
     let mut call = tonic::Request::new(ask(1, ""));
-    call.set_timeout(Duration::from_millis(100));
-    let hung_up = tokio::time::timeout(Duration::from_millis(30), client.reserve(call)).await;
+    call.set_timeout(Duration::from_secs(10));
+    let hung_up = tokio::time::timeout(Duration::from_millis(100), client.reserve(call)).await;
     assert!(hung_up.is_err());
     let labels = [r#"rpc="Reserve",code="CANCELLED""#];
     wait_for(&tollgate, "tollgate_requests_total", &labels, 1.0).await;

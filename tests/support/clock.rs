@@ -4,10 +4,10 @@
 use std::{
     fs::File,
     os::unix::fs::FileExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
@@ -16,6 +16,8 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use tempfile::TempDir;
 use tollgate::store::clock::{ClockReading, system_clock};
+
+use super::shim;
 
 /// A clock that is ahead of the real one by a settable amount.
 pub struct Clock {
@@ -139,26 +141,7 @@ pub struct Preload(PathBuf);
 
 impl Preload {
     pub fn preload(&self, command: &mut Command) {
-        command
-            .env("LD_PRELOAD", shim())
-            .env("TOLLGATE_CLOCK_FILE", &self.0);
+        shim::preload(command, "clock_shim");
+        command.env("TOLLGATE_CLOCK_FILE", &self.0);
     }
-}
-
-/// The preloaded library, compiled once a test run.
-fn shim() -> &'static Path {
-    static SHIM: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-    let (_, path) = SHIM.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("clock_shim.so");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/clock_shim.c");
-        let compiled = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
-            .args([&path, Path::new(source)])
-            .status()
-            .expect("the tests need a C compiler, cc: ./scripts/test installs it");
-        assert!(compiled.success(), "{source} does not compile");
-        (dir, path)
-    });
-    path
 }

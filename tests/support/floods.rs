@@ -8,9 +8,13 @@ use std::{
 
 use h2::{Reason, client::SendRequest};
 use http::{Method, Request};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// HTTP/2's preface and empty settings.
 pub const BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// What all floods at once, and the tests beside them, may need.
+const MOST_OPEN_FILES: u64 = 20_000;
 
 const RESERVE: &str = "/tollgate.v1.QuotaService/Reserve";
 const STREAM: &str = "/tollgate.v1.QuotaService/ReserveStream";
@@ -109,6 +113,15 @@ pub fn continuation_flood(addr: &str, lasts: Duration) -> usize {
         }
     }
     sent
+}
+
+/// How many connections a flood may have: at most so many, and half of what the system lets this process open, which
+/// other tests use too. Many systems allow 1024 files unless a program asks for more.
+pub fn fitted_to_open_files(connections: usize) -> usize {
+    let (current, maximum) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let allowed = current.max(maximum.min(MOST_OPEN_FILES));
+    setrlimit(Resource::RLIMIT_NOFILE, allowed, maximum).unwrap();
+    connections.min(usize::try_from(allowed / 2).unwrap())
 }
 
 /// Connections that say this and then nothing more.
