@@ -12,9 +12,10 @@ mod opening;
 mod paced;
 mod readiness;
 mod resets;
+mod socket;
 mod tls;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -28,6 +29,7 @@ use tonic_health::ServingStatus;
 
 pub use self::{
     bounds::Bounds,
+    socket::ListenAddress,
     tls::{ClientCertificates, GRPC_TLS, HTTP_TLS, ListenerTls, TlsNames},
 };
 use self::{
@@ -161,8 +163,8 @@ impl Server {
     /// # Errors
     ///
     /// The socket has no address.
-    pub fn grpc_addr(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.grpc.tcp.local_addr()?)
+    pub fn grpc_addr(&self) -> anyhow::Result<ListenAddress> {
+        Ok(self.grpc.socket.address()?)
     }
 
     /// Where HTTP is served.
@@ -170,8 +172,8 @@ impl Server {
     /// # Errors
     ///
     /// The socket has no address.
-    pub fn http_addr(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.http.tcp.local_addr()?)
+    pub fn http_addr(&self) -> anyhow::Result<ListenAddress> {
+        Ok(self.http.socket.address()?)
     }
 
     /// Serves until `stop` says so, then ends cleanly within the grace period. Whoever gives the nudge makes
