@@ -51,7 +51,7 @@ use crate::{
     metrics::Metrics,
     policy::{PolicySource, PolicyStatus},
     reload::Nudge,
-    settings::{Settings, StoreChoice},
+    settings::{Settings, StoreChoice, warn_of_unknown_variables},
     traces::Traces,
 };
 
@@ -101,6 +101,7 @@ impl Server {
     ///
     /// One clear sentence: what can't be read, used or bound.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
+        warn_of_unknown_variables();
         let policy = open_policy(settings)?;
         let callers = admission::load(settings)?;
         let metrics = Metrics::new();

@@ -16,9 +16,7 @@ use tollgate::{
         Store,
         file::FileStore,
         memory::MemoryStore,
-        redis::{
-            RedisConfig, RedisStore, RedisUrl, SentinelLogin, Timeouts, TlsFiles, UnsafeEviction,
-        },
+        redis::{Login, RedisConfig, RedisStore, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
     },
 };
 
@@ -272,7 +270,7 @@ pub fn redis_store_at(url: &str) -> RedisStore {
     RedisStore::new(RedisConfig {
         url: RedisUrl::parse(url).unwrap(),
         tls: TlsFiles::default(),
-        sentinel_login: SentinelLogin::default(),
+        sentinel_login: Login::default(),
         key_prefix: "tollgate:".to_owned(),
         timeouts: Timeouts {
             connect: std::time::Duration::from_secs(5),

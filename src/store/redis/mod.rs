@@ -28,6 +28,7 @@ mod fitness;
 pub mod keys;
 mod link;
 mod links;
+mod login;
 mod losses;
 mod memory;
 mod packed;
@@ -42,7 +43,7 @@ mod tls;
 mod url;
 mod words;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::{Cmd, RedisError, Value};
@@ -66,7 +67,13 @@ use crate::{
     pem::PemFault,
 };
 
-pub use self::{fitness::UnsafeEviction, link::Timeouts, tls::TlsFiles, url::RedisUrl};
+pub use self::{
+    fitness::UnsafeEviction,
+    link::Timeouts,
+    login::{Login, Password},
+    tls::TlsFiles,
+    url::RedisUrl,
+};
 
 /// How to reach Redis, and how to use it.
 #[derive(Debug, Clone)]
@@ -76,7 +83,7 @@ pub struct RedisConfig {
     /// The files of a connection over TLS.
     pub tls: TlsFiles,
     /// How to log in to sentinels.
-    pub sentinel_login: SentinelLogin,
+    pub sentinel_login: Login,
     /// Before every key.
     pub key_prefix: String,
     /// How long Redis may take.
@@ -87,24 +94,6 @@ pub struct RedisConfig {
     pub usage_retention_days: u32,
     /// What to do with a Redis that may evict what was counted.
     pub unsafe_eviction: UnsafeEviction,
-}
-
-/// How to log in to sentinels: they have users of their own.
-#[derive(Clone, Default)]
-pub struct SentinelLogin {
-    /// The user; none: the default one.
-    pub user: Option<String>,
-    /// Its password; none: sentinels that ask for none.
-    pub password: Option<String>,
-}
-
-impl fmt::Debug for SentinelLogin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { user, password: _ } = self;
-        f.debug_struct("SentinelLogin")
-            .field("user", user)
-            .finish_non_exhaustive()
-    }
 }
 
 /// Why a store can't be prepared.
