@@ -215,6 +215,7 @@ fn every_script_starts_as_one_and_tells_its_keys_and_what_it_returns() {
     let scripts = [
         "src/store/redis/decide/plain.lua",
         "src/store/redis/pools.lua",
+        "src/store/redis/rights.lua",
     ];
     assert_eq!(names, scripts);
     for (file, text) in &parts {

@@ -320,7 +320,7 @@ pub enum StoreError {
         reason: String,
     },
     /// The store answers, and may lose what it counted, or is no store for Tollgate: what it says now may
-    /// be wrong later. Nothing was written. Only [`Store::probe`] finds this.
+    /// be wrong later. Nothing was written.
     #[error("the store is unfit: {reason}")]
     Unfit {
         /// What is wrong, and what would put it right. Says nothing that is secret.
@@ -404,6 +404,6 @@ pub enum Hindrance {
     #[error("it takes no more connections")]
     TooManyClients,
     /// Anything else, which it says itself.
-    #[error("it refuses")]
+    #[error("in its own words")]
     Other,
 }

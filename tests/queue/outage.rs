@@ -61,8 +61,12 @@ impl Held {
 
     /// A call that the store fails.
     async fn fail_one(&mut self) {
+        self.fail_one_for(silent()).await;
+    }
+
+    async fn fail_one_for(&mut self, error: StoreError) {
         let asked = self.id("fails").await;
-        self.calls.next().await.fail(silent());
+        self.calls.next().await.fail(error);
         assert!(matches!(asked.await, Err(LedgerError::Store(_))));
     }
 }
@@ -85,6 +89,19 @@ async fn a_call_that_fails_makes_the_watcher_ask_at_once_and_its_failure_is_an_o
     held.fail_one().await;
     settled().await;
     assert!(held.is_down());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_refused_makes_the_watcher_ask_at_once_too() {
+    let reason = "the test wants it".to_owned();
+    for error in [full(), StoreError::Unfit { reason }] {
+        let (mut held, _watching) = Held::watched().await;
+        sleep(Duration::from_millis(60)).await;
+        held.probes_fail(error.clone());
+        held.fail_one_for(error).await;
+        settled().await;
+        assert!(held.is_down());
+    }
 }
 
 #[tokio::test(start_paused = true)]

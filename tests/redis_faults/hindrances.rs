@@ -10,7 +10,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{PATIENCE, logged, not_ready_body, refused, served_again, start, start_unseen};
 use crate::support::{
-    calls::{large, reserve, said},
+    calls::{large, reserve, said, sum, usage},
     free_port,
     redis::RedisServer,
     tollgate::Tollgate,
@@ -68,6 +68,7 @@ async fn a_setting_hinders(refuse: &[&str], serve: &[&str], words: &str, code: &
     is_hindered(&tollgate, words, code).await;
     // What can be read, is.
     assert_eq!(large(&tollgate.client()).await.used, 10);
+    assert_eq!(sum(&usage(&tollgate.client(), "").await).0, 10);
     redis.run(serve);
     is_over(&tollgate, 10).await;
 }

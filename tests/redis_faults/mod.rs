@@ -7,12 +7,12 @@ mod fitness;
 mod foreign;
 mod hindrances;
 mod losses;
+mod messages;
 mod outages;
 mod refusals;
 mod rights;
 mod streams;
 mod waiting;
-mod words;
 
 use std::time::{Duration, Instant};
 

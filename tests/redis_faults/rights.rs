@@ -187,6 +187,18 @@ async fn what_only_reads_names_the_right_that_it_lacks_too() {
 }
 
 #[tokio::test]
+async fn a_user_that_may_not_choose_its_database_is_told_so() {
+    let redis = RedisServer::start();
+    let url = url_of_user(&redis, &LEAST_RIGHTS);
+    let tollgate = start_unseen(&format!("{url}/1"), "");
+    wait_for_readyz(&tollgate, Some("lacks +select")).await;
+    change_rights(&redis, &["+select"]);
+    wait_for_readyz(&tollgate, None).await;
+    change_rights(&redis, &["-select"]);
+    wait_for_readyz(&tollgate, Some("lacks +select")).await;
+}
+
+#[tokio::test]
 async fn a_user_that_may_not_wait_for_replicas_is_told_so() {
     let redis = RedisServer::start();
     let url = url_of_user(&redis, &LEAST_RIGHTS);

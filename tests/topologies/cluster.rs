@@ -140,6 +140,7 @@ async fn a_right_that_the_user_lacks_in_a_cluster_is_named() {
     for (taken, missing) in [
         ("hset", "lacks +hset"),
         ("asking", "lacks +asking"),
+        ("cluster|slots", "lacks +cluster|slots"),
         ("evalsha", "lacks +evalsha"),
     ] {
         tollgate.wait_for_readiness(ServingStatus::Serving).await;
@@ -152,7 +153,7 @@ async fn a_right_that_the_user_lacks_in_a_cluster_is_named() {
         change_rights(&cluster, &[&format!("+{taken}")]);
     }
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
-    // Without the slots nothing is found at all.
+    // A service that starts then finds no node at all.
     change_rights(&cluster, &["-cluster|slots"]);
     let blind = start(&cluster.url_of("gate:secret@"), "");
     is_not_ready_for(&blind, "lacks +cluster|slots").await;

@@ -112,7 +112,20 @@ async fn a_right_that_the_user_lacks_behind_sentinels_is_named() {
     // Each new connection to a master asks whether it is one.
     change_rights(&["-role"]);
     let new = start(&url, "");
-    is_not_ready_for(&new, "lacks +role").await;
+    for tollgate in [&tollgate, &new] {
+        is_not_ready_for(tollgate, "lacks +role").await;
+    }
     change_rights(&["+role"]);
     new.wait_for_readiness(ServingStatus::Serving).await;
+    // While the master answers, sentinels that refuse cost nothing yet.
+    sentinels.set_user(&["default", "-sentinel"]);
+    logs(
+        &new,
+        &[
+            "WARN",
+            "a sentinel refuses to name the master",
+            "lacks +sentinel",
+        ],
+    )
+    .await;
 }

@@ -26,7 +26,7 @@ use redis::{Cmd, ErrorKind, ServerErrorKind, cluster_routing::Slot};
 use tokio::sync::Mutex;
 
 use super::{
-    errors::{most_telling, store_error},
+    errors::{most_specific, store_error},
     link::{Expected, Failed, Link, Manner},
     links::{Answered, Servers},
     slots::Slots,
@@ -288,7 +288,7 @@ impl Cluster {
                 Err(error) => faults.push(error),
             }
         }
-        Err(most_telling(faults, "no node tells the slots"))
+        Err(most_specific(faults, "no node tells the slots"))
     }
 
     async fn told_by(&self, host: &Host) -> Result<Slots, StoreError> {

@@ -17,9 +17,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     login::Login,
+    message::{CONNECTION_RESET, NO_SUCH_FILE, message},
     tls::TlsClient,
     url::Host,
-    words::{CONNECTION_RESET, NO_SUCH_FILE, words},
 };
 
 const OR_TLS: &str = ": if the port speaks TLS, use rediss://";
@@ -38,7 +38,7 @@ enum Way {
 }
 
 /// A connection, and the task that drives it, where the client library has not made it itself.
-pub(super) struct Kept {
+pub(super) struct KeptConnection {
     pub(super) connection: MultiplexedConnection,
     _driver: Option<AbortOnDropHandle<()>>,
 }
@@ -63,7 +63,7 @@ impl Connector {
         })
     }
 
-    pub(super) async fn connect(&self, host: &Host) -> Result<Kept, RedisError> {
+    pub(super) async fn connect(&self, host: &Host) -> Result<KeptConnection, RedisError> {
         let login = timeout(self.timeout, self.login.connection_info()).await;
         let login = login.map_err(|_| timed_out())??;
         let login = login
@@ -81,7 +81,7 @@ impl Connector {
         &self,
         info: &ConnectionInfo,
         login: RedisConnectionInfo,
-    ) -> Result<Kept, RedisError> {
+    ) -> Result<KeptConnection, RedisError> {
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = info.clone();
         let info = info.set_redis_settings(login).set_tcp_settings(tcp);
@@ -97,7 +97,7 @@ impl Connector {
             RedisError::from((ErrorKind::InvalidClientConfig, "pool", error.to_string()))
         })?;
         match pool.get().await {
-            Ok(connection) => Ok(Kept {
+            Ok(connection) => Ok(KeptConnection {
                 connection: Connection::take(connection),
                 _driver: None,
             }),
@@ -112,7 +112,7 @@ impl Connector {
         tls: &TlsClient,
         login: RedisConnectionInfo,
         host: &Host,
-    ) -> Result<Kept, RedisError> {
+    ) -> Result<KeptConnection, RedisError> {
         let deadline = Instant::now() + self.timeout;
         let stream = TcpStream::connect((host.name.as_str(), host.port));
         let stream = timeout_at(deadline, stream).await;
@@ -129,17 +129,17 @@ impl Connector {
         let made = timeout_at(deadline, made).await;
         let (connection, driver) = made.map_err(|_| timed_out())??;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
-        Ok(Kept {
+        Ok(KeptConnection {
             connection,
             _driver: Some(driver),
         })
     }
 
     /// Why there is no connection.
-    pub(super) fn words(&self, error: &RedisError) -> String {
-        let words = words(error);
+    pub(super) fn message(&self, error: &RedisError) -> String {
+        let words = message(error);
         match &self.way {
-            Way::Tls(tls) => tls.words(error).unwrap_or(words),
+            Way::Tls(tls) => tls.message(error).unwrap_or(words),
             // TLS answers what is no TLS with an alert, or closes the connection.
             Way::Plain(_) if error.kind() == ErrorKind::Parse => {
                 format!("the answer is not Redis' protocol{OR_TLS}")

@@ -13,10 +13,10 @@ use super::{
     link::{Failed, Manner, again_if_cut},
     links::Links,
     memory::Memory,
+    message::sanitize,
     reply::{self, Reply},
     rights::{self, Rights},
     script::Script,
-    words::clean,
 };
 use crate::{
     domain::{PoolName, UtcDay},
@@ -366,7 +366,7 @@ fn answer(now: DateTime<Utc>, reply: Reply) -> Result<Timed<Decided>> {
         // The script asks for its rights before it writes. What else it fails for before its first
         // write is what it read, and no retry mends that.
         Reply::Failed { why, .. } if rights::is_denial(&why) => {
-            return Err(rights::no_right(rights::denied(&clean(&why))));
+            return Err(rights::no_right(rights::denied(&sanitize(&why))));
         }
         Reply::Failed { why, key } => {
             let reason = format!("{key}: {why}");

@@ -4,8 +4,8 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::{
     link::Failed,
+    message::{is_server_error, message},
     rights,
-    words::{is_server_error, words},
 };
 use crate::store::{Hindrance, StoreError};
 
@@ -23,7 +23,7 @@ pub(super) fn store_error(failed: &Failed) -> StoreError {
         // A server that is there, and lets nobody in.
         Failed::Connecting(error) if is_server_error(error) => return refused(error),
         Failed::Connecting(error) => {
-            let reason = words(error);
+            let reason = message(error);
             return StoreError::Unreachable { reason };
         }
         Failed::Asking(error) => error,
@@ -31,26 +31,26 @@ pub(super) fn store_error(failed: &Failed) -> StoreError {
     match error.kind() {
         // Our script's own word, and Redis' for a key of another type: no retry mends either.
         ErrorKind::Extension if matches!(error.code(), Some("CORRUPT" | "WRONGTYPE")) => {
-            let reason = words(error);
+            let reason = message(error);
             StoreError::Corrupt { reason }
         }
         // The script asks for its rights before it writes.
         _ if is_server_error(error) && rights::is_denial(&error.to_string()) => refused(error),
         // A script that failed on its way may have written before.
         _ if error.to_string().contains("@user_script") => {
-            let reason = words(error);
+            let reason = message(error);
             StoreError::NoAnswer { reason }
         }
         _ if is_server_error(error) => refused(error),
         _ => {
-            let reason = words(error);
+            let reason = message(error);
             StoreError::NoAnswer { reason }
         }
     }
 }
 
 fn refused(error: &RedisError) -> StoreError {
-    let said = words(error);
+    let said = message(error);
     if said.contains("cluster support disabled") {
         let reason = NO_CLUSTER.to_owned();
         return StoreError::Unfit { reason };
@@ -103,7 +103,7 @@ pub(super) fn not_in_a_cluster(failed: Failed) -> Failed {
 }
 
 /// Why none of several servers is of use: the failure that tells most, an answer rather than none.
-pub(super) fn most_telling(failures: Vec<StoreError>, context: &str) -> StoreError {
+pub(super) fn most_specific(failures: Vec<StoreError>, context: &str) -> StoreError {
     let rank = |error: &StoreError| match error {
         StoreError::Unfit { .. } => 2,
         StoreError::Refused { .. } => 1,

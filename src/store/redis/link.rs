@@ -21,12 +21,12 @@ use redis::{
 use tokio::sync::Mutex;
 
 use super::{
-    connector::{Connector, Kept},
+    connector::{Connector, KeptConnection},
     links::Answered,
     login::Login,
+    message::{is_server_error, message},
     tls::TlsClient,
     url::Host,
-    words::{is_server_error, words},
 };
 use crate::store::StoreError;
 
@@ -49,7 +49,7 @@ pub(super) struct Link {
     connector: Connector,
     expected: Expected,
     replicas: Option<Replicas>,
-    kept: ArcSwapOption<Kept>,
+    kept: ArcSwapOption<KeptConnection>,
     /// One caller connects at a time. Holds how the last attempt failed, if it did.
     connecting: Mutex<Option<Failure<RedisError>>>,
     /// Set by the connection itself as soon as it ends. Seen before a command is sent, so that a
@@ -174,7 +174,7 @@ impl Link {
 
     fn answered(
         &self,
-        kept: &Arc<Kept>,
+        kept: &Arc<KeptConnection>,
         sent: Result<Value, RedisError>,
     ) -> Result<Answered, Failed> {
         let sent = sent.and_then(Value::extract_error);
@@ -202,7 +202,7 @@ impl Link {
         self.usable().is_some()
     }
 
-    async fn connection(&self) -> Result<Arc<Kept>, RedisError> {
+    async fn connection(&self) -> Result<Arc<KeptConnection>, RedisError> {
         if let Some(kept) = self.usable() {
             return Ok(kept);
         }
@@ -232,12 +232,12 @@ impl Link {
         Ok(connection)
     }
 
-    async fn new_connection(&self) -> Result<Kept, RedisError> {
+    async fn new_connection(&self) -> Result<KeptConnection, RedisError> {
         let mut kept = self.connector.connect(&self.host).await.map_err(|error| {
             if is_server_error(&error) {
                 return error;
             }
-            let words = self.connector.words(&error);
+            let words = self.connector.message(&error);
             let why = format!("{words} [{}]", self.host);
             (ErrorKind::Io, "connecting", why).into()
         })?;
@@ -256,7 +256,7 @@ impl Link {
         Ok(kept)
     }
 
-    fn usable(&self) -> Option<Arc<Kept>> {
+    fn usable(&self) -> Option<Arc<KeptConnection>> {
         self.kept
             .load_full()
             .filter(|_| !self.ended.load(Ordering::Acquire))
@@ -283,7 +283,7 @@ fn read_answers(
     match values.next().unwrap_or(Value::Nil).extract_error() {
         Ok(Value::Int(have)) if have >= i64::from(replicas.count) => Ok(said),
         have => {
-            let have = have.map_or_else(|error| words(&error), |have| format!("{have:?}"));
+            let have = have.map_or_else(|error| message(&error), |have| format!("{have:?}"));
             let why = format!(
                 "{TOO_FEW_REPLICAS}: {} must have it: {have}",
                 replicas.count

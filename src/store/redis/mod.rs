@@ -15,7 +15,7 @@
 //! **Which server** ([`links`]) has an organization's keys: the one there is, the master that sentinels
 //! name ([`sentinel`]), or a node of a cluster ([`cluster`]).
 //!
-//! **Failures** ([`errors`]) are told in the store's own words, and in the server's ([`words`]); a right that is
+//! **Failures** ([`errors`]) are told in the store's own words, and in the server's ([`message`]); a right that is
 //! missing by its name ([`rights`]). A Redis that may delete what was counted is
 //! none for Tollgate ([`fitness`]).
 
@@ -31,6 +31,7 @@ mod links;
 mod login;
 mod losses;
 mod memory;
+mod message;
 mod packed;
 pub mod readings;
 pub mod record;
@@ -41,7 +42,6 @@ mod sentinel;
 mod slots;
 mod tls;
 mod url;
-mod words;
 
 use std::{sync::Arc, time::Duration};
 
@@ -60,6 +60,7 @@ use self::{
     record::Record,
     rights::Rights,
     script::Script,
+    url::Topology,
 };
 use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageRows};
 use crate::{
@@ -94,6 +95,25 @@ pub struct RedisConfig {
     pub usage_retention_days: u32,
     /// What to do with a Redis that may evict what was counted.
     pub unsafe_eviction: UnsafeEviction,
+}
+
+impl RedisConfig {
+    /// What is sent besides the scripts, sooner or later.
+    fn commands_beside_scripts(&self) -> Vec<&'static str> {
+        let mut commands = Vec::new();
+        match self.url.topology {
+            Topology::One => {}
+            Topology::Sentinel(_) => commands.push("role"),
+            Topology::Cluster => commands.extend(["cluster|slots", "asking"]),
+        }
+        if self.url.login.database.unwrap_or(0) != 0 {
+            commands.push("select");
+        }
+        if self.wait_replicas > 0 {
+            commands.push("wait");
+        }
+        commands
+    }
 }
 
 /// Why a store can't be prepared.
@@ -143,13 +163,7 @@ impl RedisStore {
     /// A file of TLS can't be used, or the client library takes no such connection.
     pub fn new(config: RedisConfig) -> Result<Self, SetupError> {
         let links = Links::new(&config)?;
-        let mut others = Vec::new();
-        if links.are_many() {
-            others.push("asking");
-        }
-        if config.wait_replicas > 0 {
-            others.push("wait");
-        }
+        let others = config.commands_beside_scripts();
         let rights = Rights::new(&config.key_prefix, others);
         let RedisConfig {
             key_prefix,

@@ -1,7 +1,7 @@
 //! The rights that a decision needs of the user, and what Redis says where one is missing.
 //!
 //! A script of its own asks for all of them, so that the probe finds what a decision would (docs/CONTRACT.md,
-//! "Refusals"). Where a decision is refused without a word on what is missing, it is asked, too.
+//! "Errors"). Where a decision is refused without a word on what is missing, it is asked, too.
 
 use chrono::{DateTime, Utc};
 use redis::{Cmd, Value};
@@ -31,7 +31,7 @@ impl Rights {
         Self {
             key_prefix: key_prefix.to_owned(),
             others,
-            script: Script::new(include_str!("decide/rights.lua")),
+            script: Script::new(include_str!("rights.lua")),
         }
     }
 

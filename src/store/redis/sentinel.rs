@@ -12,7 +12,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,11 +25,11 @@ use redis::Cmd;
 use tokio::sync::Mutex;
 
 use super::{
-    errors::{most_telling, store_error},
+    errors::{most_specific, store_error},
     link::{Expected, Failed, Failure, Link, Manner, must_be_replaced},
     links::{Answered, Servers},
+    message::sanitize,
     url::Host,
-    words::clean,
 };
 use crate::store::StoreError;
 
@@ -39,6 +42,8 @@ pub(super) struct Sentinel {
     sentinels: Vec<Link>,
     servers: Servers,
     master: ArcSwapOption<Master>,
+    /// Whether the log was told that sentinels refuse to name the master.
+    has_logged_refusal: AtomicBool,
     /// One caller looks at a time. Holds how the last look failed, if it did.
     looking: Mutex<Option<Failure<StoreError>>>,
 }
@@ -56,6 +61,7 @@ impl Sentinel {
             sentinels,
             servers,
             master: ArcSwapOption::empty(),
+            has_logged_refusal: AtomicBool::new(false),
             looking: Mutex::new(None),
         }
     }
@@ -86,7 +92,14 @@ impl Sentinel {
         let mut votes = HashMap::new();
         // As soon as most agree, the others are not waited for: they may be gone.
         while let Some(told) = told.next().await {
-            let Ok(host) = told else { continue };
+            let host = match told {
+                Ok(host) => host,
+                Err(error @ StoreError::Refused { .. }) => {
+                    self.tell(&error);
+                    continue;
+                }
+                Err(_) => continue,
+            };
             let count = votes.entry(host.clone()).or_insert(0);
             *count += 1;
             if *count * 2 <= self.sentinels.len() {
@@ -99,6 +112,13 @@ impl Sentinel {
                 self.replace(&kept, Some(Arc::new(Master { host, link })));
             }
             return;
+        }
+    }
+
+    /// Tells the log, once, that a failover may pass unseen: what needs the sentinels now has its own answer.
+    fn tell(&self, error: &StoreError) {
+        if !self.has_logged_refusal.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "a sentinel refuses to name the master: a failover may be seen late");
         }
     }
 
@@ -166,7 +186,7 @@ impl Sentinel {
                 Err(error) => faults.push(error),
             }
         }
-        Err(most_telling(faults, "the sentinels lead to no master"))
+        Err(most_specific(faults, "the sentinels lead to no master"))
     }
 
     /// Where a sentinel says that the master is.
@@ -184,7 +204,7 @@ impl Sentinel {
             Err(error) => {
                 let reason = format!(
                     "a sentinel's answer is no address: {}",
-                    clean(&error.to_string())
+                    sanitize(&error.to_string())
                 );
                 Err(StoreError::Unreachable { reason })
             }

@@ -101,7 +101,7 @@ impl TlsClient {
     }
 
     /// What an error tells of TLS, in words that name what the operator has set; the names of hosts in brackets.
-    pub(super) fn words(&self, error: &RedisError) -> Option<String> {
+    pub(super) fn message(&self, error: &RedisError) -> Option<String> {
         let fault = TlsFault::find(error)?;
         let words = fault.sentence(&self.settings);
         if !matches!(fault, TlsFault::WrongName { .. }) {

@@ -15,7 +15,7 @@ pub(super) const CONNECTION_RESET: &str = "connection reset";
 pub(super) const NO_SUCH_FILE: &str = "no such file";
 
 /// Longer texts are cut, in bytes.
-const MAX_WORDS: usize = 300;
+const MAX_MESSAGE_BYTES: usize = 300;
 
 /// Whether a server said it.
 pub(super) fn is_server_error(error: &RedisError) -> bool {
@@ -29,18 +29,18 @@ pub(super) fn is_server_error(error: &RedisError) -> bool {
 }
 
 /// What an error says: the server's own words, where it is a server's.
-pub(super) fn words(error: &RedisError) -> String {
+pub(super) fn message(error: &RedisError) -> String {
     if let Some(error) = io_error(error) {
-        return io_words(error);
+        return io_message(error);
     }
     match (error.code(), error.detail()) {
-        (Some(code), Some(detail)) => clean(&format!("{code} {detail}")),
+        (Some(code), Some(detail)) => sanitize(&format!("{code} {detail}")),
         // Our own words.
         (_, Some(detail)) if matches!(error.kind(), ErrorKind::Client | ErrorKind::Io) => {
             detail.to_owned()
         }
-        (_, Some(detail)) => clean(detail),
-        _ => clean(&error.to_string()),
+        (_, Some(detail)) => sanitize(detail),
+        _ => sanitize(&error.to_string()),
     }
 }
 
@@ -54,7 +54,7 @@ fn io_error(error: &RedisError) -> Option<&io::Error> {
     shared.downcast_ref()
 }
 
-fn io_words(error: &io::Error) -> String {
+fn io_message(error: &io::Error) -> String {
     use io::ErrorKind as K;
     let known = match error.kind() {
         K::ConnectionRefused => "connection refused",
@@ -73,13 +73,13 @@ fn io_words(error: &io::Error) -> String {
     }
     let said = error.to_string();
     match said.split_once("failed to lookup address information: ") {
-        Some((_, why)) => format!("no such host ({})", clean(why)),
-        None => clean(&said),
+        Some((_, why)) => format!("no such host ({})", sanitize(why)),
+        None => sanitize(&said),
     }
 }
 
 /// One line, bounded, without what Redis repeats of a command or says of our scripts; hosts and keys in brackets.
-pub(super) fn clean(said: &str) -> String {
+pub(super) fn sanitize(said: &str) -> String {
     let said = before(said, ", with args beginning with");
     let said = without_place(said);
     let mut cleaned = String::new();
@@ -88,7 +88,7 @@ pub(super) fn clean(said: &str) -> String {
             continue;
         }
         let word = word.replace('[', "(").replace(']', ")");
-        let is_cut = cleaned.len() + word.len() > MAX_WORDS;
+        let is_cut = cleaned.len() + word.len() > MAX_MESSAGE_BYTES;
         if !cleaned.is_empty() {
             cleaned.push(' ');
         }
@@ -130,10 +130,11 @@ mod tests {
     use redis::parse_redis_value;
 
     use super::*;
+    use crate::store::StoreError;
 
     fn said(text: &str) -> String {
         let value = parse_redis_value(format!("-{text}\r\n").as_bytes()).expect("a reply");
-        words(&value.extract_error().expect_err("an error"))
+        message(&value.extract_error().expect_err("an error"))
     }
 
     #[test]
@@ -177,15 +178,28 @@ mod tests {
     }
 
     #[test]
+    fn callers_are_told_neither_keys_nor_hosts() {
+        for (reason, told) in [
+            ("connection refused [10.0.0.7:6379]", "connection refused"),
+            ("timed out [[::1]:6379]", "timed out"),
+            ("no [tollgate:{acme}:usage] here", "no here"),
+        ] {
+            let reason = reason.to_owned();
+            let short = StoreError::Unreachable { reason }.in_short();
+            assert_eq!(short, format!("it can't be reached: {told}"));
+        }
+    }
+
+    #[test]
     fn words_are_one_bounded_line_without_control_characters() {
-        let long = clean(&format!("ERR a\u{1b}[31m\u{7}b {}", "x ".repeat(1_000)));
-        assert!(long.len() <= MAX_WORDS + 8, "{long}");
+        let long = sanitize(&format!("ERR a\u{1b}[31m\u{7}b {}", "x ".repeat(1_000)));
+        assert!(long.len() <= MAX_MESSAGE_BYTES + 8, "{long}");
         assert!(
             long.starts_with("ERR a (31m b x") && long.ends_with('…'),
             "{long}"
         );
         assert!(!long.chars().any(char::is_control));
-        let one_word = clean(&"y".repeat(1_000));
+        let one_word = sanitize(&"y".repeat(1_000));
         assert_eq!(one_word, "…");
     }
 
@@ -197,10 +211,10 @@ mod tests {
             (io::ErrorKind::TimedOut, "timed out"),
         ] {
             let error = RedisError::from(io::Error::from(kind));
-            assert_eq!(words(&error), expected);
+            assert_eq!(message(&error), expected);
         }
         let unknown = "failed to lookup address information: Name or service not known";
         let error = RedisError::from(io::Error::other(unknown));
-        assert_eq!(words(&error), "no such host (Name or service not known)");
+        assert_eq!(message(&error), "no such host (Name or service not known)");
     }
 }
