@@ -15,6 +15,8 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use crate::trim::trimmed;
+
 /// One thing that is wrong in a document. Displays as `line: key: message`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -143,6 +145,12 @@ impl Document<'_> {
     }
 }
 
+/// The known name that is most like this one.
+pub(crate) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let known = known.iter().copied();
+    known.min_by_key(|other| strsim::damerau_levenshtein(name, other))
+}
+
 /// A table of the document. Its getters report a fault where a value is of another kind, and give
 /// `None` then, as they do for an absent key.
 pub struct Section<'d> {
@@ -168,10 +176,7 @@ impl<'d> Section<'d> {
             if known.contains(&name) {
                 continue;
             }
-            let nearest = known
-                .iter()
-                .min_by_key(|other| strsim::damerau_levenshtein(name, other));
-            let message = match nearest {
+            let message = match nearest(name, known) {
                 Some(nearest) => format!("unknown key; the nearest known one is \"{nearest}\""),
                 None => "unknown key; none is known here".to_owned(),
             };
@@ -287,6 +292,13 @@ impl<'d> Entry<'d> {
         self.expect("a string", self.value.as_str())
     }
 
+    /// A string without surrounding white space and control characters, as settings have them.
+    #[must_use]
+    pub fn trimmed_text(&self) -> Option<&'d str> {
+        let trimmed = trimmed(self.text()?);
+        trimmed.map_err(|fault| self.fault(fault)).ok()
+    }
+
     /// `true` or `false`.
     #[must_use]
     pub fn flag(&self) -> Option<bool> {
@@ -342,7 +354,7 @@ impl<'d> Entry<'d> {
     /// A duration such as "500ms", "10s" or "35days".
     #[must_use]
     pub fn duration(&self) -> Option<std::time::Duration> {
-        let text = self.text()?;
+        let text = self.trimmed_text()?;
         let duration = humantime::parse_duration(text).ok();
         if duration.is_none() {
             self.fault(format!(

@@ -13,9 +13,10 @@ mod opening;
 mod paced;
 mod readiness;
 mod resets;
+mod socket;
 mod tls;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -36,6 +37,7 @@ use tonic_health::{
 
 pub use self::{
     bounds::Bounds,
+    socket::ListenAddress,
     tls::{ClientCertificates, GRPC_TLS, HTTP_TLS, ListenerTls, TlsNames},
 };
 use self::{
@@ -58,7 +60,7 @@ use crate::{
     metrics::Metrics,
     policy::{PolicySource, PolicyStatus},
     reload::Nudge,
-    settings::{Settings, StoreChoice},
+    settings::{Settings, StoreChoice, warn_of_unknown_variables},
     traces::Traces,
 };
 
@@ -108,6 +110,7 @@ impl Server {
     ///
     /// One clear sentence: what can't be read, used or bound.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
+        warn_of_unknown_variables();
         let policy = open_policy(settings)?;
         let callers = admission::load(settings)?;
         let metrics = Metrics::new();
@@ -171,8 +174,8 @@ impl Server {
     /// # Errors
     ///
     /// The socket has no address.
-    pub fn grpc_addr(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.grpc.tcp.local_addr()?)
+    pub fn grpc_addr(&self) -> anyhow::Result<ListenAddress> {
+        Ok(self.grpc.socket.address()?)
     }
 
     /// Where HTTP is served.
@@ -180,8 +183,8 @@ impl Server {
     /// # Errors
     ///
     /// The socket has no address.
-    pub fn http_addr(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.http.tcp.local_addr()?)
+    pub fn http_addr(&self) -> anyhow::Result<ListenAddress> {
+        Ok(self.http.socket.address()?)
     }
 
     /// Serves until `stop` says so, then ends cleanly within the grace period. Whoever gives the nudge makes

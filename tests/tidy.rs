@@ -89,7 +89,10 @@ fn each_module_knows_only_whom_it_may() {
         ("src/callers", &["domain", "document"]),
         ("src/reload", &[]),
         ("src/tls", &[]),
-        ("src/store", &["domain", "pem", "throttle", "store", "tls"]),
+        (
+            "src/store",
+            &["domain", "pem", "throttle", "store", "tls", "trim"],
+        ),
         ("src/metrics", &["domain"]),
         (
             "src/ledger",

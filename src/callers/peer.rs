@@ -1,9 +1,6 @@
 //! What a connection tells of its other end.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-};
+use std::{fmt, net::SocketAddr};
 
 use x509_parser::{
     extensions::GeneralName,
@@ -43,11 +40,11 @@ pub enum CertificateName {
 pub struct BadCertificate(String);
 
 impl Peer {
-    /// Of a connection whose other end showed no certificate.
+    /// Of a connection whose other end showed no certificate. One over a unix socket has no address.
     #[must_use]
-    pub fn on(port: Port, address: SocketAddr) -> Self {
+    pub fn on(port: Port, address: impl Into<Option<SocketAddr>>) -> Self {
         Self {
-            address: Some(address),
+            address: address.into(),
             ..Self::anybody(port)
         }
     }
@@ -61,7 +58,7 @@ impl Peer {
     /// connection is best closed.
     pub fn from_certificate(
         port: Port,
-        address: SocketAddr,
+        address: impl Into<Option<SocketAddr>>,
         leaf: &[u8],
     ) -> Result<Self, BadCertificate> {
         Ok(Self {
@@ -109,15 +106,6 @@ impl Peer {
 }
 
 impl Port {
-    /// Of a port that listens there.
-    #[must_use]
-    pub fn at(ip: IpAddr, encrypted: bool) -> Self {
-        Self {
-            encrypted,
-            loopback: ip.to_canonical().is_loopback(),
-        }
-    }
-
     /// Whether nobody else reads what is sent to it: over TLS, or within this machine.
     #[must_use]
     pub fn keeps_secrets(self) -> bool {

@@ -22,6 +22,7 @@ use super::{
     WrongArguments,
     tls::{CA_FILE, CERT_FILE},
 };
+use crate::settings::{environment, flag::Trimmed};
 
 /// How long to wait for an answer.
 pub(super) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,22 +30,22 @@ pub(super) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where the service is, who is asking, and how to print the answers.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Connection {
-    /// The service's gRPC address; over TLS https://HOST:PORT
+    /// The service's gRPC address; over TLS https://HOST:PORT; of a unix socket unix:PATH
     #[arg(
         long,
-        env = "TOLLGATE_ADDR",
+        env = environment::ADDR.name(),
         default_value = "127.0.0.1:50051",
         value_name = "HOST:PORT",
-        value_parser = service_uri
+        value_parser = Trimmed(service_uri)
     )]
     pub(super) addr: Uri,
     /// The token by which the service knows this caller; rather the variable, since others see arguments
     #[arg(
         long,
-        env = "TOLLGATE_TOKEN",
+        env = environment::TOKEN.name(),
         hide_env_values = true,
         value_name = "TOKEN",
-        value_parser = |token: &str| Ok::<_, Infallible>(Token(token.to_owned()))
+        value_parser = Trimmed(|token: &str| Ok::<_, Infallible>(Token(token.to_owned())))
     )]
     token: Option<Token>,
     /// Over TLS: the authorities that the service's certificate may be of, or that certificate itself (PEM);
@@ -103,7 +104,11 @@ impl Connection {
     ///
     /// The flags don't go together, or a file can't be used.
     pub(super) fn open(&self) -> anyhow::Result<Caller> {
-        let mut endpoint = Endpoint::from(self.addr.clone())
+        let mut endpoint = match self.addr.scheme_str() {
+            Some("unix") => Endpoint::from_shared(format!("unix:{}", self.addr.path()))?,
+            _ => Endpoint::from(self.addr.clone()),
+        };
+        endpoint = endpoint
             .connect_timeout(Duration::from_secs(5))
             .timeout(RPC_TIMEOUT);
         if self.is_encrypted() {
@@ -166,8 +171,11 @@ impl Service<Request<Body>> for Caller {
     }
 }
 
-/// A service's address: `https://HOST:PORT`, or one without TLS, with or without `http://`.
+/// A service's address: `https://HOST:PORT`, or one without TLS, with or without `http://`; or `unix:PATH`.
 fn service_uri(addr: &str) -> Result<Uri, String> {
+    if let Some(path) = addr.strip_prefix("unix:") {
+        return socket_uri(path);
+    }
     let (scheme, authority) = match (addr.strip_prefix("https://"), addr.strip_prefix("http://")) {
         (Some(authority), _) => ("https", authority),
         (None, Some(authority)) => ("http", authority),
@@ -175,7 +183,9 @@ fn service_uri(addr: &str) -> Result<Uri, String> {
     };
     let authority = authority.strip_suffix('/').unwrap_or(authority);
     if authority.contains(['/', '?', '#']) {
-        return Err("must be HOST:PORT, http://HOST:PORT or https://HOST:PORT".to_owned());
+        return Err(
+            "must be HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH".to_owned(),
+        );
     }
     let uri: Result<Uri, _> = format!("{scheme}://{authority}").parse();
     let uri = uri.map_err(|error| error.to_string())?;
@@ -184,6 +194,14 @@ fn service_uri(addr: &str) -> Result<Uri, String> {
         return Err("names no port: HOST:50051, unless the service has another".to_owned());
     }
     Ok(uri)
+}
+
+/// A unix socket's address. A URI needs a host, which for a socket is this machine.
+fn socket_uri(path: &str) -> Result<Uri, String> {
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let path = std::path::absolute(path).map_err(|error| format!("unix:PATH: {error}"))?;
+    let uri: Result<Uri, _> = format!("unix://localhost{}", path.display()).parse();
+    uri.map_err(|error| error.to_string())
 }
 
 fn is_loopback(addr: &Uri) -> bool {

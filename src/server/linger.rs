@@ -14,22 +14,23 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep},
 };
+
+use super::socket::Stream;
 
 /// How long a caller is heard out.
 const PATIENCE: Duration = Duration::from_millis(800);
 
-/// A TCP connection.
+/// A connection.
 pub(super) struct Lingering {
-    stream: TcpStream,
+    stream: Stream,
     /// Until when the caller is heard out, once the end of the writing is told.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lingering {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: Stream) -> Self {
         Self {
             stream,
             patience: None,

@@ -14,12 +14,11 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{either::Either, sync::CancellationToken};
 
 use super::{
     activity::{Activity, Counted},
@@ -28,6 +27,7 @@ use super::{
     crowd::Crowd,
     linger::Lingering,
     paced::Paced,
+    socket::{Socket, Stream},
     tls::Certificates,
 };
 use crate::{
@@ -48,7 +48,7 @@ pub(super) enum Speaks {
 
 /// A port.
 pub(super) struct Listener {
-    pub(super) tcp: TcpListener,
+    pub(super) socket: Socket,
     pub(super) speaks: Speaks,
     /// None: plaintext.
     pub(super) certificates: Option<Arc<Certificates>>,
@@ -111,7 +111,7 @@ where
 impl Listener {
     /// Takes connections until `stop`, and serves them to their end.
     pub(super) async fn serve(self, service: impl Serves, stop: CancellationToken) {
-        let Self { tcp, .. } = &self;
+        let Self { socket, .. } = &self;
         let port = Arc::new(Serving {
             port: self.port,
             speaks: self.speaks,
@@ -133,7 +133,7 @@ impl Listener {
                     crowd.left(id);
                     continue;
                 }
-                accepted = tcp.accept(), if !crowd.is_crammed() => accepted,
+                accepted = socket.accept(), if !crowd.is_crammed() => accepted,
             };
             let (stream, from) = match accepted {
                 Ok(accepted) => accepted,
@@ -159,7 +159,7 @@ impl Listener {
                         End::Handshake => connections.refused(Refusal::Handshake),
                         End::Slow => connections.refused(Refusal::HandshakeTimeout),
                     }
-                    tracing::debug!(%from, ?end, "a connection ended");
+                    tracing::debug!(?from, ?end, "a connection ended");
                 }
             });
             crowd.came(task.id(), activity);
@@ -190,12 +190,14 @@ struct Serving {
 impl Serving {
     async fn serve(
         &self,
-        stream: TcpStream,
-        from: SocketAddr,
+        stream: Stream,
+        from: Option<SocketAddr>,
         service: impl Serves,
         activity: Arc<Activity>,
     ) -> End {
-        if stream.set_nodelay(true).is_err() {
+        if let Either::Left(tcp) = &stream
+            && tcp.set_nodelay(true).is_err()
+        {
             return End::Closed(Closing::Error);
         }
         let stream = Lingering::new(stream);

@@ -1,13 +1,13 @@
 //! What a service starts with: its policy, its store, and its ports.
 
-use std::{fs, io, net::SocketAddr, sync::Arc};
+use std::{fs, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
-use tokio::net::{TcpListener, TcpSocket, lookup_host};
 
 use super::{
     bounds::Bounds,
     listener::{Listener, Speaks},
+    socket::Socket,
     tls::Certificates,
 };
 use crate::{
@@ -24,10 +24,6 @@ use crate::{
         redis::{RedisConfig, RedisStore},
     },
 };
-
-/// Connections that may wait to be taken; the system has a bound of its own. Where they are too few, a burst of
-/// them makes others wait for a second.
-const BACKLOG: u32 = 65_535;
 
 pub(super) fn open_policy(settings: &Settings) -> anyhow::Result<PolicySource> {
     let file = settings.policy.as_deref();
@@ -87,39 +83,17 @@ pub(super) async fn open_listener(
         .clone()
         .map(|tls| Certificates::read(tls, alpn, metrics));
     let certificates = certificates.transpose()?.map(Arc::new);
-    let tcp = bind(setting, address).await?;
+    let bound = Socket::bind(address).await;
+    let socket = bound.with_context(|| format!("{setting}: can't bind {address}"))?;
     Ok(Listener {
-        port: callers::Port::at(tcp.local_addr()?.ip(), certificates.is_some()),
-        tcp,
+        port: callers::Port {
+            encrypted: certificates.is_some(),
+            loopback: socket.address()?.is_loopback(),
+        },
+        socket,
         speaks,
         certificates,
         bounds,
         connections: metrics.connections(of),
     })
-}
-
-/// Binds each of the addresses that this may stand for, and takes the first that there is.
-async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
-    let bound = async {
-        let mut last = io::Error::new(io::ErrorKind::InvalidInput, "stands for no address");
-        for address in lookup_host(address).await? {
-            match listen(address) {
-                Ok(listener) => return Ok(listener),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    };
-    let bound: io::Result<TcpListener> = bound.await;
-    bound.with_context(|| format!("{setting}: can't bind {address}"))
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
 }

@@ -1,7 +1,7 @@
 //! The settings file's schema, walked by hand so that every fault is reported at once.
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,7 +14,7 @@ use crate::{
     grpc::access::ReflectionFor,
     ledger::OnStoreFailure,
     server::{Bounds, GRPC_TLS, HTTP_TLS, ListenerTls},
-    store::redis::{RedisUrl, SentinelLogin, UnsafeEviction},
+    store::redis::{Login, Password, RedisUrl, UnsafeEviction},
     traces::Endpoint,
 };
 
@@ -54,7 +54,23 @@ pub(super) struct RedisSettings {
     pub(super) ca_file: Option<PathBuf>,
     pub(super) cert_file: Option<PathBuf>,
     pub(super) key_file: Option<PathBuf>,
-    pub(super) sentinel_login: SentinelLogin,
+    pub(super) login: RedisLoginSettings,
+    pub(super) sentinel_login: Login,
+}
+
+/// How to log in to Redis, as far as the file says it.
+#[derive(Default)]
+pub(super) struct RedisLoginSettings {
+    pub(super) username: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) password_file: Option<PathBuf>,
+    pub(super) database: Option<i64>,
+}
+
+impl fmt::Debug for RedisLoginSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisLoginSettings").finish_non_exhaustive()
+    }
 }
 
 /// Which store, and where.
@@ -67,6 +83,9 @@ pub(super) enum StoreKind {
 
 /// More replicas than anybody has.
 const MOST_WAITED_FOR: u64 = 100;
+
+/// Redis counts its databases with 32 bits.
+const MAX_DATABASE: u64 = i32::MAX as u64;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -128,7 +147,7 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
     ]);
     let text = |key| {
         root.get(key)
-            .and_then(|entry| entry.text())
+            .and_then(|entry| entry.trimmed_text())
             .map(str::to_owned)
     };
     let mut file = FileSettings {
@@ -177,12 +196,16 @@ fn redis_settings(redis: &Section<'_>) -> RedisSettings {
         "ca_file",
         "cert_file",
         "key_file",
+        "username",
+        "password",
+        "password_file",
+        "database",
         "sentinel_user",
         "sentinel_password",
     ]);
     let text = |key| {
         let entry = redis.get(key)?;
-        Some(entry.text()?.to_owned())
+        Some(entry.trimmed_text()?.to_owned())
     };
     let time = |key| redis.get(key).and_then(|entry| timeout(&entry));
     RedisSettings {
@@ -199,31 +222,41 @@ fn redis_settings(redis: &Section<'_>) -> RedisSettings {
         ca_file: text("ca_file").map(PathBuf::from),
         cert_file: text("cert_file").map(PathBuf::from),
         key_file: text("key_file").map(PathBuf::from),
-        sentinel_login: SentinelLogin {
-            user: text("sentinel_user"),
-            password: text("sentinel_password"),
+        login: RedisLoginSettings {
+            username: text("username"),
+            password: text("password"),
+            password_file: text("password_file").map(PathBuf::from),
+            database: redis
+                .get("database")
+                .and_then(|entry| entry.number(0, MAX_DATABASE))
+                .and_then(|number| i64::try_from(number).ok()),
+        },
+        sentinel_login: Login {
+            username: text("sentinel_user"),
+            password: text("sentinel_password").map(Password::Text),
+            database: None,
         },
     }
 }
 
 fn choice<T: ValueEnum>(entry: &Entry<'_>) -> Option<T> {
-    chosen(entry.text()?)
+    chosen(entry.trimmed_text()?)
         .map_err(|fault| entry.fault(fault))
         .ok()
 }
 
 fn store_setting(entry: &Entry<'_>) -> Option<StoreKind> {
-    StoreKind::parse(entry.text()?)
+    StoreKind::parse(entry.trimmed_text()?)
         .map_err(|fault| entry.fault(fault))
         .ok()
 }
 
 fn endpoint(entry: &Entry<'_>) -> Option<Endpoint> {
-    let endpoint = entry.text()?.parse();
+    let endpoint = entry.trimmed_text()?.parse();
     endpoint.map_err(|fault: String| entry.fault(fault)).ok()
 }
 
-/// Not in a key's hash tag, and no control characters.
+/// Not in a key's hash tag, and no control characters. It is not trimmed: under another prefix counters begin at zero.
 fn key_prefix(entry: &Entry<'_>) -> Option<String> {
     let prefix = entry.text()?;
     if prefix.contains(['{', '}']) || prefix.chars().any(char::is_control) {

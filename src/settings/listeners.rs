@@ -32,13 +32,13 @@ pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<Listen
         "client_ca_file",
         "client_certificates",
     ]);
-    let path = |entry: Entry<'_>| entry.text().map(PathBuf::from);
+    let path = |entry: Entry<'_>| entry.trimmed_text().map(PathBuf::from);
     let client_ca_file = section.get("client_ca_file").and_then(path);
     let client_certificates = section.get("client_certificates").and_then(|entry| {
         if section.get("client_ca_file").is_none() {
             entry.fault("needs client_ca_file beside it: whose certificates?");
         }
-        chosen(entry.text()?)
+        chosen(entry.trimmed_text()?)
             .map_err(|fault| entry.fault(fault))
             .ok()
     });

@@ -2,23 +2,32 @@
 //! precedence. Owns the defaults. A file is taken whole or not at all.
 
 mod choices;
+pub(crate) mod environment;
 mod file;
+pub(crate) mod flag;
 mod listeners;
+mod redis;
 
-use std::{env::VarError, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::{
+    Args, ValueEnum,
+    builder::{EnumValueParser, PathBufValueParser, StringValueParser, TypedValueParser as _},
+};
 
-use self::file::{FileSettings, RedisSettings, StoreKind};
+pub use self::environment::warn_of_unknown_variables;
+use self::{
+    environment::Variable,
+    file::{FileSettings, StoreKind},
+    flag::Trimmed,
+    redis::redis_config,
+};
 use crate::{
     document::Faults,
     grpc::access::ReflectionFor,
     ledger::OnStoreFailure,
     server::{Bounds, ListenerTls},
-    store::{
-        UsageLimits,
-        redis::{RedisConfig, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
-    },
+    store::{UsageLimits, redis::RedisConfig},
     traces::Endpoint,
 };
 
@@ -26,41 +35,43 @@ use crate::{
 /// the client's subcommands must not stumble over what is set for the service.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ServeArgs {
-    /// Where to serve gRPC [default: 127.0.0.1:50051] [env: TOLLGATE_LISTEN]
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Where to serve gRPC: HOST:PORT, :PORT for all addresses, or unix:PATH [default: 127.0.0.1:50051]
+    /// [env: TOLLGATE_LISTEN]
+    #[arg(long, value_name = "ADDRESS", value_parser = Trimmed(StringValueParser::new()))]
     pub listen: Option<String>,
     /// Where to serve HTTP: probes and the dashboard [default: 127.0.0.1:9464] [env: TOLLGATE_HTTP_LISTEN]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "ADDRESS", value_parser = Trimmed(StringValueParser::new()))]
     pub http_listen: Option<String>,
     /// Where the counters are.
     #[arg(
         long,
         help = "Where the counters are: file:PATH, memory: or redis://[user:password@]host[:port][/db], \
-                also rediss://, redis+sentinel://…/master-name and redis+cluster:// \
+                also rediss://, redis+sentinel://…/master-name, redis+cluster:// and redis+unix:///PATH \
                 [default: file:./tollgate.db] [env: TOLLGATE_STORE]",
-        value_name = "URL"
+        value_name = "URL",
+        value_parser = Trimmed(StringValueParser::new())
     )]
     pub store: Option<String>,
     /// The policy file [default: the built-in policy] [env: TOLLGATE_POLICY]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = Trimmed(PathBufValueParser::new()))]
     pub policy: Option<PathBuf>,
     /// Who may call, and what [default: everyone, everything] [env: TOLLGATE_CALLERS]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = Trimmed(PathBufValueParser::new()))]
     pub callers: Option<PathBuf>,
     /// The settings file (TOML) [env: TOLLGATE_CONFIG]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = Trimmed(PathBufValueParser::new()))]
     pub config: Option<PathBuf>,
     /// What Reserve answers when the store can't be asked [default: error] [env: TOLLGATE_ON_STORE_FAILURE]
-    #[arg(long, value_name = "WHAT")]
+    #[arg(long, value_name = "WHAT", value_parser = Trimmed(EnumValueParser::<OnStoreFailure>::new()))]
     pub on_store_failure: Option<OnStoreFailure>,
     /// How to log: human, json, or auto (human on a terminal) [default: auto] [env: TOLLGATE_LOG_FORMAT]
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", value_parser = Trimmed(EnumValueParser::<LogFormat>::new()))]
     pub log_format: Option<LogFormat>,
     /// Which log lines, as tracing's filter says it, such as debug or tollgate=debug [default: info] [env: TOLLGATE_LOG]
-    #[arg(long, value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER", value_parser = Trimmed(StringValueParser::new()))]
     pub log: Option<String>,
     /// Where to send traces: a collector that takes OTLP over gRPC [default: nowhere] [env: TOLLGATE_OTLP_ENDPOINT]
-    #[arg(long, value_name = "http://HOST:PORT")]
+    #[arg(long, value_name = "http://HOST:PORT", value_parser = Trimmed(StringValueParser::new().try_map(|it| it.parse::<Endpoint>())))]
     pub otlp_endpoint: Option<Endpoint>,
 }
 
@@ -151,9 +162,6 @@ pub enum SettingsError {
         fault: String,
     },
 }
-
-/// A password needs no file: what holds secrets mostly gives them as variables.
-const SENTINEL_PASSWORD: &str = "TOLLGATE_REDIS_SENTINEL_PASSWORD";
 
 /// Where the counters are kept where nothing else is said.
 const DEFAULT_FILE: &str = "./tollgate.db";
@@ -248,76 +256,6 @@ fn usage_limits(file: &FileSettings) -> UsageLimits {
     }
 }
 
-/// The settings of `[redis]`, with its defaults. One that the URL has no use for is a mistake: what it
-/// should protect would go unprotected.
-fn redis_config(
-    url: RedisUrl,
-    file: RedisSettings,
-    usage_limits: UsageLimits,
-) -> Result<RedisConfig, SettingsError> {
-    let wrong = |name, fault: &str| {
-        let fault = fault.to_owned();
-        Err(SettingsError::Value { name, fault })
-    };
-    let RedisSettings {
-        key_prefix,
-        connect_timeout,
-        response_timeout,
-        unsafe_eviction,
-        wait_replicas,
-        ca_file,
-        cert_file,
-        key_file,
-        mut sentinel_login,
-    } = file;
-    for (name, file) in [
-        ("redis.ca_file", &ca_file),
-        ("redis.cert_file", &cert_file),
-        ("redis.key_file", &key_file),
-    ] {
-        if file.is_some() && !url.is_encrypted() {
-            return wrong(name, "is for a store that is reached over TLS: rediss://…");
-        }
-    }
-    let client = match (cert_file, key_file) {
-        (Some(cert), Some(key)) => Some((cert, key)),
-        (None, None) => None,
-        (Some(_), None) => return wrong("redis.cert_file", "needs redis.key_file beside it"),
-        (None, Some(_)) => return wrong("redis.key_file", "needs redis.cert_file beside it"),
-    };
-    let has_login = sentinel_login.user.is_some() || sentinel_login.password.is_some();
-    if has_login && !url.has_sentinels() {
-        let name = "redis.sentinel_password";
-        return wrong(
-            name,
-            "is for a store that sentinels watch: redis+sentinel://…",
-        );
-    }
-    if let Some(password) = variable(SENTINEL_PASSWORD)? {
-        sentinel_login.password = Some(password);
-    }
-    if sentinel_login.user.is_some() && sentinel_login.password.is_none() {
-        return wrong(
-            "redis.sentinel_user",
-            "needs redis.sentinel_password beside it",
-        );
-    }
-    let half_a_second = Duration::from_millis(500);
-    Ok(RedisConfig {
-        url,
-        tls: TlsFiles { ca_file, client },
-        sentinel_login,
-        key_prefix: key_prefix.unwrap_or_else(|| "tollgate:".to_owned()),
-        timeouts: Timeouts {
-            connect: connect_timeout.unwrap_or(half_a_second),
-            response: response_timeout.unwrap_or(half_a_second),
-        },
-        wait_replicas: wait_replicas.unwrap_or(0),
-        usage_limits,
-        unsafe_eviction: unsafe_eviction.unwrap_or(UnsafeEviction::Refuse),
-    })
-}
-
 /// The flags over the environment. An empty variable is an unset one.
 struct Sourced {
     flags: ServeArgs,
@@ -325,45 +263,47 @@ struct Sourced {
 
 impl Sourced {
     fn listen(&self) -> Result<Option<String>, SettingsError> {
-        text(self.flags.listen.as_ref(), "TOLLGATE_LISTEN")
+        text(self.flags.listen.as_ref(), environment::LISTEN)
     }
 
     fn http_listen(&self) -> Result<Option<String>, SettingsError> {
-        text(self.flags.http_listen.as_ref(), "TOLLGATE_HTTP_LISTEN")
+        text(self.flags.http_listen.as_ref(), environment::HTTP_LISTEN)
     }
 
     fn log(&self) -> Result<Option<String>, SettingsError> {
-        text(self.flags.log.as_ref(), "TOLLGATE_LOG")
+        text(self.flags.log.as_ref(), environment::LOG)
     }
 
     fn policy(&self) -> Result<Option<PathBuf>, SettingsError> {
-        path(self.flags.policy.as_ref(), "TOLLGATE_POLICY")
+        path(self.flags.policy.as_ref(), environment::POLICY)
     }
 
     fn callers(&self) -> Result<Option<PathBuf>, SettingsError> {
-        path(self.flags.callers.as_ref(), "TOLLGATE_CALLERS")
+        path(self.flags.callers.as_ref(), environment::CALLERS)
     }
 
     fn config(&self) -> Result<Option<PathBuf>, SettingsError> {
-        path(self.flags.config.as_ref(), "TOLLGATE_CONFIG")
+        path(self.flags.config.as_ref(), environment::CONFIG)
     }
 
     fn on_store_failure(&self) -> Result<Option<OnStoreFailure>, SettingsError> {
-        choice(self.flags.on_store_failure, "TOLLGATE_ON_STORE_FAILURE")
+        choice(self.flags.on_store_failure, environment::ON_STORE_FAILURE)
     }
 
     fn log_format(&self) -> Result<Option<LogFormat>, SettingsError> {
-        choice(self.flags.log_format, "TOLLGATE_LOG_FORMAT")
+        choice(self.flags.log_format, environment::LOG_FORMAT)
     }
 
     fn otlp_endpoint(&self) -> Result<Option<Endpoint>, SettingsError> {
-        let name = "TOLLGATE_OTLP_ENDPOINT";
+        let variable = environment::OTLP_ENDPOINT;
         match &self.flags.otlp_endpoint {
             Some(given) => Ok(Some(given.clone())),
             None => {
-                let given = variable(name)?.map(|given| given.parse());
-                let given = given.transpose();
-                given.map_err(|fault| SettingsError::Value { name, fault })
+                let given = variable.value()?.map(|given| given.parse());
+                given.transpose().map_err(|fault| SettingsError::Value {
+                    name: variable.name(),
+                    fault,
+                })
             }
         }
     }
@@ -371,31 +311,34 @@ impl Sourced {
     fn store(&self) -> Result<Option<StoreKind>, SettingsError> {
         let (name, given) = match &self.flags.store {
             Some(given) => ("--store", Some(given.clone())),
-            None => ("TOLLGATE_STORE", variable("TOLLGATE_STORE")?),
+            None => (environment::STORE.name(), environment::STORE.value()?),
         };
         let store = given.map(|given| StoreKind::parse(&given)).transpose();
         store.map_err(|fault| SettingsError::Value { name, fault })
     }
 }
 
-fn text(flag: Option<&String>, name: &'static str) -> Result<Option<String>, SettingsError> {
-    flag.map_or_else(|| variable(name), |flag| Ok(Some(flag.clone())))
+fn text(flag: Option<&String>, variable: Variable) -> Result<Option<String>, SettingsError> {
+    flag.map_or_else(|| variable.value(), |flag| Ok(Some(flag.clone())))
 }
 
-fn path(flag: Option<&PathBuf>, name: &'static str) -> Result<Option<PathBuf>, SettingsError> {
+fn path(flag: Option<&PathBuf>, variable: Variable) -> Result<Option<PathBuf>, SettingsError> {
     match flag {
         Some(flag) => Ok(Some(flag.clone())),
-        None => Ok(variable(name)?.map(PathBuf::from)),
+        None => Ok(variable.value()?.map(PathBuf::from)),
     }
 }
 
-fn choice<T: ValueEnum>(flag: Option<T>, name: &'static str) -> Result<Option<T>, SettingsError> {
-    match (flag, variable(name)?) {
+fn choice<T: ValueEnum>(flag: Option<T>, variable: Variable) -> Result<Option<T>, SettingsError> {
+    match (flag, variable.value()?) {
         (Some(flag), _) => Ok(Some(flag)),
         (None, None) => Ok(None),
         (None, Some(given)) => chosen(&given)
             .map(Some)
-            .map_err(|fault| SettingsError::Value { name, fault }),
+            .map_err(|fault| SettingsError::Value {
+                name: variable.name(),
+                fault,
+            }),
     }
 }
 
@@ -408,15 +351,4 @@ fn chosen<T: ValueEnum>(given: &str) -> Result<T, String> {
         let names: Vec<String> = values.map(|it| format!("{:?}", it.get_name())).collect();
         format!("{given:?} is none of {}", names.join(", "))
     })
-}
-
-fn variable(name: &'static str) -> Result<Option<String>, SettingsError> {
-    match std::env::var(name) {
-        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
-        Err(VarError::NotPresent) => Ok(None),
-        Err(VarError::NotUnicode(_)) => Err(SettingsError::Value {
-            name,
-            fault: "is not UTF-8".to_owned(),
-        }),
-    }
 }

@@ -98,6 +98,11 @@ fn chart_and_program_take_and_refuse_the_same_settings() {
         ),
         ("redis.wait_replicas", &["0", "100"], &["-1", "101"]),
         (
+            "redis.database",
+            &["0", "2147483647"],
+            &["-1", "2147483648"],
+        ),
+        (
             "redis.key_prefix",
             &["\"a:\""],
             &["\"a{b\"", "\"a}b\"", "\"a\\tb\"", "\"a\\u007fb\""],

@@ -44,6 +44,10 @@ fn values_that_cannot_be_meant_together_are_refused_with_what_would_be_right() {
         ),
         (redis(&["redis.tls.certKey=tls.crt"]), "go together"),
         (
+            redis(&["redis.login.user=u"]),
+            "redis.login.user needs redis.login.existingSecret",
+        ),
+        (
             redis(&["redis.sentinel.user=u"]),
             "redis.sentinel.user needs redis.sentinel.existingSecret",
         ),

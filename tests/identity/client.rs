@@ -131,7 +131,10 @@ async fn what_needs_tls_is_refused_without_it() {
         ),
         (vec!["--cert-file", "a.pem"], "--key-file"),
         (vec!["--token", "two words"], "--token: is not one word"),
-        (vec!["--token", "secret\n"], "--token: is not one word"),
+        (
+            vec!["--token", "secret\nx"],
+            "--token: holds a control character",
+        ),
         (vec!["--addr", "https://x/y"], "https://HOST:PORT"),
     ] {
         let ran = asked(&[&["quota", "acme"], &args[..]].concat()).await;

@@ -2,6 +2,8 @@
 
 mod dashboard;
 mod settings;
+mod sockets;
+mod sources;
 mod starting;
 mod stopping;
 mod stopping_streams;

@@ -20,7 +20,7 @@ use crate::support::{calls::TextFile, tollgate::program, world::small_policy};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs `tollgate` until it says that it serves; gives all that it logged, as text.
-fn log_of(command: &mut Command) -> String {
+pub(super) fn log_of(command: &mut Command) -> String {
     let log = NamedTempFile::new().unwrap();
     let dir = tempfile::tempdir().unwrap();
     command
@@ -44,7 +44,7 @@ fn log_of(command: &mut Command) -> String {
 }
 
 /// The line of a JSON log that tells where the service is.
-fn start_line(log: &str) -> Value {
+pub(super) fn start_line(log: &str) -> Value {
     let mut lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
     lines
         .find(|line: &Value| line["listen"].is_string())
@@ -52,7 +52,7 @@ fn start_line(log: &str) -> Value {
 }
 
 /// A settings file of this content, and `tollgate serve` with it.
-fn serve_with(settings: &str) -> (TextFile, Command) {
+pub(super) fn serve_with(settings: &str) -> (TextFile, Command) {
     let file = TextFile::new(settings);
     let mut command = program();
     command.args(["serve", "--config", file.path()]);
@@ -112,7 +112,7 @@ fn the_defaults_are_those_of_the_contract() {
 }
 
 /// The settings of a file, which a test can read without starting anything.
-fn settings_of(text: &str) -> Result<Settings, String> {
+pub(super) fn settings_of(text: &str) -> Result<Settings, String> {
     let file = TextFile::new(text);
     let flags = ServeArgs {
         config: Some(file.path().into()),

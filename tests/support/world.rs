@@ -16,9 +16,7 @@ use tollgate::{
         Store, UsageLimits,
         file::FileStore,
         memory::MemoryStore,
-        redis::{
-            RedisConfig, RedisStore, RedisUrl, SentinelLogin, Timeouts, TlsFiles, UnsafeEviction,
-        },
+        redis::{Login, RedisConfig, RedisStore, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
     },
 };
 
@@ -279,7 +277,7 @@ pub fn limited_redis_store(url: &str, usage_limits: UsageLimits) -> RedisStore {
     RedisStore::new(RedisConfig {
         url: RedisUrl::parse(url).unwrap(),
         tls: TlsFiles::default(),
-        sentinel_login: SentinelLogin::default(),
+        sentinel_login: Login::default(),
         key_prefix: "tollgate:".to_owned(),
         timeouts: Timeouts {
             connect: std::time::Duration::from_secs(5),

@@ -1,6 +1,7 @@
 //! Redis as people run it: a cluster, a master that sentinels watch, over TLS. Real processes each time.
 
 mod cluster;
+mod login;
 mod sentinel;
 mod tls;
 

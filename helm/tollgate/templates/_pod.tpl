@@ -140,6 +140,13 @@ grpc:
       name: {{ .existingSecret }}
       key: {{ .existingSecretKey }}
 {{- end }}
+{{- if .login.existingSecret }}
+- name: TOLLGATE_REDIS_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ .login.existingSecret }}
+      key: {{ .login.existingSecretKey }}
+{{- end }}
 {{- if .sentinel.existingSecret }}
 - name: TOLLGATE_REDIS_SENTINEL_PASSWORD
   valueFrom:

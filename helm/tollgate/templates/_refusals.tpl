@@ -56,11 +56,14 @@ holds what a value may be by itself; this holds what values may be together.
 {{- if ne (empty $redis.tls.certKey) (empty $redis.tls.keyKey) -}}
 {{- $faults = append $faults "redis.tls.certKey and redis.tls.keyKey go together: set both or none" -}}
 {{- end -}}
+{{- if and $redis.login.user (not $redis.login.existingSecret) -}}
+{{- $faults = append $faults "redis.login.user needs redis.login.existingSecret, with its password" -}}
+{{- end -}}
 {{- if and $redis.sentinel.user (not $redis.sentinel.existingSecret) -}}
 {{- $faults = append $faults "redis.sentinel.user needs redis.sentinel.existingSecret, with its password" -}}
 {{- end -}}
 {{- else -}}
-{{- $given := dict "redis.existingSecret" $redis.existingSecret "redis.url" $redis.url "redis.tls.existingSecret" $redis.tls.existingSecret "redis.tls.certKey" $redis.tls.certKey "redis.tls.keyKey" $redis.tls.keyKey "redis.sentinel.user" $redis.sentinel.user "redis.sentinel.existingSecret" $redis.sentinel.existingSecret -}}
+{{- $given := dict "redis.existingSecret" $redis.existingSecret "redis.url" $redis.url "redis.tls.existingSecret" $redis.tls.existingSecret "redis.tls.certKey" $redis.tls.certKey "redis.tls.keyKey" $redis.tls.keyKey "redis.login.user" $redis.login.user "redis.login.existingSecret" $redis.login.existingSecret "redis.sentinel.user" $redis.sentinel.user "redis.sentinel.existingSecret" $redis.sentinel.existingSecret -}}
 {{- range $key, $value := default dict .Values.settings.redis -}}
 {{- if not (kindIs "invalid" $value) -}}{{- $_ := set $given (printf "settings.redis.%s" $key) (toString $value) -}}{{- end -}}
 {{- end -}}
@@ -281,7 +284,7 @@ holds what a value may be by itself; this holds what values may be together.
 {{/* What the chart sets by itself, for the probes and the Services to fit. */}}
 {{- define "tollgate.refuse.environment" -}}
 {{- $faults := list -}}
-{{- $ours := list "TOLLGATE_LISTEN" "TOLLGATE_HTTP_LISTEN" "TOLLGATE_STORE" "TOLLGATE_POLICY" "TOLLGATE_CONFIG" "TOLLGATE_CALLERS" "TOLLGATE_ON_STORE_FAILURE" "TOLLGATE_REDIS_SENTINEL_PASSWORD" -}}
+{{- $ours := list "TOLLGATE_LISTEN" "TOLLGATE_HTTP_LISTEN" "TOLLGATE_STORE" "TOLLGATE_POLICY" "TOLLGATE_CONFIG" "TOLLGATE_CALLERS" "TOLLGATE_ON_STORE_FAILURE" "TOLLGATE_REDIS_PASSWORD" "TOLLGATE_REDIS_SENTINEL_PASSWORD" -}}
 {{- range .Values.extraEnv -}}
 {{- if has .name $ours -}}
 {{- $faults = append $faults (printf "extraEnv sets %s, which the chart sets from its own values" .name) -}}

@@ -29,6 +29,7 @@ know. Paths are those where the pod mounts its files.
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- with .Values.redis.login.user -}}{{- $_ := set $redis "username" . -}}{{- end -}}
 {{- with .Values.redis.sentinel.user -}}{{- $_ := set $redis "sentinel_user" . -}}{{- end -}}
 {{- if .Values.callers.existingSecret -}}
 {{- $_ := set $settings "callers" (printf "/etc/tollgate/callers/%s" .Values.callers.existingSecretKey) -}}

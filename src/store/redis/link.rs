@@ -15,14 +15,15 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, ProtocolVersion, PushInfo, PushKind,
-    RedisConnectionInfo, RedisError, ServerErrorKind, Value, aio::ConnectionLike,
+    AsyncConnectionConfig, Cmd, ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value,
+    aio::ConnectionLike,
 };
 use tokio::sync::Mutex;
 
 use super::{
     connector::{Connector, KeptConnection},
     links::Answered,
+    login::Login,
     message::{is_server_error, message},
     tls::TlsClient,
     url::Host,
@@ -115,7 +116,7 @@ impl Link {
     pub(super) fn new(
         host: Host,
         tls: Option<TlsClient>,
-        login: RedisConnectionInfo,
+        login: Login,
         timeouts: Timeouts,
         expected: Expected,
         replicas: Option<Replicas>,
@@ -123,9 +124,6 @@ impl Link {
         static LINKS: AtomicU64 = AtomicU64::new(0);
         let ended = Arc::new(AtomicBool::new(false));
         let tell = Arc::clone(&ended);
-        let login = login
-            .set_protocol(ProtocolVersion::RESP3)
-            .set_skip_set_lib_name();
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeouts.connect))
             .set_response_timeout(Some(timeouts.response))

@@ -4,13 +4,14 @@
 //! None of them sends again what may have run. What they do send again was refused with an answer that
 //! proves that nothing ran.
 
-use redis::{Cmd, RedisConnectionInfo, RedisError, Value};
+use redis::{Cmd, RedisError, Value};
 
 use super::{
     RedisConfig, SetupError, Timeouts,
     cluster::Cluster,
     errors::not_in_a_cluster,
     link::{Expected, Failed, Link, Manner, Replicas},
+    login::Login,
     sentinel::Sentinel,
     tls::TlsClient,
     url::{Host, Topology},
@@ -33,7 +34,7 @@ pub(super) struct Answered {
 pub(super) struct Servers {
     /// Over TLS, or in plain.
     tls: Option<TlsClient>,
-    login: RedisConnectionInfo,
+    login: Login,
     pub(super) timeouts: Timeouts,
     replicas: Option<Replicas>,
 }
@@ -59,16 +60,9 @@ impl Links {
         Ok(match &url.topology {
             Topology::One => Self::One(servers.link(first, Expected::Anything)?),
             Topology::Sentinel(name) => {
-                let mut login = RedisConnectionInfo::default();
-                if let Some(user) = &sentinel_login.user {
-                    login = login.set_username(user);
-                }
-                if let Some(password) = &sentinel_login.password {
-                    login = login.set_password(password);
-                }
                 let sentinels = Servers {
                     tls: servers.tls.clone(),
-                    login,
+                    login: sentinel_login.clone(),
                     timeouts: *timeouts,
                     replicas: None,
                 };

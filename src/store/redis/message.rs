@@ -11,6 +11,9 @@ use redis::{ErrorKind, RedisError};
 /// Whatever ended it.
 pub(super) const CONNECTION_RESET: &str = "connection reset";
 
+/// A file, or a unix socket.
+pub(super) const NO_SUCH_FILE: &str = "no such file";
+
 /// Longer texts are cut, in bytes.
 const MAX_MESSAGE_BYTES: usize = 300;
 
@@ -61,7 +64,7 @@ fn io_message(error: &io::Error) -> String {
         K::TimedOut => "timed out",
         K::HostUnreachable => "no route to host",
         K::NetworkUnreachable => "network unreachable",
-        K::NotFound => "no such file",
+        K::NotFound => NO_SUCH_FILE,
         K::PermissionDenied => "permission denied",
         _ => "",
     };

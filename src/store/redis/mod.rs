@@ -28,6 +28,7 @@ mod fitness;
 pub mod keys;
 mod link;
 mod links;
+mod login;
 mod losses;
 mod memory;
 mod message;
@@ -42,7 +43,7 @@ mod slots;
 mod tls;
 mod url;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use redis::{Cmd, RedisError, Value};
@@ -67,7 +68,13 @@ use crate::{
     pem::PemFault,
 };
 
-pub use self::{fitness::UnsafeEviction, link::Timeouts, tls::TlsFiles, url::RedisUrl};
+pub use self::{
+    fitness::UnsafeEviction,
+    link::Timeouts,
+    login::{Login, Password},
+    tls::TlsFiles,
+    url::RedisUrl,
+};
 
 /// How to reach Redis, and how to use it.
 #[derive(Debug, Clone)]
@@ -77,7 +84,7 @@ pub struct RedisConfig {
     /// The files of a connection over TLS.
     pub tls: TlsFiles,
     /// How to log in to sentinels.
-    pub sentinel_login: SentinelLogin,
+    pub sentinel_login: Login,
     /// Before every key.
     pub key_prefix: String,
     /// How long Redis may take.
@@ -99,31 +106,13 @@ impl RedisConfig {
             Topology::Sentinel(_) => commands.push("role"),
             Topology::Cluster => commands.extend(["cluster|slots", "asking"]),
         }
-        if self.url.login.db() != 0 {
+        if self.url.login.database.unwrap_or(0) != 0 {
             commands.push("select");
         }
         if self.wait_replicas > 0 {
             commands.push("wait");
         }
         commands
-    }
-}
-
-/// How to log in to sentinels: they have users of their own.
-#[derive(Clone, Default)]
-pub struct SentinelLogin {
-    /// The user; none: the default one.
-    pub user: Option<String>,
-    /// Its password; none: sentinels that ask for none.
-    pub password: Option<String>,
-}
-
-impl fmt::Debug for SentinelLogin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { user, password: _ } = self;
-        f.debug_struct("SentinelLogin")
-            .field("user", user)
-            .finish_non_exhaustive()
     }
 }
 

@@ -1,15 +1,24 @@
 //! Where Redis is, and how it is run there: one server, a master that sentinels watch, or a cluster.
 
-use std::fmt;
-
-use redis::{
-    ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo, RedisError,
+use std::{
+    fmt,
+    path::{Path, PathBuf},
 };
+
+use percent_encoding::percent_decode_str;
+use redis::{ConnectionAddr, IntoConnectionInfo as _, RedisError};
+
+use super::login::{Login, Password};
 
 /// What a URL may look like, for those who mistyped one.
 const ONE: &str = "redis://[user:password@]host[:port][/db]";
 const SENTINEL: &str = "redis+sentinel://[user:password@]host:port,host:port/master-name[/db]";
 const CLUSTER: &str = "redis+cluster://[user:password@]host:port,host:port";
+const SOCKET: &str = "redis+unix:///path.sock";
+
+/// What to do with a password that a URL can't hold as it is.
+const ENCODE: &str = "percent-encode what is special in the user or password (/ as %2F, # as %23, ? as %3F, % as \
+                      %25, @ as %40, : as %3A), or set redis.password or TOLLGATE_REDIS_PASSWORD";
 
 /// Where sentinels listen, unless a URL says otherwise.
 const SENTINEL_PORT: u16 = 26379;
@@ -20,6 +29,7 @@ const SENTINEL_PORT: u16 = 26379;
 /// * `redis://[user:password@]host[:port][/db]`
 /// * `redis+sentinel://[user:password@]host:port,host:port/master-name[/db]`
 /// * `redis+cluster://[user:password@]host:port,host:port`
+/// * `redis+unix:///path.sock`, without TLS
 #[derive(Clone)]
 pub struct RedisUrl {
     pub(super) topology: Topology,
@@ -28,7 +38,7 @@ pub struct RedisUrl {
     /// Over TLS.
     pub(super) is_encrypted: bool,
     /// How to log in, and which database.
-    pub(super) login: RedisConnectionInfo,
+    pub(super) login: Login,
 }
 
 /// How Redis is run.
@@ -40,7 +50,7 @@ pub(super) enum Topology {
     Cluster,
 }
 
-/// Where a server listens.
+/// Where a server listens. A name that begins with `/` is the path of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Host {
     pub(super) name: String,
@@ -54,7 +64,7 @@ impl RedisUrl {
     ///
     /// What is wrong, without repeating the text: it may hold a password.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let unknown = || format!("is none of {ONE}, {SENTINEL} and {CLUSTER}");
+        let unknown = || format!("is none of {ONE}, {SENTINEL}, {CLUSTER} and {SOCKET}");
         let (scheme, rest) = text.split_once("://").ok_or_else(unknown)?;
         let (client, way) = scheme.split_once('+').unwrap_or((scheme, ""));
         let is_encrypted = match client {
@@ -62,7 +72,13 @@ impl RedisUrl {
             "rediss" => true,
             _ => return Err(unknown()),
         };
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if way == "unix" {
+            return match is_encrypted {
+                true => Err(format!("a unix socket has no TLS: {SOCKET}")),
+                false => Self::of_socket(rest),
+            };
+        }
+        let (user, hosts, path) = parts(rest)?;
         let (topology, database) = match way {
             "" => (Topology::One, path),
             "sentinel" => {
@@ -78,33 +94,39 @@ impl RedisUrl {
             "cluster" => (Topology::Cluster, ""),
             _ => return Err(unknown()),
         };
-        let number = database.split(['?', '#']).next().unwrap_or_default();
-        if !number.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err("names a database that is no number".to_owned());
+        if topology == Topology::One && hosts.contains(',') {
+            return Err(format!(
+                "has several hosts: for these there are {SENTINEL} and {CLUSTER}"
+            ));
         }
-        let (user, hosts) = match authority.rsplit_once('@') {
-            Some((user, hosts)) => (format!("{user}@"), hosts),
-            None => (String::new(), authority),
-        };
-        let mut infos = Vec::new();
-        for host in hosts.split(',') {
-            let host = match &topology {
-                Topology::One if hosts.contains(',') => {
-                    return Err(format!(
-                        "has several hosts: for these there are {SENTINEL} and {CLUSTER}"
-                    ));
-                }
-                Topology::Sentinel(_) if !has_port(host) => format!("{host}:{SENTINEL_PORT}"),
-                _ => host.to_owned(),
-            };
-            infos.push(info(&format!("{client}://{user}{host}/{database}"))?);
-        }
-        let login = infos.first().ok_or_else(unknown)?.redis_settings().clone();
+        let hosts = hosts.split(',').map(|host| match &topology {
+            Topology::Sentinel(_) if !has_port(host) => {
+                host_of(&format!("{client}://{host}:{SENTINEL_PORT}"))
+            }
+            _ => host_of(&format!("{client}://{host}")),
+        });
         Ok(Self {
+            hosts: hosts.collect::<Result<_, _>>()?,
             topology,
-            hosts: infos.iter().map(host_of).collect::<Result<_, _>>()?,
             is_encrypted,
-            login,
+            login: login(user, database)?,
+        })
+    }
+
+    /// One server, at a socket of this path.
+    fn of_socket(path: &str) -> Result<Self, String> {
+        if !path.starts_with('/') || path == "/" {
+            return Err(format!(
+                "names no absolute path: {SOCKET}; user, password and database are redis.username, \
+                 redis.password and redis.database"
+            ));
+        }
+        let path = without_query(path)?;
+        Ok(Self {
+            topology: Topology::One,
+            hosts: vec![Host::socket(Path::new(path))],
+            is_encrypted: false,
+            login: Login::default(),
         })
     }
 
@@ -119,24 +141,128 @@ impl RedisUrl {
     pub fn has_sentinels(&self) -> bool {
         matches!(self.topology, Topology::Sentinel(_))
     }
+
+    /// Whether it is a cluster, which has one database.
+    #[must_use]
+    pub fn is_cluster(&self) -> bool {
+        self.topology == Topology::Cluster
+    }
+
+    /// How to log in, as far as the URL says it.
+    #[must_use]
+    pub fn login(&self) -> &Login {
+        &self.login
+    }
+
+    /// The same servers with another login.
+    #[must_use]
+    pub fn with_login(self, login: Login) -> Self {
+        Self { login, ..self }
+    }
 }
 
-/// One host's URL, as the client library reads it.
-fn info(url: &str) -> Result<ConnectionInfo, String> {
-    url.into_connection_info()
+/// User and password, hosts, and what follows the first `/`.
+fn parts(rest: &str) -> Result<(Option<&str>, &str, &str), String> {
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    // Neither a master's name nor a number holds one, so the authority ended within the password.
+    if path.contains('@') {
+        return Err(ENCODE.to_owned());
+    }
+    let path = without_query(path)?;
+    let path = path.strip_prefix('/').unwrap_or(path);
+    Ok(match authority.rsplit_once('@') {
+        Some((user, hosts)) => (Some(user), hosts, path),
+        None => (None, authority, path),
+    })
+}
+
+/// A path, where nothing follows it. Counters in another database than the one that a query names would begin at zero.
+fn without_query(path: &str) -> Result<&str, String> {
+    let Some(at) = path.find(['?', '#']) else {
+        return Ok(path);
+    };
+    let rest = &path[at..];
+    if rest == "#insecure" {
+        return Err(
+            "#insecure is not for counters that money hangs on: name the CA in redis.ca_file"
+                .to_owned(),
+        );
+    }
+    if rest.starts_with('#') {
+        return Err(format!("has a fragment (#…), which is not read; {ENCODE}"));
+    }
+    let names = rest[1..].split(['&', '#']);
+    let names = names.map(|pair| pair.split('=').next().unwrap_or_default());
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let names: Vec<_> = names
+        .filter(|name| !name.is_empty() && name.chars().all(is_name))
+        .map(|name| match name {
+            "db" | "database" => {
+                format!("{name} (say /3 at the end of the URL, or redis.database)")
+            }
+            "user" | "username" => format!("{name} (say redis.username)"),
+            "pass" | "password" => format!("{name} (say redis.password)"),
+            _ => name.to_owned(),
+        })
+        .collect();
+    Err(match names.is_empty() {
+        true => "has a query (?…), which is not read".to_owned(),
+        false => format!("has a query, which is not read: {}", names.join(", ")),
+    })
+}
+
+/// What a URL says of the login.
+fn login(user: Option<&str>, database: &str) -> Result<Login, String> {
+    let (username, password) = match user {
+        None => (None, None),
+        Some(user) => {
+            let (name, password) = user.split_once(':').unwrap_or((user, ""));
+            (decoded(name)?, decoded(password)?)
+        }
+    };
+    let database = match database {
+        "" => None,
+        digits if !digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            return Err("names a database that is no number".to_owned());
+        }
+        digits => Some(
+            digits
+                .parse()
+                .map_err(|_| "names a database that is no number")?,
+        ),
+    };
+    Ok(Login {
+        username,
+        password: password.map(Password::Text),
+        database,
+    })
+}
+
+/// A user or a password; none where it is empty.
+fn decoded(text: &str) -> Result<Option<String>, String> {
+    let is_encoded = |rest: &str| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !text.split('%').skip(1).all(is_encoded) {
+        return Err(ENCODE.to_owned());
+    }
+    let decoded = percent_decode_str(text).decode_utf8();
+    let decoded = decoded.map_err(|_| "holds a user or a password that is not UTF-8")?;
+    Ok(Some(decoded.into_owned()).filter(|text| !text.is_empty()))
+}
+
+/// The host of a URL that has nothing else, as the client library reads it.
+fn host_of(url: &str) -> Result<Host, String> {
+    let info = url
+        .into_connection_info()
         .map_err(|error: RedisError| match error.detail() {
             Some(detail) => format!("is no Redis URL: {detail}"),
             None => format!("is no Redis URL of the form {ONE}"),
-        })
-}
-
-fn host_of(info: &ConnectionInfo) -> Result<Host, String> {
+        })?;
     match info.addr() {
         ConnectionAddr::Tcp(name, port) => Ok(Host::new(name, *port)),
-        ConnectionAddr::TcpTls { insecure: true, .. } => Err(
-            "#insecure is not for counters that money hangs on: name the CA in redis.ca_file"
-                .to_owned(),
-        ),
         ConnectionAddr::TcpTls { host, port, .. } => Ok(Host::new(host, *port)),
         _ => Err(format!("is no Redis URL of the form {ONE}")),
     }
@@ -153,6 +279,20 @@ impl Host {
         Self { name, port }
     }
 
+    /// A unix socket, by its absolute path.
+    fn socket(path: &Path) -> Self {
+        Self::new(&path.display().to_string(), 0)
+    }
+
+    /// How it is reached without TLS.
+    pub(super) fn address(&self) -> ConnectionAddr {
+        if self.name.starts_with('/') {
+            ConnectionAddr::Unix(PathBuf::from(&self.name))
+        } else {
+            ConnectionAddr::Tcp(self.name.clone(), self.port)
+        }
+    }
+
     /// Reads what a server says of another one: `name:port`, where an IPv6 address has no brackets. One
     /// that doesn't know how it is reached leaves the name empty: it is where it was `asked`.
     pub(super) fn told(text: &str, asked: &Self) -> Option<Self> {
@@ -165,7 +305,9 @@ impl Host {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, port } = self;
-        if name.contains(':') {
+        if name.starts_with('/') {
+            f.write_str(name)
+        } else if name.contains(':') {
             write!(f, "[{name}]:{port}")
         } else {
             write!(f, "{name}:{port}")
@@ -177,8 +319,12 @@ impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let client = if self.is_encrypted { "rediss" } else { "redis" };
         let hosts: Vec<String> = self.hosts.iter().map(ToString::to_string).collect();
-        let (hosts, database) = (hosts.join(","), self.login.db());
+        let (hosts, database) = (hosts.join(","), self.login.database.unwrap_or(0));
         match &self.topology {
+            Topology::One if hosts.starts_with('/') => match self.login.database {
+                None => write!(f, "{client}+unix://{hosts}"),
+                Some(database) => write!(f, "{client}+unix://{hosts} (database {database})"),
+            },
             Topology::One => write!(f, "{client}://{hosts}/{database}"),
             Topology::Sentinel(name) => write!(f, "{client}+sentinel://{hosts}/{name}/{database}"),
             Topology::Cluster => write!(f, "{client}+cluster://{hosts}"),
@@ -193,69 +339,4 @@ impl fmt::Debug for RedisUrl {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    fn shown(text: &str) -> String {
-        RedisUrl::parse(text).unwrap().to_string()
-    }
-
-    #[test]
-    fn a_url_is_shown_without_user_and_password() {
-        for (text, wanted) in [
-            ("redis://u:p%40@h:7000/3", "redis://h:7000/3"),
-            ("rediss://:p@h", "rediss://h:6379/0"),
-            (
-                "redis+sentinel://u:p@a:1,b/main/2",
-                "redis+sentinel://a:1,b:26379/main/2",
-            ),
-            ("rediss+sentinel://a:1/main", "rediss+sentinel://a:1/main/0"),
-            (
-                "redis+cluster://u:p@a:1,[::1]:2",
-                "redis+cluster://a:1,[::1]:2",
-            ),
-            ("rediss+cluster://a:1/0", "rediss+cluster://a:1"),
-        ] {
-            assert_eq!(shown(text), wanted);
-        }
-    }
-
-    #[test]
-    fn user_password_and_database_are_those_of_every_host() {
-        let url = RedisUrl::parse("redis+sentinel://u:p%40@a:1,b:2/main/5").unwrap();
-        assert_eq!(url.login.username(), Some("u"));
-        assert_eq!(url.login.password(), Some("p@"));
-        assert_eq!(url.login.db(), 5);
-        assert_eq!(url.hosts, [Host::new("a", 1), Host::new("b", 2)]);
-        assert_eq!(url.topology, Topology::Sentinel("main".to_owned()));
-    }
-
-    #[test]
-    fn what_is_no_url_is_told_without_repeating_it() {
-        for (text, why) in [
-            ("redis+sentinel://u:secret@a:1", "names no master"),
-            ("redis+sentinel://u:secret@a:1/main/x", "database"),
-            ("redis+cluster://u:secret@a:1/2", "no databases"),
-            ("redis+cluster://u:secret@a:1,", "no Redis URL"),
-            ("redis+other://u:secret@a:1", "is none of"),
-            ("redis://u:secret@a:1,b:2", "several hosts"),
-            ("rediss://u:secret@a:1/#insecure", "#insecure"),
-            ("redis://u:secret@a:x", "no Redis URL"),
-        ] {
-            let fault = RedisUrl::parse(text).unwrap_err();
-            assert!(fault.contains(why), "{text}: {fault}");
-            assert!(!fault.contains("secret"), "{fault}");
-        }
-    }
-
-    #[test]
-    fn a_server_that_does_not_know_its_name_is_where_it_was_asked() {
-        let asked = Host::new("here", 1);
-        assert_eq!(Host::told(":7", &asked), Some(Host::new("here", 7)));
-        assert_eq!(Host::told("::1:7", &asked), Some(Host::new("::1", 7)));
-        assert_eq!(Host::told("there:7", &asked), Some(Host::new("there", 7)));
-        assert_eq!(Host::told("there", &asked), None);
-    }
-}
+mod tests;

@@ -119,6 +119,11 @@ fn sentinels_and_certificates_come_from_secrets() {
         password["valueFrom"],
         secret_variable("sentinel-login", "sentinel-password")
     );
+    let password = variable(&made, "TOLLGATE_REDIS_PASSWORD").unwrap();
+    assert_eq!(
+        password["valueFrom"],
+        secret_variable("redis-login", "password")
+    );
     let url = variable(&made, "TOLLGATE_STORE").unwrap();
     assert_eq!(url["valueFrom"], secret_variable("tollgate-redis", "url"));
     let files = |name: &str| format!("/etc/tollgate/redis-tls/{name}");
@@ -126,7 +131,8 @@ fn sentinels_and_certificates_come_from_secrets() {
         toml(made.settings())["redis"],
         json!({
             "ca_file": files("ca.crt"), "cert_file": files("tls.crt"), "key_file": files("tls.key"),
-            "sentinel_user": "watcher", "unsafe_eviction": "warn",
+            "username": "counter", "sentinel_user": "watcher", "unsafe_eviction": "warn",
+            "database": 3,
         })
     );
     assert_eq!(

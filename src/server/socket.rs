@@ -1,0 +1,274 @@
+//! Where a listener takes connections: a TCP port, or a unix socket.
+
+use std::{
+    fmt,
+    fs::{self, File, Permissions},
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream, lookup_host};
+use tokio_util::either::Either;
+
+/// Connections that may wait to be taken; the system has a bound of its own. Where they are too few, a burst of
+/// them makes others wait for a second.
+const BACKLOG: u32 = 65_535;
+
+/// Who may connect to a unix socket: its owner and its group.
+const SOCKET_MODE: u32 = 0o660;
+
+/// A connection of either kind.
+pub(super) type Stream = Either<TcpStream, UnixStream>;
+
+/// A bound socket.
+pub(super) enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixSocket),
+}
+
+/// A unix socket. Its file is removed when this is dropped.
+pub(super) struct UnixSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode: what is in the path's place later may be another process's.
+    file: (u64, u64),
+}
+
+/// Where a listener is reached. Displays as `HOST:PORT` or `unix:PATH`, as the settings say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// A TCP port.
+    Tcp(SocketAddr),
+    /// The path of a unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Socket {
+    /// Binds `HOST:PORT`, `:PORT` on all addresses, or `unix:PATH`.
+    pub(super) async fn bind(address: &str) -> io::Result<Self> {
+        if let Some(path) = address.strip_prefix("unix:") {
+            // gRPC's own form of an absolute path has two slashes more.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return Ok(Self::Unix(UnixSocket::bind(Path::new(path)).await?));
+        }
+        if let Some(port) = address.strip_prefix(':') {
+            let port = port.parse().map_err(|_| invalid("names no port"))?;
+            return Ok(Self::Tcp(bind_all(port)?));
+        }
+        // The first that there is of the addresses that a name stands for.
+        let mut last = invalid("stands for no address");
+        for address in lookup_host(address).await? {
+            match bind_tcp(address) {
+                Ok(listener) => return Ok(Self::Tcp(listener)),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Takes a connection, and tells where it is from; a unix socket does not know.
+    pub(super) async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, from) = listener.accept().await?;
+                Ok((Either::Left(stream), Some(from)))
+            }
+            Self::Unix(socket) => {
+                let (stream, _) = socket.listener.accept().await?;
+                Ok((Either::Right(stream), None))
+            }
+        }
+    }
+
+    pub(super) fn address(&self) -> io::Result<ListenAddress> {
+        Ok(match self {
+            Self::Tcp(listener) => ListenAddress::Tcp(listener.local_addr()?),
+            Self::Unix(socket) => ListenAddress::Unix(socket.path.clone()),
+        })
+    }
+}
+
+impl ListenAddress {
+    /// Whether only this machine reaches it.
+    pub(super) fn is_loopback(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
+impl UnixSocket {
+    async fn bind(path: &Path) -> io::Result<Self> {
+        if path.as_os_str().is_empty() {
+            return Err(invalid("names no socket: unix:/path.sock"));
+        }
+        // Of two processes that find the same stale socket, the second must see the first one's.
+        let _turn = lock_folder(path)?;
+        remove_if_stale(path).await?;
+        let socket = tokio::net::UnixSocket::new_stream()?;
+        socket.bind(path)?;
+        // Before it listens: until then nobody can connect.
+        fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
+        let listener = socket.listen(BACKLOG)?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            file: identity(&fs::symlink_metadata(path)?),
+        })
+    }
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        let _turn = lock_folder(&self.path);
+        let found = fs::symlink_metadata(&self.path);
+        if found.is_ok_and(|found| identity(&found) == self.file)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "the socket's file can't be removed");
+        }
+    }
+}
+
+fn identity(metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// Locks the folder of a path, until what this gives is dropped.
+fn lock_folder(path: &Path) -> io::Result<File> {
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let folder = File::open(folder.unwrap_or(Path::new(".")))?;
+    folder.lock()?;
+    Ok(folder)
+}
+
+/// Removes the socket of a process that is gone.
+async fn remove_if_stale(path: &Path) -> io::Result<()> {
+    let found = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    if !found.file_type().is_socket() {
+        let fault = "there is something else in its place, and no socket";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, fault));
+    }
+    // A listener that is too busy to take the connection has another error.
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        _ => {
+            let fault = "the socket is in use: another process listens on it";
+            Err(io::Error::new(io::ErrorKind::AddrInUse, fault))
+        }
+    }
+}
+
+/// A port of all addresses: of both families where the machine has them, else of IPv4.
+fn bind_all(port: u16) -> io::Result<TcpListener> {
+    match bind_tcp((Ipv6Addr::UNSPECIFIED, port).into()) {
+        Err(error) if has_no_ipv6(&error) => bind_tcp((Ipv4Addr::UNSPECIFIED, port).into()),
+        bound => bound,
+    }
+}
+
+fn has_no_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn invalid(fault: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, fault)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    async fn bind(path: &Path) -> io::Result<Socket> {
+        Socket::bind(&format!("unix:{}", path.display())).await
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_is_for_its_owner_and_group_and_removed_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grpc.sock");
+        let socket = bind(&path).await.unwrap();
+        let mode = fs::symlink_metadata(&path).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        assert!(socket.address().unwrap().is_loopback());
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_live_one_and_another_file_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grpc.sock");
+        // Dropping std's listener leaves the file, as the end of a process does.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let live = bind(&path).await.unwrap();
+        let fault = bind(&path).await.err().unwrap();
+        assert!(fault.to_string().contains("in use"), "{fault}");
+        UnixStream::connect(&path).await.unwrap();
+        drop(live);
+        fs::write(&path, "kept").unwrap();
+        let fault = bind(&path).await.err().unwrap();
+        assert!(fault.to_string().contains("no socket"), "{fault}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_another_process_put_in_its_place_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grpc.sock");
+        let first = bind(&path).await.unwrap();
+        fs::remove_file(&path).unwrap();
+        let _second = bind(&path).await.unwrap();
+        drop(first);
+        UnixStream::connect(&path).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_port_alone_means_all_addresses() {
+        let socket = Socket::bind(":0").await.unwrap();
+        let ListenAddress::Tcp(address) = socket.address().unwrap() else {
+            panic!("a port")
+        };
+        assert!(address.ip().is_unspecified());
+        assert!(!socket.address().unwrap().is_loopback());
+        TcpStream::connect((Ipv4Addr::LOCALHOST, address.port()))
+            .await
+            .unwrap();
+        for (wrong, why) in [
+            (":", "no port"),
+            (":99999", "no port"),
+            ("unix:", "no socket"),
+        ] {
+            let fault = Socket::bind(wrong).await.err().unwrap();
+            assert!(fault.to_string().contains(why), "{fault}");
+        }
+    }
+}
