@@ -18,7 +18,7 @@ const SOCKET: &str = "redis+unix:///path.sock";
 
 /// What to do with a password that a URL can't hold as it is.
 const ENCODE: &str = "percent-encode what is special in the user or password (/ as %2F, # as %23, ? as %3F, % as \
-                      %25, @ as %40, : as %3A), or set redis.password or TOLLGATE_REDIS_PASSWORD";
+                      %25), or set redis.password or TOLLGATE_REDIS_PASSWORD";
 
 /// Where sentinels listen, unless a URL says otherwise.
 const SENTINEL_PORT: u16 = 26379;

@@ -66,7 +66,7 @@ fn what_is_no_url_is_told_without_repeating_it() {
 #[test]
 fn an_unencoded_special_character_in_a_password_gets_a_hint() {
     for scheme in ["redis", "rediss", "redis+sentinel", "redis+cluster"] {
-        for special in ["/", "#", "?", "%", "@", ":", "%zz", "/3?x=", "1/2"] {
+        for special in ["/", "#", "?", "%", "%zz", "/3?x=", "1/2"] {
             let path = if scheme == "redis+sentinel" {
                 "/main"
             } else {
@@ -130,4 +130,11 @@ fn a_server_that_does_not_know_its_name_is_where_it_was_asked() {
     assert_eq!(Host::told("::1:7", &asked), Some(Host::new("::1", 7)));
     assert_eq!(Host::told("there:7", &asked), Some(Host::new("there", 7)));
     assert_eq!(Host::told("there", &asked), None);
+}
+
+#[test]
+fn what_only_a_password_can_hold_needs_no_encoding() {
+    let url = RedisUrl::parse("redis://u:p@:s@host").unwrap();
+    let password = url.login().password.clone();
+    assert_eq!(password, Some(Password::Text("p@:s".to_owned())));
 }
