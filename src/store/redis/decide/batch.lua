@@ -47,6 +47,7 @@ local function judge(it, key, fields, kinds, ids, items, pools, rows, past)
       local row, in_other = rows[row_at], false
       local is_new_row = writes and row[IS_NEW] and not row[CHANGED]
       if is_new_row then
+        load_row_functions()
         row, in_other = choose_row(it, key, fields, rows, past, row_at, is_listed)
       end
       if pool then

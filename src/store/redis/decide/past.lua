@@ -256,6 +256,7 @@ local function row_of(past, class, day, in_other)
   if in_other ~= ':' then
     return class[4]
   end
+  load_row_functions()
   local batch = past.batch
   return other_row(batch.it, batch.key, batch.fields, batch.rows, past, day)
 end
