@@ -54,7 +54,6 @@ async fn settle(client: &Client, id: &str, tokens: u64) -> String {
         org: "acme".to_owned(),
         request_id: id.to_owned(),
         tokens,
-        ..SettleRequest::default()
     };
     settled_as(client.clone().settle(request).await.unwrap().get_ref())
 }
