@@ -200,8 +200,14 @@ fn service_uri(addr: &str) -> Result<Uri, String> {
 fn socket_uri(path: &str) -> Result<Uri, String> {
     let path = path.strip_prefix("//").unwrap_or(path);
     let path = std::path::absolute(path).map_err(|error| format!("unix:PATH: {error}"))?;
-    let uri: Result<Uri, _> = format!("unix://localhost{}", path.display()).parse();
-    uri.map_err(|error| error.to_string())
+    let path = path.display().to_string();
+    let uri: Result<Uri, _> = format!("unix://localhost{path}").parse();
+    let uri = uri.map_err(|error| format!("unix:PATH: {error}"))?;
+    // Behind `?` and `#` there would be no path any more, and another socket would be asked.
+    if uri.path() != path {
+        return Err("unix:PATH: the path can't hold ? or #".to_owned());
+    }
+    Ok(uri)
 }
 
 fn is_loopback(addr: &Uri) -> bool {
@@ -210,4 +216,26 @@ fn is_loopback(addr: &Uri) -> bool {
     ip.map_or(host.eq_ignore_ascii_case("localhost"), |ip| {
         ip.to_canonical().is_loopback()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_sockets_path_is_taken_whole_or_refused() {
+        assert_eq!(
+            service_uri("unix:///run/a.sock").unwrap().path(),
+            "/run/a.sock"
+        );
+        for path in [
+            "unix:/run/a?b.sock",
+            "unix:/run/a#b.sock",
+            "unix:/run/a b.sock",
+        ] {
+            assert!(service_uri(path).is_err(), "{path}");
+        }
+    }
 }

@@ -2,14 +2,18 @@
 
 use std::{
     fmt,
-    fs::{self, File, Permissions},
+    fs::{self, File, Permissions, TryLockError},
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream, lookup_host};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream, lookup_host},
+    time::{Instant, sleep},
+};
 use tokio_util::either::Either;
 
 /// Connections that may wait to be taken; the system has a bound of its own. Where they are too few, a burst of
@@ -18,6 +22,12 @@ const BACKLOG: u32 = 65_535;
 
 /// Who may connect to a unix socket: its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
+
+/// How long to wait for the lock of a folder: in a shared one any user may hold it.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often to try.
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A connection of either kind.
 pub(super) type Stream = Either<TcpStream, UnixStream>;
@@ -115,7 +125,7 @@ impl UnixSocket {
             return Err(invalid("names no socket: unix:/path.sock"));
         }
         // Of two processes that find the same stale socket, the second must see the first one's.
-        let _turn = lock_folder(path)?;
+        let _turn = lock_folder(path).await?;
         remove_if_stale(path).await?;
         let socket = tokio::net::UnixSocket::new_stream()?;
         socket.bind(path)?;
@@ -132,7 +142,9 @@ impl UnixSocket {
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        let _turn = lock_folder(&self.path);
+        // Without the lock the file's identity has to do: the end must not hang.
+        let folder = open_folder(&self.path);
+        let _turn = folder.inspect(|folder| drop(folder.try_lock()));
         let found = fs::symlink_metadata(&self.path);
         if found.is_ok_and(|found| identity(&found) == self.file)
             && let Err(error) = fs::remove_file(&self.path)
@@ -148,11 +160,25 @@ fn identity(metadata: &fs::Metadata) -> (u64, u64) {
 }
 
 /// Locks the folder of a path, until what this gives is dropped.
-fn lock_folder(path: &Path) -> io::Result<File> {
+async fn lock_folder(path: &Path) -> io::Result<File> {
+    let folder = open_folder(path)?;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match folder.try_lock() {
+            Ok(()) => return Ok(folder),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                let fault = "another process has its folder locked";
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, fault));
+            }
+            Err(TryLockError::WouldBlock) => sleep(LOCK_INTERVAL).await,
+        }
+    }
+}
+
+fn open_folder(path: &Path) -> io::Result<File> {
     let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
-    let folder = File::open(folder.unwrap_or(Path::new(".")))?;
-    folder.lock()?;
-    Ok(folder)
+    File::open(folder.unwrap_or(Path::new(".")))
 }
 
 /// Removes the socket of a process that is gone.
@@ -249,6 +275,19 @@ mod tests {
         let _second = bind(&path).await.unwrap();
         drop(first);
         UnixStream::connect(&path).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_another_process_keeps_locked_holds_up_neither_start_nor_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grpc.sock");
+        let socket = bind(&path).await.unwrap();
+        let folder = File::open(dir.path()).unwrap();
+        folder.lock().unwrap();
+        let fault = bind(&dir.path().join("http.sock")).await.err().unwrap();
+        assert!(fault.to_string().contains("folder locked"), "{fault}");
+        drop(socket);
+        assert!(!path.exists());
     }
 
     #[tokio::test]

@@ -5,9 +5,9 @@
 --
 -- The script is files one behind the other: plain.lua has what every batch needs, rows.lua chooses usage
 -- rows, restore.lua has what is needed where Redis has lost writes, record.lua reads pools, past.lua has
--- what batches with ids need besides, batch.lua decides batch after batch. What a call does not need, restore.lua and past.lua, is
--- left out: to make the functions would cost more than to decide. A batch is judged whole before its
--- first write, and one that fails says so in its place and leaves the others alone.
+-- what batches with ids need besides, batch.lua decides batch after batch. What a call does not need,
+-- restore.lua and past.lua, is left out: to make the functions would cost more than to decide. A batch is
+-- judged whole before its first write, and one that fails says so in its place and leaves the others alone.
 --
 -- What the script leaves behind for Lua's garbage collector costs more than what it computes: hence few
 -- tables, arrays for counters, and reservations that stay texts until something is asked of them.
@@ -73,14 +73,14 @@
 -- billed requests, and false. A row of zeros is no row.
 -- A pool's record is MessagePack values too: whether it is closed, and for each replica that wrote to it:
 -- its number, its last turn (of the call that wrote last: what Redis lost and what was written instead
--- never have the same), and what it counted: free tokens, billed tokens, free requests, billed requests, below 0 where it took back what
--- another counted. The sum of what all counted is what the pool has. A replica that finds an older turn of
+-- never have the same), and what it counted: free tokens, billed tokens, free requests, billed requests,
+-- below 0 where it took back what another counted. The sum of what all counted is what the pool has. A replica that finds an older turn of
 -- its own than it was told knows that Redis lost writes, and of what all living replicas remember nothing
 -- is lost: of each replica's part the one with the latest turn counts (docs/DURABILITY.md).
 -- A reservation, under its id, is its state, its class, ':' and its tokens. state: the verdict; behind
 -- it 's' and the settled verdict, or 'r' where it was released. Settled, it ends with ':' and the
--- actual tokens. Held, it ends with ':' where the row '(other)', '(other)' counts it. class: the number of 'pool:workload:row', so that a reservation is short whatever the
--- names are. These numbers are in the same hash, under fields that no id can be, since they begin with
+-- actual tokens. Held, it ends with ':' where the row '(other)', '(other)' counts it. class: the number of
+-- 'pool:workload:row', so that a reservation is short whatever the names are. These numbers are in the same hash, under fields that no id can be, since they begin with
 -- a control character: \1class has the number, \1number the class, \1 the last number; and, where Redis
 -- lost writes, behind a space, the last number before that (src/store/redis/decide/restore.lua).
 -- The same hash has, under \2, how many usage rows the day has, '(other)', '(other)' not counted: all, a
@@ -94,9 +94,9 @@ local FREE, CLOSED, EXCEEDED = 'F', 'C', 'X'
 
 -- Counters are an array: free tokens, billed tokens, free requests, billed requests, and
 local IS_CLOSED, CHANGED, IS_NEW = 5, 6, 7
--- Those of a pool, besides: its allowance and key; the record that is held, and where the replica's part
--- begins in it; what was counted before the batch; by how
--- much the batch changes what is held.
+-- Those of a pool, besides: its allowance and key; the record that Redis has, and where the replica's part
+-- begins in it; behind that place the four counters before the batch; by how much the batch changes the
+-- tokens that are held.
 local ALLOWANCE, KEY, RECORD, MINE, BEFORE, HELD_CHANGE = 8, 9, 10, 11, 11, 16
 
 local time = redis.call('TIME')
