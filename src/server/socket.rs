@@ -203,7 +203,13 @@ async fn remove_if_stale(path: &Path) -> io::Result<()> {
 
 /// A port of all addresses: of both families where the machine has them, else of IPv4.
 fn bind_all(port: u16) -> io::Result<TcpListener> {
-    match bind_tcp((Ipv6Addr::UNSPECIFIED, port).into()) {
+    let both = || {
+        let socket = TcpSocket::new_v6()?;
+        // A system may be set to take IPv6 alone (net.ipv6.bindv6only).
+        rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+        listen(socket, (Ipv6Addr::UNSPECIFIED, port).into())
+    };
+    match both() {
         Err(error) if has_no_ipv6(&error) => bind_tcp((Ipv4Addr::UNSPECIFIED, port).into()),
         bound => bound,
     }
@@ -219,6 +225,10 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
+    listen(socket, address)
+}
+
+fn listen(socket: TcpSocket, address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)

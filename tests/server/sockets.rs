@@ -5,7 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     os::unix::net::{UnixListener, UnixStream},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
@@ -76,7 +76,11 @@ async fn both_ports_can_be_unix_sockets_which_count_and_drain_as_tcp_does() {
     let mut tollgate = sockets.start(&[]);
     let client = sockets.client();
     assert_eq!(said(&reserve(&client, 10, "").await), "FREE");
-    assert!(sockets.get("/readyz").starts_with("HTTP/1.1 200"));
+    // Readiness follows the store's first answer, which the call waited for.
+    let patience = Instant::now() + PATIENCE;
+    while !sockets.get("/readyz").starts_with("HTTP/1.1 200") {
+        assert!(Instant::now() < patience, "{}", sockets.get("/readyz"));
+    }
     let metrics = sockets.get("/metrics");
     let open = "tollgate_connections{port=\"grpc\"} 1";
     assert!(metrics.contains(open), "{metrics}");
