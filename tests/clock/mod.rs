@@ -1,4 +1,5 @@
 //! docs/CONTRACT.md, "The day", over the embedded stores: a wall clock that is stepped.
 
 mod processes;
+mod sequences;
 mod steps;

@@ -15,8 +15,8 @@ use crate::support::{
 };
 
 /// An embedded store under a clock that can be stepped.
-struct Embedded {
-    clock: Clock,
+pub struct Embedded {
+    pub clock: Clock,
     /// Where the store is a file: where that is.
     dir: Option<TempDir>,
     ledger: Option<Ledger>,
@@ -24,13 +24,13 @@ struct Embedded {
 }
 
 impl Embedded {
-    fn memory() -> Self {
+    pub fn memory() -> Self {
         let clock = Clock::at(NOON);
         let store = Arc::new(MemoryStore::new(clock.function(), UsageLimits::default()));
         Self::over(clock, None, store)
     }
 
-    fn file() -> Self {
+    pub fn file() -> Self {
         let (clock, dir) = (Clock::at(NOON), tempfile::tempdir().unwrap());
         let store = Arc::new(file_store(&dir, &clock, UsageLimits::default()));
         Self::over(clock, Some(dir), store)
@@ -46,12 +46,12 @@ impl Embedded {
         }
     }
 
-    fn ledger(&self) -> &Ledger {
+    pub fn ledger(&self) -> &Ledger {
         self.ledger.as_ref().unwrap()
     }
 
     /// Closes a file and opens it again, as a restart of the process does. Memory has no such thing.
-    fn restart(&mut self) {
+    pub fn restart(&mut self) {
         let Some(dir) = &self.dir else { return };
         self.ledger = None;
         self.store = Arc::new(MemoryStore::new(
@@ -66,7 +66,7 @@ impl Embedded {
         said(self.ledger().reserve(ask(tokens)).await.unwrap().verdict)
     }
 
-    async fn used(&self) -> u64 {
+    pub async fn used(&self) -> u64 {
         let quota = self.ledger().quota(&org_id("acme")).await.unwrap();
         let mut pools = quota.pools.iter();
         let large = pools.find(|(figures, _)| figures.pool.as_str() == "large");
