@@ -60,7 +60,7 @@ use crate::{
     metrics::Metrics,
     policy::{PolicySource, PolicyStatus},
     reload::Nudge,
-    settings::{Settings, StoreChoice, warn_of_unknown_variables},
+    settings::{Settings, StoreChoice, warn_of_unknown_variables, warn_of_unused_passwords},
     traces::Traces,
 };
 
@@ -111,6 +111,9 @@ impl Server {
     /// One clear sentence: what can't be read, used or bound.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
         warn_of_unknown_variables();
+        if !matches!(settings.store, StoreChoice::Redis(_)) {
+            warn_of_unused_passwords();
+        }
         let policy = open_policy(settings)?;
         let callers = admission::load(settings)?;
         let metrics = Metrics::new();

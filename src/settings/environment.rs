@@ -78,6 +78,18 @@ pub fn warn_of_unknown_variables() {
     }
 }
 
+/// Warns of a password for Redis where the store is another: mostly the store's own variable is missing then.
+pub fn warn_of_unused_passwords() {
+    for Variable(name) in [REDIS_PASSWORD, SENTINEL_PASSWORD] {
+        if env::var_os(name).is_some_and(|value| !value.is_empty()) {
+            tracing::warn!(
+                variable = name,
+                "a password for Redis is set, and the store is not Redis"
+            );
+        }
+    }
+}
+
 /// The nearest known variable, where this is an unknown one of ours.
 fn nearest_known(name: &OsStr) -> Option<&'static str> {
     let name = name.to_string_lossy();

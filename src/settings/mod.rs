@@ -15,7 +15,7 @@ use clap::{
     builder::{EnumValueParser, PathBufValueParser, StringValueParser, TypedValueParser as _},
 };
 
-pub use self::environment::warn_of_unknown_variables;
+pub use self::environment::{warn_of_unknown_variables, warn_of_unused_passwords};
 use self::{
     environment::Variable,
     file::{FileSettings, StoreKind},

@@ -97,6 +97,18 @@ fn an_unknown_variable_is_a_warning_with_the_nearest_known_one_and_without_its_v
 }
 
 #[test]
+fn a_password_for_redis_is_a_warning_where_the_store_is_another() {
+    let (_file, mut command) = serve_with(LISTENS);
+    command.env("TOLLGATE_REDIS_PASSWORD", "hunter2");
+    let log = log_of(&mut command);
+    assert!(!log.contains("hunter2"), "{log}");
+    let mut lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
+    let warning = lines.find(|line: &Value| line["variable"] == "TOLLGATE_REDIS_PASSWORD");
+    let message = "a password for Redis is set, and the store is not Redis";
+    assert_eq!(warning.unwrap()["message"], message);
+}
+
+#[test]
 fn what_the_url_and_the_settings_both_say_of_the_login_is_an_error_that_names_both() {
     let url = |url: &str, redis: &str| {
         settings_of(&format!("store = \"{url}\"\n[redis]\n{redis}\n")).map_err(|fault| {
