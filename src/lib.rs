@@ -17,7 +17,7 @@
 //! | [`server`] | binds, wires, runs and drains | all of these |
 //! | [`settings`] | what an operator can set | `document`, what it configures |
 //! | [`cli`] | the subcommands: a client, `check-policy` and the like | `grpc::proto`, `policy`, `callers`, `settings`, `pem`, `tls` |
-//! | [`document`], [`pem`], [`tls`], [`reload`], [`logs`], [`throttle`], [`trim`] | TOML with all its faults; certificates; TLS as a client; files that change; structured logs, a line a second; the form of a value | |
+//! | [`document`], [`pem`], [`tls`], [`reload`], [`logs`], [`throttle`], [`trim`], [`wall_clock`] | TOML with all its faults; certificates; TLS as a client; files that change; structured logs, a line a second; the form of a value; the wall clock | |
 //!
 //! # The invariants
 //!
@@ -53,3 +53,4 @@ pub mod throttle;
 pub mod tls;
 pub mod traces;
 pub mod trim;
+pub mod wall_clock;

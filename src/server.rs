@@ -220,9 +220,9 @@ impl Server {
             .prepare();
         let router = parts.router(is_ready, policy.status());
         // As long as calls are answered, which is longer than readiness follows. Begun before the first call.
-        let followers = parts.follow(policy, [&grpc, &http], nudge);
+        let mut followers = parts.follow(policy, [&grpc, &http], nudge);
         let following = follow_store(parts.ledger.store_state(), reporter.clone(), ready.clone());
-        let following = tokio::spawn(following);
+        let mut following = tokio::spawn(following);
         let services = InTime::new(services, parts.call_timeout);
         let mut grpc_port = tokio::spawn(grpc.serve(services, end.clone()));
         let mut http_port = tokio::spawn(http.serve(router, end.clone()));
@@ -231,6 +231,11 @@ impl Server {
             stop = stop => stop,
             ended = &mut grpc_port => return ended.context("the gRPC port is served no more"),
             ended = &mut http_port => return ended.context("the HTTP port is served no more"),
+            // These have no end. Without one of them readiness would stay as it is, whatever the store does.
+            ended = &mut following => return ended.context("readiness follows the store no more"),
+            Some(ended) = followers.join_next() => {
+                return ended.context("the store and the files are followed no more");
+            }
         };
         let deadline = Instant::now() + grace_period;
         following.abort();

@@ -191,7 +191,9 @@ fn service_uri(addr: &str) -> Result<Uri, String> {
     let uri = uri.map_err(|error| error.to_string())?;
     // Without one http takes 80 and https 443.
     if uri.port().is_none() {
-        return Err("names no port: HOST:50051, unless the service has another".to_owned());
+        return Err(
+            "names no port from 1 to 65535: HOST:50051, unless the service has another".to_owned(),
+        );
     }
     Ok(uri)
 }

@@ -42,24 +42,32 @@ pub(super) fn rpc_error(connection: &Connection, status: &Status) -> anyhow::Err
     } else {
         other_protocol(addr)
     };
-    // tonic's own text for a service that isn't there is only the transport's.
-    let why = why.unwrap_or_else(|| cause.to_string());
-    anyhow!("{code}: no answer from {addr}: {why}")
+    match why {
+        // tonic's code depends on where in the connection it was noticed.
+        Some(why) => anyhow!("UNAVAILABLE: no answer from {addr}: {why}"),
+        // tonic's own text for a service that isn't there is only the transport's.
+        None => anyhow!("{code}: no answer from {addr}: {cause}"),
+    }
 }
 
-/// Detects a port that speaks TLS or HTTP/1 instead of plaintext HTTP/2. The failed call does not tell them apart:
+/// Detects a port that speaks TLS, HTTP/1 or anything else instead of plaintext HTTP/2. The failed call does not tell them apart:
 /// the connection was closed, or the answer was parsed as an HTTP/2 frame.
 fn other_protocol(addr: &Uri) -> Option<String> {
-    if let [0x15, 0x03, ..] = answer_to(HTTP2_PREFACE, addr)?.as_slice() {
+    let answer = answer_to(HTTP2_PREFACE, addr)?;
+    if let [0x15, 0x03, ..] = answer.as_slice() {
         // An alert of TLS, of any version.
         let authority = addr.authority()?;
         return Some(format!(
             "the port speaks TLS: use --addr https://{authority}"
         ));
     }
-    answer_to(HTTP1_REQUEST, addr)?
-        .starts_with(b"HTTP/1.1 200")
-        .then(|| "the port speaks HTTP/1: the service's gRPC port is another one".to_owned())
+    if answer_to(HTTP1_REQUEST, addr)?.starts_with(b"HTTP/1.1 200") {
+        return Some("the port speaks HTTP/1: the service's gRPC port is another one".to_owned());
+    }
+    // A server of HTTP/2 begins with a SETTINGS frame.
+    let is_http2 = matches!(answer.as_slice(), [0, _, _, 0x04, ..]);
+    (!answer.is_empty() && !is_http2)
+        .then(|| "the port speaks another protocol than gRPC".to_owned())
 }
 
 /// The first bytes that the port answers to this on a new connection; empty if there are none.

@@ -20,7 +20,6 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use chrono::Utc;
 use clap::{Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use tonic::Status;
@@ -180,7 +179,7 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 /// One of them can't be read, or has faults.
 pub fn check_policy(file: &Path, against: Option<&Path>) -> anyhow::Result<()> {
     let (name, policy) = (file.display(), read_policy(file)?);
-    for warning in policy.warnings(UtcDay::of(Utc::now())) {
+    for warning in policy.warnings(UtcDay::of(crate::wall_clock::now())) {
         eprintln!("warning: {name}:{warning}");
     }
     let Some(other) = against else {

@@ -1,6 +1,6 @@
 //! Answers as tables for people.
 
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use crate::{
@@ -364,7 +364,12 @@ fn until(resets_at: Option<&prost_types::Timestamp>) -> String {
     let Some(at) = at else {
         return "unknown".to_owned();
     };
-    let minutes = (at.signed_duration_since(Utc::now()).num_seconds().max(0) + 59) / 60;
+    let minutes = (at
+        .signed_duration_since(crate::wall_clock::now())
+        .num_seconds()
+        .max(0)
+        + 59)
+        / 60;
     format!("{} h {} min", minutes / 60, minutes % 60)
 }
 

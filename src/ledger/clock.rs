@@ -15,7 +15,9 @@ pub(super) struct StoreClock {
 impl StoreClock {
     /// Takes in what the store's clock said, and gives its day.
     pub(super) fn learn(&self, now: DateTime<Utc>) -> UtcDay {
-        let ahead = now.signed_duration_since(Utc::now()).num_milliseconds();
+        let ahead = now
+            .signed_duration_since(crate::wall_clock::now())
+            .num_milliseconds();
         self.ahead_ms.store(ahead, Ordering::Relaxed);
         UtcDay::of(now)
     }
@@ -23,7 +25,7 @@ impl StoreClock {
     /// Which day it probably is for the store.
     pub(super) fn today(&self) -> UtcDay {
         let ahead = TimeDelta::milliseconds(self.ahead_ms.load(Ordering::Relaxed));
-        let now = Utc::now();
+        let now = crate::wall_clock::now();
         UtcDay::of(now.checked_add_signed(ahead).unwrap_or(now))
     }
 }

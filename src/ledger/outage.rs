@@ -150,7 +150,7 @@ impl Outage {
                     return false;
                 }
                 StoreState::Down(down) => down.since,
-                StoreState::Unknown | StoreState::Up => Utc::now(),
+                StoreState::Unknown | StoreState::Up => crate::wall_clock::now(),
             };
             *state = StoreState::Down(Arc::new(Down { since, error }));
             true

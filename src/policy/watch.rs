@@ -85,7 +85,7 @@ impl PolicySource {
         let in_force = file.map_or_else(|| Ok(Taken::builtin()), Taken::read)?;
         let status = watch::Sender::new(PolicyStatus {
             version: in_force.version,
-            taken_at: Utc::now(),
+            taken_at: crate::wall_clock::now(),
             applied: 0,
             refused: 0,
             refused_at: None,
@@ -168,7 +168,7 @@ impl PolicySource {
         self.refused = None;
         self.status.send_modify(|status| {
             status.version = self.in_force.version;
-            status.taken_at = Utc::now();
+            status.taken_at = crate::wall_clock::now();
             status.applied += 1;
             status.refused_at = None;
         });
@@ -179,7 +179,10 @@ impl PolicySource {
 
     /// Logs the warnings of the policy in force.
     pub fn log_warnings(&self) {
-        let faults = self.in_force.policy.warnings(UtcDay::of(Utc::now()));
+        let faults = self
+            .in_force
+            .policy
+            .warnings(UtcDay::of(crate::wall_clock::now()));
         if !faults.is_empty() {
             let file = self.name();
             tracing::warn!(
@@ -195,7 +198,7 @@ impl PolicySource {
         self.refused = Some(what);
         self.status.send_modify(|status| {
             status.refused += 1;
-            status.refused_at = Some(Utc::now());
+            status.refused_at = Some(crate::wall_clock::now());
         });
         tracing::error!(
             policy = %self.name(),

@@ -262,6 +262,7 @@ impl Serving {
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(bounds.handshake_time)
+                    .auto_date_header(false)
                     .max_buf_size(HTTP1_BUFFER.max(bounds.header_list_bytes as usize))
                     .serve_connection(TokioIo::new(io), service);
                 connection::serve(connection, &activity, bounds, &self.stop).await
@@ -278,6 +279,8 @@ fn http2_builder(bounds: &Bounds) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
+        // The library panics where the clock is before 1970 or past 9999, and a decision may have counted by then.
+        .auto_date_header(false)
         .max_concurrent_streams(streams)
         .max_header_list_size(bounds.header_list_bytes)
         .max_local_error_reset_streams(MAX_LOCAL_RESETS)

@@ -73,7 +73,9 @@ impl Socket {
             return Ok(Self::Unix(UnixSocket::bind(Path::new(path)).await?));
         }
         if let Some(port) = address.strip_prefix(':') {
-            let port = port.parse().map_err(|_| invalid("names no port"))?;
+            let port = port
+                .parse()
+                .map_err(|_| invalid("names no port from 0 to 65535"))?;
             return Ok(Self::Tcp(bind_all(port)?));
         }
         // The first that there is of the addresses that a name stands for.

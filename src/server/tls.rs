@@ -150,7 +150,7 @@ impl Certificates {
                 Err(error) => {
                     let error = error.to_string();
                     if refused.as_ref() != Some(&error) {
-                        self.tell_refused(Some(Utc::now()));
+                        self.tell_refused(Some(crate::wall_clock::now()));
                         tracing::error!(
                             section,
                             error,

@@ -47,7 +47,7 @@ pub fn system_clock() -> Clock {
     Arc::new(move || {
         let mut before = since_boot();
         loop {
-            let wall = Utc::now();
+            let wall = crate::wall_clock::now();
             let since_boot = since_boot();
             // A process that was stopped between the two would see a step that there was not.
             if since_boot - before <= MAX_READING_TIME {
@@ -78,7 +78,7 @@ impl BootId {
         let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let digits: String = id.chars().filter(char::is_ascii_hexdigit).collect();
         let process = || {
-            let started = Utc::now().timestamp_micros().unsigned_abs();
+            let started = crate::wall_clock::now().timestamp_micros().unsigned_abs();
             u128::from(started) << 32 | u128::from(std::process::id())
         };
         Self(u128::from_str_radix(&digits, 16).unwrap_or_else(|_| process()))

@@ -21,6 +21,8 @@ pub enum TlsFault {
     },
     /// No authority that is trusted has signed the server's certificate.
     UnknownAuthority,
+    /// An authority that is trusted has the signer's name, and another key.
+    OtherKey,
     /// The server's certificate is an authority's, and is not named as trusted itself.
     OwnAuthority,
     /// The server's certificate is for clients, say.
@@ -76,6 +78,9 @@ impl TlsFault {
         };
         Some(match certificate {
             C::UnknownIssuer => Self::UnknownAuthority,
+            C::BadSignature | C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+                Self::OtherKey
+            }
             C::Expired => Self::Expired(None),
             C::ExpiredContext { not_after, .. } => Self::Expired(date(*not_after)),
             C::NotValidYet => Self::NotYetValid(None),
@@ -99,6 +104,8 @@ impl TlsFault {
         }
         let signs = [
             ("UnknownIssuer", Self::UnknownAuthority),
+            ("BadSignature", Self::OtherKey),
+            ("UnsupportedSignatureAlgorithmForPublicKey", Self::OtherKey),
             ("CaUsedAsEndEntity", Self::OwnAuthority),
             ("certificate expired", Self::Expired(None)),
             ("certificate not valid yet", Self::NotYetValid(None)),
@@ -158,6 +165,10 @@ impl TlsFault {
             }
             Self::UnknownAuthority => format!(
                 "the server's certificate is signed by no authority that this machine trusts: set {ca_file}"
+            ),
+            Self::OtherKey => format!(
+                "the server's certificate is signed with another key than that of the authority of this name in \
+                 {ca_file}: the authority was made anew, and its new certificate belongs there"
             ),
             Self::OwnAuthority => format!(
                 "the server's certificate is its own authority, and is not in {ca_file}: put that very \
@@ -272,6 +283,12 @@ mod tests {
                     CertificateError::UnknownIssuer,
                 ))),
                 "is signed by no authority in --ca-file",
+            ),
+            (
+                io(rustls::Error::InvalidCertificate(
+                    CertificateError::BadSignature,
+                )),
+                "is signed with another key than that of the authority of this name in --ca-file",
             ),
             (
                 io(inner),

@@ -1,7 +1,11 @@
 //! The program itself, with a preloaded library that shifts its clocks.
 
+use std::time::{Duration, Instant};
+
 use chrono::TimeDelta;
 use nix::sys::signal::Signal;
+use tollgate::grpc::proto::GetQuotaRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::super::metrics::sample;
 use crate::{
@@ -9,12 +13,13 @@ use crate::{
     support::{
         calls::{large, policy_file, quota, reserve, said, usage},
         clock::Clock,
+        redis::RedisServer,
         tollgate::Tollgate,
         world::{NOON, TODAY},
     },
 };
 
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(20);
 const ALLOWANCE: u64 = 1_000_000;
 
 fn steps_logged(tollgate: &Tollgate) -> usize {
@@ -83,5 +88,60 @@ async fn a_step_is_told_the_service_stays_ready_and_the_real_day_goes_on() {
             "{body}"
         );
         assert_eq!(steps_logged(&tollgate), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_no_date_can_say_ends_nothing_and_readiness_follows_the_store_on() {
+    let (clock, redis_clock) = (Clock::at(NOON), Clock::at(NOON));
+    let mut redis = RedisServer::start_at(&redis_clock);
+    let tollgate = Tollgate::start_at(&clock, &["--store", &redis.url()]);
+    let client = tollgate.client();
+    for years in [-100, 300, 9_000, 270_000] {
+        clock.advance(TimeDelta::days(365 * years));
+        // More than one probe.
+        let patience = Instant::now() + Duration::from_millis(1_200);
+        while Instant::now() < patience {
+            let org = "org-demo".to_owned();
+            let answer = client.clone().get_quota(GetQuotaRequest { org }).await;
+            assert_eq!(answer.unwrap().into_inner().day, TODAY, "{years}");
+            let ready = tollgate.health("readiness").await;
+            assert_eq!(ready, Some(ServingStatus::Serving), "{years}");
+        }
+        clock.advance(TimeDelta::days(-365 * years));
+    }
+    // The library of the HTTP port writes no date before 1970 or past 9999, and is well again afterwards.
+    let (head, _) = http_get(&tollgate.http_addr, "/readyz");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    redis.kill();
+    tollgate.wait_for_readiness(ServingStatus::NotServing).await;
+}
+
+#[tokio::test]
+async fn an_embedded_store_decides_on_days_that_no_date_can_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = policy_file(ALLOWANCE);
+    let file = format!("file:{}/t.db", dir.path().display());
+    for store in ["memory:", &file] {
+        let clock = Clock::at(NOON);
+        let tollgate = Tollgate::start_at(&clock, &["--policy", policy.path(), "--store", store]);
+        let client = tollgate.client();
+        assert_eq!(said(&reserve(&client, 900_000, "").await), "FREE");
+        for years in [-100, 9_000, 270_000] {
+            clock.advance(TimeDelta::days(365 * years));
+            assert_eq!(
+                said(&reserve(&client, 900_000, "").await),
+                "FREE",
+                "{years}"
+            );
+            assert_eq!(
+                said(&reserve(&client, 900_000, "").await),
+                "AllowanceExceeded"
+            );
+            clock.advance(TimeDelta::days(-365 * years));
+            assert_eq!(large(&client).await.used, 900_000, "{years}");
+        }
+        let steps = sample(&tollgate, "tollgate_clock_steps_total");
+        assert!((steps - 6.0).abs() < f64::EPSILON, "{steps}");
     }
 }

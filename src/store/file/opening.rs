@@ -268,7 +268,7 @@ fn create(path: &Path) -> Result<(), OpenError> {
         let directory = directory.to_owned();
         return Err(OpenError::NoDirectory { directory });
     };
-    let now = chrono::Utc::now().timestamp_micros();
+    let now = crate::wall_clock::now().timestamp_micros();
     let nobody_elses = format!(".{}.{now}.new", std::process::id());
     let mut new_name = OsString::from(".");
     new_name.push(name);

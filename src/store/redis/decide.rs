@@ -239,7 +239,7 @@ impl Decider {
         told: &Told,
     ) -> Result<(DateTime<Utc>, Vec<Reply>)> {
         let day = batches.first().map(|batch| batch.day);
-        let day = day.unwrap_or_else(|| UtcDay::of(Utc::now()));
+        let day = day.unwrap_or_else(|| UtcDay::of(crate::wall_clock::now()));
         let packed = self.pack(batches, told, day);
         let script = match (told.restores, packed.has_ids) {
             (true, _) => &self.whole,

@@ -121,7 +121,7 @@ impl RedisUrl {
                  redis.password and redis.database"
             ));
         }
-        let path = without_query(path)?;
+        let path = without_query(path, "redis.database")?;
         Ok(Self {
             topology: Topology::One,
             hosts: vec![Host::socket(Path::new(path))],
@@ -169,7 +169,7 @@ fn parts(rest: &str) -> Result<(Option<&str>, &str, &str), String> {
     if path.contains('@') {
         return Err(ENCODE.to_owned());
     }
-    let path = without_query(path)?;
+    let path = without_query(path, "/3 at the end of the URL, or redis.database")?;
     let path = path.strip_prefix('/').unwrap_or(path);
     Ok(match authority.rsplit_once('@') {
         Some((user, hosts)) => (Some(user), hosts, path),
@@ -178,7 +178,8 @@ fn parts(rest: &str) -> Result<(Option<&str>, &str, &str), String> {
 }
 
 /// A path, where nothing follows it. Counters in another database than the one that a query names would begin at zero.
-fn without_query(path: &str) -> Result<&str, String> {
+/// `database` says where its number goes instead.
+fn without_query<'p>(path: &'p str, database: &str) -> Result<&'p str, String> {
     let Some(at) = path.find(['?', '#']) else {
         return Ok(path);
     };
@@ -199,7 +200,7 @@ fn without_query(path: &str) -> Result<&str, String> {
         .filter(|name| !name.is_empty() && name.chars().all(is_name))
         .map(|name| match name {
             "db" | "database" => {
-                format!("{name} (say /3 at the end of the URL, or redis.database)")
+                format!("{name} (say {database})")
             }
             "user" | "username" => format!("{name} (say redis.username)"),
             "pass" | "password" => format!("{name} (say redis.password)"),
