@@ -6,6 +6,7 @@ use super::tollgate;
 use crate::support::{
     calls::TextFile,
     certificates::{Authority, Files},
+    redis::RedisServer,
     tollgate::Tollgate,
     tools::Ran,
 };
@@ -177,4 +178,27 @@ fn an_address_without_a_port_and_files_that_are_no_good_are_wrong_before_anythin
             .contains("\"a b\" is neither a DNS name nor an IP address"),
         "{ran:?}"
     );
+}
+
+#[test]
+fn an_authority_that_was_made_anew_under_its_name_is_told_as_that() {
+    let [before, now] = ["the authority"; 2].map(Authority::of_name);
+    let tollgate = start(&now.signs("server", &["localhost"]), "");
+    let of = |authority: &Authority| ["--ca-file".to_owned(), authority.file()];
+    let ask = |args: [String; 2]| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        quota("https", "localhost", &tollgate.addr, &args)
+    };
+    ask(of(&now)).good();
+    let said = "is signed with another key than that of the authority of this name in --ca-file";
+    assert_says(&ask(of(&before)), said);
+}
+
+#[test]
+fn a_port_of_another_protocol_is_told_as_that() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let ran = quota("http", "127.0.0.1", url.trim_end_matches("/0"), &[]);
+    assert_says(&ran, "UNAVAILABLE: no answer from ");
+    assert_says(&ran, "the port speaks another protocol than gRPC");
 }

@@ -66,10 +66,15 @@ impl Authority {
     }
 
     pub fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
         static AUTHORITIES: AtomicU32 = AtomicU32::new(0);
         let number = AUTHORITIES.fetch_add(1, Ordering::Relaxed);
-        named(&mut params, &format!("authority {number}"));
+        Self::of_name(&format!("authority {number}"))
+    }
+
+    /// Two of one name have different keys.
+    pub fn of_name(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        named(&mut params, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let dir = tempfile::tempdir().unwrap();
