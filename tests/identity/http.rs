@@ -8,6 +8,7 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
+use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{callers, policy};
 use crate::support::{calls::TextFile, tollgate::Tollgate};
@@ -51,6 +52,7 @@ const QUOTAS: [&str; 2] = ["/api/orgs", "/api/quota?org=acme"];
 #[tokio::test]
 async fn probes_and_the_empty_page_are_for_everyone() {
     let tollgate = start("127.0.0.1:0");
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
     for path in ["/livez", "/readyz", "/"] {
         assert_eq!(get(&tollgate.http_addr, path, &[]).0, 200, "{path}");
         // Whatever is presented.
@@ -131,5 +133,6 @@ async fn where_others_could_read_along_no_token_is_asked_for_or_taken() {
             assert!(body.contains("TLS"), "{body}");
         }
     }
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
     assert_eq!(get(&addr, "/readyz", &[]).0, 200);
 }
