@@ -7,17 +7,18 @@
 //! | module | what it is | knows |
 //! | --- | --- | --- |
 //! | [`domain`] | the rules, as values and pure functions | nothing of ours |
-//! | [`callers`] | who may call, and what they may | `domain`, `document` |
-//! | [`policy`] | who gets what: pools, tiers, organizations; follows its file | `domain`, `document`, `reload` |
+//! | [`auth`] | who may call, and what they may | `domain`, `files` |
+//! | [`policy`] | who gets what: pools, tiers, organizations; follows its file | `domain`, `files` |
 //! | [`store`] | the counters, behind one interface: file, Redis, memory | `domain` |
-//! | [`ledger`] | policy and store put together: the use cases | those three, `metrics`, `traces` |
-//! | [`metrics`] | what is counted of all this, and what a scrape is answered | `domain` |
-//! | [`traces`] | spans, sent by OTLP | |
-//! | [`grpc`], [`http`] | the surfaces: convert, call, convert | `ledger`, `callers`, `domain`, the store's values, `metrics` |
+//! | [`ledger`] | policy and store put together: the use cases | `policy`, `store`, `telemetry` |
+//! | [`telemetry`] | metrics, traces, logs | `domain` |
+//! | [`grpc`], [`http`] | the surfaces: convert, call, convert | `ledger`, `auth`, `domain`, the store's values, `telemetry` |
+//! | [`net`] | ports: sockets, connections and their limits, TLS | `auth`, `telemetry` |
 //! | [`server`] | binds, wires, runs and drains | all of these |
-//! | [`settings`] | what an operator can set | `document`, what it configures |
-//! | [`cli`] | the subcommands: a client, `check-policy` and the like | `grpc::proto`, `policy`, `callers`, `settings`, `pem`, `tls` |
-//! | [`document`], [`pem`], [`tls`], [`reload`], [`logs`], [`throttle`], [`trim`], [`wall_clock`] | TOML with all its faults; certificates; TLS as a client; files that change; structured logs, a line a second; the form of a value; the wall clock | |
+//! | [`settings`] | what an operator can set | what it configures |
+//! | [`cli`] | the subcommands: a client, `check-policy` and the like | `grpc::proto`, `policy`, `auth`, `settings` |
+//! | [`bench`] | `tollgate bench`, a load generator | the client of `cli` |
+//! | [`files`], [`tls`], [`wall_clock`] | files that are read, parsed and followed; TLS as a client; the wall clock | |
 //!
 //! # The invariants
 //!
@@ -34,23 +35,19 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-pub mod callers;
+pub mod auth;
+pub mod bench;
 pub mod cli;
-pub mod document;
 pub mod domain;
+pub mod files;
 pub mod grpc;
 pub mod http;
 pub mod ledger;
-pub mod logs;
-pub mod metrics;
-pub mod pem;
+pub mod net;
 pub mod policy;
-pub mod reload;
 pub mod server;
 pub mod settings;
 pub mod store;
-pub mod throttle;
+pub mod telemetry;
 pub mod tls;
-pub mod traces;
-pub mod trim;
 pub mod wall_clock;

@@ -10,10 +10,10 @@ use tokio::{
 };
 use tollgate::{
     cli::{self, Arguments, Command},
-    logs,
-    reload::Nudge,
+    files::watched::Nudge,
     server::{Server, Stop},
     settings::{ServeArgs, Settings},
+    telemetry::logs,
 };
 
 /// What is still under way when the program ends, such as a write to a disk that hangs, has this long.
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 
 async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::load(args)?;
-    logs::start(&settings)?;
+    logs::start(&settings.log, settings.log_format)?;
     // From here on a signal ends the service cleanly, also while it starts.
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,

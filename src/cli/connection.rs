@@ -25,7 +25,7 @@ use super::{
 use crate::settings::{environment, flag::Trimmed};
 
 /// How long to wait for an answer.
-pub(super) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the service is, who is asking, and how to print the answers.
 #[derive(Debug, Clone, clap::Args)]
@@ -38,7 +38,7 @@ pub struct Connection {
         value_name = "HOST:PORT",
         value_parser = Trimmed(service_uri)
     )]
-    pub(super) addr: Uri,
+    pub(crate) addr: Uri,
     /// The token by which the service knows this caller; rather the variable, since others see arguments
     #[arg(
         long,
@@ -51,19 +51,19 @@ pub struct Connection {
     /// Over TLS: the authorities that the service's certificate may be of, or that certificate itself (PEM);
     /// without it: the system's authorities
     #[arg(long, value_name = "FILE")]
-    pub(super) ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
     /// Over TLS: the certificate by which the service knows this caller (PEM)
     #[arg(long, value_name = "FILE", requires = "key_file")]
-    pub(super) cert_file: Option<PathBuf>,
+    pub(crate) cert_file: Option<PathBuf>,
     /// The certificate's key (PEM)
     #[arg(long, value_name = "FILE", requires = "cert_file")]
-    pub(super) key_file: Option<PathBuf>,
+    pub(crate) key_file: Option<PathBuf>,
     /// Over TLS: the name in the service's certificate, where it is not the address's
     #[arg(long, value_name = "NAME")]
-    pub(super) server_name: Option<String>,
+    pub(crate) server_name: Option<String>,
     /// Print the answer as JSON (proto3 JSON, with the proto's field names and plain numbers)
     #[arg(long)]
-    pub(super) json: bool,
+    pub(crate) json: bool,
 }
 
 /// A bearer token. It is never printed, so it is not parsed where faults repeat what was given.
@@ -72,7 +72,7 @@ struct Token(String);
 
 /// A channel whose calls say who is calling.
 #[derive(Debug, Clone)]
-pub(super) struct Caller {
+pub(crate) struct Caller {
     channel: Channel,
     token: Option<HeaderValue>,
 }
@@ -103,7 +103,7 @@ impl Connection {
     /// # Errors
     ///
     /// The flags don't go together, or a file can't be used.
-    pub(super) fn open(&self) -> anyhow::Result<Caller> {
+    pub(crate) fn open(&self) -> anyhow::Result<Caller> {
         let mut endpoint = match self.addr.scheme_str() {
             Some("unix") => Endpoint::from_shared(format!("unix:{}", self.addr.path()))?,
             _ => Endpoint::from(self.addr.clone()),
@@ -127,7 +127,7 @@ impl Connection {
         self.token.as_ref().filter(|token| !token.0.is_empty())
     }
 
-    pub(super) fn is_encrypted(&self) -> bool {
+    pub(crate) fn is_encrypted(&self) -> bool {
         self.addr.scheme_str() == Some("https")
     }
 

@@ -24,7 +24,7 @@ const HTTP1_REQUEST: &[u8] =
     b"HEAD /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 /// The service's code and message, or why there was no answer.
-pub(super) fn rpc_error(connection: &Connection, status: &Status) -> anyhow::Error {
+pub(crate) fn rpc_error(connection: &Connection, status: &Status) -> anyhow::Error {
     let Some(cause) = innermost(status) else {
         return anyhow!("{}: {}", code_name(status.code()), status.message());
     };
@@ -112,7 +112,7 @@ fn innermost(status: &Status) -> Option<&(dyn Error + 'static)> {
 }
 
 /// The code as gRPC's documentation and grpcurl's users write it.
-pub(super) fn code_name(code: tonic::Code) -> String {
+pub(crate) fn code_name(code: tonic::Code) -> String {
     let mut name = String::new();
     for letter in format!("{code:?}").chars() {
         if letter.is_ascii_uppercase() && !name.is_empty() {

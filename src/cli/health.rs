@@ -8,7 +8,7 @@ use tonic_health::pb::{
     health_client::HealthClient,
 };
 
-use super::{connection::Connection, failure::rpc_error, json, say};
+use super::{connection::Connection, failure::rpc_error, json, tables::print};
 
 /// Arguments of `tollgate health`.
 #[derive(Debug, Clone, clap::Args)]
@@ -28,7 +28,7 @@ const READINESS: &str = "readiness";
 /// # Errors
 ///
 /// The service is not SERVING, or does not answer in time.
-pub(super) async fn check(health: &Health) -> anyhow::Result<()> {
+pub(crate) async fn check(health: &Health) -> anyhow::Result<()> {
     let Health {
         timeout,
         connection,
@@ -45,7 +45,7 @@ pub(super) async fn check(health: &Health) -> anyhow::Result<()> {
         .map_err(|status| rpc_error(connection, &status))?
         .into_inner();
     let (status, name) = (answer.status(), answer.status().as_str_name());
-    say(&match connection.json {
+    print(&match connection.json {
         true => json(
             FILE_DESCRIPTOR_SET,
             "grpc.health.v1.HealthCheckResponse",

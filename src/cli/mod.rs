@@ -4,17 +4,15 @@
 //! Exit codes: 0 for an answer (FREE or BILLED), 1 for an error of the service, with its code and
 //! message, 2 for wrong arguments.
 
-mod bench;
 mod callers;
-mod connection;
-mod failure;
+pub(crate) mod connection;
+pub(crate) mod failure;
 mod health;
-mod table;
+pub(crate) mod tables;
 mod tls;
 
 use std::{
     fs,
-    io::{Write as _, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -26,17 +24,19 @@ use tonic::Status;
 
 pub use self::callers::{check_callers, print_new_token};
 use self::{
-    connection::{Caller, Connection, RPC_TIMEOUT},
-    failure::{code_name, rpc_error},
+    connection::{Caller, Connection},
+    failure::rpc_error,
+    tables::print,
 };
 use crate::{
+    bench::{self, Bench},
     domain::{UtcDay, Workload},
+    files::watched,
     grpc::proto::{
         self, GetQuotaRequest, ListUsageRequest, ListUsageResponse, ReleaseRequest, ReserveRequest,
         SettleRequest, quota_service_client::QuotaServiceClient,
     },
     policy::{self, Policy, Refusal},
-    reload,
     settings::ServeArgs,
 };
 
@@ -139,7 +139,7 @@ pub enum Client {
     Health(health::Health),
     /// Put load on the service, and measure it. Reserves for real: point it at a deployment whose counters
     /// may be used up
-    Bench(bench::Bench),
+    Bench(Bench),
     /// What was used on a day, by project and model
     Usage {
         /// The organization
@@ -183,15 +183,15 @@ pub fn check_policy(file: &Path, against: Option<&Path>) -> anyhow::Result<()> {
         eprintln!("warning: {name}:{warning}");
     }
     let Some(other) = against else {
-        return say(&format!("{name} is valid\n{}", table::policy(&policy)));
+        return print(&format!("{name} is valid\n{}", tables::policy(&policy)));
     };
     let diff = read_policy(other)?.diff(&policy);
     let other = other.display();
-    say(&match diff.kinds().as_slice() {
+    print(&match diff.kinds().as_slice() {
         [] => format!("{name} is valid, and changes nothing in {other}"),
         kinds => format!(
             "{name} is valid, and changes in {other}\n{}",
-            table::changes(kinds)
+            tables::changes(kinds)
         ),
     })
 }
@@ -201,10 +201,13 @@ fn read_policy(file: &Path) -> anyhow::Result<Policy> {
     let name = file.display().to_string();
     let opened = fs::File::open(file).with_context(|| format!("{name} can't be read"))?;
     let bytes =
-        reload::read_all(opened, policy::MOST_BYTES).map_err(|error| anyhow!("{name} {error}"))?;
+        watched::read_all(opened, policy::MOST_BYTES).map_err(|error| anyhow!("{name} {error}"))?;
     policy::parse(&name, &bytes).map_err(|refusal| match refusal {
         Refusal::Faulty(faults) => {
-            anyhow!("{}\n{faults}", table::counted(faults.faults.len(), "fault"))
+            anyhow!(
+                "{}\n{faults}",
+                tables::counted(faults.faults.len(), "fault")
+            )
         }
         other => anyhow!("{name} {other}"),
     })
@@ -242,7 +245,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 &connection,
                 "tollgate.v1.ReserveResponse",
                 answer,
-                table::reserved,
+                tables::reserved,
             )
         }
         Client::Settle {
@@ -261,7 +264,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 &connection,
                 "tollgate.v1.SettleResponse",
                 answer,
-                table::settled,
+                tables::settled,
             )
         }
         Client::Release {
@@ -276,7 +279,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 &connection,
                 "tollgate.v1.ReleaseResponse",
                 answer,
-                table::released,
+                tables::released,
             )
         }
         Client::Quota { org, connection } => {
@@ -287,7 +290,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 &connection,
                 "tollgate.v1.GetQuotaResponse",
                 answer,
-                table::quota,
+                tables::quota,
             )
         }
         Client::Bench(bench) => bench::run(bench).await,
@@ -302,7 +305,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 &connection,
                 "tollgate.v1.ListUsageResponse",
                 Ok(tonic::Response::new(answer)),
-                table::usage,
+                tables::usage,
             )
         }
     }
@@ -354,7 +357,7 @@ fn show<T: prost::Message>(
     } else {
         table(&answer)
     };
-    say(&text)
+    print(&text)
 }
 
 /// The canonical JSON of a message, but with the proto's own field names, plain numbers (none passes
@@ -372,14 +375,6 @@ fn json(descriptors: &[u8], message: &str, answer: &impl prost::Message) -> anyh
     let mut text = Vec::new();
     answer.serialize_with_options(&mut serde_json::Serializer::pretty(&mut text), &options)?;
     Ok(String::from_utf8(text)?)
-}
-
-/// A reader that went away, such as `head`, is no error.
-fn say(text: &str) -> anyhow::Result<()> {
-    match writeln!(stdout(), "{}", text.trim_end()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
 }
 
 fn workload_number(workload: Workload) -> i32 {

@@ -13,12 +13,12 @@ use tonic::transport::{ClientTlsConfig, Endpoint, Identity};
 
 use super::{WrongArguments, connection::Connection};
 use crate::{
-    pem::{self, PemFault},
+    files::pem::{self, PemFault},
     tls::{PinnedVerifier, TlsSettings},
 };
 
-pub(super) const CA_FILE: &str = "--ca-file";
-pub(super) const CERT_FILE: &str = "--cert-file";
+pub(crate) const CA_FILE: &str = "--ca-file";
+pub(crate) const CERT_FILE: &str = "--cert-file";
 const KEY_FILE: &str = "--key-file";
 
 impl Connection {
@@ -27,7 +27,7 @@ impl Connection {
     /// # Errors
     ///
     /// A file can't be used.
-    pub(super) fn encrypt(&self, endpoint: Endpoint) -> anyhow::Result<Endpoint> {
+    pub(crate) fn encrypt(&self, endpoint: Endpoint) -> anyhow::Result<Endpoint> {
         let mut tls = ClientTlsConfig::new().domain_name(self.server_name()?.to_str());
         if let (Some(cert), Some(key)) = (&self.cert_file, &self.key_file) {
             let (cert, key) = (pem::read(CERT_FILE, cert)?, pem::read(KEY_FILE, key)?);
@@ -39,7 +39,7 @@ impl Connection {
     }
 
     /// The same settings for a plain TLS connection.
-    pub(super) fn client_config(&self) -> anyhow::Result<ClientConfig> {
+    pub(crate) fn client_config(&self) -> anyhow::Result<ClientConfig> {
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -78,7 +78,7 @@ impl Connection {
     }
 
     /// The name that the server's certificate must be valid for.
-    pub(super) fn server_name(&self) -> Result<ServerName<'static>, WrongArguments> {
+    pub(crate) fn server_name(&self) -> Result<ServerName<'static>, WrongArguments> {
         let host = self.addr.host().unwrap_or_default();
         let name = self.server_name.as_deref();
         let name = name.unwrap_or(host.trim_matches(['[', ']']));
@@ -88,7 +88,7 @@ impl Connection {
     }
 
     /// The flags that an explanation of a TLS fault names.
-    pub(super) fn tls_settings(&self) -> TlsSettings {
+    pub(crate) fn tls_settings(&self) -> TlsSettings {
         TlsSettings {
             ca_file: CA_FILE,
             has_ca_file: self.ca_file.is_some(),

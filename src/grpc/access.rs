@@ -26,11 +26,9 @@ use tonic::{
 };
 
 use crate::{
-    callers::{
-        Admission, Forbidden, Peer, Role, Speaker, TokenHash, Unauthenticated, token::Schemes,
-    },
+    auth::{Admission, Forbidden, Peer, Role, Speaker, TokenHash, Unauthenticated, token::Schemes},
     domain::OrgId,
-    throttle::Throttle,
+    telemetry::Throttle,
 };
 
 /// Who may ask server reflection what the service offers.
@@ -240,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_call_that_was_not_authorized_is_granted_nothing() {
-        use crate::callers::{Callers, InForce, Port};
+        use crate::auth::{Callers, InForce, Port};
 
         let text =
             "[callers.a]\ncertificates = [\"a\"]\nroles = [\"read\"]\norganizations = [\"*\"]\n";

@@ -5,7 +5,10 @@ use std::time::Instant;
 use tonic::{Code, Status};
 
 use crate::{
-    domain::Refusal, ledger::LedgerError, store::StoreError, throttle::Throttle, traces::trace_id,
+    domain::Refusal,
+    ledger::LedgerError,
+    store::StoreError,
+    telemetry::{Throttle, traces::trace_id},
 };
 
 /// What a caller is told of a defect of ours.

@@ -22,8 +22,10 @@ use tonic::{
 use super::{errors, heard::Heard};
 use crate::{
     domain::{PoolName, Verdict},
-    metrics::{Code, Denied, Metrics, OpenStream, Rpc, verdict_names},
-    traces::{self, Span, Traces},
+    telemetry::{
+        metrics::{Code, Denied, Metrics, OpenStream, Rpc, verdict_names},
+        traces::{self, Span, Traces},
+    },
 };
 
 /// The service's name, as the proto has it.

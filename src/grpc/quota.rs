@@ -24,10 +24,12 @@ use super::{
     stream::Call,
 };
 use crate::{
-    callers::Admission,
+    auth::Admission,
     ledger::Ledger,
-    metrics::{Metrics, Rpc},
-    traces::Traces,
+    telemetry::{
+        metrics::{Metrics, Rpc},
+        traces::Traces,
+    },
 };
 
 /// `tollgate.v1.QuotaService`.

@@ -16,11 +16,11 @@ use tokio::time::Instant;
 
 use super::reader::{NoReader, Reader};
 use crate::{
-    callers::Admission,
+    auth::Admission,
     domain::OrgId,
     ledger::{Ledger, LedgerError, Quota},
     store::StoreError,
-    throttle::Throttle,
+    telemetry::Throttle,
 };
 
 /// Organizations that the page offers; any other one can be typed in.

@@ -16,10 +16,10 @@ use chrono::SecondsFormat;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    callers::Admission,
+    auth::Admission,
     ledger::{Ledger, StoreState},
-    metrics::{self, Followed, Metrics, Readings},
     policy::PolicyStatus,
+    telemetry::metrics::{self, Followed, Metrics, Readings},
 };
 
 /// Whether the service would decide.

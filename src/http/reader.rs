@@ -10,7 +10,7 @@ use axum::{
 };
 
 use crate::{
-    callers::{Admission, Peer, Role, Speaker, TokenHash, Unauthenticated, token::Schemes},
+    auth::{Admission, Peer, Role, Speaker, TokenHash, Unauthenticated, token::Schemes},
     domain::OrgId,
 };
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::{Inner, Ledger, OnStoreFailure, clock::StoreClock, outage::Outage, queue::Queue};
-use crate::{metrics::Metrics, policy::Policy, store::Store};
+use crate::{policy::Policy, store::Store, telemetry::metrics::Metrics};
 
 impl Ledger {
     /// How many decisions may wait for the store, unless it is said. With the longest names that there are,

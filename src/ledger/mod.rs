@@ -34,11 +34,13 @@ use self::{
 };
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Tokens, UtcDay, Verdict},
-    metrics::{Failure, Metrics},
     policy::Policy,
     store::{ClockStep, Operation, Outcome, Store, StoreError, Timed},
-    throttle::Throttle,
-    traces,
+    telemetry::{
+        Throttle,
+        metrics::{Failure, Metrics},
+        traces,
+    },
 };
 
 /// The service's one way to decide and to count. Cheap to clone.

@@ -27,9 +27,11 @@ use self::lane::{Caller, Lane, Room, Submission, give_answers};
 use super::LedgerError;
 use crate::{
     domain::{OrgId, Terms, UtcDay},
-    metrics::{Metrics, StoreCall},
     store::{Batch, Decided, Operation, Outcome, Store, StoreError, Timed},
-    traces,
+    telemetry::{
+        metrics::{Metrics, StoreCall},
+        traces,
+    },
 };
 
 /// How many decisions, and how many bytes of names, go to the store in one call: so many that a call is

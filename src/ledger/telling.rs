@@ -11,9 +11,11 @@ use tracing::Level;
 use super::{Inner, LedgerError, Released, ReserveCall, Reserved, Settled};
 use crate::{
     domain::{BilledReason, OrgId, Tokens, Verdict},
-    metrics::{Failure, Tokens as Kind, Transition, verdict_names},
     store::{Hindrance, PoolFigures, StoreError},
-    traces,
+    telemetry::{
+        metrics::{Failure, Tokens as Kind, Transition, verdict_names},
+        traces,
+    },
 };
 
 /// What a Reserve is remembered by while it is decided.

@@ -10,8 +10,8 @@ use super::{
     warnings::{Lints, lint_model_name},
 };
 use crate::{
-    document::{Entry, Section},
     domain::{ModelName, OrgId, Overflow, PoolName, ProjectId, Terms, Tokens, UtcDay, Workload},
+    files::toml::{Entry, Section},
 };
 
 const HIGHEST_TIER: u8 = 5;

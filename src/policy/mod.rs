@@ -22,11 +22,11 @@ pub use self::{
     watch::{PolicySource, PolicyStatus},
 };
 use crate::{
-    document::Faults,
     domain::{
         BilledReason, Eligibility, ModelName, OrgId, Overflow, PoolName, ProjectId, RequestFields,
         Terms, UtcDay, Workload,
     },
+    files::toml::Faults,
 };
 
 /// The name under which the built-in policy is reported.
@@ -123,7 +123,7 @@ impl Policy {
     ///
     /// Every fault in it, with line and key; `file` names it there.
     pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
-        crate::document::read(file, text, file::policy)
+        crate::files::toml::read(file, text, file::policy)
     }
 
     /// What holds for all organizations.

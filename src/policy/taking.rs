@@ -3,9 +3,9 @@
 use std::{fmt, path::Path, str, sync::Arc};
 
 use super::{BUILTIN_TEXT, Policy};
-use crate::{
-    document::{Fault, Faults},
-    reload::{self, ReadError},
+use crate::files::{
+    toml::{Fault, Faults},
+    watched::{self, ReadError},
 };
 
 /// The largest policy file that is read: of some 250,000 organizations. It takes 40 times as much memory meanwhile.
@@ -58,7 +58,7 @@ impl Taken {
     ///
     /// It can't be read, is no regular file, is larger than [`MOST_BYTES`], or has faults.
     pub fn read(file: &Path) -> Result<Self, Refusal> {
-        let bytes = reload::read(file, MOST_BYTES)?;
+        let bytes = watched::read(file, MOST_BYTES)?;
         Ok(Self {
             policy: Arc::new(parse(&file.display().to_string(), &bytes)?),
             version: Version::of(&bytes),

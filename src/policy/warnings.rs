@@ -2,8 +2,8 @@
 
 use super::Policy;
 use crate::{
-    document::{Entry, Fault},
     domain::UtcDay,
+    files::toml::{Entry, Fault},
 };
 
 /// Lists of models that are older get a warning: the provider may have changed its list.

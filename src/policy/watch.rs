@@ -19,9 +19,11 @@ use super::{
     taking::{self, MOST_BYTES, Refusal, Taken, Version},
 };
 use crate::{
-    document::Faults,
     domain::UtcDay,
-    reload::{self, Cause, Nudge, ReadError, Watch},
+    files::{
+        toml::Faults,
+        watched::{self, Cause, Nudge, ReadError, Watch},
+    },
 };
 
 /// The policy in force, and the file that it follows, where there is one.
@@ -243,7 +245,7 @@ impl Refusal {
 
 /// Reads the file, and compares it with what is known. Blocks.
 fn find(file: &Path, in_force: &Taken, refused: Option<&Refused>) -> Found {
-    let bytes = match reload::read(file, MOST_BYTES) {
+    let bytes = match watched::read(file, MOST_BYTES) {
         Ok(bytes) => bytes,
         Err(ReadError::Restless) => return Found::Restless,
         Err(error) => {

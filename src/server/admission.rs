@@ -10,10 +10,10 @@ use chrono::Utc;
 use tokio::task::spawn_blocking;
 
 use crate::{
-    callers::{Admission, Callers, InForce, Port},
-    metrics::{Followed, Metrics},
-    reload::{self, Nudge, ReadError, Watch},
+    auth::{Admission, Callers, InForce, Port},
+    files::watched::{self, Nudge, ReadError, Watch},
     settings::Settings,
+    telemetry::metrics::{Followed, Metrics},
 };
 
 /// Reads the callers file, where there is one.
@@ -26,7 +26,7 @@ pub(super) fn load(settings: &Settings) -> anyhow::Result<Option<Callers>> {
         return Ok(None);
     };
     let name = path.display();
-    let text = reload::read(path, MOST_BYTES)
+    let text = watched::read(path, MOST_BYTES)
         .with_context(|| format!("the callers file {name} can't be read"))?;
     let callers = parse(path, &text);
     let callers = callers.with_context(|| format!("the callers file {name} is refused"))?;
@@ -51,7 +51,7 @@ pub(super) async fn follow(path: PathBuf, in_force: Arc<InForce>, nudge: Nudge, 
         watch.changed().await;
         let read = spawn_blocking({
             let path = path.clone();
-            move || reload::read(&path, MOST_BYTES)
+            move || watched::read(&path, MOST_BYTES)
         });
         let Ok(read) = read.await else { return };
         let text = match read {

@@ -4,8 +4,8 @@ use tokio::sync::watch;
 
 use crate::{
     ledger::Ledger,
-    metrics::{Followed, Metrics},
     policy::PolicyStatus,
+    telemetry::metrics::{Followed, Metrics},
 };
 
 /// Tells the metrics of the policy in force.

@@ -4,16 +4,10 @@ use std::{fs, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
 
-use super::{
-    bounds::Bounds,
-    listener::{Listener, Speaks},
-    socket::Socket,
-    tls::Certificates,
-};
 use crate::{
-    callers,
-    metrics::{self, Metrics},
-    pem,
+    auth,
+    files::pem,
+    net::{Bounds, Certificates, Listener, Socket, Speaks},
     policy::PolicySource,
     settings::{Settings, StoreChoice},
     store::{
@@ -23,6 +17,7 @@ use crate::{
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },
+    telemetry::metrics::{self, Metrics},
 };
 
 pub(super) fn open_policy(settings: &Settings) -> anyhow::Result<PolicySource> {
@@ -86,7 +81,7 @@ pub(super) async fn open_listener(
     let bound = Socket::bind(address).await;
     let socket = bound.with_context(|| format!("{setting}: can't bind {address}"))?;
     Ok(Listener {
-        port: callers::Port {
+        port: auth::Port {
             encrypted: certificates.is_some(),
             loopback: socket.address()?.is_loopback(),
         },

@@ -8,14 +8,15 @@ use std::{
 
 use clap::ValueEnum;
 
-use super::{LogFormat, SettingsError, chosen, listeners};
+use super::{SettingsError, chosen, listeners};
 use crate::{
-    document::{Entry, Section},
+    files::toml::{Entry, Section},
     grpc::access::ReflectionFor,
     ledger::OnStoreFailure,
-    server::{Bounds, GRPC_TLS, HTTP_TLS, ListenerTls},
+    net::{Bounds, GRPC_TLS, HTTP_TLS, ListenerTls},
     store::redis::{Login, Password, RedisUrl, UnsafeEviction},
-    traces::Endpoint,
+    telemetry::logs::LogFormat,
+    telemetry::traces::Endpoint,
 };
 
 /// What a settings file says; what it leaves out is `None`.
@@ -97,7 +98,7 @@ impl FileSettings {
             source,
         })?;
         let name = path.display().to_string();
-        Ok(crate::document::read(&name, &text, |root| {
+        Ok(crate::files::toml::read(&name, &text, |root| {
             Some(file_settings(root))
         })?)
     }

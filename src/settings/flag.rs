@@ -8,7 +8,7 @@ use clap::{
     error::ErrorKind,
 };
 
-use crate::trim::trimmed;
+use crate::files::trim::trimmed;
 
 /// Trims a flag's value, and its variable's where clap reads that, before another parser reads it.
 #[derive(Debug, Clone)]

@@ -6,8 +6,8 @@ use clap::{ValueEnum, builder::PossibleValue};
 
 use super::chosen;
 use crate::{
-    document::{Entry, Section},
-    server::{Bounds, ClientCertificates, ListenerTls, TlsNames},
+    files::toml::{Entry, Section},
+    net::{Bounds, ClientCertificates, ListenerTls, TlsNames},
 };
 
 impl ValueEnum for ClientCertificates {

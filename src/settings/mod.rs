@@ -23,12 +23,13 @@ use self::{
     redis::redis_config,
 };
 use crate::{
-    document::Faults,
+    files::toml::Faults,
     grpc::access::ReflectionFor,
     ledger::OnStoreFailure,
-    server::{Bounds, ListenerTls},
+    net::{Bounds, ListenerTls},
     store::{UsageLimits, redis::RedisConfig},
-    traces::Endpoint,
+    telemetry::logs::LogFormat,
+    telemetry::traces::Endpoint,
 };
 
 /// The flags of `tollgate serve`. Each is also an environment variable, which [`Settings::load`] reads:
@@ -73,17 +74,6 @@ pub struct ServeArgs {
     /// Where to send traces: a collector that takes OTLP over gRPC [default: nowhere] [env: TOLLGATE_OTLP_ENDPOINT]
     #[arg(long, value_name = "http://HOST:PORT", value_parser = Trimmed(StringValueParser::new().try_map(|it| it.parse::<Endpoint>())))]
     pub otlp_endpoint: Option<Endpoint>,
-}
-
-/// How to log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Human on a terminal, JSON elsewhere.
-    Auto,
-    /// For people.
-    Human,
-    /// One JSON object a line.
-    Json,
 }
 
 /// The settings in force, validated.

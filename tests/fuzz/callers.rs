@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tollgate::callers::{Callers, Organizations, Peer, Port, TokenHash};
+use tollgate::auth::{Callers, Organizations, Peer, Port, TokenHash};
 
 fuzz_target!(|text: &str| {
     match Callers::parse("fuzz.toml", text) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use tollgate::callers::{Callers, TokenHash};
+use tollgate::auth::{Callers, TokenHash};
 
 use super::{callers, tokens};
 use crate::support::{

@@ -1,6 +1,6 @@
 //! The kinds of caller: how each comes, and what it may.
 
-use tollgate::callers::Role;
+use tollgate::auth::Role;
 
 use super::{DNS, STRANGER, Service, URI, listener::Wire};
 use crate::support::certificates::Files;

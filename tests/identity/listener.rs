@@ -27,10 +27,10 @@ use tokio_util::{
     task::{AbortOnDropHandle, TaskTracker},
 };
 use tollgate::{
-    callers::{Admission, Peer, Port},
+    auth::{Admission, Peer, Port},
     grpc::{self, quota::Wiring},
     ledger::Ledger,
-    metrics::Metrics,
+    telemetry::metrics::Metrics,
 };
 use tonic::{
     metadata::AsciiMetadataValue,

@@ -3,7 +3,7 @@
 use futures_util::stream;
 use prost_reflect::DescriptorPool;
 use tollgate::{
-    callers::Role,
+    auth::Role,
     grpc::proto::{
         DESCRIPTORS, GetQuotaRequest, ListUsageRequest, ReleaseRequest, ReserveRequest,
         SettleRequest, quota_service_client::QuotaServiceClient,

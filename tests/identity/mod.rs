@@ -15,7 +15,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use tollgate::callers::{Admission, Callers, InForce, Port, TokenHash};
+use tollgate::auth::{Admission, Callers, InForce, Port, TokenHash};
 
 use self::listener::Wire;
 use crate::support::{

@@ -1,6 +1,6 @@
 //! What a call may present, and in which order it is judged.
 
-use tollgate::callers::TokenHash;
+use tollgate::auth::TokenHash;
 use tollgate::grpc::proto::{ReserveRequest, quota_service_client::QuotaServiceClient};
 use tonic::{
     Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, metadata::MetadataMap,

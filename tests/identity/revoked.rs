@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::stream;
 use tokio::sync::mpsc;
 use tollgate::{
-    callers::{Callers, Changes, InForce, Port},
+    auth::{Callers, Changes, InForce, Port},
     grpc::proto::quota_service_client::QuotaServiceClient,
 };
 use tonic::Code;

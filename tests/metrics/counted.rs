@@ -307,7 +307,9 @@ async fn nothing_that_callers_send_is_a_label() {
 #[test]
 fn connections_denials_certificates_and_reloads_are_counted_where_they_are_told() {
     use chrono::DateTime;
-    use tollgate::metrics::{Closing, Denied, Followed, Metrics, Port, Readings, Refusal};
+    use tollgate::telemetry::metrics::{
+        Closing, Denied, Followed, Metrics, Port, Readings, Refusal,
+    };
     let metrics = Metrics::new();
     let grpc = metrics.connections(Port::Grpc);
     let (one, other) = (grpc.opened(), grpc.opened());

@@ -261,7 +261,7 @@ async fn a_collector_that_is_no_good_harms_no_call() {
         let patience = Instant::now() + PATIENCE;
         let told = |tollgate: &Tollgate| {
             let lines = tollgate.log().into_iter();
-            let of_traces = lines.filter(|line| line["target"] == "tollgate::traces");
+            let of_traces = lines.filter(|line| line["target"] == "tollgate::telemetry::traces");
             of_traces.count()
         };
         while told(&tollgate) == 0 {

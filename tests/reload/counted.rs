@@ -7,8 +7,8 @@ use std::{
 
 use tokio::sync::watch;
 use tollgate::{
+    files::watched::Nudge,
     policy::{Policy, PolicySource, PolicyStatus, Version},
-    reload::Nudge,
 };
 
 use super::{SOON, policy};

@@ -8,7 +8,7 @@ use super::{Answer, Asked, MOST_BYTES, MOST_DECISIONS};
 use crate::{
     domain::OrgId,
     store::{Batch, Decided, Operation, StoreError, Timed},
-    traces,
+    telemetry::traces,
 };
 
 #[derive(Default)]

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     domain::{OrgId, PoolName, UtcDay},
     store::{Batch, StoreError},
-    throttle::Throttle,
+    telemetry::Throttle,
 };
 
 static LOSSES: Throttle = Throttle::new();

@@ -65,7 +65,7 @@ use self::{
 use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageLimits, UsageRows};
 use crate::{
     domain::{OrgId, PoolCounters, PoolName, Tokens, UtcDay},
-    pem::PemFault,
+    files::pem::PemFault,
 };
 
 pub use self::{

@@ -9,7 +9,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::url::Host;
 use crate::{
-    pem::{self, PemFault},
+    files::pem::{self, PemFault},
     tls::{PinnedVerifier, TlsFault, TlsSettings},
 };
 

@@ -1,10 +1,12 @@
 //! Answers as tables for people.
 
+use std::io::{Write as _, stdout};
+
 use chrono::DateTime;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use crate::{
-    callers::{Caller, Callers, Organizations},
+    auth::{Caller, Callers, Organizations},
     domain::Overflow,
     grpc::proto::{
         BilledReason, GetQuotaResponse, ListUsageResponse, ReleaseResponse, ReserveResponse,
@@ -19,7 +21,15 @@ const BAR_WIDTH: u64 = 24;
 /// Organizations that `check-policy` lists; the rest are counted.
 const MAX_LISTED: usize = 20;
 
-pub(super) fn reserved(answer: &ReserveResponse) -> String {
+/// Prints to standard output. A reader that went away, such as `head`, is no error.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(stdout(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn reserved(answer: &ReserveResponse) -> String {
     let mut lines = facts();
     fact(
         &mut lines,
@@ -38,7 +48,7 @@ pub(super) fn reserved(answer: &ReserveResponse) -> String {
     lines.trim_fmt()
 }
 
-pub(super) fn settled(answer: &SettleResponse) -> String {
+pub(crate) fn settled(answer: &SettleResponse) -> String {
     let mut lines = facts();
     let changed = if answer.verdict_changed {
         ", another verdict than at reserve"
@@ -59,7 +69,7 @@ pub(super) fn settled(answer: &SettleResponse) -> String {
     lines.trim_fmt()
 }
 
-pub(super) fn released(answer: &ReleaseResponse) -> String {
+pub(crate) fn released(answer: &ReleaseResponse) -> String {
     let mut lines = facts();
     fact(
         &mut lines,
@@ -78,7 +88,7 @@ pub(super) fn released(answer: &ReleaseResponse) -> String {
     lines.trim_fmt()
 }
 
-pub(super) fn quota(answer: &GetQuotaResponse) -> String {
+pub(crate) fn quota(answer: &GetQuotaResponse) -> String {
     let standing = if answer.enrolled {
         "enrolled".to_owned()
     } else {
@@ -121,7 +131,7 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
     )
 }
 
-pub(super) fn usage(answer: &ListUsageResponse) -> String {
+pub(crate) fn usage(answer: &ListUsageResponse) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
@@ -155,7 +165,7 @@ pub(super) fn usage(answer: &ListUsageResponse) -> String {
     }
 }
 
-pub(super) fn policy(policy: &Policy) -> String {
+pub(crate) fn policy(policy: &Policy) -> String {
     let program = policy.program();
     let mut lines = facts();
     fact(&mut lines, "program", &program.name);
@@ -183,7 +193,7 @@ pub(super) fn policy(policy: &Policy) -> String {
 }
 
 /// What another policy changes, kind by kind: its name, how many of it, and the first of them.
-pub(super) fn changes(kinds: &[(&'static str, usize, String)]) -> String {
+pub(crate) fn changes(kinds: &[(&'static str, usize, String)]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["WHAT", "CHANGES", ""]);
@@ -194,7 +204,7 @@ pub(super) fn changes(kinds: &[(&'static str, usize, String)]) -> String {
     table.trim_fmt()
 }
 
-pub(super) fn callers(callers: &Callers) -> String {
+pub(crate) fn callers(callers: &Callers) -> String {
     let mut table = facts();
     table.set_header(["CALLER", "ROLES", "ORGANIZATIONS", "KNOWN BY"]);
     for caller in callers.iter() {
@@ -266,13 +276,13 @@ fn organizations(policy: &Policy) -> String {
     }
 }
 
-pub(super) fn facts() -> Table {
+pub(crate) fn facts() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table
 }
 
-pub(super) fn fact(table: &mut Table, name: &str, value: impl ToString) {
+pub(crate) fn fact(table: &mut Table, name: &str, value: impl ToString) {
     table.add_row([name.to_owned(), value.to_string()]);
 }
 
@@ -307,7 +317,7 @@ fn verdict(verdict: i32, why: i32) -> String {
     }
 }
 
-pub(super) fn reason(number: i32) -> String {
+pub(crate) fn reason(number: i32) -> String {
     match BilledReason::try_from(number) {
         Ok(reason) => {
             let name = reason.as_str_name();
@@ -320,7 +330,7 @@ pub(super) fn reason(number: i32) -> String {
 }
 
 /// "1 row", "2 rows".
-pub(super) fn counted(number: usize, thing: &str) -> String {
+pub(crate) fn counted(number: usize, thing: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {thing}{plural}", grouped(number as u64))
 }
@@ -347,7 +357,7 @@ fn bar(used: u64, allowance: u64) -> String {
 }
 
 /// 1234567 as 1,234,567.
-pub(super) fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{activity::Activity, bounds::Bounds};
-use crate::metrics::Closing;
+use crate::telemetry::metrics::Closing;
 
 /// A connection that ends has this long to do so as HTTP/2 wants it, and one that makes room so much as it takes
 /// to tell its caller.
@@ -26,7 +26,7 @@ const SHORT_LAST_CALLS: Duration = Duration::from_millis(250);
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// It did not begin as it should.
     Handshake,
     /// It did not begin in time.
@@ -36,7 +36,7 @@ pub(super) enum End {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     connection: impl GracefulConnection<Error = hyper::Error>,
     activity: &Activity,
     bounds: &Bounds,

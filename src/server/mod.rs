@@ -1,20 +1,10 @@
 //! Binds, wires, runs and drains: everything between settings and a running service.
 
-mod activity;
 mod admission;
-mod bounds;
-mod connection;
 mod counting;
-mod crowd;
 mod health;
-mod linger;
-mod listener;
 mod opening;
-mod paced;
 mod readiness;
-mod resets;
-mod socket;
-mod tls;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -35,20 +25,15 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
-pub use self::{
-    bounds::Bounds,
-    socket::ListenAddress,
-    tls::{ClientCertificates, GRPC_TLS, HTTP_TLS, ListenerTls, TlsNames},
-};
 use self::{
     counting::{count_first_policy, count_policies},
     health::WatchableHealth,
-    listener::{Listener, Speaks},
     opening::{open_listener, open_policy, open_store},
     readiness::{LIVENESS, READINESS, follow_store, report},
 };
 use crate::{
-    callers::Admission,
+    auth::Admission,
+    files::watched::Nudge,
     grpc::{
         self,
         access::{Authorized, ReflectionFor},
@@ -57,11 +42,10 @@ use crate::{
     },
     http::{self, Readiness},
     ledger::Ledger,
-    metrics::Metrics,
+    net::{Bounds, ListenAddress, Listener, Speaks},
     policy::{PolicySource, PolicyStatus},
-    reload::Nudge,
     settings::{Settings, StoreChoice, warn_of_unknown_variables, warn_of_unused_passwords},
-    traces::Traces,
+    telemetry::{metrics::Metrics, traces::Traces},
 };
 
 /// After the last open call: how long connections have to close by themselves. Some never would: one

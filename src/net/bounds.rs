@@ -53,7 +53,7 @@ const OTHER_FILES: u64 = 512;
 impl Bounds {
     /// Lets the process open as many files as the connections may need: many systems allow 1024 unless a program
     /// asks for more. Where even that is not allowed, the bound is lowered to what is, and the log says so.
-    pub(super) fn fitted_to_open_files(self) -> Self {
+    pub(crate) fn fitted_to_open_files(self) -> Self {
         let wanted = 2 * self.connections as u64 + OTHER_FILES;
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         let allowed = maximum.unwrap_or(u64::MAX).min(wanted);

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{activity::Activity, resets::Resets};
-use crate::metrics::Closing;
+use crate::telemetry::metrics::Closing;
 
 /// So much is read in a turn, at least: some 80 calls, or 250 that are cancelled at once.
 const PIECE: usize = 8 * 1024;
@@ -32,7 +32,7 @@ const AT_FIRST: f64 = 0.1;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A connection over which calls come by HTTP/2.
-pub(super) struct Paced<IO> {
+pub(crate) struct Paced<IO> {
     io: IO,
     activity: Arc<Activity>,
     resets: Resets,
@@ -44,7 +44,7 @@ pub(super) struct Paced<IO> {
 
 impl<IO> Paced<IO> {
     /// One whose caller may cancel so many calls each second.
-    pub(super) fn new(io: IO, cancelled_per_second: u32, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(io: IO, cancelled_per_second: u32, activity: Arc<Activity>) -> Self {
         Self {
             io,
             activity,

@@ -10,7 +10,7 @@ use tonic::Code;
 
 use super::wire::Answer;
 use crate::{
-    cli::{code_name, table},
+    cli::{failure::code_name, tables},
     grpc::proto::Verdict,
 };
 
@@ -70,7 +70,7 @@ impl Tally {
         for (&(verdict, reason), count) in &self.answers {
             let name = match Verdict::try_from(verdict) {
                 Ok(Verdict::Free) => "FREE".to_owned(),
-                _ => table::reason(reason),
+                _ => tables::reason(reason),
             };
             *named.entry(name).or_default() += count;
         }

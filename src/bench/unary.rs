@@ -12,7 +12,7 @@ use super::{
     tally::Tally,
     wire::{Answer, Requests, Wire},
 };
-use crate::cli::Caller;
+use crate::cli::connection::Caller;
 
 const METHOD: &str = "/tollgate.v1.QuotaService/Reserve";
 

@@ -23,14 +23,14 @@ use super::socket::Stream;
 const PATIENCE: Duration = Duration::from_millis(800);
 
 /// A connection.
-pub(super) struct Lingering {
+pub(crate) struct Lingering {
     stream: Stream,
     /// Until when the caller is heard out, once the end of the writing is told.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lingering {
-    pub(super) fn new(stream: Stream) -> Self {
+    pub(crate) fn new(stream: Stream) -> Self {
         Self {
             stream,
             patience: None,

@@ -3,7 +3,7 @@
 
 /// The bytes of an HTTP/2 connection as they come from its caller (RFC 9113, 3.4 and 4.1).
 #[derive(Debug, Default)]
-pub(super) struct Resets {
+pub(crate) struct Resets {
     /// Of the preface: how many bytes have come.
     preface: usize,
     /// Of the frame's head that comes next: what has come of it.
@@ -19,16 +19,16 @@ const HEAD: usize = 9;
 const RST_STREAM: u8 = 3;
 
 impl Resets {
-    pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
     /// Whether the preface and the first frame's head have come: whoever has said less has not begun.
-    pub(super) fn has_begun(&self) -> bool {
+    pub(crate) fn has_begun(&self) -> bool {
         self.has_begun
     }
 
     /// Takes in what has come, and tells how many frames in it cancel a call. That the bytes are HTTP/2 at all is
     /// not looked at here: they are read as they stand, and whoever serves the connection ends it.
-    pub(super) fn count(&mut self, mut bytes: &[u8]) -> u32 {
+    pub(crate) fn count(&mut self, mut bytes: &[u8]) -> u32 {
         let preface = bytes.len().min(Self::PREFACE.len() - self.preface);
         self.preface += preface;
         bytes = &bytes[preface..];

@@ -2,20 +2,30 @@
 
 use std::io::{IsTerminal as _, stderr};
 
+use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-use crate::settings::{LogFormat, Settings};
+/// How to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Human on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Starts logging. Once a process.
 ///
 /// # Errors
 ///
 /// The filter is none, or logging was started before.
-pub fn start(settings: &Settings) -> anyhow::Result<()> {
+pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
-        .parse(&settings.log)
-        .map_err(|error| anyhow::anyhow!("log: {:?} is no filter: {error}", settings.log))?;
-    let json = match settings.log_format {
+        .parse(filter)
+        .map_err(|error| anyhow::anyhow!("log: {filter:?} is no filter: {error}"))?;
+    let json = match format {
         LogFormat::Json => true,
         LogFormat::Human => false,
         LogFormat::Auto => !stderr().is_terminal(),

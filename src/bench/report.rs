@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 
 use super::tally::Tally;
-use crate::cli::table::{self, grouped};
+use crate::cli::tables::{self, grouped};
 
 /// Latencies in microseconds.
 #[derive(Debug, Serialize)]
@@ -56,14 +56,14 @@ impl Report {
     }
 
     pub(super) fn table(&self) -> String {
-        let mut lines = table::facts();
+        let mut lines = tables::facts();
         let Latency {
             p50,
             p99,
             p99_9,
             max,
         } = &self.latency_us;
-        let mut fact = |name: &str, value: String| table::fact(&mut lines, name, value);
+        let mut fact = |name: &str, value: String| tables::fact(&mut lines, name, value);
         fact(
             "requests",
             format!("{} in {:.1} s", grouped(self.requests), self.seconds),

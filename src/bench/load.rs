@@ -13,7 +13,7 @@ use anyhow::bail;
 use tokio::{task::JoinSet, time::interval};
 
 use super::{Bench, stream, tally::Tally, unary, wire::Requests};
-use crate::cli::Caller;
+use crate::cli::connection::Caller;
 
 /// Which request is due when, and how far it has come.
 pub(super) struct Course {

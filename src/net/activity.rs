@@ -16,13 +16,13 @@ use pin_project_lite::pin_project;
 use tokio::{sync::SetOnce, time::Instant};
 
 use crate::{
-    callers::Peer,
+    auth::Peer,
     grpc::heard::{Heard, HeardBody},
-    metrics::Closing,
+    telemetry::metrics::Closing,
 };
 
 /// One connection's.
-pub(super) struct Activity {
+pub(crate) struct Activity {
     begun: Instant,
     open: AtomicUsize,
     /// When the last call ended, in milliseconds since `begun`.
@@ -38,7 +38,7 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             begun: Instant::now(),
             open: AtomicUsize::new(0),
@@ -51,50 +51,50 @@ impl Activity {
     }
 
     /// Since when no call is open; none while one is, or where it was asked to leave.
-    pub(super) fn spare_since(&self) -> Option<Instant> {
+    pub(crate) fn spare_since(&self) -> Option<Instant> {
         let stays = self.leaves.get().is_none();
         stays.then(|| self.idle_since()).flatten()
     }
 
     /// Since when no call is open; none while one is.
-    pub(super) fn idle_since(&self) -> Option<Instant> {
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
         let idle = self.open.load(Ordering::Relaxed) == 0;
         idle.then(|| self.begun + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)))
     }
 
-    pub(super) fn has_spoken(&self) -> bool {
+    pub(crate) fn has_spoken(&self) -> bool {
         self.has_spoken.load(Ordering::Relaxed)
     }
 
-    pub(super) fn spoke(&self) {
+    pub(crate) fn spoke(&self) {
         self.has_spoken.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn has_called(&self) -> bool {
+    pub(crate) fn has_called(&self) -> bool {
         self.has_called.load(Ordering::Relaxed)
     }
 
     /// Its task runs again.
-    pub(super) fn has_a_turn(&self) {
+    pub(crate) fn has_a_turn(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many times its task ran.
-    pub(super) fn turns(&self) -> u64 {
+    pub(crate) fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
     }
 
     /// Asks the connection to leave. False where that was asked before.
-    pub(super) fn ask_to_leave(&self, why: Closing) -> bool {
+    pub(crate) fn ask_to_leave(&self, why: Closing) -> bool {
         self.leaves.set(why).is_ok()
     }
 
-    pub(super) fn makes_room(&self) -> bool {
+    pub(crate) fn makes_room(&self) -> bool {
         self.leaves.get() == Some(&Closing::MadeRoom)
     }
 
     /// Waits until it is asked to leave, and tells why.
-    pub(super) async fn is_to_leave(&self) -> Closing {
+    pub(crate) async fn is_to_leave(&self) -> Closing {
         *self.leaves.wait().await
     }
 }
@@ -121,11 +121,11 @@ impl Drop for Open {
 }
 
 /// A service, each of whose calls is counted as open until its answer is sent.
-pub(super) struct Counted<S> {
-    pub(super) service: S,
-    pub(super) activity: Arc<Activity>,
+pub(crate) struct Counted<S> {
+    pub(crate) service: S,
+    pub(crate) activity: Arc<Activity>,
     /// Who is at the other end, which each request says.
-    pub(super) peer: Arc<Peer>,
+    pub(crate) peer: Arc<Peer>,
 }
 
 impl<S, B> Service<Request<Incoming>> for Counted<S>
@@ -152,7 +152,7 @@ where
 
 pin_project! {
     /// A call without an answer yet.
-    pub(super) struct Answering<F> {
+    pub(crate) struct Answering<F> {
         #[pin]
         answer: F,
         open: Option<Open>,
@@ -175,7 +175,7 @@ where
 
 pin_project! {
     /// An answer that is being sent.
-    pub(super) struct CountedBody<B> {
+    pub(crate) struct CountedBody<B> {
         #[pin]
         body: B,
         _open: Option<Open>,

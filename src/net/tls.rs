@@ -16,9 +16,11 @@ use rustls::{
 use tokio::task::spawn_blocking;
 
 use crate::{
-    metrics::{Followed, Metrics},
-    pem::{self, PemFault},
-    reload::{Nudge, Watch},
+    files::{
+        pem::{self, PemFault},
+        watched::{Nudge, Watch},
+    },
+    telemetry::metrics::{Followed, Metrics},
 };
 
 /// The section `[tls]` or `[http_tls]` of the settings. All files are PEM.
@@ -79,7 +81,7 @@ pub enum ClientCertificates {
 }
 
 /// What a listener shows now.
-pub(super) struct Certificates {
+pub(crate) struct Certificates {
     files: ListenerTls,
     alpn: &'static str,
     metrics: Metrics,
@@ -94,7 +96,7 @@ struct ReadFiles {
 
 impl Certificates {
     /// Reads the files.
-    pub(super) fn read(
+    pub(crate) fn read(
         files: ListenerTls,
         alpn: &'static str,
         metrics: &Metrics,
@@ -111,7 +113,7 @@ impl Certificates {
     }
 
     /// For the next connection.
-    pub(super) fn current(&self) -> Arc<ServerConfig> {
+    pub(crate) fn current(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.read.load().config)
     }
 
@@ -129,7 +131,7 @@ impl Certificates {
     }
 
     /// Reads the files again whenever they change. Has no end.
-    pub(super) async fn follow(self: Arc<Self>, nudge: Nudge) {
+    pub(crate) async fn follow(self: Arc<Self>, nudge: Nudge) {
         let mut watch = Watch::new(self.paths(), &nudge);
         // What was refused last is told once.
         let mut refused = None;

@@ -22,7 +22,7 @@ use super::{
     tally::Tally,
     wire::{Requests, StreamAnswer, Wire},
 };
-use crate::cli::{Caller, RPC_TIMEOUT};
+use crate::cli::connection::{Caller, RPC_TIMEOUT};
 
 const METHOD: &str = "/tollgate.v1.QuotaService/ReserveStream";
 

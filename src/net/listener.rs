@@ -31,15 +31,17 @@ use super::{
     tls::Certificates,
 };
 use crate::{
-    callers::{self, Peer},
+    auth::{self, Peer},
     grpc::heard::HeardBody,
-    metrics::{Closing, Connections, Refusal},
-    throttle::Throttle,
+    telemetry::{
+        Throttle,
+        metrics::{Closing, Connections, Refusal},
+    },
 };
 
 /// Which HTTP a port speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Speaks {
+pub(crate) enum Speaks {
     /// gRPC.
     Http2,
     /// Probes, metrics and the dashboard.
@@ -47,15 +49,15 @@ pub(super) enum Speaks {
 }
 
 /// A port.
-pub(super) struct Listener {
-    pub(super) socket: Socket,
-    pub(super) speaks: Speaks,
+pub(crate) struct Listener {
+    pub(crate) socket: Socket,
+    pub(crate) speaks: Speaks,
     /// None: plaintext.
-    pub(super) certificates: Option<Arc<Certificates>>,
-    pub(super) bounds: Bounds,
-    pub(super) connections: Connections,
+    pub(crate) certificates: Option<Arc<Certificates>>,
+    pub(crate) bounds: Bounds,
+    pub(crate) connections: Connections,
     /// What it tells of whoever reaches it.
-    pub(super) port: callers::Port,
+    pub(crate) port: auth::Port,
 }
 
 /// A reset stream costs the server more than its caller, so how many the caller may provoke is bounded.
@@ -77,7 +79,7 @@ static TROUBLE: Throttle = Throttle::new();
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a port can serve: tonic's services, and axum's.
-pub(super) trait Serves:
+pub(crate) trait Serves:
     tower_service::Service<
         Request<HeardBody<Incoming>>,
         Response = Response<Self::Answer>,
@@ -110,7 +112,7 @@ where
 
 impl Listener {
     /// Takes connections until `stop`, and serves them to their end.
-    pub(super) async fn serve(self, service: impl Serves, stop: CancellationToken) {
+    pub(crate) async fn serve(self, service: impl Serves, stop: CancellationToken) {
         let Self { socket, .. } = &self;
         let port = Arc::new(Serving {
             port: self.port,
@@ -180,7 +182,7 @@ async fn wait_for_sockets(error: &io::Error) {
 
 /// What all connections of a port have in common.
 struct Serving {
-    port: callers::Port,
+    port: auth::Port,
     speaks: Speaks,
     certificates: Option<Arc<Certificates>>,
     bounds: Bounds,

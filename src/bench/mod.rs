@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use self::cpu::Process;
-use super::{Connection, say};
+use crate::cli::{connection::Connection, tables::print};
 
 /// What to send, how much of it, and for how long.
 #[derive(Debug, clap::Args)]
@@ -76,8 +76,8 @@ pub(super) async fn run(bench: Bench) -> anyhow::Result<()> {
         used.map(|(process, (before, after))| (process.name(), after.saturating_sub(*before)));
     let report = report::Report::new(&measured, elapsed, used);
     if bench.connection.json {
-        say(&serde_json::to_string_pretty(&report).context("the report as JSON")?)
+        print(&serde_json::to_string_pretty(&report).context("the report as JSON")?)
     } else {
-        say(&report.table())
+        print(&report.table())
     }
 }

@@ -5,10 +5,10 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use tokio::task::Id;
 
 use super::activity::Activity;
-use crate::{metrics::Closing, throttle::Throttle};
+use crate::telemetry::{Throttle, metrics::Closing};
 
 /// Those that are open, by their tasks.
-pub(super) struct Crowd {
+pub(crate) struct Crowd {
     most: usize,
     open: HashMap<Id, Arc<Activity>>,
     /// Of these, how many were asked to close.
@@ -22,7 +22,7 @@ const PART: usize = 16;
 static FULL: Throttle = Throttle::new();
 
 impl Crowd {
-    pub(super) fn of_at_most(most: usize) -> Self {
+    pub(crate) fn of_at_most(most: usize) -> Self {
         Self {
             most,
             open: HashMap::new(),
@@ -30,11 +30,11 @@ impl Crowd {
         }
     }
 
-    pub(super) fn came(&mut self, id: Id, activity: Arc<Activity>) {
+    pub(crate) fn came(&mut self, id: Id, activity: Arc<Activity>) {
         self.open.insert(id, activity);
     }
 
-    pub(super) fn left(&mut self, id: Id) {
+    pub(crate) fn left(&mut self, id: Id) {
         if self
             .open
             .remove(&id)
@@ -45,12 +45,12 @@ impl Crowd {
     }
 
     /// Whether those that were asked to close have to do it first.
-    pub(super) fn is_crammed(&self) -> bool {
+    pub(crate) fn is_crammed(&self) -> bool {
         self.leaving > 0 && self.open.len() >= self.most + self.most / PART
     }
 
     /// Whether there is room for one more, or some is being made. Else all have calls that are open.
-    pub(super) fn has_room(&mut self) -> bool {
+    pub(crate) fn has_room(&mut self) -> bool {
         if self.open.len() - self.leaving < self.most {
             return true;
         }

@@ -20,7 +20,7 @@ pub use self::{
     peer::{BadCertificate, CertificateName, Peer, Port},
     token::{TokenHash, new_token},
 };
-use crate::{document::Faults, domain::OrgId};
+use crate::{domain::OrgId, files::toml::Faults};
 
 /// A validated callers file.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl Callers {
     ///
     /// Every fault in it, with line and key; `file` names it there.
     pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
-        crate::document::read(file, text, file::callers)
+        crate::files::toml::read(file, text, file::callers)
     }
 
     /// The callers, ordered by name.

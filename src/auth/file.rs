@@ -7,8 +7,8 @@ use std::{
 
 use super::{Caller, Callers, CertificateName, Organizations, Role, TokenHash};
 use crate::{
-    document::{Entry, Section},
     domain::{OrgId, ids::MAX_NAME_BYTES},
+    files::toml::{Entry, Section},
 };
 
 /// One in use, and the one that follows or precedes it.

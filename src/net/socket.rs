@@ -30,16 +30,16 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A connection of either kind.
-pub(super) type Stream = Either<TcpStream, UnixStream>;
+pub(crate) type Stream = Either<TcpStream, UnixStream>;
 
 /// A bound socket.
-pub(super) enum Socket {
+pub(crate) enum Socket {
     Tcp(TcpListener),
     Unix(UnixSocket),
 }
 
 /// A unix socket. Its file is removed when this is dropped.
-pub(super) struct UnixSocket {
+pub(crate) struct UnixSocket {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode: what is in the path's place later may be another process's.
@@ -66,7 +66,7 @@ impl fmt::Display for ListenAddress {
 
 impl Socket {
     /// Binds `HOST:PORT`, `:PORT` on all addresses, or `unix:PATH`.
-    pub(super) async fn bind(address: &str) -> io::Result<Self> {
+    pub(crate) async fn bind(address: &str) -> io::Result<Self> {
         if let Some(path) = address.strip_prefix("unix:") {
             // gRPC's own form of an absolute path has two slashes more.
             let path = path.strip_prefix("//").unwrap_or(path);
@@ -90,7 +90,7 @@ impl Socket {
     }
 
     /// Takes a connection, and tells where it is from; a unix socket does not know.
-    pub(super) async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+    pub(crate) async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, from) = listener.accept().await?;
@@ -103,7 +103,7 @@ impl Socket {
         }
     }
 
-    pub(super) fn address(&self) -> io::Result<ListenAddress> {
+    pub(crate) fn address(&self) -> io::Result<ListenAddress> {
         Ok(match self {
             Self::Tcp(listener) => ListenAddress::Tcp(listener.local_addr()?),
             Self::Unix(socket) => ListenAddress::Unix(socket.path.clone()),
@@ -113,7 +113,7 @@ impl Socket {
 
 impl ListenAddress {
     /// Whether only this machine reaches it.
-    pub(super) fn is_loopback(&self) -> bool {
+    pub(crate) fn is_loopback(&self) -> bool {
         match self {
             Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
             Self::Unix(_) => true,

@@ -1,0 +1,8 @@
+//! What an operator sees of the service: metrics, traces and logs.
+
+mod log_limit;
+pub mod logs;
+pub mod metrics;
+pub mod traces;
+
+pub use log_limit::Throttle;
