@@ -271,13 +271,13 @@ fn every_script_starts_as_one_and_tells_its_keys_and_what_it_returns() {
     let mut names: Vec<&str> = first.iter().map(|(file, _)| file.as_str()).collect();
     names.sort_unstable();
     let scripts = [
-        "src/store/redis/decide/plain.lua",
-        "src/store/redis/pools.lua",
-        "src/store/redis/rights.lua",
+        "src/store/redis/script/plain.lua",
+        "src/store/redis/script/query.lua",
+        "src/store/redis/script/acl_check.lua",
     ];
     assert_eq!(names, scripts);
     for (file, text) in &parts {
-        let of_a_script = file.starts_with("src/store/redis/decide/");
+        let of_a_script = file.starts_with("src/store/redis/script/");
         assert!(of_a_script && text.starts_with("-- "), "{file}");
     }
     assert_eq!(parts.len(), 5);

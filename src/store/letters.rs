@@ -75,7 +75,7 @@ mod tests {
         let letters: String = VERDICTS.iter().map(|(letter, _)| letter).collect();
         let class = format!("([{letters}])([sr]?)([{letters}]?)");
         assert!(
-            include_str!("redis/decide/past.lua").contains(&class),
+            include_str!("redis/script/reservations.lua").contains(&class),
             "{class}"
         );
     }

@@ -7,16 +7,20 @@ use futures_util::future::{join_all, select_ok};
 use redis::{Cmd, Value};
 
 use super::{
-    arguments::{self, Told},
-    errors::store_error,
-    keys::OrgKeys,
-    link::{Failed, Manner, again_if_cut},
-    links::Links,
-    memory::Memory,
-    message::sanitize,
-    reply::{self, Reply},
-    rights::{self, Rights},
-    script::Script,
+    acl_check::AclCheck,
+    conn::{
+        RedisClient,
+        connection::{Failed, SendOptions, retry_if_cut},
+        errors::{denied, is_denial, is_missing, no_right, store_error},
+        message::sanitize,
+    },
+    recovery::snapshots::Snapshots,
+    reply::{self, BatchReply},
+    script::{
+        Script,
+        keys::OrgKeys,
+        request::{self, CallOptions},
+    },
 };
 use crate::{
     domain::{PoolName, UtcDay},
@@ -29,16 +33,16 @@ const MAX_ROUNDS: usize = 5;
 
 /// How many batches and operations one call of the script takes: Redis serves nobody else meanwhile. In
 /// a cluster it takes one batch, since no two organizations need be on the same node.
-pub(super) const MOST_BATCHES: usize = 64;
+pub(super) const MAX_BATCHES: usize = 64;
 const MOST_OPERATIONS: usize = Batch::MOST_OPERATIONS;
 
 const SECONDS_A_DAY: u64 = 24 * 60 * 60;
 
 /// The script, and what it needs to know besides a batch.
 pub(super) struct Decider {
-    pub(super) rights: Rights,
+    pub(super) rights: AclCheck,
     pub(super) key_prefix: String,
-    pub(super) memory: Memory,
+    pub(super) memory: Snapshots,
     usage_limits: UsageLimits,
     /// For batches without ids: the same script without the part that they don't need.
     plain: Script,
@@ -49,7 +53,7 @@ pub(super) struct Decider {
 
 /// Batches as one call of the script takes them.
 #[derive(Default)]
-struct PackedCall {
+struct ScriptCall {
     keys: Vec<String>,
     /// One for each batch.
     arguments: Vec<Vec<u8>>,
@@ -61,32 +65,32 @@ struct PackedCall {
 pub(super) type Result<T> = std::result::Result<T, StoreError>;
 
 impl Decider {
-    pub(super) fn new(rights: Rights, key_prefix: String, usage_limits: UsageLimits) -> Self {
+    pub(super) fn new(rights: AclCheck, key_prefix: String, usage_limits: UsageLimits) -> Self {
         Self {
             rights,
             key_prefix,
-            memory: Memory::new(),
+            memory: Snapshots::new(),
             usage_limits,
             plain: Script::new(concat!(
-                include_str!("decide/plain.lua"),
-                include_str!("decide/rows.lua"),
-                include_str!("decide/record.lua"),
-                include_str!("decide/batch.lua")
+                include_str!("script/plain.lua"),
+                include_str!("script/usage.lua"),
+                include_str!("script/pools.lua"),
+                include_str!("script/decide.lua")
             )),
             with_ids: Script::new(concat!(
-                include_str!("decide/plain.lua"),
-                include_str!("decide/rows.lua"),
-                include_str!("decide/record.lua"),
-                include_str!("decide/past.lua"),
-                include_str!("decide/batch.lua")
+                include_str!("script/plain.lua"),
+                include_str!("script/usage.lua"),
+                include_str!("script/pools.lua"),
+                include_str!("script/reservations.lua"),
+                include_str!("script/decide.lua")
             )),
             whole: Script::new(concat!(
-                include_str!("decide/plain.lua"),
-                include_str!("decide/rows.lua"),
-                include_str!("decide/restore.lua"),
-                include_str!("decide/record.lua"),
-                include_str!("decide/past.lua"),
-                include_str!("decide/batch.lua")
+                include_str!("script/plain.lua"),
+                include_str!("script/usage.lua"),
+                include_str!("script/recovery.lua"),
+                include_str!("script/pools.lua"),
+                include_str!("script/reservations.lua"),
+                include_str!("script/decide.lua")
             )),
         }
     }
@@ -94,11 +98,11 @@ impl Decider {
     /// Decides batches by as few calls as the bounds allow, all of them written at once.
     pub(super) async fn decide(
         &self,
-        links: &Links,
+        links: &RedisClient,
         batches: &[Batch],
     ) -> Vec<Result<Timed<Decided>>> {
-        let most = if links.are_many() { 1 } else { MOST_BATCHES };
-        let told = Told::default();
+        let most = if links.is_sharded() { 1 } else { MAX_BATCHES };
+        let told = CallOptions::default();
         let calls = calls(batches, most);
         let calls = calls.map(|batches| self.decide_in_one_call(links, batches, &told));
         let mut decided: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
@@ -109,14 +113,14 @@ impl Decider {
     /// Names the rights that are missing, where decisions failed for that: the first failure stands for all.
     async fn explain(
         &self,
-        links: &Links,
+        links: &RedisClient,
         batches: &[Batch],
         decided: &mut [Result<Timed<Decided>>],
     ) {
         let mut explained = None;
         for (batch, decided) in batches.iter().zip(decided) {
             let Err(error) = decided else { continue };
-            if !rights::is_missing(error) {
+            if !is_missing(error) {
                 continue;
             }
             if explained.is_none() {
@@ -131,9 +135,9 @@ impl Decider {
 
     pub(super) async fn decide_in_one_call(
         &self,
-        links: &Links,
+        links: &RedisClient,
         batches: &[Batch],
-        told: &Told,
+        told: &CallOptions,
     ) -> Vec<Result<Timed<Decided>>> {
         let (now, replies) = match self.call(links, batches, told).await {
             Ok(replies) => replies,
@@ -143,7 +147,7 @@ impl Decider {
         let mut decided = Vec::with_capacity(batches.len());
         for (batch, reply) in batches.iter().zip(replies) {
             decided.push(match reply {
-                Reply::Lost(_) => {
+                BatchReply::Lost(_) => {
                     self.tell_of_loss(batch);
                     lost.push(batch.clone());
                     None
@@ -162,14 +166,14 @@ impl Decider {
     /// Decides batches whose counters Redis has lost: all in one call, which restores them.
     async fn decide_restoring(
         &self,
-        links: &Links,
+        links: &RedisClient,
         batches: &[Batch],
-        told: &Told,
+        told: &CallOptions,
     ) -> Vec<Result<Timed<Decided>>> {
         if batches.is_empty() {
             return Vec::new();
         }
-        let told = Told {
+        let told = CallOptions {
             restores: true,
             ..told.clone()
         };
@@ -187,14 +191,14 @@ impl Decider {
     /// What a reply means; where the script has to be told more, it is.
     async fn take(
         &self,
-        links: &Links,
+        links: &RedisClient,
         batch: &Batch,
-        told: &Told,
+        told: &CallOptions,
         now: DateTime<Utc>,
-        reply: Reply,
+        reply: BatchReply,
     ) -> Result<Timed<Decided>> {
         match reply {
-            Reply::UnnamedPools(_) | Reply::Lost(_) => {
+            BatchReply::UnnamedPools(_) | BatchReply::Lost(_) => {
                 self.decide_telling(links, batch, told.clone(), reply).await
             }
             reply => answer(now, reply),
@@ -205,15 +209,15 @@ impl Decider {
     /// or what Redis has lost.
     async fn decide_telling(
         &self,
-        links: &Links,
+        links: &RedisClient,
         batch: &Batch,
-        mut told: Told,
-        mut reply: Reply,
+        mut told: CallOptions,
+        mut reply: BatchReply,
     ) -> Result<Timed<Decided>> {
         for _ in 1..MAX_ROUNDS {
             match reply {
-                Reply::UnnamedPools(pools) => told.extra.extend(pools),
-                Reply::Lost(_) => {
+                BatchReply::UnnamedPools(pools) => told.extra.extend(pools),
+                BatchReply::Lost(_) => {
                     told.restores = true;
                     self.tell_of_loss(batch);
                 }
@@ -221,7 +225,7 @@ impl Decider {
             }
             let (now, replies) = self.call(links, std::slice::from_ref(batch), &told).await?;
             match replies.into_iter().next() {
-                Some(more @ (Reply::UnnamedPools(_) | Reply::Lost(_))) => reply = more,
+                Some(more @ (BatchReply::UnnamedPools(_) | BatchReply::Lost(_))) => reply = more,
                 Some(decided) => return answer(now, decided),
                 None => break,
             }
@@ -234,10 +238,10 @@ impl Decider {
     /// Calls the script once. All batches are of one day.
     async fn call(
         &self,
-        links: &Links,
+        links: &RedisClient,
         batches: &[Batch],
-        told: &Told,
-    ) -> Result<(DateTime<Utc>, Vec<Reply>)> {
+        told: &CallOptions,
+    ) -> Result<(DateTime<Utc>, Vec<BatchReply>)> {
         let day = batches.first().map(|batch| batch.day);
         let day = day.unwrap_or_else(|| UtcDay::of(crate::wall_clock::now()));
         let packed = self.pack(batches, told, day);
@@ -246,14 +250,14 @@ impl Decider {
             (false, true) => &self.with_ids,
             (false, false) => &self.plain,
         };
-        let asked = Asked {
+        let asked = ScriptArgs {
             day,
             keys: packed.keys,
             arguments: packed.arguments,
         };
         let ask = || asked.of(self, script, links, WRITES);
         let reply = if can_be_repeated(batches) {
-            again_if_cut(ask).await
+            retry_if_cut(ask).await
         } else {
             ask().await
         };
@@ -263,12 +267,12 @@ impl Decider {
         Ok((now, replies))
     }
 
-    fn pack(&self, batches: &[Batch], told: &Told, day: UtcDay) -> PackedCall {
-        let mut call = PackedCall::default();
+    fn pack(&self, batches: &[Batch], told: &CallOptions, day: UtcDay) -> ScriptCall {
+        let mut call = ScriptCall::default();
         let known = self.memory.lock();
         for batch in batches {
             let known = known.pools(&batch.org, day);
-            let packed = arguments::pack(batch, told, known, &self.key_prefix, call.keys.len());
+            let packed = request::pack(batch, told, known, &self.key_prefix, call.keys.len());
             call.keys.extend(packed.keys);
             call.arguments.push(packed.argument);
             call.pools.push(packed.pools);
@@ -279,7 +283,11 @@ impl Decider {
 
     /// Asks every server whether it would decide, and takes the first one's clock: the store is of use
     /// as long as one of them does.
-    pub(super) async fn probe(&self, links: &Links, keys: &[String]) -> Result<DateTime<Utc>> {
+    pub(super) async fn probe(
+        &self,
+        links: &RedisClient,
+        keys: &[String],
+    ) -> Result<DateTime<Utc>> {
         let probes = keys
             .iter()
             .map(|key| Box::pin(self.rights.probe(links, key, WRITES)));
@@ -287,25 +295,25 @@ impl Decider {
     }
 }
 
-const WRITES: Manner = Manner {
+const WRITES: SendOptions = SendOptions {
     asking: false,
     writes: true,
 };
 
 /// What the script is asked.
-struct Asked {
+struct ScriptArgs {
     day: UtcDay,
     keys: Vec<String>,
     arguments: Vec<Vec<u8>>,
 }
 
-impl Asked {
+impl ScriptArgs {
     async fn of(
         &self,
         decider: &Decider,
         script: &Script,
-        links: &Links,
-        manner: Manner,
+        links: &RedisClient,
+        manner: SendOptions,
     ) -> std::result::Result<Value, Failed> {
         let Self {
             day,
@@ -362,24 +370,24 @@ fn can_be_repeated(batches: &[Batch]) -> bool {
 }
 
 /// What the script's reply to a batch means.
-fn answer(now: DateTime<Utc>, reply: Reply) -> Result<Timed<Decided>> {
+fn answer(now: DateTime<Utc>, reply: BatchReply) -> Result<Timed<Decided>> {
     let answer = match reply {
-        Reply::Done(outcomes, _) => Decided::Outcomes(outcomes),
-        Reply::AnotherDay => Decided::OnAnotherDay,
-        Reply::UnnamedPools(_) | Reply::Lost(_) => {
+        BatchReply::Done(outcomes, _) => Decided::Outcomes(outcomes),
+        BatchReply::AnotherDay => Decided::OnAnotherDay,
+        BatchReply::UnnamedPools(_) | BatchReply::Lost(_) => {
             let reason = "a question that was answered".to_owned();
             return Err(StoreError::Corrupt { reason });
         }
         // The script asks for its rights before it writes. What else it fails for before its first
         // write is what it read, and no retry mends that.
-        Reply::Failed { why, .. } if rights::is_denial(&why) => {
-            return Err(rights::no_right(rights::denied(&sanitize(&why))));
+        BatchReply::Failed { why, .. } if is_denial(&why) => {
+            return Err(no_right(denied(&sanitize(&why))));
         }
-        Reply::Failed { why, key } => {
+        BatchReply::Failed { why, key } => {
             let reason = format!("{key}: {why}");
             return Err(StoreError::Corrupt { reason });
         }
-        Reply::Torn(reason) => return Err(StoreError::NoAnswer { reason }),
+        BatchReply::Torn(reason) => return Err(StoreError::NoAnswer { reason }),
     };
     Ok(Timed { now, answer })
 }

@@ -19,118 +19,51 @@
 //! missing by its name ([`rights`]). A Redis that may delete what was counted is
 //! none for Tollgate ([`fitness`]).
 
-mod arguments;
-mod cluster;
-mod connector;
+mod acl_check;
+mod conn;
 mod decide;
-mod errors;
-mod fitness;
-pub mod keys;
-mod link;
-mod links;
-mod login;
-mod losses;
-mod memory;
-mod message;
-mod packed;
-pub mod readings;
-pub mod record;
+mod eviction_check;
+pub mod queries;
+pub mod recovery;
 pub mod reply;
-mod rights;
-mod script;
-mod sentinel;
-mod slots;
-mod tls;
-mod url;
+pub mod script;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use redis::{Cmd, RedisError, Value};
+use redis::{Cmd, Value};
 use tokio::sync::Semaphore;
 
 use self::{
+    acl_check::AclCheck,
+    conn::{
+        RedisClient,
+        connection::{Failed, Reply, SendOptions, retry_if_cut},
+        errors::store_error,
+    },
     decide::Decider,
-    errors::store_error,
-    fitness::Fitness,
-    keys::OrgKeys,
-    link::{Failed, Manner, again_if_cut},
-    links::{Answered, Links},
-    packed::BadReply,
-    record::Record,
-    rights::Rights,
-    script::Script,
-    url::Topology,
+    eviction_check::EvictionCheck,
+    recovery::pn_counter::PoolCounter,
+    script::{
+        Script,
+        keys::{self, OrgKeys},
+        reader::BadReply,
+    },
 };
-use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageLimits, UsageRows};
-use crate::{
-    domain::{OrgId, PoolCounters, PoolName, Tokens, UtcDay},
-    files::pem::PemFault,
-};
+use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageRows};
+use crate::domain::{OrgId, PoolCounters, PoolName, Tokens, UtcDay};
 
-pub use self::{
-    fitness::UnsafeEviction,
-    link::Timeouts,
+pub use self::conn::{
+    config::{RedisConfig, SetupError, Timeouts, UnsafeEviction},
     login::{Login, Password},
     tls::TlsFiles,
     url::RedisUrl,
 };
 
-/// How to reach Redis, and how to use it.
-#[derive(Debug, Clone)]
-pub struct RedisConfig {
-    /// Where it is.
-    pub url: RedisUrl,
-    /// The files of a connection over TLS.
-    pub tls: TlsFiles,
-    /// How to log in to sentinels.
-    pub sentinel_login: Login,
-    /// Before every key.
-    pub key_prefix: String,
-    /// How long Redis may take.
-    pub timeouts: Timeouts,
-    /// How many replicas of Redis must have a decision before it is answered.
-    pub wait_replicas: u16,
-    /// How much of the usage history is kept.
-    pub usage_limits: UsageLimits,
-    /// What to do with a Redis that may evict what was counted.
-    pub unsafe_eviction: UnsafeEviction,
-}
-
-impl RedisConfig {
-    /// What is sent besides the scripts, sooner or later.
-    fn commands_beside_scripts(&self) -> Vec<&'static str> {
-        let mut commands = Vec::new();
-        match self.url.topology {
-            Topology::One => {}
-            Topology::Sentinel(_) => commands.push("role"),
-            Topology::Cluster => commands.extend(["cluster|slots", "asking"]),
-        }
-        if self.url.login.database.unwrap_or(0) != 0 {
-            commands.push("select");
-        }
-        if self.wait_replicas > 0 {
-            commands.push("wait");
-        }
-        commands
-    }
-}
-
-/// Why a store can't be prepared.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// A file of a connection over TLS.
-    #[error(transparent)]
-    Tls(#[from] PemFault),
-    /// The client library takes no such connection.
-    #[error(transparent)]
-    Client(#[from] RedisError),
-}
-
 /// The counters in Redis, version 7 or later.
 pub struct RedisStore {
-    links: Arc<Links>,
-    fitness: Fitness,
+    links: Arc<RedisClient>,
+    fitness: EvictionCheck,
     /// A day's rows are read whole for each page: only so many at a time.
     usage_reads: Semaphore,
     decider: Arc<Decider>,
@@ -140,14 +73,14 @@ pub struct RedisStore {
 }
 
 /// How many calls to decide may be under way.
-const MOST_CALLS: usize = 4;
+const MAX_CALLS: usize = 4;
 
 /// In a cluster a call is one organization's, so that none waits for the node of another: as many as the
 /// connection to a node has room for.
-const MOST_CALLS_IN_A_CLUSTER: usize = 1024;
+const MAX_CALLS_SHARDED: usize = 1024;
 
 /// How often a day's usage is read anew because its key moved between two steps.
-const MOST_SCANS: usize = 4;
+const MAX_SCANS: usize = 4;
 
 /// Rows that one step of reading a day's usage asks for: Redis serves others between the steps.
 const USAGE_STEP: usize = 512;
@@ -162,9 +95,9 @@ impl RedisStore {
     ///
     /// A file of TLS can't be used, or the client library takes no such connection.
     pub fn new(config: RedisConfig) -> Result<Self, SetupError> {
-        let links = Links::new(&config)?;
+        let links = RedisClient::new(&config)?;
         let others = config.commands_beside_scripts();
-        let rights = Rights::new(&config.key_prefix, others);
+        let rights = AclCheck::new(&config.key_prefix, others);
         let RedisConfig {
             key_prefix,
             usage_limits,
@@ -173,11 +106,11 @@ impl RedisStore {
         } = config;
         Ok(Self {
             links: Arc::new(links),
-            fitness: Fitness::new(unsafe_eviction),
+            fitness: EvictionCheck::new(unsafe_eviction),
             usage_reads: Semaphore::new(MAX_USAGE_READS),
             decider: Arc::new(Decider::new(rights, key_prefix, usage_limits)),
             verifying: Arc::new(Semaphore::new(1)),
-            pools: Script::new(include_str!("pools.lua")),
+            pools: Script::new(include_str!("script/query.lua")),
         })
     }
 
@@ -195,8 +128,11 @@ impl RedisStore {
 
     /// Runs the script that reads pools, where a key is.
     async fn read_pools(&self, key: &str, push: impl Fn(&mut Cmd)) -> Result<Value, StoreError> {
-        let run = || self.pools.run(&self.links, key, Manner::default(), &push);
-        match again_if_cut(run).await {
+        let run = || {
+            self.pools
+                .run(&self.links, key, SendOptions::default(), &push)
+        };
+        match retry_if_cut(run).await {
             Ok(reply) => Ok(reply),
             Err(failed) => Err(self.explained(key, &failed).await),
         }
@@ -219,15 +155,19 @@ impl Store for RedisStore {
     }
 
     fn calls_at_once(&self) -> Option<usize> {
-        Some(if self.links.are_many() {
-            MOST_CALLS_IN_A_CLUSTER
+        Some(if self.links.is_sharded() {
+            MAX_CALLS_SHARDED
         } else {
-            MOST_CALLS
+            MAX_CALLS
         })
     }
 
     fn batches_in_a_call(&self) -> usize {
-        if self.links.are_many() { 1 } else { usize::MAX }
+        if self.links.is_sharded() {
+            1
+        } else {
+            usize::MAX
+        }
     }
 
     async fn pools(
@@ -250,17 +190,17 @@ impl Store for RedisStore {
         };
         let key = keys.usage();
         let reply = self.read_pools(&key, push).await?;
-        let (now, mut kept) = readings::parse_pools(&reply, pools.len())?;
+        let (now, mut kept) = queries::parse_pools(&reply, pools.len())?;
         // What Redis lost shows here too, though only a decision restores it. Where it lost nothing, it knows more
         // than this replica does: what others made one part since, say.
         for known in remembered {
             if let Some(at) = pools.iter().position(|pool| *pool == known.pool)
-                && kept[at].0.turn_of(self.decider.memory.replica) < known.turn
+                && kept[at].0.seq_of(self.decider.memory.replica) < known.turn
             {
-                kept[at].0.join(Record::parse(&known.record)?);
+                kept[at].0.merge(PoolCounter::parse(&known.record)?);
             }
         }
-        let counters = |(record, held): (Record, Tokens)| PoolCounters {
+        let counters = |(record, held): (PoolCounter, Tokens)| PoolCounters {
             held,
             ..record.counters()
         };
@@ -284,14 +224,15 @@ impl Store for RedisStore {
         loop {
             let mut command = redis::cmd("HSCAN");
             command.arg(&key).arg(&cursor).arg("COUNT").arg(USAGE_STEP);
-            let answered = again_if_cut(|| self.links.ask(&key, &command, Manner::default())).await;
-            let Answered { value, by } = match answered {
+            let answered =
+                retry_if_cut(|| self.links.ask(&key, &command, SendOptions::default())).await;
+            let Reply { value, by } = match answered {
                 Ok(answered) => answered,
                 Err(failed) => return Err(self.explained(&key, &failed).await),
             };
             if scanned_by.replace(by).is_some_and(|before| before != by) {
                 // Where one server was in its scan means nothing to another.
-                if scans == MOST_SCANS {
+                if scans == MAX_SCANS {
                     let reason = "the key of the usage moves again and again".to_owned();
                     return Err(StoreError::NoAnswer { reason });
                 }
@@ -301,7 +242,7 @@ impl Store for RedisStore {
                 "0".clone_into(&mut cursor);
                 continue;
             }
-            let (next, step) = readings::parse_scan(&value)?;
+            let (next, step) = queries::parse_scan(&value)?;
             for (row_key, row) in step {
                 if Some(&row_key) > after {
                     rows.insert(row_key, row);
@@ -321,7 +262,7 @@ impl Store for RedisStore {
                 command.arg(0);
             })
             .await?;
-        let (now, _) = readings::parse_pools(&reply, 0)?;
+        let (now, _) = queries::parse_pools(&reply, 0)?;
         Ok(Timed { now, answer: rows })
     }
 
@@ -330,7 +271,7 @@ impl Store for RedisStore {
     }
 
     async fn probe(&self) -> Result<Timed<()>, StoreError> {
-        self.links.follow().await;
+        self.links.refresh().await;
         let keys = self.links.probe_keys(&self.decider.key_prefix).await;
         let keys = keys.map_err(|error| store_error(&error))?;
         self.fitness.check(&self.links, &keys).await?;

@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 use redis::Value;
 
-use super::{
+use super::script::{
     keys,
-    packed::{BadReply, Said, bad},
+    reader::{BadReply, MsgPackReader, bad},
 };
 use crate::{
     domain::{
@@ -17,7 +17,7 @@ use crate::{
 
 /// What the script that decides said of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
+pub enum BatchReply {
     /// It is another day by Redis' clock.
     AnotherDay,
     /// Records name pools that the caller didn't.
@@ -68,12 +68,12 @@ pub fn bytes(reply: &Value) -> Result<&[u8], BadReply> {
 pub fn parse_decided(
     reply: &[u8],
     batches: &[Batch],
-) -> Result<(DateTime<Utc>, Vec<Reply>), BadReply> {
-    let mut said = Said::new(reply);
+) -> Result<(DateTime<Utc>, Vec<BatchReply>), BadReply> {
+    let mut said = MsgPackReader::new(reply);
     let now = said.time()?;
     let mut ahead = said.clone();
     if ahead.text() == Ok("day") && ahead.left() == 0 {
-        return Ok((now, vec![Reply::AnotherDay; batches.len()]));
+        return Ok((now, vec![BatchReply::AnotherDay; batches.len()]));
     }
     let mut replies = Vec::with_capacity(batches.len());
     for batch in batches {
@@ -85,18 +85,18 @@ pub fn parse_decided(
     }
 }
 
-impl Said<'_> {
-    fn reply(&mut self, batch: &Batch) -> Result<Reply, BadReply> {
+impl MsgPackReader<'_> {
+    fn reply(&mut self, batch: &Batch) -> Result<BatchReply, BadReply> {
         Ok(match self.text()? {
             "pools" => {
                 let count = self.amount()?.get();
                 let pools = (0..count).map(|_| parse_pool(self.text()?));
-                Reply::UnnamedPools(pools.collect::<Result<_, _>>()?)
+                BatchReply::UnnamedPools(pools.collect::<Result<_, _>>()?)
             }
             "lost" => {
                 let count = self.amount()?.get();
                 let places = (0..count).map(|_| self.place());
-                Reply::Lost(places.collect::<Result<_, _>>()?)
+                BatchReply::Lost(places.collect::<Result<_, _>>()?)
             }
             "done" => {
                 let mut outcomes = Vec::with_capacity(batch.operations.len());
@@ -106,13 +106,13 @@ impl Said<'_> {
                 let count = self.amount()?.get();
                 let written = (0..count).map(|_| self.written());
                 let written = written.collect::<Result<_, _>>()?;
-                Reply::Done(outcomes, written)
+                BatchReply::Done(outcomes, written)
             }
-            "failed" => Reply::Failed {
+            "failed" => BatchReply::Failed {
                 why: self.text()?.to_owned(),
                 key: self.text()?.to_owned(),
             },
-            "torn" => Reply::Torn(self.text()?.to_owned()),
+            "torn" => BatchReply::Torn(self.text()?.to_owned()),
             kind => return Err(bad(format!("a reply {kind:?}"))),
         })
     }

@@ -10,14 +10,14 @@ use crate::{
 };
 
 /// One value of a reply.
-enum Part {
+enum Component {
     Text(&'static str),
     Number(u64),
     Flag(bool),
 }
-use Part::{Flag, Number, Text};
+use Component::{Flag, Number, Text};
 
-fn packed(parts: &[Part]) -> Vec<u8> {
+fn packed(parts: &[Component]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for part in parts {
         match part {
@@ -65,9 +65,9 @@ fn batch(operations: &[Operation]) -> Batch {
     }
 }
 
-const TIME: [Part; 2] = [Text("1795305600"), Text("5")];
+const TIME: [Component; 2] = [Text("1795305600"), Text("5")];
 
-fn decided(parts: &[Part], operations: &[Operation]) -> Result<Vec<Reply>, BadReply> {
+fn decided(parts: &[Component], operations: &[Operation]) -> Result<Vec<BatchReply>, BadReply> {
     let reply = [packed(&TIME), packed(&[Text("done")]), packed(parts)].concat();
     parse_decided(&reply, &[batch(operations)]).map(|(_, replies)| replies)
 }
@@ -143,11 +143,11 @@ fn a_reply_gives_an_outcome_for_each_operation() {
     let (now, replies) = parse_decided(&[head, reply].concat(), &batches).expect("a reply");
     assert_eq!(now.timestamp_micros(), 1_795_305_600_000_005);
     let (why, key) = ("foreign".to_owned(), "k".to_owned());
-    let failed = Reply::Failed { why, key };
-    assert_eq!(replies, [failed, Reply::Done(outcomes, written)]);
+    let failed = BatchReply::Failed { why, key };
+    assert_eq!(replies, [failed, BatchReply::Done(outcomes, written)]);
     let day = [packed(&TIME), packed(&[Text("day")])].concat();
     let (_, replies) = parse_decided(&day, &batches).expect("a reply");
-    assert_eq!(replies, [Reply::AnotherDay, Reply::AnotherDay]);
+    assert_eq!(replies, [BatchReply::AnotherDay, BatchReply::AnotherDay]);
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn what_is_not_eligible_is_never_free() {
 
 #[test]
 fn what_the_script_cannot_have_said_is_refused() {
-    let cases: [&[Part]; 10] = [
+    let cases: [&[Component]; 10] = [
         &[],
         &[Text("X")],
         // Free is said by a number alone.

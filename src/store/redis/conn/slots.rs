@@ -11,11 +11,11 @@ use super::url::Host;
 
 /// How many tags are tried at most to find one for every master. One that owns a hundredth of the slots
 /// has one among the first few hundred.
-const MOST_TAGS: usize = 100_000;
+const MAX_TAGS: usize = 100_000;
 
 /// The slots and their masters, as a node told them.
 #[derive(Clone)]
-pub(super) struct Slots {
+pub(crate) struct Slots {
     /// All nodes, replicas too: any of them may be asked for the slots.
     nodes: Vec<Host>,
     /// The number of each slot's master among `nodes`.
@@ -25,7 +25,7 @@ pub(super) struct Slots {
 
 impl Slots {
     /// Reads the answer to CLUSTER SLOTS; none where it holds no slot.
-    pub(super) fn read(answer: Value, asked: &Host) -> Option<Self> {
+    pub(crate) fn read(answer: Value, asked: &Host) -> Option<Self> {
         let mut slots = Self {
             nodes: Vec::new(),
             masters: HashMap::new(),
@@ -49,16 +49,16 @@ impl Slots {
         (!slots.masters.is_empty()).then_some(slots)
     }
 
-    pub(super) fn master(&self, slot: Slot) -> Option<&Host> {
+    pub(crate) fn master(&self, slot: Slot) -> Option<&Host> {
         self.nodes.get(*self.masters.get(&slot)?)
     }
 
-    pub(super) fn nodes(&self) -> &[Host] {
+    pub(crate) fn nodes(&self) -> &[Host] {
         &self.nodes
     }
 
     /// The same with one slot at another master.
-    pub(super) fn with(&self, slot: Slot, master: &Host) -> Self {
+    pub(crate) fn with(&self, slot: Slot, master: &Host) -> Self {
         let mut slots = self.clone();
         let master = slots.number_of(master);
         slots.masters.insert(slot, master);
@@ -67,11 +67,11 @@ impl Slots {
     }
 
     /// For each master a hash tag whose slot it has.
-    pub(super) fn tags(&self) -> &[String] {
+    pub(crate) fn tags(&self) -> &[String] {
         self.tags.get_or_init(|| {
             let mut without: BTreeSet<usize> = self.masters.values().copied().collect();
             let mut tags = Vec::new();
-            for tag in 0..MOST_TAGS {
+            for tag in 0..MAX_TAGS {
                 if without.is_empty() {
                     break;
                 }

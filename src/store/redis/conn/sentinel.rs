@@ -25,22 +25,24 @@ use redis::Cmd;
 use tokio::sync::Mutex;
 
 use super::{
+    connection::{
+        Failed, Failure, RedisConnection, Reply, RequiredRole, SendOptions, must_be_replaced,
+    },
+    endpoints::Endpoints,
     errors::{most_specific, store_error},
-    link::{Expected, Failed, Failure, Link, Manner, must_be_replaced},
-    links::{Answered, Servers},
     message::sanitize,
     url::Host,
 };
 use crate::store::StoreError;
 
 /// After a look that found no master, this long nobody looks: an outage must not keep sentinels busy.
-const PAUSE: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-pub(super) struct Sentinel {
+pub(crate) struct Sentinel {
     /// What the sentinels call the master.
     name: String,
-    sentinels: Vec<Link>,
-    servers: Servers,
+    sentinels: Vec<RedisConnection>,
+    servers: Endpoints,
     master: ArcSwapOption<Master>,
     /// Whether the log was told that sentinels refuse to name the master.
     has_logged_refusal: AtomicBool,
@@ -51,11 +53,11 @@ pub(super) struct Sentinel {
 struct Master {
     /// As a sentinel named it.
     host: Host,
-    link: Link,
+    link: RedisConnection,
 }
 
 impl Sentinel {
-    pub(super) fn new(name: String, sentinels: Vec<Link>, servers: Servers) -> Self {
+    pub(crate) fn new(name: String, sentinels: Vec<RedisConnection>, servers: Endpoints) -> Self {
         Self {
             name,
             sentinels,
@@ -67,7 +69,7 @@ impl Sentinel {
     }
 
     /// Sends one command to the master.
-    pub(super) async fn ask(&self, command: &Cmd, manner: Manner) -> Result<Answered, Failed> {
+    pub(crate) async fn ask(&self, command: &Cmd, manner: SendOptions) -> Result<Reply, Failed> {
         let master = self.master().await.map_err(Failed::Known)?;
         let answered = master.link.ask(command, manner).await;
         let is_left = match &answered {
@@ -83,11 +85,14 @@ impl Sentinel {
 
     /// Goes over to another master where more than half of the sentinels name it, and it is one. Calls
     /// that are under way are answered by the one before.
-    pub(super) async fn follow(&self) {
+    pub(crate) async fn refresh(&self) {
         let Some(kept) = self.connected() else {
             return;
         };
-        let asked = self.sentinels.iter().map(|sentinel| self.told_by(sentinel));
+        let asked = self
+            .sentinels
+            .iter()
+            .map(|sentinel| self.fetch_master(sentinel));
         let mut told: FuturesUnordered<_> = asked.collect();
         let mut votes = HashMap::new();
         // As soon as most agree, the others are not waited for: they may be gone.
@@ -106,7 +111,7 @@ impl Sentinel {
                 continue;
             }
             if host != kept.host
-                && let Ok(link) = self.servers.link(&host, Expected::Master)
+                && let Ok(link) = self.servers.link(&host, RequiredRole::Master)
                 && link.connect().await.is_ok()
             {
                 self.replace(&kept, Some(Arc::new(Master { host, link })));
@@ -142,7 +147,7 @@ impl Sentinel {
         }
         // Who waited through a whole look shares its failure, as in a link.
         if let Some(failure) = last_failure.as_ref()
-            && (failure.began_at >= asked_at || failure.ended_at.elapsed() < PAUSE)
+            && (failure.began_at >= asked_at || failure.ended_at.elapsed() < RETRY_INTERVAL)
         {
             return Err(failure.error.clone());
         }
@@ -165,14 +170,17 @@ impl Sentinel {
 
     /// Asks all sentinels at once, and takes the first whose master proves to be one.
     async fn look(&self) -> Result<Master, StoreError> {
-        let asked = self.sentinels.iter().map(|sentinel| self.told_by(sentinel));
+        let asked = self
+            .sentinels
+            .iter()
+            .map(|sentinel| self.fetch_master(sentinel));
         let mut told: FuturesUnordered<_> = asked.collect();
         let mut tried = HashSet::new();
         let mut faults = Vec::new();
         while let Some(told) = told.next().await {
             let found = match told {
                 Ok(host) if tried.insert(host.clone()) => {
-                    let found = match self.servers.link(&host, Expected::Master) {
+                    let found = match self.servers.link(&host, RequiredRole::Master) {
                         Ok(link) => link.connect().await.map(|()| Master { host, link }),
                         Err(error) => Err(error),
                     };
@@ -190,10 +198,10 @@ impl Sentinel {
     }
 
     /// Where a sentinel says that the master is.
-    async fn told_by(&self, sentinel: &Link) -> Result<Host, StoreError> {
+    async fn fetch_master(&self, sentinel: &RedisConnection) -> Result<Host, StoreError> {
         let mut command = redis::cmd("SENTINEL");
         command.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
-        let answered = sentinel.ask(&command, Manner::default()).await;
+        let answered = sentinel.ask(&command, SendOptions::default()).await;
         let answered = answered.map_err(|failed| store_error(&failed))?;
         match redis::from_redis_value::<Option<(String, u16)>>(answered.value) {
             Ok(Some((name, port))) => Ok(Host::new(&name, port)),

@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use super::packed::{BadReply, Said, bad};
 use crate::domain::{PoolCounters, Tokens};
+use crate::store::redis::script::reader::{BadReply, MsgPackReader, bad};
 
 /// A pool's record. The sum of its parts is what the pool has counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct PoolCounter {
     closed: bool,
     /// By replica.
-    parts: BTreeMap<u64, Part>,
+    parts: BTreeMap<u64, Component>,
 }
 
 /// What one replica counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Part {
+struct Component {
     /// Its last write: a number that each raises.
     turn: u64,
     /// Free tokens, billed tokens, free requests, billed requests: below 0 where it took back what
@@ -23,14 +23,14 @@ struct Part {
     counted: [i64; 4],
 }
 
-impl Record {
+impl PoolCounter {
     /// Reads a record.
     ///
     /// # Errors
     ///
     /// [`BadReply`] where the script can't have written it.
     pub fn parse(packed: &[u8]) -> Result<Self, BadReply> {
-        let mut said = Said::new(packed);
+        let mut said = MsgPackReader::new(packed);
         let mut record = Self {
             closed: said.flag()?,
             parts: BTreeMap::new(),
@@ -42,7 +42,7 @@ impl Record {
             for value in &mut counted {
                 *value = said.change()?;
             }
-            let part = Part { turn, counted };
+            let part = Component { turn, counted };
             if record.parts.insert(replica, part).is_some() {
                 return Err(bad("a replica with two parts"));
             }
@@ -52,12 +52,12 @@ impl Record {
 
     /// The turn of a replica's last write, 0 where it has none.
     #[must_use]
-    pub fn turn_of(&self, replica: u64) -> u64 {
+    pub fn seq_of(&self, replica: u64) -> u64 {
         self.parts.get(&replica).map_or(0, |part| part.turn)
     }
 
     /// Takes from another record what is further there.
-    pub fn join(&mut self, other: Self) {
+    pub fn merge(&mut self, other: Self) {
         self.closed |= other.closed;
         for (replica, part) in other.parts {
             let known = self.parts.entry(replica).or_insert(part);
@@ -106,14 +106,14 @@ mod tests {
         packed
     }
 
-    fn used(record: &Record) -> u64 {
+    fn used(record: &PoolCounter) -> u64 {
         record.counters().used.get()
     }
 
     #[test]
     fn a_pool_has_counted_what_all_replicas_counted() {
         let packed = record(false, &[(7, 3, [100, 0, 2, 0]), (9, 1, [-40, 5, -1, 1])]);
-        let counters = Record::parse(&packed).expect("a record").counters();
+        let counters = PoolCounter::parse(&packed).expect("a record").counters();
         assert_eq!(counters.used.get(), 60);
         assert_eq!((counters.free_requests, counters.billed_requests), (1, 1));
     }
@@ -122,20 +122,20 @@ mod tests {
     fn of_two_records_the_further_part_of_each_replica_counts() {
         let older = record(false, &[(7, 3, [100, 0, 2, 0]), (9, 8, [10, 0, 1, 0])]);
         let newer = record(true, &[(7, 5, [50, 0, 1, 0]), (9, 2, [3, 0, 1, 0])]);
-        let parse = |packed: &[u8]| Record::parse(packed).expect("a record");
+        let parse = |packed: &[u8]| PoolCounter::parse(packed).expect("a record");
         let mut joined = parse(&older);
-        joined.join(parse(&newer));
+        joined.merge(parse(&newer));
         assert_eq!(used(&joined), 60);
         assert!(joined.counters().closed);
         let mut other_way = parse(&newer);
-        other_way.join(parse(&older));
+        other_way.merge(parse(&older));
         assert_eq!(joined, other_way);
     }
 
     #[test]
     fn what_is_lost_leaves_no_pool_below_zero() {
         let packed = record(false, &[(9, 1, [-40, 0, -1, 0])]);
-        assert_eq!(used(&Record::parse(&packed).expect("a record")), 0);
+        assert_eq!(used(&PoolCounter::parse(&packed).expect("a record")), 0);
     }
 
     #[test]
@@ -143,7 +143,7 @@ mod tests {
         let twice = record(false, &[(7, 1, [0; 4]), (7, 2, [0; 4])]);
         let cut = &record(false, &[(7, 1, [0; 4])])[..4];
         for foreign in [twice.as_slice(), cut, b"", b"7", b"\xc2\x01"] {
-            assert!(Record::parse(foreign).is_err(), "{foreign:?}");
+            assert!(PoolCounter::parse(foreign).is_err(), "{foreign:?}");
         }
     }
 }

@@ -42,7 +42,7 @@ impl Login {
     /// # Errors
     ///
     /// The password's file can't be used.
-    pub(super) async fn connection_info(&self) -> Result<RedisConnectionInfo, RedisError> {
+    pub(crate) async fn connection_info(&self) -> Result<RedisConnectionInfo, RedisError> {
         let mut info = RedisConnectionInfo::default().set_db(self.database.unwrap_or(0));
         if let Some(username) = &self.username {
             info = info.set_username(username);

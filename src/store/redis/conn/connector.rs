@@ -25,26 +25,26 @@ use super::{
 const OR_TLS: &str = ": if the port speaks TLS, use rediss://";
 
 /// Makes the connections of a link.
-pub(super) struct Connector {
-    way: Way,
+pub(crate) struct Connector {
+    way: Route,
     login: Login,
     config: AsyncConnectionConfig,
     timeout: Duration,
 }
 
-enum Way {
+enum Route {
     Plain(Box<ConnectionInfo>),
     Tls(Box<TlsClient>),
 }
 
 /// A connection, and the task that drives it, where the client library has not made it itself.
-pub(super) struct KeptConnection {
-    pub(super) connection: MultiplexedConnection,
+pub(crate) struct EstablishedConnection {
+    pub(crate) connection: MultiplexedConnection,
     _driver: Option<AbortOnDropHandle<()>>,
 }
 
 impl Connector {
-    pub(super) fn new(
+    pub(crate) fn new(
         host: &Host,
         tls: Option<TlsClient>,
         login: Login,
@@ -52,8 +52,8 @@ impl Connector {
         timeout: Duration,
     ) -> Result<Self, RedisError> {
         let way = match tls {
-            None => Way::Plain(Box::new(host.address().into_connection_info()?)),
-            Some(tls) => Way::Tls(Box::new(tls)),
+            None => Route::Plain(Box::new(host.address().into_connection_info()?)),
+            Some(tls) => Route::Tls(Box::new(tls)),
         };
         Ok(Self {
             way,
@@ -63,7 +63,7 @@ impl Connector {
         })
     }
 
-    pub(super) async fn connect(&self, host: &Host) -> Result<KeptConnection, RedisError> {
+    pub(crate) async fn connect(&self, host: &Host) -> Result<EstablishedConnection, RedisError> {
         let login = timeout(self.timeout, self.login.connection_info()).await;
         let login = login.map_err(|_| timed_out())??;
         let login = login
@@ -71,8 +71,8 @@ impl Connector {
             .set_skip_set_lib_name();
         match &self.way {
             // Boxed: the futures of the libraries are large.
-            Way::Plain(info) => Box::pin(self.connect_plain(info, login)).await,
-            Way::Tls(tls) => Box::pin(self.connect_tls(tls, login, host)).await,
+            Route::Plain(info) => Box::pin(self.connect_plain(info, login)).await,
+            Route::Tls(tls) => Box::pin(self.connect_tls(tls, login, host)).await,
         }
     }
 
@@ -81,7 +81,7 @@ impl Connector {
         &self,
         info: &ConnectionInfo,
         login: RedisConnectionInfo,
-    ) -> Result<KeptConnection, RedisError> {
+    ) -> Result<EstablishedConnection, RedisError> {
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = info.clone();
         let info = info.set_redis_settings(login).set_tcp_settings(tcp);
@@ -97,7 +97,7 @@ impl Connector {
             RedisError::from((ErrorKind::InvalidClientConfig, "pool", error.to_string()))
         })?;
         match pool.get().await {
-            Ok(connection) => Ok(KeptConnection {
+            Ok(connection) => Ok(EstablishedConnection {
                 connection: Connection::take(connection),
                 _driver: None,
             }),
@@ -112,7 +112,7 @@ impl Connector {
         tls: &TlsClient,
         login: RedisConnectionInfo,
         host: &Host,
-    ) -> Result<KeptConnection, RedisError> {
+    ) -> Result<EstablishedConnection, RedisError> {
         let deadline = Instant::now() + self.timeout;
         let stream = TcpStream::connect((host.name.as_str(), host.port));
         let stream = timeout_at(deadline, stream).await;
@@ -129,29 +129,29 @@ impl Connector {
         let made = timeout_at(deadline, made).await;
         let (connection, driver) = made.map_err(|_| timed_out())??;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
-        Ok(KeptConnection {
+        Ok(EstablishedConnection {
             connection,
             _driver: Some(driver),
         })
     }
 
     /// Why there is no connection.
-    pub(super) fn message(&self, error: &RedisError) -> String {
+    pub(crate) fn message(&self, error: &RedisError) -> String {
         let words = message(error);
         match &self.way {
-            Way::Tls(tls) => tls.message(error).unwrap_or(words),
+            Route::Tls(tls) => tls.message(error).unwrap_or(words),
             // TLS answers what is no TLS with an alert, or closes the connection.
-            Way::Plain(_) if error.kind() == ErrorKind::Parse => {
+            Route::Plain(_) if error.kind() == ErrorKind::Parse => {
                 format!("the answer is not Redis' protocol{OR_TLS}")
             }
-            Way::Plain(info) if matches!(info.addr(), ConnectionAddr::Unix(_)) => {
+            Route::Plain(info) if matches!(info.addr(), ConnectionAddr::Unix(_)) => {
                 match words.as_str() {
                     NO_SUCH_FILE => "there is no such unix socket".to_owned(),
                     _ => words,
                 }
             }
-            Way::Plain(_) if words == CONNECTION_RESET => format!("{words}{OR_TLS}"),
-            Way::Plain(_) => words,
+            Route::Plain(_) if words == CONNECTION_RESET => format!("{words}{OR_TLS}"),
+            Route::Plain(_) => words,
         }
     }
 }

@@ -21,8 +21,8 @@ use redis::{
 use tokio::sync::Mutex;
 
 use super::{
-    connector::{Connector, KeptConnection},
-    links::Answered,
+    config::Timeouts,
+    connector::{Connector, EstablishedConnection},
     login::Login,
     message::{is_server_error, message},
     tls::TlsClient,
@@ -30,26 +30,17 @@ use super::{
 };
 use crate::store::StoreError;
 
-/// How long Redis may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
-    /// To connect and log in.
-    pub connect: Duration,
-    /// To answer a command.
-    pub response: Duration,
-}
-
 /// Commands that may wait for their turn on the connection.
 const COMMANDS_WAITING: usize = 1024;
 
-pub(super) struct Link {
+pub(crate) struct RedisConnection {
     /// No two links have the same.
     id: u64,
     host: Host,
     connector: Connector,
-    expected: Expected,
-    replicas: Option<Replicas>,
-    kept: ArcSwapOption<KeptConnection>,
+    expected: RequiredRole,
+    replicas: Option<WaitReplicas>,
+    kept: ArcSwapOption<EstablishedConnection>,
     /// One caller connects at a time. Holds how the last attempt failed, if it did.
     connecting: Mutex<Option<Failure<RedisError>>>,
     /// Set by the connection itself as soon as it ends. Seen before a command is sent, so that a
@@ -59,36 +50,36 @@ pub(super) struct Link {
 
 /// What the server must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Expected {
+pub(crate) enum RequiredRole {
     /// Whatever it is.
-    Anything,
+    Any,
     /// A master, by its own word: each new connection asks.
     Master,
 }
 
 /// How a command is sent.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Manner {
+pub(crate) struct SendOptions {
     /// To a node of a cluster that the keys are on their way to.
-    pub(super) asking: bool,
+    pub(crate) asking: bool,
     /// It writes: answered only once so many replicas have it as must.
-    pub(super) writes: bool,
+    pub(crate) writes: bool,
 }
 
 /// What an error says that means this.
-pub(super) const TOO_FEW_REPLICAS: &str = "too few replicas have it";
+pub(crate) const TOO_FEW_REPLICAS: &str = "too few replicas have it";
 
 /// How many replicas must have a write before it is answered.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Replicas {
+pub(crate) struct WaitReplicas {
     count: u16,
     /// How long they may take.
     patience: Duration,
 }
 
-impl Replicas {
+impl WaitReplicas {
     /// None where the master's word is enough.
-    pub(super) fn new(count: u16, timeouts: Timeouts) -> Option<Self> {
+    pub(crate) fn new(count: u16, timeouts: Timeouts) -> Option<Self> {
         // Less than an answer may take: that too few have it is an answer.
         let patience = (timeouts.response / 2).max(Duration::from_millis(1));
         (count > 0).then_some(Self { count, patience })
@@ -96,7 +87,7 @@ impl Replicas {
 }
 
 /// Why a command has no answer.
-pub(super) enum Failed {
+pub(crate) enum Failed {
     /// No server was found to send it to, or what was found is no store. Nothing was sent that counts.
     Known(StoreError),
     /// There was no connection to send it over.
@@ -105,21 +96,28 @@ pub(super) enum Failed {
     Asking(RedisError),
 }
 
-/// An attempt to connect that failed.
-pub(super) struct Failure<E> {
-    pub(super) began_at: Instant,
-    pub(super) ended_at: Instant,
-    pub(super) error: E,
+/// An answer, and which link gave it: what one server says of its own, such as where a scan goes on,
+/// means nothing to another one.
+pub(crate) struct Reply {
+    pub(crate) value: Value,
+    pub(crate) by: u64,
 }
 
-impl Link {
-    pub(super) fn new(
+/// An attempt to connect that failed.
+pub(crate) struct Failure<E> {
+    pub(crate) began_at: Instant,
+    pub(crate) ended_at: Instant,
+    pub(crate) error: E,
+}
+
+impl RedisConnection {
+    pub(crate) fn new(
         host: Host,
         tls: Option<TlsClient>,
         login: Login,
         timeouts: Timeouts,
-        expected: Expected,
-        replicas: Option<Replicas>,
+        expected: RequiredRole,
+        replicas: Option<WaitReplicas>,
     ) -> Result<Self, RedisError> {
         static LINKS: AtomicU64 = AtomicU64::new(0);
         let ended = Arc::new(AtomicBool::new(false));
@@ -149,7 +147,7 @@ impl Link {
 
     /// Sends one command. A connection that proves to be no good is dropped, so that the next call
     /// gets a new one.
-    pub(super) async fn ask(&self, command: &Cmd, manner: Manner) -> Result<Answered, Failed> {
+    pub(crate) async fn ask(&self, command: &Cmd, manner: SendOptions) -> Result<Reply, Failed> {
         let kept = self.connection().await.map_err(Failed::Connecting)?;
         let mut connection = kept.connection.clone();
         let replicas = self.replicas.filter(|_| manner.writes);
@@ -174,9 +172,9 @@ impl Link {
 
     fn answered(
         &self,
-        kept: &Arc<KeptConnection>,
+        kept: &Arc<EstablishedConnection>,
         sent: Result<Value, RedisError>,
-    ) -> Result<Answered, Failed> {
+    ) -> Result<Reply, Failed> {
         let sent = sent.and_then(Value::extract_error);
         if let Err(error) = &sent
             && must_be_replaced(error)
@@ -189,20 +187,20 @@ impl Link {
                 self.kept.compare_and_swap(&current, None);
             }
         }
-        let answered = sent.map(|value| Answered { value, by: self.id });
+        let answered = sent.map(|value| Reply { value, by: self.id });
         answered.map_err(Failed::Asking)
     }
 
     /// Connects, where there is no connection.
-    pub(super) async fn connect(&self) -> Result<(), RedisError> {
+    pub(crate) async fn connect(&self) -> Result<(), RedisError> {
         self.connection().await.map(drop)
     }
 
-    pub(super) fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.usable().is_some()
     }
 
-    async fn connection(&self) -> Result<Arc<KeptConnection>, RedisError> {
+    async fn connection(&self) -> Result<Arc<EstablishedConnection>, RedisError> {
         if let Some(kept) = self.usable() {
             return Ok(kept);
         }
@@ -232,7 +230,7 @@ impl Link {
         Ok(connection)
     }
 
-    async fn new_connection(&self) -> Result<KeptConnection, RedisError> {
+    async fn new_connection(&self) -> Result<EstablishedConnection, RedisError> {
         let mut kept = self.connector.connect(&self.host).await.map_err(|error| {
             if is_server_error(&error) {
                 return error;
@@ -241,7 +239,7 @@ impl Link {
             let why = format!("{words} [{}]", self.host);
             (ErrorKind::Io, "connecting", why).into()
         })?;
-        if self.expected == Expected::Master {
+        if self.expected == RequiredRole::Master {
             let role = redis::cmd("ROLE");
             let role: Vec<Value> = role.query_async(&mut kept.connection).await?;
             let is_master = |role: &Value| *role == Value::BulkString(b"master".to_vec());
@@ -256,7 +254,7 @@ impl Link {
         Ok(kept)
     }
 
-    fn usable(&self) -> Option<Arc<KeptConnection>> {
+    fn usable(&self) -> Option<Arc<EstablishedConnection>> {
         self.kept
             .load_full()
             .filter(|_| !self.ended.load(Ordering::Acquire))
@@ -267,7 +265,7 @@ impl Link {
 fn read_answers(
     values: Vec<Value>,
     asking: bool,
-    replicas: Option<Replicas>,
+    replicas: Option<WaitReplicas>,
 ) -> Result<Value, RedisError> {
     let mut values = values.into_iter();
     let asked = asking.then(|| values.next().unwrap_or(Value::Nil).extract_error());
@@ -295,7 +293,7 @@ fn read_answers(
 
 /// Whether the connection is no good any more: broken, stalled, or to a server that was demoted and
 /// goes on answering.
-pub(super) fn must_be_replaced(error: &RedisError) -> bool {
+pub(crate) fn must_be_replaced(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
         || error.is_io_error()
         || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
@@ -304,7 +302,7 @@ pub(super) fn must_be_replaced(error: &RedisError) -> bool {
 /// Asks again, once, where the connection was cut under the question: over a new one. A connection that
 /// Redis cuts while it is idle may show it only to the next question. Only for what may run twice: the
 /// first may have run, and its answer been lost. So a second failure leaves the first one standing.
-pub(super) async fn again_if_cut<T, F>(ask: impl Fn() -> F) -> Result<T, Failed>
+pub(crate) async fn retry_if_cut<T, F>(ask: impl Fn() -> F) -> Result<T, Failed>
 where
     F: Future<Output = Result<T, Failed>>,
 {

@@ -9,16 +9,16 @@ use std::{error::Error as _, io, net::IpAddr};
 use redis::{ErrorKind, RedisError};
 
 /// Whatever ended it.
-pub(super) const CONNECTION_RESET: &str = "connection reset";
+pub(crate) const CONNECTION_RESET: &str = "connection reset";
 
 /// A file, or a unix socket.
-pub(super) const NO_SUCH_FILE: &str = "no such file";
+pub(crate) const NO_SUCH_FILE: &str = "no such file";
 
 /// Longer texts are cut, in bytes.
 const MAX_MESSAGE_BYTES: usize = 300;
 
 /// Whether a server said it.
-pub(super) fn is_server_error(error: &RedisError) -> bool {
+pub(crate) fn is_server_error(error: &RedisError) -> bool {
     matches!(
         error.kind(),
         ErrorKind::Server(_)
@@ -29,7 +29,7 @@ pub(super) fn is_server_error(error: &RedisError) -> bool {
 }
 
 /// What an error says: the server's own words, where it is a server's.
-pub(super) fn message(error: &RedisError) -> String {
+pub(crate) fn message(error: &RedisError) -> String {
     if let Some(error) = io_error(error) {
         return io_message(error);
     }
@@ -79,7 +79,7 @@ fn io_message(error: &io::Error) -> String {
 }
 
 /// One line, bounded, without what Redis repeats of a command or says of our scripts; hosts and keys in brackets.
-pub(super) fn sanitize(said: &str) -> String {
+pub(crate) fn sanitize(said: &str) -> String {
     let said = before(said, ", with args beginning with");
     let said = without_place(said);
     let mut cleaned = String::new();

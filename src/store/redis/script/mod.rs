@@ -1,21 +1,26 @@
-//! A Lua script that Redis is told by its hash, and by its source where it doesn't know it.
+//! The Lua scripts: their sources, their keys and arguments, and MessagePack as they write it.
+
+pub mod keys;
+pub(crate) mod reader;
+pub(crate) mod request;
 
 use redis::{Cmd, ErrorKind, ServerErrorKind, Value};
 
-use super::{
-    link::{Failed, Manner},
-    links::Links,
+use crate::store::redis::conn::{
+    RedisClient,
+    connection::{Failed, SendOptions},
 };
 
 const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
 
-pub(super) struct Script {
+/// A script that is called by its hash, and sent whole to a server that does not know it.
+pub(crate) struct Script {
     source: &'static str,
     hash: String,
 }
 
 impl Script {
-    pub(super) fn new(source: &'static str) -> Self {
+    pub(crate) fn new(source: &'static str) -> Self {
         Self {
             source,
             hash: redis::Script::new(source).get_hash().to_owned(),
@@ -25,11 +30,11 @@ impl Script {
     /// Runs the script with the keys and arguments that `push` adds, where `key` is. Where Redis doesn't
     /// know it (a restart, SCRIPT FLUSH, another node), nothing ran, and it is sent whole: that can't
     /// miss, whichever node has the key by then.
-    pub(super) async fn run(
+    pub(crate) async fn run(
         &self,
-        links: &Links,
+        links: &RedisClient,
         key: &str,
-        manner: Manner,
+        manner: SendOptions,
         push: impl Fn(&mut Cmd),
     ) -> Result<Value, Failed> {
         let mut command = redis::cmd("EVALSHA");

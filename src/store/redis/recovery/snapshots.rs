@@ -18,9 +18,9 @@ use std::{
 use crate::domain::{OrgId, PoolName, UtcDay};
 
 /// What a replica remembers of the pools that it wrote to.
-pub(super) struct Memory {
+pub(crate) struct Snapshots {
     /// Which replica this is: a number that no other has.
-    pub(super) replica: u64,
+    pub(crate) replica: u64,
     days: Mutex<Days>,
     calls: AtomicU64,
     /// How often a batch found that Redis had lost writes.
@@ -32,14 +32,14 @@ pub(super) struct Memory {
 /// The days that were written on last, the latest write first: a clock may step back over midnight, or have
 /// been far ahead for a moment.
 #[derive(Default)]
-pub(super) struct Days(VecDeque<(UtcDay, Day)>);
+pub(crate) struct Days(VecDeque<(UtcDay, Day)>);
 
 /// How many days.
 const DAYS: usize = 2;
 
 #[derive(Default)]
 struct Day {
-    by_org: HashMap<OrgId, Vec<Remembered>>,
+    by_org: HashMap<OrgId, Vec<PoolSnapshot>>,
     /// Those in it, and which of them is looked at next.
     orgs: Vec<OrgId>,
     next: usize,
@@ -53,16 +53,16 @@ const OTHERS: usize = 48;
 
 /// What a pool was after the replica's last write to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Remembered {
-    pub(super) pool: PoolName,
+pub(crate) struct PoolSnapshot {
+    pub(crate) pool: PoolName,
     /// The turn of that write.
-    pub(super) turn: u64,
+    pub(crate) turn: u64,
     /// As Redis holds it.
-    pub(super) record: Vec<u8>,
+    pub(crate) record: Vec<u8>,
 }
 
-impl Memory {
-    pub(super) fn new() -> Self {
+impl Snapshots {
+    pub(crate) fn new() -> Self {
         // Random, and exact in Lua.
         let replica = RandomState::new().build_hasher().finish() >> 12;
         Self {
@@ -75,31 +75,31 @@ impl Memory {
     }
 
     /// The number of a new call of the script.
-    pub(super) fn next_call(&self) -> u64 {
+    pub(crate) fn next_call(&self) -> u64 {
         self.calls.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    pub(super) fn losses(&self) -> u64 {
+    pub(crate) fn losses(&self) -> u64 {
         self.losses.load(Ordering::Relaxed)
     }
 
-    pub(super) fn count_loss(&self) {
+    pub(crate) fn count_loss(&self) {
         self.losses.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether Redis was found to have lost writes since all pools were looked at.
-    pub(super) fn has_to_look(&self) -> bool {
+    pub(crate) fn has_to_look(&self) -> bool {
         self.losses() != self.losses_looked_after.load(Ordering::Relaxed)
     }
 
     /// All pools were looked at, after so many losses.
-    pub(super) fn looked(&self, losses: u64) {
+    pub(crate) fn looked(&self, losses: u64) {
         self.losses_looked_after.store(losses, Ordering::Relaxed);
     }
 
     /// The day of the latest write, and whose pools are to be looked at now: those that were written last, and some
     /// others in turn.
-    pub(super) fn some(&self) -> Option<(UtcDay, Vec<OrgId>)> {
+    pub(crate) fn some(&self) -> Option<(UtcDay, Vec<OrgId>)> {
         let mut days = self.lock();
         let (day, known) = days.0.front_mut()?;
         let others = known.orgs.iter().cycle().skip(known.next);
@@ -110,20 +110,20 @@ impl Memory {
     }
 
     /// The day of the latest write, and all whose pools were written on it.
-    pub(super) fn all(&self) -> Option<(UtcDay, Vec<OrgId>)> {
+    pub(crate) fn all(&self) -> Option<(UtcDay, Vec<OrgId>)> {
         let days = self.lock();
         let (day, known) = days.0.front()?;
         Some((*day, known.orgs.clone()))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Days> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Days> {
         self.days.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Days {
     /// What is remembered of an organization's pools on a day.
-    pub(super) fn pools(&self, org: &OrgId, day: UtcDay) -> &[Remembered] {
+    pub(crate) fn pools(&self, org: &OrgId, day: UtcDay) -> &[PoolSnapshot] {
         let known = self.0.iter().find(|(known_day, _)| *known_day == day);
         let known = known.and_then(|(_, known)| known.by_org.get(org));
         known.map_or(&[], Vec::as_slice)
@@ -131,7 +131,7 @@ impl Days {
 
     /// Remembers what a write left, on a day by Redis' clock. An organization's decisions are made one call
     /// after the other, so what the last one left is what there is.
-    pub(super) fn learn(&mut self, org: &OrgId, day: UtcDay, written: Vec<Remembered>) {
+    pub(crate) fn learn(&mut self, org: &OrgId, day: UtcDay, written: Vec<PoolSnapshot>) {
         if written.is_empty() {
             return;
         }
@@ -151,12 +151,12 @@ impl Days {
 impl Days {
     /// Remembers what a look left that went on beside the decisions: not over what one of these has left
     /// since, perhaps at another server that took over. `before` is what was remembered when it began.
-    pub(super) fn learn_beside(
+    pub(crate) fn learn_beside(
         &mut self,
         org: &OrgId,
         day: UtcDay,
         before: &[(PoolName, u64)],
-        mut written: Vec<Remembered>,
+        mut written: Vec<PoolSnapshot>,
     ) {
         let known = self.pools(org, day);
         written.retain(|new| {
@@ -169,7 +169,7 @@ impl Days {
 }
 
 impl Day {
-    fn learn(&mut self, org: &OrgId, written: Vec<Remembered>) {
+    fn learn(&mut self, org: &OrgId, written: Vec<PoolSnapshot>) {
         if self.newest.front() != Some(org) {
             self.newest.retain(|other| other != org);
             self.newest.truncate(NEWEST - 1);
@@ -193,8 +193,8 @@ impl Day {
 mod tests {
     use super::*;
 
-    fn written(turn: u64) -> Vec<Remembered> {
-        vec![Remembered {
+    fn written(turn: u64) -> Vec<PoolSnapshot> {
+        vec![PoolSnapshot {
             pool: PoolName::parse("large").expect("a name"),
             turn,
             record: Vec::new(),
@@ -206,7 +206,7 @@ mod tests {
         let org = OrgId::parse("acme").expect("a name");
         let today = UtcDay::parse("2026-11-22").expect("a day");
         let tomorrow = UtcDay::of(today.end());
-        let memory = Memory::new();
+        let memory = Snapshots::new();
         memory.lock().learn(&org, today, written(1));
         // Asked for by a clock that is ahead, before the store has said which day it is.
         assert_eq!(memory.lock().pools(&org, tomorrow), []);
@@ -233,7 +233,7 @@ mod tests {
         let org = OrgId::parse("acme").expect("a name");
         let today = UtcDay::parse("2026-11-22").expect("a day");
         let large = PoolName::parse("large").expect("a name");
-        let memory = Memory::new();
+        let memory = Snapshots::new();
         memory.lock().learn(&org, today, written(10));
         // A look begins, and a decision overtakes it at a server that has taken over.
         let before = [(large, 10)];

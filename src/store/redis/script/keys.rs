@@ -94,7 +94,7 @@ impl OrgKeys {
 
 /// The field of the requests in which a pool's tokens that are held are counted. No id can be it, since it
 /// begins with a control character.
-pub(super) fn held_field(pool: &PoolName) -> String {
+pub(crate) fn held_field(pool: &PoolName) -> String {
     format!("\u{2}{}", encode(pool.as_str()))
 }
 

@@ -4,43 +4,39 @@
 //! None of them sends again what may have run. What they do send again was refused with an answer that
 //! proves that nothing ran.
 
-use redis::{Cmd, RedisError, Value};
+pub(crate) mod cluster;
+pub(crate) mod config;
+pub(crate) mod connection;
+pub(crate) mod connector;
+pub(crate) mod endpoints;
+pub(crate) mod errors;
+pub(crate) mod login;
+pub(crate) mod message;
+pub(crate) mod sentinel;
+pub(crate) mod slots;
+pub(crate) mod tls;
+pub(crate) mod url;
 
-use super::{
-    RedisConfig, SetupError, Timeouts,
+use redis::{Cmd, Value};
+
+use self::{
     cluster::Cluster,
+    config::{RedisConfig, SetupError},
+    connection::{Failed, RedisConnection, Reply, RequiredRole, SendOptions, WaitReplicas},
+    endpoints::Endpoints,
     errors::not_in_a_cluster,
-    link::{Expected, Failed, Link, Manner, Replicas},
-    login::Login,
     sentinel::Sentinel,
-    tls::TlsClient,
-    url::{Host, Topology},
+    url::Topology,
 };
 
-pub(super) enum Links {
-    One(Link),
+pub(crate) enum RedisClient {
+    One(RedisConnection),
     Sentinel(Sentinel),
     Cluster(Cluster),
 }
 
-/// An answer, and which link gave it: what one server says of its own, such as where a scan goes on,
-/// means nothing to another one.
-pub(super) struct Answered {
-    pub(super) value: Value,
-    pub(super) by: u64,
-}
-
-/// How to reach any server of a URL.
-pub(super) struct Servers {
-    /// Over TLS, or in plain.
-    tls: Option<TlsClient>,
-    login: Login,
-    pub(super) timeouts: Timeouts,
-    replicas: Option<Replicas>,
-}
-
-impl Links {
-    pub(super) fn new(config: &RedisConfig) -> Result<Self, SetupError> {
+impl RedisClient {
+    pub(crate) fn new(config: &RedisConfig) -> Result<Self, SetupError> {
         let RedisConfig {
             url,
             tls,
@@ -51,23 +47,23 @@ impl Links {
         } = config;
         let first = &url.hosts[0];
         let tls = url.is_encrypted().then(|| tls.clone().into_client());
-        let servers = Servers {
+        let servers = Endpoints {
             tls: tls.transpose()?,
             login: url.login.clone(),
             timeouts: *timeouts,
-            replicas: Replicas::new(*wait_replicas, *timeouts),
+            replicas: WaitReplicas::new(*wait_replicas, *timeouts),
         };
         Ok(match &url.topology {
-            Topology::One => Self::One(servers.link(first, Expected::Anything)?),
+            Topology::One => Self::One(servers.link(first, RequiredRole::Any)?),
             Topology::Sentinel(name) => {
-                let sentinels = Servers {
+                let sentinels = Endpoints {
                     tls: servers.tls.clone(),
                     login: sentinel_login.clone(),
                     timeouts: *timeouts,
                     replicas: None,
                 };
                 let links = url.hosts.iter();
-                let links = links.map(|host| sentinels.link(host, Expected::Anything));
+                let links = links.map(|host| sentinels.link(host, RequiredRole::Any));
                 let links = links.collect::<Result<_, _>>()?;
                 Self::Sentinel(Sentinel::new(name.clone(), links, servers))
             }
@@ -76,17 +72,17 @@ impl Links {
     }
 
     /// Sends one command that reads to the server that has this key.
-    pub(super) async fn read(&self, key: &str, command: &Cmd) -> Result<Value, Failed> {
-        Ok(self.ask(key, command, Manner::default()).await?.value)
+    pub(crate) async fn read(&self, key: &str, command: &Cmd) -> Result<Value, Failed> {
+        Ok(self.ask(key, command, SendOptions::default()).await?.value)
     }
 
     /// Sends one command to the server that has this key, and tells who answered.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &self,
         key: &str,
         command: &Cmd,
-        manner: Manner,
-    ) -> Result<Answered, Failed> {
+        manner: SendOptions,
+    ) -> Result<Reply, Failed> {
         match self {
             Self::One(link) => link.ask(command, manner).await.map_err(not_in_a_cluster),
             Self::Sentinel(sentinel) => {
@@ -99,14 +95,14 @@ impl Links {
 
     /// Goes over to another server where one decides in its place; whoever asks it notices by itself where
     /// it refuses or is gone, and not where it goes on answering.
-    pub(super) async fn follow(&self) {
+    pub(crate) async fn refresh(&self) {
         if let Self::Sentinel(sentinel) = self {
-            sentinel.follow().await;
+            sentinel.refresh().await;
         }
     }
 
     /// A key on each server that decides. Nothing is ever written there.
-    pub(super) async fn probe_keys(&self, prefix: &str) -> Result<Vec<String>, Failed> {
+    pub(crate) async fn probe_keys(&self, prefix: &str) -> Result<Vec<String>, Failed> {
         match self {
             Self::One(_) | Self::Sentinel(_) => Ok(vec![format!("{prefix}{{0}}:probe")]),
             Self::Cluster(cluster) => {
@@ -118,16 +114,7 @@ impl Links {
     }
 
     /// Whether the organizations are spread over servers, so that no command may be about two of them.
-    pub(super) fn are_many(&self) -> bool {
+    pub(crate) fn is_sharded(&self) -> bool {
         matches!(self, Self::Cluster(_))
-    }
-}
-
-impl Servers {
-    /// A link to one of them; nothing is connected yet.
-    pub(super) fn link(&self, host: &Host, expected: Expected) -> Result<Link, RedisError> {
-        let (login, timeouts) = (self.login.clone(), self.timeouts);
-        let tls = self.tls.clone();
-        Link::new(host.clone(), tls, login, timeouts, expected, self.replicas)
     }
 }

@@ -28,7 +28,7 @@ const KEY_FILE: &str = "redis.key_file";
 
 /// Connects over TLS. The client library takes no verifier of ours, hence this.
 #[derive(Clone)]
-pub(super) struct TlsClient {
+pub(crate) struct TlsClient {
     connector: TlsConnector,
     settings: TlsSettings,
 }
@@ -36,7 +36,7 @@ pub(super) struct TlsClient {
 impl TlsFiles {
     /// Reads the files. All are tried here, so that a fault in them is told at the start rather than by each
     /// connection.
-    pub(super) fn into_client(self) -> Result<TlsClient, PemFault> {
+    pub(crate) fn into_client(self) -> Result<TlsClient, PemFault> {
         let Self { ca_file, client } = self;
         let settings = TlsSettings {
             ca_file: CA_FILE,
@@ -91,7 +91,7 @@ fn system_authorities() -> RootCertStore {
 }
 
 impl TlsClient {
-    pub(super) async fn handshake(
+    pub(crate) async fn handshake(
         &self,
         host: &Host,
         stream: TcpStream,
@@ -101,7 +101,7 @@ impl TlsClient {
     }
 
     /// What an error tells of TLS, in words that name what the operator has set; the names of hosts in brackets.
-    pub(super) fn message(&self, error: &RedisError) -> Option<String> {
+    pub(crate) fn message(&self, error: &RedisError) -> Option<String> {
         let fault = TlsFault::find(error)?;
         let words = fault.sentence(&self.settings);
         if !matches!(fault, TlsFault::WrongName { .. }) {

@@ -11,28 +11,28 @@ use crate::domain::{Tokens, UsageCounters};
 #[error("{0}")]
 pub struct BadReply(String);
 
-pub(super) fn bad(what: impl Into<String>) -> BadReply {
+pub(crate) fn bad(what: impl Into<String>) -> BadReply {
     BadReply(what.into())
 }
 
 /// MessagePack values that are still to be read.
 #[derive(Clone)]
-pub(super) struct Said<'r> {
+pub(crate) struct MsgPackReader<'r> {
     rest: &'r [u8],
 }
 
-impl<'r> Said<'r> {
-    pub(super) fn new(packed: &'r [u8]) -> Self {
+impl<'r> MsgPackReader<'r> {
+    pub(crate) fn new(packed: &'r [u8]) -> Self {
         Self { rest: packed }
     }
 
     /// How many bytes are still to be read.
-    pub(super) fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.rest.len()
     }
 
     /// Whether a number comes next.
-    pub(super) fn is_number(&self) -> bool {
+    pub(crate) fn is_number(&self) -> bool {
         let next = self.rest.first().map(|byte| Marker::from_u8(*byte));
         matches!(
             next,
@@ -40,31 +40,31 @@ impl<'r> Said<'r> {
         )
     }
 
-    pub(super) fn text(&mut self) -> Result<&'r str, BadReply> {
+    pub(crate) fn text(&mut self) -> Result<&'r str, BadReply> {
         let read = rmp::decode::read_str_from_slice(self.rest);
         let (text, rest) = read.map_err(|_| bad("a part that is no text"))?;
         self.rest = rest;
         Ok(text)
     }
 
-    pub(super) fn amount(&mut self) -> Result<Tokens, BadReply> {
+    pub(crate) fn amount(&mut self) -> Result<Tokens, BadReply> {
         let amount = rmp::decode::read_int(&mut self.rest).ok();
         let amount = amount.and_then(Tokens::new);
         amount.ok_or_else(|| bad("a part that is no amount"))
     }
 
-    pub(super) fn flag(&mut self) -> Result<bool, BadReply> {
+    pub(crate) fn flag(&mut self) -> Result<bool, BadReply> {
         rmp::decode::read_bool(&mut self.rest).map_err(|_| bad("a part that is no flag"))
     }
 
     /// The clock, as Redis' TIME gives it: seconds since 1970, and microseconds, both as digits.
-    pub(super) fn time(&mut self) -> Result<DateTime<Utc>, BadReply> {
+    pub(crate) fn time(&mut self) -> Result<DateTime<Utc>, BadReply> {
         let (seconds, micros) = (self.text()?, self.text()?);
         parse_time(seconds, micros).ok_or_else(|| bad(format!("the time {seconds:?} {micros:?}")))
     }
 
     /// Bytes that need not be text, though they are packed as one.
-    pub(super) fn bytes(&mut self) -> Result<&'r [u8], BadReply> {
+    pub(crate) fn bytes(&mut self) -> Result<&'r [u8], BadReply> {
         let mut rest = self.rest;
         let length = rmp::decode::read_str_len(&mut rest).ok();
         let split = length.and_then(|length| rest.split_at_checked(length as usize));
@@ -74,14 +74,14 @@ impl<'r> Said<'r> {
     }
 
     /// An amount with a sign.
-    pub(super) fn change(&mut self) -> Result<i64, BadReply> {
+    pub(crate) fn change(&mut self) -> Result<i64, BadReply> {
         let change: Option<i64> = rmp::decode::read_int(&mut self.rest).ok();
         let change = change.filter(|it| it.unsigned_abs() <= Tokens::MAX.get());
         change.ok_or_else(|| bad("a part that is no amount, nor one below 0"))
     }
 
     /// A usage row's counters, with nothing behind them.
-    pub(super) fn row(mut self) -> Result<UsageCounters, BadReply> {
+    pub(crate) fn row(mut self) -> Result<UsageCounters, BadReply> {
         let row = UsageCounters {
             free_tokens: self.amount()?,
             billed_tokens: self.amount()?,
@@ -96,7 +96,7 @@ impl<'r> Said<'r> {
 }
 
 /// The moment that Redis' TIME tells.
-pub(super) fn parse_time(seconds: &str, micros: &str) -> Option<DateTime<Utc>> {
+pub(crate) fn parse_time(seconds: &str, micros: &str) -> Option<DateTime<Utc>> {
     let seconds = i64::try_from(parse_number(seconds)?).ok()?;
     let micros = u32::try_from(parse_number(micros)?).ok()?;
     let nanos = micros
@@ -106,7 +106,7 @@ pub(super) fn parse_time(seconds: &str, micros: &str) -> Option<DateTime<Utc>> {
 }
 
 /// Digits only: `str::parse` would take "+1" too.
-pub(super) fn parse_number(text: &str) -> Option<u64> {
+pub(crate) fn parse_number(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
 }

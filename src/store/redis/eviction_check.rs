@@ -8,35 +8,27 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::future::join_all;
 use redis::{ErrorKind, ServerErrorKind};
 
-use super::{
+use super::conn::{
+    RedisClient,
+    config::UnsafeEviction,
+    connection::{Failed, retry_if_cut},
     errors::{CLUSTER_NODE, store_error},
-    link::{Failed, again_if_cut},
-    links::Links,
 };
 use crate::store::StoreError;
-
-/// What to do with a Redis that may evict what Tollgate counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnsafeEviction {
-    /// No call is answered by it.
-    Refuse,
-    /// It is used; the log warns.
-    Warn,
-}
 
 /// The oldest version that knows the scripts' first line.
 const OLDEST_MAJOR: u32 = 7;
 
 /// Asks, and tells the log what changed.
-pub(super) struct Fitness {
+pub(super) struct EvictionCheck {
     unsafe_eviction: UnsafeEviction,
     /// What the log was told last.
-    told: Mutex<Finding>,
+    told: Mutex<Suitability>,
 }
 
 /// What INFO says of a Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Finding {
+enum Suitability {
     /// Nothing against it.
     Fit,
     /// The user may not ask.
@@ -51,20 +43,24 @@ enum Finding {
     ClusterNode,
 }
 
-impl Fitness {
+impl EvictionCheck {
     pub(super) fn new(unsafe_eviction: UnsafeEviction) -> Self {
         Self {
             unsafe_eviction,
-            told: Mutex::new(Finding::Fit),
+            told: Mutex::new(Suitability::Fit),
         }
     }
 
     /// Whether all servers that answer are fit: a key of each is given.
-    pub(super) async fn check(&self, links: &Links, keys: &[String]) -> Result<(), StoreError> {
+    pub(super) async fn check(
+        &self,
+        links: &RedisClient,
+        keys: &[String],
+    ) -> Result<(), StoreError> {
         let found = join_all(keys.iter().map(|key| ask(links, key))).await;
         // Where none answers, the first one's failure tells as much as another's.
         let (found, failures): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);
-        let worst = found.into_iter().flatten().max_by_key(Finding::weight);
+        let worst = found.into_iter().flatten().max_by_key(Suitability::weight);
         let Some(finding) = worst else {
             return failures
                 .into_iter()
@@ -73,46 +69,54 @@ impl Fitness {
         };
         self.tell(&finding);
         match finding {
-            Finding::ClusterNode => {
+            Suitability::ClusterNode => {
                 let reason = CLUSTER_NODE.to_owned();
                 Err(StoreError::Unfit { reason })
             }
-            Finding::Evicts(reason) if self.unsafe_eviction == UnsafeEviction::Refuse => {
+            Suitability::Evicts(reason) if self.unsafe_eviction == UnsafeEviction::Refuse => {
                 Err(StoreError::Unfit { reason })
             }
-            Finding::TooOld(reason) => Err(StoreError::Unfit { reason }),
-            Finding::Fit | Finding::Unknown | Finding::WouldEvict(_) | Finding::Evicts(_) => Ok(()),
+            Suitability::TooOld(reason) => Err(StoreError::Unfit { reason }),
+            Suitability::Fit
+            | Suitability::Unknown
+            | Suitability::WouldEvict(_)
+            | Suitability::Evicts(_) => Ok(()),
         }
     }
 
     /// Tells the log what changed. What is refused, whoever asks tells.
-    fn tell(&self, finding: &Finding) {
+    fn tell(&self, finding: &Suitability) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if *told == *finding {
             return;
         }
         match finding {
-            Finding::Unknown => tracing::warn!(
+            Suitability::Unknown => tracing::warn!(
                 "whether Redis may evict counters can't be known: its user lacks the right +info"
             ),
-            Finding::WouldEvict(reason) => tracing::warn!(reason, "Redis has a risky setting"),
-            Finding::Evicts(reason) if self.unsafe_eviction == UnsafeEviction::Warn => {
+            Suitability::WouldEvict(reason) => tracing::warn!(reason, "Redis has a risky setting"),
+            Suitability::Evicts(reason) if self.unsafe_eviction == UnsafeEviction::Warn => {
                 tracing::warn!(
                     reason,
                     "UNSAFE: what Redis evicts is granted again, and is served all the same \
                      (redis.unsafe_eviction = \"warn\")"
                 );
             }
-            Finding::Fit if matches!(*told, Finding::WouldEvict(_) | Finding::Evicts(_)) => {
+            Suitability::Fit
+                if matches!(*told, Suitability::WouldEvict(_) | Suitability::Evicts(_)) =>
+            {
                 tracing::info!("Redis does not evict any more");
             }
-            Finding::Fit | Finding::Evicts(_) | Finding::TooOld(_) | Finding::ClusterNode => {}
+            Suitability::Fit
+            | Suitability::Evicts(_)
+            | Suitability::TooOld(_)
+            | Suitability::ClusterNode => {}
         }
         *told = finding.clone();
     }
 }
 
-impl Finding {
+impl Suitability {
     /// Of two findings, the one that weighs more is told.
     fn weight(&self) -> u8 {
         match self {
@@ -126,15 +130,17 @@ impl Finding {
     }
 }
 
-async fn ask(links: &Links, key: &str) -> Result<Finding, StoreError> {
+async fn ask(links: &RedisClient, key: &str) -> Result<Suitability, StoreError> {
     let command = redis::cmd("INFO");
-    match again_if_cut(|| links.read(key, &command)).await {
+    match retry_if_cut(|| links.read(key, &command)).await {
         Ok(reply) => match redis::from_redis_value::<String>(reply) {
-            Ok(info) if !links.are_many() && is_of_a_cluster(&info) => Ok(Finding::ClusterNode),
+            Ok(info) if !links.is_sharded() && is_of_a_cluster(&info) => {
+                Ok(Suitability::ClusterNode)
+            }
             Ok(info) => Ok(judge(&info)),
-            Err(_) => Ok(Finding::Unknown),
+            Err(_) => Ok(Suitability::Unknown),
         },
-        Err(failed) if may_not_ask(&failed) => Ok(Finding::Unknown),
+        Err(failed) if may_not_ask(&failed) => Ok(Suitability::Unknown),
         Err(failed) => Err(store_error(&failed)),
     }
 }
@@ -160,7 +166,7 @@ fn is_of_a_cluster(info: &str) -> bool {
 }
 
 /// What a reply to INFO says. What it leaves out is nothing against it.
-fn judge(info: &str) -> Finding {
+fn judge(info: &str) -> Suitability {
     let field = |name: &str| {
         info.lines()
             .find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'))
@@ -168,7 +174,7 @@ fn judge(info: &str) -> Finding {
     if let Some(version) = field("redis_version") {
         let major = version.split('.').next().unwrap_or_default().parse::<u32>();
         if major.is_ok_and(|major| major < OLDEST_MAJOR) {
-            return Finding::TooOld(format!(
+            return Suitability::TooOld(format!(
                 "Redis is version {version}, and {OLDEST_MAJOR}.0 or later is needed"
             ));
         }
@@ -176,14 +182,14 @@ fn judge(info: &str) -> Finding {
     let policy = field("maxmemory_policy").unwrap_or_default();
     // Every key of ours expires, so a policy for volatile keys is one for them.
     if !policy.starts_with("allkeys-") && !policy.starts_with("volatile-") {
-        return Finding::Fit;
+        return Suitability::Fit;
     }
     if field("maxmemory").is_none_or(|limit| limit == "0") {
-        return Finding::WouldEvict(format!(
+        return Suitability::WouldEvict(format!(
             "maxmemory-policy is {policy}: with a maxmemory it would delete counters"
         ));
     }
-    Finding::Evicts(format!(
+    Suitability::Evicts(format!(
         "maxmemory-policy is {policy}: it may delete counters; it must be noeviction"
     ))
 }
@@ -192,9 +198,9 @@ fn judge(info: &str) -> Finding {
 mod tests {
     use super::*;
 
-    fn info(version: &str, limit: &str, policy: &str) -> Finding {
+    fn info(version: &str, limit: &str, policy: &str) -> Suitability {
         judge(&format!(
-            "# Server\r\nredis_version:{version}\r\n# Memory\r\nmaxmemory:{limit}\r\n\
+            "# Server\r\nredis_version:{version}\r\n# Snapshots\r\nmaxmemory:{limit}\r\n\
              maxmemory_human:0B\r\nmaxmemory_policy:{policy}\r\n"
         ))
     }
@@ -208,12 +214,12 @@ mod tests {
             "volatile-lfu",
         ] {
             let found = info("7.0.15", "1048576", policy);
-            assert!(matches!(found, Finding::Evicts(why) if why.contains(policy)));
+            assert!(matches!(found, Suitability::Evicts(why) if why.contains(policy)));
             let found = info("7.0.15", "0", policy);
-            assert!(matches!(found, Finding::WouldEvict(why) if why.contains(policy)));
+            assert!(matches!(found, Suitability::WouldEvict(why) if why.contains(policy)));
         }
         for limit in ["0", "1048576"] {
-            assert_eq!(info("7.0.15", limit, "noeviction"), Finding::Fit);
+            assert_eq!(info("7.0.15", limit, "noeviction"), Suitability::Fit);
         }
     }
 
@@ -221,16 +227,16 @@ mod tests {
     fn a_server_that_is_too_old_for_the_scripts_is_refused() {
         for old in ["6.2.14", "5.0.7"] {
             let found = info(old, "0", "noeviction");
-            assert!(matches!(found, Finding::TooOld(why) if why.contains(old)));
+            assert!(matches!(found, Suitability::TooOld(why) if why.contains(old)));
         }
         for new in ["7.0.0", "7.4.1", "8.2.0", "10.0.0"] {
-            assert_eq!(info(new, "0", "noeviction"), Finding::Fit);
+            assert_eq!(info(new, "0", "noeviction"), Suitability::Fit);
         }
     }
 
     #[test]
     fn what_info_leaves_out_is_nothing_against_a_redis() {
-        assert_eq!(judge(""), Finding::Fit);
-        assert_eq!(judge("redis_version:unknown\r\n"), Finding::Fit);
+        assert_eq!(judge(""), Suitability::Fit);
+        assert_eq!(judge("redis_version:unknown\r\n"), Suitability::Fit);
     }
 }

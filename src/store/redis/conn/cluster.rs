@@ -26,16 +26,16 @@ use redis::{Cmd, ErrorKind, ServerErrorKind, cluster_routing::Slot};
 use tokio::sync::Mutex;
 
 use super::{
+    connection::{Failed, RedisConnection, Reply, RequiredRole, SendOptions},
+    endpoints::Endpoints,
     errors::{most_specific, store_error},
-    link::{Expected, Failed, Link, Manner},
-    links::{Answered, Servers},
     slots::Slots,
     url::Host,
 };
 use crate::store::StoreError;
 
 /// How often a call is asked at most. Waiting between them makes the time the bound that is met first.
-const MOST_ROUNDS: u32 = 100;
+const MAX_ROUNDS: u32 = 100;
 
 /// So many times a call follows where it is led at once; then it waits in between, since the nodes don't
 /// agree yet.
@@ -43,20 +43,20 @@ const ROUNDS_AT_ONCE: u32 = 4;
 
 /// How long a call waits before it asks again: doubled each time, up to the second.
 const FIRST_WAIT: Duration = Duration::from_millis(1);
-const LONGEST_WAIT: Duration = Duration::from_millis(32);
+const MAX_WAIT: Duration = Duration::from_millis(32);
 
 /// After the nodes were asked for the slots, nobody asks again for so long: an outage must not keep the
 /// nodes that are left busy.
-const PAUSE: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How many nodes are asked for the slots at a time.
 const ASKED_AT_ONCE: usize = 4;
 
-pub(super) struct Cluster {
-    servers: Servers,
+pub(crate) struct Cluster {
+    servers: Endpoints,
     /// Those of the URL. Always among the ones that are asked for the slots.
     seeds: Vec<Host>,
-    links: SyncMutex<HashMap<Host, Arc<Link>>>,
+    links: SyncMutex<HashMap<Host, Arc<RedisConnection>>>,
     slots: ArcSwapOption<Slots>,
     /// One caller asks for the slots at a time. Holds when, and how it failed, if it did.
     asking: Mutex<Option<Asked>>,
@@ -71,9 +71,9 @@ struct Asked {
 }
 
 /// Whom to ask next.
-struct Way {
+struct Route {
     host: Host,
-    link: Arc<Link>,
+    link: Arc<RedisConnection>,
     /// With ASKING before the command: the slot is on its way there.
     asking: bool,
     /// Not at once: nothing has changed yet.
@@ -81,7 +81,7 @@ struct Way {
 }
 
 impl Cluster {
-    pub(super) fn new(servers: Servers, seeds: Vec<Host>) -> Self {
+    pub(crate) fn new(servers: Endpoints, seeds: Vec<Host>) -> Self {
         Self {
             servers,
             seeds,
@@ -93,12 +93,12 @@ impl Cluster {
     }
 
     /// Sends one command to the master that has this key.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &self,
         key: &str,
         command: &Cmd,
-        manner: Manner,
-    ) -> Result<Answered, Failed> {
+        manner: SendOptions,
+    ) -> Result<Reply, Failed> {
         let slot = Slot::for_key(key);
         let timeouts = self.servers.timeouts;
         let deadline = Instant::now() + timeouts.connect + timeouts.response;
@@ -107,7 +107,7 @@ impl Cluster {
         let mut round = 1;
         loop {
             let asked_at = Instant::now();
-            let manner = Manner {
+            let manner = SendOptions {
                 asking: way.asking,
                 ..manner
             };
@@ -115,15 +115,15 @@ impl Cluster {
                 Ok(answered) => return Ok(answered),
                 Err(failed) => failed,
             };
-            let next = self.way_on(slot, &way, &failed, asked_at).await;
-            let Some(next) = next.filter(|_| round < MOST_ROUNDS && Instant::now() < deadline)
+            let next = self.next_route(slot, &way, &failed, asked_at).await;
+            let Some(next) = next.filter(|_| round < MAX_ROUNDS && Instant::now() < deadline)
             else {
                 return Err(failed);
             };
             way = next;
             if way.waits || round >= ROUNDS_AT_ONCE {
                 tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(LONGEST_WAIT);
+                wait = (wait * 2).min(MAX_WAIT);
             }
             round += 1;
         }
@@ -131,16 +131,16 @@ impl Cluster {
 
     /// Where to ask on after a failure that proves that nothing ran; none where it doesn't, or where
     /// there is nobody else to ask.
-    async fn way_on(
+    async fn next_route(
         &self,
         slot: Slot,
-        asked: &Way,
+        asked: &Route,
         failed: &Failed,
         asked_at: Instant,
-    ) -> Option<Way> {
+    ) -> Option<Route> {
         let error = match failed {
             Failed::Known(_) => return None,
-            Failed::Connecting(_) => return self.way_around(slot, asked, asked_at).await,
+            Failed::Connecting(_) => return self.route_around(slot, asked, asked_at).await,
             Failed::Asking(error) => error,
         };
         // What a script says on its way proves nothing.
@@ -153,7 +153,7 @@ impl Cluster {
         match kind {
             ServerErrorKind::Moved => {
                 let host = Host::told(error.redirect_node()?.0, &asked.host)?;
-                self.learn(slot, &host);
+                self.mark_moved(slot, &host);
                 self.way_to(host, false).ok()
             }
             ServerErrorKind::Ask => {
@@ -162,15 +162,15 @@ impl Cluster {
             }
             ServerErrorKind::TryAgain => {
                 let way = self.way(slot).await.ok()?;
-                Some(Way { waits: true, ..way })
+                Some(Route { waits: true, ..way })
             }
-            ServerErrorKind::ClusterDown => self.way_around(slot, asked, asked_at).await,
+            ServerErrorKind::ClusterDown => self.route_around(slot, asked, asked_at).await,
             _ => None,
         }
     }
 
     /// Asks the other nodes who has the slot, where one is no good; none where it is still that one.
-    async fn way_around(&self, slot: Slot, asked: &Way, asked_at: Instant) -> Option<Way> {
+    async fn route_around(&self, slot: Slot, asked: &Route, asked_at: Instant) -> Option<Route> {
         // What is outdated is seen by the probe, if these nodes can't tell it now.
         self.is_outdated.store(true, Ordering::Release);
         self.ask_for_slots(asked_at, Some(&asked.host)).await.ok()?;
@@ -178,7 +178,7 @@ impl Cluster {
         (way.host != asked.host || asked.asking).then_some(way)
     }
 
-    async fn way(&self, slot: Slot) -> Result<Way, StoreError> {
+    async fn way(&self, slot: Slot) -> Result<Route, StoreError> {
         let asked_at = Instant::now();
         let master = || self.slots.load().as_ref()?.master(slot).cloned();
         let host = match master() {
@@ -194,8 +194,8 @@ impl Cluster {
         self.way_to(host, false)
     }
 
-    fn way_to(&self, host: Host, asking: bool) -> Result<Way, StoreError> {
-        Ok(Way {
+    fn way_to(&self, host: Host, asking: bool) -> Result<Route, StoreError> {
+        Ok(Route {
             link: self.link(&host)?,
             host,
             asking,
@@ -203,19 +203,19 @@ impl Cluster {
         })
     }
 
-    fn link(&self, host: &Host) -> Result<Arc<Link>, StoreError> {
+    fn link(&self, host: &Host) -> Result<Arc<RedisConnection>, StoreError> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(link) = links.get(host) {
             return Ok(Arc::clone(link));
         }
-        let link = self.servers.link(host, Expected::Anything);
+        let link = self.servers.link(host, RequiredRole::Any);
         let link = Arc::new(link.map_err(|error| store_error(&Failed::Connecting(error)))?);
         links.insert(host.clone(), Arc::clone(&link));
         Ok(link)
     }
 
     /// Takes in that a slot has another master.
-    fn learn(&self, slot: Slot, master: &Host) {
+    fn mark_moved(&self, slot: Slot, master: &Host) {
         self.is_outdated.store(true, Ordering::Release);
         self.slots.rcu(|slots| {
             let slots = slots.as_ref()?;
@@ -227,7 +227,7 @@ impl Cluster {
     }
 
     /// For each master a hash tag whose slot it has.
-    pub(super) async fn tags(&self) -> Result<Vec<String>, StoreError> {
+    pub(crate) async fn tags(&self) -> Result<Vec<String>, StoreError> {
         let asked_at = Instant::now();
         let known = self.slots.load_full();
         if known.is_none() || self.is_outdated.load(Ordering::Acquire) {
@@ -244,7 +244,7 @@ impl Cluster {
     async fn ask_for_slots(&self, asked_at: Instant, but: Option<&Host>) -> Result<(), StoreError> {
         let mut last = self.asking.lock().await;
         if let Some(last) = last.as_ref()
-            && (last.began_at >= asked_at || last.ended_at.elapsed() < PAUSE)
+            && (last.began_at >= asked_at || last.ended_at.elapsed() < RETRY_INTERVAL)
         {
             return last.failure.clone().map_or(Ok(()), Err);
         }
@@ -278,7 +278,7 @@ impl Cluster {
         }
         let told: Vec<_> = hosts
             .into_iter()
-            .map(|host| self.told_by(host).boxed())
+            .map(|host| self.fetch_slots(host).boxed())
             .collect();
         let mut told = stream::iter(told).buffer_unordered(ASKED_AT_ONCE);
         let mut faults = Vec::new();
@@ -291,10 +291,10 @@ impl Cluster {
         Err(most_specific(faults, "no node tells the slots"))
     }
 
-    async fn told_by(&self, host: &Host) -> Result<Slots, StoreError> {
+    async fn fetch_slots(&self, host: &Host) -> Result<Slots, StoreError> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
-        let answered = self.link(host)?.ask(&command, Manner::default()).await;
+        let answered = self.link(host)?.ask(&command, SendOptions::default()).await;
         let answered = answered.map_err(|failed| store_error(&failed))?;
         Slots::read(answered.value, host).ok_or_else(|| {
             let reason = format!("a node knows of no slot [{host}]");

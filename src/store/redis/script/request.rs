@@ -5,10 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{
-    keys::{self, OrgKeys},
-    memory::Remembered,
-};
+use super::keys::{self, OrgKeys};
 use crate::{
     domain::{
         Eligibility, ModelName, Overflow, PoolName, ProjectId, RequestFields, RequestId, Verdict,
@@ -17,6 +14,7 @@ use crate::{
     store::{
         Batch, Operation, Recording,
         letters::{letter, workload_letter},
+        redis::recovery::snapshots::PoolSnapshot,
     },
 };
 
@@ -29,42 +27,42 @@ const RELEASE: i64 = -5;
 const KIND: i64 = -6;
 
 /// A batch as the script takes it.
-pub(super) struct Packed {
+pub(crate) struct PackedBatch {
     /// Its keys, in the script's order.
-    pub(super) keys: Vec<String>,
-    pub(super) argument: Vec<u8>,
+    pub(crate) keys: Vec<String>,
+    pub(crate) argument: Vec<u8>,
     /// The pools that it names, in the script's order, and the turn that is remembered of each.
-    pub(super) pools: Vec<(PoolName, u64)>,
+    pub(crate) pools: Vec<(PoolName, u64)>,
     /// Whether it is about any reservation.
-    pub(super) has_ids: bool,
+    pub(crate) has_ids: bool,
 }
 
 /// What the script has to be told besides a batch.
 #[derive(Clone, Default)]
-pub(super) struct Told {
+pub(crate) struct CallOptions {
     /// Pools that a reservation names, and the terms don't.
-    pub(super) extra: Vec<PoolName>,
+    pub(crate) extra: Vec<PoolName>,
     /// Redis lost writes: it is told all that is remembered of the pools.
-    pub(super) restores: bool,
+    pub(crate) restores: bool,
     /// Every pool that is remembered is looked at, whatever the operations are.
-    pub(super) verifies: bool,
+    pub(crate) verifies: bool,
 }
 
 /// Packs a batch. Its keys stand behind `keys_before` others.
-pub(super) fn pack<'b>(
+pub(crate) fn pack<'b>(
     batch: &'b Batch,
-    told: &'b Told,
-    remembered: &'b [Remembered],
+    told: &'b CallOptions,
+    remembered: &'b [PoolSnapshot],
     prefix: &str,
     keys_before: usize,
-) -> Packed {
+) -> PackedBatch {
     let terms = &*batch.terms;
-    let mut tables = Tables {
+    let mut tables = Dictionary {
         told_kind: 1,
-        ..Tables::default()
+        ..Dictionary::default()
     };
     let mut ids = Vec::new();
-    let mut items = Values::with_room(batch.operations.len() * 8);
+    let mut items = MsgPackWriter::with_room(batch.operations.len() * 8);
     for operation in &batch.operations {
         ids.extend(push_item(&mut items, &mut tables, operation));
     }
@@ -87,7 +85,7 @@ pub(super) fn pack<'b>(
     }
     let org_keys = OrgKeys::new(prefix, &batch.org, batch.day);
     let mut keys = vec![org_keys.usage()];
-    let [mut pools, mut fields, mut kinds] = <[Values; 3]>::default();
+    let [mut pools, mut fields, mut kinds] = <[MsgPackWriter; 3]>::default();
     let mut named = Vec::with_capacity(tables.pools.len());
     for pool in &tables.pools {
         let name = keys::encode(pool.as_str());
@@ -113,7 +111,7 @@ pub(super) fn pack<'b>(
         let yesterday = OrgKeys::new(prefix, &batch.org, batch.day.yesterday());
         keys.extend([yesterday.usage(), yesterday.requests()]);
     }
-    let mut argument = Values::with_room(items.packed.len() + 40 * ids.len() + 256);
+    let mut argument = MsgPackWriter::with_room(items.packed.len() + 40 * ids.len() + 256);
     argument.flag(terms.overflow == Overflow::CloseUntilReset);
     argument.number(keys_before as u64 + 1);
     argument.flag(recurs(&ids));
@@ -143,7 +141,7 @@ pub(super) fn pack<'b>(
         }
     }
     argument.packed.extend(items.packed);
-    Packed {
+    PackedBatch {
         keys,
         argument: argument.packed,
         pools: named,
@@ -159,8 +157,8 @@ fn recurs(ids: &[&RequestId]) -> bool {
 
 /// Adds one item, and gives the id that it is about.
 fn push_item<'b>(
-    items: &mut Values,
-    tables: &mut Tables<'b>,
+    items: &mut MsgPackWriter,
+    tables: &mut Dictionary<'b>,
     operation: &'b Operation,
 ) -> Option<&'b RequestId> {
     match operation {
@@ -200,12 +198,12 @@ fn push_item<'b>(
 
 /// What a batch is about, each once. Places are counted from 1, as in Lua.
 #[derive(Default)]
-struct Tables<'b> {
+struct Dictionary<'b> {
     pools: Vec<&'b PoolName>,
     fields: Vec<String>,
-    kinds: Vec<Kind>,
+    kinds: Vec<RequestClass>,
     known_fields: HashMap<(&'b ProjectId, &'b ModelName), usize>,
-    known_kinds: HashMap<Kind, usize>,
+    known_kinds: HashMap<RequestClass, usize>,
     /// The kind of the Reserves that the items end with.
     told_kind: usize,
     /// The last Reserve and its kind: a gateway's requests come in runs of one kind.
@@ -214,7 +212,7 @@ struct Tables<'b> {
 
 /// What a Reserve asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Kind {
+struct RequestClass {
     target: Target,
     workload: char,
     field: usize,
@@ -228,8 +226,8 @@ enum Target {
     Billed(char),
 }
 
-impl Kind {
-    fn push(self, kinds: &mut Values) {
+impl RequestClass {
+    fn push(self, kinds: &mut MsgPackWriter) {
         let mut utf8 = [0; 4];
         match self.target {
             Target::Pool(place) => kinds.number(place as u64),
@@ -241,7 +239,7 @@ impl Kind {
     }
 }
 
-impl<'b> Tables<'b> {
+impl<'b> Dictionary<'b> {
     /// The place of a pool. There are few, so they are looked through.
     fn pool(&mut self, pool: &'b PoolName) -> usize {
         let known = self.pools.iter().position(|known| *known == pool);
@@ -254,7 +252,7 @@ impl<'b> Tables<'b> {
     /// Has a pool read that no Reserve asks for: the script reads those of the kinds.
     fn look_at(&mut self, pool: &'b PoolName) {
         let target = Target::Pool(self.pool(pool));
-        self.kinds.push(Kind {
+        self.kinds.push(RequestClass {
             target,
             workload: workload_letter(Workload::Inference),
             field: 0,
@@ -263,7 +261,7 @@ impl<'b> Tables<'b> {
     }
 
     /// The field of a kind's class: pool, workload and row, which an id can't be.
-    fn class_field(&self, kind: &Kind) -> String {
+    fn class_field(&self, kind: &RequestClass) -> String {
         let pool = match kind.target {
             Target::Pool(place) => keys::encode(self.pools[place - 1].as_str()),
             Target::Billed(_) => "".into(),
@@ -295,7 +293,7 @@ impl<'b> Tables<'b> {
             self.fields.len()
         });
         let workload = workload_letter(fields.workload);
-        let asked = Kind {
+        let asked = RequestClass {
             target,
             workload,
             field,
@@ -312,13 +310,13 @@ impl<'b> Tables<'b> {
 
 /// MessagePack values, one behind the other.
 #[derive(Default)]
-struct Values {
+struct MsgPackWriter {
     packed: Vec<u8>,
 }
 
 const VEC: &str = "a Vec takes every byte";
 
-impl Values {
+impl MsgPackWriter {
     fn with_room(bytes: usize) -> Self {
         let packed = Vec::with_capacity(bytes);
         Self { packed }

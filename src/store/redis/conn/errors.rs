@@ -3,21 +3,20 @@
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::{
-    link::Failed,
+    connection::Failed,
     message::{is_server_error, message},
-    rights,
 };
 use crate::store::{Hindrance, StoreError};
 
 /// `redis://` or sentinels lead to a node of a cluster.
-pub(super) const CLUSTER_NODE: &str = "this is a cluster node: use redis+cluster://";
+pub(crate) const CLUSTER_NODE: &str = "this is a cluster node: use redis+cluster://";
 
 /// `redis+cluster://` leads to a server of its own.
 const NO_CLUSTER: &str = "this server is not part of a cluster: use redis:// or redis+sentinel://";
 
 /// What a failure means for the caller. Nothing but a server's own answer, or a connection that never
 /// came about, proves that nothing was written.
-pub(super) fn store_error(failed: &Failed) -> StoreError {
+pub(crate) fn store_error(failed: &Failed) -> StoreError {
     let error = match failed {
         Failed::Known(error) => return error.clone(),
         // A server that is there, and lets nobody in.
@@ -35,7 +34,7 @@ pub(super) fn store_error(failed: &Failed) -> StoreError {
             StoreError::Corrupt { reason }
         }
         // The script asks for its rights before it writes.
-        _ if is_server_error(error) && rights::is_denial(&error.to_string()) => refused(error),
+        _ if is_server_error(error) && is_denial(&error.to_string()) => refused(error),
         // A script that failed on its way may have written before.
         _ if error.to_string().contains("@user_script") => {
             let reason = message(error);
@@ -57,7 +56,7 @@ fn refused(error: &RedisError) -> StoreError {
     }
     let why = hindrance(error, &said);
     let reason = match why {
-        Hindrance::NoRight => rights::denied(&said),
+        Hindrance::NoRight => denied(&said),
         _ => said,
     };
     StoreError::Refused { why, reason }
@@ -69,7 +68,7 @@ fn hindrance(error: &RedisError, said: &str) -> Hindrance {
     if error.kind() == ErrorKind::AuthenticationFailed {
         return Hindrance::NotLoggedIn;
     }
-    if rights::is_denial(said) {
+    if is_denial(said) {
         return Hindrance::NoRight;
     }
     match error.code() {
@@ -89,7 +88,7 @@ fn hindrance(error: &RedisError, said: &str) -> Hindrance {
 }
 
 /// One server of those that serve all organizations said that the key is another's: it is a node of a cluster.
-pub(super) fn not_in_a_cluster(failed: Failed) -> Failed {
+pub(crate) fn not_in_a_cluster(failed: Failed) -> Failed {
     use ServerErrorKind::{Ask, CrossSlot, Moved};
     match &failed {
         Failed::Asking(error)
@@ -103,7 +102,7 @@ pub(super) fn not_in_a_cluster(failed: Failed) -> Failed {
 }
 
 /// Why none of several servers is of use: the failure that tells most, an answer rather than none.
-pub(super) fn most_specific(failures: Vec<StoreError>, context: &str) -> StoreError {
+pub(crate) fn most_specific(failures: Vec<StoreError>, context: &str) -> StoreError {
     let rank = |error: &StoreError| match error {
         StoreError::Unfit { .. } => 2,
         StoreError::Refused { .. } => 1,
@@ -135,6 +134,49 @@ pub(super) fn most_specific(failures: Vec<StoreError>, context: &str) -> StoreEr
     }
 }
 
+/// What a reason says of keys before the pattern is known.
+pub(crate) const NO_KEYS: &str = "lacks access to keys";
+
+pub(crate) fn no_right(reason: String) -> StoreError {
+    let why = Hindrance::NoRight;
+    StoreError::Refused { why, reason }
+}
+
+/// Whether it failed because the user lacks a right.
+pub(crate) fn is_missing(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Refused {
+            why: Hindrance::NoRight,
+            ..
+        }
+    )
+}
+
+/// Whether this is said of a right that is missing. Within a script Redis 7.0 says so as `ERR`.
+pub(crate) fn is_denial(said: &str) -> bool {
+    [
+        "NOPERM",
+        "has no permissions to",
+        "The user executing the script can't",
+    ]
+    .iter()
+    .any(|sign| said.contains(sign))
+}
+
+/// What is missing: the command, or access to keys; else the server's words.
+pub(crate) fn denied(said: &str) -> String {
+    let quoted = said.split_once("to run the '");
+    if let Some((command, _)) = quoted.and_then(|(_, rest)| rest.split_once('\'')) {
+        return format!("lacks +{command}");
+    }
+    let of_keys = ["keys used as arguments", "keys mentioned", "access a key"];
+    if of_keys.iter().any(|sign| said.contains(sign)) {
+        return NO_KEYS.to_owned();
+    }
+    said.to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -164,7 +206,7 @@ mod tests {
                 "READONLY You can't write against a read only replica.",
                 H::ReadOnly,
             ),
-            ("MASTERDOWN Link with MASTER is down", H::CutOff),
+            ("MASTERDOWN RedisConnection with MASTER is down", H::CutOff),
             (
                 "NOREPLICAS Not enough good replicas to write.",
                 H::TooFewReplicas,
@@ -218,5 +260,44 @@ mod tests {
         assert!(matches!(error, StoreError::NoAnswer { .. }), "{error}");
         let error = store_error(&Failed::Connecting(broken()));
         assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_missing_is_named_in_the_words_of_every_version() {
+        for (said, named) in [
+            (
+                "NOPERM this user has no permissions to run the 'eval' command",
+                "lacks +eval",
+            ),
+            (
+                "NOPERM User gate has no permissions to run the 'cluster|slots' command",
+                "lacks +cluster|slots",
+            ),
+            (
+                "NOPERM ACL failure in script: User gate has no permissions to run the 'get' command",
+                "lacks +get",
+            ),
+            (
+                "NOPERM this user has no permissions to access one of the keys used as arguments",
+                "lacks access to keys",
+            ),
+            (
+                "NOPERM No permissions to access a key",
+                "lacks access to keys",
+            ),
+            (
+                "ERR The user executing the script can't access at least one of the keys mentioned in the command \
+                 arguments",
+                "lacks access to keys",
+            ),
+            (
+                "ERR The user executing the script can't run this command or subcommand",
+                "ERR The user executing the script can't run this command or subcommand",
+            ),
+        ] {
+            assert!(is_denial(said), "{said}");
+            assert_eq!(denied(said), named);
+        }
+        assert!(!is_denial("ERR unknown command 'get'"));
     }
 }

@@ -32,18 +32,18 @@ const SENTINEL_PORT: u16 = 26379;
 /// * `redis+unix:///path.sock`, without TLS
 #[derive(Clone)]
 pub struct RedisUrl {
-    pub(super) topology: Topology,
+    pub(crate) topology: Topology,
     /// The server; or those that are asked where to go: sentinels, or nodes of the cluster.
-    pub(super) hosts: Vec<Host>,
+    pub(crate) hosts: Vec<Host>,
     /// Over TLS.
-    pub(super) is_encrypted: bool,
+    pub(crate) is_encrypted: bool,
     /// How to log in, and which database.
-    pub(super) login: Login,
+    pub(crate) login: Login,
 }
 
 /// How Redis is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Topology {
+pub(crate) enum Topology {
     One,
     /// The master of this name.
     Sentinel(String),
@@ -52,9 +52,9 @@ pub(super) enum Topology {
 
 /// Where a server listens. A name that begins with `/` is the path of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Host {
-    pub(super) name: String,
-    pub(super) port: u16,
+pub(crate) struct Host {
+    pub(crate) name: String,
+    pub(crate) port: u16,
 }
 
 impl RedisUrl {
@@ -275,7 +275,7 @@ fn has_port(host: &str) -> bool {
 }
 
 impl Host {
-    pub(super) fn new(name: &str, port: u16) -> Self {
+    pub(crate) fn new(name: &str, port: u16) -> Self {
         let name = name.to_owned();
         Self { name, port }
     }
@@ -286,7 +286,7 @@ impl Host {
     }
 
     /// How it is reached without TLS.
-    pub(super) fn address(&self) -> ConnectionAddr {
+    pub(crate) fn address(&self) -> ConnectionAddr {
         if self.name.starts_with('/') {
             ConnectionAddr::Unix(PathBuf::from(&self.name))
         } else {
@@ -296,7 +296,7 @@ impl Host {
 
     /// Reads what a server says of another one: `name:port`, where an IPv6 address has no brackets. One
     /// that doesn't know how it is reached leaves the name empty: it is where it was `asked`.
-    pub(super) fn told(text: &str, asked: &Self) -> Option<Self> {
+    pub(crate) fn told(text: &str, asked: &Self) -> Option<Self> {
         let (name, port) = text.rsplit_once(':')?;
         let name = if name.is_empty() { &asked.name } else { name };
         Some(Self::new(name, port.parse().ok()?))

@@ -2,14 +2,17 @@
 //!
 //! The rule: docs/DURABILITY.md, "When Redis forgets".
 
+pub mod pn_counter;
+pub(crate) mod snapshots;
+
 use std::{sync::Arc, time::Instant};
 
+use self::snapshots::PoolSnapshot;
 use super::{
-    arguments::Told,
-    decide::{Decider, MOST_BATCHES, Result},
-    links::Links,
-    memory::Remembered,
-    reply::Reply,
+    conn::RedisClient,
+    decide::{Decider, MAX_BATCHES, Result},
+    reply::BatchReply,
+    script::request::CallOptions,
 };
 use crate::{
     domain::{OrgId, PoolName, UtcDay},
@@ -23,7 +26,7 @@ impl Decider {
     /// Looks whether Redis still has this replica's newest writes: one server can have lost no other without
     /// these. And at some others, since one of many servers can. Where any is lost, all are looked at, and
     /// what is gone is restored.
-    pub(super) async fn verify(&self, links: &Links) {
+    pub(crate) async fn verify(&self, links: &RedisClient) {
         if let Some((day, some)) = self.memory.some() {
             self.look_at(links, day, some).await;
         }
@@ -38,12 +41,12 @@ impl Decider {
     }
 
     /// Tells whether Redis could be asked for all of them: else the next probe begins anew.
-    async fn look_at(&self, links: &Links, day: UtcDay, orgs: Vec<OrgId>) -> bool {
-        let told = Told {
+    async fn look_at(&self, links: &RedisClient, day: UtcDay, orgs: Vec<OrgId>) -> bool {
+        let told = CallOptions {
             verifies: true,
-            ..Told::default()
+            ..CallOptions::default()
         };
-        let most = if links.are_many() { 1 } else { MOST_BATCHES };
+        let most = if links.is_sharded() { 1 } else { MAX_BATCHES };
         let batches = orgs.into_iter().map(|org| Batch {
             org,
             day,
@@ -57,7 +60,7 @@ impl Decider {
                 match looked {
                     // What is foreign stays so, and holds up nobody else.
                     Ok(_) | Err(StoreError::Corrupt { .. }) => {}
-                    Err(_) if links.are_many() => all = false,
+                    Err(_) if links.is_sharded() => all = false,
                     Err(_) => return false,
                 }
             }
@@ -66,19 +69,19 @@ impl Decider {
     }
 
     /// Remembers what the pools were after the writes of these batches.
-    pub(super) fn remember(
+    pub(crate) fn remember(
         &self,
         batches: &[Batch],
-        told: &Told,
+        told: &CallOptions,
         pools: Vec<Vec<(PoolName, u64)>>,
-        replies: &mut [Reply],
+        replies: &mut [BatchReply],
     ) -> Result<()> {
         for ((batch, pools), reply) in batches.iter().zip(pools).zip(replies) {
-            let Reply::Done(_, written) = reply else {
+            let BatchReply::Done(_, written) = reply else {
                 continue;
             };
             let written = std::mem::take(written).into_iter().map(|it| {
-                Ok(Remembered {
+                Ok(PoolSnapshot {
                     pool: pools.get(it.place).ok_or_else(no_such_pool)?.0.clone(),
                     turn: it.turn,
                     record: it.record,
@@ -95,7 +98,7 @@ impl Decider {
         Ok(())
     }
 
-    pub(super) fn tell_of_loss(&self, batch: &Batch) {
+    pub(crate) fn tell_of_loss(&self, batch: &Batch) {
         self.memory.count_loss();
         if let Some(left_out) = LOSSES.admit(Instant::now()) {
             tracing::error!(

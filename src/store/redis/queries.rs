@@ -4,9 +4,11 @@ use chrono::{DateTime, Utc};
 use redis::Value;
 
 use super::{
-    keys,
-    packed::{self, BadReply, Said, bad},
-    record::Record,
+    recovery::pn_counter::PoolCounter,
+    script::{
+        keys,
+        reader::{self, BadReply, MsgPackReader, bad},
+    },
 };
 use crate::{
     domain::{Tokens, UsageCounters},
@@ -14,7 +16,7 @@ use crate::{
 };
 
 /// A pool's record, and its tokens that are held.
-pub type KeptPool = (Record, Tokens);
+pub type KeptPool = (PoolCounter, Tokens);
 
 /// Reads the reply of `pools.lua` to `pools` pools.
 ///
@@ -35,15 +37,15 @@ pub fn parse_pools(
         return Err(bad(format!("{} answers to {pools} pools", kept.len())));
     }
     let (records, held) = kept.split_at(pools);
-    let now = packed::parse_time(text(seconds)?, text(micros)?).ok_or_else(|| bad("the time"))?;
+    let now = reader::parse_time(text(seconds)?, text(micros)?).ok_or_else(|| bad("the time"))?;
     let kept = records.iter().zip(held).map(|(record, held)| {
         let record = match record {
-            Value::Nil => Record::default(),
-            record => Record::parse(bytes(record)?)?,
+            Value::Nil => PoolCounter::default(),
+            record => PoolCounter::parse(bytes(record)?)?,
         };
         let held = match held {
             Value::Nil => Some(Tokens::ZERO),
-            held => packed::parse_number(text(held)?).and_then(Tokens::new),
+            held => reader::parse_number(text(held)?).and_then(Tokens::new),
         };
         Ok((record, held.ok_or_else(|| bad("tokens that are held"))?))
     });
@@ -70,7 +72,7 @@ pub fn parse_scan(reply: &Value) -> Result<(String, Vec<(RowKey, UsageCounters)>
         };
         let key = keys::parse_row_field(text(field)?);
         let key = key.ok_or_else(|| bad("a usage row without project and model"))?;
-        let row = Said::new(bytes(row)?).row()?;
+        let row = MsgPackReader::new(bytes(row)?).row()?;
         if !row.is_empty() {
             rows.push((key, row));
         }
