@@ -10,7 +10,7 @@ use super::{
     conn::{
         RedisClient,
         connection::{SendOptions, TOO_FEW_REPLICAS, retry_if_cut},
-        errors::{NO_KEYS, denied, is_denial, is_missing, no_right, store_error},
+        errors::{NO_KEYS, denied, is_denial, is_missing, no_right},
     },
     queries::text,
     script::{
@@ -39,19 +39,19 @@ impl AclCheck {
     /// Asks the server that has this key whether it would decide, and gives its clock.
     pub(super) async fn probe(
         &self,
-        links: &RedisClient,
+        client: &RedisClient,
         key: &str,
         manner: SendOptions,
     ) -> Result<DateTime<Utc>, StoreError> {
         let mut keys = vec![key.to_owned()];
-        if !links.is_sharded() {
+        if !client.is_sharded() {
             keys.push(format!("{}{{1}}:probe", self.key_prefix));
         }
         let push = |command: &mut Cmd| {
             command.arg(keys.len()).arg(&keys).arg(&self.others);
         };
-        let reply = retry_if_cut(|| self.script.run(links, key, manner, push)).await;
-        let reply = reply.map_err(|failed| match store_error(&failed) {
+        let reply = retry_if_cut(|| self.script.run(client, key, manner, push)).await;
+        let reply = reply.map_err(|failed| match failed.into() {
             // Nothing was asked whose outcome would be unknown.
             StoreError::NoAnswer { reason } if is_denial(&reason) => no_right(denied(&reason)),
             StoreError::NoAnswer { reason } if reason.contains(TOO_FEW_REPLICAS) => {
@@ -80,7 +80,7 @@ impl AclCheck {
     /// A failure at this key, with what the user lacks if it is for that.
     pub(super) async fn explain(
         &self,
-        links: &RedisClient,
+        client: &RedisClient,
         key: &str,
         error: StoreError,
     ) -> StoreError {
@@ -91,7 +91,7 @@ impl AclCheck {
         if !is_missing(&error) || is_named(&error) {
             return self.with_pattern(error);
         }
-        match self.probe(links, key, SendOptions::default()).await {
+        match self.probe(client, key, SendOptions::default()).await {
             Err(found) if is_missing(&found) => found,
             _ => error,
         }

@@ -10,8 +10,8 @@ use super::{
     acl_check::AclCheck,
     conn::{
         RedisClient,
-        connection::{Failed, SendOptions, retry_if_cut},
-        errors::{denied, is_denial, is_missing, no_right, store_error},
+        connection::{SendOptions, retry_if_cut},
+        errors::{SendError, denied, is_denial, is_missing, no_right},
         message::sanitize,
     },
     recovery::snapshots::Snapshots,
@@ -98,22 +98,22 @@ impl Decider {
     /// Decides batches by as few calls as the bounds allow, all of them written at once.
     pub(super) async fn decide(
         &self,
-        links: &RedisClient,
+        client: &RedisClient,
         batches: &[Batch],
     ) -> Vec<Result<Timed<Decided>>> {
-        let most = if links.is_sharded() { 1 } else { MAX_BATCHES };
+        let most = if client.is_sharded() { 1 } else { MAX_BATCHES };
         let told = CallOptions::default();
         let calls = calls(batches, most);
-        let calls = calls.map(|batches| self.decide_in_one_call(links, batches, &told));
+        let calls = calls.map(|batches| self.decide_in_one_call(client, batches, &told));
         let mut decided: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
-        self.explain(links, batches, &mut decided).await;
+        self.explain(client, batches, &mut decided).await;
         decided
     }
 
     /// Names the rights that are missing, where decisions failed for that: the first failure stands for all.
     async fn explain(
         &self,
-        links: &RedisClient,
+        client: &RedisClient,
         batches: &[Batch],
         decided: &mut [Result<Timed<Decided>>],
     ) {
@@ -125,7 +125,7 @@ impl Decider {
             }
             if explained.is_none() {
                 let key = OrgKeys::new(&self.key_prefix, &batch.org, batch.day).usage();
-                explained = Some(self.rights.explain(links, &key, error.clone()).await);
+                explained = Some(self.rights.explain(client, &key, error.clone()).await);
             }
             if let Some(explained) = &explained {
                 error.clone_from(explained);
@@ -135,11 +135,11 @@ impl Decider {
 
     pub(super) async fn decide_in_one_call(
         &self,
-        links: &RedisClient,
+        client: &RedisClient,
         batches: &[Batch],
         told: &CallOptions,
     ) -> Vec<Result<Timed<Decided>>> {
-        let (now, replies) = match self.call(links, batches, told).await {
+        let (now, replies) = match self.call(client, batches, told).await {
             Ok(replies) => replies,
             Err(error) => return batches.iter().map(|_| Err(error.clone())).collect(),
         };
@@ -152,10 +152,10 @@ impl Decider {
                     lost.push(batch.clone());
                     None
                 }
-                reply => Some(self.take(links, batch, told, now, reply).await),
+                reply => Some(self.take(client, batch, told, now, reply).await),
             });
         }
-        let mut restored = self.decide_restoring(links, &lost, told).await.into_iter();
+        let mut restored = self.decide_restoring(client, &lost, told).await.into_iter();
         let decided = decided.into_iter().map(|decided| {
             let restored = || restored.next().expect("one for each that was lost");
             decided.unwrap_or_else(restored)
@@ -166,7 +166,7 @@ impl Decider {
     /// Decides batches whose counters Redis has lost: all in one call, which restores them.
     async fn decide_restoring(
         &self,
-        links: &RedisClient,
+        client: &RedisClient,
         batches: &[Batch],
         told: &CallOptions,
     ) -> Vec<Result<Timed<Decided>>> {
@@ -177,13 +177,13 @@ impl Decider {
             restores: true,
             ..told.clone()
         };
-        let (now, replies) = match self.call(links, batches, &told).await {
+        let (now, replies) = match self.call(client, batches, &told).await {
             Ok(replies) => replies,
             Err(error) => return batches.iter().map(|_| Err(error.clone())).collect(),
         };
         let mut decided = Vec::with_capacity(batches.len());
         for (batch, reply) in batches.iter().zip(replies) {
-            decided.push(self.take(links, batch, &told, now, reply).await);
+            decided.push(self.take(client, batch, &told, now, reply).await);
         }
         decided
     }
@@ -191,7 +191,7 @@ impl Decider {
     /// What a reply means; where the script has to be told more, it is.
     async fn take(
         &self,
-        links: &RedisClient,
+        client: &RedisClient,
         batch: &Batch,
         told: &CallOptions,
         now: DateTime<Utc>,
@@ -199,7 +199,8 @@ impl Decider {
     ) -> Result<Timed<Decided>> {
         match reply {
             BatchReply::UnnamedPools(_) | BatchReply::Lost(_) => {
-                self.decide_telling(links, batch, told.clone(), reply).await
+                self.decide_telling(client, batch, told.clone(), reply)
+                    .await
             }
             reply => answer(now, reply),
         }
@@ -209,7 +210,7 @@ impl Decider {
     /// or what Redis has lost.
     async fn decide_telling(
         &self,
-        links: &RedisClient,
+        client: &RedisClient,
         batch: &Batch,
         mut told: CallOptions,
         mut reply: BatchReply,
@@ -223,7 +224,9 @@ impl Decider {
                 }
                 _ => {}
             }
-            let (now, replies) = self.call(links, std::slice::from_ref(batch), &told).await?;
+            let (now, replies) = self
+                .call(client, std::slice::from_ref(batch), &told)
+                .await?;
             match replies.into_iter().next() {
                 Some(more @ (BatchReply::UnnamedPools(_) | BatchReply::Lost(_))) => reply = more,
                 Some(decided) => return answer(now, decided),
@@ -238,7 +241,7 @@ impl Decider {
     /// Calls the script once. All batches are of one day.
     async fn call(
         &self,
-        links: &RedisClient,
+        client: &RedisClient,
         batches: &[Batch],
         told: &CallOptions,
     ) -> Result<(DateTime<Utc>, Vec<BatchReply>)> {
@@ -255,13 +258,13 @@ impl Decider {
             keys: packed.keys,
             arguments: packed.arguments,
         };
-        let ask = || asked.of(self, script, links, WRITES);
+        let ask = || asked.of(self, script, client, WRITES);
         let reply = if can_be_repeated(batches) {
             retry_if_cut(ask).await
         } else {
             ask().await
         };
-        let reply = reply.map_err(|error| store_error(&error))?;
+        let reply = reply?;
         let (now, mut replies) = reply::parse_decided(reply::bytes(&reply)?, batches)?;
         self.remember(batches, told, packed.pools, &mut replies)?;
         Ok((now, replies))
@@ -285,12 +288,12 @@ impl Decider {
     /// as long as one of them does.
     pub(super) async fn probe(
         &self,
-        links: &RedisClient,
+        client: &RedisClient,
         keys: &[String],
     ) -> Result<DateTime<Utc>> {
         let probes = keys
             .iter()
-            .map(|key| Box::pin(self.rights.probe(links, key, WRITES)));
+            .map(|key| Box::pin(self.rights.probe(client, key, WRITES)));
         Ok(select_ok(probes).await?.0)
     }
 }
@@ -312,9 +315,9 @@ impl ScriptArgs {
         &self,
         decider: &Decider,
         script: &Script,
-        links: &RedisClient,
+        client: &RedisClient,
         manner: SendOptions,
-    ) -> std::result::Result<Value, Failed> {
+    ) -> std::result::Result<Value, SendError> {
         let Self {
             day,
             keys,
@@ -333,7 +336,7 @@ impl ScriptArgs {
         };
         // All keys of a call are in one place.
         let key = keys.first().map_or("", String::as_str);
-        script.run(links, key, manner, push).await
+        script.run(client, key, manner, push).await
     }
 }
 

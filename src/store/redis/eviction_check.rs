@@ -11,8 +11,8 @@ use redis::{ErrorKind, ServerErrorKind};
 use super::conn::{
     RedisClient,
     config::UnsafeEviction,
-    connection::{Failed, retry_if_cut},
-    errors::{CLUSTER_NODE, store_error},
+    connection::retry_if_cut,
+    errors::{CLUSTER_NODE, SendError},
 };
 use crate::store::StoreError;
 
@@ -54,10 +54,10 @@ impl EvictionCheck {
     /// Whether all servers that answer are fit: a key of each is given.
     pub(super) async fn check(
         &self,
-        links: &RedisClient,
+        client: &RedisClient,
         keys: &[String],
     ) -> Result<(), StoreError> {
-        let found = join_all(keys.iter().map(|key| ask(links, key))).await;
+        let found = join_all(keys.iter().map(|key| ask(client, key))).await;
         // Where none answers, the first one's failure tells as much as another's.
         let (found, failures): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);
         let worst = found.into_iter().flatten().max_by_key(Suitability::weight);
@@ -130,24 +130,24 @@ impl Suitability {
     }
 }
 
-async fn ask(links: &RedisClient, key: &str) -> Result<Suitability, StoreError> {
+async fn ask(client: &RedisClient, key: &str) -> Result<Suitability, StoreError> {
     let command = redis::cmd("INFO");
-    match retry_if_cut(|| links.read(key, &command)).await {
+    match retry_if_cut(|| client.read(key, &command)).await {
         Ok(reply) => match redis::from_redis_value::<String>(reply) {
-            Ok(info) if !links.is_sharded() && is_of_a_cluster(&info) => {
+            Ok(info) if !client.is_sharded() && is_of_a_cluster(&info) => {
                 Ok(Suitability::ClusterNode)
             }
             Ok(info) => Ok(judge(&info)),
             Err(_) => Ok(Suitability::Unknown),
         },
         Err(failed) if may_not_ask(&failed) => Ok(Suitability::Unknown),
-        Err(failed) => Err(store_error(&failed)),
+        Err(failed) => Err(failed.into()),
     }
 }
 
 /// Without the right to INFO, or where a provider has taken INFO away.
-fn may_not_ask(failed: &Failed) -> bool {
-    let Failed::Asking(error) = failed else {
+fn may_not_ask(failed: &SendError) -> bool {
+    let SendError::Rejected(error) = failed else {
         return false;
     };
     match error.kind() {

@@ -12,7 +12,7 @@
 //! **The connection** ([`link`]) is kept and shared. What counts once however often it is asked is asked
 //! again where it is cut.
 //!
-//! **Which server** ([`links`]) has an organization's keys: the one there is, the master that sentinels
+//! **Which server** ([`client`]) has an organization's keys: the one there is, the master that sentinels
 //! name ([`sentinel`]), or a node of a cluster ([`cluster`]).
 //!
 //! **Failures** ([`errors`]) are told in the store's own words, and in the server's ([`message`]); a right that is
@@ -38,8 +38,8 @@ use self::{
     acl_check::AclCheck,
     conn::{
         RedisClient,
-        connection::{Failed, Reply, SendOptions, retry_if_cut},
-        errors::store_error,
+        connection::{Reply, SendOptions, retry_if_cut},
+        errors::SendError,
     },
     decide::Decider,
     eviction_check::EvictionCheck,
@@ -62,8 +62,8 @@ pub use self::conn::{
 
 /// The counters in Redis, version 7 or later.
 pub struct RedisStore {
-    links: Arc<RedisClient>,
-    fitness: EvictionCheck,
+    client: Arc<RedisClient>,
+    eviction_check: EvictionCheck,
     /// A day's rows are read whole for each page: only so many at a time.
     usage_reads: Semaphore,
     decider: Arc<Decider>,
@@ -95,7 +95,7 @@ impl RedisStore {
     ///
     /// A file of TLS can't be used, or the client library takes no such connection.
     pub fn new(config: RedisConfig) -> Result<Self, SetupError> {
-        let links = RedisClient::new(&config)?;
+        let client = RedisClient::new(&config)?;
         let others = config.commands_beside_scripts();
         let rights = AclCheck::new(&config.key_prefix, others);
         let RedisConfig {
@@ -105,8 +105,8 @@ impl RedisStore {
             ..
         } = config;
         Ok(Self {
-            links: Arc::new(links),
-            fitness: EvictionCheck::new(unsafe_eviction),
+            client: Arc::new(client),
+            eviction_check: EvictionCheck::new(unsafe_eviction),
             usage_reads: Semaphore::new(MAX_USAGE_READS),
             decider: Arc::new(Decider::new(rights, key_prefix, usage_limits)),
             verifying: Arc::new(Semaphore::new(1)),
@@ -118,9 +118,9 @@ impl RedisStore {
     /// longer than a probe may.
     fn verify(&self) {
         if let Ok(turn) = Arc::clone(&self.verifying).try_acquire_owned() {
-            let (decider, links) = (Arc::clone(&self.decider), Arc::clone(&self.links));
+            let (decider, client) = (Arc::clone(&self.decider), Arc::clone(&self.client));
             tokio::spawn(async move {
-                decider.verify(&links).await;
+                decider.verify(&client).await;
                 drop(turn);
             });
         }
@@ -130,17 +130,17 @@ impl RedisStore {
     async fn read_pools(&self, key: &str, push: impl Fn(&mut Cmd)) -> Result<Value, StoreError> {
         let run = || {
             self.pools
-                .run(&self.links, key, SendOptions::default(), &push)
+                .run(&self.client, key, SendOptions::default(), &push)
         };
         match retry_if_cut(run).await {
             Ok(reply) => Ok(reply),
-            Err(failed) => Err(self.explained(key, &failed).await),
+            Err(failed) => Err(self.explained(key, failed).await),
         }
     }
 
-    async fn explained(&self, key: &str, failed: &Failed) -> StoreError {
+    async fn explained(&self, key: &str, failed: SendError) -> StoreError {
         let rights = &self.decider.rights;
-        rights.explain(&self.links, key, store_error(failed)).await
+        rights.explain(&self.client, key, failed.into()).await
     }
 
     fn keys(&self, org: &OrgId, day: UtcDay) -> OrgKeys {
@@ -151,11 +151,11 @@ impl RedisStore {
 #[async_trait]
 impl Store for RedisStore {
     async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>> {
-        self.decider.decide(&self.links, batches).await
+        self.decider.decide(&self.client, batches).await
     }
 
     fn calls_at_once(&self) -> Option<usize> {
-        Some(if self.links.is_sharded() {
+        Some(if self.client.is_sharded() {
             MAX_CALLS_SHARDED
         } else {
             MAX_CALLS
@@ -163,7 +163,7 @@ impl Store for RedisStore {
     }
 
     fn batches_in_a_call(&self) -> usize {
-        if self.links.is_sharded() {
+        if self.client.is_sharded() {
             1
         } else {
             usize::MAX
@@ -225,10 +225,13 @@ impl Store for RedisStore {
             let mut command = redis::cmd("HSCAN");
             command.arg(&key).arg(&cursor).arg("COUNT").arg(USAGE_STEP);
             let answered =
-                retry_if_cut(|| self.links.ask(&key, &command, SendOptions::default())).await;
-            let Reply { value, by } = match answered {
+                retry_if_cut(|| self.client.send(&key, &command, SendOptions::default())).await;
+            let Reply {
+                value,
+                connection_id: by,
+            } = match answered {
                 Ok(answered) => answered,
-                Err(failed) => return Err(self.explained(&key, &failed).await),
+                Err(failed) => return Err(self.explained(&key, failed).await),
             };
             if scanned_by.replace(by).is_some_and(|before| before != by) {
                 // Where one server was in its scan means nothing to another.
@@ -271,11 +274,11 @@ impl Store for RedisStore {
     }
 
     async fn probe(&self) -> Result<Timed<()>, StoreError> {
-        self.links.refresh().await;
-        let keys = self.links.probe_keys(&self.decider.key_prefix).await;
-        let keys = keys.map_err(|error| store_error(&error))?;
-        self.fitness.check(&self.links, &keys).await?;
-        let now = self.decider.probe(&self.links, &keys).await?;
+        self.client.refresh().await;
+        let keys = self.client.probe_keys(&self.decider.key_prefix).await;
+        let keys = keys?;
+        self.eviction_check.check(&self.client, &keys).await?;
+        let now = self.decider.probe(&self.client, &keys).await?;
         self.verify();
         Ok(Timed { now, answer: () })
     }

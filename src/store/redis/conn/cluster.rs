@@ -1,17 +1,17 @@
 //! `redis+cluster://`: each organization's keys are in one hash slot, and each slot is at one master.
 //!
-//! Four answers of a node prove that nothing ran, and are followed up within the call: MOVED (the slot
-//! is elsewhere for good), ASK (it is on its way there), TRYAGAIN (its keys are on both sides for a
-//! moment) and CLUSTERDOWN (the node thinks so; others may know better). So does a connection that never
-//! came about. Anything else is the caller's: the client library's own cluster connection would send
-//! timed-out writes again, and they would count twice.
+//! Four replies prove that nothing ran, and are followed up within the call: MOVED (the slot is at another
+//! node), ASK (it is moving there), TRYAGAIN (its keys are at both nodes for a moment) and CLUSTERDOWN (the
+//! node thinks so; others may know better). So does a connection that never came about. Anything else is
+//! the caller's business: the client library's own cluster connection would send timed-out writes again,
+//! and they would count twice.
 //!
-//! A call is bounded in rounds, and in time by what the timeouts of one connection allow.
+//! A call is bounded in rounds, and in time by the timeouts of one connection.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex as SyncMutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -22,59 +22,51 @@ use futures_util::{
     FutureExt as _,
     stream::{self, StreamExt as _},
 };
-use redis::{Cmd, ErrorKind, ServerErrorKind, cluster_routing::Slot};
-use tokio::sync::Mutex;
+use redis::{Cmd, ServerErrorKind, cluster_routing::Slot};
 
 use super::{
-    connection::{Failed, RedisConnection, Reply, RequiredRole, SendOptions},
-    endpoints::Endpoints,
-    errors::{most_specific, store_error},
+    connection::{RedisConnection, Reply, RequiredRole, SendOptions},
+    endpoint::Endpoints,
+    errors::{SendError, connect_error, most_specific},
+    single_flight::SingleFlight,
     slots::Slots,
     url::Host,
 };
 use crate::store::StoreError;
 
-/// How often a call is asked at most. Waiting between them makes the time the bound that is met first.
+/// How often a call is sent at most. With the waits in between, its time is up first.
 const MAX_ROUNDS: u32 = 100;
 
-/// So many times a call follows where it is led at once; then it waits in between, since the nodes don't
-/// agree yet.
+/// So many redirections are followed at once; then the call waits before each, since the nodes don't agree
+/// yet.
 const ROUNDS_AT_ONCE: u32 = 4;
 
-/// How long a call waits before it asks again: doubled each time, up to the second.
+/// How long a call waits before it is sent again: doubled each time, up to the second.
 const FIRST_WAIT: Duration = Duration::from_millis(1);
 const MAX_WAIT: Duration = Duration::from_millis(32);
 
-/// After the nodes were asked for the slots, nobody asks again for so long: an outage must not keep the
-/// nodes that are left busy.
-const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// After the nodes were asked for the slots, nobody asks again for so long.
+const SLOTS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How many nodes are asked for the slots at a time.
-const ASKED_AT_ONCE: usize = 4;
+const MAX_SLOTS_REQUESTS: usize = 4;
 
 pub(crate) struct Cluster {
     servers: Endpoints,
-    /// Those of the URL. Always among the ones that are asked for the slots.
+    /// The nodes of the URL. Always among those that are asked for the slots.
     seeds: Vec<Host>,
-    links: SyncMutex<HashMap<Host, Arc<RedisConnection>>>,
+    connections: Mutex<HashMap<Host, Arc<RedisConnection>>>,
     slots: ArcSwapOption<Slots>,
-    /// One caller asks for the slots at a time. Holds when, and how it failed, if it did.
-    asking: Mutex<Option<Asked>>,
-    /// A slot was found elsewhere: others may have moved too.
+    fetch: SingleFlight,
+    /// A slot was found at another node: others may have moved too.
     is_outdated: AtomicBool,
 }
 
-struct Asked {
-    began_at: Instant,
-    ended_at: Instant,
-    failure: Option<StoreError>,
-}
-
-/// Whom to ask next.
+/// Where to send a call next.
 struct Route {
     host: Host,
-    link: Arc<RedisConnection>,
-    /// With ASKING before the command: the slot is on its way there.
+    connection: Arc<RedisConnection>,
+    /// With ASKING before the command: the slot is moving there.
     asking: bool,
     /// Not at once: nothing has changed yet.
     waits: bool,
@@ -85,43 +77,42 @@ impl Cluster {
         Self {
             servers,
             seeds,
-            links: SyncMutex::default(),
+            connections: Mutex::default(),
             slots: ArcSwapOption::empty(),
-            asking: Mutex::new(None),
+            fetch: SingleFlight::new(SLOTS_INTERVAL),
             is_outdated: AtomicBool::new(false),
         }
     }
 
     /// Sends one command to the master that has this key.
-    pub(crate) async fn ask(
+    pub(crate) async fn send(
         &self,
         key: &str,
         command: &Cmd,
-        manner: SendOptions,
-    ) -> Result<Reply, Failed> {
+        options: SendOptions,
+    ) -> Result<Reply, SendError> {
         let slot = Slot::for_key(key);
         let timeouts = self.servers.timeouts;
         let deadline = Instant::now() + timeouts.connect + timeouts.response;
         let mut wait = FIRST_WAIT;
-        let mut way = self.way(slot).await.map_err(Failed::Known)?;
+        let mut route = self.route(slot).await.map_err(SendError::NotSent)?;
         let mut round = 1;
         loop {
-            let asked_at = Instant::now();
-            let manner = SendOptions {
-                asking: way.asking,
-                ..manner
+            let sent_at = Instant::now();
+            let options = SendOptions {
+                asking: route.asking,
+                ..options
             };
-            let failed = match way.link.ask(command, manner).await {
-                Ok(answered) => return Ok(answered),
+            let failed = match route.connection.send(command, options).await {
+                Ok(reply) => return Ok(reply),
                 Err(failed) => failed,
             };
-            let next = self.next_route(slot, &way, &failed, asked_at).await;
-            let Some(next) = next.filter(|_| round < MAX_ROUNDS && Instant::now() < deadline)
-            else {
-                return Err(failed);
-            };
-            way = next;
-            if way.waits || round >= ROUNDS_AT_ONCE {
+            let next = self.next_route(slot, &route, &failed, sent_at).await;
+            match next {
+                Some(next) if round < MAX_ROUNDS && Instant::now() < deadline => route = next,
+                _ => return Err(failed),
+            }
+            if route.waits || round >= ROUNDS_AT_ONCE {
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(MAX_WAIT);
             }
@@ -129,92 +120,92 @@ impl Cluster {
         }
     }
 
-    /// Where to ask on after a failure that proves that nothing ran; none where it doesn't, or where
-    /// there is nobody else to ask.
+    /// Where to send on after a failure that proves that nothing ran; none where it doesn't, or where there
+    /// is no other node.
     async fn next_route(
         &self,
         slot: Slot,
-        asked: &Route,
-        failed: &Failed,
-        asked_at: Instant,
+        last: &Route,
+        failed: &SendError,
+        sent_at: Instant,
     ) -> Option<Route> {
-        let error = match failed {
-            Failed::Known(_) => return None,
-            Failed::Connecting(_) => return self.route_around(slot, asked, asked_at).await,
-            Failed::Asking(error) => error,
-        };
-        // What a script says on its way proves nothing.
-        if error.to_string().contains("@user_script") {
-            return None;
+        if let SendError::NotSent(_) = failed {
+            return self.route_around(slot, last, sent_at).await;
         }
-        let ErrorKind::Server(kind) = error.kind() else {
+        let kind = failed.rejection()?;
+        let SendError::Rejected(error) = failed else {
             return None;
         };
+        let redirection = || Host::of_redirection(error.redirect_node()?.0, &last.host);
         match kind {
             ServerErrorKind::Moved => {
-                let host = Host::told(error.redirect_node()?.0, &asked.host)?;
+                let host = redirection()?;
                 self.mark_moved(slot, &host);
-                self.way_to(host, false).ok()
+                self.route_to(host, false).ok()
             }
-            ServerErrorKind::Ask => {
-                let host = Host::told(error.redirect_node()?.0, &asked.host)?;
-                self.way_to(host, true).ok()
-            }
+            ServerErrorKind::Ask => self.route_to(redirection()?, true).ok(),
             ServerErrorKind::TryAgain => {
-                let way = self.way(slot).await.ok()?;
-                Some(Route { waits: true, ..way })
+                let route = self.route(slot).await.ok()?;
+                Some(Route {
+                    waits: true,
+                    ..route
+                })
             }
-            ServerErrorKind::ClusterDown => self.route_around(slot, asked, asked_at).await,
+            ServerErrorKind::ClusterDown => self.route_around(slot, last, sent_at).await,
             _ => None,
         }
     }
 
-    /// Asks the other nodes who has the slot, where one is no good; none where it is still that one.
-    async fn route_around(&self, slot: Slot, asked: &Route, asked_at: Instant) -> Option<Route> {
-        // What is outdated is seen by the probe, if these nodes can't tell it now.
+    /// Asks the other nodes who has the slot; none where it is still the node that failed.
+    async fn route_around(&self, slot: Slot, last: &Route, sent_at: Instant) -> Option<Route> {
+        // If these nodes can't tell it now, the probe asks again.
         self.is_outdated.store(true, Ordering::Release);
-        self.ask_for_slots(asked_at, Some(&asked.host)).await.ok()?;
-        let way = self.way(slot).await.ok()?;
-        (way.host != asked.host || asked.asking).then_some(way)
+        self.refresh_slots(sent_at, Some(&last.host)).await.ok()?;
+        let route = self.route(slot).await.ok()?;
+        (route.host != last.host || last.asking).then_some(route)
     }
 
-    async fn way(&self, slot: Slot) -> Result<Route, StoreError> {
+    async fn route(&self, slot: Slot) -> Result<Route, StoreError> {
         let asked_at = Instant::now();
         let master = || self.slots.load().as_ref()?.master(slot).cloned();
         let host = match master() {
             Some(host) => host,
             None => {
-                self.ask_for_slots(asked_at, None).await?;
+                self.refresh_slots(asked_at, None).await?;
                 master().ok_or_else(|| {
                     let reason = "no master has the slot of this organization".to_owned();
                     StoreError::Unreachable { reason }
                 })?
             }
         };
-        self.way_to(host, false)
+        self.route_to(host, false)
     }
 
-    fn way_to(&self, host: Host, asking: bool) -> Result<Route, StoreError> {
+    fn route_to(&self, host: Host, asking: bool) -> Result<Route, StoreError> {
         Ok(Route {
-            link: self.link(&host)?,
+            connection: self.connection(&host)?,
             host,
             asking,
             waits: false,
         })
     }
 
-    fn link(&self, host: &Host) -> Result<Arc<RedisConnection>, StoreError> {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(link) = links.get(host) {
-            return Ok(Arc::clone(link));
+    fn connection(&self, host: &Host) -> Result<Arc<RedisConnection>, StoreError> {
+        let mut connections = self.lock_connections();
+        if let Some(connection) = connections.get(host) {
+            return Ok(Arc::clone(connection));
         }
-        let link = self.servers.link(host, RequiredRole::Any);
-        let link = Arc::new(link.map_err(|error| store_error(&Failed::Connecting(error)))?);
-        links.insert(host.clone(), Arc::clone(&link));
-        Ok(link)
+        let connection = RedisConnection::new(&self.servers, host, RequiredRole::Any);
+        let connection = Arc::new(connection.map_err(|error| connect_error(&error))?);
+        connections.insert(host.clone(), Arc::clone(&connection));
+        Ok(connection)
     }
 
-    /// Takes in that a slot has another master.
+    fn lock_connections(&self) -> std::sync::MutexGuard<'_, HashMap<Host, Arc<RedisConnection>>> {
+        let lock = self.connections.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn mark_moved(&self, slot: Slot, master: &Host) {
         self.is_outdated.store(true, Ordering::Release);
         self.slots.rcu(|slots| {
@@ -231,72 +222,66 @@ impl Cluster {
         let asked_at = Instant::now();
         let known = self.slots.load_full();
         if known.is_none() || self.is_outdated.load(Ordering::Acquire) {
-            let asked = self.ask_for_slots(asked_at, None).await;
+            let refreshed = self.refresh_slots(asked_at, None).await;
             // What was known before is better than nothing.
-            asked.or_else(|error| known.map(|_| ()).ok_or(error))?;
+            refreshed.or_else(|error| known.map(drop).ok_or(error))?;
         }
         let slots = self.slots.load_full();
         Ok(slots.map(|slots| slots.tags().to_vec()).unwrap_or_default())
     }
 
-    /// Asks the nodes for the slots, all but the one that is no good, and takes the first answer. Who
-    /// waited while another one asked shares what became of it.
-    async fn ask_for_slots(&self, asked_at: Instant, but: Option<&Host>) -> Result<(), StoreError> {
-        let mut last = self.asking.lock().await;
-        if let Some(last) = last.as_ref()
-            && (last.began_at >= asked_at || last.ended_at.elapsed() < RETRY_INTERVAL)
-        {
-            return last.failure.clone().map_or(Ok(()), Err);
-        }
-        let began_at = Instant::now();
-        self.is_outdated.store(false, Ordering::Release);
-        let found = self.first_told(but).await;
-        *last = Some(Asked {
-            began_at,
-            ended_at: Instant::now(),
-            failure: found.as_ref().err().cloned(),
-        });
-        let slots = found.inspect_err(|_| self.is_outdated.store(true, Ordering::Release))?;
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links.retain(|host, _| slots.nodes().contains(host) || self.seeds.contains(host));
-        self.slots.store(Some(Arc::new(slots)));
-        Ok(())
+    /// Asks the nodes, except one that failed, for the slots, and takes the first reply.
+    async fn refresh_slots(
+        &self,
+        asked_at: Instant,
+        except: Option<&Host>,
+    ) -> Result<(), StoreError> {
+        let attempt = async {
+            self.is_outdated.store(false, Ordering::Release);
+            let slots = self.fetch_slots(except).await;
+            let slots = slots.inspect_err(|_| self.is_outdated.store(true, Ordering::Release))?;
+            let is_used = |host: &Host| slots.nodes().contains(host) || self.seeds.contains(host);
+            self.lock_connections().retain(|host, _| is_used(host));
+            self.slots.store(Some(Arc::new(slots)));
+            Ok(())
+        };
+        let is_fresh = |is_shared: bool| is_shared.then_some(());
+        self.fetch.run(asked_at, is_fresh, attempt).await
     }
 
-    async fn first_told(&self, but: Option<&Host>) -> Result<Slots, StoreError> {
+    async fn fetch_slots(&self, except: Option<&Host>) -> Result<Slots, StoreError> {
         let known = self.slots.load_full();
         let known = known.as_ref().map_or(&[][..], |slots| slots.nodes());
         let mut hosts: Vec<&Host> = Vec::new();
         for host in known.iter().chain(&self.seeds) {
-            if Some(host) != but && !hosts.contains(&host) {
+            if Some(host) != except && !hosts.contains(&host) {
                 hosts.push(host);
             }
         }
-        // The only one there is may have been restarted.
+        // The only node there is may have been restarted.
         if hosts.is_empty() {
-            hosts.extend(but);
+            hosts.extend(except);
         }
-        let told: Vec<_> = hosts
-            .into_iter()
-            .map(|host| self.fetch_slots(host).boxed())
-            .collect();
-        let mut told = stream::iter(told).buffer_unordered(ASKED_AT_ONCE);
-        let mut faults = Vec::new();
-        while let Some(told) = told.next().await {
-            match told {
+        let requests = hosts.into_iter().map(|host| self.slots_of(host).boxed());
+        let requests: Vec<_> = requests.collect();
+        let mut replies = stream::iter(requests).buffer_unordered(MAX_SLOTS_REQUESTS);
+        let mut failures = Vec::new();
+        while let Some(slots) = replies.next().await {
+            match slots {
                 Ok(slots) => return Ok(slots),
-                Err(error) => faults.push(error),
+                Err(error) => failures.push(error),
             }
         }
-        Err(most_specific(faults, "no node tells the slots"))
+        Err(most_specific(failures, "no node tells the slots"))
     }
 
-    async fn fetch_slots(&self, host: &Host) -> Result<Slots, StoreError> {
+    /// The slots as a node has them.
+    async fn slots_of(&self, host: &Host) -> Result<Slots, StoreError> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
-        let answered = self.link(host)?.ask(&command, SendOptions::default()).await;
-        let answered = answered.map_err(|failed| store_error(&failed))?;
-        Slots::read(answered.value, host).ok_or_else(|| {
+        let connection = self.connection(host)?;
+        let reply = connection.send(&command, SendOptions::default()).await?;
+        Slots::read(reply.value, host).ok_or_else(|| {
             let reason = format!("a node knows of no slot [{host}]");
             StoreError::Unreachable { reason }
         })

@@ -79,3 +79,19 @@ pub enum UnsafeEviction {
     /// It is used; the log warns.
     Warn,
 }
+
+/// How many replicas must have a write before it is answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WaitReplicas {
+    pub(crate) count: u16,
+    pub(crate) timeout: Duration,
+}
+
+impl WaitReplicas {
+    /// None where the master's word is enough.
+    pub(crate) fn new(count: u16, timeouts: Timeouts) -> Option<Self> {
+        // Less than a reply may take: that too few have it is a reply.
+        let timeout = (timeouts.response / 2).max(Duration::from_millis(1));
+        (count > 0).then_some(Self { count, timeout })
+    }
+}

@@ -1,11 +1,9 @@
-//! What Redis' errors mean for the caller, in the store's own words.
+//! **Redis' errors → the store's errors.** What is known of a command that failed decides which: nothing but a
+//! server's own reply, or a connection that never came about, proves that nothing was written.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use super::{
-    connection::Failed,
-    message::{is_server_error, message},
-};
+use super::message::{is_server_error, message};
 use crate::store::{Hindrance, StoreError};
 
 /// `redis://` or sentinels lead to a node of a cluster.
@@ -14,38 +12,92 @@ pub(crate) const CLUSTER_NODE: &str = "this is a cluster node: use redis+cluster
 /// `redis+cluster://` leads to a server of its own.
 const NO_CLUSTER: &str = "this server is not part of a cluster: use redis:// or redis+sentinel://";
 
-/// What a failure means for the caller. Nothing but a server's own answer, or a connection that never
-/// came about, proves that nothing was written.
-pub(crate) fn store_error(failed: &Failed) -> StoreError {
-    let error = match failed {
-        Failed::Known(error) => return error.clone(),
-        // A server that is there, and lets nobody in.
-        Failed::Connecting(error) if is_server_error(error) => return refused(error),
-        Failed::Connecting(error) => {
-            let reason = message(error);
-            return StoreError::Unreachable { reason };
-        }
-        Failed::Asking(error) => error,
-    };
-    match error.kind() {
-        // Our script's own word, and Redis' for a key of another type: no retry mends either.
-        ErrorKind::Extension if matches!(error.code(), Some("CORRUPT" | "WRONGTYPE")) => {
-            let reason = message(error);
-            StoreError::Corrupt { reason }
-        }
-        // The script asks for its rights before it writes.
-        _ if is_server_error(error) && is_denial(&error.to_string()) => refused(error),
-        // A script that failed on its way may have written before.
-        _ if error.to_string().contains("@user_script") => {
-            let reason = message(error);
-            StoreError::NoAnswer { reason }
-        }
-        _ if is_server_error(error) => refused(error),
-        _ => {
-            let reason = message(error);
-            StoreError::NoAnswer { reason }
+/// Why a command has no reply that can be used.
+#[derive(Debug)]
+pub(crate) enum SendError {
+    /// No server was found for it, there was no connection, or every server sent it elsewhere. Nothing ran.
+    NotSent(StoreError),
+    /// The server replied with an error.
+    Rejected(RedisError),
+    /// It was, or may have been, sent, and no reply came.
+    OutcomeUnknown(RedisError),
+}
+
+impl SendError {
+    /// The failure of a command that was, or may have been, sent.
+    pub(crate) fn of_sent(error: RedisError) -> Self {
+        if is_server_error(&error) {
+            Self::Rejected(error)
+        } else {
+            Self::OutcomeUnknown(error)
         }
     }
+
+    /// Which error the server replied with, if nothing had run by then: a script may fail after it wrote.
+    pub(crate) fn rejection(&self) -> Option<ServerErrorKind> {
+        match self {
+            Self::Rejected(error) if !failed_in_script(error) => match error.kind() {
+                ErrorKind::Server(kind) => Some(kind),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// One of the servers that each serve all organizations redirected to another: it is a node of a cluster.
+    pub(crate) fn outside_a_cluster(self) -> Self {
+        use ServerErrorKind::{Ask, CrossSlot, Moved};
+        match &self {
+            Self::Rejected(error)
+                if matches!(error.kind(), ErrorKind::Server(Moved | Ask | CrossSlot)) =>
+            {
+                let reason = CLUSTER_NODE.to_owned();
+                Self::NotSent(StoreError::Unfit { reason })
+            }
+            _ => self,
+        }
+    }
+}
+
+impl From<SendError> for StoreError {
+    fn from(failed: SendError) -> Self {
+        let error = match failed {
+            SendError::NotSent(error) => return error,
+            SendError::Rejected(error) => error,
+            SendError::OutcomeUnknown(error) => {
+                let reason = message(&error);
+                return Self::NoAnswer { reason };
+            }
+        };
+        // The script's own word, and Redis' for a key of another type: no retry mends either.
+        if error.kind() == ErrorKind::Extension
+            && matches!(error.code(), Some("CORRUPT" | "WRONGTYPE"))
+        {
+            let reason = message(&error);
+            return Self::Corrupt { reason };
+        }
+        // The script checks its permissions before it writes.
+        if failed_in_script(&error) && !is_denial(&error.to_string()) {
+            let reason = message(&error);
+            return Self::NoAnswer { reason };
+        }
+        refused(&error)
+    }
+}
+
+/// Whether a script failed on its way.
+fn failed_in_script(error: &RedisError) -> bool {
+    error.to_string().contains("@user_script")
+}
+
+/// Why there is no connection.
+pub(crate) fn connect_error(error: &RedisError) -> StoreError {
+    // The server is there, and lets nobody in.
+    if is_server_error(error) {
+        return refused(error);
+    }
+    let reason = message(error);
+    StoreError::Unreachable { reason }
 }
 
 fn refused(error: &RedisError) -> StoreError {
@@ -84,20 +136,6 @@ fn hindrance(error: &RedisError, said: &str) -> Hindrance {
         Some("NOAUTH" | "WRONGPASS") => Hindrance::NotLoggedIn,
         Some("ERR") if said.contains("max number of clients") => Hindrance::TooManyClients,
         _ => Hindrance::Other,
-    }
-}
-
-/// One server of those that serve all organizations said that the key is another's: it is a node of a cluster.
-pub(crate) fn not_in_a_cluster(failed: Failed) -> Failed {
-    use ServerErrorKind::{Ask, CrossSlot, Moved};
-    match &failed {
-        Failed::Asking(error)
-            if matches!(error.kind(), ErrorKind::Server(Moved | Ask | CrossSlot)) =>
-        {
-            let reason = CLUSTER_NODE.to_owned();
-            Failed::Known(StoreError::Unfit { reason })
-        }
-        _ => failed,
     }
 }
 
@@ -225,11 +263,9 @@ mod tests {
             ("ERR max number of clients reached", H::TooManyClients),
             ("ERR unknown command 'EVALSHA'", H::Other),
         ] {
-            for failed in [
-                Failed::Asking(answer(said)),
-                Failed::Connecting(answer(said)),
-            ] {
-                match store_error(&failed) {
+            let sent = StoreError::from(SendError::of_sent(answer(said)));
+            for error in [sent, connect_error(&answer(said))] {
+                match error {
                     StoreError::Refused { why, .. } => assert_eq!(why, word, "{said}"),
                     other => panic!("{said}: {other}"),
                 }
@@ -240,14 +276,14 @@ mod tests {
     #[test]
     fn a_script_that_failed_on_its_way_may_have_written() {
         let said = "OOM command not allowed when used memory > 'maxmemory'. script: 8ac1, on @user_script:7.";
-        let error = store_error(&Failed::Asking(answer(said)));
+        let error = StoreError::from(SendError::of_sent(answer(said)));
         assert!(matches!(error, StoreError::NoAnswer { .. }), "{error}");
     }
 
     #[test]
     fn what_is_not_ours_is_corrupt() {
         for said in ["CORRUPT usage: abc", "WRONGTYPE Operation against a key"] {
-            let error = store_error(&Failed::Asking(answer(said)));
+            let error = StoreError::from(SendError::of_sent(answer(said)));
             assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
         }
     }
@@ -256,9 +292,9 @@ mod tests {
     fn a_connection_that_breaks_tells_nothing_and_one_that_never_was_proves_that_nothing_was_written()
      {
         let broken = || RedisError::from(io::Error::from(io::ErrorKind::ConnectionReset));
-        let error = store_error(&Failed::Asking(broken()));
+        let error = StoreError::from(SendError::of_sent(broken()));
         assert!(matches!(error, StoreError::NoAnswer { .. }), "{error}");
-        let error = store_error(&Failed::Connecting(broken()));
+        let error = connect_error(&broken());
         assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
     }
 

@@ -1,18 +1,18 @@
-//! The ways to Redis: one server, a master that sentinels watch, or a cluster. Whoever asks names a key,
-//! and need not know which it is.
+//! The client: one server, the master that sentinels name, or a cluster. Callers name a key, and need not
+//! know which it is.
 //!
-//! None of them sends again what may have run. What they do send again was refused with an answer that
-//! proves that nothing ran.
+//! No command that may have run is sent again here. What is sent again was rejected with a reply that proves
+//! that nothing ran.
 
 pub(crate) mod cluster;
 pub(crate) mod config;
 pub(crate) mod connection;
-pub(crate) mod connector;
-pub(crate) mod endpoints;
+pub(crate) mod endpoint;
 pub(crate) mod errors;
 pub(crate) mod login;
 pub(crate) mod message;
 pub(crate) mod sentinel;
+pub(crate) mod single_flight;
 pub(crate) mod slots;
 pub(crate) mod tls;
 pub(crate) mod url;
@@ -21,10 +21,10 @@ use redis::{Cmd, Value};
 
 use self::{
     cluster::Cluster,
-    config::{RedisConfig, SetupError},
-    connection::{Failed, RedisConnection, Reply, RequiredRole, SendOptions, WaitReplicas},
-    endpoints::Endpoints,
-    errors::not_in_a_cluster,
+    config::{RedisConfig, SetupError, WaitReplicas},
+    connection::{RedisConnection, Reply, RequiredRole, SendOptions},
+    endpoint::Endpoints,
+    errors::SendError,
     sentinel::Sentinel,
     url::Topology,
 };
@@ -36,65 +36,60 @@ pub(crate) enum RedisClient {
 }
 
 impl RedisClient {
+    /// Nothing is connected yet.
     pub(crate) fn new(config: &RedisConfig) -> Result<Self, SetupError> {
-        let RedisConfig {
-            url,
-            tls,
-            sentinel_login,
-            timeouts,
-            wait_replicas,
-            ..
-        } = config;
-        let first = &url.hosts[0];
-        let tls = url.is_encrypted().then(|| tls.clone().into_client());
+        let RedisConfig { url, timeouts, .. } = config;
+        let tls = url.is_encrypted().then(|| config.tls.clone().into_client());
         let servers = Endpoints {
             tls: tls.transpose()?,
             login: url.login.clone(),
             timeouts: *timeouts,
-            replicas: WaitReplicas::new(*wait_replicas, *timeouts),
+            wait_replicas: WaitReplicas::new(config.wait_replicas, *timeouts),
         };
         Ok(match &url.topology {
-            Topology::One => Self::One(servers.link(first, RequiredRole::Any)?),
+            Topology::One => {
+                let connection = RedisConnection::new(&servers, &url.hosts[0], RequiredRole::Any);
+                Self::One(connection?)
+            }
             Topology::Sentinel(name) => {
                 let sentinels = Endpoints {
                     tls: servers.tls.clone(),
-                    login: sentinel_login.clone(),
+                    login: config.sentinel_login.clone(),
                     timeouts: *timeouts,
-                    replicas: None,
+                    wait_replicas: None,
                 };
-                let links = url.hosts.iter();
-                let links = links.map(|host| sentinels.link(host, RequiredRole::Any));
-                let links = links.collect::<Result<_, _>>()?;
-                Self::Sentinel(Sentinel::new(name.clone(), links, servers))
+                let connections = url.hosts.iter();
+                let connections = connections
+                    .map(|host| RedisConnection::new(&sentinels, host, RequiredRole::Any));
+                let connections = connections.collect::<Result<_, _>>()?;
+                Self::Sentinel(Sentinel::new(name.clone(), connections, servers))
             }
             Topology::Cluster => Self::Cluster(Cluster::new(servers, url.hosts.clone())),
         })
     }
 
-    /// Sends one command that reads to the server that has this key.
-    pub(crate) async fn read(&self, key: &str, command: &Cmd) -> Result<Value, Failed> {
-        Ok(self.ask(key, command, SendOptions::default()).await?.value)
-    }
-
-    /// Sends one command to the server that has this key, and tells who answered.
-    pub(crate) async fn ask(
+    /// Sends one command to the server that has this key.
+    pub(crate) async fn send(
         &self,
         key: &str,
         command: &Cmd,
-        manner: SendOptions,
-    ) -> Result<Reply, Failed> {
-        match self {
-            Self::One(link) => link.ask(command, manner).await.map_err(not_in_a_cluster),
-            Self::Sentinel(sentinel) => {
-                let answered = sentinel.ask(command, manner).await;
-                answered.map_err(not_in_a_cluster)
-            }
-            Self::Cluster(cluster) => cluster.ask(key, command, manner).await,
-        }
+        options: SendOptions,
+    ) -> Result<Reply, SendError> {
+        let reply = match self {
+            Self::One(connection) => connection.send(command, options).await,
+            Self::Sentinel(sentinel) => sentinel.send(command, options).await,
+            Self::Cluster(cluster) => return cluster.send(key, command, options).await,
+        };
+        reply.map_err(SendError::outside_a_cluster)
     }
 
-    /// Goes over to another server where one decides in its place; whoever asks it notices by itself where
-    /// it refuses or is gone, and not where it goes on answering.
+    /// Sends one command that only reads.
+    pub(crate) async fn read(&self, key: &str, command: &Cmd) -> Result<Value, SendError> {
+        Ok(self.send(key, command, SendOptions::default()).await?.value)
+    }
+
+    /// Switches to the master that the sentinels name now. A call notices by itself that its master is gone
+    /// or refuses, but not that it was replaced and goes on answering.
     pub(crate) async fn refresh(&self) {
         if let Self::Sentinel(sentinel) = self {
             sentinel.refresh().await;
@@ -102,18 +97,18 @@ impl RedisClient {
     }
 
     /// A key on each server that decides. Nothing is ever written there.
-    pub(crate) async fn probe_keys(&self, prefix: &str) -> Result<Vec<String>, Failed> {
+    pub(crate) async fn probe_keys(&self, prefix: &str) -> Result<Vec<String>, SendError> {
         match self {
             Self::One(_) | Self::Sentinel(_) => Ok(vec![format!("{prefix}{{0}}:probe")]),
             Self::Cluster(cluster) => {
-                let tags = cluster.tags().await.map_err(Failed::Known)?;
+                let tags = cluster.tags().await.map_err(SendError::NotSent)?;
                 let keys = tags.iter().map(|tag| format!("{prefix}{{{tag}}}:probe"));
                 Ok(keys.collect())
             }
         }
     }
 
-    /// Whether the organizations are spread over servers, so that no command may be about two of them.
+    /// Whether the organizations are spread over servers, so that no command may concern two of them.
     pub(crate) fn is_sharded(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }

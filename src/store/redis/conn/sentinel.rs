@@ -1,14 +1,13 @@
 //! `redis+sentinel://`: the sentinels know which server is the master.
 //!
 //! They are asked before the first call, and again when the connection to the master has ended, can't be
-//! made, stalls, or refuses a write: a demoted master goes on answering. Whom they name must say itself
-//! that it is a master (`ROLE`), on every new connection: sentinels disagree for a while.
+//! made, stalls, or rejects a write: a demoted master goes on answering. The server that they name must say
+//! itself that it is a master (`ROLE`), on every new connection: sentinels disagree for a while.
 //!
-//! A call that fails is not sent again here. Its failure only sees to it that the next one looks anew.
+//! A call that fails is not sent again. The next one looks for the master anew.
 //!
-//! A failover tells the new master at once, and the one before seconds later: so long that one goes on
-//! deciding, and what it decides is lost. So sentinels are asked with every probe, too, and whom most of
-//! them name is followed.
+//! In a failover the new master knows at once, and the old one seconds later. Until then the old one goes on
+//! deciding, and what it decides is lost. So each probe asks the sentinels too, and follows their majority.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,40 +19,40 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use futures_util::{
+    Stream,
+    stream::{FuturesUnordered, StreamExt as _},
+};
 use redis::Cmd;
-use tokio::sync::Mutex;
 
 use super::{
-    connection::{
-        Failed, Failure, RedisConnection, Reply, RequiredRole, SendOptions, must_be_replaced,
-    },
-    endpoints::Endpoints,
-    errors::{most_specific, store_error},
+    connection::{RedisConnection, Reply, RequiredRole, SendOptions, must_be_replaced},
+    endpoint::Endpoints,
+    errors::{SendError, connect_error, most_specific},
     message::sanitize,
+    single_flight::SingleFlight,
     url::Host,
 };
 use crate::store::StoreError;
 
-/// After a look that found no master, this long nobody looks: an outage must not keep sentinels busy.
-const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// After a search that found no master, nobody searches for so long.
+const SEARCH_INTERVAL: Duration = Duration::from_millis(50);
 
 pub(crate) struct Sentinel {
     /// What the sentinels call the master.
     name: String,
     sentinels: Vec<RedisConnection>,
+    /// How to reach the master.
     servers: Endpoints,
     master: ArcSwapOption<Master>,
-    /// Whether the log was told that sentinels refuse to name the master.
+    search: SingleFlight,
     has_logged_refusal: AtomicBool,
-    /// One caller looks at a time. Holds how the last look failed, if it did.
-    looking: Mutex<Option<Failure<StoreError>>>,
 }
 
 struct Master {
     /// As a sentinel named it.
     host: Host,
-    link: RedisConnection,
+    connection: RedisConnection,
 }
 
 impl Sentinel {
@@ -63,44 +62,46 @@ impl Sentinel {
             sentinels,
             servers,
             master: ArcSwapOption::empty(),
+            search: SingleFlight::new(SEARCH_INTERVAL),
             has_logged_refusal: AtomicBool::new(false),
-            looking: Mutex::new(None),
         }
     }
 
     /// Sends one command to the master.
-    pub(crate) async fn ask(&self, command: &Cmd, manner: SendOptions) -> Result<Reply, Failed> {
-        let master = self.master().await.map_err(Failed::Known)?;
-        let answered = master.link.ask(command, manner).await;
-        let is_left = match &answered {
+    pub(crate) async fn send(
+        &self,
+        command: &Cmd,
+        options: SendOptions,
+    ) -> Result<Reply, SendError> {
+        let master = self.master().await.map_err(SendError::NotSent)?;
+        let reply = master.connection.send(command, options).await;
+        let is_gone = match &reply {
             Ok(_) => false,
-            Err(Failed::Connecting(_) | Failed::Known(_)) => true,
-            Err(Failed::Asking(error)) => must_be_replaced(error),
+            Err(SendError::NotSent(_)) => true,
+            Err(SendError::Rejected(error) | SendError::OutcomeUnknown(error)) => {
+                must_be_replaced(error)
+            }
         };
-        if is_left {
+        if is_gone {
             self.replace(&master, None);
         }
-        answered
+        reply
     }
 
-    /// Goes over to another master where more than half of the sentinels name it, and it is one. Calls
-    /// that are under way are answered by the one before.
+    /// Switches to another master if more than half of the sentinels name it, and it is one. Calls that are
+    /// under way are answered by the old one.
     pub(crate) async fn refresh(&self) {
-        let Some(kept) = self.connected() else {
+        let Some(current) = self.connected() else {
             return;
         };
-        let asked = self
-            .sentinels
-            .iter()
-            .map(|sentinel| self.fetch_master(sentinel));
-        let mut told: FuturesUnordered<_> = asked.collect();
         let mut votes = HashMap::new();
-        // As soon as most agree, the others are not waited for: they may be gone.
-        while let Some(told) = told.next().await {
-            let host = match told {
+        let mut hosts = self.named_masters();
+        // As soon as a majority agrees, the others are not waited for: they may be gone.
+        while let Some(host) = hosts.next().await {
+            let host = match host {
                 Ok(host) => host,
                 Err(error @ StoreError::Refused { .. }) => {
-                    self.tell(&error);
+                    self.log_refusal(&error);
                     continue;
                 }
                 Err(_) => continue,
@@ -110,28 +111,27 @@ impl Sentinel {
             if *count * 2 <= self.sentinels.len() {
                 continue;
             }
-            if host != kept.host
-                && let Ok(link) = self.servers.link(&host, RequiredRole::Master)
-                && link.connect().await.is_ok()
+            if host != current.host
+                && let Ok(master) = self.connect(host).await
             {
-                self.replace(&kept, Some(Arc::new(Master { host, link })));
+                self.replace(&current, Some(Arc::new(master)));
             }
             return;
         }
     }
 
-    /// Tells the log, once, that a failover may pass unseen: what needs the sentinels now has its own answer.
-    fn tell(&self, error: &StoreError) {
+    /// Warns, once, that a failover may be noticed late. Calls that need the sentinels fail for themselves.
+    fn log_refusal(&self, error: &StoreError) {
         if !self.has_logged_refusal.swap(true, Ordering::Relaxed) {
             tracing::warn!(%error, "a sentinel refuses to name the master: a failover may be seen late");
         }
     }
 
-    /// Takes another master for this one, unless someone has done so.
+    /// Replaces a master, unless another call has done so.
     fn replace(&self, before: &Arc<Master>, by: Option<Arc<Master>>) {
         let current = self.master.load();
-        let same = |current: &Arc<Master>| Arc::ptr_eq(current, before);
-        if current.as_ref().is_some_and(same) {
+        let is_same = |current: &Arc<Master>| Arc::ptr_eq(current, before);
+        if current.as_ref().is_some_and(is_same) {
             self.master.compare_and_swap(&current, by);
         }
     }
@@ -140,82 +140,68 @@ impl Sentinel {
         if let Some(master) = self.connected() {
             return Ok(master);
         }
-        let asked_at = Instant::now();
-        let mut last_failure = self.looking.lock().await;
-        if let Some(master) = self.connected() {
-            return Ok(master);
-        }
-        // Who waited through a whole look shares its failure, as in a link.
-        if let Some(failure) = last_failure.as_ref()
-            && (failure.began_at >= asked_at || failure.ended_at.elapsed() < RETRY_INTERVAL)
-        {
-            return Err(failure.error.clone());
-        }
-        let began_at = Instant::now();
-        let found = self.look().await;
-        *last_failure = found.as_ref().err().map(|error| Failure {
-            began_at,
-            ended_at: Instant::now(),
-            error: error.clone(),
-        });
-        let master = Arc::new(found?);
-        self.master.store(Some(Arc::clone(&master)));
-        Ok(master)
+        let attempt = async {
+            let master = Arc::new(self.find_master().await?);
+            self.master.store(Some(Arc::clone(&master)));
+            Ok(master)
+        };
+        let search = self
+            .search
+            .run(Instant::now(), |_| self.connected(), attempt);
+        search.await
     }
 
     fn connected(&self) -> Option<Arc<Master>> {
         let master = self.master.load_full();
-        master.filter(|master| master.link.is_connected())
+        master.filter(|master| master.connection.is_connected())
     }
 
     /// Asks all sentinels at once, and takes the first whose master proves to be one.
-    async fn look(&self) -> Result<Master, StoreError> {
-        let asked = self
-            .sentinels
-            .iter()
-            .map(|sentinel| self.fetch_master(sentinel));
-        let mut told: FuturesUnordered<_> = asked.collect();
+    async fn find_master(&self) -> Result<Master, StoreError> {
+        let mut hosts = self.named_masters();
         let mut tried = HashSet::new();
-        let mut faults = Vec::new();
-        while let Some(told) = told.next().await {
-            let found = match told {
-                Ok(host) if tried.insert(host.clone()) => {
-                    let found = match self.servers.link(&host, RequiredRole::Master) {
-                        Ok(link) => link.connect().await.map(|()| Master { host, link }),
-                        Err(error) => Err(error),
-                    };
-                    found.map_err(|error| store_error(&Failed::Connecting(error)))
-                }
+        let mut failures = Vec::new();
+        while let Some(host) = hosts.next().await {
+            let master = match host {
+                Ok(host) if tried.insert(host.clone()) => self.connect(host).await,
                 Ok(_) => continue,
                 Err(error) => Err(error),
             };
-            match found {
+            match master {
                 Ok(master) => return Ok(master),
-                Err(error) => faults.push(error),
+                Err(error) => failures.push(error),
             }
         }
-        Err(most_specific(faults, "the sentinels lead to no master"))
+        Err(most_specific(failures, "the sentinels lead to no master"))
     }
 
-    /// Where a sentinel says that the master is.
-    async fn fetch_master(&self, sentinel: &RedisConnection) -> Result<Host, StoreError> {
+    /// Connects to a server, if it is a master.
+    async fn connect(&self, host: Host) -> Result<Master, StoreError> {
+        let connection = RedisConnection::new(&self.servers, &host, RequiredRole::Master);
+        let connection = connection.map_err(|error| connect_error(&error))?;
+        connection.connect().await?;
+        Ok(Master { host, connection })
+    }
+
+    /// The master's address by each sentinel, as they reply.
+    fn named_masters(&self) -> impl Stream<Item = Result<Host, StoreError>> + Unpin {
+        let requests = self.sentinels.iter();
+        let requests = requests.map(|sentinel| self.named_master(sentinel));
+        requests.collect::<FuturesUnordered<_>>()
+    }
+
+    async fn named_master(&self, sentinel: &RedisConnection) -> Result<Host, StoreError> {
         let mut command = redis::cmd("SENTINEL");
         command.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
-        let answered = sentinel.ask(&command, SendOptions::default()).await;
-        let answered = answered.map_err(|failed| store_error(&failed))?;
-        match redis::from_redis_value::<Option<(String, u16)>>(answered.value) {
-            Ok(Some((name, port))) => Ok(Host::new(&name, port)),
-            Ok(None) => {
-                let reason = format!("a sentinel knows no master {:?}", self.name);
-                Err(StoreError::Unreachable { reason })
-            }
+        let reply = sentinel.send(&command, SendOptions::default()).await?;
+        let reason = match redis::from_redis_value::<Option<(String, u16)>>(reply.value) {
+            Ok(Some((name, port))) => return Ok(Host::new(&name, port)),
+            Ok(None) => format!("a sentinel knows no master {:?}", self.name),
             Err(error) => {
-                let reason = format!(
-                    "a sentinel's answer is no address: {}",
-                    sanitize(&error.to_string())
-                );
-                Err(StoreError::Unreachable { reason })
+                let words = sanitize(&error.to_string());
+                format!("a sentinel's answer is no address: {words}")
             }
-        }
+        };
+        Err(StoreError::Unreachable { reason })
     }
 }

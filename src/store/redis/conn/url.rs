@@ -294,11 +294,11 @@ impl Host {
         }
     }
 
-    /// Reads what a server says of another one: `name:port`, where an IPv6 address has no brackets. One
-    /// that doesn't know how it is reached leaves the name empty: it is where it was `asked`.
-    pub(crate) fn told(text: &str, asked: &Self) -> Option<Self> {
+    /// The target of a redirection: `name:port`, where an IPv6 address has no brackets. An empty name stands
+    /// for the node that redirected, `from`.
+    pub(crate) fn of_redirection(text: &str, from: &Self) -> Option<Self> {
         let (name, port) = text.rsplit_once(':')?;
-        let name = if name.is_empty() { &asked.name } else { name };
+        let name = if name.is_empty() { &from.name } else { name };
         Some(Self::new(name, port.parse().ok()?))
     }
 }

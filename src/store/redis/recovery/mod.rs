@@ -26,27 +26,27 @@ impl Decider {
     /// Looks whether Redis still has this replica's newest writes: one server can have lost no other without
     /// these. And at some others, since one of many servers can. Where any is lost, all are looked at, and
     /// what is gone is restored.
-    pub(crate) async fn verify(&self, links: &RedisClient) {
+    pub(crate) async fn verify(&self, client: &RedisClient) {
         if let Some((day, some)) = self.memory.some() {
-            self.look_at(links, day, some).await;
+            self.look_at(client, day, some).await;
         }
         if self.memory.has_to_look()
             && let Some((day, all)) = self.memory.all()
         {
             let losses = self.memory.losses();
-            if self.look_at(links, day, all).await {
+            if self.look_at(client, day, all).await {
                 self.memory.looked(losses);
             }
         }
     }
 
     /// Tells whether Redis could be asked for all of them: else the next probe begins anew.
-    async fn look_at(&self, links: &RedisClient, day: UtcDay, orgs: Vec<OrgId>) -> bool {
+    async fn look_at(&self, client: &RedisClient, day: UtcDay, orgs: Vec<OrgId>) -> bool {
         let told = CallOptions {
             verifies: true,
             ..CallOptions::default()
         };
-        let most = if links.is_sharded() { 1 } else { MAX_BATCHES };
+        let most = if client.is_sharded() { 1 } else { MAX_BATCHES };
         let batches = orgs.into_iter().map(|org| Batch {
             org,
             day,
@@ -56,11 +56,11 @@ impl Decider {
         let batches: Vec<Batch> = batches.collect();
         let mut all = true;
         for batches in batches.chunks(most) {
-            for looked in self.decide_in_one_call(links, batches, &told).await {
+            for looked in self.decide_in_one_call(client, batches, &told).await {
                 match looked {
                     // What is foreign stays so, and holds up nobody else.
                     Ok(_) | Err(StoreError::Corrupt { .. }) => {}
-                    Err(_) if links.is_sharded() => all = false,
+                    Err(_) if client.is_sharded() => all = false,
                     Err(_) => return false,
                 }
             }

@@ -4,14 +4,9 @@ pub mod keys;
 pub(crate) mod reader;
 pub(crate) mod request;
 
-use redis::{Cmd, ErrorKind, ServerErrorKind, Value};
+use redis::{Cmd, ServerErrorKind, Value};
 
-use crate::store::redis::conn::{
-    RedisClient,
-    connection::{Failed, SendOptions},
-};
-
-const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
+use crate::store::redis::conn::{RedisClient, connection::SendOptions, errors::SendError};
 
 /// A script that is called by its hash, and sent whole to a server that does not know it.
 pub(crate) struct Script {
@@ -27,26 +22,30 @@ impl Script {
         }
     }
 
-    /// Runs the script with the keys and arguments that `push` adds, where `key` is. Where Redis doesn't
-    /// know it (a restart, SCRIPT FLUSH, another node), nothing ran, and it is sent whole: that can't
-    /// miss, whichever node has the key by then.
+    /// Runs the script with the keys and arguments that `push` adds, where `key` is. Where the server doesn't
+    /// know it (a restart, SCRIPT FLUSH, another node), nothing ran, and it is sent whole: that can't miss,
+    /// whichever node has the key by then.
     pub(crate) async fn run(
         &self,
-        links: &RedisClient,
+        client: &RedisClient,
         key: &str,
-        manner: SendOptions,
+        options: SendOptions,
         push: impl Fn(&mut Cmd),
-    ) -> Result<Value, Failed> {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&self.hash);
-        push(&mut command);
-        let sent = links.ask(key, &command, manner).await;
-        if matches!(&sent, Err(Failed::Asking(e)) if e.kind() == NO_SCRIPT) {
-            let mut command = redis::cmd("EVAL");
-            command.arg(self.source);
+    ) -> Result<Value, SendError> {
+        let command = |name: &str, script: &str| {
+            let mut command = redis::cmd(name);
+            command.arg(script);
             push(&mut command);
-            return Ok(links.ask(key, &command, manner).await?.value);
-        }
-        Ok(sent?.value)
+            command
+        };
+        let by_hash = command("EVALSHA", &self.hash);
+        let reply = match client.send(key, &by_hash, options).await {
+            Err(failed) if failed.rejection() == Some(ServerErrorKind::NoScript) => {
+                let whole = command("EVAL", self.source);
+                client.send(key, &whole, options).await
+            }
+            reply => reply,
+        };
+        Ok(reply?.value)
     }
 }

@@ -126,10 +126,19 @@ fn a_socket_is_named_by_its_absolute_path() {
 #[test]
 fn a_server_that_does_not_know_its_name_is_where_it_was_asked() {
     let asked = Host::new("here", 1);
-    assert_eq!(Host::told(":7", &asked), Some(Host::new("here", 7)));
-    assert_eq!(Host::told("::1:7", &asked), Some(Host::new("::1", 7)));
-    assert_eq!(Host::told("there:7", &asked), Some(Host::new("there", 7)));
-    assert_eq!(Host::told("there", &asked), None);
+    assert_eq!(
+        Host::of_redirection(":7", &asked),
+        Some(Host::new("here", 7))
+    );
+    assert_eq!(
+        Host::of_redirection("::1:7", &asked),
+        Some(Host::new("::1", 7))
+    );
+    assert_eq!(
+        Host::of_redirection("there:7", &asked),
+        Some(Host::new("there", 7))
+    );
+    assert_eq!(Host::of_redirection("there", &asked), None);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! How a connection to a server comes about: by deadpool-redis, or, over TLS, by a connector of ours, since the client
-//! library takes no verifier of certificates.
+//! How a connection to a server comes about: through deadpool-redis, or, over TLS, by a handshake of our
+//! own, since the client library takes no verifier of certificates.
 
 use std::{io, time::Duration};
 
@@ -16,6 +16,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    config::{Timeouts, WaitReplicas},
     login::Login,
     message::{CONNECTION_RESET, NO_SUCH_FILE, message},
     tls::TlsClient,
@@ -24,59 +25,68 @@ use super::{
 
 const OR_TLS: &str = ": if the port speaks TLS, use rediss://";
 
-/// Makes the connections of a link.
-pub(crate) struct Connector {
-    way: Route,
+/// What the servers of a URL have in common.
+pub(crate) struct Endpoints {
+    /// None: in plain text.
+    pub(crate) tls: Option<TlsClient>,
+    pub(crate) login: Login,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) wait_replicas: Option<WaitReplicas>,
+}
+
+/// One server, and how to connect to it.
+pub(crate) struct Endpoint {
+    pub(crate) host: Host,
+    transport: Transport,
     login: Login,
     config: AsyncConnectionConfig,
     timeout: Duration,
 }
 
-enum Route {
+enum Transport {
     Plain(Box<ConnectionInfo>),
     Tls(Box<TlsClient>),
 }
 
 /// A connection, and the task that drives it, where the client library has not made it itself.
 pub(crate) struct EstablishedConnection {
-    pub(crate) connection: MultiplexedConnection,
+    pub(crate) multiplexed: MultiplexedConnection,
     _driver: Option<AbortOnDropHandle<()>>,
 }
 
-impl Connector {
+impl Endpoint {
     pub(crate) fn new(
-        host: &Host,
-        tls: Option<TlsClient>,
-        login: Login,
+        host: Host,
+        endpoints: &Endpoints,
         config: AsyncConnectionConfig,
-        timeout: Duration,
     ) -> Result<Self, RedisError> {
-        let way = match tls {
-            None => Route::Plain(Box::new(host.address().into_connection_info()?)),
-            Some(tls) => Route::Tls(Box::new(tls)),
+        let transport = match &endpoints.tls {
+            None => Transport::Plain(Box::new(host.address().into_connection_info()?)),
+            Some(tls) => Transport::Tls(Box::new(tls.clone())),
         };
         Ok(Self {
-            way,
-            login,
+            host,
+            transport,
+            login: endpoints.login.clone(),
             config,
-            timeout,
+            timeout: endpoints.timeouts.connect,
         })
     }
 
-    pub(crate) async fn connect(&self, host: &Host) -> Result<EstablishedConnection, RedisError> {
+    pub(crate) async fn connect(&self) -> Result<EstablishedConnection, RedisError> {
         let login = timeout(self.timeout, self.login.connection_info()).await;
         let login = login.map_err(|_| timed_out())??;
         let login = login
             .set_protocol(ProtocolVersion::RESP3)
             .set_skip_set_lib_name();
-        match &self.way {
+        match &self.transport {
             // Boxed: the futures of the libraries are large.
-            Route::Plain(info) => Box::pin(self.connect_plain(info, login)).await,
-            Route::Tls(tls) => Box::pin(self.connect_tls(tls, login, host)).await,
+            Transport::Plain(info) => Box::pin(self.connect_plain(info, login)).await,
+            Transport::Tls(tls) => Box::pin(self.connect_tls(tls, login)).await,
         }
     }
 
-    /// Over a connection that deadpool makes. The login may be another one each time, so the pool is made anew.
+    /// The login may change between connections, so each gets a pool of its own.
     async fn connect_plain(
         &self,
         info: &ConnectionInfo,
@@ -98,7 +108,7 @@ impl Connector {
         })?;
         match pool.get().await {
             Ok(connection) => Ok(EstablishedConnection {
-                connection: Connection::take(connection),
+                multiplexed: Connection::take(connection),
                 _driver: None,
             }),
             Err(PoolError::Backend(error)) => Err(error),
@@ -111,26 +121,25 @@ impl Connector {
         &self,
         tls: &TlsClient,
         login: RedisConnectionInfo,
-        host: &Host,
     ) -> Result<EstablishedConnection, RedisError> {
         let deadline = Instant::now() + self.timeout;
-        let stream = TcpStream::connect((host.name.as_str(), host.port));
+        let stream = TcpStream::connect((self.host.name.as_str(), self.host.port));
         let stream = timeout_at(deadline, stream).await;
         let stream = stream.map_err(|_| timed_out())??;
         stream.set_nodelay(true)?;
-        let stream = timeout_at(deadline, tls.handshake(host, stream)).await;
+        let stream = timeout_at(deadline, tls.handshake(&self.host, stream)).await;
         let stream = stream.map_err(|_| {
             let why =
                 "no answer to the TLS handshake: if the port does not speak TLS, use redis://";
             RedisError::from((ErrorKind::Client, "TLS", why.to_owned()))
         })??;
         let config = self.config.clone();
-        let made = MultiplexedConnection::new_with_config(&login, stream, config);
-        let made = timeout_at(deadline, made).await;
-        let (connection, driver) = made.map_err(|_| timed_out())??;
+        let connection = MultiplexedConnection::new_with_config(&login, stream, config);
+        let connection = timeout_at(deadline, connection).await;
+        let (multiplexed, driver) = connection.map_err(|_| timed_out())??;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
         Ok(EstablishedConnection {
-            connection,
+            multiplexed,
             _driver: Some(driver),
         })
     }
@@ -138,20 +147,23 @@ impl Connector {
     /// Why there is no connection.
     pub(crate) fn message(&self, error: &RedisError) -> String {
         let words = message(error);
-        match &self.way {
-            Route::Tls(tls) => tls.message(error).unwrap_or(words),
-            // TLS answers what is no TLS with an alert, or closes the connection.
-            Route::Plain(_) if error.kind() == ErrorKind::Parse => {
+        match &self.transport {
+            Transport::Tls(tls) => tls.message(error).unwrap_or(words),
+            // A TLS port answers plain text with an alert, or closes the connection.
+            Transport::Plain(_) if error.kind() == ErrorKind::Parse => {
                 format!("the answer is not Redis' protocol{OR_TLS}")
             }
-            Route::Plain(info) if matches!(info.addr(), ConnectionAddr::Unix(_)) => {
-                match words.as_str() {
-                    NO_SUCH_FILE => "there is no such unix socket".to_owned(),
-                    _ => words,
-                }
+            Transport::Plain(info)
+                if matches!(info.addr(), ConnectionAddr::Unix(_)) && words == NO_SUCH_FILE =>
+            {
+                "there is no such unix socket".to_owned()
             }
-            Route::Plain(_) if words == CONNECTION_RESET => format!("{words}{OR_TLS}"),
-            Route::Plain(_) => words,
+            Transport::Plain(info)
+                if !matches!(info.addr(), ConnectionAddr::Unix(_)) && words == CONNECTION_RESET =>
+            {
+                format!("{words}{OR_TLS}")
+            }
+            Transport::Plain(_) => words,
         }
     }
 }
