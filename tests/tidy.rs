@@ -271,16 +271,21 @@ fn every_script_starts_as_one_and_tells_its_keys_and_what_it_returns() {
     let mut names: Vec<&str> = first.iter().map(|(file, _)| file.as_str()).collect();
     names.sort_unstable();
     let scripts = [
-        "src/store/redis/script/plain.lua",
-        "src/store/redis/script/query.lua",
         "src/store/redis/script/acl_check.lua",
+        "src/store/redis/script/call.lua",
+        "src/store/redis/script/query.lua",
     ];
     assert_eq!(names, scripts);
     for (file, text) in &parts {
         let of_a_script = file.starts_with("src/store/redis/script/");
-        assert!(of_a_script && text.starts_with("-- "), "{file}");
+        let says = of_a_script && text.starts_with("-- ") && text.contains("-- KEYS");
+        assert!(says, "{file}");
     }
-    assert_eq!(parts.len(), 5);
+    for (file, text) in first.iter().chain(&parts) {
+        let is_wide = |line: &&str| line.chars().count() > 120;
+        assert_eq!(text.lines().find(is_wide), None, "{file}");
+    }
+    assert_eq!(parts.len(), 6);
 }
 
 #[test]

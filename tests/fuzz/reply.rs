@@ -83,6 +83,7 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     let asked = batches(*shape);
+    let asked: Vec<&Batch> = asked.iter().collect();
     if let Ok((_, replies)) = parse_decided(reply, &asked) {
         assert_eq!(replies.len(), asked.len());
         for (reply, batch) in replies.iter().zip(&asked) {

@@ -12,10 +12,9 @@ use super::{
         connection::{SendOptions, TOO_FEW_REPLICAS, retry_if_cut},
         errors::{NO_KEYS, denied, is_denial, is_missing, no_right},
     },
-    queries::text,
     script::{
         Script,
-        reader::{self, bad},
+        reader::{self, bad, text},
     },
 };
 use crate::store::{Hindrance, StoreError};

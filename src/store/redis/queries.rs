@@ -1,24 +1,170 @@
-//! What is read without deciding: pools' records, and the usage rows of a day.
+//! Reading without deciding: the pools' counters, and the usage rows of a day.
 
 use chrono::{DateTime, Utc};
-use redis::Value;
+use redis::{Cmd, Value};
+use tokio::sync::Semaphore;
 
 use super::{
-    recovery::pn_counter::PoolCounter,
+    acl_check::AclCheck,
+    conn::{
+        RedisClient,
+        connection::{Reply, SendOptions, retry_if_cut},
+    },
+    recovery::{pn_counter::PoolCounter, snapshots::Snapshots},
     script::{
-        keys,
-        reader::{self, BadReply, MsgPackReader, bad},
+        Script,
+        keys::{self, OrgKeys},
+        reader::{self, BadReply, MsgPackReader, bad, bytes, text},
     },
 };
 use crate::{
-    domain::{Tokens, UsageCounters},
-    store::RowKey,
+    domain::{OrgId, PoolCounters, PoolName, Tokens, UsageCounters, UtcDay},
+    store::{RowKey, StoreError, Timed, UsageRows},
 };
 
-/// A pool's record, and its tokens that are held.
-pub type KeptPool = (PoolCounter, Tokens);
+/// How many days' usage is read at a time: a day's rows are read whole for each page.
+const MAX_USAGE_READS: usize = 4;
 
-/// Reads the reply of `pools.lua` to `pools` pools.
+/// How often a day's usage is read anew because its key moved between two steps.
+const MAX_SCANS: usize = 4;
+
+/// How many rows one step of reading a day's usage asks for: Redis serves others between the steps.
+const USAGE_STEP: usize = 512;
+
+pub(super) struct Queries {
+    /// Reads pools, and the clock, where nothing may be written.
+    script: Script,
+    usage_reads: Semaphore,
+}
+
+impl Queries {
+    pub(super) fn new() -> Self {
+        Self {
+            script: Script::new(include_str!("script/query.lua")),
+            usage_reads: Semaphore::new(MAX_USAGE_READS),
+        }
+    }
+
+    /// The counters of pools, as Redis has them or, where it lost writes, as the snapshots say: what is lost
+    /// shows here too, though only a decision recovers it.
+    pub(super) async fn pools(
+        &self,
+        (client, acl_check): (&RedisClient, &AclCheck),
+        snapshots: &Snapshots,
+        (key_prefix, org, day): (&str, &OrgId, UtcDay),
+        pools: &[PoolName],
+    ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
+        let keys = OrgKeys::new(key_prefix, org, day);
+        let known = snapshots.lock().pools(org, day).to_vec();
+        let push = |command: &mut Cmd| {
+            command.arg(pools.len() + 1);
+            for pool in pools {
+                command.arg(keys.pool(&keys::encode(pool.as_str())));
+            }
+            command.arg(keys.requests());
+            for pool in pools {
+                command.arg(keys::held_field(pool));
+            }
+        };
+        let key = keys.usage();
+        let reply = self.run(client, acl_check, &key, push).await?;
+        let (now, mut stored) = parse_pools(&reply, pools.len())?;
+        for snapshot in known {
+            // Where Redis lost nothing, its record is the newer one: others may have united components since.
+            if let Some(at) = pools.iter().position(|pool| *pool == snapshot.pool)
+                && stored[at].0.seq_of(snapshots.replica) < snapshot.seq
+            {
+                stored[at].0.merge(PoolCounter::parse(&snapshot.record)?);
+            }
+        }
+        let counters = |(record, held): (PoolCounter, Tokens)| PoolCounters {
+            held,
+            ..record.counters()
+        };
+        let answer = stored.into_iter().map(counters).collect();
+        Ok(Timed { now, answer })
+    }
+
+    /// The first `limit` rows under this key that come after `after`.
+    pub(super) async fn usage(
+        &self,
+        client: &RedisClient,
+        acl_check: &AclCheck,
+        key: &str,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<Timed<UsageRows>, StoreError> {
+        let _permit = self.usage_reads.acquire().await;
+        let mut scans = 1;
+        let mut scanned_over = None;
+        let mut rows = UsageRows::new();
+        let mut cursor = "0".to_owned();
+        loop {
+            let mut command = redis::cmd("HSCAN");
+            command.arg(key).arg(&cursor).arg("COUNT").arg(USAGE_STEP);
+            let send = || client.send(key, &command, SendOptions::default());
+            let Reply {
+                value,
+                connection_id,
+            } = match retry_if_cut(send).await {
+                Ok(reply) => reply,
+                Err(failed) => return Err(acl_check.explain(client, key, failed.into()).await),
+            };
+            let before = scanned_over.replace(connection_id);
+            if before.is_some_and(|before| before != connection_id) {
+                // One server's cursor means nothing to another.
+                if scans == MAX_SCANS {
+                    let reason = "the key of the usage moves again and again".to_owned();
+                    return Err(StoreError::NoAnswer { reason });
+                }
+                scans += 1;
+                scanned_over = None;
+                rows.clear();
+                "0".clone_into(&mut cursor);
+                continue;
+            }
+            let (next, step) = parse_scan(&value)?;
+            for (row_key, row) in step {
+                if Some(&row_key) > after {
+                    rows.insert(row_key, row);
+                }
+                if rows.len() > limit {
+                    rows.pop_last();
+                }
+            }
+            if next == "0" {
+                break;
+            }
+            cursor = next;
+        }
+        let no_pools = |command: &mut Cmd| {
+            command.arg(0);
+        };
+        let reply = self.run(client, acl_check, key, no_pools).await?;
+        let (now, _) = parse_pools(&reply, 0)?;
+        Ok(Timed { now, answer: rows })
+    }
+
+    /// Runs the script where a key is.
+    async fn run(
+        &self,
+        client: &RedisClient,
+        acl_check: &AclCheck,
+        key: &str,
+        push: impl Fn(&mut Cmd),
+    ) -> Result<Value, StoreError> {
+        let run = || self.script.run(client, key, SendOptions::default(), &push);
+        match retry_if_cut(run).await {
+            Ok(reply) => Ok(reply),
+            Err(failed) => Err(acl_check.explain(client, key, failed.into()).await),
+        }
+    }
+}
+
+/// A pool's record, and its tokens that are held.
+pub type StoredPool = (PoolCounter, Tokens);
+
+/// Reads the reply of `query.lua` to `pools` pools.
 ///
 /// # Errors
 ///
@@ -26,19 +172,19 @@ pub type KeptPool = (PoolCounter, Tokens);
 pub fn parse_pools(
     reply: &Value,
     pools: usize,
-) -> Result<(DateTime<Utc>, Vec<KeptPool>), BadReply> {
+) -> Result<(DateTime<Utc>, Vec<StoredPool>), BadReply> {
     let Value::Array(parts) = reply else {
         return Err(bad("a reply that is no list"));
     };
-    let [seconds, micros, kept @ ..] = parts.as_slice() else {
+    let [seconds, micros, stored @ ..] = parts.as_slice() else {
         return Err(bad("a reply of fewer than two parts"));
     };
-    if kept.len() != 2 * pools {
-        return Err(bad(format!("{} answers to {pools} pools", kept.len())));
+    if stored.len() != 2 * pools {
+        return Err(bad(format!("{} answers to {pools} pools", stored.len())));
     }
-    let (records, held) = kept.split_at(pools);
+    let (records, held) = stored.split_at(pools);
     let now = reader::parse_time(text(seconds)?, text(micros)?).ok_or_else(|| bad("the time"))?;
-    let kept = records.iter().zip(held).map(|(record, held)| {
+    let stored = records.iter().zip(held).map(|(record, held)| {
         let record = match record {
             Value::Nil => PoolCounter::default(),
             record => PoolCounter::parse(bytes(record)?)?,
@@ -49,11 +195,11 @@ pub fn parse_pools(
         };
         Ok((record, held.ok_or_else(|| bad("tokens that are held"))?))
     });
-    Ok((now, kept.collect::<Result<_, _>>()?))
+    Ok((now, stored.collect::<Result<_, _>>()?))
 }
 
-/// Reads one step of a scan of a day's usage: the cursor of the next step, "0" after the last, and the
-/// rows. A row of zeros, which a release leaves behind, is none.
+/// Reads one step of a scan of a day's usage: the cursor of the next step, "0" after the last, and the rows. A
+/// row of zeros, which a release leaves behind, is none.
 ///
 /// # Errors
 ///
@@ -78,16 +224,4 @@ pub fn parse_scan(reply: &Value) -> Result<(String, Vec<(RowKey, UsageCounters)>
         }
     }
     Ok((text(cursor)?.to_owned(), rows))
-}
-
-fn bytes(part: &Value) -> Result<&[u8], BadReply> {
-    match part {
-        Value::BulkString(bytes) => Ok(bytes),
-        Value::SimpleString(text) => Ok(text.as_bytes()),
-        _ => Err(bad("a part that is no string")),
-    }
-}
-
-pub(super) fn text(part: &Value) -> Result<&str, BadReply> {
-    std::str::from_utf8(bytes(part)?).map_err(|_| bad("not UTF-8"))
 }

@@ -1,7 +1,6 @@
 //! What the script that decides says.
 
 use chrono::{DateTime, Utc};
-use redis::Value;
 
 use super::script::{
     keys,
@@ -15,17 +14,17 @@ use crate::{
     store::{Batch, Operation, Outcome, PoolFigures, letters},
 };
 
-/// What the script that decides said of a batch.
+/// What the script that decides reader of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BatchReply {
     /// It is another day by Redis' clock.
-    AnotherDay,
+    DayChanged,
     /// Records name pools that the caller didn't.
     UnnamedPools(Vec<PoolName>),
-    /// Writes of the replica to pools are gone: it is to tell what it remembers of them.
-    Lost(Vec<usize>),
+    /// Redis lost writes of the replica to these pools: it is to send its snapshots.
+    StalePools(Vec<usize>),
     /// An outcome for each operation, and the pools that were written.
-    Done(Vec<Outcome>, Vec<Written>),
+    Done(Vec<Outcome>, Vec<WrittenPool>),
     /// It failed, having written nothing.
     Failed {
         /// What Redis or the script says.
@@ -34,52 +33,40 @@ pub enum BatchReply {
         key: String,
     },
     /// It failed between its writes.
-    Torn(String),
+    PartialWrite(String),
 }
 
 /// A pool after a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
+pub struct WrittenPool {
     /// Its place among the pools that the batch names, from 0.
     pub place: usize,
-    /// The replica's last write to it: a number that each raises.
-    pub turn: u64,
+    /// The sequence number of the replica's last write to it.
+    pub seq: u64,
     /// Its record, as Redis holds it.
     pub record: Vec<u8>,
-}
-
-/// The bytes of a reply that is one string.
-///
-/// # Errors
-///
-/// [`BadReply`] where it is none.
-pub fn bytes(reply: &Value) -> Result<&[u8], BadReply> {
-    match reply {
-        Value::BulkString(bytes) => Ok(bytes),
-        _ => Err(bad("a reply that is no string")),
-    }
 }
 
 /// Reads the reply of the script that decides to these batches: its clock, and a reply for each.
 ///
 /// # Errors
 ///
-/// [`BadReply`] where the script can't have said that.
+/// [`BadReply`] where the script can't have reader that.
 pub fn parse_decided(
     reply: &[u8],
-    batches: &[Batch],
+    batches: &[&Batch],
 ) -> Result<(DateTime<Utc>, Vec<BatchReply>), BadReply> {
-    let mut said = MsgPackReader::new(reply);
-    let now = said.time()?;
-    let mut ahead = said.clone();
+    let mut reader = MsgPackReader::new(reply);
+    let now = reader.time()?;
+    let mut ahead = reader.clone();
     if ahead.text() == Ok("day") && ahead.left() == 0 {
-        return Ok((now, vec![BatchReply::AnotherDay; batches.len()]));
+        return Ok((now, vec![BatchReply::DayChanged; batches.len()]));
     }
     let mut replies = Vec::with_capacity(batches.len());
     for batch in batches {
-        replies.push(said.reply(batch)?);
+        replies.push(reader.reply(batch)?);
     }
-    match said.left() {
+    match reader.left() {
         0 => Ok((now, replies)),
         more => Err(bad(format!("{more} bytes too many"))),
     }
@@ -93,10 +80,10 @@ impl MsgPackReader<'_> {
                 let pools = (0..count).map(|_| parse_pool(self.text()?));
                 BatchReply::UnnamedPools(pools.collect::<Result<_, _>>()?)
             }
-            "lost" => {
+            "stale" => {
                 let count = self.amount()?.get();
                 let places = (0..count).map(|_| self.place());
-                BatchReply::Lost(places.collect::<Result<_, _>>()?)
+                BatchReply::StalePools(places.collect::<Result<_, _>>()?)
             }
             "done" => {
                 let mut outcomes = Vec::with_capacity(batch.operations.len());
@@ -112,7 +99,7 @@ impl MsgPackReader<'_> {
                 why: self.text()?.to_owned(),
                 key: self.text()?.to_owned(),
             },
-            "torn" => BatchReply::Torn(self.text()?.to_owned()),
+            "partial" => BatchReply::PartialWrite(self.text()?.to_owned()),
             kind => return Err(bad(format!("a reply {kind:?}"))),
         })
     }
@@ -123,10 +110,10 @@ impl MsgPackReader<'_> {
         place.ok_or_else(|| bad("a place that is none"))
     }
 
-    fn written(&mut self) -> Result<Written, BadReply> {
-        Ok(Written {
+    fn written(&mut self) -> Result<WrittenPool, BadReply> {
+        Ok(WrittenPool {
             place: self.place()?,
-            turn: self.amount()?.get(),
+            seq: self.amount()?.get(),
             record: self.bytes()?.to_vec(),
         })
     }

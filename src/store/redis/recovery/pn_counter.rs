@@ -1,23 +1,25 @@
-//! What Redis holds of a pool on a day: what each replica counted (decide/plain.lua, "A pool's record").
+//! A pool's record: a PN-counter, which sums what each replica added and took back (pools.lua, "Record").
 
 use std::collections::BTreeMap;
 
-use crate::domain::{PoolCounters, Tokens};
-use crate::store::redis::script::reader::{BadReply, MsgPackReader, bad};
+use crate::{
+    domain::{PoolCounters, Tokens},
+    store::redis::script::reader::{BadReply, MsgPackReader, bad},
+};
 
-/// A pool's record. The sum of its parts is what the pool has counted.
+/// A pool's record on a day. The sum of its components is what the pool has counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PoolCounter {
     closed: bool,
     /// By replica.
-    parts: BTreeMap<u64, Component>,
+    components: BTreeMap<u64, Component>,
 }
 
 /// What one replica counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Component {
-    /// Its last write: a number that each raises.
-    turn: u64,
+    /// The sequence number of its last write.
+    seq: u64,
     /// Free tokens, billed tokens, free requests, billed requests: below 0 where it took back what
     /// another counted.
     counted: [i64; 4],
@@ -30,39 +32,41 @@ impl PoolCounter {
     ///
     /// [`BadReply`] where the script can't have written it.
     pub fn parse(packed: &[u8]) -> Result<Self, BadReply> {
-        let mut said = MsgPackReader::new(packed);
+        let mut reader = MsgPackReader::new(packed);
         let mut record = Self {
-            closed: said.flag()?,
-            parts: BTreeMap::new(),
+            closed: reader.flag()?,
+            components: BTreeMap::new(),
         };
-        while said.left() > 0 {
-            let replica = said.amount()?.get();
-            let turn = said.amount()?.get();
+        while reader.left() > 0 {
+            let replica = reader.amount()?.get();
+            let seq = reader.amount()?.get();
             let mut counted = [0; 4];
             for value in &mut counted {
-                *value = said.change()?;
+                *value = reader.change()?;
             }
-            let part = Component { turn, counted };
-            if record.parts.insert(replica, part).is_some() {
-                return Err(bad("a replica with two parts"));
+            let component = Component { seq, counted };
+            if record.components.insert(replica, component).is_some() {
+                return Err(bad("a replica with two components"));
             }
         }
         Ok(record)
     }
 
-    /// The turn of a replica's last write, 0 where it has none.
+    /// The sequence number of a replica's last write, 0 where it has none.
     #[must_use]
     pub fn seq_of(&self, replica: u64) -> u64 {
-        self.parts.get(&replica).map_or(0, |part| part.turn)
+        self.components
+            .get(&replica)
+            .map_or(0, |component| component.seq)
     }
 
-    /// Takes from another record what is further there.
+    /// Merges another record: per replica, the component with the higher sequence number wins.
     pub fn merge(&mut self, other: Self) {
         self.closed |= other.closed;
-        for (replica, part) in other.parts {
-            let known = self.parts.entry(replica).or_insert(part);
-            if part.turn > known.turn {
-                *known = part;
+        for (replica, newer) in other.components {
+            let component = self.components.entry(replica).or_insert(newer);
+            if newer.seq > component.seq {
+                *component = newer;
             }
         }
     }
@@ -71,10 +75,8 @@ impl PoolCounter {
     #[must_use]
     pub fn counters(&self) -> PoolCounters {
         let sum = |which: usize| {
-            let sum = self
-                .parts
-                .values()
-                .map(|part| i128::from(part.counted[which]));
+            let components = self.components.values();
+            let sum = components.map(|component| i128::from(component.counted[which]));
             let sum = u64::try_from(sum.sum::<i128>().max(0)).unwrap_or(0);
             Tokens::new(sum).unwrap_or(Tokens::MAX)
         };
@@ -93,12 +95,12 @@ impl PoolCounter {
 mod tests {
     use super::*;
 
-    fn record(closed: bool, parts: &[(u64, u64, [i64; 4])]) -> Vec<u8> {
+    fn record(closed: bool, components: &[(u64, u64, [i64; 4])]) -> Vec<u8> {
         let mut packed = Vec::new();
         rmp::encode::write_bool(&mut packed, closed).expect("written");
-        for (replica, turns, counted) in parts {
+        for (replica, seq, counted) in components {
             rmp::encode::write_uint(&mut packed, *replica).expect("written");
-            rmp::encode::write_uint(&mut packed, *turns).expect("written");
+            rmp::encode::write_uint(&mut packed, *seq).expect("written");
             for value in counted {
                 rmp::encode::write_sint(&mut packed, *value).expect("written");
             }
@@ -119,17 +121,17 @@ mod tests {
     }
 
     #[test]
-    fn of_two_records_the_further_part_of_each_replica_counts() {
+    fn of_two_records_the_newer_component_of_each_replica_counts() {
         let older = record(false, &[(7, 3, [100, 0, 2, 0]), (9, 8, [10, 0, 1, 0])]);
         let newer = record(true, &[(7, 5, [50, 0, 1, 0]), (9, 2, [3, 0, 1, 0])]);
         let parse = |packed: &[u8]| PoolCounter::parse(packed).expect("a record");
-        let mut joined = parse(&older);
-        joined.merge(parse(&newer));
-        assert_eq!(used(&joined), 60);
-        assert!(joined.counters().closed);
+        let mut merged = parse(&older);
+        merged.merge(parse(&newer));
+        assert_eq!(used(&merged), 60);
+        assert!(merged.counters().closed);
         let mut other_way = parse(&newer);
         other_way.merge(parse(&older));
-        assert_eq!(joined, other_way);
+        assert_eq!(merged, other_way);
     }
 
     #[test]

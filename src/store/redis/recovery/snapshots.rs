@@ -1,10 +1,4 @@
-//! What this replica remembers of today's pools, so that Redis can't forget it silently.
-//!
-//! A failover, a restart without persistence or a FLUSHALL takes back writes that were acknowledged. Each
-//! pool's record holds a part for each replica, with the turn of that replica's last write. The replica
-//! remembers the record that its last write left, and names its turn with the next call: where Redis
-//! knows an older one, the script says so, and is told the whole record. Whatever the replica knew of
-//! others is older than its own last write, so Redis can't lose any of it without losing that too.
+//! What this replica's last writes left of the pools, so that Redis can't forget it silently.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,50 +7,52 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
-use crate::domain::{OrgId, PoolName, UtcDay};
+use crate::{
+    domain::{OrgId, PoolName, UtcDay},
+    telemetry::Throttle,
+};
 
-/// What a replica remembers of the pools that it wrote to.
+/// How many days have snapshots. A clock may step back over midnight, or have been far ahead for a moment.
+const MAX_DAYS: usize = 2;
+
+/// How many organizations an audit covers: those written last, and others in turn.
+const NEWEST_AUDITED: usize = 16;
+const OTHERS_AUDITED: usize = 48;
+
+/// The snapshots of the pools that this replica wrote to.
 pub(crate) struct Snapshots {
     /// Which replica this is: a number that no other has.
     pub(crate) replica: u64,
-    days: Mutex<Days>,
+    days: Mutex<SnapshotDays>,
     calls: AtomicU64,
-    /// How often a batch found that Redis had lost writes.
     losses: AtomicU64,
-    /// What they were before all pools were looked at last.
-    losses_looked_after: AtomicU64,
+    /// How many losses there were before the last full audit.
+    audited_losses: AtomicU64,
 }
 
-/// The days that were written on last, the latest write first: a clock may step back over midnight, or have
-/// been far ahead for a moment.
+/// By day, the day of the latest write first.
 #[derive(Default)]
-pub(crate) struct Days(VecDeque<(UtcDay, Day)>);
-
-/// How many days.
-const DAYS: usize = 2;
+pub(crate) struct SnapshotDays(VecDeque<(UtcDay, DaySnapshots)>);
 
 #[derive(Default)]
-struct Day {
+struct DaySnapshots {
     by_org: HashMap<OrgId, Vec<PoolSnapshot>>,
-    /// Those in it, and which of them is looked at next.
+    /// The organizations in it, and which of them the next audit begins with.
     orgs: Vec<OrgId>,
     next: usize,
-    /// Whose pools were written last, the last one first.
+    /// The organizations that were written last, the last one first.
     newest: VecDeque<OrgId>,
 }
 
-/// How many organizations are the newest, and how many more are looked at with them.
-const NEWEST: usize = 16;
-const OTHERS: usize = 48;
-
-/// What a pool was after the replica's last write to it.
+/// A pool after the replica's last write to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PoolSnapshot {
     pub(crate) pool: PoolName,
-    /// The turn of that write.
-    pub(crate) turn: u64,
+    /// The sequence number of that write.
+    pub(crate) seq: u64,
     /// As Redis holds it.
     pub(crate) record: Vec<u8>,
 }
@@ -70,7 +66,7 @@ impl Snapshots {
             days: Mutex::default(),
             calls: AtomicU64::new(0),
             losses: AtomicU64::new(0),
-            losses_looked_after: AtomicU64::new(0),
+            audited_losses: AtomicU64::new(0),
         }
     }
 
@@ -83,75 +79,81 @@ impl Snapshots {
         self.losses.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn count_loss(&self) {
+    /// Redis was found to have lost writes of an organization.
+    pub(crate) fn record_loss(&self, org: &OrgId, day: UtcDay) {
+        static THROTTLE: Throttle = Throttle::new();
         self.losses.fetch_add(1, Ordering::Relaxed);
+        if let Some(left_out) = THROTTLE.admit(Instant::now()) {
+            tracing::error!(
+                %org,
+                %day,
+                left_out,
+                "Redis has lost writes that it had acknowledged: what this replica remembers of the \
+                 organization's pools is restored"
+            );
+        }
     }
 
-    /// Whether Redis was found to have lost writes since all pools were looked at.
-    pub(crate) fn has_to_look(&self) -> bool {
-        self.losses() != self.losses_looked_after.load(Ordering::Relaxed)
+    /// Whether Redis was found to have lost writes since the last full audit.
+    pub(crate) fn needs_full_audit(&self) -> bool {
+        self.losses() != self.audited_losses.load(Ordering::Relaxed)
     }
 
-    /// All pools were looked at, after so many losses.
-    pub(crate) fn looked(&self, losses: u64) {
-        self.losses_looked_after.store(losses, Ordering::Relaxed);
+    /// All organizations were audited, after so many losses.
+    pub(crate) fn record_full_audit(&self, losses: u64) {
+        self.audited_losses.store(losses, Ordering::Relaxed);
     }
 
-    /// The day of the latest write, and whose pools are to be looked at now: those that were written last, and some
-    /// others in turn.
-    pub(crate) fn some(&self) -> Option<(UtcDay, Vec<OrgId>)> {
+    /// The day of the latest write, and the organizations to audit next.
+    pub(crate) fn next_audit(&self) -> Option<(UtcDay, Vec<OrgId>)> {
         let mut days = self.lock();
-        let (day, known) = days.0.front_mut()?;
-        let others = known.orgs.iter().cycle().skip(known.next);
-        let others = others.take(OTHERS.min(known.orgs.len()));
-        let orgs: Vec<OrgId> = known.newest.iter().chain(others).cloned().collect();
-        known.next = (known.next + OTHERS) % known.orgs.len().max(1);
+        let (day, snapshots) = days.0.front_mut()?;
+        let others = snapshots.orgs.iter().cycle().skip(snapshots.next);
+        let others = others.take(OTHERS_AUDITED.min(snapshots.orgs.len()));
+        let orgs = snapshots.newest.iter().chain(others).cloned().collect();
+        snapshots.next = (snapshots.next + OTHERS_AUDITED) % snapshots.orgs.len().max(1);
         Some((*day, orgs))
     }
 
-    /// The day of the latest write, and all whose pools were written on it.
-    pub(crate) fn all(&self) -> Option<(UtcDay, Vec<OrgId>)> {
+    /// The day of the latest write, and all organizations that were written on it.
+    pub(crate) fn full_audit(&self) -> Option<(UtcDay, Vec<OrgId>)> {
         let days = self.lock();
-        let (day, known) = days.0.front()?;
-        Some((*day, known.orgs.clone()))
+        let (day, snapshots) = days.0.front()?;
+        Some((*day, snapshots.orgs.clone()))
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Days> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, SnapshotDays> {
         self.days.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Days {
-    /// What is remembered of an organization's pools on a day.
+impl SnapshotDays {
+    /// The snapshots of an organization's pools on a day.
     pub(crate) fn pools(&self, org: &OrgId, day: UtcDay) -> &[PoolSnapshot] {
-        let known = self.0.iter().find(|(known_day, _)| *known_day == day);
-        let known = known.and_then(|(_, known)| known.by_org.get(org));
-        known.map_or(&[], Vec::as_slice)
+        let snapshots = self.0.iter().find(|(known, _)| *known == day);
+        let pools = snapshots.and_then(|(_, snapshots)| snapshots.by_org.get(org));
+        pools.map_or(&[], Vec::as_slice)
     }
 
-    /// Remembers what a write left, on a day by Redis' clock. An organization's decisions are made one call
-    /// after the other, so what the last one left is what there is.
-    pub(crate) fn learn(&mut self, org: &OrgId, day: UtcDay, written: Vec<PoolSnapshot>) {
+    /// Takes what a decision left, on a day by Redis' clock. An organization's decisions are made one call after
+    /// the other, so the last one's snapshot is the newest.
+    pub(crate) fn record(&mut self, org: &OrgId, day: UtcDay, written: Vec<PoolSnapshot>) {
         if written.is_empty() {
             return;
         }
-        let known = self.0.iter().position(|(known_day, _)| *known_day == day);
-        match known {
-            Some(0) => {}
+        match self.0.iter().position(|(known, _)| *known == day) {
             Some(at) => self.0.swap(0, at),
             None => {
-                self.0.push_front((day, Day::default()));
-                self.0.truncate(DAYS);
+                self.0.push_front((day, DaySnapshots::default()));
+                self.0.truncate(MAX_DAYS);
             }
         }
-        self.0[0].1.learn(org, written);
+        self.0[0].1.record(org, written);
     }
-}
 
-impl Days {
-    /// Remembers what a look left that went on beside the decisions: not over what one of these has left
-    /// since, perhaps at another server that took over. `before` is what was remembered when it began.
-    pub(crate) fn learn_beside(
+    /// Takes what an audit left, which runs beside the decisions: it replaces only the snapshots that it began
+    /// with, `before`. A decision may have left another since, perhaps at a new master.
+    pub(crate) fn record_audited(
         &mut self,
         org: &OrgId,
         day: UtcDay,
@@ -160,19 +162,19 @@ impl Days {
     ) {
         let known = self.pools(org, day);
         written.retain(|new| {
-            let turn = known.iter().find(|known| known.pool == new.pool);
-            let turn = turn.map_or(0, |known| known.turn);
-            before.contains(&(new.pool.clone(), turn))
+            let seq = known.iter().find(|known| known.pool == new.pool);
+            let seq = seq.map_or(0, |known| known.seq);
+            before.contains(&(new.pool.clone(), seq))
         });
-        self.learn(org, day, written);
+        self.record(org, day, written);
     }
 }
 
-impl Day {
-    fn learn(&mut self, org: &OrgId, written: Vec<PoolSnapshot>) {
+impl DaySnapshots {
+    fn record(&mut self, org: &OrgId, written: Vec<PoolSnapshot>) {
         if self.newest.front() != Some(org) {
             self.newest.retain(|other| other != org);
-            self.newest.truncate(NEWEST - 1);
+            self.newest.truncate(NEWEST_AUDITED - 1);
             self.newest.push_front(org.clone());
         }
         let Some(pools) = self.by_org.get_mut(org) else {
@@ -193,59 +195,55 @@ impl Day {
 mod tests {
     use super::*;
 
-    fn written(turn: u64) -> Vec<PoolSnapshot> {
+    fn written(seq: u64) -> Vec<PoolSnapshot> {
         vec![PoolSnapshot {
             pool: PoolName::parse("large").expect("a name"),
-            turn,
+            seq,
             record: Vec::new(),
         }]
     }
 
     #[test]
-    fn the_last_two_days_that_were_written_on_are_remembered() {
+    fn the_last_two_days_that_were_written_on_have_snapshots() {
         let org = OrgId::parse("acme").expect("a name");
         let today = UtcDay::parse("2026-11-22").expect("a day");
         let tomorrow = UtcDay::of(today.end());
-        let memory = Snapshots::new();
-        memory.lock().learn(&org, today, written(1));
+        let snapshots = Snapshots::new();
+        let record = |day, written| snapshots.lock().record(&org, day, written);
+        let pools = |day| snapshots.lock().pools(&org, day).to_vec();
+        record(today, written(1));
         // Asked for by a clock that is ahead, before the store has said which day it is.
-        assert_eq!(memory.lock().pools(&org, tomorrow), []);
-        memory.lock().learn(&org, tomorrow, Vec::new());
-        assert_eq!(memory.lock().pools(&org, today), written(1));
-        memory.lock().learn(&org, tomorrow, written(3));
-        assert_eq!(memory.lock().pools(&org, tomorrow), written(3));
-        assert_eq!(memory.lock().pools(&org, today), written(1));
-        assert_eq!(
-            memory.some(),
-            Some((tomorrow, vec![org.clone(), org.clone()]))
-        );
-        // Redis' clock was a year ahead for a moment: what is written after it is what is looked after.
-        memory.lock().learn(&org, today.plus_days(365), written(5));
-        memory.lock().learn(&org, tomorrow, written(7));
-        assert_eq!(memory.lock().pools(&org, tomorrow), written(7));
-        assert_eq!(memory.lock().pools(&org, today), []);
-        let day = memory.all().map(|(day, _)| day);
+        assert_eq!(pools(tomorrow), []);
+        record(tomorrow, Vec::new());
+        assert_eq!(pools(today), written(1));
+        record(tomorrow, written(3));
+        assert_eq!(pools(tomorrow), written(3));
+        assert_eq!(pools(today), written(1));
+        let audit = snapshots.next_audit();
+        assert_eq!(audit, Some((tomorrow, vec![org.clone(), org.clone()])));
+        // Redis' clock was a year ahead for a moment: what is written after it is what is audited.
+        record(today.plus_days(365), written(5));
+        record(tomorrow, written(7));
+        assert_eq!(pools(tomorrow), written(7));
+        assert_eq!(pools(today), []);
+        let day = snapshots.full_audit().map(|(day, _)| day);
         assert_eq!(day, Some(tomorrow));
     }
 
     #[test]
-    fn what_a_look_left_does_not_replace_what_a_decision_has_left_since() {
+    fn what_an_audit_left_does_not_replace_what_a_decision_has_left_since() {
         let org = OrgId::parse("acme").expect("a name");
         let today = UtcDay::parse("2026-11-22").expect("a day");
         let large = PoolName::parse("large").expect("a name");
-        let memory = Snapshots::new();
-        memory.lock().learn(&org, today, written(10));
-        // A look begins, and a decision overtakes it at a server that has taken over.
+        let mut days = SnapshotDays::default();
+        days.record(&org, today, written(10));
+        // An audit begins, and a decision overtakes it at a new master.
         let before = [(large, 10)];
-        memory.lock().learn(&org, today, written(12));
-        memory
-            .lock()
-            .learn_beside(&org, today, &before, written(13));
-        assert_eq!(memory.lock().pools(&org, today), written(12));
-        memory.lock().learn(&org, today, written(10));
-        memory
-            .lock()
-            .learn_beside(&org, today, &before, written(13));
-        assert_eq!(memory.lock().pools(&org, today), written(13));
+        days.record(&org, today, written(12));
+        days.record_audited(&org, today, &before, written(13));
+        assert_eq!(days.pools(&org, today), written(12));
+        days.record(&org, today, written(10));
+        days.record_audited(&org, today, &before, written(13));
+        assert_eq!(days.pools(&org, today), written(13));
     }
 }

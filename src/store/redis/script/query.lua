@@ -4,7 +4,7 @@
 -- KEYS     the counters of each pool on the day that the caller means; then the requests of that day
 -- ARGV     for each pool the field of its tokens that are held
 -- Returns {seconds, micros, counters…, held…}: the clock, and for each pool what is kept: see
--- decide/plain.lua
+-- pools.lua and reservations.lua
 
 local time = redis.call('TIME')
 local answers = { time[1], time[2] }

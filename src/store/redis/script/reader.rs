@@ -2,6 +2,7 @@
 //! can't have said is an error, never a guess.
 
 use chrono::{DateTime, Utc};
+use redis::Value;
 use rmp::Marker;
 
 use crate::domain::{Tokens, UsageCounters};
@@ -109,4 +110,18 @@ pub(crate) fn parse_time(seconds: &str, micros: &str) -> Option<DateTime<Utc>> {
 pub(crate) fn parse_number(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
+}
+
+/// A part of a reply that is a list.
+pub(crate) fn text(part: &Value) -> Result<&str, BadReply> {
+    std::str::from_utf8(bytes(part)?).map_err(|_| bad("not UTF-8"))
+}
+
+/// Likewise, of any bytes.
+pub(crate) fn bytes(part: &Value) -> Result<&[u8], BadReply> {
+    match part {
+        Value::BulkString(bytes) => Ok(bytes),
+        Value::SimpleString(text) => Ok(text.as_bytes()),
+        _ => Err(bad("a part that is no string")),
+    }
 }

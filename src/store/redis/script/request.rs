@@ -1,16 +1,13 @@
-//! The keys and arguments of the script that decides: a batch as MessagePack, which Redis' Lua unpacks in C.
+//! The keys and arguments of the script: a batch as MessagePack, which Redis' Lua unpacks in C.
 //!
-//! What many operations of a batch have in common is said once: the kinds of Reserves (pool, workload,
-//! project, model) and the usage rows are tables, and an item names their places in them.
+//! What many operations of a batch have in common is sent once (dictionary encoding): the classes of its
+//! Reserves (pool, workload, project, model) and the usage rows. An operation names their numbers.
 
 use std::collections::{HashMap, HashSet};
 
 use super::keys::{self, OrgKeys};
 use crate::{
-    domain::{
-        Eligibility, ModelName, Overflow, PoolName, ProjectId, RequestFields, RequestId, Verdict,
-        Workload,
-    },
+    domain::{Eligibility, ModelName, Overflow, PoolName, ProjectId, RequestFields, Verdict},
     store::{
         Batch, Operation, Recording,
         letters::{letter, workload_letter},
@@ -18,195 +15,203 @@ use crate::{
     },
 };
 
-/// The items that are no plain Reserve: the script, "items".
+/// What an operation begins with, unless it is a Reserve without an id that is recorded (call.lua).
 const RESERVE_WITH_ID: i64 = -1;
-const LOOK_WITH_ID: i64 = -2;
-const LOOK: i64 = -3;
+const DRY_RUN_WITH_ID: i64 = -2;
+const DRY_RUN: i64 = -3;
 const SETTLE: i64 = -4;
 const RELEASE: i64 = -5;
-const KIND: i64 = -6;
+const CLASS: i64 = -6;
 
-/// A batch as the script takes it.
-pub(crate) struct PackedBatch {
-    /// Its keys, in the script's order.
+/// The argument of a batch: after a header the sections, in this order, each of items of so many values. The
+/// twin of the layout in call.lua.
+#[derive(Default)]
+struct BatchArgument {
+    pools: Section<3>,
+    rows: Section<1>,
+    classes: Section<3>,
+    ids: Section<1>,
+    lookups: Section<1>,
+    operations: Section<1>,
+}
+
+/// MessagePack values, one behind the other.
+#[derive(Default)]
+struct Section<const WIDTH: usize> {
+    values: usize,
+    packed: Vec<u8>,
+}
+
+/// One call of the script, with batches of one day.
+#[derive(Default)]
+pub(crate) struct ScriptCall {
     pub(crate) keys: Vec<String>,
-    pub(crate) argument: Vec<u8>,
-    /// The pools that it names, in the script's order, and the turn that is remembered of each.
-    pub(crate) pools: Vec<(PoolName, u64)>,
-    /// Whether it is about any reservation.
-    pub(crate) has_ids: bool,
+    /// One for each batch.
+    pub(crate) arguments: Vec<Vec<u8>>,
+    /// The pools that each batch names, in their order, and the seq of the snapshot of each.
+    pub(crate) pools: Vec<Vec<(PoolName, u64)>>,
 }
 
-/// What the script has to be told besides a batch.
+/// What a batch is sent with besides its operations.
 #[derive(Clone, Default)]
-pub(crate) struct CallOptions {
+pub(crate) struct BatchOptions {
     /// Pools that a reservation names, and the terms don't.
-    pub(crate) extra: Vec<PoolName>,
-    /// Redis lost writes: it is told all that is remembered of the pools.
-    pub(crate) restores: bool,
-    /// Every pool that is remembered is looked at, whatever the operations are.
-    pub(crate) verifies: bool,
+    pub(crate) extra_pools: Vec<PoolName>,
+    /// Redis lost writes: the snapshots are sent whole.
+    pub(crate) sends_snapshots: bool,
+    /// Every pool that there is a snapshot of is read.
+    pub(crate) audits: bool,
 }
 
-/// Packs a batch. Its keys stand behind `keys_before` others.
-pub(crate) fn pack<'b>(
-    batch: &'b Batch,
-    told: &'b CallOptions,
-    remembered: &'b [PoolSnapshot],
-    prefix: &str,
-    keys_before: usize,
-) -> PackedBatch {
-    let terms = &*batch.terms;
-    let mut tables = Dictionary {
-        told_kind: 1,
-        ..Dictionary::default()
-    };
-    let mut ids = Vec::new();
-    let mut items = MsgPackWriter::with_room(batch.operations.len() * 8);
-    for operation in &batch.operations {
-        ids.extend(push_item(&mut items, &mut tables, operation));
-    }
-    if told.verifies {
-        for known in remembered {
-            tables.look_at(&known.pool);
+impl ScriptCall {
+    /// Adds a batch.
+    pub(crate) fn add(
+        &mut self,
+        batch: &Batch,
+        options: &BatchOptions,
+        snapshots: &[PoolSnapshot],
+        key_prefix: &str,
+    ) {
+        let terms = &*batch.terms;
+        let mut argument = BatchArgument::default();
+        let mut dictionary = Dictionary::default();
+        let mut ids = HashSet::new();
+        for operation in &batch.operations {
+            argument.push_operation(&mut dictionary, operation);
+            ids.extend(operation.request_id());
         }
-    }
-    let has_ids = !ids.is_empty();
-    if has_ids {
-        // Any of them may be a reservation's.
-        for pool in terms
-            .allowances
-            .iter()
-            .map(|(pool, _)| pool)
-            .chain(&told.extra)
-        {
-            tables.pool(pool);
-        }
-    }
-    let org_keys = OrgKeys::new(prefix, &batch.org, batch.day);
-    let mut keys = vec![org_keys.usage()];
-    let [mut pools, mut fields, mut kinds] = <[MsgPackWriter; 3]>::default();
-    let mut named = Vec::with_capacity(tables.pools.len());
-    for pool in &tables.pools {
-        let name = keys::encode(pool.as_str());
-        keys.push(org_keys.pool(&name));
-        pools.text(&name);
-        pools.number(terms.of_pool(pool).allowance.get());
-        let known = remembered.iter().find(|known| known.pool == **pool);
-        named.push(((*pool).clone(), known.map_or(0, |known| known.turn)));
-        match known {
-            Some(known) if told.restores => pools.bytes(&known.record),
-            Some(known) => pools.number(known.turn),
-            None => pools.number(0),
-        }
-    }
-    for field in &tables.fields {
-        fields.text(field);
-    }
-    for kind in &tables.kinds {
-        kind.push(&mut kinds);
-    }
-    keys.push(org_keys.requests());
-    if has_ids {
-        let yesterday = OrgKeys::new(prefix, &batch.org, batch.day.yesterday());
-        keys.extend([yesterday.usage(), yesterday.requests()]);
-    }
-    let mut argument = MsgPackWriter::with_room(items.packed.len() + 40 * ids.len() + 256);
-    argument.flag(terms.overflow == Overflow::CloseUntilReset);
-    argument.number(keys_before as u64 + 1);
-    argument.flag(recurs(&ids));
-    for count in [
-        tables.pools.len(),
-        tables.fields.len(),
-        tables.kinds.len(),
-        ids.len(),
-    ] {
-        argument.number(count as u64);
-    }
-    for part in [pools, fields, kinds] {
-        argument.packed.extend(part.packed);
-    }
-    for id in &ids {
-        argument.text(id.as_str());
-    }
-    if has_ids || told.restores {
-        argument.text("\u{1}");
-    }
-    if has_ids {
-        for kind in &tables.kinds {
-            argument.text(&tables.class_field(kind));
-        }
-        for pool in &tables.pools {
-            argument.text(&keys::held_field(pool));
-        }
-    }
-    argument.packed.extend(items.packed);
-    PackedBatch {
-        keys,
-        argument: argument.packed,
-        pools: named,
-        has_ids,
-    }
-}
-
-/// Whether an id occurs more than once.
-fn recurs(ids: &[&RequestId]) -> bool {
-    let mut seen = HashSet::with_capacity(ids.len());
-    !ids.iter().all(|id| seen.insert(id.as_str()))
-}
-
-/// Adds one item, and gives the id that it is about.
-fn push_item<'b>(
-    items: &mut MsgPackWriter,
-    tables: &mut Dictionary<'b>,
-    operation: &'b Operation,
-) -> Option<&'b RequestId> {
-    match operation {
-        Operation::Reserve {
-            request_id,
-            fields,
-            eligibility,
-            is_listed,
-            recording,
-        } => {
-            let kind = tables.kind(fields, eligibility, *is_listed);
-            if kind != tables.told_kind {
-                tables.told_kind = kind;
-                items.code(KIND);
-                items.number(kind as u64);
+        if options.audits {
+            for snapshot in snapshots {
+                dictionary.pool(&snapshot.pool);
             }
-            match (request_id, recording) {
-                (None, Recording::Record) => {}
-                (None, Recording::DryRun | Recording::Stranger) => items.code(LOOK),
-                (Some(_), Recording::Record) => items.code(RESERVE_WITH_ID),
-                (Some(_), Recording::DryRun | Recording::Stranger) => items.code(LOOK_WITH_ID),
+        }
+        let has_ids = !ids.is_empty();
+        if has_ids {
+            // Any of them may be a reservation's.
+            let known = terms.allowances.iter().map(|(pool, _)| pool);
+            for pool in known.chain(&options.extra_pools) {
+                dictionary.pool(pool);
             }
-            items.number(fields.tokens.get());
-            request_id.as_ref()
         }
-        Operation::Settle { request_id, tokens } => {
-            items.code(SETTLE);
-            items.number(tokens.get());
-            Some(request_id)
+
+        let org_keys = OrgKeys::new(key_prefix, &batch.org, batch.day);
+        let first_key = self.keys.len() as u64 + 1;
+        self.keys.push(org_keys.usage());
+        let mut pools = Vec::with_capacity(dictionary.pools.len());
+        for pool in &dictionary.pools {
+            let name = keys::encode(pool.as_str());
+            self.keys.push(org_keys.pool(&name));
+            let snapshot = snapshots.iter().find(|snapshot| snapshot.pool == **pool);
+            let seq = snapshot.map_or(0, |snapshot| snapshot.seq);
+            argument.pools.text(&name);
+            argument.pools.number(terms.of_pool(pool).allowance.get());
+            match snapshot {
+                Some(snapshot) if options.sends_snapshots => argument.pools.bytes(&snapshot.record),
+                _ => argument.pools.number(seq),
+            }
+            pools.push(((*pool).clone(), seq));
         }
-        Operation::Release { request_id } => {
-            items.code(RELEASE);
-            Some(request_id)
+        self.keys.push(org_keys.requests());
+        if has_ids {
+            let yesterday = OrgKeys::new(key_prefix, &batch.org, batch.day.yesterday());
+            self.keys.extend([yesterday.usage(), yesterday.requests()]);
         }
+        dictionary.push(&mut argument);
+        if has_ids || options.sends_snapshots {
+            dictionary.push_lookups(&mut argument.lookups);
+        }
+
+        let mut header = Section::<10>::default();
+        header.flag(terms.overflow == Overflow::CloseUntilReset);
+        header.number(first_key);
+        header.flag(options.sends_snapshots);
+        header.flag(options.audits);
+        header.flag(ids.len() < argument.ids.items());
+        self.arguments.push(argument.pack(header));
+        self.pools.push(pools);
     }
 }
 
-/// What a batch is about, each once. Places are counted from 1, as in Lua.
+impl BatchArgument {
+    fn push_operation<'b>(&mut self, dictionary: &mut Dictionary<'b>, operation: &'b Operation) {
+        let operations = &mut self.operations;
+        match operation {
+            Operation::Reserve {
+                request_id,
+                fields,
+                eligibility,
+                is_listed,
+                recording,
+            } => {
+                let before = dictionary.last_class();
+                let class = dictionary.class(fields, eligibility, *is_listed);
+                if class != before {
+                    operations.code(CLASS);
+                    operations.number(class as u64);
+                }
+                match (request_id, recording) {
+                    (None, Recording::Record) => {}
+                    (None, Recording::DryRun | Recording::Stranger) => operations.code(DRY_RUN),
+                    (Some(_), Recording::Record) => operations.code(RESERVE_WITH_ID),
+                    (Some(_), Recording::DryRun | Recording::Stranger) => {
+                        operations.code(DRY_RUN_WITH_ID);
+                    }
+                }
+                operations.number(fields.tokens.get());
+            }
+            Operation::Settle { tokens, .. } => {
+                operations.code(SETTLE);
+                operations.number(tokens.get());
+            }
+            Operation::Release { .. } => operations.code(RELEASE),
+        }
+        if let Some(id) = operation.request_id() {
+            self.ids.text(id.as_str());
+        }
+    }
+
+    fn pack(self, mut header: Section<10>) -> Vec<u8> {
+        let Self {
+            pools,
+            rows,
+            classes,
+            ids,
+            lookups,
+            operations,
+        } = self;
+        for items in [
+            pools.items(),
+            rows.items(),
+            classes.items(),
+            ids.items(),
+            lookups.items(),
+        ] {
+            header.number(items as u64);
+        }
+        let mut packed = header.packed;
+        for section in [
+            pools.packed,
+            rows.packed,
+            classes.packed,
+            ids.packed,
+            lookups.packed,
+            operations.packed,
+        ] {
+            packed.extend(section);
+        }
+        packed
+    }
+}
+
+/// What a batch is about, each once. Numbers begin at 1, as in Lua.
 #[derive(Default)]
 struct Dictionary<'b> {
     pools: Vec<&'b PoolName>,
-    fields: Vec<String>,
-    kinds: Vec<RequestClass>,
-    known_fields: HashMap<(&'b ProjectId, &'b ModelName), usize>,
-    known_kinds: HashMap<RequestClass, usize>,
-    /// The kind of the Reserves that the items end with.
-    told_kind: usize,
-    /// The last Reserve and its kind: a gateway's requests come in runs of one kind.
+    rows: Vec<String>,
+    classes: Vec<RequestClass>,
+    row_numbers: HashMap<(&'b ProjectId, &'b ModelName), usize>,
+    class_numbers: HashMap<RequestClass, usize>,
+    /// The last Reserve and its class: a gateway's requests come in runs of one class.
     last: Option<(&'b RequestFields, &'b Eligibility, usize)>,
 }
 
@@ -215,32 +220,19 @@ struct Dictionary<'b> {
 struct RequestClass {
     target: Target,
     workload: char,
-    field: usize,
+    row: usize,
     is_listed: bool,
 }
 
-/// A pool by its place, or the letter of the reason for being billed.
+/// A pool by its number, or the letter of the reason for being billed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Target {
     Pool(usize),
     Billed(char),
 }
 
-impl RequestClass {
-    fn push(self, kinds: &mut MsgPackWriter) {
-        let mut utf8 = [0; 4];
-        match self.target {
-            Target::Pool(place) => kinds.number(place as u64),
-            Target::Billed(letter) => kinds.text(letter.encode_utf8(&mut utf8)),
-        }
-        kinds.text(self.workload.encode_utf8(&mut utf8));
-        kinds.number(self.field as u64);
-        kinds.flag(self.is_listed);
-    }
-}
-
 impl<'b> Dictionary<'b> {
-    /// The place of a pool. There are few, so they are looked through.
+    /// The number of a pool. There are few, so they are searched.
     fn pool(&mut self, pool: &'b PoolName) -> usize {
         let known = self.pools.iter().position(|known| *known == pool);
         1 + known.unwrap_or_else(|| {
@@ -249,99 +241,111 @@ impl<'b> Dictionary<'b> {
         })
     }
 
-    /// Has a pool read that no Reserve asks for: the script reads those of the kinds.
-    fn look_at(&mut self, pool: &'b PoolName) {
-        let target = Target::Pool(self.pool(pool));
-        self.kinds.push(RequestClass {
-            target,
-            workload: workload_letter(Workload::Inference),
-            field: 0,
-            is_listed: true,
-        });
+    /// The class of the last Reserve; before the first one, class 1, as in the script.
+    fn last_class(&self) -> usize {
+        self.last.map_or(1, |(_, _, class)| class)
     }
 
-    /// The field of a kind's class: pool, workload and row, which an id can't be.
-    fn class_field(&self, kind: &RequestClass) -> String {
-        let pool = match kind.target {
-            Target::Pool(place) => keys::encode(self.pools[place - 1].as_str()),
-            Target::Billed(_) => "".into(),
-        };
-        let (workload, field) = (kind.workload, &self.fields[kind.field - 1]);
-        format!("\u{1}{pool}:{workload}:{field}")
-    }
-
-    fn kind(
+    fn class(
         &mut self,
         fields: &'b RequestFields,
         eligibility: &'b Eligibility,
         is_listed: bool,
     ) -> usize {
-        if let Some((last, last_eligibility, kind)) = self.last
+        if let Some((last, last_eligibility, class)) = self.last
             && (&last.project, &last.model) == (&fields.project, &fields.model)
             && (last.workload, last_eligibility) == (fields.workload, eligibility)
         {
-            return kind;
+            return class;
         }
         let target = match eligibility {
             Eligibility::Ineligible(reason) => Target::Billed(letter(Verdict::Billed(*reason))),
             Eligibility::Eligible(pool) => Target::Pool(self.pool(pool)),
         };
         let (project, model) = (&fields.project, &fields.model);
-        let field = self.known_fields.entry((project, model));
-        let field = *field.or_insert_with(|| {
-            self.fields.push(keys::row_field(project, model));
-            self.fields.len()
+        let row = self.row_numbers.entry((project, model));
+        let row = *row.or_insert_with(|| {
+            self.rows.push(keys::row_field(project, model));
+            self.rows.len()
         });
-        let workload = workload_letter(fields.workload);
-        let asked = RequestClass {
+        let class = RequestClass {
             target,
-            workload,
-            field,
+            workload: workload_letter(fields.workload),
+            row,
             is_listed,
         };
-        let kind = *self.known_kinds.entry(asked).or_insert_with(|| {
-            self.kinds.push(asked);
-            self.kinds.len()
+        let number = *self.class_numbers.entry(class).or_insert_with(|| {
+            self.classes.push(class);
+            self.classes.len()
         });
-        self.last = Some((fields, eligibility, kind));
-        kind
+        self.last = Some((fields, eligibility, number));
+        number
     }
-}
 
-/// MessagePack values, one behind the other.
-#[derive(Default)]
-struct MsgPackWriter {
-    packed: Vec<u8>,
+    /// Adds the rows and the classes.
+    fn push(&self, argument: &mut BatchArgument) {
+        for row in &self.rows {
+            argument.rows.text(row);
+        }
+        for class in &self.classes {
+            match class.target {
+                Target::Pool(number) => argument.classes.number(number as u64),
+                Target::Billed(letter) => argument.classes.text(letter.encode_utf8(&mut [0; 4])),
+            }
+            argument.classes.number(class.row as u64);
+            argument.classes.flag(class.is_listed);
+        }
+    }
+
+    /// Adds the fields that are read with the ids: none of them can be an id, since they begin with a control
+    /// character.
+    fn push_lookups(&self, lookups: &mut Section<1>) {
+        lookups.text("\u{1}");
+        for class in &self.classes {
+            let pool = match class.target {
+                Target::Pool(number) => keys::encode(self.pools[number - 1].as_str()),
+                Target::Billed(_) => "".into(),
+            };
+            let (workload, row) = (class.workload, &self.rows[class.row - 1]);
+            lookups.text(&format!("\u{1}{pool}:{workload}:{row}"));
+        }
+        for pool in &self.pools {
+            lookups.text(&keys::held_field(pool));
+        }
+    }
 }
 
 const VEC: &str = "a Vec takes every byte";
 
-impl MsgPackWriter {
-    fn with_room(bytes: usize) -> Self {
-        let packed = Vec::with_capacity(bytes);
-        Self { packed }
+impl<const WIDTH: usize> Section<WIDTH> {
+    fn items(&self) -> usize {
+        self.values / WIDTH
     }
 
     fn number(&mut self, number: u64) {
+        self.values += 1;
         rmp::encode::write_uint(&mut self.packed, number).expect(VEC);
     }
 
     fn code(&mut self, code: i64) {
+        self.values += 1;
         rmp::encode::write_sint(&mut self.packed, code).expect(VEC);
     }
 
     fn text(&mut self, text: &str) {
-        rmp::encode::write_str(&mut self.packed, text).expect(VEC);
+        self.bytes(text.as_bytes());
     }
 
     /// As a text, which is a string of bytes in Lua.
     fn bytes(&mut self, bytes: &[u8]) {
-        let length = u32::try_from(bytes.len()).expect("what Redis holds of a pool is short");
+        self.values += 1;
+        let length = u32::try_from(bytes.len()).expect("names and records are short");
         rmp::encode::write_str_len(&mut self.packed, length).expect(VEC);
         self.packed.extend(bytes);
     }
 
     fn flag(&mut self, flag: bool) {
+        self.values += 1;
         rmp::encode::write_bool(&mut self.packed, flag).expect(VEC);
     }
 }

@@ -1,103 +1,120 @@
--- Which usage row counts a request: the one of its project and model, or '(other)', '(other)' where the day
--- has as many rows as it may have. The twin of RowCounts in src/domain/usage.rs.
+-- Usage: rows by project and model, and which row counts a request (the twin of RowCounts in src/domain/usage.rs).
+--
+-- KEYS  usage of today, and of yesterday; requests of today, which has how many rows there are
+-- ARGV  2: how long rows are kept; 5: how many there are at most; a batch's `rows`
+-- Row   MessagePack values: free tokens, billed tokens, free requests, billed requests, false. A row of zeros is
+--       no row. Under \2 the requests have the number of the day's rows, '(other)', '(other)' not counted: all,
+--       a space, and those of models that no pool listed.
+-- Rule  docs/CONTRACT.md, "What is counted where"
 
-local TODAY, YESTERDAY = 1, 2
 local OTHER = '%28other%29:%28other%29'
 
--- Of the batch, and read when it is needed: how many rows today has, all and those of unlisted models;
--- the rows '(other)', '(other)' by day, and which of these no other table has.
-local row_counts, row_counts_changed, others, loaded_others
-
--- These are made when a batch first needs them: most calls make no row, and to make functions would cost each
--- call more than it needs.
-local choose_row, add_row, other_row, changes_of_row_counts
-
-local function load_row_functions()
-  if choose_row then
-    return
+local function parse_row(packed)
+  if not packed then
+    return { 0, 0, 0, 0, false, false, true }
   end
-
-  local function admit(counts, is_listed)
-    return counts[1] < max_rows and (is_listed or counts[2] < math.floor(max_rows / 2))
+  local a, b, c, d, closed, more = cmsgpack.unpack(packed)
+  local is_whole = a % 1 + b % 1 + c % 1 + d % 1 == 0
+  local is_known = a >= 0 and b >= 0 and c >= 0 and d >= 0 and a <= MAX and b <= MAX and c <= MAX and d <= MAX
+  if not (is_whole and is_known) or closed ~= false or more ~= nil then
+    error('foreign counters')
   end
+  return { a, b, c, d, false, false, false }
+end
 
-  local function requests_key(it, key)
-    return KEYS[key + it[COUNTS + 1] + 1]
+-- The rows of the fields that stand in `list` from one place to another, in their order.
+local function read_rows(key, list, from, to)
+  reading = key
+  local rows = redis.call('HMGET', key, unpack(list, from, to))
+  for at = 1, to - from + 1 do
+    rows[at] = parse_row(rows[at])
   end
+  return rows
+end
 
-  local function read_row_counts(it, key)
-    reading = requests_key(it, key)
-    local held = redis.call('HMGET', reading, '\2')[1]
-    local all, unlisted = string.match(held or '0 0', '^(%d+) (%d+)$')
-    return { tonumber(all) or error('foreign row counts'), tonumber(unlisted) }
-  end
+-- Whether a new row may be made.
+local function admit(counts, is_listed)
+  local max_rows = tonumber(ARGV[5])
+  return counts[1] < max_rows and (is_listed or counts[2] < math.floor(max_rows / 2))
+end
 
-  -- The row '(other)', '(other)' where a table of the batch has it.
-  local function find_other(it, fields, rows, past, day)
-    if day == TODAY then
-      for at = 1, #rows do
-        if it[fields + at] == OTHER then
-          return rows[at]
-        end
-      end
-    end
-    local more = past and past.fields[day]
-    for at = 1, more and #more or 0 do
-      if more[at] == OTHER then
-        return past.rows[day][at]
-      end
-    end
-  end
+local function read_row_counts(batch)
+  reading = batch.requests_key
+  local text = redis.call('HMGET', reading, '\2')[1]
+  local all, unlisted = string.match(text or '0 0', '^(%d+) (%d+)$')
+  return { tonumber(all) or error('foreign row counts'), tonumber(unlisted) }
+end
 
-  function other_row(it, key, fields, rows, past, day)
-    others = others or {}
-    if not others[day] then
-      others[day] = find_other(it, fields, rows, past, day)
-    end
-    if not others[day] then
-      others[day] = read_rows(day == TODAY and KEYS[key] or past.usage_keys[day], { OTHER }, 1, 1)[1]
-      loaded_others = loaded_others or {}
-      loaded_others[day] = others[day]
-    end
+-- The row '(other)', '(other)' of a day, from among those that are read, else from Redis.
+local function other_row(batch, day)
+  local others, reservations = batch.other_rows or {}, batch.reservations
+  batch.other_rows = others
+  if others[day] then
     return others[day]
   end
-
-  -- The row that counts a new request, and whether that is '(other)', '(other)' in place of its own. `at` is
-  -- the number of its own, which is not there yet.
-  function choose_row(it, key, fields, rows, past, at, is_listed)
-    row_counts = row_counts or read_row_counts(it, key)
-    if it[fields + at] ~= OTHER and not admit(row_counts, is_listed) then
-      return other_row(it, key, fields, rows, past, TODAY), true
-    end
-    return rows[at], false
-  end
-
-  -- Counts a new row.
-  function add_row(it, fields, at, is_listed)
-    if it[fields + at] ~= OTHER then
-      row_counts_changed = true
-      row_counts[1], row_counts[2] = row_counts[1] + 1, row_counts[2] + (is_listed and 0 or 1)
+  for at = 1, day == TODAY and #batch.rows or 0 do
+    if batch.args[batch.fields + at] == OTHER then
+      others[day] = batch.rows[at]
+      return others[day]
     end
   end
+  local key, fields = batch.usage_keys[day], reservations and reservations.fields[day] or {}
+  for at = 1, #fields do
+    if fields[at] == OTHER then
+      others[day] = reservations.rows[day][at]
+      return others[day]
+    end
+  end
+  others[day] = read_rows(key, { OTHER }, 1, 1)[1]
+  batch.more_rows = batch.more_rows or {}
+  batch.more_rows[day] = others[day]
+  return others[day]
+end
 
-  -- What is to be written of them: key, changes and when it expires in turn.
-  function changes_of_row_counts(it, key, past)
-    local writes, n = {}, 0
-    if row_counts_changed then
-      writes[1], n = requests_key(it, key), 3
-      writes[2], writes[3] = { '\2', string.format('%d %d', row_counts[1], row_counts[2]) }, midnight + 2 * DAY
-      may_write_hash(writes[1], writes[3])
+-- The row that counts a new request, and whether that is '(other)', '(other)' in place of its own, which is not
+-- there yet.
+local function choose_row(batch, class)
+  batch.row_counts = batch.row_counts or read_row_counts(batch)
+  if class.field ~= OTHER and not admit(batch.row_counts, class.is_listed) then
+    return other_row(batch, TODAY), true
+  end
+  return batch.rows[class.row], false
+end
+
+-- Counts a new row.
+local function add_row(batch, class)
+  local counts = batch.row_counts
+  if class.field ~= OTHER then
+    counts[1], counts[2], counts[3] = counts[1] + 1, counts[2] + (class.is_listed and 0 or 1), true
+  end
+end
+
+-- Plans the writes of a day's rows whose fields stand in `list` behind a place.
+local function plan_rows(batch, day, rows, list, behind)
+  local changes, any_new, n = nil, false, 0
+  for at = 1, #rows do
+    local row = rows[at]
+    if row[CHANGED] then
+      changes = changes or {}
+      changes[n + 1], changes[n + 2] = list[behind + at], cmsgpack.pack(row[1], row[2], row[3], row[4], false)
+      n, any_new = n + 2, any_new or row[IS_NEW]
     end
-    for day, row in pairs(loaded_others or {}) do
-      if row[CHANGED] then
-        local usage_key = day == TODAY and KEYS[key] or past.usage_keys[day]
-        local expires_at = row[IS_NEW] and (day == TODAY and midnight + DAY or midnight) + retention or false
-        may_write_hash(usage_key, expires_at)
-        writes[n + 1], writes[n + 2], writes[n + 3] = usage_key, { OTHER, packed(row) }, expires_at
-        n = n + 3
-      end
-    end
-    return writes
+  end
+  if changes then
+    local day_end = day == TODAY and midnight + DAY or midnight
+    plan_write(batch, batch.usage_keys[day], changes, any_new and day_end + tonumber(ARGV[2]))
+  end
+end
+
+local function plan_usage(batch)
+  plan_rows(batch, TODAY, batch.rows, batch.args, batch.fields)
+  for day, row in pairs(batch.more_rows or {}) do
+    plan_rows(batch, day, { row }, { OTHER }, 0)
+  end
+  local counts = batch.row_counts
+  if counts and counts[3] then
+    local changes = { '\2', string.format('%d %d', counts[1], counts[2]) }
+    plan_write(batch, batch.requests_key, changes, midnight + 2 * DAY)
   end
 end
 
