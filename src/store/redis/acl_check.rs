@@ -1,10 +1,10 @@
-//! The rights that a decision needs of the user, and what Redis says where one is missing.
+//! The permissions that a decision needs of the user (ACL), and which of them are missing.
 //!
 //! A script of its own asks for all of them, so that the probe finds what a decision would (docs/CONTRACT.md,
-//! "Errors"). Where a decision is refused without a word on what is missing, it is asked, too.
+//! "Errors"). It is also asked where a decision was refused and Redis did not say what is missing.
 
 use chrono::{DateTime, Utc};
-use redis::{Cmd, Value};
+use redis::Cmd;
 
 use super::{
     conn::{
@@ -14,23 +14,23 @@ use super::{
     },
     script::{
         Script,
-        reader::{self, bad, text},
+        reader::{BadReply, after_clock, bad, text},
     },
 };
 use crate::store::{Hindrance, StoreError};
 
 pub(super) struct AclCheck {
     key_prefix: String,
-    /// Commands that are sent beside the script.
-    others: Vec<&'static str>,
+    /// Those that are sent besides the scripts.
+    commands: Vec<&'static str>,
     script: Script,
 }
 
 impl AclCheck {
-    pub(super) fn new(key_prefix: &str, others: Vec<&'static str>) -> Self {
+    pub(super) fn new(key_prefix: &str, commands: Vec<&'static str>) -> Self {
         Self {
             key_prefix: key_prefix.to_owned(),
-            others,
+            commands,
             script: Script::new(include_str!("script/acl_check.lua")),
         }
     }
@@ -40,18 +40,18 @@ impl AclCheck {
         &self,
         client: &RedisClient,
         key: &str,
-        manner: SendOptions,
+        options: SendOptions,
     ) -> Result<DateTime<Utc>, StoreError> {
         let mut keys = vec![key.to_owned()];
         if !client.is_sharded() {
             keys.push(format!("{}{{1}}:probe", self.key_prefix));
         }
         let push = |command: &mut Cmd| {
-            command.arg(keys.len()).arg(&keys).arg(&self.others);
+            command.arg(keys.len()).arg(&keys).arg(&self.commands);
         };
-        let reply = retry_if_cut(|| self.script.run(client, key, manner, push)).await;
+        let reply = retry_if_cut(|| self.script.run(client, key, options, push)).await;
         let reply = reply.map_err(|failed| match failed.into() {
-            // Nothing was asked whose outcome would be unknown.
+            // Nothing was to be written, so no outcome is unknown.
             StoreError::NoAnswer { reason } if is_denial(&reason) => no_right(denied(&reason)),
             StoreError::NoAnswer { reason } if reason.contains(TOO_FEW_REPLICAS) => {
                 let why = Hindrance::TooFewReplicas;
@@ -59,20 +59,14 @@ impl AclCheck {
             }
             error => self.with_pattern(error),
         })?;
-        let Value::Array(parts) = &reply else {
-            return Err(bad("a reply that is no list").into());
-        };
-        let [seconds, micros, missing @ ..] = parts.as_slice() else {
-            return Err(bad("a reply of fewer than two parts").into());
-        };
+        let (now, missing) = after_clock(&reply)?;
         if !missing.is_empty() {
             let missing = missing
                 .iter()
                 .map(|command| Ok(format!(" +{}", text(command)?)));
-            let missing: String = missing.collect::<Result<_, reader::BadReply>>()?;
+            let missing: String = missing.collect::<Result<_, BadReply>>()?;
             return Err(no_right(format!("lacks{missing}")));
         }
-        let now = reader::parse_time(text(seconds)?, text(micros)?);
         now.ok_or_else(|| bad("the time").into())
     }
 

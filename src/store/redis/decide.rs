@@ -86,7 +86,7 @@ impl Decider {
         decided
     }
 
-    /// Names the rights that are missing, where decisions failed for that: the first failure stands for all.
+    /// Names the missing permissions, where decisions failed for that: the first failure stands for all.
     async fn explain(
         &self,
         client: &RedisClient,
@@ -141,7 +141,7 @@ impl Decider {
                     break;
                 }
             };
-            let mut asked = Vec::new();
+            let mut again = Vec::new();
             for ((at, batch, mut options), reply) in pending.into_iter().zip(replies) {
                 match reply {
                     BatchReply::UnnamedPools(pools) => options.extra_pools.extend(pools),
@@ -168,9 +168,9 @@ impl Decider {
                         continue;
                     }
                 }
-                asked.push((at, batch, options));
+                again.push((at, batch, options));
             }
-            pending = asked;
+            pending = again;
         }
         decided
     }
@@ -340,7 +340,7 @@ fn snapshots_of(pools: &[(PoolName, u64)], written: Vec<WrittenPool>) -> Result<
 
 /// Why a batch failed before its first write.
 fn failure(why: &str, key: &str) -> StoreError {
-    // The script checks its rights before it writes. Anything else is about what it read, and no retry mends
+    // The script checks its permissions before it writes. Anything else is about what it read, and no retry mends
     // that.
     if is_denial(why) {
         return no_right(denied(&sanitize(why)));

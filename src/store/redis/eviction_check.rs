@@ -1,7 +1,7 @@
-//! Whether a Redis may be trusted with the counters at all: one that evicts would delete them.
+//! Whether a Redis can be trusted with the counters at all: one that evicts would delete them.
 //!
-//! Asked with INFO at every probe, since an operator can change it at any time. A user without the right
-//! to INFO (`+info`) is served all the same: the log says, once, that it can't be known.
+//! Each probe asks with INFO, since an operator can change it at any time. A user that lacks `+info` is served
+//! all the same: the log says, once, that it can't be known.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -17,23 +17,21 @@ use super::conn::{
 use crate::store::StoreError;
 
 /// The oldest version that knows the scripts' first line.
-const OLDEST_MAJOR: u32 = 7;
+const MIN_MAJOR_VERSION: u32 = 7;
 
-/// Asks, and tells the log what changed.
 pub(super) struct EvictionCheck {
     unsafe_eviction: UnsafeEviction,
-    /// What the log was told last.
-    told: Mutex<Suitability>,
+    /// What was logged last.
+    logged: Mutex<Suitability>,
 }
 
-/// What INFO says of a Redis.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What INFO says of a Redis. Of several servers the greatest counts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Suitability {
-    /// Nothing against it.
-    Fit,
+    Suitable,
     /// The user may not ask.
     Unknown,
-    /// A policy that would evict, where a limit would make it.
+    /// The policy would evict, if there were a limit.
     WouldEvict(String),
     /// It may delete what was counted.
     Evicts(String),
@@ -47,50 +45,46 @@ impl EvictionCheck {
     pub(super) fn new(unsafe_eviction: UnsafeEviction) -> Self {
         Self {
             unsafe_eviction,
-            told: Mutex::new(Suitability::Fit),
+            logged: Mutex::new(Suitability::Suitable),
         }
     }
 
-    /// Whether all servers that answer are fit: a key of each is given.
+    /// Whether all servers that answer are suitable: a key of each is given.
     pub(super) async fn check(
         &self,
         client: &RedisClient,
         keys: &[String],
     ) -> Result<(), StoreError> {
         let found = join_all(keys.iter().map(|key| ask(client, key))).await;
-        // Where none answers, the first one's failure tells as much as another's.
-        let (found, failures): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);
-        let worst = found.into_iter().flatten().max_by_key(Suitability::weight);
-        let Some(finding) = worst else {
-            return failures
-                .into_iter()
-                .next()
-                .map_or(Ok(()), |failed| failed.map(drop));
-        };
-        self.tell(&finding);
-        match finding {
-            Suitability::ClusterNode => {
-                let reason = CLUSTER_NODE.to_owned();
-                Err(StoreError::Unfit { reason })
+        let mut worst = None;
+        let mut first_failure = Ok(());
+        for found in found {
+            match found {
+                Ok(found) => worst = worst.max(Some(found)),
+                Err(error) => first_failure = first_failure.and(Err(error)),
             }
-            Suitability::Evicts(reason) if self.unsafe_eviction == UnsafeEviction::Refuse => {
-                Err(StoreError::Unfit { reason })
-            }
-            Suitability::TooOld(reason) => Err(StoreError::Unfit { reason }),
-            Suitability::Fit
-            | Suitability::Unknown
-            | Suitability::WouldEvict(_)
-            | Suitability::Evicts(_) => Ok(()),
         }
+        let Some(worst) = worst else {
+            // Where none answers, the first one's failure says as much as another's.
+            return first_failure;
+        };
+        self.log(&worst);
+        let reason = match worst {
+            Suitability::ClusterNode => CLUSTER_NODE.to_owned(),
+            Suitability::Evicts(reason) if self.unsafe_eviction == UnsafeEviction::Refuse => reason,
+            Suitability::TooOld(reason) => reason,
+            _ => return Ok(()),
+        };
+        Err(StoreError::Unfit { reason })
     }
 
-    /// Tells the log what changed. What is refused, whoever asks tells.
-    fn tell(&self, finding: &Suitability) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if *told == *finding {
+    /// Logs what changed. What is refused is logged by the caller.
+    fn log(&self, found: &Suitability) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if *logged == *found {
             return;
         }
-        match finding {
+        match found {
             Suitability::Unknown => tracing::warn!(
                 "whether Redis may evict counters can't be known: its user lacks the right +info"
             ),
@@ -102,87 +96,68 @@ impl EvictionCheck {
                      (redis.unsafe_eviction = \"warn\")"
                 );
             }
-            Suitability::Fit
-                if matches!(*told, Suitability::WouldEvict(_) | Suitability::Evicts(_)) =>
+            Suitability::Suitable
+                if matches!(*logged, Suitability::WouldEvict(_) | Suitability::Evicts(_)) =>
             {
                 tracing::info!("Redis does not evict any more");
             }
-            Suitability::Fit
-            | Suitability::Evicts(_)
-            | Suitability::TooOld(_)
-            | Suitability::ClusterNode => {}
+            _ => {}
         }
-        *told = finding.clone();
-    }
-}
-
-impl Suitability {
-    /// Of two findings, the one that weighs more is told.
-    fn weight(&self) -> u8 {
-        match self {
-            Self::Fit => 0,
-            Self::Unknown => 1,
-            Self::WouldEvict(_) => 2,
-            Self::Evicts(_) => 3,
-            Self::TooOld(_) => 4,
-            Self::ClusterNode => 5,
-        }
+        *logged = found.clone();
     }
 }
 
 async fn ask(client: &RedisClient, key: &str) -> Result<Suitability, StoreError> {
     let command = redis::cmd("INFO");
     match retry_if_cut(|| client.read(key, &command)).await {
-        Ok(reply) => match redis::from_redis_value::<String>(reply) {
-            Ok(info) if !client.is_sharded() && is_of_a_cluster(&info) => {
-                Ok(Suitability::ClusterNode)
-            }
-            Ok(info) => Ok(judge(&info)),
-            Err(_) => Ok(Suitability::Unknown),
-        },
-        Err(failed) if may_not_ask(&failed) => Ok(Suitability::Unknown),
+        Ok(reply) => Ok(match redis::from_redis_value::<String>(reply) {
+            Ok(info) if !client.is_sharded() && is_cluster_node(&info) => Suitability::ClusterNode,
+            Ok(info) => suitability(&info),
+            Err(_) => Suitability::Unknown,
+        }),
+        Err(failed) if is_info_denied(&failed) => Ok(Suitability::Unknown),
         Err(failed) => Err(failed.into()),
     }
 }
 
-/// Without the right to INFO, or where a provider has taken INFO away.
-fn may_not_ask(failed: &SendError) -> bool {
+/// The user lacks `+info`, or a provider has taken INFO away.
+fn is_info_denied(failed: &SendError) -> bool {
     let SendError::Rejected(error) = failed else {
         return false;
     };
     match error.kind() {
         ErrorKind::Server(ServerErrorKind::NoPerm) => true,
-        ErrorKind::Server(ServerErrorKind::ResponseError) => error
-            .detail()
-            .is_some_and(|said| said.contains("unknown command")),
+        ErrorKind::Server(ServerErrorKind::ResponseError) => {
+            let detail = error.detail().unwrap_or_default();
+            detail.contains("unknown command")
+        }
         _ => false,
     }
 }
 
-/// Whether a reply to INFO is a cluster node's.
-fn is_of_a_cluster(info: &str) -> bool {
+fn is_cluster_node(info: &str) -> bool {
     let signs = ["redis_mode:cluster", "cluster_enabled:1"];
     info.lines().any(|line| signs.contains(&line.trim_end()))
 }
 
-/// What a reply to INFO says. What it leaves out is nothing against it.
-fn judge(info: &str) -> Suitability {
+/// What a reply to INFO says. What it leaves out is nothing against the server.
+fn suitability(info: &str) -> Suitability {
     let field = |name: &str| {
         info.lines()
             .find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'))
     };
     if let Some(version) = field("redis_version") {
         let major = version.split('.').next().unwrap_or_default().parse::<u32>();
-        if major.is_ok_and(|major| major < OLDEST_MAJOR) {
+        if major.is_ok_and(|major| major < MIN_MAJOR_VERSION) {
             return Suitability::TooOld(format!(
-                "Redis is version {version}, and {OLDEST_MAJOR}.0 or later is needed"
+                "Redis is version {version}, and {MIN_MAJOR_VERSION}.0 or later is needed"
             ));
         }
     }
     let policy = field("maxmemory_policy").unwrap_or_default();
     // Every key of ours expires, so a policy for volatile keys is one for them.
     if !policy.starts_with("allkeys-") && !policy.starts_with("volatile-") {
-        return Suitability::Fit;
+        return Suitability::Suitable;
     }
     if field("maxmemory").is_none_or(|limit| limit == "0") {
         return Suitability::WouldEvict(format!(
@@ -199,7 +174,7 @@ mod tests {
     use super::*;
 
     fn info(version: &str, limit: &str, policy: &str) -> Suitability {
-        judge(&format!(
+        suitability(&format!(
             "# Server\r\nredis_version:{version}\r\n# Snapshots\r\nmaxmemory:{limit}\r\n\
              maxmemory_human:0B\r\nmaxmemory_policy:{policy}\r\n"
         ))
@@ -219,7 +194,7 @@ mod tests {
             assert!(matches!(found, Suitability::WouldEvict(why) if why.contains(policy)));
         }
         for limit in ["0", "1048576"] {
-            assert_eq!(info("7.0.15", limit, "noeviction"), Suitability::Fit);
+            assert_eq!(info("7.0.15", limit, "noeviction"), Suitability::Suitable);
         }
     }
 
@@ -230,13 +205,16 @@ mod tests {
             assert!(matches!(found, Suitability::TooOld(why) if why.contains(old)));
         }
         for new in ["7.0.0", "7.4.1", "8.2.0", "10.0.0"] {
-            assert_eq!(info(new, "0", "noeviction"), Suitability::Fit);
+            assert_eq!(info(new, "0", "noeviction"), Suitability::Suitable);
         }
     }
 
     #[test]
     fn what_info_leaves_out_is_nothing_against_a_redis() {
-        assert_eq!(judge(""), Suitability::Fit);
-        assert_eq!(judge("redis_version:unknown\r\n"), Suitability::Fit);
+        assert_eq!(suitability(""), Suitability::Suitable);
+        assert_eq!(
+            suitability("redis_version:unknown\r\n"),
+            Suitability::Suitable
+        );
     }
 }

@@ -49,12 +49,8 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use self::{
-    acl_check::AclCheck,
-    conn::RedisClient,
-    decide::Decider,
-    eviction_check::EvictionCheck,
-    queries::Queries,
-    script::{keys::OrgKeys, reader::BadReply},
+    acl_check::AclCheck, conn::RedisClient, decide::Decider, eviction_check::EvictionCheck,
+    queries::Queries, script::reader::BadReply,
 };
 use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageRows};
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
@@ -90,14 +86,15 @@ impl RedisStore {
     ///
     /// A file of TLS can't be used, or the client library takes no such connection.
     pub fn new(config: RedisConfig) -> Result<Self, SetupError> {
-        let client = RedisClient::new(&config)?;
+        let client = Arc::new(RedisClient::new(&config)?);
         let acl_check = AclCheck::new(&config.key_prefix, config.commands_beside_scripts());
         let decider = Decider::new(acl_check, config.key_prefix, config.usage_limits);
+        let decider = Arc::new(decider);
         Ok(Self {
-            client: Arc::new(client),
             eviction_check: EvictionCheck::new(config.unsafe_eviction),
-            decider: Arc::new(decider),
-            queries: Queries::new(),
+            queries: Queries::new(Arc::clone(&client), Arc::clone(&decider)),
+            client,
+            decider,
             audits: Arc::new(Semaphore::new(1)),
         })
     }
@@ -142,14 +139,7 @@ impl Store for RedisStore {
         day: UtcDay,
         pools: &[PoolName],
     ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
-        let Decider {
-            acl_check,
-            key_prefix,
-            snapshots,
-            ..
-        } = &*self.decider;
-        let (server, place) = ((&*self.client, acl_check), (key_prefix.as_str(), org, day));
-        self.queries.pools(server, snapshots, place, pools).await
+        self.queries.pools(org, day, pools).await
     }
 
     async fn usage(
@@ -159,10 +149,7 @@ impl Store for RedisStore {
         after: Option<&RowKey>,
         limit: usize,
     ) -> Result<Timed<UsageRows>, StoreError> {
-        let (client, acl_check) = (&self.client, &self.decider.acl_check);
-        let key = OrgKeys::new(&self.decider.key_prefix, org, day).usage();
-        let usage = self.queries.usage(client, acl_check, &key, after, limit);
-        usage.await
+        self.queries.usage(org, day, after, limit).await
     }
 
     fn losses(&self) -> u64 {

@@ -1,20 +1,23 @@
 //! Reading without deciding: the pools' counters, and the usage rows of a day.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use redis::{Cmd, Value};
 use tokio::sync::Semaphore;
 
 use super::{
-    acl_check::AclCheck,
     conn::{
         RedisClient,
         connection::{Reply, SendOptions, retry_if_cut},
+        errors::SendError,
     },
-    recovery::{pn_counter::PoolCounter, snapshots::Snapshots},
+    decide::Decider,
+    recovery::pn_counter::PoolCounter,
     script::{
         Script,
         keys::{self, OrgKeys},
-        reader::{self, BadReply, MsgPackReader, bad, bytes, text},
+        reader::{BadReply, MsgPackReader, after_clock, bad, bytes, parse_number, text},
     },
 };
 use crate::{
@@ -32,14 +35,18 @@ const MAX_SCANS: usize = 4;
 const USAGE_STEP: usize = 512;
 
 pub(super) struct Queries {
+    client: Arc<RedisClient>,
+    decider: Arc<Decider>,
     /// Reads pools, and the clock, where nothing may be written.
     script: Script,
     usage_reads: Semaphore,
 }
 
 impl Queries {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(client: Arc<RedisClient>, decider: Arc<Decider>) -> Self {
         Self {
+            client,
+            decider,
             script: Script::new(include_str!("script/query.lua")),
             usage_reads: Semaphore::new(MAX_USAGE_READS),
         }
@@ -49,12 +56,12 @@ impl Queries {
     /// shows here too, though only a decision recovers it.
     pub(super) async fn pools(
         &self,
-        (client, acl_check): (&RedisClient, &AclCheck),
-        snapshots: &Snapshots,
-        (key_prefix, org, day): (&str, &OrgId, UtcDay),
+        org: &OrgId,
+        day: UtcDay,
         pools: &[PoolName],
     ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
-        let keys = OrgKeys::new(key_prefix, org, day);
+        let snapshots = &self.decider.snapshots;
+        let keys = OrgKeys::new(&self.decider.key_prefix, org, day);
         let known = snapshots.lock().pools(org, day).to_vec();
         let push = |command: &mut Cmd| {
             command.arg(pools.len() + 1);
@@ -67,7 +74,7 @@ impl Queries {
             }
         };
         let key = keys.usage();
-        let reply = self.run(client, acl_check, &key, push).await?;
+        let reply = self.run(&key, push).await?;
         let (now, mut stored) = parse_pools(&reply, pools.len())?;
         for snapshot in known {
             // Where Redis lost nothing, its record is the newer one: others may have united components since.
@@ -85,31 +92,28 @@ impl Queries {
         Ok(Timed { now, answer })
     }
 
-    /// The first `limit` rows under this key that come after `after`.
+    /// The first `limit` rows of a day that come after `after`.
     pub(super) async fn usage(
         &self,
-        client: &RedisClient,
-        acl_check: &AclCheck,
-        key: &str,
+        org: &OrgId,
+        day: UtcDay,
         after: Option<&RowKey>,
         limit: usize,
     ) -> Result<Timed<UsageRows>, StoreError> {
         let _permit = self.usage_reads.acquire().await;
+        let key = OrgKeys::new(&self.decider.key_prefix, org, day).usage();
         let mut scans = 1;
         let mut scanned_over = None;
         let mut rows = UsageRows::new();
         let mut cursor = "0".to_owned();
         loop {
             let mut command = redis::cmd("HSCAN");
-            command.arg(key).arg(&cursor).arg("COUNT").arg(USAGE_STEP);
-            let send = || client.send(key, &command, SendOptions::default());
+            command.arg(&key).arg(&cursor).arg("COUNT").arg(USAGE_STEP);
+            let send = || self.client.send(&key, &command, SendOptions::default());
             let Reply {
                 value,
                 connection_id,
-            } = match retry_if_cut(send).await {
-                Ok(reply) => reply,
-                Err(failed) => return Err(acl_check.explain(client, key, failed.into()).await),
-            };
+            } = self.explain(&key, retry_if_cut(send).await).await?;
             let before = scanned_over.replace(connection_id);
             if before.is_some_and(|before| before != connection_id) {
                 // One server's cursor means nothing to another.
@@ -140,23 +144,24 @@ impl Queries {
         let no_pools = |command: &mut Cmd| {
             command.arg(0);
         };
-        let reply = self.run(client, acl_check, key, no_pools).await?;
+        let reply = self.run(&key, no_pools).await?;
         let (now, _) = parse_pools(&reply, 0)?;
         Ok(Timed { now, answer: rows })
     }
 
     /// Runs the script where a key is.
-    async fn run(
-        &self,
-        client: &RedisClient,
-        acl_check: &AclCheck,
-        key: &str,
-        push: impl Fn(&mut Cmd),
-    ) -> Result<Value, StoreError> {
-        let run = || self.script.run(client, key, SendOptions::default(), &push);
-        match retry_if_cut(run).await {
+    async fn run(&self, key: &str, push: impl Fn(&mut Cmd)) -> Result<Value, StoreError> {
+        let options = SendOptions::default();
+        let run = || self.script.run(&self.client, key, options, &push);
+        self.explain(key, retry_if_cut(run).await).await
+    }
+
+    /// Names a permission that is missing, where that is why it failed.
+    async fn explain<T>(&self, key: &str, reply: Result<T, SendError>) -> Result<T, StoreError> {
+        let acl_check = &self.decider.acl_check;
+        match reply {
             Ok(reply) => Ok(reply),
-            Err(failed) => Err(acl_check.explain(client, key, failed.into()).await),
+            Err(failed) => Err(acl_check.explain(&self.client, key, failed.into()).await),
         }
     }
 }
@@ -173,17 +178,12 @@ pub fn parse_pools(
     reply: &Value,
     pools: usize,
 ) -> Result<(DateTime<Utc>, Vec<StoredPool>), BadReply> {
-    let Value::Array(parts) = reply else {
-        return Err(bad("a reply that is no list"));
-    };
-    let [seconds, micros, stored @ ..] = parts.as_slice() else {
-        return Err(bad("a reply of fewer than two parts"));
-    };
+    let (now, stored) = after_clock(reply)?;
+    let now = now.ok_or_else(|| bad("the time"))?;
     if stored.len() != 2 * pools {
         return Err(bad(format!("{} answers to {pools} pools", stored.len())));
     }
     let (records, held) = stored.split_at(pools);
-    let now = reader::parse_time(text(seconds)?, text(micros)?).ok_or_else(|| bad("the time"))?;
     let stored = records.iter().zip(held).map(|(record, held)| {
         let record = match record {
             Value::Nil => PoolCounter::default(),
@@ -191,7 +191,7 @@ pub fn parse_pools(
         };
         let held = match held {
             Value::Nil => Some(Tokens::ZERO),
-            held => reader::parse_number(text(held)?).and_then(Tokens::new),
+            held => parse_number(text(held)?).and_then(Tokens::new),
         };
         Ok((record, held.ok_or_else(|| bad("tokens that are held"))?))
     });

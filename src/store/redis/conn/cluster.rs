@@ -158,7 +158,7 @@ impl Cluster {
 
     /// Asks the other nodes who has the slot; none where it is still the node that failed.
     async fn route_around(&self, slot: Slot, last: &Route, sent_at: Instant) -> Option<Route> {
-        // If these nodes can't tell it now, the probe asks again.
+        // If these nodes do not know it either, the next probe asks again.
         self.is_outdated.store(true, Ordering::Release);
         self.refresh_slots(sent_at, Some(&last.host)).await.ok()?;
         let route = self.route(slot).await.ok()?;

@@ -220,8 +220,8 @@ fn command_reply(
 ) -> Result<Value, RedisError> {
     let mut replies = replies.into_iter();
     let mut next = || replies.next().unwrap_or(Value::Nil).extract_error();
-    let asked = if asking { next() } else { Ok(Value::Nil) };
-    let reply = match (next(), asked) {
+    let asking_reply = if asking { next() } else { Ok(Value::Nil) };
+    let reply = match (next(), asking_reply) {
         // Without ASKING the node redirected the command.
         (Err(_), Err(asking_failed)) => return Err(asking_failed),
         (reply, _) => reply?,

@@ -101,26 +101,26 @@ pub(crate) fn connect_error(error: &RedisError) -> StoreError {
 }
 
 fn refused(error: &RedisError) -> StoreError {
-    let said = message(error);
-    if said.contains("cluster support disabled") {
+    let words = message(error);
+    if words.contains("cluster support disabled") {
         let reason = NO_CLUSTER.to_owned();
         return StoreError::Unfit { reason };
     }
-    let why = hindrance(error, &said);
+    let why = refusal_reason(error, &words);
     let reason = match why {
-        Hindrance::NoRight => denied(&said),
-        _ => said,
+        Hindrance::NoRight => denied(&words),
+        _ => words,
     };
     StoreError::Refused { why, reason }
 }
 
 /// Redis' first word says which it is. The script says before its first line whether it writes, so Redis
 /// finds all of these before anything has run.
-fn hindrance(error: &RedisError, said: &str) -> Hindrance {
+fn refusal_reason(error: &RedisError, words: &str) -> Hindrance {
     if error.kind() == ErrorKind::AuthenticationFailed {
         return Hindrance::NotLoggedIn;
     }
-    if is_denial(said) {
+    if is_denial(words) {
         return Hindrance::NoRight;
     }
     match error.code() {
@@ -134,12 +134,12 @@ fn hindrance(error: &RedisError, said: &str) -> Hindrance {
         Some("CLUSTERDOWN") => Hindrance::Incomplete,
         Some("TRYAGAIN") => Hindrance::Moving,
         Some("NOAUTH" | "WRONGPASS") => Hindrance::NotLoggedIn,
-        Some("ERR") if said.contains("max number of clients") => Hindrance::TooManyClients,
+        Some("ERR") if words.contains("max number of clients") => Hindrance::TooManyClients,
         _ => Hindrance::Other,
     }
 }
 
-/// Why none of several servers is of use: the failure that tells most, an answer rather than none.
+/// Why none of several servers is of use: the most specific failure, a reply rather than none.
 pub(crate) fn most_specific(failures: Vec<StoreError>, context: &str) -> StoreError {
     let rank = |error: &StoreError| match error {
         StoreError::Unfit { .. } => 2,
@@ -147,14 +147,14 @@ pub(crate) fn most_specific(failures: Vec<StoreError>, context: &str) -> StoreEr
         _ => 0,
     };
     let most = failures.iter().map(rank).max().unwrap_or_default();
-    let mut telling = failures.into_iter().filter(|error| rank(error) == most);
-    match telling.next() {
+    let mut candidates = failures.into_iter().filter(|error| rank(error) == most);
+    match candidates.next() {
         None => StoreError::Unreachable {
             reason: context.to_owned(),
         },
         Some(StoreError::Unreachable { reason } | StoreError::NoAnswer { reason }) => {
             let mut reasons = vec![reason];
-            for error in telling {
+            for error in candidates {
                 if let StoreError::Unreachable { reason } | StoreError::NoAnswer { reason } = error
                     && !reasons.contains(&reason)
                 {
@@ -180,7 +180,7 @@ pub(crate) fn no_right(reason: String) -> StoreError {
     StoreError::Refused { why, reason }
 }
 
-/// Whether it failed because the user lacks a right.
+/// Whether it failed because the user lacks a permission.
 pub(crate) fn is_missing(error: &StoreError) -> bool {
     matches!(
         error,
@@ -191,28 +191,28 @@ pub(crate) fn is_missing(error: &StoreError) -> bool {
     )
 }
 
-/// Whether this is said of a right that is missing. Within a script Redis 7.0 says so as `ERR`.
-pub(crate) fn is_denial(said: &str) -> bool {
+/// Whether this is words of a right that is missing. Within a script Redis 7.0 says so as `ERR`.
+pub(crate) fn is_denial(words: &str) -> bool {
     [
         "NOPERM",
         "has no permissions to",
         "The user executing the script can't",
     ]
     .iter()
-    .any(|sign| said.contains(sign))
+    .any(|sign| words.contains(sign))
 }
 
 /// What is missing: the command, or access to keys; else the server's words.
-pub(crate) fn denied(said: &str) -> String {
-    let quoted = said.split_once("to run the '");
+pub(crate) fn denied(words: &str) -> String {
+    let quoted = words.split_once("to run the '");
     if let Some((command, _)) = quoted.and_then(|(_, rest)| rest.split_once('\'')) {
         return format!("lacks +{command}");
     }
     let of_keys = ["keys used as arguments", "keys mentioned", "access a key"];
-    if of_keys.iter().any(|sign| said.contains(sign)) {
+    if of_keys.iter().any(|sign| words.contains(sign)) {
         return NO_KEYS.to_owned();
     }
-    said.to_owned()
+    words.to_owned()
 }
 
 #[cfg(test)]
@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn each_of_redis_refusals_has_its_word_and_proves_that_nothing_was_written() {
         use Hindrance as H;
-        for (said, word) in [
+        for (words, word) in [
             ("OOM allow-oom flag is not set on the script", H::Full),
             (
                 "MISCONF Redis is configured to save RDB snapshots",
@@ -263,11 +263,11 @@ mod tests {
             ("ERR max number of clients reached", H::TooManyClients),
             ("ERR unknown command 'EVALSHA'", H::Other),
         ] {
-            let sent = StoreError::from(SendError::of_sent(answer(said)));
-            for error in [sent, connect_error(&answer(said))] {
+            let sent = StoreError::from(SendError::of_sent(answer(words)));
+            for error in [sent, connect_error(&answer(words))] {
                 match error {
-                    StoreError::Refused { why, .. } => assert_eq!(why, word, "{said}"),
-                    other => panic!("{said}: {other}"),
+                    StoreError::Refused { why, .. } => assert_eq!(why, word, "{words}"),
+                    other => panic!("{words}: {other}"),
                 }
             }
         }
@@ -275,15 +275,15 @@ mod tests {
 
     #[test]
     fn a_script_that_failed_on_its_way_may_have_written() {
-        let said = "OOM command not allowed when used memory > 'maxmemory'. script: 8ac1, on @user_script:7.";
-        let error = StoreError::from(SendError::of_sent(answer(said)));
+        let words = "OOM command not allowed when used memory > 'maxmemory'. script: 8ac1, on @user_script:7.";
+        let error = StoreError::from(SendError::of_sent(answer(words)));
         assert!(matches!(error, StoreError::NoAnswer { .. }), "{error}");
     }
 
     #[test]
     fn what_is_not_ours_is_corrupt() {
-        for said in ["CORRUPT usage: abc", "WRONGTYPE Operation against a key"] {
-            let error = StoreError::from(SendError::of_sent(answer(said)));
+        for words in ["CORRUPT usage: abc", "WRONGTYPE Operation against a key"] {
+            let error = StoreError::from(SendError::of_sent(answer(words)));
             assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
         }
     }
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_in_the_words_of_every_version() {
-        for (said, named) in [
+        for (words, named) in [
             (
                 "NOPERM this user has no permissions to run the 'eval' command",
                 "lacks +eval",
@@ -331,8 +331,8 @@ mod tests {
                 "ERR The user executing the script can't run this command or subcommand",
             ),
         ] {
-            assert!(is_denial(said), "{said}");
-            assert_eq!(denied(said), named);
+            assert!(is_denial(words), "{words}");
+            assert_eq!(denied(words), named);
         }
         assert!(!is_denial("ERR unknown command 'get'"));
     }

@@ -1,7 +1,7 @@
 //! The words of an error of Redis, or of a connection to it.
 //!
 //! They are one line of bounded length, without what Redis repeats of a command: that may hold a password, or the
-//! names of other organizations. Hosts and keys stand in square brackets, which callers are not told
+//! names of other organizations. Hosts and keys stand in square brackets, which callers do not get
 //! ([`StoreError::in_short`](crate::store::StoreError::in_short)).
 
 use std::{error::Error as _, io, net::IpAddr};
@@ -17,7 +17,7 @@ pub(crate) const NO_SUCH_FILE: &str = "no such file";
 /// Longer texts are cut, in bytes.
 const MAX_MESSAGE_BYTES: usize = 300;
 
-/// Whether a server said it.
+/// Whether it is a server's reply.
 pub(crate) fn is_server_error(error: &RedisError) -> bool {
     matches!(
         error.kind(),
@@ -71,19 +71,19 @@ fn io_message(error: &io::Error) -> String {
     if !known.is_empty() {
         return known.to_owned();
     }
-    let said = error.to_string();
-    match said.split_once("failed to lookup address information: ") {
+    let text = error.to_string();
+    match text.split_once("failed to lookup address information: ") {
         Some((_, why)) => format!("no such host ({})", sanitize(why)),
-        None => sanitize(&said),
+        None => sanitize(&text),
     }
 }
 
 /// One line, bounded, without what Redis repeats of a command or says of our scripts; hosts and keys in brackets.
-pub(crate) fn sanitize(said: &str) -> String {
-    let said = before(said, ", with args beginning with");
-    let said = without_place(said);
+pub(crate) fn sanitize(text: &str) -> String {
+    let text = before(text, ", with args beginning with");
+    let text = without_place(text);
     let mut cleaned = String::new();
-    for word in said.split(|c: char| c.is_whitespace() || c.is_control()) {
+    for word in text.split(|c: char| c.is_whitespace() || c.is_control()) {
         if word.is_empty() {
             continue;
         }
@@ -105,10 +105,10 @@ pub(crate) fn sanitize(said: &str) -> String {
 }
 
 /// Without where in our script it happened: ` script: <hash>, on @user_script:<line>.`
-fn without_place(said: &str) -> &str {
-    let place = said.rfind("user_script").map(|at| &said[..at]);
+fn without_place(text: &str) -> &str {
+    let place = text.rfind("user_script").map(|at| &text[..at]);
     let start = place.and_then(|before| before.rfind(" script: "));
-    start.map_or(said, |start| &said[..start])
+    start.map_or(text, |start| &text[..start])
 }
 
 fn before<'a>(text: &'a str, sign: &str) -> &'a str {
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
     use crate::store::StoreError;
 
-    fn said(text: &str) -> String {
+    fn words_of(text: &str) -> String {
         let value = parse_redis_value(format!("-{text}\r\n").as_bytes()).expect("a reply");
         message(&value.extract_error().expect_err("an error"))
     }
@@ -144,7 +144,7 @@ mod tests {
             "NOAUTH Authentication required.",
             "FROZEN by the operator, until noon",
         ] {
-            assert_eq!(said(text), text);
+            assert_eq!(words_of(text), text);
         }
     }
 
@@ -156,7 +156,7 @@ mod tests {
                  {quote}user{quote} {quote}hunter2{quote}"
             );
             assert_eq!(
-                said(&text),
+                words_of(&text),
                 format!("ERR unknown command {quote}HELLOO{quote}")
             );
         }
@@ -166,27 +166,27 @@ mod tests {
     fn where_in_our_script_it_happened_is_left_out() {
         let text = "ERR ACL failure in script: User a has no permissions to run the 'time' command";
         let place = "script: 5e61e08d2d04ae89ac12f0f98816b8b8d0e98021, on @user_script:2.";
-        assert_eq!(said(&format!("{text} {place}")), text);
+        assert_eq!(words_of(&format!("{text} {place}")), text);
     }
 
     #[test]
     fn keys_and_hosts_stand_in_brackets() {
         assert_eq!(
-            said("ERR no tollgate:{acme}:usage here, ask 10.0.0.7:6379 or [::1]:6380"),
+            words_of("ERR no tollgate:{acme}:usage here, ask 10.0.0.7:6379 or [::1]:6380"),
             "ERR no [tollgate:{acme}:usage] here, ask [10.0.0.7:6379] or [(::1):6380]"
         );
     }
 
     #[test]
-    fn callers_are_told_neither_keys_nor_hosts() {
-        for (reason, told) in [
+    fn callers_get_neither_keys_nor_hosts() {
+        for (reason, public) in [
             ("connection refused [10.0.0.7:6379]", "connection refused"),
             ("timed out [[::1]:6379]", "timed out"),
             ("no [tollgate:{acme}:usage] here", "no here"),
         ] {
             let reason = reason.to_owned();
             let short = StoreError::Unreachable { reason }.in_short();
-            assert_eq!(short, format!("it can't be reached: {told}"));
+            assert_eq!(short, format!("it can't be reached: {public}"));
         }
     }
 

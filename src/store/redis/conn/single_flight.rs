@@ -33,7 +33,7 @@ impl SingleFlight {
         }
     }
 
-    /// Makes the attempt, unless `found` already has what it would give. `found` is told whether the
+    /// Makes the attempt, unless `found` already has what it would give. `found` gets whether the
     /// last attempt is to be shared and succeeded; `asked_at` is when the caller came to need it.
     pub(crate) async fn run<T>(
         &self,

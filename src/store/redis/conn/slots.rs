@@ -13,10 +13,10 @@ use super::url::Host;
 /// has one among the first few hundred.
 const MAX_TAGS: usize = 100_000;
 
-/// The slots and their masters, as a node told them.
+/// The slots and their masters, as a node has them.
 #[derive(Clone)]
 pub(crate) struct Slots {
-    /// All nodes, replicas too: any of them may be asked for the slots.
+    /// All nodes, replicas too: any of them can list the slots.
     nodes: Vec<Host>,
     /// The number of each slot's master among `nodes`.
     masters: HashMap<Slot, usize>,
@@ -24,8 +24,8 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Reads the answer to CLUSTER SLOTS; none where it holds no slot.
-    pub(crate) fn read(answer: Value, asked: &Host) -> Option<Self> {
+    /// Reads the reply to CLUSTER SLOTS; none where it holds no slot.
+    pub(crate) fn read(answer: Value, from: &Host) -> Option<Self> {
         let mut slots = Self {
             nodes: Vec::new(),
             masters: HashMap::new(),
@@ -34,7 +34,7 @@ impl Slots {
         for range in items(answer)? {
             let mut range = items(range)?.into_iter();
             let (first, last) = (number(range.next()?)?, number(range.next()?)?);
-            let nodes: Vec<Option<Host>> = range.map(|node| read_node(node, asked)).collect();
+            let nodes: Vec<Option<Host>> = range.map(|node| read_node(node, from)).collect();
             for replica in nodes.iter().skip(1).flatten() {
                 slots.number_of(replica);
             }
@@ -94,14 +94,14 @@ impl Slots {
     }
 }
 
-/// `[name, port, id, …]`; a node that does not know its name is where it was asked.
-fn read_node(node: Value, asked: &Host) -> Option<Host> {
+/// `[name, port, id, …]`; a node that does not know its name is the one that replied, `from`.
+fn read_node(node: Value, from: &Host) -> Option<Host> {
     let mut node = items(node)?.into_iter();
     let name: Option<String> = redis::from_redis_value(node.next()?).ok()?;
     let port = number(node.next()?)?;
     match name.as_deref() {
-        None | Some("") => Some(Host::new(&asked.name, port)),
-        // It was told to give a name, and has none.
+        None | Some("") => Some(Host::new(&from.name, port)),
+        // It is to announce a name, and has none.
         Some("?") => None,
         Some(name) => Some(Host::new(name, port)),
     }
@@ -140,21 +140,21 @@ mod tests {
         Value::Array([vec![Value::Int(first), Value::Int(last)], nodes].concat())
     }
 
-    fn asked() -> Host {
-        Host::new("asked", 1)
+    fn from() -> Host {
+        Host::new("here", 1)
     }
 
     #[test]
-    fn every_slot_has_the_master_that_the_node_told() {
+    fn every_slot_has_the_master_that_the_node_lists() {
         let answer = Value::Array(vec![
             range(0, 8191, vec![node(text("a"), 1), node(text("r"), 9)]),
             range(8192, 16383, vec![node(Value::Nil, 2)]),
         ]);
-        let slots = Slots::read(answer, &asked()).unwrap();
+        let slots = Slots::read(answer, &from()).unwrap();
         let master = |slot| slots.master(Slot::new(slot).unwrap()).cloned();
         assert_eq!(master(0), Some(Host::new("a", 1)));
         assert_eq!(master(8191), Some(Host::new("a", 1)));
-        assert_eq!(master(8192), Some(Host::new("asked", 2)));
+        assert_eq!(master(8192), Some(Host::new("here", 2)));
         assert_eq!(slots.nodes().len(), 3);
         let moved = slots.with(Slot::new(5).unwrap(), &Host::new("b", 3));
         assert_eq!(
@@ -173,7 +173,7 @@ mod tests {
             range(0, 100, vec![node(text("a"), 1), node(text("r"), 9)]),
             range(101, 16383, vec![node(text("b"), 2)]),
         ]);
-        let slots = Slots::read(answer, &asked()).unwrap();
+        let slots = Slots::read(answer, &from()).unwrap();
         let masters: Vec<_> = slots
             .tags()
             .iter()
@@ -191,7 +191,7 @@ mod tests {
             Value::Nil,
             Value::Array(vec![unnamed]),
         ] {
-            assert!(Slots::read(answer, &asked()).is_none());
+            assert!(Slots::read(answer, &from()).is_none());
         }
     }
 }

@@ -34,7 +34,7 @@ pub(crate) struct TlsClient {
 }
 
 impl TlsFiles {
-    /// Reads the files. All are tried here, so that a fault in them is told at the start rather than by each
+    /// Reads the files. All are tried here, so that a fault in them ends the start, rather than each
     /// connection.
     pub(crate) fn into_client(self) -> Result<TlsClient, PemFault> {
         let Self { ca_file, client } = self;
@@ -100,7 +100,7 @@ impl TlsClient {
         self.connector.connect(name, stream).await
     }
 
-    /// What an error tells of TLS, in words that name what the operator has set; the names of hosts in brackets.
+    /// What an error of TLS means, in words that name what the operator has set; the names of hosts in brackets.
     pub(crate) fn message(&self, error: &RedisError) -> Option<String> {
         let fault = TlsFault::find(error)?;
         let words = fault.sentence(&self.settings);

@@ -33,7 +33,7 @@ const SENTINEL_PORT: u16 = 26379;
 #[derive(Clone)]
 pub struct RedisUrl {
     pub(crate) topology: Topology,
-    /// The server; or those that are asked where to go: sentinels, or nodes of the cluster.
+    /// The server; or the sentinels, or the first nodes of the cluster.
     pub(crate) hosts: Vec<Host>,
     /// Over TLS.
     pub(crate) is_encrypted: bool,
@@ -136,7 +136,7 @@ impl RedisUrl {
         self.is_encrypted
     }
 
-    /// Whether sentinels are asked for the master.
+    /// Whether sentinels name the master.
     #[must_use]
     pub fn has_sentinels(&self) -> bool {
         matches!(self.topology, Topology::Sentinel(_))

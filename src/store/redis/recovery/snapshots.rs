@@ -212,7 +212,7 @@ mod tests {
         let record = |day, written| snapshots.lock().record(&org, day, written);
         let pools = |day| snapshots.lock().pools(&org, day).to_vec();
         record(today, written(1));
-        // Asked for by a clock that is ahead, before the store has said which day it is.
+        // A replica whose clock is ahead asks before it knows the store's day.
         assert_eq!(pools(tomorrow), []);
         record(tomorrow, Vec::new());
         assert_eq!(pools(today), written(1));

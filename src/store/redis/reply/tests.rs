@@ -153,16 +153,16 @@ fn a_reply_gives_an_outcome_for_each_operation() {
 
 #[test]
 fn what_is_not_eligible_is_never_free() {
-    let mut asked = reserve();
-    if let Operation::Reserve { eligibility, .. } = &mut asked {
+    let mut ineligible = reserve();
+    if let Operation::Reserve { eligibility, .. } = &mut ineligible {
         *eligibility = Eligibility::Ineligible(BilledReason::ModelNotCovered);
     }
-    assert!(decided(&[Text("M"), Number(0), Number(0)], &[asked.clone()]).is_ok());
+    assert!(decided(&[Text("M"), Number(0), Number(0)], &[ineligible.clone()]).is_ok());
     for free in [
         &[Number(0), Number(0)][..],
         &[Text("F"), Number(0), Number(0)],
     ] {
-        assert!(decided(free, &[asked.clone()]).is_err());
+        assert!(decided(free, &[ineligible.clone()]).is_err());
     }
 }
 
@@ -171,7 +171,7 @@ fn what_the_script_cannot_have_said_is_refused() {
     let cases: [&[ReplyValue]; 10] = [
         &[],
         &[Text("X")],
-        // Free is said by a number alone.
+        // A number alone means free.
         &[Text("F"), Number(7)],
         &[Text("?"), Number(7)],
         &[Text("X"), Text("7")],

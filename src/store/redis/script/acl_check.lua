@@ -1,6 +1,6 @@
 #!lua
 -- Asks Redis whether a decision would be let through: as it may write, Redis refuses it where it would refuse
--- a decision; and it asks for each right that a decision needs. Writes nothing.
+-- a decision; and it checks each permission that a decision needs. Writes nothing.
 --
 -- KEYS     a key of the prefix; where one server has all keys, a second one of another hash slot, which a node of
 --          a cluster refuses

@@ -6,15 +6,15 @@
 -- write: a script is atomic, but does not roll back. A batch that fails says so in its place, and leaves the
 -- others alone.
 --
--- Lua makes every function anew at each call, and what a call leaves behind for the garbage collector costs more
--- than what it computes: hence few tables, arrays for counters, and reservations that stay texts until something
--- is asked of them.
+-- Lua makes every function anew at each call, with each variable that it captures: hence names in capitals are no
+-- variables, but replaced by their values before Redis gets the script (src/store/redis/script/mod.rs). And what a
+-- call leaves behind for the garbage collector costs more than what it computes: hence few tables, arrays for
+-- counters, and reservations that stay texts until something is asked of them.
 --
 -- KEYS  batch after batch:
---       usage of today
+--       usage and requests of today
 --       the record of today of each pool that the batch names
---       requests of today
---       and, only where it has ids: usage of yesterday, requests of yesterday
+--       and, only where it has ids: usage and requests of yesterday
 -- ARGV  1  today's 00:00 UTC, in seconds since 1970
 --       2  how long usage is kept after its day, in seconds
 --       3  the replica that calls: a number
@@ -57,14 +57,17 @@
 --   ids       as often as they occur
 --   lookups   what is read with the ids: \1, the field of each class, the field of each pool's held tokens
 -- and then the operations; an id is the next of `ids`:
---   tokens       reserve without an id
---   -1 tokens    reserve with an id: counted and remembered
---   -2 tokens    the same, but nothing is written
---   -3 tokens    reserve without an id, but nothing is written
---   -4 tokens    settle an id
---   -5           release an id
---   -6 class     no operation: what the Reserves that follow ask for; at first, class 1
+--   tokens                    reserve without an id
+--   RESERVE_WITH_ID tokens    reserve with an id: counted and remembered
+--   DRY_RUN_WITH_ID tokens    the same, but nothing is written
+--   DRY_RUN tokens            reserve without an id, but nothing is written
+--   SETTLE tokens             settle an id
+--   RELEASE                   release an id
+--   SET_CLASS class           no operation: what the Reserves that follow ask for; at first, class 1
+local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN, SETTLE, RELEASE, SET_CLASS = 0, -1, -2, -3, -4, -5, -6
 local HEADER, POOL, CLASS = 10, 3, 3
+local CLOSES, FIRST_KEY, HAS_SNAPSHOTS, READS_ALL, HAS_DUPLICATES = 1, 2, 3, 4, 5
+local N_POOLS, N_ROWS, N_CLASSES, N_IDS, N_LOOKUPS = 6, 7, 8, 9, 10
 
 local DAY = 86400
 local TODAY, YESTERDAY = 1, 2
@@ -75,8 +78,26 @@ if tonumber(time[1]) < midnight or tonumber(time[1]) >= midnight + DAY then
   return cmsgpack.pack(time[1], time[2], 'day')
 end
 
+-- What a batch is while it is decided:
+--   args            its values; and behind which of them the parts begin: fields, classes, ids, operations
+--   rows, pools     by their numbers
+--   reservations    only where it has lookups (reservations.lua)
+--   stale           the pools whose records are older than their snapshots
+--   row_counts, other_rows, more_rows   usage.lua
+--   writes          what is to be written to hashes: key, changes, and when it expires, in turn
+
 -- The key that is being read: what fails before the first write fails for what is there.
 local reading
+
+local function usage_key(batch, day)
+  local first = batch.args[FIRST_KEY]
+  return KEYS[day == TODAY and first or first + 2 + batch.args[N_POOLS]]
+end
+
+local function requests_key(batch, day)
+  local first = batch.args[FIRST_KEY]
+  return KEYS[day == TODAY and first + 1 or first + 3 + batch.args[N_POOLS]]
+end
 
 -- A permission that is missing must show before the first write.
 local function assert_allowed(command, ...)
@@ -92,7 +113,11 @@ local function plan_write(batch, key, changes, expires_at)
     assert_allowed('EXPIREAT', key, expires_at)
   end
   local writes = batch.writes
-  local n = #writes
-  writes[n + 1], writes[n + 2], writes[n + 3] = key, changes, expires_at or false
+  if writes then
+    local n = #writes
+    writes[n + 1], writes[n + 2], writes[n + 3] = key, changes, expires_at or false
+  else
+    batch.writes = { key, changes, expires_at or false }
+  end
 end
 

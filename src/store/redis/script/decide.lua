@@ -13,84 +13,71 @@ local function answer(a, b, c, d, e, f, g)
   n_answers = #answers
 end
 
--- What the Reserves of a batch ask for.
-local function class_of(batch, number)
-  local args, at = batch.args, batch.classes + CLASS * (number - 1)
-  local target, row = args[at + 1], args[at + 2]
-  return {
-    number = number, pool = batch.pools[target], reason = target, row = row, field = args[batch.fields + row],
-    is_listed = args[at + 3], lookup = args[batch.ids + batch.n_ids + 1 + number],
-  }
-end
-
-local function reserve(batch, class, tokens, id, writes)
-  local pool, verdict, row, is_in_other = class.pool, class.reason, batch.rows[class.row], false
-  local is_new_row = writes and row[IS_NEW] and not row[CHANGED]
-  if is_new_row then
-    row, is_in_other = choose_row(batch, class)
-  end
-  if pool then
-    verdict = judge_reserve(pool, batch.closes, tokens)
-  end
-  if writes then
-    local side = verdict == FREE and 1 or 2
-    if tokens > MAX - row[side] or pool and tokens > MAX - pool[side] then
-      return answer('e', 'full')
-    end
-    if is_new_row and not is_in_other then
-      add_row(batch, class)
-    end
-    count(row, false, verdict, tokens)
-    if pool then
-      count(pool, batch.closes, verdict, tokens)
-    end
-    if id then
-      add_reservation(batch, id, class, verdict, tokens, is_in_other)
-      if pool then
-        hold(pool, verdict, tokens)
-      end
-    end
-  end
-  if verdict ~= FREE then
-    n_answers = n_answers + 1
-    answers[n_answers] = verdict
-  end
-  n_answers = n_answers + 1
-  answers[n_answers] = pool and pool[1] or 0
+-- What the Reserves that follow ask for: the class, its pool, the reason for which it is not eligible, its row.
+local function class_of(batch, class)
+  local at = batch.classes + CLASS * (class - 1)
+  local target = batch.args[at + 1]
+  return class, batch.pools[target], target, batch.rows[batch.args[at + 2]]
 end
 
 -- Decides the operations in their order, and answers them.
 local function decide_operations(batch)
   local args, ids, reservations = batch.args, batch.ids, batch.reservations
-  local class, at, last = nil, batch.operations + 1, #args
+  local closes, at, last = args[CLOSES], batch.operations + 1, #args
+  local class, pool, reason, own_row = class_of(batch, 1)
   while at <= last do
-    local tokens, code, id = args[at], 0, nil
+    local tokens, code, id = args[at], RESERVE, nil
     at = at + 1
     if tokens < 0 then
       code = tokens
-      if code ~= -3 and code ~= -6 then
+      if code ~= DRY_RUN and code ~= SET_CLASS then
         ids = ids + 1
         id = args[ids]
       end
-      if code ~= -5 then
+      if code ~= RELEASE then
         tokens = args[at]
         at = at + 1
       end
     end
-    if code == -6 then
-      class = class_of(batch, tokens)
-    elseif code == -5 then
+    if code == SET_CLASS then
+      class, pool, reason, own_row = class_of(batch, tokens)
+    elseif code == RELEASE then
       answer(answer_release(batch, id))
-    elseif code == -4 then
+    elseif code == SETTLE then
       answer(answer_settle(batch, id, tokens))
+    elseif id and reservations.texts[id] then
+      answer(answer_replay(batch, id, class, tokens, code == RESERVE_WITH_ID))
     else
-      class = class or class_of(batch, 1)
-      local writes = code == 0 or code == -1
-      if id and reservations.texts[id] then
-        local fields = string.match(class.lookup, ':(.+)$')
-        answer(answer_replay(batch, id, fields, tokens, writes))
+      local writes, verdict, row, is_in_other = code >= RESERVE_WITH_ID, reason, own_row, false
+      if pool then
+        verdict = judge_reserve(pool, closes, tokens)
+      end
+      local is_new_row = writes and row[IS_NEW] and not row[CHANGED]
+      if is_new_row then
+        row, is_in_other = choose_row(batch, class)
+      end
+      local side = verdict == FREE and 1 or 2
+      if writes and (tokens > MAX - row[side] or pool and tokens > MAX - pool[side]) then
+        answer('e', 'full')
       else
-        reserve(batch, class, tokens, id, writes)
+        if writes then
+          if is_new_row and not is_in_other then
+            add_row(batch, class)
+          end
+          count(row, false, verdict, tokens)
+          if pool then
+            count(pool, closes, verdict, tokens)
+          end
+          if id then
+            add_reservation(batch, id, class, pool, verdict, tokens, is_in_other)
+          end
+        end
+        if side == 2 then
+          n_answers = n_answers + 1
+          answers[n_answers] = verdict
+        end
+        n_answers = n_answers + 1
+        answers[n_answers] = pool and pool[1] or 0
       end
     end
   end
@@ -104,50 +91,54 @@ local function ask_for(kind, list)
   end
 end
 
--- Answers the records of the pools that are written, and gives them by pool.
+-- Answers which pools are written, with their seq and record.
 local function answer_records(batch)
-  local records, count_at, has_operations = {}, n_answers + 1, batch.operations < #batch.args
-  answer(0)
+  local count, count_at, has_operations = 0, n_answers + 1, batch.operations < #batch.args
+  n_answers = count_at
   for place, pool in pairs(batch.pools) do
     if pool[CHANGED] then
-      local seq, record = update_record(pool, has_operations)
-      answers[count_at] = answers[count_at] + 1
-      answer(place, seq, record)
-      records[pool] = record
-      assert_allowed('SET', pool[KEY], '', 'EXAT', midnight + DAY)
+      local seq = update_record(pool, has_operations)
+      answers[n_answers + 1], answers[n_answers + 2], answers[n_answers + 3] = place, seq, pool[RECORD]
+      count, n_answers = count + 1, n_answers + 3
     end
   end
-  return records
+  answers[count_at] = count
 end
 
 local function parse_batch(argument)
   local args = { cmsgpack.unpack(argument) }
-  local first_key, n_ids = args[2], args[9]
   -- Lua's stack bounds how many values one call takes: that must show now, not between two writes.
-  if n_ids > 512 or args[8] > 512 then
+  if args[N_IDS] > 512 or args[N_CLASSES] > 512 then
     error('a batch is too large')
   end
-  local fields = HEADER + POOL * args[6]
-  local classes = fields + args[7]
-  local ids, requests = classes + CLASS * args[8], first_key + args[6] + 1
+  local fields = HEADER + POOL * args[N_POOLS]
+  local classes = fields + args[N_ROWS]
+  local ids = classes + CLASS * args[N_CLASSES]
   return {
-    args = args, closes = args[1], first_key = first_key, has_duplicate_ids = args[5], n_ids = n_ids,
-    -- Behind these places the parts of the batch begin.
-    fields = fields, classes = classes, ids = ids, operations = ids + n_ids + args[10],
-    usage_keys = { KEYS[first_key], KEYS[requests + 1] }, requests_key = KEYS[requests],
-    yesterday_requests_key = KEYS[requests + 2], writes = {},
+    args = args, fields = fields, classes = classes, ids = ids, operations = ids + args[N_IDS] + args[N_LOOKUPS],
+    rows = args[N_ROWS] > 0 and read_rows(KEYS[args[FIRST_KEY]], args, fields + 1, classes) or {},
+    pools = {},
   }
 end
 
 -- Whether writes of the batch that is being decided have begun.
 local is_writing
 
+local function write(batch)
+  local writes = batch.writes
+  write_pools(batch.pools)
+  for at = 1, writes and #writes or 0, 3 do
+    redis.call('HSET', writes[at], unpack(writes[at + 1]))
+    if writes[at + 2] then
+      redis.call('EXPIREAT', writes[at], writes[at + 2])
+    end
+  end
+end
+
 local function decide(argument)
   local batch = parse_batch(argument)
-  local fields, classes = batch.fields, batch.classes
-  batch.rows = classes > fields and read_rows(KEYS[batch.first_key], batch.args, fields + 1, classes) or {}
-  batch.pools = read_pools(batch)
-  if batch.args[10] > 0 then
+  read_pools(batch)
+  if batch.args[N_LOOKUPS] > 0 then
     read_reservations(batch)
     if batch.reservations.unnamed then
       return ask_for('pools', batch.reservations.unnamed)
@@ -155,12 +146,13 @@ local function decide(argument)
   end
   if batch.stale then
     return ask_for('stale', batch.stale)
-  elseif batch.args[3] then
+  elseif batch.args[HAS_SNAPSHOTS] then
     mark_recovery(batch)
   end
-  answer('done')
+  n_answers = n_answers + 1
+  answers[n_answers] = 'done'
   decide_operations(batch)
-  local records, writes = answer_records(batch), batch.writes
+  answer_records(batch)
   plan_usage(batch)
   if batch.reservations then
     plan_reservations(batch)
@@ -169,15 +161,7 @@ local function decide(argument)
   -- After this point everything must succeed: a script is atomic, but does not roll back.
 
   is_writing = true
-  for pool, record in pairs(records) do
-    write_pool(pool, record)
-  end
-  for at = 1, #writes, 3 do
-    redis.call('HSET', writes[at], unpack(writes[at + 1]))
-    if writes[at + 2] then
-      redis.call('EXPIREAT', writes[at], writes[at + 2])
-    end
-  end
+  write(batch)
 end
 
 -- Takes back what a batch answered before it failed.

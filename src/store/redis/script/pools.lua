@@ -1,6 +1,6 @@
 -- Pools: reads their records, and writes them.
 --
--- KEYS    the records of today, behind the usage of today
+-- KEYS    the records of today, behind usage and requests of today
 -- ARGV    3, 4: the replica and its call; a batch's `pools`
 -- Record  MessagePack values: whether the pool is closed, and a component for each replica that wrote to it: its
 --         number, the seq of its last write, and what it counted (free tokens, billed tokens, free requests,
@@ -17,7 +17,7 @@ local KEY, RECORD, OWN, BEFORE = 10, 11, 12, 12
 -- Reads the pool at a place among those that the batch names.
 local function read_pool(batch, place)
   local snapshot, replica = batch.args[HEADER + POOL * place], tonumber(ARGV[3])
-  reading = KEYS[batch.first_key + place]
+  reading = KEYS[batch.args[FIRST_KEY] + 1 + place]
   local packed = redis.call('GET', reading)
   local record = packed and { cmsgpack.unpack(packed) } or { false }
   local is_recovered = type(snapshot) == 'string' and merge(record, snapshot)
@@ -45,9 +45,9 @@ end
 
 -- Reads the pools of the batch's classes; or all of them, for an audit.
 local function read_pools(batch)
-  local args, pools = batch.args, {}
-  if args[4] then
-    for place = 1, args[6] do
+  local args, pools = batch.args, batch.pools
+  if args[READS_ALL] then
+    for place = 1, args[N_POOLS] do
       pools[place] = read_pool(batch, place)
     end
   end
@@ -57,7 +57,6 @@ local function read_pools(batch)
       pools[place] = read_pool(batch, place)
     end
   end
-  return pools
 end
 
 -- Makes room: the first two replicas that wrote today are mostly long gone, and share a component. One that is
@@ -72,9 +71,9 @@ local function unite_first_components(record)
   end
 end
 
--- Adds what the batch changed to the replica's own component, and gives its seq and the record. A batch without
--- operations only recovers, and raises no seq: a decision may be under way beside it, at a master that is being
--- replaced, and a higher seq here would hide that this one's is missing.
+-- Adds what the batch changed to the replica's own component, packs the record for its write, and gives the seq. A
+-- batch without operations only recovers, and raises no seq: a decision may be under way beside it, at a master that
+-- is being replaced, and a higher seq here would hide that this one's is missing.
 local function update_record(pool, has_operations)
   local record, own = pool[RECORD], pool[OWN]
   if not own then
@@ -92,14 +91,18 @@ local function update_record(pool, has_operations)
       record[own + 1 + value] = record[own + 1 + value] + (pool[value] - pool[BEFORE + value])
     end
   end
-  return record[own + 1], cmsgpack.pack(unpack(record))
+  pool[RECORD] = cmsgpack.pack(unpack(record))
+  assert_allowed('SET', pool[KEY], '', 'EXAT', midnight + DAY)
+  return record[own + 1]
 end
 
-local function write_pool(pool, packed)
-  if pool[IS_NEW] then
-    redis.call('SET', pool[KEY], packed, 'EXAT', midnight + DAY)
-  else
-    redis.call('SET', pool[KEY], packed, 'KEEPTTL')
+local function write_pools(pools)
+  for _, pool in pairs(pools) do
+    if pool[CHANGED] and pool[IS_NEW] then
+      redis.call('SET', pool[KEY], pool[RECORD], 'EXAT', midnight + DAY)
+    elseif pool[CHANGED] then
+      redis.call('SET', pool[KEY], pool[RECORD], 'KEEPTTL')
+    end
   end
 end
 

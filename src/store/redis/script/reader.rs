@@ -96,7 +96,7 @@ impl<'r> MsgPackReader<'r> {
     }
 }
 
-/// The moment that Redis' TIME tells.
+/// The moment of a reply to TIME.
 pub(crate) fn parse_time(seconds: &str, micros: &str) -> Option<DateTime<Utc>> {
     let seconds = i64::try_from(parse_number(seconds)?).ok()?;
     let micros = u32::try_from(parse_number(micros)?).ok()?;
@@ -110,6 +110,17 @@ pub(crate) fn parse_time(seconds: &str, micros: &str) -> Option<DateTime<Utc>> {
 pub(crate) fn parse_number(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
+}
+
+/// A reply that is a list which begins with the clock, and what is behind that; no clock where it can't be read.
+pub(crate) fn after_clock(reply: &Value) -> Result<(Option<DateTime<Utc>>, &[Value]), BadReply> {
+    match reply {
+        Value::Array(parts) => match parts.as_slice() {
+            [seconds, micros, rest @ ..] => Ok((parse_time(text(seconds)?, text(micros)?), rest)),
+            _ => Err(bad("a reply of fewer than two parts")),
+        },
+        _ => Err(bad("a reply that is no list")),
+    }
 }
 
 /// A part of a reply that is a list.

@@ -15,13 +15,14 @@ use crate::{
     },
 };
 
-/// What an operation begins with, unless it is a Reserve without an id that is recorded (call.lua).
+/// What an operation begins with, unless it is a Reserve without an id that is recorded. The names are those of
+/// call.lua.
 const RESERVE_WITH_ID: i64 = -1;
 const DRY_RUN_WITH_ID: i64 = -2;
 const DRY_RUN: i64 = -3;
 const SETTLE: i64 = -4;
 const RELEASE: i64 = -5;
-const CLASS: i64 = -6;
+const SET_CLASS: i64 = -6;
 
 /// The argument of a batch: after a header the sections, in this order, each of items of so many values. The
 /// twin of the layout in call.lua.
@@ -96,7 +97,7 @@ impl ScriptCall {
 
         let org_keys = OrgKeys::new(key_prefix, &batch.org, batch.day);
         let first_key = self.keys.len() as u64 + 1;
-        self.keys.push(org_keys.usage());
+        self.keys.extend([org_keys.usage(), org_keys.requests()]);
         let mut pools = Vec::with_capacity(dictionary.pools.len());
         for pool in &dictionary.pools {
             let name = keys::encode(pool.as_str());
@@ -111,7 +112,6 @@ impl ScriptCall {
             }
             pools.push(((*pool).clone(), seq));
         }
-        self.keys.push(org_keys.requests());
         if has_ids {
             let yesterday = OrgKeys::new(key_prefix, &batch.org, batch.day.yesterday());
             self.keys.extend([yesterday.usage(), yesterday.requests()]);
@@ -146,7 +146,7 @@ impl BatchArgument {
                 let before = dictionary.last_class();
                 let class = dictionary.class(fields, eligibility, *is_listed);
                 if class != before {
-                    operations.code(CLASS);
+                    operations.code(SET_CLASS);
                     operations.number(class as u64);
                 }
                 match (request_id, recording) {

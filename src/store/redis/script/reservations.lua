@@ -34,16 +34,17 @@ local function read_last_class_id(reservations, text)
   end
 end
 
--- Takes what a day has of the ids that stand in `list` behind a place, and gives the ids that it has not.
+-- Takes what a day has of the ids that stand in `list` behind a place. Gives the ids that it has not; or nil, where it
+-- has none.
 local function take_found(reservations, day, list, behind, values, n)
-  local missing, count = {}, 0
+  local missing
   for at = 1, n do
     local id = list[behind + at]
     if values[at] then
+      missing = missing or { unpack(list, behind + 1, behind + at - 1) }
       reservations.texts[id], reservations.days[id] = values[at], day
-    else
-      count = count + 1
-      missing[count] = id
+    elseif missing then
+      missing[#missing + 1] = id
     end
   end
   return missing
@@ -51,22 +52,24 @@ end
 
 -- Finds the reservations of the ids, today's, else yesterday's, and what is read with them.
 local function find_reservations(batch, reservations)
-  local args, ids, n = batch.args, batch.ids, batch.n_ids
-  reading = batch.requests_key
+  local args, ids, n = batch.args, batch.ids, batch.args[N_IDS]
+  reading = requests_key(batch, TODAY)
   local values = redis.call('HMGET', reading, unpack(args, ids + 1, batch.operations))
   read_last_class_id(reservations, values[n + 1] or '0')
-  for at = 1, args[8] do
+  for at = 1, args[N_CLASSES] do
     local class_id = values[n + 1 + at]
     reservations.class_ids[at] = not predates_recovery(reservations, class_id) and class_id
   end
-  for at = 1, args[6] do
-    reservations.held[at] = values[n + 1 + args[8] + at] or '0'
+  for at = 1, args[N_POOLS] do
+    reservations.held[at] = values[n + 1 + args[N_CLASSES] + at] or '0'
   end
   local missing = take_found(reservations, TODAY, args, ids, values, n)
-  if #missing > 0 then
-    reading = batch.yesterday_requests_key
-    values = redis.call('HMGET', reading, unpack(missing))
-    take_found(reservations, YESTERDAY, missing, 0, values, #missing)
+  local list, behind = missing or args, missing and 0 or ids
+  n = missing and #missing or n
+  if n > 0 then
+    reading = requests_key(batch, YESTERDAY)
+    values = redis.call('HMGET', reading, unpack(list, behind + 1, behind + n))
+    take_found(reservations, YESTERDAY, list, behind, values, n)
   end
 end
 
@@ -74,7 +77,7 @@ end
 local function read_classes(batch, day)
   local reservations = batch.reservations
   local classes, class_fields = reservations.classes[day], {}
-  reading = day == TODAY and batch.requests_key or batch.yesterday_requests_key
+  reading = requests_key(batch, day)
   for id, text in pairs(reservations.texts) do
     if reservations.days[id] == day then
       local class_id = string.match(text, RESERVATION) and string.match(text, '(%d+):')
@@ -99,7 +102,7 @@ end
 
 -- The pool of this name; nil where it is not read, and the replica has to name it.
 local function pool_named(batch, name)
-  for place = 1, batch.args[6] do
+  for place = 1, batch.args[N_POOLS] do
     if batch.args[HEADER + POOL * place - 2] == name then
       batch.pools[place] = batch.pools[place] or read_pool(batch, place)
       return batch.pools[place]
@@ -123,14 +126,14 @@ local function link_classes(batch, day)
       rows[class.field] = false
       fields[#fields + 1] = class.field
     end
-    -- A replay tells the pool's present figures, of whatever day the reservation is.
+    -- A replay gives the pool's present figures, of whatever day the reservation is.
     if class.name ~= '' then
       class.pool = pool_named(batch, class.name)
     end
   end
   if #fields > 0 then
     reservations.fields[day] = fields
-    reservations.rows[day] = read_rows(batch.usage_keys[day], fields, 1, #fields)
+    reservations.rows[day] = read_rows(usage_key(batch, day), fields, 1, #fields)
     for at = 1, #fields do
       rows[fields[at]] = reservations.rows[day][at]
     end
@@ -174,43 +177,51 @@ local function set_reservation(batch, day, id, text)
   local changes = reservations.changes[day]
   local n = #changes
   changes[n + 1], changes[n + 2] = id, text
-  if batch.has_duplicate_ids then
+  if batch.args[HAS_DUPLICATES] then
     reservations.texts[id], reservations.days[id] = text, day
   end
 end
 
+-- The field of a class of the batch in the hash: \1, pool, ':', workload, ':', row.
+local function class_field(batch, class)
+  return batch.args[batch.ids + batch.args[N_IDS] + 1 + class]
+end
+
 -- Gives a class of the batch an id.
-local function new_class_id(reservations, class)
+local function new_class_id(batch, class)
+  local reservations, field = batch.reservations, class_field(batch, class)
   reservations.last_class_id = reservations.last_class_id + 1
   local class_id, new = string.format('%d', reservations.last_class_id), reservations.new_classes
   local n = #new
-  new[n + 1], new[n + 2], new[n + 3], new[n + 4] =
-    class.lookup, class_id, '\1' .. class_id, string.sub(class.lookup, 2)
-  reservations.class_ids[class.number] = class_id
+  new[n + 1], new[n + 2], new[n + 3], new[n + 4] = field, class_id, '\1' .. class_id, string.sub(field, 2)
+  reservations.class_ids[class] = class_id
   return class_id
 end
 
--- Remembers a new reservation.
-local function add_reservation(batch, id, class, verdict, tokens, is_in_other)
+-- Adds a new reservation.
+local function add_reservation(batch, id, class, pool, verdict, tokens, is_in_other)
   local reservations = batch.reservations
-  local class_id = reservations.class_ids[class.number] or new_class_id(reservations, class)
+  local class_id = reservations.class_ids[class] or new_class_id(batch, class)
   local text = string.format(is_in_other and '%s%s:%d:' or '%s%s:%d', verdict, class_id, tokens)
   set_reservation(batch, TODAY, id, text)
-  if batch.has_duplicate_ids and not reservations.classes[TODAY][class_id] then
-    local name, fields = string.match(class.lookup, '^\1([^:]*):(.+)$')
-    reservations.classes[TODAY][class_id] =
-      { name = name, fields = fields, pool = class.pool, row = batch.rows[class.row] }
+  if pool then
+    hold(pool, verdict, tokens)
+  end
+  if batch.args[HAS_DUPLICATES] and not reservations.classes[TODAY][class_id] then
+    local name, fields = string.match(class_field(batch, class), '^\1([^:]*):(.+)$')
+    local row = batch.rows[batch.args[batch.classes + CLASS * class - 1]]
+    reservations.classes[TODAY][class_id] = { name = name, fields = fields, pool = pool, row = row }
   end
 end
 
--- Whoever tells a caller what counts has to remember it: a replay raises the seq, too, and changes no counter.
+-- What a replica answers must be in its snapshot: a replay is a write of the pool, too, and changes no counter.
 local function touch(reservation)
   if reservation.day == TODAY and reservation.class.pool then
     reservation.class.pool[CHANGED] = true
   end
 end
 
--- What an answer tells of a pool: its name, what is used, and whether it was closed; of a past day's reservation
+-- What an answer has of a pool: its name, what is used, and whether it was closed; of a past day's reservation
 -- no figures, unless it is a replayed Reserve.
 local function figures(class, day)
   local pool = class.pool
@@ -243,7 +254,7 @@ local function replace(batch, reservation, is_stale, verdict, actual)
       take_back(pool, was, reserved)
     end
     if verdict and not (is_stale and verdict == FREE and actual <= reserved) then
-      count(pool, batch.closes, verdict, actual)
+      count(pool, batch.args[CLOSES], verdict, actual)
     end
   end
   return true
@@ -251,8 +262,8 @@ end
 
 -- Each of these gives the values of the answer.
 
-local function answer_replay(batch, id, fields, tokens, writes)
-  local reservation = reservation_of(batch, id)
+local function answer_replay(batch, id, class, tokens, writes)
+  local reservation, fields = reservation_of(batch, id), string.match(class_field(batch, class), ':(.+)$')
   local verdict, refusal, why = reserve_again(reservation, fields, tokens)
   if not verdict then
     return refusal, why
@@ -278,7 +289,7 @@ local function answer_settle(batch, id, actual)
   local pool, verdict = it.day == TODAY and it.class.pool, nil
   local is_stale = pool and it.verdict == FREE and predates_recovery(batch.reservations, it.class_id)
   if pool then
-    verdict = judge_settle(pool, batch.closes, it.verdict, it.tokens, is_stale and 0 or it.tokens, actual)
+    verdict = judge_settle(pool, batch.args[CLOSES], it.verdict, it.tokens, is_stale and 0 or it.tokens, actual)
   else
     verdict = judge_late_settle(it.verdict, it.tokens, actual)
   end
@@ -329,7 +340,7 @@ local function plan_reservations(batch)
       plan_rows(batch, day, reservations.rows[day], reservations.fields[day], 0)
     end
     if #reservations.changes[day] > 0 then
-      local key = day == TODAY and batch.requests_key or batch.yesterday_requests_key
+      local key = requests_key(batch, day)
       plan_write(batch, key, reservations.changes[day])
     end
   end
@@ -338,7 +349,7 @@ local function plan_reservations(batch)
     -- So long that Redis keeps the hash as a table from the first id on, and not as a list that it searches.
     local last, n = string.format('%065d', reservations.last_class_id), #classes
     classes[n + 1], classes[n + 2] = '\1', before and string.format('%s %d', last, before) or last
-    plan_write(batch, batch.requests_key, classes, midnight + 2 * DAY)
+    plan_write(batch, requests_key(batch, TODAY), classes, midnight + 2 * DAY)
   end
 end
 

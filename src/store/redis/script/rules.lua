@@ -17,9 +17,10 @@ local ALLOWANCE, HELD_CHANGE = 8, 9
 local is_closed, fits
 
 local function judge_reserve(pool, closes, tokens)
-  if is_closed(pool, closes) then
+  -- is_closed and fits, without their calls: most of what the script does is this.
+  if closes and pool[CLOSED] then
     return POOL_CLOSED
-  elseif fits(pool[1], pool[ALLOWANCE], tokens) then
+  elseif tokens <= pool[ALLOWANCE] - pool[1] then
     return FREE
   end
   return ALLOWANCE_EXCEEDED

@@ -39,7 +39,7 @@ local function admit(counts, is_listed)
 end
 
 local function read_row_counts(batch)
-  reading = batch.requests_key
+  reading = requests_key(batch, TODAY)
   local text = redis.call('HMGET', reading, '\2')[1]
   local all, unlisted = string.match(text or '0 0', '^(%d+) (%d+)$')
   return { tonumber(all) or error('foreign row counts'), tonumber(unlisted) }
@@ -58,7 +58,7 @@ local function other_row(batch, day)
       return others[day]
     end
   end
-  local key, fields = batch.usage_keys[day], reservations and reservations.fields[day] or {}
+  local key, fields = usage_key(batch, day), reservations and reservations.fields[day] or {}
   for at = 1, #fields do
     if fields[at] == OTHER then
       others[day] = reservations.rows[day][at]
@@ -71,21 +71,24 @@ local function other_row(batch, day)
   return others[day]
 end
 
--- The row that counts a new request, and whether that is '(other)', '(other)' in place of its own, which is not
--- there yet.
+-- The row that counts a new request of a class, and whether that is '(other)', '(other)' in place of its own, which
+-- is not there yet.
 local function choose_row(batch, class)
+  local end_of_class = batch.classes + CLASS * class
+  local row, is_listed = batch.args[end_of_class - 1], batch.args[end_of_class]
   batch.row_counts = batch.row_counts or read_row_counts(batch)
-  if class.field ~= OTHER and not admit(batch.row_counts, class.is_listed) then
+  if batch.args[batch.fields + row] ~= OTHER and not admit(batch.row_counts, is_listed) then
     return other_row(batch, TODAY), true
   end
-  return batch.rows[class.row], false
+  return batch.rows[row], false
 end
 
 -- Counts a new row.
 local function add_row(batch, class)
-  local counts = batch.row_counts
-  if class.field ~= OTHER then
-    counts[1], counts[2], counts[3] = counts[1] + 1, counts[2] + (class.is_listed and 0 or 1), true
+  local counts, end_of_class = batch.row_counts, batch.classes + CLASS * class
+  if batch.args[batch.fields + batch.args[end_of_class - 1]] ~= OTHER then
+    local is_listed = batch.args[end_of_class]
+    counts[1], counts[2], counts[3] = counts[1] + 1, counts[2] + (is_listed and 0 or 1), true
   end
 end
 
@@ -102,7 +105,7 @@ local function plan_rows(batch, day, rows, list, behind)
   end
   if changes then
     local day_end = day == TODAY and midnight + DAY or midnight
-    plan_write(batch, batch.usage_keys[day], changes, any_new and day_end + tonumber(ARGV[2]))
+    plan_write(batch, usage_key(batch, day), changes, any_new and day_end + tonumber(ARGV[2]))
   end
 end
 
@@ -114,7 +117,7 @@ local function plan_usage(batch)
   local counts = batch.row_counts
   if counts and counts[3] then
     local changes = { '\2', string.format('%d %d', counts[1], counts[2]) }
-    plan_write(batch, batch.requests_key, changes, midnight + 2 * DAY)
+    plan_write(batch, requests_key(batch, TODAY), changes, midnight + 2 * DAY)
   end
 end
 

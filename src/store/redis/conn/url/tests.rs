@@ -125,20 +125,20 @@ fn a_socket_is_named_by_its_absolute_path() {
 
 #[test]
 fn a_server_that_does_not_know_its_name_is_where_it_was_asked() {
-    let asked = Host::new("here", 1);
+    let from = Host::new("here", 1);
     assert_eq!(
-        Host::of_redirection(":7", &asked),
+        Host::of_redirection(":7", &from),
         Some(Host::new("here", 7))
     );
     assert_eq!(
-        Host::of_redirection("::1:7", &asked),
+        Host::of_redirection("::1:7", &from),
         Some(Host::new("::1", 7))
     );
     assert_eq!(
-        Host::of_redirection("there:7", &asked),
+        Host::of_redirection("there:7", &from),
         Some(Host::new("there", 7))
     );
-    assert_eq!(Host::of_redirection("there", &asked), None);
+    assert_eq!(Host::of_redirection("there", &from), None);
 }
 
 #[test]
