@@ -288,6 +288,26 @@ fn every_script_starts_as_one_and_tells_its_keys_and_what_it_returns() {
     assert_eq!(parts.len(), 6);
 }
 
+/// Someone who reads both finds each rule at the same place.
+#[test]
+fn the_rules_in_lua_have_the_names_and_the_order_of_the_domains() {
+    let read = |file: &str| fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+    let functions = |text: &str, word: &str| -> Vec<String> {
+        let lines = text.lines().map(str::trim_start);
+        let names = lines.filter_map(|line| {
+            line.split_once(word)
+                .filter(|(before, _)| ["", "local ", "pub ", "pub const "].contains(before))
+        });
+        names.map(|(_, name)| first_word(name)).collect()
+    };
+    let domain = ["src/domain/pool.rs", "src/domain/reservation.rs"].map(|file| code(&read(file)));
+    let mut domain = functions(&domain.concat(), "fn ");
+    let lua = functions(&read("src/store/redis/script/rules.lua"), "function ");
+    assert!(lua.len() > 10, "{lua:?}");
+    domain.retain(|name| lua.contains(name));
+    assert_eq!(lua, domain);
+}
+
 #[test]
 fn nothing_is_left_undone_or_skipped() {
     for folder in ["src", "tests", "benches"] {

@@ -3,7 +3,7 @@
 //!
 //! Rules: docs/CONTRACT.md, "Reserve" 3, "Settle" and "What is counted where". A decision is made by
 //! a `judge_*` function, which changes nothing; then [`PoolCounters::count`] and
-//! [`PoolCounters::take_back`] carry it out. `src/store/redis/decide/` says the same in Lua, and
+//! [`PoolCounters::take_back`] carry it out. `src/store/redis/script/rules.lua` says the same in Lua, and
 //! the property tests hold it to this file.
 
 use super::{

@@ -10,7 +10,7 @@ use super::{
     conn::{
         RedisClient,
         connection::{SendOptions, TOO_FEW_REPLICAS, retry_if_cut},
-        errors::{NO_KEYS, denied, is_denial, is_missing, no_right},
+        errors::{NO_KEYS, is_denial, is_permission_denied, permission_denied},
     },
     script::{
         Script,
@@ -52,7 +52,7 @@ impl AclCheck {
         let reply = retry_if_cut(|| self.script.run(client, key, options, push)).await;
         let reply = reply.map_err(|failed| match failed.into() {
             // Nothing was to be written, so no outcome is unknown.
-            StoreError::NoAnswer { reason } if is_denial(&reason) => no_right(denied(&reason)),
+            StoreError::NoAnswer { reason } if is_denial(&reason) => permission_denied(&reason),
             StoreError::NoAnswer { reason } if reason.contains(TOO_FEW_REPLICAS) => {
                 let why = Hindrance::TooFewReplicas;
                 StoreError::Refused { why, reason }
@@ -65,7 +65,7 @@ impl AclCheck {
                 .iter()
                 .map(|command| Ok(format!(" +{}", text(command)?)));
             let missing: String = missing.collect::<Result<_, BadReply>>()?;
-            return Err(no_right(format!("lacks{missing}")));
+            return Err(permission_denied(&format!("lacks{missing}")));
         }
         now.ok_or_else(|| bad("the time").into())
     }
@@ -81,11 +81,11 @@ impl AclCheck {
             StoreError::Refused { reason, .. } => reason.starts_with("lacks "),
             _ => false,
         };
-        if !is_missing(&error) || is_named(&error) {
+        if !is_permission_denied(&error) || is_named(&error) {
             return self.with_pattern(error);
         }
         match self.probe(client, key, SendOptions::default()).await {
-            Err(found) if is_missing(&found) => found,
+            Err(found) if is_permission_denied(&found) => found,
             _ => error,
         }
     }

@@ -11,7 +11,7 @@ use super::{
     conn::{
         RedisClient,
         connection::{SendOptions, retry_if_cut},
-        errors::{SendError, denied, is_denial, is_missing, no_right},
+        errors::{SendError, is_denial, is_permission_denied, permission_denied},
         message::sanitize,
     },
     recovery::snapshots::{PoolSnapshot, Snapshots},
@@ -96,7 +96,7 @@ impl Decider {
         let mut explained = None;
         for (batch, decided) in batches.iter().zip(decided) {
             let Err(error) = decided else { continue };
-            if !is_missing(error) {
+            if !is_permission_denied(error) {
                 continue;
             }
             if explained.is_none() {
@@ -145,7 +145,7 @@ impl Decider {
             for ((at, batch, mut options), reply) in pending.into_iter().zip(replies) {
                 match reply {
                     BatchReply::UnnamedPools(pools) => options.extra_pools.extend(pools),
-                    BatchReply::StalePools(_) => {
+                    BatchReply::Stale => {
                         options.sends_snapshots = true;
                         self.snapshots.record_loss(&batch.org, batch.day);
                     }
@@ -343,7 +343,7 @@ fn failure(why: &str, key: &str) -> StoreError {
     // The script checks its permissions before it writes. Anything else is about what it read, and no retry mends
     // that.
     if is_denial(why) {
-        return no_right(denied(&sanitize(why)));
+        return permission_denied(&sanitize(why));
     }
     StoreError::Corrupt {
         reason: format!("{key}: {why}"),

@@ -21,8 +21,8 @@ pub enum BatchReply {
     DayChanged,
     /// Records name pools that the caller didn't.
     UnnamedPools(Vec<PoolName>),
-    /// Redis lost writes of the replica to these pools: it is to send its snapshots.
-    StalePools(Vec<usize>),
+    /// Redis lost writes of the replica to the batch's pools: it is to send its snapshots.
+    Stale,
     /// An outcome for each operation, and the pools that were written.
     Done(Vec<Outcome>, Vec<WrittenPool>),
     /// It failed, having written nothing.
@@ -80,11 +80,7 @@ impl MsgPackReader<'_> {
                 let pools = (0..count).map(|_| parse_pool(self.text()?));
                 BatchReply::UnnamedPools(pools.collect::<Result<_, _>>()?)
             }
-            "stale" => {
-                let count = self.amount()?.get();
-                let places = (0..count).map(|_| self.place());
-                BatchReply::StalePools(places.collect::<Result<_, _>>()?)
-            }
+            "stale" => BatchReply::Stale,
             "done" => {
                 let mut outcomes = Vec::with_capacity(batch.operations.len());
                 for operation in &batch.operations {
@@ -104,15 +100,11 @@ impl MsgPackReader<'_> {
         })
     }
 
-    fn place(&mut self) -> Result<usize, BadReply> {
+    fn written(&mut self) -> Result<WrittenPool, BadReply> {
         let place = usize::try_from(self.amount()?.get()).ok();
         let place = place.and_then(|place| place.checked_sub(1));
-        place.ok_or_else(|| bad("a place that is none"))
-    }
-
-    fn written(&mut self) -> Result<WrittenPool, BadReply> {
         Ok(WrittenPool {
-            place: self.place()?,
+            place: place.ok_or_else(|| bad("a place that is none"))?,
             seq: self.amount()?.get(),
             record: self.bytes()?.to_vec(),
         })

@@ -106,12 +106,10 @@ fn refused(error: &RedisError) -> StoreError {
         let reason = NO_CLUSTER.to_owned();
         return StoreError::Unfit { reason };
     }
-    let why = refusal_reason(error, &words);
-    let reason = match why {
-        Hindrance::NoRight => denied(&words),
-        _ => words,
-    };
-    StoreError::Refused { why, reason }
+    match refusal_reason(error, &words) {
+        Hindrance::NoRight => permission_denied(&words),
+        why => StoreError::Refused { why, reason: words },
+    }
 }
 
 /// Redis' first word says which it is. The script says before its first line whether it writes, so Redis
@@ -175,44 +173,34 @@ pub(crate) fn most_specific(failures: Vec<StoreError>, context: &str) -> StoreEr
 /// What a reason says of keys before the pattern is known.
 pub(crate) const NO_KEYS: &str = "lacks access to keys";
 
-pub(crate) fn no_right(reason: String) -> StoreError {
+/// The user lacks a permission: names it, where these words do.
+pub(crate) fn permission_denied(words: &str) -> StoreError {
+    let command = words.split_once("to run the '");
+    let command = command.and_then(|(_, rest)| rest.split_once('\''));
+    let of_keys = ["keys used as arguments", "keys mentioned", "access a key"];
+    let reason = match command {
+        Some((command, _)) => format!("lacks +{command}"),
+        None if of_keys.iter().any(|sign| words.contains(sign)) => NO_KEYS.to_owned(),
+        None => words.to_owned(),
+    };
     let why = Hindrance::NoRight;
     StoreError::Refused { why, reason }
 }
 
 /// Whether it failed because the user lacks a permission.
-pub(crate) fn is_missing(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::Refused {
-            why: Hindrance::NoRight,
-            ..
-        }
-    )
+pub(crate) fn is_permission_denied(error: &StoreError) -> bool {
+    let denied = Hindrance::NoRight;
+    matches!(error, StoreError::Refused { why, .. } if *why == denied)
 }
 
-/// Whether this is words of a right that is missing. Within a script Redis 7.0 says so as `ERR`.
+/// Whether a server's words are about a missing permission. Within a script Redis 7.0 calls it `ERR`.
 pub(crate) fn is_denial(words: &str) -> bool {
-    [
+    let signs = [
         "NOPERM",
         "has no permissions to",
         "The user executing the script can't",
-    ]
-    .iter()
-    .any(|sign| words.contains(sign))
-}
-
-/// What is missing: the command, or access to keys; else the server's words.
-pub(crate) fn denied(words: &str) -> String {
-    let quoted = words.split_once("to run the '");
-    if let Some((command, _)) = quoted.and_then(|(_, rest)| rest.split_once('\'')) {
-        return format!("lacks +{command}");
-    }
-    let of_keys = ["keys used as arguments", "keys mentioned", "access a key"];
-    if of_keys.iter().any(|sign| words.contains(sign)) {
-        return NO_KEYS.to_owned();
-    }
-    words.to_owned()
+    ];
+    signs.iter().any(|sign| words.contains(sign))
 }
 
 #[cfg(test)]
@@ -332,7 +320,12 @@ mod tests {
             ),
         ] {
             assert!(is_denial(words), "{words}");
-            assert_eq!(denied(words), named);
+            let reason = named.to_owned();
+            let why = Hindrance::NoRight;
+            assert_eq!(
+                permission_denied(words),
+                StoreError::Refused { why, reason }
+            );
         }
         assert!(!is_denial("ERR unknown command 'get'"));
     }

@@ -25,15 +25,16 @@ pub(crate) struct Slots {
 
 impl Slots {
     /// Reads the reply to CLUSTER SLOTS; none where it holds no slot.
-    pub(crate) fn read(answer: Value, from: &Host) -> Option<Self> {
+    pub(crate) fn read(reply: Value, from: &Host) -> Option<Self> {
         let mut slots = Self {
             nodes: Vec::new(),
             masters: HashMap::new(),
             tags: OnceLock::new(),
         };
-        for range in items(answer)? {
-            let mut range = items(range)?.into_iter();
-            let (first, last) = (number(range.next()?)?, number(range.next()?)?);
+        for range in redis::from_redis_value::<Vec<Vec<Value>>>(reply).ok()? {
+            let mut range = range.into_iter();
+            let first: u16 = redis::from_redis_value(range.next()?).ok()?;
+            let last: u16 = redis::from_redis_value(range.next()?).ok()?;
             let nodes: Vec<Option<Host>> = range.map(|node| read_node(node, from)).collect();
             for replica in nodes.iter().skip(1).flatten() {
                 slots.number_of(replica);
@@ -96,28 +97,16 @@ impl Slots {
 
 /// `[name, port, id, …]`; a node that does not know its name is the one that replied, `from`.
 fn read_node(node: Value, from: &Host) -> Option<Host> {
-    let mut node = items(node)?.into_iter();
+    let mut node = redis::from_redis_value::<Vec<Value>>(node)
+        .ok()?
+        .into_iter();
     let name: Option<String> = redis::from_redis_value(node.next()?).ok()?;
-    let port = number(node.next()?)?;
+    let port = redis::from_redis_value(node.next()?).ok()?;
     match name.as_deref() {
         None | Some("") => Some(Host::new(&from.name, port)),
         // It is to announce a name, and has none.
         Some("?") => None,
         Some(name) => Some(Host::new(name, port)),
-    }
-}
-
-fn items(value: Value) -> Option<Vec<Value>> {
-    match value {
-        Value::Array(items) => Some(items),
-        _ => None,
-    }
-}
-
-fn number(value: Value) -> Option<u16> {
-    match value {
-        Value::Int(number) => u16::try_from(number).ok(),
-        _ => None,
     }
 }
 

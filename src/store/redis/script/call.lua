@@ -29,7 +29,7 @@
 --   'failed', why, key        nothing of the batch was written; the last key that was read
 --   'partial', why            the batch failed between its writes, which can't be
 --   'pools', number, name…    name these pools too; nothing of the batch was written
---   'stale', number, place…   Redis lost writes of the replica to these pools: send the snapshots; nothing of
+--   'stale'                   Redis lost writes of the replica to the batch's pools: send the snapshots; nothing of
 --                             the batch was written
 --   'done', answer…, number, (place, seq, record)…
 --      an answer for each operation, then a snapshot of each pool that was written:
@@ -82,7 +82,7 @@ end
 --   args            its values; and behind which of them the parts begin: fields, classes, ids, operations
 --   rows, pools     by their numbers
 --   reservations    only where it has lookups (reservations.lua)
---   stale           the pools whose records are older than their snapshots
+--   is_stale        whether a pool's record is older than its snapshot
 --   row_counts, other_rows, more_rows   usage.lua
 --   writes          what is to be written to hashes: key, changes, and when it expires, in turn
 

@@ -83,18 +83,18 @@ local function decide_operations(batch)
   end
 end
 
--- Asks the replica for what it has to send before this batch can be decided.
-local function ask_for(kind, list)
-  answer(kind, #list)
-  for at = 1, #list do
-    answer(list[at])
+-- Asks the replica to name these pools before this batch can be decided.
+local function answer_unnamed(names)
+  answer('pools', #names)
+  for at = 1, #names do
+    answer(names[at])
   end
 end
 
 -- Answers which pools are written, with their seq and record.
 local function answer_records(batch)
   local count, count_at, has_operations = 0, n_answers + 1, batch.operations < #batch.args
-  n_answers = count_at
+  answers[count_at], n_answers = 0, count_at
   for place, pool in pairs(batch.pools) do
     if pool[CHANGED] then
       local seq = update_record(pool, has_operations)
@@ -141,11 +141,11 @@ local function decide(argument)
   if batch.args[N_LOOKUPS] > 0 then
     read_reservations(batch)
     if batch.reservations.unnamed then
-      return ask_for('pools', batch.reservations.unnamed)
+      return answer_unnamed(batch.reservations.unnamed)
     end
   end
-  if batch.stale then
-    return ask_for('stale', batch.stale)
+  if batch.is_stale then
+    return answer('stale')
   elseif batch.args[HAS_SNAPSHOTS] then
     mark_recovery(batch)
   end

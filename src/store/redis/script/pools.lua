@@ -33,8 +33,7 @@ local function read_pool(batch, place)
   if not is_whole or a > MAX or b > MAX or c > MAX or d > MAX then
     error('foreign counters')
   elseif is_recovered == false and (own and record[own + 1] or 0) < snapshot then
-    batch.stale = batch.stale or {}
-    table.insert(batch.stale, place)
+    batch.is_stale = true
   end
   -- Below 0 where what one replica counted is lost, and what another took back of it is not.
   return {

@@ -24,6 +24,9 @@ const SETTLE: i64 = -4;
 const RELEASE: i64 = -5;
 const SET_CLASS: i64 = -6;
 
+/// How many values the header of a batch has.
+const HEADER: usize = 10;
+
 /// The argument of a batch: after a header the sections, in this order, each of items of so many values. The
 /// twin of the layout in call.lua.
 #[derive(Default)]
@@ -121,7 +124,7 @@ impl ScriptCall {
             dictionary.push_lookups(&mut argument.lookups);
         }
 
-        let mut header = Section::<10>::default();
+        let mut header = Section::<HEADER>::default();
         header.flag(terms.overflow == Overflow::CloseUntilReset);
         header.number(first_key);
         header.flag(options.sends_snapshots);
@@ -170,7 +173,7 @@ impl BatchArgument {
         }
     }
 
-    fn pack(self, mut header: Section<10>) -> Vec<u8> {
+    fn pack(self, mut header: Section<HEADER>) -> Vec<u8> {
         let Self {
             pools,
             rows,
@@ -347,5 +350,32 @@ impl<const WIDTH: usize> Section<WIDTH> {
     fn flag(&mut self, flag: bool) {
         self.values += 1;
         rmp::encode::write_bool(&mut self.packed, flag).expect(VEC);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_widths_are_those_of_the_script() {
+        fn width<const WIDTH: usize>(_: &Section<WIDTH>) -> usize {
+            WIDTH
+        }
+        let BatchArgument { pools, classes, .. } = BatchArgument::default();
+        let script = include_str!("call.lua");
+        for line in [
+            format!(
+                "local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN, SETTLE, RELEASE, SET_CLASS = \
+                 0, {RESERVE_WITH_ID}, {DRY_RUN_WITH_ID}, {DRY_RUN}, {SETTLE}, {RELEASE}, {SET_CLASS}\n"
+            ),
+            format!(
+                "local HEADER, POOL, CLASS = {HEADER}, {}, {}\n",
+                width(&pools),
+                width(&classes)
+            ),
+        ] {
+            assert!(script.contains(&line), "{line}");
+        }
     }
 }
