@@ -3,7 +3,7 @@
 use super::{Ledger, LedgerError, MAX_ROUNDS, Quota, Usage, UsagePage, UsageRow, outage::Purpose};
 use crate::{
     domain::OrgId,
-    store::{PoolFigures, StoreError},
+    store::{PoolBalance, StoreError},
 };
 
 impl Ledger {
@@ -41,7 +41,7 @@ impl Ledger {
                     .iter()
                     .zip(counted.answer)
                     .map(|(pool, counters)| {
-                        let figures = PoolFigures::today(&standing.terms, pool.clone(), &counters);
+                        let figures = PoolBalance::today(&standing.terms, pool.clone(), &counters);
                         (figures, counters)
                     });
                 let pools = pools.collect();

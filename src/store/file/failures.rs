@@ -3,14 +3,14 @@
 use std::io;
 
 use super::records::BadRecord;
-use crate::store::{Hindrance, StoreError};
+use crate::store::{RefusalReason, StoreError};
 
 /// Before the commit: nothing was written.
 pub(super) fn refused(error: impl Into<redb::Error>) -> StoreError {
     let error = error.into();
     let why = match &error {
-        redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => Hindrance::Full,
-        _ => Hindrance::CannotSave,
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => RefusalReason::Full,
+        _ => RefusalReason::CannotSave,
     };
     let reason = error.to_string();
     StoreError::Refused { why, reason }

@@ -39,8 +39,8 @@ use self::{
     reading::Unread,
 };
 use super::{
-    Batch, Clock, ClockStep, Decided, Hindrance, RowKey, Store, StoreError, Timed, UsageLimits,
-    UsageRows,
+    Batch, Clock, ClockStep, Decision, RefusalReason, RowKey, Store, StoreError, Timestamped,
+    UsageLimits, UsageRows,
     clock::{ClockReading, SteadyTime, StepDetector},
 };
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
@@ -129,7 +129,7 @@ impl FileStore {
     async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Database) -> Result<T, Unread> + Send + 'static,
-    ) -> Result<Timed<T>, StoreError> {
+    ) -> Result<Timestamped<T>, StoreError> {
         let turn = Arc::clone(&self.reads).acquire_owned().await;
         self.run(move |inner| {
             let read = inner.read(read);
@@ -151,7 +151,7 @@ impl FileStore {
             let reason = error.to_string();
             Err(match error.is_cancelled() {
                 true => StoreError::Unreachable { reason },
-                false => StoreError::NoAnswer { reason },
+                false => StoreError::OutcomeUnknown { reason },
             })
         })
     }
@@ -181,35 +181,35 @@ impl Inner {
     fn decide(
         &self,
         batches: &[Batch],
-    ) -> Result<Vec<Result<Timed<Decided>, StoreError>>, StoreError> {
+    ) -> Result<Vec<Result<Timestamped<Decision>, StoreError>>, StoreError> {
         let decided = self.write(&mut self.writer(), |tables, today| {
             let mut written = 0;
             let mut decide = |batch: &Batch| {
                 if batch.day != today {
-                    return Ok(Ok(Decided::OnAnotherDay));
+                    return Ok(Ok(Decision::DayChanged));
                 }
                 match tables.decide(today, self.limits.max_rows, batch) {
                     Ok((outcomes, its_written)) => {
                         written += its_written;
-                        Ok(Ok(Decided::Outcomes(outcomes)))
+                        Ok(Ok(Decision::Outcomes(outcomes)))
                     }
                     Err(Fault::Record(bad)) => Ok(Err(corrupt(bad))),
                     Err(Fault::Storage(error)) => Err(error.into()),
                 }
             };
             let decided = batches.iter().map(&mut decide);
-            let decided: Vec<Result<Decided, StoreError>> =
+            let decided: Vec<Result<Decision, StoreError>> =
                 decided.collect::<Result<_, redb::Error>>()?;
             Ok((decided, written))
         })?;
         let now = decided.now;
-        let timed = |decided: Result<_, _>| decided.map(|answer| Timed { now, answer });
+        let timed = |decided: Result<_, _>| decided.map(|answer| Timestamped { now, answer });
         Ok(decided.answer.into_iter().map(timed).collect())
     }
 
     /// Whether the store would decide now: after a failure whether it can be opened again, and from time
     /// to time whether it can be written.
-    fn probe(&self) -> Result<Timed<()>, StoreError> {
+    fn probe(&self) -> Result<Timestamped<()>, StoreError> {
         let mut writer = self.writer();
         self.open_again(&mut writer)?;
         let reading = self.now();
@@ -219,7 +219,7 @@ impl Inner {
             return self.write(&mut writer, |_, _| Ok(((), 1)));
         }
         let (now, answer) = (reading.wall, ());
-        Ok(Timed { now, answer })
+        Ok(Timestamped { now, answer })
     }
 
     /// Does some work in a transaction, and commits it where the work says that it wrote records.
@@ -227,7 +227,7 @@ impl Inner {
         &self,
         writer: &mut Writer,
         work: impl FnOnce(&mut Tables<'_>, UtcDay) -> Result<(T, usize), redb::Error>,
-    ) -> Result<Timed<T>, StoreError> {
+    ) -> Result<Timestamped<T>, StoreError> {
         self.open_again(writer)?;
         // By the one who writes, so that decisions and days are in one order.
         let now = self.now();
@@ -240,8 +240,8 @@ impl Inner {
             self.close(writer);
             // Of this call the outcome may be unknown; the ones until the next try count nothing.
             writer.failure = Some(match error {
-                StoreError::NoAnswer { reason } => StoreError::Refused {
-                    why: Hindrance::CannotSave,
+                StoreError::OutcomeUnknown { reason } => StoreError::Refused {
+                    why: RefusalReason::CannotSave,
                     reason: reason.clone(),
                 },
                 error => error.clone(),
@@ -255,7 +255,7 @@ impl Inner {
         database: &Database,
         reading: ClockReading,
         work: impl FnOnce(&mut Tables<'_>, UtcDay) -> Result<(T, usize), redb::Error>,
-    ) -> Result<Timed<T>, StoreError> {
+    ) -> Result<Timestamped<T>, StoreError> {
         let now = reading.wall;
         let today = UtcDay::of(now);
         let transaction = database.begin_write().map_err(refused)?;
@@ -264,7 +264,7 @@ impl Inner {
         if written == 0 {
             drop(tables);
             transaction.abort().map_err(refused)?;
-            return Ok(Timed { now, answer });
+            return Ok(Timestamped { now, answer });
         }
         let (steady, is_steady) = {
             let steps = self.steps();
@@ -284,11 +284,11 @@ impl Inner {
         write_about(&transaction, commits, steady).map_err(refused)?;
         transaction.commit().map_err(|error| {
             let reason = error.to_string();
-            StoreError::NoAnswer { reason }
+            StoreError::OutcomeUnknown { reason }
         })?;
         (writer.wrote_at, writer.commits) = (Instant::now(), commits);
         writer.steady = steady.or(writer.steady);
-        Ok(Timed { now, answer })
+        Ok(Timestamped { now, answer })
     }
 
     fn close(&self, writer: &mut Writer) {
@@ -348,14 +348,14 @@ impl Inner {
     fn read<T>(
         &self,
         read: impl FnOnce(&Database) -> Result<T, Unread>,
-    ) -> Result<Timed<T>, StoreError> {
+    ) -> Result<Timestamped<T>, StoreError> {
         let now = self.now().wall;
         let answer = {
             let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
             read(database.as_ref().ok_or_else(closed)?)
         };
         match answer {
-            Ok(answer) => Ok(Timed { now, answer }),
+            Ok(answer) => Ok(Timestamped { now, answer }),
             Err(Unread::Record(bad)) => Err(corrupt(bad)),
             Err(Unread::Storage(error)) => {
                 self.close(&mut self.writer());
@@ -393,7 +393,7 @@ fn make_room(database: &Database) -> Result<(), redb::Error> {
 
 #[async_trait]
 impl Store for FileStore {
-    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>> {
+    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>> {
         let its_batches = batches.to_vec();
         let decided = self.run(move |inner| inner.decide(&its_batches)).await;
         decided.unwrap_or_else(|error| vec![Err(error); batches.len()])
@@ -409,7 +409,7 @@ impl Store for FileStore {
         org: &OrgId,
         day: UtcDay,
         names: &[PoolName],
-    ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
+    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
         let (org, names) = (org.clone(), names.to_vec());
         let read = move |database: &Database| reading::pools(database, &org, day, &names);
         self.read(read).await
@@ -421,7 +421,7 @@ impl Store for FileStore {
         day: UtcDay,
         after: Option<&RowKey>,
         limit: usize,
-    ) -> Result<Timed<UsageRows>, StoreError> {
+    ) -> Result<Timestamped<UsageRows>, StoreError> {
         let (org, after) = (org.clone(), after.cloned());
         let read =
             move |database: &Database| reading::usage(database, &org, day, after.as_ref(), limit);
@@ -437,7 +437,7 @@ impl Store for FileStore {
         self.inner.steps().latest_step(reading)
     }
 
-    async fn probe(&self) -> Result<Timed<()>, StoreError> {
+    async fn probe(&self) -> Result<Timestamped<()>, StoreError> {
         self.run(Inner::probe).await
     }
 }

@@ -1,7 +1,7 @@
 //! Records as bytes: counters as they are, a reservation as short as it can be said. Read strictly: what
 //! Tollgate can't have written is an error, never a guess.
 
-use super::super::letters;
+use super::super::codes;
 use crate::domain::{
     ModelName, PoolCounters, PoolName, ProjectId, RequestFields, Reservation, RowChoice, RowCounts,
     State, Tokens, UsageCounters, Verdict,
@@ -109,11 +109,11 @@ pub(super) fn reservation_bytes(reservation: &Reservation) -> Vec<u8> {
         State::Settled { .. } => SETTLED,
         State::Released => RELEASED,
     });
-    bytes.push(ascii(letters::letter(*verdict)));
-    bytes.push(ascii(letters::workload_letter(fields.workload)));
+    bytes.push(ascii(codes::verdict_code(*verdict)));
+    bytes.push(ascii(codes::workload_code(fields.workload)));
     put_tokens(&mut bytes, fields.tokens);
     if let State::Settled { tokens, verdict } = state {
-        bytes.push(ascii(letters::letter(*verdict)));
+        bytes.push(ascii(codes::verdict_code(*verdict)));
         put_tokens(&mut bytes, *tokens);
     }
     put_name(&mut bytes, pool.as_ref().map_or("", PoolName::as_str));
@@ -129,7 +129,7 @@ pub(super) fn reservation(bytes: &[u8]) -> Result<Reservation, BadRecord> {
 fn read_reservation(mut rest: &[u8]) -> Option<Reservation> {
     let state = take(&mut rest, 1)?[0];
     let verdict = take_verdict(&mut rest)?;
-    let workload = letters::workload(char::from(take(&mut rest, 1)?[0]))?;
+    let workload = codes::parse_workload(char::from(take(&mut rest, 1)?[0]))?;
     let tokens = take_tokens(&mut rest)?;
     let state = match state {
         HELD => State::Held {
@@ -192,7 +192,7 @@ fn take<'b>(rest: &mut &'b [u8], count: usize) -> Option<&'b [u8]> {
 }
 
 fn take_verdict(rest: &mut &[u8]) -> Option<Verdict> {
-    letters::verdict(std::str::from_utf8(take(rest, 1)?).ok()?)
+    codes::parse_verdict(std::str::from_utf8(take(rest, 1)?).ok()?)
 }
 
 fn take_tokens(rest: &mut &[u8]) -> Option<Tokens> {

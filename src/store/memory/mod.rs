@@ -14,7 +14,7 @@ use async_trait::async_trait;
 
 use self::book::Book;
 use super::{
-    Batch, Clock, ClockStep, Decided, Operation, Outcome, RowKey, Store, StoreError, Timed,
+    Batch, Clock, ClockStep, Decision, Operation, Outcome, RowKey, Store, StoreError, Timestamped,
     UsageLimits, UsageRows, clock::StepDetector,
 };
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
@@ -50,14 +50,14 @@ impl MemoryStore {
         }
     }
 
-    fn with_books<T>(&self, work: impl FnOnce(&mut Books, UtcDay) -> T) -> Timed<T> {
+    fn with_books<T>(&self, work: impl FnOnce(&mut Books, UtcDay) -> T) -> Timestamped<T> {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         // Inside the lock, so that decisions and days are in one order.
         let reading = (self.clock)();
         books.steps.observe(reading);
         books.is_steady = books.steps.is_steady(reading);
         let now = reading.wall;
-        Timed {
+        Timestamped {
             now,
             answer: work(&mut books, UtcDay::of(now)),
         }
@@ -85,16 +85,16 @@ impl MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>> {
+    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>> {
         let decided = self.with_books(|books, today| {
             let decide = |batch: &Batch| match batch.day == today {
-                true => Decided::Outcomes(self.decide_all(books, today, batch)),
-                false => Decided::OnAnotherDay,
+                true => Decision::Outcomes(self.decide_all(books, today, batch)),
+                false => Decision::DayChanged,
             };
             batches.iter().map(decide).collect::<Vec<_>>()
         });
         let now = decided.now;
-        let timed = |answer| Ok(Timed { now, answer });
+        let timed = |answer| Ok(Timestamped { now, answer });
         decided.answer.into_iter().map(timed).collect()
     }
 
@@ -107,7 +107,7 @@ impl Store for MemoryStore {
         org: &OrgId,
         day: UtcDay,
         pools: &[PoolName],
-    ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
+    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
         Ok(self.with_books(|books, _| {
             let book = books.by_org.get(org);
             let counters = |pool| book.and_then(|book| book.pool(day, pool));
@@ -124,7 +124,7 @@ impl Store for MemoryStore {
         day: UtcDay,
         after: Option<&RowKey>,
         limit: usize,
-    ) -> Result<Timed<UsageRows>, StoreError> {
+    ) -> Result<Timestamped<UsageRows>, StoreError> {
         Ok(self.with_books(|books, _| {
             let rows = books.by_org.get(org).map(|book| book.usage(day, after));
             rows.into_iter().flatten().take(limit).collect()
@@ -141,7 +141,7 @@ impl Store for MemoryStore {
         books.steps.latest_step((self.clock)())
     }
 
-    async fn probe(&self) -> Result<Timed<()>, StoreError> {
+    async fn probe(&self) -> Result<Timestamped<()>, StoreError> {
         Ok(self.with_books(|_, _| ()))
     }
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     domain::{PoolName, UtcDay},
-    store::{Batch, Decided, StoreError, Timed, UsageLimits},
+    store::{Batch, Decision, StoreError, Timestamped, UsageLimits},
 };
 
 /// A reservation names at most one pool that the caller didn't; a policy that lost more is asked for
@@ -30,7 +30,7 @@ const MAX_ROUNDS: usize = 5;
 /// How many batches and operations one call of the script takes: Redis serves nobody else meanwhile. In
 /// a cluster it takes one batch, since no two organizations need be on the same node.
 pub(super) const MOST_BATCHES: usize = 64;
-const MOST_OPERATIONS: usize = Batch::MOST_OPERATIONS;
+const MOST_OPERATIONS: usize = Batch::MAX_OPERATIONS;
 
 const SECONDS_A_DAY: u64 = 24 * 60 * 60;
 
@@ -96,7 +96,7 @@ impl Decider {
         &self,
         links: &Links,
         batches: &[Batch],
-    ) -> Vec<Result<Timed<Decided>>> {
+    ) -> Vec<Result<Timestamped<Decision>>> {
         let most = if links.are_many() { 1 } else { MOST_BATCHES };
         let told = Told::default();
         let calls = calls(batches, most);
@@ -111,7 +111,7 @@ impl Decider {
         &self,
         links: &Links,
         batches: &[Batch],
-        decided: &mut [Result<Timed<Decided>>],
+        decided: &mut [Result<Timestamped<Decision>>],
     ) {
         let mut explained = None;
         for (batch, decided) in batches.iter().zip(decided) {
@@ -134,7 +134,7 @@ impl Decider {
         links: &Links,
         batches: &[Batch],
         told: &Told,
-    ) -> Vec<Result<Timed<Decided>>> {
+    ) -> Vec<Result<Timestamped<Decision>>> {
         let (now, replies) = match self.call(links, batches, told).await {
             Ok(replies) => replies,
             Err(error) => return batches.iter().map(|_| Err(error.clone())).collect(),
@@ -165,7 +165,7 @@ impl Decider {
         links: &Links,
         batches: &[Batch],
         told: &Told,
-    ) -> Vec<Result<Timed<Decided>>> {
+    ) -> Vec<Result<Timestamped<Decision>>> {
         if batches.is_empty() {
             return Vec::new();
         }
@@ -192,7 +192,7 @@ impl Decider {
         told: &Told,
         now: DateTime<Utc>,
         reply: Reply,
-    ) -> Result<Timed<Decided>> {
+    ) -> Result<Timestamped<Decision>> {
         match reply {
             Reply::UnnamedPools(_) | Reply::Lost(_) => {
                 self.decide_telling(links, batch, told.clone(), reply).await
@@ -209,7 +209,7 @@ impl Decider {
         batch: &Batch,
         mut told: Told,
         mut reply: Reply,
-    ) -> Result<Timed<Decided>> {
+    ) -> Result<Timestamped<Decision>> {
         for _ in 1..MAX_ROUNDS {
             match reply {
                 Reply::UnnamedPools(pools) => told.extra.extend(pools),
@@ -357,15 +357,15 @@ fn can_be_repeated(batches: &[Batch]) -> bool {
         let apart = operation
             .request_id()
             .is_none_or(|id| ids.insert((org, id)));
-        apart && operation.counts_once()
+        apart && operation.is_idempotent()
     })
 }
 
 /// What the script's reply to a batch means.
-fn answer(now: DateTime<Utc>, reply: Reply) -> Result<Timed<Decided>> {
+fn answer(now: DateTime<Utc>, reply: Reply) -> Result<Timestamped<Decision>> {
     let answer = match reply {
-        Reply::Done(outcomes, _) => Decided::Outcomes(outcomes),
-        Reply::AnotherDay => Decided::OnAnotherDay,
+        Reply::Done(outcomes, _) => Decision::Outcomes(outcomes),
+        Reply::AnotherDay => Decision::DayChanged,
         Reply::UnnamedPools(_) | Reply::Lost(_) => {
             let reason = "a question that was answered".to_owned();
             return Err(StoreError::Corrupt { reason });
@@ -379,7 +379,7 @@ fn answer(now: DateTime<Utc>, reply: Reply) -> Result<Timed<Decided>> {
             let reason = format!("{key}: {why}");
             return Err(StoreError::Corrupt { reason });
         }
-        Reply::Torn(reason) => return Err(StoreError::NoAnswer { reason }),
+        Reply::Torn(reason) => return Err(StoreError::OutcomeUnknown { reason }),
     };
-    Ok(Timed { now, answer })
+    Ok(Timestamped { now, answer })
 }
