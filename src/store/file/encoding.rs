@@ -1,5 +1,11 @@
-//! Records as bytes: counters as they are, a reservation as short as it can be said. Read strictly: what
-//! Tollgate can't have written is an error, never a guess.
+//! The encoding of records. Read strictly: bytes that Tollgate can't have written are an error.
+//!
+//! | record | bytes |
+//! | --- | --- |
+//! | pool | used, billed tokens, free requests, billed requests, closed, held: 8 each, little-endian |
+//! | usage row | free tokens, billed tokens, free requests, billed requests: 8 each |
+//! | row counts | rows, rows of unlisted models: 8 each |
+//! | reservation | state, verdict, workload: 1 each; tokens: 8; if settled, verdict: 1, tokens: 8; pool and project, each after its length (2); model |
 
 use super::super::codes;
 use crate::domain::{
@@ -7,7 +13,7 @@ use crate::domain::{
     State, Tokens, UsageCounters, Verdict,
 };
 
-/// A record that Tollgate did not write. Says which kind.
+/// Bytes that are no record of Tollgate's, with the kind of record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} that can't be read")]
 pub(super) struct BadRecord(&'static str);
@@ -17,7 +23,7 @@ pub(super) const BAD_ROW: BadRecord = BadRecord("a usage row");
 
 const COUNTER_BYTES: usize = 8;
 
-/// What comes first in a reservation.
+/// The first byte of a reservation.
 const HELD: u8 = b'h';
 /// Held, and counted in the row `(other)`, `(other)`.
 const HELD_IN_OTHER: u8 = b'o';
@@ -37,7 +43,7 @@ pub(super) fn pool_bytes(counters: &PoolCounters) -> Vec<u8> {
 }
 
 pub(super) fn pool(bytes: &[u8]) -> Result<PoolCounters, BadRecord> {
-    // Format 1 had no tokens that are held.
+    // Format 1 has no held tokens.
     let counters = amounts(bytes).or_else(|| {
         let [used, billed, free_requests, billed_requests, closed] = amounts(bytes)?;
         Some([used, billed, free_requests, billed_requests, closed, 0])
@@ -89,8 +95,6 @@ pub(super) fn row(bytes: &[u8]) -> Result<UsageCounters, BadRecord> {
     row.ok_or(BAD_ROW)
 }
 
-/// State, verdict, workload, tokens; where settled, verdict and tokens of that; then the names, each but
-/// the last behind its length.
 pub(super) fn reservation_bytes(reservation: &Reservation) -> Vec<u8> {
     let Reservation {
         fields,
@@ -171,8 +175,8 @@ fn amounts<const COUNT: usize>(bytes: &[u8]) -> Option<[u64; COUNT]> {
     rest.is_empty().then_some(amounts.map(u64::from_le_bytes))
 }
 
-fn ascii(letter: char) -> u8 {
-    u8::try_from(letter).expect("the letters are ASCII")
+fn ascii(code: char) -> u8 {
+    u8::try_from(code).expect("codes are ASCII")
 }
 
 fn put_tokens(bytes: &mut Vec<u8>, tokens: Tokens) {
@@ -271,7 +275,7 @@ mod tests {
     fn what_was_cut_off_or_is_beyond_bounds_is_refused() {
         for written in reservations() {
             let bytes = reservation_bytes(&written);
-            // What is cut off from the model's end is another model.
+            // The model ends the record: cut, it is another model.
             for end in 0..bytes.len() - "gpt-4o".len() {
                 assert!(reservation(&bytes[..end]).is_err(), "{end}");
             }

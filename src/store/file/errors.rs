@@ -1,11 +1,26 @@
-//! What a failure of the file means for the caller.
+//! From failures of the file to store errors.
 
 use std::io;
 
-use super::records::BadRecord;
+use super::encoding::BadRecord;
 use crate::store::{RefusalReason, StoreError};
 
-/// Before the commit: nothing was written.
+/// Why a record can't be read or written.
+#[derive(Debug)]
+pub(super) enum RecordError {
+    /// The file can't be read or written. The transaction must not be committed.
+    Storage(redb::Error),
+    /// A record that Tollgate did not write.
+    Corrupt(BadRecord),
+}
+
+impl<E: Into<redb::Error>> From<E> for RecordError {
+    fn from(error: E) -> Self {
+        Self::Storage(error.into())
+    }
+}
+
+/// A failure before the commit: nothing was written.
 pub(super) fn refused(error: impl Into<redb::Error>) -> StoreError {
     let error = error.into();
     let why = match &error {
