@@ -22,7 +22,7 @@ use super::{
     WrongArguments,
     tls::{CA_FILE, CERT_FILE},
 };
-use crate::settings::{environment, flag::Trimmed};
+use crate::settings::{args::TrimmedParser, environment};
 
 /// How long to wait for an answer.
 pub(crate) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ pub struct Connection {
         env = environment::ADDR.name(),
         default_value = "127.0.0.1:50051",
         value_name = "HOST:PORT",
-        value_parser = Trimmed(service_uri)
+        value_parser = TrimmedParser(service_uri)
     )]
     pub(crate) addr: Uri,
     /// The token by which the service knows this caller; rather the variable, since others see arguments
@@ -45,7 +45,7 @@ pub struct Connection {
         env = environment::TOKEN.name(),
         hide_env_values = true,
         value_name = "TOKEN",
-        value_parser = Trimmed(|token: &str| Ok::<_, Infallible>(Token(token.to_owned())))
+        value_parser = TrimmedParser(|token: &str| Ok::<_, Infallible>(Token(token.to_owned())))
     )]
     token: Option<Token>,
     /// Over TLS: the authorities that the service's certificate may be of, or that certificate itself (PEM);

@@ -31,12 +31,12 @@ use self::{
 use crate::{
     bench::{self, Bench},
     domain::{UtcDay, Workload},
-    files::watched,
+    files::read::read_all,
     grpc::proto::{
         self, GetQuotaRequest, ListUsageRequest, ListUsageResponse, ReleaseRequest, ReserveRequest,
         SettleRequest, quota_service_client::QuotaServiceClient,
     },
-    policy::{self, Policy, Refusal},
+    policy::{self, LoadError, Policy},
     settings::ServeArgs,
 };
 
@@ -200,10 +200,9 @@ pub fn check_policy(file: &Path, against: Option<&Path>) -> anyhow::Result<()> {
 fn read_policy(file: &Path) -> anyhow::Result<Policy> {
     let name = file.display().to_string();
     let opened = fs::File::open(file).with_context(|| format!("{name} can't be read"))?;
-    let bytes =
-        watched::read_all(opened, policy::MOST_BYTES).map_err(|error| anyhow!("{name} {error}"))?;
+    let bytes = read_all(opened, policy::MAX_BYTES).map_err(|error| anyhow!("{name} {error}"))?;
     policy::parse(&name, &bytes).map_err(|refusal| match refusal {
-        Refusal::Faulty(faults) => {
+        LoadError::Faulty(faults) => {
             anyhow!(
                 "{}\n{faults}",
                 tables::counted(faults.faults.len(), "fault")

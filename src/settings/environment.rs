@@ -3,7 +3,7 @@
 use std::{env, env::VarError, ffi::OsStr};
 
 use super::SettingsError;
-use crate::files::{toml::nearest, trim::trimmed};
+use crate::files::{read::trimmed, toml::nearest};
 
 /// A variable that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

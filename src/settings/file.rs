@@ -83,7 +83,7 @@ pub(super) enum StoreKind {
 }
 
 /// More replicas than anybody has.
-const MOST_WAITED_FOR: u64 = 100;
+const MAX_WAIT_REPLICAS: u64 = 100;
 
 /// Redis counts its databases with 32 bits.
 const MAX_DATABASE: u64 = i32::MAX as u64;
@@ -218,7 +218,7 @@ fn redis_settings(redis: &Section<'_>) -> RedisSettings {
             .and_then(|entry| choice(&entry)),
         wait_replicas: redis
             .get("wait_replicas")
-            .and_then(|entry| entry.number(0, MOST_WAITED_FOR))
+            .and_then(|entry| entry.number(0, MAX_WAIT_REPLICAS))
             .and_then(|count| u16::try_from(count).ok()),
         ca_file: text("ca_file").map(PathBuf::from),
         cert_file: text("cert_file").map(PathBuf::from),

@@ -5,7 +5,7 @@ use std::{fmt, fs, path::PathBuf};
 use redis::{ErrorKind, RedisConnectionInfo, RedisError};
 use tokio::task::spawn_blocking;
 
-use crate::files::trim::trimmed;
+use crate::files::read::trimmed;
 
 /// Who logs in to a server, and to which database. Sentinels have users of their own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

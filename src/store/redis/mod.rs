@@ -65,7 +65,7 @@ use self::{
 use super::{Batch, Decision, RowKey, Store, StoreError, Timestamped, UsageLimits, UsageRows};
 use crate::{
     domain::{OrgId, PoolCounters, PoolName, Tokens, UtcDay},
-    files::pem::PemFault,
+    files::pem::PemError,
 };
 
 pub use self::{
@@ -121,7 +121,7 @@ impl RedisConfig {
 pub enum SetupError {
     /// A file of a connection over TLS.
     #[error(transparent)]
-    Tls(#[from] PemFault),
+    Tls(#[from] PemError),
     /// The client library takes no such connection.
     #[error(transparent)]
     Client(#[from] RedisError),

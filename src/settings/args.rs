@@ -8,13 +8,13 @@ use clap::{
     error::ErrorKind,
 };
 
-use crate::files::trim::trimmed;
+use crate::files::read::trimmed;
 
 /// Trims a flag's value, and its variable's where clap reads that, before another parser reads it.
 #[derive(Debug, Clone)]
-pub(crate) struct Trimmed<P>(pub(crate) P);
+pub(crate) struct TrimmedParser<P>(pub(crate) P);
 
-impl<P: TypedValueParser> TypedValueParser for Trimmed<P> {
+impl<P: TypedValueParser> TypedValueParser for TrimmedParser<P> {
     type Value = P::Value;
 
     fn parse_ref(
