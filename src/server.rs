@@ -53,6 +53,7 @@ use crate::{
         self,
         access::{Authorized, ReflectionFor},
         deadline::InTime,
+        malformed::MalformedIsInvalid,
         quota::Wiring,
     },
     http::{self, Readiness},
@@ -287,11 +288,10 @@ impl Parts {
             inner: health,
             stopping: end.clone(),
         });
-        services.add_service(
-            health
-                .max_decoding_message_size(bytes)
-                .accept_compressed(Gzip),
-        );
+        let health = health
+            .max_decoding_message_size(bytes)
+            .accept_compressed(Gzip);
+        services.add_service(MalformedIsInvalid(health));
         if let Some(by) = self.reflection.admission(&self.admission) {
             let (v1, v1alpha) = (reflected().build_v1()?, reflected().build_v1alpha()?);
             let v1 = v1.max_decoding_message_size(bytes).accept_compressed(Gzip);

@@ -176,7 +176,7 @@ impl QuotaService for Quota {
         let ledger = self.in_time(request.metadata());
         let granted = self.granted(&request)?;
         let org = convert::org(request.into_inner().org, &granted)?;
-        let quota = ledger.quota(&org).await.map_err(errors::status)?;
+        let quota = ledger.quota(&org).await.map_err(errors::query_status)?;
         Ok(Response::new(convert::quota_response(&org, quota)))
     }
 
@@ -187,7 +187,10 @@ impl QuotaService for Quota {
         let ledger = self.in_time(request.metadata());
         let granted = self.granted(&request)?;
         let (org, page) = convert::usage_page(request.into_inner(), &granted)?;
-        let usage = ledger.usage(&org, page).await.map_err(errors::status)?;
+        let usage = ledger
+            .usage(&org, page)
+            .await
+            .map_err(errors::query_status)?;
         Ok(Response::new(convert::usage_response(&org, usage)))
     }
 }
