@@ -95,6 +95,11 @@ pub trait Store: Send + Sync + 'static {
         0
     }
 
+    /// Why some of its servers refuse while others decide, without their names; none where all that answer decide.
+    fn partial_refusal(&self) -> Option<String> {
+        None
+    }
+
     /// How often the wall clock was found to have stepped. Stores with a clock of their own don't look.
     fn clock_steps(&self) -> u64 {
         0
