@@ -61,7 +61,7 @@ use crate::{
     metrics::Metrics,
     policy::{PolicySource, PolicyStatus},
     reload::Nudge,
-    settings::{Settings, StoreChoice, warn_of_unknown_variables, warn_of_unused_passwords},
+    settings::{Settings, StoreChoice, warn_of_unknown_variables},
     traces::Traces,
 };
 
@@ -112,8 +112,8 @@ impl Server {
     /// One clear sentence: what can't be read, used or bound.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
         warn_of_unknown_variables();
-        if !matches!(settings.store, StoreChoice::Redis(_)) {
-            warn_of_unused_passwords();
+        for password in &settings.unused_passwords {
+            password.warn();
         }
         let policy = open_policy(settings)?;
         let callers = admission::load(settings)?;

@@ -97,6 +97,7 @@ fn each_module_knows_only_whom_it_may() {
             &[
                 "domain",
                 "pem",
+                "reload",
                 "throttle",
                 "store",
                 "tls",

@@ -103,8 +103,10 @@ data_sharing = "all"
     let file = dir.path().join("policy.toml");
     fs::write(&file, text).unwrap();
     let name = file.to_str().unwrap();
-    for against in [&[][..], &["--against", name]] {
-        let ran = tollgate(&[&["check-policy", name], against].concat());
+    // White space around a path is trimmed, as it is around those of the service.
+    let untrimmed = format!(" {name}\n");
+    for against in [&[][..], &["--against", name], &["--against", &untrimmed]] {
+        let ran = tollgate(&[&["check-policy", &untrimmed], against].concat());
         assert_eq!(ran.code, Some(0), "{ran:?}");
         assert!(
             ran.stdout.starts_with(&format!("{name} is valid")),
