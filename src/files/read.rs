@@ -27,7 +27,7 @@ pub enum ReadError {
     #[error("can't be read: it is no regular file")]
     NotAFile,
     /// It was not read further.
-    #[error("can't be read: it is larger than {} MiB", .max >> 20)]
+    #[error("can't be read: it is larger than {}", binary_size(*.max))]
     TooLarge {
         /// How many bytes it may have.
         max: u64,
@@ -35,6 +35,14 @@ pub enum ReadError {
     /// It was another one with every reading.
     #[error("can't be read: it is being written all the time")]
     Unstable,
+}
+
+/// In MiB, or in KiB if it is less than one.
+fn binary_size(bytes: u64) -> String {
+    match bytes >> 20 {
+        0 => format!("{} KiB", bytes >> 10),
+        mebibytes => format!("{mebibytes} MiB"),
+    }
 }
 
 impl PartialEq for ReadError {

@@ -38,13 +38,14 @@ use crate::{
         self,
         access::{Authorized, ReflectionFor},
         deadline::InTime,
+        malformed::MalformedIsInvalid,
         quota::Wiring,
     },
     http::{self, Readiness},
     ledger::Ledger,
     net::{Bounds, ListenAddress, Listener, Speaks},
     policy::{PolicySource, PolicyStatus},
-    settings::{Settings, StoreChoice, warn_of_unknown_variables, warn_of_unused_passwords},
+    settings::{Settings, StoreChoice, warn_of_unknown_variables},
     telemetry::{metrics::Metrics, traces::Traces},
 };
 
@@ -95,8 +96,8 @@ impl Server {
     /// One clear sentence: what can't be read, used or bound.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
         warn_of_unknown_variables();
-        if !matches!(settings.store, StoreChoice::Redis(_)) {
-            warn_of_unused_passwords();
+        for password in &settings.unused_passwords {
+            password.warn();
         }
         let policy = open_policy(settings)?;
         let callers = callers::load(settings)?;
@@ -275,11 +276,10 @@ impl Parts {
             inner: health,
             stopping: end.clone(),
         });
-        services.add_service(
-            health
-                .max_decoding_message_size(bytes)
-                .accept_compressed(Gzip),
-        );
+        let health = health
+            .max_decoding_message_size(bytes)
+            .accept_compressed(Gzip);
+        services.add_service(MalformedIsInvalid(health));
         if let Some(by) = self.reflection.authenticator(&self.authenticator) {
             let (v1, v1alpha) = (reflected().build_v1()?, reflected().build_v1alpha()?);
             let v1 = v1.max_decoding_message_size(bytes).accept_compressed(Gzip);

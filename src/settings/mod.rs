@@ -15,13 +15,13 @@ use clap::{
     builder::{EnumValueParser, PathBufValueParser, StringValueParser, TypedValueParser as _},
 };
 
-pub use self::environment::{warn_of_unknown_variables, warn_of_unused_passwords};
 use self::{
     args::TrimmedParser,
     environment::Variable,
     file::{FileSettings, StoreKind},
-    redis::redis_config,
+    redis::{redis_config, unused_passwords},
 };
+pub use self::{environment::warn_of_unknown_variables, redis::UnusedPassword};
 use crate::{
     files::toml::Faults,
     grpc::access::ReflectionFor,
@@ -85,6 +85,8 @@ pub struct Settings {
     pub http_listen: String,
     /// Where the counters are.
     pub store: StoreChoice,
+    /// Passwords that are set, and that the store has no use for.
+    pub unused_passwords: Vec<UnusedPassword>,
     /// The policy file; none: the built-in policy.
     pub policy: Option<PathBuf>,
     /// The callers file; none: everyone may do everything.
@@ -173,6 +175,7 @@ impl Settings {
         };
         let usage_limits = usage_limits(&file);
         let store = args.store()?.or(file.store);
+        let unused_passwords = unused_passwords(store.as_ref(), &file.redis);
         let store = match store {
             None => StoreChoice::File(PathBuf::from(DEFAULT_FILE)),
             Some(StoreKind::Memory) => StoreChoice::Memory,
@@ -191,6 +194,7 @@ impl Settings {
             listen: listen.unwrap_or_else(|| "127.0.0.1:50051".to_owned()),
             http_listen: http_listen.unwrap_or_else(|| "127.0.0.1:9464".to_owned()),
             store,
+            unused_passwords,
             policy: args.policy()?.or(file.policy),
             callers: args.callers()?.or(file.callers),
             reflection: file.reflection.unwrap_or(ReflectionFor::Everyone),
