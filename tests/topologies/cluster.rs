@@ -81,7 +81,7 @@ async fn losing_a_master_is_the_matter_of_its_organizations_alone() {
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
 }
 
-/// The rights that the README names for a cluster, and no others.
+/// The rights that docs/CONFIGURATION.md names for a cluster, and no others.
 const LEAST_RIGHTS: [&str; 13] = [
     "~tollgate:*",
     "+hello",
