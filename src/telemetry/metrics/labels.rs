@@ -136,7 +136,7 @@ label! {
 
 label! {
     /// Which of the files that are followed while the service runs.
-    Followed {
+    WatchedFile {
         Policy = "policy",
         Callers = "callers",
         /// The certificate of the gRPC port, its key, and the authorities of clients.
