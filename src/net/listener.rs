@@ -57,7 +57,7 @@ pub(crate) struct Listener {
     pub(crate) bounds: Bounds,
     pub(crate) connections: Connections,
     /// What it tells of whoever reaches it.
-    pub(crate) port: auth::Port,
+    pub(crate) port: auth::PortSecurity,
 }
 
 /// A reset stream costs the server more than its caller, so how many the caller may provoke is bounded.
@@ -182,7 +182,7 @@ async fn wait_for_sockets(error: &io::Error) {
 
 /// What all connections of a port have in common.
 struct Serving {
-    port: auth::Port,
+    port: auth::PortSecurity,
     speaks: Speaks,
     certificates: Option<Arc<Certificates>>,
     bounds: Bounds,

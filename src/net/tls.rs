@@ -17,10 +17,10 @@ use tokio::task::spawn_blocking;
 
 use crate::{
     files::{
-        pem::{self, PemFault},
-        watched::{Nudge, Watch},
+        pem::{self, PemError},
+        watched::{FileWatcher, ReloadSignal},
     },
-    telemetry::metrics::{Followed, Metrics},
+    telemetry::metrics::{Metrics, WatchedFile},
 };
 
 /// The section `[tls]` or `[http_tls]` of the settings. All files are PEM.
@@ -44,7 +44,7 @@ pub struct TlsNames {
     /// The section.
     pub section: &'static str,
     /// What its files are in the metrics.
-    pub followed: Followed,
+    pub followed: WatchedFile,
     /// Its `cert_file`.
     pub cert_file: &'static str,
     /// Its `key_file`.
@@ -56,7 +56,7 @@ pub struct TlsNames {
 /// `[tls]`.
 pub static GRPC_TLS: TlsNames = TlsNames {
     section: "tls",
-    followed: Followed::Tls,
+    followed: WatchedFile::Tls,
     cert_file: "tls.cert_file",
     key_file: "tls.key_file",
     client_ca_file: "tls.client_ca_file",
@@ -65,7 +65,7 @@ pub static GRPC_TLS: TlsNames = TlsNames {
 /// `[http_tls]`.
 pub static HTTP_TLS: TlsNames = TlsNames {
     section: "http_tls",
-    followed: Followed::HttpTls,
+    followed: WatchedFile::HttpTls,
     cert_file: "http_tls.cert_file",
     key_file: "http_tls.key_file",
     client_ca_file: "http_tls.client_ca_file",
@@ -100,7 +100,7 @@ impl Certificates {
         files: ListenerTls,
         alpn: &'static str,
         metrics: &Metrics,
-    ) -> Result<Self, PemFault> {
+    ) -> Result<Self, PemError> {
         let bytes = files.read()?;
         let config = files.config(&bytes, alpn)?;
         files.tell_expiry(&bytes, metrics);
@@ -131,8 +131,8 @@ impl Certificates {
     }
 
     /// Reads the files again whenever they change. Has no end.
-    pub(crate) async fn follow(self: Arc<Self>, nudge: Nudge) {
-        let mut watch = Watch::new(self.paths(), &nudge);
+    pub(crate) async fn follow(self: Arc<Self>, reload: ReloadSignal) {
+        let mut watch = FileWatcher::new(self.paths(), &reload);
         // What was refused last is told once.
         let mut refused = None;
         loop {
@@ -175,7 +175,7 @@ impl Certificates {
 
     /// Reads the files again. The next connections get what is in them; where it is no good, they get what
     /// the ones before got. Tells whether anything changed.
-    fn read_again(&self) -> Result<bool, PemFault> {
+    fn read_again(&self) -> Result<bool, PemError> {
         let bytes = self.files.read()?;
         if self.read.load().bytes == bytes {
             return Ok(false);
@@ -188,7 +188,7 @@ impl Certificates {
 }
 
 impl ListenerTls {
-    fn read(&self) -> Result<[Vec<u8>; 3], PemFault> {
+    fn read(&self) -> Result<[Vec<u8>; 3], PemError> {
         let names = self.names;
         let client_ca = self.client_ca_file.as_ref();
         let client_ca = client_ca.map(|path| pem::read(names.client_ca_file, path));
@@ -210,7 +210,7 @@ impl ListenerTls {
         &self,
         [cert, key, client_ca]: &[Vec<u8>; 3],
         alpn: &str,
-    ) -> Result<Arc<ServerConfig>, PemFault> {
+    ) -> Result<Arc<ServerConfig>, PemError> {
         let names = self.names;
         let provider = Arc::new(ring::default_provider());
         let chain = pem::certificates(names.cert_file, &self.cert_file, cert)?;
@@ -225,7 +225,7 @@ impl ListenerTls {
             .and_then(|config| config.with_single_cert(chain, private))
             .map_err(|error| {
                 let fault = format!("is no key for {}: {error}", names.cert_file);
-                PemFault::foreign(names.key_file, &self.key_file, fault)
+                PemError::foreign(names.key_file, &self.key_file, fault)
             });
         let mut config = config?;
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
@@ -240,10 +240,10 @@ impl ListenerTls {
         &self,
         path: &Path,
         client_ca: &[u8],
-    ) -> Result<Arc<dyn ClientCertVerifier>, PemFault> {
+    ) -> Result<Arc<dyn ClientCertVerifier>, PemError> {
         let name = self.names.client_ca_file;
         let foreign =
-            |error: &dyn std::error::Error| PemFault::foreign(name, path, error.to_string());
+            |error: &dyn std::error::Error| PemError::foreign(name, path, error.to_string());
         let mut roots = RootCertStore::empty();
         for certificate in pem::certificates(name, path, client_ca)? {
             roots.add(certificate).map_err(|error| foreign(&error))?;

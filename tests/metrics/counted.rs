@@ -308,7 +308,7 @@ async fn nothing_that_callers_send_is_a_label() {
 fn connections_denials_certificates_and_reloads_are_counted_where_they_are_told() {
     use chrono::DateTime;
     use tollgate::telemetry::metrics::{
-        Closing, Denied, Followed, Metrics, Port, Readings, Refusal,
+        Closing, Denied, Metrics, Port, Readings, Refusal, WatchedFile,
     };
     let metrics = Metrics::new();
     let grpc = metrics.connections(Port::Grpc);
@@ -322,11 +322,11 @@ fn connections_denials_certificates_and_reloads_are_counted_where_they_are_told(
     metrics.policy_loaded("p", "v1", 1, at);
     metrics.policy_applied("p", "v2", 2, at);
     metrics.policy_refused();
-    metrics.file_refused(Followed::Tls, Some(at));
-    metrics.file_refused(Followed::Callers, Some(at));
-    metrics.file_refused(Followed::Callers, None);
+    metrics.file_refused(WatchedFile::Tls, Some(at));
+    metrics.file_refused(WatchedFile::Callers, Some(at));
+    metrics.file_refused(WatchedFile::Callers, None);
     let refused: Vec<_> = metrics.refused_files().collect();
-    assert_eq!(refused, [(Followed::Tls, at)]);
+    assert_eq!(refused, [(WatchedFile::Tls, at)]);
     let text = metrics.text(Readings {
         ready: true,
         store_up: false,

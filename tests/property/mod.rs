@@ -18,7 +18,7 @@ use tollgate::{
     domain::{Tokens, UtcDay, Workload},
     ledger::{LedgerError, ReserveCall, Reserved, UsagePage},
     policy::Policy,
-    store::PoolFigures,
+    store::PoolBalance,
 };
 
 use self::{
@@ -121,7 +121,7 @@ fn text<T>(result: Result<T, LedgerError>, answer: impl FnOnce(T) -> String) -> 
     }
 }
 
-fn figures(pool: Option<PoolFigures>) -> String {
+fn figures(pool: Option<PoolBalance>) -> String {
     pool.map_or("-".to_owned(), |it| {
         format!(
             "{} {} {} {}",
@@ -241,7 +241,7 @@ async fn quota(world: &World, org: &str) -> String {
     text(world.ledger.quota(&org_id(org)).await, |it| {
         let mut lines = vec![format!(
             "{:?}",
-            it.standing.not_enrolled.map(|it| format!("{it:?}"))
+            it.enrollment.not_enrolled.map(|it| format!("{it:?}"))
         )];
         lines.extend(it.pools.into_iter().map(|(pool, counters)| {
             let (free, billed) = (counters.free_requests, counters.billed_requests);

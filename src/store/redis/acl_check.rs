@@ -17,7 +17,7 @@ use super::{
         reader::{BadReply, after_clock, bad, text},
     },
 };
-use crate::store::{Hindrance, StoreError};
+use crate::store::{RefusalReason, StoreError};
 
 pub(super) struct AclCheck {
     key_prefix: String,
@@ -52,9 +52,11 @@ impl AclCheck {
         let reply = retry_if_cut(|| self.script.run(client, key, options, push)).await;
         let reply = reply.map_err(|failed| match failed.into() {
             // Nothing was to be written, so no outcome is unknown.
-            StoreError::NoAnswer { reason } if is_denial(&reason) => permission_denied(&reason),
-            StoreError::NoAnswer { reason } if reason.contains(TOO_FEW_REPLICAS) => {
-                let why = Hindrance::TooFewReplicas;
+            StoreError::OutcomeUnknown { reason } if is_denial(&reason) => {
+                permission_denied(&reason)
+            }
+            StoreError::OutcomeUnknown { reason } if reason.contains(TOO_FEW_REPLICAS) => {
+                let why = RefusalReason::TooFewReplicas;
                 StoreError::Refused { why, reason }
             }
             error => self.with_pattern(error),

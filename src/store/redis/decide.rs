@@ -1,9 +1,13 @@
 //! Deciding: from batches to calls of the script, and from its replies to decisions.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use futures_util::future::{join_all, select_ok};
+use futures_util::{
+    StreamExt as _,
+    future::{join_all, ready},
+    stream::FuturesUnordered,
+};
 use redis::{Cmd, Value};
 
 use super::{
@@ -15,6 +19,7 @@ use super::{
         message::sanitize,
     },
     recovery::snapshots::{PoolSnapshot, Snapshots},
+    refusals::Refusals,
     reply::{self, BatchReply, WrittenPool},
     script::{
         Script,
@@ -25,7 +30,7 @@ use super::{
 };
 use crate::{
     domain::{OrgId, PoolName, UtcDay},
-    store::{Batch, Decided, StoreError, Timed, UsageLimits},
+    store::{Batch, Decision, StoreError, Timestamped, UsageLimits},
 };
 
 /// A reservation names at most one pool that the caller didn't, so one round asks for those of a policy that
@@ -48,6 +53,7 @@ pub(super) struct Decider {
     pub(super) acl_check: AclCheck,
     pub(super) key_prefix: String,
     pub(super) snapshots: Snapshots,
+    pub(super) refusals: Refusals,
     usage_limits: UsageLimits,
     script: Script,
 }
@@ -60,6 +66,7 @@ impl Decider {
             acl_check,
             key_prefix,
             snapshots: Snapshots::new(),
+            refusals: Refusals::default(),
             usage_limits,
             script: Script::new(concat!(
                 include_str!("script/call.lua"),
@@ -78,7 +85,7 @@ impl Decider {
         &self,
         client: &RedisClient,
         batches: &[Batch],
-    ) -> Vec<Result<Timed<Decided>>> {
+    ) -> Vec<Result<Timestamped<Decision>>> {
         let calls = calls(batches, max_batches(client));
         let calls = calls.map(|batches| self.decide_in_rounds(client, batches, false));
         let mut decided: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
@@ -91,7 +98,7 @@ impl Decider {
         &self,
         client: &RedisClient,
         batches: &[Batch],
-        decided: &mut [Result<Timed<Decided>>],
+        decided: &mut [Result<Timestamped<Decision>>],
     ) {
         let mut explained = None;
         for (batch, decided) in batches.iter().zip(decided) {
@@ -117,7 +124,7 @@ impl Decider {
         client: &RedisClient,
         batches: &[Batch],
         audits: bool,
-    ) -> Vec<Result<Timed<Decided>>> {
+    ) -> Vec<Result<Timestamped<Decision>>> {
         let undecided = StoreError::Corrupt {
             reason: "the script asks ever more".to_owned(),
         };
@@ -150,13 +157,13 @@ impl Decider {
                         self.snapshots.record_loss(&batch.org, batch.day);
                     }
                     BatchReply::Done(outcomes, _) => {
-                        let answer = Decided::Outcomes(outcomes);
-                        decided[at] = Ok(Timed { now, answer });
+                        let answer = Decision::Outcomes(outcomes);
+                        decided[at] = Ok(Timestamped { now, answer });
                         continue;
                     }
                     BatchReply::DayChanged => {
-                        let answer = Decided::OnAnotherDay;
-                        decided[at] = Ok(Timed { now, answer });
+                        let answer = Decision::DayChanged;
+                        decided[at] = Ok(Timestamped { now, answer });
                         continue;
                     }
                     BatchReply::Failed { why, key } => {
@@ -164,7 +171,7 @@ impl Decider {
                         continue;
                     }
                     BatchReply::PartialWrite(reason) => {
-                        decided[at] = Err(StoreError::NoAnswer { reason });
+                        decided[at] = Err(StoreError::OutcomeUnknown { reason });
                         continue;
                     }
                 }
@@ -235,16 +242,37 @@ impl Decider {
     }
 
     /// Asks every server whether it would decide, and takes the first one's clock: the store is of use as long
-    /// as one of them does.
+    /// as one of them does. The others' answers are recorded when they come.
     pub(super) async fn probe(
-        &self,
-        client: &RedisClient,
-        keys: &[String],
+        self: &Arc<Self>,
+        client: &Arc<RedisClient>,
+        keys: Vec<String>,
     ) -> Result<DateTime<Utc>> {
-        let probes = keys
-            .iter()
-            .map(|key| Box::pin(self.acl_check.probe(client, key, WRITES)));
-        Ok(select_ok(probes).await?.0)
+        self.refusals.retain(&keys);
+        let probes = keys.into_iter().map(|key| {
+            let (decider, client) = (Arc::clone(self), Arc::clone(client));
+            async move {
+                let probed = decider.acl_check.probe(&client, &key, WRITES).await;
+                let failure = probed.as_ref().err();
+                decider.refusals.record(&client, &key, failure);
+                probed
+            }
+        });
+        let mut probes: FuturesUnordered<_> = probes.collect();
+        let mut failure = None;
+        while let Some(probed) = probes.next().await {
+            match probed {
+                Ok(now) => {
+                    tokio::spawn(probes.for_each(|_| ready(())));
+                    return Ok(now);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| {
+            let reason = "there is no master".to_owned();
+            StoreError::Unreachable { reason }
+        }))
     }
 
     /// Checks whether Redis still has this replica's newest writes: one server can have lost no others without
@@ -299,7 +327,7 @@ fn calls(batches: &[Batch], max_batches: usize) -> impl Iterator<Item = &[Batch]
         let mut operations = 0;
         let fits = |batch: &&Batch| {
             operations += batch.operations.len();
-            batch.day == first.day && operations <= Batch::MOST_OPERATIONS
+            batch.day == first.day && operations <= Batch::MAX_OPERATIONS
         };
         let count = rest.iter().take(max_batches).take_while(fits).count();
         let (call, behind) = rest.split_at(count.max(1));
@@ -318,7 +346,7 @@ fn is_idempotent(batches: &[&Batch]) -> bool {
     });
     let mut operations = operations.map(|(org, operation)| {
         let id = operation.request_id();
-        operation.counts_once() && id.is_none_or(|id| ids.insert((org, id)))
+        operation.is_idempotent() && id.is_none_or(|id| ids.insert((org, id)))
     });
     operations.all(|is_idempotent| is_idempotent)
 }

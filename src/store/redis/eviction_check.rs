@@ -75,7 +75,7 @@ impl EvictionCheck {
             Suitability::TooOld(reason) => reason,
             _ => return Ok(()),
         };
-        Err(StoreError::Unfit { reason })
+        Err(StoreError::Unsuitable { reason })
     }
 
     /// Logs what changed. What is refused is logged by the caller.

@@ -40,6 +40,7 @@ mod decide;
 mod eviction_check;
 pub mod queries;
 pub mod recovery;
+mod refusals;
 pub mod reply;
 pub mod script;
 
@@ -52,7 +53,7 @@ use self::{
     acl_check::AclCheck, conn::RedisClient, decide::Decider, eviction_check::EvictionCheck,
     queries::Queries, script::reader::BadReply,
 };
-use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageRows};
+use super::{Batch, Decision, RowKey, Store, StoreError, Timestamped, UsageRows};
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
 
 pub use self::conn::{
@@ -113,7 +114,7 @@ impl RedisStore {
 
 #[async_trait]
 impl Store for RedisStore {
-    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>> {
+    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>> {
         self.decider.decide(&self.client, batches).await
     }
 
@@ -138,7 +139,7 @@ impl Store for RedisStore {
         org: &OrgId,
         day: UtcDay,
         pools: &[PoolName],
-    ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
+    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
         self.queries.pools(org, day, pools).await
     }
 
@@ -148,7 +149,7 @@ impl Store for RedisStore {
         day: UtcDay,
         after: Option<&RowKey>,
         limit: usize,
-    ) -> Result<Timed<UsageRows>, StoreError> {
+    ) -> Result<Timestamped<UsageRows>, StoreError> {
         self.queries.usage(org, day, after, limit).await
     }
 
@@ -156,13 +157,17 @@ impl Store for RedisStore {
         self.decider.snapshots.losses()
     }
 
-    async fn probe(&self) -> Result<Timed<()>, StoreError> {
+    fn partial_refusal(&self) -> Option<String> {
+        self.decider.refusals.reasons()
+    }
+
+    async fn probe(&self) -> Result<Timestamped<()>, StoreError> {
         self.client.refresh().await;
         let keys = self.client.probe_keys(&self.decider.key_prefix).await?;
         self.eviction_check.check(&self.client, &keys).await?;
-        let now = self.decider.probe(&self.client, &keys).await?;
+        let now = self.decider.probe(&self.client, keys).await?;
         self.start_audit();
-        Ok(Timed { now, answer: () })
+        Ok(Timestamped { now, answer: () })
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     domain::{OrgId, PoolCounters, PoolName, Tokens, UsageCounters, UtcDay},
-    store::{RowKey, StoreError, Timed, UsageRows},
+    store::{RowKey, StoreError, Timestamped, UsageRows},
 };
 
 /// How many days' usage is read at a time: a day's rows are read whole for each page.
@@ -59,7 +59,7 @@ impl Queries {
         org: &OrgId,
         day: UtcDay,
         pools: &[PoolName],
-    ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
+    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
         let snapshots = &self.decider.snapshots;
         let keys = OrgKeys::new(&self.decider.key_prefix, org, day);
         let known = snapshots.lock().pools(org, day).to_vec();
@@ -89,7 +89,7 @@ impl Queries {
             ..record.counters()
         };
         let answer = stored.into_iter().map(counters).collect();
-        Ok(Timed { now, answer })
+        Ok(Timestamped { now, answer })
     }
 
     /// The first `limit` rows of a day that come after `after`.
@@ -99,7 +99,7 @@ impl Queries {
         day: UtcDay,
         after: Option<&RowKey>,
         limit: usize,
-    ) -> Result<Timed<UsageRows>, StoreError> {
+    ) -> Result<Timestamped<UsageRows>, StoreError> {
         let _permit = self.usage_reads.acquire().await;
         let key = OrgKeys::new(&self.decider.key_prefix, org, day).usage();
         let mut scans = 1;
@@ -119,7 +119,7 @@ impl Queries {
                 // One server's cursor means nothing to another.
                 if scans == MAX_SCANS {
                     let reason = "the key of the usage moves again and again".to_owned();
-                    return Err(StoreError::NoAnswer { reason });
+                    return Err(StoreError::OutcomeUnknown { reason });
                 }
                 scans += 1;
                 scanned_over = None;
@@ -146,7 +146,7 @@ impl Queries {
         };
         let reply = self.run(&key, no_pools).await?;
         let (now, _) = parse_pools(&reply, 0)?;
-        Ok(Timed { now, answer: rows })
+        Ok(Timestamped { now, answer: rows })
     }
 
     /// Runs the script where a key is.

@@ -27,8 +27,8 @@ use chrono::{DateTime, Utc};
 use prometheus_client::{encoding::text, registry::Registry};
 
 pub use self::labels::{
-    Closing, Code, Denied, Failure, Followed, Port, Refusal, Reload, Rpc, StoreCall, Tokens,
-    Transition, verdict_names,
+    Closing, Code, Denied, Failure, Port, Refusal, Reload, Rpc, StoreCall, Tokens, Transition,
+    WatchedFile, verdict_names,
 };
 use self::{
     counters::{Counters, Gauges, Histograms, Shown},
@@ -70,7 +70,7 @@ struct Counted {
     store_calls: Histograms,
     batches: Histograms,
     store_failures: Counters,
-    policy: Mutex<Option<LoadedPolicy>>,
+    policy: Mutex<Option<PolicyInfo>>,
     reloads: Counters,
     connections: Gauges,
     connections_refused: Counters,
@@ -81,10 +81,10 @@ struct Counted {
 }
 
 /// When the file at each place was refused, where what is there now is.
-type RefusedFiles = [Option<DateTime<Utc>>; Followed::ALL.len()];
+type RefusedFiles = [Option<DateTime<Utc>>; WatchedFile::ALL.len()];
 
 #[derive(Debug, Clone)]
-struct LoadedPolicy {
+struct PolicyInfo {
     name: String,
     version: String,
     organizations: usize,
@@ -232,7 +232,7 @@ impl Metrics {
         organizations: usize,
         at: DateTime<Utc>,
     ) {
-        *locked(&self.counted.policy) = Some(LoadedPolicy {
+        *locked(&self.counted.policy) = Some(PolicyInfo {
             name: name.to_owned(),
             version: version.to_owned(),
             organizations,
@@ -258,14 +258,14 @@ impl Metrics {
     }
 
     /// What is in this file's place was refused then, and the last good one is in force; none: it is not refused.
-    pub fn file_refused(&self, of: Followed, at: Option<DateTime<Utc>>) {
+    pub fn file_refused(&self, of: WatchedFile, at: Option<DateTime<Utc>>) {
         locked(&self.counted.refused_files)[of.place()] = at;
     }
 
     /// The files that are refused now, and when they were.
-    pub fn refused_files(&self) -> impl Iterator<Item = (Followed, DateTime<Utc>)> + use<> {
+    pub fn refused_files(&self) -> impl Iterator<Item = (WatchedFile, DateTime<Utc>)> + use<> {
         let refused = *locked(&self.counted.refused_files);
-        let files = Followed::ALL.iter().zip(refused);
+        let files = WatchedFile::ALL.iter().zip(refused);
         files.filter_map(|(of, at)| Some((*of, at?)))
     }
 

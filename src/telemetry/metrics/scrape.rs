@@ -14,7 +14,8 @@ use prometheus_client::{
 };
 
 use super::{
-    Counted, LoadedPolicy, Readings, RefusedFiles, counters::Now, labels::Followed, locked, process,
+    Counted, PolicyInfo, Readings, RefusedFiles, counters::Now, labels::WatchedFile, locked,
+    process,
 };
 
 /// One answer to a scrape.
@@ -139,7 +140,7 @@ impl Scrape {
     fn policy(&self, page: &mut Page<'_>) -> fmt::Result {
         let counted = &self.counted;
         let policy = locked(&counted.policy).clone();
-        if let Some(LoadedPolicy {
+        if let Some(PolicyInfo {
             name,
             version,
             organizations,
@@ -229,7 +230,7 @@ struct Refused(RefusedFiles);
 
 impl EncodeMetric for Refused {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        for of in Followed::ALL {
+        for of in WatchedFile::ALL {
             let labels = [("of", of.name())];
             let refused = i64::from(self.0[of.place()].is_some());
             encoder.encode_family(&labels)?.encode_gauge(&refused)?;

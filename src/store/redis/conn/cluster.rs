@@ -165,14 +165,18 @@ impl Cluster {
         (route.host != last.host || last.asking).then_some(route)
     }
 
+    /// The master of a slot, as far as it is known.
+    pub(crate) fn master(&self, slot: Slot) -> Option<Host> {
+        self.slots.load().as_ref()?.master(slot).cloned()
+    }
+
     async fn route(&self, slot: Slot) -> Result<Route, StoreError> {
         let asked_at = Instant::now();
-        let master = || self.slots.load().as_ref()?.master(slot).cloned();
-        let host = match master() {
+        let host = match self.master(slot) {
             Some(host) => host,
             None => {
                 self.refresh_slots(asked_at, None).await?;
-                master().ok_or_else(|| {
+                self.master(slot).ok_or_else(|| {
                     let reason = "no master has the slot of this organization".to_owned();
                     StoreError::Unreachable { reason }
                 })?

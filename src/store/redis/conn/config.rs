@@ -9,7 +9,7 @@ use super::{
     tls::TlsFiles,
     url::{RedisUrl, Topology},
 };
-use crate::{files::pem::PemFault, store::UsageLimits};
+use crate::{files::pem::PemError, store::UsageLimits};
 
 /// How to reach Redis, and how to use it.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ impl RedisConfig {
 pub enum SetupError {
     /// A file of a connection over TLS.
     #[error(transparent)]
-    Tls(#[from] PemFault),
+    Tls(#[from] PemError),
     /// The client library takes no such connection.
     #[error(transparent)]
     Client(#[from] RedisError),

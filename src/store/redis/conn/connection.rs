@@ -20,7 +20,7 @@ use redis::{
 
 use super::{
     config::WaitReplicas,
-    endpoint::{Endpoint, Endpoints, EstablishedConnection},
+    endpoint::{Endpoints, EstablishedConnection, RedisEndpoint},
     errors::{SendError, connect_error},
     message::{is_server_error, message},
     single_flight::SingleFlight,
@@ -35,7 +35,7 @@ const MAX_WAITING_COMMANDS: usize = 1024;
 pub(crate) struct RedisConnection {
     /// No two have the same.
     id: u64,
-    endpoint: Endpoint,
+    endpoint: RedisEndpoint,
     role: RequiredRole,
     wait_replicas: Option<WaitReplicas>,
     current: ArcSwapOption<EstablishedConnection>,
@@ -90,7 +90,7 @@ impl RedisConnection {
             });
         Ok(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            endpoint: Endpoint::new(host.clone(), endpoints, config)?,
+            endpoint: RedisEndpoint::new(host.clone(), endpoints, config)?,
             role,
             wait_replicas: endpoints.wait_replicas,
             current: ArcSwapOption::empty(),

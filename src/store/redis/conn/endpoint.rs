@@ -35,7 +35,7 @@ pub(crate) struct Endpoints {
 }
 
 /// One server, and how to connect to it.
-pub(crate) struct Endpoint {
+pub(crate) struct RedisEndpoint {
     pub(crate) host: Host,
     transport: Transport,
     login: Login,
@@ -54,7 +54,7 @@ pub(crate) struct EstablishedConnection {
     _driver: Option<AbortOnDropHandle<()>>,
 }
 
-impl Endpoint {
+impl RedisEndpoint {
     pub(crate) fn new(
         host: Host,
         endpoints: &Endpoints,

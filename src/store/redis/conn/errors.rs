@@ -4,7 +4,7 @@
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::message::{is_server_error, message};
-use crate::store::{Hindrance, StoreError};
+use crate::store::{RefusalReason, StoreError};
 
 /// `redis://` or sentinels lead to a node of a cluster.
 pub(crate) const CLUSTER_NODE: &str = "this is a cluster node: use redis+cluster://";
@@ -52,7 +52,7 @@ impl SendError {
                 if matches!(error.kind(), ErrorKind::Server(Moved | Ask | CrossSlot)) =>
             {
                 let reason = CLUSTER_NODE.to_owned();
-                Self::NotSent(StoreError::Unfit { reason })
+                Self::NotSent(StoreError::Unsuitable { reason })
             }
             _ => self,
         }
@@ -66,7 +66,7 @@ impl From<SendError> for StoreError {
             SendError::Rejected(error) => error,
             SendError::OutcomeUnknown(error) => {
                 let reason = message(&error);
-                return Self::NoAnswer { reason };
+                return Self::OutcomeUnknown { reason };
             }
         };
         // The script's own word, and Redis' for a key of another type: no retry mends either.
@@ -79,7 +79,7 @@ impl From<SendError> for StoreError {
         // The script checks its permissions before it writes.
         if failed_in_script(&error) && !is_denial(&error.to_string()) {
             let reason = message(&error);
-            return Self::NoAnswer { reason };
+            return Self::OutcomeUnknown { reason };
         }
         refused(&error)
     }
@@ -102,45 +102,49 @@ pub(crate) fn connect_error(error: &RedisError) -> StoreError {
 
 fn refused(error: &RedisError) -> StoreError {
     let words = message(error);
-    if words.contains("cluster support disabled") {
-        let reason = NO_CLUSTER.to_owned();
-        return StoreError::Unfit { reason };
+    let topologies = [
+        ("cluster support disabled", NO_CLUSTER),
+        ("SELECT is not allowed in cluster mode", CLUSTER_NODE),
+    ];
+    if let Some((_, reason)) = topologies.iter().find(|(sign, _)| words.contains(sign)) {
+        let reason = (*reason).to_owned();
+        return StoreError::Unsuitable { reason };
     }
     match refusal_reason(error, &words) {
-        Hindrance::NoRight => permission_denied(&words),
+        RefusalReason::NoRight => permission_denied(&words),
         why => StoreError::Refused { why, reason: words },
     }
 }
 
 /// Redis' first word says which it is. The script says before its first line whether it writes, so Redis
 /// finds all of these before anything has run.
-fn refusal_reason(error: &RedisError, words: &str) -> Hindrance {
+fn refusal_reason(error: &RedisError, words: &str) -> RefusalReason {
     if error.kind() == ErrorKind::AuthenticationFailed {
-        return Hindrance::NotLoggedIn;
+        return RefusalReason::NotLoggedIn;
     }
     if is_denial(words) {
-        return Hindrance::NoRight;
+        return RefusalReason::NoRight;
     }
     match error.code() {
-        Some("OOM") => Hindrance::Full,
-        Some("MISCONF") => Hindrance::CannotSave,
-        Some("BUSY") => Hindrance::Busy,
-        Some("LOADING") => Hindrance::Loading,
-        Some("READONLY") => Hindrance::ReadOnly,
-        Some("MASTERDOWN") => Hindrance::CutOff,
-        Some("NOREPLICAS") => Hindrance::TooFewReplicas,
-        Some("CLUSTERDOWN") => Hindrance::Incomplete,
-        Some("TRYAGAIN") => Hindrance::Moving,
-        Some("NOAUTH" | "WRONGPASS") => Hindrance::NotLoggedIn,
-        Some("ERR") if words.contains("max number of clients") => Hindrance::TooManyClients,
-        _ => Hindrance::Other,
+        Some("OOM") => RefusalReason::Full,
+        Some("MISCONF") => RefusalReason::CannotSave,
+        Some("BUSY") => RefusalReason::Busy,
+        Some("LOADING") => RefusalReason::Loading,
+        Some("READONLY") => RefusalReason::ReadOnly,
+        Some("MASTERDOWN") => RefusalReason::CutOff,
+        Some("NOREPLICAS") => RefusalReason::TooFewReplicas,
+        Some("CLUSTERDOWN") => RefusalReason::Incomplete,
+        Some("TRYAGAIN") => RefusalReason::Moving,
+        Some("NOAUTH" | "WRONGPASS") => RefusalReason::NotLoggedIn,
+        Some("ERR") if words.contains("max number of clients") => RefusalReason::TooManyClients,
+        _ => RefusalReason::Other,
     }
 }
 
 /// Why none of several servers is of use: the most specific failure, a reply rather than none.
 pub(crate) fn most_specific(failures: Vec<StoreError>, context: &str) -> StoreError {
     let rank = |error: &StoreError| match error {
-        StoreError::Unfit { .. } => 2,
+        StoreError::Unsuitable { .. } => 2,
         StoreError::Refused { .. } => 1,
         _ => 0,
     };
@@ -150,10 +154,11 @@ pub(crate) fn most_specific(failures: Vec<StoreError>, context: &str) -> StoreEr
         None => StoreError::Unreachable {
             reason: context.to_owned(),
         },
-        Some(StoreError::Unreachable { reason } | StoreError::NoAnswer { reason }) => {
+        Some(StoreError::Unreachable { reason } | StoreError::OutcomeUnknown { reason }) => {
             let mut reasons = vec![reason];
             for error in candidates {
-                if let StoreError::Unreachable { reason } | StoreError::NoAnswer { reason } = error
+                if let StoreError::Unreachable { reason } | StoreError::OutcomeUnknown { reason } =
+                    error
                     && !reasons.contains(&reason)
                 {
                     reasons.push(reason);
@@ -183,13 +188,13 @@ pub(crate) fn permission_denied(words: &str) -> StoreError {
         None if of_keys.iter().any(|sign| words.contains(sign)) => NO_KEYS.to_owned(),
         None => words.to_owned(),
     };
-    let why = Hindrance::NoRight;
+    let why = RefusalReason::NoRight;
     StoreError::Refused { why, reason }
 }
 
 /// Whether it failed because the user lacks a permission.
 pub(crate) fn is_permission_denied(error: &StoreError) -> bool {
-    let denied = Hindrance::NoRight;
+    let denied = RefusalReason::NoRight;
     matches!(error, StoreError::Refused { why, .. } if *why == denied)
 }
 
@@ -219,7 +224,7 @@ mod tests {
 
     #[test]
     fn each_of_redis_refusals_has_its_word_and_proves_that_nothing_was_written() {
-        use Hindrance as H;
+        use RefusalReason as H;
         for (words, word) in [
             ("OOM allow-oom flag is not set on the script", H::Full),
             (
@@ -262,10 +267,21 @@ mod tests {
     }
 
     #[test]
+    fn a_database_number_at_a_node_of_a_cluster_gets_the_hint_that_it_is_one() {
+        let words = "ERR SELECT is not allowed in cluster mode";
+        let reason = CLUSTER_NODE.to_owned();
+        let error = connect_error(&answer(words));
+        assert_eq!(error, StoreError::Unsuitable { reason });
+    }
+
+    #[test]
     fn a_script_that_failed_on_its_way_may_have_written() {
         let words = "OOM command not allowed when used memory > 'maxmemory'. script: 8ac1, on @user_script:7.";
         let error = StoreError::from(SendError::of_sent(answer(words)));
-        assert!(matches!(error, StoreError::NoAnswer { .. }), "{error}");
+        assert!(
+            matches!(error, StoreError::OutcomeUnknown { .. }),
+            "{error}"
+        );
     }
 
     #[test]
@@ -281,7 +297,10 @@ mod tests {
      {
         let broken = || RedisError::from(io::Error::from(io::ErrorKind::ConnectionReset));
         let error = StoreError::from(SendError::of_sent(broken()));
-        assert!(matches!(error, StoreError::NoAnswer { .. }), "{error}");
+        assert!(
+            matches!(error, StoreError::OutcomeUnknown { .. }),
+            "{error}"
+        );
         let error = connect_error(&broken());
         assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
     }
@@ -321,7 +340,7 @@ mod tests {
         ] {
             assert!(is_denial(words), "{words}");
             let reason = named.to_owned();
-            let why = Hindrance::NoRight;
+            let why = RefusalReason::NoRight;
             assert_eq!(
                 permission_denied(words),
                 StoreError::Refused { why, reason }

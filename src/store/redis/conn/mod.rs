@@ -17,7 +17,7 @@ pub(crate) mod slots;
 pub(crate) mod tls;
 pub(crate) mod url;
 
-use redis::{Cmd, Value};
+use redis::{Cmd, Value, cluster_routing::Slot};
 
 use self::{
     cluster::Cluster,
@@ -26,7 +26,7 @@ use self::{
     endpoint::Endpoints,
     errors::SendError,
     sentinel::Sentinel,
-    url::Topology,
+    url::{Host, Topology},
 };
 
 pub(crate) enum RedisClient {
@@ -105,6 +105,14 @@ impl RedisClient {
                 let keys = tags.iter().map(|tag| format!("{prefix}{{{tag}}}:probe"));
                 Ok(keys.collect())
             }
+        }
+    }
+
+    /// The master of a cluster that has this key.
+    pub(crate) fn master(&self, key: &str) -> Option<Host> {
+        match self {
+            Self::One(_) | Self::Sentinel(_) => None,
+            Self::Cluster(cluster) => cluster.master(Slot::for_key(key)),
         }
     }
 

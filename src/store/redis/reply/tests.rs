@@ -75,7 +75,7 @@ fn decided(parts: &[ReplyValue], operations: &[Operation]) -> Result<Vec<BatchRe
 #[test]
 fn a_reply_gives_an_outcome_for_each_operation() {
     let figures = |used| {
-        Some(PoolFigures {
+        Some(PoolBalance {
             pool: pool(),
             allowance: Tokens::ZERO,
             used: Tokens::new(used).expect("small"),
@@ -118,14 +118,7 @@ fn a_reply_gives_an_outcome_for_each_operation() {
         }),
         Outcome::Refused(Refusal::UnknownRequestId),
     ];
-    let operations = [
-        reserve(),
-        reserve(),
-        reserve(),
-        settle(),
-        settle(),
-        settle(),
-    ];
+    let operations = [vec![reserve(); 3], vec![settle(); 3]].concat();
     let record = [Number(1), Number(2), Number(9), Text("record")];
     let written = vec![WrittenPool {
         place: 1,
@@ -146,6 +139,11 @@ fn a_reply_gives_an_outcome_for_each_operation() {
     let (why, key) = ("foreign".to_owned(), "k".to_owned());
     let failed = BatchReply::Failed { why, key };
     assert_eq!(replies, [failed, BatchReply::Done(outcomes, written)]);
+}
+
+#[test]
+fn another_day_answers_every_batch() {
+    let batches = [batch(&[reserve()]), batch(&[settle()])];
     let day = [packed(&TIME), packed(&[Text("day")])].concat();
     let (_, replies) = parse_decided(&day, &batches.each_ref()).expect("a reply");
     assert_eq!(replies, [BatchReply::DayChanged, BatchReply::DayChanged]);

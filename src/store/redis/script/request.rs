@@ -10,7 +10,7 @@ use crate::{
     domain::{Eligibility, ModelName, Overflow, PoolName, ProjectId, RequestFields, Verdict},
     store::{
         Batch, Operation, Recording,
-        letters::{letter, workload_letter},
+        codes::{verdict_code, workload_code},
         redis::recovery::snapshots::PoolSnapshot,
     },
 };
@@ -31,17 +31,17 @@ const HEADER: usize = 10;
 /// twin of the layout in call.lua.
 #[derive(Default)]
 struct BatchArgument {
-    pools: Section<3>,
-    rows: Section<1>,
-    classes: Section<3>,
-    ids: Section<1>,
-    lookups: Section<1>,
-    operations: Section<1>,
+    pools: ArgumentSection<3>,
+    rows: ArgumentSection<1>,
+    classes: ArgumentSection<3>,
+    ids: ArgumentSection<1>,
+    lookups: ArgumentSection<1>,
+    operations: ArgumentSection<1>,
 }
 
 /// MessagePack values, one behind the other.
 #[derive(Default)]
-struct Section<const WIDTH: usize> {
+struct ArgumentSection<const WIDTH: usize> {
     values: usize,
     packed: Vec<u8>,
 }
@@ -124,7 +124,7 @@ impl ScriptCall {
             dictionary.push_lookups(&mut argument.lookups);
         }
 
-        let mut header = Section::<HEADER>::default();
+        let mut header = ArgumentSection::<HEADER>::default();
         header.flag(terms.overflow == Overflow::CloseUntilReset);
         header.number(first_key);
         header.flag(options.sends_snapshots);
@@ -173,7 +173,7 @@ impl BatchArgument {
         }
     }
 
-    fn pack(self, mut header: Section<HEADER>) -> Vec<u8> {
+    fn pack(self, mut header: ArgumentSection<HEADER>) -> Vec<u8> {
         let Self {
             pools,
             rows,
@@ -262,7 +262,9 @@ impl<'b> Dictionary<'b> {
             return class;
         }
         let target = match eligibility {
-            Eligibility::Ineligible(reason) => Target::Billed(letter(Verdict::Billed(*reason))),
+            Eligibility::Ineligible(reason) => {
+                Target::Billed(verdict_code(Verdict::Billed(*reason)))
+            }
             Eligibility::Eligible(pool) => Target::Pool(self.pool(pool)),
         };
         let (project, model) = (&fields.project, &fields.model);
@@ -273,7 +275,7 @@ impl<'b> Dictionary<'b> {
         });
         let class = RequestClass {
             target,
-            workload: workload_letter(fields.workload),
+            workload: workload_code(fields.workload),
             row,
             is_listed,
         };
@@ -302,7 +304,7 @@ impl<'b> Dictionary<'b> {
 
     /// Adds the fields that are read with the ids: none of them can be an id, since they begin with a control
     /// character.
-    fn push_lookups(&self, lookups: &mut Section<1>) {
+    fn push_lookups(&self, lookups: &mut ArgumentSection<1>) {
         lookups.text("\u{1}");
         for class in &self.classes {
             let pool = match class.target {
@@ -320,7 +322,7 @@ impl<'b> Dictionary<'b> {
 
 const VEC: &str = "a Vec takes every byte";
 
-impl<const WIDTH: usize> Section<WIDTH> {
+impl<const WIDTH: usize> ArgumentSection<WIDTH> {
     fn items(&self) -> usize {
         self.values / WIDTH
     }
@@ -359,7 +361,7 @@ mod tests {
 
     #[test]
     fn codes_and_widths_are_those_of_the_script() {
-        fn width<const WIDTH: usize>(_: &Section<WIDTH>) -> usize {
+        fn width<const WIDTH: usize>(_: &ArgumentSection<WIDTH>) -> usize {
             WIDTH
         }
         let BatchArgument { pools, classes, .. } = BatchArgument::default();
