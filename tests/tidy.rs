@@ -142,6 +142,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "settings",
             "store",
             "telemetry",
+            "wall_clock",
         ],
     ),
     (

@@ -43,7 +43,7 @@ pub struct Caller {
 }
 
 /// What a caller may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Reserve, settle and release.
     Reserve,
@@ -90,13 +90,13 @@ pub enum Unauthenticated {
 }
 
 impl Callers {
-    /// Reads a callers file's text. It is taken whole or not at all.
+    /// Reads a callers file, which is taken whole or not at all.
     ///
     /// # Errors
     ///
     /// Every fault in it, with line and key; `file` names it there.
-    pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
-        crate::files::toml::read(file, text, schema::callers)
+    pub fn parse(file: &str, text: impl AsRef<[u8]>) -> Result<Self, Faults> {
+        crate::files::toml::read(file, text.as_ref(), schema::callers)
     }
 
     /// The callers, ordered by name.

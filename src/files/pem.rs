@@ -1,4 +1,4 @@
-//! Files in PEM: certificates and keys, with faults that name the setting and the file.
+//! Files in PEM: certificates and keys, with errors that name the setting and the file.
 
 use std::{
     fs, io,
@@ -7,7 +7,10 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use tokio::task::JoinError;
 use x509_parser::parse_x509_certificate;
+
+use super::read::ReadError;
 
 /// A file that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,10 +35,25 @@ pub enum PemError {
         /// What is wrong with it.
         fault: String,
     },
+    /// The parser panicked: a defect.
+    #[error("the reader failed: {0}")]
+    Panicked(#[from] JoinError),
 }
 
 impl PemError {
-    /// The file holds something else: `fault` goes on where its name ends.
+    /// The file was not read.
+    pub fn unread(setting: &'static str, path: &Path, error: ReadError) -> Self {
+        match error {
+            ReadError::Io(source) => Self::Unreadable {
+                setting,
+                path: path.to_owned(),
+                source,
+            },
+            other => Self::foreign(setting, path, other.to_string()),
+        }
+    }
+
+    /// The file holds something else: `fault` completes the sentence that its name begins.
     pub fn foreign(setting: &'static str, path: &Path, fault: impl Into<String>) -> Self {
         Self::Foreign {
             setting,
@@ -58,7 +76,7 @@ pub fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, PemError> {
     })
 }
 
-/// Until when the first of these certificates is valid; none where there is none that can be read.
+/// The end of the first certificate's validity, if it can be read.
 #[must_use]
 pub fn expires(pem: &[u8]) -> Option<DateTime<Utc>> {
     let leaf = CertificateDer::from_pem_slice(pem).ok()?;
@@ -66,7 +84,7 @@ pub fn expires(pem: &[u8]) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(leaf.validity().not_after.timestamp(), 0)
 }
 
-/// At least one: an empty list of authorities would trust nobody, and say so only at each connection.
+/// At least one certificate: with an empty list of authorities, every connection would fail.
 ///
 /// # Errors
 ///

@@ -14,7 +14,7 @@ use crate::domain::{ModelName, OrgId, Overflow, PoolName, ProjectId, Tokens};
 const MAX_NAMED: usize = 20;
 
 /// What another policy changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Diff {
     /// Settings of the programme.
     pub program: Truncated<Change<&'static str, String>>,
@@ -137,6 +137,12 @@ impl<T> Truncated<T> {
         let count = all.len();
         let first = all.into_iter().take(MAX_NAMED).map(named).collect();
         Self { first, count }
+    }
+}
+
+impl<T> Default for Truncated<T> {
+    fn default() -> Self {
+        Self::from_iter([])
     }
 }
 

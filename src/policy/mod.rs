@@ -2,7 +2,7 @@
 //!
 //! Rules: docs/CONTRACT.md, "The programme" and the order of the billed reasons. [`Assessor`] is
 //! the one place that judges eligibility; whether an eligible request still fits, the store
-//! decides. `file.rs` reads and validates the policy file, `watch.rs` follows it while the service runs.
+//! decides. `schema.rs` has the policy file's schema, `watch.rs` follows the file while the service runs.
 
 mod diff;
 mod load;
@@ -18,7 +18,7 @@ use std::{
 use self::warnings::Lints;
 pub use self::{
     diff::{Change, Diff, Grant, OrgChange, Truncated},
-    load::{LoadError, LoadedPolicy, MAX_BYTES, Version, parse},
+    load::{MAX_BYTES, parse},
     watch::{PolicySource, PolicyStatus},
 };
 use crate::{
@@ -123,7 +123,7 @@ impl Policy {
     ///
     /// Every fault in it, with line and key; `file` names it there.
     pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
-        crate::files::toml::read(file, text, schema::policy)
+        load::parse(file, text.as_bytes())
     }
 
     /// What holds for all organizations.

@@ -16,7 +16,7 @@ use super::{
 use crate::store::StoreError;
 
 /// What to do with a Redis that may evict what Tollgate counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum UnsafeEviction {
     /// No call is answered by it.
     Refuse,
