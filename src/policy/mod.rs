@@ -17,7 +17,7 @@ use std::{
 
 use self::warnings::Lints;
 pub use self::{
-    diff::{Change, Diff, Grant, OrgChange, Truncated},
+    diff::{Diff, Truncated},
     load::{MAX_BYTES, parse},
     watch::{PolicySource, PolicyStatus},
 };
@@ -56,9 +56,9 @@ pub struct Program {
     pub overflow: Overflow,
     /// The kinds of work that can be free.
     pub covered_workloads: Vec<Workload>,
-    /// The last free day; none while no end is announced.
+    /// The last free day, if an end is announced.
     pub ends_on: Option<UtcDay>,
-    /// The day of which the lists of models are; none where that is not said.
+    /// The day of the lists of models, if the file says it.
     pub as_of: Option<UtcDay>,
 }
 
@@ -86,27 +86,27 @@ pub enum DataSharing {
     Off,
 }
 
-/// Where an organization stands today.
+/// What an organization is entitled to on a day.
 #[derive(Debug, Clone)]
 pub struct Enrollment {
     /// The usage tier, 1 to 5.
     pub tier: u8,
-    /// Why nothing of it can be free today, where that is so.
+    /// Why nothing of it can be free, if so.
     pub not_enrolled: Option<BilledReason>,
-    /// What it is granted in each pool; nothing where it is not enrolled.
+    /// Its allowance in each pool; 0 if it is not enrolled.
     pub terms: Arc<Terms>,
 }
 
-/// What the policy says of one organization's requests on one day.
+/// Assesses the requests of one organization on one day.
 #[derive(Debug)]
 pub struct Assessor<'p> {
     policy: &'p Policy,
-    /// Where the policy knows it.
+    /// None if the policy doesn't know it.
     org: Option<(&'p Organization, Option<BilledReason>)>,
 }
 
 impl Policy {
-    /// The programme of docs/CONTRACT.md with a demo organization, `org-demo`.
+    /// The programme of docs/CONTRACT.md, with a demo organization.
     ///
     /// # Panics
     ///
@@ -117,7 +117,7 @@ impl Policy {
             .expect("the built-in policy is valid, as a test shows")
     }
 
-    /// Reads a policy file's text. It is taken whole or not at all.
+    /// Parses a policy file's text, which is taken whole or not at all.
     ///
     /// # Errors
     ///
@@ -165,13 +165,13 @@ impl Policy {
             .count()
     }
 
-    /// Where an organization stands on a day; `None` where the policy doesn't know it.
+    /// The enrollment of an organization on a day; `None` if the policy doesn't know it.
     #[must_use]
     pub fn enrollment(&self, org: &OrgId, day: UtcDay) -> Option<Enrollment> {
         self.orgs.get(org).map(|org| self.enrollment_of(org, day))
     }
 
-    /// What is to be said of an organization's requests on a day.
+    /// Assesses an organization's requests on a day.
     #[must_use]
     pub fn assessor(&self, org: &OrgId, day: UtcDay) -> Assessor<'_> {
         let org = self.orgs.get(org);
@@ -190,7 +190,7 @@ impl Policy {
         }
     }
 
-    /// Why nothing of an organization can be free on a day, where that is so.
+    /// Why nothing of an organization can be free on a day, if so.
     fn not_enrolled(&self, org: &Organization, day: UtcDay) -> Option<BilledReason> {
         if org.data_sharing == DataSharing::Off {
             Some(BilledReason::OrganizationNotEnrolled)
@@ -214,13 +214,13 @@ impl Policy {
 }
 
 impl Assessor<'_> {
-    /// Whether the policy knows the organization. A stranger's requests are not counted.
+    /// Whether the policy knows the organization. If not, its requests are not counted.
     #[must_use]
     pub fn knows_org(&self) -> bool {
         self.org.is_some()
     }
 
-    /// What the organization is granted in each pool; nothing where it is unknown or not enrolled.
+    /// The organization's allowance in each pool; 0 if it is unknown or not enrolled.
     #[must_use]
     pub fn terms(&self) -> Arc<Terms> {
         Arc::clone(match self.org {

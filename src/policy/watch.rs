@@ -7,7 +7,7 @@ use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{
     BUILTIN_NAME, BUILTIN_TEXT, Policy,
-    diff::{Diff, Truncated},
+    diff::Diff,
     load::{self, MAX_BYTES},
 };
 use crate::{
@@ -170,9 +170,6 @@ impl PolicySource {
     }
 
     fn log_loaded(&self, replaces: Version, diff: &Diff) {
-        fn first<T: std::fmt::Display>(listed: &Truncated<T>) -> Option<String> {
-            (listed.count > 0).then(|| listed.to_string())
-        }
         tracing::info!(
             policy = self.name(),
             policy_version = %self.status.borrow().version,
@@ -182,14 +179,14 @@ impl PolicySource {
             orgs_removed = diff.orgs_removed.count,
             orgs_changed = diff.orgs_changed.count,
             tier_changes = diff.tier_changes,
-            added = first(&diff.orgs_added),
-            removed = first(&diff.orgs_removed),
-            changed = first(&diff.orgs_changed),
-            program = first(&diff.program),
-            pools_added = first(&diff.pools_added),
-            pools_removed = first(&diff.pools_removed),
-            models = first(&diff.models),
-            allowances = first(&diff.allowances),
+            added = diff.orgs_added.described(),
+            removed = diff.orgs_removed.described(),
+            changed = diff.orgs_changed.described(),
+            program = diff.program.described(),
+            pools_added = diff.pools_added.described(),
+            pools_removed = diff.pools_removed.described(),
+            models = diff.models.described(),
+            allowances = diff.allowances.described(),
             "the policy file is taken"
         );
     }

@@ -1,11 +1,19 @@
-//! The settings file: the sections `[tls]`, `[http_tls]` and `[bounds]`, and how values are read.
+//! The sections of the settings file, and the forms of its values.
 
 use std::{path::PathBuf, time::Duration};
 
-use super::choice;
+use super::{
+    SettingsError,
+    args::{REDIS_PASSWORD, SENTINEL_PASSWORD, variable},
+    choice,
+};
 use crate::{
     files::toml::{Entry, Section},
     net::{Bounds, ClientCertificates, ListenerTls, TlsNames},
+    store::{
+        UsageLimits,
+        redis::{Login, Password, RedisConfig, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
+    },
 };
 
 const KIB: u64 = 1024;
@@ -92,6 +100,211 @@ pub(super) fn bounds(section: &Section<'_>) -> Bounds {
     };
     section.finish();
     bounds
+}
+
+/// The section `[redis]`.
+pub(super) struct RedisSettings {
+    key_prefix: String,
+    timeouts: Timeouts,
+    unsafe_eviction: UnsafeEviction,
+    wait_replicas: u16,
+    ca_file: Option<PathBuf>,
+    cert_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
+    login: RedisLogin,
+    sentinel_login: Login,
+}
+
+/// How to log in to Redis, as far as the file says it.
+struct RedisLogin {
+    username: Option<String>,
+    password: Option<String>,
+    password_file: Option<PathBuf>,
+    database: Option<i64>,
+}
+
+/// More replicas than anybody has.
+const MAX_WAIT_REPLICAS: u64 = 100;
+
+/// Redis counts its databases with 32 bits.
+const MAX_DATABASE: u64 = i32::MAX as u64;
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_millis(500);
+
+impl RedisSettings {
+    pub(super) fn read(redis: &Section<'_>) -> Self {
+        let time = |key| redis.get(key, timeout).unwrap_or(DEFAULT_TIMEOUT);
+        let prefix = redis.get("key_prefix", key_prefix);
+        let eviction = redis.get("unsafe_eviction", |entry| entry.parse(choice));
+        let replicas = redis.get("wait_replicas", |entry| entry.number(0, MAX_WAIT_REPLICAS));
+        let settings = Self {
+            key_prefix: prefix.unwrap_or_else(|| "tollgate:".to_owned()),
+            timeouts: Timeouts {
+                connect: time("connect_timeout"),
+                response: time("response_timeout"),
+            },
+            unsafe_eviction: eviction.unwrap_or(UnsafeEviction::Refuse),
+            wait_replicas: replicas.unwrap_or(0),
+            ca_file: redis.get("ca_file", path),
+            cert_file: redis.get("cert_file", path),
+            key_file: redis.get("key_file", path),
+            login: RedisLogin {
+                username: redis.get("username", text),
+                password: redis.get("password", text),
+                password_file: redis.get("password_file", path),
+                database: redis
+                    .get("database", |entry| entry.number::<u32>(0, MAX_DATABASE))
+                    .map(i64::from),
+            },
+            sentinel_login: Login {
+                username: redis.get("sentinel_user", text),
+                password: redis.get("sentinel_password", text).map(Password::Text),
+                database: None,
+            },
+        };
+        redis.finish();
+        settings
+    }
+
+    /// With the URL. A setting that the URL has no use for is an error: what it should protect would go unprotected.
+    pub(super) fn into_config(
+        self,
+        url: RedisUrl,
+        usage_limits: UsageLimits,
+    ) -> Result<RedisConfig, SettingsError> {
+        let tls = tls_files(&url, self.ca_file, self.cert_file, self.key_file)?;
+        let sentinel_login = with_sentinel_password(&url, self.sentinel_login)?;
+        let login = merged_login(&url, self.login)?;
+        Ok(RedisConfig {
+            url: url.with_login(login),
+            tls,
+            sentinel_login,
+            key_prefix: self.key_prefix,
+            timeouts: self.timeouts,
+            wait_replicas: self.wait_replicas,
+            usage_limits,
+            unsafe_eviction: self.unsafe_eviction,
+        })
+    }
+}
+
+fn wrong<T>(name: &'static str, fault: &str) -> Result<T, SettingsError> {
+    Err(SettingsError::value(name, fault))
+}
+
+fn tls_files(
+    url: &RedisUrl,
+    ca_file: Option<PathBuf>,
+    cert_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
+) -> Result<TlsFiles, SettingsError> {
+    for (name, file) in [
+        ("redis.ca_file", &ca_file),
+        ("redis.cert_file", &cert_file),
+        ("redis.key_file", &key_file),
+    ] {
+        if file.is_some() && !url.is_encrypted() {
+            return wrong(name, "is for a store that is reached over TLS: rediss://…");
+        }
+    }
+    let client = match (cert_file, key_file) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        (Some(_), None) => return wrong("redis.cert_file", "needs redis.key_file beside it"),
+        (None, Some(_)) => return wrong("redis.key_file", "needs redis.cert_file beside it"),
+    };
+    Ok(TlsFiles { ca_file, client })
+}
+
+fn with_sentinel_password(url: &RedisUrl, mut login: Login) -> Result<Login, SettingsError> {
+    if login != Login::default() && !url.has_sentinels() {
+        let name = "redis.sentinel_password";
+        return wrong(
+            name,
+            "is for a store that sentinels watch: redis+sentinel://…",
+        );
+    }
+    if let Some(password) = variable(SENTINEL_PASSWORD)? {
+        login.password = Some(Password::Text(password));
+    }
+    if login.username.is_some() && login.password.is_none() {
+        return wrong(
+            "redis.sentinel_user",
+            "needs redis.sentinel_password beside it",
+        );
+    }
+    Ok(login)
+}
+
+/// Who logs in, and where: what the URL says, and what the settings say instead. What is said twice is a mistake:
+/// one of the two would be ignored.
+fn merged_login(url: &RedisUrl, file: RedisLogin) -> Result<Login, SettingsError> {
+    const TWICE: &str = "is set, and the URL of the store names one, too: remove one of them";
+    let Login {
+        mut username,
+        mut password,
+        mut database,
+    } = url.login().clone();
+    let names_user = file.username.is_some();
+    if let Some(given) = file.username
+        && username.replace(given).is_some()
+    {
+        return wrong("redis.username", TWICE);
+    }
+    let variable = variable(REDIS_PASSWORD)?;
+    if file.password_file.is_some() {
+        let beside = [
+            ("redis.password", file.password.is_some()),
+            (REDIS_PASSWORD, variable.is_some()),
+        ];
+        if let Some((other, _)) = beside.into_iter().find(|(_, given)| *given) {
+            let fault = format!("is set, and {other}, too: remove one of them");
+            return wrong("redis.password_file", &fault);
+        }
+    }
+    let text = |text: String| Some(Password::Text(text));
+    let (name, given) = match (variable, file.password, file.password_file) {
+        (Some(variable), _, _) => (REDIS_PASSWORD, text(variable)),
+        (None, Some(password), _) => ("redis.password", text(password)),
+        (None, None, Some(path)) => ("redis.password_file", Some(Password::File(path))),
+        (None, None, None) => ("redis.username", None),
+    };
+    if let Some(given) = given
+        && password.replace(given).is_some()
+    {
+        return wrong(name, TWICE);
+    }
+    if names_user && password.is_none() {
+        return wrong(
+            name,
+            "names a user without a password: set redis.password, redis.password_file or \
+             TOLLGATE_REDIS_PASSWORD",
+        );
+    }
+    if let Some(given) = file.database {
+        if url.is_cluster() && given > 0 {
+            return wrong("redis.database", "must be 0: a cluster has one database");
+        }
+        if database.replace(given).is_some() {
+            return wrong("redis.database", TWICE);
+        }
+    }
+    Ok(Login {
+        username,
+        password,
+        database,
+    })
+}
+
+/// Not in a key's hash tag, and no control characters. It is not trimmed: under another prefix counters begin at zero.
+fn key_prefix(entry: &Entry<'_>) -> Option<String> {
+    let prefix = entry.text()?;
+    if prefix.contains(['{', '}']) || prefix.chars().any(char::is_control) {
+        entry
+            .fault("must not hold braces (the organization is the hash tag) or control characters");
+        return None;
+    }
+    Some(prefix.to_owned())
 }
 
 pub(super) fn text(entry: &Entry<'_>) -> Option<String> {

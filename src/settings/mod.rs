@@ -6,7 +6,6 @@
 
 pub(crate) mod args;
 mod file;
-mod redis;
 
 use std::{cell::RefCell, fs, path::PathBuf, time::Duration};
 
@@ -15,8 +14,7 @@ use clap::ValueEnum;
 pub use self::args::{ServeArgs, warn_of_unknown_variables, warn_of_unused_passwords};
 use self::{
     args::{variable, variable_name},
-    file::{retention, timeout},
-    redis::RedisSettings,
+    file::{RedisSettings, retention, timeout},
 };
 use crate::{
     files::toml::{self, Entry, Faults, Section},
