@@ -17,7 +17,7 @@
 //! | [`server`] | binds, wires, runs and drains | all of these |
 //! | [`settings`] | what an operator can set | what it configures |
 //! | [`cli`] | the subcommands: a client, `check-policy` and the like | `grpc::proto`, `policy`, `auth`, `settings` |
-//! | [`bench`] | `tollgate bench`, a load generator | the client of `cli` |
+//! | [`mod@bench`] | `tollgate bench`, a load generator | the client of `cli` |
 //! | [`files`], [`tls`], [`wall_clock`] | files that are read, parsed and followed; TLS as a client; the wall clock | |
 //!
 //! # The invariants

@@ -21,7 +21,7 @@ pub use self::{
     peer::{BadCertificate, CertificateName, Peer, PortSecurity},
     token::{TokenHash, new_token},
 };
-use crate::{domain::OrgId, files::toml::Faults};
+use crate::domain::OrgId;
 
 /// A validated callers file.
 #[derive(Debug)]
@@ -89,15 +89,6 @@ pub enum Unauthenticated {
 }
 
 impl Callers {
-    /// Reads a callers file, which is taken whole or not at all.
-    ///
-    /// # Errors
-    ///
-    /// Every fault in it, with line and key; `file` names it there.
-    pub fn parse(file: &str, text: impl AsRef<[u8]>) -> Result<Self, Faults> {
-        crate::files::toml::read(file, text.as_ref(), schema::callers)
-    }
-
     /// The callers, ordered by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Caller> {
         self.by_name.values().map(|caller| &**caller)

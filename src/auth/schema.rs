@@ -8,7 +8,7 @@ use std::{
 use super::{Caller, Callers, CertificateName, Organizations, Role, TokenHash};
 use crate::{
     domain::{OrgId, ids::MAX_NAME_BYTES},
-    files::toml::{Entry, Section, distinct},
+    files::toml::{self, Entry, Faults, Section, distinct},
 };
 
 /// One in use, and the one that follows or precedes it.
@@ -29,8 +29,28 @@ struct Credentials<'d> {
     tokens: HashMap<String, Owner<'d>>,
 }
 
+impl Callers {
+    /// Reads a callers file, which is taken whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// Every fault in it, with line and key; `file` names it there.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
+        Self::from_bytes(file, text.as_bytes())
+    }
+
+    /// As [`parse`](Self::parse) does. If the bytes are not UTF-8, that is a fault.
+    ///
+    /// # Errors
+    ///
+    /// Every fault in it.
+    pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self, Faults> {
+        toml::read(file, bytes, callers)
+    }
+}
+
 /// The whole file. `None` only where a fault was reported.
-pub(super) fn callers(root: &Section<'_>) -> Option<Callers> {
+fn callers(root: &Section<'_>) -> Option<Callers> {
     let section = root.require("callers", Entry::section);
     root.finish();
     let section = section?;

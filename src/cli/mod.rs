@@ -18,7 +18,10 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use clap::{Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
+use clap::{
+    Parser, Subcommand, ValueEnum,
+    builder::{NonEmptyStringValueParser, PathBufValueParser},
+};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use tonic::Status;
 
@@ -37,7 +40,7 @@ use crate::{
         SettleRequest, quota_service_client::QuotaServiceClient,
     },
     policy::{self, Policy},
-    settings::ServeArgs,
+    settings::{ServeArgs, args::TrimmedParser},
 };
 
 /// Decides whether an LLM request is wholly free or wholly billed, and counts it.
@@ -60,14 +63,16 @@ pub enum Command {
     /// Read a policy file and tell what it holds, or every fault in it
     CheckPolicy {
         /// The policy file (TOML)
+        #[arg(value_parser = TrimmedParser(PathBufValueParser::new()))]
         file: PathBuf,
         /// Tell what it changes in this one, such as the one in force
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
         against: Option<PathBuf>,
     },
     /// Read a callers file and tell what it holds, or every fault in it
     CheckCallers {
         /// The callers file (TOML)
+        #[arg(value_parser = TrimmedParser(PathBufValueParser::new()))]
         file: PathBuf,
     },
     /// Print a new random token, and the line by which the callers file knows it
@@ -201,7 +206,7 @@ fn read_policy(file: &Path) -> anyhow::Result<Policy> {
     let name = file.display().to_string();
     let opened = fs::File::open(file).with_context(|| format!("{name} can't be read"))?;
     let bytes = read_all(opened, policy::MAX_BYTES).map_err(|error| anyhow!("{name} {error}"))?;
-    policy::parse(&name, &bytes).map_err(|faults| {
+    Policy::from_bytes(&name, &bytes).map_err(|faults| {
         anyhow!(
             "{}\n{faults}",
             tables::counted(faults.faults.len(), "fault")

@@ -1,7 +1,7 @@
 //! Files in PEM: certificates and keys, with errors that name the setting and the file.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -15,19 +15,9 @@ use super::read::ReadError;
 /// A file that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PemError {
-    /// It can't be read.
-    #[error("{setting}: {} can't be read", path.display())]
-    Unreadable {
-        /// Which setting names it.
-        setting: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It holds something else.
+    /// It can't be read, or holds something else.
     #[error("{setting}: {} {fault}", path.display())]
-    Foreign {
+    Unusable {
         /// Which setting names it.
         setting: &'static str,
         /// The file.
@@ -41,39 +31,23 @@ pub enum PemError {
 }
 
 impl PemError {
-    /// The file was not read.
-    pub fn unread(setting: &'static str, path: &Path, error: ReadError) -> Self {
-        match error {
-            ReadError::Io(source) => Self::Unreadable {
-                setting,
-                path: path.to_owned(),
-                source,
-            },
-            other => Self::foreign(setting, path, other.to_string()),
-        }
-    }
-
-    /// The file holds something else: `fault` completes the sentence that its name begins.
-    pub fn foreign(setting: &'static str, path: &Path, fault: impl Into<String>) -> Self {
-        Self::Foreign {
+    /// `fault` completes the sentence that the file's name begins.
+    pub fn foreign(setting: &'static str, path: &Path, fault: impl ToString) -> Self {
+        Self::Unusable {
             setting,
             path: path.to_owned(),
-            fault: fault.into(),
+            fault: fault.to_string(),
         }
     }
 }
 
-/// A file as it is.
+/// Reads a file as it is.
 ///
 /// # Errors
 ///
 /// It can't be read.
 pub fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, PemError> {
-    fs::read(path).map_err(|source| PemError::Unreadable {
-        setting,
-        path: path.to_owned(),
-        source,
-    })
+    fs::read(path).map_err(|error| PemError::foreign(setting, path, ReadError::Io(error)))
 }
 
 /// The end of the first certificate's validity, if it can be read.

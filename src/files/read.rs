@@ -26,7 +26,7 @@ pub enum ReadError {
     #[error("can't be read: it is no regular file")]
     NotAFile,
     /// Larger than allowed.
-    #[error("can't be read: it is larger than {} MiB", .max >> 20)]
+    #[error("can't be read: it is larger than {}", binary_size(*.max))]
     TooLarge {
         /// In bytes.
         max: u64,
@@ -34,6 +34,14 @@ pub enum ReadError {
     /// It changed with every attempt.
     #[error("can't be read: it is being written all the time")]
     Unstable,
+}
+
+/// In MiB, or in KiB if it is less than one.
+fn binary_size(bytes: u64) -> String {
+    match bytes >> 20 {
+        0 => format!("{} KiB", bytes >> 10),
+        mebibytes => format!("{mebibytes} MiB"),
+    }
 }
 
 impl PartialEq for ReadError {

@@ -99,12 +99,7 @@ pub fn read<T>(
         }
     };
     let (root, errors) = DeTable::parse_recoverable(text);
-    let document = Document {
-        text,
-        line_ends: OnceCell::new(),
-        faults: RefCell::new(Vec::new()),
-        empty: DeTable::new(),
-    };
+    let document = Document::new(text);
     for error in &errors {
         let span = error.span().unwrap_or_default();
         let is_duplicate = error.message() == DUPLICATE_KEY;
@@ -116,19 +111,24 @@ pub fn read<T>(
     let value = if is_broken {
         None
     } else {
-        schema(&Section {
-            document: &document,
-            path: String::new(),
-            span: 0..0,
-            table: root.get_ref(),
-            known: RefCell::default(),
-        })
+        schema(&Section::root(&document, root.get_ref()))
     };
     match (value, document.faults.into_inner()) {
         (Some(value), faults) if faults.is_empty() => Ok(value),
         (None, faults) if faults.is_empty() => invalid(vec![fault(1, "can't be taken")]),
         (_, faults) => invalid(faults),
     }
+}
+
+/// The paths of all keys that `schema` reads of this document.
+pub(crate) fn keys(text: &str, schema: impl FnOnce(&Section<'_>)) -> Vec<String> {
+    let (root, _) = DeTable::parse_recoverable(text);
+    let document = Document {
+        keys: Some(RefCell::default()),
+        ..Document::new(text)
+    };
+    schema(&Section::root(&document, root.get_ref()));
+    document.keys.map(RefCell::into_inner).unwrap_or_default()
 }
 
 const DUPLICATE_KEY: &str = "duplicate key";
@@ -140,9 +140,21 @@ struct Document<'t> {
     faults: RefCell<Vec<Diagnostic>>,
     /// The table of a section that is not there.
     empty: DeTable<'t>,
+    /// The keys that were read, if they are collected.
+    keys: Option<RefCell<Vec<String>>>,
 }
 
-impl Document<'_> {
+impl<'t> Document<'t> {
+    fn new(text: &'t str) -> Self {
+        Self {
+            text,
+            line_ends: OnceCell::new(),
+            faults: RefCell::default(),
+            empty: DeTable::new(),
+            keys: None,
+        }
+    }
+
     fn line(&self, span: &Range<usize>) -> usize {
         let ends = self.line_ends.get_or_init(|| {
             let ends = self.text.bytes().enumerate();
@@ -204,10 +216,27 @@ pub struct Entry<'d> {
 }
 
 impl<'d> Section<'d> {
+    fn root(document: &'d Document<'d>, table: &'d DeTable<'d>) -> Self {
+        Self {
+            document,
+            path: String::new(),
+            span: 0..0,
+            table,
+            known: RefCell::default(),
+        }
+    }
+
     /// The value of a key, which is known from now on.
     pub fn entry(&self, key: &'static str) -> Option<Entry<'d>> {
-        self.known.borrow_mut().push(key);
+        self.know(key);
         self.find(key)
+    }
+
+    fn know(&self, key: &'static str) {
+        self.known.borrow_mut().push(key);
+        if let Some(keys) = &self.document.keys {
+            keys.borrow_mut().push(self.join(key));
+        }
     }
 
     /// Reads the value of a key, if it is there.
@@ -236,7 +265,7 @@ impl<'d> Section<'d> {
         key: &'static str,
         read: impl FnOnce(&Entry<'d>) -> Option<T>,
     ) -> Option<T> {
-        self.known.borrow_mut().push(key);
+        self.know(key);
         read(&self.require_named(key)?)
     }
 

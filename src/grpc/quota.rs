@@ -178,7 +178,7 @@ impl QuotaService for Quota {
         let ledger = self.in_time(request.metadata());
         let permit = self.permit(&request)?;
         let org = convert::org(request.into_inner().org, &permit)?;
-        let quota = ledger.quota(&org).await.map_err(errors::status)?;
+        let quota = ledger.quota(&org).await.map_err(errors::query_status)?;
         Ok(Response::new(convert::quota_response(&org, quota)))
     }
 
@@ -189,7 +189,10 @@ impl QuotaService for Quota {
         let ledger = self.in_time(request.metadata());
         let permit = self.permit(&request)?;
         let (org, page) = convert::usage_page(request.into_inner(), &permit)?;
-        let usage = ledger.usage(&org, page).await.map_err(errors::status)?;
+        let usage = ledger
+            .usage(&org, page)
+            .await
+            .map_err(errors::query_status)?;
         Ok(Response::new(convert::usage_response(&org, usage)))
     }
 }

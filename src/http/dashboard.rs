@@ -171,7 +171,7 @@ fn refused(error: LedgerError) -> Refused {
         ),
         LedgerError::Store(error) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("the store has no answer: {}", error.in_short()),
+            format!("the store has no answer: {}", error.public_message()),
         ),
         _ => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     };

@@ -76,6 +76,11 @@ async fn readyz(State(standing): State<Standing>) -> (StatusCode, String) {
     if status == StatusCode::OK && losses > 0 {
         told += &format!("losses of the store that were restored: {losses}\n");
     }
+    if status == StatusCode::OK
+        && let Some(why) = standing.ledger.partial_refusal()
+    {
+        told += &format!("a part of the store refuses: {why}\n");
+    }
     if let Some(step) = standing.ledger.latest_clock_step() {
         told += &format!("{step}: each day keeps its own counters\n");
     }

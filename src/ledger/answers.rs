@@ -8,11 +8,11 @@ use super::outage::Down;
 
 use crate::{
     domain::{
-        CounterFull, ModelName, OrgId, PoolCounters, PoolName, ProjectId, Refusal, RequestFields,
-        RequestId, Tokens, UsageCounters, UtcDay, Verdict,
+        CounterOverflow, ModelName, OrgId, PoolCounters, PoolName, ProjectId, Refusal,
+        RequestFields, RequestId, Tokens, UsageCounters, UtcDay, Verdict,
     },
     policy::Enrollment,
-    store::{PoolFigures, StoreError},
+    store::{PoolBalance, StoreError},
 };
 
 /// A request that a gateway is about to dispatch.
@@ -34,7 +34,7 @@ pub struct Reserved {
     /// FREE or BILLED.
     pub verdict: Verdict,
     /// The pool, where the request was eligible.
-    pub pool: Option<PoolFigures>,
+    pub pool: Option<PoolBalance>,
     /// The first answer again.
     pub replayed: bool,
     /// The next midnight by the store's clock.
@@ -49,7 +49,7 @@ pub struct Settled {
     /// Another verdict than at Reserve.
     pub verdict_changed: bool,
     /// The pool, where the request was eligible.
-    pub pool: Option<PoolFigures>,
+    pub pool: Option<PoolBalance>,
     /// Settled so before.
     pub replayed: bool,
     /// The next midnight by the store's clock.
@@ -62,7 +62,7 @@ pub struct Released {
     /// What was taken back.
     pub tokens: Tokens,
     /// The pool, where the request was eligible.
-    pub pool: Option<PoolFigures>,
+    pub pool: Option<PoolBalance>,
     /// Released before.
     pub replayed: bool,
     /// The next midnight by the store's clock.
@@ -79,7 +79,7 @@ pub struct Quota {
     /// The next midnight by the store's clock.
     pub resets_at: DateTime<Utc>,
     /// Every pool of the policy, by name.
-    pub pools: Vec<(PoolFigures, PoolCounters)>,
+    pub pools: Vec<(PoolBalance, PoolCounters)>,
 }
 
 /// What an organization used on a day.
@@ -138,7 +138,7 @@ pub enum LedgerError {
     },
     /// A counter would pass 2^53 − 1. Nothing was written.
     #[error(transparent)]
-    Full(#[from] CounterFull),
+    Full(#[from] CounterOverflow),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -167,8 +167,8 @@ impl LedgerError {
             Self::Store(
                 StoreError::Unreachable { .. }
                 | StoreError::Refused { .. }
-                | StoreError::NoAnswer { .. }
-                | StoreError::Unfit { .. },
+                | StoreError::OutcomeUnknown { .. }
+                | StoreError::Unsuitable { .. },
             )
             | Self::Down(_)
             | Self::OutOfTime

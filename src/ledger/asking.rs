@@ -23,7 +23,7 @@ pub(super) fn groups(calls: Vec<ReserveCall>) -> Vec<Group> {
     for (at, call) in calls.into_iter().enumerate() {
         let (org, operation) = operation(call);
         let known = latest.get(&org).copied();
-        let known = known.filter(|it| groups[*it].operations.len() < Batch::MOST_OPERATIONS);
+        let known = known.filter(|it| groups[*it].operations.len() < Batch::MAX_OPERATIONS);
         let group = known.unwrap_or_else(|| {
             latest.insert(org.clone(), groups.len());
             let (at, operations) = (Vec::new(), Vec::new());

@@ -35,7 +35,7 @@ use self::{
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Tokens, UtcDay, Verdict},
     policy::Policy,
-    store::{ClockStep, Operation, Outcome, Store, StoreError, Timed},
+    store::{ClockStep, Operation, Outcome, Store, StoreError, Timestamped},
     telemetry::{
         Throttle,
         metrics::{Failure, Metrics},
@@ -132,9 +132,9 @@ impl Ledger {
                 results[at] = reserved;
             };
             match decided {
-                Ok(Timed { now, answer }) => {
+                Ok(Timestamped { now, answer }) => {
                     for (at, answer) in at.into_iter().zip(answer) {
-                        reserved(at, Ok(Timed { now, answer }));
+                        reserved(at, Ok(Timestamped { now, answer }));
                     }
                 }
                 Err(error) => at
@@ -158,7 +158,7 @@ impl Ledger {
     ) -> Result<Settled, LedgerError> {
         let began = Instant::now();
         let operation = Operation::Settle { request_id, tokens };
-        let Timed { now, answer } = self.decide_one(&org, operation).await?;
+        let Timestamped { now, answer } = self.decide_one(&org, operation).await?;
         match answer {
             Outcome::Settled {
                 verdict,
@@ -192,7 +192,7 @@ impl Ledger {
     ) -> Result<Released, LedgerError> {
         let began = Instant::now();
         let operation = Operation::Release { request_id };
-        let Timed { now, answer } = self.decide_one(&org, operation).await?;
+        let Timestamped { now, answer } = self.decide_one(&org, operation).await?;
         match answer {
             Outcome::Released {
                 tokens,
@@ -216,6 +216,12 @@ impl Ledger {
     #[must_use]
     pub fn losses(&self) -> u64 {
         self.inner.store.losses()
+    }
+
+    /// Why some of the store's servers refuse while others decide.
+    #[must_use]
+    pub fn partial_refusal(&self) -> Option<String> {
+        self.inner.store.partial_refusal()
     }
 
     /// How often the wall clock was found to have stepped.
@@ -242,7 +248,7 @@ impl Ledger {
     ///
     /// It doesn't.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        let Timed { now, answer: () } = self.inner.store.probe().await?;
+        let Timestamped { now, answer: () } = self.inner.store.probe().await?;
         self.inner.clock.learn(now);
         Ok(())
     }
@@ -251,11 +257,11 @@ impl Ledger {
         &self,
         org: &OrgId,
         operation: Operation,
-    ) -> Result<Timed<Outcome>, LedgerError> {
+    ) -> Result<Timestamped<Outcome>, LedgerError> {
         let decided = self.in_time(1, self.inner.decide(org, vec![operation]));
-        let Timed { now, mut answer } = decided.await?;
+        let Timestamped { now, mut answer } = decided.await?;
         let answer = answer.pop().expect("a store gives an outcome for each");
-        Ok(Timed { now, answer })
+        Ok(Timestamped { now, answer })
     }
 
     /// Waits as long as there is time. What is dropped then is the waiting: the queue sees that nobody
@@ -290,7 +296,7 @@ impl Inner {
         &self,
         org: &OrgId,
         mut operations: Vec<Operation>,
-    ) -> Result<Timed<Vec<Outcome>>, LedgerError> {
+    ) -> Result<Timestamped<Vec<Outcome>>, LedgerError> {
         self.outage.enter(Purpose::Decide).await?;
         let mut day = self.clock.today();
         for _ in 0..MAX_ROUNDS {
@@ -307,7 +313,7 @@ impl Inner {
                     self.clock.learn(decided.now);
                     return Ok(decided);
                 }
-                Answer::OnAnotherDay(Timed { now, answer }) => {
+                Answer::DayChanged(Timestamped { now, answer }) => {
                     day = self.clock.learn(now);
                     operations = answer;
                 }
@@ -328,9 +334,9 @@ impl Inner {
     /// The answer to a Reserve; a degraded one where the store can't be asked and the operator wants it.
     fn reserved(
         &self,
-        decided: Result<Timed<Outcome>, LedgerError>,
+        decided: Result<Timestamped<Outcome>, LedgerError>,
     ) -> Result<Reserved, LedgerError> {
-        let Timed { now, answer } = match decided {
+        let Timestamped { now, answer } = match decided {
             Ok(decided) => decided,
             Err(error) if error.is_outage() && self.on_store_failure == OnStoreFailure::Billed => {
                 if let Some(left_out) = DEGRADED_ANSWERS.admit(Instant::now().into_std()) {
@@ -365,7 +371,7 @@ impl Inner {
     fn no_answer(&self, outcome: Outcome) -> LedgerError {
         let (error, failure) = match outcome {
             Outcome::Refused(refusal) => return LedgerError::Refused(refusal),
-            Outcome::Full(full) => (LedgerError::Full(full), Failure::Full),
+            Outcome::CounterOverflow(full) => (LedgerError::Full(full), Failure::Full),
             Outcome::Reserved { .. } | Outcome::Settled { .. } | Outcome::Released { .. } => {
                 let reason = "an answer to another question".to_owned();
                 let error = StoreError::Corrupt { reason };

@@ -47,7 +47,7 @@ pub enum StoreState {
 
 /// A store that would not decide.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the store is down since {}: {}", .since.to_rfc3339_opts(SecondsFormat::Secs, true), .error.in_short())]
+#[error("the store is down since {}: {}", .since.to_rfc3339_opts(SecondsFormat::Secs, true), .error.public_message())]
 pub struct Down {
     /// When that was found, by this machine's clock.
     pub since: DateTime<Utc>,
@@ -113,9 +113,9 @@ impl Outage {
             }
             Some(
                 StoreError::Unreachable { .. }
-                | StoreError::NoAnswer { .. }
+                | StoreError::OutcomeUnknown { .. }
                 | StoreError::Refused { .. }
-                | StoreError::Unfit { .. },
+                | StoreError::Unsuitable { .. },
             ) => {
                 self.failed.store(true, Ordering::Relaxed);
                 self.suspected.notify_one();
@@ -146,7 +146,7 @@ impl Outage {
         self.open.store(open, Ordering::Release);
         self.state.send_if_modified(|state| {
             let since = match state {
-                StoreState::Down(down) if down.error.in_short() == error.in_short() => {
+                StoreState::Down(down) if down.error.public_message() == error.public_message() => {
                     return false;
                 }
                 StoreState::Down(down) => down.since,
@@ -163,8 +163,8 @@ impl Down {
         match self.error {
             StoreError::Refused { .. } => purpose == Purpose::Decide,
             StoreError::Unreachable { .. }
-            | StoreError::NoAnswer { .. }
-            | StoreError::Unfit { .. } => true,
+            | StoreError::OutcomeUnknown { .. }
+            | StoreError::Unsuitable { .. } => true,
             StoreError::Corrupt { .. } => false,
         }
     }
@@ -220,7 +220,7 @@ impl Ledger {
         let reason = "it does not answer a probe".to_owned();
         self.inner
             .outage
-            .learn(Err(StoreError::NoAnswer { reason }));
+            .learn(Err(StoreError::OutcomeUnknown { reason }));
         probe.await
     }
 }

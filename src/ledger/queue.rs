@@ -27,7 +27,7 @@ use self::lane::{Caller, Lane, Room, Submission, give_answers};
 use super::LedgerError;
 use crate::{
     domain::{OrgId, Terms, UtcDay},
-    store::{Batch, Decided, Operation, Outcome, Store, StoreError, Timed},
+    store::{Batch, Decision, Operation, Outcome, Store, StoreError, Timestamped},
     telemetry::{
         metrics::{Metrics, StoreCall},
         traces,
@@ -36,7 +36,7 @@ use crate::{
 
 /// How many decisions, and how many bytes of names, go to the store in one call: so many that a call is
 /// soon over. The first submission goes whatever its size.
-const MOST_DECISIONS: usize = 2 * Batch::MOST_OPERATIONS;
+const MOST_DECISIONS: usize = 2 * Batch::MAX_OPERATIONS;
 const MOST_BYTES: usize = 256 * 1024;
 
 /// Where decisions wait for the store.
@@ -70,16 +70,16 @@ struct Lanes {
 pub(super) struct Asked {
     pub(super) day: UtcDay,
     pub(super) terms: Arc<Terms>,
-    /// At most [`Batch::MOST_OPERATIONS`].
+    /// At most [`Batch::MAX_OPERATIONS`].
     pub(super) operations: Vec<Operation>,
 }
 
 /// What became of it.
 pub(super) enum Answer {
     /// An outcome for each operation.
-    Decided(Timed<Vec<Outcome>>),
+    Decided(Timestamped<Vec<Outcome>>),
     /// It is another day by the store's clock. Nothing was written; here are the operations again.
-    OnAnotherDay(Timed<Vec<Operation>>),
+    DayChanged(Timestamped<Vec<Operation>>),
 }
 
 impl Queue {
@@ -140,10 +140,10 @@ impl Shared {
             .into_iter()
             .collect();
         let mut decided = self.call(std::slice::from_ref(&batch), spans).await;
-        let Timed { now, answer } = decided.pop().expect("a result for each batch")?;
+        let Timestamped { now, answer } = decided.pop().expect("a result for each batch")?;
         Ok(match answer {
-            Decided::Outcomes(answer) => Answer::Decided(Timed { now, answer }),
-            Decided::OnAnotherDay => Answer::OnAnotherDay(Timed {
+            Decision::Outcomes(answer) => Answer::Decided(Timestamped { now, answer }),
+            Decision::DayChanged => Answer::DayChanged(Timestamped {
                 now,
                 answer: batch.operations,
             }),
@@ -155,12 +155,12 @@ impl Shared {
         &self,
         batches: &[Batch],
         spans: Vec<(usize, traces::Span)>,
-    ) -> Vec<Result<Timed<Decided>, StoreError>> {
+    ) -> Vec<Result<Timestamped<Decision>, StoreError>> {
         // Two clocks: one that can't go back, and one for traces, which is not looked at without any.
         let (since, began) = (Instant::now(), (!spans.is_empty()).then(SystemTime::now));
         let decided = self.store.decide(batches).await;
         let ended = match decided.iter().all(Result::is_ok) {
-            true => StoreCall::Decided,
+            true => StoreCall::Decision,
             false => StoreCall::Failed,
         };
         let decisions = batches.iter().map(|batch| batch.operations.len()).sum();

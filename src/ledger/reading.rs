@@ -3,7 +3,7 @@
 use super::{Ledger, LedgerError, MAX_ROUNDS, Quota, Usage, UsagePage, UsageRow, outage::Purpose};
 use crate::{
     domain::OrgId,
-    store::{PoolFigures, StoreError},
+    store::{PoolBalance, StoreError},
 };
 
 impl Ledger {
@@ -42,7 +42,7 @@ impl Ledger {
                     .zip(counted.answer)
                     .map(|(pool, counters)| {
                         let figures =
-                            PoolFigures::today(&enrollment.terms, pool.clone(), &counters);
+                            PoolBalance::today(&enrollment.terms, pool.clone(), &counters);
                         (figures, counters)
                     });
                 let pools = pools.collect();

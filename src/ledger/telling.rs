@@ -11,7 +11,7 @@ use tracing::Level;
 use super::{Inner, LedgerError, Released, ReserveCall, Reserved, Settled};
 use crate::{
     domain::{BilledReason, OrgId, Tokens, Verdict},
-    store::{Hindrance, PoolFigures, StoreError},
+    store::{PoolBalance, RefusalReason, StoreError},
     telemetry::{
         metrics::{Failure, Tokens as Kind, Transition, verdict_names},
         traces,
@@ -168,7 +168,7 @@ impl Inner {
     }
 }
 
-fn pool_name(figures: Option<&PoolFigures>) -> Option<&str> {
+fn pool_name(figures: Option<&PoolBalance>) -> Option<&str> {
     figures.map(|figures| figures.pool.as_str())
 }
 
@@ -189,23 +189,23 @@ pub(super) fn failure(error: &LedgerError) -> Option<Failure> {
         LedgerError::Overloaded => Failure::Overloaded,
         LedgerError::TaskDied => Failure::TaskDied,
         LedgerError::Store(StoreError::Unreachable { .. }) => Failure::Unreachable,
-        LedgerError::Store(StoreError::NoAnswer { .. }) => Failure::NoAnswer,
-        LedgerError::Store(StoreError::Unfit { .. }) => Failure::Unfit,
+        LedgerError::Store(StoreError::OutcomeUnknown { .. }) => Failure::OutcomeUnknown,
+        LedgerError::Store(StoreError::Unsuitable { .. }) => Failure::Unsuitable,
         LedgerError::Store(StoreError::Corrupt { .. }) => Failure::Corrupt,
         LedgerError::Store(StoreError::Refused { why, .. }) => match why {
-            Hindrance::Full => Failure::RefusedFull,
-            Hindrance::CannotSave => Failure::RefusedCannotSave,
-            Hindrance::Busy => Failure::RefusedBusy,
-            Hindrance::Loading => Failure::RefusedLoading,
-            Hindrance::ReadOnly => Failure::RefusedReadOnly,
-            Hindrance::CutOff => Failure::RefusedCutOff,
-            Hindrance::TooFewReplicas => Failure::RefusedTooFewReplicas,
-            Hindrance::Incomplete => Failure::RefusedIncomplete,
-            Hindrance::Moving => Failure::RefusedMoving,
-            Hindrance::NoRight => Failure::RefusedNoRight,
-            Hindrance::NotLoggedIn => Failure::RefusedNotLoggedIn,
-            Hindrance::TooManyClients => Failure::RefusedTooManyClients,
-            Hindrance::Other => Failure::RefusedOther,
+            RefusalReason::Full => Failure::RefusedFull,
+            RefusalReason::CannotSave => Failure::RefusedCannotSave,
+            RefusalReason::Busy => Failure::RefusedBusy,
+            RefusalReason::Loading => Failure::RefusedLoading,
+            RefusalReason::ReadOnly => Failure::RefusedReadOnly,
+            RefusalReason::CutOff => Failure::RefusedCutOff,
+            RefusalReason::TooFewReplicas => Failure::RefusedTooFewReplicas,
+            RefusalReason::Incomplete => Failure::RefusedIncomplete,
+            RefusalReason::Moving => Failure::RefusedMoving,
+            RefusalReason::NoRight => Failure::RefusedNoRight,
+            RefusalReason::NotLoggedIn => Failure::RefusedNotLoggedIn,
+            RefusalReason::TooManyClients => Failure::RefusedTooManyClients,
+            RefusalReason::Other => Failure::RefusedOther,
         },
     })
 }

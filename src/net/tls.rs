@@ -177,7 +177,7 @@ impl ListenerTls {
         let read = self
             .files()
             .zip(contents)
-            .map(|((name, path), read)| read.map_err(|error| PemError::unread(name, path, error)));
+            .map(|((name, path), read)| read.map_err(|error| PemError::foreign(name, path, error)));
         let read: Vec<Vec<u8>> = read.collect::<Result<_, _>>()?;
         let names = self.names;
         let chain = pem::certificates(names.cert_file, &self.cert_file, &read[0])?;

@@ -5,7 +5,6 @@
 //! decides. `schema.rs` has the policy file's schema, `watch.rs` follows the file while the service runs.
 
 mod diff;
-mod load;
 mod schema;
 mod warnings;
 mod watch;
@@ -15,10 +14,9 @@ use std::{
     sync::Arc,
 };
 
-use self::warnings::Lints;
 pub use self::{
     diff::{Diff, Truncated},
-    load::{MAX_BYTES, parse},
+    schema::MAX_BYTES,
     watch::{PolicySource, PolicyStatus},
 };
 use crate::{
@@ -26,7 +24,7 @@ use crate::{
         BilledReason, Eligibility, ModelName, OrgId, Overflow, PoolName, ProjectId, RequestFields,
         Terms, UtcDay, Workload,
     },
-    files::toml::Faults,
+    files::toml::Diagnostic,
 };
 
 /// The name under which the built-in policy is reported.
@@ -45,6 +43,17 @@ pub struct Policy {
     nothing: Arc<Terms>,
     orgs: HashMap<OrgId, Organization>,
     lints: Lints,
+}
+
+/// What the parser found that can lead to warnings.
+#[derive(Debug, Default)]
+struct Lints {
+    /// Warnings about models' names.
+    models: Vec<Diagnostic>,
+    /// The line of `ends_on`.
+    ends_on_line: usize,
+    /// The line of `as_of`.
+    as_of_line: usize,
 }
 
 /// What holds for all organizations.
@@ -115,15 +124,6 @@ impl Policy {
     pub fn builtin() -> Self {
         Self::parse(BUILTIN_NAME, BUILTIN_TEXT)
             .expect("the built-in policy is valid, as a test shows")
-    }
-
-    /// Parses a policy file's text, which is taken whole or not at all.
-    ///
-    /// # Errors
-    ///
-    /// Every fault in it, with line and key; `file` names it there.
-    pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
-        load::parse(file, text.as_bytes())
     }
 
     /// What holds for all organizations.

@@ -5,19 +5,39 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    DataSharing, Organization, Policy, Program,
-    warnings::{Lints, lint_model_name},
-};
+use super::{DataSharing, Lints, Organization, Policy, Program, warnings::lint_model_name};
 use crate::{
     domain::{ModelName, OrgId, Overflow, PoolName, ProjectId, Terms, Tokens, UtcDay, Workload},
-    files::toml::{Entry, Section, distinct},
+    files::toml::{self, Entry, Faults, Section, distinct},
 };
 
 const HIGHEST_TIER: u8 = 5;
 
+/// The largest policy file that is read, of some 250,000 organizations. Parsing takes 40 times as much memory.
+pub const MAX_BYTES: u64 = 16 << 20;
+
+impl Policy {
+    /// Parses a policy file's text, which is taken whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// Every fault in it, with line and key; `file` names it there.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
+        Self::from_bytes(file, text.as_bytes())
+    }
+
+    /// As [`parse`](Self::parse) does. If the bytes are not UTF-8, that is a fault.
+    ///
+    /// # Errors
+    ///
+    /// Every fault in it.
+    pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self, Faults> {
+        toml::read(file, bytes, policy)
+    }
+}
+
 /// The whole file. `None` only where a fault was reported.
-pub(super) fn policy(root: &Section<'_>) -> Option<Policy> {
+fn policy(root: &Section<'_>) -> Option<Policy> {
     let mut lints = Lints::default();
     let program = program(root, &mut lints);
     let (pools, models) = pools(root, &mut lints);

@@ -9,17 +9,6 @@ use crate::{
 /// Lists of models that are older get a warning: the provider may have changed its list.
 const MAX_LIST_AGE_DAYS: u32 = 90;
 
-/// What the parser found that can lead to warnings.
-#[derive(Debug, Default)]
-pub(super) struct Lints {
-    /// Warnings about models' names.
-    pub(super) models: Vec<Diagnostic>,
-    /// The line of `ends_on`.
-    pub(super) ends_on_line: usize,
-    /// The line of `as_of`.
-    pub(super) as_of_line: usize,
-}
-
 impl Policy {
     /// The warnings on a day, ordered by line.
     #[must_use]
@@ -31,6 +20,15 @@ impl Policy {
                 line: lints.ends_on_line,
                 key: "program.ends_on".to_owned(),
                 message: format!("{day} is over: every request is billed (PROGRAM_ENDED)"),
+            });
+        }
+        if let Some(day) = program.as_of.filter(|day| *day > today) {
+            warnings.push(Diagnostic {
+                line: lints.as_of_line,
+                key: "program.as_of".to_owned(),
+                message: format!(
+                    "{day} is in the future: the age of the lists of models is not known"
+                ),
             });
         }
         let oldest = today.minus_days(MAX_LIST_AGE_DAYS);
@@ -49,12 +47,23 @@ impl Policy {
     }
 }
 
+/// Whether a screen shows nothing for it: Unicode's property `Default_Ignorable_Code_Point`.
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+        | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0000}'..='\u{e0fff}')
+}
+
 /// A warning about a name that can't match a provider's model.
 pub(super) fn lint_model_name(name: &str, entry: &Entry<'_>) -> Option<Diagnostic> {
     let signs = [
         ("white space", name.contains(char::is_whitespace)),
         ("upper case", name.contains(char::is_uppercase)),
-        ("a wildcard", name.contains('*')),
+        ("a wildcard", name.contains(['*', '?', '[', ']'])),
+        ("an invisible character", name.contains(is_invisible)),
     ];
     let found: Vec<&str> = signs
         .into_iter()

@@ -5,11 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::{sync::watch, task::spawn_blocking};
 
-use super::{
-    BUILTIN_NAME, BUILTIN_TEXT, Policy,
-    diff::Diff,
-    load::{self, MAX_BYTES},
-};
+use super::{BUILTIN_NAME, BUILTIN_TEXT, Policy, diff::Diff, schema::MAX_BYTES};
 use crate::{
     domain::UtcDay,
     files::{
@@ -62,7 +58,7 @@ impl PolicySource {
                 let name = file.display().to_string();
                 let parse = {
                     let name = name.clone();
-                    move |bytes: &[u8]| Ok(load::parse(&name, bytes)?)
+                    move |bytes: &[u8]| Ok(Policy::from_bytes(&name, bytes)?)
                 };
                 let (policy, watched) = Watched::open_file(file, MAX_BYTES, parse)?;
                 (name, policy, Some(watched))

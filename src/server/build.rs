@@ -21,6 +21,7 @@ use crate::{
     grpc::{
         self,
         access::{Authorized, ReflectionFor},
+        malformed::MalformedIsInvalid,
         quota::Wiring,
     },
     http::{self, Readiness},
@@ -105,7 +106,7 @@ pub(super) fn open_callers(
     let name = path.display().to_string();
     let load = {
         let name = name.clone();
-        move |bytes: &[u8]| Ok(Callers::parse(&name, bytes)?)
+        move |bytes: &[u8]| Ok(Callers::from_bytes(&name, bytes)?)
     };
     let opened = Watched::open_file(path, MAX_CALLERS_BYTES, load);
     let opened = opened.map_err(|error| anyhow!("the callers file {name} {error}"))?;
@@ -206,11 +207,10 @@ impl Parts {
             inner: health,
             stopping: end.clone(),
         });
-        services.add_service(
-            health
-                .max_decoding_message_size(bytes)
-                .accept_compressed(Gzip),
-        );
+        let health = health
+            .max_decoding_message_size(bytes)
+            .accept_compressed(Gzip);
+        services.add_service(MalformedIsInvalid(health));
         if let Some(by) = self.reflection.authenticator(&self.authenticator) {
             let (v1, v1alpha) = (reflected().build_v1()?, reflected().build_v1alpha()?);
             let v1 = v1.max_decoding_message_size(bytes).accept_compressed(Gzip);

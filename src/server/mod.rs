@@ -25,7 +25,7 @@ use crate::{
     http::Readiness,
     ledger::Ledger,
     net::{ListenAddress, Listener, Speaks},
-    settings::{Settings, StoreChoice, warn_of_unknown_variables, warn_of_unused_passwords},
+    settings::{Settings, StoreChoice, warn_of_unknown_variables},
     telemetry::{metrics::Metrics, traces::Traces},
 };
 
@@ -60,8 +60,8 @@ impl Server {
     /// One clear sentence: what can't be read, used or bound.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
         warn_of_unknown_variables();
-        if !matches!(settings.store, StoreChoice::Redis(_)) {
-            warn_of_unused_passwords();
+        for password in &settings.unused_passwords {
+            password.warn();
         }
         let policy = open_policy(settings)?;
         let (callers, watched_callers) = open_callers(settings)?.unzip();

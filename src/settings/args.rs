@@ -12,9 +12,10 @@ use clap::{
         EnumValueParser, PathBufValueParser, PossibleValue, StringValueParser, TypedValueParser,
     },
     error::ErrorKind,
+    parser::ValueSource,
 };
 
-use super::SettingsError;
+use super::error::SettingsError;
 use crate::{
     files::{read::trimmed, toml::nearest},
     ledger::OnStoreFailure,
@@ -97,35 +98,35 @@ pub(super) fn variable(name: &str) -> Result<Option<String>, SettingsError> {
     Ok(Some(value).filter(|value| !value.is_empty()))
 }
 
-/// Warns of each variable of ours that is not read: a misspelt one leaves a default in force.
-pub fn warn_of_unknown_variables() {
+/// Warns of each variable of ours that is not read; `keys` are those of the settings file.
+pub(super) fn warn_of_unknown_variables(keys: &[String]) {
     for (name, _) in env::vars_os() {
-        if let Some(nearest) = nearest_known(&name) {
-            let variable = name.to_string_lossy();
-            tracing::warn!(
+        let variable = name.to_string_lossy();
+        match (nearest_known(&variable), file_setting(&variable, keys)) {
+            (None, _) => {}
+            (Some(_), Some(setting)) => tracing::warn!(
+                %variable,
+                setting,
+                "an unknown environment variable is not read; {setting} is a setting of the settings file only"
+            ),
+            (Some(nearest), None) => tracing::warn!(
                 %variable,
                 nearest,
                 "an unknown environment variable is not read; the nearest known one is {nearest}"
-            );
+            ),
         }
     }
 }
 
-/// Warns of a password for Redis if the store is another: mostly the variable of the store is missing then.
-pub fn warn_of_unused_passwords() {
-    for variable in [REDIS_PASSWORD, SENTINEL_PASSWORD] {
-        if env::var_os(variable).is_some_and(|value| !value.is_empty()) {
-            tracing::warn!(
-                variable,
-                "a password for Redis is set, and the store is not Redis"
-            );
-        }
-    }
+/// The key of the settings file that a variable of this name would set.
+pub(super) fn file_setting<'k>(variable: &str, keys: &'k [String]) -> Option<&'k str> {
+    let mut keys = keys.iter();
+    let key = keys.find(|key| variable_name(&key.replace('.', "_")) == variable)?;
+    Some(key)
 }
 
 /// The nearest known variable, if this is an unknown one of ours.
-fn nearest_known(name: &OsStr) -> Option<String> {
-    let name = name.to_string_lossy();
+pub(super) fn nearest_known(name: &str) -> Option<String> {
     if !name.starts_with("TOLLGATE_") || name.starts_with("TOLLGATE_TEST_") {
         return None;
     }
@@ -134,11 +135,11 @@ fn nearest_known(name: &OsStr) -> Option<String> {
     let flags: Vec<String> = flags.map(|id| variable_name(id.as_str())).collect();
     let others = [REDIS_PASSWORD, SENTINEL_PASSWORD, ADDR, TOKEN];
     let known: Vec<&str> = flags.iter().map(String::as_str).chain(others).collect();
-    let is_known = known.contains(&&*name) || READ_BY_TESTS.contains(&&*name);
-    if is_known || is_service_link(&name) {
+    let is_known = known.contains(&name) || READ_BY_TESTS.contains(&name);
+    if is_known || is_service_link(name) {
         return None;
     }
-    nearest(&name, &known).map(str::to_owned)
+    nearest(name, &known).map(str::to_owned)
 }
 
 fn serve_flags() -> Command {
@@ -178,20 +179,39 @@ impl<P: TypedValueParser> TypedValueParser for TrimmedParser<P> {
         arg: Option<&Arg>,
         value: &OsStr,
     ) -> Result<P::Value, Error> {
+        self.parse_ref_(command, arg, value, ValueSource::CommandLine)
+    }
+
+    fn parse_ref_(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+        source: ValueSource,
+    ) -> Result<P::Value, Error> {
         let value = match value.to_str().map(trimmed) {
             None => value,
             Some(Ok(value)) => OsStr::new(value),
             Some(Err(fault)) => {
-                let name = arg.and_then(Arg::get_long).unwrap_or_default();
-                let fault = format!("--{name}: {fault}\n");
+                let name = arg.map(|arg| name(arg, source)).unwrap_or_default();
+                let fault = format!("{name}: {fault}\n");
                 return Err(Error::raw(ErrorKind::ValueValidation, fault).with_cmd(command));
             }
         };
-        self.0.parse_ref(command, arg, value)
+        self.0.parse_ref_(command, arg, value, source)
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
         self.0.possible_values()
+    }
+}
+
+/// The variable that a value is from, or the flag, or the place among the arguments.
+fn name(arg: &Arg, source: ValueSource) -> String {
+    match (source, arg.get_env(), arg.get_long()) {
+        (ValueSource::EnvVariable, Some(variable), _) => variable.to_string_lossy().into_owned(),
+        (_, _, Some(flag)) => format!("--{flag}"),
+        _ => arg.to_string(),
     }
 }
 
@@ -209,7 +229,7 @@ mod tests {
     }
 
     fn nearest_to(name: &str) -> Option<String> {
-        nearest_known(OsStr::new(name))
+        nearest_known(name)
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use clap::ValueEnum;
+
 use super::{
-    SettingsError,
     args::{REDIS_PASSWORD, SENTINEL_PASSWORD, variable},
-    choice,
+    error::SettingsError,
 };
 use crate::{
     files::toml::{Entry, Section},
@@ -123,6 +124,24 @@ struct RedisLogin {
     database: Option<i64>,
 }
 
+/// A password that is set, and that the store has no use for: mostly the store's own setting is missing then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnusedPassword {
+    name: &'static str,
+    why: &'static str,
+}
+
+impl UnusedPassword {
+    /// Logs a warning.
+    pub fn warn(self) {
+        let Self { name, why } = self;
+        let is_variable = name.starts_with("TOLLGATE_");
+        let variable = is_variable.then_some(name);
+        let setting = (!is_variable).then_some(name);
+        tracing::warn!(variable, setting, "{why}");
+    }
+}
+
 /// More replicas than anybody has.
 const MAX_WAIT_REPLICAS: u64 = 100;
 
@@ -164,6 +183,36 @@ impl RedisSettings {
         };
         redis.finish();
         settings
+    }
+
+    /// The passwords that are set, and that this store has no use for.
+    pub(super) fn unused_passwords(&self, store: Option<&RedisUrl>) -> Vec<UnusedPassword> {
+        let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let (login, sentinels) = (&self.login, &self.sentinel_login);
+        let passwords = [
+            (REDIS_PASSWORD, is_set(REDIS_PASSWORD), false),
+            (SENTINEL_PASSWORD, is_set(SENTINEL_PASSWORD), true),
+            ("redis.password", login.password.is_some(), false),
+            ("redis.password_file", login.password_file.is_some(), false),
+            (
+                "redis.sentinel_password",
+                sentinels.password.is_some(),
+                true,
+            ),
+        ];
+        let unused = passwords
+            .into_iter()
+            .filter_map(|(name, is_set, for_sentinels)| {
+                let why = match store {
+                    None => "a password for Redis is set, and the store is not Redis",
+                    Some(url) if for_sentinels && !url.has_sentinels() => {
+                        "a password for sentinels is set, and no sentinels watch the store"
+                    }
+                    Some(_) => return None,
+                };
+                is_set.then_some(UnusedPassword { name, why })
+            });
+        unused.collect()
     }
 
     /// With the URL. A setting that the URL has no use for is an error: what it should protect would go unprotected.
@@ -344,4 +393,14 @@ pub(super) fn retention(entry: &Entry<'_>) -> Option<u32> {
         entry.fault("must be whole days, 1day to 3660days");
     }
     whole
+}
+
+/// One of the values of a choice, by its name.
+pub(super) fn choice<T: ValueEnum>(text: &str) -> Result<T, String> {
+    T::from_str(text, false).map_err(|_| {
+        let values = T::value_variants().iter();
+        let values = values.filter_map(ValueEnum::to_possible_value);
+        let names: Vec<String> = values.map(|it| format!("{:?}", it.get_name())).collect();
+        format!("{text:?} is none of {}", names.join(", "))
+    })
 }

@@ -5,19 +5,18 @@
 //! that is set from day to day is also a flag in [`ServeArgs`], and so a variable.
 
 pub(crate) mod args;
+mod error;
 mod file;
 
 use std::{cell::RefCell, fs, path::PathBuf, time::Duration};
 
-use clap::ValueEnum;
-
-pub use self::args::{ServeArgs, warn_of_unknown_variables, warn_of_unused_passwords};
+pub use self::{args::ServeArgs, error::SettingsError, file::UnusedPassword};
 use self::{
     args::{variable, variable_name},
-    file::{RedisSettings, retention, timeout},
+    file::{RedisSettings, choice, retention, timeout},
 };
 use crate::{
-    files::toml::{self, Entry, Faults, Section},
+    files::toml::{self, Entry, Section},
     grpc::access::ReflectionFor,
     ledger::OnStoreFailure,
     net::{Bounds, GRPC_TLS, HTTP_TLS, ListenerTls},
@@ -38,6 +37,8 @@ pub struct Settings {
     pub http_listen: String,
     /// Where the counters are.
     pub store: StoreChoice,
+    /// Passwords that the store has no use for.
+    pub unused_passwords: Vec<UnusedPassword>,
     /// The policy file; none: the built-in policy.
     pub policy: Option<PathBuf>,
     /// The callers file; none: everyone may do everything.
@@ -82,30 +83,6 @@ pub enum StoreChoice {
     Redis(Box<RedisConfig>),
 }
 
-/// Settings that can't be taken.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// The file can't be read.
-    #[error("{}: can't be read", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file has faults.
-    #[error(transparent)]
-    Faults(#[from] Faults),
-    /// A flag, an environment variable, or a setting beside the others has a fault.
-    #[error("{name}: {fault}")]
-    Value {
-        /// Its name.
-        name: String,
-        /// What is wrong.
-        fault: String,
-    },
-}
-
 /// Which store, and where.
 enum StoreUrl {
     Memory,
@@ -145,14 +122,23 @@ impl Settings {
 
     fn read(flags: ServeArgs, root: &Section<'_>) -> Result<Self, SettingsError> {
         let sources = Sources::new(root);
-        let usage = UsageLimits::default();
-        let usage_limits = UsageLimits {
-            retention_days: root
-                .get("usage_retention", retention)
-                .unwrap_or(usage.retention_days),
-            max_rows: root
-                .get("usage_rows", |entry| entry.number(2, MAX_USAGE_ROWS))
-                .unwrap_or(usage.max_rows),
+        let usage_limits = usage_limits(root);
+        let redis = RedisSettings::read(&root.section("redis"));
+        let store = sources.store(flags.store);
+        let unused_passwords = redis.unused_passwords(match &store {
+            Some(StoreUrl::Redis(url)) => Some(url),
+            _ => None,
+        });
+        let store = match store {
+            Some(StoreUrl::Redis(url)) => {
+                let config = sources.check(redis.into_config(url, usage_limits));
+                config.map_or(StoreChoice::Memory, |config| {
+                    StoreChoice::Redis(Box::new(config))
+                })
+            }
+            Some(StoreUrl::Memory) => StoreChoice::Memory,
+            Some(StoreUrl::File(path)) => StoreChoice::File(path),
+            None => StoreChoice::File(PathBuf::from(DEFAULT_FILE)),
         };
         let settings = Self {
             listen: sources
@@ -161,7 +147,8 @@ impl Settings {
             http_listen: sources
                 .get("http_listen", flags.http_listen, text)
                 .unwrap_or_else(|| "127.0.0.1:9464".to_owned()),
-            store: sources.store(flags.store, usage_limits),
+            store,
+            unused_passwords,
             policy: sources.get("policy", flags.policy, path),
             callers: sources.get("callers", flags.callers, path),
             reflection: root
@@ -214,6 +201,29 @@ impl Settings {
     }
 }
 
+fn usage_limits(root: &Section<'_>) -> UsageLimits {
+    let default = UsageLimits::default();
+    let days = root.get("usage_retention", retention);
+    let rows = root.get("usage_rows", |entry| entry.number(2, MAX_USAGE_ROWS));
+    UsageLimits {
+        retention_days: days.unwrap_or(default.retention_days),
+        max_rows: rows.unwrap_or(default.max_rows),
+    }
+}
+
+/// Warns of each variable of ours that is not read: a misspelt one leaves a default in force.
+pub fn warn_of_unknown_variables() {
+    args::warn_of_unknown_variables(&keys());
+}
+
+/// Every key of the settings file, with its section before it.
+fn keys() -> Vec<String> {
+    toml::keys("[tls]\n[http_tls]\n", |root| {
+        // What is read of an empty file does not matter.
+        let _ = Settings::read(ServeArgs::default(), root);
+    })
+}
+
 /// The sources of a setting, in the order of their precedence: its flag, its variable, and its key in the file.
 struct Sources<'d> {
     root: &'d Section<'d>,
@@ -246,24 +256,13 @@ impl<'d> Sources<'d> {
             .or(in_file)
     }
 
-    fn store(&self, flag: Option<String>, usage_limits: UsageLimits) -> StoreChoice {
+    fn store(&self, flag: Option<String>) -> Option<StoreUrl> {
         let flag = flag.map(|text| {
             let parsed = StoreUrl::parse(&text);
             parsed.map_err(|fault| SettingsError::value("--store", fault))
         });
         let flag = flag.and_then(|parsed| self.check(parsed));
-        let redis = RedisSettings::read(&self.root.section("redis"));
-        match self.get("store", flag, StoreUrl::parse) {
-            Some(StoreUrl::Redis(url)) => {
-                let config = self.check(redis.into_config(url, usage_limits));
-                config.map_or(StoreChoice::Memory, |config| {
-                    StoreChoice::Redis(Box::new(config))
-                })
-            }
-            Some(StoreUrl::Memory) => StoreChoice::Memory,
-            Some(StoreUrl::File(path)) => StoreChoice::File(path),
-            None => StoreChoice::File(PathBuf::from(DEFAULT_FILE)),
-        }
+        self.get("store", flag, StoreUrl::parse)
     }
 
     fn check<T>(&self, result: Result<T, SettingsError>) -> Option<T> {
@@ -291,15 +290,6 @@ impl StoreUrl {
     }
 }
 
-impl SettingsError {
-    fn value(name: impl Into<String>, fault: impl Into<String>) -> Self {
-        Self::Value {
-            name: name.into(),
-            fault: fault.into(),
-        }
-    }
-}
-
 fn text(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
@@ -308,12 +298,23 @@ fn path(text: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(text))
 }
 
-/// One of the values of a choice, by its name.
-fn choice<T: ValueEnum>(text: &str) -> Result<T, String> {
-    T::from_str(text, false).map_err(|_| {
-        let values = T::value_variants().iter();
-        let values = values.filter_map(ValueEnum::to_possible_value);
-        let names: Vec<String> = values.map(|it| format!("{:?}", it.get_name())).collect();
-        format!("{text:?} is none of {}", names.join(", "))
-    })
+#[cfg(test)]
+mod tests {
+    use super::{args::file_setting, *};
+
+    #[test]
+    fn a_variable_that_is_a_setting_of_the_file_only_is_told_so() {
+        let keys = keys();
+        for (name, key) in [
+            ("TOLLGATE_REDIS_PASSWORD_FILE", "redis.password_file"),
+            ("TOLLGATE_CALL_TIMEOUT", "call_timeout"),
+            ("TOLLGATE_TLS_CERT_FILE", "tls.cert_file"),
+            ("TOLLGATE_HTTP_TLS_KEY_FILE", "http_tls.key_file"),
+            ("TOLLGATE_BOUNDS_CONNECTIONS", "bounds.connections"),
+        ] {
+            assert!(args::nearest_known(name).is_some());
+            assert_eq!(file_setting(name, &keys), Some(key));
+        }
+        assert_eq!(file_setting("TOLLGATE_STROE", &keys), None);
+    }
 }

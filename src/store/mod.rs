@@ -1,19 +1,23 @@
-//! What makes a decision atomic: the counters, behind one interface.
+//! The counters, behind one interface that decides atomically.
 //!
-//! [`Store::decide`] takes batches, each of one organization, and decides each in its order, exactly as
-//! if the decisions had come one by one; one decision is a batch of one. The caller names the day whose
-//! counters it means, because eligibility depends on it; where the store's clock says another day,
-//! nothing is written and the answer is [`Decided::OnAnotherDay`], so that the caller can assess anew
-//! and ask again.
+//! [`Store::decide`] takes batches. A batch has operations of one organization, which are decided in order,
+//! exactly as if they had come one by one. The caller names the day, because eligibility depends on it. If
+//! the store's clock is on another day, nothing is written and the answer is [`Decision::DayChanged`]; the
+//! caller then assesses again for that day.
 //!
-//! Three implementations: [`file::FileStore`], which is durable and of one process;
-//! [`redis::RedisStore`] for replicas that share one allowance; [`memory::MemoryStore`] for tests and
-//! trials. One test suite runs over all.
+//! | store | keeps | for |
+//! | --- | --- | --- |
+//! | [`memory::MemoryStore`] | until the process ends | tests, trials |
+//! | [`file::FileStore`] | durably, for one process | one replica |
+//! | [`redis::RedisStore`] | as durably as Redis does | replicas that share the allowances |
+//!
+//! One test suite runs over all three.
 
-mod book;
 pub mod clock;
+mod codes;
+mod engine;
+mod error;
 pub mod file;
-mod letters;
 pub mod memory;
 pub mod redis;
 
@@ -22,9 +26,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-pub use self::clock::{Clock, ClockStep};
+pub use self::{
+    clock::{Clock, ClockStep},
+    error::{RefusalReason, StoreError},
+};
 use crate::domain::{
-    CounterFull, Eligibility, ModelName, OrgId, PoolCounters, PoolName, ProjectId, Refusal,
+    CounterOverflow, Eligibility, ModelName, OrgId, PoolCounters, PoolName, ProjectId, Refusal,
     RequestFields, RequestId, Terms, Tokens, UsageCounters, UtcDay, Verdict,
 };
 
@@ -33,7 +40,7 @@ use crate::domain::{
 pub struct UsageLimits {
     /// How many days usage rows are kept after their day.
     pub retention_days: u32,
-    /// How many usage rows an organization has on a day at most, besides the row `(other)`, `(other)`.
+    /// The maximum number of usage rows of an organization on a day, not counting the row `(other)`, `(other)`.
     pub max_rows: u64,
 }
 
@@ -49,137 +56,139 @@ impl Default for UsageLimits {
 /// Keeps the counters and the reservations, and decides on them atomically.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Decides batches, each operation on what the ones before it left, and gives a result for each
-    /// batch, in their order. An error tells whether something of the batch may have been written.
-    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>>;
+    /// Decides batches. The results are in the order of the batches. An error says whether something of its
+    /// batch may have been written.
+    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>>;
 
-    /// How many calls of [`Store::decide`] may be under way at a time: what would be one more waits, and
-    /// goes together with what waits then. None where the store decides without ever awaiting anything.
+    /// The maximum number of concurrent calls of [`Store::decide`]. Further operations wait, and share the next
+    /// call. `None` if the store never awaits.
     fn calls_at_once(&self) -> Option<usize>;
 
-    /// How many batches go in one call at most.
+    /// The maximum number of batches in a call.
     fn batches_in_a_call(&self) -> usize {
         usize::MAX
     }
 
-    /// The counters of these pools on a day, in their order. Only today's are kept: where the clock in
-    /// the answer says another day, the counters mean nothing.
+    /// The counters of pools on a day, in the order of `pools`. Valid only if the returned clock is on that day.
     ///
     /// # Errors
     ///
-    /// The store failed. Nothing is ever written.
+    /// The store failed. Reading writes nothing.
     async fn pools(
         &self,
         org: &OrgId,
         day: UtcDay,
         pools: &[PoolName],
-    ) -> Result<Timed<Vec<PoolCounters>>, StoreError>;
+    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError>;
 
-    /// The first `limit` usage rows of a day that come after `after`, ordered by project, then by
-    /// model; none where nothing is kept. No more than these are held in memory.
+    /// The first `limit` usage rows of a day after `after`, ordered by project, then by model. Never holds more
+    /// rows in memory.
     ///
     /// # Errors
     ///
-    /// The store failed. Nothing is ever written.
+    /// The store failed. Reading writes nothing.
     async fn usage(
         &self,
         org: &OrgId,
         day: UtcDay,
         after: Option<&RowKey>,
         limit: usize,
-    ) -> Result<Timed<UsageRows>, StoreError>;
+    ) -> Result<Timestamped<UsageRows>, StoreError>;
 
-    /// How often it was found to have lost writes of today that it had acknowledged, and what is
-    /// remembered of them was restored.
+    /// How often the store was found to have lost acknowledged writes of today, which were then restored.
     fn losses(&self) -> u64 {
         0
     }
 
-    /// How often the wall clock was found to have stepped. Stores with a clock of their own don't look.
+    /// Why some of its servers refuse while others decide, without their names; none where all that answer decide.
+    fn partial_refusal(&self) -> Option<String> {
+        None
+    }
+
+    /// How often a step of the wall clock was detected. Only the embedded stores detect steps.
     fn clock_steps(&self) -> u64 {
         0
     }
 
-    /// The wall clock's latest step, for an hour after it.
+    /// The latest step of the wall clock, if it was within the last hour.
     fn latest_clock_step(&self) -> Option<ClockStep> {
         None
     }
 
-    /// Asks the store for its clock, and so whether it would decide now; and whether it may be trusted to
-    /// keep what it counts.
+    /// Checks that the store would decide now and can be trusted to keep its counters; gives its clock.
     ///
     /// # Errors
     ///
-    /// The store failed, or is [`StoreError::Unfit`].
-    async fn probe(&self) -> Result<Timed<()>, StoreError>;
+    /// The store failed, or is [`StoreError::Unsuitable`].
+    async fn probe(&self) -> Result<Timestamped<()>, StoreError>;
 }
 
-/// An answer, and the store's clock at its moment.
+/// An answer, with the store's clock at that moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timed<T> {
+pub struct Timestamped<T> {
     /// The store's clock.
     pub now: DateTime<Utc>,
     /// The answer.
     pub answer: T,
 }
 
-/// Which usage row of an organization's day.
+/// The key of a usage row within an organization's day.
 pub type RowKey = (ProjectId, ModelName);
 
 /// Usage rows of one organization on one day.
 pub type UsageRows = BTreeMap<RowKey, UsageCounters>;
 
-/// What is decided together: operations of one organization.
+/// Operations of one organization that are decided together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Whose counters and ids.
+    /// The organization.
     pub org: OrgId,
-    /// Which day's counters are meant.
+    /// The day of the counters.
     pub day: UtcDay,
-    /// What the organization is granted now.
+    /// The organization's current terms.
     pub terms: Arc<Terms>,
-    /// What is to be decided, in this order.
+    /// The operations, in order.
     pub operations: Vec<Operation>,
 }
 
 impl Batch {
-    /// How many operations a batch has at most.
-    pub const MOST_OPERATIONS: usize = 512;
+    /// The maximum number of operations in a batch.
+    pub const MAX_OPERATIONS: usize = 512;
 }
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decided {
-    /// An outcome for each operation, in their order.
+pub enum Decision {
+    /// One outcome for each operation, in order.
     Outcomes(Vec<Outcome>),
-    /// It is another day by the store's clock. Nothing was written.
-    OnAnotherDay,
+    /// The store's clock is on another day. Nothing was written.
+    DayChanged,
 }
 
-/// What is to be decided.
+/// An operation to be decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    /// Is this request free? Counts it.
+    /// Decides whether a request is free, and counts it.
     Reserve {
-        /// Makes it idempotent, and remembers the reservation.
+        /// Makes the operation idempotent and keeps a reservation.
         request_id: Option<RequestId>,
-        /// What is asked.
+        /// The request.
         fields: RequestFields,
-        /// What the policy says.
+        /// Whether the policy allows it to be free.
         eligibility: Eligibility,
         /// Whether a pool of the policy lists the model.
         is_listed: bool,
-        /// Whether to write. Without it, an id is still looked up.
+        /// Whether to write. The id is looked up in any case.
         recording: Recording,
     },
-    /// A reserved request ran and used this much.
+    /// Records what a reserved request really used.
     Settle {
         /// The reservation.
         request_id: RequestId,
         /// The actual tokens.
         tokens: Tokens,
     },
-    /// A reserved request did not run.
+    /// Takes back a reservation whose request did not run.
     Release {
         /// The reservation.
         request_id: RequestId,
@@ -187,7 +196,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The id that it is about.
+    /// Its request id.
     #[must_use]
     pub fn request_id(&self) -> Option<&RequestId> {
         match self {
@@ -196,7 +205,7 @@ impl Operation {
         }
     }
 
-    /// The bytes of what comes from outside: its names.
+    /// The number of bytes of its names, which come from outside.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
@@ -212,10 +221,10 @@ impl Operation {
         }
     }
 
-    /// Whether it counts once, however often it is asked: all but a Reserve that is recorded without
-    /// an id. Where the first answer was lost, the second says `replayed`.
+    /// Whether sending it twice counts once. True except for a recorded Reserve without an id. If the first
+    /// answer was lost, the second says `replayed`.
     #[must_use]
-    pub fn counts_once(&self) -> bool {
+    pub fn is_idempotent(&self) -> bool {
         match self {
             Self::Reserve {
                 request_id,
@@ -230,11 +239,11 @@ impl Operation {
 /// Whether a Reserve writes what it decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recording {
-    /// Counts the request and remembers its id.
+    /// Counts the request, and keeps a reservation if it has an id.
     Record,
-    /// The policy doesn't know the organization: a stranger's names must not fill the store.
+    /// Writes nothing: the policy does not know the organization, and invented names must not fill the store.
     Stranger,
-    /// A dry run.
+    /// Writes nothing: a dry run.
     DryRun,
 }
 
@@ -246,47 +255,47 @@ impl Recording {
     }
 }
 
-/// What was decided.
+/// The outcome of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// A Reserve's.
+    /// Of a Reserve.
     Reserved {
-        /// The verdict, or the first one again.
+        /// The verdict; of a replay, the first one.
         verdict: Verdict,
-        /// The pool right after the decision, where the request was eligible.
-        pool: Option<PoolFigures>,
-        /// The id was known: nothing was counted.
+        /// The pool after the decision, if the request was eligible.
+        pool: Option<PoolBalance>,
+        /// Whether the id was known. Nothing was counted then.
         replayed: bool,
     },
-    /// A Settle's.
+    /// Of a Settle.
     Settled {
-        /// What the request finally is.
+        /// The final verdict.
         verdict: Verdict,
-        /// What it was at Reserve.
+        /// The verdict at Reserve.
         reserved_as: Verdict,
-        /// The pool after it, where the request was eligible.
-        pool: Option<PoolFigures>,
-        /// It was settled so before: nothing was counted.
+        /// The pool after the operation, if the request was eligible.
+        pool: Option<PoolBalance>,
+        /// Whether it was settled with the same tokens before. Nothing was counted then.
         replayed: bool,
     },
-    /// A Release's.
+    /// Of a Release.
     Released {
-        /// What the reservation counted, and counts no more.
+        /// The tokens that were taken back.
         tokens: Tokens,
-        /// The pool after it, where the request was eligible.
-        pool: Option<PoolFigures>,
-        /// It was released before: nothing was taken back.
+        /// The pool after the operation, if the request was eligible.
+        pool: Option<PoolBalance>,
+        /// Whether it was released before. Nothing was taken back then.
         replayed: bool,
     },
-    /// The id can't be used so. Nothing was written.
+    /// The id does not allow the operation. Nothing was written.
     Refused(Refusal),
     /// A counter would pass 2^53 − 1. Nothing was written.
-    Full(CounterFull),
+    CounterOverflow(CounterOverflow),
 }
 
-/// What an answer tells of a pool.
+/// The balance of a pool, as answers report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PoolFigures {
+pub struct PoolBalance {
     /// The pool.
     pub pool: PoolName,
     /// Free tokens a day.
@@ -297,8 +306,8 @@ pub struct PoolFigures {
     pub is_closed: bool,
 }
 
-impl PoolFigures {
-    /// The figures of today.
+impl PoolBalance {
+    /// Today's balance.
     #[must_use]
     pub fn today(terms: &Terms, pool: PoolName, counters: &PoolCounters) -> Self {
         let terms = terms.of_pool(&pool);
@@ -310,7 +319,7 @@ impl PoolFigures {
         }
     }
 
-    /// A settled or released reservation of another day has a pool, and no figures.
+    /// The pool of a reservation of another day: named, without figures.
     #[must_use]
     pub fn of_another_day(pool: PoolName) -> Self {
         Self {
@@ -321,7 +330,7 @@ impl PoolFigures {
         }
     }
 
-    /// What a Reserve could still get: max(0, allowance − used), and 0 in a closed pool.
+    /// The tokens that can still be free: max(0, allowance − used); 0 in a closed pool.
     #[must_use]
     pub fn remaining(&self) -> Tokens {
         if self.is_closed {
@@ -330,117 +339,4 @@ impl PoolFigures {
             self.allowance.less(self.used)
         }
     }
-}
-
-/// The store failed. Says nothing of transports: `grpc` maps it. A reason is one line without secrets, and names hosts
-/// and keys in square brackets: these are for the log alone.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// The store can't be reached. Nothing was written.
-    #[error("the store can't be reached: {reason}")]
-    Unreachable {
-        /// What the connection said.
-        reason: String,
-    },
-    /// No answer came. Whether something was written is unknown; with a request id a retry tells.
-    #[error("the store did not answer, the outcome is unknown: {reason}")]
-    NoAnswer {
-        /// What the connection said.
-        reason: String,
-    },
-    /// The store answered that it can't serve now. Nothing was written.
-    #[error("the store refused, {why}: {reason}")]
-    Refused {
-        /// What hinders it.
-        why: Hindrance,
-        /// What it answered.
-        reason: String,
-    },
-    /// The store answers, and may lose what it counted, or is no store for Tollgate: what it says now may
-    /// be wrong later. Nothing was written.
-    #[error("the store is unfit: {reason}")]
-    Unfit {
-        /// What is wrong, and what would put it right. Says nothing that is secret.
-        reason: String,
-    },
-    /// What the store holds, or said, can't be understood: it was not written by Tollgate.
-    #[error("the store holds something that is not Tollgate's: {reason}")]
-    Corrupt {
-        /// Where, and what.
-        reason: String,
-    },
-}
-
-impl StoreError {
-    /// What is wrong, without what stands in square brackets: hosts and keys are for the log.
-    #[must_use]
-    pub fn in_short(&self) -> String {
-        let words = match self {
-            Self::Unreachable { reason } => format!("it can't be reached: {reason}"),
-            Self::NoAnswer { reason } => format!("it does not answer: {reason}"),
-            Self::Refused {
-                why: Hindrance::Other,
-                reason,
-            } => format!("it refuses: {reason}"),
-            Self::Refused { why, reason } => format!("{why}: {reason}"),
-            Self::Unfit { reason } => reason.clone(),
-            Self::Corrupt { .. } => "it holds something that is not Tollgate's".to_owned(),
-        };
-        let mut short = String::new();
-        let mut depth = 0_u32;
-        for c in words.chars() {
-            match c {
-                '[' => depth += 1,
-                ']' => depth = depth.saturating_sub(1),
-                ' ' if depth == 0 && short.ends_with(' ') => {}
-                c if depth == 0 => short.push(c),
-                _ => {}
-            }
-        }
-        short.trim_end().to_owned()
-    }
-}
-
-/// What hinders a store that answers from serving now. Each can pass without a restart of anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Hindrance {
-    /// No memory, or no room on its disk, is left for what it would have to write.
-    #[error("it is full")]
-    Full,
-    /// It can't save to its disk what it holds, and takes no more.
-    #[error("it can't save what it holds")]
-    CannotSave,
-    /// Something that runs for long keeps it from everything else.
-    #[error("it is busy")]
-    Busy,
-    /// It has started, and still reads what it saved.
-    #[error("it is loading")]
-    Loading,
-    /// It may only be read.
-    #[error("it is read-only")]
-    ReadOnly,
-    /// It has lost the one that it copies.
-    #[error("it is cut off from its master")]
-    CutOff,
-    /// Fewer copies of it follow than it must have.
-    #[error("too few replicas follow it")]
-    TooFewReplicas,
-    /// It is spread over several servers, and not all of them are there.
-    #[error("a part of it is missing")]
-    Incomplete,
-    /// What is asked for is just being moved from one server to another.
-    #[error("it is being moved")]
-    Moving,
-    /// The user may not do what has to be done.
-    #[error("its user lacks a right")]
-    NoRight,
-    /// It wants another user or password.
-    #[error("it does not accept the user or password")]
-    NotLoggedIn,
-    /// It has as many connections as it takes.
-    #[error("it takes no more connections")]
-    TooManyClients,
-    /// Anything else, which it says itself.
-    #[error("in its own words")]
-    Other,
 }

@@ -73,7 +73,7 @@ fn fits(outcome: &Outcome, operation: &Operation) -> bool {
         }
         (Outcome::Settled { .. }, Operation::Settle { .. })
         | (Outcome::Released { .. }, Operation::Release { .. })
-        | (Outcome::Refused(_) | Outcome::Full(_), _) => true,
+        | (Outcome::Refused(_) | Outcome::CounterOverflow(_), _) => true,
         _ => false,
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tollgate::{
     domain::{OrgId, PoolCounters, PoolName, UtcDay},
-    store::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageRows},
+    store::{Batch, Decision, RowKey, Store, StoreError, Timestamped, UsageRows},
 };
 
 /// No call takes nearly as long to come, however busy the machine is.
@@ -125,7 +125,7 @@ impl HeldCall {
 
 #[async_trait]
 impl Store for HeldStore {
-    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>> {
+    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>> {
         let (end, ended) = oneshot::channel();
         let batches_held = batches.to_vec();
         let call = HeldCall {
@@ -153,7 +153,7 @@ impl Store for HeldStore {
         org: &OrgId,
         day: UtcDay,
         pools: &[PoolName],
-    ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
+    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
         self.inner.pools(org, day, pools).await
     }
 
@@ -163,11 +163,11 @@ impl Store for HeldStore {
         day: UtcDay,
         after: Option<&RowKey>,
         limit: usize,
-    ) -> Result<Timed<UsageRows>, StoreError> {
+    ) -> Result<Timestamped<UsageRows>, StoreError> {
         self.inner.usage(org, day, after, limit).await
     }
 
-    async fn probe(&self) -> Result<Timed<()>, StoreError> {
+    async fn probe(&self) -> Result<Timestamped<()>, StoreError> {
         self.probes.fetch_add(1, Ordering::Relaxed);
         let fails = self.probes_fail.lock().unwrap().clone();
         match fails {

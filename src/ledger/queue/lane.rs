@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::{Answer, Asked, MOST_BYTES, MOST_DECISIONS};
 use crate::{
     domain::OrgId,
-    store::{Batch, Decided, Operation, StoreError, Timed},
+    store::{Batch, Decision, Operation, StoreError, Timestamped},
     telemetry::traces,
 };
 
@@ -108,7 +108,7 @@ impl Asked {
     fn goes_with(&self, batch: &Batch) -> bool {
         let same_terms = Arc::ptr_eq(&self.terms, &batch.terms) || self.terms == batch.terms;
         let decisions = self.operations.len() + batch.operations.len();
-        self.day == batch.day && same_terms && decisions <= Batch::MOST_OPERATIONS
+        self.day == batch.day && same_terms && decisions <= Batch::MAX_OPERATIONS
     }
 
     fn bytes(&self) -> usize {
@@ -140,11 +140,11 @@ pub(super) struct Caller {
 
 /// Gives each caller its part. One that went away meanwhile gets nothing.
 pub(super) fn give_answers(
-    decided: Result<Timed<Decided>, StoreError>,
+    decided: Result<Timestamped<Decision>, StoreError>,
     batch: Batch,
     callers: Vec<Caller>,
 ) {
-    let Timed { now, answer } = match decided {
+    let Timestamped { now, answer } = match decided {
         Ok(decided) => decided,
         Err(error) => {
             for caller in callers {
@@ -154,11 +154,11 @@ pub(super) fn give_answers(
         }
     };
     match answer {
-        Decided::Outcomes(outcomes) => give_parts(callers, outcomes, |answer| {
-            Answer::Decided(Timed { now, answer })
+        Decision::Outcomes(outcomes) => give_parts(callers, outcomes, |answer| {
+            Answer::Decided(Timestamped { now, answer })
         }),
-        Decided::OnAnotherDay => give_parts(callers, batch.operations, |answer| {
-            Answer::OnAnotherDay(Timed { now, answer })
+        Decision::DayChanged => give_parts(callers, batch.operations, |answer| {
+            Answer::DayChanged(Timestamped { now, answer })
         }),
     }
 }

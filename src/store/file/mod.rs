@@ -1,25 +1,38 @@
-//! `file:`, the embedded store that keeps what it counted: one file, which one process has open.
+//! `file:`, the durable embedded store: one redb database, opened by one process.
 //!
-//! **Layout** ([`keys`], [`records`]). A database (redb) with a table of pools' counters, one of usage
-//! rows and one of reservations, by day, organization and names.
+//! # What is kept
 //!
-//! **Protocol** ([`draft`]). All batches of a call are one transaction, which is synced before anything is
-//! answered. A batch is decided on a draft over the tables, and written to them whole. Where the commit
-//! fails, nothing of it is anywhere in memory.
+//! | table | key | record |
+//! | --- | --- | --- |
+//! | `pools` | day, organization, pool | counters of a pool |
+//! | `usage` | day, organization, project, model | a usage row |
+//! | `row_counts` | day, organization | the number of usage rows |
+//! | `requests` | day, organization, request id | a reservation |
+//! | `tollgate` | name | format, number of commits, steady time of the clock |
 //!
-//! **Failures.** After an error of the disk the database refuses everything: what it has in memory may be
-//! more than what is on disk. So it is closed, and opened again from what is on disk, until that succeeds
-//! and there is room.
+//! [`tables`] builds the keys, [`encoding`] the records.
 //!
-//! **Old days** are removed little by little, in the transactions that there are anyway.
+//! # How it is updated
+//!
+//! All batches of a call are one transaction, which is synced before the answers are sent. A batch reads
+//! through a write buffer ([`transaction`]), which is flushed to the tables once the whole batch is decided.
+//!
+//! # What happens when the disk fails
+//!
+//! After a disk error memory may be ahead of the disk, so the database is closed and opened again from what
+//! is on disk, until that succeeds and there is room.
+//!
+//! # Old days
+//!
+//! They are removed in small steps, in transactions that are made anyway.
 
-mod draft;
-mod failures;
-mod held;
-mod keys;
-mod opening;
-mod reading;
-mod records;
+mod deferred_writes;
+mod encoding;
+mod errors;
+mod open;
+mod queries;
+mod tables;
+mod transaction;
 
 use std::{
     path::Path,
@@ -31,42 +44,40 @@ use async_trait::async_trait;
 use redb::{Database, TableDefinition, WriteTransaction};
 use tokio::sync::Semaphore;
 
-pub use self::opening::OpenError;
+pub use self::open::OpenError;
 use self::{
-    draft::{Fault, Tables},
-    failures::{closed, corrupt, refused},
-    opening::{StoreFile, steady_time_values},
-    reading::Unread,
+    errors::{RecordError, closed, corrupt, refused},
+    open::{StoreFile, steady_time_values},
+    transaction::Tables,
 };
 use super::{
-    Batch, Clock, ClockStep, Decided, Hindrance, RowKey, Store, StoreError, Timed, UsageLimits,
-    UsageRows,
+    Batch, Clock, ClockStep, Decision, RefusalReason, RowKey, Store, StoreError, Timestamped,
+    UsageLimits, UsageRows,
     clock::{ClockReading, SteadyTime, StepDetector},
 };
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
 
-/// How many records of old days a transaction removes at least, so that it is not held up.
-const LEAST_REMOVED: usize = 256;
+/// The minimum number of old records that a transaction may remove.
+const MIN_REMOVED: usize = 256;
 
-/// After a failure: how soon the file is opened again. Each time all of it is read.
-const REOPEN_AFTER: Duration = Duration::from_secs(1);
+/// The interval between attempts to reopen a failed file. Each attempt reads the whole file.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long nothing was written when a probe writes the clock, to see whether that can be done.
-const IDLE: Duration = Duration::from_secs(10);
+/// After this time without a commit, a probe commits an empty transaction to test the disk.
+const WRITE_PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What there must be room for before a file that had failed is served again: more than any call writes.
+/// The free space that a failed file must have before it serves again: more than any call writes.
 const ROOM_BYTES: usize = 1024 * 1024;
 const ROOM: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("room");
 
 /// The counters in a file.
 pub struct FileStore {
     inner: Arc<Inner>,
-    /// How many reads may wait for the disk: decisions must not wait for a thread behind them.
+    /// Bounds concurrent reads, so that decisions find a thread.
     reads: Arc<Semaphore>,
 }
 
-/// How many.
-const MOST_READS: usize = 16;
+const MAX_READS: usize = 16;
 
 struct Inner {
     file: StoreFile,
@@ -75,35 +86,35 @@ struct Inner {
     steps: Mutex<StepDetector>,
     /// One call writes at a time.
     writer: Mutex<Writer>,
-    /// None while it is closed because of a failure.
+    /// `None` while it is closed after a failure.
     database: RwLock<Option<Database>>,
 }
 
 struct Writer {
-    /// When the file failed, or was last tried to be opened again.
+    /// The last attempt to open the file.
     tried_at: Instant,
     /// When the last transaction was committed.
     wrote_at: Instant,
-    /// How many transactions were committed: a file that knows of fewer has lost some.
+    /// The number of commits. A file that has fewer has lost some.
     commits: i64,
-    /// Since when the clock was steady, as the file has it.
+    /// The steady time that the file has.
     steady: Option<SteadyTime>,
     /// Why the file is closed.
     failure: Option<StoreError>,
-    /// The day on which nothing older is left to remove.
+    /// The last day on which all old records were removed.
     removed_on: Option<UtcDay>,
 }
 
 impl FileStore {
-    /// Opens the file, or makes one.
+    /// Opens the file, or creates it.
     ///
     /// # Errors
     ///
-    /// The file can't be the store; it was not touched then.
+    /// The file is not a usable store. It is unchanged then.
     pub fn open(path: &Path, clock: Clock, limits: UsageLimits) -> Result<Self, OpenError> {
         let file = StoreFile::take(path)?;
-        let (database, about) = file.database()?;
-        let steps = StepDetector::new(clock(), about.steady);
+        let (database, metadata) = file.database()?;
+        let steps = StepDetector::new(clock(), metadata.steady);
         let now = Instant::now();
         let inner = Inner {
             file,
@@ -113,8 +124,8 @@ impl FileStore {
             writer: Mutex::new(Writer {
                 tried_at: now,
                 wrote_at: now,
-                commits: about.commits,
-                steady: about.steady,
+                commits: metadata.commits,
+                steady: metadata.steady,
                 failure: None,
                 removed_on: None,
             }),
@@ -122,25 +133,25 @@ impl FileStore {
         };
         Ok(Self {
             inner: Arc::new(inner),
-            reads: Arc::new(Semaphore::new(MOST_READS)),
+            reads: Arc::new(Semaphore::new(MAX_READS)),
         })
     }
 
     async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Database) -> Result<T, Unread> + Send + 'static,
-    ) -> Result<Timed<T>, StoreError> {
+        read: impl FnOnce(&Database) -> Result<T, RecordError> + Send + 'static,
+    ) -> Result<Timestamped<T>, StoreError> {
         let turn = Arc::clone(&self.reads).acquire_owned().await;
         self.run(move |inner| {
             let read = inner.read(read);
-            // Not before it ended: whoever asked may be gone by now.
+            // Held until the read ends, also if its caller went away.
             drop(turn);
             read
         })
         .await
     }
 
-    /// Runs where it may wait for the disk.
+    /// Runs on a thread that may block.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
@@ -151,7 +162,7 @@ impl FileStore {
             let reason = error.to_string();
             Err(match error.is_cancelled() {
                 true => StoreError::Unreachable { reason },
-                false => StoreError::NoAnswer { reason },
+                false => StoreError::OutcomeUnknown { reason },
             })
         })
     }
@@ -170,7 +181,7 @@ impl Inner {
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(|poisoned| {
-            // Whoever panicked may have left the database in disorder: it is opened anew.
+            // A panic may have left the database inconsistent: reopen it.
             self.writer.clear_poison();
             let mut writer = poisoned.into_inner();
             self.close(&mut writer);
@@ -181,55 +192,54 @@ impl Inner {
     fn decide(
         &self,
         batches: &[Batch],
-    ) -> Result<Vec<Result<Timed<Decided>, StoreError>>, StoreError> {
+    ) -> Result<Vec<Result<Timestamped<Decision>, StoreError>>, StoreError> {
         let decided = self.write(&mut self.writer(), |tables, today| {
             let mut written = 0;
             let mut decide = |batch: &Batch| {
                 if batch.day != today {
-                    return Ok(Ok(Decided::OnAnotherDay));
+                    return Ok(Ok(Decision::DayChanged));
                 }
                 match tables.decide(today, self.limits.max_rows, batch) {
                     Ok((outcomes, its_written)) => {
                         written += its_written;
-                        Ok(Ok(Decided::Outcomes(outcomes)))
+                        Ok(Ok(Decision::Outcomes(outcomes)))
                     }
-                    Err(Fault::Record(bad)) => Ok(Err(corrupt(bad))),
-                    Err(Fault::Storage(error)) => Err(error.into()),
+                    Err(RecordError::Corrupt(bad)) => Ok(Err(corrupt(bad))),
+                    Err(RecordError::Storage(error)) => Err(error),
                 }
             };
             let decided = batches.iter().map(&mut decide);
-            let decided: Vec<Result<Decided, StoreError>> =
+            let decided: Vec<Result<Decision, StoreError>> =
                 decided.collect::<Result<_, redb::Error>>()?;
             Ok((decided, written))
         })?;
         let now = decided.now;
-        let timed = |decided: Result<_, _>| decided.map(|answer| Timed { now, answer });
+        let timed = |decided: Result<_, _>| decided.map(|answer| Timestamped { now, answer });
         Ok(decided.answer.into_iter().map(timed).collect())
     }
 
-    /// Whether the store would decide now: after a failure whether it can be opened again, and from time
-    /// to time whether it can be written.
-    fn probe(&self) -> Result<Timed<()>, StoreError> {
+    /// Reopens the file after a failure, and tests from time to time that it can be written.
+    fn probe(&self) -> Result<Timestamped<()>, StoreError> {
         let mut writer = self.writer();
         self.open_again(&mut writer)?;
         let reading = self.now();
         let today = UtcDay::of(reading.wall);
         let removes = self.steps().is_steady(reading) && writer.removed_on != Some(today);
-        if removes || writer.wrote_at.elapsed() >= IDLE {
+        if removes || writer.wrote_at.elapsed() >= WRITE_PROBE_INTERVAL {
             return self.write(&mut writer, |_, _| Ok(((), 1)));
         }
         let (now, answer) = (reading.wall, ());
-        Ok(Timed { now, answer })
+        Ok(Timestamped { now, answer })
     }
 
-    /// Does some work in a transaction, and commits it where the work says that it wrote records.
+    /// Runs `work` in a transaction. `work` returns the number of records that it wrote; 0 aborts.
     fn write<T>(
         &self,
         writer: &mut Writer,
         work: impl FnOnce(&mut Tables<'_>, UtcDay) -> Result<(T, usize), redb::Error>,
-    ) -> Result<Timed<T>, StoreError> {
+    ) -> Result<Timestamped<T>, StoreError> {
         self.open_again(writer)?;
-        // By the one who writes, so that decisions and days are in one order.
+        // Read under the writer's lock, so that days follow the order of the decisions.
         let now = self.now();
         let written = {
             let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
@@ -238,10 +248,10 @@ impl Inner {
         };
         written.inspect_err(|error| {
             self.close(writer);
-            // Of this call the outcome may be unknown; the ones until the next try count nothing.
+            // The outcome of this call may be unknown. Calls until the next attempt write nothing.
             writer.failure = Some(match error {
-                StoreError::NoAnswer { reason } => StoreError::Refused {
-                    why: Hindrance::CannotSave,
+                StoreError::OutcomeUnknown { reason } => StoreError::Refused {
+                    why: RefusalReason::CannotSave,
                     reason: reason.clone(),
                 },
                 error => error.clone(),
@@ -255,7 +265,7 @@ impl Inner {
         database: &Database,
         reading: ClockReading,
         work: impl FnOnce(&mut Tables<'_>, UtcDay) -> Result<(T, usize), redb::Error>,
-    ) -> Result<Timed<T>, StoreError> {
+    ) -> Result<Timestamped<T>, StoreError> {
         let now = reading.wall;
         let today = UtcDay::of(now);
         let transaction = database.begin_write().map_err(refused)?;
@@ -264,15 +274,15 @@ impl Inner {
         if written == 0 {
             drop(tables);
             transaction.abort().map_err(refused)?;
-            return Ok(Timed { now, answer });
+            return Ok(Timestamped { now, answer });
         }
         let (steady, is_steady) = {
             let steps = self.steps();
             (steps.steady(), steps.is_steady(reading))
         };
         if is_steady && writer.removed_on != Some(today) {
-            // Faster than they come.
-            let most = LEAST_REMOVED.max(2 * written);
+            // Faster than records are added.
+            let most = MIN_REMOVED.max(2 * written);
             let removed = tables.remove_old(today, self.limits.retention_days, most);
             if removed.map_err(refused)? < most {
                 writer.removed_on = Some(today);
@@ -281,14 +291,14 @@ impl Inner {
         drop(tables);
         let commits = writer.commits + 1;
         let steady = Some(steady).filter(|_| writer.steady != Some(steady));
-        write_about(&transaction, commits, steady).map_err(refused)?;
+        write_metadata(&transaction, commits, steady).map_err(refused)?;
         transaction.commit().map_err(|error| {
             let reason = error.to_string();
-            StoreError::NoAnswer { reason }
+            StoreError::OutcomeUnknown { reason }
         })?;
         (writer.wrote_at, writer.commits) = (Instant::now(), commits);
         writer.steady = steady.or(writer.steady);
-        Ok(Timed { now, answer })
+        Ok(Timestamped { now, answer })
     }
 
     fn close(&self, writer: &mut Writer) {
@@ -298,11 +308,11 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner);
         *database = None;
         writer.tried_at = Instant::now();
-        // The last removal may not stand.
+        // The last removal may be lost.
         writer.removed_on = None;
     }
 
-    /// Opens the file again where it was closed because of a failure, a while after it.
+    /// Reopens the file if it is closed, at most once an interval.
     fn open_again(&self, writer: &mut Writer) -> Result<(), StoreError> {
         let is_open = {
             let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
@@ -311,7 +321,7 @@ impl Inner {
         if is_open {
             return Ok(());
         }
-        if writer.tried_at.elapsed() < REOPEN_AFTER {
+        if writer.tried_at.elapsed() < REOPEN_INTERVAL {
             return Err(writer.failure.clone().unwrap_or_else(closed));
         }
         self.file.forget_cached();
@@ -325,18 +335,19 @@ impl Inner {
                 StoreError::Corrupt { reason }
             }
         });
-        let opened = opened.and_then(|(database, about)| {
-            if about.commits < writer.commits {
+        let opened = opened.and_then(|(database, metadata)| {
+            if metadata.commits < writer.commits {
                 let reason = "the file has lost what it had acknowledged".to_owned();
                 return Err(StoreError::Corrupt { reason });
             }
             make_room(&database).map_err(refused)?;
-            Ok((database, about))
+            Ok((database, metadata))
         });
         writer.tried_at = Instant::now();
-        let (opened, about) = opened.inspect_err(|error| writer.failure = Some(error.clone()))?;
+        let (opened, metadata) =
+            opened.inspect_err(|error| writer.failure = Some(error.clone()))?;
         writer.wrote_at = Instant::now();
-        (writer.commits, writer.steady) = (about.commits, about.steady);
+        (writer.commits, writer.steady) = (metadata.commits, metadata.steady);
         let mut database = self
             .database
             .write()
@@ -347,17 +358,17 @@ impl Inner {
 
     fn read<T>(
         &self,
-        read: impl FnOnce(&Database) -> Result<T, Unread>,
-    ) -> Result<Timed<T>, StoreError> {
+        read: impl FnOnce(&Database) -> Result<T, RecordError>,
+    ) -> Result<Timestamped<T>, StoreError> {
         let now = self.now().wall;
         let answer = {
             let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
             read(database.as_ref().ok_or_else(closed)?)
         };
         match answer {
-            Ok(answer) => Ok(Timed { now, answer }),
-            Err(Unread::Record(bad)) => Err(corrupt(bad)),
-            Err(Unread::Storage(error)) => {
+            Ok(answer) => Ok(Timestamped { now, answer }),
+            Err(RecordError::Corrupt(bad)) => Err(corrupt(bad)),
+            Err(RecordError::Storage(error)) => {
                 self.close(&mut self.writer());
                 Err(refused(error))
             }
@@ -365,21 +376,21 @@ impl Inner {
     }
 }
 
-/// Writes what the file says of itself; since when the clock is steady only where that is new.
-fn write_about(
+/// Writes the metadata; the steady time only if it is new.
+fn write_metadata(
     transaction: &WriteTransaction,
     commits: i64,
     steady: Option<SteadyTime>,
 ) -> Result<(), redb::Error> {
-    let mut about = transaction.open_table(keys::ABOUT)?;
-    about.insert(keys::COMMITS, commits)?;
+    let mut metadata = transaction.open_table(tables::METADATA)?;
+    metadata.insert(tables::COMMITS, commits)?;
     for (key, value) in steady.into_iter().flat_map(steady_time_values) {
-        about.insert(key, value)?;
+        metadata.insert(key, value)?;
     }
     Ok(())
 }
 
-/// Makes the file larger than it has to be, so that a call that follows finds room.
+/// Grows the file, so that the next call finds room.
 fn make_room(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     transaction
@@ -393,13 +404,13 @@ fn make_room(database: &Database) -> Result<(), redb::Error> {
 
 #[async_trait]
 impl Store for FileStore {
-    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>> {
+    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>> {
         let its_batches = batches.to_vec();
         let decided = self.run(move |inner| inner.decide(&its_batches)).await;
         decided.unwrap_or_else(|error| vec![Err(error); batches.len()])
     }
 
-    /// One: what waits meanwhile shares the next sync.
+    /// One: operations that wait share the next sync.
     fn calls_at_once(&self) -> Option<usize> {
         Some(1)
     }
@@ -409,9 +420,9 @@ impl Store for FileStore {
         org: &OrgId,
         day: UtcDay,
         names: &[PoolName],
-    ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
+    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
         let (org, names) = (org.clone(), names.to_vec());
-        let read = move |database: &Database| reading::pools(database, &org, day, &names);
+        let read = move |database: &Database| queries::pools(database, &org, day, &names);
         self.read(read).await
     }
 
@@ -421,10 +432,10 @@ impl Store for FileStore {
         day: UtcDay,
         after: Option<&RowKey>,
         limit: usize,
-    ) -> Result<Timed<UsageRows>, StoreError> {
+    ) -> Result<Timestamped<UsageRows>, StoreError> {
         let (org, after) = (org.clone(), after.cloned());
         let read =
-            move |database: &Database| reading::usage(database, &org, day, after.as_ref(), limit);
+            move |database: &Database| queries::usage(database, &org, day, after.as_ref(), limit);
         self.read(read).await
     }
 
@@ -437,7 +448,7 @@ impl Store for FileStore {
         self.inner.steps().latest_step(reading)
     }
 
-    async fn probe(&self) -> Result<Timed<()>, StoreError> {
+    async fn probe(&self) -> Result<Timestamped<()>, StoreError> {
         self.run(Inner::probe).await
     }
 }

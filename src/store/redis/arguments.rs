@@ -16,7 +16,7 @@ use crate::{
     },
     store::{
         Batch, Operation, Recording,
-        letters::{letter, workload_letter},
+        codes::{verdict_code, workload_code},
     },
 };
 
@@ -256,7 +256,7 @@ impl<'b> Tables<'b> {
         let target = Target::Pool(self.pool(pool));
         self.kinds.push(Kind {
             target,
-            workload: workload_letter(Workload::Inference),
+            workload: workload_code(Workload::Inference),
             field: 0,
             is_listed: true,
         });
@@ -285,7 +285,9 @@ impl<'b> Tables<'b> {
             return kind;
         }
         let target = match eligibility {
-            Eligibility::Ineligible(reason) => Target::Billed(letter(Verdict::Billed(*reason))),
+            Eligibility::Ineligible(reason) => {
+                Target::Billed(verdict_code(Verdict::Billed(*reason)))
+            }
             Eligibility::Eligible(pool) => Target::Pool(self.pool(pool)),
         };
         let (project, model) = (&fields.project, &fields.model);
@@ -294,7 +296,7 @@ impl<'b> Tables<'b> {
             self.fields.push(keys::row_field(project, model));
             self.fields.len()
         });
-        let workload = workload_letter(fields.workload);
+        let workload = workload_code(fields.workload);
         let asked = Kind {
             target,
             workload,

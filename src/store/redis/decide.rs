@@ -1,9 +1,13 @@
 //! Deciding: from batches to calls of the script, and from its replies to what became of them.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use futures_util::future::{join_all, select_ok};
+use futures_util::{
+    StreamExt as _,
+    future::{join_all, ready},
+    stream::FuturesUnordered,
+};
 use redis::{Cmd, Value};
 
 use super::{
@@ -14,13 +18,14 @@ use super::{
     links::Links,
     memory::Memory,
     message::sanitize,
+    refusals::Refusals,
     reply::{self, Reply},
     rights::{self, Rights},
     script::Script,
 };
 use crate::{
     domain::{PoolName, UtcDay},
-    store::{Batch, Decided, StoreError, Timed, UsageLimits},
+    store::{Batch, Decision, StoreError, Timestamped, UsageLimits},
 };
 
 /// A reservation names at most one pool that the caller didn't; a policy that lost more is asked for
@@ -30,7 +35,7 @@ const MAX_ROUNDS: usize = 5;
 /// How many batches and operations one call of the script takes: Redis serves nobody else meanwhile. In
 /// a cluster it takes one batch, since no two organizations need be on the same node.
 pub(super) const MOST_BATCHES: usize = 64;
-const MOST_OPERATIONS: usize = Batch::MOST_OPERATIONS;
+const MOST_OPERATIONS: usize = Batch::MAX_OPERATIONS;
 
 const SECONDS_A_DAY: u64 = 24 * 60 * 60;
 
@@ -39,6 +44,7 @@ pub(super) struct Decider {
     pub(super) rights: Rights,
     pub(super) key_prefix: String,
     pub(super) memory: Memory,
+    pub(super) refusals: Refusals,
     usage_limits: UsageLimits,
     /// For batches without ids: the same script without the part that they don't need.
     plain: Script,
@@ -66,6 +72,7 @@ impl Decider {
             rights,
             key_prefix,
             memory: Memory::new(),
+            refusals: Refusals::default(),
             usage_limits,
             plain: Script::new(concat!(
                 include_str!("decide/plain.lua"),
@@ -96,7 +103,7 @@ impl Decider {
         &self,
         links: &Links,
         batches: &[Batch],
-    ) -> Vec<Result<Timed<Decided>>> {
+    ) -> Vec<Result<Timestamped<Decision>>> {
         let most = if links.are_many() { 1 } else { MOST_BATCHES };
         let told = Told::default();
         let calls = calls(batches, most);
@@ -111,7 +118,7 @@ impl Decider {
         &self,
         links: &Links,
         batches: &[Batch],
-        decided: &mut [Result<Timed<Decided>>],
+        decided: &mut [Result<Timestamped<Decision>>],
     ) {
         let mut explained = None;
         for (batch, decided) in batches.iter().zip(decided) {
@@ -134,7 +141,7 @@ impl Decider {
         links: &Links,
         batches: &[Batch],
         told: &Told,
-    ) -> Vec<Result<Timed<Decided>>> {
+    ) -> Vec<Result<Timestamped<Decision>>> {
         let (now, replies) = match self.call(links, batches, told).await {
             Ok(replies) => replies,
             Err(error) => return batches.iter().map(|_| Err(error.clone())).collect(),
@@ -165,7 +172,7 @@ impl Decider {
         links: &Links,
         batches: &[Batch],
         told: &Told,
-    ) -> Vec<Result<Timed<Decided>>> {
+    ) -> Vec<Result<Timestamped<Decision>>> {
         if batches.is_empty() {
             return Vec::new();
         }
@@ -192,7 +199,7 @@ impl Decider {
         told: &Told,
         now: DateTime<Utc>,
         reply: Reply,
-    ) -> Result<Timed<Decided>> {
+    ) -> Result<Timestamped<Decision>> {
         match reply {
             Reply::UnnamedPools(_) | Reply::Lost(_) => {
                 self.decide_telling(links, batch, told.clone(), reply).await
@@ -209,7 +216,7 @@ impl Decider {
         batch: &Batch,
         mut told: Told,
         mut reply: Reply,
-    ) -> Result<Timed<Decided>> {
+    ) -> Result<Timestamped<Decision>> {
         for _ in 1..MAX_ROUNDS {
             match reply {
                 Reply::UnnamedPools(pools) => told.extra.extend(pools),
@@ -278,12 +285,36 @@ impl Decider {
     }
 
     /// Asks every server whether it would decide, and takes the first one's clock: the store is of use
-    /// as long as one of them does.
-    pub(super) async fn probe(&self, links: &Links, keys: &[String]) -> Result<DateTime<Utc>> {
-        let probes = keys
-            .iter()
-            .map(|key| Box::pin(self.rights.probe(links, key, WRITES)));
-        Ok(select_ok(probes).await?.0)
+    /// as long as one of them does. The others' answers are recorded when they come.
+    pub(super) async fn probe(
+        self: &Arc<Self>,
+        links: &Arc<Links>,
+        keys: Vec<String>,
+    ) -> Result<DateTime<Utc>> {
+        self.refusals.retain(&keys);
+        let probes = keys.into_iter().map(|key| {
+            let (decider, links) = (Arc::clone(self), Arc::clone(links));
+            async move {
+                let probed = decider.rights.probe(&links, &key, WRITES).await;
+                decider.refusals.record(&links, &key, probed.as_ref().err());
+                probed
+            }
+        });
+        let mut probes: FuturesUnordered<_> = probes.collect();
+        let mut failure = None;
+        while let Some(probed) = probes.next().await {
+            match probed {
+                Ok(now) => {
+                    tokio::spawn(probes.for_each(|_| ready(())));
+                    return Ok(now);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| {
+            let reason = "there is no master".to_owned();
+            StoreError::Unreachable { reason }
+        }))
     }
 }
 
@@ -357,15 +388,15 @@ fn can_be_repeated(batches: &[Batch]) -> bool {
         let apart = operation
             .request_id()
             .is_none_or(|id| ids.insert((org, id)));
-        apart && operation.counts_once()
+        apart && operation.is_idempotent()
     })
 }
 
 /// What the script's reply to a batch means.
-fn answer(now: DateTime<Utc>, reply: Reply) -> Result<Timed<Decided>> {
+fn answer(now: DateTime<Utc>, reply: Reply) -> Result<Timestamped<Decision>> {
     let answer = match reply {
-        Reply::Done(outcomes, _) => Decided::Outcomes(outcomes),
-        Reply::AnotherDay => Decided::OnAnotherDay,
+        Reply::Done(outcomes, _) => Decision::Outcomes(outcomes),
+        Reply::AnotherDay => Decision::DayChanged,
         Reply::UnnamedPools(_) | Reply::Lost(_) => {
             let reason = "a question that was answered".to_owned();
             return Err(StoreError::Corrupt { reason });
@@ -379,7 +410,7 @@ fn answer(now: DateTime<Utc>, reply: Reply) -> Result<Timed<Decided>> {
             let reason = format!("{key}: {why}");
             return Err(StoreError::Corrupt { reason });
         }
-        Reply::Torn(reason) => return Err(StoreError::NoAnswer { reason }),
+        Reply::Torn(reason) => return Err(StoreError::OutcomeUnknown { reason }),
     };
-    Ok(Timed { now, answer })
+    Ok(Timestamped { now, answer })
 }

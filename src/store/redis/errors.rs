@@ -7,7 +7,7 @@ use super::{
     message::{is_server_error, message},
     rights,
 };
-use crate::store::{Hindrance, StoreError};
+use crate::store::{RefusalReason, StoreError};
 
 /// `redis://` or sentinels lead to a node of a cluster.
 pub(super) const CLUSTER_NODE: &str = "this is a cluster node: use redis+cluster://";
@@ -39,25 +39,29 @@ pub(super) fn store_error(failed: &Failed) -> StoreError {
         // A script that failed on its way may have written before.
         _ if error.to_string().contains("@user_script") => {
             let reason = message(error);
-            StoreError::NoAnswer { reason }
+            StoreError::OutcomeUnknown { reason }
         }
         _ if is_server_error(error) => refused(error),
         _ => {
             let reason = message(error);
-            StoreError::NoAnswer { reason }
+            StoreError::OutcomeUnknown { reason }
         }
     }
 }
 
 fn refused(error: &RedisError) -> StoreError {
     let said = message(error);
-    if said.contains("cluster support disabled") {
-        let reason = NO_CLUSTER.to_owned();
-        return StoreError::Unfit { reason };
+    let topologies = [
+        ("cluster support disabled", NO_CLUSTER),
+        ("SELECT is not allowed in cluster mode", CLUSTER_NODE),
+    ];
+    if let Some((_, reason)) = topologies.iter().find(|(sign, _)| said.contains(sign)) {
+        let reason = (*reason).to_owned();
+        return StoreError::Unsuitable { reason };
     }
     let why = hindrance(error, &said);
     let reason = match why {
-        Hindrance::NoRight => rights::denied(&said),
+        RefusalReason::NoRight => rights::denied(&said),
         _ => said,
     };
     StoreError::Refused { why, reason }
@@ -65,26 +69,26 @@ fn refused(error: &RedisError) -> StoreError {
 
 /// Redis' first word says which it is. The script says before its first line whether it writes, so Redis
 /// finds all of these before anything has run.
-fn hindrance(error: &RedisError, said: &str) -> Hindrance {
+fn hindrance(error: &RedisError, said: &str) -> RefusalReason {
     if error.kind() == ErrorKind::AuthenticationFailed {
-        return Hindrance::NotLoggedIn;
+        return RefusalReason::NotLoggedIn;
     }
     if rights::is_denial(said) {
-        return Hindrance::NoRight;
+        return RefusalReason::NoRight;
     }
     match error.code() {
-        Some("OOM") => Hindrance::Full,
-        Some("MISCONF") => Hindrance::CannotSave,
-        Some("BUSY") => Hindrance::Busy,
-        Some("LOADING") => Hindrance::Loading,
-        Some("READONLY") => Hindrance::ReadOnly,
-        Some("MASTERDOWN") => Hindrance::CutOff,
-        Some("NOREPLICAS") => Hindrance::TooFewReplicas,
-        Some("CLUSTERDOWN") => Hindrance::Incomplete,
-        Some("TRYAGAIN") => Hindrance::Moving,
-        Some("NOAUTH" | "WRONGPASS") => Hindrance::NotLoggedIn,
-        Some("ERR") if said.contains("max number of clients") => Hindrance::TooManyClients,
-        _ => Hindrance::Other,
+        Some("OOM") => RefusalReason::Full,
+        Some("MISCONF") => RefusalReason::CannotSave,
+        Some("BUSY") => RefusalReason::Busy,
+        Some("LOADING") => RefusalReason::Loading,
+        Some("READONLY") => RefusalReason::ReadOnly,
+        Some("MASTERDOWN") => RefusalReason::CutOff,
+        Some("NOREPLICAS") => RefusalReason::TooFewReplicas,
+        Some("CLUSTERDOWN") => RefusalReason::Incomplete,
+        Some("TRYAGAIN") => RefusalReason::Moving,
+        Some("NOAUTH" | "WRONGPASS") => RefusalReason::NotLoggedIn,
+        Some("ERR") if said.contains("max number of clients") => RefusalReason::TooManyClients,
+        _ => RefusalReason::Other,
     }
 }
 
@@ -96,7 +100,7 @@ pub(super) fn not_in_a_cluster(failed: Failed) -> Failed {
             if matches!(error.kind(), ErrorKind::Server(Moved | Ask | CrossSlot)) =>
         {
             let reason = CLUSTER_NODE.to_owned();
-            Failed::Known(StoreError::Unfit { reason })
+            Failed::Known(StoreError::Unsuitable { reason })
         }
         _ => failed,
     }
@@ -105,7 +109,7 @@ pub(super) fn not_in_a_cluster(failed: Failed) -> Failed {
 /// Why none of several servers is of use: the failure that tells most, an answer rather than none.
 pub(super) fn most_specific(failures: Vec<StoreError>, context: &str) -> StoreError {
     let rank = |error: &StoreError| match error {
-        StoreError::Unfit { .. } => 2,
+        StoreError::Unsuitable { .. } => 2,
         StoreError::Refused { .. } => 1,
         _ => 0,
     };
@@ -115,10 +119,11 @@ pub(super) fn most_specific(failures: Vec<StoreError>, context: &str) -> StoreEr
         None => StoreError::Unreachable {
             reason: context.to_owned(),
         },
-        Some(StoreError::Unreachable { reason } | StoreError::NoAnswer { reason }) => {
+        Some(StoreError::Unreachable { reason } | StoreError::OutcomeUnknown { reason }) => {
             let mut reasons = vec![reason];
             for error in telling {
-                if let StoreError::Unreachable { reason } | StoreError::NoAnswer { reason } = error
+                if let StoreError::Unreachable { reason } | StoreError::OutcomeUnknown { reason } =
+                    error
                     && !reasons.contains(&reason)
                 {
                     reasons.push(reason);
@@ -151,7 +156,7 @@ mod tests {
 
     #[test]
     fn each_of_redis_refusals_has_its_word_and_proves_that_nothing_was_written() {
-        use Hindrance as H;
+        use RefusalReason as H;
         for (said, word) in [
             ("OOM allow-oom flag is not set on the script", H::Full),
             (
@@ -196,10 +201,21 @@ mod tests {
     }
 
     #[test]
+    fn a_database_number_at_a_node_of_a_cluster_gets_the_hint_that_it_is_one() {
+        let said = "ERR SELECT is not allowed in cluster mode";
+        let error = store_error(&Failed::Connecting(answer(said)));
+        let reason = CLUSTER_NODE.to_owned();
+        assert_eq!(error, StoreError::Unsuitable { reason });
+    }
+
+    #[test]
     fn a_script_that_failed_on_its_way_may_have_written() {
         let said = "OOM command not allowed when used memory > 'maxmemory'. script: 8ac1, on @user_script:7.";
         let error = store_error(&Failed::Asking(answer(said)));
-        assert!(matches!(error, StoreError::NoAnswer { .. }), "{error}");
+        assert!(
+            matches!(error, StoreError::OutcomeUnknown { .. }),
+            "{error}"
+        );
     }
 
     #[test]
@@ -215,7 +231,10 @@ mod tests {
      {
         let broken = || RedisError::from(io::Error::from(io::ErrorKind::ConnectionReset));
         let error = store_error(&Failed::Asking(broken()));
-        assert!(matches!(error, StoreError::NoAnswer { .. }), "{error}");
+        assert!(
+            matches!(error, StoreError::OutcomeUnknown { .. }),
+            "{error}"
+        );
         let error = store_error(&Failed::Connecting(broken()));
         assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
     }

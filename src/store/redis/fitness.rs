@@ -75,12 +75,12 @@ impl Fitness {
         match finding {
             Finding::ClusterNode => {
                 let reason = CLUSTER_NODE.to_owned();
-                Err(StoreError::Unfit { reason })
+                Err(StoreError::Unsuitable { reason })
             }
             Finding::Evicts(reason) if self.unsafe_eviction == UnsafeEviction::Refuse => {
-                Err(StoreError::Unfit { reason })
+                Err(StoreError::Unsuitable { reason })
             }
-            Finding::TooOld(reason) => Err(StoreError::Unfit { reason }),
+            Finding::TooOld(reason) => Err(StoreError::Unsuitable { reason }),
             Finding::Fit | Finding::Unknown | Finding::WouldEvict(_) | Finding::Evicts(_) => Ok(()),
         }
     }

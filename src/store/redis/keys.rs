@@ -1,7 +1,7 @@
 //! The names of the keys, and of what stands in their fields (docs/CONTRACT.md, "Keys in Redis").
 //!
 //! Every name that comes from outside is percent-encoded, so that it can't leave its place in a key
-//! or a field, nor the key's hash tag: what is left unencoded (letters, digits, `-`, `.`, `_`, `~`) is
+//! or a field, nor the key's hash tag: what is left unencoded (codes, digits, `-`, `.`, `_`, `~`) is
 //! none of the characters that mean something there. The encoding is injective, so two names never
 //! share a counter.
 

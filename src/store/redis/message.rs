@@ -2,7 +2,7 @@
 //!
 //! They are one line of bounded length, without what Redis repeats of a command: that may hold a password, or the
 //! names of other organizations. Hosts and keys stand in square brackets, which callers are not told
-//! ([`StoreError::in_short`](crate::store::StoreError::in_short)).
+//! ([`StoreError::public_message`](crate::store::StoreError::public_message)).
 
 use std::{error::Error as _, io, net::IpAddr};
 
@@ -185,7 +185,7 @@ mod tests {
             ("no [tollgate:{acme}:usage] here", "no here"),
         ] {
             let reason = reason.to_owned();
-            let short = StoreError::Unreachable { reason }.in_short();
+            let short = StoreError::Unreachable { reason }.public_message();
             assert_eq!(short, format!("it can't be reached: {told}"));
         }
     }

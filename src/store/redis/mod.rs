@@ -35,6 +35,7 @@ mod message;
 mod packed;
 pub mod readings;
 pub mod record;
+mod refusals;
 pub mod reply;
 mod rights;
 mod script;
@@ -62,7 +63,7 @@ use self::{
     script::Script,
     url::Topology,
 };
-use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageLimits, UsageRows};
+use super::{Batch, Decision, RowKey, Store, StoreError, Timestamped, UsageLimits, UsageRows};
 use crate::{
     domain::{OrgId, PoolCounters, PoolName, Tokens, UtcDay},
     files::pem::PemError,
@@ -214,7 +215,7 @@ impl RedisStore {
 
 #[async_trait]
 impl Store for RedisStore {
-    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>> {
+    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>> {
         self.decider.decide(&self.links, batches).await
     }
 
@@ -235,7 +236,7 @@ impl Store for RedisStore {
         org: &OrgId,
         day: UtcDay,
         pools: &[PoolName],
-    ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
+    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
         let keys = self.keys(org, day);
         let remembered = self.decider.memory.lock().pools(org, day).to_vec();
         let push = |command: &mut Cmd| {
@@ -265,7 +266,7 @@ impl Store for RedisStore {
             ..record.counters()
         };
         let answer = kept.into_iter().map(counters).collect();
-        Ok(Timed { now, answer })
+        Ok(Timestamped { now, answer })
     }
 
     async fn usage(
@@ -274,7 +275,7 @@ impl Store for RedisStore {
         day: UtcDay,
         after: Option<&RowKey>,
         limit: usize,
-    ) -> Result<Timed<UsageRows>, StoreError> {
+    ) -> Result<Timestamped<UsageRows>, StoreError> {
         let _turn = self.usage_reads.acquire().await;
         let key = self.keys(org, day).usage();
         let mut scans = 1;
@@ -293,7 +294,7 @@ impl Store for RedisStore {
                 // Where one server was in its scan means nothing to another.
                 if scans == MOST_SCANS {
                     let reason = "the key of the usage moves again and again".to_owned();
-                    return Err(StoreError::NoAnswer { reason });
+                    return Err(StoreError::OutcomeUnknown { reason });
                 }
                 scans += 1;
                 scanned_by = None;
@@ -322,21 +323,25 @@ impl Store for RedisStore {
             })
             .await?;
         let (now, _) = readings::parse_pools(&reply, 0)?;
-        Ok(Timed { now, answer: rows })
+        Ok(Timestamped { now, answer: rows })
     }
 
     fn losses(&self) -> u64 {
         self.decider.memory.losses()
     }
 
-    async fn probe(&self) -> Result<Timed<()>, StoreError> {
+    fn partial_refusal(&self) -> Option<String> {
+        self.decider.refusals.reasons()
+    }
+
+    async fn probe(&self) -> Result<Timestamped<()>, StoreError> {
         self.links.follow().await;
         let keys = self.links.probe_keys(&self.decider.key_prefix).await;
         let keys = keys.map_err(|error| store_error(&error))?;
         self.fitness.check(&self.links, &keys).await?;
-        let now = self.decider.probe(&self.links, &keys).await?;
+        let now = self.decider.probe(&self.links, keys).await?;
         self.verify();
-        Ok(Timed { now, answer: () })
+        Ok(Timestamped { now, answer: () })
     }
 }
 

@@ -9,10 +9,10 @@ use super::{
 };
 use crate::{
     domain::{
-        BilledReason, CounterFull, Eligibility, PoolCounters, PoolName, Refusal, RequestField,
+        BilledReason, CounterOverflow, Eligibility, PoolCounters, PoolName, Refusal, RequestField,
         Terms, Tokens, Verdict,
     },
-    store::{Batch, Operation, Outcome, PoolFigures, letters},
+    store::{Batch, Operation, Outcome, PoolBalance, codes},
 };
 
 /// What the script that decides said of a batch.
@@ -166,7 +166,7 @@ impl Said<'_> {
                 "released" => Outcome::Refused(Refusal::Released),
                 "settled" => Outcome::Refused(Refusal::Settled),
                 "unknown" => Outcome::Refused(Refusal::UnknownRequestId),
-                "full" => Outcome::Full(CounterFull),
+                "full" => Outcome::CounterOverflow(CounterOverflow),
                 why => return Err(bad(format!("a refusal {why:?}"))),
             },
             ("d", Operation::Reserve { .. }) => {
@@ -199,7 +199,7 @@ impl Said<'_> {
         })
     }
 
-    fn figures(&mut self, terms: &Terms) -> Result<Option<PoolFigures>, BadReply> {
+    fn figures(&mut self, terms: &Terms) -> Result<Option<PoolBalance>, BadReply> {
         let (pool, used, closed) = (self.text()?, self.amount()?, self.flag()?);
         if pool.is_empty() {
             return Ok(None);
@@ -208,12 +208,12 @@ impl Said<'_> {
     }
 
     /// The figures of a pool of today, or of a past day, which has none.
-    fn figures_on_its_day(&mut self, terms: &Terms) -> Result<Option<PoolFigures>, BadReply> {
+    fn figures_on_its_day(&mut self, terms: &Terms) -> Result<Option<PoolBalance>, BadReply> {
         let mut ahead = self.clone();
         let pool = ahead.text()?;
         if ahead.flag() == Ok(false) {
             *self = ahead;
-            return Ok(Some(PoolFigures::of_another_day(parse_pool(pool)?)));
+            return Ok(Some(PoolBalance::of_another_day(parse_pool(pool)?)));
         }
         self.figures(terms)
     }
@@ -227,20 +227,20 @@ fn figures_asked(
     eligibility: &Eligibility,
     used: Tokens,
     closed: bool,
-) -> Option<PoolFigures> {
+) -> Option<PoolBalance> {
     match eligibility {
         Eligibility::Eligible(pool) => Some(figures_of(terms, pool.clone(), used, closed)),
         Eligibility::Ineligible(_) => None,
     }
 }
 
-fn figures_of(terms: &Terms, pool: PoolName, used: Tokens, closed: bool) -> PoolFigures {
+fn figures_of(terms: &Terms, pool: PoolName, used: Tokens, closed: bool) -> PoolBalance {
     let counters = PoolCounters {
         used,
         closed,
         ..PoolCounters::default()
     };
-    PoolFigures::today(terms, pool, &counters)
+    PoolBalance::today(terms, pool, &counters)
 }
 
 fn field_of(letter: char) -> Result<RequestField, BadReply> {
@@ -254,7 +254,7 @@ fn field_of(letter: char) -> Result<RequestField, BadReply> {
 }
 
 fn verdict_of(text: &str) -> Result<Verdict, BadReply> {
-    letters::verdict(text).ok_or_else(|| bad(format!("a verdict {text:?}")))
+    codes::parse_verdict(text).ok_or_else(|| bad(format!("a verdict {text:?}")))
 }
 
 fn parse_pool(encoded: &str) -> Result<PoolName, BadReply> {

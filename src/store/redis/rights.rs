@@ -14,7 +14,7 @@ use super::{
     readings::text,
     script::Script,
 };
-use crate::store::{Hindrance, StoreError};
+use crate::store::{RefusalReason, StoreError};
 
 /// What a reason says of keys before the pattern is known.
 const NO_KEYS: &str = "lacks access to keys";
@@ -52,9 +52,11 @@ impl Rights {
         let reply = again_if_cut(|| self.script.run(links, key, manner, push)).await;
         let reply = reply.map_err(|failed| match store_error(&failed) {
             // Nothing was asked whose outcome would be unknown.
-            StoreError::NoAnswer { reason } if is_denial(&reason) => no_right(denied(&reason)),
-            StoreError::NoAnswer { reason } if reason.contains(TOO_FEW_REPLICAS) => {
-                let why = Hindrance::TooFewReplicas;
+            StoreError::OutcomeUnknown { reason } if is_denial(&reason) => {
+                no_right(denied(&reason))
+            }
+            StoreError::OutcomeUnknown { reason } if reason.contains(TOO_FEW_REPLICAS) => {
+                let why = RefusalReason::TooFewReplicas;
                 StoreError::Refused { why, reason }
             }
             error => self.with_pattern(error),
@@ -103,7 +105,7 @@ impl Rights {
 }
 
 pub(super) fn no_right(reason: String) -> StoreError {
-    let why = Hindrance::NoRight;
+    let why = RefusalReason::NoRight;
     StoreError::Refused { why, reason }
 }
 
@@ -112,7 +114,7 @@ pub(super) fn is_missing(error: &StoreError) -> bool {
     matches!(
         error,
         StoreError::Refused {
-            why: Hindrance::NoRight,
+            why: RefusalReason::NoRight,
             ..
         }
     )

@@ -75,7 +75,7 @@ fn decided(parts: &[Part], operations: &[Operation]) -> Result<Vec<Reply>, BadRe
 #[test]
 fn a_reply_gives_an_outcome_for_each_operation() {
     let figures = |used| {
-        Some(PoolFigures {
+        Some(PoolBalance {
             pool: pool(),
             allowance: Tokens::ZERO,
             used: Tokens::new(used).expect("small"),

@@ -1,13 +1,19 @@
-//! Records as bytes: counters as they are, a reservation as short as it can be said. Read strictly: what
-//! Tollgate can't have written is an error, never a guess.
+//! The encoding of records. Read strictly: bytes that Tollgate can't have written are an error.
+//!
+//! | record | bytes |
+//! | --- | --- |
+//! | pool | used, billed tokens, free requests, billed requests, closed, held: 8 each, little-endian |
+//! | usage row | free tokens, billed tokens, free requests, billed requests: 8 each |
+//! | row counts | rows, rows of unlisted models: 8 each |
+//! | reservation | state, verdict, workload: 1 each; tokens: 8; if settled, verdict: 1, tokens: 8; pool and project, each after its length (2); model |
 
-use super::super::letters;
+use super::super::codes;
 use crate::domain::{
-    ModelName, PoolCounters, PoolName, ProjectId, RequestFields, Reservation, RowChoice, RowCounts,
-    State, Tokens, UsageCounters, Verdict,
+    ModelName, PoolCounters, PoolName, ProjectId, RequestFields, Reservation, ReservationState,
+    RowChoice, RowCounts, Tokens, UsageCounters, Verdict,
 };
 
-/// A record that Tollgate did not write. Says which kind.
+/// Bytes that are no record of Tollgate's, with the kind of record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} that can't be read")]
 pub(super) struct BadRecord(&'static str);
@@ -17,7 +23,7 @@ pub(super) const BAD_ROW: BadRecord = BadRecord("a usage row");
 
 const COUNTER_BYTES: usize = 8;
 
-/// What comes first in a reservation.
+/// The first byte of a reservation.
 const HELD: u8 = b'h';
 /// Held, and counted in the row `(other)`, `(other)`.
 const HELD_IN_OTHER: u8 = b'o';
@@ -37,7 +43,7 @@ pub(super) fn pool_bytes(counters: &PoolCounters) -> Vec<u8> {
 }
 
 pub(super) fn pool(bytes: &[u8]) -> Result<PoolCounters, BadRecord> {
-    // Format 1 had no tokens that are held.
+    // Format 1 has no held tokens.
     let counters = amounts(bytes).or_else(|| {
         let [used, billed, free_requests, billed_requests, closed] = amounts(bytes)?;
         Some([used, billed, free_requests, billed_requests, closed, 0])
@@ -89,8 +95,6 @@ pub(super) fn row(bytes: &[u8]) -> Result<UsageCounters, BadRecord> {
     row.ok_or(BAD_ROW)
 }
 
-/// State, verdict, workload, tokens; where settled, verdict and tokens of that; then the names, each but
-/// the last behind its length.
 pub(super) fn reservation_bytes(reservation: &Reservation) -> Vec<u8> {
     let Reservation {
         fields,
@@ -100,20 +104,20 @@ pub(super) fn reservation_bytes(reservation: &Reservation) -> Vec<u8> {
     } = reservation;
     let mut bytes = Vec::with_capacity(64);
     bytes.push(match state {
-        State::Held {
+        ReservationState::Held {
             row: RowChoice::Own,
         } => HELD,
-        State::Held {
+        ReservationState::Held {
             row: RowChoice::Other,
         } => HELD_IN_OTHER,
-        State::Settled { .. } => SETTLED,
-        State::Released => RELEASED,
+        ReservationState::Settled { .. } => SETTLED,
+        ReservationState::Released => RELEASED,
     });
-    bytes.push(ascii(letters::letter(*verdict)));
-    bytes.push(ascii(letters::workload_letter(fields.workload)));
+    bytes.push(ascii(codes::verdict_code(*verdict)));
+    bytes.push(ascii(codes::workload_code(fields.workload)));
     put_tokens(&mut bytes, fields.tokens);
-    if let State::Settled { tokens, verdict } = state {
-        bytes.push(ascii(letters::letter(*verdict)));
+    if let ReservationState::Settled { tokens, verdict } = state {
+        bytes.push(ascii(codes::verdict_code(*verdict)));
         put_tokens(&mut bytes, *tokens);
     }
     put_name(&mut bytes, pool.as_ref().map_or("", PoolName::as_str));
@@ -129,17 +133,17 @@ pub(super) fn reservation(bytes: &[u8]) -> Result<Reservation, BadRecord> {
 fn read_reservation(mut rest: &[u8]) -> Option<Reservation> {
     let state = take(&mut rest, 1)?[0];
     let verdict = take_verdict(&mut rest)?;
-    let workload = letters::workload(char::from(take(&mut rest, 1)?[0]))?;
+    let workload = codes::parse_workload(char::from(take(&mut rest, 1)?[0]))?;
     let tokens = take_tokens(&mut rest)?;
     let state = match state {
-        HELD => State::Held {
+        HELD => ReservationState::Held {
             row: RowChoice::Own,
         },
-        HELD_IN_OTHER => State::Held {
+        HELD_IN_OTHER => ReservationState::Held {
             row: RowChoice::Other,
         },
-        RELEASED => State::Released,
-        SETTLED => State::Settled {
+        RELEASED => ReservationState::Released,
+        SETTLED => ReservationState::Settled {
             verdict: take_verdict(&mut rest)?,
             tokens: take_tokens(&mut rest)?,
         },
@@ -171,8 +175,8 @@ fn amounts<const COUNT: usize>(bytes: &[u8]) -> Option<[u64; COUNT]> {
     rest.is_empty().then_some(amounts.map(u64::from_le_bytes))
 }
 
-fn ascii(letter: char) -> u8 {
-    u8::try_from(letter).expect("the letters are ASCII")
+fn ascii(code: char) -> u8 {
+    u8::try_from(code).expect("codes are ASCII")
 }
 
 fn put_tokens(bytes: &mut Vec<u8>, tokens: Tokens) {
@@ -192,7 +196,7 @@ fn take<'b>(rest: &mut &'b [u8], count: usize) -> Option<&'b [u8]> {
 }
 
 fn take_verdict(rest: &mut &[u8]) -> Option<Verdict> {
-    letters::verdict(std::str::from_utf8(take(rest, 1)?).ok()?)
+    codes::parse_verdict(std::str::from_utf8(take(rest, 1)?).ok()?)
 }
 
 fn take_tokens(rest: &mut &[u8]) -> Option<Tokens> {
@@ -216,12 +220,13 @@ mod tests {
 
     fn reservations() -> impl Iterator<Item = Reservation> {
         let verdict = Verdict::Billed(BilledReason::DayClosed);
-        let settled = State::Settled {
+        let settled = ReservationState::Settled {
             tokens: Tokens::ZERO,
             verdict,
         };
-        let [own, other] = [RowChoice::Own, RowChoice::Other].map(|row| State::Held { row });
-        [own, other, settled, State::Released]
+        let [own, other] =
+            [RowChoice::Own, RowChoice::Other].map(|row| ReservationState::Held { row });
+        [own, other, settled, ReservationState::Released]
             .into_iter()
             .zip(["", "mini", "large", "é"])
             .map(|(state, pool)| Reservation {
@@ -271,7 +276,7 @@ mod tests {
     fn what_was_cut_off_or_is_beyond_bounds_is_refused() {
         for written in reservations() {
             let bytes = reservation_bytes(&written);
-            // What is cut off from the model's end is another model.
+            // The model ends the record: cut, it is another model.
             for end in 0..bytes.len() - "gpt-4o".len() {
                 assert!(reservation(&bytes[..end]).is_err(), "{end}");
             }

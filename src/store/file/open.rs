@@ -1,7 +1,7 @@
-//! Opening the file: ours or refused, whole or refused, and untouched where it is refused.
+//! Opening the file. A file that is foreign, damaged or newer is refused, and left unchanged.
 //!
-//! Every page of the file is read and held to its checksum, so that no damaged counter is ever believed.
-//! After a crash the last commit that is whole stands; what was answered was synced before.
+//! The checksum of every page is verified. After a crash the database is at its last complete commit;
+//! answers were sent only after their commit was synced.
 
 use std::{
     ffi::OsString,
@@ -17,51 +17,50 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase as _, StorageError
 
 use super::{
     super::clock::{BootId, SteadyTime},
-    held::HeldFile,
-    keys::{ABOUT, COMMITS, FORMAT, POOLS, REQUESTS, ROW_COUNTS, STEADY_TIME, USAGE},
+    deferred_writes::DeferredFile,
+    tables::{COMMITS, FORMAT, METADATA, POOLS, REQUESTS, ROW_COUNTS, STEADY_TIME, USAGE},
 };
 
-/// The format that this version writes, and the newest that it reads. A later version reads all earlier
-/// ones, and brings the file to its own when it opens it.
+/// The format that this version writes. Files of earlier formats are upgraded when they are opened.
 const KNOWN_FORMAT: i64 = 2;
 
-/// Format 1 kept the latest moment here that the store had decided at, and believed it.
+/// The key of format 1's latest decision time, which is no longer kept.
 const LATEST_OF_FORMAT_1: &str = "latest";
 
-/// How much of the file is kept in memory.
+/// The size of the page cache.
 const CACHE_BYTES: usize = 64 * 1024 * 1024;
 
-/// How a file of the database begins.
+/// The first bytes of a redb file.
 const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 
-/// Why a file can't be the store.
+/// Why a file can't be opened as a store.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// There is no directory for it.
+    /// Its directory does not exist.
     #[error("the directory {} does not exist", directory.display())]
     NoDirectory {
         /// The directory.
         directory: PathBuf,
     },
-    /// A directory, a device, …
+    /// It is a directory, a device, …
     #[error("{} is not a file", path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
     },
-    /// One process at a time.
+    /// Another process has it open.
     #[error("{} is in use: another process has it open, and only one can", path.display())]
     InUse {
         /// The file.
         path: PathBuf,
     },
-    /// Not Tollgate's.
+    /// Tollgate did not write it.
     #[error("{} is not Tollgate's: it was not touched", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
     },
-    /// Not as Tollgate left it.
+    /// It differs from what Tollgate wrote.
     #[error(
         "{} is damaged, and what it counted can't be relied on: it was not touched ({reason})",
         path.display()
@@ -69,10 +68,10 @@ pub enum OpenError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What was found.
+        /// The fault.
         reason: String,
     },
-    /// Written by a later version.
+    /// A later version wrote it.
     #[error(
         "{} is in format {format}, and this version of Tollgate knows {KNOWN_FORMAT}: it was not touched; \
          serve it with the version that wrote it, or a later one",
@@ -84,28 +83,28 @@ pub enum OpenError {
         /// Its format.
         format: i64,
     },
-    /// The system refuses.
+    /// The operating system reported an error.
     #[error("{} can't be {what}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What failed.
+        /// The operation that failed.
         what: &'static str,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
 }
 
-/// What the file says of itself.
+/// The file's metadata.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct About {
-    /// How many transactions were committed.
+pub(super) struct Metadata {
+    /// The number of commits.
     pub(super) commits: i64,
     /// Since when the clock has been steady.
     pub(super) steady: Option<SteadyTime>,
 }
 
-/// The file, which this process alone has open.
+/// The file, locked by this process.
 #[derive(Debug)]
 pub(super) struct StoreFile {
     path: PathBuf,
@@ -114,7 +113,7 @@ pub(super) struct StoreFile {
 }
 
 impl StoreFile {
-    /// Opens the file and locks it. Where there is none, one is made, and is there whole or not at all.
+    /// Opens and locks the file. If there is none, it is created, whole or not at all.
     pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
         let io = failed(path, "opened");
         let metadata = match fs::metadata(path) {
@@ -144,50 +143,49 @@ impl StoreFile {
         })
     }
 
-    /// Opens the database in it, and brings it to the format of this version.
-    pub(super) fn database(&self) -> Result<(Database, About), OpenError> {
+    /// Opens its database, and upgrades it to the current format.
+    pub(super) fn database(&self) -> Result<(Database, Metadata), OpenError> {
         let mut magic = [0; MAGIC.len()];
         let read = self.file.read_exact_at(&mut magic, 0);
         if read.is_err() || magic != MAGIC {
             return Err(self.foreign());
         }
-        let held = HeldFile::new(Arc::clone(&self.file));
+        let held = DeferredFile::new(Arc::clone(&self.file));
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let database = builder().create_with_backend(held.clone())?;
-            let about = self.about(&database);
-            Ok((database, about))
+            let metadata = self.about(&database);
+            Ok((database, metadata))
         }));
-        let (database, about) = opened
+        let (database, metadata) = opened
             .map_err(|_| self.damaged("it is in disorder".to_owned()))?
             .map_err(|error| self.not_opened(error))?;
-        let (about, format) = about?;
-        held.let_go().map_err(failed(&self.path, "written"))?;
+        let (metadata, format) = metadata?;
+        held.apply().map_err(failed(&self.path, "written"))?;
         if format != KNOWN_FORMAT {
             let upgraded = write_format(&database).map_err(io::Error::other);
             upgraded.map_err(failed(&self.path, "written"))?;
         }
-        Ok((database, about))
+        Ok((database, metadata))
     }
 
-    /// Forgets what the system remembers of the file: after a failed write, that may be what is not on
-    /// disk.
+    /// Drops the system's cached pages of the file: after a failed write they may differ from the disk.
     pub(super) fn forget_cached(&self) {
         let all = None;
-        // What can't be forgotten is verified all the same.
+        // Best effort: checksums are verified anyway.
         let _ = rustix::fs::fadvise(&self.file, 0, all, rustix::fs::Advice::DontNeed);
     }
 
-    /// What the file says of itself, and its format.
-    fn about(&self, database: &Database) -> Result<(About, i64), OpenError> {
+    /// Reads the metadata and the format.
+    fn about(&self, database: &Database) -> Result<(Metadata, i64), OpenError> {
         let damaged = |error: redb::Error| self.damaged(error.to_string());
         let transaction = database.begin_read().map_err(|it| damaged(it.into()))?;
-        let about = match transaction.open_table(ABOUT) {
-            Ok(about) => about,
+        let metadata = match transaction.open_table(METADATA) {
+            Ok(metadata) => metadata,
             Err(TableError::Storage(error)) => return Err(damaged(error.into())),
             Err(_) => return Err(self.foreign()),
         };
         let value = |key| {
-            let value = redb::ReadableTable::get(&about, key);
+            let value = redb::ReadableTable::get(&metadata, key);
             let value = value.map_err(|it| damaged(it.into()))?;
             Ok(value.map(|value| value.value()))
         };
@@ -208,11 +206,11 @@ impl StoreFile {
         for (value_of, key) in steady.iter_mut().zip(STEADY_TIME) {
             *value_of = value(key)?;
         }
-        let about = About {
+        let metadata = Metadata {
             commits: value(COMMITS)?.unwrap_or(0),
             steady: steady_time(steady),
         };
-        Ok((about, format))
+        Ok((metadata, format))
     }
 
     fn not_opened(&self, error: DatabaseError) -> OpenError {
@@ -244,7 +242,7 @@ fn steady_time(values: [Option<i64>; STEADY_TIME.len()]) -> Option<SteadyTime> {
     })
 }
 
-/// What is written of a steady time, by key.
+/// The metadata entries of a steady time.
 pub(super) fn steady_time_values(steady: SteadyTime) -> [(&'static str, i64); STEADY_TIME.len()] {
     let BootId(boot) = steady.boot;
     let half = |shift: u32| ((boot >> shift) as u64).cast_signed();
@@ -258,7 +256,7 @@ pub(super) fn steady_time_values(steady: SteadyTime) -> [(&'static str, i64); ST
     std::array::from_fn(|at| (STEADY_TIME[at], values[at]))
 }
 
-/// Makes the file beside its place, and puts it there once it is whole and synced.
+/// Creates the file under a temporary name, and links it once it is complete and synced.
 fn create(path: &Path) -> Result<(), OpenError> {
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -277,7 +275,7 @@ fn create(path: &Path) -> Result<(), OpenError> {
     let made = make(&new)
         .and_then(|()| put_in_place(&new, path))
         .and_then(|()| File::open(directory)?.sync_all());
-    // In its place it has another name.
+    // It has its final name by now.
     let _ = fs::remove_file(&new);
     made.map_err(failed(path, "created"))
 }
@@ -287,23 +285,23 @@ fn make(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o600);
     let file = Arc::new(options.open(path)?);
-    let held = HeldFile::new(Arc::clone(&file));
+    let held = DeferredFile::new(Arc::clone(&file));
     let database = builder().create_with_backend(held.clone());
     let written = database
         .map_err(redb::Error::from)
         .and_then(|database| write_format(&database));
     written.map_err(io::Error::other)?;
-    held.let_go()?;
+    held.apply()?;
     file.sync_all()
 }
 
-/// Writes this version's format, and the tables that it has.
+/// Writes the current format, and creates its tables.
 fn write_format(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
-        let mut about = transaction.open_table(ABOUT)?;
-        about.insert(FORMAT, KNOWN_FORMAT)?;
-        about.remove(LATEST_OF_FORMAT_1)?;
+        let mut metadata = transaction.open_table(METADATA)?;
+        metadata.insert(FORMAT, KNOWN_FORMAT)?;
+        metadata.remove(LATEST_OF_FORMAT_1)?;
         for table in [POOLS, USAGE, ROW_COUNTS, REQUESTS] {
             transaction.open_table(table)?;
         }
@@ -311,11 +309,11 @@ fn write_format(database: &Database) -> Result<(), redb::Error> {
     Ok(transaction.commit()?)
 }
 
-/// Never replaces a file that another process put there meanwhile: that is the one, then.
+/// Never replaces a file that another process created meanwhile: that one is used.
 fn put_in_place(new: &Path, path: &Path) -> io::Result<()> {
     match fs::hard_link(new, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        // Some file systems have no links.
+        // Some file systems have no hard links.
         Err(_) if !path.exists() => fs::rename(new, path),
         linked => linked,
     }

@@ -1,25 +1,14 @@
-//! What is read beside the decisions: a view of what was committed last.
+//! Read-only queries, on the last commit.
 
 use redb::{Database, ReadableDatabase as _};
 
 use super::{
     super::{RowKey, UsageRows},
-    keys,
-    records::{self, BadRecord},
+    encoding,
+    errors::RecordError,
+    tables,
 };
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
-
-/// Why something can't be read.
-pub(super) enum Unread {
-    Storage(redb::Error),
-    Record(BadRecord),
-}
-
-impl<E: Into<redb::Error>> From<E> for Unread {
-    fn from(error: E) -> Self {
-        Self::Storage(error.into())
-    }
-}
 
 /// The counters of pools on a day.
 pub(super) fn pools(
@@ -27,12 +16,12 @@ pub(super) fn pools(
     org: &OrgId,
     day: UtcDay,
     pools: &[PoolName],
-) -> Result<Vec<PoolCounters>, Unread> {
-    let table = database.begin_read()?.open_table(keys::POOLS)?;
+) -> Result<Vec<PoolCounters>, RecordError> {
+    let table = database.begin_read()?.open_table(tables::POOLS)?;
     let counters = |pool| {
-        let key = keys::pool(day, org, pool);
+        let key = tables::pool(day, org, pool);
         match table.get(&*key)? {
-            Some(bytes) => records::pool(bytes.value()).map_err(Unread::Record),
+            Some(bytes) => encoding::pool(bytes.value()).map_err(RecordError::Corrupt),
             None => Ok(PoolCounters::default()),
         }
     };
@@ -46,18 +35,19 @@ pub(super) fn usage(
     day: UtcDay,
     after: Option<&RowKey>,
     limit: usize,
-) -> Result<UsageRows, Unread> {
-    let table = database.begin_read()?.open_table(keys::USAGE)?;
-    let range = keys::rows(day, org, after);
+) -> Result<UsageRows, RecordError> {
+    let table = database.begin_read()?.open_table(tables::USAGE)?;
+    let range = tables::rows(day, org, after);
     let mut rows = UsageRows::new();
     for entry in table.range(&*range.start..&*range.end)? {
         if rows.len() >= limit {
             break;
         }
         let (key, bytes) = entry?;
-        let row = records::row(bytes.value()).map_err(Unread::Record)?;
+        let row = encoding::row(bytes.value()).map_err(RecordError::Corrupt)?;
         if !row.is_empty() {
-            let names = keys::row_names(key.value()).ok_or(Unread::Record(records::BAD_ROW))?;
+            let names =
+                tables::row_names(key.value()).ok_or(RecordError::Corrupt(encoding::BAD_ROW))?;
             rows.insert(names, row);
         }
     }

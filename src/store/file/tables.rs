@@ -1,7 +1,7 @@
 //! The tables of the file, and their keys.
 //!
-//! A key is the day (four bytes, in order), the organization, a zero byte, and what it is of. Names hold no
-//! control characters, so the zero byte ends them, and rows stand in the order of their names' bytes.
+//! A key is the day (4 bytes, big-endian, sign bit flipped), the organization, and further names, each after
+//! a zero byte. Names have no control characters, so keys sort by day, organization, then names.
 
 use std::ops::Range;
 
@@ -13,23 +13,23 @@ use crate::domain::{ModelName, OrgId, PoolName, ProjectId, RequestId, UtcDay};
 /// A table of records by their keys.
 pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
-/// Pools' counters: today's and yesterday's.
+/// Counters of pools, of today and yesterday.
 pub(super) const POOLS: Definition = TableDefinition::new("pools");
-/// Usage rows: as many days as the retention says.
+/// Usage rows, for the retention time.
 pub(super) const USAGE: Definition = TableDefinition::new("usage");
-/// How many usage rows an organization has: today's and yesterday's.
+/// Numbers of usage rows, of today and yesterday.
 pub(super) const ROW_COUNTS: Definition = TableDefinition::new("row_counts");
-/// Reservations: today's and yesterday's.
+/// Reservations, of today and yesterday.
 pub(super) const REQUESTS: Definition = TableDefinition::new("requests");
-/// What the file says of itself: [`FORMAT`], [`COMMITS`], and since when the clock has been steady.
-pub(super) const ABOUT: TableDefinition<'static, &'static str, i64> =
+/// Metadata: [`FORMAT`], [`COMMITS`], [`STEADY_TIME`].
+pub(super) const METADATA: TableDefinition<'static, &'static str, i64> =
     TableDefinition::new("tollgate");
 
-/// Which version of this format the file is in.
+/// The version of the file format.
 pub(super) const FORMAT: &str = "format";
-/// How many transactions were committed: a file that knows fewer than were acknowledged has lost some.
+/// The number of commits. A file with fewer than were acknowledged has lost some.
 pub(super) const COMMITS: &str = "commits";
-/// The clock's [`SteadyTime`](crate::store::clock::SteadyTime): the boot in two halves, then the others.
+/// The clock's [`SteadyTime`](crate::store::clock::SteadyTime): the boot id in two halves, then its other fields.
 pub(super) const STEADY_TIME: [&str; 5] = [
     "clock_boot_high",
     "clock_boot_low",
@@ -46,7 +46,7 @@ pub(super) fn pool(day: UtcDay, org: &OrgId, pool: &PoolName) -> Vec<u8> {
     key(day, org, &[pool.as_str()])
 }
 
-/// The key of a record that an organization has once a day.
+/// The key of an organization's one record of a day.
 pub(super) fn org(day: UtcDay, org: &OrgId) -> Vec<u8> {
     key(day, org, &[])
 }
@@ -84,7 +84,7 @@ pub(super) fn row_names(key: &[u8]) -> Option<RowKey> {
     names.next().is_none().then_some((project, model))
 }
 
-/// Where the keys of a day begin: those of all days before come before it.
+/// The prefix of the keys of a day. Earlier days sort before it.
 pub(super) fn begin(day: UtcDay) -> [u8; DAY_BYTES] {
     let days = day.start().timestamp().div_euclid(24 * 60 * 60);
     let days = i32::try_from(days).expect("the calendar has fewer days");

@@ -1,5 +1,7 @@
 //! Reads the sources and holds the house rules that can be read off them.
 
+mod syntax;
+
 use std::{
     fs,
     path::{Path, PathBuf},

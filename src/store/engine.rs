@@ -1,13 +1,13 @@
-//! How a decision changes what is kept of an organization: the rules, once for every store that decides
-//! in this process.
+//! The rules over records, for the embedded stores: what Reserve, Settle and Release read, decide and write
+//! (docs/CONTRACT.md, "Reserve", "Settle", "Release"). `redis/script/rules.lua` has the same rules for Redis.
 //!
-//! A store lends its records as [`Records`]. A decision reads what it needs, is judged whole, and only
-//! then writes: what fails has written nothing.
+//! A store gives access to one organization's records through [`Records`]. A decision reads, then decides,
+//! then writes. If it fails, it has written nothing.
 
-use super::{Operation, Outcome, PoolFigures};
+use super::{Operation, Outcome, PoolBalance};
 use crate::domain::{
-    CounterFull, Eligibility, ModelName, PoolCounters, PoolName, Progress, ProjectId, Refusal,
-    RequestFields, RequestId, Reservation, RowChoice, RowCounts, State, Terms, Tokens,
+    CounterOverflow, Eligibility, ModelName, PoolCounters, PoolName, Progress, ProjectId, Refusal,
+    RequestFields, RequestId, Reservation, ReservationState, RowChoice, RowCounts, Terms, Tokens,
     UsageCounters, UtcDay, Verdict, judge_late_settle, other_row,
 };
 
@@ -17,21 +17,31 @@ pub(super) trait Records {
     type Error;
 
     /// A pool's counters.
-    fn pool(&mut self, day: Day, pool: &PoolName) -> Result<Option<PoolCounters>, Self::Error>;
+    fn pool(
+        &mut self,
+        day: RelativeDay,
+        pool: &PoolName,
+    ) -> Result<Option<PoolCounters>, Self::Error>;
 
     /// Replaces a pool's counters.
-    fn set_pool(&mut self, day: Day, pool: &PoolName, counters: PoolCounters);
+    fn set_pool(&mut self, day: RelativeDay, pool: &PoolName, counters: PoolCounters);
 
     /// A usage row.
     fn row(
         &mut self,
-        day: Day,
+        day: RelativeDay,
         project: &ProjectId,
         model: &ModelName,
     ) -> Result<Option<UsageCounters>, Self::Error>;
 
     /// Replaces a usage row.
-    fn set_row(&mut self, day: Day, project: &ProjectId, model: &ModelName, row: UsageCounters);
+    fn set_row(
+        &mut self,
+        day: RelativeDay,
+        project: &ProjectId,
+        model: &ModelName,
+        row: UsageCounters,
+    );
 
     /// How many usage rows today has.
     fn row_counts(&mut self) -> Result<RowCounts, Self::Error>;
@@ -39,27 +49,30 @@ pub(super) trait Records {
     /// Replaces how many usage rows today has.
     fn set_row_counts(&mut self, counts: RowCounts);
 
-    /// What an id stands for.
-    fn reservation(&mut self, day: Day, id: &RequestId)
-    -> Result<Option<Reservation>, Self::Error>;
+    /// The reservation of an id.
+    fn reservation(
+        &mut self,
+        day: RelativeDay,
+        id: &RequestId,
+    ) -> Result<Option<Reservation>, Self::Error>;
 
-    /// Remembers what an id stands for.
-    fn set_reservation(&mut self, day: Day, id: &RequestId, reservation: Reservation);
+    /// Writes the reservation of an id.
+    fn set_reservation(&mut self, day: RelativeDay, id: &RequestId, reservation: Reservation);
 }
 
-/// The days on which an id is looked for, in this order.
+/// A day relative to the day of the decision. An id is looked up on each, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Day {
+pub(super) enum RelativeDay {
     Today,
     Yesterday,
-    /// The clock was there before it stepped back.
+    /// The wall clock may have been ahead, and stepped back.
     Tomorrow,
 }
 
-impl Day {
+impl RelativeDay {
     const ALL: [Self; 3] = [Self::Today, Self::Yesterday, Self::Tomorrow];
 
-    /// Which day that is.
+    /// The calendar day.
     pub(super) fn date(self, today: UtcDay) -> UtcDay {
         match self {
             Self::Today => today,
@@ -69,8 +82,7 @@ impl Day {
     }
 }
 
-/// Decides one operation on what the ones before it left. A day has at most `max_rows` usage rows besides
-/// the row `(other)`, `(other)`.
+/// Decides one operation. A day has at most `max_rows` usage rows, plus the row `(other)`, `(other)`.
 ///
 /// # Errors
 ///
@@ -81,7 +93,7 @@ pub(super) fn decide<R: Records>(
     max_rows: u64,
     operation: &Operation,
 ) -> Result<Outcome, R::Error> {
-    let mut book = Book {
+    let mut engine = Engine {
         records,
         terms,
         max_rows,
@@ -94,72 +106,72 @@ pub(super) fn decide<R: Records>(
             is_listed,
             recording,
         } => match recording.writes() {
-            true => book.reserve(request_id.as_ref(), fields, eligibility, *is_listed),
-            false => book.look(request_id.as_ref(), fields, eligibility),
+            true => engine.reserve(request_id.as_ref(), fields, eligibility, *is_listed),
+            false => engine.preview(request_id.as_ref(), fields, eligibility),
         },
-        Operation::Settle { request_id, tokens } => book.settle(request_id, *tokens),
-        Operation::Release { request_id } => book.release(request_id),
+        Operation::Settle { request_id, tokens } => engine.settle(request_id, *tokens),
+        Operation::Release { request_id } => engine.release(request_id),
     };
     match decided {
         Ok(outcome) => Ok(outcome),
-        Err(Stop::Refused(refusal)) => Ok(Outcome::Refused(refusal)),
-        Err(Stop::Full(full)) => Ok(Outcome::Full(full)),
-        Err(Stop::Failed(error)) => Err(error),
+        Err(Abort::Refused(refusal)) => Ok(Outcome::Refused(refusal)),
+        Err(Abort::Full(full)) => Ok(Outcome::CounterOverflow(full)),
+        Err(Abort::Failed(error)) => Err(error),
     }
 }
 
-/// The records, and what their organization is granted.
-struct Book<'b, R> {
-    records: &'b mut R,
-    terms: &'b Terms,
+/// The rules, applied to one organization's records under its current terms.
+struct Engine<'r, R> {
+    records: &'r mut R,
+    terms: &'r Terms,
     max_rows: u64,
 }
 
-/// What ends a decision early. Nothing was written.
-enum Stop<E> {
+/// Ends a decision before its first write.
+enum Abort<E> {
     Refused(Refusal),
-    Full(CounterFull),
+    Full(CounterOverflow),
     Failed(E),
 }
 
-impl<E> From<Refusal> for Stop<E> {
+impl<E> From<Refusal> for Abort<E> {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
 }
 
-impl<E> From<CounterFull> for Stop<E> {
-    fn from(full: CounterFull) -> Self {
+impl<E> From<CounterOverflow> for Abort<E> {
+    fn from(full: CounterOverflow) -> Self {
         Self::Full(full)
     }
 }
 
-/// A request as it is counted.
+/// What a request counts, and where.
 #[derive(Clone, Copy)]
-struct Counted<'r> {
+struct CountedRequest<'r> {
     fields: &'r RequestFields,
     pool: Option<&'r PoolName>,
     row: RowChoice,
     verdict: Verdict,
     tokens: Tokens,
-    /// Whether it will be settled or released.
+    /// Whether it is a reservation, to be settled or released later.
     is_held: bool,
 }
 
-impl<R: Records> Book<'_, R> {
+impl<R: Records> Engine<'_, R> {
     fn reserve(
         &mut self,
         request_id: Option<&RequestId>,
         fields: &RequestFields,
         eligibility: &Eligibility,
         is_listed: bool,
-    ) -> Result<Outcome, Stop<R::Error>> {
+    ) -> Result<Outcome, Abort<R::Error>> {
         if let Some(replay) = self.replay(request_id, fields)? {
             return Ok(replay);
         }
         let (verdict, pool) = self.judge_reserve(fields, eligibility)?;
         let (row, counts) = self.choose_row(fields, is_listed)?;
-        let counted = Counted {
+        let counted = CountedRequest {
             fields,
             pool,
             row,
@@ -167,7 +179,7 @@ impl<R: Records> Book<'_, R> {
             tokens: fields.tokens,
             is_held: request_id.is_some(),
         };
-        self.replace(Day::Today, None, Some(counted))?;
+        self.replace(RelativeDay::Today, None, Some(counted))?;
         if let Some(counts) = counts {
             self.records.set_row_counts(counts);
         }
@@ -176,20 +188,21 @@ impl<R: Records> Book<'_, R> {
                 fields: fields.clone(),
                 verdict,
                 pool: pool.cloned(),
-                state: State::Held { row },
+                state: ReservationState::Held { row },
             };
-            self.records.set_reservation(Day::Today, id, reservation);
+            self.records
+                .set_reservation(RelativeDay::Today, id, reservation);
         }
         self.reserved(verdict, pool, false)
     }
 
-    /// What a Reserve would be answered. Writes nothing.
-    fn look(
+    /// The answer that a Reserve would get. Writes nothing.
+    fn preview(
         &mut self,
         request_id: Option<&RequestId>,
         fields: &RequestFields,
         eligibility: &Eligibility,
-    ) -> Result<Outcome, Stop<R::Error>> {
+    ) -> Result<Outcome, Abort<R::Error>> {
         if let Some(replay) = self.replay(request_id, fields)? {
             return Ok(replay);
         }
@@ -197,12 +210,12 @@ impl<R: Records> Book<'_, R> {
         self.reserved(verdict, pool, false)
     }
 
-    /// The first answer again, where the id is known.
+    /// The first answer again, if the id is known.
     fn replay(
         &mut self,
         request_id: Option<&RequestId>,
         fields: &RequestFields,
-    ) -> Result<Option<Outcome>, Stop<R::Error>> {
+    ) -> Result<Option<Outcome>, Abort<R::Error>> {
         let Some(id) = request_id else {
             return Ok(None);
         };
@@ -218,29 +231,29 @@ impl<R: Records> Book<'_, R> {
         &mut self,
         fields: &RequestFields,
         eligibility: &'e Eligibility,
-    ) -> Result<(Verdict, Option<&'e PoolName>), Stop<R::Error>> {
+    ) -> Result<(Verdict, Option<&'e PoolName>), Abort<R::Error>> {
         Ok(match eligibility {
             Eligibility::Ineligible(reason) => (Verdict::Billed(*reason), None),
             Eligibility::Eligible(pool) => {
-                let counters = self.pool(Day::Today, pool)?;
+                let counters = self.pool(RelativeDay::Today, pool)?;
                 let verdict = counters.judge_reserve(self.terms.of_pool(pool), fields.tokens);
                 (verdict, Some(pool))
             }
         })
     }
 
-    /// Which row counts a request, and how many there then are, where a row is made for it.
+    /// The usage row that counts a request; and the new number of rows, if the row is new.
     fn choose_row(
         &mut self,
         fields: &RequestFields,
         is_listed: bool,
-    ) -> Result<(RowChoice, Option<RowCounts>), Stop<R::Error>> {
+    ) -> Result<(RowChoice, Option<RowCounts>), Abort<R::Error>> {
         let RequestFields { project, model, .. } = fields;
-        let row = self.records.row(Day::Today, project, model);
-        if row.map_err(Stop::Failed)?.is_some() {
+        let row = self.records.row(RelativeDay::Today, project, model);
+        if row.map_err(Abort::Failed)?.is_some() {
             return Ok((RowChoice::Own, None));
         }
-        let mut counts = self.records.row_counts().map_err(Stop::Failed)?;
+        let mut counts = self.records.row_counts().map_err(Abort::Failed)?;
         if !counts.admit(self.max_rows, is_listed) || is_other_row(fields) {
             return Ok((RowChoice::Other, None));
         }
@@ -248,15 +261,15 @@ impl<R: Records> Book<'_, R> {
         Ok((RowChoice::Own, Some(counts)))
     }
 
-    fn settle(&mut self, id: &RequestId, actual: Tokens) -> Result<Outcome, Stop<R::Error>> {
+    fn settle(&mut self, id: &RequestId, actual: Tokens) -> Result<Outcome, Abort<R::Error>> {
         let (day, mut reservation) = self.find(id)?.ok_or(Refusal::UnknownRequestId)?;
         let held = reservation.verdict;
         let (verdict, replayed) = match reservation.settle(actual)? {
             Progress::Replay(verdict) => (verdict, true),
             Progress::Due(row) => {
-                let was = held_by(&reservation, row);
+                let was = held_request(&reservation, row);
                 let verdict = self.judge_settle(day, was, actual)?;
-                let is = Counted {
+                let is = CountedRequest {
                     verdict,
                     tokens: actual,
                     is_held: false,
@@ -266,10 +279,10 @@ impl<R: Records> Book<'_, R> {
                 (verdict, false)
             }
         };
-        let pool = self.figures_on(day, reservation.pool.as_ref())?;
+        let pool = self.balance_on(day, reservation.pool.as_ref())?;
         if !replayed {
             let tokens = actual;
-            reservation.state = State::Settled { tokens, verdict };
+            reservation.state = ReservationState::Settled { tokens, verdict };
             self.records.set_reservation(day, id, reservation);
         }
         Ok(Outcome::Settled {
@@ -282,13 +295,13 @@ impl<R: Records> Book<'_, R> {
 
     fn judge_settle(
         &mut self,
-        day: Day,
-        held: Counted<'_>,
+        day: RelativeDay,
+        held: CountedRequest<'_>,
         actual: Tokens,
-    ) -> Result<Verdict, Stop<R::Error>> {
+    ) -> Result<Verdict, Abort<R::Error>> {
         let (verdict, reserved) = (held.verdict, held.tokens);
         Ok(match (held.pool, day) {
-            (Some(pool), Day::Today | Day::Tomorrow) => {
+            (Some(pool), RelativeDay::Today | RelativeDay::Tomorrow) => {
                 let terms = self.terms.of_pool(pool);
                 let counters = self.pool(day, pool)?;
                 counters.judge_settle(terms, verdict, reserved, actual)
@@ -297,19 +310,19 @@ impl<R: Records> Book<'_, R> {
         })
     }
 
-    fn release(&mut self, id: &RequestId) -> Result<Outcome, Stop<R::Error>> {
+    fn release(&mut self, id: &RequestId) -> Result<Outcome, Abort<R::Error>> {
         let (day, mut reservation) = self.find(id)?.ok_or(Refusal::UnknownRequestId)?;
         let tokens = reservation.fields.tokens;
         let replayed = match reservation.release()? {
             Progress::Replay(()) => true,
             Progress::Due(row) => {
-                self.replace(day, Some(held_by(&reservation, row)), None)?;
+                self.replace(day, Some(held_request(&reservation, row)), None)?;
                 false
             }
         };
-        let pool = self.figures_on(day, reservation.pool.as_ref())?;
+        let pool = self.balance_on(day, reservation.pool.as_ref())?;
         if !replayed {
-            reservation.state = State::Released;
+            reservation.state = ReservationState::Released;
             self.records.set_reservation(day, id, reservation);
         }
         Ok(Outcome::Released {
@@ -319,10 +332,13 @@ impl<R: Records> Book<'_, R> {
         })
     }
 
-    /// The id's reservation, and its day.
-    fn find(&mut self, id: &RequestId) -> Result<Option<(Day, Reservation)>, Stop<R::Error>> {
-        for day in Day::ALL {
-            let found = self.records.reservation(day, id).map_err(Stop::Failed)?;
+    /// The reservation of an id, and its day.
+    fn find(
+        &mut self,
+        id: &RequestId,
+    ) -> Result<Option<(RelativeDay, Reservation)>, Abort<R::Error>> {
+        for day in RelativeDay::ALL {
+            let found = self.records.reservation(day, id).map_err(Abort::Failed)?;
             if let Some(reservation) = found {
                 return Ok(Some((day, reservation)));
             }
@@ -330,19 +346,19 @@ impl<R: Records> Book<'_, R> {
         Ok(None)
     }
 
-    fn pool(&mut self, day: Day, pool: &PoolName) -> Result<PoolCounters, Stop<R::Error>> {
-        let counters = self.records.pool(day, pool).map_err(Stop::Failed)?;
+    fn pool(&mut self, day: RelativeDay, pool: &PoolName) -> Result<PoolCounters, Abort<R::Error>> {
+        let counters = self.records.pool(day, pool).map_err(Abort::Failed)?;
         Ok(counters.unwrap_or_default())
     }
 
-    /// Takes back what a request counted, and counts it as what it is now: both, or neither.
+    /// Takes back what a request counted and counts it anew: both, or neither.
     fn replace(
         &mut self,
-        day: Day,
-        was: Option<Counted<'_>>,
-        is: Option<Counted<'_>>,
-    ) -> Result<(), Stop<R::Error>> {
-        let Some(Counted {
+        day: RelativeDay,
+        was: Option<CountedRequest<'_>>,
+        is: Option<CountedRequest<'_>>,
+    ) -> Result<(), Abort<R::Error>> {
+        let Some(CountedRequest {
             fields, pool, row, ..
         }) = was.or(is)
         else {
@@ -357,13 +373,13 @@ impl<R: Records> Book<'_, R> {
             }
         };
         let row = self.records.row(day, project, model);
-        let mut row = row.map_err(Stop::Failed)?.unwrap_or_default();
+        let mut row = row.map_err(Abort::Failed)?.unwrap_or_default();
         let counters = match pool {
-            Some(pool) => self.records.pool(day, pool).map_err(Stop::Failed)?,
+            Some(pool) => self.records.pool(day, pool).map_err(Abort::Failed)?,
             None => None,
         };
-        // A past day's counters are corrected as long as they are kept: the clock may step back to it.
-        let pool = pool.filter(|_| counters.is_some() || day != Day::Yesterday);
+        // Yesterday's counters are corrected while they are kept: the clock may step back.
+        let pool = pool.filter(|_| counters.is_some() || day != RelativeDay::Yesterday);
         let mut counters = counters.unwrap_or_default();
         if let Some(was) = was {
             row.take_back(was.verdict, was.tokens);
@@ -374,14 +390,15 @@ impl<R: Records> Book<'_, R> {
             row.count(is.verdict, is.tokens)?;
             if let Some(pool) = pool {
                 let counted = counters.count(self.terms.of_pool(pool), is.verdict, is.tokens);
-                // A counter of a past day holds up no Settle.
-                counted.or_else(|full| (day == Day::Yesterday).then_some(()).ok_or(full))?;
+                // A counter of yesterday that would overflow fails no Settle.
+                counted
+                    .or_else(|full| (day == RelativeDay::Yesterday).then_some(()).ok_or(full))?;
             }
             if is.is_held {
                 counters.hold(is.verdict, is.tokens);
             }
         }
-        // After this point nothing fails.
+        // After this point nothing may fail.
         if let Some(pool) = pool {
             self.records.set_pool(day, pool, counters);
         }
@@ -394,8 +411,8 @@ impl<R: Records> Book<'_, R> {
         verdict: Verdict,
         pool: Option<&PoolName>,
         replayed: bool,
-    ) -> Result<Outcome, Stop<R::Error>> {
-        let pool = self.figures_on(Day::Today, pool)?;
+    ) -> Result<Outcome, Abort<R::Error>> {
+        let pool = self.balance_on(RelativeDay::Today, pool)?;
         Ok(Outcome::Reserved {
             verdict,
             pool,
@@ -403,27 +420,29 @@ impl<R: Records> Book<'_, R> {
         })
     }
 
-    fn figures_on(
+    fn balance_on(
         &mut self,
-        day: Day,
+        day: RelativeDay,
         pool: Option<&PoolName>,
-    ) -> Result<Option<PoolFigures>, Stop<R::Error>> {
+    ) -> Result<Option<PoolBalance>, Abort<R::Error>> {
         let Some(pool) = pool else {
             return Ok(None);
         };
         Ok(Some(match day {
-            Day::Today => {
-                let counters = self.pool(Day::Today, pool)?;
-                PoolFigures::today(self.terms, pool.clone(), &counters)
+            RelativeDay::Today => {
+                let counters = self.pool(RelativeDay::Today, pool)?;
+                PoolBalance::today(self.terms, pool.clone(), &counters)
             }
-            Day::Yesterday | Day::Tomorrow => PoolFigures::of_another_day(pool.clone()),
+            RelativeDay::Yesterday | RelativeDay::Tomorrow => {
+                PoolBalance::of_another_day(pool.clone())
+            }
         }))
     }
 }
 
-/// What a held reservation counts.
-fn held_by(reservation: &Reservation, row: RowChoice) -> Counted<'_> {
-    Counted {
+/// What a reservation counts while it is held.
+fn held_request(reservation: &Reservation, row: RowChoice) -> CountedRequest<'_> {
+    CountedRequest {
         fields: &reservation.fields,
         pool: reservation.pool.as_ref(),
         row,
@@ -433,7 +452,7 @@ fn held_by(reservation: &Reservation, row: RowChoice) -> Counted<'_> {
     }
 }
 
-/// Whether a caller's own names are those of the row `(other)`, `(other)`.
+/// Whether the request itself names the row `(other)`, `(other)`.
 fn is_other_row(fields: &RequestFields) -> bool {
     let (project, model) = other_row();
     (&fields.project, &fields.model) == (&project, &model)

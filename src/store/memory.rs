@@ -1,0 +1,308 @@
+//! `memory:`, the embedded store whose counters end with the process. The store to read first.
+//!
+//! One mutex guards plain maps. A decision is a short critical section that never awaits. The clock is an
+//! argument, so that tests can cross midnight.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+    sync::{Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+
+use super::{
+    Batch, Clock, ClockStep, Decision, Operation, Outcome, RowKey, Store, StoreError, Timestamped,
+    UsageLimits, UsageRows,
+    clock::StepDetector,
+    engine::{self, Records, RelativeDay},
+};
+use crate::domain::{
+    ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestId, Reservation, RowCounts,
+    UsageCounters, UtcDay,
+};
+
+/// The counters in this process' memory.
+pub struct MemoryStore {
+    clock: Clock,
+    limits: UsageLimits,
+    state: Mutex<MemoryState>,
+}
+
+/// What the mutex guards.
+struct MemoryState {
+    by_org: HashMap<OrgId, OrgState>,
+    steps: StepDetector,
+    /// Whether the wall clock has been steady long enough to remove old records.
+    is_steady: bool,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new(clock: Clock, limits: UsageLimits) -> Self {
+        let state = MemoryState {
+            by_org: HashMap::new(),
+            steps: StepDetector::new(clock(), None),
+            is_steady: false,
+        };
+        Self {
+            clock,
+            limits,
+            state: Mutex::new(state),
+        }
+    }
+
+    fn with_state<T>(&self, work: impl FnOnce(&mut MemoryState, UtcDay) -> T) -> Timestamped<T> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read under the lock, so that days follow the order of the decisions.
+        let reading = (self.clock)();
+        state.steps.observe(reading);
+        state.is_steady = state.steps.is_steady(reading);
+        let now = reading.wall;
+        Timestamped {
+            now,
+            answer: work(&mut state, UtcDay::of(now)),
+        }
+    }
+
+    fn decide_all(&self, state: &mut MemoryState, today: UtcDay, batch: &Batch) -> Vec<Outcome> {
+        let writes = |operation: &Operation| match operation {
+            Operation::Reserve { recording, .. } => recording.writes(),
+            Operation::Settle { .. } | Operation::Release { .. } => false,
+        };
+        // Only a write adds an organization.
+        if !state.by_org.contains_key(&batch.org) && batch.operations.iter().any(writes) {
+            state.by_org.insert(batch.org.clone(), OrgState::new(today));
+        }
+        let mut empty = OrgState::new(today);
+        let org = state.by_org.get_mut(&batch.org).unwrap_or(&mut empty);
+        org.today = today;
+        if state.is_steady {
+            org.remove_old(self.limits.retention_days);
+        }
+        let decide = |operation| {
+            let decided = engine::decide(org, &batch.terms, self.limits.max_rows, operation);
+            decided.unwrap_or_else(|never| match never {})
+        };
+        batch.operations.iter().map(decide).collect()
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>> {
+        let decided = self.with_state(|state, today| {
+            let decide = |batch: &Batch| match batch.day == today {
+                true => Decision::Outcomes(self.decide_all(state, today, batch)),
+                false => Decision::DayChanged,
+            };
+            batches.iter().map(decide).collect::<Vec<_>>()
+        });
+        let now = decided.now;
+        let timed = |answer| Ok(Timestamped { now, answer });
+        decided.answer.into_iter().map(timed).collect()
+    }
+
+    fn calls_at_once(&self) -> Option<usize> {
+        None
+    }
+
+    async fn pools(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        pools: &[PoolName],
+    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
+        Ok(self.with_state(|state, _| {
+            let org = state.by_org.get(org);
+            let counters = |pool| org.and_then(|org| org.pool(day, pool));
+            pools
+                .iter()
+                .map(|pool| counters(pool).unwrap_or_default())
+                .collect()
+        }))
+    }
+
+    async fn usage(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<Timestamped<UsageRows>, StoreError> {
+        Ok(self.with_state(|state, _| {
+            let rows = state.by_org.get(org).map(|org| org.usage(day, after));
+            rows.into_iter().flatten().take(limit).collect()
+        }))
+    }
+
+    fn clock_steps(&self) -> u64 {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.steps.steps()
+    }
+
+    fn latest_clock_step(&self) -> Option<ClockStep> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.steps.latest_step((self.clock)())
+    }
+
+    async fn probe(&self) -> Result<Timestamped<()>, StoreError> {
+        Ok(self.with_state(|_, _| ()))
+    }
+}
+
+/// The records of one organization.
+struct OrgState {
+    /// The day of the decision.
+    today: UtcDay,
+    /// The wall clock may have been ahead: days after today are kept like any other.
+    days: BTreeMap<UtcDay, DayRecords>,
+    /// The last day on which old records were removed.
+    removed_on: Option<UtcDay>,
+}
+
+/// The records of one day.
+#[derive(Default)]
+struct DayRecords {
+    pools: HashMap<PoolName, PoolCounters>,
+    rows: Rows,
+    row_counts: RowCounts,
+    reservations: HashMap<RequestId, Reservation>,
+}
+
+/// Usage rows by project, then model: a look-up needs no copy of the names.
+type Rows = BTreeMap<ProjectId, BTreeMap<ModelName, UsageCounters>>;
+
+impl OrgState {
+    /// No records.
+    fn new(today: UtcDay) -> Self {
+        Self {
+            today,
+            days: BTreeMap::new(),
+            removed_on: None,
+        }
+    }
+
+    /// A pool's counters on a day.
+    fn pool(&self, day: UtcDay, pool: &PoolName) -> Option<PoolCounters> {
+        self.days.get(&day)?.pools.get(pool).copied()
+    }
+
+    /// The usage rows of a day that come after `after`, in order.
+    fn usage(
+        &self,
+        day: UtcDay,
+        after: Option<&RowKey>,
+    ) -> impl Iterator<Item = (RowKey, UsageCounters)> {
+        let projects = self.days.get(&day).map(move |records| match after {
+            Some((project, _)) => records.rows.range::<ProjectId, _>(project..),
+            None => records.rows.range::<ProjectId, _>(..),
+        });
+        let rows = projects.into_iter().flatten().flat_map(|(project, rows)| {
+            rows.iter()
+                .map(move |(model, row)| ((project.clone(), model.clone()), *row))
+        });
+        rows.filter(move |(key, row)| !row.is_empty() && Some(key) > after)
+    }
+
+    /// Removes pools and reservations from before yesterday, and usage rows that are past their retention.
+    fn remove_old(&mut self, usage_retention_days: u32) {
+        let (today, yesterday) = (self.today, self.today.yesterday());
+        if self.removed_on.replace(today) == Some(today) {
+            return;
+        }
+        self.days
+            .retain(|day, _| day.plus_days(usage_retention_days) >= today);
+        for (_, records) in self.days.range_mut(..yesterday) {
+            records.pools = HashMap::new();
+            records.reservations = HashMap::new();
+        }
+    }
+
+    fn records(&self, day: RelativeDay) -> Option<&DayRecords> {
+        self.days.get(&day.date(self.today))
+    }
+
+    fn records_mut(&mut self, day: RelativeDay) -> &mut DayRecords {
+        self.days.entry(day.date(self.today)).or_default()
+    }
+}
+
+impl Records for OrgState {
+    type Error = Infallible;
+
+    fn pool(
+        &mut self,
+        day: RelativeDay,
+        pool: &PoolName,
+    ) -> Result<Option<PoolCounters>, Infallible> {
+        let records = self.records(day);
+        Ok(records.and_then(|records| records.pools.get(pool).copied()))
+    }
+
+    fn set_pool(&mut self, day: RelativeDay, pool: &PoolName, counters: PoolCounters) {
+        let pools = &mut self.records_mut(day).pools;
+        match pools.get_mut(pool) {
+            Some(there) => *there = counters,
+            None => drop(pools.insert(pool.clone(), counters)),
+        }
+    }
+
+    fn row(
+        &mut self,
+        day: RelativeDay,
+        project: &ProjectId,
+        model: &ModelName,
+    ) -> Result<Option<UsageCounters>, Infallible> {
+        let rows = self.records(day).map(|records| &records.rows);
+        let row = rows.and_then(|rows| rows.get(project)?.get(model));
+        Ok(row.copied())
+    }
+
+    fn set_row(
+        &mut self,
+        day: RelativeDay,
+        project: &ProjectId,
+        model: &ModelName,
+        row: UsageCounters,
+    ) {
+        let rows = &mut self.records_mut(day).rows;
+        // Only the names of a new row are copied.
+        match rows.get_mut(project) {
+            Some(rows) => match rows.get_mut(model) {
+                Some(there) => *there = row,
+                None => drop(rows.insert(model.clone(), row)),
+            },
+            None => drop(rows.insert(project.clone(), [(model.clone(), row)].into())),
+        }
+    }
+
+    fn row_counts(&mut self) -> Result<RowCounts, Infallible> {
+        let records = self.records(RelativeDay::Today);
+        Ok(records
+            .map(|records| records.row_counts)
+            .unwrap_or_default())
+    }
+
+    fn set_row_counts(&mut self, counts: RowCounts) {
+        self.records_mut(RelativeDay::Today).row_counts = counts;
+    }
+
+    fn reservation(
+        &mut self,
+        day: RelativeDay,
+        id: &RequestId,
+    ) -> Result<Option<Reservation>, Infallible> {
+        let records = self.records(day);
+        Ok(records.and_then(|records| records.reservations.get(id).cloned()))
+    }
+
+    fn set_reservation(&mut self, day: RelativeDay, id: &RequestId, reservation: Reservation) {
+        let reservations = &mut self.records_mut(day).reservations;
+        match reservations.get_mut(id) {
+            Some(there) => *there = reservation,
+            None => drop(reservations.insert(id.clone(), reservation)),
+        }
+    }
+}
