@@ -23,7 +23,7 @@ use super::{
     WrongArguments,
     tls::{CA_FILE, CERT_FILE},
 };
-use crate::settings::{args::TrimmedParser, environment};
+use crate::settings::args::{self, TrimmedParser};
 
 /// How long to wait for an answer.
 pub(crate) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub struct Connection {
     /// The service's gRPC address; over TLS https://HOST:PORT; of a unix socket unix:PATH
     #[arg(
         long,
-        env = environment::ADDR.name(),
+        env = args::ADDR,
         default_value = "127.0.0.1:50051",
         value_name = "HOST:PORT",
         value_parser = TrimmedParser(service_uri)
@@ -43,7 +43,7 @@ pub struct Connection {
     /// The token by which the service knows this caller; rather the variable, since others see arguments
     #[arg(
         long,
-        env = environment::TOKEN.name(),
+        env = args::TOKEN,
         hide_env_values = true,
         value_name = "TOKEN",
         value_parser = TrimmedParser(|token: &str| Ok::<_, Infallible>(Token(token.to_owned())))

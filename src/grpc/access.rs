@@ -35,13 +35,14 @@ use crate::{
 };
 
 /// Who may ask server reflection what the service offers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum ReflectionFor {
     /// Everyone.
     Everyone,
     /// Every known caller, of any role.
     Callers,
     /// Nobody: it is not served.
+    #[value(name = "off")]
     Nobody,
 }
 

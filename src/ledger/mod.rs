@@ -63,7 +63,7 @@ struct Inner {
 }
 
 /// What a Reserve answers when the store can't be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnStoreFailure {
     /// An error: the outcome is unknown.
     Error,

@@ -19,5 +19,5 @@ pub use self::{
 pub(crate) use self::{
     listener::{Listener, Speaks},
     socket::Socket,
-    tls::Certificates,
+    tls::CertificateReloader,
 };

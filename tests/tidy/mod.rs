@@ -144,6 +144,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "settings",
             "store",
             "telemetry",
+            "wall_clock",
         ],
     ),
     (

@@ -72,7 +72,7 @@ pub struct Timeouts {
 }
 
 /// What to do with a Redis that may evict what Tollgate counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum UnsafeEviction {
     /// No call is answered by it.
     Refuse,

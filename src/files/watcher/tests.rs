@@ -1,13 +1,13 @@
 use super::*;
 
-fn stamps(bytes: u64) -> Vec<FileStamp> {
-    vec![FileStamp::Present {
+fn stamps(bytes: u64) -> FileStamps {
+    vec![Ok(FileStamp {
         device: 1,
         inode: 2,
         bytes,
         modified_at: (3, 4),
         changed_at: (3, 4),
-    }]
+    })]
 }
 
 /// A debounce that has settled on a file of one byte.
@@ -87,10 +87,10 @@ fn a_file_that_looks_as_before_after_some_unrest_is_told_since_its_bytes_may_be_
 async fn what_is_told_follows_files_wherever_their_links_lead() {
     let dir = tempfile::tempdir().expect("a directory");
     let (here, there) = (dir.path().join("here"), dir.path().join("there"));
-    let (link, reload) = (dir.path().join("link"), ReloadSignal::new());
+    let (link, signal) = (dir.path().join("link"), ReloadSignal::new());
     fs::write(&here, "one").expect("written");
     std::os::unix::fs::symlink(&here, &link).expect("linked");
-    let mut watch = FileWatcher::new([link.clone(), there.clone()], &reload);
+    let mut watch = FileWatcher::new([link.clone(), there.clone()].into(), &signal);
     let patience = Duration::from_secs(10);
     let mut told = async || {
         let changed = tokio::time::timeout(patience, watch.changed()).await;
@@ -106,7 +106,7 @@ async fn what_is_told_follows_files_wherever_their_links_lead() {
         change(&here, &there).expect("changed");
         assert_eq!(told().await, ReloadCause::Changed);
     }
-    reload.send();
+    signal.send();
     assert_eq!(told().await, ReloadCause::Requested);
     // The moment may have been the middle of a write.
     assert_eq!(told().await, ReloadCause::Changed);
@@ -114,10 +114,10 @@ async fn what_is_told_follows_files_wherever_their_links_lead() {
 
 #[tokio::test]
 async fn a_nudge_that_was_given_before_anybody_watched_is_told() {
-    let reload = ReloadSignal::new();
-    reload.send();
+    let signal = ReloadSignal::new();
+    signal.send();
     // There is nothing to look at besides.
-    let mut watch = FileWatcher::new([], &reload);
+    let mut watch = FileWatcher::new([].into(), &signal);
     assert_eq!(watch.changed().await, ReloadCause::Requested);
     let told = tokio::time::timeout(POLL_INTERVAL * 2, watch.changed()).await;
     assert!(told.is_err(), "{told:?}");
@@ -128,7 +128,7 @@ async fn nothing_is_told_while_nothing_changes() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("file");
     fs::write(&file, "one").expect("written");
-    let mut watch = FileWatcher::new([file], &ReloadSignal::new());
+    let mut watch = FileWatcher::new([file].into(), &ReloadSignal::new());
     assert_eq!(watch.changed().await, ReloadCause::Changed);
     let told = tokio::time::timeout(POLL_INTERVAL * 3, watch.changed()).await;
     assert!(told.is_err(), "{told:?}");
