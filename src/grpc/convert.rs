@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use tonic::Status;
 
 use super::{
-    access::Granted,
+    authorization::Granted,
     page_token::PageToken,
     proto::{
         self, GetQuotaResponse, ListUsageRequest, ListUsageResponse, PoolQuota, ReleaseRequest,

@@ -1,18 +1,18 @@
 //! The gRPC surface: `tollgate.v1.QuotaService`, over the [`Ledger`](crate::ledger::Ledger).
 //!
 //! Each method converts the request, calls the ledger, and converts the answer. [`convert`] holds
-//! both directions, [`errors`] the one place where errors become statuses. [`access`] lets in who may call.
+//! both directions, [`status`] the one place where errors become statuses. [`authorization`] lets in who may call.
 
-pub mod access;
+pub mod authorization;
 pub mod codec;
 mod compression;
 mod convert;
 pub mod deadline;
-mod errors;
 pub mod heard;
 mod observed;
 mod page_token;
-pub mod quota;
+pub mod service;
+mod status;
 mod stream;
 
 /// The messages, the service and the client, generated from `proto/tollgate/v1/quota.proto`.

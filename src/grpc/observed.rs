@@ -19,7 +19,7 @@ use tonic::{
     server::NamedService,
 };
 
-use super::{errors, heard::Heard};
+use super::{heard::Heard, status};
 use crate::{
     domain::{PoolName, Verdict},
     telemetry::{
@@ -139,7 +139,7 @@ where
         if let Some(failed) = &failed {
             if call.heard.as_ref().is_some_and(Heard::hung_up) {
                 code = tonic::Code::Cancelled;
-            } else if let Some(other) = errors::bad_message(failed) {
+            } else if let Some(other) = status::bad_message(failed) {
                 code = other.code();
                 response = other.into_http();
             }

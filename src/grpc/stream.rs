@@ -12,13 +12,14 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 use tonic::{Code, Status};
 
 use super::{
-    access::Granted,
-    convert, errors,
+    authorization::Granted,
+    convert,
     heard::Heard,
     observed::Tally,
     proto::{
         ItemError, ReserveRequest, ReserveStreamResponse, reserve_stream_response::Answer as Wire,
     },
+    status,
 };
 use crate::ledger::{Ledger, ReserveCall};
 
@@ -103,7 +104,7 @@ where
                     };
                 }
                 Some(Err(status)) => {
-                    let status = errors::bad_message(&status).unwrap_or(status);
+                    let status = status::bad_message(&status).unwrap_or(status);
                     if is_of_a_message(&status) && !self.hung_up() {
                         self.tally.answered(Err(status.code()));
                     }
@@ -147,7 +148,7 @@ where
             Some(fault) => Err(fault),
             None => {
                 let decided = decided.next().expect("each call has a result");
-                decided.map_err(errors::status)
+                decided.map_err(status::status)
             }
         };
         let tally = &mut self.tally;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::{Inner, Ledger, OnStoreFailure, clock::StoreClock, outage::Outage, queue::Queue};
+use super::{Inner, Ledger, OnStoreFailure, breaker::Outage, clock::StoreClock, queue::Queue};
 use crate::{policy::Policy, store::Store, telemetry::metrics::Metrics};
 
 impl Ledger {

@@ -4,14 +4,15 @@
 //! goes away or runs out of time. The store's clock decides which day it is: the ledger only guesses
 //! it, from what the store said last, and asks again where it guessed wrong.
 
-mod answers;
-mod asking;
+mod api;
+mod assess;
+mod breaker;
 mod clock;
+mod decision_log;
 mod making;
-mod outage;
+mod org_queue;
+mod queries;
 mod queue;
-mod reading;
-mod telling;
 
 use std::sync::Arc;
 
@@ -20,17 +21,17 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 pub use self::{
-    answers::{
+    api::{
         LedgerError, Quota, Released, ReserveCall, Reserved, Settled, Usage, UsagePage, UsageRow,
     },
-    outage::{Down, StoreState},
+    breaker::{Down, StoreState},
 };
 use self::{
-    asking::{assess, groups, operation},
+    assess::{assess, groups, operation},
+    breaker::{Outage, Purpose},
     clock::StoreClock,
-    outage::{Outage, Purpose},
+    decision_log::{Ask, failure},
     queue::{Answer, Asked, Queue},
-    telling::{Ask, failure},
 };
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Tokens, UtcDay, Verdict},

@@ -12,8 +12,6 @@
 //! that floods the service gets half of the room, two get a third each, and there is always some for a
 //! newcomer.
 
-mod lane;
-
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,8 +21,8 @@ use std::{
 use futures_util::FutureExt as _;
 use tokio::{runtime::Handle, sync::oneshot};
 
-use self::lane::{Caller, Lane, Room, Submission, give_answers};
 use super::LedgerError;
+use super::org_queue::{Caller, Lane, Room, Submission, give_answers};
 use crate::{
     domain::{OrgId, Terms, UtcDay},
     store::{Batch, Decided, Operation, Outcome, Store, StoreError, Timed},
@@ -36,8 +34,8 @@ use crate::{
 
 /// How many decisions, and how many bytes of names, go to the store in one call: so many that a call is
 /// soon over. The first submission goes whatever its size.
-const MOST_DECISIONS: usize = 2 * Batch::MOST_OPERATIONS;
-const MOST_BYTES: usize = 256 * 1024;
+pub(super) const MOST_DECISIONS: usize = 2 * Batch::MOST_OPERATIONS;
+pub(super) const MOST_BYTES: usize = 256 * 1024;
 
 /// Where decisions wait for the store.
 pub(super) struct Queue {

@@ -36,9 +36,9 @@ use crate::{
     files::watched::Nudge,
     grpc::{
         self,
-        access::{Authorized, ReflectionFor},
+        authorization::{Authorized, ReflectionFor},
         deadline::InTime,
-        quota::Wiring,
+        service::Wiring,
     },
     http::{self, Readiness},
     ledger::Ledger,
@@ -256,7 +256,7 @@ impl Parts {
         open_calls: &TaskTracker,
     ) -> anyhow::Result<RoutesBuilder> {
         let mut services = Routes::builder();
-        services.add_service(grpc::quota::service(Wiring {
+        services.add_service(grpc::service::service(Wiring {
             ledger: self.ledger.clone(),
             call_timeout: self.call_timeout,
             message_bytes: self.bounds.message_bytes,

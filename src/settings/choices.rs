@@ -2,7 +2,9 @@
 
 use clap::{ValueEnum, builder::PossibleValue};
 
-use crate::{grpc::access::ReflectionFor, ledger::OnStoreFailure, store::redis::UnsafeEviction};
+use crate::{
+    grpc::authorization::ReflectionFor, ledger::OnStoreFailure, store::redis::UnsafeEviction,
+};
 
 impl ValueEnum for OnStoreFailure {
     fn value_variants<'a>() -> &'a [Self] {

@@ -28,7 +28,7 @@ use tokio_util::{
 };
 use tollgate::{
     auth::{Admission, Peer, Port},
-    grpc::{self, quota::Wiring},
+    grpc::{self, service::Wiring},
     ledger::Ledger,
     telemetry::metrics::Metrics,
 };
@@ -223,7 +223,7 @@ where
         let connection = accepted.recv().await?;
         Some((io::Result::Ok(connection), accepted))
     });
-    let quota = grpc::quota::service(Wiring {
+    let quota = grpc::service::service(Wiring {
         ledger,
         call_timeout: Duration::from_secs(30),
         message_bytes: 64 * 1024,

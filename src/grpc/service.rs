@@ -9,11 +9,10 @@ use tonic::{
 };
 
 use super::{
-    access::{Authorized, Granted},
+    authorization::{Authorized, Granted},
     compression::ResponseCompression,
     convert,
     deadline::answer_by,
-    errors,
     observed::{Observed, Tally, answered},
     proto::{
         GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
@@ -21,6 +20,7 @@ use super::{
         SettleResponse,
         quota_service_server::{QuotaService, QuotaServiceServer},
     },
+    status,
     stream::Call,
 };
 use crate::{
@@ -115,7 +115,7 @@ impl QuotaService for Quota {
         let ledger = self.in_time(request.metadata());
         let granted = self.granted(&request)?;
         let call = convert::reserve_call(request.into_inner(), &granted)?;
-        let reserved = ledger.reserve(call).await.map_err(errors::status)?;
+        let reserved = ledger.reserve(call).await.map_err(status::status)?;
         let pool = reserved.pool.as_ref().map(|figures| &figures.pool);
         let (verdict, replayed) = (reserved.verdict, reserved.replayed);
         answered(&self.metrics, Rpc::Reserve, verdict, pool, replayed);
@@ -150,7 +150,7 @@ impl QuotaService for Quota {
         let granted = self.granted(&request)?;
         let (org, request_id, tokens) = convert::settle_call(request.into_inner(), &granted)?;
         let settled = ledger.settle(org, request_id, tokens).await;
-        let settled = settled.map_err(errors::status)?;
+        let settled = settled.map_err(status::status)?;
         let pool = settled.pool.as_ref().map(|figures| &figures.pool);
         let (verdict, replayed) = (settled.verdict, settled.replayed);
         answered(&self.metrics, Rpc::Settle, verdict, pool, replayed);
@@ -167,7 +167,7 @@ impl QuotaService for Quota {
         let released = ledger
             .release(org, request_id)
             .await
-            .map_err(errors::status)?;
+            .map_err(status::status)?;
         Ok(Response::new(convert::release_response(released)))
     }
 
@@ -178,7 +178,7 @@ impl QuotaService for Quota {
         let ledger = self.in_time(request.metadata());
         let granted = self.granted(&request)?;
         let org = convert::org(request.into_inner().org, &granted)?;
-        let quota = ledger.quota(&org).await.map_err(errors::status)?;
+        let quota = ledger.quota(&org).await.map_err(status::status)?;
         Ok(Response::new(convert::quota_response(&org, quota)))
     }
 
@@ -189,7 +189,7 @@ impl QuotaService for Quota {
         let ledger = self.in_time(request.metadata());
         let granted = self.granted(&request)?;
         let (org, page) = convert::usage_page(request.into_inner(), &granted)?;
-        let usage = ledger.usage(&org, page).await.map_err(errors::status)?;
+        let usage = ledger.usage(&org, page).await.map_err(status::status)?;
         Ok(Response::new(convert::usage_response(&org, usage)))
     }
 }

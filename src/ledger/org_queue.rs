@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tokio::sync::oneshot;
 
-use super::{Answer, Asked, MOST_BYTES, MOST_DECISIONS};
+use super::queue::{Answer, Asked, MOST_BYTES, MOST_DECISIONS};
 use crate::{
     domain::OrgId,
     store::{Batch, Decided, Operation, StoreError, Timed},

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::outage::Down;
+use super::breaker::Down;
 
 use crate::{
     domain::{

@@ -1,6 +1,6 @@
 //! What is read and counts nothing: quota and usage.
 
-use super::{Ledger, LedgerError, MAX_ROUNDS, Quota, Usage, UsagePage, UsageRow, outage::Purpose};
+use super::{Ledger, LedgerError, MAX_ROUNDS, Quota, Usage, UsagePage, UsageRow, breaker::Purpose};
 use crate::{
     domain::OrgId,
     store::{PoolFigures, StoreError},
