@@ -16,24 +16,21 @@ use crate::{
         BilledReason, InvalidField, ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens,
         UtcDay, Verdict, Workload, ids::FieldFault,
     },
-    ledger::{Quota, Released, ReserveCall, Reserved, Settled, Usage, UsagePage},
+    ledger::{Quota, Released, Reserve, Reserved, Settled, Usage, UsagePage},
     store::PoolFigures,
 };
 
 const DEFAULT_PAGE_SIZE: usize = 100;
 const MAX_PAGE_SIZE: usize = 1000;
 
-pub(super) fn reserve_call(
-    request: ReserveRequest,
-    granted: &Granted,
-) -> Result<ReserveCall, Status> {
+pub(super) fn reserve_call(request: ReserveRequest, granted: &Granted) -> Result<Reserve, Status> {
     let org = org(request.org, granted)?;
     let workload = workload(request.workload)?;
     let request_id = match request.request_id {
         id if id.is_empty() => None,
         id => Some(RequestId::parse(id).map_err(invalid)?),
     };
-    Ok(ReserveCall {
+    Ok(Reserve {
         org,
         fields: RequestFields {
             project: ProjectId::parse(request.project).map_err(invalid)?,

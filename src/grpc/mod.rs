@@ -1,9 +1,9 @@
 //! The gRPC surface: `tollgate.v1.QuotaService`, over the [`Ledger`](crate::ledger::Ledger).
 //!
 //! Each method converts the request, calls the ledger, and converts the answer. [`convert`] holds
-//! both directions, [`status`] the one place where errors become statuses. [`authorization`] lets in who may call.
+//! both directions, [`errors`] the one place where errors become statuses. [`access`] lets in who may call.
 
-pub mod authorization;
+mod authorization;
 pub mod codec;
 mod compression;
 mod convert;
@@ -11,9 +11,14 @@ pub mod deadline;
 pub mod heard;
 mod observed;
 mod page_token;
-pub mod service;
+mod service;
 mod status;
 mod stream;
+
+pub use self::{
+    authorization::{Authorized, ReflectionFor},
+    service::{QuotaServiceConfig, service},
+};
 
 /// The messages, the service and the client, generated from `proto/tollgate/v1/quota.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::pedantic)]

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// `tollgate.v1.QuotaService`.
-pub struct Quota {
+pub struct QuotaHandler {
     ledger: Ledger,
     call_timeout: Duration,
     open_calls: TaskTracker,
@@ -43,7 +43,7 @@ pub struct Quota {
 }
 
 /// What the service works with.
-pub struct Wiring {
+pub struct QuotaServiceConfig {
     /// What decides and counts.
     pub ledger: Ledger,
     /// How long a call whose caller has no deadline, and a request of a stream, waits for the store.
@@ -65,9 +65,9 @@ pub struct Wiring {
 /// The service, ready to be added to a server.
 #[must_use]
 pub fn service(
-    wiring: Wiring,
-) -> Observed<Authorized<ResponseCompression<QuotaServiceServer<Quota>>>> {
-    let Wiring {
+    wiring: QuotaServiceConfig,
+) -> Observed<Authorized<ResponseCompression<QuotaServiceServer<QuotaHandler>>>> {
+    let QuotaServiceConfig {
         ledger,
         call_timeout,
         message_bytes,
@@ -77,7 +77,7 @@ pub fn service(
         traces,
         admission,
     } = wiring;
-    let quota = Quota {
+    let quota = QuotaHandler {
         ledger,
         call_timeout,
         open_calls: open_calls.clone(),
@@ -94,10 +94,11 @@ pub fn service(
     Observed::new(authorized, metrics, traces, open_calls)
 }
 
-impl Quota {
+impl QuotaHandler {
     /// The ledger, for a call that has just come.
     fn in_time(&self, metadata: &MetadataMap) -> Ledger {
-        self.ledger.by(answer_by(metadata, self.call_timeout))
+        self.ledger
+            .with_deadline(answer_by(metadata, self.call_timeout))
     }
 
     /// What its caller may.
@@ -107,7 +108,7 @@ impl Quota {
 }
 
 #[tonic::async_trait]
-impl QuotaService for Quota {
+impl QuotaService for QuotaHandler {
     async fn reserve(
         &self,
         request: Request<ReserveRequest>,

@@ -31,7 +31,9 @@ pub(super) fn status(error: LedgerError) -> Status {
         LedgerError::Refused(Refusal::UnknownRequestId) | LedgerError::UnknownOrganization => {
             Status::not_found(said)
         }
-        LedgerError::DayNotKept { .. } | LedgerError::Full(_) => Status::out_of_range(said),
+        LedgerError::DayNotKept { .. } | LedgerError::CounterOverflow(_) => {
+            Status::out_of_range(said)
+        }
         // The log has it since the store is down.
         LedgerError::Down(_) => counted_nothing(&said),
         LedgerError::Store(
@@ -42,7 +44,7 @@ pub(super) fn status(error: LedgerError) -> Status {
             log_failure(&said);
             counted_nothing(&format!("the store does not serve: {}", error.in_short()))
         }
-        LedgerError::RestlessClock => {
+        LedgerError::ClockUnstable => {
             log_failure(&said);
             counted_nothing(&said)
         }
@@ -66,7 +68,7 @@ pub(super) fn status(error: LedgerError) -> Status {
                 "too many decisions wait for the store; this call counted nothing: try again later",
             )
         }
-        LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskDied => {
+        LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskPanicked => {
             if let Some(left_out) = DEFECTS.admit(Instant::now()) {
                 tracing::error!(
                     error = said,

@@ -21,7 +21,7 @@ use super::{
     },
     status,
 };
-use crate::ledger::{Ledger, ReserveCall};
+use crate::ledger::{Ledger, Reserve};
 
 /// How many requests are read before the first of them is answered, at most.
 const MOST_AT_ONCE: usize = 256;
@@ -47,7 +47,7 @@ pub(super) struct Call<S> {
 /// What one round of reading found.
 struct Round {
     /// The requests, or what is wrong with them.
-    calls: Vec<Result<ReserveCall, Status>>,
+    calls: Vec<Result<Reserve, Status>>,
     /// Whether, and how, the stream ends behind them.
     end: Option<Result<(), Status>>,
 }
@@ -126,10 +126,7 @@ where
     }
 
     /// Decides those that are faultless, together; each answer is in the place of its request.
-    async fn decide(
-        &mut self,
-        calls: Vec<Result<ReserveCall, Status>>,
-    ) -> Vec<ReserveStreamResponse> {
+    async fn decide(&mut self, calls: Vec<Result<Reserve, Status>>) -> Vec<ReserveStreamResponse> {
         let (since, requests) = (Instant::now(), calls.len());
         let mut faults = Vec::with_capacity(requests);
         let mut faultless = Vec::with_capacity(calls.len());
@@ -142,7 +139,7 @@ where
                 Err(fault) => faults.push(Some(fault)),
             }
         }
-        let ledger = self.ledger.by(since + self.item_timeout);
+        let ledger = self.ledger.with_deadline(since + self.item_timeout);
         let mut decided = ledger.reserve_all(faultless).await.into_iter();
         let in_its_place = |fault| match fault {
             Some(fault) => Err(fault),

@@ -1,34 +1,83 @@
-//! What the ledger is asked, and what it answers.
-
-use std::sync::Arc;
+//! The ledger's requests and responses.
 
 use chrono::{DateTime, Utc};
 
-use super::breaker::Down;
-
+use super::LedgerError;
 use crate::{
     domain::{
-        CounterFull, ModelName, OrgId, PoolCounters, PoolName, ProjectId, Refusal, RequestFields,
-        RequestId, Tokens, UsageCounters, UtcDay, Verdict,
+        ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestFields, RequestId, Tokens,
+        UsageCounters, UtcDay, Verdict,
     },
     policy::Standing,
-    store::{PoolFigures, StoreError},
+    store::{Outcome, PoolFigures, Timed},
 };
 
 /// A request that a gateway is about to dispatch.
 #[derive(Debug, Clone)]
-pub struct ReserveCall {
+pub struct Reserve {
     /// Whose allowance.
     pub org: OrgId,
-    /// What is asked.
+    /// Project, model, tokens and workload.
     pub fields: RequestFields,
-    /// Makes the call idempotent.
+    /// Makes the request idempotent.
     pub request_id: Option<RequestId>,
     /// Answer, and write nothing.
     pub dry_run: bool,
 }
 
-/// The answer to a Reserve.
+/// One organization's request, as the queue holds it. It is assessed when its batch is formed.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Is it free? Counts it.
+    Reserve {
+        fields: RequestFields,
+        request_id: Option<RequestId>,
+        dry_run: bool,
+    },
+    /// A reserved request ran and used this much.
+    Settle {
+        request_id: RequestId,
+        tokens: Tokens,
+    },
+    /// A reserved request did not run.
+    Release { request_id: RequestId },
+}
+
+impl Reserve {
+    pub(super) fn into_parts(self) -> (OrgId, Request) {
+        let Self {
+            org,
+            fields,
+            request_id,
+            dry_run,
+        } = self;
+        let request = Request::Reserve {
+            fields,
+            request_id,
+            dry_run,
+        };
+        (org, request)
+    }
+}
+
+impl Request {
+    /// Bytes of the names in it.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Reserve {
+                fields, request_id, ..
+            } => {
+                let id = request_id.as_ref().map_or(0, |id| id.as_str().len());
+                fields.project.as_str().len() + fields.model.as_str().len() + id
+            }
+            Self::Settle { request_id, .. } | Self::Release { request_id } => {
+                request_id.as_str().len()
+            }
+        }
+    }
+}
+
+/// The response to a Reserve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reserved {
     /// FREE or BILLED.
@@ -41,7 +90,27 @@ pub struct Reserved {
     pub resets_at: DateTime<Utc>,
 }
 
-/// The answer to a Settle.
+impl TryFrom<Timed<Outcome>> for Reserved {
+    type Error = LedgerError;
+
+    fn try_from(Timed { now, answer }: Timed<Outcome>) -> Result<Self, LedgerError> {
+        match answer {
+            Outcome::Reserved {
+                verdict,
+                pool,
+                replayed,
+            } => Ok(Self {
+                verdict,
+                pool,
+                replayed,
+                resets_at: UtcDay::of(now).end(),
+            }),
+            other => Err(LedgerError::unexpected(other)),
+        }
+    }
+}
+
+/// The response to a Settle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settled {
     /// FREE or BILLED, on the actual tokens.
@@ -56,7 +125,29 @@ pub struct Settled {
     pub resets_at: DateTime<Utc>,
 }
 
-/// The answer to a Release.
+impl TryFrom<Timed<Outcome>> for Settled {
+    type Error = LedgerError;
+
+    fn try_from(Timed { now, answer }: Timed<Outcome>) -> Result<Self, LedgerError> {
+        match answer {
+            Outcome::Settled {
+                verdict,
+                reserved_as,
+                pool,
+                replayed,
+            } => Ok(Self {
+                verdict,
+                verdict_changed: verdict.is_free() != reserved_as.is_free(),
+                pool,
+                replayed,
+                resets_at: UtcDay::of(now).end(),
+            }),
+            other => Err(LedgerError::unexpected(other)),
+        }
+    }
+}
+
+/// The response to a Release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Released {
     /// What was taken back.
@@ -67,6 +158,26 @@ pub struct Released {
     pub replayed: bool,
     /// The next midnight by the store's clock.
     pub resets_at: DateTime<Utc>,
+}
+
+impl TryFrom<Timed<Outcome>> for Released {
+    type Error = LedgerError;
+
+    fn try_from(Timed { now, answer }: Timed<Outcome>) -> Result<Self, LedgerError> {
+        match answer {
+            Outcome::Released {
+                tokens,
+                pool,
+                replayed,
+            } => Ok(Self {
+                tokens,
+                pool,
+                replayed,
+                resets_at: UtcDay::of(now).end(),
+            }),
+            other => Err(LedgerError::unexpected(other)),
+        }
+    }
 }
 
 /// What an organization has today.
@@ -115,71 +226,4 @@ pub struct UsagePage {
     pub after: Option<(ProjectId, ModelName)>,
     /// How many rows at most.
     pub size: usize,
-}
-
-/// Why a call has no answer.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum LedgerError {
-    /// The id can't be used so. Nothing was written.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The policy doesn't know the organization, and it has no rows.
-    #[error("org: the policy does not know this organization")]
-    UnknownOrganization,
-    /// The day is in the future, or older than the retention.
-    #[error("day: {day} is not kept; there are {oldest} to {today}")]
-    DayNotKept {
-        /// The day that was asked for.
-        day: UtcDay,
-        /// The oldest day that is kept.
-        oldest: UtcDay,
-        /// The newest.
-        today: UtcDay,
-    },
-    /// A counter would pass 2^53 − 1. Nothing was written.
-    #[error(transparent)]
-    Full(#[from] CounterFull),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The store is known to be down, and was not asked. This call counted nothing.
-    #[error(transparent)]
-    Down(Arc<Down>),
-    /// The time to answer is over. What was not sent is not sent; the rest is unknown to the caller.
-    #[error("the store did not answer before the deadline")]
-    OutOfTime,
-    /// The store's clock named another day again and again.
-    #[error("the store's clock does not settle on a day")]
-    RestlessClock,
-    /// As many decisions wait for the store as may. This one was not sent, and counted nothing.
-    #[error("too many decisions wait for the store")]
-    Overloaded,
-    /// The task that carried the write died.
-    #[error("the task of a write died")]
-    TaskDied,
-}
-
-impl LedgerError {
-    /// Whether the store could not be asked. One that holds what is not ours was asked: that is to be
-    /// seen, not answered over.
-    pub(super) fn is_outage(&self) -> bool {
-        match self {
-            Self::Store(
-                StoreError::Unreachable { .. }
-                | StoreError::Refused { .. }
-                | StoreError::NoAnswer { .. }
-                | StoreError::Unfit { .. },
-            )
-            | Self::Down(_)
-            | Self::OutOfTime
-            | Self::RestlessClock => true,
-            Self::Store(StoreError::Corrupt { .. })
-            | Self::Refused(_)
-            | Self::UnknownOrganization
-            | Self::DayNotKept { .. }
-            | Self::Full(_)
-            | Self::Overloaded
-            | Self::TaskDied => false,
-        }
-    }
 }

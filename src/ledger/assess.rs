@@ -1,96 +1,76 @@
-//! From what callers ask to operations for the store, with what the policy says of them.
+//! Assessment: from an organization's requests to a batch for the store, with what the policy says of them.
 
-use std::{collections::HashMap, sync::Arc};
-
-use super::ReserveCall;
+use super::api::Request;
 use crate::{
-    domain::{BilledReason, Eligibility, OrgId, Terms, UtcDay},
-    policy::Policy,
+    domain::{OrgId, UtcDay},
+    policy::{Assessor, Policy},
     store::{Batch, Operation, Recording},
 };
 
-/// Requests of one organization, and their places among all that were asked together.
-pub(super) struct Group {
-    pub(super) org: OrgId,
-    pub(super) at: Vec<usize>,
-    pub(super) operations: Vec<Operation>,
-}
-
-/// Splits what is asked together by organization, and by how many the store takes at a time.
-pub(super) fn groups(calls: Vec<ReserveCall>) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    let mut latest: HashMap<OrgId, usize> = HashMap::new();
-    for (at, call) in calls.into_iter().enumerate() {
-        let (org, operation) = operation(call);
-        let known = latest.get(&org).copied();
-        let known = known.filter(|it| groups[*it].operations.len() < Batch::MOST_OPERATIONS);
-        let group = known.unwrap_or_else(|| {
-            latest.insert(org.clone(), groups.len());
-            let (at, operations) = (Vec::new(), Vec::new());
-            groups.push(Group {
-                org,
-                at,
-                operations,
-            });
-            groups.len() - 1
-        });
-        groups[group].at.push(at);
-        groups[group].operations.push(operation);
-    }
-    groups
-}
-
-/// A Reserve, before it is assessed.
-pub(super) fn operation(call: ReserveCall) -> (OrgId, Operation) {
-    let ReserveCall {
-        org,
-        fields,
-        request_id,
-        dry_run,
-    } = call;
-    let recording = if dry_run {
-        Recording::DryRun
-    } else {
-        Recording::Stranger
-    };
-    let operation = Operation::Reserve {
-        request_id: request_id.filter(|_| !dry_run),
-        fields,
-        eligibility: Eligibility::Ineligible(BilledReason::OrganizationNotEnrolled),
-        is_listed: false,
-        recording,
-    };
-    (org, operation)
-}
-
-/// Writes into Reserves what the policy says of them on a day, and gives the organization's terms.
-/// Settle and Release are decided on a reservation, whatever the policy knows by now.
+/// Forms the batch of one organization's requests, as the policy judges them on this day. Settle and Release
+/// depend on their reservation alone, whatever the policy knows by now.
 pub(super) fn assess(
     policy: &Policy,
-    org: &OrgId,
+    org: OrgId,
     day: UtcDay,
-    operations: &mut [Operation],
-) -> Arc<Terms> {
-    let assessor = policy.assessor(org, day);
-    for operation in operations {
-        if let Operation::Reserve {
+    requests: impl IntoIterator<Item = Request>,
+) -> Batch {
+    let assessor = policy.assessor(&org, day);
+    let operations = requests
+        .into_iter()
+        .map(|request| operation(policy, &assessor, request))
+        .collect();
+    Batch {
+        day,
+        terms: assessor.terms(),
+        operations,
+        org,
+    }
+}
+
+/// Assesses a batch anew for another day. Only for one of which nothing was written.
+pub(super) fn reassess(policy: &Policy, day: UtcDay, batch: Batch) -> Batch {
+    let requests = batch.operations.into_iter().map(Request::from);
+    assess(policy, batch.org, day, requests)
+}
+
+fn operation(policy: &Policy, assessor: &Assessor<'_>, request: Request) -> Operation {
+    match request {
+        Request::Reserve {
             fields,
-            eligibility,
-            is_listed,
-            recording,
-            ..
-        } = operation
-        {
-            *is_listed = policy.pool_of(&fields.model).is_some();
-            *eligibility = assessor.eligibility(fields);
-            if *recording != Recording::DryRun {
-                *recording = if assessor.knows_org() {
-                    Recording::Record
-                } else {
-                    Recording::Stranger
-                };
-            }
+            request_id,
+            dry_run,
+        } => Operation::Reserve {
+            request_id: request_id.filter(|_| !dry_run),
+            eligibility: assessor.eligibility(&fields),
+            is_listed: policy.pool_of(&fields.model).is_some(),
+            recording: match (dry_run, assessor.knows_org()) {
+                (true, _) => Recording::DryRun,
+                (false, true) => Recording::Record,
+                (false, false) => Recording::Stranger,
+            },
+            fields,
+        },
+        Request::Settle { request_id, tokens } => Operation::Settle { request_id, tokens },
+        Request::Release { request_id } => Operation::Release { request_id },
+    }
+}
+
+impl From<Operation> for Request {
+    fn from(operation: Operation) -> Self {
+        match operation {
+            Operation::Reserve {
+                request_id,
+                fields,
+                recording,
+                ..
+            } => Self::Reserve {
+                fields,
+                request_id,
+                dry_run: recording == Recording::DryRun,
+            },
+            Operation::Settle { request_id, tokens } => Self::Settle { request_id, tokens },
+            Operation::Release { request_id } => Self::Release { request_id },
         }
     }
-    assessor.terms()
 }

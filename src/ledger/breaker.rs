@@ -23,16 +23,16 @@ use super::{Ledger, LedgerError};
 use crate::store::StoreError;
 
 /// How long the watcher waits between two questions, while the store serves.
-const WHILE_UP: Duration = Duration::from_millis(500);
+const PROBE_INTERVAL_UP: Duration = Duration::from_millis(500);
 
 /// And while it is down: so long, and as long as an answer takes, it may be back unseen.
-const WHILE_DOWN: Duration = Duration::from_millis(250);
+const PROBE_INTERVAL_DOWN: Duration = Duration::from_millis(250);
 
 /// How long a probe may take before the store is taken to be down.
-const LONGEST_PROBE: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// And at least, however many calls fail.
-const AT_LEAST: Duration = Duration::from_millis(50);
+const MIN_PROBE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What is known of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,13 +42,13 @@ pub enum StoreState {
     /// It would decide.
     Up,
     /// It would not.
-    Down(Arc<Down>),
+    Down(Arc<Outage>),
 }
 
 /// A store that would not decide.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the store is down since {}: {}", .since.to_rfc3339_opts(SecondsFormat::Secs, true), .error.in_short())]
-pub struct Down {
+pub struct Outage {
     /// When that was found, by this machine's clock.
     pub since: DateTime<Utc>,
     /// Why, as it was found last.
@@ -57,14 +57,14 @@ pub struct Down {
 
 /// What is asked of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum Access {
     /// To count. A store that refuses to is not asked.
     Decide,
     /// To read. A store that refuses to count, being full or read-only, may still be read.
     Read,
 }
 
-pub(super) struct Outage {
+pub(super) struct CircuitBreaker {
     state: watch::Sender<StoreState>,
     /// Whether every call goes to the store: the one thing that a call looks at while all is well.
     open: AtomicBool,
@@ -74,7 +74,7 @@ pub(super) struct Outage {
     suspected: Notify,
 }
 
-impl Outage {
+impl CircuitBreaker {
     /// Nothing is known, and nothing held up, until someone watches.
     pub(super) fn new() -> Self {
         Self {
@@ -91,14 +91,14 @@ impl Outage {
 
     /// Lets a call through to the store, or tells at once that it is down. Before the store has said
     /// anything at all, a call waits for that.
-    pub(super) async fn enter(&self, purpose: Purpose) -> Result<(), LedgerError> {
+    pub(super) async fn admit(&self, access: Access) -> Result<(), LedgerError> {
         if self.open.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut state = self.state.subscribe();
         let known = state.wait_for(|state| *state != StoreState::Unknown).await;
         match known.as_deref() {
-            Ok(StoreState::Down(down)) if down.keeps_from(purpose) => {
+            Ok(StoreState::Down(down)) if down.blocks(access) => {
                 Err(LedgerError::Down(Arc::clone(down)))
             }
             _ => Ok(()),
@@ -106,7 +106,7 @@ impl Outage {
     }
 
     /// Takes in what became of a call.
-    pub(super) fn called(&self, error: Option<&StoreError>) {
+    pub(super) fn record(&self, error: Option<&StoreError>) {
         match error {
             None if self.failed.load(Ordering::Relaxed) => {
                 self.failed.store(false, Ordering::Relaxed);
@@ -152,16 +152,16 @@ impl Outage {
                 StoreState::Down(down) => down.since,
                 StoreState::Unknown | StoreState::Up => crate::wall_clock::now(),
             };
-            *state = StoreState::Down(Arc::new(Down { since, error }));
+            *state = StoreState::Down(Arc::new(Outage { since, error }));
             true
         });
     }
 }
 
-impl Down {
-    fn keeps_from(&self, purpose: Purpose) -> bool {
+impl Outage {
+    fn blocks(&self, access: Access) -> bool {
         match self.error {
-            StoreError::Refused { .. } => purpose == Purpose::Decide,
+            StoreError::Refused { .. } => access == Access::Decide,
             StoreError::Unreachable { .. }
             | StoreError::NoAnswer { .. }
             | StoreError::Unfit { .. } => true,
@@ -174,7 +174,7 @@ impl Ledger {
     /// What is known of the store, now and from now on.
     #[must_use]
     pub fn store_state(&self) -> watch::Receiver<StoreState> {
-        self.inner.outage.state()
+        self.inner.backend.breaker.state()
     }
 
     /// Asks the store again and again whether it would decide. Has no end. Calls wait for its first answer
@@ -189,37 +189,38 @@ impl Ledger {
     }
 
     async fn watch(&self) {
-        let outage = &self.inner.outage;
+        let breaker = &self.inner.backend.breaker;
         loop {
-            let trusted = outage.is_trusted();
-            let mut probed = self.probe_or_tell().await;
-            if trusted && probed.is_err() && !outage.failed.load(Ordering::Relaxed) {
-                probed = self.probe_or_tell().await;
+            let trusted = breaker.is_trusted();
+            let mut probed = self.probe_within_timeout().await;
+            if trusted && probed.is_err() && !breaker.failed.load(Ordering::Relaxed) {
+                probed = self.probe_within_timeout().await;
             }
             let up = probed.is_ok();
-            outage.learn(probed);
+            breaker.learn(probed);
             if up {
-                tokio::time::sleep(AT_LEAST).await;
+                tokio::time::sleep(MIN_PROBE_INTERVAL).await;
                 tokio::select! {
-                    () = tokio::time::sleep(WHILE_UP.saturating_sub(AT_LEAST)) => {}
-                    () = outage.suspected.notified() => {}
+                    () = tokio::time::sleep(PROBE_INTERVAL_UP.saturating_sub(MIN_PROBE_INTERVAL)) => {}
+                    () = breaker.suspected.notified() => {}
                 }
             } else {
-                tokio::time::sleep(WHILE_DOWN).await;
+                tokio::time::sleep(PROBE_INTERVAL_DOWN).await;
             }
         }
     }
 
     /// Asks the store. One that takes longer than any answer may is known to be down meanwhile: a disk or
     /// a network can hang without an error.
-    async fn probe_or_tell(&self) -> Result<(), StoreError> {
+    async fn probe_within_timeout(&self) -> Result<(), StoreError> {
         let mut probe = pin!(self.probe());
-        if let Ok(probed) = timeout(LONGEST_PROBE, &mut probe).await {
+        if let Ok(probed) = timeout(PROBE_TIMEOUT, &mut probe).await {
             return probed;
         }
         let reason = "it does not answer a probe".to_owned();
         self.inner
-            .outage
+            .backend
+            .breaker
             .learn(Err(StoreError::NoAnswer { reason }));
         probe.await
     }
@@ -230,7 +231,12 @@ struct Watching(Ledger);
 
 impl Watching {
     fn new(ledger: Ledger) -> Self {
-        ledger.inner.outage.open.store(false, Ordering::Release);
+        ledger
+            .inner
+            .backend
+            .breaker
+            .open
+            .store(false, Ordering::Release);
         Self(ledger)
     }
 }
@@ -238,6 +244,11 @@ impl Watching {
 impl Drop for Watching {
     fn drop(&mut self) {
         let Self(ledger) = self;
-        ledger.inner.outage.open.store(true, Ordering::Release);
+        ledger
+            .inner
+            .backend
+            .breaker
+            .open
+            .store(true, Ordering::Release);
     }
 }

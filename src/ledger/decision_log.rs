@@ -1,105 +1,85 @@
-//! What is counted and logged of a decision, once its answer is known.
+//! The decision log: what metrics and logs record of a decision, once its answer is known.
 //!
-//! The log line of a call (target `tollgate::calls`, level debug) is off unless an operator asks for it, and
-//! then nothing is kept for it. It never has a request id.
+//! The log line of a decision (target `tollgate::calls`, level debug) is off unless an operator asks for it, and
+//! its fields are kept only then. It never has a request id.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::Level;
 
-use super::{Inner, LedgerError, Released, ReserveCall, Reserved, Settled};
+use super::{Inner, Released, Reserve, Reserved, Settled};
 use crate::{
-    domain::{BilledReason, OrgId, Tokens, Verdict},
-    store::{Hindrance, PoolFigures, StoreError},
+    domain::{BilledReason, OrgId, RequestFields, Tokens, Verdict},
+    store::PoolFigures,
     telemetry::{
-        metrics::{Failure, Tokens as Kind, Transition, verdict_names},
+        metrics::{Tokens as Kind, Transition, verdict_names},
         traces,
     },
 };
 
-/// What a Reserve is remembered by while it is decided.
-#[derive(Default)]
-pub(super) struct Ask {
-    tokens: u64,
+/// What is recorded of a Reserve besides its answer.
+pub(super) struct ReserveRecord {
+    org: OrgId,
+    tokens: Tokens,
     dry_run: bool,
     has_id: bool,
-    line: Option<Box<Line>>,
+    /// When it began, and its fields: for the log line alone.
+    logged: Option<Box<(Instant, RequestFields)>>,
 }
 
-/// What only its log line tells.
-struct Line {
-    began: Instant,
-    project: String,
-    model: String,
-}
-
-impl Ask {
-    pub(super) fn of(call: &ReserveCall) -> Self {
-        let logged = tracing::enabled!(target: "tollgate::calls", Level::DEBUG);
-        let line = logged.then(|| {
-            Box::new(Line {
-                began: Instant::now(),
-                project: call.fields.project.to_string(),
-                model: call.fields.model.to_string(),
-            })
-        });
+impl ReserveRecord {
+    pub(super) fn of(request: &Reserve) -> Self {
+        let is_logged = tracing::enabled!(target: "tollgate::calls", Level::DEBUG);
         Self {
-            tokens: call.fields.tokens.get(),
-            dry_run: call.dry_run,
-            has_id: call.request_id.is_some(),
-            line,
+            org: request.org.clone(),
+            tokens: request.fields.tokens,
+            dry_run: request.dry_run,
+            has_id: request.request_id.is_some(),
+            logged: is_logged.then(|| Box::new((Instant::now(), request.fields.clone()))),
         }
     }
 }
 
 impl Inner {
-    /// A Reserve was answered. A replay and a dry run count nothing.
-    pub(super) fn tell_reserved(
-        &self,
-        ask: Ask,
-        org: &OrgId,
-        reserved: &Result<Reserved, LedgerError>,
-    ) {
-        let Ok(reserved) = reserved else {
-            return;
-        };
+    /// A replay and a dry run count nothing.
+    pub(super) fn record_reserved(&self, record: ReserveRecord, reserved: &Reserved) {
         let verdict = reserved.verdict;
         let pool = reserved.pool.as_ref().map(|figures| &figures.pool);
-        if !ask.dry_run && !reserved.replayed {
+        if !record.dry_run && !reserved.replayed {
             let kind = match verdict {
                 Verdict::Free => Kind::Free,
                 Verdict::Billed(_) => Kind::Billed,
             };
-            self.metrics.tokens(pool, kind, ask.tokens);
-            if ask.has_id && self.is_kept(org, verdict) {
-                self.metrics.reservation(Transition::Held);
+            let metrics = &self.backend.metrics;
+            metrics.tokens(pool, kind, record.tokens.get());
+            if record.has_id && self.is_kept(&record.org, verdict) {
+                metrics.reservation(Transition::Held);
             }
         }
-        let Some(line) = ask.line else {
+        let Some((began, fields)) = record.logged.as_deref() else {
             return;
         };
         let (verdict, reason) = verdict_names(verdict);
         tracing::debug!(
             target: "tollgate::calls",
             operation = "reserve",
-            org = org.as_str(),
-            project = line.project,
-            model = line.model,
+            org = record.org.as_str(),
+            project = fields.project.as_str(),
+            model = fields.model.as_str(),
             pool = pool.map(|pool| pool.as_str()),
             verdict,
             reason,
-            tokens = ask.tokens,
+            tokens = fields.tokens.get(),
             replayed = reserved.replayed,
-            dry_run = ask.dry_run,
-            duration_ms = millis(line.began.elapsed()),
+            dry_run = record.dry_run,
+            duration_ms = millis(began.elapsed()),
             trace_id = traces::trace_id(),
             "decided"
         );
     }
 
-    /// A Settle was answered.
-    pub(super) fn tell_settled(
+    pub(super) fn record_settled(
         &self,
         began: Instant,
         org: &OrgId,
@@ -113,8 +93,8 @@ impl Inner {
         let pool = settled.pool.as_ref();
         if !settled.replayed {
             let pool = pool.map(|figures| &figures.pool);
-            self.metrics.tokens(pool, kind, tokens.get());
-            self.metrics.reservation(Transition::Settled);
+            self.backend.metrics.tokens(pool, kind, tokens.get());
+            self.backend.metrics.reservation(Transition::Settled);
         }
         let (verdict, reason) = verdict_names(settled.verdict);
         tracing::debug!(
@@ -133,14 +113,13 @@ impl Inner {
         );
     }
 
-    /// A Release was answered.
-    pub(super) fn tell_released(&self, began: Instant, org: &OrgId, released: &Released) {
+    pub(super) fn record_released(&self, began: Instant, org: &OrgId, released: &Released) {
         let pool = released.pool.as_ref();
         let tokens = released.tokens.get();
         if !released.replayed {
             let pool = pool.map(|figures| &figures.pool);
-            self.metrics.tokens(pool, Kind::Released, tokens);
-            self.metrics.reservation(Transition::Released);
+            self.backend.metrics.tokens(pool, Kind::Released, tokens);
+            self.backend.metrics.reservation(Transition::Released);
         }
         tracing::debug!(
             target: "tollgate::calls",
@@ -155,13 +134,13 @@ impl Inner {
         );
     }
 
-    /// Whether a Reserve with an id, answered so, is remembered. One of a stranger is not, and of one that
-    /// the store did not answer nobody knows.
+    /// Whether the store keeps a reservation of a Reserve with an id and this verdict. Of an unknown
+    /// organization it keeps none; without an answer of the store it is unknown.
     fn is_kept(&self, org: &OrgId, verdict: Verdict) -> bool {
         match verdict {
             Verdict::Billed(BilledReason::StoreUnavailable) => false,
             Verdict::Billed(BilledReason::OrganizationNotEnrolled) => {
-                self.policy.load().orgs().contains_key(org)
+                self.backend.policy.load().orgs().contains_key(org)
             }
             _ => true,
         }
@@ -174,38 +153,4 @@ fn pool_name(figures: Option<&PoolFigures>) -> Option<&str> {
 
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
-}
-
-/// As what a failure is counted; none where the store is not to blame.
-pub(super) fn failure(error: &LedgerError) -> Option<Failure> {
-    Some(match error {
-        LedgerError::Refused(_)
-        | LedgerError::UnknownOrganization
-        | LedgerError::DayNotKept { .. } => return None,
-        LedgerError::Full(_) => Failure::Full,
-        LedgerError::Down(_) => Failure::Down,
-        LedgerError::OutOfTime => Failure::OutOfTime,
-        LedgerError::RestlessClock => Failure::RestlessClock,
-        LedgerError::Overloaded => Failure::Overloaded,
-        LedgerError::TaskDied => Failure::TaskDied,
-        LedgerError::Store(StoreError::Unreachable { .. }) => Failure::Unreachable,
-        LedgerError::Store(StoreError::NoAnswer { .. }) => Failure::NoAnswer,
-        LedgerError::Store(StoreError::Unfit { .. }) => Failure::Unfit,
-        LedgerError::Store(StoreError::Corrupt { .. }) => Failure::Corrupt,
-        LedgerError::Store(StoreError::Refused { why, .. }) => match why {
-            Hindrance::Full => Failure::RefusedFull,
-            Hindrance::CannotSave => Failure::RefusedCannotSave,
-            Hindrance::Busy => Failure::RefusedBusy,
-            Hindrance::Loading => Failure::RefusedLoading,
-            Hindrance::ReadOnly => Failure::RefusedReadOnly,
-            Hindrance::CutOff => Failure::RefusedCutOff,
-            Hindrance::TooFewReplicas => Failure::RefusedTooFewReplicas,
-            Hindrance::Incomplete => Failure::RefusedIncomplete,
-            Hindrance::Moving => Failure::RefusedMoving,
-            Hindrance::NoRight => Failure::RefusedNoRight,
-            Hindrance::NotLoggedIn => Failure::RefusedNotLoggedIn,
-            Hindrance::TooManyClients => Failure::RefusedTooManyClients,
-            Hindrance::Other => Failure::RefusedOther,
-        },
-    })
 }

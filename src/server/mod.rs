@@ -34,14 +34,9 @@ use self::{
 use crate::{
     auth::Admission,
     files::watched::Nudge,
-    grpc::{
-        self,
-        authorization::{Authorized, ReflectionFor},
-        deadline::InTime,
-        service::Wiring,
-    },
+    grpc::{self, Authorized, QuotaServiceConfig, ReflectionFor, deadline::InTime},
     http::{self, Readiness},
-    ledger::Ledger,
+    ledger::{Ledger, LedgerConfig},
     net::{Bounds, ListenAddress, Listener, Speaks},
     policy::{PolicySource, PolicyStatus},
     settings::{Settings, StoreChoice, warn_of_unknown_variables, warn_of_unused_passwords},
@@ -102,11 +97,15 @@ impl Server {
         let callers = admission::load(settings)?;
         let metrics = Metrics::new();
         let (store, store_name) = open_store(settings, &metrics)?;
-        let days = settings.usage_limits.retention_days;
         let bounds = settings.bounds.fitted_to_open_files();
-        let ledger = Ledger::new(policy.policy(), store, settings.on_store_failure, days)
-            .with_metrics(metrics.clone())
-            .with_most_waiting(bounds.waiting_decisions);
+        let ledger = Ledger::new(LedgerConfig {
+            policy: policy.policy(),
+            store,
+            on_store_failure: settings.on_store_failure,
+            usage_retention_days: settings.usage_limits.retention_days,
+            max_waiting: bounds.waiting_decisions,
+            metrics: metrics.clone(),
+        });
         let traces = settings.otlp_endpoint.as_ref();
         let traces = traces.map(|endpoint| Traces::to(endpoint, settings.trace_ratio));
         let traces = traces.transpose().context("otlp_endpoint")?;
@@ -256,7 +255,7 @@ impl Parts {
         open_calls: &TaskTracker,
     ) -> anyhow::Result<RoutesBuilder> {
         let mut services = Routes::builder();
-        services.add_service(grpc::service::service(Wiring {
+        services.add_service(grpc::service(QuotaServiceConfig {
             ledger: self.ledger.clone(),
             call_timeout: self.call_timeout,
             message_bytes: self.bounds.message_bytes,

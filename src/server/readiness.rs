@@ -5,7 +5,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     http::Readiness,
-    ledger::{Down, StoreState},
+    ledger::{Outage, StoreState},
     store::StoreError,
 };
 
@@ -42,7 +42,7 @@ pub(super) async fn follow_store(
     }
 }
 
-fn tell(down: &Down) {
+fn tell(down: &Outage) {
     let (since, error) = (down.since, &down.error);
     match error {
         StoreError::Refused { .. } => {

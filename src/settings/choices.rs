@@ -2,9 +2,7 @@
 
 use clap::{ValueEnum, builder::PossibleValue};
 
-use crate::{
-    grpc::authorization::ReflectionFor, ledger::OnStoreFailure, store::redis::UnsafeEviction,
-};
+use crate::{grpc::ReflectionFor, ledger::OnStoreFailure, store::redis::UnsafeEviction};
 
 impl ValueEnum for OnStoreFailure {
     fn value_variants<'a>() -> &'a [Self] {

@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use super::{SettingsError, chosen, listeners};
 use crate::{
     files::toml::{Entry, Section},
-    grpc::authorization::ReflectionFor,
+    grpc::ReflectionFor,
     ledger::OnStoreFailure,
     net::{Bounds, GRPC_TLS, HTTP_TLS, ListenerTls},
     store::redis::{Login, Password, RedisUrl, UnsafeEviction},

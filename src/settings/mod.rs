@@ -24,7 +24,7 @@ use self::{
 };
 use crate::{
     files::toml::Faults,
-    grpc::authorization::ReflectionFor,
+    grpc::ReflectionFor,
     ledger::OnStoreFailure,
     net::{Bounds, ListenerTls},
     store::{UsageLimits, redis::RedisConfig},

@@ -46,6 +46,32 @@ impl Default for UsageLimits {
     }
 }
 
+/// How much a store decides at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallLimits {
+    /// Calls of [`Store::decide`] under way.
+    pub calls: usize,
+    /// Batches in a call.
+    pub batches: usize,
+    /// Operations in a call, of all its batches.
+    pub operations: usize,
+    /// Bytes of names in a call.
+    pub bytes: usize,
+}
+
+impl CallLimits {
+    /// Of a store that decides without awaiting anything: nothing has to wait for it.
+    pub const UNLIMITED: Self = Self {
+        calls: usize::MAX,
+        batches: usize::MAX,
+        operations: usize::MAX,
+        bytes: usize::MAX,
+    };
+
+    /// Bytes of names in a call, so that it is soon over.
+    pub const MAX_BYTES: usize = 256 * 1024;
+}
+
 /// Keeps the counters and the reservations, and decides on them atomically.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -53,14 +79,8 @@ pub trait Store: Send + Sync + 'static {
     /// batch, in their order. An error tells whether something of the batch may have been written.
     async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>>;
 
-    /// How many calls of [`Store::decide`] may be under way at a time: what would be one more waits, and
-    /// goes together with what waits then. None where the store decides without ever awaiting anything.
-    fn calls_at_once(&self) -> Option<usize>;
-
-    /// How many batches go in one call at most.
-    fn batches_in_a_call(&self) -> usize {
-        usize::MAX
-    }
+    /// How much [`Store::decide`] takes. What exceeds it waits, and goes in the next call.
+    fn call_limits(&self) -> CallLimits;
 
     /// The counters of these pools on a day, in their order. Only today's are kept: where the clock in
     /// the answer says another day, the counters mean nothing.
@@ -193,22 +213,6 @@ impl Operation {
         match self {
             Self::Reserve { request_id, .. } => request_id.as_ref(),
             Self::Settle { request_id, .. } | Self::Release { request_id } => Some(request_id),
-        }
-    }
-
-    /// The bytes of what comes from outside: its names.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Reserve {
-                request_id, fields, ..
-            } => {
-                let id = request_id.as_ref().map_or(0, |id| id.as_str().len());
-                fields.project.as_str().len() + fields.model.as_str().len() + id
-            }
-            Self::Settle { request_id, .. } | Self::Release { request_id } => {
-                request_id.as_str().len()
-            }
         }
     }
 

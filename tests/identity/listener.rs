@@ -28,7 +28,7 @@ use tokio_util::{
 };
 use tollgate::{
     auth::{Admission, Peer, Port},
-    grpc::{self, service::Wiring},
+    grpc::{self, QuotaServiceConfig},
     ledger::Ledger,
     telemetry::metrics::Metrics,
 };
@@ -223,7 +223,7 @@ where
         let connection = accepted.recv().await?;
         Some((io::Result::Ok(connection), accepted))
     });
-    let quota = grpc::service::service(Wiring {
+    let quota = grpc::service(QuotaServiceConfig {
         ledger,
         call_timeout: Duration::from_secs(30),
         message_bytes: 64 * 1024,

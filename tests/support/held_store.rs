@@ -15,7 +15,7 @@ use tokio::{
 };
 use tollgate::{
     domain::{OrgId, PoolCounters, PoolName, UtcDay},
-    store::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageRows},
+    store::{Batch, CallLimits, Decided, RowKey, Store, StoreError, Timed, UsageRows},
 };
 
 /// No call takes nearly as long to come, however busy the machine is.
@@ -144,8 +144,13 @@ impl Store for HeldStore {
         }
     }
 
-    fn calls_at_once(&self) -> Option<usize> {
-        Some(self.calls_at_once)
+    fn call_limits(&self) -> CallLimits {
+        CallLimits {
+            calls: self.calls_at_once,
+            batches: usize::MAX,
+            operations: 2 * Batch::MOST_OPERATIONS,
+            bytes: CallLimits::MAX_BYTES,
+        }
     }
 
     async fn pools(

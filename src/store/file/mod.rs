@@ -39,8 +39,8 @@ use self::{
     reading::Unread,
 };
 use super::{
-    Batch, Clock, ClockStep, Decided, Hindrance, RowKey, Store, StoreError, Timed, UsageLimits,
-    UsageRows,
+    Batch, CallLimits, Clock, ClockStep, Decided, Hindrance, RowKey, Store, StoreError, Timed,
+    UsageLimits, UsageRows,
     clock::{ClockReading, SteadyTime, StepDetector},
 };
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
@@ -399,9 +399,14 @@ impl Store for FileStore {
         decided.unwrap_or_else(|error| vec![Err(error); batches.len()])
     }
 
-    /// One: what waits meanwhile shares the next sync.
-    fn calls_at_once(&self) -> Option<usize> {
-        Some(1)
+    /// One call: what waits meanwhile shares the next sync.
+    fn call_limits(&self) -> CallLimits {
+        CallLimits {
+            calls: 1,
+            batches: usize::MAX,
+            operations: 2 * Batch::MOST_OPERATIONS,
+            bytes: CallLimits::MAX_BYTES,
+        }
     }
 
     async fn pools(

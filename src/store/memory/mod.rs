@@ -14,8 +14,8 @@ use async_trait::async_trait;
 
 use self::book::Book;
 use super::{
-    Batch, Clock, ClockStep, Decided, Operation, Outcome, RowKey, Store, StoreError, Timed,
-    UsageLimits, UsageRows, clock::StepDetector,
+    Batch, CallLimits, Clock, ClockStep, Decided, Operation, Outcome, RowKey, Store, StoreError,
+    Timed, UsageLimits, UsageRows, clock::StepDetector,
 };
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
 
@@ -98,8 +98,8 @@ impl Store for MemoryStore {
         decided.answer.into_iter().map(timed).collect()
     }
 
-    fn calls_at_once(&self) -> Option<usize> {
-        None
+    fn call_limits(&self) -> CallLimits {
+        CallLimits::UNLIMITED
     }
 
     async fn pools(

@@ -50,7 +50,7 @@ use redis::{Cmd, RedisError, Value};
 use tokio::sync::Semaphore;
 
 use self::{
-    decide::Decider,
+    decide::{Decider, MOST_BATCHES},
     errors::store_error,
     fitness::Fitness,
     keys::OrgKeys,
@@ -62,7 +62,7 @@ use self::{
     script::Script,
     url::Topology,
 };
-use super::{Batch, Decided, RowKey, Store, StoreError, Timed, UsageLimits, UsageRows};
+use super::{Batch, CallLimits, Decided, RowKey, Store, StoreError, Timed, UsageLimits, UsageRows};
 use crate::{
     domain::{OrgId, PoolCounters, PoolName, Tokens, UtcDay},
     files::pem::PemFault,
@@ -218,16 +218,18 @@ impl Store for RedisStore {
         self.decider.decide(&self.links, batches).await
     }
 
-    fn calls_at_once(&self) -> Option<usize> {
-        Some(if self.links.are_many() {
-            MOST_CALLS_IN_A_CLUSTER
+    fn call_limits(&self) -> CallLimits {
+        let (calls, batches) = if self.links.are_many() {
+            (MOST_CALLS_IN_A_CLUSTER, 1)
         } else {
-            MOST_CALLS
-        })
-    }
-
-    fn batches_in_a_call(&self) -> usize {
-        if self.links.are_many() { 1 } else { usize::MAX }
+            (MOST_CALLS, MOST_BATCHES)
+        };
+        CallLimits {
+            calls,
+            batches,
+            operations: Batch::MOST_OPERATIONS,
+            bytes: CallLimits::MAX_BYTES,
+        }
     }
 
     async fn pools(
