@@ -1,28 +1,16 @@
 //! Who may call what (docs/CONTRACT.md, "Callers").
 //!
-//! Every call passes [`Authorized`] before anything else happens to it: not even its message is read of a
-//! caller who may not. What it found out goes with the call as a [`Granted`], and only by that an
-//! organization's name becomes an [`OrgId`] here ([`convert::org`](super::convert::org)). An RPC that is
-//! not listed in [`role_of`] is not served.
+//! The rights of a call are judged before anything else happens to it: not even its message is read of a caller
+//! who may not. They go with the call as a [`Permit`], and only by that an organization's name becomes an
+//! [`OrgId`] here ([`convert::org`](super::convert::org)). An RPC that is not listed in [`role_of`] is not served.
 
-use std::{
-    convert::Infallible,
-    future::{Ready, ready},
-    sync::Arc,
-    task::{Context, Poll},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
-use futures_util::future::Either;
 use tonic::{
-    Code, Extensions, Status,
+    Code, Status,
     body::Body,
-    codegen::{
-        Service,
-        http::{Request, Response, header},
-    },
+    codegen::http::{Request, header},
     metadata::MetadataValue,
-    server::NamedService,
 };
 
 use crate::{
@@ -42,17 +30,9 @@ pub enum ReflectionFor {
     Nobody,
 }
 
-/// A gRPC service that only those reach who may.
-#[derive(Debug, Clone)]
-pub struct Authorized<S> {
-    inner: S,
-    admission: Admission,
-    rule: Rule,
-}
-
 /// What a caller needs for the calls of a service.
 #[derive(Debug, Clone, Copy)]
-enum Rule {
+pub(super) enum AccessRule {
     /// The role of the method.
     ByMethod,
     /// To be known.
@@ -61,9 +41,10 @@ enum Rule {
 
 /// What the caller of a call may: a role, for its organizations.
 #[derive(Debug, Clone)]
-pub(super) struct Granted {
+pub(super) struct Permit {
     speaker: Speaker,
-    role: Role,
+    /// None where any caller may call.
+    role: Option<Role>,
 }
 
 /// The role that a method of `tollgate.v1.QuotaService` needs.
@@ -87,103 +68,49 @@ impl ReflectionFor {
     }
 }
 
-impl<S> Authorized<S> {
-    /// The quota service, each method for those who have its role.
-    pub(super) fn by_method(inner: S, admission: Admission) -> Self {
-        let rule = Rule::ByMethod;
-        Self {
-            inner,
-            admission,
-            rule,
-        }
-    }
-
-    /// Another service, for every known caller.
-    pub fn any_caller(inner: S, admission: Admission) -> Self {
-        let rule = Rule::AnyCaller;
-        Self {
-            inner,
-            admission,
-            rule,
-        }
-    }
-}
-
-impl<S: NamedService> Authorized<S> {
-    /// Lets a call through, with what its caller may, or says why not.
-    fn admit(&self, request: &mut Request<Body>) -> Result<(), Status> {
-        let speaker = self.speaker(request)?;
-        if let Rule::AnyCaller = self.rule {
-            return Ok(());
-        }
-        let path = request.uri().path();
-        let method = path
-            .strip_prefix('/')
-            .and_then(|it| it.strip_prefix(S::NAME));
-        let method = method.and_then(|it| it.strip_prefix('/'));
-        let role = method
-            .and_then(role_of)
-            .ok_or_else(|| Status::unimplemented("the service has no such method"))?;
-        speaker.has(role).map_err(|why| forbidden(&speaker, why))?;
-        // Where everyone may do everything there is nothing to carry along.
-        if let Speaker::Known(_) = speaker {
-            request.extensions_mut().insert(Granted { speaker, role });
-        }
-        Ok(())
-    }
-
-    fn speaker(&self, request: &Request<Body>) -> Result<Speaker, Status> {
-        let peer = request.extensions().get::<Arc<Peer>>();
-        let token = || {
-            let headers = request.headers().get_all(header::AUTHORIZATION);
-            TokenHash::presented(headers.iter().map(|it| it.as_bytes()), Schemes::Bearer)
+impl AccessRule {
+    /// What the caller may, or why it may not call.
+    pub(super) fn authorize(
+        self,
+        admission: &Admission,
+        service: &str,
+        request: &Request<Body>,
+    ) -> Result<Permit, Status> {
+        let speaker = speaker(admission, request)?;
+        let role = match self {
+            Self::AnyCaller => None,
+            Self::ByMethod => {
+                let path = request.uri().path().strip_prefix('/');
+                let method = path.and_then(|it| it.strip_prefix(service)?.strip_prefix('/'));
+                let role = method
+                    .and_then(role_of)
+                    .ok_or_else(|| Status::unimplemented("the service has no such method"))?;
+                speaker.has(role).map_err(|why| forbidden(&speaker, why))?;
+                Some(role)
+            }
         };
-        self.admission
-            .speaker(peer, token)
-            .map_err(|why| unauthenticated(peer, why))
+        Ok(Permit { speaker, role })
     }
 }
 
-impl<S> Service<Request<Body>> for Authorized<S>
-where
-    S: NamedService + Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Either<S::Future, Ready<Result<Response<Body>, Infallible>>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        match self.admit(&mut request) {
-            Ok(()) => Either::Left(self.inner.call(request)),
-            Err(status) => Either::Right(ready(Ok(status.into_http()))),
-        }
-    }
+fn speaker(admission: &Admission, request: &Request<Body>) -> Result<Speaker, Status> {
+    let peer = request.extensions().get::<Arc<Peer>>();
+    let token = || {
+        let headers = request.headers().get_all(header::AUTHORIZATION);
+        TokenHash::presented(headers.iter().map(|it| it.as_bytes()), Schemes::Bearer)
+    };
+    admission
+        .speaker(peer, token)
+        .map_err(|why| unauthenticated(peer, why))
 }
 
-impl<S: NamedService> NamedService for Authorized<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl Granted {
-    /// What a call was granted. One that did not come through [`Authorized`] is granted nothing.
-    pub(super) fn of(admission: &Admission, call: &Extensions) -> Result<Self, Status> {
-        match (admission, call.get::<Self>()) {
-            (Admission::Everyone, _) => Ok(Self {
-                speaker: Speaker::Anybody,
-                role: Role::Reserve,
-            }),
-            (Admission::Callers(_), Some(granted)) => Ok(granted.clone()),
-            (Admission::Callers(_), None) => Err(unauthenticated(None, Unauthenticated::Nothing)),
-        }
-    }
-
+impl Permit {
     /// Whether it is for this organization too.
     pub(super) fn covers(&self, org: &OrgId) -> Result<(), Status> {
-        let may = self.speaker.may(self.role, org);
+        let Some(role) = self.role else {
+            return Ok(());
+        };
+        let may = self.speaker.may(role, org);
         may.map_err(|why| forbidden(&self.speaker, why))
     }
 
@@ -191,7 +118,10 @@ impl Granted {
     pub(super) fn renew(&mut self) -> Result<(), Status> {
         let known = self.speaker.renew();
         known.map_err(|why| unauthenticated(None, why))?;
-        let has = self.speaker.has(self.role);
+        let Some(role) = self.role else {
+            return Ok(());
+        };
+        let has = self.speaker.has(role);
         has.map_err(|why| forbidden(&self.speaker, why))
     }
 }
@@ -234,23 +164,5 @@ mod tests {
         }
         assert_eq!(role_of("reserve"), None);
         assert_eq!(role_of(""), None);
-    }
-
-    #[test]
-    fn a_call_that_was_not_authorized_is_granted_nothing() {
-        use crate::auth::{Callers, InForce, Port};
-
-        let text =
-            "[callers.a]\ncertificates = [\"a\"]\nroles = [\"read\"]\norganizations = [\"*\"]\n";
-        let port = Port {
-            encrypted: true,
-            loopback: false,
-        };
-        let callers = Callers::parse("callers.toml", text).unwrap();
-        let in_force = InForce::new(callers, port).unwrap();
-        let admission = Admission::Callers(Arc::new(in_force));
-        let granted = Granted::of(&admission, &Extensions::new());
-        assert_eq!(granted.unwrap_err().code(), Code::Unauthenticated);
-        assert!(Granted::of(&Admission::Everyone, &Extensions::new()).is_ok());
     }
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use tonic::Status;
 
 use super::{
-    authorization::Granted,
+    authorization::Permit,
     page_token::PageToken,
     proto::{
         self, GetQuotaResponse, ListUsageRequest, ListUsageResponse, PoolQuota, ReleaseRequest,
@@ -23,8 +23,8 @@ use crate::{
 const DEFAULT_PAGE_SIZE: usize = 100;
 const MAX_PAGE_SIZE: usize = 1000;
 
-pub(super) fn reserve_call(request: ReserveRequest, granted: &Granted) -> Result<Reserve, Status> {
-    let org = org(request.org, granted)?;
+pub(super) fn reserve(request: ReserveRequest, permit: &Permit) -> Result<Reserve, Status> {
+    let org = org(request.org, permit)?;
     let workload = workload(request.workload)?;
     let request_id = match request.request_id {
         id if id.is_empty() => None,
@@ -43,11 +43,11 @@ pub(super) fn reserve_call(request: ReserveRequest, granted: &Granted) -> Result
     })
 }
 
-pub(super) fn settle_call(
+pub(super) fn settle(
     request: SettleRequest,
-    granted: &Granted,
+    permit: &Permit,
 ) -> Result<(OrgId, RequestId, Tokens), Status> {
-    let org = org(request.org, granted)?;
+    let org = org(request.org, permit)?;
     let request_id = RequestId::parse(request.request_id).map_err(invalid)?;
     Ok((
         org,
@@ -56,21 +56,21 @@ pub(super) fn settle_call(
     ))
 }
 
-pub(super) fn release_call(
+pub(super) fn release(
     request: ReleaseRequest,
-    granted: &Granted,
+    permit: &Permit,
 ) -> Result<(OrgId, RequestId), Status> {
     Ok((
-        org(request.org, granted)?,
+        org(request.org, permit)?,
         RequestId::parse(request.request_id).map_err(invalid)?,
     ))
 }
 
 pub(super) fn usage_page(
     request: ListUsageRequest,
-    granted: &Granted,
+    permit: &Permit,
 ) -> Result<(OrgId, UsagePage), Status> {
-    let org = org(request.org, granted)?;
+    let org = org(request.org, permit)?;
     let day = match request.day.as_str() {
         "" => None,
         day => Some(UtcDay::parse(day).map_err(invalid)?),
@@ -100,9 +100,9 @@ pub(super) fn usage_page(
 }
 
 /// The organization that a call names, and that its caller may speak for.
-pub(super) fn org(org: String, granted: &Granted) -> Result<OrgId, Status> {
+pub(super) fn org(org: String, permit: &Permit) -> Result<OrgId, Status> {
     let org = OrgId::parse(org).map_err(invalid)?;
-    granted.covers(&org)?;
+    permit.covers(&org)?;
     Ok(org)
 }
 

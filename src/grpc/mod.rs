@@ -1,23 +1,23 @@
 //! The gRPC surface: `tollgate.v1.QuotaService`, over the [`Ledger`](crate::ledger::Ledger).
 //!
-//! Each method converts the request, calls the ledger, and converts the answer. [`convert`] holds
-//! both directions, [`errors`] the one place where errors become statuses. [`access`] lets in who may call.
+//! Each method converts the request, calls the ledger, and converts the answer. [`call`] surrounds it: deadline,
+//! rights ([`authorization`]), metrics and traces. [`convert`] holds both directions, [`status`] the one place
+//! where errors become statuses.
 
 mod authorization;
+mod call;
 pub mod codec;
-mod compression;
 mod convert;
-pub mod deadline;
-pub mod heard;
-mod observed;
+mod deadline;
 mod page_token;
 mod service;
 mod status;
 mod stream;
 
 pub use self::{
-    authorization::{Authorized, ReflectionFor},
-    service::{QuotaServiceConfig, service},
+    authorization::ReflectionFor,
+    call::{CallFuture, CallLayer, CallService},
+    service::{QuotaHandler, QuotaServiceConfig, service},
 };
 
 /// The messages, the service and the client, generated from `proto/tollgate/v1/quota.proto`.

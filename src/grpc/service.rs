@@ -4,24 +4,20 @@ use std::{pin::Pin, time::Duration};
 
 use futures_util::Stream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    Request, Response, Status, Streaming, codec::CompressionEncoding::Gzip, metadata::MetadataMap,
-};
+use tonic::{Request, Response, Status, Streaming, codec::CompressionEncoding::Gzip};
 
 use super::{
-    authorization::{Authorized, Granted},
-    compression::ResponseCompression,
+    authorization::Permit,
+    call::{CallContext, CallLayer, CallService, record_verdict},
     convert,
-    deadline::answer_by,
-    observed::{Observed, Tally, answered},
     proto::{
         GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
         ReleaseResponse, ReserveRequest, ReserveResponse, ReserveStreamResponse, SettleRequest,
         SettleResponse,
         quota_service_server::{QuotaService, QuotaServiceServer},
     },
-    status,
-    stream::Call,
+    status::status,
+    stream::{StreamCall, StreamStats},
 };
 use crate::{
     auth::Admission,
@@ -39,7 +35,6 @@ pub struct QuotaHandler {
     open_calls: TaskTracker,
     stopping: CancellationToken,
     metrics: Metrics,
-    admission: Admission,
 }
 
 /// What the service works with.
@@ -64,9 +59,7 @@ pub struct QuotaServiceConfig {
 
 /// The service, ready to be added to a server.
 #[must_use]
-pub fn service(
-    wiring: QuotaServiceConfig,
-) -> Observed<Authorized<ResponseCompression<QuotaServiceServer<QuotaHandler>>>> {
+pub fn service(config: QuotaServiceConfig) -> CallService<QuotaServiceServer<QuotaHandler>> {
     let QuotaServiceConfig {
         ledger,
         call_timeout,
@@ -76,34 +69,27 @@ pub fn service(
         metrics,
         traces,
         admission,
-    } = wiring;
-    let quota = QuotaHandler {
+    } = config;
+    let handler = QuotaHandler {
         ledger,
         call_timeout,
         open_calls: open_calls.clone(),
         stopping,
         metrics: metrics.clone(),
-        admission: admission.clone(),
     };
-    let service = QuotaServiceServer::new(quota)
+    let service = QuotaServiceServer::new(handler)
         .max_decoding_message_size(message_bytes)
         .accept_compressed(Gzip)
         .send_compressed(Gzip);
-    let authorized = Authorized::by_method(ResponseCompression(service), admission);
-    // What is refused is counted too.
-    Observed::new(authorized, metrics, traces, open_calls)
+    CallLayer::by_method(admission, call_timeout, metrics, traces, open_calls).layer(service)
 }
 
 impl QuotaHandler {
-    /// The ledger, for a call that has just come.
-    fn in_time(&self, metadata: &MetadataMap) -> Ledger {
-        self.ledger
-            .with_deadline(answer_by(metadata, self.call_timeout))
-    }
-
-    /// What its caller may.
-    fn granted<T>(&self, request: &Request<T>) -> Result<Granted, Status> {
-        Granted::of(&self.admission, request.extensions())
+    /// The ledger with the call's deadline, what its caller may, and its message.
+    fn accept<T>(&self, mut request: Request<T>) -> Result<(Ledger, Permit, T), Status> {
+        let CallContext { answer_by, permit } = CallContext::take(request.extensions_mut())?;
+        let ledger = self.ledger.with_deadline(answer_by);
+        Ok((ledger, permit, request.into_inner()))
     }
 }
 
@@ -113,13 +99,12 @@ impl QuotaService for QuotaHandler {
         &self,
         request: Request<ReserveRequest>,
     ) -> Result<Response<ReserveResponse>, Status> {
-        let ledger = self.in_time(request.metadata());
-        let granted = self.granted(&request)?;
-        let call = convert::reserve_call(request.into_inner(), &granted)?;
-        let reserved = ledger.reserve(call).await.map_err(status::status)?;
+        let (ledger, permit, message) = self.accept(request)?;
+        let request = convert::reserve(message, &permit)?;
+        let reserved = ledger.reserve(request).await.map_err(status)?;
         let pool = reserved.pool.as_ref().map(|figures| &figures.pool);
         let (verdict, replayed) = (reserved.verdict, reserved.replayed);
-        answered(&self.metrics, Rpc::Reserve, verdict, pool, replayed);
+        record_verdict(&self.metrics, Rpc::Reserve, verdict, pool, replayed);
         Ok(Response::new(convert::reserve_response(reserved)))
     }
 
@@ -130,14 +115,14 @@ impl QuotaService for QuotaHandler {
         &self,
         request: Request<Streaming<ReserveRequest>>,
     ) -> Result<Response<Self::ReserveStreamStream>, Status> {
-        let call = Call {
-            granted: self.granted(&request)?,
-            heard: request.extensions().get().cloned(),
-            requests: request.into_inner(),
+        let (_, permit, requests) = self.accept(request)?;
+        let call = StreamCall {
+            requests,
             ledger: self.ledger.clone(),
+            permit,
             item_timeout: self.call_timeout,
             stopping: self.stopping.clone(),
-            tally: Tally::new(&self.metrics),
+            stats: StreamStats::new(&self.metrics),
             _open: self.open_calls.token(),
         };
         Ok(Response::new(Box::pin(call.answers())))
@@ -147,14 +132,13 @@ impl QuotaService for QuotaHandler {
         &self,
         request: Request<SettleRequest>,
     ) -> Result<Response<SettleResponse>, Status> {
-        let ledger = self.in_time(request.metadata());
-        let granted = self.granted(&request)?;
-        let (org, request_id, tokens) = convert::settle_call(request.into_inner(), &granted)?;
+        let (ledger, permit, message) = self.accept(request)?;
+        let (org, request_id, tokens) = convert::settle(message, &permit)?;
         let settled = ledger.settle(org, request_id, tokens).await;
-        let settled = settled.map_err(status::status)?;
+        let settled = settled.map_err(status)?;
         let pool = settled.pool.as_ref().map(|figures| &figures.pool);
         let (verdict, replayed) = (settled.verdict, settled.replayed);
-        answered(&self.metrics, Rpc::Settle, verdict, pool, replayed);
+        record_verdict(&self.metrics, Rpc::Settle, verdict, pool, replayed);
         Ok(Response::new(convert::settle_response(settled)))
     }
 
@@ -162,13 +146,9 @@ impl QuotaService for QuotaHandler {
         &self,
         request: Request<ReleaseRequest>,
     ) -> Result<Response<ReleaseResponse>, Status> {
-        let ledger = self.in_time(request.metadata());
-        let granted = self.granted(&request)?;
-        let (org, request_id) = convert::release_call(request.into_inner(), &granted)?;
-        let released = ledger
-            .release(org, request_id)
-            .await
-            .map_err(status::status)?;
+        let (ledger, permit, message) = self.accept(request)?;
+        let (org, request_id) = convert::release(message, &permit)?;
+        let released = ledger.release(org, request_id).await.map_err(status)?;
         Ok(Response::new(convert::release_response(released)))
     }
 
@@ -176,10 +156,9 @@ impl QuotaService for QuotaHandler {
         &self,
         request: Request<GetQuotaRequest>,
     ) -> Result<Response<GetQuotaResponse>, Status> {
-        let ledger = self.in_time(request.metadata());
-        let granted = self.granted(&request)?;
-        let org = convert::org(request.into_inner().org, &granted)?;
-        let quota = ledger.quota(&org).await.map_err(status::status)?;
+        let (ledger, permit, message) = self.accept(request)?;
+        let org = convert::org(message.org, &permit)?;
+        let quota = ledger.quota(&org).await.map_err(status)?;
         Ok(Response::new(convert::quota_response(&org, quota)))
     }
 
@@ -187,10 +166,9 @@ impl QuotaService for QuotaHandler {
         &self,
         request: Request<ListUsageRequest>,
     ) -> Result<Response<ListUsageResponse>, Status> {
-        let ledger = self.in_time(request.metadata());
-        let granted = self.granted(&request)?;
-        let (org, page) = convert::usage_page(request.into_inner(), &granted)?;
-        let usage = ledger.usage(&org, page).await.map_err(status::status)?;
+        let (ledger, permit, message) = self.accept(request)?;
+        let (org, page) = convert::usage_page(message, &permit)?;
+        let usage = ledger.usage(&org, page).await.map_err(status)?;
         Ok(Response::new(convert::usage_response(&org, usage)))
     }
 }

@@ -82,9 +82,10 @@ pub(super) fn status(error: LedgerError) -> Status {
     }
 }
 
-/// Maps tonic's status for a message that it can't take to the caller's fault. INTERNAL is for our defects only, and
-/// RESOURCE_EXHAUSTED for what can be retried: a message that is too large once decompressed stays too large.
-pub(super) fn bad_message(status: &Status) -> Option<Status> {
+/// Maps tonic's status for a message that it can't take to the caller's fault; none for any other status. INTERNAL is
+/// for our defects only, and RESOURCE_EXHAUSTED for what can be retried: a message that is too large once
+/// decompressed stays too large.
+pub(super) fn malformed(status: &Status) -> Option<Status> {
     let why = status.message();
     match status.code() {
         Code::Internal if why != INTERNAL => Some(Status::invalid_argument(format!(

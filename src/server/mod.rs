@@ -34,7 +34,7 @@ use self::{
 use crate::{
     auth::Admission,
     files::watched::Nudge,
-    grpc::{self, Authorized, QuotaServiceConfig, ReflectionFor, deadline::InTime},
+    grpc::{self, CallLayer, QuotaServiceConfig, ReflectionFor},
     http::{self, Readiness},
     ledger::{Ledger, LedgerConfig},
     net::{Bounds, ListenAddress, Listener, Speaks},
@@ -206,7 +206,6 @@ impl Server {
         let mut followers = parts.follow(policy, [&grpc, &http], nudge);
         let following = follow_store(parts.ledger.store_state(), reporter.clone(), ready.clone());
         let mut following = tokio::spawn(following);
-        let services = InTime::new(services, parts.call_timeout);
         let mut grpc_port = tokio::spawn(grpc.serve(services, end.clone()));
         let mut http_port = tokio::spawn(http.serve(router, end.clone()));
 
@@ -270,20 +269,21 @@ impl Parts {
             inner: health,
             stopping: end.clone(),
         });
-        services.add_service(
-            health
-                .max_decoding_message_size(bytes)
-                .accept_compressed(Gzip),
-        );
+        let health = health
+            .max_decoding_message_size(bytes)
+            .accept_compressed(Gzip);
+        let everyone = CallLayer::any_caller(Admission::Everyone, self.call_timeout);
+        services.add_service(everyone.layer(health));
         if let Some(by) = self.reflection.admission(&self.admission) {
             let (v1, v1alpha) = (reflected().build_v1()?, reflected().build_v1alpha()?);
             let v1 = v1.max_decoding_message_size(bytes).accept_compressed(Gzip);
             let v1alpha = v1alpha
                 .max_decoding_message_size(bytes)
                 .accept_compressed(Gzip);
+            let layer = CallLayer::any_caller(by, self.call_timeout);
             services
-                .add_service(Authorized::any_caller(v1, by.clone()))
-                .add_service(Authorized::any_caller(v1alpha, by));
+                .add_service(layer.clone().layer(v1))
+                .add_service(layer.layer(v1alpha));
         }
         Ok(services)
     }
