@@ -68,8 +68,8 @@ pub struct CallService<S> {
 /// What is known of a call when its method is reached.
 #[derive(Debug, Clone)]
 pub(super) struct CallContext {
-    /// When its answer must be there.
-    pub(super) answer_by: tokio::time::Instant,
+    /// When its answer must be there, where its caller has a deadline.
+    pub(super) answer_by: Option<tokio::time::Instant>,
     /// What its caller may.
     pub(super) permit: Permit,
 }

@@ -1,4 +1,4 @@
-//! Between the proto's messages and the domain's values.
+//! Conversion between the proto's messages and the domain's values.
 
 use chrono::{DateTime, Utc};
 use tonic::Status;
@@ -49,11 +49,8 @@ pub(super) fn settle(
 ) -> Result<(OrgId, RequestId, Tokens), Status> {
     let org = org(request.org, permit)?;
     let request_id = RequestId::parse(request.request_id).map_err(invalid)?;
-    Ok((
-        org,
-        request_id,
-        Tokens::of_settle(request.tokens).map_err(invalid)?,
-    ))
+    let tokens = Tokens::of_settle(request.tokens).map_err(invalid)?;
+    Ok((org, request_id, tokens))
 }
 
 pub(super) fn release(
@@ -123,15 +120,8 @@ fn workload(number: i32) -> Result<Workload, Status> {
 }
 
 pub(super) fn reserve_response(reserved: Reserved) -> ReserveResponse {
-    let Reserved {
-        verdict,
-        pool,
-        replayed,
-        resets_at,
-    } = reserved;
-    let (verdict, billed_reason) = verdict_numbers(verdict);
-    let (pool, allowance, used, remaining) = figures(pool);
-    let resets_at = Some(timestamp(resets_at));
+    let (verdict, billed_reason) = verdict_numbers(reserved.verdict);
+    let (pool, allowance, used, remaining) = figures(reserved.pool);
     ReserveResponse {
         verdict,
         billed_reason,
@@ -139,50 +129,37 @@ pub(super) fn reserve_response(reserved: Reserved) -> ReserveResponse {
         allowance,
         used,
         remaining,
-        resets_at,
-        replayed,
+        resets_at: Some(timestamp(reserved.resets_at)),
+        replayed: reserved.replayed,
     }
 }
 
 pub(super) fn settle_response(settled: Settled) -> SettleResponse {
-    let Settled {
-        verdict,
-        verdict_changed,
-        pool,
-        replayed,
-        resets_at,
-    } = settled;
-    let (verdict, billed_reason) = verdict_numbers(verdict);
-    let (pool, allowance, used, remaining) = figures(pool);
+    let (verdict, billed_reason) = verdict_numbers(settled.verdict);
+    let (pool, allowance, used, remaining) = figures(settled.pool);
     SettleResponse {
         verdict,
         billed_reason,
-        verdict_changed,
+        verdict_changed: settled.verdict_changed,
         pool,
         allowance,
         used,
         remaining,
-        resets_at: Some(timestamp(resets_at)),
-        replayed,
+        resets_at: Some(timestamp(settled.resets_at)),
+        replayed: settled.replayed,
     }
 }
 
 pub(super) fn release_response(released: Released) -> ReleaseResponse {
-    let Released {
-        tokens,
-        pool,
-        replayed,
-        resets_at,
-    } = released;
-    let (pool, allowance, used, remaining) = figures(pool);
+    let (pool, allowance, used, remaining) = figures(released.pool);
     ReleaseResponse {
-        released_tokens: tokens.get(),
+        released_tokens: released.tokens.get(),
         pool,
         allowance,
         used,
         remaining,
-        resets_at: Some(timestamp(resets_at)),
-        replayed,
+        resets_at: Some(timestamp(released.resets_at)),
+        replayed: released.replayed,
     }
 }
 

@@ -17,26 +17,23 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// When a call ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CallDeadline {
-    /// When the store's answer must be there.
-    pub(super) answer_by: Instant,
+    /// When the answer must be there, where the caller has a deadline.
+    pub(super) answer_by: Option<Instant>,
     /// When the call is ended, whatever it does: it may not even have come whole.
     pub(super) ends: Instant,
 }
 
 impl CallDeadline {
-    /// Of a call that has just come: by its caller's `grpc-timeout`. Without one it waits for the store for
-    /// `default`, and ends after twice that.
-    pub(super) fn of(headers: &HeaderMap, default: Duration) -> Self {
+    /// Of a call that has just come, by its `grpc-timeout`. Without one it ends after twice the time that it may
+    /// wait for the store.
+    pub(super) fn of(headers: &HeaderMap, call_timeout: Duration) -> Self {
         let now = Instant::now();
         let timeout = headers.get("grpc-timeout");
         let timeout = timeout.and_then(|text| parse(text.as_bytes()));
-        let (answer_in, ends_in) = match timeout.map(|it| it.min(MAX_TIMEOUT)) {
-            Some(timeout) => (before(timeout), timeout),
-            None => (default, default * 2),
-        };
+        let timeout = timeout.map(|timeout| timeout.min(MAX_TIMEOUT));
         Self {
-            answer_by: now + answer_in,
-            ends: now + ends_in,
+            answer_by: timeout.map(|timeout| now + before(timeout)),
+            ends: now + timeout.unwrap_or(call_timeout * 2),
         }
     }
 }
@@ -103,17 +100,23 @@ mod tests {
         assert_eq!(before(millis(0)), millis(0));
         assert_eq!(before(millis(50)), millis(45));
         assert_eq!(before(millis(10_000)), millis(9_950));
-        let mut headers = HeaderMap::new();
-        headers.insert("grpc-timeout", "99999999H".parse().expect("a header"));
-        let now = Instant::now();
-        let deadline = CallDeadline::of(&headers, millis(1));
-        assert!(deadline.answer_by >= now + MAX_TIMEOUT - MAX_WAY_BACK);
-        assert_eq!(deadline.ends - deadline.answer_by, MAX_WAY_BACK);
     }
 
     #[test]
-    fn a_call_without_a_timeout_waits_for_the_store_and_has_as_long_again_to_come_whole() {
-        let deadline = CallDeadline::of(&HeaderMap::new(), Duration::from_secs(1));
-        assert_eq!(deadline.ends - deadline.answer_by, Duration::from_secs(1));
+    fn a_call_has_its_answer_a_little_before_its_deadline_and_no_caller_waits_for_ever() {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", "99999999H".parse().expect("a header"));
+        let now = Instant::now();
+        let CallDeadline { answer_by, ends } = CallDeadline::of(&headers, Duration::ZERO);
+        assert!(ends >= now + MAX_TIMEOUT && ends <= Instant::now() + MAX_TIMEOUT);
+        assert_eq!(answer_by, Some(ends - MAX_WAY_BACK));
+    }
+
+    #[test]
+    fn a_call_without_a_timeout_has_twice_the_time_for_the_store_to_come_whole() {
+        let (now, time) = (Instant::now(), Duration::from_secs(1));
+        let CallDeadline { answer_by, ends } = CallDeadline::of(&HeaderMap::new(), time);
+        assert_eq!(answer_by, None);
+        assert!(ends >= now + 2 * time && ends <= Instant::now() + 2 * time);
     }
 }

@@ -3,6 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use futures_util::Stream;
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming, codec::CompressionEncoding::Gzip};
 
@@ -37,7 +38,7 @@ pub struct QuotaHandler {
     metrics: Metrics,
 }
 
-/// What the service works with.
+/// What the service is made of.
 pub struct QuotaServiceConfig {
     /// What decides and counts.
     pub ledger: Ledger,
@@ -45,7 +46,7 @@ pub struct QuotaServiceConfig {
     pub call_timeout: Duration,
     /// A larger request is refused.
     pub message_bytes: usize,
-    /// Told of each call while it is open.
+    /// Has a token of each call while it is open.
     pub open_calls: TaskTracker,
     /// Ends the calls that have no end of their own.
     pub stopping: CancellationToken,
@@ -88,6 +89,7 @@ impl QuotaHandler {
     /// The ledger with the call's deadline, what its caller may, and its message.
     fn accept<T>(&self, mut request: Request<T>) -> Result<(Ledger, Permit, T), Status> {
         let CallContext { answer_by, permit } = CallContext::take(request.extensions_mut())?;
+        let answer_by = answer_by.unwrap_or_else(|| Instant::now() + self.call_timeout);
         let ledger = self.ledger.with_deadline(answer_by);
         Ok((ledger, permit, request.into_inner()))
     }

@@ -7,7 +7,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::{LedgerError, assess::reassess, breaker::CircuitBreaker, clock::StoreClock};
+use super::{
+    LedgerError,
+    assess::reassess,
+    breaker::{Access, CircuitBreaker},
+    clock::StoreClock,
+};
 use crate::{
     domain::UtcDay,
     policy::Policy,
@@ -106,12 +111,19 @@ impl Backend {
         replies
     }
 
+    /// Whether the store answers and would decide now.
+    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+        let Timed { now, answer: () } = self.store.probe().await?;
+        self.clock.learn(now);
+        Ok(())
+    }
+
     /// Runs a query, unless the circuit breaker blocks it, and gives its answer with the store's day.
     pub(super) async fn read<T>(
         &self,
         query: impl Future<Output = Result<Timed<T>, StoreError>>,
     ) -> Result<(UtcDay, T), LedgerError> {
-        self.breaker.admit(super::breaker::Access::Read).await?;
+        self.breaker.admit(Access::Read).await?;
         let result = query.await;
         self.breaker.record(result.as_ref().err());
         let Timed { now, answer } = result?;

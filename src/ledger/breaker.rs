@@ -1,8 +1,8 @@
-//! Whether the store is known to be down, and since when. While it is, calls are answered at once.
+//! The circuit breaker: while the store is known to be down, requests fail at once and don't reach it.
 //!
-//! One watcher asks the store all the time, and it alone decides: a call that fails only makes it ask at
-//! once. For it takes two failures in a row, the last of them the watcher's own, to be down. So one slow
-//! call is no outage, and neither is a part of the store that others do without.
+//! One watcher probes the store all the time, and it alone opens the breaker: a call that fails only makes it
+//! probe at once. It takes two failures in a row, the last of them a probe's. So one slow call is no outage,
+//! and neither is the failure of a part of the store that others do without.
 
 use std::{
     pin::pin,
@@ -16,28 +16,28 @@ use std::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::{
     sync::{Notify, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
-use super::{Ledger, LedgerError};
+use super::{Ledger, LedgerError, backend::Backend};
 use crate::store::StoreError;
 
-/// How long the watcher waits between two questions, while the store serves.
+/// Between two probes while the store is up.
 const PROBE_INTERVAL_UP: Duration = Duration::from_millis(500);
 
-/// And while it is down: so long, and as long as an answer takes, it may be back unseen.
+/// Between two probes while the store is down. Recovery is noticed within this plus one round trip.
 const PROBE_INTERVAL_DOWN: Duration = Duration::from_millis(250);
 
-/// How long a probe may take before the store is taken to be down.
+/// A probe that takes longer opens the breaker.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// And at least, however many calls fail.
+/// Between two probes, however many calls fail.
 const MIN_PROBE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What is known of the store.
+/// The store, as the last probe found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreState {
-    /// It has not been asked yet.
+    /// It has not been probed yet.
     Unknown,
     /// It would decide.
     Up,
@@ -45,7 +45,7 @@ pub enum StoreState {
     Down(Arc<Outage>),
 }
 
-/// A store that would not decide.
+/// Since when the store is down, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the store is down since {}: {}", .since.to_rfc3339_opts(SecondsFormat::Secs, true), .error.in_short())]
 pub struct Outage {
@@ -55,57 +55,53 @@ pub struct Outage {
     pub error: StoreError,
 }
 
-/// What is asked of the store.
+/// What a request needs of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// To count. A store that refuses to is not asked.
+    /// To count.
     Decide,
-    /// To read. A store that refuses to count, being full or read-only, may still be read.
+    /// To read: a store that is full or read-only may still be read.
     Read,
 }
 
 pub(super) struct CircuitBreaker {
     state: watch::Sender<StoreState>,
-    /// Whether every call goes to the store: the one thing that a call looks at while all is well.
-    open: AtomicBool,
-    /// A failure since the last success.
+    /// Whether every request passes: all that a request reads while the store is up.
+    closed: AtomicBool,
+    /// Whether there was a failure since the last success.
     failed: AtomicBool,
-    /// Makes the watcher ask at once.
+    /// Makes the watcher probe at once.
     suspected: Notify,
 }
 
 impl CircuitBreaker {
-    /// Nothing is known, and nothing held up, until someone watches.
+    /// Closed, until the store is watched.
     pub(super) fn new() -> Self {
         Self {
             state: watch::Sender::new(StoreState::Unknown),
-            open: AtomicBool::new(true),
+            closed: AtomicBool::new(true),
             failed: AtomicBool::new(false),
             suspected: Notify::new(),
         }
     }
 
-    pub(super) fn state(&self) -> watch::Receiver<StoreState> {
-        self.state.subscribe()
-    }
-
-    /// Lets a call through to the store, or tells at once that it is down. Before the store has said
-    /// anything at all, a call waits for that.
+    /// Lets a request pass, or fails with the outage. While the store is watched and has not been probed yet, the
+    /// request waits for the first probe.
     pub(super) async fn admit(&self, access: Access) -> Result<(), LedgerError> {
-        if self.open.load(Ordering::Acquire) {
+        if self.closed.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut state = self.state.subscribe();
         let known = state.wait_for(|state| *state != StoreState::Unknown).await;
         match known.as_deref() {
-            Ok(StoreState::Down(down)) if down.blocks(access) => {
-                Err(LedgerError::Down(Arc::clone(down)))
+            Ok(StoreState::Down(outage)) if outage.blocks(access) => {
+                Err(LedgerError::Down(Arc::clone(outage)))
             }
             _ => Ok(()),
         }
     }
 
-    /// Takes in what became of a call.
+    /// Records the result of a call.
     pub(super) fn record(&self, error: Option<&StoreError>) {
         match error {
             None if self.failed.load(Ordering::Relaxed) => {
@@ -129,11 +125,11 @@ impl CircuitBreaker {
         *self.state.borrow() == StoreState::Up && !self.failed.load(Ordering::Relaxed)
     }
 
-    /// Takes in what the store said to the watcher.
+    /// Takes the result of a probe.
     fn learn(&self, probed: Result<(), StoreError>) {
         self.failed.store(probed.is_err(), Ordering::Relaxed);
         let Err(error) = probed else {
-            self.open.store(true, Ordering::Release);
+            self.closed.store(true, Ordering::Release);
             self.state.send_if_modified(|state| {
                 let changes = *state != StoreState::Up;
                 *state = StoreState::Up;
@@ -141,9 +137,9 @@ impl CircuitBreaker {
             });
             return;
         };
-        // What it holds is not ours to judge for every call: each has its own answer.
-        let open = matches!(error, StoreError::Corrupt { .. });
-        self.open.store(open, Ordering::Release);
+        // Foreign data concerns only the calls that find it.
+        let closed = matches!(error, StoreError::Corrupt { .. });
+        self.closed.store(closed, Ordering::Release);
         self.state.send_if_modified(|state| {
             let since = match state {
                 StoreState::Down(down) if down.error.in_short() == error.in_short() => {
@@ -171,25 +167,27 @@ impl Outage {
 }
 
 impl Ledger {
-    /// What is known of the store, now and from now on.
+    /// The store's state, now and at each change.
     #[must_use]
     pub fn store_state(&self) -> watch::Receiver<StoreState> {
-        self.inner.backend.breaker.state()
+        self.inner.backend.breaker.state.subscribe()
     }
 
-    /// Asks the store again and again whether it would decide. Has no end. Calls wait for its first answer
-    /// from the moment on that this is called, not only when it is first polled: what the store can't be
-    /// trusted with shall not be counted before that is known. Whoever drops it lets every call through.
+    /// Probes the store again and again. Never ends. Requests wait for the first probe's result from this call on,
+    /// not only from the first poll: nothing shall be counted by a store that is then found to be unfit. Dropping
+    /// the future closes the breaker.
     pub fn watch_store(&self) -> impl Future<Output = ()> + Send + use<> {
-        let watching = Watching::new(self.clone());
+        let watched = WatchGuard::new(Arc::clone(&self.inner.backend));
         async move {
-            let Watching(ledger) = &watching;
-            ledger.watch().await;
+            let WatchGuard(backend) = &watched;
+            backend.watch().await;
         }
     }
+}
 
+impl Backend {
     async fn watch(&self) {
-        let breaker = &self.inner.backend.breaker;
+        let breaker = &self.breaker;
         loop {
             let trusted = breaker.is_trusted();
             let mut probed = self.probe_within_timeout().await;
@@ -199,56 +197,43 @@ impl Ledger {
             let up = probed.is_ok();
             breaker.learn(probed);
             if up {
-                tokio::time::sleep(MIN_PROBE_INTERVAL).await;
+                sleep(MIN_PROBE_INTERVAL).await;
                 tokio::select! {
-                    () = tokio::time::sleep(PROBE_INTERVAL_UP.saturating_sub(MIN_PROBE_INTERVAL)) => {}
+                    () = sleep(PROBE_INTERVAL_UP.saturating_sub(MIN_PROBE_INTERVAL)) => {}
                     () = breaker.suspected.notified() => {}
                 }
             } else {
-                tokio::time::sleep(PROBE_INTERVAL_DOWN).await;
+                sleep(PROBE_INTERVAL_DOWN).await;
             }
         }
     }
 
-    /// Asks the store. One that takes longer than any answer may is known to be down meanwhile: a disk or
-    /// a network can hang without an error.
+    /// Probes the store. After the timeout it counts as down while the probe goes on: a disk or a network can hang
+    /// without an error.
     async fn probe_within_timeout(&self) -> Result<(), StoreError> {
         let mut probe = pin!(self.probe());
         if let Ok(probed) = timeout(PROBE_TIMEOUT, &mut probe).await {
             return probed;
         }
         let reason = "it does not answer a probe".to_owned();
-        self.inner
-            .backend
-            .breaker
-            .learn(Err(StoreError::NoAnswer { reason }));
+        self.breaker.learn(Err(StoreError::NoAnswer { reason }));
         probe.await
     }
 }
 
-/// While someone watches.
-struct Watching(Ledger);
+/// Holds requests back until the first probe, while the store is watched.
+struct WatchGuard(Arc<Backend>);
 
-impl Watching {
-    fn new(ledger: Ledger) -> Self {
-        ledger
-            .inner
-            .backend
-            .breaker
-            .open
-            .store(false, Ordering::Release);
-        Self(ledger)
+impl WatchGuard {
+    fn new(backend: Arc<Backend>) -> Self {
+        backend.breaker.closed.store(false, Ordering::Release);
+        Self(backend)
     }
 }
 
-impl Drop for Watching {
+impl Drop for WatchGuard {
     fn drop(&mut self) {
-        let Self(ledger) = self;
-        ledger
-            .inner
-            .backend
-            .breaker
-            .open
-            .store(true, Ordering::Release);
+        let Self(backend) = self;
+        backend.breaker.closed.store(true, Ordering::Release);
     }
 }

@@ -246,9 +246,7 @@ impl Ledger {
     ///
     /// It doesn't.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        let Timed { now, answer: () } = self.inner.backend.store.probe().await?;
-        self.inner.backend.clock.learn(now);
-        Ok(())
+        self.inner.backend.probe().await
     }
 
     /// Decides a request, unless the circuit breaker is open.
