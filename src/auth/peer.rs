@@ -25,7 +25,7 @@ pub struct Port {
 }
 
 /// A name in a certificate, of the kinds that say who a caller is. A URI is compared byte by byte, a DNS
-/// name without regard to the case of its letters; the two kinds are never the same.
+/// name without regard to the case of its codes; the two kinds are never the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CertificateName {
     /// A URI, such as a SPIFFE id.

@@ -21,6 +21,6 @@ pub use reservation::{
     Progress, Refusal, RequestField, RequestFields, Reservation, State, Workload,
 };
 pub use terms::{Eligibility, Terms};
-pub use tokens::{CounterFull, Tokens};
+pub use tokens::{CounterOverflow, Tokens};
 pub use usage::{RowChoice, RowCounts, UsageCounters, other_row};
 pub use verdict::{BilledReason, Verdict};

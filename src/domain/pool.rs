@@ -7,7 +7,7 @@
 //! the property tests hold it to this file.
 
 use super::{
-    tokens::{CounterFull, Tokens},
+    tokens::{CounterOverflow, Tokens},
     verdict::{BilledReason, Verdict},
 };
 
@@ -90,13 +90,13 @@ impl PoolCounters {
     ///
     /// # Errors
     ///
-    /// [`CounterFull`] where a counter would pass 2^53 − 1; then nothing is counted.
+    /// [`CounterOverflow`] where a counter would pass 2^53 − 1; then nothing is counted.
     pub fn count(
         &mut self,
         terms: PoolTerms,
         verdict: Verdict,
         tokens: Tokens,
-    ) -> Result<(), CounterFull> {
+    ) -> Result<(), CounterOverflow> {
         match verdict {
             Verdict::Free => {
                 self.used = self.used.plus(tokens)?;
@@ -209,7 +209,7 @@ mod tests {
             ..PoolCounters::default()
         };
         let before = full;
-        assert_eq!(full.count(terms, EXCEEDED, tokens(1)), Err(CounterFull));
+        assert_eq!(full.count(terms, EXCEEDED, tokens(1)), Err(CounterOverflow));
         assert_eq!(full, before);
     }
 

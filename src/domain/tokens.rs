@@ -13,7 +13,7 @@ pub struct Tokens(u64);
 /// A counter would pass 2^53 − 1. Nothing was counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a counter would pass 2^53 - 1")]
-pub struct CounterFull;
+pub struct CounterOverflow;
 
 impl Tokens {
     /// None.
@@ -77,9 +77,9 @@ impl Tokens {
     ///
     /// # Errors
     ///
-    /// [`CounterFull`] where it would pass [`Tokens::MAX`].
-    pub fn plus(self, other: Self) -> Result<Self, CounterFull> {
-        Self::new(self.0 + other.0).ok_or(CounterFull)
+    /// [`CounterOverflow`] where it would pass [`Tokens::MAX`].
+    pub fn plus(self, other: Self) -> Result<Self, CounterOverflow> {
+        Self::new(self.0 + other.0).ok_or(CounterOverflow)
     }
 
     /// The difference, and 0 where `other` is larger.
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn a_sum_past_the_largest_amount_is_refused_not_wrapped() {
         let one = Tokens::new(1).expect("small");
-        assert_eq!(Tokens::MAX.plus(one), Err(CounterFull));
+        assert_eq!(Tokens::MAX.plus(one), Err(CounterOverflow));
         assert_eq!(Tokens::MAX.less(one).plus(one), Ok(Tokens::MAX));
         assert_eq!(Tokens::new(1 << 53), None);
     }

@@ -3,7 +3,7 @@
 
 use super::{
     ids::{ModelName, ProjectId},
-    tokens::{CounterFull, Tokens},
+    tokens::{CounterOverflow, Tokens},
     verdict::Verdict,
 };
 
@@ -26,8 +26,8 @@ impl UsageCounters {
     ///
     /// # Errors
     ///
-    /// [`CounterFull`] where a counter would pass 2^53 − 1; then nothing is counted.
-    pub fn count(&mut self, verdict: Verdict, tokens: Tokens) -> Result<(), CounterFull> {
+    /// [`CounterOverflow`] where a counter would pass 2^53 − 1; then nothing is counted.
+    pub fn count(&mut self, verdict: Verdict, tokens: Tokens) -> Result<(), CounterOverflow> {
         let (sum, requests) = self.side(verdict);
         *sum = sum.plus(tokens)?;
         *requests += 1;

@@ -14,7 +14,9 @@ use tonic::{
 };
 
 use crate::{
-    auth::{Admission, Forbidden, Peer, Role, Speaker, TokenHash, Unauthenticated, token::Schemes},
+    auth::{
+        Authenticator, Forbidden, Peer, Principal, Role, TokenHash, Unauthenticated, token::Schemes,
+    },
     domain::OrgId,
     telemetry::Throttle,
 };
@@ -42,7 +44,7 @@ pub(super) enum AccessRule {
 /// What the caller of a call may: a role, for its organizations.
 #[derive(Debug, Clone)]
 pub(super) struct Permit {
-    speaker: Speaker,
+    speaker: Principal,
     /// None where any caller may call.
     role: Option<Role>,
 }
@@ -59,9 +61,9 @@ fn role_of(method: &str) -> Option<Role> {
 impl ReflectionFor {
     /// Who is let in to it; none where nobody is.
     #[must_use]
-    pub fn admission(self, callers: &Admission) -> Option<Admission> {
+    pub fn authenticator(self, callers: &Authenticator) -> Option<Authenticator> {
         match self {
-            Self::Everyone => Some(Admission::Everyone),
+            Self::Everyone => Some(Authenticator::Everyone),
             Self::Callers => Some(callers.clone()),
             Self::Nobody => None,
         }
@@ -72,11 +74,11 @@ impl AccessRule {
     /// What the caller may, or why it may not call.
     pub(super) fn authorize(
         self,
-        admission: &Admission,
+        authenticator: &Authenticator,
         service: &str,
         request: &Request<Body>,
     ) -> Result<Permit, Status> {
-        let speaker = speaker(admission, request)?;
+        let speaker = speaker(authenticator, request)?;
         let role = match self {
             Self::AnyCaller => None,
             Self::ByMethod => {
@@ -93,13 +95,13 @@ impl AccessRule {
     }
 }
 
-fn speaker(admission: &Admission, request: &Request<Body>) -> Result<Speaker, Status> {
+fn speaker(authenticator: &Authenticator, request: &Request<Body>) -> Result<Principal, Status> {
     let peer = request.extensions().get::<Arc<Peer>>();
     let token = || {
         let headers = request.headers().get_all(header::AUTHORIZATION);
         TokenHash::presented(headers.iter().map(|it| it.as_bytes()), Schemes::Bearer)
     };
-    admission
+    authenticator
         .speaker(peer, token)
         .map_err(|why| unauthenticated(peer, why))
 }
@@ -140,7 +142,7 @@ fn unauthenticated(peer: Option<&Arc<Peer>>, why: Unauthenticated) -> Status {
     status
 }
 
-fn forbidden(speaker: &Speaker, why: Forbidden) -> Status {
+fn forbidden(speaker: &Principal, why: Forbidden) -> Status {
     if let Some(left_out) = REFUSALS.admit(Instant::now()) {
         let caller = speaker.name();
         tracing::warn!(caller, reason = %why, left_out, "calls beyond a caller's rights are refused");

@@ -32,7 +32,7 @@ use super::{
     status::malformed,
 };
 use crate::{
-    auth::{Admission, Unauthenticated},
+    auth::{Authenticator, Unauthenticated},
     domain::{PoolName, Verdict},
     telemetry::{
         metrics::{self, Denied, Metrics, Rpc, verdict_names},
@@ -43,7 +43,7 @@ use crate::{
 /// Wraps services, so that their calls end in time and only those are served who may call.
 #[derive(Debug, Clone)]
 pub struct CallLayer {
-    admission: Admission,
+    authenticator: Authenticator,
     rule: AccessRule,
     /// How long a call without a deadline waits for the store.
     call_timeout: Duration,
@@ -77,9 +77,9 @@ pub(super) struct CallContext {
 impl CallLayer {
     /// For a service that every admitted caller may call.
     #[must_use]
-    pub fn any_caller(admission: Admission, call_timeout: Duration) -> Self {
+    pub fn any_caller(authenticator: Authenticator, call_timeout: Duration) -> Self {
         Self {
-            admission,
+            authenticator,
             rule: AccessRule::AnyCaller,
             call_timeout,
             telemetry: None,
@@ -89,14 +89,14 @@ impl CallLayer {
     /// For the quota service: each method for those who have its role. Each call is counted, is traced where
     /// that is wanted, and has a token of `open_calls` until it is answered.
     pub(super) fn by_method(
-        admission: Admission,
+        authenticator: Authenticator,
         call_timeout: Duration,
         metrics: Metrics,
         traces: Option<Traces>,
         open_calls: TaskTracker,
     ) -> Self {
         Self {
-            admission,
+            authenticator,
             rule: AccessRule::ByMethod,
             call_timeout,
             telemetry: Some(Telemetry {
@@ -144,7 +144,10 @@ where
         let deadline = CallDeadline::of(request.headers(), layer.call_timeout);
         let telemetry = layer.telemetry.as_ref();
         let record = telemetry.map(|it| CallRecord::new(it, S::NAME, &request));
-        let inner = match layer.rule.authorize(&layer.admission, S::NAME, &request) {
+        let inner = match layer
+            .rule
+            .authorize(&layer.authenticator, S::NAME, &request)
+        {
             Ok(permit) => {
                 let answer_by = deadline.answer_by;
                 request

@@ -17,7 +17,7 @@ use crate::{
         UtcDay, Verdict, Workload, ids::FieldFault,
     },
     ledger::{Quota, Released, Reserve, Reserved, Settled, Usage, UsagePage},
-    store::PoolFigures,
+    store::PoolBalance,
 };
 
 const DEFAULT_PAGE_SIZE: usize = 100;
@@ -225,7 +225,7 @@ pub(super) fn usage_response(org: &OrgId, usage: Usage) -> ListUsageResponse {
     }
 }
 
-fn figures(pool: Option<PoolFigures>) -> (String, u64, u64, u64) {
+fn figures(pool: Option<PoolBalance>) -> (String, u64, u64, u64) {
     pool.map_or_else(Default::default, |figures| {
         let remaining = figures.remaining().get();
         (

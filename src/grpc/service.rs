@@ -21,7 +21,7 @@ use super::{
     stream::{StreamCall, StreamStats},
 };
 use crate::{
-    auth::Admission,
+    auth::Authenticator,
     ledger::Ledger,
     telemetry::{
         metrics::{Metrics, Rpc},
@@ -55,7 +55,7 @@ pub struct QuotaServiceConfig {
     /// Where each call has a span; none: nowhere.
     pub traces: Option<Traces>,
     /// Who may call.
-    pub admission: Admission,
+    pub authenticator: Authenticator,
 }
 
 /// The service, ready to be added to a server.
@@ -69,7 +69,7 @@ pub fn service(config: QuotaServiceConfig) -> CallService<QuotaServiceServer<Quo
         stopping,
         metrics,
         traces,
-        admission,
+        authenticator,
     } = config;
     let handler = QuotaHandler {
         ledger,
@@ -82,7 +82,7 @@ pub fn service(config: QuotaServiceConfig) -> CallService<QuotaServiceServer<Quo
         .max_decoding_message_size(message_bytes)
         .accept_compressed(Gzip)
         .send_compressed(Gzip);
-    CallLayer::by_method(admission, call_timeout, metrics, traces, open_calls).layer(service)
+    CallLayer::by_method(authenticator, call_timeout, metrics, traces, open_calls).layer(service)
 }
 
 impl QuotaHandler {

@@ -39,18 +39,24 @@ pub(super) fn status(error: LedgerError) -> Status {
         LedgerError::Store(
             ref error @ (StoreError::Unreachable { .. }
             | StoreError::Refused { .. }
-            | StoreError::Unfit { .. }),
+            | StoreError::Unsuitable { .. }),
         ) => {
             log_failure(&said);
-            counted_nothing(&format!("the store does not serve: {}", error.in_short()))
+            counted_nothing(&format!(
+                "the store does not serve: {}",
+                error.public_message()
+            ))
         }
         LedgerError::ClockUnstable => {
             log_failure(&said);
             counted_nothing(&said)
         }
-        LedgerError::Store(ref error @ StoreError::NoAnswer { .. }) => {
+        LedgerError::Store(ref error @ StoreError::OutcomeUnknown { .. }) => {
             log_failure(&said);
-            outcome_unknown(&format!("the store did not answer: {}", error.in_short()))
+            outcome_unknown(&format!(
+                "the store did not answer: {}",
+                error.public_message()
+            ))
         }
         LedgerError::OutOfTime => {
             log_failure(&said);

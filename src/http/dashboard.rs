@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::reader::{NoReader, Reader};
 use crate::{
-    auth::Admission,
+    auth::Authenticator,
     domain::OrgId,
     ledger::{Ledger, LedgerError, Quota},
     store::StoreError,
@@ -31,16 +31,20 @@ const MAX_OFFERED: usize = 500;
 struct Source {
     ledger: Ledger,
     call_timeout: Duration,
-    admission: Admission,
+    authenticator: Authenticator,
 }
 
-impl AsRef<Admission> for Source {
-    fn as_ref(&self) -> &Admission {
-        &self.admission
+impl AsRef<Authenticator> for Source {
+    fn as_ref(&self) -> &Authenticator {
+        &self.authenticator
     }
 }
 
-pub(super) fn router(ledger: Ledger, call_timeout: Duration, admission: Admission) -> Router {
+pub(super) fn router(
+    ledger: Ledger,
+    call_timeout: Duration,
+    authenticator: Authenticator,
+) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/api/orgs", get(orgs))
@@ -48,7 +52,7 @@ pub(super) fn router(ledger: Ledger, call_timeout: Duration, admission: Admissio
         .with_state(Source {
             ledger,
             call_timeout,
-            admission,
+            authenticator,
         })
 }
 
@@ -169,7 +173,7 @@ fn refused(error: LedgerError) -> Refused {
         ),
         LedgerError::Store(error) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("the store has no answer: {}", error.in_short()),
+            format!("the store has no answer: {}", error.public_message()),
         ),
         _ => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     };

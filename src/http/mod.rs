@@ -16,7 +16,7 @@ use chrono::SecondsFormat;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    auth::Admission,
+    auth::Authenticator,
     ledger::{Ledger, StoreState},
     policy::PolicyStatus,
     telemetry::metrics::{self, Followed, Metrics, Readings},
@@ -33,7 +33,7 @@ pub enum Readiness {
 
 /// What `/readyz` reads from.
 #[derive(Clone)]
-struct Standing {
+struct Enrollment {
     ready: watch::Receiver<Readiness>,
     ledger: Ledger,
     policy: watch::Receiver<PolicyStatus>,
@@ -42,7 +42,7 @@ struct Standing {
 }
 
 /// What is served. `ready` follows the store and the shutdown, as gRPC health does; `call_timeout` is how
-/// long the page waits for the store; `admission` says who may read the quotas that it shows. Probes and
+/// long the page waits for the store; `authenticator` says who may read the quotas that it shows. Probes and
 /// metrics are for everyone.
 pub fn router(
     ledger: Ledger,
@@ -50,10 +50,10 @@ pub fn router(
     ready: watch::Receiver<Readiness>,
     policy: watch::Receiver<PolicyStatus>,
     metrics: Metrics,
-    admission: Admission,
+    authenticator: Authenticator,
 ) -> Router {
     let to_be_scraped = (ready.clone(), ledger.clone(), metrics.clone());
-    let standing = Standing {
+    let standing = Enrollment {
         ready,
         ledger: ledger.clone(),
         policy,
@@ -63,11 +63,11 @@ pub fn router(
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz).with_state(standing))
         .route("/metrics", get(scrape).with_state(to_be_scraped))
-        .merge(dashboard::router(ledger, call_timeout, admission))
+        .merge(dashboard::router(ledger, call_timeout, authenticator))
 }
 
 /// Whether it is ready, and what besides is not as it should be.
-async fn readyz(State(standing): State<Standing>) -> (StatusCode, String) {
+async fn readyz(State(standing): State<Enrollment>) -> (StatusCode, String) {
     let (status, mut told) = match &*standing.ready.borrow() {
         Readiness::Ready => (StatusCode::OK, "ok\n".to_owned()),
         Readiness::NotReady(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),

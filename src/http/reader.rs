@@ -10,12 +10,12 @@ use axum::{
 };
 
 use crate::{
-    auth::{Admission, Peer, Role, Speaker, TokenHash, Unauthenticated, token::Schemes},
+    auth::{Authenticator, Peer, Principal, Role, TokenHash, Unauthenticated, token::Schemes},
     domain::OrgId,
 };
 
 /// Somebody who may read, of some organizations at least.
-pub(super) struct Reader(Speaker);
+pub(super) struct Reader(Principal);
 
 /// Why somebody may not.
 pub(super) enum NoReader {
@@ -35,7 +35,7 @@ impl Reader {
 
 impl<S> FromRequestParts<S> for Reader
 where
-    S: Send + Sync + AsRef<Admission>,
+    S: Send + Sync + AsRef<Authenticator>,
 {
     type Rejection = NoReader;
 

@@ -8,8 +8,8 @@ use crate::{
         ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestFields, RequestId, Tokens,
         UsageCounters, UtcDay, Verdict,
     },
-    policy::Standing,
-    store::{Outcome, PoolFigures, Timed},
+    policy::Enrollment,
+    store::{Outcome, PoolBalance, Timestamped},
 };
 
 /// A request that a gateway is about to dispatch.
@@ -83,17 +83,17 @@ pub struct Reserved {
     /// FREE or BILLED.
     pub verdict: Verdict,
     /// The pool, where the request was eligible.
-    pub pool: Option<PoolFigures>,
+    pub pool: Option<PoolBalance>,
     /// The first answer again.
     pub replayed: bool,
     /// The next midnight by the store's clock.
     pub resets_at: DateTime<Utc>,
 }
 
-impl TryFrom<Timed<Outcome>> for Reserved {
+impl TryFrom<Timestamped<Outcome>> for Reserved {
     type Error = LedgerError;
 
-    fn try_from(Timed { now, answer }: Timed<Outcome>) -> Result<Self, LedgerError> {
+    fn try_from(Timestamped { now, answer }: Timestamped<Outcome>) -> Result<Self, LedgerError> {
         match answer {
             Outcome::Reserved {
                 verdict,
@@ -118,17 +118,17 @@ pub struct Settled {
     /// Another verdict than at Reserve.
     pub verdict_changed: bool,
     /// The pool, where the request was eligible.
-    pub pool: Option<PoolFigures>,
+    pub pool: Option<PoolBalance>,
     /// Settled so before.
     pub replayed: bool,
     /// The next midnight by the store's clock.
     pub resets_at: DateTime<Utc>,
 }
 
-impl TryFrom<Timed<Outcome>> for Settled {
+impl TryFrom<Timestamped<Outcome>> for Settled {
     type Error = LedgerError;
 
-    fn try_from(Timed { now, answer }: Timed<Outcome>) -> Result<Self, LedgerError> {
+    fn try_from(Timestamped { now, answer }: Timestamped<Outcome>) -> Result<Self, LedgerError> {
         match answer {
             Outcome::Settled {
                 verdict,
@@ -153,17 +153,17 @@ pub struct Released {
     /// What was taken back.
     pub tokens: Tokens,
     /// The pool, where the request was eligible.
-    pub pool: Option<PoolFigures>,
+    pub pool: Option<PoolBalance>,
     /// Released before.
     pub replayed: bool,
     /// The next midnight by the store's clock.
     pub resets_at: DateTime<Utc>,
 }
 
-impl TryFrom<Timed<Outcome>> for Released {
+impl TryFrom<Timestamped<Outcome>> for Released {
     type Error = LedgerError;
 
-    fn try_from(Timed { now, answer }: Timed<Outcome>) -> Result<Self, LedgerError> {
+    fn try_from(Timestamped { now, answer }: Timestamped<Outcome>) -> Result<Self, LedgerError> {
         match answer {
             Outcome::Released {
                 tokens,
@@ -184,13 +184,13 @@ impl TryFrom<Timed<Outcome>> for Released {
 #[derive(Debug, Clone)]
 pub struct Quota {
     /// Where it stands.
-    pub standing: Standing,
+    pub standing: Enrollment,
     /// Today.
     pub day: UtcDay,
     /// The next midnight by the store's clock.
     pub resets_at: DateTime<Utc>,
     /// Every pool of the policy, by name.
-    pub pools: Vec<(PoolFigures, PoolCounters)>,
+    pub pools: Vec<(PoolBalance, PoolCounters)>,
 }
 
 /// What an organization used on a day.

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     domain::UtcDay,
     policy::Policy,
-    store::{Batch, Decided, Outcome, Store, StoreError, Timed},
+    store::{Batch, Decision, Outcome, Store, StoreError, Timestamped},
     telemetry::{
         metrics::{Metrics, StoreCall},
         traces::{self, Span},
@@ -35,7 +35,7 @@ pub(super) struct Backend {
 }
 
 /// An outcome for each operation of a batch.
-pub(super) type BatchResult = Result<Timed<Vec<Outcome>>, LedgerError>;
+pub(super) type BatchResult = Result<Timestamped<Vec<Outcome>>, LedgerError>;
 
 impl Backend {
     /// Decides batches, and gives a result for each. Where it is another day for the store nothing was
@@ -57,11 +57,13 @@ impl Backend {
             for ((batch, place), reply) in batches.into_iter().zip(places).zip(replies) {
                 self.breaker.record(reply.as_ref().err());
                 match reply {
-                    Ok(Timed { now, answer }) => {
+                    Ok(Timestamped { now, answer }) => {
                         let day = self.clock.learn(now);
                         match answer {
-                            Decided::Outcomes(answer) => results[place] = Ok(Timed { now, answer }),
-                            Decided::OnAnotherDay => day_changed.push((batch, place, day)),
+                            Decision::Outcomes(answer) => {
+                                results[place] = Ok(Timestamped { now, answer })
+                            }
+                            Decision::DayChanged => day_changed.push((batch, place, day)),
                         }
                     }
                     Err(error) => results[place] = Err(error.into()),
@@ -85,12 +87,12 @@ impl Backend {
         batches: &[Batch],
         places: &[usize],
         spans: &[(usize, Span)],
-    ) -> Vec<Result<Timed<Decided>, StoreError>> {
+    ) -> Vec<Result<Timestamped<Decision>, StoreError>> {
         // Durations take a clock that can't go back; traces take the wall clock, which is read only for them.
         let (since, began) = (Instant::now(), (!spans.is_empty()).then(SystemTime::now));
         let replies = self.store.decide(batches).await;
         let ended = match replies.iter().all(Result::is_ok) {
-            true => StoreCall::Decided,
+            true => StoreCall::Decision,
             false => StoreCall::Failed,
         };
         let decisions = batches.iter().map(|batch| batch.operations.len()).sum();
@@ -113,7 +115,7 @@ impl Backend {
 
     /// Whether the store answers and would decide now.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
-        let Timed { now, answer: () } = self.store.probe().await?;
+        let Timestamped { now, answer: () } = self.store.probe().await?;
         self.clock.learn(now);
         Ok(())
     }
@@ -121,12 +123,12 @@ impl Backend {
     /// Runs a query, unless the circuit breaker blocks it, and gives its answer with the store's day.
     pub(super) async fn read<T>(
         &self,
-        query: impl Future<Output = Result<Timed<T>, StoreError>>,
+        query: impl Future<Output = Result<Timestamped<T>, StoreError>>,
     ) -> Result<(UtcDay, T), LedgerError> {
         self.breaker.admit(Access::Read).await?;
         let result = query.await;
         self.breaker.record(result.as_ref().err());
-        let Timed { now, answer } = result?;
+        let Timestamped { now, answer } = result?;
         Ok((self.clock.learn(now), answer))
     }
 }

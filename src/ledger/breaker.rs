@@ -47,7 +47,7 @@ pub enum StoreState {
 
 /// Since when the store is down, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the store is down since {}: {}", .since.to_rfc3339_opts(SecondsFormat::Secs, true), .error.in_short())]
+#[error("the store is down since {}: {}", .since.to_rfc3339_opts(SecondsFormat::Secs, true), .error.public_message())]
 pub struct Outage {
     /// When that was found, by this machine's clock.
     pub since: DateTime<Utc>,
@@ -109,9 +109,9 @@ impl CircuitBreaker {
             }
             Some(
                 StoreError::Unreachable { .. }
-                | StoreError::NoAnswer { .. }
+                | StoreError::OutcomeUnknown { .. }
                 | StoreError::Refused { .. }
-                | StoreError::Unfit { .. },
+                | StoreError::Unsuitable { .. },
             ) => {
                 self.failed.store(true, Ordering::Relaxed);
                 self.suspected.notify_one();
@@ -142,7 +142,7 @@ impl CircuitBreaker {
         self.closed.store(closed, Ordering::Release);
         self.state.send_if_modified(|state| {
             let since = match state {
-                StoreState::Down(down) if down.error.in_short() == error.in_short() => {
+                StoreState::Down(down) if down.error.public_message() == error.public_message() => {
                     return false;
                 }
                 StoreState::Down(down) => down.since,
@@ -159,8 +159,8 @@ impl Outage {
         match self.error {
             StoreError::Refused { .. } => access == Access::Decide,
             StoreError::Unreachable { .. }
-            | StoreError::NoAnswer { .. }
-            | StoreError::Unfit { .. } => true,
+            | StoreError::OutcomeUnknown { .. }
+            | StoreError::Unsuitable { .. } => true,
             StoreError::Corrupt { .. } => false,
         }
     }
@@ -216,7 +216,8 @@ impl Backend {
             return probed;
         }
         let reason = "it does not answer a probe".to_owned();
-        self.breaker.learn(Err(StoreError::NoAnswer { reason }));
+        self.breaker
+            .learn(Err(StoreError::OutcomeUnknown { reason }));
         probe.await
     }
 }

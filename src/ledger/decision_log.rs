@@ -11,7 +11,7 @@ use tracing::Level;
 use super::{Inner, Released, Reserve, Reserved, Settled};
 use crate::{
     domain::{BilledReason, OrgId, RequestFields, Tokens, Verdict},
-    store::PoolFigures,
+    store::PoolBalance,
     telemetry::{
         metrics::{Tokens as Kind, Transition, verdict_names},
         traces,
@@ -147,7 +147,7 @@ impl Inner {
     }
 }
 
-fn pool_name(figures: Option<&PoolFigures>) -> Option<&str> {
+fn pool_name(figures: Option<&PoolBalance>) -> Option<&str> {
     figures.map(|figures| figures.pool.as_str())
 }
 

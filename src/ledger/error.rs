@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::breaker::Outage;
 use crate::{
-    domain::{CounterFull, Refusal, UtcDay},
-    store::{Hindrance, Outcome, StoreError},
+    domain::{CounterOverflow, Refusal, UtcDay},
+    store::{Outcome, RefusalReason, StoreError},
     telemetry::metrics::Failure,
 };
 
@@ -30,7 +30,7 @@ pub enum LedgerError {
     },
     /// A counter would pass 2^53 − 1. Nothing was written.
     #[error(transparent)]
-    CounterOverflow(#[from] CounterFull),
+    CounterOverflow(#[from] CounterOverflow),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -57,7 +57,7 @@ impl LedgerError {
     pub(super) fn unexpected(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Refused(refusal) => Self::Refused(refusal),
-            Outcome::Full(full) => Self::CounterOverflow(full),
+            Outcome::CounterOverflow(full) => Self::CounterOverflow(full),
             Outcome::Reserved { .. } | Outcome::Settled { .. } | Outcome::Released { .. } => {
                 let reason = "an answer to another question".to_owned();
                 Self::Store(StoreError::Corrupt { reason })
@@ -72,8 +72,8 @@ impl LedgerError {
             Self::Store(
                 StoreError::Unreachable { .. }
                 | StoreError::Refused { .. }
-                | StoreError::NoAnswer { .. }
-                | StoreError::Unfit { .. },
+                | StoreError::OutcomeUnknown { .. }
+                | StoreError::Unsuitable { .. },
             )
             | Self::Down(_)
             | Self::OutOfTime
@@ -99,23 +99,23 @@ impl LedgerError {
             Self::Overloaded => Failure::Overloaded,
             Self::TaskPanicked => Failure::TaskDied,
             Self::Store(StoreError::Unreachable { .. }) => Failure::Unreachable,
-            Self::Store(StoreError::NoAnswer { .. }) => Failure::NoAnswer,
-            Self::Store(StoreError::Unfit { .. }) => Failure::Unfit,
+            Self::Store(StoreError::OutcomeUnknown { .. }) => Failure::OutcomeUnknown,
+            Self::Store(StoreError::Unsuitable { .. }) => Failure::Unsuitable,
             Self::Store(StoreError::Corrupt { .. }) => Failure::Corrupt,
             Self::Store(StoreError::Refused { why, .. }) => match why {
-                Hindrance::Full => Failure::RefusedFull,
-                Hindrance::CannotSave => Failure::RefusedCannotSave,
-                Hindrance::Busy => Failure::RefusedBusy,
-                Hindrance::Loading => Failure::RefusedLoading,
-                Hindrance::ReadOnly => Failure::RefusedReadOnly,
-                Hindrance::CutOff => Failure::RefusedCutOff,
-                Hindrance::TooFewReplicas => Failure::RefusedTooFewReplicas,
-                Hindrance::Incomplete => Failure::RefusedIncomplete,
-                Hindrance::Moving => Failure::RefusedMoving,
-                Hindrance::NoRight => Failure::RefusedNoRight,
-                Hindrance::NotLoggedIn => Failure::RefusedNotLoggedIn,
-                Hindrance::TooManyClients => Failure::RefusedTooManyClients,
-                Hindrance::Other => Failure::RefusedOther,
+                RefusalReason::Full => Failure::RefusedFull,
+                RefusalReason::CannotSave => Failure::RefusedCannotSave,
+                RefusalReason::Busy => Failure::RefusedBusy,
+                RefusalReason::Loading => Failure::RefusedLoading,
+                RefusalReason::ReadOnly => Failure::RefusedReadOnly,
+                RefusalReason::CutOff => Failure::RefusedCutOff,
+                RefusalReason::TooFewReplicas => Failure::RefusedTooFewReplicas,
+                RefusalReason::Incomplete => Failure::RefusedIncomplete,
+                RefusalReason::Moving => Failure::RefusedMoving,
+                RefusalReason::NoRight => Failure::RefusedNoRight,
+                RefusalReason::NotLoggedIn => Failure::RefusedNotLoggedIn,
+                RefusalReason::TooManyClients => Failure::RefusedTooManyClients,
+                RefusalReason::Other => Failure::RefusedOther,
             },
         })
     }

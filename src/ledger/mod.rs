@@ -36,7 +36,7 @@ pub use self::{
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Tokens, Verdict},
     policy::Policy,
-    store::{ClockStep, Outcome, Store, StoreError, Timed, UsageLimits},
+    store::{ClockStep, Outcome, Store, StoreError, Timestamped, UsageLimits},
     telemetry::{Throttle, metrics::Metrics, traces},
 };
 
@@ -252,7 +252,7 @@ impl Ledger {
     /// Decides a request, unless the circuit breaker is open.
     async fn decide<T>(&self, org: OrgId, request: Request) -> Result<T, LedgerError>
     where
-        T: TryFrom<Timed<Outcome>, Error = LedgerError>,
+        T: TryFrom<Timestamped<Outcome>, Error = LedgerError>,
     {
         let decided = async {
             self.inner.backend.breaker.admit(Access::Decide).await?;

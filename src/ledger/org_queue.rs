@@ -6,12 +6,12 @@ use tokio::sync::oneshot;
 
 use super::{LedgerError, api::Request};
 use crate::{
-    store::{Batch, CallLimits, Outcome, Timed},
+    store::{Batch, CallLimits, Outcome, Timestamped},
     telemetry::traces::Span,
 };
 
 /// What a caller waits for.
-pub(super) type Reply = Result<Timed<Outcome>, LedgerError>;
+pub(super) type Reply = Result<Timestamped<Outcome>, LedgerError>;
 
 /// A request that waits for the store.
 pub(super) struct Pending {
@@ -75,7 +75,7 @@ impl OrgQueue {
         let mut taken = Vec::new();
         while let Some(Pending { request, waiter }) = self.pending.front() {
             let is_wanted = !waiter.reply.is_closed();
-            let is_full = taken.len() == Batch::MOST_OPERATIONS || !budget.allows(request);
+            let is_full = taken.len() == Batch::MAX_OPERATIONS || !budget.allows(request);
             if is_wanted && is_full && !taken.is_empty() {
                 break;
             }

@@ -1,7 +1,7 @@
 //! Read-only queries: quota and usage.
 
 use super::{Ledger, LedgerError, Quota, Usage, UsagePage, UsageRow, backend::MAX_ROUNDS};
-use crate::{domain::OrgId, store::PoolFigures};
+use crate::{domain::OrgId, store::PoolBalance};
 
 impl Ledger {
     /// What remains today of every pool of the policy.
@@ -34,7 +34,7 @@ impl Ledger {
             let (today, counters) = backend.read(query).await?;
             if today == day {
                 let pools = policy.pools().iter().zip(counters).map(|(pool, counters)| {
-                    let figures = PoolFigures::today(&standing.terms, pool.clone(), &counters);
+                    let figures = PoolBalance::today(&standing.terms, pool.clone(), &counters);
                     (figures, counters)
                 });
                 let pools = pools.collect();

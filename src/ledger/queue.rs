@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     domain::OrgId,
-    store::{Batch, CallLimits, Timed},
+    store::{Batch, CallLimits, Timestamped},
     telemetry::traces::{self, Span},
 };
 
@@ -114,9 +114,9 @@ impl Queue {
         let day = self.backend.clock.today();
         let batch = assess(&self.backend.policy.load(), org, day, [request]);
         let mut results = self.backend.decide(vec![batch], spans.as_slice()).await;
-        let Timed { now, mut answer } = results.pop().expect("a result for each batch")?;
+        let Timestamped { now, mut answer } = results.pop().expect("a result for each batch")?;
         let answer = answer.pop().expect("an outcome for each operation");
-        Ok(Timed { now, answer })
+        Ok(Timestamped { now, answer })
     }
 
     /// Forms batches by the policy and the store's day of this moment.
@@ -234,9 +234,9 @@ impl BatchCall {
         drop(self);
         for (result, waiters) in results.into_iter().zip(waiters) {
             match result {
-                Ok(Timed { now, answer }) => {
+                Ok(Timestamped { now, answer }) => {
                     for (waiter, answer) in waiters.into_iter().zip(answer) {
-                        let _ = waiter.reply.send(Ok(Timed { now, answer }));
+                        let _ = waiter.reply.send(Ok(Timestamped { now, answer }));
                     }
                 }
                 Err(error) => {

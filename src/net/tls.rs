@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 use crate::{
     files::{
         pem::{self, PemFault},
-        watched::{Nudge, Watch},
+        watched::{ReloadSignal, Watch},
     },
     telemetry::metrics::{Followed, Metrics},
 };
@@ -131,7 +131,7 @@ impl Certificates {
     }
 
     /// Reads the files again whenever they change. Has no end.
-    pub(crate) async fn follow(self: Arc<Self>, nudge: Nudge) {
+    pub(crate) async fn follow(self: Arc<Self>, nudge: ReloadSignal) {
         let mut watch = Watch::new(self.paths(), &nudge);
         // What was refused last is told once.
         let mut refused = None;

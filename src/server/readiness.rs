@@ -48,7 +48,7 @@ fn tell(down: &Outage) {
         StoreError::Refused { .. } => {
             tracing::warn!(%since, %error, "the store refuses: NOT_SERVING");
         }
-        StoreError::Unfit { .. } => {
+        StoreError::Unsuitable { .. } => {
             tracing::error!(%since, %error, "the store is unfit: NOT_SERVING");
         }
         _ => tracing::warn!(%since, %error, "the store does not answer: NOT_SERVING"),

@@ -4,9 +4,9 @@
 //! A store lends its records as [`Records`]. A decision reads what it needs, is judged whole, and only
 //! then writes: what fails has written nothing.
 
-use super::{Operation, Outcome, PoolFigures};
+use super::{Operation, Outcome, PoolBalance};
 use crate::domain::{
-    CounterFull, Eligibility, ModelName, PoolCounters, PoolName, Progress, ProjectId, Refusal,
+    CounterOverflow, Eligibility, ModelName, PoolCounters, PoolName, Progress, ProjectId, Refusal,
     RequestFields, RequestId, Reservation, RowChoice, RowCounts, State, Terms, Tokens,
     UsageCounters, UtcDay, Verdict, judge_late_settle, other_row,
 };
@@ -103,7 +103,7 @@ pub(super) fn decide<R: Records>(
     match decided {
         Ok(outcome) => Ok(outcome),
         Err(Stop::Refused(refusal)) => Ok(Outcome::Refused(refusal)),
-        Err(Stop::Full(full)) => Ok(Outcome::Full(full)),
+        Err(Stop::Full(full)) => Ok(Outcome::CounterOverflow(full)),
         Err(Stop::Failed(error)) => Err(error),
     }
 }
@@ -118,7 +118,7 @@ struct Book<'b, R> {
 /// What ends a decision early. Nothing was written.
 enum Stop<E> {
     Refused(Refusal),
-    Full(CounterFull),
+    Full(CounterOverflow),
     Failed(E),
 }
 
@@ -128,8 +128,8 @@ impl<E> From<Refusal> for Stop<E> {
     }
 }
 
-impl<E> From<CounterFull> for Stop<E> {
-    fn from(full: CounterFull) -> Self {
+impl<E> From<CounterOverflow> for Stop<E> {
+    fn from(full: CounterOverflow) -> Self {
         Self::Full(full)
     }
 }
@@ -407,16 +407,16 @@ impl<R: Records> Book<'_, R> {
         &mut self,
         day: Day,
         pool: Option<&PoolName>,
-    ) -> Result<Option<PoolFigures>, Stop<R::Error>> {
+    ) -> Result<Option<PoolBalance>, Stop<R::Error>> {
         let Some(pool) = pool else {
             return Ok(None);
         };
         Ok(Some(match day {
             Day::Today => {
                 let counters = self.pool(Day::Today, pool)?;
-                PoolFigures::today(self.terms, pool.clone(), &counters)
+                PoolBalance::today(self.terms, pool.clone(), &counters)
             }
-            Day::Yesterday | Day::Tomorrow => PoolFigures::of_another_day(pool.clone()),
+            Day::Yesterday | Day::Tomorrow => PoolBalance::of_another_day(pool.clone()),
         }))
     }
 }

@@ -3,7 +3,7 @@
 //! [`Store::decide`] takes batches, each of one organization, and decides each in its order, exactly as
 //! if the decisions had come one by one; one decision is a batch of one. The caller names the day whose
 //! counters it means, because eligibility depends on it; where the store's clock says another day,
-//! nothing is written and the answer is [`Decided::OnAnotherDay`], so that the caller can assess anew
+//! nothing is written and the answer is [`Decision::DayChanged`], so that the caller can assess anew
 //! and ask again.
 //!
 //! Three implementations: [`file::FileStore`], which is durable and of one process;
@@ -12,8 +12,8 @@
 
 mod book;
 pub mod clock;
+mod codes;
 pub mod file;
-mod letters;
 pub mod memory;
 pub mod redis;
 
@@ -24,7 +24,7 @@ use chrono::{DateTime, Utc};
 
 pub use self::clock::{Clock, ClockStep};
 use crate::domain::{
-    CounterFull, Eligibility, ModelName, OrgId, PoolCounters, PoolName, ProjectId, Refusal,
+    CounterOverflow, Eligibility, ModelName, OrgId, PoolCounters, PoolName, ProjectId, Refusal,
     RequestFields, RequestId, Terms, Tokens, UsageCounters, UtcDay, Verdict,
 };
 
@@ -77,7 +77,7 @@ impl CallLimits {
 pub trait Store: Send + Sync + 'static {
     /// Decides batches, each operation on what the ones before it left, and gives a result for each
     /// batch, in their order. An error tells whether something of the batch may have been written.
-    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>>;
+    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>>;
 
     /// How much [`Store::decide`] takes. What exceeds it waits, and goes in the next call.
     fn call_limits(&self) -> CallLimits;
@@ -93,7 +93,7 @@ pub trait Store: Send + Sync + 'static {
         org: &OrgId,
         day: UtcDay,
         pools: &[PoolName],
-    ) -> Result<Timed<Vec<PoolCounters>>, StoreError>;
+    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError>;
 
     /// The first `limit` usage rows of a day that come after `after`, ordered by project, then by
     /// model; none where nothing is kept. No more than these are held in memory.
@@ -107,7 +107,7 @@ pub trait Store: Send + Sync + 'static {
         day: UtcDay,
         after: Option<&RowKey>,
         limit: usize,
-    ) -> Result<Timed<UsageRows>, StoreError>;
+    ) -> Result<Timestamped<UsageRows>, StoreError>;
 
     /// How often it was found to have lost writes of today that it had acknowledged, and what is
     /// remembered of them was restored.
@@ -130,13 +130,13 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// The store failed, or is [`StoreError::Unfit`].
-    async fn probe(&self) -> Result<Timed<()>, StoreError>;
+    /// The store failed, or is [`StoreError::Unsuitable`].
+    async fn probe(&self) -> Result<Timestamped<()>, StoreError>;
 }
 
 /// An answer, and the store's clock at its moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timed<T> {
+pub struct Timestamped<T> {
     /// The store's clock.
     pub now: DateTime<Utc>,
     /// The answer.
@@ -164,16 +164,16 @@ pub struct Batch {
 
 impl Batch {
     /// How many operations a batch has at most.
-    pub const MOST_OPERATIONS: usize = 512;
+    pub const MAX_OPERATIONS: usize = 512;
 }
 
 /// What became of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decided {
+pub enum Decision {
     /// An outcome for each operation, in their order.
     Outcomes(Vec<Outcome>),
     /// It is another day by the store's clock. Nothing was written.
-    OnAnotherDay,
+    DayChanged,
 }
 
 /// What is to be decided.
@@ -219,7 +219,7 @@ impl Operation {
     /// Whether it counts once, however often it is asked: all but a Reserve that is recorded without
     /// an id. Where the first answer was lost, the second says `replayed`.
     #[must_use]
-    pub fn counts_once(&self) -> bool {
+    pub fn is_idempotent(&self) -> bool {
         match self {
             Self::Reserve {
                 request_id,
@@ -258,7 +258,7 @@ pub enum Outcome {
         /// The verdict, or the first one again.
         verdict: Verdict,
         /// The pool right after the decision, where the request was eligible.
-        pool: Option<PoolFigures>,
+        pool: Option<PoolBalance>,
         /// The id was known: nothing was counted.
         replayed: bool,
     },
@@ -269,7 +269,7 @@ pub enum Outcome {
         /// What it was at Reserve.
         reserved_as: Verdict,
         /// The pool after it, where the request was eligible.
-        pool: Option<PoolFigures>,
+        pool: Option<PoolBalance>,
         /// It was settled so before: nothing was counted.
         replayed: bool,
     },
@@ -278,19 +278,19 @@ pub enum Outcome {
         /// What the reservation counted, and counts no more.
         tokens: Tokens,
         /// The pool after it, where the request was eligible.
-        pool: Option<PoolFigures>,
+        pool: Option<PoolBalance>,
         /// It was released before: nothing was taken back.
         replayed: bool,
     },
     /// The id can't be used so. Nothing was written.
     Refused(Refusal),
     /// A counter would pass 2^53 − 1. Nothing was written.
-    Full(CounterFull),
+    Full(CounterOverflow),
 }
 
 /// What an answer tells of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PoolFigures {
+pub struct PoolBalance {
     /// The pool.
     pub pool: PoolName,
     /// Free tokens a day.
@@ -301,7 +301,7 @@ pub struct PoolFigures {
     pub is_closed: bool,
 }
 
-impl PoolFigures {
+impl PoolBalance {
     /// The figures of today.
     #[must_use]
     pub fn today(terms: &Terms, pool: PoolName, counters: &PoolCounters) -> Self {
@@ -348,7 +348,7 @@ pub enum StoreError {
     },
     /// No answer came. Whether something was written is unknown; with a request id a retry tells.
     #[error("the store did not answer, the outcome is unknown: {reason}")]
-    NoAnswer {
+    OutcomeUnknown {
         /// What the connection said.
         reason: String,
     },
@@ -356,14 +356,14 @@ pub enum StoreError {
     #[error("the store refused, {why}: {reason}")]
     Refused {
         /// What hinders it.
-        why: Hindrance,
+        why: RefusalReason,
         /// What it answered.
         reason: String,
     },
     /// The store answers, and may lose what it counted, or is no store for Tollgate: what it says now may
     /// be wrong later. Nothing was written.
     #[error("the store is unfit: {reason}")]
-    Unfit {
+    Unsuitable {
         /// What is wrong, and what would put it right. Says nothing that is secret.
         reason: String,
     },
@@ -378,16 +378,16 @@ pub enum StoreError {
 impl StoreError {
     /// What is wrong, without what stands in square brackets: hosts and keys are for the log.
     #[must_use]
-    pub fn in_short(&self) -> String {
+    pub fn public_message(&self) -> String {
         let words = match self {
             Self::Unreachable { reason } => format!("it can't be reached: {reason}"),
-            Self::NoAnswer { reason } => format!("it does not answer: {reason}"),
+            Self::OutcomeUnknown { reason } => format!("it does not answer: {reason}"),
             Self::Refused {
-                why: Hindrance::Other,
+                why: RefusalReason::Other,
                 reason,
             } => format!("it refuses: {reason}"),
             Self::Refused { why, reason } => format!("{why}: {reason}"),
-            Self::Unfit { reason } => reason.clone(),
+            Self::Unsuitable { reason } => reason.clone(),
             Self::Corrupt { .. } => "it holds something that is not Tollgate's".to_owned(),
         };
         let mut short = String::new();
@@ -407,7 +407,7 @@ impl StoreError {
 
 /// What hinders a store that answers from serving now. Each can pass without a restart of anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Hindrance {
+pub enum RefusalReason {
     /// No memory, or no room on its disk, is left for what it would have to write.
     #[error("it is full")]
     Full,

@@ -2,7 +2,7 @@
 
 use tollgate::{
     domain::{Tokens, UtcDay},
-    store::{Batch, Decided, Operation, Outcome, Recording},
+    store::{Batch, Decision, Operation, Outcome, Recording},
 };
 
 use super::{NewWorld, over_every_store};
@@ -173,14 +173,14 @@ async fn reserve(world: &World, tokens: u64, model: &str) -> Option<(String, u64
         operations: vec![operation],
     };
     let decided = world.store.decide(&[batch]).await.pop().unwrap().unwrap();
-    let Decided::Outcomes(mut outcomes) = decided.answer else {
+    let Decision::Outcomes(mut outcomes) = decided.answer else {
         panic!("{decided:?}");
     };
     match outcomes.pop().unwrap() {
         Outcome::Reserved { verdict, pool, .. } => {
             Some((said(verdict), pool.map_or(0, |pool| pool.used.get())))
         }
-        Outcome::Full(_) => None,
+        Outcome::CounterOverflow(_) => None,
         other => panic!("{other:?}"),
     }
 }

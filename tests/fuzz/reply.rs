@@ -43,7 +43,10 @@ fn batches(shape: u8) -> Vec<Batch> {
     let pool = PoolName::parse("large").expect("legal");
     let kinds = [
         reserve(Eligibility::Eligible(pool.clone())),
-        Operation::Settle { request_id: request_id.clone(), tokens: Tokens::ZERO },
+        Operation::Settle {
+            request_id: request_id.clone(),
+            tokens: Tokens::ZERO,
+        },
         Operation::Release { request_id },
         reserve(Eligibility::Ineligible(BilledReason::ModelNotCovered)),
     ];
@@ -51,8 +54,17 @@ fn batches(shape: u8) -> Vec<Batch> {
     let batch = |at: usize| Batch {
         org: OrgId::parse("acme").expect("legal"),
         day: UtcDay::parse("2026-11-22").expect("a day"),
-        terms: Arc::new(Terms { allowances: vec![(pool.clone(), Tokens::MAX)], ..Terms::default() }),
-        operations: kinds.iter().cycle().skip(first + at).take(usize::from(length)).cloned().collect(),
+        terms: Arc::new(Terms {
+            allowances: vec![(pool.clone(), Tokens::MAX)],
+            ..Terms::default()
+        }),
+        operations: kinds
+            .iter()
+            .cycle()
+            .skip(first + at)
+            .take(usize::from(length))
+            .cloned()
+            .collect(),
     };
     (0..usize::from(count)).map(batch).collect()
 }
@@ -61,9 +73,14 @@ fn batches(shape: u8) -> Vec<Batch> {
 /// a reservation names.
 fn fits(outcome: &Outcome, operation: &Operation) -> bool {
     match (outcome, operation) {
-        (Outcome::Reserved { pool, replayed: true, .. }, Operation::Reserve { .. }) => {
-            pool.as_ref().is_none_or(|it| it.used <= Tokens::MAX)
-        }
+        (
+            Outcome::Reserved {
+                pool,
+                replayed: true,
+                ..
+            },
+            Operation::Reserve { .. },
+        ) => pool.as_ref().is_none_or(|it| it.used <= Tokens::MAX),
         (Outcome::Reserved { verdict, pool, .. }, Operation::Reserve { eligibility, .. }) => {
             match (pool, eligibility) {
                 (Some(figures), Eligibility::Eligible(pool)) => figures.pool == *pool,
@@ -73,7 +90,7 @@ fn fits(outcome: &Outcome, operation: &Operation) -> bool {
         }
         (Outcome::Settled { .. }, Operation::Settle { .. })
         | (Outcome::Released { .. }, Operation::Release { .. })
-        | (Outcome::Refused(_) | Outcome::Full(_), _) => true,
+        | (Outcome::Refused(_) | Outcome::CounterOverflow(_), _) => true,
         _ => false,
     }
 }
@@ -88,7 +105,12 @@ fuzz_target!(|input: &[u8]| {
         for (reply, batch) in replies.iter().zip(&asked) {
             if let Reply::Done(outcomes, _) = reply {
                 assert_eq!(outcomes.len(), batch.operations.len());
-                assert!(outcomes.iter().zip(&batch.operations).all(|(it, asked)| fits(it, asked)));
+                assert!(
+                    outcomes
+                        .iter()
+                        .zip(&batch.operations)
+                        .all(|(it, asked)| fits(it, asked))
+                );
             }
         }
         // What was understood is whole: nothing can be cut from it, and nothing added.
@@ -97,7 +119,12 @@ fuzz_target!(|input: &[u8]| {
     }
 
     // The same bytes as parts of what is read without deciding: one a line.
-    let texts = |lines: &[&[u8]]| lines.iter().map(|it| Value::BulkString(it.to_vec())).collect();
+    let texts = |lines: &[&[u8]]| {
+        lines
+            .iter()
+            .map(|it| Value::BulkString(it.to_vec()))
+            .collect()
+    };
     let lines: Vec<&[u8]> = reply.split(|byte| *byte == b'\n').collect();
     let pools = lines.len().saturating_sub(2);
     if let Ok((_, counters)) = parse_pools(&Value::Array(texts(&lines)), pools) {
@@ -106,9 +133,15 @@ fuzz_target!(|input: &[u8]| {
         let mut counters = counters.iter().map(|(record, _)| record.counters());
         assert!(counters.all(|it| it.used <= Tokens::MAX && it.free_requests < 1 << 53));
     }
-    let scan = vec![Value::BulkString(lines[0].to_vec()), Value::Array(texts(&lines[1..]))];
+    let scan = vec![
+        Value::BulkString(lines[0].to_vec()),
+        Value::Array(texts(&lines[1..])),
+    ];
     if let Ok((_, rows)) = parse_scan(&Value::Array(scan)) {
         assert!(rows.len() <= lines.len() / 2);
-        assert!(rows.iter().all(|(_, row)| !row.is_empty() && row.free_tokens <= Tokens::MAX));
+        assert!(
+            rows.iter()
+                .all(|(_, row)| !row.is_empty() && row.free_tokens <= Tokens::MAX)
+        );
     }
 });

@@ -15,7 +15,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use tollgate::auth::{Admission, Callers, InForce, Port, TokenHash};
+use tollgate::auth::{Authenticator, CallerSet, Callers, Port, TokenHash};
 
 use self::listener::Wire;
 use crate::support::{
@@ -90,7 +90,7 @@ struct Service {
     world: World,
     authority: Authority,
     certificates: AtomicU32,
-    in_force: Arc<InForce>,
+    in_force: Arc<CallerSet>,
     tls: Wire,
     loopback: Wire,
     /// As if others than this machine reached it.
@@ -112,8 +112,8 @@ impl Service {
         let authority = Authority::new();
         let files = authority.signs("tollgate", &[listener::HOST]);
         let callers = Callers::parse("callers.toml", &callers()).unwrap();
-        let in_force = Arc::new(InForce::new(callers, ENCRYPTED).unwrap());
-        let known = || Admission::Callers(Arc::clone(&in_force));
+        let in_force = Arc::new(CallerSet::new(callers, ENCRYPTED).unwrap());
+        let known = || Authenticator::Callers(Arc::clone(&in_force));
         let port = |loopback| Port {
             encrypted: false,
             loopback,
@@ -123,7 +123,7 @@ impl Service {
             tls: listener::tls(ledger(), known(), &authority, &files).await,
             loopback: listener::plaintext(ledger(), known(), port(true)).await,
             in_the_clear: listener::plaintext(ledger(), known(), port(false)).await,
-            everyone: listener::plaintext(ledger(), Admission::Everyone, port(false)).await,
+            everyone: listener::plaintext(ledger(), Authenticator::Everyone, port(false)).await,
             bare: listener::bare(ledger(), known()).await,
             world,
             authority,

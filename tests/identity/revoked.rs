@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::stream;
 use tokio::sync::mpsc;
 use tollgate::{
-    auth::{Callers, Changes, InForce, Port},
+    auth::{CallerSet, Callers, Changes, Port},
     grpc::proto::quota_service_client::QuotaServiceClient,
 };
 use tonic::Code;
@@ -110,7 +110,7 @@ fn what_changed_is_told_by_the_names_of_callers() {
         encrypted: false,
         loopback: true,
     };
-    let in_force = Arc::new(InForce::new(parsed(&callers()), port).unwrap());
+    let in_force = Arc::new(CallerSet::new(parsed(&callers()), port).unwrap());
     assert_eq!(
         in_force.replace(parsed(&callers())).unwrap(),
         Changes::default()
@@ -132,9 +132,9 @@ fn tokens_that_come_later_are_refused_where_others_could_read_them() {
         encrypted: false,
         loopback: false,
     };
-    assert!(InForce::new(parsed(&callers()), port).is_err());
+    assert!(CallerSet::new(parsed(&callers()), port).is_err());
     let by_certificate = caller("a", &format!("certificates = [\"{URI}\"]"), BOTH, "*");
-    let in_force = InForce::new(parsed(&by_certificate), port).unwrap();
+    let in_force = CallerSet::new(parsed(&by_certificate), port).unwrap();
     assert!(in_force.replace(parsed(&callers())).is_err());
     // The last ones stayed.
     let changes = in_force.replace(parsed(&by_certificate)).unwrap();

@@ -15,7 +15,7 @@ use tollgate::{
     domain::{Eligibility, Tokens, UtcDay},
     ledger::{Ledger, LedgerConfig},
     policy::Policy,
-    store::{Batch, Decided, Operation, Outcome, Recording},
+    store::{Batch, Decision, Operation, Outcome, Recording},
 };
 
 use super::{
@@ -114,7 +114,7 @@ fn outcome(outcome: Outcome) -> String {
             let name = format!("{refusal:?}");
             name.split(' ').next().unwrap().to_owned()
         }
-        Outcome::Full(_) => "Full".to_owned(),
+        Outcome::CounterOverflow(_) => "Full".to_owned(),
     }
 }
 
@@ -127,7 +127,7 @@ fn calls(operations: &[Step], policy: &Policy, day: UtcDay) -> Vec<Vec<(Batch, V
     }
     let mut calls: Vec<Vec<(Batch, Vec<usize>)>> = Vec::new();
     for (org, places) in by_org {
-        for (call, places) in places.chunks(Batch::MOST_OPERATIONS).enumerate() {
+        for (call, places) in places.chunks(Batch::MAX_OPERATIONS).enumerate() {
             let its = places.iter().map(|at| &operations[*at]);
             let batch = Batch {
                 org: org_id(org),
@@ -163,8 +163,8 @@ async fn ask_store(
             let mut places_decided = Vec::new();
             for (at, decided) in decided.into_iter().enumerate() {
                 match decided.unwrap().answer {
-                    Decided::OnAnotherDay => assert_eq!(at % 2, 0),
-                    Decided::Outcomes(outcomes) => {
+                    Decision::DayChanged => assert_eq!(at % 2, 0),
+                    Decision::Outcomes(outcomes) => {
                         assert_eq!(at % 2, 1);
                         places_decided.push((std::mem::take(&mut places[at]), outcomes));
                     }
@@ -179,8 +179,8 @@ async fn ask_store(
         let decided = world.store.decide(&batches).await;
         for (decided, places) in decided.into_iter().zip(places) {
             match decided.unwrap().answer {
-                Decided::OnAnotherDay => panic!("it is {day}"),
-                Decided::Outcomes(outcomes) => put(&mut answers, &places, outcomes),
+                Decision::DayChanged => panic!("it is {day}"),
+                Decision::Outcomes(outcomes) => put(&mut answers, &places, outcomes),
             }
         }
     }

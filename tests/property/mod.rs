@@ -18,7 +18,7 @@ use tollgate::{
     domain::{Tokens, UtcDay, Workload},
     ledger::{LedgerError, Reserve, Reserved, UsagePage},
     policy::Policy,
-    store::PoolFigures,
+    store::PoolBalance,
 };
 
 use self::{
@@ -121,7 +121,7 @@ fn text<T>(result: Result<T, LedgerError>, answer: impl FnOnce(T) -> String) -> 
     }
 }
 
-fn figures(pool: Option<PoolFigures>) -> String {
+fn figures(pool: Option<PoolBalance>) -> String {
     pool.map_or("-".to_owned(), |it| {
         format!(
             "{} {} {} {}",

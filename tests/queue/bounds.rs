@@ -12,7 +12,7 @@ use crate::support::world::{With as _, ask, org_id, said};
 const MAX_WAITING: usize = 32 * 1024;
 
 /// How many requests go in one call: tests/support/held_store.rs.
-const MAX_OPERATIONS: usize = 2 * Batch::MOST_OPERATIONS;
+const MAX_OPERATIONS: usize = 2 * Batch::MAX_OPERATIONS;
 
 /// The bytes of the names in a Reserve.
 fn bytes(operation: &Operation) -> usize {
@@ -37,16 +37,16 @@ async fn a_call_takes_at_most_as_many_of_an_organization_as_a_batch_has() {
     let mut held = Held::new(1).await;
     let mut asked = vec![held.arrive(ask(1)).await.unwrap()];
     let call = held.calls.next().await;
-    for _ in 0..Batch::MOST_OPERATIONS + 1 {
+    for _ in 0..Batch::MAX_OPERATIONS + 1 {
         asked.push(held.arrive(ask(1)).await.unwrap());
     }
     call.go();
-    for size in [Batch::MOST_OPERATIONS, 1] {
+    for size in [Batch::MAX_OPERATIONS, 1] {
         let call = held.calls.next().await;
         assert_eq!(call.sizes(), [("acme", size)]);
         call.go();
     }
-    assert_eq!(answered(&mut held, asked).await, Batch::MOST_OPERATIONS + 2);
+    assert_eq!(answered(&mut held, asked).await, Batch::MAX_OPERATIONS + 2);
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn a_call_takes_a_bounded_number_of_bytes() {
     let mut asked = vec![held.arrive(ask(1)).await.unwrap()];
     let call = held.calls.next().await;
     let longest = |at: usize| format!("{at:0256}");
-    let count = Batch::MOST_OPERATIONS + 100;
+    let count = Batch::MAX_OPERATIONS + 100;
     for at in 0..count {
         let (name, id) = (longest(at), &longest(at)[128..]);
         let named = ask(1).project(&name).model(&name).id(id);

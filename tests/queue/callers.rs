@@ -163,7 +163,7 @@ async fn an_error_of_the_store_reaches_every_caller_of_its_call_and_no_other() {
     let call = held.calls.next().await;
     let behind = held.id("behind").await;
     let reason = "the test wants it".to_owned();
-    let error = StoreError::NoAnswer { reason };
+    let error = StoreError::OutcomeUnknown { reason };
     call.fail(error.clone());
     for failed in join_all(failing).await {
         assert!(matches!(failed, Err(LedgerError::Store(it)) if it == error));

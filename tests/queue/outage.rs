@@ -8,7 +8,7 @@ use tokio::{
 };
 use tollgate::{
     ledger::{LedgerError, StoreState},
-    store::{Hindrance, StoreError},
+    store::{RefusalReason, StoreError},
 };
 
 use super::Held;
@@ -22,11 +22,11 @@ const SOON: Duration = Duration::from_secs(1);
 
 fn silent() -> StoreError {
     let reason = "the test wants it".to_owned();
-    StoreError::NoAnswer { reason }
+    StoreError::OutcomeUnknown { reason }
 }
 
 fn full() -> StoreError {
-    let (why, reason) = (Hindrance::Full, "the test wants it".to_owned());
+    let (why, reason) = (RefusalReason::Full, "the test wants it".to_owned());
     StoreError::Refused { why, reason }
 }
 
@@ -94,7 +94,7 @@ async fn a_call_that_fails_makes_the_watcher_ask_at_once_and_its_failure_is_an_o
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_refused_makes_the_watcher_ask_at_once_too() {
     let reason = "the test wants it".to_owned();
-    for error in [full(), StoreError::Unfit { reason }] {
+    for error in [full(), StoreError::Unsuitable { reason }] {
         let (mut held, _watching) = Held::watched().await;
         sleep(Duration::from_millis(60)).await;
         held.probes_fail(error.clone());
@@ -181,7 +181,7 @@ async fn the_store_is_asked_at_a_bounded_rate_however_many_calls_fail() {
 #[tokio::test(start_paused = true)]
 async fn before_the_store_has_said_anything_a_watched_ledger_counts_nothing_by_it() {
     let mut held = Held::new(1).await;
-    held.probes_fail(StoreError::Unfit {
+    held.probes_fail(StoreError::Unsuitable {
         reason: "the test wants it".to_owned(),
     });
     let mut watching = Box::pin(held.ledger.watch_store());

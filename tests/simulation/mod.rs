@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tollgate::{
     domain::{BilledReason, Refusal, Verdict},
     ledger::{Ledger, LedgerConfig, LedgerError},
-    store::{PoolFigures, StoreError},
+    store::{PoolBalance, StoreError},
 };
 
 use self::model::{ALLOWANCE, Answer, Asked, Call, Held, Model, Process};
@@ -280,7 +280,7 @@ impl Simulation {
 
 async fn say(ledger: &Ledger, asked: Asked) -> Answer {
     let name = |id: u64| format!("id {id}");
-    let used = |pool: Option<PoolFigures>| pool.map_or(0, |pool| pool.used.get() as i64);
+    let used = |pool: Option<PoolBalance>| pool.map_or(0, |pool| pool.used.get() as i64);
     match asked {
         Asked::Reserve { id, tokens } => {
             let call = ask(tokens as u64);
@@ -321,7 +321,7 @@ fn why(error: LedgerError) -> &'static str {
         LedgerError::Refused(Refusal::Settled) => "settled",
         LedgerError::Refused(Refusal::UnknownRequestId) => "unknown",
         LedgerError::Refused(Refusal::OtherAmount { .. }) => "amount",
-        LedgerError::Store(StoreError::NoAnswer { .. }) => "no answer",
+        LedgerError::Store(StoreError::OutcomeUnknown { .. }) => "no answer",
         error => panic!("{error:?}"),
     }
 }

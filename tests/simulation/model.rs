@@ -77,7 +77,7 @@ pub struct Call {
 enum Reached {
     /// Redis has lost writes of this process: nothing was written.
     Lost,
-    /// Decided, and the write that it was, where it was one.
+    /// Decision, and the write that it was, where it was one.
     Decided(Answer, Option<u64>),
 }
 

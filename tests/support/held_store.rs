@@ -15,7 +15,7 @@ use tokio::{
 };
 use tollgate::{
     domain::{OrgId, PoolCounters, PoolName, UtcDay},
-    store::{Batch, CallLimits, Decided, RowKey, Store, StoreError, Timed, UsageRows},
+    store::{Batch, CallLimits, Decision, RowKey, Store, StoreError, Timestamped, UsageRows},
 };
 
 /// No call takes nearly as long to come, however busy the machine is.
@@ -125,7 +125,7 @@ impl HeldCall {
 
 #[async_trait]
 impl Store for HeldStore {
-    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timed<Decided>, StoreError>> {
+    async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>> {
         let (end, ended) = oneshot::channel();
         let batches_held = batches.to_vec();
         let call = HeldCall {
@@ -148,7 +148,7 @@ impl Store for HeldStore {
         CallLimits {
             calls: self.calls_at_once,
             batches: usize::MAX,
-            operations: 2 * Batch::MOST_OPERATIONS,
+            operations: 2 * Batch::MAX_OPERATIONS,
             bytes: CallLimits::MAX_BYTES,
         }
     }
@@ -158,7 +158,7 @@ impl Store for HeldStore {
         org: &OrgId,
         day: UtcDay,
         pools: &[PoolName],
-    ) -> Result<Timed<Vec<PoolCounters>>, StoreError> {
+    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
         self.inner.pools(org, day, pools).await
     }
 
@@ -168,11 +168,11 @@ impl Store for HeldStore {
         day: UtcDay,
         after: Option<&RowKey>,
         limit: usize,
-    ) -> Result<Timed<UsageRows>, StoreError> {
+    ) -> Result<Timestamped<UsageRows>, StoreError> {
         self.inner.usage(org, day, after, limit).await
     }
 
-    async fn probe(&self) -> Result<Timed<()>, StoreError> {
+    async fn probe(&self) -> Result<Timestamped<()>, StoreError> {
         self.probes.fetch_add(1, Ordering::Relaxed);
         let fails = self.probes_fail.lock().unwrap().clone();
         match fails {

@@ -90,7 +90,7 @@ label! {
 label! {
     /// How a call to the store ended.
     StoreCall {
-        Decided = "decided",
+        Decision = "decided",
         Failed = "failed",
     }
 }
@@ -99,7 +99,7 @@ label! {
     /// Why a decision, or a reading, has no answer.
     Failure {
         Unreachable = "unreachable",
-        NoAnswer = "no_answer",
+        OutcomeUnknown = "no_answer",
         RefusedFull = "refused_full",
         RefusedCannotSave = "refused_cannot_save",
         RefusedBusy = "refused_busy",
@@ -113,7 +113,7 @@ label! {
         RefusedNotLoggedIn = "refused_not_logged_in",
         RefusedTooManyClients = "refused_too_many_clients",
         RefusedOther = "refused_other",
-        Unfit = "unfit",
+        Unsuitable = "unfit",
         Corrupt = "corrupt",
         /// The store is known to be down, and was not asked.
         Down = "down",
