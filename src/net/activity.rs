@@ -15,11 +15,7 @@ use hyper::{Request, Response, body::Incoming, service::Service};
 use pin_project_lite::pin_project;
 use tokio::{sync::SetOnce, time::Instant};
 
-use crate::{
-    auth::Peer,
-    grpc::heard::{Heard, HeardBody},
-    telemetry::metrics::Closing,
-};
+use crate::{auth::Peer, telemetry::metrics::Closing};
 
 /// One connection's.
 pub(crate) struct Activity {
@@ -130,7 +126,7 @@ pub(crate) struct Counted<S> {
 
 impl<S, B> Service<Request<Incoming>> for Counted<S>
 where
-    S: tower_service::Service<Request<HeardBody<Incoming>>, Response = Response<B>> + Clone,
+    S: tower_service::Service<Request<Incoming>, Response = Response<B>> + Clone,
 {
     type Response = Response<CountedBody<B>>;
     type Error = S::Error;
@@ -139,12 +135,9 @@ where
     /// The services are always ready: what has to wait, waits within a call.
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.activity.has_called.store(true, Ordering::Relaxed);
-        let heard = Heard::default();
-        let extensions = request.extensions_mut();
-        extensions.insert(Arc::clone(&self.peer));
-        extensions.insert(heard.clone());
+        let peer = Arc::clone(&self.peer);
+        request.extensions_mut().insert(peer);
         let open = Some(Open::of(&self.activity));
-        let request = request.map(|body| heard.body(body));
         let answer = self.service.clone().call(request);
         Answering { answer, open }
     }

@@ -42,7 +42,7 @@ impl Default for Bounds {
             handshake_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(15 * 60),
             connection_age: Duration::from_secs(24 * 60 * 60),
-            waiting_decisions: Ledger::MOST_WAITING,
+            waiting_decisions: Ledger::MAX_WAITING,
         }
     }
 }

@@ -32,7 +32,6 @@ use super::{
 };
 use crate::{
     auth::{self, Peer},
-    grpc::heard::HeardBody,
     telemetry::{
         Throttle,
         metrics::{Closing, Connections, Refusal},
@@ -81,7 +80,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// What a port can serve: tonic's services, and axum's.
 pub(crate) trait Serves:
     tower_service::Service<
-        Request<HeardBody<Incoming>>,
+        Request<Incoming>,
         Response = Response<Self::Answer>,
         Error: Into<Failure>,
         Future: Send + 'static,
@@ -97,7 +96,7 @@ pub(crate) trait Serves:
 impl<S, B> Serves for S
 where
     S: tower_service::Service<
-            Request<HeardBody<Incoming>>,
+            Request<Incoming>,
             Response = Response<B>,
             Error: Into<Failure>,
             Future: Send + 'static,

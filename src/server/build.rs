@@ -18,12 +18,7 @@ use crate::{
         pem,
         watched::{LoadError, Watched},
     },
-    grpc::{
-        self,
-        access::{Authorized, ReflectionFor},
-        malformed::MalformedIsInvalid,
-        quota::Wiring,
-    },
+    grpc::{self, CallLayer, QuotaServiceConfig, ReflectionFor},
     http::{self, Readiness},
     ledger::Ledger,
     net::{Bounds, CertificateReloader, Listener, Socket, Speaks},
@@ -192,7 +187,7 @@ impl Parts {
         open_calls: &TaskTracker,
     ) -> anyhow::Result<RoutesBuilder> {
         let mut services = Routes::builder();
-        services.add_service(grpc::quota::service(Wiring {
+        services.add_service(grpc::service(QuotaServiceConfig {
             ledger: self.ledger.clone(),
             call_timeout: self.call_timeout,
             message_bytes: self.bounds.message_bytes,
@@ -210,16 +205,18 @@ impl Parts {
         let health = health
             .max_decoding_message_size(bytes)
             .accept_compressed(Gzip);
-        services.add_service(MalformedIsInvalid(health));
+        let everyone = CallLayer::any_caller(Authenticator::Everyone, self.call_timeout);
+        services.add_service(everyone.layer(health));
         if let Some(by) = self.reflection.authenticator(&self.authenticator) {
             let (v1, v1alpha) = (reflected().build_v1()?, reflected().build_v1alpha()?);
             let v1 = v1.max_decoding_message_size(bytes).accept_compressed(Gzip);
             let v1alpha = v1alpha
                 .max_decoding_message_size(bytes)
                 .accept_compressed(Gzip);
+            let layer = CallLayer::any_caller(by, self.call_timeout);
             services
-                .add_service(Authorized::any_caller(v1, by.clone()))
-                .add_service(Authorized::any_caller(v1alpha, by));
+                .add_service(layer.clone().layer(v1))
+                .add_service(layer.layer(v1alpha));
         }
         Ok(services)
     }

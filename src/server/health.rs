@@ -14,7 +14,7 @@ use tonic_health::{
 
 use crate::{
     http::Readiness,
-    ledger::{Down, StoreState},
+    ledger::{Outage, StoreState},
     store::StoreError,
 };
 
@@ -51,7 +51,7 @@ pub(super) async fn follow_store(
     }
 }
 
-fn tell(down: &Down) {
+fn tell(down: &Outage) {
     let (since, error) = (down.since, &down.error);
     match error {
         StoreError::Refused { .. } => {

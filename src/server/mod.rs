@@ -21,9 +21,8 @@ use self::{
 };
 use crate::{
     files::watched::ReloadSignal,
-    grpc::deadline::InTime,
     http::Readiness,
-    ledger::Ledger,
+    ledger::{Ledger, LedgerConfig},
     net::{ListenAddress, Listener, Speaks},
     settings::{Settings, StoreChoice, warn_of_unknown_variables},
     telemetry::{metrics::Metrics, traces::Traces},
@@ -67,11 +66,15 @@ impl Server {
         let (callers, watched_callers) = open_callers(settings)?.unzip();
         let metrics = Metrics::new();
         let (store, store_name) = open_store(settings, &metrics)?;
-        let days = settings.usage_limits.retention_days;
         let bounds = settings.bounds.fitted_to_open_files();
-        let ledger = Ledger::new(policy.policy(), store, settings.on_store_failure, days)
-            .with_metrics(metrics.clone())
-            .with_most_waiting(bounds.waiting_decisions);
+        let ledger = Ledger::new(LedgerConfig {
+            policy: policy.policy(),
+            store,
+            on_store_failure: settings.on_store_failure,
+            usage_retention_days: settings.usage_limits.retention_days,
+            max_waiting: bounds.waiting_decisions,
+            metrics: metrics.clone(),
+        });
         let traces = settings.otlp_endpoint.as_ref();
         let traces = traces.map(|endpoint| Traces::to(endpoint, settings.trace_ratio));
         let traces = traces.transpose().context("otlp_endpoint")?;
@@ -179,7 +182,6 @@ impl Server {
         let mut followers = self.files.follow(&parts, &signal);
         let following = follow_store(parts.ledger.store_state(), reporter.clone(), ready.clone());
         let mut following = tokio::spawn(following);
-        let services = InTime::new(services, parts.call_timeout);
         let mut grpc_port = tokio::spawn(self.grpc.serve(services, end.clone()));
         let mut http_port = tokio::spawn(self.http.serve(router, end.clone()));
 

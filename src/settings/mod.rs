@@ -17,7 +17,7 @@ use self::{
 };
 use crate::{
     files::toml::{self, Entry, Section},
-    grpc::access::ReflectionFor,
+    grpc::ReflectionFor,
     ledger::OnStoreFailure,
     net::{Bounds, GRPC_TLS, HTTP_TLS, ListenerTls},
     store::{

@@ -107,15 +107,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "net",
-        &[
-            "auth",
-            "files",
-            "grpc",
-            "ledger",
-            "telemetry",
-            "tls",
-            "wall_clock",
-        ],
+        &["auth", "files", "ledger", "telemetry", "tls", "wall_clock"],
     ),
     (
         "settings",

@@ -315,7 +315,8 @@ impl Decider {
     }
 }
 
-fn max_batches(client: &RedisClient) -> usize {
+/// The maximum number of batches in a call of the script.
+pub(super) fn max_batches(client: &RedisClient) -> usize {
     if client.is_sharded() { 1 } else { MAX_BATCHES }
 }
 

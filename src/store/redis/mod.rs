@@ -50,10 +50,14 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use self::{
-    acl_check::AclCheck, conn::RedisClient, decide::Decider, eviction_check::EvictionCheck,
-    queries::Queries, script::reader::BadReply,
+    acl_check::AclCheck,
+    conn::RedisClient,
+    decide::{Decider, max_batches},
+    eviction_check::EvictionCheck,
+    queries::Queries,
+    script::reader::BadReply,
 };
-use super::{Batch, Decision, RowKey, Store, StoreError, Timestamped, UsageRows};
+use super::{Batch, CallLimits, Decision, RowKey, Store, StoreError, Timestamped, UsageRows};
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
 
 pub use self::conn::{
@@ -118,19 +122,17 @@ impl Store for RedisStore {
         self.decider.decide(&self.client, batches).await
     }
 
-    fn calls_at_once(&self) -> Option<usize> {
-        Some(if self.client.is_sharded() {
-            MAX_CALLS_SHARDED
-        } else {
-            MAX_CALLS
-        })
-    }
-
-    fn batches_in_a_call(&self) -> usize {
-        if self.client.is_sharded() {
-            1
-        } else {
-            usize::MAX
+    fn call_limits(&self) -> CallLimits {
+        let is_sharded = self.client.is_sharded();
+        CallLimits {
+            calls: if is_sharded {
+                MAX_CALLS_SHARDED
+            } else {
+                MAX_CALLS
+            },
+            batches: max_batches(&self.client),
+            operations: Batch::MAX_OPERATIONS,
+            bytes: CallLimits::MAX_BYTES,
         }
     }
 

@@ -3,25 +3,22 @@
 use std::{pin::Pin, time::Duration};
 
 use futures_util::Stream;
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    Request, Response, Status, Streaming, codec::CompressionEncoding::Gzip, metadata::MetadataMap,
-};
+use tonic::{Request, Response, Status, Streaming, codec::CompressionEncoding::Gzip};
 
 use super::{
-    access::{Authorized, Permit},
-    compression::ResponseCompression,
+    authorization::Permit,
+    call::{CallContext, CallLayer, CallService, record_verdict},
     convert,
-    deadline::answer_by,
-    errors,
-    observed::{Observed, Tally, answered},
     proto::{
         GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
         ReleaseResponse, ReserveRequest, ReserveResponse, ReserveStreamResponse, SettleRequest,
         SettleResponse,
         quota_service_server::{QuotaService, QuotaServiceServer},
     },
-    stream::Call,
+    status::{query_status, status},
+    stream::{StreamCall, StreamStats},
 };
 use crate::{
     auth::Authenticator,
@@ -33,24 +30,23 @@ use crate::{
 };
 
 /// `tollgate.v1.QuotaService`.
-pub struct Quota {
+pub struct QuotaHandler {
     ledger: Ledger,
     call_timeout: Duration,
     open_calls: TaskTracker,
     stopping: CancellationToken,
     metrics: Metrics,
-    authenticator: Authenticator,
 }
 
-/// What the service works with.
-pub struct Wiring {
+/// What the service is made of.
+pub struct QuotaServiceConfig {
     /// What decides and counts.
     pub ledger: Ledger,
     /// How long a call whose caller has no deadline, and a request of a stream, waits for the store.
     pub call_timeout: Duration,
     /// A larger request is refused.
     pub message_bytes: usize,
-    /// Told of each call while it is open.
+    /// Has a token of each call while it is open.
     pub open_calls: TaskTracker,
     /// Ends the calls that have no end of their own.
     pub stopping: CancellationToken,
@@ -64,10 +60,8 @@ pub struct Wiring {
 
 /// The service, ready to be added to a server.
 #[must_use]
-pub fn service(
-    wiring: Wiring,
-) -> Observed<Authorized<ResponseCompression<QuotaServiceServer<Quota>>>> {
-    let Wiring {
+pub fn service(config: QuotaServiceConfig) -> CallService<QuotaServiceServer<QuotaHandler>> {
+    let QuotaServiceConfig {
         ledger,
         call_timeout,
         message_bytes,
@@ -76,49 +70,43 @@ pub fn service(
         metrics,
         traces,
         authenticator,
-    } = wiring;
-    let quota = Quota {
+    } = config;
+    let handler = QuotaHandler {
         ledger,
         call_timeout,
         open_calls: open_calls.clone(),
         stopping,
         metrics: metrics.clone(),
-        authenticator: authenticator.clone(),
     };
-    let service = QuotaServiceServer::new(quota)
+    let service = QuotaServiceServer::new(handler)
         .max_decoding_message_size(message_bytes)
         .accept_compressed(Gzip)
         .send_compressed(Gzip);
-    let authorized = Authorized::by_method(ResponseCompression(service), authenticator);
-    // What is refused is counted too.
-    Observed::new(authorized, metrics, traces, open_calls)
+    CallLayer::by_method(authenticator, call_timeout, metrics, traces, open_calls).layer(service)
 }
 
-impl Quota {
-    /// The ledger, for a call that has just come.
-    fn in_time(&self, metadata: &MetadataMap) -> Ledger {
-        self.ledger.by(answer_by(metadata, self.call_timeout))
-    }
-
-    /// What its caller may.
-    fn permit<T>(&self, request: &Request<T>) -> Result<Permit, Status> {
-        Permit::of(&self.authenticator, request.extensions())
+impl QuotaHandler {
+    /// The ledger with the call's deadline, what its caller may, and its message.
+    fn accept<T>(&self, mut request: Request<T>) -> Result<(Ledger, Permit, T), Status> {
+        let CallContext { answer_by, permit } = CallContext::take(request.extensions_mut())?;
+        let answer_by = answer_by.unwrap_or_else(|| Instant::now() + self.call_timeout);
+        let ledger = self.ledger.with_deadline(answer_by);
+        Ok((ledger, permit, request.into_inner()))
     }
 }
 
 #[tonic::async_trait]
-impl QuotaService for Quota {
+impl QuotaService for QuotaHandler {
     async fn reserve(
         &self,
         request: Request<ReserveRequest>,
     ) -> Result<Response<ReserveResponse>, Status> {
-        let ledger = self.in_time(request.metadata());
-        let permit = self.permit(&request)?;
-        let call = convert::reserve_call(request.into_inner(), &permit)?;
-        let reserved = ledger.reserve(call).await.map_err(errors::status)?;
+        let (ledger, permit, message) = self.accept(request)?;
+        let request = convert::reserve(message, &permit)?;
+        let reserved = ledger.reserve(request).await.map_err(status)?;
         let pool = reserved.pool.as_ref().map(|figures| &figures.pool);
         let (verdict, replayed) = (reserved.verdict, reserved.replayed);
-        answered(&self.metrics, Rpc::Reserve, verdict, pool, replayed);
+        record_verdict(&self.metrics, Rpc::Reserve, verdict, pool, replayed);
         Ok(Response::new(convert::reserve_response(reserved)))
     }
 
@@ -129,14 +117,14 @@ impl QuotaService for Quota {
         &self,
         request: Request<Streaming<ReserveRequest>>,
     ) -> Result<Response<Self::ReserveStreamStream>, Status> {
-        let call = Call {
-            permit: self.permit(&request)?,
-            heard: request.extensions().get().cloned(),
-            requests: request.into_inner(),
+        let (_, permit, requests) = self.accept(request)?;
+        let call = StreamCall {
+            requests,
             ledger: self.ledger.clone(),
+            permit,
             item_timeout: self.call_timeout,
             stopping: self.stopping.clone(),
-            tally: Tally::new(&self.metrics),
+            stats: StreamStats::new(&self.metrics),
             _open: self.open_calls.token(),
         };
         Ok(Response::new(Box::pin(call.answers())))
@@ -146,14 +134,13 @@ impl QuotaService for Quota {
         &self,
         request: Request<SettleRequest>,
     ) -> Result<Response<SettleResponse>, Status> {
-        let ledger = self.in_time(request.metadata());
-        let permit = self.permit(&request)?;
-        let (org, request_id, tokens) = convert::settle_call(request.into_inner(), &permit)?;
+        let (ledger, permit, message) = self.accept(request)?;
+        let (org, request_id, tokens) = convert::settle(message, &permit)?;
         let settled = ledger.settle(org, request_id, tokens).await;
-        let settled = settled.map_err(errors::status)?;
+        let settled = settled.map_err(status)?;
         let pool = settled.pool.as_ref().map(|figures| &figures.pool);
         let (verdict, replayed) = (settled.verdict, settled.replayed);
-        answered(&self.metrics, Rpc::Settle, verdict, pool, replayed);
+        record_verdict(&self.metrics, Rpc::Settle, verdict, pool, replayed);
         Ok(Response::new(convert::settle_response(settled)))
     }
 
@@ -161,13 +148,9 @@ impl QuotaService for Quota {
         &self,
         request: Request<ReleaseRequest>,
     ) -> Result<Response<ReleaseResponse>, Status> {
-        let ledger = self.in_time(request.metadata());
-        let permit = self.permit(&request)?;
-        let (org, request_id) = convert::release_call(request.into_inner(), &permit)?;
-        let released = ledger
-            .release(org, request_id)
-            .await
-            .map_err(errors::status)?;
+        let (ledger, permit, message) = self.accept(request)?;
+        let (org, request_id) = convert::release(message, &permit)?;
+        let released = ledger.release(org, request_id).await.map_err(status)?;
         Ok(Response::new(convert::release_response(released)))
     }
 
@@ -175,10 +158,9 @@ impl QuotaService for Quota {
         &self,
         request: Request<GetQuotaRequest>,
     ) -> Result<Response<GetQuotaResponse>, Status> {
-        let ledger = self.in_time(request.metadata());
-        let permit = self.permit(&request)?;
-        let org = convert::org(request.into_inner().org, &permit)?;
-        let quota = ledger.quota(&org).await.map_err(errors::query_status)?;
+        let (ledger, permit, message) = self.accept(request)?;
+        let org = convert::org(message.org, &permit)?;
+        let quota = ledger.quota(&org).await.map_err(query_status)?;
         Ok(Response::new(convert::quota_response(&org, quota)))
     }
 
@@ -186,13 +168,9 @@ impl QuotaService for Quota {
         &self,
         request: Request<ListUsageRequest>,
     ) -> Result<Response<ListUsageResponse>, Status> {
-        let ledger = self.in_time(request.metadata());
-        let permit = self.permit(&request)?;
-        let (org, page) = convert::usage_page(request.into_inner(), &permit)?;
-        let usage = ledger
-            .usage(&org, page)
-            .await
-            .map_err(errors::query_status)?;
+        let (ledger, permit, message) = self.accept(request)?;
+        let (org, page) = convert::usage_page(message, &permit)?;
+        let usage = ledger.usage(&org, page).await.map_err(query_status)?;
         Ok(Response::new(convert::usage_response(&org, usage)))
     }
 }

@@ -1,10 +1,7 @@
-//! What is read and counts nothing: quota and usage.
+//! Read-only queries: quota and usage.
 
-use super::{Ledger, LedgerError, MAX_ROUNDS, Quota, Usage, UsagePage, UsageRow, outage::Purpose};
-use crate::{
-    domain::OrgId,
-    store::{PoolBalance, StoreError},
-};
+use super::{Ledger, LedgerError, Quota, Usage, UsagePage, UsageRow, backend::MAX_ROUNDS};
+use crate::{domain::OrgId, store::PoolBalance};
 
 impl Ledger {
     /// What remains today of every pool of the policy.
@@ -13,7 +10,7 @@ impl Ledger {
     ///
     /// The organization is unknown, or the store failed.
     pub async fn quota(&self, org: &OrgId) -> Result<Quota, LedgerError> {
-        self.in_time(1, self.quota_now(org)).await
+        self.answer(self.quota_now(org)).await
     }
 
     /// What was used on a day, by project and model.
@@ -22,29 +19,24 @@ impl Ledger {
     ///
     /// The organization is unknown and has no rows, the day is not kept, or the store failed.
     pub async fn usage(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
-        self.in_time(1, self.usage_now(org, page)).await
+        self.answer(self.usage_now(org, page)).await
     }
 
     async fn quota_now(&self, org: &OrgId) -> Result<Quota, LedgerError> {
+        let backend = &self.inner.backend;
         let policy = self.policy();
-        let mut day = self.inner.clock.today();
+        let mut day = backend.clock.today();
         for _ in 0..MAX_ROUNDS {
             let enrollment = policy
                 .enrollment(org, day)
                 .ok_or(LedgerError::UnknownOrganization)?;
-            let store = &self.inner.store;
-            let counted = self.read(store.pools(org, day, policy.pools())).await?;
-            let today = self.inner.clock.learn(counted.now);
+            let query = backend.store.pools(org, day, policy.pools());
+            let (today, counters) = backend.read(query).await?;
             if today == day {
-                let pools = policy
-                    .pools()
-                    .iter()
-                    .zip(counted.answer)
-                    .map(|(pool, counters)| {
-                        let figures =
-                            PoolBalance::today(&enrollment.terms, pool.clone(), &counters);
-                        (figures, counters)
-                    });
+                let pools = policy.pools().iter().zip(counters).map(|(pool, counters)| {
+                    let figures = PoolBalance::today(&enrollment.terms, pool.clone(), &counters);
+                    (figures, counters)
+                });
                 let pools = pools.collect();
                 return Ok(Quota {
                     enrollment,
@@ -55,20 +47,22 @@ impl Ledger {
             }
             day = today;
         }
-        Err(LedgerError::RestlessClock)
+        Err(LedgerError::ClockUnstable)
     }
 
     async fn usage_now(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
-        let UsagePage { day, after, size } = page;
-        let asked = day;
-        let mut day = asked.unwrap_or_else(|| self.inner.clock.today());
+        let UsagePage {
+            day: wanted,
+            after,
+            size,
+        } = page;
+        let backend = &self.inner.backend;
+        let mut day = wanted.unwrap_or_else(|| backend.clock.today());
         for _ in 0..MAX_ROUNDS {
             // One row more than the page, which tells whether there is a next one.
-            let store = &self.inner.store;
-            let read = store.usage(org, day, after.as_ref(), size + 1);
-            let read = self.read(read).await?;
-            let today = self.inner.clock.learn(read.now);
-            if asked.is_none() && today != day {
+            let query = backend.store.usage(org, day, after.as_ref(), size + 1);
+            let (today, rows) = backend.read(query).await?;
+            if wanted.is_none() && today != day {
                 day = today;
                 continue;
             }
@@ -77,7 +71,6 @@ impl Ledger {
                 return Err(LedgerError::DayNotKept { day, oldest, today });
             }
             let policy = self.policy();
-            let rows = read.answer;
             if rows.is_empty() && after.is_none() && !policy.orgs().contains_key(org) {
                 return Err(LedgerError::UnknownOrganization);
             }
@@ -92,17 +85,6 @@ impl Ledger {
             let rows = listed.collect();
             return Ok(Usage { day, rows, more });
         }
-        Err(LedgerError::RestlessClock)
-    }
-
-    /// Reads from the store, where it is not known to be down.
-    async fn read<T>(
-        &self,
-        answer: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, LedgerError> {
-        self.inner.outage.enter(Purpose::Read).await?;
-        let answer = answer.await.map_err(LedgerError::Store);
-        self.inner.note(&answer);
-        answer
+        Err(LedgerError::ClockUnstable)
     }
 }

@@ -48,7 +48,9 @@ fn to_status(error: LedgerError, advice: RetryAdvice) -> Status {
         LedgerError::Refused(Refusal::UnknownRequestId) | LedgerError::UnknownOrganization => {
             Status::not_found(said)
         }
-        LedgerError::DayNotKept { .. } | LedgerError::Full(_) => Status::out_of_range(said),
+        LedgerError::DayNotKept { .. } | LedgerError::CounterOverflow(_) => {
+            Status::out_of_range(said)
+        }
         // The log has it since the store is down.
         LedgerError::Down(_) => advice.counted_nothing(&said),
         LedgerError::Store(
@@ -62,7 +64,7 @@ fn to_status(error: LedgerError, advice: RetryAdvice) -> Status {
                 error.public_message()
             ))
         }
-        LedgerError::RestlessClock => {
+        LedgerError::ClockUnstable => {
             log_failure(&said);
             advice.counted_nothing(&said)
         }
@@ -89,7 +91,7 @@ fn to_status(error: LedgerError, advice: RetryAdvice) -> Status {
                 "too many decisions wait for the store; this call counted nothing: try again later",
             )
         }
-        LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskDied => {
+        LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskPanicked => {
             if let Some(left_out) = DEFECTS.admit(Instant::now()) {
                 tracing::error!(
                     error = said,
@@ -103,9 +105,10 @@ fn to_status(error: LedgerError, advice: RetryAdvice) -> Status {
     }
 }
 
-/// Maps tonic's status for a message that it can't take to the caller's fault. INTERNAL is for our defects only, and
-/// RESOURCE_EXHAUSTED for what can be retried: a message that is too large once decompressed stays too large.
-pub(super) fn bad_message(status: &Status) -> Option<Status> {
+/// Maps tonic's status for a message that it can't take to the caller's fault; none for any other status. INTERNAL is
+/// for our defects only, and RESOURCE_EXHAUSTED for what can be retried: a message that is too large once
+/// decompressed stays too large.
+pub(super) fn malformed(status: &Status) -> Option<Status> {
     let why = status.message();
     match status.code() {
         Code::Internal if why != INTERNAL => Some(Status::invalid_argument(format!(
