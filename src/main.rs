@@ -61,7 +61,7 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
             _ = terminate.recv() => Shutdown::Draining,
             _ = interrupt.recv() => Shutdown::AtOnce,
         };
-        // Whoever presses Ctrl-C again does not want to wait for open calls.
+        // A second Ctrl-C: do not wait for open calls.
         tokio::spawn(async move {
             interrupt.recv().await;
             tracing::warn!("interrupted again: exiting at once");

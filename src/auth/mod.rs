@@ -169,7 +169,7 @@ impl Caller {
         &self.roles
     }
 
-    /// For whom it may speak.
+    /// For whom it may act.
     #[must_use]
     pub fn organizations(&self) -> &Organizations {
         &self.organizations

@@ -149,7 +149,7 @@ fn certificate_names<'d>(
     names
 }
 
-/// Faults tell which token it is by its place: somebody may have written the token itself there.
+/// Faults name a token by its place in the list: the text may be the token itself instead of its hash.
 fn token_hashes<'d>(
     name: &'d str,
     list: &Entry<'d>,

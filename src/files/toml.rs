@@ -269,7 +269,7 @@ impl<'d> Section<'d> {
         read(&self.require_named(key)?)
     }
 
-    /// The value of a key whose name the document says elsewhere, and that must be there.
+    /// The value of a key that must be there, and whose name is not of the schema.
     pub fn require_named(&self, key: &str) -> Option<Entry<'d>> {
         let entry = self.find(key);
         if entry.is_none() {

@@ -60,7 +60,7 @@ pub enum Reload<T, E> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Version([u8; 32]);
 
-/// Why a TOML file is not taken.
+/// Why a TOML file is not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// It can't be read.

@@ -212,8 +212,10 @@ where
         // An error has its status in the head. A good answer has it behind its message.
         let failed = Status::from_header_map(response.headers());
         let code = failed.as_ref().map_or(Code::Ok, Status::code);
-        let fault = failed.filter(|_| this.record.is_some());
-        let Some(status) = fault.and_then(|it| malformed(&it)) else {
+        // The quota service alone promises OUT_OF_RANGE for a message that is too large once decompressed.
+        let is_promised = |it: &Status| this.record.is_some() || it.code() == Code::InvalidArgument;
+        let malformed = failed.and_then(|it| malformed(&it)).filter(is_promised);
+        let Some(status) = malformed else {
             return this.end(code, response);
         };
         // tonic takes a request that its caller cancelled for one without a message. If it was cancelled, this

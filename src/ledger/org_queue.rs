@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What a caller waits for.
-pub(super) type Reply = Result<Timestamped<Outcome>, LedgerError>;
+pub(super) type DecisionResult = Result<Timestamped<Outcome>, LedgerError>;
 
 /// A request that waits for the store.
 pub(super) struct Pending {
@@ -21,7 +21,7 @@ pub(super) struct Pending {
 
 /// Who waits for its reply.
 pub(super) struct Waiter {
-    pub(super) reply: oneshot::Sender<Reply>,
+    pub(super) reply: oneshot::Sender<DecisionResult>,
     /// The span of its call, where that is traced.
     pub(super) span: Option<Span>,
 }

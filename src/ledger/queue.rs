@@ -24,7 +24,7 @@ use super::{
     api::{Request, Reserve},
     assess::assess,
     backend::Backend,
-    org_queue::{CallBudget, OrgQueue, Pending, Reply, Waiter},
+    org_queue::{CallBudget, DecisionResult, OrgQueue, Pending, Waiter},
 };
 use crate::{
     domain::OrgId,
@@ -63,7 +63,7 @@ impl Queue {
     }
 
     /// Decides a request: at once, or together with what else waits.
-    pub(super) async fn decide(self: &Arc<Self>, org: OrgId, request: Request) -> Reply {
+    pub(super) async fn decide(self: &Arc<Self>, org: OrgId, request: Request) -> DecisionResult {
         if self.limits == CallLimits::UNLIMITED {
             return self.decide_alone(org, request).await;
         }
@@ -82,7 +82,7 @@ impl Queue {
     pub(super) fn submit_all(
         self: &Arc<Self>,
         requests: Vec<Reserve>,
-    ) -> Vec<impl Future<Output = Reply> + use<>> {
+    ) -> Vec<impl Future<Output = DecisionResult> + use<>> {
         let mut state = self.state();
         let replies: Vec<_> = requests
             .into_iter()
@@ -109,7 +109,7 @@ impl Queue {
     }
 
     /// Decides by a store that never waits: its caller can't go away meanwhile.
-    async fn decide_alone(&self, org: OrgId, request: Request) -> Reply {
+    async fn decide_alone(&self, org: OrgId, request: Request) -> DecisionResult {
         let spans = traces::current().map(|span| (0, span));
         let day = self.backend.clock.today();
         let batch = assess(&self.backend.policy.load(), org, day, [request]);
@@ -142,7 +142,7 @@ impl Queue {
     }
 }
 
-async fn received(reply: oneshot::Receiver<Reply>) -> Reply {
+async fn received(reply: oneshot::Receiver<DecisionResult>) -> DecisionResult {
     reply.await.unwrap_or(Err(LedgerError::TaskPanicked))
 }
 
@@ -153,7 +153,7 @@ impl QueueState {
         org: OrgId,
         request: Request,
         max_waiting: usize,
-    ) -> Result<oneshot::Receiver<Reply>, LedgerError> {
+    ) -> Result<oneshot::Receiver<DecisionResult>, LedgerError> {
         let its_waiting = self.orgs.get(&org).map_or(0, OrgQueue::len);
         if its_waiting + self.waiting >= max_waiting {
             return Err(LedgerError::Overloaded);

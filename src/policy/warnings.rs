@@ -1,4 +1,4 @@
-//! Warnings: entries of a valid policy that are probably mistakes. The policy is taken all the same.
+//! Warnings: entries of a valid policy that are probably mistakes.
 
 use super::Policy;
 use crate::{

@@ -24,7 +24,7 @@ pub(super) const LIVENESS: &str = "liveness";
 /// The health names that are SERVING while the store would decide.
 pub(super) const READINESS: [&str; 3] = ["readiness", "", "tollgate.v1.QuotaService"];
 
-/// Keeps readiness true to whether the store would decide, and tells the log of each change.
+/// Sets readiness by the state of the store, and logs each change.
 pub(super) async fn follow_store(
     mut state: watch::Receiver<StoreState>,
     reporter: HealthReporter,
@@ -40,7 +40,7 @@ pub(super) async fn follow_store(
                 report(&reporter, true).await;
             }
             StoreState::Down(down) => {
-                tell(&down);
+                log_down(&down);
                 ready.send_replace(Readiness::NotReady(down.to_string()));
                 report(&reporter, false).await;
             }
@@ -51,7 +51,7 @@ pub(super) async fn follow_store(
     }
 }
 
-fn tell(down: &Outage) {
+fn log_down(down: &Outage) {
     let (since, error) = (down.since, &down.error);
     match error {
         StoreError::Refused { .. } => {

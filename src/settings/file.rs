@@ -116,7 +116,7 @@ pub(super) struct RedisSettings {
     sentinel_login: Login,
 }
 
-/// How to log in to Redis, as far as the file says it.
+/// The login of Redis in the file; the URL may have one too.
 struct RedisLogin {
     username: Option<String>,
     password: Option<String>,
@@ -285,7 +285,7 @@ fn with_sentinel_password(url: &RedisUrl, mut login: Login) -> Result<Login, Set
     Ok(login)
 }
 
-/// Who logs in, and where: what the URL says, and what the settings say instead. What is said twice is a mistake:
+/// Merges the login of the URL with that of the settings. A value in both is an error:
 /// one of the two would be ignored.
 fn merged_login(url: &RedisUrl, file: RedisLogin) -> Result<Login, SettingsError> {
     const TWICE: &str = "is set, and the URL of the store names one, too: remove one of them";
