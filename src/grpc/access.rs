@@ -28,7 +28,7 @@ use tonic::{
 use crate::{
     auth::{Admission, Forbidden, Peer, Role, Speaker, TokenHash, Unauthenticated, token::Schemes},
     domain::OrgId,
-    telemetry::Throttle,
+    telemetry::LogLimit,
 };
 
 /// Who may ask server reflection what the service offers.
@@ -196,7 +196,7 @@ impl Granted {
     }
 }
 
-static REFUSALS: Throttle = Throttle::new();
+static REFUSALS: LogLimit = LogLimit::new();
 
 fn unauthenticated(peer: Option<&Arc<Peer>>, why: Unauthenticated) -> Status {
     if let Some(left_out) = REFUSALS.admit(Instant::now()) {

@@ -23,7 +23,7 @@ use super::{errors, heard::Heard};
 use crate::{
     domain::{PoolName, Verdict},
     telemetry::{
-        metrics::{Code, Denied, Metrics, OpenStream, Rpc, verdict_names},
+        metrics::{Code, DenialReason, Metrics, OpenStream, Rpc, verdict_names},
         traces::{self, Span, Traces},
     },
 };
@@ -153,8 +153,10 @@ impl Call {
     fn end(&mut self, code: tonic::Code) {
         self.ended = true;
         match code {
-            tonic::Code::Unauthenticated => self.metrics.call_denied(Denied::Unauthenticated),
-            tonic::Code::PermissionDenied => self.metrics.call_denied(Denied::PermissionDenied),
+            tonic::Code::Unauthenticated => self.metrics.call_denied(DenialReason::Unauthenticated),
+            tonic::Code::PermissionDenied => {
+                self.metrics.call_denied(DenialReason::PermissionDenied)
+            }
             _ => {}
         }
         let Some(rpc) = self.rpc else {

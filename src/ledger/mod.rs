@@ -37,8 +37,8 @@ use crate::{
     policy::Policy,
     store::{ClockStep, Operation, Outcome, Store, StoreError, Timestamped},
     telemetry::{
-        Throttle,
-        metrics::{Failure, Metrics},
+        LogLimit,
+        metrics::{Metrics, StoreFailure},
         traces,
     },
 };
@@ -71,7 +71,7 @@ pub enum OnStoreFailure {
     Billed,
 }
 
-static DEGRADED_ANSWERS: Throttle = Throttle::new();
+static DEGRADED_ANSWERS: LogLimit = LogLimit::new();
 
 /// Midnight can pass once while a call is under way; a clock that is set may do it once more.
 const MAX_ROUNDS: usize = 4;
@@ -365,11 +365,11 @@ impl Inner {
     fn no_answer(&self, outcome: Outcome) -> LedgerError {
         let (error, failure) = match outcome {
             Outcome::Refused(refusal) => return LedgerError::Refused(refusal),
-            Outcome::CounterOverflow(full) => (LedgerError::Full(full), Failure::Full),
+            Outcome::CounterOverflow(full) => (LedgerError::Full(full), StoreFailure::Full),
             Outcome::Reserved { .. } | Outcome::Settled { .. } | Outcome::Released { .. } => {
                 let reason = "an answer to another question".to_owned();
                 let error = StoreError::Corrupt { reason };
-                (LedgerError::Store(error), Failure::Corrupt)
+                (LedgerError::Store(error), StoreFailure::Corrupt)
             }
         };
         self.metrics.store_failed(failure, 1);

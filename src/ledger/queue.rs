@@ -29,7 +29,7 @@ use crate::{
     domain::{OrgId, Terms, UtcDay},
     store::{Batch, Decision, Operation, Outcome, Store, StoreError, Timestamped},
     telemetry::{
-        metrics::{Metrics, StoreCall},
+        metrics::{Metrics, StoreCallResult},
         traces,
     },
 };
@@ -160,14 +160,14 @@ impl Shared {
         let (since, began) = (Instant::now(), (!spans.is_empty()).then(SystemTime::now));
         let decided = self.store.decide(batches).await;
         let ended = match decided.iter().all(Result::is_ok) {
-            true => StoreCall::Decision,
-            false => StoreCall::Failed,
+            true => StoreCallResult::Decision,
+            false => StoreCallResult::Failed,
         };
         let decisions = batches.iter().map(|batch| batch.operations.len()).sum();
         self.metrics.store_called(ended, since.elapsed(), decisions);
         if let Some(began) = began {
             for (batch, span) in spans {
-                span.store_called(traces::StoreCall {
+                span.store_called(traces::StoreCallSpan {
                     began,
                     decisions,
                     organizations: batches.len(),

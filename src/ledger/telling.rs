@@ -13,7 +13,7 @@ use crate::{
     domain::{BilledReason, OrgId, Tokens, Verdict},
     store::{PoolBalance, RefusalReason, StoreError},
     telemetry::{
-        metrics::{Failure, Tokens as Kind, Transition, verdict_names},
+        metrics::{StoreFailure, TokenUse, Transition, verdict_names},
         traces,
     },
 };
@@ -68,8 +68,8 @@ impl Inner {
         let pool = reserved.pool.as_ref().map(|figures| &figures.pool);
         if !ask.dry_run && !reserved.replayed {
             let kind = match verdict {
-                Verdict::Free => Kind::Free,
-                Verdict::Billed(_) => Kind::Billed,
+                Verdict::Free => TokenUse::Free,
+                Verdict::Billed(_) => TokenUse::Billed,
             };
             self.metrics.tokens(pool, kind, ask.tokens);
             if ask.has_id && self.is_kept(org, verdict) {
@@ -107,8 +107,8 @@ impl Inner {
         settled: &Settled,
     ) {
         let kind = match settled.verdict {
-            Verdict::Free => Kind::SettledFree,
-            Verdict::Billed(_) => Kind::SettledBilled,
+            Verdict::Free => TokenUse::SettledFree,
+            Verdict::Billed(_) => TokenUse::SettledBilled,
         };
         let pool = settled.pool.as_ref();
         if !settled.replayed {
@@ -139,7 +139,7 @@ impl Inner {
         let tokens = released.tokens.get();
         if !released.replayed {
             let pool = pool.map(|figures| &figures.pool);
-            self.metrics.tokens(pool, Kind::Released, tokens);
+            self.metrics.tokens(pool, TokenUse::Released, tokens);
             self.metrics.reservation(Transition::Released);
         }
         tracing::debug!(
@@ -177,35 +177,35 @@ fn millis(duration: Duration) -> f64 {
 }
 
 /// As what a failure is counted; none where the store is not to blame.
-pub(super) fn failure(error: &LedgerError) -> Option<Failure> {
+pub(super) fn failure(error: &LedgerError) -> Option<StoreFailure> {
     Some(match error {
         LedgerError::Refused(_)
         | LedgerError::UnknownOrganization
         | LedgerError::DayNotKept { .. } => return None,
-        LedgerError::Full(_) => Failure::Full,
-        LedgerError::Down(_) => Failure::Down,
-        LedgerError::OutOfTime => Failure::OutOfTime,
-        LedgerError::RestlessClock => Failure::RestlessClock,
-        LedgerError::Overloaded => Failure::Overloaded,
-        LedgerError::TaskDied => Failure::TaskDied,
-        LedgerError::Store(StoreError::Unreachable { .. }) => Failure::Unreachable,
-        LedgerError::Store(StoreError::OutcomeUnknown { .. }) => Failure::OutcomeUnknown,
-        LedgerError::Store(StoreError::Unsuitable { .. }) => Failure::Unsuitable,
-        LedgerError::Store(StoreError::Corrupt { .. }) => Failure::Corrupt,
+        LedgerError::Full(_) => StoreFailure::Full,
+        LedgerError::Down(_) => StoreFailure::Down,
+        LedgerError::OutOfTime => StoreFailure::OutOfTime,
+        LedgerError::RestlessClock => StoreFailure::RestlessClock,
+        LedgerError::Overloaded => StoreFailure::Overloaded,
+        LedgerError::TaskDied => StoreFailure::TaskDied,
+        LedgerError::Store(StoreError::Unreachable { .. }) => StoreFailure::Unreachable,
+        LedgerError::Store(StoreError::OutcomeUnknown { .. }) => StoreFailure::OutcomeUnknown,
+        LedgerError::Store(StoreError::Unsuitable { .. }) => StoreFailure::Unsuitable,
+        LedgerError::Store(StoreError::Corrupt { .. }) => StoreFailure::Corrupt,
         LedgerError::Store(StoreError::Refused { why, .. }) => match why {
-            RefusalReason::Full => Failure::RefusedFull,
-            RefusalReason::CannotSave => Failure::RefusedCannotSave,
-            RefusalReason::Busy => Failure::RefusedBusy,
-            RefusalReason::Loading => Failure::RefusedLoading,
-            RefusalReason::ReadOnly => Failure::RefusedReadOnly,
-            RefusalReason::CutOff => Failure::RefusedCutOff,
-            RefusalReason::TooFewReplicas => Failure::RefusedTooFewReplicas,
-            RefusalReason::Incomplete => Failure::RefusedIncomplete,
-            RefusalReason::Moving => Failure::RefusedMoving,
-            RefusalReason::NoRight => Failure::RefusedNoRight,
-            RefusalReason::NotLoggedIn => Failure::RefusedNotLoggedIn,
-            RefusalReason::TooManyClients => Failure::RefusedTooManyClients,
-            RefusalReason::Other => Failure::RefusedOther,
+            RefusalReason::Full => StoreFailure::RefusedFull,
+            RefusalReason::CannotSave => StoreFailure::RefusedCannotSave,
+            RefusalReason::Busy => StoreFailure::RefusedBusy,
+            RefusalReason::Loading => StoreFailure::RefusedLoading,
+            RefusalReason::ReadOnly => StoreFailure::RefusedReadOnly,
+            RefusalReason::CutOff => StoreFailure::RefusedCutOff,
+            RefusalReason::TooFewReplicas => StoreFailure::RefusedTooFewReplicas,
+            RefusalReason::Incomplete => StoreFailure::RefusedIncomplete,
+            RefusalReason::Moving => StoreFailure::RefusedMoving,
+            RefusalReason::NoRight => StoreFailure::RefusedNoRight,
+            RefusalReason::NotLoggedIn => StoreFailure::RefusedNotLoggedIn,
+            RefusalReason::TooManyClients => StoreFailure::RefusedTooManyClients,
+            RefusalReason::Other => StoreFailure::RefusedOther,
         },
     })
 }

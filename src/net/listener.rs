@@ -21,12 +21,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{either::Either, sync::CancellationToken};
 
 use super::{
-    activity::{Activity, Counted},
-    bounds::Bounds,
-    connection::{self, End},
-    crowd::Crowd,
-    linger::Lingering,
-    paced::Paced,
+    connection::{self, ConnectionEnd},
+    connection_state::{ConnectionState, TrackedService},
+    limiter::ConnectionLimiter,
+    limits::Limits,
+    lingering_close::LingeringStream,
+    reset_guard::ResetGuard,
     socket::{Socket, Stream},
     tls::Certificates,
 };
@@ -34,14 +34,14 @@ use crate::{
     auth::{self, Peer},
     grpc::heard::HeardBody,
     telemetry::{
-        Throttle,
-        metrics::{Closing, Connections, Refusal},
+        LogLimit,
+        metrics::{CloseReason, ConnectionRefusal, Connections},
     },
 };
 
-/// Which HTTP a port speaks.
+/// Which HTTP a port protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Speaks {
+pub(crate) enum Protocol {
     /// gRPC.
     Http2,
     /// Probes, metrics and the dashboard.
@@ -51,10 +51,10 @@ pub(crate) enum Speaks {
 /// A port.
 pub(crate) struct Listener {
     pub(crate) socket: Socket,
-    pub(crate) speaks: Speaks,
+    pub(crate) protocol: Protocol,
     /// None: plaintext.
     pub(crate) certificates: Option<Arc<Certificates>>,
-    pub(crate) bounds: Bounds,
+    pub(crate) limits: Limits,
     pub(crate) connections: Connections,
     /// What it tells of whoever reaches it.
     pub(crate) port: auth::Port,
@@ -72,18 +72,18 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// After the machine had no more sockets.
-const BREATH: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-static TROUBLE: Throttle = Throttle::new();
+static ACCEPT_FAILURES: LogLimit = LogLimit::new();
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a port can serve: tonic's services, and axum's.
-pub(crate) trait Serves:
+pub(crate) trait HttpService:
     tower_service::Service<
         Request<HeardBody<Incoming>>,
-        Response = Response<Self::Answer>,
-        Error: Into<Failure>,
+        Response = Response<Self::ResponseBody>,
+        Error: Into<BoxError>,
         Future: Send + 'static,
     > + Clone
     + Send
@@ -91,38 +91,38 @@ pub(crate) trait Serves:
     + 'static
 {
     /// The body of an answer.
-    type Answer: Body<Data: Send, Error: Into<Failure>> + Send + 'static;
+    type ResponseBody: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
 }
 
-impl<S, B> Serves for S
+impl<S, B> HttpService for S
 where
     S: tower_service::Service<
             Request<HeardBody<Incoming>>,
             Response = Response<B>,
-            Error: Into<Failure>,
+            Error: Into<BoxError>,
             Future: Send + 'static,
         > + Clone
         + Send
         + Sync
         + 'static,
-    B: Body<Data: Send, Error: Into<Failure>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    type Answer = B;
+    type ResponseBody = B;
 }
 
 impl Listener {
     /// Takes connections until `stop`, and serves them to their end.
-    pub(crate) async fn serve(self, service: impl Serves, stop: CancellationToken) {
+    pub(crate) async fn serve(self, service: impl HttpService, stop: CancellationToken) {
         let Self { socket, .. } = &self;
-        let port = Arc::new(Serving {
+        let port = Arc::new(ConnectionServer {
             port: self.port,
-            speaks: self.speaks,
+            protocol: self.protocol,
             certificates: self.certificates.clone(),
-            bounds: self.bounds,
+            limits: self.limits,
             stop: stop.clone(),
         });
         let mut connections = JoinSet::new();
-        let mut crowd = Crowd::of_at_most(self.bounds.connections);
+        let mut limiter = ConnectionLimiter::of_at_most(self.limits.connections);
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -132,10 +132,10 @@ impl Listener {
                         Ok((id, ())) => id,
                         Err(died) => died.id(),
                     };
-                    crowd.left(id);
+                    limiter.left(id);
                     continue;
                 }
-                accepted = socket.accept(), if !crowd.is_crammed() => accepted,
+                accepted = socket.accept(), if !limiter.is_crammed() => accepted,
             };
             let (stream, from) = match accepted {
                 Ok(accepted) => accepted,
@@ -144,27 +144,31 @@ impl Listener {
                     continue;
                 }
             };
-            if !crowd.has_room() {
-                self.connections.refused(Refusal::TooMany);
+            if !limiter.has_room() {
+                self.connections.refused(ConnectionRefusal::TooMany);
                 // Dropped: closed at once.
                 continue;
             }
-            let activity = Arc::new(Activity::new());
+            let state = Arc::new(ConnectionState::new());
             let (port, service) = (Arc::clone(&port), service.clone());
             let task = connections.spawn({
-                let (activity, connections) = (Arc::clone(&activity), self.connections.clone());
+                let (state, connections) = (Arc::clone(&state), self.connections.clone());
                 async move {
                     let open = connections.opened();
-                    let end = port.serve(stream, from, service, activity).await;
+                    let end = port.serve(stream, from, service, state).await;
                     match end {
-                        End::Closed(why) => open.closed(why),
-                        End::Handshake => connections.refused(Refusal::Handshake),
-                        End::Slow => connections.refused(Refusal::HandshakeTimeout),
+                        ConnectionEnd::Closed(why) => open.closed(why),
+                        ConnectionEnd::Handshake => {
+                            connections.refused(ConnectionRefusal::Handshake)
+                        }
+                        ConnectionEnd::Slow => {
+                            connections.refused(ConnectionRefusal::HandshakeTimeout)
+                        }
                     }
                     tracing::debug!(?from, ?end, "a connection ended");
                 }
             });
-            crowd.came(task.id(), activity);
+            limiter.came(task.id(), state);
         }
         // The socket is closed now, and nobody waits in its backlog.
         drop(self);
@@ -174,52 +178,52 @@ impl Listener {
 
 /// The machine, or this process, has no more sockets; or the connection ended before it was taken.
 async fn wait_for_sockets(error: &io::Error) {
-    if let Some(left_out) = TROUBLE.admit(std::time::Instant::now()) {
+    if let Some(left_out) = ACCEPT_FAILURES.admit(std::time::Instant::now()) {
         tracing::warn!(%error, left_out, "a connection can't be taken");
     }
-    sleep(BREATH).await;
+    sleep(ACCEPT_RETRY_DELAY).await;
 }
 
 /// What all connections of a port have in common.
-struct Serving {
+struct ConnectionServer {
     port: auth::Port,
-    speaks: Speaks,
+    protocol: Protocol,
     certificates: Option<Arc<Certificates>>,
-    bounds: Bounds,
+    limits: Limits,
     stop: CancellationToken,
 }
 
-impl Serving {
+impl ConnectionServer {
     async fn serve(
         &self,
         stream: Stream,
         from: Option<SocketAddr>,
-        service: impl Serves,
-        activity: Arc<Activity>,
-    ) -> End {
+        service: impl HttpService,
+        state: Arc<ConnectionState>,
+    ) -> ConnectionEnd {
         if let Either::Left(tcp) = &stream
             && tcp.set_nodelay(true).is_err()
         {
-            return End::Closed(Closing::Error);
+            return ConnectionEnd::Closed(CloseReason::Error);
         }
-        let stream = Lingering::new(stream);
+        let stream = LingeringStream::new(stream);
         let Some(certificates) = &self.certificates else {
             let peer = Peer::on(self.port, from);
-            return self.speak(stream, peer, service, activity).await;
+            return self.speak(stream, peer, service, state).await;
         };
         let accepting = TlsAcceptor::from(certificates.current()).accept(stream);
         let accepted = tokio::select! {
-            accepted = timeout(self.bounds.handshake_time, accepting) => accepted,
-            why = activity.is_to_leave() => return End::Closed(why),
-            () = self.stop.cancelled() => return End::Closed(Closing::Stopping),
+            accepted = timeout(self.limits.handshake_time, accepting) => accepted,
+            why = state.is_to_leave() => return ConnectionEnd::Closed(why),
+            () = self.stop.cancelled() => return ConnectionEnd::Closed(CloseReason::Stopping),
         };
         let stream = match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "no TLS");
-                return End::Handshake;
+                return ConnectionEnd::Handshake;
             }
-            Err(_) => return End::Slow,
+            Err(_) => return ConnectionEnd::Slow,
         };
         let (_, session) = stream.get_ref();
         let leaf = session.peer_certificates().and_then(<[_]>::first);
@@ -228,10 +232,10 @@ impl Serving {
             Some(leaf) => Peer::from_certificate(self.port, from, leaf),
         };
         match peer {
-            Ok(peer) => self.speak(stream, peer, service, activity).await,
+            Ok(peer) => self.speak(stream, peer, service, state).await,
             Err(error) => {
                 tracing::debug!(%error, "a client certificate is no good");
-                End::Handshake
+                ConnectionEnd::Handshake
             }
         }
     }
@@ -240,34 +244,34 @@ impl Serving {
         &self,
         io: IO,
         peer: Peer,
-        service: impl Serves,
-        activity: Arc<Activity>,
-    ) -> End
+        service: impl HttpService,
+        state: Arc<ConnectionState>,
+    ) -> ConnectionEnd
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let bounds = &self.bounds;
-        let service = Counted {
+        let limits = &self.limits;
+        let service = TrackedService {
             service,
-            activity: Arc::clone(&activity),
+            state: Arc::clone(&state),
             peer: Arc::new(peer),
         };
-        match self.speaks {
-            Speaks::Http2 => {
-                let io = Paced::new(io, bounds.cancelled_per_second, Arc::clone(&activity));
-                let connection = http2_builder(bounds).serve_connection(TokioIo::new(io), service);
-                connection::serve(connection, &activity, bounds, &self.stop).await
+        match self.protocol {
+            Protocol::Http2 => {
+                let io = ResetGuard::new(io, limits.cancelled_per_second, Arc::clone(&state));
+                let connection = http2_builder(limits).serve_connection(TokioIo::new(io), service);
+                connection::serve(connection, &state, limits, &self.stop).await
             }
-            Speaks::Http1 => {
+            Protocol::Http1 => {
                 // Its headers have a time of their own.
-                activity.spoke();
+                state.spoke();
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
-                    .header_read_timeout(bounds.handshake_time)
+                    .header_read_timeout(limits.handshake_time)
                     .auto_date_header(false)
-                    .max_buf_size(HTTP1_BUFFER.max(bounds.header_list_bytes as usize))
+                    .max_buf_size(HTTP1_BUFFER.max(limits.header_list_bytes as usize))
                     .serve_connection(TokioIo::new(io), service);
-                connection::serve(connection, &activity, bounds, &self.stop).await
+                connection::serve(connection, &state, limits, &self.stop).await
             }
         }
     }
@@ -276,15 +280,15 @@ impl Serving {
 /// The least that the client library takes.
 const HTTP1_BUFFER: usize = 8 * 1024;
 
-fn http2_builder(bounds: &Bounds) -> http2::Builder<TokioExecutor> {
-    let streams = bounds.streams_per_connection;
+fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let streams = limits.streams_per_connection;
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         // The library panics where the clock is before 1970 or past 9999, and a decision may have counted by then.
         .auto_date_header(false)
         .max_concurrent_streams(streams)
-        .max_header_list_size(bounds.header_list_bytes)
+        .max_header_list_size(limits.header_list_bytes)
         .max_local_error_reset_streams(MAX_LOCAL_RESETS)
         // How many calls the caller may have cancelled before the service has seen them: all that are open.
         // One more ends the connection, and with it the calls of everyone who shares it.

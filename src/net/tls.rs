@@ -20,7 +20,7 @@ use crate::{
         pem::{self, PemFault},
         watched::{Nudge, Watch},
     },
-    telemetry::metrics::{Followed, Metrics},
+    telemetry::metrics::{Metrics, WatchedFile},
 };
 
 /// The section `[tls]` or `[http_tls]` of the settings. All files are PEM.
@@ -44,7 +44,7 @@ pub struct TlsNames {
     /// The section.
     pub section: &'static str,
     /// What its files are in the metrics.
-    pub followed: Followed,
+    pub followed: WatchedFile,
     /// Its `cert_file`.
     pub cert_file: &'static str,
     /// Its `key_file`.
@@ -56,7 +56,7 @@ pub struct TlsNames {
 /// `[tls]`.
 pub static GRPC_TLS: TlsNames = TlsNames {
     section: "tls",
-    followed: Followed::Tls,
+    followed: WatchedFile::Tls,
     cert_file: "tls.cert_file",
     key_file: "tls.key_file",
     client_ca_file: "tls.client_ca_file",
@@ -65,7 +65,7 @@ pub static GRPC_TLS: TlsNames = TlsNames {
 /// `[http_tls]`.
 pub static HTTP_TLS: TlsNames = TlsNames {
     section: "http_tls",
-    followed: Followed::HttpTls,
+    followed: WatchedFile::HttpTls,
     cert_file: "http_tls.cert_file",
     key_file: "http_tls.key_file",
     client_ca_file: "http_tls.client_ca_file",

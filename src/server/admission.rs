@@ -13,7 +13,7 @@ use crate::{
     auth::{Admission, Callers, InForce, Port},
     files::watched::{self, Nudge, ReadError, Watch},
     settings::Settings,
-    telemetry::metrics::{Followed, Metrics},
+    telemetry::metrics::{Metrics, WatchedFile},
 };
 
 /// Reads the callers file, where there is one.
@@ -71,7 +71,7 @@ pub(super) async fn follow(path: PathBuf, in_force: Arc<InForce>, nudge: Nudge, 
             Err(error) => Err(anyhow::anyhow!("{error}")),
         };
         let refused_at = taken.is_err().then(Utc::now);
-        metrics.file_refused(Followed::Callers, refused_at);
+        metrics.file_refused(WatchedFile::Callers, refused_at);
         if let Err(error) = taken {
             let (callers, error) = (path.display(), format!("{error:#}"));
             tracing::error!(%callers, error, "the callers file is not taken: the callers before stay");

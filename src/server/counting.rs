@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use crate::{
     ledger::Ledger,
     policy::PolicyStatus,
-    telemetry::metrics::{Followed, Metrics},
+    telemetry::metrics::{Metrics, WatchedFile},
 };
 
 /// Tells the metrics of the policy in force.
@@ -33,7 +33,7 @@ pub(super) async fn count_policies(
         for _ in refused..now.refused {
             metrics.policy_refused();
         }
-        metrics.file_refused(Followed::Policy, now.refused_at);
+        metrics.file_refused(WatchedFile::Policy, now.refused_at);
         (applied, refused) = (now.applied, now.refused);
     }
 }

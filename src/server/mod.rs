@@ -42,7 +42,7 @@ use crate::{
     },
     http::{self, Readiness},
     ledger::Ledger,
-    net::{Bounds, ListenAddress, Listener, Speaks},
+    net::{Limits, ListenAddress, Listener, Protocol},
     policy::{PolicySource, PolicyStatus},
     settings::{Settings, StoreChoice, warn_of_unknown_variables, warn_of_unused_passwords},
     telemetry::{metrics::Metrics, traces::Traces},
@@ -77,7 +77,7 @@ pub struct Server {
 /// What both ports serve with.
 struct Parts {
     ledger: Ledger,
-    bounds: Bounds,
+    limits: Limits,
     metrics: Metrics,
     traces: Option<Traces>,
     admission: Admission,
@@ -103,15 +103,15 @@ impl Server {
         let metrics = Metrics::new();
         let (store, store_name) = open_store(settings, &metrics)?;
         let days = settings.usage_limits.retention_days;
-        let bounds = settings.bounds.fitted_to_open_files();
+        let limits = settings.limits.fitted_to_open_files();
         let ledger = Ledger::new(policy.policy(), store, settings.on_store_failure, days)
             .with_metrics(metrics.clone())
-            .with_most_waiting(bounds.waiting_decisions);
+            .with_most_waiting(settings.waiting_decisions);
         let traces = settings.otlp_endpoint.as_ref();
         let traces = traces.map(|endpoint| Traces::to(endpoint, settings.trace_ratio));
         let traces = traces.transpose().context("otlp_endpoint")?;
-        let grpc = open_listener(settings, Speaks::Http2, bounds, &metrics).await?;
-        let http = open_listener(settings, Speaks::Http1, bounds, &metrics).await?;
+        let grpc = open_listener(settings, Protocol::Http2, limits, &metrics).await?;
+        let http = open_listener(settings, Protocol::Http1, limits, &metrics).await?;
         let admission = admission::of(callers, grpc.port, http.port)?;
         let server = Self {
             grpc,
@@ -119,7 +119,7 @@ impl Server {
             policy,
             parts: Parts {
                 ledger,
-                bounds,
+                limits,
                 metrics,
                 traces,
                 admission,
@@ -259,14 +259,14 @@ impl Parts {
         services.add_service(grpc::quota::service(Wiring {
             ledger: self.ledger.clone(),
             call_timeout: self.call_timeout,
-            message_bytes: self.bounds.message_bytes,
+            message_bytes: self.limits.message_bytes,
             open_calls: open_calls.clone(),
             stopping: end.clone(),
             metrics: self.metrics.clone(),
             traces: self.traces.clone(),
             admission: self.admission.clone(),
         }));
-        let bytes = self.bounds.message_bytes;
+        let bytes = self.limits.message_bytes;
         let health = HealthServer::new(WatchableHealth {
             inner: health,
             stopping: end.clone(),

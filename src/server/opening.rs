@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use crate::{
     auth,
     files::pem,
-    net::{Bounds, Certificates, Listener, Socket, Speaks},
+    net::{Certificates, Limits, Listener, Protocol, Socket},
     policy::PolicySource,
     settings::{Settings, StoreChoice},
     store::{
@@ -60,18 +60,24 @@ pub(super) fn open_store(
 /// Binds a port, and reads its certificates.
 pub(super) async fn open_listener(
     settings: &Settings,
-    speaks: Speaks,
-    bounds: Bounds,
+    protocol: Protocol,
+    limits: Limits,
     metrics: &Metrics,
 ) -> anyhow::Result<Listener> {
-    let (setting, address, tls, alpn, of) = match speaks {
-        Speaks::Http2 => {
+    let (setting, address, tls, alpn, of) = match protocol {
+        Protocol::Http2 => {
             let (address, tls) = (&settings.listen, &settings.tls);
-            ("listen", address, tls, "h2", metrics::Port::Grpc)
+            ("listen", address, tls, "h2", metrics::PortName::Grpc)
         }
-        Speaks::Http1 => {
+        Protocol::Http1 => {
             let (address, tls) = (&settings.http_listen, &settings.http_tls);
-            ("http_listen", address, tls, "http/1.1", metrics::Port::Http)
+            (
+                "http_listen",
+                address,
+                tls,
+                "http/1.1",
+                metrics::PortName::Http,
+            )
         }
     };
     let certificates = tls
@@ -86,9 +92,9 @@ pub(super) async fn open_listener(
             loopback: socket.address()?.is_loopback(),
         },
         socket,
-        speaks,
+        protocol,
         certificates,
-        bounds,
+        limits,
         connections: metrics.connections(of),
     })
 }

@@ -13,10 +13,10 @@ use crate::{
     files::toml::{Entry, Section},
     grpc::access::ReflectionFor,
     ledger::OnStoreFailure,
-    net::{Bounds, GRPC_TLS, HTTP_TLS, ListenerTls},
+    net::{GRPC_TLS, HTTP_TLS, Limits, ListenerTls},
     store::redis::{Login, Password, RedisUrl, UnsafeEviction},
     telemetry::logs::LogFormat,
-    telemetry::traces::Endpoint,
+    telemetry::traces::OtlpEndpoint,
 };
 
 /// What a settings file says; what it leaves out is `None`.
@@ -32,7 +32,7 @@ pub(super) struct FileSettings {
     pub(super) call_timeout: Option<Duration>,
     pub(super) log_format: Option<LogFormat>,
     pub(super) log: Option<String>,
-    pub(super) otlp_endpoint: Option<Endpoint>,
+    pub(super) otlp_endpoint: Option<OtlpEndpoint>,
     pub(super) trace_ratio: Option<f64>,
     pub(super) drain_delay: Option<Duration>,
     pub(super) grace_period: Option<Duration>,
@@ -41,7 +41,8 @@ pub(super) struct FileSettings {
     pub(super) redis: RedisSettings,
     pub(super) tls: Option<ListenerTls>,
     pub(super) http_tls: Option<ListenerTls>,
-    pub(super) bounds: Bounds,
+    pub(super) limits: Limits,
+    pub(super) waiting_decisions: Option<usize>,
 }
 
 /// The section `[redis]`.
@@ -182,7 +183,8 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
     file.tls = listeners::tls(root, &GRPC_TLS);
     file.http_tls = listeners::tls(root, &HTTP_TLS);
     if let Some(section) = root.section("bounds") {
-        file.bounds = listeners::bounds(&section);
+        file.limits = listeners::limits(&section);
+        file.waiting_decisions = listeners::waiting_decisions(&section);
     }
     file
 }
@@ -252,7 +254,7 @@ fn store_setting(entry: &Entry<'_>) -> Option<StoreKind> {
         .ok()
 }
 
-fn endpoint(entry: &Entry<'_>) -> Option<Endpoint> {
+fn endpoint(entry: &Entry<'_>) -> Option<OtlpEndpoint> {
     let endpoint = entry.trimmed_text()?.parse();
     endpoint.map_err(|fault: String| entry.fault(fault)).ok()
 }

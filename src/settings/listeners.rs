@@ -7,7 +7,7 @@ use clap::{ValueEnum, builder::PossibleValue};
 use super::chosen;
 use crate::{
     files::toml::{Entry, Section},
-    net::{Bounds, ClientCertificates, ListenerTls, TlsNames},
+    net::{ClientCertificates, Limits, ListenerTls, TlsNames},
 };
 
 impl ValueEnum for ClientCertificates {
@@ -53,7 +53,7 @@ pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<Listen
 }
 
 /// What callers may take; what is not said is as by default.
-pub(super) fn bounds(section: &Section<'_>) -> Bounds {
+pub(super) fn limits(section: &Section<'_>) -> Limits {
     section.only(&[
         "message_bytes",
         "header_list_bytes",
@@ -65,7 +65,7 @@ pub(super) fn bounds(section: &Section<'_>) -> Bounds {
         "connection_age",
         "waiting_decisions",
     ]);
-    let default = Bounds::default();
+    let default = Limits::default();
     let number = |key, default: usize, least, most| {
         let given = section.get(key).and_then(|entry| entry.number(least, most));
         let given = given.and_then(|number| usize::try_from(number).ok());
@@ -80,7 +80,7 @@ pub(super) fn bounds(section: &Section<'_>) -> Bounds {
         let given = section.get(key).and_then(|entry| time(&entry, most));
         given.unwrap_or(default)
     };
-    Bounds {
+    Limits {
         // The largest legal message is under 2 KiB.
         message_bytes: number("message_bytes", default.message_bytes, 2 * KIB, MIB),
         header_list_bytes: short("header_list_bytes", default.header_list_bytes, KIB, MIB),
@@ -100,9 +100,13 @@ pub(super) fn bounds(section: &Section<'_>) -> Bounds {
         handshake_time: time("handshake_time", default.handshake_time, 60 * SECOND),
         idle_time: time("idle_time", default.idle_time, 7 * DAY),
         connection_age: time("connection_age", default.connection_age, 7 * DAY),
-        // Two of the largest batches at least.
-        waiting_decisions: number("waiting_decisions", default.waiting_decisions, KIB, MIB),
     }
+}
+
+/// How many decisions may wait for the store: two of the largest batches at least.
+pub(super) fn waiting_decisions(section: &Section<'_>) -> Option<usize> {
+    let given = section.get("waiting_decisions")?.number(KIB, MIB)?;
+    usize::try_from(given).ok()
 }
 
 const KIB: u64 = 1024;

@@ -25,11 +25,11 @@ use self::{
 use crate::{
     files::toml::Faults,
     grpc::access::ReflectionFor,
-    ledger::OnStoreFailure,
-    net::{Bounds, ListenerTls},
+    ledger::{Ledger, OnStoreFailure},
+    net::{Limits, ListenerTls},
     store::{UsageLimits, redis::RedisConfig},
     telemetry::logs::LogFormat,
-    telemetry::traces::Endpoint,
+    telemetry::traces::OtlpEndpoint,
 };
 
 /// The flags of `tollgate serve`. Each is also an environment variable, which [`Settings::load`] reads:
@@ -72,8 +72,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILTER", value_parser = Trimmed(StringValueParser::new()))]
     pub log: Option<String>,
     /// Where to send traces: a collector that takes OTLP over gRPC [default: nowhere] [env: TOLLGATE_OTLP_ENDPOINT]
-    #[arg(long, value_name = "http://HOST:PORT", value_parser = Trimmed(StringValueParser::new().try_map(|it| it.parse::<Endpoint>())))]
-    pub otlp_endpoint: Option<Endpoint>,
+    #[arg(long, value_name = "http://HOST:PORT", value_parser = Trimmed(StringValueParser::new().try_map(|it| it.parse::<OtlpEndpoint>())))]
+    pub otlp_endpoint: Option<OtlpEndpoint>,
 }
 
 /// The settings in force, validated.
@@ -100,7 +100,7 @@ pub struct Settings {
     /// Which log lines.
     pub log: String,
     /// Where to send traces; none: there are none.
-    pub otlp_endpoint: Option<Endpoint>,
+    pub otlp_endpoint: Option<OtlpEndpoint>,
     /// Which share of the calls is traced whose callers have no trace, 0 to 1. In a caller's trace the
     /// caller decides.
     pub trace_ratio: f64,
@@ -115,7 +115,9 @@ pub struct Settings {
     /// TLS of HTTP; none: plaintext.
     pub http_tls: Option<ListenerTls>,
     /// What callers may take.
-    pub bounds: Bounds,
+    pub limits: Limits,
+    /// How many decisions may wait for the store.
+    pub waiting_decisions: usize,
 }
 
 /// Where the counters are.
@@ -205,7 +207,8 @@ impl Settings {
             usage_limits,
             tls: file.tls,
             http_tls: file.http_tls,
-            bounds: file.bounds,
+            limits: file.limits,
+            waiting_decisions: file.waiting_decisions.unwrap_or(Ledger::MOST_WAITING),
         };
         settings.with_callers_for_reflection()?.with_time_to_stop()
     }
@@ -284,7 +287,7 @@ impl Sourced {
         choice(self.flags.log_format, environment::LOG_FORMAT)
     }
 
-    fn otlp_endpoint(&self) -> Result<Option<Endpoint>, SettingsError> {
+    fn otlp_endpoint(&self) -> Result<Option<OtlpEndpoint>, SettingsError> {
         let variable = environment::OTLP_ENDPOINT;
         match &self.flags.otlp_endpoint {
             Some(given) => Ok(Some(given.clone())),

@@ -14,10 +14,10 @@ use super::{
 use crate::{
     domain::{OrgId, PoolName, UtcDay},
     store::{Batch, StoreError},
-    telemetry::Throttle,
+    telemetry::LogLimit,
 };
 
-static LOSSES: Throttle = Throttle::new();
+static LOSSES: LogLimit = LogLimit::new();
 
 impl Decider {
     /// Looks whether Redis still has this replica's newest writes: one server can have lost no other without

@@ -69,7 +69,7 @@ label! {
 
 label! {
     /// What became of tokens.
-    Tokens {
+    TokenUse {
         Free = "free",
         Billed = "billed",
         SettledFree = "settled_free",
@@ -89,7 +89,7 @@ label! {
 
 label! {
     /// How a call to the store ended.
-    StoreCall {
+    StoreCallResult {
         Decision = "decided",
         Failed = "failed",
     }
@@ -97,7 +97,7 @@ label! {
 
 label! {
     /// Why a decision, or a reading, has no answer.
-    Failure {
+    StoreFailure {
         Unreachable = "unreachable",
         OutcomeUnknown = "no_answer",
         RefusedFull = "refused_full",
@@ -128,7 +128,7 @@ label! {
 
 label! {
     /// What became of a policy that was read anew.
-    Reload {
+    ReloadResult {
         Applied = "applied",
         Refused = "refused",
     }
@@ -136,7 +136,7 @@ label! {
 
 label! {
     /// Which of the files that are followed while the service runs.
-    Followed {
+    WatchedFile {
         Policy = "policy",
         Callers = "callers",
         /// The certificate of the gRPC port, its key, and the authorities of clients.
@@ -148,7 +148,7 @@ label! {
 
 label! {
     /// Why a call is not let in.
-    Denied {
+    DenialReason {
         Unauthenticated = "unauthenticated",
         PermissionDenied = "permission_denied",
     }
@@ -156,7 +156,7 @@ label! {
 
 label! {
     /// Which of the two ports.
-    Port {
+    PortName {
         Grpc = "grpc",
         Http = "http",
     }
@@ -164,7 +164,7 @@ label! {
 
 label! {
     /// Why a connection was not let in.
-    Refusal {
+    ConnectionRefusal {
         /// There are as many as may be.
         TooMany = "too_many",
         /// The TLS handshake failed.
@@ -176,7 +176,7 @@ label! {
 
 label! {
     /// Why a connection ended.
-    Closing {
+    CloseReason {
         /// The caller closed it.
         ByCaller = "by_caller",
         /// It was broken, or spoke no HTTP.

@@ -2,17 +2,17 @@
 //!
 //! One [`Metrics`] value is made at the start and handed down. Whoever counts knows the place of the series,
 //! so that to count is an atomic addition or two. What is known elsewhere anyway, such as whether the store
-//! is up, is not counted but read at the scrape ([`Readings`]).
+//! is up, is not families but read at the scrape ([`MetricsSnapshot`]).
 //!
 //! No organization, project, model or id that a caller sends is ever a label: [`labels`] has the values that
 //! there are, and the names of pools are those of the policy.
 
-mod cells;
-mod counters;
+mod families;
 mod labels;
 mod pools;
 mod process;
 mod scrape;
+mod striped_counters;
 
 use std::{
     collections::BTreeMap,
@@ -27,11 +27,11 @@ use chrono::{DateTime, Utc};
 use prometheus_client::{encoding::text, registry::Registry};
 
 pub use self::labels::{
-    Closing, Code, Denied, Failure, Followed, Port, Refusal, Reload, Rpc, StoreCall, Tokens,
-    Transition, verdict_names,
+    CloseReason, Code, ConnectionRefusal, DenialReason, PortName, ReloadResult, Rpc,
+    StoreCallResult, StoreFailure, TokenUse, Transition, WatchedFile, verdict_names,
 };
 use self::{
-    counters::{Counters, Gauges, Histograms, Shown},
+    families::{CounterFamily, GaugeFamily, HistogramFamily, SeriesVisibility},
     labels::{VERDICTS, verdict_place},
     pools::PoolTokens,
     scrape::Scrape,
@@ -57,31 +57,31 @@ const SERIES_OF_AN_RPC: usize = VERDICTS.len() + Code::ALL.len();
 /// What the service counts. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    counted: Arc<Counted>,
+    families: Arc<MetricFamilies>,
 }
 
 #[derive(Debug)]
-struct Counted {
-    requests: Counters,
-    request_durations: Histograms,
+struct MetricFamilies {
+    requests: CounterFamily,
+    request_durations: HistogramFamily,
     open_streams: AtomicI64,
     tokens: PoolTokens,
-    reservations: Counters,
-    store_calls: Histograms,
-    batches: Histograms,
-    store_failures: Counters,
+    reservations: CounterFamily,
+    store_calls: HistogramFamily,
+    batches: HistogramFamily,
+    store_failures: CounterFamily,
     policy: Mutex<Option<LoadedPolicy>>,
-    reloads: Counters,
-    connections: Gauges,
-    connections_refused: Counters,
-    connections_closed: Counters,
-    denied: Counters,
+    reloads: CounterFamily,
+    connections: GaugeFamily,
+    connections_refused: CounterFamily,
+    connections_closed: CounterFamily,
+    denied: CounterFamily,
     certificates: Mutex<BTreeMap<&'static str, DateTime<Utc>>>,
     refused_files: Mutex<RefusedFiles>,
 }
 
 /// When the file at each place was refused, where what is there now is.
-type RefusedFiles = [Option<DateTime<Utc>>; Followed::ALL.len()];
+type RefusedFiles = [Option<DateTime<Utc>>; WatchedFile::ALL.len()];
 
 #[derive(Debug, Clone)]
 struct LoadedPolicy {
@@ -91,9 +91,9 @@ struct LoadedPolicy {
     at: DateTime<Utc>,
 }
 
-/// What is not counted here, but known where a scrape is answered.
+/// What is not families here, but known where a scrape is answered.
 #[derive(Debug, Clone, Copy)]
-pub struct Readings {
+pub struct MetricsSnapshot {
     /// Whether the service is SERVING.
     pub ready: bool,
     /// Whether the store would decide.
@@ -111,20 +111,20 @@ pub struct Readings {
 /// The connections of one port, for whoever accepts them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Connections {
-    counted: Arc<Counted>,
-    port: Port,
+    families: Arc<MetricFamilies>,
+    port: PortName,
 }
 
 /// A connection while it is open.
 #[derive(Debug)]
-pub struct Open {
+pub struct OpenConnection {
     connections: Connections,
 }
 
 /// A stream while it is open.
 #[derive(Debug)]
 pub struct OpenStream {
-    counted: Arc<Counted>,
+    families: Arc<MetricFamilies>,
 }
 
 impl Default for Metrics {
@@ -134,55 +134,58 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Nothing is counted yet.
+    /// Nothing is families yet.
     #[must_use]
     pub fn new() -> Self {
-        let ports = || Port::ALL.iter().map(|port| port.name());
+        let ports = || PortName::ALL.iter().map(|port| port.name());
         let of_rpc = |rpc: &Rpc| vec![("rpc", rpc.name())];
-        let outcomes = StoreCall::ALL
+        let outcomes = StoreCallResult::ALL
             .iter()
             .map(|call| vec![("outcome", call.name())]);
-        let counted = Counted {
+        let families = MetricFamilies {
             requests: requests(),
-            request_durations: Histograms::of_durations(
+            request_durations: HistogramFamily::of_durations(
                 Rpc::ALL.iter().map(of_rpc),
                 &REQUEST_BUCKETS,
             ),
             open_streams: AtomicI64::new(0),
             tokens: PoolTokens::new(),
-            reservations: Counters::by("transition", Transition::ALL.iter().map(|it| it.name())),
-            store_calls: Histograms::of_durations(outcomes, &REQUEST_BUCKETS),
-            batches: Histograms::of_numbers(&BATCH_BUCKETS),
-            store_failures: Counters::by("kind", Failure::ALL.iter().map(|it| it.name())),
+            reservations: CounterFamily::by(
+                "transition",
+                Transition::ALL.iter().map(|it| it.name()),
+            ),
+            store_calls: HistogramFamily::of_durations(outcomes, &REQUEST_BUCKETS),
+            batches: HistogramFamily::of_numbers(&BATCH_BUCKETS),
+            store_failures: CounterFamily::by("kind", StoreFailure::ALL.iter().map(|it| it.name())),
             policy: Mutex::default(),
-            reloads: Counters::by("result", Reload::ALL.iter().map(|it| it.name())),
-            connections: Gauges::by("port", ports()),
-            connections_refused: by_port_and_why(Refusal::ALL.iter().map(|it| it.name())),
-            connections_closed: by_port_and_why(Closing::ALL.iter().map(|it| it.name())),
-            denied: Counters::by("why", Denied::ALL.iter().map(|it| it.name())),
+            reloads: CounterFamily::by("result", ReloadResult::ALL.iter().map(|it| it.name())),
+            connections: GaugeFamily::by("port", ports()),
+            connections_refused: by_port_and_why(ConnectionRefusal::ALL.iter().map(|it| it.name())),
+            connections_closed: by_port_and_why(CloseReason::ALL.iter().map(|it| it.name())),
+            denied: CounterFamily::by("why", DenialReason::ALL.iter().map(|it| it.name())),
             certificates: Mutex::default(),
             refused_files: Mutex::default(),
         };
         Self {
-            counted: Arc::new(counted),
+            families: Arc::new(families),
         }
     }
 
     /// A request was answered with a verdict.
     pub fn answered(&self, rpc: Rpc, verdict: Verdict) {
         let place = rpc.place() * SERIES_OF_AN_RPC + verdict_place(verdict);
-        self.counted.requests.add(place, 1);
+        self.families.requests.add(place, 1);
     }
 
     /// A request was answered without one: with an error, or OK where an RPC has none.
     pub fn ended(&self, rpc: Rpc, code: Code) {
         let place = rpc.place() * SERIES_OF_AN_RPC + VERDICTS.len() + code.place();
-        self.counted.requests.add(place, 1);
+        self.families.requests.add(place, 1);
     }
 
     /// So many requests each took so long, from their arrival to their answer.
     pub fn took(&self, rpc: Rpc, duration: Duration, requests: u64) {
-        self.counted
+        self.families
             .request_durations
             .took(rpc.place(), duration, requests);
     }
@@ -190,36 +193,36 @@ impl Metrics {
     /// A stream is open until this is dropped.
     #[must_use]
     pub fn stream_opened(&self) -> OpenStream {
-        self.counted.open_streams.fetch_add(1, Ordering::Relaxed);
+        self.families.open_streams.fetch_add(1, Ordering::Relaxed);
         OpenStream {
-            counted: Arc::clone(&self.counted),
+            families: Arc::clone(&self.families),
         }
     }
 
     /// Takes in the pools that a policy has. Others have no series of their own.
     pub fn know_pools(&self, pools: &[PoolName]) {
-        self.counted.tokens.know(pools);
+        self.families.tokens.know(pools);
     }
 
-    /// Tokens were counted as this, in a pool where the request was in one.
-    pub fn tokens(&self, pool: Option<&PoolName>, kind: Tokens, tokens: u64) {
-        self.counted.tokens.add(pool, kind, tokens);
+    /// TokenUse were families as this, in a pool where the request was in one.
+    pub fn tokens(&self, pool: Option<&PoolName>, kind: TokenUse, tokens: u64) {
+        self.families.tokens.add(pool, kind, tokens);
     }
 
     /// A reservation was made, or ended.
     pub fn reservation(&self, transition: Transition) {
-        self.counted.reservations.add(transition.place(), 1);
+        self.families.reservations.add(transition.place(), 1);
     }
 
     /// A call to the store with so many decisions ended.
-    pub fn store_called(&self, ended: StoreCall, duration: Duration, decisions: usize) {
-        self.counted.store_calls.took(ended.place(), duration, 1);
-        self.counted.batches.observe(0, decisions as u64, 1);
+    pub fn store_called(&self, ended: StoreCallResult, duration: Duration, decisions: usize) {
+        self.families.store_calls.took(ended.place(), duration, 1);
+        self.families.batches.observe(0, decisions as u64, 1);
     }
 
-    /// So many decisions, or readings, have no answer.
-    pub fn store_failed(&self, failure: Failure, times: usize) {
-        self.counted
+    /// So many decisions, or snapshot, have no answer.
+    pub fn store_failed(&self, failure: StoreFailure, times: usize) {
+        self.families
             .store_failures
             .add(failure.place(), times as u64);
     }
@@ -232,7 +235,7 @@ impl Metrics {
         organizations: usize,
         at: DateTime<Utc>,
     ) {
-        *locked(&self.counted.policy) = Some(LoadedPolicy {
+        *locked(&self.families.policy) = Some(LoadedPolicy {
             name: name.to_owned(),
             version: version.to_owned(),
             organizations,
@@ -249,41 +252,41 @@ impl Metrics {
         at: DateTime<Utc>,
     ) {
         self.policy_loaded(name, version, organizations, at);
-        self.counted.reloads.add(Reload::Applied.place(), 1);
+        self.families.reloads.add(ReloadResult::Applied.place(), 1);
     }
 
     /// A policy was read anew and not taken; the one before stays.
     pub fn policy_refused(&self) {
-        self.counted.reloads.add(Reload::Refused.place(), 1);
+        self.families.reloads.add(ReloadResult::Refused.place(), 1);
     }
 
     /// What is in this file's place was refused then, and the last good one is in force; none: it is not refused.
-    pub fn file_refused(&self, of: Followed, at: Option<DateTime<Utc>>) {
-        locked(&self.counted.refused_files)[of.place()] = at;
+    pub fn file_refused(&self, of: WatchedFile, at: Option<DateTime<Utc>>) {
+        locked(&self.families.refused_files)[of.place()] = at;
     }
 
     /// The files that are refused now, and when they were.
-    pub fn refused_files(&self) -> impl Iterator<Item = (Followed, DateTime<Utc>)> + use<> {
-        let refused = *locked(&self.counted.refused_files);
-        let files = Followed::ALL.iter().zip(refused);
+    pub fn refused_files(&self) -> impl Iterator<Item = (WatchedFile, DateTime<Utc>)> + use<> {
+        let refused = *locked(&self.families.refused_files);
+        let files = WatchedFile::ALL.iter().zip(refused);
         files.filter_map(|(of, at)| Some((*of, at?)))
     }
 
     /// A call was not let in.
-    pub fn call_denied(&self, why: Denied) {
-        self.counted.denied.add(why.place(), 1);
+    pub fn call_denied(&self, why: DenialReason) {
+        self.families.denied.add(why.place(), 1);
     }
 
     /// A certificate of ours, of `tls`, say, is valid until then.
     pub fn certificate_expires(&self, of: &'static str, at: DateTime<Utc>) {
-        locked(&self.counted.certificates).insert(of, at);
+        locked(&self.families.certificates).insert(of, at);
     }
 
     /// The connections of a port.
     #[must_use]
-    pub fn connections(&self, port: Port) -> Connections {
+    pub fn connections(&self, port: PortName) -> Connections {
         Connections {
-            counted: Arc::clone(&self.counted),
+            families: Arc::clone(&self.families),
             port,
         }
     }
@@ -294,10 +297,10 @@ impl Metrics {
     ///
     /// Never: a string takes whatever is written to it.
     #[must_use]
-    pub fn text(&self, readings: Readings) -> String {
+    pub fn text(&self, snapshot: MetricsSnapshot) -> String {
         let mut registry = Registry::default();
-        let counted = Arc::clone(&self.counted);
-        registry.register_collector(Box::new(Scrape::of(counted, readings)));
+        let families = Arc::clone(&self.families);
+        registry.register_collector(Box::new(Scrape::of(families, snapshot)));
         let mut text = String::new();
         text::encode(&mut text, &registry).expect("a string takes whatever is written to it");
         text
@@ -307,39 +310,39 @@ impl Metrics {
 impl Connections {
     /// A connection was let in, and is open until this is dropped.
     #[must_use]
-    pub fn opened(&self) -> Open {
-        self.counted.connections.add(self.port.place(), 1);
-        Open {
+    pub fn opened(&self) -> OpenConnection {
+        self.families.connections.add(self.port.place(), 1);
+        OpenConnection {
             connections: self.clone(),
         }
     }
 
     /// A connection was not let in.
-    pub fn refused(&self, why: Refusal) {
-        let place = self.port.place() * Refusal::ALL.len() + why.place();
-        self.counted.connections_refused.add(place, 1);
+    pub fn refused(&self, why: ConnectionRefusal) {
+        let place = self.port.place() * ConnectionRefusal::ALL.len() + why.place();
+        self.families.connections_refused.add(place, 1);
     }
 }
 
-impl Open {
+impl OpenConnection {
     /// It ended for this reason.
-    pub fn closed(self, why: Closing) {
-        let Connections { counted, port } = &self.connections;
-        let place = port.place() * Closing::ALL.len() + why.place();
-        counted.connections_closed.add(place, 1);
+    pub fn closed(self, why: CloseReason) {
+        let Connections { families, port } = &self.connections;
+        let place = port.place() * CloseReason::ALL.len() + why.place();
+        families.connections_closed.add(place, 1);
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
-        let Connections { counted, port } = &self.connections;
-        counted.connections.add(port.place(), -1);
+        let Connections { families, port } = &self.connections;
+        families.connections.add(port.place(), -1);
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.counted.open_streams.fetch_sub(1, Ordering::Relaxed);
+        self.families.open_streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -348,33 +351,33 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Every answer that an RPC may have.
-fn requests() -> Counters {
+fn requests() -> CounterFamily {
     let series = Rpc::ALL.iter().flat_map(|rpc| {
         let verdicts = VERDICTS.into_iter().map(|verdict| {
             let shown = match rpc.has_verdict() {
-                true => Shown::Always,
-                false => Shown::Never,
+                true => SeriesVisibility::Always,
+                false => SeriesVisibility::Never,
             };
             (answer(*rpc, Code::Ok, verdict_names(verdict)), shown)
         });
         let codes = Code::ALL.iter().map(|code| {
             let shown = match code {
-                Code::Ok if rpc.has_verdict() => Shown::Never,
-                code if code.is_foreseen() => Shown::Always,
-                _ => Shown::OnceCounted,
+                Code::Ok if rpc.has_verdict() => SeriesVisibility::Never,
+                code if code.is_foreseen() => SeriesVisibility::Always,
+                _ => SeriesVisibility::OnceCounted,
             };
             (answer(*rpc, *code, ("", "")), shown)
         });
         verdicts.chain(codes)
     });
-    Counters::new(series)
+    CounterFamily::new(series)
 }
 
 fn answer(
     rpc: Rpc,
     code: Code,
     (verdict, reason): (&'static str, &'static str),
-) -> counters::Labels {
+) -> families::Labels {
     vec![
         ("rpc", rpc.name()),
         ("code", code.name()),
@@ -383,11 +386,11 @@ fn answer(
     ]
 }
 
-fn by_port_and_why(whys: impl Iterator<Item = &'static str> + Clone) -> Counters {
-    let ports = Port::ALL.iter();
+fn by_port_and_why(whys: impl Iterator<Item = &'static str> + Clone) -> CounterFamily {
+    let ports = PortName::ALL.iter();
     let series = ports.flat_map(|port| {
         let whys = whys.clone();
         whys.map(|why| vec![("port", port.name()), ("why", why)])
     });
-    Counters::new(series.map(|labels| (labels, Shown::Always)))
+    CounterFamily::new(series.map(|labels| (labels, SeriesVisibility::Always)))
 }

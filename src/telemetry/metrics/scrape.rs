@@ -14,20 +14,21 @@ use prometheus_client::{
 };
 
 use super::{
-    Counted, LoadedPolicy, Readings, RefusedFiles, counters::Now, labels::Followed, locked, process,
+    LoadedPolicy, MetricFamilies, MetricsSnapshot, RefusedFiles, families::CurrentValue,
+    labels::WatchedFile, locked, process,
 };
 
 /// One answer to a scrape.
 #[derive(Debug)]
 pub(super) struct Scrape {
-    counted: Arc<Counted>,
-    readings: Readings,
+    families: Arc<MetricFamilies>,
+    snapshot: MetricsSnapshot,
 }
 
 /// The sections of a scrape.
-struct Page<'e>(DescriptorEncoder<'e>);
+struct ScrapeWriter<'e>(DescriptorEncoder<'e>);
 
-impl Page<'_> {
+impl ScrapeWriter<'_> {
     fn put(&mut self, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
         let kind = metric.metric_type();
         metric.encode(self.0.encode_descriptor(name, help, None, kind)?)
@@ -35,13 +36,13 @@ impl Page<'_> {
 
     #[allow(clippy::cast_precision_loss)]
     fn gauge(&mut self, name: &str, help: &str, value: i64) -> fmt::Result {
-        self.put(name, help, &Now::Gauge(value as f64))
+        self.put(name, help, &CurrentValue::Gauge(value as f64))
     }
 }
 
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut page = Page(encoder);
+        let mut page = ScrapeWriter(encoder);
         self.requests(&mut page)?;
         self.store(&mut page)?;
         self.policy(&mut page)?;
@@ -52,50 +53,50 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
-    pub(super) fn of(counted: Arc<Counted>, readings: Readings) -> Self {
-        Self { counted, readings }
+    pub(super) fn of(families: Arc<MetricFamilies>, snapshot: MetricsSnapshot) -> Self {
+        Self { families, snapshot }
     }
 
-    fn requests(&self, page: &mut Page<'_>) -> fmt::Result {
-        let counted = &self.counted;
+    fn requests(&self, page: &mut ScrapeWriter<'_>) -> fmt::Result {
+        let families = &self.families;
         page.put(
             "tollgate_requests",
             "Requests that were answered. Each request of a stream is one.",
-            &counted.requests,
+            &families.requests,
         )?;
         page.put(
             "tollgate_request_duration_seconds",
             "Time from a request's arrival to its answer.",
-            &counted.request_durations,
+            &families.request_durations,
         )?;
         page.gauge(
             "tollgate_open_streams",
             "Calls of ReserveStream that are open.",
-            counted.open_streams.load(Ordering::Relaxed),
+            families.open_streams.load(Ordering::Relaxed),
         )?;
         page.put(
             "tollgate_tokens",
             "Tokens as they were answered: reserved free or billed, settled so, or released. Without replays.",
-            &counted.tokens,
+            &families.tokens,
         )?;
         page.put(
             "tollgate_reservations",
             "Reservations with a request id that were made, settled and released. Without replays.",
-            &counted.reservations,
+            &families.reservations,
         )
     }
 
-    fn store(&self, page: &mut Page<'_>) -> fmt::Result {
-        let (counted, now) = (&self.counted, self.readings);
+    fn store(&self, page: &mut ScrapeWriter<'_>) -> fmt::Result {
+        let (families, now) = (&self.families, self.snapshot);
         page.put(
             "tollgate_store_call_duration_seconds",
             "Time that a call to the store took, with all the decisions in it.",
-            &counted.store_calls,
+            &families.store_calls,
         )?;
         page.put(
             "tollgate_store_batch_decisions",
             "Decisions that went to the store in one call.",
-            &counted.batches,
+            &families.batches,
         )?;
         page.gauge(
             "tollgate_store_calls_in_flight",
@@ -109,8 +110,8 @@ impl Scrape {
         )?;
         page.put(
             "tollgate_store_failures",
-            "Decisions and readings that have no answer, by what was wrong.",
-            &counted.store_failures,
+            "Decisions and snapshot that have no answer, by what was wrong.",
+            &families.store_failures,
         )?;
         page.gauge(
             "tollgate_store_up",
@@ -121,13 +122,13 @@ impl Scrape {
         page.put(
             "tollgate_store_losses",
             "Times that the store was found to have lost writes of today, which were restored.",
-            &Now::Counter(now.store_losses as f64),
+            &CurrentValue::Counter(now.store_losses as f64),
         )?;
         #[allow(clippy::cast_precision_loss)]
         page.put(
             "tollgate_clock_steps",
             "Times that the wall clock was found to have been stepped by more than 5 s (embedded stores).",
-            &Now::Counter(now.clock_steps as f64),
+            &CurrentValue::Counter(now.clock_steps as f64),
         )?;
         page.gauge(
             "tollgate_ready",
@@ -136,9 +137,9 @@ impl Scrape {
         )
     }
 
-    fn policy(&self, page: &mut Page<'_>) -> fmt::Result {
-        let counted = &self.counted;
-        let policy = locked(&counted.policy).clone();
+    fn policy(&self, page: &mut ScrapeWriter<'_>) -> fmt::Result {
+        let families = &self.families;
+        let policy = locked(&families.policy).clone();
         if let Some(LoadedPolicy {
             name,
             version,
@@ -150,7 +151,7 @@ impl Scrape {
             page.put(
                 "tollgate_policy",
                 "The policy in force: its programme, and what its text is known by.",
-                &Info(labels),
+                &InfoMetric(labels),
             )?;
             page.gauge(
                 "tollgate_policy_organizations",
@@ -166,56 +167,56 @@ impl Scrape {
         page.put(
             "tollgate_policy_reloads",
             "Policies that were read anew, and taken or refused.",
-            &counted.reloads,
+            &families.reloads,
         )?;
         let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
-        page.put("tollgate_build", "The program.", &Info(version))
+        page.put("tollgate_build", "The program.", &InfoMetric(version))
     }
 
-    fn files(&self, page: &mut Page<'_>) -> fmt::Result {
-        let refused = *locked(&self.counted.refused_files);
+    fn files(&self, page: &mut ScrapeWriter<'_>) -> fmt::Result {
+        let refused = *locked(&self.families.refused_files);
         page.put(
             "tollgate_file_refused",
             "Whether what is in the file's place is refused, and the last good one is in force.",
-            &Refused(refused),
+            &RefusedFilesMetric(refused),
         )
     }
 
-    fn connections(&self, page: &mut Page<'_>) -> fmt::Result {
-        let counted = &self.counted;
+    fn connections(&self, page: &mut ScrapeWriter<'_>) -> fmt::Result {
+        let families = &self.families;
         page.put(
             "tollgate_connections",
             "Connections that are open.",
-            &counted.connections,
+            &families.connections,
         )?;
         page.put(
             "tollgate_connections_refused",
             "Connections that were not let in.",
-            &counted.connections_refused,
+            &families.connections_refused,
         )?;
         page.put(
             "tollgate_connections_closed",
             "Connections that ended, by why.",
-            &counted.connections_closed,
+            &families.connections_closed,
         )?;
         page.put(
             "tollgate_calls_denied",
             "Calls of callers who are not known, or may not do what they asked for.",
-            &counted.denied,
+            &families.denied,
         )?;
-        let certificates = locked(&counted.certificates).clone();
+        let certificates = locked(&families.certificates).clone();
         page.put(
             "tollgate_certificate_expiry_timestamp_seconds",
             "When a certificate of this service ends, in seconds since 1970.",
-            &Expiries(certificates),
+            &CertificateExpiryMetric(certificates),
         )
     }
 }
 
 /// What is told in labels.
-struct Info(Vec<(&'static str, String)>);
+struct InfoMetric(Vec<(&'static str, String)>);
 
-impl EncodeMetric for Info {
+impl EncodeMetric for InfoMetric {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         encoder.encode_info(&self.0)
     }
@@ -225,11 +226,11 @@ impl EncodeMetric for Info {
     }
 }
 
-struct Refused(RefusedFiles);
+struct RefusedFilesMetric(RefusedFiles);
 
-impl EncodeMetric for Refused {
+impl EncodeMetric for RefusedFilesMetric {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        for of in Followed::ALL {
+        for of in WatchedFile::ALL {
             let labels = [("of", of.name())];
             let refused = i64::from(self.0[of.place()].is_some());
             encoder.encode_family(&labels)?.encode_gauge(&refused)?;
@@ -242,9 +243,9 @@ impl EncodeMetric for Refused {
     }
 }
 
-struct Expiries(BTreeMap<&'static str, DateTime<Utc>>);
+struct CertificateExpiryMetric(BTreeMap<&'static str, DateTime<Utc>>);
 
-impl EncodeMetric for Expiries {
+impl EncodeMetric for CertificateExpiryMetric {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         for (of, at) in &self.0 {
             let labels = [("of", *of)];

@@ -1,4 +1,4 @@
-//! Counters, gauges and histograms of plain atomics. Each series stands at a place that is known when the
+//! CounterFamily, gauges and histograms of plain atomics. Each series stands at a place that is known when the
 //! program is built, so that to count is an addition or two: no look-up, no lock, no allocation.
 
 use std::{
@@ -12,7 +12,7 @@ use prometheus_client::{
     metrics::{MetricType, exemplar::Exemplar},
 };
 
-use super::cells::Cells;
+use super::striped_counters::StripedCounters;
 
 /// A series' labels.
 pub(super) type Labels = Vec<(&'static str, &'static str)>;
@@ -21,33 +21,33 @@ const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;
 
 /// The counters of one name.
 #[derive(Debug)]
-pub(super) struct Counters {
-    series: Box<[(Labels, Shown)]>,
-    counts: Cells,
+pub(super) struct CounterFamily {
+    series: Box<[(Labels, SeriesVisibility)]>,
+    counts: StripedCounters,
 }
 
 /// When a series is there to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(super) enum SeriesVisibility {
     /// From the start: a rate then sees the first one too.
     Always,
     /// Once it has happened.
     OnceCounted,
-    /// Never: nothing is counted at this place.
+    /// Never: nothing is families at this place.
     Never,
 }
 
-impl Counters {
-    pub(super) fn new(series: impl IntoIterator<Item = (Labels, Shown)>) -> Self {
+impl CounterFamily {
+    pub(super) fn new(series: impl IntoIterator<Item = (Labels, SeriesVisibility)>) -> Self {
         let series: Box<[_]> = series.into_iter().collect();
-        let counts = Cells::new(series.len());
+        let counts = StripedCounters::new(series.len());
         Self { series, counts }
     }
 
     /// One series for each value of one label.
     pub(super) fn by(key: &'static str, values: impl IntoIterator<Item = &'static str>) -> Self {
         let series = values.into_iter().map(|value| vec![(key, value)]);
-        Self::new(series.map(|labels| (labels, Shown::Always)))
+        Self::new(series.map(|labels| (labels, SeriesVisibility::Always)))
     }
 
     pub(super) fn add(&self, place: usize, count: u64) {
@@ -55,14 +55,14 @@ impl Counters {
     }
 }
 
-impl EncodeMetric for Counters {
+impl EncodeMetric for CounterFamily {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         for (place, (labels, shown)) in self.series.iter().enumerate() {
             let count = self.counts.sum(place);
             let shown = match shown {
-                Shown::Always => true,
-                Shown::OnceCounted => count > 0,
-                Shown::Never => false,
+                SeriesVisibility::Always => true,
+                SeriesVisibility::OnceCounted => count > 0,
+                SeriesVisibility::Never => false,
             };
             if shown {
                 let mut encoder = encoder.encode_family(labels)?;
@@ -77,13 +77,13 @@ impl EncodeMetric for Counters {
     }
 }
 
-/// Gauges that go up and down, one for each value of a label.
+/// GaugeFamily that go up and down, one for each value of a label.
 #[derive(Debug)]
-pub(super) struct Gauges {
+pub(super) struct GaugeFamily {
     series: Box<[(Labels, AtomicI64)]>,
 }
 
-impl Gauges {
+impl GaugeFamily {
     pub(super) fn by(key: &'static str, values: impl IntoIterator<Item = &'static str>) -> Self {
         let series = values.into_iter().map(|value| vec![(key, value)]);
         Self {
@@ -96,7 +96,7 @@ impl Gauges {
     }
 }
 
-impl EncodeMetric for Gauges {
+impl EncodeMetric for GaugeFamily {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         for (labels, value) in &self.series {
             let mut encoder = encoder.encode_family(labels)?;
@@ -110,19 +110,19 @@ impl EncodeMetric for Gauges {
     }
 }
 
-/// Histograms of one name, with the same buckets.
+/// HistogramFamily of one name, with the same buckets.
 #[derive(Debug)]
-pub(super) struct Histograms {
+pub(super) struct HistogramFamily {
     series: Box<[Labels]>,
     /// The upper bounds of the buckets; one more is above them all.
     bounds: Box<[u64]>,
     /// Of each series: how many are in each bucket, and the sum of their values.
-    counts: Cells,
-    /// How many of what is counted make one of what is told: nanoseconds are told in seconds.
+    counts: StripedCounters,
+    /// How many of what is families make one of what is told: nanoseconds are told in seconds.
     per_unit: f64,
 }
 
-impl Histograms {
+impl HistogramFamily {
     /// Of durations, with these upper bounds in microseconds.
     pub(super) fn of_durations(
         series: impl IntoIterator<Item = Labels>,
@@ -140,7 +140,7 @@ impl Histograms {
     fn new(series: impl IntoIterator<Item = Labels>, bounds: &[u64], per_unit: f64) -> Self {
         let series: Box<[_]> = series.into_iter().collect();
         Self {
-            counts: Cells::new(series.len() * (bounds.len() + 2)),
+            counts: StripedCounters::new(series.len() * (bounds.len() + 2)),
             series,
             bounds: bounds.into(),
             per_unit,
@@ -162,7 +162,7 @@ impl Histograms {
     }
 }
 
-impl EncodeMetric for Histograms {
+impl EncodeMetric for HistogramFamily {
     #[allow(clippy::cast_precision_loss)]
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         let told = |value: u64| value as f64 / self.per_unit;
@@ -193,12 +193,12 @@ impl EncodeMetric for Histograms {
 
 /// A value that is read at the scrape.
 #[derive(Debug)]
-pub(super) enum Now {
+pub(super) enum CurrentValue {
     Gauge(f64),
     Counter(f64),
 }
 
-impl EncodeMetric for Now {
+impl EncodeMetric for CurrentValue {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         match self {
             Self::Gauge(value) => encoder.encode_gauge(value),

@@ -23,13 +23,13 @@ thread_local! {
 
 /// So many sums, all of them 0 at first.
 #[derive(Debug)]
-pub(super) struct Cells {
+pub(super) struct StripedCounters {
     cells: Box<[AtomicU64]>,
-    /// Cells of one stripe.
+    /// StripedCounters of one stripe.
     width: usize,
 }
 
-impl Cells {
+impl StripedCounters {
     pub(super) fn new(sums: usize) -> Self {
         let width = sums.next_multiple_of(APART) + APART;
         let cells = iter::repeat_with(|| AtomicU64::new(0));
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn whoever_adds_all_of_it_is_in_the_sum_of_its_place() {
-        let cells = Cells::new(3);
+        let cells = StripedCounters::new(3);
         std::thread::scope(|threads| {
             for _ in 0..2 * STRIPES {
                 threads.spawn(|| (0..100).for_each(|_| cells.add(1, 3)));

@@ -20,25 +20,25 @@ use tokio::{
 use super::socket::Stream;
 
 /// How long a caller is heard out.
-const PATIENCE: Duration = Duration::from_millis(800);
+const LINGER_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// A connection.
-pub(crate) struct Lingering {
+pub(crate) struct LingeringStream {
     stream: Stream,
     /// Until when the caller is heard out, once the end of the writing is told.
-    patience: Option<Pin<Box<Sleep>>>,
+    timeout: Option<Pin<Box<Sleep>>>,
 }
 
-impl Lingering {
+impl LingeringStream {
     pub(crate) fn new(stream: Stream) -> Self {
         Self {
             stream,
-            patience: None,
+            timeout: None,
         }
     }
 }
 
-impl AsyncRead for Lingering {
+impl AsyncRead for LingeringStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -48,7 +48,7 @@ impl AsyncRead for Lingering {
     }
 }
 
-impl AsyncWrite for Lingering {
+impl AsyncWrite for LingeringStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -74,16 +74,16 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, patience } = &mut *self;
-        let patience = match patience {
-            Some(patience) => patience,
+        let Self { stream, timeout } = &mut *self;
+        let timeout = match timeout {
+            Some(timeout) => timeout,
             None => {
                 ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
-                patience.insert(Box::pin(sleep(PATIENCE)))
+                timeout.insert(Box::pin(sleep(LINGER_TIMEOUT)))
             }
         };
         // First, so that a caller who writes without end does not keep it from its turn.
-        if patience.as_mut().poll(cx).is_ready() {
+        if timeout.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
         let mut dropped = [0; 4096];

@@ -4,11 +4,9 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::ledger::Ledger;
-
 /// The section `[bounds]` of the settings, for both ports unless it says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
+pub struct Limits {
     /// The largest request message of gRPC, in bytes.
     pub message_bytes: usize,
     /// The headers of a request, in bytes.
@@ -27,11 +25,9 @@ pub struct Bounds {
     /// A connection that is older takes no new calls: its caller opens another one, perhaps to another replica.
     /// A tenth more or less, so that not all are renewed at once.
     pub connection_age: Duration,
-    /// Decisions that may wait for the store.
-    pub waiting_decisions: usize,
 }
 
-impl Default for Bounds {
+impl Default for Limits {
     fn default() -> Self {
         Self {
             message_bytes: 64 * 1024,
@@ -42,7 +38,6 @@ impl Default for Bounds {
             handshake_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(15 * 60),
             connection_age: Duration::from_secs(24 * 60 * 60),
-            waiting_decisions: Ledger::MOST_WAITING,
         }
     }
 }
@@ -50,7 +45,7 @@ impl Default for Bounds {
 /// Files that are open besides the connections of both ports: the store's, logs, what is read meanwhile.
 const OTHER_FILES: u64 = 512;
 
-impl Bounds {
+impl Limits {
     /// Lets the process open as many files as the connections may need: many systems allow 1024 unless a program
     /// asks for more. Where even that is not allowed, the bound is lowered to what is, and the log says so.
     pub(crate) fn fitted_to_open_files(self) -> Self {

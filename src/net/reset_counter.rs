@@ -3,11 +3,11 @@
 
 /// The bytes of an HTTP/2 connection as they come from its caller (RFC 9113, 3.4 and 4.1).
 #[derive(Debug, Default)]
-pub(crate) struct Resets {
+pub(crate) struct ResetCounter {
     /// Of the preface: how many bytes have come.
     preface: usize,
     /// Of the frame's head that comes next: what has come of it.
-    head: [u8; HEAD],
+    head: [u8; HEADER_BYTES],
     has: usize,
     /// How many bytes of the last frame's payload are still to come.
     payload: usize,
@@ -15,10 +15,10 @@ pub(crate) struct Resets {
 }
 
 /// A frame's length, kind, flags and stream.
-const HEAD: usize = 9;
+const HEADER_BYTES: usize = 9;
 const RST_STREAM: u8 = 3;
 
-impl Resets {
+impl ResetCounter {
     pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
     /// Whether the preface and the first frame's head have come: whoever has said less has not begun.
@@ -40,11 +40,11 @@ impl Resets {
                 bytes = &bytes[skipped..];
                 continue;
             }
-            let came = bytes.len().min(HEAD - self.has);
+            let came = bytes.len().min(HEADER_BYTES - self.has);
             self.head[self.has..self.has + came].copy_from_slice(&bytes[..came]);
             self.has += came;
             bytes = &bytes[came..];
-            if self.has == HEAD {
+            if self.has == HEADER_BYTES {
                 let [high, middle, low, kind, ..] = self.head;
                 let length = u32::from_be_bytes([0, high, middle, low]);
                 self.payload = usize::try_from(length).expect("24 bits");
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn each_reset_counts_once_however_the_bytes_are_cut() {
-        let mut bytes = Resets::PREFACE.to_vec();
+        let mut bytes = ResetCounter::PREFACE.to_vec();
         // What looks like one within another's payload is none.
         for (kind, payload) in [
             (4, vec![]),
@@ -85,7 +85,7 @@ mod tests {
             bytes.extend(frame(kind, &payload));
         }
         for piece in [1, 2, 3, 5, 7, 9, 13, 24, 33, 1_000, bytes.len()] {
-            let mut resets = Resets::default();
+            let mut resets = ResetCounter::default();
             let counted: u32 = bytes.chunks(piece).map(|piece| resets.count(piece)).sum();
             assert_eq!(counted, 3, "in pieces of {piece}");
         }
@@ -93,8 +93,8 @@ mod tests {
 
     #[test]
     fn it_has_begun_with_the_head_of_the_first_frame() {
-        let bytes = [Resets::PREFACE, &frame(4, &[])].concat();
-        let mut resets = Resets::default();
+        let bytes = [ResetCounter::PREFACE, &frame(4, &[])].concat();
+        let mut resets = ResetCounter::default();
         resets.count(&bytes[..bytes.len() - 1]);
         assert!(!resets.has_begun());
         resets.count(&bytes[bytes.len() - 1..]);

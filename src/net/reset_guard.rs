@@ -18,38 +18,38 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::{activity::Activity, resets::Resets};
-use crate::telemetry::metrics::Closing;
+use super::{connection_state::ConnectionState, reset_counter::ResetCounter};
+use crate::telemetry::metrics::CloseReason;
 
 /// So much is read in a turn, at least: some 80 calls, or 250 that are cancelled at once.
-const PIECE: usize = 8 * 1024;
+const MAX_TURN_BYTES: usize = 8 * 1024;
 
 /// A connection begins with so much of what it may cancel in a second.
-const AT_FIRST: f64 = 0.1;
+const INITIAL_SHARE: f64 = 0.1;
 
-/// Who was kept waiting for so long, since it last had its whole allowance, is asked to leave: the answers to what
+/// Who was kept waiting for so long, since it last had its whole bucket, is asked to leave: the answers to what
 /// waits in front of its new calls are not wanted any more, and over a new connection these come at once.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_DELAY: Duration = Duration::from_secs(1);
 
 /// A connection over which calls come by HTTP/2.
-pub(crate) struct Paced<IO> {
+pub(crate) struct ResetGuard<IO> {
     io: IO,
-    activity: Arc<Activity>,
-    resets: Resets,
-    allowance: Allowance,
+    state: Arc<ConnectionState>,
+    resets: ResetCounter,
+    bucket: TokenBucket,
     /// Which turn it was read in last, and how much.
     turn: u64,
     read: usize,
 }
 
-impl<IO> Paced<IO> {
+impl<IO> ResetGuard<IO> {
     /// One whose caller may cancel so many calls each second.
-    pub(crate) fn new(io: IO, cancelled_per_second: u32, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(io: IO, cancelled_per_second: u32, state: Arc<ConnectionState>) -> Self {
         Self {
             io,
-            activity,
-            resets: Resets::default(),
-            allowance: Allowance::new(cancelled_per_second),
+            state,
+            resets: ResetCounter::default(),
+            bucket: TokenBucket::new(cancelled_per_second),
             turn: 0,
             read: 0,
         }
@@ -57,11 +57,11 @@ impl<IO> Paced<IO> {
 
     /// Ready as soon as it is this connection's turn.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let turn = self.activity.turns();
+        let turn = self.state.turns();
         if self.turn != turn {
             (self.turn, self.read) = (turn, 0);
         }
-        if self.read < PIECE {
+        if self.read < MAX_TURN_BYTES {
             return Poll::Ready(());
         }
         // Behind everyone who waits already, and who is heard of now.
@@ -70,9 +70,9 @@ impl<IO> Paced<IO> {
 
     /// Ready as soon as it may be listened to.
     fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        ready!(self.allowance.poll(cx));
-        if self.allowance.waited > PATIENCE {
-            self.activity.ask_to_leave(Closing::Cancelling);
+        ready!(self.bucket.poll(cx));
+        if self.bucket.waited > MAX_DELAY {
+            self.state.ask_to_leave(CloseReason::Cancelling);
         }
         Poll::Ready(())
     }
@@ -81,16 +81,16 @@ impl<IO> Paced<IO> {
     fn take_in(&mut self, bytes: &[u8]) {
         self.read += bytes.len();
         let resets = self.resets.count(bytes);
-        if self.resets.has_begun() && !self.activity.has_spoken() {
-            self.activity.spoke();
+        if self.resets.has_begun() && !self.state.has_spoken() {
+            self.state.spoke();
         }
         if resets > 0 {
-            self.allowance.take(resets);
+            self.bucket.take(resets);
         }
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Paced<IO> {
+impl<IO: AsyncRead + Unpin> AsyncRead for ResetGuard<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -105,7 +105,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Paced<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Paced<IO> {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for ResetGuard<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -136,7 +136,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Paced<IO> {
 }
 
 /// How many calls a caller may cancel: so many at once, and it fills up again within a second.
-struct Allowance {
+struct TokenBucket {
     per_second: f64,
     left: f64,
     /// When that was so.
@@ -147,12 +147,12 @@ struct Allowance {
     waited: Duration,
 }
 
-impl Allowance {
+impl TokenBucket {
     fn new(per_second: u32) -> Self {
         let per_second = f64::from(per_second);
         Self {
             per_second,
-            left: AT_FIRST * per_second,
+            left: INITIAL_SHARE * per_second,
             at: Instant::now(),
             pause: None,
             waited: Duration::ZERO,
@@ -201,10 +201,10 @@ mod tests {
     const PER_SECOND: u32 = 1_000;
 
     /// How long the caller is not listened to once it has cancelled so many calls.
-    async fn cancels(allowance: &mut Allowance, calls: u32) -> Duration {
-        allowance.take(calls);
+    async fn cancels(bucket: &mut TokenBucket, calls: u32) -> Duration {
+        bucket.take(calls);
         let begun = Instant::now();
-        std::future::poll_fn(|cx| allowance.poll(cx)).await;
+        std::future::poll_fn(|cx| bucket.poll(cx)).await;
         begun.elapsed()
     }
 
@@ -215,38 +215,38 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_begins_with_a_tenth_of_a_second_and_waits_for_what_is_more() {
-        let mut allowance = Allowance::new(PER_SECOND);
-        assert_eq!(cancels(&mut allowance, 100).await, Duration::ZERO);
-        assert!(is_about(cancels(&mut allowance, 50).await, 50));
-        assert!(is_about(cancels(&mut allowance, 200).await, 200));
+        let mut bucket = TokenBucket::new(PER_SECOND);
+        assert_eq!(cancels(&mut bucket, 100).await, Duration::ZERO);
+        assert!(is_about(cancels(&mut bucket, 50).await, 50));
+        assert!(is_about(cancels(&mut bucket, 200).await, 200));
         advance(Duration::from_secs(100)).await;
-        assert_eq!(cancels(&mut allowance, 1_000).await, Duration::ZERO);
-        assert!(is_about(cancels(&mut allowance, 10).await, 10));
+        assert_eq!(cancels(&mut bucket, 1_000).await, Duration::ZERO);
+        assert!(is_about(cancels(&mut bucket, 10).await, 10));
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_has_waited_for_a_second_in_all_is_asked_to_leave() {
         let reset = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
         let cancelled = |calls: usize| {
-            let mut bytes = Resets::PREFACE.to_vec();
+            let mut bytes = ResetCounter::PREFACE.to_vec();
             bytes.extend(reset.repeat(calls));
             bytes
         };
-        let is_asked_after = async |paced: &mut Paced<()>, bytes: &[u8]| {
-            paced.take_in(bytes);
-            std::future::poll_fn(|cx| paced.poll_allowance(cx)).await;
-            let asked = paced.activity.is_to_leave();
-            timeout(Duration::ZERO, asked).await == Ok(Closing::Cancelling)
+        let is_asked_after = async |reset_guard: &mut ResetGuard<()>, bytes: &[u8]| {
+            reset_guard.take_in(bytes);
+            std::future::poll_fn(|cx| reset_guard.poll_allowance(cx)).await;
+            let asked = reset_guard.state.is_to_leave();
+            timeout(Duration::ZERO, asked).await == Ok(CloseReason::Cancelling)
         };
-        let mut paced = Paced::new((), PER_SECOND, Arc::new(Activity::new()));
-        assert!(!is_asked_after(&mut paced, &cancelled(1_000)).await);
-        assert!(is_asked_after(&mut paced, &reset.repeat(200)).await);
+        let mut reset_guard = ResetGuard::new((), PER_SECOND, Arc::new(ConnectionState::new()));
+        assert!(!is_asked_after(&mut reset_guard, &cancelled(1_000)).await);
+        assert!(is_asked_after(&mut reset_guard, &reset.repeat(200)).await);
         // Unless it cancelled little for a while.
-        let mut paced = Paced::new((), PER_SECOND, Arc::new(Activity::new()));
-        paced.take_in(&cancelled(0));
+        let mut reset_guard = ResetGuard::new((), PER_SECOND, Arc::new(ConnectionState::new()));
+        reset_guard.take_in(&cancelled(0));
         for _ in 0..10 {
             advance(Duration::from_secs(2)).await;
-            assert!(!is_asked_after(&mut paced, &reset.repeat(1_900)).await);
+            assert!(!is_asked_after(&mut reset_guard, &reset.repeat(1_900)).await);
         }
     }
 
@@ -264,13 +264,13 @@ mod tests {
             }
         });
         let reader = tokio::spawn(async {
-            let activity = Arc::new(Activity::new());
-            let mut paced = Paced::new(&SENT[..], PER_SECOND, Arc::clone(&activity));
-            let mut buffer = [0; PIECE];
+            let state = Arc::new(ConnectionState::new());
+            let mut reset_guard = ResetGuard::new(&SENT[..], PER_SECOND, Arc::clone(&state));
+            let mut buffer = [0; MAX_TURN_BYTES];
             let mut reading =
-                std::pin::pin!(async { while paced.read(&mut buffer).await.unwrap() > 0 {} });
+                std::pin::pin!(async { while reset_guard.read(&mut buffer).await.unwrap() > 0 {} });
             std::future::poll_fn(|cx| {
-                activity.has_a_turn();
+                state.has_a_turn();
                 reading.as_mut().poll(cx)
             })
             .await;
@@ -278,6 +278,6 @@ mod tests {
         reader.await.unwrap();
         other.abort();
         let turns = turns.load(Ordering::Relaxed);
-        assert!(turns >= SENT.len() / PIECE - 1, "{turns}");
+        assert!(turns >= SENT.len() / MAX_TURN_BYTES - 1, "{turns}");
     }
 }

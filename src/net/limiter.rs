@@ -4,24 +4,24 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use tokio::task::Id;
 
-use super::activity::Activity;
-use crate::telemetry::{Throttle, metrics::Closing};
+use super::connection_state::ConnectionState;
+use crate::telemetry::{LogLimit, metrics::CloseReason};
 
 /// Those that are open, by their tasks.
-pub(crate) struct Crowd {
+pub(crate) struct ConnectionLimiter {
     most: usize,
-    open: HashMap<Id, Arc<Activity>>,
+    open: HashMap<Id, Arc<ConnectionState>>,
     /// Of these, how many were asked to close.
     leaving: usize,
 }
 
 /// What part of the idle ones is asked at once, so that a flood of connections does not have all looked through for
 /// each that comes.
-const PART: usize = 16;
+const CLOSING_SHARE: usize = 16;
 
-static FULL: Throttle = Throttle::new();
+static LIMIT_REACHED: LogLimit = LogLimit::new();
 
-impl Crowd {
+impl ConnectionLimiter {
     pub(crate) fn of_at_most(most: usize) -> Self {
         Self {
             most,
@@ -30,15 +30,15 @@ impl Crowd {
         }
     }
 
-    pub(crate) fn came(&mut self, id: Id, activity: Arc<Activity>) {
-        self.open.insert(id, activity);
+    pub(crate) fn came(&mut self, id: Id, state: Arc<ConnectionState>) {
+        self.open.insert(id, state);
     }
 
     pub(crate) fn left(&mut self, id: Id) {
         if self
             .open
             .remove(&id)
-            .is_some_and(|activity| activity.makes_room())
+            .is_some_and(|state| state.makes_room())
         {
             self.leaving -= 1;
         }
@@ -46,7 +46,7 @@ impl Crowd {
 
     /// Whether those that were asked to close have to do it first.
     pub(crate) fn is_crammed(&self) -> bool {
-        self.leaving > 0 && self.open.len() >= self.most + self.most / PART
+        self.leaving > 0 && self.open.len() >= self.most + self.most / CLOSING_SHARE
     }
 
     /// Whether there is room for one more, or some is being made. Else all have calls that are open.
@@ -58,15 +58,15 @@ impl Crowd {
         let mut spare: Vec<_> = spare
             .filter_map(|it| Some((it.spare_since()?, it)))
             .collect();
-        let asked = spare.len().div_ceil(PART);
+        let asked = spare.len().div_ceil(CLOSING_SHARE);
         if asked > 0 {
             spare.select_nth_unstable_by_key(asked - 1, |(since, _)| *since);
         }
         // One that is asked for another reason at this very moment leaves, too.
-        let ask = |activity: &Activity| activity.ask_to_leave(Closing::MadeRoom);
-        let asks = spare[..asked].iter().filter(|(_, activity)| ask(activity));
+        let ask = |state: &ConnectionState| state.ask_to_leave(CloseReason::MadeRoom);
+        let asks = spare[..asked].iter().filter(|(_, state)| ask(state));
         self.leaving += asks.count();
-        if let Some(left_out) = FULL.admit(Instant::now()) {
+        if let Some(left_out) = LIMIT_REACHED.admit(Instant::now()) {
             tracing::warn!(
                 bound = self.most,
                 closed = asked,

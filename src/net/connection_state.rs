@@ -18,11 +18,11 @@ use tokio::{sync::SetOnce, time::Instant};
 use crate::{
     auth::Peer,
     grpc::heard::{Heard, HeardBody},
-    telemetry::metrics::Closing,
+    telemetry::metrics::CloseReason,
 };
 
 /// One connection's.
-pub(crate) struct Activity {
+pub(crate) struct ConnectionState {
     begun: Instant,
     open: AtomicUsize,
     /// When the last call ended, in milliseconds since `begun`.
@@ -34,10 +34,10 @@ pub(crate) struct Activity {
     /// How many times its task ran.
     turns: AtomicU64,
     /// Why it was asked to leave, by the first who did.
-    leaves: SetOnce<Closing>,
+    leaves: SetOnce<CloseReason>,
 }
 
-impl Activity {
+impl ConnectionState {
     pub(crate) fn new() -> Self {
         Self {
             begun: Instant::now(),
@@ -85,104 +85,104 @@ impl Activity {
     }
 
     /// Asks the connection to leave. False where that was asked before.
-    pub(crate) fn ask_to_leave(&self, why: Closing) -> bool {
+    pub(crate) fn ask_to_leave(&self, why: CloseReason) -> bool {
         self.leaves.set(why).is_ok()
     }
 
     pub(crate) fn makes_room(&self) -> bool {
-        self.leaves.get() == Some(&Closing::MadeRoom)
+        self.leaves.get() == Some(&CloseReason::MadeRoom)
     }
 
     /// Waits until it is asked to leave, and tells why.
-    pub(crate) async fn is_to_leave(&self) -> Closing {
+    pub(crate) async fn is_to_leave(&self) -> CloseReason {
         *self.leaves.wait().await
     }
 }
 
 /// A call that is open, until it is dropped.
-struct Open(Arc<Activity>);
+struct OpenCall(Arc<ConnectionState>);
 
-impl Open {
-    fn of(activity: &Arc<Activity>) -> Self {
-        activity.open.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(activity))
+impl OpenCall {
+    fn of(state: &Arc<ConnectionState>) -> Self {
+        state.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(state))
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenCall {
     fn drop(&mut self) {
-        let Self(activity) = self;
-        if activity.open.fetch_sub(1, Ordering::Relaxed) == 1 {
-            let since = activity.begun.elapsed().as_millis();
+        let Self(state) = self;
+        if state.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let since = state.begun.elapsed().as_millis();
             let since = u64::try_from(since).unwrap_or(u64::MAX);
-            activity.idle_since.store(since, Ordering::Relaxed);
+            state.idle_since.store(since, Ordering::Relaxed);
         }
     }
 }
 
 /// A service, each of whose calls is counted as open until its answer is sent.
-pub(crate) struct Counted<S> {
+pub(crate) struct TrackedService<S> {
     pub(crate) service: S,
-    pub(crate) activity: Arc<Activity>,
+    pub(crate) state: Arc<ConnectionState>,
     /// Who is at the other end, which each request says.
     pub(crate) peer: Arc<Peer>,
 }
 
-impl<S, B> Service<Request<Incoming>> for Counted<S>
+impl<S, B> Service<Request<Incoming>> for TrackedService<S>
 where
     S: tower_service::Service<Request<HeardBody<Incoming>>, Response = Response<B>> + Clone,
 {
-    type Response = Response<CountedBody<B>>;
+    type Response = Response<TrackedBody<B>>;
     type Error = S::Error;
-    type Future = Answering<S::Future>;
+    type Future = ResponseFuture<S::Future>;
 
     /// The services are always ready: what has to wait, waits within a call.
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.activity.has_called.store(true, Ordering::Relaxed);
+        self.state.has_called.store(true, Ordering::Relaxed);
         let heard = Heard::default();
         let extensions = request.extensions_mut();
         extensions.insert(Arc::clone(&self.peer));
         extensions.insert(heard.clone());
-        let open = Some(Open::of(&self.activity));
+        let open = Some(OpenCall::of(&self.state));
         let request = request.map(|body| heard.body(body));
         let answer = self.service.clone().call(request);
-        Answering { answer, open }
+        ResponseFuture { answer, open }
     }
 }
 
 pin_project! {
     /// A call without an answer yet.
-    pub(crate) struct Answering<F> {
+    pub(crate) struct ResponseFuture<F> {
         #[pin]
         answer: F,
-        open: Option<Open>,
+        open: Option<OpenCall>,
     }
 }
 
-impl<F, B, E> Future for Answering<F>
+impl<F, B, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
 {
-    type Output = Result<Response<CountedBody<B>>, E>;
+    type Output = Result<Response<TrackedBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let answer = ready!(this.answer.poll(cx))?;
         let open = this.open.take();
-        Poll::Ready(Ok(answer.map(|body| CountedBody { body, _open: open })))
+        Poll::Ready(Ok(answer.map(|body| TrackedBody { body, _open: open })))
     }
 }
 
 pin_project! {
     /// An answer that is being sent.
-    pub(crate) struct CountedBody<B> {
+    pub(crate) struct TrackedBody<B> {
         #[pin]
         body: B,
-        _open: Option<Open>,
+        _open: Option<OpenCall>,
     }
 }
 
-impl<B: Body> Body for CountedBody<B> {
+impl<B: Body> Body for TrackedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
