@@ -1,28 +1,27 @@
-//! `tollgate bench`: a load generator for a deployment of one's own.
+//! `tollgate bench`: a load generator.
 //!
 //! Closed loop by default: each caller sends its next request when it has the answer to the last. With
-//! `--rate`, open loop: requests are due at fixed moments whether or not the service keeps up, and a
-//! latency counts from the moment at which its request was due, so that a stall is not hidden by the
-//! requests that it kept from being sent.
+//! `--rate`, open loop: requests are due at fixed moments, and a latency counts from when its request was due, so that
+//! a stall is not hidden by the requests that it delayed.
 
+mod codec;
 mod cpu;
-mod load;
+mod measurements;
 mod report;
+mod schedule;
 mod stream;
-mod tally;
 mod unary;
-mod wire;
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 
 use self::cpu::Process;
-use crate::cli::{connection::Connection, tables::print};
+use crate::client::{connection::ConnectionArgs, output::print};
 
-/// What to send, how much of it, and for how long.
+/// The load.
 #[derive(Debug, clap::Args)]
-pub struct Bench {
+pub struct BenchArgs {
     /// How many requests are under way at most, over all connections: each caller has one, and sends the
     /// next when it has the answer. With --stream, each connection's stream has its share of the callers as
     /// the number of requests that it sends ahead of their answers
@@ -59,17 +58,17 @@ pub struct Bench {
     #[arg(long = "pid", value_name = "NAME=PID")]
     processes: Vec<Process>,
     #[command(flatten)]
-    pub(super) connection: Connection,
+    pub(super) connection: ConnectionArgs,
 }
 
-/// Runs the load, and prints what it measured.
+/// Runs the load and prints the measurements.
 ///
 /// # Errors
 ///
 /// The service can't be reached at all, or a process is not there.
-pub(super) async fn run(bench: Bench) -> anyhow::Result<()> {
+pub(super) async fn run(bench: BenchArgs) -> anyhow::Result<()> {
     let before = cpu::times(&bench.processes)?;
-    let (measured, elapsed) = load::run(&bench).await?;
+    let (measured, elapsed) = schedule::run(&bench).await?;
     let after = cpu::times(&bench.processes)?;
     let used = bench.processes.iter().zip(before.iter().zip(after));
     let used =

@@ -5,11 +5,8 @@
 //! message, 2 for wrong arguments.
 
 mod callers;
-pub(crate) mod connection;
-pub(crate) mod failure;
 mod health;
-pub(crate) mod tables;
-mod tls;
+mod tables;
 
 use std::{
     fs,
@@ -23,13 +20,14 @@ use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use tonic::Status;
 
 pub use self::callers::{check_callers, print_new_token};
-use self::{
-    connection::{Caller, Connection},
-    failure::rpc_error,
-    tables::print,
-};
 use crate::{
-    bench::{self, Bench},
+    bench::{self, BenchArgs},
+    client::{
+        WrongArguments,
+        connection::{AuthorizedChannel, ConnectionArgs},
+        failure::rpc_error,
+        output::{counted, print},
+    },
     domain::{UtcDay, Workload},
     files::watched,
     grpc::proto::{
@@ -74,18 +72,13 @@ pub enum Command {
     NewToken,
     /// Ask a running service.
     #[command(flatten)]
-    Client(Client),
+    Client(ClientCommand),
 }
-
-/// Arguments that each are right, and not together.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct WrongArguments(String);
 
 /// A question to a running service.
 #[derive(Debug, Subcommand)]
 #[allow(missing_docs)] // A comment on `connection` would become the subcommand's.
-pub enum Client {
+pub enum ClientCommand {
     /// Is this request free? Counts it
     Reserve {
         /// The organization
@@ -106,7 +99,7 @@ pub enum Client {
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
-        connection: Connection,
+        connection: ConnectionArgs,
     },
     /// Record what a reserved request really used
     Settle {
@@ -117,7 +110,7 @@ pub enum Client {
         /// The actual tokens, 0 to 1000000000
         tokens: u64,
         #[command(flatten)]
-        connection: Connection,
+        connection: ConnectionArgs,
     },
     /// Take back a reserved request that never ran, or ran elsewhere
     Release {
@@ -126,20 +119,20 @@ pub enum Client {
         /// The id that was given to reserve
         request_id: String,
         #[command(flatten)]
-        connection: Connection,
+        connection: ConnectionArgs,
     },
     /// What remains today
     Quota {
         /// The organization
         org: String,
         #[command(flatten)]
-        connection: Connection,
+        connection: ConnectionArgs,
     },
     /// Is the service ready? Exits with 0 while it is, for probes of containers without a shell
-    Health(health::Health),
+    Health(health::HealthArgs),
     /// Put load on the service, and measure it. Reserves for real: point it at a deployment whose counters
     /// may be used up
-    Bench(Bench),
+    Bench(BenchArgs),
     /// What was used on a day, by project and model
     Usage {
         /// The organization
@@ -148,7 +141,7 @@ pub enum Client {
         #[arg(long)]
         day: Option<String>,
         #[command(flatten)]
-        connection: Connection,
+        connection: ConnectionArgs,
     },
 }
 
@@ -204,10 +197,7 @@ fn read_policy(file: &Path) -> anyhow::Result<Policy> {
         watched::read_all(opened, policy::MOST_BYTES).map_err(|error| anyhow!("{name} {error}"))?;
     policy::parse(&name, &bytes).map_err(|refusal| match refusal {
         Refusal::Faulty(faults) => {
-            anyhow!(
-                "{}\n{faults}",
-                tables::counted(faults.faults.len(), "fault")
-            )
+            anyhow!("{}\n{faults}", counted(faults.faults.len(), "fault"))
         }
         other => anyhow!("{name} {other}"),
     })
@@ -218,9 +208,9 @@ fn read_policy(file: &Path) -> anyhow::Result<Policy> {
 /// # Errors
 ///
 /// The service's code and message, or why it can't be reached.
-pub async fn run(client: Client) -> anyhow::Result<()> {
-    match client {
-        Client::Reserve {
+pub async fn run(command: ClientCommand) -> anyhow::Result<()> {
+    match command {
+        ClientCommand::Reserve {
             org,
             project,
             model,
@@ -248,7 +238,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 tables::reserved,
             )
         }
-        Client::Settle {
+        ClientCommand::Settle {
             org,
             request_id,
             tokens,
@@ -267,7 +257,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 tables::settled,
             )
         }
-        Client::Release {
+        ClientCommand::Release {
             org,
             request_id,
             connection,
@@ -282,7 +272,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 tables::released,
             )
         }
-        Client::Quota { org, connection } => {
+        ClientCommand::Quota { org, connection } => {
             let answer = connect(&connection)?
                 .get_quota(GetQuotaRequest { org })
                 .await;
@@ -293,9 +283,9 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 tables::quota,
             )
         }
-        Client::Bench(bench) => bench::run(bench).await,
-        Client::Health(health) => health::check(&health).await,
-        Client::Usage {
+        ClientCommand::Bench(bench) => bench::run(bench).await,
+        ClientCommand::Health(health) => health::check(&health).await,
+        ClientCommand::Usage {
             org,
             day,
             connection,
@@ -313,7 +303,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
 
 /// Every page of a day's usage, as one answer.
 async fn all_usage(
-    connection: &Connection,
+    connection: &ConnectionArgs,
     org: String,
     day: String,
 ) -> anyhow::Result<ListUsageResponse> {
@@ -339,12 +329,12 @@ async fn all_usage(
     }
 }
 
-fn connect(connection: &Connection) -> anyhow::Result<QuotaServiceClient<Caller>> {
+fn connect(connection: &ConnectionArgs) -> anyhow::Result<QuotaServiceClient<AuthorizedChannel>> {
     Ok(QuotaServiceClient::new(connection.open()?))
 }
 
 fn show<T: prost::Message>(
-    connection: &Connection,
+    connection: &ConnectionArgs,
     message: &str,
     answer: Result<tonic::Response<T>, Status>,
     table: impl FnOnce(&T) -> String,

@@ -1,4 +1,4 @@
-//! One connection's life: it begins in time, serves, and ends when its caller, its age or the service says so.
+//! The lifetime of one connection: its handshake timeout, idle timeout, maximum age, and graceful close.
 
 use std::{
     error::Error as _,
@@ -15,27 +15,26 @@ use tokio_util::sync::CancellationToken;
 use super::{connection_state::ConnectionState, limits::Limits};
 use crate::telemetry::metrics::CloseReason;
 
-/// A connection that ends has this long to do so as HTTP/2 wants it, and one that makes room so much as it takes
-/// to tell its caller.
+/// How long a connection that closes may take to exchange GOAWAY; shorter where it makes room for another.
 const GOAWAY_GRACE: Duration = Duration::from_millis(250);
 const SHORT_GOAWAY_GRACE: Duration = Duration::from_millis(5);
 
-/// Where calls are open then, or came meanwhile, they have so much longer; where room is wanted, less.
+/// How much longer it may take while calls are open.
 const CALL_GRACE: Duration = Duration::from_secs(2);
 const SHORT_CALL_GRACE: Duration = Duration::from_millis(250);
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConnectionEnd {
-    /// It did not begin as it should.
+    /// The handshake failed.
     Handshake,
-    /// It did not begin in time.
-    Slow,
-    /// Of one that had begun.
+    /// The handshake timed out.
+    HandshakeTimeout,
+    /// It closed after the handshake.
     Closed(CloseReason),
 }
 
-/// HttpService a connection to its end.
+/// Drives a connection until it is closed.
 pub(crate) async fn serve(
     connection: impl GracefulConnection<Error = hyper::Error>,
     state: &ConnectionState,
@@ -43,94 +42,94 @@ pub(crate) async fn serve(
     stop: &CancellationToken,
 ) -> ConnectionEnd {
     let mut connection = pin!(connection);
-    let mut begins_until = pin!(sleep(limits.handshake_time));
-    let mut ages = pin!(sleep(more_or_less(limits.connection_age)));
-    let mut idles = pin!(sleep(limits.idle_time));
-    let mut begins = true;
-    // Why it was told to go, where it may go on until its calls have ended. It is as bound as ever meanwhile.
-    let mut goes = None;
+    let mut handshake_timer = pin!(sleep(limits.handshake_time));
+    let mut age_timer = pin!(sleep(jittered(limits.connection_age)));
+    let mut idle_timer = pin!(sleep(limits.idle_time));
+    let mut in_handshake = true;
+    // Set once GOAWAY is sent: the connection goes on until its calls have ended, under the same limits.
+    let mut draining = None;
     let end = loop {
-        let may_stay = goes.is_none();
+        let is_open = draining.is_none();
         tokio::select! {
-            ended = turn_by_turn(connection.as_mut(), state) => {
-                return goes.map_or_else(|| ended_by(ended, state), ConnectionEnd::Closed);
+            ended = poll_counted(connection.as_mut(), state) => {
+                return draining.map_or_else(|| unrequested_end(ended, state), ConnectionEnd::Closed);
             }
-            why = state.is_to_leave() => break why,
-            () = stop.cancelled(), if may_stay => goes = Some(CloseReason::Stopping),
-            () = &mut ages, if may_stay => goes = Some(CloseReason::Age),
-            () = &mut begins_until, if begins => {
-                if !state.has_spoken() {
-                    return ConnectionEnd::Slow;
+            why = state.close_requested() => break why,
+            () = stop.cancelled(), if is_open => draining = Some(CloseReason::Stopping),
+            () = &mut age_timer, if is_open => draining = Some(CloseReason::Age),
+            () = &mut handshake_timer, if in_handshake => {
+                if !state.has_begun() {
+                    return ConnectionEnd::HandshakeTimeout;
                 }
-                begins = false;
+                in_handshake = false;
             }
-            () = &mut idles => {
+            () = &mut idle_timer => {
                 let since = state.idle_since().unwrap_or_else(Instant::now);
                 if since.elapsed() >= limits.idle_time {
                     break CloseReason::Idle;
                 }
-                idles.as_mut().reset(since + limits.idle_time);
+                idle_timer.as_mut().reset(since + limits.idle_time);
             }
         }
-        if may_stay && goes.is_some() {
+        if is_open && draining.is_some() {
             connection.as_mut().graceful_shutdown();
         }
     };
-    if goes.is_none() {
+    if draining.is_none() {
         connection.as_mut().graceful_shutdown();
     }
-    leave(connection, state, end).await;
+    close(connection, state, end).await;
     ConnectionEnd::Closed(end)
 }
 
-/// Gives a connection that was told to go the time that it needs for that.
-async fn leave(
+/// Waits for a connection that was told to close, within the grace times.
+async fn close(
     connection: Pin<&mut impl GracefulConnection>,
     state: &ConnectionState,
     why: CloseReason,
 ) {
-    let (farewell, last_calls) = match why {
+    let (goaway_grace, call_grace) = match why {
         CloseReason::MadeRoom => (SHORT_GOAWAY_GRACE, SHORT_CALL_GRACE),
         _ => (GOAWAY_GRACE, CALL_GRACE),
     };
-    let mut ending = pin!(turn_by_turn(connection, state));
-    let left = timeout(farewell, ending.as_mut()).await.is_ok();
-    if !left && state.idle_since().is_none() {
-        let _ = timeout(last_calls, ending).await;
+    let mut driver = pin!(poll_counted(connection, state));
+    let closed = timeout(goaway_grace, driver.as_mut()).await.is_ok();
+    if !closed && state.idle_since().is_none() {
+        let _ = timeout(call_grace, driver).await;
     }
 }
 
-/// Drives a connection, and counts its turns.
-async fn turn_by_turn<C: GracefulConnection>(
+/// Polls a connection to its end and counts the polls.
+async fn poll_counted<C: GracefulConnection>(
     mut connection: Pin<&mut C>,
     state: &ConnectionState,
 ) -> Result<(), C::Error> {
     poll_fn(|cx| {
-        state.has_a_turn();
+        state.count_poll();
         connection.as_mut().poll(cx)
     })
     .await
 }
 
-/// Why a connection ended that was not told to.
-fn ended_by(ended: Result<(), hyper::Error>, state: &ConnectionState) -> ConnectionEnd {
+/// Why a connection ended that nobody here closed.
+fn unrequested_end(ended: Result<(), hyper::Error>, state: &ConnectionState) -> ConnectionEnd {
     match ended {
         Ok(()) => ConnectionEnd::Closed(CloseReason::ByCaller),
-        // HTTP/1's headers did not come in time. Where HTTP/2's pings are not answered, the error has a cause.
+        // A timeout without a source is that of HTTP/1 headers; that of HTTP/2 pings has one.
         Err(error) if error.is_timeout() && error.source().is_none() => {
             if state.has_called() {
                 ConnectionEnd::Closed(CloseReason::Idle)
             } else {
-                ConnectionEnd::Slow
+                ConnectionEnd::HandshakeTimeout
             }
         }
         Err(_) => ConnectionEnd::Closed(CloseReason::Error),
     }
 }
 
-/// A tenth more or less.
-fn more_or_less(age: Duration) -> Duration {
-    let dice = RandomState::new().build_hasher().finish() % 201;
-    let share = 0.9 + f64::from(u32::try_from(dice).unwrap_or(100)) / 1_000.0;
+/// Up to 10 % more or less.
+fn jittered(age: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish() % 201;
+    let share = 0.9 + f64::from(u32::try_from(random).unwrap_or(100)) / 1_000.0;
     age.mul_f64(share)
 }

@@ -1,4 +1,4 @@
-//! What goes on over a connection: which calls are open, and since when there is none.
+//! The state of a connection: its open calls, since when it is idle, and whether it was asked to close.
 
 use std::{
     pin::Pin,
@@ -21,90 +21,90 @@ use crate::{
     telemetry::metrics::CloseReason,
 };
 
-/// One connection's.
+/// The state of one connection, shared by its task, its calls and the limiter.
 pub(crate) struct ConnectionState {
-    begun: Instant,
-    open: AtomicUsize,
-    /// When the last call ended, in milliseconds since `begun`.
+    started: Instant,
+    open_calls: AtomicUsize,
+    /// When the last call ended, in milliseconds since `started`.
     idle_since: AtomicU64,
-    /// Whether the caller has said as much as a connection begins with.
-    has_spoken: AtomicBool,
-    /// Whether it had a call.
+    /// Whether the first frame has arrived, or the protocol has its own timeout.
+    has_begun: AtomicBool,
+    /// Whether it has had a call.
     has_called: AtomicBool,
-    /// How many times its task ran.
-    turns: AtomicU64,
-    /// Why it was asked to leave, by the first who did.
-    leaves: SetOnce<CloseReason>,
+    /// How often its task was polled.
+    polls: AtomicU64,
+    /// Why it was asked to close; the first reason stays.
+    close_reason: SetOnce<CloseReason>,
 }
 
 impl ConnectionState {
     pub(crate) fn new() -> Self {
         Self {
-            begun: Instant::now(),
-            open: AtomicUsize::new(0),
+            started: Instant::now(),
+            open_calls: AtomicUsize::new(0),
             idle_since: AtomicU64::new(0),
-            has_spoken: AtomicBool::new(false),
+            has_begun: AtomicBool::new(false),
             has_called: AtomicBool::new(false),
-            turns: AtomicU64::new(0),
-            leaves: SetOnce::new(),
+            polls: AtomicU64::new(0),
+            close_reason: SetOnce::new(),
         }
     }
 
-    /// Since when no call is open; none while one is, or where it was asked to leave.
-    pub(crate) fn spare_since(&self) -> Option<Instant> {
-        let stays = self.leaves.get().is_none();
-        stays.then(|| self.idle_since()).flatten()
+    /// Since when it is idle; none while a call is open or once it was asked to close.
+    pub(crate) fn evictable_since(&self) -> Option<Instant> {
+        match self.close_reason.get() {
+            None => self.idle_since(),
+            Some(_) => None,
+        }
     }
 
-    /// Since when no call is open; none while one is.
+    /// Since when it is idle; none while a call is open.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
-        let idle = self.open.load(Ordering::Relaxed) == 0;
-        idle.then(|| self.begun + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)))
+        let idle = self.open_calls.load(Ordering::Relaxed) == 0;
+        idle.then(|| self.started + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)))
     }
 
-    pub(crate) fn has_spoken(&self) -> bool {
-        self.has_spoken.load(Ordering::Relaxed)
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn spoke(&self) {
-        self.has_spoken.store(true, Ordering::Relaxed);
+    pub(crate) fn set_begun(&self) {
+        self.has_begun.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn has_called(&self) -> bool {
         self.has_called.load(Ordering::Relaxed)
     }
 
-    /// Its task runs again.
-    pub(crate) fn has_a_turn(&self) {
-        self.turns.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn count_poll(&self) {
+        self.polls.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many times its task ran.
-    pub(crate) fn turns(&self) -> u64 {
-        self.turns.load(Ordering::Relaxed)
+    pub(crate) fn polls(&self) -> u64 {
+        self.polls.load(Ordering::Relaxed)
     }
 
-    /// Asks the connection to leave. False where that was asked before.
-    pub(crate) fn ask_to_leave(&self, why: CloseReason) -> bool {
-        self.leaves.set(why).is_ok()
+    /// Asks the connection to close. False if it was asked before.
+    pub(crate) fn request_close(&self, why: CloseReason) -> bool {
+        self.close_reason.set(why).is_ok()
     }
 
-    pub(crate) fn makes_room(&self) -> bool {
-        self.leaves.get() == Some(&CloseReason::MadeRoom)
+    pub(crate) fn is_making_room(&self) -> bool {
+        self.close_reason.get() == Some(&CloseReason::MadeRoom)
     }
 
-    /// Waits until it is asked to leave, and tells why.
-    pub(crate) async fn is_to_leave(&self) -> CloseReason {
-        *self.leaves.wait().await
+    /// Waits until it is asked to close, and returns why.
+    pub(crate) async fn close_requested(&self) -> CloseReason {
+        *self.close_reason.wait().await
     }
 }
 
-/// A call that is open, until it is dropped.
+/// Counts a call as open until dropped.
 struct OpenCall(Arc<ConnectionState>);
 
 impl OpenCall {
-    fn of(state: &Arc<ConnectionState>) -> Self {
-        state.open.fetch_add(1, Ordering::Relaxed);
+    fn new(state: &Arc<ConnectionState>) -> Self {
+        state.open_calls.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(state))
     }
 }
@@ -112,19 +112,19 @@ impl OpenCall {
 impl Drop for OpenCall {
     fn drop(&mut self) {
         let Self(state) = self;
-        if state.open.fetch_sub(1, Ordering::Relaxed) == 1 {
-            let since = state.begun.elapsed().as_millis();
+        if state.open_calls.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let since = state.started.elapsed().as_millis();
             let since = u64::try_from(since).unwrap_or(u64::MAX);
             state.idle_since.store(since, Ordering::Relaxed);
         }
     }
 }
 
-/// A service, each of whose calls is counted as open until its answer is sent.
+/// Counts each call of a service as open until its response is sent.
 pub(crate) struct TrackedService<S> {
     pub(crate) service: S,
     pub(crate) state: Arc<ConnectionState>,
-    /// Who is at the other end, which each request says.
+    /// The caller, which each request carries in its extensions.
     pub(crate) peer: Arc<Peer>,
 }
 
@@ -136,26 +136,29 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Future>;
 
-    /// The services are always ready: what has to wait, waits within a call.
+    /// The services are always ready: whatever waits does so within a call.
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.state.has_called.store(true, Ordering::Relaxed);
         let heard = Heard::default();
         let extensions = request.extensions_mut();
         extensions.insert(Arc::clone(&self.peer));
         extensions.insert(heard.clone());
-        let open = Some(OpenCall::of(&self.state));
+        let open_call = Some(OpenCall::new(&self.state));
         let request = request.map(|body| heard.body(body));
-        let answer = self.service.clone().call(request);
-        ResponseFuture { answer, open }
+        let response = self.service.clone().call(request);
+        ResponseFuture {
+            response,
+            open_call,
+        }
     }
 }
 
 pin_project! {
-    /// A call without an answer yet.
+    /// A call that has no response yet.
     pub(crate) struct ResponseFuture<F> {
         #[pin]
-        answer: F,
-        open: Option<OpenCall>,
+        response: F,
+        open_call: Option<OpenCall>,
     }
 }
 
@@ -167,18 +170,18 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let answer = ready!(this.answer.poll(cx))?;
-        let open = this.open.take();
-        Poll::Ready(Ok(answer.map(|body| TrackedBody { body, _open: open })))
+        let response = ready!(this.response.poll(cx))?;
+        let _open_call = this.open_call.take();
+        Poll::Ready(Ok(response.map(|body| TrackedBody { body, _open_call })))
     }
 }
 
 pin_project! {
-    /// An answer that is being sent.
+    /// A response that is being sent.
     pub(crate) struct TrackedBody<B> {
         #[pin]
         body: B,
-        _open: Option<OpenCall>,
+        _open_call: Option<OpenCall>,
     }
 }
 

@@ -1,9 +1,7 @@
-//! A connection that hears its caller out before it closes.
+//! Lingering close: shuts down writing, then reads and drops what the caller still sends until it closes too.
 //!
-//! Where a service closes a socket with bytes in it that nobody has read, the kernel resets the connection,
-//! and the caller may lose what was written before: the last answers of a stream that it was still writing
-//! to. So the end of the writing is told first, and what comes then is read and dropped until the caller
-//! closes too.
+//! If a socket is closed with unread bytes in it, the kernel resets the connection, and the caller may lose what was
+//! written before: the last responses of a stream that it was still writing to.
 
 use std::{
     io,
@@ -19,13 +17,13 @@ use tokio::{
 
 use super::socket::Stream;
 
-/// How long a caller is heard out.
+/// How long to wait for the caller to close.
 const LINGER_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// A connection.
+/// A stream whose shutdown is a lingering close.
 pub(crate) struct LingeringStream {
     stream: Stream,
-    /// Until when the caller is heard out, once the end of the writing is told.
+    /// Runs since writing was shut down.
     timeout: Option<Pin<Box<Sleep>>>,
 }
 
@@ -82,7 +80,7 @@ impl AsyncWrite for LingeringStream {
                 timeout.insert(Box::pin(sleep(LINGER_TIMEOUT)))
             }
         };
-        // First, so that a caller who writes without end does not keep it from its turn.
+        // First, so that a caller who writes without end can't hold it up.
         if timeout.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }

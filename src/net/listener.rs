@@ -1,7 +1,7 @@
-//! A port that is served: connections are taken, encrypted, served and ended.
+//! A port: accepts connections, encrypts and serves them.
 //!
-//! This is the accept loop that tonic and axum have too, and they leave no room for: certificates that change
-//! while it runs, a bound on connections, on how long they take to begin, idle, and live.
+//! The accept loops of tonic and axum support neither certificates that change at runtime, nor a limit of connections,
+//! nor timeouts for their handshake, idle time and age.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -39,7 +39,7 @@ use crate::{
     },
 };
 
-/// Which HTTP a port protocol.
+/// The protocol of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// gRPC.
@@ -52,33 +52,31 @@ pub(crate) enum Protocol {
 pub(crate) struct Listener {
     pub(crate) socket: Socket,
     pub(crate) protocol: Protocol,
-    /// None: plaintext.
+    /// None for plaintext.
     pub(crate) certificates: Option<Arc<Certificates>>,
     pub(crate) limits: Limits,
     pub(crate) connections: Connections,
-    /// What it tells of whoever reaches it.
     pub(crate) port: auth::Port,
 }
 
-/// A reset stream costs the server more than its caller, so how many the caller may provoke is bounded.
+/// A stream that the server resets costs it more than the caller.
 const MAX_LOCAL_RESETS: usize = 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a connection may have on its way to us, and one of its calls. More makes nothing faster
-/// (docs/PERFORMANCE.md), and is what a caller can make the service keep.
+/// HTTP/2 flow control in bytes: what a caller can make the service buffer. More is not faster (docs/PERFORMANCE.md).
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// After the machine had no more sockets.
+/// Wait after a failed accept, which mostly means that there are no more file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 static ACCEPT_FAILURES: LogLimit = LogLimit::new();
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a port can serve: tonic's services, and axum's.
+/// A service that a port can serve: tonic's or axum's.
 pub(crate) trait HttpService:
     tower_service::Service<
         Request<HeardBody<Incoming>>,
@@ -90,7 +88,7 @@ pub(crate) trait HttpService:
     + Sync
     + 'static
 {
-    /// The body of an answer.
+    /// The body of a response.
     type ResponseBody: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
 }
 
@@ -111,10 +109,10 @@ where
 }
 
 impl Listener {
-    /// Takes connections until `stop`, and serves them to their end.
+    /// Accepts connections until `stop`, and returns when all of them have ended.
     pub(crate) async fn serve(self, service: impl HttpService, stop: CancellationToken) {
         let Self { socket, .. } = &self;
-        let port = Arc::new(ConnectionServer {
+        let server = Arc::new(ConnectionServer {
             port: self.port,
             protocol: self.protocol,
             certificates: self.certificates.clone(),
@@ -122,7 +120,7 @@ impl Listener {
             stop: stop.clone(),
         });
         let mut connections = JoinSet::new();
-        let mut limiter = ConnectionLimiter::of_at_most(self.limits.connections);
+        let mut limiter = ConnectionLimiter::new(self.limits.connections);
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -132,59 +130,59 @@ impl Listener {
                         Ok((id, ())) => id,
                         Err(died) => died.id(),
                     };
-                    limiter.left(id);
+                    limiter.remove(id);
                     continue;
                 }
-                accepted = socket.accept(), if !limiter.is_crammed() => accepted,
+                accepted = socket.accept(), if !limiter.is_over_limit() => accepted,
             };
             let (stream, from) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    wait_for_sockets(&error).await;
+                    wait_after_accept_error(&error).await;
                     continue;
                 }
             };
-            if !limiter.has_room() {
+            if !limiter.make_room() {
                 self.connections.refused(ConnectionRefusal::TooMany);
-                // Dropped: closed at once.
+                // Dropping the stream closes it.
                 continue;
             }
             let state = Arc::new(ConnectionState::new());
-            let (port, service) = (Arc::clone(&port), service.clone());
+            let (server, service) = (Arc::clone(&server), service.clone());
             let task = connections.spawn({
                 let (state, connections) = (Arc::clone(&state), self.connections.clone());
                 async move {
                     let open = connections.opened();
-                    let end = port.serve(stream, from, service, state).await;
+                    let end = server.serve(stream, from, service, state).await;
                     match end {
                         ConnectionEnd::Closed(why) => open.closed(why),
                         ConnectionEnd::Handshake => {
                             connections.refused(ConnectionRefusal::Handshake)
                         }
-                        ConnectionEnd::Slow => {
+                        ConnectionEnd::HandshakeTimeout => {
                             connections.refused(ConnectionRefusal::HandshakeTimeout)
                         }
                     }
                     tracing::debug!(?from, ?end, "a connection ended");
                 }
             });
-            limiter.came(task.id(), state);
+            limiter.add(task.id(), state);
         }
-        // The socket is closed now, and nobody waits in its backlog.
+        // Closes the socket, so that nobody waits in its backlog.
         drop(self);
         while connections.join_next().await.is_some() {}
     }
 }
 
-/// The machine, or this process, has no more sockets; or the connection ended before it was taken.
-async fn wait_for_sockets(error: &io::Error) {
+/// Logs a failed accept: there are no more file descriptors, or the connection ended before it was accepted.
+async fn wait_after_accept_error(error: &io::Error) {
     if let Some(left_out) = ACCEPT_FAILURES.admit(std::time::Instant::now()) {
         tracing::warn!(%error, left_out, "a connection can't be taken");
     }
     sleep(ACCEPT_RETRY_DELAY).await;
 }
 
-/// What all connections of a port have in common.
+/// Serves single connections: what all connections of a port have in common.
 struct ConnectionServer {
     port: auth::Port,
     protocol: Protocol,
@@ -209,21 +207,21 @@ impl ConnectionServer {
         let stream = LingeringStream::new(stream);
         let Some(certificates) = &self.certificates else {
             let peer = Peer::on(self.port, from);
-            return self.speak(stream, peer, service, state).await;
+            return self.serve_http(stream, peer, service, state).await;
         };
         let accepting = TlsAcceptor::from(certificates.current()).accept(stream);
         let accepted = tokio::select! {
             accepted = timeout(self.limits.handshake_time, accepting) => accepted,
-            why = state.is_to_leave() => return ConnectionEnd::Closed(why),
+            why = state.close_requested() => return ConnectionEnd::Closed(why),
             () = self.stop.cancelled() => return ConnectionEnd::Closed(CloseReason::Stopping),
         };
         let stream = match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                tracing::debug!(%error, "no TLS");
+                tracing::debug!(%error, "the TLS handshake failed");
                 return ConnectionEnd::Handshake;
             }
-            Err(_) => return ConnectionEnd::Slow,
+            Err(_) => return ConnectionEnd::HandshakeTimeout,
         };
         let (_, session) = stream.get_ref();
         let leaf = session.peer_certificates().and_then(<[_]>::first);
@@ -232,7 +230,7 @@ impl ConnectionServer {
             Some(leaf) => Peer::from_certificate(self.port, from, leaf),
         };
         match peer {
-            Ok(peer) => self.speak(stream, peer, service, state).await,
+            Ok(peer) => self.serve_http(stream, peer, service, state).await,
             Err(error) => {
                 tracing::debug!(%error, "a client certificate is no good");
                 ConnectionEnd::Handshake
@@ -240,7 +238,7 @@ impl ConnectionServer {
         }
     }
 
-    async fn speak<IO>(
+    async fn serve_http<IO>(
         &self,
         io: IO,
         peer: Peer,
@@ -263,8 +261,8 @@ impl ConnectionServer {
                 connection::serve(connection, &state, limits, &self.stop).await
             }
             Protocol::Http1 => {
-                // Its headers have a time of their own.
-                state.spoke();
+                // HTTP/1 has a timeout of its own for headers.
+                state.set_begun();
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(limits.handshake_time)
@@ -277,7 +275,7 @@ impl ConnectionServer {
     }
 }
 
-/// The least that the client library takes.
+/// The least that hyper accepts.
 const HTTP1_BUFFER: usize = 8 * 1024;
 
 fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
@@ -285,13 +283,13 @@ fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        // The library panics where the clock is before 1970 or past 9999, and a decision may have counted by then.
+        // hyper panics if the clock is before 1970 or past 9999, when a decision may already have counted.
         .auto_date_header(false)
         .max_concurrent_streams(streams)
         .max_header_list_size(limits.header_list_bytes)
         .max_local_error_reset_streams(MAX_LOCAL_RESETS)
-        // How many calls the caller may have cancelled before the service has seen them: all that are open.
-        // One more ends the connection, and with it the calls of everyone who shares it.
+        // Calls that are cancelled before the service accepts them: all open ones may be. One more would end the
+        // connection, and the calls of everyone who shares it.
         .max_pending_accept_reset_streams(streams as usize)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)

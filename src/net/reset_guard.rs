@@ -57,7 +57,7 @@ impl<IO> ResetGuard<IO> {
 
     /// Ready as soon as it is this connection's turn.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let turn = self.state.turns();
+        let turn = self.state.polls();
         if self.turn != turn {
             (self.turn, self.read) = (turn, 0);
         }
@@ -72,7 +72,7 @@ impl<IO> ResetGuard<IO> {
     fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.bucket.poll(cx));
         if self.bucket.waited > MAX_DELAY {
-            self.state.ask_to_leave(CloseReason::Cancelling);
+            self.state.request_close(CloseReason::Cancelling);
         }
         Poll::Ready(())
     }
@@ -81,8 +81,8 @@ impl<IO> ResetGuard<IO> {
     fn take_in(&mut self, bytes: &[u8]) {
         self.read += bytes.len();
         let resets = self.resets.count(bytes);
-        if self.resets.has_begun() && !self.state.has_spoken() {
-            self.state.spoke();
+        if self.resets.has_begun() && !self.state.has_begun() {
+            self.state.set_begun();
         }
         if resets > 0 {
             self.bucket.take(resets);
@@ -235,7 +235,7 @@ mod tests {
         let is_asked_after = async |reset_guard: &mut ResetGuard<()>, bytes: &[u8]| {
             reset_guard.take_in(bytes);
             std::future::poll_fn(|cx| reset_guard.poll_allowance(cx)).await;
-            let asked = reset_guard.state.is_to_leave();
+            let asked = reset_guard.state.close_requested();
             timeout(Duration::ZERO, asked).await == Ok(CloseReason::Cancelling)
         };
         let mut reset_guard = ResetGuard::new((), PER_SECOND, Arc::new(ConnectionState::new()));
@@ -270,7 +270,7 @@ mod tests {
             let mut reading =
                 std::pin::pin!(async { while reset_guard.read(&mut buffer).await.unwrap() > 0 {} });
             std::future::poll_fn(|cx| {
-                state.has_a_turn();
+                state.count_poll();
                 reading.as_mut().poll(cx)
             })
             .await;

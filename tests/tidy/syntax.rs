@@ -28,20 +28,8 @@ const LONG_FUNCTIONS: &[&str] = &[
     "the_schema_refuses_wrong_values",
     "values_that_cannot_be_meant_together_are_refused_with_what_would_be_right",
 ];
-const DOUBLE_NAMES: &[&str] = &[
-    "Answer", "Asked", "Book", "Call", "Caller", "Change", "Counted", "Day", "Failure", "Fault",
-    "Inner", "Listed", "Open", "Pool", "Quota", "Refusal", "Refused", "Standing", "State", "Stop",
-    "Tables", "Taken", "Tally", "Told", "Way",
-];
-const ROOMS_WITH_CIRCLES: &[&str] = &[
-    "auth",
-    "bench",
-    "ledger",
-    "policy",
-    "settings",
-    "store/redis",
-    "telemetry",
-];
+const DOUBLE_NAMES: &[&str] = &[];
+const ROOMS_WITH_CIRCLES: &[&str] = &[];
 
 /// The sources of a folder, parsed, each by its path.
 fn sources(folder: &str) -> BTreeMap<String, syn::File> {

@@ -11,7 +11,7 @@ use rustls::{
 };
 use tonic::transport::{ClientTlsConfig, Endpoint, Identity};
 
-use super::{WrongArguments, connection::Connection};
+use super::{WrongArguments, connection::ConnectionArgs};
 use crate::{
     files::pem::{self, PemFault},
     tls::{PinnedVerifier, TlsSettings},
@@ -21,7 +21,7 @@ pub(crate) const CA_FILE: &str = "--ca-file";
 pub(crate) const CERT_FILE: &str = "--cert-file";
 const KEY_FILE: &str = "--key-file";
 
-impl Connection {
+impl ConnectionArgs {
     /// Adds TLS to an endpoint.
     ///
     /// # Errors
