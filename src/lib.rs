@@ -17,7 +17,7 @@
 //! | [`server`] | binds, wires, runs and drains | all of these |
 //! | [`settings`] | what an operator can set | what it configures |
 //! | [`client`] | a gRPC client: connection, TLS, explanations of failed calls | `grpc::proto`, `tls` |
-//! | [`bench`] | `tollgate bench`, a load generator | `client` |
+//! | [`mod@bench`] | `tollgate bench`, a load generator | `client` |
 //! | [`cli`] | the subcommands: calls, `check-policy` and the like | `client`, `bench`, `policy`, `auth`, `settings` |
 //! | [`files`], [`tls`], [`wall_clock`] | files that are read, parsed and followed; TLS as a client; the wall clock | |
 //!

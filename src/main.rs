@@ -10,14 +10,14 @@ use tokio::{
 };
 use tollgate::{
     cli::{self, Arguments, Command},
-    files::watched::Nudge,
-    server::{Server, Stop},
+    files::watched::ReloadSignal,
+    server::{Server, Shutdown},
     settings::{ServeArgs, Settings},
     telemetry::logs,
 };
 
 /// What is still under way when the program ends, such as a write to a disk that hangs, has this long.
-const LAST_MOMENT: Duration = Duration::from_millis(500);
+const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let Arguments { serve, command } = Arguments::parse();
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
                 Command::Client(client) => cli::run(client).await,
             }
         });
-        runtime.shutdown_timeout(LAST_MOMENT);
+        runtime.shutdown_timeout(EXIT_TIMEOUT);
         done
     });
     match done {
@@ -53,13 +53,13 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
-    let nudge = Nudge::new();
-    tokio::spawn(give_at_each(signal(SignalKind::hangup())?, nudge.clone()));
+    let reload = ReloadSignal::new();
+    tokio::spawn(send_at_each(signal(SignalKind::hangup())?, reload.clone()));
     let server = Server::bind(&settings).await?;
     let stop = async move {
         let stop = tokio::select! {
-            _ = terminate.recv() => Stop::Draining,
-            _ = interrupt.recv() => Stop::AtOnce,
+            _ = terminate.recv() => Shutdown::Draining,
+            _ = interrupt.recv() => Shutdown::AtOnce,
         };
         // Whoever presses Ctrl-C again does not want to wait for open calls.
         tokio::spawn(async move {
@@ -69,12 +69,12 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
         });
         stop
     };
-    server.run(nudge, stop).await
+    server.run(reload, stop).await
 }
 
 /// SIGHUP: what the service has from files is read again at once.
-async fn give_at_each(mut hangup: Signal, nudge: Nudge) {
+async fn send_at_each(mut hangup: Signal, reload: ReloadSignal) {
     while hangup.recv().await.is_some() {
-        nudge.give();
+        reload.send();
     }
 }

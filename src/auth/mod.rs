@@ -1,12 +1,12 @@
 //! Who may call: who is calling, by what a connection and a call tell, and what they may.
 //!
 //! Rules: docs/CONTRACT.md, "Callers". `file.rs` reads and validates the callers file, [`peer`] holds what
-//! a connection tells, [`token`] what a call does; [`admission`] puts them together for the ports, which
+//! a connection tells, [`token`] what a call does; [`authenticator`] puts them together for the ports, which
 //! translate what is refused into their own words.
 
-pub mod admission;
-mod file;
+pub mod authenticator;
 pub mod peer;
+mod schema;
 pub mod token;
 
 use std::{
@@ -16,8 +16,10 @@ use std::{
 };
 
 pub use self::{
-    admission::{Admission, Changes, Forbidden, InForce, Speaker, TokensInTheClear},
-    peer::{BadCertificate, CertificateName, Peer, Port},
+    authenticator::{
+        Authenticator, CallerChanges, CallerSet, Forbidden, PlaintextTokens, Principal,
+    },
+    peer::{BadCertificate, CertificateName, Peer, PortSecurity},
     token::{TokenHash, new_token},
 };
 use crate::{domain::OrgId, files::toml::Faults};
@@ -66,7 +68,7 @@ pub enum Unauthenticated {
         "this service answers known callers: present a client certificate, or \
          \"authorization: Bearer TOKEN\""
     )]
-    Nothing,
+    NoCredentials,
     /// A certificate that no caller has.
     #[error("the client certificate is of no known caller")]
     UnknownCertificate,
@@ -78,13 +80,13 @@ pub enum Unauthenticated {
     UnknownToken,
     /// A header that can't be read.
     #[error("the authorization header is not one \"Bearer TOKEN\"")]
-    Malformed,
+    MalformedHeader,
     /// A token that anybody on the way could read.
     #[error(
         "a bearer token came over a connection that is not encrypted, and is not taken: connect over TLS, \
          and replace the token if others could read along"
     )]
-    TokenInTheClear,
+    PlaintextToken,
 }
 
 impl Callers {
@@ -94,7 +96,7 @@ impl Callers {
     ///
     /// Every fault in it, with line and key; `file` names it there.
     pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
-        crate::files::toml::read(file, text, file::callers)
+        crate::files::toml::read(file, text, schema::callers)
     }
 
     /// The callers, ordered by name.
@@ -119,7 +121,7 @@ impl Callers {
         token: Option<&TokenHash>,
     ) -> Result<Arc<Caller>, Unauthenticated> {
         match token {
-            Some(_) if !peer.keeps_secrets() => Err(Unauthenticated::TokenInTheClear),
+            Some(_) if !peer.is_confidential() => Err(Unauthenticated::PlaintextToken),
             Some(token) => self
                 .by_token(token)
                 .ok_or(Unauthenticated::UnknownToken)
@@ -137,7 +139,7 @@ impl Callers {
 
     fn by_certificate(&self, peer: &Peer) -> Result<&Arc<Caller>, Unauthenticated> {
         if peer.names().is_empty() {
-            return Err(Unauthenticated::Nothing);
+            return Err(Unauthenticated::NoCredentials);
         }
         let mut known = peer
             .names()
@@ -185,18 +187,18 @@ impl Caller {
 
     /// Whether it has a role.
     #[must_use]
-    pub fn has(&self, role: Role) -> bool {
+    pub fn has_role(&self, role: Role) -> bool {
         self.roles.contains(&role)
     }
 
     /// Whether it may do this for that organization.
     #[must_use]
-    pub fn may(&self, role: Role, org: &OrgId) -> bool {
+    pub fn can(&self, role: Role, org: &OrgId) -> bool {
         let speaks_for = match &self.organizations {
             Organizations::All => true,
             Organizations::Named(orgs) => orgs.contains(org),
         };
-        self.has(role) && speaks_for
+        self.has_role(role) && speaks_for
     }
 }
 

@@ -11,13 +11,13 @@ use x509_parser::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     address: Option<SocketAddr>,
-    port: Port,
+    port: PortSecurity,
     names: Vec<CertificateName>,
 }
 
 /// How a port is reached, and so each of its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Port {
+pub struct PortSecurity {
     /// Over TLS.
     pub encrypted: bool,
     /// From this machine alone.
@@ -42,7 +42,7 @@ pub struct BadCertificate(String);
 impl Peer {
     /// Of a connection whose other end showed no certificate. One over a unix socket has no address.
     #[must_use]
-    pub fn on(port: Port, address: impl Into<Option<SocketAddr>>) -> Self {
+    pub fn on(port: PortSecurity, address: impl Into<Option<SocketAddr>>) -> Self {
         Self {
             address: address.into(),
             ..Self::anybody(port)
@@ -57,7 +57,7 @@ impl Peer {
     /// The certificate, or its list of names, can't be read: whose it is can't be told then, and the
     /// connection is best closed.
     pub fn from_certificate(
-        port: Port,
+        port: PortSecurity,
         address: impl Into<Option<SocketAddr>>,
         leaf: &[u8],
     ) -> Result<Self, BadCertificate> {
@@ -69,7 +69,7 @@ impl Peer {
 
     /// Of some connection of a port.
     #[must_use]
-    pub const fn anybody(port: Port) -> Self {
+    pub const fn anybody(port: PortSecurity) -> Self {
         Self {
             address: None,
             port,
@@ -80,7 +80,7 @@ impl Peer {
     /// Of a connection that nothing is known of: not encrypted, from anywhere, anonymous.
     #[must_use]
     pub const fn unknown() -> Self {
-        Self::anybody(Port {
+        Self::anybody(PortSecurity {
             encrypted: false,
             loopback: false,
         })
@@ -94,8 +94,8 @@ impl Peer {
 
     /// Whether nobody else reads what it sends.
     #[must_use]
-    pub fn keeps_secrets(&self) -> bool {
-        self.port.keeps_secrets()
+    pub fn is_confidential(&self) -> bool {
+        self.port.is_confidential()
     }
 
     /// The names in its certificate.
@@ -105,10 +105,10 @@ impl Peer {
     }
 }
 
-impl Port {
+impl PortSecurity {
     /// Whether nobody else reads what is sent to it: over TLS, or within this machine.
     #[must_use]
-    pub fn keeps_secrets(self) -> bool {
+    pub fn is_confidential(self) -> bool {
         self.encrypted || self.loopback
     }
 }

@@ -26,7 +26,7 @@ pub struct TokenHash([u64; 4]);
 
 /// Where a port takes tokens from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Schemes {
+pub enum AuthSchemes {
     /// `Bearer TOKEN`.
     Bearer,
     /// Also `Basic`, with the token as the password: what a browser asks its user for.
@@ -65,18 +65,18 @@ impl TokenHash {
     /// There are several, or it is of another kind, or holds no token.
     pub fn presented<'h>(
         headers: impl IntoIterator<Item = &'h [u8]>,
-        schemes: Schemes,
+        schemes: AuthSchemes,
     ) -> Result<Option<Self>, Unauthenticated> {
         let mut headers = headers.into_iter();
         let Some(header) = headers.next() else {
             return Ok(None);
         };
         if headers.next().is_some() {
-            return Err(Unauthenticated::Malformed);
+            return Err(Unauthenticated::MalformedHeader);
         }
         read(header, schemes)
             .map(Some)
-            .ok_or(Unauthenticated::Malformed)
+            .ok_or(Unauthenticated::MalformedHeader)
     }
 
     /// Where it is among others; looks at all of them, and takes as long wherever it is.
@@ -120,13 +120,13 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-fn read(header: &[u8], schemes: Schemes) -> Option<TokenHash> {
+fn read(header: &[u8], schemes: AuthSchemes) -> Option<TokenHash> {
     let blank = header.iter().position(|b| *b == b' ')?;
     let (scheme, rest) = (&header[..blank], header[blank..].trim_ascii());
     if scheme.eq_ignore_ascii_case(b"bearer") {
         return (!rest.is_empty()).then(|| TokenHash::of(rest));
     }
-    if schemes == Schemes::BearerOrBasic && scheme.eq_ignore_ascii_case(b"basic") {
+    if schemes == AuthSchemes::BearerOrBasic && scheme.eq_ignore_ascii_case(b"basic") {
         let login = BASE64_STANDARD.decode(rest).ok()?;
         let colon = login.iter().position(|b| *b == b':')?;
         let password = &login[colon + 1..];

@@ -15,7 +15,10 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use clap::{Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
+use clap::{
+    Parser, Subcommand, ValueEnum,
+    builder::{NonEmptyStringValueParser, PathBufValueParser},
+};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use tonic::Status;
 
@@ -29,13 +32,13 @@ use crate::{
         output::{counted, print},
     },
     domain::{UtcDay, Workload},
-    files::watched,
+    files::read::read_all,
     grpc::proto::{
         self, GetQuotaRequest, ListUsageRequest, ListUsageResponse, ReleaseRequest, ReserveRequest,
         SettleRequest, quota_service_client::QuotaServiceClient,
     },
-    policy::{self, Policy, Refusal},
-    settings::ServeArgs,
+    policy::{self, LoadError, Policy},
+    settings::{ServeArgs, args::TrimmedParser},
 };
 
 /// Decides whether an LLM request is wholly free or wholly billed, and counts it.
@@ -58,14 +61,16 @@ pub enum Command {
     /// Read a policy file and tell what it holds, or every fault in it
     CheckPolicy {
         /// The policy file (TOML)
+        #[arg(value_parser = TrimmedParser(PathBufValueParser::new()))]
         file: PathBuf,
         /// Tell what it changes in this one, such as the one in force
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
         against: Option<PathBuf>,
     },
     /// Read a callers file and tell what it holds, or every fault in it
     CheckCallers {
         /// The callers file (TOML)
+        #[arg(value_parser = TrimmedParser(PathBufValueParser::new()))]
         file: PathBuf,
     },
     /// Print a new random token, and the line by which the callers file knows it
@@ -193,10 +198,9 @@ pub fn check_policy(file: &Path, against: Option<&Path>) -> anyhow::Result<()> {
 fn read_policy(file: &Path) -> anyhow::Result<Policy> {
     let name = file.display().to_string();
     let opened = fs::File::open(file).with_context(|| format!("{name} can't be read"))?;
-    let bytes =
-        watched::read_all(opened, policy::MOST_BYTES).map_err(|error| anyhow!("{name} {error}"))?;
+    let bytes = read_all(opened, policy::MAX_BYTES).map_err(|error| anyhow!("{name} {error}"))?;
     policy::parse(&name, &bytes).map_err(|refusal| match refusal {
-        Refusal::Faulty(faults) => {
+        LoadError::Faulty(faults) => {
             anyhow!("{}\n{faults}", counted(faults.faults.len(), "fault"))
         }
         other => anyhow!("{name} {other}"),

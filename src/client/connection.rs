@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use clap::builder::PathBufValueParser;
 use tonic::{
     body::Body,
     codegen::{
@@ -22,7 +23,7 @@ use super::{
     WrongArguments,
     tls::{CA_FILE, CERT_FILE},
 };
-use crate::settings::{environment, flag::Trimmed};
+use crate::settings::{args::TrimmedParser, environment};
 
 /// How long to wait for an answer.
 pub(crate) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,7 +37,7 @@ pub struct ConnectionArgs {
         env = environment::ADDR.name(),
         default_value = "127.0.0.1:50051",
         value_name = "HOST:PORT",
-        value_parser = Trimmed(service_uri)
+        value_parser = TrimmedParser(service_uri)
     )]
     pub(crate) addr: Uri,
     /// The token by which the service knows this caller; rather the variable, since others see arguments
@@ -45,18 +46,28 @@ pub struct ConnectionArgs {
         env = environment::TOKEN.name(),
         hide_env_values = true,
         value_name = "TOKEN",
-        value_parser = Trimmed(|token: &str| Ok::<_, Infallible>(BearerToken(token.to_owned())))
+        value_parser = TrimmedParser(|token: &str| Ok::<_, Infallible>(BearerToken(token.to_owned())))
     )]
     token: Option<BearerToken>,
     /// Over TLS: the authorities that the service's certificate may be of, or that certificate itself (PEM);
     /// without it: the system's authorities
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
     pub(crate) ca_file: Option<PathBuf>,
     /// Over TLS: the certificate by which the service knows this caller (PEM)
-    #[arg(long, value_name = "FILE", requires = "key_file")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "key_file",
+        value_parser = TrimmedParser(PathBufValueParser::new())
+    )]
     pub(crate) cert_file: Option<PathBuf>,
     /// The certificate's key (PEM)
-    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "cert_file",
+        value_parser = TrimmedParser(PathBufValueParser::new())
+    )]
     pub(crate) key_file: Option<PathBuf>,
     /// Over TLS: the name in the service's certificate, where it is not the address's
     #[arg(long, value_name = "NAME")]
@@ -182,12 +193,18 @@ fn service_uri(addr: &str) -> Result<Uri, String> {
         (None, None) => ("http", addr),
     };
     let authority = authority.strip_suffix('/').unwrap_or(authority);
-    if authority.contains(['/', '?', '#']) {
+    if authority.is_empty() || authority.contains(['/', '?', '#']) {
         return Err(
             "must be HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH".to_owned(),
         );
     }
-    let uri: Result<Uri, _> = format!("{scheme}://{authority}").parse();
+    // A service that listens on :PORT is on this machine, too.
+    let host = if authority.starts_with(':') {
+        "127.0.0.1"
+    } else {
+        ""
+    };
+    let uri: Result<Uri, _> = format!("{scheme}://{host}{authority}").parse();
     let uri = uri.map_err(|error| error.to_string())?;
     // Without one http takes 80 and https 443.
     if uri.port().is_none() {
@@ -225,6 +242,21 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn a_port_alone_is_one_of_this_machine() {
+        for (addr, uri) in [
+            (":50051", "http://127.0.0.1:50051/"),
+            ("https://:1", "https://127.0.0.1:1/"),
+        ] {
+            let parsed = service_uri(addr).unwrap();
+            assert_eq!(parsed, uri);
+            assert!(is_loopback(&parsed), "{parsed}");
+        }
+        for addr in ["", "http://", ":", ":0x", ":65536", "::1"] {
+            service_uri(addr).unwrap_err();
+        }
+    }
 
     #[test]
     fn a_sockets_path_is_taken_whole_or_refused() {

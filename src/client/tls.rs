@@ -13,7 +13,7 @@ use tonic::transport::{ClientTlsConfig, Endpoint, Identity};
 
 use super::{WrongArguments, connection::ConnectionArgs};
 use crate::{
-    files::pem::{self, PemFault},
+    files::pem::{self, PemError},
     tls::{PinnedVerifier, TlsSettings},
 };
 
@@ -50,7 +50,7 @@ impl ConnectionArgs {
                 let private = pem::key(KEY_FILE, key, &pem::read(KEY_FILE, key)?)?;
                 let config = config.with_client_auth_cert(chain, private);
                 config.map_err(|error| {
-                    PemFault::foreign(KEY_FILE, key, format!("is no key for {CERT_FILE}: {error}"))
+                    PemError::foreign(KEY_FILE, key, format!("is no key for {CERT_FILE}: {error}"))
                 })?
             }
             _ => config.with_no_client_auth(),
@@ -63,7 +63,7 @@ impl ConnectionArgs {
         if let Some(path) = &self.ca_file {
             let named = pem::certificates(CA_FILE, path, &pem::read(CA_FILE, path)?)?;
             let verifier = PinnedVerifier::new(named)
-                .map_err(|error| PemFault::foreign(CA_FILE, path, error.to_string()))?;
+                .map_err(|error| PemError::foreign(CA_FILE, path, error.to_string()))?;
             return Ok(Arc::new(verifier));
         }
         let mut roots = RootCertStore::empty();

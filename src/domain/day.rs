@@ -6,15 +6,15 @@ use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
 
 use super::ids::{FieldFault, InvalidField};
 
-/// A day in UTC. Which one it is now, the store's clock says (docs/CONTRACT.md, "The day").
+/// A day in UTC. The store's clock says which day is today (docs/CONTRACT.md, "The day").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UtcDay(NaiveDate);
 
-/// How long "2026-11-22" is. The calendar has longer days, such as "+12026-11-22".
+/// The length of "2026-11-22". Years past 9999 are written longer, as in "+12026-11-22".
 const TEXT_BYTES: usize = 10;
 
 impl UtcDay {
-    /// The day that a moment lies in.
+    /// The day of a moment.
     #[must_use]
     pub fn of(moment: DateTime<Utc>) -> Self {
         Self(moment.date_naive())
@@ -26,7 +26,7 @@ impl UtcDay {
         Self(date)
     }
 
-    /// Reads "2026-11-22", and nothing looser.
+    /// Parses "2026-11-22" and no other form.
     ///
     /// # Errors
     ///
@@ -60,14 +60,14 @@ impl UtcDay {
         self.minus_days(1)
     }
 
-    /// The day that came `days` earlier; the first day of the calendar where there is none.
+    /// The day `days` earlier, at least the first day of the calendar.
     #[must_use]
     pub fn minus_days(self, days: u32) -> Self {
         let earlier = self.0.checked_sub_days(Days::new(u64::from(days)));
         Self(earlier.unwrap_or(NaiveDate::MIN))
     }
 
-    /// The day that comes `days` later; the last day of the calendar where there is none.
+    /// The day `days` later, at most the last day of the calendar.
     #[must_use]
     pub fn plus_days(self, days: u32) -> Self {
         let later = self.0.checked_add_days(Days::new(u64::from(days)));

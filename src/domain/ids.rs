@@ -1,21 +1,21 @@
-//! Names as the provider gives them, parsed once into types that can't be out of bounds.
+//! Names as the provider writes them, parsed once into types that can't be out of bounds.
 //!
 //! Rule (docs/CONTRACT.md, "Reserve" 1): names are 1 to 256 bytes, a request id at most 128, without
 //! control characters. Any other UTF-8 is legal. Names are compared byte by byte.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
-/// The longest organization, project, model or pool name, in bytes.
+/// The maximum length of an organization, project, model or pool name, in bytes.
 pub const MAX_NAME_BYTES: usize = 256;
 
-/// The longest request id, in bytes.
+/// The maximum length of a request id, in bytes.
 pub const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// A field that is out of its bounds. Its text names the field.
+/// A field is out of bounds. The message names the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {fault}")]
 pub struct InvalidField {
-    /// The field's name, as in the proto and the policy file.
+    /// The field's name in the proto and the policy file.
     pub field: &'static str,
     /// What is wrong with it.
     pub fault: FieldFault,
@@ -69,11 +69,11 @@ macro_rules! name_type {
         pub struct $name($inner);
 
         impl $name {
-            /// Takes the name, where it is within its bounds.
+            /// Parses a name.
             ///
             /// # Errors
             ///
-            /// The field by its name, and what is wrong with it.
+            /// The name is out of bounds. The error names the field.
             pub fn parse(value: impl Into<$inner>) -> Result<Self, InvalidField> {
                 let value = value.into();
                 checked($field, &value, $max)?;
@@ -118,8 +118,7 @@ name_type!(
     PoolName(Arc<str>), "pool", MAX_NAME_BYTES
 );
 name_type!(
-    /// What makes a Reserve idempotent, and its reservation one that can be settled or released.
-    /// Belongs to an organization.
+    /// Makes a Reserve idempotent, and identifies its reservation. Unique within an organization.
     RequestId(String), "request_id", MAX_REQUEST_ID_BYTES
 );
 

@@ -1,9 +1,14 @@
 //! The programme's rules as plain values and functions: no I/O, no async, no clock of its own.
 //!
-//! Read in this order: [`verdict`] (what can be answered), [`pool`] (when a request is free, and what
-//! it counts), [`reservation`] (what an id remembers, and what may happen to it), [`usage`] (the rows
-//! of the usage history), [`terms`] (what the policy says at that moment), [`day`] (when everything starts anew). [`ids`] and [`tokens`] are the values
-//! that all of them speak in; they can't hold anything out of bounds.
+//! | module | what it has |
+//! | --- | --- |
+//! | [`verdict`] | the possible answers |
+//! | [`pool`] | when a request is free, and what it counts |
+//! | [`reservation`] | what a request id stands for, and what may happen to it |
+//! | [`usage`] | the rows of the usage history |
+//! | [`terms`] | what the policy grants at the moment of a decision |
+//! | [`day`] | the UTC day, at whose end the counters expire |
+//! | [`ids`], [`tokens`] | names and amounts, which can't be out of bounds |
 
 pub mod day;
 pub mod ids;
@@ -18,7 +23,7 @@ pub use day::UtcDay;
 pub use ids::{InvalidField, ModelName, OrgId, PoolName, ProjectId, RequestId};
 pub use pool::{Overflow, PoolCounters, PoolTerms, judge_late_settle};
 pub use reservation::{
-    Progress, Refusal, RequestField, RequestFields, Reservation, State, Workload,
+    Progress, Refusal, RequestField, RequestFields, Reservation, ReservationState, Workload,
 };
 pub use terms::{Eligibility, Terms};
 pub use tokens::{CounterOverflow, Tokens};

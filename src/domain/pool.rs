@@ -1,20 +1,18 @@
-//! The counters of a pool on one day, and the decisions: when is a request free, and what does it
-//! count?
+//! The counters of a pool on a day, and the decisions: when a request is free, and what it counts.
 //!
-//! Rules: docs/CONTRACT.md, "Reserve" 3, "Settle" and "What is counted where". A decision is made by
-//! a `judge_*` function, which changes nothing; then [`PoolCounters::count`] and
-//! [`PoolCounters::take_back`] carry it out. `src/store/redis/decide/` says the same in Lua, and
-//! the property tests hold it to this file.
+//! Rules: docs/CONTRACT.md, "Reserve" 3, "Settle" and "What is counted where". A `judge_*` function makes a
+//! decision and changes nothing; [`PoolCounters::count`] and [`PoolCounters::take_back`] carry it out.
+//! `src/store/redis/script/rules.lua` has the same rules in Lua; property tests compare both with a model.
 
 use super::{
     tokens::{CounterOverflow, Tokens},
     verdict::{BilledReason, Verdict},
 };
 
-/// What happens to a pool after a request did not fit.
+/// What happens to a pool when a request does not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Overflow {
-    /// A later, smaller request that fits is free again.
+    /// The pool stays open: a later request that fits is free.
     #[default]
     KeepOpen,
     /// The pool is closed until midnight.
@@ -24,9 +22,9 @@ pub enum Overflow {
 /// What the policy grants in a pool at the moment of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolTerms {
-    /// Free tokens a day.
+    /// The free tokens of a day.
     pub allowance: Tokens,
-    /// What an overflow does.
+    /// What an overflow does to the pool.
     pub overflow: Overflow,
 }
 
@@ -35,22 +33,21 @@ pub struct PoolTerms {
 pub struct PoolCounters {
     /// Free tokens, settled and held.
     pub used: Tokens,
-    /// How many requests are free.
+    /// The number of free requests.
     pub free_requests: u64,
     /// Tokens of eligible requests that are billed.
     pub billed_tokens: Tokens,
-    /// How many eligible requests are billed.
+    /// The number of billed eligible requests.
     pub billed_requests: u64,
-    /// Tokens of the FREE reservations that are neither settled nor released: a part of `used`.
+    /// Tokens of FREE reservations that are still held: a part of `used`.
     pub held: Tokens,
-    /// Whether an overflow closed the pool. Means something only while the terms say
+    /// Whether an overflow closed the pool. Only in effect while the terms say
     /// [`Overflow::CloseUntilReset`].
     pub closed: bool,
 }
 
 impl PoolCounters {
-    /// The verdict on an eligible request: free where the whole of it fits. Reaching the allowance
-    /// exactly is not exceeding it.
+    /// The verdict on an eligible request: free if all of it fits. The allowance may be reached exactly.
     #[must_use]
     pub fn judge_reserve(&self, terms: PoolTerms, tokens: Tokens) -> Verdict {
         if self.is_closed(terms) {
@@ -62,8 +59,8 @@ impl PoolCounters {
         }
     }
 
-    /// The verdict on what a request really used, on the day of its reservation. `held` is the
-    /// verdict of the reservation, which these counters still hold with `reserved` tokens.
+    /// The verdict on the actual tokens, on the day of the reservation. `held` is the reservation's verdict;
+    /// these counters still include its `reserved` tokens.
     #[must_use]
     pub fn judge_settle(
         &self,
@@ -85,12 +82,12 @@ impl PoolCounters {
         }
     }
 
-    /// Counts a request as what it is. A verdict ALLOWANCE_EXCEEDED closes the pool where the terms
-    /// say so. Ineligible requests count in no pool.
+    /// Counts a request. ALLOWANCE_EXCEEDED closes the pool if the terms say so. Ineligible requests count in
+    /// no pool.
     ///
     /// # Errors
     ///
-    /// [`CounterOverflow`] where a counter would pass 2^53 − 1; then nothing is counted.
+    /// A counter would exceed 2^53 − 1. Nothing is counted then.
     pub fn count(
         &mut self,
         terms: PoolTerms,
@@ -128,14 +125,14 @@ impl PoolCounters {
         }
     }
 
-    /// A reservation with an id was made, and will be settled or released. Only FREE tokens are held.
+    /// Adds a reservation to the held tokens, if it is FREE.
     pub fn hold(&mut self, verdict: Verdict, tokens: Tokens) {
         if verdict.is_free() {
             self.held = self.held.plus(tokens).unwrap_or(Tokens::MAX);
         }
     }
 
-    /// A reservation was settled or released.
+    /// Removes a reservation, which was settled or released, from the held tokens.
     pub fn end_hold(&mut self, verdict: Verdict, tokens: Tokens) {
         if verdict.is_free() {
             self.held = self.held.less(tokens);
@@ -149,8 +146,7 @@ impl PoolCounters {
     }
 }
 
-/// The verdict on what a request really used, once the day of its reservation is over: never free
-/// without proof.
+/// The verdict on the actual tokens after the day of the reservation: free only up to what was reserved.
 #[must_use]
 pub fn judge_late_settle(held: Verdict, reserved: Tokens, actual: Tokens) -> Verdict {
     match held {
@@ -159,7 +155,7 @@ pub fn judge_late_settle(held: Verdict, reserved: Tokens, actual: Tokens) -> Ver
     }
 }
 
-/// `used + tokens <= allowance`, also where the allowance was cut below what is used.
+/// `used + tokens <= allowance`, without overflow; false if the allowance was cut below `used`.
 fn fits(used: Tokens, terms: PoolTerms, tokens: Tokens) -> bool {
     used <= terms.allowance && tokens <= terms.allowance.less(used)
 }

@@ -1,4 +1,4 @@
-//! What a Reserve with a `request_id` leaves: held, then settled or released, once only.
+//! Reservations: what a Reserve with a `request_id` leaves. Held, then settled or released, once only.
 //!
 //! Rules: docs/CONTRACT.md, "Reserve" 5, "Settle" and "Release".
 
@@ -9,7 +9,7 @@ use super::{
     verdict::Verdict,
 };
 
-/// What kind of work a request is. Unspecified counts as inference.
+/// The kind of work of a request. Unspecified is inference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Workload {
@@ -40,7 +40,7 @@ impl Workload {
     }
 }
 
-/// The fields of a Reserve that must be the same again for its id to give the same answer again.
+/// The fields of a Reserve. A retry with the same id must have the same fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct RequestFields {
@@ -51,35 +51,35 @@ pub struct RequestFields {
     pub workload: Workload,
 }
 
-/// A remembered Reserve.
+/// What is kept of a Reserve with an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
-    /// What was asked.
+    /// The request.
     pub fields: RequestFields,
     /// The verdict of the Reserve.
     pub verdict: Verdict,
-    /// The pool, where the request was eligible.
+    /// The pool, if the request was eligible.
     pub pool: Option<PoolName>,
-    /// What became of it.
-    pub state: State,
+    /// Whether it is held, settled or released.
+    pub state: ReservationState,
 }
 
-/// What became of a reservation.
+/// The state of a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// Its request may be running: it stays counted.
+pub enum ReservationState {
+    /// The request may be running. It is counted as reserved.
     Held {
-        /// Which usage row counts it.
+        /// The usage row that counts it.
         row: RowChoice,
     },
-    /// Its request ran, and was this.
+    /// The request ran. It is counted with its actual tokens.
     Settled {
         /// The actual tokens.
         tokens: Tokens,
         /// The verdict on the actual tokens.
         verdict: Verdict,
     },
-    /// Its request never ran, or ran elsewhere: it counts nothing.
+    /// The request did not run here. It counts nothing.
     Released,
 }
 
@@ -121,7 +121,7 @@ impl RequestFields {
     }
 }
 
-/// What a caller does about an id that stands for something else.
+/// Advice for a caller who used an id twice.
 const SAME_OR_NEW: &str = "a retry sends the same fields; a new attempt needs a new request_id";
 
 fn names(fields: &[RequestField]) -> String {
@@ -129,7 +129,7 @@ fn names(fields: &[RequestField]) -> String {
     names.join(", ")
 }
 
-/// Why an id can't be used so. Nothing was counted or changed.
+/// Why an id does not allow an operation. Nothing was counted or changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Reserve: the id stands for a request with other fields.
@@ -155,7 +155,7 @@ pub enum Refusal {
     UnknownRequestId,
 }
 
-/// Whether something is still to be done, or was done before and only has to be said again.
+/// Whether an operation is due, or was done before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress<T> {
     /// Not done before; this usage row counts the request.
@@ -176,8 +176,8 @@ impl Reservation {
             return Err(Refusal::OtherFields { differing });
         }
         match self.state {
-            State::Held { .. } | State::Settled { .. } => Ok(self.verdict),
-            State::Released => Err(Refusal::Released),
+            ReservationState::Held { .. } | ReservationState::Settled { .. } => Ok(self.verdict),
+            ReservationState::Released => Err(Refusal::Released),
         }
     }
 
@@ -188,10 +188,14 @@ impl Reservation {
     /// Settled with another amount before, or released.
     pub fn settle(&self, actual: Tokens) -> Result<Progress<Verdict>, Refusal> {
         match self.state {
-            State::Held { row } => Ok(Progress::Due(row)),
-            State::Settled { tokens, verdict } if tokens == actual => Ok(Progress::Replay(verdict)),
-            State::Settled { tokens, .. } => Err(Refusal::OtherAmount { settled: tokens }),
-            State::Released => Err(Refusal::Released),
+            ReservationState::Held { row } => Ok(Progress::Due(row)),
+            ReservationState::Settled { tokens, verdict } if tokens == actual => {
+                Ok(Progress::Replay(verdict))
+            }
+            ReservationState::Settled { tokens, .. } => {
+                Err(Refusal::OtherAmount { settled: tokens })
+            }
+            ReservationState::Released => Err(Refusal::Released),
         }
     }
 
@@ -202,9 +206,9 @@ impl Reservation {
     /// Settled before.
     pub fn release(&self) -> Result<Progress<()>, Refusal> {
         match self.state {
-            State::Held { row } => Ok(Progress::Due(row)),
-            State::Released => Ok(Progress::Replay(())),
-            State::Settled { .. } => Err(Refusal::Settled),
+            ReservationState::Held { row } => Ok(Progress::Due(row)),
+            ReservationState::Released => Ok(Progress::Replay(())),
+            ReservationState::Settled { .. } => Err(Refusal::Settled),
         }
     }
 }

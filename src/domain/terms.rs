@@ -1,5 +1,4 @@
-//! What the policy says of a request at the moment of a decision: the values that go from the policy
-//! to the store.
+//! What the policy grants at the moment of a decision: values that go from the policy to the store.
 
 use super::{
     ids::PoolName,
@@ -8,7 +7,7 @@ use super::{
     verdict::BilledReason,
 };
 
-/// What an organization is granted now, pool by pool.
+/// What an organization is granted, pool by pool.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Terms {
     /// What an overflow does.
@@ -35,8 +34,8 @@ impl Terms {
 /// Whether a request can be free at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Eligibility {
-    /// It falls in this pool: the pool's counters decide.
+    /// It can, if it fits in this pool.
     Eligible(PoolName),
-    /// It is billed, whatever the counters say.
+    /// It is billed for this reason.
     Ineligible(BilledReason),
 }

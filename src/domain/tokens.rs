@@ -4,9 +4,8 @@ use std::fmt;
 
 use super::ids::{FieldFault, InvalidField};
 
-/// An amount of tokens, 0 to [`Tokens::MAX`]. Sums never wrap and are never rounded: 2^53 − 1 is the
-/// largest integer that Redis' Lua, which counts in doubles, holds exactly together with its
-/// neighbours.
+/// An amount of tokens, 0 to [`Tokens::MAX`]. Sums neither wrap nor round: Lua's numbers are doubles, which
+/// are exact up to 2^53 − 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Tokens(u64);
 
@@ -16,14 +15,14 @@ pub struct Tokens(u64);
 pub struct CounterOverflow;
 
 impl Tokens {
-    /// None.
+    /// No tokens.
     pub const ZERO: Self = Self(0);
     /// The largest amount: 2^53 − 1.
     pub const MAX: Self = Self((1 << 53) - 1);
-    /// The most that one request may ask for or use.
+    /// The maximum of one request.
     pub const MAX_PER_REQUEST: Self = Self(1_000_000_000);
 
-    /// Takes an amount up to [`Tokens::MAX`].
+    /// An amount, if it is at most [`Tokens::MAX`].
     #[must_use]
     pub const fn new(amount: u64) -> Option<Self> {
         if amount <= Self::MAX.0 {
@@ -77,12 +76,12 @@ impl Tokens {
     ///
     /// # Errors
     ///
-    /// [`CounterOverflow`] where it would pass [`Tokens::MAX`].
+    /// The sum would exceed [`Tokens::MAX`].
     pub fn plus(self, other: Self) -> Result<Self, CounterOverflow> {
         Self::new(self.0 + other.0).ok_or(CounterOverflow)
     }
 
-    /// The difference, and 0 where `other` is larger.
+    /// The difference; 0 if `other` is larger.
     #[must_use]
     pub const fn less(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))

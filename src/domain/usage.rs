@@ -1,5 +1,5 @@
-//! A row of the usage history: what one project used of one model on one day. And how many rows there
-//! may be (docs/CONTRACT.md, "What is counted where").
+//! Rows of the usage history: what a project used of a model on a day; and the bound on their number
+//! (docs/CONTRACT.md, "What is counted where").
 
 use super::{
     ids::{ModelName, ProjectId},
@@ -7,17 +7,16 @@ use super::{
     verdict::Verdict,
 };
 
-/// What a row counts. Every request of a known organization is in one, ineligible ones too; each
-/// counts once, as what it finally was.
+/// The counters of a row. A row counts each request of a known organization once, with its final verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UsageCounters {
     /// Tokens of free requests.
     pub free_tokens: Tokens,
     /// Tokens of billed requests.
     pub billed_tokens: Tokens,
-    /// How many requests were free.
+    /// The number of free requests.
     pub free_requests: u64,
-    /// How many requests were billed.
+    /// The number of billed requests.
     pub billed_requests: u64,
 }
 
@@ -26,7 +25,7 @@ impl UsageCounters {
     ///
     /// # Errors
     ///
-    /// [`CounterOverflow`] where a counter would pass 2^53 − 1; then nothing is counted.
+    /// A counter would exceed 2^53 − 1. Nothing is counted then.
     pub fn count(&mut self, verdict: Verdict, tokens: Tokens) -> Result<(), CounterOverflow> {
         let (sum, requests) = self.side(verdict);
         *sum = sum.plus(tokens)?;
@@ -41,7 +40,7 @@ impl UsageCounters {
         *requests = requests.saturating_sub(1);
     }
 
-    /// Whether nothing is left in the row, so that it is listed no more.
+    /// Whether all counters are 0. Empty rows are not listed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -55,7 +54,7 @@ impl UsageCounters {
     }
 }
 
-/// The name of both project and model in the row that counts what has no row of its own.
+/// The project and model of the row for requests without a row of their own.
 const OTHER: &str = "(other)";
 
 /// Which row counts a request.
@@ -63,7 +62,7 @@ const OTHER: &str = "(other)";
 pub enum RowChoice {
     /// The row of its project and model.
     Own,
-    /// The row `(other)`, `(other)`: its day had as many rows as it may have.
+    /// The row `(other)`, `(other)`, since the day has its maximum of rows.
     Other,
 }
 
@@ -74,18 +73,18 @@ pub fn other_row() -> (ProjectId, ModelName) {
     (project, ModelName::parse(OTHER).expect("a legal name"))
 }
 
-/// How many rows an organization has on a day, the row `(other)`, `(other)` not counted.
+/// The numbers of rows that an organization has on a day, without the row `(other)`, `(other)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RowCounts {
-    /// All of them.
+    /// All rows.
     pub rows: u64,
-    /// Those that were made for a model that no pool listed.
+    /// Rows of models that no pool listed when the row was made.
     pub unlisted: u64,
 }
 
 impl RowCounts {
-    /// Whether a new row may be made, where there may be `max_rows`. Models that no pool lists have at most
-    /// half of the rows, so that invented names displace no listed model.
+    /// Whether a new row may be made. Unlisted models have at most half of `max_rows`, so that invented names
+    /// displace no listed model.
     #[must_use]
     pub fn admit(self, max_rows: u64, is_listed: bool) -> bool {
         self.rows < max_rows && (is_listed || self.unlisted < max_rows / 2)

@@ -1,4 +1,4 @@
-//! What can be answered: the whole request is free, or the whole request is billed, and why.
+//! The possible answers: a request is free as a whole, or billed as a whole for a reason.
 
 /// The answer to "is this request free?". A BILLED verdict is an answer, never an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -9,8 +9,7 @@ pub enum Verdict {
     Billed(BilledReason),
 }
 
-/// Why a request is billed. The first eight are judged from the policy, in this order, the next two
-/// by the store.
+/// Why a request is billed. The policy decides the first eight, in this order, the store the next two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BilledReason {
     /// The organization is unknown, or its data sharing is off.
@@ -19,9 +18,9 @@ pub enum BilledReason {
     ZeroDataRetention,
     /// The organization is on an enterprise plan.
     EnterprisePlan,
-    /// The programme's last free day is over.
+    /// The programme's last day is over.
     ProgramEnded,
-    /// The organization shares selected projects, and not this one.
+    /// The organization does not share this project.
     ProjectNotSharing,
     /// The programme doesn't cover this kind of workload.
     WorkloadNotCovered,
@@ -29,20 +28,20 @@ pub enum BilledReason {
     FineTunedModel,
     /// No pool lists the model.
     ModelNotCovered,
-    /// The pool was closed until midnight by an earlier overflow.
+    /// An earlier overflow closed the pool until midnight.
     PoolClosed,
-    /// The request would take the day's free total past the allowance.
+    /// The request would exceed the allowance.
     AllowanceExceeded,
-    /// At Settle only: the reservation's day is over and it used more than was reserved, so nothing
-    /// can prove any more that it would have been free.
+    /// At Settle only: the day of the reservation is over and the request used more than was reserved, so
+    /// nothing proves that it was free.
     DayClosed,
-    /// The store could not be asked, and the operator chose degraded answers. Never counted.
+    /// The store failed, and the operator chose degraded answers. Counts nothing.
     StoreUnavailable,
 }
 
 impl BilledReason {
-    /// Whether the request was eligible, so that its pool counts it as billed (docs/CONTRACT.md,
-    /// "What is counted where").
+    /// Whether the request was eligible, so that its pool counts it (docs/CONTRACT.md, "What is counted
+    /// where").
     #[must_use]
     pub const fn counts_in_pool(self) -> bool {
         match self {
@@ -67,7 +66,7 @@ impl Verdict {
         matches!(self, Self::Free)
     }
 
-    /// Why it is billed, where it is.
+    /// The reason, if it is billed.
     #[must_use]
     pub const fn billed_reason(self) -> Option<BilledReason> {
         match self {

@@ -1,6 +1,6 @@
-//! Files: read whole and bounded, parsed with all their faults, and followed while they change.
+//! Files: read whole and bounded, parsed with all their faults, and watched for changes.
 
 pub mod pem;
+pub mod read;
 pub mod toml;
-pub mod trim;
 pub mod watched;

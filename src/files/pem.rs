@@ -11,7 +11,7 @@ use x509_parser::parse_x509_certificate;
 
 /// A file that can't be used.
 #[derive(Debug, thiserror::Error)]
-pub enum PemFault {
+pub enum PemError {
     /// It can't be read.
     #[error("{setting}: {} can't be read", path.display())]
     Unreadable {
@@ -34,7 +34,7 @@ pub enum PemFault {
     },
 }
 
-impl PemFault {
+impl PemError {
     /// The file holds something else: `fault` goes on where its name ends.
     pub fn foreign(setting: &'static str, path: &Path, fault: impl Into<String>) -> Self {
         Self::Foreign {
@@ -50,8 +50,8 @@ impl PemFault {
 /// # Errors
 ///
 /// It can't be read.
-pub fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, PemFault> {
-    fs::read(path).map_err(|source| PemFault::Unreadable {
+pub fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, PemError> {
+    fs::read(path).map_err(|source| PemError::Unreadable {
         setting,
         path: path.to_owned(),
         source,
@@ -75,16 +75,16 @@ pub fn certificates(
     setting: &'static str,
     path: &Path,
     pem: &[u8],
-) -> Result<Vec<CertificateDer<'static>>, PemFault> {
+) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match read {
         Ok(read) if !read.is_empty() => Ok(read),
-        Ok(_) => Err(PemFault::foreign(
+        Ok(_) => Err(PemError::foreign(
             setting,
             path,
             "holds no certificate in PEM",
         )),
-        Err(error) => Err(PemFault::foreign(
+        Err(error) => Err(PemError::foreign(
             setting,
             path,
             format!("is no PEM: {error}"),
@@ -101,7 +101,7 @@ pub fn key(
     setting: &'static str,
     path: &Path,
     pem: &[u8],
-) -> Result<PrivateKeyDer<'static>, PemFault> {
+) -> Result<PrivateKeyDer<'static>, PemError> {
     PrivateKeyDer::from_pem_slice(pem)
-        .map_err(|_| PemFault::foreign(setting, path, "holds no private key in PEM"))
+        .map_err(|_| PemError::foreign(setting, path, "holds no private key in PEM"))
 }

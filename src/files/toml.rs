@@ -15,7 +15,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use crate::files::trim::trimmed;
+use crate::files::read::trimmed;
 
 /// One thing that is wrong in a document. Displays as `line: key: message`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,14 +1,12 @@
 //! Watches files, and reads them whole: what everything that is reloaded while the service runs is built on.
 //!
-//! A [`Watch`] looks at the metadata of its files four times a second, after following every symlink. So it
+//! A [`FileWatcher`] stamps at the metadata of its files four times a second, after following every symlink. So it
 //! sees a write in place, a rename, and the swap of the directory behind a mounted ConfigMap, on any file
 //! system, and its queue can't overflow. What is to be done with a change is its caller's: there is no
 //! policy in here.
 //!
-//! A change is told once the files have been left alone for [`SETTLE`], since whoever writes may be half-way.
-//! Files that are never left alone are told every [`MOST_UNREST`] all the same, and once more when they are.
-
-mod reading;
+//! A change is told once the files have been left alone for [`QUIET_INTERVAL`], since whoever writes may be half-way.
+//! Files that are never left alone are told every [`MAX_UNSETTLED`] all the same, and once more when they are.
 
 use std::{
     fs, io,
@@ -23,47 +21,45 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-pub use self::reading::{ReadError, read, read_all};
-
 /// How long from one look to the next, while nothing changes.
-pub const LOOK: Duration = Duration::from_millis(250);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long the files must have been left alone before a change is told. Longer than any file system that
 /// services run on takes a moment to be: a second write within one moment leaves the same metadata.
-pub const SETTLE: Duration = Duration::from_millis(100);
+pub const QUIET_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long files that are written all the time are waited for.
-pub const MOST_UNREST: Duration = Duration::from_millis(500);
+pub const MAX_UNSETTLED: Duration = Duration::from_millis(500);
 
 /// Watches one or several files, as one: a certificate and its key change together.
 #[derive(Debug)]
-pub struct Watch {
+pub struct FileWatcher {
     files: Arc<[PathBuf]>,
-    sight: Sight,
-    next_look: Instant,
+    debounce: Debounce,
+    next_poll: Instant,
     /// Nothing is told before, however often someone asks.
-    rest_until: Instant,
-    nudge: Nudge,
-    nudges: watch::Receiver<u64>,
+    quiet_until: Instant,
+    reload: ReloadSignal,
+    requests: watch::Receiver<u64>,
 }
 
 /// Why files should be read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub enum ReloadCause {
     /// They look different.
-    Seen,
+    Changed,
     /// Someone asked for it, whatever they look like.
-    Nudged,
+    Requested,
 }
 
-/// Makes every [`Watch`] that knows it tell at once, as SIGHUP does. Cheap to clone.
+/// Makes every [`FileWatcher`] that knows it tell at once, as SIGHUP does. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Nudge(watch::Sender<u64>);
+pub struct ReloadSignal(watch::Sender<u64>);
 
-/// What a file looks like from outside. Its contents are another where any of these is.
+/// What a file stamps like from outside. Its contents are another where any of these is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Look {
-    There {
+enum FileStamp {
+    Present {
         device: u64,
         inode: u64,
         bytes: u64,
@@ -72,41 +68,41 @@ enum Look {
         /// Also when rights changed, or a modification time was set back by whoever copied the file.
         changed_at: (i64, i64),
     },
-    Unseen(io::ErrorKind),
+    Missing(io::ErrorKind),
 }
 
 /// What was seen so far, and so what a look means.
 #[derive(Debug, Default)]
-struct Sight {
+struct Debounce {
     /// What was told last, and was left alone before that.
-    settled: Option<Vec<Look>>,
-    last: Option<Vec<Look>>,
+    settled: Option<Vec<FileStamp>>,
+    last: Option<Vec<FileStamp>>,
     /// Since when they look different from one look to the next.
-    restless_since: Option<Instant>,
+    unsettled_since: Option<Instant>,
 }
 
 /// What a look means.
 #[derive(Debug, PartialEq, Eq)]
-enum Seen {
-    Nothing,
+enum Observation {
+    Unchanged,
     /// Something is going on: look again soon.
-    Unrest,
-    Change,
+    Unsettled,
+    Settled,
 }
 
-impl Watch {
+impl FileWatcher {
     /// Starts to watch. The first change is told within moments, whatever the files look like: what was read
     /// of them before may be old by now.
     #[must_use]
-    pub fn new(files: impl IntoIterator<Item = PathBuf>, nudge: &Nudge) -> Self {
+    pub fn new(files: impl IntoIterator<Item = PathBuf>, reload: &ReloadSignal) -> Self {
         let now = Instant::now();
         Self {
             files: files.into_iter().collect(),
-            sight: Sight::default(),
-            next_look: now,
-            rest_until: now,
-            nudge: nudge.clone(),
-            nudges: nudge.taken_up(),
+            debounce: Debounce::default(),
+            next_poll: now,
+            quiet_until: now,
+            reload: reload.clone(),
+            requests: reload.subscribe(),
         }
     }
 
@@ -115,39 +111,39 @@ impl Watch {
     ///
     /// What is told may be the same bytes as before, and may change again while it is read. It is told
     /// again then.
-    pub async fn changed(&mut self) -> Cause {
-        sleep_until(self.rest_until).await;
+    pub async fn changed(&mut self) -> ReloadCause {
+        sleep_until(self.quiet_until).await;
         loop {
             tokio::select! {
                 biased;
-                () = self.nudge.given(&mut self.nudges) => {
+                () = self.reload.received(&mut self.requests) => {
                     // Whoever asks may do so in the middle of a write.
-                    self.sight = Sight::default();
-                    self.told(SETTLE);
-                    return Cause::Nudged;
+                    self.debounce = Debounce::default();
+                    self.reported(QUIET_INTERVAL);
+                    return ReloadCause::Requested;
                 }
-                () = sleep_until(self.next_look), if !self.files.is_empty() => {}
+                () = sleep_until(self.next_poll), if !self.files.is_empty() => {}
             }
-            let looks = look_at(Arc::clone(&self.files)).await;
-            match self.sight.take_in(looks, Instant::now()) {
-                Seen::Nothing => self.next_look = Instant::now() + LOOK,
-                Seen::Unrest => self.next_look = Instant::now() + SETTLE,
-                Seen::Change => {
-                    self.told(LOOK);
-                    return Cause::Seen;
+            let stamps = stamps_of(Arc::clone(&self.files)).await;
+            match self.debounce.observe(stamps, Instant::now()) {
+                Observation::Unchanged => self.next_poll = Instant::now() + POLL_INTERVAL,
+                Observation::Unsettled => self.next_poll = Instant::now() + QUIET_INTERVAL,
+                Observation::Settled => {
+                    self.reported(POLL_INTERVAL);
+                    return ReloadCause::Changed;
                 }
             }
         }
     }
 
-    fn told(&mut self, next_look: Duration) {
+    fn reported(&mut self, next_poll: Duration) {
         let now = Instant::now();
-        self.next_look = now + next_look;
-        self.rest_until = now + SETTLE;
+        self.next_poll = now + next_poll;
+        self.quiet_until = now + QUIET_INTERVAL;
     }
 }
 
-impl Nudge {
+impl ReloadSignal {
     /// One that nobody has given yet.
     #[must_use]
     pub fn new() -> Self {
@@ -155,65 +151,66 @@ impl Nudge {
     }
 
     /// Gives it to all that watch.
-    pub fn give(&self) {
+    pub fn send(&self) {
         self.0.send_modify(|given| *given = given.wrapping_add(1));
     }
 
     /// Whoever gave it before anybody watched, as the service started, shall not have given it in vain.
-    fn taken_up(&self) -> watch::Receiver<u64> {
-        let mut nudges = self.0.subscribe();
-        if *nudges.borrow() > 0 {
-            nudges.mark_changed();
+    fn subscribe(&self) -> watch::Receiver<u64> {
+        let mut requests = self.0.subscribe();
+        if *requests.borrow() > 0 {
+            requests.mark_changed();
         }
-        nudges
+        requests
     }
 
-    async fn given(&self, nudges: &mut watch::Receiver<u64>) {
-        let given = nudges.changed().await;
+    async fn received(&self, requests: &mut watch::Receiver<u64>) {
+        let given = requests.changed().await;
         given.expect("a watch holds a sender of its own");
     }
 }
 
-impl Sight {
+impl Debounce {
     /// Takes in what the files look like now.
-    fn take_in(&mut self, looks: Vec<Look>, now: Instant) -> Seen {
-        let quiet = self.restless_since.is_none() && self.settled.as_ref() == Some(&looks);
+    fn observe(&mut self, stamps: Vec<FileStamp>, now: Instant) -> Observation {
+        let quiet = self.unsettled_since.is_none() && self.settled.as_ref() == Some(&stamps);
         if quiet {
-            return Seen::Nothing;
+            return Observation::Unchanged;
         }
-        if self.last.as_ref() == Some(&looks) {
-            self.settled = Some(looks);
-            self.restless_since = None;
-            return Seen::Change;
+        if self.last.as_ref() == Some(&stamps) {
+            self.settled = Some(stamps);
+            self.unsettled_since = None;
+            return Observation::Settled;
         }
-        self.last = Some(looks);
-        let since = *self.restless_since.get_or_insert(now);
-        if now.duration_since(since) < MOST_UNREST {
-            return Seen::Unrest;
+        self.last = Some(stamps);
+        let since = *self.unsettled_since.get_or_insert(now);
+        if now.duration_since(since) < MAX_UNSETTLED {
+            return Observation::Unsettled;
         }
         // Still restless: what is told now is told once more when they are left alone.
-        self.restless_since = Some(now);
-        Seen::Change
+        self.unsettled_since = Some(now);
+        Observation::Settled
     }
 }
 
 /// A disk or a network can hang, and then it is not a worker of calls that hangs with it.
-async fn look_at(files: Arc<[PathBuf]>) -> Vec<Look> {
-    let looked = tokio::task::spawn_blocking(move || files.iter().map(|file| look(file)).collect());
+async fn stamps_of(files: Arc<[PathBuf]>) -> Vec<FileStamp> {
+    let looked =
+        tokio::task::spawn_blocking(move || files.iter().map(|file| stamp(file)).collect());
     // Only at the end of the process is it not carried out.
     looked.await.unwrap_or_default()
 }
 
-fn look(file: &Path) -> Look {
+fn stamp(file: &Path) -> FileStamp {
     match fs::metadata(file) {
-        Ok(seen) => Look::There {
+        Ok(seen) => FileStamp::Present {
             device: seen.dev(),
             inode: seen.ino(),
             bytes: seen.len(),
             modified_at: (seen.mtime(), seen.mtime_nsec()),
             changed_at: (seen.ctime(), seen.ctime_nsec()),
         },
-        Err(error) => Look::Unseen(error.kind()),
+        Err(error) => FileStamp::Missing(error.kind()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who may call what (docs/CONTRACT.md, "Callers").
 //!
 //! Every call passes [`Authorized`] before anything else happens to it: not even its message is read of a
-//! caller who may not. What it found out goes with the call as a [`Granted`], and only by that an
+//! caller who may not. What it found out goes with the call as a [`Permit`], and only by that an
 //! organization's name becomes an [`OrgId`] here ([`convert::org`](super::convert::org)). An RPC that is
 //! not listed in [`role_of`] is not served.
 
@@ -26,7 +26,10 @@ use tonic::{
 };
 
 use crate::{
-    auth::{Admission, Forbidden, Peer, Role, Speaker, TokenHash, Unauthenticated, token::Schemes},
+    auth::{
+        Authenticator, Forbidden, Peer, Principal, Role, TokenHash, Unauthenticated,
+        token::AuthSchemes,
+    },
     domain::OrgId,
     telemetry::LogLimit,
 };
@@ -46,7 +49,7 @@ pub enum ReflectionFor {
 #[derive(Debug, Clone)]
 pub struct Authorized<S> {
     inner: S,
-    admission: Admission,
+    authenticator: Authenticator,
     rule: Rule,
 }
 
@@ -61,8 +64,8 @@ enum Rule {
 
 /// What the caller of a call may: a role, for its organizations.
 #[derive(Debug, Clone)]
-pub(super) struct Granted {
-    speaker: Speaker,
+pub(super) struct Permit {
+    principal: Principal,
     role: Role,
 }
 
@@ -78,9 +81,9 @@ fn role_of(method: &str) -> Option<Role> {
 impl ReflectionFor {
     /// Who is let in to it; none where nobody is.
     #[must_use]
-    pub fn admission(self, callers: &Admission) -> Option<Admission> {
+    pub fn authenticator(self, callers: &Authenticator) -> Option<Authenticator> {
         match self {
-            Self::Everyone => Some(Admission::Everyone),
+            Self::Everyone => Some(Authenticator::Everyone),
             Self::Callers => Some(callers.clone()),
             Self::Nobody => None,
         }
@@ -89,21 +92,21 @@ impl ReflectionFor {
 
 impl<S> Authorized<S> {
     /// The quota service, each method for those who have its role.
-    pub(super) fn by_method(inner: S, admission: Admission) -> Self {
+    pub(super) fn by_method(inner: S, authenticator: Authenticator) -> Self {
         let rule = Rule::ByMethod;
         Self {
             inner,
-            admission,
+            authenticator,
             rule,
         }
     }
 
     /// Another service, for every known caller.
-    pub fn any_caller(inner: S, admission: Admission) -> Self {
+    pub fn any_caller(inner: S, authenticator: Authenticator) -> Self {
         let rule = Rule::AnyCaller;
         Self {
             inner,
-            admission,
+            authenticator,
             rule,
         }
     }
@@ -112,7 +115,7 @@ impl<S> Authorized<S> {
 impl<S: NamedService> Authorized<S> {
     /// Lets a call through, with what its caller may, or says why not.
     fn admit(&self, request: &mut Request<Body>) -> Result<(), Status> {
-        let speaker = self.speaker(request)?;
+        let principal = self.authenticate(request)?;
         if let Rule::AnyCaller = self.rule {
             return Ok(());
         }
@@ -124,22 +127,24 @@ impl<S: NamedService> Authorized<S> {
         let role = method
             .and_then(role_of)
             .ok_or_else(|| Status::unimplemented("the service has no such method"))?;
-        speaker.has(role).map_err(|why| forbidden(&speaker, why))?;
+        principal
+            .check_role(role)
+            .map_err(|why| forbidden(&principal, why))?;
         // Where everyone may do everything there is nothing to carry along.
-        if let Speaker::Known(_) = speaker {
-            request.extensions_mut().insert(Granted { speaker, role });
+        if let Principal::Known(_) = principal {
+            request.extensions_mut().insert(Permit { principal, role });
         }
         Ok(())
     }
 
-    fn speaker(&self, request: &Request<Body>) -> Result<Speaker, Status> {
+    fn authenticate(&self, request: &Request<Body>) -> Result<Principal, Status> {
         let peer = request.extensions().get::<Arc<Peer>>();
         let token = || {
             let headers = request.headers().get_all(header::AUTHORIZATION);
-            TokenHash::presented(headers.iter().map(|it| it.as_bytes()), Schemes::Bearer)
+            TokenHash::presented(headers.iter().map(|it| it.as_bytes()), AuthSchemes::Bearer)
         };
-        self.admission
-            .speaker(peer, token)
+        self.authenticator
+            .authenticate(peer, token)
             .map_err(|why| unauthenticated(peer, why))
     }
 }
@@ -168,31 +173,33 @@ impl<S: NamedService> NamedService for Authorized<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl Granted {
-    /// What a call was granted. One that did not come through [`Authorized`] is granted nothing.
-    pub(super) fn of(admission: &Admission, call: &Extensions) -> Result<Self, Status> {
-        match (admission, call.get::<Self>()) {
-            (Admission::Everyone, _) => Ok(Self {
-                speaker: Speaker::Anybody,
+impl Permit {
+    /// The permit of a call. A call that did not pass [`Authorized`] has none.
+    pub(super) fn of(authenticator: &Authenticator, call: &Extensions) -> Result<Self, Status> {
+        match (authenticator, call.get::<Self>()) {
+            (Authenticator::Everyone, _) => Ok(Self {
+                principal: Principal::Anybody,
                 role: Role::Reserve,
             }),
-            (Admission::Callers(_), Some(granted)) => Ok(granted.clone()),
-            (Admission::Callers(_), None) => Err(unauthenticated(None, Unauthenticated::Nothing)),
+            (Authenticator::Callers(_), Some(permit)) => Ok(permit.clone()),
+            (Authenticator::Callers(_), None) => {
+                Err(unauthenticated(None, Unauthenticated::NoCredentials))
+            }
         }
     }
 
     /// Whether it is for this organization too.
     pub(super) fn covers(&self, org: &OrgId) -> Result<(), Status> {
-        let may = self.speaker.may(self.role, org);
-        may.map_err(|why| forbidden(&self.speaker, why))
+        let may = self.principal.check(self.role, org);
+        may.map_err(|why| forbidden(&self.principal, why))
     }
 
     /// Whether it still holds: the callers may have changed since.
-    pub(super) fn renew(&mut self) -> Result<(), Status> {
-        let known = self.speaker.renew();
+    pub(super) fn refresh(&mut self) -> Result<(), Status> {
+        let known = self.principal.refresh();
         known.map_err(|why| unauthenticated(None, why))?;
-        let has = self.speaker.has(self.role);
-        has.map_err(|why| forbidden(&self.speaker, why))
+        let has = self.principal.check_role(self.role);
+        has.map_err(|why| forbidden(&self.principal, why))
     }
 }
 
@@ -210,9 +217,9 @@ fn unauthenticated(peer: Option<&Arc<Peer>>, why: Unauthenticated) -> Status {
     status
 }
 
-fn forbidden(speaker: &Speaker, why: Forbidden) -> Status {
+fn forbidden(principal: &Principal, why: Forbidden) -> Status {
     if let Some(left_out) = REFUSALS.admit(Instant::now()) {
-        let caller = speaker.name();
+        let caller = principal.name();
         tracing::warn!(caller, reason = %why, left_out, "calls beyond a caller's rights are refused");
     }
     Status::permission_denied(why.to_string())
@@ -237,20 +244,20 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_was_not_authorized_is_granted_nothing() {
-        use crate::auth::{Callers, InForce, Port};
+    fn a_call_that_was_not_authorized_has_no_permit() {
+        use crate::auth::{CallerSet, Callers, PortSecurity};
 
         let text =
             "[callers.a]\ncertificates = [\"a\"]\nroles = [\"read\"]\norganizations = [\"*\"]\n";
-        let port = Port {
+        let port = PortSecurity {
             encrypted: true,
             loopback: false,
         };
         let callers = Callers::parse("callers.toml", text).unwrap();
-        let in_force = InForce::new(callers, port).unwrap();
-        let admission = Admission::Callers(Arc::new(in_force));
-        let granted = Granted::of(&admission, &Extensions::new());
-        assert_eq!(granted.unwrap_err().code(), Code::Unauthenticated);
-        assert!(Granted::of(&Admission::Everyone, &Extensions::new()).is_ok());
+        let caller_set = CallerSet::new(callers, port).unwrap();
+        let authenticator = Authenticator::Callers(Arc::new(caller_set));
+        let permit = Permit::of(&authenticator, &Extensions::new());
+        assert_eq!(permit.unwrap_err().code(), Code::Unauthenticated);
+        assert!(Permit::of(&Authenticator::Everyone, &Extensions::new()).is_ok());
     }
 }

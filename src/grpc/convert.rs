@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use tonic::Status;
 
 use super::{
-    access::Granted,
+    access::Permit,
     page_token::PageToken,
     proto::{
         self, GetQuotaResponse, ListUsageRequest, ListUsageResponse, PoolQuota, ReleaseRequest,
@@ -25,9 +25,9 @@ const MAX_PAGE_SIZE: usize = 1000;
 
 pub(super) fn reserve_call(
     request: ReserveRequest,
-    granted: &Granted,
+    permit: &Permit,
 ) -> Result<ReserveCall, Status> {
-    let org = org(request.org, granted)?;
+    let org = org(request.org, permit)?;
     let workload = workload(request.workload)?;
     let request_id = match request.request_id {
         id if id.is_empty() => None,
@@ -48,9 +48,9 @@ pub(super) fn reserve_call(
 
 pub(super) fn settle_call(
     request: SettleRequest,
-    granted: &Granted,
+    permit: &Permit,
 ) -> Result<(OrgId, RequestId, Tokens), Status> {
-    let org = org(request.org, granted)?;
+    let org = org(request.org, permit)?;
     let request_id = RequestId::parse(request.request_id).map_err(invalid)?;
     Ok((
         org,
@@ -61,19 +61,19 @@ pub(super) fn settle_call(
 
 pub(super) fn release_call(
     request: ReleaseRequest,
-    granted: &Granted,
+    permit: &Permit,
 ) -> Result<(OrgId, RequestId), Status> {
     Ok((
-        org(request.org, granted)?,
+        org(request.org, permit)?,
         RequestId::parse(request.request_id).map_err(invalid)?,
     ))
 }
 
 pub(super) fn usage_page(
     request: ListUsageRequest,
-    granted: &Granted,
+    permit: &Permit,
 ) -> Result<(OrgId, UsagePage), Status> {
-    let org = org(request.org, granted)?;
+    let org = org(request.org, permit)?;
     let day = match request.day.as_str() {
         "" => None,
         day => Some(UtcDay::parse(day).map_err(invalid)?),
@@ -103,9 +103,9 @@ pub(super) fn usage_page(
 }
 
 /// The organization that a call names, and that its caller may speak for.
-pub(super) fn org(org: String, granted: &Granted) -> Result<OrgId, Status> {
+pub(super) fn org(org: String, permit: &Permit) -> Result<OrgId, Status> {
     let org = OrgId::parse(org).map_err(invalid)?;
-    granted.covers(&org)?;
+    permit.covers(&org)?;
     Ok(org)
 }
 
@@ -191,12 +191,12 @@ pub(super) fn release_response(released: Released) -> ReleaseResponse {
 
 pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
     let Quota {
-        standing,
+        enrollment,
         day,
         resets_at,
         pools,
     } = quota;
-    let not_enrolled = standing
+    let not_enrolled = enrollment
         .not_enrolled
         .map_or(proto::BilledReason::Unspecified, reason);
     let pools = pools.into_iter().map(|(figures, counters)| PoolQuota {
@@ -212,8 +212,8 @@ pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
     });
     GetQuotaResponse {
         org: org.to_string(),
-        tier: u32::from(standing.tier),
-        enrolled: standing.not_enrolled.is_none(),
+        tier: u32::from(enrollment.tier),
+        enrolled: enrollment.not_enrolled.is_none(),
         not_enrolled_reason: not_enrolled.into(),
         day: day.to_string(),
         resets_at: Some(timestamp(resets_at)),

@@ -18,8 +18,25 @@ static STORE_FAILURES: LogLimit = LogLimit::new();
 static DEFECTS: LogLimit = LogLimit::new();
 static SHED_CALLS: LogLimit = LogLimit::new();
 
-/// The one place where errors become statuses.
+/// How a caller is told to retry.
+#[derive(Debug, Clone, Copy)]
+enum RetryAdvice {
+    WithRequestId,
+    AsQuery,
+}
+
+/// The status of a call that decides.
 pub(super) fn status(error: LedgerError) -> Status {
+    to_status(error, RetryAdvice::WithRequestId)
+}
+
+/// The status of a call that only reads, which has no `request_id`.
+pub(super) fn query_status(error: LedgerError) -> Status {
+    to_status(error, RetryAdvice::AsQuery)
+}
+
+/// The one place where errors become statuses.
+fn to_status(error: LedgerError, advice: RetryAdvice) -> Status {
     let said = error.to_string();
     match error {
         LedgerError::Refused(Refusal::OtherFields { .. } | Refusal::OtherAmount { .. }) => {
@@ -33,32 +50,32 @@ pub(super) fn status(error: LedgerError) -> Status {
         }
         LedgerError::DayNotKept { .. } | LedgerError::Full(_) => Status::out_of_range(said),
         // The log has it since the store is down.
-        LedgerError::Down(_) => counted_nothing(&said),
+        LedgerError::Down(_) => advice.counted_nothing(&said),
         LedgerError::Store(
             ref error @ (StoreError::Unreachable { .. }
             | StoreError::Refused { .. }
             | StoreError::Unsuitable { .. }),
         ) => {
             log_failure(&said);
-            counted_nothing(&format!(
+            advice.counted_nothing(&format!(
                 "the store does not serve: {}",
                 error.public_message()
             ))
         }
         LedgerError::RestlessClock => {
             log_failure(&said);
-            counted_nothing(&said)
+            advice.counted_nothing(&said)
         }
         LedgerError::Store(ref error @ StoreError::OutcomeUnknown { .. }) => {
             log_failure(&said);
-            outcome_unknown(&format!(
+            advice.outcome_unknown(&format!(
                 "the store did not answer: {}",
                 error.public_message()
             ))
         }
         LedgerError::OutOfTime => {
             log_failure(&said);
-            outcome_unknown("the store did not answer in time")
+            advice.outcome_unknown("the store did not answer in time")
         }
         LedgerError::Overloaded => {
             if let Some(left_out) = SHED_CALLS.admit(Instant::now()) {
@@ -112,14 +129,19 @@ fn log_failure(said: &str) {
     }
 }
 
-fn outcome_unknown(why: &str) -> Status {
-    Status::unavailable(format!(
-        "{why}; the outcome is unknown: retry with the same request_id"
-    ))
-}
+impl RetryAdvice {
+    fn outcome_unknown(self, why: &str) -> Status {
+        self.unavailable(why, "the outcome is unknown")
+    }
 
-fn counted_nothing(why: &str) -> Status {
-    Status::unavailable(format!(
-        "{why}; this call counted nothing: retry with the same request_id"
-    ))
+    fn counted_nothing(self, why: &str) -> Status {
+        self.unavailable(why, "this call counted nothing")
+    }
+
+    fn unavailable(self, why: &str, outcome: &str) -> Status {
+        Status::unavailable(match self {
+            Self::WithRequestId => format!("{why}; {outcome}: retry with the same request_id"),
+            Self::AsQuery => format!("{why}: retry"),
+        })
+    }
 }

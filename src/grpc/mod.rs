@@ -10,6 +10,7 @@ mod convert;
 pub mod deadline;
 mod errors;
 pub mod heard;
+pub mod malformed;
 mod observed;
 mod page_token;
 pub mod quota;

@@ -9,7 +9,7 @@ use tonic::{
 };
 
 use super::{
-    access::{Authorized, Granted},
+    access::{Authorized, Permit},
     compression::ResponseCompression,
     convert,
     deadline::answer_by,
@@ -24,7 +24,7 @@ use super::{
     stream::Call,
 };
 use crate::{
-    auth::Admission,
+    auth::Authenticator,
     ledger::Ledger,
     telemetry::{
         metrics::{Metrics, Rpc},
@@ -39,7 +39,7 @@ pub struct Quota {
     open_calls: TaskTracker,
     stopping: CancellationToken,
     metrics: Metrics,
-    admission: Admission,
+    authenticator: Authenticator,
 }
 
 /// What the service works with.
@@ -59,7 +59,7 @@ pub struct Wiring {
     /// Where each call has a span; none: nowhere.
     pub traces: Option<Traces>,
     /// Who may call.
-    pub admission: Admission,
+    pub authenticator: Authenticator,
 }
 
 /// The service, ready to be added to a server.
@@ -75,7 +75,7 @@ pub fn service(
         stopping,
         metrics,
         traces,
-        admission,
+        authenticator,
     } = wiring;
     let quota = Quota {
         ledger,
@@ -83,13 +83,13 @@ pub fn service(
         open_calls: open_calls.clone(),
         stopping,
         metrics: metrics.clone(),
-        admission: admission.clone(),
+        authenticator: authenticator.clone(),
     };
     let service = QuotaServiceServer::new(quota)
         .max_decoding_message_size(message_bytes)
         .accept_compressed(Gzip)
         .send_compressed(Gzip);
-    let authorized = Authorized::by_method(ResponseCompression(service), admission);
+    let authorized = Authorized::by_method(ResponseCompression(service), authenticator);
     // What is refused is counted too.
     Observed::new(authorized, metrics, traces, open_calls)
 }
@@ -101,8 +101,8 @@ impl Quota {
     }
 
     /// What its caller may.
-    fn granted<T>(&self, request: &Request<T>) -> Result<Granted, Status> {
-        Granted::of(&self.admission, request.extensions())
+    fn permit<T>(&self, request: &Request<T>) -> Result<Permit, Status> {
+        Permit::of(&self.authenticator, request.extensions())
     }
 }
 
@@ -113,8 +113,8 @@ impl QuotaService for Quota {
         request: Request<ReserveRequest>,
     ) -> Result<Response<ReserveResponse>, Status> {
         let ledger = self.in_time(request.metadata());
-        let granted = self.granted(&request)?;
-        let call = convert::reserve_call(request.into_inner(), &granted)?;
+        let permit = self.permit(&request)?;
+        let call = convert::reserve_call(request.into_inner(), &permit)?;
         let reserved = ledger.reserve(call).await.map_err(errors::status)?;
         let pool = reserved.pool.as_ref().map(|figures| &figures.pool);
         let (verdict, replayed) = (reserved.verdict, reserved.replayed);
@@ -130,7 +130,7 @@ impl QuotaService for Quota {
         request: Request<Streaming<ReserveRequest>>,
     ) -> Result<Response<Self::ReserveStreamStream>, Status> {
         let call = Call {
-            granted: self.granted(&request)?,
+            permit: self.permit(&request)?,
             heard: request.extensions().get().cloned(),
             requests: request.into_inner(),
             ledger: self.ledger.clone(),
@@ -147,8 +147,8 @@ impl QuotaService for Quota {
         request: Request<SettleRequest>,
     ) -> Result<Response<SettleResponse>, Status> {
         let ledger = self.in_time(request.metadata());
-        let granted = self.granted(&request)?;
-        let (org, request_id, tokens) = convert::settle_call(request.into_inner(), &granted)?;
+        let permit = self.permit(&request)?;
+        let (org, request_id, tokens) = convert::settle_call(request.into_inner(), &permit)?;
         let settled = ledger.settle(org, request_id, tokens).await;
         let settled = settled.map_err(errors::status)?;
         let pool = settled.pool.as_ref().map(|figures| &figures.pool);
@@ -162,8 +162,8 @@ impl QuotaService for Quota {
         request: Request<ReleaseRequest>,
     ) -> Result<Response<ReleaseResponse>, Status> {
         let ledger = self.in_time(request.metadata());
-        let granted = self.granted(&request)?;
-        let (org, request_id) = convert::release_call(request.into_inner(), &granted)?;
+        let permit = self.permit(&request)?;
+        let (org, request_id) = convert::release_call(request.into_inner(), &permit)?;
         let released = ledger
             .release(org, request_id)
             .await
@@ -176,9 +176,9 @@ impl QuotaService for Quota {
         request: Request<GetQuotaRequest>,
     ) -> Result<Response<GetQuotaResponse>, Status> {
         let ledger = self.in_time(request.metadata());
-        let granted = self.granted(&request)?;
-        let org = convert::org(request.into_inner().org, &granted)?;
-        let quota = ledger.quota(&org).await.map_err(errors::status)?;
+        let permit = self.permit(&request)?;
+        let org = convert::org(request.into_inner().org, &permit)?;
+        let quota = ledger.quota(&org).await.map_err(errors::query_status)?;
         Ok(Response::new(convert::quota_response(&org, quota)))
     }
 
@@ -187,9 +187,12 @@ impl QuotaService for Quota {
         request: Request<ListUsageRequest>,
     ) -> Result<Response<ListUsageResponse>, Status> {
         let ledger = self.in_time(request.metadata());
-        let granted = self.granted(&request)?;
-        let (org, page) = convert::usage_page(request.into_inner(), &granted)?;
-        let usage = ledger.usage(&org, page).await.map_err(errors::status)?;
+        let permit = self.permit(&request)?;
+        let (org, page) = convert::usage_page(request.into_inner(), &permit)?;
+        let usage = ledger
+            .usage(&org, page)
+            .await
+            .map_err(errors::query_status)?;
         Ok(Response::new(convert::usage_response(&org, usage)))
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 use tonic::{Code, Status};
 
 use super::{
-    access::Granted,
+    access::Permit,
     convert, errors,
     heard::Heard,
     observed::Tally,
@@ -30,7 +30,7 @@ pub(super) struct Call<S> {
     pub(super) requests: S,
     pub(super) ledger: Ledger,
     /// What the caller may.
-    pub(super) granted: Granted,
+    pub(super) permit: Permit,
     /// How long a request that was read waits for the store.
     pub(super) item_timeout: Duration,
     /// Set when the service stops: what was read is answered, and no more is read.
@@ -89,7 +89,7 @@ where
             () = self.stopping.cancelled() => return Round { calls, end: Some(Err(stopped())) },
         };
         if let Some(Ok(_)) = read
-            && let Err(status) = self.granted.renew()
+            && let Err(status) = self.permit.refresh()
         {
             let end = Some(Err(status));
             return Round { calls, end };
@@ -110,7 +110,7 @@ where
                     let end = Some(Err(status));
                     return Round { calls, end };
                 }
-                Some(Ok(request)) => calls.push(convert::reserve_call(request, &self.granted)),
+                Some(Ok(request)) => calls.push(convert::reserve_call(request, &self.permit)),
             }
             if calls.len() == MOST_AT_ONCE {
                 break;

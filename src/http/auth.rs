@@ -10,12 +10,12 @@ use axum::{
 };
 
 use crate::{
-    auth::{Admission, Peer, Role, Speaker, TokenHash, Unauthenticated, token::Schemes},
+    auth::{Authenticator, Peer, Principal, Role, TokenHash, Unauthenticated, token::AuthSchemes},
     domain::OrgId,
 };
 
 /// Somebody who may read, of some organizations at least.
-pub(super) struct Reader(Speaker);
+pub(super) struct Reader(Principal);
 
 /// Why somebody may not.
 pub(super) enum AccessError {
@@ -28,14 +28,14 @@ pub(super) enum AccessError {
 impl Reader {
     /// Whether it may read of this organization.
     pub(super) fn may_read(&self, org: &OrgId) -> Result<(), AccessError> {
-        let may = self.0.may(Role::Read, org);
+        let may = self.0.check(Role::Read, org);
         may.map_err(|why| AccessError::Forbidden(why.to_string()))
     }
 }
 
 impl<S> FromRequestParts<S> for Reader
 where
-    S: Send + Sync + AsRef<Admission>,
+    S: Send + Sync + AsRef<Authenticator>,
 {
     type Rejection = AccessError;
 
@@ -43,20 +43,20 @@ where
         let peer = parts.extensions.get::<Arc<Peer>>();
         let token = || {
             let headers = parts.headers.get_all(header::AUTHORIZATION).iter();
-            TokenHash::presented(headers.map(|it| it.as_bytes()), Schemes::BearerOrBasic)
+            TokenHash::presented(headers.map(|it| it.as_bytes()), AuthSchemes::BearerOrBasic)
         };
-        let speaker = state.as_ref().speaker(peer, token).map_err(|why| {
+        let principal = state.as_ref().authenticate(peer, token).map_err(|why| {
             // A browser that is asked for a password would send it to everybody on the way.
-            let asks = peer.is_some_and(|peer| peer.keeps_secrets());
+            let asks = peer.is_some_and(|peer| peer.is_confidential());
             match why {
-                Unauthenticated::TokenInTheClear => AccessError::Forbidden(why.to_string()),
+                Unauthenticated::PlaintextToken => AccessError::Forbidden(why.to_string()),
                 _ if !asks => AccessError::Forbidden(format!("{why} (a token only over TLS)")),
                 _ => AccessError::Unknown(why),
             }
         })?;
-        let may = speaker.has(Role::Read);
+        let may = principal.check_role(Role::Read);
         may.map_err(|why| AccessError::Forbidden(why.to_string()))?;
-        Ok(Self(speaker))
+        Ok(Self(principal))
     }
 }
 

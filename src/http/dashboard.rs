@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::auth::{AccessError, Reader};
 use crate::{
-    auth::Admission,
+    auth::Authenticator,
     domain::OrgId,
     ledger::{Ledger, LedgerError, Quota},
     store::StoreError,
@@ -31,16 +31,20 @@ const MAX_OFFERED: usize = 500;
 struct DashboardState {
     ledger: Ledger,
     call_timeout: Duration,
-    admission: Admission,
+    authenticator: Authenticator,
 }
 
-impl AsRef<Admission> for DashboardState {
-    fn as_ref(&self) -> &Admission {
-        &self.admission
+impl AsRef<Authenticator> for DashboardState {
+    fn as_ref(&self) -> &Authenticator {
+        &self.authenticator
     }
 }
 
-pub(super) fn router(ledger: Ledger, call_timeout: Duration, admission: Admission) -> Router {
+pub(super) fn router(
+    ledger: Ledger,
+    call_timeout: Duration,
+    authenticator: Authenticator,
+) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/api/orgs", get(orgs))
@@ -48,7 +52,7 @@ pub(super) fn router(ledger: Ledger, call_timeout: Duration, admission: Admissio
         .with_state(DashboardState {
             ledger,
             call_timeout,
-            admission,
+            authenticator,
         })
 }
 
@@ -125,7 +129,7 @@ async fn quota(
     reader.may_read(&org).map_err(QuotaError::AccessError)?;
     let ledger = source.ledger.by(Instant::now() + source.call_timeout);
     let Quota {
-        standing,
+        enrollment,
         day,
         resets_at,
         pools,
@@ -143,8 +147,8 @@ async fn quota(
     });
     Ok(Json(QuotaBody {
         org: org.to_string(),
-        tier: standing.tier,
-        enrolled: standing.not_enrolled.is_none(),
+        tier: enrollment.tier,
+        enrolled: enrollment.not_enrolled.is_none(),
         day: day.to_string(),
         resets_at: resets_at.to_rfc3339(),
         pools: pools.collect(),

@@ -16,7 +16,7 @@ use chrono::SecondsFormat;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    auth::Admission,
+    auth::Authenticator,
     ledger::{Ledger, StoreState},
     policy::PolicyStatus,
     telemetry::metrics::{self, Metrics, MetricsSnapshot, WatchedFile},
@@ -42,7 +42,7 @@ struct ReadinessSources {
 }
 
 /// What is served. `ready` follows the store and the shutdown, as gRPC health does; `call_timeout` is how
-/// long the page waits for the store; `admission` says who may read the quotas that it shows. Probes and
+/// long the page waits for the store; `authenticator` says who may read the quotas that it shows. Probes and
 /// metrics are for everyone.
 pub fn router(
     ledger: Ledger,
@@ -50,7 +50,7 @@ pub fn router(
     ready: watch::Receiver<Readiness>,
     policy: watch::Receiver<PolicyStatus>,
     metrics: Metrics,
-    admission: Admission,
+    authenticator: Authenticator,
 ) -> Router {
     let to_be_scraped = (ready.clone(), ledger.clone(), metrics.clone());
     let sources = ReadinessSources {
@@ -63,7 +63,7 @@ pub fn router(
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz).with_state(sources))
         .route("/metrics", get(scrape).with_state(to_be_scraped))
-        .merge(dashboard::router(ledger, call_timeout, admission))
+        .merge(dashboard::router(ledger, call_timeout, authenticator))
 }
 
 /// Whether it is ready, and what besides is not as it should be.
@@ -75,6 +75,11 @@ async fn readyz(State(sources): State<ReadinessSources>) -> (StatusCode, String)
     let losses = sources.ledger.losses();
     if status == StatusCode::OK && losses > 0 {
         told += &format!("losses of the store that were restored: {losses}\n");
+    }
+    if status == StatusCode::OK
+        && let Some(why) = sources.ledger.partial_refusal()
+    {
+        told += &format!("a part of the store refuses: {why}\n");
     }
     if let Some(step) = sources.ledger.latest_clock_step() {
         told += &format!("{step}: each day keeps its own counters\n");

@@ -11,7 +11,7 @@ use crate::{
         CounterOverflow, ModelName, OrgId, PoolCounters, PoolName, ProjectId, Refusal,
         RequestFields, RequestId, Tokens, UsageCounters, UtcDay, Verdict,
     },
-    policy::Standing,
+    policy::Enrollment,
     store::{PoolBalance, StoreError},
 };
 
@@ -73,7 +73,7 @@ pub struct Released {
 #[derive(Debug, Clone)]
 pub struct Quota {
     /// Where it stands.
-    pub standing: Standing,
+    pub enrollment: Enrollment,
     /// Today.
     pub day: UtcDay,
     /// The next midnight by the store's clock.

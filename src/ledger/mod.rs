@@ -218,6 +218,12 @@ impl Ledger {
         self.inner.store.losses()
     }
 
+    /// Why some of the store's servers refuse while others decide.
+    #[must_use]
+    pub fn partial_refusal(&self) -> Option<String> {
+        self.inner.store.partial_refusal()
+    }
+
     /// How often the wall clock was found to have stepped.
     #[must_use]
     pub fn clock_steps(&self) -> u64 {

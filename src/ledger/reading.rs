@@ -29,8 +29,8 @@ impl Ledger {
         let policy = self.policy();
         let mut day = self.inner.clock.today();
         for _ in 0..MAX_ROUNDS {
-            let standing = policy
-                .standing(org, day)
+            let enrollment = policy
+                .enrollment(org, day)
                 .ok_or(LedgerError::UnknownOrganization)?;
             let store = &self.inner.store;
             let counted = self.read(store.pools(org, day, policy.pools())).await?;
@@ -41,12 +41,13 @@ impl Ledger {
                     .iter()
                     .zip(counted.answer)
                     .map(|(pool, counters)| {
-                        let figures = PoolBalance::today(&standing.terms, pool.clone(), &counters);
+                        let figures =
+                            PoolBalance::today(&enrollment.terms, pool.clone(), &counters);
                         (figures, counters)
                     });
                 let pools = pools.collect();
                 return Ok(Quota {
-                    standing,
+                    enrollment,
                     day,
                     resets_at: day.end(),
                     pools,

@@ -56,7 +56,8 @@ pub(crate) struct Listener {
     pub(crate) certificates: Option<Arc<Certificates>>,
     pub(crate) limits: Limits,
     pub(crate) connections: Connections,
-    pub(crate) port: auth::Port,
+    /// What it tells of whoever reaches it.
+    pub(crate) port: auth::PortSecurity,
 }
 
 /// A stream that the server resets costs it more than the caller.
@@ -182,9 +183,9 @@ async fn wait_after_accept_error(error: &io::Error) {
     sleep(ACCEPT_RETRY_DELAY).await;
 }
 
-/// Serves single connections: what all connections of a port have in common.
+/// What all connections of a port have in common.
 struct ConnectionServer {
-    port: auth::Port,
+    port: auth::PortSecurity,
     protocol: Protocol,
     certificates: Option<Arc<Certificates>>,
     limits: Limits,

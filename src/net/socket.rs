@@ -29,6 +29,10 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often to try.
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
+/// What an address without a port should look like.
+const NO_PORT: &str = "names no port from 0 to 65535: an address is HOST:PORT, such as 127.0.0.1:50051, or :PORT for \
+                       all addresses, or unix:/path.sock";
+
 /// A connection of either kind.
 pub(crate) type Stream = Either<TcpStream, UnixStream>;
 
@@ -72,10 +76,9 @@ impl Socket {
             let path = path.strip_prefix("//").unwrap_or(path);
             return Ok(Self::Unix(UnixSocket::bind(Path::new(path)).await?));
         }
-        if let Some(port) = address.strip_prefix(':') {
-            let port = port
-                .parse()
-                .map_err(|_| invalid("names no port from 0 to 65535"))?;
+        let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+        let port = port.parse().map_err(|_| invalid(NO_PORT))?;
+        if host.is_empty() {
             return Ok(Self::Tcp(bind_all(port)?));
         }
         // The first that there is of the addresses that a name stands for.
@@ -313,13 +316,23 @@ mod tests {
         TcpStream::connect((Ipv4Addr::LOCALHOST, address.port()))
             .await
             .unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_without_a_port_is_refused_with_an_example() {
+        let example = "no port from 0 to 65535: an address is HOST:PORT, such as 127.0.0.1:50051,";
         for (wrong, why) in [
-            (":", "no port"),
-            (":99999", "no port"),
+            (":", example),
+            (":99999", example),
+            ("", example),
+            ("localhost", example),
+            ("50051", example),
+            ("[::1]", example),
+            ("127.0.0.1:65536", example),
             ("unix:", "no socket"),
         ] {
             let fault = Socket::bind(wrong).await.err().unwrap();
-            assert!(fault.to_string().contains(why), "{fault}");
+            assert!(fault.to_string().contains(why), "{wrong}: {fault}");
         }
     }
 }

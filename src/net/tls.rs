@@ -17,8 +17,8 @@ use tokio::task::spawn_blocking;
 
 use crate::{
     files::{
-        pem::{self, PemFault},
-        watched::{Nudge, Watch},
+        pem::{self, PemError},
+        watched::{FileWatcher, ReloadSignal},
     },
     telemetry::metrics::{Metrics, WatchedFile},
 };
@@ -100,7 +100,7 @@ impl Certificates {
         files: ListenerTls,
         alpn: &'static str,
         metrics: &Metrics,
-    ) -> Result<Self, PemFault> {
+    ) -> Result<Self, PemError> {
         let bytes = files.read()?;
         let config = files.config(&bytes, alpn)?;
         files.tell_expiry(&bytes, metrics);
@@ -131,8 +131,8 @@ impl Certificates {
     }
 
     /// Reads the files again whenever they change. Has no end.
-    pub(crate) async fn follow(self: Arc<Self>, nudge: Nudge) {
-        let mut watch = Watch::new(self.paths(), &nudge);
+    pub(crate) async fn follow(self: Arc<Self>, reload: ReloadSignal) {
+        let mut watch = FileWatcher::new(self.paths(), &reload);
         // What was refused last is told once.
         let mut refused = None;
         loop {
@@ -175,7 +175,7 @@ impl Certificates {
 
     /// Reads the files again. The next connections get what is in them; where it is no good, they get what
     /// the ones before got. Tells whether anything changed.
-    fn read_again(&self) -> Result<bool, PemFault> {
+    fn read_again(&self) -> Result<bool, PemError> {
         let bytes = self.files.read()?;
         if self.read.load().bytes == bytes {
             return Ok(false);
@@ -188,7 +188,7 @@ impl Certificates {
 }
 
 impl ListenerTls {
-    fn read(&self) -> Result<[Vec<u8>; 3], PemFault> {
+    fn read(&self) -> Result<[Vec<u8>; 3], PemError> {
         let names = self.names;
         let client_ca = self.client_ca_file.as_ref();
         let client_ca = client_ca.map(|path| pem::read(names.client_ca_file, path));
@@ -210,7 +210,7 @@ impl ListenerTls {
         &self,
         [cert, key, client_ca]: &[Vec<u8>; 3],
         alpn: &str,
-    ) -> Result<Arc<ServerConfig>, PemFault> {
+    ) -> Result<Arc<ServerConfig>, PemError> {
         let names = self.names;
         let provider = Arc::new(ring::default_provider());
         let chain = pem::certificates(names.cert_file, &self.cert_file, cert)?;
@@ -225,7 +225,7 @@ impl ListenerTls {
             .and_then(|config| config.with_single_cert(chain, private))
             .map_err(|error| {
                 let fault = format!("is no key for {}: {error}", names.cert_file);
-                PemFault::foreign(names.key_file, &self.key_file, fault)
+                PemError::foreign(names.key_file, &self.key_file, fault)
             });
         let mut config = config?;
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
@@ -240,10 +240,10 @@ impl ListenerTls {
         &self,
         path: &Path,
         client_ca: &[u8],
-    ) -> Result<Arc<dyn ClientCertVerifier>, PemFault> {
+    ) -> Result<Arc<dyn ClientCertVerifier>, PemError> {
         let name = self.names.client_ca_file;
         let foreign =
-            |error: &dyn std::error::Error| PemFault::foreign(name, path, error.to_string());
+            |error: &dyn std::error::Error| PemError::foreign(name, path, error.to_string());
         let mut roots = RootCertStore::empty();
         for certificate in pem::certificates(name, path, client_ca)? {
             roots.add(certificate).map_err(|error| foreign(&error))?;

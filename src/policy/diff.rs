@@ -11,34 +11,34 @@ use super::{DataSharing, Organization, Policy, Program};
 use crate::domain::{ModelName, OrgId, Overflow, PoolName, ProjectId, Tokens};
 
 /// How many changes of a kind are named.
-const MOST_NAMED: usize = 20;
+const MAX_NAMED: usize = 20;
 
 /// What another policy changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diff {
     /// Settings of the programme.
-    pub program: Listed<Change<&'static str, String>>,
+    pub program: Truncated<Change<&'static str, String>>,
     /// Pools that there were not.
-    pub pools_added: Listed<PoolName>,
+    pub pools_added: Truncated<PoolName>,
     /// Pools that there are no more.
-    pub pools_removed: Listed<PoolName>,
+    pub pools_removed: Truncated<PoolName>,
     /// Models that came, left or moved, with their pools.
-    pub models: Listed<Change<ModelName, PoolName>>,
+    pub models: Truncated<Change<ModelName, PoolName>>,
     /// Allowances, also of tiers and pools that came or left.
-    pub allowances: Listed<Change<Grant, Tokens>>,
+    pub allowances: Truncated<Change<Grant, Tokens>>,
     /// Organizations that there were not.
-    pub orgs_added: Listed<OrgId>,
+    pub orgs_added: Truncated<OrgId>,
     /// Organizations that there are no more.
-    pub orgs_removed: Listed<OrgId>,
+    pub orgs_removed: Truncated<OrgId>,
     /// Organizations that stand otherwise, those of another tier first.
-    pub orgs_changed: Listed<OrgChange>,
+    pub orgs_changed: Truncated<OrgChange>,
     /// How many of these are of another tier.
     pub tier_changes: usize,
 }
 
 /// Changes of a kind: the first of them by name, and how many there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed<T> {
+pub struct Truncated<T> {
     /// At most 20.
     pub first: Vec<T>,
     /// Of all.
@@ -73,9 +73,9 @@ pub struct OrgChange {
     /// The keys of it that have other values, but for its projects.
     pub keys: Vec<Change<&'static str, String>>,
     /// Projects that share their data and did not, of those that are named one by one.
-    pub projects_added: Listed<ProjectId>,
+    pub projects_added: Truncated<ProjectId>,
     /// Projects that were named and are no more.
-    pub projects_removed: Listed<ProjectId>,
+    pub projects_removed: Truncated<ProjectId>,
 }
 
 impl Policy {
@@ -93,8 +93,8 @@ impl Policy {
             pools_removed: before.difference(&after).cloned().collect(),
             models: models(&self.models, &next.models),
             allowances: allowances(self, next),
-            orgs_added: Listed::sorted(next.orgs.keys().filter(new).collect(), OrgId::clone),
-            orgs_removed: Listed::sorted(self.orgs.keys().filter(gone).collect(), OrgId::clone),
+            orgs_added: Truncated::sorted(next.orgs.keys().filter(new).collect(), OrgId::clone),
+            orgs_removed: Truncated::sorted(self.orgs.keys().filter(gone).collect(), OrgId::clone),
             orgs_changed,
             tier_changes,
         }
@@ -130,27 +130,27 @@ impl Diff {
     }
 }
 
-impl<T> Listed<T> {
+impl<T> Truncated<T> {
     /// Of things that are in no order.
     fn sorted<R: Ord>(mut all: Vec<R>, named: impl Fn(R) -> T) -> Self {
         all.sort_unstable();
         let count = all.len();
-        let first = all.into_iter().take(MOST_NAMED).map(named).collect();
+        let first = all.into_iter().take(MAX_NAMED).map(named).collect();
         Self { first, count }
     }
 }
 
-impl<T: Display> Listed<T> {
+impl<T: Display> Truncated<T> {
     fn kind(&self) -> Option<(usize, String)> {
         (self.count > 0).then(|| (self.count, self.to_string()))
     }
 }
 
 /// Of things that are in order.
-impl<T> FromIterator<T> for Listed<T> {
+impl<T> FromIterator<T> for Truncated<T> {
     fn from_iter<I: IntoIterator<Item = T>>(all: I) -> Self {
         let mut all = all.into_iter();
-        let first: Vec<T> = all.by_ref().take(MOST_NAMED).collect();
+        let first: Vec<T> = all.by_ref().take(MAX_NAMED).collect();
         let count = first.len() + all.count();
         Self { first, count }
     }
@@ -196,7 +196,7 @@ fn program(before: &Program, after: &Program) -> Vec<Change<&'static str, String
 fn models(
     before: &HashMap<ModelName, PoolName>,
     after: &HashMap<ModelName, PoolName>,
-) -> Listed<Change<ModelName, PoolName>> {
+) -> Truncated<Change<ModelName, PoolName>> {
     let gone = before.keys().filter(|model| !after.contains_key(*model));
     let other = after.iter().filter_map(|(model, pool)| {
         let moved = before.get(model) != Some(pool);
@@ -207,10 +207,10 @@ fn models(
         before: before.get(model).cloned(),
         after: after.get(model).cloned(),
     };
-    Listed::sorted(gone.chain(other).collect(), named)
+    Truncated::sorted(gone.chain(other).collect(), named)
 }
 
-fn allowances(before: &Policy, after: &Policy) -> Listed<Change<Grant, Tokens>> {
+fn allowances(before: &Policy, after: &Policy) -> Truncated<Change<Grant, Tokens>> {
     let both = [before, after];
     let tiers: BTreeSet<u8> = both
         .iter()
@@ -233,7 +233,7 @@ fn allowances(before: &Policy, after: &Policy) -> Listed<Change<Grant, Tokens>> 
 type Orgs = HashMap<OrgId, Organization>;
 
 /// The organizations that stand otherwise, and how many of them are of another tier.
-fn orgs_changed(before: &Orgs, after: &Orgs) -> (Listed<OrgChange>, usize) {
+fn orgs_changed(before: &Orgs, after: &Orgs) -> (Truncated<OrgChange>, usize) {
     let changed = after.iter().filter_map(|(id, org)| {
         let was = before.get(id).filter(|was| *was != org)?;
         // What orders them: false comes before true.
@@ -242,7 +242,7 @@ fn orgs_changed(before: &Orgs, after: &Orgs) -> (Listed<OrgChange>, usize) {
     let changed: Vec<(bool, &OrgId)> = changed.collect();
     let tier_changes = changed.iter().filter(|(same_tier, _)| !same_tier).count();
     let named = |(_, id): (bool, &OrgId)| org_change(id, &before[id], &after[id]);
-    (Listed::sorted(changed, named), tier_changes)
+    (Truncated::sorted(changed, named), tier_changes)
 }
 
 fn org_change(id: &OrgId, before: &Organization, after: &Organization) -> OrgChange {
@@ -271,8 +271,8 @@ fn org_change(id: &OrgId, before: &Organization, after: &Organization) -> OrgCha
     OrgChange {
         org: id.clone(),
         keys: keys.into_iter().flatten().collect(),
-        projects_added: Listed::sorted(is.difference(was).collect(), ProjectId::clone),
-        projects_removed: Listed::sorted(was.difference(is).collect(), ProjectId::clone),
+        projects_added: Truncated::sorted(is.difference(was).collect(), ProjectId::clone),
+        projects_removed: Truncated::sorted(was.difference(is).collect(), ProjectId::clone),
     }
 }
 
@@ -287,7 +287,7 @@ impl DataSharing {
 }
 
 /// "a, b and 17 more".
-impl<T: Display> Display for Listed<T> {
+impl<T: Display> Display for Truncated<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, it) in self.first.iter().enumerate() {
             let comma = if at > 0 { ", " } else { "" };

@@ -5,8 +5,8 @@
 //! decides. `file.rs` reads and validates the policy file, `watch.rs` follows it while the service runs.
 
 mod diff;
-mod file;
-mod taking;
+mod load;
+mod schema;
 mod warnings;
 mod watch;
 
@@ -17,8 +17,8 @@ use std::{
 
 use self::warnings::Lints;
 pub use self::{
-    diff::{Change, Diff, Grant, Listed, OrgChange},
-    taking::{MOST_BYTES, Refusal, Taken, Version, parse},
+    diff::{Change, Diff, Grant, OrgChange, Truncated},
+    load::{LoadError, LoadedPolicy, MAX_BYTES, Version, parse},
     watch::{PolicySource, PolicyStatus},
 };
 use crate::{
@@ -88,7 +88,7 @@ pub enum DataSharing {
 
 /// Where an organization stands today.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct Enrollment {
     /// The usage tier, 1 to 5.
     pub tier: u8,
     /// Why nothing of it can be free today, where that is so.
@@ -123,7 +123,7 @@ impl Policy {
     ///
     /// Every fault in it, with line and key; `file` names it there.
     pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
-        crate::files::toml::read(file, text, file::policy)
+        crate::files::toml::read(file, text, schema::policy)
     }
 
     /// What holds for all organizations.
@@ -167,8 +167,8 @@ impl Policy {
 
     /// Where an organization stands on a day; `None` where the policy doesn't know it.
     #[must_use]
-    pub fn standing(&self, org: &OrgId, day: UtcDay) -> Option<Standing> {
-        self.orgs.get(org).map(|org| self.standing_of(org, day))
+    pub fn enrollment(&self, org: &OrgId, day: UtcDay) -> Option<Enrollment> {
+        self.orgs.get(org).map(|org| self.enrollment_of(org, day))
     }
 
     /// What is to be said of an organization's requests on a day.
@@ -181,9 +181,9 @@ impl Policy {
         }
     }
 
-    fn standing_of(&self, org: &Organization, day: UtcDay) -> Standing {
+    fn enrollment_of(&self, org: &Organization, day: UtcDay) -> Enrollment {
         let not_enrolled = self.not_enrolled(org, day);
-        Standing {
+        Enrollment {
             tier: org.tier,
             not_enrolled,
             terms: Arc::clone(self.terms_of(org, not_enrolled)),

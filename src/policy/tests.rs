@@ -73,6 +73,8 @@ fn a_day_that_is_over_and_an_old_list_are_warned_of_from_the_day_after_their_las
         (6, "program.as_of".to_owned()),
         (7, "program.ends_on".to_owned()),
     );
+    // A day that is yet to come says nothing of the lists' age.
+    assert_eq!(on("2026-11-01"), std::slice::from_ref(&old));
     assert_eq!(on("2026-11-02"), []);
     assert_eq!(on("2027-01-31"), []);
     assert_eq!(on("2027-02-01"), [old.clone(), over.clone()]);

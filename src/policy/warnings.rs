@@ -33,6 +33,15 @@ impl Policy {
                 message: format!("{day} is over: every request is billed (PROGRAM_ENDED)"),
             });
         }
+        if let Some(day) = program.as_of.filter(|day| *day > today) {
+            warnings.push(Fault {
+                line: lints.as_of_line,
+                key: "program.as_of".to_owned(),
+                message: format!(
+                    "{day} is in the future: the age of the lists of models is not known"
+                ),
+            });
+        }
         let oldest = today.minus_days(MAX_LIST_AGE_DAYS);
         if let Some(day) = program.as_of.filter(|day| *day < oldest) {
             let age = (today.start() - day.start()).num_days();
@@ -49,12 +58,23 @@ impl Policy {
     }
 }
 
+/// Whether a screen shows nothing for it: Unicode's property `Default_Ignorable_Code_Point`.
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+        | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0000}'..='\u{e0fff}')
+}
+
 /// A warning about a name that can't match a provider's model.
 pub(super) fn lint_model_name(name: &str, entry: &Entry<'_>) -> Option<Fault> {
     let signs = [
         ("white space", name.contains(char::is_whitespace)),
         ("upper case", name.contains(char::is_uppercase)),
-        ("a wildcard", name.contains('*')),
+        ("a wildcard", name.contains(['*', '?', '[', ']'])),
+        ("an invisible character", name.contains(is_invisible)),
     ];
     let found: Vec<&str> = signs
         .into_iter()

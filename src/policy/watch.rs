@@ -15,14 +15,15 @@ use tokio::sync::watch;
 
 use super::{
     BUILTIN_NAME, Policy,
-    diff::{Diff, Listed},
-    taking::{self, MOST_BYTES, Refusal, Taken, Version},
+    diff::{Diff, Truncated},
+    load::{self, LoadError, LoadedPolicy, MAX_BYTES, Version},
 };
 use crate::{
     domain::UtcDay,
     files::{
+        read::{ReadError, read_file},
         toml::Faults,
-        watched::{self, Cause, Nudge, ReadError, Watch},
+        watched::{FileWatcher, ReloadCause, ReloadSignal},
     },
 };
 
@@ -31,11 +32,11 @@ use crate::{
 pub struct PolicySource {
     file: Option<PathBuf>,
     /// Held here too, so that no call is ever the last one to hold it, and has to free it.
-    in_force: Taken,
+    in_force: LoadedPolicy,
     /// The last thing that was refused, as long as nothing else came after.
     refused: Option<Refused>,
     /// Whether it is known already that the file is being written all the time.
-    restless: bool,
+    unstable: bool,
     status: watch::Sender<PolicyStatus>,
 }
 
@@ -45,7 +46,7 @@ pub struct PolicyStatus {
     /// Which text it was read from.
     pub version: Version,
     /// When it was taken.
-    pub taken_at: DateTime<Utc>,
+    pub loaded_at: DateTime<Utc>,
     /// How often another policy was taken since the start.
     pub applied: u64,
     /// How often the file was refused since the start.
@@ -69,13 +70,13 @@ enum Found {
     /// What was refused already.
     SameRefused,
     /// Nothing to judge: it is being written.
-    Restless,
-    Another(Taken, Box<Diff>),
-    Faulty(Refused, Refusal),
+    Unstable,
+    Another(LoadedPolicy, Box<Diff>),
+    Faulty(Refused, LoadError),
 }
 
 /// How often it is looked whether a policy that was replaced is still in use.
-const UNTIL_FREED: Duration = Duration::from_millis(50);
+const RELEASE_INTERVAL: Duration = Duration::from_millis(50);
 
 impl PolicySource {
     /// Reads the policy file; without one, the built-in policy is in force. Blocks.
@@ -83,11 +84,11 @@ impl PolicySource {
     /// # Errors
     ///
     /// Why the file is refused.
-    pub fn open(file: Option<&Path>) -> Result<Self, Refusal> {
-        let in_force = file.map_or_else(|| Ok(Taken::builtin()), Taken::read)?;
+    pub fn open(file: Option<&Path>) -> Result<Self, LoadError> {
+        let in_force = file.map_or_else(|| Ok(LoadedPolicy::builtin()), LoadedPolicy::read)?;
         let status = watch::Sender::new(PolicyStatus {
             version: in_force.version,
-            taken_at: crate::wall_clock::now(),
+            loaded_at: crate::wall_clock::now(),
             applied: 0,
             refused: 0,
             refused_at: None,
@@ -96,7 +97,7 @@ impl PolicySource {
             file: file.map(Path::to_owned),
             in_force,
             refused: None,
-            restless: false,
+            unstable: false,
             status,
         })
     }
@@ -121,13 +122,13 @@ impl PolicySource {
     }
 
     /// Follows the file: hands each policy that is taken to `take`, from which on it shall hold. Has no end.
-    pub async fn follow(mut self, nudge: Nudge, take: impl Fn(Arc<Policy>)) {
-        let mut watch = Watch::new(self.file.clone(), &nudge);
+    pub async fn follow(mut self, reload: ReloadSignal, take: impl Fn(Arc<Policy>)) {
+        let mut watch = FileWatcher::new(self.file.clone(), &reload);
         loop {
             let cause = watch.changed().await;
             match self.file.clone() {
                 Some(file) => self.look(file, cause, &take).await,
-                None if cause == Cause::Nudged => {
+                None if cause == ReloadCause::Requested => {
                     tracing::info!("asked to read the policy again: it is the built-in one");
                 }
                 None => {}
@@ -135,19 +136,19 @@ impl PolicySource {
         }
     }
 
-    async fn look(&mut self, file: PathBuf, cause: Cause, take: impl Fn(Arc<Policy>)) {
+    async fn look(&mut self, file: PathBuf, cause: ReloadCause, take: impl Fn(Arc<Policy>)) {
         let (in_force, refused) = (self.in_force.clone(), self.refused.clone());
         let found = tokio::task::spawn_blocking(move || find(&file, &in_force, refused.as_ref()));
         let found = found.await.unwrap_or_else(|died| {
-            let defect = Refusal::Defect(died.to_string());
+            let defect = LoadError::Defect(died.to_string());
             Found::Faulty(Refused::File(defect.to_string()), defect)
         });
-        let was_restless = std::mem::take(&mut self.restless);
+        let was_unstable = std::mem::take(&mut self.unstable);
         match found {
             Found::Another(taken, diff) => self.replace(taken, &diff, take),
             Found::Faulty(what, why) => self.refuse(what, &why),
             Found::InForce => self.in_force_again(cause),
-            Found::SameRefused if cause == Cause::Nudged => {
+            Found::SameRefused if cause == ReloadCause::Requested => {
                 tracing::warn!(
                     policy = %self.name(),
                     policy_version = %self.in_force.version,
@@ -155,22 +156,22 @@ impl PolicySource {
                 );
             }
             Found::SameRefused => {}
-            Found::Restless => {
-                self.restless = true;
-                if !was_restless {
+            Found::Unstable => {
+                self.unstable = true;
+                if !was_unstable {
                     tracing::warn!(policy = %self.name(), "the policy file is being written all the time");
                 }
             }
         }
     }
 
-    fn replace(&mut self, taken: Taken, diff: &Diff, take: impl Fn(Arc<Policy>)) {
+    fn replace(&mut self, taken: LoadedPolicy, diff: &Diff, take: impl Fn(Arc<Policy>)) {
         take(Arc::clone(&taken.policy));
         let before = std::mem::replace(&mut self.in_force, taken);
         self.refused = None;
         self.status.send_modify(|status| {
             status.version = self.in_force.version;
-            status.taken_at = crate::wall_clock::now();
+            status.loaded_at = crate::wall_clock::now();
             status.applied += 1;
             status.refused_at = None;
         });
@@ -190,13 +191,13 @@ impl PolicySource {
             tracing::warn!(
                 policy = self.name(),
                 policy_version = %self.in_force.version,
-                warnings = taking::told(&Faults { file, faults }),
+                warnings = load::told(&Faults { file, faults }),
                 "the policy is valid and has warnings"
             );
         }
     }
 
-    fn refuse(&mut self, what: Refused, why: &Refusal) {
+    fn refuse(&mut self, what: Refused, why: &LoadError) {
         self.refused = Some(what);
         self.status.send_modify(|status| {
             status.refused += 1;
@@ -211,12 +212,12 @@ impl PolicySource {
         );
     }
 
-    fn in_force_again(&mut self, cause: Cause) {
+    fn in_force_again(&mut self, cause: ReloadCause) {
         let (policy, policy_version) = (self.name(), self.in_force.version);
         if self.refused.take().is_some() {
             self.status.send_modify(|status| status.refused_at = None);
             tracing::info!(policy, %policy_version, "the policy file is the one in force again");
-        } else if cause == Cause::Nudged {
+        } else if cause == ReloadCause::Requested {
             tracing::info!(policy, %policy_version, "asked to read the policy file again: it is unchanged");
         }
     }
@@ -227,14 +228,14 @@ impl PolicyStatus {
     #[must_use]
     pub fn complaint(&self) -> Option<String> {
         let text = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
-        let (refused_at, taken_at) = (text(self.refused_at?), text(self.taken_at));
+        let (refused_at, loaded_at) = (text(self.refused_at?), text(self.loaded_at));
         Some(format!(
-            "policy: the file was refused at {refused_at}, the one of {taken_at} stays"
+            "policy: the file was refused at {refused_at}, the one of {loaded_at} stays"
         ))
     }
 }
 
-impl Refusal {
+impl LoadError {
     fn faults(&self) -> Option<usize> {
         match self {
             Self::Faulty(faults) => Some(faults.faults.len()),
@@ -244,13 +245,13 @@ impl Refusal {
 }
 
 /// Reads the file, and compares it with what is known. Blocks.
-fn find(file: &Path, in_force: &Taken, refused: Option<&Refused>) -> Found {
-    let bytes = match watched::read(file, MOST_BYTES) {
+fn find(file: &Path, in_force: &LoadedPolicy, refused: Option<&Refused>) -> Found {
+    let bytes = match read_file(file, MAX_BYTES) {
         Ok(bytes) => bytes,
-        Err(ReadError::Restless) => return Found::Restless,
+        Err(ReadError::Unstable) => return Found::Unstable,
         Err(error) => {
             let what = Refused::File(error.to_string());
-            return Found::refused(what, Refusal::Unreadable(error), refused);
+            return Found::refused(what, LoadError::Unreadable(error), refused);
         }
     };
     let version = Version::of(&bytes);
@@ -260,18 +261,18 @@ fn find(file: &Path, in_force: &Taken, refused: Option<&Refused>) -> Found {
     if refused == Some(&Refused::Text(version)) {
         return Found::SameRefused;
     }
-    match taking::parse(&file.display().to_string(), &bytes) {
+    match load::parse(&file.display().to_string(), &bytes) {
         Ok(policy) => {
             let diff = Box::new(in_force.policy.diff(&policy));
             let policy = Arc::new(policy);
-            Found::Another(Taken { policy, version }, diff)
+            Found::Another(LoadedPolicy { policy, version }, diff)
         }
         Err(why) => Found::refused(Refused::Text(version), why, refused),
     }
 }
 
 impl Found {
-    fn refused(what: Refused, why: Refusal, before: Option<&Refused>) -> Self {
+    fn refused(what: Refused, why: LoadError, before: Option<&Refused>) -> Self {
         if before == Some(&what) {
             Self::SameRefused
         } else {
@@ -280,8 +281,8 @@ impl Found {
     }
 }
 
-fn log_taken(name: &str, taken: &Taken, before: Version, diff: &Diff) {
-    fn first<T: std::fmt::Display>(listed: &Listed<T>) -> Option<String> {
+fn log_taken(name: &str, taken: &LoadedPolicy, before: Version, diff: &Diff) {
+    fn first<T: std::fmt::Display>(listed: &Truncated<T>) -> Option<String> {
         (listed.count > 0).then(|| listed.to_string())
     }
     tracing::info!(
@@ -310,7 +311,7 @@ fn log_taken(name: &str, taken: &Taken, before: Version, diff: &Diff) {
 async fn free(policy: Arc<Policy>) {
     // Nobody can come to hold it any more, so the count only falls.
     while Arc::strong_count(&policy) > 1 {
-        tokio::time::sleep(UNTIL_FREED).await;
+        tokio::time::sleep(RELEASE_INTERVAL).await;
     }
     // Where the process ends before, there is nothing to free.
     let _ = tokio::task::spawn_blocking(move || drop(policy)).await;

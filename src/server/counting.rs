@@ -12,7 +12,7 @@ use crate::{
 pub(super) fn count_first_policy(ledger: &Ledger, status: &PolicyStatus, metrics: &Metrics) {
     let policy = ledger.policy();
     let (name, version) = (&policy.program().name, status.version.to_string());
-    metrics.policy_loaded(name, &version, policy.orgs().len(), status.taken_at);
+    metrics.policy_loaded(name, &version, policy.orgs().len(), status.loaded_at);
 }
 
 /// Tells the metrics of each policy that is taken or refused from now on.
@@ -28,7 +28,7 @@ pub(super) async fn count_policies(
         let (name, version) = (&policy.program().name, now.version.to_string());
         // One look may find that several were taken since the last.
         for _ in applied..now.applied {
-            metrics.policy_applied(name, &version, policy.orgs().len(), now.taken_at);
+            metrics.policy_applied(name, &version, policy.orgs().len(), now.loaded_at);
         }
         for _ in refused..now.refused {
             metrics.policy_refused();

@@ -1,9 +1,9 @@
 //! Binds, wires, runs and drains: everything between settings and a running service.
 
-mod admission;
+mod build;
+mod callers;
 mod counting;
 mod health;
-mod opening;
 mod readiness;
 
 use std::{path::PathBuf, time::Duration};
@@ -26,38 +26,39 @@ use tonic_health::{
 };
 
 use self::{
+    build::{open_listener, open_policy, open_store},
     counting::{count_first_policy, count_policies},
     health::WatchableHealth,
-    opening::{open_listener, open_policy, open_store},
     readiness::{LIVENESS, READINESS, follow_store, report},
 };
 use crate::{
-    auth::Admission,
-    files::watched::Nudge,
+    auth::Authenticator,
+    files::watched::ReloadSignal,
     grpc::{
         self,
         access::{Authorized, ReflectionFor},
         deadline::InTime,
+        malformed::MalformedIsInvalid,
         quota::Wiring,
     },
     http::{self, Readiness},
     ledger::Ledger,
     net::{Limits, ListenAddress, Listener, Protocol},
     policy::{PolicySource, PolicyStatus},
-    settings::{Settings, StoreChoice, warn_of_unknown_variables, warn_of_unused_passwords},
+    settings::{Settings, StoreChoice, warn_of_unknown_variables},
     telemetry::{metrics::Metrics, traces::Traces},
 };
 
 /// After the last open call: how long connections have to close by themselves. Some never would: one
 /// that never spoke, one whose other end is gone, one with a reflection stream held open.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the last traces may take to be sent, where the grace period leaves so much.
-const LAST_TRACES: Duration = Duration::from_secs(3);
+const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
+pub enum Shutdown {
     /// Go on serving for the drain delay, as NOT_SERVING, so that load balancers can follow.
     Draining,
     /// Nobody has to follow: end as soon as the open calls do.
@@ -80,7 +81,7 @@ struct Parts {
     limits: Limits,
     metrics: Metrics,
     traces: Option<Traces>,
-    admission: Admission,
+    authenticator: Authenticator,
     /// The file of the callers.
     callers: Option<PathBuf>,
     reflection: ReflectionFor,
@@ -95,11 +96,11 @@ impl Server {
     /// One clear sentence: what can't be read, used or bound.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
         warn_of_unknown_variables();
-        if !matches!(settings.store, StoreChoice::Redis(_)) {
-            warn_of_unused_passwords();
+        for password in &settings.unused_passwords {
+            password.warn();
         }
         let policy = open_policy(settings)?;
-        let callers = admission::load(settings)?;
+        let callers = callers::load(settings)?;
         let metrics = Metrics::new();
         let (store, store_name) = open_store(settings, &metrics)?;
         let days = settings.usage_limits.retention_days;
@@ -112,7 +113,7 @@ impl Server {
         let traces = traces.transpose().context("otlp_endpoint")?;
         let grpc = open_listener(settings, Protocol::Http2, limits, &metrics).await?;
         let http = open_listener(settings, Protocol::Http1, limits, &metrics).await?;
-        let admission = admission::of(callers, grpc.port, http.port)?;
+        let authenticator = callers::of(callers, grpc.port, http.port)?;
         let server = Self {
             grpc,
             http,
@@ -122,7 +123,7 @@ impl Server {
                 limits,
                 metrics,
                 traces,
-                admission,
+                authenticator,
                 callers: settings.callers.clone(),
                 reflection: settings.reflection,
                 call_timeout: settings.call_timeout,
@@ -174,13 +175,17 @@ impl Server {
         Ok(self.http.socket.address()?)
     }
 
-    /// Serves until `stop` says so, then ends cleanly within the grace period. Whoever gives the nudge makes
+    /// Serves until `stop` says so, then ends cleanly within the grace period. Whoever gives the reload makes
     /// it read its files again.
     ///
     /// # Errors
     ///
     /// A listener failed.
-    pub async fn run(self, nudge: Nudge, stop: impl Future<Output = Stop>) -> anyhow::Result<()> {
+    pub async fn run(
+        self,
+        reload: ReloadSignal,
+        stop: impl Future<Output = Shutdown>,
+    ) -> anyhow::Result<()> {
         let Self {
             grpc,
             http,
@@ -204,7 +209,7 @@ impl Server {
             .prepare();
         let router = parts.router(is_ready, policy.status());
         // As long as calls are answered, which is longer than readiness follows. Begun before the first call.
-        let mut followers = parts.follow(policy, [&grpc, &http], nudge);
+        let mut followers = parts.follow(policy, [&grpc, &http], reload);
         let following = follow_store(parts.ledger.store_state(), reporter.clone(), ready.clone());
         let mut following = tokio::spawn(following);
         let services = InTime::new(services, parts.call_timeout);
@@ -227,7 +232,7 @@ impl Server {
         let _ = following.await;
         ready.send_replace(Readiness::NotReady("the service is stopping".to_owned()));
         report(&reporter, false).await;
-        if stop == Stop::Draining {
+        if stop == Shutdown::Draining {
             tracing::info!(?drain_delay, "stopping: NOT_SERVING");
             tokio::time::sleep_until((Instant::now() + drain_delay).min(deadline)).await;
         }
@@ -240,7 +245,7 @@ impl Server {
         drop(followers);
         if let Some(traces) = parts.traces {
             let left = deadline.saturating_duration_since(Instant::now());
-            traces.end(left.min(LAST_TRACES)).await;
+            traces.end(left.min(TRACE_FLUSH_TIMEOUT)).await;
         }
         tracing::info!("stopped");
         Ok(())
@@ -264,19 +269,18 @@ impl Parts {
             stopping: end.clone(),
             metrics: self.metrics.clone(),
             traces: self.traces.clone(),
-            admission: self.admission.clone(),
+            authenticator: self.authenticator.clone(),
         }));
         let bytes = self.limits.message_bytes;
         let health = HealthServer::new(WatchableHealth {
             inner: health,
             stopping: end.clone(),
         });
-        services.add_service(
-            health
-                .max_decoding_message_size(bytes)
-                .accept_compressed(Gzip),
-        );
-        if let Some(by) = self.reflection.admission(&self.admission) {
+        let health = health
+            .max_decoding_message_size(bytes)
+            .accept_compressed(Gzip);
+        services.add_service(MalformedIsInvalid(health));
+        if let Some(by) = self.reflection.authenticator(&self.authenticator) {
             let (v1, v1alpha) = (reflected().build_v1()?, reflected().build_v1alpha()?);
             let v1 = v1.max_decoding_message_size(bytes).accept_compressed(Gzip);
             let v1alpha = v1alpha
@@ -295,7 +299,7 @@ impl Parts {
         is_ready: watch::Receiver<Readiness>,
         policy: watch::Receiver<PolicyStatus>,
     ) -> axum::Router {
-        let (metrics, admission) = (self.metrics.clone(), self.admission.clone());
+        let (metrics, authenticator) = (self.metrics.clone(), self.authenticator.clone());
         let ledger = self.ledger.clone();
         http::router(
             ledger,
@@ -303,25 +307,31 @@ impl Parts {
             is_ready,
             policy,
             metrics,
-            admission,
+            authenticator,
         )
     }
 
     /// Follows the store and the files, until what this gives is dropped.
-    fn follow(&self, policy: PolicySource, listeners: [&Listener; 2], nudge: Nudge) -> JoinSet<()> {
+    fn follow(
+        &self,
+        policy: PolicySource,
+        listeners: [&Listener; 2],
+        reload: ReloadSignal,
+    ) -> JoinSet<()> {
         let mut followers = JoinSet::new();
         followers.spawn(self.ledger.watch_store());
         for certificates in listeners
             .into_iter()
             .filter_map(|it| it.certificates.clone())
         {
-            followers.spawn(certificates.follow(nudge.clone()));
+            followers.spawn(certificates.follow(reload.clone()));
         }
-        if let Some((path, in_force)) = self.callers.clone().zip(self.admission.in_force()) {
-            followers.spawn(admission::follow(
+        if let Some((path, caller_set)) = self.callers.clone().zip(self.authenticator.caller_set())
+        {
+            followers.spawn(callers::follow(
                 path,
-                in_force,
-                nudge.clone(),
+                caller_set,
+                reload.clone(),
                 self.metrics.clone(),
             ));
         }
@@ -329,7 +339,7 @@ impl Parts {
         let counting = count_policies(self.ledger.clone(), policy.status(), self.metrics.clone());
         followers.spawn(counting);
         let ledger = self.ledger.clone();
-        followers.spawn(policy.follow(nudge, move |policy| ledger.set_policy(policy)));
+        followers.spawn(policy.follow(reload, move |policy| ledger.set_policy(policy)));
         followers
     }
 }
@@ -346,7 +356,7 @@ async fn end_of_calls(
         open_calls.close();
         loop {
             open_calls.wait().await;
-            tokio::time::sleep(LINGER).await;
+            tokio::time::sleep(LINGER_TIMEOUT).await;
             // A caller who had not heard of the end yet may have called meanwhile.
             if open_calls.is_empty() {
                 break;

@@ -2,8 +2,8 @@
 
 use std::{env, env::VarError, ffi::OsStr};
 
-use super::SettingsError;
-use crate::files::{toml::nearest, trim::trimmed};
+use super::{SettingsError, file};
+use crate::files::{read::trimmed, toml::nearest};
 
 /// A variable that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,10 @@ impl Variable {
         self.0
     }
 
+    pub(super) fn is_set(self) -> bool {
+        env::var_os(self.0).is_some_and(|value| !value.is_empty())
+    }
+
     /// Its value, trimmed. An empty variable is an unset one.
     pub(super) fn value(self) -> Result<Option<String>, SettingsError> {
         let value = match env::var(self.0) {
@@ -67,27 +71,27 @@ impl Variable {
 /// Warns of each variable of ours that nobody reads: a misspelt one leaves a default in force.
 pub fn warn_of_unknown_variables() {
     for (name, _) in env::vars_os() {
-        if let Some(nearest) = nearest_known(&name) {
-            let variable = name.to_string_lossy();
-            tracing::warn!(
+        let variable = name.to_string_lossy();
+        match (nearest_known(&name), setting(&variable)) {
+            (None, _) => {}
+            (Some(_), Some(setting)) => tracing::warn!(
+                %variable,
+                setting,
+                "an unknown environment variable is not read; {setting} is a setting of the settings file only"
+            ),
+            (Some(nearest), None) => tracing::warn!(
                 %variable,
                 nearest,
                 "an unknown environment variable is not read; the nearest known one is {nearest}"
-            );
+            ),
         }
     }
 }
 
-/// Warns of a password for Redis where the store is another: mostly the store's own variable is missing then.
-pub fn warn_of_unused_passwords() {
-    for Variable(name) in [REDIS_PASSWORD, SENTINEL_PASSWORD] {
-        if env::var_os(name).is_some_and(|value| !value.is_empty()) {
-            tracing::warn!(
-                variable = name,
-                "a password for Redis is set, and the store is not Redis"
-            );
-        }
-    }
+/// The setting of the file that a variable of this name would set.
+fn setting(variable: &str) -> Option<String> {
+    let name = variable.strip_prefix("TOLLGATE_")?.to_ascii_lowercase();
+    file::keys().find(|key| key.replace('.', "_") == name)
 }
 
 /// The nearest known variable, where this is an unknown one of ours.
@@ -139,6 +143,21 @@ mod tests {
         );
         assert!(nearest_to("TOLLGATE_PORT_X_TCP").is_some());
         assert_eq!(nearest_to("REDIS_URL"), None);
+    }
+
+    #[test]
+    fn a_variable_that_is_a_setting_of_the_file_only_is_told_so() {
+        for (name, key) in [
+            ("TOLLGATE_REDIS_PASSWORD_FILE", "redis.password_file"),
+            ("TOLLGATE_CALL_TIMEOUT", "call_timeout"),
+            ("TOLLGATE_TLS_CERT_FILE", "tls.cert_file"),
+            ("TOLLGATE_HTTP_TLS_KEY_FILE", "http_tls.key_file"),
+            ("TOLLGATE_BOUNDS_CONNECTIONS", "bounds.connections"),
+        ] {
+            assert!(nearest_to(name).is_some());
+            assert_eq!(setting(name).as_deref(), Some(key));
+        }
+        assert_eq!(setting("TOLLGATE_STROE"), None);
     }
 
     #[test]

@@ -19,6 +19,63 @@ use crate::{
     telemetry::traces::OtlpEndpoint,
 };
 
+/// The keys outside of sections, and the sections.
+const KEYS: &[&str] = &[
+    "listen",
+    "http_listen",
+    "store",
+    "policy",
+    "callers",
+    "reflection",
+    "on_store_failure",
+    "call_timeout",
+    "log_format",
+    "log",
+    "otlp_endpoint",
+    "trace_ratio",
+    "drain_delay",
+    "grace_period",
+    "usage_retention",
+    "usage_rows",
+    "redis",
+    "tls",
+    "http_tls",
+    "bounds",
+];
+
+/// The keys of `[redis]`.
+const REDIS_KEYS: &[&str] = &[
+    "key_prefix",
+    "connect_timeout",
+    "response_timeout",
+    "unsafe_eviction",
+    "wait_replicas",
+    "ca_file",
+    "cert_file",
+    "key_file",
+    "username",
+    "password",
+    "password_file",
+    "database",
+    "sentinel_user",
+    "sentinel_password",
+];
+
+/// Every key, with its section before it.
+pub(super) fn keys() -> impl Iterator<Item = String> {
+    let sections = [
+        ("", KEYS),
+        ("redis.", REDIS_KEYS),
+        ("tls.", listeners::TLS_KEYS),
+        ("http_tls.", listeners::TLS_KEYS),
+        ("bounds.", listeners::BOUNDS_KEYS),
+    ];
+    let keys = |(section, keys): (&'static str, &'static [&'static str])| {
+        keys.iter().map(move |key| format!("{section}{key}"))
+    };
+    sections.into_iter().flat_map(keys)
+}
+
 /// What a settings file says; what it leaves out is `None`.
 #[derive(Debug, Default)]
 pub(super) struct FileSettings {
@@ -84,7 +141,7 @@ pub(super) enum StoreKind {
 }
 
 /// More replicas than anybody has.
-const MOST_WAITED_FOR: u64 = 100;
+const MAX_WAIT_REPLICAS: u64 = 100;
 
 /// Redis counts its databases with 32 bits.
 const MAX_DATABASE: u64 = i32::MAX as u64;
@@ -125,28 +182,7 @@ impl StoreKind {
 }
 
 fn file_settings(root: &Section<'_>) -> FileSettings {
-    root.only(&[
-        "listen",
-        "http_listen",
-        "store",
-        "policy",
-        "callers",
-        "reflection",
-        "on_store_failure",
-        "call_timeout",
-        "log_format",
-        "log",
-        "otlp_endpoint",
-        "trace_ratio",
-        "drain_delay",
-        "grace_period",
-        "usage_retention",
-        "usage_rows",
-        "redis",
-        "tls",
-        "http_tls",
-        "bounds",
-    ]);
+    root.only(KEYS);
     let text = |key| {
         root.get(key)
             .and_then(|entry| entry.trimmed_text())
@@ -190,22 +226,7 @@ fn file_settings(root: &Section<'_>) -> FileSettings {
 }
 
 fn redis_settings(redis: &Section<'_>) -> RedisSettings {
-    redis.only(&[
-        "key_prefix",
-        "connect_timeout",
-        "response_timeout",
-        "unsafe_eviction",
-        "wait_replicas",
-        "ca_file",
-        "cert_file",
-        "key_file",
-        "username",
-        "password",
-        "password_file",
-        "database",
-        "sentinel_user",
-        "sentinel_password",
-    ]);
+    redis.only(REDIS_KEYS);
     let text = |key| {
         let entry = redis.get(key)?;
         Some(entry.trimmed_text()?.to_owned())
@@ -220,7 +241,7 @@ fn redis_settings(redis: &Section<'_>) -> RedisSettings {
             .and_then(|entry| choice(&entry)),
         wait_replicas: redis
             .get("wait_replicas")
-            .and_then(|entry| entry.number(0, MOST_WAITED_FOR))
+            .and_then(|entry| entry.number(0, MAX_WAIT_REPLICAS))
             .and_then(|count| u16::try_from(count).ok()),
         ca_file: text("ca_file").map(PathBuf::from),
         cert_file: text("cert_file").map(PathBuf::from),

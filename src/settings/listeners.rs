@@ -23,15 +23,31 @@ impl ValueEnum for ClientCertificates {
     }
 }
 
+/// The keys of `[tls]` and `[http_tls]`.
+pub(super) const TLS_KEYS: &[&str] = &[
+    "cert_file",
+    "key_file",
+    "client_ca_file",
+    "client_certificates",
+];
+
+/// The keys of `[bounds]`.
+pub(super) const BOUNDS_KEYS: &[&str] = &[
+    "message_bytes",
+    "header_list_bytes",
+    "streams_per_connection",
+    "cancelled_per_second",
+    "connections",
+    "handshake_time",
+    "idle_time",
+    "connection_age",
+    "waiting_decisions",
+];
+
 /// A section of TLS, where there is one.
 pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<ListenerTls> {
     let section = root.section(names.section)?;
-    section.only(&[
-        "cert_file",
-        "key_file",
-        "client_ca_file",
-        "client_certificates",
-    ]);
+    section.only(TLS_KEYS);
     let path = |entry: Entry<'_>| entry.trimmed_text().map(PathBuf::from);
     let client_ca_file = section.get("client_ca_file").and_then(path);
     let client_certificates = section.get("client_certificates").and_then(|entry| {
@@ -54,17 +70,7 @@ pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<Listen
 
 /// What callers may take; what is not said is as by default.
 pub(super) fn limits(section: &Section<'_>) -> Limits {
-    section.only(&[
-        "message_bytes",
-        "header_list_bytes",
-        "streams_per_connection",
-        "cancelled_per_second",
-        "connections",
-        "handshake_time",
-        "idle_time",
-        "connection_age",
-        "waiting_decisions",
-    ]);
+    section.only(BOUNDS_KEYS);
     let default = Limits::default();
     let number = |key, default: usize, least, most| {
         let given = section.get(key).and_then(|entry| entry.number(least, most));

@@ -1,10 +1,10 @@
 //! What an operator can set, from flags, environment, a file and defaults, in that order of
 //! precedence. Owns the defaults. A file is taken whole or not at all.
 
+pub(crate) mod args;
 mod choices;
 pub(crate) mod environment;
 mod file;
-pub(crate) mod flag;
 mod listeners;
 mod redis;
 
@@ -15,13 +15,13 @@ use clap::{
     builder::{EnumValueParser, PathBufValueParser, StringValueParser, TypedValueParser as _},
 };
 
-pub use self::environment::{warn_of_unknown_variables, warn_of_unused_passwords};
 use self::{
+    args::TrimmedParser,
     environment::Variable,
     file::{FileSettings, StoreKind},
-    flag::Trimmed,
-    redis::redis_config,
+    redis::{redis_config, unused_passwords},
 };
+pub use self::{environment::warn_of_unknown_variables, redis::UnusedPassword};
 use crate::{
     files::toml::Faults,
     grpc::access::ReflectionFor,
@@ -38,10 +38,10 @@ use crate::{
 pub struct ServeArgs {
     /// Where to serve gRPC: HOST:PORT, :PORT for all addresses, or unix:PATH [default: 127.0.0.1:50051]
     /// [env: TOLLGATE_LISTEN]
-    #[arg(long, value_name = "ADDRESS", value_parser = Trimmed(StringValueParser::new()))]
+    #[arg(long, value_name = "ADDRESS", value_parser = TrimmedParser(StringValueParser::new()))]
     pub listen: Option<String>,
     /// Where to serve HTTP: probes and the dashboard [default: 127.0.0.1:9464] [env: TOLLGATE_HTTP_LISTEN]
-    #[arg(long, value_name = "ADDRESS", value_parser = Trimmed(StringValueParser::new()))]
+    #[arg(long, value_name = "ADDRESS", value_parser = TrimmedParser(StringValueParser::new()))]
     pub http_listen: Option<String>,
     /// Where the counters are.
     #[arg(
@@ -50,29 +50,29 @@ pub struct ServeArgs {
                 also rediss://, redis+sentinel://…/master-name, redis+cluster:// and redis+unix:///PATH \
                 [default: file:./tollgate.db] [env: TOLLGATE_STORE]",
         value_name = "URL",
-        value_parser = Trimmed(StringValueParser::new())
+        value_parser = TrimmedParser(StringValueParser::new())
     )]
     pub store: Option<String>,
     /// The policy file [default: the built-in policy] [env: TOLLGATE_POLICY]
-    #[arg(long, value_name = "FILE", value_parser = Trimmed(PathBufValueParser::new()))]
+    #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
     pub policy: Option<PathBuf>,
     /// Who may call, and what [default: everyone, everything] [env: TOLLGATE_CALLERS]
-    #[arg(long, value_name = "FILE", value_parser = Trimmed(PathBufValueParser::new()))]
+    #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
     pub callers: Option<PathBuf>,
     /// The settings file (TOML) [env: TOLLGATE_CONFIG]
-    #[arg(long, value_name = "FILE", value_parser = Trimmed(PathBufValueParser::new()))]
+    #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
     pub config: Option<PathBuf>,
     /// What Reserve answers when the store can't be asked [default: error] [env: TOLLGATE_ON_STORE_FAILURE]
-    #[arg(long, value_name = "WHAT", value_parser = Trimmed(EnumValueParser::<OnStoreFailure>::new()))]
+    #[arg(long, value_name = "WHAT", value_parser = TrimmedParser(EnumValueParser::<OnStoreFailure>::new()))]
     pub on_store_failure: Option<OnStoreFailure>,
     /// How to log: human, json, or auto (human on a terminal) [default: auto] [env: TOLLGATE_LOG_FORMAT]
-    #[arg(long, value_name = "FORMAT", value_parser = Trimmed(EnumValueParser::<LogFormat>::new()))]
+    #[arg(long, value_name = "FORMAT", value_parser = TrimmedParser(EnumValueParser::<LogFormat>::new()))]
     pub log_format: Option<LogFormat>,
     /// Which log lines, as tracing's filter says it, such as debug or tollgate=debug [default: info] [env: TOLLGATE_LOG]
-    #[arg(long, value_name = "FILTER", value_parser = Trimmed(StringValueParser::new()))]
+    #[arg(long, value_name = "FILTER", value_parser = TrimmedParser(StringValueParser::new()))]
     pub log: Option<String>,
     /// Where to send traces: a collector that takes OTLP over gRPC [default: nowhere] [env: TOLLGATE_OTLP_ENDPOINT]
-    #[arg(long, value_name = "http://HOST:PORT", value_parser = Trimmed(StringValueParser::new().try_map(|it| it.parse::<OtlpEndpoint>())))]
+    #[arg(long, value_name = "http://HOST:PORT", value_parser = TrimmedParser(StringValueParser::new().try_map(|it| it.parse::<OtlpEndpoint>())))]
     pub otlp_endpoint: Option<OtlpEndpoint>,
 }
 
@@ -85,6 +85,8 @@ pub struct Settings {
     pub http_listen: String,
     /// Where the counters are.
     pub store: StoreChoice,
+    /// Passwords that are set, and that the store has no use for.
+    pub unused_passwords: Vec<UnusedPassword>,
     /// The policy file; none: the built-in policy.
     pub policy: Option<PathBuf>,
     /// The callers file; none: everyone may do everything.
@@ -175,6 +177,7 @@ impl Settings {
         };
         let usage_limits = usage_limits(&file);
         let store = args.store()?.or(file.store);
+        let unused_passwords = unused_passwords(store.as_ref(), &file.redis);
         let store = match store {
             None => StoreChoice::File(PathBuf::from(DEFAULT_FILE)),
             Some(StoreKind::Memory) => StoreChoice::Memory,
@@ -193,6 +196,7 @@ impl Settings {
             listen: listen.unwrap_or_else(|| "127.0.0.1:50051".to_owned()),
             http_listen: http_listen.unwrap_or_else(|| "127.0.0.1:9464".to_owned()),
             store,
+            unused_passwords,
             policy: args.policy()?.or(file.policy),
             callers: args.callers()?.or(file.callers),
             reflection: file.reflection.unwrap_or(ReflectionFor::Everyone),

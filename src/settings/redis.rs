@@ -4,13 +4,81 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     SettingsError,
-    environment::{REDIS_PASSWORD, SENTINEL_PASSWORD},
-    file::{RedisLoginSettings, RedisSettings},
+    environment::{REDIS_PASSWORD, SENTINEL_PASSWORD, Variable},
+    file::{RedisLoginSettings, RedisSettings, StoreKind},
 };
 use crate::store::{
     UsageLimits,
     redis::{Login, Password, RedisConfig, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
 };
+
+/// A password that is set, and that the store has no use for: mostly the store's own setting is missing then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnusedPassword {
+    name: &'static str,
+    is_variable: bool,
+    why: &'static str,
+}
+
+impl UnusedPassword {
+    /// Warns of it in the log.
+    pub fn warn(self) {
+        let Self {
+            name,
+            is_variable,
+            why,
+        } = self;
+        let variable = is_variable.then_some(name);
+        let setting = (!is_variable).then_some(name);
+        tracing::warn!(variable, setting, "{why}");
+    }
+}
+
+/// The passwords that are set, and that this store has no use for.
+pub(super) fn unused_passwords(
+    store: Option<&StoreKind>,
+    file: &RedisSettings,
+) -> Vec<UnusedPassword> {
+    let has_sentinels = match store {
+        Some(StoreKind::Redis(url)) => Some(url.has_sentinels()),
+        _ => None,
+    };
+    let unused = |name, is_variable, is_set: bool, for_sentinels| {
+        let why = match has_sentinels {
+            None => "a password for Redis is set, and the store is not Redis",
+            Some(false) if for_sentinels => {
+                "a password for sentinels is set, and no sentinels watch the store"
+            }
+            Some(_) => return None,
+        };
+        is_set.then_some(UnusedPassword {
+            name,
+            is_variable,
+            why,
+        })
+    };
+    let variable =
+        |it: Variable, for_sentinels| unused(it.name(), true, it.is_set(), for_sentinels);
+    let RedisLoginSettings {
+        password,
+        password_file,
+        ..
+    } = &file.login;
+    let sentinel_password = &file.sentinel_login.password;
+    let passwords = [
+        variable(REDIS_PASSWORD, false),
+        variable(SENTINEL_PASSWORD, true),
+        unused("redis.password", false, password.is_some(), false),
+        unused("redis.password_file", false, password_file.is_some(), false),
+        unused(
+            "redis.sentinel_password",
+            false,
+            sentinel_password.is_some(),
+            true,
+        ),
+    ];
+    passwords.into_iter().flatten().collect()
+}
 
 /// The settings of `[redis]`, with its defaults. One that the URL has no use for is a mistake: what it
 /// should protect would go unprotected.

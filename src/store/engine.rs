@@ -7,7 +7,7 @@
 use super::{Operation, Outcome, PoolBalance};
 use crate::domain::{
     CounterOverflow, Eligibility, ModelName, PoolCounters, PoolName, Progress, ProjectId, Refusal,
-    RequestFields, RequestId, Reservation, RowChoice, RowCounts, State, Terms, Tokens,
+    RequestFields, RequestId, Reservation, ReservationState, RowChoice, RowCounts, Terms, Tokens,
     UsageCounters, UtcDay, Verdict, judge_late_settle, other_row,
 };
 
@@ -188,7 +188,7 @@ impl<R: Records> Engine<'_, R> {
                 fields: fields.clone(),
                 verdict,
                 pool: pool.cloned(),
-                state: State::Held { row },
+                state: ReservationState::Held { row },
             };
             self.records
                 .set_reservation(RelativeDay::Today, id, reservation);
@@ -282,7 +282,7 @@ impl<R: Records> Engine<'_, R> {
         let pool = self.balance_on(day, reservation.pool.as_ref())?;
         if !replayed {
             let tokens = actual;
-            reservation.state = State::Settled { tokens, verdict };
+            reservation.state = ReservationState::Settled { tokens, verdict };
             self.records.set_reservation(day, id, reservation);
         }
         Ok(Outcome::Settled {
@@ -322,7 +322,7 @@ impl<R: Records> Engine<'_, R> {
         };
         let pool = self.balance_on(day, reservation.pool.as_ref())?;
         if !replayed {
-            reservation.state = State::Released;
+            reservation.state = ReservationState::Released;
             self.records.set_reservation(day, id, reservation);
         }
         Ok(Outcome::Released {

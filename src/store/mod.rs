@@ -100,6 +100,11 @@ pub trait Store: Send + Sync + 'static {
         0
     }
 
+    /// Why some of its servers refuse while others decide, without their names; none where all that answer decide.
+    fn partial_refusal(&self) -> Option<String> {
+        None
+    }
+
     /// How often a step of the wall clock was detected. Only the embedded stores detect steps.
     fn clock_steps(&self) -> u64 {
         0

@@ -92,6 +92,9 @@ models = [
     "gpt-4o",
     "gpt-4o-*",
     "O1 ",
+    "gpt-4?",
+    "gpt-[45]",
+    "gpt-4o\u200B",
 ]
 [tiers.1]
 large = 1
@@ -103,8 +106,10 @@ data_sharing = "all"
     let file = dir.path().join("policy.toml");
     fs::write(&file, text).unwrap();
     let name = file.to_str().unwrap();
-    for against in [&[][..], &["--against", name]] {
-        let ran = tollgate(&[&["check-policy", name], against].concat());
+    // White space around a path is trimmed, as it is around those of the service.
+    let untrimmed = format!(" {name}\n");
+    for against in [&[][..], &["--against", name], &["--against", &untrimmed]] {
+        let ran = tollgate(&[&["check-policy", &untrimmed], against].concat());
         assert_eq!(ran.code, Some(0), "{ran:?}");
         assert!(
             ran.stdout.starts_with(&format!("{name} is valid")),
@@ -115,6 +120,9 @@ data_sharing = "all"
             "4: program.as_of: the lists of models are ",
             "8: pools.large.models: \"gpt-4o-*\" holds a wildcard",
             "9: pools.large.models: \"O1 \" holds white space and upper case",
+            "10: pools.large.models: \"gpt-4?\" holds a wildcard",
+            "11: pools.large.models: \"gpt-[45]\" holds a wildcard",
+            "12: pools.large.models: \"gpt-4o\\u{200b}\" holds an invisible character",
         ];
         let told: Vec<&str> = ran.stderr.lines().collect();
         assert_eq!(told.len(), wanted.len(), "{told:#?}");
@@ -150,7 +158,9 @@ fn what_a_policy_changes_in_another_one_is_told_for_people() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("policy.toml");
     let text = fs::read_to_string(builtin).unwrap();
-    let text = text.replace("2025-06-27", "2099-06-27");
+    // Lists of today lead to no warning.
+    let today = chrono::Utc::now().date_naive().to_string();
+    let text = text.replace("2025-06-27", &today);
     let text = text.replace("[tiers.1]\nlarge = 250_000", "[tiers.1]\nlarge = 300_000");
     let text = text.replace(
         "tier = 3\ndata_sharing = \"all\"",
@@ -171,7 +181,7 @@ fn what_a_policy_changes_in_another_one_is_told_for_people() {
         [
             &format!("{name} is valid, and changes in {builtin}"),
             "WHAT CHANGES",
-            "program 1 as_of 2025-06-27 → 2099-06-27",
+            &format!("program 1 as_of 2025-06-27 → {today}"),
             "allowances 1 large of tier 1 250000 → 300000",
             "organizations added 2 a, b",
             "organizations changed 1 org-demo (tier 3 → 4, data_sharing all → off)",

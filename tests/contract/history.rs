@@ -25,7 +25,7 @@ async fn quota_lists_every_pool_by_name_used_or_not(new: NewWorld) {
     world.reserve(ask(900)).await;
     let quota = world.quota("acme").await;
     assert_eq!(
-        (quota.day.to_string().as_str(), quota.standing.tier),
+        (quota.day.to_string().as_str(), quota.enrollment.tier),
         (TODAY, 1)
     );
     assert_eq!(quota.resets_at.to_rfc3339(), "2026-11-23T00:00:00+00:00");
@@ -60,7 +60,7 @@ async fn quota_of_a_known_organization_that_is_not_enrolled_has_an_allowance_of_
         world.reserve(ask(5).org(org)).await;
         let quota = world.quota(org).await;
         assert_eq!(
-            format!("{:?}", quota.standing.not_enrolled.unwrap()),
+            format!("{:?}", quota.enrollment.not_enrolled.unwrap()),
             reason
         );
         assert_eq!(quota.pools.len(), 2);

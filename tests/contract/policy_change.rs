@@ -124,7 +124,7 @@ async fn an_organization_that_turned_sharing_off_settles_with_an_allowance_of_0(
     change(&world, "keep_open", on, off);
     settles_with_an_allowance_of_0(&world).await;
     let quota = world.quota("acme").await;
-    assert!(quota.standing.not_enrolled.is_some());
+    assert!(quota.enrollment.not_enrolled.is_some());
     let large = &quota.pools[0].0;
     assert_eq!(
         (

@@ -260,7 +260,7 @@ async fn the_programme_ends_by_the_stores_clock(new: NewWorld) {
     let quota = world.quota("acme").await;
     assert_eq!(
         quota
-            .standing
+            .enrollment
             .not_enrolled
             .map(|it| format!("{it:?}"))
             .unwrap(),

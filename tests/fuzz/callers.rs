@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tollgate::auth::{Callers, Organizations, Peer, Port, TokenHash};
+use tollgate::auth::{Callers, Organizations, Peer, PortSecurity, TokenHash};
 
 fuzz_target!(|text: &str| {
     match Callers::parse("fuzz.toml", text) {
@@ -21,7 +21,7 @@ fuzz_target!(|text: &str| {
                     assert!(!orgs.is_empty() && !orgs.contains("*"));
                 }
             }
-            let peer = Peer::anybody(Port { encrypted: true, loopback: false });
+            let peer = Peer::anybody(PortSecurity { encrypted: true, loopback: false });
             assert!(callers.identify(&peer, None).is_err());
             for word in text.split('"') {
                 // Nobody finds a text that is its own hash, nor one whose hash stands beside it.

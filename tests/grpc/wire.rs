@@ -139,6 +139,20 @@ async fn a_malformed_message_is_the_callers_fault() {
 }
 
 #[tokio::test]
+async fn a_malformed_question_for_health_is_the_callers_fault_too() {
+    let service = Service::memory();
+    let wire = Wire::to(&service);
+    for message in [field(1, b"a\xff"), vec![0x0a, 0x7f, b'x'], vec![0xff; 11]] {
+        for rpc in ["Check", "Watch"] {
+            let answer = wire
+                .send("grpc.health.v1.Health", rpc, message.clone())
+                .await;
+            assert_eq!(code(answer), Code::InvalidArgument, "{rpc} {message:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn text_that_is_not_utf8_is_the_callers_fault_and_its_field_is_named() {
     let service = Service::memory();
     let wire = Wire::to(&service);

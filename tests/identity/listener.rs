@@ -27,7 +27,7 @@ use tokio_util::{
     task::{AbortOnDropHandle, TaskTracker},
 };
 use tollgate::{
-    auth::{Admission, Peer, Port},
+    auth::{Authenticator, Peer, PortSecurity},
     grpc::{self, quota::Wiring},
     ledger::Ledger,
     telemetry::metrics::Metrics,
@@ -135,17 +135,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 }
 
 /// Serves without TLS, on a port that says this of itself.
-pub(super) async fn plaintext(ledger: Ledger, admission: Admission, port: Port) -> Wire {
+pub(super) async fn plaintext(
+    ledger: Ledger,
+    authenticator: Authenticator,
+    port: PortSecurity,
+) -> Wire {
     let accept = move |stream: TcpStream, from| async move {
         let peer = Arc::new(Peer::on(port, from));
         Ok(Connection { stream, peer })
     };
-    serve(ledger, admission, None, accept).await
+    serve(ledger, authenticator, None, accept).await
 }
 
 /// Serves without telling anything of the connections.
-pub(super) async fn bare(ledger: Ledger, admission: Admission) -> Wire {
-    serve(ledger, admission, None, async |stream: TcpStream, _| {
+pub(super) async fn bare(ledger: Ledger, authenticator: Authenticator) -> Wire {
+    serve(ledger, authenticator, None, async |stream: TcpStream, _| {
         Ok(stream)
     })
     .await
@@ -154,7 +158,7 @@ pub(super) async fn bare(ledger: Ledger, admission: Admission) -> Wire {
 /// Serves over TLS, to whoever has a certificate of this authority or none.
 pub(super) async fn tls(
     ledger: Ledger,
-    admission: Admission,
+    authenticator: Authenticator,
     authority: &Authority,
     files: &Files,
 ) -> Wire {
@@ -191,12 +195,12 @@ pub(super) async fn tls(
             Ok(Connection { stream, peer })
         }
     };
-    serve(ledger, admission, Some(ca), accept).await
+    serve(ledger, authenticator, Some(ca), accept).await
 }
 
 async fn serve<C, F>(
     ledger: Ledger,
-    admission: Admission,
+    authenticator: Authenticator,
     ca: Option<String>,
     accept: impl Fn(TcpStream, SocketAddr) -> F + Send + 'static,
 ) -> Wire
@@ -231,7 +235,7 @@ where
         stopping: CancellationToken::new(),
         metrics: Metrics::new(),
         traces: None,
-        admission,
+        authenticator,
     });
     let serving = async move {
         let server = Server::builder().add_service(quota);

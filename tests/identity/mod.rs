@@ -15,7 +15,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use tollgate::auth::{Admission, Callers, InForce, Port, TokenHash};
+use tollgate::auth::{Authenticator, CallerSet, Callers, PortSecurity, TokenHash};
 
 use self::listener::Wire;
 use crate::support::{
@@ -90,7 +90,7 @@ struct Service {
     world: World,
     authority: Authority,
     certificates: AtomicU32,
-    in_force: Arc<InForce>,
+    caller_set: Arc<CallerSet>,
     tls: Wire,
     loopback: Wire,
     /// As if others than this machine reached it.
@@ -101,7 +101,7 @@ struct Service {
     bare: Wire,
 }
 
-const ENCRYPTED: Port = Port {
+const ENCRYPTED: PortSecurity = PortSecurity {
     encrypted: true,
     loopback: false,
 };
@@ -112,9 +112,9 @@ impl Service {
         let authority = Authority::new();
         let files = authority.signs("tollgate", &[listener::HOST]);
         let callers = Callers::parse("callers.toml", &callers()).unwrap();
-        let in_force = Arc::new(InForce::new(callers, ENCRYPTED).unwrap());
-        let known = || Admission::Callers(Arc::clone(&in_force));
-        let port = |loopback| Port {
+        let caller_set = Arc::new(CallerSet::new(callers, ENCRYPTED).unwrap());
+        let known = || Authenticator::Callers(Arc::clone(&caller_set));
+        let port = |loopback| PortSecurity {
             encrypted: false,
             loopback,
         };
@@ -123,12 +123,12 @@ impl Service {
             tls: listener::tls(ledger(), known(), &authority, &files).await,
             loopback: listener::plaintext(ledger(), known(), port(true)).await,
             in_the_clear: listener::plaintext(ledger(), known(), port(false)).await,
-            everyone: listener::plaintext(ledger(), Admission::Everyone, port(false)).await,
+            everyone: listener::plaintext(ledger(), Authenticator::Everyone, port(false)).await,
             bare: listener::bare(ledger(), known()).await,
             world,
             authority,
             certificates: AtomicU32::new(0),
-            in_force,
+            caller_set,
         }
     }
 

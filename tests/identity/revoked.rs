@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::stream;
 use tokio::sync::mpsc;
 use tollgate::{
-    auth::{Callers, Changes, InForce, Port},
+    auth::{CallerChanges, CallerSet, Callers, PortSecurity},
     grpc::proto::quota_service_client::QuotaServiceClient,
 };
 use tonic::Code;
@@ -42,7 +42,7 @@ async fn a_token_is_rotated_without_a_moment_in_which_none_is_known() {
         (&["tg_next"], [false, false, true]),
     ] {
         let text = caller("rotating", &tokens(now), BOTH, "acme");
-        service.in_force.replace(parsed(&text)).unwrap();
+        service.caller_set.replace(parsed(&text)).unwrap();
         assert_eq!(alive().await, wanted, "{now:?}");
     }
 }
@@ -58,7 +58,7 @@ async fn stream_after(service: &Service, headers: &[&str], text: &str) -> (Code,
     let answers = client.reserve_stream(sent).await.unwrap();
     let mut answers = answers.into_inner();
     let first = next(&mut answers).await.unwrap().unwrap();
-    service.in_force.replace(parsed(text)).unwrap();
+    service.caller_set.replace(parsed(text)).unwrap();
     requests.send(ask("acme", "")).await.unwrap();
     let code = match answers.message().await {
         Err(status) => status.code(),
@@ -95,7 +95,7 @@ async fn an_open_stream_ends_with_the_rights_of_its_caller() {
         ),
         (token, by_token("tg_next"), Code::Unauthenticated),
     ] {
-        service.in_force.replace(parsed(&callers())).unwrap();
+        service.caller_set.replace(parsed(&callers())).unwrap();
         let (code, now) = stream_after(&service, headers, &text).await;
         assert_eq!(code, wanted, "{text}");
         used += 1;
@@ -106,20 +106,20 @@ async fn an_open_stream_ends_with_the_rights_of_its_caller() {
 
 #[test]
 fn what_changed_is_told_by_the_names_of_callers() {
-    let port = Port {
+    let port = PortSecurity {
         encrypted: false,
         loopback: true,
     };
-    let in_force = Arc::new(InForce::new(parsed(&callers()), port).unwrap());
+    let caller_set = Arc::new(CallerSet::new(parsed(&callers()), port).unwrap());
     assert_eq!(
-        in_force.replace(parsed(&callers())).unwrap(),
-        Changes::default()
+        caller_set.replace(parsed(&callers())).unwrap(),
+        CallerChanges::default()
     );
     let text = caller("new", &tokens(&["tg_new"]), BOTH, "*")
         + &caller("reader", &tokens(&["tg_reader2"]), "\"read\"", "acme")
         + &caller("reserver", &tokens(&["tg_reserver"]), BOTH, "acme")
         + &caller("elsewhere", &tokens(&["tg_elsewhere"]), BOTH, "other");
-    let changes = in_force.replace(parsed(&text)).unwrap();
+    let changes = caller_set.replace(parsed(&text)).unwrap();
     assert_eq!(changes.added, ["new"]);
     assert_eq!(changes.changed, ["reader", "reserver"]);
     let gone = ["admin", "by-dns", "by-uri", "everywhere", "rotating"];
@@ -128,15 +128,15 @@ fn what_changed_is_told_by_the_names_of_callers() {
 
 #[test]
 fn tokens_that_come_later_are_refused_where_others_could_read_them() {
-    let port = Port {
+    let port = PortSecurity {
         encrypted: false,
         loopback: false,
     };
-    assert!(InForce::new(parsed(&callers()), port).is_err());
+    assert!(CallerSet::new(parsed(&callers()), port).is_err());
     let by_certificate = caller("a", &format!("certificates = [\"{URI}\"]"), BOTH, "*");
-    let in_force = InForce::new(parsed(&by_certificate), port).unwrap();
-    assert!(in_force.replace(parsed(&callers())).is_err());
+    let caller_set = CallerSet::new(parsed(&by_certificate), port).unwrap();
+    assert!(caller_set.replace(parsed(&callers())).is_err());
     // The last ones stayed.
-    let changes = in_force.replace(parsed(&by_certificate)).unwrap();
-    assert_eq!(changes, Changes::default());
+    let changes = caller_set.replace(parsed(&by_certificate)).unwrap();
+    assert_eq!(changes, CallerChanges::default());
 }

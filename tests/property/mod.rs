@@ -241,7 +241,7 @@ async fn quota(world: &World, org: &str) -> String {
     text(world.ledger.quota(&org_id(org)).await, |it| {
         let mut lines = vec![format!(
             "{:?}",
-            it.standing.not_enrolled.map(|it| format!("{it:?}"))
+            it.enrollment.not_enrolled.map(|it| format!("{it:?}"))
         )];
         lines.extend(it.pools.into_iter().map(|(pool, counters)| {
             let (free, billed) = (counters.free_requests, counters.billed_requests);

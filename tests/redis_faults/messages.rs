@@ -74,7 +74,11 @@ async fn a_database_that_is_not_there_is_told_in_the_servers_own_words() {
 async fn any_other_refusal_is_told_in_the_servers_own_words_whenever_it_comes() {
     for refuses in [
         &[("HELLO", "-FROZEN until noon\r\n")][..],
-        &[("INFO", "-FROZEN until noon\r\n")],
+        &[
+            ("INFO", "-FROZEN until noon\r\n"),
+            // The page reads all the same.
+            ("EVALSHA", "-FROZEN until noon\r\n"),
+        ],
         &[("INFO", "$-1\r\n"), ("EVALSHA", "-FROZEN until noon\r\n")],
     ] {
         let tollgate = start_unseen(&format!("redis://{}", answers(refuses)), "");

@@ -101,7 +101,7 @@ async fn a_wrong_password_is_told_in_the_log_without_the_password() {
     }
 }
 
-/// The rights that the README names, and no others.
+/// The rights that docs/CONFIGURATION.md names, and no others.
 pub(super) const LEAST_RIGHTS: [&str; 11] = [
     "~tollgate:*",
     "+hello",

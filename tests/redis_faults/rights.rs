@@ -183,6 +183,8 @@ async fn what_only_reads_names_the_right_that_it_lacks_too() {
     for text in [status.message(), &page] {
         assert!(text.contains("lacks +get"), "{text}");
     }
+    // It has no request_id to retry with.
+    assert!(status.message().ends_with(": retry"), "{status:?}");
     assert!(!logged(&tollgate, &["not Tollgate's"]));
 }
 

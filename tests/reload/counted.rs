@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::watch;
 use tollgate::{
-    files::watched::Nudge,
+    files::watched::ReloadSignal,
     policy::{Policy, PolicySource, PolicyStatus, Version},
 };
 
@@ -36,8 +36,8 @@ async fn what_is_taken_and_refused_is_counted_and_the_version_is_that_of_the_tex
         (0, 0, None)
     );
     let taken: Arc<Mutex<Vec<Arc<Policy>>>> = Arc::default();
-    let (nudge, keep) = (Nudge::new(), Arc::clone(&taken));
-    let following = source.follow(nudge.clone(), move |policy| {
+    let (reload, keep) = (ReloadSignal::new(), Arc::clone(&taken));
+    let following = source.follow(reload.clone(), move |policy| {
         keep.lock().unwrap().push(policy);
     });
     let following = tokio::spawn(following);
@@ -45,11 +45,11 @@ async fn what_is_taken_and_refused_is_counted_and_the_version_is_that_of_the_tex
     fs::write(&file, policy(2)).unwrap();
     let second = until(&mut status, |status| status.applied == 1).await;
     assert_eq!(second.version, Version::of(policy(2).as_bytes()));
-    assert!(second.taken_at > before.taken_at);
+    assert!(second.loaded_at > before.loaded_at);
     fs::write(&file, "nonsense").unwrap();
     let refused = until(&mut status, |status| status.refused == 1).await;
     assert_eq!(refused.version, second.version);
-    assert!(refused.refused_at.unwrap() >= second.taken_at && refused.complaint().is_some());
+    assert!(refused.refused_at.unwrap() >= second.loaded_at && refused.complaint().is_some());
     fs::remove_file(&file).unwrap();
     until(&mut status, |status| status.refused == 2).await;
     fs::write(&file, policy(2)).unwrap();

@@ -59,7 +59,11 @@ fn a_control_character_within_a_value_is_an_error_that_names_the_setting_and_not
             .args(["quota", "acme"])
             .env("TOLLGATE_TOKEN", "secret\nx"),
     );
-    assert!(fault.contains("--token"), "{fault}");
+    assert!(fault.contains("TOLLGATE_TOKEN: holds"), "{fault}");
+    let fault = fault_of(program().args(["quota", "acme", "--token", "secret\nx"]));
+    assert!(fault.contains("--token: holds"), "{fault}");
+    let fault = fault_of(program().args(["check-policy", "secret\nx"]));
+    assert!(fault.contains("<FILE>: holds"), "{fault}");
     for setting in ["store", "policy", "log", "listen"] {
         let fault = settings_of(&format!("{setting} = \"secret\\nx\"")).unwrap_err();
         assert!(fault.contains("control character"), "{fault}");
@@ -97,15 +101,64 @@ fn an_unknown_variable_is_a_warning_with_the_nearest_known_one_and_without_its_v
 }
 
 #[test]
-fn a_password_for_redis_is_a_warning_where_the_store_is_another() {
+fn a_variable_that_is_a_setting_of_the_file_only_is_a_warning_that_names_the_setting() {
     let (_file, mut command) = serve_with(LISTENS);
-    command.env("TOLLGATE_REDIS_PASSWORD", "hunter2");
+    command.env("TOLLGATE_REDIS_PASSWORD_FILE", "/hunter2");
     let log = log_of(&mut command);
     assert!(!log.contains("hunter2"), "{log}");
     let mut lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
-    let warning = lines.find(|line: &Value| line["variable"] == "TOLLGATE_REDIS_PASSWORD");
-    let message = "a password for Redis is set, and the store is not Redis";
-    assert_eq!(warning.unwrap()["message"], message);
+    let warning = lines.find(|line: &Value| line["variable"] == "TOLLGATE_REDIS_PASSWORD_FILE");
+    let warning = warning.unwrap();
+    assert_eq!(warning["setting"], "redis.password_file");
+    let message = "redis.password_file is a setting of the settings file only";
+    assert!(warning["message"].as_str().unwrap().contains(message));
+}
+
+/// What the log says of passwords that are not used.
+fn unused_passwords(settings: &str, variables: &[&str]) -> Vec<(String, String)> {
+    let (_file, mut command) = serve_with(&format!("{LISTENS}{settings}"));
+    command.envs(variables.iter().map(|name| (name, "hunter2")));
+    let log = log_of(&mut command);
+    assert!(!log.contains("hunter"), "{log}");
+    let lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
+    let told = lines.filter_map(|line: Value| {
+        let message = line["message"].as_str()?;
+        let name = line["variable"].as_str().or(line["setting"].as_str())?;
+        message
+            .starts_with("a password for ")
+            .then(|| (name.to_owned(), message.to_owned()))
+    });
+    told.collect()
+}
+
+#[test]
+fn a_password_that_the_store_has_no_use_for_is_a_warning() {
+    const NO_REDIS: &str = "a password for Redis is set, and the store is not Redis";
+    let told = |names: &[&str], why: &str| -> Vec<(String, String)> {
+        let named = names
+            .iter()
+            .map(|name| ((*name).to_owned(), why.to_owned()));
+        named.collect()
+    };
+    let variables = [
+        "TOLLGATE_REDIS_PASSWORD",
+        "TOLLGATE_REDIS_SENTINEL_PASSWORD",
+    ];
+    let none = unused_passwords("", &variables);
+    assert_eq!(none, told(&variables, NO_REDIS));
+    let in_file = "[redis]\npassword = \"hunter3\"\npassword_file = \"/hunter\"\nsentinel_password = \"hunter4\"\n";
+    let settings = [
+        "redis.password",
+        "redis.password_file",
+        "redis.sentinel_password",
+    ];
+    let none = unused_passwords(in_file, &[]);
+    assert_eq!(none, told(&settings, NO_REDIS));
+    let one_server = unused_passwords("store = \"redis://127.0.0.1:1\"\n", &variables);
+    let why = "a password for sentinels is set, and no sentinels watch the store";
+    assert_eq!(one_server, told(&variables[1..], why));
+    let sentinels = "store = \"redis+sentinel://127.0.0.1:1/main\"\n";
+    assert_eq!(unused_passwords(sentinels, &variables), []);
 }
 
 #[test]

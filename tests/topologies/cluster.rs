@@ -14,6 +14,7 @@ use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{ORGS, PROMPT, holds, is_not_ready_for, reserve_of, start, traffic};
+use crate::server::http_get;
 use crate::support::{cluster::RedisCluster, redis::RedisServer, tollgate::Tollgate};
 
 async fn start_over(cluster: &RedisCluster, settings: &str) -> Tollgate {
@@ -80,7 +81,7 @@ async fn losing_a_master_is_the_matter_of_its_organizations_alone() {
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
 }
 
-/// The rights that the README names for a cluster, and no others.
+/// The rights that docs/CONFIGURATION.md names for a cluster, and no others.
 const LEAST_RIGHTS: [&str; 13] = [
     "~tollgate:*",
     "+hello",
@@ -159,6 +160,44 @@ async fn a_right_that_the_user_lacks_in_a_cluster_is_named() {
     is_not_ready_for(&blind, "lacks +cluster|slots").await;
 }
 
+/// Waits until `/readyz` is `ok`, and says this of a part of the store; which is soon.
+async fn wait_for_refusal_under_ok(tollgate: &Tollgate, wanted: Option<&str>) {
+    let begun = Instant::now();
+    loop {
+        let (head, body) = http_get(&tollgate.http_addr, "/readyz");
+        let mut lines = body.lines();
+        assert_eq!(lines.next(), Some("ok"), "{head} {body}");
+        let told = lines.find_map(|line| line.strip_prefix("a part of the store refuses: "));
+        if told == wanted {
+            return;
+        }
+        assert!(begun.elapsed() < PROMPT * 5, "{head} {body}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_the_user_lacks_at_one_master_is_named_under_ok_until_it_is_given() {
+    let cluster = RedisCluster::start();
+    change_rights(&cluster, &["reset", "on", ">secret"]);
+    change_rights(&cluster, &LEAST_RIGHTS);
+    let tollgate = start(&cluster.url_of("gate:secret@"), "");
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    wait_for_refusal_under_ok(&tollgate, None).await;
+    let one = &cluster.nodes[1];
+    one.run(&["ACL", "SETUSER", "gate", "-hset"]);
+    let refusal = "its user lacks a right: lacks +hset";
+    wait_for_refusal_under_ok(&tollgate, Some(refusal)).await;
+    let log: Vec<String> = tollgate.log().iter().map(ToString::to_string).collect();
+    let node = format!("127.0.0.1:{}", one.port);
+    let named = |line: &&String| line.contains("a master of the cluster refuses");
+    let named: Vec<&String> = log.iter().filter(named).collect();
+    assert_eq!(named.len(), 1, "{named:?}");
+    assert!(named[0].contains(&node) && named[0].contains("lacks +hset"));
+    one.run(&["ACL", "SETUSER", "gate", "+hset"]);
+    wait_for_refusal_under_ok(&tollgate, None).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_of_a_cluster_is_no_server_of_its_own_whichever_node_it_is() {
     let cluster = RedisCluster::start();
@@ -177,6 +216,12 @@ async fn a_node_of_a_cluster_is_no_server_of_its_own_whichever_node_it_is() {
             }
         }
     }
+    // Choosing a database is what such a node refuses first.
+    let tollgate = start(
+        &format!("redis://127.0.0.1:{}/3", cluster.nodes[0].port),
+        "",
+    );
+    is_not_ready_for(&tollgate, "this is a cluster node: use redis+cluster://").await;
 }
 
 #[tokio::test]

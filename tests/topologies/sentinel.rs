@@ -34,7 +34,7 @@ async fn a_demoted_master_that_keeps_its_connections_is_left_at_the_first_write_
     assert!(!answer.replayed);
 }
 
-/// The rights that the README names for a master that sentinels watch, and no others.
+/// The rights that docs/CONFIGURATION.md names for a master that sentinels watch, and no others.
 const LEAST_RIGHTS: [&str; 12] = [
     "~tollgate:*",
     "+hello",

@@ -9,8 +9,8 @@
 
 use super::super::codes;
 use crate::domain::{
-    ModelName, PoolCounters, PoolName, ProjectId, RequestFields, Reservation, RowChoice, RowCounts,
-    State, Tokens, UsageCounters, Verdict,
+    ModelName, PoolCounters, PoolName, ProjectId, RequestFields, Reservation, ReservationState,
+    RowChoice, RowCounts, Tokens, UsageCounters, Verdict,
 };
 
 /// Bytes that are no record of Tollgate's, with the kind of record.
@@ -104,19 +104,19 @@ pub(super) fn reservation_bytes(reservation: &Reservation) -> Vec<u8> {
     } = reservation;
     let mut bytes = Vec::with_capacity(64);
     bytes.push(match state {
-        State::Held {
+        ReservationState::Held {
             row: RowChoice::Own,
         } => HELD,
-        State::Held {
+        ReservationState::Held {
             row: RowChoice::Other,
         } => HELD_IN_OTHER,
-        State::Settled { .. } => SETTLED,
-        State::Released => RELEASED,
+        ReservationState::Settled { .. } => SETTLED,
+        ReservationState::Released => RELEASED,
     });
     bytes.push(ascii(codes::verdict_code(*verdict)));
     bytes.push(ascii(codes::workload_code(fields.workload)));
     put_tokens(&mut bytes, fields.tokens);
-    if let State::Settled { tokens, verdict } = state {
+    if let ReservationState::Settled { tokens, verdict } = state {
         bytes.push(ascii(codes::verdict_code(*verdict)));
         put_tokens(&mut bytes, *tokens);
     }
@@ -136,14 +136,14 @@ fn read_reservation(mut rest: &[u8]) -> Option<Reservation> {
     let workload = codes::parse_workload(char::from(take(&mut rest, 1)?[0]))?;
     let tokens = take_tokens(&mut rest)?;
     let state = match state {
-        HELD => State::Held {
+        HELD => ReservationState::Held {
             row: RowChoice::Own,
         },
-        HELD_IN_OTHER => State::Held {
+        HELD_IN_OTHER => ReservationState::Held {
             row: RowChoice::Other,
         },
-        RELEASED => State::Released,
-        SETTLED => State::Settled {
+        RELEASED => ReservationState::Released,
+        SETTLED => ReservationState::Settled {
             verdict: take_verdict(&mut rest)?,
             tokens: take_tokens(&mut rest)?,
         },
@@ -220,12 +220,13 @@ mod tests {
 
     fn reservations() -> impl Iterator<Item = Reservation> {
         let verdict = Verdict::Billed(BilledReason::DayClosed);
-        let settled = State::Settled {
+        let settled = ReservationState::Settled {
             tokens: Tokens::ZERO,
             verdict,
         };
-        let [own, other] = [RowChoice::Own, RowChoice::Other].map(|row| State::Held { row });
-        [own, other, settled, State::Released]
+        let [own, other] =
+            [RowChoice::Own, RowChoice::Other].map(|row| ReservationState::Held { row });
+        [own, other, settled, ReservationState::Released]
             .into_iter()
             .zip(["", "mini", "large", "é"])
             .map(|(state, pool)| Reservation {

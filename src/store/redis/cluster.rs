@@ -178,14 +178,18 @@ impl Cluster {
         (way.host != asked.host || asked.asking).then_some(way)
     }
 
+    /// The master of a slot, as far as it is known.
+    pub(super) fn master(&self, slot: Slot) -> Option<Host> {
+        self.slots.load().as_ref()?.master(slot).cloned()
+    }
+
     async fn way(&self, slot: Slot) -> Result<Way, StoreError> {
         let asked_at = Instant::now();
-        let master = || self.slots.load().as_ref()?.master(slot).cloned();
-        let host = match master() {
+        let host = match self.master(slot) {
             Some(host) => host,
             None => {
                 self.ask_for_slots(asked_at, None).await?;
-                master().ok_or_else(|| {
+                self.master(slot).ok_or_else(|| {
                     let reason = "no master has the slot of this organization".to_owned();
                     StoreError::Unreachable { reason }
                 })?

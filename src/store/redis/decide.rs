@@ -1,9 +1,13 @@
 //! Deciding: from batches to calls of the script, and from its replies to what became of them.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use futures_util::future::{join_all, select_ok};
+use futures_util::{
+    StreamExt as _,
+    future::{join_all, ready},
+    stream::FuturesUnordered,
+};
 use redis::{Cmd, Value};
 
 use super::{
@@ -14,6 +18,7 @@ use super::{
     links::Links,
     memory::Memory,
     message::sanitize,
+    refusals::Refusals,
     reply::{self, Reply},
     rights::{self, Rights},
     script::Script,
@@ -39,6 +44,7 @@ pub(super) struct Decider {
     pub(super) rights: Rights,
     pub(super) key_prefix: String,
     pub(super) memory: Memory,
+    pub(super) refusals: Refusals,
     usage_limits: UsageLimits,
     /// For batches without ids: the same script without the part that they don't need.
     plain: Script,
@@ -66,6 +72,7 @@ impl Decider {
             rights,
             key_prefix,
             memory: Memory::new(),
+            refusals: Refusals::default(),
             usage_limits,
             plain: Script::new(concat!(
                 include_str!("decide/plain.lua"),
@@ -278,12 +285,36 @@ impl Decider {
     }
 
     /// Asks every server whether it would decide, and takes the first one's clock: the store is of use
-    /// as long as one of them does.
-    pub(super) async fn probe(&self, links: &Links, keys: &[String]) -> Result<DateTime<Utc>> {
-        let probes = keys
-            .iter()
-            .map(|key| Box::pin(self.rights.probe(links, key, WRITES)));
-        Ok(select_ok(probes).await?.0)
+    /// as long as one of them does. The others' answers are recorded when they come.
+    pub(super) async fn probe(
+        self: &Arc<Self>,
+        links: &Arc<Links>,
+        keys: Vec<String>,
+    ) -> Result<DateTime<Utc>> {
+        self.refusals.retain(&keys);
+        let probes = keys.into_iter().map(|key| {
+            let (decider, links) = (Arc::clone(self), Arc::clone(links));
+            async move {
+                let probed = decider.rights.probe(&links, &key, WRITES).await;
+                decider.refusals.record(&links, &key, probed.as_ref().err());
+                probed
+            }
+        });
+        let mut probes: FuturesUnordered<_> = probes.collect();
+        let mut failure = None;
+        while let Some(probed) = probes.next().await {
+            match probed {
+                Ok(now) => {
+                    tokio::spawn(probes.for_each(|_| ready(())));
+                    return Ok(now);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| {
+            let reason = "there is no master".to_owned();
+            StoreError::Unreachable { reason }
+        }))
     }
 }
 

@@ -51,8 +51,12 @@ pub(super) fn store_error(failed: &Failed) -> StoreError {
 
 fn refused(error: &RedisError) -> StoreError {
     let said = message(error);
-    if said.contains("cluster support disabled") {
-        let reason = NO_CLUSTER.to_owned();
+    let topologies = [
+        ("cluster support disabled", NO_CLUSTER),
+        ("SELECT is not allowed in cluster mode", CLUSTER_NODE),
+    ];
+    if let Some((_, reason)) = topologies.iter().find(|(sign, _)| said.contains(sign)) {
+        let reason = (*reason).to_owned();
         return StoreError::Unsuitable { reason };
     }
     let why = hindrance(error, &said);
@@ -194,6 +198,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_database_number_at_a_node_of_a_cluster_gets_the_hint_that_it_is_one() {
+        let said = "ERR SELECT is not allowed in cluster mode";
+        let error = store_error(&Failed::Connecting(answer(said)));
+        let reason = CLUSTER_NODE.to_owned();
+        assert_eq!(error, StoreError::Unsuitable { reason });
     }
 
     #[test]

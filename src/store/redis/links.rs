@@ -4,7 +4,7 @@
 //! None of them sends again what may have run. What they do send again was refused with an answer that
 //! proves that nothing ran.
 
-use redis::{Cmd, RedisError, Value};
+use redis::{Cmd, RedisError, Value, cluster_routing::Slot};
 
 use super::{
     RedisConfig, SetupError, Timeouts,
@@ -114,6 +114,14 @@ impl Links {
                 let keys = tags.iter().map(|tag| format!("{prefix}{{{tag}}}:probe"));
                 Ok(keys.collect())
             }
+        }
+    }
+
+    /// The master of a cluster that has this key.
+    pub(super) fn master(&self, key: &str) -> Option<Host> {
+        match self {
+            Self::One(_) | Self::Sentinel(_) => None,
+            Self::Cluster(cluster) => cluster.master(Slot::for_key(key)),
         }
     }
 

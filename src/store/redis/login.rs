@@ -1,11 +1,14 @@
 //! How a client logs in to a server: user, password, database.
 
-use std::{fmt, fs, path::PathBuf};
+use std::{fmt, path::PathBuf};
 
 use redis::{ErrorKind, RedisConnectionInfo, RedisError};
 use tokio::task::spawn_blocking;
 
-use crate::files::trim::trimmed;
+use crate::files::read::{ReadError, read_file, trimmed};
+
+/// The maximum size of a password file.
+const MAX_PASSWORD_FILE_BYTES: u64 = 64 << 10;
 
 /// Who logs in to a server, and to which database. Sentinels have users of their own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,11 +56,13 @@ impl Login {
             Some(Password::File(path)) => {
                 let read = spawn_blocking({
                     let path = path.clone();
-                    move || fs::read(path)
+                    move || read_file(&path, MAX_PASSWORD_FILE_BYTES)
                 });
-                let read = read.await.map_err(std::io::Error::other).flatten();
+                let read = read.await.map_err(std::io::Error::other);
                 let password = read
-                    .map_err(|error| format!("can't be read: {error}"))
+                    .map_err(ReadError::from)
+                    .flatten()
+                    .map_err(|error| error.to_string())
                     .and_then(|bytes| password_in(&bytes));
                 let password = password.map_err(|fault| {
                     let why = format!("redis.password_file [{}] {fault}", path.display());
@@ -82,6 +87,10 @@ fn password_in(bytes: &[u8]) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+
+    use rustix::fs::Mode;
 
     use super::*;
 
@@ -118,6 +127,24 @@ mod tests {
             assert!(text.contains("redis.password_file"), "{text}");
             assert!(!text.contains("secret"), "{text}");
         }
+        let fifo = tempfile::tempdir().unwrap();
+        let fifo = fifo.path().join("fifo");
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, Mode::RUSR, 0).unwrap();
+        for path in [
+            &fifo,
+            std::path::Path::new("/dev/zero"),
+            std::path::Path::new("/"),
+        ] {
+            let error = in_file(path).connection_info().await.unwrap_err();
+            assert!(
+                error.to_string().contains("it is no regular file"),
+                "{error}"
+            );
+        }
+        fs::write(file.path(), vec![b'x'; (64 << 10) + 1]).unwrap();
+        let error = in_file(file.path()).connection_info().await.unwrap_err();
+        assert!(error.to_string().contains("larger than 64 KiB"), "{error}");
         let gone = in_file(std::path::Path::new("/nowhere/password"));
         let text = gone.connection_info().await.unwrap_err().to_string();
         assert!(text.contains("[/nowhere/password] can't be read"), "{text}");

@@ -35,6 +35,7 @@ mod message;
 mod packed;
 pub mod readings;
 pub mod record;
+mod refusals;
 pub mod reply;
 mod rights;
 mod script;
@@ -65,7 +66,7 @@ use self::{
 use super::{Batch, Decision, RowKey, Store, StoreError, Timestamped, UsageLimits, UsageRows};
 use crate::{
     domain::{OrgId, PoolCounters, PoolName, Tokens, UtcDay},
-    files::pem::PemFault,
+    files::pem::PemError,
 };
 
 pub use self::{
@@ -121,7 +122,7 @@ impl RedisConfig {
 pub enum SetupError {
     /// A file of a connection over TLS.
     #[error(transparent)]
-    Tls(#[from] PemFault),
+    Tls(#[from] PemError),
     /// The client library takes no such connection.
     #[error(transparent)]
     Client(#[from] RedisError),
@@ -329,12 +330,16 @@ impl Store for RedisStore {
         self.decider.memory.losses()
     }
 
+    fn partial_refusal(&self) -> Option<String> {
+        self.decider.refusals.reasons()
+    }
+
     async fn probe(&self) -> Result<Timestamped<()>, StoreError> {
         self.links.follow().await;
         let keys = self.links.probe_keys(&self.decider.key_prefix).await;
         let keys = keys.map_err(|error| store_error(&error))?;
         self.fitness.check(&self.links, &keys).await?;
-        let now = self.decider.probe(&self.links, &keys).await?;
+        let now = self.decider.probe(&self.links, keys).await?;
         self.verify();
         Ok(Timestamped { now, answer: () })
     }

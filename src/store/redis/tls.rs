@@ -9,7 +9,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::url::Host;
 use crate::{
-    files::pem::{self, PemFault},
+    files::pem::{self, PemError},
     tls::{PinnedVerifier, TlsFault, TlsSettings},
 };
 
@@ -36,7 +36,7 @@ pub(super) struct TlsClient {
 impl TlsFiles {
     /// Reads the files. All are tried here, so that a fault in them is told at the start rather than by each
     /// connection.
-    pub(super) fn into_client(self) -> Result<TlsClient, PemFault> {
+    pub(super) fn into_client(self) -> Result<TlsClient, PemError> {
         let Self { ca_file, client } = self;
         let settings = TlsSettings {
             ca_file: CA_FILE,
@@ -55,7 +55,7 @@ impl TlsFiles {
                 let named = pem::certificates(CA_FILE, path, &pem)?;
                 let verifier = PinnedVerifier::new(named);
                 let verifier = verifier
-                    .map_err(|error| PemFault::foreign(CA_FILE, path, error.to_string()))?;
+                    .map_err(|error| PemError::foreign(CA_FILE, path, error.to_string()))?;
                 builder
                     .dangerous()
                     .with_custom_certificate_verifier(Arc::new(verifier))
@@ -72,7 +72,7 @@ impl TlsFiles {
                 let key = pem::key(KEY_FILE, key_file, &key)?;
                 builder.with_client_auth_cert(chain, key).map_err(|error| {
                     let fault = format!("is no key for {CERT_FILE}: {error}");
-                    PemFault::foreign(KEY_FILE, key_file, fault)
+                    PemError::foreign(KEY_FILE, key_file, fault)
                 })?
             }
         };

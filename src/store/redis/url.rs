@@ -99,10 +99,8 @@ impl RedisUrl {
                 "has several hosts: for these there are {SENTINEL} and {CLUSTER}"
             ));
         }
-        let hosts = hosts.split(',').map(|host| match &topology {
-            Topology::Sentinel(_) if !has_port(host) => {
-                host_of(&format!("{client}://{host}:{SENTINEL_PORT}"))
-            }
+        let hosts = hosts.split(',').map(|host| match (port(host)?, &topology) {
+            (None, Topology::Sentinel(_)) => host_of(&format!("{client}://{host}:{SENTINEL_PORT}")),
             _ => host_of(&format!("{client}://{host}")),
         });
         Ok(Self {
@@ -269,9 +267,18 @@ fn host_of(url: &str) -> Result<Host, String> {
     }
 }
 
-fn has_port(host: &str) -> bool {
-    let port = host.rsplit_once(':').map(|(_, port)| port);
-    port.is_some_and(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+/// The port that a host names, which no server has as 0.
+fn port(host: &str) -> Result<Option<u16>, String> {
+    let digits = host.rsplit_once(':').map(|(_, digits)| digits);
+    let is_number =
+        |digits: &&str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let Some(digits) = digits.filter(is_number) else {
+        return Ok(None);
+    };
+    match digits.parse() {
+        Ok(port) if port > 0 => Ok(Some(port)),
+        _ => Err("names a port that is not between 1 and 65535".to_owned()),
+    }
 }
 
 impl Host {

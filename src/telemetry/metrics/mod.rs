@@ -70,7 +70,7 @@ struct MetricFamilies {
     store_calls: HistogramFamily,
     batches: HistogramFamily,
     store_failures: CounterFamily,
-    policy: Mutex<Option<LoadedPolicy>>,
+    policy: Mutex<Option<PolicyInfo>>,
     reloads: CounterFamily,
     connections: GaugeFamily,
     connections_refused: CounterFamily,
@@ -84,7 +84,7 @@ struct MetricFamilies {
 type RefusedFiles = [Option<DateTime<Utc>>; WatchedFile::ALL.len()];
 
 #[derive(Debug, Clone)]
-struct LoadedPolicy {
+struct PolicyInfo {
     name: String,
     version: String,
     organizations: usize,
@@ -235,7 +235,7 @@ impl Metrics {
         organizations: usize,
         at: DateTime<Utc>,
     ) {
-        *locked(&self.families.policy) = Some(LoadedPolicy {
+        *locked(&self.families.policy) = Some(PolicyInfo {
             name: name.to_owned(),
             version: version.to_owned(),
             organizations,

@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 
 use super::{
-    LoadedPolicy, MetricFamilies, MetricsSnapshot, RefusedFiles, families::CurrentValue,
+    MetricFamilies, MetricsSnapshot, PolicyInfo, RefusedFiles, families::CurrentValue,
     labels::WatchedFile, locked, process,
 };
 
@@ -140,7 +140,7 @@ impl Scrape {
     fn policy(&self, page: &mut ScrapeWriter<'_>) -> fmt::Result {
         let families = &self.families;
         let policy = locked(&families.policy).clone();
-        if let Some(LoadedPolicy {
+        if let Some(PolicyInfo {
             name,
             version,
             organizations,

@@ -56,6 +56,16 @@ fn what_is_no_url_is_told_without_repeating_it() {
         ("redis://u:secret@a:1,b:2", "several hosts"),
         ("rediss://u:secret@a:1/#insecure", "#insecure"),
         ("redis://u:secret@a:x", "no Redis URL"),
+        ("redis://u:secret@a:65536", "between 1 and 65535"),
+        ("redis://u:secret@[::1]:0/3", "between 1 and 65535"),
+        (
+            "redis+sentinel://u:secret@a:1,b:70000/main",
+            "between 1 and 65535",
+        ),
+        (
+            "rediss+cluster://u:secret@a:1,b:99999999999",
+            "between 1 and 65535",
+        ),
     ] {
         let fault = RedisUrl::parse(text).unwrap_err();
         assert!(fault.contains(why), "{text}: {fault}");

@@ -10,8 +10,11 @@ use chrono::Utc;
 use tokio::task::spawn_blocking;
 
 use crate::{
-    auth::{Admission, Callers, InForce, Port},
-    files::watched::{self, Nudge, ReadError, Watch},
+    auth::{Authenticator, CallerSet, Callers, PortSecurity},
+    files::{
+        read::{ReadError, read_file},
+        watched::{FileWatcher, ReloadSignal},
+    },
     settings::Settings,
     telemetry::metrics::{Metrics, WatchedFile},
 };
@@ -26,7 +29,7 @@ pub(super) fn load(settings: &Settings) -> anyhow::Result<Option<Callers>> {
         return Ok(None);
     };
     let name = path.display();
-    let text = watched::read(path, MOST_BYTES)
+    let text = read_file(path, MAX_BYTES)
         .with_context(|| format!("the callers file {name} can't be read"))?;
     let callers = parse(path, &text);
     let callers = callers.with_context(|| format!("the callers file {name} is refused"))?;
@@ -34,7 +37,7 @@ pub(super) fn load(settings: &Settings) -> anyhow::Result<Option<Callers>> {
 }
 
 /// Of far more callers than anybody has.
-const MOST_BYTES: u64 = 8 << 20;
+const MAX_BYTES: u64 = 8 << 20;
 
 fn parse(path: &Path, text: &[u8]) -> anyhow::Result<Callers> {
     let text = std::str::from_utf8(text).context("it is not UTF-8")?;
@@ -43,20 +46,25 @@ fn parse(path: &Path, text: &[u8]) -> anyhow::Result<Callers> {
 
 /// Follows the callers file: what is valid is in force from the next call on, of anything else the faults are
 /// logged, the metrics tell of it, and the callers before stay. Has no end.
-pub(super) async fn follow(path: PathBuf, in_force: Arc<InForce>, nudge: Nudge, metrics: Metrics) {
-    let mut watch = Watch::new([path.clone()], &nudge);
+pub(super) async fn follow(
+    path: PathBuf,
+    caller_set: Arc<CallerSet>,
+    reload: ReloadSignal,
+    metrics: Metrics,
+) {
+    let mut watch = FileWatcher::new([path.clone()], &reload);
     // What was judged last: the same is not judged, nor told, again.
     let mut judged = Err(String::new());
     loop {
         watch.changed().await;
         let read = spawn_blocking({
             let path = path.clone();
-            move || watched::read(&path, MOST_BYTES)
+            move || read_file(&path, MAX_BYTES)
         });
         let Ok(read) = read.await else { return };
         let text = match read {
             // It is told again when it is left alone.
-            Err(ReadError::Restless) => continue,
+            Err(ReadError::Unstable) => continue,
             Err(error) => Err(error.to_string()),
             Ok(text) => Ok(text),
         };
@@ -66,7 +74,7 @@ pub(super) async fn follow(path: PathBuf, in_force: Arc<InForce>, nudge: Nudge, 
         let taken = match &text {
             Ok(text) => {
                 let callers = parse(&path, text);
-                callers.and_then(|callers| Ok(in_force.replace(callers).map(|_| ())?))
+                callers.and_then(|callers| Ok(caller_set.replace(callers).map(|_| ())?))
             }
             Err(error) => Err(anyhow::anyhow!("{error}")),
         };
@@ -85,7 +93,11 @@ pub(super) async fn follow(path: PathBuf, in_force: Arc<InForce>, nudge: Nudge, 
 /// # Errors
 ///
 /// The callers have tokens, which the gRPC port can't take.
-pub(super) fn of(callers: Option<Callers>, grpc: Port, http: Port) -> anyhow::Result<Admission> {
+pub(super) fn of(
+    callers: Option<Callers>,
+    grpc: PortSecurity,
+    http: PortSecurity,
+) -> anyhow::Result<Authenticator> {
     let Some(callers) = callers else {
         if !(grpc.loopback && http.loopback) {
             tracing::warn!(
@@ -94,10 +106,10 @@ pub(super) fn of(callers: Option<Callers>, grpc: Port, http: Port) -> anyhow::Re
                  read quotas; name the callers with --callers FILE"
             );
         }
-        return Ok(Admission::Everyone);
+        return Ok(Authenticator::Everyone);
     };
     let count = callers.iter().len();
-    let in_force = InForce::new(callers, grpc).context("the callers file is refused")?;
+    let caller_set = CallerSet::new(callers, grpc).context("the callers file is refused")?;
     tracing::info!(callers = count, "only known callers are answered");
-    Ok(Admission::Callers(Arc::new(in_force)))
+    Ok(Authenticator::Callers(Arc::new(caller_set)))
 }

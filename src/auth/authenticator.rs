@@ -7,31 +7,31 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 
-use super::{Caller, Callers, Peer, Port, Role, TokenHash, Unauthenticated};
+use super::{Caller, Callers, Peer, PortSecurity, Role, TokenHash, Unauthenticated};
 use crate::domain::OrgId;
 
 /// Who is let in.
 #[derive(Debug, Clone)]
-pub enum Admission {
+pub enum Authenticator {
     /// There is no callers file: everyone may do everything.
     Everyone,
     /// Whom the callers file knows, as it is at that moment.
-    Callers(Arc<InForce>),
+    Callers(Arc<CallerSet>),
 }
 
 /// The callers that are in force, and can be replaced while calls are open.
 #[derive(Debug)]
-pub struct InForce {
-    current: ArcSwap<Numbered>,
-    numbers: AtomicU64,
+pub struct CallerSet {
+    current: ArcSwap<CallerRevision>,
+    last_revision: AtomicU64,
     /// The gRPC port, which must not take tokens where others could read them.
-    port: Port,
+    port: PortSecurity,
 }
 
-/// No two callers files that were in force have the same number.
+/// No two callers files that were in force have the same revision.
 #[derive(Debug)]
-struct Numbered {
-    number: u64,
+struct CallerRevision {
+    revision: u64,
     callers: Callers,
 }
 
@@ -41,11 +41,11 @@ struct Numbered {
     "callers have tokens, and the gRPC port, which is not on loopback, has no TLS: everybody on the way \
      could read them. Give the port a certificate, or let callers be known by theirs alone"
 )]
-pub struct TokensInTheClear;
+pub struct PlaintextTokens;
 
 /// What a new callers file changed, by the names of the callers.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Changes {
+pub struct CallerChanges {
     /// Known since.
     pub added: Vec<String>,
     /// Not known any more.
@@ -56,22 +56,22 @@ pub struct Changes {
 
 /// Who speaks in a call, and is known to be it.
 #[derive(Debug, Clone)]
-pub enum Speaker {
+pub enum Principal {
     /// Anybody, where everyone may do everything.
     Anybody,
     /// This caller.
-    Known(Known),
+    Known(KnownCaller),
 }
 
 /// A caller, and what it was known by: whether it still is can be asked anew.
 #[derive(Debug, Clone)]
-pub struct Known {
+pub struct KnownCaller {
     caller: Arc<Caller>,
     peer: Arc<Peer>,
     token: Option<TokenHash>,
-    in_force: Arc<InForce>,
+    caller_set: Arc<CallerSet>,
     /// Of the callers file by which it was known.
-    number: u64,
+    revision: u64,
 }
 
 /// Why a known caller may not. Says nothing of others, nor whether an organization exists.
@@ -85,17 +85,20 @@ pub enum Forbidden {
     Organization,
 }
 
-impl InForce {
+impl CallerSet {
     /// Puts the first callers in force.
     ///
     /// # Errors
     ///
     /// They have tokens that this port must not take.
-    pub fn new(callers: Callers, port: Port) -> Result<Self, TokensInTheClear> {
+    pub fn new(callers: Callers, port: PortSecurity) -> Result<Self, PlaintextTokens> {
         check(&callers, port)?;
         Ok(Self {
-            current: ArcSwap::from_pointee(Numbered { number: 0, callers }),
-            numbers: AtomicU64::new(0),
+            current: ArcSwap::from_pointee(CallerRevision {
+                revision: 0,
+                callers,
+            }),
+            last_revision: AtomicU64::new(0),
             port,
         })
     }
@@ -106,15 +109,16 @@ impl InForce {
     /// # Errors
     ///
     /// They have tokens that this port must not take; the last ones stay.
-    pub fn replace(&self, callers: Callers) -> Result<Changes, TokensInTheClear> {
+    pub fn replace(&self, callers: Callers) -> Result<CallerChanges, PlaintextTokens> {
         check(&callers, self.port)?;
         let count = callers.iter().len();
-        let changes = Changes::between(&self.current.load().callers, &callers);
-        if changes == Changes::default() {
+        let changes = CallerChanges::between(&self.current.load().callers, &callers);
+        if changes == CallerChanges::default() {
             return Ok(changes);
         }
-        let number = 1 + self.numbers.fetch_add(1, Ordering::Relaxed);
-        self.current.store(Arc::new(Numbered { number, callers }));
+        let revision = 1 + self.last_revision.fetch_add(1, Ordering::Relaxed);
+        self.current
+            .store(Arc::new(CallerRevision { revision, callers }));
         tracing::info!(
             callers = count,
             added = ?changes.added,
@@ -127,14 +131,14 @@ impl InForce {
 }
 
 /// Whether the port may take the tokens of these callers, where they have any.
-fn check(callers: &Callers, port: Port) -> Result<(), TokensInTheClear> {
-    if callers.has_tokens() && !port.keeps_secrets() {
-        return Err(TokensInTheClear);
+fn check(callers: &Callers, port: PortSecurity) -> Result<(), PlaintextTokens> {
+    if callers.has_tokens() && !port.is_confidential() {
+        return Err(PlaintextTokens);
     }
     Ok(())
 }
 
-impl Changes {
+impl CallerChanges {
     fn between(last: &Callers, next: &Callers) -> Self {
         let mut changes = Self::default();
         for (name, caller) in &next.by_name {
@@ -153,13 +157,13 @@ impl Changes {
     }
 }
 
-impl Admission {
+impl Authenticator {
     /// The callers in force, which can be replaced; none where everyone may call.
     #[must_use]
-    pub fn in_force(&self) -> Option<Arc<InForce>> {
+    pub fn caller_set(&self) -> Option<Arc<CallerSet>> {
         match self {
             Self::Everyone => None,
-            Self::Callers(in_force) => Some(Arc::clone(in_force)),
+            Self::Callers(caller_set) => Some(Arc::clone(caller_set)),
         }
     }
 
@@ -169,37 +173,37 @@ impl Admission {
     /// # Errors
     ///
     /// It is not known.
-    pub fn speaker(
+    pub fn authenticate(
         &self,
         peer: Option<&Arc<Peer>>,
         token: impl FnOnce() -> Result<Option<TokenHash>, Unauthenticated>,
-    ) -> Result<Speaker, Unauthenticated> {
-        let in_force = match self {
-            Self::Everyone => return Ok(Speaker::Anybody),
-            Self::Callers(in_force) => in_force,
+    ) -> Result<Principal, Unauthenticated> {
+        let caller_set = match self {
+            Self::Everyone => return Ok(Principal::Anybody),
+            Self::Callers(caller_set) => caller_set,
         };
         let peer = peer.map_or_else(|| Arc::new(Peer::unknown()), Arc::clone);
         let token = token()?;
-        let current = in_force.current.load();
-        Ok(Speaker::Known(Known {
+        let current = caller_set.current.load();
+        Ok(Principal::Known(KnownCaller {
             caller: current.callers.identify(&peer, token.as_ref())?,
             peer,
             token,
-            in_force: Arc::clone(in_force),
-            number: current.number,
+            caller_set: Arc::clone(caller_set),
+            revision: current.revision,
         }))
     }
 }
 
-impl Speaker {
+impl Principal {
     /// Whether it has this role.
     ///
     /// # Errors
     ///
     /// It does not.
-    pub fn has(&self, role: Role) -> Result<(), Forbidden> {
+    pub fn check_role(&self, role: Role) -> Result<(), Forbidden> {
         match self {
-            Self::Known(known) if !known.caller.has(role) => Err(Forbidden::Role(role)),
+            Self::Known(known) if !known.caller.has_role(role) => Err(Forbidden::Role(role)),
             _ => Ok(()),
         }
     }
@@ -209,10 +213,10 @@ impl Speaker {
     /// # Errors
     ///
     /// It may not.
-    pub fn may(&self, role: Role, org: &OrgId) -> Result<(), Forbidden> {
-        self.has(role)?;
+    pub fn check(&self, role: Role, org: &OrgId) -> Result<(), Forbidden> {
+        self.check_role(role)?;
         match self {
-            Self::Known(known) if !known.caller.may(role, org) => Err(Forbidden::Organization),
+            Self::Known(known) if !known.caller.can(role, org) => Err(Forbidden::Organization),
             _ => Ok(()),
         }
     }
@@ -222,15 +226,15 @@ impl Speaker {
     /// # Errors
     ///
     /// It is not known any more.
-    pub fn renew(&mut self) -> Result<(), Unauthenticated> {
+    pub fn refresh(&mut self) -> Result<(), Unauthenticated> {
         let Self::Known(known) = self else {
             return Ok(());
         };
-        let current = known.in_force.current.load();
-        if current.number != known.number {
+        let current = known.caller_set.current.load();
+        if current.revision != known.revision {
             let token = known.token.as_ref();
             known.caller = current.callers.identify(&known.peer, token)?;
-            known.number = current.number;
+            known.revision = current.revision;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// One in use, and the one that follows or precedes it.
-const MOST_TOKENS: usize = 2;
+const MAX_TOKENS: usize = 2;
 
 /// What stands for every organization.
 const EVERY_ORGANIZATION: &str = "*";
@@ -21,11 +21,11 @@ const EVERY_ORGANIZATION: &str = "*";
 type Owner<'d> = (&'d str, usize);
 
 /// The strings of a list.
-type Listed<'d> = Vec<(&'d str, Entry<'d>)>;
+type Strings<'d> = Vec<(&'d str, Entry<'d>)>;
 
 /// What callers are known by so far.
 #[derive(Default)]
-struct Taken<'d> {
+struct Credentials<'d> {
     certificates: HashMap<CertificateName, Owner<'d>>,
     tokens: HashMap<String, Owner<'d>>,
 }
@@ -34,7 +34,7 @@ struct Taken<'d> {
 pub(super) fn callers(root: &Section<'_>) -> Option<Callers> {
     root.only(&["callers"]);
     let section = root.require("callers")?.section()?;
-    let mut taken = Taken::default();
+    let mut credentials = Credentials::default();
     let mut callers = Callers {
         by_name: BTreeMap::new(),
         by_certificate: HashMap::new(),
@@ -49,7 +49,7 @@ pub(super) fn callers(root: &Section<'_>) -> Option<Callers> {
     }
     for (name, entry) in entries {
         check_name(name, &entry);
-        let Some(caller) = caller(name, &entry, &mut taken).map(Arc::new) else {
+        let Some(caller) = caller(name, &entry, &mut credentials).map(Arc::new) else {
             continue;
         };
         for certificate in &caller.certificates {
@@ -73,7 +73,11 @@ fn check_name(name: &str, entry: &Entry<'_>) {
     }
 }
 
-fn caller<'d>(name: &'d str, entry: &Entry<'d>, taken: &mut Taken<'d>) -> Option<Caller> {
+fn caller<'d>(
+    name: &'d str,
+    entry: &Entry<'d>,
+    credentials: &mut Credentials<'d>,
+) -> Option<Caller> {
     let section = entry.section()?;
     section.only(&["certificates", "tokens", "roles", "organizations"]);
     let listed = |key| {
@@ -92,8 +96,9 @@ fn caller<'d>(name: &'d str, entry: &Entry<'d>, taken: &mut Taken<'d>) -> Option
     }
     let certificates = certificates
         .and_then(|(_, texts)| texts)
-        .map(|texts| certificate_names(name, texts, taken));
-    let tokens = tokens.and_then(|(list, texts)| Some(token_hashes(name, &list, texts?, taken)));
+        .map(|texts| certificate_names(name, texts, credentials));
+    let tokens =
+        tokens.and_then(|(list, texts)| Some(token_hashes(name, &list, texts?, credentials)));
     let roles = section.require("roles").map(|list| roles(&list));
     let organizations = section
         .require("organizations")
@@ -109,18 +114,18 @@ fn caller<'d>(name: &'d str, entry: &Entry<'d>, taken: &mut Taken<'d>) -> Option
 
 fn certificate_names<'d>(
     name: &'d str,
-    listed: Listed<'d>,
-    taken: &mut Taken<'d>,
+    listed: Strings<'d>,
+    credentials: &mut Credentials<'d>,
 ) -> Vec<CertificateName> {
     let mut names = Vec::new();
     for (text, entry) in listed {
         match CertificateName::parse(text) {
             Err(fault) => entry.fault(format!("{text:?} {fault}")),
-            Ok(certificate) => match taken.certificates.get(&certificate) {
+            Ok(certificate) => match credentials.certificates.get(&certificate) {
                 Some(owner) => entry.fault(format!("{text:?} {}", is_taken(name, *owner))),
                 None => {
                     let owner = (name, entry.line());
-                    taken.certificates.insert(certificate.clone(), owner);
+                    credentials.certificates.insert(certificate.clone(), owner);
                     names.push(certificate);
                 }
             },
@@ -133,13 +138,13 @@ fn certificate_names<'d>(
 fn token_hashes<'d>(
     name: &'d str,
     list: &Entry<'d>,
-    listed: Listed<'d>,
-    taken: &mut Taken<'d>,
+    listed: Strings<'d>,
+    credentials: &mut Credentials<'d>,
 ) -> Vec<TokenHash> {
     let mut hashes = Vec::new();
-    if listed.len() > MOST_TOKENS {
+    if listed.len() > MAX_TOKENS {
         list.fault(format!(
-            "holds {} tokens; at most {MOST_TOKENS} are alive at once",
+            "holds {} tokens; at most {MAX_TOKENS} are alive at once",
             listed.len()
         ));
     }
@@ -150,10 +155,12 @@ fn token_hashes<'d>(
             ));
             continue;
         };
-        match taken.tokens.get(&hash.to_string()) {
+        match credentials.tokens.get(&hash.to_string()) {
             Some(owner) => entry.fault(format!("token {place} {}", is_taken(name, *owner))),
             None => {
-                taken.tokens.insert(hash.to_string(), (name, entry.line()));
+                credentials
+                    .tokens
+                    .insert(hash.to_string(), (name, entry.line()));
                 hashes.push(hash);
             }
         }

@@ -4,19 +4,19 @@ use std::{fmt, path::Path, str, sync::Arc};
 
 use super::{BUILTIN_TEXT, Policy};
 use crate::files::{
+    read::{ReadError, read_file},
     toml::{Fault, Faults},
-    watched::{self, ReadError},
 };
 
 /// The largest policy file that is read: of some 250,000 organizations. It takes 40 times as much memory meanwhile.
-pub const MOST_BYTES: u64 = 16 << 20;
+pub const MAX_BYTES: u64 = 16 << 20;
 
 /// How many faults of a file are told.
-const MOST_TOLD: usize = 100;
+const MAX_SHOWN: usize = 100;
 
 /// A policy, and which text it was read from.
 #[derive(Debug, Clone)]
-pub struct Taken {
+pub struct LoadedPolicy {
     /// The policy.
     pub policy: Arc<Policy>,
     /// Of its text.
@@ -30,7 +30,7 @@ pub struct Version([u8; 32]);
 
 /// Why a policy file is refused.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum LoadError {
     /// It can't be read.
     #[error(transparent)]
     Unreadable(#[from] ReadError),
@@ -42,7 +42,7 @@ pub enum Refusal {
     Defect(String),
 }
 
-impl Taken {
+impl LoadedPolicy {
     /// The built-in policy.
     #[must_use]
     pub fn builtin() -> Self {
@@ -56,9 +56,9 @@ impl Taken {
     ///
     /// # Errors
     ///
-    /// It can't be read, is no regular file, is larger than [`MOST_BYTES`], or has faults.
-    pub fn read(file: &Path) -> Result<Self, Refusal> {
-        let bytes = watched::read(file, MOST_BYTES)?;
+    /// It can't be read, is no regular file, is larger than [`MAX_BYTES`], or has faults.
+    pub fn read(file: &Path) -> Result<Self, LoadError> {
+        let bytes = read_file(file, MAX_BYTES)?;
         Ok(Self {
             policy: Arc::new(parse(&file.display().to_string(), &bytes)?),
             version: Version::of(&bytes),
@@ -90,11 +90,11 @@ impl fmt::Display for Version {
 /// # Errors
 ///
 /// Every fault in it. What is no UTF-8 is one.
-pub fn parse(file: &str, bytes: &[u8]) -> Result<Policy, Refusal> {
+pub fn parse(file: &str, bytes: &[u8]) -> Result<Policy, LoadError> {
     let text = str::from_utf8(bytes).map_err(|error| {
         let before = &bytes[..error.valid_up_to()];
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        Refusal::Faulty(Faults {
+        LoadError::Faulty(Faults {
             file: file.to_owned(),
             faults: vec![Fault {
                 line,
@@ -103,7 +103,7 @@ pub fn parse(file: &str, bytes: &[u8]) -> Result<Policy, Refusal> {
             }],
         })
     })?;
-    Policy::parse(file, text).map_err(Refusal::Faulty)
+    Policy::parse(file, text).map_err(LoadError::Faulty)
 }
 
 /// The faults, one a line, and of very many the first.
@@ -111,9 +111,9 @@ pub(super) fn told(faults: &Faults) -> String {
     let all = faults.faults.len();
     let first = Faults {
         file: faults.file.clone(),
-        faults: faults.faults.iter().take(MOST_TOLD).cloned().collect(),
+        faults: faults.faults.iter().take(MAX_SHOWN).cloned().collect(),
     };
-    match all.saturating_sub(MOST_TOLD) {
+    match all.saturating_sub(MAX_SHOWN) {
         0 => first.to_string(),
         more => format!("{first}\nand {more} more"),
     }
@@ -127,24 +127,24 @@ mod tests {
     fn a_version_is_how_the_sha_256_of_the_text_begins() {
         assert_eq!(Version::of(b"abc").to_string(), "ba7816bf8f01");
         assert_eq!(
-            Taken::builtin().version,
+            LoadedPolicy::builtin().version,
             Version::of(BUILTIN_TEXT.as_bytes())
         );
     }
 
     #[test]
     fn a_text_that_is_no_utf_8_is_refused_with_its_line() {
-        let refusal = parse("p.toml", b"a = 1\n\n\xff\n").expect_err("refused");
-        assert_eq!(refusal.to_string(), "is refused: p.toml:3: is not UTF-8");
+        let error = parse("p.toml", b"a = 1\n\n\xff\n").expect_err("refused");
+        assert_eq!(error.to_string(), "is refused: p.toml:3: is not UTF-8");
     }
 
     #[test]
     fn of_very_many_faults_the_first_are_told_and_all_are_counted() {
         let text: String = (0..1_000).map(|at| format!("key{at} = 1\n")).collect();
-        let refusal = parse("p.toml", text.as_bytes()).expect_err("refused");
-        let told = refusal.to_string();
+        let error = parse("p.toml", text.as_bytes()).expect_err("refused");
+        let told = error.to_string();
         // Besides the unknown keys, `pools` and `tiers` are missing, on the first line.
-        assert_eq!(told.lines().count(), MOST_TOLD + 1);
+        assert_eq!(told.lines().count(), MAX_SHOWN + 1);
         assert!(told.ends_with("\nand 902 more"), "{told}");
     }
 }

@@ -87,7 +87,7 @@ pub(super) async fn open_listener(
     let bound = Socket::bind(address).await;
     let socket = bound.with_context(|| format!("{setting}: can't bind {address}"))?;
     Ok(Listener {
-        port: auth::Port {
+        port: auth::PortSecurity {
             encrypted: certificates.is_some(),
             loopback: socket.address()?.is_loopback(),
         },

@@ -1,0 +1,208 @@
+//! Reads a file whole, and never half of what someone is writing; bounded, and without waiting for anybody.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+    thread,
+    time::Duration,
+};
+
+use rustix::fs::{Mode, OFlags};
+
+/// What is read twice, with so long between, and is the same, nobody was writing: or pauses in the middle, and
+/// that can't be told from an end.
+const RETRY_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How often what is being written is tried, before it is left for another time.
+const MAX_ATTEMPTS: usize = 20;
+
+/// Why a file was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It isn't there, or may not be read, or its disk fails.
+    #[error("can't be read: {0}")]
+    Io(#[from] io::Error),
+    /// A directory, a pipe or a device: its end may never come.
+    #[error("can't be read: it is no regular file")]
+    NotAFile,
+    /// It was not read further.
+    #[error("can't be read: it is larger than {}", binary_size(*.max))]
+    TooLarge {
+        /// How many bytes it may have.
+        max: u64,
+    },
+    /// It was another one with every reading.
+    #[error("can't be read: it is being written all the time")]
+    Unstable,
+}
+
+/// In MiB, or in KiB if it is less than one.
+fn binary_size(bytes: u64) -> String {
+    match bytes >> 20 {
+        0 => format!("{} KiB", bytes >> 10),
+        mebibytes => format!("{mebibytes} MiB"),
+    }
+}
+
+impl PartialEq for ReadError {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+/// Reads a regular file of at most `most` bytes, once it is the same twice. Blocks for some milliseconds, and
+/// longer only where the disk does.
+///
+/// # Errors
+///
+/// It can't be read, is no regular file, is too large, or is never the same twice.
+pub fn read_file(file: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
+    read_stable(|| read_once(file, max))
+}
+
+/// What is the same in two readings, one after the other.
+fn read_stable(mut read: impl FnMut() -> Result<Vec<u8>, ReadError>) -> Result<Vec<u8>, ReadError> {
+    let mut last = read();
+    for _ in 1..MAX_ATTEMPTS {
+        thread::sleep(RETRY_INTERVAL);
+        let again = read();
+        if again == last {
+            return again;
+        }
+        last = again;
+    }
+    Err(ReadError::Unstable)
+}
+
+/// Reads anything to its end, which must come within `most` bytes.
+///
+/// # Errors
+///
+/// It can't be read, or is too large.
+pub fn read_all(from: impl Read, max: u64) -> Result<Vec<u8>, ReadError> {
+    let mut bytes = Vec::new();
+    let read = from.take(max + 1).read_to_end(&mut bytes)?;
+    if read as u64 > max {
+        return Err(ReadError::TooLarge { max });
+    }
+    Ok(bytes)
+}
+
+fn read_once(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
+    // Before it is opened, since opening a device may do something.
+    if !fs::metadata(path)?.is_file() {
+        return Err(ReadError::NotAFile);
+    }
+    // A pipe that took its place in between is opened without waiting for whoever writes to it.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?);
+    let opened = file.metadata()?;
+    if !opened.is_file() {
+        return Err(ReadError::NotAFile);
+    }
+    if opened.len() > max {
+        return Err(ReadError::TooLarge { max });
+    }
+    read_all(file, max)
+}
+
+/// The value without surrounding white space, such as the newline at the end of a file that a Secret was made from.
+///
+/// # Errors
+///
+/// It holds a control character. The value is not repeated: it may be a password.
+pub fn trimmed(text: &str) -> Result<&str, String> {
+    let text = text.trim();
+    match text.chars().find(|c| c.is_control()) {
+        Some(c) => Err(format!(
+            "holds a control character (U+{:04X})",
+            u32::from(c)
+        )),
+        None => Ok(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn what_has_no_end_or_too_distant_a_one_is_not_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let place = dir.path().join("file");
+        let refused = |max| read_file(&place, max).expect_err("refused").to_string();
+        let at_place = |target: &str| {
+            std::os::unix::fs::symlink(target, &place).expect("linked");
+        };
+        assert!(refused(8).starts_with("can't be read: No such file"));
+        at_place("/dev/zero");
+        assert_eq!(refused(8), "can't be read: it is no regular file");
+        fs::remove_file(&place).expect("removed");
+        at_place("/");
+        assert_eq!(refused(8), "can't be read: it is no regular file");
+        fs::remove_file(&place).expect("removed");
+        let long = File::create(&place).expect("created");
+        long.set_len(200 << 20).expect("sparse");
+        let wanted = "can't be read: it is larger than 64 MiB";
+        assert_eq!(refused(64 << 20), wanted);
+        fs::write(&place, "12345678").expect("written");
+        assert_eq!(read_file(&place, 8).expect("read"), b"12345678");
+        assert!(read_file(&place, 7).is_err());
+        assert!(read_all(io::repeat(0), 1 << 20).is_err());
+    }
+
+    #[test]
+    fn a_pipe_at_the_place_of_a_file_holds_nobody_up() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let place = dir.path().join("file");
+        nix::unistd::mkfifo(&place, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        let refused = read_file(&place, 8).expect_err("refused");
+        assert_eq!(refused.to_string(), "can't be read: it is no regular file");
+    }
+
+    /// What comes of reading when it gives these one after the other, and then goes on counting.
+    fn readings(first: &[&'static str]) -> Result<Vec<u8>, ReadError> {
+        let mut readings = first.iter().map(|text| match *text {
+            "" => Err(ReadError::NotAFile),
+            text => Ok(text.as_bytes().to_vec()),
+        });
+        let mut count = 0;
+        read_stable(|| {
+            count += 1;
+            readings.next().unwrap_or_else(|| Ok(vec![count]))
+        })
+    }
+
+    #[test]
+    fn what_is_another_one_with_each_reading_is_read_until_it_is_the_same_twice() {
+        assert_eq!(readings(&["a", "a"]), Ok(b"a".to_vec()));
+        assert_eq!(
+            readings(&["a", "ab", "", "abc", "abc"]),
+            Ok(b"abc".to_vec())
+        );
+        assert_eq!(readings(&["a", "", ""]), Err(ReadError::NotAFile));
+        assert_eq!(readings(&["a", "b", "a", "b"]), Err(ReadError::Unstable));
+    }
+
+    #[test]
+    fn white_space_is_trimmed_around_a_value_and_not_within() {
+        assert_eq!(trimmed("\r\n a b\t\n"), Ok("a b"));
+        assert_eq!(trimmed(" \n"), Ok(""));
+    }
+
+    #[test]
+    fn a_control_character_is_named_and_the_value_is_not() {
+        for (text, name) in [
+            ("pass\nword", "U+000A"),
+            ("pass\0", "U+0000"),
+            ("pass\u{85}word", "U+0085"),
+        ] {
+            let fault = trimmed(text).expect_err("a fault");
+            assert!(fault.contains(name), "{fault}");
+            assert!(!fault.contains("pass"), "{fault}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Masters of a cluster that refuse, while others decide.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, PoisonError},
+};
+
+use super::links::Links;
+use crate::store::StoreError;
+
+/// For each probe key whose master refuses: why, without the master's name.
+#[derive(Default)]
+pub(super) struct Refusals(Mutex<BTreeMap<String, String>>);
+
+impl Refusals {
+    /// Forgets the keys that are not probed any more.
+    pub(super) fn retain(&self, keys: &[String]) {
+        let mut refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.retain(|key, _| keys.contains(key));
+    }
+
+    /// Records the outcome of a probe, and logs a refusal that is new.
+    pub(super) fn record(&self, links: &Links, key: &str, error: Option<&StoreError>) {
+        let Some(master) = links.master(key) else {
+            return;
+        };
+        let mut refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match error {
+            None => {
+                if refusals.remove(key).is_some() {
+                    tracing::info!(%master, "a master of the cluster decides again");
+                }
+            }
+            Some(error @ StoreError::Refused { .. }) => {
+                let why = error.public_message();
+                if refusals.get(key) != Some(&why) {
+                    tracing::warn!(%master, %error, "a master of the cluster refuses");
+                    refusals.insert(key.to_owned(), why);
+                }
+            }
+            // Whether it would refuse is not known.
+            Some(_) => drop(refusals.remove(key)),
+        }
+    }
+
+    /// Why some masters refuse; none where all that answer decide.
+    pub(super) fn reasons(&self) -> Option<String> {
+        let refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reasons: BTreeSet<&str> = refusals.values().map(String::as_str).collect();
+        let reasons: Vec<&str> = reasons.into_iter().collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+}
