@@ -10,7 +10,7 @@ use tonic::{
 };
 use tonic_prost::ProstDecoder;
 
-use super::BenchArgs;
+use super::args::BenchArgs;
 use crate::grpc::proto::ReserveRequest;
 
 /// All requests of a run, by number. They go round the organizations.

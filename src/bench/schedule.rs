@@ -1,19 +1,11 @@
-//! The schedule of a load, and the tasks that run it.
+//! The schedule of a load.
 
 use std::{
-    io::{IsTerminal as _, Write as _, stderr},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
 };
 
-use anyhow::bail;
-use tokio::{task::JoinSet, time::interval};
-
-use super::{BenchArgs, codec::Requests, measurements::Measurements, stream, unary};
-use crate::client::connection::AuthorizedChannel;
+use super::args::BenchArgs;
 
 /// When each request is due, and the progress so far.
 pub(super) struct Schedule {
@@ -38,74 +30,16 @@ impl Schedule {
         self.interval
             .map(|interval| self.started + Duration::from_secs_f64(since_start(interval)))
     }
-}
 
-/// Sends the load, waits for outstanding answers, and returns the measurements and the elapsed time.
-///
-/// # Errors
-///
-/// Not one call was answered.
-pub(super) async fn run(bench: &BenchArgs) -> anyhow::Result<(Measurements, Duration)> {
-    let connections = bench.connections.min(bench.callers);
-    let channels = (0..connections).map(|_| bench.connection.open());
-    let channels: Vec<AuthorizedChannel> = channels.collect::<Result<_, _>>()?;
-    let requests = Arc::new(Requests::new(bench, run_name()));
-    let started = Instant::now();
-    let schedule = Arc::new(Schedule {
-        next: AtomicU64::new(0),
-        answered: AtomicU64::new(0),
-        interval: bench.rate.map(|rate| Duration::from_secs(1) / rate),
-        started,
-        ends: started + bench.duration,
-    });
-    let mut callers = JoinSet::new();
-    if bench.stream {
-        for (number, channel) in (0..).zip(channels) {
-            let more = u32::from(number < bench.callers % connections);
-            let share = bench.callers / connections + more;
-            let (requests, schedule) = (Arc::clone(&requests), Arc::clone(&schedule));
-            callers.spawn(stream::call(channel, requests, schedule, share));
+    /// A load that starts now.
+    pub(super) fn new(bench: &BenchArgs) -> Self {
+        let started = Instant::now();
+        Self {
+            next: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            interval: bench.rate.map(|rate| Duration::from_secs(1) / rate),
+            started,
+            ends: started + bench.duration,
         }
-    } else {
-        for channel in channels.iter().cycle().take(bench.callers as usize) {
-            let (requests, schedule) = (Arc::clone(&requests), Arc::clone(&schedule));
-            callers.spawn(unary::call(channel.clone(), requests, schedule));
-        }
-    }
-    let progress = tokio::spawn(print_progress(Arc::clone(&schedule)));
-    let mut measured = Measurements::new();
-    while let Some(caller) = callers.join_next().await {
-        measured.add(&caller?);
-    }
-    progress.abort();
-    let elapsed = started.elapsed();
-    if measured.is_unavailable() {
-        bail!("UNAVAILABLE: not one call was answered");
-    }
-    Ok((measured, elapsed))
-}
-
-/// A name unique to this run.
-fn run_name() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let micros = now.unwrap_or_default().as_micros();
-    format!("bench-{:x}-{micros:x}", std::process::id())
-}
-
-/// Rewrites one line on a terminal every second.
-async fn print_progress(schedule: Arc<Schedule>) {
-    let mut ticks = interval(Duration::from_secs(1));
-    // The first tick is immediate.
-    ticks.tick().await;
-    let mut before = 0;
-    loop {
-        ticks.tick().await;
-        let now = schedule.answered.load(Ordering::Relaxed);
-        let seconds = schedule.started.elapsed().as_secs();
-        if stderr().is_terminal() {
-            // A failed write is ignored.
-            let _ = write!(stderr(), "\r{seconds} s: {} answers/s   ", now - before);
-        }
-        before = now;
     }
 }

@@ -8,8 +8,11 @@ use tonic_health::pb::{
     health_client::HealthClient,
 };
 
-use super::json;
-use crate::client::{connection::ConnectionArgs, failure::rpc_error, output::print};
+use crate::client::{
+    connection::ConnectionArgs,
+    failure::rpc_error,
+    output::{json, print},
+};
 
 /// Arguments of `tollgate health`.
 #[derive(Debug, Clone, clap::Args)]

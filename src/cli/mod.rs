@@ -19,7 +19,6 @@ use clap::{
     Parser, Subcommand, ValueEnum,
     builder::{NonEmptyStringValueParser, PathBufValueParser},
 };
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use tonic::Status;
 
 pub use self::callers::{check_callers, print_new_token};
@@ -29,7 +28,7 @@ use crate::{
         WrongArguments,
         connection::{AuthorizedChannel, ConnectionArgs},
         failure::rpc_error,
-        output::{counted, print},
+        output::{counted, json, print},
     },
     domain::{UtcDay, Workload},
     files::read::read_all,
@@ -352,23 +351,6 @@ fn show<T: prost::Message>(
         table(&answer)
     };
     print(&text)
-}
-
-/// The canonical JSON of a message, but with the proto's own field names, plain numbers (none passes
-/// 2^53), and every field.
-fn json(descriptors: &[u8], message: &str, answer: &impl prost::Message) -> anyhow::Result<String> {
-    let pool = DescriptorPool::decode(descriptors).context("the proto's descriptors")?;
-    let descriptor = pool
-        .get_message_by_name(message)
-        .with_context(|| format!("the proto has no {message}"))?;
-    let answer = DynamicMessage::decode(descriptor, answer.encode_to_vec().as_slice())?;
-    let options = SerializeOptions::new()
-        .stringify_64_bit_integers(false)
-        .use_proto_field_name(true)
-        .skip_default_fields(false);
-    let mut text = Vec::new();
-    answer.serialize_with_options(&mut serde_json::Serializer::pretty(&mut text), &options)?;
-    Ok(String::from_utf8(text)?)
 }
 
 fn workload_number(workload: Workload) -> i32 {

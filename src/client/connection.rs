@@ -19,11 +19,12 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
-use super::{
-    WrongArguments,
-    tls::{CA_FILE, CERT_FILE},
-};
+use super::WrongArguments;
 use crate::settings::{args::TrimmedParser, environment};
+
+pub(super) const CA_FILE: &str = "--ca-file";
+pub(super) const CERT_FILE: &str = "--cert-file";
+pub(super) const KEY_FILE: &str = "--key-file";
 
 /// How long to wait for an answer.
 pub(crate) const RPC_TIMEOUT: Duration = Duration::from_secs(10);

@@ -2,7 +2,9 @@
 
 use std::io::{Write as _, stdout};
 
+use anyhow::Context as _;
 use comfy_table::{Table, presets};
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 
 use crate::grpc::proto::BilledReason;
 
@@ -34,6 +36,27 @@ pub(crate) fn reason(number: i32) -> String {
         }
         Err(_) => format!("reason {number}"),
     }
+}
+
+/// The canonical JSON of a message, but with the proto's own field names, plain numbers (none passes
+/// 2^53), and every field.
+pub(crate) fn json(
+    descriptors: &[u8],
+    message: &str,
+    answer: &impl prost::Message,
+) -> anyhow::Result<String> {
+    let pool = DescriptorPool::decode(descriptors).context("the proto's descriptors")?;
+    let descriptor = pool
+        .get_message_by_name(message)
+        .with_context(|| format!("the proto has no {message}"))?;
+    let answer = DynamicMessage::decode(descriptor, answer.encode_to_vec().as_slice())?;
+    let options = SerializeOptions::new()
+        .stringify_64_bit_integers(false)
+        .use_proto_field_name(true)
+        .skip_default_fields(false);
+    let mut text = Vec::new();
+    answer.serialize_with_options(&mut serde_json::Serializer::pretty(&mut text), &options)?;
+    Ok(String::from_utf8(text)?)
 }
 
 /// "1 row", "2 rows".

@@ -1,8 +1,8 @@
-//! How fast a caller is listened to: in turns with the others, and slower where it cancels calls by the thousand.
+//! Limits how fast a connection is read, against floods of calls that are cancelled at once (rapid reset).
 //!
-//! To begin a call and to cancel it at once costs its caller next to nothing, and us a task. So a connection is
-//! read a piece at a time, between which everyone else's tasks run; and whoever cancels more calls than it may is
-//! not read for as long as that takes to even out. Calls that are not cancelled cost nothing of that.
+//! Such a call costs its caller next to nothing and the service a task. So a connection yields to other tasks after each
+//! [`MAX_TURN_BYTES`], and a token bucket delays reading from a caller that cancels more calls than it may. h2's own
+//! limit of pending resets would end the connection, and the calls of everyone who shares it.
 
 use std::{
     io,
@@ -21,64 +21,63 @@ use tokio::{
 use super::{connection_state::ConnectionState, reset_counter::ResetCounter};
 use crate::telemetry::metrics::CloseReason;
 
-/// So much is read in a turn, at least: some 80 calls, or 250 that are cancelled at once.
+/// A connection yields after reading this much: some 80 calls, or 250 that are cancelled at once.
 const MAX_TURN_BYTES: usize = 8 * 1024;
 
-/// A connection begins with so much of what it may cancel in a second.
+/// The share of its capacity that the token bucket of a new connection holds.
 const INITIAL_SHARE: f64 = 0.1;
 
-/// Who was kept waiting for so long, since it last had its whole bucket, is asked to leave: the answers to what
-/// waits in front of its new calls are not wanted any more, and over a new connection these come at once.
+/// A connection that was delayed for longer, since its bucket was last full, is asked to close: a new one has no backlog
+/// of cancelled calls.
 const MAX_DELAY: Duration = Duration::from_secs(1);
 
-/// A connection over which calls come by HTTP/2.
+/// An HTTP/2 connection whose reading is limited.
 pub(crate) struct ResetGuard<IO> {
     io: IO,
     state: Arc<ConnectionState>,
     resets: ResetCounter,
     bucket: TokenBucket,
-    /// Which turn it was read in last, and how much.
-    turn: u64,
+    /// The poll that read last, and how much it has read.
+    last_poll: u64,
     read: usize,
 }
 
 impl<IO> ResetGuard<IO> {
-    /// One whose caller may cancel so many calls each second.
     pub(crate) fn new(io: IO, cancelled_per_second: u32, state: Arc<ConnectionState>) -> Self {
         Self {
             io,
             state,
             resets: ResetCounter::default(),
             bucket: TokenBucket::new(cancelled_per_second),
-            turn: 0,
+            last_poll: 0,
             read: 0,
         }
     }
 
-    /// Ready as soon as it is this connection's turn.
+    /// Yields once the turn's bytes are read.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let turn = self.state.polls();
-        if self.turn != turn {
-            (self.turn, self.read) = (turn, 0);
+        if self.last_poll != turn {
+            (self.last_poll, self.read) = (turn, 0);
         }
         if self.read < MAX_TURN_BYTES {
             return Poll::Ready(());
         }
-        // Behind everyone who waits already, and who is heard of now.
+        // Runs again after all tasks that are ready now.
         pin!(yield_now()).poll(cx)
     }
 
-    /// Ready as soon as it may be listened to.
+    /// Ready once the caller has tokens.
     fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.bucket.poll(cx));
-        if self.bucket.waited > MAX_DELAY {
+        if self.bucket.delayed > MAX_DELAY {
             self.state.request_close(CloseReason::Cancelling);
         }
         Poll::Ready(())
     }
 
-    /// Takes in what was read.
-    fn take_in(&mut self, bytes: &[u8]) {
+    /// Counts what was read.
+    fn record_read(&mut self, bytes: &[u8]) {
         self.read += bytes.len();
         let resets = self.resets.count(bytes);
         if self.resets.has_begun() && !self.state.has_begun() {
@@ -100,7 +99,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ResetGuard<IO> {
         ready!(self.poll_allowance(cx));
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
-        self.take_in(&buffer.filled()[before..]);
+        self.record_read(&buffer.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
@@ -135,16 +134,16 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ResetGuard<IO> {
     }
 }
 
-/// How many calls a caller may cancel: so many at once, and it fills up again within a second.
+/// A token bucket of cancelled calls, which refills within a second.
 struct TokenBucket {
     per_second: f64,
     left: f64,
-    /// When that was so.
+    /// When `left` was right.
     at: Instant,
-    /// Until what was taken too much has come again.
-    pause: Option<Pin<Box<Sleep>>>,
-    /// How long the caller waited since it was full.
-    waited: Duration,
+    /// Runs until the bucket is no longer overdrawn.
+    delay: Option<Pin<Box<Sleep>>>,
+    /// The total delay since the bucket was last full.
+    delayed: Duration,
 }
 
 impl TokenBucket {
@@ -154,33 +153,33 @@ impl TokenBucket {
             per_second,
             left: INITIAL_SHARE * per_second,
             at: Instant::now(),
-            pause: None,
-            waited: Duration::ZERO,
+            delay: None,
+            delayed: Duration::ZERO,
         }
     }
 
-    /// Takes so many off. Where they are too many, there is a pause from now on.
+    /// Takes tokens. An overdrawn bucket delays the caller from now on.
     fn take(&mut self, cancelled: u32) {
         let now = Instant::now();
         let came = (now - self.at).as_secs_f64() * self.per_second;
         self.left = (self.left + came).min(self.per_second);
         if self.left >= self.per_second {
-            self.waited = Duration::ZERO;
+            self.delayed = Duration::ZERO;
         }
         self.left -= f64::from(cancelled);
         self.at = now;
         if self.left < 0.0 {
-            let pause = Duration::from_secs_f64(-self.left / self.per_second);
-            self.pause = Some(Box::pin(sleep_until(now + pause)));
+            let delay = Duration::from_secs_f64(-self.left / self.per_second);
+            self.delay = Some(Box::pin(sleep_until(now + delay)));
         }
     }
 
-    /// Ready as soon as the caller may be listened to.
+    /// Ready once the bucket is not overdrawn.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(pause) = &mut self.pause {
-            ready!(pause.as_mut().poll(cx));
-            self.waited += pause.deadline() - self.at;
-            self.pause = None;
+        if let Some(delay) = &mut self.delay {
+            ready!(delay.as_mut().poll(cx));
+            self.delayed += delay.deadline() - self.at;
+            self.delay = None;
         }
         Poll::Ready(())
     }
@@ -233,7 +232,7 @@ mod tests {
             bytes
         };
         let is_asked_after = async |reset_guard: &mut ResetGuard<()>, bytes: &[u8]| {
-            reset_guard.take_in(bytes);
+            reset_guard.record_read(bytes);
             std::future::poll_fn(|cx| reset_guard.poll_allowance(cx)).await;
             let asked = reset_guard.state.close_requested();
             timeout(Duration::ZERO, asked).await == Ok(CloseReason::Cancelling)
@@ -243,7 +242,7 @@ mod tests {
         assert!(is_asked_after(&mut reset_guard, &reset.repeat(200)).await);
         // Unless it cancelled little for a while.
         let mut reset_guard = ResetGuard::new((), PER_SECOND, Arc::new(ConnectionState::new()));
-        reset_guard.take_in(&cancelled(0));
+        reset_guard.record_read(&cancelled(0));
         for _ in 0..10 {
             advance(Duration::from_secs(2)).await;
             assert!(!is_asked_after(&mut reset_guard, &reset.repeat(1_900)).await);

@@ -28,8 +28,10 @@ const LONG_FUNCTIONS: &[&str] = &[
     "the_schema_refuses_wrong_values",
     "values_that_cannot_be_meant_together_are_refused_with_what_would_be_right",
 ];
-const DOUBLE_NAMES: &[&str] = &[];
-const ROOMS_WITH_CIRCLES: &[&str] = &[];
+const DOUBLE_NAMES: &[&str] = &[
+    "Asked", "Call", "Caller", "Inner", "Listed", "Quota", "Refusal", "Tables", "Taken", "Way",
+];
+const ROOMS_WITH_CIRCLES: &[&str] = &["auth", "ledger", "policy", "settings", "store/redis"];
 
 /// The sources of a folder, parsed, each by its path.
 fn sources(folder: &str) -> BTreeMap<String, syn::File> {

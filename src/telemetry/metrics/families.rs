@@ -1,5 +1,5 @@
-//! CounterFamily, gauges and histograms of plain atomics. Each series stands at a place that is known when the
-//! program is built, so that to count is an addition or two: no look-up, no lock, no allocation.
+//! Families of counters, gauges and histograms. Each series has an index known at compile time, so that counting is an
+//! atomic addition or two: no look-up, no lock, no allocation.
 
 use std::{
     fmt,
@@ -19,21 +19,21 @@ pub(super) type Labels = Vec<(&'static str, &'static str)>;
 
 const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;
 
-/// The counters of one name.
+/// Counters of one name.
 #[derive(Debug)]
 pub(super) struct CounterFamily {
     series: Box<[(Labels, SeriesVisibility)]>,
     counts: StripedCounters,
 }
 
-/// When a series is there to be read.
+/// When a series appears in a scrape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SeriesVisibility {
-    /// From the start: a rate then sees the first one too.
+    /// From the start, so that a rate sees the first event.
     Always,
-    /// Once it has happened.
+    /// Once it was counted.
     OnceCounted,
-    /// Never: nothing is families at this place.
+    /// Never: nothing is families at this index.
     Never,
 }
 
@@ -50,15 +50,15 @@ impl CounterFamily {
         Self::new(series.map(|labels| (labels, SeriesVisibility::Always)))
     }
 
-    pub(super) fn add(&self, place: usize, count: u64) {
-        self.counts.add(place, count);
+    pub(super) fn add(&self, index: usize, count: u64) {
+        self.counts.add(index, count);
     }
 }
 
 impl EncodeMetric for CounterFamily {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        for (place, (labels, shown)) in self.series.iter().enumerate() {
-            let count = self.counts.sum(place);
+        for (index, (labels, shown)) in self.series.iter().enumerate() {
+            let count = self.counts.sum(index);
             let shown = match shown {
                 SeriesVisibility::Always => true,
                 SeriesVisibility::OnceCounted => count > 0,
@@ -91,8 +91,8 @@ impl GaugeFamily {
         }
     }
 
-    pub(super) fn add(&self, place: usize, change: i64) {
-        self.series[place].1.fetch_add(change, Ordering::Relaxed);
+    pub(super) fn add(&self, index: usize, change: i64) {
+        self.series[index].1.fetch_add(change, Ordering::Relaxed);
     }
 }
 
@@ -114,9 +114,9 @@ impl EncodeMetric for GaugeFamily {
 #[derive(Debug)]
 pub(super) struct HistogramFamily {
     series: Box<[Labels]>,
-    /// The upper bounds of the buckets; one more is above them all.
+    /// The upper bounds of the buckets; one more bucket has no bound.
     bounds: Box<[u64]>,
-    /// Of each series: how many are in each bucket, and the sum of their values.
+    /// For each series its buckets, then the sum of its values.
     counts: StripedCounters,
     /// How many of what is families make one of what is told: nanoseconds are told in seconds.
     per_unit: f64,
@@ -147,14 +147,14 @@ impl HistogramFamily {
         }
     }
 
-    /// Takes in a duration, so many times.
-    pub(super) fn took(&self, place: usize, duration: Duration, times: u64) {
+    /// Observes a duration several times.
+    pub(super) fn observe_duration(&self, index: usize, duration: Duration, times: u64) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.observe(place, nanos, times);
+        self.observe(index, nanos, times);
     }
 
-    pub(super) fn observe(&self, place: usize, value: u64, times: u64) {
-        let (first, above) = (place * (self.bounds.len() + 2), self.bounds.len());
+    pub(super) fn observe(&self, index: usize, value: u64, times: u64) {
+        let (first, above) = (index * (self.bounds.len() + 2), self.bounds.len());
         let bucket = self.bounds.iter().position(|most| value <= *most);
         self.counts.add(first + bucket.unwrap_or(above), times);
         self.counts
@@ -165,17 +165,17 @@ impl HistogramFamily {
 impl EncodeMetric for HistogramFamily {
     #[allow(clippy::cast_precision_loss)]
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let told = |value: u64| value as f64 / self.per_unit;
+        let in_units = |value: u64| value as f64 / self.per_unit;
         let above = self.bounds.len();
-        for (place, labels) in self.series.iter().enumerate() {
-            let first = place * (above + 2);
-            let bounds = self.bounds.iter().map(|most| told(*most));
+        for (index, labels) in self.series.iter().enumerate() {
+            let first = index * (above + 2);
+            let bounds = self.bounds.iter().map(|most| in_units(*most));
             let bounds = bounds.chain([f64::INFINITY]).enumerate();
             let buckets = bounds.map(|(at, most)| (most, self.counts.sum(first + at)));
             let buckets: Vec<_> = buckets.collect();
-            // From what was just read, so that the last bucket never contradicts it.
+            // From the same reads, so that the count never contradicts the buckets.
             let count = buckets.iter().map(|(_, count)| count).sum();
-            let sum = told(self.counts.sum(first + above + 1));
+            let sum = in_units(self.counts.sum(first + above + 1));
             if labels.is_empty() {
                 encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
             } else {

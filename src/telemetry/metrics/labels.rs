@@ -1,5 +1,4 @@
-//! The values that labels may have: all of them are known when the program is built, but for the names of
-//! pools. Nothing that a caller sends is ever one.
+//! The values of labels. All are known at compile time except the names of pools; none comes from a caller.
 
 use crate::domain::{BilledReason, Verdict};
 
@@ -13,10 +12,10 @@ macro_rules! label {
         }
 
         impl $name {
-            /// All of them, each at the place of its number.
+            /// All values, in the order of their indexes.
             pub const ALL: &[Self] = &[$(Self::$value),+];
 
-            /// As the label has it.
+            /// The label's value.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -24,8 +23,7 @@ macro_rules! label {
                 }
             }
 
-            /// Its place among all of them.
-            pub(super) const fn place(self) -> usize {
+            pub(super) const fn index(self) -> usize {
                 self as usize
             }
         }
@@ -201,7 +199,7 @@ impl Rpc {
         Self::ALL.iter().copied().find(|rpc| rpc.name() == name)
     }
 
-    /// Whether its good answer is a verdict.
+    /// Whether a successful answer is a verdict.
     pub(super) const fn has_verdict(self) -> bool {
         matches!(self, Self::Reserve | Self::ReserveStream | Self::Settle)
     }
@@ -211,12 +209,12 @@ impl Code {
     /// By its number in gRPC; what is none is UNKNOWN, as gRPC has it.
     #[must_use]
     pub fn by_number(number: i32) -> Self {
-        let place = usize::try_from(number).ok();
-        let code = place.and_then(|place| Self::ALL.get(place));
+        let index = usize::try_from(number).ok();
+        let code = index.and_then(|index| Self::ALL.get(index));
         code.copied().unwrap_or(Self::Unknown)
     }
 
-    /// Whether docs/CONTRACT.md, "Errors", has it: such a series is there before it first happens.
+    /// Whether docs/CONTRACT.md, "Errors", lists it: its series exists from the start.
     pub(super) const fn is_foreseen(self) -> bool {
         !matches!(
             self,
@@ -225,7 +223,7 @@ impl Code {
     }
 }
 
-/// Every verdict, each at the place that [`verdict_place`] gives it.
+/// Every verdict, by its [`verdict_index`].
 pub(super) const VERDICTS: [Verdict; 13] = [
     Verdict::Free,
     Verdict::Billed(BilledReason::OrganizationNotEnrolled),
@@ -242,7 +240,7 @@ pub(super) const VERDICTS: [Verdict; 13] = [
     Verdict::Billed(BilledReason::StoreUnavailable),
 ];
 
-pub(super) const fn verdict_place(verdict: Verdict) -> usize {
+pub(super) const fn verdict_index(verdict: Verdict) -> usize {
     match verdict {
         Verdict::Free => 0,
         Verdict::Billed(reason) => 1 + reason as usize,
@@ -277,9 +275,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_verdict_stands_at_its_place() {
-        for (place, verdict) in VERDICTS.into_iter().enumerate() {
-            assert_eq!(verdict_place(verdict), place, "{verdict:?}");
+    fn every_verdict_has_its_index() {
+        for (index, verdict) in VERDICTS.into_iter().enumerate() {
+            assert_eq!(verdict_index(verdict), index, "{verdict:?}");
         }
     }
 

@@ -59,7 +59,7 @@ impl PoolTokens {
         let pools = self.pools.load();
         let pool = name.and_then(|name| pools.iter().find(|pool| pool.name == *name));
         let counts = pool.map_or(&self.others, |pool| &pool.counts);
-        counts.add(kind.place(), tokens);
+        counts.add(kind.index(), tokens);
     }
 }
 
@@ -70,7 +70,7 @@ impl EncodeMetric for PoolTokens {
         for (name, counts) in named.chain([("", &self.others)]) {
             for kind in TokenUse::ALL {
                 let labels = [("pool", name), ("kind", kind.name())];
-                let count = counts.sum(kind.place());
+                let count = counts.sum(kind.index());
                 let mut encoder = encoder.encode_family(&labels)?;
                 encoder.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
             }

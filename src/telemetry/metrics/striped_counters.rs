@@ -1,19 +1,17 @@
-//! Numbers that many threads add to without getting in each other's way.
+//! Counters without contention: each thread adds to its own stripe, and a read sums the stripes.
 //!
-//! Two cores that add to one number take it from each other, time and again, and that costs more than all
-//! the rest of counting. So each thread adds to numbers of its own, and whoever reads adds them up.
+//! Two cores that add to one atomic take its cache line from each other, which costs more than the rest of counting.
 
 use std::{
     iter,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-/// More threads than this share.
+/// Threads beyond this many share a stripe.
 const STRIPES: usize = 16;
 
-/// Numbers of different stripes are so far apart, or more: two of the cache's lines, which are fetched
-/// together.
-const APART: usize = 16;
+/// The least distance of two stripes in counters: two cache lines, which are fetched together.
+const STRIPE_DISTANCE: usize = 16;
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
@@ -21,7 +19,7 @@ thread_local! {
     static STRIPE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % STRIPES;
 }
 
-/// So many sums, all of them 0 at first.
+/// A fixed number of counters.
 #[derive(Debug)]
 pub(super) struct StripedCounters {
     cells: Box<[AtomicU64]>,
@@ -30,8 +28,8 @@ pub(super) struct StripedCounters {
 }
 
 impl StripedCounters {
-    pub(super) fn new(sums: usize) -> Self {
-        let width = sums.next_multiple_of(APART) + APART;
+    pub(super) fn new(counters: usize) -> Self {
+        let width = counters.next_multiple_of(STRIPE_DISTANCE) + STRIPE_DISTANCE;
         let cells = iter::repeat_with(|| AtomicU64::new(0));
         Self {
             cells: cells.take(width * STRIPES).collect(),
@@ -39,16 +37,16 @@ impl StripedCounters {
         }
     }
 
-    pub(super) fn add(&self, place: usize, value: u64) {
-        // While a thread ends it may have none any more.
+    pub(super) fn add(&self, index: usize, value: u64) {
+        // A thread that ends may have lost its thread-local.
         let stripe = STRIPE.try_with(|stripe| *stripe).unwrap_or(0);
-        self.cells[stripe * self.width + place].fetch_add(value, Ordering::Relaxed);
+        self.cells[stripe * self.width + index].fetch_add(value, Ordering::Relaxed);
     }
 
-    pub(super) fn sum(&self, place: usize) -> u64 {
+    pub(super) fn sum(&self, index: usize) -> u64 {
         let stripes = self.cells.chunks(self.width);
         stripes.fold(0, |sum, stripe| {
-            sum.wrapping_add(stripe[place].load(Ordering::Relaxed))
+            sum.wrapping_add(stripe[index].load(Ordering::Relaxed))
         })
     }
 }
@@ -58,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_adds_all_of_it_is_in_the_sum_of_its_place() {
+    fn whoever_adds_all_of_it_is_in_the_sum_of_its_index() {
         let cells = StripedCounters::new(3);
         std::thread::scope(|threads| {
             for _ in 0..2 * STRIPES {
@@ -66,6 +64,6 @@ mod tests {
             }
         });
         cells.add(2, 5);
-        assert_eq!([0, 1, 2].map(|place| cells.sum(place)), [0, 9_600, 5]);
+        assert_eq!([0, 1, 2].map(|index| cells.sum(index)), [0, 9_600, 5]);
     }
 }
