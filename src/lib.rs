@@ -2,6 +2,17 @@
 //! **wholly free**, or **wholly billed**? It keeps the daily complimentary-token allowance of the
 //! provider's data-sharing programme for many organizations at once, atomically, across replicas.
 //!
+//! # How a Reserve flows
+//!
+//! [`grpc`]'s `CallLayer` judges the caller's rights and reads the deadline; the handler converts the message into
+//! a [`ledger::Reserve`], whose values can't be out of bounds. The circuit breaker of the [`ledger`] lets it pass,
+//! and it waits in the queue of its organization, where it goes at once if no call of that organization is under
+//! way. When its batch is formed, the [`policy`] assesses it (eligibility, terms), for the store's day and as the
+//! policy is at that moment. [`store::Store::decide`] takes the batches of a call, decides each atomically by the
+//! rules of [`domain`], counts, and gives outcomes with its own clock; where its day is another one, nothing was
+//! written, and the batch is assessed and decided again. The outcome returns as a [`ledger::Reserved`], is recorded
+//! in metrics and log, and is converted into the response.
+//!
 //! # The map
 //!
 //! | module | what it is | knows |
@@ -17,7 +28,7 @@
 //! | [`server`] | binds, wires, runs and drains | all of these |
 //! | [`settings`] | what an operator can set | what it configures |
 //! | [`client`] | a gRPC client: connection, TLS, explanations of failed calls | `grpc::proto`, `tls` |
-//! | [`mod@bench`] | `tollgate bench`, a load generator | `client` |
+//! | [`bench`](mod@bench) | `tollgate bench`, a load generator | `client` |
 //! | [`cli`] | the subcommands: calls, `check-policy` and the like | `client`, `bench`, `policy`, `auth`, `settings` |
 //! | [`files`], [`tls`], [`wall_clock`] | files that are read, parsed and followed; TLS as a client; the wall clock | |
 //!

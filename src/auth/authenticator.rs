@@ -1,41 +1,30 @@
-//! What the ports ask: who speaks in this call, and may they?
+//! Who calls, and may they? What both ports ask of each call.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
 use super::{Caller, Callers, Peer, PortSecurity, Role, TokenHash, Unauthenticated};
 use crate::domain::OrgId;
 
-/// Who is let in.
+/// Who may call.
 #[derive(Debug, Clone)]
 pub enum Authenticator {
     /// There is no callers file: everyone may do everything.
     Everyone,
-    /// Whom the callers file knows, as it is at that moment.
+    /// The callers of the callers file.
     Callers(Arc<CallerSet>),
 }
 
-/// The callers that are in force, and can be replaced while calls are open.
+/// The callers in force, which can be replaced while calls are open.
 #[derive(Debug)]
 pub struct CallerSet {
-    current: ArcSwap<CallerRevision>,
-    last_revision: AtomicU64,
-    /// The gRPC port, which must not take tokens where others could read them.
+    current: ArcSwap<Callers>,
+    /// The gRPC port, which must not take tokens that others could read.
     port: PortSecurity,
 }
 
-/// No two callers files that were in force have the same revision.
-#[derive(Debug)]
-struct CallerRevision {
-    revision: u64,
-    callers: Callers,
-}
-
-/// Callers that could only show their tokens to everybody on the way.
+/// Callers have tokens, and the port is not confidential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "callers have tokens, and the gRPC port, which is not on loopback, has no TLS: everybody on the way \
@@ -43,18 +32,18 @@ struct CallerRevision {
 )]
 pub struct PlaintextTokens;
 
-/// What a new callers file changed, by the names of the callers.
+/// What other callers change, by name.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CallerChanges {
     /// Known since.
     pub added: Vec<String>,
     /// Not known any more.
     pub removed: Vec<String>,
-    /// Known by something else, or with other rights.
+    /// With other credentials or rights.
     pub changed: Vec<String>,
 }
 
-/// Who speaks in a call, and is known to be it.
+/// Who makes a call.
 #[derive(Debug, Clone)]
 pub enum Principal {
     /// Anybody, where everyone may do everything.
@@ -63,24 +52,24 @@ pub enum Principal {
     Known(KnownCaller),
 }
 
-/// A caller, and what it was known by: whether it still is can be asked anew.
+/// A caller with its credentials, so that it can be authenticated again.
 #[derive(Debug, Clone)]
 pub struct KnownCaller {
     caller: Arc<Caller>,
     peer: Arc<Peer>,
     token: Option<TokenHash>,
+    /// The callers by which it was authenticated, and those in force.
+    callers: Arc<Callers>,
     caller_set: Arc<CallerSet>,
-    /// Of the callers file by which it was known.
-    revision: u64,
 }
 
 /// Why a known caller may not. Says nothing of others, nor whether an organization exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Forbidden {
-    /// It has not the role.
+    /// It does not have the role.
     #[error("this caller does not have the role \"{0}\"")]
     Role(Role),
-    /// It may not speak for that organization.
+    /// It may not act for the organization.
     #[error("this caller may not speak for this organization")]
     Organization,
 }
@@ -94,31 +83,24 @@ impl CallerSet {
     pub fn new(callers: Callers, port: PortSecurity) -> Result<Self, PlaintextTokens> {
         check(&callers, port)?;
         Ok(Self {
-            current: ArcSwap::from_pointee(CallerRevision {
-                revision: 0,
-                callers,
-            }),
-            last_revision: AtomicU64::new(0),
+            current: ArcSwap::from_pointee(callers),
             port,
         })
     }
 
-    /// Puts others in force, for every call and every request of a stream from now on, and logs what
-    /// changed.
+    /// Puts other callers in force, for every call and every request of a stream from now on, and logs the changes.
     ///
     /// # Errors
     ///
-    /// They have tokens that this port must not take; the last ones stay.
+    /// They have tokens that this port must not take. The callers before stay.
     pub fn replace(&self, callers: Callers) -> Result<CallerChanges, PlaintextTokens> {
         check(&callers, self.port)?;
-        let count = callers.iter().len();
-        let changes = CallerChanges::between(&self.current.load().callers, &callers);
+        let changes = CallerChanges::between(&self.current.load(), &callers);
         if changes == CallerChanges::default() {
             return Ok(changes);
         }
-        let revision = 1 + self.last_revision.fetch_add(1, Ordering::Relaxed);
-        self.current
-            .store(Arc::new(CallerRevision { revision, callers }));
+        let count = callers.iter().len();
+        self.current.store(Arc::new(callers));
         tracing::info!(
             callers = count,
             added = ?changes.added,
@@ -130,7 +112,6 @@ impl CallerSet {
     }
 }
 
-/// Whether the port may take the tokens of these callers, where they have any.
 fn check(callers: &Callers, port: PortSecurity) -> Result<(), PlaintextTokens> {
     if callers.has_tokens() && !port.is_confidential() {
         return Err(PlaintextTokens);
@@ -148,31 +129,20 @@ impl CallerChanges {
                 Some(_) => {}
             }
         }
-        let gone = last
-            .by_name
-            .keys()
-            .filter(|name| !next.by_name.contains_key(*name));
+        let names = last.by_name.keys();
+        let gone = names.filter(|name| !next.by_name.contains_key(*name));
         changes.removed = gone.cloned().collect();
         changes
     }
 }
 
 impl Authenticator {
-    /// The callers in force, which can be replaced; none where everyone may call.
-    #[must_use]
-    pub fn caller_set(&self) -> Option<Arc<CallerSet>> {
-        match self {
-            Self::Everyone => None,
-            Self::Callers(caller_set) => Some(Arc::clone(caller_set)),
-        }
-    }
-
-    /// Who speaks in a call. `peer` is none where nothing is known of the connection; `token` reads the
-    /// call's own headers, and is asked only where callers are told apart.
+    /// Who makes a call. `peer` is none if nothing is known of the connection; `token` reads the call's headers, and
+    /// runs only where callers are told apart.
     ///
     /// # Errors
     ///
-    /// It is not known.
+    /// The caller is not known.
     pub fn authenticate(
         &self,
         peer: Option<&Arc<Peer>>,
@@ -180,23 +150,23 @@ impl Authenticator {
     ) -> Result<Principal, Unauthenticated> {
         let caller_set = match self {
             Self::Everyone => return Ok(Principal::Anybody),
-            Self::Callers(caller_set) => caller_set,
+            Self::Callers(caller_set) => Arc::clone(caller_set),
         };
         let peer = peer.map_or_else(|| Arc::new(Peer::unknown()), Arc::clone);
         let token = token()?;
-        let current = caller_set.current.load();
+        let callers = caller_set.current.load_full();
         Ok(Principal::Known(KnownCaller {
-            caller: current.callers.identify(&peer, token.as_ref())?,
+            caller: callers.identify(&peer, token.as_ref())?,
             peer,
             token,
-            caller_set: Arc::clone(caller_set),
-            revision: current.revision,
+            callers,
+            caller_set,
         }))
     }
 }
 
 impl Principal {
-    /// Whether it has this role.
+    /// Checks that it has a role.
     ///
     /// # Errors
     ///
@@ -208,11 +178,11 @@ impl Principal {
         }
     }
 
-    /// Whether it may do this for that organization.
+    /// Checks that it has a role, for an organization.
     ///
     /// # Errors
     ///
-    /// It may not.
+    /// It does not.
     pub fn check(&self, role: Role, org: &OrgId) -> Result<(), Forbidden> {
         self.check_role(role)?;
         match self {
@@ -221,7 +191,7 @@ impl Principal {
         }
     }
 
-    /// Asks anew who speaks, where the callers have changed since: a call can be open for days.
+    /// Authenticates it again if the callers have changed: a call can be open for days.
     ///
     /// # Errors
     ///
@@ -231,15 +201,14 @@ impl Principal {
             return Ok(());
         };
         let current = known.caller_set.current.load();
-        if current.revision != known.revision {
-            let token = known.token.as_ref();
-            known.caller = current.callers.identify(&known.peer, token)?;
-            known.revision = current.revision;
+        if !Arc::ptr_eq(&current, &known.callers) {
+            known.caller = current.identify(&known.peer, known.token.as_ref())?;
+            known.callers = Arc::clone(&current);
         }
         Ok(())
     }
 
-    /// The caller's name, where it is known.
+    /// The caller's name, if it is known.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match self {

@@ -1,8 +1,7 @@
-//! Who may call: who is calling, by what a connection and a call tell, and what they may.
+//! Authentication and authorization of callers (docs/CONTRACT.md, "Callers").
 //!
-//! Rules: docs/CONTRACT.md, "Callers". `file.rs` reads and validates the callers file, [`peer`] holds what
-//! a connection tells, [`token`] what a call does; [`authenticator`] puts them together for the ports, which
-//! translate what is refused into their own words.
+//! `schema.rs` has the schema of the callers file. [`peer`] holds the credentials of a connection, [`token`] those of
+//! a call. The [`authenticator`] checks both for the ports, which turn its errors into statuses.
 
 pub mod authenticator;
 pub mod peer;
@@ -22,7 +21,7 @@ pub use self::{
     peer::{BadCertificate, CertificateName, Peer, PortSecurity},
     token::{TokenHash, new_token},
 };
-use crate::{domain::OrgId, files::toml::Faults};
+use crate::domain::OrgId;
 
 /// A validated callers file.
 #[derive(Debug)]
@@ -32,7 +31,7 @@ pub struct Callers {
     by_token: Vec<(TokenHash, Arc<Caller>)>,
 }
 
-/// One caller, and what it may.
+/// A caller, with its credentials and rights.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Caller {
     name: String,
@@ -43,7 +42,7 @@ pub struct Caller {
 }
 
 /// What a caller may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Reserve, settle and release.
     Reserve,
@@ -51,7 +50,7 @@ pub enum Role {
     Read,
 }
 
-/// For whom a caller may speak.
+/// For whom a caller may act.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Organizations {
     /// For every one.
@@ -60,7 +59,7 @@ pub enum Organizations {
     Named(HashSet<OrgId>),
 }
 
-/// Why it is not known who is calling. Says what was presented, and nothing of who would be known.
+/// Why a caller is not known. Says what was presented, and nothing of the callers that are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unauthenticated {
     /// Neither a certificate nor a token.
@@ -90,15 +89,6 @@ pub enum Unauthenticated {
 }
 
 impl Callers {
-    /// Reads a callers file's text. It is taken whole or not at all.
-    ///
-    /// # Errors
-    ///
-    /// Every fault in it, with line and key; `file` names it there.
-    pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
-        crate::files::toml::read(file, text, schema::callers)
-    }
-
     /// The callers, ordered by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Caller> {
         self.by_name.values().map(|caller| &**caller)

@@ -1,4 +1,4 @@
-//! What a connection tells of its other end.
+//! The other end of a connection: its address, and the names in its certificate.
 
 use std::{fmt, net::SocketAddr};
 
@@ -7,7 +7,7 @@ use x509_parser::{
     prelude::{FromDer as _, X509Certificate},
 };
 
-/// The other end of a connection. Made once when the connection is accepted, and shared by its calls.
+/// The other end of a connection, shared by its calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     address: Option<SocketAddr>,
@@ -15,12 +15,12 @@ pub struct Peer {
     names: Vec<CertificateName>,
 }
 
-/// How a port is reached, and so each of its connections.
+/// Who else can read what is sent to a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortSecurity {
     /// Over TLS.
     pub encrypted: bool,
-    /// From this machine alone.
+    /// Reached from this machine alone.
     pub loopback: bool,
 }
 
@@ -40,7 +40,7 @@ pub enum CertificateName {
 pub struct BadCertificate(String);
 
 impl Peer {
-    /// Of a connection whose other end showed no certificate. One over a unix socket has no address.
+    /// Without a certificate. A unix socket has no address.
     #[must_use]
     pub fn on(port: PortSecurity, address: impl Into<Option<SocketAddr>>) -> Self {
         Self {
@@ -49,13 +49,11 @@ impl Peer {
         }
     }
 
-    /// Of a connection whose other end showed a certificate that was verified. `leaf` is that certificate,
-    /// as DER.
+    /// With a verified certificate; `leaf` is its DER.
     ///
     /// # Errors
     ///
-    /// The certificate, or its list of names, can't be read: whose it is can't be told then, and the
-    /// connection is best closed.
+    /// The certificate, or its list of names, can't be read. The connection is best closed.
     pub fn from_certificate(
         port: PortSecurity,
         address: impl Into<Option<SocketAddr>>,
@@ -67,7 +65,7 @@ impl Peer {
         })
     }
 
-    /// Of some connection of a port.
+    /// Anybody who reaches a port.
     #[must_use]
     pub const fn anybody(port: PortSecurity) -> Self {
         Self {
@@ -77,7 +75,7 @@ impl Peer {
         }
     }
 
-    /// Of a connection that nothing is known of: not encrypted, from anywhere, anonymous.
+    /// Nothing is known of the connection: it is not encrypted, not local, and anonymous.
     #[must_use]
     pub const fn unknown() -> Self {
         Self::anybody(PortSecurity {
@@ -86,13 +84,13 @@ impl Peer {
         })
     }
 
-    /// Where it is.
+    /// None for a unix socket.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
-    /// Whether nobody else reads what it sends.
+    /// Whether nobody else can read what it sends.
     #[must_use]
     pub fn is_confidential(&self) -> bool {
         self.port.is_confidential()
@@ -106,7 +104,7 @@ impl Peer {
 }
 
 impl PortSecurity {
-    /// Whether nobody else reads what is sent to it: over TLS, or within this machine.
+    /// Over TLS, or within this machine.
     #[must_use]
     pub fn is_confidential(self) -> bool {
         self.encrypted || self.loopback
@@ -148,7 +146,7 @@ impl fmt::Display for CertificateName {
     }
 }
 
-/// What is neither a URI nor a DNS name, or not well-formed, names nobody.
+/// The URIs and DNS names of a certificate. Names of other types are ignored.
 fn names(leaf: &[u8]) -> Result<Vec<CertificateName>, BadCertificate> {
     let bad = |error: &dyn fmt::Display| BadCertificate(error.to_string());
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| bad(&error))?;

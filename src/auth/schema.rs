@@ -1,39 +1,59 @@
-//! The callers file's schema, walked by hand so that every fault is reported at once.
+//! The callers file's schema.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
 use super::{Caller, Callers, CertificateName, Organizations, Role, TokenHash};
 use crate::{
     domain::{OrgId, ids::MAX_NAME_BYTES},
-    files::toml::{Entry, Section},
+    files::toml::{self, Entry, Faults, Section, distinct},
 };
 
 /// One in use, and the one that follows or precedes it.
 const MAX_TOKENS: usize = 2;
 
-/// What stands for every organization.
 const EVERY_ORGANIZATION: &str = "*";
 
-/// Whose a name or a token is, and where that was said.
+/// Who has a name or a token, and on which line.
 type Owner<'d> = (&'d str, usize);
 
 /// The strings of a list.
 type Strings<'d> = Vec<(&'d str, Entry<'d>)>;
 
-/// What callers are known by so far.
+/// The credentials of all callers so far.
 #[derive(Default)]
 struct Credentials<'d> {
     certificates: HashMap<CertificateName, Owner<'d>>,
     tokens: HashMap<String, Owner<'d>>,
 }
 
+impl Callers {
+    /// Reads a callers file, which is taken whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// Every fault in it, with line and key; `file` names it there.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
+        Self::from_bytes(file, text.as_bytes())
+    }
+
+    /// As [`parse`](Self::parse) does. If the bytes are not UTF-8, that is a fault.
+    ///
+    /// # Errors
+    ///
+    /// Every fault in it.
+    pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self, Faults> {
+        toml::read(file, bytes, callers)
+    }
+}
+
 /// The whole file. `None` only where a fault was reported.
-pub(super) fn callers(root: &Section<'_>) -> Option<Callers> {
-    root.only(&["callers"]);
-    let section = root.require("callers")?.section()?;
+fn callers(root: &Section<'_>) -> Option<Callers> {
+    let section = root.require("callers", Entry::section);
+    root.finish();
+    let section = section?;
     let mut credentials = Credentials::default();
     let mut callers = Callers {
         by_name: BTreeMap::new(),
@@ -79,34 +99,29 @@ fn caller<'d>(
     credentials: &mut Credentials<'d>,
 ) -> Option<Caller> {
     let section = entry.section()?;
-    section.only(&["certificates", "tokens", "roles", "organizations"]);
-    let listed = |key| {
-        let list = section.get(key)?;
-        let texts = list.texts();
-        Some((list, texts))
-    };
-    let (certificates, tokens) = (listed("certificates"), listed("tokens"));
+    let (certificates, tokens) = (section.entry("certificates"), section.entry("tokens"));
+    let roles = section.require("roles", roles);
+    let organizations = section.require("organizations", organizations);
+    section.finish();
+    let certificates = certificates.map(|list| list.texts());
+    let tokens = tokens.map(|list| (list.texts(), list));
     // What is no list at all has its own fault.
-    let is_known_by = |list: &Option<(_, Option<Vec<_>>)>| match list {
-        None => false,
-        Some((_, texts)) => texts.as_ref().is_none_or(|texts| !texts.is_empty()),
-    };
-    if !is_known_by(&certificates) && !is_known_by(&tokens) {
+    let is_known_by = |texts: &Option<Strings<'_>>| texts.as_ref().is_none_or(|it| !it.is_empty());
+    if !certificates.as_ref().is_some_and(is_known_by)
+        && !tokens.as_ref().is_some_and(|(texts, _)| is_known_by(texts))
+    {
         entry.fault("can't be known: it has neither certificates nor tokens");
     }
-    let certificates = certificates
-        .and_then(|(_, texts)| texts)
-        .map(|texts| certificate_names(name, texts, credentials));
-    let tokens =
-        tokens.and_then(|(list, texts)| Some(token_hashes(name, &list, texts?, credentials)));
-    let roles = section.require("roles").map(|list| roles(&list));
-    let organizations = section
-        .require("organizations")
-        .and_then(|list| organizations(&list));
+    let certificates = certificates.flatten().unwrap_or_default();
+    let certificates = certificate_names(name, certificates, credentials);
+    let tokens = match tokens {
+        Some((Some(texts), list)) => token_hashes(name, &list, texts, credentials),
+        _ => Vec::new(),
+    };
     Some(Caller {
         name: name.to_owned(),
-        certificates: certificates.unwrap_or_default(),
-        tokens: tokens.unwrap_or_default(),
+        certificates,
+        tokens,
         roles: roles?,
         organizations: organizations?,
     })
@@ -176,27 +191,18 @@ fn is_taken(name: &str, (owner, line): Owner<'_>) -> String {
     }
 }
 
-fn roles(list: &Entry<'_>) -> Vec<Role> {
-    let mut roles = Vec::new();
-    let Some(listed) = list.texts() else {
-        return roles;
-    };
+fn roles(list: &Entry<'_>) -> Option<Vec<Role>> {
+    let listed = list.texts()?;
     if listed.is_empty() {
         list.fault("holds no role");
     }
-    for (name, entry) in listed {
-        match Role::ALL.into_iter().find(|role| role.name() == name) {
-            Some(role) if roles.contains(&role) => {
-                entry.fault(format!("{name:?} is listed twice"));
-            }
-            Some(role) => roles.push(role),
-            None => {
-                let known = Role::ALL.map(Role::name).join("\", \"");
-                entry.fault(format!("{name:?} is no role; there are \"{known}\""));
-            }
-        }
-    }
-    roles
+    Some(distinct(listed, |name| {
+        let role = Role::ALL.into_iter().find(|role| role.name() == name);
+        role.ok_or_else(|| {
+            let known = Role::ALL.map(Role::name).join("\", \"");
+            format!("{name:?} is no role; there are \"{known}\"")
+        })
+    }))
 }
 
 fn organizations(list: &Entry<'_>) -> Option<Organizations> {
@@ -210,16 +216,6 @@ fn organizations(list: &Entry<'_>) -> Option<Organizations> {
         }
         return Some(Organizations::All);
     }
-    let mut orgs = HashSet::new();
-    for (name, entry) in listed {
-        match OrgId::parse(name) {
-            Err(invalid) => entry.fault(invalid.to_string()),
-            Ok(org) => {
-                if !orgs.insert(org) {
-                    entry.fault(format!("{name:?} is listed twice"));
-                }
-            }
-        }
-    }
-    Some(Organizations::Named(orgs))
+    let orgs = distinct(listed, OrgId::parse);
+    Some(Organizations::Named(orgs.into_iter().collect()))
 }

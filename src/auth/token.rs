@@ -1,4 +1,4 @@
-//! Bearer tokens. Only their hashes are kept: who reads the callers file can't call by it.
+//! Bearer tokens. Only their hashes are kept: with the callers file alone, nobody can call.
 
 use std::fmt;
 
@@ -14,22 +14,22 @@ use subtle::{ConditionallySelectable as _, ConstantTimeEq};
 
 use super::Unauthenticated;
 
-/// What a hash begins with in the callers file.
+/// The prefix of a hash in the callers file.
 const ALGORITHM: &str = "sha256:";
 
-/// What a token of ours begins with, so that one is recognized where it should not be.
+/// The prefix of a token, by which secret scanners recognize it.
 const PREFIX: &str = "tg_";
 
-/// The SHA-256 of a token's bytes. Equality takes as long whatever the two are.
+/// The SHA-256 of a token. Compared in constant time.
 #[derive(Clone)]
 pub struct TokenHash([u64; 4]);
 
-/// Where a port takes tokens from.
+/// The schemes of the `authorization` header that a port takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthSchemes {
     /// `Bearer TOKEN`.
     Bearer,
-    /// Also `Basic`, with the token as the password: what a browser asks its user for.
+    /// Also `Basic`, with the token as the password: for browsers.
     BearerOrBasic,
 }
 
@@ -79,7 +79,7 @@ impl TokenHash {
             .ok_or(Unauthenticated::MalformedHeader)
     }
 
-    /// Where it is among others; looks at all of them, and takes as long wherever it is.
+    /// Its position among others, in constant time.
     pub(super) fn position_in<'t>(&self, all: impl Iterator<Item = &'t Self>) -> Option<usize> {
         let mut found = 0;
         for (number, hash) in (1_u64..).zip(all) {
@@ -113,7 +113,6 @@ impl fmt::Display for TokenHash {
     }
 }
 
-/// A hash says nothing of its token, but it is nobody's business either.
 impl fmt::Debug for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TokenHash(…)")

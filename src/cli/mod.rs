@@ -36,7 +36,7 @@ use crate::{
         self, GetQuotaRequest, ListUsageRequest, ListUsageResponse, ReleaseRequest, ReserveRequest,
         SettleRequest, quota_service_client::QuotaServiceClient,
     },
-    policy::{self, LoadError, Policy},
+    policy::{self, Policy},
     settings::{ServeArgs, args::TrimmedParser},
 };
 
@@ -198,12 +198,8 @@ fn read_policy(file: &Path) -> anyhow::Result<Policy> {
     let name = file.display().to_string();
     let opened = fs::File::open(file).with_context(|| format!("{name} can't be read"))?;
     let bytes = read_all(opened, policy::MAX_BYTES).map_err(|error| anyhow!("{name} {error}"))?;
-    policy::parse(&name, &bytes).map_err(|refusal| match refusal {
-        LoadError::Faulty(faults) => {
-            anyhow!("{}\n{faults}", counted(faults.faults.len(), "fault"))
-        }
-        other => anyhow!("{name} {other}"),
-    })
+    Policy::from_bytes(&name, &bytes)
+        .map_err(|faults| anyhow!("{}\n{faults}", counted(faults.faults.len(), "fault")))
 }
 
 /// Asks the service, and prints its answer.

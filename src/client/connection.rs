@@ -20,7 +20,7 @@ use tonic::{
 };
 
 use super::WrongArguments;
-use crate::settings::{args::TrimmedParser, environment};
+use crate::settings::args::{self, TrimmedParser};
 
 pub(super) const CA_FILE: &str = "--ca-file";
 pub(super) const CERT_FILE: &str = "--cert-file";
@@ -35,7 +35,7 @@ pub struct ConnectionArgs {
     /// The service's gRPC address; over TLS https://HOST:PORT; of a unix socket unix:PATH
     #[arg(
         long,
-        env = environment::ADDR.name(),
+        env = args::ADDR,
         default_value = "127.0.0.1:50051",
         value_name = "HOST:PORT",
         value_parser = TrimmedParser(service_uri)
@@ -44,7 +44,7 @@ pub struct ConnectionArgs {
     /// The token by which the service knows this caller; rather the variable, since others see arguments
     #[arg(
         long,
-        env = environment::TOKEN.name(),
+        env = args::TOKEN,
         hide_env_values = true,
         value_name = "TOKEN",
         value_parser = TrimmedParser(|token: &str| Ok::<_, Infallible>(BearerToken(token.to_owned())))

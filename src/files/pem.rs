@@ -1,30 +1,23 @@
-//! Files in PEM: certificates and keys, with faults that name the setting and the file.
+//! Files in PEM: certificates and keys, with errors that name the setting and the file.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
 use chrono::{DateTime, Utc};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use tokio::task::JoinError;
 use x509_parser::parse_x509_certificate;
+
+use super::read::ReadError;
 
 /// A file that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PemError {
-    /// It can't be read.
-    #[error("{setting}: {} can't be read", path.display())]
-    Unreadable {
-        /// Which setting names it.
-        setting: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It holds something else.
+    /// It can't be read, or holds something else.
     #[error("{setting}: {} {fault}", path.display())]
-    Foreign {
+    Unusable {
         /// Which setting names it.
         setting: &'static str,
         /// The file.
@@ -32,33 +25,32 @@ pub enum PemError {
         /// What is wrong with it.
         fault: String,
     },
+    /// The parser panicked: a defect.
+    #[error("the reader failed: {0}")]
+    Panicked(#[from] JoinError),
 }
 
 impl PemError {
-    /// The file holds something else: `fault` goes on where its name ends.
-    pub fn foreign(setting: &'static str, path: &Path, fault: impl Into<String>) -> Self {
-        Self::Foreign {
+    /// `fault` completes the sentence that the file's name begins.
+    pub fn foreign(setting: &'static str, path: &Path, fault: impl ToString) -> Self {
+        Self::Unusable {
             setting,
             path: path.to_owned(),
-            fault: fault.into(),
+            fault: fault.to_string(),
         }
     }
 }
 
-/// A file as it is.
+/// Reads a file as it is.
 ///
 /// # Errors
 ///
 /// It can't be read.
 pub fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, PemError> {
-    fs::read(path).map_err(|source| PemError::Unreadable {
-        setting,
-        path: path.to_owned(),
-        source,
-    })
+    fs::read(path).map_err(|error| PemError::foreign(setting, path, ReadError::Io(error)))
 }
 
-/// Until when the first of these certificates is valid; none where there is none that can be read.
+/// The end of the first certificate's validity, if it can be read.
 #[must_use]
 pub fn expires(pem: &[u8]) -> Option<DateTime<Utc>> {
     let leaf = CertificateDer::from_pem_slice(pem).ok()?;
@@ -66,7 +58,7 @@ pub fn expires(pem: &[u8]) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(leaf.validity().not_after.timestamp(), 0)
 }
 
-/// At least one: an empty list of authorities would trust nobody, and say so only at each connection.
+/// At least one certificate: with an empty list of authorities, every connection would fail.
 ///
 /// # Errors
 ///

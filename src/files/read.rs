@@ -1,4 +1,4 @@
-//! Reads a file whole, and never half of what someone is writing; bounded, and without waiting for anybody.
+//! Reads a whole regular file: bounded, stable, and without blocking on pipes.
 
 use std::{
     fs::{self, File},
@@ -10,11 +10,10 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
-/// What is read twice, with so long between, and is the same, nobody was writing: or pauses in the middle, and
-/// that can't be told from an end.
+/// A file that is the same twice, this far apart, is not being written. A writer that pauses for longer can't be told
+/// from one that has finished.
 const RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How often what is being written is tried, before it is left for another time.
 const MAX_ATTEMPTS: usize = 20;
 
 /// Why a file was not read.
@@ -26,13 +25,13 @@ pub enum ReadError {
     /// A directory, a pipe or a device: its end may never come.
     #[error("can't be read: it is no regular file")]
     NotAFile,
-    /// It was not read further.
+    /// Larger than allowed.
     #[error("can't be read: it is larger than {}", binary_size(*.max))]
     TooLarge {
-        /// How many bytes it may have.
+        /// In bytes.
         max: u64,
     },
-    /// It was another one with every reading.
+    /// It changed with every attempt.
     #[error("can't be read: it is being written all the time")]
     Unstable,
 }
@@ -51,8 +50,7 @@ impl PartialEq for ReadError {
     }
 }
 
-/// Reads a regular file of at most `most` bytes, once it is the same twice. Blocks for some milliseconds, and
-/// longer only where the disk does.
+/// Reads a regular file of at most `max` bytes, once it is the same twice. Blocks.
 ///
 /// # Errors
 ///
@@ -61,7 +59,7 @@ pub fn read_file(file: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
     read_stable(|| read_once(file, max))
 }
 
-/// What is the same in two readings, one after the other.
+/// Reads until two consecutive attempts have the same result.
 fn read_stable(mut read: impl FnMut() -> Result<Vec<u8>, ReadError>) -> Result<Vec<u8>, ReadError> {
     let mut last = read();
     for _ in 1..MAX_ATTEMPTS {
@@ -75,7 +73,7 @@ fn read_stable(mut read: impl FnMut() -> Result<Vec<u8>, ReadError>) -> Result<V
     Err(ReadError::Unstable)
 }
 
-/// Reads anything to its end, which must come within `most` bytes.
+/// Reads to the end, which must come within `max` bytes.
 ///
 /// # Errors
 ///
@@ -90,11 +88,11 @@ pub fn read_all(from: impl Read, max: u64) -> Result<Vec<u8>, ReadError> {
 }
 
 fn read_once(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
-    // Before it is opened, since opening a device may do something.
+    // Checked before it is opened: opening a device may have effects.
     if !fs::metadata(path)?.is_file() {
         return Err(ReadError::NotAFile);
     }
-    // A pipe that took its place in between is opened without waiting for whoever writes to it.
+    // If a pipe took its place in between, opening it must not block.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?);
     let opened = file.metadata()?;
@@ -107,7 +105,7 @@ fn read_once(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
     read_all(file, max)
 }
 
-/// The value without surrounding white space, such as the newline at the end of a file that a Secret was made from.
+/// A setting without surrounding white space, such as the newline at the end of a file that a Secret was made from.
 ///
 /// # Errors
 ///

@@ -1,13 +1,16 @@
 //! Reads a TOML document and collects *every* fault in it, each with its line and its key.
 //!
-//! The settings and the policy are both taken whole or not at all, so their schemas are walked by
-//! hand: a derived deserializer stops at the first fault.
+//! A document is taken whole or not at all. A derived deserializer stops at the first fault, so schemas are read key
+//! by key.
 
 use std::{
     cell::{OnceCell, RefCell},
-    fmt,
-    fmt::Write as _,
+    collections::HashSet,
+    fmt::{self, Display},
+    hash::Hash,
     ops::Range,
+    str,
+    time::Duration,
 };
 
 use toml::{
@@ -17,10 +20,13 @@ use toml::{
 
 use crate::files::read::trimmed;
 
-/// One thing that is wrong in a document. Displays as `line: key: message`.
+/// How many faults a [summary](Faults::summary) has.
+const MAX_SHOWN: usize = 100;
+
+/// A fault or a warning. Displays as `line: key: message`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// The line it stands on, from 1.
+pub struct Diagnostic {
+    /// From 1.
     pub line: usize,
     /// The key, with its tables: `orgs.org-acme.tier`. Empty where no key is at fault.
     pub key: String,
@@ -28,104 +34,127 @@ pub struct Fault {
     pub message: String,
 }
 
-/// Everything that is wrong in a document, by line. Displays as one line for each.
+/// All faults of a document, by line. Displays as one line for each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.first(usize::MAX))]
 pub struct Faults {
     /// The document's name: its path.
     pub file: String,
     /// At least one.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<Diagnostic>,
 }
 
-impl fmt::Display for Fault {
+impl Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { line, key, message } = self;
-        write!(f, "{line}: ")?;
-        if !key.is_empty() {
-            write!(f, "{key}: ")?;
-        }
-        f.write_str(message)
+        let colon = if key.is_empty() { "" } else { ": " };
+        write!(f, "{line}: {key}{colon}{message}")
     }
 }
 
-impl fmt::Display for Faults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, fault) in self.faults.iter().enumerate() {
-            if at > 0 {
-                f.write_char('\n')?;
-            }
-            write!(f, "{}:{fault}", self.file)?;
+impl Faults {
+    fn first(&self, max: usize) -> String {
+        let faults = self.faults.iter().take(max);
+        let lines: Vec<String> = faults.map(|it| format!("{}:{it}", self.file)).collect();
+        lines.join("\n")
+    }
+
+    /// The first faults, one a line, and how many more there are.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let first = self.first(MAX_SHOWN);
+        match self.faults.len().saturating_sub(MAX_SHOWN) {
+            0 => first,
+            more => format!("{first}\nand {more} more"),
         }
-        Ok(())
     }
 }
 
-/// Walks a document: calls `walk` with its root, and gives what `walk` gave if no fault was found.
+/// Reads a document by `schema`, which gets its root; `file` names it in faults.
 ///
 /// # Errors
 ///
-/// All faults: of the TOML itself, and those that `walk` reported.
+/// All faults: of the encoding, of the TOML, and those that `schema` reported.
 pub fn read<T>(
     file: &str,
-    text: &str,
-    walk: impl FnOnce(&Section<'_>) -> Option<T>,
+    bytes: &[u8],
+    schema: impl FnOnce(&Section<'_>) -> Option<T>,
 ) -> Result<T, Faults> {
-    let (root, errors) = DeTable::parse_recoverable(text);
-    let document = Document {
-        text,
-        line_ends: OnceCell::new(),
-        faults: RefCell::new(Vec::new()),
+    let invalid = |mut faults: Vec<Diagnostic>| {
+        faults.sort_by_key(|fault| fault.line);
+        let file = file.to_owned();
+        Err(Faults { file, faults })
     };
-    let mut broken = false;
+    let fault = |line, message: &str| Diagnostic {
+        line,
+        key: String::new(),
+        message: message.to_owned(),
+    };
+    let text = match str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let before = &bytes[..error.valid_up_to()];
+            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+            return invalid(vec![fault(line, "is not UTF-8")]);
+        }
+    };
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let document = Document::new(text);
     for error in &errors {
-        broken |= error.message() != DUPLICATE_KEY;
         let span = error.span().unwrap_or_default();
-        let key = text
-            .get(span.clone())
-            .filter(|_| error.message() == DUPLICATE_KEY);
+        let is_duplicate = error.message() == DUPLICATE_KEY;
+        let key = text.get(span.clone()).filter(|_| is_duplicate);
         document.fault(&span, key.unwrap_or_default(), error.message());
     }
-    // What was recovered from broken syntax has gaps of its own: they would only be noise.
-    let walked = if broken {
+    // What was recovered from broken syntax has gaps, which would be reported as further faults.
+    let is_broken = errors.iter().any(|it| it.message() != DUPLICATE_KEY);
+    let value = if is_broken {
         None
     } else {
-        walk(&Section {
-            document: &document,
-            path: String::new(),
-            span: 0..0,
-            table: root.get_ref(),
-        })
+        schema(&Section::root(&document, root.get_ref()))
     };
-    let mut faults = document.faults.into_inner();
-    faults.sort_by_key(|fault| fault.line);
-    match walked {
-        Some(value) if faults.is_empty() => Ok(value),
-        _ => {
-            if faults.is_empty() {
-                faults.push(Fault {
-                    line: 1,
-                    key: String::new(),
-                    message: "can't be taken".to_owned(),
-                });
-            }
-            Err(Faults {
-                file: file.to_owned(),
-                faults,
-            })
-        }
+    match (value, document.faults.into_inner()) {
+        (Some(value), faults) if faults.is_empty() => Ok(value),
+        (None, faults) if faults.is_empty() => invalid(vec![fault(1, "can't be taken")]),
+        (_, faults) => invalid(faults),
     }
+}
+
+/// The paths of all keys that `schema` reads of this document.
+pub(crate) fn keys(text: &str, schema: impl FnOnce(&Section<'_>)) -> Vec<String> {
+    let (root, _) = DeTable::parse_recoverable(text);
+    let document = Document {
+        keys: Some(RefCell::default()),
+        ..Document::new(text)
+    };
+    schema(&Section::root(&document, root.get_ref()));
+    document.keys.map(RefCell::into_inner).unwrap_or_default()
 }
 
 const DUPLICATE_KEY: &str = "duplicate key";
 
 struct Document<'t> {
     text: &'t str,
-    /// Where its lines end, once that is asked for: a document can have as many faults as lines.
+    /// Computed once: a document can have as many faults as lines.
     line_ends: OnceCell<Vec<usize>>,
-    faults: RefCell<Vec<Fault>>,
+    faults: RefCell<Vec<Diagnostic>>,
+    /// The table of a section that is not there.
+    empty: DeTable<'t>,
+    /// The keys that were read, if they are collected.
+    keys: Option<RefCell<Vec<String>>>,
 }
 
-impl Document<'_> {
+impl<'t> Document<'t> {
+    fn new(text: &'t str) -> Self {
+        Self {
+            text,
+            line_ends: OnceCell::new(),
+            faults: RefCell::default(),
+            empty: DeTable::new(),
+            keys: None,
+        }
+    }
+
     fn line(&self, span: &Range<usize>) -> usize {
         let ends = self.line_ends.get_or_init(|| {
             let ends = self.text.bytes().enumerate();
@@ -136,7 +165,7 @@ impl Document<'_> {
     }
 
     fn fault(&self, span: &Range<usize>, key: &str, message: &str) {
-        let fault = Fault {
+        let fault = Diagnostic {
             line: self.line(span),
             key: key.to_owned(),
             message: message.to_owned(),
@@ -145,19 +174,37 @@ impl Document<'_> {
     }
 }
 
+/// Parses each string of a list, which may stand there once.
+pub fn distinct<'d, T: Clone + Eq + Hash, E: Display>(
+    texts: Vec<(&'d str, Entry<'d>)>,
+    parse: impl Fn(&'d str) -> Result<T, E>,
+) -> Vec<T> {
+    let (mut values, mut seen) = (Vec::new(), HashSet::new());
+    for (text, entry) in texts {
+        match entry.check(parse(text)) {
+            Some(value) if seen.insert(value.clone()) => values.push(value),
+            Some(_) => entry.fault(format!("{text:?} is listed twice")),
+            None => {}
+        }
+    }
+    values
+}
+
 /// The known name that is most like this one.
 pub(crate) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let known = known.iter().copied();
     known.min_by_key(|other| strsim::damerau_levenshtein(name, other))
 }
 
-/// A table of the document. Its getters report a fault where a value is of another kind, and give
-/// `None` then, as they do for an absent key.
+/// A table of the document. Its getters report a fault where a value has the wrong type, and return `None` then, as
+/// they do for an absent key.
 pub struct Section<'d> {
     document: &'d Document<'d>,
     path: String,
     span: Range<usize>,
     table: &'d DeTable<'d>,
+    /// The keys that were read.
+    known: RefCell<Vec<&'static str>>,
 }
 
 /// A value of the document, and where it stands.
@@ -169,6 +216,74 @@ pub struct Entry<'d> {
 }
 
 impl<'d> Section<'d> {
+    fn root(document: &'d Document<'d>, table: &'d DeTable<'d>) -> Self {
+        Self {
+            document,
+            path: String::new(),
+            span: 0..0,
+            table,
+            known: RefCell::default(),
+        }
+    }
+
+    /// The value of a key, which is known from now on.
+    pub fn entry(&self, key: &'static str) -> Option<Entry<'d>> {
+        self.know(key);
+        self.find(key)
+    }
+
+    fn know(&self, key: &'static str) {
+        self.known.borrow_mut().push(key);
+        if let Some(keys) = &self.document.keys {
+            keys.borrow_mut().push(self.join(key));
+        }
+    }
+
+    /// Reads the value of a key, if it is there.
+    pub fn get<T>(
+        &self,
+        key: &'static str,
+        read: impl FnOnce(&Entry<'d>) -> Option<T>,
+    ) -> Option<T> {
+        read(&self.entry(key)?)
+    }
+
+    /// The table of a key; an empty one if there is none.
+    pub fn section(&self, key: &'static str) -> Section<'d> {
+        self.get(key, Entry::section).unwrap_or_else(|| Section {
+            document: self.document,
+            path: self.join(key),
+            span: 0..0,
+            table: &self.document.empty,
+            known: RefCell::default(),
+        })
+    }
+
+    /// Reads the value of a key that must be there.
+    pub fn require<T>(
+        &self,
+        key: &'static str,
+        read: impl FnOnce(&Entry<'d>) -> Option<T>,
+    ) -> Option<T> {
+        self.know(key);
+        read(&self.require_named(key)?)
+    }
+
+    /// The value of a key whose name the document says elsewhere, and that must be there.
+    pub fn require_named(&self, key: &str) -> Option<Entry<'d>> {
+        let entry = self.find(key);
+        if entry.is_none() {
+            let path = self.join(key);
+            self.document.fault(&self.span, &path, "is missing");
+        }
+        entry
+    }
+
+    /// Reports every key that was not read, with the nearest known one.
+    pub fn finish(&self) {
+        self.only(&self.known.borrow());
+    }
+
     /// Reports every key that is not among `known`, with the nearest that is.
     pub fn only(&self, known: &[&str]) {
         for key in self.table.keys() {
@@ -184,39 +299,12 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// The value of a key.
-    #[must_use]
-    pub fn get(&self, key: &str) -> Option<Entry<'d>> {
-        let value = self.table.get(key)?;
-        Some(self.entry(key, value))
-    }
-
-    /// The value of a key that must be there.
-    pub fn require(&self, key: &str) -> Option<Entry<'d>> {
-        let entry = self.get(key);
-        if entry.is_none() {
-            self.document
-                .fault(&self.span, &self.join(key), "is missing");
-        }
-        entry
-    }
-
-    /// The table under a key.
-    pub fn section(&self, key: &str) -> Option<Section<'d>> {
-        self.get(key)?.section()
-    }
-
-    /// Every key with its value, in the order of the keys.
+    /// Every key with its value, which stands where the key does, in the order of the keys.
     pub fn entries(&self) -> impl Iterator<Item = (&'d str, Entry<'d>)> + '_ {
         self.table.iter().map(|(key, value)| {
-            let entry = self.entry(key.get_ref(), value);
-            (
-                key.get_ref().as_ref(),
-                Entry {
-                    span: key.span(),
-                    ..entry
-                },
-            )
+            let mut entry = self.value(key.get_ref(), value);
+            entry.span = key.span();
+            (key.get_ref().as_ref(), entry)
         })
     }
 
@@ -225,7 +313,11 @@ impl<'d> Section<'d> {
         self.document.fault(&self.span, &self.path, message);
     }
 
-    fn entry(&self, key: &str, value: &'d Spanned<DeValue<'d>>) -> Entry<'d> {
+    fn find(&self, key: &str) -> Option<Entry<'d>> {
+        Some(self.value(key, self.table.get(key)?))
+    }
+
+    fn value(&self, key: &str, value: &'d Spanned<DeValue<'d>>) -> Entry<'d> {
         Entry {
             document: self.document,
             path: self.join(key),
@@ -235,18 +327,12 @@ impl<'d> Section<'d> {
     }
 
     fn join(&self, key: &str) -> String {
-        let plain = key
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-        let key = if plain && !key.is_empty() {
-            key.to_owned()
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        let dot = if self.path.is_empty() { "" } else { "." };
+        if key.bytes().all(is_plain) && !key.is_empty() {
+            format!("{}{dot}{key}", self.path)
         } else {
-            format!("{key:?}")
-        };
-        if self.path.is_empty() {
-            key
-        } else {
-            format!("{}.{key}", self.path)
+            format!("{}{dot}{key:?}", self.path)
         }
     }
 }
@@ -258,20 +344,30 @@ impl<'d> Entry<'d> {
             .fault(&self.span, &self.path, message.as_ref());
     }
 
-    /// A fault of this value that is not reported: the document stays valid.
+    /// A warning about this value: it is not reported, and the document stays valid.
     #[must_use]
-    pub fn to_fault(&self, message: String) -> Fault {
-        Fault {
+    pub fn warning(&self, message: String) -> Diagnostic {
+        Diagnostic {
             line: self.line(),
             key: self.path.clone(),
             message,
         }
     }
 
-    /// The line that it stands on, from 1.
+    /// From 1.
     #[must_use]
     pub fn line(&self) -> usize {
         self.document.line(&self.span)
+    }
+
+    /// The value of a result; an error is reported as a fault.
+    pub fn check<T, E: Display>(&self, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.fault(error.to_string())).ok()
+    }
+
+    /// A string, trimmed and parsed.
+    pub fn parse<T, E: Display>(&self, parse: impl FnOnce(&'d str) -> Result<T, E>) -> Option<T> {
+        self.check(parse(self.trimmed()?))
     }
 
     /// A table.
@@ -283,6 +379,7 @@ impl<'d> Entry<'d> {
             path: self.path.clone(),
             span: self.span.clone(),
             table,
+            known: RefCell::default(),
         })
     }
 
@@ -294,9 +391,8 @@ impl<'d> Entry<'d> {
 
     /// A string without surrounding white space and control characters, as settings have them.
     #[must_use]
-    pub fn trimmed_text(&self) -> Option<&'d str> {
-        let trimmed = trimmed(self.text()?);
-        trimmed.map_err(|fault| self.fault(fault)).ok()
+    pub fn trimmed(&self) -> Option<&'d str> {
+        self.check(trimmed(self.text()?))
     }
 
     /// `true` or `false`.
@@ -305,13 +401,14 @@ impl<'d> Entry<'d> {
         self.expect("true or false", self.value.as_bool())
     }
 
-    /// A whole number within bounds.
+    /// A whole number within bounds, which `T` must hold.
     #[must_use]
-    pub fn number(&self, min: u64, max: u64) -> Option<u64> {
+    pub fn number<T: TryFrom<u64>>(&self, min: u64, max: u64) -> Option<T> {
         let digits = self.expect("a whole number", self.value.as_integer())?;
         let number = i128::from_str_radix(digits.as_str(), digits.radix()).ok();
         let number = number.and_then(|number| u64::try_from(number).ok());
         let number = number.filter(|number| (min..=max).contains(number));
+        let number = number.and_then(|number| T::try_from(number).ok());
         if number.is_none() {
             self.fault(format!("is {digits}, allowed are {min} to {max}"));
         }
@@ -332,36 +429,27 @@ impl<'d> Entry<'d> {
         share
     }
 
-    /// A list of strings: those of its entries that are. Each other one is reported as a fault.
+    /// The strings of a list. Every other value in it is reported as a fault, and left out.
     #[must_use]
     pub fn texts(&self) -> Option<Vec<(&'d str, Entry<'d>)>> {
         let list = self.expect("a list of strings", self.value.as_array())?;
-        let mut texts = Vec::with_capacity(list.len());
-        for value in list.iter() {
-            let entry = Entry {
-                document: self.document,
-                path: self.path.clone(),
-                span: value.span(),
-                value: value.get_ref(),
-            };
-            if let Some(text) = entry.text() {
-                texts.push((text, entry));
-            }
-        }
-        Some(texts)
+        let entries = list.iter().map(|value| Entry {
+            document: self.document,
+            path: self.path.clone(),
+            span: value.span(),
+            value: value.get_ref(),
+        });
+        Some(entries.filter_map(|it| Some((it.text()?, it))).collect())
     }
 
     /// A duration such as "500ms", "10s" or "35days".
     #[must_use]
-    pub fn duration(&self) -> Option<std::time::Duration> {
-        let text = self.trimmed_text()?;
-        let duration = humantime::parse_duration(text).ok();
-        if duration.is_none() {
-            self.fault(format!(
-                "{text:?} is not a duration such as \"500ms\", \"10s\" or \"35days\""
-            ));
-        }
-        duration
+    pub fn duration(&self) -> Option<Duration> {
+        self.parse(|text| {
+            humantime::parse_duration(text).map_err(|_| {
+                format!("{text:?} is not a duration such as \"500ms\", \"10s\" or \"35days\"")
+            })
+        })
     }
 
     /// A day, as a string or as a TOML date.
@@ -377,21 +465,18 @@ impl<'d> Entry<'d> {
 
     fn expect<T>(&self, wanted: &str, found: Option<T>) -> Option<T> {
         if found.is_none() {
-            self.fault(format!("must be {wanted}, and is {}", kind(self.value)));
+            let kind = match self.value {
+                DeValue::String(_) => "a string",
+                DeValue::Integer(_) => "a whole number",
+                DeValue::Float(_) => "a fraction",
+                DeValue::Boolean(_) => "true or false",
+                DeValue::Datetime(_) => "a date",
+                DeValue::Array(_) => "a list",
+                DeValue::Table(_) => "a table",
+            };
+            self.fault(format!("must be {wanted}, and is {kind}"));
         }
         found
-    }
-}
-
-fn kind(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a fraction",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
     }
 }
 

@@ -1,218 +1,336 @@
-//! Watches files, and reads them whole: what everything that is reloaded while the service runs is built on.
+//! Values that are loaded from files, and loaded again when the files change.
 //!
-//! A [`FileWatcher`] stamps at the metadata of its files four times a second, after following every symlink. So it
-//! sees a write in place, a rename, and the swap of the directory behind a mounted ConfigMap, on any file
-//! system, and its queue can't overflow. What is to be done with a change is its caller's: there is no
-//! policy in here.
-//!
-//! A change is told once the files have been left alone for [`QUIET_INTERVAL`], since whoever writes may be half-way.
-//! Files that are never left alone are told every [`MAX_UNSETTLED`] all the same, and once more when they are.
+//! A value is replaced only by a valid one: invalid files are reported once, and the last good value stays in
+//! force. Reading and loading run where no call waits for them.
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt as _,
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
+use ring::digest::{SHA256, digest};
+use tokio::task::{JoinError, spawn_blocking};
+
+use super::{
+    read::{ReadError, read_file},
+    toml::Faults,
+    watcher::{FileWatcher, ReloadCause},
 };
 
-/// How long from one look to the next, while nothing changes.
-pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
+pub use super::watcher::ReloadSignal;
 
-/// How long the files must have been left alone before a change is told. Longer than any file system that
-/// services run on takes a moment to be: a second write within one moment leaves the same metadata.
-pub const QUIET_INTERVAL: Duration = Duration::from_millis(100);
-
-/// How long files that are written all the time are waited for.
-pub const MAX_UNSETTLED: Duration = Duration::from_millis(500);
-
-/// Watches one or several files, as one: a certificate and its key change together.
-#[derive(Debug)]
-pub struct FileWatcher {
+/// One or several files that hold one value: a certificate and its key change together.
+pub struct Watched<T, E> {
     files: Arc<[PathBuf]>,
-    debounce: Debounce,
-    next_poll: Instant,
-    /// Nothing is told before, however often someone asks.
-    quiet_until: Instant,
-    reload: ReloadSignal,
-    requests: watch::Receiver<u64>,
+    max_bytes: u64,
+    load: Arc<Load<T, E>>,
+    watcher: FileWatcher,
+    /// The version in force, and the one before it.
+    version: Version,
+    previous: Version,
+    /// The version that was rejected last, while the files still hold it.
+    rejected: Option<Version>,
+    was_unstable: bool,
 }
 
-/// Why files should be read again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReloadCause {
-    /// They look different.
-    Changed,
-    /// Someone asked for it, whatever they look like.
-    Requested,
-}
+/// Each file's bytes, or why it can't be read.
+pub type Contents = Vec<Result<Vec<u8>, ReadError>>;
 
-/// Makes every [`FileWatcher`] that knows it tell at once, as SIGHUP does. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct ReloadSignal(watch::Sender<u64>);
+type Load<T, E> = dyn Fn(Contents) -> Result<T, E> + Send + Sync;
 
-/// What a file stamps like from outside. Its contents are another where any of these is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum FileStamp {
-    Present {
-        device: u64,
-        inode: u64,
-        bytes: u64,
-        /// Seconds and nanoseconds.
-        modified_at: (i64, i64),
-        /// Also when rights changed, or a modification time was set back by whoever copied the file.
-        changed_at: (i64, i64),
-    },
-    Missing(io::ErrorKind),
-}
-
-/// What was seen so far, and so what a look means.
-#[derive(Debug, Default)]
-struct Debounce {
-    /// What was told last, and was left alone before that.
-    settled: Option<Vec<FileStamp>>,
-    last: Option<Vec<FileStamp>>,
-    /// Since when they look different from one look to the next.
-    unsettled_since: Option<Instant>,
-}
-
-/// What a look means.
-#[derive(Debug, PartialEq, Eq)]
-enum Observation {
+/// What a change of the files, or a reload signal, led to.
+#[derive(Debug)]
+pub enum Reload<T, E> {
+    /// Another valid value.
+    Loaded(T),
+    /// An invalid one: the last good one stays. Reported once for the same contents.
+    Rejected(E),
+    /// After an invalid one, the files hold what is in force again.
+    Restored,
+    /// On a signal: the files hold what is in force.
     Unchanged,
-    /// Something is going on: look again soon.
-    Unsettled,
-    Settled,
+    /// On a signal: the files hold what was rejected before.
+    StillRejected,
+    /// The files are being written all the time. Reported once, until they can be read.
+    Unstable,
 }
 
-impl FileWatcher {
-    /// Starts to watch. The first change is told within moments, whatever the files look like: what was read
-    /// of them before may be old by now.
-    #[must_use]
-    pub fn new(files: impl IntoIterator<Item = PathBuf>, reload: &ReloadSignal) -> Self {
-        let now = Instant::now();
-        Self {
-            files: files.into_iter().collect(),
-            debounce: Debounce::default(),
-            next_poll: now,
-            quiet_until: now,
-            reload: reload.clone(),
-            requests: reload.subscribe(),
-        }
-    }
+/// The SHA-256 of the contents. Displays as its first 12 hexadecimal digits, as `sha256sum` of a single file begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version([u8; 32]);
 
-    /// Waits until the files should be read again. Whoever drops the waiting loses nothing: the next one
-    /// tells.
+/// Why a TOML file is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It can't be read.
+    #[error(transparent)]
+    Unreadable(#[from] ReadError),
+    /// It has faults. Of very many, the message has the first.
+    #[error("is refused: {}", .0.summary())]
+    Faulty(#[from] Faults),
+    /// The parser panicked: a defect. The value in force stays.
+    #[error("is refused: the reader failed: {0}")]
+    Panicked(#[from] JoinError),
+}
+
+impl<T, E> Watched<T, E>
+where
+    T: Send + 'static,
+    E: From<JoinError> + Send + 'static,
+{
+    /// Reads the files, each of at most `max_bytes`, and loads the first value. Blocks.
     ///
-    /// What is told may be the same bytes as before, and may change again while it is read. It is told
-    /// again then.
-    pub async fn changed(&mut self) -> ReloadCause {
-        sleep_until(self.quiet_until).await;
-        loop {
-            tokio::select! {
-                biased;
-                () = self.reload.received(&mut self.requests) => {
-                    // Whoever asks may do so in the middle of a write.
-                    self.debounce = Debounce::default();
-                    self.reported(QUIET_INTERVAL);
-                    return ReloadCause::Requested;
-                }
-                () = sleep_until(self.next_poll), if !self.files.is_empty() => {}
-            }
-            let stamps = stamps_of(Arc::clone(&self.files)).await;
-            match self.debounce.observe(stamps, Instant::now()) {
-                Observation::Unchanged => self.next_poll = Instant::now() + POLL_INTERVAL,
-                Observation::Unsettled => self.next_poll = Instant::now() + QUIET_INTERVAL,
-                Observation::Settled => {
-                    self.reported(POLL_INTERVAL);
-                    return ReloadCause::Changed;
-                }
-            }
-        }
+    /// # Errors
+    ///
+    /// What `load` fails with.
+    pub fn open(
+        files: impl IntoIterator<Item = PathBuf>,
+        max_bytes: u64,
+        load: impl Fn(Contents) -> Result<T, E> + Send + Sync + 'static,
+    ) -> Result<(T, Self), E> {
+        let files: Arc<[PathBuf]> = files.into_iter().collect();
+        let (version, contents) = read_files(&files, max_bytes);
+        let value = load(contents)?;
+        let watched = Self {
+            watcher: FileWatcher::new(Arc::clone(&files), &ReloadSignal::new()),
+            files,
+            max_bytes,
+            load: Arc::new(load),
+            version,
+            previous: version,
+            rejected: None,
+            was_unstable: false,
+        };
+        Ok((value, watched))
     }
 
-    fn reported(&mut self, next_poll: Duration) {
-        let now = Instant::now();
-        self.next_poll = now + next_poll;
-        self.quiet_until = now + QUIET_INTERVAL;
+    /// [`open`](Self::open) for a single file.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read, or what `load` fails with.
+    pub fn open_file(
+        file: &Path,
+        max_bytes: u64,
+        load: impl Fn(&[u8]) -> Result<T, E> + Send + Sync + 'static,
+    ) -> Result<(T, Self), E>
+    where
+        E: From<ReadError>,
+    {
+        Self::open([file.to_owned()], max_bytes, move |contents| {
+            let bytes: Result<Vec<_>, ReadError> = contents.into_iter().collect();
+            load(&bytes?.concat())
+        })
     }
-}
 
-impl ReloadSignal {
-    /// One that nobody has given yet.
+    /// Also reloads at each signal.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn with_signal(mut self, signal: &ReloadSignal) -> Self {
+        self.watcher = FileWatcher::new(Arc::clone(&self.files), signal);
+        self
     }
 
-    /// Gives it to all that watch.
-    pub fn send(&self) {
-        self.0.send_modify(|given| *given = given.wrapping_add(1));
+    /// The paths of the files.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let paths = self.files.iter().map(|file| file.display().to_string());
+        paths.collect::<Vec<_>>().join(", ")
     }
 
-    /// Whoever gave it before anybody watched, as the service started, shall not have given it in vain.
-    fn subscribe(&self) -> watch::Receiver<u64> {
-        let mut requests = self.0.subscribe();
-        if *requests.borrow() > 0 {
-            requests.mark_changed();
+    /// The version in force.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Waits for the next reload. If the waiting is dropped, that reload is lost.
+    pub async fn next(&mut self) -> Reload<T, E> {
+        loop {
+            let is_requested = self.watcher.changed().await == ReloadCause::Requested;
+            let (files, max_bytes) = (Arc::clone(&self.files), self.max_bytes);
+            let read = spawn_blocking(move || read_files(&files, max_bytes));
+            let read = read.await.ok();
+            let stable = read.filter(|(_, contents)| !is_unstable(contents));
+            let was_unstable = std::mem::replace(&mut self.was_unstable, stable.is_none());
+            let reload = match stable {
+                None => (!was_unstable).then_some(Reload::Unstable),
+                Some((version, _)) if version == self.version => match self.rejected.take() {
+                    Some(_) => Some(Reload::Restored),
+                    None => is_requested.then_some(Reload::Unchanged),
+                },
+                Some((version, _)) if self.rejected == Some(version) => {
+                    is_requested.then_some(Reload::StillRejected)
+                }
+                Some((version, contents)) => Some(self.load(version, contents).await),
+            };
+            if let Some(reload) = reload {
+                return reload;
+            }
         }
-        requests
     }
 
-    async fn received(&self, requests: &mut watch::Receiver<u64>) {
-        let given = requests.changed().await;
-        given.expect("a watch holds a sender of its own");
+    async fn load(&mut self, version: Version, contents: Contents) -> Reload<T, E> {
+        let load = Arc::clone(&self.load);
+        let loaded = spawn_blocking(move || load(contents)).await;
+        match loaded.unwrap_or_else(|panicked| Err(panicked.into())) {
+            Ok(value) => {
+                self.previous = std::mem::replace(&mut self.version, version);
+                self.rejected = None;
+                Reload::Loaded(value)
+            }
+            Err(error) => {
+                self.rejected = Some(version);
+                Reload::Rejected(error)
+            }
+        }
+    }
+
+    /// Rejects the value that was loaded last: the one before it stays in force.
+    pub fn reject(&mut self) {
+        self.rejected = Some(self.version);
+        self.version = self.previous;
     }
 }
 
-impl Debounce {
-    /// Takes in what the files look like now.
-    fn observe(&mut self, stamps: Vec<FileStamp>, now: Instant) -> Observation {
-        let quiet = self.unsettled_since.is_none() && self.settled.as_ref() == Some(&stamps);
-        if quiet {
-            return Observation::Unchanged;
+fn read_files(files: &[PathBuf], max_bytes: u64) -> (Version, Contents) {
+    let contents = files.iter().map(|file| read_file(file, max_bytes));
+    let contents: Contents = contents.collect();
+    (Version::of_files(&contents), contents)
+}
+
+fn is_unstable(contents: &[Result<Vec<u8>, ReadError>]) -> bool {
+    let mut contents = contents.iter();
+    contents.any(|read| matches!(read, Err(ReadError::Unstable)))
+}
+
+impl LoadError {
+    /// How many faults the file has, where it could be parsed.
+    #[must_use]
+    pub fn faults(&self) -> Option<usize> {
+        match self {
+            Self::Faulty(faults) => Some(faults.faults.len()),
+            Self::Unreadable(_) | Self::Panicked(_) => None,
         }
-        if self.last.as_ref() == Some(&stamps) {
-            self.settled = Some(stamps);
-            self.unsettled_since = None;
-            return Observation::Settled;
-        }
-        self.last = Some(stamps);
-        let since = *self.unsettled_since.get_or_insert(now);
-        if now.duration_since(since) < MAX_UNSETTLED {
-            return Observation::Unsettled;
-        }
-        // Still restless: what is told now is told once more when they are left alone.
-        self.unsettled_since = Some(now);
-        Observation::Settled
     }
 }
 
-/// A disk or a network can hang, and then it is not a worker of calls that hangs with it.
-async fn stamps_of(files: Arc<[PathBuf]>) -> Vec<FileStamp> {
-    let looked =
-        tokio::task::spawn_blocking(move || files.iter().map(|file| stamp(file)).collect());
-    // Only at the end of the process is it not carried out.
-    looked.await.unwrap_or_default()
+impl Version {
+    const SHOWN_BYTES: usize = 6;
+
+    /// Of one file's bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let digest = digest(&SHA256, bytes);
+        let digest = digest.as_ref().try_into();
+        Self(digest.expect("a SHA-256 has 32 bytes"))
+    }
+
+    fn of_files(contents: &[Result<Vec<u8>, ReadError>]) -> Self {
+        let of_file = |read: &Result<Vec<u8>, ReadError>| match read {
+            Ok(bytes) => Self::of(bytes),
+            Err(error) => Self::of(error.to_string().as_bytes()),
+        };
+        match contents {
+            [single] => of_file(single),
+            several => {
+                let versions: Vec<[u8; 32]> = several.iter().map(|it| of_file(it).0).collect();
+                Self::of(&versions.concat())
+            }
+        }
+    }
 }
 
-fn stamp(file: &Path) -> FileStamp {
-    match fs::metadata(file) {
-        Ok(seen) => FileStamp::Present {
-            device: seen.dev(),
-            inode: seen.ino(),
-            bytes: seen.len(),
-            modified_at: (seen.mtime(), seen.mtime_nsec()),
-            changed_at: (seen.ctime(), seen.ctime_nsec()),
-        },
-        Err(error) => FileStamp::Missing(error.kind()),
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.0[..Self::SHOWN_BYTES].iter();
+        shown.try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl<T, E> fmt::Debug for Watched<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Watched").field(&self.files).finish()
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::{fs, str::FromStr as _, time::Duration};
+
+    use super::*;
+
+    type Number = Watched<u8, LoadError>;
+
+    fn open(file: &Path) -> Number {
+        let opened = Watched::open_file(file, 8, |bytes| {
+            let text = std::str::from_utf8(bytes).expect("text");
+            assert_ne!(text, "panic", "as the test wants it");
+            let faults = Faults {
+                file: "file".to_owned(),
+                faults: Vec::new(),
+            };
+            Ok(u8::from_str(text).map_err(|_| faults)?)
+        });
+        let (first, watched) = opened.expect("valid");
+        assert_eq!(first, 1);
+        watched
+    }
+
+    async fn next(watched: &mut Number) -> Reload<u8, LoadError> {
+        let next = tokio::time::timeout(Duration::from_secs(10), watched.next()).await;
+        next.expect("reloaded in time")
+    }
+
+    #[tokio::test]
+    async fn the_last_good_value_stays_and_the_same_fault_is_reported_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("file");
+        let write = |text: &str| fs::write(&file, text).expect("written");
+        write("1");
+        let signal = ReloadSignal::new();
+        let mut watched = open(&file).with_signal(&signal);
+        let in_force = watched.version();
+        write("panic");
+        let panicked = next(&mut watched).await;
+        assert!(
+            matches!(panicked, Reload::Rejected(LoadError::Panicked(_))),
+            "{panicked:?}"
+        );
+        write("nonsense");
+        let faulty = next(&mut watched).await;
+        assert!(
+            matches!(faulty, Reload::Rejected(LoadError::Faulty(_))),
+            "{faulty:?}"
+        );
+        assert_eq!(watched.version(), in_force);
+        // Nothing is reported until the signal.
+        write("nonsense");
+        signal.send();
+        assert!(matches!(next(&mut watched).await, Reload::StillRejected));
+        write("1");
+        assert!(matches!(next(&mut watched).await, Reload::Restored));
+        write("2");
+        assert!(matches!(next(&mut watched).await, Reload::Loaded(2)));
+        assert_eq!(watched.version(), Version::of(b"2"));
+    }
+
+    #[tokio::test]
+    async fn a_value_that_its_user_rejects_is_not_in_force() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("file");
+        let write = |text: &str| fs::write(&file, text).expect("written");
+        write("1");
+        let mut watched = open(&file);
+        write("2");
+        assert!(matches!(next(&mut watched).await, Reload::Loaded(2)));
+        watched.reject();
+        write("1");
+        assert!(matches!(next(&mut watched).await, Reload::Restored));
+    }
+
+    #[test]
+    fn a_version_is_how_the_sha_256_of_the_text_begins() {
+        assert_eq!(Version::of(b"abc").to_string(), "ba7816bf8f01");
+    }
+}

@@ -1,10 +1,10 @@
-//! Between the proto's messages and the domain's values.
+//! Conversion between the proto's messages and the domain's values.
 
 use chrono::{DateTime, Utc};
 use tonic::Status;
 
 use super::{
-    access::Permit,
+    authorization::Permit,
     page_token::PageToken,
     proto::{
         self, GetQuotaResponse, ListUsageRequest, ListUsageResponse, PoolQuota, ReleaseRequest,
@@ -16,24 +16,21 @@ use crate::{
         BilledReason, InvalidField, ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens,
         UtcDay, Verdict, Workload, ids::FieldFault,
     },
-    ledger::{Quota, Released, ReserveCall, Reserved, Settled, Usage, UsagePage},
+    ledger::{Quota, Released, Reserve, Reserved, Settled, Usage, UsagePage},
     store::PoolBalance,
 };
 
 const DEFAULT_PAGE_SIZE: usize = 100;
 const MAX_PAGE_SIZE: usize = 1000;
 
-pub(super) fn reserve_call(
-    request: ReserveRequest,
-    permit: &Permit,
-) -> Result<ReserveCall, Status> {
+pub(super) fn reserve(request: ReserveRequest, permit: &Permit) -> Result<Reserve, Status> {
     let org = org(request.org, permit)?;
     let workload = workload(request.workload)?;
     let request_id = match request.request_id {
         id if id.is_empty() => None,
         id => Some(RequestId::parse(id).map_err(invalid)?),
     };
-    Ok(ReserveCall {
+    Ok(Reserve {
         org,
         fields: RequestFields {
             project: ProjectId::parse(request.project).map_err(invalid)?,
@@ -46,20 +43,17 @@ pub(super) fn reserve_call(
     })
 }
 
-pub(super) fn settle_call(
+pub(super) fn settle(
     request: SettleRequest,
     permit: &Permit,
 ) -> Result<(OrgId, RequestId, Tokens), Status> {
     let org = org(request.org, permit)?;
     let request_id = RequestId::parse(request.request_id).map_err(invalid)?;
-    Ok((
-        org,
-        request_id,
-        Tokens::of_settle(request.tokens).map_err(invalid)?,
-    ))
+    let tokens = Tokens::of_settle(request.tokens).map_err(invalid)?;
+    Ok((org, request_id, tokens))
 }
 
-pub(super) fn release_call(
+pub(super) fn release(
     request: ReleaseRequest,
     permit: &Permit,
 ) -> Result<(OrgId, RequestId), Status> {
@@ -126,15 +120,8 @@ fn workload(number: i32) -> Result<Workload, Status> {
 }
 
 pub(super) fn reserve_response(reserved: Reserved) -> ReserveResponse {
-    let Reserved {
-        verdict,
-        pool,
-        replayed,
-        resets_at,
-    } = reserved;
-    let (verdict, billed_reason) = verdict_numbers(verdict);
-    let (pool, allowance, used, remaining) = figures(pool);
-    let resets_at = Some(timestamp(resets_at));
+    let (verdict, billed_reason) = verdict_numbers(reserved.verdict);
+    let (pool, allowance, used, remaining) = figures(reserved.pool);
     ReserveResponse {
         verdict,
         billed_reason,
@@ -142,50 +129,37 @@ pub(super) fn reserve_response(reserved: Reserved) -> ReserveResponse {
         allowance,
         used,
         remaining,
-        resets_at,
-        replayed,
+        resets_at: Some(timestamp(reserved.resets_at)),
+        replayed: reserved.replayed,
     }
 }
 
 pub(super) fn settle_response(settled: Settled) -> SettleResponse {
-    let Settled {
-        verdict,
-        verdict_changed,
-        pool,
-        replayed,
-        resets_at,
-    } = settled;
-    let (verdict, billed_reason) = verdict_numbers(verdict);
-    let (pool, allowance, used, remaining) = figures(pool);
+    let (verdict, billed_reason) = verdict_numbers(settled.verdict);
+    let (pool, allowance, used, remaining) = figures(settled.pool);
     SettleResponse {
         verdict,
         billed_reason,
-        verdict_changed,
+        verdict_changed: settled.verdict_changed,
         pool,
         allowance,
         used,
         remaining,
-        resets_at: Some(timestamp(resets_at)),
-        replayed,
+        resets_at: Some(timestamp(settled.resets_at)),
+        replayed: settled.replayed,
     }
 }
 
 pub(super) fn release_response(released: Released) -> ReleaseResponse {
-    let Released {
-        tokens,
-        pool,
-        replayed,
-        resets_at,
-    } = released;
-    let (pool, allowance, used, remaining) = figures(pool);
+    let (pool, allowance, used, remaining) = figures(released.pool);
     ReleaseResponse {
-        released_tokens: tokens.get(),
+        released_tokens: released.tokens.get(),
         pool,
         allowance,
         used,
         remaining,
-        resets_at: Some(timestamp(resets_at)),
-        replayed,
+        resets_at: Some(timestamp(released.resets_at)),
+        replayed: released.replayed,
     }
 }
 

@@ -1,125 +1,46 @@
-//! When a call must have its answer (docs/CONTRACT.md, "Errors").
+//! The deadline of a call (docs/CONTRACT.md, "Errors").
 //!
-//! tonic ends a call at its caller's deadline by itself, and says nothing but CANCELLED then. So the answer
-//! comes a little before: a tenth of the caller's time, at most 50 ms, is kept for its way back. Where a call
-//! has not come whole by its deadline, it is ended ([`InTime`]).
+//! The answer comes a little before the caller's deadline: a tenth of its time, at most 50 ms, is kept for the way
+//! back.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::time::Duration;
 
-use http::{HeaderMap, Request, Response};
-use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
-use tonic::{Status, body::Body, metadata::MetadataMap};
-use tower_service::Service;
+use tokio::time::Instant;
+use tonic::codegen::http::HeaderMap;
 
-use super::heard::Heard;
-
-/// The most that is kept for the way back.
-const MOST_FOR_THE_WAY: Duration = Duration::from_millis(50);
+/// The most time that is kept for the way back.
+const MAX_WAY_BACK: Duration = Duration::from_millis(50);
 
 /// No caller waits for longer. Far from what an `Instant` can't hold.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// By when a call that has just come is answered: the caller's deadline, else the default.
-pub(super) fn answer_by(metadata: &MetadataMap, default: Duration) -> Instant {
-    let wanted = metadata.get(GRPC_TIMEOUT);
-    let wanted = wanted.and_then(|text| parse(text.as_bytes()));
-    Instant::now() + wanted.map_or(default, before)
+/// When a call ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CallDeadline {
+    /// When the answer must be there, where the caller has a deadline.
+    pub(super) answer_by: Option<Instant>,
+    /// When the call is ended, whatever it does: it may not even have come whole.
+    pub(super) ends: Instant,
 }
 
-/// Services whose calls end at their callers' deadlines, whatever they do; and where there is none, those that
-/// have not even come whole when twice the default is over. Streams, whose answers have begun, go on.
-#[derive(Clone)]
-pub struct InTime<S> {
-    services: S,
-    default: Duration,
-}
-
-impl<S> InTime<S> {
-    /// `default` is how long a call whose caller has no deadline waits for the store.
-    pub fn new(services: S, default: Duration) -> Self {
-        Self { services, default }
-    }
-}
-
-impl<S, B> Service<Request<B>> for InTime<S>
-where
-    S: Service<Request<B>, Response = Response<Body>>,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Ending<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.services.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let ends = Instant::now() + longest(request.headers(), self.default);
-        Ending {
-            heard: request.extensions().get().cloned(),
-            answer: self.services.call(request),
-            ends,
-            timer: None,
+impl CallDeadline {
+    /// Of a call that has just come, by its `grpc-timeout`. Without one it ends after twice the time that it may
+    /// wait for the store.
+    pub(super) fn of(headers: &HeaderMap, call_timeout: Duration) -> Self {
+        let now = Instant::now();
+        let timeout = headers.get("grpc-timeout");
+        let timeout = timeout.and_then(|text| parse(text.as_bytes()));
+        let timeout = timeout.map(|timeout| timeout.min(MAX_TIMEOUT));
+        Self {
+            answer_by: timeout.map(|timeout| now + before(timeout)),
+            ends: now + timeout.unwrap_or(call_timeout * 2),
         }
     }
-}
-
-pin_project! {
-    /// A call that ends at its deadline.
-    pub struct Ending<F> {
-        #[pin]
-        answer: F,
-        heard: Option<Heard>,
-        ends: Instant,
-        // Most calls need none: their answer is there at once.
-        timer: Option<Pin<Box<Sleep>>>,
-    }
-}
-
-impl<F, E> Future for Ending<F>
-where
-    F: Future<Output = Result<Response<Body>, E>>,
-{
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        if let Poll::Ready(answer) = this.answer.poll(cx) {
-            return Poll::Ready(answer);
-        }
-        let ends = *this.ends;
-        let timer = this
-            .timer
-            .get_or_insert_with(|| Box::pin(sleep_until(ends)));
-        timer.as_mut().poll(cx).map(|()| {
-            if let Some(heard) = this.heard {
-                heard.ends_late();
-            }
-            let late = Status::deadline_exceeded(
-                "the call was not over at its deadline: its outcome is unknown, retry with the same request_id",
-            );
-            Ok(late.into_http())
-        })
-    }
-}
-
-const GRPC_TIMEOUT: &str = "grpc-timeout";
-
-fn longest(headers: &HeaderMap, default: Duration) -> Duration {
-    let wanted = headers.get(GRPC_TIMEOUT);
-    let wanted = wanted.and_then(|text| parse(text.as_bytes()));
-    wanted.map_or(default * 2, |timeout| timeout.min(LONGEST))
 }
 
 /// A little less than what the caller waits.
 fn before(timeout: Duration) -> Duration {
-    let timeout = timeout.min(LONGEST);
-    timeout - (timeout / 10).min(MOST_FOR_THE_WAY)
+    timeout - (timeout / 10).min(MAX_WAY_BACK)
 }
 
 /// `grpc-timeout`: one to eight digits and a unit. Anything else is as if there were none, as for tonic.
@@ -179,6 +100,23 @@ mod tests {
         assert_eq!(before(millis(0)), millis(0));
         assert_eq!(before(millis(50)), millis(45));
         assert_eq!(before(millis(10_000)), millis(9_950));
-        assert_eq!(before(Duration::MAX), LONGEST - MOST_FOR_THE_WAY);
+    }
+
+    #[test]
+    fn a_call_has_its_answer_a_little_before_its_deadline_and_no_caller_waits_for_ever() {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", "99999999H".parse().expect("a header"));
+        let now = Instant::now();
+        let CallDeadline { answer_by, ends } = CallDeadline::of(&headers, Duration::ZERO);
+        assert!(ends >= now + MAX_TIMEOUT && ends <= Instant::now() + MAX_TIMEOUT);
+        assert_eq!(answer_by, Some(ends - MAX_WAY_BACK));
+    }
+
+    #[test]
+    fn a_call_without_a_timeout_has_twice_the_time_for_the_store_to_come_whole() {
+        let (now, time) = (Instant::now(), Duration::from_secs(1));
+        let CallDeadline { answer_by, ends } = CallDeadline::of(&HeaderMap::new(), time);
+        assert_eq!(answer_by, None);
+        assert!(ends >= now + 2 * time && ends <= Instant::now() + 2 * time);
     }
 }

@@ -1,20 +1,24 @@
 //! The gRPC surface: `tollgate.v1.QuotaService`, over the [`Ledger`](crate::ledger::Ledger).
 //!
-//! Each method converts the request, calls the ledger, and converts the answer. [`convert`] holds
-//! both directions, [`errors`] the one place where errors become statuses. [`access`] lets in who may call.
+//! Each method converts the request, calls the ledger, and converts the answer. [`call`] surrounds it: deadline,
+//! rights ([`authorization`]), metrics and traces. [`convert`] holds both directions, [`status`] the one place
+//! where errors become statuses.
 
-pub mod access;
+mod authorization;
+mod call;
 pub mod codec;
-mod compression;
 mod convert;
-pub mod deadline;
-mod errors;
-pub mod heard;
-pub mod malformed;
-mod observed;
+mod deadline;
 mod page_token;
-pub mod quota;
+mod service;
+mod status;
 mod stream;
+
+pub use self::{
+    authorization::ReflectionFor,
+    call::{CallFuture, CallLayer, CallService},
+    service::{QuotaHandler, QuotaServiceConfig, service},
+};
 
 /// The messages, the service and the client, generated from `proto/tollgate/v1/quota.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::pedantic)]

@@ -127,7 +127,9 @@ async fn quota(
     let org = OrgId::parse(org)
         .map_err(|error| QuotaError::Failed(StatusCode::BAD_REQUEST, error.to_string()))?;
     reader.may_read(&org).map_err(QuotaError::AccessError)?;
-    let ledger = source.ledger.by(Instant::now() + source.call_timeout);
+    let ledger = source
+        .ledger
+        .with_deadline(Instant::now() + source.call_timeout);
     let Quota {
         enrollment,
         day,
@@ -165,7 +167,7 @@ fn quota_error(error: LedgerError) -> QuotaError {
         tracing::warn!(%error, left_out, "the dashboard has no answer");
     }
     let (status, said) = match &error {
-        LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskDied => (
+        LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskPanicked => (
             StatusCode::INTERNAL_SERVER_ERROR,
             "an internal error; the service's log has the details".to_owned(),
         ),

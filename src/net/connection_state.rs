@@ -15,11 +15,7 @@ use hyper::{Request, Response, body::Incoming, service::Service};
 use pin_project_lite::pin_project;
 use tokio::{sync::SetOnce, time::Instant};
 
-use crate::{
-    auth::Peer,
-    grpc::heard::{Heard, HeardBody},
-    telemetry::metrics::CloseReason,
-};
+use crate::{auth::Peer, telemetry::metrics::CloseReason};
 
 /// The state of one connection, shared by its task, its calls and the limiter.
 pub(crate) struct ConnectionState {
@@ -130,7 +126,7 @@ pub(crate) struct TrackedService<S> {
 
 impl<S, B> Service<Request<Incoming>> for TrackedService<S>
 where
-    S: tower_service::Service<Request<HeardBody<Incoming>>, Response = Response<B>> + Clone,
+    S: tower_service::Service<Request<Incoming>, Response = Response<B>> + Clone,
 {
     type Response = Response<TrackedBody<B>>;
     type Error = S::Error;
@@ -139,12 +135,8 @@ where
     /// The services are always ready: whatever waits does so within a call.
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.state.has_called.store(true, Ordering::Relaxed);
-        let heard = Heard::default();
-        let extensions = request.extensions_mut();
-        extensions.insert(Arc::clone(&self.peer));
-        extensions.insert(heard.clone());
+        request.extensions_mut().insert(Arc::clone(&self.peer));
         let open_call = Some(OpenCall::new(&self.state));
-        let request = request.map(|body| heard.body(body));
         let response = self.service.clone().call(request);
         ResponseFuture {
             response,

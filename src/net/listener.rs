@@ -32,7 +32,6 @@ use super::{
 };
 use crate::{
     auth::{self, Peer},
-    grpc::heard::HeardBody,
     telemetry::{
         LogLimit,
         metrics::{CloseReason, ConnectionRefusal, Connections},
@@ -80,7 +79,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// A service that a port can serve: tonic's or axum's.
 pub(crate) trait HttpService:
     tower_service::Service<
-        Request<HeardBody<Incoming>>,
+        Request<Incoming>,
         Response = Response<Self::ResponseBody>,
         Error: Into<BoxError>,
         Future: Send + 'static,
@@ -96,7 +95,7 @@ pub(crate) trait HttpService:
 impl<S, B> HttpService for S
 where
     S: tower_service::Service<
-            Request<HeardBody<Incoming>>,
+            Request<Incoming>,
             Response = Response<B>,
             Error: Into<BoxError>,
             Future: Send + 'static,

@@ -19,5 +19,5 @@ pub use self::{
 pub(crate) use self::{
     listener::{Listener, Protocol},
     socket::Socket,
-    tls::Certificates,
+    tls::CertificateReloader,
 };

@@ -1,4 +1,4 @@
-//! TLS of a listener: its certificate, and whose clients' certificates it takes; read anew when the files change.
+//! TLS of a listener: its certificate, and the authorities of client certificates; reloaded when the files change.
 
 use std::{
     path::{Path, PathBuf},
@@ -6,19 +6,16 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use chrono::{DateTime, Utc};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
-use tokio::task::spawn_blocking;
-
 use crate::{
     files::{
         pem::{self, PemError},
-        watched::{FileWatcher, ReloadSignal},
+        watched::{Contents, Reload, ReloadSignal, Watched},
     },
     telemetry::metrics::{Metrics, WatchedFile},
 };
@@ -28,13 +25,13 @@ use crate::{
 pub struct ListenerTls {
     /// Which section it is, with the names of its settings.
     pub names: &'static TlsNames,
-    /// The certificate that the service shows, and those between it and its authority.
+    /// The certificate of the service, and the intermediate ones.
     pub cert_file: PathBuf,
     /// Its key.
     pub key_file: PathBuf,
-    /// The authorities of clients' certificates; none: clients are not asked for one.
+    /// The authorities of client certificates; none: clients are not asked for one.
     pub client_ca_file: Option<PathBuf>,
-    /// Whether a client may come without one all the same.
+    /// Whether clients must show one.
     pub client_certificates: ClientCertificates,
 }
 
@@ -72,154 +69,124 @@ pub static HTTP_TLS: TlsNames = TlsNames {
 };
 
 /// Whether clients must show a certificate, where there is an authority for them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum ClientCertificates {
-    /// Whoever has none is not let in.
+    /// A client without one is not let in.
     Required,
-    /// One that is shown must be good; who shows none is anonymous, or known by a token.
+    /// A client without one is anonymous, or known by a token. If there is one, it must be valid.
     Optional,
 }
 
-/// What a listener shows now.
-pub(crate) struct Certificates {
-    files: ListenerTls,
-    alpn: &'static str,
+/// The certificates of a listener, for its next connection.
+pub(crate) struct Certificates(ArcSwap<ServerConfig>);
+
+/// Replaces a listener's certificates when their files change.
+pub(crate) struct CertificateReloader {
+    certificates: Arc<Certificates>,
+    watched: Watched<Arc<ServerConfig>, PemError>,
+    names: &'static TlsNames,
     metrics: Metrics,
-    read: ArcSwap<ReadFiles>,
 }
 
-/// Files as they were read, and what became of them.
-struct ReadFiles {
-    bytes: [Vec<u8>; 3],
-    config: Arc<ServerConfig>,
-}
+/// The largest file that is read: far more authorities than any system has.
+const MAX_BYTES: u64 = 8 << 20;
 
 impl Certificates {
-    /// Reads the files.
-    pub(crate) fn read(
+    /// The configuration for the next connection.
+    pub(crate) fn current(&self) -> Arc<ServerConfig> {
+        self.0.load_full()
+    }
+}
+
+impl CertificateReloader {
+    /// Reads the files. Blocks.
+    pub(crate) fn open(
         files: ListenerTls,
         alpn: &'static str,
         metrics: &Metrics,
     ) -> Result<Self, PemError> {
-        let bytes = files.read()?;
-        let config = files.config(&bytes, alpn)?;
-        files.tell_expiry(&bytes, metrics);
+        let (names, metrics) = (files.names, metrics.clone());
+        let paths: Vec<PathBuf> = files.files().map(|(_, path)| path.clone()).collect();
+        let load = {
+            let metrics = metrics.clone();
+            move |contents| files.load(contents, alpn, &metrics)
+        };
+        let (config, watched) = Watched::open(paths, MAX_BYTES, load)?;
         Ok(Self {
-            files,
-            alpn,
-            metrics: metrics.clone(),
-            read: ArcSwap::from_pointee(ReadFiles { bytes, config }),
+            certificates: Arc::new(Certificates(ArcSwap::new(config))),
+            watched,
+            names,
+            metrics,
         })
     }
 
-    /// For the next connection.
-    pub(crate) fn current(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.read.load().config)
+    pub(crate) fn certificates(&self) -> Arc<Certificates> {
+        Arc::clone(&self.certificates)
     }
 
-    /// Where they are read from.
-    fn paths(&self) -> Vec<PathBuf> {
-        let ListenerTls {
-            cert_file,
-            key_file,
-            client_ca_file,
-            ..
-        } = &self.files;
-        let mut paths = vec![cert_file.clone(), key_file.clone()];
-        paths.extend(client_ca_file.clone());
-        paths
-    }
-
-    /// Reads the files again whenever they change. Has no end.
-    pub(crate) async fn follow(self: Arc<Self>, reload: ReloadSignal) {
-        let mut watch = FileWatcher::new(self.paths(), &reload);
-        // What was refused last is told once.
-        let mut refused = None;
+    /// Follows the files. Does not return.
+    pub(crate) async fn follow(self, signal: ReloadSignal) {
+        let section = self.names.section;
+        let mut watched = self.watched.with_signal(&signal);
         loop {
-            watch.changed().await;
-            let certificates = Arc::clone(&self);
-            let read = spawn_blocking(move || certificates.read_again()).await;
-            let Ok(read) = read else { return };
-            let section = self.files.names.section;
-            match read {
-                Ok(false) => {}
-                Ok(true) => {
+            let rejected = match watched.next().await {
+                Reload::Loaded(config) => {
+                    self.certificates.0.store(config);
                     tracing::info!(
                         section,
                         "new certificates are shown from the next connection on"
                     );
+                    None
                 }
-                Err(error) => {
-                    let error = error.to_string();
-                    if refused.as_ref() != Some(&error) {
-                        self.tell_refused(Some(crate::wall_clock::now()));
-                        tracing::error!(
-                            section,
-                            error,
-                            "certificates are refused: those of before are shown on"
-                        );
-                    }
-                    refused = Some(error);
-                    continue;
-                }
+                Reload::Rejected(error) => Some(error),
+                Reload::Restored => None,
+                Reload::Unchanged | Reload::StillRejected | Reload::Unstable => continue,
+            };
+            let rejected_at = rejected.is_some().then(crate::wall_clock::now);
+            self.metrics.file_refused(self.names.followed, rejected_at);
+            if let Some(error) = rejected {
+                tracing::error!(
+                    section,
+                    %error,
+                    "certificates are refused: those of before are shown on"
+                );
             }
-            self.tell_refused(None);
-            refused = None;
         }
-    }
-
-    /// Tells the metrics since when what is in the files is refused, if it is.
-    fn tell_refused(&self, at: Option<DateTime<Utc>>) {
-        self.metrics.file_refused(self.files.names.followed, at);
-    }
-
-    /// Reads the files again. The next connections get what is in them; where it is no good, they get what
-    /// the ones before got. Tells whether anything changed.
-    fn read_again(&self) -> Result<bool, PemError> {
-        let bytes = self.files.read()?;
-        if self.read.load().bytes == bytes {
-            return Ok(false);
-        }
-        let config = self.files.config(&bytes, self.alpn)?;
-        self.files.tell_expiry(&bytes, &self.metrics);
-        self.read.store(Arc::new(ReadFiles { bytes, config }));
-        Ok(true)
     }
 }
 
 impl ListenerTls {
-    fn read(&self) -> Result<[Vec<u8>; 3], PemError> {
+    /// The files, with the settings that name them.
+    fn files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
         let names = self.names;
+        let own = [
+            (names.cert_file, &self.cert_file),
+            (names.key_file, &self.key_file),
+        ];
         let client_ca = self.client_ca_file.as_ref();
-        let client_ca = client_ca.map(|path| pem::read(names.client_ca_file, path));
-        Ok([
-            pem::read(names.cert_file, &self.cert_file)?,
-            pem::read(names.key_file, &self.key_file)?,
-            client_ca.transpose()?.unwrap_or_default(),
-        ])
+        own.into_iter()
+            .chain(client_ca.map(|path| (names.client_ca_file, path)))
     }
 
-    /// Tells the metrics until when the service's own certificate is valid.
-    fn tell_expiry(&self, [cert, ..]: &[Vec<u8>; 3], metrics: &Metrics) {
-        if let Some(at) = pem::expires(cert) {
-            metrics.certificate_expires(self.names.section, at);
-        }
-    }
-
-    fn config(
+    fn load(
         &self,
-        [cert, key, client_ca]: &[Vec<u8>; 3],
+        contents: Contents,
         alpn: &str,
+        metrics: &Metrics,
     ) -> Result<Arc<ServerConfig>, PemError> {
+        let read = self
+            .files()
+            .zip(contents)
+            .map(|((name, path), read)| read.map_err(|error| PemError::foreign(name, path, error)));
+        let read: Vec<Vec<u8>> = read.collect::<Result<_, _>>()?;
         let names = self.names;
-        let provider = Arc::new(ring::default_provider());
-        let chain = pem::certificates(names.cert_file, &self.cert_file, cert)?;
-        let private = pem::key(names.key_file, &self.key_file, key)?;
-        let verifier = match &self.client_ca_file {
-            Some(path) => self.verifier(path, client_ca)?,
+        let chain = pem::certificates(names.cert_file, &self.cert_file, &read[0])?;
+        let private = pem::key(names.key_file, &self.key_file, &read[1])?;
+        let verifier = match self.client_ca_file.as_ref().zip(read.get(2)) {
+            Some((path, pem)) => self.verifier(path, pem)?,
             None => WebPkiClientVerifier::no_client_auth(),
         };
-        let config = ServerConfig::builder_with_provider(provider)
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map(|config| config.with_client_cert_verifier(verifier))
             .and_then(|config| config.with_single_cert(chain, private))
@@ -230,8 +197,11 @@ impl ListenerTls {
         let mut config = config?;
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
         if self.client_ca_file.is_some() {
-            // A session that is resumed would let a client's certificate in again, whatever became of it meanwhile.
+            // A resumed session would let a client certificate in again after its authority was removed.
             config.session_storage = Arc::new(NoServerSessionStorage {});
+        }
+        if let Some(at) = pem::expires(&read[0]) {
+            metrics.certificate_expires(names.section, at);
         }
         Ok(Arc::new(config))
     }

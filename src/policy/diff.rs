@@ -1,298 +1,128 @@
-//! What another policy changes: for the log of a reload, and for people before they make one.
+//! What another policy changes: for the log of a reload, and for `check-policy --against`.
 //!
-//! All is counted, and the first of each kind are named: a policy may have 100,000 organizations.
+//! All changes are counted, and the first of each kind are described: a policy may have 100,000 organizations.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     fmt::{self, Display},
 };
 
 use super::{DataSharing, Organization, Policy, Program};
 use crate::domain::{ModelName, OrgId, Overflow, PoolName, ProjectId, Tokens};
 
-/// How many changes of a kind are named.
-const MAX_NAMED: usize = 20;
+/// How many changes of a kind are described.
+const MAX_DESCRIBED: usize = 20;
 
 /// What another policy changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Diff {
     /// Settings of the programme.
-    pub program: Truncated<Change<&'static str, String>>,
-    /// Pools that there were not.
-    pub pools_added: Truncated<PoolName>,
-    /// Pools that there are no more.
-    pub pools_removed: Truncated<PoolName>,
+    pub program: Truncated,
+    /// Pools that came.
+    pub pools_added: Truncated,
+    /// Pools that left.
+    pub pools_removed: Truncated,
     /// Models that came, left or moved, with their pools.
-    pub models: Truncated<Change<ModelName, PoolName>>,
+    pub models: Truncated,
     /// Allowances, also of tiers and pools that came or left.
-    pub allowances: Truncated<Change<Grant, Tokens>>,
-    /// Organizations that there were not.
-    pub orgs_added: Truncated<OrgId>,
-    /// Organizations that there are no more.
-    pub orgs_removed: Truncated<OrgId>,
-    /// Organizations that stand otherwise, those of another tier first.
-    pub orgs_changed: Truncated<OrgChange>,
+    pub allowances: Truncated,
+    /// Organizations that came.
+    pub orgs_added: Truncated,
+    /// Organizations that left.
+    pub orgs_removed: Truncated,
+    /// Organizations with other values, those of another tier first.
+    pub orgs_changed: Truncated,
     /// How many of these are of another tier.
     pub tier_changes: usize,
 }
 
-/// Changes of a kind: the first of them by name, and how many there are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Truncated<T> {
-    /// At most 20.
-    pub first: Vec<T>,
-    /// Of all.
+/// Changes of a kind. Displays as "a, b and 17 more".
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Truncated {
+    /// The first of them, at most 20.
+    pub first: Vec<String>,
+    /// How many there are.
     pub count: usize,
 }
 
-/// Something that has another value. `None` is that it was not there, or is no more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change<W, V> {
-    /// What has.
-    pub what: W,
-    /// In the policy before.
-    pub before: Option<V>,
-    /// In this one.
-    pub after: Option<V>,
-}
-
-/// What a tier is granted in a pool.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Grant {
-    /// 1 to 5.
-    pub tier: u8,
-    /// By its name.
-    pub pool: PoolName,
-}
-
-/// An organization that stands otherwise than before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OrgChange {
-    /// Which.
-    pub org: OrgId,
-    /// The keys of it that have other values, but for its projects.
-    pub keys: Vec<Change<&'static str, String>>,
-    /// Projects that share their data and did not, of those that are named one by one.
-    pub projects_added: Truncated<ProjectId>,
-    /// Projects that were named and are no more.
-    pub projects_removed: Truncated<ProjectId>,
-}
-
 impl Policy {
-    /// What `next` changes. Takes longer with more organizations; not for a task that serves calls.
+    /// What `next` changes. Takes longer with more organizations: not for a task that serves calls.
     #[must_use]
     pub fn diff(&self, next: &Self) -> Diff {
-        let pools = |of: &Self| -> BTreeSet<PoolName> { of.pools.iter().cloned().collect() };
-        let (before, after) = (pools(self), pools(next));
-        let gone = |id: &&OrgId| !next.orgs.contains_key(*id);
-        let new = |id: &&OrgId| !self.orgs.contains_key(*id);
-        let (orgs_changed, tier_changes) = orgs_changed(&self.orgs, &next.orgs);
+        let pools = |of: &Self, but: &Self| {
+            let pools = of.pools.iter().filter(|pool| !but.pools.contains(pool));
+            Truncated::of(pools, PoolName::to_string)
+        };
+        let gone = self.orgs.keys().filter(|id| !next.orgs.contains_key(*id));
+        let new = next.orgs.keys().filter(|id| !self.orgs.contains_key(*id));
+        let changed = next.orgs.iter().filter_map(|(id, org)| {
+            let before = self.orgs.get(id).filter(|before| *before != org)?;
+            // The order: false comes before true.
+            Some((before.tier == org.tier, id))
+        });
+        let changed: Vec<(bool, &OrgId)> = changed.collect();
+        let program = program(&self.program)
+            .into_iter()
+            .zip(program(&next.program));
+        let program = program.filter_map(|((key, was), (_, is))| change(key, was, is));
         Diff {
-            program: program(&self.program, &next.program).into_iter().collect(),
-            pools_added: after.difference(&before).cloned().collect(),
-            pools_removed: before.difference(&after).cloned().collect(),
-            models: models(&self.models, &next.models),
-            allowances: allowances(self, next),
-            orgs_added: Truncated::sorted(next.orgs.keys().filter(new).collect(), OrgId::clone),
-            orgs_removed: Truncated::sorted(self.orgs.keys().filter(gone).collect(), OrgId::clone),
-            orgs_changed,
-            tier_changes,
+            program: Truncated::of(program.enumerate(), |(_, described)| described),
+            pools_added: pools(next, self),
+            pools_removed: pools(self, next),
+            models: changes(&models(self), &models(next), ModelName::to_string),
+            allowances: changes(&allowances(self), &allowances(next), |(tier, pool)| {
+                format!("{pool} of tier {tier}")
+            }),
+            orgs_added: Truncated::of(new, OrgId::to_string),
+            orgs_removed: Truncated::of(gone, OrgId::to_string),
+            tier_changes: changed.iter().filter(|(same_tier, _)| !same_tier).count(),
+            orgs_changed: Truncated::of(changed, |(_, id)| {
+                format!("{id} ({})", org_changes(&self.orgs[id], &next.orgs[id]))
+            }),
         }
-    }
-
-    /// What a tier is granted in a pool, where it and the pool are there.
-    fn allowance(&self, grant: &Grant) -> Option<Tokens> {
-        let allowances = &self.tiers.get(&grant.tier)?.allowances;
-        let mut allowances = allowances.iter();
-        allowances.find_map(|(pool, tokens)| (*pool == grant.pool).then_some(*tokens))
     }
 }
 
 impl Diff {
-    /// What changed, kind by kind: its name, how many of it, and the first of them.
+    /// The kinds with changes: name, count, and the first changes.
     #[must_use]
     pub fn kinds(&self) -> Vec<(&'static str, usize, String)> {
         let kinds = [
-            ("program", self.program.kind()),
-            ("pools added", self.pools_added.kind()),
-            ("pools removed", self.pools_removed.kind()),
-            ("models", self.models.kind()),
-            ("allowances", self.allowances.kind()),
-            ("organizations added", self.orgs_added.kind()),
-            ("organizations removed", self.orgs_removed.kind()),
-            ("organizations changed", self.orgs_changed.kind()),
+            ("program", &self.program),
+            ("pools added", &self.pools_added),
+            ("pools removed", &self.pools_removed),
+            ("models", &self.models),
+            ("allowances", &self.allowances),
+            ("organizations added", &self.orgs_added),
+            ("organizations removed", &self.orgs_removed),
+            ("organizations changed", &self.orgs_changed),
         ];
-        let changed = kinds.into_iter().filter_map(|(name, kind)| {
-            let (count, first) = kind?;
-            Some((name, count, first))
-        });
-        changed.collect()
+        let kinds = kinds.into_iter();
+        kinds
+            .filter_map(|(name, kind)| Some((name, kind.count, kind.described()?)))
+            .collect()
     }
 }
 
-impl<T> Truncated<T> {
-    /// Of things that are in no order.
-    fn sorted<R: Ord>(mut all: Vec<R>, named: impl Fn(R) -> T) -> Self {
+impl Truncated {
+    /// In their order, the first of `all` are described.
+    fn of<T: Ord>(all: impl IntoIterator<Item = T>, describe: impl Fn(T) -> String) -> Self {
+        let mut all: Vec<T> = all.into_iter().collect();
         all.sort_unstable();
         let count = all.len();
-        let first = all.into_iter().take(MAX_NAMED).map(named).collect();
+        let first = all.into_iter().take(MAX_DESCRIBED).map(describe).collect();
         Self { first, count }
     }
-}
 
-impl<T: Display> Truncated<T> {
-    fn kind(&self) -> Option<(usize, String)> {
-        (self.count > 0).then(|| (self.count, self.to_string()))
+    /// The text, if there are any.
+    pub(super) fn described(&self) -> Option<String> {
+        (self.count > 0).then(|| self.to_string())
     }
 }
 
-/// Of things that are in order.
-impl<T> FromIterator<T> for Truncated<T> {
-    fn from_iter<I: IntoIterator<Item = T>>(all: I) -> Self {
-        let mut all = all.into_iter();
-        let first: Vec<T> = all.by_ref().take(MAX_NAMED).collect();
-        let count = first.len() + all.count();
-        Self { first, count }
-    }
-}
-
-impl<W, V: PartialEq> Change<W, V> {
-    fn of(what: W, before: Option<V>, after: Option<V>) -> Option<Self> {
-        (before != after).then_some(Self {
-            what,
-            before,
-            after,
-        })
-    }
-}
-
-fn program(before: &Program, after: &Program) -> Vec<Change<&'static str, String>> {
-    let overflow = |of: &Program| match of.overflow {
-        Overflow::KeepOpen => "keep_open".to_owned(),
-        Overflow::CloseUntilReset => "close_until_reset".to_owned(),
-    };
-    let covered = |of: &Program| {
-        let mut names: Vec<_> = of.covered_workloads.iter().map(|it| it.name()).collect();
-        names.sort_unstable();
-        names.join("+")
-    };
-    let end = |of: &Program| of.ends_on.map(|day| day.to_string());
-    let as_of = |of: &Program| of.as_of.map(|day| day.to_string());
-    let name = |of: &Program| Some(of.name.clone());
-    let changes = [
-        Change::of("name", name(before), name(after)),
-        Change::of("overflow", Some(overflow(before)), Some(overflow(after))),
-        Change::of(
-            "covered_workloads",
-            Some(covered(before)),
-            Some(covered(after)),
-        ),
-        Change::of("ends_on", end(before), end(after)),
-        Change::of("as_of", as_of(before), as_of(after)),
-    ];
-    changes.into_iter().flatten().collect()
-}
-
-fn models(
-    before: &HashMap<ModelName, PoolName>,
-    after: &HashMap<ModelName, PoolName>,
-) -> Truncated<Change<ModelName, PoolName>> {
-    let gone = before.keys().filter(|model| !after.contains_key(*model));
-    let other = after.iter().filter_map(|(model, pool)| {
-        let moved = before.get(model) != Some(pool);
-        moved.then_some(model)
-    });
-    let named = |model: &ModelName| Change {
-        what: model.clone(),
-        before: before.get(model).cloned(),
-        after: after.get(model).cloned(),
-    };
-    Truncated::sorted(gone.chain(other).collect(), named)
-}
-
-fn allowances(before: &Policy, after: &Policy) -> Truncated<Change<Grant, Tokens>> {
-    let both = [before, after];
-    let tiers: BTreeSet<u8> = both
-        .iter()
-        .flat_map(|of| of.tiers.keys().copied())
-        .collect();
-    let pools: BTreeSet<&PoolName> = both.iter().flat_map(|of| &of.pools).collect();
-    let changes = tiers.into_iter().flat_map(|tier| {
-        pools.iter().filter_map(move |pool| {
-            let grant = Grant {
-                tier,
-                pool: PoolName::clone(pool),
-            };
-            let (was, is) = (before.allowance(&grant), after.allowance(&grant));
-            Change::of(grant, was, is)
-        })
-    });
-    changes.collect()
-}
-
-type Orgs = HashMap<OrgId, Organization>;
-
-/// The organizations that stand otherwise, and how many of them are of another tier.
-fn orgs_changed(before: &Orgs, after: &Orgs) -> (Truncated<OrgChange>, usize) {
-    let changed = after.iter().filter_map(|(id, org)| {
-        let was = before.get(id).filter(|was| *was != org)?;
-        // What orders them: false comes before true.
-        Some((was.tier == org.tier, id))
-    });
-    let changed: Vec<(bool, &OrgId)> = changed.collect();
-    let tier_changes = changed.iter().filter(|(same_tier, _)| !same_tier).count();
-    let named = |(_, id): (bool, &OrgId)| org_change(id, &before[id], &after[id]);
-    (Truncated::sorted(changed, named), tier_changes)
-}
-
-fn org_change(id: &OrgId, before: &Organization, after: &Organization) -> OrgChange {
-    let sharing = |of: &Organization| match of.data_sharing {
-        DataSharing::All => "all".to_owned(),
-        DataSharing::Selected(_) => "selected".to_owned(),
-        DataSharing::Off => "off".to_owned(),
-    };
-    let key = |key, was: String, is: String| Change::of(key, Some(was), Some(is));
-    let flag = |name, was: bool, is: bool| key(name, was.to_string(), is.to_string());
-    let keys = [
-        key("tier", before.tier.to_string(), after.tier.to_string()),
-        key("data_sharing", sharing(before), sharing(after)),
-        flag(
-            "zero_data_retention",
-            before.zero_data_retention,
-            after.zero_data_retention,
-        ),
-        flag("enterprise", before.enterprise, after.enterprise),
-    ];
-    let none = HashSet::new();
-    let (was, is) = (
-        before.data_sharing.projects().unwrap_or(&none),
-        after.data_sharing.projects().unwrap_or(&none),
-    );
-    OrgChange {
-        org: id.clone(),
-        keys: keys.into_iter().flatten().collect(),
-        projects_added: Truncated::sorted(is.difference(was).collect(), ProjectId::clone),
-        projects_removed: Truncated::sorted(was.difference(is).collect(), ProjectId::clone),
-    }
-}
-
-impl DataSharing {
-    /// Those that are named one by one.
-    fn projects(&self) -> Option<&HashSet<ProjectId>> {
-        match self {
-            Self::Selected(projects) => Some(projects),
-            Self::All | Self::Off => None,
-        }
-    }
-}
-
-/// "a, b and 17 more".
-impl<T: Display> Display for Truncated<T> {
+impl Display for Truncated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, it) in self.first.iter().enumerate() {
-            let comma = if at > 0 { ", " } else { "" };
-            write!(f, "{comma}{it}")?;
-        }
+        f.write_str(&self.first.join(", "))?;
         match self.count - self.first.len() {
             0 => Ok(()),
             more => write!(f, " and {more} more"),
@@ -300,41 +130,94 @@ impl<T: Display> Display for Truncated<T> {
     }
 }
 
-/// "tier 1 → 3".
-impl<W: Display, V: Display> Display for Change<W, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            what,
-            before,
-            after,
-        } = self;
-        match (before, after) {
-            (Some(before), Some(after)) => write!(f, "{what} {before} → {after}"),
-            (None, Some(after)) => write!(f, "{what} none → {after}"),
-            (Some(before), None) => write!(f, "{what} {before} → none"),
-            (None, None) => write!(f, "{what}"),
-        }
-    }
+/// "tier 1 → 3", or nothing. `None` is a value that is not there.
+fn change<V: PartialEq + Display>(what: &str, was: Option<V>, is: Option<V>) -> Option<String> {
+    let shown = |value: &Option<V>| value.as_ref().map_or("none".to_owned(), V::to_string);
+    (was != is).then(|| format!("{what} {} → {}", shown(&was), shown(&is)))
 }
 
-impl Display for Grant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of tier {}", self.pool, self.tier)
-    }
+fn changes<K: Ord + Copy, V: PartialEq + Display>(
+    before: &BTreeMap<K, V>,
+    after: &BTreeMap<K, V>,
+    name: impl Fn(K) -> String,
+) -> Truncated {
+    let gone = before.keys().filter(|key| !after.contains_key(*key));
+    let other = after
+        .iter()
+        .filter(|(key, value)| before.get(*key) != Some(*value));
+    let keys = gone.chain(other.map(|(key, _)| key));
+    Truncated::of(keys, |key| {
+        change(&name(*key), before.get(key), after.get(key)).unwrap_or_default()
+    })
 }
 
-/// "org-acme (tier 1 → 3, projects added: p)".
-impl Display for OrgChange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys = self.keys.iter().map(ToString::to_string);
-        let projects = [
-            ("projects added", &self.projects_added),
-            ("projects removed", &self.projects_removed),
-        ];
-        let projects = projects.into_iter().filter(|(_, listed)| listed.count > 0);
-        let projects = projects.map(|(kind, listed)| format!("{kind}: {listed}"));
-        let all: Vec<String> = keys.chain(projects).collect();
-        write!(f, "{} ({})", self.org, all.join(", "))
+fn models(policy: &Policy) -> BTreeMap<&ModelName, &PoolName> {
+    policy.models.iter().collect()
+}
+
+fn allowances(policy: &Policy) -> BTreeMap<(u8, &PoolName), Tokens> {
+    let tiers = policy.tiers.iter();
+    let allowances = tiers.flat_map(|(tier, terms)| {
+        let pools = terms.allowances.iter();
+        pools.map(|(pool, tokens)| ((*tier, pool), *tokens))
+    });
+    allowances.collect()
+}
+
+/// The keys of the programme, with their values.
+fn program(program: &Program) -> [(&'static str, Option<String>); 5] {
+    let overflow = match program.overflow {
+        Overflow::KeepOpen => "keep_open",
+        Overflow::CloseUntilReset => "close_until_reset",
+    };
+    let covered = program.covered_workloads.iter();
+    let mut covered: Vec<&str> = covered.map(|it| it.name()).collect();
+    covered.sort_unstable();
+    [
+        ("name", Some(program.name.clone())),
+        ("overflow", Some(overflow.to_owned())),
+        ("covered_workloads", Some(covered.join("+"))),
+        ("ends_on", program.ends_on.map(|day| day.to_string())),
+        ("as_of", program.as_of.map(|day| day.to_string())),
+    ]
+}
+
+/// "tier 1 → 3, projects added: p".
+fn org_changes(before: &Organization, after: &Organization) -> String {
+    let keys = organization(before).into_iter().zip(organization(after));
+    let keys = keys.filter_map(|((key, was), (_, is))| change(key, Some(was), Some(is)));
+    let (old, new) = (projects(before), projects(after));
+    let projects = [
+        ("projects added", new.difference(&old)),
+        ("projects removed", old.difference(&new)),
+    ];
+    let projects = projects.into_iter().filter_map(|(kind, projects)| {
+        let projects = Truncated::of(projects, |it| it.to_string());
+        Some(format!("{kind}: {}", projects.described()?))
+    });
+    keys.chain(projects).collect::<Vec<_>>().join(", ")
+}
+
+/// The keys of an organization, with their values, but for its projects.
+fn organization(org: &Organization) -> [(&'static str, String); 4] {
+    let sharing = match &org.data_sharing {
+        DataSharing::All => "all",
+        DataSharing::Selected(_) => "selected",
+        DataSharing::Off => "off",
+    };
+    [
+        ("tier", org.tier.to_string()),
+        ("data_sharing", sharing.to_owned()),
+        ("zero_data_retention", org.zero_data_retention.to_string()),
+        ("enterprise", org.enterprise.to_string()),
+    ]
+}
+
+/// The projects that are named one by one.
+fn projects(org: &Organization) -> HashSet<&ProjectId> {
+    match &org.data_sharing {
+        DataSharing::Selected(projects) => projects.iter().collect(),
+        DataSharing::All | DataSharing::Off => HashSet::new(),
     }
 }
 

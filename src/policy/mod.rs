@@ -2,10 +2,9 @@
 //!
 //! Rules: docs/CONTRACT.md, "The programme" and the order of the billed reasons. [`Assessor`] is
 //! the one place that judges eligibility; whether an eligible request still fits, the store
-//! decides. `file.rs` reads and validates the policy file, `watch.rs` follows it while the service runs.
+//! decides. `schema.rs` has the policy file's schema, `watch.rs` follows the file while the service runs.
 
 mod diff;
-mod load;
 mod schema;
 mod warnings;
 mod watch;
@@ -15,10 +14,9 @@ use std::{
     sync::Arc,
 };
 
-use self::warnings::Lints;
 pub use self::{
-    diff::{Change, Diff, Grant, OrgChange, Truncated},
-    load::{LoadError, LoadedPolicy, MAX_BYTES, Version, parse},
+    diff::{Diff, Truncated},
+    schema::MAX_BYTES,
     watch::{PolicySource, PolicyStatus},
 };
 use crate::{
@@ -26,7 +24,7 @@ use crate::{
         BilledReason, Eligibility, ModelName, OrgId, Overflow, PoolName, ProjectId, RequestFields,
         Terms, UtcDay, Workload,
     },
-    files::toml::Faults,
+    files::toml::Diagnostic,
 };
 
 /// The name under which the built-in policy is reported.
@@ -47,6 +45,17 @@ pub struct Policy {
     lints: Lints,
 }
 
+/// What the parser found that can lead to warnings.
+#[derive(Debug, Default)]
+struct Lints {
+    /// Warnings about models' names.
+    models: Vec<Diagnostic>,
+    /// The line of `ends_on`.
+    ends_on_line: usize,
+    /// The line of `as_of`.
+    as_of_line: usize,
+}
+
 /// What holds for all organizations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
@@ -56,9 +65,9 @@ pub struct Program {
     pub overflow: Overflow,
     /// The kinds of work that can be free.
     pub covered_workloads: Vec<Workload>,
-    /// The last free day; none while no end is announced.
+    /// The last free day, if an end is announced.
     pub ends_on: Option<UtcDay>,
-    /// The day of which the lists of models are; none where that is not said.
+    /// The day of the lists of models, if the file says it.
     pub as_of: Option<UtcDay>,
 }
 
@@ -86,27 +95,27 @@ pub enum DataSharing {
     Off,
 }
 
-/// Where an organization stands today.
+/// What an organization is entitled to on a day.
 #[derive(Debug, Clone)]
 pub struct Enrollment {
     /// The usage tier, 1 to 5.
     pub tier: u8,
-    /// Why nothing of it can be free today, where that is so.
+    /// Why nothing of it can be free, if so.
     pub not_enrolled: Option<BilledReason>,
-    /// What it is granted in each pool; nothing where it is not enrolled.
+    /// Its allowance in each pool; 0 if it is not enrolled.
     pub terms: Arc<Terms>,
 }
 
-/// What the policy says of one organization's requests on one day.
+/// Assesses the requests of one organization on one day.
 #[derive(Debug)]
 pub struct Assessor<'p> {
     policy: &'p Policy,
-    /// Where the policy knows it.
+    /// None if the policy doesn't know it.
     org: Option<(&'p Organization, Option<BilledReason>)>,
 }
 
 impl Policy {
-    /// The programme of docs/CONTRACT.md with a demo organization, `org-demo`.
+    /// The programme of docs/CONTRACT.md, with a demo organization.
     ///
     /// # Panics
     ///
@@ -115,15 +124,6 @@ impl Policy {
     pub fn builtin() -> Self {
         Self::parse(BUILTIN_NAME, BUILTIN_TEXT)
             .expect("the built-in policy is valid, as a test shows")
-    }
-
-    /// Reads a policy file's text. It is taken whole or not at all.
-    ///
-    /// # Errors
-    ///
-    /// Every fault in it, with line and key; `file` names it there.
-    pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
-        crate::files::toml::read(file, text, schema::policy)
     }
 
     /// What holds for all organizations.
@@ -165,13 +165,13 @@ impl Policy {
             .count()
     }
 
-    /// Where an organization stands on a day; `None` where the policy doesn't know it.
+    /// The enrollment of an organization on a day; `None` if the policy doesn't know it.
     #[must_use]
     pub fn enrollment(&self, org: &OrgId, day: UtcDay) -> Option<Enrollment> {
         self.orgs.get(org).map(|org| self.enrollment_of(org, day))
     }
 
-    /// What is to be said of an organization's requests on a day.
+    /// Assesses an organization's requests on a day.
     #[must_use]
     pub fn assessor(&self, org: &OrgId, day: UtcDay) -> Assessor<'_> {
         let org = self.orgs.get(org);
@@ -190,7 +190,7 @@ impl Policy {
         }
     }
 
-    /// Why nothing of an organization can be free on a day, where that is so.
+    /// Why nothing of an organization can be free on a day, if so.
     fn not_enrolled(&self, org: &Organization, day: UtcDay) -> Option<BilledReason> {
         if org.data_sharing == DataSharing::Off {
             Some(BilledReason::OrganizationNotEnrolled)
@@ -214,13 +214,13 @@ impl Policy {
 }
 
 impl Assessor<'_> {
-    /// Whether the policy knows the organization. A stranger's requests are not counted.
+    /// Whether the policy knows the organization. If not, its requests are not counted.
     #[must_use]
     pub fn knows_org(&self) -> bool {
         self.org.is_some()
     }
 
-    /// What the organization is granted in each pool; nothing where it is unknown or not enrolled.
+    /// The organization's allowance in each pool; 0 if it is unknown or not enrolled.
     #[must_use]
     pub fn terms(&self) -> Arc<Terms> {
         Arc::clone(match self.org {

@@ -1,30 +1,50 @@
-//! The policy file's schema, walked by hand so that every fault is reported at once.
+//! The policy file's schema.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-use super::{
-    DataSharing, Organization, Policy, Program,
-    warnings::{Lints, lint_model_name},
-};
+use super::{DataSharing, Lints, Organization, Policy, Program, warnings::lint_model_name};
 use crate::{
     domain::{ModelName, OrgId, Overflow, PoolName, ProjectId, Terms, Tokens, UtcDay, Workload},
-    files::toml::{Entry, Section},
+    files::toml::{self, Entry, Faults, Section, distinct},
 };
 
 const HIGHEST_TIER: u8 = 5;
 
+/// The largest policy file that is read, of some 250,000 organizations. Parsing takes 40 times as much memory.
+pub const MAX_BYTES: u64 = 16 << 20;
+
+impl Policy {
+    /// Parses a policy file's text, which is taken whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// Every fault in it, with line and key; `file` names it there.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
+        Self::from_bytes(file, text.as_bytes())
+    }
+
+    /// As [`parse`](Self::parse) does. If the bytes are not UTF-8, that is a fault.
+    ///
+    /// # Errors
+    ///
+    /// Every fault in it.
+    pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self, Faults> {
+        toml::read(file, bytes, policy)
+    }
+}
+
 /// The whole file. `None` only where a fault was reported.
-pub(super) fn policy(root: &Section<'_>) -> Option<Policy> {
-    root.only(&["program", "pools", "tiers", "orgs"]);
+fn policy(root: &Section<'_>) -> Option<Policy> {
     let mut lints = Lints::default();
     let program = program(root, &mut lints);
     let (pools, models) = pools(root, &mut lints);
     let overflow = program.overflow;
     let tiers = tiers(root, &pools, overflow);
     let orgs = orgs(root, &tiers);
+    root.finish();
     let allowances = pools
         .iter()
         .map(|pool| (pool.clone(), Tokens::ZERO))
@@ -52,68 +72,47 @@ fn program(root: &Section<'_>, lints: &mut Lints) -> Program {
         ends_on: None,
         as_of: None,
     };
-    let Some(section) = root.section("program") else {
+    let Some(section) = root.get("program", Entry::section) else {
         return program;
     };
-    section.only(&["name", "overflow", "covered_workloads", "ends_on", "as_of"]);
-    if let Some(name) = section.get("name").and_then(|entry| entry.text()) {
+    if let Some(name) = section.get("name", Entry::text) {
         name.clone_into(&mut program.name);
     }
-    if let Some(entry) = section.get("overflow")
-        && let Some(text) = entry.text()
-    {
-        match text {
-            "keep_open" => program.overflow = Overflow::KeepOpen,
-            "close_until_reset" => program.overflow = Overflow::CloseUntilReset,
-            _ => entry.fault(format!(
-                "{text:?} is neither \"keep_open\" nor \"close_until_reset\""
+    let overflow = section.get("overflow", |entry| {
+        entry.check(match entry.text()? {
+            "keep_open" => Ok(Overflow::KeepOpen),
+            "close_until_reset" => Ok(Overflow::CloseUntilReset),
+            other => Err(format!(
+                "{other:?} is neither \"keep_open\" nor \"close_until_reset\""
             )),
-        }
+        })
+    });
+    program.overflow = overflow.unwrap_or_default();
+    if let Some(covered) = section.get("covered_workloads", |list| {
+        Some(distinct(list.texts()?, workload))
+    }) {
+        program.covered_workloads = covered;
     }
-    if let Some(listed) = section
-        .get("covered_workloads")
-        .and_then(|entry| entry.texts())
-    {
-        program.covered_workloads = workloads(&listed);
-    }
-    if let Some(entry) = section.get("ends_on") {
-        lints.ends_on_line = entry.line();
-        program.ends_on = day(&entry);
-    }
-    if let Some(entry) = section.get("as_of") {
-        lints.as_of_line = entry.line();
-        program.as_of = day(&entry);
-    }
+    program.ends_on = section.get("ends_on", |entry| day(entry, &mut lints.ends_on_line));
+    program.as_of = section.get("as_of", |entry| day(entry, &mut lints.as_of_line));
+    section.finish();
     program
 }
 
-fn day(entry: &Entry<'_>) -> Option<UtcDay> {
+fn day(entry: &Entry<'_>, line: &mut usize) -> Option<UtcDay> {
+    *line = entry.line();
     let text = entry.day_text()?;
-    let day = UtcDay::parse(&text).ok();
-    if day.is_none() {
-        entry.fault(format!("{text:?} is not a day such as \"2027-01-31\""));
-    }
-    day
+    let day = UtcDay::parse(&text);
+    entry.check(day.map_err(|_| format!("{text:?} is not a day such as \"2027-01-31\"")))
 }
 
-fn workloads(listed: &[(&str, Entry<'_>)]) -> Vec<Workload> {
-    let mut workloads = Vec::new();
-    for (name, entry) in listed {
-        match Workload::ALL
-            .into_iter()
-            .find(|workload| workload.name() == *name)
-        {
-            Some(workload) if workloads.contains(&workload) => {
-                entry.fault(format!("{name:?} is listed twice"));
-            }
-            Some(workload) => workloads.push(workload),
-            None => {
-                let known = Workload::ALL.map(Workload::name).join("\", \"");
-                entry.fault(format!("{name:?} is no workload; there are \"{known}\""));
-            }
-        }
-    }
-    workloads
+fn workload(name: &str) -> Result<Workload, String> {
+    let mut workloads = Workload::ALL.into_iter();
+    let workload = workloads.find(|workload| workload.name() == name);
+    workload.ok_or_else(|| {
+        let known = Workload::ALL.map(Workload::name).join("\", \"");
+        format!("{name:?} is no workload; there are \"{known}\"")
+    })
 }
 
 type Pools = (Vec<PoolName>, HashMap<ModelName, PoolName>);
@@ -121,24 +120,22 @@ type Pools = (Vec<PoolName>, HashMap<ModelName, PoolName>);
 fn pools(root: &Section<'_>, lints: &mut Lints) -> Pools {
     let mut pools = Vec::new();
     let mut models = HashMap::new();
-    let Some(section) = root.require("pools").and_then(|entry| entry.section()) else {
+    let Some(section) = root.require("pools", Entry::section) else {
         return (pools, models);
     };
     let mut first_lines: HashMap<&str, (PoolName, usize)> = HashMap::new();
     for (name, entry) in section.entries() {
-        let Some(pool) = named(&entry, PoolName::parse(name)) else {
+        let Some(pool) = entry.check(PoolName::parse(name)) else {
             continue;
         };
         pools.push(pool.clone());
         let Some(section) = entry.section() else {
             continue;
         };
-        section.only(&["models"]);
-        let Some(listed) = section.require("models").and_then(|entry| entry.texts()) else {
-            continue;
-        };
-        for (name, entry) in listed {
-            let Some(model) = named(&entry, ModelName::parse(name)) else {
+        let listed = section.require("models", Entry::texts);
+        section.finish();
+        for (name, entry) in listed.unwrap_or_default() {
+            let Some(model) = entry.check(ModelName::parse(name)) else {
                 continue;
             };
             if model.is_fine_tuned() {
@@ -166,12 +163,12 @@ fn pools(root: &Section<'_>, lints: &mut Lints) -> Pools {
 
 fn tiers(root: &Section<'_>, pools: &[PoolName], overflow: Overflow) -> BTreeMap<u8, Arc<Terms>> {
     let mut tiers = BTreeMap::new();
-    let Some(section) = root.require("tiers").and_then(|entry| entry.section()) else {
+    let Some(section) = root.require("tiers", Entry::section) else {
         return tiers;
     };
     let names: Vec<&str> = pools.iter().map(PoolName::as_str).collect();
     for (name, entry) in section.entries() {
-        let Some(tier) = tier_number(name) else {
+        let Some(tier) = (1..=HIGHEST_TIER).find(|tier| tier.to_string() == name) else {
             entry.fault("is no usage tier; there are 1 to 5");
             continue;
         };
@@ -183,18 +180,17 @@ fn tiers(root: &Section<'_>, pools: &[PoolName], overflow: Overflow) -> BTreeMap
             section.only(&names);
         }
         let allowances = pools.iter().map(|pool| {
-            let entry = section.require(pool.as_str());
+            let entry = section.require_named(pool.as_str());
             let number = entry.and_then(|entry| entry.number(0, Tokens::MAX.get()));
-            (
-                pool.clone(),
-                number.and_then(Tokens::new).unwrap_or_default(),
-            )
+            let tokens = number.and_then(Tokens::new).unwrap_or_default();
+            (pool.clone(), tokens)
         });
+        let allowances = allowances.collect();
         tiers.insert(
             tier,
             Arc::new(Terms {
                 overflow,
-                allowances: allowances.collect(),
+                allowances,
             }),
         );
     }
@@ -204,108 +200,58 @@ fn tiers(root: &Section<'_>, pools: &[PoolName], overflow: Overflow) -> BTreeMap
     tiers
 }
 
-fn tier_number(name: &str) -> Option<u8> {
-    (1..=HIGHEST_TIER).find(|tier| tier.to_string() == name)
-}
-
 fn orgs(root: &Section<'_>, tiers: &BTreeMap<u8, Arc<Terms>>) -> HashMap<OrgId, Organization> {
-    let Some(section) = root.section("orgs") else {
+    let Some(section) = root.get("orgs", Entry::section) else {
         return HashMap::new();
     };
-    let mut orgs = HashMap::new();
-    for (name, entry) in section.entries() {
-        let id = named(&entry, OrgId::parse(name));
-        let org = entry
-            .section()
-            .and_then(|section| organization(&section, tiers));
-        if let (Some(id), Some(org)) = (id, org) {
-            orgs.insert(id, org);
-        }
-    }
-    orgs
+    let orgs = section.entries().filter_map(|(name, entry)| {
+        let id = entry.check(OrgId::parse(name));
+        let org = organization(&entry.section()?, tiers)?;
+        Some((id?, org))
+    });
+    orgs.collect()
 }
 
 fn organization(section: &Section<'_>, tiers: &BTreeMap<u8, Arc<Terms>>) -> Option<Organization> {
-    section.only(&[
-        "tier",
-        "data_sharing",
-        "projects",
-        "zero_data_retention",
-        "enterprise",
-    ]);
-    let tier = section.require("tier").and_then(|entry| {
-        let number = entry.number(1, u64::from(HIGHEST_TIER))?;
-        let tier = u8::try_from(number)
-            .ok()
-            .filter(|tier| tiers.contains_key(tier));
-        if tier.is_none() {
-            entry.fault(format!("is {number}, and there is no [tiers.{number}]"));
-        }
-        tier
+    let tier = section.require("tier", |entry| {
+        let tier: u8 = entry.number(1, u64::from(HIGHEST_TIER))?;
+        let missing = || format!("is {tier}, and there is no [tiers.{tier}]");
+        entry.check(tiers.get(&tier).map(|_| tier).ok_or_else(missing))
     });
     let data_sharing = data_sharing(section);
-    let flag = |key| {
-        section
-            .get(key)
-            .is_some_and(|entry| entry.flag() == Some(true))
-    };
-    let (zero_data_retention, enterprise) = (flag("zero_data_retention"), flag("enterprise"));
+    let zero_data_retention = section.get("zero_data_retention", Entry::flag);
+    let enterprise = section.get("enterprise", Entry::flag);
+    section.finish();
     Some(Organization {
         tier: tier?,
         data_sharing: data_sharing?,
-        zero_data_retention,
-        enterprise,
+        zero_data_retention: zero_data_retention.unwrap_or(false),
+        enterprise: enterprise.unwrap_or(false),
     })
 }
 
 fn data_sharing(section: &Section<'_>) -> Option<DataSharing> {
-    let entry = section.require("data_sharing")?;
-    let sharing = entry.text()?;
-    let projects = section.get("projects");
-    if sharing != "selected"
-        && let Some(projects) = &projects
-    {
-        projects.fault(format!(
-            "stands only with data_sharing = \"selected\", and it is {sharing:?}"
-        ));
-    }
-    match sharing {
-        "all" => Some(DataSharing::All),
-        "off" => Some(DataSharing::Off),
-        "selected" => {
-            let Some(projects) = projects else {
-                entry.fault("is \"selected\", and projects is missing");
-                return None;
-            };
-            Some(DataSharing::Selected(selected(&projects)?))
-        }
-        _ => {
-            entry.fault(format!(
-                "{sharing:?} is neither \"all\", \"selected\" nor \"off\""
-            ));
-            None
-        }
-    }
-}
-
-fn selected(projects: &Entry<'_>) -> Option<HashSet<ProjectId>> {
-    let mut selected = HashSet::new();
-    for (name, entry) in projects.texts()? {
-        if let Some(project) = named(&entry, ProjectId::parse(name))
-            && !selected.insert(project)
+    let projects = section.entry("projects");
+    section.require("data_sharing", |entry| {
+        let sharing = entry.text()?;
+        if let Some(projects) = &projects
+            && sharing != "selected"
         {
-            entry.fault(format!("{name:?} is listed twice"));
+            projects.fault(format!(
+                "stands only with data_sharing = \"selected\", and it is {sharing:?}"
+            ));
         }
-    }
-    Some(selected)
-}
-
-fn named<T>(entry: &Entry<'_>, parsed: Result<T, crate::domain::InvalidField>) -> Option<T> {
-    match parsed {
-        Ok(name) => Some(name),
-        Err(invalid) => {
-            entry.fault(invalid.to_string());
-            None
+        match (sharing, &projects) {
+            ("all", _) => Some(DataSharing::All),
+            ("off", _) => Some(DataSharing::Off),
+            ("selected", Some(projects)) => {
+                let projects = distinct(projects.texts()?, ProjectId::parse);
+                Some(DataSharing::Selected(projects.into_iter().collect()))
+            }
+            ("selected", None) => entry.check(Err("is \"selected\", and projects is missing")),
+            _ => entry.check(Err(format!(
+                "{sharing:?} is neither \"all\", \"selected\" nor \"off\""
+            ))),
         }
-    }
+    })
 }

@@ -3,38 +3,27 @@
 use super::Policy;
 use crate::{
     domain::UtcDay,
-    files::toml::{Entry, Fault},
+    files::toml::{Diagnostic, Entry},
 };
 
 /// Lists of models that are older get a warning: the provider may have changed its list.
 const MAX_LIST_AGE_DAYS: u32 = 90;
 
-/// What the parser found that can lead to warnings.
-#[derive(Debug, Default)]
-pub(super) struct Lints {
-    /// Warnings about models' names.
-    pub(super) models: Vec<Fault>,
-    /// The line of `ends_on`.
-    pub(super) ends_on_line: usize,
-    /// The line of `as_of`.
-    pub(super) as_of_line: usize,
-}
-
 impl Policy {
     /// The warnings on a day, ordered by line.
     #[must_use]
-    pub fn warnings(&self, today: UtcDay) -> Vec<Fault> {
+    pub fn warnings(&self, today: UtcDay) -> Vec<Diagnostic> {
         let (program, lints) = (&self.program, &self.lints);
         let mut warnings = lints.models.clone();
         if let Some(day) = program.ends_on.filter(|day| *day < today) {
-            warnings.push(Fault {
+            warnings.push(Diagnostic {
                 line: lints.ends_on_line,
                 key: "program.ends_on".to_owned(),
                 message: format!("{day} is over: every request is billed (PROGRAM_ENDED)"),
             });
         }
         if let Some(day) = program.as_of.filter(|day| *day > today) {
-            warnings.push(Fault {
+            warnings.push(Diagnostic {
                 line: lints.as_of_line,
                 key: "program.as_of".to_owned(),
                 message: format!(
@@ -45,7 +34,7 @@ impl Policy {
         let oldest = today.minus_days(MAX_LIST_AGE_DAYS);
         if let Some(day) = program.as_of.filter(|day| *day < oldest) {
             let age = (today.start() - day.start()).num_days();
-            warnings.push(Fault {
+            warnings.push(Diagnostic {
                 line: lints.as_of_line,
                 key: "program.as_of".to_owned(),
                 message: format!(
@@ -69,7 +58,7 @@ fn is_invisible(c: char) -> bool {
 }
 
 /// A warning about a name that can't match a provider's model.
-pub(super) fn lint_model_name(name: &str, entry: &Entry<'_>) -> Option<Fault> {
+pub(super) fn lint_model_name(name: &str, entry: &Entry<'_>) -> Option<Diagnostic> {
     let signs = [
         ("white space", name.contains(char::is_whitespace)),
         ("upper case", name.contains(char::is_uppercase)),
@@ -82,7 +71,7 @@ pub(super) fn lint_model_name(name: &str, entry: &Entry<'_>) -> Option<Fault> {
         .collect();
     (!found.is_empty()).then(|| {
         let found = found.join(" and ");
-        entry.to_fault(format!(
+        entry.warning(format!(
             "{name:?} holds {found}: names match exactly, and this one may match no model"
         ))
     })

@@ -1,14 +1,28 @@
-//! What a service starts with: its policy, its store, and its ports.
+//! From the settings to the parts of a service: its policy, store, ports and services.
 
-use std::{fs, sync::Arc};
+use std::{fs, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{
+    codec::CompressionEncoding::Gzip,
+    service::{Routes, RoutesBuilder},
+};
+use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 
+use super::health::WatchableHealth;
 use crate::{
-    auth,
-    files::pem,
-    net::{Certificates, Limits, Listener, Protocol, Socket},
-    policy::PolicySource,
+    auth::{self, Authenticator, CallerSet, Callers},
+    files::{
+        pem,
+        watched::{LoadError, Watched},
+    },
+    grpc::{self, CallLayer, QuotaServiceConfig, ReflectionFor},
+    http::{self, Readiness},
+    ledger::Ledger,
+    net::{CertificateReloader, Limits, Listener, Protocol, Socket},
+    policy::{PolicySource, PolicyStatus},
     settings::{Settings, StoreChoice},
     store::{
         Store,
@@ -17,8 +31,28 @@ use crate::{
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },
-    telemetry::metrics::{self, Metrics},
+    telemetry::{
+        metrics::{self, Metrics},
+        traces::Traces,
+    },
 };
+
+/// What both ports serve with.
+pub(super) struct Parts {
+    pub(super) ledger: Ledger,
+    pub(super) limits: Limits,
+    pub(super) metrics: Metrics,
+    pub(super) traces: Option<Traces>,
+    pub(super) authenticator: Authenticator,
+    pub(super) reflection: ReflectionFor,
+    pub(super) call_timeout: Duration,
+}
+
+/// How long the last traces may take to be sent.
+const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The largest callers file that is read.
+const MAX_CALLERS_BYTES: u64 = 8 << 20;
 
 pub(super) fn open_policy(settings: &Settings) -> anyhow::Result<PolicySource> {
     let file = settings.policy.as_deref();
@@ -57,13 +91,56 @@ pub(super) fn open_store(
     })
 }
 
+/// Reads the callers file, if there is one.
+pub(super) fn open_callers(
+    settings: &Settings,
+) -> anyhow::Result<Option<(Callers, Watched<Callers, LoadError>)>> {
+    let Some(path) = &settings.callers else {
+        return Ok(None);
+    };
+    let name = path.display().to_string();
+    let load = {
+        let name = name.clone();
+        move |bytes: &[u8]| Ok(Callers::from_bytes(&name, bytes)?)
+    };
+    let opened = Watched::open_file(path, MAX_CALLERS_BYTES, load);
+    let opened = opened.map_err(|error| anyhow!("the callers file {name} {error}"))?;
+    Ok(Some(opened))
+}
+
+/// Who may call: these callers, or everyone, which is warned of where a port is not on loopback.
+///
+/// # Errors
+///
+/// The callers have tokens, which the gRPC port can't take.
+pub(super) fn authenticator(
+    callers: Option<Callers>,
+    grpc: auth::PortSecurity,
+    http: auth::PortSecurity,
+) -> anyhow::Result<Authenticator> {
+    let Some(callers) = callers else {
+        if !(grpc.loopback && http.loopback) {
+            tracing::warn!(
+                "there is no callers file, and a port is not on loopback: whoever reaches the gRPC port may \
+                 reserve, settle and release for any organization, and whoever reaches the HTTP port may \
+                 read quotas; name the callers with --callers FILE"
+            );
+        }
+        return Ok(Authenticator::Everyone);
+    };
+    let count = callers.iter().len();
+    let caller_set = CallerSet::new(callers, grpc).context("the callers file is refused")?;
+    tracing::info!(callers = count, "only known callers are answered");
+    Ok(Authenticator::Callers(Arc::new(caller_set)))
+}
+
 /// Binds a port, and reads its certificates.
 pub(super) async fn open_listener(
     settings: &Settings,
     protocol: Protocol,
     limits: Limits,
     metrics: &Metrics,
-) -> anyhow::Result<Listener> {
+) -> anyhow::Result<(Listener, Option<CertificateReloader>)> {
     let (setting, address, tls, alpn, of) = match protocol {
         Protocol::Http2 => {
             let (address, tls) = (&settings.listen, &settings.tls);
@@ -80,21 +157,97 @@ pub(super) async fn open_listener(
             )
         }
     };
-    let certificates = tls
-        .clone()
-        .map(|tls| Certificates::read(tls, alpn, metrics));
-    let certificates = certificates.transpose()?.map(Arc::new);
+    let tls = tls.clone();
+    let reloader = tls.map(|tls| CertificateReloader::open(tls, alpn, metrics));
+    let reloader = reloader.transpose()?;
     let bound = Socket::bind(address).await;
     let socket = bound.with_context(|| format!("{setting}: can't bind {address}"))?;
-    Ok(Listener {
+    let listener = Listener {
         port: auth::PortSecurity {
-            encrypted: certificates.is_some(),
+            encrypted: reloader.is_some(),
             loopback: socket.address()?.is_loopback(),
         },
         socket,
         protocol,
-        certificates,
+        certificates: reloader.as_ref().map(CertificateReloader::certificates),
         limits,
         connections: metrics.connections(of),
-    })
+    };
+    Ok((listener, reloader))
+}
+
+impl Parts {
+    /// Sends the last traces, unless the deadline comes first.
+    pub(super) async fn flush_traces(self, deadline: Instant) {
+        if let Some(traces) = self.traces {
+            let left = deadline.saturating_duration_since(Instant::now());
+            traces.end(left.min(TRACE_FLUSH_TIMEOUT)).await;
+        }
+    }
+
+    /// What the gRPC port serves.
+    pub(super) fn services(
+        &self,
+        health: HealthService,
+        end: &CancellationToken,
+        open_calls: &TaskTracker,
+    ) -> anyhow::Result<RoutesBuilder> {
+        let mut services = Routes::builder();
+        services.add_service(grpc::service(QuotaServiceConfig {
+            ledger: self.ledger.clone(),
+            call_timeout: self.call_timeout,
+            message_bytes: self.limits.message_bytes,
+            open_calls: open_calls.clone(),
+            stopping: end.clone(),
+            metrics: self.metrics.clone(),
+            traces: self.traces.clone(),
+            authenticator: self.authenticator.clone(),
+        }));
+        let bytes = self.limits.message_bytes;
+        let health = HealthServer::new(WatchableHealth {
+            inner: health,
+            stopping: end.clone(),
+        });
+        let health = health
+            .max_decoding_message_size(bytes)
+            .accept_compressed(Gzip);
+        let everyone = CallLayer::any_caller(Authenticator::Everyone, self.call_timeout);
+        services.add_service(everyone.layer(health));
+        if let Some(by) = self.reflection.authenticator(&self.authenticator) {
+            let (v1, v1alpha) = (reflected().build_v1()?, reflected().build_v1alpha()?);
+            let v1 = v1.max_decoding_message_size(bytes).accept_compressed(Gzip);
+            let v1alpha = v1alpha
+                .max_decoding_message_size(bytes)
+                .accept_compressed(Gzip);
+            let layer = CallLayer::any_caller(by, self.call_timeout);
+            services
+                .add_service(layer.clone().layer(v1))
+                .add_service(layer.layer(v1alpha));
+        }
+        Ok(services)
+    }
+
+    /// What the HTTP port serves.
+    pub(super) fn router(
+        &self,
+        is_ready: watch::Receiver<Readiness>,
+        policy: watch::Receiver<PolicyStatus>,
+    ) -> axum::Router {
+        let (metrics, authenticator) = (self.metrics.clone(), self.authenticator.clone());
+        let ledger = self.ledger.clone();
+        http::router(
+            ledger,
+            self.call_timeout,
+            is_ready,
+            policy,
+            metrics,
+            authenticator,
+        )
+    }
+}
+
+fn reflected() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(grpc::proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }

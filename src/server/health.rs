@@ -1,20 +1,82 @@
-//! The gRPC health service. tonic-health ends a `Watch` of an unknown service with NOT_FOUND; the health protocol
-//! wants SERVICE_UNKNOWN and an open stream.
+//! Readiness follows the store: over gRPC health, and over HTTP.
 
 use std::{future::ready, pin::Pin};
 
 use futures_util::{Stream, StreamExt as _, stream};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 use tonic_health::{
-    pb::{
-        HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
-        health_server::Health,
-    },
-    server::HealthService,
+    ServingStatus,
+    pb::{HealthCheckRequest, HealthCheckResponse, health_check_response, health_server::Health},
+    server::{HealthReporter, HealthService},
 };
 
-/// tonic-health with the protocol's `Watch`.
+use crate::{
+    http::Readiness,
+    ledger::{Outage, StoreState},
+    store::StoreError,
+};
+
+/// The health name that is SERVING while the process runs.
+pub(super) const LIVENESS: &str = "liveness";
+
+/// The health names that are SERVING while the store would decide.
+pub(super) const READINESS: [&str; 3] = ["readiness", "", "tollgate.v1.QuotaService"];
+
+/// Keeps readiness true to whether the store would decide, and tells the log of each change.
+pub(super) async fn follow_store(
+    mut state: watch::Receiver<StoreState>,
+    reporter: HealthReporter,
+    ready: watch::Sender<Readiness>,
+) {
+    loop {
+        let now = state.borrow_and_update().clone();
+        match now {
+            StoreState::Unknown => {}
+            StoreState::Up => {
+                tracing::info!("the store answers: SERVING");
+                ready.send_replace(Readiness::Ready);
+                report(&reporter, true).await;
+            }
+            StoreState::Down(down) => {
+                tell(&down);
+                ready.send_replace(Readiness::NotReady(down.to_string()));
+                report(&reporter, false).await;
+            }
+        }
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn tell(down: &Outage) {
+    let (since, error) = (down.since, &down.error);
+    match error {
+        StoreError::Refused { .. } => {
+            tracing::warn!(%since, %error, "the store refuses: NOT_SERVING");
+        }
+        StoreError::Unsuitable { .. } => {
+            tracing::error!(%since, %error, "the store is unfit: NOT_SERVING");
+        }
+        _ => tracing::warn!(%since, %error, "the store does not answer: NOT_SERVING"),
+    }
+}
+
+pub(super) async fn report(reporter: &HealthReporter, ready: bool) {
+    let status = if ready {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    };
+    for name in READINESS {
+        reporter.set_service_status(name, status).await;
+    }
+}
+
+/// tonic-health with the protocol's `Watch`: for an unknown service tonic-health ends it with NOT_FOUND; the protocol
+/// wants SERVICE_UNKNOWN and an open stream.
 ///
 /// All names are registered before the first call, so an unknown one stays unknown until the service stops.
 pub(super) struct WatchableHealth {
@@ -51,7 +113,7 @@ impl Health for WatchableHealth {
 impl WatchableHealth {
     fn unknown(&self) -> Statuses {
         let unknown = HealthCheckResponse {
-            status: ServingStatus::ServiceUnknown.into(),
+            status: health_check_response::ServingStatus::ServiceUnknown.into(),
         };
         let stopped = self.stopping.clone().cancelled_owned();
         let until_stopped = stream::pending().take_until(stopped);

@@ -1,143 +1,147 @@
-//! The settings file's schema, walked by hand so that every fault is reported at once.
+//! The sections of the settings file, and the forms of its values.
 
-use std::{
-    fmt, fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 
-use super::{SettingsError, chosen, listeners};
+use super::{
+    args::{REDIS_PASSWORD, SENTINEL_PASSWORD, variable},
+    error::SettingsError,
+};
 use crate::{
     files::toml::{Entry, Section},
-    grpc::access::ReflectionFor,
-    ledger::OnStoreFailure,
-    net::{GRPC_TLS, HTTP_TLS, Limits, ListenerTls},
-    store::redis::{Login, Password, RedisUrl, UnsafeEviction},
-    telemetry::logs::LogFormat,
-    telemetry::traces::OtlpEndpoint,
+    ledger::Ledger,
+    net::{ClientCertificates, Limits, ListenerTls, TlsNames},
+    store::{
+        UsageLimits,
+        redis::{Login, Password, RedisConfig, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
+    },
 };
 
-/// The keys outside of sections, and the sections.
-const KEYS: &[&str] = &[
-    "listen",
-    "http_listen",
-    "store",
-    "policy",
-    "callers",
-    "reflection",
-    "on_store_failure",
-    "call_timeout",
-    "log_format",
-    "log",
-    "otlp_endpoint",
-    "trace_ratio",
-    "drain_delay",
-    "grace_period",
-    "usage_retention",
-    "usage_rows",
-    "redis",
-    "tls",
-    "http_tls",
-    "bounds",
-];
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The keys of `[redis]`.
-const REDIS_KEYS: &[&str] = &[
-    "key_prefix",
-    "connect_timeout",
-    "response_timeout",
-    "unsafe_eviction",
-    "wait_replicas",
-    "ca_file",
-    "cert_file",
-    "key_file",
-    "username",
-    "password",
-    "password_file",
-    "database",
-    "sentinel_user",
-    "sentinel_password",
-];
-
-/// Every key, with its section before it.
-pub(super) fn keys() -> impl Iterator<Item = String> {
-    let sections = [
-        ("", KEYS),
-        ("redis.", REDIS_KEYS),
-        ("tls.", listeners::TLS_KEYS),
-        ("http_tls.", listeners::TLS_KEYS),
-        ("bounds.", listeners::BOUNDS_KEYS),
-    ];
-    let keys = |(section, keys): (&'static str, &'static [&'static str])| {
-        keys.iter().map(move |key| format!("{section}{key}"))
-    };
-    sections.into_iter().flat_map(keys)
+/// A section of TLS, if there is one.
+pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<ListenerTls> {
+    let section = root.get(names.section, Entry::section)?;
+    let client_ca_file = section.entry("client_ca_file");
+    let client_certificates = section.get("client_certificates", |entry| {
+        if client_ca_file.is_none() {
+            entry.fault("needs client_ca_file beside it: whose certificates?");
+        }
+        entry.parse(choice)
+    });
+    let client_ca_file = client_ca_file.and_then(|entry| path(&entry));
+    let cert_file = section.require("cert_file", path);
+    let key_file = section.require("key_file", path);
+    section.finish();
+    Some(ListenerTls {
+        names,
+        cert_file: cert_file?,
+        key_file: key_file?,
+        client_ca_file,
+        client_certificates: client_certificates.unwrap_or(ClientCertificates::Required),
+    })
 }
 
-/// What a settings file says; what it leaves out is `None`.
-#[derive(Debug, Default)]
-pub(super) struct FileSettings {
-    pub(super) listen: Option<String>,
-    pub(super) http_listen: Option<String>,
-    pub(super) store: Option<StoreKind>,
-    pub(super) policy: Option<PathBuf>,
-    pub(super) callers: Option<PathBuf>,
-    pub(super) reflection: Option<ReflectionFor>,
-    pub(super) on_store_failure: Option<OnStoreFailure>,
-    pub(super) call_timeout: Option<Duration>,
-    pub(super) log_format: Option<LogFormat>,
-    pub(super) log: Option<String>,
-    pub(super) otlp_endpoint: Option<OtlpEndpoint>,
-    pub(super) trace_ratio: Option<f64>,
-    pub(super) drain_delay: Option<Duration>,
-    pub(super) grace_period: Option<Duration>,
-    pub(super) usage_retention_days: Option<u32>,
-    pub(super) usage_rows: Option<u64>,
-    pub(super) redis: RedisSettings,
-    pub(super) tls: Option<ListenerTls>,
-    pub(super) http_tls: Option<ListenerTls>,
-    pub(super) limits: Limits,
-    pub(super) waiting_decisions: Option<usize>,
+/// The section `[bounds]`: the limits of the listeners, and how many decisions may wait for the store. What is left out
+/// has its default.
+pub(super) fn bounds(section: &Section<'_>) -> (Limits, usize) {
+    fn number<T: TryFrom<u64>>(
+        section: &Section<'_>,
+        key: &'static str,
+        default: T,
+        (min, max): (u64, u64),
+    ) -> T {
+        let given = section.get(key, |entry| entry.number(min, max));
+        given.unwrap_or(default)
+    }
+    let time = |key, default, max| {
+        let given = section.get(key, |entry| time(entry, max));
+        given.unwrap_or(default)
+    };
+    let default = Limits::default();
+    let limits = Limits {
+        // The largest legal message is under 2 KiB.
+        message_bytes: number(
+            section,
+            "message_bytes",
+            default.message_bytes,
+            (2 * KIB, MIB),
+        ),
+        header_list_bytes: number(
+            section,
+            "header_list_bytes",
+            default.header_list_bytes,
+            (KIB, MIB),
+        ),
+        streams_per_connection: number(
+            section,
+            "streams_per_connection",
+            default.streams_per_connection,
+            (1, 100_000),
+        ),
+        cancelled_per_second: number(
+            section,
+            "cancelled_per_second",
+            default.cancelled_per_second,
+            (10, 1_000_000),
+        ),
+        connections: number(section, "connections", default.connections, (16, 1_000_000)),
+        handshake_time: time("handshake_time", default.handshake_time, 60 * SECOND),
+        idle_time: time("idle_time", default.idle_time, 7 * DAY),
+        connection_age: time("connection_age", default.connection_age, 7 * DAY),
+    };
+    // Two of the largest batches at least.
+    let waiting = number(
+        section,
+        "waiting_decisions",
+        Ledger::MAX_WAITING,
+        (KIB, MIB),
+    );
+    section.finish();
+    (limits, waiting)
 }
 
 /// The section `[redis]`.
-#[derive(Debug, Default)]
 pub(super) struct RedisSettings {
-    pub(super) key_prefix: Option<String>,
-    pub(super) connect_timeout: Option<Duration>,
-    pub(super) response_timeout: Option<Duration>,
-    pub(super) unsafe_eviction: Option<UnsafeEviction>,
-    pub(super) wait_replicas: Option<u16>,
-    pub(super) ca_file: Option<PathBuf>,
-    pub(super) cert_file: Option<PathBuf>,
-    pub(super) key_file: Option<PathBuf>,
-    pub(super) login: RedisLoginSettings,
-    pub(super) sentinel_login: Login,
+    key_prefix: String,
+    timeouts: Timeouts,
+    unsafe_eviction: UnsafeEviction,
+    wait_replicas: u16,
+    ca_file: Option<PathBuf>,
+    cert_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
+    login: RedisLogin,
+    sentinel_login: Login,
 }
 
 /// How to log in to Redis, as far as the file says it.
-#[derive(Default)]
-pub(super) struct RedisLoginSettings {
-    pub(super) username: Option<String>,
-    pub(super) password: Option<String>,
-    pub(super) password_file: Option<PathBuf>,
-    pub(super) database: Option<i64>,
+struct RedisLogin {
+    username: Option<String>,
+    password: Option<String>,
+    password_file: Option<PathBuf>,
+    database: Option<i64>,
 }
 
-impl fmt::Debug for RedisLoginSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisLoginSettings").finish_non_exhaustive()
+/// A password that is set, and that the store has no use for: mostly the store's own setting is missing then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnusedPassword {
+    name: &'static str,
+    why: &'static str,
+}
+
+impl UnusedPassword {
+    /// Logs a warning.
+    pub fn warn(self) {
+        let Self { name, why } = self;
+        let is_variable = name.starts_with("TOLLGATE_");
+        let variable = is_variable.then_some(name);
+        let setting = (!is_variable).then_some(name);
+        tracing::warn!(variable, setting, "{why}");
     }
-}
-
-/// Which store, and where.
-#[derive(Debug)]
-pub(super) enum StoreKind {
-    Memory,
-    File(PathBuf),
-    Redis(RedisUrl),
 }
 
 /// More replicas than anybody has.
@@ -146,138 +150,201 @@ const MAX_WAIT_REPLICAS: u64 = 100;
 /// Redis counts its databases with 32 bits.
 const MAX_DATABASE: u64 = i32::MAX as u64;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DEFAULT_TIMEOUT: Duration = Duration::from_millis(500);
 
-impl FileSettings {
-    /// Reads a file, whole or not at all.
-    pub(super) fn read(path: &Path) -> Result<Self, SettingsError> {
-        let text = fs::read_to_string(path).map_err(|source| SettingsError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
-        let name = path.display().to_string();
-        Ok(crate::files::toml::read(&name, &text, |root| {
-            Some(file_settings(root))
-        })?)
+impl RedisSettings {
+    pub(super) fn read(redis: &Section<'_>) -> Self {
+        let time = |key| redis.get(key, timeout).unwrap_or(DEFAULT_TIMEOUT);
+        let prefix = redis.get("key_prefix", key_prefix);
+        let eviction = redis.get("unsafe_eviction", |entry| entry.parse(choice));
+        let replicas = redis.get("wait_replicas", |entry| entry.number(0, MAX_WAIT_REPLICAS));
+        let settings = Self {
+            key_prefix: prefix.unwrap_or_else(|| "tollgate:".to_owned()),
+            timeouts: Timeouts {
+                connect: time("connect_timeout"),
+                response: time("response_timeout"),
+            },
+            unsafe_eviction: eviction.unwrap_or(UnsafeEviction::Refuse),
+            wait_replicas: replicas.unwrap_or(0),
+            ca_file: redis.get("ca_file", path),
+            cert_file: redis.get("cert_file", path),
+            key_file: redis.get("key_file", path),
+            login: RedisLogin {
+                username: redis.get("username", text),
+                password: redis.get("password", text),
+                password_file: redis.get("password_file", path),
+                database: redis
+                    .get("database", |entry| entry.number::<u32>(0, MAX_DATABASE))
+                    .map(i64::from),
+            },
+            sentinel_login: Login {
+                username: redis.get("sentinel_user", text),
+                password: redis.get("sentinel_password", text).map(Password::Text),
+                database: None,
+            },
+        };
+        redis.finish();
+        settings
+    }
+
+    /// The passwords that are set, and that this store has no use for.
+    pub(super) fn unused_passwords(&self, store: Option<&RedisUrl>) -> Vec<UnusedPassword> {
+        let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let (login, sentinels) = (&self.login, &self.sentinel_login);
+        let passwords = [
+            (REDIS_PASSWORD, is_set(REDIS_PASSWORD), false),
+            (SENTINEL_PASSWORD, is_set(SENTINEL_PASSWORD), true),
+            ("redis.password", login.password.is_some(), false),
+            ("redis.password_file", login.password_file.is_some(), false),
+            (
+                "redis.sentinel_password",
+                sentinels.password.is_some(),
+                true,
+            ),
+        ];
+        let unused = passwords
+            .into_iter()
+            .filter_map(|(name, is_set, for_sentinels)| {
+                let why = match store {
+                    None => "a password for Redis is set, and the store is not Redis",
+                    Some(url) if for_sentinels && !url.has_sentinels() => {
+                        "a password for sentinels is set, and no sentinels watch the store"
+                    }
+                    Some(_) => return None,
+                };
+                is_set.then_some(UnusedPassword { name, why })
+            });
+        unused.collect()
+    }
+
+    /// With the URL. A setting that the URL has no use for is an error: what it should protect would go unprotected.
+    pub(super) fn into_config(
+        self,
+        url: RedisUrl,
+        usage_limits: UsageLimits,
+    ) -> Result<RedisConfig, SettingsError> {
+        let tls = tls_files(&url, self.ca_file, self.cert_file, self.key_file)?;
+        let sentinel_login = with_sentinel_password(&url, self.sentinel_login)?;
+        let login = merged_login(&url, self.login)?;
+        Ok(RedisConfig {
+            url: url.with_login(login),
+            tls,
+            sentinel_login,
+            key_prefix: self.key_prefix,
+            timeouts: self.timeouts,
+            wait_replicas: self.wait_replicas,
+            usage_limits,
+            unsafe_eviction: self.unsafe_eviction,
+        })
     }
 }
 
-impl StoreKind {
-    /// Reads `file:PATH`, `memory:` or a Redis URL. The text may hold a password, so faults don't repeat it.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let scheme = text.split_once(':').map(|(scheme, _)| scheme);
-        match scheme {
-            Some("memory") if text == "memory:" => Ok(Self::Memory),
-            Some("file") => match text.strip_prefix("file:") {
-                Some(path) if !path.is_empty() => Ok(Self::File(PathBuf::from(path))),
-                _ => Err("names no file: file:PATH".to_owned()),
-            },
-            Some(scheme) if scheme.starts_with("redis") => Ok(Self::Redis(RedisUrl::parse(text)?)),
-            _ => Err(
-                "is none of file:PATH, memory: and redis://[user:password@]host[:port][/db]"
-                    .to_owned(),
-            ),
+fn wrong<T>(name: &'static str, fault: &str) -> Result<T, SettingsError> {
+    Err(SettingsError::value(name, fault))
+}
+
+fn tls_files(
+    url: &RedisUrl,
+    ca_file: Option<PathBuf>,
+    cert_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
+) -> Result<TlsFiles, SettingsError> {
+    for (name, file) in [
+        ("redis.ca_file", &ca_file),
+        ("redis.cert_file", &cert_file),
+        ("redis.key_file", &key_file),
+    ] {
+        if file.is_some() && !url.is_encrypted() {
+            return wrong(name, "is for a store that is reached over TLS: rediss://…");
         }
     }
-}
-
-fn file_settings(root: &Section<'_>) -> FileSettings {
-    root.only(KEYS);
-    let text = |key| {
-        root.get(key)
-            .and_then(|entry| entry.trimmed_text())
-            .map(str::to_owned)
+    let client = match (cert_file, key_file) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        (Some(_), None) => return wrong("redis.cert_file", "needs redis.key_file beside it"),
+        (None, Some(_)) => return wrong("redis.key_file", "needs redis.cert_file beside it"),
     };
-    let mut file = FileSettings {
-        listen: text("listen"),
-        http_listen: text("http_listen"),
-        store: root.get("store").and_then(|entry| store_setting(&entry)),
-        policy: text("policy").map(PathBuf::from),
-        callers: text("callers").map(PathBuf::from),
-        reflection: root.get("reflection").and_then(|entry| choice(&entry)),
-        on_store_failure: root
-            .get("on_store_failure")
-            .and_then(|entry| choice(&entry)),
-        call_timeout: root.get("call_timeout").and_then(|entry| timeout(&entry)),
-        log_format: root.get("log_format").and_then(|entry| choice(&entry)),
-        log: text("log"),
-        otlp_endpoint: root.get("otlp_endpoint").and_then(|entry| endpoint(&entry)),
-        trace_ratio: root.get("trace_ratio").and_then(|entry| entry.share()),
-        drain_delay: root.get("drain_delay").and_then(|entry| entry.duration()),
-        grace_period: root.get("grace_period").and_then(|entry| entry.duration()),
-        usage_retention_days: root
-            .get("usage_retention")
-            .and_then(|entry| retention(&entry)),
-        usage_rows: root
-            .get("usage_rows")
-            .and_then(|entry| entry.number(2, MAX_USAGE_ROWS)),
-        ..FileSettings::default()
+    Ok(TlsFiles { ca_file, client })
+}
+
+fn with_sentinel_password(url: &RedisUrl, mut login: Login) -> Result<Login, SettingsError> {
+    if login != Login::default() && !url.has_sentinels() {
+        let name = "redis.sentinel_password";
+        return wrong(
+            name,
+            "is for a store that sentinels watch: redis+sentinel://…",
+        );
+    }
+    if let Some(password) = variable(SENTINEL_PASSWORD)? {
+        login.password = Some(Password::Text(password));
+    }
+    if login.username.is_some() && login.password.is_none() {
+        return wrong(
+            "redis.sentinel_user",
+            "needs redis.sentinel_password beside it",
+        );
+    }
+    Ok(login)
+}
+
+/// Who logs in, and where: what the URL says, and what the settings say instead. What is said twice is a mistake:
+/// one of the two would be ignored.
+fn merged_login(url: &RedisUrl, file: RedisLogin) -> Result<Login, SettingsError> {
+    const TWICE: &str = "is set, and the URL of the store names one, too: remove one of them";
+    let Login {
+        mut username,
+        mut password,
+        mut database,
+    } = url.login().clone();
+    let names_user = file.username.is_some();
+    if let Some(given) = file.username
+        && username.replace(given).is_some()
+    {
+        return wrong("redis.username", TWICE);
+    }
+    let variable = variable(REDIS_PASSWORD)?;
+    if file.password_file.is_some() {
+        let beside = [
+            ("redis.password", file.password.is_some()),
+            (REDIS_PASSWORD, variable.is_some()),
+        ];
+        if let Some((other, _)) = beside.into_iter().find(|(_, given)| *given) {
+            let fault = format!("is set, and {other}, too: remove one of them");
+            return wrong("redis.password_file", &fault);
+        }
+    }
+    let text = |text: String| Some(Password::Text(text));
+    let (name, given) = match (variable, file.password, file.password_file) {
+        (Some(variable), _, _) => (REDIS_PASSWORD, text(variable)),
+        (None, Some(password), _) => ("redis.password", text(password)),
+        (None, None, Some(path)) => ("redis.password_file", Some(Password::File(path))),
+        (None, None, None) => ("redis.username", None),
     };
-    if let Some(redis) = root.section("redis") {
-        file.redis = redis_settings(&redis);
+    if let Some(given) = given
+        && password.replace(given).is_some()
+    {
+        return wrong(name, TWICE);
     }
-    file.tls = listeners::tls(root, &GRPC_TLS);
-    file.http_tls = listeners::tls(root, &HTTP_TLS);
-    if let Some(section) = root.section("bounds") {
-        file.limits = listeners::limits(&section);
-        file.waiting_decisions = listeners::waiting_decisions(&section);
+    if names_user && password.is_none() {
+        return wrong(
+            name,
+            "names a user without a password: set redis.password, redis.password_file or \
+             TOLLGATE_REDIS_PASSWORD",
+        );
     }
-    file
-}
-
-fn redis_settings(redis: &Section<'_>) -> RedisSettings {
-    redis.only(REDIS_KEYS);
-    let text = |key| {
-        let entry = redis.get(key)?;
-        Some(entry.trimmed_text()?.to_owned())
-    };
-    let time = |key| redis.get(key).and_then(|entry| timeout(&entry));
-    RedisSettings {
-        key_prefix: redis.get("key_prefix").and_then(|entry| key_prefix(&entry)),
-        connect_timeout: time("connect_timeout"),
-        response_timeout: time("response_timeout"),
-        unsafe_eviction: redis
-            .get("unsafe_eviction")
-            .and_then(|entry| choice(&entry)),
-        wait_replicas: redis
-            .get("wait_replicas")
-            .and_then(|entry| entry.number(0, MAX_WAIT_REPLICAS))
-            .and_then(|count| u16::try_from(count).ok()),
-        ca_file: text("ca_file").map(PathBuf::from),
-        cert_file: text("cert_file").map(PathBuf::from),
-        key_file: text("key_file").map(PathBuf::from),
-        login: RedisLoginSettings {
-            username: text("username"),
-            password: text("password"),
-            password_file: text("password_file").map(PathBuf::from),
-            database: redis
-                .get("database")
-                .and_then(|entry| entry.number(0, MAX_DATABASE))
-                .and_then(|number| i64::try_from(number).ok()),
-        },
-        sentinel_login: Login {
-            username: text("sentinel_user"),
-            password: text("sentinel_password").map(Password::Text),
-            database: None,
-        },
+    if let Some(given) = file.database {
+        if url.is_cluster() && given > 0 {
+            return wrong("redis.database", "must be 0: a cluster has one database");
+        }
+        if database.replace(given).is_some() {
+            return wrong("redis.database", TWICE);
+        }
     }
-}
-
-fn choice<T: ValueEnum>(entry: &Entry<'_>) -> Option<T> {
-    chosen(entry.trimmed_text()?)
-        .map_err(|fault| entry.fault(fault))
-        .ok()
-}
-
-fn store_setting(entry: &Entry<'_>) -> Option<StoreKind> {
-    StoreKind::parse(entry.trimmed_text()?)
-        .map_err(|fault| entry.fault(fault))
-        .ok()
-}
-
-fn endpoint(entry: &Entry<'_>) -> Option<OtlpEndpoint> {
-    let endpoint = entry.trimmed_text()?.parse();
-    endpoint.map_err(|fault: String| entry.fault(fault)).ok()
+    Ok(Login {
+        username,
+        password,
+        database,
+    })
 }
 
 /// Not in a key's hash tag, and no control characters. It is not trimmed: under another prefix counters begin at zero.
@@ -291,20 +358,35 @@ fn key_prefix(entry: &Entry<'_>) -> Option<String> {
     Some(prefix.to_owned())
 }
 
-fn timeout(entry: &Entry<'_>) -> Option<Duration> {
+pub(super) fn text(entry: &Entry<'_>) -> Option<String> {
+    entry.trimmed().map(str::to_owned)
+}
+
+pub(super) fn path(entry: &Entry<'_>) -> Option<PathBuf> {
+    entry.trimmed().map(PathBuf::from)
+}
+
+pub(super) fn timeout(entry: &Entry<'_>) -> Option<Duration> {
     let timeout = entry.duration()?;
-    if timeout.is_zero() || timeout > Duration::from_secs(60) {
+    if timeout.is_zero() || timeout > 60 * SECOND {
         entry.fault("must be more than 0 and at most 60s");
         return None;
     }
     Some(timeout)
 }
 
-/// More rows than that make listing a day's usage slow.
-const MAX_USAGE_ROWS: u64 = 1_000_000;
+fn time(entry: &Entry<'_>, max: Duration) -> Option<Duration> {
+    let time = entry.duration()?;
+    if time < SECOND || time > max {
+        let max = humantime::format_duration(max);
+        entry.fault(format!("must be 1s to {max}"));
+        return None;
+    }
+    Some(time)
+}
 
-/// At least a day: a reservation can be settled until the end of the day after its own.
-fn retention(entry: &Entry<'_>) -> Option<u32> {
+/// In days. At least one: a reservation can be settled until the end of the day after its own.
+pub(super) fn retention(entry: &Entry<'_>) -> Option<u32> {
     let retention = entry.duration()?;
     let days = u32::try_from(retention.as_secs() / DAY.as_secs()).ok();
     let whole = days.filter(|days| DAY.saturating_mul(*days) == retention);
@@ -313,4 +395,14 @@ fn retention(entry: &Entry<'_>) -> Option<u32> {
         entry.fault("must be whole days, 1day to 3660days");
     }
     whole
+}
+
+/// One of the values of a choice, by its name.
+pub(super) fn choice<T: ValueEnum>(text: &str) -> Result<T, String> {
+    T::from_str(text, false).map_err(|_| {
+        let values = T::value_variants().iter();
+        let values = values.filter_map(ValueEnum::to_possible_value);
+        let names: Vec<String> = values.map(|it| format!("{:?}", it.get_name())).collect();
+        format!("{text:?} is none of {}", names.join(", "))
+    })
 }

@@ -1,80 +1,32 @@
-//! What an operator can set, from flags, environment, a file and defaults, in that order of
-//! precedence. Owns the defaults. A file is taken whole or not at all.
+//! What an operator can set: by a flag, a variable, the settings file, or else the default, in this order. A file is
+//! taken whole or not at all.
+//!
+//! A new setting is a field of [`Settings`] and a line in [`Settings::load`], which has its key and its default. One
+//! that is set from day to day is also a flag in [`ServeArgs`], and so a variable.
 
 pub(crate) mod args;
-mod choices;
-pub(crate) mod environment;
+mod error;
 mod file;
-mod listeners;
-mod redis;
 
-use std::{path::PathBuf, time::Duration};
+use std::{cell::RefCell, fs, path::PathBuf, time::Duration};
 
-use clap::{
-    Args, ValueEnum,
-    builder::{EnumValueParser, PathBufValueParser, StringValueParser, TypedValueParser as _},
-};
-
+pub use self::{args::ServeArgs, error::SettingsError, file::UnusedPassword};
 use self::{
-    args::TrimmedParser,
-    environment::Variable,
-    file::{FileSettings, StoreKind},
-    redis::{redis_config, unused_passwords},
+    args::{variable, variable_name},
+    file::{RedisSettings, choice, retention, timeout},
 };
-pub use self::{environment::warn_of_unknown_variables, redis::UnusedPassword};
 use crate::{
-    files::toml::Faults,
-    grpc::access::ReflectionFor,
-    ledger::{Ledger, OnStoreFailure},
-    net::{Limits, ListenerTls},
-    store::{UsageLimits, redis::RedisConfig},
+    files::toml::{self, Entry, Section},
+    grpc::ReflectionFor,
+    ledger::OnStoreFailure,
+    net::{GRPC_TLS, HTTP_TLS, Limits, ListenerTls},
+    store::{
+        UsageLimits,
+        redis::{RedisConfig, RedisUrl},
+    },
     telemetry::logs::LogFormat,
     telemetry::traces::OtlpEndpoint,
 };
-
-/// The flags of `tollgate serve`. Each is also an environment variable, which [`Settings::load`] reads:
-/// the client's subcommands must not stumble over what is set for the service.
-#[derive(Debug, Clone, Default, Args)]
-pub struct ServeArgs {
-    /// Where to serve gRPC: HOST:PORT, :PORT for all addresses, or unix:PATH [default: 127.0.0.1:50051]
-    /// [env: TOLLGATE_LISTEN]
-    #[arg(long, value_name = "ADDRESS", value_parser = TrimmedParser(StringValueParser::new()))]
-    pub listen: Option<String>,
-    /// Where to serve HTTP: probes and the dashboard [default: 127.0.0.1:9464] [env: TOLLGATE_HTTP_LISTEN]
-    #[arg(long, value_name = "ADDRESS", value_parser = TrimmedParser(StringValueParser::new()))]
-    pub http_listen: Option<String>,
-    /// Where the counters are.
-    #[arg(
-        long,
-        help = "Where the counters are: file:PATH, memory: or redis://[user:password@]host[:port][/db], \
-                also rediss://, redis+sentinel://…/master-name, redis+cluster:// and redis+unix:///PATH \
-                [default: file:./tollgate.db] [env: TOLLGATE_STORE]",
-        value_name = "URL",
-        value_parser = TrimmedParser(StringValueParser::new())
-    )]
-    pub store: Option<String>,
-    /// The policy file [default: the built-in policy] [env: TOLLGATE_POLICY]
-    #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
-    pub policy: Option<PathBuf>,
-    /// Who may call, and what [default: everyone, everything] [env: TOLLGATE_CALLERS]
-    #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
-    pub callers: Option<PathBuf>,
-    /// The settings file (TOML) [env: TOLLGATE_CONFIG]
-    #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
-    pub config: Option<PathBuf>,
-    /// What Reserve answers when the store can't be asked [default: error] [env: TOLLGATE_ON_STORE_FAILURE]
-    #[arg(long, value_name = "WHAT", value_parser = TrimmedParser(EnumValueParser::<OnStoreFailure>::new()))]
-    pub on_store_failure: Option<OnStoreFailure>,
-    /// How to log: human, json, or auto (human on a terminal) [default: auto] [env: TOLLGATE_LOG_FORMAT]
-    #[arg(long, value_name = "FORMAT", value_parser = TrimmedParser(EnumValueParser::<LogFormat>::new()))]
-    pub log_format: Option<LogFormat>,
-    /// Which log lines, as tracing's filter says it, such as debug or tollgate=debug [default: info] [env: TOLLGATE_LOG]
-    #[arg(long, value_name = "FILTER", value_parser = TrimmedParser(StringValueParser::new()))]
-    pub log: Option<String>,
-    /// Where to send traces: a collector that takes OTLP over gRPC [default: nowhere] [env: TOLLGATE_OTLP_ENDPOINT]
-    #[arg(long, value_name = "http://HOST:PORT", value_parser = TrimmedParser(StringValueParser::new().try_map(|it| it.parse::<OtlpEndpoint>())))]
-    pub otlp_endpoint: Option<OtlpEndpoint>,
-}
 
 /// The settings in force, validated.
 #[derive(Debug, Clone)]
@@ -85,7 +37,7 @@ pub struct Settings {
     pub http_listen: String,
     /// Where the counters are.
     pub store: StoreChoice,
-    /// Passwords that are set, and that the store has no use for.
+    /// Passwords that the store has no use for.
     pub unused_passwords: Vec<UnusedPassword>,
     /// The policy file; none: the built-in policy.
     pub policy: Option<PathBuf>,
@@ -133,35 +85,19 @@ pub enum StoreChoice {
     Redis(Box<RedisConfig>),
 }
 
-/// Settings that can't be taken.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// The file can't be read.
-    #[error("{}: can't be read", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file has faults.
-    #[error(transparent)]
-    Faults(#[from] Faults),
-    /// A flag, an environment variable, or a setting beside the others has a fault.
-    #[error("{name}: {fault}")]
-    Value {
-        /// Its name.
-        name: &'static str,
-        /// What is wrong.
-        fault: String,
-    },
+/// Which store, and where.
+enum StoreUrl {
+    Memory,
+    File(PathBuf),
+    Redis(RedisUrl),
 }
 
-/// Where the counters are kept where nothing else is said.
 const DEFAULT_FILE: &str = "./tollgate.db";
 
-/// The longest that a stop may take.
 const MAX_GRACE_PERIOD: Duration = Duration::from_secs(60 * 60);
+
+/// More rows make listing a day's usage slow.
+const MAX_USAGE_ROWS: u64 = 1_000_000;
 
 impl Settings {
     /// Puts flags, environment, file and defaults together.
@@ -170,182 +106,219 @@ impl Settings {
     ///
     /// The file can't be read, or anything in it, in a flag or in the environment is wrong.
     pub fn load(flags: ServeArgs) -> Result<Self, SettingsError> {
-        let args = Sourced { flags };
-        let file = match args.config()? {
-            None => FileSettings::default(),
-            Some(path) => FileSettings::read(&path)?,
+        let path = match &flags.config {
+            Some(path) => Some(path.clone()),
+            None => variable(&variable_name("config"))?.map(PathBuf::from),
         };
-        let usage_limits = usage_limits(&file);
-        let store = args.store()?.or(file.store);
-        let unused_passwords = unused_passwords(store.as_ref(), &file.redis);
-        let store = match store {
-            None => StoreChoice::File(PathBuf::from(DEFAULT_FILE)),
-            Some(StoreKind::Memory) => StoreChoice::Memory,
-            Some(StoreKind::File(path)) => StoreChoice::File(path),
-            Some(StoreKind::Redis(url)) => {
-                let config = redis_config(url, file.redis, usage_limits)?;
-                StoreChoice::Redis(Box::new(config))
+        let (name, bytes) = match path {
+            None => (String::new(), Vec::new()),
+            Some(path) => {
+                let name = path.display().to_string();
+                let read = fs::read(&path);
+                let bytes = read.map_err(|source| SettingsError::Unreadable { path, source })?;
+                (name, bytes)
             }
         };
-        let listen = args.listen()?.or(file.listen);
-        let http_listen = args.http_listen()?.or(file.http_listen);
-        let on_store_failure = args.on_store_failure()?.or(file.on_store_failure);
-        let log_format = args.log_format()?.or(file.log_format);
-        let log = args.log()?.or(file.log);
-        let settings = Self {
-            listen: listen.unwrap_or_else(|| "127.0.0.1:50051".to_owned()),
-            http_listen: http_listen.unwrap_or_else(|| "127.0.0.1:9464".to_owned()),
-            store,
-            unused_passwords,
-            policy: args.policy()?.or(file.policy),
-            callers: args.callers()?.or(file.callers),
-            reflection: file.reflection.unwrap_or(ReflectionFor::Everyone),
-            on_store_failure: on_store_failure.unwrap_or(OnStoreFailure::Error),
-            call_timeout: file.call_timeout.unwrap_or(Duration::from_secs(1)),
-            log_format: log_format.unwrap_or(LogFormat::Auto),
-            log: log.unwrap_or_else(|| "info".to_owned()),
-            otlp_endpoint: args.otlp_endpoint()?.or(file.otlp_endpoint),
-            trace_ratio: file.trace_ratio.unwrap_or(0.0),
-            drain_delay: file.drain_delay.unwrap_or(Duration::from_secs(2)),
-            grace_period: file.grace_period.unwrap_or(Duration::from_secs(25)),
-            usage_limits,
-            tls: file.tls,
-            http_tls: file.http_tls,
-            limits: file.limits,
-            waiting_decisions: file.waiting_decisions.unwrap_or(Ledger::MOST_WAITING),
-        };
-        settings.with_callers_for_reflection()?.with_time_to_stop()
+        toml::read(&name, &bytes, |root| Some(Self::read(flags, root)))?
     }
 
-    fn with_callers_for_reflection(self) -> Result<Self, SettingsError> {
-        if self.reflection == ReflectionFor::Callers && self.callers.is_none() {
-            return Err(SettingsError::Value {
-                name: "reflection",
-                fault: "\"callers\" needs a callers file: callers = \"FILE\"".to_owned(),
-            });
-        }
-        Ok(self)
-    }
-
-    fn with_time_to_stop(self) -> Result<Self, SettingsError> {
-        let wrong = |name, fault: &str| {
-            let fault = fault.to_owned();
-            Err(SettingsError::Value { name, fault })
-        };
-        if self.grace_period > MAX_GRACE_PERIOD {
-            return wrong("grace_period", "must be at most 1h");
-        }
-        if self.drain_delay >= self.grace_period {
-            return wrong(
-                "drain_delay",
-                "must be less than grace_period, which open calls share",
-            );
-        }
-        Ok(self)
-    }
-}
-
-fn usage_limits(file: &FileSettings) -> UsageLimits {
-    let default = UsageLimits::default();
-    UsageLimits {
-        retention_days: file.usage_retention_days.unwrap_or(default.retention_days),
-        max_rows: file.usage_rows.unwrap_or(default.max_rows),
-    }
-}
-
-/// The flags over the environment. An empty variable is an unset one.
-struct Sourced {
-    flags: ServeArgs,
-}
-
-impl Sourced {
-    fn listen(&self) -> Result<Option<String>, SettingsError> {
-        text(self.flags.listen.as_ref(), environment::LISTEN)
-    }
-
-    fn http_listen(&self) -> Result<Option<String>, SettingsError> {
-        text(self.flags.http_listen.as_ref(), environment::HTTP_LISTEN)
-    }
-
-    fn log(&self) -> Result<Option<String>, SettingsError> {
-        text(self.flags.log.as_ref(), environment::LOG)
-    }
-
-    fn policy(&self) -> Result<Option<PathBuf>, SettingsError> {
-        path(self.flags.policy.as_ref(), environment::POLICY)
-    }
-
-    fn callers(&self) -> Result<Option<PathBuf>, SettingsError> {
-        path(self.flags.callers.as_ref(), environment::CALLERS)
-    }
-
-    fn config(&self) -> Result<Option<PathBuf>, SettingsError> {
-        path(self.flags.config.as_ref(), environment::CONFIG)
-    }
-
-    fn on_store_failure(&self) -> Result<Option<OnStoreFailure>, SettingsError> {
-        choice(self.flags.on_store_failure, environment::ON_STORE_FAILURE)
-    }
-
-    fn log_format(&self) -> Result<Option<LogFormat>, SettingsError> {
-        choice(self.flags.log_format, environment::LOG_FORMAT)
-    }
-
-    fn otlp_endpoint(&self) -> Result<Option<OtlpEndpoint>, SettingsError> {
-        let variable = environment::OTLP_ENDPOINT;
-        match &self.flags.otlp_endpoint {
-            Some(given) => Ok(Some(given.clone())),
-            None => {
-                let given = variable.value()?.map(|given| given.parse());
-                given.transpose().map_err(|fault| SettingsError::Value {
-                    name: variable.name(),
-                    fault,
+    fn read(flags: ServeArgs, root: &Section<'_>) -> Result<Self, SettingsError> {
+        let sources = Sources::new(root);
+        let usage_limits = usage_limits(root);
+        let redis = RedisSettings::read(&root.section("redis"));
+        let store = sources.store(flags.store);
+        let unused_passwords = redis.unused_passwords(match &store {
+            Some(StoreUrl::Redis(url)) => Some(url),
+            _ => None,
+        });
+        let store = match store {
+            Some(StoreUrl::Redis(url)) => {
+                let config = sources.check(redis.into_config(url, usage_limits));
+                config.map_or(StoreChoice::Memory, |config| {
+                    StoreChoice::Redis(Box::new(config))
                 })
             }
+            Some(StoreUrl::Memory) => StoreChoice::Memory,
+            Some(StoreUrl::File(path)) => StoreChoice::File(path),
+            None => StoreChoice::File(PathBuf::from(DEFAULT_FILE)),
+        };
+        let (limits, waiting_decisions) = file::bounds(&root.section("bounds"));
+        let settings = Self {
+            listen: sources
+                .get("listen", flags.listen, text)
+                .unwrap_or_else(|| "127.0.0.1:50051".to_owned()),
+            http_listen: sources
+                .get("http_listen", flags.http_listen, text)
+                .unwrap_or_else(|| "127.0.0.1:9464".to_owned()),
+            store,
+            unused_passwords,
+            policy: sources.get("policy", flags.policy, path),
+            callers: sources.get("callers", flags.callers, path),
+            reflection: root
+                .get("reflection", |entry| entry.parse(choice))
+                .unwrap_or(ReflectionFor::Everyone),
+            on_store_failure: sources
+                .get("on_store_failure", flags.on_store_failure, choice)
+                .unwrap_or(OnStoreFailure::Error),
+            call_timeout: root
+                .get("call_timeout", timeout)
+                .unwrap_or(Duration::from_secs(1)),
+            log_format: sources
+                .get("log_format", flags.log_format, choice)
+                .unwrap_or(LogFormat::Auto),
+            log: sources
+                .get("log", flags.log, text)
+                .unwrap_or_else(|| "info".to_owned()),
+            otlp_endpoint: sources.get("otlp_endpoint", flags.otlp_endpoint, str::parse),
+            trace_ratio: root.get("trace_ratio", Entry::share).unwrap_or(0.0),
+            drain_delay: root
+                .get("drain_delay", Entry::duration)
+                .unwrap_or(Duration::from_secs(2)),
+            grace_period: root
+                .get("grace_period", Entry::duration)
+                .unwrap_or(Duration::from_secs(25)),
+            usage_limits,
+            tls: file::tls(root, &GRPC_TLS),
+            http_tls: file::tls(root, &HTTP_TLS),
+            limits,
+            waiting_decisions,
+        };
+        root.finish();
+        sources.error.take().map_or(Ok(()), Err)?;
+        settings.check()
+    }
+
+    /// Checks settings against each other.
+    fn check(self) -> Result<Self, SettingsError> {
+        if self.reflection == ReflectionFor::Callers && self.callers.is_none() {
+            let fault = "\"callers\" needs a callers file: callers = \"FILE\"";
+            return Err(SettingsError::value("reflection", fault));
+        }
+        if self.grace_period > MAX_GRACE_PERIOD {
+            return Err(SettingsError::value("grace_period", "must be at most 1h"));
+        }
+        if self.drain_delay >= self.grace_period {
+            let fault = "must be less than grace_period, which open calls share";
+            return Err(SettingsError::value("drain_delay", fault));
+        }
+        Ok(self)
+    }
+}
+
+fn usage_limits(root: &Section<'_>) -> UsageLimits {
+    let default = UsageLimits::default();
+    let days = root.get("usage_retention", retention);
+    let rows = root.get("usage_rows", |entry| entry.number(2, MAX_USAGE_ROWS));
+    UsageLimits {
+        retention_days: days.unwrap_or(default.retention_days),
+        max_rows: rows.unwrap_or(default.max_rows),
+    }
+}
+
+/// Warns of each variable of ours that is not read: a misspelt one leaves a default in force.
+pub fn warn_of_unknown_variables() {
+    args::warn_of_unknown_variables(&keys());
+}
+
+/// Every key of the settings file, with its section before it.
+fn keys() -> Vec<String> {
+    toml::keys("[tls]\n[http_tls]\n", |root| {
+        // What is read of an empty file does not matter.
+        let _ = Settings::read(ServeArgs::default(), root);
+    })
+}
+
+/// The sources of a setting, in the order of their precedence: its flag, its variable, and its key in the file.
+struct Sources<'d> {
+    root: &'d Section<'d>,
+    /// The first fault of a flag or variable. Those of the file are reported to the section.
+    error: RefCell<Option<SettingsError>>,
+}
+
+impl<'d> Sources<'d> {
+    fn new(root: &'d Section<'d>) -> Self {
+        Self {
+            root,
+            error: RefCell::new(None),
         }
     }
 
-    fn store(&self) -> Result<Option<StoreKind>, SettingsError> {
-        let (name, given) = match &self.flags.store {
-            Some(given) => ("--store", Some(given.clone())),
-            None => (environment::STORE.name(), environment::STORE.value()?),
+    fn get<T>(
+        &self,
+        key: &'static str,
+        flag: Option<T>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let in_file = self.root.get(key, |entry| entry.parse(&parse));
+        let name = variable_name(key);
+        let in_variable = || {
+            let parse =
+                |text: String| parse(&text).map_err(|fault| SettingsError::value(&name, fault));
+            variable(&name)?.map(parse).transpose()
         };
-        let store = given.map(|given| StoreKind::parse(&given)).transpose();
-        store.map_err(|fault| SettingsError::Value { name, fault })
+        flag.or_else(|| self.check(in_variable()).flatten())
+            .or(in_file)
+    }
+
+    fn store(&self, flag: Option<String>) -> Option<StoreUrl> {
+        let flag = flag.map(|text| {
+            let parsed = StoreUrl::parse(&text);
+            parsed.map_err(|fault| SettingsError::value("--store", fault))
+        });
+        let flag = flag.and_then(|parsed| self.check(parsed));
+        self.get("store", flag, StoreUrl::parse)
+    }
+
+    fn check<T>(&self, result: Result<T, SettingsError>) -> Option<T> {
+        let mut first = self.error.borrow_mut();
+        result.map_err(|error| first.get_or_insert(error)).ok()
     }
 }
 
-fn text(flag: Option<&String>, variable: Variable) -> Result<Option<String>, SettingsError> {
-    flag.map_or_else(|| variable.value(), |flag| Ok(Some(flag.clone())))
-}
-
-fn path(flag: Option<&PathBuf>, variable: Variable) -> Result<Option<PathBuf>, SettingsError> {
-    match flag {
-        Some(flag) => Ok(Some(flag.clone())),
-        None => Ok(variable.value()?.map(PathBuf::from)),
+impl StoreUrl {
+    /// Reads `file:PATH`, `memory:` or a Redis URL. The text may hold a password, so faults don't repeat it.
+    fn parse(text: &str) -> Result<Self, String> {
+        let scheme = text.split_once(':').map(|(scheme, _)| scheme);
+        match scheme {
+            Some("memory") if text == "memory:" => Ok(Self::Memory),
+            Some("file") => match text.strip_prefix("file:") {
+                Some(path) if !path.is_empty() => Ok(Self::File(PathBuf::from(path))),
+                _ => Err("names no file: file:PATH".to_owned()),
+            },
+            Some(scheme) if scheme.starts_with("redis") => Ok(Self::Redis(RedisUrl::parse(text)?)),
+            _ => Err(
+                "is none of file:PATH, memory: and redis://[user:password@]host[:port][/db]"
+                    .to_owned(),
+            ),
+        }
     }
 }
 
-fn choice<T: ValueEnum>(flag: Option<T>, variable: Variable) -> Result<Option<T>, SettingsError> {
-    match (flag, variable.value()?) {
-        (Some(flag), _) => Ok(Some(flag)),
-        (None, None) => Ok(None),
-        (None, Some(given)) => chosen(&given)
-            .map(Some)
-            .map_err(|fault| SettingsError::Value {
-                name: variable.name(),
-                fault,
-            }),
-    }
+fn text(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
 }
 
-/// One of the values of a choice, by its name.
-fn chosen<T: ValueEnum>(given: &str) -> Result<T, String> {
-    T::from_str(given, false).map_err(|_| {
-        let values = T::value_variants()
-            .iter()
-            .filter_map(ValueEnum::to_possible_value);
-        let names: Vec<String> = values.map(|it| format!("{:?}", it.get_name())).collect();
-        format!("{given:?} is none of {}", names.join(", "))
-    })
+fn path(text: &str) -> Result<PathBuf, String> {
+    Ok(PathBuf::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{args::file_setting, *};
+
+    #[test]
+    fn a_variable_that_is_a_setting_of_the_file_only_is_told_so() {
+        let keys = keys();
+        for (name, key) in [
+            ("TOLLGATE_REDIS_PASSWORD_FILE", "redis.password_file"),
+            ("TOLLGATE_CALL_TIMEOUT", "call_timeout"),
+            ("TOLLGATE_TLS_CERT_FILE", "tls.cert_file"),
+            ("TOLLGATE_HTTP_TLS_KEY_FILE", "http_tls.key_file"),
+            ("TOLLGATE_BOUNDS_CONNECTIONS", "bounds.connections"),
+        ] {
+            assert!(args::nearest_known(name).is_some());
+            assert_eq!(file_setting(name, &keys), Some(key));
+        }
+        assert_eq!(file_setting("TOLLGATE_STROE", &keys), None);
+    }
 }

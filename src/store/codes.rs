@@ -73,7 +73,7 @@ mod tests {
         let codes: String = VERDICTS.iter().map(|(code, _)| code).collect();
         let class = format!("([{codes}])([sr]?)([{codes}]?)");
         assert!(
-            include_str!("redis/decide/past.lua").contains(&class),
+            include_str!("redis/script/reservations.lua").contains(&class),
             "{class}"
         );
     }

@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    Batch, Clock, ClockStep, Decision, Operation, Outcome, RowKey, Store, StoreError, Timestamped,
-    UsageLimits, UsageRows,
+    Batch, CallLimits, Clock, ClockStep, Decision, Operation, Outcome, RowKey, Store, StoreError,
+    Timestamped, UsageLimits, UsageRows,
     clock::StepDetector,
     engine::{self, Records, RelativeDay},
 };
@@ -104,8 +104,8 @@ impl Store for MemoryStore {
         decided.answer.into_iter().map(timed).collect()
     }
 
-    fn calls_at_once(&self) -> Option<usize> {
-        None
+    fn call_limits(&self) -> CallLimits {
+        CallLimits::UNLIMITED
     }
 
     async fn pools(

@@ -53,6 +53,32 @@ impl Default for UsageLimits {
     }
 }
 
+/// How much a store decides at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallLimits {
+    /// The maximum number of concurrent calls of [`Store::decide`].
+    pub calls: usize,
+    /// The maximum number of batches in a call.
+    pub batches: usize,
+    /// The maximum number of operations in a call, over all batches.
+    pub operations: usize,
+    /// The maximum number of bytes of names in a call.
+    pub bytes: usize,
+}
+
+impl CallLimits {
+    /// The limits of a store that never awaits.
+    pub const UNLIMITED: Self = Self {
+        calls: usize::MAX,
+        batches: usize::MAX,
+        operations: usize::MAX,
+        bytes: usize::MAX,
+    };
+
+    /// The maximum number of bytes of names in a call that others wait for.
+    pub const MAX_BYTES: usize = 256 * 1024;
+}
+
 /// Keeps the counters and the reservations, and decides on them atomically.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -60,14 +86,8 @@ pub trait Store: Send + Sync + 'static {
     /// batch may have been written.
     async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>>;
 
-    /// The maximum number of concurrent calls of [`Store::decide`]. Further operations wait, and share the next
-    /// call. `None` if the store never awaits.
-    fn calls_at_once(&self) -> Option<usize>;
-
-    /// The maximum number of batches in a call.
-    fn batches_in_a_call(&self) -> usize {
-        usize::MAX
-    }
+    /// How much a call of [`Store::decide`] takes. Further operations wait, and share the next call.
+    fn call_limits(&self) -> CallLimits;
 
     /// The counters of pools on a day, in the order of `pools`. Valid only if the returned clock is on that day.
     ///
@@ -202,22 +222,6 @@ impl Operation {
         match self {
             Self::Reserve { request_id, .. } => request_id.as_ref(),
             Self::Settle { request_id, .. } | Self::Release { request_id } => Some(request_id),
-        }
-    }
-
-    /// The number of bytes of its names, which come from outside.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Reserve {
-                request_id, fields, ..
-            } => {
-                let id = request_id.as_ref().map_or(0, |id| id.as_str().len());
-                fields.project.as_str().len() + fields.model.as_str().len() + id
-            }
-            Self::Settle { request_id, .. } | Self::Release { request_id } => {
-                request_id.as_str().len()
-            }
         }
     }
 

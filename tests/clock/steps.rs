@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use tempfile::TempDir;
 use tollgate::{
-    ledger::{Ledger, OnStoreFailure},
+    ledger::{Ledger, LedgerConfig},
     store::{Store, UsageLimits, memory::MemoryStore},
 };
 
@@ -84,7 +84,7 @@ impl Embedded {
 
 fn ledger_over(store: &Arc<dyn Store>) -> Ledger {
     let policy = Arc::new(policy("keep_open"));
-    Ledger::new(policy, Arc::clone(store), OnStoreFailure::Error, 35)
+    Ledger::new(LedgerConfig::new(policy, Arc::clone(store)))
 }
 
 fn both() -> [Embedded; 2] {

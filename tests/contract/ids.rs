@@ -2,7 +2,7 @@
 
 use tollgate::{
     domain::{Refusal, RequestField, Workload},
-    ledger::{LedgerError, ReserveCall},
+    ledger::{LedgerError, Reserve},
 };
 
 use super::{NewWorld, over_every_store};
@@ -22,7 +22,7 @@ over_every_store!(
     an_id_is_one_hash_field_of_any_text,
 );
 
-async fn refusal(world: &World, call: ReserveCall) -> Refusal {
+async fn refusal(world: &World, call: Reserve) -> Refusal {
     match world.ledger.reserve(call).await {
         Err(LedgerError::Refused(refusal)) => refusal,
         other => panic!("{other:?}"),

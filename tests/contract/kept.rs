@@ -1,7 +1,7 @@
 //! What Redis keeps of batches: when it expires, and what a reservation costs.
 
 use chrono::DateTime;
-use tollgate::ledger::ReserveCall;
+use tollgate::ledger::Reserve;
 
 use super::NewWorld;
 use crate::support::world::{With as _, World, ask, policy, policy_text, small_policy};
@@ -43,7 +43,7 @@ fn keys(world: &World) -> Vec<String> {
     keys
 }
 
-async fn all_succeed(world: &World, calls: Vec<ReserveCall>) {
+async fn all_succeed(world: &World, calls: Vec<Reserve>) {
     for answer in world.ledger.reserve_all(calls).await {
         answer.unwrap();
     }
@@ -64,7 +64,7 @@ async fn the_keys_that_a_batch_creates_expire_exactly_when_the_contract_says(new
             .map(|(key, expires)| (format!("tollgate:{{{org}}}:{key}:2026-11-22"), expires))
         })
         .collect();
-    let of_both = |round: usize| -> Vec<ReserveCall> {
+    let of_both = |round: usize| -> Vec<Reserve> {
         let models = ["gpt-4o", "gpt-4o-mini", "o1", "gpt-5"];
         (0..200)
             .map(|at| {
@@ -100,7 +100,7 @@ async fn the_keys_that_a_batch_creates_expire_exactly_when_the_contract_says(new
 
 async fn a_batch_that_settles_yesterdays_reservations_leaves_their_expiry_alone(new: NewWorld) {
     let world = new(policy("keep_open"));
-    let of_day = |day: &str| -> Vec<ReserveCall> {
+    let of_day = |day: &str| -> Vec<Reserve> {
         (0..50)
             .map(|at| ask(1).project(&format!("p{at}")).id(&format!("{day} {at}")))
             .collect()

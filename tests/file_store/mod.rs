@@ -10,7 +10,7 @@ mod upgrade;
 use std::{path::Path, sync::Arc};
 
 use tollgate::{
-    ledger::{Ledger, OnStoreFailure},
+    ledger::{Ledger, LedgerConfig},
     store::{
         Store, UsageLimits,
         file::{FileStore, OpenError},
@@ -31,12 +31,7 @@ fn open(path: &Path, clock: &Clock) -> Result<Arc<dyn Store>, OpenError> {
 }
 
 fn ledger_over(store: Arc<dyn Store>) -> Ledger {
-    Ledger::new(
-        Arc::new(policy("keep_open")),
-        store,
-        OnStoreFailure::Error,
-        35,
-    )
+    Ledger::new(LedgerConfig::new(Arc::new(policy("keep_open")), store))
 }
 
 /// What `acme` used of the pool `large` today.

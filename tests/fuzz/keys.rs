@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use tollgate::{
     domain::{ModelName, OrgId, ProjectId, UtcDay},
-    store::redis::keys::{OrgKeys, decode, encode, parse_row_field, row_field},
+    store::redis::script::keys::{OrgKeys, decode, encode, parse_row_field, row_field},
 };
 
 fuzz_target!(|names: (&str, &str, &str, &str)| {

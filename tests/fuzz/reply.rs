@@ -16,8 +16,8 @@ use tollgate::{
     store::{
         Batch, Operation, Outcome, Recording,
         redis::{
-            readings::{parse_pools, parse_scan},
-            reply::{Reply, parse_decided},
+            queries::{parse_pools, parse_scan},
+            reply::{BatchReply, parse_decided},
         },
     },
 };
@@ -83,10 +83,11 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     let asked = batches(*shape);
+    let asked: Vec<&Batch> = asked.iter().collect();
     if let Ok((_, replies)) = parse_decided(reply, &asked) {
         assert_eq!(replies.len(), asked.len());
         for (reply, batch) in replies.iter().zip(&asked) {
-            if let Reply::Done(outcomes, _) = reply {
+            if let BatchReply::Done(outcomes, _) = reply {
                 assert_eq!(outcomes.len(), batch.operations.len());
                 assert!(outcomes.iter().zip(&batch.operations).all(|(it, asked)| fits(it, asked)));
             }

@@ -28,7 +28,7 @@ use tokio_util::{
 };
 use tollgate::{
     auth::{Authenticator, Peer, PortSecurity},
-    grpc::{self, quota::Wiring},
+    grpc::{self, QuotaServiceConfig},
     ledger::Ledger,
     telemetry::metrics::Metrics,
 };
@@ -227,7 +227,7 @@ where
         let connection = accepted.recv().await?;
         Some((io::Result::Ok(connection), accepted))
     });
-    let quota = grpc::quota::service(Wiring {
+    let quota = grpc::service(QuotaServiceConfig {
         ledger,
         call_timeout: Duration::from_secs(30),
         message_bytes: 64 * 1024,

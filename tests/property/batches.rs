@@ -13,7 +13,7 @@ use futures_util::{
 use proptest::prelude::*;
 use tollgate::{
     domain::{Eligibility, Tokens, UtcDay},
-    ledger::{Ledger, OnStoreFailure},
+    ledger::{Ledger, LedgerConfig},
     policy::Policy,
     store::{Batch, Decision, Operation, Outcome, Recording},
 };
@@ -289,8 +289,7 @@ async fn run_at_the_ledger(
     turns: Vec<Turn>,
 ) -> Result<(), TestCaseError> {
     let (held, mut calls) = HeldStore::over(world.store.clone(), 1);
-    let (policy, days) = (world.ledger.policy(), 35);
-    world.ledger = Ledger::new(policy, held, OnStoreFailure::Error, days);
+    world.ledger = Ledger::new(LedgerConfig::new(world.ledger.policy(), held));
     let mut model = begin(world, closes);
     // It learns which day it is: this machine's may be any other.
     world.ledger.probe().await.unwrap();

@@ -16,7 +16,7 @@ use proptest::{
 };
 use tollgate::{
     domain::{Tokens, UtcDay, Workload},
-    ledger::{LedgerError, ReserveCall, Reserved, UsagePage},
+    ledger::{LedgerError, Reserve, Reserved, UsagePage},
     policy::Policy,
     store::PoolBalance,
 };
@@ -138,7 +138,7 @@ fn replayed(replayed: bool) -> &'static str {
 }
 
 /// A Reserve as the ledger takes it.
-fn reserve_call(org: &str, fields: &Fields, id: Option<&str>, dry: bool) -> ReserveCall {
+fn reserve_call(org: &str, fields: &Fields, id: Option<&str>, dry: bool) -> Reserve {
     let named = Workload::ALL
         .into_iter()
         .find(|it| it.name() == fields.workload);

@@ -1,16 +1,30 @@
 //! How much may wait, and how much goes in one call.
 
-use tollgate::{ledger::LedgerError, store::Batch};
+use tollgate::{
+    ledger::LedgerError,
+    store::{Batch, CallLimits, Operation},
+};
 
 use super::{Asked, Held};
 use crate::support::world::{With as _, ask, org_id, said};
 
-/// How many decisions may wait: src/ledger/queue.rs.
-const MOST_WAITING: usize = 32 * 1024;
+/// How many requests may wait: src/ledger/mod.rs.
+const MAX_WAITING: usize = 32 * 1024;
 
-/// How many decisions and how many bytes of names go in one call: src/ledger/queue.rs.
-const MOST_DECISIONS: usize = 2 * Batch::MAX_OPERATIONS;
-const MOST_BYTES: usize = 256 * 1024;
+/// How many requests go in one call: tests/support/held_store.rs.
+const MAX_OPERATIONS: usize = 2 * Batch::MAX_OPERATIONS;
+
+/// The bytes of the names in a Reserve.
+fn bytes(operation: &Operation) -> usize {
+    let Operation::Reserve {
+        fields, request_id, ..
+    } = operation
+    else {
+        panic!("{operation:?}");
+    };
+    let id = request_id.as_ref().map_or(0, |id| id.as_str().len());
+    fields.project.as_str().len() + fields.model.as_str().len() + id
+}
 
 /// Lets calls go until these have their answers: how many there are.
 async fn answered(held: &mut Held, asked: Vec<Asked>) -> usize {
@@ -51,7 +65,7 @@ async fn a_call_takes_a_bounded_number_of_decisions_and_all_have_their_turn() {
     for _ in 0..2 {
         let call = held.calls.next().await;
         let its: Vec<usize> = call.sizes().into_iter().map(|(_, size)| size).collect();
-        assert!(its.iter().sum::<usize>() <= MOST_DECISIONS, "{its:?}");
+        assert!(its.iter().sum::<usize>() <= MAX_OPERATIONS, "{its:?}");
         sizes.push(its.iter().sum::<usize>());
         call.go();
     }
@@ -76,10 +90,11 @@ async fn a_call_takes_a_bounded_number_of_bytes() {
     while taken < count {
         let call = held.calls.next().await;
         let operations = call.batches.iter().flat_map(|batch| &batch.operations);
-        let (operations, bytes) =
-            operations.fold((0, 0), |(count, bytes), it| (count + 1, bytes + it.bytes()));
+        let (operations, bytes) = operations.fold((0, 0), |(count, bytes), it| {
+            (count + 1, bytes + self::bytes(it))
+        });
         // A whole batch of these would be more.
-        assert!(bytes <= MOST_BYTES, "{bytes}");
+        assert!(bytes <= CallLimits::MAX_BYTES, "{bytes}");
         taken += operations;
         call.go();
     }
@@ -92,7 +107,7 @@ async fn an_organization_that_floods_is_refused_at_once_and_a_newcomer_still_get
     let mut asked = vec![held.arrive(ask(1)).await.unwrap()];
     let call = held.calls.next().await;
     let mut refused = 0;
-    for _ in 0..MOST_WAITING {
+    for _ in 0..MAX_WAITING {
         match held.arrive(ask(1)).await {
             Ok(waits) => asked.push(waits),
             Err(error) => {
@@ -102,8 +117,8 @@ async fn an_organization_that_floods_is_refused_at_once_and_a_newcomer_still_get
         }
     }
     // One that floods gets half of the room.
-    assert_eq!(asked.len(), 1 + MOST_WAITING / 2);
-    assert_eq!(refused, MOST_WAITING / 2);
+    assert_eq!(asked.len(), 1 + MAX_WAITING / 2);
+    assert_eq!(refused, MAX_WAITING / 2);
     let newcomer = held.arrive(ask(7).org("other")).await.unwrap();
     assert!(
         held.calls.all_now().await.is_empty(),
@@ -147,5 +162,5 @@ async fn who_goes_away_leaves_room_for_others_once_a_turn_has_come() {
     while let Ok(waits) = held.arrive(ask(1)).await {
         asked.push(waits);
     }
-    assert_eq!(asked.len(), 1 + MOST_WAITING / 2);
+    assert_eq!(asked.len(), 1 + MAX_WAITING / 2);
 }

@@ -1,12 +1,15 @@
 //! Who goes with whom, and what becomes of callers who go away and of calls that fail.
 
 use futures_util::{future::join_all, poll};
-use tollgate::{ledger::LedgerError, store::StoreError};
+use tollgate::{
+    ledger::{LedgerError, Reserved},
+    store::StoreError,
+};
 
 use super::Held;
 use crate::support::{
-    held_store::settled,
-    world::{With as _, ask, org_id, policy, policy_text, request_id, said, small_policy},
+    held_store::{HeldCall, settled},
+    world::{With as _, ask, org_id, policy, request_id, said},
 };
 
 #[tokio::test]
@@ -176,12 +179,12 @@ async fn a_call_that_panics_fails_its_callers_and_what_waits_goes_on() {
     let call = held.calls.next().await;
     let waiting = held.ids(&["a", "b"]).await;
     call.panic();
-    assert!(matches!(first.await, Err(LedgerError::TaskDied)));
+    assert!(matches!(first.await, Err(LedgerError::TaskPanicked)));
     let call = held.calls.next().await;
     assert_eq!(call.ids(), [["a", "b"]]);
     call.panic();
     for failed in join_all(waiting).await {
-        assert!(matches!(failed, Err(LedgerError::TaskDied)));
+        assert!(matches!(failed, Err(LedgerError::TaskPanicked)));
     }
     let next = held.id("next").await;
     held.calls.next().await.go();
@@ -189,70 +192,74 @@ async fn a_call_that_panics_fails_its_callers_and_what_waits_goes_on() {
 }
 
 #[tokio::test]
-async fn what_was_asked_under_different_terms_goes_in_different_calls() {
-    let mut held = Held::new(1).await;
-    let _first = held.id("first").await;
-    let call = held.calls.next().await;
-    let before = held.ids(&["a", "b"]).await;
-    held.ledger.set_policy(policy("keep_open").into());
-    let after = held.ids(&["c", "d"]).await;
-    call.go();
-    for (ids, allowance, asked) in [(["a", "b"], 1_000_000, before), (["c", "d"], 1_000, after)] {
-        let call = held.calls.next().await;
-        assert_eq!(call.ids(), [ids]);
-        call.go();
-        for answer in join_all(asked).await {
-            assert_eq!(answer.unwrap().pool.unwrap().allowance.get(), allowance);
-        }
-    }
-}
-
-#[tokio::test]
-async fn the_same_terms_read_anew_go_together() {
-    let mut held = Held::new(1).await;
-    let _first = held.id("first").await;
-    let call = held.calls.next().await;
-    let _before = held.id("a").await;
-    let same = small_policy("keep_open");
-    let same = same.replace("large = 1_000", "large = 1_000_000");
-    held.ledger.set_policy(policy_text(&same).into());
-    let _after = held.id("b").await;
-    call.go();
-    assert_eq!(held.calls.next().await.ids(), [["a", "b"]]);
-}
-
-#[tokio::test]
-async fn different_days_go_in_different_calls_and_midnight_has_everyone_asked_again() {
+async fn what_waits_is_judged_together_by_the_policy_of_the_moment_in_which_it_is_sent() {
     let mut held = Held::new(1).await;
     let first = held.id("first").await;
     let call = held.calls.next().await;
-    let before = held.id("before").await;
-    held.clock.set("2026-11-23T00:00:01Z");
-    held.ledger.probe().await.unwrap();
-    let after = held.id("after").await;
+    let mut waiting = held.ids(&["a", "b"]).await;
+    held.ledger.set_policy(policy("keep_open").into());
+    waiting.extend(held.ids(&["c", "d"]).await);
     call.go();
-    let (answers, calls) = held.answered(vec![first, before, after]).await;
-    for answer in answers {
+    // What was sent before stays judged by the policy of then.
+    let allowance = |answer: Reserved| answer.pool.unwrap().allowance.get();
+    assert_eq!(allowance(first.await.unwrap()), 1_000_000);
+    let call = held.calls.next().await;
+    assert_eq!(call.ids(), [["a", "b", "c", "d"]]);
+    call.go();
+    for answer in join_all(waiting).await {
+        assert_eq!(allowance(answer.unwrap()), 1_000);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_midnight_overtakes_is_judged_anew_and_decided_again_as_it_is() {
+    let mut held = Held::new(1).await;
+    let first = held.id("first").await;
+    let call = held.calls.next().await;
+    let mut waiting = held.ids(&["a", "b"]).await;
+    waiting.push(held.arrive(ask(1).org("other")).await.unwrap());
+    let day = |call: &HeldCall| call.batches[0].day.to_string();
+    assert_eq!(day(&call), "2026-11-22");
+    call.go();
+    first.await.unwrap();
+    let call = held.calls.next().await;
+    assert_eq!(day(&call), "2026-11-22");
+    held.clock.set("2026-11-23T00:00:01Z");
+    // The policy of the second time is that of then.
+    held.ledger.set_policy(policy("keep_open").into());
+    let behind = held.id("behind").await;
+    call.go();
+    let again = held.calls.next().await;
+    assert_eq!(day(&again), "2026-11-23");
+    assert_eq!(again.ids(), [vec![], vec!["a", "b"]]);
+    assert_eq!(again.sizes(), [("other", 1), ("acme", 2)]);
+    again.go();
+    for (used, answer) in [1, 2, 1].into_iter().zip(join_all(waiting).await) {
         let answer = answer.unwrap();
         assert_eq!(answer.resets_at.to_rfc3339(), "2026-11-24T00:00:00+00:00");
+        let pool = answer.pool.unwrap();
+        assert_eq!((pool.used.get(), pool.allowance.get()), (used, 1_000));
         assert!(!answer.replayed);
     }
-    let days: Vec<_> = calls
-        .iter()
-        .flatten()
-        .map(|batch| (batch.day.to_string(), batch.operations.len()))
-        .collect();
-    // Nobody's decision was sent with another's day.
-    assert_eq!(days[0], ("2026-11-22".to_owned(), 1));
-    assert!(
-        days[1..].iter().all(|(day, _)| day == "2026-11-23"),
-        "{days:?}"
-    );
-    assert_eq!(
-        days[1..].iter().map(|(_, asked)| asked).sum::<usize>(),
-        3,
-        "{days:?}"
-    );
+    let next = held.calls.next().await;
+    assert_eq!(day(&next), "2026-11-23");
+    assert_eq!(next.ids(), [["behind"]]);
+    next.go();
+    assert_eq!(behind.await.unwrap().pool.unwrap().used.get(), 3);
+}
+
+#[tokio::test]
+async fn a_clock_that_names_another_day_each_time_fails_its_callers_and_counts_nothing() {
+    let mut held = Held::new(1).await;
+    let asked = held.id("asked").await;
+    for day in 23..27 {
+        let call = held.calls.next().await;
+        held.clock.set(&format!("2026-11-{day}T00:00:01Z"));
+        call.go();
+    }
+    assert!(matches!(asked.await, Err(LedgerError::ClockUnstable)));
+    assert!(held.calls.all_now().await.is_empty());
+    assert!(!held.counted("asked").await);
 }
 
 #[tokio::test]
@@ -261,11 +268,9 @@ async fn requests_that_are_asked_together_go_together_and_have_their_answers_in_
     let calls = vec![ask(1).id("a"), ask(2).org("other"), ask(3), ask(1).id("a")];
     let ledger = held.ledger.clone();
     let asked = tokio::spawn(async move { ledger.reserve_all(calls).await });
-    for sizes in [("acme", 3), ("other", 1)] {
-        let call = held.calls.next().await;
-        assert_eq!(call.sizes(), [sizes]);
-        call.go();
-    }
+    let call = held.calls.next().await;
+    assert_eq!(call.sizes(), [("acme", 3), ("other", 1)]);
+    call.go();
     let answers = asked.await.unwrap().into_iter();
     let used = answers.map(|it| it.unwrap().pool.unwrap().used.get());
     assert_eq!(used.collect::<Vec<_>>(), [1, 2, 4, 4]);
@@ -287,6 +292,6 @@ fn a_runtime_may_end_while_decisions_wait() {
     drop(runtime);
     let (_call, _held, asked) = waiting;
     for cut in futures_util::FutureExt::now_or_never(join_all(asked)).unwrap() {
-        assert!(matches!(cut, Err(LedgerError::TaskDied)));
+        assert!(matches!(cut, Err(LedgerError::TaskPanicked)));
     }
 }

@@ -13,7 +13,7 @@ use futures_util::{
     poll,
 };
 use tollgate::{
-    ledger::{Ledger, LedgerError, OnStoreFailure, ReserveCall, Reserved},
+    ledger::{Ledger, LedgerConfig, LedgerError, Reserve, Reserved},
     store::{Batch, UsageLimits, memory::MemoryStore},
 };
 
@@ -41,7 +41,7 @@ impl Held {
         let (store, calls) = HeldStore::over(memory, calls_at_once);
         let text = small_policy("keep_open").replace("large = 1_000", "large = 1_000_000");
         let policy = Arc::new(policy_text(&text));
-        let ledger = Ledger::new(policy, store.clone(), OnStoreFailure::Error, 35);
+        let ledger = Ledger::new(LedgerConfig::new(policy, store.clone()));
         // It learns the day, which the tests have as they want it.
         ledger.probe().await.unwrap();
         Self {
@@ -53,7 +53,7 @@ impl Held {
     }
 
     /// A Reserve that has arrived: it waits, or was refused at once.
-    async fn arrive(&self, call: ReserveCall) -> Result<Asked, LedgerError> {
+    async fn arrive(&self, call: Reserve) -> Result<Asked, LedgerError> {
         let ledger = self.ledger.clone();
         let mut asked: Asked = Box::pin(async move { ledger.reserve(call).await });
         match poll!(asked.as_mut()) {

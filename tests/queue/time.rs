@@ -18,7 +18,7 @@ async fn a_decision_whose_time_is_over_before_it_was_sent_is_never_sent() {
     let mut held = Held::new(1).await;
     let first = held.id("first").await;
     let call = held.calls.next().await;
-    let in_time = held.ledger.by(Instant::now() + TIME);
+    let in_time = held.ledger.with_deadline(Instant::now() + TIME);
     let begun = Instant::now();
     let late = in_time.reserve(ask(1).id("late")).await;
     assert!(matches!(late, Err(LedgerError::OutOfTime)));
@@ -35,7 +35,7 @@ async fn a_decision_whose_time_is_over_before_it_was_sent_is_never_sent() {
 #[tokio::test(start_paused = true)]
 async fn a_decision_whose_time_is_over_after_it_was_sent_is_carried_to_its_end() {
     let mut held = Held::new(1).await;
-    let in_time = held.ledger.by(Instant::now() + TIME);
+    let in_time = held.ledger.with_deadline(Instant::now() + TIME);
     let late = in_time.reserve(ask(1).id("late")).await;
     assert!(matches!(late, Err(LedgerError::OutOfTime)));
     held.calls.next().await.go();
@@ -48,7 +48,7 @@ async fn what_is_asked_together_is_out_of_time_together_and_settle_and_release_a
     let mut held = Held::new(1).await;
     let _first = held.id("first").await;
     let _call = held.calls.next().await;
-    let in_time = || held.ledger.by(Instant::now() + TIME);
+    let in_time = || held.ledger.with_deadline(Instant::now() + TIME);
     let begun = Instant::now();
     for late in in_time()
         .reserve_all(vec![ask(1), ask(1).org("other")])

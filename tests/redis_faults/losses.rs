@@ -12,7 +12,7 @@ use chrono::TimeDelta;
 use nix::sys::signal::Signal;
 use tollgate::{
     grpc::proto::{ReleaseRequest, ReserveRequest, SettleRequest},
-    ledger::{Ledger, OnStoreFailure},
+    ledger::{Ledger, LedgerConfig},
 };
 use tonic_health::pb::health_check_response::ServingStatus;
 
@@ -352,12 +352,7 @@ async fn what_very_many_processes_counted_is_told_once_by_one_that_has_not_writt
     let redis = RedisServer::start();
     let process = || {
         let store = Arc::new(redis_store(&redis));
-        Ledger::new(
-            Arc::new(policy("keep_open")),
-            store,
-            OnStoreFailure::Error,
-            35,
-        )
+        Ledger::new(LedgerConfig::new(Arc::new(policy("keep_open")), store))
     };
     let count = async |ledger: &Ledger, tokens: u64| {
         let reserved = ledger.reserve(call(tokens)).await.unwrap();

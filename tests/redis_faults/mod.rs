@@ -1,16 +1,16 @@
 //! docs/CONTRACT.md, the errors: a real service over a real Redis that restarts, stalls, is demoted,
 //! runs full, or holds what is not ours.
 
+mod acl_check;
 mod deadlines;
 mod down;
-mod fitness;
+mod eviction_check;
 mod foreign;
 mod hindrances;
 mod losses;
 mod messages;
 mod outages;
 mod refusals;
-mod rights;
 mod streams;
 mod waiting;
 

@@ -7,8 +7,8 @@ use std::{
 
 use tokio::sync::watch;
 use tollgate::{
-    files::watched::ReloadSignal,
-    policy::{Policy, PolicySource, PolicyStatus, Version},
+    files::watched::{ReloadSignal, Version},
+    policy::{Policy, PolicySource, PolicyStatus},
 };
 
 use super::{SOON, policy};

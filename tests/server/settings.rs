@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tempfile::NamedTempFile;
 use tollgate::{
-    grpc::access::ReflectionFor,
+    grpc::ReflectionFor,
     ledger::OnStoreFailure,
     settings::{ServeArgs, Settings, StoreChoice},
     store::{UsageLimits, redis::UnsafeEviction},

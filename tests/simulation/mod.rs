@@ -12,7 +12,7 @@ use redis::{Value, cmd};
 use tokio::task::JoinSet;
 use tollgate::{
     domain::{BilledReason, Refusal, Verdict},
-    ledger::{Ledger, LedgerError, OnStoreFailure},
+    ledger::{Ledger, LedgerConfig, LedgerError},
     store::{PoolBalance, StoreError},
 };
 
@@ -150,7 +150,7 @@ impl Simulation {
         self.processes += 1;
         let store = Arc::new(redis_store_at(&self.proxies[replica].url()));
         let policy = Arc::new(policy("keep_open"));
-        let ledger = Ledger::new(policy, store, OnStoreFailure::Error, 35);
+        let ledger = Ledger::new(LedgerConfig::new(policy, store));
         // It learns which day it is.
         ledger.quota(&org_id("acme")).await.unwrap();
         (self.processes, ledger)

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tollgate::{
     domain::{OrgId, PoolCounters, PoolName, UtcDay},
-    store::{Batch, Decision, RowKey, Store, StoreError, Timestamped, UsageRows},
+    store::{Batch, CallLimits, Decision, RowKey, Store, StoreError, Timestamped, UsageRows},
 };
 
 /// No call takes nearly as long to come, however busy the machine is.
@@ -144,8 +144,13 @@ impl Store for HeldStore {
         }
     }
 
-    fn calls_at_once(&self) -> Option<usize> {
-        Some(self.calls_at_once)
+    fn call_limits(&self) -> CallLimits {
+        CallLimits {
+            calls: self.calls_at_once,
+            batches: usize::MAX,
+            operations: 2 * Batch::MAX_OPERATIONS,
+            bytes: CallLimits::MAX_BYTES,
+        }
     }
 
     async fn pools(

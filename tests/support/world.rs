@@ -8,8 +8,8 @@ use tollgate::{
         ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens, UtcDay, Verdict, Workload,
     },
     ledger::{
-        Ledger, LedgerError, OnStoreFailure, Quota, Released, ReserveCall, Reserved, Settled,
-        Usage, UsagePage,
+        Ledger, LedgerConfig, LedgerError, Quota, Released, Reserve, Reserved, Settled, Usage,
+        UsagePage,
     },
     policy::Policy,
     store::{
@@ -138,12 +138,7 @@ impl World {
     }
 
     fn over(clock: Arc<Clock>, store: Arc<dyn Store>, policy: Policy) -> Self {
-        let ledger = Ledger::new(
-            Arc::new(policy),
-            Arc::clone(&store),
-            OnStoreFailure::Error,
-            35,
-        );
+        let ledger = Ledger::new(LedgerConfig::new(Arc::new(policy), Arc::clone(&store)));
         Self {
             clock,
             store,
@@ -177,10 +172,10 @@ impl World {
             (None, None, None) => Arc::new(MemoryStore::new(self.clock.function(), self.limits)),
         };
         let (policy, store) = (self.ledger.policy(), Arc::clone(&self.store));
-        self.ledger = Ledger::new(policy, store, OnStoreFailure::Error, 35);
+        self.ledger = Ledger::new(LedgerConfig::new(policy, store));
     }
 
-    pub async fn reserve(&self, call: ReserveCall) -> Reserved {
+    pub async fn reserve(&self, call: Reserve) -> Reserved {
         self.ledger.reserve(call).await.unwrap()
     }
 
@@ -291,8 +286,8 @@ pub fn limited_redis_store(url: &str, usage_limits: UsageLimits) -> RedisStore {
 }
 
 /// A Reserve of `acme`, project `p`, model `gpt-4o`, without an id.
-pub fn ask(tokens: u64) -> ReserveCall {
-    ReserveCall {
+pub fn ask(tokens: u64) -> Reserve {
+    Reserve {
         org: org_id("acme"),
         fields: RequestFields {
             project: ProjectId::parse("p").unwrap(),
@@ -315,7 +310,7 @@ pub trait With {
     fn dry(self) -> Self;
 }
 
-impl With for ReserveCall {
+impl With for Reserve {
     fn id(mut self, id: &str) -> Self {
         self.request_id = Some(request_id(id));
         self

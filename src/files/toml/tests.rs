@@ -1,7 +1,7 @@
 use super::*;
 
 fn faults(text: &str, walk: impl FnOnce(&Section<'_>)) -> String {
-    read("x.toml", text, |root| {
+    read("x.toml", text.as_bytes(), |root| {
         walk(root);
         Some(())
     })
@@ -13,9 +13,9 @@ fn faults(text: &str, walk: impl FnOnce(&Section<'_>)) -> String {
 fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
     let text = "[a]\nlisten = 1\nlisten_htpt = 2\n";
     let said = faults(text, |root| {
-        if let Some(a) = root.section("a") {
-            a.only(&["listen", "listen_http"]);
-        }
+        let a = root.get("a", Entry::section).expect("a section");
+        let _ = (a.entry("listen"), a.entry("listen_http"));
+        a.finish();
     });
     assert_eq!(
         said,
@@ -26,8 +26,8 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
 #[test]
 fn all_faults_are_listed_in_the_order_of_their_lines() {
     let said = faults("b = true\na = 'x'\na = 'y'\n", |root| {
-        let _ = root.get("b").map(|b| b.text());
-        let _ = root.get("a").map(|a| a.number(1, 5));
+        let _ = root.get("b", Entry::text);
+        let _ = root.get("a", |a| a.number::<u64>(1, 5));
     });
     assert_eq!(
         said,
@@ -40,7 +40,7 @@ fn all_faults_are_listed_in_the_order_of_their_lines() {
 #[test]
 fn a_number_out_of_bounds_is_named_even_past_64_bits() {
     let said = faults("a = 99999999999999999999999\n", |root| {
-        let _ = root.get("a").map(|a| a.number(0, 5));
+        let _ = root.get("a", |a| a.number::<u64>(0, 5));
     });
     assert_eq!(
         said,
@@ -51,8 +51,8 @@ fn a_number_out_of_bounds_is_named_even_past_64_bits() {
 #[test]
 fn a_share_is_a_number_from_0_to_1() {
     for (text, share) in [("0", 0.0), ("1", 1.0), ("0.25", 0.25), ("1e-3", 0.001)] {
-        let read = read("x.toml", &format!("a = {text}"), |root| {
-            root.get("a")?.share()
+        let read = read("x.toml", format!("a = {text}").as_bytes(), |root| {
+            root.get("a", Entry::share)
         });
         assert_eq!(read.expect("good"), share, "{text}");
     }
@@ -63,7 +63,7 @@ fn a_share_is_a_number_from_0_to_1() {
         ("'1'", "must be a number from 0 to 1, and is a string"),
     ] {
         let faults = faults(&format!("a = {text}"), |root| {
-            let _ = root.get("a").map(|a| a.share());
+            let _ = root.get("a", Entry::share);
         });
         assert_eq!(faults, format!("x.toml:1: a: {said}"));
     }
@@ -71,7 +71,39 @@ fn a_share_is_a_number_from_0_to_1() {
 
 #[test]
 fn broken_syntax_is_told_with_its_line_and_without_follow_up_noise() {
-    let said = faults("a = 1\nb = \n", |root| root.only(&[]));
+    let said = faults("a = 1\nb = \n", |root| root.finish());
     assert!(said.starts_with("x.toml:2: "), "{said}");
     assert!(!said.contains("unknown key"), "{said}");
+}
+
+#[test]
+fn a_text_that_is_no_utf_8_is_refused_with_its_line() {
+    let faults = read("p.toml", b"a = 1\n\n\xff\n", |_| Some(())).expect_err("refused");
+    assert_eq!(faults.to_string(), "p.toml:3: is not UTF-8");
+}
+
+#[test]
+fn of_very_many_faults_the_summary_has_the_first_and_counts_all() {
+    let text: String = (0..1_000).map(|at| format!("key{at} = 1\n")).collect();
+    let faults = read("p.toml", text.as_bytes(), |root| {
+        root.finish();
+        Some(())
+    });
+    let summary = faults.expect_err("refused").summary();
+    assert_eq!(summary.lines().count(), MAX_SHOWN + 1);
+    assert!(summary.ends_with("\nand 900 more"), "{summary}");
+}
+
+#[test]
+fn of_a_list_each_string_is_parsed_and_stands_there_once() {
+    let said = faults("a = ['1', 'x', '1', 2]\n", |root| {
+        let numbers = root.get("a", |a| Some(distinct(a.texts()?, str::parse::<u8>)));
+        assert_eq!(numbers, Some(vec![1]));
+    });
+    assert_eq!(
+        said,
+        "x.toml:1: a: must be a string, and is a whole number\n\
+         x.toml:1: a: invalid digit found in string\n\
+         x.toml:1: a: \"1\" is listed twice"
+    );
 }

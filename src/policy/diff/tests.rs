@@ -126,6 +126,6 @@ fn of_many_organizations_the_first_are_named_and_all_are_counted() {
     let diff = policy(&text).diff(&policy(&raised));
     let changed = &diff.orgs_changed;
     assert_eq!((changed.count, diff.tier_changes), (1_000, 1_000));
-    assert_eq!(changed.first.len(), MAX_NAMED);
+    assert_eq!(changed.first.len(), MAX_DESCRIBED);
     assert_eq!(changed.first[0].to_string(), "org-000 (tier 1 → 2)");
 }

@@ -51,8 +51,8 @@ use self::{
     transaction::Tables,
 };
 use super::{
-    Batch, Clock, ClockStep, Decision, RefusalReason, RowKey, Store, StoreError, Timestamped,
-    UsageLimits, UsageRows,
+    Batch, CallLimits, Clock, ClockStep, Decision, RefusalReason, RowKey, Store, StoreError,
+    Timestamped, UsageLimits, UsageRows,
     clock::{ClockReading, SteadyTime, StepDetector},
 };
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
@@ -410,9 +410,14 @@ impl Store for FileStore {
         decided.unwrap_or_else(|error| vec![Err(error); batches.len()])
     }
 
-    /// One: operations that wait share the next sync.
-    fn calls_at_once(&self) -> Option<usize> {
-        Some(1)
+    /// One call: operations that wait share the next sync.
+    fn call_limits(&self) -> CallLimits {
+        CallLimits {
+            calls: 1,
+            batches: usize::MAX,
+            operations: 2 * Batch::MAX_OPERATIONS,
+            bytes: CallLimits::MAX_BYTES,
+        }
     }
 
     async fn pools(

@@ -1,4 +1,4 @@
-//! Deciding: from batches to calls of the script, and from its replies to what became of them.
+//! Deciding: from batches to calls of the script, and from its replies to decisions.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -11,124 +11,105 @@ use futures_util::{
 use redis::{Cmd, Value};
 
 use super::{
-    arguments::{self, Told},
-    errors::store_error,
-    keys::OrgKeys,
-    link::{Failed, Manner, again_if_cut},
-    links::Links,
-    memory::Memory,
-    message::sanitize,
+    acl_check::AclCheck,
+    conn::{
+        RedisClient,
+        connection::{SendOptions, retry_if_cut},
+        errors::{SendError, is_denial, is_permission_denied, permission_denied},
+        message::sanitize,
+    },
+    recovery::snapshots::{PoolSnapshot, Snapshots},
     refusals::Refusals,
-    reply::{self, Reply},
-    rights::{self, Rights},
-    script::Script,
+    reply::{self, BatchReply, WrittenPool},
+    script::{
+        Script,
+        keys::OrgKeys,
+        reader::bytes,
+        request::{BatchOptions, ScriptCall},
+    },
 };
 use crate::{
-    domain::{PoolName, UtcDay},
+    domain::{OrgId, PoolName, UtcDay},
     store::{Batch, Decision, StoreError, Timestamped, UsageLimits},
 };
 
-/// A reservation names at most one pool that the caller didn't; a policy that lost more is asked for
-/// again. And so is what this replica remembers, where Redis lost writes.
+/// A reservation names at most one pool that the caller didn't, so one round asks for those of a policy that
+/// lost pools, and one for the snapshots. More than these are for what changes meanwhile.
 const MAX_ROUNDS: usize = 5;
 
-/// How many batches and operations one call of the script takes: Redis serves nobody else meanwhile. In
-/// a cluster it takes one batch, since no two organizations need be on the same node.
-pub(super) const MOST_BATCHES: usize = 64;
-const MOST_OPERATIONS: usize = Batch::MAX_OPERATIONS;
+/// How many batches one call of the script takes: Redis serves nobody else meanwhile. In a cluster it takes
+/// one, since no two organizations need be on the same node.
+const MAX_BATCHES: usize = 64;
 
 const SECONDS_A_DAY: u64 = 24 * 60 * 60;
 
-/// The script, and what it needs to know besides a batch.
+const WRITES: SendOptions = SendOptions {
+    asking: false,
+    writes: true,
+};
+
+/// The script that decides, and what it needs to know besides a batch.
 pub(super) struct Decider {
-    pub(super) rights: Rights,
+    pub(super) acl_check: AclCheck,
     pub(super) key_prefix: String,
-    pub(super) memory: Memory,
+    pub(super) snapshots: Snapshots,
     pub(super) refusals: Refusals,
     usage_limits: UsageLimits,
-    /// For batches without ids: the same script without the part that they don't need.
-    plain: Script,
-    with_ids: Script,
-    /// For where Redis has lost writes.
-    whole: Script,
-}
-
-/// Batches as one call of the script takes them.
-#[derive(Default)]
-struct PackedCall {
-    keys: Vec<String>,
-    /// One for each batch.
-    arguments: Vec<Vec<u8>>,
-    /// The pools that each batch names, and the turn that is remembered of each.
-    pools: Vec<Vec<(PoolName, u64)>>,
-    has_ids: bool,
+    script: Script,
 }
 
 pub(super) type Result<T> = std::result::Result<T, StoreError>;
 
 impl Decider {
-    pub(super) fn new(rights: Rights, key_prefix: String, usage_limits: UsageLimits) -> Self {
+    pub(super) fn new(acl_check: AclCheck, key_prefix: String, usage_limits: UsageLimits) -> Self {
         Self {
-            rights,
+            acl_check,
             key_prefix,
-            memory: Memory::new(),
+            snapshots: Snapshots::new(),
             refusals: Refusals::default(),
             usage_limits,
-            plain: Script::new(concat!(
-                include_str!("decide/plain.lua"),
-                include_str!("decide/rows.lua"),
-                include_str!("decide/record.lua"),
-                include_str!("decide/batch.lua")
-            )),
-            with_ids: Script::new(concat!(
-                include_str!("decide/plain.lua"),
-                include_str!("decide/rows.lua"),
-                include_str!("decide/record.lua"),
-                include_str!("decide/past.lua"),
-                include_str!("decide/batch.lua")
-            )),
-            whole: Script::new(concat!(
-                include_str!("decide/plain.lua"),
-                include_str!("decide/rows.lua"),
-                include_str!("decide/restore.lua"),
-                include_str!("decide/record.lua"),
-                include_str!("decide/past.lua"),
-                include_str!("decide/batch.lua")
+            script: Script::new(concat!(
+                include_str!("script/call.lua"),
+                include_str!("script/rules.lua"),
+                include_str!("script/recovery.lua"),
+                include_str!("script/pools.lua"),
+                include_str!("script/usage.lua"),
+                include_str!("script/reservations.lua"),
+                include_str!("script/decide.lua"),
             )),
         }
     }
 
-    /// Decides batches by as few calls as the bounds allow, all of them written at once.
+    /// Decides batches by as few calls as the bounds allow, all of them sent at once.
     pub(super) async fn decide(
         &self,
-        links: &Links,
+        client: &RedisClient,
         batches: &[Batch],
     ) -> Vec<Result<Timestamped<Decision>>> {
-        let most = if links.are_many() { 1 } else { MOST_BATCHES };
-        let told = Told::default();
-        let calls = calls(batches, most);
-        let calls = calls.map(|batches| self.decide_in_one_call(links, batches, &told));
+        let calls = calls(batches, max_batches(client));
+        let calls = calls.map(|batches| self.decide_in_rounds(client, batches, false));
         let mut decided: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
-        self.explain(links, batches, &mut decided).await;
+        self.explain(client, batches, &mut decided).await;
         decided
     }
 
-    /// Names the rights that are missing, where decisions failed for that: the first failure stands for all.
+    /// Names the missing permissions, where decisions failed for that: the first failure stands for all.
     async fn explain(
         &self,
-        links: &Links,
+        client: &RedisClient,
         batches: &[Batch],
         decided: &mut [Result<Timestamped<Decision>>],
     ) {
         let mut explained = None;
         for (batch, decided) in batches.iter().zip(decided) {
             let Err(error) = decided else { continue };
-            if !rights::is_missing(error) {
+            if !is_permission_denied(error) {
                 continue;
             }
             if explained.is_none() {
                 let key = OrgKeys::new(&self.key_prefix, &batch.org, batch.day).usage();
-                explained = Some(self.rights.explain(links, &key, error.clone()).await);
+                let cause = self.acl_check.explain(client, &key, error.clone()).await;
+                explained = Some(cause);
             }
             if let Some(explained) = &explained {
                 error.clone_from(explained);
@@ -136,167 +117,144 @@ impl Decider {
         }
     }
 
-    pub(super) async fn decide_in_one_call(
+    /// Decides batches of one day in one call, and again those that the script asks more about: the names of
+    /// pools that left the policy, or the snapshots of pools that Redis lost.
+    async fn decide_in_rounds(
         &self,
-        links: &Links,
+        client: &RedisClient,
         batches: &[Batch],
-        told: &Told,
+        audits: bool,
     ) -> Vec<Result<Timestamped<Decision>>> {
-        let (now, replies) = match self.call(links, batches, told).await {
-            Ok(replies) => replies,
-            Err(error) => return batches.iter().map(|_| Err(error.clone())).collect(),
+        let undecided = StoreError::Corrupt {
+            reason: "the script asks ever more".to_owned(),
         };
-        let mut lost = Vec::new();
-        let mut decided = Vec::with_capacity(batches.len());
-        for (batch, reply) in batches.iter().zip(replies) {
-            decided.push(match reply {
-                Reply::Lost(_) => {
-                    self.tell_of_loss(batch);
-                    lost.push(batch.clone());
-                    None
+        let mut decided = vec![Err(undecided); batches.len()];
+        let options = BatchOptions {
+            audits,
+            ..BatchOptions::default()
+        };
+        let pending = batches.iter().enumerate();
+        let mut pending: Vec<_> = pending.map(|(at, it)| (at, it, options.clone())).collect();
+        for _ in 0..MAX_ROUNDS {
+            if pending.is_empty() {
+                break;
+            }
+            let (now, replies) = match self.call(client, &pending).await {
+                Ok(replies) => replies,
+                Err(error) => {
+                    for (at, ..) in pending {
+                        decided[at] = Err(error.clone());
+                    }
+                    break;
                 }
-                reply => Some(self.take(links, batch, told, now, reply).await),
-            });
-        }
-        let mut restored = self.decide_restoring(links, &lost, told).await.into_iter();
-        let decided = decided.into_iter().map(|decided| {
-            let restored = || restored.next().expect("one for each that was lost");
-            decided.unwrap_or_else(restored)
-        });
-        decided.collect()
-    }
-
-    /// Decides batches whose counters Redis has lost: all in one call, which restores them.
-    async fn decide_restoring(
-        &self,
-        links: &Links,
-        batches: &[Batch],
-        told: &Told,
-    ) -> Vec<Result<Timestamped<Decision>>> {
-        if batches.is_empty() {
-            return Vec::new();
-        }
-        let told = Told {
-            restores: true,
-            ..told.clone()
-        };
-        let (now, replies) = match self.call(links, batches, &told).await {
-            Ok(replies) => replies,
-            Err(error) => return batches.iter().map(|_| Err(error.clone())).collect(),
-        };
-        let mut decided = Vec::with_capacity(batches.len());
-        for (batch, reply) in batches.iter().zip(replies) {
-            decided.push(self.take(links, batch, &told, now, reply).await);
+            };
+            let mut again = Vec::new();
+            for ((at, batch, mut options), reply) in pending.into_iter().zip(replies) {
+                match reply {
+                    BatchReply::UnnamedPools(pools) => options.extra_pools.extend(pools),
+                    BatchReply::Stale => {
+                        options.sends_snapshots = true;
+                        self.snapshots.record_loss(&batch.org, batch.day);
+                    }
+                    BatchReply::Done(outcomes, _) => {
+                        let answer = Decision::Outcomes(outcomes);
+                        decided[at] = Ok(Timestamped { now, answer });
+                        continue;
+                    }
+                    BatchReply::DayChanged => {
+                        let answer = Decision::DayChanged;
+                        decided[at] = Ok(Timestamped { now, answer });
+                        continue;
+                    }
+                    BatchReply::Failed { why, key } => {
+                        decided[at] = Err(failure(&why, &key));
+                        continue;
+                    }
+                    BatchReply::PartialWrite(reason) => {
+                        decided[at] = Err(StoreError::OutcomeUnknown { reason });
+                        continue;
+                    }
+                }
+                again.push((at, batch, options));
+            }
+            pending = again;
         }
         decided
     }
 
-    /// What a reply means; where the script has to be told more, it is.
-    async fn take(
-        &self,
-        links: &Links,
-        batch: &Batch,
-        told: &Told,
-        now: DateTime<Utc>,
-        reply: Reply,
-    ) -> Result<Timestamped<Decision>> {
-        match reply {
-            Reply::UnnamedPools(_) | Reply::Lost(_) => {
-                self.decide_telling(links, batch, told.clone(), reply).await
-            }
-            reply => answer(now, reply),
-        }
-    }
-
-    /// Decides a batch that the script has to be told more for: the names of pools that left the policy,
-    /// or what Redis has lost.
-    async fn decide_telling(
-        &self,
-        links: &Links,
-        batch: &Batch,
-        mut told: Told,
-        mut reply: Reply,
-    ) -> Result<Timestamped<Decision>> {
-        for _ in 1..MAX_ROUNDS {
-            match reply {
-                Reply::UnnamedPools(pools) => told.extra.extend(pools),
-                Reply::Lost(_) => {
-                    told.restores = true;
-                    self.tell_of_loss(batch);
-                }
-                _ => {}
-            }
-            let (now, replies) = self.call(links, std::slice::from_ref(batch), &told).await?;
-            match replies.into_iter().next() {
-                Some(more @ (Reply::UnnamedPools(_) | Reply::Lost(_))) => reply = more,
-                Some(decided) => return answer(now, decided),
-                None => break,
-            }
-        }
-        Err(StoreError::Corrupt {
-            reason: "the script asks ever more".to_owned(),
-        })
-    }
-
-    /// Calls the script once. All batches are of one day.
+    /// Calls the script once.
     async fn call(
         &self,
-        links: &Links,
-        batches: &[Batch],
-        told: &Told,
-    ) -> Result<(DateTime<Utc>, Vec<Reply>)> {
-        let day = batches.first().map(|batch| batch.day);
-        let day = day.unwrap_or_else(|| UtcDay::of(crate::wall_clock::now()));
-        let packed = self.pack(batches, told, day);
-        let script = match (told.restores, packed.has_ids) {
-            (true, _) => &self.whole,
-            (false, true) => &self.with_ids,
-            (false, false) => &self.plain,
-        };
-        let asked = Asked {
-            day,
-            keys: packed.keys,
-            arguments: packed.arguments,
-        };
-        let ask = || asked.of(self, script, links, WRITES);
-        let reply = if can_be_repeated(batches) {
-            again_if_cut(ask).await
+        client: &RedisClient,
+        pending: &[(usize, &Batch, BatchOptions)],
+    ) -> Result<(DateTime<Utc>, Vec<BatchReply>)> {
+        let batches: Vec<&Batch> = pending.iter().map(|(_, batch, _)| *batch).collect();
+        let mut call = ScriptCall::default();
+        {
+            let snapshots = self.snapshots.lock();
+            for (_, batch, options) in pending {
+                let snapshots = snapshots.pools(&batch.org, batch.day);
+                call.add(batch, options, snapshots, &self.key_prefix);
+            }
+        }
+        let day = batches[0].day;
+        let send = || self.send(client, day, &call);
+        let reply = if is_idempotent(&batches) {
+            retry_if_cut(send).await
         } else {
-            ask().await
+            send().await
         };
-        let reply = reply.map_err(|error| store_error(&error))?;
-        let (now, mut replies) = reply::parse_decided(reply::bytes(&reply)?, batches)?;
-        self.remember(batches, told, packed.pools, &mut replies)?;
+        let reply = reply?;
+        let (now, mut replies) = reply::parse_decided(bytes(&reply)?, &batches)?;
+        for ((at, reply), pools) in replies.iter_mut().enumerate().zip(&call.pools) {
+            if let BatchReply::Done(_, written) = reply {
+                let written = snapshots_of(pools, std::mem::take(written))?;
+                let (_, batch, options) = &pending[at];
+                let (mut snapshots, org) = (self.snapshots.lock(), &batch.org);
+                if options.audits {
+                    snapshots.record_audited(org, day, pools, written);
+                } else {
+                    snapshots.record(org, day, written);
+                }
+            }
+        }
         Ok((now, replies))
     }
 
-    fn pack(&self, batches: &[Batch], told: &Told, day: UtcDay) -> PackedCall {
-        let mut call = PackedCall::default();
-        let known = self.memory.lock();
-        for batch in batches {
-            let known = known.pools(&batch.org, day);
-            let packed = arguments::pack(batch, told, known, &self.key_prefix, call.keys.len());
-            call.keys.extend(packed.keys);
-            call.arguments.push(packed.argument);
-            call.pools.push(packed.pools);
-            call.has_ids |= packed.has_ids;
-        }
-        call
+    async fn send(
+        &self,
+        client: &RedisClient,
+        day: UtcDay,
+        call: &ScriptCall,
+    ) -> std::result::Result<Value, SendError> {
+        // Each try has a number of its own: what is written in place of lost writes must differ from them.
+        let number = self.snapshots.next_call();
+        let push = |command: &mut Cmd| {
+            command.arg(call.keys.len()).arg(&call.keys);
+            command.arg(day.start().timestamp());
+            command.arg(u64::from(self.usage_limits.retention_days) * SECONDS_A_DAY);
+            command.arg(self.snapshots.replica).arg(number);
+            command.arg(self.usage_limits.max_rows);
+            command.arg(&call.arguments);
+        };
+        // All keys of a call are at one server.
+        self.script.run(client, &call.keys[0], WRITES, push).await
     }
 
-    /// Asks every server whether it would decide, and takes the first one's clock: the store is of use
-    /// as long as one of them does. The others' answers are recorded when they come.
+    /// Asks every server whether it would decide, and takes the first one's clock: the store is of use as long
+    /// as one of them does. The others' answers are recorded when they come.
     pub(super) async fn probe(
         self: &Arc<Self>,
-        links: &Arc<Links>,
+        client: &Arc<RedisClient>,
         keys: Vec<String>,
     ) -> Result<DateTime<Utc>> {
         self.refusals.retain(&keys);
         let probes = keys.into_iter().map(|key| {
-            let (decider, links) = (Arc::clone(self), Arc::clone(links));
+            let (decider, client) = (Arc::clone(self), Arc::clone(client));
             async move {
-                let probed = decider.rights.probe(&links, &key, WRITES).await;
-                decider.refusals.record(&links, &key, probed.as_ref().err());
+                let probed = decider.acl_check.probe(&client, &key, WRITES).await;
+                let failure = probed.as_ref().err();
+                decider.refusals.record(&client, &key, failure);
                 probed
             }
         });
@@ -316,101 +274,107 @@ impl Decider {
             StoreError::Unreachable { reason }
         }))
     }
-}
 
-const WRITES: Manner = Manner {
-    asking: false,
-    writes: true,
-};
+    /// Checks whether Redis still has this replica's newest writes: one server can have lost no others without
+    /// these. And some others in turn, since one of many servers can. If any is lost, all are checked.
+    pub(super) async fn audit(&self, client: &RedisClient) {
+        if let Some((day, orgs)) = self.snapshots.next_audit() {
+            self.audit_orgs(client, day, orgs).await;
+        }
+        if self.snapshots.needs_full_audit()
+            && let Some((day, orgs)) = self.snapshots.full_audit()
+        {
+            let losses = self.snapshots.losses();
+            if self.audit_orgs(client, day, orgs).await {
+                self.snapshots.record_full_audit(losses);
+            }
+        }
+    }
 
-/// What the script is asked.
-struct Asked {
-    day: UtcDay,
-    keys: Vec<String>,
-    arguments: Vec<Vec<u8>>,
-}
-
-impl Asked {
-    async fn of(
-        &self,
-        decider: &Decider,
-        script: &Script,
-        links: &Links,
-        manner: Manner,
-    ) -> std::result::Result<Value, Failed> {
-        let Self {
+    /// Gives whether Redis answered for all of them: else the next probe begins anew.
+    async fn audit_orgs(&self, client: &RedisClient, day: UtcDay, orgs: Vec<OrgId>) -> bool {
+        let batches = orgs.into_iter().map(|org| Batch {
+            org,
             day,
-            keys,
-            arguments,
-        } = self;
-        // Of its own for each try: what was written instead of lost writes has another.
-        let number = decider.memory.next_call();
-        let push = |command: &mut Cmd| {
-            command.arg(keys.len()).arg(keys);
-            command.arg(day.start().timestamp());
-            let limits = decider.usage_limits;
-            command.arg(u64::from(limits.retention_days) * SECONDS_A_DAY);
-            command.arg(decider.memory.replica).arg(number);
-            command.arg(limits.max_rows);
-            command.arg(arguments);
-        };
-        // All keys of a call are in one place.
-        let key = keys.first().map_or("", String::as_str);
-        script.run(links, key, manner, push).await
+            terms: Default::default(),
+            operations: Vec::new(),
+        });
+        let batches: Vec<Batch> = batches.collect();
+        let mut is_complete = true;
+        for batches in batches.chunks(max_batches(client)) {
+            for audited in self.decide_in_rounds(client, batches, true).await {
+                match audited {
+                    // What is foreign stays so, and holds up nobody else.
+                    Ok(_) | Err(StoreError::Corrupt { .. }) => {}
+                    Err(_) if client.is_sharded() => is_complete = false,
+                    Err(_) => return false,
+                }
+            }
+        }
+        is_complete
     }
 }
 
+/// The maximum number of batches in a call of the script.
+pub(super) fn max_batches(client: &RedisClient) -> usize {
+    if client.is_sharded() { 1 } else { MAX_BATCHES }
+}
+
 /// Splits batches by what one call takes, and by day.
-fn calls(batches: &[Batch], most: usize) -> impl Iterator<Item = &[Batch]> {
+fn calls(batches: &[Batch], max_batches: usize) -> impl Iterator<Item = &[Batch]> {
     let mut rest = batches;
     std::iter::from_fn(move || {
         let first = rest.first()?;
         let mut operations = 0;
         let fits = |batch: &&Batch| {
             operations += batch.operations.len();
-            batch.day == first.day && operations <= MOST_OPERATIONS
+            batch.day == first.day && operations <= Batch::MAX_OPERATIONS
         };
-        let count = rest.iter().take(most).take_while(fits).count();
+        let count = rest.iter().take(max_batches).take_while(fits).count();
         let (call, behind) = rest.split_at(count.max(1));
         rest = behind;
         Some(call)
     })
 }
 
-/// Whether a second run of these gives the answers of the first: each counts once however often it is
-/// asked, and none is about the id of another, which the first run would have changed.
-fn can_be_repeated(batches: &[Batch]) -> bool {
+/// Whether a second run of these gives the answers of the first: each operation is idempotent, and no two are
+/// about one id, which the first run would have changed.
+fn is_idempotent(batches: &[&Batch]) -> bool {
     let mut ids = HashSet::new();
-    let mut operations = batches
-        .iter()
-        .flat_map(|batch| batch.operations.iter().map(move |it| (&batch.org, it)));
-    operations.all(|(org, operation)| {
-        let apart = operation
-            .request_id()
-            .is_none_or(|id| ids.insert((org, id)));
-        apart && operation.is_idempotent()
-    })
+    let operations = batches.iter().flat_map(|batch| {
+        let operations = batch.operations.iter();
+        operations.map(move |operation| (&batch.org, operation))
+    });
+    let mut operations = operations.map(|(org, operation)| {
+        let id = operation.request_id();
+        operation.is_idempotent() && id.is_none_or(|id| ids.insert((org, id)))
+    });
+    operations.all(|is_idempotent| is_idempotent)
 }
 
-/// What the script's reply to a batch means.
-fn answer(now: DateTime<Utc>, reply: Reply) -> Result<Timestamped<Decision>> {
-    let answer = match reply {
-        Reply::Done(outcomes, _) => Decision::Outcomes(outcomes),
-        Reply::AnotherDay => Decision::DayChanged,
-        Reply::UnnamedPools(_) | Reply::Lost(_) => {
-            let reason = "a question that was answered".to_owned();
-            return Err(StoreError::Corrupt { reason });
-        }
-        // The script asks for its rights before it writes. What else it fails for before its first
-        // write is what it read, and no retry mends that.
-        Reply::Failed { why, .. } if rights::is_denial(&why) => {
-            return Err(rights::no_right(rights::denied(&sanitize(&why))));
-        }
-        Reply::Failed { why, key } => {
-            let reason = format!("{key}: {why}");
-            return Err(StoreError::Corrupt { reason });
-        }
-        Reply::Torn(reason) => return Err(StoreError::OutcomeUnknown { reason }),
-    };
-    Ok(Timestamped { now, answer })
+/// The snapshots of the pools that a batch wrote.
+fn snapshots_of(pools: &[(PoolName, u64)], written: Vec<WrittenPool>) -> Result<Vec<PoolSnapshot>> {
+    let snapshots = written.into_iter().map(|it| {
+        let (pool, _) = pools.get(it.place).ok_or_else(|| StoreError::Corrupt {
+            reason: "a write to a pool that was not named".to_owned(),
+        })?;
+        Ok(PoolSnapshot {
+            pool: pool.clone(),
+            seq: it.seq,
+            record: it.record,
+        })
+    });
+    snapshots.collect()
+}
+
+/// Why a batch failed before its first write.
+fn failure(why: &str, key: &str) -> StoreError {
+    // The script checks its permissions before it writes. Anything else is about what it read, and no retry mends
+    // that.
+    if is_denial(why) {
+        return permission_denied(&sanitize(why));
+    }
+    StoreError::Corrupt {
+        reason: format!("{key}: {why}"),
+    }
 }

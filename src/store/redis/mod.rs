@@ -1,160 +1,88 @@
-//! `redis://` and its kin: counters that any number of replicas share.
+//! Counters in Redis, which any number of replicas of the service share.
 //!
-//! **Keys** ([`keys`]). Three per organization and day: the pools' counters, the usage rows, and the
-//! reservations by request id. An organization's keys share a hash tag.
+//! # What is kept
 //!
-//! **Protocol** ([`decide`]). One script decides batches, each of one organization. It reads, judges a
-//! batch whole, and only then writes, since a script is atomic but does not roll back. The service names
-//! the day's keys; the script compares that day with its own clock (one TIME call) and writes nothing
-//! where it is another. A reservation may name a pool that has left the policy since: the script then
-//! asks for that pool's key, and again has written nothing of the batch.
+//! Three kinds of keys for each organization and day (docs/CONTRACT.md, "Keys in Redis"). An organization's keys
+//! share a hash tag, so one script may use them together on a cluster ([`script::keys`]).
 //!
-//! **The connection** ([`link`]) is kept and shared. What counts once however often it is asked is asked
-//! again where it is cut.
+//! | key | field | value | example |
+//! | --- | --- | --- | --- |
+//! | `tollgate:{acme}:pool:large:2026-11-22` | none: a string | the pool's record: MessagePack; whether it is closed, and for each replica that wrote: its number, its last sequence number, free tokens, billed tokens, free requests, billed requests | `false 71 2048 900 0 3 0` |
+//! | `tollgate:{acme}:usage:2026-11-22` | `project:model` | a usage row: MessagePack; free tokens, billed tokens, free requests, billed requests, `false` | `web:gpt-4o` → `900 0 3 0 false` |
+//! | `tollgate:{acme}:requests:2026-11-22` | a request id | a reservation: its verdict, what became of it, the id of its class, its tokens | `F1:300` held, `FsF1:300:280` settled, `Fr1:300` released |
+//! | | `\1` class | the id of a class, `pool:workload:project:model` | `\1large:i:web:gpt-4o` → `1` |
+//! | | `\1` id | the class of that id | `\11` → `large:i:web:gpt-4o` |
+//! | | `\1` | the last class id, and behind a space the last one before a recovery | `1`, `4 3` |
+//! | | `\2` pool | the pool's tokens that are held | `\2large` → `600` |
+//! | | `\2` | how many usage rows the day has, and how many of them for unlisted models | `12 3` |
 //!
-//! **Which server** ([`links`]) has an organization's keys: the one there is, the master that sentinels
-//! name ([`sentinel`]), or a node of a cluster ([`cluster`]).
+//! # How it is updated
 //!
-//! **Failures** ([`errors`]) are told in the store's own words, and in the server's ([`message`]); a right that is
-//! missing by its name ([`rights`]). A Redis that may delete what was counted is
-//! none for Tollgate ([`fitness`]).
+//! One script decides batches, each of one organization ([`decide`], `script/*.lua`). It reads, judges a batch
+//! whole, and only then writes, since a script is atomic but does not roll back. The service names the day's keys.
+//! The script compares that day with Redis' clock (one TIME call), and writes nothing if it is another day. A
+//! reservation may name a pool that has left the policy since: then the script asks for that pool's key, and
+//! again has written nothing of the batch.
+//!
+//! The client sends a call to the server that has the organization's keys: the only one, the master that sentinels
+//! name, or a node of a cluster ([`conn`]). A call whose outcome is unknown is sent again only if it is
+//! idempotent. A Redis that may delete what was counted is refused ([`eviction_check`]); a permission that the
+//! user lacks is named ([`acl_check`]).
+//!
+//! # What happens when Redis forgets
+//!
+//! Each replica keeps a snapshot of the records that its last writes left. Redis decides nothing for a replica on
+//! an older record: the snapshots are merged first ([`recovery`]).
 
-mod arguments;
-mod cluster;
-mod connector;
+mod acl_check;
+mod conn;
 mod decide;
-mod errors;
-mod fitness;
-pub mod keys;
-mod link;
-mod links;
-mod login;
-mod losses;
-mod memory;
-mod message;
-mod packed;
-pub mod readings;
-pub mod record;
+mod eviction_check;
+pub mod queries;
+pub mod recovery;
 mod refusals;
 pub mod reply;
-mod rights;
-mod script;
-mod sentinel;
-mod slots;
-mod tls;
-mod url;
+pub mod script;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use redis::{Cmd, RedisError, Value};
 use tokio::sync::Semaphore;
 
 use self::{
-    decide::Decider,
-    errors::store_error,
-    fitness::Fitness,
-    keys::OrgKeys,
-    link::{Failed, Manner, again_if_cut},
-    links::{Answered, Links},
-    packed::BadReply,
-    record::Record,
-    rights::Rights,
-    script::Script,
-    url::Topology,
+    acl_check::AclCheck,
+    conn::RedisClient,
+    decide::{Decider, max_batches},
+    eviction_check::EvictionCheck,
+    queries::Queries,
+    script::reader::BadReply,
 };
-use super::{Batch, Decision, RowKey, Store, StoreError, Timestamped, UsageLimits, UsageRows};
-use crate::{
-    domain::{OrgId, PoolCounters, PoolName, Tokens, UtcDay},
-    files::pem::PemError,
-};
+use super::{Batch, CallLimits, Decision, RowKey, Store, StoreError, Timestamped, UsageRows};
+use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
 
-pub use self::{
-    fitness::UnsafeEviction,
-    link::Timeouts,
+pub use self::conn::{
+    config::{RedisConfig, SetupError, Timeouts, UnsafeEviction},
     login::{Login, Password},
     tls::TlsFiles,
     url::RedisUrl,
 };
 
-/// How to reach Redis, and how to use it.
-#[derive(Debug, Clone)]
-pub struct RedisConfig {
-    /// Where it is.
-    pub url: RedisUrl,
-    /// The files of a connection over TLS.
-    pub tls: TlsFiles,
-    /// How to log in to sentinels.
-    pub sentinel_login: Login,
-    /// Before every key.
-    pub key_prefix: String,
-    /// How long Redis may take.
-    pub timeouts: Timeouts,
-    /// How many replicas of Redis must have a decision before it is answered.
-    pub wait_replicas: u16,
-    /// How much of the usage history is kept.
-    pub usage_limits: UsageLimits,
-    /// What to do with a Redis that may evict what was counted.
-    pub unsafe_eviction: UnsafeEviction,
-}
-
-impl RedisConfig {
-    /// What is sent besides the scripts, sooner or later.
-    fn commands_beside_scripts(&self) -> Vec<&'static str> {
-        let mut commands = Vec::new();
-        match self.url.topology {
-            Topology::One => {}
-            Topology::Sentinel(_) => commands.push("role"),
-            Topology::Cluster => commands.extend(["cluster|slots", "asking"]),
-        }
-        if self.url.login.database.unwrap_or(0) != 0 {
-            commands.push("select");
-        }
-        if self.wait_replicas > 0 {
-            commands.push("wait");
-        }
-        commands
-    }
-}
-
-/// Why a store can't be prepared.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// A file of a connection over TLS.
-    #[error(transparent)]
-    Tls(#[from] PemError),
-    /// The client library takes no such connection.
-    #[error(transparent)]
-    Client(#[from] RedisError),
-}
-
-/// The counters in Redis, version 7 or later.
-pub struct RedisStore {
-    links: Arc<Links>,
-    fitness: Fitness,
-    /// A day's rows are read whole for each page: only so many at a time.
-    usage_reads: Semaphore,
-    decider: Arc<Decider>,
-    /// One look at what Redis still has at a time.
-    verifying: Arc<Semaphore>,
-    pools: Script,
-}
-
 /// How many calls to decide may be under way.
-const MOST_CALLS: usize = 4;
+const MAX_CALLS: usize = 4;
 
 /// In a cluster a call is one organization's, so that none waits for the node of another: as many as the
 /// connection to a node has room for.
-const MOST_CALLS_IN_A_CLUSTER: usize = 1024;
+const MAX_CALLS_SHARDED: usize = 1024;
 
-/// How often a day's usage is read anew because its key moved between two steps.
-const MOST_SCANS: usize = 4;
-
-/// Rows that one step of reading a day's usage asks for: Redis serves others between the steps.
-const USAGE_STEP: usize = 512;
-
-/// How many days' usage is read at a time.
-const MAX_USAGE_READS: usize = 4;
+/// The counters in Redis, version 7 or later.
+pub struct RedisStore {
+    client: Arc<RedisClient>,
+    eviction_check: EvictionCheck,
+    decider: Arc<Decider>,
+    queries: Queries,
+    /// One audit at a time.
+    audits: Arc<Semaphore>,
+}
 
 impl RedisStore {
     /// Prepares the connections; nothing is connected before the first call.
@@ -163,72 +91,49 @@ impl RedisStore {
     ///
     /// A file of TLS can't be used, or the client library takes no such connection.
     pub fn new(config: RedisConfig) -> Result<Self, SetupError> {
-        let links = Links::new(&config)?;
-        let others = config.commands_beside_scripts();
-        let rights = Rights::new(&config.key_prefix, others);
-        let RedisConfig {
-            key_prefix,
-            usage_limits,
-            unsafe_eviction,
-            ..
-        } = config;
+        let client = Arc::new(RedisClient::new(&config)?);
+        let acl_check = AclCheck::new(&config.key_prefix, config.commands_beside_scripts());
+        let decider = Decider::new(acl_check, config.key_prefix, config.usage_limits);
+        let decider = Arc::new(decider);
         Ok(Self {
-            links: Arc::new(links),
-            fitness: Fitness::new(unsafe_eviction),
-            usage_reads: Semaphore::new(MAX_USAGE_READS),
-            decider: Arc::new(Decider::new(rights, key_prefix, usage_limits)),
-            verifying: Arc::new(Semaphore::new(1)),
-            pools: Script::new(include_str!("pools.lua")),
+            eviction_check: EvictionCheck::new(config.unsafe_eviction),
+            queries: Queries::new(Arc::clone(&client), Arc::clone(&decider)),
+            client,
+            decider,
+            audits: Arc::new(Semaphore::new(1)),
         })
     }
 
-    /// Begins a look at whether Redis still has what it acknowledged, unless one is under way. It may take
-    /// longer than a probe may.
-    fn verify(&self) {
-        if let Ok(turn) = Arc::clone(&self.verifying).try_acquire_owned() {
-            let (decider, links) = (Arc::clone(&self.decider), Arc::clone(&self.links));
+    /// Starts an audit, unless one is under way. It may take longer than a probe may.
+    fn start_audit(&self) {
+        if let Ok(permit) = Arc::clone(&self.audits).try_acquire_owned() {
+            let (decider, client) = (Arc::clone(&self.decider), Arc::clone(&self.client));
             tokio::spawn(async move {
-                decider.verify(&links).await;
-                drop(turn);
+                decider.audit(&client).await;
+                drop(permit);
             });
         }
-    }
-
-    /// Runs the script that reads pools, where a key is.
-    async fn read_pools(&self, key: &str, push: impl Fn(&mut Cmd)) -> Result<Value, StoreError> {
-        let run = || self.pools.run(&self.links, key, Manner::default(), &push);
-        match again_if_cut(run).await {
-            Ok(reply) => Ok(reply),
-            Err(failed) => Err(self.explained(key, &failed).await),
-        }
-    }
-
-    async fn explained(&self, key: &str, failed: &Failed) -> StoreError {
-        let rights = &self.decider.rights;
-        rights.explain(&self.links, key, store_error(failed)).await
-    }
-
-    fn keys(&self, org: &OrgId, day: UtcDay) -> OrgKeys {
-        OrgKeys::new(&self.decider.key_prefix, org, day)
     }
 }
 
 #[async_trait]
 impl Store for RedisStore {
     async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>> {
-        self.decider.decide(&self.links, batches).await
+        self.decider.decide(&self.client, batches).await
     }
 
-    fn calls_at_once(&self) -> Option<usize> {
-        Some(if self.links.are_many() {
-            MOST_CALLS_IN_A_CLUSTER
-        } else {
-            MOST_CALLS
-        })
-    }
-
-    fn batches_in_a_call(&self) -> usize {
-        if self.links.are_many() { 1 } else { usize::MAX }
+    fn call_limits(&self) -> CallLimits {
+        let is_sharded = self.client.is_sharded();
+        CallLimits {
+            calls: if is_sharded {
+                MAX_CALLS_SHARDED
+            } else {
+                MAX_CALLS
+            },
+            batches: max_batches(&self.client),
+            operations: Batch::MAX_OPERATIONS,
+            bytes: CallLimits::MAX_BYTES,
+        }
     }
 
     async fn pools(
@@ -237,36 +142,7 @@ impl Store for RedisStore {
         day: UtcDay,
         pools: &[PoolName],
     ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
-        let keys = self.keys(org, day);
-        let remembered = self.decider.memory.lock().pools(org, day).to_vec();
-        let push = |command: &mut Cmd| {
-            command.arg(pools.len() + 1);
-            for pool in pools {
-                command.arg(keys.pool(&keys::encode(pool.as_str())));
-            }
-            command.arg(keys.requests());
-            for pool in pools {
-                command.arg(keys::held_field(pool));
-            }
-        };
-        let key = keys.usage();
-        let reply = self.read_pools(&key, push).await?;
-        let (now, mut kept) = readings::parse_pools(&reply, pools.len())?;
-        // What Redis lost shows here too, though only a decision restores it. Where it lost nothing, it knows more
-        // than this replica does: what others made one part since, say.
-        for known in remembered {
-            if let Some(at) = pools.iter().position(|pool| *pool == known.pool)
-                && kept[at].0.turn_of(self.decider.memory.replica) < known.turn
-            {
-                kept[at].0.join(Record::parse(&known.record)?);
-            }
-        }
-        let counters = |(record, held): (Record, Tokens)| PoolCounters {
-            held,
-            ..record.counters()
-        };
-        let answer = kept.into_iter().map(counters).collect();
-        Ok(Timestamped { now, answer })
+        self.queries.pools(org, day, pools).await
     }
 
     async fn usage(
@@ -276,58 +152,11 @@ impl Store for RedisStore {
         after: Option<&RowKey>,
         limit: usize,
     ) -> Result<Timestamped<UsageRows>, StoreError> {
-        let _turn = self.usage_reads.acquire().await;
-        let key = self.keys(org, day).usage();
-        let mut scans = 1;
-        let mut scanned_by = None;
-        let mut rows = UsageRows::new();
-        let mut cursor = "0".to_owned();
-        loop {
-            let mut command = redis::cmd("HSCAN");
-            command.arg(&key).arg(&cursor).arg("COUNT").arg(USAGE_STEP);
-            let answered = again_if_cut(|| self.links.ask(&key, &command, Manner::default())).await;
-            let Answered { value, by } = match answered {
-                Ok(answered) => answered,
-                Err(failed) => return Err(self.explained(&key, &failed).await),
-            };
-            if scanned_by.replace(by).is_some_and(|before| before != by) {
-                // Where one server was in its scan means nothing to another.
-                if scans == MOST_SCANS {
-                    let reason = "the key of the usage moves again and again".to_owned();
-                    return Err(StoreError::OutcomeUnknown { reason });
-                }
-                scans += 1;
-                scanned_by = None;
-                rows.clear();
-                "0".clone_into(&mut cursor);
-                continue;
-            }
-            let (next, step) = readings::parse_scan(&value)?;
-            for (row_key, row) in step {
-                if Some(&row_key) > after {
-                    rows.insert(row_key, row);
-                }
-                if rows.len() > limit {
-                    rows.pop_last();
-                }
-            }
-            if next == "0" {
-                break;
-            }
-            cursor = next;
-        }
-        // The clock, by a script that may be run where nothing may be written.
-        let reply = self
-            .read_pools(&key, |command| {
-                command.arg(0);
-            })
-            .await?;
-        let (now, _) = readings::parse_pools(&reply, 0)?;
-        Ok(Timestamped { now, answer: rows })
+        self.queries.usage(org, day, after, limit).await
     }
 
     fn losses(&self) -> u64 {
-        self.decider.memory.losses()
+        self.decider.snapshots.losses()
     }
 
     fn partial_refusal(&self) -> Option<String> {
@@ -335,12 +164,11 @@ impl Store for RedisStore {
     }
 
     async fn probe(&self) -> Result<Timestamped<()>, StoreError> {
-        self.links.follow().await;
-        let keys = self.links.probe_keys(&self.decider.key_prefix).await;
-        let keys = keys.map_err(|error| store_error(&error))?;
-        self.fitness.check(&self.links, &keys).await?;
-        let now = self.decider.probe(&self.links, keys).await?;
-        self.verify();
+        self.client.refresh().await;
+        let keys = self.client.probe_keys(&self.decider.key_prefix).await?;
+        self.eviction_check.check(&self.client, &keys).await?;
+        let now = self.decider.probe(&self.client, keys).await?;
+        self.start_audit();
         Ok(Timestamped { now, answer: () })
     }
 }

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::links::Links;
+use super::conn::RedisClient;
 use crate::store::StoreError;
 
 /// For each probe key whose master refuses: why, without the master's name.
@@ -20,8 +20,8 @@ impl Refusals {
     }
 
     /// Records the outcome of a probe, and logs a refusal that is new.
-    pub(super) fn record(&self, links: &Links, key: &str, error: Option<&StoreError>) {
-        let Some(master) = links.master(key) else {
+    pub(super) fn record(&self, client: &RedisClient, key: &str, error: Option<&StoreError>) {
+        let Some(master) = client.master(key) else {
             return;
         };
         let mut refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,11 +1,10 @@
 //! What the script that decides says.
 
 use chrono::{DateTime, Utc};
-use redis::Value;
 
-use super::{
+use super::script::{
     keys,
-    packed::{BadReply, Said, bad},
+    reader::{BadReply, MsgPackReader, bad},
 };
 use crate::{
     domain::{
@@ -15,17 +14,17 @@ use crate::{
     store::{Batch, Operation, Outcome, PoolBalance, codes},
 };
 
-/// What the script that decides said of a batch.
+/// What the script that decides reader of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
+pub enum BatchReply {
     /// It is another day by Redis' clock.
-    AnotherDay,
+    DayChanged,
     /// Records name pools that the caller didn't.
     UnnamedPools(Vec<PoolName>),
-    /// Writes of the replica to pools are gone: it is to tell what it remembers of them.
-    Lost(Vec<usize>),
+    /// Redis lost writes of the replica to the batch's pools: it is to send its snapshots.
+    Stale,
     /// An outcome for each operation, and the pools that were written.
-    Done(Vec<Outcome>, Vec<Written>),
+    Done(Vec<Outcome>, Vec<WrittenPool>),
     /// It failed, having written nothing.
     Failed {
         /// What Redis or the script says.
@@ -34,70 +33,54 @@ pub enum Reply {
         key: String,
     },
     /// It failed between its writes.
-    Torn(String),
+    PartialWrite(String),
 }
 
 /// A pool after a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
+pub struct WrittenPool {
     /// Its place among the pools that the batch names, from 0.
     pub place: usize,
-    /// The replica's last write to it: a number that each raises.
-    pub turn: u64,
+    /// The sequence number of the replica's last write to it.
+    pub seq: u64,
     /// Its record, as Redis holds it.
     pub record: Vec<u8>,
-}
-
-/// The bytes of a reply that is one string.
-///
-/// # Errors
-///
-/// [`BadReply`] where it is none.
-pub fn bytes(reply: &Value) -> Result<&[u8], BadReply> {
-    match reply {
-        Value::BulkString(bytes) => Ok(bytes),
-        _ => Err(bad("a reply that is no string")),
-    }
 }
 
 /// Reads the reply of the script that decides to these batches: its clock, and a reply for each.
 ///
 /// # Errors
 ///
-/// [`BadReply`] where the script can't have said that.
+/// [`BadReply`] where the script can't have reader that.
 pub fn parse_decided(
     reply: &[u8],
-    batches: &[Batch],
-) -> Result<(DateTime<Utc>, Vec<Reply>), BadReply> {
-    let mut said = Said::new(reply);
-    let now = said.time()?;
-    let mut ahead = said.clone();
+    batches: &[&Batch],
+) -> Result<(DateTime<Utc>, Vec<BatchReply>), BadReply> {
+    let mut reader = MsgPackReader::new(reply);
+    let now = reader.time()?;
+    let mut ahead = reader.clone();
     if ahead.text() == Ok("day") && ahead.left() == 0 {
-        return Ok((now, vec![Reply::AnotherDay; batches.len()]));
+        return Ok((now, vec![BatchReply::DayChanged; batches.len()]));
     }
     let mut replies = Vec::with_capacity(batches.len());
     for batch in batches {
-        replies.push(said.reply(batch)?);
+        replies.push(reader.reply(batch)?);
     }
-    match said.left() {
+    match reader.left() {
         0 => Ok((now, replies)),
         more => Err(bad(format!("{more} bytes too many"))),
     }
 }
 
-impl Said<'_> {
-    fn reply(&mut self, batch: &Batch) -> Result<Reply, BadReply> {
+impl MsgPackReader<'_> {
+    fn reply(&mut self, batch: &Batch) -> Result<BatchReply, BadReply> {
         Ok(match self.text()? {
             "pools" => {
                 let count = self.amount()?.get();
                 let pools = (0..count).map(|_| parse_pool(self.text()?));
-                Reply::UnnamedPools(pools.collect::<Result<_, _>>()?)
+                BatchReply::UnnamedPools(pools.collect::<Result<_, _>>()?)
             }
-            "lost" => {
-                let count = self.amount()?.get();
-                let places = (0..count).map(|_| self.place());
-                Reply::Lost(places.collect::<Result<_, _>>()?)
-            }
+            "stale" => BatchReply::Stale,
             "done" => {
                 let mut outcomes = Vec::with_capacity(batch.operations.len());
                 for operation in &batch.operations {
@@ -106,27 +89,23 @@ impl Said<'_> {
                 let count = self.amount()?.get();
                 let written = (0..count).map(|_| self.written());
                 let written = written.collect::<Result<_, _>>()?;
-                Reply::Done(outcomes, written)
+                BatchReply::Done(outcomes, written)
             }
-            "failed" => Reply::Failed {
+            "failed" => BatchReply::Failed {
                 why: self.text()?.to_owned(),
                 key: self.text()?.to_owned(),
             },
-            "torn" => Reply::Torn(self.text()?.to_owned()),
+            "partial" => BatchReply::PartialWrite(self.text()?.to_owned()),
             kind => return Err(bad(format!("a reply {kind:?}"))),
         })
     }
 
-    fn place(&mut self) -> Result<usize, BadReply> {
+    fn written(&mut self) -> Result<WrittenPool, BadReply> {
         let place = usize::try_from(self.amount()?.get()).ok();
         let place = place.and_then(|place| place.checked_sub(1));
-        place.ok_or_else(|| bad("a place that is none"))
-    }
-
-    fn written(&mut self) -> Result<Written, BadReply> {
-        Ok(Written {
-            place: self.place()?,
-            turn: self.amount()?.get(),
+        Ok(WrittenPool {
+            place: place.ok_or_else(|| bad("a place that is none"))?,
+            seq: self.amount()?.get(),
             record: self.bytes()?.to_vec(),
         })
     }

@@ -6,18 +6,18 @@ use crate::{
         BilledReason, ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens, UtcDay,
         Workload,
     },
-    store::Recording,
+    store::{Recording, redis::script::reader::bytes},
 };
 
 /// One value of a reply.
-enum Part {
+enum ReplyValue {
     Text(&'static str),
     Number(u64),
     Flag(bool),
 }
-use Part::{Flag, Number, Text};
+use ReplyValue::{Flag, Number, Text};
 
-fn packed(parts: &[Part]) -> Vec<u8> {
+fn packed(parts: &[ReplyValue]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for part in parts {
         match part {
@@ -65,11 +65,11 @@ fn batch(operations: &[Operation]) -> Batch {
     }
 }
 
-const TIME: [Part; 2] = [Text("1795305600"), Text("5")];
+const TIME: [ReplyValue; 2] = [Text("1795305600"), Text("5")];
 
-fn decided(parts: &[Part], operations: &[Operation]) -> Result<Vec<Reply>, BadReply> {
+fn decided(parts: &[ReplyValue], operations: &[Operation]) -> Result<Vec<BatchReply>, BadReply> {
     let reply = [packed(&TIME), packed(&[Text("done")]), packed(parts)].concat();
-    parse_decided(&reply, &[batch(operations)]).map(|(_, replies)| replies)
+    parse_decided(&reply, &[&batch(operations)]).map(|(_, replies)| replies)
 }
 
 #[test]
@@ -118,18 +118,11 @@ fn a_reply_gives_an_outcome_for_each_operation() {
         }),
         Outcome::Refused(Refusal::UnknownRequestId),
     ];
-    let operations = [
-        reserve(),
-        reserve(),
-        reserve(),
-        settle(),
-        settle(),
-        settle(),
-    ];
+    let operations = [vec![reserve(); 3], vec![settle(); 3]].concat();
     let record = [Number(1), Number(2), Number(9), Text("record")];
-    let written = vec![Written {
+    let written = vec![WrittenPool {
         place: 1,
-        turn: 9,
+        seq: 9,
         record: b"record".to_vec(),
     }];
     let reply: Vec<u8> = parts
@@ -140,37 +133,43 @@ fn a_reply_gives_an_outcome_for_each_operation() {
     let failed = packed(&[Text("failed"), Text("foreign"), Text("k")]);
     let head = [packed(&TIME), failed, packed(&[Text("done")])].concat();
     let batches = [batch(&[reserve()]), batch(&operations)];
-    let (now, replies) = parse_decided(&[head, reply].concat(), &batches).expect("a reply");
+    let (now, replies) =
+        parse_decided(&[head, reply].concat(), &batches.each_ref()).expect("a reply");
     assert_eq!(now.timestamp_micros(), 1_795_305_600_000_005);
     let (why, key) = ("foreign".to_owned(), "k".to_owned());
-    let failed = Reply::Failed { why, key };
-    assert_eq!(replies, [failed, Reply::Done(outcomes, written)]);
+    let failed = BatchReply::Failed { why, key };
+    assert_eq!(replies, [failed, BatchReply::Done(outcomes, written)]);
+}
+
+#[test]
+fn another_day_answers_every_batch() {
+    let batches = [batch(&[reserve()]), batch(&[settle()])];
     let day = [packed(&TIME), packed(&[Text("day")])].concat();
-    let (_, replies) = parse_decided(&day, &batches).expect("a reply");
-    assert_eq!(replies, [Reply::AnotherDay, Reply::AnotherDay]);
+    let (_, replies) = parse_decided(&day, &batches.each_ref()).expect("a reply");
+    assert_eq!(replies, [BatchReply::DayChanged, BatchReply::DayChanged]);
 }
 
 #[test]
 fn what_is_not_eligible_is_never_free() {
-    let mut asked = reserve();
-    if let Operation::Reserve { eligibility, .. } = &mut asked {
+    let mut ineligible = reserve();
+    if let Operation::Reserve { eligibility, .. } = &mut ineligible {
         *eligibility = Eligibility::Ineligible(BilledReason::ModelNotCovered);
     }
-    assert!(decided(&[Text("M"), Number(0), Number(0)], &[asked.clone()]).is_ok());
+    assert!(decided(&[Text("M"), Number(0), Number(0)], &[ineligible.clone()]).is_ok());
     for free in [
         &[Number(0), Number(0)][..],
         &[Text("F"), Number(0), Number(0)],
     ] {
-        assert!(decided(free, &[asked.clone()]).is_err());
+        assert!(decided(free, &[ineligible.clone()]).is_err());
     }
 }
 
 #[test]
 fn what_the_script_cannot_have_said_is_refused() {
-    let cases: [&[Part]; 10] = [
+    let cases: [&[ReplyValue]; 10] = [
         &[],
         &[Text("X")],
-        // Free is said by a number alone.
+        // A number alone means free.
         &[Text("F"), Number(7)],
         &[Text("?"), Number(7)],
         &[Text("X"), Text("7")],
@@ -193,7 +192,7 @@ fn what_the_script_cannot_have_said_is_refused() {
     assert!(decided(&[Number(7)], &[]).is_err());
     assert!(decided(&[Number(7)], &[settle()]).is_err());
     assert!(parse_decided(&[], &[]).is_err());
-    assert!(bytes(&Value::Nil).is_err());
+    assert!(bytes(&redis::Value::Nil).is_err());
     let late = packed(&[Text("1"), Text("1000000")]);
     assert!(parse_decided(&late, &[]).is_err());
 }

@@ -1,0 +1,174 @@
+//! Who may call what (docs/CONTRACT.md, "Callers").
+//!
+//! The rights of a call are judged before anything else happens to it: not even its message is read of a caller
+//! who may not. They go with the call as a [`Permit`], and only by that an organization's name becomes an
+//! [`OrgId`] here ([`convert::org`](super::convert::org)). An RPC that is not listed in [`role_of`] is not served.
+
+use std::{sync::Arc, time::Instant};
+
+use tonic::{
+    Code, Status,
+    body::Body,
+    codegen::http::{Request, header},
+    metadata::MetadataValue,
+};
+
+use crate::{
+    auth::{
+        Authenticator, Forbidden, Peer, Principal, Role, TokenHash, Unauthenticated,
+        token::AuthSchemes,
+    },
+    domain::OrgId,
+    telemetry::LogLimit,
+};
+
+/// Who may ask server reflection what the service offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReflectionFor {
+    /// Everyone.
+    Everyone,
+    /// Every known caller, of any role.
+    Callers,
+    /// Nobody: it is not served.
+    #[value(name = "off")]
+    Nobody,
+}
+
+/// What a caller needs for the calls of a service.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum AccessRule {
+    /// The role of the method.
+    ByMethod,
+    /// To be known.
+    AnyCaller,
+}
+
+/// What the caller of a call may: a role, for its organizations.
+#[derive(Debug, Clone)]
+pub(super) struct Permit {
+    principal: Principal,
+    /// None where any caller may call.
+    role: Option<Role>,
+}
+
+/// The role that a method of `tollgate.v1.QuotaService` needs.
+fn role_of(method: &str) -> Option<Role> {
+    Some(match method {
+        "Reserve" | "ReserveStream" | "Settle" | "Release" => Role::Reserve,
+        "GetQuota" | "ListUsage" => Role::Read,
+        _ => return None,
+    })
+}
+
+impl ReflectionFor {
+    /// Who is let in to it; none where nobody is.
+    #[must_use]
+    pub fn authenticator(self, callers: &Authenticator) -> Option<Authenticator> {
+        match self {
+            Self::Everyone => Some(Authenticator::Everyone),
+            Self::Callers => Some(callers.clone()),
+            Self::Nobody => None,
+        }
+    }
+}
+
+impl AccessRule {
+    /// What the caller may, or why it may not call.
+    pub(super) fn authorize(
+        self,
+        authenticator: &Authenticator,
+        service: &str,
+        request: &Request<Body>,
+    ) -> Result<Permit, Status> {
+        let principal = principal(authenticator, request)?;
+        let role = match self {
+            Self::AnyCaller => None,
+            Self::ByMethod => {
+                let path = request.uri().path().strip_prefix('/');
+                let method = path.and_then(|it| it.strip_prefix(service)?.strip_prefix('/'));
+                let role = method
+                    .and_then(role_of)
+                    .ok_or_else(|| Status::unimplemented("the service has no such method"))?;
+                principal
+                    .check_role(role)
+                    .map_err(|why| forbidden(&principal, why))?;
+                Some(role)
+            }
+        };
+        Ok(Permit { principal, role })
+    }
+}
+
+fn principal(authenticator: &Authenticator, request: &Request<Body>) -> Result<Principal, Status> {
+    let peer = request.extensions().get::<Arc<Peer>>();
+    let token = || {
+        let headers = request.headers().get_all(header::AUTHORIZATION);
+        TokenHash::presented(headers.iter().map(|it| it.as_bytes()), AuthSchemes::Bearer)
+    };
+    authenticator
+        .authenticate(peer, token)
+        .map_err(|why| unauthenticated(peer, why))
+}
+
+impl Permit {
+    /// Whether it is for this organization too.
+    pub(super) fn covers(&self, org: &OrgId) -> Result<(), Status> {
+        let Some(role) = self.role else {
+            return Ok(());
+        };
+        let may = self.principal.check(role, org);
+        may.map_err(|why| forbidden(&self.principal, why))
+    }
+
+    /// Whether it still holds: the callers may have changed since.
+    pub(super) fn renew(&mut self) -> Result<(), Status> {
+        let known = self.principal.refresh();
+        known.map_err(|why| unauthenticated(None, why))?;
+        let Some(role) = self.role else {
+            return Ok(());
+        };
+        let has = self.principal.check_role(role);
+        has.map_err(|why| forbidden(&self.principal, why))
+    }
+}
+
+static REFUSALS: LogLimit = LogLimit::new();
+
+fn unauthenticated(peer: Option<&Arc<Peer>>, why: Unauthenticated) -> Status {
+    if let Some(left_out) = REFUSALS.admit(Instant::now()) {
+        let peer = peer.and_then(|peer| peer.address());
+        let peer = peer.map(|address| address.to_string());
+        tracing::warn!(peer, reason = %why, left_out, "calls of unknown callers are refused");
+    }
+    let mut status = Status::new(Code::Unauthenticated, why.to_string());
+    let scheme = MetadataValue::from_static("Bearer");
+    status.metadata_mut().insert("www-authenticate", scheme);
+    status
+}
+
+fn forbidden(principal: &Principal, why: Forbidden) -> Status {
+    if let Some(left_out) = REFUSALS.admit(Instant::now()) {
+        let caller = principal.name();
+        tracing::warn!(caller, reason = %why, left_out, "calls beyond a caller's rights are refused");
+    }
+    Status::permission_denied(why.to_string())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use prost_reflect::DescriptorPool;
+
+    use super::*;
+
+    #[test]
+    fn every_method_of_the_service_has_its_role() {
+        let pool = DescriptorPool::decode(crate::grpc::proto::DESCRIPTORS).unwrap();
+        let service = pool.get_service_by_name("tollgate.v1.QuotaService");
+        for method in service.unwrap().methods() {
+            assert!(role_of(method.name()).is_some(), "{}", method.name());
+        }
+        assert_eq!(role_of("reserve"), None);
+        assert_eq!(role_of(""), None);
+    }
+}

@@ -1,0 +1,371 @@
+//! What surrounds each call: its deadline, its caller's rights, metrics and traces.
+//!
+//! Order: the rights are judged first, before a message is read. What is refused is counted too, and so is a
+//! call whose caller hangs up: then the future is dropped.
+//!
+//! A method's handler gets what was found out as a [`CallContext`].
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::Either;
+use tokio::time::{Sleep, sleep_until};
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+use tonic::{
+    Code, Extensions, Status,
+    body::Body,
+    codegen::{
+        Service,
+        http::{HeaderMap, Request, Response},
+    },
+    server::NamedService,
+};
+
+use super::{
+    authorization::{AccessRule, Permit},
+    deadline::CallDeadline,
+    status::malformed,
+};
+use crate::{
+    auth::{Authenticator, Unauthenticated},
+    domain::{PoolName, Verdict},
+    telemetry::{
+        metrics::{self, DenialReason, Metrics, Rpc, verdict_names},
+        traces::{self, Span, Traces},
+    },
+};
+
+/// Wraps services, so that their calls end in time and only those are served who may call.
+#[derive(Debug, Clone)]
+pub struct CallLayer {
+    authenticator: Authenticator,
+    rule: AccessRule,
+    /// How long a call without a deadline waits for the store.
+    call_timeout: Duration,
+    telemetry: Option<Telemetry>,
+}
+
+/// Where calls are counted and traced.
+#[derive(Debug, Clone)]
+struct Telemetry {
+    metrics: Metrics,
+    traces: Option<Traces>,
+    open_calls: TaskTracker,
+}
+
+/// A service in its layer.
+#[derive(Debug, Clone)]
+pub struct CallService<S> {
+    inner: S,
+    layer: CallLayer,
+}
+
+/// What is known of a call when its method is reached.
+#[derive(Debug, Clone)]
+pub(super) struct CallContext {
+    /// When its answer must be there, where its caller has a deadline.
+    pub(super) answer_by: Option<tokio::time::Instant>,
+    /// What its caller may.
+    pub(super) permit: Permit,
+}
+
+impl CallLayer {
+    /// For a service that every admitted caller may call.
+    #[must_use]
+    pub fn any_caller(authenticator: Authenticator, call_timeout: Duration) -> Self {
+        Self {
+            authenticator,
+            rule: AccessRule::AnyCaller,
+            call_timeout,
+            telemetry: None,
+        }
+    }
+
+    /// For the quota service: each method for those who have its role. Each call is counted, is traced where
+    /// that is wanted, and has a token of `open_calls` until it is answered.
+    pub(super) fn by_method(
+        authenticator: Authenticator,
+        call_timeout: Duration,
+        metrics: Metrics,
+        traces: Option<Traces>,
+        open_calls: TaskTracker,
+    ) -> Self {
+        Self {
+            authenticator,
+            rule: AccessRule::ByMethod,
+            call_timeout,
+            telemetry: Some(Telemetry {
+                metrics,
+                traces,
+                open_calls,
+            }),
+        }
+    }
+
+    /// Wraps a service.
+    #[must_use]
+    pub fn layer<S>(self, inner: S) -> CallService<S> {
+        CallService { inner, layer: self }
+    }
+}
+
+impl CallContext {
+    /// The context of a call. One that did not come through a [`CallService`] has none, and may do nothing.
+    pub(super) fn take(extensions: &mut Extensions) -> Result<Self, Status> {
+        let context = extensions.remove();
+        context.ok_or_else(|| Status::unauthenticated(Unauthenticated::NoCredentials.to_string()))
+    }
+}
+
+impl<S: NamedService> NamedService for CallService<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for CallService<S>
+where
+    S: NamedService + Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Unpin,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = CallFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let layer = &self.layer;
+        let deadline = CallDeadline::of(request.headers(), layer.call_timeout);
+        let telemetry = layer.telemetry.as_ref();
+        let record = telemetry.map(|it| CallRecord::new(it, S::NAME, &request));
+        let inner = match layer
+            .rule
+            .authorize(&layer.authenticator, S::NAME, &request)
+        {
+            Ok(permit) => {
+                let answer_by = deadline.answer_by;
+                request
+                    .extensions_mut()
+                    .insert(CallContext { answer_by, permit });
+                // By itself tonic compresses for every client that accepts it, which costs more than it saves
+                // on messages as small as ours: a response is compressed only if its request was.
+                if !is_compressed(request.headers()) {
+                    request.headers_mut().remove("grpc-accept-encoding");
+                }
+                // A method's first steps may be taken here already.
+                let _current = record.as_ref().and_then(CallRecord::enter);
+                Either::Left(self.inner.call(request))
+            }
+            Err(status) => Either::Right(ready(Ok(status.into_http()))),
+        };
+        CallFuture {
+            inner,
+            record,
+            ends: deadline.ends,
+            timer: None,
+            malformed: None,
+        }
+    }
+}
+
+fn is_compressed(headers: &HeaderMap) -> bool {
+    let encoding = headers.get("grpc-encoding");
+    encoding.is_some_and(|encoding| encoding != "identity")
+}
+
+/// A call, until it is answered or its answers have begun.
+#[derive(Debug)]
+pub struct CallFuture<F> {
+    inner: Either<F, Ready<Result<Response<Body>, Infallible>>>,
+    record: Option<CallRecord>,
+    ends: tokio::time::Instant,
+    /// Most calls need none: their answer is there at once.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Of a call that was found to be malformed.
+    malformed: Option<Status>,
+}
+
+impl<F> Future for CallFuture<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>> + Unpin,
+{
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let Some(status) = this.malformed.take() {
+            return this.end(status.code(), status.into_http());
+        }
+        let current = this.record.as_ref().and_then(CallRecord::enter);
+        let polled = Pin::new(&mut this.inner).poll(cx);
+        drop(current);
+        let response = match polled {
+            Poll::Ready(Ok(response)) => response,
+            Poll::Pending => return this.poll_deadline(cx),
+        };
+        // An error has its status in the head. A good answer has it behind its message.
+        let failed = Status::from_header_map(response.headers());
+        let code = failed.as_ref().map_or(Code::Ok, Status::code);
+        let fault = failed.filter(|_| this.record.is_some());
+        let Some(status) = fault.and_then(|it| malformed(&it)) else {
+            return this.end(code, response);
+        };
+        // tonic takes a request that its caller cancelled for one without a message. If it was cancelled, this
+        // future is dropped instead of being polled again.
+        this.malformed = Some(status);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl<F> CallFuture<F> {
+    fn end<E>(&mut self, code: Code, response: Response<Body>) -> Poll<Result<Response<Body>, E>> {
+        if let Some(record) = &mut self.record {
+            record.end(code);
+        }
+        Poll::Ready(Ok(response))
+    }
+
+    /// Ends a call that is not over at its deadline.
+    fn poll_deadline<E>(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<Body>, E>> {
+        let ends = self.ends;
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(ends)));
+        if timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let late = Status::deadline_exceeded(
+            "the call was not over at its deadline: its outcome is unknown, retry with the same request_id",
+        );
+        self.end(late.code(), late.into_http())
+    }
+}
+
+/// What is counted and traced of a call.
+#[derive(Debug)]
+struct CallRecord {
+    /// None where the service has no such method.
+    rpc: Option<Rpc>,
+    began: Instant,
+    metrics: Metrics,
+    span: Option<Span>,
+    ended: bool,
+    _open: TaskTrackerToken,
+}
+
+impl CallRecord {
+    fn new(telemetry: &Telemetry, service: &'static str, request: &Request<Body>) -> Self {
+        let began = Instant::now();
+        let method = request.uri().path().rsplit('/').next();
+        let rpc = method.and_then(Rpc::by_name);
+        let span = telemetry.traces.as_ref().zip(rpc).map(|(traces, rpc)| {
+            let headers = request.headers();
+            traces.call(service, rpc.name(), |name| headers.get(name)?.to_str().ok())
+        });
+        Self {
+            rpc,
+            began,
+            metrics: telemetry.metrics.clone(),
+            span,
+            ended: false,
+            _open: telemetry.open_calls.token(),
+        }
+    }
+
+    /// Makes its span the current one.
+    fn enter(&self) -> Option<impl Sized + use<>> {
+        self.span.as_ref().map(Span::enter)
+    }
+
+    fn end(&mut self, code: Code) {
+        self.ended = true;
+        match code {
+            Code::Unauthenticated => self.metrics.call_denied(DenialReason::Unauthenticated),
+            Code::PermissionDenied => self.metrics.call_denied(DenialReason::PermissionDenied),
+            _ => {}
+        }
+        let Some(rpc) = self.rpc else {
+            return;
+        };
+        let good = code == Code::Ok;
+        // A stream that began counts its requests one by one, and ends its span itself.
+        if good && rpc == Rpc::ReserveStream {
+            return;
+        }
+        self.metrics.took(rpc, self.began.elapsed(), 1);
+        // A verdict is counted by its handler.
+        if !good || !matches!(rpc, Rpc::Reserve | Rpc::Settle) {
+            self.metrics.ended(rpc, counted(code));
+        }
+        if let Some(span) = &self.span {
+            span.answered(code.into(), is_fault(code));
+            span.end();
+        }
+    }
+}
+
+impl Drop for CallRecord {
+    /// Without an answer: the caller hung up.
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(Code::Cancelled);
+        }
+    }
+}
+
+/// As what a status' code is counted.
+pub(super) fn counted(code: Code) -> metrics::Code {
+    metrics::Code::by_number(code.into())
+}
+
+/// Whether the service is to blame, as OpenTelemetry has it.
+pub(super) fn is_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
+/// Counts the verdict that a call is answered with, and notes it in the call's span.
+pub(super) fn record_verdict(
+    metrics: &Metrics,
+    rpc: Rpc,
+    verdict: Verdict,
+    pool: Option<&PoolName>,
+    replayed: bool,
+) {
+    metrics.answered(rpc, verdict);
+    if let Some(span) = traces::current() {
+        let (verdict, reason) = verdict_names(verdict);
+        span.set("tollgate.verdict", verdict);
+        span.set("tollgate.reason", reason);
+        span.set("tollgate.replayed", replayed);
+        if let Some(pool) = pool {
+            span.set("tollgate.pool", pool.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_did_not_pass_the_layer_may_do_nothing() {
+        let context = CallContext::take(&mut Extensions::new());
+        let code = context.map(|_| ()).map_err(|status| status.code());
+        assert_eq!(code, Err(Code::Unauthenticated));
+    }
+}

@@ -1,0 +1,176 @@
+//! The RPC methods: convert, call the ledger, convert.
+
+use std::{pin::Pin, time::Duration};
+
+use futures_util::Stream;
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, Streaming, codec::CompressionEncoding::Gzip};
+
+use super::{
+    authorization::Permit,
+    call::{CallContext, CallLayer, CallService, record_verdict},
+    convert,
+    proto::{
+        GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
+        ReleaseResponse, ReserveRequest, ReserveResponse, ReserveStreamResponse, SettleRequest,
+        SettleResponse,
+        quota_service_server::{QuotaService, QuotaServiceServer},
+    },
+    status::{query_status, status},
+    stream::{StreamCall, StreamStats},
+};
+use crate::{
+    auth::Authenticator,
+    ledger::Ledger,
+    telemetry::{
+        metrics::{Metrics, Rpc},
+        traces::Traces,
+    },
+};
+
+/// `tollgate.v1.QuotaService`.
+pub struct QuotaHandler {
+    ledger: Ledger,
+    call_timeout: Duration,
+    open_calls: TaskTracker,
+    stopping: CancellationToken,
+    metrics: Metrics,
+}
+
+/// What the service is made of.
+pub struct QuotaServiceConfig {
+    /// What decides and counts.
+    pub ledger: Ledger,
+    /// How long a call whose caller has no deadline, and a request of a stream, waits for the store.
+    pub call_timeout: Duration,
+    /// A larger request is refused.
+    pub message_bytes: usize,
+    /// Has a token of each call while it is open.
+    pub open_calls: TaskTracker,
+    /// Ends the calls that have no end of their own.
+    pub stopping: CancellationToken,
+    /// Where each call is counted.
+    pub metrics: Metrics,
+    /// Where each call has a span; none: nowhere.
+    pub traces: Option<Traces>,
+    /// Who may call.
+    pub authenticator: Authenticator,
+}
+
+/// The service, ready to be added to a server.
+#[must_use]
+pub fn service(config: QuotaServiceConfig) -> CallService<QuotaServiceServer<QuotaHandler>> {
+    let QuotaServiceConfig {
+        ledger,
+        call_timeout,
+        message_bytes,
+        open_calls,
+        stopping,
+        metrics,
+        traces,
+        authenticator,
+    } = config;
+    let handler = QuotaHandler {
+        ledger,
+        call_timeout,
+        open_calls: open_calls.clone(),
+        stopping,
+        metrics: metrics.clone(),
+    };
+    let service = QuotaServiceServer::new(handler)
+        .max_decoding_message_size(message_bytes)
+        .accept_compressed(Gzip)
+        .send_compressed(Gzip);
+    CallLayer::by_method(authenticator, call_timeout, metrics, traces, open_calls).layer(service)
+}
+
+impl QuotaHandler {
+    /// The ledger with the call's deadline, what its caller may, and its message.
+    fn accept<T>(&self, mut request: Request<T>) -> Result<(Ledger, Permit, T), Status> {
+        let CallContext { answer_by, permit } = CallContext::take(request.extensions_mut())?;
+        let answer_by = answer_by.unwrap_or_else(|| Instant::now() + self.call_timeout);
+        let ledger = self.ledger.with_deadline(answer_by);
+        Ok((ledger, permit, request.into_inner()))
+    }
+}
+
+#[tonic::async_trait]
+impl QuotaService for QuotaHandler {
+    async fn reserve(
+        &self,
+        request: Request<ReserveRequest>,
+    ) -> Result<Response<ReserveResponse>, Status> {
+        let (ledger, permit, message) = self.accept(request)?;
+        let request = convert::reserve(message, &permit)?;
+        let reserved = ledger.reserve(request).await.map_err(status)?;
+        let pool = reserved.pool.as_ref().map(|figures| &figures.pool);
+        let (verdict, replayed) = (reserved.verdict, reserved.replayed);
+        record_verdict(&self.metrics, Rpc::Reserve, verdict, pool, replayed);
+        Ok(Response::new(convert::reserve_response(reserved)))
+    }
+
+    type ReserveStreamStream =
+        Pin<Box<dyn Stream<Item = Result<ReserveStreamResponse, Status>> + Send>>;
+
+    async fn reserve_stream(
+        &self,
+        request: Request<Streaming<ReserveRequest>>,
+    ) -> Result<Response<Self::ReserveStreamStream>, Status> {
+        let (_, permit, requests) = self.accept(request)?;
+        let call = StreamCall {
+            requests,
+            ledger: self.ledger.clone(),
+            permit,
+            item_timeout: self.call_timeout,
+            stopping: self.stopping.clone(),
+            stats: StreamStats::new(&self.metrics),
+            _open: self.open_calls.token(),
+        };
+        Ok(Response::new(Box::pin(call.answers())))
+    }
+
+    async fn settle(
+        &self,
+        request: Request<SettleRequest>,
+    ) -> Result<Response<SettleResponse>, Status> {
+        let (ledger, permit, message) = self.accept(request)?;
+        let (org, request_id, tokens) = convert::settle(message, &permit)?;
+        let settled = ledger.settle(org, request_id, tokens).await;
+        let settled = settled.map_err(status)?;
+        let pool = settled.pool.as_ref().map(|figures| &figures.pool);
+        let (verdict, replayed) = (settled.verdict, settled.replayed);
+        record_verdict(&self.metrics, Rpc::Settle, verdict, pool, replayed);
+        Ok(Response::new(convert::settle_response(settled)))
+    }
+
+    async fn release(
+        &self,
+        request: Request<ReleaseRequest>,
+    ) -> Result<Response<ReleaseResponse>, Status> {
+        let (ledger, permit, message) = self.accept(request)?;
+        let (org, request_id) = convert::release(message, &permit)?;
+        let released = ledger.release(org, request_id).await.map_err(status)?;
+        Ok(Response::new(convert::release_response(released)))
+    }
+
+    async fn get_quota(
+        &self,
+        request: Request<GetQuotaRequest>,
+    ) -> Result<Response<GetQuotaResponse>, Status> {
+        let (ledger, permit, message) = self.accept(request)?;
+        let org = convert::org(message.org, &permit)?;
+        let quota = ledger.quota(&org).await.map_err(query_status)?;
+        Ok(Response::new(convert::quota_response(&org, quota)))
+    }
+
+    async fn list_usage(
+        &self,
+        request: Request<ListUsageRequest>,
+    ) -> Result<Response<ListUsageResponse>, Status> {
+        let (ledger, permit, message) = self.accept(request)?;
+        let (org, page) = convert::usage_page(message, &permit)?;
+        let usage = ledger.usage(&org, page).await.map_err(query_status)?;
+        Ok(Response::new(convert::usage_response(&org, usage)))
+    }
+}

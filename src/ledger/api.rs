@@ -1,0 +1,229 @@
+//! The ledger's requests and responses.
+
+use chrono::{DateTime, Utc};
+
+use super::LedgerError;
+use crate::{
+    domain::{
+        ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestFields, RequestId, Tokens,
+        UsageCounters, UtcDay, Verdict,
+    },
+    policy::Enrollment,
+    store::{Outcome, PoolBalance, Timestamped},
+};
+
+/// A request that a gateway is about to dispatch.
+#[derive(Debug, Clone)]
+pub struct Reserve {
+    /// Whose allowance.
+    pub org: OrgId,
+    /// Project, model, tokens and workload.
+    pub fields: RequestFields,
+    /// Makes the request idempotent.
+    pub request_id: Option<RequestId>,
+    /// Answer, and write nothing.
+    pub dry_run: bool,
+}
+
+/// One organization's request, as the queue holds it. It is assessed when its batch is formed.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Is it free? Counts it.
+    Reserve {
+        fields: RequestFields,
+        request_id: Option<RequestId>,
+        dry_run: bool,
+    },
+    /// A reserved request ran and used this much.
+    Settle {
+        request_id: RequestId,
+        tokens: Tokens,
+    },
+    /// A reserved request did not run.
+    Release { request_id: RequestId },
+}
+
+impl Reserve {
+    pub(super) fn into_parts(self) -> (OrgId, Request) {
+        let Self {
+            org,
+            fields,
+            request_id,
+            dry_run,
+        } = self;
+        let request = Request::Reserve {
+            fields,
+            request_id,
+            dry_run,
+        };
+        (org, request)
+    }
+}
+
+impl Request {
+    /// Bytes of the names in it.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Reserve {
+                fields, request_id, ..
+            } => {
+                let id = request_id.as_ref().map_or(0, |id| id.as_str().len());
+                fields.project.as_str().len() + fields.model.as_str().len() + id
+            }
+            Self::Settle { request_id, .. } | Self::Release { request_id } => {
+                request_id.as_str().len()
+            }
+        }
+    }
+}
+
+/// The response to a Reserve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserved {
+    /// FREE or BILLED.
+    pub verdict: Verdict,
+    /// The pool, where the request was eligible.
+    pub pool: Option<PoolBalance>,
+    /// The first answer again.
+    pub replayed: bool,
+    /// The next midnight by the store's clock.
+    pub resets_at: DateTime<Utc>,
+}
+
+impl TryFrom<Timestamped<Outcome>> for Reserved {
+    type Error = LedgerError;
+
+    fn try_from(Timestamped { now, answer }: Timestamped<Outcome>) -> Result<Self, LedgerError> {
+        match answer {
+            Outcome::Reserved {
+                verdict,
+                pool,
+                replayed,
+            } => Ok(Self {
+                verdict,
+                pool,
+                replayed,
+                resets_at: UtcDay::of(now).end(),
+            }),
+            other => Err(LedgerError::unexpected(other)),
+        }
+    }
+}
+
+/// The response to a Settle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// FREE or BILLED, on the actual tokens.
+    pub verdict: Verdict,
+    /// Another verdict than at Reserve.
+    pub verdict_changed: bool,
+    /// The pool, where the request was eligible.
+    pub pool: Option<PoolBalance>,
+    /// Settled so before.
+    pub replayed: bool,
+    /// The next midnight by the store's clock.
+    pub resets_at: DateTime<Utc>,
+}
+
+impl TryFrom<Timestamped<Outcome>> for Settled {
+    type Error = LedgerError;
+
+    fn try_from(Timestamped { now, answer }: Timestamped<Outcome>) -> Result<Self, LedgerError> {
+        match answer {
+            Outcome::Settled {
+                verdict,
+                reserved_as,
+                pool,
+                replayed,
+            } => Ok(Self {
+                verdict,
+                verdict_changed: verdict.is_free() != reserved_as.is_free(),
+                pool,
+                replayed,
+                resets_at: UtcDay::of(now).end(),
+            }),
+            other => Err(LedgerError::unexpected(other)),
+        }
+    }
+}
+
+/// The response to a Release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Released {
+    /// What was taken back.
+    pub tokens: Tokens,
+    /// The pool, where the request was eligible.
+    pub pool: Option<PoolBalance>,
+    /// Released before.
+    pub replayed: bool,
+    /// The next midnight by the store's clock.
+    pub resets_at: DateTime<Utc>,
+}
+
+impl TryFrom<Timestamped<Outcome>> for Released {
+    type Error = LedgerError;
+
+    fn try_from(Timestamped { now, answer }: Timestamped<Outcome>) -> Result<Self, LedgerError> {
+        match answer {
+            Outcome::Released {
+                tokens,
+                pool,
+                replayed,
+            } => Ok(Self {
+                tokens,
+                pool,
+                replayed,
+                resets_at: UtcDay::of(now).end(),
+            }),
+            other => Err(LedgerError::unexpected(other)),
+        }
+    }
+}
+
+/// What an organization has today.
+#[derive(Debug, Clone)]
+pub struct Quota {
+    /// Where it stands.
+    pub enrollment: Enrollment,
+    /// Today.
+    pub day: UtcDay,
+    /// The next midnight by the store's clock.
+    pub resets_at: DateTime<Utc>,
+    /// Every pool of the policy, by name.
+    pub pools: Vec<(PoolBalance, PoolCounters)>,
+}
+
+/// What an organization used on a day.
+#[derive(Debug, Clone)]
+pub struct Usage {
+    /// The day.
+    pub day: UtcDay,
+    /// The rows, ordered by project, then by model.
+    pub rows: Vec<UsageRow>,
+    /// Whether rows come after these.
+    pub more: bool,
+}
+
+/// What one project used of one model.
+#[derive(Debug, Clone)]
+pub struct UsageRow {
+    /// The project.
+    pub project: ProjectId,
+    /// The model.
+    pub model: ModelName,
+    /// The pool that lists the model.
+    pub pool: Option<PoolName>,
+    /// What it used.
+    pub counters: UsageCounters,
+}
+
+/// Which part of a day's usage.
+#[derive(Debug, Clone)]
+pub struct UsagePage {
+    /// The day; none: today.
+    pub day: Option<UtcDay>,
+    /// Only rows after this one.
+    pub after: Option<(ProjectId, ModelName)>,
+    /// How many rows at most.
+    pub size: usize,
+}

@@ -1,0 +1,134 @@
+//! What every decision and query works with: the store, its clock, the policy, and the circuit breaker.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+
+use super::{
+    LedgerError,
+    assess::reassess,
+    breaker::{Access, CircuitBreaker},
+    clock::StoreClock,
+};
+use crate::{
+    domain::UtcDay,
+    policy::Policy,
+    store::{Batch, Decision, Outcome, Store, StoreError, Timestamped},
+    telemetry::{
+        metrics::{Metrics, StoreCallResult},
+        traces::{self, Span},
+    },
+};
+
+/// Midnight can pass once during a call; a clock that is set may do it once more.
+pub(super) const MAX_ROUNDS: usize = 4;
+
+pub(super) struct Backend {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) policy: ArcSwap<Policy>,
+    pub(super) clock: StoreClock,
+    pub(super) breaker: CircuitBreaker,
+    pub(super) metrics: Metrics,
+}
+
+/// An outcome for each operation of a batch.
+pub(super) type BatchResult = Result<Timestamped<Vec<Outcome>>, LedgerError>;
+
+impl Backend {
+    /// Decides batches, and gives a result for each. Where it is another day for the store nothing was
+    /// written: such a batch is assessed anew, for that day, and decided again. `spans` are those of the
+    /// callers, each with the place of its batch.
+    pub(super) async fn decide(
+        &self,
+        mut batches: Vec<Batch>,
+        spans: &[(usize, Span)],
+    ) -> Vec<BatchResult> {
+        let mut results: Vec<BatchResult> = batches
+            .iter()
+            .map(|_| Err(LedgerError::ClockUnstable))
+            .collect();
+        let mut places: Vec<usize> = (0..batches.len()).collect();
+        for _ in 0..MAX_ROUNDS {
+            let replies = self.call(&batches, &places, spans).await;
+            let mut day_changed = Vec::new();
+            for ((batch, place), reply) in batches.into_iter().zip(places).zip(replies) {
+                self.breaker.record(reply.as_ref().err());
+                match reply {
+                    Ok(Timestamped { now, answer }) => {
+                        let day = self.clock.learn(now);
+                        match answer {
+                            Decision::Outcomes(answer) => {
+                                results[place] = Ok(Timestamped { now, answer })
+                            }
+                            Decision::DayChanged => day_changed.push((batch, place, day)),
+                        }
+                    }
+                    Err(error) => results[place] = Err(error.into()),
+                }
+            }
+            if day_changed.is_empty() {
+                break;
+            }
+            let policy = self.policy.load();
+            let again = day_changed
+                .into_iter()
+                .map(|(batch, place, day)| (reassess(&policy, day, batch), place));
+            (batches, places) = again.unzip();
+        }
+        results
+    }
+
+    /// Calls the store once, with a metric and a span for the call.
+    async fn call(
+        &self,
+        batches: &[Batch],
+        places: &[usize],
+        spans: &[(usize, Span)],
+    ) -> Vec<Result<Timestamped<Decision>, StoreError>> {
+        // Durations take a clock that can't go back; traces take the wall clock, which is read only for them.
+        let (since, began) = (Instant::now(), (!spans.is_empty()).then(SystemTime::now));
+        let replies = self.store.decide(batches).await;
+        let ended = match replies.iter().all(Result::is_ok) {
+            true => StoreCallResult::Decision,
+            false => StoreCallResult::Failed,
+        };
+        let decisions = batches.iter().map(|batch| batch.operations.len()).sum();
+        self.metrics.store_called(ended, since.elapsed(), decisions);
+        let Some(began) = began else {
+            return replies;
+        };
+        for (place, span) in spans {
+            if let Some(at) = places.iter().position(|it| it == place) {
+                span.store_called(traces::StoreCallSpan {
+                    began,
+                    decisions,
+                    organizations: batches.len(),
+                    failed: replies.get(at).is_some_and(Result::is_err),
+                });
+            }
+        }
+        replies
+    }
+
+    /// Whether the store answers and would decide now.
+    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+        let Timestamped { now, answer: () } = self.store.probe().await?;
+        self.clock.learn(now);
+        Ok(())
+    }
+
+    /// Runs a query, unless the circuit breaker blocks it, and gives its answer with the store's day.
+    pub(super) async fn read<T>(
+        &self,
+        query: impl Future<Output = Result<Timestamped<T>, StoreError>>,
+    ) -> Result<(UtcDay, T), LedgerError> {
+        self.breaker.admit(Access::Read).await?;
+        let result = query.await;
+        self.breaker.record(result.as_ref().err());
+        let Timestamped { now, answer } = result?;
+        Ok((self.clock.learn(now), answer))
+    }
+}

@@ -1,0 +1,90 @@
+//! Read-only queries: quota and usage.
+
+use super::{Ledger, LedgerError, Quota, Usage, UsagePage, UsageRow, backend::MAX_ROUNDS};
+use crate::{domain::OrgId, store::PoolBalance};
+
+impl Ledger {
+    /// What remains today of every pool of the policy.
+    ///
+    /// # Errors
+    ///
+    /// The organization is unknown, or the store failed.
+    pub async fn quota(&self, org: &OrgId) -> Result<Quota, LedgerError> {
+        self.answer(self.quota_now(org)).await
+    }
+
+    /// What was used on a day, by project and model.
+    ///
+    /// # Errors
+    ///
+    /// The organization is unknown and has no rows, the day is not kept, or the store failed.
+    pub async fn usage(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
+        self.answer(self.usage_now(org, page)).await
+    }
+
+    async fn quota_now(&self, org: &OrgId) -> Result<Quota, LedgerError> {
+        let backend = &self.inner.backend;
+        let policy = self.policy();
+        let mut day = backend.clock.today();
+        for _ in 0..MAX_ROUNDS {
+            let enrollment = policy
+                .enrollment(org, day)
+                .ok_or(LedgerError::UnknownOrganization)?;
+            let query = backend.store.pools(org, day, policy.pools());
+            let (today, counters) = backend.read(query).await?;
+            if today == day {
+                let pools = policy.pools().iter().zip(counters).map(|(pool, counters)| {
+                    let figures = PoolBalance::today(&enrollment.terms, pool.clone(), &counters);
+                    (figures, counters)
+                });
+                let pools = pools.collect();
+                return Ok(Quota {
+                    enrollment,
+                    day,
+                    resets_at: day.end(),
+                    pools,
+                });
+            }
+            day = today;
+        }
+        Err(LedgerError::ClockUnstable)
+    }
+
+    async fn usage_now(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
+        let UsagePage {
+            day: wanted,
+            after,
+            size,
+        } = page;
+        let backend = &self.inner.backend;
+        let mut day = wanted.unwrap_or_else(|| backend.clock.today());
+        for _ in 0..MAX_ROUNDS {
+            // One row more than the page, which tells whether there is a next one.
+            let query = backend.store.usage(org, day, after.as_ref(), size + 1);
+            let (today, rows) = backend.read(query).await?;
+            if wanted.is_none() && today != day {
+                day = today;
+                continue;
+            }
+            let oldest = today.minus_days(self.inner.usage_retention_days);
+            if day > today || day < oldest {
+                return Err(LedgerError::DayNotKept { day, oldest, today });
+            }
+            let policy = self.policy();
+            if rows.is_empty() && after.is_none() && !policy.orgs().contains_key(org) {
+                return Err(LedgerError::UnknownOrganization);
+            }
+            let more = rows.len() > size;
+            let listed = rows.into_iter().take(size);
+            let listed = listed.map(|((project, model), counters)| UsageRow {
+                pool: policy.pool_of(&model).cloned(),
+                project,
+                model,
+                counters,
+            });
+            let rows = listed.collect();
+            return Ok(Usage { day, rows, more });
+        }
+        Err(LedgerError::ClockUnstable)
+    }
+}

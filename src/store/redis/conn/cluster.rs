@@ -1,0 +1,293 @@
+//! `redis+cluster://`: each organization's keys are in one hash slot, and each slot is at one master.
+//!
+//! Four replies prove that nothing ran, and are followed up within the call: MOVED (the slot is at another
+//! node), ASK (it is moving there), TRYAGAIN (its keys are at both nodes for a moment) and CLUSTERDOWN (the
+//! node thinks so; others may know better). So does a connection that never came about. Anything else is
+//! the caller's business: the client library's own cluster connection would send timed-out writes again,
+//! and they would count twice.
+//!
+//! A call is bounded in rounds, and in time by the timeouts of one connection.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use futures_util::{
+    FutureExt as _,
+    stream::{self, StreamExt as _},
+};
+use redis::{Cmd, ServerErrorKind, cluster_routing::Slot};
+
+use super::{
+    connection::{RedisConnection, Reply, RequiredRole, SendOptions},
+    endpoint::Endpoints,
+    errors::{SendError, connect_error, most_specific},
+    single_flight::SingleFlight,
+    slots::Slots,
+    url::Host,
+};
+use crate::store::StoreError;
+
+/// How often a call is sent at most. With the waits in between, its time is up first.
+const MAX_ROUNDS: u32 = 100;
+
+/// So many redirections are followed at once; then the call waits before each, since the nodes don't agree
+/// yet.
+const ROUNDS_AT_ONCE: u32 = 4;
+
+/// How long a call waits before it is sent again: doubled each time, up to the second.
+const FIRST_WAIT: Duration = Duration::from_millis(1);
+const MAX_WAIT: Duration = Duration::from_millis(32);
+
+/// After the nodes were asked for the slots, nobody asks again for so long.
+const SLOTS_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How many nodes are asked for the slots at a time.
+const MAX_SLOTS_REQUESTS: usize = 4;
+
+pub(crate) struct Cluster {
+    servers: Endpoints,
+    /// The nodes of the URL. Always among those that are asked for the slots.
+    seeds: Vec<Host>,
+    connections: Mutex<HashMap<Host, Arc<RedisConnection>>>,
+    slots: ArcSwapOption<Slots>,
+    fetch: SingleFlight,
+    /// A slot was found at another node: others may have moved too.
+    is_outdated: AtomicBool,
+}
+
+/// Where to send a call next.
+struct Route {
+    host: Host,
+    connection: Arc<RedisConnection>,
+    /// With ASKING before the command: the slot is moving there.
+    asking: bool,
+    /// Not at once: nothing has changed yet.
+    waits: bool,
+}
+
+impl Cluster {
+    pub(crate) fn new(servers: Endpoints, seeds: Vec<Host>) -> Self {
+        Self {
+            servers,
+            seeds,
+            connections: Mutex::default(),
+            slots: ArcSwapOption::empty(),
+            fetch: SingleFlight::new(SLOTS_INTERVAL),
+            is_outdated: AtomicBool::new(false),
+        }
+    }
+
+    /// Sends one command to the master that has this key.
+    pub(crate) async fn send(
+        &self,
+        key: &str,
+        command: &Cmd,
+        options: SendOptions,
+    ) -> Result<Reply, SendError> {
+        let slot = Slot::for_key(key);
+        let timeouts = self.servers.timeouts;
+        let deadline = Instant::now() + timeouts.connect + timeouts.response;
+        let mut wait = FIRST_WAIT;
+        let mut route = self.route(slot).await.map_err(SendError::NotSent)?;
+        let mut round = 1;
+        loop {
+            let sent_at = Instant::now();
+            let options = SendOptions {
+                asking: route.asking,
+                ..options
+            };
+            let failed = match route.connection.send(command, options).await {
+                Ok(reply) => return Ok(reply),
+                Err(failed) => failed,
+            };
+            let next = self.next_route(slot, &route, &failed, sent_at).await;
+            match next {
+                Some(next) if round < MAX_ROUNDS && Instant::now() < deadline => route = next,
+                _ => return Err(failed),
+            }
+            if route.waits || round >= ROUNDS_AT_ONCE {
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(MAX_WAIT);
+            }
+            round += 1;
+        }
+    }
+
+    /// Where to send on after a failure that proves that nothing ran; none where it doesn't, or where there
+    /// is no other node.
+    async fn next_route(
+        &self,
+        slot: Slot,
+        last: &Route,
+        failed: &SendError,
+        sent_at: Instant,
+    ) -> Option<Route> {
+        if let SendError::NotSent(_) = failed {
+            return self.route_around(slot, last, sent_at).await;
+        }
+        let kind = failed.rejection()?;
+        let SendError::Rejected(error) = failed else {
+            return None;
+        };
+        let redirection = || Host::of_redirection(error.redirect_node()?.0, &last.host);
+        match kind {
+            ServerErrorKind::Moved => {
+                let host = redirection()?;
+                self.mark_moved(slot, &host);
+                self.route_to(host, false).ok()
+            }
+            ServerErrorKind::Ask => self.route_to(redirection()?, true).ok(),
+            ServerErrorKind::TryAgain => {
+                let route = self.route(slot).await.ok()?;
+                Some(Route {
+                    waits: true,
+                    ..route
+                })
+            }
+            ServerErrorKind::ClusterDown => self.route_around(slot, last, sent_at).await,
+            _ => None,
+        }
+    }
+
+    /// Asks the other nodes who has the slot; none where it is still the node that failed.
+    async fn route_around(&self, slot: Slot, last: &Route, sent_at: Instant) -> Option<Route> {
+        // If these nodes do not know it either, the next probe asks again.
+        self.is_outdated.store(true, Ordering::Release);
+        self.refresh_slots(sent_at, Some(&last.host)).await.ok()?;
+        let route = self.route(slot).await.ok()?;
+        (route.host != last.host || last.asking).then_some(route)
+    }
+
+    /// The master of a slot, as far as it is known.
+    pub(crate) fn master(&self, slot: Slot) -> Option<Host> {
+        self.slots.load().as_ref()?.master(slot).cloned()
+    }
+
+    async fn route(&self, slot: Slot) -> Result<Route, StoreError> {
+        let asked_at = Instant::now();
+        let host = match self.master(slot) {
+            Some(host) => host,
+            None => {
+                self.refresh_slots(asked_at, None).await?;
+                self.master(slot).ok_or_else(|| {
+                    let reason = "no master has the slot of this organization".to_owned();
+                    StoreError::Unreachable { reason }
+                })?
+            }
+        };
+        self.route_to(host, false)
+    }
+
+    fn route_to(&self, host: Host, asking: bool) -> Result<Route, StoreError> {
+        Ok(Route {
+            connection: self.connection(&host)?,
+            host,
+            asking,
+            waits: false,
+        })
+    }
+
+    fn connection(&self, host: &Host) -> Result<Arc<RedisConnection>, StoreError> {
+        let mut connections = self.lock_connections();
+        if let Some(connection) = connections.get(host) {
+            return Ok(Arc::clone(connection));
+        }
+        let connection = RedisConnection::new(&self.servers, host, RequiredRole::Any);
+        let connection = Arc::new(connection.map_err(|error| connect_error(&error))?);
+        connections.insert(host.clone(), Arc::clone(&connection));
+        Ok(connection)
+    }
+
+    fn lock_connections(&self) -> std::sync::MutexGuard<'_, HashMap<Host, Arc<RedisConnection>>> {
+        let lock = self.connections.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mark_moved(&self, slot: Slot, master: &Host) {
+        self.is_outdated.store(true, Ordering::Release);
+        self.slots.rcu(|slots| {
+            let slots = slots.as_ref()?;
+            if slots.master(slot) == Some(master) {
+                return Some(Arc::clone(slots));
+            }
+            Some(Arc::new(slots.with(slot, master)))
+        });
+    }
+
+    /// For each master a hash tag whose slot it has.
+    pub(crate) async fn tags(&self) -> Result<Vec<String>, StoreError> {
+        let asked_at = Instant::now();
+        let known = self.slots.load_full();
+        if known.is_none() || self.is_outdated.load(Ordering::Acquire) {
+            let refreshed = self.refresh_slots(asked_at, None).await;
+            // What was known before is better than nothing.
+            refreshed.or_else(|error| known.map(drop).ok_or(error))?;
+        }
+        let slots = self.slots.load_full();
+        Ok(slots.map(|slots| slots.tags().to_vec()).unwrap_or_default())
+    }
+
+    /// Asks the nodes, except one that failed, for the slots, and takes the first reply.
+    async fn refresh_slots(
+        &self,
+        asked_at: Instant,
+        except: Option<&Host>,
+    ) -> Result<(), StoreError> {
+        let attempt = async {
+            self.is_outdated.store(false, Ordering::Release);
+            let slots = self.fetch_slots(except).await;
+            let slots = slots.inspect_err(|_| self.is_outdated.store(true, Ordering::Release))?;
+            let is_used = |host: &Host| slots.nodes().contains(host) || self.seeds.contains(host);
+            self.lock_connections().retain(|host, _| is_used(host));
+            self.slots.store(Some(Arc::new(slots)));
+            Ok(())
+        };
+        let is_fresh = |is_shared: bool| is_shared.then_some(());
+        self.fetch.run(asked_at, is_fresh, attempt).await
+    }
+
+    async fn fetch_slots(&self, except: Option<&Host>) -> Result<Slots, StoreError> {
+        let known = self.slots.load_full();
+        let known = known.as_ref().map_or(&[][..], |slots| slots.nodes());
+        let mut hosts: Vec<&Host> = Vec::new();
+        for host in known.iter().chain(&self.seeds) {
+            if Some(host) != except && !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
+        // The only node there is may have been restarted.
+        if hosts.is_empty() {
+            hosts.extend(except);
+        }
+        let requests = hosts.into_iter().map(|host| self.slots_of(host).boxed());
+        let requests: Vec<_> = requests.collect();
+        let mut replies = stream::iter(requests).buffer_unordered(MAX_SLOTS_REQUESTS);
+        let mut failures = Vec::new();
+        while let Some(slots) = replies.next().await {
+            match slots {
+                Ok(slots) => return Ok(slots),
+                Err(error) => failures.push(error),
+            }
+        }
+        Err(most_specific(failures, "no node tells the slots"))
+    }
+
+    /// The slots as a node has them.
+    async fn slots_of(&self, host: &Host) -> Result<Slots, StoreError> {
+        let mut command = redis::cmd("CLUSTER");
+        command.arg("SLOTS");
+        let connection = self.connection(host)?;
+        let reply = connection.send(&command, SendOptions::default()).await?;
+        Slots::read(reply.value, host).ok_or_else(|| {
+            let reason = format!("a node knows of no slot [{host}]");
+            StoreError::Unreachable { reason }
+        })
+    }
+}

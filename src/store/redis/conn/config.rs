@@ -1,0 +1,97 @@
+//! How to reach Redis, and how to use it.
+
+use std::time::Duration;
+
+use redis::RedisError;
+
+use super::{
+    login::Login,
+    tls::TlsFiles,
+    url::{RedisUrl, Topology},
+};
+use crate::{files::pem::PemError, store::UsageLimits};
+
+/// How to reach Redis, and how to use it.
+#[derive(Debug, Clone)]
+pub struct RedisConfig {
+    /// Where it is.
+    pub url: RedisUrl,
+    /// The files of a connection over TLS.
+    pub tls: TlsFiles,
+    /// How to log in to sentinels.
+    pub sentinel_login: Login,
+    /// Before every key.
+    pub key_prefix: String,
+    /// How long Redis may take.
+    pub timeouts: Timeouts,
+    /// How many replicas of Redis must have a decision before it is answered.
+    pub wait_replicas: u16,
+    /// How much of the usage history is kept.
+    pub usage_limits: UsageLimits,
+    /// What to do with a Redis that may evict what was counted.
+    pub unsafe_eviction: UnsafeEviction,
+}
+
+impl RedisConfig {
+    /// What is sent besides the scripts, sooner or later.
+    pub(crate) fn commands_beside_scripts(&self) -> Vec<&'static str> {
+        let mut commands = Vec::new();
+        match self.url.topology {
+            Topology::One => {}
+            Topology::Sentinel(_) => commands.push("role"),
+            Topology::Cluster => commands.extend(["cluster|slots", "asking"]),
+        }
+        if self.url.login.database.unwrap_or(0) != 0 {
+            commands.push("select");
+        }
+        if self.wait_replicas > 0 {
+            commands.push("wait");
+        }
+        commands
+    }
+}
+
+/// Why a store can't be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A file of a connection over TLS.
+    #[error(transparent)]
+    Tls(#[from] PemError),
+    /// The client library takes no such connection.
+    #[error(transparent)]
+    Client(#[from] RedisError),
+}
+
+/// How long Redis may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// To connect and log in.
+    pub connect: Duration,
+    /// To answer a command.
+    pub response: Duration,
+}
+
+/// What to do with a Redis that may evict what Tollgate counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum UnsafeEviction {
+    /// No call is answered by it.
+    Refuse,
+    /// It is used; the log warns.
+    Warn,
+}
+
+/// How many replicas must have a write before it is answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WaitReplicas {
+    pub(crate) count: u16,
+    pub(crate) timeout: Duration,
+}
+
+impl WaitReplicas {
+    /// None where the master's word is enough.
+    pub(crate) fn new(count: u16, timeouts: Timeouts) -> Option<Self> {
+        // Less than a reply may take: that too few have it is a reply.
+        let timeout = (timeouts.response / 2).max(Duration::from_millis(1));
+        (count > 0).then_some(Self { count, timeout })
+    }
+}

@@ -1,0 +1,220 @@
+//! Whether a Redis can be trusted with the counters at all: one that evicts would delete them.
+//!
+//! Each probe asks with INFO, since an operator can change it at any time. A user that lacks `+info` is served
+//! all the same: the log says, once, that it can't be known.
+
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::future::join_all;
+use redis::{ErrorKind, ServerErrorKind};
+
+use super::conn::{
+    RedisClient,
+    config::UnsafeEviction,
+    connection::retry_if_cut,
+    errors::{CLUSTER_NODE, SendError},
+};
+use crate::store::StoreError;
+
+/// The oldest version that knows the scripts' first line.
+const MIN_MAJOR_VERSION: u32 = 7;
+
+pub(super) struct EvictionCheck {
+    unsafe_eviction: UnsafeEviction,
+    /// What was logged last.
+    logged: Mutex<Suitability>,
+}
+
+/// What INFO says of a Redis. Of several servers the greatest counts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Suitability {
+    Suitable,
+    /// The user may not ask.
+    Unknown,
+    /// The policy would evict, if there were a limit.
+    WouldEvict(String),
+    /// It may delete what was counted.
+    Evicts(String),
+    /// It can't run the scripts.
+    TooOld(String),
+    /// It has some of the organizations, and is to have all.
+    ClusterNode,
+}
+
+impl EvictionCheck {
+    pub(super) fn new(unsafe_eviction: UnsafeEviction) -> Self {
+        Self {
+            unsafe_eviction,
+            logged: Mutex::new(Suitability::Suitable),
+        }
+    }
+
+    /// Whether all servers that answer are suitable: a key of each is given.
+    pub(super) async fn check(
+        &self,
+        client: &RedisClient,
+        keys: &[String],
+    ) -> Result<(), StoreError> {
+        let found = join_all(keys.iter().map(|key| ask(client, key))).await;
+        let mut worst = None;
+        let mut first_failure = Ok(());
+        for found in found {
+            match found {
+                Ok(found) => worst = worst.max(Some(found)),
+                Err(error) => first_failure = first_failure.and(Err(error)),
+            }
+        }
+        let Some(worst) = worst else {
+            // Where none answers, the first one's failure says as much as another's.
+            return first_failure;
+        };
+        self.log(&worst);
+        let reason = match worst {
+            Suitability::ClusterNode => CLUSTER_NODE.to_owned(),
+            Suitability::Evicts(reason) if self.unsafe_eviction == UnsafeEviction::Refuse => reason,
+            Suitability::TooOld(reason) => reason,
+            _ => return Ok(()),
+        };
+        Err(StoreError::Unsuitable { reason })
+    }
+
+    /// Logs what changed. What is refused is logged by the caller.
+    fn log(&self, found: &Suitability) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if *logged == *found {
+            return;
+        }
+        match found {
+            Suitability::Unknown => tracing::warn!(
+                "whether Redis may evict counters can't be known: its user lacks the right +info"
+            ),
+            Suitability::WouldEvict(reason) => tracing::warn!(reason, "Redis has a risky setting"),
+            Suitability::Evicts(reason) if self.unsafe_eviction == UnsafeEviction::Warn => {
+                tracing::warn!(
+                    reason,
+                    "UNSAFE: what Redis evicts is granted again, and is served all the same \
+                     (redis.unsafe_eviction = \"warn\")"
+                );
+            }
+            Suitability::Suitable
+                if matches!(*logged, Suitability::WouldEvict(_) | Suitability::Evicts(_)) =>
+            {
+                tracing::info!("Redis does not evict any more");
+            }
+            _ => {}
+        }
+        *logged = found.clone();
+    }
+}
+
+async fn ask(client: &RedisClient, key: &str) -> Result<Suitability, StoreError> {
+    let command = redis::cmd("INFO");
+    match retry_if_cut(|| client.read(key, &command)).await {
+        Ok(reply) => Ok(match redis::from_redis_value::<String>(reply) {
+            Ok(info) if !client.is_sharded() && is_cluster_node(&info) => Suitability::ClusterNode,
+            Ok(info) => suitability(&info),
+            Err(_) => Suitability::Unknown,
+        }),
+        Err(failed) if is_info_denied(&failed) => Ok(Suitability::Unknown),
+        Err(failed) => Err(failed.into()),
+    }
+}
+
+/// The user lacks `+info`, or a provider has taken INFO away.
+fn is_info_denied(failed: &SendError) -> bool {
+    let SendError::Rejected(error) = failed else {
+        return false;
+    };
+    match error.kind() {
+        ErrorKind::Server(ServerErrorKind::NoPerm) => true,
+        ErrorKind::Server(ServerErrorKind::ResponseError) => {
+            let detail = error.detail().unwrap_or_default();
+            detail.contains("unknown command")
+        }
+        _ => false,
+    }
+}
+
+fn is_cluster_node(info: &str) -> bool {
+    let signs = ["redis_mode:cluster", "cluster_enabled:1"];
+    info.lines().any(|line| signs.contains(&line.trim_end()))
+}
+
+/// What a reply to INFO says. What it leaves out is nothing against the server.
+fn suitability(info: &str) -> Suitability {
+    let field = |name: &str| {
+        info.lines()
+            .find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'))
+    };
+    if let Some(version) = field("redis_version") {
+        let major = version.split('.').next().unwrap_or_default().parse::<u32>();
+        if major.is_ok_and(|major| major < MIN_MAJOR_VERSION) {
+            return Suitability::TooOld(format!(
+                "Redis is version {version}, and {MIN_MAJOR_VERSION}.0 or later is needed"
+            ));
+        }
+    }
+    let policy = field("maxmemory_policy").unwrap_or_default();
+    // Every key of ours expires, so a policy for volatile keys is one for them.
+    if !policy.starts_with("allkeys-") && !policy.starts_with("volatile-") {
+        return Suitability::Suitable;
+    }
+    if field("maxmemory").is_none_or(|limit| limit == "0") {
+        return Suitability::WouldEvict(format!(
+            "maxmemory-policy is {policy}: with a maxmemory it would delete counters"
+        ));
+    }
+    Suitability::Evicts(format!(
+        "maxmemory-policy is {policy}: it may delete counters; it must be noeviction"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(version: &str, limit: &str, policy: &str) -> Suitability {
+        suitability(&format!(
+            "# Server\r\nredis_version:{version}\r\n# Snapshots\r\nmaxmemory:{limit}\r\n\
+             maxmemory_human:0B\r\nmaxmemory_policy:{policy}\r\n"
+        ))
+    }
+
+    #[test]
+    fn a_policy_that_may_delete_our_keys_is_unsafe_where_there_is_a_limit() {
+        for policy in [
+            "allkeys-lru",
+            "allkeys-random",
+            "volatile-ttl",
+            "volatile-lfu",
+        ] {
+            let found = info("7.0.15", "1048576", policy);
+            assert!(matches!(found, Suitability::Evicts(why) if why.contains(policy)));
+            let found = info("7.0.15", "0", policy);
+            assert!(matches!(found, Suitability::WouldEvict(why) if why.contains(policy)));
+        }
+        for limit in ["0", "1048576"] {
+            assert_eq!(info("7.0.15", limit, "noeviction"), Suitability::Suitable);
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_too_old_for_the_scripts_is_refused() {
+        for old in ["6.2.14", "5.0.7"] {
+            let found = info(old, "0", "noeviction");
+            assert!(matches!(found, Suitability::TooOld(why) if why.contains(old)));
+        }
+        for new in ["7.0.0", "7.4.1", "8.2.0", "10.0.0"] {
+            assert_eq!(info(new, "0", "noeviction"), Suitability::Suitable);
+        }
+    }
+
+    #[test]
+    fn what_info_leaves_out_is_nothing_against_a_redis() {
+        assert_eq!(suitability(""), Suitability::Suitable);
+        assert_eq!(
+            suitability("redis_version:unknown\r\n"),
+            Suitability::Suitable
+        );
+    }
+}

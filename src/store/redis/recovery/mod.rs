@@ -1,0 +1,23 @@
+//! What happens when Redis loses writes that it acknowledged (docs/DURABILITY.md, "When Redis forgets").
+//!
+//! # What is kept
+//!
+//! Redis holds each pool's record as a PN-counter ([`pn_counter`]): a component for each replica, with the
+//! sequence number (`seq`) of that replica's last write and what it counted. The pool's counters are the sums.
+//! Each replica keeps a snapshot of the record that its last write left ([`snapshots`]).
+//!
+//! # How a loss is found
+//!
+//! With each decision the replica sends the seq of its snapshot. If Redis' record has an older one, the script
+//! writes nothing and answers `stale`. Whatever the replica knew of others is older than its own last write, so
+//! Redis can't lose any of it without losing that too. Besides, each probe starts an audit: a decision without
+//! operations about the organizations that this replica wrote to last, and about some others in turn.
+//!
+//! # How it is recovered
+//!
+//! The replica sends its snapshots whole, and the script merges them: per replica, the component with the higher
+//! seq wins. So replicas recover in any order, and take nothing from each other. Request ids, usage rows and held
+//! tokens are not recovered; reservations that predate a recovery lower no counter any more (recovery.lua).
+
+pub mod pn_counter;
+pub(crate) mod snapshots;

@@ -1,0 +1,197 @@
+-- Decides batch after batch: reads, judges, plans the writes, and only then writes.
+--
+-- KEYS, ARGV  call.lua; the operations of each batch
+-- Rules       docs/CONTRACT.md, "Reserve"
+
+-- The answers of all batches.
+local answers, n_answers = { time[1], time[2] }, 2
+
+local function answer(a, b, c, d, e, f, g)
+  local n = n_answers
+  answers[n + 1], answers[n + 2], answers[n + 3], answers[n + 4] = a, b, c, d
+  answers[n + 5], answers[n + 6], answers[n + 7] = e, f, g
+  n_answers = #answers
+end
+
+-- What the Reserves that follow ask for: the class, its pool, the reason for which it is not eligible, its row.
+local function class_of(batch, class)
+  local at = batch.classes + CLASS * (class - 1)
+  local target = batch.args[at + 1]
+  return class, batch.pools[target], target, batch.rows[batch.args[at + 2]]
+end
+
+-- Decides the operations in their order, and answers them.
+local function decide_operations(batch)
+  local args, ids, reservations = batch.args, batch.ids, batch.reservations
+  local closes, at, last = args[CLOSES], batch.operations + 1, #args
+  local class, pool, reason, own_row = class_of(batch, 1)
+  while at <= last do
+    local tokens, code, id = args[at], RESERVE, nil
+    at = at + 1
+    if tokens < 0 then
+      code = tokens
+      if code ~= DRY_RUN and code ~= SET_CLASS then
+        ids = ids + 1
+        id = args[ids]
+      end
+      if code ~= RELEASE then
+        tokens = args[at]
+        at = at + 1
+      end
+    end
+    if code == SET_CLASS then
+      class, pool, reason, own_row = class_of(batch, tokens)
+    elseif code == RELEASE then
+      answer(answer_release(batch, id))
+    elseif code == SETTLE then
+      answer(answer_settle(batch, id, tokens))
+    elseif id and reservations.texts[id] then
+      answer(answer_replay(batch, id, class, tokens, code == RESERVE_WITH_ID))
+    else
+      local writes, verdict, row, is_in_other = code >= RESERVE_WITH_ID, reason, own_row, false
+      if pool then
+        verdict = judge_reserve(pool, closes, tokens)
+      end
+      local is_new_row = writes and row[IS_NEW] and not row[CHANGED]
+      if is_new_row then
+        row, is_in_other = choose_row(batch, class)
+      end
+      local side = verdict == FREE and 1 or 2
+      if writes and (tokens > MAX - row[side] or pool and tokens > MAX - pool[side]) then
+        answer('e', 'full')
+      else
+        if writes then
+          if is_new_row and not is_in_other then
+            add_row(batch, class)
+          end
+          count(row, false, verdict, tokens)
+          if pool then
+            count(pool, closes, verdict, tokens)
+          end
+          if id then
+            add_reservation(batch, id, class, pool, verdict, tokens, is_in_other)
+          end
+        end
+        if side == 2 then
+          n_answers = n_answers + 1
+          answers[n_answers] = verdict
+        end
+        n_answers = n_answers + 1
+        answers[n_answers] = pool and pool[1] or 0
+      end
+    end
+  end
+end
+
+-- Asks the replica to name these pools before this batch can be decided.
+local function answer_unnamed(names)
+  answer('pools', #names)
+  for at = 1, #names do
+    answer(names[at])
+  end
+end
+
+-- Answers which pools are written, with their seq and record.
+local function answer_records(batch)
+  local count, count_at, has_operations = 0, n_answers + 1, batch.operations < #batch.args
+  answers[count_at], n_answers = 0, count_at
+  for place, pool in pairs(batch.pools) do
+    if pool[CHANGED] then
+      local seq = update_record(pool, has_operations)
+      answers[n_answers + 1], answers[n_answers + 2], answers[n_answers + 3] = place, seq, pool[RECORD]
+      count, n_answers = count + 1, n_answers + 3
+    end
+  end
+  answers[count_at] = count
+end
+
+local function parse_batch(argument)
+  local args = { cmsgpack.unpack(argument) }
+  -- Lua's stack bounds how many values one call takes: that must show now, not between two writes.
+  if args[N_IDS] > 512 or args[N_CLASSES] > 512 then
+    error('a batch is too large')
+  end
+  local fields = HEADER + POOL * args[N_POOLS]
+  local classes = fields + args[N_ROWS]
+  local ids = classes + CLASS * args[N_CLASSES]
+  return {
+    args = args, fields = fields, classes = classes, ids = ids, operations = ids + args[N_IDS] + args[N_LOOKUPS],
+    rows = args[N_ROWS] > 0 and read_rows(KEYS[args[FIRST_KEY]], args, fields + 1, classes) or {},
+    pools = {},
+  }
+end
+
+-- Whether writes of the batch that is being decided have begun.
+local is_writing
+
+local function write(batch)
+  local writes = batch.writes
+  write_pools(batch.pools)
+  for at = 1, writes and #writes or 0, 3 do
+    redis.call('HSET', writes[at], unpack(writes[at + 1]))
+    if writes[at + 2] then
+      redis.call('EXPIREAT', writes[at], writes[at + 2])
+    end
+  end
+end
+
+local function decide(argument)
+  local batch = parse_batch(argument)
+  read_pools(batch)
+  if batch.args[N_LOOKUPS] > 0 then
+    read_reservations(batch)
+    if batch.reservations.unnamed then
+      return answer_unnamed(batch.reservations.unnamed)
+    end
+  end
+  if batch.is_stale then
+    return answer('stale')
+  elseif batch.args[HAS_SNAPSHOTS] then
+    mark_recovery(batch)
+  end
+  n_answers = n_answers + 1
+  answers[n_answers] = 'done'
+  decide_operations(batch)
+  answer_records(batch)
+  plan_usage(batch)
+  if batch.reservations then
+    plan_reservations(batch)
+  end
+
+  -- After this point everything must succeed: a script is atomic, but does not roll back.
+
+  is_writing = true
+  write(batch)
+end
+
+-- Takes back what a batch answered before it failed.
+local function answer_failure(answers_before, why)
+  why = type(why) == 'table' and why.err or tostring(why)
+  for at = #answers, answers_before + 1, -1 do
+    answers[at] = nil
+  end
+  n_answers = answers_before
+  if is_writing then
+    answer('partial', why)
+  else
+    answer('failed', why, reading or '')
+  end
+end
+
+for at = 6, #ARGV do
+  local answers_before = n_answers
+  is_writing, reading = false, nil
+  local is_decided, why = pcall(decide, ARGV[at])
+  if not is_decided then
+    answer_failure(answers_before, why)
+  end
+end
+local MAX_UNPACKED = 4000
+if n_answers <= MAX_UNPACKED then
+  return cmsgpack.pack(unpack(answers))
+end
+local parts = {}
+for from = 1, n_answers, MAX_UNPACKED do
+  parts[#parts + 1] = cmsgpack.pack(unpack(answers, from, math.min(from + MAX_UNPACKED - 1, n_answers)))
+end
+return table.concat(parts)

@@ -1,0 +1,144 @@
+//! The names of the keys, and of what stands in their fields (docs/CONTRACT.md, "Keys in Redis").
+//!
+//! Every name that comes from outside is percent-encoded, so that it can't leave its place in a key
+//! or a field, nor the key's hash tag: what is left unencoded (codes, digits, `-`, `.`, `_`, `~`) is
+//! none of the characters that mean something there. The encoding is injective, so two names never
+//! share a counter.
+
+use std::borrow::Cow;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::domain::{ModelName, OrgId, PoolName, ProjectId, UtcDay};
+
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Between the parts of a key or a field. Always encoded in a name.
+const SEPARATOR: char = ':';
+
+/// Encodes a name for a key or a field.
+#[must_use]
+pub fn encode(name: &str) -> Cow<'_, str> {
+    utf8_percent_encode(name, ENCODED).into()
+}
+
+/// Decodes what [`encode`] gave; `None` where it can't have.
+#[must_use]
+pub fn decode(encoded: &str) -> Option<String> {
+    let name = percent_decode_str(encoded).decode_utf8().ok()?;
+    (encode(&name) == encoded).then(|| name.into_owned())
+}
+
+/// The field of a usage row: project and model.
+#[must_use]
+pub fn row_field(project: &ProjectId, model: &ModelName) -> String {
+    format!(
+        "{}{SEPARATOR}{}",
+        encode(project.as_str()),
+        encode(model.as_str())
+    )
+}
+
+/// Project and model of a usage row's field; `None` where [`row_field`] can't have given it.
+#[must_use]
+pub fn parse_row_field(field: &str) -> Option<(ProjectId, ModelName)> {
+    let (project, model) = field.split_once(SEPARATOR)?;
+    Some((
+        ProjectId::parse(decode(project)?).ok()?,
+        ModelName::parse(decode(model)?).ok()?,
+    ))
+}
+
+/// The keys of one organization and day. They share a hash tag, so a script may use them together on
+/// Redis Cluster.
+#[derive(Debug)]
+pub struct OrgKeys {
+    /// `tollgate:{org}:`
+    root: String,
+    /// `:2026-11-22`
+    end: String,
+}
+
+impl OrgKeys {
+    /// The keys of `org` on a day, under a prefix such as `tollgate:`.
+    #[must_use]
+    pub fn new(prefix: &str, org: &OrgId, day: UtcDay) -> Self {
+        Self {
+            root: format!("{prefix}{{{}}}{SEPARATOR}", encode(org.as_str())),
+            end: format!("{SEPARATOR}{day}"),
+        }
+    }
+
+    /// The day's counters of a pool, by its encoded name.
+    #[must_use]
+    pub fn pool(&self, encoded: &str) -> String {
+        [&self.root, "pool:", encoded, &self.end].concat()
+    }
+
+    /// The day's usage by project and model.
+    #[must_use]
+    pub fn usage(&self) -> String {
+        [&self.root, "usage", &self.end].concat()
+    }
+
+    /// The day's reservations by request id.
+    #[must_use]
+    pub fn requests(&self) -> String {
+        [&self.root, "requests", &self.end].concat()
+    }
+}
+
+/// The field of the requests in which a pool's tokens that are held are counted. No id can be it, since it
+/// begins with a control character.
+pub(crate) fn held_field(pool: &PoolName) -> String {
+    format!("\u{2}{}", encode(pool.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn org_keys(org: &str) -> OrgKeys {
+        let day = UtcDay::parse("2026-11-22").expect("a day");
+        OrgKeys::new("tollgate:", &OrgId::parse(org).expect("legal"), day)
+    }
+
+    #[test]
+    fn keys_are_named_as_the_contract_says() {
+        let keys = org_keys("org-demo");
+        assert_eq!(
+            keys.pool("large"),
+            "tollgate:{org-demo}:pool:large:2026-11-22"
+        );
+        assert_eq!(keys.usage(), "tollgate:{org-demo}:usage:2026-11-22");
+        assert_eq!(keys.requests(), "tollgate:{org-demo}:requests:2026-11-22");
+    }
+
+    #[test]
+    fn no_name_can_leave_its_hash_tag_or_its_place() {
+        let key = org_keys("a}:pool:{b").usage();
+        assert_eq!(key, "tollgate:{a%7D%3Apool%3A%7Bb}:usage:2026-11-22");
+    }
+
+    proptest! {
+        #[test]
+        fn encoding_is_injective_and_uses_no_character_with_a_meaning(name in "\\PC{1,64}") {
+            let encoded = encode(&name);
+            prop_assert!(encoded.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%".contains(&b)));
+            prop_assert_eq!(decode(&encoded), Some(name));
+        }
+
+        #[test]
+        fn a_row_field_gives_its_project_and_model_again(project in "\\PC{1,32}", model in "\\PC{1,32}") {
+            let project = ProjectId::parse(project).expect("legal");
+            let model = ModelName::parse(model).expect("legal");
+            prop_assert_eq!(parse_row_field(&row_field(&project, &model)), Some((project, model)));
+        }
+    }
+}

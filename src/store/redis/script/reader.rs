@@ -1,0 +1,138 @@
+//! What the scripts pack: MessagePack values, one behind the other. Read strictly: whatever the scripts
+//! can't have said is an error, never a guess.
+
+use chrono::{DateTime, Utc};
+use redis::Value;
+use rmp::Marker;
+
+use crate::domain::{Tokens, UsageCounters};
+
+/// The reply is none that the script can give. Says what is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadReply(String);
+
+pub(crate) fn bad(what: impl Into<String>) -> BadReply {
+    BadReply(what.into())
+}
+
+/// MessagePack values that are still to be read.
+#[derive(Clone)]
+pub(crate) struct MsgPackReader<'r> {
+    rest: &'r [u8],
+}
+
+impl<'r> MsgPackReader<'r> {
+    pub(crate) fn new(packed: &'r [u8]) -> Self {
+        Self { rest: packed }
+    }
+
+    /// How many bytes are still to be read.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// Whether a number comes next.
+    pub(crate) fn is_number(&self) -> bool {
+        let next = self.rest.first().map(|byte| Marker::from_u8(*byte));
+        matches!(
+            next,
+            Some(Marker::FixPos(_) | Marker::U8 | Marker::U16 | Marker::U32 | Marker::U64)
+        )
+    }
+
+    pub(crate) fn text(&mut self) -> Result<&'r str, BadReply> {
+        let read = rmp::decode::read_str_from_slice(self.rest);
+        let (text, rest) = read.map_err(|_| bad("a part that is no text"))?;
+        self.rest = rest;
+        Ok(text)
+    }
+
+    pub(crate) fn amount(&mut self) -> Result<Tokens, BadReply> {
+        let amount = rmp::decode::read_int(&mut self.rest).ok();
+        let amount = amount.and_then(Tokens::new);
+        amount.ok_or_else(|| bad("a part that is no amount"))
+    }
+
+    pub(crate) fn flag(&mut self) -> Result<bool, BadReply> {
+        rmp::decode::read_bool(&mut self.rest).map_err(|_| bad("a part that is no flag"))
+    }
+
+    /// The clock, as Redis' TIME gives it: seconds since 1970, and microseconds, both as digits.
+    pub(crate) fn time(&mut self) -> Result<DateTime<Utc>, BadReply> {
+        let (seconds, micros) = (self.text()?, self.text()?);
+        parse_time(seconds, micros).ok_or_else(|| bad(format!("the time {seconds:?} {micros:?}")))
+    }
+
+    /// Bytes that need not be text, though they are packed as one.
+    pub(crate) fn bytes(&mut self) -> Result<&'r [u8], BadReply> {
+        let mut rest = self.rest;
+        let length = rmp::decode::read_str_len(&mut rest).ok();
+        let split = length.and_then(|length| rest.split_at_checked(length as usize));
+        let (bytes, rest) = split.ok_or_else(|| bad("a part that is no bytes"))?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    /// An amount with a sign.
+    pub(crate) fn change(&mut self) -> Result<i64, BadReply> {
+        let change: Option<i64> = rmp::decode::read_int(&mut self.rest).ok();
+        let change = change.filter(|it| it.unsigned_abs() <= Tokens::MAX.get());
+        change.ok_or_else(|| bad("a part that is no amount, nor one below 0"))
+    }
+
+    /// A usage row's counters, with nothing behind them.
+    pub(crate) fn row(mut self) -> Result<UsageCounters, BadReply> {
+        let row = UsageCounters {
+            free_tokens: self.amount()?,
+            billed_tokens: self.amount()?,
+            free_requests: self.amount()?.get(),
+            billed_requests: self.amount()?.get(),
+        };
+        match (self.flag()?, self.left()) {
+            (false, 0) => Ok(row),
+            (_, more) => Err(bad(format!("a usage row with {more} bytes behind it"))),
+        }
+    }
+}
+
+/// The moment of a reply to TIME.
+pub(crate) fn parse_time(seconds: &str, micros: &str) -> Option<DateTime<Utc>> {
+    let seconds = i64::try_from(parse_number(seconds)?).ok()?;
+    let micros = u32::try_from(parse_number(micros)?).ok()?;
+    let nanos = micros
+        .checked_mul(1000)
+        .filter(|nanos| *nanos < 1_000_000_000)?;
+    DateTime::from_timestamp(seconds, nanos)
+}
+
+/// Digits only: `str::parse` would take "+1" too.
+pub(crate) fn parse_number(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+/// A reply that is a list which begins with the clock, and what is behind that; no clock where it can't be read.
+pub(crate) fn after_clock(reply: &Value) -> Result<(Option<DateTime<Utc>>, &[Value]), BadReply> {
+    match reply {
+        Value::Array(parts) => match parts.as_slice() {
+            [seconds, micros, rest @ ..] => Ok((parse_time(text(seconds)?, text(micros)?), rest)),
+            _ => Err(bad("a reply of fewer than two parts")),
+        },
+        _ => Err(bad("a reply that is no list")),
+    }
+}
+
+/// A part of a reply that is a list.
+pub(crate) fn text(part: &Value) -> Result<&str, BadReply> {
+    std::str::from_utf8(bytes(part)?).map_err(|_| bad("not UTF-8"))
+}
+
+/// Likewise, of any bytes.
+pub(crate) fn bytes(part: &Value) -> Result<&[u8], BadReply> {
+    match part {
+        Value::BulkString(bytes) => Ok(bytes),
+        Value::SimpleString(text) => Ok(text.as_bytes()),
+        _ => Err(bad("a part that is no string")),
+    }
+}

@@ -1,0 +1,355 @@
+-- Reservations: finds those of a batch's ids, says what becomes of them, and writes it.
+--
+-- KEYS  requests of today, and of yesterday; usage of today, and of yesterday
+-- ARGV  a batch's `ids` and `lookups`
+-- Rules docs/CONTRACT.md, "Reserve" 5, "Settle", "Release"
+-- In the hash of a day's requests:
+--   id           a reservation: its verdict; 's' and the settled verdict, or 'r' where it was released; the id of
+--                its class; ':' and its tokens. Settled, it ends with ':' and the actual tokens. Held, it ends with
+--                ':' where the row '(other)', '(other)' counts it.
+--   \1class      the id of a class, 'pool:workload:row': so a reservation is short, whatever the names are
+--   \1number     the class of this id
+--   \1           the last class id; behind a space, the last one before a recovery (recovery.lua)
+--   \2pool       the pool's tokens that are held
+
+local RESERVATION = '^([FOZEPJWTMCXD])([sr]?)([FOZEPJWTMCXD]?)(%d+):(%d+)(:?)(%d*)$'
+
+-- A batch's `reservations`:
+--   texts, days        those that are known, and of which day they are, by id
+--   class_ids          by the batch's class: its id, where it has one
+--   classes            by day and id: {name and pool, or '' where not eligible; fields; row}
+--   last_class_id, new_classes
+--   recovered_before, is_recovery_new
+--   held               by place: the pool's tokens that are held
+--   fields, rows       by day: the usage rows that only reservations are about
+--   changes            by day: what is to be written: field and value in turn
+--   unnamed            the pools that the replica has to name
+
+local function read_last_class_id(reservations, text)
+  reservations.last_class_id = tonumber(text)
+  if not reservations.last_class_id then
+    local last, before = string.match(text, '^(%d+) (%d+)$')
+    reservations.last_class_id = tonumber(last) or error('foreign classes')
+    reservations.recovered_before = tonumber(before)
+  end
+end
+
+-- Takes what a day has of the ids that stand in `list` behind a place. Gives the ids that it has not; or nil, where it
+-- has none.
+local function take_found(reservations, day, list, behind, values, n)
+  local missing
+  for at = 1, n do
+    local id = list[behind + at]
+    if values[at] then
+      missing = missing or { unpack(list, behind + 1, behind + at - 1) }
+      reservations.texts[id], reservations.days[id] = values[at], day
+    elseif missing then
+      missing[#missing + 1] = id
+    end
+  end
+  return missing
+end
+
+-- Finds the reservations of the ids, today's, else yesterday's, and what is read with them.
+local function find_reservations(batch, reservations)
+  local args, ids, n = batch.args, batch.ids, batch.args[N_IDS]
+  reading = requests_key(batch, TODAY)
+  local values = redis.call('HMGET', reading, unpack(args, ids + 1, batch.operations))
+  read_last_class_id(reservations, values[n + 1] or '0')
+  for at = 1, args[N_CLASSES] do
+    local class_id = values[n + 1 + at]
+    reservations.class_ids[at] = not predates_recovery(reservations, class_id) and class_id
+  end
+  for at = 1, args[N_POOLS] do
+    reservations.held[at] = values[n + 1 + args[N_CLASSES] + at] or '0'
+  end
+  local missing = take_found(reservations, TODAY, args, ids, values, n)
+  local list, behind = missing or args, missing and 0 or ids
+  n = missing and #missing or n
+  if n > 0 then
+    reading = requests_key(batch, YESTERDAY)
+    values = redis.call('HMGET', reading, unpack(list, behind + 1, behind + n))
+    take_found(reservations, YESTERDAY, list, behind, values, n)
+  end
+end
+
+-- Reads the classes of the known reservations of a day.
+local function read_classes(batch, day)
+  local reservations = batch.reservations
+  local classes, class_fields = reservations.classes[day], {}
+  reading = requests_key(batch, day)
+  for id, text in pairs(reservations.texts) do
+    if reservations.days[id] == day then
+      local class_id = string.match(text, RESERVATION) and string.match(text, '(%d+):')
+      if not class_id then
+        error('a foreign reservation')
+      elseif not classes[class_id] then
+        classes[class_id] = true
+        class_fields[#class_fields + 1] = '\1' .. class_id
+      end
+    end
+  end
+  local values = #class_fields > 0 and redis.call('HMGET', reading, unpack(class_fields)) or {}
+  for at = 1, #values do
+    local name, fields = string.match(values[at] or '', '^([^:]*):(%l:.+)$')
+    if not name then
+      error('a foreign class')
+    end
+    classes[string.sub(class_fields[at], 2)] = { name = name, fields = fields }
+  end
+  return classes
+end
+
+-- The pool of this name; nil where it is not read, and the replica has to name it.
+local function pool_named(batch, name)
+  for place = 1, batch.args[N_POOLS] do
+    if batch.args[HEADER + POOL * place - 2] == name then
+      batch.pools[place] = batch.pools[place] or read_pool(batch, place)
+      return batch.pools[place]
+    end
+  end
+  local reservations = batch.reservations
+  reservations.unnamed = reservations.unnamed or {}
+  table.insert(reservations.unnamed, name)
+end
+
+-- Gives the classes of a day their pools and rows.
+local function link_classes(batch, day)
+  local reservations, rows, fields = batch.reservations, {}, {}
+  for at = 1, day == TODAY and #batch.rows or 0 do
+    rows[batch.args[batch.fields + at]] = batch.rows[at]
+  end
+  local classes = read_classes(batch, day)
+  for _, class in pairs(classes) do
+    class.field = string.sub(class.fields, 3)
+    if rows[class.field] == nil then
+      rows[class.field] = false
+      fields[#fields + 1] = class.field
+    end
+    -- A replay gives the pool's present figures, of whatever day the reservation is.
+    if class.name ~= '' then
+      class.pool = pool_named(batch, class.name)
+    end
+  end
+  if #fields > 0 then
+    reservations.fields[day] = fields
+    reservations.rows[day] = read_rows(usage_key(batch, day), fields, 1, #fields)
+    for at = 1, #fields do
+      rows[fields[at]] = reservations.rows[day][at]
+    end
+  end
+  for _, class in pairs(classes) do
+    class.row = rows[class.field]
+  end
+end
+
+local function read_reservations(batch)
+  local reservations = {
+    texts = {}, days = {}, class_ids = {}, classes = { {}, {} }, held = {}, fields = {}, rows = {},
+    changes = { {}, {} }, new_classes = {},
+  }
+  batch.reservations = reservations
+  find_reservations(batch, reservations)
+  if next(reservations.texts) then
+    link_classes(batch, TODAY)
+    link_classes(batch, YESTERDAY)
+  end
+end
+
+-- The reservation of an id, or nil.
+local function reservation_of(batch, id)
+  local reservations = batch.reservations
+  local text, day = reservations.texts[id], reservations.days[id]
+  if not text then
+    return nil
+  end
+  local verdict, state, settled_as, class_id, tokens, in_other, settled_tokens = string.match(text, RESERVATION)
+  return {
+    id = id, day = day, class = reservations.classes[day][class_id], class_id = class_id, verdict = verdict,
+    state = state, tokens = tonumber(tokens), is_in_other = in_other == ':', settled_as = settled_as,
+    settled_tokens = tonumber(settled_tokens),
+  }
+end
+
+-- HSET takes what stands last, should an id be in it twice.
+local function set_reservation(batch, day, id, text)
+  local reservations = batch.reservations
+  local changes = reservations.changes[day]
+  local n = #changes
+  changes[n + 1], changes[n + 2] = id, text
+  if batch.args[HAS_DUPLICATES] then
+    reservations.texts[id], reservations.days[id] = text, day
+  end
+end
+
+-- The field of a class of the batch in the hash: \1, pool, ':', workload, ':', row.
+local function class_field(batch, class)
+  return batch.args[batch.ids + batch.args[N_IDS] + 1 + class]
+end
+
+-- Gives a class of the batch an id.
+local function new_class_id(batch, class)
+  local reservations, field = batch.reservations, class_field(batch, class)
+  reservations.last_class_id = reservations.last_class_id + 1
+  local class_id, new = string.format('%d', reservations.last_class_id), reservations.new_classes
+  local n = #new
+  new[n + 1], new[n + 2], new[n + 3], new[n + 4] = field, class_id, '\1' .. class_id, string.sub(field, 2)
+  reservations.class_ids[class] = class_id
+  return class_id
+end
+
+-- Adds a new reservation.
+local function add_reservation(batch, id, class, pool, verdict, tokens, is_in_other)
+  local reservations = batch.reservations
+  local class_id = reservations.class_ids[class] or new_class_id(batch, class)
+  local text = string.format(is_in_other and '%s%s:%d:' or '%s%s:%d', verdict, class_id, tokens)
+  set_reservation(batch, TODAY, id, text)
+  if pool then
+    hold(pool, verdict, tokens)
+  end
+  if batch.args[HAS_DUPLICATES] and not reservations.classes[TODAY][class_id] then
+    local name, fields = string.match(class_field(batch, class), '^\1([^:]*):(.+)$')
+    local row = batch.rows[batch.args[batch.classes + CLASS * class - 1]]
+    reservations.classes[TODAY][class_id] = { name = name, fields = fields, pool = pool, row = row }
+  end
+end
+
+-- What a replica answers must be in its snapshot: a replay is a write of the pool, too, and changes no counter.
+local function touch(reservation)
+  if reservation.day == TODAY and reservation.class.pool then
+    reservation.class.pool[CHANGED] = true
+  end
+end
+
+-- What an answer has of a pool: its name, what is used, and whether it was closed; of a past day's reservation
+-- no figures, unless it is a replayed Reserve.
+local function figures(class, day)
+  local pool = class.pool
+  if pool and day == YESTERDAY then
+    return class.name, false
+  end
+  return class.name, pool and pool[1] or 0, pool and pool[CLOSED] or false
+end
+
+-- Takes back what a held reservation counted, and counts it as what it is now, if it is anything: both, or
+-- neither, where a counter is full. One that predates a recovery may have been taken back before: its pool only
+-- goes up.
+local function replace(batch, reservation, is_stale, verdict, actual)
+  local day, was, reserved = reservation.day, reservation.verdict, reservation.tokens
+  local row = reservation.is_in_other and other_row(batch, day) or reservation.class.row
+  local pool = day == TODAY and reservation.class.pool
+  local side = verdict == FREE and 1 or 2
+  local room = verdict and MAX - actual + ((verdict == FREE) == (was == FREE) and reserved or 0)
+  if verdict and (row[side] > room or pool and pool[side] > (is_stale and MAX - actual or room)) then
+    return false
+  end
+  take_back(row, was, reserved)
+  if verdict then
+    count(row, false, verdict, actual)
+  end
+  if pool then
+    pool[CHANGED] = true
+    end_hold(pool, was, reserved)
+    if not is_stale then
+      take_back(pool, was, reserved)
+    end
+    if verdict and not (is_stale and verdict == FREE and actual <= reserved) then
+      count(pool, batch.args[CLOSES], verdict, actual)
+    end
+  end
+  return true
+end
+
+-- Each of these gives the values of the answer.
+
+local function answer_replay(batch, id, class, tokens, writes)
+  local reservation, fields = reservation_of(batch, id), string.match(class_field(batch, class), ':(.+)$')
+  local verdict, refusal, why = reserve_again(reservation, fields, tokens)
+  if not verdict then
+    return refusal, why
+  end
+  if writes then
+    touch(reservation)
+  end
+  return 'r', verdict, figures(reservation.class, TODAY)
+end
+
+local function answer_settle(batch, id, actual)
+  local it = reservation_of(batch, id)
+  if not it then
+    return 'e', 'unknown'
+  end
+  local progress, refusal, why = settle(it, actual)
+  if not progress then
+    return refusal, why
+  elseif progress == 'replay' then
+    touch(it)
+    return 's', it.settled_as, it.verdict, true, figures(it.class, it.day)
+  end
+  local pool, verdict = it.day == TODAY and it.class.pool, nil
+  local is_stale = pool and it.verdict == FREE and predates_recovery(batch.reservations, it.class_id)
+  if pool then
+    verdict = judge_settle(pool, batch.args[CLOSES], it.verdict, it.tokens, is_stale and 0 or it.tokens, actual)
+  else
+    verdict = judge_late_settle(it.verdict, it.tokens, actual)
+  end
+  if not replace(batch, it, is_stale, verdict, actual) then
+    return 'e', 'full'
+  end
+  local text = string.format('%ss%s%s:%d:%d', it.verdict, verdict, it.class_id, it.tokens, actual)
+  set_reservation(batch, it.day, id, text)
+  return 's', verdict, it.verdict, false, figures(it.class, it.day)
+end
+
+local function answer_release(batch, id)
+  local it = reservation_of(batch, id)
+  if not it then
+    return 'e', 'unknown'
+  end
+  local progress, refusal, why = release(it)
+  if not progress then
+    return refusal, why
+  elseif progress == 'replay' then
+    touch(it)
+  else
+    local is_stale = it.verdict == FREE and predates_recovery(batch.reservations, it.class_id)
+    replace(batch, it, is_stale)
+    set_reservation(batch, it.day, id, string.format('%sr%s:%d', it.verdict, it.class_id, it.tokens))
+  end
+  return 'v', it.tokens, progress == 'replay', figures(it.class, it.day)
+end
+
+local function plan_held(batch)
+  local reservations = batch.reservations
+  local changes = reservations.changes[TODAY]
+  for place, pool in pairs(batch.pools) do
+    if pool[HELD_CHANGE] ~= 0 then
+      local held = tonumber(reservations.held[place]) or error('foreign held tokens')
+      local n = #changes
+      changes[n + 1] = '\2' .. batch.args[HEADER + POOL * place - 2]
+      changes[n + 2] = string.format('%d', math.max(0, held + pool[HELD_CHANGE]))
+    end
+  end
+end
+
+local function plan_reservations(batch)
+  local reservations = batch.reservations
+  plan_held(batch)
+  for day = TODAY, YESTERDAY do
+    if reservations.rows[day] then
+      plan_rows(batch, day, reservations.rows[day], reservations.fields[day], 0)
+    end
+    if #reservations.changes[day] > 0 then
+      local key = requests_key(batch, day)
+      plan_write(batch, key, reservations.changes[day])
+    end
+  end
+  local classes, before = reservations.new_classes, reservations.recovered_before
+  if #classes > 0 or reservations.is_recovery_new then
+    -- So long that Redis keeps the hash as a table from the first id on, and not as a list that it searches.
+    local last, n = string.format('%065d', reservations.last_class_id), #classes
+    classes[n + 1], classes[n + 2] = '\1', before and string.format('%s %d', last, before) or last
+    plan_write(batch, requests_key(batch, TODAY), classes, midnight + 2 * DAY)
+  end
+end
+

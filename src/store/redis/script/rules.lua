@@ -1,0 +1,136 @@
+-- The rules: when is a request free, what does it count, and what does an id allow. The twin of
+-- src/domain/pool.rs and reservation.rs: the same names in the same order, the same cases.
+--
+-- KEYS, ARGV  none: nothing here reads or writes
+-- Rules       docs/CONTRACT.md, "Reserve" 3 and 5, "Settle", "Release", "What is counted where"
+
+local MAX = 9007199254740991 -- 2^53 - 1
+local FREE, POOL_CLOSED, ALLOWANCE_EXCEEDED, DAY_CLOSED = 'F', 'C', 'X', 'D'
+
+-- Counters are arrays: free tokens (a pool's `used`), billed tokens, free requests, billed requests, and
+local CLOSED, CHANGED, IS_NEW = 5, 6, 7
+-- Those of a pool, besides: its allowance; by how much the batch changes the tokens that are held.
+local ALLOWANCE, HELD_CHANGE = 8, 9
+
+-- pool.rs
+
+local is_closed, fits
+
+local function judge_reserve(pool, closes, tokens)
+  -- is_closed and fits, without their calls: most of what the script does is this.
+  if closes and pool[CLOSED] then
+    return POOL_CLOSED
+  elseif tokens <= pool[ALLOWANCE] - pool[1] then
+    return FREE
+  end
+  return ALLOWANCE_EXCEEDED
+end
+
+-- `counted` is what of the reservation's tokens is in `used`: all of them, but after a recovery (recovery.lua).
+local function judge_settle(pool, closes, verdict, reserved, counted, actual)
+  if verdict == FREE and actual <= reserved then
+    return FREE
+  elseif verdict == FREE and fits(math.max(0, pool[1] - counted), pool[ALLOWANCE], actual) then
+    return FREE
+  elseif verdict == FREE then
+    return ALLOWANCE_EXCEEDED
+  elseif verdict == ALLOWANCE_EXCEEDED and not is_closed(pool, closes) and fits(pool[1], pool[ALLOWANCE], actual) then
+    return FREE
+  end
+  return verdict
+end
+
+-- Counts a request as what it is, in a pool or in a usage row, which nothing closes.
+local function count(counters, closes, verdict, tokens)
+  if verdict == FREE then
+    counters[1], counters[3] = counters[1] + tokens, counters[3] + 1
+  else
+    counters[2], counters[4] = counters[2] + tokens, counters[4] + 1
+  end
+  counters[CHANGED] = true
+  if closes and verdict == ALLOWANCE_EXCEEDED then
+    counters[CLOSED] = true
+  end
+end
+
+-- Takes back what `count` counted. A closed pool stays closed.
+local function take_back(counters, verdict, tokens)
+  local side = verdict == FREE and 1 or 2
+  counters[side] = math.max(0, counters[side] - tokens)
+  counters[side + 2] = math.max(0, counters[side + 2] - 1)
+  counters[CHANGED] = true
+end
+
+-- Only FREE tokens are held.
+local function hold(pool, verdict, tokens)
+  if verdict == FREE then
+    pool[HELD_CHANGE] = pool[HELD_CHANGE] + tokens
+  end
+end
+
+local function end_hold(pool, verdict, tokens)
+  if verdict == FREE then
+    pool[HELD_CHANGE] = pool[HELD_CHANGE] - tokens
+  end
+end
+
+function is_closed(pool, closes)
+  return closes and pool[CLOSED]
+end
+
+local function judge_late_settle(verdict, reserved, actual)
+  if verdict == FREE and actual > reserved then
+    return DAY_CLOSED
+  end
+  return verdict
+end
+
+-- `used + tokens <= allowance`, as a difference, which is exact where the sum would pass 2^53.
+function fits(used, allowance, tokens)
+  return tokens <= allowance - used
+end
+
+-- reservation.rs
+
+local FIELDS = '^(%l):([^:]*):(.+)$' -- workload, project, model
+
+-- The letters of the fields in which a request differs: project, model, tokens, workload.
+local function differences(reservation, fields, tokens)
+  local its_workload, its_project, its_model = string.match(reservation.class.fields, FIELDS)
+  local workload, project, model = string.match(fields, FIELDS)
+  return (project ~= its_project and 'p' or '') .. (model ~= its_model and 'm' or '')
+    .. (tokens ~= reservation.tokens and 't' or '') .. (workload ~= its_workload and 'w' or '')
+end
+
+-- Gives the first verdict again; or nil, and the refusal.
+local function reserve_again(reservation, fields, tokens)
+  if reservation.class.fields ~= fields or reservation.tokens ~= tokens then
+    return nil, 'd', differences(reservation, fields, tokens)
+  elseif reservation.state == 'r' then
+    return nil, 'e', 'released'
+  end
+  return reservation.verdict
+end
+
+-- Gives 'due' or 'replay'; or nil, and the refusal.
+local function settle(reservation, actual)
+  if reservation.state == '' then
+    return 'due'
+  elseif reservation.state == 's' and reservation.settled_tokens == actual then
+    return 'replay'
+  elseif reservation.state == 's' then
+    return nil, 'a', reservation.settled_tokens
+  end
+  return nil, 'e', 'released'
+end
+
+-- Likewise.
+local function release(reservation)
+  if reservation.state == '' then
+    return 'due'
+  elseif reservation.state == 'r' then
+    return 'replay'
+  end
+  return nil, 'e', 'settled'
+end
+
