@@ -27,8 +27,9 @@
 //! | [`net`] | ports: sockets, connections and their limits, TLS | `auth`, `telemetry` |
 //! | [`server`] | binds, wires, runs and drains | all of these |
 //! | [`settings`] | what an operator can set | what it configures |
-//! | [`cli`] | the subcommands: a client, `check-policy` and the like | `grpc::proto`, `policy`, `auth`, `settings` |
-//! | [`bench`](mod@bench) | `tollgate bench`, a load generator | the client of `cli` |
+//! | [`client`] | a gRPC client: connection, TLS, explanations of failed calls | `grpc::proto`, `tls` |
+//! | [`bench`](mod@bench) | `tollgate bench`, a load generator | `client` |
+//! | [`cli`] | the subcommands: calls, `check-policy` and the like | `client`, `bench`, `policy`, `auth`, `settings` |
 //! | [`files`], [`tls`], [`wall_clock`] | files that are read, parsed and followed; TLS as a client; the wall clock | |
 //!
 //! # The invariants
@@ -49,6 +50,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 pub mod auth;
 pub mod bench;
 pub mod cli;
+pub mod client;
 pub mod domain;
 pub mod files;
 pub mod grpc;

@@ -4,7 +4,7 @@ use std::{fs, str::FromStr, time::Duration};
 
 use anyhow::Context as _;
 
-/// A process, under the name that the report gives it.
+/// A process and its name in the report.
 #[derive(Debug, Clone)]
 pub(super) struct Process {
     name: String,
@@ -29,23 +29,23 @@ impl FromStr for Process {
     }
 }
 
-/// The CPU time that each of them has used so far.
+/// The CPU time that each process has used so far.
 ///
 /// # Errors
 ///
-/// A process is not there, or this system tells no such times.
+/// A process does not exist, or the system has no such figures.
 pub(super) fn times(processes: &[Process]) -> anyhow::Result<Vec<Duration>> {
     processes.iter().map(time).collect()
 }
 
-/// The threads' own accounts, in nanoseconds: `stat` counts in hundredths of a second.
+/// Sums the threads' `schedstat`, in nanoseconds; `stat` counts in hundredths of a second.
 fn time(process: &Process) -> anyhow::Result<Duration> {
     let Process { name, pid } = process;
     let threads = fs::read_dir(format!("/proc/{pid}/task"))
         .with_context(|| format!("--pid {name}={pid}: there is no such process here"))?;
     let mut nanos = 0;
     for thread in threads {
-        // A thread that has ended since is not there any more.
+        // The thread has ended since.
         let Ok(account) = fs::read_to_string(thread?.path().join("schedstat")) else {
             continue;
         };

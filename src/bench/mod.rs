@@ -1,73 +1,30 @@
-//! `tollgate bench`: a load generator for a deployment of one's own.
+//! `tollgate bench`: a load generator.
 //!
 //! Closed loop by default: each caller sends its next request when it has the answer to the last. With
-//! `--rate`, open loop: requests are due at fixed moments whether or not the service keeps up, and a
-//! latency counts from the moment at which its request was due, so that a stall is not hidden by the
-//! requests that it kept from being sent.
+//! `--rate`, open loop: requests are due at fixed moments, and a latency counts from when its request was due, so that
+//! a stall is not hidden by the requests that it delayed.
 
+mod args;
+mod codec;
 mod cpu;
 mod load;
+mod measurements;
 mod report;
+mod schedule;
 mod stream;
-mod tally;
 mod unary;
-mod wire;
-
-use std::time::Duration;
 
 use anyhow::Context as _;
 
-use self::cpu::Process;
-use crate::cli::{connection::Connection, tables::print};
+pub use self::args::BenchArgs;
+use crate::client::output::print;
 
-/// What to send, how much of it, and for how long.
-#[derive(Debug, clap::Args)]
-pub struct Bench {
-    /// How many requests are under way at most, over all connections: each caller has one, and sends the
-    /// next when it has the answer. With --stream, each connection's stream has its share of the callers as
-    /// the number of requests that it sends ahead of their answers
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    callers: u32,
-    /// How many HTTP/2 connections the callers share
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    connections: u32,
-    /// Send the requests over ReserveStream, one stream a connection, instead of a Reserve each
-    #[arg(long)]
-    stream: bool,
-    /// The organization; with --orgs, the first part of their names
-    #[arg(long, default_value = "org-demo")]
-    org: String,
-    /// How many organizations: ORG-0, ORG-1, …; the policy has to know them
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    orgs: Option<u32>,
-    /// The model
-    #[arg(long, default_value = "gpt-4o")]
-    model: String,
-    /// The tokens of each request
-    #[arg(long, default_value_t = 1)]
-    tokens: u64,
-    /// Give every request an id of its own
-    #[arg(long)]
-    ids: bool,
-    /// Requests a second, evenly spaced (open loop); without it each caller goes as fast as it can
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    rate: Option<u32>,
-    /// How long, such as 10s
-    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
-    duration: Duration,
-    /// A process whose CPU time is told per request, such as server=1234; may be given again
-    #[arg(long = "pid", value_name = "NAME=PID")]
-    processes: Vec<Process>,
-    #[command(flatten)]
-    pub(super) connection: Connection,
-}
-
-/// Runs the load, and prints what it measured.
+/// Runs the load and prints the measurements.
 ///
 /// # Errors
 ///
 /// The service can't be reached at all, or a process is not there.
-pub(super) async fn run(bench: Bench) -> anyhow::Result<()> {
+pub(super) async fn run(bench: BenchArgs) -> anyhow::Result<()> {
     let before = cpu::times(&bench.processes)?;
     let (measured, elapsed) = load::run(&bench).await?;
     let after = cpu::times(&bench.processes)?;

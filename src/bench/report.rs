@@ -1,11 +1,11 @@
-//! What was measured, for people and for programs.
+//! The report of a run, as a table or JSON.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
-use super::tally::Tally;
-use crate::cli::tables::{self, grouped};
+use super::measurements::Measurements;
+use crate::client::output::{fact, facts, grouped};
 
 /// Latencies in microseconds.
 #[derive(Debug, Serialize)]
@@ -30,7 +30,7 @@ struct Latency {
 
 impl Report {
     pub(super) fn new<'p>(
-        measured: &Tally,
+        measured: &Measurements,
         elapsed: Duration,
         cpu: impl Iterator<Item = (&'p str, Duration)>,
     ) -> Self {
@@ -56,33 +56,33 @@ impl Report {
     }
 
     pub(super) fn table(&self) -> String {
-        let mut lines = tables::facts();
+        let mut lines = facts();
         let Latency {
             p50,
             p99,
             p99_9,
             max,
         } = &self.latency_us;
-        let mut fact = |name: &str, value: String| tables::fact(&mut lines, name, value);
-        fact(
+        let mut row = |name: &str, value: String| fact(&mut lines, name, value);
+        row(
             "requests",
             format!("{} in {:.1} s", grouped(self.requests), self.seconds),
         );
-        fact(
+        row(
             "rate",
             format!("{} / s", grouped(self.requests_per_second as u64)),
         );
         for (name, micros) in [("p50", p50), ("p99", p99), ("p99.9", p99_9), ("max", max)] {
-            fact(name, format!("{} µs", grouped(*micros)));
+            row(name, format!("{} µs", grouped(*micros)));
         }
         for (name, count) in &self.verdicts {
-            fact(name, grouped(*count));
+            row(name, grouped(*count));
         }
         for (name, count) in &self.errors {
-            fact(&format!("error {name}"), grouped(*count));
+            row(&format!("error {name}"), grouped(*count));
         }
         for (name, micros) in &self.cpu_us_per_request {
-            fact(
+            row(
                 &format!("CPU of {name}"),
                 format!("{micros:.1} µs / request"),
             );

@@ -1,4 +1,4 @@
-//! Callers of `Reserve`: each has one call open at a time.
+//! Unary `Reserve` calls: each caller has one open at a time.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -8,45 +8,49 @@ use std::{
 use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery};
 
 use super::{
-    load::Course,
-    tally::Tally,
-    wire::{Answer, Requests, Wire},
+    codec::{PartialResponse, RequestCodec, Requests},
+    measurements::Measurements,
+    schedule::Schedule,
 };
-use crate::cli::connection::Caller;
+use crate::client::connection::AuthorizedChannel;
 
 const METHOD: &str = "/tollgate.v1.QuotaService/Reserve";
 
-/// One caller, from the first request to the last.
-pub(super) async fn call(channel: Caller, requests: Arc<Requests>, course: Arc<Course>) -> Tally {
+/// Runs one caller until the load ends.
+pub(super) async fn call(
+    channel: AuthorizedChannel,
+    requests: Arc<Requests>,
+    schedule: Arc<Schedule>,
+) -> Measurements {
     let mut client = Grpc::new(channel);
-    let mut tally = Tally::new();
+    let mut measurements = Measurements::new();
     loop {
-        let number = course.claim();
-        let due = match course.due(number) {
+        let number = schedule.claim();
+        let due = match schedule.due(number) {
             None => Instant::now(),
             Some(due) => {
-                tokio::time::sleep_until(due.min(course.ends).into()).await;
+                tokio::time::sleep_until(due.min(schedule.ends).into()).await;
                 due
             }
         };
-        if due >= course.ends {
-            return tally;
+        if due >= schedule.ends {
+            return measurements;
         }
-        let answer = ask(&mut client, &requests, number).await;
+        let answer = reserve(&mut client, &requests, number).await;
         let outcome = answer.map_err(|status| status.code());
-        tally.count(due, Instant::now(), outcome);
-        course.answered.fetch_add(1, Ordering::Relaxed);
+        measurements.count(due, Instant::now(), outcome);
+        schedule.answered.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-async fn ask(
-    client: &mut Grpc<Caller>,
+async fn reserve(
+    client: &mut Grpc<AuthorizedChannel>,
     requests: &Arc<Requests>,
     number: u64,
-) -> Result<Answer, Status> {
+) -> Result<PartialResponse, Status> {
     let ready = client.ready().await;
     ready.map_err(|error| Status::new(Code::Unavailable, error.to_string()))?;
-    let codec = Wire::new(Arc::clone(requests));
+    let codec = RequestCodec::new(Arc::clone(requests));
     let path = PathAndQuery::from_static(METHOD);
     let answer = client.unary(Request::new(number), path, codec).await?;
     Ok(answer.into_inner())

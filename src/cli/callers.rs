@@ -5,7 +5,10 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, anyhow};
 
 use super::tables;
-use crate::auth::{Callers, TokenHash, new_token};
+use crate::{
+    auth::{Callers, TokenHash, new_token},
+    client::output::{counted, print},
+};
 
 /// Tells what a callers file holds.
 ///
@@ -15,13 +18,9 @@ use crate::auth::{Callers, TokenHash, new_token};
 pub fn check_callers(file: &Path) -> anyhow::Result<()> {
     let name = file.display().to_string();
     let text = fs::read_to_string(file).with_context(|| format!("{name} can't be read"))?;
-    let callers = Callers::parse(&name, &text).map_err(|faults| {
-        anyhow!(
-            "{}\n{faults}",
-            tables::counted(faults.faults.len(), "fault")
-        )
-    })?;
-    tables::print(&format!("{name} is valid\n{}", tables::callers(&callers)))
+    let callers = Callers::parse(&name, &text)
+        .map_err(|faults| anyhow!("{}\n{faults}", counted(faults.faults.len(), "fault")))?;
+    print(&format!("{name} is valid\n{}", tables::callers(&callers)))
 }
 
 /// Prints a new token, and the line for the callers file that knows it.
@@ -32,5 +31,5 @@ pub fn check_callers(file: &Path) -> anyhow::Result<()> {
 pub fn print_new_token() -> anyhow::Result<()> {
     let token = new_token();
     let hash = TokenHash::of(token.as_bytes());
-    tables::print(&format!("{token}\ntokens = [\"{hash}\"]"))
+    print(&format!("{token}\ntokens = [\"{hash}\"]"))
 }

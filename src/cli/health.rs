@@ -8,16 +8,20 @@ use tonic_health::pb::{
     health_client::HealthClient,
 };
 
-use super::{connection::Connection, failure::rpc_error, json, tables::print};
+use crate::client::{
+    connection::ConnectionArgs,
+    failure::rpc_error,
+    output::{json, print},
+};
 
 /// Arguments of `tollgate health`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Health {
+pub struct HealthArgs {
     /// How long to wait for the answer
     #[arg(long, default_value = "3s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Duration,
     #[command(flatten)]
-    connection: Connection,
+    connection: ConnectionArgs,
 }
 
 /// The health service that follows whether the store would decide.
@@ -28,8 +32,8 @@ const READINESS: &str = "readiness";
 /// # Errors
 ///
 /// The service is not SERVING, or does not answer in time.
-pub(crate) async fn check(health: &Health) -> anyhow::Result<()> {
-    let Health {
+pub(crate) async fn check(health: &HealthArgs) -> anyhow::Result<()> {
+    let HealthArgs {
         timeout,
         connection,
     } = health;

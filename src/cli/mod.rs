@@ -5,11 +5,8 @@
 //! message, 2 for wrong arguments.
 
 mod callers;
-pub(crate) mod connection;
-pub(crate) mod failure;
 mod health;
-pub(crate) mod tables;
-mod tls;
+mod tables;
 
 use std::{
     fs,
@@ -22,17 +19,17 @@ use clap::{
     Parser, Subcommand, ValueEnum,
     builder::{NonEmptyStringValueParser, PathBufValueParser},
 };
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use tonic::Status;
 
 pub use self::callers::{check_callers, print_new_token};
-use self::{
-    connection::{Caller, Connection},
-    failure::rpc_error,
-    tables::print,
-};
 use crate::{
-    bench::{self, Bench},
+    bench::{self, BenchArgs},
+    client::{
+        WrongArguments,
+        connection::{AuthorizedChannel, ConnectionArgs},
+        failure::rpc_error,
+        output::{counted, json, print},
+    },
     domain::{UtcDay, Workload},
     files::read::read_all,
     grpc::proto::{
@@ -79,18 +76,13 @@ pub enum Command {
     NewToken,
     /// Ask a running service.
     #[command(flatten)]
-    Client(Client),
+    Client(ClientCommand),
 }
-
-/// Arguments that each are right, and not together.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct WrongArguments(String);
 
 /// A question to a running service.
 #[derive(Debug, Subcommand)]
 #[allow(missing_docs)] // A comment on `connection` would become the subcommand's.
-pub enum Client {
+pub enum ClientCommand {
     /// Is this request free? Counts it
     Reserve {
         /// The organization
@@ -111,7 +103,7 @@ pub enum Client {
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
-        connection: Connection,
+        connection: ConnectionArgs,
     },
     /// Record what a reserved request really used
     Settle {
@@ -122,7 +114,7 @@ pub enum Client {
         /// The actual tokens, 0 to 1000000000
         tokens: u64,
         #[command(flatten)]
-        connection: Connection,
+        connection: ConnectionArgs,
     },
     /// Take back a reserved request that never ran, or ran elsewhere
     Release {
@@ -131,20 +123,20 @@ pub enum Client {
         /// The id that was given to reserve
         request_id: String,
         #[command(flatten)]
-        connection: Connection,
+        connection: ConnectionArgs,
     },
     /// What remains today
     Quota {
         /// The organization
         org: String,
         #[command(flatten)]
-        connection: Connection,
+        connection: ConnectionArgs,
     },
     /// Is the service ready? Exits with 0 while it is, for probes of containers without a shell
-    Health(health::Health),
+    Health(health::HealthArgs),
     /// Put load on the service, and measure it. Reserves for real: point it at a deployment whose counters
     /// may be used up
-    Bench(Bench),
+    Bench(BenchArgs),
     /// What was used on a day, by project and model
     Usage {
         /// The organization
@@ -153,7 +145,7 @@ pub enum Client {
         #[arg(long)]
         day: Option<String>,
         #[command(flatten)]
-        connection: Connection,
+        connection: ConnectionArgs,
     },
 }
 
@@ -206,12 +198,8 @@ fn read_policy(file: &Path) -> anyhow::Result<Policy> {
     let name = file.display().to_string();
     let opened = fs::File::open(file).with_context(|| format!("{name} can't be read"))?;
     let bytes = read_all(opened, policy::MAX_BYTES).map_err(|error| anyhow!("{name} {error}"))?;
-    Policy::from_bytes(&name, &bytes).map_err(|faults| {
-        anyhow!(
-            "{}\n{faults}",
-            tables::counted(faults.faults.len(), "fault")
-        )
-    })
+    Policy::from_bytes(&name, &bytes)
+        .map_err(|faults| anyhow!("{}\n{faults}", counted(faults.faults.len(), "fault")))
 }
 
 /// Asks the service, and prints its answer.
@@ -219,9 +207,9 @@ fn read_policy(file: &Path) -> anyhow::Result<Policy> {
 /// # Errors
 ///
 /// The service's code and message, or why it can't be reached.
-pub async fn run(client: Client) -> anyhow::Result<()> {
-    match client {
-        Client::Reserve {
+pub async fn run(command: ClientCommand) -> anyhow::Result<()> {
+    match command {
+        ClientCommand::Reserve {
             org,
             project,
             model,
@@ -249,7 +237,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 tables::reserved,
             )
         }
-        Client::Settle {
+        ClientCommand::Settle {
             org,
             request_id,
             tokens,
@@ -268,7 +256,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 tables::settled,
             )
         }
-        Client::Release {
+        ClientCommand::Release {
             org,
             request_id,
             connection,
@@ -283,7 +271,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 tables::released,
             )
         }
-        Client::Quota { org, connection } => {
+        ClientCommand::Quota { org, connection } => {
             let answer = connect(&connection)?
                 .get_quota(GetQuotaRequest { org })
                 .await;
@@ -294,9 +282,9 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
                 tables::quota,
             )
         }
-        Client::Bench(bench) => bench::run(bench).await,
-        Client::Health(health) => health::check(&health).await,
-        Client::Usage {
+        ClientCommand::Bench(bench) => bench::run(bench).await,
+        ClientCommand::Health(health) => health::check(&health).await,
+        ClientCommand::Usage {
             org,
             day,
             connection,
@@ -314,7 +302,7 @@ pub async fn run(client: Client) -> anyhow::Result<()> {
 
 /// Every page of a day's usage, as one answer.
 async fn all_usage(
-    connection: &Connection,
+    connection: &ConnectionArgs,
     org: String,
     day: String,
 ) -> anyhow::Result<ListUsageResponse> {
@@ -340,12 +328,12 @@ async fn all_usage(
     }
 }
 
-fn connect(connection: &Connection) -> anyhow::Result<QuotaServiceClient<Caller>> {
+fn connect(connection: &ConnectionArgs) -> anyhow::Result<QuotaServiceClient<AuthorizedChannel>> {
     Ok(QuotaServiceClient::new(connection.open()?))
 }
 
 fn show<T: prost::Message>(
-    connection: &Connection,
+    connection: &ConnectionArgs,
     message: &str,
     answer: Result<tonic::Response<T>, Status>,
     table: impl FnOnce(&T) -> String,
@@ -359,23 +347,6 @@ fn show<T: prost::Message>(
         table(&answer)
     };
     print(&text)
-}
-
-/// The canonical JSON of a message, but with the proto's own field names, plain numbers (none passes
-/// 2^53), and every field.
-fn json(descriptors: &[u8], message: &str, answer: &impl prost::Message) -> anyhow::Result<String> {
-    let pool = DescriptorPool::decode(descriptors).context("the proto's descriptors")?;
-    let descriptor = pool
-        .get_message_by_name(message)
-        .with_context(|| format!("the proto has no {message}"))?;
-    let answer = DynamicMessage::decode(descriptor, answer.encode_to_vec().as_slice())?;
-    let options = SerializeOptions::new()
-        .stringify_64_bit_integers(false)
-        .use_proto_field_name(true)
-        .skip_default_fields(false);
-    let mut text = Vec::new();
-    answer.serialize_with_options(&mut serde_json::Serializer::pretty(&mut text), &options)?;
-    Ok(String::from_utf8(text)?)
 }
 
 fn workload_number(workload: Workload) -> i32 {

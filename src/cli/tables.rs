@@ -1,16 +1,15 @@
 //! Answers as tables for people.
 
-use std::io::{Write as _, stdout};
-
 use chrono::DateTime;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use crate::{
     auth::{Caller, Callers, Organizations},
+    client::output::{counted, fact, facts, grouped, reason},
     domain::Overflow,
     grpc::proto::{
-        BilledReason, GetQuotaResponse, ListUsageResponse, ReleaseResponse, ReserveResponse,
-        SettleResponse, Verdict,
+        GetQuotaResponse, ListUsageResponse, ReleaseResponse, ReserveResponse, SettleResponse,
+        Verdict,
     },
     policy::{DataSharing, Policy},
 };
@@ -21,15 +20,7 @@ const BAR_WIDTH: u64 = 24;
 /// Organizations that `check-policy` lists; the rest are counted.
 const MAX_LISTED: usize = 20;
 
-/// Prints to standard output. A reader that went away, such as `head`, is no error.
-pub(crate) fn print(text: &str) -> anyhow::Result<()> {
-    match writeln!(stdout(), "{}", text.trim_end()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-pub(crate) fn reserved(answer: &ReserveResponse) -> String {
+pub(super) fn reserved(answer: &ReserveResponse) -> String {
     let mut lines = facts();
     fact(
         &mut lines,
@@ -48,7 +39,7 @@ pub(crate) fn reserved(answer: &ReserveResponse) -> String {
     lines.trim_fmt()
 }
 
-pub(crate) fn settled(answer: &SettleResponse) -> String {
+pub(super) fn settled(answer: &SettleResponse) -> String {
     let mut lines = facts();
     let changed = if answer.verdict_changed {
         ", another verdict than at reserve"
@@ -69,7 +60,7 @@ pub(crate) fn settled(answer: &SettleResponse) -> String {
     lines.trim_fmt()
 }
 
-pub(crate) fn released(answer: &ReleaseResponse) -> String {
+pub(super) fn released(answer: &ReleaseResponse) -> String {
     let mut lines = facts();
     fact(
         &mut lines,
@@ -88,7 +79,7 @@ pub(crate) fn released(answer: &ReleaseResponse) -> String {
     lines.trim_fmt()
 }
 
-pub(crate) fn quota(answer: &GetQuotaResponse) -> String {
+pub(super) fn quota(answer: &GetQuotaResponse) -> String {
     let standing = if answer.enrolled {
         "enrolled".to_owned()
     } else {
@@ -131,7 +122,7 @@ pub(crate) fn quota(answer: &GetQuotaResponse) -> String {
     )
 }
 
-pub(crate) fn usage(answer: &ListUsageResponse) -> String {
+pub(super) fn usage(answer: &ListUsageResponse) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
@@ -165,7 +156,7 @@ pub(crate) fn usage(answer: &ListUsageResponse) -> String {
     }
 }
 
-pub(crate) fn policy(policy: &Policy) -> String {
+pub(super) fn policy(policy: &Policy) -> String {
     let program = policy.program();
     let mut lines = facts();
     fact(&mut lines, "program", &program.name);
@@ -193,7 +184,7 @@ pub(crate) fn policy(policy: &Policy) -> String {
 }
 
 /// What another policy changes, kind by kind: its name, how many of it, and the first of them.
-pub(crate) fn changes(kinds: &[(&'static str, usize, String)]) -> String {
+pub(super) fn changes(kinds: &[(&'static str, usize, String)]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["WHAT", "CHANGES", ""]);
@@ -204,7 +195,7 @@ pub(crate) fn changes(kinds: &[(&'static str, usize, String)]) -> String {
     table.trim_fmt()
 }
 
-pub(crate) fn callers(callers: &Callers) -> String {
+pub(super) fn callers(callers: &Callers) -> String {
     let mut table = facts();
     table.set_header(["CALLER", "ROLES", "ORGANIZATIONS", "KNOWN BY"]);
     for caller in callers.iter() {
@@ -276,16 +267,6 @@ fn organizations(policy: &Policy) -> String {
     }
 }
 
-pub(crate) fn facts() -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table
-}
-
-pub(crate) fn fact(table: &mut Table, name: &str, value: impl ToString) {
-    table.add_row([name.to_owned(), value.to_string()]);
-}
-
 fn pool_facts(table: &mut Table, pool: &str, used: u64, allowance: u64, remaining: u64) {
     if pool.is_empty() {
         return;
@@ -317,24 +298,6 @@ fn verdict(verdict: i32, why: i32) -> String {
     }
 }
 
-pub(crate) fn reason(number: i32) -> String {
-    match BilledReason::try_from(number) {
-        Ok(reason) => {
-            let name = reason.as_str_name();
-            name.strip_prefix("BILLED_REASON_")
-                .unwrap_or(name)
-                .to_owned()
-        }
-        Err(_) => format!("reason {number}"),
-    }
-}
-
-/// "1 row", "2 rows".
-pub(crate) fn counted(number: usize, thing: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {thing}{plural}", grouped(number as u64))
-}
-
 fn right(text: String) -> Cell {
     Cell::new(text).set_alignment(CellAlignment::Right)
 }
@@ -354,19 +317,6 @@ fn bar(used: u64, allowance: u64) -> String {
     (0..BAR_WIDTH)
         .map(|at| if at < filled { '█' } else { '░' })
         .collect()
-}
-
-/// 1234567 as 1,234,567.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 fn until(resets_at: Option<&prost_types::Timestamp>) -> String {
@@ -394,12 +344,5 @@ mod tests {
         assert!(bar(999_999, 1_000_000).ends_with('░'));
         assert!(!bar(100, 100).contains('░'));
         assert!(!bar(5, 0).contains('░'));
-    }
-
-    #[test]
-    fn numbers_are_grouped_by_thousands() {
-        assert_eq!(grouped(0), "0");
-        assert_eq!(grouped(999), "999");
-        assert_eq!(grouped(1_234_567), "1,234,567");
     }
 }

@@ -19,7 +19,7 @@ use crate::{
         token::AuthSchemes,
     },
     domain::OrgId,
-    telemetry::Throttle,
+    telemetry::LogLimit,
 };
 
 /// Who may ask server reflection what the service offers.
@@ -132,7 +132,7 @@ impl Permit {
     }
 }
 
-static REFUSALS: Throttle = Throttle::new();
+static REFUSALS: LogLimit = LogLimit::new();
 
 fn unauthenticated(peer: Option<&Arc<Peer>>, why: Unauthenticated) -> Status {
     if let Some(left_out) = REFUSALS.admit(Instant::now()) {

@@ -35,7 +35,7 @@ use crate::{
     auth::{Authenticator, Unauthenticated},
     domain::{PoolName, Verdict},
     telemetry::{
-        metrics::{self, Denied, Metrics, Rpc, verdict_names},
+        metrics::{self, DenialReason, Metrics, Rpc, verdict_names},
         traces::{self, Span, Traces},
     },
 };
@@ -289,8 +289,8 @@ impl CallRecord {
     fn end(&mut self, code: Code) {
         self.ended = true;
         match code {
-            Code::Unauthenticated => self.metrics.call_denied(Denied::Unauthenticated),
-            Code::PermissionDenied => self.metrics.call_denied(Denied::PermissionDenied),
+            Code::Unauthenticated => self.metrics.call_denied(DenialReason::Unauthenticated),
+            Code::PermissionDenied => self.metrics.call_denied(DenialReason::PermissionDenied),
             _ => {}
         }
         let Some(rpc) = self.rpc else {

@@ -8,15 +8,15 @@ use crate::{
     domain::Refusal,
     ledger::LedgerError,
     store::StoreError,
-    telemetry::{Throttle, traces::trace_id},
+    telemetry::{LogLimit, traces::trace_id},
 };
 
 /// What a caller is told of a defect of ours.
 const INTERNAL: &str = "an internal error; the service's log has the details";
 
-static STORE_FAILURES: Throttle = Throttle::new();
-static DEFECTS: Throttle = Throttle::new();
-static SHED_CALLS: Throttle = Throttle::new();
+static STORE_FAILURES: LogLimit = LogLimit::new();
+static DEFECTS: LogLimit = LogLimit::new();
+static SHED_CALLS: LogLimit = LogLimit::new();
 
 /// How a caller is told to retry.
 #[derive(Debug, Clone, Copy)]

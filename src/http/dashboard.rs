@@ -14,13 +14,13 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::reader::{NoReader, Reader};
+use super::auth::{AccessError, Reader};
 use crate::{
     auth::Authenticator,
     domain::OrgId,
     ledger::{Ledger, LedgerError, Quota},
     store::StoreError,
-    telemetry::Throttle,
+    telemetry::LogLimit,
 };
 
 /// Organizations that the page offers; any other one can be typed in.
@@ -28,13 +28,13 @@ const MAX_OFFERED: usize = 500;
 
 /// What the page reads from.
 #[derive(Clone)]
-struct Source {
+struct DashboardState {
     ledger: Ledger,
     call_timeout: Duration,
     authenticator: Authenticator,
 }
 
-impl AsRef<Authenticator> for Source {
+impl AsRef<Authenticator> for DashboardState {
     fn as_ref(&self) -> &Authenticator {
         &self.authenticator
     }
@@ -49,7 +49,7 @@ pub(super) fn router(
         .route("/", get(page))
         .route("/api/orgs", get(orgs))
         .route("/api/quota", get(quota))
-        .with_state(Source {
+        .with_state(DashboardState {
             ledger,
             call_timeout,
             authenticator,
@@ -67,7 +67,7 @@ async fn page() -> impl IntoResponse {
     ([PAGE_POLICY], Html(include_str!("dashboard.html")))
 }
 
-async fn orgs(State(source): State<Source>, reader: Reader) -> Json<Vec<String>> {
+async fn orgs(State(source): State<DashboardState>, reader: Reader) -> Json<Vec<String>> {
     let policy = source.ledger.policy();
     let names = policy.orgs().keys();
     let names = names.filter(|org| reader.may_read(org).is_ok());
@@ -77,22 +77,22 @@ async fn orgs(State(source): State<Source>, reader: Reader) -> Json<Vec<String>>
 }
 
 #[derive(Deserialize)]
-struct Asked {
+struct QuotaQuery {
     org: String,
 }
 
 #[derive(Serialize)]
-struct Answer {
+struct QuotaBody {
     org: String,
     tier: u8,
     enrolled: bool,
     day: String,
     resets_at: String,
-    pools: Vec<Pool>,
+    pools: Vec<PoolBody>,
 }
 
 #[derive(Serialize)]
-struct Pool {
+struct PoolBody {
     pool: String,
     allowance: u64,
     used: u64,
@@ -105,28 +105,28 @@ struct Pool {
 }
 
 /// Why there are no figures.
-enum Refused {
-    NoReader(NoReader),
+enum QuotaError {
+    AccessError(AccessError),
     Failed(StatusCode, String),
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for QuotaError {
     fn into_response(self) -> Response {
         match self {
-            Self::NoReader(why) => why.into_response(),
+            Self::AccessError(why) => why.into_response(),
             Self::Failed(status, why) => (status, why).into_response(),
         }
     }
 }
 
 async fn quota(
-    State(source): State<Source>,
+    State(source): State<DashboardState>,
     reader: Reader,
-    Query(Asked { org }): Query<Asked>,
-) -> Result<Json<Answer>, Refused> {
+    Query(QuotaQuery { org }): Query<QuotaQuery>,
+) -> Result<Json<QuotaBody>, QuotaError> {
     let org = OrgId::parse(org)
-        .map_err(|error| Refused::Failed(StatusCode::BAD_REQUEST, error.to_string()))?;
-    reader.may_read(&org).map_err(Refused::NoReader)?;
+        .map_err(|error| QuotaError::Failed(StatusCode::BAD_REQUEST, error.to_string()))?;
+    reader.may_read(&org).map_err(QuotaError::AccessError)?;
     let ledger = source
         .ledger
         .with_deadline(Instant::now() + source.call_timeout);
@@ -135,8 +135,8 @@ async fn quota(
         day,
         resets_at,
         pools,
-    } = ledger.quota(&org).await.map_err(refused)?;
-    let pools = pools.into_iter().map(|(figures, counters)| Pool {
+    } = ledger.quota(&org).await.map_err(quota_error)?;
+    let pools = pools.into_iter().map(|(figures, counters)| PoolBody {
         pool: figures.pool.to_string(),
         allowance: figures.allowance.get(),
         used: figures.used.get(),
@@ -147,7 +147,7 @@ async fn quota(
         held_tokens: counters.held.get(),
         closed: figures.is_closed,
     });
-    Ok(Json(Answer {
+    Ok(Json(QuotaBody {
         org: org.to_string(),
         tier: enrollment.tier,
         enrolled: enrollment.not_enrolled.is_none(),
@@ -157,11 +157,11 @@ async fn quota(
     }))
 }
 
-static FAILURES: Throttle = Throttle::new();
+static FAILURES: LogLimit = LogLimit::new();
 
-fn refused(error: LedgerError) -> Refused {
+fn quota_error(error: LedgerError) -> QuotaError {
     if let LedgerError::UnknownOrganization = error {
-        return Refused::Failed(StatusCode::NOT_FOUND, error.to_string());
+        return QuotaError::Failed(StatusCode::NOT_FOUND, error.to_string());
     }
     if let Some(left_out) = FAILURES.admit(Instant::now().into_std()) {
         tracing::warn!(%error, left_out, "the dashboard has no answer");
@@ -177,5 +177,5 @@ fn refused(error: LedgerError) -> Refused {
         ),
         _ => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     };
-    Refused::Failed(status, said)
+    QuotaError::Failed(status, said)
 }

@@ -1,7 +1,7 @@
 //! The HTTP port: probes for whoever can't speak gRPC, metrics, and the dashboard.
 
+mod auth;
 mod dashboard;
-mod reader;
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{
     auth::Authenticator,
     ledger::{Ledger, StoreState},
     policy::PolicyStatus,
-    telemetry::metrics::{self, Metrics, Readings, WatchedFile},
+    telemetry::metrics::{self, Metrics, MetricsSnapshot, WatchedFile},
 };
 
 /// Whether the service would decide.
@@ -33,7 +33,7 @@ pub enum Readiness {
 
 /// What `/readyz` reads from.
 #[derive(Clone)]
-struct Standing {
+struct ReadinessSources {
     ready: watch::Receiver<Readiness>,
     ledger: Ledger,
     policy: watch::Receiver<PolicyStatus>,
@@ -53,7 +53,7 @@ pub fn router(
     authenticator: Authenticator,
 ) -> Router {
     let to_be_scraped = (ready.clone(), ledger.clone(), metrics.clone());
-    let standing = Standing {
+    let sources = ReadinessSources {
         ready,
         ledger: ledger.clone(),
         policy,
@@ -61,33 +61,33 @@ pub fn router(
     };
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz).with_state(standing))
+        .route("/readyz", get(readyz).with_state(sources))
         .route("/metrics", get(scrape).with_state(to_be_scraped))
         .merge(dashboard::router(ledger, call_timeout, authenticator))
 }
 
 /// Whether it is ready, and what besides is not as it should be.
-async fn readyz(State(standing): State<Standing>) -> (StatusCode, String) {
-    let (status, mut told) = match &*standing.ready.borrow() {
+async fn readyz(State(sources): State<ReadinessSources>) -> (StatusCode, String) {
+    let (status, mut told) = match &*sources.ready.borrow() {
         Readiness::Ready => (StatusCode::OK, "ok\n".to_owned()),
         Readiness::NotReady(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     };
-    let losses = standing.ledger.losses();
+    let losses = sources.ledger.losses();
     if status == StatusCode::OK && losses > 0 {
         told += &format!("losses of the store that were restored: {losses}\n");
     }
     if status == StatusCode::OK
-        && let Some(why) = standing.ledger.partial_refusal()
+        && let Some(why) = sources.ledger.partial_refusal()
     {
         told += &format!("a part of the store refuses: {why}\n");
     }
-    if let Some(step) = standing.ledger.latest_clock_step() {
+    if let Some(step) = sources.ledger.latest_clock_step() {
         told += &format!("{step}: each day keeps its own counters\n");
     }
-    if let Some(complaint) = standing.policy.borrow().complaint() {
+    if let Some(complaint) = sources.policy.borrow().complaint() {
         told = told + &complaint + "\n";
     }
-    for (of, at) in standing.metrics.refused_files() {
+    for (of, at) in sources.metrics.refused_files() {
         // Of the policy more is told already.
         if of != WatchedFile::Policy {
             let (of, at) = (of.name(), at.to_rfc3339_opts(SecondsFormat::Secs, true));
@@ -105,7 +105,7 @@ async fn scrape(
     static ONE: Semaphore = Semaphore::const_new(1);
     let one = ONE.acquire().await;
     let (waiting, store_calls) = ledger.load();
-    let readings = Readings {
+    let snapshot = MetricsSnapshot {
         ready: *ready.borrow() == Readiness::Ready,
         store_up: *ledger.store_state().borrow() == StoreState::Up,
         store_losses: ledger.losses(),
@@ -115,7 +115,7 @@ async fn scrape(
     };
     let told = tokio::task::spawn_blocking(move || {
         let _one = one;
-        metrics.text(readings)
+        metrics.text(snapshot)
     });
     match told.await {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),

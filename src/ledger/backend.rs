@@ -18,7 +18,7 @@ use crate::{
     policy::Policy,
     store::{Batch, Decision, Outcome, Store, StoreError, Timestamped},
     telemetry::{
-        metrics::{Metrics, StoreCall},
+        metrics::{Metrics, StoreCallResult},
         traces::{self, Span},
     },
 };
@@ -92,8 +92,8 @@ impl Backend {
         let (since, began) = (Instant::now(), (!spans.is_empty()).then(SystemTime::now));
         let replies = self.store.decide(batches).await;
         let ended = match replies.iter().all(Result::is_ok) {
-            true => StoreCall::Decision,
-            false => StoreCall::Failed,
+            true => StoreCallResult::Decision,
+            false => StoreCallResult::Failed,
         };
         let decisions = batches.iter().map(|batch| batch.operations.len()).sum();
         self.metrics.store_called(ended, since.elapsed(), decisions);
@@ -102,7 +102,7 @@ impl Backend {
         };
         for (place, span) in spans {
             if let Some(at) = places.iter().position(|it| it == place) {
-                span.store_called(traces::StoreCall {
+                span.store_called(traces::StoreCallSpan {
                     began,
                     decisions,
                     organizations: batches.len(),

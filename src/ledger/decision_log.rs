@@ -13,7 +13,7 @@ use crate::{
     domain::{BilledReason, OrgId, RequestFields, Tokens, Verdict},
     store::PoolBalance,
     telemetry::{
-        metrics::{Tokens as Kind, Transition, verdict_names},
+        metrics::{TokenUse, Transition, verdict_names},
         traces,
     },
 };
@@ -48,8 +48,8 @@ impl Inner {
         let pool = reserved.pool.as_ref().map(|figures| &figures.pool);
         if !record.dry_run && !reserved.replayed {
             let kind = match verdict {
-                Verdict::Free => Kind::Free,
-                Verdict::Billed(_) => Kind::Billed,
+                Verdict::Free => TokenUse::Free,
+                Verdict::Billed(_) => TokenUse::Billed,
             };
             let metrics = &self.backend.metrics;
             metrics.tokens(pool, kind, record.tokens.get());
@@ -87,8 +87,8 @@ impl Inner {
         settled: &Settled,
     ) {
         let kind = match settled.verdict {
-            Verdict::Free => Kind::SettledFree,
-            Verdict::Billed(_) => Kind::SettledBilled,
+            Verdict::Free => TokenUse::SettledFree,
+            Verdict::Billed(_) => TokenUse::SettledBilled,
         };
         let pool = settled.pool.as_ref();
         if !settled.replayed {
@@ -118,7 +118,9 @@ impl Inner {
         let tokens = released.tokens.get();
         if !released.replayed {
             let pool = pool.map(|figures| &figures.pool);
-            self.backend.metrics.tokens(pool, Kind::Released, tokens);
+            self.backend
+                .metrics
+                .tokens(pool, TokenUse::Released, tokens);
             self.backend.metrics.reservation(Transition::Released);
         }
         tracing::debug!(

@@ -6,7 +6,7 @@ use super::breaker::Outage;
 use crate::{
     domain::{CounterOverflow, Refusal, UtcDay},
     store::{Outcome, RefusalReason, StoreError},
-    telemetry::metrics::Failure,
+    telemetry::metrics::StoreFailure,
 };
 
 /// Why a request has no answer.
@@ -89,33 +89,33 @@ impl LedgerError {
     }
 
     /// As what `tollgate_store_failures_total` counts it; none where the store is not the cause.
-    pub(super) fn failure(&self) -> Option<Failure> {
+    pub(super) fn failure(&self) -> Option<StoreFailure> {
         Some(match self {
             Self::Refused(_) | Self::UnknownOrganization | Self::DayNotKept { .. } => return None,
-            Self::CounterOverflow(_) => Failure::Full,
-            Self::Down(_) => Failure::Down,
-            Self::OutOfTime => Failure::OutOfTime,
-            Self::ClockUnstable => Failure::RestlessClock,
-            Self::Overloaded => Failure::Overloaded,
-            Self::TaskPanicked => Failure::TaskDied,
-            Self::Store(StoreError::Unreachable { .. }) => Failure::Unreachable,
-            Self::Store(StoreError::OutcomeUnknown { .. }) => Failure::OutcomeUnknown,
-            Self::Store(StoreError::Unsuitable { .. }) => Failure::Unsuitable,
-            Self::Store(StoreError::Corrupt { .. }) => Failure::Corrupt,
+            Self::CounterOverflow(_) => StoreFailure::Full,
+            Self::Down(_) => StoreFailure::Down,
+            Self::OutOfTime => StoreFailure::OutOfTime,
+            Self::ClockUnstable => StoreFailure::RestlessClock,
+            Self::Overloaded => StoreFailure::Overloaded,
+            Self::TaskPanicked => StoreFailure::TaskDied,
+            Self::Store(StoreError::Unreachable { .. }) => StoreFailure::Unreachable,
+            Self::Store(StoreError::OutcomeUnknown { .. }) => StoreFailure::OutcomeUnknown,
+            Self::Store(StoreError::Unsuitable { .. }) => StoreFailure::Unsuitable,
+            Self::Store(StoreError::Corrupt { .. }) => StoreFailure::Corrupt,
             Self::Store(StoreError::Refused { why, .. }) => match why {
-                RefusalReason::Full => Failure::RefusedFull,
-                RefusalReason::CannotSave => Failure::RefusedCannotSave,
-                RefusalReason::Busy => Failure::RefusedBusy,
-                RefusalReason::Loading => Failure::RefusedLoading,
-                RefusalReason::ReadOnly => Failure::RefusedReadOnly,
-                RefusalReason::CutOff => Failure::RefusedCutOff,
-                RefusalReason::TooFewReplicas => Failure::RefusedTooFewReplicas,
-                RefusalReason::Incomplete => Failure::RefusedIncomplete,
-                RefusalReason::Moving => Failure::RefusedMoving,
-                RefusalReason::NoRight => Failure::RefusedNoRight,
-                RefusalReason::NotLoggedIn => Failure::RefusedNotLoggedIn,
-                RefusalReason::TooManyClients => Failure::RefusedTooManyClients,
-                RefusalReason::Other => Failure::RefusedOther,
+                RefusalReason::Full => StoreFailure::RefusedFull,
+                RefusalReason::CannotSave => StoreFailure::RefusedCannotSave,
+                RefusalReason::Busy => StoreFailure::RefusedBusy,
+                RefusalReason::Loading => StoreFailure::RefusedLoading,
+                RefusalReason::ReadOnly => StoreFailure::RefusedReadOnly,
+                RefusalReason::CutOff => StoreFailure::RefusedCutOff,
+                RefusalReason::TooFewReplicas => StoreFailure::RefusedTooFewReplicas,
+                RefusalReason::Incomplete => StoreFailure::RefusedIncomplete,
+                RefusalReason::Moving => StoreFailure::RefusedMoving,
+                RefusalReason::NoRight => StoreFailure::RefusedNoRight,
+                RefusalReason::NotLoggedIn => StoreFailure::RefusedNotLoggedIn,
+                RefusalReason::TooManyClients => StoreFailure::RefusedTooManyClients,
+                RefusalReason::Other => StoreFailure::RefusedOther,
             },
         })
     }

@@ -37,7 +37,7 @@ use crate::{
     domain::{BilledReason, OrgId, RequestId, Tokens, Verdict},
     policy::Policy,
     store::{ClockStep, Outcome, Store, StoreError, Timestamped, UsageLimits},
-    telemetry::{Throttle, metrics::Metrics, traces},
+    telemetry::{LogLimit, metrics::Metrics, traces},
 };
 
 /// The service's one way to decide and to count. Cheap to clone.
@@ -80,7 +80,7 @@ pub enum OnStoreFailure {
     Billed,
 }
 
-static DEGRADED_ANSWERS: Throttle = Throttle::new();
+static DEGRADED_ANSWERS: LogLimit = LogLimit::new();
 
 impl LedgerConfig {
     /// The defaults.

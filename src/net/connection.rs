@@ -1,4 +1,4 @@
-//! One connection's life: it begins in time, serves, and ends when its caller, its age or the service says so.
+//! The lifetime of one connection: its handshake timeout, idle timeout, maximum age, and graceful close.
 
 use std::{
     error::Error as _,
@@ -12,121 +12,124 @@ use hyper_util::server::graceful::GracefulConnection;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{activity::Activity, bounds::Bounds};
-use crate::telemetry::metrics::Closing;
+use super::{connection_state::ConnectionState, limits::Limits};
+use crate::telemetry::metrics::CloseReason;
 
-/// A connection that ends has this long to do so as HTTP/2 wants it, and one that makes room so much as it takes
-/// to tell its caller.
-const FAREWELL: Duration = Duration::from_millis(250);
-const SHORT_FAREWELL: Duration = Duration::from_millis(5);
+/// How long a connection that closes may take to exchange GOAWAY; shorter where it makes room for another.
+const GOAWAY_GRACE: Duration = Duration::from_millis(250);
+const SHORT_GOAWAY_GRACE: Duration = Duration::from_millis(5);
 
-/// Where calls are open then, or came meanwhile, they have so much longer; where room is wanted, less.
-const LAST_CALLS: Duration = Duration::from_secs(2);
-const SHORT_LAST_CALLS: Duration = Duration::from_millis(250);
+/// How much longer it may take while calls are open.
+const CALL_GRACE: Duration = Duration::from_secs(2);
+const SHORT_CALL_GRACE: Duration = Duration::from_millis(250);
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// It did not begin as it should.
+pub(crate) enum ConnectionEnd {
+    /// The handshake failed.
     Handshake,
-    /// It did not begin in time.
-    Slow,
-    /// Of one that had begun.
-    Closed(Closing),
+    /// The handshake timed out.
+    HandshakeTimeout,
+    /// It closed after the handshake.
+    Closed(CloseReason),
 }
 
-/// Serves a connection to its end.
+/// Drives a connection until it is closed.
 pub(crate) async fn serve(
     connection: impl GracefulConnection<Error = hyper::Error>,
-    activity: &Activity,
-    bounds: &Bounds,
+    state: &ConnectionState,
+    limits: &Limits,
     stop: &CancellationToken,
-) -> End {
+) -> ConnectionEnd {
     let mut connection = pin!(connection);
-    let mut begins_until = pin!(sleep(bounds.handshake_time));
-    let mut ages = pin!(sleep(more_or_less(bounds.connection_age)));
-    let mut idles = pin!(sleep(bounds.idle_time));
-    let mut begins = true;
-    // Why it was told to go, where it may go on until its calls have ended. It is as bound as ever meanwhile.
-    let mut goes = None;
+    let mut handshake_timer = pin!(sleep(limits.handshake_time));
+    let mut age_timer = pin!(sleep(jittered(limits.connection_age)));
+    let mut idle_timer = pin!(sleep(limits.idle_time));
+    let mut in_handshake = true;
+    // Set once GOAWAY is sent: the connection goes on until its calls have ended, under the same limits.
+    let mut draining = None;
     let end = loop {
-        let may_stay = goes.is_none();
+        let is_open = draining.is_none();
         tokio::select! {
-            ended = turn_by_turn(connection.as_mut(), activity) => {
-                return goes.map_or_else(|| ended_by(ended, activity), End::Closed);
+            ended = poll_counted(connection.as_mut(), state) => {
+                return draining.map_or_else(|| unrequested_end(ended, state), ConnectionEnd::Closed);
             }
-            why = activity.is_to_leave() => break why,
-            () = stop.cancelled(), if may_stay => goes = Some(Closing::Stopping),
-            () = &mut ages, if may_stay => goes = Some(Closing::Age),
-            () = &mut begins_until, if begins => {
-                if !activity.has_spoken() {
-                    return End::Slow;
+            why = state.close_requested() => break why,
+            () = stop.cancelled(), if is_open => draining = Some(CloseReason::Stopping),
+            () = &mut age_timer, if is_open => draining = Some(CloseReason::Age),
+            () = &mut handshake_timer, if in_handshake => {
+                if !state.has_begun() {
+                    return ConnectionEnd::HandshakeTimeout;
                 }
-                begins = false;
+                in_handshake = false;
             }
-            () = &mut idles => {
-                let since = activity.idle_since().unwrap_or_else(Instant::now);
-                if since.elapsed() >= bounds.idle_time {
-                    break Closing::Idle;
+            () = &mut idle_timer => {
+                let since = state.idle_since().unwrap_or_else(Instant::now);
+                if since.elapsed() >= limits.idle_time {
+                    break CloseReason::Idle;
                 }
-                idles.as_mut().reset(since + bounds.idle_time);
+                idle_timer.as_mut().reset(since + limits.idle_time);
             }
         }
-        if may_stay && goes.is_some() {
+        if is_open && draining.is_some() {
             connection.as_mut().graceful_shutdown();
         }
     };
-    if goes.is_none() {
+    if draining.is_none() {
         connection.as_mut().graceful_shutdown();
     }
-    leave(connection, activity, end).await;
-    End::Closed(end)
+    close(connection, state, end).await;
+    ConnectionEnd::Closed(end)
 }
 
-/// Gives a connection that was told to go the time that it needs for that.
-async fn leave(connection: Pin<&mut impl GracefulConnection>, activity: &Activity, why: Closing) {
-    let (farewell, last_calls) = match why {
-        Closing::MadeRoom => (SHORT_FAREWELL, SHORT_LAST_CALLS),
-        _ => (FAREWELL, LAST_CALLS),
+/// Waits for a connection that was told to close, within the grace times.
+async fn close(
+    connection: Pin<&mut impl GracefulConnection>,
+    state: &ConnectionState,
+    why: CloseReason,
+) {
+    let (goaway_grace, call_grace) = match why {
+        CloseReason::MadeRoom => (SHORT_GOAWAY_GRACE, SHORT_CALL_GRACE),
+        _ => (GOAWAY_GRACE, CALL_GRACE),
     };
-    let mut ending = pin!(turn_by_turn(connection, activity));
-    let left = timeout(farewell, ending.as_mut()).await.is_ok();
-    if !left && activity.idle_since().is_none() {
-        let _ = timeout(last_calls, ending).await;
+    let mut driver = pin!(poll_counted(connection, state));
+    let closed = timeout(goaway_grace, driver.as_mut()).await.is_ok();
+    if !closed && state.idle_since().is_none() {
+        let _ = timeout(call_grace, driver).await;
     }
 }
 
-/// Drives a connection, and counts its turns.
-async fn turn_by_turn<C: GracefulConnection>(
+/// Polls a connection to its end and counts the polls.
+async fn poll_counted<C: GracefulConnection>(
     mut connection: Pin<&mut C>,
-    activity: &Activity,
+    state: &ConnectionState,
 ) -> Result<(), C::Error> {
     poll_fn(|cx| {
-        activity.has_a_turn();
+        state.count_poll();
         connection.as_mut().poll(cx)
     })
     .await
 }
 
-/// Why a connection ended that was not told to.
-fn ended_by(ended: Result<(), hyper::Error>, activity: &Activity) -> End {
+/// Why a connection ended that nobody here closed.
+fn unrequested_end(ended: Result<(), hyper::Error>, state: &ConnectionState) -> ConnectionEnd {
     match ended {
-        Ok(()) => End::Closed(Closing::ByCaller),
-        // HTTP/1's headers did not come in time. Where HTTP/2's pings are not answered, the error has a cause.
+        Ok(()) => ConnectionEnd::Closed(CloseReason::ByCaller),
+        // A timeout without a source is that of HTTP/1 headers; that of HTTP/2 pings has one.
         Err(error) if error.is_timeout() && error.source().is_none() => {
-            if activity.has_called() {
-                End::Closed(Closing::Idle)
+            if state.has_called() {
+                ConnectionEnd::Closed(CloseReason::Idle)
             } else {
-                End::Slow
+                ConnectionEnd::HandshakeTimeout
             }
         }
-        Err(_) => End::Closed(Closing::Error),
+        Err(_) => ConnectionEnd::Closed(CloseReason::Error),
     }
 }
 
-/// A tenth more or less.
-fn more_or_less(age: Duration) -> Duration {
-    let dice = RandomState::new().build_hasher().finish() % 201;
-    let share = 0.9 + f64::from(u32::try_from(dice).unwrap_or(100)) / 1_000.0;
+/// Up to 10 % more or less.
+fn jittered(age: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish() % 201;
+    let share = 0.9 + f64::from(u32::try_from(random).unwrap_or(100)) / 1_000.0;
     age.mul_f64(share)
 }

@@ -1,7 +1,7 @@
-//! A port that is served: connections are taken, encrypted, served and ended.
+//! A port: accepts connections, encrypts and serves them.
 //!
-//! This is the accept loop that tonic and axum have too, and they leave no room for: certificates that change
-//! while it runs, a bound on connections, on how long they take to begin, idle, and live.
+//! The accept loops of tonic and axum support neither certificates that change at runtime, nor a limit of connections,
+//! nor timeouts for their handshake, idle time and age.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -21,26 +21,26 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{either::Either, sync::CancellationToken};
 
 use super::{
-    activity::{Activity, Counted},
-    bounds::Bounds,
-    connection::{self, End},
-    crowd::Crowd,
-    linger::Lingering,
-    paced::Paced,
+    connection::{self, ConnectionEnd},
+    connection_state::{ConnectionState, TrackedService},
+    limiter::ConnectionLimiter,
+    limits::Limits,
+    lingering_close::LingeringStream,
+    reset_guard::ResetGuard,
     socket::{Socket, Stream},
     tls::Certificates,
 };
 use crate::{
     auth::{self, Peer},
     telemetry::{
-        Throttle,
-        metrics::{Closing, Connections, Refusal},
+        LogLimit,
+        metrics::{CloseReason, ConnectionRefusal, Connections},
     },
 };
 
-/// Which HTTP a port speaks.
+/// The protocol of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Speaks {
+pub(crate) enum Protocol {
     /// gRPC.
     Http2,
     /// Probes, metrics and the dashboard.
@@ -50,78 +50,77 @@ pub(crate) enum Speaks {
 /// A port.
 pub(crate) struct Listener {
     pub(crate) socket: Socket,
-    pub(crate) speaks: Speaks,
-    /// None: plaintext.
+    pub(crate) protocol: Protocol,
+    /// None for plaintext.
     pub(crate) certificates: Option<Arc<Certificates>>,
-    pub(crate) bounds: Bounds,
+    pub(crate) limits: Limits,
     pub(crate) connections: Connections,
     /// What it tells of whoever reaches it.
     pub(crate) port: auth::PortSecurity,
 }
 
-/// A reset stream costs the server more than its caller, so how many the caller may provoke is bounded.
+/// A stream that the server resets costs it more than the caller.
 const MAX_LOCAL_RESETS: usize = 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a connection may have on its way to us, and one of its calls. More makes nothing faster
-/// (docs/PERFORMANCE.md), and is what a caller can make the service keep.
+/// HTTP/2 flow control in bytes: what a caller can make the service buffer. More is not faster (docs/PERFORMANCE.md).
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// After the machine had no more sockets.
-const BREATH: Duration = Duration::from_millis(50);
+/// Wait after a failed accept, which mostly means that there are no more file descriptors.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-static TROUBLE: Throttle = Throttle::new();
+static ACCEPT_FAILURES: LogLimit = LogLimit::new();
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a port can serve: tonic's services, and axum's.
-pub(crate) trait Serves:
+/// A service that a port can serve: tonic's or axum's.
+pub(crate) trait HttpService:
     tower_service::Service<
         Request<Incoming>,
-        Response = Response<Self::Answer>,
-        Error: Into<Failure>,
+        Response = Response<Self::ResponseBody>,
+        Error: Into<BoxError>,
         Future: Send + 'static,
     > + Clone
     + Send
     + Sync
     + 'static
 {
-    /// The body of an answer.
-    type Answer: Body<Data: Send, Error: Into<Failure>> + Send + 'static;
+    /// The body of a response.
+    type ResponseBody: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
 }
 
-impl<S, B> Serves for S
+impl<S, B> HttpService for S
 where
     S: tower_service::Service<
             Request<Incoming>,
             Response = Response<B>,
-            Error: Into<Failure>,
+            Error: Into<BoxError>,
             Future: Send + 'static,
         > + Clone
         + Send
         + Sync
         + 'static,
-    B: Body<Data: Send, Error: Into<Failure>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    type Answer = B;
+    type ResponseBody = B;
 }
 
 impl Listener {
-    /// Takes connections until `stop`, and serves them to their end.
-    pub(crate) async fn serve(self, service: impl Serves, stop: CancellationToken) {
+    /// Accepts connections until `stop`, and returns when all of them have ended.
+    pub(crate) async fn serve(self, service: impl HttpService, stop: CancellationToken) {
         let Self { socket, .. } = &self;
-        let port = Arc::new(Serving {
+        let server = Arc::new(ConnectionServer {
             port: self.port,
-            speaks: self.speaks,
+            protocol: self.protocol,
             certificates: self.certificates.clone(),
-            bounds: self.bounds,
+            limits: self.limits,
             stop: stop.clone(),
         });
         let mut connections = JoinSet::new();
-        let mut crowd = Crowd::of_at_most(self.bounds.connections);
+        let mut limiter = ConnectionLimiter::new(self.limits.connections);
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -131,94 +130,98 @@ impl Listener {
                         Ok((id, ())) => id,
                         Err(died) => died.id(),
                     };
-                    crowd.left(id);
+                    limiter.remove(id);
                     continue;
                 }
-                accepted = socket.accept(), if !crowd.is_crammed() => accepted,
+                accepted = socket.accept(), if !limiter.is_over_limit() => accepted,
             };
             let (stream, from) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    wait_for_sockets(&error).await;
+                    wait_after_accept_error(&error).await;
                     continue;
                 }
             };
-            if !crowd.has_room() {
-                self.connections.refused(Refusal::TooMany);
-                // Dropped: closed at once.
+            if !limiter.make_room() {
+                self.connections.refused(ConnectionRefusal::TooMany);
+                // Dropping the stream closes it.
                 continue;
             }
-            let activity = Arc::new(Activity::new());
-            let (port, service) = (Arc::clone(&port), service.clone());
+            let state = Arc::new(ConnectionState::new());
+            let (server, service) = (Arc::clone(&server), service.clone());
             let task = connections.spawn({
-                let (activity, connections) = (Arc::clone(&activity), self.connections.clone());
+                let (state, connections) = (Arc::clone(&state), self.connections.clone());
                 async move {
                     let open = connections.opened();
-                    let end = port.serve(stream, from, service, activity).await;
+                    let end = server.serve(stream, from, service, state).await;
                     match end {
-                        End::Closed(why) => open.closed(why),
-                        End::Handshake => connections.refused(Refusal::Handshake),
-                        End::Slow => connections.refused(Refusal::HandshakeTimeout),
+                        ConnectionEnd::Closed(why) => open.closed(why),
+                        ConnectionEnd::Handshake => {
+                            connections.refused(ConnectionRefusal::Handshake)
+                        }
+                        ConnectionEnd::HandshakeTimeout => {
+                            connections.refused(ConnectionRefusal::HandshakeTimeout)
+                        }
                     }
                     tracing::debug!(?from, ?end, "a connection ended");
                 }
             });
-            crowd.came(task.id(), activity);
+            limiter.add(task.id(), state);
         }
-        // The socket is closed now, and nobody waits in its backlog.
+        // Closes the socket, so that nobody waits in its backlog.
         drop(self);
         while connections.join_next().await.is_some() {}
     }
 }
 
-/// The machine, or this process, has no more sockets; or the connection ended before it was taken.
-async fn wait_for_sockets(error: &io::Error) {
-    if let Some(left_out) = TROUBLE.admit(std::time::Instant::now()) {
+/// Logs a failed accept: there are no more file descriptors, or the connection ended before it was accepted.
+async fn wait_after_accept_error(error: &io::Error) {
+    if let Some(left_out) = ACCEPT_FAILURES.admit(std::time::Instant::now()) {
         tracing::warn!(%error, left_out, "a connection can't be taken");
     }
-    sleep(BREATH).await;
+    sleep(ACCEPT_RETRY_DELAY).await;
 }
 
 /// What all connections of a port have in common.
-struct Serving {
+struct ConnectionServer {
     port: auth::PortSecurity,
-    speaks: Speaks,
+    protocol: Protocol,
     certificates: Option<Arc<Certificates>>,
-    bounds: Bounds,
+    limits: Limits,
     stop: CancellationToken,
 }
 
-impl Serving {
+impl ConnectionServer {
     async fn serve(
         &self,
         stream: Stream,
         from: Option<SocketAddr>,
-        service: impl Serves,
-        activity: Arc<Activity>,
-    ) -> End {
+        service: impl HttpService,
+        state: Arc<ConnectionState>,
+    ) -> ConnectionEnd {
         if let Either::Left(tcp) = &stream
             && tcp.set_nodelay(true).is_err()
         {
-            return End::Closed(Closing::Error);
+            return ConnectionEnd::Closed(CloseReason::Error);
         }
-        let stream = Lingering::new(stream);
+        let stream = LingeringStream::new(stream);
         let Some(certificates) = &self.certificates else {
             let peer = Peer::on(self.port, from);
-            return self.speak(stream, peer, service, activity).await;
+            return self.serve_http(stream, peer, service, state).await;
         };
         let accepting = TlsAcceptor::from(certificates.current()).accept(stream);
         let accepted = tokio::select! {
-            accepted = timeout(self.bounds.handshake_time, accepting) => accepted,
-            why = activity.is_to_leave() => return End::Closed(why),
-            () = self.stop.cancelled() => return End::Closed(Closing::Stopping),
+            accepted = timeout(self.limits.handshake_time, accepting) => accepted,
+            why = state.close_requested() => return ConnectionEnd::Closed(why),
+            () = self.stop.cancelled() => return ConnectionEnd::Closed(CloseReason::Stopping),
         };
         let stream = match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                tracing::debug!(%error, "no TLS");
-                return End::Handshake;
+                tracing::debug!(%error, "the TLS handshake failed");
+                return ConnectionEnd::Handshake;
             }
-            Err(_) => return End::Slow,
+            Err(_) => return ConnectionEnd::HandshakeTimeout,
         };
         let (_, session) = stream.get_ref();
         let leaf = session.peer_certificates().and_then(<[_]>::first);
@@ -227,66 +230,66 @@ impl Serving {
             Some(leaf) => Peer::from_certificate(self.port, from, leaf),
         };
         match peer {
-            Ok(peer) => self.speak(stream, peer, service, activity).await,
+            Ok(peer) => self.serve_http(stream, peer, service, state).await,
             Err(error) => {
                 tracing::debug!(%error, "a client certificate is no good");
-                End::Handshake
+                ConnectionEnd::Handshake
             }
         }
     }
 
-    async fn speak<IO>(
+    async fn serve_http<IO>(
         &self,
         io: IO,
         peer: Peer,
-        service: impl Serves,
-        activity: Arc<Activity>,
-    ) -> End
+        service: impl HttpService,
+        state: Arc<ConnectionState>,
+    ) -> ConnectionEnd
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let bounds = &self.bounds;
-        let service = Counted {
+        let limits = &self.limits;
+        let service = TrackedService {
             service,
-            activity: Arc::clone(&activity),
+            state: Arc::clone(&state),
             peer: Arc::new(peer),
         };
-        match self.speaks {
-            Speaks::Http2 => {
-                let io = Paced::new(io, bounds.cancelled_per_second, Arc::clone(&activity));
-                let connection = http2_builder(bounds).serve_connection(TokioIo::new(io), service);
-                connection::serve(connection, &activity, bounds, &self.stop).await
+        match self.protocol {
+            Protocol::Http2 => {
+                let io = ResetGuard::new(io, limits.cancelled_per_second, Arc::clone(&state));
+                let connection = http2_builder(limits).serve_connection(TokioIo::new(io), service);
+                connection::serve(connection, &state, limits, &self.stop).await
             }
-            Speaks::Http1 => {
-                // Its headers have a time of their own.
-                activity.spoke();
+            Protocol::Http1 => {
+                // HTTP/1 has a timeout of its own for headers.
+                state.set_begun();
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
-                    .header_read_timeout(bounds.handshake_time)
+                    .header_read_timeout(limits.handshake_time)
                     .auto_date_header(false)
-                    .max_buf_size(HTTP1_BUFFER.max(bounds.header_list_bytes as usize))
+                    .max_buf_size(HTTP1_BUFFER.max(limits.header_list_bytes as usize))
                     .serve_connection(TokioIo::new(io), service);
-                connection::serve(connection, &activity, bounds, &self.stop).await
+                connection::serve(connection, &state, limits, &self.stop).await
             }
         }
     }
 }
 
-/// The least that the client library takes.
+/// The least that hyper accepts.
 const HTTP1_BUFFER: usize = 8 * 1024;
 
-fn http2_builder(bounds: &Bounds) -> http2::Builder<TokioExecutor> {
-    let streams = bounds.streams_per_connection;
+fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let streams = limits.streams_per_connection;
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        // The library panics where the clock is before 1970 or past 9999, and a decision may have counted by then.
+        // hyper panics if the clock is before 1970 or past 9999, when a decision may already have counted.
         .auto_date_header(false)
         .max_concurrent_streams(streams)
-        .max_header_list_size(bounds.header_list_bytes)
+        .max_header_list_size(limits.header_list_bytes)
         .max_local_error_reset_streams(MAX_LOCAL_RESETS)
-        // How many calls the caller may have cancelled before the service has seen them: all that are open.
-        // One more ends the connection, and with it the calls of everyone who shares it.
+        // Calls that are cancelled before the service accepts them: all open ones may be. One more would end the
+        // connection, and the calls of everyone who shares it.
         .max_pending_accept_reset_streams(streams as usize)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)

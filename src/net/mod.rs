@@ -1,23 +1,23 @@
 //! Ports: sockets, connections and their limits, TLS. Knows no settings and no gRPC.
 
-mod activity;
-mod bounds;
 mod connection;
-mod crowd;
-mod linger;
+mod connection_state;
+mod limiter;
+mod limits;
+mod lingering_close;
 mod listener;
-mod paced;
-mod resets;
+mod reset_counter;
+mod reset_guard;
 mod socket;
 mod tls;
 
 pub use self::{
-    bounds::Bounds,
+    limits::Limits,
     socket::ListenAddress,
     tls::{ClientCertificates, GRPC_TLS, HTTP_TLS, ListenerTls, TlsNames},
 };
 pub(crate) use self::{
-    listener::{Listener, Speaks},
+    listener::{Listener, Protocol},
     socket::Socket,
     tls::CertificateReloader,
 };

@@ -21,7 +21,7 @@ use crate::{
     grpc::{self, CallLayer, QuotaServiceConfig, ReflectionFor},
     http::{self, Readiness},
     ledger::Ledger,
-    net::{Bounds, CertificateReloader, Listener, Socket, Speaks},
+    net::{CertificateReloader, Limits, Listener, Protocol, Socket},
     policy::{PolicySource, PolicyStatus},
     settings::{Settings, StoreChoice},
     store::{
@@ -40,7 +40,7 @@ use crate::{
 /// What both ports serve with.
 pub(super) struct Parts {
     pub(super) ledger: Ledger,
-    pub(super) bounds: Bounds,
+    pub(super) limits: Limits,
     pub(super) metrics: Metrics,
     pub(super) traces: Option<Traces>,
     pub(super) authenticator: Authenticator,
@@ -137,18 +137,24 @@ pub(super) fn authenticator(
 /// Binds a port, and reads its certificates.
 pub(super) async fn open_listener(
     settings: &Settings,
-    speaks: Speaks,
-    bounds: Bounds,
+    protocol: Protocol,
+    limits: Limits,
     metrics: &Metrics,
 ) -> anyhow::Result<(Listener, Option<CertificateReloader>)> {
-    let (setting, address, tls, alpn, of) = match speaks {
-        Speaks::Http2 => {
+    let (setting, address, tls, alpn, of) = match protocol {
+        Protocol::Http2 => {
             let (address, tls) = (&settings.listen, &settings.tls);
-            ("listen", address, tls, "h2", metrics::Port::Grpc)
+            ("listen", address, tls, "h2", metrics::PortName::Grpc)
         }
-        Speaks::Http1 => {
+        Protocol::Http1 => {
             let (address, tls) = (&settings.http_listen, &settings.http_tls);
-            ("http_listen", address, tls, "http/1.1", metrics::Port::Http)
+            (
+                "http_listen",
+                address,
+                tls,
+                "http/1.1",
+                metrics::PortName::Http,
+            )
         }
     };
     let tls = tls.clone();
@@ -162,9 +168,9 @@ pub(super) async fn open_listener(
             loopback: socket.address()?.is_loopback(),
         },
         socket,
-        speaks,
+        protocol,
         certificates: reloader.as_ref().map(CertificateReloader::certificates),
-        bounds,
+        limits,
         connections: metrics.connections(of),
     };
     Ok((listener, reloader))
@@ -190,14 +196,14 @@ impl Parts {
         services.add_service(grpc::service(QuotaServiceConfig {
             ledger: self.ledger.clone(),
             call_timeout: self.call_timeout,
-            message_bytes: self.bounds.message_bytes,
+            message_bytes: self.limits.message_bytes,
             open_calls: open_calls.clone(),
             stopping: end.clone(),
             metrics: self.metrics.clone(),
             traces: self.traces.clone(),
             authenticator: self.authenticator.clone(),
         }));
-        let bytes = self.bounds.message_bytes;
+        let bytes = self.limits.message_bytes;
         let health = HealthServer::new(WatchableHealth {
             inner: health,
             stopping: end.clone(),

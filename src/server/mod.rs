@@ -23,7 +23,7 @@ use crate::{
     files::watched::ReloadSignal,
     http::Readiness,
     ledger::{Ledger, LedgerConfig},
-    net::{ListenAddress, Listener, Speaks},
+    net::{ListenAddress, Listener, Protocol},
     settings::{Settings, StoreChoice, warn_of_unknown_variables},
     telemetry::{metrics::Metrics, traces::Traces},
 };
@@ -66,20 +66,20 @@ impl Server {
         let (callers, watched_callers) = open_callers(settings)?.unzip();
         let metrics = Metrics::new();
         let (store, store_name) = open_store(settings, &metrics)?;
-        let bounds = settings.bounds.fitted_to_open_files();
+        let limits = settings.limits.fitted_to_open_files();
         let ledger = Ledger::new(LedgerConfig {
             policy: policy.policy(),
             store,
             on_store_failure: settings.on_store_failure,
             usage_retention_days: settings.usage_limits.retention_days,
-            max_waiting: bounds.waiting_decisions,
+            max_waiting: settings.waiting_decisions,
             metrics: metrics.clone(),
         });
         let traces = settings.otlp_endpoint.as_ref();
         let traces = traces.map(|endpoint| Traces::to(endpoint, settings.trace_ratio));
         let traces = traces.transpose().context("otlp_endpoint")?;
-        let (grpc, grpc_tls) = open_listener(settings, Speaks::Http2, bounds, &metrics).await?;
-        let (http, http_tls) = open_listener(settings, Speaks::Http1, bounds, &metrics).await?;
+        let (grpc, grpc_tls) = open_listener(settings, Protocol::Http2, limits, &metrics).await?;
+        let (http, http_tls) = open_listener(settings, Protocol::Http1, limits, &metrics).await?;
         let authenticator = authenticator(callers, grpc.port, http.port)?;
         let server = Self {
             grpc,
@@ -91,7 +91,7 @@ impl Server {
             },
             parts: Parts {
                 ledger,
-                bounds,
+                limits,
                 metrics,
                 traces,
                 authenticator,

@@ -67,7 +67,9 @@ async fn follow_callers(
             }
             Reload::Rejected(error) => Some(error.to_string()),
             Reload::Restored => None,
-            Reload::Unchanged | Reload::StillRejected | Reload::Unstable => continue,
+            Reload::Unchanged | Reload::StillRejected | Reload::Unstable => {
+                continue;
+            }
         };
         let rejected_at = rejected.is_some().then(wall_clock::now);
         metrics.file_refused(WatchedFile::Callers, rejected_at);

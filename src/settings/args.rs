@@ -19,7 +19,7 @@ use super::error::SettingsError;
 use crate::{
     files::{read::trimmed, toml::nearest},
     ledger::OnStoreFailure,
-    telemetry::{logs::LogFormat, traces::Endpoint},
+    telemetry::{logs::LogFormat, traces::OtlpEndpoint},
 };
 
 pub(crate) const REDIS_PASSWORD: &str = "TOLLGATE_REDIS_PASSWORD";
@@ -78,8 +78,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILTER", value_parser = TrimmedParser(StringValueParser::new()))]
     pub log: Option<String>,
     /// Where to send traces: a collector that takes OTLP over gRPC [default: nowhere] [env: TOLLGATE_OTLP_ENDPOINT]
-    #[arg(long, value_name = "http://HOST:PORT", value_parser = TrimmedParser(StringValueParser::new().try_map(|it| it.parse::<Endpoint>())))]
-    pub otlp_endpoint: Option<Endpoint>,
+    #[arg(long, value_name = "http://HOST:PORT", value_parser = TrimmedParser(StringValueParser::new().try_map(|it| it.parse::<OtlpEndpoint>())))]
+    pub otlp_endpoint: Option<OtlpEndpoint>,
 }
 
 /// The variable of a flag or setting: `TOLLGATE_LISTEN` for `listen`.

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     files::toml::{Entry, Section},
-    net::{Bounds, ClientCertificates, ListenerTls, TlsNames},
+    ledger::Ledger,
+    net::{ClientCertificates, Limits, ListenerTls, TlsNames},
     store::{
         UsageLimits,
         redis::{Login, Password, RedisConfig, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
@@ -45,8 +46,9 @@ pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<Listen
     })
 }
 
-/// What callers may take. What is left out has its default.
-pub(super) fn bounds(section: &Section<'_>) -> Bounds {
+/// The section `[bounds]`: the limits of the listeners, and how many decisions may wait for the store. What is left out
+/// has its default.
+pub(super) fn bounds(section: &Section<'_>) -> (Limits, usize) {
     fn number<T: TryFrom<u64>>(
         section: &Section<'_>,
         key: &'static str,
@@ -60,8 +62,8 @@ pub(super) fn bounds(section: &Section<'_>) -> Bounds {
         let given = section.get(key, |entry| time(entry, max));
         given.unwrap_or(default)
     };
-    let default = Bounds::default();
-    let bounds = Bounds {
+    let default = Limits::default();
+    let limits = Limits {
         // The largest legal message is under 2 KiB.
         message_bytes: number(
             section,
@@ -91,16 +93,16 @@ pub(super) fn bounds(section: &Section<'_>) -> Bounds {
         handshake_time: time("handshake_time", default.handshake_time, 60 * SECOND),
         idle_time: time("idle_time", default.idle_time, 7 * DAY),
         connection_age: time("connection_age", default.connection_age, 7 * DAY),
-        // Two of the largest batches at least.
-        waiting_decisions: number(
-            section,
-            "waiting_decisions",
-            default.waiting_decisions,
-            (KIB, MIB),
-        ),
     };
+    // Two of the largest batches at least.
+    let waiting = number(
+        section,
+        "waiting_decisions",
+        Ledger::MAX_WAITING,
+        (KIB, MIB),
+    );
     section.finish();
-    bounds
+    (limits, waiting)
 }
 
 /// The section `[redis]`.

@@ -19,13 +19,13 @@ use crate::{
     files::toml::{self, Entry, Section},
     grpc::ReflectionFor,
     ledger::OnStoreFailure,
-    net::{Bounds, GRPC_TLS, HTTP_TLS, ListenerTls},
+    net::{GRPC_TLS, HTTP_TLS, Limits, ListenerTls},
     store::{
         UsageLimits,
         redis::{RedisConfig, RedisUrl},
     },
     telemetry::logs::LogFormat,
-    telemetry::traces::Endpoint,
+    telemetry::traces::OtlpEndpoint,
 };
 
 /// The settings in force, validated.
@@ -54,7 +54,7 @@ pub struct Settings {
     /// Which log lines.
     pub log: String,
     /// Where to send traces; none: there are none.
-    pub otlp_endpoint: Option<Endpoint>,
+    pub otlp_endpoint: Option<OtlpEndpoint>,
     /// Which share of the calls is traced whose callers have no trace, 0 to 1. In a caller's trace the
     /// caller decides.
     pub trace_ratio: f64,
@@ -69,7 +69,9 @@ pub struct Settings {
     /// TLS of HTTP; none: plaintext.
     pub http_tls: Option<ListenerTls>,
     /// What callers may take.
-    pub bounds: Bounds,
+    pub limits: Limits,
+    /// How many decisions may wait for the store.
+    pub waiting_decisions: usize,
 }
 
 /// Where the counters are.
@@ -140,6 +142,7 @@ impl Settings {
             Some(StoreUrl::File(path)) => StoreChoice::File(path),
             None => StoreChoice::File(PathBuf::from(DEFAULT_FILE)),
         };
+        let (limits, waiting_decisions) = file::bounds(&root.section("bounds"));
         let settings = Self {
             listen: sources
                 .get("listen", flags.listen, text)
@@ -177,7 +180,8 @@ impl Settings {
             usage_limits,
             tls: file::tls(root, &GRPC_TLS),
             http_tls: file::tls(root, &HTTP_TLS),
-            bounds: file::bounds(&root.section("bounds")),
+            limits,
+            waiting_decisions,
         };
         root.finish();
         sources.error.take().map_or(Ok(()), Err)?;

@@ -8,11 +8,11 @@ use std::{
 /// Lets one log line a second through and counts the others: an outage is told, and does not fill the
 /// log with a line for each call that it fails.
 #[derive(Debug, Default)]
-pub struct Throttle {
+pub struct LogLimit {
     last: Mutex<(Option<Instant>, u64)>,
 }
 
-impl Throttle {
+impl LogLimit {
     const INTERVAL: Duration = Duration::from_secs(1);
 
     /// One that has let nothing through yet.
@@ -42,8 +42,8 @@ mod tests {
 
     #[test]
     fn one_line_a_second_is_let_through_and_the_others_are_counted() {
-        let (throttle, start) = (Throttle::new(), Instant::now());
-        let admit = |millis| throttle.admit(start + Duration::from_millis(millis));
+        let (limit, start) = (LogLimit::new(), Instant::now());
+        let admit = |millis| limit.admit(start + Duration::from_millis(millis));
         assert_eq!(admit(0), Some(0));
         assert_eq!([admit(1), admit(999)], [None, None]);
         assert_eq!(admit(1_000), Some(2));

@@ -5,4 +5,4 @@ pub mod logs;
 pub mod metrics;
 pub mod traces;
 
-pub use log_limit::Throttle;
+pub use log_limit::LogLimit;

@@ -28,14 +28,14 @@ use opentelemetry_sdk::{
     trace::{Sampler, SdkTracer, SdkTracerProvider, SpanData, SpanExporter},
 };
 
-use crate::telemetry::Throttle;
+use crate::telemetry::LogLimit;
 
 /// How long an export may take before it is given up.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where traces are sent: `http://HOST:PORT` of a collector that takes OTLP over gRPC.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint(String);
+pub struct OtlpEndpoint(String);
 
 /// Makes spans and sends them. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ pub struct Span {
 
 /// A call to the store, as its spans tell it.
 #[derive(Debug, Clone, Copy)]
-pub struct StoreCall {
+pub struct StoreCallSpan {
     /// When it began.
     pub began: SystemTime,
     /// Decisions in it, of all callers.
@@ -63,7 +63,7 @@ pub struct StoreCall {
     pub failed: bool,
 }
 
-impl FromStr for Endpoint {
+impl FromStr for OtlpEndpoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -87,7 +87,7 @@ impl Traces {
     /// # Errors
     ///
     /// The exporter can't be made.
-    pub fn to(endpoint: &Endpoint, ratio: f64) -> anyhow::Result<Self> {
+    pub fn to(endpoint: &OtlpEndpoint, ratio: f64) -> anyhow::Result<Self> {
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_tonic()
             .with_endpoint(&endpoint.0)
@@ -102,7 +102,7 @@ impl Traces {
         }
         let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio)));
         let provider = SdkTracerProvider::builder()
-            .with_batch_exporter(Told(exporter))
+            .with_batch_exporter(LoggingExporter(exporter))
             .with_sampler(sampler)
             .with_resource(resource.build())
             .build();
@@ -120,7 +120,7 @@ impl Traces {
     ) -> Span {
         let parent = TraceContextPropagator::new().extract_with_context(
             &Context::new(),
-            &Headers {
+            &HeaderExtractor {
                 header: &|name| header(name),
             },
         );
@@ -178,11 +178,11 @@ impl Span {
     }
 
     /// Adds the span of a call to the store that is over.
-    pub fn store_called(&self, call: StoreCall) {
+    pub fn store_called(&self, call: StoreCallSpan) {
         let Some(tracer) = self.context.get::<Arc<SdkTracer>>() else {
             return;
         };
-        let StoreCall {
+        let StoreCallSpan {
             began,
             decisions,
             organizations,
@@ -226,11 +226,11 @@ pub fn trace_id() -> Option<String> {
 }
 
 /// A caller's headers, as the propagator wants them.
-struct Headers<'h, 'f> {
+struct HeaderExtractor<'h, 'f> {
     header: &'f dyn Fn(&str) -> Option<&'h str>,
 }
 
-impl Extractor for Headers<'_, '_> {
+impl Extractor for HeaderExtractor<'_, '_> {
     fn get(&self, key: &str) -> Option<&str> {
         (self.header)(key)
     }
@@ -242,11 +242,11 @@ impl Extractor for Headers<'_, '_> {
 
 /// An exporter whose failures are told, one line a second at most.
 #[derive(Debug)]
-struct Told<E>(E);
+struct LoggingExporter<E>(E);
 
-static EXPORT_FAILURES: Throttle = Throttle::new();
+static EXPORT_FAILURES: LogLimit = LogLimit::new();
 
-impl<E: SpanExporter> SpanExporter for Told<E> {
+impl<E: SpanExporter> SpanExporter for LoggingExporter<E> {
     fn export(&self, batch: Vec<SpanData>) -> impl Future<Output = OTelSdkResult> + Send {
         let spans = batch.len();
         let export = self.0.export(batch);
@@ -285,7 +285,7 @@ mod tests {
             "http://collector.svc:4317/",
             "http://[::1]:1",
         ] {
-            assert!(good.parse::<Endpoint>().is_ok(), "{good}");
+            assert!(good.parse::<OtlpEndpoint>().is_ok(), "{good}");
         }
         for bad in [
             "",
@@ -294,7 +294,7 @@ mod tests {
             "http://c",
             "http://c:1/v1/traces",
         ] {
-            assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
+            assert!(bad.parse::<OtlpEndpoint>().is_err(), "{bad}");
         }
     }
 }

@@ -95,7 +95,7 @@ async fn a_connection_that_does_not_begin_in_time_is_closed() {
     let mut begun = silent_connections(&tollgate.addr, 3, BEGINNING);
     until("they are still open", || closed(&mut silent) == 9).await;
     assert_eq!(closed(&mut begun), 0);
-    assert_eq!(ended(&tollgate, "Slow"), 9);
+    assert_eq!(ended(&tollgate, "HandshakeTimeout"), 9);
 }
 
 #[tokio::test]

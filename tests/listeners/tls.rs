@@ -333,7 +333,10 @@ async fn who_says_nothing_after_the_handshake_of_tls_does_not_begin_in_time() {
     let mut said = Vec::new();
     let closed = tokio::time::timeout(PATIENCE, silent.read_to_end(&mut said));
     let _ = closed.await.expect("it is still open");
-    until("why is not told", || ended(&tollgate, "Slow") == 1).await;
+    until("why is not told", || {
+        ended(&tollgate, "HandshakeTimeout") == 1
+    })
+    .await;
 }
 
 /// Shakes hands twice, the second time with what the client remembers of the first.

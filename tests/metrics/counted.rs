@@ -308,15 +308,16 @@ async fn nothing_that_callers_send_is_a_label() {
 fn connections_denials_certificates_and_reloads_are_counted_where_they_are_told() {
     use chrono::DateTime;
     use tollgate::telemetry::metrics::{
-        Closing, Denied, Metrics, Port, Readings, Refusal, WatchedFile,
+        CloseReason, ConnectionRefusal, DenialReason, Metrics, MetricsSnapshot, PortName,
+        WatchedFile,
     };
     let metrics = Metrics::new();
-    let grpc = metrics.connections(Port::Grpc);
+    let grpc = metrics.connections(PortName::Grpc);
     let (one, other) = (grpc.opened(), grpc.opened());
-    let _http = metrics.connections(Port::Http).opened();
-    grpc.refused(Refusal::TooMany);
-    one.closed(Closing::Idle);
-    metrics.call_denied(Denied::PermissionDenied);
+    let _http = metrics.connections(PortName::Http).opened();
+    grpc.refused(ConnectionRefusal::TooMany);
+    one.closed(CloseReason::Idle);
+    metrics.call_denied(DenialReason::PermissionDenied);
     let at = DateTime::from_timestamp(1_900_000_000, 0).unwrap();
     metrics.certificate_expires("tls", at);
     metrics.policy_loaded("p", "v1", 1, at);
@@ -327,7 +328,7 @@ fn connections_denials_certificates_and_reloads_are_counted_where_they_are_told(
     metrics.file_refused(WatchedFile::Callers, None);
     let refused: Vec<_> = metrics.refused_files().collect();
     assert_eq!(refused, [(WatchedFile::Tls, at)]);
-    let text = metrics.text(Readings {
+    let text = metrics.text(MetricsSnapshot {
         ready: true,
         store_up: false,
         clock_steps: 0,

@@ -26,12 +26,8 @@ const LONG_FUNCTIONS: &[&str] = &[
     "the_schema_refuses_wrong_values",
     "values_that_cannot_be_meant_together_are_refused_with_what_would_be_right",
 ];
-const DOUBLE_NAMES: &[&str] = &[
-    "Answer", "Asked", "Book", "Call", "Caller", "Counted", "Day", "Failure", "Fault", "Inner",
-    "Open", "Pool", "Quota", "Refusal", "Refused", "State", "Stop", "Tables", "Tally", "Told",
-    "Way",
-];
-const ROOMS_WITH_CIRCLES: &[&str] = &["bench", "ledger", "telemetry"];
+const DOUBLE_NAMES: &[&str] = &["Inner", "Quota", "Refusal", "Reply"];
+const ROOMS_WITH_CIRCLES: &[&str] = &["ledger"];
 
 /// The sources of a folder, parsed, each by its path.
 fn sources(folder: &str) -> BTreeMap<String, syn::File> {

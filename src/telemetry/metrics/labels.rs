@@ -1,5 +1,4 @@
-//! The values that labels may have: all of them are known when the program is built, but for the names of
-//! pools. Nothing that a caller sends is ever one.
+//! The values of labels. All are known at compile time except the names of pools; none comes from a caller.
 
 use crate::domain::{BilledReason, Verdict};
 
@@ -13,10 +12,10 @@ macro_rules! label {
         }
 
         impl $name {
-            /// All of them, each at the place of its number.
+            /// All values, in the order of their indexes.
             pub const ALL: &[Self] = &[$(Self::$value),+];
 
-            /// As the label has it.
+            /// The label's value.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -24,8 +23,7 @@ macro_rules! label {
                 }
             }
 
-            /// Its place among all of them.
-            pub(super) const fn place(self) -> usize {
+            pub(super) const fn index(self) -> usize {
                 self as usize
             }
         }
@@ -69,7 +67,7 @@ label! {
 
 label! {
     /// What became of tokens.
-    Tokens {
+    TokenUse {
         Free = "free",
         Billed = "billed",
         SettledFree = "settled_free",
@@ -89,7 +87,7 @@ label! {
 
 label! {
     /// How a call to the store ended.
-    StoreCall {
+    StoreCallResult {
         Decision = "decided",
         Failed = "failed",
     }
@@ -97,7 +95,7 @@ label! {
 
 label! {
     /// Why a decision, or a reading, has no answer.
-    Failure {
+    StoreFailure {
         Unreachable = "unreachable",
         OutcomeUnknown = "no_answer",
         RefusedFull = "refused_full",
@@ -128,7 +126,7 @@ label! {
 
 label! {
     /// What became of a policy that was read anew.
-    Reload {
+    ReloadResult {
         Applied = "applied",
         Refused = "refused",
     }
@@ -148,7 +146,7 @@ label! {
 
 label! {
     /// Why a call is not let in.
-    Denied {
+    DenialReason {
         Unauthenticated = "unauthenticated",
         PermissionDenied = "permission_denied",
     }
@@ -156,7 +154,7 @@ label! {
 
 label! {
     /// Which of the two ports.
-    Port {
+    PortName {
         Grpc = "grpc",
         Http = "http",
     }
@@ -164,7 +162,7 @@ label! {
 
 label! {
     /// Why a connection was not let in.
-    Refusal {
+    ConnectionRefusal {
         /// There are as many as may be.
         TooMany = "too_many",
         /// The TLS handshake failed.
@@ -176,7 +174,7 @@ label! {
 
 label! {
     /// Why a connection ended.
-    Closing {
+    CloseReason {
         /// The caller closed it.
         ByCaller = "by_caller",
         /// It was broken, or spoke no HTTP.
@@ -201,7 +199,7 @@ impl Rpc {
         Self::ALL.iter().copied().find(|rpc| rpc.name() == name)
     }
 
-    /// Whether its good answer is a verdict.
+    /// Whether a successful answer is a verdict.
     pub(super) const fn has_verdict(self) -> bool {
         matches!(self, Self::Reserve | Self::ReserveStream | Self::Settle)
     }
@@ -211,12 +209,12 @@ impl Code {
     /// By its number in gRPC; what is none is UNKNOWN, as gRPC has it.
     #[must_use]
     pub fn by_number(number: i32) -> Self {
-        let place = usize::try_from(number).ok();
-        let code = place.and_then(|place| Self::ALL.get(place));
+        let index = usize::try_from(number).ok();
+        let code = index.and_then(|index| Self::ALL.get(index));
         code.copied().unwrap_or(Self::Unknown)
     }
 
-    /// Whether docs/CONTRACT.md, "Errors", has it: such a series is there before it first happens.
+    /// Whether docs/CONTRACT.md, "Errors", lists it: its series exists from the start.
     pub(super) const fn is_foreseen(self) -> bool {
         !matches!(
             self,
@@ -225,7 +223,7 @@ impl Code {
     }
 }
 
-/// Every verdict, each at the place that [`verdict_place`] gives it.
+/// Every verdict, by its [`verdict_index`].
 pub(super) const VERDICTS: [Verdict; 13] = [
     Verdict::Free,
     Verdict::Billed(BilledReason::OrganizationNotEnrolled),
@@ -242,7 +240,7 @@ pub(super) const VERDICTS: [Verdict; 13] = [
     Verdict::Billed(BilledReason::StoreUnavailable),
 ];
 
-pub(super) const fn verdict_place(verdict: Verdict) -> usize {
+pub(super) const fn verdict_index(verdict: Verdict) -> usize {
     match verdict {
         Verdict::Free => 0,
         Verdict::Billed(reason) => 1 + reason as usize,
@@ -277,9 +275,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_verdict_stands_at_its_place() {
-        for (place, verdict) in VERDICTS.into_iter().enumerate() {
-            assert_eq!(verdict_place(verdict), place, "{verdict:?}");
+    fn every_verdict_has_its_index() {
+        for (index, verdict) in VERDICTS.into_iter().enumerate() {
+            assert_eq!(verdict_index(verdict), index, "{verdict:?}");
         }
     }
 

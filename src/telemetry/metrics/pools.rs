@@ -1,4 +1,4 @@
-//! Tokens by pool. The names are the policy's, so there are few; a pool that leaves keeps its last values,
+//! TokenUse by pool. The names are the policy's, so there are few; a pool that leaves keeps its last values,
 //! since a counter that vanished would be taken for one that began anew.
 
 use std::{fmt, sync::Arc};
@@ -9,25 +9,25 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
-use super::{cells::Cells, labels::Tokens};
+use super::{labels::TokenUse, striped_counters::StripedCounters};
 use crate::domain::PoolName;
 
 /// What became of tokens, by pool.
 #[derive(Debug)]
 pub(super) struct PoolTokens {
-    pools: ArcSwap<Vec<Arc<Pool>>>,
+    pools: ArcSwap<Vec<Arc<PoolCounts>>>,
     /// Of requests that were in no pool that a policy of this process had.
-    others: Cells,
+    others: StripedCounters,
 }
 
 #[derive(Debug)]
-struct Pool {
+struct PoolCounts {
     name: PoolName,
-    counts: Cells,
+    counts: StripedCounters,
 }
 
-fn none() -> Cells {
-    Cells::new(Tokens::ALL.len())
+fn new_counters() -> StripedCounters {
+    StripedCounters::new(TokenUse::ALL.len())
 }
 
 impl PoolTokens {
@@ -35,7 +35,7 @@ impl PoolTokens {
     pub(super) fn new() -> Self {
         Self {
             pools: ArcSwap::default(),
-            others: none(),
+            others: new_counters(),
         }
     }
 
@@ -45,9 +45,9 @@ impl PoolTokens {
             let mut pools = Vec::clone(known);
             for name in names {
                 if !pools.iter().any(|pool| pool.name == *name) {
-                    pools.push(Arc::new(Pool {
+                    pools.push(Arc::new(PoolCounts {
                         name: name.clone(),
-                        counts: none(),
+                        counts: new_counters(),
                     }));
                 }
             }
@@ -55,11 +55,11 @@ impl PoolTokens {
         });
     }
 
-    pub(super) fn add(&self, name: Option<&PoolName>, kind: Tokens, tokens: u64) {
+    pub(super) fn add(&self, name: Option<&PoolName>, kind: TokenUse, tokens: u64) {
         let pools = self.pools.load();
         let pool = name.and_then(|name| pools.iter().find(|pool| pool.name == *name));
         let counts = pool.map_or(&self.others, |pool| &pool.counts);
-        counts.add(kind.place(), tokens);
+        counts.add(kind.index(), tokens);
     }
 }
 
@@ -68,9 +68,9 @@ impl EncodeMetric for PoolTokens {
         let pools = self.pools.load();
         let named = pools.iter().map(|pool| (pool.name.as_str(), &pool.counts));
         for (name, counts) in named.chain([("", &self.others)]) {
-            for kind in Tokens::ALL {
+            for kind in TokenUse::ALL {
                 let labels = [("pool", name), ("kind", kind.name())];
-                let count = counts.sum(kind.place());
+                let count = counts.sum(kind.index());
                 let mut encoder = encoder.encode_family(&labels)?;
                 encoder.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
             }

@@ -3,14 +3,14 @@
 use prometheus_client::encoding::EncodeMetric as _;
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType};
 
-use super::counters::Now;
+use super::families::CurrentValue;
 
 /// A metric's name, what it is, and its value now.
-type Reading = (&'static str, &'static str, Now);
+type ProcessMetric = (&'static str, &'static str, CurrentValue);
 
 /// Encodes what can be read; what can't is left out.
 pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>) -> std::fmt::Result {
-    for (name, help, now) in readings() {
+    for (name, help, now) in process_metrics() {
         let kind: MetricType = now.metric_type();
         now.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
     }
@@ -19,47 +19,47 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>) -> std::fmt::Result {
 
 #[cfg(target_os = "linux")]
 #[allow(clippy::cast_precision_loss)]
-fn readings() -> Vec<Reading> {
+fn process_metrics() -> Vec<ProcessMetric> {
     use procfs::process::{LimitValue, Process};
 
-    let mut readings = Vec::new();
+    let mut metrics = Vec::new();
     let Ok(process) = Process::myself() else {
-        return readings;
+        return metrics;
     };
     if let Ok(stat) = process.stat() {
         let ticks = procfs::ticks_per_second() as f64;
         let cpu = (stat.utime + stat.stime) as f64 / ticks;
         let memory = (stat.rss * procfs::page_size()) as f64;
-        readings.extend([
+        metrics.extend([
             (
                 "process_cpu_seconds",
                 "CPU time that the process has used, user and system.",
-                Now::Counter(cpu),
+                CurrentValue::Counter(cpu),
             ),
             (
                 "process_resident_memory_bytes",
                 "Memory that the process holds.",
-                Now::Gauge(memory),
+                CurrentValue::Gauge(memory),
             ),
             (
                 "process_threads",
                 "Threads of the process.",
-                Now::Gauge(stat.num_threads as f64),
+                CurrentValue::Gauge(stat.num_threads as f64),
             ),
         ]);
         if let Ok(booted_at) = procfs::boot_time_secs() {
-            readings.push((
+            metrics.push((
                 "process_start_time_seconds",
                 "When the process started, in seconds since 1970.",
-                Now::Gauge(booted_at as f64 + stat.starttime as f64 / ticks),
+                CurrentValue::Gauge(booted_at as f64 + stat.starttime as f64 / ticks),
             ));
         }
     }
     if let Ok(open) = process.fd_count() {
-        readings.push((
+        metrics.push((
             "process_open_fds",
             "Files and sockets that the process has open.",
-            Now::Gauge(open as f64),
+            CurrentValue::Gauge(open as f64),
         ));
     }
     if let Ok(limits) = process.limits() {
@@ -67,16 +67,16 @@ fn readings() -> Vec<Reading> {
             LimitValue::Value(most) => most as f64,
             LimitValue::Unlimited => f64::INFINITY,
         };
-        readings.push((
+        metrics.push((
             "process_max_fds",
             "Files and sockets that the process may have open.",
-            Now::Gauge(most),
+            CurrentValue::Gauge(most),
         ));
     }
-    readings
+    metrics
 }
 
 #[cfg(not(target_os = "linux"))]
-fn readings() -> Vec<Reading> {
+fn process_metrics() -> Vec<ProcessMetric> {
     Vec::new()
 }

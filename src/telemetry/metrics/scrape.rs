@@ -1,4 +1,4 @@
-//! What a scrape is answered: every metric that there is, with its name and what it means.
+//! Writes a scrape: every metric with its name and help text.
 
 use std::{
     collections::BTreeMap,
@@ -14,132 +14,133 @@ use prometheus_client::{
 };
 
 use super::{
-    Counted, PolicyInfo, Readings, RefusedFiles, counters::Now, labels::WatchedFile, locked,
+    families::CurrentValue,
+    labels::WatchedFile,
     process,
+    registry::{MetricFamilies, MetricsSnapshot, PolicyInfo, RefusedFiles, locked},
 };
 
-/// One answer to a scrape.
+/// The metrics at the moment of a scrape.
 #[derive(Debug)]
 pub(super) struct Scrape {
-    counted: Arc<Counted>,
-    readings: Readings,
+    families: Arc<MetricFamilies>,
+    snapshot: MetricsSnapshot,
 }
 
-/// The sections of a scrape.
-struct Page<'e>(DescriptorEncoder<'e>);
+struct ScrapeWriter<'e>(DescriptorEncoder<'e>);
 
-impl Page<'_> {
-    fn put(&mut self, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
+impl ScrapeWriter<'_> {
+    fn metric(&mut self, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
         let kind = metric.metric_type();
         metric.encode(self.0.encode_descriptor(name, help, None, kind)?)
     }
 
     #[allow(clippy::cast_precision_loss)]
     fn gauge(&mut self, name: &str, help: &str, value: i64) -> fmt::Result {
-        self.put(name, help, &Now::Gauge(value as f64))
+        self.metric(name, help, &CurrentValue::Gauge(value as f64))
     }
 }
 
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut page = Page(encoder);
-        self.requests(&mut page)?;
-        self.store(&mut page)?;
-        self.policy(&mut page)?;
-        self.files(&mut page)?;
-        self.connections(&mut page)?;
-        process::encode(&mut page.0)
+        let mut writer = ScrapeWriter(encoder);
+        self.requests(&mut writer)?;
+        self.store(&mut writer)?;
+        self.policy(&mut writer)?;
+        self.files(&mut writer)?;
+        self.connections(&mut writer)?;
+        process::encode(&mut writer.0)
     }
 }
 
 impl Scrape {
-    pub(super) fn of(counted: Arc<Counted>, readings: Readings) -> Self {
-        Self { counted, readings }
+    pub(super) fn new(families: Arc<MetricFamilies>, snapshot: MetricsSnapshot) -> Self {
+        Self { families, snapshot }
     }
 
-    fn requests(&self, page: &mut Page<'_>) -> fmt::Result {
-        let counted = &self.counted;
-        page.put(
+    fn requests(&self, writer: &mut ScrapeWriter<'_>) -> fmt::Result {
+        let families = &self.families;
+        writer.metric(
             "tollgate_requests",
             "Requests that were answered. Each request of a stream is one.",
-            &counted.requests,
+            &families.requests,
         )?;
-        page.put(
+        writer.metric(
             "tollgate_request_duration_seconds",
             "Time from a request's arrival to its answer.",
-            &counted.request_durations,
+            &families.request_durations,
         )?;
-        page.gauge(
+        writer.gauge(
             "tollgate_open_streams",
             "Calls of ReserveStream that are open.",
-            counted.open_streams.load(Ordering::Relaxed),
+            families.open_streams.load(Ordering::Relaxed),
         )?;
-        page.put(
+        writer.metric(
             "tollgate_tokens",
             "Tokens as they were answered: reserved free or billed, settled so, or released. Without replays.",
-            &counted.tokens,
+            &families.tokens,
         )?;
-        page.put(
+        writer.metric(
             "tollgate_reservations",
             "Reservations with a request id that were made, settled and released. Without replays.",
-            &counted.reservations,
+            &families.reservations,
         )
     }
 
-    fn store(&self, page: &mut Page<'_>) -> fmt::Result {
-        let (counted, now) = (&self.counted, self.readings);
-        page.put(
+    fn store(&self, writer: &mut ScrapeWriter<'_>) -> fmt::Result {
+        let (families, now) = (&self.families, self.snapshot);
+        writer.metric(
             "tollgate_store_call_duration_seconds",
             "Time that a call to the store took, with all the decisions in it.",
-            &counted.store_calls,
+            &families.store_calls,
         )?;
-        page.put(
+        writer.metric(
             "tollgate_store_batch_decisions",
             "Decisions that went to the store in one call.",
-            &counted.batches,
+            &families.batches,
         )?;
-        page.gauge(
+        writer.gauge(
             "tollgate_store_calls_in_flight",
             "Calls to the store that are under way.",
             now.store_calls.try_into().unwrap_or(i64::MAX),
         )?;
-        page.gauge(
+        writer.gauge(
             "tollgate_queue_waiting",
             "Decisions that wait for the store.",
             now.waiting.try_into().unwrap_or(i64::MAX),
         )?;
-        page.put(
+        writer.metric(
             "tollgate_store_failures",
-            "Decisions and readings that have no answer, by what was wrong.",
-            &counted.store_failures,
+            "Decisions and snapshot that have no answer, by what was wrong.",
+            &families.store_failures,
         )?;
-        page.gauge(
+        writer.gauge(
             "tollgate_store_up",
             "Whether the store would decide now.",
             now.store_up.into(),
         )?;
         #[allow(clippy::cast_precision_loss)]
-        page.put(
+        writer.metric(
             "tollgate_store_losses",
             "Times that the store was found to have lost writes of today, which were restored.",
-            &Now::Counter(now.store_losses as f64),
+            &CurrentValue::Counter(now.store_losses as f64),
         )?;
         #[allow(clippy::cast_precision_loss)]
-        page.put(
+        writer.metric(
             "tollgate_clock_steps",
             "Times that the wall clock was found to have been stepped by more than 5 s (embedded stores).",
-            &Now::Counter(now.clock_steps as f64),
+            &CurrentValue::Counter(now.clock_steps as f64),
         )?;
-        page.gauge(
+        writer.gauge(
             "tollgate_ready",
             "Whether the service is SERVING.",
             now.ready.into(),
         )
     }
 
-    fn policy(&self, page: &mut Page<'_>) -> fmt::Result {
-        let counted = &self.counted;
-        let policy = locked(&counted.policy).clone();
+    fn policy(&self, writer: &mut ScrapeWriter<'_>) -> fmt::Result {
+        let families = &self.families;
+        let policy = locked(&families.policy).clone();
         if let Some(PolicyInfo {
             name,
             version,
@@ -148,75 +149,75 @@ impl Scrape {
         }) = policy
         {
             let labels = vec![("name", name), ("version", version)];
-            page.put(
+            writer.metric(
                 "tollgate_policy",
                 "The policy in force: its programme, and what its text is known by.",
-                &Info(labels),
+                &InfoMetric(labels),
             )?;
-            page.gauge(
+            writer.gauge(
                 "tollgate_policy_organizations",
                 "Organizations that the policy knows.",
                 organizations.try_into().unwrap_or(i64::MAX),
             )?;
-            page.gauge(
+            writer.gauge(
                 "tollgate_policy_loaded_timestamp_seconds",
                 "When the policy in force was taken, in seconds since 1970.",
                 at.timestamp(),
             )?;
         }
-        page.put(
+        writer.metric(
             "tollgate_policy_reloads",
             "Policies that were read anew, and taken or refused.",
-            &counted.reloads,
+            &families.reloads,
         )?;
         let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
-        page.put("tollgate_build", "The program.", &Info(version))
+        writer.metric("tollgate_build", "The program.", &InfoMetric(version))
     }
 
-    fn files(&self, page: &mut Page<'_>) -> fmt::Result {
-        let refused = *locked(&self.counted.refused_files);
-        page.put(
+    fn files(&self, writer: &mut ScrapeWriter<'_>) -> fmt::Result {
+        let refused = *locked(&self.families.refused_files);
+        writer.metric(
             "tollgate_file_refused",
             "Whether what is in the file's place is refused, and the last good one is in force.",
-            &Refused(refused),
+            &RefusedFilesMetric(refused),
         )
     }
 
-    fn connections(&self, page: &mut Page<'_>) -> fmt::Result {
-        let counted = &self.counted;
-        page.put(
+    fn connections(&self, writer: &mut ScrapeWriter<'_>) -> fmt::Result {
+        let families = &self.families;
+        writer.metric(
             "tollgate_connections",
             "Connections that are open.",
-            &counted.connections,
+            &families.connections,
         )?;
-        page.put(
+        writer.metric(
             "tollgate_connections_refused",
             "Connections that were not let in.",
-            &counted.connections_refused,
+            &families.connections_refused,
         )?;
-        page.put(
+        writer.metric(
             "tollgate_connections_closed",
             "Connections that ended, by why.",
-            &counted.connections_closed,
+            &families.connections_closed,
         )?;
-        page.put(
+        writer.metric(
             "tollgate_calls_denied",
             "Calls of callers who are not known, or may not do what they asked for.",
-            &counted.denied,
+            &families.denied,
         )?;
-        let certificates = locked(&counted.certificates).clone();
-        page.put(
+        let certificates = locked(&families.certificates).clone();
+        writer.metric(
             "tollgate_certificate_expiry_timestamp_seconds",
             "When a certificate of this service ends, in seconds since 1970.",
-            &Expiries(certificates),
+            &CertificateExpiryMetric(certificates),
         )
     }
 }
 
-/// What is told in labels.
-struct Info(Vec<(&'static str, String)>);
+/// Text in labels.
+struct InfoMetric(Vec<(&'static str, String)>);
 
-impl EncodeMetric for Info {
+impl EncodeMetric for InfoMetric {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         encoder.encode_info(&self.0)
     }
@@ -226,13 +227,13 @@ impl EncodeMetric for Info {
     }
 }
 
-struct Refused(RefusedFiles);
+struct RefusedFilesMetric(RefusedFiles);
 
-impl EncodeMetric for Refused {
+impl EncodeMetric for RefusedFilesMetric {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         for of in WatchedFile::ALL {
             let labels = [("of", of.name())];
-            let refused = i64::from(self.0[of.place()].is_some());
+            let refused = i64::from(self.0[of.index()].is_some());
             encoder.encode_family(&labels)?.encode_gauge(&refused)?;
         }
         Ok(())
@@ -243,9 +244,9 @@ impl EncodeMetric for Refused {
     }
 }
 
-struct Expiries(BTreeMap<&'static str, DateTime<Utc>>);
+struct CertificateExpiryMetric(BTreeMap<&'static str, DateTime<Utc>>);
 
-impl EncodeMetric for Expiries {
+impl EncodeMetric for CertificateExpiryMetric {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         for (of, at) in &self.0 {
             let labels = [("of", *of)];

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     domain::{OrgId, PoolName, UtcDay},
-    telemetry::Throttle,
+    telemetry::LogLimit,
 };
 
 /// How many days have snapshots. A clock may step back over midnight, or have been far ahead for a moment.
@@ -81,7 +81,7 @@ impl Snapshots {
 
     /// Redis was found to have lost writes of an organization.
     pub(crate) fn record_loss(&self, org: &OrgId, day: UtcDay) {
-        static THROTTLE: Throttle = Throttle::new();
+        static THROTTLE: LogLimit = LogLimit::new();
         self.losses.fetch_add(1, Ordering::Relaxed);
         if let Some(left_out) = THROTTLE.admit(Instant::now()) {
             tracing::error!(

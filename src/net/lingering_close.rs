@@ -1,9 +1,7 @@
-//! A connection that hears its caller out before it closes.
+//! Lingering close: shuts down writing, then reads and drops what the caller still sends until it closes too.
 //!
-//! Where a service closes a socket with bytes in it that nobody has read, the kernel resets the connection,
-//! and the caller may lose what was written before: the last answers of a stream that it was still writing
-//! to. So the end of the writing is told first, and what comes then is read and dropped until the caller
-//! closes too.
+//! If a socket is closed with unread bytes in it, the kernel resets the connection, and the caller may lose what was
+//! written before: the last responses of a stream that it was still writing to.
 
 use std::{
     io,
@@ -19,26 +17,26 @@ use tokio::{
 
 use super::socket::Stream;
 
-/// How long a caller is heard out.
-const PATIENCE: Duration = Duration::from_millis(800);
+/// How long to wait for the caller to close.
+const LINGER_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// A connection.
-pub(crate) struct Lingering {
+/// A stream whose shutdown is a lingering close.
+pub(crate) struct LingeringStream {
     stream: Stream,
-    /// Until when the caller is heard out, once the end of the writing is told.
-    patience: Option<Pin<Box<Sleep>>>,
+    /// Runs since writing was shut down.
+    timeout: Option<Pin<Box<Sleep>>>,
 }
 
-impl Lingering {
+impl LingeringStream {
     pub(crate) fn new(stream: Stream) -> Self {
         Self {
             stream,
-            patience: None,
+            timeout: None,
         }
     }
 }
 
-impl AsyncRead for Lingering {
+impl AsyncRead for LingeringStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -48,7 +46,7 @@ impl AsyncRead for Lingering {
     }
 }
 
-impl AsyncWrite for Lingering {
+impl AsyncWrite for LingeringStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -74,16 +72,16 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, patience } = &mut *self;
-        let patience = match patience {
-            Some(patience) => patience,
+        let Self { stream, timeout } = &mut *self;
+        let timeout = match timeout {
+            Some(timeout) => timeout,
             None => {
                 ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
-                patience.insert(Box::pin(sleep(PATIENCE)))
+                timeout.insert(Box::pin(sleep(LINGER_TIMEOUT)))
             }
         };
-        // First, so that a caller who writes without end does not keep it from its turn.
-        if patience.as_mut().poll(cx).is_ready() {
+        // First, so that a caller who writes without end can't hold it up.
+        if timeout.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
         let mut dropped = [0; 4096];

@@ -1,8 +1,5 @@
-//! What goes over the wire, at as little cost as can be: the client shares the machine with what it
-//! measures.
-//!
-//! The parts of a request that repeat are encoded once, and an answer is read no further than its
-//! verdict.
+//! A cheap codec, since the client shares the machine with the service: requests are encoded once, and of a response only
+//! the verdict is decoded.
 
 use std::{fmt::Write as _, iter, marker::PhantomData, sync::Arc};
 
@@ -13,20 +10,20 @@ use tonic::{
 };
 use tonic_prost::ProstDecoder;
 
-use super::Bench;
+use super::args::BenchArgs;
 use crate::grpc::proto::ReserveRequest;
 
-/// All requests of a run, by their numbers: one after the other, round the organizations.
+/// All requests of a run, by number. They go round the organizations.
 pub(super) struct Requests {
-    /// For each organization its request, encoded, without an id.
+    /// The encoded request of each organization, without an id.
     encoded: Vec<Vec<u8>>,
-    /// The first part of the ids: another one in each run.
+    /// The prefix of the ids, unique to the run.
     ids: Option<String>,
 }
 
 impl Requests {
-    /// `run` is a name that no other run has.
-    pub(super) fn new(bench: &Bench, run: String) -> Self {
+    /// `run` is a name unique to this run.
+    pub(super) fn new(bench: &BenchArgs, run: String) -> Self {
         let encoded = |org| {
             let request = ReserveRequest {
                 org,
@@ -48,20 +45,20 @@ impl Requests {
     }
 }
 
-/// Sends requests by their numbers, and reads of the answers what `A` has of them.
-pub(super) struct Wire<A> {
+/// Encodes requests by number, and decodes responses as `A`.
+pub(super) struct RequestCodec<A> {
     requests: Arc<Requests>,
     answers: PhantomData<A>,
 }
 
-impl<A> Wire<A> {
+impl<A> RequestCodec<A> {
     pub(super) fn new(requests: Arc<Requests>) -> Self {
         let answers = PhantomData;
         Self { requests, answers }
     }
 }
 
-impl<A: Message + Default + Send + 'static> Codec for Wire<A> {
+impl<A: Message + Default + Send + 'static> Codec for RequestCodec<A> {
     type Encode = u64;
     type Decode = A;
     type Encoder = NumberEncoder;
@@ -79,10 +76,10 @@ impl<A: Message + Default + Send + 'static> Codec for Wire<A> {
     }
 }
 
-/// Encodes the request that has a number.
+/// Encodes a request by its number.
 pub(super) struct NumberEncoder {
     requests: Arc<Requests>,
-    /// A request that has an id and nothing else; kept because its text is reused.
+    /// A request with only an id; kept to reuse its buffer.
     id: ReserveRequest,
 }
 
@@ -99,7 +96,7 @@ impl Encoder for NumberEncoder {
             let id = &mut self.id.request_id;
             id.clear();
             write!(id, "{run}-{number}").expect("a String takes what is written");
-            // Two protobuf messages behind each other are one that has the fields of both.
+            // Concatenated protobuf messages merge.
             let encoded = self.id.encode(buffer);
             encoded.map_err(|error| Status::internal(error.to_string()))?;
         }
@@ -107,27 +104,27 @@ impl Encoder for NumberEncoder {
     }
 }
 
-/// A `ReserveResponse`, as far as it is counted.
+/// The part of a `ReserveResponse` that is counted.
 #[derive(Clone, Copy, PartialEq, Message)]
-pub(super) struct Answer {
+pub(super) struct PartialResponse {
     #[prost(int32, tag = "1")]
     pub(super) verdict: i32,
     #[prost(int32, tag = "2")]
     pub(super) billed_reason: i32,
 }
 
-/// A `ReserveStreamResponse`, as far as it is counted.
+/// The part of a `ReserveStreamResponse` that is counted.
 #[derive(Clone, Copy, PartialEq, Message)]
-pub(super) struct StreamAnswer {
+pub(super) struct PartialStreamResponse {
     #[prost(message, optional, tag = "1")]
-    pub(super) reserved: Option<Answer>,
+    pub(super) reserved: Option<PartialResponse>,
     #[prost(message, optional, tag = "2")]
-    pub(super) error: Option<Fault>,
+    pub(super) error: Option<PartialError>,
 }
 
-/// An `ItemError`, as far as it is counted.
+/// The part of an `ItemError` that is counted.
 #[derive(Clone, Copy, PartialEq, Message)]
-pub(super) struct Fault {
+pub(super) struct PartialError {
     #[prost(int32, tag = "1")]
     pub(super) code: i32,
 }
@@ -149,7 +146,7 @@ mod tests {
             used: 7,
             ..ReserveResponse::default()
         };
-        let answer = Answer::decode(reserved.encode_to_vec().as_slice()).unwrap();
+        let answer = PartialResponse::decode(reserved.encode_to_vec().as_slice()).unwrap();
         assert_eq!((answer.verdict, answer.billed_reason), (2, 10));
         let error = ItemError {
             code: 3,
@@ -158,14 +155,14 @@ mod tests {
         let read = |answer| {
             let answer = Some(answer);
             let encoded = ReserveStreamResponse { answer }.encode_to_vec();
-            StreamAnswer::decode(encoded.as_slice()).unwrap()
+            PartialStreamResponse::decode(encoded.as_slice()).unwrap()
         };
         let decided = read(reserve_stream_response::Answer::Reserved(reserved));
         assert_eq!((decided.reserved, decided.error), (Some(answer), None));
         let failed = read(reserve_stream_response::Answer::Error(error));
         assert_eq!(
             (failed.reserved, failed.error),
-            (None, Some(Fault { code: 3 }))
+            (None, Some(PartialError { code: 3 }))
         );
     }
 }

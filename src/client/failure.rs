@@ -12,7 +12,7 @@ use anyhow::anyhow;
 use rustls::ClientConnection;
 use tonic::{Status, TimeoutExpired, transport::Uri};
 
-use super::connection::Connection;
+use super::connection::ConnectionArgs;
 use crate::tls::TlsFault;
 
 /// Bound on each step of a probe.
@@ -24,7 +24,7 @@ const HTTP1_REQUEST: &[u8] =
     b"HEAD /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 /// The service's code and message, or why there was no answer.
-pub(crate) fn rpc_error(connection: &Connection, status: &Status) -> anyhow::Error {
+pub(crate) fn rpc_error(connection: &ConnectionArgs, status: &Status) -> anyhow::Error {
     let Some(cause) = innermost(status) else {
         return anyhow!("{}: {}", code_name(status.code()), status.message());
     };
@@ -82,7 +82,7 @@ fn answer_to(greeting: &[u8], addr: &Uri) -> Option<Vec<u8>> {
 
 /// Detects a server that refuses the client certificate after the client's side of the handshake, as TLS 1.3 does.
 /// The failed call only says that the connection was closed.
-fn refusal_after_handshake(connection: &Connection) -> Option<TlsFault> {
+fn refusal_after_handshake(connection: &ConnectionArgs) -> Option<TlsFault> {
     let config = Arc::new(connection.client_config().ok()?);
     let mut tcp = dial(&connection.addr).ok()?;
     let mut session = ClientConnection::new(config, connection.server_name().ok()?).ok()?;

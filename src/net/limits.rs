@@ -1,37 +1,32 @@
-//! What callers may take of the service: everything that they can hold open or make it keep is bounded.
+//! The limits of a listener: everything that a caller can hold open or make the service keep is bounded.
 
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::ledger::Ledger;
-
 /// The section `[bounds]` of the settings, for both ports unless it says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
+pub struct Limits {
     /// The largest request message of gRPC, in bytes.
     pub message_bytes: usize,
     /// The headers of a request, in bytes.
     pub header_list_bytes: u32,
     /// Calls that one gRPC connection may have open.
     pub streams_per_connection: u32,
-    /// Calls that one gRPC connection may cancel in a second. Where it cancels more, it is listened to more slowly.
+    /// Calls that one gRPC connection may cancel in a second. One that cancels more is read more slowly.
     pub cancelled_per_second: u32,
-    /// Connections that one port may have open. Where there are more, the ones that have been idle longest make room.
+    /// Connections that one port may have open. At the limit, those that have been idle longest are closed.
     pub connections: usize,
-    /// How long a connection may take to begin: with TLS, with HTTP/2, and with the headers of HTTP/1, also of
-    /// its later requests.
+    /// How long the TLS handshake, the first frame of HTTP/2, and the headers of each HTTP/1 request may take.
     pub handshake_time: Duration,
-    /// A connection without a call for so long is closed.
+    /// A connection without a call for this long is closed.
     pub idle_time: Duration,
-    /// A connection that is older takes no new calls: its caller opens another one, perhaps to another replica.
-    /// A tenth more or less, so that not all are renewed at once.
+    /// An older connection takes no new calls: its caller reconnects, perhaps to another replica. Each connection's
+    /// own age differs by up to 10 %, so that not all reconnect at once.
     pub connection_age: Duration,
-    /// Decisions that may wait for the store.
-    pub waiting_decisions: usize,
 }
 
-impl Default for Bounds {
+impl Default for Limits {
     fn default() -> Self {
         Self {
             message_bytes: 64 * 1024,
@@ -42,17 +37,16 @@ impl Default for Bounds {
             handshake_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(15 * 60),
             connection_age: Duration::from_secs(24 * 60 * 60),
-            waiting_decisions: Ledger::MAX_WAITING,
         }
     }
 }
 
-/// Files that are open besides the connections of both ports: the store's, logs, what is read meanwhile.
+/// Open files besides the connections of both ports: those of the store, logs, and files being read.
 const OTHER_FILES: u64 = 512;
 
-impl Bounds {
-    /// Lets the process open as many files as the connections may need: many systems allow 1024 unless a program
-    /// asks for more. Where even that is not allowed, the bound is lowered to what is, and the log says so.
+impl Limits {
+    /// Raises the process's limit of open files to what the connections need: many systems allow 1024 unless a program
+    /// asks for more. If that is not allowed, lowers `connections` and logs it.
     pub(crate) fn fitted_to_open_files(self) -> Self {
         let wanted = 2 * self.connections as u64 + OTHER_FILES;
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

@@ -18,7 +18,7 @@ use crate::{
 pub(super) struct Reader(Principal);
 
 /// Why somebody may not.
-pub(super) enum NoReader {
+pub(super) enum AccessError {
     /// It is not known who it is.
     Unknown(Unauthenticated),
     /// It is a caller without the right.
@@ -27,9 +27,9 @@ pub(super) enum NoReader {
 
 impl Reader {
     /// Whether it may read of this organization.
-    pub(super) fn may_read(&self, org: &OrgId) -> Result<(), NoReader> {
+    pub(super) fn may_read(&self, org: &OrgId) -> Result<(), AccessError> {
         let may = self.0.check(Role::Read, org);
-        may.map_err(|why| NoReader::Forbidden(why.to_string()))
+        may.map_err(|why| AccessError::Forbidden(why.to_string()))
     }
 }
 
@@ -37,9 +37,9 @@ impl<S> FromRequestParts<S> for Reader
 where
     S: Send + Sync + AsRef<Authenticator>,
 {
-    type Rejection = NoReader;
+    type Rejection = AccessError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, NoReader> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, AccessError> {
         let peer = parts.extensions.get::<Arc<Peer>>();
         let token = || {
             let headers = parts.headers.get_all(header::AUTHORIZATION).iter();
@@ -49,18 +49,18 @@ where
             // A browser that is asked for a password would send it to everybody on the way.
             let asks = peer.is_some_and(|peer| peer.is_confidential());
             match why {
-                Unauthenticated::PlaintextToken => NoReader::Forbidden(why.to_string()),
-                _ if !asks => NoReader::Forbidden(format!("{why} (a token only over TLS)")),
-                _ => NoReader::Unknown(why),
+                Unauthenticated::PlaintextToken => AccessError::Forbidden(why.to_string()),
+                _ if !asks => AccessError::Forbidden(format!("{why} (a token only over TLS)")),
+                _ => AccessError::Unknown(why),
             }
         })?;
         let may = principal.check_role(Role::Read);
-        may.map_err(|why| NoReader::Forbidden(why.to_string()))?;
+        may.map_err(|why| AccessError::Forbidden(why.to_string()))?;
         Ok(Self(principal))
     }
 }
 
-impl IntoResponse for NoReader {
+impl IntoResponse for AccessError {
     fn into_response(self) -> Response {
         match self {
             Self::Unknown(why) => {

@@ -11,17 +11,16 @@ use rustls::{
 };
 use tonic::transport::{ClientTlsConfig, Endpoint, Identity};
 
-use super::{WrongArguments, connection::Connection};
+use super::{
+    WrongArguments,
+    connection::{CA_FILE, CERT_FILE, ConnectionArgs, KEY_FILE},
+};
 use crate::{
     files::pem::{self, PemError},
     tls::{PinnedVerifier, TlsSettings},
 };
 
-pub(crate) const CA_FILE: &str = "--ca-file";
-pub(crate) const CERT_FILE: &str = "--cert-file";
-const KEY_FILE: &str = "--key-file";
-
-impl Connection {
+impl ConnectionArgs {
     /// Adds TLS to an endpoint.
     ///
     /// # Errors

@@ -1,33 +1,32 @@
-//! Counts the calls that a caller cancels, where its bytes pass: whatever becomes of a call within, whoever it is
-//! refused by, and whether its task ever ran.
+//! Counts the RST_STREAM frames of a connection in its bytes, whatever hyper makes of the calls.
 
-/// The bytes of an HTTP/2 connection as they come from its caller (RFC 9113, 3.4 and 4.1).
+/// Parses the frame headers of an HTTP/2 client (RFC 9113, 3.4 and 4.1).
 #[derive(Debug, Default)]
-pub(crate) struct Resets {
-    /// Of the preface: how many bytes have come.
+pub(crate) struct ResetCounter {
+    /// How many bytes of the preface have arrived.
     preface: usize,
-    /// Of the frame's head that comes next: what has come of it.
-    head: [u8; HEAD],
-    has: usize,
-    /// How many bytes of the last frame's payload are still to come.
+    /// The bytes of the next frame header, of which `received` have arrived.
+    header: [u8; HEADER_BYTES],
+    received: usize,
+    /// How many bytes of the payload are outstanding.
     payload: usize,
     has_begun: bool,
 }
 
-/// A frame's length, kind, flags and stream.
-const HEAD: usize = 9;
+/// The size of a frame header: length, type, flags and stream.
+const HEADER_BYTES: usize = 9;
 const RST_STREAM: u8 = 3;
 
-impl Resets {
+impl ResetCounter {
     pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-    /// Whether the preface and the first frame's head have come: whoever has said less has not begun.
+    /// Whether the preface and the first frame header have arrived.
     pub(crate) fn has_begun(&self) -> bool {
         self.has_begun
     }
 
-    /// Takes in what has come, and tells how many frames in it cancel a call. That the bytes are HTTP/2 at all is
-    /// not looked at here: they are read as they stand, and whoever serves the connection ends it.
+    /// Returns how many RST_STREAM frames begin in these bytes. Bytes that are not HTTP/2 are not detected here: hyper ends
+    /// the connection.
     pub(crate) fn count(&mut self, mut bytes: &[u8]) -> u32 {
         let preface = bytes.len().min(Self::PREFACE.len() - self.preface);
         self.preface += preface;
@@ -40,15 +39,15 @@ impl Resets {
                 bytes = &bytes[skipped..];
                 continue;
             }
-            let came = bytes.len().min(HEAD - self.has);
-            self.head[self.has..self.has + came].copy_from_slice(&bytes[..came]);
-            self.has += came;
-            bytes = &bytes[came..];
-            if self.has == HEAD {
-                let [high, middle, low, kind, ..] = self.head;
+            let arrived = bytes.len().min(HEADER_BYTES - self.received);
+            self.header[self.received..self.received + arrived].copy_from_slice(&bytes[..arrived]);
+            self.received += arrived;
+            bytes = &bytes[arrived..];
+            if self.received == HEADER_BYTES {
+                let [high, middle, low, kind, ..] = self.header;
                 let length = u32::from_be_bytes([0, high, middle, low]);
                 self.payload = usize::try_from(length).expect("24 bits");
-                self.has = 0;
+                self.received = 0;
                 self.has_begun = true;
                 resets += u32::from(kind == RST_STREAM);
             }
@@ -72,7 +71,7 @@ mod tests {
 
     #[test]
     fn each_reset_counts_once_however_the_bytes_are_cut() {
-        let mut bytes = Resets::PREFACE.to_vec();
+        let mut bytes = ResetCounter::PREFACE.to_vec();
         // What looks like one within another's payload is none.
         for (kind, payload) in [
             (4, vec![]),
@@ -85,7 +84,7 @@ mod tests {
             bytes.extend(frame(kind, &payload));
         }
         for piece in [1, 2, 3, 5, 7, 9, 13, 24, 33, 1_000, bytes.len()] {
-            let mut resets = Resets::default();
+            let mut resets = ResetCounter::default();
             let counted: u32 = bytes.chunks(piece).map(|piece| resets.count(piece)).sum();
             assert_eq!(counted, 3, "in pieces of {piece}");
         }
@@ -93,8 +92,8 @@ mod tests {
 
     #[test]
     fn it_has_begun_with_the_head_of_the_first_frame() {
-        let bytes = [Resets::PREFACE, &frame(4, &[])].concat();
-        let mut resets = Resets::default();
+        let bytes = [ResetCounter::PREFACE, &frame(4, &[])].concat();
+        let mut resets = ResetCounter::default();
         resets.count(&bytes[..bytes.len() - 1]);
         assert!(!resets.has_begun());
         resets.count(&bytes[bytes.len() - 1..]);

@@ -19,18 +19,19 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
-use super::{
-    WrongArguments,
-    tls::{CA_FILE, CERT_FILE},
-};
+use super::WrongArguments;
 use crate::settings::args::{self, TrimmedParser};
+
+pub(super) const CA_FILE: &str = "--ca-file";
+pub(super) const CERT_FILE: &str = "--cert-file";
+pub(super) const KEY_FILE: &str = "--key-file";
 
 /// How long to wait for an answer.
 pub(crate) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the service is, who is asking, and how to print the answers.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Connection {
+pub struct ConnectionArgs {
     /// The service's gRPC address; over TLS https://HOST:PORT; of a unix socket unix:PATH
     #[arg(
         long,
@@ -46,9 +47,9 @@ pub struct Connection {
         env = args::TOKEN,
         hide_env_values = true,
         value_name = "TOKEN",
-        value_parser = TrimmedParser(|token: &str| Ok::<_, Infallible>(Token(token.to_owned())))
+        value_parser = TrimmedParser(|token: &str| Ok::<_, Infallible>(BearerToken(token.to_owned())))
     )]
-    token: Option<Token>,
+    token: Option<BearerToken>,
     /// Over TLS: the authorities that the service's certificate may be of, or that certificate itself (PEM);
     /// without it: the system's authorities
     #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
@@ -79,22 +80,22 @@ pub struct Connection {
 
 /// A bearer token. It is never printed, so it is not parsed where faults repeat what was given.
 #[derive(Clone)]
-struct Token(String);
+struct BearerToken(String);
 
 /// A channel whose calls say who is calling.
 #[derive(Debug, Clone)]
-pub(crate) struct Caller {
+pub(crate) struct AuthorizedChannel {
     channel: Channel,
     token: Option<HeaderValue>,
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for BearerToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
     }
 }
 
-impl Token {
+impl BearerToken {
     /// The header that presents it.
     fn header(&self) -> Result<HeaderValue, WrongArguments> {
         let fault = || WrongArguments("--token: is not one word of ASCII".to_owned());
@@ -108,13 +109,13 @@ impl Token {
     }
 }
 
-impl Connection {
+impl ConnectionArgs {
     /// The service, to be connected to when it is first asked.
     ///
     /// # Errors
     ///
     /// The flags don't go together, or a file can't be used.
-    pub(crate) fn open(&self) -> anyhow::Result<Caller> {
+    pub(crate) fn open(&self) -> anyhow::Result<AuthorizedChannel> {
         let mut endpoint = match self.addr.scheme_str() {
             Some("unix") => Endpoint::from_shared(format!("unix:{}", self.addr.path()))?,
             _ => Endpoint::from(self.addr.clone()),
@@ -127,14 +128,14 @@ impl Connection {
         } else {
             self.is_for_plaintext()?;
         }
-        Ok(Caller {
+        Ok(AuthorizedChannel {
             channel: endpoint.connect_lazy(),
-            token: self.token().map(Token::header).transpose()?,
+            token: self.token().map(BearerToken::header).transpose()?,
         })
     }
 
     /// An empty variable is an unset one.
-    fn token(&self) -> Option<&Token> {
+    fn token(&self) -> Option<&BearerToken> {
         self.token.as_ref().filter(|token| !token.0.is_empty())
     }
 
@@ -165,7 +166,7 @@ impl Connection {
     }
 }
 
-impl Service<Request<Body>> for Caller {
+impl Service<Request<Body>> for AuthorizedChannel {
     type Response = Response<Body>;
     type Error = tonic::transport::Error;
     type Future = <Channel as Service<Request<Body>>>::Future;

@@ -1,5 +1,5 @@
-//! Counters, gauges and histograms of plain atomics. Each series stands at a place that is known when the
-//! program is built, so that to count is an addition or two: no look-up, no lock, no allocation.
+//! Families of counters, gauges and histograms. Each series has an index known at compile time, so that counting is an
+//! atomic addition or two: no look-up, no lock, no allocation.
 
 use std::{
     fmt,
@@ -12,57 +12,57 @@ use prometheus_client::{
     metrics::{MetricType, exemplar::Exemplar},
 };
 
-use super::cells::Cells;
+use super::striped_counters::StripedCounters;
 
 /// A series' labels.
 pub(super) type Labels = Vec<(&'static str, &'static str)>;
 
 const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;
 
-/// The counters of one name.
+/// Counters of one name.
 #[derive(Debug)]
-pub(super) struct Counters {
-    series: Box<[(Labels, Shown)]>,
-    counts: Cells,
+pub(super) struct CounterFamily {
+    series: Box<[(Labels, SeriesVisibility)]>,
+    counts: StripedCounters,
 }
 
-/// When a series is there to be read.
+/// When a series appears in a scrape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shown {
-    /// From the start: a rate then sees the first one too.
+pub(super) enum SeriesVisibility {
+    /// From the start, so that a rate sees the first event.
     Always,
-    /// Once it has happened.
+    /// Once it was counted.
     OnceCounted,
-    /// Never: nothing is counted at this place.
+    /// Never: nothing is families at this index.
     Never,
 }
 
-impl Counters {
-    pub(super) fn new(series: impl IntoIterator<Item = (Labels, Shown)>) -> Self {
+impl CounterFamily {
+    pub(super) fn new(series: impl IntoIterator<Item = (Labels, SeriesVisibility)>) -> Self {
         let series: Box<[_]> = series.into_iter().collect();
-        let counts = Cells::new(series.len());
+        let counts = StripedCounters::new(series.len());
         Self { series, counts }
     }
 
     /// One series for each value of one label.
     pub(super) fn by(key: &'static str, values: impl IntoIterator<Item = &'static str>) -> Self {
         let series = values.into_iter().map(|value| vec![(key, value)]);
-        Self::new(series.map(|labels| (labels, Shown::Always)))
+        Self::new(series.map(|labels| (labels, SeriesVisibility::Always)))
     }
 
-    pub(super) fn add(&self, place: usize, count: u64) {
-        self.counts.add(place, count);
+    pub(super) fn add(&self, index: usize, count: u64) {
+        self.counts.add(index, count);
     }
 }
 
-impl EncodeMetric for Counters {
+impl EncodeMetric for CounterFamily {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        for (place, (labels, shown)) in self.series.iter().enumerate() {
-            let count = self.counts.sum(place);
+        for (index, (labels, shown)) in self.series.iter().enumerate() {
+            let count = self.counts.sum(index);
             let shown = match shown {
-                Shown::Always => true,
-                Shown::OnceCounted => count > 0,
-                Shown::Never => false,
+                SeriesVisibility::Always => true,
+                SeriesVisibility::OnceCounted => count > 0,
+                SeriesVisibility::Never => false,
             };
             if shown {
                 let mut encoder = encoder.encode_family(labels)?;
@@ -77,13 +77,13 @@ impl EncodeMetric for Counters {
     }
 }
 
-/// Gauges that go up and down, one for each value of a label.
+/// GaugeFamily that go up and down, one for each value of a label.
 #[derive(Debug)]
-pub(super) struct Gauges {
+pub(super) struct GaugeFamily {
     series: Box<[(Labels, AtomicI64)]>,
 }
 
-impl Gauges {
+impl GaugeFamily {
     pub(super) fn by(key: &'static str, values: impl IntoIterator<Item = &'static str>) -> Self {
         let series = values.into_iter().map(|value| vec![(key, value)]);
         Self {
@@ -91,12 +91,12 @@ impl Gauges {
         }
     }
 
-    pub(super) fn add(&self, place: usize, change: i64) {
-        self.series[place].1.fetch_add(change, Ordering::Relaxed);
+    pub(super) fn add(&self, index: usize, change: i64) {
+        self.series[index].1.fetch_add(change, Ordering::Relaxed);
     }
 }
 
-impl EncodeMetric for Gauges {
+impl EncodeMetric for GaugeFamily {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         for (labels, value) in &self.series {
             let mut encoder = encoder.encode_family(labels)?;
@@ -110,19 +110,19 @@ impl EncodeMetric for Gauges {
     }
 }
 
-/// Histograms of one name, with the same buckets.
+/// HistogramFamily of one name, with the same buckets.
 #[derive(Debug)]
-pub(super) struct Histograms {
+pub(super) struct HistogramFamily {
     series: Box<[Labels]>,
-    /// The upper bounds of the buckets; one more is above them all.
+    /// The upper bounds of the buckets; one more bucket has no bound.
     bounds: Box<[u64]>,
-    /// Of each series: how many are in each bucket, and the sum of their values.
-    counts: Cells,
-    /// How many of what is counted make one of what is told: nanoseconds are told in seconds.
+    /// For each series its buckets, then the sum of its values.
+    counts: StripedCounters,
+    /// How many of what is families make one of what is told: nanoseconds are told in seconds.
     per_unit: f64,
 }
 
-impl Histograms {
+impl HistogramFamily {
     /// Of durations, with these upper bounds in microseconds.
     pub(super) fn of_durations(
         series: impl IntoIterator<Item = Labels>,
@@ -140,21 +140,21 @@ impl Histograms {
     fn new(series: impl IntoIterator<Item = Labels>, bounds: &[u64], per_unit: f64) -> Self {
         let series: Box<[_]> = series.into_iter().collect();
         Self {
-            counts: Cells::new(series.len() * (bounds.len() + 2)),
+            counts: StripedCounters::new(series.len() * (bounds.len() + 2)),
             series,
             bounds: bounds.into(),
             per_unit,
         }
     }
 
-    /// Takes in a duration, so many times.
-    pub(super) fn took(&self, place: usize, duration: Duration, times: u64) {
+    /// Observes a duration several times.
+    pub(super) fn observe_duration(&self, index: usize, duration: Duration, times: u64) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.observe(place, nanos, times);
+        self.observe(index, nanos, times);
     }
 
-    pub(super) fn observe(&self, place: usize, value: u64, times: u64) {
-        let (first, above) = (place * (self.bounds.len() + 2), self.bounds.len());
+    pub(super) fn observe(&self, index: usize, value: u64, times: u64) {
+        let (first, above) = (index * (self.bounds.len() + 2), self.bounds.len());
         let bucket = self.bounds.iter().position(|most| value <= *most);
         self.counts.add(first + bucket.unwrap_or(above), times);
         self.counts
@@ -162,20 +162,20 @@ impl Histograms {
     }
 }
 
-impl EncodeMetric for Histograms {
+impl EncodeMetric for HistogramFamily {
     #[allow(clippy::cast_precision_loss)]
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let told = |value: u64| value as f64 / self.per_unit;
+        let in_units = |value: u64| value as f64 / self.per_unit;
         let above = self.bounds.len();
-        for (place, labels) in self.series.iter().enumerate() {
-            let first = place * (above + 2);
-            let bounds = self.bounds.iter().map(|most| told(*most));
+        for (index, labels) in self.series.iter().enumerate() {
+            let first = index * (above + 2);
+            let bounds = self.bounds.iter().map(|most| in_units(*most));
             let bounds = bounds.chain([f64::INFINITY]).enumerate();
             let buckets = bounds.map(|(at, most)| (most, self.counts.sum(first + at)));
             let buckets: Vec<_> = buckets.collect();
-            // From what was just read, so that the last bucket never contradicts it.
+            // From the same reads, so that the count never contradicts the buckets.
             let count = buckets.iter().map(|(_, count)| count).sum();
-            let sum = told(self.counts.sum(first + above + 1));
+            let sum = in_units(self.counts.sum(first + above + 1));
             if labels.is_empty() {
                 encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
             } else {
@@ -193,12 +193,12 @@ impl EncodeMetric for Histograms {
 
 /// A value that is read at the scrape.
 #[derive(Debug)]
-pub(super) enum Now {
+pub(super) enum CurrentValue {
     Gauge(f64),
     Counter(f64),
 }
 
-impl EncodeMetric for Now {
+impl EncodeMetric for CurrentValue {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         match self {
             Self::Gauge(value) => encoder.encode_gauge(value),

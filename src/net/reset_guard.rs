@@ -1,0 +1,282 @@
+//! Limits how fast a connection is read, against floods of calls that are cancelled at once (rapid reset).
+//!
+//! Such a call costs its caller next to nothing and the service a task. So a connection yields to other tasks after each
+//! [`MAX_TURN_BYTES`], and a token bucket delays reading from a caller that cancels more calls than it may. h2's own
+//! limit of pending resets would end the connection, and the calls of everyone who shares it.
+
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::yield_now,
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::{connection_state::ConnectionState, reset_counter::ResetCounter};
+use crate::telemetry::metrics::CloseReason;
+
+/// A connection yields after reading this much: some 80 calls, or 250 that are cancelled at once.
+const MAX_TURN_BYTES: usize = 8 * 1024;
+
+/// The share of its capacity that the token bucket of a new connection holds.
+const INITIAL_SHARE: f64 = 0.1;
+
+/// A connection that was delayed for longer, since its bucket was last full, is asked to close: a new one has no backlog
+/// of cancelled calls.
+const MAX_DELAY: Duration = Duration::from_secs(1);
+
+/// An HTTP/2 connection whose reading is limited.
+pub(crate) struct ResetGuard<IO> {
+    io: IO,
+    state: Arc<ConnectionState>,
+    resets: ResetCounter,
+    bucket: TokenBucket,
+    /// The poll that read last, and how much it has read.
+    last_poll: u64,
+    read: usize,
+}
+
+impl<IO> ResetGuard<IO> {
+    pub(crate) fn new(io: IO, cancelled_per_second: u32, state: Arc<ConnectionState>) -> Self {
+        Self {
+            io,
+            state,
+            resets: ResetCounter::default(),
+            bucket: TokenBucket::new(cancelled_per_second),
+            last_poll: 0,
+            read: 0,
+        }
+    }
+
+    /// Yields once the turn's bytes are read.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let turn = self.state.polls();
+        if self.last_poll != turn {
+            (self.last_poll, self.read) = (turn, 0);
+        }
+        if self.read < MAX_TURN_BYTES {
+            return Poll::Ready(());
+        }
+        // Runs again after all tasks that are ready now.
+        pin!(yield_now()).poll(cx)
+    }
+
+    /// Ready once the caller has tokens.
+    fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.bucket.poll(cx));
+        if self.bucket.delayed > MAX_DELAY {
+            self.state.request_close(CloseReason::Cancelling);
+        }
+        Poll::Ready(())
+    }
+
+    /// Counts what was read.
+    fn record_read(&mut self, bytes: &[u8]) {
+        self.read += bytes.len();
+        let resets = self.resets.count(bytes);
+        if self.resets.has_begun() && !self.state.has_begun() {
+            self.state.set_begun();
+        }
+        if resets > 0 {
+            self.bucket.take(resets);
+        }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for ResetGuard<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_turn(cx));
+        ready!(self.poll_allowance(cx));
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        self.record_read(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for ResetGuard<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// A token bucket of cancelled calls, which refills within a second.
+struct TokenBucket {
+    per_second: f64,
+    left: f64,
+    /// When `left` was right.
+    at: Instant,
+    /// Runs until the bucket is no longer overdrawn.
+    delay: Option<Pin<Box<Sleep>>>,
+    /// The total delay since the bucket was last full.
+    delayed: Duration,
+}
+
+impl TokenBucket {
+    fn new(per_second: u32) -> Self {
+        let per_second = f64::from(per_second);
+        Self {
+            per_second,
+            left: INITIAL_SHARE * per_second,
+            at: Instant::now(),
+            delay: None,
+            delayed: Duration::ZERO,
+        }
+    }
+
+    /// Takes tokens. An overdrawn bucket delays the caller from now on.
+    fn take(&mut self, cancelled: u32) {
+        let now = Instant::now();
+        let came = (now - self.at).as_secs_f64() * self.per_second;
+        self.left = (self.left + came).min(self.per_second);
+        if self.left >= self.per_second {
+            self.delayed = Duration::ZERO;
+        }
+        self.left -= f64::from(cancelled);
+        self.at = now;
+        if self.left < 0.0 {
+            let delay = Duration::from_secs_f64(-self.left / self.per_second);
+            self.delay = Some(Box::pin(sleep_until(now + delay)));
+        }
+    }
+
+    /// Ready once the bucket is not overdrawn.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(delay) = &mut self.delay {
+            ready!(delay.as_mut().poll(cx));
+            self.delayed += delay.deadline() - self.at;
+            self.delay = None;
+        }
+        Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::{
+        io::AsyncReadExt as _,
+        time::{advance, timeout},
+    };
+
+    use super::*;
+
+    const PER_SECOND: u32 = 1_000;
+
+    /// How long the caller is not listened to once it has cancelled so many calls.
+    async fn cancels(bucket: &mut TokenBucket, calls: u32) -> Duration {
+        bucket.take(calls);
+        let begun = Instant::now();
+        std::future::poll_fn(|cx| bucket.poll(cx)).await;
+        begun.elapsed()
+    }
+
+    /// The timer's unit.
+    fn is_about(is: Duration, millis: u64) -> bool {
+        is.abs_diff(Duration::from_millis(millis)) <= Duration::from_millis(1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_begins_with_a_tenth_of_a_second_and_waits_for_what_is_more() {
+        let mut bucket = TokenBucket::new(PER_SECOND);
+        assert_eq!(cancels(&mut bucket, 100).await, Duration::ZERO);
+        assert!(is_about(cancels(&mut bucket, 50).await, 50));
+        assert!(is_about(cancels(&mut bucket, 200).await, 200));
+        advance(Duration::from_secs(100)).await;
+        assert_eq!(cancels(&mut bucket, 1_000).await, Duration::ZERO);
+        assert!(is_about(cancels(&mut bucket, 10).await, 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_waited_for_a_second_in_all_is_asked_to_leave() {
+        let reset = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
+        let cancelled = |calls: usize| {
+            let mut bytes = ResetCounter::PREFACE.to_vec();
+            bytes.extend(reset.repeat(calls));
+            bytes
+        };
+        let is_asked_after = async |reset_guard: &mut ResetGuard<()>, bytes: &[u8]| {
+            reset_guard.record_read(bytes);
+            std::future::poll_fn(|cx| reset_guard.poll_allowance(cx)).await;
+            let asked = reset_guard.state.close_requested();
+            timeout(Duration::ZERO, asked).await == Ok(CloseReason::Cancelling)
+        };
+        let mut reset_guard = ResetGuard::new((), PER_SECOND, Arc::new(ConnectionState::new()));
+        assert!(!is_asked_after(&mut reset_guard, &cancelled(1_000)).await);
+        assert!(is_asked_after(&mut reset_guard, &reset.repeat(200)).await);
+        // Unless it cancelled little for a while.
+        let mut reset_guard = ResetGuard::new((), PER_SECOND, Arc::new(ConnectionState::new()));
+        reset_guard.record_read(&cancelled(0));
+        for _ in 0..10 {
+            advance(Duration::from_secs(2)).await;
+            assert!(!is_asked_after(&mut reset_guard, &reset.repeat(1_900)).await);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_sends_without_a_pause_leaves_others_their_turns() {
+        static SENT: [u8; 1 << 20] = [0; 1 << 20];
+        let turns = Arc::new(AtomicUsize::new(0));
+        let other = tokio::spawn({
+            let turns = Arc::clone(&turns);
+            async move {
+                loop {
+                    turns.fetch_add(1, Ordering::Relaxed);
+                    yield_now().await;
+                }
+            }
+        });
+        let reader = tokio::spawn(async {
+            let state = Arc::new(ConnectionState::new());
+            let mut reset_guard = ResetGuard::new(&SENT[..], PER_SECOND, Arc::clone(&state));
+            let mut buffer = [0; MAX_TURN_BYTES];
+            let mut reading =
+                std::pin::pin!(async { while reset_guard.read(&mut buffer).await.unwrap() > 0 {} });
+            std::future::poll_fn(|cx| {
+                state.count_poll();
+                reading.as_mut().poll(cx)
+            })
+            .await;
+        });
+        reader.await.unwrap();
+        other.abort();
+        let turns = turns.load(Ordering::Relaxed);
+        assert!(turns >= SENT.len() / MAX_TURN_BYTES - 1, "{turns}");
+    }
+}
