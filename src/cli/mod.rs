@@ -84,27 +84,7 @@ pub enum Command {
 #[allow(missing_docs)] // A comment on `connection` would become the subcommand's.
 pub enum ClientCommand {
     /// Is this request free? Counts it
-    Reserve {
-        /// The organization
-        org: String,
-        /// The project
-        project: String,
-        /// The model, by its exact name
-        model: String,
-        /// How many tokens, 1 to 1000000000
-        tokens: u64,
-        /// Makes the call idempotent, and the reservation one that can be settled or released
-        #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
-        request_id: Option<String>,
-        /// What kind of work it is
-        #[arg(long, default_value = "inference")]
-        workload: Workload,
-        /// Answer, and count nothing
-        #[arg(long)]
-        dry_run: bool,
-        #[command(flatten)]
-        connection: ConnectionArgs,
-    },
+    Reserve(ReserveArgs),
     /// Record what a reserved request really used
     Settle {
         /// The organization
@@ -159,6 +139,30 @@ impl ValueEnum for Workload {
     }
 }
 
+/// The arguments of `tollgate reserve`.
+#[derive(Debug, clap::Args)]
+pub struct ReserveArgs {
+    /// The organization
+    org: String,
+    /// The project
+    project: String,
+    /// The model, by its exact name
+    model: String,
+    /// How many tokens, 1 to 1000000000
+    tokens: u64,
+    /// Makes the call idempotent, and the reservation one that can be settled or released
+    #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
+    request_id: Option<String>,
+    /// What kind of work it is
+    #[arg(long, default_value = "inference")]
+    workload: Workload,
+    /// Answer, and count nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
 /// How the program ends with this error.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
@@ -209,34 +213,7 @@ fn read_policy(file: &Path) -> anyhow::Result<Policy> {
 /// The service's code and message, or why it can't be reached.
 pub async fn run(command: ClientCommand) -> anyhow::Result<()> {
     match command {
-        ClientCommand::Reserve {
-            org,
-            project,
-            model,
-            tokens,
-            request_id,
-            workload,
-            dry_run,
-            connection,
-        } => {
-            let workload = workload_number(workload);
-            let request = ReserveRequest {
-                org,
-                project,
-                model,
-                tokens,
-                request_id: request_id.unwrap_or_default(),
-                workload,
-                dry_run,
-            };
-            let answer = connect(&connection)?.reserve(request).await;
-            show(
-                &connection,
-                "tollgate.v1.ReserveResponse",
-                answer,
-                tables::reserved,
-            )
-        }
+        ClientCommand::Reserve(args) => reserve(args).await,
         ClientCommand::Settle {
             org,
             request_id,
@@ -298,6 +275,25 @@ pub async fn run(command: ClientCommand) -> anyhow::Result<()> {
             )
         }
     }
+}
+
+async fn reserve(args: ReserveArgs) -> anyhow::Result<()> {
+    let request = ReserveRequest {
+        org: args.org,
+        project: args.project,
+        model: args.model,
+        tokens: args.tokens,
+        request_id: args.request_id.unwrap_or_default(),
+        workload: workload_number(args.workload),
+        dry_run: args.dry_run,
+    };
+    let answer = connect(&args.connection)?.reserve(request).await;
+    show(
+        &args.connection,
+        "tollgate.v1.ReserveResponse",
+        answer,
+        tables::reserved,
+    )
 }
 
 /// Every page of a day's usage, as one answer.

@@ -4,35 +4,15 @@
 //! probe at once. It takes two failures in a row, the last of them a probe's. So one slow call is no outage,
 //! and neither is the failure of a part of the store that others do without.
 
-use std::{
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use tokio::{
-    sync::{Notify, watch},
-    time::{sleep, timeout},
-};
+use tokio::sync::{Notify, watch};
 
-use super::{Ledger, LedgerError, backend::Backend};
 use crate::store::StoreError;
-
-/// Between two probes while the store is up.
-const PROBE_INTERVAL_UP: Duration = Duration::from_millis(500);
-
-/// Between two probes while the store is down. Recovery is noticed within this plus one round trip.
-const PROBE_INTERVAL_DOWN: Duration = Duration::from_millis(250);
-
-/// A probe that takes longer opens the breaker.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Between two probes, however many calls fail.
-const MIN_PROBE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The store, as the last probe found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,13 +45,13 @@ pub(super) enum Access {
 }
 
 pub(super) struct CircuitBreaker {
-    state: watch::Sender<StoreState>,
+    pub(super) state: watch::Sender<StoreState>,
     /// Whether every request passes: all that a request reads while the store is up.
-    closed: AtomicBool,
+    pub(super) closed: AtomicBool,
     /// Whether there was a failure since the last success.
-    failed: AtomicBool,
+    pub(super) failed: AtomicBool,
     /// Makes the watcher probe at once.
-    suspected: Notify,
+    pub(super) suspected: Notify,
 }
 
 impl CircuitBreaker {
@@ -87,16 +67,14 @@ impl CircuitBreaker {
 
     /// Lets a request pass, or fails with the outage. While the store is watched and has not been probed yet, the
     /// request waits for the first probe.
-    pub(super) async fn admit(&self, access: Access) -> Result<(), LedgerError> {
+    pub(super) async fn admit(&self, access: Access) -> Result<(), Arc<Outage>> {
         if self.closed.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut state = self.state.subscribe();
         let known = state.wait_for(|state| *state != StoreState::Unknown).await;
         match known.as_deref() {
-            Ok(StoreState::Down(outage)) if outage.blocks(access) => {
-                Err(LedgerError::Down(Arc::clone(outage)))
-            }
+            Ok(StoreState::Down(outage)) if outage.blocks(access) => Err(Arc::clone(outage)),
             _ => Ok(()),
         }
     }
@@ -121,12 +99,12 @@ impl CircuitBreaker {
     }
 
     /// Whether a failure now would be the first one after a success.
-    fn is_trusted(&self) -> bool {
+    pub(super) fn is_trusted(&self) -> bool {
         *self.state.borrow() == StoreState::Up && !self.failed.load(Ordering::Relaxed)
     }
 
     /// Takes the result of a probe.
-    fn learn(&self, probed: Result<(), StoreError>) {
+    pub(super) fn learn(&self, probed: Result<(), StoreError>) {
         self.failed.store(probed.is_err(), Ordering::Relaxed);
         let Err(error) = probed else {
             self.closed.store(true, Ordering::Release);
@@ -163,78 +141,5 @@ impl Outage {
             | StoreError::Unsuitable { .. } => true,
             StoreError::Corrupt { .. } => false,
         }
-    }
-}
-
-impl Ledger {
-    /// The store's state, now and at each change.
-    #[must_use]
-    pub fn store_state(&self) -> watch::Receiver<StoreState> {
-        self.inner.backend.breaker.state.subscribe()
-    }
-
-    /// Probes the store again and again. Never ends. Requests wait for the first probe's result from this call on,
-    /// not only from the first poll: nothing shall be counted by a store that is then found to be unfit. Dropping
-    /// the future closes the breaker.
-    pub fn watch_store(&self) -> impl Future<Output = ()> + Send + use<> {
-        let watched = WatchGuard::new(Arc::clone(&self.inner.backend));
-        async move {
-            let WatchGuard(backend) = &watched;
-            backend.watch().await;
-        }
-    }
-}
-
-impl Backend {
-    async fn watch(&self) {
-        let breaker = &self.breaker;
-        loop {
-            let trusted = breaker.is_trusted();
-            let mut probed = self.probe_within_timeout().await;
-            if trusted && probed.is_err() && !breaker.failed.load(Ordering::Relaxed) {
-                probed = self.probe_within_timeout().await;
-            }
-            let up = probed.is_ok();
-            breaker.learn(probed);
-            if up {
-                sleep(MIN_PROBE_INTERVAL).await;
-                tokio::select! {
-                    () = sleep(PROBE_INTERVAL_UP.saturating_sub(MIN_PROBE_INTERVAL)) => {}
-                    () = breaker.suspected.notified() => {}
-                }
-            } else {
-                sleep(PROBE_INTERVAL_DOWN).await;
-            }
-        }
-    }
-
-    /// Probes the store. After the timeout it counts as down while the probe goes on: a disk or a network can hang
-    /// without an error.
-    async fn probe_within_timeout(&self) -> Result<(), StoreError> {
-        let mut probe = pin!(self.probe());
-        if let Ok(probed) = timeout(PROBE_TIMEOUT, &mut probe).await {
-            return probed;
-        }
-        let reason = "it does not answer a probe".to_owned();
-        self.breaker
-            .learn(Err(StoreError::OutcomeUnknown { reason }));
-        probe.await
-    }
-}
-
-/// Holds requests back until the first probe, while the store is watched.
-struct WatchGuard(Arc<Backend>);
-
-impl WatchGuard {
-    fn new(backend: Arc<Backend>) -> Self {
-        backend.breaker.closed.store(false, Ordering::Release);
-        Self(backend)
-    }
-}
-
-impl Drop for WatchGuard {
-    fn drop(&mut self) {
-        let Self(backend) = self;
-        backend.breaker.closed.store(true, Ordering::Release);
     }
 }

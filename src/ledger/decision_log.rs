@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::Level;
 
-use super::{Inner, Released, Reserve, Reserved, Settled};
+use super::{Released, Reserve, Reserved, Settled, backend::Backend};
 use crate::{
     domain::{BilledReason, OrgId, RequestFields, Tokens, Verdict},
     store::PoolBalance,
@@ -41,7 +41,7 @@ impl ReserveRecord {
     }
 }
 
-impl Inner {
+impl Backend {
     /// A replay and a dry run count nothing.
     pub(super) fn record_reserved(&self, record: ReserveRecord, reserved: &Reserved) {
         let verdict = reserved.verdict;
@@ -51,7 +51,7 @@ impl Inner {
                 Verdict::Free => TokenUse::Free,
                 Verdict::Billed(_) => TokenUse::Billed,
             };
-            let metrics = &self.backend.metrics;
+            let metrics = &self.metrics;
             metrics.tokens(pool, kind, record.tokens.get());
             if record.has_id && self.is_kept(&record.org, verdict) {
                 metrics.reservation(Transition::Held);
@@ -93,8 +93,8 @@ impl Inner {
         let pool = settled.pool.as_ref();
         if !settled.replayed {
             let pool = pool.map(|figures| &figures.pool);
-            self.backend.metrics.tokens(pool, kind, tokens.get());
-            self.backend.metrics.reservation(Transition::Settled);
+            self.metrics.tokens(pool, kind, tokens.get());
+            self.metrics.reservation(Transition::Settled);
         }
         let (verdict, reason) = verdict_names(settled.verdict);
         tracing::debug!(
@@ -118,10 +118,8 @@ impl Inner {
         let tokens = released.tokens.get();
         if !released.replayed {
             let pool = pool.map(|figures| &figures.pool);
-            self.backend
-                .metrics
-                .tokens(pool, TokenUse::Released, tokens);
-            self.backend.metrics.reservation(Transition::Released);
+            self.metrics.tokens(pool, TokenUse::Released, tokens);
+            self.metrics.reservation(Transition::Released);
         }
         tracing::debug!(
             target: "tollgate::calls",
@@ -142,7 +140,7 @@ impl Inner {
         match verdict {
             Verdict::Billed(BilledReason::StoreUnavailable) => false,
             Verdict::Billed(BilledReason::OrganizationNotEnrolled) => {
-                self.backend.policy.load().orgs().contains_key(org)
+                self.policy.load().orgs().contains_key(org)
             }
             _ => true,
         }

@@ -36,7 +36,7 @@ pub enum LedgerError {
     Store(#[from] StoreError),
     /// The circuit breaker is open: the store was not asked. This request counted nothing.
     #[error(transparent)]
-    Down(Arc<Outage>),
+    Down(#[from] Arc<Outage>),
     /// The deadline has passed. A request that was not sent is not sent; of one that was sent, the outcome
     /// is unknown to the caller.
     #[error("the store did not answer before the deadline")]

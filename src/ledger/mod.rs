@@ -12,13 +12,14 @@ mod clock;
 mod decision_log;
 mod error;
 mod org_queue;
+mod probe_loop;
 mod queries;
 mod queue;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use self::{
     api::Request,
@@ -26,6 +27,7 @@ use self::{
     breaker::{Access, CircuitBreaker},
     clock::StoreClock,
     decision_log::ReserveRecord,
+    probe_loop::WatchGuard,
     queue::Queue,
 };
 pub use self::{
@@ -43,12 +45,12 @@ use crate::{
 /// The service's one way to decide and to count. Cheap to clone.
 #[derive(Clone)]
 pub struct Ledger {
-    inner: Arc<Inner>,
+    inner: Arc<Shared>,
     /// When its requests must have their answers; none: whenever the store has.
     deadline: Option<Instant>,
 }
 
-struct Inner {
+struct Shared {
     backend: Arc<Backend>,
     queue: Arc<Queue>,
     on_store_failure: OnStoreFailure,
@@ -113,7 +115,7 @@ impl Ledger {
             breaker: CircuitBreaker::new(),
             metrics: config.metrics,
         });
-        let inner = Inner {
+        let inner = Shared {
             queue: Arc::new(Queue::new(Arc::clone(&backend), config.max_waiting)),
             backend,
             on_store_failure: config.on_store_failure,
@@ -195,7 +197,9 @@ impl Ledger {
         let began = Instant::now();
         let request = Request::Settle { request_id, tokens };
         let settled = self.decide(org.clone(), request).await?;
-        self.inner.record_settled(began, &org, tokens, &settled);
+        self.inner
+            .backend
+            .record_settled(began, &org, tokens, &settled);
         Ok(settled)
     }
 
@@ -212,7 +216,7 @@ impl Ledger {
         let began = Instant::now();
         let request = Request::Release { request_id };
         let released = self.decide(org.clone(), request).await?;
-        self.inner.record_released(began, &org, &released);
+        self.inner.backend.record_released(began, &org, &released);
         Ok(released)
     }
 
@@ -290,9 +294,26 @@ impl Ledger {
             }
         }
     }
+
+    /// The store's state, now and at each change.
+    #[must_use]
+    pub fn store_state(&self) -> watch::Receiver<StoreState> {
+        self.inner.backend.breaker.state.subscribe()
+    }
+
+    /// Probes the store again and again. Never ends. Requests wait for the first probe's result from this call on,
+    /// not only from the first poll: nothing shall be counted by a store that is then found to be unfit. Dropping
+    /// the future closes the breaker.
+    pub fn watch_store(&self) -> impl Future<Output = ()> + Send + use<> {
+        let watched = WatchGuard::new(Arc::clone(&self.inner.backend));
+        async move {
+            let WatchGuard(backend) = &watched;
+            backend.watch().await;
+        }
+    }
 }
 
-impl Inner {
+impl Shared {
     fn counted<T>(&self, result: Result<T, LedgerError>) -> Result<T, LedgerError> {
         if let Some(failure) = result.as_ref().err().and_then(LedgerError::failure) {
             self.backend.metrics.store_failed(failure, 1);
@@ -321,7 +342,7 @@ impl Inner {
             }
             reserved => reserved?,
         };
-        self.record_reserved(record, &reserved);
+        self.backend.record_reserved(record, &reserved);
         Ok(reserved)
     }
 }

@@ -14,20 +14,16 @@ use super::files;
 
 const MAX_FUNCTION_LINES: usize = 70;
 
-/// What still breaks a rule. Each list only gets shorter.
-const LONG_FUNCTIONS: &[&str] = &[
+/// Tests that are still longer. The list only gets shorter.
+const LONG_TESTS: &[&str] = &[
     "callers_are_known_by_their_certificates_and_tokens_and_a_changed_file_holds_at_once",
     "chart_and_program_take_and_refuse_the_same_settings",
     "everything_can_be_on_beside_each_other",
     "files_that_are_no_good_are_told_at_the_start_with_their_settings_and_names",
     "reach",
-    "run",
-    "speed",
     "the_schema_refuses_wrong_values",
     "values_that_cannot_be_meant_together_are_refused_with_what_would_be_right",
 ];
-const DOUBLE_NAMES: &[&str] = &["Inner", "Quota", "Refusal", "Reply"];
-const ROOMS_WITH_CIRCLES: &[&str] = &["ledger"];
 
 /// The sources of a folder, parsed, each by its path.
 fn sources(folder: &str) -> BTreeMap<String, syn::File> {
@@ -81,7 +77,7 @@ fn functions_have_at_most_70_lines() {
             functions.visit_file(&parsed);
             let too_long = functions.0.into_iter();
             let too_long = too_long.filter(|(name, lines)| {
-                *lines > MAX_FUNCTION_LINES && !LONG_FUNCTIONS.contains(&name.as_str())
+                *lines > MAX_FUNCTION_LINES && !LONG_TESTS.contains(&name.as_str())
             });
             long.extend(too_long.map(|(name, lines)| format!("{file}: {name} has {lines} lines")));
         }
@@ -126,7 +122,7 @@ fn no_two_types_have_one_name() {
             places.entry(name).or_default().push(file.clone());
         }
     }
-    places.retain(|name, files| files.len() > 1 && !DOUBLE_NAMES.contains(&name.as_str()));
+    places.retain(|_, files| files.len() > 1);
     assert!(places.is_empty(), "{places:#?}");
 }
 
@@ -347,10 +343,6 @@ fn no_files_import_each_other_in_a_circle() {
             circles.insert(circle.cloned().collect::<Vec<_>>());
         }
     }
-    circles.retain(|circle: &Vec<String>| {
-        let is_known = |room: &&str| circle[0].starts_with(&format!("src/{room}/"));
-        !ROOMS_WITH_CIRCLES.iter().any(is_known)
-    });
     // What is read is what is there.
     assert!(edges["src/server/mod.rs"].contains("src/ledger/mod.rs"));
     assert!(circles.is_empty(), "{circles:#?}");
