@@ -78,6 +78,19 @@ fn logged(tollgate: &Tollgate, words: &[&str]) -> bool {
     texts.any(|line| words.iter().all(|word| line.contains(word)))
 }
 
+/// Waits for a log line with these words: the answer to a call may come before it.
+async fn is_logged(tollgate: &Tollgate, words: &[&str]) {
+    let begun = Instant::now();
+    while !logged(tollgate, words) {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{words:?}: {:?}",
+            tollgate.log()
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Calls until a Reserve of one token is served again, which is soon.
 async fn served_again(client: &Client, request_id: &str) -> ReserveResponse {
     let begun = Instant::now();

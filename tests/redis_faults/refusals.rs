@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tollgate::grpc::proto::ReleaseRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{logged, start, start_unseen, unavailable};
+use super::{is_logged, logged, start, start_unseen, unavailable};
 use crate::support::{
     calls::{large, reserve, said, usage},
     redis::RedisServer,
@@ -153,14 +153,8 @@ async fn without_the_right_to_a_write_nothing_at_all_is_written() {
         for _ in 0..3 {
             unavailable(&client, 10, "r").await;
         }
-        assert!(
-            logged(
-                &tollgate,
-                &["WARN", "NOT_SERVING", &format!("lacks {missing}")]
-            ),
-            "{:?}",
-            tollgate.log()
-        );
+        let missing_right = format!("lacks {missing}");
+        is_logged(&tollgate, &["WARN", "NOT_SERVING", &missing_right]).await;
         assert_eq!(redis.integer(&["DBSIZE"]), 0, "{missing}");
         url_of_user(&redis, &[&LEAST_RIGHTS[..], &[missing]].concat());
         tollgate.wait_for_readiness(ServingStatus::Serving).await;
