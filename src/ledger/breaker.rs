@@ -1,8 +1,8 @@
 //! The circuit breaker: while the store is known to be down, requests fail at once and don't reach it.
 //!
-//! One watcher probes the store all the time, and it alone opens the breaker: a call that fails only makes it
-//! probe at once. It takes two failures in a row, the last of them a probe's. So one slow call is no outage,
-//! and neither is the failure of a part of the store that others do without.
+//! One watcher probes the store at intervals, and it alone opens the breaker: a failed call only triggers a
+//! probe. The breaker opens after two failures in a row, the second of them a probe's. So one slow call is no
+//! outage, nor is the failure of a part of the store that the probe does not need.
 
 use std::{
     pin::pin,
@@ -41,7 +41,7 @@ pub enum StoreState {
     Unknown,
     /// It would decide.
     Up,
-    /// It would not.
+    /// It would not decide.
     Down(Arc<Outage>),
 }
 
@@ -49,44 +49,44 @@ pub enum StoreState {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the store is down since {}: {}", .since.to_rfc3339_opts(SecondsFormat::Secs, true), .error.public_message())]
 pub struct Outage {
-    /// When that was found, by this machine's clock.
+    /// When the outage was detected, by this machine's clock.
     pub since: DateTime<Utc>,
-    /// Why, as it was found last.
+    /// The error of the last probe.
     pub error: StoreError,
 }
 
-/// What a request needs of the store.
+/// The access that a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// To count.
+    /// It counts.
     Decide,
-    /// To read: a store that is full or read-only may still be read.
+    /// It only reads, which a full or read-only store can serve.
     Read,
 }
 
 pub(super) struct CircuitBreaker {
     state: watch::Sender<StoreState>,
-    /// Whether every request passes: all that a request reads while the store is up.
+    /// Whether every request passes. While the store is up, a request reads nothing else here.
     closed: AtomicBool,
     /// Whether there was a failure since the last success.
     failed: AtomicBool,
     /// Makes the watcher probe at once.
-    suspected: Notify,
+    probe_request: Notify,
 }
 
 impl CircuitBreaker {
-    /// Closed, until the store is watched.
+    /// A closed breaker. It can open once the store is watched.
     pub(super) fn new() -> Self {
         Self {
             state: watch::Sender::new(StoreState::Unknown),
             closed: AtomicBool::new(true),
             failed: AtomicBool::new(false),
-            suspected: Notify::new(),
+            probe_request: Notify::new(),
         }
     }
 
-    /// Lets a request pass, or fails with the outage. While the store is watched and has not been probed yet, the
-    /// request waits for the first probe.
+    /// Lets a request pass, or fails with the outage. If the store is watched and not probed yet, waits for the
+    /// first probe.
     pub(super) async fn admit(&self, access: Access) -> Result<(), LedgerError> {
         if self.closed.load(Ordering::Acquire) {
             return Ok(());
@@ -114,19 +114,19 @@ impl CircuitBreaker {
                 | StoreError::Unsuitable { .. },
             ) => {
                 self.failed.store(true, Ordering::Relaxed);
-                self.suspected.notify_one();
+                self.probe_request.notify_one();
             }
             _ => {}
         }
     }
 
     /// Whether a failure now would be the first one after a success.
-    fn is_trusted(&self) -> bool {
+    fn is_healthy(&self) -> bool {
         *self.state.borrow() == StoreState::Up && !self.failed.load(Ordering::Relaxed)
     }
 
-    /// Takes the result of a probe.
-    fn learn(&self, probed: Result<(), StoreError>) {
+    /// Records the result of a probe, and opens or closes the breaker.
+    fn record_probe(&self, probed: Result<(), StoreError>) {
         self.failed.store(probed.is_err(), Ordering::Relaxed);
         let Err(error) = probed else {
             self.closed.store(true, Ordering::Release);
@@ -137,7 +137,7 @@ impl CircuitBreaker {
             });
             return;
         };
-        // Foreign data concerns only the calls that find it.
+        // Foreign data affects only the calls that read it.
         let closed = matches!(error, StoreError::Corrupt { .. });
         self.closed.store(closed, Ordering::Release);
         self.state.send_if_modified(|state| {
@@ -173,9 +173,8 @@ impl Ledger {
         self.inner.backend.breaker.state.subscribe()
     }
 
-    /// Probes the store again and again. Never ends. Requests wait for the first probe's result from this call on,
-    /// not only from the first poll: nothing shall be counted by a store that is then found to be unfit. Dropping
-    /// the future closes the breaker.
+    /// Probes the store at intervals. Never ends. Requests wait for the first probe's result from this call on, not
+    /// only from the first poll: an unfit store must count nothing. Dropping the future closes the breaker.
     pub fn watch_store(&self) -> impl Future<Output = ()> + Send + use<> {
         let watched = WatchGuard::new(Arc::clone(&self.inner.backend));
         async move {
@@ -189,18 +188,18 @@ impl Backend {
     async fn watch(&self) {
         let breaker = &self.breaker;
         loop {
-            let trusted = breaker.is_trusted();
+            let was_healthy = breaker.is_healthy();
             let mut probed = self.probe_within_timeout().await;
-            if trusted && probed.is_err() && !breaker.failed.load(Ordering::Relaxed) {
+            if was_healthy && probed.is_err() && !breaker.failed.load(Ordering::Relaxed) {
                 probed = self.probe_within_timeout().await;
             }
             let up = probed.is_ok();
-            breaker.learn(probed);
+            breaker.record_probe(probed);
             if up {
                 sleep(MIN_PROBE_INTERVAL).await;
                 tokio::select! {
                     () = sleep(PROBE_INTERVAL_UP.saturating_sub(MIN_PROBE_INTERVAL)) => {}
-                    () = breaker.suspected.notified() => {}
+                    () = breaker.probe_request.notified() => {}
                 }
             } else {
                 sleep(PROBE_INTERVAL_DOWN).await;
@@ -208,8 +207,8 @@ impl Backend {
         }
     }
 
-    /// Probes the store. After the timeout it counts as down while the probe goes on: a disk or a network can hang
-    /// without an error.
+    /// Probes the store. After the timeout the store counts as down while the probe continues: a disk or a network
+    /// can hang without an error.
     async fn probe_within_timeout(&self) -> Result<(), StoreError> {
         let mut probe = pin!(self.probe());
         if let Ok(probed) = timeout(PROBE_TIMEOUT, &mut probe).await {
@@ -217,12 +216,12 @@ impl Backend {
         }
         let reason = "it does not answer a probe".to_owned();
         self.breaker
-            .learn(Err(StoreError::OutcomeUnknown { reason }));
+            .record_probe(Err(StoreError::OutcomeUnknown { reason }));
         probe.await
     }
 }
 
-/// Holds requests back until the first probe, while the store is watched.
+/// Makes requests wait for the first probe, until it is dropped.
 struct WatchGuard(Arc<Backend>);
 
 impl WatchGuard {
