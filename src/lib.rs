@@ -4,46 +4,46 @@
 //!
 //! # How a Reserve flows
 //!
-//! [`grpc`]'s `CallLayer` judges the caller's rights and reads the deadline; the handler converts the message into
-//! a [`ledger::Reserve`], whose values can't be out of bounds. The circuit breaker of the [`ledger`] lets it pass,
-//! and it waits in the queue of its organization, where it goes at once if no call of that organization is under
-//! way. When its batch is formed, the [`policy`] assesses it (eligibility, terms), for the store's day and as the
-//! policy is at that moment. [`store::Store::decide`] takes the batches of a call, decides each atomically by the
-//! rules of [`domain`], counts, and gives outcomes with its own clock; where its day is another one, nothing was
-//! written, and the batch is assessed and decided again. The outcome returns as a [`ledger::Reserved`], is recorded
-//! in metrics and log, and is converted into the response.
+//! The `CallLayer` of [`grpc`] authorizes the call and reads its deadline. The handler converts the message to a
+//! [`ledger::Reserve`], whose values can't be out of bounds. If the circuit breaker of the [`ledger`] admits it, it
+//! enters the queue of its organization, and leaves at once if no store call of that organization is under way. When
+//! its batch is formed, the current [`policy`] assesses it for the store's day: eligibility and terms.
+//! [`store::Store::decide`] decides each batch of a call atomically by the rules of [`domain`], counts it, and returns
+//! the outcomes with its own clock. If that is on another day, the store has written nothing, and the batch is assessed
+//! and decided again. The outcome becomes a [`ledger::Reserved`], which is recorded in metrics and log, and converted
+//! to the response.
 //!
 //! # The map
 //!
 //! | module | what it is | knows |
 //! | --- | --- | --- |
 //! | [`domain`] | the rules, as values and pure functions | nothing of ours |
-//! | [`auth`] | who may call, and what they may | `domain`, `files` |
-//! | [`policy`] | who gets what: pools, tiers, organizations; follows its file | `domain`, `files` |
+//! | [`auth`] | who may call, with which rights | `domain`, `files` |
+//! | [`policy`] | who gets what: pools, tiers, organizations; reloads its file | `domain`, `files` |
 //! | [`store`] | the counters, behind one interface: file, Redis, memory | `domain` |
-//! | [`ledger`] | policy and store put together: the use cases | `policy`, `store`, `telemetry` |
+//! | [`ledger`] | the use cases: reserve, settle, release, queries | `policy`, `store`, `telemetry` |
 //! | [`telemetry`] | metrics, traces, logs | `domain` |
 //! | [`grpc`], [`http`] | the surfaces: convert, call, convert | `ledger`, `auth`, `domain`, the store's values, `telemetry` |
 //! | [`net`] | ports: sockets, connections and their limits, TLS | `auth`, `telemetry` |
-//! | [`server`] | binds, wires, runs and drains | all of these |
-//! | [`settings`] | what an operator can set | what it configures |
+//! | [`server`] | builds all parts from the settings, runs and drains them | all of these |
+//! | [`settings`] | flags, environment and settings file | the parts that it configures |
 //! | [`client`] | a gRPC client: connection, TLS, explanations of failed calls | `grpc::proto`, `tls` |
 //! | [`bench`](mod@bench) | `tollgate bench`, a load generator | `client` |
 //! | [`cli`] | the subcommands: calls, `check-policy` and the like | `client`, `bench`, `policy`, `auth`, `settings` |
-//! | [`files`], [`tls`], [`wall_clock`] | files that are read, parsed and followed; TLS as a client; the wall clock | |
+//! | [`files`], [`tls`], [`wall_clock`] | files that are read, parsed and watched; TLS as a client; the wall clock | |
 //!
 //! # The invariants
 //!
-//! * No answer FREE takes a pool's `used` past its allowance, whatever replicas and retries do, as long as
-//!   the store remembers what it was told.
-//! * A request counts once, as what it finally was. A request id counts once.
-//! * A decision is judged whole before its first write.
-//! * The day is the store's clock's, at the moment of the decision.
-//! * A write that was begun is carried to its end, also when its caller goes away.
+//! * No answer FREE takes a pool's `used` past its allowance, with any number of replicas and retries, as long as the
+//!   store loses no writes.
+//! * A request counts once, with its final tokens and verdict. A request id counts once.
+//! * A decision is complete before its first write.
+//! * The store's clock decides the day, at the moment of the decision.
+//! * A write that was sent is completed, even if its caller goes away.
 //!
-//! docs/CONTRACT.md has the rules, docs/ARCHITECTURE.md the why.
+//! docs/CONTRACT.md has the rules, docs/ARCHITECTURE.md the structure.
 
-/// Requests and answers are many small pieces, which this allocator takes and gives for less.
+/// Faster than the system's allocator for small allocations, such as requests and answers.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

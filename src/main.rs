@@ -16,7 +16,7 @@ use tollgate::{
     telemetry::logs,
 };
 
-/// What is still under way when the program ends, such as a write to a disk that hangs, has this long.
+/// How long the program waits at its end for tasks that still run, such as a write to a disk that hangs.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
@@ -54,7 +54,7 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
         signal(SignalKind::interrupt())?,
     );
     let reload = ReloadSignal::new();
-    tokio::spawn(send_at_each(signal(SignalKind::hangup())?, reload.clone()));
+    tokio::spawn(reload_on_hup(signal(SignalKind::hangup())?, reload.clone()));
     let server = Server::bind(&settings).await?;
     let stop = async move {
         let stop = tokio::select! {
@@ -72,8 +72,8 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
     server.run(reload, stop).await
 }
 
-/// SIGHUP: what the service has from files is read again at once.
-async fn send_at_each(mut hangup: Signal, reload: ReloadSignal) {
+/// Reloads the files at each SIGHUP.
+async fn reload_on_hup(mut hangup: Signal, reload: ReloadSignal) {
     while hangup.recv().await.is_some() {
         reload.send();
     }

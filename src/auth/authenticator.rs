@@ -1,4 +1,4 @@
-//! Who calls, and may they? What both ports ask of each call.
+//! Authenticates the callers of both ports, and checks their rights.
 
 use std::sync::Arc;
 
@@ -20,11 +20,11 @@ pub enum Authenticator {
 #[derive(Debug)]
 pub struct CallerSet {
     current: ArcSwap<Callers>,
-    /// The gRPC port, which must not take tokens that others could read.
+    /// The gRPC port, which accepts tokens only if it is confidential.
     port: PortSecurity,
 }
 
-/// Callers have tokens, and the port is not confidential.
+/// The callers have tokens, and the port is not confidential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "callers have tokens, and the gRPC port, which is not on loopback, has no TLS: everybody on the way \
@@ -32,14 +32,14 @@ pub struct CallerSet {
 )]
 pub struct PlaintextTokens;
 
-/// What other callers change, by name.
+/// The changes from one callers file to another, by name.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CallerChanges {
-    /// Known since.
+    /// New callers.
     pub added: Vec<String>,
-    /// Not known any more.
+    /// Removed callers.
     pub removed: Vec<String>,
-    /// With other credentials or rights.
+    /// Callers with other credentials or rights.
     pub changed: Vec<String>,
 }
 
@@ -58,12 +58,13 @@ pub struct KnownCaller {
     caller: Arc<Caller>,
     peer: Arc<Peer>,
     token: Option<TokenHash>,
-    /// The callers by which it was authenticated, and those in force.
+    /// The callers that authenticated it.
     callers: Arc<Callers>,
+    /// The callers in force.
     caller_set: Arc<CallerSet>,
 }
 
-/// Why a known caller may not. Says nothing of others, nor whether an organization exists.
+/// Why a known caller is refused. Names no others, and not whether an organization exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Forbidden {
     /// It does not have the role.
@@ -79,7 +80,7 @@ impl CallerSet {
     ///
     /// # Errors
     ///
-    /// They have tokens that this port must not take.
+    /// They have tokens that this port must not accept.
     pub fn new(callers: Callers, port: PortSecurity) -> Result<Self, PlaintextTokens> {
         check(&callers, port)?;
         Ok(Self {
@@ -92,7 +93,7 @@ impl CallerSet {
     ///
     /// # Errors
     ///
-    /// They have tokens that this port must not take. The callers before stay.
+    /// They have tokens that this port must not accept. The callers before stay.
     pub fn replace(&self, callers: Callers) -> Result<CallerChanges, PlaintextTokens> {
         check(&callers, self.port)?;
         let changes = CallerChanges::between(&self.current.load(), &callers);
@@ -137,8 +138,8 @@ impl CallerChanges {
 }
 
 impl Authenticator {
-    /// Who makes a call. `peer` is none if nothing is known of the connection; `token` reads the call's headers, and
-    /// runs only where callers are told apart.
+    /// Authenticates the caller of a call. `peer` is none if the connection is unknown; `token` reads the call's
+    /// headers, and is not called if everyone may call.
     ///
     /// # Errors
     ///
@@ -191,7 +192,7 @@ impl Principal {
         }
     }
 
-    /// Authenticates it again if the callers have changed: a call can be open for days.
+    /// Authenticates it again if the callers have changed: a stream can be open for days.
     ///
     /// # Errors
     ///

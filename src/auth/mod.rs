@@ -1,7 +1,7 @@
 //! Authentication and authorization of callers (docs/CONTRACT.md, "Callers").
 //!
-//! `schema.rs` has the schema of the callers file. [`peer`] holds the credentials of a connection, [`token`] those of
-//! a call. The [`authenticator`] checks both for the ports, which turn its errors into statuses.
+//! `schema.rs` has the schema of the callers file. [`peer`] has the credentials of a connection, [`token`] those of a
+//! call. The [`authenticator`] checks both, and the ports convert its errors to statuses.
 
 pub mod authenticator;
 pub mod peer;
@@ -50,16 +50,16 @@ pub enum Role {
     Read,
 }
 
-/// For whom a caller may act.
+/// The organizations that a caller may act for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Organizations {
-    /// For every one.
+    /// Every one.
     All,
-    /// For these.
+    /// These.
     Named(HashSet<OrgId>),
 }
 
-/// Why a caller is not known. Says what was presented, and nothing of the callers that are known.
+/// Why a caller is not known. Names no known callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unauthenticated {
     /// Neither a certificate nor a token.
@@ -80,10 +80,10 @@ pub enum Unauthenticated {
     /// A header that can't be read.
     #[error("the authorization header is not one \"Bearer TOKEN\"")]
     MalformedHeader,
-    /// A token that anybody on the way could read.
+    /// A token over a connection that is not confidential.
     #[error(
         "a bearer token came over a connection that is not encrypted, and is not taken: connect over TLS, \
-         and replace the token if others could read along"
+         and replace the token if others could read it"
     )]
     PlaintextToken,
 }
@@ -100,7 +100,8 @@ impl Callers {
         !self.by_token.is_empty()
     }
 
-    /// Who is calling. A token that is presented decides: a wrong one is refused, whatever the certificate.
+    /// The caller with these credentials. If there is a token, it alone counts: a wrong one is refused, even beside a
+    /// valid certificate.
     ///
     /// # Errors
     ///
@@ -120,7 +121,7 @@ impl Callers {
         }
     }
 
-    /// Compares with every token, and takes as long whichever it is.
+    /// Compares with every token: the time does not depend on which one it is.
     fn by_token(&self, token: &TokenHash) -> Option<&Arc<Caller>> {
         let hashes = self.by_token.iter().map(|(hash, _)| hash);
         let (_, caller) = &self.by_token[token.position_in(hashes)?];
@@ -169,7 +170,7 @@ impl Caller {
         &self.roles
     }
 
-    /// For whom it may act.
+    /// The organizations that it may act for.
     #[must_use]
     pub fn organizations(&self) -> &Organizations {
         &self.organizations
@@ -181,14 +182,14 @@ impl Caller {
         self.roles.contains(&role)
     }
 
-    /// Whether it may do this for that organization.
+    /// Whether it has a role, and may act for an organization.
     #[must_use]
     pub fn can(&self, role: Role, org: &OrgId) -> bool {
-        let speaks_for = match &self.organizations {
+        let may_act = match &self.organizations {
             Organizations::All => true,
             Organizations::Named(orgs) => orgs.contains(org),
         };
-        self.has_role(role) && speaks_for
+        self.has_role(role) && may_act
     }
 }
 

@@ -15,22 +15,22 @@ pub struct Peer {
     names: Vec<CertificateName>,
 }
 
-/// Who else can read what is sent to a port.
+/// Whether others can read the traffic of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortSecurity {
-    /// Over TLS.
+    /// It uses TLS.
     pub encrypted: bool,
-    /// Reached from this machine alone.
+    /// Only this machine can reach it.
     pub loopback: bool,
 }
 
-/// A name in a certificate, of the kinds that say who a caller is. A URI is compared byte by byte, a DNS
-/// name without regard to the case of its codes; the two kinds are never the same.
+/// A name in a certificate that identifies a caller. URIs are compared byte by byte, DNS names without regard to case;
+/// a URI never equals a DNS name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CertificateName {
     /// A URI, such as a SPIFFE id.
     Uri(String),
-    /// A DNS name, in small letters.
+    /// A DNS name, in lower case.
     Dns(String),
 }
 
@@ -40,7 +40,7 @@ pub enum CertificateName {
 pub struct BadCertificate(String);
 
 impl Peer {
-    /// Without a certificate. A unix socket has no address.
+    /// A peer without a certificate. A unix socket has no address.
     #[must_use]
     pub fn on(port: PortSecurity, address: impl Into<Option<SocketAddr>>) -> Self {
         Self {
@@ -49,11 +49,11 @@ impl Peer {
         }
     }
 
-    /// With a verified certificate; `leaf` is its DER.
+    /// A peer with a verified certificate; `leaf` is its DER.
     ///
     /// # Errors
     ///
-    /// The certificate, or its list of names, can't be read. The connection is best closed.
+    /// The certificate, or its list of names, can't be read. Close the connection.
     pub fn from_certificate(
         port: PortSecurity,
         address: impl Into<Option<SocketAddr>>,
@@ -65,7 +65,7 @@ impl Peer {
         })
     }
 
-    /// Anybody who reaches a port.
+    /// An anonymous peer of a port.
     #[must_use]
     pub const fn anybody(port: PortSecurity) -> Self {
         Self {
@@ -75,7 +75,7 @@ impl Peer {
         }
     }
 
-    /// Nothing is known of the connection: it is not encrypted, not local, and anonymous.
+    /// An anonymous peer, whose connection counts as neither encrypted nor local.
     #[must_use]
     pub const fn unknown() -> Self {
         Self::anybody(PortSecurity {
@@ -84,13 +84,13 @@ impl Peer {
         })
     }
 
-    /// None for a unix socket.
+    /// Its address; none for a unix socket.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
-    /// Whether nobody else can read what it sends.
+    /// Whether nobody else can read its traffic.
     #[must_use]
     pub fn is_confidential(&self) -> bool {
         self.port.is_confidential()
@@ -104,7 +104,7 @@ impl Peer {
 }
 
 impl PortSecurity {
-    /// Over TLS, or within this machine.
+    /// Whether its traffic is encrypted, or stays within this machine.
     #[must_use]
     pub fn is_confidential(self) -> bool {
         self.encrypted || self.loopback
@@ -112,7 +112,7 @@ impl PortSecurity {
 }
 
 impl CertificateName {
-    /// Reads a name as the callers file has it: with a colon it is a URI, else a DNS name.
+    /// Parses a name in the callers file: with a colon it is a URI, otherwise a DNS name.
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         if text.bytes().any(|b| !b.is_ascii_graphic()) {
             return Err("holds blanks, control characters or letters beyond ASCII");

@@ -11,12 +11,12 @@ use crate::{
     files::toml::{self, Entry, Faults, Section, distinct},
 };
 
-/// One in use, and the one that follows or precedes it.
+/// A caller's token, and the one that replaces it.
 const MAX_TOKENS: usize = 2;
 
 const EVERY_ORGANIZATION: &str = "*";
 
-/// Who has a name or a token, and on which line.
+/// The caller that has a name or a token, and the line.
 type Owner<'d> = (&'d str, usize);
 
 /// The strings of a list.
@@ -30,16 +30,16 @@ struct Credentials<'d> {
 }
 
 impl Callers {
-    /// Reads a callers file, which is taken whole or not at all.
+    /// Parses a callers file, which is accepted or refused as a whole. `file` is its name in faults.
     ///
     /// # Errors
     ///
-    /// Every fault in it, with line and key; `file` names it there.
+    /// Every fault in it, with line and key.
     pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
         Self::from_bytes(file, text.as_bytes())
     }
 
-    /// As [`parse`](Self::parse) does. If the bytes are not UTF-8, that is a fault.
+    /// As [`parse`](Self::parse). Bytes that are not UTF-8 are a fault.
     ///
     /// # Errors
     ///
@@ -49,7 +49,7 @@ impl Callers {
     }
 }
 
-/// The whole file. `None` only where a fault was reported.
+/// Reads the whole file. Returns `None` only after reporting a fault.
 fn callers(root: &Section<'_>) -> Option<Callers> {
     let section = root.require("callers", Entry::section);
     root.finish();
@@ -60,10 +60,10 @@ fn callers(root: &Section<'_>) -> Option<Callers> {
         by_certificate: HashMap::new(),
         by_token: Vec::new(),
     };
-    // Of two that have the same, the later one is at fault.
+    // If two callers have the same credentials, the fault is the later one's.
     let mut entries: Vec<_> = section.entries().collect();
     entries.sort_by_key(|(_, entry)| entry.line());
-    // A file that was emptied, or is half written, would lock everybody out.
+    // An emptied or half-written file would lock everybody out.
     if entries.is_empty() {
         section.fault("holds no caller");
     }
@@ -84,7 +84,7 @@ fn callers(root: &Section<'_>) -> Option<Callers> {
     Some(callers)
 }
 
-/// It stands in logs.
+/// Checks a caller's name, which appears in logs.
 fn check_name(name: &str, entry: &Entry<'_>) {
     if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
         entry.fault(format!(
@@ -105,7 +105,7 @@ fn caller<'d>(
     section.finish();
     let certificates = certificates.map(|list| list.texts());
     let tokens = tokens.map(|list| (list.texts(), list));
-    // What is no list at all has its own fault.
+    // A value that is no list has a fault already.
     let is_known_by = |texts: &Option<Strings<'_>>| texts.as_ref().is_none_or(|it| !it.is_empty());
     if !certificates.as_ref().is_some_and(is_known_by)
         && !tokens.as_ref().is_some_and(|(texts, _)| is_known_by(texts))
@@ -149,7 +149,7 @@ fn certificate_names<'d>(
     names
 }
 
-/// Faults name a token by its place in the list: the text may be the token itself instead of its hash.
+/// Parses the hashes. Faults name a token by its index: the text may be the token itself instead of its hash.
 fn token_hashes<'d>(
     name: &'d str,
     list: &Entry<'d>,
@@ -159,7 +159,7 @@ fn token_hashes<'d>(
     let mut hashes = Vec::new();
     if listed.len() > MAX_TOKENS {
         list.fault(format!(
-            "holds {} tokens; at most {MAX_TOKENS} are alive at once",
+            "holds {} tokens; at most {MAX_TOKENS} are valid at once",
             listed.len()
         ));
     }

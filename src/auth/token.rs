@@ -1,4 +1,4 @@
-//! Bearer tokens. Only their hashes are kept: with the callers file alone, nobody can call.
+//! Bearer tokens. The callers file has only their hashes, with which nobody can call.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ const PREFIX: &str = "tg_";
 #[derive(Clone)]
 pub struct TokenHash([u64; 4]);
 
-/// The schemes of the `authorization` header that a port takes.
+/// The schemes of the `authorization` header that a port accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthSchemes {
     /// `Bearer TOKEN`.
@@ -34,7 +34,7 @@ pub enum AuthSchemes {
 }
 
 impl TokenHash {
-    /// Of a token.
+    /// Hashes a token.
     #[must_use]
     pub fn of(token: &[u8]) -> Self {
         let mut words = [0; 4];
@@ -45,7 +45,7 @@ impl TokenHash {
         Self(words)
     }
 
-    /// Reads a hash as the callers file has it.
+    /// Parses a hash in the callers file.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix(ALGORITHM)?;
         if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -58,11 +58,11 @@ impl TokenHash {
         Some(Self(words))
     }
 
-    /// The hash of the token in a call's `authorization` headers; none where there is no such header.
+    /// The hash of the token in a call's `authorization` headers; none if there is no such header.
     ///
     /// # Errors
     ///
-    /// There are several, or it is of another kind, or holds no token.
+    /// There are several headers, or the header has another scheme or no token.
     pub fn presented<'h>(
         headers: impl IntoIterator<Item = &'h [u8]>,
         schemes: AuthSchemes,
@@ -74,7 +74,7 @@ impl TokenHash {
         if headers.next().is_some() {
             return Err(Unauthenticated::MalformedHeader);
         }
-        read(header, schemes)
+        parse(header, schemes)
             .map(Some)
             .ok_or(Unauthenticated::MalformedHeader)
     }
@@ -105,7 +105,7 @@ impl PartialEq for TokenHash {
 
 impl Eq for TokenHash {}
 
-/// As the callers file has it.
+/// Formats it as in the callers file.
 impl fmt::Display for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(ALGORITHM)?;
@@ -119,7 +119,7 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-fn read(header: &[u8], schemes: AuthSchemes) -> Option<TokenHash> {
+fn parse(header: &[u8], schemes: AuthSchemes) -> Option<TokenHash> {
     let blank = header.iter().position(|b| *b == b' ')?;
     let (scheme, rest) = (&header[..blank], header[blank..].trim_ascii());
     if scheme.eq_ignore_ascii_case(b"bearer") {
@@ -138,7 +138,7 @@ fn read(header: &[u8], schemes: AuthSchemes) -> Option<TokenHash> {
 ///
 /// # Panics
 ///
-/// The system has no randomness to give, and nothing secret can be made then.
+/// The system has no random bytes.
 #[must_use]
 pub fn new_token() -> String {
     let mut secret = [0; 32];

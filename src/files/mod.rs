@@ -1,4 +1,4 @@
-//! Files: read whole and bounded, parsed with all their faults, and watched for changes.
+//! Files: reads them whole and bounded, parses them with all their faults, and watches them for changes.
 
 pub mod pem;
 pub mod read;

@@ -1,4 +1,4 @@
-//! Files in PEM: certificates and keys, with errors that name the setting and the file.
+//! PEM files: certificates and keys. Errors name the setting and the file.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ pub enum PemError {
     /// It can't be read, or holds something else.
     #[error("{setting}: {} {fault}", path.display())]
     Unusable {
-        /// Which setting names it.
+        /// The setting that names it.
         setting: &'static str,
         /// The file.
         path: PathBuf,
@@ -26,12 +26,12 @@ pub enum PemError {
         fault: String,
     },
     /// The parser panicked: a defect.
-    #[error("the reader failed: {0}")]
+    #[error("the parser failed: {0}")]
     Panicked(#[from] JoinError),
 }
 
 impl PemError {
-    /// `fault` completes the sentence that the file's name begins.
+    /// An unusable file. `fault` is a predicate: "holds no certificate".
     pub fn foreign(setting: &'static str, path: &Path, fault: impl ToString) -> Self {
         Self::Unusable {
             setting,
@@ -41,7 +41,7 @@ impl PemError {
     }
 }
 
-/// Reads a file as it is.
+/// Reads a file.
 ///
 /// # Errors
 ///
@@ -58,7 +58,7 @@ pub fn expires(pem: &[u8]) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(leaf.validity().not_after.timestamp(), 0)
 }
 
-/// At least one certificate: with an empty list of authorities, every connection would fail.
+/// Parses certificates, of which there must be one: with an empty list of authorities, every connection would fail.
 ///
 /// # Errors
 ///
@@ -84,7 +84,7 @@ pub fn certificates(
     }
 }
 
-/// A private key.
+/// Parses a private key.
 ///
 /// # Errors
 ///

@@ -10,8 +10,8 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
-/// A file that is the same twice, this far apart, is not being written. A writer that pauses for longer can't be told
-/// from one that has finished.
+/// If two reads at this interval have the same result, nobody is writing the file. A writer that pauses for longer
+/// looks finished.
 const RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 const MAX_ATTEMPTS: usize = 20;
@@ -22,7 +22,7 @@ pub enum ReadError {
     /// It isn't there, or may not be read, or its disk fails.
     #[error("can't be read: {0}")]
     Io(#[from] io::Error),
-    /// A directory, a pipe or a device: its end may never come.
+    /// A directory, a pipe or a device, which may have no end.
     #[error("can't be read: it is no regular file")]
     NotAFile,
     /// Larger than allowed.
@@ -31,7 +31,7 @@ pub enum ReadError {
         /// In bytes.
         max: u64,
     },
-    /// It changed with every attempt.
+    /// It changed at every attempt.
     #[error("can't be read: it is being written all the time")]
     Unstable,
 }
@@ -50,11 +50,11 @@ impl PartialEq for ReadError {
     }
 }
 
-/// Reads a regular file of at most `max` bytes, once it is the same twice. Blocks.
+/// Reads a regular file of at most `max` bytes, until two reads have the same result. Blocks.
 ///
 /// # Errors
 ///
-/// It can't be read, is no regular file, is too large, or is never the same twice.
+/// It can't be read, is no regular file, is too large, or changes all the time.
 pub fn read_file(file: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
     read_stable(|| read_once(file, max))
 }
@@ -73,7 +73,7 @@ fn read_stable(mut read: impl FnMut() -> Result<Vec<u8>, ReadError>) -> Result<V
     Err(ReadError::Unstable)
 }
 
-/// Reads to the end, which must come within `max` bytes.
+/// Reads at most `max` bytes, to the end.
 ///
 /// # Errors
 ///
@@ -92,7 +92,7 @@ fn read_once(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
     if !fs::metadata(path)?.is_file() {
         return Err(ReadError::NotAFile);
     }
-    // If a pipe took its place in between, opening it must not block.
+    // If a pipe has replaced it meanwhile, opening that must not block.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?);
     let opened = file.metadata()?;
@@ -105,7 +105,7 @@ fn read_once(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
     read_all(file, max)
 }
 
-/// A setting without surrounding white space, such as the newline at the end of a file that a Secret was made from.
+/// Trims a setting: a Secret that was made from a file often ends with a newline.
 ///
 /// # Errors
 ///
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_no_end_or_too_distant_a_one_is_not_read() {
+    fn a_device_a_directory_and_a_file_that_is_too_large_are_not_read() {
         let dir = tempfile::tempdir().expect("a directory");
         let place = dir.path().join("file");
         let refused = |max| read_file(&place, max).expect_err("refused").to_string();
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_at_the_place_of_a_file_holds_nobody_up() {
+    fn a_pipe_in_place_of_a_file_does_not_block() {
         let dir = tempfile::tempdir().expect("a directory");
         let place = dir.path().join("file");
         nix::unistd::mkfifo(&place, nix::sys::stat::Mode::S_IRWXU).expect("made");
@@ -161,38 +161,38 @@ mod tests {
         assert_eq!(refused.to_string(), "can't be read: it is no regular file");
     }
 
-    /// What comes of reading when it gives these one after the other, and then goes on counting.
-    fn readings(first: &[&'static str]) -> Result<Vec<u8>, ReadError> {
-        let mut readings = first.iter().map(|text| match *text {
+    /// The result if the first attempts read these texts ("" is an error), and each later one another.
+    fn attempts(first: &[&'static str]) -> Result<Vec<u8>, ReadError> {
+        let mut results = first.iter().map(|text| match *text {
             "" => Err(ReadError::NotAFile),
             text => Ok(text.as_bytes().to_vec()),
         });
         let mut count = 0;
         read_stable(|| {
             count += 1;
-            readings.next().unwrap_or_else(|| Ok(vec![count]))
+            results.next().unwrap_or_else(|| Ok(vec![count]))
         })
     }
 
     #[test]
-    fn what_is_another_one_with_each_reading_is_read_until_it_is_the_same_twice() {
-        assert_eq!(readings(&["a", "a"]), Ok(b"a".to_vec()));
+    fn a_file_is_read_until_two_attempts_have_the_same_result() {
+        assert_eq!(attempts(&["a", "a"]), Ok(b"a".to_vec()));
         assert_eq!(
-            readings(&["a", "ab", "", "abc", "abc"]),
+            attempts(&["a", "ab", "", "abc", "abc"]),
             Ok(b"abc".to_vec())
         );
-        assert_eq!(readings(&["a", "", ""]), Err(ReadError::NotAFile));
-        assert_eq!(readings(&["a", "b", "a", "b"]), Err(ReadError::Unstable));
+        assert_eq!(attempts(&["a", "", ""]), Err(ReadError::NotAFile));
+        assert_eq!(attempts(&["a", "b", "a", "b"]), Err(ReadError::Unstable));
     }
 
     #[test]
-    fn white_space_is_trimmed_around_a_value_and_not_within() {
+    fn white_space_around_a_value_is_trimmed_and_white_space_within_it_is_kept() {
         assert_eq!(trimmed("\r\n a b\t\n"), Ok("a b"));
         assert_eq!(trimmed(" \n"), Ok(""));
     }
 
     #[test]
-    fn a_control_character_is_named_and_the_value_is_not() {
+    fn an_error_names_the_control_character_and_not_the_value() {
         for (text, name) in [
             ("pass\nword", "U+000A"),
             ("pass\0", "U+0000"),

@@ -1,6 +1,6 @@
 //! Reads a TOML document and collects *every* fault in it, each with its line and its key.
 //!
-//! A document is taken whole or not at all. A derived deserializer stops at the first fault, so schemas are read key
+//! A document is accepted or refused as a whole. A derived deserializer stops at the first fault, so schemas read key
 //! by key.
 
 use std::{
@@ -28,9 +28,9 @@ const MAX_SHOWN: usize = 100;
 pub struct Diagnostic {
     /// From 1.
     pub line: usize,
-    /// The key, with its tables: `orgs.org-acme.tier`. Empty where no key is at fault.
+    /// The key, with its tables: `orgs.org-acme.tier`. Empty if the fault is of no key.
     pub key: String,
-    /// What is wrong, and what would be right.
+    /// What is wrong, and what is allowed.
     pub message: String,
 }
 
@@ -59,7 +59,7 @@ impl Faults {
         lines.join("\n")
     }
 
-    /// The first faults, one a line, and how many more there are.
+    /// The first faults, one a line, and the number of further ones.
     #[must_use]
     pub fn summary(&self) -> String {
         let first = self.first(MAX_SHOWN);
@@ -70,7 +70,7 @@ impl Faults {
     }
 }
 
-/// Reads a document by `schema`, which gets its root; `file` names it in faults.
+/// Reads a document: passes its root to `schema`. `file` is its name in faults.
 ///
 /// # Errors
 ///
@@ -106,7 +106,7 @@ pub fn read<T>(
         let key = text.get(span.clone()).filter(|_| is_duplicate);
         document.fault(&span, key.unwrap_or_default(), error.message());
     }
-    // What was recovered from broken syntax has gaps, which would be reported as further faults.
+    // A table recovered from broken syntax has gaps, which the schema would report as further faults.
     let is_broken = errors.iter().any(|it| it.message() != DUPLICATE_KEY);
     let value = if is_broken {
         None
@@ -135,10 +135,10 @@ const DUPLICATE_KEY: &str = "duplicate key";
 
 struct Document<'t> {
     text: &'t str,
-    /// Computed once: a document can have as many faults as lines.
+    /// Computed once: a document can have many faults.
     line_ends: OnceCell<Vec<usize>>,
     faults: RefCell<Vec<Diagnostic>>,
-    /// The table of a section that is not there.
+    /// The table of an absent section.
     empty: DeTable<'t>,
     /// The keys that were read, if they are collected.
     keys: Option<RefCell<Vec<String>>>,
@@ -174,7 +174,7 @@ impl<'t> Document<'t> {
     }
 }
 
-/// Parses each string of a list, which may stand there once.
+/// Parses each string of a list. A value that is listed twice is a fault.
 pub fn distinct<'d, T: Clone + Eq + Hash, E: Display>(
     texts: Vec<(&'d str, Entry<'d>)>,
     parse: impl Fn(&'d str) -> Result<T, E>,
@@ -190,14 +190,14 @@ pub fn distinct<'d, T: Clone + Eq + Hash, E: Display>(
     values
 }
 
-/// The known name that is most like this one.
+/// The known name that is most similar.
 pub(crate) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let known = known.iter().copied();
     known.min_by_key(|other| strsim::damerau_levenshtein(name, other))
 }
 
-/// A table of the document. Its getters report a fault where a value has the wrong type, and return `None` then, as
-/// they do for an absent key.
+/// A table of the document. If a value has the wrong type, its getters report a fault and return `None`; for an absent
+/// key they return `None` too.
 pub struct Section<'d> {
     document: &'d Document<'d>,
     path: String,
@@ -207,7 +207,7 @@ pub struct Section<'d> {
     known: RefCell<Vec<&'static str>>,
 }
 
-/// A value of the document, and where it stands.
+/// A value of the document, with its position.
 pub struct Entry<'d> {
     document: &'d Document<'d>,
     path: String,
@@ -226,20 +226,20 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// The value of a key, which is known from now on.
+    /// The value of a key. The key counts as known from now on.
     pub fn entry(&self, key: &'static str) -> Option<Entry<'d>> {
-        self.know(key);
+        self.mark_known(key);
         self.find(key)
     }
 
-    fn know(&self, key: &'static str) {
+    fn mark_known(&self, key: &'static str) {
         self.known.borrow_mut().push(key);
         if let Some(keys) = &self.document.keys {
             keys.borrow_mut().push(self.join(key));
         }
     }
 
-    /// Reads the value of a key, if it is there.
+    /// Reads the value of an optional key.
     pub fn get<T>(
         &self,
         key: &'static str,
@@ -259,17 +259,17 @@ impl<'d> Section<'d> {
         })
     }
 
-    /// Reads the value of a key that must be there.
+    /// Reads the value of a required key.
     pub fn require<T>(
         &self,
         key: &'static str,
         read: impl FnOnce(&Entry<'d>) -> Option<T>,
     ) -> Option<T> {
-        self.know(key);
+        self.mark_known(key);
         read(&self.require_named(key)?)
     }
 
-    /// The value of a key that must be there, and whose name is not of the schema.
+    /// The value of a required key whose name is not in the schema.
     pub fn require_named(&self, key: &str) -> Option<Entry<'d>> {
         let entry = self.find(key);
         if entry.is_none() {
@@ -284,7 +284,7 @@ impl<'d> Section<'d> {
         self.only(&self.known.borrow());
     }
 
-    /// Reports every key that is not among `known`, with the nearest that is.
+    /// Reports every key that is not among `known`, with the nearest known one.
     pub fn only(&self, known: &[&str]) {
         for key in self.table.keys() {
             let name = key.get_ref().as_ref();
@@ -299,7 +299,7 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// Every key with its value, which stands where the key does, in the order of the keys.
+    /// Every key with its value, in the order of the keys. The value has the key's position.
     pub fn entries(&self) -> impl Iterator<Item = (&'d str, Entry<'d>)> + '_ {
         self.table.iter().map(|(key, value)| {
             let mut entry = self.value(key.get_ref(), value);
@@ -344,7 +344,7 @@ impl<'d> Entry<'d> {
             .fault(&self.span, &self.path, message.as_ref());
     }
 
-    /// A warning about this value: it is not reported, and the document stays valid.
+    /// A warning about this value. It is not reported as a fault.
     #[must_use]
     pub fn warning(&self, message: String) -> Diagnostic {
         Diagnostic {
@@ -354,7 +354,7 @@ impl<'d> Entry<'d> {
         }
     }
 
-    /// From 1.
+    /// Its line, from 1.
     #[must_use]
     pub fn line(&self) -> usize {
         self.document.line(&self.span)
@@ -389,7 +389,7 @@ impl<'d> Entry<'d> {
         self.expect("a string", self.value.as_str())
     }
 
-    /// A string without surrounding white space and control characters, as settings have them.
+    /// A string, trimmed. Control characters within it are a fault.
     #[must_use]
     pub fn trimmed(&self) -> Option<&'d str> {
         self.check(trimmed(self.text()?))
@@ -401,7 +401,7 @@ impl<'d> Entry<'d> {
         self.expect("true or false", self.value.as_bool())
     }
 
-    /// A whole number within bounds, which `T` must hold.
+    /// A whole number within bounds that fit in `T`.
     #[must_use]
     pub fn number<T: TryFrom<u64>>(&self, min: u64, max: u64) -> Option<T> {
         let digits = self.expect("a whole number", self.value.as_integer())?;
@@ -429,7 +429,7 @@ impl<'d> Entry<'d> {
         share
     }
 
-    /// The strings of a list. Every other value in it is reported as a fault, and left out.
+    /// The strings of a list. Reports each value that is no string as a fault, and skips it.
     #[must_use]
     pub fn texts(&self) -> Option<Vec<(&'d str, Entry<'d>)>> {
         let list = self.expect("a list of strings", self.value.as_array())?;

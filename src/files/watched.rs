@@ -1,7 +1,7 @@
-//! Values that are loaded from files, and loaded again when the files change.
+//! Loads values from files, and reloads them when the files change.
 //!
-//! A value is replaced only by a valid one: invalid files are reported once, and the last good value stays in
-//! force. Reading and loading run where no call waits for them.
+//! Only a valid value replaces another. Invalid files are reported once, and the last good value stays in force.
+//! Reading and loading run on threads that serve no calls.
 
 use std::{
     fmt,
@@ -20,7 +20,7 @@ use super::{
 
 pub use super::watcher::ReloadSignal;
 
-/// One or several files that hold one value: a certificate and its key change together.
+/// Files that hold one value together, such as a certificate and its key.
 pub struct Watched<T, E> {
     files: Arc<[PathBuf]>,
     max_bytes: u64,
@@ -29,34 +29,34 @@ pub struct Watched<T, E> {
     /// The version in force, and the one before it.
     version: Version,
     previous: Version,
-    /// The version that was rejected last, while the files still hold it.
+    /// The rejected version, while the files hold it.
     rejected: Option<Version>,
     was_unstable: bool,
 }
 
-/// Each file's bytes, or why it can't be read.
+/// Each file's bytes, or the error of reading it.
 pub type Contents = Vec<Result<Vec<u8>, ReadError>>;
 
 type Load<T, E> = dyn Fn(Contents) -> Result<T, E> + Send + Sync;
 
-/// What a change of the files, or a reload signal, led to.
+/// The result of a change of the files or of a reload signal.
 #[derive(Debug)]
 pub enum Reload<T, E> {
     /// Another valid value.
     Loaded(T),
     /// An invalid one: the last good one stays. Reported once for the same contents.
     Rejected(E),
-    /// After an invalid one, the files hold what is in force again.
+    /// After an invalid value, the files hold the one in force again.
     Restored,
-    /// On a signal: the files hold what is in force.
+    /// On a signal: the files hold the value in force.
     Unchanged,
-    /// On a signal: the files hold what was rejected before.
+    /// On a signal: the files still hold the rejected value.
     StillRejected,
-    /// The files are being written all the time. Reported once, until they can be read.
+    /// The files are being written all the time. Reported once, until a read succeeds.
     Unstable,
 }
 
-/// The SHA-256 of the contents. Displays as its first 12 hexadecimal digits, as `sha256sum` of a single file begins.
+/// The SHA-256 of the contents. Displays as the first 12 digits of `sha256sum`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Version([u8; 32]);
 
@@ -66,11 +66,11 @@ pub enum LoadError {
     /// It can't be read.
     #[error(transparent)]
     Unreadable(#[from] ReadError),
-    /// It has faults. Of very many, the message has the first.
+    /// It has faults. The message has the first 100.
     #[error("is refused: {}", .0.summary())]
     Faulty(#[from] Faults),
     /// The parser panicked: a defect. The value in force stays.
-    #[error("is refused: the reader failed: {0}")]
+    #[error("is refused: the parser failed: {0}")]
     Panicked(#[from] JoinError),
 }
 
@@ -144,7 +144,7 @@ where
         self.version
     }
 
-    /// Waits for the next reload. If the waiting is dropped, that reload is lost.
+    /// Waits for the next reload. Not cancel-safe: a dropped future can lose a reload.
     pub async fn next(&mut self) -> Reload<T, E> {
         loop {
             let is_requested = self.watcher.changed().await == ReloadCause::Requested;
@@ -205,7 +205,7 @@ fn is_unstable(contents: &[Result<Vec<u8>, ReadError>]) -> bool {
 }
 
 impl LoadError {
-    /// How many faults the file has, where it could be parsed.
+    /// How many faults the file has, if it was parsed.
     #[must_use]
     pub fn faults(&self) -> Option<usize> {
         match self {
@@ -218,7 +218,7 @@ impl LoadError {
 impl Version {
     const SHOWN_BYTES: usize = 6;
 
-    /// Of one file's bytes.
+    /// The version of one file's bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         let digest = digest(&SHA256, bytes);
@@ -265,7 +265,7 @@ mod tests {
     fn open(file: &Path) -> Number {
         let opened = Watched::open_file(file, 8, |bytes| {
             let text = std::str::from_utf8(bytes).expect("text");
-            assert_ne!(text, "panic", "as the test wants it");
+            assert_ne!(text, "panic", "the test's panic");
             let faults = Faults {
                 file: "file".to_owned(),
                 faults: Vec::new(),
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_how_the_sha_256_of_the_text_begins() {
+    fn a_version_is_the_beginning_of_the_sha_256_of_the_text() {
         assert_eq!(Version::of(b"abc").to_string(), "ba7816bf8f01");
     }
 }

@@ -1,9 +1,9 @@
 //! Notices when files change, by polling their metadata four times a second.
 //!
-//! Symlinks are followed, so a write in place, a rename and the swap of the directory behind a mounted ConfigMap are
-//! all noticed, on any file system. A change is reported once the files have been quiet for [`QUIET_INTERVAL`], since
-//! a writer may be half-way. Files that are never quiet are reported every [`MAX_UNSETTLED`], and once more when they
-//! are.
+//! Symlinks are followed, so it notices a write in place, a rename, and the swap of the directory behind a mounted
+//! ConfigMap, on any file system. A change is reported once the files have been quiet for [`QUIET_INTERVAL`], since a
+//! write may be incomplete. Files that are never quiet are reported every [`MAX_UNSETTLED`], and once more when they
+//! become quiet.
 
 use std::{
     fs, io,
@@ -32,7 +32,7 @@ pub(crate) struct FileWatcher {
     files: Arc<[PathBuf]>,
     debounce: Debounce,
     next_poll: Instant,
-    /// Nothing is reported before, however many signals there are.
+    /// Nothing is reported before this, whatever signals there are.
     quiet_until: Instant,
     signal: ReloadSignal,
     requests: watch::Receiver<u64>,
@@ -51,7 +51,7 @@ pub(crate) enum ReloadCause {
 #[derive(Debug, Clone, Default)]
 pub struct ReloadSignal(watch::Sender<u64>);
 
-/// A file's metadata. If the contents differ, so does one of these.
+/// A file's metadata. If the contents change, so does a field of this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct FileStamp {
     device: u64,
@@ -67,14 +67,14 @@ type FileStamps = Vec<Result<FileStamp, io::ErrorKind>>;
 
 #[derive(Debug, Default)]
 struct Debounce {
-    /// The last stamps that were reported after a quiet interval.
+    /// The last stamps after a quiet interval.
     settled: Option<FileStamps>,
     last: Option<FileStamps>,
-    /// Since when consecutive polls differ.
+    /// When consecutive polls began to differ, if they still do.
     unsettled_since: Option<Instant>,
 }
 
-/// What a poll means.
+/// The result of a poll.
 #[derive(Debug, PartialEq, Eq)]
 enum Observation {
     Unchanged,
@@ -84,7 +84,7 @@ enum Observation {
 }
 
 impl FileWatcher {
-    /// Reports a first change soon, whatever the metadata: what was read before may be old by now.
+    /// Reports a first change soon, whatever the metadata: the files may have changed since they were read.
     pub(crate) fn new(files: Arc<[PathBuf]>, signal: &ReloadSignal) -> Self {
         let now = Instant::now();
         Self {
@@ -99,21 +99,21 @@ impl FileWatcher {
 
     /// Waits until the files should be read again. Cancel-safe.
     ///
-    /// The bytes may be the same as before. If they change while they are read, that is reported again.
+    /// The bytes may be the same as before. A change during the read is reported again.
     pub(crate) async fn changed(&mut self) -> ReloadCause {
         sleep_until(self.quiet_until).await;
         loop {
             tokio::select! {
                 biased;
                 () = self.signal.received(&mut self.requests) => {
-                    // It may have come in the middle of a write.
+                    // The signal may have come during a write.
                     self.debounce = Debounce::default();
                     self.pause(QUIET_INTERVAL);
                     return ReloadCause::Requested;
                 }
                 () = sleep_until(self.next_poll), if !self.files.is_empty() => {}
             }
-            // A disk or a network that hangs must not hold up a worker thread.
+            // A disk or a network that hangs must not block a worker thread.
             let files = Arc::clone(&self.files);
             let stamps = spawn_blocking(move || files.iter().map(|file| stamp(file)).collect());
             let stamps = stamps.await.unwrap_or_default();
@@ -136,7 +136,7 @@ impl FileWatcher {
 }
 
 impl ReloadSignal {
-    /// A signal that was not sent yet.
+    /// A signal that has not been sent.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -147,7 +147,7 @@ impl ReloadSignal {
         self.0.send_modify(|sent| *sent = sent.wrapping_add(1));
     }
 
-    /// A signal that was sent before anybody watched is received too.
+    /// The new receiver also gets a signal that was sent before.
     fn subscribe(&self) -> watch::Receiver<u64> {
         let mut requests = self.0.subscribe();
         if *requests.borrow() > 0 {

@@ -1,8 +1,8 @@
 //! Who may call what (docs/CONTRACT.md, "Callers").
 //!
-//! The rights of a call are judged before anything else happens to it: not even its message is read of a caller
-//! who may not. They go with the call as a [`Permit`], and only by that an organization's name becomes an
-//! [`OrgId`] here ([`convert::org`](super::convert::org)). An RPC that is not listed in [`role_of`] is not served.
+//! A call is authorized before its message is read. The handler gets the caller's rights as a [`Permit`], without
+//! which no organization's name becomes an [`OrgId`] ([`convert::org`](super::convert::org)). An RPC that is not
+//! listed in [`role_of`] is not served.
 
 use std::{sync::Arc, time::Instant};
 
@@ -22,7 +22,7 @@ use crate::{
     telemetry::LogLimit,
 };
 
-/// Who may ask server reflection what the service offers.
+/// Who may call server reflection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum ReflectionFor {
     /// Everyone.
@@ -34,20 +34,20 @@ pub enum ReflectionFor {
     Nobody,
 }
 
-/// What a caller needs for the calls of a service.
+/// What a caller of a service must have.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum AccessRule {
     /// The role of the method.
     ByMethod,
-    /// To be known.
+    /// Only valid credentials.
     AnyCaller,
 }
 
-/// What the caller of a call may: a role, for its organizations.
+/// The rights of a call: a role, for its caller's organizations.
 #[derive(Debug, Clone)]
 pub(super) struct Permit {
     principal: Principal,
-    /// None where any caller may call.
+    /// None if any caller may call.
     role: Option<Role>,
 }
 
@@ -61,7 +61,7 @@ fn role_of(method: &str) -> Option<Role> {
 }
 
 impl ReflectionFor {
-    /// Who is let in to it; none where nobody is.
+    /// Authenticates its callers; none if it is not served.
     #[must_use]
     pub fn authenticator(self, callers: &Authenticator) -> Option<Authenticator> {
         match self {
@@ -73,7 +73,7 @@ impl ReflectionFor {
 }
 
 impl AccessRule {
-    /// What the caller may, or why it may not call.
+    /// Authenticates the caller, and checks its role.
     pub(super) fn authorize(
         self,
         authenticator: &Authenticator,
@@ -111,24 +111,24 @@ fn principal(authenticator: &Authenticator, request: &Request<Body>) -> Result<P
 }
 
 impl Permit {
-    /// Whether it is for this organization too.
+    /// Checks that it is for this organization.
     pub(super) fn covers(&self, org: &OrgId) -> Result<(), Status> {
         let Some(role) = self.role else {
             return Ok(());
         };
-        let may = self.principal.check(role, org);
-        may.map_err(|why| forbidden(&self.principal, why))
+        let checked = self.principal.check(role, org);
+        checked.map_err(|why| forbidden(&self.principal, why))
     }
 
-    /// Whether it still holds: the callers may have changed since.
+    /// Checks the caller's rights again: the callers may have changed since.
     pub(super) fn renew(&mut self) -> Result<(), Status> {
-        let known = self.principal.refresh();
-        known.map_err(|why| unauthenticated(None, why))?;
+        let refreshed = self.principal.refresh();
+        refreshed.map_err(|why| unauthenticated(None, why))?;
         let Some(role) = self.role else {
             return Ok(());
         };
-        let has = self.principal.check_role(role);
-        has.map_err(|why| forbidden(&self.principal, why))
+        let checked = self.principal.check_role(role);
+        checked.map_err(|why| forbidden(&self.principal, why))
     }
 }
 

@@ -1,9 +1,9 @@
-//! What surrounds each call: its deadline, its caller's rights, metrics and traces.
+//! The layer around each call: deadline, authorization, metrics and traces.
 //!
-//! Order: the rights are judged first, before a message is read. What is refused is counted too, and so is a
-//! call whose caller hangs up: then the future is dropped.
+//! A call is authorized before its message is read. Refused calls are counted too, and so are calls whose callers
+//! hang up: then the future is dropped.
 //!
-//! A method's handler gets what was found out as a [`CallContext`].
+//! A method's handler gets deadline and rights as a [`CallContext`].
 
 use std::{
     convert::Infallible,
@@ -40,12 +40,12 @@ use crate::{
     },
 };
 
-/// Wraps services, so that their calls end in time and only those are served who may call.
+/// Wraps services: authorizes their calls, and ends them at their deadlines.
 #[derive(Debug, Clone)]
 pub struct CallLayer {
     authenticator: Authenticator,
     rule: AccessRule,
-    /// How long a call without a deadline waits for the store.
+    /// How long a call without a deadline may wait for the store.
     call_timeout: Duration,
     telemetry: Option<Telemetry>,
 }
@@ -65,17 +65,17 @@ pub struct CallService<S> {
     layer: CallLayer,
 }
 
-/// What is known of a call when its method is reached.
+/// The deadline and the rights of a call, for its handler.
 #[derive(Debug, Clone)]
 pub(super) struct CallContext {
-    /// When its answer must be there, where its caller has a deadline.
+    /// When the answer must be ready, if the caller has a deadline.
     pub(super) answer_by: Option<tokio::time::Instant>,
-    /// What its caller may.
+    /// The caller's rights.
     pub(super) permit: Permit,
 }
 
 impl CallLayer {
-    /// For a service that every admitted caller may call.
+    /// For a service that every authenticated caller may call.
     #[must_use]
     pub fn any_caller(authenticator: Authenticator, call_timeout: Duration) -> Self {
         Self {
@@ -86,8 +86,8 @@ impl CallLayer {
         }
     }
 
-    /// For the quota service: each method for those who have its role. Each call is counted, is traced where
-    /// that is wanted, and has a token of `open_calls` until it is answered.
+    /// For the quota service, whose methods each need a role. Each call is counted, is traced if there are
+    /// `traces`, and holds a token of `open_calls` until it is answered.
     pub(super) fn by_method(
         authenticator: Authenticator,
         call_timeout: Duration,
@@ -115,7 +115,7 @@ impl CallLayer {
 }
 
 impl CallContext {
-    /// The context of a call. One that did not come through a [`CallService`] has none, and may do nothing.
+    /// Takes the context of a call. A call that did not pass a [`CallService`] has none, and is refused.
     pub(super) fn take(extensions: &mut Extensions) -> Result<Self, Status> {
         let context = extensions.remove();
         context.ok_or_else(|| Status::unauthenticated(Unauthenticated::NoCredentials.to_string()))
@@ -153,12 +153,12 @@ where
                 request
                     .extensions_mut()
                     .insert(CallContext { answer_by, permit });
-                // By itself tonic compresses for every client that accepts it, which costs more than it saves
-                // on messages as small as ours: a response is compressed only if its request was.
+                // tonic compresses responses for every client that accepts it. For messages as small as ours
+                // that costs more than it saves, so a response is compressed only if its request was.
                 if !is_compressed(request.headers()) {
                     request.headers_mut().remove("grpc-accept-encoding");
                 }
-                // A method's first steps may be taken here already.
+                // The method may begin here already, before the first poll.
                 let _current = record.as_ref().and_then(CallRecord::enter);
                 Either::Left(self.inner.call(request))
             }
@@ -167,7 +167,7 @@ where
         CallFuture {
             inner,
             record,
-            ends: deadline.ends,
+            ends_at: deadline.ends_at,
             timer: None,
             malformed: None,
         }
@@ -179,15 +179,15 @@ fn is_compressed(headers: &HeaderMap) -> bool {
     encoding.is_some_and(|encoding| encoding != "identity")
 }
 
-/// A call, until it is answered or its answers have begun.
+/// A call, until it is answered or its response stream begins.
 #[derive(Debug)]
 pub struct CallFuture<F> {
     inner: Either<F, Ready<Result<Response<Body>, Infallible>>>,
     record: Option<CallRecord>,
-    ends: tokio::time::Instant,
-    /// Most calls need none: their answer is there at once.
+    ends_at: tokio::time::Instant,
+    /// Made at the first wait: most calls are answered before.
     timer: Option<Pin<Box<Sleep>>>,
-    /// Of a call that was found to be malformed.
+    /// The status of a malformed call.
     malformed: Option<Status>,
 }
 
@@ -209,7 +209,7 @@ where
             Poll::Ready(Ok(response)) => response,
             Poll::Pending => return this.poll_deadline(cx),
         };
-        // An error has its status in the head. A good answer has it behind its message.
+        // An error has its status in the headers, a success in the trailers.
         let failed = Status::from_header_map(response.headers());
         let code = failed.as_ref().map_or(Code::Ok, Status::code);
         // The quota service alone promises OUT_OF_RANGE for a message that is too large once decompressed.
@@ -218,8 +218,8 @@ where
         let Some(status) = malformed else {
             return this.end(code, response);
         };
-        // tonic takes a request that its caller cancelled for one without a message. If it was cancelled, this
-        // future is dropped instead of being polled again.
+        // For tonic, a request that its caller cancelled is one without a message. If it was cancelled, this future
+        // is dropped before the next poll.
         this.malformed = Some(status);
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -234,12 +234,12 @@ impl<F> CallFuture<F> {
         Poll::Ready(Ok(response))
     }
 
-    /// Ends a call that is not over at its deadline.
+    /// Ends the call at its deadline.
     fn poll_deadline<E>(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<Body>, E>> {
-        let ends = self.ends;
+        let ends_at = self.ends_at;
         let timer = self
             .timer
-            .get_or_insert_with(|| Box::pin(sleep_until(ends)));
+            .get_or_insert_with(|| Box::pin(sleep_until(ends_at)));
         if timer.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
@@ -250,10 +250,10 @@ impl<F> CallFuture<F> {
     }
 }
 
-/// What is counted and traced of a call.
+/// Counts and traces a call.
 #[derive(Debug)]
 struct CallRecord {
-    /// None where the service has no such method.
+    /// None if the service has no such method.
     rpc: Option<Rpc>,
     began: Instant,
     metrics: Metrics,
@@ -297,14 +297,14 @@ impl CallRecord {
             return;
         };
         let good = code == Code::Ok;
-        // A stream that began counts its requests one by one, and ends its span itself.
+        // A stream that was accepted counts its requests one by one, and ends its span itself.
         if good && rpc == Rpc::ReserveStream {
             return;
         }
         self.metrics.took(rpc, self.began.elapsed(), 1);
         // A verdict is counted by its handler.
         if !good || !matches!(rpc, Rpc::Reserve | Rpc::Settle) {
-            self.metrics.ended(rpc, counted(code));
+            self.metrics.ended(rpc, code_label(code));
         }
         if let Some(span) = &self.span {
             span.answered(code.into(), is_fault(code));
@@ -314,7 +314,7 @@ impl CallRecord {
 }
 
 impl Drop for CallRecord {
-    /// Without an answer: the caller hung up.
+    /// A call without an answer is CANCELLED: its caller hung up.
     fn drop(&mut self) {
         if !self.ended {
             self.end(Code::Cancelled);
@@ -322,12 +322,12 @@ impl Drop for CallRecord {
     }
 }
 
-/// As what a status' code is counted.
-pub(super) fn counted(code: Code) -> metrics::Code {
+/// A status code's label in metrics.
+pub(super) fn code_label(code: Code) -> metrics::Code {
     metrics::Code::by_number(code.into())
 }
 
-/// Whether the service is to blame, as OpenTelemetry has it.
+/// Whether OpenTelemetry counts it as an error of the server.
 pub(super) fn is_fault(code: Code) -> bool {
     matches!(
         code,
@@ -340,7 +340,7 @@ pub(super) fn is_fault(code: Code) -> bool {
     )
 }
 
-/// Counts the verdict that a call is answered with, and notes it in the call's span.
+/// Counts the verdict of a call, and records it in the call's span.
 pub(super) fn record_verdict(
     metrics: &Metrics,
     rpc: Rpc,
@@ -365,7 +365,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_that_did_not_pass_the_layer_may_do_nothing() {
+    fn a_call_that_did_not_pass_the_layer_is_refused() {
         let context = CallContext::take(&mut Extensions::new());
         let code = context.map(|_| ()).map_err(|status| status.code());
         assert_eq!(code, Err(Code::Unauthenticated));

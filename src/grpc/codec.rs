@@ -1,7 +1,6 @@
-//! The protobuf codec, with malformed requests as the caller's fault.
+//! The protobuf codec, which answers INVALID_ARGUMENT to a message that can't be decoded.
 //!
-//! tonic's own codec answers INTERNAL to a message that can't be decoded, and INTERNAL means a defect
-//! of ours. Here it is INVALID_ARGUMENT, with what prost says is wrong: it names the message's field.
+//! tonic's own codec answers INTERNAL, which is for our defects. The text is prost's: it names the field.
 
 use std::marker::PhantomData;
 
@@ -12,13 +11,13 @@ use tonic::{
 };
 use tonic_prost::ProstEncoder;
 
-/// Encodes as tonic does, and answers INVALID_ARGUMENT to what can't be decoded.
+/// Encodes as tonic does, and decodes with a [`StrictDecoder`].
 #[derive(Debug, Clone)]
 pub struct StrictCodec<T, U> {
     messages: PhantomData<(T, U)>,
 }
 
-/// Decodes `U`.
+/// Decodes `U`, or fails with INVALID_ARGUMENT.
 #[derive(Debug, Clone)]
 pub struct StrictDecoder<U> {
     message: PhantomData<U>,

@@ -73,7 +73,7 @@ pub(super) fn usage_page(
         day => Some(UtcDay::parse(day).map_err(invalid)?),
     };
     let token = PageToken::decode(&request.page_token, &org, day).map_err(invalid)?;
-    // A larger one than is given counts as the largest, so an error names no largest.
+    // A size beyond the maximum counts as the maximum: only a negative one is an error.
     let size = usize::try_from(request.page_size).map_err(|_| {
         invalid(InvalidField {
             field: "page_size",
@@ -96,7 +96,7 @@ pub(super) fn usage_page(
     Ok((org, UsagePage { day, after, size }))
 }
 
-/// The organization that a call names, and that its caller may speak for.
+/// Parses an organization's name, and checks that the caller may act for it.
 pub(super) fn org(org: String, permit: &Permit) -> Result<OrgId, Status> {
     let org = OrgId::parse(org).map_err(invalid)?;
     permit.covers(&org)?;
@@ -121,7 +121,7 @@ fn workload(number: i32) -> Result<Workload, Status> {
 
 pub(super) fn reserve_response(reserved: Reserved) -> ReserveResponse {
     let (verdict, billed_reason) = verdict_numbers(reserved.verdict);
-    let (pool, allowance, used, remaining) = figures(reserved.pool);
+    let (pool, allowance, used, remaining) = balance_fields(reserved.pool);
     ReserveResponse {
         verdict,
         billed_reason,
@@ -136,7 +136,7 @@ pub(super) fn reserve_response(reserved: Reserved) -> ReserveResponse {
 
 pub(super) fn settle_response(settled: Settled) -> SettleResponse {
     let (verdict, billed_reason) = verdict_numbers(settled.verdict);
-    let (pool, allowance, used, remaining) = figures(settled.pool);
+    let (pool, allowance, used, remaining) = balance_fields(settled.pool);
     SettleResponse {
         verdict,
         billed_reason,
@@ -151,7 +151,7 @@ pub(super) fn settle_response(settled: Settled) -> SettleResponse {
 }
 
 pub(super) fn release_response(released: Released) -> ReleaseResponse {
-    let (pool, allowance, used, remaining) = figures(released.pool);
+    let (pool, allowance, used, remaining) = balance_fields(released.pool);
     ReleaseResponse {
         released_tokens: released.tokens.get(),
         pool,
@@ -173,16 +173,16 @@ pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
     let not_enrolled = enrollment
         .not_enrolled
         .map_or(proto::BilledReason::Unspecified, reason);
-    let pools = pools.into_iter().map(|(figures, counters)| PoolQuota {
-        pool: figures.pool.to_string(),
-        allowance: figures.allowance.get(),
-        used: figures.used.get(),
-        remaining: figures.remaining().get(),
+    let pools = pools.into_iter().map(|(balance, counters)| PoolQuota {
+        pool: balance.pool.to_string(),
+        allowance: balance.allowance.get(),
+        used: balance.used.get(),
+        remaining: balance.remaining().get(),
         billed_tokens: counters.billed_tokens.get(),
         free_requests: counters.free_requests,
         billed_requests: counters.billed_requests,
         held_tokens: counters.held.get(),
-        closed: figures.is_closed,
+        closed: balance.is_closed,
     });
     GetQuotaResponse {
         org: org.to_string(),
@@ -225,13 +225,13 @@ pub(super) fn usage_response(org: &OrgId, usage: Usage) -> ListUsageResponse {
     }
 }
 
-fn figures(pool: Option<PoolBalance>) -> (String, u64, u64, u64) {
-    pool.map_or_else(Default::default, |figures| {
-        let remaining = figures.remaining().get();
+fn balance_fields(pool: Option<PoolBalance>) -> (String, u64, u64, u64) {
+    pool.map_or_else(Default::default, |balance| {
+        let remaining = balance.remaining().get();
         (
-            figures.pool.to_string(),
-            figures.allowance.get(),
-            figures.used.get(),
+            balance.pool.to_string(),
+            balance.allowance.get(),
+            balance.used.get(),
             remaining,
         )
     })

@@ -1,49 +1,48 @@
 //! The deadline of a call (docs/CONTRACT.md, "Errors").
 //!
-//! The answer comes a little before the caller's deadline: a tenth of its time, at most 50 ms, is kept for the way
-//! back.
+//! The answer is sent before the caller's deadline: a tenth of the time, at most 50 ms, is reserved for its way to
+//! the caller.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::codegen::http::HeaderMap;
 
-/// The most time that is kept for the way back.
-const MAX_WAY_BACK: Duration = Duration::from_millis(50);
+/// The most time that is reserved for sending the answer.
+const MAX_RETURN_TIME: Duration = Duration::from_millis(50);
 
-/// No caller waits for longer. Far from what an `Instant` can't hold.
+/// A longer timeout counts as this. Far less than overflows an `Instant`.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// When a call ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CallDeadline {
-    /// When the answer must be there, where the caller has a deadline.
+    /// When the answer must be ready, if the caller has a deadline.
     pub(super) answer_by: Option<Instant>,
-    /// When the call is ended, whatever it does: it may not even have come whole.
-    pub(super) ends: Instant,
+    /// When the call is ended in any case, even if its message has not arrived completely.
+    pub(super) ends_at: Instant,
 }
 
 impl CallDeadline {
-    /// Of a call that has just come, by its `grpc-timeout`. Without one it ends after twice the time that it may
-    /// wait for the store.
+    /// The deadline of a new call, by its `grpc-timeout`. Without one the call ends after twice `call_timeout`.
     pub(super) fn of(headers: &HeaderMap, call_timeout: Duration) -> Self {
         let now = Instant::now();
         let timeout = headers.get("grpc-timeout");
         let timeout = timeout.and_then(|text| parse(text.as_bytes()));
         let timeout = timeout.map(|timeout| timeout.min(MAX_TIMEOUT));
         Self {
-            answer_by: timeout.map(|timeout| now + before(timeout)),
-            ends: now + timeout.unwrap_or(call_timeout * 2),
+            answer_by: timeout.map(|timeout| now + answer_time(timeout)),
+            ends_at: now + timeout.unwrap_or(call_timeout * 2),
         }
     }
 }
 
-/// A little less than what the caller waits.
-fn before(timeout: Duration) -> Duration {
-    timeout - (timeout / 10).min(MAX_WAY_BACK)
+/// How long the answer may take, if the caller waits for `timeout`.
+fn answer_time(timeout: Duration) -> Duration {
+    timeout - (timeout / 10).min(MAX_RETURN_TIME)
 }
 
-/// `grpc-timeout`: one to eight digits and a unit. Anything else is as if there were none, as for tonic.
+/// Parses `grpc-timeout`: one to eight digits and a unit. Anything else is ignored, as tonic does.
 fn parse(text: &[u8]) -> Option<Duration> {
     let (unit, digits) = text.split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
@@ -95,28 +94,28 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_of_the_time_is_kept_for_the_way_back_but_no_more_than_needed() {
+    fn a_tenth_of_the_time_is_reserved_for_sending_the_answer_and_at_most_50_ms() {
         let millis = Duration::from_millis;
-        assert_eq!(before(millis(0)), millis(0));
-        assert_eq!(before(millis(50)), millis(45));
-        assert_eq!(before(millis(10_000)), millis(9_950));
+        assert_eq!(answer_time(millis(0)), millis(0));
+        assert_eq!(answer_time(millis(50)), millis(45));
+        assert_eq!(answer_time(millis(10_000)), millis(9_950));
     }
 
     #[test]
-    fn a_call_has_its_answer_a_little_before_its_deadline_and_no_caller_waits_for_ever() {
+    fn a_call_is_answered_before_its_deadline_and_ends_within_a_day() {
         let mut headers = HeaderMap::new();
         headers.insert("grpc-timeout", "99999999H".parse().expect("a header"));
         let now = Instant::now();
-        let CallDeadline { answer_by, ends } = CallDeadline::of(&headers, Duration::ZERO);
-        assert!(ends >= now + MAX_TIMEOUT && ends <= Instant::now() + MAX_TIMEOUT);
-        assert_eq!(answer_by, Some(ends - MAX_WAY_BACK));
+        let CallDeadline { answer_by, ends_at } = CallDeadline::of(&headers, Duration::ZERO);
+        assert!(ends_at >= now + MAX_TIMEOUT && ends_at <= Instant::now() + MAX_TIMEOUT);
+        assert_eq!(answer_by, Some(ends_at - MAX_RETURN_TIME));
     }
 
     #[test]
-    fn a_call_without_a_timeout_has_twice_the_time_for_the_store_to_come_whole() {
+    fn a_call_without_a_timeout_ends_after_twice_the_call_timeout() {
         let (now, time) = (Instant::now(), Duration::from_secs(1));
-        let CallDeadline { answer_by, ends } = CallDeadline::of(&HeaderMap::new(), time);
+        let CallDeadline { answer_by, ends_at } = CallDeadline::of(&HeaderMap::new(), time);
         assert_eq!(answer_by, None);
-        assert!(ends >= now + 2 * time && ends <= Instant::now() + 2 * time);
+        assert!(ends_at >= now + 2 * time && ends_at <= Instant::now() + 2 * time);
     }
 }

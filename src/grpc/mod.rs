@@ -1,8 +1,7 @@
 //! The gRPC surface: `tollgate.v1.QuotaService`, over the [`Ledger`](crate::ledger::Ledger).
 //!
-//! Each method converts the request, calls the ledger, and converts the answer. [`call`] surrounds it: deadline,
-//! rights ([`authorization`]), metrics and traces. [`convert`] holds both directions, [`status`] the one place
-//! where errors become statuses.
+//! Each method converts the request, calls the ledger, and converts the answer ([`convert`]). The layer around it
+//! ([`call`]) has deadline, [`authorization`], metrics and traces. Errors become statuses in [`status`] alone.
 
 mod authorization;
 mod call;

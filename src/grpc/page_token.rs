@@ -1,11 +1,11 @@
-//! The page tokens of ListUsage: where a page ended, for which organization and day. Opaque to
-//! callers; a token is good only for what it was given out for.
+//! The page tokens of ListUsage: organization, day, and the last row of a page. Opaque to callers; a token is valid
+//! only for its organization and day.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::domain::{InvalidField, ModelName, OrgId, ProjectId, UtcDay, ids::FieldFault};
 
-/// Where the page before ended.
+/// The day, and the last row of the page before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PageToken {
     pub(super) day: UtcDay,
@@ -13,7 +13,7 @@ pub(super) struct PageToken {
     pub(super) model: ModelName,
 }
 
-/// Stands between the parts: no name may hold a control character.
+/// Between the parts. No name can contain it: names have no control characters.
 const SEPARATOR: char = '\n';
 
 impl PageToken {
@@ -33,7 +33,7 @@ impl PageToken {
         URL_SAFE_NO_PAD.encode(text)
     }
 
-    /// Reads a token; none where it is empty.
+    /// Decodes a token; an empty text is none.
     pub(super) fn decode(
         token: &str,
         org: &OrgId,
@@ -42,22 +42,22 @@ impl PageToken {
         if token.is_empty() {
             return Ok(None);
         }
-        let read = Self::read(token, org);
-        let read = read.filter(|read| day.is_none_or(|day| day == read.day));
-        read.map(Some).ok_or(InvalidField {
+        let parsed = Self::parse(token, org);
+        let parsed = parsed.filter(|it| day.is_none_or(|day| day == it.day));
+        parsed.map(Some).ok_or(InvalidField {
             field: "page_token",
             fault: FieldFault::ForeignPageToken,
         })
     }
 
-    fn read(token: &str, org: &OrgId) -> Option<Self> {
+    fn parse(token: &str, org: &OrgId) -> Option<Self> {
         let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
         let mut parts = text.split(SEPARATOR);
         let day = UtcDay::parse(parts.next()?).ok()?;
-        let of_org = parts.next()? == org.as_str();
+        let is_of_org = parts.next()? == org.as_str();
         let project = ProjectId::parse(parts.next()?).ok()?;
         let model = ModelName::parse(parts.next()?).ok()?;
-        (of_org && parts.next().is_none()).then_some(Self {
+        (is_of_org && parts.next().is_none()).then_some(Self {
             day,
             project,
             model,
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_good_only_for_the_organization_and_day_it_was_given_out_for() {
+    fn a_token_is_valid_only_for_its_organization_and_day() {
         let (org, other) = (
             OrgId::parse("a:b").expect("legal"),
             OrgId::parse("a").expect("legal"),

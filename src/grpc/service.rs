@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// `tollgate.v1.QuotaService`.
+/// Handles the methods of `tollgate.v1.QuotaService`.
 pub struct QuotaHandler {
     ledger: Ledger,
     call_timeout: Duration,
@@ -38,23 +38,23 @@ pub struct QuotaHandler {
     metrics: Metrics,
 }
 
-/// What the service is made of.
+/// The parts and the limits of the service.
 pub struct QuotaServiceConfig {
-    /// What decides and counts.
+    /// Decides and counts.
     pub ledger: Ledger,
-    /// How long a call whose caller has no deadline, and a request of a stream, waits for the store.
+    /// How long a call without a deadline, and a request of a stream, may wait for the store.
     pub call_timeout: Duration,
-    /// A larger request is refused.
+    /// The size of the largest request.
     pub message_bytes: usize,
-    /// Has a token of each call while it is open.
+    /// Each open call holds a token of it.
     pub open_calls: TaskTracker,
-    /// Ends the calls that have no end of their own.
+    /// Ends streams when the service stops.
     pub stopping: CancellationToken,
-    /// Where each call is counted.
+    /// Count each call.
     pub metrics: Metrics,
-    /// Where each call has a span; none: nowhere.
+    /// Trace each call; none: there are no traces.
     pub traces: Option<Traces>,
-    /// Who may call.
+    /// Authenticates callers.
     pub authenticator: Authenticator,
 }
 
@@ -86,7 +86,7 @@ pub fn service(config: QuotaServiceConfig) -> CallService<QuotaServiceServer<Quo
 }
 
 impl QuotaHandler {
-    /// The ledger with the call's deadline, what its caller may, and its message.
+    /// The ledger with the call's deadline, the caller's rights, and the message.
     fn accept<T>(&self, mut request: Request<T>) -> Result<(Ledger, Permit, T), Status> {
         let CallContext { answer_by, permit } = CallContext::take(request.extensions_mut())?;
         let answer_by = answer_by.unwrap_or_else(|| Instant::now() + self.call_timeout);
@@ -104,7 +104,7 @@ impl QuotaService for QuotaHandler {
         let (ledger, permit, message) = self.accept(request)?;
         let request = convert::reserve(message, &permit)?;
         let reserved = ledger.reserve(request).await.map_err(status)?;
-        let pool = reserved.pool.as_ref().map(|figures| &figures.pool);
+        let pool = reserved.pool.as_ref().map(|balance| &balance.pool);
         let (verdict, replayed) = (reserved.verdict, reserved.replayed);
         record_verdict(&self.metrics, Rpc::Reserve, verdict, pool, replayed);
         Ok(Response::new(convert::reserve_response(reserved)))
@@ -138,7 +138,7 @@ impl QuotaService for QuotaHandler {
         let (org, request_id, tokens) = convert::settle(message, &permit)?;
         let settled = ledger.settle(org, request_id, tokens).await;
         let settled = settled.map_err(status)?;
-        let pool = settled.pool.as_ref().map(|figures| &figures.pool);
+        let pool = settled.pool.as_ref().map(|balance| &balance.pool);
         let (verdict, replayed) = (settled.verdict, settled.replayed);
         record_verdict(&self.metrics, Rpc::Settle, verdict, pool, replayed);
         Ok(Response::new(convert::settle_response(settled)))

@@ -11,14 +11,14 @@ use crate::{
     telemetry::{LogLimit, traces::trace_id},
 };
 
-/// What a caller is told of a defect of ours.
+/// The message of a status for a defect of ours: no details.
 const INTERNAL: &str = "an internal error; the service's log has the details";
 
 static STORE_FAILURES: LogLimit = LogLimit::new();
 static DEFECTS: LogLimit = LogLimit::new();
 static SHED_CALLS: LogLimit = LogLimit::new();
 
-/// How a caller is told to retry.
+/// How to retry, in the message of a status.
 #[derive(Debug, Clone, Copy)]
 enum RetryAdvice {
     WithRequestId,
@@ -37,46 +37,46 @@ pub(super) fn query_status(error: LedgerError) -> Status {
 
 /// The one place where errors become statuses.
 fn to_status(error: LedgerError, advice: RetryAdvice) -> Status {
-    let said = error.to_string();
+    let message = error.to_string();
     match error {
         LedgerError::Refused(Refusal::OtherFields { .. } | Refusal::OtherAmount { .. }) => {
-            Status::already_exists(said)
+            Status::already_exists(message)
         }
         LedgerError::Refused(Refusal::Released | Refusal::Settled) => {
-            Status::failed_precondition(said)
+            Status::failed_precondition(message)
         }
         LedgerError::Refused(Refusal::UnknownRequestId) | LedgerError::UnknownOrganization => {
-            Status::not_found(said)
+            Status::not_found(message)
         }
         LedgerError::DayNotKept { .. } | LedgerError::CounterOverflow(_) => {
-            Status::out_of_range(said)
+            Status::out_of_range(message)
         }
-        // The log has it since the store is down.
-        LedgerError::Down(_) => advice.counted_nothing(&said),
+        // The outage is in the log already.
+        LedgerError::Down(_) => advice.counted_nothing(&message),
         LedgerError::Store(
             ref error @ (StoreError::Unreachable { .. }
             | StoreError::Refused { .. }
             | StoreError::Unsuitable { .. }),
         ) => {
-            log_failure(&said);
+            log_failure(&message);
             advice.counted_nothing(&format!(
                 "the store does not serve: {}",
                 error.public_message()
             ))
         }
         LedgerError::ClockUnstable => {
-            log_failure(&said);
-            advice.counted_nothing(&said)
+            log_failure(&message);
+            advice.counted_nothing(&message)
         }
         LedgerError::Store(ref error @ StoreError::OutcomeUnknown { .. }) => {
-            log_failure(&said);
+            log_failure(&message);
             advice.outcome_unknown(&format!(
                 "the store did not answer: {}",
                 error.public_message()
             ))
         }
         LedgerError::OutOfTime => {
-            log_failure(&said);
+            log_failure(&message);
             advice.outcome_unknown("the store did not answer in time")
         }
         LedgerError::Overloaded => {
@@ -94,7 +94,7 @@ fn to_status(error: LedgerError, advice: RetryAdvice) -> Status {
         LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskPanicked => {
             if let Some(left_out) = DEFECTS.admit(Instant::now()) {
                 tracing::error!(
-                    error = said,
+                    error = message,
                     left_out,
                     trace_id = trace_id(),
                     "a call failed"
@@ -105,8 +105,8 @@ fn to_status(error: LedgerError, advice: RetryAdvice) -> Status {
     }
 }
 
-/// Maps tonic's status for a message that it can't take to the caller's fault; none for any other status. INTERNAL is
-/// for our defects only, and RESOURCE_EXHAUSTED for what can be retried: a message that is too large once
+/// Maps tonic's status for a malformed message to one that blames the caller; none for any other status. INTERNAL is
+/// for our defects only, and RESOURCE_EXHAUSTED for calls that can be retried: a message that is too large once
 /// decompressed stays too large.
 pub(super) fn malformed(status: &Status) -> Option<Status> {
     let why = status.message();
@@ -121,10 +121,10 @@ pub(super) fn malformed(status: &Status) -> Option<Status> {
     }
 }
 
-fn log_failure(said: &str) {
+fn log_failure(message: &str) {
     if let Some(left_out) = STORE_FAILURES.admit(Instant::now()) {
         tracing::warn!(
-            error = said,
+            error = message,
             left_out,
             trace_id = trace_id(),
             "calls fail for the store"

@@ -1,8 +1,8 @@
-//! `ReserveStream`: many requests, each answered in its place.
+//! `ReserveStream`: many requests, answered in their order.
 //!
-//! What has come in by the time the last answers are written is decided together. Nothing more is read
-//! until these have their answers and the caller has taken them: HTTP/2's windows, not our memory, hold
-//! back a caller who sends faster than it reads.
+//! The requests that have arrived when the last answers are written are decided together. No more are read until the
+//! caller has received the answers: a caller that sends faster than it reads is slowed down by HTTP/2's windows, and
+//! uses no more memory here.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 
 use super::{
     authorization::Permit,
-    call::{counted, is_fault},
+    call::{code_label, is_fault},
     convert,
     proto::{
         ItemError, ReserveRequest, ReserveStreamResponse, reserve_stream_response::Answer as Wire,
@@ -29,29 +29,29 @@ use crate::{
     },
 };
 
-/// How many requests are read before the first of them is answered, at most.
+/// The most requests that are read before the first of them is answered.
 const MAX_READ_AHEAD: usize = 256;
 
-/// A call of `ReserveStream`, between two rounds of reading and answering.
+/// An open call of `ReserveStream`.
 pub(super) struct StreamCall<S> {
     pub(super) requests: S,
     pub(super) ledger: Ledger,
-    /// What the caller may.
+    /// The caller's rights.
     pub(super) permit: Permit,
-    /// How long a request that was read waits for the store.
+    /// How long a request may wait for the store.
     pub(super) item_timeout: Duration,
-    /// Set when the service stops: what was read is answered, and no more is read.
+    /// Cancelled when the service stops: requests that were read are answered, and no more are read.
     pub(super) stopping: CancellationToken,
     pub(super) stats: StreamStats,
     /// Held while the call is open.
     pub(super) _open: TaskTrackerToken,
 }
 
-/// What one round of reading found.
+/// The requests that were read together.
 struct Round {
     /// The requests, or what is wrong with them.
     requests: Vec<Result<Reserve, Status>>,
-    /// Whether, and how, the stream ends behind them.
+    /// How the stream ends after them, if it does.
     end: Option<Result<(), Status>>,
 }
 
@@ -78,7 +78,7 @@ where
         rounds.flatten()
     }
 
-    /// Waits for a request, and takes those that are there behind it.
+    /// Waits for a request, and reads those that have arrived after it.
     async fn read(&mut self) -> Round {
         let mut requests = Vec::new();
         let mut next = tokio::select! {
@@ -104,7 +104,7 @@ where
             };
             next = ready;
         }
-        // A stream that its caller cancelled looks as if it were over. Then it is dropped here.
+        // For tonic, a stream that its caller cancelled ends without an error. Then this future is dropped here.
         yield_now().await;
         let end = next.transpose().map(|_| ()).map_err(|status| {
             let status = malformed(&status).unwrap_or(status);
@@ -117,26 +117,26 @@ where
         Round { requests, end }
     }
 
-    /// Decides those that are faultless, together; each answer is in the place of its request.
+    /// Decides the valid requests together. The answers are in the order of all requests.
     async fn decide(
         &mut self,
         requests: Vec<Result<Reserve, Status>>,
     ) -> Vec<ReserveStreamResponse> {
         let (since, count) = (Instant::now(), requests.len());
         let mut faults = Vec::with_capacity(count);
-        let mut faultless = Vec::with_capacity(count);
+        let mut valid = Vec::with_capacity(count);
         for request in requests {
             match request {
                 Ok(request) => {
-                    faultless.push(request);
+                    valid.push(request);
                     faults.push(None);
                 }
                 Err(fault) => faults.push(Some(fault)),
             }
         }
         let ledger = self.ledger.with_deadline(since + self.item_timeout);
-        let mut decided = ledger.reserve_all(faultless).await.into_iter();
-        let in_its_place = |fault| match fault {
+        let mut decided = ledger.reserve_all(valid).await.into_iter();
+        let result_of = |fault| match fault {
             Some(fault) => Err(fault),
             None => {
                 let decided = decided.next().expect("each request has a result");
@@ -144,7 +144,7 @@ where
             }
         };
         let stats = &mut self.stats;
-        let answers = faults.into_iter().map(in_its_place).map(|result| {
+        let answers = faults.into_iter().map(result_of).map(|result| {
             let verdict = result.as_ref().map(|reserved| reserved.verdict);
             stats.answered(verdict.map_err(Status::code));
             let answer = match result {
@@ -164,17 +164,19 @@ where
     }
 }
 
-/// Whether a stream ends for a message that can't be taken: that one was a request, too.
+/// Whether a stream ends because of an invalid message, which counts as a request.
 fn is_of_a_message(status: &Status) -> bool {
     matches!(status.code(), Code::InvalidArgument | Code::OutOfRange)
 }
 
 fn stopped() -> Status {
-    Status::unavailable("the service is stopping; what has no answer was not counted: ask another")
+    Status::unavailable(
+        "the service is stopping; requests without an answer were not counted: retry them",
+    )
 }
 
-/// What a stream's requests were answered, while it is open. Its span has no children: a stream may live for
-/// days, and would make a trace that nobody can read.
+/// Counts the answers of an open stream. Its span has no children: a stream may be open for days, and nobody could
+/// read such a trace.
 pub(super) struct StreamStats {
     metrics: Metrics,
     span: Option<Span>,
@@ -199,7 +201,7 @@ impl StreamStats {
         }
     }
 
-    /// A request was answered so.
+    /// Counts an answer.
     pub(super) fn answered(&mut self, answer: Result<Verdict, Code>) {
         match answer {
             Ok(verdict) => {
@@ -211,18 +213,18 @@ impl StreamStats {
                 }) += 1;
             }
             Err(code) => {
-                self.metrics.ended(Rpc::ReserveStream, counted(code));
+                self.metrics.ended(Rpc::ReserveStream, code_label(code));
                 self.failed += 1;
             }
         }
     }
 
-    /// The stream ended so.
+    /// Sets how the stream ended.
     pub(super) fn ended(&mut self, end: Code) {
         self.end = end;
     }
 
-    /// So many requests, which came together, were answered together.
+    /// Records the duration of requests that were answered together.
     pub(super) fn took(&self, since: std::time::Instant, requests: usize) {
         let requests = requests as u64;
         self.metrics

@@ -15,26 +15,26 @@ use crate::{
 /// A request that a gateway is about to dispatch.
 #[derive(Debug, Clone)]
 pub struct Reserve {
-    /// Whose allowance.
+    /// The organization whose allowance it uses.
     pub org: OrgId,
     /// Project, model, tokens and workload.
     pub fields: RequestFields,
     /// Makes the request idempotent.
     pub request_id: Option<RequestId>,
-    /// Answer, and write nothing.
+    /// Decide without counting.
     pub dry_run: bool,
 }
 
 /// One organization's request, as the queue holds it. It is assessed when its batch is formed.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// Is it free? Counts it.
+    /// A request is about to run.
     Reserve {
         fields: RequestFields,
         request_id: Option<RequestId>,
         dry_run: bool,
     },
-    /// A reserved request ran and used this much.
+    /// A reserved request ran and used these tokens.
     Settle {
         request_id: RequestId,
         tokens: Tokens,
@@ -82,9 +82,9 @@ impl Request {
 pub struct Reserved {
     /// FREE or BILLED.
     pub verdict: Verdict,
-    /// The pool, where the request was eligible.
+    /// The pool, if the request was eligible.
     pub pool: Option<PoolBalance>,
-    /// The first answer again.
+    /// The request id was used before: this repeats its answer.
     pub replayed: bool,
     /// The next midnight by the store's clock.
     pub resets_at: DateTime<Utc>,
@@ -115,11 +115,11 @@ impl TryFrom<Timestamped<Outcome>> for Reserved {
 pub struct Settled {
     /// FREE or BILLED, on the actual tokens.
     pub verdict: Verdict,
-    /// Another verdict than at Reserve.
+    /// The verdict differs from that of Reserve.
     pub verdict_changed: bool,
-    /// The pool, where the request was eligible.
+    /// The pool, if the request was eligible.
     pub pool: Option<PoolBalance>,
-    /// Settled so before.
+    /// The request was settled before: this repeats the answer.
     pub replayed: bool,
     /// The next midnight by the store's clock.
     pub resets_at: DateTime<Utc>,
@@ -150,11 +150,11 @@ impl TryFrom<Timestamped<Outcome>> for Settled {
 /// The response to a Release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Released {
-    /// What was taken back.
+    /// The tokens that are not counted any more.
     pub tokens: Tokens,
-    /// The pool, where the request was eligible.
+    /// The pool, if the request was eligible.
     pub pool: Option<PoolBalance>,
-    /// Released before.
+    /// The request was released before: this repeats the answer.
     pub replayed: bool,
     /// The next midnight by the store's clock.
     pub resets_at: DateTime<Utc>,
@@ -180,10 +180,10 @@ impl TryFrom<Timestamped<Outcome>> for Released {
     }
 }
 
-/// What an organization has today.
+/// An organization's enrollment and pools today.
 #[derive(Debug, Clone)]
 pub struct Quota {
-    /// Where it stands.
+    /// Its enrollment.
     pub enrollment: Enrollment,
     /// Today.
     pub day: UtcDay,
@@ -200,7 +200,7 @@ pub struct Usage {
     pub day: UtcDay,
     /// The rows, ordered by project, then by model.
     pub rows: Vec<UsageRow>,
-    /// Whether rows come after these.
+    /// Whether more rows follow.
     pub more: bool,
 }
 
@@ -213,7 +213,7 @@ pub struct UsageRow {
     pub model: ModelName,
     /// The pool that lists the model.
     pub pool: Option<PoolName>,
-    /// What it used.
+    /// The tokens and the requests.
     pub counters: UsageCounters,
 }
 

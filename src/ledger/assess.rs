@@ -1,4 +1,4 @@
-//! Assessment: from an organization's requests to a batch for the store, with what the policy says of them.
+//! Assessment: forms the batch of one organization's requests, with their eligibility under the policy.
 
 use super::api::Request;
 use crate::{
@@ -7,8 +7,8 @@ use crate::{
     store::{Batch, Operation, Recording},
 };
 
-/// Forms the batch of one organization's requests, as the policy judges them on this day. Settle and Release
-/// depend on their reservation alone, whatever the policy knows by now.
+/// Forms the batch of one organization's requests on a day. Settle and Release depend on their reservation
+/// alone, not on the policy.
 pub(super) fn assess(
     policy: &Policy,
     org: OrgId,
@@ -28,7 +28,7 @@ pub(super) fn assess(
     }
 }
 
-/// Assesses a batch anew for another day. Only for one of which nothing was written.
+/// Assesses a batch again for another day. Nothing of it may have been written.
 pub(super) fn reassess(policy: &Policy, day: UtcDay, batch: Batch) -> Batch {
     let requests = batch.operations.into_iter().map(Request::from);
     assess(policy, batch.org, day, requests)

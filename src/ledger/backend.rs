@@ -1,4 +1,4 @@
-//! What every decision and query works with: the store, its clock, the policy, and the circuit breaker.
+//! Calls the store: with its clock, the policy and the circuit breaker.
 
 use std::{
     sync::Arc,
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// Midnight can pass once during a call; a clock that is set may do it once more.
+/// Midnight can pass once during a call; a clock that is set can pass it again.
 pub(super) const MAX_ROUNDS: usize = 4;
 
 pub(super) struct Backend {
@@ -38,9 +38,9 @@ pub(super) struct Backend {
 pub(super) type BatchResult = Result<Timestamped<Vec<Outcome>>, LedgerError>;
 
 impl Backend {
-    /// Decides batches, and gives a result for each. Where it is another day for the store nothing was
-    /// written: such a batch is assessed anew, for that day, and decided again. `spans` are those of the
-    /// callers, each with the place of its batch.
+    /// Decides batches, and returns a result for each. If the store is on another day, it has written nothing of
+    /// a batch, which is then assessed and decided again for that day. `spans` are those of the callers, each with
+    /// the index of its batch.
     pub(super) async fn decide(
         &self,
         mut batches: Vec<Batch>,
@@ -58,7 +58,7 @@ impl Backend {
                 self.breaker.record(reply.as_ref().err());
                 match reply {
                     Ok(Timestamped { now, answer }) => {
-                        let day = self.clock.learn(now);
+                        let day = self.clock.update(now);
                         match answer {
                             Decision::Outcomes(answer) => {
                                 results[place] = Ok(Timestamped { now, answer })
@@ -88,7 +88,7 @@ impl Backend {
         places: &[usize],
         spans: &[(usize, Span)],
     ) -> Vec<Result<Timestamped<Decision>, StoreError>> {
-        // Durations take a clock that can't go back; traces take the wall clock, which is read only for them.
+        // Durations need a monotonic clock, spans the wall clock.
         let (since, began) = (Instant::now(), (!spans.is_empty()).then(SystemTime::now));
         let replies = self.store.decide(batches).await;
         let ended = match replies.iter().all(Result::is_ok) {
@@ -113,14 +113,14 @@ impl Backend {
         replies
     }
 
-    /// Whether the store answers and would decide now.
+    /// Checks that the store answers and would decide now.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
         let Timestamped { now, answer: () } = self.store.probe().await?;
-        self.clock.learn(now);
+        self.clock.update(now);
         Ok(())
     }
 
-    /// Runs a query, unless the circuit breaker blocks it, and gives its answer with the store's day.
+    /// Runs a query, unless the circuit breaker blocks it. Returns the store's day and the answer.
     pub(super) async fn read<T>(
         &self,
         query: impl Future<Output = Result<Timestamped<T>, StoreError>>,
@@ -129,6 +129,6 @@ impl Backend {
         let result = query.await;
         self.breaker.record(result.as_ref().err());
         let Timestamped { now, answer } = result?;
-        Ok((self.clock.learn(now), answer))
+        Ok((self.clock.update(now), answer))
     }
 }

@@ -1,8 +1,8 @@
 //! The circuit breaker: while the store is known to be down, requests fail at once and don't reach it.
 //!
-//! One watcher probes the store all the time, and it alone opens the breaker: a call that fails only makes it
-//! probe at once. It takes two failures in a row, the last of them a probe's. So one slow call is no outage,
-//! and neither is the failure of a part of the store that others do without.
+//! One watcher probes the store at intervals, and it alone opens the breaker: a failed call only triggers a
+//! probe. The breaker opens after two failures in a row, the second of them a probe's. So one slow call is no
+//! outage, nor is the failure of a part of the store that the probe does not need.
 
 use std::sync::{
     Arc,
@@ -21,7 +21,7 @@ pub enum StoreState {
     Unknown,
     /// It would decide.
     Up,
-    /// It would not.
+    /// It would not decide.
     Down(Arc<Outage>),
 }
 
@@ -29,44 +29,44 @@ pub enum StoreState {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the store is down since {}: {}", .since.to_rfc3339_opts(SecondsFormat::Secs, true), .error.public_message())]
 pub struct Outage {
-    /// When that was found, by this machine's clock.
+    /// When the outage was detected, by this machine's clock.
     pub since: DateTime<Utc>,
-    /// Why, as it was found last.
+    /// The error of the last probe.
     pub error: StoreError,
 }
 
-/// What a request needs of the store.
+/// The access that a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// To count.
+    /// It counts.
     Decide,
-    /// To read: a store that is full or read-only may still be read.
+    /// It only reads, which a full or read-only store can serve.
     Read,
 }
 
 pub(super) struct CircuitBreaker {
     pub(super) state: watch::Sender<StoreState>,
-    /// Whether every request passes: all that a request reads while the store is up.
+    /// Whether every request passes. While the store is up, a request reads nothing else here.
     pub(super) closed: AtomicBool,
     /// Whether there was a failure since the last success.
     pub(super) failed: AtomicBool,
     /// Makes the watcher probe at once.
-    pub(super) suspected: Notify,
+    pub(super) probe_request: Notify,
 }
 
 impl CircuitBreaker {
-    /// Closed, until the store is watched.
+    /// A closed breaker. It can open once the store is watched.
     pub(super) fn new() -> Self {
         Self {
             state: watch::Sender::new(StoreState::Unknown),
             closed: AtomicBool::new(true),
             failed: AtomicBool::new(false),
-            suspected: Notify::new(),
+            probe_request: Notify::new(),
         }
     }
 
-    /// Lets a request pass, or fails with the outage. While the store is watched and has not been probed yet, the
-    /// request waits for the first probe.
+    /// Lets a request pass, or fails with the outage. If the store is watched and not probed yet, waits for the
+    /// first probe.
     pub(super) async fn admit(&self, access: Access) -> Result<(), Arc<Outage>> {
         if self.closed.load(Ordering::Acquire) {
             return Ok(());
@@ -92,19 +92,19 @@ impl CircuitBreaker {
                 | StoreError::Unsuitable { .. },
             ) => {
                 self.failed.store(true, Ordering::Relaxed);
-                self.suspected.notify_one();
+                self.probe_request.notify_one();
             }
             _ => {}
         }
     }
 
     /// Whether a failure now would be the first one after a success.
-    pub(super) fn is_trusted(&self) -> bool {
+    pub(super) fn is_healthy(&self) -> bool {
         *self.state.borrow() == StoreState::Up && !self.failed.load(Ordering::Relaxed)
     }
 
-    /// Takes the result of a probe.
-    pub(super) fn learn(&self, probed: Result<(), StoreError>) {
+    /// Records the result of a probe, and opens or closes the breaker.
+    pub(super) fn record_probe(&self, probed: Result<(), StoreError>) {
         self.failed.store(probed.is_err(), Ordering::Relaxed);
         let Err(error) = probed else {
             self.closed.store(true, Ordering::Release);
@@ -115,7 +115,7 @@ impl CircuitBreaker {
             });
             return;
         };
-        // Foreign data concerns only the calls that find it.
+        // Foreign data affects only the calls that read it.
         let closed = matches!(error, StoreError::Corrupt { .. });
         self.closed.store(closed, Ordering::Release);
         self.state.send_if_modified(|state| {

@@ -1,4 +1,4 @@
-//! The ledger's guess at the store's clock.
+//! The ledger's prediction of the store's clock.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -6,15 +6,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::domain::UtcDay;
 
-/// The store's clock as it was last seen: this machine's, put right by the difference.
+/// Predicts the store's clock: this machine's clock plus the last known difference.
 #[derive(Default)]
 pub(super) struct StoreClock {
     ahead_ms: AtomicI64,
 }
 
 impl StoreClock {
-    /// Takes in what the store's clock said, and gives its day.
-    pub(super) fn learn(&self, now: DateTime<Utc>) -> UtcDay {
+    /// Updates the difference with the store's time, and returns the store's day.
+    pub(super) fn update(&self, now: DateTime<Utc>) -> UtcDay {
         let ahead = now
             .signed_duration_since(crate::wall_clock::now())
             .num_milliseconds();
@@ -22,7 +22,7 @@ impl StoreClock {
         UtcDay::of(now)
     }
 
-    /// Which day it probably is for the store.
+    /// The day on which the store probably is.
     pub(super) fn today(&self) -> UtcDay {
         let ahead = TimeDelta::milliseconds(self.ahead_ms.load(Ordering::Relaxed));
         let now = crate::wall_clock::now();

@@ -1,7 +1,7 @@
-//! The decision log: what metrics and logs record of a decision, once its answer is known.
+//! The decision log: records decisions in metrics and logs, once their answers are known.
 //!
-//! The log line of a decision (target `tollgate::calls`, level debug) is off unless an operator asks for it, and
-//! its fields are kept only then. It never has a request id.
+//! The log line of a decision (target `tollgate::calls`, level debug) is off by default, and its fields are kept
+//! only if it is on. It never has a request id.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use crate::{
     },
 };
 
-/// What is recorded of a Reserve besides its answer.
+/// The fields of a Reserve that are recorded with its answer.
 pub(super) struct ReserveRecord {
     org: OrgId,
     tokens: Tokens,
     dry_run: bool,
     has_id: bool,
-    /// When it began, and its fields: for the log line alone.
+    /// Its start and its fields, if the log line is on.
     logged: Option<Box<(Instant, RequestFields)>>,
 }
 
@@ -42,10 +42,10 @@ impl ReserveRecord {
 }
 
 impl Backend {
-    /// A replay and a dry run count nothing.
+    /// Records a Reserve. Replays and dry runs change no metric.
     pub(super) fn record_reserved(&self, record: ReserveRecord, reserved: &Reserved) {
         let verdict = reserved.verdict;
-        let pool = reserved.pool.as_ref().map(|figures| &figures.pool);
+        let pool = reserved.pool.as_ref().map(|balance| &balance.pool);
         if !record.dry_run && !reserved.replayed {
             let kind = match verdict {
                 Verdict::Free => TokenUse::Free,
@@ -134,8 +134,8 @@ impl Backend {
         );
     }
 
-    /// Whether the store keeps a reservation of a Reserve with an id and this verdict. Of an unknown
-    /// organization it keeps none; without an answer of the store it is unknown.
+    /// Whether the store keeps a reservation for a Reserve with an id and this verdict. For an unknown
+    /// organization it keeps none. Without the store's answer it counts as none.
     fn is_kept(&self, org: &OrgId, verdict: Verdict) -> bool {
         match verdict {
             Verdict::Billed(BilledReason::StoreUnavailable) => false,
@@ -147,8 +147,8 @@ impl Backend {
     }
 }
 
-fn pool_name(figures: Option<&PoolBalance>) -> Option<&str> {
-    figures.map(|figures| figures.pool.as_str())
+fn pool_name(balance: Option<&PoolBalance>) -> Option<&str> {
+    balance.map(|balance| balance.pool.as_str())
 }
 
 fn millis(duration: Duration) -> f64 {

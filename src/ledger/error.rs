@@ -1,4 +1,4 @@
-//! Why a request has no answer.
+//! The errors of the ledger.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
 /// Why a request has no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LedgerError {
-    /// The id can't be used so. Nothing was written.
+    /// The reservation does not allow it. Nothing was written.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The policy doesn't know the organization, and it has no rows.
@@ -21,7 +21,7 @@ pub enum LedgerError {
     /// The day is in the future, or older than the retention.
     #[error("day: {day} is not kept; there are {oldest} to {today}")]
     DayNotKept {
-        /// The day that was asked for.
+        /// The day in the request.
         day: UtcDay,
         /// The oldest day that is kept.
         oldest: UtcDay,
@@ -34,39 +34,38 @@ pub enum LedgerError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The circuit breaker is open: the store was not asked. This request counted nothing.
+    /// The circuit breaker is open: the request was not sent, and counted nothing.
     #[error(transparent)]
     Down(#[from] Arc<Outage>),
-    /// The deadline has passed. A request that was not sent is not sent; of one that was sent, the outcome
-    /// is unknown to the caller.
+    /// The deadline has passed. If the request was sent, its outcome is unknown.
     #[error("the store did not answer before the deadline")]
     OutOfTime,
-    /// The store's clock named another day in each round.
+    /// The store's clock changed its day in each round.
     #[error("the store's clock does not settle on a day")]
     ClockUnstable,
     /// The queue is full. This request was not sent, and counted nothing.
     #[error("too many decisions wait for the store")]
     Overloaded,
     /// The task of the call to the store panicked, or its runtime ended.
-    #[error("the task of a write died")]
+    #[error("the task of a store call panicked")]
     TaskPanicked,
 }
 
 impl LedgerError {
-    /// Of an outcome that is no answer to the request.
+    /// The error for an outcome that is no answer to the request.
     pub(super) fn unexpected(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Refused(refusal) => Self::Refused(refusal),
-            Outcome::CounterOverflow(full) => Self::CounterOverflow(full),
+            Outcome::CounterOverflow(overflow) => Self::CounterOverflow(overflow),
             Outcome::Reserved { .. } | Outcome::Settled { .. } | Outcome::Released { .. } => {
-                let reason = "an answer to another question".to_owned();
+                let reason = "the outcome does not match the request".to_owned();
                 Self::Store(StoreError::Corrupt { reason })
             }
         }
     }
 
-    /// Whether a Reserve may be answered without the store (`on_store_failure`). A store that holds foreign
-    /// data did answer: that error is shown.
+    /// Whether a Reserve may be answered without the store (`on_store_failure`). Not if the store did answer, with
+    /// foreign data.
     pub(super) fn is_outage(&self) -> bool {
         match self {
             Self::Store(
@@ -88,7 +87,7 @@ impl LedgerError {
         }
     }
 
-    /// As what `tollgate_store_failures_total` counts it; none where the store is not the cause.
+    /// Its label in `tollgate_store_failures_total`; none if the store is not the cause.
     pub(super) fn failure(&self) -> Option<StoreFailure> {
         Some(match self {
             Self::Refused(_) | Self::UnknownOrganization | Self::DayNotKept { .. } => return None,

@@ -1,8 +1,8 @@
-//! Policy and store put together: reserve, settle, release, and the queries. What gRPC and HTTP call.
+//! The use cases that gRPC and HTTP call: reserve, settle, release, and the queries.
 //!
 //! A request waits in the [`queue`] until its batch is formed, is assessed then, and decided by the store
-//! ([`backend`]). The store's clock decides which day it is: the ledger only guesses it, from what the store
-//! said last, and decides a batch again where it guessed wrong.
+//! ([`backend`]). The store's clock decides the day. The ledger predicts it from the store's last reply; after a
+//! wrong prediction it assesses and decides the batch again.
 
 mod api;
 mod assess;
@@ -42,11 +42,11 @@ use crate::{
     telemetry::{LogLimit, metrics::Metrics, traces},
 };
 
-/// The service's one way to decide and to count. Cheap to clone.
+/// Decides and counts requests. Cheap to clone.
 #[derive(Clone)]
 pub struct Ledger {
     inner: Arc<Shared>,
-    /// When its requests must have their answers; none: whenever the store has.
+    /// When its requests must have their answers; none: they wait as long as the store takes.
     deadline: Option<Instant>,
 }
 
@@ -57,9 +57,9 @@ struct Shared {
     usage_retention_days: u32,
 }
 
-/// What a ledger is made of.
+/// The parts and the limits of a [`Ledger`].
 pub struct LedgerConfig {
-    /// Who gets what.
+    /// The policy of the first batch.
     pub policy: Arc<Policy>,
     /// Keeps the counters.
     pub store: Arc<dyn Store>,
@@ -69,16 +69,16 @@ pub struct LedgerConfig {
     pub usage_retention_days: u32,
     /// How many requests may wait for the store.
     pub max_waiting: usize,
-    /// Where it counts what it does.
+    /// Where it counts decisions, calls and failures.
     pub metrics: Metrics,
 }
 
-/// What a Reserve answers when the store can't be asked.
+/// What a Reserve answers during an outage of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnStoreFailure {
     /// An error: the outcome is unknown.
     Error,
-    /// BILLED `STORE_UNAVAILABLE`. Never FREE by guess.
+    /// BILLED `STORE_UNAVAILABLE`, never FREE.
     Billed,
 }
 
@@ -100,11 +100,10 @@ impl LedgerConfig {
 }
 
 impl Ledger {
-    /// How many requests may wait for the store by default. With the longest names that there are, they take
-    /// some 40 MB.
+    /// How many requests may wait for the store by default. With the longest legal names they take some 40 MB.
     pub const MAX_WAITING: usize = 32 * 1024;
 
-    /// Puts policy and store together.
+    /// A ledger whose requests have no deadline.
     #[must_use]
     pub fn new(config: LedgerConfig) -> Self {
         config.metrics.know_pools(config.policy.pools());
@@ -127,8 +126,8 @@ impl Ledger {
         }
     }
 
-    /// The same ledger, whose requests are answered by this deadline. A request that was not sent by then is
-    /// not sent; one that was sent is carried to its end, and only its answer comes too late.
+    /// The same ledger with a deadline for its requests, after which they fail. A request that was not sent by then is
+    /// never sent; a write that was sent is completed.
     #[must_use]
     pub fn with_deadline(&self, deadline: Instant) -> Self {
         Self {
@@ -137,7 +136,7 @@ impl Ledger {
         }
     }
 
-    /// Decides by another policy from the next batch on.
+    /// Replaces the policy, from the next batch on.
     pub fn set_policy(&self, policy: Arc<Policy>) {
         self.inner.backend.metrics.know_pools(policy.pools());
         self.inner.backend.policy.store(policy);
@@ -149,20 +148,20 @@ impl Ledger {
         self.inner.backend.policy.load_full()
     }
 
-    /// Is this request free? Counts it.
+    /// Decides whether a request is free, and counts it.
     ///
     /// # Errors
     ///
-    /// The id was used otherwise, or the store failed.
+    /// The request id was used with other fields, or the store failed.
     pub async fn reserve(&self, request: Reserve) -> Result<Reserved, LedgerError> {
         let record = ReserveRecord::of(&request);
         let (org, request) = request.into_parts();
         let reserved = self.decide(org, request).await;
-        self.inner.reserved(record, reserved)
+        self.inner.finish_reserve(record, reserved)
     }
 
-    /// Decides many requests, and gives a result for each, in their order. They go to the store together,
-    /// those of one organization in their order too.
+    /// Decides many requests in the same calls to the store. The results are in the order of the requests, which
+    /// is also the order in which those of one organization are decided.
     pub async fn reserve_all(&self, requests: Vec<Reserve>) -> Vec<Result<Reserved, LedgerError>> {
         let records: Vec<_> = requests.iter().map(ReserveRecord::of).collect();
         let mut decided = Vec::with_capacity(records.len());
@@ -177,8 +176,8 @@ impl Ledger {
             decided.resize(records.len(), Err(error));
         }
         let results = records.into_iter().zip(decided).map(|(record, reply)| {
-            let reserved = self.inner.counted(reply.and_then(Reserved::try_from));
-            self.inner.reserved(record, reserved)
+            let reserved = self.inner.count_failure(reply.and_then(Reserved::try_from));
+            self.inner.finish_reserve(record, reserved)
         });
         results.collect()
     }
@@ -187,7 +186,7 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// There is no such reservation, it was settled or released otherwise, or the store failed.
+    /// There is no such reservation, it was released or settled with other tokens, or the store failed.
     pub async fn settle(
         &self,
         org: OrgId,
@@ -203,7 +202,7 @@ impl Ledger {
         Ok(settled)
     }
 
-    /// Takes back what a reserved request counted.
+    /// Cancels a reserved request that did not run: its tokens are not counted any more.
     ///
     /// # Errors
     ///
@@ -220,7 +219,7 @@ impl Ledger {
         Ok(released)
     }
 
-    /// How often the store was found to have lost writes of today, and they were restored.
+    /// How many losses of today's writes were detected and restored.
     #[must_use]
     pub fn losses(&self) -> u64 {
         self.inner.backend.store.losses()
@@ -232,7 +231,7 @@ impl Ledger {
         self.inner.backend.store.partial_refusal()
     }
 
-    /// How often the wall clock was found to have stepped.
+    /// How many steps of the wall clock were detected.
     #[must_use]
     pub fn clock_steps(&self) -> u64 {
         self.inner.backend.store.clock_steps()
@@ -244,17 +243,17 @@ impl Ledger {
         self.inner.backend.store.latest_clock_step()
     }
 
-    /// The requests that wait for the store, and the calls to it that are under way.
+    /// How many requests wait for the store, and how many calls to it are under way.
     #[must_use]
     pub fn load(&self) -> (usize, usize) {
         self.inner.queue.load()
     }
 
-    /// Whether the store answers and would decide now.
+    /// Checks that the store answers and would decide now.
     ///
     /// # Errors
     ///
-    /// It doesn't.
+    /// It does not.
     pub async fn probe(&self) -> Result<(), StoreError> {
         self.inner.backend.probe().await
     }
@@ -271,16 +270,16 @@ impl Ledger {
         self.answer(decided).await
     }
 
-    /// The answer, within the deadline. A failure is counted.
+    /// Waits for an answer until the deadline, and counts a failure.
     async fn answer<T>(
         &self,
         answer: impl Future<Output = Result<T, LedgerError>>,
     ) -> Result<T, LedgerError> {
-        self.inner.counted(self.within_deadline(answer).await)
+        self.inner.count_failure(self.within_deadline(answer).await)
     }
 
-    /// Waits until the deadline. Only the waiting is dropped then: a request that was sent has a task of its
-    /// own, and the queue drops one that was not.
+    /// Waits until the deadline. After it, a request that was sent continues in its own task, and the queue drops
+    /// one that was not sent.
     async fn within_deadline<T>(
         &self,
         answer: impl Future<Output = Result<T, LedgerError>>,
@@ -301,8 +300,8 @@ impl Ledger {
         self.inner.backend.breaker.state.subscribe()
     }
 
-    /// Probes the store again and again. Never ends. Requests wait for the first probe's result from this call on,
-    /// not only from the first poll: nothing shall be counted by a store that is then found to be unfit. Dropping
+    /// Probes the store at intervals. Never ends. Requests wait for the first probe's result from this call on,
+    /// not only from the first poll: an unfit store must count nothing. Dropping
     /// the future closes the breaker.
     pub fn watch_store(&self) -> impl Future<Output = ()> + Send + use<> {
         let watched = WatchGuard::new(Arc::clone(&self.inner.backend));
@@ -314,15 +313,16 @@ impl Ledger {
 }
 
 impl Shared {
-    fn counted<T>(&self, result: Result<T, LedgerError>) -> Result<T, LedgerError> {
+    fn count_failure<T>(&self, result: Result<T, LedgerError>) -> Result<T, LedgerError> {
         if let Some(failure) = result.as_ref().err().and_then(LedgerError::failure) {
             self.backend.metrics.store_failed(failure, 1);
         }
         result
     }
 
-    /// The response to a Reserve, recorded; a degraded one during an outage, where the operator wants it.
-    fn reserved(
+    /// Records the response to a Reserve. During an outage that is BILLED `STORE_UNAVAILABLE`, if the operator
+    /// has chosen so.
+    fn finish_reserve(
         &self,
         record: ReserveRecord,
         reserved: Result<Reserved, LedgerError>,

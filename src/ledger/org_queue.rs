@@ -1,4 +1,4 @@
-//! One organization's pending requests, and how many of them go in a call.
+//! The queue of one organization.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use crate::{
     telemetry::traces::Span,
 };
 
-/// What a caller waits for.
+/// The result that a caller waits for.
 pub(super) type DecisionResult = Result<Timestamped<Outcome>, LedgerError>;
 
 /// A request that waits for the store.
@@ -19,14 +19,14 @@ pub(super) struct Pending {
     pub(super) waiter: Waiter,
 }
 
-/// Who waits for its reply.
+/// The caller that waits for a reply.
 pub(super) struct Waiter {
     pub(super) reply: oneshot::Sender<DecisionResult>,
-    /// The span of its call, where that is traced.
+    /// The span of its call, if that is traced.
     pub(super) span: Option<Span>,
 }
 
-/// What a call may still take.
+/// How much more fits in a call.
 pub(super) struct CallBudget {
     requests: usize,
     bytes: usize,
@@ -54,7 +54,7 @@ impl CallBudget {
     }
 }
 
-/// In the order of their arrival.
+/// An organization's pending requests, in the order of their arrival.
 #[derive(Default)]
 pub(super) struct OrgQueue {
     pending: VecDeque<Pending>,
@@ -69,8 +69,7 @@ impl OrgQueue {
         self.pending.push_back(pending);
     }
 
-    /// Takes a batch of requests within the budget, whose first goes whatever its size. A request whose
-    /// caller has gone away is dropped.
+    /// Takes a batch of requests within the budget, the first even beyond it. Drops those whose callers have gone away.
     pub(super) fn take(&mut self, budget: &mut CallBudget) -> Vec<Pending> {
         let mut taken = Vec::new();
         while let Some(Pending { request, waiter }) = self.pending.front() {

@@ -27,18 +27,18 @@ impl Backend {
     pub(super) async fn watch(&self) {
         let breaker = &self.breaker;
         loop {
-            let trusted = breaker.is_trusted();
+            let was_healthy = breaker.is_healthy();
             let mut probed = self.probe_within_timeout().await;
-            if trusted && probed.is_err() && !breaker.failed.load(Ordering::Relaxed) {
+            if was_healthy && probed.is_err() && !breaker.failed.load(Ordering::Relaxed) {
                 probed = self.probe_within_timeout().await;
             }
             let up = probed.is_ok();
-            breaker.learn(probed);
+            breaker.record_probe(probed);
             if up {
                 sleep(MIN_PROBE_INTERVAL).await;
                 tokio::select! {
                     () = sleep(PROBE_INTERVAL_UP.saturating_sub(MIN_PROBE_INTERVAL)) => {}
-                    () = breaker.suspected.notified() => {}
+                    () = breaker.probe_request.notified() => {}
                 }
             } else {
                 sleep(PROBE_INTERVAL_DOWN).await;
@@ -55,7 +55,7 @@ impl Backend {
         }
         let reason = "it does not answer a probe".to_owned();
         self.breaker
-            .learn(Err(StoreError::OutcomeUnknown { reason }));
+            .record_probe(Err(StoreError::OutcomeUnknown { reason }));
         probe.await
     }
 }

@@ -34,8 +34,8 @@ impl Ledger {
             let (today, counters) = backend.read(query).await?;
             if today == day {
                 let pools = policy.pools().iter().zip(counters).map(|(pool, counters)| {
-                    let figures = PoolBalance::today(&enrollment.terms, pool.clone(), &counters);
-                    (figures, counters)
+                    let balance = PoolBalance::today(&enrollment.terms, pool.clone(), &counters);
+                    (balance, counters)
                 });
                 let pools = pools.collect();
                 return Ok(Quota {
@@ -59,7 +59,7 @@ impl Ledger {
         let backend = &self.inner.backend;
         let mut day = wanted.unwrap_or_else(|| backend.clock.today());
         for _ in 0..MAX_ROUNDS {
-            // One row more than the page, which tells whether there is a next one.
+            // One row more than the page: is there a next page?
             let query = backend.store.usage(org, day, after.as_ref(), size + 1);
             let (today, rows) = backend.read(query).await?;
             if wanted.is_none() && today != day {

@@ -1,15 +1,15 @@
 //! Group commit: requests that wait for the store are decided together.
 //!
-//! An organization has one call to the store under way at a time, and the store a few. A request that finds
-//! both free goes at once, alone: nothing ever waits for company. What arrives meanwhile waits for the end of
-//! a call. The next call takes all that is pending of every organization without a call under way, each
-//! organization's requests in the order of their arrival, and assesses them then.
+//! Each organization has at most one call to the store under way, and the store a few. A request that can begin
+//! a call does so at once: nothing waits to make a batch larger. Requests that arrive meanwhile wait for the end
+//! of a call. The next call takes the pending requests of every organization without a call under way, in the
+//! order of their arrival, and assesses them then.
 //!
-//! A call belongs to no caller: it runs in a task of its own, so a write that was sent is carried to its end.
-//! A request whose caller went away while it was pending is dropped, unsent.
+//! A call runs in a task of its own, so a write that was sent is completed even if its callers go away. A pending
+//! request whose caller has gone away is dropped, unsent.
 //!
-//! The queue is bounded. An organization may have as many requests pending as there is room left: one that
-//! floods the service gets half of the room, two get a third each, and there is always some for a newcomer.
+//! The queue is bounded. An organization may have as many requests pending as there are places left: one that
+//! floods the service gets half of the places, two get a third each, and some are left for others.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -32,7 +32,7 @@ use crate::{
     telemetry::traces::{self, Span},
 };
 
-/// Where requests wait for the store.
+/// The requests that wait for the store.
 pub(super) struct Queue {
     backend: Arc<Backend>,
     limits: CallLimits,
@@ -62,7 +62,7 @@ impl Queue {
         }
     }
 
-    /// Decides a request: at once, or together with what else waits.
+    /// Decides a request: at once, or in a batch with other requests.
     pub(super) async fn decide(self: &Arc<Self>, org: OrgId, request: Request) -> DecisionResult {
         if self.limits == CallLimits::UNLIMITED {
             return self.decide_alone(org, request).await;
@@ -75,10 +75,10 @@ impl Queue {
         if let Some(call) = call {
             call.begin();
         }
-        received(reply).await
+        wait_for(reply).await
     }
 
-    /// Submits Reserves together, in their order, so that they go in the same calls.
+    /// Submits Reserves in their order, before a call begins, so that they share calls.
     pub(super) fn submit_all(
         self: &Arc<Self>,
         requests: Vec<Reserve>,
@@ -98,7 +98,7 @@ impl Queue {
             call = self.next_call(&mut self.state());
         }
         let replies = replies.into_iter();
-        let replies = replies.map(|reply| async move { received(reply?).await });
+        let replies = replies.map(|reply| async move { wait_for(reply?).await });
         replies.collect()
     }
 
@@ -108,7 +108,7 @@ impl Queue {
         (state.waiting, state.calls)
     }
 
-    /// Decides by a store that never waits: its caller can't go away meanwhile.
+    /// Decides without the queue, for a store that never waits: the caller can't go away meanwhile.
     async fn decide_alone(&self, org: OrgId, request: Request) -> DecisionResult {
         let spans = traces::current().map(|span| (0, span));
         let day = self.backend.clock.today();
@@ -119,7 +119,7 @@ impl Queue {
         Ok(Timestamped { now, answer })
     }
 
-    /// Forms batches by the policy and the store's day of this moment.
+    /// Forms batches by the current policy and the store's current day.
     fn assess(&self, taken: Vec<(OrgId, Vec<Pending>)>) -> (Vec<Batch>, Vec<Vec<Waiter>>) {
         let (policy, day) = (self.backend.policy.load(), self.backend.clock.today());
         let batches = taken.into_iter().map(|(org, pending)| {
@@ -134,28 +134,28 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call, where one is needed and allowed.
+    /// The next call, if requests are ready and another call is allowed.
     fn next_call(self: &Arc<Self>, state: &mut QueueState) -> Option<BatchCall> {
-        let begins = !state.ready.is_empty() && state.calls < self.limits.calls;
-        state.calls += usize::from(begins);
-        begins.then(|| BatchCall::new(Arc::clone(self)))
+        let may_begin = !state.ready.is_empty() && state.calls < self.limits.calls;
+        state.calls += usize::from(may_begin);
+        may_begin.then(|| BatchCall::new(Arc::clone(self)))
     }
 }
 
-async fn received(reply: oneshot::Receiver<DecisionResult>) -> DecisionResult {
+async fn wait_for(reply: oneshot::Receiver<DecisionResult>) -> DecisionResult {
     reply.await.unwrap_or(Err(LedgerError::TaskPanicked))
 }
 
 impl QueueState {
-    /// Lets a request wait, where there is room.
+    /// Adds a request, unless the queue is full for its organization.
     fn push(
         &mut self,
         org: OrgId,
         request: Request,
         max_waiting: usize,
     ) -> Result<oneshot::Receiver<DecisionResult>, LedgerError> {
-        let its_waiting = self.orgs.get(&org).map_or(0, OrgQueue::len);
-        if its_waiting + self.waiting >= max_waiting {
+        let org_waiting = self.orgs.get(&org).map_or(0, OrgQueue::len);
+        if org_waiting + self.waiting >= max_waiting {
             return Err(LedgerError::Overloaded);
         }
         let (reply, receiver) = oneshot::channel();
@@ -170,7 +170,7 @@ impl QueueState {
         Ok(receiver)
     }
 
-    /// Takes requests of one organization after another, within the limits of a call.
+    /// Takes requests, organization by organization, within the limits of a call.
     fn take(&mut self, limits: CallLimits) -> Vec<(OrgId, Vec<Pending>)> {
         let mut taken = Vec::new();
         let mut budget = CallBudget::new(limits);
@@ -194,13 +194,13 @@ impl QueueState {
     }
 }
 
-/// A call to the store. When it ends, however it ends, the next one begins, if anything is pending.
+/// A call to the store. When it ends, even by a panic, the next one begins, if requests are ready.
 struct BatchCall {
     queue: Arc<Queue>,
-    /// Whose requests it took.
+    /// The organizations whose requests it took.
     orgs: Vec<OrgId>,
-    /// Whether it ran at all. A runtime that is ending drops it unrun, and would drop the next one too.
-    began: bool,
+    /// Whether it started. A runtime that is ending drops it before, and would drop the next one too.
+    has_started: bool,
 }
 
 impl BatchCall {
@@ -208,11 +208,11 @@ impl BatchCall {
         Self {
             queue,
             orgs: Vec::new(),
-            began: false,
+            has_started: false,
         }
     }
 
-    /// Runs it here up to its first wait, which mostly writes to the store, and then in a task of its own.
+    /// Runs it here up to its first wait, by which the command is mostly sent, and then in a task of its own.
     fn begin(self) {
         let mut call = Box::pin(self.run());
         if call.as_mut().now_or_never().is_none() {
@@ -220,9 +220,9 @@ impl BatchCall {
         }
     }
 
-    /// Decides what is pending.
+    /// Takes the ready requests, decides them, and sends the replies.
     async fn run(mut self) {
-        self.began = true;
+        self.has_started = true;
         let taken = self.queue.state().take(self.queue.limits);
         if taken.is_empty() {
             return;
@@ -260,26 +260,26 @@ impl Drop for BatchCall {
             }
         }
         let runtime = Handle::try_current().ok();
-        let Some(runtime) = runtime.filter(|_| self.began && !state.ready.is_empty()) else {
+        let Some(runtime) = runtime.filter(|_| self.has_started && !state.ready.is_empty()) else {
             state.calls -= 1;
-            // The runtime is gone, and with it whoever waits.
+            // The runtime has ended, and the waiting callers with it.
             for org in state.ready.drain(..) {
                 state.waiting -= state.orgs.remove(&org).map_or(0, |queue| queue.len());
             }
             return;
         };
-        // Not within the lock: a runtime that is ending drops the next call at once.
+        // Not under the lock: a runtime that is ending drops the next call at once, which locks again.
         drop(guard);
         let next = Self::new(Arc::clone(&self.queue));
         runtime.spawn(async move {
-            // Requests that have arrived and are about to be submitted shall be in the call.
+            // Requests that are about to be submitted join this call.
             tokio::task::yield_now().await;
             next.run().await;
         });
     }
 }
 
-/// The spans of those callers that have one, each with the place of its batch.
+/// The callers' spans, each with the index of its batch.
 fn spans(waiters: &[Vec<Waiter>]) -> Vec<(usize, Span)> {
     let batches = waiters.iter().enumerate();
     let spans = batches.flat_map(|(place, waiters)| {

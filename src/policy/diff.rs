@@ -1,6 +1,6 @@
-//! What another policy changes: for the log of a reload, and for `check-policy --against`.
+//! The differences between two policies: for the log of a reload, and for `check-policy --against`.
 //!
-//! All changes are counted, and the first of each kind are described: a policy may have 100,000 organizations.
+//! All changes are counted, but only the first of each kind are described: a policy may have 100,000 organizations.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -10,43 +10,43 @@ use std::{
 use super::{DataSharing, Organization, Policy, Program};
 use crate::domain::{ModelName, OrgId, Overflow, PoolName, ProjectId, Tokens};
 
-/// How many changes of a kind are described.
+/// How many changes of each kind are described.
 const MAX_DESCRIBED: usize = 20;
 
-/// What another policy changes.
+/// The changes from one policy to another.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Diff {
     /// Settings of the programme.
     pub program: Truncated,
-    /// Pools that came.
+    /// New pools.
     pub pools_added: Truncated,
-    /// Pools that left.
+    /// Removed pools.
     pub pools_removed: Truncated,
-    /// Models that came, left or moved, with their pools.
+    /// Models that were added, removed or moved, with their pools.
     pub models: Truncated,
-    /// Allowances, also of tiers and pools that came or left.
+    /// Allowances, also of tiers and pools that were added or removed.
     pub allowances: Truncated,
-    /// Organizations that came.
+    /// New organizations.
     pub orgs_added: Truncated,
-    /// Organizations that left.
+    /// Removed organizations.
     pub orgs_removed: Truncated,
-    /// Organizations with other values, those of another tier first.
+    /// Organizations with other values, those with another tier first.
     pub orgs_changed: Truncated,
-    /// How many of these are of another tier.
+    /// How many of these have another tier.
     pub tier_changes: usize,
 }
 
 /// Changes of a kind. Displays as "a, b and 17 more".
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Truncated {
-    /// The first of them, at most 20.
+    /// At most the first 20 of them.
     pub first: Vec<String>,
     /// How many there are.
     pub count: usize,
 }
 
 impl Policy {
-    /// What `next` changes. Takes longer with more organizations: not for a task that serves calls.
+    /// The changes from this policy to `next`. Too slow for a task that serves calls: it compares all organizations.
     #[must_use]
     pub fn diff(&self, next: &Self) -> Diff {
         let pools = |of: &Self, but: &Self| {
@@ -57,7 +57,7 @@ impl Policy {
         let new = next.orgs.keys().filter(|id| !self.orgs.contains_key(*id));
         let changed = next.orgs.iter().filter_map(|(id, org)| {
             let before = self.orgs.get(id).filter(|before| *before != org)?;
-            // The order: false comes before true.
+            // Sorted by this first: another tier is false, which comes before true.
             Some((before.tier == org.tier, id))
         });
         let changed: Vec<(bool, &OrgId)> = changed.collect();
@@ -105,7 +105,7 @@ impl Diff {
 }
 
 impl Truncated {
-    /// In their order, the first of `all` are described.
+    /// Sorts `all`, and describes the first.
     fn of<T: Ord>(all: impl IntoIterator<Item = T>, describe: impl Fn(T) -> String) -> Self {
         let mut all: Vec<T> = all.into_iter().collect();
         all.sort_unstable();
@@ -130,7 +130,7 @@ impl Display for Truncated {
     }
 }
 
-/// "tier 1 → 3", or nothing. `None` is a value that is not there.
+/// "tier 1 → 3", if the value changes. `None` is an absent value.
 fn change<V: PartialEq + Display>(what: &str, was: Option<V>, is: Option<V>) -> Option<String> {
     let shown = |value: &Option<V>| value.as_ref().map_or("none".to_owned(), V::to_string);
     (was != is).then(|| format!("{what} {} → {}", shown(&was), shown(&is)))
@@ -198,7 +198,7 @@ fn org_changes(before: &Organization, after: &Organization) -> String {
     keys.chain(projects).collect::<Vec<_>>().join(", ")
 }
 
-/// The keys of an organization, with their values, but for its projects.
+/// The keys of an organization with their values, without its projects.
 fn organization(org: &Organization) -> [(&'static str, String); 4] {
     let sharing = match &org.data_sharing {
         DataSharing::All => "all",
@@ -213,7 +213,7 @@ fn organization(org: &Organization) -> [(&'static str, String); 4] {
     ]
 }
 
-/// The projects that are named one by one.
+/// The projects that share their data by name.
 fn projects(org: &Organization) -> HashSet<&ProjectId> {
     match &org.data_sharing {
         DataSharing::Selected(projects) => projects.iter().collect(),

@@ -1,8 +1,8 @@
 //! Who gets what: pools, tiers and organizations, in one immutable, validated snapshot.
 //!
-//! Rules: docs/CONTRACT.md, "The programme" and the order of the billed reasons. [`Assessor`] is
-//! the one place that judges eligibility; whether an eligible request still fits, the store
-//! decides. `schema.rs` has the policy file's schema, `watch.rs` follows the file while the service runs.
+//! Rules: docs/CONTRACT.md, "The programme" and the order of the billed reasons. [`Assessor`] alone judges
+//! eligibility. The store decides whether an eligible request still fits. `schema.rs` has the policy file's schema,
+//! `watch.rs` reloads the file while the service runs.
 
 mod diff;
 mod schema;
@@ -27,7 +27,7 @@ use crate::{
     files::toml::Diagnostic,
 };
 
-/// The name under which the built-in policy is reported.
+/// The name of the built-in policy in logs and errors.
 pub const BUILTIN_NAME: &str = "built-in";
 
 const BUILTIN_TEXT: &str = include_str!("builtin.toml");
@@ -40,12 +40,12 @@ pub struct Policy {
     models: HashMap<ModelName, PoolName>,
     tiers: BTreeMap<u8, Arc<Terms>>,
     /// An allowance of 0 in every pool.
-    nothing: Arc<Terms>,
+    no_terms: Arc<Terms>,
     orgs: HashMap<OrgId, Organization>,
     lints: Lints,
 }
 
-/// What the parser found that can lead to warnings.
+/// The parser's findings that can lead to warnings.
 #[derive(Debug, Default)]
 struct Lints {
     /// Warnings about models' names.
@@ -56,31 +56,31 @@ struct Lints {
     as_of_line: usize,
 }
 
-/// What holds for all organizations.
+/// The rules for all organizations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     /// The programme's name.
     pub name: String,
-    /// What an overflow does to a pool.
+    /// Whether a pool stays open after a request that did not fit.
     pub overflow: Overflow,
     /// The kinds of work that can be free.
     pub covered_workloads: Vec<Workload>,
-    /// The last free day, if an end is announced.
+    /// The last free day, if there is one.
     pub ends_on: Option<UtcDay>,
-    /// The day of the lists of models, if the file says it.
+    /// The date of the lists of models, if the file has it.
     pub as_of: Option<UtcDay>,
 }
 
-/// What the policy knows of one organization.
+/// An organization's entry in the policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Organization {
     /// The usage tier, 1 to 5.
     pub tier: u8,
     /// Which projects share their data.
     pub data_sharing: DataSharing,
-    /// With Zero Data Retention nothing is shared.
+    /// Zero Data Retention: nothing of it is free.
     pub zero_data_retention: bool,
-    /// Enterprise plans are not in the programme.
+    /// An enterprise plan: nothing of it is free.
     pub enterprise: bool,
 }
 
@@ -100,7 +100,7 @@ pub enum DataSharing {
 pub struct Enrollment {
     /// The usage tier, 1 to 5.
     pub tier: u8,
-    /// Why nothing of it can be free, if so.
+    /// Why nothing of it can be free, if it is not enrolled.
     pub not_enrolled: Option<BilledReason>,
     /// Its allowance in each pool; 0 if it is not enrolled.
     pub terms: Arc<Terms>,
@@ -110,7 +110,7 @@ pub struct Enrollment {
 #[derive(Debug)]
 pub struct Assessor<'p> {
     policy: &'p Policy,
-    /// None if the policy doesn't know it.
+    /// The organization, and why it is not enrolled; none if the policy doesn't know it.
     org: Option<(&'p Organization, Option<BilledReason>)>,
 }
 
@@ -126,7 +126,7 @@ impl Policy {
             .expect("the built-in policy is valid, as a test shows")
     }
 
-    /// What holds for all organizations.
+    /// The rules for all organizations.
     #[must_use]
     pub fn program(&self) -> &Program {
         &self.program
@@ -138,7 +138,7 @@ impl Policy {
         &self.pools
     }
 
-    /// What each tier is granted.
+    /// The terms of each tier.
     #[must_use]
     pub fn tiers(&self) -> &BTreeMap<u8, Arc<Terms>> {
         &self.tiers
@@ -190,7 +190,7 @@ impl Policy {
         }
     }
 
-    /// Why nothing of an organization can be free on a day, if so.
+    /// Why nothing of an organization can be free on a day, if it is not enrolled.
     fn not_enrolled(&self, org: &Organization, day: UtcDay) -> Option<BilledReason> {
         if org.data_sharing == DataSharing::Off {
             Some(BilledReason::OrganizationNotEnrolled)
@@ -207,7 +207,7 @@ impl Policy {
 
     fn terms_of(&self, org: &Organization, not_enrolled: Option<BilledReason>) -> &Arc<Terms> {
         match not_enrolled {
-            Some(_) => &self.nothing,
+            Some(_) => &self.no_terms,
             None => &self.tiers[&org.tier],
         }
     }
@@ -225,7 +225,7 @@ impl Assessor<'_> {
     pub fn terms(&self) -> Arc<Terms> {
         Arc::clone(match self.org {
             Some((org, not_enrolled)) => self.policy.terms_of(org, not_enrolled),
-            None => &self.policy.nothing,
+            None => &self.policy.no_terms,
         })
     }
 

@@ -13,20 +13,20 @@ use crate::{
 
 const HIGHEST_TIER: u8 = 5;
 
-/// The largest policy file that is read, of some 250,000 organizations. Parsing takes 40 times as much memory.
+/// The size of the largest policy file, with some 250,000 organizations. Parsing takes 40 times as much memory.
 pub const MAX_BYTES: u64 = 16 << 20;
 
 impl Policy {
-    /// Parses a policy file's text, which is taken whole or not at all.
+    /// Parses a policy file, which is accepted or refused as a whole. `file` is its name in faults.
     ///
     /// # Errors
     ///
-    /// Every fault in it, with line and key; `file` names it there.
+    /// Every fault in it, with line and key.
     pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
         Self::from_bytes(file, text.as_bytes())
     }
 
-    /// As [`parse`](Self::parse) does. If the bytes are not UTF-8, that is a fault.
+    /// As [`parse`](Self::parse). Bytes that are not UTF-8 are a fault.
     ///
     /// # Errors
     ///
@@ -36,7 +36,7 @@ impl Policy {
     }
 }
 
-/// The whole file. `None` only where a fault was reported.
+/// Reads the whole file. Returns `None` only after reporting a fault.
 fn policy(root: &Section<'_>) -> Option<Policy> {
     let mut lints = Lints::default();
     let program = program(root, &mut lints);
@@ -49,7 +49,7 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
         .iter()
         .map(|pool| (pool.clone(), Tokens::ZERO))
         .collect();
-    let nothing = Arc::new(Terms {
+    let no_terms = Arc::new(Terms {
         overflow,
         allowances,
     });
@@ -58,7 +58,7 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
         pools,
         models,
         tiers,
-        nothing,
+        no_terms,
         orgs,
         lints,
     })
@@ -175,7 +175,7 @@ fn tiers(root: &Section<'_>, pools: &[PoolName], overflow: Overflow) -> BTreeMap
         let Some(section) = entry.section() else {
             continue;
         };
-        // Without any pool, each allowance would only be one more fault of the same kind.
+        // If there are no pools, that is the fault, not each allowance.
         if !names.is_empty() {
             section.only(&names);
         }

@@ -61,7 +61,7 @@ fn assess(policy: &Policy, org: &str, model: &str, day: &str) -> Eligibility {
 }
 
 #[test]
-fn a_day_that_is_over_and_an_old_list_are_warned_of_from_the_day_after_their_last() {
+fn an_end_in_the_past_and_an_old_list_cause_warnings_from_the_day_after() {
     let text = changed("ends_on =", "as_of = 2026-11-02\nends_on =");
     let policy = Policy::parse("p.toml", &text).expect("valid");
     let on = |day: &str| {
@@ -73,7 +73,7 @@ fn a_day_that_is_over_and_an_old_list_are_warned_of_from_the_day_after_their_las
         (6, "program.as_of".to_owned()),
         (7, "program.ends_on".to_owned()),
     );
-    // A day that is yet to come says nothing of the lists' age.
+    // An `as_of` in the future: the age of the lists is unknown.
     assert_eq!(on("2026-11-01"), std::slice::from_ref(&old));
     assert_eq!(on("2026-11-02"), []);
     assert_eq!(on("2027-01-31"), []);
@@ -86,7 +86,7 @@ fn a_day_that_is_over_and_an_old_list_are_warned_of_from_the_day_after_their_las
 }
 
 #[test]
-fn a_valid_policy_is_taken_whole() {
+fn every_part_of_a_valid_policy_is_read() {
     let policy = Policy::parse("p.toml", VALID).expect("valid");
     assert_eq!(policy.program().overflow, Overflow::CloseUntilReset);
     assert_eq!(
@@ -285,7 +285,7 @@ fn an_empty_or_cut_off_file_is_refused() {
     assert_eq!(faults(""), missing);
     assert!(Policy::parse("p.toml", "[program]\n").is_err());
     for cut in (0..VALID.len()).filter(|cut| VALID.is_char_boundary(*cut)) {
-        // Whatever is left, it is taken whole or refused with faults; it never panics.
+        // Each part is accepted as a whole or refused with faults; the parser never panics.
         if let Err(faults) = Policy::parse("p.toml", &VALID[..cut]) {
             assert!(!faults.faults.is_empty());
         }

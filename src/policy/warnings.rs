@@ -6,7 +6,7 @@ use crate::{
     files::toml::{Diagnostic, Entry},
 };
 
-/// Lists of models that are older get a warning: the provider may have changed its list.
+/// Older lists of models cause a warning: the provider may have changed its lists.
 const MAX_LIST_AGE_DAYS: u32 = 90;
 
 impl Policy {
@@ -47,7 +47,7 @@ impl Policy {
     }
 }
 
-/// Whether a screen shows nothing for it: Unicode's property `Default_Ignorable_Code_Point`.
+/// Whether it is invisible on a screen: Unicode's property `Default_Ignorable_Code_Point`.
 fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
@@ -57,17 +57,17 @@ fn is_invisible(c: char) -> bool {
         | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// A warning about a name that can't match a provider's model.
+/// Warns of a name that probably matches no model of the provider.
 pub(super) fn lint_model_name(name: &str, entry: &Entry<'_>) -> Option<Diagnostic> {
-    let signs = [
+    let suspicions = [
         ("white space", name.contains(char::is_whitespace)),
         ("upper case", name.contains(char::is_uppercase)),
         ("a wildcard", name.contains(['*', '?', '[', ']'])),
         ("an invisible character", name.contains(is_invisible)),
     ];
-    let found: Vec<&str> = signs
+    let found: Vec<&str> = suspicions
         .into_iter()
-        .filter_map(|(sign, holds)| holds.then_some(sign))
+        .filter_map(|(suspicion, holds)| holds.then_some(suspicion))
         .collect();
     (!found.is_empty()).then(|| {
         let found = found.join(" and ");

@@ -1,4 +1,4 @@
-//! Keeps the policy true to its file while the service runs (docs/CONTRACT.md, "Policy change").
+//! Reloads the policy when its file changes (docs/CONTRACT.md, "Policy change").
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -16,13 +16,13 @@ use crate::{
     wall_clock,
 };
 
-/// The policy in force, and the file that it is loaded from.
+/// The policy in force, and its file.
 #[derive(Debug)]
 pub struct PolicySource {
     name: String,
-    /// None where the policy is the built-in one.
+    /// None if the policy is the built-in one.
     watched: Option<Watched<Policy, LoadError>>,
-    /// Held here too: so no call drops the last reference, which takes long.
+    /// Held here too, so that no call drops the last reference: that takes long.
     policy: Arc<Policy>,
     status: watch::Sender<PolicyStatus>,
 }
@@ -30,23 +30,23 @@ pub struct PolicySource {
 /// Which policy is in force, and whether the file is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyStatus {
-    /// Of its text.
+    /// The version of its text.
     pub version: Version,
     /// When it was loaded.
     pub loaded_at: DateTime<Utc>,
-    /// How often another policy was loaded since the start.
+    /// How many policies were loaded since the start, without the first.
     pub applied: u64,
-    /// How often the file was refused since the start.
+    /// How many times the file was refused since the start.
     pub refused: u64,
-    /// Since when the file is refused, if it is.
+    /// When the file was refused, if it still is.
     pub refused_at: Option<DateTime<Utc>>,
 }
 
-/// How often to check whether a replaced policy is still in use.
+/// The interval of checks whether a replaced policy is still in use.
 const RELEASE_INTERVAL: Duration = Duration::from_millis(50);
 
 impl PolicySource {
-    /// Reads the policy file; without one, the built-in policy is in force. Blocks.
+    /// Reads the policy file, or takes the built-in policy if there is none. Blocks.
     ///
     /// # Errors
     ///
@@ -92,7 +92,7 @@ impl PolicySource {
         &self.name
     }
 
-    /// Its status, now and from now on.
+    /// The status, now and at each change.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<PolicyStatus> {
         self.status.subscribe()
@@ -203,7 +203,7 @@ impl PolicySource {
 }
 
 impl PolicyStatus {
-    /// What to say of a refused file, while it is refused.
+    /// The line of `/readyz` while the file is refused.
     #[must_use]
     pub fn complaint(&self) -> Option<String> {
         let text = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
@@ -214,9 +214,9 @@ impl PolicyStatus {
     }
 }
 
-/// Frees a replaced policy once no call uses it: with 100,000 organizations that takes longer than a call may.
+/// Frees a replaced policy once no call uses it. With 100,000 organizations that would delay a call too long.
 async fn free(policy: Arc<Policy>) {
-    // No new references can be made, so the count only falls.
+    // There are no new references, so the count only decreases.
     while Arc::strong_count(&policy) > 1 {
         tokio::time::sleep(RELEASE_INTERVAL).await;
     }

@@ -1,4 +1,4 @@
-//! From the settings to the parts of a service: its policy, store, ports and services.
+//! Builds the parts of a service from the settings: policy, store, ports and gRPC services.
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -37,7 +37,7 @@ use crate::{
     },
 };
 
-/// What both ports serve with.
+/// The parts that both ports use.
 pub(super) struct Parts {
     pub(super) ledger: Ledger,
     pub(super) limits: Limits,
@@ -48,10 +48,10 @@ pub(super) struct Parts {
     pub(super) call_timeout: Duration,
 }
 
-/// How long the last traces may take to be sent.
+/// How long sending the last traces may take.
 const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The largest callers file that is read.
+/// The size of the largest callers file.
 const MAX_CALLERS_BYTES: u64 = 8 << 20;
 
 pub(super) fn open_policy(settings: &Settings) -> anyhow::Result<PolicySource> {
@@ -108,11 +108,12 @@ pub(super) fn open_callers(
     Ok(Some(opened))
 }
 
-/// Who may call: these callers, or everyone, which is warned of where a port is not on loopback.
+/// The authenticator of these callers. Without a callers file everyone may call; if a port is not on loopback, the log
+/// warns of that.
 ///
 /// # Errors
 ///
-/// The callers have tokens, which the gRPC port can't take.
+/// The callers have tokens, which the gRPC port must not accept.
 pub(super) fn authenticator(
     callers: Option<Callers>,
     grpc: auth::PortSecurity,
@@ -121,8 +122,8 @@ pub(super) fn authenticator(
     let Some(callers) = callers else {
         if !(grpc.loopback && http.loopback) {
             tracing::warn!(
-                "there is no callers file, and a port is not on loopback: whoever reaches the gRPC port may \
-                 reserve, settle and release for any organization, and whoever reaches the HTTP port may \
+                "there is no callers file, and a port is not on loopback: everyone who reaches the gRPC port may \
+                 reserve, settle and release for any organization, and everyone who reaches the HTTP port may \
                  read quotas; name the callers with --callers FILE"
             );
         }
@@ -134,7 +135,7 @@ pub(super) fn authenticator(
     Ok(Authenticator::Callers(Arc::new(caller_set)))
 }
 
-/// Binds a port, and reads its certificates.
+/// Binds a port, and loads its certificates.
 pub(super) async fn open_listener(
     settings: &Settings,
     protocol: Protocol,
@@ -177,7 +178,7 @@ pub(super) async fn open_listener(
 }
 
 impl Parts {
-    /// Sends the last traces, unless the deadline comes first.
+    /// Sends the last traces, until the deadline at the latest.
     pub(super) async fn flush_traces(self, deadline: Instant) {
         if let Some(traces) = self.traces {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -185,7 +186,7 @@ impl Parts {
         }
     }
 
-    /// What the gRPC port serves.
+    /// The services of the gRPC port.
     pub(super) fn services(
         &self,
         health: HealthService,
@@ -214,7 +215,7 @@ impl Parts {
         let everyone = CallLayer::any_caller(Authenticator::Everyone, self.call_timeout);
         services.add_service(everyone.layer(health));
         if let Some(by) = self.reflection.authenticator(&self.authenticator) {
-            let (v1, v1alpha) = (reflected().build_v1()?, reflected().build_v1alpha()?);
+            let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
             let v1 = v1.max_decoding_message_size(bytes).accept_compressed(Gzip);
             let v1alpha = v1alpha
                 .max_decoding_message_size(bytes)
@@ -227,7 +228,7 @@ impl Parts {
         Ok(services)
     }
 
-    /// What the HTTP port serves.
+    /// The routes of the HTTP port.
     pub(super) fn router(
         &self,
         is_ready: watch::Receiver<Readiness>,
@@ -246,7 +247,7 @@ impl Parts {
     }
 }
 
-fn reflected() -> tonic_reflection::server::Builder<'static> {
+fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(grpc::proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)

@@ -1,4 +1,4 @@
-//! Readiness follows the store: over gRPC health, and over HTTP.
+//! Sets readiness by the state of the store, over gRPC health and over HTTP.
 
 use std::{future::ready, pin::Pin};
 
@@ -18,10 +18,10 @@ use crate::{
     store::StoreError,
 };
 
-/// The health name that is SERVING while the process runs.
+/// The gRPC health service that is SERVING while the process runs.
 pub(super) const LIVENESS: &str = "liveness";
 
-/// The health names that are SERVING while the store would decide.
+/// The gRPC health services that are SERVING while the store would decide.
 pub(super) const READINESS: [&str; 3] = ["readiness", "", "tollgate.v1.QuotaService"];
 
 /// Sets readiness by the state of the store, and logs each change.
@@ -75,10 +75,10 @@ pub(super) async fn report(reporter: &HealthReporter, ready: bool) {
     }
 }
 
-/// tonic-health with the protocol's `Watch`: for an unknown service tonic-health ends it with NOT_FOUND; the protocol
-/// wants SERVICE_UNKNOWN and an open stream.
+/// tonic-health with a `Watch` as the protocol defines it: for an unknown service it answers SERVICE_UNKNOWN and stays
+/// open, where tonic-health ends it with NOT_FOUND.
 ///
-/// All names are registered before the first call, so an unknown one stays unknown until the service stops.
+/// All services are registered before the first call, so an unknown one stays unknown.
 pub(super) struct WatchableHealth {
     pub(super) inner: HealthService,
     /// Ends open watches.

@@ -28,16 +28,16 @@ use crate::{
     telemetry::{metrics::Metrics, traces::Traces},
 };
 
-/// How long connections have to close by themselves after the last open call. Some never would: a client that never
-/// spoke, that is gone, or that holds a reflection stream open.
+/// How long connections may stay open after the last open call. Some clients never close theirs: those that sent
+/// nothing, are gone, or hold a reflection stream open.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shutdown {
-    /// Go on serving for the drain delay, as NOT_SERVING, so that load balancers can follow.
+    /// Keep serving for the drain delay, as NOT_SERVING, so that load balancers can react.
     Draining,
-    /// Nobody has to follow: end as soon as the open calls do.
+    /// End as soon as the open calls do.
     AtOnce,
 }
 
@@ -56,7 +56,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// One clear sentence: what can't be read, used or bound.
+    /// A file can't be read, the store can't be used, or a port can't be bound.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
         warn_of_unknown_variables();
         for password in &settings.unused_passwords {
@@ -151,8 +151,7 @@ impl Server {
         Ok(self.http.socket.address()?)
     }
 
-    /// Serves until `stop` completes, then ends cleanly within the grace period. The signal makes it read its files
-    /// again.
+    /// Serves until `stop` completes, then drains within the grace period. The signal reloads the files.
     ///
     /// # Errors
     ///
@@ -177,28 +176,27 @@ impl Server {
             .routes()
             .prepare();
         let router = parts.router(is_ready, self.files.policy.status());
-        // They run as long as calls are answered, which is longer than readiness follows the store. They start before
-        // the first call.
+        // They start before the first call, and run until the last one ends: longer than readiness is set by the store.
         let mut followers = self.files.follow(&parts, &signal);
-        let following = follow_store(parts.ledger.store_state(), reporter.clone(), ready.clone());
-        let mut following = tokio::spawn(following);
+        let follow = follow_store(parts.ledger.store_state(), reporter.clone(), ready.clone());
+        let mut readiness = tokio::spawn(follow);
         let mut grpc_port = tokio::spawn(self.grpc.serve(services, end.clone()));
         let mut http_port = tokio::spawn(self.http.serve(router, end.clone()));
 
         let stop = tokio::select! {
             stop = stop => stop,
-            ended = &mut grpc_port => return ended.context("the gRPC port is served no more"),
-            ended = &mut http_port => return ended.context("the HTTP port is served no more"),
-            // Without one of these, readiness would stay as it is, whatever the store does.
-            ended = &mut following => return ended.context("readiness follows the store no more"),
+            ended = &mut grpc_port => return ended.context("the gRPC port is no longer served"),
+            ended = &mut http_port => return ended.context("the HTTP port is no longer served"),
+            // Without these tasks, readiness would no longer depend on the store.
+            ended = &mut readiness => return ended.context("readiness no longer follows the store"),
             Some(ended) = followers.join_next() => {
-                return ended.context("the store and the files are followed no more");
+                return ended.context("the store and the files are no longer watched");
             }
         };
         let deadline = Instant::now() + self.grace_period;
-        following.abort();
-        // Until it has ended, it could still report SERVING again.
-        let _ = following.await;
+        readiness.abort();
+        // Until it has ended, it could report SERVING again.
+        let _ = readiness.await;
         ready.send_replace(Readiness::NotReady("the service is stopping".to_owned()));
         report(&reporter, false).await;
         if stop == Shutdown::Draining {
@@ -207,7 +205,7 @@ impl Server {
             tokio::time::sleep_until((Instant::now() + drain_delay).min(deadline)).await;
         }
         end.cancel();
-        // An open health watch would hold up the end of the open calls for ever.
+        // Ends open health watches, which would keep calls open.
         for name in READINESS.into_iter().chain([LIVENESS]) {
             reporter.clear_service_status(name).await;
         }
@@ -219,7 +217,7 @@ impl Server {
     }
 }
 
-/// Waits for the open calls, and then a moment for the connections; at the deadline for nothing more.
+/// Waits until the open calls have ended, then a moment for the connections, both until the deadline.
 async fn end_of_calls(
     grpc_port: JoinHandle<()>,
     http_port: JoinHandle<()>,
@@ -232,7 +230,7 @@ async fn end_of_calls(
         loop {
             open_calls.wait().await;
             tokio::time::sleep(LINGER_TIMEOUT).await;
-            // A caller who had not heard of the end yet may have called meanwhile.
+            // A caller that had not received GOAWAY yet may have called meanwhile.
             if open_calls.is_empty() {
                 break;
             }

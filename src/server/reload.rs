@@ -1,4 +1,4 @@
-//! Follows the store and the files while the service runs.
+//! Watches the store and the files while the service runs.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
     wall_clock,
 };
 
-/// What is loaded from files, and loaded again when they change.
+/// The parts that are reloaded when their files change.
 pub(super) struct Files {
     pub(super) policy: PolicySource,
     pub(super) callers: Option<Watched<Callers, LoadError>>,
@@ -23,7 +23,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Follows the store and the files, until the tasks are dropped. They do not return.
+    /// Starts the tasks that watch the store and the files. They run until they are dropped.
     pub(super) fn follow(self, parts: &Parts, signal: &ReloadSignal) -> JoinSet<()> {
         let mut followers = JoinSet::new();
         followers.spawn(parts.ledger.watch_store());
@@ -50,7 +50,7 @@ impl Files {
     }
 }
 
-/// Puts valid callers in force from the next call on.
+/// Replaces the callers when the file has other valid ones.
 async fn follow_callers(
     mut watched: Watched<Callers, LoadError>,
     callers: Arc<CallerSet>,
@@ -102,7 +102,7 @@ async fn count_policies(
         let now = status.borrow_and_update().clone();
         let policy = ledger.policy();
         let (name, version) = (&policy.program().name, now.version.to_string());
-        // Several may have been loaded since the last change that was seen.
+        // Several may have been loaded since the last wake-up.
         for _ in applied..now.applied {
             metrics.policy_applied(name, &version, policy.orgs().len(), now.loaded_at);
         }

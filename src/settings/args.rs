@@ -1,4 +1,4 @@
-//! Flags, and the environment variables of the same names.
+//! The flags of `tollgate serve`, and their environment variables.
 
 use std::{
     env::{self, VarError},
@@ -24,13 +24,13 @@ use crate::{
 
 pub(crate) const REDIS_PASSWORD: &str = "TOLLGATE_REDIS_PASSWORD";
 pub(crate) const SENTINEL_PASSWORD: &str = "TOLLGATE_REDIS_SENTINEL_PASSWORD";
-/// The client's.
+/// A variable of the client.
 pub(crate) const ADDR: &str = "TOLLGATE_ADDR";
-/// The client's.
+/// A variable of the client.
 pub(crate) const TOKEN: &str = "TOLLGATE_TOKEN";
 
-/// Read by the project's own tests.
-const READ_BY_TESTS: &[&str] = &[
+/// The variables of the project's tests.
+const TEST_VARIABLES: &[&str] = &[
     "TOLLGATE_CLOCK_FILE",
     "TOLLGATE_LONG",
     "TOLLGATE_PROPERTY_CASES",
@@ -38,8 +38,8 @@ const READ_BY_TESTS: &[&str] = &[
     "TOLLGATE_SIMULATIONS",
 ];
 
-/// The flags of `tollgate serve`. Each is also a [variable](variable_name), which [`Settings::load`](super::Settings)
-/// reads: a fault in the service's variables must not fail the client's subcommands.
+/// The flags of `tollgate serve`. Each also has a [variable](variable_name), which [`Settings::load`](super::Settings)
+/// reads instead of clap: a fault in it must not fail the client's subcommands.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ServeArgs {
     /// Where to serve gRPC: HOST:PORT, :PORT for all addresses, or unix:PATH [default: 127.0.0.1:50051]
@@ -68,7 +68,7 @@ pub struct ServeArgs {
     /// The settings file (TOML) [env: TOLLGATE_CONFIG]
     #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
     pub config: Option<PathBuf>,
-    /// What Reserve answers when the store can't be asked [default: error] [env: TOLLGATE_ON_STORE_FAILURE]
+    /// What Reserve answers during an outage of the store [default: error] [env: TOLLGATE_ON_STORE_FAILURE]
     #[arg(long, value_name = "WHAT", value_parser = TrimmedParser(EnumValueParser::<OnStoreFailure>::new()))]
     pub on_store_failure: Option<OnStoreFailure>,
     /// How to log: human, json, or auto (human on a terminal) [default: auto] [env: TOLLGATE_LOG_FORMAT]
@@ -87,7 +87,7 @@ pub(super) fn variable_name(key: &str) -> String {
     format!("TOLLGATE_{}", key.to_uppercase())
 }
 
-/// A variable's value, trimmed. An empty variable is an unset one.
+/// A variable's value, trimmed. An empty variable counts as unset.
 pub(super) fn variable(name: &str) -> Result<Option<String>, SettingsError> {
     let value = match env::var(name) {
         Ok(value) => trimmed(&value).map(str::to_owned),
@@ -98,7 +98,7 @@ pub(super) fn variable(name: &str) -> Result<Option<String>, SettingsError> {
     Ok(Some(value).filter(|value| !value.is_empty()))
 }
 
-/// Warns of each variable of ours that is not read; `keys` are those of the settings file.
+/// Warns of each unknown variable `TOLLGATE_…`; `keys` are those of the settings file.
 pub(super) fn warn_of_unknown_variables(keys: &[String]) {
     for (name, _) in env::vars_os() {
         let variable = name.to_string_lossy();
@@ -118,14 +118,14 @@ pub(super) fn warn_of_unknown_variables(keys: &[String]) {
     }
 }
 
-/// The key of the settings file that a variable of this name would set.
+/// The key of the settings file whose variable would have this name.
 pub(super) fn file_setting<'k>(variable: &str, keys: &'k [String]) -> Option<&'k str> {
     let mut keys = keys.iter();
     let key = keys.find(|key| variable_name(&key.replace('.', "_")) == variable)?;
     Some(key)
 }
 
-/// The nearest known variable, if this is an unknown one of ours.
+/// The nearest known variable, if this is an unknown variable `TOLLGATE_…`.
 pub(super) fn nearest_known(name: &str) -> Option<String> {
     if !name.starts_with("TOLLGATE_") || name.starts_with("TOLLGATE_TEST_") {
         return None;
@@ -135,7 +135,7 @@ pub(super) fn nearest_known(name: &str) -> Option<String> {
     let flags: Vec<String> = flags.map(|id| variable_name(id.as_str())).collect();
     let others = [REDIS_PASSWORD, SENTINEL_PASSWORD, ADDR, TOKEN];
     let known: Vec<&str> = flags.iter().map(String::as_str).chain(others).collect();
-    let is_known = known.contains(&name) || READ_BY_TESTS.contains(&name);
+    let is_known = known.contains(&name) || TEST_VARIABLES.contains(&name);
     if is_known || is_service_link(name) {
         return None;
     }
@@ -146,7 +146,7 @@ fn serve_flags() -> Command {
     ServeArgs::augment_args(Command::new("serve"))
 }
 
-/// Whether Kubernetes sets it in the pods beside a Service that is called `tollgate…`.
+/// Whether Kubernetes sets it in pods, for a Service with a name that begins with `tollgate`.
 fn is_service_link(name: &str) -> bool {
     let is_port = |rest: &str| {
         let (port, rest) = rest.split_once('_').unwrap_or((rest, ""));
@@ -163,10 +163,10 @@ fn is_service_link(name: &str) -> bool {
         || name.ends_with("_PORT")
         || name
             .match_indices("_PORT_")
-            .any(|(at, sign)| is_port(&name[at + sign.len()..]))
+            .any(|(at, infix)| is_port(&name[at + infix.len()..]))
 }
 
-/// Trims a flag's value, and its variable's where clap reads that, before another parser reads it.
+/// Trims the value of a flag, or of a variable that clap reads, before the inner parser.
 #[derive(Debug, Clone)]
 pub(crate) struct TrimmedParser<P>(pub(crate) P);
 
@@ -206,7 +206,7 @@ impl<P: TypedValueParser> TypedValueParser for TrimmedParser<P> {
     }
 }
 
-/// The variable that a value is from, or the flag, or the place among the arguments.
+/// The source of a value: its variable, its flag, or its positional argument.
 fn name(arg: &Arg, source: ValueSource) -> String {
     match (source, arg.get_env(), arg.get_long()) {
         (ValueSource::EnvVariable, Some(variable), _) => variable.to_string_lossy().into_owned(),
@@ -228,26 +228,22 @@ mod tests {
         }
     }
 
-    fn nearest_to(name: &str) -> Option<String> {
-        nearest_known(name)
-    }
-
     #[test]
     fn an_unknown_variable_of_ours_has_a_nearest_known_one() {
         assert_eq!(
-            nearest_to("TOLLGATE_STROE").as_deref(),
+            nearest_known("TOLLGATE_STROE").as_deref(),
             Some("TOLLGATE_STORE")
         );
         assert_eq!(
-            nearest_to("TOLLGATE_REDIS_PASSWD").as_deref(),
+            nearest_known("TOLLGATE_REDIS_PASSWD").as_deref(),
             Some("TOLLGATE_REDIS_PASSWORD")
         );
-        assert!(nearest_to("TOLLGATE_PORT_X_TCP").is_some());
-        assert_eq!(nearest_to("REDIS_URL"), None);
+        assert!(nearest_known("TOLLGATE_PORT_X_TCP").is_some());
+        assert_eq!(nearest_known("REDIS_URL"), None);
     }
 
     #[test]
-    fn service_links_and_variables_that_others_read_are_no_mistakes() {
+    fn service_links_and_variables_of_the_client_and_the_tests_are_not_unknown() {
         for name in [
             "TOLLGATE_SERVICE_HOST",
             "TOLLGATE_SERVICE_PORT",
@@ -262,7 +258,7 @@ mod tests {
             "TOLLGATE_LONG",
             "TOLLGATE_TEST_REDIS",
         ] {
-            assert_eq!(nearest_to(name), None, "{name}");
+            assert_eq!(nearest_known(name), None, "{name}");
         }
     }
 }

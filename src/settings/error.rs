@@ -1,10 +1,10 @@
-//! Why settings can't be taken.
+//! The errors of settings.
 
 use std::path::PathBuf;
 
 use crate::files::toml::Faults;
 
-/// Settings that can't be taken.
+/// Why settings are refused.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The file can't be read.
@@ -18,7 +18,7 @@ pub enum SettingsError {
     /// The file has faults.
     #[error(transparent)]
     Faults(#[from] Faults),
-    /// A flag, an environment variable, or a setting beside the others has a fault.
+    /// A flag, an environment variable, or a combination of settings has a fault.
     #[error("{name}: {fault}")]
     Value {
         /// Its name.

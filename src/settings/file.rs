@@ -1,4 +1,4 @@
-//! The sections of the settings file, and the forms of its values.
+//! The sections of the settings file, and the parsers of its values.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -23,7 +23,7 @@ const MIB: u64 = 1024 * KIB;
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A section of TLS, if there is one.
+/// Reads a section of TLS, if there is one.
 pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<ListenerTls> {
     let section = root.get(names.section, Entry::section)?;
     let client_ca_file = section.entry("client_ca_file");
@@ -46,8 +46,7 @@ pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<Listen
     })
 }
 
-/// The section `[bounds]`: the limits of the listeners, and how many decisions may wait for the store. What is left out
-/// has its default.
+/// Reads the limits on callers. An absent key has its default.
 pub(super) fn bounds(section: &Section<'_>) -> (Limits, usize) {
     fn number<T: TryFrom<u64>>(
         section: &Section<'_>,
@@ -118,7 +117,7 @@ pub(super) struct RedisSettings {
     sentinel_login: Login,
 }
 
-/// The login of Redis in the file; the URL may have one too.
+/// The login of Redis in the file. The URL may have one too.
 struct RedisLogin {
     username: Option<String>,
     password: Option<String>,
@@ -126,7 +125,7 @@ struct RedisLogin {
     database: Option<i64>,
 }
 
-/// A password that is set, and that the store has no use for: mostly the store's own setting is missing then.
+/// A password that is set, but not used by the store. Mostly `store` is missing or wrong then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnusedPassword {
     name: &'static str,
@@ -144,7 +143,7 @@ impl UnusedPassword {
     }
 }
 
-/// More replicas than anybody has.
+/// More than any Redis has in practice.
 const MAX_WAIT_REPLICAS: u64 = 100;
 
 /// Redis counts its databases with 32 bits.
@@ -187,7 +186,7 @@ impl RedisSettings {
         settings
     }
 
-    /// The passwords that are set, and that this store has no use for.
+    /// The passwords that are set, but not used by this store.
     pub(super) fn unused_passwords(&self, store: Option<&RedisUrl>) -> Vec<UnusedPassword> {
         let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let (login, sentinels) = (&self.login, &self.sentinel_login);
@@ -217,7 +216,8 @@ impl RedisSettings {
         unused.collect()
     }
 
-    /// With the URL. A setting that the URL has no use for is an error: what it should protect would go unprotected.
+    /// Combines the settings with the URL. A setting that does not apply to the URL is an error: it would be ignored,
+    /// and what it should protect would be unprotected.
     pub(super) fn into_config(
         self,
         url: RedisUrl,
@@ -287,20 +287,19 @@ fn with_sentinel_password(url: &RedisUrl, mut login: Login) -> Result<Login, Set
     Ok(login)
 }
 
-/// Merges the login of the URL with that of the settings. A value in both is an error:
-/// one of the two would be ignored.
+/// Merges the login of the URL with that of the settings. A value in both is an error: one would be ignored.
 fn merged_login(url: &RedisUrl, file: RedisLogin) -> Result<Login, SettingsError> {
-    const TWICE: &str = "is set, and the URL of the store names one, too: remove one of them";
+    const DUPLICATE: &str = "is set, and the URL of the store names one, too: remove one of them";
     let Login {
         mut username,
         mut password,
         mut database,
     } = url.login().clone();
-    let names_user = file.username.is_some();
+    let has_user = file.username.is_some();
     if let Some(given) = file.username
         && username.replace(given).is_some()
     {
-        return wrong("redis.username", TWICE);
+        return wrong("redis.username", DUPLICATE);
     }
     let variable = variable(REDIS_PASSWORD)?;
     if file.password_file.is_some() {
@@ -323,9 +322,9 @@ fn merged_login(url: &RedisUrl, file: RedisLogin) -> Result<Login, SettingsError
     if let Some(given) = given
         && password.replace(given).is_some()
     {
-        return wrong(name, TWICE);
+        return wrong(name, DUPLICATE);
     }
-    if names_user && password.is_none() {
+    if has_user && password.is_none() {
         return wrong(
             name,
             "names a user without a password: set redis.password, redis.password_file or \
@@ -337,7 +336,7 @@ fn merged_login(url: &RedisUrl, file: RedisLogin) -> Result<Login, SettingsError
             return wrong("redis.database", "must be 0: a cluster has one database");
         }
         if database.replace(given).is_some() {
-            return wrong("redis.database", TWICE);
+            return wrong("redis.database", DUPLICATE);
         }
     }
     Ok(Login {
@@ -347,7 +346,7 @@ fn merged_login(url: &RedisUrl, file: RedisLogin) -> Result<Login, SettingsError
     })
 }
 
-/// Not in a key's hash tag, and no control characters. It is not trimmed: under another prefix counters begin at zero.
+/// Reads the prefix, which must not change the hash tag. Not trimmed: under another prefix counters begin at zero.
 fn key_prefix(entry: &Entry<'_>) -> Option<String> {
     let prefix = entry.text()?;
     if prefix.contains(['{', '}']) || prefix.chars().any(char::is_control) {
@@ -385,7 +384,7 @@ fn time(entry: &Entry<'_>, max: Duration) -> Option<Duration> {
     Some(time)
 }
 
-/// In days. At least one: a reservation can be settled until the end of the day after its own.
+/// Reads a number of days. At least one: a reservation can be settled until the end of the following day.
 pub(super) fn retention(entry: &Entry<'_>) -> Option<u32> {
     let retention = entry.duration()?;
     let days = u32::try_from(retention.as_secs() / DAY.as_secs()).ok();
@@ -397,7 +396,7 @@ pub(super) fn retention(entry: &Entry<'_>) -> Option<u32> {
     whole
 }
 
-/// One of the values of a choice, by its name.
+/// Parses one of the values of a choice.
 pub(super) fn choice<T: ValueEnum>(text: &str) -> Result<T, String> {
     T::from_str(text, false).map_err(|_| {
         let values = T::value_variants().iter();

@@ -1,8 +1,8 @@
-//! What an operator can set: by a flag, a variable, the settings file, or else the default, in this order. A file is
-//! taken whole or not at all.
+//! The settings of the service. A flag takes precedence over the environment, the environment over the settings file,
+//! the file over the default. A file is accepted or refused as a whole.
 //!
-//! A new setting is a field of [`Settings`] and a line in [`Settings::load`], which has its key and its default. One
-//! that is set from day to day is also a flag in [`ServeArgs`], and so a variable.
+//! A new setting is a field of [`Settings`] and a line in [`Settings::load`] with its key and its default. A setting
+//! that changes from day to day is also a flag in [`ServeArgs`], which gives it a variable.
 
 pub(crate) mod args;
 mod error;
@@ -37,28 +37,27 @@ pub struct Settings {
     pub http_listen: String,
     /// Where the counters are.
     pub store: StoreChoice,
-    /// Passwords that the store has no use for.
+    /// Passwords that the store does not use.
     pub unused_passwords: Vec<UnusedPassword>,
     /// The policy file; none: the built-in policy.
     pub policy: Option<PathBuf>,
     /// The callers file; none: everyone may do everything.
     pub callers: Option<PathBuf>,
-    /// Who may ask server reflection.
+    /// Who may call server reflection.
     pub reflection: ReflectionFor,
-    /// What Reserve answers when the store can't be asked.
+    /// What Reserve answers during an outage of the store.
     pub on_store_failure: OnStoreFailure,
-    /// How long a call waits for the store, whose caller does not say.
+    /// How long a call without a deadline may wait for the store.
     pub call_timeout: Duration,
     /// How to log.
     pub log_format: LogFormat,
     /// Which log lines.
     pub log: String,
-    /// Where to send traces; none: there are none.
+    /// Where to send traces; none: there are no traces.
     pub otlp_endpoint: Option<OtlpEndpoint>,
-    /// Which share of the calls is traced whose callers have no trace, 0 to 1. In a caller's trace the
-    /// caller decides.
+    /// The share of calls to trace, 0 to 1, of those whose callers have no trace. Otherwise the caller decides.
     pub trace_ratio: f64,
-    /// After SIGTERM: how long to go on serving as NOT_SERVING, so that load balancers can follow.
+    /// After SIGTERM: how long to keep serving as NOT_SERVING, so that load balancers can react.
     pub drain_delay: Duration,
     /// After SIGTERM: when to exit at the latest.
     pub grace_period: Duration,
@@ -77,7 +76,7 @@ pub struct Settings {
 /// Where the counters are.
 #[derive(Debug, Clone)]
 pub enum StoreChoice {
-    /// In this process; forgotten when it ends.
+    /// In this process; lost when it ends.
     Memory,
     /// In this file, which one process has open.
     File(PathBuf),
@@ -85,7 +84,7 @@ pub enum StoreChoice {
     Redis(Box<RedisConfig>),
 }
 
-/// Which store, and where.
+/// The parsed setting `store`.
 enum StoreUrl {
     Memory,
     File(PathBuf),
@@ -100,11 +99,11 @@ const MAX_GRACE_PERIOD: Duration = Duration::from_secs(60 * 60);
 const MAX_USAGE_ROWS: u64 = 1_000_000;
 
 impl Settings {
-    /// Puts flags, environment, file and defaults together.
+    /// Combines flags, environment, file and defaults.
     ///
     /// # Errors
     ///
-    /// The file can't be read, or anything in it, in a flag or in the environment is wrong.
+    /// The file can't be read, or a value in it, in a flag or in the environment is wrong.
     pub fn load(flags: ServeArgs) -> Result<Self, SettingsError> {
         let path = match &flags.config {
             Some(path) => Some(path.clone()),
@@ -215,7 +214,7 @@ fn usage_limits(root: &Section<'_>) -> UsageLimits {
     }
 }
 
-/// Warns of each variable of ours that is not read: a misspelt one leaves a default in force.
+/// Warns of each unknown variable `TOLLGATE_…`: after a misspelling the default is in force.
 pub fn warn_of_unknown_variables() {
     args::warn_of_unknown_variables(&keys());
 }
@@ -223,7 +222,7 @@ pub fn warn_of_unknown_variables() {
 /// Every key of the settings file, with its section before it.
 fn keys() -> Vec<String> {
     toml::keys("[tls]\n[http_tls]\n", |root| {
-        // What is read of an empty file does not matter.
+        // Only the keys matter, not the values.
         let _ = Settings::read(ServeArgs::default(), root);
     })
 }
@@ -307,7 +306,7 @@ mod tests {
     use super::{args::file_setting, *};
 
     #[test]
-    fn a_variable_that_is_a_setting_of_the_file_only_is_told_so() {
+    fn a_variable_for_a_setting_of_the_file_only_is_reported_with_that_setting() {
         let keys = keys();
         for (name, key) in [
             ("TOLLGATE_REDIS_PASSWORD_FILE", "redis.password_file"),

@@ -12,25 +12,25 @@ fn faults(text: &str, walk: impl FnOnce(&Section<'_>)) -> String {
 #[test]
 fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
     let text = "[a]\nlisten = 1\nlisten_htpt = 2\n";
-    let said = faults(text, |root| {
+    let message = faults(text, |root| {
         let a = root.get("a", Entry::section).expect("a section");
         let _ = (a.entry("listen"), a.entry("listen_http"));
         a.finish();
     });
     assert_eq!(
-        said,
+        message,
         "x.toml:3: a.listen_htpt: unknown key; the nearest known one is \"listen_http\""
     );
 }
 
 #[test]
 fn all_faults_are_listed_in_the_order_of_their_lines() {
-    let said = faults("b = true\na = 'x'\na = 'y'\n", |root| {
+    let message = faults("b = true\na = 'x'\na = 'y'\n", |root| {
         let _ = root.get("b", Entry::text);
         let _ = root.get("a", |a| a.number::<u64>(1, 5));
     });
     assert_eq!(
-        said,
+        message,
         "x.toml:1: b: must be a string, and is true or false\n\
          x.toml:2: a: must be a whole number, and is a string\n\
          x.toml:3: a: duplicate key"
@@ -39,11 +39,11 @@ fn all_faults_are_listed_in_the_order_of_their_lines() {
 
 #[test]
 fn a_number_out_of_bounds_is_named_even_past_64_bits() {
-    let said = faults("a = 99999999999999999999999\n", |root| {
+    let message = faults("a = 99999999999999999999999\n", |root| {
         let _ = root.get("a", |a| a.number::<u64>(0, 5));
     });
     assert_eq!(
-        said,
+        message,
         "x.toml:1: a: is 99999999999999999999999, allowed are 0 to 5"
     );
 }
@@ -56,7 +56,7 @@ fn a_share_is_a_number_from_0_to_1() {
         });
         assert_eq!(read.expect("good"), share, "{text}");
     }
-    for (text, said) in [
+    for (text, message) in [
         ("1.01", "is 1.01, allowed are 0 to 1"),
         ("-0.5", "is -0.5, allowed are 0 to 1"),
         ("nan", "is nan, allowed are 0 to 1"),
@@ -65,25 +65,25 @@ fn a_share_is_a_number_from_0_to_1() {
         let faults = faults(&format!("a = {text}"), |root| {
             let _ = root.get("a", Entry::share);
         });
-        assert_eq!(faults, format!("x.toml:1: a: {said}"));
+        assert_eq!(faults, format!("x.toml:1: a: {message}"));
     }
 }
 
 #[test]
-fn broken_syntax_is_told_with_its_line_and_without_follow_up_noise() {
-    let said = faults("a = 1\nb = \n", |root| root.finish());
-    assert!(said.starts_with("x.toml:2: "), "{said}");
-    assert!(!said.contains("unknown key"), "{said}");
+fn broken_syntax_is_reported_with_its_line_and_without_further_faults() {
+    let message = faults("a = 1\nb = \n", |root| root.finish());
+    assert!(message.starts_with("x.toml:2: "), "{message}");
+    assert!(!message.contains("unknown key"), "{message}");
 }
 
 #[test]
-fn a_text_that_is_no_utf_8_is_refused_with_its_line() {
+fn a_text_that_is_not_utf_8_is_refused_with_its_line() {
     let faults = read("p.toml", b"a = 1\n\n\xff\n", |_| Some(())).expect_err("refused");
     assert_eq!(faults.to_string(), "p.toml:3: is not UTF-8");
 }
 
 #[test]
-fn of_very_many_faults_the_summary_has_the_first_and_counts_all() {
+fn a_summary_has_the_first_faults_and_the_number_of_the_others() {
     let text: String = (0..1_000).map(|at| format!("key{at} = 1\n")).collect();
     let faults = read("p.toml", text.as_bytes(), |root| {
         root.finish();
@@ -95,13 +95,13 @@ fn of_very_many_faults_the_summary_has_the_first_and_counts_all() {
 }
 
 #[test]
-fn of_a_list_each_string_is_parsed_and_stands_there_once() {
-    let said = faults("a = ['1', 'x', '1', 2]\n", |root| {
+fn each_string_of_a_list_is_parsed_and_a_second_one_is_a_fault() {
+    let message = faults("a = ['1', 'x', '1', 2]\n", |root| {
         let numbers = root.get("a", |a| Some(distinct(a.texts()?, str::parse::<u8>)));
         assert_eq!(numbers, Some(vec![1]));
     });
     assert_eq!(
-        said,
+        message,
         "x.toml:1: a: must be a string, and is a whole number\n\
          x.toml:1: a: invalid digit found in string\n\
          x.toml:1: a: \"1\" is listed twice"

@@ -65,17 +65,18 @@ fn policy(text: &str) -> Policy {
     Policy::parse("p.toml", text).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-fn told(before: &str, after: &str) -> Vec<String> {
+fn described(before: &str, after: &str) -> Vec<String> {
     let kinds = policy(before).diff(&policy(after)).kinds();
-    let told = kinds.into_iter();
-    told.map(|(kind, count, first)| format!("{count} {kind}: {first}"))
+    let lines = kinds.into_iter();
+    lines
+        .map(|(kind, count, first)| format!("{count} {kind}: {first}"))
         .collect()
 }
 
 #[test]
-fn all_that_another_policy_changes_is_told_with_old_and_new() {
+fn every_change_is_described_with_the_old_and_the_new_value() {
     assert_eq!(
-        told(BEFORE, AFTER),
+        described(BEFORE, AFTER),
         [
             "3 program: overflow keep_open → close_until_reset, covered_workloads inference → \
              evaluation+inference, ends_on none → 2027-01-31",
@@ -95,16 +96,16 @@ fn all_that_another_policy_changes_is_told_with_old_and_new() {
 }
 
 #[test]
-fn another_text_of_the_same_policy_changes_nothing() {
+fn another_text_of_the_same_policy_is_no_change() {
     let text = format!(
         "# Another comment\n{}",
         BEFORE.replace("\"p\", \"q\"", "\"q\", \"p\"")
     );
-    assert_eq!(told(BEFORE, &text), [""; 0]);
+    assert_eq!(described(BEFORE, &text), [""; 0]);
 }
 
 #[test]
-fn of_many_organizations_the_first_are_named_and_all_are_counted() {
+fn the_first_of_many_organizations_are_named_and_all_are_counted() {
     let mut text = BEFORE.to_owned();
     for org in 0..1_000 {
         text += &format!("[orgs.org-{org:03}]\ntier = 1\ndata_sharing = \"off\"\n");
@@ -112,11 +113,11 @@ fn of_many_organizations_the_first_are_named_and_all_are_counted() {
     let names: Vec<String> = (0..20).map(|org| format!("org-{org:03}")).collect();
     let list = format!("{} and 980 more", names.join(", "));
     assert_eq!(
-        told(BEFORE, &text),
+        described(BEFORE, &text),
         [format!("1000 organizations added: {list}")]
     );
     assert_eq!(
-        told(&text, BEFORE),
+        described(&text, BEFORE),
         [format!("1000 organizations removed: {list}")]
     );
     let raised = text.replace(
