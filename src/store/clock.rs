@@ -1,43 +1,42 @@
 //! The machine's clocks, as the embedded stores read them (docs/CONTRACT.md, "The day").
 //!
-//! The wall clock says which day it is. It may be stepped, by an operator or by a time service, so nothing
-//! is removed on its word alone: the boot-time clock, which nobody sets and which runs on while the machine
-//! is suspended, shows whether the wall clock has been steady.
+//! The wall clock decides the day. An operator or a time service may step it, so nothing is removed before it has
+//! been steady for a while. It is compared with the boot-time clock, which nobody sets and which keeps running
+//! while the machine is suspended.
 
 use std::{fs, sync::Arc, time::Duration};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Where an embedded store takes the time from.
+/// The source of time of an embedded store.
 pub type Clock = Arc<dyn Fn() -> ClockReading + Send + Sync>;
 
-/// What the machine's clocks say at one moment.
+/// A reading of the machine's clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockReading {
     /// The wall clock.
     pub wall: DateTime<Utc>,
     /// The time since the machine was started, suspended time included.
     pub since_boot: TimeDelta,
-    /// Which start that was.
+    /// The boot that `since_boot` counts from.
     pub boot: BootId,
 }
 
-/// Identifies a start of the machine.
+/// Identifies a boot of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BootId(pub u128);
 
-/// The wall clock may differ by this much from the boot-time clock before that is a step.
+/// A larger difference between the wall clock and the boot-time clock is a step.
 const MAX_DIFFERENCE: TimeDelta = TimeDelta::seconds(5);
 
-/// How long the wall clock must have been steady before anything is removed on its word.
+/// How long the wall clock must have been steady before records are removed.
 const STEADY_AFTER: TimeDelta = TimeDelta::minutes(10);
 
 /// How long a step is reported.
 const REPORT_TIME: TimeDelta = TimeDelta::hours(1);
 
-/// Two readings of the boot-time clock may differ by this much, with the wall clock's between them, to be
-/// of one moment.
+/// If the boot-time clock advances by more while the wall clock is read, both are read again.
 const MAX_READING_TIME: TimeDelta = TimeDelta::milliseconds(100);
 
 /// The clocks of this machine.
@@ -49,7 +48,7 @@ pub fn system_clock() -> Clock {
         loop {
             let wall = crate::wall_clock::now();
             let since_boot = since_boot();
-            // A process that was stopped between the two would see a step that there was not.
+            // If the process was stopped between the two, the readings would look like a step.
             if since_boot - before <= MAX_READING_TIME {
                 return ClockReading {
                     wall,
@@ -73,7 +72,7 @@ fn since_boot() -> TimeDelta {
 }
 
 impl BootId {
-    /// The kernel's random number of this boot. Where there is none, each process is taken for a boot.
+    /// The kernel's random number of this boot. Without one, each start of the process counts as a boot.
     fn of_this_boot() -> Self {
         let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let digits: String = id.chars().filter(char::is_ascii_hexdigit).collect();
@@ -88,27 +87,26 @@ impl BootId {
 /// The wall clock was stepped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockStep {
-    /// What the wall clock said after it.
+    /// The wall clock after the step.
     pub at: DateTime<Utc>,
-    /// By how much; below 0 it went back.
+    /// The size of the step, negative if the clock went back.
     pub by: TimeDelta,
 }
 
-/// Since when the wall clock has been steady. The file store keeps it, so that a restart of the process
-/// changes nothing.
+/// Since when the wall clock has been steady. The file store saves it across restarts of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SteadyTime {
     pub(super) boot: BootId,
-    /// The wall clock at the time of the boot, as it is reckoned now: in microseconds since 1970.
+    /// The time of the boot by the present wall clock, in microseconds since 1970.
     pub(super) boot_micros: i64,
     /// When it began, in microseconds since the boot.
     pub(super) since_micros: i64,
-    /// The step that it began with, in microseconds; 0 where it began with a boot or with a new store.
+    /// The step that it began with, in microseconds; 0 if it began with a boot or a new store.
     pub(super) step_micros: i64,
 }
 
 impl SteadyTime {
-    fn starting(reading: ClockReading, step_micros: i64) -> Self {
+    fn new(reading: ClockReading, step_micros: i64) -> Self {
         Self {
             boot: reading.boot,
             boot_micros: boot_micros(reading),
@@ -117,12 +115,11 @@ impl SteadyTime {
         }
     }
 
-    fn lasts(&self, reading: ClockReading) -> TimeDelta {
+    fn duration(&self, reading: ClockReading) -> TimeDelta {
         TimeDelta::microseconds(micros(reading.since_boot) - self.since_micros)
     }
 }
 
-/// Finds the steps of the wall clock.
 #[derive(Debug)]
 pub(super) struct StepDetector {
     steady: SteadyTime,
@@ -130,23 +127,23 @@ pub(super) struct StepDetector {
 }
 
 impl StepDetector {
-    /// Starts, or goes on from what was kept before a restart of the process.
-    pub(super) fn new(reading: ClockReading, kept: Option<SteadyTime>) -> Self {
-        let steady = kept
-            .filter(|kept| kept.boot == reading.boot)
-            .unwrap_or_else(|| SteadyTime::starting(reading, 0));
+    /// Resumes the steady time that was saved before a restart of the process, if the boot is the same.
+    pub(super) fn new(reading: ClockReading, saved: Option<SteadyTime>) -> Self {
+        let steady = saved
+            .filter(|saved| saved.boot == reading.boot)
+            .unwrap_or_else(|| SteadyTime::new(reading, 0));
         let mut detector = Self { steady, steps: 0 };
         detector.observe(reading);
         detector
     }
 
-    /// Takes in a reading. A step is logged once.
+    /// Compares a reading with the steady time. Each step is logged once.
     pub(super) fn observe(&mut self, reading: ClockReading) {
         let difference = boot_micros(reading).saturating_sub(self.steady.boot_micros);
         if difference.saturating_abs() <= micros(MAX_DIFFERENCE) {
             return;
         }
-        self.steady = SteadyTime::starting(reading, difference);
+        self.steady = SteadyTime::new(reading, difference);
         self.steps += 1;
         let step = ClockStep {
             at: reading.wall,
@@ -162,7 +159,7 @@ impl StepDetector {
 
     /// Whether records of past days may be removed.
     pub(super) fn is_steady(&self, reading: ClockReading) -> bool {
-        self.steady.lasts(reading) >= STEADY_AFTER
+        self.steady.duration(reading) >= STEADY_AFTER
     }
 
     pub(super) fn steady(&self) -> SteadyTime {
@@ -181,7 +178,7 @@ impl StepDetector {
             step_micros,
             ..
         } = self.steady;
-        let is_recent = step_micros != 0 && self.steady.lasts(reading) < REPORT_TIME;
+        let is_recent = step_micros != 0 && self.steady.duration(reading) < REPORT_TIME;
         is_recent.then_some(ClockStep {
             at: DateTime::from_timestamp_micros(boot_micros.saturating_add(since_micros))?,
             by: TimeDelta::microseconds(step_micros),

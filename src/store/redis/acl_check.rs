@@ -1,7 +1,7 @@
-//! The permissions that a decision needs of the user (ACL), and which of them are missing.
+//! Checks the ACL permissions that a decision needs.
 //!
-//! A script of its own asks for all of them, so that the probe finds what a decision would (docs/CONTRACT.md,
-//! "Errors"). It is also asked where a decision was refused and Redis did not say what is missing.
+//! A script of its own checks them all, so the probe fails if a decision would (docs/CONTRACT.md, "Errors"). It
+//! also runs if a decision was refused and Redis did not name the missing permission.
 
 use chrono::{DateTime, Utc};
 use redis::Cmd;
@@ -21,7 +21,7 @@ use crate::store::{RefusalReason, StoreError};
 
 pub(super) struct AclCheck {
     key_prefix: String,
-    /// Those that are sent besides the scripts.
+    /// Commands that are sent outside scripts.
     commands: Vec<&'static str>,
     script: Script,
 }
@@ -35,7 +35,7 @@ impl AclCheck {
         }
     }
 
-    /// Asks the server that has this key whether it would decide, and gives its clock.
+    /// Checks whether the server that has this key would decide, and returns its clock.
     pub(super) async fn probe(
         &self,
         client: &RedisClient,
@@ -51,7 +51,7 @@ impl AclCheck {
         };
         let reply = retry_if_cut(|| self.script.run(client, key, options, push)).await;
         let reply = reply.map_err(|failed| match failed.into() {
-            // Nothing was to be written, so no outcome is unknown.
+            // The probe writes nothing, so no outcome is unknown.
             StoreError::OutcomeUnknown { reason } if is_denial(&reason) => {
                 permission_denied(&reason)
             }
@@ -72,7 +72,7 @@ impl AclCheck {
         now.ok_or_else(|| bad("the time").into())
     }
 
-    /// A failure at this key, with what the user lacks if it is for that.
+    /// Adds the missing permission to a failure at this key.
     pub(super) async fn explain(
         &self,
         client: &RedisClient,

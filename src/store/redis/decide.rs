@@ -1,4 +1,4 @@
-//! Deciding: from batches to calls of the script, and from its replies to decisions.
+//! Decides batches: encodes them as calls of the script, and turns its replies into decisions.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -33,12 +33,12 @@ use crate::{
     store::{Batch, Decision, StoreError, Timestamped, UsageLimits},
 };
 
-/// A reservation names at most one pool that the caller didn't, so one round asks for those of a policy that
-/// lost pools, and one for the snapshots. More than these are for what changes meanwhile.
+/// Maximum number of calls for a batch. One decides, one adds pools that the policy no longer has, one sends the
+/// snapshots. The others are for changes in between.
 const MAX_ROUNDS: usize = 5;
 
-/// How many batches one call of the script takes: Redis serves nobody else meanwhile. In a cluster it takes
-/// one, since no two organizations need be on the same node.
+/// Maximum number of batches in a call of the script, which blocks Redis meanwhile. In a cluster it is 1, since
+/// two organizations may be at different nodes.
 const MAX_BATCHES: usize = 64;
 
 const SECONDS_A_DAY: u64 = 24 * 60 * 60;
@@ -48,7 +48,7 @@ const WRITES: SendOptions = SendOptions {
     writes: true,
 };
 
-/// The script that decides, and what it needs to know besides a batch.
+/// Calls the script that decides.
 pub(super) struct Decider {
     pub(super) acl_check: AclCheck,
     pub(super) key_prefix: String,
@@ -80,7 +80,7 @@ impl Decider {
         }
     }
 
-    /// Decides batches by as few calls as the bounds allow, all of them sent at once.
+    /// Decides batches in as few calls as the limits allow, all sent concurrently.
     pub(super) async fn decide(
         &self,
         client: &RedisClient,
@@ -93,7 +93,7 @@ impl Decider {
         decided
     }
 
-    /// Names the missing permissions, where decisions failed for that: the first failure stands for all.
+    /// Names the missing permission in decisions that failed for one: the first one's, for all.
     async fn explain(
         &self,
         client: &RedisClient,
@@ -117,8 +117,8 @@ impl Decider {
         }
     }
 
-    /// Decides batches of one day in one call, and again those that the script asks more about: the names of
-    /// pools that left the policy, or the snapshots of pools that Redis lost.
+    /// Decides batches of one day in one call. Those that need pools that the policy no longer has, or the
+    /// snapshots of pools that Redis lost, are sent again with these.
     async fn decide_in_rounds(
         &self,
         client: &RedisClient,
@@ -126,7 +126,7 @@ impl Decider {
         audits: bool,
     ) -> Vec<Result<Timestamped<Decision>>> {
         let undecided = StoreError::Corrupt {
-            reason: "the script asks ever more".to_owned(),
+            reason: "the script needs too many rounds".to_owned(),
         };
         let mut decided = vec![Err(undecided); batches.len()];
         let options = BatchOptions {
@@ -227,7 +227,7 @@ impl Decider {
         day: UtcDay,
         call: &ScriptCall,
     ) -> std::result::Result<Value, SendError> {
-        // Each try has a number of its own: what is written in place of lost writes must differ from them.
+        // Each attempt has its own number: a write in place of a lost one must differ from it.
         let number = self.snapshots.next_call();
         let push = |command: &mut Cmd| {
             command.arg(call.keys.len()).arg(&call.keys);
@@ -237,12 +237,12 @@ impl Decider {
             command.arg(self.usage_limits.max_rows);
             command.arg(&call.arguments);
         };
-        // All keys of a call are at one server.
+        // All keys of a call are on one server.
         self.script.run(client, &call.keys[0], WRITES, push).await
     }
 
-    /// Asks every server whether it would decide, and takes the first one's clock: the store is of use as long
-    /// as one of them does. The others' answers are recorded when they come.
+    /// Probes every server, and returns the clock of the first that would decide: the store is up as long as one
+    /// does. The others' results are recorded when they arrive.
     pub(super) async fn probe(
         self: &Arc<Self>,
         client: &Arc<RedisClient>,
@@ -275,8 +275,9 @@ impl Decider {
         }))
     }
 
-    /// Checks whether Redis still has this replica's newest writes: one server can have lost no others without
-    /// these. And some others in turn, since one of many servers can. If any is lost, all are checked.
+    /// Checks whether Redis still has this replica's newest writes: a server that lost any of its writes lost the
+    /// newest. Also checks some other organizations in turn, since only one of several servers may have lost
+    /// writes. After a loss, checks all.
     pub(super) async fn audit(&self, client: &RedisClient) {
         if let Some((day, orgs)) = self.snapshots.next_audit() {
             self.audit_orgs(client, day, orgs).await;
@@ -291,7 +292,7 @@ impl Decider {
         }
     }
 
-    /// Gives whether Redis answered for all of them: else the next probe begins anew.
+    /// Returns whether Redis answered for all of them. If not, the next probe starts over.
     async fn audit_orgs(&self, client: &RedisClient, day: UtcDay, orgs: Vec<OrgId>) -> bool {
         let batches = orgs.into_iter().map(|org| Batch {
             org,
@@ -304,7 +305,7 @@ impl Decider {
         for batches in batches.chunks(max_batches(client)) {
             for audited in self.decide_in_rounds(client, batches, true).await {
                 match audited {
-                    // What is foreign stays so, and holds up nobody else.
+                    // A foreign value stays, and must not block the others.
                     Ok(_) | Err(StoreError::Corrupt { .. }) => {}
                     Err(_) if client.is_sharded() => is_complete = false,
                     Err(_) => return false,
@@ -320,7 +321,7 @@ pub(super) fn max_batches(client: &RedisClient) -> usize {
     if client.is_sharded() { 1 } else { MAX_BATCHES }
 }
 
-/// Splits batches by what one call takes, and by day.
+/// Splits batches into calls: each of one day, within the limits of a call.
 fn calls(batches: &[Batch], max_batches: usize) -> impl Iterator<Item = &[Batch]> {
     let mut rest = batches;
     std::iter::from_fn(move || {
@@ -331,14 +332,14 @@ fn calls(batches: &[Batch], max_batches: usize) -> impl Iterator<Item = &[Batch]
             batch.day == first.day && operations <= Batch::MAX_OPERATIONS
         };
         let count = rest.iter().take(max_batches).take_while(fits).count();
-        let (call, behind) = rest.split_at(count.max(1));
-        rest = behind;
+        let (call, remaining) = rest.split_at(count.max(1));
+        rest = remaining;
         Some(call)
     })
 }
 
-/// Whether a second run of these gives the answers of the first: each operation is idempotent, and no two are
-/// about one id, which the first run would have changed.
+/// Whether a second run gives the results of the first: each operation is idempotent, and no two have the same
+/// id, which the first run would have changed.
 fn is_idempotent(batches: &[&Batch]) -> bool {
     let mut ids = HashSet::new();
     let operations = batches.iter().flat_map(|batch| {
@@ -369,8 +370,8 @@ fn snapshots_of(pools: &[(PoolName, u64)], written: Vec<WrittenPool>) -> Result<
 
 /// Why a batch failed before its first write.
 fn failure(why: &str, key: &str) -> StoreError {
-    // The script checks its permissions before it writes. Anything else is about what it read, and no retry mends
-    // that.
+    // The script checks its permissions before it writes. Any other failure is about what it read, and a retry
+    // does not help.
     if is_denial(why) {
         return permission_denied(&sanitize(why));
     }

@@ -1,7 +1,7 @@
-//! Whether a Redis can be trusted with the counters at all: one that evicts would delete them.
+//! Refuses a Redis that can't keep the counters: it may evict them, is too old, or is a node of a cluster.
 //!
-//! Each probe asks with INFO, since an operator can change it at any time. A user that lacks `+info` is served
-//! all the same: the log says, once, that it can't be known.
+//! Each probe sends INFO, since an operator can change the policy at any time. If the user lacks `+info`, the
+//! store is used all the same, and the log warns once.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -16,7 +16,7 @@ use super::conn::{
 };
 use crate::store::StoreError;
 
-/// The oldest version that knows the scripts' first line.
+/// The oldest version that accepts the scripts' first line, `#!lua`.
 const MIN_MAJOR_VERSION: u32 = 7;
 
 pub(super) struct EvictionCheck {
@@ -25,19 +25,19 @@ pub(super) struct EvictionCheck {
     logged: Mutex<Suitability>,
 }
 
-/// What INFO says of a Redis. Of several servers the greatest counts.
+/// What INFO says about a Redis. Of several servers the greatest counts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Suitability {
     Suitable,
-    /// The user may not ask.
+    /// The user may not run INFO.
     Unknown,
-    /// The policy would evict, if there were a limit.
+    /// The policy evicts, but memory has no limit.
     WouldEvict(String),
-    /// It may delete what was counted.
+    /// It may delete counters.
     Evicts(String),
     /// It can't run the scripts.
     TooOld(String),
-    /// It has some of the organizations, and is to have all.
+    /// The URL names a single server, and this is a node of a cluster.
     ClusterNode,
 }
 
@@ -49,13 +49,13 @@ impl EvictionCheck {
         }
     }
 
-    /// Whether all servers that answer are suitable: a key of each is given.
+    /// Checks that all servers that answer are suitable. `keys` has a key of each.
     pub(super) async fn check(
         &self,
         client: &RedisClient,
         keys: &[String],
     ) -> Result<(), StoreError> {
-        let found = join_all(keys.iter().map(|key| ask(client, key))).await;
+        let found = join_all(keys.iter().map(|key| query_info(client, key))).await;
         let mut worst = None;
         let mut first_failure = Ok(());
         for found in found {
@@ -65,7 +65,7 @@ impl EvictionCheck {
             }
         }
         let Some(worst) = worst else {
-            // Where none answers, the first one's failure says as much as another's.
+            // If none answers, any of the failures will do.
             return first_failure;
         };
         self.log(&worst);
@@ -78,7 +78,7 @@ impl EvictionCheck {
         Err(StoreError::Unsuitable { reason })
     }
 
-    /// Logs what changed. What is refused is logged by the caller.
+    /// Logs a change. The caller logs refusals.
     fn log(&self, found: &Suitability) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if *logged == *found {
@@ -107,7 +107,7 @@ impl EvictionCheck {
     }
 }
 
-async fn ask(client: &RedisClient, key: &str) -> Result<Suitability, StoreError> {
+async fn query_info(client: &RedisClient, key: &str) -> Result<Suitability, StoreError> {
     let command = redis::cmd("INFO");
     match retry_if_cut(|| client.read(key, &command)).await {
         Ok(reply) => Ok(match redis::from_redis_value::<String>(reply) {
@@ -120,7 +120,7 @@ async fn ask(client: &RedisClient, key: &str) -> Result<Suitability, StoreError>
     }
 }
 
-/// The user lacks `+info`, or a provider has taken INFO away.
+/// The user lacks `+info`, or the provider disabled INFO.
 fn is_info_denied(failed: &SendError) -> bool {
     let SendError::Rejected(error) = failed else {
         return false;
@@ -140,7 +140,7 @@ fn is_cluster_node(info: &str) -> bool {
     info.lines().any(|line| signs.contains(&line.trim_end()))
 }
 
-/// What a reply to INFO says. What it leaves out is nothing against the server.
+/// Judges a reply to INFO. A missing field is no reason to refuse.
 fn suitability(info: &str) -> Suitability {
     let field = |name: &str| {
         info.lines()
@@ -155,7 +155,7 @@ fn suitability(info: &str) -> Suitability {
         }
     }
     let policy = field("maxmemory_policy").unwrap_or_default();
-    // Every key of ours expires, so a policy for volatile keys is one for them.
+    // All our keys expire, so a policy for volatile keys evicts them too.
     if !policy.starts_with("allkeys-") && !policy.starts_with("volatile-") {
         return Suitability::Suitable;
     }
@@ -175,13 +175,13 @@ mod tests {
 
     fn info(version: &str, limit: &str, policy: &str) -> Suitability {
         suitability(&format!(
-            "# Server\r\nredis_version:{version}\r\n# Snapshots\r\nmaxmemory:{limit}\r\n\
+            "# Server\r\nredis_version:{version}\r\n# Memory\r\nmaxmemory:{limit}\r\n\
              maxmemory_human:0B\r\nmaxmemory_policy:{policy}\r\n"
         ))
     }
 
     #[test]
-    fn a_policy_that_may_delete_our_keys_is_unsafe_where_there_is_a_limit() {
+    fn a_policy_that_may_delete_our_keys_is_unsafe_if_there_is_a_limit() {
         for policy in [
             "allkeys-lru",
             "allkeys-random",
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_info_leaves_out_is_nothing_against_a_redis() {
+    fn a_field_that_info_leaves_out_is_no_reason_to_refuse() {
         assert_eq!(suitability(""), Suitability::Suitable);
         assert_eq!(
             suitability("redis_version:unknown\r\n"),

@@ -9,30 +9,30 @@
 //! | --- | --- | --- | --- |
 //! | `tollgate:{acme}:pool:large:2026-11-22` | none: a string | the pool's record: MessagePack; whether it is closed, and for each replica that wrote: its number, its last sequence number, free tokens, billed tokens, free requests, billed requests | `false 71 2048 900 0 3 0` |
 //! | `tollgate:{acme}:usage:2026-11-22` | `project:model` | a usage row: MessagePack; free tokens, billed tokens, free requests, billed requests, `false` | `web:gpt-4o` → `900 0 3 0 false` |
-//! | `tollgate:{acme}:requests:2026-11-22` | a request id | a reservation: its verdict, what became of it, the id of its class, its tokens | `F1:300` held, `FsF1:300:280` settled, `Fr1:300` released |
+//! | `tollgate:{acme}:requests:2026-11-22` | a request id | a reservation: its verdict, its state, the id of its class, its tokens | `F1:300` held, `FsF1:300:280` settled, `Fr1:300` released |
 //! | | `\1` class | the id of a class, `pool:workload:project:model` | `\1large:i:web:gpt-4o` → `1` |
 //! | | `\1` id | the class of that id | `\11` → `large:i:web:gpt-4o` |
-//! | | `\1` | the last class id, and behind a space the last one before a recovery | `1`, `4 3` |
-//! | | `\2` pool | the pool's tokens that are held | `\2large` → `600` |
-//! | | `\2` | how many usage rows the day has, and how many of them for unlisted models | `12 3` |
+//! | | `\1` | the last class id; after a recovery also the last one before it | `1`, `4 3` |
+//! | | `\2` pool | the pool's held tokens | `\2large` → `600` |
+//! | | `\2` | the number of the day's usage rows, and of those for unlisted models | `12 3` |
 //!
 //! # How it is updated
 //!
-//! One script decides batches, each of one organization ([`decide`], `script/*.lua`). It reads, judges a batch
-//! whole, and only then writes, since a script is atomic but does not roll back. The service names the day's keys.
-//! The script compares that day with Redis' clock (one TIME call), and writes nothing if it is another day. A
-//! reservation may name a pool that has left the policy since: then the script asks for that pool's key, and
-//! again has written nothing of the batch.
+//! One script decides batches, each of one organization ([`decide`], `script/*.lua`). It judges a batch whole
+//! before the first write, since a script is atomic but does not roll back. The service names the day's keys. The
+//! script compares that day with Redis' clock (one TIME call), and writes nothing if it is another day. A
+//! reservation may be in a pool that the policy no longer has: then the script writes nothing of the batch and
+//! returns the pool's name, and the service sends the batch again with that pool's key.
 //!
-//! The client sends a call to the server that has the organization's keys: the only one, the master that sentinels
-//! name, or a node of a cluster ([`conn`]). A call whose outcome is unknown is sent again only if it is
-//! idempotent. A Redis that may delete what was counted is refused ([`eviction_check`]); a permission that the
-//! user lacks is named ([`acl_check`]).
+//! The client sends a call to the server that has the organization's keys: the only one, the master that
+//! sentinels name, or a node of a cluster ([`conn`]). A call whose outcome is unknown is sent again only if it is
+//! idempotent. A Redis that may evict counters is refused ([`eviction_check`]), and a missing permission is named
+//! ([`acl_check`]).
 //!
 //! # What happens when Redis forgets
 //!
-//! Each replica keeps a snapshot of the records that its last writes left. Redis decides nothing for a replica on
-//! an older record: the snapshots are merged first ([`recovery`]).
+//! Each replica keeps a snapshot of the records after its last writes. If a record in Redis is older than the
+//! replica's snapshot, the script merges the snapshot before it decides ([`recovery`]).
 
 mod acl_check;
 mod conn;
@@ -67,11 +67,11 @@ pub use self::conn::{
     url::RedisUrl,
 };
 
-/// How many calls to decide may be under way.
+/// Maximum number of concurrent calls that decide.
 const MAX_CALLS: usize = 4;
 
-/// In a cluster a call is one organization's, so that none waits for the node of another: as many as the
-/// connection to a node has room for.
+/// In a cluster a call is about one organization, so none waits for another's node: as many as the connection to
+/// a node queues.
 const MAX_CALLS_SHARDED: usize = 1024;
 
 /// The counters in Redis, version 7 or later.
@@ -80,7 +80,7 @@ pub struct RedisStore {
     eviction_check: EvictionCheck,
     decider: Arc<Decider>,
     queries: Queries,
-    /// One audit at a time.
+    /// Allows one audit at a time.
     audits: Arc<Semaphore>,
 }
 
@@ -89,7 +89,7 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// A file of TLS can't be used, or the client library takes no such connection.
+    /// A TLS file can't be used, or the client library rejects the configuration.
     pub fn new(config: RedisConfig) -> Result<Self, SetupError> {
         let client = Arc::new(RedisClient::new(&config)?);
         let acl_check = AclCheck::new(&config.key_prefix, config.commands_beside_scripts());
@@ -104,7 +104,7 @@ impl RedisStore {
         })
     }
 
-    /// Starts an audit, unless one is under way. It may take longer than a probe may.
+    /// Starts an audit, unless one is running. It may take longer than a probe, so it has its own task.
     fn start_audit(&self) {
         if let Ok(permit) = Arc::clone(&self.audits).try_acquire_owned() {
             let (decider, client) = (Arc::clone(&self.decider), Arc::clone(&self.client));

@@ -1,4 +1,4 @@
-//! Reading without deciding: the pools' counters, and the usage rows of a day.
+//! Read-only queries: the counters of pools, and the usage rows of a day.
 
 use std::sync::Arc;
 
@@ -25,19 +25,19 @@ use crate::{
     store::{RowKey, StoreError, Timestamped, UsageRows},
 };
 
-/// How many days' usage is read at a time: a day's rows are read whole for each page.
+/// Maximum number of concurrent usage queries: each page reads all rows of a day.
 const MAX_USAGE_READS: usize = 4;
 
-/// How often a day's usage is read anew because its key moved between two steps.
+/// Maximum number of scans of a day's usage. A scan starts over if the key moves to another server.
 const MAX_SCANS: usize = 4;
 
-/// How many rows one step of reading a day's usage asks for: Redis serves others between the steps.
-const USAGE_STEP: usize = 512;
+/// How many rows one HSCAN asks for: Redis serves others in between.
+const SCAN_COUNT: usize = 512;
 
 pub(super) struct Queries {
     client: Arc<RedisClient>,
     decider: Arc<Decider>,
-    /// Reads pools, and the clock, where nothing may be written.
+    /// Reads pools and the clock, and may write nothing.
     script: Script,
     usage_reads: Semaphore,
 }
@@ -52,8 +52,8 @@ impl Queries {
         }
     }
 
-    /// The counters of pools, as Redis has them or, where it lost writes, as the snapshots say: what is lost
-    /// shows here too, though only a decision recovers it.
+    /// The counters of pools: Redis' records, merged with the snapshots if Redis lost writes. Only a decision
+    /// restores these in Redis.
     pub(super) async fn pools(
         &self,
         org: &OrgId,
@@ -77,7 +77,7 @@ impl Queries {
         let reply = self.run(&key, push).await?;
         let (now, mut stored) = parse_pools(&reply, pools.len())?;
         for snapshot in known {
-            // Where Redis lost nothing, its record is the newer one: others may have united components since.
+            // Otherwise Redis' record is newer: another replica may have united components since.
             if let Some(at) = pools.iter().position(|pool| *pool == snapshot.pool)
                 && stored[at].0.seq_of(snapshots.replica) < snapshot.seq
             {
@@ -103,26 +103,26 @@ impl Queries {
         let _permit = self.usage_reads.acquire().await;
         let key = OrgKeys::new(&self.decider.key_prefix, org, day).usage();
         let mut scans = 1;
-        let mut scanned_over = None;
+        let mut scan_connection = None;
         let mut rows = UsageRows::new();
         let mut cursor = "0".to_owned();
         loop {
             let mut command = redis::cmd("HSCAN");
-            command.arg(&key).arg(&cursor).arg("COUNT").arg(USAGE_STEP);
+            command.arg(&key).arg(&cursor).arg("COUNT").arg(SCAN_COUNT);
             let send = || self.client.send(&key, &command, SendOptions::default());
             let Reply {
                 value,
                 connection_id,
             } = self.explain(&key, retry_if_cut(send).await).await?;
-            let before = scanned_over.replace(connection_id);
+            let before = scan_connection.replace(connection_id);
             if before.is_some_and(|before| before != connection_id) {
-                // One server's cursor means nothing to another.
+                // A cursor is valid only at the server that returned it.
                 if scans == MAX_SCANS {
-                    let reason = "the key of the usage moves again and again".to_owned();
+                    let reason = "the usage key keeps moving between servers".to_owned();
                     return Err(StoreError::OutcomeUnknown { reason });
                 }
                 scans += 1;
-                scanned_over = None;
+                scan_connection = None;
                 rows.clear();
                 "0".clone_into(&mut cursor);
                 continue;
@@ -149,14 +149,14 @@ impl Queries {
         Ok(Timestamped { now, answer: rows })
     }
 
-    /// Runs the script where a key is.
+    /// Runs the script on the server that has this key.
     async fn run(&self, key: &str, push: impl Fn(&mut Cmd)) -> Result<Value, StoreError> {
         let options = SendOptions::default();
         let run = || self.script.run(&self.client, key, options, &push);
         self.explain(key, retry_if_cut(run).await).await
     }
 
-    /// Names a permission that is missing, where that is why it failed.
+    /// If it failed for a missing permission, names that.
     async fn explain<T>(&self, key: &str, reply: Result<T, SendError>) -> Result<T, StoreError> {
         let acl_check = &self.decider.acl_check;
         match reply {
@@ -166,14 +166,14 @@ impl Queries {
     }
 }
 
-/// A pool's record, and its tokens that are held.
+/// A pool's record, and its held tokens.
 pub type StoredPool = (PoolCounter, Tokens);
 
-/// Reads the reply of `query.lua` to `pools` pools.
+/// Parses the reply of `query.lua` for this number of pools.
 ///
 /// # Errors
 ///
-/// [`BadReply`] where the script can't have said that.
+/// [`BadReply`] if the script can't have returned this.
 pub fn parse_pools(
     reply: &Value,
     pools: usize,
@@ -193,20 +193,20 @@ pub fn parse_pools(
             Value::Nil => Some(Tokens::ZERO),
             held => parse_number(text(held)?).and_then(Tokens::new),
         };
-        Ok((record, held.ok_or_else(|| bad("tokens that are held"))?))
+        Ok((record, held.ok_or_else(|| bad("held tokens"))?))
     });
     Ok((now, stored.collect::<Result<_, _>>()?))
 }
 
-/// Reads one step of a scan of a day's usage: the cursor of the next step, "0" after the last, and the rows. A
-/// row of zeros, which a release leaves behind, is none.
+/// Parses a reply to HSCAN on a day's usage: the next cursor, "0" at the end, and the rows. Leaves out rows of
+/// zeros, which a release leaves behind.
 ///
 /// # Errors
 ///
-/// [`BadReply`] where Redis can't have said that of what the script wrote.
+/// [`BadReply`] if this is no reply to HSCAN, or the script can't have written these rows.
 pub fn parse_scan(reply: &Value) -> Result<(String, Vec<(RowKey, UsageCounters)>), BadReply> {
     let Value::Array(parts) = reply else {
-        return Err(bad("a scan that is no list"));
+        return Err(bad("a scan that is not a list"));
     };
     let [cursor, Value::Array(fields)] = parts.as_slice() else {
         return Err(bad("a scan of other than two parts"));

@@ -8,12 +8,12 @@ use std::{
 use super::conn::RedisClient;
 use crate::store::StoreError;
 
-/// For each probe key whose master refuses: why, without the master's name.
+/// By probe key: why its master refuses, without the master's name.
 #[derive(Default)]
 pub(super) struct Refusals(Mutex<BTreeMap<String, String>>);
 
 impl Refusals {
-    /// Forgets the keys that are not probed any more.
+    /// Removes the keys that are no longer probed.
     pub(super) fn retain(&self, keys: &[String]) {
         let mut refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         refusals.retain(|key, _| keys.contains(key));
@@ -38,12 +38,12 @@ impl Refusals {
                     refusals.insert(key.to_owned(), why);
                 }
             }
-            // Whether it would refuse is not known.
+            // Whether it refuses is unknown.
             Some(_) => drop(refusals.remove(key)),
         }
     }
 
-    /// Why some masters refuse; none where all that answer decide.
+    /// Why some masters refuse; `None` if all that answer decide.
     pub(super) fn reasons(&self) -> Option<String> {
         let refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let reasons: BTreeSet<&str> = refusals.values().map(String::as_str).collect();

@@ -1,4 +1,4 @@
-//! What the script that decides says.
+//! Parses the replies of the script that decides.
 
 use chrono::{DateTime, Utc};
 
@@ -14,20 +14,20 @@ use crate::{
     store::{Batch, Operation, Outcome, PoolBalance, codes},
 };
 
-/// What the script that decides reader of a batch.
+/// The script's reply to a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BatchReply {
     /// It is another day by Redis' clock.
     DayChanged,
-    /// Records name pools that the caller didn't.
+    /// Its reservations are in pools that the batch does not name.
     UnnamedPools(Vec<PoolName>),
-    /// Redis lost writes of the replica to the batch's pools: it is to send its snapshots.
+    /// Redis lost writes of the replica to the batch's pools: the snapshots must be sent.
     Stale,
     /// An outcome for each operation, and the pools that were written.
     Done(Vec<Outcome>, Vec<WrittenPool>),
-    /// It failed, having written nothing.
+    /// It failed before its first write.
     Failed {
-        /// What Redis or the script says.
+        /// The error message of Redis or of the script.
         why: String,
         /// The key that was read last.
         key: String,
@@ -39,7 +39,7 @@ pub enum BatchReply {
 /// A pool after a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrittenPool {
-    /// Its place among the pools that the batch names, from 0.
+    /// Its index among the pools that the batch names, from 0.
     pub place: usize,
     /// The sequence number of the replica's last write to it.
     pub seq: u64,
@@ -47,19 +47,19 @@ pub struct WrittenPool {
     pub record: Vec<u8>,
 }
 
-/// Reads the reply of the script that decides to these batches: its clock, and a reply for each.
+/// Parses the reply to a call with these batches: Redis' clock, and a reply for each batch.
 ///
 /// # Errors
 ///
-/// [`BadReply`] where the script can't have reader that.
+/// [`BadReply`] if the script can't have returned this.
 pub fn parse_decided(
     reply: &[u8],
     batches: &[&Batch],
 ) -> Result<(DateTime<Utc>, Vec<BatchReply>), BadReply> {
     let mut reader = MsgPackReader::new(reply);
     let now = reader.time()?;
-    let mut ahead = reader.clone();
-    if ahead.text() == Ok("day") && ahead.left() == 0 {
+    let mut lookahead = reader.clone();
+    if lookahead.text() == Ok("day") && lookahead.left() == 0 {
         return Ok((now, vec![BatchReply::DayChanged; batches.len()]));
     }
     let mut replies = Vec::with_capacity(batches.len());
@@ -104,7 +104,7 @@ impl MsgPackReader<'_> {
         let place = usize::try_from(self.amount()?.get()).ok();
         let place = place.and_then(|place| place.checked_sub(1));
         Ok(WrittenPool {
-            place: place.ok_or_else(|| bad("a place that is none"))?,
+            place: place.ok_or_else(|| bad("a place that does not exist"))?,
             seq: self.amount()?.get(),
             record: self.bytes()?.to_vec(),
         })
@@ -114,8 +114,8 @@ impl MsgPackReader<'_> {
         if let Operation::Reserve { eligibility, .. } = operation
             && self.is_number()
         {
-            // Only what is eligible can be free.
-            let pool = figures_asked(terms, eligibility, self.amount()?, false);
+            // Only an eligible request can be free.
+            let pool = balance_of_reserve(terms, eligibility, self.amount()?, false);
             pool.as_ref().ok_or_else(|| bad("free, and not eligible"))?;
             return Ok(Outcome::Reserved {
                 verdict: Verdict::Free,
@@ -127,19 +127,19 @@ impl MsgPackReader<'_> {
         Ok(match (kind, operation) {
             ("r", Operation::Reserve { .. }) => Outcome::Reserved {
                 verdict: verdict_of(self.text()?)?,
-                pool: self.figures(terms)?,
+                pool: self.balance(terms)?,
                 replayed: true,
             },
             ("s", Operation::Settle { .. }) => Outcome::Settled {
                 verdict: verdict_of(self.text()?)?,
                 reserved_as: verdict_of(self.text()?)?,
                 replayed: self.flag()?,
-                pool: self.figures_on_its_day(terms)?,
+                pool: self.balance_on_its_day(terms)?,
             },
             ("v", Operation::Release { .. }) => Outcome::Released {
                 tokens: self.amount()?,
                 replayed: self.flag()?,
-                pool: self.figures_on_its_day(terms)?,
+                pool: self.balance_on_its_day(terms)?,
             },
             ("e", _) => match self.text()? {
                 "released" => Outcome::Refused(Refusal::Released),
@@ -170,50 +170,50 @@ impl MsgPackReader<'_> {
                 let closed = closes || verdict == Verdict::Billed(BilledReason::PoolClosed);
                 Outcome::Reserved {
                     verdict,
-                    pool: figures_asked(terms, eligibility, used, closed),
+                    pool: balance_of_reserve(terms, eligibility, used, closed),
                     replayed: false,
                 }
             }
-            (kind, _) => return Err(bad(format!("an answer {kind:?} to another question"))),
+            (kind, _) => return Err(bad(format!("an answer {kind:?} to another operation"))),
         })
     }
 
-    fn figures(&mut self, terms: &Terms) -> Result<Option<PoolBalance>, BadReply> {
+    fn balance(&mut self, terms: &Terms) -> Result<Option<PoolBalance>, BadReply> {
         let (pool, used, closed) = (self.text()?, self.amount()?, self.flag()?);
         if pool.is_empty() {
             return Ok(None);
         }
-        Ok(Some(figures_of(terms, parse_pool(pool)?, used, closed)))
+        Ok(Some(balance_of(terms, parse_pool(pool)?, used, closed)))
     }
 
-    /// The figures of a pool of today, or of a past day, which has none.
-    fn figures_on_its_day(&mut self, terms: &Terms) -> Result<Option<PoolBalance>, BadReply> {
-        let mut ahead = self.clone();
-        let pool = ahead.text()?;
-        if ahead.flag() == Ok(false) {
-            *self = ahead;
+    /// The balance of a pool of today; of a past day only the pool's name.
+    fn balance_on_its_day(&mut self, terms: &Terms) -> Result<Option<PoolBalance>, BadReply> {
+        let mut lookahead = self.clone();
+        let pool = lookahead.text()?;
+        if lookahead.flag() == Ok(false) {
+            *self = lookahead;
             return Ok(Some(PoolBalance::of_another_day(parse_pool(pool)?)));
         }
-        self.figures(terms)
+        self.balance(terms)
     }
 }
 
 const EXCEEDED: Verdict = Verdict::Billed(BilledReason::AllowanceExceeded);
 
-/// The figures of the pool that a Reserve falls in, where it is eligible.
-fn figures_asked(
+/// The balance of the pool of an eligible Reserve.
+fn balance_of_reserve(
     terms: &Terms,
     eligibility: &Eligibility,
     used: Tokens,
     closed: bool,
 ) -> Option<PoolBalance> {
     match eligibility {
-        Eligibility::Eligible(pool) => Some(figures_of(terms, pool.clone(), used, closed)),
+        Eligibility::Eligible(pool) => Some(balance_of(terms, pool.clone(), used, closed)),
         Eligibility::Ineligible(_) => None,
     }
 }
 
-fn figures_of(terms: &Terms, pool: PoolName, used: Tokens, closed: bool) -> PoolBalance {
+fn balance_of(terms: &Terms, pool: PoolName, used: Tokens, closed: bool) -> PoolBalance {
     let counters = PoolCounters {
         used,
         closed,

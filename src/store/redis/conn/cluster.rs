@@ -1,10 +1,9 @@
 //! `redis+cluster://`: each organization's keys are in one hash slot, and each slot is at one master.
 //!
-//! Four replies prove that nothing ran, and are followed up within the call: MOVED (the slot is at another
-//! node), ASK (it is moving there), TRYAGAIN (its keys are at both nodes for a moment) and CLUSTERDOWN (the
-//! node thinks so; others may know better). So does a connection that never came about. Anything else is
-//! the caller's business: the client library's own cluster connection would send timed-out writes again,
-//! and they would count twice.
+//! Four replies prove that nothing ran, and the call is sent again: MOVED (the slot is at another node), ASK (it
+//! is moving there), TRYAGAIN (its keys are at both nodes for a moment) and CLUSTERDOWN (other nodes may know
+//! better). The same holds if no connection was made. Any other failure is returned: the client library's own
+//! cluster connection would send timed-out writes again, and they would count twice.
 //!
 //! A call is bounded in rounds, and in time by the timeouts of one connection.
 
@@ -34,26 +33,25 @@ use super::{
 };
 use crate::store::StoreError;
 
-/// How often a call is sent at most. With the waits in between, its time is up first.
+/// Maximum number of attempts of a call. With the waits in between, its deadline comes first.
 const MAX_ROUNDS: u32 = 100;
 
-/// So many redirections are followed at once; then the call waits before each, since the nodes don't agree
-/// yet.
+/// This many attempts follow each other at once. Then the call waits before each: the nodes don't agree yet.
 const ROUNDS_AT_ONCE: u32 = 4;
 
-/// How long a call waits before it is sent again: doubled each time, up to the second.
+/// The wait before the next attempt, doubled each time up to the maximum.
 const FIRST_WAIT: Duration = Duration::from_millis(1);
 const MAX_WAIT: Duration = Duration::from_millis(32);
 
-/// After the nodes were asked for the slots, nobody asks again for so long.
+/// How long the result of a request for the slots is shared.
 const SLOTS_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How many nodes are asked for the slots at a time.
+/// Maximum number of concurrent requests for the slots.
 const MAX_SLOTS_REQUESTS: usize = 4;
 
 pub(crate) struct Cluster {
     servers: Endpoints,
-    /// The nodes of the URL. Always among those that are asked for the slots.
+    /// The nodes of the URL. The slots are always requested from these too.
     seeds: Vec<Host>,
     connections: Mutex<HashMap<Host, Arc<RedisConnection>>>,
     slots: ArcSwapOption<Slots>,
@@ -66,9 +64,9 @@ pub(crate) struct Cluster {
 struct Route {
     host: Host,
     connection: Arc<RedisConnection>,
-    /// With ASKING before the command: the slot is moving there.
+    /// Sends ASKING first: the slot is moving there.
     asking: bool,
-    /// Not at once: nothing has changed yet.
+    /// Waits first: nothing has changed yet.
     waits: bool,
 }
 
@@ -120,8 +118,7 @@ impl Cluster {
         }
     }
 
-    /// Where to send on after a failure that proves that nothing ran; none where it doesn't, or where there
-    /// is no other node.
+    /// The next route, if the failure proves that nothing ran and there is another node.
     async fn next_route(
         &self,
         slot: Slot,
@@ -156,26 +153,26 @@ impl Cluster {
         }
     }
 
-    /// Asks the other nodes who has the slot; none where it is still the node that failed.
+    /// Asks the other nodes for the slots. `None` if the slot is still at the node that failed.
     async fn route_around(&self, slot: Slot, last: &Route, sent_at: Instant) -> Option<Route> {
-        // If these nodes do not know it either, the next probe asks again.
+        // If the other nodes do not know either, the next probe tries again.
         self.is_outdated.store(true, Ordering::Release);
         self.refresh_slots(sent_at, Some(&last.host)).await.ok()?;
         let route = self.route(slot).await.ok()?;
         (route.host != last.host || last.asking).then_some(route)
     }
 
-    /// The master of a slot, as far as it is known.
+    /// The master of a slot, if it is known.
     pub(crate) fn master(&self, slot: Slot) -> Option<Host> {
         self.slots.load().as_ref()?.master(slot).cloned()
     }
 
     async fn route(&self, slot: Slot) -> Result<Route, StoreError> {
-        let asked_at = Instant::now();
+        let needed_at = Instant::now();
         let host = match self.master(slot) {
             Some(host) => host,
             None => {
-                self.refresh_slots(asked_at, None).await?;
+                self.refresh_slots(needed_at, None).await?;
                 self.master(slot).ok_or_else(|| {
                     let reason = "no master has the slot of this organization".to_owned();
                     StoreError::Unreachable { reason }
@@ -221,23 +218,23 @@ impl Cluster {
         });
     }
 
-    /// For each master a hash tag whose slot it has.
+    /// For each master, a hash tag in one of its slots.
     pub(crate) async fn tags(&self) -> Result<Vec<String>, StoreError> {
-        let asked_at = Instant::now();
+        let needed_at = Instant::now();
         let known = self.slots.load_full();
         if known.is_none() || self.is_outdated.load(Ordering::Acquire) {
-            let refreshed = self.refresh_slots(asked_at, None).await;
-            // What was known before is better than nothing.
+            let refreshed = self.refresh_slots(needed_at, None).await;
+            // Old slots are better than none.
             refreshed.or_else(|error| known.map(drop).ok_or(error))?;
         }
         let slots = self.slots.load_full();
         Ok(slots.map(|slots| slots.tags().to_vec()).unwrap_or_default())
     }
 
-    /// Asks the nodes, except one that failed, for the slots, and takes the first reply.
+    /// Asks the nodes, except one that failed, for the slots, and keeps the first reply.
     async fn refresh_slots(
         &self,
-        asked_at: Instant,
+        needed_at: Instant,
         except: Option<&Host>,
     ) -> Result<(), StoreError> {
         let attempt = async {
@@ -250,7 +247,7 @@ impl Cluster {
             Ok(())
         };
         let is_fresh = |is_shared: bool| is_shared.then_some(());
-        self.fetch.run(asked_at, is_fresh, attempt).await
+        self.fetch.run(needed_at, is_fresh, attempt).await
     }
 
     async fn fetch_slots(&self, except: Option<&Host>) -> Result<Slots, StoreError> {
@@ -262,7 +259,7 @@ impl Cluster {
                 hosts.push(host);
             }
         }
-        // The only node there is may have been restarted.
+        // The only node may have restarted.
         if hosts.is_empty() {
             hosts.extend(except);
         }
@@ -276,16 +273,16 @@ impl Cluster {
                 Err(error) => failures.push(error),
             }
         }
-        Err(most_specific(failures, "no node tells the slots"))
+        Err(most_specific(failures, "no node lists the slots"))
     }
 
-    /// The slots as a node has them.
+    /// The slots as this node lists them.
     async fn slots_of(&self, host: &Host) -> Result<Slots, StoreError> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
         let connection = self.connection(host)?;
         let reply = connection.send(&command, SendOptions::default()).await?;
-        Slots::read(reply.value, host).ok_or_else(|| {
+        Slots::parse(reply.value, host).ok_or_else(|| {
             let reason = format!("a node knows of no slot [{host}]");
             StoreError::Unreachable { reason }
         })

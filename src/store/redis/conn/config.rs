@@ -1,4 +1,4 @@
-//! How to reach Redis, and how to use it.
+//! The configuration of the Redis store.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::{files::pem::PemError, store::UsageLimits};
 /// How to reach Redis, and how to use it.
 #[derive(Debug, Clone)]
 pub struct RedisConfig {
-    /// Where it is.
+    /// Its URL.
     pub url: RedisUrl,
     /// The files of a connection over TLS.
     pub tls: TlsFiles,
     /// How to log in to sentinels.
     pub sentinel_login: Login,
-    /// Before every key.
+    /// The prefix of every key.
     pub key_prefix: String,
     /// How long Redis may take.
     pub timeouts: Timeouts,
@@ -28,12 +28,12 @@ pub struct RedisConfig {
     pub wait_replicas: u16,
     /// How much of the usage history is kept.
     pub usage_limits: UsageLimits,
-    /// What to do with a Redis that may evict what was counted.
+    /// Whether a Redis that may evict counters is used.
     pub unsafe_eviction: UnsafeEviction,
 }
 
 impl RedisConfig {
-    /// What is sent besides the scripts, sooner or later.
+    /// The commands that are sent outside scripts.
     pub(crate) fn commands_beside_scripts(&self) -> Vec<&'static str> {
         let mut commands = Vec::new();
         match self.url.topology {
@@ -51,13 +51,13 @@ impl RedisConfig {
     }
 }
 
-/// Why a store can't be prepared.
+/// Why the store can't be built.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// A file of a connection over TLS.
+    /// A TLS file can't be used.
     #[error(transparent)]
     Tls(#[from] PemError),
-    /// The client library takes no such connection.
+    /// The client library rejects the configuration.
     #[error(transparent)]
     Client(#[from] RedisError),
 }
@@ -71,7 +71,7 @@ pub struct Timeouts {
     pub response: Duration,
 }
 
-/// What to do with a Redis that may evict what Tollgate counted.
+/// Whether a Redis that may evict counters is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum UnsafeEviction {
     /// No call is answered by it.
@@ -88,9 +88,9 @@ pub(crate) struct WaitReplicas {
 }
 
 impl WaitReplicas {
-    /// None where the master's word is enough.
+    /// `None` if no replica must have it.
     pub(crate) fn new(count: u16, timeouts: Timeouts) -> Option<Self> {
-        // Less than a reply may take: that too few have it is a reply.
+        // Shorter than the response timeout: the reply to WAIT must arrive before that.
         let timeout = (timeouts.response / 2).max(Duration::from_millis(1));
         (count > 0).then_some(Self { count, timeout })
     }

@@ -1,7 +1,7 @@
-//! One connection that all callers share, and that is replaced once it is no good any more.
+//! A connection that all callers share, and that is replaced when it fails.
 //!
-//! A multiplexed connection serves any number of callers at a time. It is not given back to a pool
-//! between calls: each checkout would cost a round trip of its own.
+//! A multiplexed connection serves any number of callers concurrently. It is not returned to a pool between
+//! calls: each checkout would cost a round trip.
 
 use std::{
     future::Future,
@@ -28,48 +28,47 @@ use super::{
 };
 use crate::store::StoreError;
 
-/// Commands that may wait for their turn on the connection.
+/// Maximum number of queued commands.
 const MAX_WAITING_COMMANDS: usize = 1024;
 
 /// A server, and the connection to it, if there is one.
 pub(crate) struct RedisConnection {
-    /// No two have the same.
+    /// Unique among the connections.
     id: u64,
     endpoint: RedisEndpoint,
     role: RequiredRole,
     wait_replicas: Option<WaitReplicas>,
     current: ArcSwapOption<EstablishedConnection>,
     connecting: SingleFlight,
-    /// Set by the connection itself as soon as it ends. Checked before a command is sent, so that a
-    /// connection which ended while nobody used it fails no call.
+    /// Set by the connection itself as soon as it ends. Checked before a command is sent, so a connection that
+    /// ended while it was idle fails no call.
     ended: Arc<AtomicBool>,
 }
 
-/// What the server must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequiredRole {
     Any,
-    /// A master, by its own word: each new connection asks (`ROLE`).
+    /// A master: each new connection checks it (`ROLE`).
     Master,
 }
 
 /// How a command is sent.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SendOptions {
-    /// With ASKING before it, to a node of a cluster that the slot is moving to.
+    /// Sends ASKING first, to a node of a cluster that the slot is moving to.
     pub(crate) asking: bool,
-    /// It writes: the reply counts only once as many replicas have the write as must.
+    /// The command writes: it succeeds once enough replicas have the write (WAIT).
     pub(crate) writes: bool,
 }
 
-/// A server's reply, and which connection it came over: a scan's cursor means nothing to another server.
+/// A server's reply, and its connection: a scan's cursor is valid only at the same server.
 pub(crate) struct Reply {
     pub(crate) value: Value,
     pub(crate) connection_id: u64,
 }
 
 impl RedisConnection {
-    /// Nothing is connected yet.
+    /// Does not connect yet.
     pub(crate) fn new(
         endpoints: &Endpoints,
         host: &Host,
@@ -99,8 +98,7 @@ impl RedisConnection {
         })
     }
 
-    /// Sends one command. A connection that proves to be no good is dropped, and the next call makes a
-    /// new one.
+    /// Sends one command. Drops the connection if it fails, and the next call makes a new one.
     pub(crate) async fn send(
         &self,
         command: &Cmd,
@@ -195,7 +193,7 @@ impl RedisConnection {
     }
 }
 
-/// ASKING and WAIT concern the commands around them, so all go over one connection in one piece.
+/// ASKING and WAIT apply to the commands beside them, so all are one pipeline.
 fn pipeline(command: &Cmd, asking: bool, wait_replicas: Option<WaitReplicas>) -> redis::Pipeline {
     let mut pipeline = redis::pipe();
     if asking {
@@ -209,10 +207,10 @@ fn pipeline(command: &Cmd, asking: bool, wait_replicas: Option<WaitReplicas>) ->
     pipeline
 }
 
-/// What the error says where too few replicas have a write.
+/// The message if too few replicas have a write.
 pub(crate) const TOO_FEW_REPLICAS: &str = "too few replicas have it";
 
-/// The reply to the command among those to its [`pipeline`].
+/// The reply to the command, from the replies to its [`pipeline`].
 fn command_reply(
     replies: Vec<Value>,
     asking: bool,
@@ -239,17 +237,16 @@ fn command_reply(
     }
 }
 
-/// Whether the connection is no good any more: broken, stalled, or to a demoted server, which goes on
-/// answering.
+/// Whether the connection must be replaced: it is broken, stalled, or to a demoted master, which still answers.
 pub(crate) fn must_be_replaced(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
         || error.is_io_error()
         || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
 }
 
-/// Sends once more, over a new connection, where the connection was cut under the command: one that Redis
-/// cut while it was idle may show it only then. Only for idempotent commands, since the first may have run
-/// and only its reply been lost. If the second fails too, the first failure stands.
+/// Sends a second time, over a new connection, if the connection was cut during the command: if Redis cut it
+/// while it was idle, that may show only then. Only for idempotent commands, since the first may have run. If the
+/// second fails too, the first failure is returned.
 pub(crate) async fn retry_if_cut<T, F>(send: impl Fn() -> F) -> Result<T, SendError>
 where
     F: Future<Output = Result<T, SendError>>,

@@ -1,5 +1,5 @@
-//! How a connection to a server comes about: through deadpool-redis, or, over TLS, by a handshake of our
-//! own, since the client library takes no verifier of certificates.
+//! Connects to a server: through deadpool-redis, or, over TLS, by a handshake of our own, since the client
+//! library does not accept a certificate verifier.
 
 use std::{io, time::Duration};
 
@@ -27,7 +27,7 @@ const OR_TLS: &str = ": if the port speaks TLS, use rediss://";
 
 /// What the servers of a URL have in common.
 pub(crate) struct Endpoints {
-    /// None: in plain text.
+    /// `None`: plain text.
     pub(crate) tls: Option<TlsClient>,
     pub(crate) login: Login,
     pub(crate) timeouts: Timeouts,
@@ -48,7 +48,7 @@ enum Transport {
     Tls(Box<TlsClient>),
 }
 
-/// A connection, and the task that drives it, where the client library has not made it itself.
+/// A connection, and the task that drives it, unless the client library spawned that.
 pub(crate) struct EstablishedConnection {
     pub(crate) multiplexed: MultiplexedConnection,
     _driver: Option<AbortOnDropHandle<()>>,
@@ -144,7 +144,7 @@ impl RedisEndpoint {
         })
     }
 
-    /// Why there is no connection.
+    /// Why connecting failed.
     pub(crate) fn message(&self, error: &RedisError) -> String {
         let words = message(error);
         match &self.transport {

@@ -1,21 +1,21 @@
-//! **Redis' errors → the store's errors.** What is known of a command that failed decides which: nothing but a
-//! server's own reply, or a connection that never came about, proves that nothing was written.
+//! **Redis' errors → the store's errors.** What is known about a failed command decides: only a server's reply,
+//! or a failure to connect, proves that nothing was written.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::message::{is_server_error, message};
 use crate::store::{RefusalReason, StoreError};
 
-/// `redis://` or sentinels lead to a node of a cluster.
+/// The URL is for one server or sentinels, and the server is a node of a cluster.
 pub(crate) const CLUSTER_NODE: &str = "this is a cluster node: use redis+cluster://";
 
-/// `redis+cluster://` leads to a server of its own.
+/// The URL is `redis+cluster://`, and the server is not part of a cluster.
 const NO_CLUSTER: &str = "this server is not part of a cluster: use redis:// or redis+sentinel://";
 
-/// Why a command has no reply that can be used.
+/// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum SendError {
-    /// No server was found for it, there was no connection, or every server sent it elsewhere. Nothing ran.
+    /// No server was found, there was no connection, or every server redirected it. Nothing ran.
     NotSent(StoreError),
     /// The server replied with an error.
     Rejected(RedisError),
@@ -33,7 +33,7 @@ impl SendError {
         }
     }
 
-    /// Which error the server replied with, if nothing had run by then: a script may fail after it wrote.
+    /// The error that the server replied with, if nothing had run: a script may fail after it wrote.
     pub(crate) fn rejection(&self) -> Option<ServerErrorKind> {
         match self {
             Self::Rejected(error) if !failed_in_script(error) => match error.kind() {
@@ -44,7 +44,7 @@ impl SendError {
         }
     }
 
-    /// One of the servers that each serve all organizations redirected to another: it is a node of a cluster.
+    /// If a server that should have all organizations redirects, it is a node of a cluster.
     pub(crate) fn outside_a_cluster(self) -> Self {
         use ServerErrorKind::{Ask, CrossSlot, Moved};
         match &self {
@@ -69,7 +69,7 @@ impl From<SendError> for StoreError {
                 return Self::OutcomeUnknown { reason };
             }
         };
-        // The script's own word, and Redis' for a key of another type: no retry mends either.
+        // The script's own code, and Redis' for a key of another type: a retry does not help.
         if error.kind() == ErrorKind::Extension
             && matches!(error.code(), Some("CORRUPT" | "WRONGTYPE"))
         {
@@ -85,14 +85,14 @@ impl From<SendError> for StoreError {
     }
 }
 
-/// Whether a script failed on its way.
+/// Whether a script failed while it ran.
 fn failed_in_script(error: &RedisError) -> bool {
     error.to_string().contains("@user_script")
 }
 
 /// Why there is no connection.
 pub(crate) fn connect_error(error: &RedisError) -> StoreError {
-    // The server is there, and lets nobody in.
+    // The server answered, and refused the connection.
     if is_server_error(error) {
         return refused(error);
     }
@@ -116,8 +116,8 @@ fn refused(error: &RedisError) -> StoreError {
     }
 }
 
-/// Redis' first word says which it is. The script says before its first line whether it writes, so Redis
-/// finds all of these before anything has run.
+/// The first word of Redis' error decides. The script declares that it writes, so Redis finds all of these before
+/// it runs anything.
 fn refusal_reason(error: &RedisError, words: &str) -> RefusalReason {
     if error.kind() == ErrorKind::AuthenticationFailed {
         return RefusalReason::NotLoggedIn;
@@ -141,7 +141,7 @@ fn refusal_reason(error: &RedisError, words: &str) -> RefusalReason {
     }
 }
 
-/// Why none of several servers is of use: the most specific failure, a reply rather than none.
+/// The most specific failure of several servers: a reply rather than none.
 pub(crate) fn most_specific(failures: Vec<StoreError>, context: &str) -> StoreError {
     let rank = |error: &StoreError| match error {
         StoreError::Unsuitable { .. } => 2,
@@ -175,10 +175,10 @@ pub(crate) fn most_specific(failures: Vec<StoreError>, context: &str) -> StoreEr
     }
 }
 
-/// What a reason says of keys before the pattern is known.
+/// The reason if keys can't be accessed. `AclCheck` adds the pattern.
 pub(crate) const NO_KEYS: &str = "lacks access to keys";
 
-/// The user lacks a permission: names it, where these words do.
+/// The error of a missing permission. Names it if these words do.
 pub(crate) fn permission_denied(words: &str) -> StoreError {
     let command = words.split_once("to run the '");
     let command = command.and_then(|(_, rest)| rest.split_once('\''));
@@ -198,7 +198,7 @@ pub(crate) fn is_permission_denied(error: &StoreError) -> bool {
     matches!(error, StoreError::Refused { why, .. } if *why == denied)
 }
 
-/// Whether a server's words are about a missing permission. Within a script Redis 7.0 calls it `ERR`.
+/// Whether a server's error is about a missing permission. Redis 7.0 calls it `ERR` within a script.
 pub(crate) fn is_denial(words: &str) -> bool {
     let signs = [
         "NOPERM",
@@ -216,48 +216,48 @@ mod tests {
 
     use super::*;
 
-    /// An error as Redis says it on the wire.
-    fn answer(text: &str) -> RedisError {
+    /// An error reply of Redis.
+    fn redis_error(text: &str) -> RedisError {
         let value = parse_redis_value(format!("-{text}\r\n").as_bytes()).expect("a reply");
         value.extract_error().expect_err("an error")
     }
 
     #[test]
-    fn each_of_redis_refusals_has_its_word_and_proves_that_nothing_was_written() {
-        use RefusalReason as H;
+    fn each_refusal_of_redis_has_its_reason_and_proves_that_nothing_was_written() {
+        use RefusalReason as R;
         for (words, word) in [
-            ("OOM allow-oom flag is not set on the script", H::Full),
+            ("OOM allow-oom flag is not set on the script", R::Full),
             (
                 "MISCONF Redis is configured to save RDB snapshots",
-                H::CannotSave,
+                R::CannotSave,
             ),
-            ("BUSY Redis is busy running a script.", H::Busy),
-            ("LOADING Redis is loading the dataset in memory", H::Loading),
+            ("BUSY Redis is busy running a script.", R::Busy),
+            ("LOADING Redis is loading the dataset in memory", R::Loading),
             (
                 "READONLY You can't write against a read only replica.",
-                H::ReadOnly,
+                R::ReadOnly,
             ),
-            ("MASTERDOWN RedisConnection with MASTER is down", H::CutOff),
+            ("MASTERDOWN Link with MASTER is down", R::CutOff),
             (
                 "NOREPLICAS Not enough good replicas to write.",
-                H::TooFewReplicas,
+                R::TooFewReplicas,
             ),
-            ("CLUSTERDOWN The cluster is down", H::Incomplete),
+            ("CLUSTERDOWN The cluster is down", R::Incomplete),
             (
                 "TRYAGAIN Multiple keys request during rehashing of slot",
-                H::Moving,
+                R::Moving,
             ),
             (
                 "NOPERM this user has no permissions to run the 'eval' command",
-                H::NoRight,
+                R::NoRight,
             ),
-            ("NOAUTH Authentication required.", H::NotLoggedIn),
-            ("WRONGPASS invalid username-password pair", H::NotLoggedIn),
-            ("ERR max number of clients reached", H::TooManyClients),
-            ("ERR unknown command 'EVALSHA'", H::Other),
+            ("NOAUTH Authentication required.", R::NotLoggedIn),
+            ("WRONGPASS invalid username-password pair", R::NotLoggedIn),
+            ("ERR max number of clients reached", R::TooManyClients),
+            ("ERR unknown command 'EVALSHA'", R::Other),
         ] {
-            let sent = StoreError::from(SendError::of_sent(answer(words)));
-            for error in [sent, connect_error(&answer(words))] {
+            let sent = StoreError::from(SendError::of_sent(redis_error(words)));
+            for error in [sent, connect_error(&redis_error(words))] {
                 match error {
                     StoreError::Refused { why, .. } => assert_eq!(why, word, "{words}"),
                     other => panic!("{words}: {other}"),
@@ -270,14 +270,14 @@ mod tests {
     fn a_database_number_at_a_node_of_a_cluster_gets_the_hint_that_it_is_one() {
         let words = "ERR SELECT is not allowed in cluster mode";
         let reason = CLUSTER_NODE.to_owned();
-        let error = connect_error(&answer(words));
+        let error = connect_error(&redis_error(words));
         assert_eq!(error, StoreError::Unsuitable { reason });
     }
 
     #[test]
-    fn a_script_that_failed_on_its_way_may_have_written() {
+    fn a_script_that_failed_while_it_ran_may_have_written() {
         let words = "OOM command not allowed when used memory > 'maxmemory'. script: 8ac1, on @user_script:7.";
-        let error = StoreError::from(SendError::of_sent(answer(words)));
+        let error = StoreError::from(SendError::of_sent(redis_error(words)));
         assert!(
             matches!(error, StoreError::OutcomeUnknown { .. }),
             "{error}"
@@ -285,16 +285,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_corrupt() {
+    fn a_foreign_value_is_corrupt() {
         for words in ["CORRUPT usage: abc", "WRONGTYPE Operation against a key"] {
-            let error = StoreError::from(SendError::of_sent(answer(words)));
+            let error = StoreError::from(SendError::of_sent(redis_error(words)));
             assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
         }
     }
 
     #[test]
-    fn a_connection_that_breaks_tells_nothing_and_one_that_never_was_proves_that_nothing_was_written()
-     {
+    fn a_broken_connection_leaves_the_outcome_unknown_and_a_failed_connect_proves_that_nothing_ran()
+    {
         let broken = || RedisError::from(io::Error::from(io::ErrorKind::ConnectionReset));
         let error = StoreError::from(SendError::of_sent(broken()));
         assert!(
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named_in_the_words_of_every_version() {
+    fn a_missing_permission_is_named_for_every_version_of_redis() {
         for (words, named) in [
             (
                 "NOPERM this user has no permissions to run the 'eval' command",

@@ -7,21 +7,20 @@ use tokio::task::spawn_blocking;
 
 use crate::files::read::{ReadError, read_file, trimmed};
 
-/// The maximum size of a password file.
 const MAX_PASSWORD_FILE_BYTES: u64 = 64 << 10;
 
-/// Who logs in to a server, and to which database. Sentinels have users of their own.
+/// The user, password and database of a connection. Sentinels have users of their own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Login {
-    /// The user; none: the default one.
+    /// The user; `None`: the default one.
     pub username: Option<String>,
-    /// Its password; none: the server asks for none.
+    /// Its password; `None`: the server needs none.
     pub password: Option<Password>,
-    /// The number of the database; none: 0.
+    /// The number of the database; `None`: 0.
     pub database: Option<i64>,
 }
 
-/// A password, or where it is.
+/// A password, or its file.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Password {
     /// The password itself.
@@ -40,11 +39,11 @@ impl fmt::Debug for Password {
 }
 
 impl Login {
-    /// What the client library logs in with.
+    /// The login for the client library.
     ///
     /// # Errors
     ///
-    /// The password's file can't be used.
+    /// The password file can't be used.
     pub(crate) async fn connection_info(&self) -> Result<RedisConnectionInfo, RedisError> {
         let mut info = RedisConnectionInfo::default().set_db(self.database.unwrap_or(0));
         if let Some(username) = &self.username {
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_password_file_that_cannot_be_used_is_named_without_what_it_holds() {
+    async fn a_password_file_that_cannot_be_used_is_named_without_its_content() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for (content, why) in [
             (&b"\n"[..], "is empty"),
@@ -151,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_is_debugged_without_its_password() {
+    fn the_debug_output_of_a_login_has_no_password() {
         let login = Login {
             password: Some(Password::Text("secret".to_owned())),
             ..Login::default()

@@ -1,6 +1,6 @@
-//! The words of an error of Redis, or of a connection to it.
+//! The messages of errors of Redis, and of connections to it.
 //!
-//! They are one line of bounded length, without what Redis repeats of a command: that may hold a password, or the
+//! They are one line of bounded length, without arguments that Redis repeats: these may hold a password, or the
 //! names of other organizations. Hosts and keys stand in square brackets, which callers do not get
 //! ([`StoreError::public_message`](crate::store::StoreError::public_message)).
 
@@ -8,16 +8,11 @@ use std::{error::Error as _, io, net::IpAddr};
 
 use redis::{ErrorKind, RedisError};
 
-/// Whatever ended it.
 pub(crate) const CONNECTION_RESET: &str = "connection reset";
-
-/// A file, or a unix socket.
 pub(crate) const NO_SUCH_FILE: &str = "no such file";
-
-/// Longer texts are cut, in bytes.
 const MAX_MESSAGE_BYTES: usize = 300;
 
-/// Whether it is a server's reply.
+/// Whether a server replied with this error.
 pub(crate) fn is_server_error(error: &RedisError) -> bool {
     matches!(
         error.kind(),
@@ -28,14 +23,14 @@ pub(crate) fn is_server_error(error: &RedisError) -> bool {
     )
 }
 
-/// What an error says: the server's own words, where it is a server's.
+/// The message of an error. A server's error keeps the server's words.
 pub(crate) fn message(error: &RedisError) -> String {
     if let Some(error) = io_error(error) {
         return io_message(error);
     }
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => sanitize(&format!("{code} {detail}")),
-        // Our own words.
+        // Our own message.
         (_, Some(detail)) if matches!(error.kind(), ErrorKind::Client | ErrorKind::Io) => {
             detail.to_owned()
         }
@@ -44,7 +39,7 @@ pub(crate) fn message(error: &RedisError) -> String {
     }
 }
 
-/// Wherever it is in the error.
+/// The I/O error that caused this one.
 fn io_error(error: &RedisError) -> Option<&io::Error> {
     let source = error.source()?;
     if let Some(error) = source.downcast_ref::<io::Error>() {
@@ -78,10 +73,11 @@ fn io_message(error: &io::Error) -> String {
     }
 }
 
-/// One line, bounded, without what Redis repeats of a command or says of our scripts; hosts and keys in brackets.
+/// One bounded line, without arguments that Redis repeats and positions in our scripts; hosts and keys in
+/// brackets.
 pub(crate) fn sanitize(text: &str) -> String {
     let text = before(text, ", with args beginning with");
-    let text = without_place(text);
+    let text = without_position(text);
     let mut cleaned = String::new();
     for word in text.split(|c: char| c.is_whitespace() || c.is_control()) {
         if word.is_empty() {
@@ -104,10 +100,10 @@ pub(crate) fn sanitize(text: &str) -> String {
     cleaned
 }
 
-/// Without where in our script it happened: ` script: <hash>, on @user_script:<line>.`
-fn without_place(text: &str) -> &str {
-    let place = text.rfind("user_script").map(|at| &text[..at]);
-    let start = place.and_then(|before| before.rfind(" script: "));
+/// Without the position in our script: ` script: <hash>, on @user_script:<line>.`
+fn without_position(text: &str) -> &str {
+    let position = text.rfind("user_script").map(|at| &text[..at]);
+    let start = position.and_then(|before| before.rfind(" script: "));
     start.map_or(text, |start| &text[..start])
 }
 
@@ -115,7 +111,7 @@ fn before<'a>(text: &'a str, sign: &str) -> &'a str {
     text.split_once(sign).map_or(text, |(before, _)| before)
 }
 
-/// Whether it is a key, which has a hash tag, or where a server is.
+/// Whether it is a key, which has a hash tag, or a server's address.
 fn is_internal(word: &str) -> bool {
     let bare = word.trim_matches(|c: char| !c.is_alphanumeric() && !"[]{}".contains(c));
     if word.contains('{') || bare.parse::<IpAddr>().is_ok() {
@@ -132,7 +128,7 @@ mod tests {
     use super::*;
     use crate::store::StoreError;
 
-    fn words_of(text: &str) -> String {
+    fn message_of(text: &str) -> String {
         let value = parse_redis_value(format!("-{text}\r\n").as_bytes()).expect("a reply");
         message(&value.extract_error().expect_err("an error"))
     }
@@ -144,35 +140,35 @@ mod tests {
             "NOAUTH Authentication required.",
             "FROZEN by the operator, until noon",
         ] {
-            assert_eq!(words_of(text), text);
+            assert_eq!(message_of(text), text);
         }
     }
 
     #[test]
-    fn what_a_server_repeats_of_a_command_is_left_out() {
+    fn arguments_that_a_server_repeats_are_left_out() {
         for quote in ['\'', '`'] {
             let text = format!(
                 "ERR unknown command {quote}HELLOO{quote}, with args beginning with: {quote}3{quote} {quote}AUTH{quote} \
                  {quote}user{quote} {quote}hunter2{quote}"
             );
             assert_eq!(
-                words_of(&text),
+                message_of(&text),
                 format!("ERR unknown command {quote}HELLOO{quote}")
             );
         }
     }
 
     #[test]
-    fn where_in_our_script_it_happened_is_left_out() {
+    fn the_position_in_our_script_is_left_out() {
         let text = "ERR ACL failure in script: User a has no permissions to run the 'time' command";
         let place = "script: 5e61e08d2d04ae89ac12f0f98816b8b8d0e98021, on @user_script:2.";
-        assert_eq!(words_of(&format!("{text} {place}")), text);
+        assert_eq!(message_of(&format!("{text} {place}")), text);
     }
 
     #[test]
     fn keys_and_hosts_stand_in_brackets() {
         assert_eq!(
-            words_of("ERR no tollgate:{acme}:usage here, ask 10.0.0.7:6379 or [::1]:6380"),
+            message_of("ERR no tollgate:{acme}:usage here, ask 10.0.0.7:6379 or [::1]:6380"),
             "ERR no [tollgate:{acme}:usage] here, ask [10.0.0.7:6379] or [(::1):6380]"
         );
     }
@@ -191,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_one_bounded_line_without_control_characters() {
+    fn a_message_is_one_bounded_line_without_control_characters() {
         let long = sanitize(&format!("ERR a\u{1b}[31m\u{7}b {}", "x ".repeat(1_000)));
         assert!(long.len() <= MAX_MESSAGE_BYTES + 8, "{long}");
         assert!(

@@ -1,8 +1,7 @@
-//! The client: one server, the master that sentinels name, or a cluster. Callers name a key, and need not
-//! know which it is.
+//! The Redis client, for one server, sentinels or a cluster. Callers name a key, and need not know which it is.
 //!
-//! No command that may have run is sent again here. What is sent again was rejected with a reply that proves
-//! that nothing ran.
+//! A command that may have run is not sent again here. It is sent again only after a reply that proves that
+//! nothing ran.
 
 pub(crate) mod cluster;
 pub(crate) mod config;
@@ -36,7 +35,7 @@ pub(crate) enum RedisClient {
 }
 
 impl RedisClient {
-    /// Nothing is connected yet.
+    /// Does not connect yet.
     pub(crate) fn new(config: &RedisConfig) -> Result<Self, SetupError> {
         let RedisConfig { url, timeouts, .. } = config;
         let tls = url.is_encrypted().then(|| config.tls.clone().into_client());
@@ -88,15 +87,15 @@ impl RedisClient {
         Ok(self.send(key, command, SendOptions::default()).await?.value)
     }
 
-    /// Switches to the master that the sentinels name now. A call notices by itself that its master is gone
-    /// or refuses, but not that it was replaced and goes on answering.
+    /// Switches to the master that the sentinels name now. A call notices that its master is gone or refuses, but
+    /// not that a master which still answers was replaced.
     pub(crate) async fn refresh(&self) {
         if let Self::Sentinel(sentinel) = self {
             sentinel.refresh().await;
         }
     }
 
-    /// A key on each server that decides. Nothing is ever written there.
+    /// A key on each server that decides. Nothing is written to it.
     pub(crate) async fn probe_keys(&self, prefix: &str) -> Result<Vec<String>, SendError> {
         match self {
             Self::One(_) | Self::Sentinel(_) => Ok(vec![format!("{prefix}{{0}}:probe")]),
@@ -116,7 +115,7 @@ impl RedisClient {
         }
     }
 
-    /// Whether the organizations are spread over servers, so that no command may concern two of them.
+    /// Whether organizations are spread over servers, so a command may be about only one of them.
     pub(crate) fn is_sharded(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }

@@ -1,13 +1,13 @@
 //! `redis+sentinel://`: the sentinels know which server is the master.
 //!
-//! They are asked before the first call, and again when the connection to the master has ended, can't be
-//! made, stalls, or rejects a write: a demoted master goes on answering. The server that they name must say
-//! itself that it is a master (`ROLE`), on every new connection: sentinels disagree for a while.
+//! The sentinels are queried before the first call, and again if the connection to the master has ended, can't be
+//! made, stalls, or rejects a write: a demoted master still answers. The server that they name must confirm that
+//! it is a master (`ROLE`) on every new connection: sentinels disagree for a while.
 //!
-//! A call that fails is not sent again. The next one looks for the master anew.
+//! A failed call is not sent again. The next one searches for the master anew.
 //!
-//! In a failover the new master knows at once, and the old one seconds later. Until then the old one goes on
-//! deciding, and what it decides is lost. So each probe asks the sentinels too, and follows their majority.
+//! In a failover the new master knows at once, and the old one seconds later. Until then the old one still
+//! decides, and its decisions are lost. So each probe queries the sentinels too, and follows their majority.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,11 +35,11 @@ use super::{
 };
 use crate::store::StoreError;
 
-/// After a search that found no master, nobody searches for so long.
+/// How long the failure of a search for the master is shared.
 const SEARCH_INTERVAL: Duration = Duration::from_millis(50);
 
 pub(crate) struct Sentinel {
-    /// What the sentinels call the master.
+    /// The master's name in the sentinels' configuration.
     name: String,
     sentinels: Vec<RedisConnection>,
     /// How to reach the master.
@@ -50,7 +50,7 @@ pub(crate) struct Sentinel {
 }
 
 struct Master {
-    /// As a sentinel named it.
+    /// As named by a sentinel.
     host: Host,
     connection: RedisConnection,
 }
@@ -88,15 +88,15 @@ impl Sentinel {
         reply
     }
 
-    /// Switches to another master if more than half of the sentinels name it, and it is one. Calls that are
-    /// under way are answered by the old one.
+    /// Switches to another master if more than half of the sentinels name it, and it is one. Calls that are under
+    /// way stay with the old one.
     pub(crate) async fn refresh(&self) {
         let Some(current) = self.connected() else {
             return;
         };
         let mut votes = HashMap::new();
         let mut hosts = self.named_masters();
-        // As soon as a majority agrees, the others are not waited for: they may be gone.
+        // A majority is enough: the others may be gone.
         while let Some(host) = hosts.next().await {
             let host = match host {
                 Ok(host) => host,
@@ -120,7 +120,7 @@ impl Sentinel {
         }
     }
 
-    /// Warns, once, that a failover may be noticed late. Calls that need the sentinels fail for themselves.
+    /// Warns, once, that a failover may be noticed late. Calls that need the sentinels fail on their own.
     fn log_refusal(&self, error: &StoreError) {
         if !self.has_logged_refusal.swap(true, Ordering::Relaxed) {
             tracing::warn!(%error, "a sentinel refuses to name the master: a failover may be seen late");
@@ -128,11 +128,11 @@ impl Sentinel {
     }
 
     /// Replaces a master, unless another call has done so.
-    fn replace(&self, before: &Arc<Master>, by: Option<Arc<Master>>) {
+    fn replace(&self, old: &Arc<Master>, new: Option<Arc<Master>>) {
         let current = self.master.load();
-        let is_same = |current: &Arc<Master>| Arc::ptr_eq(current, before);
+        let is_same = |current: &Arc<Master>| Arc::ptr_eq(current, old);
         if current.as_ref().is_some_and(is_same) {
-            self.master.compare_and_swap(&current, by);
+            self.master.compare_and_swap(&current, new);
         }
     }
 
@@ -156,7 +156,7 @@ impl Sentinel {
         master.filter(|master| master.connection.is_connected())
     }
 
-    /// Asks all sentinels at once, and takes the first whose master proves to be one.
+    /// Queries all sentinels concurrently, and connects to the first server they name that is a master.
     async fn find_master(&self) -> Result<Master, StoreError> {
         let mut hosts = self.named_masters();
         let mut tried = HashSet::new();
@@ -183,7 +183,7 @@ impl Sentinel {
         Ok(Master { host, connection })
     }
 
-    /// The master's address by each sentinel, as they reply.
+    /// The master's address from each sentinel, in the order of their replies.
     fn named_masters(&self) -> impl Stream<Item = Result<Host, StoreError>> + Unpin {
         let requests = self.sentinels.iter();
         let requests = requests.map(|sentinel| self.named_master(sentinel));

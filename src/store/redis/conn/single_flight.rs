@@ -1,4 +1,4 @@
-//! One attempt at a time at what many callers need.
+//! Runs one attempt at a time for all callers.
 
 use std::{
     future::Future,
@@ -9,12 +9,11 @@ use tokio::sync::Mutex;
 
 use crate::store::StoreError;
 
-/// Lets one caller at a time connect, look for the master or ask for the slots. Callers that waited
-/// through a whole attempt share its result: against a server that hangs, they would otherwise wait
-/// for one timeout after another.
+/// Lets one caller at a time connect, search for the master or fetch the slots. Callers that waited through a
+/// whole attempt share its result: if a server hangs, they would otherwise wait for one timeout after another.
 pub(crate) struct SingleFlight {
-    /// The result of an attempt is shared for so long after its end: an outage must not keep the
-    /// servers that are left busy.
+    /// How long the result of an attempt is shared after its end: an outage must not keep the remaining servers
+    /// busy.
     shared_for: Duration,
     last: Mutex<Option<Attempt>>,
 }
@@ -33,18 +32,18 @@ impl SingleFlight {
         }
     }
 
-    /// Makes the attempt, unless `found` already has what it would give. `found` gets whether the
-    /// last attempt is to be shared and succeeded; `asked_at` is when the caller came to need it.
+    /// Runs the attempt, unless `found` returns its result. `found` gets whether the shared attempt succeeded.
+    /// `needed_at` is when the caller first needed the result.
     pub(crate) async fn run<T>(
         &self,
-        asked_at: Instant,
+        needed_at: Instant,
         found: impl Fn(bool) -> Option<T>,
         attempt: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let mut last = self.last.lock().await;
         let shared = last
             .as_ref()
-            .filter(|last| last.began_at >= asked_at || last.ended_at.elapsed() < self.shared_for);
+            .filter(|last| last.began_at >= needed_at || last.ended_at.elapsed() < self.shared_for);
         let failure = shared.and_then(|last| last.failure.clone());
         if let Some(found) = found(shared.is_some() && failure.is_none()) {
             return Ok(found);
@@ -84,8 +83,8 @@ mod tests {
     ) -> (u32, Vec<Result<u32, StoreError>>) {
         let attempts = Cell::new(0);
         let run = || {
-            let asked_at = Instant::now();
-            flight.run(asked_at, &found, async {
+            let needed_at = Instant::now();
+            flight.run(needed_at, &found, async {
                 tokio::task::yield_now().await;
                 attempts.set(attempts.get() + 1);
                 result.clone()
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_an_attempt_left_is_taken_by_those_who_waited() {
+    async fn callers_that_waited_share_the_result_of_an_attempt() {
         let flight = SingleFlight::new(Duration::from_secs(3600));
         let shared = |is_shared: bool| is_shared.then_some(7);
         let (attempts, results) = run_four(&flight, shared, Ok(7)).await;
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_there_by_now_outweighs_a_failure() {
+    async fn a_result_that_exists_outweighs_a_shared_failure() {
         let flight = SingleFlight::new(Duration::from_secs(3600));
         let (attempts, _) = run_four(&flight, |_| None, Err(failure())).await;
         let (more, results) = run_four(&flight, |_| Some(7), Err(failure())).await;

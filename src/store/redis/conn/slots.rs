@@ -1,4 +1,4 @@
-//! Which node of a cluster has which keys: its hash slots.
+//! The hash slots of a cluster, and the node of each.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -9,23 +9,23 @@ use redis::{Value, cluster_routing::Slot};
 
 use super::url::Host;
 
-/// How many tags are tried at most to find one for every master. One that owns a hundredth of the slots
-/// has one among the first few hundred.
+/// Maximum number of tags that are tried to find one for every master. A master with a hundredth of the slots has
+/// one among the first few hundred.
 const MAX_TAGS: usize = 100_000;
 
-/// The slots and their masters, as a node has them.
+/// The slots and their masters, as a node lists them.
 #[derive(Clone)]
 pub(crate) struct Slots {
     /// All nodes, replicas too: any of them can list the slots.
     nodes: Vec<Host>,
-    /// The number of each slot's master among `nodes`.
+    /// For each slot, the index of its master in `nodes`.
     masters: HashMap<Slot, usize>,
     tags: OnceLock<Vec<String>>,
 }
 
 impl Slots {
-    /// Reads the reply to CLUSTER SLOTS; none where it holds no slot.
-    pub(crate) fn read(reply: Value, from: &Host) -> Option<Self> {
+    /// Parses the reply to CLUSTER SLOTS; `None` if it has no slot.
+    pub(crate) fn parse(reply: Value, from: &Host) -> Option<Self> {
         let mut slots = Self {
             nodes: Vec::new(),
             masters: HashMap::new(),
@@ -37,13 +37,13 @@ impl Slots {
             let last: u16 = redis::from_redis_value(range.next()?).ok()?;
             let nodes: Vec<Option<Host>> = range.map(|node| read_node(node, from)).collect();
             for replica in nodes.iter().skip(1).flatten() {
-                slots.number_of(replica);
+                slots.index_of(replica);
             }
-            // A master that does not say where it is leaves its slots without one.
+            // The slots of a master without an address have no master.
             let Some(Some(master)) = nodes.first() else {
                 continue;
             };
-            let master = slots.number_of(master);
+            let master = slots.index_of(master);
             let range = (first..=last).filter_map(Slot::new);
             slots.masters.extend(range.map(|slot| (slot, master)));
         }
@@ -58,27 +58,27 @@ impl Slots {
         &self.nodes
     }
 
-    /// The same with one slot at another master.
+    /// A copy with one slot at another master.
     pub(crate) fn with(&self, slot: Slot, master: &Host) -> Self {
         let mut slots = self.clone();
-        let master = slots.number_of(master);
+        let master = slots.index_of(master);
         slots.masters.insert(slot, master);
         slots.tags = OnceLock::new();
         slots
     }
 
-    /// For each master a hash tag whose slot it has.
+    /// For each master, a hash tag in one of its slots.
     pub(crate) fn tags(&self) -> &[String] {
         self.tags.get_or_init(|| {
-            let mut without: BTreeSet<usize> = self.masters.values().copied().collect();
+            let mut untagged: BTreeSet<usize> = self.masters.values().copied().collect();
             let mut tags = Vec::new();
             for tag in 0..MAX_TAGS {
-                if without.is_empty() {
+                if untagged.is_empty() {
                     break;
                 }
                 let tag = tag.to_string();
                 let master = self.masters.get(&Slot::for_key(&tag));
-                if master.is_some_and(|master| without.remove(master)) {
+                if master.is_some_and(|master| untagged.remove(master)) {
                     tags.push(tag);
                 }
             }
@@ -86,7 +86,7 @@ impl Slots {
         })
     }
 
-    fn number_of(&mut self, host: &Host) -> usize {
+    fn index_of(&mut self, host: &Host) -> usize {
         let known = self.nodes.iter().position(|node| node == host);
         known.unwrap_or_else(|| {
             self.nodes.push(host.clone());
@@ -95,7 +95,7 @@ impl Slots {
     }
 }
 
-/// `[name, port, id, …]`; a node that does not know its name is the one that replied, `from`.
+/// `[name, port, id, …]`. A node without a name is the one that replied, `from`.
 fn read_node(node: Value, from: &Host) -> Option<Host> {
     let mut node = redis::from_redis_value::<Vec<Value>>(node)
         .ok()?
@@ -104,7 +104,7 @@ fn read_node(node: Value, from: &Host) -> Option<Host> {
     let port = redis::from_redis_value(node.next()?).ok()?;
     match name.as_deref() {
         None | Some("") => Some(Host::new(&from.name, port)),
-        // It is to announce a name, and has none.
+        // The node should announce a host name, and has none.
         Some("?") => None,
         Some(name) => Some(Host::new(name, port)),
     }
@@ -135,11 +135,11 @@ mod tests {
 
     #[test]
     fn every_slot_has_the_master_that_the_node_lists() {
-        let answer = Value::Array(vec![
+        let reply = Value::Array(vec![
             range(0, 8191, vec![node(text("a"), 1), node(text("r"), 9)]),
             range(8192, 16383, vec![node(Value::Nil, 2)]),
         ]);
-        let slots = Slots::read(answer, &from()).unwrap();
+        let slots = Slots::parse(reply, &from()).unwrap();
         let master = |slot| slots.master(Slot::new(slot).unwrap()).cloned();
         assert_eq!(master(0), Some(Host::new("a", 1)));
         assert_eq!(master(8191), Some(Host::new("a", 1)));
@@ -158,11 +158,11 @@ mod tests {
 
     #[test]
     fn every_master_has_a_tag_and_replicas_have_none() {
-        let answer = Value::Array(vec![
+        let reply = Value::Array(vec![
             range(0, 100, vec![node(text("a"), 1), node(text("r"), 9)]),
             range(101, 16383, vec![node(text("b"), 2)]),
         ]);
-        let slots = Slots::read(answer, &from()).unwrap();
+        let slots = Slots::parse(reply, &from()).unwrap();
         let masters: Vec<_> = slots
             .tags()
             .iter()
@@ -173,14 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_slots_is_none() {
+    fn a_reply_without_slots_is_rejected() {
         let unnamed = range(0, 16383, vec![node(text("?"), 1)]);
-        for answer in [
+        for reply in [
             Value::Array(Vec::new()),
             Value::Nil,
             Value::Array(vec![unnamed]),
         ] {
-            assert!(Slots::read(answer, &from()).is_none());
+            assert!(Slots::parse(reply, &from()).is_none());
         }
     }
 }

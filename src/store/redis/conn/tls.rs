@@ -1,4 +1,4 @@
-//! The files of `rediss://`: which authority is trusted, and who this client is.
+//! TLS to Redis (`rediss://`): the trusted authorities, and the client's certificate.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -13,12 +13,12 @@ use crate::{
     tls::{PinnedVerifier, TlsFault, TlsSettings},
 };
 
-/// The files of a connection over TLS, in PEM. Who the server is, is checked by the URL's host name.
+/// The TLS files, in PEM. A server's certificate must match the URL's host name.
 #[derive(Debug, Clone, Default)]
 pub struct TlsFiles {
-    /// The authorities that are trusted, or the servers' own certificates; none: the authorities of the system.
+    /// The trusted authorities, or the servers' own certificates; `None`: the system's authorities.
     pub ca_file: Option<PathBuf>,
-    /// The certificates by which this client shows who it is, its own first; and its key. Both or none.
+    /// The client's certificate chain, its own certificate first; and its key.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
@@ -26,7 +26,7 @@ const CA_FILE: &str = "redis.ca_file";
 const CERT_FILE: &str = "redis.cert_file";
 const KEY_FILE: &str = "redis.key_file";
 
-/// Connects over TLS. The client library takes no verifier of ours, hence this.
+/// Connects over TLS: the client library does not accept a certificate verifier.
 #[derive(Clone)]
 pub(crate) struct TlsClient {
     connector: TlsConnector,
@@ -34,8 +34,7 @@ pub(crate) struct TlsClient {
 }
 
 impl TlsFiles {
-    /// Reads the files. All are tried here, so that a fault in them ends the start, rather than each
-    /// connection.
+    /// Reads and checks the files, so a fault in them fails the start rather than each connection.
     pub(crate) fn into_client(self) -> Result<TlsClient, PemError> {
         let Self { ca_file, client } = self;
         let settings = TlsSettings {
@@ -83,7 +82,7 @@ impl TlsFiles {
     }
 }
 
-/// Those that can be read: one that can't be is trusted by nobody.
+/// The system's authorities. Those that can't be parsed are left out.
 fn system_authorities() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -100,7 +99,7 @@ impl TlsClient {
         self.connector.connect(name, stream).await
     }
 
-    /// What an error of TLS means, in words that name what the operator has set; the names of hosts in brackets.
+    /// The message of a TLS error, which names the operator's settings; host names in brackets.
     pub(crate) fn message(&self, error: &RedisError) -> Option<String> {
         let fault = TlsFault::find(error)?;
         let words = fault.sentence(&self.settings);

@@ -1,4 +1,4 @@
-//! Where Redis is, and how it is run there: one server, a master that sentinels watch, or a cluster.
+//! URLs of Redis: one server, a master that sentinels watch, or a cluster.
 
 use std::{
     fmt,
@@ -10,17 +10,16 @@ use redis::{ConnectionAddr, IntoConnectionInfo as _, RedisError};
 
 use super::login::{Login, Password};
 
-/// What a URL may look like, for those who mistyped one.
+/// The forms of a URL, for error messages.
 const ONE: &str = "redis://[user:password@]host[:port][/db]";
 const SENTINEL: &str = "redis+sentinel://[user:password@]host:port,host:port/master-name[/db]";
 const CLUSTER: &str = "redis+cluster://[user:password@]host:port,host:port";
 const SOCKET: &str = "redis+unix:///path.sock";
 
-/// What to do with a password that a URL can't hold as it is.
+/// The hint for a user or a password that must be encoded.
 const ENCODE: &str = "percent-encode what is special in the user or password (/ as %2F, # as %23, ? as %3F, % as \
                       %25), or set redis.password or TOLLGATE_REDIS_PASSWORD";
 
-/// Where sentinels listen, unless a URL says otherwise.
 const SENTINEL_PORT: u16 = 26379;
 
 /// A URL of one of these forms; `rediss` in place of `redis` is the same over TLS. Displays without user
@@ -58,7 +57,7 @@ pub(crate) struct Host {
 }
 
 impl RedisUrl {
-    /// Reads a URL.
+    /// Parses a URL.
     ///
     /// # Errors
     ///
@@ -66,20 +65,20 @@ impl RedisUrl {
     pub fn parse(text: &str) -> Result<Self, String> {
         let unknown = || format!("is none of {ONE}, {SENTINEL}, {CLUSTER} and {SOCKET}");
         let (scheme, rest) = text.split_once("://").ok_or_else(unknown)?;
-        let (client, way) = scheme.split_once('+').unwrap_or((scheme, ""));
+        let (client, form) = scheme.split_once('+').unwrap_or((scheme, ""));
         let is_encrypted = match client {
             "redis" => false,
             "rediss" => true,
             _ => return Err(unknown()),
         };
-        if way == "unix" {
+        if form == "unix" {
             return match is_encrypted {
                 true => Err(format!("a unix socket has no TLS: {SOCKET}")),
                 false => Self::of_socket(rest),
             };
         }
         let (user, hosts, path) = parts(rest)?;
-        let (topology, database) = match way {
+        let (topology, database) = match form {
             "" => (Topology::One, path),
             "sentinel" => {
                 let (name, database) = path.split_once('/').unwrap_or((path, ""));
@@ -146,7 +145,7 @@ impl RedisUrl {
         self.topology == Topology::Cluster
     }
 
-    /// How to log in, as far as the URL says it.
+    /// The login that the URL has.
     #[must_use]
     pub fn login(&self) -> &Login {
         &self.login
@@ -163,7 +162,7 @@ impl RedisUrl {
 fn parts(rest: &str) -> Result<(Option<&str>, &str, &str), String> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    // Neither a master's name nor a number holds one, so the authority ended within the password.
+    // Neither a master's name nor a database's number has an `@`, so the authority ended within the password.
     if path.contains('@') {
         return Err(ENCODE.to_owned());
     }
@@ -175,18 +174,15 @@ fn parts(rest: &str) -> Result<(Option<&str>, &str, &str), String> {
     })
 }
 
-/// A path, where nothing follows it. Counters in another database than the one that a query names would begin at zero.
-/// `database` says where its number goes instead.
+/// Returns the path, unless a query or a fragment follows: if these were ignored, counters in another database
+/// would begin at zero. `database` says where to set the database instead.
 fn without_query<'p>(path: &'p str, database: &str) -> Result<&'p str, String> {
     let Some(at) = path.find(['?', '#']) else {
         return Ok(path);
     };
     let rest = &path[at..];
     if rest == "#insecure" {
-        return Err(
-            "#insecure is not for counters that money hangs on: name the CA in redis.ca_file"
-                .to_owned(),
-        );
+        return Err("#insecure is not supported: name the CA in redis.ca_file".to_owned());
     }
     if rest.starts_with('#') {
         return Err(format!("has a fragment (#…), which is not read; {ENCODE}"));
@@ -211,13 +207,13 @@ fn without_query<'p>(path: &'p str, database: &str) -> Result<&'p str, String> {
     })
 }
 
-/// What a URL says of the login.
+/// The login of a URL.
 fn login(user: Option<&str>, database: &str) -> Result<Login, String> {
     let (username, password) = match user {
         None => (None, None),
         Some(user) => {
             let (name, password) = user.split_once(':').unwrap_or((user, ""));
-            (decoded(name)?, decoded(password)?)
+            (decode(name)?, decode(password)?)
         }
     };
     let database = match database {
@@ -238,8 +234,8 @@ fn login(user: Option<&str>, database: &str) -> Result<Login, String> {
     })
 }
 
-/// A user or a password; none where it is empty.
-fn decoded(text: &str) -> Result<Option<String>, String> {
+/// Decodes a user or a password; `None` if it is empty.
+fn decode(text: &str) -> Result<Option<String>, String> {
     let is_encoded = |rest: &str| {
         let digits = rest.as_bytes().get(..2);
         digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
@@ -252,7 +248,7 @@ fn decoded(text: &str) -> Result<Option<String>, String> {
     Ok(Some(decoded.into_owned()).filter(|text| !text.is_empty()))
 }
 
-/// The host of a URL that has nothing else, as the client library reads it.
+/// Parses a URL that has only a host, with the client library.
 fn host_of(url: &str) -> Result<Host, String> {
     let info = url
         .into_connection_info()
@@ -267,7 +263,7 @@ fn host_of(url: &str) -> Result<Host, String> {
     }
 }
 
-/// The port that a host names, which no server has as 0.
+/// The port of a host, if it has one. 0 is not a port.
 fn port(host: &str) -> Result<Option<u16>, String> {
     let digits = host.rsplit_once(':').map(|(_, digits)| digits);
     let is_number =
@@ -292,7 +288,7 @@ impl Host {
         Self::new(&path.display().to_string(), 0)
     }
 
-    /// How it is reached without TLS.
+    /// The address for a connection without TLS.
     pub(crate) fn address(&self) -> ConnectionAddr {
         if self.name.starts_with('/') {
             ConnectionAddr::Unix(PathBuf::from(&self.name))
@@ -301,7 +297,7 @@ impl Host {
         }
     }
 
-    /// The target of a redirection: `name:port`, where an IPv6 address has no brackets. An empty name stands
+    /// The target of a redirection: `name:port`, in which an IPv6 address has no brackets. An empty name stands
     /// for the node that redirected, `from`.
     pub(crate) fn of_redirection(text: &str, from: &Self) -> Option<Self> {
         let (name, port) = text.rsplit_once(':')?;

@@ -9,15 +9,16 @@
 //! # How a loss is found
 //!
 //! With each decision the replica sends the seq of its snapshot. If Redis' record has an older one, the script
-//! writes nothing and answers `stale`. Whatever the replica knew of others is older than its own last write, so
-//! Redis can't lose any of it without losing that too. Besides, each probe starts an audit: a decision without
-//! operations about the organizations that this replica wrote to last, and about some others in turn.
+//! writes nothing and answers `stale`. All that the replica knew about others is older than its own last write,
+//! so Redis can't lose it without losing that write. Each probe also starts an audit: a decision without
+//! operations for the organizations that this replica wrote to last, and for some others in turn.
 //!
 //! # How it is recovered
 //!
 //! The replica sends its snapshots whole, and the script merges them: per replica, the component with the higher
-//! seq wins. So replicas recover in any order, and take nothing from each other. Request ids, usage rows and held
-//! tokens are not recovered; reservations that predate a recovery lower no counter any more (recovery.lua).
+//! seq wins. So replicas may recover in any order, and none loses what another recovered. Request ids, usage rows
+//! and held tokens are not recovered; reservations that predate a recovery no longer lower a counter
+//! (recovery.lua).
 
 pub mod pn_counter;
 pub(crate) mod snapshots;

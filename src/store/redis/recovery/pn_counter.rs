@@ -20,8 +20,7 @@ pub struct PoolCounter {
 struct Component {
     /// The sequence number of its last write.
     seq: u64,
-    /// Free tokens, billed tokens, free requests, billed requests: below 0 where it took back what
-    /// another counted.
+    /// Free tokens, billed tokens, free requests, billed requests: negative if it took back what another counted.
     counted: [i64; 4],
 }
 
@@ -30,7 +29,7 @@ impl PoolCounter {
     ///
     /// # Errors
     ///
-    /// [`BadReply`] where the script can't have written it.
+    /// [`BadReply`] if the script can't have written it.
     pub fn parse(packed: &[u8]) -> Result<Self, BadReply> {
         let mut reader = MsgPackReader::new(packed);
         let mut record = Self {
@@ -52,7 +51,7 @@ impl PoolCounter {
         Ok(record)
     }
 
-    /// The sequence number of a replica's last write, 0 where it has none.
+    /// The sequence number of a replica's last write, 0 if it has none.
     #[must_use]
     pub fn seq_of(&self, replica: u64) -> u64 {
         self.components
@@ -71,7 +70,7 @@ impl PoolCounter {
         }
     }
 
-    /// What the pool has counted. What is held is kept elsewhere.
+    /// The pool's counters. Held tokens are not in the record.
     #[must_use]
     pub fn counters(&self) -> PoolCounters {
         let sum = |which: usize| {
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_has_counted_what_all_replicas_counted() {
+    fn the_counters_of_a_pool_are_the_sums_of_its_components() {
         let packed = record(false, &[(7, 3, [100, 0, 2, 0]), (9, 1, [-40, 5, -1, 1])]);
         let counters = PoolCounter::parse(&packed).expect("a record").counters();
         assert_eq!(counters.used.get(), 60);
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_records_the_newer_component_of_each_replica_counts() {
+    fn merging_takes_the_newer_component_of_each_replica() {
         let older = record(false, &[(7, 3, [100, 0, 2, 0]), (9, 8, [10, 0, 1, 0])]);
         let newer = record(true, &[(7, 5, [50, 0, 1, 0]), (9, 2, [3, 0, 1, 0])]);
         let parse = |packed: &[u8]| PoolCounter::parse(packed).expect("a record");
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_leaves_no_pool_below_zero() {
+    fn no_counter_is_negative_after_a_loss() {
         let packed = record(false, &[(9, 1, [-40, 0, -1, 0])]);
         assert_eq!(used(&PoolCounter::parse(&packed).expect("a record")), 0);
     }

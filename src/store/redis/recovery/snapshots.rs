@@ -1,4 +1,4 @@
-//! What this replica's last writes left of the pools, so that Redis can't forget it silently.
+//! Snapshots of the pools after this replica's last writes, which reveal and repair losses in Redis.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,18 +18,18 @@ use crate::{
 /// How many days have snapshots. A clock may step back over midnight, or have been far ahead for a moment.
 const MAX_DAYS: usize = 2;
 
-/// How many organizations an audit covers: those written last, and others in turn.
-const NEWEST_AUDITED: usize = 16;
-const OTHERS_AUDITED: usize = 48;
+/// How many organizations an audit covers: the most recently written ones, and others in turn.
+const NEWEST_PER_AUDIT: usize = 16;
+const OTHERS_PER_AUDIT: usize = 48;
 
 /// The snapshots of the pools that this replica wrote to.
 pub(crate) struct Snapshots {
-    /// Which replica this is: a number that no other has.
+    /// The unique number of this replica.
     pub(crate) replica: u64,
     days: Mutex<SnapshotDays>,
     calls: AtomicU64,
     losses: AtomicU64,
-    /// How many losses there were before the last full audit.
+    /// The number of losses at the last full audit.
     audited_losses: AtomicU64,
 }
 
@@ -40,10 +40,10 @@ pub(crate) struct SnapshotDays(VecDeque<(UtcDay, DaySnapshots)>);
 #[derive(Default)]
 struct DaySnapshots {
     by_org: HashMap<OrgId, Vec<PoolSnapshot>>,
-    /// The organizations in it, and which of them the next audit begins with.
+    /// All organizations of the day. `next` is where the next audit begins.
     orgs: Vec<OrgId>,
     next: usize,
-    /// The organizations that were written last, the last one first.
+    /// The most recently written organizations, the newest first.
     newest: VecDeque<OrgId>,
 }
 
@@ -79,7 +79,7 @@ impl Snapshots {
         self.losses.load(Ordering::Relaxed)
     }
 
-    /// Redis was found to have lost writes of an organization.
+    /// Counts and logs a loss of an organization's writes.
     pub(crate) fn record_loss(&self, org: &OrgId, day: UtcDay) {
         static THROTTLE: LogLimit = LogLimit::new();
         self.losses.fetch_add(1, Ordering::Relaxed);
@@ -94,12 +94,12 @@ impl Snapshots {
         }
     }
 
-    /// Whether Redis was found to have lost writes since the last full audit.
+    /// Whether a loss was found since the last full audit.
     pub(crate) fn needs_full_audit(&self) -> bool {
         self.losses() != self.audited_losses.load(Ordering::Relaxed)
     }
 
-    /// All organizations were audited, after so many losses.
+    /// Records that all organizations were audited after this number of losses.
     pub(crate) fn record_full_audit(&self, losses: u64) {
         self.audited_losses.store(losses, Ordering::Relaxed);
     }
@@ -109,9 +109,9 @@ impl Snapshots {
         let mut days = self.lock();
         let (day, snapshots) = days.0.front_mut()?;
         let others = snapshots.orgs.iter().cycle().skip(snapshots.next);
-        let others = others.take(OTHERS_AUDITED.min(snapshots.orgs.len()));
+        let others = others.take(OTHERS_PER_AUDIT.min(snapshots.orgs.len()));
         let orgs = snapshots.newest.iter().chain(others).cloned().collect();
-        snapshots.next = (snapshots.next + OTHERS_AUDITED) % snapshots.orgs.len().max(1);
+        snapshots.next = (snapshots.next + OTHERS_PER_AUDIT) % snapshots.orgs.len().max(1);
         Some((*day, orgs))
     }
 
@@ -135,8 +135,8 @@ impl SnapshotDays {
         pools.map_or(&[], Vec::as_slice)
     }
 
-    /// Takes what a decision left, on a day by Redis' clock. An organization's decisions are made one call after
-    /// the other, so the last one's snapshot is the newest.
+    /// Records the pools that a decision wrote on a day by Redis' clock. An organization has one call under way
+    /// at a time, so the last snapshot is the newest.
     pub(crate) fn record(&mut self, org: &OrgId, day: UtcDay, written: Vec<PoolSnapshot>) {
         if written.is_empty() {
             return;
@@ -151,8 +151,8 @@ impl SnapshotDays {
         self.0[0].1.record(org, written);
     }
 
-    /// Takes what an audit left, which runs beside the decisions: it replaces only the snapshots that it began
-    /// with, `before`. A decision may have left another since, perhaps at a new master.
+    /// Records the pools that an audit wrote. It runs beside decisions, so it replaces only the snapshots that it
+    /// began with, `before`: a decision may have written a newer one since, perhaps on a new master.
     pub(crate) fn record_audited(
         &mut self,
         org: &OrgId,
@@ -174,7 +174,7 @@ impl DaySnapshots {
     fn record(&mut self, org: &OrgId, written: Vec<PoolSnapshot>) {
         if self.newest.front() != Some(org) {
             self.newest.retain(|other| other != org);
-            self.newest.truncate(NEWEST_AUDITED - 1);
+            self.newest.truncate(NEWEST_PER_AUDIT - 1);
             self.newest.push_front(org.clone());
         }
         let Some(pools) = self.by_org.get_mut(org) else {
@@ -212,7 +212,7 @@ mod tests {
         let record = |day, written| snapshots.lock().record(&org, day, written);
         let pools = |day| snapshots.lock().pools(&org, day).to_vec();
         record(today, written(1));
-        // A replica whose clock is ahead asks before it knows the store's day.
+        // A replica whose clock is ahead reads before it knows the store's day.
         assert_eq!(pools(tomorrow), []);
         record(tomorrow, Vec::new());
         assert_eq!(pools(today), written(1));
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(pools(today), written(1));
         let audit = snapshots.next_audit();
         assert_eq!(audit, Some((tomorrow, vec![org.clone(), org.clone()])));
-        // Redis' clock was a year ahead for a moment: what is written after it is what is audited.
+        // Redis' clock was a year ahead for a moment: the audit is of the latest write's day.
         record(today.plus_days(365), written(5));
         record(tomorrow, written(7));
         assert_eq!(pools(tomorrow), written(7));
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_audit_left_does_not_replace_what_a_decision_has_left_since() {
+    fn an_audit_does_not_replace_the_snapshot_of_a_later_decision() {
         let org = OrgId::parse("acme").expect("a name");
         let today = UtcDay::parse("2026-11-22").expect("a day");
         let large = PoolName::parse("large").expect("a name");

@@ -17,7 +17,7 @@ enum ReplyValue {
 }
 use ReplyValue::{Flag, Number, Text};
 
-fn packed(parts: &[ReplyValue]) -> Vec<u8> {
+fn pack(parts: &[ReplyValue]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for part in parts {
         match part {
@@ -67,14 +67,14 @@ fn batch(operations: &[Operation]) -> Batch {
 
 const TIME: [ReplyValue; 2] = [Text("1795305600"), Text("5")];
 
-fn decided(parts: &[ReplyValue], operations: &[Operation]) -> Result<Vec<BatchReply>, BadReply> {
-    let reply = [packed(&TIME), packed(&[Text("done")]), packed(parts)].concat();
+fn parse(parts: &[ReplyValue], operations: &[Operation]) -> Result<Vec<BatchReply>, BadReply> {
+    let reply = [pack(&TIME), pack(&[Text("done")]), pack(parts)].concat();
     parse_decided(&reply, &[&batch(operations)]).map(|(_, replies)| replies)
 }
 
 #[test]
 fn a_reply_gives_an_outcome_for_each_operation() {
-    let figures = |used| {
+    let balance = |used| {
         Some(PoolBalance {
             pool: pool(),
             allowance: Tokens::ZERO,
@@ -100,7 +100,7 @@ fn a_reply_gives_an_outcome_for_each_operation() {
     let exceeded = Verdict::Billed(BilledReason::AllowanceExceeded);
     let reserved = |verdict, replayed| Outcome::Reserved {
         verdict,
-        pool: figures(7),
+        pool: balance(7),
         replayed,
     };
     let outcomes = vec![
@@ -110,7 +110,7 @@ fn a_reply_gives_an_outcome_for_each_operation() {
         Outcome::Settled {
             verdict: exceeded,
             reserved_as: Verdict::Free,
-            pool: figures(0),
+            pool: balance(0),
             replayed: false,
         },
         Outcome::Refused(Refusal::OtherAmount {
@@ -128,10 +128,10 @@ fn a_reply_gives_an_outcome_for_each_operation() {
     let reply: Vec<u8> = parts
         .into_iter()
         .chain([record.as_slice()])
-        .flat_map(packed)
+        .flat_map(pack)
         .collect();
-    let failed = packed(&[Text("failed"), Text("foreign"), Text("k")]);
-    let head = [packed(&TIME), failed, packed(&[Text("done")])].concat();
+    let failed = pack(&[Text("failed"), Text("foreign"), Text("k")]);
+    let head = [pack(&TIME), failed, pack(&[Text("done")])].concat();
     let batches = [batch(&[reserve()]), batch(&operations)];
     let (now, replies) =
         parse_decided(&[head, reply].concat(), &batches.each_ref()).expect("a reply");
@@ -144,28 +144,28 @@ fn a_reply_gives_an_outcome_for_each_operation() {
 #[test]
 fn another_day_answers_every_batch() {
     let batches = [batch(&[reserve()]), batch(&[settle()])];
-    let day = [packed(&TIME), packed(&[Text("day")])].concat();
+    let day = [pack(&TIME), pack(&[Text("day")])].concat();
     let (_, replies) = parse_decided(&day, &batches.each_ref()).expect("a reply");
     assert_eq!(replies, [BatchReply::DayChanged, BatchReply::DayChanged]);
 }
 
 #[test]
-fn what_is_not_eligible_is_never_free() {
+fn an_ineligible_request_is_never_free() {
     let mut ineligible = reserve();
     if let Operation::Reserve { eligibility, .. } = &mut ineligible {
         *eligibility = Eligibility::Ineligible(BilledReason::ModelNotCovered);
     }
-    assert!(decided(&[Text("M"), Number(0), Number(0)], &[ineligible.clone()]).is_ok());
+    assert!(parse(&[Text("M"), Number(0), Number(0)], &[ineligible.clone()]).is_ok());
     for free in [
         &[Number(0), Number(0)][..],
         &[Text("F"), Number(0), Number(0)],
     ] {
-        assert!(decided(free, &[ineligible.clone()]).is_err());
+        assert!(parse(free, &[ineligible.clone()]).is_err());
     }
 }
 
 #[test]
-fn what_the_script_cannot_have_said_is_refused() {
+fn a_reply_that_the_script_cannot_give_is_refused() {
     let cases: [&[ReplyValue]; 10] = [
         &[],
         &[Text("X")],
@@ -187,12 +187,12 @@ fn what_the_script_cannot_have_said_is_refused() {
         &[Text("e"), Text("")],
     ];
     for parts in cases {
-        assert!(decided(parts, &[reserve()]).is_err());
+        assert!(parse(parts, &[reserve()]).is_err());
     }
-    assert!(decided(&[Number(7)], &[]).is_err());
-    assert!(decided(&[Number(7)], &[settle()]).is_err());
+    assert!(parse(&[Number(7)], &[]).is_err());
+    assert!(parse(&[Number(7)], &[settle()]).is_err());
     assert!(parse_decided(&[], &[]).is_err());
     assert!(bytes(&redis::Value::Nil).is_err());
-    let late = packed(&[Text("1"), Text("1000000")]);
+    let late = pack(&[Text("1"), Text("1000000")]);
     assert!(parse_decided(&late, &[]).is_err());
 }

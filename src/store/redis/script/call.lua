@@ -1,69 +1,67 @@
 #!lua
--- Decides batches, each of one organization, each operation on what the ones before it left.
+-- Decides batches, each of one organization. Each operation sees what the ones before it changed.
 --
--- The script is these files one behind the other: call.lua (this one), rules.lua (the rules, pure), recovery.lua
--- (what Redis lost), pools.lua, usage.lua, reservations.lua, decide.lua. It is judged whole before the first
--- write: a script is atomic, but does not roll back. A batch that fails says so in its place, and leaves the
--- others alone.
+-- The script consists of call.lua (this file), rules.lua (the rules, pure), recovery.lua (lost writes), pools.lua,
+-- usage.lua, reservations.lua and decide.lua, in this order. A batch is judged whole before its first write: a
+-- script is atomic, but does not roll back. If a batch fails, its answer says so, and the others are decided.
 --
--- Lua makes every function anew at each call, with each variable that it captures: hence names in capitals are no
--- variables, but replaced by their values before Redis gets the script (src/store/redis/script/mod.rs). And what a
--- call leaves behind for the garbage collector costs more than what it computes: hence few tables, arrays for
--- counters, and reservations that stay texts until something is asked of them.
+-- Lua creates every function again at each call, with the variables that it captures. So names in capitals are no
+-- variables: they are replaced by their values before Redis gets the script (src/store/redis/script/mod.rs). Garbage
+-- costs more than computing. So there are few tables, counters are arrays, and reservations are parsed late.
 --
--- KEYS  batch after batch:
+-- KEYS  for each batch:
 --       usage and requests of today
 --       the record of today of each pool that the batch names
---       and, only where it has ids: usage and requests of yesterday
+--       if it has ids: usage and requests of yesterday
 -- ARGV  1  today's 00:00 UTC, in seconds since 1970
 --       2  how long usage is kept after its day, in seconds
---       3  the replica that calls: a number
---       4  the number of this call among all that the replica makes
---       5  how many usage rows an organization has on a day at most
---       …  a batch each, as MessagePack values one behind the other (the layout: below)
+--       3  the number of the calling replica
+--       4  the number of this call among the replica's calls
+--       5  the maximum number of usage rows of an organization on a day
+--       …  a batch each, as consecutive MessagePack values (layout: below)
 --
--- Returns MessagePack values, one behind the other (src/store/redis/reply.rs): the clock in seconds and
--- microseconds as TIME gives them, and
---   'day'                     it is another day here; nothing was written
+-- Returns consecutive MessagePack values (src/store/redis/reply.rs): the clock in seconds and microseconds as TIME
+-- gives them, and
+--   'day'                     it is another day; nothing was written
 -- or for each batch
---   'failed', why, key        nothing of the batch was written; the last key that was read
---   'partial', why            the batch failed between its writes, which can't be
---   'pools', number, name…    name these pools too; nothing of the batch was written
+--   'failed', why, key        nothing of the batch was written; key: the last one that was read
+--   'partial', why            the batch failed between its writes, which is a bug
+--   'pools', number, name…    the batch must name these pools too; nothing of it was written
 --   'stale'                   Redis lost writes of the replica to the batch's pools: send the snapshots; nothing of
 --                             the batch was written
 --   'done', answer…, number, (place, seq, record)…
 --      an answer for each operation, then a snapshot of each pool that was written:
---      used                                             reserve: it is free
---      verdict, used                                    reserve: it is not; used: 0 where not eligible
---      'r', verdict, pool, used, closed                 reserve, replayed; pool: '' where not eligible
+--      used                                             reserve: free
+--      verdict, used                                    reserve: billed; used: 0 if not eligible
+--      'r', verdict, pool, used, closed                 reserve, replayed; pool: '' if not eligible
 --      's', verdict, reserved_as, replayed, pool, used, closed
---                                                       settle; for one of yesterday false ends the answer
---                                                       in place of `used`
---      'v', tokens, replayed, pool, used, closed        release; likewise
---      'd', letters                                     reserved before with another project (p), model
+--                                                       settle; if reserved yesterday, `used` is false and the
+--                                                       last value
+--      'v', tokens, replayed, pool, used, closed        release; `used` as for settle
+--      'd', fields                                      reserved before with another project (p), model
 --                                                       (m), tokens (t) or workload (w)
 --      'e', 'released' | 'settled' | 'unknown' | 'full'
---      'a', tokens                                      settled with another amount before
--- A verdict is a letter: F is free, any other a reason for being billed.
+--      'a', tokens                                      settled before with another amount
+-- A verdict is a letter: F is free, any other is a reason for being billed.
 
--- The layout of a batch (src/store/redis/script/request.rs): the header, then so many of each:
+-- The layout of a batch (src/store/redis/script/request.rs): the header, then these sections:
 --   header    whether an overflow closes a pool until midnight; the number of its first key; whether it has
---             snapshots whole; whether every pool is read; whether an id occurs more than once; the numbers of
+--             whole snapshots; whether every pool is read; whether an id occurs more than once; the numbers of
 --             pools, rows, classes, ids and lookups
---   pools     encoded name, allowance, snapshot: the replica's last seq, 0 where it knows of none; or the record
+--   pools     encoded name, allowance, snapshot: the seq of the replica's last write, 0 if none; or the record
 --   rows      the fields of usage rows: encoded project, ':', encoded model
---   classes   what the Reserves ask for, each once: the number of its pool, or the letter of the reason for which
---             it is not eligible; the number of its row; whether a pool lists its model
---   ids       as often as they occur
---   lookups   what is read with the ids: \1, the field of each class, the field of each pool's held tokens
--- and then the operations; an id is the next of `ids`:
+--   classes   what Reserves have in common, each once: the number of the pool, or the code of the reason why it is
+--             not eligible; the number of the row; whether a pool lists the model
+--   ids       in the order of their operations
+--   lookups   the fields that are read with the ids: \1, the class fields, the fields of the pools' held tokens
+-- and then the operations, of which each with an id takes the next of `ids`:
 --   tokens                    reserve without an id
---   RESERVE_WITH_ID tokens    reserve with an id: counted and remembered
+--   RESERVE_WITH_ID tokens    reserve with an id: counted and recorded
 --   DRY_RUN_WITH_ID tokens    the same, but nothing is written
 --   DRY_RUN tokens            reserve without an id, but nothing is written
 --   SETTLE tokens             settle an id
 --   RELEASE                   release an id
---   SET_CLASS class           no operation: what the Reserves that follow ask for; at first, class 1
+--   SET_CLASS class           no operation: the class of the Reserves that follow; at first, class 1
 local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN, SETTLE, RELEASE, SET_CLASS = 0, -1, -2, -3, -4, -5, -6
 local HEADER, POOL, CLASS = 10, 3, 3
 local CLOSES, FIRST_KEY, HAS_SNAPSHOTS, READS_ALL, HAS_DUPLICATES = 1, 2, 3, 4, 5
@@ -78,15 +76,16 @@ if tonumber(time[1]) < midnight or tonumber(time[1]) >= midnight + DAY then
   return cmsgpack.pack(time[1], time[2], 'day')
 end
 
--- What a batch is while it is decided:
---   args            its values; and behind which of them the parts begin: fields, classes, ids, operations
+-- A batch while it is decided:
+--   args            its values
+--   fields, classes, ids, operations   the position before each section in args
 --   rows, pools     by their numbers
---   reservations    only where it has lookups (reservations.lua)
+--   reservations    only if it has lookups (reservations.lua)
 --   is_stale        whether a pool's record is older than its snapshot
 --   row_counts, other_rows, more_rows   usage.lua
---   writes          what is to be written to hashes: key, changes, and when it expires, in turn
+--   writes          the writes to hashes: key, changes, expiry time, in turn
 
--- The key that is being read: what fails before the first write fails for what is there.
+-- The key that was read last. If a batch fails before its first write, the value of this key is the cause.
 local reading
 
 local function usage_key(batch, day)
@@ -99,14 +98,14 @@ local function requests_key(batch, day)
   return KEYS[day == TODAY and first + 1 or first + 3 + batch.args[N_POOLS]]
 end
 
--- A permission that is missing must show before the first write.
+-- A missing permission must show before the first write.
 local function assert_allowed(command, ...)
   if not redis.acl_check_cmd(command, ...) then
     error({ err = 'NOPERM the user may not ' .. command .. ' ' .. (...) })
   end
 end
 
--- Plans the write of fields and values to a hash, and when it expires, where this is the first write to it.
+-- Plans a write of fields and values to a hash; the first write to a hash also sets when it expires.
 local function plan_write(batch, key, changes, expires_at)
   assert_allowed('HSET', key, 'field', 'value')
   if expires_at then

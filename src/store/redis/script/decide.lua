@@ -13,7 +13,7 @@ local function answer(a, b, c, d, e, f, g)
   n_answers = #answers
 end
 
--- What the Reserves that follow ask for: the class, its pool, the reason for which it is not eligible, its row.
+-- A class, its pool, the reason if it is not eligible, its row.
 local function class_of(batch, class)
   local at = batch.classes + CLASS * (class - 1)
   local target = batch.args[at + 1]
@@ -83,7 +83,7 @@ local function decide_operations(batch)
   end
 end
 
--- Asks the replica to name these pools before this batch can be decided.
+-- Answers that the batch must name these pools too.
 local function answer_unnamed(names)
   answer('pools', #names)
   for at = 1, #names do
@@ -107,7 +107,7 @@ end
 
 local function parse_batch(argument)
   local args = { cmsgpack.unpack(argument) }
-  -- Lua's stack bounds how many values one call takes: that must show now, not between two writes.
+  -- Lua's stack limits the values of one call. A batch that is too large must fail here, not between two writes.
   if args[N_IDS] > 512 or args[N_CLASSES] > 512 then
     error('a batch is too large')
   end
@@ -121,7 +121,7 @@ local function parse_batch(argument)
   }
 end
 
--- Whether writes of the batch that is being decided have begun.
+-- Whether the current batch has begun to write.
 local is_writing
 
 local function write(batch)
@@ -164,7 +164,7 @@ local function decide(argument)
   write(batch)
 end
 
--- Takes back what a batch answered before it failed.
+-- Replaces the answers of a batch by its failure.
 local function answer_failure(answers_before, why)
   why = type(why) == 'table' and why.err or tostring(why)
   for at = #answers, answers_before + 1, -1 do

@@ -1,8 +1,7 @@
-//! The names of the keys, and of what stands in their fields (docs/CONTRACT.md, "Keys in Redis").
+//! The names of keys and of their fields (docs/CONTRACT.md, "Keys in Redis").
 //!
-//! Every name that comes from outside is percent-encoded, so that it can't leave its place in a key
-//! or a field, nor the key's hash tag: what is left unencoded (codes, digits, `-`, `.`, `_`, `~`) is
-//! none of the characters that mean something there. The encoding is injective, so two names never
+//! Every name from outside is percent-encoded, so it can't leave its part of a key or a field, nor the hash tag:
+//! only letters, digits, `-`, `.`, `_` and `~` stay as they are. The encoding is injective, so two names never
 //! share a counter.
 
 use std::borrow::Cow;
@@ -17,7 +16,7 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// Between the parts of a key or a field. Always encoded in a name.
+/// Separates the parts of a key or a field. In names it is always encoded.
 const SEPARATOR: char = ':';
 
 /// Encodes a name for a key or a field.
@@ -26,7 +25,7 @@ pub fn encode(name: &str) -> Cow<'_, str> {
     utf8_percent_encode(name, ENCODED).into()
 }
 
-/// Decodes what [`encode`] gave; `None` where it can't have.
+/// The inverse of [`encode`]; `None` if `encode` can't have returned this.
 #[must_use]
 pub fn decode(encoded: &str) -> Option<String> {
     let name = percent_decode_str(encoded).decode_utf8().ok()?;
@@ -43,7 +42,7 @@ pub fn row_field(project: &ProjectId, model: &ModelName) -> String {
     )
 }
 
-/// Project and model of a usage row's field; `None` where [`row_field`] can't have given it.
+/// The inverse of [`row_field`]; `None` if `row_field` can't have returned this.
 #[must_use]
 pub fn parse_row_field(field: &str) -> Option<(ProjectId, ModelName)> {
     let (project, model) = field.split_once(SEPARATOR)?;
@@ -92,8 +91,8 @@ impl OrgKeys {
     }
 }
 
-/// The field of the requests in which a pool's tokens that are held are counted. No id can be it, since it
-/// begins with a control character.
+/// The field of the requests that has a pool's held tokens. No request id equals it, since it begins with a
+/// control character.
 pub(crate) fn held_field(pool: &PoolName) -> String {
     format!("\u{2}{}", encode(pool.as_str()))
 }
@@ -135,7 +134,7 @@ mod tests {
         }
 
         #[test]
-        fn a_row_field_gives_its_project_and_model_again(project in "\\PC{1,32}", model in "\\PC{1,32}") {
+        fn a_row_field_is_parsed_to_its_project_and_model(project in "\\PC{1,32}", model in "\\PC{1,32}") {
             let project = ProjectId::parse(project).expect("legal");
             let model = ModelName::parse(model).expect("legal");
             prop_assert_eq!(parse_row_field(&row_field(&project, &model)), Some((project, model)));

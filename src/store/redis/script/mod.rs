@@ -10,7 +10,7 @@ use redis::{Cmd, ServerErrorKind, Value};
 
 use crate::store::redis::conn::{RedisClient, connection::SendOptions, errors::SendError};
 
-/// A script that is called by its hash, and sent whole to a server that does not know it.
+/// A script. It is called by its hash; a server that does not have it gets its source.
 pub(crate) struct Script {
     source: String,
     hash: String,
@@ -25,9 +25,9 @@ impl Script {
         }
     }
 
-    /// Runs the script with the keys and arguments that `push` adds, where `key` is. Where the server doesn't
-    /// know it (a restart, SCRIPT FLUSH, another node), nothing ran, and it is sent whole: that can't miss,
-    /// whichever node has the key by then.
+    /// Runs the script at the server that has `key`, with the keys and arguments that `push` adds. If the server
+    /// does not have the script (a restart, SCRIPT FLUSH, another node), nothing ran, and EVAL sends the source.
+    /// EVAL works at any node.
     pub(crate) async fn run(
         &self,
         client: &RedisClient,
@@ -53,9 +53,9 @@ impl Script {
     }
 }
 
-/// Replaces a script's constants by their values: a line like `local CLOSED, FREE = 5, 'F'` at the margin defines
-/// them. Lua 5.1 has no constants: as variables they would be captured by each function anew at each call of the
-/// script, which then takes a quarter longer.
+/// Replaces a script's constants by their values. An unindented line like `local CLOSED, FREE = 5, 'F'` defines
+/// them. Lua 5.1 has no constants: as variables, each function would capture them again at each call, which makes
+/// the script a quarter slower.
 fn fold_constants(source: &str) -> String {
     let mut constants = HashMap::new();
     let mut lines = Vec::new();

@@ -1,17 +1,16 @@
--- Pools: reads their records, and writes them.
+-- Pools: reads and writes their records.
 --
--- KEYS    the records of today, behind usage and requests of today
+-- KEYS    the records of today, after usage and requests of today
 -- ARGV    3, 4: the replica and its call; a batch's `pools`
 -- Record  MessagePack values: whether the pool is closed, and a component for each replica that wrote to it: its
 --         number, the seq of its last write, and what it counted (free tokens, billed tokens, free requests,
---         billed requests), below 0 where it took back what another counted. The pool's counters are the sums.
---         A seq comes from the number of the call, so what Redis lost and what was written instead never have
---         the same.
+--         billed requests), negative if it took back what another counted. The pool's counters are the sums.
+--         A seq comes from the number of the call, so a lost write and a later one never have the same seq.
 
 local MAX_COMPONENTS = 64
 
--- Of a pool, besides its counters: its key; its record as Redis has it; where the replica's own component begins
--- in it, or nil; and behind that place the four counters before the batch.
+-- A pool also has: its key; its record as Redis has it; the position of the replica's own component in the record, or
+-- nil; and after that position the four counters before the batch.
 local KEY, RECORD, OWN, BEFORE = 10, 11, 12, 12
 
 -- Reads the pool at a place among those that the batch names.
@@ -35,14 +34,14 @@ local function read_pool(batch, place)
   elseif is_recovered == false and (own and record[own + 1] or 0) < snapshot then
     batch.is_stale = true
   end
-  -- Below 0 where what one replica counted is lost, and what another took back of it is not.
+  -- A sum is negative if Redis lost what one replica counted, but not what another took back of it.
   return {
     math.max(0, a), math.max(0, b), math.max(0, c), math.max(0, d), record[1], is_recovered, not packed,
     batch.args[HEADER + POOL * place - 1], 0, reading, record, own, a, b, c, d,
   }
 end
 
--- Reads the pools of the batch's classes; or all of them, for an audit.
+-- Reads the pools of the batch's classes; for an audit, all pools.
 local function read_pools(batch)
   local args, pools = batch.args, batch.pools
   if args[READS_ALL] then
@@ -58,8 +57,8 @@ local function read_pools(batch)
   end
 end
 
--- Makes room: the first two replicas that wrote today are mostly long gone, and share a component. One that is
--- not counts in a new one, and its audit finds the pool short of it, which bills too much.
+-- Makes room: merges the components of the first two replicas that wrote today, which have mostly ended. If one still
+-- runs, it gets a new component, and its audit restores the old one, which bills too much.
 local function unite_first_components(record)
   record[3] = math.max(record[3], record[3 + COMPONENT]) + 1
   for value = 2, COMPONENT - 1 do
@@ -70,9 +69,9 @@ local function unite_first_components(record)
   end
 end
 
--- Adds what the batch changed to the replica's own component, packs the record for its write, and gives the seq. A
--- batch without operations only recovers, and raises no seq: a decision may be under way beside it, at a master that
--- is being replaced, and a higher seq here would hide that this one's is missing.
+-- Adds the batch's changes to the replica's own component, packs the record, and returns the seq. A batch without
+-- operations only recovers, and raises no seq: a decision may run concurrently on a master that is being replaced,
+-- and a higher seq here would hide that its seq is missing.
 local function update_record(pool, has_operations)
   local record, own = pool[RECORD], pool[OWN]
   if not own then
@@ -84,7 +83,7 @@ local function update_record(pool, has_operations)
     record[own + 4], record[own + 5] = 0, 0
   end
   if has_operations then
-    -- Between two calls there is room for the writes of a call that comes late.
+    -- The seqs of two calls are 1024 apart, which leaves room for the writes of a late call.
     record[1], record[own + 1] = pool[CLOSED], math.max(record[own + 1] + 1, tonumber(ARGV[4]) * 1024)
     for value = 1, 4 do
       record[own + 1 + value] = record[own + 1 + value] + (pool[value] - pool[BEFORE + value])

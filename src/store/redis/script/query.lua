@@ -1,10 +1,10 @@
 #!lua flags=no-writes
--- Reads the counters of pools, for the quota of an organization.
+-- Reads the records and the held tokens of pools.
 --
--- KEYS     the counters of each pool on the day that the caller means; then the requests of that day
--- ARGV     for each pool the field of its tokens that are held
--- Returns {seconds, micros, counters…, held…}: the clock, and for each pool what is kept: see
--- pools.lua and reservations.lua
+-- KEYS     the record of each pool on a day; then the requests of that day
+-- ARGV     for each pool, the field of its held tokens
+-- Returns  {seconds, micros, record…, held…}: the clock as TIME gives it, each pool's record (pools.lua) and held
+--          tokens (reservations.lua)
 
 local time = redis.call('TIME')
 local answers = { time[1], time[2] }

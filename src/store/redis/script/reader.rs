@@ -1,5 +1,5 @@
-//! What the scripts pack: MessagePack values, one behind the other. Read strictly: whatever the scripts
-//! can't have said is an error, never a guess.
+//! Reads the replies and records of the scripts: consecutive MessagePack values. A value that the scripts can't
+//! have written is an error.
 
 use chrono::{DateTime, Utc};
 use redis::Value;
@@ -7,7 +7,7 @@ use rmp::Marker;
 
 use crate::domain::{Tokens, UsageCounters};
 
-/// The reply is none that the script can give. Says what is wrong.
+/// Says why the script can't have given this reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadReply(String);
@@ -16,7 +16,7 @@ pub(crate) fn bad(what: impl Into<String>) -> BadReply {
     BadReply(what.into())
 }
 
-/// MessagePack values that are still to be read.
+/// Reads consecutive MessagePack values.
 #[derive(Clone)]
 pub(crate) struct MsgPackReader<'r> {
     rest: &'r [u8],
@@ -27,12 +27,12 @@ impl<'r> MsgPackReader<'r> {
         Self { rest: packed }
     }
 
-    /// How many bytes are still to be read.
+    /// The number of unread bytes.
     pub(crate) fn left(&self) -> usize {
         self.rest.len()
     }
 
-    /// Whether a number comes next.
+    /// Whether the next value is a number.
     pub(crate) fn is_number(&self) -> bool {
         let next = self.rest.first().map(|byte| Marker::from_u8(*byte));
         matches!(
@@ -43,7 +43,7 @@ impl<'r> MsgPackReader<'r> {
 
     pub(crate) fn text(&mut self) -> Result<&'r str, BadReply> {
         let read = rmp::decode::read_str_from_slice(self.rest);
-        let (text, rest) = read.map_err(|_| bad("a part that is no text"))?;
+        let (text, rest) = read.map_err(|_| bad("a value that is not text"))?;
         self.rest = rest;
         Ok(text)
     }
@@ -51,37 +51,37 @@ impl<'r> MsgPackReader<'r> {
     pub(crate) fn amount(&mut self) -> Result<Tokens, BadReply> {
         let amount = rmp::decode::read_int(&mut self.rest).ok();
         let amount = amount.and_then(Tokens::new);
-        amount.ok_or_else(|| bad("a part that is no amount"))
+        amount.ok_or_else(|| bad("a value that is not an amount"))
     }
 
     pub(crate) fn flag(&mut self) -> Result<bool, BadReply> {
-        rmp::decode::read_bool(&mut self.rest).map_err(|_| bad("a part that is no flag"))
+        rmp::decode::read_bool(&mut self.rest).map_err(|_| bad("a value that is not a flag"))
     }
 
-    /// The clock, as Redis' TIME gives it: seconds since 1970, and microseconds, both as digits.
+    /// A reply to TIME: seconds since 1970, and microseconds, both as digits.
     pub(crate) fn time(&mut self) -> Result<DateTime<Utc>, BadReply> {
         let (seconds, micros) = (self.text()?, self.text()?);
         parse_time(seconds, micros).ok_or_else(|| bad(format!("the time {seconds:?} {micros:?}")))
     }
 
-    /// Bytes that need not be text, though they are packed as one.
+    /// Any bytes, packed as a string.
     pub(crate) fn bytes(&mut self) -> Result<&'r [u8], BadReply> {
         let mut rest = self.rest;
         let length = rmp::decode::read_str_len(&mut rest).ok();
         let split = length.and_then(|length| rest.split_at_checked(length as usize));
-        let (bytes, rest) = split.ok_or_else(|| bad("a part that is no bytes"))?;
+        let (bytes, rest) = split.ok_or_else(|| bad("a value that is not a string"))?;
         self.rest = rest;
         Ok(bytes)
     }
 
-    /// An amount with a sign.
+    /// A signed amount.
     pub(crate) fn change(&mut self) -> Result<i64, BadReply> {
         let change: Option<i64> = rmp::decode::read_int(&mut self.rest).ok();
         let change = change.filter(|it| it.unsigned_abs() <= Tokens::MAX.get());
-        change.ok_or_else(|| bad("a part that is no amount, nor one below 0"))
+        change.ok_or_else(|| bad("a value that is not a signed amount"))
     }
 
-    /// A usage row's counters, with nothing behind them.
+    /// The counters of a usage row, up to the end.
     pub(crate) fn row(mut self) -> Result<UsageCounters, BadReply> {
         let row = UsageCounters {
             free_tokens: self.amount()?,
@@ -96,7 +96,7 @@ impl<'r> MsgPackReader<'r> {
     }
 }
 
-/// The moment of a reply to TIME.
+/// Parses a reply to TIME.
 pub(crate) fn parse_time(seconds: &str, micros: &str) -> Option<DateTime<Utc>> {
     let seconds = i64::try_from(parse_number(seconds)?).ok()?;
     let micros = u32::try_from(parse_number(micros)?).ok()?;
@@ -112,27 +112,27 @@ pub(crate) fn parse_number(text: &str) -> Option<u64> {
     digits.then(|| text.parse().ok()).flatten()
 }
 
-/// A reply that is a list which begins with the clock, and what is behind that; no clock where it can't be read.
+/// Splits a list into the clock at its start, and the rest. No clock if it can't be parsed.
 pub(crate) fn after_clock(reply: &Value) -> Result<(Option<DateTime<Utc>>, &[Value]), BadReply> {
     match reply {
         Value::Array(parts) => match parts.as_slice() {
             [seconds, micros, rest @ ..] => Ok((parse_time(text(seconds)?, text(micros)?), rest)),
             _ => Err(bad("a reply of fewer than two parts")),
         },
-        _ => Err(bad("a reply that is no list")),
+        _ => Err(bad("a reply that is not a list")),
     }
 }
 
-/// A part of a reply that is a list.
+/// An element of a reply, as text.
 pub(crate) fn text(part: &Value) -> Result<&str, BadReply> {
     std::str::from_utf8(bytes(part)?).map_err(|_| bad("not UTF-8"))
 }
 
-/// Likewise, of any bytes.
+/// An element of a reply, as bytes.
 pub(crate) fn bytes(part: &Value) -> Result<&[u8], BadReply> {
     match part {
         Value::BulkString(bytes) => Ok(bytes),
         Value::SimpleString(text) => Ok(text.as_bytes()),
-        _ => Err(bad("a part that is no string")),
+        _ => Err(bad("an element that is not a string")),
     }
 }

@@ -1,14 +1,14 @@
--- What is needed where Redis has lost writes that it acknowledged (src/store/redis/recovery/): the replica sends
--- its snapshots of the pools, and they are merged into what Redis has left.
+-- Recovers acknowledged writes that Redis lost (src/store/redis/recovery/): merges the replica's snapshots of the
+-- pools into the records that Redis still has.
 --
 -- KEYS, ARGV  none: pools.lua reads the records, reservations.lua the last class
 -- Rules       docs/DURABILITY.md, "When Redis forgets"
 
--- How many values a component of a record has: replica, seq, and four counters.
+-- The number of values of a component: replica, seq, and four counters.
 local COMPONENT = 6
 
--- Merges a snapshot into a record: per replica, the component with the higher seq wins. Gives true if anything
--- was newer there, else nil.
+-- Merges a snapshot into a record: per replica, the component with the higher seq wins. Returns true if anything in
+-- the snapshot was newer, else nil.
 local function merge(record, snapshot)
   local other, is_newer = { cmsgpack.unpack(snapshot) }, nil
   if other[1] and not record[1] then
@@ -29,9 +29,9 @@ local function merge(record, snapshot)
   return is_newer
 end
 
--- Redis may have lost what settled or released the reservations that it still has, while the merged record counts
--- it. What these took back must not be taken back twice: from here on the reservations of the classes that there
--- are lower `used` no more, and later ones get classes of their own.
+-- Redis may have lost the Settle or Release of reservations that it still has, while the merged record counts it.
+-- Nothing may be taken back twice: reservations of the existing classes no longer lower `used`, and later ones get
+-- new classes.
 local function mark_recovery(batch)
   local reservations = batch.reservations
   for _, pool in pairs(batch.pools) do
@@ -42,7 +42,7 @@ local function mark_recovery(batch)
   end
 end
 
--- Whether Redis may have lost what became of today's reservations of a class.
+-- Whether Redis may have lost the Settle or Release of today's reservations of a class.
 local function predates_recovery(reservations, class_id)
   local recovered_before = reservations.recovered_before
   return recovered_before and class_id and tonumber(class_id) <= recovered_before

@@ -1,7 +1,7 @@
-//! The keys and arguments of the script: a batch as MessagePack, which Redis' Lua unpacks in C.
+//! Encodes the keys and arguments of the script: a batch is MessagePack, which Redis' Lua unpacks in C.
 //!
-//! What many operations of a batch have in common is sent once (dictionary encoding): the classes of its
-//! Reserves (pool, workload, project, model) and the usage rows. An operation names their numbers.
+//! Values that operations share are sent once (dictionary encoding): the classes of Reserves (pool, workload,
+//! project, model) and the usage rows. An operation has their numbers.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,8 +15,7 @@ use crate::{
     },
 };
 
-/// What an operation begins with, unless it is a Reserve without an id that is recorded. The names are those of
-/// call.lua.
+/// Codes that begin an operation, named as in call.lua. A recorded Reserve without an id has none.
 const RESERVE_WITH_ID: i64 = -1;
 const DRY_RUN_WITH_ID: i64 = -2;
 const DRY_RUN: i64 = -3;
@@ -24,11 +23,11 @@ const SETTLE: i64 = -4;
 const RELEASE: i64 = -5;
 const SET_CLASS: i64 = -6;
 
-/// How many values the header of a batch has.
+/// The number of values in a batch's header.
 const HEADER: usize = 10;
 
-/// The argument of a batch: after a header the sections, in this order, each of items of so many values. The
-/// twin of the layout in call.lua.
+/// The argument of a batch: a header, then these sections in this order, with the number of values of an item.
+/// The twin of the layout in call.lua.
 #[derive(Default)]
 struct BatchArgument {
     pools: ArgumentSection<3>,
@@ -39,7 +38,7 @@ struct BatchArgument {
     operations: ArgumentSection<1>,
 }
 
-/// MessagePack values, one behind the other.
+/// Consecutive MessagePack values.
 #[derive(Default)]
 struct ArgumentSection<const WIDTH: usize> {
     values: usize,
@@ -52,18 +51,18 @@ pub(crate) struct ScriptCall {
     pub(crate) keys: Vec<String>,
     /// One for each batch.
     pub(crate) arguments: Vec<Vec<u8>>,
-    /// The pools that each batch names, in their order, and the seq of the snapshot of each.
+    /// For each batch: the pools that it names, in order, and the seq of each one's snapshot.
     pub(crate) pools: Vec<Vec<(PoolName, u64)>>,
 }
 
-/// What a batch is sent with besides its operations.
+/// How a batch is sent.
 #[derive(Clone, Default)]
 pub(crate) struct BatchOptions {
-    /// Pools that a reservation names, and the terms don't.
+    /// Pools of reservations that the terms don't have.
     pub(crate) extra_pools: Vec<PoolName>,
     /// Redis lost writes: the snapshots are sent whole.
     pub(crate) sends_snapshots: bool,
-    /// Every pool that there is a snapshot of is read.
+    /// Every pool with a snapshot is read.
     pub(crate) audits: bool,
 }
 
@@ -91,7 +90,7 @@ impl ScriptCall {
         }
         let has_ids = !ids.is_empty();
         if has_ids {
-            // Any of them may be a reservation's.
+            // A reservation may be in any of them.
             let known = terms.allowances.iter().map(|(pool, _)| pool);
             for pool in known.chain(&options.extra_pools) {
                 dictionary.pool(pool);
@@ -206,7 +205,7 @@ impl BatchArgument {
     }
 }
 
-/// What a batch is about, each once. Numbers begin at 1, as in Lua.
+/// The pools, rows and classes of a batch, each once. Numbers begin at 1, as in Lua.
 #[derive(Default)]
 struct Dictionary<'b> {
     pools: Vec<&'b PoolName>,
@@ -218,7 +217,7 @@ struct Dictionary<'b> {
     last: Option<(&'b RequestFields, &'b Eligibility, usize)>,
 }
 
-/// What a Reserve asks for.
+/// What Reserves have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct RequestClass {
     target: Target,
@@ -227,7 +226,7 @@ struct RequestClass {
     is_listed: bool,
 }
 
-/// A pool by its number, or the letter of the reason for being billed.
+/// The number of a pool, or the code of the reason for being billed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Target {
     Pool(usize),
@@ -235,7 +234,7 @@ enum Target {
 }
 
 impl<'b> Dictionary<'b> {
-    /// The number of a pool. There are few, so they are searched.
+    /// The number of a pool. There are few, so a linear search is enough.
     fn pool(&mut self, pool: &'b PoolName) -> usize {
         let known = self.pools.iter().position(|known| *known == pool);
         1 + known.unwrap_or_else(|| {
@@ -295,15 +294,14 @@ impl<'b> Dictionary<'b> {
         for class in &self.classes {
             match class.target {
                 Target::Pool(number) => argument.classes.number(number as u64),
-                Target::Billed(letter) => argument.classes.text(letter.encode_utf8(&mut [0; 4])),
+                Target::Billed(code) => argument.classes.text(code.encode_utf8(&mut [0; 4])),
             }
             argument.classes.number(class.row as u64);
             argument.classes.flag(class.is_listed);
         }
     }
 
-    /// Adds the fields that are read with the ids: none of them can be an id, since they begin with a control
-    /// character.
+    /// Adds the fields that are read with the ids. No id equals one, since they begin with a control character.
     fn push_lookups(&self, lookups: &mut ArgumentSection<1>) {
         lookups.text("\u{1}");
         for class in &self.classes {
@@ -341,7 +339,7 @@ impl<const WIDTH: usize> ArgumentSection<WIDTH> {
         self.bytes(text.as_bytes());
     }
 
-    /// As a text, which is a string of bytes in Lua.
+    /// Packed as a string, which is bytes in Lua.
     fn bytes(&mut self, bytes: &[u8]) {
         self.values += 1;
         let length = u32::try_from(bytes.len()).expect("names and records are short");

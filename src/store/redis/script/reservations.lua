@@ -1,29 +1,29 @@
--- Reservations: finds those of a batch's ids, says what becomes of them, and writes it.
+-- Reservations: reads those of a batch's ids, decides their operations, and plans their writes.
 --
 -- KEYS  requests of today, and of yesterday; usage of today, and of yesterday
 -- ARGV  a batch's `ids` and `lookups`
 -- Rules docs/CONTRACT.md, "Reserve" 5, "Settle", "Release"
--- In the hash of a day's requests:
---   id           a reservation: its verdict; 's' and the settled verdict, or 'r' where it was released; the id of
---                its class; ':' and its tokens. Settled, it ends with ':' and the actual tokens. Held, it ends with
---                ':' where the row '(other)', '(other)' counts it.
---   \1class      the id of a class, 'pool:workload:row': so a reservation is short, whatever the names are
+-- Fields of a day's requests:
+--   id           a reservation: its verdict; 's' and the settled verdict, or 'r' if released; the id of its class;
+--                ':' and its tokens. If settled, it ends with ':' and the actual tokens. If held, it ends with ':'
+--                if the row '(other)', '(other)' counts it.
+--   \1class      the id of a class, 'pool:workload:row', which keeps reservations short
 --   \1number     the class of this id
---   \1           the last class id; behind a space, the last one before a recovery (recovery.lua)
---   \2pool       the pool's tokens that are held
+--   \1           the last class id; after a recovery also a space and the last one before it (recovery.lua)
+--   \2pool       the pool's held tokens
 
 local RESERVATION = '^([FOZEPJWTMCXD])([sr]?)([FOZEPJWTMCXD]?)(%d+):(%d+)(:?)(%d*)$'
 
 -- A batch's `reservations`:
---   texts, days        those that are known, and of which day they are, by id
---   class_ids          by the batch's class: its id, where it has one
---   classes            by day and id: {name and pool, or '' where not eligible; fields; row}
+--   texts, days        by id: the reservation's text, and its day
+--   class_ids          by class of the batch: its id, if it has one
+--   classes            by day and id: {name and pool, or '' if not eligible; fields; row}
 --   last_class_id, new_classes
 --   recovered_before, is_recovery_new
---   held               by place: the pool's tokens that are held
---   fields, rows       by day: the usage rows that only reservations are about
---   changes            by day: what is to be written: field and value in turn
---   unnamed            the pools that the replica has to name
+--   held               by place: the pool's held tokens
+--   fields, rows       by day: the usage rows that only reservations need
+--   changes            by day: the fields and values to write, in turn
+--   unnamed            the pools that the batch must name too
 
 local function read_last_class_id(reservations, text)
   reservations.last_class_id = tonumber(text)
@@ -34,14 +34,14 @@ local function read_last_class_id(reservations, text)
   end
 end
 
--- Takes what a day has of the ids that stand in `list` behind a place. Gives the ids that it has not; or nil, where it
--- has none.
-local function take_found(reservations, day, list, behind, values, n)
+-- Adds a day's reservations of the ids list[offset + 1] to list[offset + n]. Returns the ids that the day does not
+-- have; or nil, if it has none of them.
+local function add_found(reservations, day, list, offset, values, n)
   local missing
   for at = 1, n do
-    local id = list[behind + at]
+    local id = list[offset + at]
     if values[at] then
-      missing = missing or { unpack(list, behind + 1, behind + at - 1) }
+      missing = missing or { unpack(list, offset + 1, offset + at - 1) }
       reservations.texts[id], reservations.days[id] = values[at], day
     elseif missing then
       missing[#missing + 1] = id
@@ -50,8 +50,8 @@ local function take_found(reservations, day, list, behind, values, n)
   return missing
 end
 
--- Finds the reservations of the ids, today's, else yesterday's, and what is read with them.
-local function find_reservations(batch, reservations)
+-- Reads the reservations of the ids, today's, else yesterday's, and the lookups.
+local function read_texts(batch, reservations)
   local args, ids, n = batch.args, batch.ids, batch.args[N_IDS]
   reading = requests_key(batch, TODAY)
   local values = redis.call('HMGET', reading, unpack(args, ids + 1, batch.operations))
@@ -63,13 +63,13 @@ local function find_reservations(batch, reservations)
   for at = 1, args[N_POOLS] do
     reservations.held[at] = values[n + 1 + args[N_CLASSES] + at] or '0'
   end
-  local missing = take_found(reservations, TODAY, args, ids, values, n)
-  local list, behind = missing or args, missing and 0 or ids
+  local missing = add_found(reservations, TODAY, args, ids, values, n)
+  local list, offset = missing or args, missing and 0 or ids
   n = missing and #missing or n
   if n > 0 then
     reading = requests_key(batch, YESTERDAY)
-    values = redis.call('HMGET', reading, unpack(list, behind + 1, behind + n))
-    take_found(reservations, YESTERDAY, list, behind, values, n)
+    values = redis.call('HMGET', reading, unpack(list, offset + 1, offset + n))
+    add_found(reservations, YESTERDAY, list, offset, values, n)
   end
 end
 
@@ -100,7 +100,7 @@ local function read_classes(batch, day)
   return classes
 end
 
--- The pool of this name; nil where it is not read, and the replica has to name it.
+-- The pool of this name; nil if the batch does not name it.
 local function pool_named(batch, name)
   for place = 1, batch.args[N_POOLS] do
     if batch.args[HEADER + POOL * place - 2] == name then
@@ -113,7 +113,7 @@ local function pool_named(batch, name)
   table.insert(reservations.unnamed, name)
 end
 
--- Gives the classes of a day their pools and rows.
+-- Sets the pools and rows of a day's classes.
 local function link_classes(batch, day)
   local reservations, rows, fields = batch.reservations, {}, {}
   for at = 1, day == TODAY and #batch.rows or 0 do
@@ -126,7 +126,7 @@ local function link_classes(batch, day)
       rows[class.field] = false
       fields[#fields + 1] = class.field
     end
-    -- A replay gives the pool's present figures, of whatever day the reservation is.
+    -- A replay returns the pool's present balance, whichever day the reservation is of.
     if class.name ~= '' then
       class.pool = pool_named(batch, class.name)
     end
@@ -149,7 +149,7 @@ local function read_reservations(batch)
     changes = { {}, {} }, new_classes = {},
   }
   batch.reservations = reservations
-  find_reservations(batch, reservations)
+  read_texts(batch, reservations)
   if next(reservations.texts) then
     link_classes(batch, TODAY)
     link_classes(batch, YESTERDAY)
@@ -171,7 +171,7 @@ local function reservation_of(batch, id)
   }
 end
 
--- HSET takes what stands last, should an id be in it twice.
+-- If an id is in the changes twice, HSET takes the last.
 local function set_reservation(batch, day, id, text)
   local reservations = batch.reservations
   local changes = reservations.changes[day]
@@ -187,7 +187,7 @@ local function class_field(batch, class)
   return batch.args[batch.ids + batch.args[N_IDS] + 1 + class]
 end
 
--- Gives a class of the batch an id.
+-- Assigns an id to a class of the batch.
 local function new_class_id(batch, class)
   local reservations, field = batch.reservations, class_field(batch, class)
   reservations.last_class_id = reservations.last_class_id + 1
@@ -214,16 +214,16 @@ local function add_reservation(batch, id, class, pool, verdict, tokens, is_in_ot
   end
 end
 
--- What a replica answers must be in its snapshot: a replay is a write of the pool, too, and changes no counter.
+-- What a replica answers must be in its snapshot: so a replay writes the pool too, with its counters unchanged.
 local function touch(reservation)
   if reservation.day == TODAY and reservation.class.pool then
     reservation.class.pool[CHANGED] = true
   end
 end
 
--- What an answer has of a pool: its name, what is used, and whether it was closed; of a past day's reservation
--- no figures, unless it is a replayed Reserve.
-local function figures(class, day)
+-- A pool in an answer: its name, `used`, and whether it is closed. For a reservation of yesterday only its name, and
+-- false, unless a Reserve is replayed.
+local function balance(class, day)
   local pool = class.pool
   if pool and day == YESTERDAY then
     return class.name, false
@@ -231,9 +231,8 @@ local function figures(class, day)
   return class.name, pool and pool[1] or 0, pool and pool[CLOSED] or false
 end
 
--- Takes back what a held reservation counted, and counts it as what it is now, if it is anything: both, or
--- neither, where a counter is full. One that predates a recovery may have been taken back before: its pool only
--- goes up.
+-- Takes back what a held reservation counted, and counts its new verdict, if it has one: both, or neither if a
+-- counter is full. A reservation that predates a recovery may have been taken back before, so its pool only goes up.
 local function replace(batch, reservation, is_stale, verdict, actual)
   local day, was, reserved = reservation.day, reservation.verdict, reservation.tokens
   local row = reservation.is_in_other and other_row(batch, day) or reservation.class.row
@@ -260,7 +259,7 @@ local function replace(batch, reservation, is_stale, verdict, actual)
   return true
 end
 
--- Each of these gives the values of the answer.
+-- Each of these returns the values of the answer.
 
 local function answer_replay(batch, id, class, tokens, writes)
   local reservation, fields = reservation_of(batch, id), string.match(class_field(batch, class), ':(.+)$')
@@ -271,7 +270,7 @@ local function answer_replay(batch, id, class, tokens, writes)
   if writes then
     touch(reservation)
   end
-  return 'r', verdict, figures(reservation.class, TODAY)
+  return 'r', verdict, balance(reservation.class, TODAY)
 end
 
 local function answer_settle(batch, id, actual)
@@ -284,7 +283,7 @@ local function answer_settle(batch, id, actual)
     return refusal, why
   elseif progress == 'replay' then
     touch(it)
-    return 's', it.settled_as, it.verdict, true, figures(it.class, it.day)
+    return 's', it.settled_as, it.verdict, true, balance(it.class, it.day)
   end
   local pool, verdict = it.day == TODAY and it.class.pool, nil
   local is_stale = pool and it.verdict == FREE and predates_recovery(batch.reservations, it.class_id)
@@ -298,7 +297,7 @@ local function answer_settle(batch, id, actual)
   end
   local text = string.format('%ss%s%s:%d:%d', it.verdict, verdict, it.class_id, it.tokens, actual)
   set_reservation(batch, it.day, id, text)
-  return 's', verdict, it.verdict, false, figures(it.class, it.day)
+  return 's', verdict, it.verdict, false, balance(it.class, it.day)
 end
 
 local function answer_release(batch, id)
@@ -316,7 +315,7 @@ local function answer_release(batch, id)
     replace(batch, it, is_stale)
     set_reservation(batch, it.day, id, string.format('%sr%s:%d', it.verdict, it.class_id, it.tokens))
   end
-  return 'v', it.tokens, progress == 'replay', figures(it.class, it.day)
+  return 'v', it.tokens, progress == 'replay', balance(it.class, it.day)
 end
 
 local function plan_held(batch)
@@ -346,7 +345,7 @@ local function plan_reservations(batch)
   end
   local classes, before = reservations.new_classes, reservations.recovered_before
   if #classes > 0 or reservations.is_recovery_new then
-    -- So long that Redis keeps the hash as a table from the first id on, and not as a list that it searches.
+    -- So long that Redis stores the hash as a table from the first id on, not as a list that it searches.
     local last, n = string.format('%065d', reservations.last_class_id), #classes
     classes[n + 1], classes[n + 2] = '\1', before and string.format('%s %d', last, before) or last
     plan_write(batch, requests_key(batch, TODAY), classes, midnight + 2 * DAY)

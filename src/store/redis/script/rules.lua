@@ -1,5 +1,5 @@
--- The rules: when is a request free, what does it count, and what does an id allow. The twin of
--- src/domain/pool.rs and reservation.rs: the same names in the same order, the same cases.
+-- The rules: when a request is free, what it counts, and what an id allows. The twin of src/domain/pool.rs and
+-- reservation.rs: the same names in the same order, the same cases.
 --
 -- KEYS, ARGV  none: nothing here reads or writes
 -- Rules       docs/CONTRACT.md, "Reserve" 3 and 5, "Settle", "Release", "What is counted where"
@@ -9,7 +9,7 @@ local FREE, POOL_CLOSED, ALLOWANCE_EXCEEDED, DAY_CLOSED = 'F', 'C', 'X', 'D'
 
 -- Counters are arrays: free tokens (a pool's `used`), billed tokens, free requests, billed requests, and
 local CLOSED, CHANGED, IS_NEW = 5, 6, 7
--- Those of a pool, besides: its allowance; by how much the batch changes the tokens that are held.
+-- A pool also has: its allowance; by how much the batch changes its held tokens.
 local ALLOWANCE, HELD_CHANGE = 8, 9
 
 -- pool.rs
@@ -17,7 +17,7 @@ local ALLOWANCE, HELD_CHANGE = 8, 9
 local is_closed, fits
 
 local function judge_reserve(pool, closes, tokens)
-  -- is_closed and fits, without their calls: most of what the script does is this.
+  -- is_closed and fits, inlined: most of the script's work is this.
   if closes and pool[CLOSED] then
     return POOL_CLOSED
   elseif tokens <= pool[ALLOWANCE] - pool[1] then
@@ -26,7 +26,7 @@ local function judge_reserve(pool, closes, tokens)
   return ALLOWANCE_EXCEEDED
 end
 
--- `counted` is what of the reservation's tokens is in `used`: all of them, but after a recovery (recovery.lua).
+-- `counted`: how many of the reservation's tokens are in `used`. All, but 0 after a recovery (recovery.lua).
 local function judge_settle(pool, closes, verdict, reserved, counted, actual)
   if verdict == FREE and actual <= reserved then
     return FREE
@@ -40,7 +40,7 @@ local function judge_settle(pool, closes, verdict, reserved, counted, actual)
   return verdict
 end
 
--- Counts a request as what it is, in a pool or in a usage row, which nothing closes.
+-- Counts a request in a pool, or in a usage row, which never closes.
 local function count(counters, closes, verdict, tokens)
   if verdict == FREE then
     counters[1], counters[3] = counters[1] + tokens, counters[3] + 1
@@ -94,7 +94,7 @@ end
 
 local FIELDS = '^(%l):([^:]*):(.+)$' -- workload, project, model
 
--- The letters of the fields in which a request differs: project, model, tokens, workload.
+-- The codes of the fields in which a request differs: project, model, tokens, workload.
 local function differences(reservation, fields, tokens)
   local its_workload, its_project, its_model = string.match(reservation.class.fields, FIELDS)
   local workload, project, model = string.match(fields, FIELDS)
@@ -102,7 +102,7 @@ local function differences(reservation, fields, tokens)
     .. (tokens ~= reservation.tokens and 't' or '') .. (workload ~= its_workload and 'w' or '')
 end
 
--- Gives the first verdict again; or nil, and the refusal.
+-- Returns the first verdict; or nil, and the refusal.
 local function reserve_again(reservation, fields, tokens)
   if reservation.class.fields ~= fields or reservation.tokens ~= tokens then
     return nil, 'd', differences(reservation, fields, tokens)
@@ -112,7 +112,7 @@ local function reserve_again(reservation, fields, tokens)
   return reservation.verdict
 end
 
--- Gives 'due' or 'replay'; or nil, and the refusal.
+-- Returns 'due' or 'replay'; or nil, and the refusal.
 local function settle(reservation, actual)
   if reservation.state == '' then
     return 'due'
@@ -124,7 +124,7 @@ local function settle(reservation, actual)
   return nil, 'e', 'released'
 end
 
--- Likewise.
+-- Returns the same as settle.
 local function release(reservation)
   if reservation.state == '' then
     return 'due'

@@ -1,10 +1,10 @@
 -- Usage: rows by project and model, and which row counts a request (the twin of RowCounts in src/domain/usage.rs).
 --
--- KEYS  usage of today, and of yesterday; requests of today, which has how many rows there are
--- ARGV  2: how long rows are kept; 5: how many there are at most; a batch's `rows`
+-- KEYS  usage of today, and of yesterday; requests of today, which has the number of rows
+-- ARGV  2: how long rows are kept; 5: the maximum number of rows; a batch's `rows`
 -- Row   MessagePack values: free tokens, billed tokens, free requests, billed requests, false. A row of zeros is
---       no row. Under \2 the requests have the number of the day's rows, '(other)', '(other)' not counted: all,
---       a space, and those of models that no pool listed.
+--       no row. The field \2 of the requests has the number of the day's rows without '(other)', '(other)': of
+--       all rows, a space, and of those for models that no pool lists.
 -- Rule  docs/CONTRACT.md, "What is counted where"
 
 local OTHER = '%28other%29:%28other%29'
@@ -22,7 +22,7 @@ local function parse_row(packed)
   return { a, b, c, d, false, false, false }
 end
 
--- The rows of the fields that stand in `list` from one place to another, in their order.
+-- The rows of the fields list[from] to list[to], in their order.
 local function read_rows(key, list, from, to)
   reading = key
   local rows = redis.call('HMGET', key, unpack(list, from, to))
@@ -32,7 +32,7 @@ local function read_rows(key, list, from, to)
   return rows
 end
 
--- Whether a new row may be made.
+-- Whether a new row may be added.
 local function admit(counts, is_listed)
   local max_rows = tonumber(ARGV[5])
   return counts[1] < max_rows and (is_listed or counts[2] < math.floor(max_rows / 2))
@@ -45,7 +45,7 @@ local function read_row_counts(batch)
   return { tonumber(all) or error('foreign row counts'), tonumber(unlisted) }
 end
 
--- The row '(other)', '(other)' of a day, from among those that are read, else from Redis.
+-- The row '(other)', '(other)' of a day: if it was read already, that one, else from Redis.
 local function other_row(batch, day)
   local others, reservations = batch.other_rows or {}, batch.reservations
   batch.other_rows = others
@@ -71,8 +71,7 @@ local function other_row(batch, day)
   return others[day]
 end
 
--- The row that counts a new request of a class, and whether that is '(other)', '(other)' in place of its own, which
--- is not there yet.
+-- The row that counts a request whose own row is new, and whether it is '(other)', '(other)' in its place.
 local function choose_row(batch, class)
   local end_of_class = batch.classes + CLASS * class
   local row, is_listed = batch.args[end_of_class - 1], batch.args[end_of_class]
@@ -92,14 +91,14 @@ local function add_row(batch, class)
   end
 end
 
--- Plans the writes of a day's rows whose fields stand in `list` behind a place.
-local function plan_rows(batch, day, rows, list, behind)
+-- Plans the writes of a day's rows. The field of rows[at] is list[offset + at].
+local function plan_rows(batch, day, rows, list, offset)
   local changes, any_new, n = nil, false, 0
   for at = 1, #rows do
     local row = rows[at]
     if row[CHANGED] then
       changes = changes or {}
-      changes[n + 1], changes[n + 2] = list[behind + at], cmsgpack.pack(row[1], row[2], row[3], row[4], false)
+      changes[n + 1], changes[n + 2] = list[offset + at], cmsgpack.pack(row[1], row[2], row[3], row[4], false)
       n, any_new = n + 2, any_new or row[IS_NEW]
     end
   end

@@ -1,10 +1,8 @@
-//! URLs as people write them, and mistype them.
-
 #![allow(clippy::unwrap_used)]
 
 use super::*;
 
-fn shown(text: &str) -> String {
+fn display(text: &str) -> String {
     RedisUrl::parse(text).unwrap().to_string()
 }
 
@@ -28,7 +26,7 @@ fn a_url_is_shown_without_user_and_password() {
             "redis+unix:///run/a b@c.sock",
         ),
     ] {
-        assert_eq!(shown(text), wanted);
+        assert_eq!(display(text), wanted);
     }
 }
 
@@ -46,7 +44,7 @@ fn user_password_and_database_are_those_of_every_host() {
 }
 
 #[test]
-fn what_is_no_url_is_told_without_repeating_it() {
+fn an_invalid_url_is_refused_without_repeating_it() {
     for (text, why) in [
         ("redis+sentinel://u:secret@a:1", "names no master"),
         ("redis+sentinel://u:secret@a:1/main/x", "database"),
@@ -134,7 +132,7 @@ fn a_socket_is_named_by_its_absolute_path() {
 }
 
 #[test]
-fn a_server_that_does_not_know_its_name_is_where_it_was_asked() {
+fn a_redirection_without_a_name_is_to_the_host_that_redirected() {
     let from = Host::new("here", 1);
     assert_eq!(
         Host::of_redirection(":7", &from),
@@ -152,7 +150,7 @@ fn a_server_that_does_not_know_its_name_is_where_it_was_asked() {
 }
 
 #[test]
-fn what_only_a_password_can_hold_needs_no_encoding() {
+fn characters_that_only_a_password_can_have_need_no_encoding() {
     let url = RedisUrl::parse("redis://u:p@:s@host").unwrap();
     let password = url.login().password.clone();
     assert_eq!(password, Some(Password::Text("p@:s".to_owned())));
