@@ -111,12 +111,8 @@ local function plan_write(batch, key, changes, expires_at)
   if expires_at then
     assert_allowed('EXPIREAT', key, expires_at)
   end
-  local writes = batch.writes
-  if writes then
-    local n = #writes
-    writes[n + 1], writes[n + 2], writes[n + 3] = key, changes, expires_at or false
-  else
-    batch.writes = { key, changes, expires_at or false }
-  end
+  local writes, n = batch.writes, batch.n_writes
+  writes[n + 1], writes[n + 2], writes[n + 3] = key, changes, expires_at or false
+  batch.n_writes = n + 3
 end
 

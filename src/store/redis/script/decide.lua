@@ -105,7 +105,15 @@ local function answer_records(batch)
   answers[count_at] = count
 end
 
-local function parse_batch(argument)
+-- The batch that is being decided: one table for all batches of a call, since a new one for each costs more than
+-- what is done with it.
+local batch = {
+  args = false, fields = 0, classes = 0, ids = 0, operations = 0, rows = false, pools = false, reservations = false,
+  is_stale = false, row_counts = false, other_rows = false, more_rows = false, writes = {}, n_writes = 0,
+}
+local NO_ROWS = {}
+
+local function start_batch(argument)
   local args = { cmsgpack.unpack(argument) }
   -- Lua's stack limits the values of one call. A batch that is too large must fail here, not between two writes.
   if args[N_IDS] > 512 or args[N_CLASSES] > 512 then
@@ -114,11 +122,11 @@ local function parse_batch(argument)
   local fields = HEADER + POOL * args[N_POOLS]
   local classes = fields + args[N_ROWS]
   local ids = classes + CLASS * args[N_CLASSES]
-  return {
-    args = args, fields = fields, classes = classes, ids = ids, operations = ids + args[N_IDS] + args[N_LOOKUPS],
-    rows = args[N_ROWS] > 0 and read_rows(KEYS[args[FIRST_KEY]], args, fields + 1, classes) or {},
-    pools = {},
-  }
+  batch.args, batch.fields, batch.classes, batch.ids = args, fields, classes, ids
+  batch.operations = ids + args[N_IDS] + args[N_LOOKUPS]
+  batch.rows = args[N_ROWS] > 0 and read_rows(KEYS[args[FIRST_KEY]], args, fields + 1, classes) or NO_ROWS
+  batch.pools, batch.reservations, batch.is_stale, batch.n_writes = {}, false, false, 0
+  batch.row_counts, batch.other_rows, batch.more_rows = false, false, false
 end
 
 -- Whether the current batch has begun to write.
@@ -127,7 +135,7 @@ local is_writing
 local function write(batch)
   local writes = batch.writes
   write_pools(batch.pools)
-  for at = 1, writes and #writes or 0, 3 do
+  for at = 1, batch.n_writes, 3 do
     redis.call('HSET', writes[at], unpack(writes[at + 1]))
     if writes[at + 2] then
       redis.call('EXPIREAT', writes[at], writes[at + 2])
@@ -136,7 +144,7 @@ local function write(batch)
 end
 
 local function decide(argument)
-  local batch = parse_batch(argument)
+  start_batch(argument)
   read_pools(batch)
   if batch.args[N_LOOKUPS] > 0 then
     read_reservations(batch)

@@ -110,8 +110,10 @@ end
 
 local function plan_usage(batch)
   plan_rows(batch, TODAY, batch.rows, batch.args, batch.fields)
-  for day, row in pairs(batch.more_rows or {}) do
-    plan_rows(batch, day, { row }, { OTHER }, 0)
+  if batch.more_rows then
+    for day, row in pairs(batch.more_rows) do
+      plan_rows(batch, day, { row }, { OTHER }, 0)
+    end
   end
   local counts = batch.row_counts
   if counts and counts[3] then
