@@ -207,7 +207,7 @@ fn service_uri(addr: &str) -> Result<Uri, String> {
     };
     let uri: Result<Uri, _> = format!("{scheme}://{host}{authority}").parse();
     let uri = uri.map_err(|error| error.to_string())?;
-    // The default ports of HTTP are never meant.
+    // Without a port the transport would use 80 or 443.
     if uri.port().is_none() {
         return Err(
             "names no port from 1 to 65535: HOST:50051, unless the service has another".to_owned(),
