@@ -1,5 +1,5 @@
-//! A cheap codec, since the client shares the machine with the service: requests are encoded once, and of a response only
-//! the verdict is decoded.
+//! A cheap codec, since the client shares the machine with the service: requests are encoded once, and only the verdict
+//! of a response is decoded.
 
 use std::{fmt::Write as _, iter, marker::PhantomData, sync::Arc};
 
@@ -13,7 +13,7 @@ use tonic_prost::ProstDecoder;
 use super::args::BenchArgs;
 use crate::grpc::proto::ReserveRequest;
 
-/// All requests of a run, by number. They go round the organizations.
+/// The requests of a run, by number. The organizations take turns.
 pub(super) struct Requests {
     /// The encoded request of each organization, without an id.
     encoded: Vec<Vec<u8>>,
@@ -22,7 +22,7 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// `run` is a name unique to this run.
+    /// `run` is a unique name of this run.
     pub(super) fn new(bench: &BenchArgs, run: String) -> Self {
         let encoded = |org| {
             let request = ReserveRequest {
@@ -138,7 +138,7 @@ mod tests {
     };
 
     #[test]
-    fn what_is_read_of_an_answer_is_what_it_says() {
+    fn the_decoded_part_of_an_answer_equals_the_answers() {
         let reserved = ReserveResponse {
             verdict: 2,
             billed_reason: 10,

@@ -33,7 +33,7 @@ impl FromStr for Process {
 ///
 /// # Errors
 ///
-/// A process does not exist, or the system has no such figures.
+/// A process does not exist, or the system has no `schedstat`.
 pub(super) fn times(processes: &[Process]) -> anyhow::Result<Vec<Duration>> {
     processes.iter().map(time).collect()
 }
@@ -45,7 +45,7 @@ fn time(process: &Process) -> anyhow::Result<Duration> {
         .with_context(|| format!("--pid {name}={pid}: there is no such process here"))?;
     let mut nanos = 0;
     for thread in threads {
-        // The thread has ended since.
+        // Skips a thread that has ended.
         let Ok(account) = fs::read_to_string(thread?.path().join("schedstat")) else {
             continue;
         };

@@ -18,7 +18,7 @@ use crate::client::connection::AuthorizedChannel;
 ///
 /// # Errors
 ///
-/// Not one call was answered.
+/// No call was answered.
 pub(super) async fn run(bench: &BenchArgs) -> anyhow::Result<(Measurements, Duration)> {
     let connections = bench.connections.min(bench.callers);
     let channels = (0..connections).map(|_| bench.connection.open());

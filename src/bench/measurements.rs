@@ -21,7 +21,7 @@ const MAX_LATENCY: Duration = Duration::from_secs(60);
 pub(super) struct Measurements {
     /// In microseconds, to three digits.
     pub(super) latencies: Histogram<u64>,
-    /// Answers by verdict and reason, as numbers of the proto.
+    /// Answers by the proto's numbers of verdict and reason.
     answers: BTreeMap<(i32, i32), u64>,
     /// Failed requests by status code.
     errors: BTreeMap<i32, u64>,
@@ -30,7 +30,7 @@ pub(super) struct Measurements {
 impl Measurements {
     pub(super) fn new() -> Self {
         Self {
-            // Resizes itself, since a load may have 100,000 callers.
+            // Grows on demand, since a load may have 100,000 callers.
             latencies: Histogram::new(3).expect("three digits are few enough"),
             answers: BTreeMap::new(),
             errors: BTreeMap::new(),

@@ -1,8 +1,8 @@
 //! `tollgate bench`: a load generator.
 //!
-//! Closed loop by default: each caller sends its next request when it has the answer to the last. With
-//! `--rate`, open loop: requests are due at fixed moments, and a latency counts from when its request was due, so that
-//! a stall is not hidden by the requests that it delayed.
+//! Closed loop by default: each caller sends its next request when it has the previous answer. With `--rate`, open
+//! loop: requests are due at fixed times, and latency is measured from the due time, so that a stall counts for each
+//! request that it delays.
 
 mod args;
 mod codec;
@@ -23,7 +23,7 @@ use crate::client::output::print;
 ///
 /// # Errors
 ///
-/// The service can't be reached at all, or a process is not there.
+/// The service can't be reached, or a process does not exist.
 pub(super) async fn run(bench: BenchArgs) -> anyhow::Result<()> {
     let before = cpu::times(&bench.processes)?;
     let (measured, elapsed) = load::run(&bench).await?;

@@ -16,7 +16,7 @@ pub(super) struct Report {
     latency_us: Latency,
     verdicts: BTreeMap<String, u64>,
     errors: BTreeMap<String, u64>,
-    /// By the process' name.
+    /// By the name of the process.
     cpu_us_per_request: BTreeMap<String, f64>,
 }
 

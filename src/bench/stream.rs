@@ -29,7 +29,7 @@ const METHOD: &str = "/tollgate.v1.QuotaService/ReserveStream";
 /// Wait before a failed stream is opened again.
 const REOPEN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Runs one connection's stream until the load ends, and opens it again when it fails.
+/// Runs one connection's stream until the load ends. Reopens it when it fails.
 pub(super) async fn call(
     channel: AuthorizedChannel,
     requests: Arc<Requests>,
@@ -49,7 +49,7 @@ pub(super) async fn call(
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("the answers are late")));
         let now = Instant::now();
         if let Err(status) = ended {
-            // A stream that could not be opened has failed too, though nothing was sent over it.
+            // A stream that could not be opened counts as a failure too.
             if in_flight.sent() == 0 {
                 measurements.count(opened, now, Err(status.code()));
             }
@@ -94,7 +94,7 @@ async fn run_stream(
     }
 }
 
-/// Counts a response and those that have arrived with it, then frees their slots at once. Returns how the stream ended,
+/// Counts a response and all others that have arrived, then frees their slots together. Returns how the stream ended,
 /// if it did.
 fn count_ready(
     first: Result<Option<PartialStreamResponse>, Status>,
@@ -136,7 +136,7 @@ fn count_ready(
     end
 }
 
-/// The requests of a stream that are sent and not answered: a ring of due times.
+/// The unanswered requests of a stream: a ring of due times.
 struct InFlight {
     /// When each was due, in nanoseconds since the load's start, by its number in this stream.
     due: Box<[AtomicU64]>,
@@ -182,7 +182,7 @@ impl InFlight {
             return Poll::Ready(());
         }
         self.sender.register(context.waker());
-        // A slot that was freed before the registration has woken nobody.
+        // A slot that was freed before the registration caused no wake-up.
         if full() {
             return Poll::Pending;
         }
@@ -210,7 +210,7 @@ struct RequestStream {
     schedule: Arc<Schedule>,
     /// A request that is not due yet.
     claimed: Option<u64>,
-    /// Read once for all requests that are written together.
+    /// Read once for all requests of one write.
     now: Option<Instant>,
     /// Open loop only.
     timer: Option<Pin<Box<Sleep>>>,

@@ -1,4 +1,4 @@
-//! What helps with the callers file: `check-callers` and `new-token`.
+//! `tollgate check-callers` and `tollgate new-token`.
 
 use std::{fs, path::Path};
 
@@ -10,11 +10,11 @@ use crate::{
     client::output::{counted, print},
 };
 
-/// Tells what a callers file holds.
+/// Prints the content of a callers file.
 ///
 /// # Errors
 ///
-/// It can't be read, or has faults.
+/// The file can't be read, or has faults.
 pub fn check_callers(file: &Path) -> anyhow::Result<()> {
     let name = file.display().to_string();
     let text = fs::read_to_string(file).with_context(|| format!("{name} can't be read"))?;
@@ -23,7 +23,7 @@ pub fn check_callers(file: &Path) -> anyhow::Result<()> {
     print(&format!("{name} is valid\n{}", tables::callers(&callers)))
 }
 
-/// Prints a new token, and the line for the callers file that knows it.
+/// Prints a new token, and its line for the callers file.
 ///
 /// # Errors
 ///

@@ -24,7 +24,7 @@ pub struct HealthArgs {
     connection: ConnectionArgs,
 }
 
-/// The health service that follows whether the store would decide.
+/// The health service that reports whether the store can decide.
 const READINESS: &str = "readiness";
 
 /// Prints the readiness.
@@ -38,10 +38,10 @@ pub(crate) async fn check(health: &HealthArgs) -> anyhow::Result<()> {
         connection,
     } = health;
     let mut client = HealthClient::new(connection.open()?);
-    let asked = client.check(HealthCheckRequest {
+    let call = client.check(HealthCheckRequest {
         service: READINESS.to_owned(),
     });
-    let answer = tokio::time::timeout(*timeout, asked).await.map_err(|_| {
+    let answer = tokio::time::timeout(*timeout, call).await.map_err(|_| {
         let timeout = humantime::format_duration(*timeout);
         anyhow!("no answer from {} within {timeout}", connection.addr)
     })?;

@@ -1,5 +1,4 @@
-//! The command line: `serve`, `check-policy` and its like, and a client with tables for people and JSON for
-//! programs.
+//! The command line: `serve`, the checks of files, and a client that prints tables or JSON.
 //!
 //! Exit codes: 0 for an answer (FREE or BILLED), 1 for an error of the service, with its code and
 //! message, 2 for wrong arguments.
@@ -57,35 +56,35 @@ pub struct Arguments {
 pub enum Command {
     /// Run the service (also without any subcommand)
     Serve(ServeArgs),
-    /// Read a policy file and tell what it holds, or every fault in it
+    /// Check a policy file, and print its content or all of its faults
     CheckPolicy {
         /// The policy file (TOML)
         #[arg(value_parser = TrimmedParser(PathBufValueParser::new()))]
         file: PathBuf,
-        /// Tell what it changes in this one, such as the one in force
+        /// Print the changes from this file, such as the one in force
         #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
         against: Option<PathBuf>,
     },
-    /// Read a callers file and tell what it holds, or every fault in it
+    /// Check a callers file, and print its content or all of its faults
     CheckCallers {
         /// The callers file (TOML)
         #[arg(value_parser = TrimmedParser(PathBufValueParser::new()))]
         file: PathBuf,
     },
-    /// Print a new random token, and the line by which the callers file knows it
+    /// Print a new random token, and its line for the callers file
     NewToken,
-    /// Ask a running service.
+    /// Call a running service.
     #[command(flatten)]
     Client(ClientCommand),
 }
 
-/// A question to a running service.
+/// A call to a running service.
 #[derive(Debug, Subcommand)]
 #[allow(missing_docs)] // A comment on `connection` would become the subcommand's.
 pub enum ClientCommand {
-    /// Is this request free? Counts it
+    /// Decide whether a request is free, and count it
     Reserve(ReserveArgs),
-    /// Record what a reserved request really used
+    /// Record the actual tokens of a reserved request
     Settle {
         /// The organization
         org: String,
@@ -96,7 +95,7 @@ pub enum ClientCommand {
         #[command(flatten)]
         connection: ConnectionArgs,
     },
-    /// Take back a reserved request that never ran, or ran elsewhere
+    /// Release a reserved request that never ran, or ran elsewhere
     Release {
         /// The organization
         org: String,
@@ -105,23 +104,22 @@ pub enum ClientCommand {
         #[command(flatten)]
         connection: ConnectionArgs,
     },
-    /// What remains today
+    /// Print what remains today
     Quota {
         /// The organization
         org: String,
         #[command(flatten)]
         connection: ConnectionArgs,
     },
-    /// Is the service ready? Exits with 0 while it is, for probes of containers without a shell
+    /// Print whether the service is ready; exit with 0 if it is. For probes of containers without a shell
     Health(health::HealthArgs),
-    /// Put load on the service, and measure it. Reserves for real: point it at a deployment whose counters
-    /// may be used up
+    /// Generate load and measure it. The requests count: use a deployment whose counters may be used up
     Bench(BenchArgs),
-    /// What was used on a day, by project and model
+    /// Print the usage of a day, by project and model
     Usage {
         /// The organization
         org: String,
-        /// The UTC day, as 2026-11-22; without it: today
+        /// The UTC day, such as 2026-11-22. Default: today
         #[arg(long)]
         day: Option<String>,
         #[command(flatten)]
@@ -148,22 +146,22 @@ pub struct ReserveArgs {
     project: String,
     /// The model, by its exact name
     model: String,
-    /// How many tokens, 1 to 1000000000
+    /// The number of tokens, 1 to 1000000000
     tokens: u64,
-    /// Makes the call idempotent, and the reservation one that can be settled or released
+    /// An id that makes the call idempotent, and lets the reservation be settled or released
     #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     request_id: Option<String>,
-    /// What kind of work it is
+    /// The kind of work
     #[arg(long, default_value = "inference")]
     workload: Workload,
-    /// Answer, and count nothing
+    /// Answer without counting
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     connection: ConnectionArgs,
 }
 
-/// How the program ends with this error.
+/// The program's exit code for this error.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.is::<WrongArguments>() {
@@ -173,11 +171,11 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// Tells what a policy file holds, or what it changes in another one. Warnings go to standard error.
+/// Prints the content of a policy file, or its changes from another one. Warnings go to standard error.
 ///
 /// # Errors
 ///
-/// One of them can't be read, or has faults.
+/// A file can't be read, or has faults.
 pub fn check_policy(file: &Path, against: Option<&Path>) -> anyhow::Result<()> {
     let (name, policy) = (file.display(), read_policy(file)?);
     for warning in policy.warnings(UtcDay::of(crate::wall_clock::now())) {
@@ -197,7 +195,7 @@ pub fn check_policy(file: &Path, against: Option<&Path>) -> anyhow::Result<()> {
     })
 }
 
-/// A pipe will do too, unlike for the service, which reads its file again and again.
+/// Accepts a pipe too. The service does not, since it reads its file repeatedly.
 fn read_policy(file: &Path) -> anyhow::Result<Policy> {
     let name = file.display().to_string();
     let opened = fs::File::open(file).with_context(|| format!("{name} can't be read"))?;
@@ -206,7 +204,7 @@ fn read_policy(file: &Path) -> anyhow::Result<Policy> {
         .map_err(|faults| anyhow!("{}\n{faults}", counted(faults.faults.len(), "fault")))
 }
 
-/// Asks the service, and prints its answer.
+/// Calls the service and prints its answer.
 ///
 /// # Errors
 ///
@@ -296,7 +294,7 @@ async fn reserve(args: ReserveArgs) -> anyhow::Result<()> {
     )
 }
 
-/// Every page of a day's usage, as one answer.
+/// All pages of a day's usage, as one answer.
 async fn all_usage(
     connection: &ConnectionArgs,
     org: String,

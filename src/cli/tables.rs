@@ -1,4 +1,4 @@
-//! Answers as tables for people.
+//! Formats answers as tables.
 
 use chrono::DateTime;
 use comfy_table::{Cell, CellAlignment, Table, presets};
@@ -14,7 +14,7 @@ use crate::{
     policy::{DataSharing, Policy},
 };
 
-/// How many characters a full bar has.
+/// Characters of a full bar.
 const BAR_WIDTH: u64 = 24;
 
 /// Organizations that `check-policy` lists; the rest are counted.
@@ -183,7 +183,7 @@ pub(super) fn policy(policy: &Policy) -> String {
     format!("{facts}\n\n{tiers}\n\n{}", organizations(policy))
 }
 
-/// What another policy changes, kind by kind: its name, how many of it, and the first of them.
+/// The changes of a policy by kind: its name, the number of changes, and the first of them.
 pub(super) fn changes(kinds: &[(&'static str, usize, String)]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);

@@ -1,4 +1,4 @@
-//! How the client reaches a service, and shows who it is.
+//! The client's connection to a service, and its credentials.
 
 use std::{
     convert::Infallible,
@@ -29,10 +29,10 @@ pub(super) const KEY_FILE: &str = "--key-file";
 /// How long to wait for an answer.
 pub(crate) const RPC_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where the service is, who is asking, and how to print the answers.
+/// The service's address, the caller's credentials, and the output format.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ConnectionArgs {
-    /// The service's gRPC address; over TLS https://HOST:PORT; of a unix socket unix:PATH
+    /// The service's gRPC address; for TLS https://HOST:PORT; for a unix socket unix:PATH
     #[arg(
         long,
         env = args::ADDR,
@@ -41,7 +41,7 @@ pub struct ConnectionArgs {
         value_parser = TrimmedParser(service_uri)
     )]
     pub(crate) addr: Uri,
-    /// The token by which the service knows this caller; rather the variable, since others see arguments
+    /// The caller's token. Prefer the variable, since other users can see arguments
     #[arg(
         long,
         env = args::TOKEN,
@@ -50,11 +50,11 @@ pub struct ConnectionArgs {
         value_parser = TrimmedParser(|token: &str| Ok::<_, Infallible>(BearerToken(token.to_owned())))
     )]
     token: Option<BearerToken>,
-    /// Over TLS: the authorities that the service's certificate may be of, or that certificate itself (PEM);
-    /// without it: the system's authorities
+    /// For TLS: the trusted authorities of the service's certificate, or that certificate itself (PEM).
+    /// Default: the system's authorities
     #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
     pub(crate) ca_file: Option<PathBuf>,
-    /// Over TLS: the certificate by which the service knows this caller (PEM)
+    /// For TLS: the caller's client certificate (PEM)
     #[arg(
         long,
         value_name = "FILE",
@@ -70,7 +70,7 @@ pub struct ConnectionArgs {
         value_parser = TrimmedParser(PathBufValueParser::new())
     )]
     pub(crate) key_file: Option<PathBuf>,
-    /// Over TLS: the name in the service's certificate, where it is not the address's
+    /// For TLS: the name in the service's certificate, if it is not the address's host
     #[arg(long, value_name = "NAME")]
     pub(crate) server_name: Option<String>,
     /// Print the answer as JSON (proto3 JSON, with the proto's field names and plain numbers)
@@ -78,11 +78,11 @@ pub struct ConnectionArgs {
     pub(crate) json: bool,
 }
 
-/// A bearer token. It is never printed, so it is not parsed where faults repeat what was given.
+/// A bearer token. It is not validated as an argument, since clap's errors print the value.
 #[derive(Clone)]
 struct BearerToken(String);
 
-/// A channel whose calls say who is calling.
+/// A channel that adds the caller's token to each call.
 #[derive(Debug, Clone)]
 pub(crate) struct AuthorizedChannel {
     channel: Channel,
@@ -96,7 +96,7 @@ impl fmt::Debug for BearerToken {
 }
 
 impl BearerToken {
-    /// The header that presents it.
+    /// The `authorization` header.
     fn header(&self) -> Result<HeaderValue, WrongArguments> {
         let fault = || WrongArguments("--token: is not one word of ASCII".to_owned());
         if !self.0.bytes().all(|b| b.is_ascii_graphic()) {
@@ -110,11 +110,11 @@ impl BearerToken {
 }
 
 impl ConnectionArgs {
-    /// The service, to be connected to when it is first asked.
+    /// Returns a channel to the service. It connects at the first call.
     ///
     /// # Errors
     ///
-    /// The flags don't go together, or a file can't be used.
+    /// The flags contradict each other, or a file can't be used.
     pub(crate) fn open(&self) -> anyhow::Result<AuthorizedChannel> {
         let mut endpoint = match self.addr.scheme_str() {
             Some("unix") => Endpoint::from_shared(format!("unix:{}", self.addr.path()))?,
@@ -126,7 +126,7 @@ impl ConnectionArgs {
         if self.is_encrypted() {
             endpoint = self.encrypt(endpoint)?;
         } else {
-            self.is_for_plaintext()?;
+            self.check_plaintext()?;
         }
         Ok(AuthorizedChannel {
             channel: endpoint.connect_lazy(),
@@ -143,8 +143,8 @@ impl ConnectionArgs {
         self.addr.scheme_str() == Some("https")
     }
 
-    /// What TLS would be needed for is not left out silently.
-    fn is_for_plaintext(&self) -> Result<(), WrongArguments> {
+    /// Checks that no flag needs TLS.
+    fn check_plaintext(&self) -> Result<(), WrongArguments> {
         let flags = [
             (CA_FILE, self.ca_file.is_some()),
             (CERT_FILE, self.cert_file.is_some()),
@@ -199,7 +199,7 @@ fn service_uri(addr: &str) -> Result<Uri, String> {
             "must be HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH".to_owned(),
         );
     }
-    // A service that listens on :PORT is on this machine, too.
+    // `:PORT` is this machine, as for a listener.
     let host = if authority.starts_with(':') {
         "127.0.0.1"
     } else {
@@ -207,7 +207,7 @@ fn service_uri(addr: &str) -> Result<Uri, String> {
     };
     let uri: Result<Uri, _> = format!("{scheme}://{host}{authority}").parse();
     let uri = uri.map_err(|error| error.to_string())?;
-    // Without one http takes 80 and https 443.
+    // Without a port the transport would use 80 or 443.
     if uri.port().is_none() {
         return Err(
             "names no port from 1 to 65535: HOST:50051, unless the service has another".to_owned(),
@@ -223,7 +223,7 @@ fn socket_uri(path: &str) -> Result<Uri, String> {
     let path = path.display().to_string();
     let uri: Result<Uri, _> = format!("unix://localhost{path}").parse();
     let uri = uri.map_err(|error| format!("unix:PATH: {error}"))?;
-    // Behind `?` and `#` there would be no path any more, and another socket would be asked.
+    // A URI's path ends at `?` or `#`: that would be another socket.
     if uri.path() != path {
         return Err("unix:PATH: the path can't hold ? or #".to_owned());
     }
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_alone_is_one_of_this_machine() {
+    fn an_address_without_a_host_is_this_machine() {
         for (addr, uri) in [
             (":50051", "http://127.0.0.1:50051/"),
             ("https://:1", "https://127.0.0.1:1/"),
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sockets_path_is_taken_whole_or_refused() {
+    fn a_sockets_path_is_kept_unchanged_or_refused() {
         assert_eq!(
             service_uri("unix:///run/a.sock").unwrap().path(),
             "/run/a.sock"

@@ -15,7 +15,7 @@ use tonic::{Status, TimeoutExpired, transport::Uri};
 use super::connection::ConnectionArgs;
 use crate::tls::TlsFault;
 
-/// Bound on each step of a probe.
+/// Timeout of each step of a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The first bytes of an HTTP/2 client.
@@ -43,19 +43,19 @@ pub(crate) fn rpc_error(connection: &ConnectionArgs, status: &Status) -> anyhow:
         other_protocol(addr)
     };
     match why {
-        // tonic's code depends on where in the connection it was noticed.
+        // tonic's code depends on when it noticed the fault.
         Some(why) => anyhow!("UNAVAILABLE: no answer from {addr}: {why}"),
-        // tonic's own text for a service that isn't there is only the transport's.
+        // tonic's message is only "transport error".
         None => anyhow!("{code}: no answer from {addr}: {cause}"),
     }
 }
 
-/// Detects a port that speaks TLS, HTTP/1 or anything else instead of plaintext HTTP/2. The failed call does not tell them apart:
-/// the connection was closed, or the answer was parsed as an HTTP/2 frame.
+/// Detects a port with TLS, HTTP/1 or another protocol instead of plaintext HTTP/2. The failed call does not show
+/// which: the connection was closed, or the answer was parsed as an HTTP/2 frame.
 fn other_protocol(addr: &Uri) -> Option<String> {
     let answer = answer_to(HTTP2_PREFACE, addr)?;
     if let [0x15, 0x03, ..] = answer.as_slice() {
-        // An alert of TLS, of any version.
+        // A TLS alert of any version.
         let authority = addr.authority()?;
         return Some(format!(
             "the port speaks TLS: use --addr https://{authority}"
@@ -64,13 +64,13 @@ fn other_protocol(addr: &Uri) -> Option<String> {
     if answer_to(HTTP1_REQUEST, addr)?.starts_with(b"HTTP/1.1 200") {
         return Some("the port speaks HTTP/1: the service's gRPC port is another one".to_owned());
     }
-    // A server of HTTP/2 begins with a SETTINGS frame.
+    // An HTTP/2 server starts with a SETTINGS frame.
     let is_http2 = matches!(answer.as_slice(), [0, _, _, 0x04, ..]);
     (!answer.is_empty() && !is_http2)
         .then(|| "the port speaks another protocol than gRPC".to_owned())
 }
 
-/// The first bytes that the port answers to this on a new connection; empty if there are none.
+/// The first bytes of the answer on a new connection; empty if there are none.
 fn answer_to(greeting: &[u8], addr: &Uri) -> Option<Vec<u8>> {
     let mut stream = dial(addr).ok()?;
     stream.write_all(greeting).ok()?;
@@ -87,12 +87,12 @@ fn refusal_after_handshake(connection: &ConnectionArgs) -> Option<TlsFault> {
     let mut tcp = dial(&connection.addr).ok()?;
     let mut session = ClientConnection::new(config, connection.server_name().ok()?).ok()?;
     let mut stream = rustls::Stream::new(&mut session, &mut tcp);
-    let spoken = stream.write_all(HTTP2_PREFACE);
-    let refused = spoken.and_then(|()| stream.read(&mut [0])).err()?;
+    let written = stream.write_all(HTTP2_PREFACE);
+    let refused = written.and_then(|()| stream.read(&mut [0])).err()?;
     TlsFault::find(&refused)
 }
 
-/// Connects for a probe. Blocks: the call has failed, and nothing else runs.
+/// Connects for a probe. Blocks, which is harmless: the call has failed, and nothing else runs.
 fn dial(addr: &Uri) -> io::Result<TcpStream> {
     let host = addr.host().unwrap_or_default().trim_matches(['[', ']']);
     let mut addresses = (host, addr.port_u16().unwrap_or_default()).to_socket_addrs()?;
@@ -111,7 +111,7 @@ fn innermost(status: &Status) -> Option<&(dyn Error + 'static)> {
     Some(innermost)
 }
 
-/// The code as gRPC's documentation and grpcurl's users write it.
+/// The code's name in gRPC's documentation, such as NOT_FOUND.
 pub(crate) fn code_name(code: tonic::Code) -> String {
     let mut name = String::new();
     for letter in format!("{code:?}").chars() {

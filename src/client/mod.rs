@@ -6,7 +6,7 @@ pub(crate) mod failure;
 pub(crate) mod output;
 mod tls;
 
-/// Arguments of which each is valid, but not all together.
+/// Arguments that contradict each other.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct WrongArguments(String);

@@ -1,4 +1,4 @@
-//! What the subcommands print: tables of facts, numbers, and names of the proto.
+//! Output of the subcommands: tables of facts, numbers, names of the proto, and JSON.
 
 use std::io::{Write as _, stdout};
 
@@ -8,7 +8,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 
 use crate::grpc::proto::BilledReason;
 
-/// Prints to standard output. A reader that went away, such as `head`, is no error.
+/// Prints to standard output. A closed pipe, such as that of `head`, is no error.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     match writeln!(stdout(), "{}", text.trim_end()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -38,8 +38,8 @@ pub(crate) fn reason(number: i32) -> String {
     }
 }
 
-/// The canonical JSON of a message, but with the proto's own field names, plain numbers (none passes
-/// 2^53), and every field.
+/// The canonical JSON of a message, but with the proto's field names, all fields, and 64-bit integers as numbers (none
+/// exceeds 2^53).
 pub(crate) fn json(
     descriptors: &[u8],
     message: &str,

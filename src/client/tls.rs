@@ -32,7 +32,7 @@ impl ConnectionArgs {
             let (cert, key) = (pem::read(CERT_FILE, cert)?, pem::read(KEY_FILE, key)?);
             tls = tls.identity(Identity::from_pem(cert, key));
         }
-        // Its errors name the flag and the file; tonic's don't.
+        // Errors of our own configuration name the flag and the file; tonic's don't.
         self.client_config()?;
         Ok(endpoint.tls_config_with_verifier(tls, self.verifier()?)?)
     }
@@ -66,7 +66,7 @@ impl ConnectionArgs {
             return Ok(Arc::new(verifier));
         }
         let mut roots = RootCertStore::empty();
-        // One certificate that can't be parsed must not make the others useless.
+        // A certificate that can't be parsed is skipped.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
             bail!("this system has no certificates of authorities: set {CA_FILE}");
@@ -86,7 +86,7 @@ impl ConnectionArgs {
         })
     }
 
-    /// The flags that an explanation of a TLS fault names.
+    /// The flags for the explanation of a TLS fault.
     pub(crate) fn tls_settings(&self) -> TlsSettings {
         TlsSettings {
             ca_file: CA_FILE,

@@ -1,5 +1,5 @@
-//! Who asks over HTTP, and may they read? A client certificate, a bearer token, or the token as the password
-//! that a browser asks for.
+//! Authentication and authorization of HTTP requests: by a client certificate, a bearer token, or the token as the
+//! password of HTTP Basic.
 
 use std::sync::Arc;
 
@@ -14,19 +14,19 @@ use crate::{
     domain::OrgId,
 };
 
-/// Somebody who may read, of some organizations at least.
+/// A principal that may read some organizations.
 pub(super) struct Reader(Principal);
 
-/// Why somebody may not.
+/// Why access is denied.
 pub(super) enum AccessError {
-    /// It is not known who it is.
+    /// The caller is not authenticated.
     Unknown(Unauthenticated),
-    /// It is a caller without the right.
+    /// The caller lacks the permission.
     Forbidden(String),
 }
 
 impl Reader {
-    /// Whether it may read of this organization.
+    /// Checks that it may read this organization.
     pub(super) fn may_read(&self, org: &OrgId) -> Result<(), AccessError> {
         let may = self.0.check(Role::Read, org);
         may.map_err(|why| AccessError::Forbidden(why.to_string()))
@@ -46,11 +46,13 @@ where
             TokenHash::presented(headers.map(|it| it.as_bytes()), AuthSchemes::BearerOrBasic)
         };
         let principal = state.as_ref().authenticate(peer, token).map_err(|why| {
-            // A browser that is asked for a password would send it to everybody on the way.
-            let asks = peer.is_some_and(|peer| peer.is_confidential());
+            // Without TLS, a browser would send the password in plaintext.
+            let is_confidential = peer.is_some_and(|peer| peer.is_confidential());
             match why {
                 Unauthenticated::PlaintextToken => AccessError::Forbidden(why.to_string()),
-                _ if !asks => AccessError::Forbidden(format!("{why} (a token only over TLS)")),
+                _ if !is_confidential => {
+                    AccessError::Forbidden(format!("{why} (a token only over TLS)"))
+                }
                 _ => AccessError::Unknown(why),
             }
         })?;
@@ -64,8 +66,8 @@ impl IntoResponse for AccessError {
     fn into_response(self) -> Response {
         match self {
             Self::Unknown(why) => {
-                let ask = (header::WWW_AUTHENTICATE, "Basic realm=\"tollgate\"");
-                (StatusCode::UNAUTHORIZED, [ask], why.to_string()).into_response()
+                let challenge = (header::WWW_AUTHENTICATE, "Basic realm=\"tollgate\"");
+                (StatusCode::UNAUTHORIZED, [challenge], why.to_string()).into_response()
             }
             Self::Forbidden(why) => (StatusCode::FORBIDDEN, why).into_response(),
         }

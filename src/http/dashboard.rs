@@ -1,6 +1,6 @@
-//! One page for people: what remains today, by organization and pool.
+//! The dashboard: what remains today, by organization and pool.
 //!
-//! `/` is the page, `/api/orgs` and `/api/quota?org=…` are what it reads, and a [`Reader`] gets.
+//! `/` is the page. It reads `/api/orgs` and `/api/quota?org=…`, which need a [`Reader`].
 
 use std::time::Duration;
 
@@ -23,10 +23,10 @@ use crate::{
     telemetry::LogLimit,
 };
 
-/// Organizations that the page offers; any other one can be typed in.
-const MAX_OFFERED: usize = 500;
+/// Organizations that the page lists; others can be typed in.
+const MAX_LISTED: usize = 500;
 
-/// What the page reads from.
+/// The sources of the page.
 #[derive(Clone)]
 struct DashboardState {
     ledger: Ledger,
@@ -56,7 +56,7 @@ pub(super) fn router(
         })
 }
 
-/// Nothing on the page comes from elsewhere, and nobody may frame it.
+/// The page loads nothing from other hosts and may not be framed.
 const PAGE_POLICY: (HeaderName, &str) = (
     header::CONTENT_SECURITY_POLICY,
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
@@ -71,7 +71,7 @@ async fn orgs(State(source): State<DashboardState>, reader: Reader) -> Json<Vec<
     let policy = source.ledger.policy();
     let names = policy.orgs().keys();
     let names = names.filter(|org| reader.may_read(org).is_ok());
-    let mut names: Vec<String> = names.take(MAX_OFFERED).map(OrgId::to_string).collect();
+    let mut names: Vec<String> = names.take(MAX_LISTED).map(OrgId::to_string).collect();
     names.sort();
     Json(names)
 }
@@ -104,16 +104,16 @@ struct PoolBody {
     closed: bool,
 }
 
-/// Why there are no figures.
+/// Why a quota has no figures.
 enum QuotaError {
-    AccessError(AccessError),
+    Access(AccessError),
     Failed(StatusCode, String),
 }
 
 impl IntoResponse for QuotaError {
     fn into_response(self) -> Response {
         match self {
-            Self::AccessError(why) => why.into_response(),
+            Self::Access(why) => why.into_response(),
             Self::Failed(status, why) => (status, why).into_response(),
         }
     }
@@ -126,7 +126,7 @@ async fn quota(
 ) -> Result<Json<QuotaBody>, QuotaError> {
     let org = OrgId::parse(org)
         .map_err(|error| QuotaError::Failed(StatusCode::BAD_REQUEST, error.to_string()))?;
-    reader.may_read(&org).map_err(QuotaError::AccessError)?;
+    reader.may_read(&org).map_err(QuotaError::Access)?;
     let ledger = source
         .ledger
         .with_deadline(Instant::now() + source.call_timeout);
@@ -166,7 +166,7 @@ fn quota_error(error: LedgerError) -> QuotaError {
     if let Some(left_out) = FAILURES.admit(Instant::now().into_std()) {
         tracing::warn!(%error, left_out, "the dashboard has no answer");
     }
-    let (status, said) = match &error {
+    let (status, message) = match &error {
         LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskPanicked => (
             StatusCode::INTERNAL_SERVER_ERROR,
             "an internal error; the service's log has the details".to_owned(),
@@ -177,5 +177,5 @@ fn quota_error(error: LedgerError) -> QuotaError {
         ),
         _ => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     };
-    QuotaError::Failed(status, said)
+    QuotaError::Failed(status, message)
 }

@@ -1,4 +1,4 @@
-//! The HTTP port: probes for whoever can't speak gRPC, metrics, and the dashboard.
+//! The HTTP port: probes without gRPC, metrics, and the dashboard.
 
 mod auth;
 mod dashboard;
@@ -22,28 +22,27 @@ use crate::{
     telemetry::metrics::{self, Metrics, MetricsSnapshot, WatchedFile},
 };
 
-/// Whether the service would decide.
+/// Whether the service can decide.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
-    /// It would.
+    /// The service decides.
     Ready,
-    /// It would not, and this is why.
+    /// The reason why it does not.
     NotReady(String),
 }
 
-/// What `/readyz` reads from.
+/// The sources of `/readyz`.
 #[derive(Clone)]
 struct ReadinessSources {
     ready: watch::Receiver<Readiness>,
     ledger: Ledger,
     policy: watch::Receiver<PolicyStatus>,
-    /// They know which other files are refused.
+    /// For the refused files.
     metrics: Metrics,
 }
 
-/// What is served. `ready` follows the store and the shutdown, as gRPC health does; `call_timeout` is how
-/// long the page waits for the store; `authenticator` says who may read the quotas that it shows. Probes and
-/// metrics are for everyone.
+/// The routes of the port. `ready` is the state that gRPC health reports too; `call_timeout` is how long the dashboard
+/// waits for the store; `authenticator` decides who may read quotas. Probes and metrics need no authentication.
 pub fn router(
     ledger: Ledger,
     call_timeout: Duration,
@@ -52,7 +51,7 @@ pub fn router(
     metrics: Metrics,
     authenticator: Authenticator,
 ) -> Router {
-    let to_be_scraped = (ready.clone(), ledger.clone(), metrics.clone());
+    let scrape_sources = (ready.clone(), ledger.clone(), metrics.clone());
     let sources = ReadinessSources {
         ready,
         ledger: ledger.clone(),
@@ -62,48 +61,48 @@ pub fn router(
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz).with_state(sources))
-        .route("/metrics", get(scrape).with_state(to_be_scraped))
+        .route("/metrics", get(scrape).with_state(scrape_sources))
         .merge(dashboard::router(ledger, call_timeout, authenticator))
 }
 
-/// Whether it is ready, and what besides is not as it should be.
+/// Answers whether the service is ready, and lists what else is wrong.
 async fn readyz(State(sources): State<ReadinessSources>) -> (StatusCode, String) {
-    let (status, mut told) = match &*sources.ready.borrow() {
+    let (status, mut lines) = match &*sources.ready.borrow() {
         Readiness::Ready => (StatusCode::OK, "ok\n".to_owned()),
         Readiness::NotReady(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     };
     let losses = sources.ledger.losses();
     if status == StatusCode::OK && losses > 0 {
-        told += &format!("losses of the store that were restored: {losses}\n");
+        lines += &format!("losses of the store that were restored: {losses}\n");
     }
     if status == StatusCode::OK
         && let Some(why) = sources.ledger.partial_refusal()
     {
-        told += &format!("a part of the store refuses: {why}\n");
+        lines += &format!("a part of the store refuses: {why}\n");
     }
     if let Some(step) = sources.ledger.latest_clock_step() {
-        told += &format!("{step}: each day keeps its own counters\n");
+        lines += &format!("{step}: each day keeps its own counters\n");
     }
     if let Some(complaint) = sources.policy.borrow().complaint() {
-        told = told + &complaint + "\n";
+        lines = lines + &complaint + "\n";
     }
     for (of, at) in sources.metrics.refused_files() {
-        // Of the policy more is told already.
+        // The policy's own line says more.
         if of != WatchedFile::Policy {
             let (of, at) = (of.name(), at.to_rfc3339_opts(SecondsFormat::Secs, true));
-            told += &format!("{of}: a change was refused at {at}, what was before stays\n");
+            lines += &format!("{of}: a change was refused at {at}, what was before stays\n");
         }
     }
-    (status, told)
+    (status, lines)
 }
 
 async fn scrape(
     State((ready, ledger, metrics)): State<(watch::Receiver<Readiness>, Ledger, Metrics)>,
 ) -> Response {
-    // It reads files of the kernel, some of which grow with the connections, on threads that the store needs, too:
-    // one at a time, however many ask, and whether or not they wait for it.
-    static ONE: Semaphore = Semaphore::const_new(1);
-    let one = ONE.acquire().await;
+    // A scrape reads kernel files that grow with the connections, on threads that the store needs too. So at most one
+    // runs at a time, even if its caller no longer waits.
+    static SCRAPES: Semaphore = Semaphore::const_new(1);
+    let permit = SCRAPES.acquire().await;
     let (waiting, store_calls) = ledger.load();
     let snapshot = MetricsSnapshot {
         ready: *ready.borrow() == Readiness::Ready,
@@ -113,11 +112,11 @@ async fn scrape(
         store_calls,
         waiting,
     };
-    let told = tokio::task::spawn_blocking(move || {
-        let _one = one;
+    let text = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
         metrics.text(snapshot)
     });
-    match told.await {
+    match text.await {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

@@ -15,22 +15,20 @@ use tokio_util::sync::CancellationToken;
 use super::{connection_state::ConnectionState, limits::Limits};
 use crate::telemetry::metrics::CloseReason;
 
-/// How long a connection that closes may take to exchange GOAWAY; shorter where it makes room for another.
+/// How long a closing connection may take to exchange GOAWAY; shorter if it makes room for another.
 const GOAWAY_GRACE: Duration = Duration::from_millis(250);
 const SHORT_GOAWAY_GRACE: Duration = Duration::from_millis(5);
 
-/// How much longer it may take while calls are open.
+/// The extra time while calls are open.
 const CALL_GRACE: Duration = Duration::from_secs(2);
 const SHORT_CALL_GRACE: Duration = Duration::from_millis(250);
 
-/// Why a connection ended.
+/// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConnectionEnd {
-    /// The handshake failed.
+    /// The TLS handshake failed, or the client certificate is invalid.
     Handshake,
-    /// The handshake timed out.
     HandshakeTimeout,
-    /// It closed after the handshake.
     Closed(CloseReason),
 }
 
@@ -46,7 +44,7 @@ pub(crate) async fn serve(
     let mut age_timer = pin!(sleep(jittered(limits.connection_age)));
     let mut idle_timer = pin!(sleep(limits.idle_time));
     let mut in_handshake = true;
-    // Set once GOAWAY is sent: the connection goes on until its calls have ended, under the same limits.
+    // Set once GOAWAY is sent. The open calls continue under the same limits.
     let mut draining = None;
     let end = loop {
         let is_open = draining.is_none();
@@ -82,7 +80,7 @@ pub(crate) async fn serve(
     ConnectionEnd::Closed(end)
 }
 
-/// Waits for a connection that was told to close, within the grace times.
+/// Waits until a connection has closed, for at most the grace times.
 async fn close(
     connection: Pin<&mut impl GracefulConnection>,
     state: &ConnectionState,
@@ -111,11 +109,11 @@ async fn poll_counted<C: GracefulConnection>(
     .await
 }
 
-/// Why a connection ended that nobody here closed.
+/// Why a connection ended that this service did not close.
 fn unrequested_end(ended: Result<(), hyper::Error>, state: &ConnectionState) -> ConnectionEnd {
     match ended {
         Ok(()) => ConnectionEnd::Closed(CloseReason::ByCaller),
-        // A timeout without a source is that of HTTP/1 headers; that of HTTP/2 pings has one.
+        // The timeout of HTTP/1 headers has no source; that of HTTP/2 pings has one.
         Err(error) if error.is_timeout() && error.source().is_none() => {
             if state.has_called() {
                 ConnectionEnd::Closed(CloseReason::Idle)
@@ -127,7 +125,7 @@ fn unrequested_end(ended: Result<(), hyper::Error>, state: &ConnectionState) -> 
     }
 }
 
-/// Up to 10 % more or less.
+/// Changes an age by a random share of up to 10 %.
 fn jittered(age: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish() % 201;
     let share = 0.9 + f64::from(u32::try_from(random).unwrap_or(100)) / 1_000.0;

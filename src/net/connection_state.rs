@@ -1,4 +1,4 @@
-//! The state of a connection: its open calls, since when it is idle, and whether it was asked to close.
+//! The state of a connection: its open calls, its idle time, and whether it must close.
 
 use std::{
     pin::Pin,
@@ -25,11 +25,10 @@ pub(crate) struct ConnectionState {
     idle_since: AtomicU64,
     /// Whether the first frame has arrived, or the protocol has its own timeout.
     has_begun: AtomicBool,
-    /// Whether it has had a call.
     has_called: AtomicBool,
-    /// How often its task was polled.
+    /// How often the connection's task was polled.
     polls: AtomicU64,
-    /// Why it was asked to close; the first reason stays.
+    /// Why it must close; the first reason stays.
     close_reason: SetOnce<CloseReason>,
 }
 
@@ -46,7 +45,7 @@ impl ConnectionState {
         }
     }
 
-    /// Since when it is idle; none while a call is open or once it was asked to close.
+    /// Like [`Self::idle_since`], but none once it must close.
     pub(crate) fn evictable_since(&self) -> Option<Instant> {
         match self.close_reason.get() {
             None => self.idle_since(),
@@ -54,7 +53,7 @@ impl ConnectionState {
         }
     }
 
-    /// Since when it is idle; none while a call is open.
+    /// When the last call ended; none while a call is open.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         let idle = self.open_calls.load(Ordering::Relaxed) == 0;
         idle.then(|| self.started + Duration::from_millis(self.idle_since.load(Ordering::Relaxed)))
@@ -80,7 +79,7 @@ impl ConnectionState {
         self.polls.load(Ordering::Relaxed)
     }
 
-    /// Asks the connection to close. False if it was asked before.
+    /// Requests that the connection closes. False if that was requested before.
     pub(crate) fn request_close(&self, why: CloseReason) -> bool {
         self.close_reason.set(why).is_ok()
     }
@@ -89,7 +88,7 @@ impl ConnectionState {
         self.close_reason.get() == Some(&CloseReason::MadeRoom)
     }
 
-    /// Waits until it is asked to close, and returns why.
+    /// Waits until a close is requested, and returns the reason.
     pub(crate) async fn close_requested(&self) -> CloseReason {
         *self.close_reason.wait().await
     }
@@ -120,7 +119,7 @@ impl Drop for OpenCall {
 pub(crate) struct TrackedService<S> {
     pub(crate) service: S,
     pub(crate) state: Arc<ConnectionState>,
-    /// The caller, which each request carries in its extensions.
+    /// The caller, which is added to each request's extensions.
     pub(crate) peer: Arc<Peer>,
 }
 
@@ -132,7 +131,7 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Future>;
 
-    /// The services are always ready: whatever waits does so within a call.
+    /// Does not poll for readiness: tonic's and axum's services are always ready.
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.state.has_called.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(Arc::clone(&self.peer));

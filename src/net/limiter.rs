@@ -1,4 +1,4 @@
-//! Limits the connections of a port. At the limit, those that have been idle longest are closed to make room.
+//! Limits the connections of a port. At the limit, the longest idle ones are closed to make room.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -11,7 +11,7 @@ use crate::telemetry::{LogLimit, metrics::CloseReason};
 pub(crate) struct ConnectionLimiter {
     max: usize,
     open: HashMap<Id, Arc<ConnectionState>>,
-    /// How many of these were asked to close to make room.
+    /// How many of these are closing to make room.
     closing: usize,
 }
 
@@ -43,7 +43,7 @@ impl ConnectionLimiter {
         }
     }
 
-    /// Whether accepting must wait until some that were asked to close have closed.
+    /// Whether accepting must wait until closing connections have closed.
     pub(crate) fn is_over_limit(&self) -> bool {
         self.closing > 0 && self.open.len() >= self.max + self.max / CLOSING_SHARE
     }
@@ -58,22 +58,22 @@ impl ConnectionLimiter {
             .values()
             .filter_map(|it| Some((it.evictable_since()?, it)))
             .collect();
-        let asked = idle.len().div_ceil(CLOSING_SHARE);
-        if asked > 0 {
-            idle.select_nth_unstable_by_key(asked - 1, |(since, _)| *since);
+        let victims = idle.len().div_ceil(CLOSING_SHARE);
+        if victims > 0 {
+            idle.select_nth_unstable_by_key(victims - 1, |(since, _)| *since);
         }
-        let closed = idle[..asked]
+        let closed = idle[..victims]
             .iter()
             .filter(|(_, state)| state.request_close(CloseReason::MadeRoom));
         self.closing += closed.count();
         if let Some(left_out) = LIMIT_REACHED.admit(Instant::now()) {
             tracing::warn!(
                 bound = self.max,
-                closed = asked,
+                closed = victims,
                 left_out,
                 "bounds.connections is reached: idle connections make room, and where there are none, new ones are refused"
             );
         }
-        asked > 0
+        victims > 0
     }
 }

@@ -1,28 +1,28 @@
-//! The limits of a listener: everything that a caller can hold open or make the service keep is bounded.
+//! The limits of a listener: they bound all that a caller can hold open or make the service keep in memory.
 
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The section `[bounds]` of the settings, for both ports unless it says otherwise.
+/// The section `[bounds]` of the settings. Applies to both ports unless a field names one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest request message of gRPC, in bytes.
+    /// The largest gRPC request message, in bytes.
     pub message_bytes: usize,
     /// The headers of a request, in bytes.
     pub header_list_bytes: u32,
     /// Calls that one gRPC connection may have open.
     pub streams_per_connection: u32,
-    /// Calls that one gRPC connection may cancel in a second. One that cancels more is read more slowly.
+    /// Calls that one gRPC connection may cancel in a second. If it cancels more, it is read more slowly.
     pub cancelled_per_second: u32,
-    /// Connections that one port may have open. At the limit, those that have been idle longest are closed.
+    /// Connections that one port may have open. At the limit, the longest idle ones are closed.
     pub connections: usize,
     /// How long the TLS handshake, the first frame of HTTP/2, and the headers of each HTTP/1 request may take.
     pub handshake_time: Duration,
     /// A connection without a call for this long is closed.
     pub idle_time: Duration,
-    /// An older connection takes no new calls: its caller reconnects, perhaps to another replica. Each connection's
-    /// own age differs by up to 10 %, so that not all reconnect at once.
+    /// An older connection takes no new calls: its caller reconnects, perhaps to another replica. The maximum age is
+    /// varied by up to 10 % for each connection, so that not all reconnect at once.
     pub connection_age: Duration,
 }
 
@@ -41,12 +41,12 @@ impl Default for Limits {
     }
 }
 
-/// Open files besides the connections of both ports: those of the store, logs, and files being read.
+/// File descriptors besides the connections of both ports: the store's, the logs', and those of files being read.
 const OTHER_FILES: u64 = 512;
 
 impl Limits {
-    /// Raises the process's limit of open files to what the connections need: many systems allow 1024 unless a program
-    /// asks for more. If that is not allowed, lowers `connections` and logs it.
+    /// Raises the process's limit of open files to what the connections need: the default is 1024 on many systems. If
+    /// that fails, lowers `connections` and logs it.
     pub(crate) fn fitted_to_open_files(self) -> Self {
         let wanted = 2 * self.connections as u64 + OTHER_FILES;
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

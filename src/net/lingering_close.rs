@@ -1,7 +1,7 @@
-//! Lingering close: shuts down writing, then reads and drops what the caller still sends until it closes too.
+//! Lingering close: shuts down writing, then reads and drops bytes until the caller closes too.
 //!
-//! If a socket is closed with unread bytes in it, the kernel resets the connection, and the caller may lose what was
-//! written before: the last responses of a stream that it was still writing to.
+//! If a socket is closed with unread bytes, the kernel resets the connection, and the caller may lose the last
+//! responses of a stream that it still writes to.
 
 use std::{
     io,
@@ -80,7 +80,7 @@ impl AsyncWrite for LingeringStream {
                 timeout.insert(Box::pin(sleep(LINGER_TIMEOUT)))
             }
         };
-        // First, so that a caller who writes without end can't hold it up.
+        // Before the reads, so that a caller who never stops writing can't delay the close.
         if timeout.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }

@@ -1,7 +1,7 @@
-//! A port: accepts connections, encrypts and serves them.
+//! A port: accepts and serves connections, with or without TLS.
 //!
-//! The accept loops of tonic and axum support neither certificates that change at runtime, nor a limit of connections,
-//! nor timeouts for their handshake, idle time and age.
+//! The accept loops of tonic and axum support no certificates that change at runtime, no limit of connections, no
+//! handshake and idle timeouts, and no maximum age.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -41,13 +41,13 @@ use crate::{
 /// The protocol of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// gRPC.
+    /// For gRPC.
     Http2,
-    /// Probes, metrics and the dashboard.
+    /// For probes, metrics and the dashboard.
     Http1,
 }
 
-/// A port.
+/// A port, bound but not serving yet.
 pub(crate) struct Listener {
     pub(crate) socket: Socket,
     pub(crate) protocol: Protocol,
@@ -55,21 +55,21 @@ pub(crate) struct Listener {
     pub(crate) certificates: Option<Arc<Certificates>>,
     pub(crate) limits: Limits,
     pub(crate) connections: Connections,
-    /// What it tells of whoever reaches it.
     pub(crate) port: auth::PortSecurity,
 }
 
-/// A stream that the server resets costs it more than the caller.
+/// Bounded since a stream that the server resets costs it more than the caller.
 const MAX_LOCAL_RESETS: usize = 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// HTTP/2 flow control in bytes: what a caller can make the service buffer. More is not faster (docs/PERFORMANCE.md).
+/// HTTP/2 flow control in bytes: bounds what a caller can make the service buffer. Larger windows are not faster
+/// (docs/PERFORMANCE.md).
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Wait after a failed accept, which mostly means that there are no more file descriptors.
+/// Wait after a failed accept: mostly the process is out of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 static ACCEPT_FAILURES: LogLimit = LogLimit::new();
@@ -128,7 +128,7 @@ impl Listener {
                 Some(ended) = connections.join_next_with_id() => {
                     let id = match ended {
                         Ok((id, ())) => id,
-                        Err(died) => died.id(),
+                        Err(error) => error.id(),
                     };
                     limiter.remove(id);
                     continue;
@@ -168,13 +168,13 @@ impl Listener {
             });
             limiter.add(task.id(), state);
         }
-        // Closes the socket, so that nobody waits in its backlog.
+        // Closes the socket, so that no new connection waits in its backlog.
         drop(self);
         while connections.join_next().await.is_some() {}
     }
 }
 
-/// Logs a failed accept: there are no more file descriptors, or the connection ended before it was accepted.
+/// Logs a failed accept (out of file descriptors, or a connection that ended before it was accepted) and waits.
 async fn wait_after_accept_error(error: &io::Error) {
     if let Some(left_out) = ACCEPT_FAILURES.admit(std::time::Instant::now()) {
         tracing::warn!(%error, left_out, "a connection can't be taken");
@@ -182,7 +182,7 @@ async fn wait_after_accept_error(error: &io::Error) {
     sleep(ACCEPT_RETRY_DELAY).await;
 }
 
-/// What all connections of a port have in common.
+/// Serves the connections of a port.
 struct ConnectionServer {
     port: auth::PortSecurity,
     protocol: Protocol,
@@ -209,9 +209,9 @@ impl ConnectionServer {
             let peer = Peer::on(self.port, from);
             return self.serve_http(stream, peer, service, state).await;
         };
-        let accepting = TlsAcceptor::from(certificates.current()).accept(stream);
+        let handshake = TlsAcceptor::from(certificates.current()).accept(stream);
         let accepted = tokio::select! {
-            accepted = timeout(self.limits.handshake_time, accepting) => accepted,
+            accepted = timeout(self.limits.handshake_time, handshake) => accepted,
             why = state.close_requested() => return ConnectionEnd::Closed(why),
             () = self.stop.cancelled() => return ConnectionEnd::Closed(CloseReason::Stopping),
         };
@@ -261,7 +261,7 @@ impl ConnectionServer {
                 connection::serve(connection, &state, limits, &self.stop).await
             }
             Protocol::Http1 => {
-                // HTTP/1 has a timeout of its own for headers.
+                // hyper's header timeout takes the place of the handshake timeout.
                 state.set_begun();
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -275,7 +275,7 @@ impl ConnectionServer {
     }
 }
 
-/// The least that hyper accepts.
+/// The smallest buffer that hyper accepts.
 const HTTP1_BUFFER: usize = 8 * 1024;
 
 fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
@@ -283,13 +283,13 @@ fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        // hyper panics if the clock is before 1970 or past 9999, when a decision may already have counted.
+        // With a date header, hyper panics if the clock is before 1970 or past 9999, after the decision has counted.
         .auto_date_header(false)
         .max_concurrent_streams(streams)
         .max_header_list_size(limits.header_list_bytes)
         .max_local_error_reset_streams(MAX_LOCAL_RESETS)
-        // Calls that are cancelled before the service accepts them: all open ones may be. One more would end the
-        // connection, and the calls of everyone who shares it.
+        // All open calls may be cancelled before the service accepts them. At a lower limit, hyper would end the
+        // connection and all its calls.
         .max_pending_accept_reset_streams(streams as usize)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)

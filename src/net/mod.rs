@@ -1,4 +1,4 @@
-//! Ports: sockets, connections and their limits, TLS. Knows no settings and no gRPC.
+//! Ports: sockets, connections and their limits, TLS. Depends on neither the settings nor gRPC.
 
 mod connection;
 mod connection_state;

@@ -1,14 +1,14 @@
-//! Counts the RST_STREAM frames of a connection in its bytes, whatever hyper makes of the calls.
+//! Counts the RST_STREAM frames in the bytes of a connection, since hyper does not report them.
 
 /// Parses the frame headers of an HTTP/2 client (RFC 9113, 3.4 and 4.1).
 #[derive(Debug, Default)]
 pub(crate) struct ResetCounter {
-    /// How many bytes of the preface have arrived.
+    /// Bytes of the preface that have arrived.
     preface: usize,
     /// The bytes of the next frame header, of which `received` have arrived.
     header: [u8; HEADER_BYTES],
     received: usize,
-    /// How many bytes of the payload are outstanding.
+    /// Bytes of the payload that have not arrived yet.
     payload: usize,
     has_begun: bool,
 }
@@ -25,8 +25,8 @@ impl ResetCounter {
         self.has_begun
     }
 
-    /// Returns how many RST_STREAM frames begin in these bytes. Bytes that are not HTTP/2 are not detected here: hyper ends
-    /// the connection.
+    /// Returns how many RST_STREAM frames have their last header byte in these bytes. Does not detect bytes that are
+    /// not HTTP/2: hyper ends such a connection.
     pub(crate) fn count(&mut self, mut bytes: &[u8]) -> u32 {
         let preface = bytes.len().min(Self::PREFACE.len() - self.preface);
         self.preface += preface;
@@ -70,9 +70,9 @@ mod tests {
     }
 
     #[test]
-    fn each_reset_counts_once_however_the_bytes_are_cut() {
+    fn each_reset_counts_once_however_the_bytes_are_split() {
         let mut bytes = ResetCounter::PREFACE.to_vec();
-        // What looks like one within another's payload is none.
+        // A payload that looks like a RST_STREAM frame does not count.
         for (kind, payload) in [
             (4, vec![]),
             (1, vec![RST_STREAM; 70_000]),
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn it_has_begun_with_the_head_of_the_first_frame() {
+    fn a_connection_has_begun_with_the_header_of_its_first_frame() {
         let bytes = [ResetCounter::PREFACE, &frame(4, &[])].concat();
         let mut resets = ResetCounter::default();
         resets.count(&bytes[..bytes.len() - 1]);

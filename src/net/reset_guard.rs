@@ -1,8 +1,8 @@
-//! Limits how fast a connection is read, against floods of calls that are cancelled at once (rapid reset).
+//! Limits how fast a connection is read, against floods of calls that are cancelled immediately (rapid reset).
 //!
-//! Such a call costs its caller next to nothing and the service a task. So a connection yields to other tasks after each
-//! [`MAX_TURN_BYTES`], and a token bucket delays reading from a caller that cancels more calls than it may. h2's own
-//! limit of pending resets would end the connection, and the calls of everyone who shares it.
+//! Such a call is almost free for its caller and costs the service a task. So a connection yields to other tasks after
+//! each [`MAX_TURN_BYTES`], and a token bucket delays reading from a caller that cancels too many calls. h2's own limit
+//! of pending resets would end the connection and all its calls.
 
 use std::{
     io,
@@ -21,13 +21,13 @@ use tokio::{
 use super::{connection_state::ConnectionState, reset_counter::ResetCounter};
 use crate::telemetry::metrics::CloseReason;
 
-/// A connection yields after reading this much: some 80 calls, or 250 that are cancelled at once.
+/// A connection yields after it has read this much: about 80 calls, or 250 that are cancelled immediately.
 const MAX_TURN_BYTES: usize = 8 * 1024;
 
-/// The share of its capacity that the token bucket of a new connection holds.
+/// The token bucket of a new connection is filled to this share.
 const INITIAL_SHARE: f64 = 0.1;
 
-/// A connection that was delayed for longer, since its bucket was last full, is asked to close: a new one has no backlog
+/// A connection closes when it was delayed for longer since its bucket was last full: a new connection has no backlog
 /// of cancelled calls.
 const MAX_DELAY: Duration = Duration::from_secs(1);
 
@@ -37,7 +37,7 @@ pub(crate) struct ResetGuard<IO> {
     state: Arc<ConnectionState>,
     resets: ResetCounter,
     bucket: TokenBucket,
-    /// The poll that read last, and how much it has read.
+    /// The number of the last poll that read, and the bytes that it has read.
     last_poll: u64,
     read: usize,
 }
@@ -54,7 +54,7 @@ impl<IO> ResetGuard<IO> {
         }
     }
 
-    /// Yields once the turn's bytes are read.
+    /// Yields once this poll has read [`MAX_TURN_BYTES`].
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let turn = self.state.polls();
         if self.last_poll != turn {
@@ -63,12 +63,12 @@ impl<IO> ResetGuard<IO> {
         if self.read < MAX_TURN_BYTES {
             return Poll::Ready(());
         }
-        // Runs again after all tasks that are ready now.
+        // Wakes this task after all tasks that are ready now.
         pin!(yield_now()).poll(cx)
     }
 
-    /// Ready once the caller has tokens.
-    fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready once the bucket is not overdrawn. Closes the connection if it was delayed for too long.
+    fn poll_bucket(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.bucket.poll(cx));
         if self.bucket.delayed > MAX_DELAY {
             self.state.request_close(CloseReason::Cancelling);
@@ -96,7 +96,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ResetGuard<IO> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_turn(cx));
-        ready!(self.poll_allowance(cx));
+        ready!(self.poll_bucket(cx));
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
         self.record_read(&buffer.filled()[before..]);
@@ -134,11 +134,11 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ResetGuard<IO> {
     }
 }
 
-/// A token bucket of cancelled calls, which refills within a second.
+/// A token bucket of cancelled calls. It refills within a second.
 struct TokenBucket {
     per_second: f64,
     left: f64,
-    /// When `left` was right.
+    /// When `left` was computed.
     at: Instant,
     /// Runs until the bucket is no longer overdrawn.
     delay: Option<Pin<Box<Sleep>>>,
@@ -161,8 +161,8 @@ impl TokenBucket {
     /// Takes tokens. An overdrawn bucket delays the caller from now on.
     fn take(&mut self, cancelled: u32) {
         let now = Instant::now();
-        let came = (now - self.at).as_secs_f64() * self.per_second;
-        self.left = (self.left + came).min(self.per_second);
+        let refill = (now - self.at).as_secs_f64() * self.per_second;
+        self.left = (self.left + refill).min(self.per_second);
         if self.left >= self.per_second {
             self.delayed = Duration::ZERO;
         }
@@ -199,58 +199,58 @@ mod tests {
 
     const PER_SECOND: u32 = 1_000;
 
-    /// How long the caller is not listened to once it has cancelled so many calls.
-    async fn cancels(bucket: &mut TokenBucket, calls: u32) -> Duration {
+    /// How long reading is delayed after so many cancelled calls.
+    async fn delay_after(bucket: &mut TokenBucket, calls: u32) -> Duration {
         bucket.take(calls);
         let begun = Instant::now();
         std::future::poll_fn(|cx| bucket.poll(cx)).await;
         begun.elapsed()
     }
 
-    /// The timer's unit.
+    /// Within the timer's resolution.
     fn is_about(is: Duration, millis: u64) -> bool {
         is.abs_diff(Duration::from_millis(millis)) <= Duration::from_millis(1)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_begins_with_a_tenth_of_a_second_and_waits_for_what_is_more() {
+    async fn a_new_connection_may_cancel_a_tenth_of_its_rate_before_it_is_delayed() {
         let mut bucket = TokenBucket::new(PER_SECOND);
-        assert_eq!(cancels(&mut bucket, 100).await, Duration::ZERO);
-        assert!(is_about(cancels(&mut bucket, 50).await, 50));
-        assert!(is_about(cancels(&mut bucket, 200).await, 200));
+        assert_eq!(delay_after(&mut bucket, 100).await, Duration::ZERO);
+        assert!(is_about(delay_after(&mut bucket, 50).await, 50));
+        assert!(is_about(delay_after(&mut bucket, 200).await, 200));
         advance(Duration::from_secs(100)).await;
-        assert_eq!(cancels(&mut bucket, 1_000).await, Duration::ZERO);
-        assert!(is_about(cancels(&mut bucket, 10).await, 10));
+        assert_eq!(delay_after(&mut bucket, 1_000).await, Duration::ZERO);
+        assert!(is_about(delay_after(&mut bucket, 10).await, 10));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_waited_for_a_second_in_all_is_asked_to_leave() {
+    async fn a_connection_that_was_delayed_for_a_second_in_total_closes() {
         let reset = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
         let cancelled = |calls: usize| {
             let mut bytes = ResetCounter::PREFACE.to_vec();
             bytes.extend(reset.repeat(calls));
             bytes
         };
-        let is_asked_after = async |reset_guard: &mut ResetGuard<()>, bytes: &[u8]| {
+        let closes_after = async |reset_guard: &mut ResetGuard<()>, bytes: &[u8]| {
             reset_guard.record_read(bytes);
-            std::future::poll_fn(|cx| reset_guard.poll_allowance(cx)).await;
-            let asked = reset_guard.state.close_requested();
-            timeout(Duration::ZERO, asked).await == Ok(CloseReason::Cancelling)
+            std::future::poll_fn(|cx| reset_guard.poll_bucket(cx)).await;
+            let reason = reset_guard.state.close_requested();
+            timeout(Duration::ZERO, reason).await == Ok(CloseReason::Cancelling)
         };
         let mut reset_guard = ResetGuard::new((), PER_SECOND, Arc::new(ConnectionState::new()));
-        assert!(!is_asked_after(&mut reset_guard, &cancelled(1_000)).await);
-        assert!(is_asked_after(&mut reset_guard, &reset.repeat(200)).await);
-        // Unless it cancelled little for a while.
+        assert!(!closes_after(&mut reset_guard, &cancelled(1_000)).await);
+        assert!(closes_after(&mut reset_guard, &reset.repeat(200)).await);
+        // Not if its bucket was full in between.
         let mut reset_guard = ResetGuard::new((), PER_SECOND, Arc::new(ConnectionState::new()));
         reset_guard.record_read(&cancelled(0));
         for _ in 0..10 {
             advance(Duration::from_secs(2)).await;
-            assert!(!is_asked_after(&mut reset_guard, &reset.repeat(1_900)).await);
+            assert!(!closes_after(&mut reset_guard, &reset.repeat(1_900)).await);
         }
     }
 
     #[tokio::test]
-    async fn who_sends_without_a_pause_leaves_others_their_turns() {
+    async fn a_caller_that_sends_without_a_pause_does_not_starve_other_tasks() {
         static SENT: [u8; 1 << 20] = [0; 1 << 20];
         let turns = Arc::new(AtomicUsize::new(0));
         let other = tokio::spawn({

@@ -1,4 +1,4 @@
-//! Where a listener takes connections: a TCP port, or a unix socket.
+//! The socket of a listener: a TCP port or a unix socket.
 
 use std::{
     fmt,
@@ -16,24 +16,23 @@ use tokio::{
 };
 use tokio_util::either::Either;
 
-/// Connections that may wait to be taken; the system has a bound of its own. Where they are too few, a burst of
-/// them makes others wait for a second.
+/// Connections that may wait to be accepted; the system has a limit of its own. If the backlog is full, a connection is
+/// retried after a second.
 const BACKLOG: u32 = 65_535;
 
-/// Who may connect to a unix socket: its owner and its group.
+/// The mode of a unix socket: its owner and its group may connect.
 const SOCKET_MODE: u32 = 0o660;
 
-/// How long to wait for the lock of a folder: in a shared one any user may hold it.
+/// How long to wait for the lock of a folder: any user of a shared folder may hold it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often to try.
+/// How often to try the lock.
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What an address without a port should look like.
 const NO_PORT: &str = "names no port from 0 to 65535: an address is HOST:PORT, such as 127.0.0.1:50051, or :PORT for \
                        all addresses, or unix:/path.sock";
 
-/// A connection of either kind.
+/// A TCP or unix connection.
 pub(crate) type Stream = Either<TcpStream, UnixStream>;
 
 /// A bound socket.
@@ -46,11 +45,11 @@ pub(crate) enum Socket {
 pub(crate) struct UnixSocket {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode: what is in the path's place later may be another process's.
+    /// Device and inode: another process may replace the file later.
     file: (u64, u64),
 }
 
-/// Where a listener is reached. Displays as `HOST:PORT` or `unix:PATH`, as the settings say it.
+/// The address of a listener. Displays as in the settings: `HOST:PORT` or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
     /// A TCP port.
@@ -72,7 +71,7 @@ impl Socket {
     /// Binds `HOST:PORT`, `:PORT` on all addresses, or `unix:PATH`.
     pub(crate) async fn bind(address: &str) -> io::Result<Self> {
         if let Some(path) = address.strip_prefix("unix:") {
-            // gRPC's own form of an absolute path has two slashes more.
+            // gRPC's form of an absolute path is unix:///PATH.
             let path = path.strip_prefix("//").unwrap_or(path);
             return Ok(Self::Unix(UnixSocket::bind(Path::new(path)).await?));
         }
@@ -81,7 +80,7 @@ impl Socket {
         if host.is_empty() {
             return Ok(Self::Tcp(bind_all(port)?));
         }
-        // The first that there is of the addresses that a name stands for.
+        // The first address of the name that can be bound.
         let mut last = invalid("stands for no address");
         for address in lookup_host(address).await? {
             match bind_tcp(address) {
@@ -92,7 +91,7 @@ impl Socket {
         Err(last)
     }
 
-    /// Takes a connection, and tells where it is from; a unix socket does not know.
+    /// Accepts a connection. A unix connection has no remote address.
     pub(crate) async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) => {
@@ -115,7 +114,7 @@ impl Socket {
 }
 
 impl ListenAddress {
-    /// Whether only this machine reaches it.
+    /// Whether it is reachable from this machine only.
     pub(crate) fn is_loopback(&self) -> bool {
         match self {
             Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
@@ -129,12 +128,12 @@ impl UnixSocket {
         if path.as_os_str().is_empty() {
             return Err(invalid("names no socket: unix:/path.sock"));
         }
-        // Of two processes that find the same stale socket, the second must see the first one's.
-        let _turn = lock_folder(path).await?;
+        // If two processes find the same stale socket, the second must see the first one's new socket.
+        let _lock = lock_folder(path).await?;
         remove_if_stale(path).await?;
         let socket = tokio::net::UnixSocket::new_stream()?;
         socket.bind(path)?;
-        // Before it listens: until then nobody can connect.
+        // Before it listens: until then no connection is possible.
         fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
         let listener = socket.listen(BACKLOG)?;
         Ok(Self {
@@ -147,9 +146,9 @@ impl UnixSocket {
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        // Without the lock the file's identity has to do: the end must not hang.
+        // If the lock is held, only the file's identity is checked: shutdown must not hang.
         let folder = open_folder(&self.path);
-        let _turn = folder.inspect(|folder| drop(folder.try_lock()));
+        let _lock = folder.inspect(|folder| drop(folder.try_lock()));
         let found = fs::symlink_metadata(&self.path);
         if found.is_ok_and(|found| identity(&found) == self.file)
             && let Err(error) = fs::remove_file(&self.path)
@@ -164,7 +163,7 @@ fn identity(metadata: &fs::Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// Locks the folder of a path, until what this gives is dropped.
+/// Locks the folder of a path until the returned file is dropped.
 async fn lock_folder(path: &Path) -> io::Result<File> {
     let folder = open_folder(path)?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
@@ -186,7 +185,7 @@ fn open_folder(path: &Path) -> io::Result<File> {
     File::open(folder.unwrap_or(Path::new(".")))
 }
 
-/// Removes the socket of a process that is gone.
+/// Removes the socket of a process that has ended.
 async fn remove_if_stale(path: &Path) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -196,7 +195,7 @@ async fn remove_if_stale(path: &Path) -> io::Result<()> {
         let fault = "there is something else in its place, and no socket";
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, fault));
     }
-    // A listener that is too busy to take the connection has another error.
+    // A listener with a full backlog has another error.
     match UnixStream::connect(path).await {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         _ => {
@@ -206,11 +205,11 @@ async fn remove_if_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A port of all addresses: of both families where the machine has them, else of IPv4.
+/// Binds a port on all addresses: IPv6 and IPv4, or IPv4 alone if the machine has no IPv6.
 fn bind_all(port: u16) -> io::Result<TcpListener> {
     let both = || {
         let socket = TcpSocket::new_v6()?;
-        // A system may be set to take IPv6 alone (net.ipv6.bindv6only).
+        // A system may be configured for IPv6 only (net.ipv6.bindv6only).
         rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
         listen(socket, (Ipv6Addr::UNSPECIFIED, port).into())
     };
@@ -293,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_that_another_process_keeps_locked_holds_up_neither_start_nor_end() {
+    async fn a_folder_that_another_process_keeps_locked_blocks_neither_start_nor_shutdown() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("grpc.sock");
         let socket = bind(&path).await.unwrap();

@@ -1,4 +1,4 @@
-//! TLS of a listener: its certificate, and the authorities of client certificates; reloaded when the files change.
+//! TLS of a listener: its certificate and the authorities of client certificates. Both are reloaded when files change.
 
 use std::{
     path::{Path, PathBuf},
@@ -23,37 +23,37 @@ use crate::{
 /// The section `[tls]` or `[http_tls]` of the settings. All files are PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerTls {
-    /// Which section it is, with the names of its settings.
+    /// The section and the names of its settings.
     pub names: &'static TlsNames,
-    /// The certificate of the service, and the intermediate ones.
+    /// The certificate of the service, then the intermediate ones.
     pub cert_file: PathBuf,
-    /// Its key.
+    /// The certificate's key.
     pub key_file: PathBuf,
-    /// The authorities of client certificates; none: clients are not asked for one.
+    /// The authorities of client certificates. If none, no client certificate is requested.
     pub client_ca_file: Option<PathBuf>,
-    /// Whether clients must show one.
+    /// Whether a client certificate is required.
     pub client_certificates: ClientCertificates,
 }
 
-/// What settings of TLS are called in one section.
+/// The names of one section's TLS settings.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TlsNames {
-    /// The section.
+    /// The section's name.
     pub section: &'static str,
-    /// What its files are in the metrics.
-    pub followed: WatchedFile,
-    /// Its `cert_file`.
+    /// The section's files in the metrics.
+    pub file: WatchedFile,
+    /// The setting of `cert_file`.
     pub cert_file: &'static str,
-    /// Its `key_file`.
+    /// The setting of `key_file`.
     pub key_file: &'static str,
-    /// Its `client_ca_file`.
+    /// The setting of `client_ca_file`.
     pub client_ca_file: &'static str,
 }
 
 /// `[tls]`.
 pub static GRPC_TLS: TlsNames = TlsNames {
     section: "tls",
-    followed: WatchedFile::Tls,
+    file: WatchedFile::Tls,
     cert_file: "tls.cert_file",
     key_file: "tls.key_file",
     client_ca_file: "tls.client_ca_file",
@@ -62,22 +62,22 @@ pub static GRPC_TLS: TlsNames = TlsNames {
 /// `[http_tls]`.
 pub static HTTP_TLS: TlsNames = TlsNames {
     section: "http_tls",
-    followed: WatchedFile::HttpTls,
+    file: WatchedFile::HttpTls,
     cert_file: "http_tls.cert_file",
     key_file: "http_tls.key_file",
     client_ca_file: "http_tls.client_ca_file",
 };
 
-/// Whether clients must show a certificate, where there is an authority for them.
+/// Whether clients must have a certificate, if `client_ca_file` is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum ClientCertificates {
-    /// A client without one is not let in.
+    /// A client without one is refused.
     Required,
-    /// A client without one is anonymous, or known by a token. If there is one, it must be valid.
+    /// A client without one is anonymous or has a token. A certificate that is sent must be valid.
     Optional,
 }
 
-/// The certificates of a listener, for its next connection.
+/// The TLS configuration of a listener's next connection.
 pub(crate) struct Certificates(ArcSwap<ServerConfig>);
 
 /// Replaces a listener's certificates when their files change.
@@ -88,11 +88,10 @@ pub(crate) struct CertificateReloader {
     metrics: Metrics,
 }
 
-/// The largest file that is read: far more authorities than any system has.
+/// The largest file that is read: far larger than any system's list of authorities.
 const MAX_BYTES: u64 = 8 << 20;
 
 impl Certificates {
-    /// The configuration for the next connection.
     pub(crate) fn current(&self) -> Arc<ServerConfig> {
         self.0.load_full()
     }
@@ -124,7 +123,7 @@ impl CertificateReloader {
         Arc::clone(&self.certificates)
     }
 
-    /// Follows the files. Does not return.
+    /// Watches the files. Does not return.
     pub(crate) async fn follow(self, signal: ReloadSignal) {
         let section = self.names.section;
         let mut watched = self.watched.with_signal(&signal);
@@ -143,7 +142,7 @@ impl CertificateReloader {
                 Reload::Unchanged | Reload::StillRejected | Reload::Unstable => continue,
             };
             let rejected_at = rejected.is_some().then(crate::wall_clock::now);
-            self.metrics.file_refused(self.names.followed, rejected_at);
+            self.metrics.file_refused(self.names.file, rejected_at);
             if let Some(error) = rejected {
                 tracing::error!(
                     section,
@@ -197,7 +196,7 @@ impl ListenerTls {
         let mut config = config?;
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
         if self.client_ca_file.is_some() {
-            // A resumed session would let a client certificate in again after its authority was removed.
+            // A resumed session would accept a client certificate whose authority was removed.
             config.session_storage = Arc::new(NoServerSessionStorage {});
         }
         if let Some(at) = pem::expires(&read[0]) {

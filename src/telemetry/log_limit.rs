@@ -1,12 +1,11 @@
-//! Log lines that an outage would repeat for every call.
+//! Rate limit for log lines that an outage would repeat for every call.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// Lets one log line a second through and counts the others: an outage is told, and does not fill the
-/// log with a line for each call that it fails.
+/// Admits one log line a second and counts the others, so that an outage does not log a line for each failed call.
 #[derive(Debug, Default)]
 pub struct LogLimit {
     last: Mutex<(Option<Instant>, u64)>,
@@ -15,7 +14,7 @@ pub struct LogLimit {
 impl LogLimit {
     const INTERVAL: Duration = Duration::from_secs(1);
 
-    /// One that has let nothing through yet.
+    /// A limit that admits the next line.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -23,7 +22,7 @@ impl LogLimit {
         }
     }
 
-    /// Whether a line may be logged now: then, how many were left out since the one before.
+    /// Admits a line: returns how many were left out since the previous one. None if the line must be left out.
     pub fn admit(&self, now: Instant) -> Option<u64> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let (logged_at, left_out) = &mut *last;
@@ -41,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_a_second_is_let_through_and_the_others_are_counted() {
+    fn one_line_a_second_is_admitted_and_the_others_are_counted() {
         let (limit, start) = (LogLimit::new(), Instant::now());
         let admit = |millis| limit.admit(start + Duration::from_millis(millis));
         assert_eq!(admit(0), Some(0));

@@ -1,11 +1,11 @@
-//! Structured logs, on standard error: for people on a terminal, as JSON elsewhere or on request.
+//! Structured logs on standard error: text on a terminal, otherwise JSON.
 
 use std::io::{IsTerminal as _, stderr};
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-/// How to log.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// Human on a terminal, JSON elsewhere.
@@ -16,11 +16,11 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging. Once a process.
+/// Starts logging. Call it once in a process.
 ///
 /// # Errors
 ///
-/// The filter is none, or logging was started before.
+/// The filter is invalid, or logging was started before.
 pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
         .parse(filter)

@@ -1,4 +1,4 @@
-//! What an operator sees of the service: metrics, traces and logs.
+//! Metrics, traces and logs.
 
 mod log_limit;
 pub mod logs;

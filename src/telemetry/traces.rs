@@ -1,12 +1,12 @@
-//! Traces, sent by OTLP where the operator says so: a span for each call, in its caller's trace, and one in
-//! it for the call to the store.
+//! Traces, exported by OTLP if an endpoint is set: a span for each call in its caller's trace, with a child span for
+//! the call to the store.
 //!
-//! Spans are made with OpenTelemetry's own interface rather than the log's: what is traced is then a matter
-//! of sampling alone, whatever is logged, and a call to the store, which many callers share, has a span in
-//! each one's trace, made when it is over. Without an endpoint there is no [`Traces`], and no span is made.
+//! Spans use OpenTelemetry's interface instead of `tracing`'s, so that the log filter does not affect them. Many calls
+//! share a call to the store: when it ends, each of their traces gets a span of it. Without an endpoint there is no
+//! [`Traces`], and no span is created.
 //!
-//! Sending is a thread's work behind a bounded queue. What finds no room is dropped, and what can't be sent
-//! is too: a collector that is gone or hangs delays no call.
+//! A thread exports spans from a bounded queue. Spans are dropped if the queue is full or the export fails, so a
+//! collector that is down or hangs delays no call.
 
 use std::{
     future::Future,
@@ -30,14 +30,13 @@ use opentelemetry_sdk::{
 
 use crate::telemetry::LogLimit;
 
-/// How long an export may take before it is given up.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where traces are sent: `http://HOST:PORT` of a collector that takes OTLP over gRPC.
+/// The address of a collector that accepts OTLP over gRPC: `http://HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtlpEndpoint(String);
 
-/// Makes spans and sends them. Cheap to clone.
+/// Creates and exports spans. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Traces {
     provider: SdkTracerProvider,
@@ -50,16 +49,16 @@ pub struct Span {
     context: Context,
 }
 
-/// A call to the store, as its spans tell it.
+/// The span of a call to the store.
 #[derive(Debug, Clone, Copy)]
 pub struct StoreCallSpan {
-    /// When it began.
+    /// When the call began.
     pub began: SystemTime,
-    /// Decisions in it, of all callers.
+    /// Decisions in the batch, of all callers.
     pub decisions: usize,
-    /// Organizations in it.
+    /// Organizations in the batch.
     pub organizations: usize,
-    /// Whether this caller's part of it failed.
+    /// Whether this caller's decision failed.
     pub failed: bool,
 }
 
@@ -81,12 +80,12 @@ impl FromStr for OtlpEndpoint {
 }
 
 impl Traces {
-    /// Sends to a collector, which need not be there. A call whose caller has a trace is in it, and sampled
-    /// as that says; of the others this share is sampled, 0 to 1. Must be called within the runtime.
+    /// Exports to a collector, which may be down. A call with a caller's trace is sampled as that trace says; of the
+    /// others, `ratio` (0 to 1) are sampled. Must be called within the runtime.
     ///
     /// # Errors
     ///
-    /// The exporter can't be made.
+    /// The exporter can't be created.
     pub fn to(endpoint: &OtlpEndpoint, ratio: f64) -> anyhow::Result<Self> {
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_tonic()
@@ -95,7 +94,7 @@ impl Traces {
             .build()?;
         let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
         let mut resource = Resource::builder().with_attribute(version);
-        // Another name is given in the environment, as OpenTelemetry has it.
+        // OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override the name.
         let name = Resource::builder().build().get(&Key::new("service.name"));
         if name.is_none_or(|name| name.as_str().starts_with("unknown_service")) {
             resource = resource.with_service_name("tollgate");
@@ -110,8 +109,7 @@ impl Traces {
         Ok(Self { provider, tracer })
     }
 
-    /// Begins the span of a call, in the trace that `header` gives of its caller, by W3C's `traceparent`
-    /// and `tracestate`.
+    /// Starts the span of a call. Its parent is the caller's span in the headers `traceparent` and `tracestate` (W3C).
     pub fn call<'h>(
         &self,
         service: &'static str,
@@ -140,11 +138,11 @@ impl Traces {
         }
     }
 
-    /// Sends what is still to be sent, as far as there is time.
-    pub async fn end(self, patience: Duration) {
-        let ending =
-            tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(patience));
-        match tokio::time::timeout(patience, ending).await {
+    /// Exports the remaining spans, within the timeout.
+    pub async fn end(self, timeout: Duration) {
+        let shutdown =
+            tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(timeout));
+        match tokio::time::timeout(timeout, shutdown).await {
             Ok(Ok(Ok(()))) => {}
             _ => tracing::warn!("the last traces could not be sent in time"),
         }
@@ -152,19 +150,18 @@ impl Traces {
 }
 
 impl Span {
-    /// Makes it the one that [`current`] gives on this thread, until the guard is dropped.
+    /// Makes this the [`current`] span of the thread until the guard is dropped.
     #[must_use]
     pub fn enter(&self) -> ContextGuard {
         self.context.clone().attach()
     }
 
-    /// Says something of it.
+    /// Sets an attribute.
     pub fn set(&self, key: &'static str, value: impl Into<Value>) {
         self.context.span().set_attribute(KeyValue::new(key, value));
     }
 
-    /// Says how the call was answered, by its status' number in gRPC, and whether that is the service's
-    /// fault.
+    /// Sets the gRPC status code of the call, and an error if the service is at fault.
     pub fn answered(&self, code: i32, is_fault: bool) {
         self.set("rpc.grpc.status_code", i64::from(code));
         if is_fault {
@@ -172,12 +169,12 @@ impl Span {
         }
     }
 
-    /// Ends it. A call to the store that goes on, its caller gone, may still be added.
+    /// Ends the span. A call to the store that ends later can still be added.
     pub fn end(&self) {
         self.context.span().end();
     }
 
-    /// Adds the span of a call to the store that is over.
+    /// Adds the span of a call to the store that has ended.
     pub fn store_called(&self, call: StoreCallSpan) {
         let Some(tracer) = self.context.get::<Arc<SdkTracer>>() else {
             return;
@@ -205,7 +202,7 @@ impl Span {
     }
 }
 
-/// The span of the call that is just worked on here, where it is sampled.
+/// The span of the current call, if it is sampled.
 #[must_use]
 pub fn current() -> Option<Span> {
     Context::map_current(|context| {
@@ -216,7 +213,7 @@ pub fn current() -> Option<Span> {
     })
 }
 
-/// The trace of the call that is just worked on here, for its log lines.
+/// The trace id of the current call, for its log lines.
 #[must_use]
 pub fn trace_id() -> Option<String> {
     Context::map_current(|context| {
@@ -225,7 +222,7 @@ pub fn trace_id() -> Option<String> {
     })
 }
 
-/// A caller's headers, as the propagator wants them.
+/// Reads a caller's headers for the propagator.
 struct HeaderExtractor<'h, 'f> {
     header: &'f dyn Fn(&str) -> Option<&'h str>,
 }
@@ -240,7 +237,7 @@ impl Extractor for HeaderExtractor<'_, '_> {
     }
 }
 
-/// An exporter whose failures are told, one line a second at most.
+/// Logs the failures of an exporter, at most one line a second.
 #[derive(Debug)]
 struct LoggingExporter<E>(E);
 

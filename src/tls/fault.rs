@@ -1,45 +1,45 @@
-//! Explains why a TLS connection failed, in words that name the settings involved.
+//! Explains why a TLS connection failed, and names the settings involved.
 
 use std::{error::Error, io, iter::successors, sync::Arc};
 
 use chrono::{DateTime, SecondsFormat};
 use rustls::{CertificateError, InvalidMessage, pki_types::UnixTime};
 
-/// What went wrong between a client and its server.
+/// Why a TLS connection failed, as the client sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TlsFault {
-    /// The server's certificate was valid until then, if that is known.
+    /// The server's certificate expired, at this time if known.
     Expired(Option<String>),
-    /// The server's certificate is valid from then on, if that is known.
+    /// The server's certificate is not valid yet; the time is its start, if known.
     NotYetValid(Option<String>),
     /// The server's certificate is for other names.
     WrongName {
-        /// The name by which the server is reached, if that is known.
+        /// The name that the client used, if known.
         expected: Option<String>,
-        /// Those of the certificate, if they are known.
+        /// The names of the certificate, if known.
         names: Option<Vec<String>>,
     },
-    /// No authority that is trusted has signed the server's certificate.
+    /// The server's certificate is not signed by a trusted authority.
     UnknownAuthority,
-    /// An authority that is trusted has the signer's name, and another key.
+    /// A trusted authority has the signer's name, but another key.
     OtherKey,
-    /// The server's certificate is an authority's, and is not named as trusted itself.
+    /// The server's certificate is its own authority, and is not in the file of trusted ones.
     OwnAuthority,
-    /// The server's certificate is for clients, say.
+    /// The server's certificate is not for servers, but for clients for example.
     WrongPurpose,
-    /// What came was no TLS.
+    /// The server's answer is not TLS.
     Plaintext,
-    /// The server closed the connection amid the handshake.
+    /// The server closed the connection during the handshake.
     Closed,
-    /// The server asks for a client certificate.
+    /// The server requires a client certificate.
     ClientCertificateMissing,
-    /// The server refuses the client certificate that it was shown.
+    /// The server refuses the client certificate, for this reason.
     ClientCertificateRefused(&'static str),
-    /// The server refuses, and says no more.
+    /// The server refuses the handshake without a reason.
     HandshakeRefused,
     /// Client and server have no version of TLS in common.
     NoCommonVersion,
-    /// The server speaks another protocol over TLS.
+    /// The server has another protocol over TLS.
     OtherProtocol,
 }
 
@@ -48,13 +48,13 @@ pub enum TlsFault {
 pub struct TlsSettings {
     /// The file of trusted authorities.
     pub ca_file: &'static str,
-    /// Whether it is set. If it isn't, the system's authorities are trusted.
+    /// Whether `ca_file` is set. If not, the system's authorities are trusted.
     pub has_ca_file: bool,
     /// The client certificate and its key, as `A and B`.
     pub client_files: &'static str,
-    /// Whether they are set.
+    /// Whether `client_files` are set.
     pub has_client_files: bool,
-    /// How an address without TLS is written.
+    /// The form of an address without TLS.
     pub plaintext_address: &'static str,
 }
 
@@ -123,7 +123,7 @@ impl TlsFault {
         found.map(|(_, fault)| fault)
     }
 
-    /// A fatal alert of the server, by rustls' name for it.
+    /// The fault of a fatal alert from the server, by rustls' name of the alert.
     fn of_alert(alert: &str) -> Option<Self> {
         Some(match alert {
             "CertificateRequired" | "NoCertificate" => Self::ClientCertificateMissing,
@@ -215,7 +215,7 @@ fn wrong_name(expected: Option<&str>, names: Option<&[String]>) -> String {
     }
 }
 
-/// An error and what it wraps, outermost first. An `io::Error` and an `Arc` hide from `source` what they hold.
+/// An error and its causes, outermost first. `source` of an `io::Error` or an `Arc` skips the error that it wraps.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     successors(Some(error), |&error: &&'a (dyn Error + 'static)| {
         if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -234,7 +234,7 @@ fn date(time: UnixTime) -> Option<String> {
     Some(time.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
-/// `DnsName("a.example")` and `IpAddress(127.0.0.1)` without what is around the name.
+/// The name in `DnsName("a.example")` or `IpAddress(127.0.0.1)`.
 fn bare(name: &str) -> String {
     let inner = name.split_once('(').map_or(name, |(_, inner)| inner);
     inner.trim_matches(['(', ')', '"']).to_owned()
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_of_tls_is_found_however_deep_it_is_and_told_in_plain_words() {
+    fn a_tls_fault_is_found_at_any_depth_and_explained() {
         let own = io::Error::other("CaUsedAsEndEntity");
         let own = CertificateError::Other(OtherError(Arc::new(own)));
         let expired = CertificateError::ExpiredContext {
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_fault_of_tls_is_left_as_it_is() {
+    fn an_error_that_is_no_tls_fault_is_not_explained() {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         assert_eq!(TlsFault::find(&refused), None);
     }

@@ -1,4 +1,4 @@
-//! TLS on the client's side, for the command line and for Redis: server certificates and plain words for faults.
+//! TLS of clients (command line and Redis): verification of server certificates and explanations of faults.
 
 mod fault;
 mod pinned;

@@ -16,11 +16,10 @@ use rustls::{
 };
 use x509_parser::{certificate::X509Certificate, parse_x509_certificate};
 
-/// Trusts what the named authorities have signed, and the named certificates themselves.
+/// Trusts the given authorities and the given server certificates.
 ///
-/// webpki accepts no authority's certificate as a server's, so it refuses what `openssl req -x509` makes. This
-/// verifier also accepts a server certificate that is, byte for byte, one of those named. Its validity, purpose
-/// and names are checked as usual.
+/// webpki accepts no authority's certificate as a server's, so it refuses those of `openssl req -x509`. This verifier
+/// also accepts a server certificate that equals a given one. Its dates, purpose and names are checked as usual.
 #[derive(Debug)]
 pub struct PinnedVerifier {
     named: Vec<CertificateDer<'static>>,
@@ -28,11 +27,11 @@ pub struct PinnedVerifier {
 }
 
 impl PinnedVerifier {
-    /// At least one certificate: of an authority, or a server's own.
+    /// Takes at least one certificate, of an authority or a server.
     ///
     /// # Errors
     ///
-    /// There is none, or one that can't be read.
+    /// There is none, or one can't be parsed.
     pub fn new(named: Vec<CertificateDer<'static>>) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
         for certificate in &named {
@@ -96,7 +95,7 @@ impl ServerCertVerifier for PinnedVerifier {
 }
 
 fn verify_dates(certificate: &X509Certificate<'_>, time: UnixTime) -> Result<(), CertificateError> {
-    // What is before 1970 has always been.
+    // A time before 1970 counts as 1970.
     let unix = |seconds: i64| u64::try_from(seconds).unwrap_or(0);
     let validity = certificate.validity();
     let not_before = unix(validity.not_before.timestamp());
@@ -117,7 +116,7 @@ fn verify_dates(certificate: &X509Certificate<'_>, time: UnixTime) -> Result<(),
     Ok(())
 }
 
-/// A certificate that lists purposes is a server's only where that is one of them.
+/// If a certificate lists purposes, server authentication must be one of them.
 fn verify_purpose(certificate: &X509Certificate<'_>) -> Result<(), CertificateError> {
     let purposes = certificate
         .extended_key_usage()
@@ -143,7 +142,7 @@ mod tests {
 
     const NOW: u64 = 1_800_000_000;
 
-    /// As `openssl req -x509` makes it: its own authority.
+    /// A certificate that is its own authority, like those of `openssl req -x509`.
     fn self_signed(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
         let mut params = CertificateParams::new(["a.example".to_owned()]).expect("a name");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -152,7 +151,7 @@ mod tests {
         params.self_signed(&key).expect("a certificate").into()
     }
 
-    fn judged(
+    fn verify(
         named: &CertificateDer<'static>,
         shown: &CertificateDer<'static>,
         name: &'static str,
@@ -165,39 +164,39 @@ mod tests {
             .map(drop)
     }
 
-    fn fault(judged: Result<(), Error>) -> CertificateError {
-        match judged {
+    fn fault(result: Result<(), Error>) -> CertificateError {
+        match result {
             Err(Error::InvalidCertificate(fault)) => fault,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn a_certificate_that_is_its_own_authority_is_trusted_where_it_is_itself_named() {
+    fn a_certificate_that_is_its_own_authority_is_trusted_if_it_is_given_itself() {
         let certificate = self_signed(|_| ());
-        assert_eq!(judged(&certificate, &certificate, "a.example"), Ok(()));
+        assert_eq!(verify(&certificate, &certificate, "a.example"), Ok(()));
         // webpki's CaUsedAsEndEntity.
         let other = self_signed(|_| ());
-        let refused = fault(judged(&other, &certificate, "a.example"));
+        let refused = fault(verify(&other, &certificate, "a.example"));
         assert!(matches!(refused, CertificateError::Other(_)), "{refused:?}");
     }
 
     #[test]
-    fn a_named_certificate_has_its_names_dates_and_purpose_checked_all_the_same() {
+    fn a_given_certificate_is_still_checked_for_names_dates_and_purpose() {
         let certificate = self_signed(|_| ());
-        let refused = fault(judged(&certificate, &certificate, "b.example"));
+        let refused = fault(verify(&certificate, &certificate, "b.example"));
         assert!(
             matches!(refused, CertificateError::NotValidForNameContext { .. }),
             "{refused:?}"
         );
         let expired = self_signed(|params| params.not_after = rcgen::date_time_ymd(2026, 1, 1));
-        let refused = fault(judged(&expired, &expired, "a.example"));
+        let refused = fault(verify(&expired, &expired, "a.example"));
         assert!(
             matches!(refused, CertificateError::ExpiredContext { .. }),
             "{refused:?}"
         );
         let early = self_signed(|params| params.not_before = rcgen::date_time_ymd(2040, 1, 1));
-        let refused = fault(judged(&early, &early, "a.example"));
+        let refused = fault(verify(&early, &early, "a.example"));
         assert!(
             matches!(refused, CertificateError::NotValidYetContext { .. }),
             "{refused:?}"
@@ -205,7 +204,7 @@ mod tests {
         let clients = self_signed(|params| {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         });
-        let refused = fault(judged(&clients, &clients, "a.example"));
+        let refused = fault(verify(&clients, &clients, "a.example"));
         assert!(
             matches!(refused, CertificateError::InvalidPurposeContext { .. }),
             "{refused:?}"

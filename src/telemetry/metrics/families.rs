@@ -1,5 +1,5 @@
-//! Families of counters, gauges and histograms. Each series has an index known at compile time, so that counting is an
-//! atomic addition or two: no look-up, no lock, no allocation.
+//! Families of counters, gauges and histograms. Each series has an index that is known at compile time, so an update is
+//! one or two atomic additions, without look-up, lock or allocation.
 
 use std::{
     fmt,
@@ -14,12 +14,12 @@ use prometheus_client::{
 
 use super::striped_counters::StripedCounters;
 
-/// A series' labels.
+/// The labels of a series.
 pub(super) type Labels = Vec<(&'static str, &'static str)>;
 
 const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;
 
-/// Counters of one name.
+/// The counters of one metric.
 #[derive(Debug)]
 pub(super) struct CounterFamily {
     series: Box<[(Labels, SeriesVisibility)]>,
@@ -31,9 +31,9 @@ pub(super) struct CounterFamily {
 pub(super) enum SeriesVisibility {
     /// From the start, so that a rate sees the first event.
     Always,
-    /// Once it was counted.
+    /// After its first event.
     OnceCounted,
-    /// Never: nothing is families at this index.
+    /// Never: the index is unused.
     Never,
 }
 
@@ -77,7 +77,7 @@ impl EncodeMetric for CounterFamily {
     }
 }
 
-/// GaugeFamily that go up and down, one for each value of a label.
+/// The gauges of one metric, one for each value of a label.
 #[derive(Debug)]
 pub(super) struct GaugeFamily {
     series: Box<[(Labels, AtomicI64)]>,
@@ -110,20 +110,20 @@ impl EncodeMetric for GaugeFamily {
     }
 }
 
-/// HistogramFamily of one name, with the same buckets.
+/// The histograms of one metric. All have the same buckets.
 #[derive(Debug)]
 pub(super) struct HistogramFamily {
     series: Box<[Labels]>,
-    /// The upper bounds of the buckets; one more bucket has no bound.
+    /// The upper bounds of the buckets; the last bucket has none.
     bounds: Box<[u64]>,
-    /// For each series its buckets, then the sum of its values.
+    /// For each series: its buckets, then the sum of its values.
     counts: StripedCounters,
-    /// How many of what is families make one of what is told: nanoseconds are told in seconds.
+    /// Counted units in one exported unit, such as nanoseconds in a second.
     per_unit: f64,
 }
 
 impl HistogramFamily {
-    /// Of durations, with these upper bounds in microseconds.
+    /// Histograms of durations, with upper bounds in microseconds.
     pub(super) fn of_durations(
         series: impl IntoIterator<Item = Labels>,
         bounds_in_micros: &[u64],
@@ -132,7 +132,7 @@ impl HistogramFamily {
         Self::new(series, &bounds, 1e9)
     }
 
-    /// Of whole numbers.
+    /// A histogram of whole numbers.
     pub(super) fn of_numbers(bounds: &[u64]) -> Self {
         Self::new([Vec::new()], bounds, 1.0)
     }
@@ -155,7 +155,7 @@ impl HistogramFamily {
 
     pub(super) fn observe(&self, index: usize, value: u64, times: u64) {
         let (first, above) = (index * (self.bounds.len() + 2), self.bounds.len());
-        let bucket = self.bounds.iter().position(|most| value <= *most);
+        let bucket = self.bounds.iter().position(|bound| value <= *bound);
         self.counts.add(first + bucket.unwrap_or(above), times);
         self.counts
             .add(first + above + 1, value.saturating_mul(times));
@@ -173,7 +173,7 @@ impl EncodeMetric for HistogramFamily {
             let bounds = bounds.chain([f64::INFINITY]).enumerate();
             let buckets = bounds.map(|(at, most)| (most, self.counts.sum(first + at)));
             let buckets: Vec<_> = buckets.collect();
-            // From the same reads, so that the count never contradicts the buckets.
+            // Computed from the buckets that were read, so that the count never contradicts them.
             let count = buckets.iter().map(|(_, count)| count).sum();
             let sum = in_units(self.counts.sum(first + above + 1));
             if labels.is_empty() {

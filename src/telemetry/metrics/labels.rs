@@ -1,8 +1,8 @@
-//! The values of labels. All are known at compile time except the names of pools; none comes from a caller.
+//! The values of labels. All but the pools' names are known at compile time; none comes from a caller.
 
 use crate::domain::{BilledReason, Verdict};
 
-/// An enum whose values are those of a label.
+/// Defines an enum whose variants are a label's values.
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $value:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
@@ -31,7 +31,7 @@ macro_rules! label {
 }
 
 label! {
-    /// Which RPC.
+    /// An RPC.
     Rpc {
         Reserve = "Reserve",
         ReserveStream = "ReserveStream",
@@ -43,7 +43,7 @@ label! {
 }
 
 label! {
-    /// A gRPC status code, in the order of their numbers.
+    /// The gRPC status codes, in the order of their numbers.
     Code {
         Ok = "OK",
         Cancelled = "CANCELLED",
@@ -66,7 +66,7 @@ label! {
 }
 
 label! {
-    /// What became of tokens.
+    /// How tokens were counted.
     TokenUse {
         Free = "free",
         Billed = "billed",
@@ -77,7 +77,7 @@ label! {
 }
 
 label! {
-    /// What happened to a reservation.
+    /// A state change of a reservation.
     Transition {
         Held = "held",
         Settled = "settled",
@@ -94,7 +94,7 @@ label! {
 }
 
 label! {
-    /// Why a decision, or a reading, has no answer.
+    /// Why a decision or a read-only query has failed.
     StoreFailure {
         Unreachable = "unreachable",
         OutcomeUnknown = "no_answer",
@@ -113,7 +113,7 @@ label! {
         RefusedOther = "refused_other",
         Unsuitable = "unfit",
         Corrupt = "corrupt",
-        /// The store is known to be down, and was not asked.
+        /// The circuit breaker is open: no call was sent.
         Down = "down",
         /// A counter would pass 2^53 − 1.
         Full = "full",
@@ -125,7 +125,7 @@ label! {
 }
 
 label! {
-    /// What became of a policy that was read anew.
+    /// The result of a policy reload.
     ReloadResult {
         Applied = "applied",
         Refused = "refused",
@@ -133,7 +133,7 @@ label! {
 }
 
 label! {
-    /// Which of the files that are followed while the service runs.
+    /// A file that is watched while the service runs.
     WatchedFile {
         Policy = "policy",
         Callers = "callers",
@@ -145,7 +145,7 @@ label! {
 }
 
 label! {
-    /// Why a call is not let in.
+    /// Why a call is denied.
     DenialReason {
         Unauthenticated = "unauthenticated",
         PermissionDenied = "permission_denied",
@@ -153,7 +153,7 @@ label! {
 }
 
 label! {
-    /// Which of the two ports.
+    /// One of the two ports.
     PortName {
         Grpc = "grpc",
         Http = "http",
@@ -161,13 +161,13 @@ label! {
 }
 
 label! {
-    /// Why a connection was not let in.
+    /// Why a connection was refused.
     ConnectionRefusal {
-        /// There are as many as may be.
+        /// The limit is reached, and no connection is idle.
         TooMany = "too_many",
         /// The TLS handshake failed.
         Handshake = "handshake",
-        /// The handshake took too long.
+        /// The handshake timed out.
         HandshakeTimeout = "handshake_timeout",
     }
 }
@@ -177,15 +177,15 @@ label! {
     CloseReason {
         /// The caller closed it.
         ByCaller = "by_caller",
-        /// It was broken, or spoke no HTTP.
+        /// The connection was reset, or its bytes are not HTTP.
         Error = "error",
-        /// Nothing was asked over it for too long.
+        /// It had no call for `idle_time`.
         Idle = "idle",
-        /// It was as old as one may get.
+        /// It reached its maximum age.
         Age = "age",
-        /// Another one needed its place, and it had no call open.
+        /// It was idle, and a new connection needed its place.
         MadeRoom = "made_room",
-        /// Its caller cancelled more calls than it may.
+        /// Its caller cancelled too many calls.
         Cancelling = "cancelling",
         /// The service stops.
         Stopping = "stopping",
@@ -193,20 +193,20 @@ label! {
 }
 
 impl Rpc {
-    /// By its name in the proto; none where there is none such.
+    /// The RPC of this name in the proto.
     #[must_use]
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|rpc| rpc.name() == name)
     }
 
-    /// Whether a successful answer is a verdict.
+    /// Whether a successful response has a verdict.
     pub(super) const fn has_verdict(self) -> bool {
         matches!(self, Self::Reserve | Self::ReserveStream | Self::Settle)
     }
 }
 
 impl Code {
-    /// By its number in gRPC; what is none is UNKNOWN, as gRPC has it.
+    /// The code of this number. An invalid number is UNKNOWN, as gRPC specifies.
     #[must_use]
     pub fn by_number(number: i32) -> Self {
         let index = usize::try_from(number).ok();
@@ -214,8 +214,8 @@ impl Code {
         code.copied().unwrap_or(Self::Unknown)
     }
 
-    /// Whether docs/CONTRACT.md, "Errors", lists it: its series exists from the start.
-    pub(super) const fn is_foreseen(self) -> bool {
+    /// Whether docs/CONTRACT.md, "Errors", lists it. If so, its series exists from the start.
+    pub(super) const fn is_documented(self) -> bool {
         !matches!(
             self,
             Self::Unknown | Self::Aborted | Self::Unimplemented | Self::DataLoss
@@ -223,7 +223,7 @@ impl Code {
     }
 }
 
-/// Every verdict, by its [`verdict_index`].
+/// All verdicts, in the order of their [`verdict_index`].
 pub(super) const VERDICTS: [Verdict; 13] = [
     Verdict::Free,
     Verdict::Billed(BilledReason::OrganizationNotEnrolled),
@@ -247,7 +247,7 @@ pub(super) const fn verdict_index(verdict: Verdict) -> usize {
     }
 }
 
-/// A verdict's two labels: `FREE` or `BILLED`, and the reason as the proto has it, or nothing.
+/// A verdict's two labels: `FREE` or `BILLED`, and the proto's name of the reason, or an empty string.
 #[must_use]
 pub const fn verdict_names(verdict: Verdict) -> (&'static str, &'static str) {
     let Verdict::Billed(reason) = verdict else {
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_have_the_numbers_of_grpc() {
+    fn codes_have_their_grpc_numbers() {
         for (number, name) in [(0, "OK"), (1, "CANCELLED"), (8, "RESOURCE_EXHAUSTED")] {
             assert_eq!(Code::by_number(number).name(), name);
         }

@@ -1,11 +1,9 @@
 //! Metrics for Prometheus.
 //!
-//! One [`Metrics`] value is created at the start and handed down. Each series has an index known at compile time, so
-//! that counting is an atomic addition or two. What is known elsewhere, such as whether the store is up, is read at the
-//! scrape ([`MetricsSnapshot`]).
+//! One [`Metrics`] value is created at the start and passed to all parts. Values of other parts, such as the store's
+//! state, are read at the scrape ([`MetricsSnapshot`]).
 //!
-//! No organization, project, model or id that a caller sends is ever a label value: [`labels`] lists the values, and the
-//! names of pools are the policy's.
+//! A label value never comes from a caller: [`labels`] lists the values, and the pools' names come from the policy.
 
 mod families;
 mod labels;
@@ -70,7 +68,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts nothing yet.
+    /// Metrics that are all zero.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -78,13 +76,13 @@ impl Metrics {
         }
     }
 
-    /// A request was answered with a verdict.
+    /// Counts a request that was answered with a verdict.
     pub fn answered(&self, rpc: Rpc, verdict: Verdict) {
         let index = rpc.index() * SERIES_OF_AN_RPC + verdict_index(verdict);
         self.families.requests.add(index, 1);
     }
 
-    /// A request was answered without one: with an error, or OK where an RPC has none.
+    /// Counts a request that was answered without a verdict: with an error, or OK from an RPC that returns none.
     pub fn ended(&self, rpc: Rpc, code: Code) {
         let index = rpc.index() * SERIES_OF_AN_RPC + VERDICTS.len() + code.index();
         self.families.requests.add(index, 1);
@@ -97,7 +95,7 @@ impl Metrics {
             .observe_duration(rpc.index(), duration, requests);
     }
 
-    /// A stream is open until this is dropped.
+    /// Counts a stream as open until the returned value is dropped.
     #[must_use]
     pub fn stream_opened(&self) -> OpenStream {
         self.families.open_streams.fetch_add(1, Ordering::Relaxed);
@@ -106,22 +104,22 @@ impl Metrics {
         }
     }
 
-    /// Adds a series for each pool of a policy. Other pools have none of their own.
-    pub fn know_pools(&self, pools: &[PoolName]) {
-        self.families.tokens.know(pools);
+    /// Adds a series for each pool of a policy. All other pools share one series.
+    pub fn add_pools(&self, pools: &[PoolName]) {
+        self.families.tokens.add_names(pools);
     }
 
-    /// TokenUse were families as this, in a pool where the request was in one.
+    /// Counts tokens of a request, in its pool if it has one.
     pub fn tokens(&self, pool: Option<&PoolName>, kind: TokenUse, tokens: u64) {
         self.families.tokens.add(pool, kind, tokens);
     }
 
-    /// A reservation was made, or ended.
+    /// Counts a state change of a reservation.
     pub fn reservation(&self, transition: Transition) {
         self.families.reservations.add(transition.index(), 1);
     }
 
-    /// A call to the store ended.
+    /// Records a call to the store that has ended.
     pub fn store_called(&self, ended: StoreCallResult, duration: Duration, decisions: usize) {
         self.families
             .store_calls
@@ -129,14 +127,14 @@ impl Metrics {
         self.families.batches.observe(0, decisions as u64, 1);
     }
 
-    /// So many decisions, or snapshot, have no answer.
+    /// Counts decisions or read-only queries that have failed.
     pub fn store_failed(&self, failure: StoreFailure, times: usize) {
         self.families
             .store_failures
             .add(failure.index(), times as u64);
     }
 
-    /// The first policy was loaded.
+    /// Records the first policy.
     pub fn policy_loaded(
         &self,
         name: &str,
@@ -152,7 +150,7 @@ impl Metrics {
         });
     }
 
-    /// Another policy is in force.
+    /// Counts a reload, and records the policy that is now in force.
     pub fn policy_applied(
         &self,
         name: &str,
@@ -164,29 +162,29 @@ impl Metrics {
         self.families.reloads.add(ReloadResult::Applied.index(), 1);
     }
 
-    /// A changed policy was refused, and the one before stays in force.
+    /// Counts a reload that was refused: the previous policy stays in force.
     pub fn policy_refused(&self) {
         self.families.reloads.add(ReloadResult::Refused.index(), 1);
     }
 
-    /// The content of a watched file was refused at this time, or is no longer refused.
+    /// Records when the content of a watched file was refused; none: it is no longer refused.
     pub fn file_refused(&self, of: WatchedFile, at: Option<DateTime<Utc>>) {
         locked(&self.families.refused_files)[of.index()] = at;
     }
 
-    /// The files whose content is refused now, and since when.
+    /// The files whose content is refused, with the time of the refusal.
     pub fn refused_files(&self) -> impl Iterator<Item = (WatchedFile, DateTime<Utc>)> + use<> {
         let refused = *locked(&self.families.refused_files);
         let files = WatchedFile::ALL.iter().zip(refused);
         files.filter_map(|(of, at)| Some((*of, at?)))
     }
 
-    /// A call was denied.
+    /// Counts a denied call.
     pub fn call_denied(&self, why: DenialReason) {
         self.families.denied.add(why.index(), 1);
     }
 
-    /// When the certificate of a section of the settings, such as `tls`, expires.
+    /// Records when the certificate of a section of the settings, such as `tls`, expires.
     pub fn certificate_expires(&self, of: &'static str, at: DateTime<Utc>) {
         locked(&self.families.certificates).insert(of, at);
     }
@@ -217,7 +215,7 @@ impl Metrics {
 }
 
 impl Connections {
-    /// A connection was accepted, and is open until this is dropped.
+    /// Counts a connection as open until the returned value is dropped.
     #[must_use]
     pub fn opened(&self) -> OpenConnection {
         self.families.connections.add(self.port.index(), 1);
@@ -226,7 +224,7 @@ impl Connections {
         }
     }
 
-    /// A connection was refused.
+    /// Counts a refused connection.
     pub fn refused(&self, why: ConnectionRefusal) {
         let index = self.port.index() * ConnectionRefusal::ALL.len() + why.index();
         self.families.connections_refused.add(index, 1);
@@ -234,7 +232,7 @@ impl Connections {
 }
 
 impl OpenConnection {
-    /// It ended for this reason.
+    /// Counts the connection as closed for this reason.
     pub fn closed(self, why: CloseReason) {
         let Connections { families, port } = &self.connections;
         let index = port.index() * CloseReason::ALL.len() + why.index();

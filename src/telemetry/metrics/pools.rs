@@ -1,5 +1,5 @@
-//! TokenUse by pool. The names are the policy's, so there are few; a pool that leaves keeps its last values,
-//! since a counter that vanished would be taken for one that began anew.
+//! Tokens by pool. The names come from the policy, so there are few. A pool that leaves the policy keeps its series: a
+//! new one would look like a counter reset.
 
 use std::{fmt, sync::Arc};
 
@@ -12,11 +12,11 @@ use prometheus_client::{
 use super::{labels::TokenUse, striped_counters::StripedCounters};
 use crate::domain::PoolName;
 
-/// What became of tokens, by pool.
+/// Tokens by pool and use.
 #[derive(Debug)]
 pub(super) struct PoolTokens {
     pools: ArcSwap<Vec<Arc<PoolCounts>>>,
-    /// Of requests that were in no pool that a policy of this process had.
+    /// Tokens of requests outside the pools of all policies so far.
     others: StripedCounters,
 }
 
@@ -31,7 +31,6 @@ fn new_counters() -> StripedCounters {
 }
 
 impl PoolTokens {
-    /// No pool is known yet.
     pub(super) fn new() -> Self {
         Self {
             pools: ArcSwap::default(),
@@ -39,8 +38,8 @@ impl PoolTokens {
         }
     }
 
-    /// Adds the pools that are new. Only this puts a name into a label.
-    pub(super) fn know(&self, names: &[PoolName]) {
+    /// Adds the new pools. No other function adds a label value.
+    pub(super) fn add_names(&self, names: &[PoolName]) {
         self.pools.rcu(|known| {
             let mut pools = Vec::clone(known);
             for name in names {

@@ -1,14 +1,14 @@
-//! What the kernel says of this process, under the names that Prometheus' users expect.
+//! Metrics of this process from the kernel, under Prometheus' standard names.
 
 use prometheus_client::encoding::EncodeMetric as _;
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType};
 
 use super::families::CurrentValue;
 
-/// A metric's name, what it is, and its value now.
+/// A metric's name, help text and current value.
 type ProcessMetric = (&'static str, &'static str, CurrentValue);
 
-/// Encodes what can be read; what can't is left out.
+/// Encodes the metrics that can be read.
 pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>) -> std::fmt::Result {
     for (name, help, now) in process_metrics() {
         let kind: MetricType = now.metric_type();

@@ -1,4 +1,4 @@
-//! The metric families that are counted, with their labels and buckets, and what is read at a scrape.
+//! The metric families with their labels and buckets, and the values that are read at a scrape.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use super::{
     pools::PoolTokens,
 };
 
-/// Upper bounds in microseconds: from tens of microseconds to the longest `call_timeout` that is common.
+/// Upper bounds in microseconds, up to the longest common `call_timeout`.
 const REQUEST_BUCKETS: [u64; 15] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 5_000_000,
@@ -25,10 +25,10 @@ const REQUEST_BUCKETS: [u64; 15] = [
 /// A batch has at most 1,024 decisions, unless one request is larger by itself.
 const BATCH_BUCKETS: [u64; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
 
-/// Each RPC has a series for each verdict, then one for each code.
+/// Series of each RPC: one for each verdict, then one for each code.
 pub(super) const SERIES_OF_AN_RPC: usize = VERDICTS.len() + Code::ALL.len();
 
-/// Every metric that is counted.
+/// All metrics that are counted.
 #[derive(Debug)]
 pub(super) struct MetricFamilies {
     pub(super) requests: CounterFamily,
@@ -49,7 +49,7 @@ pub(super) struct MetricFamilies {
     pub(super) refused_files: Mutex<RefusedFiles>,
 }
 
-/// When the present content of each watched file was refused, if it was.
+/// When the current content of each watched file was refused, if it was.
 pub(super) type RefusedFiles = [Option<DateTime<Utc>>; WatchedFile::ALL.len()];
 
 /// The policy in force.
@@ -61,18 +61,18 @@ pub(super) struct PolicyInfo {
     pub(super) at: DateTime<Utc>,
 }
 
-/// What is not counted but read at a scrape.
+/// The values that are read at a scrape instead of counted.
 #[derive(Debug, Clone, Copy)]
 pub struct MetricsSnapshot {
     /// Whether the service is SERVING.
     pub ready: bool,
-    /// Whether the store would decide.
+    /// Whether the store can decide.
     pub store_up: bool,
-    /// How often the store was found to have lost writes.
+    /// Detected losses of writes in the store.
     pub store_losses: u64,
-    /// How often the wall clock was found to have stepped.
+    /// Detected steps of the wall clock.
     pub clock_steps: u64,
-    /// Calls to the store under way.
+    /// Calls to the store that are in flight.
     pub store_calls: usize,
     /// Decisions that wait for the store.
     pub waiting: usize,
@@ -129,7 +129,7 @@ fn requests() -> CounterFamily {
         let codes = Code::ALL.iter().map(|code| {
             let shown = match code {
                 Code::Ok if rpc.has_verdict() => SeriesVisibility::Never,
-                code if code.is_foreseen() => SeriesVisibility::Always,
+                code if code.is_documented() => SeriesVisibility::Always,
                 _ => SeriesVisibility::OnceCounted,
             };
             (result_labels(*rpc, *code, ("", "")), shown)

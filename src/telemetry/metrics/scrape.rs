@@ -111,7 +111,7 @@ impl Scrape {
         )?;
         writer.metric(
             "tollgate_store_failures",
-            "Decisions and snapshot that have no answer, by what was wrong.",
+            "Decisions and reads that have no answer, by what was wrong.",
             &families.store_failures,
         )?;
         writer.gauge(
@@ -214,7 +214,7 @@ impl Scrape {
     }
 }
 
-/// Text in labels.
+/// A metric whose labels are its value.
 struct InfoMetric(Vec<(&'static str, String)>);
 
 impl EncodeMetric for InfoMetric {

@@ -1,6 +1,6 @@
 //! Counters without contention: each thread adds to its own stripe, and a read sums the stripes.
 //!
-//! Two cores that add to one atomic take its cache line from each other, which costs more than the rest of counting.
+//! If two cores add to one atomic, its cache line moves between them, which costs more than the addition.
 
 use std::{
     iter,
@@ -10,7 +10,7 @@ use std::{
 /// Threads beyond this many share a stripe.
 const STRIPES: usize = 16;
 
-/// The least distance of two stripes in counters: two cache lines, which are fetched together.
+/// The minimum distance of two stripes, in counters: two cache lines, since the CPU fetches them in pairs.
 const STRIPE_DISTANCE: usize = 16;
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
@@ -23,7 +23,7 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct StripedCounters {
     cells: Box<[AtomicU64]>,
-    /// StripedCounters of one stripe.
+    /// Counters of one stripe.
     width: usize,
 }
 
@@ -38,7 +38,7 @@ impl StripedCounters {
     }
 
     pub(super) fn add(&self, index: usize, value: u64) {
-        // A thread that ends may have lost its thread-local.
+        // The thread-local of an ending thread may be gone.
         let stripe = STRIPE.try_with(|stripe| *stripe).unwrap_or(0);
         self.cells[stripe * self.width + index].fetch_add(value, Ordering::Relaxed);
     }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_adds_all_of_it_is_in_the_sum_of_its_index() {
+    fn a_sum_has_the_additions_of_all_threads() {
         let cells = StripedCounters::new(3);
         std::thread::scope(|threads| {
             for _ in 0..2 * STRIPES {
