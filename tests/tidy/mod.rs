@@ -1,6 +1,7 @@
 //! Reads the sources and holds the house rules that can be read off them.
 
 mod syntax;
+mod words;
 
 use std::{
     fs,
