@@ -171,7 +171,7 @@ fn is_of_a_message(status: &Status) -> bool {
 
 fn stopped() -> Status {
     Status::unavailable(
-        "the service is stopping; requests without an answer were not counted: retry them",
+        "the service is stopping; a request without an answer was not counted: retry it",
     )
 }
 
