@@ -45,12 +45,12 @@ use crate::{
 /// Decides and counts requests. Cheap to clone.
 #[derive(Clone)]
 pub struct Ledger {
-    inner: Arc<Shared>,
+    inner: Arc<LedgerInner>,
     /// When its requests must have their answers; none: they wait as long as the store takes.
     deadline: Option<Instant>,
 }
 
-struct Shared {
+struct LedgerInner {
     backend: Arc<Backend>,
     queue: Arc<Queue>,
     on_store_failure: OnStoreFailure,
@@ -114,7 +114,7 @@ impl Ledger {
             breaker: CircuitBreaker::new(),
             metrics: config.metrics,
         });
-        let inner = Shared {
+        let inner = LedgerInner {
             queue: Arc::new(Queue::new(Arc::clone(&backend), config.max_waiting)),
             backend,
             on_store_failure: config.on_store_failure,
@@ -312,7 +312,7 @@ impl Ledger {
     }
 }
 
-impl Shared {
+impl LedgerInner {
     fn count_failure<T>(&self, result: Result<T, LedgerError>) -> Result<T, LedgerError> {
         if let Some(failure) = result.as_ref().err().and_then(LedgerError::failure) {
             self.backend.metrics.store_failed(failure, 1);

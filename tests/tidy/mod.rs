@@ -315,7 +315,10 @@ fn nothing_is_left_undone_or_skipped() {
             .into_iter()
             .filter(|(file, _)| file.ends_with(".rs"))
         {
-            for mark in ["todo!", "unimplemented!", "#[ignore"].map(|mark| format!("{mark}(")) {
+            // In two pieces, so that this file has none of them.
+            for mark in
+                [["todo", "!("], ["unimplemented", "!("], ["#[", "ignore"]].map(|it| it.concat())
+            {
                 assert!(!text.contains(&mark), "{file}: {mark}");
             }
         }
