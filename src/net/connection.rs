@@ -2,7 +2,6 @@
 
 use std::{
     error::Error as _,
-    future::poll_fn,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     pin::{Pin, pin},
     time::Duration,
@@ -49,7 +48,7 @@ pub(crate) async fn serve(
     let end = loop {
         let is_open = draining.is_none();
         tokio::select! {
-            ended = poll_counted(connection.as_mut(), state) => {
+            ended = connection.as_mut() => {
                 return draining.map_or_else(|| unrequested_end(ended, state), ConnectionEnd::Closed);
             }
             why = state.close_requested() => break why,
@@ -82,7 +81,7 @@ pub(crate) async fn serve(
 
 /// Waits until a connection has closed, for at most the grace times.
 async fn close(
-    connection: Pin<&mut impl GracefulConnection>,
+    mut connection: Pin<&mut impl GracefulConnection>,
     state: &ConnectionState,
     why: CloseReason,
 ) {
@@ -90,23 +89,10 @@ async fn close(
         CloseReason::MadeRoom => (SHORT_GOAWAY_GRACE, SHORT_CALL_GRACE),
         _ => (GOAWAY_GRACE, CALL_GRACE),
     };
-    let mut driver = pin!(poll_counted(connection, state));
-    let closed = timeout(goaway_grace, driver.as_mut()).await.is_ok();
+    let closed = timeout(goaway_grace, connection.as_mut()).await.is_ok();
     if !closed && state.idle_since().is_none() {
-        let _ = timeout(call_grace, driver).await;
+        let _ = timeout(call_grace, connection).await;
     }
-}
-
-/// Polls a connection to its end and counts the polls.
-async fn poll_counted<C: GracefulConnection>(
-    mut connection: Pin<&mut C>,
-    state: &ConnectionState,
-) -> Result<(), C::Error> {
-    poll_fn(|cx| {
-        state.count_poll();
-        connection.as_mut().poll(cx)
-    })
-    .await
 }
 
 /// Why a connection ended that this service did not close.

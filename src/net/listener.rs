@@ -18,7 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::{either::Either, sync::CancellationToken};
+use tokio_util::{either::Either, io::InspectReader, sync::CancellationToken};
 
 use super::{
     connection::{self, ConnectionEnd},
@@ -26,7 +26,6 @@ use super::{
     limiter::ConnectionLimiter,
     limits::Limits,
     lingering_close::LingeringStream,
-    reset_guard::ResetGuard,
     socket::{Socket, Stream},
     tls::Certificates,
 };
@@ -58,8 +57,9 @@ pub(crate) struct Listener {
     pub(crate) port: auth::PortSecurity,
 }
 
-/// Bounded since a stream that the server resets costs it more than the caller.
-const MAX_LOCAL_RESETS: usize = 1024;
+/// The preface of HTTP/2 and the header of its first frame (RFC 9113, 3.4 and 4.1).
+const HTTP2_BEGINNING_BYTES: usize = 24 + 9;
+
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -256,7 +256,14 @@ impl ConnectionServer {
         };
         match self.protocol {
             Protocol::Http2 => {
-                let io = ResetGuard::new(io, limits.cancelled_per_second, Arc::clone(&state));
+                let mut received = 0;
+                let begun = Arc::clone(&state);
+                let io = InspectReader::new(io, move |bytes: &[u8]| {
+                    received += bytes.len();
+                    if received >= HTTP2_BEGINNING_BYTES {
+                        begun.set_begun();
+                    }
+                });
                 let connection = http2_builder(limits).serve_connection(TokioIo::new(io), service);
                 connection::serve(connection, &state, limits, &self.stop).await
             }
@@ -278,19 +285,15 @@ impl ConnectionServer {
 /// The smallest buffer that hyper accepts.
 const HTTP1_BUFFER: usize = 8 * 1024;
 
+/// h2's bounds of cancelled calls stay as they are (docs/decisions/cancelled-calls.md).
 fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
-    let streams = limits.streams_per_connection;
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         // With a date header, hyper panics if the clock is before 1970 or past 9999, after the decision has counted.
         .auto_date_header(false)
-        .max_concurrent_streams(streams)
+        .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(limits.header_list_bytes)
-        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
-        // All open calls may be cancelled before the service accepts them. At a lower limit, hyper would end the
-        // connection and all its calls.
-        .max_pending_accept_reset_streams(streams as usize)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)
         .max_send_buf_size(SEND_BUFFER)

@@ -6,8 +6,6 @@ mod limiter;
 mod limits;
 mod lingering_close;
 mod listener;
-mod reset_counter;
-mod reset_guard;
 mod socket;
 mod tls;
 

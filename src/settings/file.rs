@@ -82,12 +82,6 @@ pub(super) fn bounds(section: &Section<'_>) -> (Limits, usize) {
             default.streams_per_connection,
             (1, 100_000),
         ),
-        cancelled_per_second: number(
-            section,
-            "cancelled_per_second",
-            default.cancelled_per_second,
-            (10, 1_000_000),
-        ),
         connections: number(section, "connections", default.connections, (16, 1_000_000)),
         handshake_time: time("handshake_time", default.handshake_time, 60 * SECOND),
         idle_time: time("idle_time", default.idle_time, 7 * DAY),

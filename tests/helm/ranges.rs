@@ -51,11 +51,6 @@ fn chart_and_program_take_and_refuse_the_same_settings() {
             &["0", "100001"],
         ),
         (
-            "bounds.cancelled_per_second",
-            &["10", "1000000"],
-            &["9", "1000001"],
-        ),
-        (
             "bounds.connections",
             &["16", "1000000"],
             &["15", "1000001", "\"16\""],

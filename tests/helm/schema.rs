@@ -69,8 +69,8 @@ fn the_schema_refuses_wrong_values() {
             "/settings/bounds/connections",
         ),
         (
-            "settings.bounds.cancelled_per_second=many",
-            "/settings/bounds/cancelled_per_second",
+            "settings.bounds.streams_per_connection=many",
+            "/settings/bounds/streams_per_connection",
         ),
         (
             "settings.otlp_endpoint=https://collector:4317",
