@@ -1,7 +1,6 @@
 //! Ports: sockets, connections and their limits, TLS. Depends on neither the settings nor gRPC.
 
 mod connection;
-mod connection_state;
 mod limiter;
 mod limits;
 mod lingering_close;
@@ -12,10 +11,10 @@ mod tls;
 pub use self::{
     limits::Limits,
     socket::ListenAddress,
-    tls::{ClientCertificates, GRPC_TLS, HTTP_TLS, ListenerTls, TlsNames},
+    tls::{ClientCertificates, ListenerTls},
 };
 pub(crate) use self::{
-    listener::{Listener, Protocol},
+    listener::{ConnectionServer, Listener, Protocol},
     socket::Socket,
-    tls::CertificateReloader,
+    tls::WatchedCertificates,
 };

@@ -11,11 +11,12 @@ use super::{
 use crate::{
     files::toml::{Entry, Section},
     ledger::Ledger,
-    net::{ClientCertificates, Limits, ListenerTls, TlsNames},
+    net::{ClientCertificates, Limits, ListenerTls},
     store::{
         UsageLimits,
         redis::{Login, Password, RedisConfig, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
     },
+    telemetry::metrics::WatchedFile,
 };
 
 const KIB: u64 = 1024;
@@ -24,8 +25,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reads a section of TLS, if there is one.
-pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<ListenerTls> {
-    let section = root.get(names.section, Entry::section)?;
+pub(super) fn tls(root: &Section<'_>, file: WatchedFile) -> Option<ListenerTls> {
+    let section = root.get(file.name(), Entry::section)?;
     let client_ca_file = section.entry("client_ca_file");
     let client_certificates = section.get("client_certificates", |entry| {
         if client_ca_file.is_none() {
@@ -38,7 +39,7 @@ pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<Listen
     let key_file = section.require("key_file", path);
     section.finish();
     Some(ListenerTls {
-        names,
+        section: file,
         cert_file: cert_file?,
         key_file: key_file?,
         client_ca_file,

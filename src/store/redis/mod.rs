@@ -60,10 +60,11 @@ use self::{
 use super::{Batch, CallLimits, Decision, RowKey, Store, StoreError, Timestamped, UsageRows};
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
 
+pub use crate::tls::TlsFiles;
+
 pub use self::conn::{
     config::{RedisConfig, SetupError, Timeouts, UnsafeEviction},
     login::{Login, Password},
-    tls::TlsFiles,
     url::RedisUrl,
 };
 

@@ -6,10 +6,9 @@ use redis::RedisError;
 
 use super::{
     login::Login,
-    tls::TlsFiles,
     url::{RedisUrl, Topology},
 };
-use crate::{files::pem::PemError, store::UsageLimits};
+use crate::{files::pem::PemError, store::UsageLimits, tls::TlsFiles};
 
 /// How to reach Redis, and how to use it.
 #[derive(Debug, Clone)]

@@ -25,6 +25,7 @@ use self::{
     endpoint::Endpoints,
     errors::SendError,
     sentinel::Sentinel,
+    tls::TlsClient,
     url::{Host, Topology},
 };
 
@@ -38,7 +39,9 @@ impl RedisClient {
     /// Does not connect yet.
     pub(crate) fn new(config: &RedisConfig) -> Result<Self, SetupError> {
         let RedisConfig { url, timeouts, .. } = config;
-        let tls = url.is_encrypted().then(|| config.tls.clone().into_client());
+        let tls = url
+            .is_encrypted()
+            .then(|| TlsClient::new(config.tls.clone()));
         let servers = Endpoints {
             tls: tls.transpose()?,
             login: url.login.clone(),
