@@ -3,7 +3,7 @@
 //! The accept loops of tonic and axum support no certificates that change at runtime, no limit of connections, no
 //! handshake and idle timeouts, and no maximum age.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use http_body_util::BodyExt as _;
@@ -35,18 +35,9 @@ use crate::{
     auth::{Peer, PortSecurity},
     telemetry::{
         LogLimit,
-        metrics::{CloseReason, ConnectionRefusal, Connections},
+        metrics::{CloseReason, ConnectionRefusal, Connections, PortName},
     },
 };
-
-/// The protocol of a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    /// For gRPC.
-    Http2,
-    /// For probes, metrics and the dashboard.
-    Http1,
-}
 
 /// A port, bound but not serving yet.
 pub(crate) struct Listener {
@@ -56,7 +47,8 @@ pub(crate) struct Listener {
 
 /// Serves the connections of a port.
 pub(crate) struct ConnectionServer {
-    pub(crate) protocol: Protocol,
+    /// The gRPC port has HTTP/2, the other one HTTP/1.
+    pub(crate) name: PortName,
     /// None for plaintext.
     pub(crate) certificates: Option<Certificates>,
     pub(crate) limits: Limits,
@@ -79,7 +71,6 @@ const HTTP2_BEGINNING_BYTES: usize = 24 + 9;
 /// The smallest buffer that hyper accepts.
 const HTTP1_BUFFER: usize = 8 * 1024;
 
-/// Wait after a failed accept: mostly the process is out of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 static ACCEPT_FAILURES: LogLimit = LogLimit::new();
@@ -103,8 +94,12 @@ impl Listener {
             };
             let (stream, from) = match accepted {
                 Ok(accepted) => accepted,
+                // Mostly the process is out of file descriptors; or it ended before it was accepted.
                 Err(error) => {
-                    wait_after_accept_error(&error).await;
+                    if let Some(left_out) = ACCEPT_FAILURES.admit(std::time::Instant::now()) {
+                        tracing::warn!(%error, left_out, "a connection can't be taken");
+                    }
+                    sleep(ACCEPT_RETRY_DELAY).await;
                     continue;
                 }
             };
@@ -125,14 +120,6 @@ impl Listener {
         drop(socket);
         while tasks.join_next().await.is_some() {}
     }
-}
-
-/// Logs a failed accept (out of file descriptors, or a connection that ended before it was accepted) and waits.
-async fn wait_after_accept_error(error: &io::Error) {
-    if let Some(left_out) = ACCEPT_FAILURES.admit(std::time::Instant::now()) {
-        tracing::warn!(%error, left_out, "a connection can't be taken");
-    }
-    sleep(ACCEPT_RETRY_DELAY).await;
 }
 
 impl ConnectionServer {
@@ -220,8 +207,8 @@ impl ConnectionServer {
                 Ok::<_, Infallible>(response.map(body))
             }
         });
-        match self.protocol {
-            Protocol::Http2 => {
+        match self.name {
+            PortName::Grpc => {
                 let (mut received, begun) = (0, Arc::clone(&state));
                 let io = InspectReader::new(io, move |bytes: &[u8]| {
                     received += bytes.len();
@@ -232,7 +219,7 @@ impl ConnectionServer {
                 let connection = http2_builder(limits).serve_connection(TokioIo::new(io), service);
                 connection::serve(connection, &state, limits, stop).await
             }
-            Protocol::Http1 => {
+            PortName::Http => {
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(limits.handshake_time)

@@ -14,7 +14,7 @@ pub use self::{
     tls::{ClientCertificates, ListenerTls},
 };
 pub(crate) use self::{
-    listener::{ConnectionServer, Listener, Protocol},
+    listener::{ConnectionServer, Listener},
     socket::Socket,
     tls::WatchedCertificates,
 };

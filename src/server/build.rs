@@ -15,7 +15,7 @@ use crate::{
         watched::{LoadError, Watched},
     },
     grpc::{self, CallLayer, QuotaServiceConfig, ReflectionFor},
-    net::{ConnectionServer, Limits, Listener, Protocol, Socket, WatchedCertificates},
+    net::{ConnectionServer, Limits, Listener, Socket, WatchedCertificates},
     policy::PolicySource,
     settings::{Settings, StoreChoice},
     store::{
@@ -115,18 +115,15 @@ pub(super) fn authenticator(
 /// Binds a port, and loads its certificates.
 pub(super) async fn open_listener(
     settings: &Settings,
-    protocol: Protocol,
+    name: PortName,
     limits: Limits,
     metrics: &Metrics,
 ) -> anyhow::Result<(Listener, Option<WatchedCertificates>)> {
-    let (setting, address, tls, alpn, port_name) = match protocol {
-        Protocol::Http2 => {
-            let (address, tls) = (&settings.listen, &settings.tls);
-            ("listen", address, tls, "h2", PortName::Grpc)
-        }
-        Protocol::Http1 => {
+    let (setting, address, tls, alpn) = match name {
+        PortName::Grpc => ("listen", &settings.listen, &settings.tls, "h2"),
+        PortName::Http => {
             let (address, tls) = (&settings.http_listen, &settings.http_tls);
-            ("http_listen", address, tls, "http/1.1", PortName::Http)
+            ("http_listen", address, tls, "http/1.1")
         }
     };
     let tls = tls.clone().map(|tls| tls.open(alpn, metrics)).transpose()?;
@@ -137,10 +134,10 @@ pub(super) async fn open_listener(
             encrypted: tls.is_some(),
             loopback: socket.address()?.is_loopback(),
         },
-        protocol,
+        name,
         certificates: tls.as_ref().map(|tls| Arc::clone(&tls.certificates)),
         limits,
-        connections: metrics.connections(port_name),
+        connections: metrics.connections(name),
     };
     Ok((Listener { socket, server }, tls))
 }

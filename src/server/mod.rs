@@ -24,9 +24,12 @@ use crate::{
     grpc::{QuotaServiceConfig, ReflectionFor},
     http::{self, HttpState, Readiness},
     ledger::{Ledger, LedgerConfig},
-    net::{ListenAddress, Listener, Protocol},
+    net::{ListenAddress, Listener},
     settings::{Settings, StoreChoice, warn_of_unknown_variables},
-    telemetry::{metrics::Metrics, traces::Traces},
+    telemetry::{
+        metrics::{Metrics, PortName},
+        traces::Traces,
+    },
 };
 
 /// How long connections may stay open after the last open call. Some clients never close theirs: those that sent
@@ -83,8 +86,8 @@ impl Server {
         let traces = settings.otlp_endpoint.as_ref();
         let traces = traces.map(|endpoint| Traces::to(endpoint, settings.trace_ratio));
         let traces = traces.transpose().context("otlp_endpoint")?;
-        let (grpc, grpc_tls) = open_listener(settings, Protocol::Http2, limits, &metrics).await?;
-        let (http, http_tls) = open_listener(settings, Protocol::Http1, limits, &metrics).await?;
+        let (grpc, grpc_tls) = open_listener(settings, PortName::Grpc, limits, &metrics).await?;
+        let (http, http_tls) = open_listener(settings, PortName::Http, limits, &metrics).await?;
         let authenticator = authenticator(callers, grpc.server.port, http.server.port)?;
         let server = Self {
             grpc,

@@ -14,7 +14,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
 };
-use x509_parser::{certificate::X509Certificate, parse_x509_certificate};
+use x509_parser::{certificate::X509Certificate, parse_x509_certificate, time::ASN1Time};
 
 /// Trusts the given authorities and the given server certificates.
 ///
@@ -54,18 +54,25 @@ impl ServerCertVerifier for PinnedVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if !self.named.iter().any(|named| named == end_entity) {
-            return self.webpki.verify_server_cert(
-                end_entity,
-                intermediates,
-                server_name,
-                ocsp_response,
-                now,
-            );
-        }
+        let verified = self.webpki.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        let error = match verified {
+            Err(error) if self.named.contains(end_entity) => error,
+            verified => return verified,
+        };
         let (_, certificate) =
             parse_x509_certificate(end_entity).map_err(|_| CertificateError::BadEncoding)?;
-        verify_dates(&certificate, now)?;
+        let now = i64::try_from(now.as_secs()).ok();
+        let now = now.and_then(|now| ASN1Time::from_timestamp(now).ok());
+        if !now.is_some_and(|now| certificate.validity().is_valid_at(now)) {
+            // webpki checks the dates first, so the error says what is wrong with them.
+            return Err(error);
+        }
         verify_purpose(&certificate)?;
         verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
         Ok(ServerCertVerified::assertion())
@@ -94,28 +101,6 @@ impl ServerCertVerifier for PinnedVerifier {
     }
 }
 
-fn verify_dates(certificate: &X509Certificate<'_>, time: UnixTime) -> Result<(), CertificateError> {
-    // A time before 1970 counts as 1970.
-    let unix = |seconds: i64| u64::try_from(seconds).unwrap_or(0);
-    let validity = certificate.validity();
-    let not_before = unix(validity.not_before.timestamp());
-    let not_after = unix(validity.not_after.timestamp());
-    let at = |seconds| UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-    if time.as_secs() < not_before {
-        return Err(CertificateError::NotValidYetContext {
-            time,
-            not_before: at(not_before),
-        });
-    }
-    if time.as_secs() > not_after {
-        return Err(CertificateError::ExpiredContext {
-            time,
-            not_after: at(not_after),
-        });
-    }
-    Ok(())
-}
-
 /// If a certificate lists purposes, server authentication must be one of them.
 fn verify_purpose(certificate: &X509Certificate<'_>) -> Result<(), CertificateError> {
     let purposes = certificate
@@ -136,7 +121,7 @@ fn verify_purpose(certificate: &X509Certificate<'_>) -> Result<(), CertificateEr
 mod tests {
     use std::time::Duration;
 
-    use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 
     use super::*;
 
@@ -145,6 +130,8 @@ mod tests {
     fn a_given_certificate_is_still_checked_for_dates_and_purpose() {
         let refusal = |change: fn(&mut CertificateParams)| {
             let mut params = CertificateParams::new(["a.example".to_owned()]).expect("a name");
+            // Like those of `openssl req -x509`.
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             change(&mut params);
             let key = KeyPair::generate().expect("a key");
             let certificate = params.self_signed(&key).expect("a certificate");
