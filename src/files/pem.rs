@@ -1,16 +1,16 @@
 //! PEM files: certificates and keys. Errors name the setting and the file.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::task::JoinError;
 use x509_parser::parse_x509_certificate;
 
-use super::read::ReadError;
+use super::read::read_once;
+
+/// The size of the largest file: far larger than any system's list of authorities.
+pub(crate) const MAX_BYTES: u64 = 8 << 20;
 
 /// A file that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub enum PemError {
 
 impl PemError {
     /// An unusable file. `fault` is a predicate: "holds no certificate".
-    pub fn foreign(setting: &'static str, path: &Path, fault: impl ToString) -> Self {
+    pub(crate) fn foreign(setting: &'static str, path: &Path, fault: impl ToString) -> Self {
         Self::Unusable {
             setting,
             path: path.to_owned(),
@@ -41,55 +41,34 @@ impl PemError {
     }
 }
 
-/// Reads a file.
-///
-/// # Errors
-///
-/// It can't be read.
-pub fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, PemError> {
-    fs::read(path).map_err(|error| PemError::foreign(setting, path, ReadError::Io(error)))
+/// Reads a file of at most [`MAX_BYTES`].
+pub(crate) fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, PemError> {
+    read_once(path, MAX_BYTES).map_err(|error| PemError::foreign(setting, path, error))
 }
 
 /// The end of the first certificate's validity, if it can be read.
-#[must_use]
-pub fn expires(pem: &[u8]) -> Option<DateTime<Utc>> {
+pub(crate) fn expires(pem: &[u8]) -> Option<DateTime<Utc>> {
     let leaf = CertificateDer::from_pem_slice(pem).ok()?;
     let (_, leaf) = parse_x509_certificate(&leaf).ok()?;
     DateTime::from_timestamp(leaf.validity().not_after.timestamp(), 0)
 }
 
 /// Parses certificates, of which there must be one: with an empty list of authorities, every connection would fail.
-///
-/// # Errors
-///
-/// There is none, or the file is no PEM.
-pub fn certificates(
+pub(crate) fn certificates(
     setting: &'static str,
     path: &Path,
     pem: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match read {
-        Ok(read) if !read.is_empty() => Ok(read),
-        Ok(_) => Err(PemError::foreign(
-            setting,
-            path,
-            "holds no certificate in PEM",
-        )),
-        Err(error) => Err(PemError::foreign(
-            setting,
-            path,
-            format!("is no PEM: {error}"),
-        )),
-    }
+    let fault = match read {
+        Ok(read) if !read.is_empty() => return Ok(read),
+        Ok(_) => "holds no certificate in PEM".to_owned(),
+        Err(error) => format!("is no PEM: {error}"),
+    };
+    Err(PemError::foreign(setting, path, fault))
 }
 
-/// Parses a private key.
-///
-/// # Errors
-///
-/// There is none.
-pub fn key(
+pub(crate) fn key(
     setting: &'static str,
     path: &Path,
     pem: &[u8],

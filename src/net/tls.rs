@@ -88,9 +88,6 @@ pub(crate) struct CertificateReloader {
     metrics: Metrics,
 }
 
-/// The largest file that is read: far larger than any system's list of authorities.
-const MAX_BYTES: u64 = 8 << 20;
-
 impl Certificates {
     pub(crate) fn current(&self) -> Arc<ServerConfig> {
         self.0.load_full()
@@ -110,7 +107,7 @@ impl CertificateReloader {
             let metrics = metrics.clone();
             move |contents| files.load(contents, alpn, &metrics)
         };
-        let (config, watched) = Watched::open(paths, MAX_BYTES, load)?;
+        let (config, watched) = Watched::open(paths, pem::MAX_BYTES, load)?;
         Ok(Self {
             certificates: Arc::new(Certificates(ArcSwap::new(config))),
             watched,

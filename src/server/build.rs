@@ -51,9 +51,6 @@ pub(super) struct Parts {
 /// How long sending the last traces may take.
 const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The size of the largest callers file.
-const MAX_CALLERS_BYTES: u64 = 8 << 20;
-
 pub(super) fn open_policy(settings: &Settings) -> anyhow::Result<PolicySource> {
     let file = settings.policy.as_deref();
     PolicySource::open(file).map_err(|refusal| {
@@ -101,9 +98,9 @@ pub(super) fn open_callers(
     let name = path.display().to_string();
     let load = {
         let name = name.clone();
-        move |bytes: &[u8]| Ok(Callers::from_bytes(&name, bytes)?)
+        move |bytes: &[u8]| Ok(Callers::parse(&name, bytes)?)
     };
-    let opened = Watched::open_file(path, MAX_CALLERS_BYTES, load);
+    let opened = Watched::open_file(path, auth::MAX_BYTES, load);
     let opened = opened.map_err(|error| anyhow!("the callers file {name} {error}"))?;
     Ok(Some(opened))
 }
