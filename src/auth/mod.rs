@@ -70,26 +70,21 @@ pub enum Organizations {
 
 /// Why a caller is not known. Names no known callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // The messages say it.
 pub enum Unauthenticated {
-    /// Neither a certificate nor a token.
     #[error(
         "this service answers known callers: present a client certificate, or \
          \"authorization: Bearer TOKEN\""
     )]
     NoCredentials,
-    /// A certificate that no caller has.
     #[error("the client certificate is of no known caller")]
     UnknownCertificate,
-    /// A certificate with the names of several callers.
     #[error("the client certificate is of more than one caller")]
     AmbiguousCertificate,
-    /// A token that no caller has.
     #[error("the bearer token is of no known caller")]
     UnknownToken,
-    /// A header that can't be read.
     #[error("the authorization header is not one \"Bearer TOKEN\"")]
     MalformedHeader,
-    /// A token over a connection that is not confidential.
     #[error(
         "a bearer token came over a connection that is not encrypted, and is not taken: connect over TLS, \
          and replace the token if others could read it"
@@ -141,11 +136,9 @@ impl Callers {
         let names = peer.names.iter();
         let mut known = names.filter_map(|name| self.by_certificate.get(name));
         let caller = known.next().ok_or(Unauthenticated::UnknownCertificate)?;
-        if known.all(|other| Arc::ptr_eq(other, caller)) {
-            Ok(caller)
-        } else {
-            Err(Unauthenticated::AmbiguousCertificate)
-        }
+        let is_alone = known.all(|other| Arc::ptr_eq(other, caller));
+        let caller = is_alone.then_some(caller);
+        caller.ok_or(Unauthenticated::AmbiguousCertificate)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Bearer tokens. The callers file has only their hashes, with which nobody can call.
 
-use std::fmt;
+use std::{array, fmt};
 
 use base64::{
     Engine as _,
@@ -36,12 +36,11 @@ pub(crate) enum AuthSchemes {
 impl TokenHash {
     /// Hashes a token.
     pub fn of(token: &[u8]) -> Self {
-        let mut words = [0; 4];
         let hash = digest(&SHA256, token);
-        for (word, bytes) in words.iter_mut().zip(hash.as_ref().chunks_exact(8)) {
-            *word = u64::from_be_bytes(bytes.try_into().expect("chunks of eight bytes"));
-        }
-        Self(words)
+        Self(array::from_fn(|at| {
+            let word = hash.as_ref()[at * 8..][..8].try_into();
+            u64::from_be_bytes(word.expect("eight bytes"))
+        }))
     }
 
     /// Parses a hash in the callers file.

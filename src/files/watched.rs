@@ -140,12 +140,11 @@ where
             let was_unstable = mem::replace(&mut self.was_unstable, stable.is_none());
             let reload = match stable {
                 None => (!was_unstable).then_some(Reload::Unstable),
-                Some((version, _)) if version == self.last => is_requested.then_some({
-                    match version == self.version {
-                        true => Reload::Unchanged,
-                        false => Reload::StillRejected,
-                    }
-                }),
+                Some((version, _)) if version == self.last => match version == self.version {
+                    _ if !is_requested => None,
+                    true => Some(Reload::Unchanged),
+                    false => Some(Reload::StillRejected),
+                },
                 Some((version, _)) if version == self.version => {
                     self.last = version;
                     Some(Reload::Restored)
@@ -233,67 +232,40 @@ impl<T, E> fmt::Debug for Watched<T, E> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, str::FromStr as _, time::Duration};
+    use std::{fs, time::Duration};
+
+    use tokio::time::timeout;
 
     use super::*;
 
-    type Number = Watched<u8, LoadError>;
-
-    fn open(file: &Path) -> Number {
-        let opened = Watched::open_file(file, 8, |bytes| {
-            let text = std::str::from_utf8(bytes).expect("text");
-            assert_ne!(text, "panic", "the test's panic");
-            let faults = Faults {
-                file: "file".to_owned(),
-                faults: Vec::new(),
-            };
-            Ok(u8::from_str(text).map_err(|_| faults)?)
-        });
-        let (first, watched) = opened.expect("valid");
-        assert_eq!(first, 1);
-        watched
-    }
-
-    async fn next(watched: &mut Number) -> Reload<u8, LoadError> {
-        let next = tokio::time::timeout(Duration::from_secs(10), watched.next()).await;
-        next.expect("reloaded in time")
-    }
-
     #[tokio::test]
-    async fn the_last_good_value_stays_and_the_same_fault_is_reported_once() {
+    async fn the_value_before_stays_if_the_parser_panics_or_the_user_rejects_the_next_one() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("file");
         let write = |text: &str| fs::write(&file, text).expect("written");
         write("1");
-        let signal = ReloadSignal::default();
-        let mut watched = open(&file).with_signal(&signal);
-        let in_force = watched.version();
-        write("panic");
-        let panicked = next(&mut watched).await;
-        assert!(
-            matches!(panicked, Reload::Rejected(LoadError::Panicked(_))),
-            "{panicked:?}"
-        );
-        write("nonsense");
-        let faulty = next(&mut watched).await;
-        assert!(
-            matches!(faulty, Reload::Rejected(LoadError::Faulty(_))),
-            "{faulty:?}"
-        );
-        assert_eq!(watched.version(), in_force);
-        // Nothing is reported until the signal.
-        write("nonsense");
-        signal.send();
-        assert!(matches!(next(&mut watched).await, Reload::StillRejected));
-        write("1");
-        assert!(matches!(next(&mut watched).await, Reload::Restored));
-        write("2");
-        assert!(matches!(next(&mut watched).await, Reload::Loaded(2)));
-        assert_eq!(watched.version(), Version::of(b"2"));
-        // Its user rejects the value: the one before it is in force.
-        watched.reject();
-        write("1");
-        assert!(matches!(next(&mut watched).await, Reload::Restored));
+        let opened = Watched::open_file(&file, 8, |bytes| {
+            assert_ne!(bytes, b"panic", "the test's panic");
+            Ok::<_, LoadError>(bytes[0])
+        });
+        let (first, mut watched) = opened.expect("valid");
+        let mut next = async |text: &str, is_rejected: bool| {
+            write(text);
+            let next = timeout(Duration::from_secs(10), watched.next()).await;
+            let next = next.expect("reloaded in time");
+            if is_rejected {
+                watched.reject();
+            }
+            (next, watched.version())
+        };
+        let (panicked, version) = next("panic", false).await;
+        assert!(matches!(panicked, Reload::Rejected(LoadError::Panicked(_))));
+        assert_eq!((first, version), (b'1', Version::of(b"1")));
+        assert!(matches!(next("1", false).await.0, Reload::Restored));
+        let (loaded, version) = next("2", true).await;
+        assert!(matches!(loaded, Reload::Loaded(b'2')));
+        assert_eq!(version, Version::of(b"1"));
+        assert!(matches!(next("1", false).await.0, Reload::Restored));
     }
 
     #[test]

@@ -204,14 +204,13 @@ fn keys() -> Vec<String> {
 impl StoreChoice<RedisUrl> {
     /// Reads `file:PATH`, `memory:` or a Redis URL. The text may hold a password, so faults don't repeat it.
     fn parse(text: &str) -> Result<Self, String> {
-        let scheme = text.split_once(':').map(|(scheme, _)| scheme);
-        match scheme {
-            Some("memory") if text == "memory:" => Ok(Self::Memory),
-            Some("file") => match text.strip_prefix("file:") {
-                Some(path) if !path.is_empty() => Ok(Self::File(PathBuf::from(path))),
-                _ => Err("names no file: file:PATH".to_owned()),
-            },
-            Some(scheme) if scheme.starts_with("redis") => Ok(Self::Redis(RedisUrl::parse(text)?)),
+        match text.split_once(':') {
+            Some(("memory", "")) => Ok(Self::Memory),
+            Some(("file", "")) => Err("names no file: file:PATH".to_owned()),
+            Some(("file", path)) => Ok(Self::File(PathBuf::from(path))),
+            Some((scheme, _)) if scheme.starts_with("redis") => {
+                RedisUrl::parse(text).map(Self::Redis)
+            }
             _ => Err(
                 "is none of file:PATH, memory: and redis://[user:password@]host[:port][/db]"
                     .to_owned(),

@@ -49,12 +49,6 @@ fn broken_syntax_is_reported_with_its_line_and_without_further_faults() {
 }
 
 #[test]
-fn a_text_that_is_not_utf_8_is_refused_with_its_line() {
-    let faults = read("p.toml", b"a = 1\n\n\xff\n", |_| Some(())).expect_err("refused");
-    assert_eq!(faults.to_string(), "p.toml:3: is not UTF-8");
-}
-
-#[test]
 fn a_summary_has_the_first_faults_and_the_number_of_the_others() {
     let text: String = (0..1_000).map(|at| format!("key{at} = 1\n")).collect();
     let faults = read("p.toml", text.as_bytes(), |root| {

@@ -47,32 +47,12 @@ async fn a_file_that_is_never_quiet_is_reported_twice_a_second_and_once_more_at_
 }
 
 #[tokio::test]
-async fn a_change_behind_a_link_is_reported() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
-    let link = dir.path().join("link");
-    fs::write(&here, "one").expect("written");
-    std::os::unix::fs::symlink(&here, &link).expect("linked");
-    let mut watch = FileWatcher::new([link.clone(), there.clone()].into());
-    let signal = watch.signal.clone();
-    let mut cause = async || {
-        let changed = timeout(Duration::from_secs(10), watch.changed()).await;
-        changed.expect("reported in time")
-    };
-    assert_eq!(cause().await, ReloadCause::Changed);
-    for change in [
-        (|here, _| fs::write(here, "two")) as fn(&Path, &Path) -> io::Result<()>,
-        |_, there| fs::write(there, "three"),
-        |here, there| fs::rename(there, here),
-        |here, _| fs::remove_file(here),
-    ] {
-        change(&here, &there).expect("changed");
-        assert_eq!(cause().await, ReloadCause::Changed);
-    }
-    signal.send();
-    assert_eq!(cause().await, ReloadCause::Requested);
-    // The signal may have come during a write.
-    assert_eq!(cause().await, ReloadCause::Changed);
+async fn after_a_signal_a_change_is_reported_again_since_it_may_have_come_during_a_write() {
+    let mut watch = FileWatcher::new([PathBuf::from("/")].into());
+    assert_eq!(watch.changed().await, ReloadCause::Changed);
+    watch.signal.send();
+    assert_eq!(watch.changed().await, ReloadCause::Requested);
+    assert_eq!(watch.changed().await, ReloadCause::Changed);
 }
 
 #[tokio::test]
