@@ -222,7 +222,7 @@ impl RedisSettings {
         let sentinel_login = with_sentinel_password(&url, self.sentinel_login)?;
         let login = merged_login(&url, self.login)?;
         Ok(RedisConfig {
-            url: url.with_login(login),
+            url: RedisUrl { login, ..url },
             tls,
             sentinel_login,
             key_prefix: self.key_prefix,
@@ -249,7 +249,7 @@ fn tls_files(
         ("redis.cert_file", &cert_file),
         ("redis.key_file", &key_file),
     ] {
-        if file.is_some() && !url.is_encrypted() {
+        if file.is_some() && !url.is_encrypted {
             return wrong(name, "is for a store that is reached over TLS: rediss://…");
         }
     }
@@ -289,7 +289,7 @@ fn merged_login(url: &RedisUrl, file: RedisLogin) -> Result<Login, SettingsError
         mut username,
         mut password,
         mut database,
-    } = url.login().clone();
+    } = url.login.clone();
     let has_user = file.username.is_some();
     if let Some(given) = file.username
         && username.replace(given).is_some()
