@@ -69,7 +69,7 @@ async fn page() -> impl IntoResponse {
 
 async fn orgs(State(source): State<DashboardState>, reader: Reader) -> Json<Vec<String>> {
     let policy = source.ledger.policy();
-    let names = policy.orgs().keys();
+    let names = policy.orgs.keys();
     let names = names.filter(|org| reader.may_read(org).is_ok());
     let mut names: Vec<String> = names.take(MAX_LISTED).map(OrgId::to_string).collect();
     names.sort();
