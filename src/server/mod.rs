@@ -123,7 +123,7 @@ impl Server {
             store,
             policy = policy.name(),
             policy_version = %policy.status().borrow().version,
-            organizations = policy.policy().orgs().len(),
+            organizations = policy.policy().orgs.len(),
             version = env!("CARGO_PKG_VERSION"),
             "tollgate serves tollgate.v1.QuotaService"
         );
