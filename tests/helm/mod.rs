@@ -7,7 +7,7 @@ mod expected;
 mod notes;
 mod pod;
 mod ranges;
-mod refused;
+mod refusals;
 mod running;
 mod schema;
 mod security;
