@@ -15,7 +15,7 @@ use tollgate::grpc::proto::{ReserveRequest, ReserveResponse};
 use tonic::Code;
 
 use crate::support::{
-    calls::{Client, TextFile, ask, large, policy_file, said, sum, usage},
+    calls::{Client, TextFile, large, new_reserve, policy_file, sum, usage, verdict_text},
     clock::Clock,
     redis::RedisServer,
     streams::stream_all,
@@ -29,13 +29,13 @@ const IDS: usize = CALLERS * IDS_PER_CALLER;
 const ALLOWANCE: u64 = 100_000;
 const MAX_TOKENS: u64 = 997;
 /// How often every connection to Redis is broken while the callers are at it.
-const BREAKS: usize = 6;
+const CONNECTION_CUTS: usize = 6;
 const MAX_TRIES: usize = 200;
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a caller did and learned.
 #[derive(Default)]
-struct Seen {
+struct CallerLog {
     answers: Vec<(usize, ReserveResponse)>,
     dropped: usize,
     unavailable: usize,
@@ -50,12 +50,17 @@ fn request(id: usize) -> ReserveRequest {
     ReserveRequest {
         project: format!("project-{}", id % 4),
         model: ["gpt-4o", "o1"][id % 2].to_owned(),
-        ..ask(tokens(id), &format!("id {id}"))
+        ..new_reserve(tokens(id), &format!("id {id}"))
     }
 }
 
 /// Asks until an answer comes, each time through the next replica.
-async fn ask_until_answered(replicas: &[Client], first: usize, id: usize, seen: &mut Seen) {
+async fn reserve_until_answered(
+    replicas: &[Client],
+    first: usize,
+    id: usize,
+    seen: &mut CallerLog,
+) {
     for replica in (first..).take(MAX_TRIES) {
         let mut client = replicas[replica % replicas.len()].clone();
         match client.reserve(request(id)).await {
@@ -67,31 +72,31 @@ async fn ask_until_answered(replicas: &[Client], first: usize, id: usize, seen: 
     panic!("id {id} was not answered in {MAX_TRIES} tries");
 }
 
-async fn caller(replicas: Vec<Client>, number: usize, done: Arc<AtomicUsize>) -> Seen {
-    let mut seen = Seen::default();
+async fn caller(replicas: Vec<Client>, number: usize, done: Arc<AtomicUsize>) -> CallerLog {
+    let mut seen = CallerLog::default();
     for id in (0..IDS).skip(number).step_by(CALLERS) {
         if id % 3 == 0 {
             // A caller that goes away at some moment of its call, from at once to after the answer.
-            let patience = Duration::from_micros((id as u64 * 131) % 20_000);
+            let abandon_after = Duration::from_micros((id as u64 * 131) % 20_000);
             let mut client = replicas[id % replicas.len()].clone();
-            match tokio::time::timeout(patience, client.reserve(request(id))).await {
+            match tokio::time::timeout(abandon_after, client.reserve(request(id))).await {
                 Ok(Ok(answer)) => seen.answers.push((id, answer.into_inner())),
                 Ok(Err(status)) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
                 Err(_) => seen.dropped += 1,
             }
         }
         if id % 4 == 0 {
-            let mut other = Seen::default();
+            let mut other = CallerLog::default();
             tokio::join!(
-                ask_until_answered(&replicas, id, id, &mut seen),
-                ask_until_answered(&replicas, id + 2, id, &mut other),
+                reserve_until_answered(&replicas, id, id, &mut seen),
+                reserve_until_answered(&replicas, id + 2, id, &mut other),
             );
             seen.answers.append(&mut other.answers);
             seen.unavailable += other.unavailable;
         } else {
-            ask_until_answered(&replicas, id, id, &mut seen).await;
+            reserve_until_answered(&replicas, id, id, &mut seen).await;
         }
-        ask_until_answered(&replicas, id + 1, id, &mut seen).await;
+        reserve_until_answered(&replicas, id + 1, id, &mut seen).await;
         done.fetch_add(1, Ordering::Relaxed);
     }
     seen
@@ -99,11 +104,11 @@ async fn caller(replicas: Vec<Client>, number: usize, done: Arc<AtomicUsize>) ->
 
 /// Breaks every connection to Redis, each time that another part of the ids is done.
 async fn break_connections(redis: Arc<RedisServer>, done: Arc<AtomicUsize>) -> i64 {
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let mut broken = 0;
-    for part in 1..=BREAKS {
-        while done.load(Ordering::Relaxed) < part * IDS / (BREAKS + 2) {
-            assert!(Instant::now() < patience, "the callers do not get on");
+    for part in 1..=CONNECTION_CUTS {
+        while done.load(Ordering::Relaxed) < part * IDS / (CONNECTION_CUTS + 2) {
+            assert!(Instant::now() < deadline, "the callers do not get on");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let redis = Arc::clone(&redis);
@@ -118,8 +123,8 @@ fn verdicts(answers: &[(usize, ReserveResponse)]) -> BTreeMap<usize, String> {
     let mut verdicts = BTreeMap::new();
     let mut first_answers = BTreeMap::<usize, usize>::new();
     for (id, answer) in answers {
-        let verdict = verdicts.entry(*id).or_insert_with(|| said(answer));
-        assert_eq!(*verdict, said(answer), "id {id}");
+        let verdict = verdicts.entry(*id).or_insert_with(|| verdict_text(answer));
+        assert_eq!(*verdict, verdict_text(answer), "id {id}");
         assert!(answer.used <= ALLOWANCE, "{answer:?}");
         *first_answers.entry(*id).or_default() += usize::from(!answer.replayed);
     }
@@ -141,9 +146,9 @@ async fn each_id_counts_once_and_the_allowance_is_never_passed_through_any_repli
     let callers: Vec<_> = (0..CALLERS)
         .map(|number| tokio::spawn(caller(clients.clone(), number, Arc::clone(&done))))
         .collect();
-    let mut all = Seen::default();
+    let mut all = CallerLog::default();
     for caller in callers {
-        let mut seen = tokio::time::timeout(PATIENCE, caller)
+        let mut seen = tokio::time::timeout(WAIT_TIMEOUT, caller)
             .await
             .unwrap()
             .unwrap();
@@ -153,7 +158,10 @@ async fn each_id_counts_once_and_the_allowance_is_never_passed_through_any_repli
     }
     let broken = breaking.await.unwrap();
     // Otherwise the run would prove less than its name says.
-    assert!(broken >= BREAKS as i64 && all.dropped > 0, "{broken}");
+    assert!(
+        broken >= CONNECTION_CUTS as i64 && all.dropped > 0,
+        "{broken}"
+    );
     println!(
         "{broken} broken, {} dropped, {} unavailable",
         all.dropped, all.unavailable
@@ -162,7 +170,7 @@ async fn each_id_counts_once_and_the_allowance_is_never_passed_through_any_repli
     let verdicts = verdicts(&all.answers);
     assert_eq!(verdicts.len(), IDS);
     let of = |wanted: &str| {
-        let ids = verdicts.iter().filter(|(_, said)| *said == wanted);
+        let ids = verdicts.iter().filter(|(_, verdict)| *verdict == wanted);
         ids.fold((0, 0), |(sum, count), (id, _)| {
             (sum + tokens(*id), count + 1)
         })
@@ -203,13 +211,13 @@ async fn hot_caller(client: Client, number: u64) -> u64 {
         };
         ReserveRequest {
             project: format!("project-{}", same % 3),
-            ..ask(HOT_TOKENS, &id)
+            ..new_reserve(HOT_TOKENS, &id)
         }
     });
     let mut free = 0;
     let mut take = |answer: ReserveResponse| {
         assert!(answer.used <= ALLOWANCE, "{answer:?}");
-        free += u64::from(said(&answer) == "FREE" && !answer.replayed);
+        free += u64::from(verdict_text(&answer) == "FREE" && !answer.replayed);
     };
     if number.is_multiple_of(2) {
         for answer in stream_all(&client, requests.collect()).await {
@@ -217,13 +225,13 @@ async fn hot_caller(client: Client, number: u64) -> u64 {
         }
     } else {
         // As many at once as a gateway has.
-        let mut asked = futures_util::stream::iter(requests)
+        let mut answers = futures_util::stream::iter(requests)
             .map(|request| {
                 let mut client = client.clone();
                 async move { client.reserve(request).await.unwrap().into_inner() }
             })
             .buffer_unordered(32);
-        while let Some(answer) = asked.next().await {
+        while let Some(answer) = answers.next().await {
             take(answer);
         }
     }
@@ -248,15 +256,15 @@ async fn streams_and_single_calls_through_three_replicas_are_granted_exactly_wha
         .collect();
     let mut free = 0;
     for caller in callers {
-        free += tokio::time::timeout(PATIENCE, caller)
+        free += tokio::time::timeout(WAIT_TIMEOUT, caller)
             .await
             .unwrap()
             .unwrap();
     }
-    let asked = HOT_CALLERS * HOT_REQUESTS;
+    let requested = HOT_CALLERS * HOT_REQUESTS;
     assert!(
-        asked * HOT_TOKENS * 9 / 10 > ALLOWANCE,
-        "more was asked for"
+        requested * HOT_TOKENS * 9 / 10 > ALLOWANCE,
+        "more was answers for"
     );
     assert_eq!(free * HOT_TOKENS, ALLOWANCE);
     for replica in &replicas {

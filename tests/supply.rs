@@ -17,12 +17,12 @@ fn read(file: &str) -> String {
 fn instruction(word: &str) -> String {
     let dockerfile = read("Dockerfile");
     let last_stage = dockerfile.rsplit("\nFROM ").next().unwrap();
-    let mut said = last_stage
+    let mut received = last_stage
         .lines()
         .filter_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
-    let said = (said.next(), said.next());
-    let (Some(once), None) = said else {
-        panic!("{word} stands there once: {said:?}");
+    let received = (received.next(), received.next());
+    let (Some(once), None) = received else {
+        panic!("{word} stands there once: {received:?}");
     };
     once.to_owned()
 }
@@ -153,7 +153,7 @@ fn sources(folder: &Path, into: &mut Vec<String>) {
 }
 
 #[test]
-fn what_is_said_to_be_defended_is_shown_by_tests_and_scripts_that_there_are() {
+fn security_md_names_only_tests_and_scripts_that_exist() {
     let mut texts = Vec::new();
     for folder in ["src", "tests"] {
         sources(&Path::new(ROOT).join(folder), &mut texts);

@@ -6,11 +6,11 @@ use anyhow::Context as _;
 use tollgate::{grpc::proto::ReserveRequest, policy::Policy};
 
 use super::{
-    Effort,
+    Scale,
     load::{self, Target},
-    pour::pour,
+    log_progress,
     processes::{PolicyFile, Redis, Service},
-    tell,
+    stream_load::send_over_streams,
 };
 
 const RESERVES_ON_MEMORY: &str = "footprint of reserves on memory";
@@ -19,11 +19,11 @@ const IDS: &str = "footprint of ids";
 const POLICY: &str = "footprint of a policy";
 
 /// When reserves end though not all are done: a run is to take minutes however slow the service is.
-const ENOUGH: Duration = Duration::from_secs(40);
+const MAX_DURATION: Duration = Duration::from_secs(40);
 
 /// How many reserves a service has answered before its policy's memory is taken.
 const WARM_UP: u64 = 20_000;
-const A_WHILE: Duration = Duration::from_secs(2);
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// What was asked for of it.
 #[derive(Default)]
@@ -58,28 +58,28 @@ pub(crate) struct LargePolicy {
     pub(crate) reload_delay: f64,
 }
 
-pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Footprint> {
+pub(crate) async fn measure(scale: &Scale) -> anyhow::Result<Footprint> {
     let mut footprint = Footprint::default();
-    if effort.wants(POLICY) {
-        tell(POLICY);
-        footprint.policy = Some(policy(effort.organizations, effort).await?);
+    if scale.wants(POLICY) {
+        log_progress(POLICY);
+        footprint.policy = Some(policy(scale.organizations, scale).await?);
     }
-    if effort.wants(IDS) {
-        tell(IDS);
-        footprint.ids = Some(ids(effort.ids).await?);
+    if scale.wants(IDS) {
+        log_progress(IDS);
+        footprint.ids = Some(ids(scale.ids).await?);
     }
-    if effort.wants(RESERVES_ON_MEMORY) {
-        tell(RESERVES_ON_MEMORY);
+    if scale.wants(RESERVES_ON_MEMORY) {
+        log_progress(RESERVES_ON_MEMORY);
         let policy = PolicyFile::of([organization(0)])?;
         let service = Service::tollgate("memory:", Some(&policy)).await?;
-        let measured = reserves("memory", &service, effort.reserves).await?;
-        footprint.reserves.push(measured);
+        let measurements = reserves("memory", &service, scale.reserves).await?;
+        footprint.reserves.push(measurements);
     }
-    if effort.wants(RESERVES_ON_REDIS) {
-        tell(RESERVES_ON_REDIS);
+    if scale.wants(RESERVES_ON_REDIS) {
+        log_progress(RESERVES_ON_REDIS);
         let (_redis, service) = over_redis().await?;
-        let measured = reserves("redis", &service, effort.reserves).await?;
-        footprint.reserves.push(measured);
+        let measurements = reserves("redis", &service, scale.reserves).await?;
+        footprint.reserves.push(measurements);
     }
     Ok(footprint)
 }
@@ -87,12 +87,12 @@ pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Footprint> {
 async fn reserves(store: &'static str, service: &Service, wanted: u64) -> anyhow::Result<Reserves> {
     let started = Instant::now();
     let early_count = wanted / 10;
-    pour(service, 0..early_count, without_id).await?;
+    send_over_streams(service, 0..early_count, without_id).await?;
     let early_bytes = service.resident_bytes()?;
     let mut count = early_count;
-    while count < wanted && started.elapsed() < ENOUGH {
+    while count < wanted && started.elapsed() < MAX_DURATION {
         let more = (count + early_count).min(wanted);
-        pour(service, count..more, without_id).await?;
+        send_over_streams(service, count..more, without_id).await?;
         count = more;
     }
     Ok(Reserves {
@@ -107,9 +107,9 @@ async fn reserves(store: &'static str, service: &Service, wanted: u64) -> anyhow
 async fn ids(count: u64) -> anyhow::Result<Ids> {
     let (redis, service) = over_redis().await?;
     // Counters, scripts and connections are there before.
-    pour(&service, 0..1000, without_id).await?;
+    send_over_streams(&service, 0..1000, without_id).await?;
     let before = redis.used_bytes()?;
-    pour(&service, 0..count, with_id).await?;
+    send_over_streams(&service, 0..count, with_id).await?;
     let grown = redis.used_bytes()?.saturating_sub(before);
     Ok(Ids {
         count,
@@ -121,33 +121,33 @@ async fn ids(count: u64) -> anyhow::Result<Ids> {
 async fn reload_delay(
     service: &Service,
     policy: &PolicyFile,
-    effort: &Effort,
+    scale: &Scale,
 ) -> anyhow::Result<f64> {
     let target = Target {
         service,
         redis: None,
     };
     let one = format!("--org {} --callers 1 --connections 1", organization(0));
-    load::run(target, &one, effort.warm_up).await?;
-    let alone = load::run(target, &one, effort.load).await?.max;
+    load::run(target, &one, scale.warm_up).await?;
+    let alone = load::run(target, &one, scale.load).await?.max;
     let changing = async {
-        tokio::time::sleep(effort.load / 4).await;
+        tokio::time::sleep(scale.load / 4).await;
         policy.append("\n[orgs.another]\ntier = 3\ndata_sharing = \"all\"\n")
     };
-    let (beside, changed) = tokio::join!(load::run(target, &one, effort.load), changing);
+    let (during_reload, changed) = tokio::join!(load::run(target, &one, scale.load), changing);
     changed?;
-    Ok((beside?.max - alone).max(0.0))
+    Ok((during_reload?.max - alone).max(0.0))
 }
 
-async fn policy(organizations: u64, effort: &Effort) -> anyhow::Result<LargePolicy> {
+async fn policy(organizations: u64, scale: &Scale) -> anyhow::Result<LargePolicy> {
     let large = PolicyFile::of((0..organizations).map(organization))?;
     let small = PolicyFile::of([organization(0)])?;
     let with_large = Service::tollgate("memory:", Some(&large)).await?;
     let with_small = Service::tollgate("memory:", Some(&small)).await?;
     // The allocator gives back what reading the file took once it is a while ago and there is work.
-    tokio::time::sleep(A_WHILE).await;
+    tokio::time::sleep(SETTLE_TIME).await;
     for service in [&with_large, &with_small] {
-        pour(service, 0..WARM_UP, without_id).await?;
+        send_over_streams(service, 0..WARM_UP, without_id).await?;
     }
     let (more, less) = (with_large.resident_bytes()?, with_small.resident_bytes()?);
     let text = large.text()?;
@@ -155,7 +155,7 @@ async fn policy(organizations: u64, effort: &Effort) -> anyhow::Result<LargePoli
     let parsed = Policy::parse("policy.toml", &text).context("the large policy")?;
     let parsed_in = started.elapsed();
     anyhow::ensure!(parsed.orgs().len() as u64 == organizations);
-    let reload_delay = reload_delay(&with_large, &large, effort).await?;
+    let reload_delay = reload_delay(&with_large, &large, scale).await?;
     Ok(LargePolicy {
         organizations,
         reload_delay,

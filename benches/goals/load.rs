@@ -13,7 +13,7 @@ use tokio::{process::Command, time::timeout};
 use super::processes::{Redis, Service, program};
 
 /// How much longer than its load a client may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What load is put on.
 #[derive(Clone, Copy)]
@@ -25,7 +25,7 @@ pub(crate) struct Target<'p> {
 
 /// What one load measured; times in microseconds, those of CPU per request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Figures {
+pub(crate) struct LoadStats {
     pub(crate) rate: f64,
     pub(crate) p50: f64,
     pub(crate) p99: f64,
@@ -39,7 +39,7 @@ pub(crate) struct Figures {
 
 /// What `tollgate bench --json` prints.
 #[derive(Deserialize)]
-struct Printed {
+struct BenchReport {
     requests: u64,
     requests_per_second: f64,
     latency_us: Latency,
@@ -64,7 +64,7 @@ pub(crate) async fn run(
     target: Target<'_>,
     words: &str,
     duration: Duration,
-) -> anyhow::Result<Figures> {
+) -> anyhow::Result<LoadStats> {
     run_by(program(), target, words, duration).await
 }
 
@@ -78,7 +78,7 @@ pub(crate) async fn run_giving_way(
     target: Target<'_>,
     words: &str,
     duration: Duration,
-) -> anyhow::Result<Figures> {
+) -> anyhow::Result<LoadStats> {
     let mut nice = Command::new("nice");
     nice.args(["-n", "19"])
         .arg(program().as_std().get_program());
@@ -90,7 +90,7 @@ async fn run_by(
     target: Target<'_>,
     words: &str,
     duration: Duration,
-) -> anyhow::Result<Figures> {
+) -> anyhow::Result<LoadStats> {
     let Service { addr, ca_file, .. } = target.service;
     match ca_file {
         None => command.args(["bench", "--json", "--addr", addr]),
@@ -111,12 +111,13 @@ async fn run_by(
         .stderr(Stdio::inherit())
         .kill_on_drop(true);
     let before = cpu_of_clients()?;
-    let ran = timeout(duration + PATIENCE, command.output())
+    let ran = timeout(duration + CLIENT_TIMEOUT, command.output())
         .await
         .with_context(|| format!("a load does not end: {words}"))??;
     let client_cpu = cpu_of_clients()?.saturating_sub(before);
     ensure!(ran.status.success(), "a load failed: {words}");
-    let printed: Printed = serde_json::from_slice(&ran.stdout).context("the report of a load")?;
+    let printed: BenchReport =
+        serde_json::from_slice(&ran.stdout).context("the report of a load")?;
     let free = printed.verdicts.get("FREE").copied().unwrap_or(0);
     ensure!(
         free > 0 && free == printed.requests,
@@ -126,7 +127,7 @@ async fn run_by(
         printed.errors,
     );
     let cpu = |name| printed.cpu_us_per_request.get(name).copied();
-    Ok(Figures {
+    Ok(LoadStats {
         rate: printed.requests_per_second,
         p50: printed.latency_us.p50 as f64,
         p99: printed.latency_us.p99 as f64,

@@ -15,11 +15,11 @@ mod floor;
 mod footprint;
 mod goals;
 mod load;
-mod pour;
 mod processes;
 mod rates;
 mod report;
 mod start;
+mod stream_load;
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -30,7 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::{fairness::Fairness, footprint::Footprint, rates::Round, start::Start};
 
 /// No run takes nearly as long, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20 * 60);
+const RUN_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
 /// Measures the goals.
 #[derive(Debug, Parser)]
@@ -58,7 +58,7 @@ struct Options {
 }
 
 /// How much of everything.
-struct Effort {
+struct Scale {
     rounds: usize,
     warm_up: Duration,
     load: Duration,
@@ -73,15 +73,15 @@ struct Effort {
 
 /// What was measured; what was not asked for is not there.
 #[derive(Default)]
-struct Measured {
+struct Measurements {
     rounds: Vec<Round>,
     fairness: Vec<Fairness>,
-    floods: Vec<floods::Beside>,
+    floods: Vec<floods::FloodLatency>,
     footprint: Footprint,
     start: Option<Start>,
 }
 
-impl Effort {
+impl Scale {
     fn of(options: &Options) -> Self {
         let only = options.only.clone();
         if options.quick {
@@ -119,7 +119,7 @@ async fn main() -> ExitCode {
     let done = match (options.serve_floor, &options.flood, &options.flood_addr) {
         (Some(address), ..) => floor::serve(address).await,
         (None, Some(kind), Some(addr)) => {
-            floods::pour(kind, addr, Duration::from_millis(options.flood_lasts)).await
+            floods::run(kind, addr, Duration::from_millis(options.flood_lasts)).await
         }
         _ => run(&options).await,
     };
@@ -134,33 +134,33 @@ async fn main() -> ExitCode {
 
 /// Whatever ends the measuring early, the processes that it started end with it.
 async fn run(options: &Options) -> anyhow::Result<()> {
-    let effort = Effort::of(options);
+    let scale = Scale::of(options);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let measured = tokio::select! {
-        measured = measure(&effort) => measured?,
+    let measurements = tokio::select! {
+        measurements = measure(&scale) => measurements?,
         _ = terminate.recv() => bail!("terminated"),
         _ = interrupt.recv() => bail!("interrupted"),
-        () = tokio::time::sleep(PATIENCE) => bail!("not done after {PATIENCE:?}"),
+        () = tokio::time::sleep(RUN_TIMEOUT) => bail!("not done after {RUN_TIMEOUT:?}"),
     };
-    println!("{}\n", report::rows(&measured));
-    println!("{}", report::goals(&goals::of(&measured)));
+    println!("{}\n", report::rows(&measurements));
+    println!("{}", report::goals(&goals::of(&measurements)));
     Ok(())
 }
 
-async fn measure(effort: &Effort) -> anyhow::Result<Measured> {
-    let mut measured = Measured {
-        start: start::measure(effort).await?,
-        footprint: footprint::measure(effort).await?,
-        floods: floods::measure(effort).await?,
-        ..Measured::default()
+async fn measure(scale: &Scale) -> anyhow::Result<Measurements> {
+    let mut measurements = Measurements {
+        start: start::measure(scale).await?,
+        footprint: footprint::measure(scale).await?,
+        floods: floods::measure(scale).await?,
+        ..Measurements::default()
     };
-    (measured.rounds, measured.fairness) = rates::measure(effort).await?;
-    Ok(measured)
+    (measurements.rounds, measurements.fairness) = rates::measure(scale).await?;
+    Ok(measurements)
 }
 
 /// Says on stderr what is being measured.
-fn tell(what: &str) {
+fn log_progress(what: &str) {
     eprintln!("goals: {what}");
 }
 

@@ -24,7 +24,7 @@ use tonic_health::pb::{
 use super::floods::certificates::Encryption;
 
 /// How long a process has to start.
-const PATIENCE: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The built program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tollgate");
@@ -66,13 +66,13 @@ impl Process {
 
     /// Asks until the process is ready, and fails when it has ended or is late.
     async fn wait_until(&mut self, ready: impl AsyncFn() -> bool) -> anyhow::Result<()> {
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + START_TIMEOUT;
         while !ready().await {
             if let Some(status) = self.child.try_wait()? {
                 bail!("a server ended at its start: {status}");
             }
-            if Instant::now() > patience {
-                bail!("a server was not ready after {PATIENCE:?}");
+            if Instant::now() > deadline {
+                bail!("a server was not ready after {START_TIMEOUT:?}");
             }
             sleep(Duration::from_micros(500)).await;
         }
@@ -94,7 +94,7 @@ impl Service {
     /// The same over TLS and in memory, where the first calls may wait for the store.
     pub(crate) async fn encrypted(tls: Encryption, policy: &PolicyFile) -> anyhow::Result<Self> {
         let addr = format!("127.0.0.1:{}", free_port()?);
-        let config = policy.beside("tollgate.toml");
+        let config = policy.sibling("tollgate.toml");
         let Encryption { ca, cert, key } = tls;
         let settings = format!("[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n");
         fs::write(&config, settings)?;
@@ -136,7 +136,7 @@ impl Service {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kilobytes = resident.and_then(|text| text.trim().strip_suffix(" kB"));
-        let kilobytes = kilobytes.context("this system tells no VmRSS")?;
+        let kilobytes = kilobytes.context("/proc has no VmRSS")?;
         Ok(kilobytes.trim().parse::<u64>()? * 1024)
     }
 }
@@ -172,7 +172,7 @@ impl Redis {
 
     pub(crate) fn connection(&self) -> anyhow::Result<redis::Connection> {
         let connection = redis::Client::open(self.url())?.get_connection()?;
-        connection.set_read_timeout(Some(PATIENCE))?;
+        connection.set_read_timeout(Some(START_TIMEOUT))?;
         Ok(connection)
     }
 
@@ -204,10 +204,10 @@ impl PolicyFile {
     }
 
     fn path(&self) -> PathBuf {
-        self.beside("policy.toml")
+        self.sibling("policy.toml")
     }
 
-    fn beside(&self, name: &str) -> PathBuf {
+    fn sibling(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 

@@ -8,11 +8,11 @@ use std::{
 use anyhow::Context as _;
 
 use super::{
-    Effort,
+    Scale,
     fairness::{self, Fairness},
-    load::{self, Figures, Target},
+    load::{self, LoadStats, Target},
+    log_progress,
     processes::{PolicyFile, Redis, Service, file_store},
-    tell,
 };
 
 /// Which server a row is of.
@@ -68,7 +68,7 @@ const ROUND_TRIP: &str = "redis round trip C=1";
 /// What one round measured.
 pub(crate) struct Round {
     /// By the rows' names.
-    pub(crate) rows: BTreeMap<&'static str, Figures>,
+    pub(crate) rows: BTreeMap<&'static str, LoadStats>,
     /// The median of a bare round trip to Redis, in microseconds.
     pub(crate) round_trip: Option<f64>,
 }
@@ -79,7 +79,7 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Whether a row was asked for, or is the floor of one that was.
-fn is_wanted(row: &Row, effort: &Effort) -> bool {
+fn is_wanted(row: &Row, scale: &Scale) -> bool {
     let of = |name: &'static str| {
         let callers = name.split(' ').next_back().unwrap_or_default();
         (name.contains("stream"), callers)
@@ -90,12 +90,12 @@ fn is_wanted(row: &Row, effort: &Effort) -> bool {
         .filter(|other| matches!(row.on, On::Floor) && its_own(other));
     std::iter::once(row)
         .chain(others)
-        .any(|row| effort.wants(row.name))
+        .any(|row| scale.wants(row.name))
 }
 
-pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<(Vec<Round>, Vec<Fairness>)> {
+pub(crate) async fn measure(scale: &Scale) -> anyhow::Result<(Vec<Round>, Vec<Fairness>)> {
     let mut wanted = names().chain([ROUND_TRIP, fairness::NAME]);
-    if !wanted.any(|name| effort.wants(name)) {
+    if !wanted.any(|name| scale.wants(name)) {
         return Ok(Default::default());
     }
     let organizations = (0..100).map(|number| format!("bench-{number}"));
@@ -118,29 +118,29 @@ pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<(Vec<Round>, Vec<
         On::Redis => over_redis,
     };
     let (mut rounds, mut fairness) = (Vec::new(), Vec::new());
-    for number in 1..=effort.rounds {
+    for number in 1..=scale.rounds {
         let mut round = Round {
             rows: BTreeMap::new(),
             round_trip: None,
         };
-        if effort.wants(ROUND_TRIP) {
-            round.round_trip = Some(round_trip(&redis, effort.load / 3)?);
+        if scale.wants(ROUND_TRIP) {
+            round.round_trip = Some(round_trip(&redis, scale.load / 3)?);
         }
-        for Row { name, on, words } in ROWS.iter().filter(|row| is_wanted(row, effort)) {
-            tell(&format!("round {number} of {}: {name}", effort.rounds));
+        for Row { name, on, words } in ROWS.iter().filter(|row| is_wanted(row, scale)) {
+            log_progress(&format!("round {number} of {}: {name}", scale.rounds));
             let words = format!("--org bench {words}");
             redis.clear()?;
-            load::run(target(*on), &words, effort.warm_up).await?;
-            let figures = load::run(target(*on), &words, effort.load).await;
+            load::run(target(*on), &words, scale.warm_up).await?;
+            let stats = load::run(target(*on), &words, scale.load).await;
             round
                 .rows
-                .insert(name, figures.with_context(|| (*name).to_owned())?);
+                .insert(name, stats.with_context(|| (*name).to_owned())?);
         }
         rounds.push(round);
-        if effort.wants(fairness::NAME) {
-            tell(&format!("round {number} of {}: fairness", effort.rounds));
+        if scale.wants(fairness::NAME) {
+            log_progress(&format!("round {number} of {}: fairness", scale.rounds));
             redis.clear()?;
-            fairness.push(fairness::measure(effort, over_redis).await?);
+            fairness.push(fairness::measure(scale, over_redis).await?);
         }
     }
     Ok((rounds, fairness))

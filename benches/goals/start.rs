@@ -5,9 +5,8 @@ use std::{fs, time::Instant};
 use anyhow::Context as _;
 
 use super::{
-    Effort, median,
+    Scale, log_progress, median,
     processes::{PROGRAM, Service, file_store},
-    tell,
 };
 
 const NAME: &str = "start";
@@ -18,13 +17,13 @@ pub(crate) struct Start {
     pub(crate) program_bytes: u64,
 }
 
-pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Option<Start>> {
-    if !effort.wants(NAME) {
+pub(crate) async fn measure(scale: &Scale) -> anyhow::Result<Option<Start>> {
+    if !scale.wants(NAME) {
         return Ok(None);
     }
-    tell(NAME);
+    log_progress(NAME);
     let mut took = Vec::new();
-    for _ in 0..effort.starts {
+    for _ in 0..scale.starts {
         let (_dir, store) = file_store()?;
         let started = Instant::now();
         let _service = Service::tollgate(&store, None).await?;

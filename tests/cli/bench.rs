@@ -111,9 +111,9 @@ fn a_request_that_is_refused_and_one_without_an_answer_are_errors() {
 }
 
 #[test]
-fn what_can_not_be_measured_is_told() {
+fn what_cannot_be_measured_is_reported() {
     let cli = Cli::start();
-    for (words, code, said) in [
+    for (words, code, expected) in [
         ("--pid server", 2, "NAME=PID"),
         ("--pid server=4294967294", 1, "there is no such process"),
         ("--callers 0", 2, "callers"),
@@ -121,13 +121,13 @@ fn what_can_not_be_measured_is_told() {
     ] {
         let ran = cli.run(&format!("bench --duration 50ms {words}"));
         assert_eq!(ran.code, Some(code), "{words:?}: {ran:?}");
-        assert!(ran.stderr.contains(said), "{words:?}: {ran:?}");
+        assert!(ran.stderr.contains(expected), "{words:?}: {ran:?}");
     }
     for how in [&[][..], &["--stream"]] {
         let words = ["bench", "--duration", "50ms", "--addr", "127.0.0.1:1"];
         let ran = tollgate(&[&words, how].concat());
         assert_eq!(ran.code, Some(1));
-        let said = "UNAVAILABLE: not one call was answered";
-        assert!(ran.stderr.contains(said), "{ran:?}");
+        let expected = "UNAVAILABLE: not one call was answered";
+        assert!(ran.stderr.contains(expected), "{ran:?}");
     }
 }

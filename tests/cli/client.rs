@@ -43,7 +43,7 @@ fn each_answer_is_a_table_for_people() {
 }
 
 #[test]
-fn the_quota_table_has_a_bar_the_figures_and_the_time_to_the_reset() {
+fn the_quota_table_has_a_bar_the_numbers_and_the_time_to_the_reset() {
     let cli = Cli::start();
     cli.table("reserve org-demo search gpt-4o 250000");
     cli.table("reserve org-demo search gpt-4o 900000");
@@ -198,11 +198,11 @@ async fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[test]
-fn an_error_of_the_service_is_told_with_its_code_and_exits_with_1() {
+fn an_error_of_the_service_is_printed_with_its_code_and_exits_with_1() {
     let cli = Cli::start();
     cli.table("reserve org-demo search gpt-4o 10 --request-id one");
     cli.table("settle org-demo one 9");
-    for (words, said) in [
+    for (words, expected) in [
         (
             "reserve org-demo search gpt-4o 0",
             "INVALID_ARGUMENT: tokens: is 0, allowed are 1 to 1000000000",
@@ -243,7 +243,7 @@ fn an_error_of_the_service_is_told_with_its_code_and_exits_with_1() {
             "{words}: {ran:?}"
         );
         assert!(
-            ran.stderr.starts_with(&format!("tollgate: {said}")),
+            ran.stderr.starts_with(&format!("tollgate: {expected}")),
             "{words}: {ran:?}"
         );
         assert_eq!(ran.stderr.lines().count(), 1, "{words}: {ran:?}");

@@ -57,8 +57,8 @@ async fn health_takes_the_flags_of_tls() {
     let port = service.addr.rsplit_once(':').unwrap().1;
     let addr = format!("https://localhost:{port}");
     let health = || tollgate(&["health", "--addr", &addr, "--ca-file", &authority.file()]);
-    let patience = std::time::Instant::now() + Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while health().code != Some(0) {
-        assert!(std::time::Instant::now() < patience, "{:?}", health());
+        assert!(std::time::Instant::now() < deadline, "{:?}", health());
     }
 }

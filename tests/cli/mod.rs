@@ -14,12 +14,12 @@ use tollgate::grpc::proto::ReserveRequest;
 use crate::support::{
     clock::Clock,
     tollgate::{Tollgate, program},
-    tools::{Ran, run},
+    tools::{ProgramOutput, run},
     world::NOON,
 };
 
 /// Runs the program, away from any service.
-fn tollgate(words: &[&str]) -> Ran {
+fn tollgate(words: &[&str]) -> ProgramOutput {
     run(program().args(words))
 }
 
@@ -51,7 +51,7 @@ impl Cli {
         command
     }
 
-    fn run(&self, words: &str) -> Ran {
+    fn run(&self, words: &str) -> ProgramOutput {
         let words: Vec<&str> = words.split_whitespace().collect();
         run(&mut self.command(&words))
     }

@@ -10,7 +10,7 @@ use proptest::{
 use tollgate::domain::Tokens;
 
 use super::steps::Embedded;
-use crate::support::world::{With as _, ask, org_id, request_id};
+use crate::support::world::{With as _, new_reserve, org_id, request_id};
 
 const ALLOWANCE: u64 = 1_000;
 const IDS: [&str; 3] = ["a", "b", "c"];
@@ -120,7 +120,7 @@ impl Model {
     }
 }
 
-fn said(is_free: bool, replayed: bool) -> String {
+fn verdict_text(is_free: bool, replayed: bool) -> String {
     format!("{is_free}{}", if replayed { " replayed" } else { "" })
 }
 
@@ -129,15 +129,21 @@ async fn take(it: &mut Embedded, action: &Action) -> Option<String> {
     let refused = || "refused".to_owned();
     match *action {
         Action::Reserve { tokens, id } => {
-            let call = id.map_or(ask(tokens), |id| ask(tokens).id(id));
+            let call = id.map_or(new_reserve(tokens), |id| new_reserve(tokens).id(id));
             let answer = it.ledger().reserve(call).await;
-            Some(answer.map_or_else(|_| refused(), |it| said(it.verdict.is_free(), it.replayed)))
+            Some(answer.map_or_else(
+                |_| refused(),
+                |it| verdict_text(it.verdict.is_free(), it.replayed),
+            ))
         }
         Action::Settle { tokens, id } => {
             let tokens = Tokens::of_settle(tokens).unwrap();
             let answer = it.ledger().settle(org_id("acme"), request_id(id), tokens);
             let answer = answer.await;
-            Some(answer.map_or_else(|_| refused(), |it| said(it.verdict.is_free(), it.replayed)))
+            Some(answer.map_or_else(
+                |_| refused(),
+                |it| verdict_text(it.verdict.is_free(), it.replayed),
+            ))
         }
         Action::Step { hours } => {
             it.clock.advance(TimeDelta::hours(hours));
@@ -154,7 +160,7 @@ async fn take(it: &mut Embedded, action: &Action) -> Option<String> {
     }
 }
 
-fn hold_to_the_model(cases: u32, new: fn() -> Embedded) {
+fn compare_with_model(cases: u32, new: fn() -> Embedded) {
     let config = Config {
         cases,
         failure_persistence: None,
@@ -189,10 +195,10 @@ fn hold_to_the_model(cases: u32, new: fn() -> Embedded) {
 
 #[test]
 fn whatever_the_clock_does_each_day_of_the_memory_store_keeps_its_own_counters() {
-    hold_to_the_model(2_000, Embedded::memory);
+    compare_with_model(2_000, Embedded::memory);
 }
 
 #[test]
 fn whatever_the_clock_does_each_day_of_the_file_store_keeps_its_own_counters() {
-    hold_to_the_model(60, Embedded::file);
+    compare_with_model(60, Embedded::file);
 }

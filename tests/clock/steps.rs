@@ -11,7 +11,9 @@ use tollgate::{
 
 use crate::support::{
     clock::Clock,
-    world::{NOON, TODAY, With as _, ask, file_store, org_id, policy, request_id, said},
+    world::{
+        NOON, TODAY, With as _, file_store, new_reserve, org_id, policy, request_id, verdict_text,
+    },
 };
 
 /// An embedded store under a clock that can be stepped.
@@ -63,13 +65,19 @@ impl Embedded {
     }
 
     async fn reserve(&self, tokens: u64) -> String {
-        said(self.ledger().reserve(ask(tokens)).await.unwrap().verdict)
+        verdict_text(
+            self.ledger()
+                .reserve(new_reserve(tokens))
+                .await
+                .unwrap()
+                .verdict,
+        )
     }
 
     pub async fn used(&self) -> u64 {
         let quota = self.ledger().quota(&org_id("acme")).await.unwrap();
         let mut pools = quota.pools.iter();
-        let large = pools.find(|(figures, _)| figures.pool.as_str() == "large");
+        let large = pools.find(|(balance, _)| balance.pool.as_str() == "large");
         large.unwrap().0.used.get()
     }
 
@@ -175,16 +183,22 @@ async fn an_id_of_a_visited_day_is_found_from_the_day_before_and_settles_on_its_
         it.reserve(100).await;
         it.clock.advance(TimeDelta::days(1));
         let ledger = it.ledger();
-        ledger.reserve(ask(500).id("visited")).await.unwrap();
+        ledger
+            .reserve(new_reserve(500).id("visited"))
+            .await
+            .unwrap();
         it.clock.advance(TimeDelta::days(-1));
-        let again = ledger.reserve(ask(500).id("visited")).await.unwrap();
+        let again = ledger
+            .reserve(new_reserve(500).id("visited"))
+            .await
+            .unwrap();
         assert!(again.replayed);
         assert_eq!(again.pool.unwrap().used.get(), 100);
         let tokens = tollgate::domain::Tokens::of_settle(700).unwrap();
         let settled = ledger.settle(org_id("acme"), request_id("visited"), tokens);
         let settled = settled.await.unwrap();
         // By the table of its own day, which is not over.
-        assert_eq!(said(settled.verdict), "FREE");
+        assert_eq!(verdict_text(settled.verdict), "FREE");
         let pool = settled.pool.unwrap();
         assert_eq!((pool.allowance.get(), pool.used.get()), (0, 0));
         assert_eq!(it.used().await, 100);
@@ -198,11 +212,11 @@ async fn an_id_of_a_visited_day_is_found_from_the_day_before_and_settles_on_its_
 async fn a_settle_while_the_clock_is_ahead_corrects_the_day_that_it_comes_back_to() {
     for it in both() {
         let ledger = it.ledger();
-        ledger.reserve(ask(900).id("r")).await.unwrap();
+        ledger.reserve(new_reserve(900).id("r")).await.unwrap();
         it.clock.advance(TimeDelta::days(1));
         let tokens = tollgate::domain::Tokens::of_settle(200).unwrap();
         let settled = ledger.settle(org_id("acme"), request_id("r"), tokens);
-        assert_eq!(said(settled.await.unwrap().verdict), "FREE");
+        assert_eq!(verdict_text(settled.await.unwrap().verdict), "FREE");
         it.clock.advance(TimeDelta::days(-1));
         assert_eq!(it.used().await, 200);
         let quota = ledger.quota(&org_id("acme")).await.unwrap();

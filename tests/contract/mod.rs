@@ -1,13 +1,13 @@
 //! One suite of cases, named by the rules of docs/CONTRACT.md, that runs over every store.
 
 mod expiry;
-mod held;
+mod held_tokens;
 mod history;
 mod ids;
-mod kept;
-mod late;
+mod late_settles;
 mod names;
 mod policy_change;
+mod redis_keys;
 mod reserve;
 mod rows;
 mod settle;

@@ -7,7 +7,9 @@ use tollgate::{
 };
 
 use super::{NewWorld, over_every_store};
-use crate::support::world::{With as _, World, ask, policy, policy_text, said, small_policy};
+use crate::support::world::{
+    With as _, World, new_reserve, policy, policy_text, small_policy, verdict_text,
+};
 
 over_every_store!(
     free_and_used_less_stays_free_and_gives_back_the_rest,
@@ -28,7 +30,7 @@ over_every_store!(
 );
 
 fn answer(settled: &Settled) -> (String, bool) {
-    (said(settled.verdict), settled.verdict_changed)
+    (verdict_text(settled.verdict), settled.verdict_changed)
 }
 
 fn yes(verdict: &str) -> (String, bool) {
@@ -42,13 +44,13 @@ fn no(verdict: &str) -> (String, bool) {
 /// A world in which `used` of the 1,000 tokens are taken by a settled-for-good request.
 async fn with_used(new: NewWorld, policy: Policy, used: u64) -> World {
     let world = new(policy);
-    world.reserve(ask(used).project("else")).await;
+    world.reserve(new_reserve(used).project("else")).await;
     world
 }
 
 async fn free_and_used_less_stays_free_and_gives_back_the_rest(new: NewWorld) {
     let world = with_used(new, policy("keep_open"), 500).await;
-    world.reserve(ask(400).id("r")).await;
+    world.reserve(new_reserve(400).id("r")).await;
     let settled = world.settle("r", 150).await;
     assert_eq!(answer(&settled), no("FREE"));
     let pool = settled.pool.unwrap();
@@ -63,7 +65,7 @@ async fn free_and_used_less_stays_free_and_gives_back_the_rest(new: NewWorld) {
 
 async fn free_and_used_more_stays_free_where_it_fits(new: NewWorld) {
     let world = with_used(new, policy("keep_open"), 500).await;
-    world.reserve(ask(400).id("r")).await;
+    world.reserve(new_reserve(400).id("r")).await;
     assert_eq!(
         answer(&world.settle("r", 500).await),
         no("FREE"),
@@ -74,7 +76,7 @@ async fn free_and_used_more_stays_free_where_it_fits(new: NewWorld) {
 
 async fn free_and_used_more_is_billed_whole_where_it_does_not_fit(new: NewWorld) {
     let world = with_used(new, policy("keep_open"), 500).await;
-    world.reserve(ask(400).id("r")).await;
+    world.reserve(new_reserve(400).id("r")).await;
     let settled = world.settle("r", 501).await;
     assert_eq!(answer(&settled), yes("AllowanceExceeded"));
     assert_eq!(settled.pool.unwrap().used.get(), 500);
@@ -88,7 +90,7 @@ async fn free_and_used_more_is_billed_whole_where_it_does_not_fit(new: NewWorld)
 
 async fn billed_for_the_allowance_becomes_free_where_the_actual_tokens_fit(new: NewWorld) {
     let world = with_used(new, policy("keep_open"), 500).await;
-    world.reserve(ask(501).id("r")).await;
+    world.reserve(new_reserve(501).id("r")).await;
     assert_eq!(world.pool("large").await, (500, 1, 501, 1));
     assert_eq!(answer(&world.settle("r", 500).await), yes("FREE"));
     assert_eq!(world.pool("large").await, (1_000, 2, 0, 0));
@@ -101,7 +103,7 @@ async fn billed_for_the_allowance_becomes_free_where_the_actual_tokens_fit(new: 
 
 async fn billed_for_the_allowance_stays_billed_where_they_do_not_fit(new: NewWorld) {
     let world = with_used(new, policy("keep_open"), 500).await;
-    world.reserve(ask(600).id("r")).await;
+    world.reserve(new_reserve(600).id("r")).await;
     assert_eq!(
         answer(&world.settle("r", 501).await),
         no("AllowanceExceeded")
@@ -111,7 +113,7 @@ async fn billed_for_the_allowance_stays_billed_where_they_do_not_fit(new: NewWor
 
 async fn billed_for_another_reason_stays_billed_for_it(new: NewWorld) {
     let world = new(policy("keep_open"));
-    world.reserve(ask(600).id("r").model("gpt-5")).await;
+    world.reserve(new_reserve(600).id("r").model("gpt-5")).await;
     let settled = world.settle("r", 1).await;
     assert_eq!(answer(&settled), no("ModelNotCovered"));
     assert_eq!(settled.pool, None);
@@ -121,8 +123,8 @@ async fn billed_for_another_reason_stays_billed_for_it(new: NewWorld) {
 
 async fn settling_with_nothing_used_is_legal(new: NewWorld) {
     let world = with_used(new, policy("keep_open"), 900).await;
-    world.reserve(ask(100).id("free")).await;
-    world.reserve(ask(100).id("billed")).await;
+    world.reserve(new_reserve(100).id("free")).await;
+    world.reserve(new_reserve(100).id("billed")).await;
     assert_eq!(answer(&world.settle("free", 0).await), no("FREE"));
     assert_eq!(answer(&world.settle("billed", 0).await), yes("FREE"));
     assert_eq!(world.pool("large").await, (900, 3, 0, 0));
@@ -135,20 +137,23 @@ async fn settling_with_nothing_used_is_legal(new: NewWorld) {
 
 async fn an_overflow_at_settle_closes_the_pool(new: NewWorld) {
     let world = with_used(new, policy("close_until_reset"), 500).await;
-    world.reserve(ask(400).id("r")).await;
+    world.reserve(new_reserve(400).id("r")).await;
     assert_eq!(
         answer(&world.settle("r", 501).await),
         yes("AllowanceExceeded")
     );
-    assert_eq!(said(world.reserve(ask(1)).await.verdict), "PoolClosed");
+    assert_eq!(
+        verdict_text(world.reserve(new_reserve(1)).await.verdict),
+        "PoolClosed"
+    );
 }
 
 async fn a_free_reservation_in_a_closed_pool_settles_by_the_table(new: NewWorld) {
     let world = with_used(new, policy("close_until_reset"), 500).await;
     for id in ["less", "more", "too much"] {
-        world.reserve(ask(100).id(id)).await;
+        world.reserve(new_reserve(100).id(id)).await;
     }
-    world.reserve(ask(201)).await;
+    world.reserve(new_reserve(201)).await;
     assert_eq!(answer(&world.settle("less", 50).await), no("FREE"));
     assert_eq!(answer(&world.settle("more", 300).await), no("FREE"));
     assert_eq!(
@@ -160,8 +165,8 @@ async fn a_free_reservation_in_a_closed_pool_settles_by_the_table(new: NewWorld)
 
 async fn billed_reservations_stay_billed_in_a_closed_pool(new: NewWorld) {
     let world = with_used(new, policy("close_until_reset"), 500).await;
-    world.reserve(ask(501).id("over")).await;
-    world.reserve(ask(5).id("closed")).await;
+    world.reserve(new_reserve(501).id("over")).await;
+    world.reserve(new_reserve(5).id("closed")).await;
     assert_eq!(
         answer(&world.settle("over", 1).await),
         no("AllowanceExceeded")
@@ -172,9 +177,9 @@ async fn billed_reservations_stay_billed_in_a_closed_pool(new: NewWorld) {
 
 async fn the_same_settle_again_replays_and_another_amount_is_refused(new: NewWorld) {
     let world = with_used(new, policy("keep_open"), 500).await;
-    world.reserve(ask(400).id("r")).await;
+    world.reserve(new_reserve(400).id("r")).await;
     assert!(!world.settle("r", 501).await.replayed);
-    world.reserve(ask(30)).await;
+    world.reserve(new_reserve(30)).await;
     let again = world.settle("r", 501).await;
     assert_eq!(
         (answer(&again), again.replayed),
@@ -185,17 +190,19 @@ async fn the_same_settle_again_replays_and_another_amount_is_refused(new: NewWor
     let settled = tollgate::domain::Tokens::new(501).unwrap();
     assert!(matches!(
         other,
-        Err(LedgerError::Refused(Refusal::OtherAmount { settled: said })) if said == settled
+        Err(LedgerError::Refused(Refusal::OtherAmount { settled: received })) if received == settled
     ));
     assert_eq!(world.pool("large").await, (530, 2, 501, 1));
 }
 
 async fn a_release_takes_back_everything_that_was_counted(new: NewWorld) {
     let world = with_used(new, policy("close_until_reset"), 500).await;
-    world.reserve(ask(400).id("free")).await;
-    world.reserve(ask(101).id("exceeded")).await;
-    world.reserve(ask(7).id("closed")).await;
-    world.reserve(ask(9).id("ineligible").model("gpt-5")).await;
+    world.reserve(new_reserve(400).id("free")).await;
+    world.reserve(new_reserve(101).id("exceeded")).await;
+    world.reserve(new_reserve(7).id("closed")).await;
+    world
+        .reserve(new_reserve(9).id("ineligible").model("gpt-5"))
+        .await;
     assert_eq!(world.pool("large").await, (900, 2, 108, 2));
     for (id, tokens, pool) in [
         ("free", 400, Some(500)),
@@ -217,8 +224,8 @@ async fn a_release_takes_back_everything_that_was_counted(new: NewWorld) {
 
 async fn a_release_again_replays_and_settled_or_unknown_ids_are_refused(new: NewWorld) {
     let world = new(policy("keep_open"));
-    world.reserve(ask(400).id("r")).await;
-    world.reserve(ask(100).id("s")).await;
+    world.reserve(new_reserve(400).id("r")).await;
+    world.reserve(new_reserve(100).id("s")).await;
     world.release("r").await;
     let again = world.release("r").await;
     assert_eq!((again.tokens.get(), again.replayed), (400, true));
@@ -245,7 +252,7 @@ async fn a_release_again_replays_and_settled_or_unknown_ids_are_refused(new: New
 
 async fn a_released_or_unknown_id_cannot_be_settled(new: NewWorld) {
     let world = new(policy_text(&small_policy("keep_open")));
-    world.reserve(ask(400).id("r")).await;
+    world.reserve(new_reserve(400).id("r")).await;
     world.release("r").await;
     let refusal = |result| match result {
         Err(LedgerError::Refused(refusal)) => refusal,
@@ -269,7 +276,7 @@ async fn a_released_or_unknown_id_cannot_be_settled(new: NewWorld) {
 
 async fn a_reservation_without_an_id_cannot_be_settled(new: NewWorld) {
     let world = new(policy("keep_open"));
-    world.reserve(ask(400)).await;
+    world.reserve(new_reserve(400)).await;
     if let Some(redis) = &world.redis {
         // Nothing but how many usage rows there are.
         assert_eq!(

@@ -19,7 +19,7 @@ pub struct Request {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum CallKind {
     Reserve,
     /// With what it really used.
     Settle(u64),
@@ -29,7 +29,7 @@ pub enum What {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// To a Reserve or a Settle: "FREE", or the billed reason's name.
-    Verdict { said: String, replayed: bool },
+    Verdict { verdict: String, replayed: bool },
     /// To a Release.
     Released { tokens: u64, replayed: bool },
     Failed {
@@ -43,7 +43,7 @@ pub enum Answer {
 #[derive(Debug, Clone)]
 pub struct Call {
     pub request: Arc<Request>,
-    pub what: What,
+    pub kind: CallKind,
     /// Through which replica.
     pub replica: usize,
     pub begun: Instant,
@@ -79,13 +79,13 @@ impl Loss {
 }
 
 /// After all is kept again: until when all replicas have restored what they remember, also on a busy machine.
-const RESTORED: Duration = Duration::from_secs(3);
+const RECOVERY_TIME: Duration = Duration::from_secs(3);
 
 /// The free tokens that a request counts, by what its caller knows.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
-    pub least: i64,
-    pub most: i64,
+    pub min: i64,
+    pub max: i64,
 }
 
 impl Answer {
@@ -98,7 +98,7 @@ impl Answer {
     }
 
     pub fn is_free(&self) -> bool {
-        matches!(self, Self::Verdict { said, .. } if said == "FREE")
+        matches!(self, Self::Verdict { verdict, .. } if verdict == "FREE")
     }
 
     /// Whether it was counted just now.
@@ -122,11 +122,11 @@ impl Answer {
 impl Call {
     /// Free tokens that the caller was told it has, or has on top.
     fn granted(&self) -> u64 {
-        match self.what {
+        match self.kind {
             _ if !self.answer.is_free() => 0,
-            What::Reserve => self.request.tokens,
-            What::Settle(tokens) => tokens,
-            What::Release => 0,
+            CallKind::Reserve => self.request.tokens,
+            CallKind::Settle(tokens) => tokens,
+            CallKind::Release => 0,
         }
     }
 }
@@ -155,8 +155,8 @@ impl History {
         let requests = self.by_request(Some(org));
         let each = requests.values().map(|calls| counts(calls, losses));
         each.fold(Counts::default(), |sum, it| Counts {
-            least: sum.least + it.least,
-            most: sum.most + it.most,
+            min: sum.min + it.min,
+            max: sum.max + it.max,
         })
     }
 
@@ -165,12 +165,12 @@ impl History {
     /// after the first of the replicas had written for the last time before the loss. A replica knows
     /// whatever was acknowledged before its own last write began, and restores it with its next one.
     /// A replica that is alone knows all.
-    pub fn untold(&self, org: &str, losses: &[Loss], replicas: usize) -> u64 {
+    pub fn unshared(&self, org: &str, losses: &[Loss], replicas: usize) -> u64 {
         if replicas == 1 {
             return 0;
         }
         let its = || self.calls.iter().filter(|call| call.request.org == org);
-        let untold = |loss: &Loss| -> u64 {
+        let unshared = |loss: &Loss| -> u64 {
             let last_writes = (0..replicas).map(|replica| {
                 let writes = its().filter(|call| {
                     call.replica == replica && call.answer.wrote() && call.ended < loss.from
@@ -184,7 +184,7 @@ impl History {
             });
             within.map(Call::granted).sum()
         };
-        losses.iter().map(untold).sum()
+        losses.iter().map(unshared).sum()
     }
 }
 
@@ -195,31 +195,31 @@ fn counts(calls: &[&Call], losses: &[Loss]) -> Counts {
     let loses = !losses.is_empty();
     let gives_back = losses
         .iter()
-        .all(|loss| calls[0].begun > loss.until + RESTORED);
+        .all(|loss| calls[0].begun > loss.until + RECOVERY_TIME);
     // As its caller was told last; and what unknown calls may have added and taken away since, or, where
     // Redis forgets, ever.
-    let (mut told, mut added, mut taken) = (0, 0, 0);
+    let (mut known, mut added, mut taken) = (0, 0, 0);
     for call in calls {
         let tokens = call.request.tokens as i64;
-        match (call.what, call.answer.is_unknown()) {
-            (What::Reserve, true) if loses => added += tokens,
-            (What::Reserve, true) => added = tokens,
-            (What::Settle(actual), true) => {
+        match (call.kind, call.answer.is_unknown()) {
+            (CallKind::Reserve, true) if loses => added += tokens,
+            (CallKind::Reserve, true) => added = tokens,
+            (CallKind::Settle(actual), true) => {
                 let more = actual as i64;
-                taken = if loses { taken + told.max(0) } else { told };
+                taken = if loses { taken + known.max(0) } else { known };
                 added = if loses {
                     added + more
                 } else {
-                    added.max(more - told)
+                    added.max(more - known)
                 };
             }
-            (What::Release, true) => taken = if loses { taken + told } else { told },
+            (CallKind::Release, true) => taken = if loses { taken + known } else { known },
             (_, false) if matches!(call.answer, Answer::Failed { .. }) => {}
-            (what, false) => {
-                if what != What::Reserve && !gives_back {
-                    added += told.max(0);
+            (kind, false) => {
+                if kind != CallKind::Reserve && !gives_back {
+                    added += known.max(0);
                 }
-                told = call.granted() as i64;
+                known = call.granted() as i64;
                 if !loses {
                     (added, taken) = (0, 0);
                 }
@@ -227,15 +227,15 @@ fn counts(calls: &[&Call], losses: &[Loss]) -> Counts {
         }
     }
     Counts {
-        least: told - taken,
-        most: told + added,
+        min: known - taken,
+        max: known + added,
     }
 }
 
 mod tests {
     use super::*;
 
-    fn call(what: What, answer: Answer) -> Call {
+    fn call(kind: CallKind, answer: Answer) -> Call {
         let request = Arc::new(Request {
             org: "org-0".to_owned(),
             name: "r".to_owned(),
@@ -245,7 +245,7 @@ mod tests {
         let now = Instant::now();
         Call {
             request,
-            what,
+            kind,
             replica: 0,
             begun: now,
             ended: now,
@@ -254,9 +254,9 @@ mod tests {
         }
     }
 
-    fn said(said: &str) -> Answer {
+    fn verdict_text(verdict: &str) -> Answer {
         Answer::Verdict {
-            said: said.to_owned(),
+            verdict: verdict.to_owned(),
             replayed: false,
         }
     }
@@ -270,16 +270,16 @@ mod tests {
     }
 
     #[test]
-    fn a_request_counts_what_its_caller_was_told_and_perhaps_what_it_was_not() {
+    fn a_request_counts_what_was_acknowledged_and_perhaps_what_is_unknown() {
         let released = Answer::Released {
             tokens: 10,
             replayed: false,
         };
-        let (free, billed) = (said("FREE"), said("AllowanceExceeded"));
+        let (free, billed) = (verdict_text("FREE"), verdict_text("AllowanceExceeded"));
         let (unknown, nothing) = (failed(false), failed(true));
-        let reserve = |answer: &Answer| call(What::Reserve, answer.clone());
-        let settle = |tokens, answer: &Answer| call(What::Settle(tokens), answer.clone());
-        let release = |answer: &Answer| call(What::Release, answer.clone());
+        let reserve = |answer: &Answer| call(CallKind::Reserve, answer.clone());
+        let settle = |tokens, answer: &Answer| call(CallKind::Settle(tokens), answer.clone());
+        let release = |answer: &Answer| call(CallKind::Release, answer.clone());
         for (calls, keeps, loses) in [
             (vec![reserve(&free)], (10, 10), (10, 10)),
             (vec![reserve(&billed)], (0, 0), (0, 0)),
@@ -305,8 +305,8 @@ mod tests {
             ),
         ] {
             let calls: Vec<&Call> = calls.iter().collect();
-            for (losses, (least, most)) in [(vec![], keeps), (vec![Loss::now()], loses)] {
-                assert_eq!(counts(&calls, &losses), Counts { least, most }, "{calls:?}");
+            for (losses, (min, max)) in [(vec![], keeps), (vec![Loss::now()], loses)] {
+                assert_eq!(counts(&calls, &losses), Counts { min, max }, "{calls:?}");
             }
         }
     }

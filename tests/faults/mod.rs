@@ -4,11 +4,11 @@
 //!
 //! `TOLLGATE_LONG=1` is the long form: more traffic, more rounds, longer faults.
 
-mod check;
 mod clusters;
 mod crashes;
+mod disturbances;
 pub mod history;
-mod nuisances;
+mod invariants;
 mod sentinels;
 mod stalls;
 mod traffic;
@@ -20,11 +20,11 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 pub use self::{
     history::History,
-    traffic::{Habits, Traffic},
+    traffic::{Traffic, TrafficProfile},
 };
 use self::{history::Loss, traffic::Gateway};
 use crate::support::{
-    calls::{Client, TextFile, ask, policy_file_of},
+    calls::{Client, TextFile, new_reserve, policy_file_of},
     is_long,
     tollgate::Tollgate,
 };
@@ -38,11 +38,11 @@ const BUSY_ORGS: usize = 4;
 const REPLICAS: usize = 3;
 
 /// As the contract says; a slow machine may be late.
-const BACK: Duration = Duration::from_secs(4);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The same where a fault takes connections, but nothing that a caller should notice: here no call may
 /// fail, however slow the machine is.
-const PATIENT: &str = "call_timeout = \"30s\"\n[redis]\nresponse_timeout = \"30s\"\n";
+const LONG_TIMEOUTS: &str = "call_timeout = \"30s\"\n[redis]\nresponse_timeout = \"30s\"\n";
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -68,13 +68,13 @@ struct Rules {
 }
 
 /// Replicas of the service over one store.
-struct Scene {
+struct Deployment {
     replicas: Vec<Tollgate>,
     clients: Vec<Client>,
-    habits: Habits,
+    profile: TrafficProfile,
 }
 
-impl Scene {
+impl Deployment {
     /// As many replicas as there are URLs of the store, each of them serving.
     async fn over(urls: &[String], settings: &str) -> Self {
         let (policy, settings) = (policy_file_of(ORGS, allowance()), TextFile::new(settings));
@@ -87,10 +87,10 @@ impl Scene {
         Self {
             clients: replicas.iter().map(Tollgate::client).collect(),
             replicas,
-            habits: Habits {
+            profile: TrafficProfile {
                 orgs: (0..BUSY_ORGS).map(|org| format!("org-{org}")).collect(),
                 deadline: Some(Duration::from_millis(400)),
-                asks_again: true,
+                repeats_calls: true,
             },
         }
     }
@@ -100,19 +100,19 @@ impl Scene {
     }
 
     /// What was known may be forgotten: nobody asks for it again.
-    fn that_loses(mut self) -> Self {
-        self.habits.asks_again = false;
+    fn that_may_lose_writes(mut self) -> Self {
+        self.profile.repeats_calls = false;
         self
     }
 
     /// No call may fail: nobody is in a hurry.
-    fn that_is_patient(mut self) -> Self {
-        self.habits.deadline = None;
+    fn without_deadlines(mut self) -> Self {
+        self.profile.deadline = None;
         self
     }
 
     fn traffic(&self) -> Traffic {
-        Traffic::over(&self.clients, &self.habits)
+        Traffic::over(&self.clients, &self.profile)
     }
 
     /// Each replica decides again, that soon.
@@ -120,12 +120,12 @@ impl Scene {
         let begun = Instant::now();
         for (at, client) in self.clients.iter().enumerate() {
             loop {
-                let asked = ReserveRequest {
-                    org: self.habits.orgs[0].clone(),
+                let request = ReserveRequest {
+                    org: self.profile.orgs[0].clone(),
                     dry_run: true,
-                    ..ask(1, "")
+                    ..new_reserve(1, "")
                 };
-                let answer = client.clone().reserve(asked).await;
+                let answer = client.clone().reserve(request).await;
                 assert!(begun.elapsed() < within, "replica {at}: {answer:?}");
                 if answer.is_ok() {
                     break;
@@ -144,10 +144,10 @@ impl Scene {
     /// Uses the allowances up, and holds what was told against what there is.
     async fn check(&self, mut history: History, rules: &Rules) {
         let mut gateway = Gateway::over(&self.clients);
-        for org in &self.habits.orgs {
-            check::use_up(&mut gateway, org).await;
+        for org in &self.profile.orgs {
+            invariants::use_up(&mut gateway, org).await;
         }
         history.calls.append(&mut gateway.history);
-        check::all(&self.clients, &self.habits.orgs, &history, rules).await;
+        invariants::all(&self.clients, &self.profile.orgs, &history, rules).await;
     }
 }

@@ -5,26 +5,26 @@ use std::time::{Duration, Instant};
 
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{BACK, REPLICAS, Rules, Scene, history::Loss, some_calls};
+use super::{Deployment, RECOVERY_TIMEOUT, REPLICAS, Rules, history::Loss, some_calls};
 use crate::support::{clock::Clock, redis::RedisServer, sentinels::Sentinels, world::NOON};
 
 /// The service asks sentinels twice a second; a slow machine may be late.
-const LEFT: Duration = Duration::from_secs(3);
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Waits until this server is a master. Gives a moment when it was none yet: until then all replicas knew
 /// what the others had decided by the old one, as ever.
 async fn promoted(server: &RedisServer) -> Instant {
     let mut before = Instant::now();
-    let patience = before + Duration::from_secs(20);
+    let deadline = before + Duration::from_secs(20);
     loop {
         let now = Instant::now();
         // A server that changes cuts its connections.
         match server.try_info("replication") {
-            Ok(told) if told.contains("role:master") => return before,
+            Ok(info) if info.contains("role:master") => return before,
             Ok(_) => before = now,
-            Err(error) => assert!(now < patience, "it is not promoted: {error}"),
+            Err(error) => assert!(now < deadline, "it is not promoted: {error}"),
         }
-        assert!(now < patience, "it is not promoted");
+        assert!(now < deadline, "it is not promoted");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -33,14 +33,14 @@ async fn promoted(server: &RedisServer) -> Instant {
 /// have. Gives when that began.
 async fn left_alone(server: &RedisServer) -> Instant {
     let (mut calls, mut since) = (server.calls_of("evalsha"), Instant::now());
-    let patience = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while since.elapsed() < Duration::from_secs(1) {
         tokio::time::sleep(Duration::from_millis(10)).await;
         let now = server.calls_of("evalsha");
         if now != calls {
             (calls, since) = (now, Instant::now());
         }
-        assert!(Instant::now() < patience, "it is not left");
+        assert!(Instant::now() < deadline, "it is not left");
     }
     since
 }
@@ -50,9 +50,9 @@ async fn left_alone(server: &RedisServer) -> Instant {
 async fn fail_over(replicas: usize, replication_is_cut: bool) {
     let clock = Clock::at(NOON);
     let mut sentinels = Sentinels::start_at(&clock);
-    let scene = Scene::over(&vec![sentinels.url(); replicas], "").await;
-    let scene = scene.that_loses();
-    let traffic = scene.traffic();
+    let deployment = Deployment::over(&vec![sentinels.url(); replicas], "").await;
+    let deployment = deployment.that_may_lose_writes();
+    let traffic = deployment.traffic();
     traffic.wait_for(some_calls()).await;
     if replication_is_cut {
         sentinels.cut_replication();
@@ -66,15 +66,15 @@ async fn fail_over(replicas: usize, replication_is_cut: bool) {
     sentinels.wait_until_they_name(1).await;
     let named = Instant::now();
     let until = left_alone(&sentinels.servers[0]).await;
-    assert!(until - named < LEFT, "{:?}", until - named);
-    scene.decides_again(BACK).await;
+    assert!(until - named < SWITCH_TIMEOUT, "{:?}", until - named);
+    deployment.decides_again(RECOVERY_TIMEOUT).await;
     traffic.wait_for(some_calls()).await;
     let history = traffic.stop().await;
     let rules = Rules {
         losses: vec![Loss { from, until }],
         ..Rules::default()
     };
-    scene.check(history, &rules).await;
+    deployment.check(history, &rules).await;
 }
 
 /// The one replica knows all that was acknowledged: the bound is 0.
@@ -86,7 +86,7 @@ async fn a_failover_that_loses_writes_gives_nothing_away_with_one_replica() {
 /// What may be granted once more is what replicas had not told each other when the failover began, and
 /// what each of them had decided by the old master until it left it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failover_that_loses_writes_gives_away_what_replicas_had_not_told_and_no_more() {
+async fn a_failover_that_loses_writes_gives_away_what_replicas_had_not_shared_and_no_more() {
     fail_over(REPLICAS, true).await;
 }
 
@@ -101,21 +101,23 @@ async fn after_a_failover_calls_go_on_at_the_new_master_and_the_demoted_one_is_l
 async fn a_master_that_dies_is_replaced_by_the_one_that_the_sentinels_choose() {
     let clock = Clock::at(NOON);
     let mut sentinels = Sentinels::start_at(&clock);
-    let scene = Scene::three_over(sentinels.url(), "").await.that_loses();
-    let traffic = scene.traffic();
+    let deployment = Deployment::three_over(sentinels.url(), "")
+        .await
+        .that_may_lose_writes();
+    let traffic = deployment.traffic();
     traffic.wait_for(some_calls()).await;
     sentinels.servers[0].kill();
     let rules = Rules {
         losses: vec![Loss::now()],
         ..Rules::default()
     };
-    scene.are(ServingStatus::NotServing).await;
-    scene.are(ServingStatus::Serving).await;
-    scene.decides_again(BACK).await;
+    deployment.are(ServingStatus::NotServing).await;
+    deployment.are(ServingStatus::Serving).await;
+    deployment.decides_again(RECOVERY_TIMEOUT).await;
     traffic.wait_for(some_calls()).await;
     let history = traffic.stop().await;
     assert!(history.failed().count() > 0, "nobody noticed");
-    scene.check(history, &rules).await;
+    deployment.check(history, &rules).await;
 }
 
 /// It refuses to write, and forgets nothing: the bound is 0.
@@ -123,17 +125,17 @@ async fn a_master_that_dies_is_replaced_by_the_one_that_the_sentinels_choose() {
 async fn a_demoted_master_that_answers_still_counts_nothing_and_has_all_when_it_is_promoted() {
     let clock = Clock::at(NOON);
     let sentinels = Sentinels::start_at(&clock);
-    let scene = Scene::three_over(sentinels.url(), "").await;
-    let traffic = scene.traffic();
+    let deployment = Deployment::three_over(sentinels.url(), "").await;
+    let traffic = deployment.traffic();
     traffic.wait_for(some_calls()).await;
     // As sentinels do it, but without cutting connections; they will see it, and put it right.
     let [first, second] = &sentinels.servers;
     first.run(&["REPLICAOF", "127.0.0.1", &second.port.to_string()]);
     tokio::time::sleep(Duration::from_secs(1)).await;
     first.run(&["REPLICAOF", "NO", "ONE"]);
-    scene.decides_again(BACK).await;
+    deployment.decides_again(RECOVERY_TIMEOUT).await;
     traffic.wait_for(some_calls()).await;
     let history = traffic.stop().await;
     assert!(history.failed().count() > 0, "nobody noticed");
-    scene.check(history, &Rules::default()).await;
+    deployment.check(history, &Rules::default()).await;
 }

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    calls::{ask, large, policy_file, said},
+    calls::{large, new_reserve, policy_file, verdict_text},
     clock::Clock,
     tollgate::{Tollgate, program},
     world::NOON,
@@ -52,11 +52,11 @@ async fn traffic(tollgate: &Tollgate, round: usize) -> Answers {
             for at in 0.. {
                 let id = format!("{round} {caller} {at}");
                 answers.lock().unwrap().insert(id.clone(), None);
-                let Ok(answer) = client.clone().reserve(ask(TOKENS, &id)).await else {
+                let Ok(answer) = client.clone().reserve(new_reserve(TOKENS, &id)).await else {
                     return;
                 };
-                let said = said(answer.get_ref());
-                answers.lock().unwrap().insert(id, Some(said));
+                let verdict = verdict_text(answer.get_ref());
+                answers.lock().unwrap().insert(id, Some(verdict));
                 answered.fetch_add(1, Ordering::SeqCst);
             }
         });
@@ -75,20 +75,23 @@ async fn replay(tollgate: &Tollgate, answers: &mut Answers) {
     let mut answers: Vec<_> = answers.iter_mut().collect();
     for some in answers.chunks_mut(256) {
         let again = some.iter().map(|(id, _)| {
-            let (mut client, call) = (client.clone(), ask(TOKENS, id));
+            let (mut client, call) = (client.clone(), new_reserve(TOKENS, id));
             async move { client.reserve(call).await.unwrap().into_inner() }
         });
         for (answer, (_, known)) in join_all(again).await.into_iter().zip(some.iter_mut()) {
             match known {
-                Some(known) => assert_eq!((said(&answer), answer.replayed), (known.clone(), true)),
-                None => **known = Some(said(&answer)),
+                Some(known) => assert_eq!(
+                    (verdict_text(&answer), answer.replayed),
+                    (known.clone(), true)
+                ),
+                None => **known = Some(verdict_text(&answer)),
             }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_answered_before_a_kill_is_counted_after_it() {
+async fn answers_before_a_kill_are_counted_after_it() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::at(NOON));
     let store = format!("file:{}", dir.path().join("tollgate.db").display());
     let policy = policy_file(ALLOWANCE);
@@ -106,16 +109,16 @@ async fn what_was_answered_before_a_kill_is_counted_after_it() {
         opening.wait().unwrap();
 
         let tollgate = Tollgate::start_at(&clock, &args);
-        let granted = |said: &Option<String>| said.as_deref() == Some("FREE");
-        let least = TOKENS * all.values().filter(|said| granted(said)).count() as u64;
-        let unknown = TOKENS * all.values().filter(|said| said.is_none()).count() as u64;
+        let granted = |verdict: &Option<String>| verdict.as_deref() == Some("FREE");
+        let least = TOKENS * all.values().filter(|verdict| granted(verdict)).count() as u64;
+        let unknown = TOKENS * all.values().filter(|verdict| verdict.is_none()).count() as u64;
         let used = large(&tollgate.client()).await.used;
         assert!(
             (least..=least + unknown).contains(&used),
             "{least} {unknown} {used}"
         );
         replay(&tollgate, &mut all).await;
-        let exact = TOKENS * all.values().filter(|said| granted(said)).count() as u64;
+        let exact = TOKENS * all.values().filter(|verdict| granted(verdict)).count() as u64;
         let pool = large(&tollgate.client()).await;
         assert_eq!(pool.used, exact);
         assert!(exact <= ALLOWANCE);
@@ -125,7 +128,7 @@ async fn what_was_answered_before_a_kill_is_counted_after_it() {
     let granted = all
         .values()
         .flatten()
-        .filter(|said| *said == "FREE")
+        .filter(|verdict| *verdict == "FREE")
         .count() as u64;
     assert!(granted * TOKENS > ALLOWANCE - TOKENS, "{granted}");
 }

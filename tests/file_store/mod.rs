@@ -3,8 +3,8 @@
 
 mod crashes;
 mod full_disk;
-mod kept;
-mod refused;
+mod refusals;
+mod retention;
 mod upgrade;
 
 use std::{path::Path, sync::Arc};

@@ -66,7 +66,7 @@ fn fits(outcome: &Outcome, operation: &Operation) -> bool {
         }
         (Outcome::Reserved { verdict, pool, .. }, Operation::Reserve { eligibility, .. }) => {
             match (pool, eligibility) {
-                (Some(figures), Eligibility::Eligible(pool)) => figures.pool == *pool,
+                (Some(balance), Eligibility::Eligible(pool)) => balance.pool == *pool,
                 (None, Eligibility::Ineligible(_)) => *verdict != Verdict::Free,
                 _ => false,
             }
@@ -82,19 +82,19 @@ fuzz_target!(|input: &[u8]| {
     let Some((shape, reply)) = input.split_first() else {
         return;
     };
-    let asked = batches(*shape);
-    let asked: Vec<&Batch> = asked.iter().collect();
-    if let Ok((_, replies)) = parse_decided(reply, &asked) {
-        assert_eq!(replies.len(), asked.len());
-        for (reply, batch) in replies.iter().zip(&asked) {
+    let batches = batches(*shape);
+    let batches: Vec<&Batch> = batches.iter().collect();
+    if let Ok((_, replies)) = parse_decided(reply, &batches) {
+        assert_eq!(replies.len(), batches.len());
+        for (reply, batch) in replies.iter().zip(&batches) {
             if let BatchReply::Done(outcomes, _) = reply {
                 assert_eq!(outcomes.len(), batch.operations.len());
-                assert!(outcomes.iter().zip(&batch.operations).all(|(it, asked)| fits(it, asked)));
+                assert!(outcomes.iter().zip(&batch.operations).all(|(it, operation)| fits(it, operation)));
             }
         }
         // What was understood is whole: nothing can be cut from it, and nothing added.
-        assert!(parse_decided(&reply[..reply.len() - 1], &asked).is_err());
-        assert!(parse_decided(&[reply, b"\0"].concat(), &asked).is_err());
+        assert!(parse_decided(&reply[..reply.len() - 1], &batches).is_err());
+        assert!(parse_decided(&[reply, b"\0"].concat(), &batches).is_err());
     }
 
     // The same bytes as parts of what is read without deciding: one a line.

@@ -20,7 +20,7 @@ use tonic_reflection::pb::v1::{
 };
 
 use super::{
-    Service, ask,
+    Service, new_reserve,
     wire::{Bytes, MAX_MESSAGE_BYTES, padded},
 };
 
@@ -49,18 +49,21 @@ fn is_compressed<T>(answer: &Response<T>) -> bool {
 
 /// A message of this length, which compresses to a thousandth.
 fn bomb(bytes: usize) -> Vec<u8> {
-    padded(&ask(1).encode_to_vec(), bytes)
+    padded(&new_reserve(1).encode_to_vec(), bytes)
 }
 
 #[tokio::test]
 async fn a_request_in_gzip_is_answered_in_gzip_and_another_is_not() {
     let service = Service::memory();
     let accepting = || service.tollgate.client().accept_compressed(Gzip);
-    let answer = accepting().send_compressed(Gzip).reserve(ask(1)).await;
+    let answer = accepting()
+        .send_compressed(Gzip)
+        .reserve(new_reserve(1))
+        .await;
     let answer = answer.unwrap();
     assert!(is_compressed(&answer), "{answer:?}");
     assert_eq!(answer.into_inner().used, 1);
-    let answer = accepting().reserve(ask(1)).await.unwrap();
+    let answer = accepting().reserve(new_reserve(1)).await.unwrap();
     assert!(!is_compressed(&answer), "{answer:?}");
     assert_eq!(answer.into_inner().used, 2);
     // Who says so much as that it compresses nothing is answered alike.
@@ -72,7 +75,7 @@ async fn a_request_in_gzip_is_answered_in_gzip_and_another_is_not() {
     assert!(!is_compressed(&answer), "{answer:?}");
     // Who compresses and can't decompress is not answered in gzip.
     let sending = service.tollgate.client().send_compressed(Gzip);
-    let answer = { sending }.reserve(ask(1)).await.unwrap();
+    let answer = { sending }.reserve(new_reserve(1)).await.unwrap();
     assert!(!is_compressed(&answer), "{answer:?}");
 }
 
@@ -84,7 +87,7 @@ async fn a_stream_in_gzip_is_answered_in_gzip_and_another_is_not() {
         if compresses {
             client = client.send_compressed(Gzip);
         }
-        let requests = stream::iter([ask(1), ReserveRequest::default(), ask(1)]);
+        let requests = stream::iter([new_reserve(1), ReserveRequest::default(), new_reserve(1)]);
         let answers = client.reserve_stream(requests).await.unwrap();
         assert_eq!(is_compressed(&answers), compresses);
         let mut answers = answers.into_inner();
@@ -146,7 +149,7 @@ async fn a_message_is_as_large_as_it_is_decompressed_and_a_bomb_is_not_unpacked(
 #[tokio::test]
 async fn a_bomb_in_a_stream_ends_it_and_what_came_before_is_answered() {
     let service = Service::memory();
-    let messages = stream::iter([ask(1).encode_to_vec(), bomb(48 << 20)]);
+    let messages = stream::iter([new_reserve(1).encode_to_vec(), bomb(48 << 20)]);
     let path = STREAM.parse().unwrap();
     let mut client = wire(&service).await;
     let answers = client.streaming(Request::new(messages), path, Bytes).await;

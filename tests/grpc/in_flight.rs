@@ -13,15 +13,15 @@ use tollgate::grpc::proto::{
 };
 use tonic::{Code, Request, Status, codegen::http, transport::Channel};
 
-use super::{Service, ask, over_every_store};
+use super::{Service, new_reserve, over_every_store};
 
 const CALLS: u64 = 1_000;
 
 /// How many calls are under way at once.
-const AT_ONCE: usize = 40;
+const CONCURRENT_CALLS: usize = 40;
 
 /// How long the service may take to end a call, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 over_every_store!(
     a_thousand_calls_cancelled_in_flight_are_each_counted_once_or_not_at_all,
@@ -31,7 +31,7 @@ over_every_store!(
 fn ask_as(id: &str, tokens: u64) -> ReserveRequest {
     ReserveRequest {
         request_id: id.to_owned(),
-        ..ask(tokens)
+        ..new_reserve(tokens)
     }
 }
 
@@ -41,7 +41,7 @@ fn tokens(call: u64) -> u64 {
 }
 
 /// Drops the future when it was not ready after `polls` turns of the runtime.
-async fn unless_patience_ends<F: Future>(polls: u32, future: F) -> Option<F::Output> {
+async fn poll_at_most<F: Future>(polls: u32, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     for _ in 0..polls {
         let polled = future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context)));
@@ -63,11 +63,11 @@ async fn a_thousand_calls_cancelled_in_flight_are_each_counted_once_or_not_at_al
             // From one poll, at which nothing is sent yet, to more than an answer takes.
             let polls = 1 << (call * 31 % 13);
             let request = ask_as(&format!("call-{call}"), tokens(call));
-            let answer = unless_patience_ends(polls, client.reserve(request)).await;
+            let answer = poll_at_most(polls, client.reserve(request)).await;
             u64::from(answer.is_none())
         }
     });
-    let cancelled: Vec<u64> = cancelled.buffer_unordered(AT_ONCE).collect().await;
+    let cancelled: Vec<u64> = cancelled.buffer_unordered(CONCURRENT_CALLS).collect().await;
     let cancelled: u64 = cancelled.iter().sum();
     assert!(cancelled >= CALLS / 13, "only {cancelled} were cancelled");
     let used_before = service.large().await.used;
@@ -172,7 +172,7 @@ async fn reserve_without_message(service: &Service) -> Code {
         .unwrap()
         .send_request(request, false)
         .unwrap();
-    let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+    let answer = timeout(WAIT_TIMEOUT, answer).await.unwrap().unwrap();
     connection.abort();
     Code::from_bytes(answer.headers()["grpc-status"].as_bytes())
 }
@@ -221,7 +221,7 @@ async fn many_calls_cancelled_at_a_time_do_not_cost_the_connection_of_the_others
         sent.extend(frame(HEADERS, END_HEADERS, stream, &head));
         sent.extend(frame(RST_STREAM, 0, stream, &CANCEL));
     }
-    let (last, message) = (1_001, prost::Message::encode_to_vec(&ask(7)));
+    let (last, message) = (1_001, prost::Message::encode_to_vec(&new_reserve(7)));
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     sent.extend(frame(HEADERS, END_HEADERS, last, &head));
     let message = [&[0], &length[..], &message].concat();
@@ -243,6 +243,6 @@ async fn many_calls_cancelled_at_a_time_do_not_cost_the_connection_of_the_others
             }
         }
     };
-    timeout(PATIENCE, answered).await.unwrap();
+    timeout(WAIT_TIMEOUT, answered).await.unwrap();
     assert_eq!(service.large().await.used, 7);
 }

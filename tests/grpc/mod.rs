@@ -3,7 +3,7 @@
 
 mod bounds;
 mod compression;
-mod frozen;
+mod field_numbers;
 mod in_flight;
 mod stream;
 mod usage;
@@ -66,9 +66,9 @@ impl Service {
     fn file() -> Self {
         let clock = Clock::at(NOON);
         // A disk that is slow for a moment is no failure of it.
-        let patient = TextFile::new("call_timeout = \"30s\"\n");
+        let long_timeout = TextFile::new("call_timeout = \"30s\"\n");
         let policy = policy();
-        let args = ["--policy", policy.path(), "--config", patient.path()];
+        let args = ["--policy", policy.path(), "--config", long_timeout.path()];
         Self {
             tollgate: Tollgate::start_at(&clock, &args),
             redis: None,
@@ -115,7 +115,7 @@ impl Service {
 }
 
 /// A Reserve of the demo organization.
-fn ask(tokens: u64) -> ReserveRequest {
+fn new_reserve(tokens: u64) -> ReserveRequest {
     ReserveRequest {
         org: "org-demo".to_owned(),
         project: "p".to_owned(),

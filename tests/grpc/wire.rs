@@ -12,7 +12,7 @@ use tonic::{
     transport::Channel,
 };
 
-use super::{Service, ask, assert_names};
+use super::{Service, assert_names, new_reserve};
 
 const SERVICE: &str = "tollgate.v1.QuotaService";
 
@@ -112,7 +112,7 @@ fn code<T: Debug>(answer: Result<T, Status>) -> Code {
 async fn a_malformed_message_is_the_callers_fault() {
     let service = Service::memory();
     let wire = Wire::to(&service);
-    let good = ask(1).encode_to_vec();
+    let good = new_reserve(1).encode_to_vec();
     let malformed = [
         good[..good.len() - 1].to_vec(),
         // A field that is longer than the message; a group that ends without a beginning; a varint
@@ -185,7 +185,7 @@ async fn text_that_is_not_utf8_is_the_callers_fault_and_its_field_is_named() {
 async fn an_oversized_message_is_an_error_and_the_connection_and_the_service_live_on() {
     let service = Service::memory();
     let wire = Wire::to(&service);
-    let good = ask(1).encode_to_vec();
+    let good = new_reserve(1).encode_to_vec();
     let padded = |bytes| padded(&good, bytes);
     let largest = padded(MAX_MESSAGE_BYTES);
     assert_eq!(largest.len(), MAX_MESSAGE_BYTES);
@@ -208,7 +208,7 @@ async fn an_unknown_method_is_unimplemented() {
         ("tollgate.v1", "Reserve"),
         ("tollgate.v2.QuotaService", "Reserve"),
     ] {
-        let answer = wire.send(name, rpc, ask(1).encode_to_vec()).await;
+        let answer = wire.send(name, rpc, new_reserve(1).encode_to_vec()).await;
         assert_eq!(code(answer), Code::Unimplemented, "{name}/{rpc}");
     }
     assert_eq!(service.large().await.used, 0);
@@ -218,7 +218,7 @@ async fn an_unknown_method_is_unimplemented() {
 async fn unknown_fields_are_ignored() {
     let service = Service::memory();
     let wire = Wire::to(&service);
-    let mut message = ask(5).encode_to_vec();
+    let mut message = new_reserve(5).encode_to_vec();
     message.extend(field(15, b"of a newer caller"));
     // Number 14, of each other kind: a varint, 64 bits, 32 bits, and a group.
     message.extend([14 << 3, 0x96, 0x01]);
@@ -236,7 +236,7 @@ async fn an_unspecified_workload_is_inference_also_to_a_request_id() {
     let request = |workload: Workload| ReserveRequest {
         request_id: "r".to_owned(),
         workload: workload.into(),
-        ..ask(5)
+        ..new_reserve(5)
     };
     let first = client.reserve(request(Workload::Unspecified)).await;
     let first = first.unwrap().into_inner();

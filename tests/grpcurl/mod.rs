@@ -11,7 +11,7 @@ use tollgate::grpc::proto::DESCRIPTORS;
 use crate::support::{
     clock::Clock,
     tollgate::Tollgate,
-    tools::{Ran, run, tool},
+    tools::{ProgramOutput, run, tool},
     world::NOON,
 };
 
@@ -58,7 +58,7 @@ impl Grpcurl {
         }
     }
 
-    fn run(&self, flags: &[&str], words: &[&str]) -> Ran {
+    fn run(&self, flags: &[&str], words: &[&str]) -> ProgramOutput {
         let mut command = Command::new(tool(self.program));
         command.args(["-plaintext", "-max-time", "20"]).args(flags);
         run(command.arg(&self.service.addr).args(words))
@@ -74,7 +74,7 @@ impl Grpcurl {
         self.run(&[], &["describe", symbol]).good()
     }
 
-    fn try_call(&self, method: &str, request: &Value) -> Ran {
+    fn try_call(&self, method: &str, request: &Value) -> ProgramOutput {
         self.run(&["-d", &request.to_string()], &[method])
     }
 
@@ -86,7 +86,7 @@ impl Grpcurl {
         serde_json::from_str(&text).unwrap()
     }
 
-    fn health(&self, name: &str) -> Ran {
+    fn health(&self, name: &str) -> ProgramOutput {
         self.try_call("grpc.health.v1.Health/Check", &json!({"service": name}))
     }
 }
@@ -279,7 +279,7 @@ fn errors_are_printed_with_code_and_message(grpcurl: Grpcurl) {
     grpcurl.call("Settle", &settle("once", 1));
     let day = json!({"org": "org-demo", "day": "2031-01-01"});
     let release = json!({"org": "org-demo", "request_id": "once"});
-    for (rpc, request, code, said) in [
+    for (rpc, request, code, expected) in [
         ("Reserve", json!({"org": "x"}), "InvalidArgument", "project"),
         ("Reserve", reserve(0), "InvalidArgument", "tokens"),
         ("Reserve", other, "AlreadyExists", "request_id"),
@@ -292,15 +292,20 @@ fn errors_are_printed_with_code_and_message(grpcurl: Grpcurl) {
         let ran = grpcurl.try_call(&format!("tollgate.v1.QuotaService/{rpc}"), &request);
         let (head, message) = ran.stderr.split_once("Message:").unwrap_or_default();
         assert!(head.contains(&format!("Code: {code}")), "{rpc}: {ran:?}");
-        assert!(message.contains(said), "{rpc}: {ran:?}");
+        assert!(message.contains(expected), "{rpc}: {ran:?}");
         assert!(ran.code > Some(EXIT_CODE_OF_OK), "{rpc}: {ran:?}");
     }
 }
 
 fn a_stream_is_answered_request_by_request(grpcurl: Grpcurl) {
-    let ask = |tokens: u64, id: &str| json!({"org": "org-demo", "project": "p", "model": "gpt-4o", "tokens": tokens, "request_id": id});
+    let reserve_json = |tokens: u64, id: &str| json!({"org": "org-demo", "project": "p", "model": "gpt-4o", "tokens": tokens, "request_id": id});
     // grpcurl sends the messages that stand one behind the other.
-    let requests = [ask(10, "a"), ask(0, "b"), ask(11, "a"), ask(5, "c")];
+    let requests = [
+        reserve_json(10, "a"),
+        reserve_json(0, "b"),
+        reserve_json(11, "a"),
+        reserve_json(5, "c"),
+    ];
     let requests = requests.map(|request| request.to_string()).join("\n");
     let flags = ["-d", &requests];
     let text = grpcurl

@@ -39,7 +39,7 @@ fn each_expression_names_the_namespace_and_the_job_of_its_own_installation() {
 
 /// Another one in the same namespace, and one of the same name in another namespace.
 #[test]
-fn installations_beside_this_one_neither_hide_nor_cause_its_alerts() {
+fn other_installations_neither_hide_nor_cause_its_alerts() {
     let folder = tempfile::tempdir().unwrap();
     let made = rendered(&[]);
     let spec = &made.one("PrometheusRule")["spec"];

@@ -31,10 +31,10 @@ fn the_chart_passes_the_strict_lint_with_every_set_of_values() {
     for set in SETS {
         let chart = chart.path().to_str().unwrap();
         let ran = helm(&["lint", "--strict", chart, "-f", &values(set)]);
-        let said = ran.good();
+        let received = ran.good();
         assert!(
-            said.contains("1 chart(s) linted, 0 chart(s) failed"),
-            "{set}: {said}"
+            received.contains("1 chart(s) linted, 0 chart(s) failed"),
+            "{set}: {received}"
         );
     }
 }
@@ -149,13 +149,13 @@ fn every_manifest_meets_the_schemas_of_kubernetes() {
 }
 
 /// A value of values.yaml that has a description.
-struct Described {
+struct DescribedValue {
     path: Vec<String>,
     text: String,
 }
 
 /// Every described value, in its order: the comment that begins with `# --` and the key below it.
-fn described(text: &str) -> Vec<Described> {
+fn described(text: &str) -> Vec<DescribedValue> {
     let mut found = Vec::new();
     let mut comment: Option<String> = None;
     let mut path: Vec<(usize, String)> = Vec::new();
@@ -177,7 +177,7 @@ fn described(text: &str) -> Vec<Described> {
             path.push((indent, key.to_owned()));
             if let Some(text) = comment.take() {
                 let path = path.iter().map(|(_, key)| key.clone()).collect();
-                found.push(Described { path, text });
+                found.push(DescribedValue { path, text });
             }
         }
     }
@@ -223,14 +223,14 @@ fn kind(schema: &Value, part: &Value) -> String {
 
 /// The table of the README is what values.yaml says. Where it isn't, this prints what it should be.
 #[test]
-fn the_readme_tells_every_value_with_its_kind_its_default_and_its_description() {
+fn the_readme_lists_every_value_with_its_type_its_default_and_its_description() {
     let values = yaml("helm/tollgate/values.yaml");
     let schema: Value = serde_json::from_str(&read("helm/tollgate/values.schema.json")).unwrap();
     let mut table = vec![
         "| Key | Type | Default | Description |".to_owned(),
         "| --- | --- | --- | --- |".to_owned(),
     ];
-    for Described { path, text } in described(&read("helm/tollgate/values.yaml")) {
+    for DescribedValue { path, text } in described(&read("helm/tollgate/values.yaml")) {
         let key = path.join(".");
         let value = at(&values, &path).unwrap_or_else(|| panic!("{key}"));
         let part = schema_at(&schema, &path).unwrap_or_else(|| panic!("no schema for {key}"));
@@ -268,8 +268,8 @@ fn every_value_is_described_and_known_to_the_schema_and_the_schema_knows_no_othe
     leaves(&values, &mut Vec::new(), &mut found);
     assert!(found.len() > 80, "{}", found.len());
     for leaf in &found {
-        let told = described.iter().any(|it| leaf.starts_with(&it.path));
-        assert!(told, "{} has no description", leaf.join("."));
+        let is_described = described.iter().any(|it| leaf.starts_with(&it.path));
+        assert!(is_described, "{} has no description", leaf.join("."));
     }
     let mut sections = vec![Vec::new()];
     while let Some(path) = sections.pop() {

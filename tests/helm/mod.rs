@@ -3,12 +3,12 @@
 
 mod alerts;
 mod chart;
-mod expected;
+mod manifests;
 mod notes;
 mod pod;
+mod program;
 mod ranges;
 mod refusals;
-mod running;
 mod schema;
 mod security;
 
@@ -21,7 +21,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::tools::{Ran, run, tool};
+use crate::support::tools::{ProgramOutput, run, tool};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -102,7 +102,7 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// Runs helm, which sees no settings of a developer's.
-fn helm(words: &[&str]) -> Ran {
+fn helm(words: &[&str]) -> ProgramOutput {
     let mut command = Command::new(tool("bin/helm"));
     for (name, _) in std::env::vars() {
         if name.starts_with("HELM_") || name == "KUBECONFIG" {
@@ -113,7 +113,7 @@ fn helm(words: &[&str]) -> Ran {
 }
 
 /// `helm template` of a chart, as the release `rel` in the namespace `ns`, with these words besides.
-fn template(chart: &Path, words: &[&str]) -> Ran {
+fn template(chart: &Path, words: &[&str]) -> ProgramOutput {
     let newest = VERSIONS[VERSIONS.len() - 1];
     let chart = chart.to_str().unwrap();
     let fixed = [

@@ -15,13 +15,13 @@ use crate::{
         clock::Clock,
         redis::RedisServer,
         tollgate::{Tollgate, program},
-        tools::{Ran, run},
+        tools::{ProgramOutput, run},
         world::NOON,
     },
 };
 
 /// A policy that somebody else keeps in a ConfigMap.
-const FOREIGN_POLICY: &str = "\
+const EXTERNAL_POLICY: &str = "\
 [pools.large]
 models = ['gpt-4o']
 [tiers.1]
@@ -115,7 +115,7 @@ impl Pod {
     }
 
     /// Runs a container of the test pod, whose uid is this one.
-    pub(super) fn run_client(&self, container: &Value, uid: &str) -> Ran {
+    pub(super) fn run_client(&self, container: &Value, uid: &str) -> ProgramOutput {
         let address = container["args"].as_array().unwrap().iter();
         let mut next_is_address = false;
         let args: Vec<String> = address
@@ -152,7 +152,7 @@ fn mount(manifests: &Manifests, root: &Path) {
         let Some(name) = volume.and_then(|it| it["configMap"]["name"].as_str()) else {
             continue;
         };
-        let foreign = serde_json::json!({"the-policy.toml": FOREIGN_POLICY});
+        let foreign = serde_json::json!({"the-policy.toml": EXTERNAL_POLICY});
         let made = manifests.named("ConfigMap", name).map(|it| &it["data"]);
         for (key, text) in made.unwrap_or(&foreign).as_object().unwrap() {
             fs::write(folder.join(key), moved(text.as_str().unwrap(), root)).unwrap();

@@ -105,7 +105,7 @@ fn every_pod_meets_the_restricted_pod_security_standard() {
 }
 
 #[test]
-fn a_pod_that_falls_short_of_the_standard_is_noticed() {
+fn a_pod_below_the_standard_is_detected() {
     let manifests = render("default");
     for (at, value, noticed) in [
         ("/hostNetwork", json!(true), "hostNetwork"),

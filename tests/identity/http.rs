@@ -16,8 +16,8 @@ use crate::support::{calls::TextFile, tollgate::Tollgate};
 /// The status, head and body of the answer to a GET with these headers.
 fn get(addr: &str, path: &str, headers: &[&str]) -> (u16, String, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
-    let patience = Some(Duration::from_secs(10));
-    stream.set_read_timeout(patience).unwrap();
+    let timeout = Some(Duration::from_secs(10));
+    stream.set_read_timeout(timeout).unwrap();
     let headers = headers.iter().map(|it| format!("Authorization: {it}\r\n"));
     let headers: String = headers.collect();
     write!(
@@ -62,7 +62,7 @@ async fn probes_and_the_empty_page_are_for_everyone() {
 }
 
 #[tokio::test]
-async fn quotas_ask_for_a_caller_who_may_read_them() {
+async fn quotas_need_a_caller_with_the_role_read() {
     let tollgate = start("127.0.0.1:0");
     let addr = &tollgate.http_addr;
     for path in QUOTAS {
@@ -121,7 +121,7 @@ async fn quotas_of_other_organizations_are_not_shown_nor_whether_they_exist() {
 }
 
 #[tokio::test]
-async fn where_others_could_read_along_no_token_is_asked_for_or_taken() {
+async fn on_a_readable_connection_no_token_is_requested_or_accepted() {
     // Every address, so not loopback; the test reaches it over loopback.
     let tollgate = start("0.0.0.0:0");
     let addr = tollgate.http_addr.replace("0.0.0.0", "127.0.0.1");

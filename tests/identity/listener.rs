@@ -55,7 +55,7 @@ pub(super) struct Wire {
 }
 
 /// A channel whose calls carry these `authorization` headers.
-pub(super) type Presenting = InterceptedService<Channel, Headers>;
+pub(super) type AuthorizedChannel = InterceptedService<Channel, Headers>;
 
 #[derive(Clone)]
 pub(super) struct Headers(Vec<AsciiMetadataValue>);
@@ -75,7 +75,11 @@ impl Wire {
     }
 
     /// A channel to it that presents this.
-    pub(super) fn channel(&self, certificate: Option<&Files>, headers: &[&str]) -> Presenting {
+    pub(super) fn channel(
+        &self,
+        certificate: Option<&Files>,
+        headers: &[&str],
+    ) -> AuthorizedChannel {
         let scheme = if self.is_encrypted() { "https" } else { "http" };
         let mut endpoint =
             Endpoint::from_shared(format!("{scheme}://{HOST}:{}", self.address.port())).unwrap();

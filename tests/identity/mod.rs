@@ -1,14 +1,14 @@
 //! docs/CONTRACT.md, "Callers": who is known, who may what, and that nothing else gets through.
 
+mod caller_kinds;
+mod callers_file;
 mod client;
-mod file;
+mod credentials;
 mod http;
-mod kinds;
 mod listener;
 mod matrix;
-mod presented;
 mod process;
-mod revoked;
+mod revocation;
 
 use std::sync::{
     Arc,
@@ -48,7 +48,7 @@ fn tokens(tokens: &[&str]) -> String {
     format!("tokens = [{}]", hashes.join(", "))
 }
 
-const BOTH: &str = "\"reserve\", \"read\"";
+const BOTH_ROLES: &str = "\"reserve\", \"read\"";
 
 /// The callers of the tests.
 fn callers() -> String {
@@ -56,31 +56,31 @@ fn callers() -> String {
         caller(
             "by-uri",
             &format!("certificates = [\"{URI}\"]"),
-            BOTH,
+            BOTH_ROLES,
             "acme",
         ),
         caller(
             "by-dns",
             &format!("certificates = [\"{DNS}\"]"),
-            BOTH,
+            BOTH_ROLES,
             "acme",
         ),
         caller(
             "admin",
             "certificates = [\"spiffe://example.org/admin\", \"admin.internal\"]",
-            BOTH,
+            BOTH_ROLES,
             "*",
         ),
         caller(
             "rotating",
             &tokens(&["tg_before", "tg_after"]),
-            BOTH,
+            BOTH_ROLES,
             "acme",
         ),
         caller("reserver", &tokens(&["tg_reserver"]), "\"reserve\"", "acme"),
         caller("reader", &tokens(&["tg_reader"]), "\"read\"", "acme"),
-        caller("everywhere", &tokens(&["tg_everywhere"]), BOTH, "*"),
-        caller("elsewhere", &tokens(&["tg_elsewhere"]), BOTH, "other"),
+        caller("everywhere", &tokens(&["tg_everywhere"]), BOTH_ROLES, "*"),
+        caller("elsewhere", &tokens(&["tg_elsewhere"]), BOTH_ROLES, "other"),
     ]
     .concat()
 }

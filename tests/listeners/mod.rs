@@ -1,9 +1,9 @@
 //! docs/CONTRACT.md, "The program": what a listener lets callers do, and how it speaks TLS.
 
 mod bounds;
-mod cancelled;
+mod cancellations;
 mod floods;
-mod refused;
+mod refusals;
 mod tls;
 
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::support::{
     tollgate::Tollgate,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A service over memory with these settings, and the log of each connection's end.
 fn start(settings: &str) -> Tollgate {
@@ -42,9 +42,9 @@ fn ended(tollgate: &Tollgate, why: &str) -> usize {
 
 /// Waits until this is so.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while !is_so() {
-        assert!(Instant::now() < patience, "{what}");
+        assert!(Instant::now() < deadline, "{what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -18,9 +18,9 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use super::{PATIENCE, ended, start, until};
+use super::{WAIT_TIMEOUT, ended, start, until};
 use crate::support::{
-    calls::{TextFile, ask, reserve, said},
+    calls::{TextFile, new_reserve, reserve, verdict_text},
     certificates::{Authority, Files},
     tollgate::{Tollgate, program},
 };
@@ -91,7 +91,7 @@ pub(super) async fn https_get(tollgate: &Tollgate, authority: &Authority, path: 
 /// TLS 1.3 tells a client only at its first call that its certificate is no good.
 async fn is_let_in(tollgate: &Tollgate, authority: &Authority, client: Option<&Files>) -> bool {
     match connect(tollgate, authority, client).await {
-        Ok(mut client) => client.reserve(ask(1, "")).await.is_ok(),
+        Ok(mut client) => client.reserve(new_reserve(1, "")).await.is_ok(),
         Err(_) => false,
     }
 }
@@ -103,8 +103,8 @@ async fn both_ports_speak_tls_and_plaintext_is_not_answered() {
     let settings = section("tls", &files, "") + &section("http_tls", &files, "");
     let tollgate = start(&settings);
     let client = connect(&tollgate, &authority, None).await.unwrap();
-    assert_eq!(said(&reserve(&client, 1, "").await), "FREE");
-    assert!(tollgate.client().reserve(ask(1, "")).await.is_err());
+    assert_eq!(verdict_text(&reserve(&client, 1, "").await), "FREE");
+    assert!(tollgate.client().reserve(new_reserve(1, "")).await.is_err());
     assert!(connect(&tollgate, &Authority::new(), None).await.is_err());
     let answer = https_get(&tollgate, &authority, "/livez").await;
     assert!(
@@ -135,36 +135,36 @@ async fn clients_show_certificates_of_the_authority_that_is_named() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_shown_to_new_connections_and_a_bad_one_is_not_taken() {
+async fn a_new_certificate_is_used_for_new_connections_and_an_invalid_one_is_refused() {
     let (authority, next) = (Authority::new(), Authority::new());
     let files = authority.signs("server", &["tollgate.test"]);
     let new = next.signs("server", &["tollgate.test"]);
     let tollgate = start(&section("tls", &files, ""));
-    let kept = connect(&tollgate, &authority, None).await.unwrap();
-    reserve(&kept, 1, "").await;
+    let open = connect(&tollgate, &authority, None).await.unwrap();
+    reserve(&open, 1, "").await;
     let logged = |message: &str| tollgate.log().iter().any(|line| line["message"] == message);
 
     // A key that is another certificate's.
     std::fs::write(&files.key, read(&new.key)).unwrap();
     let refused = "certificates are refused: those of before are shown on";
-    super::until("the bad pair is not told", || logged(refused)).await;
+    super::until("the bad pair is not logged", || logged(refused)).await;
     assert!(is_let_in(&tollgate, &authority, None).await);
 
     std::fs::write(&files.cert, read(&new.cert)).unwrap();
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while !is_let_in(&tollgate, &next, None).await {
-        assert!(Instant::now() < patience, "the new one is not shown");
+        assert!(Instant::now() < deadline, "the new one is not shown");
     }
     assert!(!is_let_in(&tollgate, &authority, None).await);
     assert!(logged(
         "new certificates are shown from the next connection on"
     ));
     // The old connection goes on.
-    reserve(&kept, 1, "").await;
+    reserve(&open, 1, "").await;
 }
 
 #[test]
-fn files_that_are_no_good_are_told_at_the_start_with_their_settings_and_names() {
+fn invalid_files_and_bounds_are_reported_at_the_start_with_their_settings() {
     let authority = Authority::new();
     let (files, other) = (
         authority.signs("server", &["tollgate.test"]),
@@ -228,10 +228,10 @@ fn files_that_are_no_good_are_told_at_the_start_with_their_settings_and_names() 
         let settings = TextFile::new(&settings);
         let args = ["serve", "--store", "memory:", "--config", settings.path()];
         let ended = program().args(args).output().unwrap();
-        let said = String::from_utf8(ended.stderr).unwrap();
-        assert!(!ended.status.success(), "{said}");
+        let received = String::from_utf8(ended.stderr).unwrap();
+        assert!(!ended.status.success(), "{received}");
         for word in wanted {
-            assert!(said.contains(word), "{word}: {said}");
+            assert!(received.contains(word), "{word}: {received}");
         }
     }
 }
@@ -269,7 +269,7 @@ async fn callers_are_known_by_their_certificates_and_tokens_and_a_changed_file_h
     let reserves = async |client: Option<&Files>| {
         let mut client = connect(&tollgate, &authority, client).await.unwrap();
         client
-            .reserve(ask(1, ""))
+            .reserve(new_reserve(1, ""))
             .await
             .map(|_| ())
             .map_err(|it| it.code())
@@ -297,7 +297,7 @@ async fn callers_are_known_by_their_certificates_and_tokens_and_a_changed_file_h
 
     // The gateway may only read from now on; of a file with a fault nothing is taken.
     std::fs::write(file.path(), callers("\"rule\"")).unwrap();
-    super::until("the fault is not told", || {
+    super::until("the fault is not logged", || {
         tollgate.log().iter().any(|line| {
             line["error"]
                 .as_str()
@@ -307,9 +307,9 @@ async fn callers_are_known_by_their_certificates_and_tokens_and_a_changed_file_h
     .await;
     assert_eq!(reserves(Some(&known)).await, Ok(()));
     std::fs::write(file.path(), callers("\"read\"")).unwrap();
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while reserves(Some(&known)).await.is_ok() {
-        assert!(Instant::now() < patience, "the change does not hold");
+        assert!(Instant::now() < deadline, "the change does not hold");
     }
     assert_eq!(reserves(Some(&known)).await, Err(Code::PermissionDenied));
     assert_eq!(
@@ -323,17 +323,17 @@ async fn callers_are_known_by_their_certificates_and_tokens_and_a_changed_file_h
 }
 
 #[tokio::test]
-async fn who_says_nothing_after_the_handshake_of_tls_does_not_begin_in_time() {
+async fn silence_after_the_tls_handshake_times_out() {
     let authority = Authority::new();
     let files = authority.signs("server", &["tollgate.test"]);
     let bounds = "[bounds]\nhandshake_time = \"1s\"\n";
     let tollgate = start(&section("tls", &files, bounds));
     let config = client_config(&authority, None);
     let mut silent = shake_hands(&tollgate.addr, config).await;
-    let mut said = Vec::new();
-    let closed = tokio::time::timeout(PATIENCE, silent.read_to_end(&mut said));
+    let mut received = Vec::new();
+    let closed = tokio::time::timeout(WAIT_TIMEOUT, silent.read_to_end(&mut received));
     let _ = closed.await.expect("it is still open");
-    until("why is not told", || {
+    until("why is not logged", || {
         ended(&tollgate, "HandshakeTimeout") == 1
     })
     .await;
@@ -361,9 +361,9 @@ async fn a_client_shows_its_certificate_each_time_that_it_connects() {
         authority.signs("client", &["gateway"]),
     );
     let asks = format!("client_ca_file = {:?}\n", authority.file());
-    let asking = start(&section("http_tls", &files, &asks));
+    let tollgate = start(&section("http_tls", &files, &asks));
     let config = client_config(&authority, Some(&known));
-    let kind = second_handshake(&asking, config).await;
+    let kind = second_handshake(&tollgate, config).await;
     assert_eq!(kind, HandshakeKind::Full);
     // Where none is asked for, a session may be resumed.
     let open = start(&section("http_tls", &files, ""));

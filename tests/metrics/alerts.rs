@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 /// Codes whose series are there only once they were counted.
-const UNFORESEEN: [&str; 2] = ["UNKNOWN", "DATA_LOSS"];
+const RARE_CODES: [&str; 2] = ["UNKNOWN", "DATA_LOSS"];
 
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -129,7 +129,7 @@ fn each_alert_has_a_severity_and_a_section_of_the_runbook() {
 }
 
 #[test]
-fn the_dashboard_is_one_that_grafana_takes() {
+fn the_dashboard_is_valid_for_grafana() {
     let dashboard = dashboard();
     let panels = panels(&dashboard);
     assert!(panels.len() > 20);
@@ -226,7 +226,7 @@ fn selected(expressions: &str) -> BTreeSet<(String, String)> {
 }
 
 #[tokio::test]
-async fn every_metric_and_label_that_is_asked_for_is_told() {
+async fn every_metric_and_label_in_rules_and_dashboard_exists() {
     let tollgate = Tollgate::start(&["--store", "memory:"]);
     let scraped = scrape(&tollgate);
     let names = names(&scraped);
@@ -234,17 +234,20 @@ async fn every_metric_and_label_that_is_asked_for_is_told() {
     let rules = alerts();
     let rules: Vec<&str> = rules.lines().filter(|line| !line.contains("{{")).collect();
     let (rules, dashboard) = (rules.join("\n"), expressions(&dashboard()).join("\n"));
-    for asked in [&rules, &dashboard] {
-        let named = named(asked);
+    for expressions in [&rules, &dashboard] {
+        let named = named(expressions);
         assert!(named.len() > 5, "{named:?}");
         for name in named {
-            assert!(names.contains(&name), "{name} is not told");
+            assert!(names.contains(&name), "{name} does not exist");
         }
-        for (key, value) in selected(asked) {
+        for (key, value) in selected(expressions) {
             let elsewhere = ["job", "namespace"].contains(&key.as_str())
-                || UNFORESEEN.contains(&value.as_str());
+                || RARE_CODES.contains(&value.as_str());
             let label = format!("{key}=\"{value}\"");
-            assert!(elsewhere || scraped.contains(&label), "{label} is not told");
+            assert!(
+                elsewhere || scraped.contains(&label),
+                "{label} does not exist"
+            );
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What the service tells of itself: metrics, traces, alerts and the dashboard.
 
 mod alerts;
-mod counted;
+mod counters;
 mod prometheus;
-pub mod refused;
+pub mod refusals;
 mod traces;
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
 use crate::{server::http_get, support::tollgate::Tollgate};
 
 /// No service needs nearly as long, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The answer to a scrape.
 fn scrape(tollgate: &Tollgate) -> String {
@@ -53,7 +53,7 @@ fn sum(text: &str, name: &str, labels: &[&str]) -> f64 {
 
 /// Waits until the sum is this: what is counted after the answer may come a moment later.
 async fn wait_for(tollgate: &Tollgate, name: &str, labels: &[&str], wanted: f64) {
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let text = scrape(tollgate);
         let found = sum(&text, name, labels);
@@ -62,7 +62,7 @@ async fn wait_for(tollgate: &Tollgate, name: &str, labels: &[&str], wanted: f64)
             return;
         }
         assert!(
-            Instant::now() < patience,
+            Instant::now() < deadline,
             "{name} {labels:?} is {found}, not {wanted}\n{text}"
         );
         tokio::time::sleep(Duration::from_millis(10)).await;

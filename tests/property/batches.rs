@@ -19,14 +19,15 @@ use tollgate::{
 };
 
 use super::{
-    Step, all_readings, begin, figures, first_day, foretell, hold_to_the_model,
-    model::{Fields, LARGEST_AMOUNT, Model},
-    operate, replayed, reserve_call, reserved, resets_at, take,
-    turns::{Turn, sequence},
+    Step, all_queries, balance, begin, compare_with_model, first_day,
+    model::{Fields, MAX_AMOUNT, Model},
+    model_answer, operate, replayed, reserve_call, reserved, resets_at,
+    rounds::{Round, sequence},
+    run_step,
 };
 use crate::support::{
     held_store::{HeldCalls, HeldStore},
-    world::{World, org_id, request_id, said},
+    world::{World, org_id, request_id, verdict_text},
 };
 
 const MEMORY_SEQUENCES: u32 = 600;
@@ -34,7 +35,7 @@ const FILE_SEQUENCES: u32 = 150;
 const REDIS_SEQUENCES: u32 = 250;
 
 /// tokio lets a task go on for 128 steps.
-const MOST_OVER_MIDNIGHT: usize = 100;
+const MAX_ACROSS_MIDNIGHT: usize = 100;
 
 fn org_of(step: &Step) -> &'static str {
     match step {
@@ -55,11 +56,11 @@ fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
         } => {
             let assessor = policy.assessor(&org_id(org), day);
             // The amounts of this test pass what a call may ask for.
-            let asked = Fields {
+            let fields = Fields {
                 tokens: 1,
                 ..fields.clone()
             };
-            let mut call = reserve_call(org, &asked, *id, *dry);
+            let mut call = reserve_call(org, &fields, *id, *dry);
             call.fields.tokens = tokens(fields.tokens);
             let is_listed = policy.pool_of(&call.fields.model).is_some();
             let eligibility: Eligibility = assessor.eligibility(&call.fields);
@@ -94,7 +95,12 @@ fn outcome(outcome: Outcome) -> String {
             verdict,
             pool,
             replayed: again,
-        } => format!("{}{} {}", said(verdict), replayed(again), figures(pool)),
+        } => format!(
+            "{}{} {}",
+            verdict_text(verdict),
+            replayed(again),
+            balance(pool)
+        ),
         Outcome::Settled {
             verdict,
             reserved_as,
@@ -102,14 +108,14 @@ fn outcome(outcome: Outcome) -> String {
             replayed: again,
         } => {
             let changed = verdict.is_free() != reserved_as.is_free();
-            let (verdict, again) = (said(verdict), replayed(again));
-            format!("{verdict} changed={changed}{again} {}", figures(pool))
+            let (verdict, again) = (verdict_text(verdict), replayed(again));
+            format!("{verdict} changed={changed}{again} {}", balance(pool))
         }
         Outcome::Released {
             tokens,
             pool,
             replayed: again,
-        } => format!("released {tokens}{} {}", replayed(again), figures(pool)),
+        } => format!("released {tokens}{} {}", replayed(again), balance(pool)),
         Outcome::Refused(refusal) => {
             let name = format!("{refusal:?}");
             name.split(' ').next().unwrap().to_owned()
@@ -145,7 +151,7 @@ fn calls(operations: &[Step], policy: &Policy, day: UtcDay) -> Vec<Vec<(Batch, V
 }
 
 /// What the store says to each of the operations.
-async fn ask_store(
+async fn decide(
     world: &World,
     operations: &[Step],
     day: UtcDay,
@@ -197,7 +203,7 @@ fn put(answers: &mut [String], places: &[usize], outcomes: Vec<Outcome>) {
 type Answers<'a> = Pin<Box<dyn Future<Output = Vec<String>> + 'a>>;
 
 /// The calls of the ledger, not yet asked.
-fn ask_ledger<'a>(
+fn ledger_calls<'a>(
     world: &'a World,
     operations: &'a [Step],
     model: &Model,
@@ -233,11 +239,11 @@ fn ask_ledger<'a>(
 
 /// Asks, one behind the other, while the first call of the store is under way; then lets it go on.
 async fn together(
-    mut asked: Vec<Answers<'_>>,
+    mut answers: Vec<Answers<'_>>,
     calls: &mut HeldCalls,
     midnight: impl FnOnce(),
 ) -> (Vec<String>, usize) {
-    for answers in &mut asked {
+    for answers in &mut answers {
         assert!(poll!(answers.as_mut()).is_pending());
     }
     midnight();
@@ -248,7 +254,7 @@ async fn together(
             call.go();
         }
     });
-    let answers = match select(join_all(asked), go_on).await {
+    let answers = match select(join_all(answers), go_on).await {
         Either::Left((answers, _)) => answers,
         Either::Right(_) => panic!("the store is gone"),
     };
@@ -258,25 +264,31 @@ async fn together(
 async fn run_at_the_store(
     world: &World,
     closes: bool,
-    turns: Vec<Turn>,
+    rounds: Vec<Round>,
 ) -> Result<(), TestCaseError> {
     let mut model = begin(world, closes);
-    for turn in turns.into_iter().chain(all_readings().map(Turn::Alone)) {
-        match turn {
-            Turn::Together {
+    for round in rounds.into_iter().chain(all_queries().map(Round::Alone)) {
+        match round {
+            Round::Together {
                 operations,
                 day_is_wrong,
                 ..
             } => {
                 let day = first_day().plus_days(model.day);
-                let answers = ask_store(world, &operations, day, day_is_wrong).await;
-                for (at, (step, said)) in operations.iter().zip(answers).enumerate() {
-                    prop_assert_eq!(said, foretell(step, &mut model), "{}: {:?}", at, step);
+                let answers = decide(world, &operations, day, day_is_wrong).await;
+                for (at, (step, received)) in operations.iter().zip(answers).enumerate() {
+                    prop_assert_eq!(
+                        received,
+                        model_answer(step, &mut model),
+                        "{}: {:?}",
+                        at,
+                        step
+                    );
                 }
             }
-            Turn::Alone(step) => {
-                let (said, wanted) = take(step.clone(), world, &mut model).await;
-                prop_assert_eq!(said, wanted, "{:?}", step);
+            Round::Alone(step) => {
+                let (received, wanted) = run_step(step.clone(), world, &mut model).await;
+                prop_assert_eq!(received, wanted, "{:?}", step);
             }
         }
     }
@@ -286,7 +298,7 @@ async fn run_at_the_store(
 async fn run_at_the_ledger(
     world: &mut World,
     closes: bool,
-    turns: Vec<Turn>,
+    rounds: Vec<Round>,
 ) -> Result<(), TestCaseError> {
     let (held, mut calls) = HeldStore::over(world.store.clone(), 1);
     world.ledger = Ledger::new(LedgerConfig::new(world.ledger.policy(), held));
@@ -295,16 +307,16 @@ async fn run_at_the_ledger(
     world.ledger.probe().await.unwrap();
     // Whether the ledger may take it to be the day before.
     let mut day_is_new = false;
-    for turn in turns.into_iter().chain(all_readings().map(Turn::Alone)) {
-        match turn {
-            Turn::Together {
+    for round in rounds.into_iter().chain(all_queries().map(Round::Alone)) {
+        match round {
+            Round::Together {
                 operations,
                 day_is_wrong: day_ends,
                 as_stream,
             } => {
                 // At a midnight all are asked again, each by its own caller. Here one task asks for
                 // all: in its order where it is not interrupted, and each of them waits for one thing.
-                let many = operations.len() > MOST_OVER_MIDNIGHT;
+                let many = operations.len() > MAX_ACROSS_MIDNIGHT;
                 let day_ends = day_ends && !many && !as_stream;
                 if many || as_stream {
                     world.ledger.probe().await.unwrap();
@@ -312,24 +324,30 @@ async fn run_at_the_ledger(
                 }
                 model.day += u32::from(day_ends);
                 day_is_new |= day_ends;
-                let asked = ask_ledger(world, &operations, &model, as_stream);
+                let answers = ledger_calls(world, &operations, &model, as_stream);
                 let midnight = || {
                     if day_ends {
                         world.clock.advance(chrono::TimeDelta::days(1));
                     }
                 };
-                let (answers, made) = together(asked, &mut calls, midnight).await;
-                for (at, (step, said)) in operations.iter().zip(answers).enumerate() {
-                    prop_assert_eq!(said, foretell(step, &mut model), "{}: {:?}", at, step);
+                let (answers, made) = together(answers, &mut calls, midnight).await;
+                for (at, (step, received)) in operations.iter().zip(answers).enumerate() {
+                    prop_assert_eq!(
+                        received,
+                        model_answer(step, &mut model),
+                        "{}: {:?}",
+                        at,
+                        step
+                    );
                 }
                 // The first alone, the others together, but for what is more than a call takes.
                 prop_assert!(day_is_new || made <= 2 + operations.len() / 512, "{}", made);
                 day_is_new = false;
             }
-            Turn::Alone(step) => {
+            Round::Alone(step) => {
                 day_is_new |= matches!(step, Step::NextDay);
-                let (said, wanted) = take(step.clone(), world, &mut model).await;
-                prop_assert_eq!(said, wanted, "{:?}", step);
+                let (received, wanted) = run_step(step.clone(), world, &mut model).await;
+                prop_assert_eq!(received, wanted, "{:?}", step);
             }
         }
     }
@@ -337,17 +355,23 @@ async fn run_at_the_ledger(
 }
 
 fn at_the_store(sequences: u32, new: fn(Policy) -> World) {
-    let sequence = sequence(LARGEST_AMOUNT);
-    hold_to_the_model(sequences, new, &sequence, async |world, (closes, turns)| {
-        run_at_the_store(world, closes, turns).await
-    });
+    let sequence = sequence(MAX_AMOUNT);
+    compare_with_model(
+        sequences,
+        new,
+        &sequence,
+        async |world, (closes, rounds)| run_at_the_store(world, closes, rounds).await,
+    );
 }
 
 fn at_the_ledger(sequences: u32, new: fn(Policy) -> World) {
     let sequence = sequence(1_000_000_000);
-    hold_to_the_model(sequences, new, &sequence, async |world, (closes, turns)| {
-        run_at_the_ledger(world, closes, turns).await
-    });
+    compare_with_model(
+        sequences,
+        new,
+        &sequence,
+        async |world, (closes, rounds)| run_at_the_ledger(world, closes, rounds).await,
+    );
 }
 
 #[test]

@@ -4,8 +4,8 @@
 
 mod batches;
 mod model;
+mod rounds;
 mod rules;
-mod turns;
 
 use std::cell::RefCell;
 
@@ -23,14 +23,16 @@ use tollgate::{
 
 use self::{
     model::{Fields, Model},
-    rules::{Change, ODD_NAME, rules},
+    rules::{Change, HOSTILE_NAME, rules},
 };
-use crate::support::world::{TODAY, With as _, World, ask, org_id, policy_text, said};
+use crate::support::world::{
+    TODAY, With as _, World, new_reserve, org_id, policy_text, verdict_text,
+};
 
 const MEMORY_SEQUENCES: u32 = 10_000;
 const FILE_SEQUENCES: u32 = 150;
 const REDIS_SEQUENCES: u32 = 500;
-const LONGEST_SEQUENCE: usize = 40;
+const MAX_SEQUENCE_LENGTH: usize = 40;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -64,7 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
     let org = || {
         prop_oneof![
             8 => Just("acme"), 3 => Just("some"),
-            1 => prop::sample::select(vec!["off", "zdr", "big", "stranger", ODD_NAME]),
+            1 => prop::sample::select(vec!["off", "zdr", "big", "stranger", HOSTILE_NAME]),
         ]
     };
     let id = || prop::sample::select(vec!["a", "b", "c", "d"]);
@@ -84,8 +86,8 @@ fn step() -> impl Strategy<Value = Step> {
         tokens(),
         0..12_u8,
     )
-        .prop_map(|(project, model, tokens, odd)| {
-            let workload = if odd == 0 { "evaluation" } else { "inference" };
+        .prop_map(|(project, model, tokens, roll)| {
+            let workload = if roll == 0 { "evaluation" } else { "inference" };
             Fields {
                 project,
                 model,
@@ -121,7 +123,7 @@ fn text<T>(result: Result<T, LedgerError>, answer: impl FnOnce(T) -> String) -> 
     }
 }
 
-fn figures(pool: Option<PoolBalance>) -> String {
+fn balance(pool: Option<PoolBalance>) -> String {
     pool.map_or("-".to_owned(), |it| {
         format!(
             "{} {} {} {}",
@@ -142,7 +144,7 @@ fn reserve_call(org: &str, fields: &Fields, id: Option<&str>, dry: bool) -> Rese
     let named = Workload::ALL
         .into_iter()
         .find(|it| it.name() == fields.workload);
-    let mut call = ask(fields.tokens)
+    let mut call = new_reserve(fields.tokens)
         .org(org)
         .project(fields.project)
         .model(fields.model)
@@ -154,8 +156,8 @@ fn reserve_call(org: &str, fields: &Fields, id: Option<&str>, dry: bool) -> Rese
 fn reserved(answer: Result<Reserved, LedgerError>, resets_at: DateTime<Utc>) -> String {
     text(answer, |it| {
         assert_eq!(it.resets_at, resets_at);
-        let (verdict, replayed) = (said(it.verdict), replayed(it.replayed));
-        format!("{verdict}{replayed} {}", figures(it.pool))
+        let (verdict, replayed) = (verdict_text(it.verdict), replayed(it.replayed));
+        format!("{verdict}{replayed} {}", balance(it.pool))
     })
 }
 
@@ -173,20 +175,20 @@ async fn operate(step: &Step, world: &World, resets_at: DateTime<Utc>) -> String
         }
         Step::Settle { org, id, tokens } => text(world.try_settle(org, id, *tokens).await, |it| {
             assert_eq!(it.resets_at, resets_at);
-            let (verdict, changed) = (said(it.verdict), it.verdict_changed);
+            let (verdict, changed) = (verdict_text(it.verdict), it.verdict_changed);
             let replayed = replayed(it.replayed);
-            format!("{verdict} changed={changed}{replayed} {}", figures(it.pool))
+            format!("{verdict} changed={changed}{replayed} {}", balance(it.pool))
         }),
         Step::Release { org, id } => text(world.try_release(org, id).await, |it| {
             let replayed = replayed(it.replayed);
-            format!("released {}{replayed} {}", it.tokens, figures(it.pool))
+            format!("released {}{replayed} {}", it.tokens, balance(it.pool))
         }),
         other => panic!("{other:?} is no operation"),
     }
 }
 
 /// What the model says to a Reserve, Settle or Release.
-fn foretell(step: &Step, model: &mut Model) -> String {
+fn model_answer(step: &Step, model: &mut Model) -> String {
     match step.clone() {
         Step::Reserve {
             org,
@@ -209,7 +211,7 @@ fn first_day() -> UtcDay {
 }
 
 /// Takes a step in both, and gives what each said.
-async fn take(step: Step, world: &World, model: &mut Model) -> (String, String) {
+async fn run_step(step: Step, world: &World, model: &mut Model) -> (String, String) {
     match step {
         Step::Quota { org } => (quota(world, org).await, model.quota(org)),
         Step::Usage { org, days_ago } => {
@@ -232,7 +234,7 @@ async fn take(step: Step, world: &World, model: &mut Model) -> (String, String) 
         }
         operation => {
             let answered = operate(&operation, world, resets_at(model)).await;
-            (answered, foretell(&operation, model))
+            (answered, model_answer(&operation, model))
         }
     }
 }
@@ -248,7 +250,7 @@ async fn quota(world: &World, org: &str) -> String {
             let (held, closed) = (counters.held, pool.is_closed);
             format!(
                 "{} {free} {} {billed} held={held} closed={closed}",
-                figures(Some(pool)),
+                balance(Some(pool)),
                 counters.billed_tokens
             )
         }));
@@ -279,8 +281,16 @@ async fn usage(world: &World, org: &str, day: UtcDay) -> String {
 }
 
 /// Everything that can be read, so that at a sequence's end every figure is compared.
-fn all_readings() -> impl Iterator<Item = Step> {
-    let orgs = ["acme", ODD_NAME, "some", "off", "zdr", "big", "stranger"];
+fn all_queries() -> impl Iterator<Item = Step> {
+    let orgs = [
+        "acme",
+        HOSTILE_NAME,
+        "some",
+        "off",
+        "zdr",
+        "big",
+        "stranger",
+    ];
     orgs.into_iter().flat_map(|org| {
         let usage = (0..3).map(move |days_ago| Step::Usage { org, days_ago });
         usage.chain([Step::Quota { org }])
@@ -299,15 +309,15 @@ fn begin(world: &World, closes: bool) -> Model {
 /// Runs a sequence from an empty store on.
 async fn run(world: &World, closes: bool, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let mut model = begin(world, closes);
-    for step in steps.into_iter().chain(all_readings()) {
-        let (said, wanted) = take(step.clone(), world, &mut model).await;
-        prop_assert_eq!(said, wanted, "{:?}", step);
+    for step in steps.into_iter().chain(all_queries()) {
+        let (received, wanted) = run_step(step.clone(), world, &mut model).await;
+        prop_assert_eq!(received, wanted, "{:?}", step);
     }
     Ok(())
 }
 
 /// Runs random sequences, each in an emptied world.
-fn hold_to_the_model<S: Strategy>(
+fn compare_with_model<S: Strategy>(
     sequences: u32,
     new: fn(Policy) -> World,
     sequence: &S,
@@ -340,9 +350,9 @@ fn hold_to_the_model<S: Strategy>(
 fn one_by_one(sequences: u32, new: fn(Policy) -> World) {
     let sequence = (
         any::<bool>(),
-        prop::collection::vec(step(), 1..LONGEST_SEQUENCE),
+        prop::collection::vec(step(), 1..MAX_SEQUENCE_LENGTH),
     );
-    hold_to_the_model(sequences, new, &sequence, async |world, (closes, steps)| {
+    compare_with_model(sequences, new, &sequence, async |world, (closes, steps)| {
         run(world, closes, steps).await
     });
 }

@@ -47,7 +47,7 @@ pub struct Model {
 const OTHER: Row = ("(other)", "(other)");
 
 /// 2^53 − 1.
-pub const LARGEST_AMOUNT: u64 = 9_007_199_254_740_991;
+pub const MAX_AMOUNT: u64 = 9_007_199_254_740_991;
 
 const BILLED_IN_POOL: [&str; 3] = ["AllowanceExceeded", "PoolClosed", "DayClosed"];
 
@@ -78,7 +78,7 @@ impl Model {
             } else if known.counts.is_none() {
                 "Released".to_owned()
             } else {
-                format!("{} replayed {}", known.first, self.figures(org, known.pool))
+                format!("{} replayed {}", known.first, self.balance(org, known.pool))
             };
         }
         let (verdict, pool) = match self.ineligible(org, &fields) {
@@ -110,7 +110,7 @@ impl Model {
             });
             self.close_after(org, pool, verdict);
         }
-        format!("{verdict} {}", self.figures(org, pool))
+        format!("{verdict} {}", self.balance(org, pool))
     }
 
     pub fn settle(&mut self, org: &'static str, id: &'static str, actual: u64) -> String {
@@ -172,7 +172,7 @@ impl Model {
         let replayed = if settled { " replayed" } else { "" };
         format!(
             "{verdict} changed={changed}{replayed} {}",
-            self.figures_on(org, pool, late)
+            self.balance_on(org, pool, late)
         )
     }
 
@@ -194,8 +194,8 @@ impl Model {
             ref fields,
             ..
         } = self.requests[at];
-        let figures = self.figures_on(org, pool, day != self.day);
-        format!("released {}{replayed} {figures}", fields.tokens)
+        let balance = self.balance_on(org, pool, day != self.day);
+        format!("released {}{replayed} {balance}", fields.tokens)
     }
 
     pub fn quota(&self, org: &'static str) -> String {
@@ -218,10 +218,10 @@ impl Model {
             };
             let (free, billed) = (counted(false).count(), counted(true).count());
             let billed_tokens: u64 = counted(true).map(|(_, tokens)| tokens).sum();
-            let figures = self.figures(org, Some(pool));
+            let balance = self.balance(org, Some(pool));
             let (held, closed) = (self.held(org, pool), self.is_closed(org, pool));
             lines.push(format!(
-                "{figures} {free} {billed_tokens} {billed} held={held} closed={closed}"
+                "{balance} {free} {billed_tokens} {billed} held={held} closed={closed}"
             ));
         }
         lines.join("; ")
@@ -299,7 +299,7 @@ impl Model {
         };
         let in_row = sum(&|it| it.row == row);
         let in_pool = pool.map_or(0, |pool| sum(&|it| it.pool == Some(pool)));
-        in_row.max(in_pool) + tokens > LARGEST_AMOUNT
+        in_row.max(in_pool) + tokens > MAX_AMOUNT
     }
 
     /// The row that would count a request of today.
@@ -413,7 +413,7 @@ impl Model {
     }
 
     /// `pool allowance used remaining`
-    fn figures(&self, org: &str, pool: Option<&str>) -> String {
+    fn balance(&self, org: &str, pool: Option<&str>) -> String {
         let Some(pool) = pool else {
             return "-".to_owned();
         };
@@ -425,10 +425,10 @@ impl Model {
         format!("{pool} {allowance} {used} {remaining}")
     }
 
-    fn figures_on(&self, org: &str, pool: Option<&str>, late: bool) -> String {
+    fn balance_on(&self, org: &str, pool: Option<&str>, late: bool) -> String {
         match pool {
             Some(pool) if late => format!("{pool} 0 0 0"),
-            pool => self.figures(org, pool),
+            pool => self.balance(org, pool),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tollgate::domain::UtcDay;
 
 /// A name that keys, hash tags, fields and patterns must keep apart from all others.
-pub const ODD_NAME: &str = "a:{b}%3A é";
+pub const HOSTILE_NAME: &str = "a:{b}%3A é";
 
 /// What the generated policies vary.
 #[derive(Debug, Clone)]
@@ -61,13 +61,13 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
     let mut rules = Rules {
         closes,
         pools: [
-            ("large", (vec!["gpt-4o", "o1", ODD_NAME], 1_000)),
+            ("large", (vec!["gpt-4o", "o1", HOSTILE_NAME], 1_000)),
             ("mini", (vec!["gpt-4o-mini"], 400)),
         ]
         .into(),
         orgs: [
             ("acme", Sharing::All),
-            (ODD_NAME, Sharing::All),
+            (HOSTILE_NAME, Sharing::All),
             ("some", Sharing::Selected("p")),
             ("off", Sharing::Off),
             ("zdr", Sharing::ZeroDataRetention),
@@ -76,7 +76,7 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
         .into(),
         ends_after: None,
     };
-    let large = |allowance| (vec!["gpt-4o", "o1", ODD_NAME], allowance);
+    let large = |allowance| (vec!["gpt-4o", "o1", HOSTILE_NAME], allowance);
     match change {
         Change::Nothing => {}
         Change::Cut => drop(rules.pools.insert("large", large(350))),
@@ -88,7 +88,7 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
         Change::ModelMoves => {
             rules
                 .pools
-                .insert("large", (vec!["gpt-4o", ODD_NAME], 1_000));
+                .insert("large", (vec!["gpt-4o", HOSTILE_NAME], 1_000));
             rules.pools.insert("mini", (vec!["gpt-4o-mini", "o1"], 400));
         }
         Change::OtherOverflow => rules.closes = !closes,

@@ -37,9 +37,9 @@ fn a_python_client_generated_from_the_proto_can_call_everything() {
         .env("PYTHONPATH", generated.path())
         // The repository is no place for compiled files.
         .env("PYTHONDONTWRITEBYTECODE", "1");
-    let said = run(&mut client).good();
+    let received = run(&mut client).good();
     assert_eq!(
-        said.lines().last(),
+        received.lines().last(),
         Some("every call was answered as expected")
     );
 }

@@ -3,8 +3,8 @@
 
 mod bounds;
 mod callers;
+mod deadlines;
 mod outage;
-mod time;
 
 use std::{pin::Pin, sync::Arc, task::Poll};
 
@@ -20,20 +20,20 @@ use tollgate::{
 use crate::support::{
     clock::Clock,
     held_store::{HeldCalls, HeldStore},
-    world::{NOON, With as _, ask, policy_text, small_policy},
+    world::{NOON, With as _, new_reserve, policy_text, small_policy},
 };
 
 /// A ledger over a held store that has so many calls under way at most.
-struct Held {
+struct HeldLedger {
     ledger: Ledger,
     calls: HeldCalls,
     clock: Clock,
     store: Arc<HeldStore>,
 }
 
-type Asked = Pin<Box<dyn Future<Output = Result<Reserved, LedgerError>>>>;
+type PendingReserve = Pin<Box<dyn Future<Output = Result<Reserved, LedgerError>>>>;
 
-impl Held {
+impl HeldLedger {
     /// `acme` and `other` are granted what the tests ask for.
     async fn new(calls_at_once: usize) -> Self {
         let clock = Clock::at(NOON);
@@ -53,32 +53,32 @@ impl Held {
     }
 
     /// A Reserve that has arrived: it waits, or was refused at once.
-    async fn arrive(&self, call: Reserve) -> Result<Asked, LedgerError> {
+    async fn arrive(&self, call: Reserve) -> Result<PendingReserve, LedgerError> {
         let ledger = self.ledger.clone();
-        let mut asked: Asked = Box::pin(async move { ledger.reserve(call).await });
-        match poll!(asked.as_mut()) {
-            Poll::Pending => Ok(asked),
+        let mut pending: PendingReserve = Box::pin(async move { ledger.reserve(call).await });
+        match poll!(pending.as_mut()) {
+            Poll::Pending => Ok(pending),
             Poll::Ready(answer) => Err(answer.unwrap_err()),
         }
     }
 
     /// Reserves of these ids of `acme`, that arrive in this order, and wait.
-    async fn ids(&self, ids: &[&str]) -> Vec<Asked> {
-        let mut asked = Vec::new();
+    async fn ids(&self, ids: &[&str]) -> Vec<PendingReserve> {
+        let mut pending = Vec::new();
         for id in ids {
-            asked.push(self.id(id).await);
+            pending.push(self.id(id).await);
         }
-        asked
+        pending
     }
 
-    async fn id(&self, id: &str) -> Asked {
-        self.arrive(ask(1).id(id)).await.unwrap()
+    async fn id(&self, id: &str) -> PendingReserve {
+        self.arrive(new_reserve(1).id(id)).await.unwrap()
     }
 
     /// Lets calls go until these have their answers. Gives what the calls held.
     async fn answered(
         &mut self,
-        asked: Vec<Asked>,
+        pending: Vec<PendingReserve>,
     ) -> (Vec<Result<Reserved, LedgerError>>, Vec<Vec<Batch>>) {
         let mut made = Vec::new();
         let calls = Box::pin(async {
@@ -87,7 +87,7 @@ impl Held {
                 call.go();
             }
         });
-        let answers = match select(join_all(asked), calls).await {
+        let answers = match select(join_all(pending), calls).await {
             Either::Left((answers, _)) => answers,
             Either::Right(_) => unreachable!("the calls have no end"),
         };
@@ -96,9 +96,9 @@ impl Held {
 
     /// Whether the store knows the id: a replay says so, and a dry look would not.
     async fn counted(&mut self, id: &str) -> bool {
-        let asked = self.ledger.clone();
-        let call = ask(1).id(id);
-        let again = tokio::spawn(async move { asked.reserve(call).await });
+        let pending = self.ledger.clone();
+        let call = new_reserve(1).id(id);
+        let again = tokio::spawn(async move { pending.reserve(call).await });
         self.calls.next().await.go();
         again.await.unwrap().unwrap().replayed
     }

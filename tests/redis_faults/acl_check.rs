@@ -14,13 +14,13 @@ use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{
-    BACK, logged, not_ready_body,
+    RECOVERY_TIMEOUT, logged, not_ready_body,
     refusals::{LEAST_RIGHTS, url_of_user},
     refused, start_unseen,
 };
 use crate::server::http_get;
 use crate::support::{
-    calls::{Client, ask, reserve},
+    calls::{Client, new_reserve, reserve},
     clock::Clock,
     redis::RedisServer,
     tollgate::Tollgate,
@@ -45,7 +45,10 @@ async fn wait_for_readyz(tollgate: &Tollgate, missing: Option<&str>) {
             Some(missing) => head.starts_with("HTTP/1.1 503") && body.contains(missing),
         };
         let took = begun.elapsed();
-        assert!(took < BACK, "{missing:?} after {took:?}: {head} {body}");
+        assert!(
+            took < RECOVERY_TIMEOUT,
+            "{missing:?} after {took:?}: {head} {body}"
+        );
         if is_there {
             return;
         }
@@ -75,7 +78,10 @@ impl Load {
                 let mut number = 0;
                 while !ends.load(Ordering::Relaxed) {
                     number += 1;
-                    match client.reserve(ask(1, &format!("{caller} {number}"))).await {
+                    match client
+                        .reserve(new_reserve(1, &format!("{caller} {number}")))
+                        .await
+                    {
                         Ok(_) => drop(served.fetch_add(1, Ordering::Relaxed)),
                         Err(status) => {
                             assert_eq!(status.code(), Code::Unavailable, "{status:?}");
@@ -92,7 +98,7 @@ impl Load {
     async fn wait_for_more(&self) {
         let (before, begun) = (self.served.load(Ordering::Relaxed), Instant::now());
         while self.served.load(Ordering::Relaxed) < before + 20 {
-            assert!(begun.elapsed() < BACK);
+            assert!(begun.elapsed() < RECOVERY_TIMEOUT);
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
     }
@@ -130,7 +136,7 @@ async fn each_right_is_named(redis: &RedisServer) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_right_that_is_taken_away_under_load_is_named_within_a_second_and_seen_again_within_one()
+async fn each_right_that_is_removed_under_load_is_named_within_a_second_and_its_return_noticed_within_one()
  {
     each_right_is_named(&RedisServer::start()).await;
 }
@@ -189,7 +195,7 @@ async fn what_only_reads_names_the_right_that_it_lacks_too() {
 }
 
 #[tokio::test]
-async fn a_user_that_may_not_choose_its_database_is_told_so() {
+async fn the_missing_right_to_select_the_database_is_named() {
     let redis = RedisServer::start();
     let url = url_of_user(&redis, &LEAST_RIGHTS);
     let tollgate = start_unseen(&format!("{url}/1"), "");
@@ -201,7 +207,7 @@ async fn a_user_that_may_not_choose_its_database_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_user_that_may_not_wait_for_replicas_is_told_so() {
+async fn the_missing_right_to_wait_for_replicas_is_named() {
     let redis = RedisServer::start();
     let url = url_of_user(&redis, &LEAST_RIGHTS);
     let tollgate = start_unseen(&url, "[redis]\nwait_replicas = 1");

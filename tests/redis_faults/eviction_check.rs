@@ -11,12 +11,12 @@ use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{
-    PATIENCE, logged, not_ready_body,
+    WAIT_TIMEOUT, logged, not_ready_body,
     refusals::{LEAST_RIGHTS, url_of_user},
     refused, served_again, start, start_unseen, unavailable,
 };
 use crate::support::{
-    calls::{Client, ask, reserve, said},
+    calls::{Client, new_reserve, reserve, verdict_text},
     redis::RedisServer,
     tollgate::Tollgate,
 };
@@ -43,9 +43,9 @@ fn rejected(redis: &RedisServer, command: &str) -> u64 {
 
 /// Waits for a line of the log.
 async fn wait_for_line(tollgate: &Tollgate, message: &str) {
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while lines(tollgate, message) == 0 {
-        assert!(Instant::now() < patience, "{:?}", tollgate.log());
+        assert!(Instant::now() < deadline, "{:?}", tollgate.log());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -53,7 +53,7 @@ async fn wait_for_line(tollgate: &Tollgate, message: &str) {
 /// Calls until one is refused, which is within five seconds.
 async fn refused_soon(client: &Client) {
     let begun = Instant::now();
-    while client.clone().reserve(ask(1, "")).await.is_ok() {
+    while client.clone().reserve(new_reserve(1, "")).await.is_ok() {
         assert!(begun.elapsed() < Duration::from_secs(5));
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -65,7 +65,7 @@ async fn a_redis_that_may_evict_counters_is_refused_from_the_first_call_on() {
     let tollgate = start_unseen(&redis.url(), "");
     let client = tollgate.client();
     let why = "maxmemory-policy is allkeys-lru";
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let status = refused(&client, 10, "r").await;
         assert_eq!(status.code(), Code::Unavailable);
@@ -73,14 +73,14 @@ async fn a_redis_that_may_evict_counters_is_refused_from_the_first_call_on() {
             break;
         }
         // On a busy machine it may not be reached in time at first.
-        assert!(Instant::now() < patience, "{status:?}");
+        assert!(Instant::now() < deadline, "{status:?}");
     }
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     assert!(not_ready_body(&tollgate).contains(why));
     assert_eq!(redis.integer(&["DBSIZE"]), 0);
     // The operator puts it right.
     set_policy(&redis, "noeviction");
-    assert_eq!(said(&served_again(&client, "r").await), "FREE");
+    assert_eq!(verdict_text(&served_again(&client, "r").await), "FREE");
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
 }
 
@@ -111,7 +111,7 @@ async fn with_degraded_answers_an_unfit_redis_has_every_reserve_billed() {
     let redis = RedisServer::start_on(crate::support::free_port(), None, &EVICTING);
     let tollgate = start_unseen(&redis.url(), "on_store_failure = \"billed\"");
     let answer = reserve(&tollgate.client(), 10, "r").await;
-    assert_eq!(said(&answer), "StoreUnavailable");
+    assert_eq!(verdict_text(&answer), "StoreUnavailable");
     assert_eq!(redis.integer(&["DBSIZE"]), 0);
 }
 
@@ -120,15 +120,15 @@ async fn where_the_operator_takes_the_risk_it_serves_and_warns_once_for_each_cha
     let redis = RedisServer::start_on(crate::support::free_port(), None, &EVICTING);
     let tollgate = start(&redis, "[redis]\nunsafe_eviction = \"warn\"").await;
     let client = tollgate.client();
-    assert_eq!(said(&reserve(&client, 10, "r").await), "FREE");
+    assert_eq!(verdict_text(&reserve(&client, 10, "r").await), "FREE");
     assert_eq!(lines(&tollgate, "UNSAFE"), 1);
     assert!(logged(&tollgate, &["WARN", "UNSAFE", "allkeys-lru"]));
     set_policy(&redis, "noeviction");
     wait_for_line(&tollgate, "does not evict any more").await;
     set_policy(&redis, "volatile-lru");
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while !logged(&tollgate, &["UNSAFE", "volatile-lru"]) {
-        assert!(Instant::now() < patience, "{:?}", tollgate.log());
+        assert!(Instant::now() < deadline, "{:?}", tollgate.log());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(lines(&tollgate, "UNSAFE"), 2);
@@ -139,26 +139,32 @@ async fn where_the_operator_takes_the_risk_it_serves_and_warns_once_for_each_cha
 }
 
 #[tokio::test]
-async fn an_evicting_policy_without_a_limit_deletes_nothing_and_is_only_told() {
+async fn an_evicting_policy_without_a_memory_limit_is_only_a_warning() {
     let redis = RedisServer::start();
     set_policy(&redis, "allkeys-lru");
     let tollgate = start(&redis, "").await;
     assert!(logged(&tollgate, &["WARN", "risky", "allkeys-lru"]));
-    assert_eq!(said(&reserve(&tollgate.client(), 10, "r").await), "FREE");
+    assert_eq!(
+        verdict_text(&reserve(&tollgate.client(), 10, "r").await),
+        "FREE"
+    );
 }
 
 #[tokio::test]
-async fn without_the_right_to_ask_it_serves_and_says_once_that_it_can_not_know() {
+async fn without_the_right_to_info_it_serves_and_warns_once() {
     let redis = RedisServer::start_on(crate::support::free_port(), None, &EVICTING);
     let rights = LEAST_RIGHTS.into_iter().filter(|right| *right != "+info");
     let url = url_of_user(&redis, &rights.collect::<Vec<_>>());
     let tollgate = start_unseen(&url, "");
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
-    assert_eq!(said(&reserve(&tollgate.client(), 10, "r").await), "FREE");
+    assert_eq!(
+        verdict_text(&reserve(&tollgate.client(), 10, "r").await),
+        "FREE"
+    );
     // It has been asked for several times, as what Redis rejected shows.
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while rejected(&redis, "cmdstat_info:") < 3 {
-        assert!(Instant::now() < patience, "{}", redis.info("commandstats"));
+        assert!(Instant::now() < deadline, "{}", redis.info("commandstats"));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(lines(&tollgate, "+info"), 1);
@@ -166,13 +172,13 @@ async fn without_the_right_to_ask_it_serves_and_says_once_that_it_can_not_know()
 
 /// Answers HELLO and INFO as an old Redis does, and refuses everything else, until the caller leaves.
 fn answer_as_an_old_redis(mut caller: TcpStream) {
-    let mut asked = [0; 4096];
-    while let Ok(length @ 1..) = caller.read(&mut asked) {
-        let asked = String::from_utf8_lossy(&asked[..length]).into_owned();
+    let mut bytes = [0; 4096];
+    while let Ok(length @ 1..) = caller.read(&mut bytes) {
+        let command = String::from_utf8_lossy(&bytes[..length]).into_owned();
         let info = "redis_version:6.2.14\r\n";
-        let answer = if asked.contains("HELLO") {
+        let answer = if command.contains("HELLO") {
             "%1\r\n+proto\r\n:3\r\n".to_owned()
-        } else if asked.contains("INFO") {
+        } else if command.contains("INFO") {
             format!("${}\r\n{info}\r\n", info.len())
         } else {
             "-ERR Error compiling script\r\n".to_owned()

@@ -2,17 +2,17 @@
 //! runs full, or holds what is not ours.
 
 mod acl_check;
+mod circuit_breaker;
 mod deadlines;
-mod down;
 mod eviction_check;
-mod foreign;
-mod hindrances;
-mod losses;
+mod foreign_data;
+mod lost_writes;
 mod messages;
 mod outages;
+mod queue;
+mod refusal_reasons;
 mod refusals;
 mod streams;
-mod waiting;
 
 use std::time::{Duration, Instant};
 
@@ -24,23 +24,23 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::server::http_get;
 use crate::support::{
-    calls::{Client, TextFile, ask, policy_file},
+    calls::{Client, TextFile, new_reserve, policy_file},
     redis::RedisServer,
     tollgate::Tollgate,
 };
 
 /// The default of both timeouts is 500 ms; a slow machine may be late. What the tests tell apart takes
 /// ten times as long.
-const PROMPT: Duration = Duration::from_secs(3);
+const MAX_CALL_TIME: Duration = Duration::from_secs(3);
 
 /// A second is what the contract says; a slow machine may be late.
-const BACK: Duration = Duration::from_secs(3);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// No answer takes nearly as long, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A pause that a test makes is no failure of Redis.
-const PATIENT: &str = "call_timeout = \"60s\"\n[redis]\nresponse_timeout = \"60s\"";
+const LONG_TIMEOUTS: &str = "call_timeout = \"60s\"\n[redis]\nresponse_timeout = \"60s\"";
 
 /// A service over this Redis that has seen it answer.
 async fn start(redis: &RedisServer, settings: &str) -> Tollgate {
@@ -57,7 +57,10 @@ fn start_unseen(url: &str, settings: &str) -> Tollgate {
 
 /// How a Reserve fails.
 async fn refused(client: &Client, tokens: u64, request_id: &str) -> Status {
-    let answer = client.clone().reserve(ask(tokens, request_id)).await;
+    let answer = client
+        .clone()
+        .reserve(new_reserve(tokens, request_id))
+        .await;
     answer.unwrap_err()
 }
 
@@ -83,7 +86,7 @@ async fn is_logged(tollgate: &Tollgate, words: &[&str]) {
     let begun = Instant::now();
     while !logged(tollgate, words) {
         assert!(
-            begun.elapsed() < PATIENCE,
+            begun.elapsed() < WAIT_TIMEOUT,
             "{words:?}: {:?}",
             tollgate.log()
         );
@@ -95,12 +98,12 @@ async fn is_logged(tollgate: &Tollgate, words: &[&str]) {
 async fn served_again(client: &Client, request_id: &str) -> ReserveResponse {
     let begun = Instant::now();
     loop {
-        match client.clone().reserve(ask(1, request_id)).await {
+        match client.clone().reserve(new_reserve(1, request_id)).await {
             Ok(answer) if answer.get_ref().billed_reason() != BilledReason::StoreUnavailable => {
-                assert!(begun.elapsed() < BACK, "{:?}", begun.elapsed());
+                assert!(begun.elapsed() < RECOVERY_TIMEOUT, "{:?}", begun.elapsed());
                 return answer.into_inner();
             }
-            failed => assert!(begun.elapsed() < BACK, "{failed:?}"),
+            failed => assert!(begun.elapsed() < RECOVERY_TIMEOUT, "{failed:?}"),
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -130,7 +133,7 @@ async fn reserve_until_the_service_ends_it(
     framed.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
     framed.extend(message);
     body.send_data(framed.into(), true).unwrap();
-    let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+    let answer = timeout(WAIT_TIMEOUT, answer).await.unwrap().unwrap();
     connection.abort();
     Code::from_bytes(answer.headers()["grpc-status"].as_bytes())
 }

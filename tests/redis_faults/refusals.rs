@@ -7,7 +7,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{is_logged, logged, start, start_unseen, unavailable};
 use crate::support::{
-    calls::{large, reserve, said, usage},
+    calls::{large, reserve, usage, verdict_text},
     redis::RedisServer,
 };
 
@@ -31,7 +31,7 @@ async fn a_demoted_redis_makes_calls_unavailable_until_it_is_promoted_again() {
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let answer = reserve(&client, 10, "demoted").await;
     assert_eq!(
-        (said(&answer).as_str(), answer.used, answer.replayed),
+        (verdict_text(&answer).as_str(), answer.used, answer.replayed),
         ("FREE", 20, false)
     );
 }
@@ -55,13 +55,13 @@ async fn a_full_redis_makes_calls_unavailable_until_it_has_room() {
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let answer = reserve(&client, 10, "full").await;
     assert_eq!(
-        (said(&answer).as_str(), answer.used, answer.replayed),
+        (verdict_text(&answer).as_str(), answer.used, answer.replayed),
         ("FREE", 20, false)
     );
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_in_the_log_without_the_password() {
+async fn a_wrong_password_is_logged_without_the_password() {
     let redis = RedisServer::start();
     let control = &mut redis.connection();
     let mut set_password = |password: &str| {
@@ -73,7 +73,7 @@ async fn a_wrong_password_is_told_in_the_log_without_the_password() {
     for user in [":hunter3@", ""] {
         let url = format!("redis://{user}127.0.0.1:{}", redis.port);
         let tollgate = start_unseen(&url, "log = \"trace\"");
-        let patience = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(10);
         let why = [
             "WARN",
             "NOT_SERVING",
@@ -84,7 +84,7 @@ async fn a_wrong_password_is_told_in_the_log_without_the_password() {
             },
         ];
         while !logged(&tollgate, &why) {
-            assert!(Instant::now() < patience, "{:?}", tollgate.log());
+            assert!(Instant::now() < deadline, "{:?}", tollgate.log());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         unavailable(&tollgate.client(), 10, "").await;
@@ -95,7 +95,10 @@ async fn a_wrong_password_is_told_in_the_log_without_the_password() {
             // The operator puts it right: no restart is needed.
             set_password("hunter3");
             tollgate.wait_for_readiness(ServingStatus::Serving).await;
-            assert_eq!(said(&reserve(&tollgate.client(), 10, "").await), "FREE");
+            assert_eq!(
+                verdict_text(&reserve(&tollgate.client(), 10, "").await),
+                "FREE"
+            );
             assert!(!logged(&tollgate, &["hunter3"]));
         }
     }
@@ -130,7 +133,7 @@ async fn the_least_rights_that_the_readme_names_suffice() {
     let tollgate = start_unseen(&url, "");
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let client = tollgate.client();
-    assert_eq!(said(&reserve(&client, 10, "r").await), "FREE");
+    assert_eq!(verdict_text(&reserve(&client, 10, "r").await), "FREE");
     let (org, request_id) = ("acme".to_owned(), "r".to_owned());
     let request = ReleaseRequest { org, request_id };
     client.clone().release(request).await.unwrap();

@@ -2,10 +2,10 @@
 //! files do.
 
 mod changes;
-mod counted;
 mod flapping;
-mod large;
-mod refused;
+mod large_policy;
+mod refusals;
+mod status;
 
 use std::{
     fs,
@@ -23,10 +23,10 @@ use crate::support::{
 };
 
 /// A second is what the contract says; a slow machine may be late.
-const SOON: Duration = Duration::from_secs(5);
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-const TAKEN: &str = "the policy file is taken";
-const NOT_TAKEN: &str = "the policy file is not taken: the policy in force stays";
+const LOADED: &str = "the policy file is taken";
+const REFUSED: &str = "the policy file is not taken: the policy in force stays";
 
 /// The small policy with this allowance for `large`, and one that belongs to it for `mini`.
 fn policy(large: u64) -> String {
@@ -35,13 +35,13 @@ fn policy(large: u64) -> String {
 }
 
 /// A folder with a policy file in it, and a service that follows it.
-struct Followed {
+struct ReloadingService {
     dir: TempDir,
     tollgate: Tollgate,
     client: Client,
 }
 
-impl Followed {
+impl ReloadingService {
     /// Starts with the policy that grants `large` 1,000 tokens.
     fn start() -> Self {
         Self::start_in(|dir| fs::write(dir.join("policy.toml"), policy(1_000)).unwrap())
@@ -82,7 +82,7 @@ impl Followed {
             if granted == large {
                 return begun.elapsed();
             }
-            let late = begun.elapsed() > SOON;
+            let late = begun.elapsed() > RELOAD_TIMEOUT;
             assert!(!late, "{granted}, not {large}: {:#?}", self.tollgate.log());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -91,8 +91,8 @@ impl Followed {
     fn logged(&self, message: &str) -> Vec<Value> {
         let mut lines = self.tollgate.log();
         lines.retain(|line| {
-            let said = line["message"].as_str();
-            said.is_some_and(|said| said.starts_with(message))
+            let received = line["message"].as_str();
+            received.is_some_and(|received| received.starts_with(message))
         });
         lines
     }
@@ -106,7 +106,7 @@ impl Followed {
                 assert_eq!(lines.len(), times, "{lines:#?}");
                 return lines.pop().unwrap();
             }
-            let late = begun.elapsed() > SOON;
+            let late = begun.elapsed() > RELOAD_TIMEOUT;
             assert!(!late, "{message}: {:#?}", self.tollgate.log());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

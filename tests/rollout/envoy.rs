@@ -18,7 +18,7 @@ use crate::{
     support::{calls::Client, tools::tool},
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An Envoy that balances over replicas by their readiness. It never tries a call again: what fails at a
 /// replica fails for the caller.
@@ -108,13 +108,13 @@ impl Envoy {
     }
 
     fn wait_for<T>(&self, what: &str, look: impl Fn() -> Option<T>) -> T {
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             if let Some(found) = look() {
                 return found;
             }
             assert!(
-                Instant::now() < patience,
+                Instant::now() < deadline,
                 "Envoy has no {what}: {}",
                 log_in(self.dir.path())
             );

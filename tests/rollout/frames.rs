@@ -11,9 +11,9 @@ use tokio::{
 };
 use tollgate::grpc::proto::ReserveResponse;
 
-use crate::support::floods::BEGINNING;
+use crate::support::floods::PREFACE;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -30,13 +30,13 @@ const RESERVE: &str = "/tollgate.v1.QuotaService/Reserve";
 
 /// What the other end says, as far as a caller has to know it.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Heard {
+pub enum Event {
     /// A call's answer, whole.
     Answer(u32, ReserveResponse),
     /// A call has ended otherwise.
     Ended(u32),
     /// No call above this is looked at, for this reason.
-    Goodbye { last: u32, reason: u32 },
+    GoAway { last: u32, reason: u32 },
     /// A question whether this end is there, and what it takes to answer it.
     Ping(Vec<u8>),
     /// The connection is closed.
@@ -53,7 +53,7 @@ pub struct Connection {
 impl Connection {
     pub async fn open(addr: &str) -> Self {
         let mut tcp = TcpStream::connect(addr).await.unwrap();
-        tcp.write_all(BEGINNING).await.unwrap();
+        tcp.write_all(PREFACE).await.unwrap();
         Self {
             tcp,
             messages: Vec::new(),
@@ -102,38 +102,38 @@ impl Connection {
     }
 
     /// What comes next.
-    pub async fn hear(&mut self) -> Heard {
+    pub async fn next_event(&mut self) -> Event {
         loop {
             let Some((kind, flags, stream, payload)) = self.frame().await else {
-                return Heard::Closed;
+                return Event::Closed;
             };
             match kind {
                 SETTINGS if flags & ACK == 0 => self.send(SETTINGS, ACK, 0, &[]).await,
-                PING if flags & ACK == 0 => return Heard::Ping(payload),
+                PING if flags & ACK == 0 => return Event::Ping(payload),
                 GOAWAY => {
                     let number =
                         |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().unwrap());
                     let (last, reason) = (number(0) & 0x7fff_ffff, number(4));
-                    return Heard::Goodbye { last, reason };
+                    return Event::GoAway { last, reason };
                 }
                 DATA => self.messages.push((stream, payload)),
                 // The head of an answer does not end it, its trailers do.
                 HEADERS if flags & END_STREAM == 0 => {}
                 HEADERS => return self.answer_of(stream),
-                RST_STREAM => return Heard::Ended(stream),
+                RST_STREAM => return Event::Ended(stream),
                 // Windows.
                 _ => {}
             }
         }
     }
 
-    fn answer_of(&mut self, stream: u32) -> Heard {
+    fn answer_of(&mut self, stream: u32) -> Event {
         let Some(at) = self.messages.iter().position(|it| it.0 == stream) else {
-            return Heard::Ended(stream);
+            return Event::Ended(stream);
         };
         let (_, message) = self.messages.remove(at);
         // Behind whether it is compressed, and its length.
-        Heard::Answer(stream, ReserveResponse::decode(&message[5..]).unwrap())
+        Event::Answer(stream, ReserveResponse::decode(&message[5..]).unwrap())
     }
 
     async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
@@ -156,6 +156,8 @@ impl Connection {
             let stream = u32::from_be_bytes(head[5..].try_into().unwrap());
             Some((head[3], head[4], stream, payload))
         };
-        timeout(PATIENCE, reading).await.expect("a frame in time")
+        timeout(WAIT_TIMEOUT, reading)
+            .await
+            .expect("a frame in time")
     }
 }

@@ -3,7 +3,7 @@
 
 mod envoy;
 mod frames;
-mod goodbye;
+mod goaway;
 mod load;
 mod retries;
 
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use self::{
     envoy::Envoy,
-    load::{Load, ORGANIZATIONS, Tally},
+    load::{Load, LoadStats, ORGANIZATIONS},
 };
 use crate::support::{
     calls::{TextFile, large_of, policy_file_of},
@@ -33,7 +33,7 @@ const DRAIN_DELAY: Duration = Duration::from_secs(2);
 const GRACE_PERIOD: Duration = Duration::from_secs(25);
 
 /// Only a busy machine needs as much; how long a call takes is not what is tested here.
-const PATIENT: &str =
+const LONG_TIMEOUTS: &str =
     "call_timeout = \"20s\"\n[redis]\nconnect_timeout = \"10s\"\nresponse_timeout = \"10s\"\n";
 
 /// A replica that comes back at its address after each restart.
@@ -89,7 +89,7 @@ async fn a_rolling_restart_of_three_replicas_behind_envoy_fails_no_call_and_coun
     let redis = RedisServer::start_at(&clock);
     let (policy, settings) = (
         policy_file_of(ORGANIZATIONS, 1_000_000_000),
-        TextFile::new(PATIENT),
+        TextFile::new(LONG_TIMEOUTS),
     );
     let url = redis.url();
     let args = ["--store", &url, "--policy", policy.path()];
@@ -142,8 +142,8 @@ async fn a_rolling_restart_of_three_replicas_behind_envoy_fails_no_call_and_coun
     assert_eq!(streams.count(), 2, "{tallies:?}");
 }
 
-fn report(calls: u64, restarts: u32, tallies: &[Tally]) {
-    let sum = |of: fn(&Tally) -> u64| tallies.iter().map(of).sum::<u64>();
+fn report(calls: u64, restarts: u32, tallies: &[LoadStats]) {
+    let sum = |of: fn(&LoadStats) -> u64| tallies.iter().map(of).sum::<u64>();
     println!(
         "{calls} unary calls over {restarts} restarts, {} requests granted with those of streams, {} failures; \
          streams were opened again {} times",

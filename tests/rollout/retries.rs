@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the store is away.
 const OUTAGE: Duration = Duration::from_secs(1);
@@ -61,13 +61,13 @@ impl Gateway {
     fn end(mut self) -> Value {
         // The end of its input.
         drop(self.process.stdin.take());
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while self.process.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < patience, "the gateway does not end");
+            assert!(Instant::now() < deadline, "the gateway does not end");
             std::thread::sleep(Duration::from_millis(20));
         }
-        let said = self.process.stdout.take().unwrap();
-        serde_json::from_reader(said).unwrap()
+        let received = self.process.stdout.take().unwrap();
+        serde_json::from_reader(received).unwrap()
     }
 }
 
@@ -88,9 +88,9 @@ async fn until_calls_go_on(replica: &Replica<'_>) {
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let client = tollgate.client();
     let before = large(&client).await.free_requests;
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while large(&client).await.free_requests < before + 20 {
-        assert!(Instant::now() < patience, "the calls do not go on");
+        assert!(Instant::now() < deadline, "the calls do not go on");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -131,14 +131,20 @@ async fn with_the_service_config_calls_come_through_restarts_and_outages_and_eac
     redis.signal(Signal::SIGCONT);
     until_calls_go_on(&replica).await;
 
-    let said = gateway.end();
-    println!("{said}");
-    assert_eq!(said["failures"], json!([]), "{said}");
+    let received = gateway.end();
+    println!("{received}");
+    assert_eq!(received["failures"], json!([]), "{received}");
     // So the outages were felt.
-    assert!(said["unprotected_failures"].as_u64().unwrap() > 0, "{said}");
+    assert!(
+        received["unprotected_failures"].as_u64().unwrap() > 0,
+        "{received}"
+    );
     let pool = large(&replica.running.client()).await;
     let counted = (json!(pool.free_requests), json!(pool.used));
-    assert_eq!(counted, (said["requests"].clone(), said["used"].clone()));
+    assert_eq!(
+        counted,
+        (received["requests"].clone(), received["used"].clone())
+    );
 }
 
 /// All whose outcome an id, or reading, makes safe to ask again. A stream is opened again by its caller.

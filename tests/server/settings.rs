@@ -17,7 +17,7 @@ use tollgate::{
 
 use crate::support::{calls::TextFile, tollgate::program, world::small_policy};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Runs `tollgate` until it says that it serves; gives all that it logged, as text.
 pub(super) fn log_of(command: &mut Command) -> String {
@@ -28,12 +28,12 @@ pub(super) fn log_of(command: &mut Command) -> String {
         .stdout(Stdio::null())
         .stderr(log.reopen().unwrap());
     let mut process = command.spawn().unwrap();
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let text = fs::read_to_string(log.path()).unwrap();
         let ended = process.try_wait().unwrap();
         let serves = text.contains("SERVING");
-        if serves || ended.is_some() || Instant::now() > patience {
+        if serves || ended.is_some() || Instant::now() > deadline {
             process.kill().unwrap();
             process.wait().unwrap();
             assert!(serves, "{ended:?}: {text}");
@@ -131,7 +131,7 @@ fn how_long_calls_wait_and_what_to_do_with_an_evicting_redis_are_in_the_file() {
         panic!("the store is Redis");
     };
     assert_eq!(redis.unsafe_eviction, UnsafeEviction::Warn);
-    for (wrong, said) in [
+    for (wrong, expected) in [
         ("call_timeout = \"0s\"", "must be more than 0"),
         ("call_timeout = \"61s\"", "at most 60s"),
         (
@@ -140,7 +140,7 @@ fn how_long_calls_wait_and_what_to_do_with_an_evicting_redis_are_in_the_file() {
         ),
     ] {
         let fault = settings_of(wrong).unwrap_err();
-        assert!(fault.contains(said), "{fault}");
+        assert!(fault.contains(expected), "{fault}");
     }
 }
 
@@ -203,7 +203,7 @@ fn an_empty_variable_is_an_unset_one_and_a_wrong_one_is_named() {
         start_line(&log_of(&mut command))["store"],
         "file:./tollgate.db"
     );
-    for (name, value, said) in [
+    for (name, value, expected) in [
         (
             "TOLLGATE_STORE",
             "nowhere",
@@ -219,13 +219,16 @@ fn an_empty_variable_is_an_unset_one_and_a_wrong_one_is_named() {
         let ended = command.env(name, value).output().unwrap();
         assert_eq!(ended.status.code(), Some(1));
         let stderr = String::from_utf8(ended.stderr).unwrap();
-        assert!(stderr.starts_with(&format!("tollgate: {said}")), "{stderr}");
+        assert!(
+            stderr.starts_with(&format!("tollgate: {expected}")),
+            "{stderr}"
+        );
     }
 }
 
 #[test]
 fn open_calls_are_left_time_to_end() {
-    for (settings, said) in [
+    for (settings, expected) in [
         (
             "drain_delay = \"5s\"\ngrace_period = \"5s\"",
             "drain_delay: must be less than",
@@ -239,6 +242,9 @@ fn open_calls_are_left_time_to_end() {
         let ended = command.output().unwrap();
         assert_eq!(ended.status.code(), Some(1));
         let stderr = String::from_utf8(ended.stderr).unwrap();
-        assert!(stderr.starts_with(&format!("tollgate: {said}")), "{stderr}");
+        assert!(
+            stderr.starts_with(&format!("tollgate: {expected}")),
+            "{stderr}"
+        );
     }
 }

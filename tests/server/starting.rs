@@ -18,7 +18,7 @@ use crate::support::{
     world::small_policy,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Where a process that must not start would listen.
 const ANYWHERE: [&str; 4] = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
 
@@ -28,9 +28,9 @@ fn failing(command: &mut Command, code: i32) -> String {
     command.current_dir(dir.path());
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut process = command.spawn().unwrap();
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while process.try_wait().unwrap().is_none() {
-        if Instant::now() > patience {
+        if Instant::now() > deadline {
             process.kill().unwrap();
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -45,12 +45,12 @@ fn failing(command: &mut Command, code: i32) -> String {
 /// few files may be open here.
 fn refuses(args: &[&str], words: &[&str]) -> String {
     let stderr = failing(program().arg("serve").args(args), 1);
-    let (log, said): (Vec<_>, Vec<_>) = stderr.lines().partition(|line| line.starts_with('{'));
+    let (log, received): (Vec<_>, Vec<_>) = stderr.lines().partition(|line| line.starts_with('{'));
     assert!(
         log.iter().all(|line| line.contains("\"open_files\":")),
         "{stderr}"
     );
-    let [stderr] = said[..] else {
+    let [stderr] = received[..] else {
         panic!("it says one line: {stderr}");
     };
     let stderr = stderr.to_owned();
@@ -116,12 +116,12 @@ fn a_malformed_store_url_is_refused_without_its_password() {
         "",
     ] {
         let args = [&ANYWHERE[..], &["--store", url]].concat();
-        let said = refuses(&args, &["--store: "]);
-        assert!(!said.contains("hunter2"), "{said}");
+        let received = refuses(&args, &["--store: "]);
+        assert!(!received.contains("hunter2"), "{received}");
         let settings = TextFile::new(&format!("store = \"{url}\"\n"));
         let place = format!("{}:1: store: ", settings.path());
-        let said = refuses(&["--config", settings.path()], &[&place]);
-        assert!(!said.contains("hunter2"), "{said}");
+        let received = refuses(&["--config", settings.path()], &[&place]);
+        assert!(!received.contains("hunter2"), "{received}");
     }
 }
 
@@ -165,7 +165,7 @@ fn a_store_file_that_cannot_be_is_refused_by_its_name() {
 }
 
 #[test]
-fn wrong_flags_are_told_with_exit_code_2() {
+fn wrong_flags_are_reported_with_exit_code_2() {
     for (wrong, word) in [
         (&["serve", "--lisen", "127.0.0.1:0"][..], "--lisen"),
         (
@@ -185,10 +185,11 @@ async fn an_unreachable_redis_at_the_start_is_waited_for() {
     let port = free_port();
     let tollgate = Tollgate::start(&["--store", &format!("redis://127.0.0.1:{port}")]);
     // The first look at the store has been taken.
-    let patience = Instant::now() + PATIENCE;
-    let told = |log: &serde_json::Value| log["message"] == "the store does not answer: NOT_SERVING";
-    while !tollgate.log().iter().any(told) {
-        assert!(Instant::now() < patience, "{:?}", tollgate.log());
+    let deadline = Instant::now() + WAIT_TIMEOUT;
+    let is_outage =
+        |log: &serde_json::Value| log["message"] == "the store does not answer: NOT_SERVING";
+    while !tollgate.log().iter().any(is_outage) {
+        assert!(Instant::now() < deadline, "{:?}", tollgate.log());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for name in ["readiness", "", "tollgate.v1.QuotaService"] {

@@ -22,13 +22,13 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 use super::http_status;
 use crate::support::{
-    calls::{TextFile, ask, large, policy_file, reserve, said},
+    calls::{TextFile, large, new_reserve, policy_file, reserve, verdict_text},
     redis::RedisServer,
     tollgate::Tollgate,
 };
 
 const READINESS: [&str; 3] = ["readiness", "", "tollgate.v1.QuotaService"];
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// So long that a test which waits for it fails.
 const LONG: &str = "60s";
 
@@ -62,9 +62,9 @@ async fn watch(tollgate: &Tollgate, name: &str) -> Streaming<HealthCheckResponse
 
 /// Waits until the port takes no connections any more.
 async fn wait_until_closed(addr: &str) {
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while TcpStream::connect(addr).is_ok() {
-        assert!(Instant::now() < patience, "{addr} still takes connections");
+        assert!(Instant::now() < deadline, "{addr} still takes connections");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -78,13 +78,13 @@ async fn hanging_call(
     redis.run(&["CLIENT", "PAUSE", "600000", "WRITE"]);
     let mut client = tollgate.client();
     let call = tokio::spawn(async move {
-        let answer = client.reserve(ask(10, "open")).await;
+        let answer = client.reserve(new_reserve(10, "open")).await;
         answer.map(tonic::Response::into_inner)
     });
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let blocked = || redis.info("clients").contains("blocked_clients:1");
     while !blocked() {
-        assert!(Instant::now() < patience, "the call does not reach Redis");
+        assert!(Instant::now() < deadline, "the call does not reach Redis");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     call
@@ -112,10 +112,10 @@ async fn after_sigterm_health_says_so_first_and_calls_are_answered_during_the_dr
     assert_eq!(http_status(&tollgate.http_addr, "/readyz"), 503);
     assert_eq!(http_status(&tollgate.http_addr, "/livez"), 200);
     for client in [&kept, &tollgate.client()] {
-        assert_eq!(said(&reserve(client, 10, "").await), "FREE");
+        assert_eq!(verdict_text(&reserve(client, 10, "").await), "FREE");
     }
     assert!(!tollgate.has_ended());
-    assert_eq!(tollgate.wait(PATIENCE).code(), Some(0));
+    assert_eq!(tollgate.wait(WAIT_TIMEOUT).code(), Some(0));
     assert!(begun.elapsed() >= Duration::from_secs(3));
 }
 
@@ -129,7 +129,7 @@ async fn an_open_health_watch_sees_not_serving_and_does_not_hold_the_end_up() {
         readiness
             .message()
             .await
-            .map(|said| said.map(|it| it.status()))
+            .map(|received| received.map(|it| it.status()))
     };
     assert_eq!(next().await.unwrap(), Some(ServingStatus::Serving));
     tollgate.signal(Signal::SIGTERM);
@@ -139,7 +139,7 @@ async fn an_open_health_watch_sees_not_serving_and_does_not_hold_the_end_up() {
     assert_eq!(first.status(), ServingStatus::Serving);
     // Never NOT_SERVING: nobody is to restart a process that is ending.
     assert_eq!(liveness.message().await.unwrap(), None);
-    assert_eq!(tollgate.wait(PATIENCE).code(), Some(0));
+    assert_eq!(tollgate.wait(WAIT_TIMEOUT).code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -157,7 +157,7 @@ async fn a_health_watch_of_an_unknown_service_says_so_stays_open_and_does_not_ho
     assert!(!next.is_finished());
     tollgate.signal(Signal::SIGTERM);
     assert_eq!(next.await.unwrap().unwrap(), None);
-    assert_eq!(tollgate.wait(PATIENCE).code(), Some(0));
+    assert_eq!(tollgate.wait(WAIT_TIMEOUT).code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -169,7 +169,7 @@ async fn sigint_ends_it_at_once() {
     let mut watched = watch(&tollgate, "").await;
     watched.message().await.unwrap();
     tollgate.signal(Signal::SIGINT);
-    assert_eq!(tollgate.wait(PATIENCE).code(), Some(0));
+    assert_eq!(tollgate.wait(WAIT_TIMEOUT).code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -189,7 +189,7 @@ async fn connections_without_a_call_do_not_hold_the_end_up() {
     let idle = tollgate.client();
     reserve(&idle, 10, "").await;
     tollgate.signal(Signal::SIGTERM);
-    assert_eq!(tollgate.wait(PATIENCE).code(), Some(0));
+    assert_eq!(tollgate.wait(WAIT_TIMEOUT).code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -202,18 +202,18 @@ async fn a_call_that_is_open_at_sigterm_is_answered() {
     wait_until_closed(&tollgate.http_addr).await;
     assert!(!call.is_finished() && !tollgate.has_ended());
     redis.run(&["CLIENT", "UNPAUSE"]);
-    assert_eq!(said(&call.await.unwrap().unwrap()), "FREE");
-    assert_eq!(tollgate.wait(PATIENCE).code(), Some(0));
+    assert_eq!(verdict_text(&call.await.unwrap().unwrap()), "FREE");
+    assert_eq!(tollgate.wait(WAIT_TIMEOUT).code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stuck_call_is_cut_at_the_grace_period_and_its_id_tells_the_rest() {
+async fn a_stuck_call_is_cut_at_the_grace_period_and_its_id_shows_its_outcome() {
     let redis = RedisServer::start();
     let mut tollgate = start_over(&redis, "1s");
     let call = hanging_call(&redis, &tollgate).await;
     let begun = Instant::now();
     tollgate.signal(Signal::SIGTERM);
-    assert_eq!(tollgate.wait(PATIENCE).code(), Some(0));
+    assert_eq!(tollgate.wait(WAIT_TIMEOUT).code(), Some(0));
     assert!(begun.elapsed() >= Duration::from_secs(1));
     let cut = call.await.unwrap().unwrap_err();
     assert!(
@@ -223,7 +223,10 @@ async fn a_stuck_call_is_cut_at_the_grace_period_and_its_id_tells_the_rest() {
 
     redis.run(&["CLIENT", "UNPAUSE"]);
     let next = start_over(&redis, LONG);
-    assert_eq!(said(&reserve(&next.client(), 10, "open").await), "FREE");
+    assert_eq!(
+        verdict_text(&reserve(&next.client(), 10, "open").await),
+        "FREE"
+    );
     let pool = large(&next.client()).await;
     assert_eq!((pool.used, pool.free_requests), (10, 1));
 }
@@ -237,5 +240,5 @@ async fn a_second_sigint_does_not_wait_for_open_calls() {
     wait_until_closed(&tollgate.addr).await;
     assert!(!call.is_finished() && !tollgate.has_ended());
     tollgate.signal(Signal::SIGINT);
-    assert_eq!(tollgate.wait(PATIENCE).code(), Some(1));
+    assert_eq!(tollgate.wait(WAIT_TIMEOUT).code(), Some(1));
 }

@@ -9,13 +9,13 @@ use tonic::{Code, Status, Streaming};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::support::{
-    calls::{TextFile, ask, large, policy_file, reserve, said},
+    calls::{TextFile, large, new_reserve, policy_file, reserve, verdict_text},
     redis::RedisServer,
     streams::next,
     tollgate::Tollgate,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn start(redis: &RedisServer, grace_period: &str) -> Tollgate {
     let settings = TextFile::new(&format!(
@@ -29,7 +29,7 @@ fn start(redis: &RedisServer, grace_period: &str) -> Tollgate {
 
 /// A stream whose requests have no end, each of one token and with its number as its id.
 async fn endless(tollgate: &Tollgate) -> Streaming<ReserveStreamResponse> {
-    let requests = stream::iter((0_u64..).map(|at| ask(1, &at.to_string())));
+    let requests = stream::iter((0_u64..).map(|at| new_reserve(1, &at.to_string())));
     let answers = tollgate.client().reserve_stream(requests).await;
     answers.unwrap().into_inner()
 }
@@ -64,8 +64,8 @@ async fn at_sigterm_all_that_was_read_is_answered_and_nothing_else_was_counted()
     let (answered, status) = rest(&mut answers, 500).await;
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(status.message().contains("was not counted"), "{status:?}");
-    assert_eq!(tollgate.wait(PATIENCE).code(), Some(0));
-    assert!(begun.elapsed() < PATIENCE);
+    assert_eq!(tollgate.wait(WAIT_TIMEOUT).code(), Some(0));
+    assert!(begun.elapsed() < WAIT_TIMEOUT);
 
     let next = start(&redis, "60s");
     let client = next.client();
@@ -92,7 +92,7 @@ async fn a_stream_that_is_idle_does_not_hold_the_end_up() {
     tollgate.signal(Signal::SIGTERM);
     let status = answers.message().await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-    assert_eq!(tollgate.wait(PATIENCE).code(), Some(0));
+    assert_eq!(tollgate.wait(WAIT_TIMEOUT).code(), Some(0));
 }
 
 /// More than one decision waits: one is in the store, the others behind it.
@@ -107,17 +107,17 @@ async fn decisions_that_wait_are_cut_at_the_grace_period_and_the_exit_is_clean()
     let calls: Vec<_> = (0..20)
         .map(|at| {
             let mut client = channel.clone();
-            tokio::spawn(async move { client.reserve(ask(1, &format!("id {at}"))).await })
+            tokio::spawn(async move { client.reserve(new_reserve(1, &format!("id {at}"))).await })
         })
         .collect();
     let mut stream = endless(&tollgate).await;
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while !redis.info("clients").contains("blocked_clients:1") {
-        assert!(Instant::now() < patience, "no call reaches Redis");
+        assert!(Instant::now() < deadline, "no call reaches Redis");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     tollgate.signal(Signal::SIGTERM);
-    assert_eq!(tollgate.wait(PATIENCE).code(), Some(0));
+    assert_eq!(tollgate.wait(WAIT_TIMEOUT).code(), Some(0));
     for call in calls {
         assert!(call.await.unwrap().is_err());
     }
@@ -128,6 +128,6 @@ async fn decisions_that_wait_are_cut_at_the_grace_period_and_the_exit_is_clean()
     let after = start(&redis, "60s");
     for at in 0..20 {
         let answer = reserve(&after.client(), 1, &format!("id {at}")).await;
-        assert_eq!(said(&answer), "FREE");
+        assert_eq!(verdict_text(&answer), "FREE");
     }
 }

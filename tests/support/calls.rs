@@ -10,12 +10,12 @@ use tollgate::grpc::proto::{
 use tonic::{Code, transport::Channel};
 
 /// How often a reading is tried that a store may be late with.
-const MOST_TRIES: usize = 100;
+const MAX_TRIES: usize = 100;
 
 pub type Client = QuotaServiceClient<Channel>;
 
 /// A Reserve of `acme`, project `p`, model `gpt-4o`.
-pub fn ask(tokens: u64, request_id: &str) -> ReserveRequest {
+pub fn new_reserve(tokens: u64, request_id: &str) -> ReserveRequest {
     ReserveRequest {
         org: "acme".to_owned(),
         project: "p".to_owned(),
@@ -27,12 +27,12 @@ pub fn ask(tokens: u64, request_id: &str) -> ReserveRequest {
 }
 
 /// The verdict as text: "FREE", or the billed reason's name.
-pub fn said(answer: &ReserveResponse) -> String {
+pub fn verdict_text(answer: &ReserveResponse) -> String {
     verdict(answer.verdict(), answer.billed_reason())
 }
 
 /// The same of a Settle.
-pub fn settled_as(answer: &SettleResponse) -> String {
+pub fn settle_verdict_text(answer: &SettleResponse) -> String {
     verdict(answer.verdict(), answer.billed_reason())
 }
 
@@ -45,7 +45,10 @@ fn verdict(verdict: Verdict, reason: BilledReason) -> String {
 }
 
 pub async fn reserve(client: &Client, tokens: u64, request_id: &str) -> ReserveResponse {
-    let answer = client.clone().reserve(ask(tokens, request_id)).await;
+    let answer = client
+        .clone()
+        .reserve(new_reserve(tokens, request_id))
+        .await;
     answer.unwrap().into_inner()
 }
 
@@ -62,18 +65,18 @@ pub async fn large(client: &Client) -> PoolQuota {
 
 /// The figures of an organization's pool `large`.
 pub async fn large_of(client: &Client, org: &str) -> PoolQuota {
-    let asked = GetQuotaRequest {
+    let request = GetQuotaRequest {
         org: org.to_owned(),
     };
-    let mut quota = client.clone().get_quota(asked.clone()).await;
+    let mut quota = client.clone().get_quota(request.clone()).await;
     // A slow machine may be late; nothing is counted by asking again.
-    for _ in 0..MOST_TRIES {
+    for _ in 0..MAX_TRIES {
         match &quota {
             Err(status) if status.code() == Code::Unavailable => {}
             _ => break,
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-        quota = client.clone().get_quota(asked.clone()).await;
+        quota = client.clone().get_quota(request.clone()).await;
     }
     let pools = quota.unwrap().into_inner().pools;
     pools.into_iter().find(|pool| pool.pool == "large").unwrap()

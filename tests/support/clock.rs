@@ -33,7 +33,7 @@ pub struct Clock {
 }
 
 /// Valkey 9 reads the wall clock once a millisecond at most: so long it may say the time before.
-const UNTIL_SEEN: Duration = Duration::from_millis(3);
+const CLOCK_RESOLUTION: Duration = Duration::from_millis(3);
 
 impl Clock {
     pub fn real() -> Self {
@@ -121,7 +121,7 @@ impl Clock {
         self.shift_micros.store(micros, Ordering::SeqCst);
         self.write();
         if self.is_preloaded.load(Ordering::SeqCst) {
-            std::thread::sleep(UNTIL_SEEN);
+            std::thread::sleep(CLOCK_RESOLUTION);
         }
     }
 }

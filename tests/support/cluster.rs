@@ -9,7 +9,7 @@ use std::{
 use super::{certificates::Encryption, clock::Clock, free_port, redis::RedisServer, tools::run};
 
 /// No cluster needs nearly as long to agree, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct RedisCluster {
     pub nodes: Vec<RedisServer>,
@@ -101,19 +101,20 @@ impl RedisCluster {
     }
 
     pub fn wait_until_it_is_whole(&self) {
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         for node in &self.nodes {
             loop {
-                let told: String = redis::from_redis_value(node.run(&["CLUSTER", "INFO"])).unwrap();
+                let reply: String =
+                    redis::from_redis_value(node.run(&["CLUSTER", "INFO"])).unwrap();
                 let all = [
                     "cluster_state:ok",
                     "cluster_slots_ok:16384",
                     "cluster_known_nodes:3",
                 ];
-                if all.iter().all(|part| told.contains(part)) {
+                if all.iter().all(|part| reply.contains(part)) {
                     break;
                 }
-                assert!(Instant::now() < patience, "{told}");
+                assert!(Instant::now() < deadline, "{reply}");
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
@@ -138,13 +139,13 @@ impl RedisCluster {
         let id = |node: &RedisServer| -> String {
             redis::from_redis_value(node.run(&["CLUSTER", "MYID"])).unwrap()
         };
-        let told: String =
+        let reply: String =
             redis::from_redis_value(self.nodes[0].run(&["CLUSTER", "NODES"])).unwrap();
         let has = |part: &str| {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             matches!((first.parse::<u16>(), last.parse::<u16>()), (Ok(a), Ok(b)) if a <= slot && slot <= b)
         };
-        let line = told
+        let line = reply
             .lines()
             .find(|line| line.split(' ').skip(8).any(has))
             .unwrap();
@@ -166,16 +167,16 @@ impl RedisCluster {
         for (node, port) in self.nodes.iter().zip(ports) {
             node.run(&["CONFIG", "SET", "cluster-announce-port", &port.to_string()]);
         }
-        let told = |node: &RedisServer| -> String {
+        let reply = |node: &RedisServer| -> String {
             redis::from_redis_value(node.run(&["CLUSTER", "NODES"])).unwrap()
         };
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         for node in &self.nodes {
             while !ports
                 .iter()
-                .all(|port| told(node).contains(&format!(":{port}@")))
+                .all(|port| reply(node).contains(&format!(":{port}@")))
             {
-                assert!(Instant::now() < patience, "{}", told(node));
+                assert!(Instant::now() < deadline, "{}", reply(node));
                 std::thread::sleep(Duration::from_millis(20));
             }
         }

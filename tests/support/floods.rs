@@ -11,10 +11,10 @@ use http::{Method, Request};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// HTTP/2's preface and empty settings.
-pub const BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// What all floods at once, and the tests beside them, may need.
-const MOST_OPEN_FILES: u64 = 20_000;
+const MAX_OPEN_FILES: u64 = 20_000;
 
 const RESERVE: &str = "/tollgate.v1.QuotaService/Reserve";
 const STREAM: &str = "/tollgate.v1.QuotaService/ReserveStream";
@@ -105,7 +105,7 @@ pub fn continuation_flood(addr: &str, lasts: Duration) -> usize {
         stream
             .set_write_timeout(Some(Duration::from_millis(200)))
             .unwrap();
-        if stream.write_all(BEGINNING).is_err() || stream.write_all(&headers).is_err() {
+        if stream.write_all(PREFACE).is_err() || stream.write_all(&headers).is_err() {
             continue;
         }
         while Instant::now() < until && stream.write_all(&continuation).is_ok() {
@@ -119,7 +119,7 @@ pub fn continuation_flood(addr: &str, lasts: Duration) -> usize {
 /// other tests use too. Many systems allow 1024 files unless a program asks for more.
 pub fn fitted_to_open_files(connections: usize) -> usize {
     let (current, maximum) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let allowed = current.max(maximum.min(MOST_OPEN_FILES));
+    let allowed = current.max(maximum.min(MAX_OPEN_FILES));
     setrlimit(Resource::RLIMIT_NOFILE, allowed, maximum).unwrap();
     connections.min(usize::try_from(allowed / 2).unwrap())
 }
@@ -133,19 +133,19 @@ pub fn silent_connections(addr: &str, count: usize, beginning: &[u8]) -> Vec<Tcp
             std::thread::sleep(Duration::from_millis(40));
         }
         // The listener may be busy with those before.
-        let mut patience = 0;
+        let mut failures = 0;
         loop {
-            let said = TcpStream::connect(addr).and_then(|mut stream| {
+            let received = TcpStream::connect(addr).and_then(|mut stream| {
                 stream.write_all(beginning)?;
                 Ok(stream)
             });
-            match said {
+            match received {
                 Ok(stream) => break silent.push(stream),
                 Err(error) => {
-                    patience += 1;
+                    failures += 1;
                     let so_far = silent.len();
                     assert!(
-                        patience < 200,
+                        failures < 200,
                         "none is taken any more after {so_far}: {error}"
                     );
                     std::thread::sleep(Duration::from_millis(10));

@@ -19,7 +19,7 @@ use tollgate::{
 };
 
 /// No call takes nearly as long to come, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// More turns of a runtime with one thread than any task needs to get as far as it can.
 const TURNS: usize = 200;
@@ -65,7 +65,7 @@ impl HeldStore {
 
 impl HeldCalls {
     pub async fn next(&mut self) -> HeldCall {
-        let call = timeout(PATIENCE, self.0.recv()).await;
+        let call = timeout(WAIT_TIMEOUT, self.0.recv()).await;
         call.expect("a call to the store").unwrap()
     }
 

@@ -88,9 +88,9 @@ impl Proxy {
 
     /// Waits until every call has arrived that was sent, however late.
     pub async fn wait_until_all_arrived(&self) {
-        let patience = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(20);
         while self.shared.on_their_way.load(Ordering::SeqCst) > 0 {
-            assert!(Instant::now() < patience, "a call does not arrive");
+            assert!(Instant::now() < deadline, "a call does not arrive");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -107,13 +107,13 @@ impl Proxy {
     }
 
     /// Passes everything, and lets go of what is held.
-    pub fn forget(&self) {
+    pub fn reset(&self) {
         *self.shared.plan.lock().unwrap() = None;
         self.shared.held.lock().unwrap().clear();
     }
 
     /// Lets the first call that is held arrive, and waits until it is carried out.
-    pub fn let_arrive(&self) {
+    pub fn deliver_held(&self) {
         let call = self.shared.held.lock().unwrap().remove(0);
         let mut redis = BlockingStream::connect(self.target).unwrap();
         redis.write_all(&call).unwrap();
@@ -166,11 +166,11 @@ async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
         return;
     };
     let _ = (client.set_nodelay(true), redis.set_nodelay(true));
-    let (mut asked, mut replied) = (vec![0; 256 * 1024], vec![0; 256 * 1024]);
+    let (mut sent, mut replied) = (vec![0; 256 * 1024], vec![0; 256 * 1024]);
     loop {
         let carried = tokio::select! {
-            read = client.read(&mut asked) => {
-                let Some(request) = read.ok().map(|length| &asked[..length]) else {
+            read = client.read(&mut sent) => {
+                let Some(request) = read.ok().map(|length| &sent[..length]) else {
                     return;
                 };
                 match shared.fault(request) {

@@ -149,7 +149,7 @@ impl RedisServer {
     }
 
     fn wait_until_it_answers(&self) {
-        let patience = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(10);
         let client = Client::open(self.url()).unwrap();
         loop {
             let pong = client
@@ -157,7 +157,7 @@ impl RedisServer {
                 .and_then(|mut connection| redis::cmd("PING").query::<String>(&mut connection));
             match pong {
                 Ok(_) => return,
-                Err(error) => assert!(Instant::now() < patience, "redis-server: {error}"),
+                Err(error) => assert!(Instant::now() < deadline, "redis-server: {error}"),
             }
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -13,7 +13,7 @@ use super::{
     certificates::Encryption, clock::Clock, cluster::hosts, free_port, redis::RedisServer,
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the sentinels call the master.
 pub const NAME: &str = "main";
@@ -63,7 +63,7 @@ impl Sentinels {
             servers: [master, replica],
             tls_ports: Vec::new(),
         }
-        .that_know_each_other()
+        .wait_for_agreement()
     }
 
     /// Ones that speak TLS with each other, with the servers and with their clients.
@@ -91,10 +91,10 @@ impl Sentinels {
             servers: [master, replica],
             tls_ports: ports[2..].to_vec(),
         }
-        .that_know_each_other()
+        .wait_for_agreement()
     }
 
-    fn that_know_each_other(self) -> Self {
+    fn wait_for_agreement(self) -> Self {
         // Else the replica waits for seconds before it is given a copy.
         self.servers[0].run(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
         self.wait_until_they_know_each_other();
@@ -127,23 +127,23 @@ impl Sentinels {
         let master = &self.servers[0];
         master.run(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
         master.run(&["CLIENT", "KILL", "TYPE", "replica"]);
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while master.info("replication").contains("connected_slaves:1") {
-            assert!(Instant::now() < patience, "the replica stays");
+            assert!(Instant::now() < deadline, "the replica stays");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
     /// Waits until every sentinel says that this server is the master.
     pub async fn wait_until_they_name(&self, wanted: usize) {
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         let wanted = self.servers[wanted].port.to_string();
         let names = |sentinel: &Sentinel| {
-            let told = sentinel.run(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]);
-            redis::from_redis_value::<Vec<String>>(told).unwrap()[1] == wanted
+            let reply = sentinel.run(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]);
+            redis::from_redis_value::<Vec<String>>(reply).unwrap()[1] == wanted
         };
         while !self.sentinels.iter().all(names) {
-            assert!(Instant::now() < patience, "no failover to {wanted}");
+            assert!(Instant::now() < deadline, "no failover to {wanted}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -161,13 +161,13 @@ impl Sentinels {
     }
 
     fn wait_until_they_know_each_other(&self) {
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         let agreed = |sentinel: &Sentinel| {
-            let told = sentinel.try_run(&["SENTINEL", "MASTER", NAME]);
-            let told = told.map(redis::from_redis_value::<Vec<String>>);
-            let Ok(Ok(told)) = told else { return false };
+            let reply = sentinel.try_run(&["SENTINEL", "MASTER", NAME]);
+            let reply = reply.map(redis::from_redis_value::<Vec<String>>);
+            let Ok(Ok(reply)) = reply else { return false };
             let is = |name: &str, wanted: &str| {
-                told.windows(2).any(|it| it[0] == name && it[1] == wanted)
+                reply.windows(2).any(|it| it[0] == name && it[1] == wanted)
             };
             is("num-other-sentinels", "2") && is("num-slaves", "1") && is("flags", "master")
         };
@@ -177,7 +177,7 @@ impl Sentinels {
                 .contains("master_link_status:up")
         };
         while !(self.sentinels.iter().all(agreed) && in_sync()) {
-            assert!(Instant::now() < patience, "the sentinels do not agree");
+            assert!(Instant::now() < deadline, "the sentinels do not agree");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -83,14 +83,14 @@ impl Tollgate {
             .stderr(File::create(&log).unwrap());
         prepare(&mut command);
         let mut process = command.spawn().unwrap();
-        let patience = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(20);
         let started = loop {
             let lines = log_lines(&log);
             if let Some(line) = lines.into_iter().find(|line| line["listen"].is_string()) {
                 break line;
             }
             let ended = process.try_wait().unwrap();
-            let late = Instant::now() > patience;
+            let late = Instant::now() > deadline;
             assert!(ended.is_none() && !late, "{ended:?}: {}", text(&log));
             std::thread::sleep(Duration::from_millis(5));
         };
@@ -130,10 +130,10 @@ impl Tollgate {
 
     /// Waits until readiness is this; fails after ten seconds.
     pub async fn wait_for_readiness(&self, wanted: ServingStatus) {
-        let patience = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(10);
         while self.health("readiness").await != Some(wanted) {
             assert!(
-                Instant::now() < patience,
+                Instant::now() < deadline,
                 "readiness is not {wanted:?}: {}",
                 text(&self.log)
             );
@@ -150,15 +150,15 @@ impl Tollgate {
         kill(Pid::from_raw(pid), signal).unwrap();
     }
 
-    /// Waits until the process ends; fails after `patience`.
-    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
-        let patience = Instant::now() + patience;
+    /// Waits until the process ends; fails after `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> ExitStatus {
+        let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {
                 return status;
             }
             assert!(
-                Instant::now() < patience,
+                Instant::now() < deadline,
                 "it does not end: {}",
                 text(&self.log)
             );

@@ -9,18 +9,18 @@ use std::{
 };
 
 /// No tool needs nearly as long, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a program printed, and how it ended.
 #[derive(Debug)]
-pub struct Ran {
+pub struct ProgramOutput {
     pub stdout: String,
     pub stderr: String,
     /// The exit code; none where a signal ended it.
     pub code: Option<i32>,
 }
 
-impl Ran {
+impl ProgramOutput {
     /// What it printed, where it ended well.
     pub fn good(self) -> String {
         assert_eq!(self.code, Some(0), "{self:?}");
@@ -44,7 +44,7 @@ pub fn tool(path: &str) -> PathBuf {
 }
 
 /// Runs a program to its end, without input. One that does not end is killed, and the test fails.
-pub fn run(command: &mut Command) -> Ran {
+pub fn run(command: &mut Command) -> ProgramOutput {
     let mut process = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -55,19 +55,19 @@ pub fn run(command: &mut Command) -> Ran {
     let (stdout, stderr) = (process.stdout.take(), process.stderr.take());
     let stdout = thread::spawn(move || text(stdout.unwrap()));
     let stderr = thread::spawn(move || text(stderr.unwrap()));
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let status = loop {
         if let Some(status) = process.try_wait().unwrap() {
             break status;
         }
-        if Instant::now() > patience {
+        if Instant::now() > deadline {
             process.kill().unwrap();
             process.wait().unwrap();
             panic!("{command:?} does not end");
         }
         thread::sleep(Duration::from_millis(2));
     };
-    Ran {
+    ProgramOutput {
         stdout: stdout.join().unwrap(),
         stderr: stderr.join().unwrap(),
         code: status.code(),

@@ -213,9 +213,9 @@ impl World {
         let found = quota
             .pools
             .iter()
-            .find(|(figures, _)| figures.pool.as_str() == pool);
-        let (figures, counters) = found.unwrap();
-        assert_eq!(figures.used, counters.used);
+            .find(|(balance, _)| balance.pool.as_str() == pool);
+        let (balance, counters) = found.unwrap();
+        assert_eq!(balance.used, counters.used);
         let (used, billed) = (counters.used.get(), counters.billed_tokens.get());
         (
             used,
@@ -286,7 +286,7 @@ pub fn limited_redis_store(url: &str, usage_limits: UsageLimits) -> RedisStore {
 }
 
 /// A Reserve of `acme`, project `p`, model `gpt-4o`, without an id.
-pub fn ask(tokens: u64) -> Reserve {
+pub fn new_reserve(tokens: u64) -> Reserve {
     Reserve {
         org: org_id("acme"),
         fields: RequestFields {
@@ -351,7 +351,7 @@ pub fn request_id(id: &str) -> RequestId {
 }
 
 /// The verdict as text: "FREE", or the billed reason's name.
-pub fn said(verdict: Verdict) -> String {
+pub fn verdict_text(verdict: Verdict) -> String {
     match verdict {
         Verdict::Free => "FREE".to_owned(),
         Verdict::Billed(reason) => format!("{reason:?}"),

@@ -156,7 +156,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn each_module_knows_only_whom_it_may() {
+fn each_module_imports_only_what_it_may() {
     for (file, text) in files("src") {
         let path = file.trim_start_matches("src/").trim_end_matches(".rs");
         let room = path.split('/').next().unwrap();
@@ -256,7 +256,7 @@ fn files_and_functions_do_one_thing() {
 
 /// The files of a script stand one behind the other: what Redis gets begins as the first one does.
 #[test]
-fn every_script_starts_as_one_and_tells_its_keys_and_what_it_returns() {
+fn every_script_documents_its_keys_and_its_reply() {
     let lua = |file: &str| file.ends_with(".lua");
     let (first, parts): (Vec<_>, Vec<_>) = files("src")
         .into_iter()
@@ -309,7 +309,7 @@ fn the_rules_in_lua_have_the_names_and_the_order_of_the_domains() {
 }
 
 #[test]
-fn nothing_is_left_undone_or_skipped() {
+fn no_code_is_unfinished_and_no_test_is_skipped() {
     for folder in ["src", "tests", "benches"] {
         for (file, text) in files(folder)
             .into_iter()

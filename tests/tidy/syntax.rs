@@ -18,8 +18,8 @@ const MAX_FUNCTION_LINES: usize = 70;
 const LONG_TESTS: &[&str] = &[
     "callers_are_known_by_their_certificates_and_tokens_and_a_changed_file_holds_at_once",
     "chart_and_program_take_and_refuse_the_same_settings",
-    "everything_can_be_on_beside_each_other",
-    "files_that_are_no_good_are_told_at_the_start_with_their_settings_and_names",
+    "all_options_can_be_combined",
+    "invalid_files_and_bounds_are_reported_at_the_start_with_their_settings",
     "reach",
     "the_schema_refuses_wrong_values",
     "values_that_cannot_be_meant_together_are_refused_with_what_would_be_right",

@@ -13,7 +13,7 @@ const UNUSED_WORDS: &[(&str, &str)] = &[
     ("lane", "queue"),
     ("nudge", "signal"),
     ("patience", "timeout"),
-    ("tally", "statistics"),
+    ("stats", "statistics"),
     ("tell", "log, report, say"),
     ("telling", "logging, reporting"),
     ("tells", "logs, reports, says"),

@@ -40,7 +40,7 @@ async fn a_password_with_special_characters_works_encoded_in_the_url_and_plain_i
 }
 
 #[tokio::test]
-async fn a_rotated_password_in_a_file_works_without_a_restart_and_a_missing_file_is_told() {
+async fn a_rotated_password_in_a_file_works_without_a_restart_and_a_missing_file_is_reported() {
     let redis = RedisServer::start();
     let control = &mut redis.connection();
     set_password(control, "first");
@@ -81,7 +81,7 @@ async fn the_database_is_the_one_of_the_setting() {
 }
 
 #[tokio::test]
-async fn redis_is_reached_at_a_unix_socket_and_one_that_is_missing_is_told() {
+async fn redis_is_reached_at_a_unix_socket_and_a_missing_socket_is_reported() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("redis.sock");
     let url = format!("redis+unix://{}", path.display());

@@ -13,15 +13,15 @@ use std::{
 use tollgate::grpc::proto::{ReserveRequest, ReserveResponse};
 use tonic::Status;
 
-use crate::faults::{Habits, History, Traffic};
+use crate::faults::{History, Traffic, TrafficProfile};
 use crate::server::http_get;
 use crate::support::{
-    calls::{Client, TextFile, ask, large_of, policy_file_of, sum, usage_of},
+    calls::{Client, TextFile, large_of, new_reserve, policy_file_of, sum, usage_of},
     tollgate::Tollgate,
 };
 
 /// The default of both timeouts is 500 ms; a slow machine may be late.
-const PROMPT: Duration = Duration::from_secs(3);
+const MAX_CALL_TIME: Duration = Duration::from_secs(3);
 
 const ALLOWANCE: u64 = 1_000_000;
 
@@ -47,17 +47,17 @@ async fn used(client: &Client, org: &str) -> u64 {
 async fn reserve_of(client: &Client, org: &str, id: &str) -> Result<ReserveResponse, Status> {
     let request = ReserveRequest {
         org: org.to_owned(),
-        ..ask(1, id)
+        ..new_reserve(1, id)
     };
     Ok(client.clone().reserve(request).await?.into_inner())
 }
 
 /// Whether a line of the log holds all of these words; waits for it.
 async fn logs(tollgate: &Tollgate, words: &[&str]) {
-    let patience = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(10);
     let has = |line: &serde_json::Value| words.iter().all(|word| line.to_string().contains(word));
     while !tollgate.log().iter().any(has) {
-        assert!(Instant::now() < patience, "{words:?}: {:?}", tollgate.log());
+        assert!(Instant::now() < deadline, "{words:?}: {:?}", tollgate.log());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -70,26 +70,26 @@ async fn is_not_ready_for(tollgate: &Tollgate, words: &str) {
         if head.starts_with("HTTP/1.1 503") && body.contains(words) {
             return;
         }
-        assert!(begun.elapsed() < PROMPT, "{words:?}: {head} {body}");
+        assert!(begun.elapsed() < MAX_CALL_TIME, "{words:?}: {head} {body}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 /// Traffic of one organization, over one replica; nobody is in a hurry.
 fn traffic(client: &Client, org: &str) -> Traffic {
-    let habits = Habits {
+    let profile = TrafficProfile {
         orgs: vec![org.to_owned()],
         deadline: None,
-        asks_again: true,
+        repeats_calls: true,
     };
-    Traffic::over(std::slice::from_ref(client), &habits)
+    Traffic::over(std::slice::from_ref(client), &profile)
 }
 
 /// What callers were told is what is counted, where nothing is lost. Tells how many calls failed.
 async fn holds(history: &History, client: &Client, org: &str) -> usize {
-    let (used, told) = (large_of(client, org).await.used, history.counts(org, &[]));
-    let range = told.least..=told.most;
-    assert!(range.contains(&(used as i64)), "{used}: {told:?}");
+    let (used, counts) = (large_of(client, org).await.used, history.counts(org, &[]));
+    let range = counts.min..=counts.max;
+    assert!(range.contains(&(used as i64)), "{used}: {counts:?}");
     let listed = sum(&usage_of(client, org, "").await).0;
     assert_eq!(listed, used);
     history.failed().count()

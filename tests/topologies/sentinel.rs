@@ -77,9 +77,9 @@ async fn sentinels_have_a_password_of_their_own_and_the_least_rights_suffice_for
         logs(&refused, &["NOT_SERVING", "sentinels", why]).await;
         let secrets = ["hunter3", "secret"];
         let lines = refused.log();
-        let told =
+        let is_loss =
             |line: &serde_json::Value| secrets.iter().any(|it| line.to_string().contains(it));
-        assert!(!lines.iter().any(told), "{lines:?}");
+        assert!(!lines.iter().any(is_loss), "{lines:?}");
     }
     let unknown = url.replace(&format!("/{NAME}"), "/other");
     let unknown = start(&unknown, "[redis]\nsentinel_password = \"watch\"");

@@ -17,13 +17,13 @@ use crate::support::{
 };
 
 /// A server that speaks TLS on a port besides, and asks its clients who they are.
-struct Encrypted {
+struct TlsRedis {
     authority: Authority,
     _server: RedisServer,
     port: u16,
 }
 
-impl Encrypted {
+impl TlsRedis {
     /// With a certificate for this host.
     fn start(host: &str) -> Self {
         let authority = Authority::new();
@@ -52,7 +52,7 @@ fn settings(ca_file: &str, client: Option<&Files>) -> String {
 
 #[tokio::test]
 async fn a_client_with_its_certificate_reaches_a_server_whose_authority_it_trusts() {
-    let redis = Encrypted::start("127.0.0.1");
+    let redis = TlsRedis::start("127.0.0.1");
     let client = redis.authority.signs("client", &["tollgate"]);
     let settings = settings(&redis.authority.file(), Some(&client));
     let tollgate = start(&redis.url(), &settings);
@@ -62,17 +62,16 @@ async fn a_client_with_its_certificate_reaches_a_server_whose_authority_it_trust
     assert_eq!(used(&client, "org-0").await, 1);
     // It is read once, so its end must be seen coming.
     let (_, metrics) = http_get(&tollgate.http_addr, "/metrics");
-    let told = "tollgate_certificate_expiry_timestamp_seconds{of=\"redis\"} ";
-    assert!(metrics.contains(told), "{metrics}");
+    let metric = "tollgate_certificate_expiry_timestamp_seconds{of=\"redis\"} ";
+    assert!(metrics.contains(metric), "{metrics}");
 }
 
 #[tokio::test]
-async fn a_server_of_another_authority_or_name_or_a_client_without_certificate_is_told_in_the_log()
-{
-    let redis = Encrypted::start("127.0.0.1");
+async fn a_server_of_another_authority_or_name_or_a_client_without_certificate_is_logged() {
+    let redis = TlsRedis::start("127.0.0.1");
     let client = redis.authority.signs("client", &["tollgate"]);
     let (ours, others) = (redis.authority.file(), Authority::new());
-    let elsewhere = Encrypted::start("redis.example");
+    let elsewhere = TlsRedis::start("redis.example");
     let known_there = elsewhere.authority.signs("client", &["tollgate"]);
     let there = settings(&elsewhere.authority.file(), Some(&known_there));
     for (url, settings, why) in [
@@ -208,7 +207,7 @@ fn fault(store: &str, settings: &str) -> String {
 }
 
 #[test]
-fn a_file_of_tls_that_is_no_good_is_told_at_the_start_with_its_setting_and_name() {
+fn an_invalid_tls_file_of_redis_is_reported_at_the_start_with_its_setting_and_name() {
     let authority = Authority::new();
     let (client, other) = (
         authority.signs("client", &["a"]),

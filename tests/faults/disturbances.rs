@@ -1,0 +1,161 @@
+//! What operators and other programs do to a Redis that is in use. It forgets nothing: the bound is 0, and
+//! all is as it was told.
+
+use std::time::{Duration, Instant};
+
+use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::{
+    Deployment, History, LONG_TIMEOUTS, RECOVERY_TIMEOUT, Rules,
+    history::{Answer, Loss},
+    some_calls,
+};
+use crate::support::{clock::Clock, is_long, redis::RedisServer, world::NOON};
+
+/// How often something is done again and again.
+fn times() -> usize {
+    if is_long() { 600 } else { 30 }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_that_are_forgotten_ten_times_a_second_fail_no_call() {
+    let clock = Clock::at(NOON);
+    let redis = RedisServer::start_at(&clock);
+    let deployment = Deployment::three_over(redis.url(), LONG_TIMEOUTS)
+        .await
+        .without_deadlines();
+    let traffic = deployment.traffic();
+    for _ in 0..times() {
+        redis.run(&["SCRIPT", "FLUSH"]);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    traffic.wait_for(some_calls()).await;
+    let history = traffic.stop().await;
+    assert!(redis.info("errorstats").contains("errorstat_NOSCRIPT:"));
+    let failed: Vec<_> = history.failed().collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    let rules = Rules {
+        cuts_nothing: true,
+        call_timeout: Some(Duration::from_secs(30)),
+        ..Rules::default()
+    };
+    deployment.check(history, &rules).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_id_counts_once_where_all_connections_are_cut_twenty_times_a_second() {
+    let clock = Clock::at(NOON);
+    let redis = RedisServer::start_at(&clock);
+    let deployment = Deployment::three_over(redis.url(), "").await;
+    let traffic = deployment.traffic();
+    let mut cut = 0;
+    for _ in 0..2 * times() {
+        cut += redis.integer(&["CLIENT", "KILL", "TYPE", "normal"]);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(cut >= times() as i64, "{cut}");
+    deployment.decides_again(RECOVERY_TIMEOUT).await;
+    traffic.wait_for(some_calls()).await;
+    let history = traffic.stop().await;
+    deployment.check(history, &Rules::default()).await;
+}
+
+/// What was asked for while calls were refused failed, and counted nothing.
+fn were_refused(history: &History, from: Instant, until: Instant) {
+    let meanwhile = history
+        .calls
+        .iter()
+        .filter(|call| call.begun > from && call.ended < until)
+        // A machine that is too slow for the deadline says nothing of the service.
+        .filter(|call| {
+            call.deadline
+                .is_none_or(|deadline| call.ended - call.begun < deadline)
+        });
+    let mut refused = 0;
+    for call in meanwhile {
+        let nothing = matches!(
+            call.answer,
+            Answer::Failed {
+                code: Code::Unavailable,
+                counted_nothing: true,
+                ..
+            }
+        );
+        assert!(nothing, "{call:?}");
+        refused += 1;
+    }
+    assert!(refused > 0, "nobody noticed");
+}
+
+/// Settings that make Redis unfit, and others that put it right, under traffic.
+async fn settings_stop_the_service(
+    redis: &RedisServer,
+    deployment: Deployment,
+    refuse: &[&str],
+    serve: &[&str],
+) {
+    let traffic = deployment.traffic();
+    let (mut refused, mut changes) = (Vec::new(), Vec::new());
+    for _ in 0..if is_long() { 10 } else { 2 } {
+        traffic.wait_for(some_calls() / 2).await;
+        let from = Instant::now();
+        redis.run(&[&["CONFIG", "SET"], refuse].concat());
+        deployment.are(ServingStatus::NotServing).await;
+        let until = Instant::now();
+        assert!(until - from < RECOVERY_TIMEOUT, "{:?}", until - from);
+        changes.push(Loss { from, until });
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        refused.push((until, Instant::now()));
+        redis.run(&[&["CONFIG", "SET"], serve].concat());
+        deployment.decides_again(RECOVERY_TIMEOUT).await;
+    }
+    traffic.wait_for(some_calls() / 2).await;
+    let history = traffic.stop().await;
+    for (from, until) in refused {
+        were_refused(&history, from, until);
+    }
+    let loses = !deployment.profile.repeats_calls;
+    let rules = Rules {
+        losses: if loses { changes } else { Vec::new() },
+        ..Rules::default()
+    };
+    deployment.check(history, &rules).await;
+}
+
+const NOT_EVICTING: [&str; 4] = ["maxmemory", "0", "maxmemory-policy", "noeviction"];
+
+/// It has room, and so nothing is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_set_to_evict_is_refused_soon_and_served_again_when_it_is_set_back() {
+    let clock = Clock::at(NOON);
+    let redis = RedisServer::start_at(&clock);
+    let deployment = Deployment::three_over(redis.url(), "").await;
+    let refuse = ["maxmemory", "100mb", "maxmemory-policy", "allkeys-lru"];
+    settings_stop_the_service(&redis, deployment, &refuse, &NOT_EVICTING).await;
+}
+
+/// It deletes what was counted until it is refused. The one replica knows all of it: the bound is 0.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_evicts_what_was_counted_gives_nothing_away_with_one_replica() {
+    let clock = Clock::at(NOON);
+    let redis = RedisServer::start_at(&clock);
+    let deployment = Deployment::over(&[redis.url()], "")
+        .await
+        .that_may_lose_writes();
+    let refuse = ["maxmemory", "1", "maxmemory-policy", "allkeys-lru"];
+    settings_stop_the_service(&redis, deployment, &refuse, &NOT_EVICTING).await;
+    assert!(
+        !redis.info("stats").contains("evicted_keys:0\r"),
+        "nothing was evicted"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_redis_counts_nothing_and_goes_on_where_it_was_when_it_has_room() {
+    let clock = Clock::at(NOON);
+    let redis = RedisServer::start_at(&clock);
+    let deployment = Deployment::three_over(redis.url(), "").await;
+    redis.run(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    settings_stop_the_service(&redis, deployment, &["maxmemory", "1"], &["maxmemory", "0"]).await;
+}

@@ -1,0 +1,132 @@
+//! Who cancels calls by the thousand is listened to more slowly, and in the end asked to leave; nobody else is.
+
+use std::time::{Duration, Instant};
+
+use h2::Reason;
+use tonic::{Code, Status};
+
+use super::{WAIT_TIMEOUT, ended, start, until};
+use crate::{
+    server::http_get,
+    support::{
+        calls::{large, reserve},
+        floods::{Sender, head, rapid_reset, raw_http2},
+    },
+};
+
+const RESERVE: &str = "/tollgate.v1.QuotaService/Reserve";
+
+/// How to begin a call, and to cancel it at once.
+#[derive(Clone, Copy)]
+struct CancelMode {
+    path: &'static str,
+    reason: Reason,
+}
+
+const PLAIN: CancelMode = CancelMode {
+    path: RESERVE,
+    reason: Reason::CANCEL,
+};
+
+/// Begins so many calls over a connection, and cancels each at once.
+async fn cancel(mut sender: Sender, addr: &str, calls: usize, manner: CancelMode) -> Sender {
+    for _ in 0..calls {
+        sender = sender.ready().await.unwrap();
+        let request = head(addr, manner.path, None);
+        let (_, mut body) = sender.send_request(request, false).unwrap();
+        body.send_reset(manner.reason);
+    }
+    sender
+}
+
+/// Makes a call over it, which is answered.
+async fn answered(mut sender: Sender, addr: String) -> Sender {
+    sender = sender.ready().await.unwrap();
+    let request = head(&addr, RESERVE, None);
+    let (answer, _) = sender.send_request(request, true).unwrap();
+    let answer = tokio::time::timeout(WAIT_TIMEOUT, answer).await.unwrap();
+    // It has no message; what is asked here is only how soon that is told.
+    let status = Status::from_header_map(answer.unwrap().headers()).unwrap();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert!(status.message().contains("malformed"), "{status:?}");
+    sender
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_with_too_many_cancellations_is_slowed_and_others_are_not() {
+    let tollgate = start("");
+    let sender = raw_http2(&tollgate.addr).await.unwrap();
+    let begun = Instant::now();
+    let sender = cancel(sender, &tollgate.addr, 1_800, PLAIN).await;
+    let slow = tokio::spawn(answered(sender, tollgate.addr.clone()));
+    let client = tollgate.client();
+    let mut others = 0;
+    while !slow.is_finished() {
+        reserve(&client, 1, "").await;
+        others += 1;
+    }
+    // 1,600 more than it may at first, of which 2,000 come again in a second.
+    slow.await.unwrap();
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(200), "{took:?}");
+    assert!(others > 20, "{others}");
+    assert_eq!(large(&client).await.used, others);
+    assert_eq!(ended(&tollgate, "Cancelling"), 0);
+    // They are their caller's matter, and not the service's fault.
+    let counted = || {
+        let (_, metrics) = http_get(&tollgate.http_addr, "/metrics");
+        let line =
+            "tollgate_requests_total{rpc=\"Reserve\",code=\"CANCELLED\",verdict=\"\",reason=\"\"} ";
+        metrics
+            .lines()
+            .any(|it| it.strip_prefix(line) == Some("1800"))
+    };
+    until("not all are counted", counted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_who_does_not_stop_gets_goaway() {
+    let tollgate = start("[bounds]\ncancelled_per_second = 100\n");
+    rapid_reset(&tollgate.addr, Duration::from_secs(4)).await;
+    until("it is still there", || ended(&tollgate, "Cancelling") > 0).await;
+    let (_, metrics) = http_get(&tollgate.http_addr, "/metrics");
+    let line = "tollgate_connections_closed_total{port=\"grpc\",why=\"cancelling\"} ";
+    let closed = metrics.lines().find_map(|it| it.strip_prefix(line));
+    assert!(closed.unwrap().parse::<u64>().unwrap() > 0);
+    reserve(&tollgate.client(), 1, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_cancelling_all_open_calls_the_next_call_is_answered() {
+    let tollgate = start("[bounds]\ncancelled_per_second = 100000\n");
+    let mut sender = raw_http2(&tollgate.addr).await.unwrap();
+    for _ in 0..3 {
+        sender = cancel(sender, &tollgate.addr, 1_000, PLAIN).await;
+        sender = answered(sender, tollgate.addr.clone()).await;
+    }
+    drop(sender);
+    assert_eq!(large(&tollgate.client()).await.used, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_cancelled_call_counts_and_so_does_one_that_would_be_refused() {
+    let tollgate = start("");
+    for manner in [
+        CancelMode {
+            reason: Reason::NO_ERROR,
+            ..PLAIN
+        },
+        CancelMode {
+            path: "/tollgate.v1.QuotaService/Nothing",
+            ..PLAIN
+        },
+        CancelMode { path: "/", ..PLAIN },
+    ] {
+        let sender = raw_http2(&tollgate.addr).await.unwrap();
+        let begun = Instant::now();
+        let sender = cancel(sender, &tollgate.addr, 1_800, manner).await;
+        answered(sender, tollgate.addr.clone()).await;
+        let took = begun.elapsed();
+        assert!(took > Duration::from_millis(200), "{took:?}");
+    }
+}
