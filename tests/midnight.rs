@@ -1,5 +1,5 @@
-//! docs/CONTRACT.md, "The day", for real: midnight passes under traffic, by the clock of a real Redis,
-//! while the clocks of the replicas are wrong.
+//! docs/CONTRACT.md, "The day": a real midnight under traffic, by the clock of a real Redis, while the replicas' clocks
+//! are wrong.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,7 +19,7 @@ const DAYS: [&str; 2] = ["2026-11-22", "2026-11-23"];
 const ALLOWANCE: u64 = 6_000;
 const CALLERS: usize = 12;
 const MAX_IDS_PER_CALLER: usize = 400;
-/// How long before and after midnight there is traffic.
+/// The duration of the traffic before and after midnight.
 const TRAFFIC_MARGIN: TimeDelta = TimeDelta::milliseconds(1_500);
 const SKEW: TimeDelta = TimeDelta::seconds(30);
 
@@ -35,7 +35,7 @@ impl SkewedReplicas {
         let clock = Clock::at(BEFORE_MIDNIGHT);
         let redis = RedisServer::start_at(&clock);
         let policy = policy_file(ALLOWANCE);
-        // No fault is wanted here, however slow the machine is.
+        // No call may fail, however slow the machine is.
         let settings =
             TextFile::new("call_timeout = \"10s\"\n[redis]\nresponse_timeout = \"10s\"\n");
         let url = redis.url();
@@ -48,7 +48,7 @@ impl SkewedReplicas {
             let replica = Tollgate::start_with(&args, |command| own.preload(command));
             let logged = replica.log().last().unwrap()["timestamp"].clone();
             let logged: DateTime<Utc> = logged.as_str().unwrap().parse().unwrap();
-            // This proves that the process sees its own clock.
+            // This proves that the process uses its own clock.
             assert!(begun <= logged && logged <= own.now(), "{logged}");
             (own, *skew, replica)
         };
@@ -60,7 +60,7 @@ impl SkewedReplicas {
         }
     }
 
-    /// Sets all clocks; each replica's goes wrong by as much as before.
+    /// Sets all clocks, each with its skew.
     fn set(&self, moment: DateTime<Utc>) {
         self.clock.set(&moment.to_rfc3339());
         for (own, skew, _) in &self.replicas {
@@ -82,7 +82,7 @@ impl SkewedReplicas {
     }
 }
 
-/// The day that an answer was given on, as an index into [`DAYS`].
+/// The day of an answer, as an index into [`DAYS`].
 fn day_of(answer: &ReserveResponse) -> usize {
     let resets_at = answer.resets_at.unwrap();
     assert_eq!(resets_at.nanos, 0);
@@ -92,7 +92,7 @@ fn day_of(answer: &ReserveResponse) -> usize {
     day.unwrap_or_else(|| panic!("{resets_at}"))
 }
 
-/// What an id was first answered, and on which day.
+/// The first answer to an id, and its day.
 struct FirstAnswer {
     id: String,
     tokens: u64,
@@ -100,8 +100,8 @@ struct FirstAnswer {
     verdict: String,
 }
 
-/// Makes one id after the other until a while after midnight, each through one replica and at once
-/// through the next.
+/// Reserves one id after the other until a while after midnight, each through one replica and immediately again through
+/// the next.
 async fn caller(
     clients: Vec<Client>,
     number: usize,
@@ -109,7 +109,7 @@ async fn caller(
 ) -> Vec<FirstAnswer> {
     let end = MIDNIGHT.parse::<DateTime<Utc>>().unwrap() + TRAFFIC_MARGIN;
     let mut firsts = Vec::new();
-    // Spreads the bounded number of ids over the whole time.
+    // Spreads the ids over the whole time.
     let mut pace = tokio::time::interval(Duration::from_millis(15));
     while now().wall < end {
         assert!(firsts.len() < MAX_IDS_PER_CALLER, "the clock stands still");
@@ -132,7 +132,7 @@ async fn caller(
     firsts
 }
 
-/// Of each day, as usage sums it up: free tokens, billed tokens, free requests, billed requests.
+/// Per day, as usage sums it up: free tokens, billed tokens, free requests, billed requests.
 fn sums(firsts: &[FirstAnswer]) -> BTreeMap<usize, (u64, u64, u64, u64)> {
     let mut sums = BTreeMap::<usize, (u64, u64, u64, u64)>::new();
     for FirstAnswer {
@@ -181,7 +181,7 @@ async fn at_midnight_each_request_belongs_to_one_day_whatever_clocks_the_replica
     let counted = |sum: &(u64, u64, u64, u64)| sum.2 + sum.3;
     assert_eq!(sums.values().map(counted).sum::<u64>(), firsts.len() as u64);
 
-    // Yesterday's ids, through each replica: the first answer again, and nothing is counted.
+    // Yesterday's ids replay through each replica, and count nothing.
     for (at, first) in firsts.iter().filter(|first| first.day == 0).enumerate() {
         let again = reserve(&clients[at % clients.len()], first.tokens, &first.id).await;
         assert!(again.replayed);
@@ -225,7 +225,7 @@ async fn the_keys_of_a_day_expire_exactly_when_the_contract_says() {
     expected(["2026-11-23", "2026-11-24", "2026-12-28"], DAYS[0]);
     world.set("2026-11-23T00:00:00Z".parse().unwrap());
     for (at, client) in clients.iter().enumerate() {
-        // A replay of yesterday's id moves no expiry.
+        // A replay of yesterday's id does not extend an expiry.
         assert!(reserve(client, 10, &format!("before {at}")).await.replayed);
         reserve(client, 10, &format!("after {at}")).await;
     }
@@ -243,7 +243,7 @@ async fn a_replica_whose_clock_jumps_past_midnight_goes_on_counting_on_the_store
     let world = SkewedReplicas::start(&[TimeDelta::zero()]);
     let client = &world.clients()[0];
     let (own, _, _) = &world.replicas[0];
-    // There and back again: each jump makes what the replica has learned of the store's clock wrong.
+    // Forward and back: each jump invalidates the replica's estimate of the store's clock.
     for (at, jump) in [0, 36, -36, -36, 36].into_iter().enumerate() {
         own.advance(TimeDelta::hours(jump));
         let answer = reserve(client, 10, &format!("id {at}")).await;

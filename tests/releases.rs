@@ -1,4 +1,4 @@
-//! Replicas of the release before and of this one, side by side on one Redis, as during a rollout.
+//! Replicas of the previous release and of this one on one Redis, as during a rollout.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ use crate::support::{
 
 const ALLOWANCE: u64 = 100_000;
 
-/// A replica of each release, and the Redis that they share.
+/// A replica of each release, and their Redis.
 struct Rollout {
     redis: RedisServer,
     old: Tollgate,

@@ -1,5 +1,5 @@
-//! docs/CONTRACT.md, "Reserve" 3 to 5, over three real replicas on one real Redis: under concurrency,
-//! retries through other replicas, callers that go away and connections that break.
+//! docs/CONTRACT.md, "Reserve" 3 to 5, with three real replicas on one real Redis: concurrency, retries through other
+//! replicas, callers that leave, and broken connections.
 
 use std::{
     collections::BTreeMap,
@@ -28,12 +28,12 @@ const IDS_PER_CALLER: usize = 12;
 const IDS: usize = CALLERS * IDS_PER_CALLER;
 const ALLOWANCE: u64 = 100_000;
 const MAX_TOKENS: u64 = 997;
-/// How often every connection to Redis is broken while the callers are at it.
+/// How often all connections to Redis are cut during the run.
 const CONNECTION_CUTS: usize = 6;
 const MAX_TRIES: usize = 200;
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a caller did and learned.
+/// What a caller sent and received.
 #[derive(Default)]
 struct CallerLog {
     answers: Vec<(usize, ReserveResponse)>,
@@ -54,7 +54,7 @@ fn request(id: usize) -> ReserveRequest {
     }
 }
 
-/// Asks until an answer comes, each time through the next replica.
+/// Retries, each time through the next replica, until an answer comes.
 async fn reserve_until_answered(
     replicas: &[Client],
     first: usize,
@@ -76,7 +76,7 @@ async fn caller(replicas: Vec<Client>, number: usize, done: Arc<AtomicUsize>) ->
     let mut seen = CallerLog::default();
     for id in (0..IDS).skip(number).step_by(CALLERS) {
         if id % 3 == 0 {
-            // A caller that goes away at some moment of its call, from at once to after the answer.
+            // Abandons the call at some time between its start and after its answer.
             let abandon_after = Duration::from_micros((id as u64 * 131) % 20_000);
             let mut client = replicas[id % replicas.len()].clone();
             match tokio::time::timeout(abandon_after, client.reserve(request(id))).await {
@@ -102,7 +102,7 @@ async fn caller(replicas: Vec<Client>, number: usize, done: Arc<AtomicUsize>) ->
     seen
 }
 
-/// Breaks every connection to Redis, each time that another part of the ids is done.
+/// Cuts every connection to Redis after each further part of the ids.
 async fn break_connections(redis: Arc<RedisServer>, done: Arc<AtomicUsize>) -> i64 {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     let mut broken = 0;
@@ -118,7 +118,7 @@ async fn break_connections(redis: Arc<RedisServer>, done: Arc<AtomicUsize>) -> i
     broken
 }
 
-/// One verdict for each id, whoever asked, and at most one answer that was not a replay.
+/// Checks that each id has one verdict for all callers and at most one answer that is no replay.
 fn verdicts(answers: &[(usize, ReserveResponse)]) -> BTreeMap<usize, String> {
     let mut verdicts = BTreeMap::new();
     let mut first_answers = BTreeMap::<usize, usize>::new();
@@ -157,7 +157,7 @@ async fn each_id_counts_once_and_the_allowance_is_never_passed_through_any_repli
         all.unavailable += seen.unavailable;
     }
     let broken = breaking.await.unwrap();
-    // Otherwise the run would prove less than its name says.
+    // Without these faults, the run would prove nothing.
     assert!(
         broken >= CONNECTION_CUTS as i64 && all.dropped > 0,
         "{broken}"
@@ -193,16 +193,16 @@ async fn each_id_counts_once_and_the_allowance_is_never_passed_through_any_repli
     }
 }
 
-/// How a caller of the hot organization asks: alone, or by streams.
+/// Half of the callers of the hot organization use single calls, half use streams.
 const HOT_CALLERS: u64 = 12;
 const HOT_REQUESTS: u64 = 400;
-/// Divides the allowance, so that exactly it is granted, whatever the order.
+/// Divides the allowance, so that it is granted exactly, in any order.
 const HOT_TOKENS: u64 = 25;
 
-/// How many of its requests were free, asked for one by one or as a stream.
+/// The number of free requests of a caller.
 async fn hot_caller(client: Client, number: u64) -> u64 {
     let requests = (0..HOT_REQUESTS).map(move |at| {
-        // Every second one has an id, and one in ten is asked for twice.
+        // Every second request has an id, and one in ten is a repetition.
         let same = if at % 10 == 9 { at - 2 } else { at };
         let id = if at % 2 == 0 {
             String::new()
@@ -224,7 +224,7 @@ async fn hot_caller(client: Client, number: u64) -> u64 {
             take(answer.unwrap());
         }
     } else {
-        // As many at once as a gateway has.
+        // The concurrency of a gateway.
         let mut answers = futures_util::stream::iter(requests)
             .map(|request| {
                 let mut client = client.clone();
@@ -243,7 +243,7 @@ async fn streams_and_single_calls_through_three_replicas_are_granted_exactly_wha
     let redis = RedisServer::start_at(&Clock::at(NOON));
     let policy = policy_file(ALLOWANCE);
     let url = redis.url();
-    // No fault is wanted here, however slow the machine is.
+    // No call may fail, however slow the machine is.
     let settings = TextFile::new("call_timeout = \"30s\"\n[redis]\nresponse_timeout = \"30s\"\n");
     let args = ["--store", &url, "--policy", policy.path()];
     let args = [&args[..], &["--config", settings.path()]].concat();

@@ -1,4 +1,4 @@
-//! One organization's single caller, alone and beside another organization's flood.
+//! The latency of one organization's single caller, alone and under another organization's flood.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ pub(crate) const NAME: &str = "fairness";
 const SINGLE_CALLER: &str = "--org quiet --callers 1 --connections 1";
 const FLOOD: &str = "--org flood --callers 256 --connections 4";
 
-/// How much sooner the flood starts, and how much later it ends.
+/// How much earlier the flood starts, and how much later it ends.
 const MARGIN: Duration = Duration::from_millis(300);
 
-/// What the single caller measured.
+/// The measurements of the single caller.
 pub(crate) struct Fairness {
     pub(crate) alone: LoadStats,
-    /// FloodLatency a closed loop, and how fast that was.
+    /// Under a closed loop, with the loop's own measurements.
     pub(crate) with_closed_loop: (LoadStats, LoadStats),
-    /// FloodLatency an open loop of half that rate.
+    /// Under an open loop of half that rate.
     pub(crate) with_open_loop: (LoadStats, LoadStats),
 }
 
@@ -52,7 +52,7 @@ async fn under_flood(
         sleep(MARGIN).await;
         load::run(target, SINGLE_CALLER, duration).await
     };
-    // The two cores are the server's and the single caller's before they are the flood's.
+    // The flood has a lower priority: the two cores are for the server and the single caller.
     let flood = load::run_giving_way(target, flood, duration + 2 * MARGIN);
     tokio::try_join!(quiet, flood)
 }

@@ -1,4 +1,4 @@
-//! One organization's single caller, alone and beside a hostile one (tests/support/floods.rs).
+//! The latency of one organization's single caller, alone and under a hostile caller's flood (tests/support/floods.rs).
 
 use std::{
     process::Stdio,
@@ -26,7 +26,7 @@ use self::certificates::Authority;
 
 pub(crate) const NAME: &str = "floods";
 
-/// What a hostile caller does.
+/// The floods of a hostile caller.
 pub(crate) const KINDS: [&str; 5] = [
     "calls that are reset at once",
     "headers without an end",
@@ -35,15 +35,15 @@ pub(crate) const KINDS: [&str; 5] = [
     "10,000 handshakes of TLS that stand still",
 ];
 
-/// The head of a record of TLS, whose rest never comes.
+/// The start of a TLS record, whose rest never comes.
 const PARTIAL_HANDSHAKE: [u8; 6] = [0x16, 3, 1, 2, 0, 1];
 
 const SINGLE_CALLER: &str = "--org quiet --callers 1 --connections 1";
 
-/// How much sooner a flood starts, and how much later it ends.
+/// How much earlier a flood starts, and how much later it ends.
 const MARGIN: Duration = Duration::from_millis(500);
 
-/// What the single caller measured in one round.
+/// The single caller's latency in one round.
 pub(crate) struct FloodLatency {
     pub(crate) kind: &'static str,
     /// p99, in microseconds.
@@ -61,7 +61,7 @@ pub(crate) async fn measure(scale: &Scale) -> anyhow::Result<Vec<FloodLatency>> 
     for number in 1..=scale.rounds {
         log_progress(&format!("round {number} of {}: {NAME}", scale.rounds));
         for kind in KINDS {
-            // One of its own: what a flood leaves is the next one's no more.
+            // A new service for each flood, so that none affects the next.
             let service = match kind.contains("TLS") {
                 false => Service::tollgate("memory:", Some(&policy)).await?,
                 true => Service::encrypted(authority.encryption("127.0.0.1"), &policy).await?,
@@ -87,7 +87,7 @@ pub(crate) async fn measure(scale: &Scale) -> anyhow::Result<Vec<FloodLatency>> 
     Ok(measurements)
 }
 
-/// A process of its own, which gives way to the others, as if it were on another machine.
+/// A process of its own with a lower priority, as if it ran on another machine.
 fn start(kind: &str, addr: &str, lasts: Duration) -> anyhow::Result<tokio::process::Child> {
     let this = std::env::current_exe().context("the name of this program")?;
     let mut flood = Command::new("nice");
@@ -101,7 +101,7 @@ fn start(kind: &str, addr: &str, lasts: Duration) -> anyhow::Result<tokio::proce
     flood.spawn().context("a flood can't be started")
 }
 
-/// Floods, and ends by itself.
+/// Runs a flood, which ends by itself.
 pub(crate) async fn run(kind: &str, addr: &str, lasts: Duration) -> anyhow::Result<()> {
     match KINDS.iter().position(|known| *known == kind) {
         Some(0) => drop(kinds::rapid_reset(addr, lasts).await),
@@ -122,7 +122,7 @@ pub(crate) async fn run(kind: &str, addr: &str, lasts: Duration) -> anyhow::Resu
     Ok(())
 }
 
-/// Connections that say this, and then nothing until all of them end.
+/// Connections that send this, and then nothing until all of them end.
 async fn silent(addr: &str, beginning: &'static [u8], lasts: Duration) -> anyhow::Result<()> {
     let begun = Instant::now();
     let addr = addr.to_owned();

@@ -1,4 +1,4 @@
-//! How much memory things take.
+//! Memory use.
 
 use std::time::{Duration, Instant};
 
@@ -18,14 +18,14 @@ const RESERVES_ON_REDIS: &str = "footprint of reserves on redis";
 const IDS: &str = "footprint of ids";
 const POLICY: &str = "footprint of a policy";
 
-/// When reserves end though not all are done: a run is to take minutes however slow the service is.
+/// Reserves stop after this time even if not all are done, so that a run takes minutes on any machine.
 const MAX_DURATION: Duration = Duration::from_secs(40);
 
-/// How many reserves a service has answered before its policy's memory is taken.
+/// How many reserves a service answers before its policy's memory is measured.
 const WARM_UP: u64 = 20_000;
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
-/// What was asked for of it.
+/// The measurements that were selected.
 #[derive(Default)]
 pub(crate) struct Footprint {
     pub(crate) reserves: Vec<Reserves>,
@@ -37,7 +37,7 @@ pub(crate) struct Footprint {
 pub(crate) struct Reserves {
     pub(crate) store: &'static str,
     pub(crate) count: u64,
-    /// When `early_bytes` were taken.
+    /// The number of reserves at `early_bytes`.
     pub(crate) early_count: u64,
     pub(crate) early_bytes: u64,
     pub(crate) late_bytes: u64,
@@ -49,12 +49,12 @@ pub(crate) struct Ids {
     pub(crate) bytes_each: f64,
 }
 
-/// What a policy of many organizations takes.
+/// The cost of a policy of many organizations.
 pub(crate) struct LargePolicy {
     pub(crate) organizations: u64,
     pub(crate) bytes_each: f64,
     pub(crate) parsed_in: Duration,
-    /// How much longer the longest call takes while it is read anew, in microseconds.
+    /// The additional latency of the longest call during a reload, in microseconds.
     pub(crate) reload_delay: f64,
 }
 
@@ -106,7 +106,7 @@ async fn reserves(store: &'static str, service: &Service, wanted: u64) -> anyhow
 
 async fn ids(count: u64) -> anyhow::Result<Ids> {
     let (redis, service) = over_redis().await?;
-    // Counters, scripts and connections are there before.
+    // So that counters, scripts and connections exist before.
     send_over_streams(&service, 0..1000, without_id).await?;
     let before = redis.used_bytes()?;
     send_over_streams(&service, 0..count, with_id).await?;
@@ -117,7 +117,7 @@ async fn ids(count: u64) -> anyhow::Result<Ids> {
     })
 }
 
-/// How much longer the longest of one caller's calls takes while the policy is read anew, in microseconds.
+/// The additional latency of a single caller's longest call during a reload, in microseconds.
 async fn reload_delay(
     service: &Service,
     policy: &PolicyFile,
@@ -144,7 +144,7 @@ async fn policy(organizations: u64, scale: &Scale) -> anyhow::Result<LargePolicy
     let small = PolicyFile::of([organization(0)])?;
     let with_large = Service::tollgate("memory:", Some(&large)).await?;
     let with_small = Service::tollgate("memory:", Some(&small)).await?;
-    // The allocator gives back what reading the file took once it is a while ago and there is work.
+    // The allocator returns the memory of parsing after some time and some work.
     tokio::time::sleep(SETTLE_TIME).await;
     for service in [&with_large, &with_small] {
         send_over_streams(service, 0..WARM_UP, without_id).await?;
@@ -171,12 +171,12 @@ async fn over_redis() -> anyhow::Result<(Redis, Service)> {
     Ok((redis, service))
 }
 
-/// A name as the provider makes them.
+/// A name in the provider's format.
 fn organization(number: u64) -> String {
     format!("org-{:024x}", u128::from(scattered(number)))
 }
 
-/// A request as a gateway makes it; ten projects take part.
+/// A typical request of a gateway, for one of ten projects.
 fn without_id(number: u64) -> ReserveRequest {
     ReserveRequest {
         org: organization(0),
@@ -187,7 +187,7 @@ fn without_id(number: u64) -> ReserveRequest {
     }
 }
 
-/// The same with an id that looks like a random UUID.
+/// The same with an id like a random UUID.
 fn with_id(number: u64) -> ReserveRequest {
     let (high, low) = (scattered(number), scattered(!number));
     let request_id = format!(
@@ -204,7 +204,7 @@ fn with_id(number: u64) -> ReserveRequest {
     }
 }
 
-/// Spreads numbers over all of 64 bits, no two to the same place (SplitMix64).
+/// Spreads numbers over 64 bits without collisions (SplitMix64).
 fn scattered(number: u64) -> u64 {
     let mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

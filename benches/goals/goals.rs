@@ -1,4 +1,4 @@
-//! The goals, and whether what was measured meets them.
+//! The goals, and whether the measurements meet them.
 
 use super::{
     Measurements,
@@ -9,14 +9,14 @@ use super::{
     rates::Round,
 };
 
-/// What became of a goal.
+/// Whether a goal is met.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Met,
     Missed,
 }
 
-/// One goal and its figure.
+/// A goal and its value.
 pub(crate) struct Goal {
     pub(crate) name: String,
     pub(crate) goal: String,
@@ -24,7 +24,7 @@ pub(crate) struct Goal {
     pub(crate) state: State,
 }
 
-/// Which side of its bound a figure has to be on.
+/// The bound of a goal.
 #[derive(Clone, Copy)]
 enum Bound {
     AtLeast(f64),
@@ -33,7 +33,7 @@ enum Bound {
 
 use Bound::{AtLeast, AtMost};
 
-/// The goals of what was measured. A goal of which a row is missing is left out: it was not asked for.
+/// The goals of these measurements. A goal whose rows were not measured is left out.
 pub(crate) fn of(measurements: &Measurements) -> Vec<Goal> {
     let mut goals = speed(&measurements.rounds);
     goals.extend(fairness(&measurements.fairness));
@@ -42,7 +42,7 @@ pub(crate) fn of(measurements: &Measurements) -> Vec<Goal> {
     goals
 }
 
-/// A goal, with its figure to as many decimals; nothing where there is no figure.
+/// A goal with its value, rounded; `None` without a value.
 fn goal(name: &str, value: Option<f64>, bound: Bound, decimals: usize, unit: &str) -> Option<Goal> {
     let value = value?;
     let (sign, limit, met) = match bound {
@@ -157,7 +157,7 @@ fn cpu(rounds: &[Round]) -> impl Iterator<Item = Goal> {
     goals.into_iter().flatten()
 }
 
-/// The single caller's median, as a multiple of what it has to be at least.
+/// The single caller's median latency, divided by its lower limit.
 fn single(rounds: &[Round]) -> Option<f64> {
     median(rounds.iter().filter_map(|round| {
         let p50 = |row| Some(round.rows.get(row)?.p50);
@@ -165,7 +165,7 @@ fn single(rounds: &[Round]) -> Option<f64> {
     }))
 }
 
-/// The median over the rounds of the ratio within each.
+/// The median over the rounds of the ratio within each round.
 fn ratio(rounds: &[Round], row: &str, floor: &str, of: fn(&LoadStats) -> f64) -> Option<f64> {
     median(rounds.iter().filter_map(|round| {
         let value = |row| round.rows.get(row).map(of);
@@ -234,7 +234,7 @@ fn footprint(measurements: &Measurements) -> Vec<Goal> {
         let name = format!("{store}: server memory after {count} reserves");
         let unit = format!("× after {}", reserves.early_count);
         let growth = reserves.late_bytes as f64 / reserves.early_bytes as f64;
-        // Flat but for what an allocator keeps here or there.
+        // Constant, except for the allocator.
         goals.push(goal(&name, Some(growth), AtMost(1.1), 2, &unit));
     }
     if let Some(ids) = &measurements.footprint.ids {

@@ -1,4 +1,4 @@
-//! Load on a server, by `tollgate bench`.
+//! Load on a server by `tollgate bench`.
 
 use std::{collections::BTreeMap, process::Stdio, time::Duration};
 
@@ -12,28 +12,28 @@ use tokio::{process::Command, time::timeout};
 
 use super::processes::{Redis, Service, program};
 
-/// How much longer than its load a client may take.
+/// How long a client may run in addition to its load.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What load is put on.
+/// What a load runs against.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'p> {
     pub(crate) service: &'p Service,
-    /// Where the service keeps its counters in one.
+    /// The Redis of the service, if any.
     pub(crate) redis: Option<&'p Redis>,
 }
 
-/// What one load measured; times in microseconds, those of CPU per request.
+/// The measurements of one load; times in microseconds, CPU times per request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LoadStats {
     pub(crate) rate: f64,
     pub(crate) p50: f64,
     pub(crate) p99: f64,
-    /// The longest.
+    /// The maximum.
     pub(crate) max: f64,
     pub(crate) server_cpu: f64,
     pub(crate) redis_cpu: Option<f64>,
-    /// Of all clients that ran at that time.
+    /// The CPU time of all clients that ran meanwhile.
     pub(crate) client_cpu: f64,
 }
 
@@ -55,7 +55,7 @@ struct Latency {
     max: u64,
 }
 
-/// Runs a load, given in the words of `tollgate bench`.
+/// Runs a load with these arguments of `tollgate bench`.
 ///
 /// # Errors
 ///
@@ -68,8 +68,7 @@ pub(crate) async fn run(
     run_by(program(), target, words, duration).await
 }
 
-/// Runs a load whose generator gives way to all other processes, as if it were on another machine; the
-/// server that it loads does not.
+/// Runs a load with a lower priority, as if the client were on another machine. The server keeps its priority.
 ///
 /// # Errors
 ///
@@ -138,8 +137,7 @@ async fn run_by(
     })
 }
 
-/// The CPU time of the processes that ended so far; a server ends only when nothing is measured any
-/// more.
+/// The CPU time of all ended child processes. Servers end only after the measurements.
 fn cpu_of_clients() -> anyhow::Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();

@@ -1,4 +1,4 @@
-//! What was measured, as tables.
+//! The measurements as tables.
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
@@ -10,7 +10,7 @@ use super::{
     median, rates,
 };
 
-/// The raw rows, medians over the rounds.
+/// The raw rows: medians over the rounds.
 pub(crate) fn rows(measurements: &Measurements) -> String {
     let mut table = table([
         "ROW",
@@ -74,10 +74,10 @@ pub(crate) fn rows(measurements: &Measurements) -> String {
     text
 }
 
-type Of = fn(&Fairness) -> &LoadStats;
+type StatsOf = fn(&Fairness) -> &LoadStats;
 
-/// The rows of the single caller and of what ran beside it.
-fn quiet_callers() -> [(&'static str, Of); 5] {
+/// The rows of the single caller and of the floods.
+fn quiet_callers() -> [(&'static str, StatsOf); 5] {
     [
         ("one caller alone", |round| &round.alone),
         ("one caller under a flood", |round| {
@@ -110,7 +110,7 @@ fn table<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
     table
 }
 
-/// A number in its column; an empty place where there is none.
+/// A number in its column; empty without a value.
 fn number(value: Option<f64>, decimals: usize) -> Cell {
     let text = value.map_or(String::new(), |value| format!("{value:.decimals$}"));
     Cell::new(text).set_alignment(CellAlignment::Right)

@@ -1,4 +1,4 @@
-//! How soon the program serves, and how large it is.
+//! How fast the program starts, and how large it is.
 
 use std::{fs, time::Instant};
 
@@ -11,7 +11,7 @@ use super::{
 
 const NAME: &str = "start";
 
-/// From exec to SERVING on the embedded store, and the program's size.
+/// From exec to SERVING on the embedded store, and the size of the program.
 pub(crate) struct Start {
     pub(crate) millis: f64,
     pub(crate) program_bytes: u64,

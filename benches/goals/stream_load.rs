@@ -1,4 +1,4 @@
-//! A number of requests over streams, where it is the number that counts and not the time.
+//! A given number of requests over streams, without measuring time.
 
 use anyhow::{Context as _, bail, ensure};
 use futures_util::stream;
@@ -12,7 +12,7 @@ use super::processes::Service;
 
 const STREAMS: u64 = 4;
 
-/// Sends the requests of these numbers, over a few streams at once, and waits for their answers.
+/// Sends the requests of these numbers over several streams, and waits for their answers.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! `tollgate bench`: what it says is what it did. No test here asserts a time.
+//! `tollgate bench` reports what it sent. No test here asserts a time.
 
 use std::{process::Stdio, time::Duration};
 
@@ -44,7 +44,7 @@ fn an_open_loop_sends_what_is_due_and_ids_are_new_in_each_run() {
 #[test]
 fn a_stream_counts_what_the_service_counted() {
     let cli = Cli::start();
-    // More connections than callers, and callers that can't be shared out evenly.
+    // More connections than callers, and callers that do not divide evenly by connections.
     for (callers, connections) in [(2_u32, 4), (7, 3)] {
         let before = &cli.json("quota org-demo")["pools"][0]["free_requests"];
         let report = cli.json(&format!(

@@ -1,4 +1,4 @@
-//! `check-policy`: what a policy holds, or every fault in it.
+//! `check-policy`: describes a policy, or lists every fault in it.
 
 use std::fs;
 
@@ -8,11 +8,11 @@ use super::tollgate;
 fn a_valid_policy_is_described_with_its_pools_and_tiers() {
     let builtin = concat!(env!("CARGO_MANIFEST_DIR"), "/src/policy/builtin.toml");
     let ran = tollgate(&["check-policy", builtin]);
-    // Its lists are of a day long ago, and nothing else is odd about it.
+    // The only warning is about the old date of its lists.
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
     assert!(ran.stderr.contains(": program.as_of: "), "{ran:?}");
     let narrow = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-    let lines: Vec<String> = ran.good().lines().map(narrow).collect();
+    let lines: Vec<String> = ran.expect_success().lines().map(narrow).collect();
     assert_eq!(lines[0], format!("{builtin} is valid"));
     for line in [
         "program openai-complimentary-tokens",
@@ -31,7 +31,7 @@ fn a_valid_policy_is_described_with_its_pools_and_tiers() {
     }
 }
 
-/// A policy with a fault on each line that says so, in the comment, by its key and a word of it.
+/// A policy with faults. The comment on a faulty line names the key and a word of the expected message.
 const INVALID_POLICY: &str = r#"
 [program]
 overflow = "maybe"                           # program.overflow: "maybe"
@@ -106,7 +106,7 @@ data_sharing = "all"
     let file = dir.path().join("policy.toml");
     fs::write(&file, text).unwrap();
     let name = file.to_str().unwrap();
-    // White space around a path is trimmed, as it is around those of the service.
+    // White space around a path is trimmed.
     let untrimmed = format!(" {name}\n");
     for against in [&[][..], &["--against", name], &["--against", &untrimmed]] {
         let ran = tollgate(&[&["check-policy", &untrimmed], against].concat());
@@ -174,7 +174,7 @@ fn the_difference_of_two_policies_is_printed_for_people() {
     let changes = |args: &[&str]| -> Vec<String> {
         let ran = tollgate(&[&["check-policy"], args].concat());
         assert_eq!(ran.stderr, "");
-        ran.good().lines().map(narrow).collect()
+        ran.expect_success().lines().map(narrow).collect()
     };
     assert_eq!(
         changes(&[name, "--against", builtin]),
@@ -190,7 +190,7 @@ fn the_difference_of_two_policies_is_printed_for_people() {
     let same = format!("{name} is valid, and changes nothing in {name}");
     assert_eq!(changes(&[name, "--against", name]), [same]);
 
-    // The faults of either are told, each with its own file.
+    // Faults of either file are printed with that file's name.
     let bad = dir.path().join("bad.toml");
     fs::write(&bad, "").unwrap();
     let bad = bad.to_str().unwrap();

@@ -178,7 +178,7 @@ async fn usage_has_every_row_however_many_pages_they_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_goes_away_is_no_error() {
     let cli = Cli::start();
-    // More than a pipe holds, so that the reader is gone before all is written.
+    // More than a pipe buffers, so that the reader is gone before everything is written.
     cli.use_projects(1_001).await;
     for json in [&[][..], &["--json"]] {
         let client = cli.command(&[&["usage", "org-demo"], json].concat());
@@ -303,8 +303,8 @@ fn the_address_can_come_from_the_environment_and_be_a_url() {
     let mut command = crate::support::tollgate::program();
     command.args(["quota", "org-demo"]);
     command.env("TOLLGATE_ADDR", format!("http://{}", cli.service.addr));
-    // What is set for the service does not concern the client, right or wrong.
+    // The client ignores the service's variables, even invalid ones.
     command.env("TOLLGATE_ON_STORE_FAILURE", "nonsense");
-    let printed = run(&mut command).good();
+    let printed = run(&mut command).expect_success();
     assert!(printed.starts_with("org-demo: tier 3"), "{printed}");
 }

@@ -1,4 +1,4 @@
-//! What is wrong with TLS between the client and a service is told in plain words.
+//! The client describes faults of TLS in plain words.
 
 use rcgen::{CertificateParams, date_time_ymd};
 
@@ -11,7 +11,7 @@ use crate::support::{
     tools::ProgramOutput,
 };
 
-/// A service that shows this certificate; `more` goes on in its section `[tls]`.
+/// A service with this certificate; `more` is appended to its section `[tls]`.
 fn start(files: &Files, more: &str) -> Tollgate {
     let Files { cert, key } = files;
     let tls = format!("cert_file = {cert:?}\nkey_file = {key:?}\n");
@@ -19,7 +19,7 @@ fn start(files: &Files, more: &str) -> Tollgate {
     Tollgate::start(&["--store", "memory:", "--config", settings.path()])
 }
 
-/// `tollgate quota` of a service's port, by this name or address.
+/// `tollgate quota` for a service's port, by this name or address.
 fn quota(scheme: &str, host: &str, addr: &str, args: &[&str]) -> ProgramOutput {
     let (_, port) = addr.rsplit_once(':').unwrap();
     let addr = format!("{scheme}://{host}:{port}");
@@ -36,7 +36,7 @@ fn assert_message(ran: &ProgramOutput, expected: &str) {
 #[test]
 fn a_wrong_scheme_or_port_in_the_address_is_reported_as_such() {
     let authority = Authority::new();
-    let encrypted = start(&authority.signs("server", &["localhost"]), "");
+    let encrypted = start(&authority.sign("server", &["localhost"]), "");
     let ca = authority.file();
     let port = encrypted.addr.rsplit_once(':').unwrap().1;
     for _ in 0..5 {
@@ -73,9 +73,9 @@ fn a_fault_of_the_services_certificate_is_reported_in_plain_words() {
     let dated = |name: &str, from, to| {
         let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
         (params.not_before, params.not_after) = (at(from), at(to));
-        authority.signs_params(name, params)
+        authority.sign_params(name, params)
     };
-    let named = authority.signs("named", &["a.example", "b.example"]);
+    let named = authority.sign("named", &["a.example", "b.example"]);
     for (files, ca, expected) in [
         (
             dated("expired", 2020, 2021),
@@ -93,17 +93,17 @@ fn a_fault_of_the_services_certificate_is_reported_in_plain_words() {
             "the server's certificate is not for localhost: it is for a.example, b.example",
         ),
         (
-            authority.signs("nameless", &[]),
+            authority.sign("nameless", &[]),
             &authority,
             "is not for localhost: it has no subject alternative name",
         ),
         (
-            authority.signs("foreign", &["localhost"]),
+            authority.sign("foreign", &["localhost"]),
             &other,
             "the server's certificate is signed by no authority in --ca-file",
         ),
         (
-            authority.signs_itself("itself", &["localhost"]),
+            authority.self_signed("itself", &["localhost"]),
             &other,
             "the server's certificate is its own authority, and is not in --ca-file",
         ),
@@ -113,8 +113,8 @@ fn a_fault_of_the_services_certificate_is_reported_in_plain_words() {
         let ran = quota("https", "localhost", &tollgate.addr, &["--ca-file", &ca]);
         assert_message(&ran, expected);
     }
-    // Without --ca-file it is the system's authorities that do not know it.
-    let tollgate = start(&authority.signs("server", &["localhost"]), "");
+    // Without --ca-file, the system's authorities decide.
+    let tollgate = start(&authority.sign("server", &["localhost"]), "");
     let ran = quota("https", "localhost", &tollgate.addr, &[]);
     assert_message(&ran, "--ca-file");
 }
@@ -122,11 +122,11 @@ fn a_fault_of_the_services_certificate_is_reported_in_plain_words() {
 #[test]
 fn a_certificate_that_is_its_own_authority_is_trusted_where_it_is_the_ca_file() {
     let authority = Authority::new();
-    let files = authority.signs_itself("itself", &["localhost"]);
+    let files = authority.self_signed("itself", &["localhost"]);
     let tollgate = start(&files, "");
     let pinned = ["--ca-file", &files.cert];
-    quota("https", "localhost", &tollgate.addr, &pinned).good();
-    // Its name is looked at all the same.
+    quota("https", "localhost", &tollgate.addr, &pinned).expect_success();
+    // Its name is checked all the same.
     let ran = quota("https", "127.0.0.1", &tollgate.addr, &pinned);
     assert_message(&ran, "is not for 127.0.0.1: it is for localhost");
 }
@@ -135,7 +135,7 @@ fn a_certificate_that_is_its_own_authority_is_trusted_where_it_is_the_ca_file() 
 fn a_missing_or_refused_client_certificate_is_reported_in_plain_words() {
     let (authority, other) = (Authority::new(), Authority::new());
     let asks = format!("client_ca_file = {:?}\n", authority.file());
-    let tollgate = start(&authority.signs("server", &["localhost"]), &asks);
+    let tollgate = start(&authority.sign("server", &["localhost"]), &asks);
     let ca = authority.file();
     let connect = |client: Option<&Files>| {
         let mut args = vec!["--ca-file", &ca];
@@ -144,15 +144,15 @@ fn a_missing_or_refused_client_certificate_is_reported_in_plain_words() {
         }
         quota("https", "localhost", &tollgate.addr, &args)
     };
-    connect(Some(&authority.signs("known", &["a"]))).good();
+    connect(Some(&authority.sign("known", &["a"]))).expect_success();
     let missing = "the server asks for a client certificate: set --cert-file and --key-file";
     let unknown = "the server refuses the client certificate of --cert-file and --key-file: it does not trust";
     let mut params = CertificateParams::new(["a".to_owned()]).unwrap();
     params.not_after = date_time_ymd(2021, 1, 1);
-    let expired = authority.signs_params("expired", params);
+    let expired = authority.sign_params("expired", params);
     for _ in 0..5 {
         assert_message(&connect(None), missing);
-        assert_message(&connect(Some(&other.signs("foreign", &["a"]))), unknown);
+        assert_message(&connect(Some(&other.sign("foreign", &["a"]))), unknown);
         assert_message(&connect(Some(&expired)), "it finds it expired");
     }
 }
@@ -183,13 +183,13 @@ fn an_address_without_a_port_and_invalid_files_are_reported_before_anything_is_s
 #[test]
 fn an_authority_with_a_new_key_is_reported_as_such() {
     let [before, now] = ["the authority"; 2].map(Authority::of_name);
-    let tollgate = start(&now.signs("server", &["localhost"]), "");
+    let tollgate = start(&now.sign("server", &["localhost"]), "");
     let of = |authority: &Authority| ["--ca-file".to_owned(), authority.file()];
     let connect = |args: [String; 2]| {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         quota("https", "localhost", &tollgate.addr, &args)
     };
-    connect(of(&now)).good();
+    connect(of(&now)).expect_success();
     let expected =
         "is signed with another key than that of the authority of this name in --ca-file";
     assert_message(&connect(of(&before)), expected);

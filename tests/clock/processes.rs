@@ -84,7 +84,7 @@ async fn a_step_is_logged_the_service_stays_ready_and_the_real_day_goes_on() {
         assert_eq!(large(&client).await.used, 900_000);
         let rows = usage(&client, TODAY).await;
         assert_eq!(rows.iter().map(|row| row.free_tokens).sum::<u64>(), 900_000);
-        // Not a step of this process, and still told.
+        // Not a step of this process, but still reported.
         let (_, body) = http_get(&tollgate.http_addr, "/readyz");
         assert!(
             body.contains("the wall clock was stepped back by "),
@@ -102,7 +102,7 @@ async fn a_wall_clock_outside_the_calendar_stops_nothing_and_readiness_still_fol
     let client = tollgate.client();
     for years in [-100, 300, 9_000, 270_000] {
         clock.advance(TimeDelta::days(365 * years));
-        // More than one probe.
+        // Longer than one probe interval.
         let deadline = Instant::now() + Duration::from_millis(1_200);
         while Instant::now() < deadline {
             let org = "org-demo".to_owned();
@@ -113,7 +113,7 @@ async fn a_wall_clock_outside_the_calendar_stops_nothing_and_readiness_still_fol
         }
         clock.advance(TimeDelta::days(-365 * years));
     }
-    // The library of the HTTP port writes no date before 1970 or past 9999, and is well again afterwards.
+    // The HTTP library writes no date before 1970 or after 9999, and recovers afterwards.
     let (head, _) = http_get(&tollgate.http_addr, "/readyz");
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     redis.kill();

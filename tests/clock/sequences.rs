@@ -10,11 +10,11 @@ use proptest::{
 use tollgate::domain::Tokens;
 
 use super::steps::Embedded;
-use crate::support::world::{With as _, new_reserve, org_id, request_id};
+use crate::support::world::{ReserveExt as _, new_reserve, org_id, request_id};
 
 const ALLOWANCE: u64 = 1_000;
 const IDS: [&str; 3] = ["a", "b", "c"];
-/// So few that the clock is never steady for ten minutes.
+/// Too few for the clock to be steady for ten minutes.
 const MAX_ACTIONS: usize = 20;
 
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// What each day has used, and the open and settled reservations by day and id.
+/// Per day: what is used, and the reservations by id.
 #[derive(Default)]
 struct Model {
     used: BTreeMap<NaiveDate, u64>,
@@ -64,7 +64,7 @@ struct Reservation {
 }
 
 impl Model {
-    /// Today's, else yesterday's, else tomorrow's.
+    /// Today's first, then yesterday's, then tomorrow's.
     fn find(&self, today: NaiveDate, id: &'static str) -> Option<(NaiveDate, Reservation)> {
         let days = [Some(today), today.pred_opt(), today.succ_opt()];
         let mut days = days.into_iter().flatten();
@@ -124,7 +124,7 @@ fn verdict_text(is_free: bool, replayed: bool) -> String {
     format!("{is_free}{}", if replayed { " replayed" } else { "" })
 }
 
-/// What the store says to an action; nothing where it is none of a caller.
+/// The store's answer to an action; `None` if it is no call.
 async fn take(it: &mut Embedded, action: &Action) -> Option<String> {
     let refused = || "refused".to_owned();
     match *action {

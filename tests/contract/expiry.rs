@@ -2,7 +2,7 @@
 
 use chrono::DateTime;
 
-use crate::support::world::{With as _, World, new_reserve, policy};
+use crate::support::world::{ReserveExt as _, World, new_reserve, policy};
 
 fn expires_at(world: &World, key: &str) -> String {
     let seconds = world.redis.as_ref().unwrap().integer(&["EXPIRETIME", key]);

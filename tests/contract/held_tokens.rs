@@ -1,7 +1,7 @@
-//! docs/CONTRACT.md, "GetQuota and ListUsage": the tokens of a pool that are held.
+//! docs/CONTRACT.md, "GetQuota and ListUsage": a pool's held tokens.
 
 use super::{NewWorld, over_every_store};
-use crate::support::world::{With as _, World, new_reserve, policy};
+use crate::support::world::{ReserveExt as _, World, new_reserve, policy};
 
 over_every_store!(
     free_reservations_are_held_until_they_are_settled_or_released,
@@ -9,7 +9,7 @@ over_every_store!(
     a_new_day_begins_with_nothing_held,
 );
 
-/// What is held of `large`.
+/// The held tokens of `large`.
 async fn held(world: &World) -> u64 {
     let quota = world.quota("acme").await;
     quota.pools[0].1.held.get()
@@ -27,7 +27,7 @@ async fn free_reservations_are_held_until_they_are_settled_or_released(new: NewW
     world.release("b").await;
     world.release("b").await;
     assert_eq!(held(&world).await, 300);
-    // Settled as BILLED, it is held no more either.
+    // Settled as BILLED, it is not held any more either.
     world.settle("c", 1_000).await;
     assert_eq!(held(&world).await, 0);
 }
@@ -43,7 +43,7 @@ async fn what_is_billed_or_has_no_id_or_counts_nothing_is_not_held(new: NewWorld
         .await;
     world.reserve(new_reserve(100).id("a")).await;
     assert_eq!(held(&world).await, 100);
-    // Settled as FREE, what was billed is used, and not held.
+    // Settled as FREE, the billed request is used, not held.
     world.settle("billed", 10).await;
     world.release("ineligible").await;
     assert_eq!(held(&world).await, 100);

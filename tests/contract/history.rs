@@ -7,7 +7,7 @@ use tollgate::{
 
 use super::{NewWorld, over_every_store};
 use crate::support::world::{
-    TODAY, With as _, new_reserve, org_id, policy, policy_text, small_policy,
+    ReserveExt as _, TODAY, new_reserve, org_id, policy, policy_text, small_policy,
 };
 
 over_every_store!(

@@ -1,4 +1,4 @@
-//! docs/CONTRACT.md, "Reserve" 5: what a request id promises.
+//! docs/CONTRACT.md, "Reserve" 5: the guarantees of a request id.
 
 use tollgate::{
     domain::{Refusal, RequestField, Workload},
@@ -7,7 +7,7 @@ use tollgate::{
 
 use super::{NewWorld, over_every_store};
 use crate::support::world::{
-    With as _, World, new_reserve, policy, policy_text, small_policy, verdict_text,
+    ReserveExt as _, World, new_reserve, policy, policy_text, small_policy, verdict_text,
 };
 
 over_every_store!(

@@ -1,9 +1,9 @@
-//! docs/CONTRACT.md, "Settle" and "Release", after the day of the reservation is over.
+//! docs/CONTRACT.md, "Settle" and "Release", after the day of the reservation.
 
 use tollgate::ledger::Settled;
 
 use super::{NewWorld, over_every_store};
-use crate::support::world::{TODAY, With as _, World, new_reserve, policy, verdict_text};
+use crate::support::world::{ReserveExt as _, TODAY, World, new_reserve, policy, verdict_text};
 
 over_every_store!(
     free_and_used_no_more_than_reserved_stays_free,
@@ -18,7 +18,7 @@ over_every_store!(
 
 const TOMORROW: &str = "2026-11-23T08:00:00Z";
 
-/// What a Settle of a past day gives: the pool, and no figures.
+/// The result of a Settle of a past day: a pool without a balance.
 fn answer(settled: &Settled) -> (String, bool, Option<(&str, u64, u64)>) {
     let pool = settled.pool.as_ref();
     let balance = pool.map(|it| (it.pool.as_str(), it.allowance.get(), it.used.get()));

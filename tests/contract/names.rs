@@ -7,7 +7,7 @@ use tollgate::{
 
 use super::{NewWorld, over_every_store};
 use crate::support::world::{
-    With as _, World, new_reserve, policy, policy_text, small_policy, verdict_text,
+    ReserveExt as _, World, new_reserve, policy, policy_text, small_policy, verdict_text,
 };
 
 over_every_store!(
@@ -154,8 +154,8 @@ async fn a_pool_may_have_any_name(new: NewWorld) {
     }
 }
 
-/// Reserves at the store itself, since no caller may ask for so much at once: the verdict and `used`,
-/// or `None` where a counter would pass its maximum.
+/// Reserves directly at the store, because the amounts exceed what a caller may send. Gives the verdict and `used`, or
+/// `None` if a counter would exceed its maximum.
 async fn reserve(world: &World, tokens: u64, model: &str) -> Option<(String, u64)> {
     let call = new_reserve(1).model(model);
     let day = UtcDay::of(world.clock.now());
@@ -202,12 +202,12 @@ async fn sums_around_the_largest_amount_are_exact(new: NewWorld) {
         (3, billed(max - 2)),
         (2, free(max)),
         (1, billed(max)),
-        // The billed sum is 4 by now. One past the largest amount is refused, and counts nothing.
+        // The billed sum is 4 here. One more than the maximum is refused, and counts nothing.
         (max - 3, None),
     ] {
         assert_eq!(reserve(&world, tokens, "gpt-4o").await, answer, "{tokens}");
     }
-    // So it is where only the pool's sum would pass it: another model has a row of its own.
+    // The same if only the pool's sum would exceed it: another model has its own row.
     assert_eq!(reserve(&world, max - 3, "o1").await, None);
     assert_eq!(world.pool("large").await, (max, 3, 4, 2));
     assert_eq!(reserve(&world, max - 4, "gpt-4o").await, billed(max));

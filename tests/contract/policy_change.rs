@@ -1,8 +1,8 @@
-//! docs/CONTRACT.md, "Policy change in mid-day": it holds from the next decision on.
+//! docs/CONTRACT.md, "Policy change in mid-day": it applies from the next decision on.
 
 use super::{NewWorld, over_every_store};
 use crate::support::world::{
-    With as _, World, new_reserve, policy, policy_text, small_policy, verdict_text,
+    ReserveExt as _, World, new_reserve, policy, policy_text, small_policy, verdict_text,
 };
 
 over_every_store!(
@@ -43,7 +43,7 @@ async fn an_allowance_cut_below_what_is_used_grants_nothing_more_and_what_was_gr
         ),
         (300, 600, 0)
     );
-    // Not even nothing fits any more, so what was billed stays billed.
+    // Nothing fits any more, so what was billed stays billed.
     assert_eq!(
         verdict_text(world.settle("billed", 0).await.verdict),
         "AllowanceExceeded"

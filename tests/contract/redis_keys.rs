@@ -1,10 +1,12 @@
-//! What Redis keeps of batches: when it expires, and what a reservation costs.
+//! Batches in Redis: when their keys expire, and the size of a reservation.
 
 use chrono::DateTime;
 use tollgate::ledger::Reserve;
 
 use super::NewWorld;
-use crate::support::world::{With as _, World, new_reserve, policy, policy_text, small_policy};
+use crate::support::world::{
+    ReserveExt as _, World, new_reserve, policy, policy_text, small_policy,
+};
 
 /// Runs each case over Redis and over Valkey.
 macro_rules! over_every_server {
@@ -24,11 +26,11 @@ over_every_server!(
     reservations_are_found_without_a_search_from_the_first_on_and_each_is_small,
 );
 
-/// The project and model of a gateway with long names.
+/// Project and model of a gateway with long names.
 const PROJECT: &str = "proj_0123456789abcdefghijklmnopqrstuvwxyz-0123456789-team-search-production";
 const MODEL: &str = "gpt-4o-2024-08-06-with-a-name-that-is-longer-than-most-of-them-are";
 
-/// Ids as gateways make them: UUIDs.
+/// UUIDs, like those of gateways.
 const IDS: u64 = 20_000;
 const MAX_BYTES_PER_ID: u64 = 130;
 
@@ -79,7 +81,7 @@ async fn the_keys_that_a_batch_creates_expire_exactly_when_the_contract_says(new
             })
             .collect()
     };
-    // The second batch adds rows, ids and counts to what is there; the script is forgotten between.
+    // The second batch adds to existing rows, ids and counters. The script is flushed in between.
     for round in 0..2 {
         all_succeed(&world, of_both(round)).await;
         world.settle(&format!("{round} 2"), 5).await;
@@ -132,8 +134,8 @@ async fn a_batch_that_settles_yesterdays_reservations_leaves_their_expiry_alone(
     assert_eq!(keys(&world).len(), 5, "{:?}", keys(&world));
 }
 
-/// Redis keeps a small hash as a list, which it searches from its begin: a hundred ids would cost more
-/// than ten thousand.
+/// Redis stores a small hash as a list, and searches it from the start: a hundred ids would cost more than ten
+/// thousand.
 async fn reservations_are_found_without_a_search_from_the_first_on_and_each_is_small(
     new: NewWorld,
 ) {
@@ -166,8 +168,7 @@ async fn reservations_are_found_without_a_search_from_the_first_on_and_each_is_s
         all_succeed(&world, (from..to).map(call).collect()).await;
     }
     let fields = u64::try_from(redis.integer(&["HLEN", key])).unwrap();
-    // Besides the ids: the class, its number, the last number, the tokens that are held, and how many usage
-    // rows there are.
+    // Besides the ids: the class, its number, the last number, the held tokens, and the number of usage rows.
     assert_eq!(fields, IDS + 5);
     let bytes = redis.integer(&["MEMORY", "USAGE", key, "SAMPLES", "0"]);
     let each = u64::try_from(bytes).unwrap() / IDS;

@@ -7,7 +7,7 @@ use tollgate::{
 
 use super::{NewWorld, over_every_store};
 use crate::support::world::{
-    With as _, new_reserve, policy, policy_text, small_policy, verdict_text,
+    ReserveExt as _, new_reserve, policy, policy_text, small_policy, verdict_text,
 };
 
 over_every_store!(
@@ -72,7 +72,7 @@ async fn pools_and_organizations_do_not_share(new: NewWorld) {
 }
 
 async fn the_reasons_are_checked_in_their_order(new: NewWorld) {
-    // Each organization has its own fault and all that come after it.
+    // Each organization has one fault, and all faults that are checked later.
     let org = |name: &str, sharing: &str, zdr: bool, enterprise: bool| {
         format!(
             "[orgs.{name}]\ntier = 1\ndata_sharing = \"{sharing}\"\n{}\
@@ -90,7 +90,7 @@ async fn the_reasons_are_checked_in_their_order(new: NewWorld) {
         + &org("enterprise", "selected", false, true)
         + &org("selected", "selected", false, false);
     let world = new(policy_text(&text));
-    // An ineligible request in every later respect: project, workload, fine-tuned, tokens.
+    // A request that is ineligible for every later reason: project, workload, fine-tuned model, tokens.
     let worst = |org| {
         new_reserve(1_001)
             .org(org)
@@ -193,7 +193,7 @@ async fn with_close_until_reset_an_overflow_closes_the_pool_until_midnight(new: 
     );
     let closed = world.reserve(new_reserve(1)).await;
     assert_eq!(verdict_text(closed.verdict), "PoolClosed");
-    // What a Reserve could still get.
+    // What another Reserve could still get.
     assert_eq!(closed.pool.unwrap().remaining().get(), 0);
     let quota = world.quota("acme").await;
     let [(large, _), (mini, _)] = quota.pools.as_slice() else {
@@ -202,7 +202,7 @@ async fn with_close_until_reset_an_overflow_closes_the_pool_until_midnight(new: 
     assert!(large.is_closed && !mini.is_closed);
     let remaining = [large, mini].map(|pool| pool.remaining().get());
     assert_eq!(remaining, [0, 10_000]);
-    // Neither a release nor a settle opens it again, and the other pool is open.
+    // Neither a release nor a settle reopens it. The other pool stays open.
     world.release("over").await;
     world.settle("free", 1).await;
     assert_eq!(
@@ -243,7 +243,7 @@ async fn a_dry_run_answers_the_same_and_writes_nothing(new: NewWorld) {
         "the id was ignored"
     );
     world.reserve(new_reserve(400).id("r")).await;
-    // The id's own fields do not matter to a dry run.
+    // A dry run ignores the id, so its fields may differ.
     let answer = world.reserve(new_reserve(601).dry().id("r")).await;
     assert_eq!(verdict_text(answer.verdict), "AllowanceExceeded");
     assert!(!answer.replayed);

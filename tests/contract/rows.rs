@@ -1,10 +1,10 @@
-//! docs/CONTRACT.md, "What is counted where": how many usage rows a day has, and what has none of its own.
+//! docs/CONTRACT.md, "What is counted where": the limit of usage rows a day, and the row `(other)`.
 
 use tollgate::ledger::UsageRow;
 
 use super::{NewWorld, over_every_store};
 use crate::support::world::{
-    With as _, World, new_reserve, org_id, policy, request_id, verdict_text,
+    ReserveExt as _, World, new_reserve, org_id, policy, request_id, verdict_text,
 };
 
 over_every_store!(
@@ -16,7 +16,7 @@ over_every_store!(
     each_day_has_its_own_rows,
 );
 
-/// A world whose days have at most four rows.
+/// A world with at most four rows a day.
 async fn small(new: NewWorld) -> World {
     let mut world = new(policy("keep_open"));
     world.limits.max_rows = 4;
@@ -39,7 +39,7 @@ async fn what_comes_after_the_last_row_counts_in_the_row_other(new: NewWorld) {
             "d gpt-4o large 10 0 1 0",
         ]
     );
-    // A dry run takes no row.
+    // A dry run creates no row.
     world.reserve(new_reserve(10).org("other").dry()).await;
     assert!(world.usage("other", None).await.is_empty());
     assert_eq!(world.pool("large").await, (70, 7, 0, 0));
@@ -77,7 +77,7 @@ async fn a_reservation_is_settled_and_released_in_the_row_that_counts_it(new: Ne
     assert_eq!(verdict_text(world.settle("e", 25).await.verdict), "FREE");
     world.settle("a", 3).await;
     world.release("f").await;
-    // It is the same reservation still, by the names that it was sent with.
+    // The names that it was sent with still identify the reservation.
     let again = world.reserve(new_reserve(10).project("e").id("e")).await;
     assert!(again.replayed);
     assert!(
@@ -95,7 +95,7 @@ async fn a_reservation_is_settled_and_released_in_the_row_that_counts_it(new: Ne
         "d gpt-4o large 10 0 1 0",
     ];
     assert_eq!(world.usage("acme", None).await, rows);
-    // A row that a release left with nothing is not listed, and still is a row.
+    // A row that a release emptied is not listed, but still occupies a place.
     world.release("b").await;
     world.reserve(new_reserve(10).project("h")).await;
     assert_eq!(
@@ -159,7 +159,7 @@ fn sum(rows: &[UsageRow]) -> u64 {
     rows.iter().map(of).sum()
 }
 
-/// The default, and a flood of invented names.
+/// The default limit, with a flood of invented names.
 #[tokio::test]
 async fn twenty_thousand_invented_models_leave_five_thousand_rows_and_right_sums() {
     const INVENTED_MODELS: u64 = 20_000;

@@ -1,4 +1,4 @@
-//! A cluster of three masters: a slot moves, a master is lost, answers are lost.
+//! A cluster of three masters: a slot moves, a master fails, replies are lost.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,10 +13,10 @@ use crate::support::{
     world::NOON,
 };
 
-/// It takes the others a second or so to agree that a master is back; a slow machine may be late.
+/// The other masters need about a second to agree that a master is back; more on a busy machine.
 const REJOIN_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The hot organization, and another one at each other master.
+/// The hot organization, and one organization at each other master.
 fn at_each_master(deployment: Deployment, cluster: &RedisCluster) -> Deployment {
     let profile = TrafficProfile {
         orgs: cluster.one_of_each(ORGS),
@@ -44,7 +44,7 @@ async fn moving_the_slot_of_a_hot_organization_fails_no_call() {
             moved.move_slot_of("org-0", to, Duration::from_millis(20));
         };
         let moving = tokio::task::spawn_blocking(moving);
-        // Reading is as undisturbed.
+        // Reads continue as well.
         let client = &deployment.clients[0];
         while !moving.is_finished() {
             large_of(client, "org-0").await;
@@ -56,7 +56,7 @@ async fn moving_the_slot_of_a_hot_organization_fails_no_call() {
     let history = traffic.stop().await;
     let failed: Vec<_> = history.failed().collect();
     assert!(failed.is_empty(), "{failed:?}");
-    // Otherwise the run would prove less than its name says.
+    // Without a moved slot, the run would prove nothing.
     let errors = cluster.nodes.iter().map(|node| node.info("errorstats"));
     let errors: String = errors.collect();
     for answer in ["errorstat_MOVED:", "errorstat_ASK:", "errorstat_TRYAGAIN:"] {
@@ -70,7 +70,7 @@ async fn moving_the_slot_of_a_hot_organization_fails_no_call() {
     deployment.check(history, &rules).await;
 }
 
-/// It keeps what it acknowledged: the bound is 0.
+/// It keeps what it acknowledged: no tokens may be granted twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_is_killed_fails_calls_of_its_own_organizations_and_no_others() {
     let clock = Clock::at(NOON);
@@ -84,7 +84,7 @@ async fn a_master_that_is_killed_fails_calls_of_its_own_organizations_and_no_oth
     for _ in 0..if is_long() { 5 } else { 1 } {
         traffic.wait_for(some_calls()).await;
         cluster.nodes[0].kill();
-        // Long enough that the others agree on it.
+        // Long enough for the others to agree that it failed.
         tokio::time::sleep(Duration::from_secs(3)).await;
         cluster.nodes[0].restart();
         deployment.decides_again(REJOIN_TIMEOUT).await;

@@ -1,18 +1,18 @@
-//! Redis is killed, and started again with all that it had, or with nothing.
+//! Redis is killed, and restarted with or without its data.
 
 use std::time::Duration;
 
 use super::{Deployment, RECOVERY_TIMEOUT, REPLICAS, Rules, history::Loss, some_calls};
 use crate::support::{clock::Clock, free_port, is_long, redis::RedisServer, world::NOON};
 
-/// With this, Redis acknowledges nothing that is not on disk.
+/// Redis acknowledges only what is on disk.
 const SYNC_ALWAYS: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
 fn rounds() -> usize {
     if is_long() { 20 } else { 3 }
 }
 
-/// Kills Redis under traffic, several times, and holds the rest against the history. Gives when.
+/// Kills Redis several times under traffic, and checks the ledger against the history. Gives the losses.
 async fn kill_under_traffic(redis: &mut RedisServer, replicas: usize, keeps: bool) {
     let deployment = Deployment::over(&vec![redis.url(); replicas], "").await;
     let deployment = if keeps {
@@ -38,7 +38,7 @@ async fn kill_under_traffic(redis: &mut RedisServer, replicas: usize, keeps: boo
     deployment.check(history, &rules).await;
 }
 
-/// Nothing is lost, so nothing is given away: the bound is 0, and all is as it was told.
+/// Nothing is lost, so no tokens may be granted twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_redis_that_syncs_always_has_all_that_was_acknowledged() {
     let clock = Clock::at(NOON);
@@ -46,7 +46,7 @@ async fn a_killed_redis_that_syncs_always_has_all_that_was_acknowledged() {
     kill_under_traffic(&mut redis, REPLICAS, true).await;
 }
 
-/// The one replica knows all that was acknowledged: the bound is 0.
+/// The only replica knows all that was acknowledged: no tokens may be granted twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_redis_without_persistence_gives_nothing_away_with_one_replica() {
     let clock = Clock::at(NOON);
@@ -54,9 +54,8 @@ async fn a_killed_redis_without_persistence_gives_nothing_away_with_one_replica(
     kill_under_traffic(&mut redis, 1, false).await;
 }
 
-/// Until each replica has restored what only it knows, the others may grant that much once more: what was
-/// acknowledged since the last write of the replica that had written longest ago. Nothing older, and
-/// nothing twice.
+/// Until each replica has restored its own component, the others may grant that much again: what was acknowledged since
+/// the last write of the replica that wrote longest ago. Nothing older, and nothing twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_redis_without_persistence_gives_away_what_replicas_had_not_shared_and_no_more() {
     let clock = Clock::at(NOON);

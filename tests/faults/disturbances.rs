@@ -1,5 +1,5 @@
-//! What operators and other programs do to a Redis that is in use. It forgets nothing: the bound is 0, and
-//! all is as it was told.
+//! Disturbances by operators and other programs while Redis is in use. Redis loses nothing: no tokens may be granted
+//! twice.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::support::{clock::Clock, is_long, redis::RedisServer, world::NOON};
 
-/// How often something is done again and again.
+/// How often a disturbance is repeated.
 fn times() -> usize {
     if is_long() { 600 } else { 30 }
 }
@@ -61,13 +61,13 @@ async fn each_id_counts_once_where_all_connections_are_cut_twenty_times_a_second
     deployment.check(history, &Rules::default()).await;
 }
 
-/// What was asked for while calls were refused failed, and counted nothing.
-fn were_refused(history: &History, from: Instant, until: Instant) {
+/// Calls that were refused have failed, and counted nothing.
+fn assert_all_refused(history: &History, from: Instant, until: Instant) {
     let meanwhile = history
         .calls
         .iter()
         .filter(|call| call.begun > from && call.ended < until)
-        // A machine that is too slow for the deadline says nothing of the service.
+        // A call that missed its deadline shows only that the machine is slow.
         .filter(|call| {
             call.deadline
                 .is_none_or(|deadline| call.ended - call.begun < deadline)
@@ -88,7 +88,7 @@ fn were_refused(history: &History, from: Instant, until: Instant) {
     assert!(refused > 0, "nobody noticed");
 }
 
-/// Settings that make Redis unfit, and others that put it right, under traffic.
+/// Applies settings that make Redis unsuitable, and then settings that fix it, under traffic.
 async fn settings_stop_the_service(
     redis: &RedisServer,
     deployment: Deployment,
@@ -113,7 +113,7 @@ async fn settings_stop_the_service(
     traffic.wait_for(some_calls() / 2).await;
     let history = traffic.stop().await;
     for (from, until) in refused {
-        were_refused(&history, from, until);
+        assert_all_refused(&history, from, until);
     }
     let loses = !deployment.profile.repeats_calls;
     let rules = Rules {
@@ -125,7 +125,7 @@ async fn settings_stop_the_service(
 
 const NOT_EVICTING: [&str; 4] = ["maxmemory", "0", "maxmemory-policy", "noeviction"];
 
-/// It has room, and so nothing is lost.
+/// Redis has free memory, so nothing is evicted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_is_set_to_evict_is_refused_soon_and_served_again_when_it_is_set_back() {
     let clock = Clock::at(NOON);
@@ -135,7 +135,8 @@ async fn a_redis_that_is_set_to_evict_is_refused_soon_and_served_again_when_it_i
     settings_stop_the_service(&redis, deployment, &refuse, &NOT_EVICTING).await;
 }
 
-/// It deletes what was counted until it is refused. The one replica knows all of it: the bound is 0.
+/// Redis evicts counters until the service refuses it. The only replica knows all of them: no tokens may be granted
+/// twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_evicts_what_was_counted_gives_nothing_away_with_one_replica() {
     let clock = Clock::at(NOON);

@@ -1,5 +1,5 @@
-//! The invariants of the ledger, over all that was asked and told. [`Rules`] say what a fault allows; what
-//! a fault may give away is bounded by what was told to callers, and counted from the history.
+//! The invariants of the ledger, checked against all calls and answers. [`Rules`] say what a fault allows. How many
+//! tokens it may grant twice follows from the history.
 
 use std::{
     collections::BTreeSet,
@@ -19,14 +19,14 @@ use super::{
 };
 use crate::support::calls::{Client, large_of, sum, usage_of};
 
-/// How much later than its deadline a call may be answered: the machine may be busy.
+/// How long after its deadline a call may be answered on a busy machine.
 const MAX_LATENESS: Duration = Duration::from_secs(2);
 
-/// Ids that are asked again in the end, of each organization.
+/// How many ids of each organization are replayed at the end.
 const MAX_REPLAYS: usize = 40;
 
-/// Reserves in several steps until nothing is left. FirstAnswer through each replica: if Redis forgot what it
-/// wrote, now it is known again.
+/// Reserves in several steps until nothing is left, first once through each replica: after a loss, this restores all
+/// snapshots.
 pub async fn use_up(gateway: &mut Gateway, org: &str) {
     static NAMES: AtomicU64 = AtomicU64::new(0);
     for step in 0..100 {
@@ -49,7 +49,7 @@ pub async fn use_up(gateway: &mut Gateway, org: &str) {
     panic!("{org}: something remains after all");
 }
 
-/// Holds all that was told against what there is.
+/// Checks the answers against the ledger.
 pub async fn all(replicas: &[Client], orgs: &[String], history: &History, rules: &Rules) {
     for call in &history.calls {
         fails_only_as_allowed(call, rules);
@@ -76,7 +76,7 @@ pub async fn all(replicas: &[Client], orgs: &[String], history: &History, rules:
     }
 }
 
-/// In time, and as UNAVAILABLE; where Redis forgets ids, they may be unknown.
+/// A call fails in time, with UNAVAILABLE; after a loss, its id may be unknown.
 fn fails_only_as_allowed(call: &Call, rules: &Rules) {
     let took = call.ended - call.begun;
     let limit = call.deadline.or(rules.call_timeout).unwrap_or(CALL_TIMEOUT);
@@ -86,7 +86,7 @@ fn fails_only_as_allowed(call: &Call, rules: &Rules) {
     };
     let allowed = match code {
         Code::Unavailable => true,
-        // tonic's client says so by its own timer.
+        // The timer of tonic's client may expire first.
         Code::Cancelled | Code::DeadlineExceeded => {
             call.deadline.is_some_and(|deadline| took >= deadline)
         }
@@ -96,7 +96,7 @@ fn fails_only_as_allowed(call: &Call, rules: &Rules) {
     assert!(allowed, "{call:?}");
 }
 
-/// All answers to the same question are the same, and at most one of them is the first.
+/// All answers to equal calls are equal, and at most one of them is no replay.
 fn answers_agree(calls: &[&Call], rules: &Rules) {
     let request = &calls[0].request;
     if !request.has_id {
@@ -134,7 +134,7 @@ fn answers_agree(calls: &[&Call], rules: &Rules) {
     }
 }
 
-/// No more is granted than there was, and what was granted is counted. Gives what is.
+/// No more than the allowance is granted, and all that was granted is counted. Gives `used`.
 async fn counters_match_the_answers(
     replicas: &[Client],
     org: &str,
@@ -174,7 +174,7 @@ async fn counters_match_the_answers(
     pool.used
 }
 
-/// Some ids that were answered are asked again: all that nobody may have forgotten since.
+/// Repeats some answered calls whose ids Redis can't have lost since.
 async fn replays(replicas: &[Client], org: &str, history: &History, rules: &Rules) {
     let lost_until = rules.losses.iter().map(|loss| loss.until).max();
     let requests = history.by_request(Some(org));

@@ -1,8 +1,7 @@
-//! docs/DURABILITY.md: what Redis does to those who rely on it, under the traffic of gateways through
-//! replicas. Whatever they asked and were told is written down, and held against what the ledger has in
-//! the end ([`check`]).
+//! docs/DURABILITY.md: faults of Redis under the traffic of gateways through several replicas. All calls and answers
+//! are recorded, and checked against the ledger at the end ([`invariants`]).
 //!
-//! `TOLLGATE_LONG=1` is the long form: more traffic, more rounds, longer faults.
+//! `TOLLGATE_LONG=1` runs the long form: more traffic, more rounds, longer faults.
 
 mod clusters;
 mod crashes;
@@ -29,7 +28,7 @@ use crate::support::{
     tollgate::Tollgate,
 };
 
-/// Organizations that the policy knows: enough for every master of a cluster to have some.
+/// Organizations in the policy: enough for every master of a cluster to have some.
 const ORGS: usize = 12;
 
 /// How many of them have traffic.
@@ -37,33 +36,32 @@ const BUSY_ORGS: usize = 4;
 
 const REPLICAS: usize = 3;
 
-/// As the contract says; a slow machine may be late.
+/// Longer than the contract says, for busy machines.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The same where a fault takes connections, but nothing that a caller should notice: here no call may
-/// fail, however slow the machine is.
+/// For faults that cut connections but that callers must not notice: no call may fail, however slow the machine is.
 const LONG_TIMEOUTS: &str = "call_timeout = \"30s\"\n[redis]\nresponse_timeout = \"30s\"\n";
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Answered calls before a fault, and after it.
+/// How many calls are answered before a fault, and after it.
 fn some_calls() -> u64 {
     if is_long() { 6_000 } else { 500 }
 }
 
-/// Of every organization; the hot one reaches it while a fault is going on, or soon after.
+/// The allowance of each organization. The hot one uses it up during a fault or soon after.
 fn allowance() -> u64 {
     if is_long() { 2_000_000 } else { 150_000 }
 }
 
-/// What may happen under a fault.
+/// What a fault allows.
 #[derive(Debug, Default)]
 struct Rules {
-    /// Redis forgot what it had acknowledged.
+    /// Losses of acknowledged writes.
     losses: Vec<Loss>,
-    /// No connection is cut and no answer lost: every id has its one answer that is no replay.
+    /// No connection is cut and no reply lost: every id has exactly one answer that is no replay.
     cuts_nothing: bool,
-    /// A call without a deadline is answered within this time.
+    /// The time limit of a call without a deadline.
     call_timeout: Option<Duration>,
 }
 
@@ -75,7 +73,7 @@ struct Deployment {
 }
 
 impl Deployment {
-    /// As many replicas as there are URLs of the store, each of them serving.
+    /// One serving replica for each URL of the store.
     async fn over(urls: &[String], settings: &str) -> Self {
         let (policy, settings) = (policy_file_of(ORGS, allowance()), TextFile::new(settings));
         let args = ["--policy", policy.path(), "--config", settings.path()];
@@ -99,13 +97,13 @@ impl Deployment {
         Self::over(&vec![url; REPLICAS], settings).await
     }
 
-    /// What was known may be forgotten: nobody asks for it again.
+    /// Ids may be lost, so calls are not repeated.
     fn that_may_lose_writes(mut self) -> Self {
         self.profile.repeats_calls = false;
         self
     }
 
-    /// No call may fail: nobody is in a hurry.
+    /// No call may fail, so none has a deadline.
     fn without_deadlines(mut self) -> Self {
         self.profile.deadline = None;
         self
@@ -115,7 +113,7 @@ impl Deployment {
         Traffic::over(&self.clients, &self.profile)
     }
 
-    /// Each replica decides again, that soon.
+    /// Waits until each replica decides again.
     async fn decides_again(&self, within: Duration) {
         let begun = Instant::now();
         for (at, client) in self.clients.iter().enumerate() {
@@ -141,7 +139,7 @@ impl Deployment {
         }
     }
 
-    /// Uses the allowances up, and holds what was told against what there is.
+    /// Uses up the allowances, and checks the answers against the ledger.
     async fn check(&self, mut history: History, rules: &Rules) {
         let mut gateway = Gateway::over(&self.clients);
         for org in &self.profile.orgs {

@@ -1,5 +1,5 @@
-//! Redis, or the way to it, stops for a while, is slow, or loses answers: Redis forgets nothing, and what
-//! was sent may arrive late. The bound is 0, and all is as it was told.
+//! Redis, or the network, stalls, is slow, or loses replies. Redis loses nothing, and calls may arrive late: no tokens
+//! may be granted twice.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use crate::support::{
     world::NOON,
 };
 
-/// How long a network is bad.
-fn a_while() -> Duration {
+/// How long the network is faulty.
+fn fault_duration() -> Duration {
     Duration::from_secs(if is_long() { 30 } else { 3 })
 }
 
-/// Three replicas, each behind a network of its own.
+/// Three replicas, each behind its own network.
 async fn behind_networks(redis: &RedisServer) -> (Vec<Proxy>, Deployment) {
     let mut networks = Vec::new();
     for _ in 0..REPLICAS {
@@ -31,7 +31,7 @@ async fn behind_networks(redis: &RedisServer) -> (Vec<Proxy>, Deployment) {
     (networks, deployment)
 }
 
-/// Traffic while each call of each network meets what the dice say, and afterwards.
+/// Traffic while each call meets a random fault, and afterwards.
 async fn traffic_over(redis: &RedisServer, fault: fn(&mut Random) -> Fault) {
     let (networks, deployment) = behind_networks(redis).await;
     let traffic = deployment.traffic();
@@ -40,7 +40,7 @@ async fn traffic_over(redis: &RedisServer, fault: fn(&mut Random) -> Fault) {
         let mut random = Random(at as u64);
         network.plan(move || fault(&mut random));
     }
-    tokio::time::sleep(a_while()).await;
+    tokio::time::sleep(fault_duration()).await;
     for network in &networks {
         network.reset();
     }
@@ -102,13 +102,13 @@ async fn a_network_that_swallows_packets_for_two_seconds_makes_calls_fail_in_tim
     let traffic = deployment.traffic();
     for _ in 0..if is_long() { 8 } else { 1 } {
         traffic.wait_for(some_calls()).await;
-        // For all but one replica, whose callers notice nothing of it.
+        // For all replicas but one, whose callers notice nothing.
         for network in &networks[1..] {
-            network.swallow(true);
+            network.drop_packets(true);
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
         for network in &networks[1..] {
-            network.swallow(false);
+            network.drop_packets(false);
         }
         deployment.decides_again(RECOVERY_TIMEOUT).await;
     }

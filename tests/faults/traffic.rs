@@ -1,4 +1,4 @@
-//! Gateways that reserve, settle and release through any replica, and write down what they are told.
+//! Gateways that reserve, settle and release through any replica, and record the answers.
 
 use std::{
     sync::{
@@ -20,30 +20,29 @@ use crate::support::{
 
 pub const CALLERS: u64 = 24;
 
-/// The most that a request reserves.
+/// The largest reservation.
 pub const MAX_TOKENS: u64 = 400;
 
-/// Between two requests of a caller: so the machine has time for what is to be tested.
+/// Leaves CPU time to the tested processes.
 const REQUEST_INTERVAL: Duration = Duration::from_millis(15);
 
-/// Between two tries of a call.
 const RETRY_DELAY: Duration = Duration::from_millis(10);
 
-/// No fault keeps a caller waiting for as long, however busy the machine is.
+/// Longer than any fault, also on a busy machine.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How the callers go about it.
+/// How callers behave.
 #[derive(Debug, Clone)]
 pub struct TrafficProfile {
-    /// The first is hot: seven of ten requests are its.
+    /// The first one is hot: it has seven of ten requests.
     pub orgs: Vec<String>,
-    /// What every fourth call has.
+    /// The deadline of every fourth call.
     pub deadline: Option<Duration>,
-    /// Asks again what is known: not where it may have been forgotten, and would count anew.
+    /// Whether answered calls are repeated. Not if ids may be lost: a repetition would count again.
     pub repeats_calls: bool,
 }
 
-/// Calls through replicas.
+/// A caller of several replicas.
 #[derive(Clone)]
 pub struct Gateway {
     pub replicas: Vec<Client>,
@@ -64,7 +63,7 @@ impl Gateway {
         }
     }
 
-    /// Makes one call, and writes it down.
+    /// Makes one call, and records it.
     pub async fn call(
         &mut self,
         request: &Arc<Request>,
@@ -87,8 +86,8 @@ impl Gateway {
         &self.history[self.history.len() - 1].answer
     }
 
-    /// Makes a call; where it has an id, again and again, each time through the next replica, until it is
-    /// answered. Tells how.
+    /// Makes a call. If it has an id, retries it, each time through the next replica, until it is answered. Gives the
+    /// answer.
     pub async fn call_until_answered(
         &mut self,
         request: &Arc<Request>,
@@ -179,7 +178,7 @@ impl Traffic {
                 stop: Arc::clone(&stop),
                 answered: Arc::clone(&answered),
             };
-            callers.spawn(caller.call_on());
+            callers.spawn(caller.call_until_stopped());
         }
         Self {
             stop,
@@ -188,7 +187,7 @@ impl Traffic {
         }
     }
 
-    /// Waits until so many more calls were answered.
+    /// Waits until so many more calls are answered.
     pub async fn wait_for(&self, more: u64) {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         let wanted = self.answered.load(Ordering::Relaxed) + more;
@@ -198,7 +197,7 @@ impl Traffic {
         }
     }
 
-    /// Lets the callers end what they are about, and gives all that was asked and told.
+    /// Lets the callers finish, and gives all calls and answers.
     pub async fn stop(mut self) -> History {
         self.stop.store(true, Ordering::Relaxed);
         let mut history = History::default();
@@ -219,17 +218,17 @@ struct Caller {
 }
 
 impl Caller {
-    async fn call_on(mut self) -> Vec<Call> {
+    async fn call_until_stopped(mut self) -> Vec<Call> {
         let mut at = 0;
         while !self.stop.load(Ordering::Relaxed) {
-            self.serve_a_request(at).await;
+            self.handle_request(at).await;
             at += 1;
             tokio::time::sleep(REQUEST_INTERVAL).await;
         }
         self.gateway.history
     }
 
-    async fn serve_a_request(&mut self, at: u64) {
+    async fn handle_request(&mut self, at: u64) {
         let others = self.profile.orgs.len() as u64 - 1;
         let org = match self.random.below(10) {
             0..3 if others > 0 => 1 + self.random.below(others) as usize,

@@ -1,4 +1,4 @@
-//! kill -9 under traffic, again and again, on the same file.
+//! kill -9 under traffic, repeatedly, on the same file.
 
 use std::{
     collections::BTreeMap,
@@ -24,10 +24,10 @@ use crate::support::{
 const ALLOWANCE: u64 = 9_000;
 const TOKENS: u64 = 7;
 const CALLERS: usize = 16;
-/// How many grants a round answers before the process is killed.
+/// How many answers a round has before the process is killed.
 const ANSWERS: usize = 250;
 
-/// What was answered by id; nothing where no answer came.
+/// The answer by id; `None` without an answer.
 type Answers = BTreeMap<String, Option<String>>;
 
 fn rounds() -> usize {
@@ -37,7 +37,7 @@ fn rounds() -> usize {
     }
 }
 
-/// Reserves from many callers at once until the process is killed.
+/// Reserves concurrently until the process is killed.
 async fn traffic(tollgate: &Tollgate, round: usize) -> Answers {
     let answers = Arc::new(Mutex::new(Answers::new()));
     let answered = Arc::new(AtomicUsize::new(0));
@@ -69,7 +69,7 @@ async fn traffic(tollgate: &Tollgate, round: usize) -> Answers {
     std::mem::take(&mut answers.lock().unwrap())
 }
 
-/// Asks for every id again: what was answered is answered so again, what was not is decided now.
+/// Repeats every id: answered ones get the same answer, the others are decided now.
 async fn replay(tollgate: &Tollgate, answers: &mut Answers) {
     let client = tollgate.client();
     let mut answers: Vec<_> = answers.iter_mut().collect();
@@ -98,7 +98,7 @@ async fn answers_before_a_kill_are_counted_after_it() {
     let args = ["--store", &store, "--policy", policy.path()];
     let mut all = Answers::new();
     for round in 0..rounds() {
-        // One that is killed while it opens the file does no harm.
+        // A process that is killed while it opens the file does no harm.
         let mut opening = program();
         clock.preload(&mut opening);
         let quiet = opening.arg("serve").args(args).stderr(Stdio::null());

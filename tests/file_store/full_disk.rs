@@ -18,7 +18,7 @@ use crate::support::{
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Long names, so that the file must grow soon.
+/// Long names, so that the file soon grows.
 fn id(at: usize) -> String {
     format!("{at:0>120}")
 }
@@ -28,7 +28,7 @@ async fn a_full_disk_grants_nothing_and_it_serves_again_when_there_is_room() {
     grants_nothing_while_it_is_full(Disk::preloaded()).await;
 }
 
-/// On a real disk, where this system allows a mount.
+/// On a real disk, if this system allows mounts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_mount_grants_nothing_and_it_serves_again_when_there_is_room() {
     let disk = Disk::mounted().unwrap_or_else(|why| {
@@ -62,7 +62,7 @@ async fn grants_nothing_while_it_is_full(disk: Disk) {
         sent += 64;
     }
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
-    // And stays so: small writes that still fit don't make it look well.
+    // It stays NOT_SERVING: small writes that still fit don't count as recovery.
     for _ in 0..40 {
         let received = tollgate.health("readiness").await;
         assert_eq!(received, Some(ServingStatus::NotServing));

@@ -1,4 +1,4 @@
-//! A file that can't be the store is refused, by its name, and left as it is.
+//! A file that can't be the store is refused by name, and not changed.
 
 use std::{
     fs,
@@ -12,15 +12,15 @@ use tollgate::store::file::OpenError;
 use super::{ledger_over, open, used};
 use crate::support::{
     clock::Clock,
-    world::{NOON, With as _, new_reserve},
+    world::{NOON, ReserveExt as _, new_reserve},
 };
 
-/// The database's pages.
+/// The page size of the database.
 const PAGE: usize = 4096;
-/// How far its header goes.
+/// The size of its header.
 const HEADER: usize = 320;
 
-/// Opens what is in this file; gives what it counted, or why it was refused, untouched.
+/// Opens a file with these bytes. Gives what it counted, or why it was refused unchanged.
 async fn outcome(path: &Path, bytes: &[u8], clock: &Clock) -> Result<u64, OpenError> {
     fs::write(path, bytes).unwrap();
     match open(path, clock) {
@@ -37,14 +37,14 @@ async fn outcome(path: &Path, bytes: &[u8], clock: &Clock) -> Result<u64, OpenEr
 struct SampleFiles {
     dir: TempDir,
     clock: Clock,
-    /// As its owner left it.
+    /// After a clean close.
     closed: Vec<u8>,
-    /// As a crash left it.
+    /// After a crash.
     open: Vec<u8>,
 }
 
 impl SampleFiles {
-    /// A file that first counted 10, and then 300.
+    /// A file with 10 tokens counted first, and then 300.
     async fn new() -> Self {
         let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::at(NOON));
         let path = dir.path().join("made.db");
@@ -137,7 +137,7 @@ async fn a_truncated_file_is_refused() {
             .chain((1..bytes.len() / PAGE).map(|at| at * PAGE));
         for length in lengths.chain([bytes.len() - 1]) {
             let cut = outcome(&made.path(), &bytes[..length], &made.clock).await;
-            // What is cut off may have been empty.
+            // The removed part may have been empty.
             assert!(matches!(cut, Err(_) | Ok(300)), "{length}: {cut:?}");
             assert!(length >= bytes.len() / 2 || cut.is_err(), "{length}");
         }
@@ -150,7 +150,7 @@ async fn damage_anywhere_is_harmless_or_refused_and_never_changes_counters() {
     let mut refused = 0;
     for (bytes, allowed) in [
         (&made.closed, &[300][..]),
-        // After a crash a last commit that is not whole does not stand. Damaged, it looks like that.
+        // After a crash, an incomplete last commit is discarded. A damaged one looks the same.
         (&made.open, &[300, 10]),
     ] {
         let pages =

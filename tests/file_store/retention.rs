@@ -1,4 +1,4 @@
-//! What is kept, for how long, and for whose eyes.
+//! What is stored, for how long, and with which file permissions.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -8,10 +8,10 @@ use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use super::{ledger_over, open, used};
 use crate::support::{
     clock::Clock,
-    world::{NOON, With as _, new_reserve, org_id, request_id},
+    world::{NOON, ReserveExt as _, new_reserve, org_id, request_id},
 };
 
-/// How many records of each kind a closed file holds: pools, reservations, usage rows.
+/// The number of pools, reservations and usage rows in a closed file.
 fn records(path: &Path) -> [usize; 3] {
     let database = redb::Database::open(path).unwrap();
     let transaction = database.begin_read().unwrap();
@@ -56,7 +56,7 @@ async fn expired_records_are_removed_gradually_and_nothing_else() {
     }
     assert_eq!(records(&path), [1, IDS, IDS]);
     {
-        // Yesterday's ids are remembered, and its pools, should the clock step back.
+        // Yesterday's ids and pools are still stored, in case the clock steps back.
         clock.pass(TimeDelta::days(1));
         let ledger = ledger_over(open(&path, &clock).unwrap());
         assert!(
@@ -82,7 +82,7 @@ async fn expired_records_are_removed_gradually_and_nothing_else() {
     );
     {
         let store = open(&path, &clock).unwrap();
-        // Nobody calls: readiness asks.
+        // Without calls: the probes of readiness remove them.
         for _ in 0..2 * IDS / 256 {
             store.probe().await.unwrap();
         }

@@ -1,4 +1,4 @@
-//! A file of an earlier format is opened, and brought to this one.
+//! A file of an earlier format is upgraded when it is opened.
 
 use std::path::Path;
 
@@ -8,17 +8,17 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition}
 use super::{ledger_over, open, used};
 use crate::support::{
     clock::Clock,
-    world::{NOON, With as _, new_reserve, org_id, request_id},
+    world::{NOON, ReserveExt as _, new_reserve, org_id, request_id},
 };
 
 const META: TableDefinition<'_, &str, i64> = TableDefinition::new("tollgate");
 const POOLS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("pools");
 const ROW_COUNTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("row_counts");
 
-/// What there is of a pool in format 1.
+/// The size of a pool in format 1.
 const POOL_BYTES: usize = 40;
 
-/// Makes a file what format 1 would have it, with a latest moment that is ahead.
+/// Rewrites a file in format 1, with a latest time in the future.
 fn to_format_1(path: &Path, latest: &str) {
     let database = Database::open(path).unwrap();
     let transaction = database.begin_write().unwrap();

@@ -1,7 +1,7 @@
-//! The parsers of the scripts' replies take what the scripts can say, and refuse the rest; they never
-//! panic, and never make up an amount.
+//! The parsers of the scripts' replies accept valid replies and refuse all others. They never panic, and never invent
+//! an amount.
 //!
-//! The first byte tells how many batches were asked about, and of what; the rest is the reply.
+//! The first byte selects the batches; the rest is the reply.
 #![no_main]
 
 use std::sync::Arc;
@@ -37,7 +37,7 @@ fn reserve(eligibility: Eligibility) -> Operation {
     }
 }
 
-/// Up to three batches of up to seven operations of every kind, as the bits of a byte say.
+/// Up to three batches of up to seven operations of every kind, selected by the bits of a byte.
 fn batches(shape: u8) -> Vec<Batch> {
     let request_id = RequestId::parse("r").expect("legal");
     let pool = PoolName::parse("large").expect("legal");
@@ -57,8 +57,7 @@ fn batches(shape: u8) -> Vec<Batch> {
     (0..usize::from(count)).map(batch).collect()
 }
 
-/// An outcome answers its operation, and tells figures of the pool that was asked about, or of one that
-/// a reservation names.
+/// Whether an outcome fits its operation, and its balance the pool.
 fn fits(outcome: &Outcome, operation: &Operation) -> bool {
     match (outcome, operation) {
         (Outcome::Reserved { pool, replayed: true, .. }, Operation::Reserve { .. }) => {
@@ -92,12 +91,12 @@ fuzz_target!(|input: &[u8]| {
                 assert!(outcomes.iter().zip(&batch.operations).all(|(it, operation)| fits(it, operation)));
             }
         }
-        // What was understood is whole: nothing can be cut from it, and nothing added.
+        // A valid reply is complete: without its last byte, or with another one, it is refused.
         assert!(parse_decided(&reply[..reply.len() - 1], &batches).is_err());
         assert!(parse_decided(&[reply, b"\0"].concat(), &batches).is_err());
     }
 
-    // The same bytes as parts of what is read without deciding: one a line.
+    // The same bytes as a reply of the query script, one line each.
     let texts = |lines: &[&[u8]]| lines.iter().map(|it| Value::BulkString(it.to_vec())).collect();
     let lines: Vec<&[u8]> = reply.split(|byte| *byte == b'\n').collect();
     let pools = lines.len().saturating_sub(2);

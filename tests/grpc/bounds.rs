@@ -1,4 +1,4 @@
-//! docs/CONTRACT.md, "Reserve" 1: what is out of its bounds is INVALID_ARGUMENT, which names the field.
+//! docs/CONTRACT.md, "Reserve" 1: a field out of bounds is INVALID_ARGUMENT, which names the field.
 
 use tollgate::grpc::proto::{
     GetQuotaRequest, ListUsageRequest, ReleaseRequest, ReserveRequest, SettleRequest, Verdict,
@@ -7,12 +7,12 @@ use tonic::Code;
 
 use super::{Service, assert_names, new_reserve};
 
-/// The legal limits, in bytes and in tokens.
+/// The largest legal values, in bytes and in tokens.
 const NAME: usize = 256;
 const REQUEST_ID: usize = 128;
 const TOKENS: u64 = 1_000_000_000;
 
-/// Texts that no name may be, each with what is wrong with it; `longest` is what the field may have.
+/// Illegal names, each with a description; `longest` is the field's limit.
 fn bad_names(longest: usize) -> Vec<(&'static str, String)> {
     vec![
         ("too long", "x".repeat(longest + 1)),
@@ -110,7 +110,7 @@ async fn the_longest_names_and_any_utf8_are_legal() {
             "{name}"
         );
     }
-    // A stranger's name is legal too, and has an answer.
+    // An unknown name is legal too, and gets an answer.
     let stranger = ReserveRequest {
         org: longest.clone(),
         model: longest,
@@ -205,7 +205,7 @@ async fn each_field_of_list_usage_has_bounds_and_is_named() {
         };
         let status = client.list_usage(bad).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
-        // There is no largest one that it could name.
+        // There is no maximum to name.
         let expected = format!("page_size: is {page_size}, and must not be negative");
         assert_eq!(status.message(), expected);
     }

@@ -1,4 +1,4 @@
-//! The numbers of the proto never change: callers were compiled with them.
+//! The numbers of the proto never change: callers are compiled with them.
 
 use prost::Message as _;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};

@@ -1,4 +1,4 @@
-//! `ReserveStream`: exactly one answer for each request, in their order, as Reserve would give it.
+//! `ReserveStream`: exactly one answer per request, in order, equal to that of Reserve.
 
 use std::sync::{
     Arc,
@@ -33,7 +33,7 @@ fn named(tokens: u64, request_id: &str) -> ReserveRequest {
     }
 }
 
-/// What Reserve says to one after the other, an error as a stream would say it.
+/// Reserve's answers to the requests one by one; errors as a stream would send them.
 async fn one_by_one(client: &Client, requests: Vec<ReserveRequest>) -> Vec<StreamItem> {
     let mut received = Vec::new();
     for request in requests {
@@ -54,10 +54,10 @@ async fn each_request_has_the_answer_that_reserve_gives_in_its_place(service: Se
     let mut requests = vec![
         named(400_000, "a"),
         named(400_000, "b"),
-        // Does not fit, and what is smaller does.
+        // Does not fit; the next, smaller one does.
         named(200_001, "c"),
         named(200_000, ""),
-        // Duplicates within one burst.
+        // Duplicates within a burst.
         named(400_000, "a"),
         named(200_001, "c"),
         ReserveRequest {
@@ -85,10 +85,10 @@ async fn each_request_has_the_answer_that_reserve_gives_in_its_place(service: Se
             org: "stranger".to_owned(),
             ..named(7, "a")
         },
-        // A dry run took no id.
+        // The dry run did not use the id.
         named(1, "d"),
     ];
-    // More than are read at once.
+    // More than the service reads at once.
     requests.extend((0..1_000).map(|at| ReserveRequest {
         model: ["gpt-4o", "gpt-4o-mini", "o3"][at % 3].to_owned(),
         ..named(1 + at as u64, &format!("id {}", at % 700))
@@ -204,7 +204,7 @@ async fn a_request_is_answered_before_the_next_one_comes(service: Service) {
     assert!(next(&mut answers).await.is_none());
 }
 
-/// Names so long that the requests fill the windows of HTTP/2 long before they are all sent.
+/// The names are so long that the requests fill HTTP/2's windows long before all are sent.
 async fn a_caller_who_does_not_read_is_not_listened_to_and_loses_nothing(service: Service) {
     const REQUESTS: usize = 10_000;
     let sent = Arc::new(AtomicUsize::new(0));
@@ -222,7 +222,7 @@ async fn a_caller_who_does_not_read_is_not_listened_to_and_loses_nothing(service
         .connect_lazy();
     let answers = Client::new(channel).reserve_stream(requests).await;
     let mut answers = answers.unwrap().into_inner();
-    // Until nothing more has been counted for a while.
+    // Until nothing more is counted for a while.
     let (mut still, mut before) = (0, 0);
     while still < 20 {
         let now = service.large().await.free_requests;
@@ -257,7 +257,7 @@ async fn a_caller_who_goes_away_has_each_request_counted_once_or_not_at_all(serv
             let requests = (0..REQUESTS).map(move |at| named(1, &format!("{stream} {at}")));
             let answers = client.clone().reserve_stream(stream::iter(requests)).await;
             let mut answers = answers.unwrap().into_inner();
-            // From none on, to a part of them.
+            // Reads none, or some, of the answers.
             for _ in 0..stream * 20 {
                 assert!(!next(&mut answers).await.unwrap().unwrap().replayed);
             }

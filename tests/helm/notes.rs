@@ -1,4 +1,4 @@
-//! The notes that helm prints: their first call, made against the real program, and what they warn of.
+//! Helm's notes: their first call, made against the real program, and their warnings.
 
 use std::{fs, process::Command};
 
@@ -7,8 +7,7 @@ use serde_json::Value;
 use super::{ROOT, complete_chart, pod::Pod, render, template, values};
 use crate::support::tools::{run, tool};
 
-/// The notes that helm prints after an installation. Helm renders them only where it has a cluster, so they are
-/// made a manifest here.
+/// The notes after an installation. Helm renders them only with a cluster, so this renders them as a manifest.
 fn notes(set: &str, words: &[&str]) -> String {
     let chart = complete_chart();
     let notes = fs::read_to_string(chart.path().join("templates/NOTES.txt")).unwrap();
@@ -22,12 +21,12 @@ fn notes(set: &str, words: &[&str]) -> String {
         words,
     ]
     .concat();
-    let text = template(chart.path(), &words).good();
+    let text = template(chart.path(), &words).expect_success();
     let made: Value = serde_saphyr::from_str(&text).unwrap();
     made["notes"].as_str().unwrap().to_owned()
 }
 
-/// The call in the notes, as a shell reads it.
+/// The call in the notes, as a shell command.
 fn first_call(notes: &str) -> String {
     let from = notes
         .find("  grpcurl ")
@@ -55,7 +54,7 @@ async fn the_first_call_of_the_notes_can_be_typed_as_it_stands() {
             "PATH",
             format!("{}:/usr/bin:/bin", grpcurl.parent().unwrap().display()),
         );
-        let answer: Value = serde_json::from_str(&run(&mut shell).good()).unwrap();
+        let answer: Value = serde_json::from_str(&run(&mut shell).expect_success()).unwrap();
         assert!(answer["verdict"].is_string(), "{answer}");
         if set == "default" {
             assert_eq!(answer["verdict"], "VERDICT_FREE");

@@ -1,4 +1,4 @@
-//! What the chart renders, used by the real program: settings, policy, variables, probes and the test pod.
+//! The real program with the rendered settings, policy, variables, probes and test pod.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ async fn a_pod_without_values_serves_the_demo_organization_from_a_file() {
 async fn a_policy_of_the_values_decides_by_its_very_names_and_numbers() {
     let pod = Pod::start("file");
     let file = pod.root.path().join("etc/tollgate/policy/policy.toml");
-    let checked = run(program().arg("check-policy").arg(file)).good();
+    let checked = run(program().arg("check-policy").arg(file)).expect_success();
     assert!(checked.contains("is valid"), "{checked}");
     pod.probe().await;
     let most = pod
@@ -70,7 +70,7 @@ async fn a_policy_of_the_values_decides_by_its_very_names_and_numbers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_with_redis_serves_the_programme_to_the_organizations_of_the_values() {
-    // This Redis has no replica to wait for.
+    // This Redis has no replicas.
     let pod = Pod::of(render_with(
         "redis",
         &["--set", "settings.redis.wait_replicas=0"],
@@ -89,7 +89,7 @@ async fn a_pod_with_redis_serves_the_programme_to_the_organizations_of_the_value
     );
 }
 
-/// Its readiness probe is answered as if nothing were, so it stays in its Service, whose callers get BILLED.
+/// Its readiness probe succeeds, so the pod stays in its Service, and callers get BILLED.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_answers_billed_is_ready_for_it_without_its_redis() {
     let words = "settings.redis.wait_replicas=0,settings.on_store_failure=billed";
@@ -129,7 +129,7 @@ async fn pods_in_memory_and_scaled_ones_serve() {
     }
 }
 
-/// With TLS on the gRPC port the probes ask the HTTP port for these paths, which answer as gRPC health does.
+/// With TLS on the gRPC port, the probes use these HTTP paths, which answer like gRPC health.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_paths_of_probes_over_http_are_those_of_the_service() {
     let without_tls = Pod::start("default");
@@ -150,7 +150,7 @@ async fn the_paths_of_probes_over_http_are_those_of_the_service() {
     }
 }
 
-/// Also a second time: the id is the pod's own.
+/// Twice: the request id contains the pod's uid.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_test_pod_reserves_and_gives_back_each_time_that_it_runs() {
     for set in ["default", "file"] {
@@ -167,10 +167,10 @@ async fn the_test_pod_reserves_and_gives_back_each_time_that_it_runs() {
             (1, 1)
         );
         for uid in ["11111111-aaaa", "22222222-bbbb"] {
-            let reserved = pod.run_client(&first[0], uid).good();
+            let reserved = pod.run_client(&first[0], uid).expect_success();
             let reserved: Value = serde_json::from_str(&reserved).unwrap();
             assert_eq!(reserved["replayed"], false, "{set}: {reserved}");
-            let released = pod.run_client(&second[0], uid).good();
+            let released = pod.run_client(&second[0], uid).expect_success();
             let released: Value = serde_json::from_str(&released).unwrap();
             assert_eq!(released["released_tokens"], 1, "{set}: {released}");
         }
@@ -199,7 +199,7 @@ async fn pods_with_tls_and_callers_start_with_what_their_secrets_hold() {
         let lines = pod.service.log();
         let logged = |message: &str| lines.iter().any(|line| line["message"] == message);
         assert_eq!(logged("only known callers are answered"), set == "mtls");
-        // Over TLS, which the other tests of it ask for.
+        // Plaintext is refused; other tests connect over TLS.
         let mut client = pod.service.client();
         let without_tls = client.reserve(ReserveRequest::default());
         let code = without_tls.await.unwrap_err().code();

@@ -1,4 +1,5 @@
-//! What the chart's templates refuse: values that would count wrongly, show a secret or cut calls unnoticed.
+//! What the chart's templates refuse: values that would count wrongly, show a secret or cut calls without any pod
+//! reporting it.
 
 use super::{Manifests, chart, chart_with, template};
 
@@ -148,7 +149,7 @@ fn alerts_and_dashboard_that_the_chart_does_not_contain_are_refused() {
 #[test]
 fn a_parent_chart_may_share_values_of_its_own() {
     let words = ["--set", "global.team=platform,enabled=true"];
-    let text = template(&chart(), &words).good();
+    let text = template(&chart(), &words).expect_success();
     assert!(Manifests::parse(&text).container().is_object());
 }
 
@@ -189,6 +190,6 @@ fn valid_combinations_are_accepted() {
             "redis.sentinel.existingSecret=it",
         ],
     ] {
-        template(&chart(), &sets(&words)).good();
+        template(&chart(), &sets(&words)).expect_success();
     }
 }

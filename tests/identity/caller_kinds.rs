@@ -1,22 +1,22 @@
-//! The kinds of caller: how each comes, and what it may.
+//! The kinds of caller: their credentials and their rights.
 
 use tollgate::auth::Role;
 
-use super::{DNS, STRANGER, Service, URI, listener::Wire};
+use super::{DNS, STRANGER, Service, URI, listener::TestPort};
 use crate::support::certificates::Files;
 
-/// How a caller comes.
-pub(super) struct Kind<'s> {
+/// A kind of caller.
+pub(super) struct CallerKind<'s> {
     pub(super) what: &'static str,
-    pub(super) wire: &'s Wire,
+    pub(super) wire: &'s TestPort,
     pub(super) certificate: Option<Files>,
     pub(super) headers: Vec<&'static str>,
     pub(super) may: Access,
 }
 
-/// What it may then.
+/// Its rights.
 pub(super) enum Access {
-    /// It is not known.
+    /// It is unknown.
     Nothing,
     /// These roles, for these organizations.
     These(&'static [Role], &'static [&'static str]),
@@ -27,8 +27,8 @@ const ACME: &[&str] = &["acme"];
 const ALL: &[&str] = &["acme", "other", STRANGER];
 
 impl Service {
-    fn by_certificate(&self, what: &'static str, names: &[&str], may: Access) -> Kind<'_> {
-        Kind {
+    fn by_certificate(&self, what: &'static str, names: &[&str], may: Access) -> CallerKind<'_> {
+        CallerKind {
             what,
             wire: &self.tls,
             certificate: Some(self.certificate(names)),
@@ -37,7 +37,7 @@ impl Service {
         }
     }
 
-    pub(super) fn kinds(&self) -> Vec<Kind<'_>> {
+    pub(super) fn kinds(&self) -> Vec<CallerKind<'_>> {
         let mut kinds = self.with_certificates();
         kinds.extend(self.with_tokens());
         let Self {
@@ -83,7 +83,7 @@ impl Service {
                 Access::These(EVERY_ROLE, ALL),
             ),
         ] {
-            kinds.push(Kind {
+            kinds.push(CallerKind {
                 what,
                 wire,
                 certificate: None,
@@ -94,7 +94,7 @@ impl Service {
         kinds
     }
 
-    fn with_certificates(&self) -> Vec<Kind<'_>> {
+    fn with_certificates(&self) -> Vec<CallerKind<'_>> {
         let of = |what, names: &[&str], may| self.by_certificate(what, names, may);
         let acme = || Access::These(EVERY_ROLE, ACME);
         vec![
@@ -140,7 +140,7 @@ impl Service {
             of("a wildcard", &["*.internal"], Access::Nothing),
             of("no names", &[], Access::Nothing),
             of("names of two callers", &[URI, DNS], Access::Nothing),
-            Kind {
+            CallerKind {
                 headers: vec!["Bearer tg_wrong"],
                 ..of(
                     "a good certificate with a wrong token",
@@ -148,7 +148,7 @@ impl Service {
                     Access::Nothing,
                 )
             },
-            Kind {
+            CallerKind {
                 headers: vec!["Bearer tg_elsewhere"],
                 ..of(
                     "a certificate with another caller's token",
@@ -159,7 +159,7 @@ impl Service {
         ]
     }
 
-    fn with_tokens(&self) -> Vec<Kind<'_>> {
+    fn with_tokens(&self) -> Vec<CallerKind<'_>> {
         let acme = || Access::These(EVERY_ROLE, ACME);
         let kinds = [
             ("the token before", "Bearer tg_before", acme()),
@@ -200,7 +200,7 @@ impl Service {
         ];
         let wires = [&self.tls, &self.loopback];
         let kinds = kinds.into_iter().zip(wires.into_iter().cycle());
-        let kind = |((what, header, may), wire)| Kind {
+        let kind = |((what, header, may), wire)| CallerKind {
             what,
             wire,
             certificate: None,

@@ -1,4 +1,4 @@
-//! The callers file: `check-callers` tells what it holds, or every fault in it, and `new-token` helps.
+//! The callers file: `check-callers` describes it or lists every fault, and `new-token` makes a token.
 
 use std::collections::HashSet;
 
@@ -22,8 +22,8 @@ fn hash(digit: char) -> String {
     format!("sha256:{}", digit.to_string().repeat(64))
 }
 
-/// A callers file with a fault on each line that says so, in the comment, by its key and a word of it.
-fn faulty() -> String {
+/// A callers file with faults. The comment on a faulty line names the key and a word of the expected message.
+fn invalid_callers_file() -> String {
     let (a, b, c) = (hash('a'), hash('b'), hash('c'));
     format!(
         r#"
@@ -80,7 +80,7 @@ organizations = ["acme"]
 
 #[test]
 fn every_fault_of_a_callers_file_is_listed_with_its_line_and_key() {
-    let text = faulty();
+    let text = invalid_callers_file();
     let (name, ran) = check(&text);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
     let mut faults: Vec<&str> = ran.stderr.lines().collect();
@@ -101,7 +101,7 @@ fn every_fault_of_a_callers_file_is_listed_with_its_line_and_key() {
         });
         assert!(is_listed, "{start}{word} is not in {faults:#?}");
     }
-    // One line has three: too many tokens, one of them twice, one that is no hash.
+    // One line has three faults: too many tokens, a duplicate, and an invalid hash.
     assert_eq!(faults.len(), wanted + 2, "{faults:#?}");
     for (place, what) in [(2, "is listed twice"), (3, "is not \"sha256:\"")] {
         let fault = format!("token {place} {what}");
@@ -138,7 +138,7 @@ fn a_valid_callers_file_is_described_without_its_hashes() {
     let (name, ran) = check(&callers());
     assert_eq!(ran.stderr, "");
     let narrow = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-    let stdout = ran.good();
+    let stdout = ran.expect_success();
     let lines: Vec<String> = stdout.lines().map(narrow).collect();
     assert_eq!(lines[0], format!("{name} is valid"));
     for line in [
@@ -157,12 +157,12 @@ fn a_valid_callers_file_is_described_without_its_hashes() {
 fn a_new_token_is_known_by_the_line_that_comes_with_it() {
     let mut seen = HashSet::new();
     for _ in 0..3 {
-        let stdout = run(program().arg("new-token")).good();
+        let stdout = run(program().arg("new-token")).expect_success();
         let lines: Vec<&str> = stdout.lines().collect();
         let [token, line] = lines.as_slice() else {
             panic!("{lines:?}");
         };
-        // 256 bits are 43 letters of base64.
+        // 256 bits are 43 characters of base64.
         let secret = token.strip_prefix("tg_").unwrap();
         assert_eq!(secret.len(), 43, "{token}");
         let letters = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
@@ -176,7 +176,7 @@ fn a_new_token_is_known_by_the_line_that_comes_with_it() {
 
 #[test]
 fn a_hash_is_the_sha256_of_the_tokens_bytes() {
-    // As `printf %s abc | sha256sum` prints it.
+    // Equal to the output of `printf %s abc | sha256sum`.
     let hash = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     assert_eq!(TokenHash::of(b"abc").to_string(), hash);
     let file = |hash: &str| {

@@ -2,14 +2,14 @@
 
 use std::process::Command;
 
-use super::{Service, URI, listener::Wire};
+use super::{Service, URI, listener::TestPort};
 use crate::support::{
     tollgate::program,
     tools::{ProgramOutput, run},
 };
 
 impl Service {
-    /// `tollgate quota acme` over TLS, with these arguments besides.
+    /// `tollgate quota acme` over TLS, with more arguments.
     async fn quota(&self, args: &[&str]) -> ProgramOutput {
         quota(
             &self.tls,
@@ -19,8 +19,8 @@ impl Service {
     }
 }
 
-/// `tollgate quota acme` from this service, which the test's own runtime serves meanwhile.
-async fn quota(wire: &Wire, args: &[&str]) -> ProgramOutput {
+/// `tollgate quota acme` for this service, which runs on the test's own runtime.
+async fn quota(wire: &TestPort, args: &[&str]) -> ProgramOutput {
     let scheme = if wire.is_encrypted() { "https" } else { "http" };
     let addr = format!("{scheme}://localhost:{}", wire.address.port());
     run_client(&[&["quota", "acme", "--addr", &addr], args].concat()).await
@@ -47,20 +47,23 @@ fn assert_fails(ran: &ProgramOutput, code: i32, expected: &str) {
 #[tokio::test]
 async fn a_caller_shows_its_token_or_its_certificate() {
     let service = Service::start().await;
-    let printed = service.quota(&["--token", "tg_reader"]).await.good();
+    let printed = service
+        .quota(&["--token", "tg_reader"])
+        .await
+        .expect_success();
     assert!(printed.contains("large"), "{printed}");
     let files = service.certificate(&[URI]);
     let certificate = ["--cert-file", &files.cert, "--key-file", &files.key];
-    service.quota(&certificate).await.good();
+    service.quota(&certificate).await.expect_success();
     quota(&service.loopback, &["--token", "tg_reader"])
         .await
-        .good();
+        .expect_success();
     let mut command = program();
     let addr = format!("https://localhost:{}", service.tls.address.port());
     let ca = service.authority.file();
     command.args(["quota", "acme", "--addr", &addr, "--ca-file", &ca]);
     command.env("TOLLGATE_TOKEN", "tg_reader");
-    ran(command).await.good();
+    ran(command).await.expect_success();
     let refused = service.quota(&[]).await;
     assert_fails(
         &refused,
@@ -86,8 +89,8 @@ async fn the_services_certificate_must_be_for_its_name_and_of_the_authority() {
     assert_fails(&refused, 1, "is not for 127.0.0.1: it is for localhost");
     reserve(&[&by_address, "--ca-file", &ca, "--server-name", "localhost"])
         .await
-        .good();
-    // Nobody else's authority knows it.
+        .expect_success();
+    // The certificate's authority is not a public one.
     let by_name = format!("https://localhost:{port}");
     assert_fails(
         &reserve(&[&by_name]).await,
@@ -101,12 +104,14 @@ async fn bench_presents_its_credentials_too() {
     let service = Service::start().await;
     let addr = format!("https://localhost:{}", service.tls.address.port());
     let ca = service.authority.file();
-    // Each request that is due is sent, however slow the machine is.
+    // At this rate, each due request is sent, also on a slow machine.
     let load = "bench --org acme --rate 50 --duration 500ms --callers 2 --json";
     let load: Vec<&str> = load.split(' ').collect();
     let who = ["--addr", &addr, "--ca-file", &ca, "--token", "tg_reserver"];
     for more in [&[][..], &["--stream"]] {
-        let printed = run_client(&[&load, &who[..], more].concat()).await.good();
+        let printed = run_client(&[&load, &who[..], more].concat())
+            .await
+            .expect_success();
         let printed: serde_json::Value = serde_json::from_str(&printed).unwrap();
         assert_eq!(printed["verdicts"]["FREE"], 25, "{printed}");
     }

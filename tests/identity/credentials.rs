@@ -1,4 +1,4 @@
-//! What a call may present, and in which order it is judged.
+//! The credentials of a call, and the order in which they are checked.
 
 use tollgate::auth::TokenHash;
 use tollgate::grpc::proto::{ReserveRequest, quota_service_client::QuotaServiceClient};
@@ -12,11 +12,11 @@ use super::{
     matrix::{call, methods, new_reserve},
 };
 
-/// Bytes as they are.
+/// A codec that passes messages as raw bytes.
 #[derive(Clone, Default)]
-struct Raw;
+struct RawCodec;
 
-impl tonic::codec::Codec for Raw {
+impl tonic::codec::Codec for RawCodec {
     type Encode = Vec<u8>;
     type Decode = Vec<u8>;
     type Encoder = Self;
@@ -31,7 +31,7 @@ impl tonic::codec::Codec for Raw {
     }
 }
 
-impl tonic::codec::Encoder for Raw {
+impl tonic::codec::Encoder for RawCodec {
     type Item = Vec<u8>;
     type Error = Status;
 
@@ -47,7 +47,7 @@ impl tonic::codec::Encoder for Raw {
     }
 }
 
-impl tonic::codec::Decoder for Raw {
+impl tonic::codec::Decoder for RawCodec {
     type Item = Vec<u8>;
     type Error = Status;
 
@@ -56,14 +56,14 @@ impl tonic::codec::Decoder for Raw {
     }
 }
 
-/// Sends these bytes as the message of a method.
+/// Sends raw bytes as the message of a method.
 async fn send(channel: &AuthorizedChannel, method: &str, bytes: Vec<u8>) -> Status {
     let mut client = Grpc::new(channel.clone());
     client.ready().await.unwrap();
     let path = format!("/tollgate.v1.QuotaService/{method}");
     let path = PathAndQuery::try_from(path).unwrap();
     let answer: Result<tonic::Response<Vec<u8>>, _> =
-        client.unary(Request::new(bytes), path, Raw).await;
+        client.unary(Request::new(bytes), path, RawCodec).await;
     answer.unwrap_err()
 }
 
@@ -89,7 +89,7 @@ async fn the_role_is_checked_before_the_message_is_read() {
             assert!(judged, "{method}: {status}");
         }
     }
-    // A method that there is not is told to callers alone.
+    // Only known callers learn that a method does not exist.
     let status = send(&nobody, "Steal", Vec::new()).await;
     assert_eq!(status.code(), Code::Unauthenticated);
     let status = send(&reserver, "Steal", Vec::new()).await;
@@ -101,7 +101,7 @@ async fn an_organization_that_is_none_is_the_callers_fault_and_a_foreign_one_com
     let service = Service::start().await;
     let channel = service.loopback.channel(None, &["Bearer tg_after"]);
     let mut client = QuotaServiceClient::new(channel);
-    let faulty = |org: &str| ReserveRequest {
+    let invalid_callers_file = |org: &str| ReserveRequest {
         tokens: 0,
         ..new_reserve(org, "")
     };
@@ -113,7 +113,7 @@ async fn an_organization_that_is_none_is_the_callers_fault_and_a_foreign_one_com
         ("ACME", Code::PermissionDenied),
         ("*", Code::PermissionDenied),
     ] {
-        let status = client.reserve(faulty(org)).await.unwrap_err();
+        let status = client.reserve(invalid_callers_file(org)).await.unwrap_err();
         assert_eq!(status.code(), code, "{org:?}: {status}");
     }
 }
@@ -121,7 +121,7 @@ async fn an_organization_that_is_none_is_the_callers_fault_and_a_foreign_one_com
 #[tokio::test]
 async fn only_one_bearer_token_is_taken() {
     let service = Service::start().await;
-    // A hash is no token, so whoever reads the callers file can't call by it.
+    // A hash is no token: reading the callers file does not give access.
     let hash = format!("Bearer {}", TokenHash::of(b"tg_after"));
     let malformed = "the authorization header is not one \"Bearer TOKEN\"";
     let unknown = "the bearer token is of no known caller";
@@ -130,7 +130,7 @@ async fn only_one_bearer_token_is_taken() {
         (vec!["Bearer "], malformed),
         (vec!["tg_after"], malformed),
         (vec!["Token tg_after"], malformed),
-        // "x:tg_after": only a browser has no other way.
+        // "x:tg_after": only browsers need Basic authentication.
         (vec!["Basic eDp0Z19hZnRlcg=="], malformed),
         (vec!["Bearer tg_after", "Bearer tg_after"], malformed),
         (vec!["Bearer tg_after", "Bearer tg_wrong"], malformed),
@@ -143,7 +143,7 @@ async fn only_one_bearer_token_is_taken() {
         assert_eq!(status.code(), Code::Unauthenticated, "{headers:?}");
         assert_eq!(status.message(), expected, "{headers:?}");
     }
-    // A token that came in the clear is told to be so, whether it is a good one or not.
+    // A token over plaintext is refused as such, valid or not.
     for token in ["Bearer tg_after", "Bearer tg_wrong"] {
         let channel = service.in_the_clear.channel(None, &[token]);
         let status = call(&channel, "Reserve", "acme").await.unwrap_err();
@@ -156,7 +156,7 @@ async fn only_one_bearer_token_is_taken() {
 async fn calls_that_are_refused_unread_hold_up_nobody_on_their_connection() {
     let service = Service::start().await;
     let nobody = service.loopback.channel(None, &[]);
-    // Several times what a connection may have on the way.
+    // Several times the flow-control window of a connection.
     for _ in 0..200 {
         let status = send(&nobody, "Reserve", vec![0; 60_000]).await;
         assert_eq!(status.code(), Code::Unauthenticated, "{status}");

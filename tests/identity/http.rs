@@ -1,4 +1,4 @@
-//! The HTTP port: probes are open, quotas are for those who may read them.
+//! The HTTP port: probes are open, quotas need a caller with the role read.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,7 +13,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use super::{callers, policy};
 use crate::support::{calls::TextFile, tollgate::Tollgate};
 
-/// The status, head and body of the answer to a GET with these headers.
+/// The status, head and body of a GET with these headers.
 fn get(addr: &str, path: &str, headers: &[&str]) -> (u16, String, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
     let timeout = Some(Duration::from_secs(10));
@@ -55,7 +55,7 @@ async fn probes_and_the_empty_page_are_for_everyone() {
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     for path in ["/livez", "/readyz", "/"] {
         assert_eq!(get(&tollgate.http_addr, path, &[]).0, 200, "{path}");
-        // Whatever is presented.
+        // With any credentials.
         let wrong = ["Bearer tg_wrong"];
         assert_eq!(get(&tollgate.http_addr, path, &wrong).0, 200, "{path}");
     }
@@ -122,7 +122,7 @@ async fn quotas_of_other_organizations_are_not_shown_nor_whether_they_exist() {
 
 #[tokio::test]
 async fn on_a_readable_connection_no_token_is_requested_or_accepted() {
-    // Every address, so not loopback; the test reaches it over loopback.
+    // All addresses, so not loopback; the test connects over loopback.
     let tollgate = start("0.0.0.0:0");
     let addr = tollgate.http_addr.replace("0.0.0.0", "127.0.0.1");
     for path in QUOTAS {

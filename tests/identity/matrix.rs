@@ -1,4 +1,4 @@
-//! Every RPC, from every kind of caller, for own and foreign organizations.
+//! Every RPC, from every kind of caller, for its own and other organizations.
 
 use futures_util::stream;
 use prost_reflect::DescriptorPool;
@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use super::{ORGS, STRANGER, Service, caller_kinds::Access, listener::AuthorizedChannel};
 use crate::support::streams::next;
 
-/// The role that each RPC needs. One that is not here fails the tests.
+/// The role that each RPC needs. The tests fail for an RPC that is missing here.
 fn needed(method: &str) -> Role {
     match method {
         "Reserve" | "ReserveStream" | "Settle" | "Release" => Role::Reserve,
@@ -23,7 +23,7 @@ fn needed(method: &str) -> Role {
     }
 }
 
-/// Every RPC of the service, as it is compiled in.
+/// Every RPC of the compiled service.
 pub(super) fn methods() -> Vec<String> {
     let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
     let service = pool
@@ -44,7 +44,7 @@ pub(super) fn new_reserve(org: &str, request_id: &str) -> ReserveRequest {
     }
 }
 
-/// How a call of an RPC for an organization ends. A request of a stream ends as its item does.
+/// How a call of an RPC for an organization ends. For a stream, how its item ends.
 pub(super) async fn call(
     channel: &AuthorizedChannel,
     method: &str,
@@ -89,7 +89,7 @@ pub(super) async fn call(
     }
 }
 
-/// What the ledger says to a call that is let in.
+/// The ledger's answer to an authorized call.
 fn answer(method: &str, org: &str) -> Code {
     match method {
         "Settle" | "Release" => Code::NotFound,
@@ -115,7 +115,7 @@ async fn every_rpc_is_for_those_alone_who_have_its_role_for_the_organization() {
     let kinds = service.kinds();
     let orgs = [ORGS[0], ORGS[1], STRANGER];
     let mut cells = [0, 0];
-    // FirstAnswer all that must not pass, then all that must.
+    // First all calls that must be refused, then all that must succeed.
     for (turn, pass) in [false, true].into_iter().enumerate() {
         for kind in &kinds {
             let channel = kind.wire.channel(kind.certificate.as_ref(), &kind.headers);
@@ -152,7 +152,7 @@ async fn a_refusal_reveals_nothing_about_others() {
     let acme = service.loopback.channel(None, &["Bearer tg_after"]);
     let reader = service.loopback.channel(None, &["Bearer tg_reader"]);
     for method in methods() {
-        // The same of an organization that there is and of one that there isn't.
+        // The same answer for an existing organization and an unknown one.
         let [known, unknown] = [ORGS[1], STRANGER].map(|org| (org, acme.clone()));
         let known = call(&known.1, &method, known.0).await.unwrap_err();
         let unknown = call(&unknown.1, &method, unknown.0).await.unwrap_err();
@@ -229,7 +229,7 @@ async fn an_id_of_another_organization_is_out_of_reach() {
         acme.release(release("other")).await.unwrap_err().code(),
     ];
     assert_eq!(codes, [Code::PermissionDenied; 3]);
-    // In its own organization the same id is another one.
+    // In another organization, the same id is a different one.
     let status = acme.release(release("acme")).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
     assert!(

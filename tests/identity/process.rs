@@ -1,4 +1,4 @@
-//! The real program with a callers file: how it starts, and whom it answers.
+//! The real program with a callers file: its start, and the callers that it answers.
 
 use std::{net::TcpListener, process::Command};
 
@@ -19,7 +19,7 @@ fn with_callers(args: &[&str]) -> Tollgate {
     Tollgate::start(&[&files[..], &["--store", "memory:"], args].concat())
 }
 
-/// A start that fails, with this callers file.
+/// The message of a start that fails with this callers file.
 fn refused(callers: &str, listen: &str) -> String {
     let file = TextFile::new(callers);
     let ran = run(program()
@@ -46,7 +46,7 @@ fn tokens_are_refused_at_the_start_where_others_could_read_them() {
     let received = refused(&callers(), "0.0.0.0:0");
     assert!(received.contains("callers have tokens"), "{received}");
     assert!(received.contains("no TLS"), "{received}");
-    // Without tokens there is nothing to read.
+    // Without tokens, plaintext is allowed.
     let by_certificate = format!("certificates = [\"{URI}\"]");
     let callers = TextFile::new(&caller("a", &by_certificate, "\"read\"", "*"));
     let args = [
@@ -95,7 +95,7 @@ async fn reflection_is_for_everyone_for_callers_or_off() {
             let header = format!("authorization: Bearer {token}");
             list(version, tollgate, &["-H", &header])
         };
-        let anonymous = list(version, &everyone, &[]).good();
+        let anonymous = list(version, &everyone, &[]).expect_success();
         assert!(
             anonymous.contains("tollgate.v1.QuotaService"),
             "{anonymous}"
@@ -106,7 +106,7 @@ async fn reflection_is_for_everyone_for_callers_or_off() {
         let ran = with_token(&callers, "tg_wrong");
         assert_ne!(ran.code, Some(0), "{ran:?}");
         for token in ["tg_reader", "tg_reserver"] {
-            let listed = with_token(&callers, token).good();
+            let listed = with_token(&callers, token).expect_success();
             assert!(listed.contains("tollgate.v1.QuotaService"), "{listed}");
         }
         let ran = with_token(&off, "tg_everywhere");

@@ -1,4 +1,4 @@
-//! The callers file can change while calls are open: from then on it holds, for streams too.
+//! The callers file may change while calls are open: the change applies to streams too.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ async fn a_token_is_rotated_without_a_moment_in_which_none_is_known() {
     }
 }
 
-/// What becomes of an open stream of `acme`, after whose first request these callers are in force.
+/// How an open stream of `acme` ends if the callers change after its first request.
 async fn stream_after(service: &Service, headers: &[&str], text: &str) -> (Code, u64) {
     let certificate = service.certificate(&[URI]);
     let channel = service.tls.channel(Some(&certificate), headers);
@@ -81,13 +81,13 @@ async fn an_open_stream_ends_with_the_rights_of_its_caller() {
     let token: &[&str] = &["Bearer tg_after"];
     let mut used = 0;
     for (headers, text, wanted) in [
-        // The caller is another one, with the same rights.
+        // Another caller with the same rights.
         (none, by_uri(BOTH_ROLES, "acme"), Code::Ok),
         (none, by_uri(BOTH_ROLES, "other"), Code::PermissionDenied),
         (none, by_uri("\"read\"", "acme"), Code::PermissionDenied),
         (none, by_token("tg_after"), Code::Unauthenticated),
         (token, by_token("tg_after"), Code::Ok),
-        // The certificate is still known, but what was presented is a token.
+        // The certificate is still known, but the stream used a token.
         (
             token,
             by_token("tg_next") + &by_uri(BOTH_ROLES, "acme").replace("callers.x", "callers.y"),
@@ -136,7 +136,7 @@ fn tokens_that_come_later_are_refused_where_others_could_read_them() {
     let by_certificate = caller("a", &format!("certificates = [\"{URI}\"]"), BOTH_ROLES, "*");
     let caller_set = CallerSet::new(parsed(&by_certificate), port).unwrap();
     assert!(caller_set.replace(parsed(&callers())).is_err());
-    // The last ones stayed.
+    // The last valid callers stay.
     let changes = caller_set.replace(parsed(&by_certificate)).unwrap();
     assert_eq!(changes, CallerChanges::default());
 }

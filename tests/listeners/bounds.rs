@@ -1,4 +1,4 @@
-//! The section `[bounds]`: what is too much, too slow or too old, and that nobody else notices.
+//! The section `[bounds]`: connections that are too many, too slow or too old are closed, and others are not affected.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ async fn where_there_are_too_many_connections_idle_ones_make_room() {
     assert_eq!(large(&tollgate.client()).await.used, 20);
     until("too many are still open", || closed(&mut idle) >= 60 - 16).await;
     assert!(ended(&tollgate, "MadeRoom") > 0);
-    // The ports have a bound each.
+    // Each port has its own limit.
     assert!(http_get(&tollgate.http_addr, "/livez").0.contains("200"));
 }
 
@@ -35,7 +35,7 @@ async fn where_there_are_too_many_connections_idle_ones_make_room() {
 async fn a_part_of_the_idle_ones_makes_room_and_the_longest_idle_first() {
     let tollgate = start("[bounds]\nconnections = 64\n");
     let mut idle = silent_connections(&tollgate.addr, 64, PREFACE);
-    // All have come once this is answered, over one more.
+    // Once this call on another connection is answered, all have been accepted.
     reserve(&tollgate.client(), 1, "").await;
     until("none made room", || closed(&mut idle) > 0).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -52,7 +52,7 @@ async fn a_connection_with_an_open_call_makes_no_room_and_new_ones_are_refused()
         answer.is_err()
     };
     let deadline = Instant::now() + WAIT_TIMEOUT;
-    // The last of the streams may be on its way still.
+    // The last streams may still be on their way.
     while !refused().await {
         assert!(Instant::now() < deadline, "a seventeenth is served");
     }
@@ -68,7 +68,7 @@ async fn a_connection_with_an_open_call_makes_no_room_and_new_ones_are_refused()
 #[tokio::test]
 async fn a_connection_that_ignores_goaway_makes_room_too() {
     let tollgate = start("[bounds]\nconnections = 16\nconnection_age = \"1s\"\n");
-    // They next_event nothing, so they don't answer either.
+    // They don't read, so they don't answer either.
     let mut deaf = silent_connections(&tollgate.addr, 16, PREFACE);
     tokio::time::sleep(Duration::from_secs(2)).await;
     for _ in 0..20 {
@@ -102,7 +102,7 @@ async fn a_connection_that_does_not_begin_in_time_is_closed() {
 async fn an_idle_connection_is_closed_and_its_callers_next_call_succeeds() {
     let tollgate = start("[bounds]\nidle_time = \"1s\"\n");
     let client = tollgate.client();
-    // It has a call open all the time.
+    // A connection with an open call.
     let _held = held_streams(&tollgate.addr, 1, 1).await;
     for round in 1..=2 {
         reserve(&client, 1, "").await;
@@ -112,8 +112,8 @@ async fn an_idle_connection_is_closed_and_its_callers_next_call_succeeds() {
     assert_eq!(large(&client).await.used, 3);
 }
 
-/// What tonic's client says of a call that it had not sent yet when its connection ended: it was still to be sent, or
-/// it had its number already. gRPC's own clients make such a call again by themselves.
+/// tonic's error for a call that was not sent when its connection ended: it was still queued, or already had a stream
+/// id. gRPC's own clients retry such a call.
 fn was_not_sent(status: &Status) -> bool {
     let received = format!("{status:?}");
     match status.code() {
@@ -218,7 +218,7 @@ async fn a_call_whose_body_does_not_come_ends_at_its_deadline() {
     assert_eq!(large(&tollgate.client()).await.used, 0);
 }
 
-/// How many Reserves were answered so.
+/// How many Reserves were answered with this code.
 fn counted(tollgate: &Tollgate, code: Code) -> u64 {
     let name = match code {
         Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
@@ -236,7 +236,7 @@ fn counted(tollgate: &Tollgate, code: Code) -> u64 {
 #[tokio::test]
 async fn a_malformed_call_is_its_callers_fault() {
     let tollgate = start("");
-    // Nothing; a head without its message; a flag that there is none of; half a message.
+    // An empty body; a head without a message; an invalid flag; half a message.
     let bodies: [&[u8]; 4] = [b"", b"\0\0\0\0", b"\x07\0\0\0\0", b"\0\0\0\0\x09org"];
     for body in bodies {
         let mut sender = raw_http2(&tollgate.addr).await.unwrap();
@@ -258,11 +258,11 @@ async fn a_call_whose_body_is_on_its_way_when_the_service_stops_is_answered() {
     let path = "/tollgate.v1.QuotaService/Reserve";
     let request = head(&tollgate.addr, path, Some("9S"));
     let (answer, mut body) = sender.send_request(request, false).unwrap();
-    // So it has come before the signal.
+    // So the open call arrived before the signal.
     reserve(&tollgate.client(), 1, "").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     tollgate.signal(Signal::SIGTERM);
-    // Longer than connections without an open call have.
+    // Longer than connections without an open call may take.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     let mut message = vec![0; 5];
     new_reserve(1, "").encode(&mut message).unwrap();

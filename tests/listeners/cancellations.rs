@@ -1,4 +1,4 @@
-//! Who cancels calls by the thousand is listened to more slowly, and in the end asked to leave; nobody else is.
+//! A caller that cancels thousands of calls is slowed down, and finally gets GOAWAY; other callers are not affected.
 
 use std::time::{Duration, Instant};
 
@@ -16,36 +16,36 @@ use crate::{
 
 const RESERVE: &str = "/tollgate.v1.QuotaService/Reserve";
 
-/// How to begin a call, and to cancel it at once.
+/// How calls are begun and cancelled.
 #[derive(Clone, Copy)]
 struct CancelMode {
     path: &'static str,
     reason: Reason,
 }
 
-const PLAIN: CancelMode = CancelMode {
+const RESET_RESERVE: CancelMode = CancelMode {
     path: RESERVE,
     reason: Reason::CANCEL,
 };
 
-/// Begins so many calls over a connection, and cancels each at once.
-async fn cancel(mut sender: Sender, addr: &str, calls: usize, manner: CancelMode) -> Sender {
+/// Begins so many calls on a connection, and cancels each at once.
+async fn cancel(mut sender: Sender, addr: &str, calls: usize, mode: CancelMode) -> Sender {
     for _ in 0..calls {
         sender = sender.ready().await.unwrap();
-        let request = head(addr, manner.path, None);
+        let request = head(addr, mode.path, None);
         let (_, mut body) = sender.send_request(request, false).unwrap();
-        body.send_reset(manner.reason);
+        body.send_reset(mode.reason);
     }
     sender
 }
 
-/// Makes a call over it, which is answered.
+/// Makes a call on the connection, which is answered.
 async fn answered(mut sender: Sender, addr: String) -> Sender {
     sender = sender.ready().await.unwrap();
     let request = head(&addr, RESERVE, None);
     let (answer, _) = sender.send_request(request, true).unwrap();
     let answer = tokio::time::timeout(WAIT_TIMEOUT, answer).await.unwrap();
-    // It has no message; what is asked here is only how soon that is told.
+    // It has no message. Only the time of its answer matters.
     let status = Status::from_header_map(answer.unwrap().headers()).unwrap();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     assert!(status.message().contains("malformed"), "{status:?}");
@@ -57,7 +57,7 @@ async fn a_caller_with_too_many_cancellations_is_slowed_and_others_are_not() {
     let tollgate = start("");
     let sender = raw_http2(&tollgate.addr).await.unwrap();
     let begun = Instant::now();
-    let sender = cancel(sender, &tollgate.addr, 1_800, PLAIN).await;
+    let sender = cancel(sender, &tollgate.addr, 1_800, RESET_RESERVE).await;
     let slow = tokio::spawn(answered(sender, tollgate.addr.clone()));
     let client = tollgate.client();
     let mut others = 0;
@@ -65,14 +65,14 @@ async fn a_caller_with_too_many_cancellations_is_slowed_and_others_are_not() {
         reserve(&client, 1, "").await;
         others += 1;
     }
-    // 1,600 more than it may at first, of which 2,000 come again in a second.
+    // 1,600 more than the initial budget, which refills by 2,000 a second.
     slow.await.unwrap();
     let took = begun.elapsed();
     assert!(took > Duration::from_millis(200), "{took:?}");
     assert!(others > 20, "{others}");
     assert_eq!(large(&client).await.used, others);
     assert_eq!(ended(&tollgate, "Cancelling"), 0);
-    // They are their caller's matter, and not the service's fault.
+    // Counted as the caller's cancellations, not as errors of the service.
     let counted = || {
         let (_, metrics) = http_get(&tollgate.http_addr, "/metrics");
         let line =
@@ -101,7 +101,7 @@ async fn after_cancelling_all_open_calls_the_next_call_is_answered() {
     let tollgate = start("[bounds]\ncancelled_per_second = 100000\n");
     let mut sender = raw_http2(&tollgate.addr).await.unwrap();
     for _ in 0..3 {
-        sender = cancel(sender, &tollgate.addr, 1_000, PLAIN).await;
+        sender = cancel(sender, &tollgate.addr, 1_000, RESET_RESERVE).await;
         sender = answered(sender, tollgate.addr.clone()).await;
     }
     drop(sender);
@@ -111,20 +111,23 @@ async fn after_cancelling_all_open_calls_the_next_call_is_answered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_of_cancelled_call_counts_and_so_does_one_that_would_be_refused() {
     let tollgate = start("");
-    for manner in [
+    for mode in [
         CancelMode {
             reason: Reason::NO_ERROR,
-            ..PLAIN
+            ..RESET_RESERVE
         },
         CancelMode {
             path: "/tollgate.v1.QuotaService/Nothing",
-            ..PLAIN
+            ..RESET_RESERVE
         },
-        CancelMode { path: "/", ..PLAIN },
+        CancelMode {
+            path: "/",
+            ..RESET_RESERVE
+        },
     ] {
         let sender = raw_http2(&tollgate.addr).await.unwrap();
         let begun = Instant::now();
-        let sender = cancel(sender, &tollgate.addr, 1_800, manner).await;
+        let sender = cancel(sender, &tollgate.addr, 1_800, mode).await;
         answered(sender, tollgate.addr.clone()).await;
         let took = begun.elapsed();
         assert!(took > Duration::from_millis(200), "{took:?}");

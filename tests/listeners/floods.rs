@@ -1,5 +1,5 @@
-//! Under floods of a hostile caller other calls are answered, health answers within a second, and memory is
-//! bounded. How much slower the others are, `cargo bench --bench goals` tells.
+//! Under floods of a hostile caller, other calls are answered, health answers within a second, and memory is bounded.
+//! `cargo bench --bench goals` measures the latencies.
 
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,10 @@ use crate::support::{
 };
 
 const FLOOD_DURATION: Duration = Duration::from_secs(3);
-/// What a flood may make the service hold on top.
+/// The additional memory that a flood may use.
 const MAX_EXTRA_MEMORY: u64 = 300 << 20;
 
-/// Calls, and asks for health over connections of their own, as long as a flood goes on.
+/// Makes calls, and health checks on new connections, during a flood.
 async fn others_are_served(tollgate: &Tollgate, mut goes_on: impl FnMut() -> bool) {
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let client: QuotaServiceClient<Channel> = tollgate.client();
@@ -35,7 +35,7 @@ async fn others_are_served(tollgate: &Tollgate, mut goes_on: impl FnMut() -> boo
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(1), "health took {took:?}");
         for _ in 0..10 {
-            // UNAVAILABLE after its second.
+            // It would be UNAVAILABLE after a second.
             reserve(&client, 1, "").await;
             calls += 1;
         }
@@ -91,7 +91,7 @@ async fn thousands_of_streams_that_are_held_open() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handshakes_of_tls_that_do_not_go_on() {
     let authority = Authority::new();
-    let files = authority.signs("server", &["tollgate.test"]);
+    let files = authority.sign("server", &["tollgate.test"]);
     let count = fitted_to_open_files(2_000);
     let room = count / 2;
     let tollgate = start(&format!(
@@ -99,7 +99,7 @@ async fn handshakes_of_tls_that_do_not_go_on() {
         files.cert, files.key
     ));
     let addr = tollgate.http_addr.clone();
-    // The head of a record, whose rest never comes.
+    // The start of a TLS record, whose rest never comes.
     let flood = tokio::task::spawn_blocking(move || {
         let mut silent = silent_connections(&addr, count, &[0x16, 3, 1, 2, 0, 1]);
         let deadline = Instant::now() + super::WAIT_TIMEOUT;
@@ -121,7 +121,7 @@ async fn handshakes_of_tls_that_do_not_go_on() {
     flood.await.unwrap();
 }
 
-/// Metrics are read on threads that the file store needs, too.
+/// Metrics are rendered on threads that the file store needs, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn abandoned_scrapes() {
     let tollgate = start("");
@@ -143,7 +143,7 @@ async fn abandoned_scrapes() {
     assert!(most <= before + 4, "{before}, then {most}");
 }
 
-/// How many threads the service has.
+/// The number of the service's threads.
 fn threads(tollgate: &Tollgate) -> usize {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", tollgate.pid()));
     tasks.unwrap().count()

@@ -1,4 +1,4 @@
-//! docs/CONTRACT.md, "The program": what a listener lets callers do, and how it speaks TLS.
+//! docs/CONTRACT.md, "The program": what a listener allows, and TLS.
 
 mod bounds;
 mod cancellations;
@@ -15,7 +15,7 @@ use crate::support::{
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A service over memory with these settings, and the log of each connection's end.
+/// A service over memory with these settings, which logs the end of each connection.
 fn start(settings: &str) -> Tollgate {
     let (settings, policy) = (TextFile::new(settings), policy_file(1_000_000));
     Tollgate::start(&[
@@ -40,7 +40,7 @@ fn ended(tollgate: &Tollgate, why: &str) -> usize {
     ended.count()
 }
 
-/// Waits until this is so.
+/// Waits for a condition.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while !is_so() {

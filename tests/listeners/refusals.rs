@@ -1,10 +1,10 @@
-//! Certificates that are refused show as long as they are, and no longer.
+//! Refused certificates show until they are fixed, and no longer.
 
 use std::fs;
 
 use super::tls::{https_get, read, section};
 use crate::{
-    metrics::refusals::shows_until_mended,
+    metrics::refusals::shows_until_fixed,
     support::{
         calls::TextFile,
         certificates::{Authority, Files},
@@ -15,8 +15,8 @@ use crate::{
 #[tokio::test]
 async fn refused_certificates_of_either_port_show_until_they_are_fixed() {
     let authority = Authority::new();
-    let signs = |name| authority.signs(name, &["tollgate.test"]);
-    let (grpc, http, other) = (signs("grpc"), signs("http"), signs("other"));
+    let sign = |name| authority.sign(name, &["tollgate.test"]);
+    let (grpc, http, other) = (sign("grpc"), sign("http"), sign("other"));
     let settings = section("tls", &grpc, "") + &section("http_tls", &http, "");
     let settings = TextFile::new(&settings);
     let tollgate = Tollgate::start(&["--config", settings.path(), "--store", "memory:"]);
@@ -25,8 +25,8 @@ async fn refused_certificates_of_either_port_show_until_they_are_fixed() {
         let good = read(key);
         let foreign = || fs::write(key, read(&other.key)).unwrap();
         let back = || fs::write(key, &good).unwrap();
-        shows_until_mended(&tollgate, get, of, foreign, back).await;
+        shows_until_fixed(&tollgate, get, of, foreign, back).await;
         let follows = || fs::write(cert, read(&other.cert)).unwrap();
-        shows_until_mended(&tollgate, get, of, foreign, follows).await;
+        shows_until_fixed(&tollgate, get, of, foreign, follows).await;
     }
 }

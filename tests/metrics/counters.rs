@@ -1,4 +1,4 @@
-//! Each call is counted as what it was, once.
+//! Each call is counted once, with the right labels.
 
 use std::time::{Duration, Instant};
 
@@ -91,7 +91,7 @@ async fn calls_that_reach_no_method_are_counted_too() {
     let slow = TextFile::new("[redis]\nresponse_timeout = \"30s\"\n");
     let (tollgate, mut client, _policy) =
         start(&["--store", &redis.url(), "--config", slow.path()]).await;
-    // Redis is asked, and keeps silent for longer than the caller waits, who is gone long before the deadline.
+    // Redis does not answer; the caller leaves long before the deadline.
     redis.run(&["CLIENT", "PAUSE", "20000", "ALL"]);
     let mut call = tonic::Request::new(new_reserve(1, ""));
     call.set_timeout(Duration::from_secs(10));
@@ -99,7 +99,7 @@ async fn calls_that_reach_no_method_are_counted_too() {
     assert!(hung_up.is_err());
     let labels = [r#"rpc="Reserve",code="CANCELLED""#];
     wait_for(&tollgate, "tollgate_requests_total", &labels, 1.0).await;
-    // Too large to be read: no method is called.
+    // Too large to be read, so no method is called.
     let mut large = new_reserve(1, "");
     large.project = "x".repeat(70_000);
     let refused = client.reserve(large).await.unwrap_err();
@@ -259,7 +259,7 @@ async fn the_policy_and_the_process_have_metrics() {
     assert_eq!(sum(&text, "tollgate_build_info", &[&build]), 1.0);
     let memory = sum(&text, "process_resident_memory_bytes", &[]);
     assert!(memory > 1e6 && memory < 1e9, "{memory}");
-    // The kernel counts it in hundredths of a second; to be asked takes some, too.
+    // The kernel counts in hundredths of a second. The scrapes themselves take some time, too.
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while sum(&scrape(&tollgate), "process_cpu_seconds_total", &[]) == 0.0 {
         assert!(Instant::now() < deadline);
@@ -272,7 +272,7 @@ async fn the_policy_and_the_process_have_metrics() {
     assert!((-2.0..600.0).contains(&age), "{age}");
 }
 
-/// Whatever a caller sends is in no label: neither a name nor a part of one.
+/// No label contains a name that a caller sent, or a part of it.
 #[tokio::test]
 async fn nothing_that_callers_send_is_a_label() {
     let (tollgate, mut client, _policy) = start(&MEMORY).await;

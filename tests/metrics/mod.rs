@@ -1,4 +1,4 @@
-//! What the service tells of itself: metrics, traces, alerts and the dashboard.
+//! What the service exposes: metrics, traces, alerts and the dashboard.
 
 mod alerts;
 mod counters;
@@ -13,7 +13,7 @@ use std::{
 
 use crate::{server::http_get, support::tollgate::Tollgate};
 
-/// No service needs nearly as long, however busy the machine is.
+/// Longer than any service needs, also on a busy machine.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The answer to a scrape.
@@ -26,7 +26,7 @@ fn scrape(tollgate: &Tollgate) -> String {
     body
 }
 
-/// The samples of a scrape: each series, as it stands there, with its value.
+/// The samples of a scrape: each series with its value.
 fn samples(text: &str) -> BTreeMap<&str, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let samples = lines.map(|line| {
@@ -51,7 +51,7 @@ fn sum(text: &str, name: &str, labels: &[&str]) -> f64 {
     found.iter().sum()
 }
 
-/// Waits until the sum is this: what is counted after the answer may come a moment later.
+/// Waits for this sum: counters may change shortly after the answer.
 async fn wait_for(tollgate: &Tollgate, name: &str, labels: &[&str], wanted: f64) {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {

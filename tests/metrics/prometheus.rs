@@ -1,4 +1,4 @@
-//! A real Prometheus scrapes a running service, and finds what was called.
+//! A real Prometheus scrapes a running service.
 
 use std::{
     fs::{self, File},
@@ -20,7 +20,7 @@ use crate::support::{
     tools::{run, tool},
 };
 
-/// A Prometheus of the test's own, which scrapes one service as the job `tollgate`.
+/// A Prometheus that scrapes one service as the job `tollgate`.
 struct Prometheus {
     process: Child,
     addr: String,
@@ -68,7 +68,7 @@ impl Prometheus {
             assert!(Instant::now() < deadline, "Prometheus does not start");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        // Its port is open a while before it answers.
+        // Its port opens before it answers.
         while !get(&prometheus.addr, "/-/ready")
             .0
             .starts_with("HTTP/1.0 200 ")
@@ -85,7 +85,7 @@ impl Prometheus {
         serde_json::from_str(&body).unwrap()
     }
 
-    /// The values of a query.
+    /// The values of a query's result.
     fn query(&self, query: &str) -> Vec<f64> {
         let query =
             percent_encoding::utf8_percent_encode(query, percent_encoding::NON_ALPHANUMERIC);
@@ -109,7 +109,7 @@ impl Prometheus {
     }
 }
 
-/// A GET in the form that has an answer of one piece.
+/// A GET in HTTP/1.0, whose answer is not chunked.
 fn get(addr: &str, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
@@ -185,7 +185,7 @@ async fn prometheus_scrapes_what_was_called() {
     ] {
         prometheus.wait_for(query, wanted).await;
     }
-    // It has read our rules as well, and nothing is wrong.
+    // It has loaded our rules without an error.
     let rules = prometheus.api("/api/v1/rules");
     let rules = rules["data"]["groups"][0]["rules"].as_array().unwrap();
     assert!(rules.len() >= 11);
@@ -195,8 +195,8 @@ async fn prometheus_scrapes_what_was_called() {
     }
 }
 
-/// What promtool reads is the older format, in which the lines of a family have the name of its samples,
-/// and which knows neither info nor the mark at the end.
+/// Converts to the older format that promtool reads: the lines of a family have the name of its samples, and there are
+/// no infos and no end mark.
 fn in_the_older_format(text: &str) -> String {
     let mut lines = Vec::new();
     let mut help = String::new();

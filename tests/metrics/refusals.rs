@@ -1,4 +1,4 @@
-//! A followed file that is refused shows as long as it is, and no longer.
+//! A refused file shows until it is fixed, and no longer.
 
 use std::{
     fs,
@@ -17,10 +17,10 @@ use crate::{
     },
 };
 
-/// Several times as long as it takes until files are read again.
-const A_WHILE: Duration = Duration::from_secs(1);
+/// Several times the interval at which files are read.
+const SEVERAL_READS: Duration = Duration::from_secs(1);
 
-/// The files that are refused, as a scrape tells of each that can be followed.
+/// The files that are refused, from a scrape; it has a sample for each file that can be followed.
 fn refused(text: &str) -> Vec<&str> {
     let samples = text.lines().filter_map(|line| {
         let samples = line.strip_prefix("tollgate_file_refused{of=\"")?;
@@ -33,14 +33,14 @@ fn refused(text: &str) -> Vec<&str> {
     refused.map(|(of, _)| of).collect()
 }
 
-/// Spoils a file that is followed, and mends it: that it is refused shows meanwhile, and only of it. `get` has
-/// the answer to a GET, head and body.
-pub async fn shows_until_mended(
+/// Breaks a followed file and fixes it: meanwhile exactly this file shows as refused. `get` returns head and body of a
+/// GET.
+pub async fn shows_until_fixed(
     tollgate: &Tollgate,
     get: impl AsyncFn(&'static str) -> String,
     of: &str,
-    spoil: impl FnOnce(),
-    mend: impl FnOnce(),
+    damage: impl FnOnce(),
+    fix: impl FnOnce(),
 ) {
     let until = async |wanted: &[&str]| {
         let deadline = Instant::now() + WAIT_TIMEOUT;
@@ -55,10 +55,10 @@ pub async fn shows_until_mended(
         }
     };
     until(&[]).await;
-    spoil();
+    damage();
     until(&[of]).await;
     tollgate.signal(Signal::SIGHUP);
-    let end = Instant::now() + A_WHILE;
+    let end = Instant::now() + SEVERAL_READS;
     while Instant::now() < end {
         assert_eq!(refused(&get("/metrics").await), [of]);
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -70,7 +70,7 @@ pub async fn shows_until_mended(
     assert!(body.contains(" was refused at 20"), "{ready}");
     assert!(body.ends_with(" stays\n"), "{ready}");
     assert_eq!(body.lines().count(), 1, "{ready}");
-    mend();
+    fix();
     until(&[]).await;
     let ready = get("/readyz").await;
     assert!(ready.ends_with("\r\n\r\nok\n"), "{ready}");
@@ -96,9 +96,9 @@ async fn a_refused_policy_and_a_refused_callers_file_show_until_they_are_fixed()
         let good = fs::read_to_string(file).unwrap();
         let write = |text: &str| fs::write(file, text).unwrap();
         let bad = good.replace("[orgs.", "[org.").replace("roles", "rule");
-        shows_until_mended(&tollgate, &get, of, || write(&bad), || write(&good)).await;
+        shows_until_fixed(&tollgate, &get, of, || write(&bad), || write(&good)).await;
         let another = good.clone() + "# In other words.\n";
         let remove = || fs::remove_file(file).unwrap();
-        shows_until_mended(&tollgate, &get, of, remove, || write(&another)).await;
+        shows_until_fixed(&tollgate, &get, of, remove, || write(&another)).await;
     }
 }

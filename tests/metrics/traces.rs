@@ -1,4 +1,4 @@
-//! Traces by OTLP: a call's span is in its caller's trace, and a collector that is no good harms nobody.
+//! Traces by OTLP: a call's span is in its caller's trace, and a faulty collector harms no call.
 
 use std::{
     sync::{Arc, Mutex},
@@ -29,7 +29,7 @@ use crate::support::{
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 
-/// A collector, which keeps what it is sent.
+/// A collector that stores the received spans.
 #[derive(Clone, Default)]
 struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
@@ -54,7 +54,7 @@ impl TraceService for Collector {
 }
 
 impl Collector {
-    /// One that serves, and its endpoint.
+    /// A serving collector, and its endpoint.
     async fn start() -> (Self, String) {
         let collector = Self::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -66,7 +66,7 @@ impl Collector {
         (collector, endpoint)
     }
 
-    /// Waits for so many spans, and gives them by name.
+    /// Waits for so many spans, and returns them by name.
     async fn wait_for(&self, spans: usize) -> Vec<Span> {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
@@ -90,8 +90,8 @@ fn text(value: Option<AnyValue>) -> String {
     }
 }
 
-/// An attribute of a span, as text; empty where it has none such.
-fn verdict_text(span: &Span, key: &str) -> String {
+/// An attribute of a span as text; empty without such an attribute.
+fn attribute(span: &Span, key: &str) -> String {
     let attributes = span.attributes.iter();
     let found = attributes.filter(|attribute| attribute.key == key);
     found
@@ -103,7 +103,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A request in a trace of its caller.
+/// A request with a trace context.
 fn in_a_trace<T>(message: T, sampled: bool) -> Request<T> {
     let mut request = Request::new(message);
     let parent = format!("00-{TRACE}-{PARENT}-0{}", u8::from(sampled));
@@ -158,14 +158,14 @@ async fn a_call_has_a_span_in_its_callers_trace_and_one_for_the_store() {
             ("tollgate.pool", "large"),
             ("tollgate.replayed", "false"),
         ] {
-            assert_eq!(verdict_text(call, key), value, "{key}: {call:#?}");
+            assert_eq!(attribute(call, key), value, "{key}: {call:#?}");
         }
         assert_eq!(store.name, "tollgate.store.decide");
         assert_eq!(
             (&store.trace_id, &store.parent_span_id),
             (&call.trace_id, &call.span_id)
         );
-        assert_eq!(verdict_text(store, "tollgate.batch.decisions"), "1");
+        assert_eq!(attribute(store, "tollgate.batch.decisions"), "1");
         assert!(store.start_time_unix_nano >= call.start_time_unix_nano);
         assert!(store.end_time_unix_nano >= store.start_time_unix_nano);
         let resources = collector.resources.lock().unwrap().clone();
@@ -188,8 +188,8 @@ async fn a_failed_call_and_a_stream_have_one_span_each() {
         .await
         .unwrap_err();
     let failed = collector.wait_for(1).await.remove(0);
-    assert_eq!(verdict_text(&failed, "rpc.grpc.status_code"), "3");
-    assert_eq!(verdict_text(&failed, "tollgate.verdict"), "");
+    assert_eq!(attribute(&failed, "rpc.grpc.status_code"), "3");
+    assert_eq!(attribute(&failed, "tollgate.verdict"), "");
     let requests = stream::iter([
         new_reserve(900, ""),
         new_reserve(900, ""),
@@ -204,13 +204,13 @@ async fn a_failed_call_and_a_stream_have_one_span_each() {
     assert_eq!(streamed.name, "tollgate.v1.QuotaService/ReserveStream");
     for answer in ["free", "billed", "failed"] {
         assert_eq!(
-            verdict_text(&streamed, &format!("tollgate.answers.{answer}")),
+            attribute(&streamed, &format!("tollgate.answers.{answer}")),
             "1"
         );
     }
 }
 
-// The collector answers while this waits for the service's end.
+// The collector must answer while the test waits for the service's end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_decides_whether_it_is_traced_and_the_ratio_for_those_without_a_trace() {
     for (settings, spans) in [("", 1), ("trace_ratio = 1.0\n", 2)] {
@@ -231,7 +231,7 @@ async fn a_caller_decides_whether_it_is_traced_and_the_ratio_for_those_without_a
         if spans == 1 {
             client.reserve(broken).await.unwrap();
         }
-        // What was not sent yet is sent at the end.
+        // Queued spans are sent at the end.
         tollgate.signal(Signal::SIGINT);
         assert!(tollgate.wait(WAIT_TIMEOUT).success());
         let received = collector.wait_for(2 * spans - 1).await;
@@ -246,7 +246,7 @@ fn quota() -> tollgate::grpc::proto::GetQuotaRequest {
     }
 }
 
-/// A collector that is gone, and one that takes connections and never says a word.
+/// A collector that is unreachable, and one that accepts connections and never answers.
 #[tokio::test]
 async fn a_faulty_collector_harms_no_call() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -284,7 +284,7 @@ async fn a_faulty_collector_harms_no_call() {
     }
 }
 
-/// The log line of a failure names its caller's trace; the one of a call is off until it is asked for.
+/// The log line of a failure names its caller's trace. The line of each call is off by default.
 #[tokio::test]
 async fn log_lines_have_what_operators_filter_by_and_no_request_id() {
     let redis = RedisServer::start();
@@ -345,7 +345,7 @@ async fn log_lines_have_what_operators_filter_by_and_no_request_id() {
             assert!(call["duration_ms"].as_f64().unwrap() > 0.0, "{call}");
         }
         assert!(!format!("{log:?}").contains("zqx"), "{log:?}");
-        // The next service is refused nothing for what this one left waiting.
+        // Resets the error, for the next service.
         redis.run(&["PING"]);
     }
 }

@@ -1,8 +1,8 @@
-//! Random batches: operations that go to the store together, of several organizations, with ids that
-//! recur. Each must be answered as the model answers it one by one.
+//! Random batches of operations of several organizations, with ids that recur. Each operation must get the answer that
+//! the model gives one by one.
 //!
-//! They go together in two ways. To the store: as batches that the test makes. To the ledger: as calls
-//! that come while another is under way, whose order of arrival is therefore certain.
+//! Batches are made in two ways: directly for the store, and from calls to the ledger that arrive during another call,
+//! so that their order is certain.
 
 use std::{collections::BTreeMap, pin::Pin};
 
@@ -34,7 +34,7 @@ const MEMORY_SEQUENCES: u32 = 600;
 const FILE_SEQUENCES: u32 = 150;
 const REDIS_SEQUENCES: u32 = 250;
 
-/// tokio lets a task go on for 128 steps.
+/// tokio's budget lets a task run for 128 steps.
 const MAX_ACROSS_MIDNIGHT: usize = 100;
 
 fn org_of(step: &Step) -> &'static str {
@@ -44,7 +44,7 @@ fn org_of(step: &Step) -> &'static str {
     }
 }
 
-/// An operation as the store takes it.
+/// An operation for the store.
 fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
     let tokens = |amount: u64| Tokens::new(amount).unwrap();
     match step {
@@ -55,7 +55,7 @@ fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
             dry,
         } => {
             let assessor = policy.assessor(&org_id(org), day);
-            // The amounts of this test pass what a call may ask for.
+            // The amounts of this test exceed what a call may send.
             let fields = Fields {
                 tokens: 1,
                 ..fields.clone()
@@ -88,7 +88,7 @@ fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
     }
 }
 
-/// Says an outcome as the model does.
+/// Formats an outcome like the model.
 fn outcome(outcome: Outcome) -> String {
     match outcome {
         Outcome::Reserved {
@@ -124,8 +124,8 @@ fn outcome(outcome: Outcome) -> String {
     }
 }
 
-/// Splits operations into calls of the store: an organization is in each at most once. Gives each
-/// batch's places too.
+/// Splits operations into calls of the store, with each organization at most once per call. Also gives the index of
+/// each operation.
 fn calls(operations: &[Step], policy: &Policy, day: UtcDay) -> Vec<Vec<(Batch, Vec<usize>)>> {
     let mut by_org: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (at, step) in operations.iter().enumerate() {
@@ -150,7 +150,7 @@ fn calls(operations: &[Step], policy: &Policy, day: UtcDay) -> Vec<Vec<(Batch, V
     calls
 }
 
-/// What the store says to each of the operations.
+/// The store's answers to the operations.
 async fn decide(
     world: &World,
     operations: &[Step],
@@ -202,7 +202,7 @@ fn put(answers: &mut [String], places: &[usize], outcomes: Vec<Outcome>) {
 
 type Answers<'a> = Pin<Box<dyn Future<Output = Vec<String>> + 'a>>;
 
-/// The calls of the ledger, not yet asked.
+/// The calls to the ledger, not yet polled.
 fn ledger_calls<'a>(
     world: &'a World,
     operations: &'a [Step],
@@ -237,7 +237,7 @@ fn ledger_calls<'a>(
     calls.collect()
 }
 
-/// Asks, one behind the other, while the first call of the store is under way; then lets it go on.
+/// Starts all calls in order while the first call to the store is held; then releases it.
 async fn together(
     mut answers: Vec<Answers<'_>>,
     calls: &mut HeldCalls,
@@ -303,9 +303,9 @@ async fn run_at_the_ledger(
     let (held, mut calls) = HeldStore::over(world.store.clone(), 1);
     world.ledger = Ledger::new(LedgerConfig::new(world.ledger.policy(), held));
     let mut model = begin(world, closes);
-    // It learns which day it is: this machine's may be any other.
+    // The ledger learns the store's day, which differs from this machine's.
     world.ledger.probe().await.unwrap();
-    // Whether the ledger may take it to be the day before.
+    // Whether the ledger may still assume the previous day.
     let mut day_is_new = false;
     for round in rounds.into_iter().chain(all_queries().map(Round::Alone)) {
         match round {
@@ -314,8 +314,8 @@ async fn run_at_the_ledger(
                 day_is_wrong: day_ends,
                 as_stream,
             } => {
-                // At a midnight all are asked again, each by its own caller. Here one task asks for
-                // all: in its order where it is not interrupted, and each of them waits for one thing.
+                // At midnight each caller sends its operation again. Here one task polls all callers, in order as long
+                // as tokio's budget does not interrupt it.
                 let many = operations.len() > MAX_ACROSS_MIDNIGHT;
                 let day_ends = day_ends && !many && !as_stream;
                 if many || as_stream {
@@ -340,7 +340,7 @@ async fn run_at_the_ledger(
                         step
                     );
                 }
-                // The first alone, the others together, but for what is more than a call takes.
+                // The first call alone, and the others together, up to the size of a call.
                 prop_assert!(day_is_new || made <= 2 + operations.len() / 512, "{}", made);
                 day_is_new = false;
             }

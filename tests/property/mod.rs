@@ -1,4 +1,4 @@
-//! Random sequences of all operations: every store must answer, step by step, what the model answers.
+//! Random sequences of all operations: each answer of every store must be the model's.
 //!
 //! `TOLLGATE_PROPERTY_CASES` multiplies the number of sequences.
 
@@ -26,7 +26,7 @@ use self::{
     rules::{Change, HOSTILE_NAME, rules},
 };
 use crate::support::world::{
-    TODAY, With as _, World, new_reserve, org_id, policy_text, verdict_text,
+    ReserveExt as _, TODAY, World, new_reserve, org_id, policy_text, verdict_text,
 };
 
 const MEMORY_SEQUENCES: u32 = 10_000;
@@ -109,7 +109,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Says a result as the model does: the answer, or the name of the refusal.
+/// Formats a result like the model: the answer, or the name of the refusal.
 fn text<T>(result: Result<T, LedgerError>, answer: impl FnOnce(T) -> String) -> String {
     match result {
         Ok(value) => answer(value),
@@ -139,7 +139,7 @@ fn replayed(replayed: bool) -> &'static str {
     if replayed { " replayed" } else { "" }
 }
 
-/// A Reserve as the ledger takes it.
+/// A Reserve for the ledger.
 fn reserve_call(org: &str, fields: &Fields, id: Option<&str>, dry: bool) -> Reserve {
     let named = Workload::ALL
         .into_iter()
@@ -161,7 +161,7 @@ fn reserved(answer: Result<Reserved, LedgerError>, resets_at: DateTime<Utc>) -> 
     })
 }
 
-/// What the ledger says to a Reserve, Settle or Release.
+/// The ledger's answer to a Reserve, Settle or Release.
 async fn operate(step: &Step, world: &World, resets_at: DateTime<Utc>) -> String {
     match step {
         Step::Reserve {
@@ -187,7 +187,7 @@ async fn operate(step: &Step, world: &World, resets_at: DateTime<Utc>) -> String
     }
 }
 
-/// What the model says to a Reserve, Settle or Release.
+/// The model's answer to a Reserve, Settle or Release.
 fn model_answer(step: &Step, model: &mut Model) -> String {
     match step.clone() {
         Step::Reserve {
@@ -210,7 +210,7 @@ fn first_day() -> UtcDay {
     UtcDay::parse(TODAY).unwrap()
 }
 
-/// Takes a step in both, and gives what each said.
+/// Applies a step to both, and gives both answers.
 async fn run_step(step: Step, world: &World, model: &mut Model) -> (String, String) {
     match step {
         Step::Quota { org } => (quota(world, org).await, model.quota(org)),
@@ -280,7 +280,7 @@ async fn usage(world: &World, org: &str, day: UtcDay) -> String {
     })
 }
 
-/// Everything that can be read, so that at a sequence's end every figure is compared.
+/// All queries, so that every number is compared at the end of a sequence.
 fn all_queries() -> impl Iterator<Item = Step> {
     let orgs = [
         "acme",
@@ -297,7 +297,7 @@ fn all_queries() -> impl Iterator<Item = Step> {
     })
 }
 
-/// Begins a sequence: the model, and the world under its policy.
+/// Begins a sequence: the model, and the world with its policy.
 fn begin(world: &World, closes: bool) -> Model {
     let max_rows = usize::try_from(world.limits.max_rows).unwrap();
     let model = Model::new(rules(closes, Change::Nothing, 0), max_rows);
@@ -306,7 +306,7 @@ fn begin(world: &World, closes: bool) -> Model {
     model
 }
 
-/// Runs a sequence from an empty store on.
+/// Runs a sequence on an empty store.
 async fn run(world: &World, closes: bool, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let mut model = begin(world, closes);
     for step in steps.into_iter().chain(all_queries()) {
@@ -336,7 +336,7 @@ fn compare_with_model<S: Strategy>(
     let any_policy = rules(false, Change::Nothing, 0).text(first_day());
     let mut world = runtime.block_on(async { new(policy_text(&any_policy)) });
     let world = RefCell::new(&mut world);
-    // So few usage rows that some requests have none of their own, or enough.
+    // Small limits, so that some requests count in the row `(other)`.
     let max_rows = prop::sample::select(vec![2, 3, 5, 10_000]);
     let held = TestRunner::new(config).run(&(max_rows, sequence), |(max_rows, sequence)| {
         let world: &mut World = &mut world.borrow_mut();

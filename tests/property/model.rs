@@ -1,5 +1,5 @@
-//! The rules once more, as plainly as they can be said: the model keeps a list of every request and
-//! adds up what it needs each time it is asked. It shares no code with the program.
+//! The rules in the simplest form: the model has a list of all requests, and computes every sum from it. It shares no
+//! code with the program.
 
 use std::collections::BTreeMap;
 
@@ -20,22 +20,22 @@ struct Request {
     org: &'static str,
     id: Option<&'static str>,
     fields: Fields,
-    /// The usage row that counts it.
+    /// The usage row that counts the request.
     row: Row,
     day: u32,
     pool: Option<&'static str>,
     /// The verdict at Reserve.
     first: &'static str,
-    /// What it counts as now; nothing once it was released.
+    /// The verdict and tokens that count now; `None` after a release.
     counts: Option<(&'static str, u64)>,
     settled: bool,
 }
 
 pub struct Model {
     pub rules: Rules,
-    /// How many usage rows there may be besides [`OTHER`].
+    /// The limit of usage rows, without [`OTHER`].
     max_rows: usize,
-    /// The usage rows that were made, by organization and day, and whether a pool listed the model then.
+    /// The usage rows by organization and day, each with whether a pool listed the model when it was created.
     rows: BTreeMap<(&'static str, u32), BTreeMap<Row, bool>>,
     /// Days after the first.
     pub day: u32,
@@ -43,7 +43,7 @@ pub struct Model {
     closed: Vec<(&'static str, &'static str, u32)>,
 }
 
-/// The row of what has none of its own.
+/// The row of requests beyond the limit.
 const OTHER: Row = ("(other)", "(other)");
 
 /// 2^53 − 1.
@@ -272,8 +272,8 @@ impl Model {
             .filter(move |it| day.is_none_or(|day| it.day == day))
     }
 
-    /// Whether a counter, of the usage row or of the pool, would pass its largest amount, where a
-    /// request counted so besides all others but one.
+    /// Whether a counter of the usage row or of the pool would exceed its maximum if a request counted in addition to
+    /// all others but one.
     #[allow(clippy::too_many_arguments)]
     fn is_full(
         &self,
@@ -302,7 +302,7 @@ impl Model {
         in_row.max(in_pool) + tokens > MAX_AMOUNT
     }
 
-    /// The row that would count a request of today.
+    /// The row that would count a request today.
     fn row_for(&self, org: &'static str, fields: &Fields) -> Row {
         let own = (fields.project, fields.model);
         let Some(rows) = self.rows.get(&(org, self.day)) else {

@@ -1,4 +1,4 @@
-//! What the random batches are made of.
+//! The rounds of the random batches.
 
 use std::sync::OnceLock;
 
@@ -12,21 +12,20 @@ use super::{
 
 const MAX_ROUNDS: usize = 10;
 
-/// What is done between two moments at which everything has its answer.
+/// A part of a sequence, after which every operation has its answer.
 #[derive(Debug, Clone)]
 pub enum Round {
     Together {
         operations: Vec<Step>,
-        /// At the store: some batches name another day first. At the ledger: the day ends while the
-        /// operations wait.
+        /// For the store: some batches name another day first. For the ledger: the day ends while the operations wait.
         day_is_wrong: bool,
-        /// At the ledger: Reserves that follow each other are asked for as a stream's are.
+        /// For the ledger: consecutive Reserves are sent as one call, like those of a stream.
         as_stream: bool,
     },
     Alone(Step),
 }
 
-/// What names there are: few, so that they recur, or many.
+/// The names in operations: few, so that they recur, or many.
 #[derive(Debug, Clone, Copy)]
 struct Names {
     ids: &'static [&'static str],
@@ -59,7 +58,7 @@ fn org() -> impl Strategy<Value = &'static str> {
     ]
 }
 
-/// Tokens; `most` is the most there may be, so large that few fill a counter.
+/// Tokens up to `most`, which is so large that few requests fill a counter.
 fn tokens(most: u64) -> impl Strategy<Value = u64> {
     let rare = prop::sample::select(vec![most, most - 1, most - 1_000, most / 2]);
     prop_oneof![
@@ -98,7 +97,7 @@ fn operation(names: Names, most: u64) -> impl Strategy<Value = Step> {
 fn round(most: u64) -> impl Strategy<Value = Round> {
     let together = prop_oneof![
         30 => prop::collection::vec(operation(FEW, most), 1..40),
-        // So many that an organization's are more than a batch has.
+        // So many that an organization has more than a batch holds.
         1 => prop::collection::vec(operation(many(), most), 300..1_000),
     ];
     let together = (together, prop::bool::weighted(0.1), any::<bool>()).prop_map(

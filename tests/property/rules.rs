@@ -1,13 +1,13 @@
-//! The policies of the property tests: what they vary, and their text.
+//! The policies of the property tests: their varied parts, and their text.
 
 use std::collections::BTreeMap;
 
 use tollgate::domain::UtcDay;
 
-/// A name that keys, hash tags, fields and patterns must keep apart from all others.
+/// A name with characters that are special in keys, hash tags, fields and patterns.
 pub const HOSTILE_NAME: &str = "a:{b}%3A é";
 
-/// What the generated policies vary.
+/// The varied parts of a policy.
 #[derive(Debug, Clone)]
 pub struct Rules {
     pub closes: bool,
@@ -27,7 +27,7 @@ pub enum Sharing {
     Enterprise,
 }
 
-/// What a policy change changes; each is made to the first policy, not to the last.
+/// A policy change. Each applies to the first policy, not to the last.
 #[derive(Debug, Clone, Copy)]
 pub enum Change {
     Nothing,
@@ -98,7 +98,7 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
 }
 
 impl Rules {
-    /// The policy file that says the same.
+    /// The policy file with these rules.
     pub fn text(&self, first_day: UtcDay) -> String {
         let overflow = if self.closes {
             "close_until_reset"

@@ -1,4 +1,4 @@
-//! How much may wait, and how much goes in one call.
+//! The limits of the queue and of a call.
 
 use tollgate::{
     ledger::LedgerError,
@@ -6,12 +6,12 @@ use tollgate::{
 };
 
 use super::{HeldLedger, PendingReserve};
-use crate::support::world::{With as _, new_reserve, org_id, verdict_text};
+use crate::support::world::{ReserveExt as _, new_reserve, org_id, verdict_text};
 
-/// How many requests may wait: src/ledger/mod.rs.
+/// The capacity of the queue: src/ledger/mod.rs.
 const MAX_WAITING: usize = 32 * 1024;
 
-/// How many requests go in one call: tests/support/held_store.rs.
+/// The limit of a call: tests/support/held_store.rs.
 const MAX_OPERATIONS: usize = 2 * Batch::MAX_OPERATIONS;
 
 /// The bytes of the names in a Reserve.
@@ -26,7 +26,7 @@ fn bytes(operation: &Operation) -> usize {
     fields.project.as_str().len() + fields.model.as_str().len() + id
 }
 
-/// Lets calls go until these have their answers: how many there are.
+/// Releases calls until these requests have their answers, and counts the successes.
 async fn answered(held: &mut HeldLedger, pending: Vec<PendingReserve>) -> usize {
     let (answers, _) = held.answered(pending).await;
     answers.iter().filter(|it| it.is_ok()).count()
@@ -96,7 +96,7 @@ async fn a_call_takes_a_bounded_number_of_bytes() {
         let (operations, bytes) = operations.fold((0, 0), |(count, bytes), it| {
             (count + 1, bytes + self::bytes(it))
         });
-        // A whole batch of these would be more.
+        // A whole batch of these would exceed the limit.
         assert!(bytes <= CallLimits::MAX_BYTES, "{bytes}");
         taken += operations;
         call.go();
@@ -119,7 +119,7 @@ async fn an_organization_that_floods_is_refused_at_once_and_a_newcomer_still_get
             }
         }
     }
-    // One that floods gets half of the room.
+    // An organization gets at most half of the queue.
     assert_eq!(pending.len(), 1 + MAX_WAITING / 2);
     assert_eq!(refused, MAX_WAITING / 2);
     let newcomer = held.arrive(new_reserve(7).org("other")).await.unwrap();
@@ -128,18 +128,18 @@ async fn an_organization_that_floods_is_refused_at_once_and_a_newcomer_still_get
         "nothing is sent for it"
     );
     call.go();
-    // What waits longest is the newcomer's turn too: it does not wait for the whole flood.
+    // The newcomer's organization gets its turn before the rest of the flood.
     let next = held.calls.next().await;
     assert!(next.sizes().contains(&("other", 1)), "{:?}", next.sizes());
     next.go();
     assert_eq!(verdict_text(newcomer.await.unwrap().verdict), "FREE");
     let waited = pending.len();
     assert_eq!(answered(&mut held, pending).await, waited);
-    // What was refused counted nothing.
+    // Refused requests count nothing.
     let quota = held.ledger.quota(&org_id("acme")).await;
     let large = &quota.unwrap().pools[0].1;
     assert_eq!(large.free_requests, waited as u64);
-    // There is room again.
+    // The queue has room again.
     let again = held.arrive(new_reserve(1)).await.unwrap();
     assert_eq!(answered(&mut held, vec![again]).await, 1);
 }

@@ -1,4 +1,4 @@
-//! Who goes with whom, and what becomes of callers who go away and of calls that fail.
+//! Which requests are sent together, and the fate of callers that leave and of calls that fail.
 
 use futures_util::{future::join_all, poll};
 use tollgate::{
@@ -9,7 +9,7 @@ use tollgate::{
 use super::HeldLedger;
 use crate::support::{
     held_store::{HeldCall, settled},
-    world::{With as _, new_reserve, org_id, policy, request_id, verdict_text},
+    world::{ReserveExt as _, new_reserve, org_id, policy, request_id, verdict_text},
 };
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn other_organizations_do_not_wait_for_a_held_one_while_the_store_takes_mo
         call.go();
         pending.await.unwrap();
     }
-    // The store takes no third call: who comes then waits for the end of one.
+    // The store takes no third call: the request waits until one ends.
     let _other = held
         .arrive(new_reserve(1).org("other").id("o"))
         .await
@@ -203,7 +203,7 @@ async fn waiting_requests_are_assessed_together_by_the_policy_at_the_time_of_sen
     held.ledger.set_policy(policy("keep_open").into());
     waiting.extend(held.ids(&["c", "d"]).await);
     call.go();
-    // What was sent before stays judged by the policy of then.
+    // What was sent before is assessed by the previous policy.
     let allowance = |answer: Reserved| answer.pool.unwrap().allowance.get();
     assert_eq!(allowance(first.await.unwrap()), 1_000_000);
     let call = held.calls.next().await;
@@ -228,7 +228,7 @@ async fn a_batch_that_crosses_midnight_is_assessed_and_decided_again() {
     let call = held.calls.next().await;
     assert_eq!(day(&call), "2026-11-22");
     held.clock.set("2026-11-23T00:00:01Z");
-    // The policy of the second time is that of then.
+    // The second attempt uses the policy of its own time.
     held.ledger.set_policy(policy("keep_open").into());
     let behind = held.id("behind").await;
     call.go();
@@ -284,7 +284,7 @@ async fn requests_of_one_call_are_sent_together_and_answered_in_order() {
     assert_eq!(used.collect::<Vec<_>>(), [1, 2, 4, 4]);
 }
 
-/// As it does at the end of the grace period: each call that it drops must not begin another.
+/// As at the end of the grace period: a dropped call must not begin another one.
 #[test]
 fn a_runtime_may_end_while_decisions_wait() {
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,5 +1,5 @@
-//! Decisions that wait for the store: what goes together, in which order, and what is never sent. Over a
-//! store whose every call the test holds until it lets it go.
+//! The queue in front of the store: what is sent together, in which order, and what is never sent. The test holds each
+//! call of the store until it releases it.
 
 mod bounds;
 mod callers;
@@ -20,10 +20,10 @@ use tollgate::{
 use crate::support::{
     clock::Clock,
     held_store::{HeldCalls, HeldStore},
-    world::{NOON, With as _, new_reserve, policy_text, small_policy},
+    world::{NOON, ReserveExt as _, new_reserve, policy_text, small_policy},
 };
 
-/// A ledger over a held store that has so many calls under way at most.
+/// A ledger over a held store with this many concurrent calls.
 struct HeldLedger {
     ledger: Ledger,
     calls: HeldCalls,
@@ -34,7 +34,7 @@ struct HeldLedger {
 type PendingReserve = Pin<Box<dyn Future<Output = Result<Reserved, LedgerError>>>>;
 
 impl HeldLedger {
-    /// `acme` and `other` are granted what the tests ask for.
+    /// The policy grants `acme` and `other` all that the tests reserve.
     async fn new(calls_at_once: usize) -> Self {
         let clock = Clock::at(NOON);
         let memory = Arc::new(MemoryStore::new(clock.function(), UsageLimits::default()));
@@ -42,7 +42,7 @@ impl HeldLedger {
         let text = small_policy("keep_open").replace("large = 1_000", "large = 1_000_000");
         let policy = Arc::new(policy_text(&text));
         let ledger = Ledger::new(LedgerConfig::new(policy, store.clone()));
-        // It learns the day, which the tests have as they want it.
+        // The ledger learns the store's day.
         ledger.probe().await.unwrap();
         Self {
             ledger,
@@ -52,7 +52,7 @@ impl HeldLedger {
         }
     }
 
-    /// A Reserve that has arrived: it waits, or was refused at once.
+    /// Starts a Reserve: it waits, or is refused at once.
     async fn arrive(&self, call: Reserve) -> Result<PendingReserve, LedgerError> {
         let ledger = self.ledger.clone();
         let mut pending: PendingReserve = Box::pin(async move { ledger.reserve(call).await });
@@ -62,7 +62,7 @@ impl HeldLedger {
         }
     }
 
-    /// Reserves of these ids of `acme`, that arrive in this order, and wait.
+    /// Starts Reserves with these ids of `acme`, in this order.
     async fn ids(&self, ids: &[&str]) -> Vec<PendingReserve> {
         let mut pending = Vec::new();
         for id in ids {
@@ -75,7 +75,7 @@ impl HeldLedger {
         self.arrive(new_reserve(1).id(id)).await.unwrap()
     }
 
-    /// Lets calls go until these have their answers. Gives what the calls held.
+    /// Releases calls until these requests have their answers. Also gives the batches of the calls.
     async fn answered(
         &mut self,
         pending: Vec<PendingReserve>,
@@ -94,7 +94,7 @@ impl HeldLedger {
         (answers, made)
     }
 
-    /// Whether the store knows the id: a replay says so, and a dry look would not.
+    /// Whether the store has the id: a second Reserve is then a replay.
     async fn counted(&mut self, id: &str) -> bool {
         let pending = self.ledger.clone();
         let call = new_reserve(1).id(id);

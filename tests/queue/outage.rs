@@ -1,4 +1,4 @@
-//! When the store is known to be down, and what becomes of calls then.
+//! When the store counts as down, and the effect on calls.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -14,10 +14,10 @@ use tollgate::{
 use super::HeldLedger;
 use crate::support::{
     held_store::settled,
-    world::{With as _, new_reserve, org_id},
+    world::{ReserveExt as _, new_reserve, org_id},
 };
 
-/// A watcher asks more often than this, whether the store is up or down.
+/// Longer than the probe interval, whether the store is up or down.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 
 fn silent() -> StoreError {
@@ -31,7 +31,7 @@ fn full() -> StoreError {
 }
 
 impl HeldLedger {
-    /// One whose store is watched, and has answered.
+    /// A ledger whose store is watched and up.
     async fn watched() -> (Self, JoinHandle<()>) {
         let held = Self::new(1).await;
         let watching = tokio::spawn(held.ledger.watch_store());
@@ -48,7 +48,7 @@ impl HeldLedger {
         matches!(self.state(), StoreState::Down(_))
     }
 
-    /// How many times the store was asked while this long passed.
+    /// The number of probes within a time.
     async fn probes_in(&self, time: Duration) -> usize {
         let before = self.store.probes.load(Ordering::Relaxed);
         sleep(time).await;
@@ -59,7 +59,7 @@ impl HeldLedger {
         *self.store.probes_fail.lock().unwrap() = error.into();
     }
 
-    /// A call that the store fails.
+    /// Makes a call that the store fails.
     async fn fail_one(&mut self) {
         self.fail_one_for(silent()).await;
     }
@@ -169,7 +169,7 @@ async fn the_store_is_probed_at_a_bounded_rate_however_many_calls_fail() {
         held.fail_one().await;
         sleep(Duration::from_millis(2)).await;
     }
-    // Once every 50 ms.
+    // One in 50 ms.
     let probes = held.store.probes.load(Ordering::Relaxed) - before;
     assert!((10..=31).contains(&probes), "{probes}");
     held.probes_fail(silent());
@@ -185,7 +185,7 @@ async fn before_the_first_probe_a_watched_ledger_counts_nothing() {
         reason: "the test wants it".to_owned(),
     });
     let mut watching = Box::pin(held.ledger.watch_store());
-    // From here on: nobody knows whether its task or a call's comes first.
+    // Polled here: otherwise the order of the two tasks would be undefined.
     let mut pending = Box::pin(held.ledger.reserve(new_reserve(1)));
     assert!(futures_util::poll!(pending.as_mut()).is_pending());
     assert!(futures_util::poll!(watching.as_mut()).is_pending());
@@ -194,7 +194,7 @@ async fn before_the_first_probe_a_watched_ledger_counts_nothing() {
         .expect("the store was probed");
     assert!(matches!(pending, Err(LedgerError::Down(_))));
     assert!(held.calls.all_now().await.is_empty());
-    // Who doesn't watch any more holds nothing up.
+    // A dropped watcher blocks no calls.
     drop(watching);
     let pending = held.id("r").await;
     held.calls.next().await.go();

@@ -1,4 +1,4 @@
-//! While Redis is known to be down, calls are answered at once; and soon after its return they are served.
+//! While Redis is down, calls fail at once. Soon after its return they are served.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::support::{
 const CALLERS: usize = 200;
 const CALLS_PER_CALLER: usize = 50;
 
-/// A hanging Redis costs each call its time-out: so many calls would take minutes.
+/// With a time-out per call, so many calls would take minutes.
 async fn many_callers_are_answered_at_once(tollgate: &Tollgate) {
     let clients: Vec<Client> = (0..4).map(|_| tollgate.client()).collect();
     let begun = Instant::now();
@@ -40,7 +40,7 @@ async fn many_callers_are_answered_at_once(tollgate: &Tollgate) {
     while let Some(done) = callers.join_next().await {
         done.unwrap();
     }
-    // Of 10,000 calls in debug mode the time-out of a second would be visible 50 times over.
+    // In debug mode, with 10,000 calls, a time-out of one second would show 50 times over.
     assert!(
         begun.elapsed() < Duration::from_secs(20),
         "{:?}",
@@ -56,7 +56,7 @@ async fn while_redis_hangs_many_callers_are_answered_at_once_and_memory_stays_fl
     reserve(&client, 1, "before").await;
     redis.signal(Signal::SIGSTOP);
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
-    // What the connections of the callers take is taken by then.
+    // The memory of the callers' connections is included.
     many_callers_are_answered_at_once(&tollgate).await;
     let before = tollgate.memory();
     many_callers_are_answered_at_once(&tollgate).await;
@@ -67,7 +67,7 @@ async fn while_redis_hangs_many_callers_are_answered_at_once_and_memory_stays_fl
     assert!(begun.elapsed() < MAX_CALL_TIME);
     redis.signal(Signal::SIGCONT);
     served_again(&client, "after").await;
-    // Nothing of all that was asked meanwhile is counted.
+    // No call of the outage is counted.
     assert_eq!(large(&client).await.used, 2);
 }
 
@@ -86,12 +86,12 @@ async fn a_redis_that_hangs_costs_each_call_at_most_its_deadline_and_is_served_f
         failed += 1;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // The time-outs of a call alone would not let so many fail.
+    // With a time-out per call, so many could not fail.
     assert!(failed > 10, "{failed}");
     redis.signal(Signal::SIGCONT);
     assert_eq!(verdict_text(&served_again(&client, "after").await), "FREE");
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
-    // What was sent while it hung may have been counted, once.
+    // What was sent while it hung counts at most once.
     for at in 0..3 {
         reserve(&client, 1, &format!("id {at}")).await;
     }
@@ -115,7 +115,7 @@ async fn answers_and_readiness_say_since_when_and_why_a_crashed_redis_is_down() 
             text.contains("it can't be reached: connection refused"),
             "{text}"
         );
-        // Where Redis is, is for the log alone.
+        // Only the log has Redis' address.
         assert!(!text.contains("127.0.0.1"), "{text}");
     }
     let is_outage =

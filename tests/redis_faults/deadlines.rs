@@ -1,4 +1,4 @@
-//! Every call has its answer within its deadline, however long Redis says nothing.
+//! Every call is answered within its deadline, however long Redis takes.
 
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,11 @@ use crate::support::{
     streams::code,
 };
 
-/// Redis has a minute to answer, and its callers have not.
-const SHORT: &str = "call_timeout = \"300ms\"\n[redis]\nresponse_timeout = \"60s\"";
+/// Redis may take a minute; its callers may not.
+const SHORT_CALL_TIMEOUT: &str = "call_timeout = \"300ms\"\n[redis]\nresponse_timeout = \"60s\"";
 const CALL_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// How each of the calls fails, and that it takes the call timeout.
+/// The code of each call; asserts that it took the call timeout.
 async fn all_fail(client: &Client) -> Vec<Status> {
     let (org, request_id) = (|| "acme".to_owned(), || "r".to_owned());
     let mut client = client.clone();
@@ -58,7 +58,7 @@ async fn all_fail(client: &Client) -> Vec<Status> {
 async fn a_call_without_a_deadline_is_unavailable_after_the_call_timeout_and_is_carried_to_its_end()
 {
     let redis = RedisServer::start();
-    let tollgate = start(&redis, SHORT).await;
+    let tollgate = start(&redis, SHORT_CALL_TIMEOUT).await;
     let client = tollgate.client();
     reserve(&client, 1, "r").await;
     redis.signal(Signal::SIGSTOP);
@@ -78,7 +78,7 @@ async fn a_call_without_a_deadline_is_unavailable_after_the_call_timeout_and_is_
     redis.signal(Signal::SIGCONT);
     let again = reserve(&client, 10, "sent").await;
     assert!(again.replayed, "what was sent is carried to its end");
-    // What waited behind it for its turn was dropped.
+    // Queued requests behind it were dropped.
     assert_eq!(large(&client).await.used, 11);
 }
 
@@ -92,7 +92,7 @@ async fn the_callers_deadline_counts_and_the_answer_comes_before_it() {
     let ended = async |request: &ReserveRequest| {
         let begun = Instant::now();
         let code = reserve_until_the_service_ends_it(&tollgate, request, "200m").await;
-        // tonic would say CANCELLED at the deadline itself.
+        // tonic's client would report CANCELLED at the deadline itself.
         assert_eq!(code, Code::Unavailable);
         assert!(begun.elapsed() < MAX_CALL_TIME);
     };
@@ -109,7 +109,7 @@ async fn the_callers_deadline_counts_and_the_answer_comes_before_it() {
 #[tokio::test]
 async fn with_degraded_answers_a_reserve_whose_time_is_over_is_billed_and_nothing_else_is() {
     let redis = RedisServer::start();
-    let settings = format!("on_store_failure = \"billed\"\n{SHORT}");
+    let settings = format!("on_store_failure = \"billed\"\n{SHORT_CALL_TIMEOUT}");
     let tollgate = start(&redis, &settings).await;
     let client = tollgate.client();
     redis.signal(Signal::SIGSTOP);
@@ -127,7 +127,7 @@ async fn with_degraded_answers_a_reserve_whose_time_is_over_is_billed_and_nothin
 #[tokio::test]
 async fn each_request_of_a_stream_has_the_time_of_a_call_and_the_stream_goes_on() {
     let redis = RedisServer::start();
-    let tollgate = start(&redis, SHORT).await;
+    let tollgate = start(&redis, SHORT_CALL_TIMEOUT).await;
     let mut stream = RequestStream::over(&tollgate.client()).await;
     assert_eq!(stream.reserve(1, "before").await.unwrap().used, 1);
     redis.signal(Signal::SIGSTOP);

@@ -1,5 +1,4 @@
-//! Something that is not ours lies under our keys: INTERNAL, the details in the log alone, and nothing
-//! is changed.
+//! Foreign data under the service's keys: calls fail with INTERNAL, only the log has details, and nothing is changed.
 
 use tollgate::grpc::proto::{BilledReason, GetQuotaRequest, ListUsageRequest, SettleRequest};
 use tonic::{Code, Status};
@@ -17,7 +16,7 @@ const POOL: &str = "tollgate:{acme}:pool:large:2026-11-22";
 const USAGE: &str = "tollgate:{acme}:usage:2026-11-22";
 const REQUESTS: &str = "tollgate:{acme}:requests:2026-11-22";
 
-/// Everything that Redis holds, in its own serialization; and when it expires.
+/// Everything in Redis, serialized, with its expiry.
 fn contents(redis: &RedisServer) -> Vec<(String, redis::Value, i64)> {
     let mut keys = redis.strings(&["KEYS", "*"]);
     keys.sort();
@@ -39,7 +38,7 @@ fn is_internal(tollgate: &Tollgate, status: &Status, detail: &str) {
     assert!(logged(tollgate, &["ERROR", detail]), "{:?}", tollgate.log());
 }
 
-/// Reserves with an id fail, changing nothing, while this lies there; and work when it is gone.
+/// With this foreign data, Reserves with an id fail and change nothing. Without it they work.
 async fn a_reserve_is_internal_over(foreign: &[&str], detail: &str, settings: &str) {
     let redis = RedisServer::start_at(&Clock::at(NOON));
     let tollgate = start(&redis, settings).await;
@@ -99,7 +98,7 @@ async fn a_foreign_usage_row_or_reservation_is_an_internal_error() {
         "Fs1:10:10",
         "F1:10:10",
         "FF1:10",
-        // A class that is not there.
+        // An unknown class.
         "F1:10",
     ] {
         a_reserve_is_internal_over(&["HSET", REQUESTS, "r", held], "not Tollgate's", "").await;
@@ -160,6 +159,6 @@ async fn what_is_held_is_never_granted_on_top_of_counters_that_were_lost() {
     };
     let settled = client.clone().settle(request).await.unwrap().into_inner();
     assert_eq!(settled.billed_reason(), BilledReason::AllowanceExceeded);
-    // What was held is restored, and not taken back: perhaps it was before.
+    // A held reservation is restored, and not given back: it may have been released before.
     assert_eq!((settled.used, settled.allowance), (900, 1_000));
 }

@@ -1,5 +1,5 @@
-//! docs/DURABILITY.md, "When Redis forgets": Redis loses writes that it had acknowledged, and what the
-//! living replicas remember of today's pools is restored before anything else is granted.
+//! docs/DURABILITY.md, "When Redis forgets": Redis loses acknowledged writes, and today's pools are restored from the
+//! snapshots of the living replicas before anything else is granted.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use tollgate::{
 };
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{logged, not_ready_body, served_again, start, start_unseen, unavailable};
+use super::{logged, not_ready_body, served_again, start, start_without_waiting, unavailable};
 use crate::{
     server::http_get,
     support::{
@@ -29,20 +29,20 @@ use crate::{
     },
 };
 
-/// A service over a pool of 1,000 tokens.
+/// A service with a pool of 1,000 tokens.
 async fn replica(redis: &RedisServer) -> (Tollgate, Client) {
     let tollgate = start(redis, "").await;
     let client = tollgate.client();
     (tollgate, client)
 }
 
-/// What this Reserve leaves of the pool, and whether it was free.
+/// Reserves, and gives the verdict and what is used.
 async fn used(client: &Client, tokens: u64) -> (String, u64) {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         match client.clone().reserve(new_reserve(tokens, "")).await {
             Ok(answer) => return (verdict_text(answer.get_ref()), answer.get_ref().used),
-            // Redis may have been found down a moment ago, and be back.
+            // Redis may have been down a moment ago.
             Err(status) => assert!(
                 status.message().contains("counted nothing") && Instant::now() < deadline,
                 "{status:?}"
@@ -60,8 +60,8 @@ fn exceeded(used: u64) -> (String, u64) {
     ("AllowanceExceeded".to_owned(), used)
 }
 
-/// A copy of what Redis holds now, to be put back later: what a failover to a replica that lags, or a
-/// crash between two fsyncs, does.
+/// A copy of Redis' data, to be restored later. This is the effect of a failover to a lagging replica, or of a crash
+/// between two fsyncs.
 struct Snapshot(PathBuf);
 
 impl Snapshot {
@@ -129,7 +129,7 @@ async fn a_replica_whose_clock_jumps_to_another_day_remembers_what_it_counted() 
     let tollgate = Tollgate::start_at(&clock, &["--store", &url, "--policy", policy.path()]);
     let client = tollgate.client();
     assert_eq!(used(&client, 600).await, free(600));
-    // It takes it for tomorrow, until the store has told it better.
+    // Until the store corrects it, it assumes that it is tomorrow.
     clock.advance(TimeDelta::days(1));
     assert_eq!(large(&client).await.used, 600);
     redis.run(&["FLUSHALL"]);
@@ -153,7 +153,7 @@ async fn what_each_living_replica_counted_is_restored_whichever_comes_first() {
             reserve(client, 100 + at as u64, "").await;
         }
         snapshot.put_back(&mut redis);
-        // Each brings its own, and what it saw of the others before its last write.
+        // Each restores its own component, and those that it saw before its last write.
         let mut last = 0;
         for turn in 0..3 {
             let (_, client) = &replicas[(first + turn) % 3];
@@ -172,10 +172,10 @@ async fn a_replica_that_knows_nothing_and_comes_first_takes_nothing_away_from_th
         reserve(&client, 50, "").await;
     }
     let (_newcomer, new_client) = replica(&redis).await;
-    // It would restore without being asked.
+    // A running replica would restore without any call.
     tollgate.signal(Signal::SIGSTOP);
     redis.run(&["FLUSHALL"]);
-    // More writes than the other made, so that to count them would tell nothing.
+    // More writes than the other's, so that counting writes would give the wrong result.
     for at in 1..=20 {
         assert_eq!(used(&new_client, 10).await, free(10 * at));
     }
@@ -191,7 +191,7 @@ async fn what_a_dead_replica_counted_is_restored_as_far_as_a_living_one_saw_it()
     let (_living, client) = replica(&redis).await;
     reserve(&dead_client, 100, "").await;
     reserve(&client, 10, "").await;
-    // Nobody else is told of this one: it is what may be given away once more.
+    // No other replica learns of this write: these tokens may be granted twice.
     reserve(&dead_client, 7, "").await;
     drop(dead);
     redis.run(&["FLUSHALL"]);
@@ -268,15 +268,15 @@ async fn what_a_settle_or_release_gave_back_is_not_given_back_again_after_a_loss
     assert_eq!(settle("settled", 50).await.used, 850);
     assert_eq!(release("released").await.used, 650);
     snapshot.put_back(&mut redis);
-    // Redis has forgotten both, and what they gave back is in the counters that are restored.
+    // Redis lost both, and the restored counters include what they gave back.
     assert_eq!(used(&client, 10).await, free(660));
     let again = settle("settled", 50).await;
     assert_eq!((again.used, again.replayed), (660, false));
     assert_eq!(release("released").await.used, 660);
     assert!(settle("settled", 50).await.replayed && release("released").await.replayed);
-    // Of one that was held then, nobody knows what became of it: it stays counted.
+    // The outcome of a held reservation is unknown, so it stays counted.
     assert_eq!(settle("later", 20).await.used, 660);
-    // Later ones are as ever.
+    // Later reservations are not affected.
     assert_eq!(reserve(&client, 100, "new").await.used, 760);
     assert_eq!(settle("new", 30).await.used, 690);
     assert_eq!(used(&client, 311).await, exceeded(690));
@@ -298,7 +298,7 @@ async fn an_unknown_outcome_is_not_taken_for_a_loss() {
     let redis = RedisServer::start();
     let (tollgate, client) = replica(&redis).await;
     reserve(&client, 10, "").await;
-    // Its answer is lost, and it was counted.
+    // The reply is lost, and the call counted.
     redis.run(&["CLIENT", "PAUSE", "700", "WRITE"]);
     assert!(client.clone().reserve(new_reserve(5, "")).await.is_err());
     redis.run(&["CLIENT", "UNPAUSE"]);
@@ -311,12 +311,12 @@ async fn an_unknown_outcome_is_not_taken_for_a_loss() {
 async fn with_wait_replicas_nothing_is_answered_that_too_few_replicas_have() {
     let redis = RedisServer::start();
     let settings = "call_timeout = \"10s\"\n[redis]\nwait_replicas = 1\nresponse_timeout = \"2s\"";
-    let tollgate = start_unseen(&redis.url(), settings);
+    let tollgate = start_without_waiting(&redis.url(), settings);
     let client = tollgate.client();
     unavailable(&client, 10, "id").await;
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     let deadline = Instant::now() + Duration::from_secs(20);
-    // At first nothing is known yet.
+    // At first, nothing is known.
     while !not_ready_body(&tollgate).contains("too few replicas follow it") {
         assert!(Instant::now() < deadline, "{}", not_ready_body(&tollgate));
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -340,7 +340,7 @@ async fn with_wait_replicas_nothing_is_answered_that_too_few_replicas_have() {
     }
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     assert_eq!(reserve(&client, 10, "id").await.used, 10);
-    // Its outcome is unknown: it was counted, and is told once a replica has it.
+    // The outcome is unknown: it counted, and is acknowledged once a replica has it.
     replica.signal(Signal::SIGSTOP);
     unavailable(&client, 10, "other").await;
     replica.signal(Signal::SIGCONT);
@@ -350,7 +350,7 @@ async fn with_wait_replicas_nothing_is_answered_that_too_few_replicas_have() {
     assert!(reserve(&client, 10, "other").await.replayed);
 }
 
-/// A record keeps a part for each of 64 processes; then the first ones' become one.
+/// A record has components of up to 64 processes; then the oldest are merged.
 #[tokio::test]
 async fn counters_of_very_many_processes_are_restored_once_by_an_idle_process() {
     let redis = RedisServer::start();
@@ -367,7 +367,7 @@ async fn counters_of_very_many_processes_are_restored_once_by_an_idle_process() 
     }
     let witness = process();
     assert_eq!(count(&witness, 3).await, 123);
-    // What it remembers has the first ones' parts apart, while Redis has them as one.
+    // Its snapshot has the oldest components apart, while Redis has merged them.
     for _ in 0..15 {
         count(&process(), 1).await;
     }

@@ -1,4 +1,4 @@
-//! What a server says when it refuses is not hidden, and what it must not say is not told.
+//! The server's own words of a refusal are shown, and secrets are not.
 
 use std::{
     io::{Read as _, Write as _},
@@ -7,12 +7,12 @@ use std::{
     time::Instant,
 };
 
-use super::{WAIT_TIMEOUT, logged, not_ready_body, refused, start_unseen};
+use super::{WAIT_TIMEOUT, logged, not_ready_body, refused, start_without_waiting};
 use crate::server::http_get;
 use crate::support::{redis::RedisServer, tollgate::Tollgate};
 
-/// Waits until readiness, an answer, the page and the log all say these words.
-async fn is_reported(tollgate: &Tollgate, words: &str) {
+/// Waits until readiness, an answer, the page and the log all have these words.
+async fn wait_for_report(tollgate: &Tollgate, words: &str) {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let status = refused(&tollgate.client(), 1, "r").await;
@@ -36,7 +36,7 @@ async fn is_reported(tollgate: &Tollgate, words: &str) {
     }
 }
 
-/// A server that answers each of these commands so, and HELLO well unless it is among them.
+/// A server that gives these replies to commands, and a valid one to HELLO unless it is listed.
 fn answers(answers: &'static [(&'static str, &'static str)]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -68,8 +68,8 @@ fn answers(answers: &'static [(&'static str, &'static str)]) -> String {
 #[tokio::test]
 async fn a_missing_database_is_reported_in_the_servers_own_words() {
     let redis = RedisServer::start();
-    let tollgate = start_unseen(&format!("{}/99", redis.url()), "");
-    is_reported(&tollgate, "ERR DB index is out of range").await;
+    let tollgate = start_without_waiting(&format!("{}/99", redis.url()), "");
+    wait_for_report(&tollgate, "ERR DB index is out of range").await;
 }
 
 #[tokio::test]
@@ -78,13 +78,13 @@ async fn any_other_refusal_is_reported_in_the_servers_own_words_at_any_time() {
         &[("HELLO", "-FROZEN until noon\r\n")][..],
         &[
             ("INFO", "-FROZEN until noon\r\n"),
-            // The page reads all the same.
+            // Reading works all the same.
             ("EVALSHA", "-FROZEN until noon\r\n"),
         ],
         &[("INFO", "$-1\r\n"), ("EVALSHA", "-FROZEN until noon\r\n")],
     ] {
-        let tollgate = start_unseen(&format!("redis://{}", answers(refuses)), "");
-        is_reported(&tollgate, "FROZEN until noon").await;
+        let tollgate = start_without_waiting(&format!("redis://{}", answers(refuses)), "");
+        wait_for_report(&tollgate, "FROZEN until noon").await;
     }
 }
 
@@ -95,8 +95,8 @@ async fn a_login_that_a_server_repeats_is_shown_nowhere() {
     let answers: &'static [(&str, &str)] = Vec::leak(vec![("HELLO", echo)]);
     let server = self::answers(answers);
     let url = format!("redis://gate:hunter2@{server}");
-    let tollgate = start_unseen(&url, "log = \"trace\"");
-    is_reported(&tollgate, "ERR unknown command 'HELLO'").await;
+    let tollgate = start_without_waiting(&url, "log = \"trace\"");
+    wait_for_report(&tollgate, "ERR unknown command 'HELLO'").await;
     assert!(!not_ready_body(&tollgate).contains("hunter2"));
     assert!(!logged(&tollgate, &["hunter2"]));
 }
@@ -116,9 +116,9 @@ async fn an_unreachable_server_is_reported_with_the_network_error() {
         (silent.to_string(), "can't be reached: timed out"),
         (closing.to_string(), "can't be reached: connection reset"),
     ] {
-        let tollgate = start_unseen(&format!("redis://{host}"), "");
-        is_reported(&tollgate, words).await;
-        // The log says which server it is.
+        let tollgate = start_without_waiting(&format!("redis://{host}"), "");
+        wait_for_report(&tollgate, words).await;
+        // The log names the server.
         assert!(logged(&tollgate, &["NOT_SERVING", words, &host]));
     }
 }

@@ -1,5 +1,5 @@
-//! docs/CONTRACT.md, the errors: a real service over a real Redis that restarts, stalls, is demoted,
-//! runs full, or holds what is not ours.
+//! docs/CONTRACT.md, the errors: a real service over a real Redis that restarts, stalls, is demoted, is full, or has
+//! foreign data.
 
 mod acl_check;
 mod circuit_breaker;
@@ -29,33 +29,32 @@ use crate::support::{
     tollgate::Tollgate,
 };
 
-/// The default of both timeouts is 500 ms; a slow machine may be late. What the tests tell apart takes
-/// ten times as long.
+/// Both timeouts are 500 ms by default; more time for busy machines. A wrong timeout would take ten times as long.
 const MAX_CALL_TIME: Duration = Duration::from_secs(3);
 
-/// A second is what the contract says; a slow machine may be late.
+/// The contract says one second; more time for busy machines.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// No answer takes nearly as long, however busy the machine is.
+/// Longer than any answer takes, also on a busy machine.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A pause that a test makes is no failure of Redis.
+/// Timeouts that a pause of Redis by a test does not reach.
 const LONG_TIMEOUTS: &str = "call_timeout = \"60s\"\n[redis]\nresponse_timeout = \"60s\"";
 
-/// A service over this Redis that has seen it answer.
+/// A service over this Redis, ready.
 async fn start(redis: &RedisServer, settings: &str) -> Tollgate {
-    let tollgate = start_unseen(&redis.url(), settings);
+    let tollgate = start_without_waiting(&redis.url(), settings);
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     tollgate
 }
 
-fn start_unseen(url: &str, settings: &str) -> Tollgate {
+fn start_without_waiting(url: &str, settings: &str) -> Tollgate {
     let (policy, settings) = (policy_file(1_000), TextFile::new(settings));
     let args = ["--policy", policy.path(), "--config", settings.path()];
     Tollgate::start(&[&args[..], &["--store", url]].concat())
 }
 
-/// How a Reserve fails.
+/// The error of a Reserve.
 async fn refused(client: &Client, tokens: u64, request_id: &str) -> Status {
     let answer = client
         .clone()
@@ -64,7 +63,7 @@ async fn refused(client: &Client, tokens: u64, request_id: &str) -> Status {
     answer.unwrap_err()
 }
 
-/// It fails as UNAVAILABLE, and the message says what to do.
+/// Asserts that a Reserve fails with UNAVAILABLE and helpful advice.
 async fn unavailable(client: &Client, tokens: u64, request_id: &str) {
     let status = refused(client, tokens, request_id).await;
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
@@ -74,15 +73,15 @@ async fn unavailable(client: &Client, tokens: u64, request_id: &str) {
     );
 }
 
-/// Whether a line of the log holds all of these words.
+/// Whether a log line has all of these words.
 fn logged(tollgate: &Tollgate, words: &[&str]) -> bool {
     let lines = tollgate.log();
     let mut texts = lines.iter().map(ToString::to_string);
     texts.any(|line| words.iter().all(|word| line.contains(word)))
 }
 
-/// Waits for a log line with these words: the answer to a call may come before it.
-async fn is_logged(tollgate: &Tollgate, words: &[&str]) {
+/// Waits for a log line with these words: the answer may come before it.
+async fn wait_for_log(tollgate: &Tollgate, words: &[&str]) {
     let begun = Instant::now();
     while !logged(tollgate, words) {
         assert!(
@@ -94,7 +93,7 @@ async fn is_logged(tollgate: &Tollgate, words: &[&str]) {
     }
 }
 
-/// Calls until a Reserve of one token is served again, which is soon.
+/// Reserves one token until it succeeds, which must be soon.
 async fn served_again(client: &Client, request_id: &str) -> ReserveResponse {
     let begun = Instant::now();
     loop {
@@ -109,8 +108,7 @@ async fn served_again(client: &Client, request_id: &str) -> ReserveResponse {
     }
 }
 
-/// A Reserve with a deadline, whose end the service says: below tonic, whose client would end the call
-/// by a timer of its own.
+/// A Reserve with a deadline. Uses h2, because tonic's client would end the call by its own timer.
 async fn reserve_until_the_service_ends_it(
     tollgate: &Tollgate,
     request: &ReserveRequest,
@@ -138,7 +136,7 @@ async fn reserve_until_the_service_ends_it(
     Code::from_bytes(answer.headers()["grpc-status"].as_bytes())
 }
 
-/// What `/readyz` says of why the service is not ready.
+/// The reason in `/readyz`.
 fn not_ready_body(tollgate: &Tollgate) -> String {
     let (head, body) = http_get(&tollgate.http_addr, "/readyz");
     assert!(head.starts_with("HTTP/1.1 503"), "{head}: {body}");

@@ -1,4 +1,4 @@
-//! Redis goes away and comes back: restarted, disconnected, stalled.
+//! Redis fails and recovers: restarted, disconnected, stalled.
 
 use std::time::{Duration, Instant};
 
@@ -61,11 +61,11 @@ async fn after_a_restart_of_redis_calls_are_served_again_within_a_second() {
     others_are_unavailable(&client).await;
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     redis.restart();
-    // It kept nothing; the service remembers what it was told.
+    // Redis lost everything; the service restores its snapshots.
     let answer = served_again(&client, "between").await;
     assert_eq!((verdict_text(&answer).as_str(), answer.used), ("FREE", 11));
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
-    // Also where nobody called while it was away.
+    // Also without calls during the outage.
     redis.restart();
     assert_eq!(verdict_text(&served_again(&client, "after").await), "FREE");
 }
@@ -116,7 +116,7 @@ async fn with_a_stalled_redis_no_caller_waits_for_the_failures_of_others() {
     let client = tollgate.client();
     reserve(&client, 10, "before").await;
     redis.signal(Signal::SIGSTOP);
-    // The first failure costs the kept connection: from then on every call has to connect.
+    // The first failure closes the idle connection; from then on each call has to connect.
     unavailable(&client, 10, "").await;
     let begun = Instant::now();
     let mut calls = tokio::task::JoinSet::new();
@@ -163,7 +163,7 @@ async fn a_call_whose_caller_left_is_carried_to_its_end() {
     let redis = RedisServer::start();
     let tollgate = start(&redis, LONG_TIMEOUTS).await;
     let client = tollgate.client();
-    // Redis knows the script from here on: else both calls would send its source, in either order.
+    // Loads the script into Redis: otherwise both calls would send it, in any order.
     reserve(&client, 5, "first").await;
     redis.run(&["CLIENT", "PAUSE", "600000", "WRITE"]);
     let mut leaving = client.clone();

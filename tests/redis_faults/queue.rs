@@ -1,5 +1,5 @@
-//! Decisions that wait for a Redis that does not answer: there is room for so many, and who leaves
-//! before its turn has counted nothing.
+//! Requests that wait for a Redis that does not answer: the queue is bounded, and a request whose caller left in time
+//! counts nothing.
 
 use std::time::{Duration, Instant};
 
@@ -19,13 +19,13 @@ use crate::support::{
     tollgate::Tollgate,
 };
 
-/// A stream has so many requests read at most: src/grpc/stream.rs.
+/// How many requests of a stream are read at once: src/grpc/stream.rs.
 const STREAM_READ_AHEAD: usize = 256;
 
-/// As many streams as fill an organization's half of the room, and some: src/ledger/queue.rs.
+/// More streams than fill an organization's half of the queue: src/ledger/queue.rs.
 const STREAMS: usize = 16 * 1024 / STREAM_READ_AHEAD + 8;
 
-/// A service over a paused Redis, with a call under way to it.
+/// A service over a paused Redis, with a call in flight.
 async fn paused(redis: &RedisServer) -> (Tollgate, JoinSet<()>) {
     let tollgate = start(redis, LONG_TIMEOUTS).await;
     let client = tollgate.client();
@@ -66,7 +66,7 @@ async fn what_is_more_than_may_wait_is_refused_at_once_and_counts_nothing() {
             received
         });
     }
-    // Some streams have their answers while Redis still says nothing.
+    // Some streams have their answers while Redis is still paused.
     let early = timeout(WAIT_TIMEOUT, streams.join_next())
         .await
         .unwrap()

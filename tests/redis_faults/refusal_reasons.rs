@@ -1,5 +1,5 @@
-//! Each reason for which a Redis that answers may refuse: it is told in words, nothing is counted, and when
-//! it has passed, calls are served without a restart of anything.
+//! Each reason for which a running Redis refuses: it is described in words, nothing is counted, and afterwards calls
+//! are served without a restart.
 
 use std::{
     fs, thread,
@@ -8,7 +8,9 @@ use std::{
 
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{WAIT_TIMEOUT, logged, not_ready_body, refused, served_again, start, start_unseen};
+use super::{
+    WAIT_TIMEOUT, logged, not_ready_body, refused, served_again, start, start_without_waiting,
+};
 use crate::support::{
     calls::{large, reserve, sum, usage, verdict_text},
     free_port,
@@ -16,7 +18,7 @@ use crate::support::{
     tollgate::Tollgate,
 };
 
-/// Waits until Redis says this of itself.
+/// Waits for these words in a section of INFO.
 fn wait_for_info(redis: &RedisServer, section: &str, words: &str) {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while !redis.info(section).contains(words) {
@@ -25,11 +27,11 @@ fn wait_for_info(redis: &RedisServer, section: &str, words: &str) {
     }
 }
 
-/// Calls, readiness and the log say what hinders it, also in Redis' own words.
+/// Waits until calls, readiness and the log give the reason, also in Redis' own words.
 async fn refuses(tollgate: &Tollgate, words: &str, redis_words: &str) {
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     let deadline = Instant::now() + WAIT_TIMEOUT;
-    // Before it hindered, it may have been unreachable for a moment.
+    // It may have been unreachable for a moment before.
     loop {
         let status = refused(&tollgate.client(), 10, "refused").await;
         let (received, body) = (status.message(), not_ready_body(tollgate));
@@ -51,7 +53,7 @@ async fn refuses(tollgate: &Tollgate, words: &str, redis_words: &str) {
     );
 }
 
-/// It is over: nothing was counted meanwhile.
+/// Asserts that calls are served again, and that nothing was counted.
 async fn has_recovered(tollgate: &Tollgate, used_before: u64) {
     let answer = served_again(&tollgate.client(), "refused").await;
     assert_eq!(verdict_text(&answer), "FREE");
@@ -59,14 +61,14 @@ async fn has_recovered(tollgate: &Tollgate, used_before: u64) {
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
 }
 
-/// Where a setting of Redis alone makes it refuse, and another one lets it serve again.
+/// A setting makes Redis refuse, and another one makes it serve again.
 async fn a_setting_makes_it_refuse(refuse: &[&str], serve: &[&str], words: &str, code: &str) {
     let redis = RedisServer::start();
     let tollgate = start(&redis, "").await;
     reserve(&tollgate.client(), 10, "before").await;
     redis.run(refuse);
     refuses(&tollgate, words, code).await;
-    // What can be read, is.
+    // Reads still work.
     assert_eq!(large(&tollgate.client()).await.used, 10);
     assert_eq!(sum(&usage(&tollgate.client(), "").await).0, 10);
     redis.run(serve);
@@ -119,7 +121,7 @@ async fn a_redis_that_cannot_save() {
     let tollgate = start(&redis, "").await;
     reserve(&tollgate.client(), 10, "before").await;
     redis.run(&["CONFIG", "SET", "save", "3600 1000"]);
-    // Where the file should be, there is a directory.
+    // A directory in place of the file.
     let in_the_way = redis.dir().join("dump.rdb");
     fs::create_dir(&in_the_way).unwrap();
     redis.run(&["BGSAVE"]);
@@ -167,7 +169,7 @@ async fn a_redis_that_loads_its_file() {
         redis.run(&["SET", &format!("big {at}"), &value]);
     }
     redis.run(&["SAVE"]);
-    redis.restart_unseen();
+    redis.restart_without_waiting();
     refuses(&tollgate, "it is loading", "loading the dataset").await;
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while redis.info("persistence").contains("loading:1") {
@@ -187,7 +189,7 @@ async fn a_redis_that_takes_no_more_connections() {
         command.query::<()>(control).unwrap();
     };
     most("1");
-    let tollgate = start_unseen(&redis.url(), "");
+    let tollgate = start_without_waiting(&redis.url(), "");
     refuses(
         &tollgate,
         "it takes no more connections",
@@ -209,7 +211,7 @@ async fn a_redis_with_another_password() {
     };
     password("secret");
     let url = redis.url().replace("//", "//:another@");
-    let tollgate = start_unseen(&url, "");
+    let tollgate = start_without_waiting(&url, "");
     let words = "it does not accept the user or password";
     refuses(&tollgate, words, "WRONGPASS").await;
     password("another");
@@ -221,7 +223,7 @@ async fn a_user_without_the_right_to_the_script() {
     let redis = RedisServer::start();
     let user = |rights: &[&str]| super::refusals::url_of_user(&redis, rights);
     let url = user(&["~tollgate:*", "+hello", "+info"]);
-    let tollgate = start_unseen(&url, "");
+    let tollgate = start_without_waiting(&url, "");
     refuses(&tollgate, "its user lacks a right", "lacks +evalsha").await;
     user(&super::refusals::LEAST_RIGHTS);
     has_recovered(&tollgate, 0).await;

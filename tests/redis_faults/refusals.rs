@@ -1,11 +1,11 @@
-//! Redis answers, and says no: demoted, full, or not without the right password.
+//! Redis answers and refuses: it is demoted, full, or rejects the password.
 
 use std::time::{Duration, Instant};
 
 use tollgate::grpc::proto::ReleaseRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{is_logged, logged, start, start_unseen, unavailable};
+use super::{logged, start, start_without_waiting, unavailable, wait_for_log};
 use crate::support::{
     calls::{large, reserve, usage, verdict_text},
     redis::RedisServer,
@@ -46,7 +46,7 @@ async fn a_full_redis_makes_calls_unavailable_until_it_has_room() {
     redis.run(&["CONFIG", "SET", "maxmemory", "1"]);
     unavailable(&client, 10, "full").await;
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
-    // Also where the script has to be sent anew.
+    // Also if the script has to be sent again.
     redis.run(&["SCRIPT", "FLUSH"]);
     unavailable(&client, 10, "full").await;
     assert!(logged(&tollgate, &["WARN", "OOM"]), "{:?}", tollgate.log());
@@ -72,7 +72,7 @@ async fn a_wrong_password_is_logged_without_the_password() {
     set_password("hunter2");
     for user in [":hunter3@", ""] {
         let url = format!("redis://{user}127.0.0.1:{}", redis.port);
-        let tollgate = start_unseen(&url, "log = \"trace\"");
+        let tollgate = start_without_waiting(&url, "log = \"trace\"");
         let deadline = Instant::now() + Duration::from_secs(10);
         let why = [
             "WARN",
@@ -92,7 +92,7 @@ async fn a_wrong_password_is_logged_without_the_password() {
         assert_eq!(readiness, Some(ServingStatus::NotServing));
         assert!(!logged(&tollgate, &["hunter3"]));
         if !user.is_empty() {
-            // The operator puts it right: no restart is needed.
+            // The operator fixes it: no restart is needed.
             set_password("hunter3");
             tollgate.wait_for_readiness(ServingStatus::Serving).await;
             assert_eq!(
@@ -119,7 +119,7 @@ pub(super) const LEAST_RIGHTS: [&str; 11] = [
     "+expireat",
 ];
 
-/// A user with these rights, and where a service reaches Redis as that user.
+/// Creates a user with these rights. Gives the URL for that user.
 pub(super) fn url_of_user(redis: &RedisServer, rights: &[&str]) -> String {
     let user = ["ACL", "SETUSER", "gate", "reset", "on", ">secret"];
     redis.run(&[&user[..], rights].concat());
@@ -130,7 +130,7 @@ pub(super) fn url_of_user(redis: &RedisServer, rights: &[&str]) -> String {
 async fn the_least_rights_that_the_readme_names_suffice() {
     let redis = RedisServer::start();
     let url = url_of_user(&redis, &[&LEAST_RIGHTS[..], &["+hscan"]].concat());
-    let tollgate = start_unseen(&url, "");
+    let tollgate = start_without_waiting(&url, "");
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let client = tollgate.client();
     assert_eq!(verdict_text(&reserve(&client, 10, "r").await), "FREE");
@@ -150,14 +150,14 @@ async fn without_the_right_to_a_write_nothing_at_all_is_written() {
         let redis = RedisServer::start();
         let rights = LEAST_RIGHTS.into_iter().filter(|right| *right != missing);
         let url = url_of_user(&redis, &rights.collect::<Vec<_>>());
-        let tollgate = start_unseen(&url, "");
+        let tollgate = start_without_waiting(&url, "");
         tollgate.wait_for_readiness(ServingStatus::NotServing).await;
         let client = tollgate.client();
         for _ in 0..3 {
             unavailable(&client, 10, "r").await;
         }
         let missing_right = format!("lacks {missing}");
-        is_logged(&tollgate, &["WARN", "NOT_SERVING", &missing_right]).await;
+        wait_for_log(&tollgate, &["WARN", "NOT_SERVING", &missing_right]).await;
         assert_eq!(redis.integer(&["DBSIZE"]), 0, "{missing}");
         url_of_user(&redis, &[&LEAST_RIGHTS[..], &[missing]].concat());
         tollgate.wait_for_readiness(ServingStatus::Serving).await;

@@ -1,4 +1,4 @@
-//! A stream over a Redis that goes away: its requests fail, each in its place, and it lives on.
+//! A stream during an outage of Redis: its requests fail in order, and the stream continues.
 
 use futures_util::stream;
 use tokio::sync::mpsc;
@@ -13,7 +13,7 @@ use crate::support::{
     streams::{StreamItem, code, next},
 };
 
-/// A stream that the test asks one request after the other.
+/// A stream that sends one request at a time.
 pub(super) struct RequestStream {
     requests: mpsc::Sender<ReserveRequest>,
     answers: Streaming<ReserveStreamResponse>,
@@ -53,7 +53,7 @@ async fn an_outage_makes_the_requests_of_a_stream_unavailable_until_redis_is_bac
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     redis.restart();
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
-    // It kept nothing; the service remembers what it was told.
+    // Redis lost everything; the service restores its snapshots.
     let answer = stream.reserve(10, "between").await.unwrap();
     assert_eq!((answer.used, answer.replayed), (20, false));
 }
@@ -106,6 +106,6 @@ async fn what_is_foreign_fails_the_requests_of_its_organization_alone() {
         }
     }
     redis.run(&["DEL", pool]);
-    // What was counted before is remembered.
+    // Earlier counts are restored.
     assert_eq!(large(&client).await.free_requests, 1);
 }

@@ -1,4 +1,4 @@
-//! A valid file is taken, however it got there.
+//! A valid file is loaded, whichever way it was written.
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ async fn a_file_written_in_place_is_in_force_within_a_second() {
 
 #[tokio::test]
 async fn warnings_of_a_policy_are_logged_at_the_start_and_at_each_change() {
-    const WARNED: &str = "the policy is valid and has warnings";
+    const WARNING: &str = "the policy is valid and has warnings";
     let with_wildcard = |large| policy(large).replace("\"gpt-4o\"", "\"gpt-4o\", \"gpt-4o-*\"");
     let service = ReloadingService::start_in(|dir| {
         fs::write(dir.join("policy.toml"), with_wildcard(1_000)).unwrap()
@@ -41,9 +41,9 @@ async fn warnings_of_a_policy_are_logged_at_the_start_and_at_each_change() {
     for (large, times) in [(1_000, 1), (1_001, 2)] {
         service.write(&with_wildcard(large));
         service.grants(large).await;
-        let warned = service.waits_for(WARNED, times).await;
-        assert_eq!(warned["level"], "WARN", "{warned}");
-        let warnings = warned["warnings"].as_str().unwrap();
+        let logged_warning = service.waits_for(WARNING, times).await;
+        assert_eq!(logged_warning["level"], "WARN", "{logged_warning}");
+        let warnings = logged_warning["warnings"].as_str().unwrap();
         let file = service.file();
         let place = format!("{}:", file.display());
         assert!(warnings.starts_with(&place), "{warnings}");
@@ -54,7 +54,7 @@ async fn warnings_of_a_policy_are_logged_at_the_start_and_at_each_change() {
     }
     service.write(&policy(1_002));
     service.grants(1_002).await;
-    service.waits_for(WARNED, 2).await;
+    service.waits_for(WARNING, 2).await;
 }
 
 #[tokio::test]
@@ -67,8 +67,8 @@ async fn a_file_that_was_renamed_to_its_place_is_loaded() {
     }
 }
 
-/// A version of a mounted ConfigMap, as the kubelet writes it: a folder of its own, and the link `..data` to
-/// it, which is swapped at once.
+/// A version of a mounted ConfigMap, as the kubelet writes it: a folder of its own, and a link `..data` to it that is
+/// swapped atomically.
 fn mount(dir: &Path, version: &str, text: &str) {
     fs::create_dir(dir.join(version)).unwrap();
     fs::write(dir.join(version).join("policy.toml"), text).unwrap();
@@ -100,7 +100,7 @@ async fn an_organization_that_left_is_billed_and_one_that_came_is_granted() {
     service.waits_for(LOADED, 1).await;
     let billed = reserve(client, 1, "").await;
     assert_eq!(verdict_text(&billed), "OrganizationNotEnrolled");
-    // What was answered under an id stays answered.
+    // An answered id keeps its answer.
     assert_eq!(verdict_text(&reserve(client, 600, "first").await), "FREE");
     service.write(&policy(800));
     let line = service.waits_for(LOADED, 2).await;
@@ -163,7 +163,7 @@ async fn the_same_text_again_changes_nothing_and_is_logged_only_after_sighup() {
     service.tollgate.signal(Signal::SIGHUP);
     let line = service.waits_for(UNCHANGED, 1).await;
     assert_eq!(line["level"], "INFO");
-    // The store that is found to answer may come late.
+    // The line about the store may come late.
     let after = service.tollgate.log();
     let lines_after: Vec<_> = after[lines..]
         .iter()
@@ -186,7 +186,7 @@ async fn sighup_reads_the_file_again_at_once_however_often() {
     service.write(&policy(1_002));
     service.tollgate.signal(Signal::SIGHUP);
     service.grants(1_002).await;
-    // Ten readings a second at most.
+    // At most ten reads a second.
     let logged = service.logged(UNCHANGED).len() as u128;
     let max = begun.elapsed().as_millis() / 100 + 2;
     assert!((1..=max).contains(&logged), "{logged} of {max}");

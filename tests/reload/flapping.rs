@@ -1,4 +1,4 @@
-//! A file that is another one a hundred times a second, and mostly none that can be taken.
+//! A file that changes a hundred times a second, and is mostly invalid.
 
 use std::{
     collections::BTreeSet,
@@ -19,15 +19,15 @@ use crate::support::{
     random::Random,
 };
 
-/// How long the file flaps.
-const A_WHILE: Duration = Duration::from_secs(5);
+/// The duration of the test.
+const TEST_DURATION: Duration = Duration::from_secs(5);
 const WRITE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What the valid ones grant `large`: a million, and up to so many more.
+/// How many different valid policies there are; each grants `large` a million and a different remainder.
 const VALID_POLICIES: u64 = 50;
 const MIN_ALLOWANCE: u64 = 1_000_000;
 
-/// Puts something else in the file's place.
+/// Replaces the file's content.
 fn flap(file: &Path, random: &mut Random) {
     let text = policy(MIN_ALLOWANCE + random.below(VALID_POLICIES));
     let next = file.with_extension("next");
@@ -37,7 +37,7 @@ fn flap(file: &Path, random: &mut Random) {
             fs::write(&next, text).unwrap();
             fs::rename(&next, file).unwrap();
         }
-        // No allowance for `mini`: cut off in the middle of its line.
+        // Without the allowance for `mini`: cut off within its line.
         3 => fs::write(file, &text[..text.find("mini = ").unwrap() + 3]).unwrap(),
         4 => fs::write(file, "").unwrap(),
         5 => drop(fs::remove_file(file)),
@@ -45,7 +45,7 @@ fn flap(file: &Path, random: &mut Random) {
     }
 }
 
-/// Calls until the end; all answers are by one of the valid policies, whole.
+/// Calls until the end. Every answer must follow one of the valid policies.
 async fn call(mut client: Client, end: Arc<AtomicBool>, calls: Arc<AtomicU64>) -> BTreeSet<u64> {
     let mut seen = BTreeSet::new();
     while !end.load(Ordering::Relaxed) {
@@ -88,7 +88,7 @@ async fn a_file_that_flaps_fails_no_call_and_mixes_nothing_and_the_last_version_
     let file = service.file();
     let flapping = tokio::task::spawn_blocking(move || {
         let (begun, mut random, mut flaps) = (Instant::now(), Random(5), 0);
-        while begun.elapsed() < A_WHILE {
+        while begun.elapsed() < TEST_DURATION {
             flap(&file, &mut random);
             flaps += 1;
             std::thread::sleep((WRITE_INTERVAL * flaps).saturating_sub(begun.elapsed()));
@@ -99,7 +99,7 @@ async fn a_file_that_flaps_fails_no_call_and_mixes_nothing_and_the_last_version_
     let (taken, refused) = (service.logged(LOADED).len(), service.logged(REFUSED).len());
     service.write(&policy(MIN_ALLOWANCE + VALID_POLICIES - 1));
     let took = service.grants(MIN_ALLOWANCE + VALID_POLICIES - 1).await;
-    // All of them see the last one.
+    // All of them use the last policy.
     tokio::time::sleep(WRITE_INTERVAL * 20).await;
     end.store(true, Ordering::Relaxed);
     let mut seen = BTreeSet::new();
@@ -111,8 +111,8 @@ async fn a_file_that_flaps_fails_no_call_and_mixes_nothing_and_the_last_version_
         "{flaps} flaps, {taken} taken, {refused} refused, {calls} calls; the last took {took:?}"
     );
     assert!(flaps > 200, "{flaps}");
-    // It is neither left for later for ever, nor taken each time.
-    let most = usize::try_from(A_WHILE.as_secs()).unwrap() * 5;
+    // It is neither postponed forever nor loaded at each change.
+    let most = usize::try_from(TEST_DURATION.as_secs()).unwrap() * 5;
     assert!(
         (1..=most).contains(&(taken + refused)),
         "{taken} and {refused}"

@@ -1,4 +1,4 @@
-//! A policy of 100,000 organizations is taken and freed without a call that notices.
+//! A policy of 100,000 organizations is loaded and dropped without delaying calls.
 
 use std::{
     fmt::Write as _,
@@ -15,10 +15,10 @@ use crate::support::calls::{Client, new_reserve};
 
 const ORGANIZATIONS: usize = 100_000;
 
-/// Of the program as the tests build it, on a machine that does other things too.
+/// For a debug build on a busy machine.
 const MAX_DELAY: Duration = Duration::from_millis(250);
 
-/// Reading so many takes some seconds as the tests build the program.
+/// In a debug build, reading takes some seconds.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 fn large_policy(large: u64, tier: u8) -> String {
@@ -35,7 +35,7 @@ fn large_policy(large: u64, tier: u8) -> String {
     text
 }
 
-/// The longest of the calls that are made until the end.
+/// The longest call until the end.
 async fn longest_call(mut client: Client, end: Arc<AtomicBool>) -> Duration {
     let mut longest = Duration::ZERO;
     while !end.load(Ordering::Relaxed) {
@@ -62,7 +62,7 @@ async fn a_policy_of_100_000_organizations_is_loaded_without_delaying_calls() {
         let (client, end) = (service.tollgate.client(), Arc::clone(end));
         tokio::spawn(longest_call(client, end))
     };
-    // What a call may take here anyway.
+    // The longest call without a reload.
     let end = Arc::default();
     let quiet = measure(&end);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -70,7 +70,7 @@ async fn a_policy_of_100_000_organizations_is_loaded_without_delaying_calls() {
     let quiet = quiet.await.unwrap();
     let noticed = MAX_DELAY.max(quiet * 3);
 
-    // From the second one on a large one is freed too. Another process may hold up a call once or twice.
+    // From the second reload on, a large policy is dropped, too. Other processes may delay a call once or twice.
     for round in 1..=5 {
         let end = Arc::default();
         let busy = measure(&end);
@@ -80,7 +80,7 @@ async fn a_policy_of_100_000_organizations_is_loaded_without_delaying_calls() {
         fs::rename(service.path("next"), service.file()).unwrap();
         taken(&service, round).await;
         let took = begun.elapsed();
-        // Meanwhile the one before is freed.
+        // Meanwhile the previous policy is dropped.
         tokio::time::sleep(Duration::from_millis(500)).await;
         end.store(true, Ordering::Relaxed);
         let busy = busy.await.unwrap();

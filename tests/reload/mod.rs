@@ -1,5 +1,4 @@
-//! docs/CONTRACT.md, "Policy change": a real service whose policy file changes under it, in every way that
-//! files do.
+//! docs/CONTRACT.md, "Policy change": a real service whose policy file changes in every way that files can.
 
 mod changes;
 mod flapping;
@@ -22,19 +21,19 @@ use crate::support::{
     world::small_policy,
 };
 
-/// A second is what the contract says; a slow machine may be late.
+/// The contract says one second; more time for busy machines.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 const LOADED: &str = "the policy file is taken";
 const REFUSED: &str = "the policy file is not taken: the policy in force stays";
 
-/// The small policy with this allowance for `large`, and one that belongs to it for `mini`.
+/// The small policy with this allowance for `large`, and a related one for `mini`.
 fn policy(large: u64) -> String {
     let text = small_policy("keep_open").replace("large = 1_000", &format!("large = {large}"));
     text.replace("mini = 10_000", &format!("mini = {}", large + 1_000_000))
 }
 
-/// A folder with a policy file in it, and a service that follows it.
+/// A folder with a policy file, and a service that follows it.
 struct ReloadingService {
     dir: TempDir,
     tollgate: Tollgate,
@@ -47,7 +46,7 @@ impl ReloadingService {
         Self::start_in(|dir| fs::write(dir.join("policy.toml"), policy(1_000)).unwrap())
     }
 
-    /// Starts with what is laid out in the folder.
+    /// Starts with the folder's content.
     fn start_in(lay_out: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         lay_out(dir.path());
@@ -74,7 +73,7 @@ impl ReloadingService {
         fs::write(self.file(), text).unwrap();
     }
 
-    /// Waits until `large` is granted so much; gives how long that took.
+    /// Waits until `large` has this allowance. Gives the time that it took.
     async fn grants(&self, large: u64) -> Duration {
         let begun = Instant::now();
         loop {
@@ -97,7 +96,7 @@ impl ReloadingService {
         lines
     }
 
-    /// Waits until a line of the log has been written so many times; gives the last one.
+    /// Waits until a log line has been written so often. Gives the last one.
     async fn waits_for(&self, message: &str, times: usize) -> Value {
         let begun = Instant::now();
         loop {

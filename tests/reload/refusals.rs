@@ -1,4 +1,4 @@
-//! A file that can't be taken whole is not taken at all, and the service goes on by the last good one.
+//! An invalid file is refused as a whole, and the service uses the last valid one.
 
 use std::{
     fs::{self, File},
@@ -15,13 +15,13 @@ use crate::{
     support::calls::{reserve, verdict_text},
 };
 
-/// How a file is spoilt, and what is said of it then.
+/// How to break a file, and the expected words.
 type InvalidFile = (fn(&Path), &'static [&'static str]);
 
 const TOO_LARGE: &str = "can't be read: it is larger than 16 MiB";
 const NO_FILE: &str = "can't be read: it is no regular file";
 
-/// Ways in which a file is none that can be taken.
+/// Ways to break a file.
 const INVALID_FILES: [InvalidFile; 11] = [
     (
         |file| {
@@ -66,8 +66,8 @@ const INVALID_FILES: [InvalidFile; 11] = [
     ),
 ];
 
-/// Puts what stands beside it in the file's place, whatever it is; nothing where nothing stands there. At
-/// once: a place that is empty for long is one more thing to refuse.
+/// Replaces the file by a staged one of any type, or removes it if there is none. Atomically: an absent file would be a
+/// fault of its own.
 fn put(staged: &Path, file: &Path) {
     let (here, there) = (fs::symlink_metadata(file), fs::symlink_metadata(staged));
     match (here, there) {
@@ -93,13 +93,13 @@ fn clear(file: &Path) {
 async fn an_invalid_file_is_refused_with_the_reason_and_the_last_valid_one_stays() {
     let service = ReloadingService::start();
     let (file, staged) = (service.file(), service.path("staged"));
-    for (at, (spoil, wanted)) in INVALID_FILES.into_iter().enumerate() {
+    for (at, (damage, wanted)) in INVALID_FILES.into_iter().enumerate() {
         let large = 2_000 + at as u64;
         fs::write(&staged, policy(large)).unwrap();
         put(&staged, &file);
         service.grants(large).await;
         let refusals = service.logged(REFUSED).len();
-        spoil(&staged);
+        damage(&staged);
         put(&staged, &file);
         let line = service.waits_for(REFUSED, refusals + 1).await;
         assert_eq!(line["level"], "ERROR");
@@ -130,7 +130,7 @@ async fn a_refused_file_is_logged_once_until_it_changes_or_is_valid_again() {
     let bad = policy(7).replace("keep_open", "maybe");
     service.write(&bad);
     service.waits_for(REFUSED, 1).await;
-    // At once: a reader could find a file that is written in place empty, and that is another fault.
+    // Atomically: a reader could find an empty file, which is another fault.
     fs::write(service.path("next"), &bad).unwrap();
     fs::rename(service.path("next"), service.file()).unwrap();
     service.tollgate.signal(nix::sys::signal::Signal::SIGHUP);
@@ -144,7 +144,7 @@ async fn a_refused_file_is_logged_once_until_it_changes_or_is_valid_again() {
     assert_eq!(body, "ok\n");
     assert_eq!(service.logged(REFUSED).len(), 1);
     assert_eq!(service.logged(LOADED).len(), 0);
-    // What was refused before is refused again.
+    // The same invalid file is refused again.
     service.write(&bad);
     service.waits_for(REFUSED, 2).await;
 }

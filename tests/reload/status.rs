@@ -1,4 +1,4 @@
-//! What others, such as the metrics, read of the policy: how often it was taken and refused, and which it is.
+//! The status of the policy for other parts such as metrics: loads, refusals and the version.
 
 use std::{
     fs,
@@ -61,7 +61,7 @@ async fn loads_and_refusals_are_counted_and_the_version_is_that_of_the_text() {
     fs::write(&file, policy(3)).unwrap();
     until(&mut status, |status| status.applied == 2).await;
 
-    // What nobody uses any more is freed; what someone uses, not.
+    // An unused policy is freed; a used one is not.
     let mut taken = std::mem::take(&mut *taken.lock().unwrap());
     let (third, second) = (taken.pop().unwrap(), taken.pop().unwrap());
     assert_eq!(Arc::strong_count(&third), 2);

@@ -1,6 +1,5 @@
-//! What a connection is told when its replica stops, so that no client has to guess what became of a call:
-//! GOAWAY twice, the second time with the last call that is looked at, behind a ping that shows that the client
-//! has heard the first.
+//! How a stopping replica closes its connections, so that the fate of each call is certain: GOAWAY twice, the second
+//! time with the last processed stream id, after a ping that proves that the client received the first one.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +15,8 @@ use crate::support::{
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The first GOAWAY: calls that are on their way are looked at.
-const ANY: u32 = 0x7fff_ffff;
+/// The last stream id in the first GOAWAY: calls in flight are still processed.
+const MAX_STREAM_ID: u32 = 0x7fff_ffff;
 const NO_ERROR: u32 = 0;
 
 fn start(redis: &RedisServer, drain_delay: &str) -> Tollgate {
@@ -30,7 +29,7 @@ fn start(redis: &RedisServer, drain_delay: &str) -> Tollgate {
     Tollgate::start(&[&args[..], &["--store", &url]].concat())
 }
 
-/// Waits until a write hangs in the paused Redis.
+/// Waits until a write is blocked in the paused Redis.
 async fn wait_for_blocked_write(redis: &RedisServer) {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while !redis.info("clients").contains("blocked_clients:1") {
@@ -40,8 +39,8 @@ async fn wait_for_blocked_write(redis: &RedisServer) {
 }
 
 impl Connection {
-    /// Calls, and has its answer, which is FREE.
-    async fn is_answered(&mut self, stream: u32, id: &str) {
+    /// Makes a call, and reads its answer, which is FREE.
+    async fn call_and_read(&mut self, stream: u32, id: &str) {
         self.call(stream, &new_reserve(1, id)).await;
         match self.next_event().await {
             Event::Answer(of, answer) => {
@@ -51,11 +50,11 @@ impl Connection {
         }
     }
 
-    /// Hears the first goodbye, and the ping with it; gives what the ping wants to next_event again.
+    /// Reads the first GOAWAY and the ping. Gives the ping's payload.
     async fn read_first_goaway(&mut self) -> Vec<u8> {
         let event = [self.next_event().await, self.next_event().await];
         let goaway = Event::GoAway {
-            last: ANY,
+            last: MAX_STREAM_ID,
             reason: NO_ERROR,
         };
         match event {
@@ -64,7 +63,7 @@ impl Connection {
         }
     }
 
-    /// Hears the rest, to the close: which calls were answered, all with FREE.
+    /// Reads until the connection is closed. Gives the answered calls, all FREE.
     async fn read_until_close(&mut self) -> Vec<u32> {
         let mut answered = Vec::new();
         loop {
@@ -91,13 +90,15 @@ async fn after_the_drain_delay_goaway_names_what_is_answered_and_nothing_else_is
     let mut connections = Vec::new();
     for at in 0..3 {
         let mut connection = Connection::open(&tollgate.addr).await;
-        connection.is_answered(1, &format!("{at} before")).await;
+        connection.call_and_read(1, &format!("{at} before")).await;
         connections.push(connection);
     }
     tollgate.signal(Signal::SIGTERM);
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     for (at, connection) in connections.iter_mut().enumerate() {
-        connection.is_answered(3, &format!("{at} meanwhile")).await;
+        connection
+            .call_and_read(3, &format!("{at} meanwhile"))
+            .await;
     }
 
     redis.run(&["CLIENT", "PAUSE", "600000", "WRITE"]);
@@ -105,12 +106,12 @@ async fn after_the_drain_delay_goaway_names_what_is_answered_and_nothing_else_is
         connection
             .call(5, &new_reserve(1, &format!("{at} open")))
             .await;
-        // Of this one the service has only the head when it stops.
+        // The service has only the head of this call when it stops.
         connection.begin(7).await;
     }
     for (at, connection) in connections.iter_mut().enumerate() {
         let ping = connection.read_first_goaway().await;
-        // Sent before this client could know.
+        // Sent before this client received GOAWAY.
         connection
             .call(9, &new_reserve(1, &format!("{at} crossed")))
             .await;
@@ -120,7 +121,7 @@ async fn after_the_drain_delay_goaway_names_what_is_answered_and_nothing_else_is
             reason: NO_ERROR,
         };
         assert_eq!(connection.next_event().await, goaway);
-        // No client does this. It shows that the word is kept: a call above 9 may be tried elsewhere.
+        // No client sends this. It shows that calls above 9 are not processed, so they may be retried elsewhere.
         connection
             .call(11, &new_reserve(1, &format!("{at} late")))
             .await;
@@ -146,21 +147,21 @@ async fn after_the_drain_delay_goaway_names_what_is_answered_and_nothing_else_is
     }
 }
 
-/// A client far away hears late that the replica stops. Until then there may be no open call at all.
+/// A distant client receives GOAWAY late. Until then there may be no open call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_crosses_the_first_goodbye_is_waited_for_like_one_that_was_open() {
+async fn a_call_that_crosses_the_first_goaway_is_waited_for_like_an_open_one() {
     let redis = RedisServer::start();
     let mut tollgate = start(&redis, "0s");
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let mut connection = Connection::open(&tollgate.addr).await;
-    connection.is_answered(1, "before").await;
+    connection.call_and_read(1, "before").await;
     redis.run(&["CLIENT", "PAUSE", "600000", "WRITE"]);
     tollgate.signal(Signal::SIGTERM);
     let ping = connection.read_first_goaway().await;
     connection.call(3, &new_reserve(1, "crossed")).await;
     wait_for_blocked_write(&redis).await;
     connection.answer_ping(&ping).await;
-    // Longer than connections without a call are waited for.
+    // Longer than idle connections may take.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(!tollgate.has_ended(), "the call is cut off");
     redis.run(&["CLIENT", "UNPAUSE"]);

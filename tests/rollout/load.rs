@@ -1,4 +1,4 @@
-//! What gateways send throughout a rollout, and what became of it.
+//! The load of gateways during a rollout, and its outcome.
 
 use std::{
     collections::VecDeque,
@@ -21,37 +21,37 @@ use crate::support::{
     is_long,
 };
 
-/// Connections to the load balancer that call, the callers on each, and those with a stream. Each has an
-/// organization of its own.
+/// Connections to the load balancer with unary calls, the callers on each, and connections with a stream. Each
+/// connection has its own organization.
 const UNARY_CONNECTIONS: usize = 4;
 const CALLERS_PER_CONNECTION: usize = 4;
 const STREAMS: usize = 2;
 
-/// How many organizations the load is for.
+/// The number of organizations.
 pub const ORGANIZATIONS: usize = UNARY_CONNECTIONS + STREAMS;
 
-/// How many requests of a stream are on their way at once.
+/// How many requests of a stream are in flight.
 const WINDOW: usize = 16;
 
-/// The load while it lasts.
+/// A running load.
 pub struct Load {
     stop: CancellationToken,
     tasks: JoinSet<LoadStats>,
     unary_calls: Arc<AtomicU64>,
 }
 
-/// What became of one caller's requests, or of all.
+/// The outcome of one caller's requests, or of all.
 #[derive(Debug, Default)]
 pub struct LoadStats {
     pub org: usize,
-    /// Requests that had an answer, each with an id of its own, and what they were granted in all.
+    /// The granted tokens of answered requests; each has its own id.
     pub granted: u64,
     pub tokens: u64,
-    /// Answers that say that their id had counted before.
+    /// How many answers were replays.
     pub replayed: u64,
-    /// What failed, in the callers' words.
+    /// The callers' errors.
     pub failures: Vec<String>,
-    /// How often a stream was ended by a replica that stops, and opened again.
+    /// How often a stopping replica ended a stream, which was then reopened.
     pub reopened: u64,
 }
 
@@ -77,12 +77,12 @@ impl Load {
         }
     }
 
-    /// How many unary calls have been answered, or have failed, by now.
+    /// How many unary calls have been answered or have failed.
     pub fn unary_calls(&self) -> u64 {
         self.unary_calls.load(Ordering::Relaxed)
     }
 
-    /// Ends it, and waits for the last answers.
+    /// Stops the load, and waits for the last answers.
     pub async fn end(self) -> Vec<LoadStats> {
         self.stop.cancel();
         self.tasks.join_all().await
@@ -105,7 +105,7 @@ impl LoadStats {
     }
 }
 
-/// Time between two requests of a caller: the machine has other work, too.
+/// The delay between two requests of a caller, to leave CPU time to the replicas.
 fn pause() -> Duration {
     Duration::from_millis(if is_long() { 4 } else { 40 })
 }
@@ -140,7 +140,7 @@ async fn call(
     stats
 }
 
-/// Sends over one stream after the other. What has no answer when one ends is the first in the next.
+/// Reopens the stream each time that it ends. Unanswered requests are sent again first.
 async fn hold_stream(mut client: Client, org: usize, stop: CancellationToken) -> LoadStats {
     let mut stats = LoadStats::of(org);
     let mut numbers = 0..;
@@ -166,13 +166,13 @@ async fn hold_stream(mut client: Client, org: usize, stop: CancellationToken) ->
             {
                 let number = numbers.next().unwrap();
                 let request = request(org, &number.to_string(), number);
-                // A stream that has ended takes no more: what is in `unanswered` is for the next one.
+                // An ended stream accepts no requests; those in `unanswered` are for the next one.
                 let _ = open.send(request.clone());
                 unanswered.push_back(request);
                 tokio::time::sleep(pause() / 4).await;
             }
             if stop.is_cancelled() {
-                // The end of the requests.
+                // Ends the requests.
                 requests = None;
             }
             match answers.message().await {

@@ -1,4 +1,4 @@
-//! The page for people, on the HTTP port.
+//! The page on the HTTP port.
 
 use serde_json::{Value, json};
 

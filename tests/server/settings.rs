@@ -1,4 +1,4 @@
-//! Where the settings come from, and what the log says of them.
+//! The sources of settings, and their log lines.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use crate::support::{calls::TextFile, tollgate::program, world::small_policy};
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Runs `tollgate` until it says that it serves; gives all that it logged, as text.
+/// Runs `tollgate` until it serves. Gives its log as text.
 pub(super) fn log_of(command: &mut Command) -> String {
     let log = NamedTempFile::new().unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -43,7 +43,7 @@ pub(super) fn log_of(command: &mut Command) -> String {
     }
 }
 
-/// The line of a JSON log that tells where the service is.
+/// The JSON log line with the listening addresses.
 pub(super) fn start_line(log: &str) -> Value {
     let mut lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
     lines
@@ -51,7 +51,7 @@ pub(super) fn start_line(log: &str) -> Value {
         .unwrap()
 }
 
-/// A settings file of this content, and `tollgate serve` with it.
+/// `tollgate serve` with a settings file of this content.
 pub(super) fn serve_with(settings: &str) -> (TextFile, Command) {
     let file = TextFile::new(settings);
     let mut command = program();
@@ -61,7 +61,7 @@ pub(super) fn serve_with(settings: &str) -> (TextFile, Command) {
 
 #[test]
 fn a_flag_beats_the_environment_which_beats_the_file() {
-    // Every setting names another loopback address, and the log tells which one was taken.
+    // Each source names another loopback address, and the log shows which one is used.
     let file = "listen = \"127.0.0.2:0\"\nhttp_listen = \"127.0.0.2:0\"\n";
     let listens = |log: String| {
         let line = start_line(&log);
@@ -111,7 +111,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(settings.call_timeout, Duration::from_secs(1));
 }
 
-/// The settings of a file, which a test can read without starting anything.
+/// Parses the settings of a file without starting the service.
 pub(super) fn settings_of(text: &str) -> Result<Settings, String> {
     let file = TextFile::new(text);
     let flags = ServeArgs {

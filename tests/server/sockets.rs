@@ -1,4 +1,4 @@
-//! Listeners at unix sockets.
+//! Listeners on unix sockets.
 
 use std::{
     fs,
@@ -76,7 +76,7 @@ async fn both_ports_can_be_unix_sockets_which_count_and_drain_as_tcp_does() {
     let mut tollgate = sockets.start(&[]);
     let client = sockets.client();
     assert_eq!(verdict_text(&reserve(&client, 10, "").await), "FREE");
-    // Readiness follows the store's first answer, which the call waited for.
+    // Readiness follows the store's first answer, for which the call waited.
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while !sockets.get("/readyz").starts_with("HTTP/1.1 200") {
         assert!(Instant::now() < deadline, "{}", sockets.get("/readyz"));
@@ -139,20 +139,23 @@ async fn the_client_and_grpcurl_reach_a_unix_socket() {
     let sockets = Sockets::new();
     let tollgate = sockets.start(&[]);
     let ran = run(program().args(["quota", "acme", "--addr", &tollgate.addr]));
-    assert!(ran.good().contains("large"), "the pools are listed");
+    assert!(
+        ran.expect_success().contains("large"),
+        "the pools are listed"
+    );
     let socket = sockets.path("grpc.sock");
     let url = format!("unix://{socket}");
-    // The older one says the path as the authority, which is none.
+    // The old grpcurl sends the path as the authority, which is invalid.
     let older = ["-plaintext", "-unix", "-authority", "localhost", &socket];
     for (grpcurl, words) in [
         ("bin/grpcurl", &["-plaintext", &url][..]),
         ("bin/grpcurl-1.8.6", &older),
     ] {
         let mut command = std::process::Command::new(tool(grpcurl));
-        let listed = run(command.args(words).arg("list")).good();
+        let listed = run(command.args(words).arg("list")).expect_success();
         assert!(listed.contains("tollgate.v1.QuotaService"), "{listed}");
     }
-    // A listener that nobody serves is told in words.
+    // A socket without a listener is reported in words.
     drop(UnixListener::bind(sockets.path("stale.sock")).unwrap());
     let stale = format!("unix:{}", sockets.path("stale.sock"));
     let ran = run(program().args(["quota", "acme", "--addr", &stale]));

@@ -1,4 +1,4 @@
-//! Values of settings, whichever source they come from: trimmed, without control characters, and none misspelt.
+//! Values from any source: trimmed, without control characters, and with warnings of misspelt names.
 
 use serde_json::Value;
 
@@ -114,7 +114,7 @@ fn a_variable_that_is_a_setting_of_the_file_only_is_a_warning_that_names_the_set
     assert!(warning["message"].as_str().unwrap().contains(message));
 }
 
-/// What the log says of passwords that are not used.
+/// The log's warnings of unused passwords.
 fn unused_passwords(settings: &str, variables: &[&str]) -> Vec<(String, String)> {
     let (_file, mut command) = serve_with(&format!("{LISTENS}{settings}"));
     command.envs(variables.iter().map(|name| (name, "hunter2")));

@@ -1,4 +1,4 @@
-//! A stream has no end of its own: SIGTERM ends it, behind the answers to what was read.
+//! A stream does not end by itself: SIGTERM ends it, after the answers to what was read.
 
 use std::time::{Duration, Instant};
 
@@ -27,14 +27,14 @@ fn start(redis: &RedisServer, grace_period: &str) -> Tollgate {
     Tollgate::start(&[&args[..], &["--store", &url]].concat())
 }
 
-/// A stream whose requests have no end, each of one token and with its number as its id.
+/// A stream with endless requests of one token each, numbered by their ids.
 async fn endless(tollgate: &Tollgate) -> Streaming<ReserveStreamResponse> {
     let requests = stream::iter((0_u64..).map(|at| new_reserve(1, &at.to_string())));
     let answers = tollgate.client().reserve_stream(requests).await;
     answers.unwrap().into_inner()
 }
 
-/// Reads to the end: how many answers came, in order and free, and what ended them.
+/// Reads to the end: the number of answers, in order and free, and the final status.
 async fn rest(answers: &mut Streaming<ReserveStreamResponse>, before: u64) -> (u64, Status) {
     let mut used = before;
     loop {
@@ -95,7 +95,7 @@ async fn a_stream_that_is_idle_does_not_hold_the_end_up() {
     assert_eq!(tollgate.wait(WAIT_TIMEOUT).code(), Some(0));
 }
 
-/// More than one decision waits: one is in the store, the others behind it.
+/// One decision is in the store, and more are queued.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn decisions_that_wait_are_cut_at_the_grace_period_and_the_exit_is_clean() {
     let redis = RedisServer::start();
@@ -123,7 +123,7 @@ async fn decisions_that_wait_are_cut_at_the_grace_period_and_the_exit_is_clean()
     }
     let ended = stream.message().await;
     assert!(ended.is_err(), "{ended:?} {:?}", tollgate.log());
-    // What was sent counted, what waited did not: each id tells.
+    // Sent requests counted, queued ones did not: each id shows it.
     redis.run(&["CLIENT", "UNPAUSE"]);
     let after = start(&redis, "60s");
     for at in 0..20 {

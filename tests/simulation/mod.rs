@@ -1,8 +1,9 @@
-//! docs/DURABILITY.md, "When Redis forgets" and "Lost answers": sequences of calls and faults, each made
-//! of a number, over replicas on one Redis. Each answer must be the model's, and what the callers of a lone
-//! replica were told is free never passes the allowance.
+//! docs/DURABILITY.md, "When Redis forgets" and "Lost answers": random sequences of calls and faults over replicas on
+//! one Redis. Each answer must be the model's, and what a single replica acknowledged as free never exceeds the
+//! allowance.
 //!
-//! `TOLLGATE_SIMULATIONS` says how many, and else `TOLLGATE_LONG` takes more; `TOLLGATE_SEED` replays one, and prints its steps.
+//! `TOLLGATE_SIMULATIONS` sets their number; otherwise `TOLLGATE_LONG` runs more. `TOLLGATE_SEED` replays one, and
+//! prints its steps.
 
 mod model;
 
@@ -23,12 +24,12 @@ use crate::support::{
     proxy::{Fault, Proxy},
     random::Random,
     redis::RedisServer,
-    world::{NOON, With as _, new_reserve, org_id, policy, redis_store_at, request_id},
+    world::{NOON, ReserveExt as _, new_reserve, org_id, policy, redis_store_at, request_id},
 };
 
 const SIMULATIONS: u64 = 300;
 const LONG_SIMULATIONS: u64 = 100_000;
-/// Each over a Redis of its own.
+/// Each has its own Redis.
 const CONCURRENT_SIMULATIONS: usize = 4;
 const REPLICAS: u64 = 3;
 const MAX_STEPS: u64 = 40;
@@ -37,16 +38,16 @@ const IDS: u64 = 8;
 #[derive(Debug)]
 enum Step {
     Call(usize, Operation, Fault),
-    /// A call that was held arrives.
+    /// A held call arrives.
     Arrive,
-    /// The state that a later loss falls back to.
+    /// Saves the state to which a later loss reverts.
     Save,
     FallBack,
     Flush,
-    /// A replica ends, and another process takes its place.
+    /// A replica ends, and a new process replaces it.
     Replace(usize),
     NextDay,
-    /// The clock jumps, within the day.
+    /// The clock jumps within the day.
     Jump(i64),
     Quota(usize),
 }
@@ -64,7 +65,7 @@ fn step(random: &mut Random, replicas: u64, settles: bool) -> Step {
     match random.below(100) {
         0..50 => {
             let id = (random.below(2) == 0).then_some(id);
-            // The same id mostly asks for the same.
+            // The same id mostly has the same tokens.
             let tokens = id.map_or(tokens, |id| 40 * (id as i64 + 1) + i64::from(tokens > 290));
             Step::Call(replica, Operation::Reserve { id, tokens }, fault)
         }
@@ -81,10 +82,10 @@ fn step(random: &mut Random, replicas: u64, settles: bool) -> Step {
     }
 }
 
-/// A key of Redis: its name, its value as DUMP gives it, and when it expires.
+/// A key of Redis: its name, its value from DUMP, and its expiry.
 type Key = (Vec<u8>, Vec<u8>, i64);
 
-/// One Redis, and what goes on over it.
+/// One Redis, its replicas, and the model.
 struct Simulation {
     clock: Clock,
     redis: RedisServer,
@@ -93,7 +94,7 @@ struct Simulation {
     replicas: Vec<(Process, Ledger)>,
     processes: Process,
     model: Model,
-    /// Calls that have not arrived: whose, and of which day.
+    /// Calls that have not arrived, each with its replica and day.
     held: Vec<(usize, Call, u64)>,
     day: u64,
     hour: i64,
@@ -121,7 +122,7 @@ impl Simulation {
             hour: 12,
             saved: None,
         };
-        // Redis knows all parts of the script from here on, so that a call is one message.
+        // Loads the scripts into Redis, so that each call is one message.
         simulation.begin().await;
         let (_, ledger) = &simulation.replicas[0];
         ledger.reserve(new_reserve(1)).await.unwrap();
@@ -130,7 +131,7 @@ impl Simulation {
         simulation
     }
 
-    /// Forgets what was.
+    /// Resets everything.
     async fn begin(&mut self) {
         self.redis.run(&["FLUSHALL"]);
         self.clock.set(NOON);
@@ -151,7 +152,7 @@ impl Simulation {
         let store = Arc::new(redis_store_at(&self.proxies[replica].url()));
         let policy = Arc::new(policy("keep_open"));
         let ledger = Ledger::new(LedgerConfig::new(policy, store));
-        // It learns which day it is.
+        // The ledger learns the day.
         ledger.quota(&org_id("acme")).await.unwrap();
         (self.processes, ledger)
     }
@@ -181,7 +182,7 @@ impl Simulation {
         Ok(())
     }
 
-    /// What was said, and what is to be.
+    /// The real answer, and the model's.
     async fn take(&mut self, step: &Step) -> (String, String) {
         match *step {
             Step::Call(replica, operation, fault) => {
@@ -251,7 +252,7 @@ impl Simulation {
             Fault::Hold => self.held.push((replica, call, self.day)),
             Fault::Pass | Fault::Cut | Fault::Delay(_) => {}
         }
-        // What counts once however often it is asked is asked again.
+        // Idempotent calls are retried.
         let again = !matches!(operation, Operation::Reserve { id: None, .. });
         let wanted = match fault {
             Fault::Pass => self.model.apply(call),
@@ -377,13 +378,13 @@ async fn new_writes_are_not_mistaken_for_lost_ones() {
     for step in [
         reserve(0, 1, Fault::Pass),
         Step::Save,
-        // The other replica learns of this one, and its own does not.
+        // The other replica learns of this write, and its own is lost.
         reserve(0, 5, Fault::DropReply),
         reserve(1, 10, Fault::Pass),
         Step::FallBack,
         Step::Save,
         reserve(0, 100, Fault::Pass),
-        // The one that knows only what is lost comes first.
+        // The replica that knows only the lost write comes first.
         Step::FallBack,
         reserve(1, 1, Fault::Pass),
     ] {

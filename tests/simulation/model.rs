@@ -1,10 +1,10 @@
-//! What is to become of one organization's pool, reservations and replicas under faults, said once more.
+//! The model of one organization's pool, reservations and replicas under faults.
 
 use std::collections::BTreeMap;
 
 pub const ALLOWANCE: i64 = 1_000;
 
-/// Which process of which replica: a new one remembers nothing.
+/// A process of a replica. A new process has no snapshots.
 pub type Process = usize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,10 +14,10 @@ pub enum Operation {
     Release { id: u64 },
 }
 
-/// What the caller is told: a verdict, what is used and whether it is a replay; or why not.
+/// The answer: verdict, used tokens and whether it is a replay; or the error.
 pub type Answer = Result<(&'static str, i64, bool), &'static str>;
 
-/// What one process counted in a pool: what each of its writes did to the free tokens.
+/// The PN-counter component of a process: the effect of each of its writes on the free tokens.
 #[derive(Debug, Clone, Default)]
 struct Component {
     seq: u64,
@@ -38,46 +38,46 @@ struct Reservation {
     tokens: i64,
     verdict: &'static str,
     state: State,
-    /// Redis may have forgotten what settled or released it.
+    /// A loss may have reverted its Settle or Release.
     stale: bool,
 }
 
-/// What Redis holds.
+/// The content of Redis.
 #[derive(Debug, Clone, Default)]
 pub struct RedisState {
     pool: Pool,
-    /// Of today, and of yesterday.
+    /// Today's and yesterday's.
     reservations: [BTreeMap<u64, Reservation>; 2],
 }
 
 #[derive(Default)]
 pub struct Model {
     pub redis: RedisState,
-    /// What each living process remembers of today.
+    /// The snapshots of today of each living process.
     snapshots: BTreeMap<Process, Pool>,
     calls: BTreeMap<Process, u64>,
     writes: u64,
     granted: i64,
     granted_by_id: BTreeMap<u64, i64>,
-    /// What Settles and Releases that were sent today left of an id: the least and the most.
+    /// The free tokens that Settles and Releases sent today may have left of an id: minimum and maximum.
     left_by_id: BTreeMap<u64, (i64, i64)>,
 }
 
-/// A call on its way.
+/// A call in flight.
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
     process: Process,
-    /// Its number among those of the process, and the last turn that it names.
+    /// The number of the process's call, and its last acknowledged sequence number.
     number: u64,
     acknowledged: u64,
     operation: Operation,
 }
 
-/// What came of a call that reached Redis.
+/// The outcome of a call that reached Redis.
 enum CallResult {
-    /// Redis has lost writes of this process: nothing was written.
+    /// Redis lost writes of this process: nothing was written.
     Lost,
-    /// Decision, and the write that it was, where it was one.
+    /// The decision, and the id of its write, if any.
     Decided(Answer, Option<u64>),
 }
 
@@ -92,7 +92,7 @@ fn used(pool: &Pool) -> i64 {
     sum(pool).max(0)
 }
 
-/// Tells whether anything was further.
+/// Returns whether anything was newer.
 fn merge(pool: &mut Pool, other: &Pool) -> bool {
     let mut newer = false;
     for (process, component) in other {
@@ -130,7 +130,7 @@ impl Model {
         }
     }
 
-    /// A call that is answered.
+    /// Applies a call whose answer arrives.
     pub fn apply(&mut self, call: Call) -> Answer {
         let Call {
             process, operation, ..
@@ -170,7 +170,7 @@ impl Model {
         answer
     }
 
-    /// A call that reaches Redis, and whose answer reaches nobody.
+    /// Applies a call whose answer is lost.
     pub fn apply_without_reply(&mut self, call: Call) {
         let _ = self.apply_once(call);
     }
@@ -199,64 +199,71 @@ impl Model {
         if reads_pool && seq < acknowledged {
             return CallResult::Lost;
         }
-        let before = used(&self.redis.pool);
         match (operation, found) {
-            (Operation::Reserve { id, tokens }, None) => {
-                let verdict = if before + tokens <= ALLOWANCE {
-                    "FREE"
-                } else {
-                    "EXCEEDED"
-                };
-                let change = if verdict == "FREE" { tokens } else { 0 };
-                if let Some(id) = id {
-                    let state = State::Held;
-                    let reservation = Reservation {
-                        tokens,
-                        verdict,
-                        state,
-                        stale: false,
-                    };
-                    self.redis.reservations[0].insert(id, reservation);
-                }
-                let write = self.write(call, change);
-                CallResult::Decided(Ok((verdict, before + change, false)), Some(write))
-            }
+            (Operation::Reserve { id, tokens }, None) => self.reserve(call, id, tokens),
             (Operation::Reserve { tokens, .. }, Some((day, known))) => {
-                let answer = match known.state {
-                    _ if known.tokens != tokens => Err("fields"),
-                    State::Released => Err("released"),
-                    _ => {
-                        let write = (day == 0).then(|| self.write(call, 0));
-                        let used = used(&self.redis.pool);
-                        return CallResult::Decided(Ok((known.verdict, used, true)), write);
-                    }
-                };
-                CallResult::Decided(answer, None)
+                self.replay(call, tokens, day, &known)
             }
             (_, None) => CallResult::Decided(Err("unknown"), None),
             (Operation::Settle { id, tokens }, Some((day, known))) => {
                 self.settle(call, id, tokens, day, &known)
             }
-            (Operation::Release { id }, Some((day, known))) => {
-                let shown = |used| if day == 0 { used } else { 0 };
-                match known.state {
-                    State::Settled { .. } => CallResult::Decided(Err("settled"), None),
-                    State::Released => {
-                        let write = (day == 0).then(|| self.write(call, 0));
-                        CallResult::Decided(Ok(("", shown(before), true)), write)
-                    }
-                    State::Held => {
-                        let free = day == 0 && known.verdict == "FREE" && !known.stale;
-                        let after = if free {
-                            (before - known.tokens).max(0)
-                        } else {
-                            before
-                        };
-                        self.change(id, day, State::Released);
-                        let write = (day == 0).then(|| self.write(call, after - before));
-                        CallResult::Decided(Ok(("", shown(after), false)), write)
-                    }
-                }
+            (Operation::Release { id }, Some((day, known))) => self.release(call, id, day, &known),
+        }
+    }
+
+    fn reserve(&mut self, call: Call, id: Option<u64>, tokens: i64) -> CallResult {
+        let before = used(&self.redis.pool);
+        let fits = before + tokens <= ALLOWANCE;
+        let (verdict, change) = if fits {
+            ("FREE", tokens)
+        } else {
+            ("EXCEEDED", 0)
+        };
+        if let Some(id) = id {
+            let reservation = Reservation {
+                tokens,
+                verdict,
+                state: State::Held,
+                stale: false,
+            };
+            self.redis.reservations[0].insert(id, reservation);
+        }
+        let write = self.write(call, change);
+        CallResult::Decided(Ok((verdict, before + change, false)), Some(write))
+    }
+
+    fn replay(&mut self, call: Call, tokens: i64, day: usize, known: &Reservation) -> CallResult {
+        if known.tokens != tokens {
+            return CallResult::Decided(Err("fields"), None);
+        }
+        if known.state == State::Released {
+            return CallResult::Decided(Err("released"), None);
+        }
+        let write = (day == 0).then(|| self.write(call, 0));
+        let used = used(&self.redis.pool);
+        CallResult::Decided(Ok((known.verdict, used, true)), write)
+    }
+
+    fn release(&mut self, call: Call, id: u64, day: usize, known: &Reservation) -> CallResult {
+        let before = used(&self.redis.pool);
+        let shown = |used| if day == 0 { used } else { 0 };
+        match known.state {
+            State::Settled { .. } => CallResult::Decided(Err("settled"), None),
+            State::Released => {
+                let write = (day == 0).then(|| self.write(call, 0));
+                CallResult::Decided(Ok(("", shown(before), true)), write)
+            }
+            State::Held => {
+                let free = day == 0 && known.verdict == "FREE" && !known.stale;
+                let after = if free {
+                    (before - known.tokens).max(0)
+                } else {
+                    before
+                };
+                self.change(id, day, State::Released);
+                let write = (day == 0).then(|| self.write(call, after - before));
+                CallResult::Decided(Ok(("", shown(after), false)), write)
             }
         }
     }
@@ -286,7 +293,7 @@ impl Model {
             State::Held => {}
         }
         let free = known.verdict == "FREE";
-        // What may have been taken back before is not taken back again.
+        // What may have been given back before is not given back again.
         let stale = free && day == 0 && known.stale;
         let without = if free && !stale {
             (before - known.tokens).max(0)
@@ -322,7 +329,7 @@ impl Model {
 
     fn write(&mut self, call: Call, change: i64) -> u64 {
         self.writes += 1;
-        // Where more was taken back than is left, the next write makes up for it.
+        // If more was given back than is left, the next write compensates.
         let missing = (-sum(&self.redis.pool)).max(0);
         let component = self.redis.pool.entry(call.process).or_default();
         component.seq = (component.seq + 1).max(call.number * 1024);
@@ -330,7 +337,7 @@ impl Model {
         self.writes
     }
 
-    /// What GetQuota tells through a process.
+    /// The used tokens in GetQuota through a process.
     pub fn used_through(&self, process: Process) -> i64 {
         let mut pool = self.redis.pool.clone();
         if let Some(snapshots) = self.snapshots.get(&process) {
@@ -339,7 +346,7 @@ impl Model {
         used(&pool)
     }
 
-    /// Redis falls back to what it was.
+    /// Reverts Redis to an earlier state.
     pub fn fall_back(&mut self, to: RedisState) {
         self.redis = to;
     }
@@ -358,8 +365,8 @@ impl Model {
         self.left_by_id.clear();
     }
 
-    /// Free tokens of today that callers were told of: of what was settled or released, or may have been,
-    /// the least that this may have left. To settle more than was reserved may have been billed.
+    /// The free tokens of today that were acknowledged. For settled or released requests, or those that may be, the
+    /// minimum. A Settle of more than was reserved may have been billed.
     pub fn granted(&self) -> i64 {
         let by_id = self.granted_by_id.iter();
         let by_id = by_id.map(|(id, granted)| match self.left_by_id.get(id) {

@@ -1,4 +1,4 @@
-//! Calls over gRPC, as a gateway makes them, and the files that a service is started with.
+//! gRPC calls of a gateway, and the files that a service is started with.
 
 use std::{io::Write as _, time::Duration};
 
@@ -9,7 +9,7 @@ use tollgate::grpc::proto::{
 };
 use tonic::{Code, transport::Channel};
 
-/// How often a reading is tried that a store may be late with.
+/// How often a query is retried.
 const MAX_TRIES: usize = 100;
 
 pub type Client = QuotaServiceClient<Channel>;
@@ -31,7 +31,7 @@ pub fn verdict_text(answer: &ReserveResponse) -> String {
     verdict(answer.verdict(), answer.billed_reason())
 }
 
-/// The same of a Settle.
+/// The verdict of a Settle as text.
 pub fn settle_verdict_text(answer: &SettleResponse) -> String {
     verdict(answer.verdict(), answer.billed_reason())
 }
@@ -58,18 +58,18 @@ pub async fn quota(client: &Client) -> GetQuotaResponse {
     answer.unwrap().into_inner()
 }
 
-/// The figures of `acme`'s pool `large`.
+/// The quota of `acme`'s pool `large`.
 pub async fn large(client: &Client) -> PoolQuota {
     large_of(client, "acme").await
 }
 
-/// The figures of an organization's pool `large`.
+/// The quota of an organization's pool `large`.
 pub async fn large_of(client: &Client, org: &str) -> PoolQuota {
     let request = GetQuotaRequest {
         org: org.to_owned(),
     };
     let mut quota = client.clone().get_quota(request.clone()).await;
-    // A slow machine may be late; nothing is counted by asking again.
+    // For busy machines. A query counts nothing.
     for _ in 0..MAX_TRIES {
         match &quota {
             Err(status) if status.code() == Code::Unavailable => {}
@@ -87,7 +87,7 @@ pub async fn usage(client: &Client, day: &str) -> Vec<UsageRow> {
     usage_of(client, "acme", day).await
 }
 
-/// The usage rows of an organization; none of the tests has more than a page of them.
+/// The usage rows of an organization; no test has more than a page.
 pub async fn usage_of(client: &Client, org: &str, day: &str) -> Vec<UsageRow> {
     let request = ListUsageRequest {
         org: org.to_owned(),
@@ -113,7 +113,7 @@ pub fn sum(rows: &[UsageRow]) -> (u64, u64, u64, u64) {
     })
 }
 
-/// A file of settings or of a policy.
+/// A settings or policy file.
 pub struct TextFile(NamedTempFile);
 
 impl TextFile {
@@ -134,7 +134,7 @@ pub fn policy_file(allowance: u64) -> TextFile {
     TextFile::new(&text.replace("large = 1_000", &format!("large = {allowance}")))
 }
 
-/// The same with the organizations `org-0` and on besides.
+/// The same with additional organizations `org-0`, `org-1`, ….
 pub fn policy_file_of(orgs: usize, allowance: u64) -> TextFile {
     let text = super::world::small_policy("keep_open");
     let mut text = text.replace("large = 1_000", &format!("large = {allowance}"));

@@ -1,4 +1,4 @@
-//! Numbers that look random, and are the same for the same seed.
+//! Pseudo-random numbers, equal for equal seeds.
 
 pub struct Random(pub u64);
 

@@ -1,4 +1,4 @@
-//! A master, a replica and three sentinels of the test's own.
+//! A master, a replica and three sentinels.
 
 use std::{
     fs,
@@ -15,14 +15,14 @@ use super::{
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the sentinels call the master.
+/// The sentinels' name of the master.
 pub const NAME: &str = "main";
 
 pub struct Sentinels {
-    /// The master and the replica, as they began.
+    /// Initially the master and the replica.
     pub servers: [RedisServer; 2],
     sentinels: Vec<Sentinel>,
-    /// Where the sentinels speak TLS, if they do.
+    /// The sentinels' TLS ports, if any.
     tls_ports: Vec<u16>,
 }
 
@@ -38,12 +38,12 @@ impl Sentinels {
         Self::start_with("")
     }
 
-    /// Ones that ask for a password, unless it is empty.
+    /// With a password for the sentinels, unless it is empty.
     pub fn start_with(password: &str) -> Self {
         Self::start_all(password, None)
     }
 
-    /// Ones whose servers see this clock.
+    /// With this clock for the servers.
     pub fn start_at(clock: &Clock) -> Self {
         Self::start_all("", Some(clock))
     }
@@ -66,7 +66,7 @@ impl Sentinels {
         .wait_for_agreement()
     }
 
-    /// Ones that speak TLS with each other, with the servers and with their clients.
+    /// With TLS among sentinels, servers and clients.
     pub fn start_encrypted(encryption: &Encryption) -> Self {
         let ports: [u16; 5] = std::array::from_fn(|_| free_port());
         let options = |port| encryption.arguments(port);
@@ -95,9 +95,9 @@ impl Sentinels {
     }
 
     fn wait_for_agreement(self) -> Self {
-        // Else the replica waits for seconds before it is given a copy.
+        // Otherwise the replica waits for seconds before its initial copy.
         self.servers[0].run(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
-        self.wait_until_they_know_each_other();
+        self.wait_for_discovery();
         self
     }
 
@@ -122,7 +122,7 @@ impl Sentinels {
         }
     }
 
-    /// From now on the replica is told nothing of what the master writes.
+    /// Stops replication from the master to the replica.
     pub fn cut_replication(&self) {
         let master = &self.servers[0];
         master.run(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
@@ -134,8 +134,8 @@ impl Sentinels {
         }
     }
 
-    /// Waits until every sentinel says that this server is the master.
-    pub async fn wait_until_they_name(&self, wanted: usize) {
+    /// Waits until every sentinel names this server as the master.
+    pub async fn wait_until_all_name(&self, wanted: usize) {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         let wanted = self.servers[wanted].port.to_string();
         let names = |sentinel: &Sentinel| {
@@ -148,19 +148,19 @@ impl Sentinels {
         }
     }
 
-    /// Makes the replica the master.
+    /// Promotes the replica.
     pub fn fail_over(&self) {
         self.sentinels[0].run(&["SENTINEL", "FAILOVER", NAME]);
     }
 
-    /// Ends one sentinel at once.
+    /// Kills a sentinel.
     pub fn kill_sentinel(&mut self) {
         let mut sentinel = self.sentinels.remove(0);
         sentinel.process.kill().unwrap();
         sentinel.process.wait().unwrap();
     }
 
-    fn wait_until_they_know_each_other(&self) {
+    fn wait_for_discovery(&self) {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         let agreed = |sentinel: &Sentinel| {
             let reply = sentinel.try_run(&["SENTINEL", "MASTER", NAME]);

@@ -9,10 +9,10 @@ use tonic::{Code, Status, Streaming};
 
 use super::calls::Client;
 
-/// What is in the place of a request: the decision, or why there is none.
+/// The answer to a request of a stream: the decision, or its error.
 pub type StreamItem = Result<ReserveResponse, ItemError>;
 
-/// The next answer, and what there is in its place otherwise.
+/// The next answer.
 pub async fn next(answers: &mut Streaming<ReserveStreamResponse>) -> Option<StreamItem> {
     let received = answers.message().await.unwrap()?;
     Some(match received.answer.expect("one of the two") {
@@ -21,7 +21,7 @@ pub async fn next(answers: &mut Streaming<ReserveStreamResponse>) -> Option<Stre
     })
 }
 
-/// Sends all, ends, and reads to the end, which is OK.
+/// Sends all requests, and reads to the end, which is OK.
 pub async fn stream_all(client: &Client, requests: Vec<ReserveRequest>) -> Vec<StreamItem> {
     let answers = client.clone().reserve_stream(stream::iter(requests)).await;
     let mut answers = answers.unwrap().into_inner();
@@ -35,7 +35,7 @@ pub async fn stream_all(client: &Client, requests: Vec<ReserveRequest>) -> Vec<S
     received
 }
 
-/// The gRPC code in the place of a request.
+/// The gRPC code of an answer.
 pub fn code(answer: &StreamItem) -> Code {
     answer
         .as_ref()

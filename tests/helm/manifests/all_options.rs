@@ -1,4 +1,4 @@
-//! Everything at once, and what holds whatever the values say.
+//! All options at once, and what holds for any values.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use super::{secret_variable, strings, variable};
 use crate::helm::{SETS, render, render_with, toml};
 
 #[test]
-fn all_options_can_be_combined() {
+fn all_options_of_the_pods_can_be_combined() {
     let made = render("everything");
     let spec = &made.one("Deployment")["spec"];
     assert_eq!(spec["replicas"], 4);
@@ -18,7 +18,7 @@ fn all_options_can_be_combined() {
     assert_eq!(pod["tolerations"][0]["key"], "dedicated");
     assert!(pod["affinity"]["podAntiAffinity"].is_object());
     assert_eq!(pod["serviceAccountName"], "quota");
-    // The platform gives user and group, and everything else of the standard stays.
+    // The platform assigns user and group; the rest of the standard stays.
     let security = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
     assert_eq!(pod["securityContext"], security);
     let spread = pod["topologySpreadConstraints"].as_array().unwrap();
@@ -38,6 +38,15 @@ fn all_options_can_be_combined() {
     assert_eq!(from_secret, &secret_variable("other", "it"));
     let mounts = container["volumeMounts"].as_array().unwrap();
     assert!(mounts.contains(&json!({"name": "scratch", "mountPath": "/scratch"})));
+    let template = &spec["template"]["metadata"];
+    assert_eq!(template["annotations"]["example.org/team"], "platform");
+    assert_eq!(template["labels"]["team"], "platform");
+    assert_eq!(toml(made.settings())["trace_ratio"], 0.05);
+}
+
+#[test]
+fn all_options_around_the_pods_can_be_combined() {
+    let made = render("everything");
     let service = made.named("Service", "rel-quota").unwrap();
     assert_eq!(service["spec"]["type"], "LoadBalancer");
     assert_eq!(service["spec"]["ports"][0]["port"], 443);
@@ -53,30 +62,31 @@ fn all_options_can_be_combined() {
         made.one("PodDisruptionBudget")["spec"]["maxUnavailable"],
         "25%"
     );
-    // Nobody is named: the pods of the namespace.
+    // Without grpcFrom and httpFrom, only pods of the namespace are admitted.
     for rule in made.one("NetworkPolicy")["spec"]["ingress"]
         .as_array()
         .unwrap()
     {
         assert_eq!(rule["from"], json!([{"podSelector": {}}]));
     }
-    let template = &spec["template"]["metadata"];
-    assert_eq!(template["annotations"]["example.org/team"], "platform");
-    assert_eq!(template["labels"]["team"], "platform");
     for manifest in &made.0 {
         assert_eq!(
             manifest["metadata"]["labels"]["cost-centre"], "42",
             "{manifest}"
         );
     }
-    assert_eq!(toml(made.settings())["trace_ratio"], 0.05);
+}
+
+#[test]
+fn all_options_of_the_test_pod_can_be_combined() {
+    let made = render("everything");
     let test = &made.tests()[0]["spec"];
     let args = &test["initContainers"][0]["args"];
     assert_eq!(
         (&args[1], &args[2], &args[3]),
         (&json!("org-acme"), &json!("smoke"), &json!("o1"))
     );
-    // Known by its token, it needs no certificate.
+    // With a token, it needs no certificate.
     let release = &test["containers"][0];
     let token = &release["env"][1];
     assert_eq!(
@@ -89,13 +99,13 @@ fn all_options_can_be_combined() {
     let args = strings(&release["args"]);
     let end = "--addr https://rel-quota.ns.svc:443 --json --ca-file /etc/tollgate/tls/ca.crt";
     assert!(args.join(" ").ends_with(end), "{args:?}");
-    let unknown = render_with("everything", &["--set", "test.tokenSecret=null"]);
-    assert!(unknown.tests().is_empty());
+    let without_credentials = render_with("everything", &["--set", "test.tokenSecret=null"]);
+    assert!(without_credentials.tests().is_empty());
 }
 
-/// Where the same label is given twice, the nearer one is there, and the chart's own above all; once, as a map has it.
+/// The precedence of labels: the chart's own, then those of the object, then `commonLabels`.
 #[test]
-fn labels_and_annotations_that_are_given_twice_are_there_once() {
+fn labels_and_annotations_that_are_given_twice_are_rendered_once() {
     let mut words = vec![
         "--set-string".to_owned(),
         "commonLabels.release=all,commonLabels.team=x".to_owned(),
@@ -148,7 +158,7 @@ fn only_what_is_read_once_restarts_the_pods() {
     };
     let before = checksum(&[]);
     assert_ne!(checksum(&["--set", "settings.log=debug"]), before);
-    // A new organization is taken by the running pods, which are left as they are.
+    // Running pods load a new organization; they are not restarted.
     let more = "policy.orgs.another.tier=1,policy.orgs.another.data_sharing=all";
     assert_eq!(template(&["--set", more]), template(&[]));
 }

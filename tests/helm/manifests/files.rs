@@ -1,4 +1,4 @@
-//! The files that the values become: policy and settings, alerts and dashboard.
+//! The files that the chart renders: policy, settings, alerts and dashboard.
 
 use std::path::Path;
 
@@ -37,7 +37,7 @@ fn the_policy_is_rendered_to_toml_that_means_the_same() {
             },
         })
     );
-    // As people write it: no exponents, and no quotes where there need be none.
+    // As people write TOML: no exponents, no unnecessary quotes.
     for line in [
         "large = 250000",
         "[orgs.\"org.with.dots\"]",
@@ -59,7 +59,7 @@ fn the_policy_is_rendered_to_toml_that_means_the_same() {
     assert_eq!(settings["policy"], "/etc/tollgate/policy/policy.toml");
 }
 
-/// Control characters and DEL in names, and every kind of value, also as `--set` gives them.
+/// Control characters and DEL in names, and every type of value, also from `--set`.
 #[test]
 fn hard_texts_and_numbers_survive_the_way_into_toml() {
     let hard = "tab\tnew\nline \u{1}\u{7f}\u{85}\u{1f600} \u{2028} 'single' \"double\" \\ /";
@@ -75,7 +75,7 @@ fn hard_texts_and_numbers_survive_the_way_into_toml() {
     });
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hard.json");
-    // JSON leaves these as they are, and YAML does not take them so.
+    // JSON allows these unescaped, and YAML does not.
     let mut text = values.to_string();
     for (raw, escaped) in [
         ('\u{7f}', "\\u007f"),
@@ -108,7 +108,7 @@ fn traces_bounds_and_reflection_reach_the_settings_as_they_are() {
     let settings = toml(made.settings());
     assert_eq!(settings["otlp_endpoint"], "http://collector.tracing:4317");
     assert_eq!(settings["trace_ratio"], 1);
-    // Unquoted, YAML takes it for false.
+    // Unquoted, YAML reads it as false.
     assert_eq!(settings["reflection"], "off");
     assert_eq!(
         settings["bounds"],
@@ -142,7 +142,7 @@ fn traces_bounds_and_reflection_reach_the_settings_as_they_are() {
 fn alerts_and_dashboard_are_rendered_word_for_word() {
     let made = render("alerts");
     let rules = made.one("PrometheusRule");
-    // But for whose they are.
+    // Except for the job and the namespace.
     let own = ALERTS.replace(r#"job="tollgate""#, r#"namespace="ns",job="rel-tollgate""#);
     let file: Value = serde_saphyr::from_str(&own).unwrap();
     assert_eq!(rules["spec"], file);
@@ -163,7 +163,7 @@ fn alerts_and_dashboard_are_rendered_word_for_word() {
 fn the_alerts_and_the_dashboard_of_the_chart_are_rendered_as_they_are() {
     let set = values("alerts");
     let chart = Path::new(ROOT).join("helm/tollgate");
-    let rendered = template(&chart, &["-f", &set]).good();
+    let rendered = template(&chart, &["-f", &set]).expect_success();
     for name in [
         "TollgateStoreLostWrites",
         "TollgateReplicasDisagreeOnPolicy",

@@ -1,4 +1,4 @@
-//! What is expected of each set of values.
+//! The manifests of each set of values.
 
 mod all_options;
 mod files;

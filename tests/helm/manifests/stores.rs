@@ -1,4 +1,4 @@
-//! The stores that the values name: what runs over them, how many of it, and what it needs.
+//! The manifests of each store: the workload, its replicas, and its needs.
 
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ fn without_values_there_is_one_replica_on_a_volume_claim_and_nothing_else_is_nee
         (&spec["replicas"], &spec["serviceName"]),
         (&json!(1), &json!("rel-tollgate-headless"))
     );
-    // Else a pod that never gets ready would keep the next upgrade's from being made.
+    // Otherwise a pod that never becomes ready would block the next upgrade.
     assert_eq!(spec["podManagementPolicy"], "Parallel");
     let claim = &spec["volumeClaimTemplates"][0]["spec"];
     assert_eq!(
@@ -96,7 +96,7 @@ fn replicas_that_share_a_redis_roll_one_by_one_and_none_is_missing() {
     assert_eq!(spread["whenUnsatisfiable"], "ScheduleAnyway");
     let labels = &made.workload()["spec"]["template"]["metadata"]["labels"];
     assert!(selects(&spread["labelSelector"]["matchLabels"], labels));
-    // What the values leave out of the policy is the programme's.
+    // Sections that the values leave out are the programme's.
     let policy = toml(made.policy().unwrap());
     let acme =
         json!({"org-acme": {"tier": 3, "data_sharing": "selected", "projects": ["proj-search"]}});
@@ -106,7 +106,7 @@ fn replicas_that_share_a_redis_roll_one_by_one_and_none_is_missing() {
         policy["pools"]["large"]["models"].as_array().unwrap().len(),
         14
     );
-    // Without a number there are two.
+    // The default is two.
     let two = render_with("redis", &["--set", "replicas=null"]);
     assert_eq!(two.one("Deployment")["spec"]["replicas"], 2);
 }
@@ -158,7 +158,7 @@ fn a_cluster_without_a_password_is_named_in_the_settings() {
         json!({"example.org/zone": "private"})
     );
     assert_eq!(headless["spec"]["ports"].as_array().unwrap().len(), 1);
-    // Without the wish there is none.
+    // The headless Service is optional.
     assert_eq!(names(&render("redis"), "Service"), ["rel-tollgate"]);
 }
 
@@ -184,7 +184,7 @@ fn a_policy_and_a_volume_claim_that_are_there_already_are_used() {
     assert_eq!(names(&made, "StatefulSet"), ["quota"]);
     assert!(made.all("ServiceAccount").is_empty());
     assert_eq!(made.pod()["serviceAccountName"], "default");
-    // Nobody can know its organizations.
+    // Its organizations are unknown to the chart.
     assert!(made.tests().is_empty());
     assert_eq!(
         render_with("existing-policy", &["--set", "test.org=org-x"])
@@ -194,7 +194,7 @@ fn a_policy_and_a_volume_claim_that_are_there_already_are_used() {
     );
 }
 
-/// Without a store no pod is ready by its own word, and then none would be left in the Service to answer BILLED.
+/// Without a store no pod would be ready, and the Service would have none to answer BILLED.
 #[test]
 fn a_pod_that_answers_billed_without_a_store_stays_in_its_service() {
     let billed = ["--set", "settings.on_store_failure=billed"];
@@ -251,7 +251,7 @@ fn a_load_balancer_is_as_the_values_have_it() {
     }
 }
 
-/// What the bounds allow fits in the limit of memory, by the formula of docs/OPERATIONS.md, "Sizing".
+/// The limits on callers fit in the memory limit, by the formula of docs/OPERATIONS.md, "Sizing".
 #[test]
 fn the_memory_that_callers_can_make_a_pod_use_is_below_its_limit() {
     let made = render("default");
@@ -266,7 +266,7 @@ fn the_memory_that_callers_can_make_a_pod_use_is_below_its_limit() {
     let limit = resources["limits"]["memory"].as_str().unwrap();
     let limit: u64 = limit.strip_suffix("Mi").unwrap().parse().unwrap();
     assert_eq!(resources["limits"].get("cpu"), None);
-    // The program and what waits, each connection with 256 KiB, and a policy of 1 MiB as it is read.
+    // The program and its queue, 256 KiB per connection, and a policy of 1 MiB while it is read.
     let mib = 100 + connections / 4 + 40;
     assert!(mib * 5 / 4 <= limit, "{mib} of {limit} MiB");
 }
@@ -281,7 +281,7 @@ fn two_memory_stores_are_never_there_at_once() {
     );
     assert_eq!(toml(made.settings())["store"], "memory:");
     assert!(made.all("PodDisruptionBudget").is_empty());
-    // Beyond the cluster goes gRPC only.
+    // Only gRPC is exposed beyond the cluster.
     let service = made.named("Service", "rel-tollgate").unwrap();
     assert_eq!(service["spec"]["type"], "NodePort");
     assert_eq!(service["spec"]["ports"].as_array().unwrap().len(), 1);
@@ -317,7 +317,7 @@ fn a_scaled_deployment_has_its_number_from_the_autoscaler() {
     let kept = render_with("scaled", &["--set", word]);
     let budget = &kept.one("PodDisruptionBudget")["spec"];
     assert_eq!(budget["unhealthyPodEvictionPolicy"], "IfHealthyBudget");
-    // A new pod gets callers within the hour, unless the values say otherwise.
+    // A new pod gets callers within the hour, unless the values set another age.
     let age = |made: &Manifests| toml(made.settings())["bounds"]["connection_age"].clone();
     assert_eq!(age(&made), "30m");
     let word = "settings.bounds.connection_age=2h";
@@ -329,12 +329,12 @@ fn a_scaled_deployment_has_its_number_from_the_autoscaler() {
     let namespace = |name: &str| json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}});
     assert_eq!(policy["ingress"][0]["ports"][0]["port"], "grpc");
     assert_eq!((from(0).len(), &from(0)[0]), (2, &namespace("gateways")));
-    // The pod of `helm test` is let in too.
+    // The test pod is admitted, too.
     let test = &made.tests()[0]["metadata"]["labels"];
     assert!(selects(&from(0)[1]["podSelector"]["matchLabels"], test));
     assert_eq!(policy["ingress"][1]["ports"][0]["port"], "http");
     assert_eq!(from(1), &[namespace("monitoring")]);
-    // DNS, and what the values allow.
+    // DNS, and the rules of the values.
     assert_eq!(
         policy["egress"][0]["ports"][0],
         json!({"port": 53, "protocol": "UDP"})

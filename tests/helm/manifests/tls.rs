@@ -1,4 +1,4 @@
-//! TLS on either port: settings and Secrets, and what probes, metrics and the test pod make of it.
+//! TLS on either port: settings, Secrets, probes, metrics and the test pod.
 
 use serde_json::json;
 
@@ -41,7 +41,7 @@ fn with_tls_on_the_grpc_port_probes_ask_the_http_port() {
         );
         assert_eq!(probe.get("grpc"), None);
     }
-    // The test pod shows a certificate of its own.
+    // The test pod has its own certificate.
     let test = &made.tests()[0]["spec"];
     let secret = &test["volumes"][0]["secret"];
     assert_eq!(
@@ -66,7 +66,7 @@ fn with_tls_on_the_grpc_port_probes_ask_the_http_port() {
             "/etc/tollgate/tls"
         );
     }
-    // Without it the port would not let it in.
+    // Without it, the port would refuse the pod.
     let none = render_with("mtls", &["--set", "test.tlsSecret=null"]);
     assert!(none.tests().is_empty());
 }
