@@ -56,11 +56,11 @@ fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
         } => {
             let assessor = policy.assessor(&org_id(org), day);
             // The amounts of this test exceed what a call may send.
-            let fields = Fields {
+            let legal_fields = Fields {
                 tokens: 1,
                 ..fields.clone()
             };
-            let mut call = reserve_call(org, &fields, *id, *dry);
+            let mut call = reserve_call(org, &legal_fields, *id, *dry);
             call.fields.tokens = tokens(fields.tokens);
             let is_listed = policy.pool_of(&call.fields.model).is_some();
             let eligibility: Eligibility = assessor.eligibility(&call.fields);
@@ -239,11 +239,11 @@ fn ledger_calls<'a>(
 
 /// Starts all calls in order while the first call to the store is held; then releases it.
 async fn together(
-    mut answers: Vec<Answers<'_>>,
+    mut pending: Vec<Answers<'_>>,
     calls: &mut HeldCalls,
     midnight: impl FnOnce(),
 ) -> (Vec<String>, usize) {
-    for answers in &mut answers {
+    for answers in &mut pending {
         assert!(poll!(answers.as_mut()).is_pending());
     }
     midnight();
@@ -254,7 +254,7 @@ async fn together(
             call.go();
         }
     });
-    let answers = match select(join_all(answers), go_on).await {
+    let answers = match select(join_all(pending), go_on).await {
         Either::Left((answers, _)) => answers,
         Either::Right(_) => panic!("the store is gone"),
     };
@@ -324,13 +324,13 @@ async fn run_at_the_ledger(
                 }
                 model.day += u32::from(day_ends);
                 day_is_new |= day_ends;
-                let answers = ledger_calls(world, &operations, &model, as_stream);
+                let pending = ledger_calls(world, &operations, &model, as_stream);
                 let midnight = || {
                     if day_ends {
                         world.clock.advance(chrono::TimeDelta::days(1));
                     }
                 };
-                let (answers, made) = together(answers, &mut calls, midnight).await;
+                let (answers, made) = together(pending, &mut calls, midnight).await;
                 for (at, (step, received)) in operations.iter().zip(answers).enumerate() {
                     prop_assert_eq!(
                         received,
