@@ -1,4 +1,4 @@
-//! The policy parser takes any text whole, or refuses it with faults on lines that it has.
+//! The policy parser accepts any text as a whole, or refuses it with faults on existing lines.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
