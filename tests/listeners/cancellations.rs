@@ -14,7 +14,7 @@ use crate::{
     server::http_get,
     support::{
         calls::{large, reserve},
-        floods::{BEGINNING, Sender, head, raw_http2},
+        floods::{PREFACE, Sender, head, raw_http2},
     },
 };
 
@@ -51,7 +51,7 @@ fn headers(stream: u32, path: &str) -> Vec<u8> {
 /// Sends calls in one go, each of them cancelled at once, and waits until the service closes the connection. Returns
 /// the reason that it says.
 fn cancel_at_once(addr: &str, path: &str, reason: Reason) -> Option<Reason> {
-    let mut bytes = BEGINNING.to_vec();
+    let mut bytes = PREFACE.to_vec();
     for stream in (1..2_000).step_by(2) {
         bytes.extend(headers(stream, path));
         bytes.extend(frame(3, 0, stream, &u32::from(reason).to_be_bytes()));
