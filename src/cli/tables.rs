@@ -6,7 +6,6 @@ use comfy_table::{Cell, CellAlignment, Table};
 use crate::{
     auth::{Caller, Callers, Organizations},
     client::output::{counted, fact, facts, grouped, reason},
-    domain::Overflow,
     grpc::proto::{
         GetQuotaResponse, ListUsageResponse, PoolQuota, ReleaseResponse, ReserveResponse,
         SettleResponse, UsageRow, Verdict,
@@ -111,17 +110,10 @@ pub(super) fn usage(answer: &ListUsageResponse) -> String {
 }
 
 pub(super) fn policy(policy: &Policy) -> String {
-    let program = policy.program();
+    let program = &policy.program;
     let mut lines = facts();
     fact(&mut lines, "program", &program.name);
-    fact(
-        &mut lines,
-        "overflow",
-        match program.overflow {
-            Overflow::KeepOpen => "keep_open",
-            Overflow::CloseUntilReset => "close_until_reset",
-        },
-    );
+    fact(&mut lines, "overflow", program.overflow.name());
     let workloads: Vec<&str> = program
         .covered_workloads
         .iter()
@@ -132,7 +124,7 @@ pub(super) fn policy(policy: &Policy) -> String {
         .ends_on
         .map_or("no end announced".to_owned(), |day| day.to_string());
     fact(&mut lines, "last free day", ends_on);
-    fact(&mut lines, "organizations", policy.orgs().len());
+    fact(&mut lines, "organizations", policy.orgs.len());
     let (facts, tiers) = (lines.trim_fmt(), tiers(policy).trim_fmt());
     format!("{facts}\n\n{tiers}\n\n{}", organizations(policy))
 }
@@ -174,14 +166,14 @@ fn known_by(caller: &Caller) -> String {
 }
 
 fn tiers(policy: &Policy) -> Table {
-    let tiers = policy.tiers().keys().map(|tier| format!("TIER {tier}"));
+    let tiers = policy.tiers.keys().map(|tier| format!("TIER {tier}"));
     let pools = ["POOL", "MODELS"].map(str::to_owned).into_iter();
     let mut table = table(pools.chain(tiers));
-    for pool in policy.pools() {
+    for pool in &policy.pools {
         let models = policy.model_count(pool).to_string();
         let mut row = vec![Cell::new(pool), right(models)];
         let allowances = policy
-            .tiers()
+            .tiers
             .values()
             .map(|terms| terms.of_pool(pool).allowance);
         row.extend(allowances.map(|allowance| number(allowance.get())));
@@ -192,7 +184,7 @@ fn tiers(policy: &Policy) -> Table {
 
 fn organizations(policy: &Policy) -> String {
     let mut table = table(["ORGANIZATION", "TIER", "DATA SHARING", "NEVER FREE FOR"]);
-    let mut orgs: Vec<_> = policy.orgs().iter().collect();
+    let mut orgs: Vec<_> = policy.orgs.iter().collect();
     orgs.sort_by_key(|(id, _)| *id);
     for (id, org) in orgs.iter().take(MAX_LISTED) {
         let sharing = match &org.data_sharing {

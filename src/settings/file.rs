@@ -11,11 +11,12 @@ use super::{
 use crate::{
     files::toml::{Entry, Section},
     ledger::Ledger,
-    net::{ClientCertificates, Limits, ListenerTls, TlsNames},
+    net::{ClientCertificates, Limits, ListenerTls},
     store::{
         UsageLimits,
         redis::{Login, Password, RedisConfig, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
     },
+    telemetry::metrics::WatchedFile,
 };
 
 const KIB: u64 = 1024;
@@ -23,8 +24,8 @@ const MIB: u64 = 1024 * KIB;
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<ListenerTls> {
-    let section = root.get(names.section, Entry::section)?;
+pub(super) fn tls(root: &Section<'_>, file: WatchedFile) -> Option<ListenerTls> {
+    let section = root.get(file.name(), Entry::section)?;
     let client_ca_file = section.entry("client_ca_file");
     let client_certificates = section.get("client_certificates", |entry| {
         if client_ca_file.is_none() {
@@ -37,7 +38,7 @@ pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<Listen
     let key_file = section.require("key_file", Entry::value);
     section.finish();
     Some(ListenerTls {
-        names,
+        section: file,
         cert_file: cert_file?,
         key_file: key_file?,
         client_ca_file,
@@ -60,7 +61,6 @@ pub(super) fn bounds(section: &Section<'_>) -> (Limits, usize) {
         message_bytes: |it| it.number(2 * KIB, MIB);
         header_list_bytes: |it| it.number(KIB, MIB);
         streams_per_connection: |it| it.number(1, 100_000);
-        cancelled_per_second: |it| it.number(10, 1_000_000);
         connections: |it| it.number(16, 1_000_000);
         handshake_time: |it| time(it, 60 * SECOND);
         idle_time: |it| time(it, 7 * DAY);
@@ -119,7 +119,10 @@ pub(super) fn redis(
     Ok(Some(RedisConfig {
         tls: tls?,
         sentinel_login: sentinel_login?,
-        url: url.clone().with_login(login?),
+        url: RedisUrl {
+            login: login?,
+            ..url.clone()
+        },
         key_prefix,
         timeouts,
         wait_replicas,
@@ -162,7 +165,7 @@ fn tls_files(section: &Section<'_>, url: Option<&RedisUrl>) -> Result<TlsFiles, 
     let names = ["redis.ca_file", "redis.cert_file", "redis.key_file"];
     let mut named = names.iter().zip(&files);
     if let Some((name, _)) = named.find(|(_, file)| file.is_some())
-        && url.is_some_and(|url| !url.is_encrypted())
+        && url.is_some_and(|url| !url.is_encrypted)
     {
         return wrong(name, "is for a store that is reached over TLS: rediss://…");
     }
@@ -210,7 +213,7 @@ fn login(section: &Section<'_>, url: Option<&RedisUrl>) -> Result<Login, Setting
     );
     let database: Option<u32> = section.get("database", |entry| entry.number(0, MAX_DATABASE));
     let (source, password) = password(text, file)?.unzip();
-    let in_url = url.map(|url| url.login().clone()).unwrap_or_default();
+    let in_url = url.map(|url| url.login.clone()).unwrap_or_default();
     let has_user = username.is_some();
     let login = Login {
         username: either("redis.username", in_url.username, username)?,

@@ -19,12 +19,12 @@ use crate::{
     },
     grpc::ReflectionFor,
     ledger::OnStoreFailure,
-    net::{GRPC_TLS, HTTP_TLS, Limits, ListenerTls},
+    net::{Limits, ListenerTls},
     store::{
         UsageLimits,
         redis::{RedisConfig, RedisUrl},
     },
-    telemetry::{logs::LogFormat, traces::OtlpEndpoint},
+    telemetry::{logs::LogFormat, metrics::WatchedFile, traces::OtlpEndpoint},
 };
 
 /// The settings in force, validated.
@@ -154,8 +154,8 @@ impl Settings {
             drain_delay: root.get_or("drain_delay", Duration::from_secs(2), Entry::duration),
             grace_period: root.get_or("grace_period", Duration::from_secs(25), Entry::duration),
             usage_limits,
-            tls: file::tls(root, &GRPC_TLS),
-            http_tls: file::tls(root, &HTTP_TLS),
+            tls: file::tls(root, WatchedFile::Tls),
+            http_tls: file::tls(root, WatchedFile::HttpTls),
             limits,
             waiting_decisions,
         };
