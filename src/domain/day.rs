@@ -4,7 +4,7 @@ use std::fmt;
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
 
-use super::ids::{FieldFault, InvalidField};
+use super::ids::InvalidField;
 
 /// A day in UTC. The store's clock says which day is today (docs/CONTRACT.md, "The day").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,15 +15,8 @@ const TEXT_BYTES: usize = 10;
 
 impl UtcDay {
     /// The day of a moment.
-    #[must_use]
     pub fn of(moment: DateTime<Utc>) -> Self {
         Self(moment.date_naive())
-    }
-
-    /// A day of the calendar.
-    #[must_use]
-    pub const fn new(date: NaiveDate) -> Self {
-        Self(date)
     }
 
     /// Parses "2026-11-22" and no other form.
@@ -36,26 +29,26 @@ impl UtcDay {
             .ok()
             .map(Self)
             .filter(|day| day.to_string() == text && text.len() == TEXT_BYTES)
-            .ok_or_else(|| InvalidField {
-                field: "day",
-                fault: FieldFault::NotADay(text.chars().take(32).collect()),
+            .ok_or_else(|| {
+                let text: String = text.chars().take(32).collect();
+                InvalidField {
+                    field: "day",
+                    fault: format!("is not a day of the form 2026-11-22: {text:?}"),
+                }
             })
     }
 
     /// 00:00 UTC at which this day ends: when its pool counters expire.
-    #[must_use]
     pub fn end(self) -> DateTime<Utc> {
         self.plus_days(1).start()
     }
 
     /// 00:00 UTC at which this day begins.
-    #[must_use]
     pub fn start(self) -> DateTime<Utc> {
         self.0.and_time(NaiveTime::MIN).and_utc()
     }
 
     /// The day before.
-    #[must_use]
     pub fn yesterday(self) -> Self {
         self.minus_days(1)
     }

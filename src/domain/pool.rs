@@ -19,6 +19,16 @@ pub enum Overflow {
     CloseUntilReset,
 }
 
+impl Overflow {
+    /// The name in the policy file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::KeepOpen => "keep_open",
+            Self::CloseUntilReset => "close_until_reset",
+        }
+    }
+}
+
 /// What the policy grants in a pool at the moment of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolTerms {
@@ -48,7 +58,6 @@ pub struct PoolCounters {
 
 impl PoolCounters {
     /// The verdict on an eligible request: free if all of it fits. The allowance may be reached exactly.
-    #[must_use]
     pub fn judge_reserve(&self, terms: PoolTerms, tokens: Tokens) -> Verdict {
         if self.is_closed(terms) {
             Verdict::Billed(BilledReason::PoolClosed)
@@ -61,7 +70,6 @@ impl PoolCounters {
 
     /// The verdict on the actual tokens, on the day of the reservation. `held` is the reservation's verdict;
     /// these counters still include its `reserved` tokens.
-    #[must_use]
     pub fn judge_settle(
         &self,
         terms: PoolTerms,
@@ -140,14 +148,12 @@ impl PoolCounters {
     }
 
     /// Whether every further Reserve of today is BILLED `POOL_CLOSED`.
-    #[must_use]
     pub fn is_closed(&self, terms: PoolTerms) -> bool {
         self.closed && terms.overflow == Overflow::CloseUntilReset
     }
 }
 
 /// The verdict on the actual tokens after the day of the reservation: free only up to what was reserved.
-#[must_use]
 pub fn judge_late_settle(held: Verdict, reserved: Tokens, actual: Tokens) -> Verdict {
     match held {
         Verdict::Free if actual > reserved => Verdict::Billed(BilledReason::DayClosed),

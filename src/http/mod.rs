@@ -150,7 +150,7 @@ async fn scrape(State(state): State<HttpState>) -> Response {
 
 async fn orgs(State(state): State<HttpState>, reader: Reader) -> Json<Vec<String>> {
     let policy = state.ledger.policy();
-    let names = policy.orgs().keys();
+    let names = policy.orgs.keys();
     let names = names.filter(|org| reader.may_read(org).is_ok());
     let mut names: Vec<String> = names.take(MAX_LISTED).map(OrgId::to_string).collect();
     names.sort();

@@ -111,8 +111,8 @@ async fn follow<T, E>(
 /// Sets the metrics of the policy in force.
 fn count_first_policy(ledger: &Ledger, status: &PolicyStatus, metrics: &Metrics) {
     let policy = ledger.policy();
-    let (name, version) = (&policy.program().name, status.version.to_string());
-    metrics.policy_loaded(name, &version, policy.orgs().len(), status.loaded_at);
+    let (name, version) = (&policy.program.name, status.version.to_string());
+    metrics.policy_loaded(name, &version, policy.orgs.len(), status.loaded_at);
 }
 
 /// Counts each policy that is loaded or refused from now on.
@@ -125,10 +125,10 @@ async fn count_policies(
     while status.changed().await.is_ok() {
         let now = status.borrow_and_update().clone();
         let policy = ledger.policy();
-        let (name, version) = (&policy.program().name, now.version.to_string());
+        let (name, version) = (&policy.program.name, now.version.to_string());
         // Several may have been loaded since the last wake-up.
         for _ in applied..now.applied {
-            metrics.policy_applied(name, &version, policy.orgs().len(), now.loaded_at);
+            metrics.policy_applied(name, &version, policy.orgs.len(), now.loaded_at);
         }
         for _ in refused..now.refused {
             metrics.policy_refused();

@@ -44,7 +44,7 @@ impl TlsClient {
         host: &Host,
         stream: TcpStream,
     ) -> io::Result<TlsStream<TcpStream>> {
-        let name = ServerName::try_from(host.name.clone()).map_err(io::Error::other)?;
+        let name = ServerName::try_from(host.name.to_string()).map_err(io::Error::other)?;
         self.connector.connect(name, stream).await
     }
 
