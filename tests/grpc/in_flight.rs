@@ -208,7 +208,7 @@ fn reserve_head() -> Vec<u8> {
 }
 
 /// A gateway whose callers all cancel at once. Written as raw frames, so that all cancellations arrive together. The
-/// service has accepted the calls; tests/listeners/cancelled.rs has those that it has not.
+/// service has accepted the calls; tests/listeners/cancellations.rs has those that it has not.
 #[tokio::test]
 async fn many_calls_cancelled_at_a_time_do_not_cost_the_connection_of_the_others() {
     let service = Service::memory();
