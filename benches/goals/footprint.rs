@@ -154,7 +154,7 @@ async fn policy(organizations: u64, scale: &Scale) -> anyhow::Result<LargePolicy
     let started = Instant::now();
     let parsed = Policy::parse("policy.toml", &text).context("the large policy")?;
     let parsed_in = started.elapsed();
-    anyhow::ensure!(parsed.orgs().len() as u64 == organizations);
+    anyhow::ensure!(parsed.orgs.len() as u64 == organizations);
     let reload_delay = reload_delay(&with_large, &large, scale).await?;
     Ok(LargePolicy {
         organizations,

@@ -3,7 +3,10 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    os::unix::net::{UnixListener, UnixStream},
+    os::unix::{
+        fs::MetadataExt as _,
+        net::{UnixListener, UnixStream},
+    },
     path::Path,
     time::{Duration, Instant},
 };
@@ -82,6 +85,8 @@ async fn both_ports_can_be_unix_sockets_which_count_and_drain_as_tcp_does() {
         assert!(Instant::now() < deadline, "{}", sockets.get("/readyz"));
     }
     let metrics = sockets.get("/metrics");
+    let mode = fs::metadata(sockets.path("grpc.sock")).unwrap().mode();
+    assert_eq!(mode & 0o777, 0o660);
     let open = "tollgate_connections{port=\"grpc\"} 1";
     assert!(metrics.contains(open), "{metrics}");
     let log = format!("{:?}", tollgate.log());

@@ -88,7 +88,7 @@ fn first_word(text: &str) -> String {
 const ROOMS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("wall_clock", &[]),
-    ("tls", &[]),
+    ("tls", &["files"]),
     ("files", &[]),
     ("telemetry", &["domain"]),
     ("auth", &["domain", "files"]),
