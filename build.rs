@@ -15,8 +15,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         out_dir.join("tollgate.v1.descriptors.binpb"),
         descriptors.encode_to_vec(),
     )?;
-    tonic_prost_build::configure()
-        .codec_path("crate::grpc::codec::StrictCodec")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! Conversion between the proto's messages and the domain's values.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use tonic::Status;
 
 use super::{
     authorization::Permit,
-    page_token::PageToken,
     proto::{
         self, GetQuotaResponse, ListUsageRequest, ListUsageResponse, PoolQuota, ReleaseRequest,
         ReleaseResponse, ReserveRequest, ReserveResponse, SettleRequest, SettleResponse,
@@ -17,11 +17,50 @@ use crate::{
         UtcDay, Verdict, Workload, ids::FieldFault,
     },
     ledger::{Quota, Released, Reserve, Reserved, Settled, Usage, UsagePage},
-    store::PoolBalance,
+    store::{PoolBalance, RowKey},
 };
 
 const DEFAULT_PAGE_SIZE: usize = 100;
 const MAX_PAGE_SIZE: usize = 1000;
+
+/// A page token of ListUsage: the day, and the last row of the page before. Opaque to callers; valid only for its
+/// organization and day.
+struct PageToken {
+    day: UtcDay,
+    last_row: RowKey,
+}
+
+impl PageToken {
+    fn encode(&self, org: &OrgId) -> String {
+        let (day, (project, model)) = (self.day, &self.last_row);
+        URL_SAFE_NO_PAD.encode(format!("{day}\n{org}\n{project}\n{model}"))
+    }
+
+    /// Decodes a token; an empty text is none.
+    fn decode(token: &str, org: &OrgId, day: Option<UtcDay>) -> Result<Option<Self>, InvalidField> {
+        if token.is_empty() {
+            return Ok(None);
+        }
+        let parsed = Self::parse(token, org);
+        let parsed = parsed.filter(|it| day.is_none_or(|day| day == it.day));
+        parsed.map(Some).ok_or(InvalidField {
+            field: "page_token",
+            fault: FieldFault::ForeignPageToken,
+        })
+    }
+
+    /// The parts are separated by line feeds, which no name can contain.
+    fn parse(token: &str, org: &OrgId) -> Option<Self> {
+        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
+        let mut parts = text.split('\n');
+        let day = UtcDay::parse(parts.next()?).ok()?;
+        let is_of_org = parts.next()? == org.as_str();
+        let project = ProjectId::parse(parts.next()?).ok()?;
+        let model = ModelName::parse(parts.next()?).ok()?;
+        let last_row = (project, model);
+        (is_of_org && parts.next().is_none()).then_some(Self { day, last_row })
+    }
+}
 
 pub(super) fn reserve(request: ReserveRequest, permit: &Permit) -> Result<Reserve, Status> {
     let org = org(request.org, permit)?;
@@ -80,17 +119,12 @@ pub(super) fn usage_page(
             fault: FieldFault::Negative(request.page_size),
         })
     })?;
-    let size = if size == 0 {
-        DEFAULT_PAGE_SIZE
-    } else {
-        size.min(MAX_PAGE_SIZE)
+    let size = match size {
+        0 => DEFAULT_PAGE_SIZE,
+        size => size.min(MAX_PAGE_SIZE),
     };
     let (day, after) = match token {
-        Some(PageToken {
-            day,
-            project,
-            model,
-        }) => (Some(day), Some((project, model))),
+        Some(token) => (Some(token.day), Some(token.last_row)),
         None => (day, None),
     };
     Ok((org, UsagePage { day, after, size }))
@@ -104,19 +138,17 @@ pub(super) fn org(org: String, permit: &Permit) -> Result<OrgId, Status> {
 }
 
 fn workload(number: i32) -> Result<Workload, Status> {
-    match proto::Workload::try_from(number) {
-        Ok(proto::Workload::Unspecified | proto::Workload::Inference) => Ok(Workload::Inference),
-        Ok(proto::Workload::HostedTool) => Ok(Workload::HostedTool),
-        Ok(proto::Workload::FineTuning) => Ok(Workload::FineTuning),
-        Ok(proto::Workload::Evaluation) => Ok(Workload::Evaluation),
-        Err(_) => {
-            let fault = FieldFault::UnknownValue(number);
-            Err(invalid(InvalidField {
-                field: "workload",
-                fault,
-            }))
-        }
-    }
+    let unknown = InvalidField {
+        field: "workload",
+        fault: FieldFault::UnknownValue(number),
+    };
+    let workload = proto::Workload::try_from(number).map_err(|_| invalid(unknown))?;
+    Ok(match workload {
+        proto::Workload::Unspecified | proto::Workload::Inference => Workload::Inference,
+        proto::Workload::HostedTool => Workload::HostedTool,
+        proto::Workload::FineTuning => Workload::FineTuning,
+        proto::Workload::Evaluation => Workload::Evaluation,
+    })
 }
 
 pub(super) fn reserve_response(reserved: Reserved) -> ReserveResponse {
@@ -164,33 +196,31 @@ pub(super) fn release_response(released: Released) -> ReleaseResponse {
 }
 
 pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
-    let Quota {
-        enrollment,
-        day,
-        resets_at,
-        pools,
-    } = quota;
+    let enrollment = quota.enrollment;
     let not_enrolled = enrollment
         .not_enrolled
         .map_or(proto::BilledReason::Unspecified, reason);
-    let pools = pools.into_iter().map(|(balance, counters)| PoolQuota {
-        pool: balance.pool.to_string(),
-        allowance: balance.allowance.get(),
-        used: balance.used.get(),
-        remaining: balance.remaining().get(),
-        billed_tokens: counters.billed_tokens.get(),
-        free_requests: counters.free_requests,
-        billed_requests: counters.billed_requests,
-        held_tokens: counters.held.get(),
-        closed: balance.is_closed,
-    });
+    let pools = quota
+        .pools
+        .into_iter()
+        .map(|(balance, counters)| PoolQuota {
+            pool: balance.pool.to_string(),
+            allowance: balance.allowance.get(),
+            used: balance.used.get(),
+            remaining: balance.remaining().get(),
+            billed_tokens: counters.billed_tokens.get(),
+            free_requests: counters.free_requests,
+            billed_requests: counters.billed_requests,
+            held_tokens: counters.held.get(),
+            closed: balance.is_closed,
+        });
     GetQuotaResponse {
         org: org.to_string(),
         tier: u32::from(enrollment.tier),
         enrolled: enrollment.not_enrolled.is_none(),
         not_enrolled_reason: not_enrolled.into(),
-        day: day.to_string(),
-        resets_at: Some(timestamp(resets_at)),
+        day: quota.day.to_string(),
+        resets_at: Some(timestamp(quota.resets_at)),
         pools: pools.collect(),
     }
 }
@@ -199,13 +229,8 @@ pub(super) fn usage_response(org: &OrgId, usage: Usage) -> ListUsageResponse {
     let Usage { day, rows, more } = usage;
     let next_page_token = match rows.last() {
         Some(last) if more => {
-            let (project, model) = (last.project.clone(), last.model.clone());
-            PageToken {
-                day,
-                project,
-                model,
-            }
-            .encode(org)
+            let last_row = (last.project.clone(), last.model.clone());
+            PageToken { day, last_row }.encode(org)
         }
         _ => String::new(),
     };

@@ -69,7 +69,7 @@ where
                 None => (Some(call), None),
                 Some(end) => {
                     let code = end.as_ref().err().map_or(Code::Ok, Status::code);
-                    call.stats.ended(code);
+                    call.stats.end = code;
                     (None, end.err())
                 }
             };
@@ -123,17 +123,11 @@ where
         requests: Vec<Result<Reserve, Status>>,
     ) -> Vec<ReserveStreamResponse> {
         let (since, count) = (Instant::now(), requests.len());
-        let mut faults = Vec::with_capacity(count);
         let mut valid = Vec::with_capacity(count);
-        for request in requests {
-            match request {
-                Ok(request) => {
-                    valid.push(request);
-                    faults.push(None);
-                }
-                Err(fault) => faults.push(Some(fault)),
-            }
-        }
+        let faults: Vec<_> = requests
+            .into_iter()
+            .map(|request| request.map(|it| valid.push(it)).err())
+            .collect();
         let ledger = self.ledger.with_deadline(since + self.item_timeout);
         let mut decided = ledger.reserve_all(valid).await.into_iter();
         let result_of = |fault| match fault {
@@ -159,7 +153,8 @@ where
             }
         });
         let answers = answers.collect();
-        self.stats.took(since.into_std(), count);
+        let metrics = &self.stats.metrics;
+        metrics.took(Rpc::ReserveStream, since.elapsed(), count as u64);
         answers
     }
 }
@@ -183,7 +178,7 @@ pub(super) struct StreamStats {
     free: i64,
     billed: i64,
     failed: i64,
-    /// How the stream ended: CANCELLED unless [`StreamStats::ended`] is called.
+    /// How the stream ended: CANCELLED unless it is set.
     end: Code,
     _open: OpenStream,
 }
@@ -204,31 +199,15 @@ impl StreamStats {
     /// Counts an answer.
     pub(super) fn answered(&mut self, answer: Result<Verdict, Code>) {
         match answer {
-            Ok(verdict) => {
-                self.metrics.answered(Rpc::ReserveStream, verdict);
-                *(if verdict.is_free() {
-                    &mut self.free
-                } else {
-                    &mut self.billed
-                }) += 1;
-            }
-            Err(code) => {
-                self.metrics.ended(Rpc::ReserveStream, code_label(code));
-                self.failed += 1;
-            }
+            Ok(verdict) => self.metrics.answered(Rpc::ReserveStream, verdict),
+            Err(code) => self.metrics.ended(Rpc::ReserveStream, code_label(code)),
         }
-    }
-
-    /// Sets how the stream ended.
-    pub(super) fn ended(&mut self, end: Code) {
-        self.end = end;
-    }
-
-    /// Records the duration of requests that were answered together.
-    pub(super) fn took(&self, since: std::time::Instant, requests: usize) {
-        let requests = requests as u64;
-        self.metrics
-            .took(Rpc::ReserveStream, since.elapsed(), requests);
+        let answers = match answer {
+            Ok(Verdict::Free) => &mut self.free,
+            Ok(Verdict::Billed(_)) => &mut self.billed,
+            Err(_) => &mut self.failed,
+        };
+        *answers += 1;
     }
 }
 

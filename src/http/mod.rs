@@ -89,7 +89,7 @@ async fn readyz(State(sources): State<ReadinessSources>) -> (StatusCode, String)
     for (of, at) in sources.metrics.refused_files() {
         // The policy's own line says more.
         if of != WatchedFile::Policy {
-            let (of, at) = (of.name(), at.to_rfc3339_opts(SecondsFormat::Secs, true));
+            let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
             lines += &format!("{of}: a change was refused at {at}, what was before stays\n");
         }
     }

@@ -19,7 +19,7 @@ use crate::{
     store::{Batch, Decision, Outcome, Store, StoreError, Timestamped},
     telemetry::{
         metrics::{Metrics, StoreCallResult},
-        traces::{self, Span},
+        traces::Span,
     },
 };
 
@@ -92,7 +92,7 @@ impl Backend {
         let (since, began) = (Instant::now(), (!spans.is_empty()).then(SystemTime::now));
         let replies = self.store.decide(batches).await;
         let ended = match replies.iter().all(Result::is_ok) {
-            true => StoreCallResult::Decision,
+            true => StoreCallResult::Decided,
             false => StoreCallResult::Failed,
         };
         let decisions = batches.iter().map(|batch| batch.operations.len()).sum();
@@ -102,12 +102,8 @@ impl Backend {
         };
         for (place, span) in spans {
             if let Some(at) = places.iter().position(|it| it == place) {
-                span.store_called(traces::StoreCallSpan {
-                    began,
-                    decisions,
-                    organizations: batches.len(),
-                    failed: replies.get(at).is_some_and(Result::is_err),
-                });
+                let failed = replies.get(at).is_some_and(Result::is_err);
+                span.store_called(began, decisions, batches.len(), failed);
             }
         }
         replies

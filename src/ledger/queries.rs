@@ -23,7 +23,7 @@ impl Ledger {
     }
 
     async fn quota_now(&self, org: &OrgId) -> Result<Quota, LedgerError> {
-        let backend = &self.inner.backend;
+        let backend = &self.backend;
         let policy = self.policy();
         let mut day = backend.clock.today();
         for _ in 0..MAX_ROUNDS {
@@ -56,7 +56,7 @@ impl Ledger {
             after,
             size,
         } = page;
-        let backend = &self.inner.backend;
+        let backend = &self.backend;
         let mut day = wanted.unwrap_or_else(|| backend.clock.today());
         for _ in 0..MAX_ROUNDS {
             // One row more than the page: is there a next page?
@@ -66,7 +66,7 @@ impl Ledger {
                 day = today;
                 continue;
             }
-            let oldest = today.minus_days(self.inner.usage_retention_days);
+            let oldest = today.minus_days(self.usage_retention_days);
             if day > today || day < oldest {
                 return Err(LedgerError::DayNotKept { day, oldest, today });
             }

@@ -11,7 +11,7 @@ use crate::{
     ledger::Ledger,
     net::CertificateReloader,
     policy::{PolicySource, PolicyStatus},
-    telemetry::metrics::{Metrics, WatchedFile},
+    telemetry::metrics::{Metrics, ReloadResult, WatchedFile},
     wall_clock,
 };
 
@@ -38,7 +38,7 @@ impl Files {
             followers.spawn(follow_callers(watched, callers, parts.metrics.clone()));
         }
         let (ledger, status) = (parts.ledger.clone(), self.policy.status());
-        count_first_policy(&ledger, &status.borrow(), &parts.metrics);
+        record_policy(&ledger, &status.borrow(), &parts.metrics);
         followers.spawn(count_policies(
             ledger.clone(),
             status,
@@ -85,7 +85,7 @@ async fn follow_callers(
 }
 
 /// Sets the metrics of the policy in force.
-fn count_first_policy(ledger: &Ledger, status: &PolicyStatus, metrics: &Metrics) {
+fn record_policy(ledger: &Ledger, status: &PolicyStatus, metrics: &Metrics) {
     let policy = ledger.policy();
     let (name, version) = (&policy.program().name, status.version.to_string());
     metrics.policy_loaded(name, &version, policy.orgs().len(), status.loaded_at);
@@ -100,15 +100,10 @@ async fn count_policies(
     let (mut applied, mut refused) = (0, 0);
     while status.changed().await.is_ok() {
         let now = status.borrow_and_update().clone();
-        let policy = ledger.policy();
-        let (name, version) = (&policy.program().name, now.version.to_string());
+        record_policy(&ledger, &now, &metrics);
         // Several may have been loaded since the last wake-up.
-        for _ in applied..now.applied {
-            metrics.policy_applied(name, &version, policy.orgs().len(), now.loaded_at);
-        }
-        for _ in refused..now.refused {
-            metrics.policy_refused();
-        }
+        metrics.policy_reloaded(ReloadResult::Applied, now.applied - applied);
+        metrics.policy_reloaded(ReloadResult::Refused, now.refused - refused);
         metrics.file_refused(WatchedFile::Policy, now.refused_at);
         (applied, refused) = (now.applied, now.refused);
     }
