@@ -86,16 +86,13 @@ impl AccessRule {
             Self::ByMethod => {
                 let path = request.uri().path().strip_prefix('/');
                 let method = path.and_then(|it| it.strip_prefix(service)?.strip_prefix('/'));
-                let role = method
-                    .and_then(role_of)
-                    .ok_or_else(|| Status::unimplemented("the service has no such method"))?;
-                principal
-                    .check_role(role)
-                    .map_err(|why| forbidden(&principal, why))?;
-                Some(role)
+                let role = method.and_then(role_of);
+                Some(role.ok_or_else(|| Status::unimplemented("the service has no such method"))?)
             }
         };
-        Ok(Permit { principal, role })
+        let permit = Permit { principal, role };
+        permit.check_role()?;
+        Ok(permit)
     }
 }
 
@@ -111,7 +108,6 @@ fn principal(authenticator: &Authenticator, request: &Request<Body>) -> Result<P
 }
 
 impl Permit {
-    /// Checks that it is for this organization.
     pub(super) fn covers(&self, org: &OrgId) -> Result<(), Status> {
         let Some(role) = self.role else {
             return Ok(());
@@ -124,6 +120,10 @@ impl Permit {
     pub(super) fn renew(&mut self) -> Result<(), Status> {
         let refreshed = self.principal.refresh();
         refreshed.map_err(|why| unauthenticated(None, why))?;
+        self.check_role()
+    }
+
+    fn check_role(&self) -> Result<(), Status> {
         let Some(role) = self.role else {
             return Ok(());
         };

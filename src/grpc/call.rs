@@ -70,7 +70,6 @@ pub struct CallService<S> {
 pub(super) struct CallContext {
     /// When the answer must be ready, if the caller has a deadline.
     pub(super) answer_by: Option<tokio::time::Instant>,
-    /// The caller's rights.
     pub(super) permit: Permit,
 }
 
@@ -166,7 +165,6 @@ pub struct CallFuture<F> {
     ends_at: tokio::time::Instant,
     /// Made at the first wait: most calls are answered before.
     timer: Option<Pin<Box<Sleep>>>,
-    /// The status of a malformed call.
     malformed: Option<Status>,
 }
 
@@ -260,7 +258,6 @@ impl CallRecord {
         }
     }
 
-    /// Makes its span the current one.
     fn enter(&self) -> Option<impl Sized + use<>> {
         self.span.as_ref().map(Span::enter)
     }
@@ -301,7 +298,6 @@ impl Drop for CallRecord {
     }
 }
 
-/// A status code's label in metrics.
 pub(super) fn code_label(code: Code) -> metrics::Code {
     metrics::Code::from_repr(code.into()).unwrap_or(metrics::Code::Unknown)
 }

@@ -16,51 +16,12 @@ use crate::{
         BilledReason, InvalidField, ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens,
         UtcDay, Verdict, Workload, ids::FieldFault,
     },
-    ledger::{Quota, Released, Reserve, Reserved, Settled, Usage, UsagePage},
+    ledger::{Quota, Released, Reserve, Reserved, Settled, Usage, UsagePage, UsageRow},
     store::{PoolBalance, RowKey},
 };
 
 const DEFAULT_PAGE_SIZE: usize = 100;
 const MAX_PAGE_SIZE: usize = 1000;
-
-/// A page token of ListUsage: the day, and the last row of the page before. Opaque to callers; valid only for its
-/// organization and day.
-struct PageToken {
-    day: UtcDay,
-    last_row: RowKey,
-}
-
-impl PageToken {
-    fn encode(&self, org: &OrgId) -> String {
-        let (day, (project, model)) = (self.day, &self.last_row);
-        URL_SAFE_NO_PAD.encode(format!("{day}\n{org}\n{project}\n{model}"))
-    }
-
-    /// Decodes a token; an empty text is none.
-    fn decode(token: &str, org: &OrgId, day: Option<UtcDay>) -> Result<Option<Self>, InvalidField> {
-        if token.is_empty() {
-            return Ok(None);
-        }
-        let parsed = Self::parse(token, org);
-        let parsed = parsed.filter(|it| day.is_none_or(|day| day == it.day));
-        parsed.map(Some).ok_or(InvalidField {
-            field: "page_token",
-            fault: FieldFault::ForeignPageToken,
-        })
-    }
-
-    /// The parts are separated by line feeds, which no name can contain.
-    fn parse(token: &str, org: &OrgId) -> Option<Self> {
-        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
-        let mut parts = text.split('\n');
-        let day = UtcDay::parse(parts.next()?).ok()?;
-        let is_of_org = parts.next()? == org.as_str();
-        let project = ProjectId::parse(parts.next()?).ok()?;
-        let model = ModelName::parse(parts.next()?).ok()?;
-        let last_row = (project, model);
-        (is_of_org && parts.next().is_none()).then_some(Self { day, last_row })
-    }
-}
 
 pub(super) fn reserve(request: ReserveRequest, permit: &Permit) -> Result<Reserve, Status> {
     let org = org(request.org, permit)?;
@@ -111,23 +72,40 @@ pub(super) fn usage_page(
         "" => None,
         day => Some(UtcDay::parse(day).map_err(invalid)?),
     };
-    let token = PageToken::decode(&request.page_token, &org, day).map_err(invalid)?;
+    let (day, after) = match request.page_token.as_str() {
+        "" => (day, None),
+        token => {
+            let (token_day, last_row) = parse_page_token(token, &org)
+                .filter(|(token_day, _)| day.is_none_or(|day| day == *token_day))
+                .ok_or_else(|| faulty("page_token", FieldFault::ForeignPageToken))?;
+            (Some(token_day), Some(last_row))
+        }
+    };
     // A size beyond the maximum counts as the maximum: only a negative one is an error.
-    let size = usize::try_from(request.page_size).map_err(|_| {
-        invalid(InvalidField {
-            field: "page_size",
-            fault: FieldFault::Negative(request.page_size),
-        })
-    })?;
+    let size = usize::try_from(request.page_size)
+        .map_err(|_| faulty("page_size", FieldFault::Negative(request.page_size)))?;
     let size = match size {
         0 => DEFAULT_PAGE_SIZE,
         size => size.min(MAX_PAGE_SIZE),
     };
-    let (day, after) = match token {
-        Some(token) => (Some(token.day), Some(token.last_row)),
-        None => (day, None),
-    };
     Ok((org, UsagePage { day, after, size }))
+}
+
+/// A page token of ListUsage: organization, day, and the last row of a page. Opaque to callers. The parts are separated
+/// by line feeds, which no name can contain.
+fn page_token(org: &OrgId, day: UtcDay, last_row: &UsageRow) -> String {
+    let UsageRow { project, model, .. } = last_row;
+    URL_SAFE_NO_PAD.encode(format!("{day}\n{org}\n{project}\n{model}"))
+}
+
+fn parse_page_token(token: &str, org: &OrgId) -> Option<(UtcDay, RowKey)> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
+    let mut parts = text.split('\n');
+    let day = UtcDay::parse(parts.next()?).ok()?;
+    let is_of_org = parts.next()? == org.as_str();
+    let project = ProjectId::parse(parts.next()?).ok()?;
+    let model = ModelName::parse(parts.next()?).ok()?;
+    (is_of_org && parts.next().is_none()).then_some((day, (project, model)))
 }
 
 /// Parses an organization's name, and checks that the caller may act for it.
@@ -138,11 +116,8 @@ pub(super) fn org(org: String, permit: &Permit) -> Result<OrgId, Status> {
 }
 
 fn workload(number: i32) -> Result<Workload, Status> {
-    let unknown = InvalidField {
-        field: "workload",
-        fault: FieldFault::UnknownValue(number),
-    };
-    let workload = proto::Workload::try_from(number).map_err(|_| invalid(unknown))?;
+    let workload = proto::Workload::try_from(number)
+        .map_err(|_| faulty("workload", FieldFault::UnknownValue(number)))?;
     Ok(match workload {
         proto::Workload::Unspecified | proto::Workload::Inference => Workload::Inference,
         proto::Workload::HostedTool => Workload::HostedTool,
@@ -228,10 +203,7 @@ pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
 pub(super) fn usage_response(org: &OrgId, usage: Usage) -> ListUsageResponse {
     let Usage { day, rows, more } = usage;
     let next_page_token = match rows.last() {
-        Some(last) if more => {
-            let last_row = (last.project.clone(), last.model.clone());
-            PageToken { day, last_row }.encode(org)
-        }
+        Some(last) if more => page_token(org, day, last),
         _ => String::new(),
     };
     let rows = rows.into_iter().map(|row| proto::UsageRow {
@@ -292,6 +264,10 @@ fn timestamp(moment: DateTime<Utc>) -> prost_types::Timestamp {
         seconds: moment.timestamp(),
         nanos: 0,
     }
+}
+
+fn faulty(field: &'static str, fault: FieldFault) -> Status {
+    invalid(InvalidField { field, fault })
 }
 
 fn invalid(invalid: InvalidField) -> Status {

@@ -36,14 +36,12 @@ const MAX_READ_AHEAD: usize = 256;
 pub(super) struct StreamCall<S> {
     pub(super) requests: S,
     pub(super) ledger: Ledger,
-    /// The caller's rights.
     pub(super) permit: Permit,
     /// How long a request may wait for the store.
     pub(super) item_timeout: Duration,
     /// Cancelled when the service stops: requests that were read are answered, and no more are read.
     pub(super) stopping: CancellationToken,
     pub(super) stats: StreamStats,
-    /// Held while the call is open.
     pub(super) _open: TaskTrackerToken,
 }
 
@@ -108,7 +106,8 @@ where
         yield_now().await;
         let end = next.transpose().map(|_| ()).map_err(|status| {
             let status = malformed(&status).unwrap_or(status);
-            if is_of_a_message(&status) {
+            // An invalid message counts as a request.
+            if matches!(status.code(), Code::InvalidArgument | Code::OutOfRange) {
                 self.stats.answered(Err(status.code()));
             }
             status
@@ -159,11 +158,6 @@ where
     }
 }
 
-/// Whether a stream ends because of an invalid message, which counts as a request.
-fn is_of_a_message(status: &Status) -> bool {
-    matches!(status.code(), Code::InvalidArgument | Code::OutOfRange)
-}
-
 fn stopped() -> Status {
     Status::unavailable(
         "the service is stopping; a request without an answer was not counted: retry it",
@@ -196,7 +190,6 @@ impl StreamStats {
         }
     }
 
-    /// Counts an answer.
     pub(super) fn answered(&mut self, answer: Result<Verdict, Code>) {
         match answer {
             Ok(verdict) => self.metrics.answered(Rpc::ReserveStream, verdict),

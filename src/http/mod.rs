@@ -71,16 +71,16 @@ async fn readyz(State(sources): State<ReadinessSources>) -> (StatusCode, String)
         Readiness::Ready => (StatusCode::OK, "ok\n".to_owned()),
         Readiness::NotReady(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     };
-    let losses = sources.ledger.losses();
+    let losses = sources.ledger.store().losses();
     if status == StatusCode::OK && losses > 0 {
         lines += &format!("losses of the store that were restored: {losses}\n");
     }
     if status == StatusCode::OK
-        && let Some(why) = sources.ledger.partial_refusal()
+        && let Some(why) = sources.ledger.store().partial_refusal()
     {
         lines += &format!("a part of the store refuses: {why}\n");
     }
-    if let Some(step) = sources.ledger.latest_clock_step() {
+    if let Some(step) = sources.ledger.store().latest_clock_step() {
         lines += &format!("{step}: each day keeps its own counters\n");
     }
     if let Some(complaint) = sources.policy.borrow().complaint() {
@@ -107,8 +107,8 @@ async fn scrape(
     let snapshot = MetricsSnapshot {
         ready: *ready.borrow() == Readiness::Ready,
         store_up: *ledger.store_state().borrow() == StoreState::Up,
-        store_losses: ledger.losses(),
-        clock_steps: ledger.clock_steps(),
+        store_losses: ledger.store().losses(),
+        clock_steps: ledger.store().clock_steps(),
         store_calls,
         waiting,
     };

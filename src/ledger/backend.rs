@@ -1,17 +1,20 @@
 //! Calls the store: with its clock, the policy and the circuit breaker.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     LedgerError,
     assess::reassess,
     breaker::{Access, CircuitBreaker},
-    clock::StoreClock,
 };
 use crate::{
     domain::UtcDay,
@@ -21,6 +24,7 @@ use crate::{
         metrics::{Metrics, StoreCallResult},
         traces::Span,
     },
+    wall_clock,
 };
 
 /// Midnight can pass once during a call; a clock that is set can pass it again.
@@ -36,6 +40,30 @@ pub(super) struct Backend {
 
 /// An outcome for each operation of a batch.
 pub(super) type BatchResult = Result<Timestamped<Vec<Outcome>>, LedgerError>;
+
+/// Predicts the store's clock: this machine's clock plus the last known difference.
+#[derive(Default)]
+pub(super) struct StoreClock {
+    ahead_ms: AtomicI64,
+}
+
+impl StoreClock {
+    /// Updates the difference with the store's time, and returns the store's day.
+    pub(super) fn update(&self, now: DateTime<Utc>) -> UtcDay {
+        let ahead = now
+            .signed_duration_since(wall_clock::now())
+            .num_milliseconds();
+        self.ahead_ms.store(ahead, Ordering::Relaxed);
+        UtcDay::of(now)
+    }
+
+    /// The day on which the store probably is.
+    pub(super) fn today(&self) -> UtcDay {
+        let ahead = TimeDelta::milliseconds(self.ahead_ms.load(Ordering::Relaxed));
+        let now = wall_clock::now();
+        UtcDay::of(now.checked_add_signed(ahead).unwrap_or(now))
+    }
+}
 
 impl Backend {
     /// Decides batches, and returns a result for each. If the store is on another day, it has written nothing of
@@ -109,7 +137,6 @@ impl Backend {
         replies
     }
 
-    /// Checks that the store answers and would decide now.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
         let Timestamped { now, answer: () } = self.store.probe().await?;
         self.clock.update(now);

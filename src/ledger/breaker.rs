@@ -79,7 +79,6 @@ impl CircuitBreaker {
         }
     }
 
-    /// Records the result of a call.
     pub(super) fn record(&self, error: Option<&StoreError>) {
         match error {
             None if self.failed.load(Ordering::Relaxed) => {

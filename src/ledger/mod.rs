@@ -8,7 +8,6 @@ mod api;
 mod assess;
 mod backend;
 mod breaker;
-mod clock;
 mod decision_log;
 mod error;
 mod probe_loop;
@@ -22,9 +21,8 @@ use tokio::{sync::watch, time::Instant};
 
 use self::{
     api::Request,
-    backend::Backend,
+    backend::{Backend, StoreClock},
     breaker::{Access, CircuitBreaker},
-    clock::StoreClock,
     decision_log::ReserveRecord,
     probe_loop::WatchGuard,
     queue::Queue,
@@ -37,7 +35,7 @@ pub use self::{
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Tokens, Verdict},
     policy::Policy,
-    store::{ClockStep, Operation, Outcome, Store, StoreError, Timestamped, UsageLimits},
+    store::{Operation, Outcome, Store, StoreError, Timestamped, UsageLimits},
     telemetry::{log_limited, metrics::Metrics, traces},
 };
 
@@ -207,28 +205,9 @@ impl Ledger {
         Ok(released)
     }
 
-    /// How many losses of today's writes were detected and restored.
-    #[must_use]
-    pub fn losses(&self) -> u64 {
-        self.backend.store.losses()
-    }
-
-    /// Why some of the store's servers refuse while others decide.
-    #[must_use]
-    pub fn partial_refusal(&self) -> Option<String> {
-        self.backend.store.partial_refusal()
-    }
-
-    /// How many steps of the wall clock were detected.
-    #[must_use]
-    pub fn clock_steps(&self) -> u64 {
-        self.backend.store.clock_steps()
-    }
-
-    /// The wall clock's latest step, for an hour after it.
-    #[must_use]
-    pub fn latest_clock_step(&self) -> Option<ClockStep> {
-        self.backend.store.latest_clock_step()
+    /// The store, for its reports. Decisions and queries go through the ledger.
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.backend.store
     }
 
     /// How many requests wait for the store, and how many calls to it are under way.
@@ -246,7 +225,6 @@ impl Ledger {
         self.backend.probe().await
     }
 
-    /// Decides a request, unless the circuit breaker is open.
     async fn decide<T>(&self, org: OrgId, request: Request) -> Result<T, LedgerError>
     where
         T: TryFrom<Timestamped<Outcome>, Error = LedgerError>,
@@ -258,7 +236,6 @@ impl Ledger {
         self.answer(decided).await
     }
 
-    /// Waits for an answer until the deadline, and counts a failure.
     async fn answer<T>(
         &self,
         answer: impl Future<Output = Result<T, LedgerError>>,
@@ -288,9 +265,8 @@ impl Ledger {
         self.backend.breaker.state.subscribe()
     }
 
-    /// Probes the store at intervals. Never ends. Requests wait for the first probe's result from this call on,
-    /// not only from the first poll: an unfit store must count nothing. Dropping
-    /// the future closes the breaker.
+    /// Probes the store at intervals. Never ends. From this call on, not only from the first poll, requests wait for the
+    /// first probe's result: an unfit store must count nothing. Dropping the future closes the breaker.
     pub fn watch_store(&self) -> impl Future<Output = ()> + Send + use<> {
         let watched = WatchGuard::new(Arc::clone(&self.backend));
         async move { watched.0.watch().await }

@@ -51,18 +51,14 @@ impl Ledger {
     }
 
     async fn usage_now(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
-        let UsagePage {
-            day: wanted,
-            after,
-            size,
-        } = page;
+        let UsagePage { after, size, .. } = page;
         let backend = &self.backend;
-        let mut day = wanted.unwrap_or_else(|| backend.clock.today());
+        let mut day = page.day.unwrap_or_else(|| backend.clock.today());
         for _ in 0..MAX_ROUNDS {
             // One row more than the page: is there a next page?
             let query = backend.store.usage(org, day, after.as_ref(), size + 1);
             let (today, rows) = backend.read(query).await?;
-            if wanted.is_none() && today != day {
+            if page.day.is_none() && today != day {
                 day = today;
                 continue;
             }

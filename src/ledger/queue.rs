@@ -34,7 +34,6 @@ use crate::{
 /// The result that a caller waits for.
 pub(super) type DecisionResult = Result<Timestamped<Outcome>, LedgerError>;
 
-/// A request that waits for the store.
 struct Pending {
     request: Request,
     waiter: Waiter,
@@ -61,9 +60,7 @@ struct QueueState {
     orgs: HashMap<OrgId, VecDeque<Pending>>,
     /// Those with pending requests and no call under way, in the order of their turns.
     ready: VecDeque<OrgId>,
-    /// Pending requests of all organizations.
     waiting: usize,
-    /// Calls under way.
     calls: usize,
 }
 

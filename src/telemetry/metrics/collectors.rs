@@ -46,7 +46,6 @@ pub(super) struct FileState {
     pub(super) certificates: BTreeMap<&'static str, DateTime<Utc>>,
 }
 
-/// The policy in force.
 #[derive(Debug)]
 pub(super) struct PolicyInfo {
     pub(super) name: String,

@@ -13,6 +13,11 @@ use prometheus_client::{
     metrics::{MetricType, TypedMetric, counter::Counter},
 };
 
+/// Upper bounds in seconds, up to the longest common `call_timeout`.
+const REQUEST_BUCKETS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+];
+
 /// Cheap to clone: a clone counts into the same buckets.
 #[derive(Debug, Clone)]
 pub(super) struct AtomicHistogram {
@@ -38,6 +43,13 @@ impl AtomicHistogram {
         let bucket = self.bounds.partition_point(|bound| *bound < value);
         self.counts[bucket].fetch_add(times, Ordering::Relaxed);
         self.sum.inc_by(value * times as f64);
+    }
+}
+
+impl Default for AtomicHistogram {
+    /// Of the durations of requests.
+    fn default() -> Self {
+        Self::new(REQUEST_BUCKETS)
     }
 }
 

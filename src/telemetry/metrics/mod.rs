@@ -10,7 +10,7 @@ mod histogram;
 mod labels;
 mod registry;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use prometheus_client::{encoding::text, registry::Registry};
@@ -22,7 +22,7 @@ pub use self::labels::{
 };
 use self::{
     collectors::PolicyInfo,
-    registry::{MetricFamilies, request_labels},
+    registry::{MetricFamilies, by_label, request_labels},
 };
 use crate::domain::{PoolName, Verdict};
 
@@ -74,9 +74,17 @@ impl Metrics {
         OpenStream(self.clone())
     }
 
-    /// Adds a series for each pool of a policy. All other pools share one series.
+    /// Adds a series for each pool of a policy. All other pools share one series. No other function adds a label value.
     pub fn add_pools(&self, pools: &[PoolName]) {
-        self.families.add_pools(pools);
+        let families = &*self.families;
+        families.pool_tokens.rcu(|known| {
+            let mut known = BTreeMap::clone(known);
+            for pool in pools {
+                let series = || by_label(&families.tokens, &[("pool", pool.to_string())], "kind");
+                known.entry(pool.clone()).or_insert_with(series);
+            }
+            known
+        });
     }
 
     /// Counts tokens of a request, in its pool if it has one.
@@ -155,10 +163,6 @@ impl Metrics {
     }
 
     /// All metrics as OpenMetrics text ([`CONTENT_TYPE`]).
-    ///
-    /// # Panics
-    ///
-    /// Never: writing to a string does not fail.
     #[must_use]
     pub fn text(&self, snapshot: MetricsSnapshot) -> String {
         let mut read_now = Registry::default();

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::atomic::AtomicU64};
 use arc_swap::ArcSwap;
 use enum_map::{Enum as _, EnumArray, EnumMap};
 use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
+    metrics::{TypedMetric, counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::{Metric, Registry},
 };
 
@@ -23,11 +23,6 @@ use super::{
     },
 };
 use crate::domain::{PoolName, Verdict};
-
-/// Upper bounds in seconds, up to the longest common `call_timeout`.
-const REQUEST_BUCKETS: &[f64] = &[
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
-];
 
 /// A batch has at most 1,024 decisions, unless one request is larger by itself.
 const BATCH_BUCKETS: &[f64] = &[
@@ -49,7 +44,7 @@ pub(super) struct MetricFamilies {
     pub(super) verdicts: EnumMap<Rpc, EnumMap<Verdict, Counter>>,
     pub(super) request_durations: EnumMap<Rpc, AtomicHistogram>,
     pub(super) open_streams: Gauge<f64, AtomicU64>,
-    tokens: Family<Vec<Label>, Counter>,
+    pub(super) tokens: Family<Vec<Label>, Counter>,
     /// The pools of all policies so far. A pool that leaves the policy keeps its series: a new one would look like a
     /// counter reset.
     pub(super) pool_tokens: ArcSwap<BTreeMap<PoolName, EnumMap<TokenUse, Counter>>>,
@@ -70,25 +65,18 @@ pub(super) struct MetricFamilies {
 impl Default for MetricFamilies {
     fn default() -> Self {
         let mut metrics = Registrar::default();
-        let requests = metrics.register(
+        let requests = metrics.family(
             "tollgate_requests",
             "Requests that were answered. Each request of a stream is one",
-            Family::default(),
         );
-        let tokens = metrics.register(
+        let tokens = metrics.family(
             "tollgate_tokens",
             "Tokens as they were answered: reserved free or billed, settled so, or released. Without replays",
-            Family::default(),
-        );
-        let connections = metrics.register(
-            "tollgate_connections",
-            "Connections that are open",
-            Family::default(),
         );
         Self {
             verdicts: request_series(&requests),
             requests,
-            request_durations: metrics.durations(
+            request_durations: metrics.series(
                 "tollgate_request_duration_seconds",
                 "Time from a request's arrival to its answer",
                 "rpc",
@@ -101,12 +89,12 @@ impl Default for MetricFamilies {
             pool_tokens: ArcSwap::default(),
             other_tokens: by_label(&tokens, &[("pool", String::new())], "kind"),
             tokens,
-            reservations: metrics.counters(
+            reservations: metrics.series(
                 "tollgate_reservations",
                 "Reservations with a request id that were made, settled and released. Without replays",
                 "transition",
             ),
-            store_calls: metrics.durations(
+            store_calls: metrics.series(
                 "tollgate_store_call_duration_seconds",
                 "Time that a call to the store took, with all the decisions in it",
                 "outcome",
@@ -116,17 +104,21 @@ impl Default for MetricFamilies {
                 "Decisions that went to the store in one call",
                 AtomicHistogram::new(BATCH_BUCKETS),
             ),
-            store_failures: metrics.counters(
+            store_failures: metrics.series(
                 "tollgate_store_failures",
                 "Decisions and reads that have no answer, by what was wrong",
                 "kind",
             ),
-            reloads: metrics.counters(
+            reloads: metrics.series(
                 "tollgate_policy_reloads",
                 "Policies that were read anew, and taken or refused",
                 "result",
             ),
-            connections: by_label(&connections, &[], "port"),
+            connections: metrics.series(
+                "tollgate_connections",
+                "Connections that are open",
+                "port",
+            ),
             connections_refused: metrics.counters_by_port(
                 "tollgate_connections_refused",
                 "Connections that were not let in",
@@ -135,7 +127,7 @@ impl Default for MetricFamilies {
                 "tollgate_connections_closed",
                 "Connections that ended, by why",
             ),
-            denied: metrics.counters(
+            denied: metrics.series(
                 "tollgate_calls_denied",
                 "Calls of callers who are not known, or may not do what they asked for",
                 "why",
@@ -143,20 +135,6 @@ impl Default for MetricFamilies {
             files: metrics.register_collectors(),
             registry: metrics.0,
         }
-    }
-}
-
-impl MetricFamilies {
-    /// Adds the series of new pools. No other function adds a label value.
-    pub(super) fn add_pools(&self, names: &[PoolName]) {
-        self.pool_tokens.rcu(|known| {
-            let mut pools = BTreeMap::clone(known);
-            for name in names {
-                let series = || by_label(&self.tokens, &[("pool", name.to_string())], "kind");
-                pools.entry(name.clone()).or_insert_with(series);
-            }
-            pools
-        });
     }
 }
 
@@ -194,7 +172,7 @@ pub(super) fn request_labels(
 }
 
 /// The series of a label's values, beside other labels.
-fn by_label<L, M>(
+pub(super) fn by_label<L, M>(
     family: &Family<Vec<Label>, M>,
     others: &[Label],
     key: &'static str,
@@ -219,6 +197,10 @@ impl Registrar {
         metric
     }
 
+    fn family<F: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> F {
+        self.register(name, help, F::default())
+    }
+
     /// Registers what is not counted.
     fn register_collectors(&mut self) -> FileStates {
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -230,11 +212,13 @@ impl Registrar {
         files
     }
 
-    fn counters<L>(&mut self, name: &str, help: &str, key: &'static str) -> EnumMap<L, Counter>
+    fn series<L, M>(&mut self, name: &str, help: &str, key: &'static str) -> EnumMap<L, M>
     where
-        L: EnumArray<Counter> + Into<&'static str>,
+        L: EnumArray<M> + Into<&'static str>,
+        M: Metric + TypedMetric + Clone + Default,
     {
-        by_label(&self.register(name, help, Family::default()), &[], key)
+        let family: Family<_, _> = self.family(name, help);
+        by_label(&family, &[], key)
     }
 
     fn counters_by_port<L>(
@@ -245,24 +229,10 @@ impl Registrar {
     where
         L: EnumArray<Counter> + Into<&'static str>,
     {
-        let family = self.register(name, help, Family::default());
+        let family = self.family(name, help);
         EnumMap::from_fn(|port: PortName| {
             let port = <&str>::from(port).to_owned();
             by_label(&family, &[("port", port)], "why")
         })
-    }
-
-    fn durations<L>(
-        &mut self,
-        name: &str,
-        help: &str,
-        key: &'static str,
-    ) -> EnumMap<L, AtomicHistogram>
-    where
-        L: EnumArray<AtomicHistogram> + Into<&'static str>,
-    {
-        let family: Family<_, _> =
-            Family::new_with_constructor(|| AtomicHistogram::new(REQUEST_BUCKETS));
-        by_label(&self.register(name, help, family), &[], key)
     }
 }
