@@ -6,7 +6,6 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use crate::{
     auth::{Caller, Callers, Organizations},
     client::output::{counted, fact, facts, grouped, reason},
-    domain::Overflow,
     grpc::proto::{
         GetQuotaResponse, ListUsageResponse, ReleaseResponse, ReserveResponse, SettleResponse,
         Verdict,
@@ -157,17 +156,10 @@ pub(super) fn usage(answer: &ListUsageResponse) -> String {
 }
 
 pub(super) fn policy(policy: &Policy) -> String {
-    let program = policy.program();
+    let program = &policy.program;
     let mut lines = facts();
     fact(&mut lines, "program", &program.name);
-    fact(
-        &mut lines,
-        "overflow",
-        match program.overflow {
-            Overflow::KeepOpen => "keep_open",
-            Overflow::CloseUntilReset => "close_until_reset",
-        },
-    );
+    fact(&mut lines, "overflow", program.overflow.name());
     let workloads: Vec<&str> = program
         .covered_workloads
         .iter()
@@ -178,7 +170,7 @@ pub(super) fn policy(policy: &Policy) -> String {
         .ends_on
         .map_or("no end announced".to_owned(), |day| day.to_string());
     fact(&mut lines, "last free day", ends_on);
-    fact(&mut lines, "organizations", policy.orgs().len());
+    fact(&mut lines, "organizations", policy.orgs.len());
     let (facts, tiers) = (lines.trim_fmt(), tiers(policy).trim_fmt());
     format!("{facts}\n\n{tiers}\n\n{}", organizations(policy))
 }
@@ -227,12 +219,12 @@ fn tiers(policy: &Policy) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     let mut header = vec!["POOL".to_owned(), "MODELS".to_owned()];
-    header.extend(policy.tiers().keys().map(|tier| format!("TIER {tier}")));
+    header.extend(policy.tiers.keys().map(|tier| format!("TIER {tier}")));
     table.set_header(header);
-    for pool in policy.pools() {
+    for pool in &policy.pools {
         let mut row = vec![Cell::new(pool), right(policy.model_count(pool).to_string())];
         let allowances = policy
-            .tiers()
+            .tiers
             .values()
             .map(|terms| terms.of_pool(pool).allowance);
         row.extend(allowances.map(|allowance| right(grouped(allowance.get()))));
@@ -245,7 +237,7 @@ fn organizations(policy: &Policy) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["ORGANIZATION", "TIER", "DATA SHARING", "NEVER FREE FOR"]);
-    let mut orgs: Vec<_> = policy.orgs().iter().collect();
+    let mut orgs: Vec<_> = policy.orgs.iter().collect();
     orgs.sort_by_key(|(id, _)| *id);
     for (id, org) in orgs.iter().take(MAX_LISTED) {
         let sharing = match &org.data_sharing {

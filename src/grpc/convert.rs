@@ -14,7 +14,7 @@ use super::{
 use crate::{
     domain::{
         BilledReason, InvalidField, ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens,
-        UtcDay, Verdict, Workload, ids::FieldFault,
+        UtcDay, Verdict, Workload,
     },
     ledger::{Quota, Released, Reserve, Reserved, Settled, Usage, UsagePage, UsageRow},
     store::{PoolBalance, RowKey},
@@ -77,13 +77,22 @@ pub(super) fn usage_page(
         token => {
             let (token_day, last_row) = parse_page_token(token, &org)
                 .filter(|(token_day, _)| day.is_none_or(|day| day == *token_day))
-                .ok_or_else(|| faulty("page_token", FieldFault::ForeignPageToken))?;
+                .ok_or_else(|| {
+                    faulty(
+                        "page_token",
+                        "was not given out by this service for this organization and day",
+                    )
+                })?;
             (Some(token_day), Some(last_row))
         }
     };
     // A size beyond the maximum counts as the maximum: only a negative one is an error.
-    let size = usize::try_from(request.page_size)
-        .map_err(|_| faulty("page_size", FieldFault::Negative(request.page_size)))?;
+    let size = usize::try_from(request.page_size).map_err(|_| {
+        faulty(
+            "page_size",
+            format!("is {}, and must not be negative", request.page_size),
+        )
+    })?;
     let size = match size {
         0 => DEFAULT_PAGE_SIZE,
         size => size.min(MAX_PAGE_SIZE),
@@ -117,7 +126,7 @@ pub(super) fn org(org: String, permit: &Permit) -> Result<OrgId, Status> {
 
 fn workload(number: i32) -> Result<Workload, Status> {
     let workload = proto::Workload::try_from(number)
-        .map_err(|_| faulty("workload", FieldFault::UnknownValue(number)))?;
+        .map_err(|_| faulty("workload", format!("has no value of number {number}")))?;
     Ok(match workload {
         proto::Workload::Unspecified | proto::Workload::Inference => Workload::Inference,
         proto::Workload::HostedTool => Workload::HostedTool,
@@ -266,7 +275,8 @@ fn timestamp(moment: DateTime<Utc>) -> prost_types::Timestamp {
     }
 }
 
-fn faulty(field: &'static str, fault: FieldFault) -> Status {
+fn faulty(field: &'static str, fault: impl Into<String>) -> Status {
+    let fault = fault.into();
     invalid(InvalidField { field, fault })
 }
 

@@ -35,6 +35,7 @@ use crate::{
 pub struct QuotaHandler(QuotaServiceConfig);
 
 /// The parts and the limits of the service.
+#[derive(Clone)]
 pub struct QuotaServiceConfig {
     /// Decides and counts.
     pub ledger: Ledger,

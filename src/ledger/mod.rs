@@ -97,7 +97,7 @@ impl Ledger {
     /// A ledger whose requests have no deadline.
     #[must_use]
     pub fn new(config: LedgerConfig) -> Self {
-        config.metrics.add_pools(config.policy.pools());
+        config.metrics.add_pools(&config.policy.pools);
         let backend = Arc::new(Backend {
             store: config.store,
             policy: ArcSwap::new(config.policy),
@@ -126,7 +126,7 @@ impl Ledger {
 
     /// Replaces the policy, from the next batch on.
     pub fn set_policy(&self, policy: Arc<Policy>) {
-        self.backend.metrics.add_pools(policy.pools());
+        self.backend.metrics.add_pools(&policy.pools);
         self.backend.policy.store(policy);
     }
 

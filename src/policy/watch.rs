@@ -81,19 +81,16 @@ impl PolicySource {
     }
 
     /// The policy in force.
-    #[must_use]
     pub fn policy(&self) -> Arc<Policy> {
         Arc::clone(&self.policy)
     }
 
     /// The file's path, or the name of the built-in policy.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// The status, now and at each change.
-    #[must_use]
     pub fn status(&self) -> watch::Receiver<PolicyStatus> {
         self.status.subscribe()
     }
@@ -170,7 +167,7 @@ impl PolicySource {
             policy = self.name(),
             policy_version = %self.status.borrow().version,
             %replaces,
-            organizations = self.policy.orgs().len(),
+            organizations = self.policy.orgs.len(),
             orgs_added = diff.orgs_added.count,
             orgs_removed = diff.orgs_removed.count,
             orgs_changed = diff.orgs_changed.count,
@@ -204,7 +201,6 @@ impl PolicySource {
 
 impl PolicyStatus {
     /// The line of `/readyz` while the file is refused.
-    #[must_use]
     pub fn complaint(&self) -> Option<String> {
         let text = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
         let (refused_at, loaded_at) = (text(self.refused_at?), text(self.loaded_at));

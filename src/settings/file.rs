@@ -11,11 +11,12 @@ use super::{
 use crate::{
     files::toml::{Entry, Section},
     ledger::Ledger,
-    net::{ClientCertificates, Limits, ListenerTls, TlsNames},
+    net::{ClientCertificates, Limits, ListenerTls},
     store::{
         UsageLimits,
         redis::{Login, Password, RedisConfig, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
     },
+    telemetry::metrics::WatchedFile,
 };
 
 const KIB: u64 = 1024;
@@ -24,8 +25,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reads a section of TLS, if there is one.
-pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<ListenerTls> {
-    let section = root.get(names.section, Entry::section)?;
+pub(super) fn tls(root: &Section<'_>, file: WatchedFile) -> Option<ListenerTls> {
+    let section = root.get(file.into(), Entry::section)?;
     let client_ca_file = section.entry("client_ca_file");
     let client_certificates = section.get("client_certificates", |entry| {
         if client_ca_file.is_none() {
@@ -38,7 +39,7 @@ pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<Listen
     let key_file = section.require("key_file", path);
     section.finish();
     Some(ListenerTls {
-        names,
+        section: file,
         cert_file: cert_file?,
         key_file: key_file?,
         client_ca_file,
@@ -81,12 +82,6 @@ pub(super) fn bounds(section: &Section<'_>) -> (Limits, usize) {
             "streams_per_connection",
             default.streams_per_connection,
             (1, 100_000),
-        ),
-        cancelled_per_second: number(
-            section,
-            "cancelled_per_second",
-            default.cancelled_per_second,
-            (10, 1_000_000),
         ),
         connections: number(section, "connections", default.connections, (16, 1_000_000)),
         handshake_time: time("handshake_time", default.handshake_time, 60 * SECOND),
@@ -227,7 +222,7 @@ impl RedisSettings {
         let sentinel_login = with_sentinel_password(&url, self.sentinel_login)?;
         let login = merged_login(&url, self.login)?;
         Ok(RedisConfig {
-            url: url.with_login(login),
+            url: RedisUrl { login, ..url },
             tls,
             sentinel_login,
             key_prefix: self.key_prefix,
@@ -254,7 +249,7 @@ fn tls_files(
         ("redis.cert_file", &cert_file),
         ("redis.key_file", &key_file),
     ] {
-        if file.is_some() && !url.is_encrypted() {
+        if file.is_some() && !url.is_encrypted {
             return wrong(name, "is for a store that is reached over TLS: rediss://…");
         }
     }
@@ -294,7 +289,7 @@ fn merged_login(url: &RedisUrl, file: RedisLogin) -> Result<Login, SettingsError
         mut username,
         mut password,
         mut database,
-    } = url.login().clone();
+    } = url.login.clone();
     let has_user = file.username.is_some();
     if let Some(given) = file.username
         && username.replace(given).is_some()

@@ -19,13 +19,12 @@ use crate::{
     files::toml::{self, Entry, Section},
     grpc::ReflectionFor,
     ledger::OnStoreFailure,
-    net::{GRPC_TLS, HTTP_TLS, Limits, ListenerTls},
+    net::{Limits, ListenerTls},
     store::{
         UsageLimits,
         redis::{RedisConfig, RedisUrl},
     },
-    telemetry::logs::LogFormat,
-    telemetry::traces::OtlpEndpoint,
+    telemetry::{logs::LogFormat, metrics::WatchedFile, traces::OtlpEndpoint},
 };
 
 /// The settings in force, validated.
@@ -177,8 +176,8 @@ impl Settings {
                 .get("grace_period", Entry::duration)
                 .unwrap_or(Duration::from_secs(25)),
             usage_limits,
-            tls: file::tls(root, &GRPC_TLS),
-            http_tls: file::tls(root, &HTTP_TLS),
+            tls: file::tls(root, WatchedFile::Tls),
+            http_tls: file::tls(root, WatchedFile::HttpTls),
             limits,
             waiting_decisions,
         };

@@ -1,5 +1,5 @@
-//! Any text as a callers file: either faults with lines that exist, or callers that each can be known and may
-//! do something. No text makes anybody known by a token that is only its hash.
+//! Any text as a callers file: either faults on existing lines, or callers that can be identified and have rights. A
+//! hash in the file identifies nobody if it is presented as a token.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -24,7 +24,7 @@ fuzz_target!(|text: &str| {
             let peer = Peer::anybody(PortSecurity { encrypted: true, loopback: false });
             assert!(callers.identify(&peer, None).is_err());
             for word in text.split('"') {
-                // Nobody finds a text that is its own hash, nor one whose hash stands beside it.
+                // No text is its own hash.
                 assert!(callers.identify(&peer, Some(&TokenHash::of(word.as_bytes()))).is_err());
             }
         }

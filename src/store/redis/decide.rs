@@ -15,8 +15,7 @@ use super::{
     conn::{
         RedisClient,
         connection::{SendOptions, retry_if_cut},
-        errors::{SendError, is_denial, is_permission_denied, permission_denied},
-        message::sanitize,
+        errors::{SendError, is_denial, is_permission_denied, permission_denied, sanitize},
     },
     recovery::snapshots::{PoolSnapshot, Snapshots},
     refusals::Refusals,
