@@ -15,6 +15,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         out_dir.join("tollgate.v1.descriptors.binpb"),
         descriptors.encode_to_vec(),
     )?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
+    tonic_prost_build::configure().compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! Explains a failed call: the service's status, or why there was no answer.
 
 use std::{
-    error::Error,
+    error::Error as _,
     io::{self, Read, Write},
+    iter,
     net::{TcpStream, ToSocketAddrs as _},
     sync::Arc,
     time::Duration,
@@ -25,7 +26,8 @@ const HTTP1_REQUEST: &[u8] =
 
 /// The service's code and message, or why there was no answer.
 pub(crate) fn rpc_error(connection: &ConnectionArgs, status: &Status) -> anyhow::Error {
-    let Some(cause) = innermost(status) else {
+    let causes = iter::successors(status.source(), |cause| (**cause).source());
+    let Some(cause) = causes.last() else {
         return anyhow!("{}: {}", code_name(status.code()), status.message());
     };
     let (addr, code) = (&connection.addr, code_name(status.code()));
@@ -104,14 +106,6 @@ fn dial(addr: &Uri) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
     stream.set_write_timeout(Some(PROBE_TIMEOUT))?;
     Ok(stream)
-}
-
-fn innermost(status: &Status) -> Option<&(dyn Error + 'static)> {
-    let mut innermost = status.source()?;
-    while let Some(cause) = innermost.source() {
-        innermost = cause;
-    }
-    Some(innermost)
 }
 
 /// The code's name in gRPC's documentation, such as NOT_FOUND.

@@ -1,23 +1,23 @@
 //! PEM files: certificates and keys. Errors name the setting and the file.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::task::JoinError;
 use x509_parser::parse_x509_certificate;
 
-use super::read::ReadError;
+use super::read::{ReadError, read_once};
+
+/// The size of the largest file: far larger than any system's list of authorities.
+pub(crate) const MAX_BYTES: u64 = 8 << 20;
 
 /// The bytes of a PEM file, and where it is named.
-pub struct PemFile {
+pub(crate) struct PemFile {
     setting: String,
     path: PathBuf,
     /// Not checked yet.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// A file that can't be used.
@@ -42,21 +42,13 @@ pub enum PemError {
 }
 
 impl PemFile {
-    /// Reads a file.
-    ///
-    /// # Errors
-    ///
-    /// It can't be read.
-    pub fn read(setting: &str, path: &Path) -> Result<Self, PemError> {
-        Self::new(setting, path, fs::read(path).map_err(ReadError::Io))
+    /// Reads a file of at most [`MAX_BYTES`].
+    pub(crate) fn read(setting: &str, path: &Path) -> Result<Self, PemError> {
+        Self::new(setting, path, read_once(path, MAX_BYTES))
     }
 
     /// A file that was read.
-    ///
-    /// # Errors
-    ///
-    /// It could not be read.
-    pub fn new(
+    pub(crate) fn new(
         setting: impl Into<String>,
         path: &Path,
         read: Result<Vec<u8>, ReadError>,
@@ -77,11 +69,7 @@ impl PemFile {
     }
 
     /// Parses certificates, of which there must be one: with an empty list of authorities, every connection would fail.
-    ///
-    /// # Errors
-    ///
-    /// There is none, or the file is no PEM.
-    pub fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    pub(crate) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, PemError> {
         let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.bytes).collect();
         match read {
             Ok(read) if !read.is_empty() => Ok(read),
@@ -90,26 +78,20 @@ impl PemFile {
         }
     }
 
-    /// Parses a private key.
-    ///
-    /// # Errors
-    ///
-    /// There is none.
-    pub fn key(&self) -> Result<PrivateKeyDer<'static>, PemError> {
+    pub(crate) fn key(&self) -> Result<PrivateKeyDer<'static>, PemError> {
         PrivateKeyDer::from_pem_slice(&self.bytes)
             .map_err(|_| self.unusable("holds no private key in PEM"))
     }
 
     /// The end of the first certificate's validity, if it can be read.
-    #[must_use]
-    pub fn expires(&self) -> Option<DateTime<Utc>> {
+    pub(crate) fn expires(&self) -> Option<DateTime<Utc>> {
         let leaf = CertificateDer::from_pem_slice(&self.bytes).ok()?;
         let (_, leaf) = parse_x509_certificate(&leaf).ok()?;
         DateTime::from_timestamp(leaf.validity().not_after.timestamp(), 0)
     }
 
     /// The file can't be used. `fault` is a predicate: "holds no certificate".
-    pub fn unusable(&self, fault: impl ToString) -> PemError {
+    pub(crate) fn unusable(&self, fault: impl ToString) -> PemError {
         PemError::Unusable {
             setting: self.setting.clone(),
             path: self.path.clone(),
@@ -118,7 +100,7 @@ impl PemFile {
     }
 
     /// The key in this file is not that of the certificate.
-    pub fn mismatch(&self, cert: &Self, error: &rustls::Error) -> PemError {
+    pub(crate) fn mismatch(&self, cert: &Self, error: &rustls::Error) -> PemError {
         self.unusable(format!("is no key for {}: {error}", cert.setting))
     }
 }

@@ -11,7 +11,7 @@ use rustls::{
 
 use crate::{
     files::{
-        pem::{PemError, PemFile},
+        pem::{self, PemError, PemFile},
         watched::{Contents, Watched},
     },
     telemetry::metrics::{Metrics, WatchedFile},
@@ -51,9 +51,6 @@ pub(crate) struct WatchedCertificates {
     pub(crate) files: Watched<Arc<ServerConfig>, PemError>,
 }
 
-/// The largest file that is read: far larger than any system's list of authorities.
-const MAX_BYTES: u64 = 8 << 20;
-
 impl ListenerTls {
     /// Reads the files. Blocks.
     pub(crate) fn open(
@@ -65,7 +62,7 @@ impl ListenerTls {
         let paths: Vec<PathBuf> = self.files().map(|(_, path)| path.clone()).collect();
         let metrics = metrics.clone();
         let load = move |contents| self.load(contents, alpn, &metrics);
-        let (config, files) = Watched::open(paths, MAX_BYTES, load)?;
+        let (config, files) = Watched::open(paths, pem::MAX_BYTES, load)?;
         Ok(WatchedCertificates {
             section,
             certificates: Arc::new(ArcSwap::new(config)),

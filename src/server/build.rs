@@ -9,7 +9,7 @@ use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 
 use super::health::WatchableHealth;
 use crate::{
-    auth::{Authenticator, CallerSet, Callers, PortSecurity},
+    auth::{self, Authenticator, CallerSet, Callers, PortSecurity},
     files::{
         pem::PemFile,
         watched::{LoadError, Watched},
@@ -27,9 +27,6 @@ use crate::{
     },
     telemetry::metrics::{Metrics, PortName},
 };
-
-/// The size of the largest callers file.
-const MAX_CALLERS_BYTES: u64 = 8 << 20;
 
 pub(super) fn open_policy(settings: &Settings) -> anyhow::Result<PolicySource> {
     let file = settings.policy.as_deref();
@@ -78,9 +75,9 @@ pub(super) fn open_callers(
     let name = path.display().to_string();
     let load = {
         let name = name.clone();
-        move |bytes: &[u8]| Ok(Callers::from_bytes(&name, bytes)?)
+        move |bytes: &[u8]| Ok(Callers::parse(&name, bytes)?)
     };
-    let opened = Watched::open_file(path, MAX_CALLERS_BYTES, load);
+    let opened = Watched::open_file(path, auth::MAX_BYTES, load);
     let opened = opened.map_err(|error| anyhow!("the callers file {name} {error}"))?;
     Ok(Some(opened))
 }

@@ -25,7 +25,7 @@ use crate::{
     http::{self, HttpState, Readiness},
     ledger::{Ledger, LedgerConfig},
     net::{ListenAddress, Listener},
-    settings::{Settings, StoreChoice, warn_of_unknown_variables},
+    settings::{Settings, StoreChoice},
     telemetry::{
         metrics::{Metrics, PortName},
         traces::Traces,
@@ -66,10 +66,7 @@ impl Server {
     ///
     /// A file can't be read, the store can't be used, or a port can't be bound.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
-        warn_of_unknown_variables();
-        for password in &settings.unused_passwords {
-            password.warn();
-        }
+        settings.log_warnings();
         let policy = open_policy(settings)?;
         let (callers, watched_callers) = open_callers(settings)?.unzip();
         let metrics = Metrics::default();

@@ -15,13 +15,13 @@ fuzz_target!(|text: &str| {
         Ok(callers) => {
             assert!(callers.iter().len() > 0);
             for caller in callers.iter() {
-                assert!(!caller.roles().is_empty());
-                assert!(!caller.certificates().is_empty() || (1..=2).contains(&caller.tokens()));
-                if let Organizations::Named(orgs) = caller.organizations() {
+                assert!(!caller.roles.is_empty());
+                assert!(!caller.certificates.is_empty() || (1..=2).contains(&caller.tokens.len()));
+                if let Organizations::Named(orgs) = &caller.organizations {
                     assert!(!orgs.is_empty() && !orgs.contains("*"));
                 }
             }
-            let peer = Peer::anybody(PortSecurity { encrypted: true, loopback: false });
+            let peer = Peer::on(PortSecurity { encrypted: true, loopback: false }, None);
             assert!(callers.identify(&peer, None).is_err());
             for word in text.split('"') {
                 // No text is its own hash.

@@ -36,7 +36,7 @@ async fn loads_and_refusals_are_counted_and_the_version_is_that_of_the_text() {
         (0, 0, None)
     );
     let taken: Arc<Mutex<Vec<Arc<Policy>>>> = Arc::default();
-    let (reload, keep) = (ReloadSignal::new(), Arc::clone(&taken));
+    let (reload, keep) = (ReloadSignal::default(), Arc::clone(&taken));
     let following = source.follow(reload.clone(), move |policy| {
         keep.lock().unwrap().push(policy);
     });
