@@ -65,17 +65,14 @@ pub(super) struct MetricFamilies {
 impl Default for MetricFamilies {
     fn default() -> Self {
         let mut metrics = Registrar::default();
-        let requests = metrics.family(
-            "tollgate_requests",
-            "Requests that were answered. Each request of a stream is one",
-        );
+        let (requests, verdicts) = request_series(&mut metrics);
         let tokens = metrics.family(
             "tollgate_tokens",
             "Tokens as they were answered: reserved free or billed, settled so, or released. Without replays",
         );
         Self {
-            verdicts: request_series(&requests),
             requests,
+            verdicts,
             request_durations: metrics.series(
                 "tollgate_request_duration_seconds",
                 "Time from a request's arrival to its answer",
@@ -140,9 +137,16 @@ impl Default for MetricFamilies {
 
 /// Makes the documented series of requests, and takes those that have a verdict.
 fn request_series(
-    requests: &Family<RequestLabels, Counter>,
-) -> EnumMap<Rpc, EnumMap<Verdict, Counter>> {
-    EnumMap::from_fn(|rpc: Rpc| {
+    metrics: &mut Registrar,
+) -> (
+    Family<RequestLabels, Counter>,
+    EnumMap<Rpc, EnumMap<Verdict, Counter>>,
+) {
+    let requests: Family<RequestLabels, Counter> = metrics.family(
+        "tollgate_requests",
+        "Requests that were answered. Each request of a stream is one",
+    );
+    let verdicts = EnumMap::from_fn(|rpc: Rpc| {
         for code in (0..Code::LENGTH).map(Code::from_usize) {
             if code.is_documented() && (code != Code::Ok || !rpc.has_verdict()) {
                 requests.get_or_create_owned(&request_labels(rpc, code, ("", "")));
@@ -155,7 +159,8 @@ fn request_series(
                 false => Counter::default(),
             }
         })
-    })
+    });
+    (requests, verdicts)
 }
 
 pub(super) fn request_labels(
