@@ -17,8 +17,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     let mut config = tonic_prost_build::Config::new();
     config.enable_type_names();
-    tonic_prost_build::configure()
-        .codec_path("crate::grpc::codec::StrictCodec")
-        .compile_fds_with_config(descriptors, config)?;
+    tonic_prost_build::configure().compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

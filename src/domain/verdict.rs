@@ -1,7 +1,10 @@
 //! The possible answers: a request is free as a whole, or billed as a whole for a reason.
 
+use enum_map::Enum;
+use strum::IntoStaticStr;
+
 /// The answer to "is this request free?". A BILLED verdict is an answer, never an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Enum)]
 #[must_use]
 pub enum Verdict {
     /// The whole request fits in today's allowance.
@@ -10,8 +13,10 @@ pub enum Verdict {
     Billed(BilledReason),
 }
 
-/// Why a request is billed. The policy decides the first eight, in this order, the store the next two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Why a request is billed. The policy decides the first eight, in this order, the store the next two. As a text it is
+/// the proto's name, without `BILLED_REASON_`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Enum, IntoStaticStr)]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
 pub enum BilledReason {
     /// The organization is unknown, or its data sharing is off.
     OrganizationNotEnrolled,

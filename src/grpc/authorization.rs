@@ -4,7 +4,7 @@
 //! which no organization's name becomes an [`OrgId`] ([`convert::org`](super::convert::org)). An RPC that is not
 //! listed in [`role_of`] is not served.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use tonic::{
     Code, Status,
@@ -19,7 +19,7 @@ use crate::{
         token::AuthSchemes,
     },
     domain::OrgId,
-    telemetry::LogLimit,
+    telemetry::log_limited,
 };
 
 /// Who may call server reflection.
@@ -86,16 +86,13 @@ impl AccessRule {
             Self::ByMethod => {
                 let path = request.uri().path().strip_prefix('/');
                 let method = path.and_then(|it| it.strip_prefix(service)?.strip_prefix('/'));
-                let role = method
-                    .and_then(role_of)
-                    .ok_or_else(|| Status::unimplemented("the service has no such method"))?;
-                principal
-                    .check_role(role)
-                    .map_err(|why| forbidden(&principal, why))?;
-                Some(role)
+                let role = method.and_then(role_of);
+                Some(role.ok_or_else(|| Status::unimplemented("the service has no such method"))?)
             }
         };
-        Ok(Permit { principal, role })
+        let permit = Permit { principal, role };
+        permit.check_role()?;
+        Ok(permit)
     }
 }
 
@@ -111,7 +108,6 @@ fn principal(authenticator: &Authenticator, request: &Request<Body>) -> Result<P
 }
 
 impl Permit {
-    /// Checks that it is for this organization.
     pub(super) fn covers(&self, org: &OrgId) -> Result<(), Status> {
         let Some(role) = self.role else {
             return Ok(());
@@ -124,6 +120,10 @@ impl Permit {
     pub(super) fn renew(&mut self) -> Result<(), Status> {
         let refreshed = self.principal.refresh();
         refreshed.map_err(|why| unauthenticated(None, why))?;
+        self.check_role()
+    }
+
+    fn check_role(&self) -> Result<(), Status> {
         let Some(role) = self.role else {
             return Ok(());
         };
@@ -132,14 +132,9 @@ impl Permit {
     }
 }
 
-static REFUSALS: LogLimit = LogLimit::new();
-
 fn unauthenticated(peer: Option<&Arc<Peer>>, why: Unauthenticated) -> Status {
-    if let Some(left_out) = REFUSALS.admit(Instant::now()) {
-        let peer = peer.and_then(|peer| peer.address());
-        let peer = peer.map(|address| address.to_string());
-        tracing::warn!(peer, reason = %why, left_out, "calls of unknown callers are refused");
-    }
+    let peer = || Some(peer?.address()?.to_string());
+    log_limited!(warn, peer = peer(), reason = %why, "calls of unknown callers are refused");
     let mut status = Status::new(Code::Unauthenticated, why.to_string());
     let scheme = MetadataValue::from_static("Bearer");
     status.metadata_mut().insert("www-authenticate", scheme);
@@ -147,28 +142,7 @@ fn unauthenticated(peer: Option<&Arc<Peer>>, why: Unauthenticated) -> Status {
 }
 
 fn forbidden(principal: &Principal, why: Forbidden) -> Status {
-    if let Some(left_out) = REFUSALS.admit(Instant::now()) {
-        let caller = principal.name();
-        tracing::warn!(caller, reason = %why, left_out, "calls beyond a caller's rights are refused");
-    }
+    let caller = principal.name();
+    log_limited!(warn, caller, reason = %why, "calls beyond a caller's rights are refused");
     Status::permission_denied(why.to_string())
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use prost_reflect::DescriptorPool;
-
-    use super::*;
-
-    #[test]
-    fn every_method_of_the_service_has_its_role() {
-        let pool = DescriptorPool::decode(crate::grpc::proto::DESCRIPTORS).unwrap();
-        let service = pool.get_service_by_name("tollgate.v1.QuotaService");
-        for method in service.unwrap().methods() {
-            assert!(role_of(method.name()).is_some(), "{}", method.name());
-        }
-        assert_eq!(role_of("reserve"), None);
-        assert_eq!(role_of(""), None);
-    }
 }

@@ -29,33 +29,33 @@ use tonic::{
 use super::{
     authorization::{AccessRule, Permit},
     deadline::CallDeadline,
-    status::malformed,
+    status::{late, malformed},
 };
 use crate::{
     auth::{Authenticator, Unauthenticated},
-    domain::{PoolName, Verdict},
     telemetry::{
-        metrics::{self, DenialReason, Metrics, Rpc, verdict_names},
-        traces::{self, Span, Traces},
+        metrics::{self, DenialReason, Metrics, Rpc},
+        traces::{Span, Traces},
     },
 };
 
 /// Wraps services: authorizes their calls, and ends them at their deadlines.
 #[derive(Debug, Clone)]
 pub struct CallLayer {
-    authenticator: Authenticator,
-    rule: AccessRule,
+    pub(super) authenticator: Authenticator,
+    pub(super) rule: AccessRule,
     /// How long a call without a deadline may wait for the store.
-    call_timeout: Duration,
-    telemetry: Option<Telemetry>,
+    pub(super) call_timeout: Duration,
+    pub(super) telemetry: Option<CallTelemetry>,
 }
 
 /// Where calls are counted and traced.
 #[derive(Debug, Clone)]
-struct Telemetry {
-    metrics: Metrics,
-    traces: Option<Traces>,
-    open_calls: TaskTracker,
+pub(super) struct CallTelemetry {
+    pub(super) metrics: Metrics,
+    pub(super) traces: Option<Traces>,
+    /// Each call holds a token of it until it is answered.
+    pub(super) open_calls: TaskTracker,
 }
 
 /// A service in its layer.
@@ -70,7 +70,6 @@ pub struct CallService<S> {
 pub(super) struct CallContext {
     /// When the answer must be ready, if the caller has a deadline.
     pub(super) answer_by: Option<tokio::time::Instant>,
-    /// The caller's rights.
     pub(super) permit: Permit,
 }
 
@@ -83,27 +82,6 @@ impl CallLayer {
             rule: AccessRule::AnyCaller,
             call_timeout,
             telemetry: None,
-        }
-    }
-
-    /// For the quota service, whose methods each need a role. Each call is counted, is traced if there are
-    /// `traces`, and holds a token of `open_calls` until it is answered.
-    pub(super) fn by_method(
-        authenticator: Authenticator,
-        call_timeout: Duration,
-        metrics: Metrics,
-        traces: Option<Traces>,
-        open_calls: TaskTracker,
-    ) -> Self {
-        Self {
-            authenticator,
-            rule: AccessRule::ByMethod,
-            call_timeout,
-            telemetry: Some(Telemetry {
-                metrics,
-                traces,
-                open_calls,
-            }),
         }
     }
 
@@ -187,7 +165,6 @@ pub struct CallFuture<F> {
     ends_at: tokio::time::Instant,
     /// Made at the first wait: most calls are answered before.
     timer: Option<Pin<Box<Sleep>>>,
-    /// The status of a malformed call.
     malformed: Option<Status>,
 }
 
@@ -243,9 +220,8 @@ impl<F> CallFuture<F> {
         if timer.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
-        let late = Status::deadline_exceeded(
-            "the call was not over at its deadline: its outcome is unknown, retry with the same request_id",
-        );
+        let rpc = self.record.as_ref().and_then(|record| record.rpc);
+        let late = late(rpc.is_some_and(Rpc::counts));
         self.end(late.code(), late.into_http())
     }
 }
@@ -263,14 +239,15 @@ struct CallRecord {
 }
 
 impl CallRecord {
-    fn new(telemetry: &Telemetry, service: &'static str, request: &Request<Body>) -> Self {
+    fn new(telemetry: &CallTelemetry, service: &'static str, request: &Request<Body>) -> Self {
         let began = Instant::now();
         let method = request.uri().path().rsplit('/').next();
-        let rpc = method.and_then(Rpc::by_name);
-        let span = telemetry.traces.as_ref().zip(rpc).map(|(traces, rpc)| {
-            let headers = request.headers();
-            traces.call(service, rpc.name(), |name| headers.get(name)?.to_str().ok())
-        });
+        let rpc = method.and_then(|method| method.parse::<Rpc>().ok());
+        let span = telemetry
+            .traces
+            .as_ref()
+            .zip(rpc)
+            .map(|(traces, rpc)| traces.call(service, rpc.into(), request.headers()));
         Self {
             rpc,
             began,
@@ -281,7 +258,6 @@ impl CallRecord {
         }
     }
 
-    /// Makes its span the current one.
     fn enter(&self) -> Option<impl Sized + use<>> {
         self.span.as_ref().map(Span::enter)
     }
@@ -322,9 +298,8 @@ impl Drop for CallRecord {
     }
 }
 
-/// A status code's label in metrics.
 pub(super) fn code_label(code: Code) -> metrics::Code {
-    metrics::Code::by_number(code.into())
+    metrics::Code::from_repr(code.into()).unwrap_or(metrics::Code::Unknown)
 }
 
 /// Whether OpenTelemetry counts it as an error of the server.
@@ -338,26 +313,6 @@ pub(super) fn is_fault(code: Code) -> bool {
             | Code::Unavailable
             | Code::DataLoss
     )
-}
-
-/// Counts the verdict of a call, and records it in the call's span.
-pub(super) fn record_verdict(
-    metrics: &Metrics,
-    rpc: Rpc,
-    verdict: Verdict,
-    pool: Option<&PoolName>,
-    replayed: bool,
-) {
-    metrics.answered(rpc, verdict);
-    if let Some(span) = traces::current() {
-        let (verdict, reason) = verdict_names(verdict);
-        span.set("tollgate.verdict", verdict);
-        span.set("tollgate.reason", reason);
-        span.set("tollgate.replayed", replayed);
-        if let Some(pool) = pool {
-            span.set("tollgate.pool", pool.to_string());
-        }
-    }
 }
 
 #[cfg(test)]

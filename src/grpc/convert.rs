@@ -1,11 +1,11 @@
 //! Conversion between the proto's messages and the domain's values.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use tonic::Status;
 
 use super::{
     authorization::Permit,
-    page_token::PageToken,
     proto::{
         self, GetQuotaResponse, ListUsageRequest, ListUsageResponse, PoolQuota, ReleaseRequest,
         ReleaseResponse, ReserveRequest, ReserveResponse, SettleRequest, SettleResponse,
@@ -16,8 +16,8 @@ use crate::{
         BilledReason, InvalidField, ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens,
         UtcDay, Verdict, Workload,
     },
-    ledger::{Quota, Released, Reserve, Reserved, Settled, Usage, UsagePage},
-    store::PoolBalance,
+    ledger::{Quota, Released, Reserve, Reserved, Settled, Usage, UsagePage, UsageRow},
+    store::{PoolBalance, RowKey},
 };
 
 const DEFAULT_PAGE_SIZE: usize = 100;
@@ -72,28 +72,49 @@ pub(super) fn usage_page(
         "" => None,
         day => Some(UtcDay::parse(day).map_err(invalid)?),
     };
-    let token = PageToken::decode(&request.page_token, &org, day).map_err(invalid)?;
+    let (day, after) = match request.page_token.as_str() {
+        "" => (day, None),
+        token => {
+            let (token_day, last_row) = parse_page_token(token, &org)
+                .filter(|(token_day, _)| day.is_none_or(|day| day == *token_day))
+                .ok_or_else(|| {
+                    faulty(
+                        "page_token",
+                        "was not given out by this service for this organization and day",
+                    )
+                })?;
+            (Some(token_day), Some(last_row))
+        }
+    };
     // A size beyond the maximum counts as the maximum: only a negative one is an error.
     let size = usize::try_from(request.page_size).map_err(|_| {
-        invalid(InvalidField {
-            field: "page_size",
-            fault: format!("is {}, and must not be negative", request.page_size),
-        })
+        faulty(
+            "page_size",
+            format!("is {}, and must not be negative", request.page_size),
+        )
     })?;
-    let size = if size == 0 {
-        DEFAULT_PAGE_SIZE
-    } else {
-        size.min(MAX_PAGE_SIZE)
-    };
-    let (day, after) = match token {
-        Some(PageToken {
-            day,
-            project,
-            model,
-        }) => (Some(day), Some((project, model))),
-        None => (day, None),
+    let size = match size {
+        0 => DEFAULT_PAGE_SIZE,
+        size => size.min(MAX_PAGE_SIZE),
     };
     Ok((org, UsagePage { day, after, size }))
+}
+
+/// A page token of ListUsage: organization, day, and the last row of a page. Opaque to callers. The parts are separated
+/// by line feeds, which no name can contain.
+fn page_token(org: &OrgId, day: UtcDay, last_row: &UsageRow) -> String {
+    let UsageRow { project, model, .. } = last_row;
+    URL_SAFE_NO_PAD.encode(format!("{day}\n{org}\n{project}\n{model}"))
+}
+
+fn parse_page_token(token: &str, org: &OrgId) -> Option<(UtcDay, RowKey)> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
+    let mut parts = text.split('\n');
+    let day = UtcDay::parse(parts.next()?).ok()?;
+    let is_of_org = parts.next()? == org.as_str();
+    let project = ProjectId::parse(parts.next()?).ok()?;
+    let model = ModelName::parse(parts.next()?).ok()?;
+    (is_of_org && parts.next().is_none()).then_some((day, (project, model)))
 }
 
 /// Parses an organization's name, and checks that the caller may act for it.
@@ -104,16 +125,14 @@ pub(super) fn org(org: String, permit: &Permit) -> Result<OrgId, Status> {
 }
 
 fn workload(number: i32) -> Result<Workload, Status> {
-    match proto::Workload::try_from(number) {
-        Ok(proto::Workload::Unspecified | proto::Workload::Inference) => Ok(Workload::Inference),
-        Ok(proto::Workload::HostedTool) => Ok(Workload::HostedTool),
-        Ok(proto::Workload::FineTuning) => Ok(Workload::FineTuning),
-        Ok(proto::Workload::Evaluation) => Ok(Workload::Evaluation),
-        Err(_) => Err(invalid(InvalidField {
-            field: "workload",
-            fault: format!("has no value of number {number}"),
-        })),
-    }
+    let workload = proto::Workload::try_from(number)
+        .map_err(|_| faulty("workload", format!("has no value of number {number}")))?;
+    Ok(match workload {
+        proto::Workload::Unspecified | proto::Workload::Inference => Workload::Inference,
+        proto::Workload::HostedTool => Workload::HostedTool,
+        proto::Workload::FineTuning => Workload::FineTuning,
+        proto::Workload::Evaluation => Workload::Evaluation,
+    })
 }
 
 pub(super) fn reserve_response(reserved: Reserved) -> ReserveResponse {
@@ -161,33 +180,31 @@ pub(super) fn release_response(released: Released) -> ReleaseResponse {
 }
 
 pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
-    let Quota {
-        enrollment,
-        day,
-        resets_at,
-        pools,
-    } = quota;
+    let enrollment = quota.enrollment;
     let not_enrolled = enrollment
         .not_enrolled
         .map_or(proto::BilledReason::Unspecified, reason);
-    let pools = pools.into_iter().map(|(balance, counters)| PoolQuota {
-        pool: balance.pool.to_string(),
-        allowance: balance.allowance.get(),
-        used: balance.used.get(),
-        remaining: balance.remaining().get(),
-        billed_tokens: counters.billed_tokens.get(),
-        free_requests: counters.free_requests,
-        billed_requests: counters.billed_requests,
-        held_tokens: counters.held.get(),
-        closed: balance.is_closed,
-    });
+    let pools = quota
+        .pools
+        .into_iter()
+        .map(|(balance, counters)| PoolQuota {
+            pool: balance.pool.to_string(),
+            allowance: balance.allowance.get(),
+            used: balance.used.get(),
+            remaining: balance.remaining().get(),
+            billed_tokens: counters.billed_tokens.get(),
+            free_requests: counters.free_requests,
+            billed_requests: counters.billed_requests,
+            held_tokens: counters.held.get(),
+            closed: balance.is_closed,
+        });
     GetQuotaResponse {
         org: org.to_string(),
         tier: u32::from(enrollment.tier),
         enrolled: enrollment.not_enrolled.is_none(),
         not_enrolled_reason: not_enrolled.into(),
-        day: day.to_string(),
-        resets_at: Some(timestamp(resets_at)),
+        day: quota.day.to_string(),
+        resets_at: Some(timestamp(quota.resets_at)),
         pools: pools.collect(),
     }
 }
@@ -195,15 +212,7 @@ pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
 pub(super) fn usage_response(org: &OrgId, usage: Usage) -> ListUsageResponse {
     let Usage { day, rows, more } = usage;
     let next_page_token = match rows.last() {
-        Some(last) if more => {
-            let (project, model) = (last.project.clone(), last.model.clone());
-            PageToken {
-                day,
-                project,
-                model,
-            }
-            .encode(org)
-        }
+        Some(last) if more => page_token(org, day, last),
         _ => String::new(),
     };
     let rows = rows.into_iter().map(|row| proto::UsageRow {
@@ -264,6 +273,11 @@ fn timestamp(moment: DateTime<Utc>) -> prost_types::Timestamp {
         seconds: moment.timestamp(),
         nanos: 0,
     }
+}
+
+fn faulty(field: &'static str, fault: impl Into<String>) -> Status {
+    let fault = fault.into();
+    invalid(InvalidField { field, fault })
 }
 
 fn invalid(invalid: InvalidField) -> Status {

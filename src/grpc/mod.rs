@@ -5,10 +5,8 @@
 
 mod authorization;
 mod call;
-pub mod codec;
 mod convert;
 mod deadline;
-mod page_token;
 mod service;
 mod status;
 mod stream;

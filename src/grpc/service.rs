@@ -8,8 +8,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming, codec::CompressionEncoding::Gzip};
 
 use super::{
-    authorization::Permit,
-    call::{CallContext, CallLayer, CallService, record_verdict},
+    authorization::{AccessRule, Permit},
+    call::{CallContext, CallLayer, CallService, CallTelemetry},
     convert,
     proto::{
         GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
@@ -22,21 +22,17 @@ use super::{
 };
 use crate::{
     auth::Authenticator,
+    domain::Verdict,
     ledger::Ledger,
+    store::PoolBalance,
     telemetry::{
-        metrics::{Metrics, Rpc},
-        traces::Traces,
+        metrics::{Metrics, Rpc, verdict_names},
+        traces::{self, Traces},
     },
 };
 
 /// Handles the methods of `tollgate.v1.QuotaService`.
-pub struct QuotaHandler {
-    ledger: Ledger,
-    call_timeout: Duration,
-    open_calls: TaskTracker,
-    stopping: CancellationToken,
-    metrics: Metrics,
-}
+pub struct QuotaHandler(QuotaServiceConfig);
 
 /// The parts and the limits of the service.
 #[derive(Clone)]
@@ -62,37 +58,45 @@ pub struct QuotaServiceConfig {
 /// The service, ready to be added to a server.
 #[must_use]
 pub fn service(config: QuotaServiceConfig) -> CallService<QuotaServiceServer<QuotaHandler>> {
-    let QuotaServiceConfig {
-        ledger,
-        call_timeout,
-        message_bytes,
-        open_calls,
-        stopping,
-        metrics,
-        traces,
-        authenticator,
-    } = config;
-    let handler = QuotaHandler {
-        ledger,
-        call_timeout,
-        open_calls: open_calls.clone(),
-        stopping,
-        metrics: metrics.clone(),
+    let layer = CallLayer {
+        authenticator: config.authenticator.clone(),
+        rule: AccessRule::ByMethod,
+        call_timeout: config.call_timeout,
+        telemetry: Some(CallTelemetry {
+            metrics: config.metrics.clone(),
+            traces: config.traces.clone(),
+            open_calls: config.open_calls.clone(),
+        }),
     };
-    let service = QuotaServiceServer::new(handler)
+    let message_bytes = config.message_bytes;
+    let service = QuotaServiceServer::new(QuotaHandler(config))
         .max_decoding_message_size(message_bytes)
         .accept_compressed(Gzip)
         .send_compressed(Gzip);
-    CallLayer::by_method(authenticator, call_timeout, metrics, traces, open_calls).layer(service)
+    layer.layer(service)
 }
 
 impl QuotaHandler {
     /// The ledger with the call's deadline, the caller's rights, and the message.
     fn accept<T>(&self, mut request: Request<T>) -> Result<(Ledger, Permit, T), Status> {
         let CallContext { answer_by, permit } = CallContext::take(request.extensions_mut())?;
-        let answer_by = answer_by.unwrap_or_else(|| Instant::now() + self.call_timeout);
-        let ledger = self.ledger.with_deadline(answer_by);
+        let answer_by = answer_by.unwrap_or_else(|| Instant::now() + self.0.call_timeout);
+        let ledger = self.0.ledger.with_deadline(answer_by);
         Ok((ledger, permit, request.into_inner()))
+    }
+
+    /// Counts the verdict of a call, and records it in the call's span.
+    fn record(&self, rpc: Rpc, verdict: Verdict, pool: Option<&PoolBalance>, replayed: bool) {
+        self.0.metrics.answered(rpc, verdict);
+        if let Some(span) = traces::current() {
+            let (verdict, reason) = verdict_names(verdict);
+            span.set("tollgate.verdict", verdict);
+            span.set("tollgate.reason", reason);
+            span.set("tollgate.replayed", replayed);
+            if let Some(balance) = pool {
+                span.set("tollgate.pool", balance.pool.to_string());
+            }
+        }
     }
 }
 
@@ -105,9 +109,8 @@ impl QuotaService for QuotaHandler {
         let (ledger, permit, message) = self.accept(request)?;
         let request = convert::reserve(message, &permit)?;
         let reserved = ledger.reserve(request).await.map_err(status)?;
-        let pool = reserved.pool.as_ref().map(|balance| &balance.pool);
-        let (verdict, replayed) = (reserved.verdict, reserved.replayed);
-        record_verdict(&self.metrics, Rpc::Reserve, verdict, pool, replayed);
+        let (verdict, pool) = (reserved.verdict, reserved.pool.as_ref());
+        self.record(Rpc::Reserve, verdict, pool, reserved.replayed);
         Ok(Response::new(convert::reserve_response(reserved)))
     }
 
@@ -121,12 +124,12 @@ impl QuotaService for QuotaHandler {
         let (_, permit, requests) = self.accept(request)?;
         let call = StreamCall {
             requests,
-            ledger: self.ledger.clone(),
+            ledger: self.0.ledger.clone(),
             permit,
-            item_timeout: self.call_timeout,
-            stopping: self.stopping.clone(),
-            stats: StreamStats::new(&self.metrics),
-            _open: self.open_calls.token(),
+            item_timeout: self.0.call_timeout,
+            stopping: self.0.stopping.clone(),
+            stats: StreamStats::new(&self.0.metrics),
+            _open: self.0.open_calls.token(),
         };
         Ok(Response::new(Box::pin(call.answers())))
     }
@@ -139,9 +142,8 @@ impl QuotaService for QuotaHandler {
         let (org, request_id, tokens) = convert::settle(message, &permit)?;
         let settled = ledger.settle(org, request_id, tokens).await;
         let settled = settled.map_err(status)?;
-        let pool = settled.pool.as_ref().map(|balance| &balance.pool);
-        let (verdict, replayed) = (settled.verdict, settled.replayed);
-        record_verdict(&self.metrics, Rpc::Settle, verdict, pool, replayed);
+        let (verdict, pool) = (settled.verdict, settled.pool.as_ref());
+        self.record(Rpc::Settle, verdict, pool, settled.replayed);
         Ok(Response::new(convert::settle_response(settled)))
     }
 

@@ -1,22 +1,19 @@
 //! From errors to statuses (docs/CONTRACT.md, "Errors").
 
-use std::time::Instant;
-
 use tonic::{Code, Status};
 
 use crate::{
     domain::Refusal,
     ledger::LedgerError,
     store::StoreError,
-    telemetry::{LogLimit, traces::trace_id},
+    telemetry::{log_limited, traces::trace_id},
 };
 
 /// The message of a status for a defect of ours: no details.
 const INTERNAL: &str = "an internal error; the service's log has the details";
 
-static STORE_FAILURES: LogLimit = LogLimit::new();
-static DEFECTS: LogLimit = LogLimit::new();
-static SHED_CALLS: LogLimit = LogLimit::new();
+const OUTCOME_UNKNOWN: &str = "the outcome is unknown";
+const COUNTED_NOTHING: &str = "this call counted nothing";
 
 /// How to retry, in the message of a status.
 #[derive(Debug, Clone, Copy)]
@@ -52,57 +49,59 @@ fn to_status(error: LedgerError, advice: RetryAdvice) -> Status {
             Status::out_of_range(message)
         }
         // The outage is in the log already.
-        LedgerError::Down(_) => advice.counted_nothing(&message),
+        LedgerError::Down(_) => advice.unavailable(&message, COUNTED_NOTHING),
         LedgerError::Store(
             ref error @ (StoreError::Unreachable { .. }
             | StoreError::Refused { .. }
             | StoreError::Unsuitable { .. }),
         ) => {
             log_failure(&message);
-            advice.counted_nothing(&format!(
-                "the store does not serve: {}",
-                error.public_message()
-            ))
+            let why = format!("the store does not serve: {}", error.public_message());
+            advice.unavailable(&why, COUNTED_NOTHING)
         }
         LedgerError::ClockUnstable => {
             log_failure(&message);
-            advice.counted_nothing(&message)
+            advice.unavailable(&message, COUNTED_NOTHING)
         }
         LedgerError::Store(ref error @ StoreError::OutcomeUnknown { .. }) => {
             log_failure(&message);
-            advice.outcome_unknown(&format!(
-                "the store did not answer: {}",
-                error.public_message()
-            ))
+            let why = format!("the store did not answer: {}", error.public_message());
+            advice.unavailable(&why, OUTCOME_UNKNOWN)
         }
         LedgerError::OutOfTime => {
             log_failure(&message);
-            advice.outcome_unknown("the store did not answer in time")
+            advice.unavailable("the store did not answer in time", OUTCOME_UNKNOWN)
         }
         LedgerError::Overloaded => {
-            if let Some(left_out) = SHED_CALLS.admit(Instant::now()) {
-                tracing::warn!(
-                    left_out,
-                    trace_id = trace_id(),
-                    "calls are shed: too many wait for the store"
-                );
-            }
+            log_limited!(
+                warn,
+                trace_id = trace_id(),
+                "calls are shed: too many wait for the store"
+            );
             Status::resource_exhausted(
                 "too many decisions wait for the store; this call counted nothing: try again later",
             )
         }
         LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskPanicked => {
-            if let Some(left_out) = DEFECTS.admit(Instant::now()) {
-                tracing::error!(
-                    error = message,
-                    left_out,
-                    trace_id = trace_id(),
-                    "a call failed"
-                );
-            }
+            log_limited!(
+                error,
+                error = message,
+                trace_id = trace_id(),
+                "a call failed"
+            );
             Status::internal(INTERNAL)
         }
     }
+}
+
+/// The status of a call that was not over at its deadline. `counts`: it may have counted something.
+pub(super) fn late(counts: bool) -> Status {
+    let advice = match counts {
+        true => RetryAdvice::WithRequestId,
+        false => RetryAdvice::AsQuery,
+    };
+    let why = "the call was not over at its deadline";
+    Status::deadline_exceeded(advice.message(why, OUTCOME_UNKNOWN))
 }
 
 /// Maps tonic's status for a malformed message to one that blames the caller; none for any other status. INTERNAL is
@@ -122,29 +121,23 @@ pub(super) fn malformed(status: &Status) -> Option<Status> {
 }
 
 fn log_failure(message: &str) {
-    if let Some(left_out) = STORE_FAILURES.admit(Instant::now()) {
-        tracing::warn!(
-            error = message,
-            left_out,
-            trace_id = trace_id(),
-            "calls fail for the store"
-        );
-    }
+    log_limited!(
+        warn,
+        error = message,
+        trace_id = trace_id(),
+        "calls fail for the store"
+    );
 }
 
 impl RetryAdvice {
-    fn outcome_unknown(self, why: &str) -> Status {
-        self.unavailable(why, "the outcome is unknown")
-    }
-
-    fn counted_nothing(self, why: &str) -> Status {
-        self.unavailable(why, "this call counted nothing")
-    }
-
     fn unavailable(self, why: &str, outcome: &str) -> Status {
-        Status::unavailable(match self {
+        Status::unavailable(self.message(why, outcome))
+    }
+
+    fn message(self, why: &str, outcome: &str) -> String {
+        match self {
             Self::WithRequestId => format!("{why}; {outcome}: retry with the same request_id"),
             Self::AsQuery => format!("{why}: retry"),
-        })
+        }
     }
 }

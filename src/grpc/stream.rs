@@ -36,14 +36,12 @@ const MAX_READ_AHEAD: usize = 256;
 pub(super) struct StreamCall<S> {
     pub(super) requests: S,
     pub(super) ledger: Ledger,
-    /// The caller's rights.
     pub(super) permit: Permit,
     /// How long a request may wait for the store.
     pub(super) item_timeout: Duration,
     /// Cancelled when the service stops: requests that were read are answered, and no more are read.
     pub(super) stopping: CancellationToken,
     pub(super) stats: StreamStats,
-    /// Held while the call is open.
     pub(super) _open: TaskTrackerToken,
 }
 
@@ -69,7 +67,7 @@ where
                 None => (Some(call), None),
                 Some(end) => {
                     let code = end.as_ref().err().map_or(Code::Ok, Status::code);
-                    call.stats.ended(code);
+                    call.stats.end = code;
                     (None, end.err())
                 }
             };
@@ -108,7 +106,8 @@ where
         yield_now().await;
         let end = next.transpose().map(|_| ()).map_err(|status| {
             let status = malformed(&status).unwrap_or(status);
-            if is_of_a_message(&status) {
+            // An invalid message counts as a request.
+            if matches!(status.code(), Code::InvalidArgument | Code::OutOfRange) {
                 self.stats.answered(Err(status.code()));
             }
             status
@@ -123,17 +122,11 @@ where
         requests: Vec<Result<Reserve, Status>>,
     ) -> Vec<ReserveStreamResponse> {
         let (since, count) = (Instant::now(), requests.len());
-        let mut faults = Vec::with_capacity(count);
         let mut valid = Vec::with_capacity(count);
-        for request in requests {
-            match request {
-                Ok(request) => {
-                    valid.push(request);
-                    faults.push(None);
-                }
-                Err(fault) => faults.push(Some(fault)),
-            }
-        }
+        let faults: Vec<_> = requests
+            .into_iter()
+            .map(|request| request.map(|it| valid.push(it)).err())
+            .collect();
         let ledger = self.ledger.with_deadline(since + self.item_timeout);
         let mut decided = ledger.reserve_all(valid).await.into_iter();
         let result_of = |fault| match fault {
@@ -159,14 +152,10 @@ where
             }
         });
         let answers = answers.collect();
-        self.stats.took(since.into_std(), count);
+        let metrics = &self.stats.metrics;
+        metrics.took(Rpc::ReserveStream, since.elapsed(), count as u64);
         answers
     }
-}
-
-/// Whether a stream ends because of an invalid message, which counts as a request.
-fn is_of_a_message(status: &Status) -> bool {
-    matches!(status.code(), Code::InvalidArgument | Code::OutOfRange)
 }
 
 fn stopped() -> Status {
@@ -183,7 +172,7 @@ pub(super) struct StreamStats {
     free: i64,
     billed: i64,
     failed: i64,
-    /// How the stream ended: CANCELLED unless [`StreamStats::ended`] is called.
+    /// How the stream ended: CANCELLED unless it is set.
     end: Code,
     _open: OpenStream,
 }
@@ -201,34 +190,17 @@ impl StreamStats {
         }
     }
 
-    /// Counts an answer.
     pub(super) fn answered(&mut self, answer: Result<Verdict, Code>) {
         match answer {
-            Ok(verdict) => {
-                self.metrics.answered(Rpc::ReserveStream, verdict);
-                *(if verdict.is_free() {
-                    &mut self.free
-                } else {
-                    &mut self.billed
-                }) += 1;
-            }
-            Err(code) => {
-                self.metrics.ended(Rpc::ReserveStream, code_label(code));
-                self.failed += 1;
-            }
+            Ok(verdict) => self.metrics.answered(Rpc::ReserveStream, verdict),
+            Err(code) => self.metrics.ended(Rpc::ReserveStream, code_label(code)),
         }
-    }
-
-    /// Sets how the stream ended.
-    pub(super) fn ended(&mut self, end: Code) {
-        self.end = end;
-    }
-
-    /// Records the duration of requests that were answered together.
-    pub(super) fn took(&self, since: std::time::Instant, requests: usize) {
-        let requests = requests as u64;
-        self.metrics
-            .took(Rpc::ReserveStream, since.elapsed(), requests);
+        let answers = match answer {
+            Ok(Verdict::Free) => &mut self.free,
+            Ok(Verdict::Billed(_)) => &mut self.billed,
+            Err(_) => &mut self.failed,
+        };
+        *answers += 1;
     }
 }
 

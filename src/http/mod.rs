@@ -98,16 +98,16 @@ async fn readyz(State(state): State<HttpState>) -> (StatusCode, String) {
         Readiness::Ready => (StatusCode::OK, "ok\n".to_owned()),
         Readiness::NotReady(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     };
-    let losses = state.ledger.losses();
+    let losses = state.ledger.store().losses();
     if status == StatusCode::OK && losses > 0 {
         lines += &format!("losses of the store that were restored: {losses}\n");
     }
     if status == StatusCode::OK
-        && let Some(why) = state.ledger.partial_refusal()
+        && let Some(why) = state.ledger.store().partial_refusal()
     {
         lines += &format!("a part of the store refuses: {why}\n");
     }
-    if let Some(step) = state.ledger.latest_clock_step() {
+    if let Some(step) = state.ledger.store().latest_clock_step() {
         lines += &format!("{step}: each day keeps its own counters\n");
     }
     if let Some(complaint) = state.policy.borrow().complaint() {
@@ -116,7 +116,7 @@ async fn readyz(State(state): State<HttpState>) -> (StatusCode, String) {
     for (of, at) in state.metrics.refused_files() {
         // The policy's own line says more.
         if of != WatchedFile::Policy {
-            let (of, at) = (of.name(), at.to_rfc3339_opts(SecondsFormat::Secs, true));
+            let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
             lines += &format!("{of}: a change was refused at {at}, what was before stays\n");
         }
     }
@@ -133,8 +133,8 @@ async fn scrape(State(state): State<HttpState>) -> Response {
     let snapshot = MetricsSnapshot {
         ready: *state.ready.borrow() == Readiness::Ready,
         store_up: *ledger.store_state().borrow() == StoreState::Up,
-        store_losses: ledger.losses(),
-        clock_steps: ledger.clock_steps(),
+        store_losses: ledger.store().losses(),
+        clock_steps: ledger.store().clock_steps(),
         store_calls,
         waiting,
     };

@@ -9,7 +9,7 @@ use crate::{
         UsageCounters, UtcDay, Verdict,
     },
     policy::Enrollment,
-    store::{Outcome, PoolBalance, Timestamped},
+    store::{Operation, Outcome, PoolBalance, Timestamped},
 };
 
 /// A request that a gateway is about to dispatch.
@@ -28,52 +28,23 @@ pub struct Reserve {
 /// One organization's request, as the queue holds it. It is assessed when its batch is formed.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// A request is about to run.
-    Reserve {
-        fields: RequestFields,
-        request_id: Option<RequestId>,
-        dry_run: bool,
-    },
-    /// A reserved request ran and used these tokens.
-    Settle {
-        request_id: RequestId,
-        tokens: Tokens,
-    },
-    /// A reserved request did not run.
-    Release { request_id: RequestId },
-}
-
-impl Reserve {
-    pub(super) fn into_parts(self) -> (OrgId, Request) {
-        let Self {
-            org,
-            fields,
-            request_id,
-            dry_run,
-        } = self;
-        let request = Request::Reserve {
-            fields,
-            request_id,
-            dry_run,
-        };
-        (org, request)
-    }
+    Reserve(Reserve),
+    /// A Settle or a Release. They depend on their reservation alone, not on the policy.
+    Assessed(Operation),
 }
 
 impl Request {
     /// Bytes of the names in it.
     pub(super) fn bytes(&self) -> usize {
-        match self {
-            Self::Reserve {
-                fields, request_id, ..
-            } => {
-                let id = request_id.as_ref().map_or(0, |id| id.as_str().len());
-                fields.project.as_str().len() + fields.model.as_str().len() + id
+        let (names, request_id) = match self {
+            Self::Reserve(request) => {
+                let RequestFields { project, model, .. } = &request.fields;
+                let names = project.as_str().len() + model.as_str().len();
+                (names, request.request_id.as_ref())
             }
-            Self::Settle { request_id, .. } | Self::Release { request_id } => {
-                request_id.as_str().len()
-            }
-        }
+            Self::Assessed(operation) => (0, operation.request_id()),
+        };
+        names + request_id.map_or(0, |id| id.as_str().len())
     }
 }
 
@@ -93,20 +64,21 @@ pub struct Reserved {
 impl TryFrom<Timestamped<Outcome>> for Reserved {
     type Error = LedgerError;
 
-    fn try_from(Timestamped { now, answer }: Timestamped<Outcome>) -> Result<Self, LedgerError> {
-        match answer {
-            Outcome::Reserved {
-                verdict,
-                pool,
-                replayed,
-            } => Ok(Self {
-                verdict,
-                pool,
-                replayed,
-                resets_at: UtcDay::of(now).end(),
-            }),
-            other => Err(LedgerError::unexpected(other)),
-        }
+    fn try_from(outcome: Timestamped<Outcome>) -> Result<Self, LedgerError> {
+        let Outcome::Reserved {
+            verdict,
+            pool,
+            replayed,
+        } = outcome.answer
+        else {
+            return Err(LedgerError::unexpected(outcome.answer));
+        };
+        Ok(Self {
+            verdict,
+            pool,
+            replayed,
+            resets_at: UtcDay::of(outcome.now).end(),
+        })
     }
 }
 
@@ -128,22 +100,23 @@ pub struct Settled {
 impl TryFrom<Timestamped<Outcome>> for Settled {
     type Error = LedgerError;
 
-    fn try_from(Timestamped { now, answer }: Timestamped<Outcome>) -> Result<Self, LedgerError> {
-        match answer {
-            Outcome::Settled {
-                verdict,
-                reserved_as,
-                pool,
-                replayed,
-            } => Ok(Self {
-                verdict,
-                verdict_changed: verdict.is_free() != reserved_as.is_free(),
-                pool,
-                replayed,
-                resets_at: UtcDay::of(now).end(),
-            }),
-            other => Err(LedgerError::unexpected(other)),
-        }
+    fn try_from(outcome: Timestamped<Outcome>) -> Result<Self, LedgerError> {
+        let Outcome::Settled {
+            verdict,
+            reserved_as,
+            pool,
+            replayed,
+        } = outcome.answer
+        else {
+            return Err(LedgerError::unexpected(outcome.answer));
+        };
+        Ok(Self {
+            verdict,
+            verdict_changed: verdict.is_free() != reserved_as.is_free(),
+            pool,
+            replayed,
+            resets_at: UtcDay::of(outcome.now).end(),
+        })
     }
 }
 
@@ -163,20 +136,21 @@ pub struct Released {
 impl TryFrom<Timestamped<Outcome>> for Released {
     type Error = LedgerError;
 
-    fn try_from(Timestamped { now, answer }: Timestamped<Outcome>) -> Result<Self, LedgerError> {
-        match answer {
-            Outcome::Released {
-                tokens,
-                pool,
-                replayed,
-            } => Ok(Self {
-                tokens,
-                pool,
-                replayed,
-                resets_at: UtcDay::of(now).end(),
-            }),
-            other => Err(LedgerError::unexpected(other)),
-        }
+    fn try_from(outcome: Timestamped<Outcome>) -> Result<Self, LedgerError> {
+        let Outcome::Released {
+            tokens,
+            pool,
+            replayed,
+        } = outcome.answer
+        else {
+            return Err(LedgerError::unexpected(outcome.answer));
+        };
+        Ok(Self {
+            tokens,
+            pool,
+            replayed,
+            resets_at: UtcDay::of(outcome.now).end(),
+        })
     }
 }
 

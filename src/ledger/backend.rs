@@ -1,17 +1,20 @@
 //! Calls the store: with its clock, the policy and the circuit breaker.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     LedgerError,
     assess::reassess,
     breaker::{Access, CircuitBreaker},
-    clock::StoreClock,
 };
 use crate::{
     domain::UtcDay,
@@ -19,8 +22,9 @@ use crate::{
     store::{Batch, Decision, Outcome, Store, StoreError, Timestamped},
     telemetry::{
         metrics::{Metrics, StoreCallResult},
-        traces::{self, Span},
+        traces::Span,
     },
+    wall_clock,
 };
 
 /// Midnight can pass once during a call; a clock that is set can pass it again.
@@ -36,6 +40,30 @@ pub(super) struct Backend {
 
 /// An outcome for each operation of a batch.
 pub(super) type BatchResult = Result<Timestamped<Vec<Outcome>>, LedgerError>;
+
+/// Predicts the store's clock: this machine's clock plus the last known difference.
+#[derive(Default)]
+pub(super) struct StoreClock {
+    ahead_ms: AtomicI64,
+}
+
+impl StoreClock {
+    /// Updates the difference with the store's time, and returns the store's day.
+    pub(super) fn update(&self, now: DateTime<Utc>) -> UtcDay {
+        let ahead = now
+            .signed_duration_since(wall_clock::now())
+            .num_milliseconds();
+        self.ahead_ms.store(ahead, Ordering::Relaxed);
+        UtcDay::of(now)
+    }
+
+    /// The day on which the store probably is.
+    pub(super) fn today(&self) -> UtcDay {
+        let ahead = TimeDelta::milliseconds(self.ahead_ms.load(Ordering::Relaxed));
+        let now = wall_clock::now();
+        UtcDay::of(now.checked_add_signed(ahead).unwrap_or(now))
+    }
+}
 
 impl Backend {
     /// Decides batches, and returns a result for each. If the store is on another day, it has written nothing of
@@ -92,7 +120,7 @@ impl Backend {
         let (since, began) = (Instant::now(), (!spans.is_empty()).then(SystemTime::now));
         let replies = self.store.decide(batches).await;
         let ended = match replies.iter().all(Result::is_ok) {
-            true => StoreCallResult::Decision,
+            true => StoreCallResult::Decided,
             false => StoreCallResult::Failed,
         };
         let decisions = batches.iter().map(|batch| batch.operations.len()).sum();
@@ -102,18 +130,13 @@ impl Backend {
         };
         for (place, span) in spans {
             if let Some(at) = places.iter().position(|it| it == place) {
-                span.store_called(traces::StoreCallSpan {
-                    began,
-                    decisions,
-                    organizations: batches.len(),
-                    failed: replies.get(at).is_some_and(Result::is_err),
-                });
+                let failed = replies.get(at).is_some_and(Result::is_err);
+                span.store_called(began, decisions, batches.len(), failed);
             }
         }
         replies
     }
 
-    /// Checks that the store answers and would decide now.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
         let Timestamped { now, answer: () } = self.store.probe().await?;
         self.clock.update(now);

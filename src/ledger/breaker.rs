@@ -79,22 +79,16 @@ impl CircuitBreaker {
         }
     }
 
-    /// Records the result of a call.
     pub(super) fn record(&self, error: Option<&StoreError>) {
         match error {
             None if self.failed.load(Ordering::Relaxed) => {
                 self.failed.store(false, Ordering::Relaxed);
             }
-            Some(
-                StoreError::Unreachable { .. }
-                | StoreError::OutcomeUnknown { .. }
-                | StoreError::Refused { .. }
-                | StoreError::Unsuitable { .. },
-            ) => {
+            None | Some(StoreError::Corrupt { .. }) => {}
+            Some(_) => {
                 self.failed.store(true, Ordering::Relaxed);
                 self.probe_request.notify_one();
             }
-            _ => {}
         }
     }
 
@@ -136,10 +130,8 @@ impl Outage {
     fn blocks(&self, access: Access) -> bool {
         match self.error {
             StoreError::Refused { .. } => access == Access::Decide,
-            StoreError::Unreachable { .. }
-            | StoreError::OutcomeUnknown { .. }
-            | StoreError::Unsuitable { .. } => true,
             StoreError::Corrupt { .. } => false,
+            _ => true,
         }
     }
 }

@@ -3,20 +3,35 @@
 //! The log line of a decision (target `tollgate::calls`, level debug) is off by default, and its fields are kept
 //! only if it is on. It never has a request id.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 use tracing::Level;
 
 use super::{Released, Reserve, Reserved, Settled, backend::Backend};
 use crate::{
     domain::{BilledReason, OrgId, RequestFields, Tokens, Verdict},
-    store::PoolBalance,
     telemetry::{
         metrics::{TokenUse, Transition, verdict_names},
         traces,
     },
 };
+
+/// Logs a decision: the fields that each operation has, then those of one.
+macro_rules! log_decision {
+    ($operation:literal, $org:expr, $began:expr, $answer:expr, $tokens:expr, $($own:tt)*) => {
+        tracing::debug!(
+            target: "tollgate::calls",
+            operation = $operation,
+            org = $org.as_str(),
+            pool = $answer.pool.as_ref().map(|balance| balance.pool.as_str()),
+            tokens = $tokens.get(),
+            replayed = $answer.replayed,
+            $($own)*
+            duration_ms = $began.elapsed().as_secs_f64() * 1_000.0,
+            trace_id = traces::trace_id(),
+            "decided"
+        )
+    };
+}
 
 /// The fields of a Reserve that are recorded with its answer.
 pub(super) struct ReserveRecord {
@@ -45,37 +60,32 @@ impl Backend {
     /// Records a Reserve. Replays and dry runs change no metric.
     pub(super) fn record_reserved(&self, record: ReserveRecord, reserved: &Reserved) {
         let verdict = reserved.verdict;
-        let pool = reserved.pool.as_ref().map(|balance| &balance.pool);
         if !record.dry_run && !reserved.replayed {
             let kind = match verdict {
                 Verdict::Free => TokenUse::Free,
                 Verdict::Billed(_) => TokenUse::Billed,
             };
-            let metrics = &self.metrics;
-            metrics.tokens(pool, kind, record.tokens.get());
+            let pool = reserved.pool.as_ref().map(|balance| &balance.pool);
+            self.metrics.tokens(pool, kind, record.tokens.get());
             if record.has_id && self.is_kept(&record.org, verdict) {
-                metrics.reservation(Transition::Held);
+                self.metrics.reservation(Transition::Held);
             }
         }
         let Some((began, fields)) = record.logged.as_deref() else {
             return;
         };
         let (verdict, reason) = verdict_names(verdict);
-        tracing::debug!(
-            target: "tollgate::calls",
-            operation = "reserve",
-            org = record.org.as_str(),
+        log_decision!(
+            "reserve",
+            record.org,
+            began,
+            reserved,
+            record.tokens,
             project = fields.project.as_str(),
             model = fields.model.as_str(),
-            pool = pool.map(|pool| pool.as_str()),
             verdict,
             reason,
-            tokens = fields.tokens.get(),
-            replayed = reserved.replayed,
             dry_run = record.dry_run,
-            duration_ms = millis(began.elapsed()),
-            trace_id = traces::trace_id(),
-            "decided"
         );
     }
 
@@ -86,52 +96,36 @@ impl Backend {
         tokens: Tokens,
         settled: &Settled,
     ) {
-        let kind = match settled.verdict {
-            Verdict::Free => TokenUse::SettledFree,
-            Verdict::Billed(_) => TokenUse::SettledBilled,
-        };
-        let pool = settled.pool.as_ref();
         if !settled.replayed {
-            let pool = pool.map(|figures| &figures.pool);
+            let kind = match settled.verdict {
+                Verdict::Free => TokenUse::SettledFree,
+                Verdict::Billed(_) => TokenUse::SettledBilled,
+            };
+            let pool = settled.pool.as_ref().map(|balance| &balance.pool);
             self.metrics.tokens(pool, kind, tokens.get());
             self.metrics.reservation(Transition::Settled);
         }
         let (verdict, reason) = verdict_names(settled.verdict);
-        tracing::debug!(
-            target: "tollgate::calls",
-            operation = "settle",
-            org = org.as_str(),
-            pool = pool_name(pool),
+        log_decision!(
+            "settle",
+            org,
+            began,
+            settled,
+            tokens,
             verdict,
             reason,
             verdict_changed = settled.verdict_changed,
-            tokens = tokens.get(),
-            replayed = settled.replayed,
-            duration_ms = millis(began.elapsed()),
-            trace_id = traces::trace_id(),
-            "decided"
         );
     }
 
     pub(super) fn record_released(&self, began: Instant, org: &OrgId, released: &Released) {
-        let pool = released.pool.as_ref();
-        let tokens = released.tokens.get();
+        let tokens = released.tokens;
         if !released.replayed {
-            let pool = pool.map(|figures| &figures.pool);
-            self.metrics.tokens(pool, TokenUse::Released, tokens);
+            let pool = released.pool.as_ref().map(|balance| &balance.pool);
+            self.metrics.tokens(pool, TokenUse::Released, tokens.get());
             self.metrics.reservation(Transition::Released);
         }
-        tracing::debug!(
-            target: "tollgate::calls",
-            operation = "release",
-            org = org.as_str(),
-            pool = pool_name(pool),
-            tokens,
-            replayed = released.replayed,
-            duration_ms = millis(began.elapsed()),
-            trace_id = traces::trace_id(),
-            "decided"
-        );
+        log_decision!("release", org, began, released, tokens,);
     }
 
     /// Whether the store keeps a reservation for a Reserve with an id and this verdict. For an unknown
@@ -145,12 +139,4 @@ impl Backend {
             _ => true,
         }
     }
-}
-
-fn pool_name(balance: Option<&PoolBalance>) -> Option<&str> {
-    balance.map(|balance| balance.pool.as_str())
-}
-
-fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1_000.0
 }

@@ -68,22 +68,9 @@ impl LedgerError {
     /// foreign data.
     pub(super) fn is_outage(&self) -> bool {
         match self {
-            Self::Store(
-                StoreError::Unreachable { .. }
-                | StoreError::Refused { .. }
-                | StoreError::OutcomeUnknown { .. }
-                | StoreError::Unsuitable { .. },
-            )
-            | Self::Down(_)
-            | Self::OutOfTime
-            | Self::ClockUnstable => true,
-            Self::Store(StoreError::Corrupt { .. })
-            | Self::Refused(_)
-            | Self::UnknownOrganization
-            | Self::DayNotKept { .. }
-            | Self::CounterOverflow(_)
-            | Self::Overloaded
-            | Self::TaskPanicked => false,
+            Self::Store(error) => !matches!(error, StoreError::Corrupt { .. }),
+            Self::Down(_) | Self::OutOfTime | Self::ClockUnstable => true,
+            _ => false,
         }
     }
 
@@ -94,9 +81,9 @@ impl LedgerError {
             Self::CounterOverflow(_) => StoreFailure::Full,
             Self::Down(_) => StoreFailure::Down,
             Self::OutOfTime => StoreFailure::OutOfTime,
-            Self::ClockUnstable => StoreFailure::RestlessClock,
+            Self::ClockUnstable => StoreFailure::ClockUnstable,
             Self::Overloaded => StoreFailure::Overloaded,
-            Self::TaskPanicked => StoreFailure::TaskDied,
+            Self::TaskPanicked => StoreFailure::TaskPanicked,
             Self::Store(StoreError::Unreachable { .. }) => StoreFailure::Unreachable,
             Self::Store(StoreError::OutcomeUnknown { .. }) => StoreFailure::OutcomeUnknown,
             Self::Store(StoreError::Unsuitable { .. }) => StoreFailure::Unsuitable,

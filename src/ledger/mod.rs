@@ -8,10 +8,8 @@ mod api;
 mod assess;
 mod backend;
 mod breaker;
-mod clock;
 mod decision_log;
 mod error;
-mod org_queue;
 mod probe_loop;
 mod queries;
 mod queue;
@@ -23,9 +21,8 @@ use tokio::{sync::watch, time::Instant};
 
 use self::{
     api::Request,
-    backend::Backend,
+    backend::{Backend, StoreClock},
     breaker::{Access, CircuitBreaker},
-    clock::StoreClock,
     decision_log::ReserveRecord,
     probe_loop::WatchGuard,
     queue::Queue,
@@ -38,23 +35,19 @@ pub use self::{
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Tokens, Verdict},
     policy::Policy,
-    store::{ClockStep, Outcome, Store, StoreError, Timestamped, UsageLimits},
-    telemetry::{LogLimit, metrics::Metrics, traces},
+    store::{Operation, Outcome, Store, StoreError, Timestamped, UsageLimits},
+    telemetry::{log_limited, metrics::Metrics, traces},
 };
 
 /// Decides and counts requests. Cheap to clone.
 #[derive(Clone)]
 pub struct Ledger {
-    inner: Arc<LedgerInner>,
-    /// When its requests must have their answers; none: they wait as long as the store takes.
-    deadline: Option<Instant>,
-}
-
-struct LedgerInner {
     backend: Arc<Backend>,
     queue: Arc<Queue>,
     on_store_failure: OnStoreFailure,
     usage_retention_days: u32,
+    /// When its requests must have their answers; none: they wait as long as the store takes.
+    deadline: Option<Instant>,
 }
 
 /// The parts and the limits of a [`Ledger`].
@@ -82,8 +75,6 @@ pub enum OnStoreFailure {
     Billed,
 }
 
-static DEGRADED_ANSWERS: LogLimit = LogLimit::new();
-
 impl LedgerConfig {
     /// The defaults.
     #[must_use]
@@ -94,7 +85,7 @@ impl LedgerConfig {
             on_store_failure: OnStoreFailure::Error,
             usage_retention_days: UsageLimits::default().retention_days,
             max_waiting: Ledger::MAX_WAITING,
-            metrics: Metrics::new(),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -114,14 +105,11 @@ impl Ledger {
             breaker: CircuitBreaker::new(),
             metrics: config.metrics,
         });
-        let inner = LedgerInner {
+        Self {
             queue: Arc::new(Queue::new(Arc::clone(&backend), config.max_waiting)),
             backend,
             on_store_failure: config.on_store_failure,
             usage_retention_days: config.usage_retention_days,
-        };
-        Self {
-            inner: Arc::new(inner),
             deadline: None,
         }
     }
@@ -131,21 +119,21 @@ impl Ledger {
     #[must_use]
     pub fn with_deadline(&self, deadline: Instant) -> Self {
         Self {
-            inner: Arc::clone(&self.inner),
             deadline: Some(deadline),
+            ..self.clone()
         }
     }
 
     /// Replaces the policy, from the next batch on.
     pub fn set_policy(&self, policy: Arc<Policy>) {
-        self.inner.backend.metrics.add_pools(&policy.pools);
-        self.inner.backend.policy.store(policy);
+        self.backend.metrics.add_pools(&policy.pools);
+        self.backend.policy.store(policy);
     }
 
     /// The policy of the next batch.
     #[must_use]
     pub fn policy(&self) -> Arc<Policy> {
-        self.inner.backend.policy.load_full()
+        self.backend.policy.load_full()
     }
 
     /// Decides whether a request is free, and counts it.
@@ -155,9 +143,9 @@ impl Ledger {
     /// The request id was used with other fields, or the store failed.
     pub async fn reserve(&self, request: Reserve) -> Result<Reserved, LedgerError> {
         let record = ReserveRecord::of(&request);
-        let (org, request) = request.into_parts();
-        let reserved = self.decide(org, request).await;
-        self.inner.finish_reserve(record, reserved)
+        let org = request.org.clone();
+        let reserved = self.decide(org, Request::Reserve(request)).await;
+        self.finish_reserve(record, reserved)
     }
 
     /// Decides many requests in the same calls to the store. The results are in the order of the requests, which
@@ -166,8 +154,8 @@ impl Ledger {
         let records: Vec<_> = requests.iter().map(ReserveRecord::of).collect();
         let mut decided = Vec::with_capacity(records.len());
         let all = self.within_deadline(async {
-            self.inner.backend.breaker.admit(Access::Decide).await?;
-            for reply in self.inner.queue.submit_all(requests) {
+            self.backend.breaker.admit(Access::Decide).await?;
+            for reply in self.queue.submit_all(requests) {
                 decided.push(reply.await);
             }
             Ok(())
@@ -176,8 +164,8 @@ impl Ledger {
             decided.resize(records.len(), Err(error));
         }
         let results = records.into_iter().zip(decided).map(|(record, reply)| {
-            let reserved = self.inner.count_failure(reply.and_then(Reserved::try_from));
-            self.inner.finish_reserve(record, reserved)
+            let reserved = self.count_failure(reply.and_then(Reserved::try_from));
+            self.finish_reserve(record, reserved)
         });
         results.collect()
     }
@@ -194,11 +182,9 @@ impl Ledger {
         tokens: Tokens,
     ) -> Result<Settled, LedgerError> {
         let began = Instant::now();
-        let request = Request::Settle { request_id, tokens };
+        let request = Request::Assessed(Operation::Settle { request_id, tokens });
         let settled = self.decide(org.clone(), request).await?;
-        self.inner
-            .backend
-            .record_settled(began, &org, tokens, &settled);
+        self.backend.record_settled(began, &org, tokens, &settled);
         Ok(settled)
     }
 
@@ -213,40 +199,21 @@ impl Ledger {
         request_id: RequestId,
     ) -> Result<Released, LedgerError> {
         let began = Instant::now();
-        let request = Request::Release { request_id };
+        let request = Request::Assessed(Operation::Release { request_id });
         let released = self.decide(org.clone(), request).await?;
-        self.inner.backend.record_released(began, &org, &released);
+        self.backend.record_released(began, &org, &released);
         Ok(released)
     }
 
-    /// How many losses of today's writes were detected and restored.
-    #[must_use]
-    pub fn losses(&self) -> u64 {
-        self.inner.backend.store.losses()
-    }
-
-    /// Why some of the store's servers refuse while others decide.
-    #[must_use]
-    pub fn partial_refusal(&self) -> Option<String> {
-        self.inner.backend.store.partial_refusal()
-    }
-
-    /// How many steps of the wall clock were detected.
-    #[must_use]
-    pub fn clock_steps(&self) -> u64 {
-        self.inner.backend.store.clock_steps()
-    }
-
-    /// The wall clock's latest step, for an hour after it.
-    #[must_use]
-    pub fn latest_clock_step(&self) -> Option<ClockStep> {
-        self.inner.backend.store.latest_clock_step()
+    /// The store, for its reports. Decisions and queries go through the ledger.
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.backend.store
     }
 
     /// How many requests wait for the store, and how many calls to it are under way.
     #[must_use]
     pub fn load(&self) -> (usize, usize) {
-        self.inner.queue.load()
+        self.queue.load()
     }
 
     /// Checks that the store answers and would decide now.
@@ -255,27 +222,25 @@ impl Ledger {
     ///
     /// It does not.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        self.inner.backend.probe().await
+        self.backend.probe().await
     }
 
-    /// Decides a request, unless the circuit breaker is open.
     async fn decide<T>(&self, org: OrgId, request: Request) -> Result<T, LedgerError>
     where
         T: TryFrom<Timestamped<Outcome>, Error = LedgerError>,
     {
         let decided = async {
-            self.inner.backend.breaker.admit(Access::Decide).await?;
-            self.inner.queue.decide(org, request).await?.try_into()
+            self.backend.breaker.admit(Access::Decide).await?;
+            self.queue.decide(org, request).await?.try_into()
         };
         self.answer(decided).await
     }
 
-    /// Waits for an answer until the deadline, and counts a failure.
     async fn answer<T>(
         &self,
         answer: impl Future<Output = Result<T, LedgerError>>,
     ) -> Result<T, LedgerError> {
-        self.inner.count_failure(self.within_deadline(answer).await)
+        self.count_failure(self.within_deadline(answer).await)
     }
 
     /// Waits until the deadline. After it, a request that was sent continues in its own task, and the queue drops
@@ -297,25 +262,19 @@ impl Ledger {
     /// The store's state, now and at each change.
     #[must_use]
     pub fn store_state(&self) -> watch::Receiver<StoreState> {
-        self.inner.backend.breaker.state.subscribe()
+        self.backend.breaker.state.subscribe()
     }
 
-    /// Probes the store at intervals. Never ends. Requests wait for the first probe's result from this call on,
-    /// not only from the first poll: an unfit store must count nothing. Dropping
-    /// the future closes the breaker.
+    /// Probes the store at intervals. Never ends. From this call on, not only from the first poll, requests wait for the
+    /// first probe's result: an unfit store must count nothing. Dropping the future closes the breaker.
     pub fn watch_store(&self) -> impl Future<Output = ()> + Send + use<> {
-        let watched = WatchGuard::new(Arc::clone(&self.inner.backend));
-        async move {
-            let WatchGuard(backend) = &watched;
-            backend.watch().await;
-        }
+        let watched = WatchGuard::new(Arc::clone(&self.backend));
+        async move { watched.0.watch().await }
     }
-}
 
-impl LedgerInner {
     fn count_failure<T>(&self, result: Result<T, LedgerError>) -> Result<T, LedgerError> {
         if let Some(failure) = result.as_ref().err().and_then(LedgerError::failure) {
-            self.backend.metrics.store_failed(failure, 1);
+            self.backend.metrics.store_failed(failure);
         }
         result
     }
@@ -329,10 +288,12 @@ impl LedgerInner {
     ) -> Result<Reserved, LedgerError> {
         let reserved = match reserved {
             Err(error) if error.is_outage() && self.on_store_failure == OnStoreFailure::Billed => {
-                if let Some(left_out) = DEGRADED_ANSWERS.admit(Instant::now().into_std()) {
-                    let trace_id = traces::trace_id();
-                    tracing::warn!(%error, left_out, trace_id, "calls are answered BILLED STORE_UNAVAILABLE");
-                }
+                log_limited!(
+                    warn,
+                    %error,
+                    trace_id = traces::trace_id(),
+                    "calls are answered BILLED STORE_UNAVAILABLE"
+                );
                 Reserved {
                     verdict: Verdict::Billed(BilledReason::StoreUnavailable),
                     pool: None,

@@ -72,7 +72,6 @@ impl WatchGuard {
 
 impl Drop for WatchGuard {
     fn drop(&mut self) {
-        let Self(backend) = self;
-        backend.breaker.closed.store(true, Ordering::Release);
+        self.0.breaker.closed.store(true, Ordering::Release);
     }
 }

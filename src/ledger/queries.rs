@@ -23,7 +23,7 @@ impl Ledger {
     }
 
     async fn quota_now(&self, org: &OrgId) -> Result<Quota, LedgerError> {
-        let backend = &self.inner.backend;
+        let backend = &self.backend;
         let policy = self.policy();
         let mut day = backend.clock.today();
         for _ in 0..MAX_ROUNDS {
@@ -51,22 +51,18 @@ impl Ledger {
     }
 
     async fn usage_now(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
-        let UsagePage {
-            day: wanted,
-            after,
-            size,
-        } = page;
-        let backend = &self.inner.backend;
-        let mut day = wanted.unwrap_or_else(|| backend.clock.today());
+        let UsagePage { after, size, .. } = page;
+        let backend = &self.backend;
+        let mut day = page.day.unwrap_or_else(|| backend.clock.today());
         for _ in 0..MAX_ROUNDS {
             // One row more than the page: is there a next page?
             let query = backend.store.usage(org, day, after.as_ref(), size + 1);
             let (today, rows) = backend.read(query).await?;
-            if wanted.is_none() && today != day {
+            if page.day.is_none() && today != day {
                 day = today;
                 continue;
             }
-            let oldest = today.minus_days(self.inner.usage_retention_days);
+            let oldest = today.minus_days(self.usage_retention_days);
             if day > today || day < oldest {
                 return Err(LedgerError::DayNotKept { day, oldest, today });
             }

@@ -24,13 +24,27 @@ use super::{
     api::{Request, Reserve},
     assess::assess,
     backend::Backend,
-    org_queue::{CallBudget, DecisionResult, OrgQueue, Pending, Waiter},
 };
 use crate::{
     domain::OrgId,
-    store::{Batch, CallLimits, Timestamped},
+    store::{Batch, CallLimits, Outcome, Timestamped},
     telemetry::traces::{self, Span},
 };
+
+/// The result that a caller waits for.
+pub(super) type DecisionResult = Result<Timestamped<Outcome>, LedgerError>;
+
+struct Pending {
+    request: Request,
+    waiter: Waiter,
+}
+
+/// The caller that waits for a reply.
+struct Waiter {
+    reply: oneshot::Sender<DecisionResult>,
+    /// The span of its call, if that is traced.
+    span: Option<Span>,
+}
 
 /// The requests that wait for the store.
 pub(super) struct Queue {
@@ -42,13 +56,11 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct QueueState {
-    /// The organizations with a call under way, or with pending requests.
-    orgs: HashMap<OrgId, OrgQueue>,
+    /// The pending requests, in the order of their arrival, of the organizations that have some or a call under way.
+    orgs: HashMap<OrgId, VecDeque<Pending>>,
     /// Those with pending requests and no call under way, in the order of their turns.
     ready: VecDeque<OrgId>,
-    /// Pending requests of all organizations.
     waiting: usize,
-    /// Calls under way.
     calls: usize,
 }
 
@@ -87,8 +99,8 @@ impl Queue {
         let replies: Vec<_> = requests
             .into_iter()
             .map(|request| {
-                let (org, request) = request.into_parts();
-                state.push(org, request, self.max_waiting)
+                let org = request.org.clone();
+                state.push(org, Request::Reserve(request), self.max_waiting)
             })
             .collect();
         let mut call = self.next_call(&mut state);
@@ -154,7 +166,7 @@ impl QueueState {
         request: Request,
         max_waiting: usize,
     ) -> Result<oneshot::Receiver<DecisionResult>, LedgerError> {
-        let org_waiting = self.orgs.get(&org).map_or(0, OrgQueue::len);
+        let org_waiting = self.orgs.get(&org).map_or(0, VecDeque::len);
         if org_waiting + self.waiting >= max_waiting {
             return Err(LedgerError::Overloaded);
         }
@@ -163,9 +175,9 @@ impl QueueState {
         let waiter = Waiter { reply, span };
         let queue = self.orgs.entry(org).or_insert_with_key(|org| {
             self.ready.push_back(org.clone());
-            OrgQueue::default()
+            VecDeque::new()
         });
-        queue.push(Pending { request, waiter });
+        queue.push_back(Pending { request, waiter });
         self.waiting += 1;
         Ok(receiver)
     }
@@ -173,8 +185,8 @@ impl QueueState {
     /// Takes requests, organization by organization, within the limits of a call.
     fn take(&mut self, limits: CallLimits) -> Vec<(OrgId, Vec<Pending>)> {
         let mut taken = Vec::new();
-        let mut budget = CallBudget::new(limits);
-        while !budget.is_spent() && taken.len() < limits.batches {
+        let mut budget = limits;
+        while budget.operations > 0 && budget.bytes > 0 && taken.len() < limits.batches {
             let Some(org) = self.ready.pop_front() else {
                 break;
             };
@@ -182,7 +194,7 @@ impl QueueState {
                 continue;
             };
             let before = queue.len();
-            let requests = queue.take(&mut budget);
+            let requests = take_batch(queue, &mut budget);
             self.waiting -= before - queue.len();
             if requests.is_empty() {
                 self.orgs.remove(&org);
@@ -192,6 +204,27 @@ impl QueueState {
         }
         taken
     }
+}
+
+/// Takes a batch of an organization's requests within the budget, the first even beyond it. Drops those whose callers
+/// have gone away.
+fn take_batch(queue: &mut VecDeque<Pending>, budget: &mut CallLimits) -> Vec<Pending> {
+    let mut taken = Vec::new();
+    while let Some(Pending { request, waiter }) = queue.front() {
+        let (bytes, is_wanted) = (request.bytes(), !waiter.reply.is_closed());
+        let has_room = budget.operations > 0 && bytes <= budget.bytes;
+        let is_full = taken.len() == Batch::MAX_OPERATIONS || !has_room;
+        if is_wanted && is_full && !taken.is_empty() {
+            break;
+        }
+        let next = queue.pop_front();
+        if let Some(next) = next.filter(|_| is_wanted) {
+            budget.operations = budget.operations.saturating_sub(1);
+            budget.bytes = budget.bytes.saturating_sub(bytes);
+            taken.push(next);
+        }
+    }
+    taken
 }
 
 /// A call to the store. When it ends, even by a panic, the next one begins, if requests are ready.
@@ -255,7 +288,7 @@ impl Drop for BatchCall {
         let state = &mut *guard;
         for org in self.orgs.drain(..) {
             match state.orgs.get(&org) {
-                Some(queue) if queue.len() > 0 => state.ready.push_back(org),
+                Some(queue) if !queue.is_empty() => state.ready.push_back(org),
                 _ => drop(state.orgs.remove(&org)),
             }
         }

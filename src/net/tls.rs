@@ -77,7 +77,7 @@ impl ListenerTls {
             ("key_file", Some(&self.key_file)),
             ("client_ca_file", self.client_ca_file.as_ref()),
         ];
-        let section = self.section.name();
+        let section = self.section;
         files
             .into_iter()
             .filter_map(move |(key, path)| Some((format!("{section}.{key}"), path?)))
@@ -109,7 +109,7 @@ impl ListenerTls {
             config.session_storage = Arc::new(NoServerSessionStorage {});
         }
         if let Some(at) = cert.expires() {
-            metrics.certificate_expires(self.section.name(), at);
+            metrics.certificate_expires(self.section.into(), at);
         }
         Ok(Arc::new(config))
     }

@@ -69,7 +69,7 @@ impl Server {
         settings.log_warnings();
         let policy = open_policy(settings)?;
         let (callers, watched_callers) = open_callers(settings)?.unzip();
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let (store, store_name) = open_store(settings, &metrics)?;
         let limits = settings.limits.fitted_to_open_files();
         let ledger = Ledger::new(LedgerConfig {

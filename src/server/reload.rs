@@ -14,7 +14,7 @@ use crate::{
     ledger::Ledger,
     net::WatchedCertificates,
     policy::{PolicySource, PolicyStatus},
-    telemetry::metrics::{Metrics, WatchedFile},
+    telemetry::metrics::{Metrics, ReloadResult, WatchedFile},
     wall_clock,
 };
 
@@ -32,7 +32,7 @@ impl Files {
         let metrics = &service.metrics;
         followers.spawn(service.ledger.watch_store());
         for tls in self.certificates {
-            let section = tls.section.name();
+            let section = <&str>::from(tls.section);
             let apply = move |config| {
                 tls.certificates.store(config);
                 tracing::info!(
@@ -72,7 +72,7 @@ impl Files {
             followers.spawn(follow(watched, file, metrics.clone(), apply, log_refusal));
         }
         let (ledger, status) = (service.ledger.clone(), self.policy.status());
-        count_first_policy(&ledger, &status.borrow(), metrics);
+        record_policy(&ledger, &status.borrow(), metrics);
         followers.spawn(count_policies(ledger.clone(), status, metrics.clone()));
         let apply = move |policy| ledger.set_policy(policy);
         followers.spawn(self.policy.follow(signal.clone(), apply));
@@ -109,7 +109,7 @@ async fn follow<T, E>(
 }
 
 /// Sets the metrics of the policy in force.
-fn count_first_policy(ledger: &Ledger, status: &PolicyStatus, metrics: &Metrics) {
+fn record_policy(ledger: &Ledger, status: &PolicyStatus, metrics: &Metrics) {
     let policy = ledger.policy();
     let (name, version) = (&policy.program.name, status.version.to_string());
     metrics.policy_loaded(name, &version, policy.orgs.len(), status.loaded_at);
@@ -124,15 +124,10 @@ async fn count_policies(
     let (mut applied, mut refused) = (0, 0);
     while status.changed().await.is_ok() {
         let now = status.borrow_and_update().clone();
-        let policy = ledger.policy();
-        let (name, version) = (&policy.program.name, now.version.to_string());
+        record_policy(&ledger, &now, &metrics);
         // Several may have been loaded since the last wake-up.
-        for _ in applied..now.applied {
-            metrics.policy_applied(name, &version, policy.orgs.len(), now.loaded_at);
-        }
-        for _ in refused..now.refused {
-            metrics.policy_refused();
-        }
+        metrics.policy_reloaded(ReloadResult::Applied, now.applied - applied);
+        metrics.policy_reloaded(ReloadResult::Refused, now.refused - refused);
         metrics.file_refused(WatchedFile::Policy, now.refused_at);
         (applied, refused) = (now.applied, now.refused);
     }

@@ -25,7 +25,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(super) fn tls(root: &Section<'_>, file: WatchedFile) -> Option<ListenerTls> {
-    let section = root.get(file.name(), Entry::section)?;
+    let section = root.get(file.into(), Entry::section)?;
     let client_ca_file = section.entry("client_ca_file");
     let client_certificates = section.get("client_certificates", |entry| {
         if client_ca_file.is_none() {

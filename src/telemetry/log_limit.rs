@@ -35,6 +35,18 @@ impl LogLimit {
     }
 }
 
+/// Logs a line at this level, at most once a second, with the number of lines that were left out.
+macro_rules! log_limited {
+    ($level:ident, $($line:tt)+) => {{
+        static LIMIT: $crate::telemetry::LogLimit = $crate::telemetry::LogLimit::new();
+        if let Some(left_out) = LIMIT.admit(std::time::Instant::now()) {
+            tracing::$level!(left_out, $($line)+);
+        }
+    }};
+}
+
+pub(crate) use log_limited;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,3 +6,4 @@ pub mod metrics;
 pub mod traces;
 
 pub use log_limit::LogLimit;
+pub(crate) use log_limit::log_limited;

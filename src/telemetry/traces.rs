@@ -12,14 +12,15 @@ use std::{
     future::Future,
     str::FromStr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use opentelemetry::{
     Context, ContextGuard, Key, KeyValue, Value,
-    propagation::{Extractor, TextMapPropagator as _},
-    trace::{SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _},
+    propagation::TextMapPropagator as _,
+    trace::{Span as _, SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _},
 };
+use opentelemetry_http::HeaderExtractor;
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::{
     Resource,
@@ -28,7 +29,7 @@ use opentelemetry_sdk::{
     trace::{Sampler, SdkTracer, SdkTracerProvider, SpanData, SpanExporter},
 };
 
-use crate::telemetry::LogLimit;
+use crate::telemetry::log_limited;
 
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -45,37 +46,21 @@ pub struct Traces {
 
 /// The span of a call. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Span {
-    context: Context,
-}
-
-/// The span of a call to the store.
-#[derive(Debug, Clone, Copy)]
-pub struct StoreCallSpan {
-    /// When the call began.
-    pub began: SystemTime,
-    /// Decisions in the batch, of all callers.
-    pub decisions: usize,
-    /// Organizations in the batch.
-    pub organizations: usize,
-    /// Whether this caller's decision failed.
-    pub failed: bool,
-}
+pub struct Span(Context);
 
 impl FromStr for OtlpEndpoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let uri = text.parse::<axum::http::Uri>().ok();
+        let uri = text.parse::<http::Uri>().ok();
         let of_http = uri.filter(|uri| uri.scheme_str() == Some("http"));
         let good = of_http.filter(|uri| uri.port().is_some() && uri.path() == "/");
-        if good.is_none() {
-            return Err(format!(
+        good.map(|_| Self(text.to_owned())).ok_or_else(|| {
+            format!(
                 "{text:?} is not http://HOST:PORT, of a collector that takes OTLP over gRPC; one beside \
                  the service sends on over TLS"
-            ));
-        }
-        Ok(Self(text.to_owned()))
+            )
+        })
     }
 }
 
@@ -110,18 +95,14 @@ impl Traces {
     }
 
     /// Starts the span of a call. Its parent is the caller's span in the headers `traceparent` and `tracestate` (W3C).
-    pub fn call<'h>(
+    pub fn call(
         &self,
         service: &'static str,
         method: &'static str,
-        header: impl Fn(&str) -> Option<&'h str>,
+        headers: &http::HeaderMap,
     ) -> Span {
-        let parent = TraceContextPropagator::new().extract_with_context(
-            &Context::new(),
-            &HeaderExtractor {
-                header: &|name| header(name),
-            },
-        );
+        let parent = TraceContextPropagator::new()
+            .extract_with_context(&Context::new(), &HeaderExtractor(headers));
         let span = self
             .tracer
             .span_builder(format!("{service}/{method}"))
@@ -133,18 +114,16 @@ impl Traces {
             ])
             .start_with_context(&*self.tracer, &parent);
         let context = parent.with_span(span);
-        Span {
-            context: context.with_value(Arc::clone(&self.tracer)),
-        }
+        Span(context.with_value(Arc::clone(&self.tracer)))
     }
 
     /// Exports the remaining spans, within the timeout.
     pub async fn end(self, timeout: Duration) {
         let shutdown =
             tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(timeout));
-        match tokio::time::timeout(timeout, shutdown).await {
-            Ok(Ok(Ok(()))) => {}
-            _ => tracing::warn!("the last traces could not be sent in time"),
+        let ended = tokio::time::timeout(timeout, shutdown).await;
+        if !matches!(ended, Ok(Ok(Ok(())))) {
+            tracing::warn!("the last traces could not be sent in time");
         }
     }
 }
@@ -153,38 +132,39 @@ impl Span {
     /// Makes this the [`current`] span of the thread until the guard is dropped.
     #[must_use]
     pub fn enter(&self) -> ContextGuard {
-        self.context.clone().attach()
+        self.0.clone().attach()
     }
 
     /// Sets an attribute.
     pub fn set(&self, key: &'static str, value: impl Into<Value>) {
-        self.context.span().set_attribute(KeyValue::new(key, value));
+        self.0.span().set_attribute(KeyValue::new(key, value));
     }
 
     /// Sets the gRPC status code of the call, and an error if the service is at fault.
     pub fn answered(&self, code: i32, is_fault: bool) {
         self.set("rpc.grpc.status_code", i64::from(code));
         if is_fault {
-            self.context.span().set_status(Status::error(""));
+            self.0.span().set_status(Status::error(""));
         }
     }
 
     /// Ends the span. A call to the store that ends later can still be added.
     pub fn end(&self) {
-        self.context.span().end();
+        self.0.span().end();
     }
 
-    /// Adds the span of a call to the store that has ended.
-    pub fn store_called(&self, call: StoreCallSpan) {
-        let Some(tracer) = self.context.get::<Arc<SdkTracer>>() else {
+    /// Adds the span of a call to the store that has ended, with the decisions and the organizations of all callers in
+    /// it. `failed`: this caller's decision failed.
+    pub fn store_called(
+        &self,
+        began: SystemTime,
+        decisions: usize,
+        organizations: usize,
+        failed: bool,
+    ) {
+        let Some(tracer) = self.0.get::<Arc<SdkTracer>>() else {
             return;
         };
-        let StoreCallSpan {
-            began,
-            decisions,
-            organizations,
-            failed,
-        } = call;
         let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         let span = tracer
             .span_builder("tollgate.store.decide")
@@ -194,11 +174,11 @@ impl Span {
                 KeyValue::new("tollgate.batch.decisions", number(decisions)),
                 KeyValue::new("tollgate.batch.organizations", number(organizations)),
             ]);
-        let mut span = span.start_with_context(&**tracer, &self.context);
+        let mut span = span.start_with_context(&**tracer, &self.0);
         if failed {
-            opentelemetry::trace::Span::set_status(&mut span, Status::error(""));
+            span.set_status(Status::error(""));
         }
-        opentelemetry::trace::Span::end(&mut span);
+        span.end();
     }
 }
 
@@ -207,9 +187,7 @@ impl Span {
 pub fn current() -> Option<Span> {
     Context::map_current(|context| {
         let sampled = context.has_active_span() && context.span().is_recording();
-        sampled.then(|| Span {
-            context: context.clone(),
-        })
+        sampled.then(|| Span(context.clone()))
     })
 }
 
@@ -222,26 +200,9 @@ pub fn trace_id() -> Option<String> {
     })
 }
 
-/// Reads a caller's headers for the propagator.
-struct HeaderExtractor<'h, 'f> {
-    header: &'f dyn Fn(&str) -> Option<&'h str>,
-}
-
-impl Extractor for HeaderExtractor<'_, '_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        (self.header)(key)
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        Vec::new()
-    }
-}
-
-/// Logs the failures of an exporter, at most one line a second.
+/// Logs the failures of an exporter that has nothing to flush or to shut down, at most one line a second.
 #[derive(Debug)]
 struct LoggingExporter<E>(E);
-
-static EXPORT_FAILURES: LogLimit = LogLimit::new();
 
 impl<E: SpanExporter> SpanExporter for LoggingExporter<E> {
     fn export(&self, batch: Vec<SpanData>) -> impl Future<Output = OTelSdkResult> + Send {
@@ -249,21 +210,11 @@ impl<E: SpanExporter> SpanExporter for LoggingExporter<E> {
         let export = self.0.export(batch);
         async move {
             let exported = export.await;
-            if let Err(error) = &exported
-                && let Some(left_out) = EXPORT_FAILURES.admit(Instant::now())
-            {
-                tracing::warn!(%error, spans, left_out, "traces can't be sent, and are dropped");
+            if let Err(error) = &exported {
+                log_limited!(warn, %error, spans, "traces can't be sent, and are dropped");
             }
             exported
         }
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.0.force_flush()
     }
 
     fn set_resource(&mut self, resource: &Resource) {
@@ -277,21 +228,17 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_a_host_and_a_port_over_http() {
-        for good in [
-            "http://127.0.0.1:4317",
-            "http://collector.svc:4317/",
-            "http://[::1]:1",
+        for (text, is_endpoint) in [
+            ("http://127.0.0.1:4317", true),
+            ("http://collector.svc:4317/", true),
+            ("http://[::1]:1", true),
+            ("", false),
+            ("collector:4317", false),
+            ("https://c:4317", false),
+            ("http://c", false),
+            ("http://c:1/v1/traces", false),
         ] {
-            assert!(good.parse::<OtlpEndpoint>().is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "collector:4317",
-            "https://c:4317",
-            "http://c",
-            "http://c:1/v1/traces",
-        ] {
-            assert!(bad.parse::<OtlpEndpoint>().is_err(), "{bad}");
+            assert_eq!(text.parse::<OtlpEndpoint>().is_ok(), is_endpoint, "{text}");
         }
     }
 }

@@ -237,7 +237,7 @@ where
         message_bytes: 64 * 1024,
         open_calls: TaskTracker::new(),
         stopping: CancellationToken::new(),
-        metrics: Metrics::new(),
+        metrics: Metrics::default(),
         traces: None,
         authenticator,
     });

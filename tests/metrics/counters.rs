@@ -314,9 +314,9 @@ fn connections_denials_certificates_and_reloads_have_metrics() {
     use chrono::DateTime;
     use tollgate::telemetry::metrics::{
         CloseReason, ConnectionRefusal, DenialReason, Metrics, MetricsSnapshot, PortName,
-        WatchedFile,
+        ReloadResult, WatchedFile,
     };
-    let metrics = Metrics::new();
+    let metrics = Metrics::default();
     let grpc = metrics.connections(PortName::Grpc);
     let (one, other) = (grpc.opened(), grpc.opened());
     let _http = metrics.connections(PortName::Http).opened();
@@ -326,8 +326,9 @@ fn connections_denials_certificates_and_reloads_have_metrics() {
     let at = DateTime::from_timestamp(1_900_000_000, 0).unwrap();
     metrics.certificate_expires("tls", at);
     metrics.policy_loaded("p", "v1", 1, at);
-    metrics.policy_applied("p", "v2", 2, at);
-    metrics.policy_refused();
+    metrics.policy_loaded("p", "v2", 2, at);
+    metrics.policy_reloaded(ReloadResult::Applied, 1);
+    metrics.policy_reloaded(ReloadResult::Refused, 1);
     metrics.file_refused(WatchedFile::Tls, Some(at));
     metrics.file_refused(WatchedFile::Callers, Some(at));
     metrics.file_refused(WatchedFile::Callers, None);

@@ -1,200 +1,181 @@
-//! The values of labels. All but the pools' names are known at compile time; none comes from a caller.
+//! The values of labels: the variants' names in the case of `serialize_all`, or what `serialize` says. All but the pools'
+//! names are known at compile time; none comes from a caller.
 
-use crate::domain::{BilledReason, Verdict};
+// Most variants say it all.
+#![allow(missing_docs)]
 
-/// Defines an enum whose variants are a label's values.
-macro_rules! label {
-    ($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $value:ident = $text:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name {
-            $($(#[$of])* #[doc = concat!("`", $text, "`")] $value,)+
-        }
+use enum_map::Enum;
+use strum::{Display, EnumString, FromRepr, IntoStaticStr};
 
-        impl $name {
-            /// All values, in the order of their indexes.
-            pub const ALL: &[Self] = &[$(Self::$value),+];
+use crate::domain::Verdict;
 
-            /// The label's value.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$value => $text,)+
-                }
-            }
-
-            pub(super) const fn index(self) -> usize {
-                self as usize
-            }
-        }
-    };
+/// An RPC, by its name in the proto.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, EnumString, IntoStaticStr)]
+pub enum Rpc {
+    Reserve,
+    ReserveStream,
+    Settle,
+    Release,
+    GetQuota,
+    ListUsage,
 }
 
-label! {
-    /// An RPC.
-    Rpc {
-        Reserve = "Reserve",
-        ReserveStream = "ReserveStream",
-        Settle = "Settle",
-        Release = "Release",
-        GetQuota = "GetQuota",
-        ListUsage = "ListUsage",
-    }
+/// A gRPC status code, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, FromRepr, IntoStaticStr)]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
+#[repr(i32)]
+pub enum Code {
+    Ok,
+    Cancelled,
+    Unknown,
+    InvalidArgument,
+    DeadlineExceeded,
+    NotFound,
+    AlreadyExists,
+    PermissionDenied,
+    ResourceExhausted,
+    FailedPrecondition,
+    Aborted,
+    OutOfRange,
+    Unimplemented,
+    Internal,
+    Unavailable,
+    DataLoss,
+    Unauthenticated,
 }
 
-label! {
-    /// The gRPC status codes, in the order of their numbers.
-    Code {
-        Ok = "OK",
-        Cancelled = "CANCELLED",
-        Unknown = "UNKNOWN",
-        InvalidArgument = "INVALID_ARGUMENT",
-        DeadlineExceeded = "DEADLINE_EXCEEDED",
-        NotFound = "NOT_FOUND",
-        AlreadyExists = "ALREADY_EXISTS",
-        PermissionDenied = "PERMISSION_DENIED",
-        ResourceExhausted = "RESOURCE_EXHAUSTED",
-        FailedPrecondition = "FAILED_PRECONDITION",
-        Aborted = "ABORTED",
-        OutOfRange = "OUT_OF_RANGE",
-        Unimplemented = "UNIMPLEMENTED",
-        Internal = "INTERNAL",
-        Unavailable = "UNAVAILABLE",
-        DataLoss = "DATA_LOSS",
-        Unauthenticated = "UNAUTHENTICATED",
-    }
+/// How tokens were counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum TokenUse {
+    Free,
+    Billed,
+    SettledFree,
+    SettledBilled,
+    Released,
 }
 
-label! {
-    /// How tokens were counted.
-    TokenUse {
-        Free = "free",
-        Billed = "billed",
-        SettledFree = "settled_free",
-        SettledBilled = "settled_billed",
-        Released = "released",
-    }
+/// A state change of a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum Transition {
+    Held,
+    Settled,
+    Released,
 }
 
-label! {
-    /// A state change of a reservation.
-    Transition {
-        Held = "held",
-        Settled = "settled",
-        Released = "released",
-    }
+/// How a call to the store ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum StoreCallResult {
+    Decided,
+    Failed,
 }
 
-label! {
-    /// How a call to the store ended.
-    StoreCallResult {
-        Decision = "decided",
-        Failed = "failed",
-    }
+/// Why a decision or a read-only query has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum StoreFailure {
+    Unreachable,
+    #[strum(serialize = "no_answer")]
+    OutcomeUnknown,
+    RefusedFull,
+    RefusedCannotSave,
+    RefusedBusy,
+    RefusedLoading,
+    RefusedReadOnly,
+    RefusedCutOff,
+    RefusedTooFewReplicas,
+    RefusedIncomplete,
+    RefusedMoving,
+    RefusedNoRight,
+    RefusedNotLoggedIn,
+    RefusedTooManyClients,
+    RefusedOther,
+    #[strum(serialize = "unfit")]
+    Unsuitable,
+    Corrupt,
+    /// The circuit breaker is open: no call was sent.
+    Down,
+    /// A counter would pass 2^53 − 1.
+    Full,
+    OutOfTime,
+    #[strum(serialize = "restless_clock")]
+    ClockUnstable,
+    Overloaded,
+    #[strum(serialize = "task_died")]
+    TaskPanicked,
 }
 
-label! {
-    /// Why a decision or a read-only query has failed.
-    StoreFailure {
-        Unreachable = "unreachable",
-        OutcomeUnknown = "no_answer",
-        RefusedFull = "refused_full",
-        RefusedCannotSave = "refused_cannot_save",
-        RefusedBusy = "refused_busy",
-        RefusedLoading = "refused_loading",
-        RefusedReadOnly = "refused_read_only",
-        RefusedCutOff = "refused_cut_off",
-        RefusedTooFewReplicas = "refused_too_few_replicas",
-        RefusedIncomplete = "refused_incomplete",
-        RefusedMoving = "refused_moving",
-        RefusedNoRight = "refused_no_right",
-        RefusedNotLoggedIn = "refused_not_logged_in",
-        RefusedTooManyClients = "refused_too_many_clients",
-        RefusedOther = "refused_other",
-        Unsuitable = "unfit",
-        Corrupt = "corrupt",
-        /// The circuit breaker is open: no call was sent.
-        Down = "down",
-        /// A counter would pass 2^53 − 1.
-        Full = "full",
-        OutOfTime = "out_of_time",
-        RestlessClock = "restless_clock",
-        Overloaded = "overloaded",
-        TaskDied = "task_died",
-    }
+/// The result of a policy reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum ReloadResult {
+    Applied,
+    Refused,
 }
 
-label! {
-    /// The result of a policy reload.
-    ReloadResult {
-        Applied = "applied",
-        Refused = "refused",
-    }
+/// A file that is watched while the service runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, Display, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum WatchedFile {
+    Policy,
+    Callers,
+    /// The certificate of the gRPC port, its key, and the authorities of clients.
+    Tls,
+    /// The same of the HTTP port.
+    HttpTls,
 }
 
-label! {
-    /// A file that is watched while the service runs.
-    WatchedFile {
-        Policy = "policy",
-        Callers = "callers",
-        /// The certificate of the gRPC port, its key, and the authorities of clients.
-        Tls = "tls",
-        /// The same of the HTTP port.
-        HttpTls = "http_tls",
-    }
+/// Why a call is denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum DenialReason {
+    Unauthenticated,
+    PermissionDenied,
 }
 
-label! {
-    /// Why a call is denied.
-    DenialReason {
-        Unauthenticated = "unauthenticated",
-        PermissionDenied = "permission_denied",
-    }
+/// One of the two ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum PortName {
+    Grpc,
+    Http,
 }
 
-label! {
-    /// One of the two ports.
-    PortName {
-        Grpc = "grpc",
-        Http = "http",
-    }
+/// Why a connection was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum ConnectionRefusal {
+    /// The limit is reached, and no connection is idle.
+    TooMany,
+    /// The TLS handshake failed.
+    Handshake,
+    HandshakeTimeout,
 }
 
-label! {
-    /// Why a connection was refused.
-    ConnectionRefusal {
-        /// The limit is reached, and no connection is idle.
-        TooMany = "too_many",
-        /// The TLS handshake failed.
-        Handshake = "handshake",
-        /// The handshake timed out.
-        HandshakeTimeout = "handshake_timeout",
-    }
-}
-
-label! {
-    /// Why a connection ended.
-    CloseReason {
-        /// The caller closed it.
-        ByCaller = "by_caller",
-        /// The connection was reset, its bytes are not HTTP, or its caller cancelled too many calls at once.
-        Error = "error",
-        /// It had no call for `idle_time`.
-        Idle = "idle",
-        /// It reached its maximum age.
-        Age = "age",
-        /// It was idle, and a new connection needed its place.
-        MadeRoom = "made_room",
-        /// The service stops.
-        Stopping = "stopping",
-    }
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum CloseReason {
+    ByCaller,
+    /// The connection was reset, its bytes are not HTTP, or its caller cancelled too many calls at once.
+    Error,
+    /// It had no call for `idle_time`.
+    Idle,
+    /// It reached its maximum age.
+    Age,
+    /// It was idle, and a new connection needed its place.
+    MadeRoom,
+    /// The service stops.
+    Stopping,
 }
 
 impl Rpc {
-    /// The RPC of this name in the proto.
+    /// Whether it can change what is counted: it is no read-only query.
     #[must_use]
-    pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|rpc| rpc.name() == name)
+    pub const fn counts(self) -> bool {
+        !matches!(self, Self::GetQuota | Self::ListUsage)
     }
 
     /// Whether a successful response has a verdict.
@@ -204,14 +185,6 @@ impl Rpc {
 }
 
 impl Code {
-    /// The code of this number. An invalid number is UNKNOWN, as gRPC specifies.
-    #[must_use]
-    pub fn by_number(number: i32) -> Self {
-        let index = usize::try_from(number).ok();
-        let code = index.and_then(|index| Self::ALL.get(index));
-        code.copied().unwrap_or(Self::Unknown)
-    }
-
     /// Whether docs/CONTRACT.md, "Errors", lists it. If so, its series exists from the start.
     pub(super) const fn is_documented(self) -> bool {
         !matches!(
@@ -221,76 +194,11 @@ impl Code {
     }
 }
 
-/// All verdicts, in the order of their [`verdict_index`].
-pub(super) const VERDICTS: [Verdict; 13] = [
-    Verdict::Free,
-    Verdict::Billed(BilledReason::OrganizationNotEnrolled),
-    Verdict::Billed(BilledReason::ZeroDataRetention),
-    Verdict::Billed(BilledReason::EnterprisePlan),
-    Verdict::Billed(BilledReason::ProgramEnded),
-    Verdict::Billed(BilledReason::ProjectNotSharing),
-    Verdict::Billed(BilledReason::WorkloadNotCovered),
-    Verdict::Billed(BilledReason::FineTunedModel),
-    Verdict::Billed(BilledReason::ModelNotCovered),
-    Verdict::Billed(BilledReason::PoolClosed),
-    Verdict::Billed(BilledReason::AllowanceExceeded),
-    Verdict::Billed(BilledReason::DayClosed),
-    Verdict::Billed(BilledReason::StoreUnavailable),
-];
-
-pub(super) const fn verdict_index(verdict: Verdict) -> usize {
-    match verdict {
-        Verdict::Free => 0,
-        Verdict::Billed(reason) => 1 + reason as usize,
-    }
-}
-
 /// A verdict's two labels: `FREE` or `BILLED`, and the proto's name of the reason, or an empty string.
 #[must_use]
-pub const fn verdict_names(verdict: Verdict) -> (&'static str, &'static str) {
-    let Verdict::Billed(reason) = verdict else {
-        return ("FREE", "");
-    };
-    let reason = match reason {
-        BilledReason::OrganizationNotEnrolled => "ORGANIZATION_NOT_ENROLLED",
-        BilledReason::ZeroDataRetention => "ZERO_DATA_RETENTION",
-        BilledReason::EnterprisePlan => "ENTERPRISE_PLAN",
-        BilledReason::ProgramEnded => "PROGRAM_ENDED",
-        BilledReason::ProjectNotSharing => "PROJECT_NOT_SHARING",
-        BilledReason::WorkloadNotCovered => "WORKLOAD_NOT_COVERED",
-        BilledReason::FineTunedModel => "FINE_TUNED_MODEL",
-        BilledReason::ModelNotCovered => "MODEL_NOT_COVERED",
-        BilledReason::PoolClosed => "POOL_CLOSED",
-        BilledReason::AllowanceExceeded => "ALLOWANCE_EXCEEDED",
-        BilledReason::DayClosed => "DAY_CLOSED",
-        BilledReason::StoreUnavailable => "STORE_UNAVAILABLE",
-    };
-    ("BILLED", reason)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_verdict_has_its_index() {
-        for (index, verdict) in VERDICTS.into_iter().enumerate() {
-            assert_eq!(verdict_index(verdict), index, "{verdict:?}");
-        }
-    }
-
-    #[test]
-    fn codes_have_their_grpc_numbers() {
-        for (number, name) in [(0, "OK"), (1, "CANCELLED"), (8, "RESOURCE_EXHAUSTED")] {
-            assert_eq!(Code::by_number(number).name(), name);
-        }
-        for (number, name) in [
-            (14, "UNAVAILABLE"),
-            (16, "UNAUTHENTICATED"),
-            (17, "UNKNOWN"),
-        ] {
-            assert_eq!(Code::by_number(number).name(), name);
-        }
-        assert_eq!(Code::by_number(-1), Code::Unknown);
+pub fn verdict_names(verdict: Verdict) -> (&'static str, &'static str) {
+    match verdict {
+        Verdict::Free => ("FREE", ""),
+        Verdict::Billed(reason) => ("BILLED", reason.into()),
     }
 }

@@ -1,158 +1,243 @@
-//! The metric families with their labels and buckets, and the values that are read at a scrape.
+//! Every metric that is counted: its name, help text, labels and buckets.
+//!
+//! Each series whose labels are known exists from the start, so that a rate sees the first event. Its handle is taken
+//! then, so an update is an atomic addition, without look-up or lock.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicI64},
+use std::{collections::BTreeMap, sync::atomic::AtomicU64};
+
+use arc_swap::ArcSwap;
+use enum_map::{Enum as _, EnumArray, EnumMap};
+use prometheus_client::{
+    metrics::{TypedMetric, counter::Counter, family::Family, gauge::Gauge, info::Info},
+    registry::{Metric, Registry},
 };
 
-use chrono::{DateTime, Utc};
-
+#[cfg(target_os = "linux")]
+use super::collectors::ProcessMetrics;
 use super::{
-    families::{CounterFamily, GaugeFamily, HistogramFamily, Labels, SeriesVisibility},
+    collectors::FileStates,
+    histogram::AtomicHistogram,
     labels::{
         CloseReason, Code, ConnectionRefusal, DenialReason, PortName, ReloadResult, Rpc,
-        StoreCallResult, StoreFailure, Transition, VERDICTS, WatchedFile, verdict_names,
+        StoreCallResult, StoreFailure, TokenUse, Transition, verdict_names,
     },
-    pools::PoolTokens,
 };
-
-/// Upper bounds in microseconds, up to the longest common `call_timeout`.
-const REQUEST_BUCKETS: [u64; 15] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
-    1_000_000, 2_500_000, 5_000_000,
-];
+use crate::domain::{PoolName, Verdict};
 
 /// A batch has at most 1,024 decisions, unless one request is larger by itself.
-const BATCH_BUCKETS: [u64; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
+const BATCH_BUCKETS: &[f64] = &[
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0,
+];
 
-/// Series of each RPC: one for each verdict, then one for each code.
-pub(super) const SERIES_OF_AN_RPC: usize = VERDICTS.len() + Code::ALL.len();
+/// A label's key and its value.
+type Label<V = String> = (&'static str, V);
 
-/// All metrics that are counted.
+/// An RPC and a result that it can have.
+type RequestLabels = [Label<&'static str>; 4];
+
+/// The metrics, by the values of their labels.
 #[derive(Debug)]
 pub(super) struct MetricFamilies {
-    pub(super) requests: CounterFamily,
-    pub(super) request_durations: HistogramFamily,
-    pub(super) open_streams: AtomicI64,
-    pub(super) tokens: PoolTokens,
-    pub(super) reservations: CounterFamily,
-    pub(super) store_calls: HistogramFamily,
-    pub(super) batches: HistogramFamily,
-    pub(super) store_failures: CounterFamily,
-    pub(super) policy: Mutex<Option<PolicyInfo>>,
-    pub(super) reloads: CounterFamily,
-    pub(super) connections: GaugeFamily,
-    pub(super) connections_refused: CounterFamily,
-    pub(super) connections_closed: CounterFamily,
-    pub(super) denied: CounterFamily,
-    pub(super) certificates: Mutex<BTreeMap<&'static str, DateTime<Utc>>>,
-    pub(super) refused_files: Mutex<RefusedFiles>,
+    pub(super) registry: Registry,
+    pub(super) requests: Family<RequestLabels, Counter>,
+    /// The series of `requests` that have a verdict. Those of other RPCs are not registered.
+    pub(super) verdicts: EnumMap<Rpc, EnumMap<Verdict, Counter>>,
+    pub(super) request_durations: EnumMap<Rpc, AtomicHistogram>,
+    pub(super) open_streams: Gauge<f64, AtomicU64>,
+    pub(super) tokens: Family<Vec<Label>, Counter>,
+    /// The pools of all policies so far. A pool that leaves the policy keeps its series: a new one would look like a
+    /// counter reset.
+    pub(super) pool_tokens: ArcSwap<BTreeMap<PoolName, EnumMap<TokenUse, Counter>>>,
+    /// Tokens of requests outside these pools.
+    pub(super) other_tokens: EnumMap<TokenUse, Counter>,
+    pub(super) reservations: EnumMap<Transition, Counter>,
+    pub(super) store_calls: EnumMap<StoreCallResult, AtomicHistogram>,
+    pub(super) batches: AtomicHistogram,
+    pub(super) store_failures: EnumMap<StoreFailure, Counter>,
+    pub(super) reloads: EnumMap<ReloadResult, Counter>,
+    pub(super) connections: EnumMap<PortName, Gauge>,
+    pub(super) connections_refused: EnumMap<PortName, EnumMap<ConnectionRefusal, Counter>>,
+    pub(super) connections_closed: EnumMap<PortName, EnumMap<CloseReason, Counter>>,
+    pub(super) denied: EnumMap<DenialReason, Counter>,
+    pub(super) files: FileStates,
 }
 
-/// When the current content of each watched file was refused, if it was.
-pub(super) type RefusedFiles = [Option<DateTime<Utc>>; WatchedFile::ALL.len()];
-
-/// The policy in force.
-#[derive(Debug, Clone)]
-pub(super) struct PolicyInfo {
-    pub(super) name: String,
-    pub(super) version: String,
-    pub(super) organizations: usize,
-    pub(super) at: DateTime<Utc>,
-}
-
-/// The values that are read at a scrape instead of counted.
-#[derive(Debug, Clone, Copy)]
-pub struct MetricsSnapshot {
-    /// Whether the service is SERVING.
-    pub ready: bool,
-    /// Whether the store can decide.
-    pub store_up: bool,
-    /// Detected losses of writes in the store.
-    pub store_losses: u64,
-    /// Detected steps of the wall clock.
-    pub clock_steps: u64,
-    /// Calls to the store that are in flight.
-    pub store_calls: usize,
-    /// Decisions that wait for the store.
-    pub waiting: usize,
-}
-
-impl MetricFamilies {
-    pub(super) fn new() -> Self {
-        let ports = || PortName::ALL.iter().map(|port| port.name());
-        let of_rpc = |rpc: &Rpc| vec![("rpc", rpc.name())];
-        let outcomes = StoreCallResult::ALL
-            .iter()
-            .map(|call| vec![("outcome", call.name())]);
+impl Default for MetricFamilies {
+    fn default() -> Self {
+        let mut metrics = Registrar::default();
+        let (requests, verdicts) = request_series(&mut metrics);
+        let tokens = metrics.family(
+            "tollgate_tokens",
+            "Tokens as they were answered: reserved free or billed, settled so, or released. Without replays",
+        );
         Self {
-            requests: requests(),
-            request_durations: HistogramFamily::of_durations(
-                Rpc::ALL.iter().map(of_rpc),
-                &REQUEST_BUCKETS,
+            requests,
+            verdicts,
+            request_durations: metrics.series(
+                "tollgate_request_duration_seconds",
+                "Time from a request's arrival to its answer",
+                "rpc",
             ),
-            open_streams: AtomicI64::new(0),
-            tokens: PoolTokens::new(),
-            reservations: CounterFamily::by(
+            open_streams: metrics.register(
+                "tollgate_open_streams",
+                "Calls of ReserveStream that are open",
+                Gauge::default(),
+            ),
+            pool_tokens: ArcSwap::default(),
+            other_tokens: by_label(&tokens, &[("pool", String::new())], "kind"),
+            tokens,
+            reservations: metrics.series(
+                "tollgate_reservations",
+                "Reservations with a request id that were made, settled and released. Without replays",
                 "transition",
-                Transition::ALL.iter().map(|it| it.name()),
             ),
-            store_calls: HistogramFamily::of_durations(outcomes, &REQUEST_BUCKETS),
-            batches: HistogramFamily::of_numbers(&BATCH_BUCKETS),
-            store_failures: CounterFamily::by("kind", StoreFailure::ALL.iter().map(|it| it.name())),
-            policy: Mutex::default(),
-            reloads: CounterFamily::by("result", ReloadResult::ALL.iter().map(|it| it.name())),
-            connections: GaugeFamily::by("port", ports()),
-            connections_refused: by_port_and_why(ConnectionRefusal::ALL.iter().map(|it| it.name())),
-            connections_closed: by_port_and_why(CloseReason::ALL.iter().map(|it| it.name())),
-            denied: CounterFamily::by("why", DenialReason::ALL.iter().map(|it| it.name())),
-            certificates: Mutex::default(),
-            refused_files: Mutex::default(),
+            store_calls: metrics.series(
+                "tollgate_store_call_duration_seconds",
+                "Time that a call to the store took, with all the decisions in it",
+                "outcome",
+            ),
+            batches: metrics.register(
+                "tollgate_store_batch_decisions",
+                "Decisions that went to the store in one call",
+                AtomicHistogram::new(BATCH_BUCKETS),
+            ),
+            store_failures: metrics.series(
+                "tollgate_store_failures",
+                "Decisions and reads that have no answer, by what was wrong",
+                "kind",
+            ),
+            reloads: metrics.series(
+                "tollgate_policy_reloads",
+                "Policies that were read anew, and taken or refused",
+                "result",
+            ),
+            connections: metrics.series(
+                "tollgate_connections",
+                "Connections that are open",
+                "port",
+            ),
+            connections_refused: metrics.counters_by_port(
+                "tollgate_connections_refused",
+                "Connections that were not let in",
+            ),
+            connections_closed: metrics.counters_by_port(
+                "tollgate_connections_closed",
+                "Connections that ended, by why",
+            ),
+            denied: metrics.series(
+                "tollgate_calls_denied",
+                "Calls of callers who are not known, or may not do what they asked for",
+                "why",
+            ),
+            files: metrics.register_collectors(),
+            registry: metrics.0,
         }
     }
 }
 
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// One series for each RPC and each result that it can have.
-fn requests() -> CounterFamily {
-    let series = Rpc::ALL.iter().flat_map(|rpc| {
-        let verdicts = VERDICTS.into_iter().map(|verdict| {
-            let shown = match rpc.has_verdict() {
-                true => SeriesVisibility::Always,
-                false => SeriesVisibility::Never,
-            };
-            (result_labels(*rpc, Code::Ok, verdict_names(verdict)), shown)
-        });
-        let codes = Code::ALL.iter().map(|code| {
-            let shown = match code {
-                Code::Ok if rpc.has_verdict() => SeriesVisibility::Never,
-                code if code.is_documented() => SeriesVisibility::Always,
-                _ => SeriesVisibility::OnceCounted,
-            };
-            (result_labels(*rpc, *code, ("", "")), shown)
-        });
-        verdicts.chain(codes)
+/// Makes the documented series of requests, and takes those that have a verdict.
+fn request_series(
+    metrics: &mut Registrar,
+) -> (
+    Family<RequestLabels, Counter>,
+    EnumMap<Rpc, EnumMap<Verdict, Counter>>,
+) {
+    let requests: Family<RequestLabels, Counter> = metrics.family(
+        "tollgate_requests",
+        "Requests that were answered. Each request of a stream is one",
+    );
+    let verdicts = EnumMap::from_fn(|rpc: Rpc| {
+        for code in (0..Code::LENGTH).map(Code::from_usize) {
+            if code.is_documented() && (code != Code::Ok || !rpc.has_verdict()) {
+                requests.get_or_create_owned(&request_labels(rpc, code, ("", "")));
+            }
+        }
+        EnumMap::from_fn(|verdict| {
+            let labels = request_labels(rpc, Code::Ok, verdict_names(verdict));
+            match rpc.has_verdict() {
+                true => requests.get_or_create_owned(&labels),
+                false => Counter::default(),
+            }
+        })
     });
-    CounterFamily::new(series)
+    (requests, verdicts)
 }
 
-fn result_labels(rpc: Rpc, code: Code, (verdict, reason): (&'static str, &'static str)) -> Labels {
-    vec![
-        ("rpc", rpc.name()),
-        ("code", code.name()),
+pub(super) fn request_labels(
+    rpc: Rpc,
+    code: Code,
+    (verdict, reason): (&'static str, &'static str),
+) -> RequestLabels {
+    [
+        ("rpc", rpc.into()),
+        ("code", code.into()),
         ("verdict", verdict),
         ("reason", reason),
     ]
 }
 
-fn by_port_and_why(whys: impl Iterator<Item = &'static str> + Clone) -> CounterFamily {
-    let ports = PortName::ALL.iter();
-    let series = ports.flat_map(|port| {
-        let whys = whys.clone();
-        whys.map(|why| vec![("port", port.name()), ("why", why)])
-    });
-    CounterFamily::new(series.map(|labels| (labels, SeriesVisibility::Always)))
+/// The series of a label's values, beside other labels.
+pub(super) fn by_label<L, M>(
+    family: &Family<Vec<Label>, M>,
+    others: &[Label],
+    key: &'static str,
+) -> EnumMap<L, M>
+where
+    L: EnumArray<M> + Into<&'static str>,
+    M: Clone,
+{
+    EnumMap::from_fn(|value: L| {
+        let label = (key, value.into().to_owned());
+        family.get_or_create_owned(&[others, &[label]].concat())
+    })
+}
+
+/// Registers metrics. The registry adds the full stop of a help text.
+#[derive(Default)]
+struct Registrar(Registry);
+
+impl Registrar {
+    fn register<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+        self.0.register(name, help, metric.clone());
+        metric
+    }
+
+    fn family<F: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> F {
+        self.register(name, help, F::default())
+    }
+
+    /// Registers what is not counted.
+    fn register_collectors(&mut self) -> FileStates {
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        self.0.register("tollgate_build", "The program", version);
+        #[cfg(target_os = "linux")]
+        self.0.register_collector(Box::new(ProcessMetrics));
+        let files = FileStates::default();
+        self.0.register_collector(Box::new(files.clone()));
+        files
+    }
+
+    fn series<L, M>(&mut self, name: &str, help: &str, key: &'static str) -> EnumMap<L, M>
+    where
+        L: EnumArray<M> + Into<&'static str>,
+        M: Metric + TypedMetric + Clone + Default,
+    {
+        let family: Family<_, _> = self.family(name, help);
+        by_label(&family, &[], key)
+    }
+
+    fn counters_by_port<L>(
+        &mut self,
+        name: &str,
+        help: &str,
+    ) -> EnumMap<PortName, EnumMap<L, Counter>>
+    where
+        L: EnumArray<Counter> + Into<&'static str>,
+    {
+        let family = self.family(name, help);
+        EnumMap::from_fn(|port: PortName| {
+            let port = <&str>::from(port).to_owned();
+            by_label(&family, &[("port", port)], "why")
+        })
+    }
 }
