@@ -69,7 +69,7 @@ impl MemoryStore {
     fn decide_all(&self, state: &mut MemoryState, today: UtcDay, batch: &Batch) -> Vec<Outcome> {
         let writes = |operation: &Operation| match operation {
             Operation::Reserve { recording, .. } => recording.writes(),
-            Operation::Settle { .. } | Operation::Release { .. } => false,
+            _ => false,
         };
         // Only a write adds an organization.
         if !state.by_org.contains_key(&batch.org) && batch.operations.iter().any(writes) {
@@ -243,10 +243,7 @@ impl Records for OrgState {
 
     fn set_pool(&mut self, day: RelativeDay, pool: &PoolName, counters: PoolCounters) {
         let pools = &mut self.records_mut(day).pools;
-        match pools.get_mut(pool) {
-            Some(there) => *there = counters,
-            None => drop(pools.insert(pool.clone(), counters)),
-        }
+        pools.insert(pool.clone(), counters);
     }
 
     fn row(
@@ -269,20 +266,18 @@ impl Records for OrgState {
     ) {
         let rows = &mut self.records_mut(day).rows;
         // Only the names of a new row are copied.
-        match rows.get_mut(project) {
-            Some(rows) => match rows.get_mut(model) {
-                Some(there) => *there = row,
-                None => drop(rows.insert(model.clone(), row)),
-            },
-            None => drop(rows.insert(project.clone(), [(model.clone(), row)].into())),
+        match rows.get_mut(project).and_then(|rows| rows.get_mut(model)) {
+            Some(there) => *there = row,
+            None => {
+                let rows = rows.entry(project.clone()).or_default();
+                rows.insert(model.clone(), row);
+            }
         }
     }
 
     fn row_counts(&mut self) -> Result<RowCounts, Infallible> {
         let records = self.records(RelativeDay::Today);
-        Ok(records
-            .map(|records| records.row_counts)
-            .unwrap_or_default())
+        Ok(records.map_or_else(RowCounts::default, |records| records.row_counts))
     }
 
     fn set_row_counts(&mut self, counts: RowCounts) {
@@ -300,9 +295,6 @@ impl Records for OrgState {
 
     fn set_reservation(&mut self, day: RelativeDay, id: &RequestId, reservation: Reservation) {
         let reservations = &mut self.records_mut(day).reservations;
-        match reservations.get_mut(id) {
-            Some(there) => *there = reservation,
-            None => drop(reservations.insert(id.clone(), reservation)),
-        }
+        reservations.insert(id.clone(), reservation);
     }
 }

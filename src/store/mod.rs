@@ -82,8 +82,8 @@ impl CallLimits {
 /// Keeps the counters and the reservations, and decides on them atomically.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Decides batches. The results are in the order of the batches. An error says whether something of its
-    /// batch may have been written.
+    /// Decides batches within [`Store::call_limits`]. The results are in the order of the batches. An error says
+    /// whether something of its batch may have been written.
     async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>>;
 
     /// How much a call of [`Store::decide`] takes. Further operations wait, and share the next call.
@@ -229,14 +229,15 @@ impl Operation {
     /// answer was lost, the second says `replayed`.
     #[must_use]
     pub fn is_idempotent(&self) -> bool {
-        match self {
+        let counts_again = matches!(
+            self,
             Self::Reserve {
-                request_id,
-                recording,
+                request_id: None,
+                recording: Recording::Record,
                 ..
-            } => request_id.is_some() || !recording.writes(),
-            Self::Settle { .. } | Self::Release { .. } => true,
-        }
+            }
+        );
+        !counts_again
     }
 }
 
