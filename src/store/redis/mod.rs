@@ -47,12 +47,11 @@ pub mod script;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::Semaphore;
 
 use self::{
     acl_check::AclCheck,
     conn::RedisClient,
-    decide::{Decider, max_batches},
+    decide::{Decider, MAX_BATCHES},
     eviction_check::EvictionCheck,
     queries::Queries,
     script::reader::BadReply,
@@ -80,8 +79,6 @@ pub struct RedisStore {
     eviction_check: EvictionCheck,
     decider: Arc<Decider>,
     queries: Queries,
-    /// Allows one audit at a time.
-    audits: Arc<Semaphore>,
 }
 
 impl RedisStore {
@@ -93,26 +90,17 @@ impl RedisStore {
     pub fn new(config: RedisConfig) -> Result<Self, SetupError> {
         let client = Arc::new(RedisClient::new(&config)?);
         let acl_check = AclCheck::new(&config.key_prefix, config.commands_beside_scripts());
-        let decider = Decider::new(acl_check, config.key_prefix, config.usage_limits);
-        let decider = Arc::new(decider);
+        let decider = Arc::new(Decider::new(
+            acl_check,
+            config.key_prefix,
+            config.usage_limits,
+        ));
         Ok(Self {
             eviction_check: EvictionCheck::new(config.unsafe_eviction),
             queries: Queries::new(Arc::clone(&client), Arc::clone(&decider)),
             client,
             decider,
-            audits: Arc::new(Semaphore::new(1)),
         })
-    }
-
-    /// Starts an audit, unless one is running. It may take longer than a probe, so it has its own task.
-    fn start_audit(&self) {
-        if let Ok(permit) = Arc::clone(&self.audits).try_acquire_owned() {
-            let (decider, client) = (Arc::clone(&self.decider), Arc::clone(&self.client));
-            tokio::spawn(async move {
-                decider.audit(&client).await;
-                drop(permit);
-            });
-        }
     }
 }
 
@@ -123,14 +111,13 @@ impl Store for RedisStore {
     }
 
     fn call_limits(&self) -> CallLimits {
-        let is_sharded = self.client.is_sharded();
+        let (calls, batches) = match self.client.is_sharded() {
+            true => (MAX_CALLS_SHARDED, 1),
+            false => (MAX_CALLS, MAX_BATCHES),
+        };
         CallLimits {
-            calls: if is_sharded {
-                MAX_CALLS_SHARDED
-            } else {
-                MAX_CALLS
-            },
-            batches: max_batches(&self.client),
+            calls,
+            batches,
             operations: Batch::MAX_OPERATIONS,
             bytes: CallLimits::MAX_BYTES,
         }
@@ -168,7 +155,9 @@ impl Store for RedisStore {
         let keys = self.client.probe_keys(&self.decider.key_prefix).await?;
         self.eviction_check.check(&self.client, &keys).await?;
         let now = self.decider.probe(&self.client, keys).await?;
-        self.start_audit();
+        let (decider, client) = (Arc::clone(&self.decider), Arc::clone(&self.client));
+        // It may take longer than a probe.
+        tokio::spawn(async move { decider.audit(&client).await });
         Ok(Timestamped { now, answer: () })
     }
 }
