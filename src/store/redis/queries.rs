@@ -17,7 +17,7 @@ use super::{
     script::{
         Script,
         keys::{self, OrgKeys},
-        reader::{BadReply, MsgPackReader, after_clock, bad, bytes, parse_number, text},
+        reader::{BadReply, MsgPackReader, bad, bytes, parse_number},
     },
 };
 use crate::{
@@ -73,9 +73,8 @@ impl Queries {
                 command.arg(keys::held_field(pool));
             }
         };
-        let key = keys.usage();
-        let reply = self.run(&key, push).await?;
-        let (now, mut stored) = parse_pools(&reply, pools.len())?;
+        let reply = self.run(&keys.usage(), push).await?;
+        let (now, mut stored) = parse_pools(bytes(&reply)?, pools.len())?;
         for snapshot in known {
             // Otherwise Redis' record is newer: another replica may have united components since.
             if let Some(at) = pools.iter().position(|pool| *pool == snapshot.pool)
@@ -141,11 +140,8 @@ impl Queries {
             }
             cursor = next;
         }
-        let no_pools = |command: &mut Cmd| {
-            command.arg(0);
-        };
-        let reply = self.run(&key, no_pools).await?;
-        let (now, _) = parse_pools(&reply, 0)?;
+        let reply = self.run(&key, |command| _ = command.arg(0)).await?;
+        let (now, _) = parse_pools(bytes(&reply)?, 0)?;
         Ok(Timestamped { now, answer: rows })
     }
 
@@ -175,27 +171,22 @@ pub type StoredPool = (PoolCounter, Tokens);
 ///
 /// [`BadReply`] if the script can't have returned this.
 pub fn parse_pools(
-    reply: &Value,
+    reply: &[u8],
     pools: usize,
 ) -> Result<(DateTime<Utc>, Vec<StoredPool>), BadReply> {
-    let (now, stored) = after_clock(reply)?;
-    let now = now.ok_or_else(|| bad("the time"))?;
-    if stored.len() != 2 * pools {
-        return Err(bad(format!("{} answers to {pools} pools", stored.len())));
-    }
-    let (records, held) = stored.split_at(pools);
-    let stored = records.iter().zip(held).map(|(record, held)| {
-        let record = match record {
-            Value::Nil => PoolCounter::default(),
-            record => PoolCounter::parse(bytes(record)?)?,
+    let mut reader = MsgPackReader::new(reply);
+    let now = reader.time()?;
+    let stored = (0..pools).map(|_| {
+        let record = reader.stored()?.map(PoolCounter::parse).transpose()?;
+        let held = match reader.stored()? {
+            Some(held) => parse_number(held).and_then(Tokens::new),
+            None => Some(Tokens::ZERO),
         };
-        let held = match held {
-            Value::Nil => Some(Tokens::ZERO),
-            held => parse_number(text(held)?).and_then(Tokens::new),
-        };
-        Ok((record, held.ok_or_else(|| bad("held tokens"))?))
+        let held = held.ok_or_else(|| bad("held tokens"))?;
+        Ok((record.unwrap_or_default(), held))
     });
-    Ok((now, stored.collect::<Result<_, _>>()?))
+    let stored = stored.collect::<Result<_, BadReply>>()?;
+    reader.end().map(|()| (now, stored))
 }
 
 /// Parses a reply to HSCAN on a day's usage: the next cursor, "0" at the end, and the rows. Leaves out rows of
@@ -205,23 +196,15 @@ pub fn parse_pools(
 ///
 /// [`BadReply`] if this is no reply to HSCAN, or the script can't have written these rows.
 pub fn parse_scan(reply: &Value) -> Result<(String, Vec<(RowKey, UsageCounters)>), BadReply> {
-    let Value::Array(parts) = reply else {
-        return Err(bad("a scan that is not a list"));
-    };
-    let [cursor, Value::Array(fields)] = parts.as_slice() else {
-        return Err(bad("a scan of other than two parts"));
-    };
-    let mut rows = Vec::with_capacity(fields.len() / 2);
-    for pair in fields.chunks(2) {
-        let [field, row] = pair else {
-            return Err(bad("a usage row without counters"));
-        };
-        let key = keys::parse_row_field(text(field)?);
+    let parsed = redis::from_redis_value_ref(reply);
+    let (cursor, fields): (String, Vec<(String, Vec<u8>)>) =
+        parsed.map_err(|_| bad("a scan that is not a cursor and rows"))?;
+    let rows = fields.iter().map(|(field, row)| {
+        let key = keys::parse_row_field(field);
         let key = key.ok_or_else(|| bad("a usage row without project and model"))?;
-        let row = MsgPackReader::new(bytes(row)?).row()?;
-        if !row.is_empty() {
-            rows.push((key, row));
-        }
-    }
-    Ok((text(cursor)?.to_owned(), rows))
+        Ok((key, MsgPackReader::new(row).row()?))
+    });
+    let mut rows: Vec<_> = rows.collect::<Result<_, BadReply>>()?;
+    rows.retain(|(_, row)| !row.is_empty());
+    Ok((cursor, rows))
 }

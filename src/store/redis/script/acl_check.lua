@@ -5,8 +5,8 @@
 -- KEYS     a key with the prefix; if one server has all keys, also one in another hash slot, which a node of a
 --          cluster refuses
 -- ARGV     commands that are sent outside scripts; a subcommand as 'command|subcommand'
--- Returns  {seconds, micros, command…}: the clock as TIME gives it, or two empty strings if the user may not run
---          TIME; the commands that the user may not run
+-- Returns  consecutive MessagePack values: the clock in seconds and microseconds as TIME gives them, or two empty
+--          strings if the user may not run TIME; then the commands that the user may not run
 
 local key, missing = KEYS[1], {}
 
@@ -37,4 +37,4 @@ for _, name in ipairs(ARGV) do
 end
 require_permission('time', 'time')
 local time = missing[#missing] == 'time' and { '', '' } or redis.call('TIME')
-return { time[1], time[2], unpack(missing) }
+return cmsgpack.pack(time[1], time[2], unpack(missing))
