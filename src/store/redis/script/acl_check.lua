@@ -16,15 +16,6 @@ local function require_permission(name, ...)
   end
 end
 
--- Splits 'cluster|slots' into 'cluster', 'slots'.
-local function split(name)
-  local words = {}
-  for word in string.gmatch(name, '[^|]+') do
-    words[#words + 1] = word
-  end
-  return words
-end
-
 require_permission('get', 'get', key)
 require_permission('set', 'set', key, '', 'exat', '1')
 require_permission('hmget', 'hmget', key, 'field')
@@ -33,7 +24,11 @@ require_permission('expireat', 'expireat', key, '1')
 require_permission('evalsha', 'evalsha', '', '0')
 require_permission('eval', 'eval', '', '0')
 for _, name in ipairs(ARGV) do
-  require_permission(name, unpack(split(name)))
+  local words = {}
+  for word in string.gmatch(name, '[^|]+') do
+    words[#words + 1] = word
+  end
+  require_permission(name, unpack(words))
 end
 require_permission('time', 'time')
 local time = missing[#missing] == 'time' and { '', '' } or redis.call('TIME')
