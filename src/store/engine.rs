@@ -16,17 +16,14 @@ pub(super) trait Records {
     /// Why a record can't be read.
     type Error;
 
-    /// A pool's counters.
     fn pool(
         &mut self,
         day: RelativeDay,
         pool: &PoolName,
     ) -> Result<Option<PoolCounters>, Self::Error>;
 
-    /// Replaces a pool's counters.
     fn set_pool(&mut self, day: RelativeDay, pool: &PoolName, counters: PoolCounters);
 
-    /// A usage row.
     fn row(
         &mut self,
         day: RelativeDay,
@@ -34,7 +31,6 @@ pub(super) trait Records {
         model: &ModelName,
     ) -> Result<Option<UsageCounters>, Self::Error>;
 
-    /// Replaces a usage row.
     fn set_row(
         &mut self,
         day: RelativeDay,
@@ -46,17 +42,14 @@ pub(super) trait Records {
     /// How many usage rows today has.
     fn row_counts(&mut self) -> Result<RowCounts, Self::Error>;
 
-    /// Replaces how many usage rows today has.
     fn set_row_counts(&mut self, counts: RowCounts);
 
-    /// The reservation of an id.
     fn reservation(
         &mut self,
         day: RelativeDay,
         id: &RequestId,
     ) -> Result<Option<Reservation>, Self::Error>;
 
-    /// Writes the reservation of an id.
     fn set_reservation(&mut self, day: RelativeDay, id: &RequestId, reservation: Reservation);
 }
 

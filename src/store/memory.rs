@@ -29,7 +29,6 @@ pub struct MemoryStore {
     state: Mutex<MemoryState>,
 }
 
-/// What the mutex guards.
 struct MemoryState {
     by_org: HashMap<OrgId, OrgState>,
     steps: StepDetector,
@@ -116,11 +115,8 @@ impl Store for MemoryStore {
     ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
         Ok(self.with_state(|state, _| {
             let org = state.by_org.get(org);
-            let counters = |pool| org.and_then(|org| org.pool(day, pool));
-            pools
-                .iter()
-                .map(|pool| counters(pool).unwrap_or_default())
-                .collect()
+            let counters = |pool| org.and_then(|org| org.pool(day, pool)).unwrap_or_default();
+            pools.iter().map(counters).collect()
         }))
     }
 
@@ -162,7 +158,6 @@ struct OrgState {
     removed_on: Option<UtcDay>,
 }
 
-/// The records of one day.
 #[derive(Default)]
 struct DayRecords {
     pools: HashMap<PoolName, PoolCounters>,
@@ -175,7 +170,6 @@ struct DayRecords {
 type Rows = BTreeMap<ProjectId, BTreeMap<ModelName, UsageCounters>>;
 
 impl OrgState {
-    /// No records.
     fn new(today: UtcDay) -> Self {
         Self {
             today,
@@ -184,7 +178,6 @@ impl OrgState {
         }
     }
 
-    /// A pool's counters on a day.
     fn pool(&self, day: UtcDay, pool: &PoolName) -> Option<PoolCounters> {
         self.days.get(&day)?.pools.get(pool).copied()
     }

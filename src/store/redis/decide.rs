@@ -4,7 +4,6 @@ use std::{collections::HashSet, mem, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use futures_util::future::{join_all, select_ok};
-use redis::{Cmd, Value};
 use tokio::sync::Mutex;
 
 use super::{
@@ -12,7 +11,7 @@ use super::{
     conn::{
         RedisClient,
         connection::{SendOptions, retry_if_cut},
-        errors::{SendError, is_denial, is_permission_denied, permission_denied},
+        errors::{is_denial, is_permission_denied, permission_denied},
         message::sanitize,
     },
     recovery::snapshots::{Audit, PoolSnapshot, Snapshots},
@@ -25,10 +24,7 @@ use super::{
         request::{BatchOptions, ScriptCall},
     },
 };
-use crate::{
-    domain::UtcDay,
-    store::{Batch, Decision, StoreError, Timestamped, UsageLimits},
-};
+use crate::store::{Batch, Decision, StoreError, Timestamped, UsageLimits};
 
 /// Maximum number of calls for a batch. One decides, one adds pools that the policy no longer has, one sends the
 /// snapshots. The others are for changes in between.
@@ -87,7 +83,7 @@ impl Decider {
         batches: &[Batch],
     ) -> Vec<Result<Timestamped<Decision>>> {
         let calls = batches.chunk_by(|a, b| a.day == b.day);
-        let calls = calls.map(|batches| self.decide_in_rounds(client, batches, false));
+        let calls = calls.map(|batches| self.decide_in_rounds(client, batches));
         let mut decided: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
         self.explain(client, batches, &mut decided).await;
         decided
@@ -120,18 +116,15 @@ impl Decider {
         &self,
         client: &RedisClient,
         batches: &[Batch],
-        audits: bool,
     ) -> Vec<Result<Timestamped<Decision>>> {
         let undecided = StoreError::Corrupt {
             reason: "the script needs too many rounds".to_owned(),
         };
         let mut decided = vec![Err(undecided); batches.len()];
-        let options = BatchOptions {
-            audits,
-            ..BatchOptions::default()
-        };
         let pending = batches.iter().enumerate();
-        let mut pending: Vec<_> = pending.map(|(at, it)| (at, it, options.clone())).collect();
+        let mut pending: Vec<_> = pending
+            .map(|(at, it)| (at, it, BatchOptions::default()))
+            .collect();
         for _ in 0..MAX_ROUNDS {
             if pending.is_empty() {
                 break;
@@ -162,7 +155,15 @@ impl Decider {
                     }
                     BatchReply::Done(outcomes, _) => Ok(Decision::Outcomes(outcomes)),
                     BatchReply::DayChanged => Ok(Decision::DayChanged),
-                    BatchReply::Failed { why, key } => Err(failure(&why, &key)),
+                    // The script checks its permissions before it writes. Any other failure is about what it
+                    // read, and a retry does not help.
+                    BatchReply::Failed { why, .. } if is_denial(&why) => {
+                        Err(permission_denied(&sanitize(&why)))
+                    }
+                    BatchReply::Failed { why, key } => {
+                        let reason = format!("{key}: {why}");
+                        Err(StoreError::Corrupt { reason })
+                    }
                     BatchReply::PartialWrite(reason) => Err(StoreError::OutcomeUnknown { reason }),
                 };
                 decided[at] = result.map(|answer| Timestamped { now, answer });
@@ -187,49 +188,41 @@ impl Decider {
             }
         }
         let day = batches[0].day;
-        let send = || self.send(client, day, &call);
+        // All keys of a call are on one server.
+        let (call, key) = (&call, &call.keys[0]);
+        let send = || {
+            // Each attempt has its own number: a write in place of a lost one must differ from it.
+            let number = self.snapshots.next_call();
+            self.script.run(client, key, WRITES, move |command| {
+                command.arg(call.keys.len()).arg(&call.keys);
+                command.arg(day.start().timestamp());
+                command.arg(u64::from(self.usage_limits.retention_days) * SECONDS_A_DAY);
+                command.arg(self.snapshots.replica).arg(number);
+                command.arg(self.usage_limits.max_rows);
+                command.arg(&call.arguments);
+            })
+        };
         let reply = match is_idempotent(&batches) {
             true => retry_if_cut(send).await?,
             false => send().await?,
         };
         let (now, mut replies) = reply::parse_decided(bytes(&reply)?, &batches)?;
         let mut snapshots = self.snapshots.lock();
-        for ((reply, pools), (_, batch, options)) in
-            replies.iter_mut().zip(&call.pools).zip(pending)
-        {
+        for ((reply, pools), (_, batch, _)) in replies.iter_mut().zip(&call.pools).zip(pending) {
             let BatchReply::Done(_, written) = reply else {
                 continue;
             };
+            let is_audit = batch.operations.is_empty();
             for WrittenPool { place, seq, record } in mem::take(written) {
                 let (pool, before) = pools
                     .get(place)
                     .ok_or_else(|| bad("a write to an unnamed pool"))?;
                 let pool = pool.clone();
                 let snapshot = PoolSnapshot { pool, seq, record };
-                snapshots.record(&batch.org, day, snapshot, options.audits.then_some(*before));
+                snapshots.record(&batch.org, day, snapshot, is_audit.then_some(*before));
             }
         }
         Ok((now, replies))
-    }
-
-    async fn send(
-        &self,
-        client: &RedisClient,
-        day: UtcDay,
-        call: &ScriptCall,
-    ) -> std::result::Result<Value, SendError> {
-        // Each attempt has its own number: a write in place of a lost one must differ from it.
-        let number = self.snapshots.next_call();
-        let push = |command: &mut Cmd| {
-            command.arg(call.keys.len()).arg(&call.keys);
-            command.arg(day.start().timestamp());
-            command.arg(u64::from(self.usage_limits.retention_days) * SECONDS_A_DAY);
-            command.arg(self.snapshots.replica).arg(number);
-            command.arg(self.usage_limits.max_rows);
-            command.arg(&call.arguments);
-        };
-        // All keys of a call are on one server.
-        self.script.run(client, &call.keys[0], WRITES, push).await
     }
 
     /// Probes every server, and returns the clock of the first that would decide: the store is up as long as one
@@ -288,7 +281,7 @@ impl Decider {
         let is_sharded = client.is_sharded();
         let mut is_complete = true;
         for batches in batches.chunks(if is_sharded { 1 } else { MAX_BATCHES }) {
-            for audited in self.decide_in_rounds(client, batches, true).await {
+            for audited in self.decide_in_rounds(client, batches).await {
                 match audited {
                     // A foreign value stays, and must not block the others.
                     Ok(_) | Err(StoreError::Corrupt { .. }) => {}
@@ -315,16 +308,4 @@ fn is_idempotent(batches: &[&Batch]) -> bool {
             })
         },
     )
-}
-
-/// Why a batch failed before its first write.
-fn failure(why: &str, key: &str) -> StoreError {
-    // The script checks its permissions before it writes. Any other failure is about what it read, and a retry
-    // does not help.
-    if is_denial(why) {
-        return permission_denied(&sanitize(why));
-    }
-    StoreError::Corrupt {
-        reason: format!("{key}: {why}"),
-    }
 }

@@ -104,8 +104,7 @@ async fn query_info(client: &RedisClient, key: &str) -> Result<Suitability, Stor
     let command = redis::cmd("INFO");
     match retry_if_cut(|| client.read(key, &command)).await {
         Ok(reply) => Ok(match redis::from_redis_value::<String>(reply) {
-            Ok(info) if !client.is_sharded() && is_cluster_node(&info) => Suitability::ClusterNode,
-            Ok(info) => suitability(&info),
+            Ok(info) => suitability(&info, client.is_sharded()),
             Err(_) => Suitability::Unknown,
         }),
         Err(failed) if is_info_denied(&failed) => Ok(Suitability::Unknown),
@@ -122,13 +121,12 @@ fn is_info_denied(failed: &SendError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) || words.contains("unknown command")
 }
 
-fn is_cluster_node(info: &str) -> bool {
-    let signs = ["redis_mode:cluster", "cluster_enabled:1"];
-    info.lines().any(|line| signs.contains(&line.trim_end()))
-}
-
 /// Judges a reply to INFO. A missing field is no reason to refuse.
-fn suitability(info: &str) -> Suitability {
+fn suitability(info: &str, is_sharded: bool) -> Suitability {
+    let is_node = info.contains("redis_mode:cluster") || info.contains("cluster_enabled:1");
+    if is_node && !is_sharded {
+        return Suitability::ClusterNode;
+    }
     let field = |name: &str| {
         info.lines()
             .find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'))
@@ -168,7 +166,7 @@ mod tests {
             "redis_version:unknown\r\n",
             "",
         ] {
-            assert_eq!(suitability(info), Suitability::Suitable, "{info}");
+            assert_eq!(suitability(info, false), Suitability::Suitable, "{info}");
         }
     }
 }

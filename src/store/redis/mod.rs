@@ -47,14 +47,14 @@ pub mod script;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::Semaphore;
 
 use self::{
     acl_check::AclCheck,
     conn::RedisClient,
     decide::{Decider, MAX_BATCHES},
     eviction_check::EvictionCheck,
-    queries::Queries,
-    script::reader::BadReply,
+    script::{Script, reader::BadReply},
 };
 use super::{Batch, CallLimits, Decision, RowKey, Store, StoreError, Timestamped, UsageRows};
 use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
@@ -73,12 +73,17 @@ const MAX_CALLS: usize = 4;
 /// a node queues.
 const MAX_CALLS_SHARDED: usize = 1024;
 
+/// Maximum number of concurrent usage queries: each page reads all rows of a day.
+const MAX_USAGE_READS: usize = 4;
+
 /// The counters in Redis, version 7 or later.
 pub struct RedisStore {
     client: Arc<RedisClient>,
     eviction_check: EvictionCheck,
     decider: Arc<Decider>,
-    queries: Queries,
+    /// Reads pools and the clock, and may write nothing.
+    query_script: Script,
+    usage_reads: Semaphore,
 }
 
 impl RedisStore {
@@ -90,16 +95,13 @@ impl RedisStore {
     pub fn new(config: RedisConfig) -> Result<Self, SetupError> {
         let client = Arc::new(RedisClient::new(&config)?);
         let acl_check = AclCheck::new(&config.key_prefix, config.commands_beside_scripts());
-        let decider = Arc::new(Decider::new(
-            acl_check,
-            config.key_prefix,
-            config.usage_limits,
-        ));
+        let decider = Decider::new(acl_check, config.key_prefix, config.usage_limits);
         Ok(Self {
             eviction_check: EvictionCheck::new(config.unsafe_eviction),
-            queries: Queries::new(Arc::clone(&client), Arc::clone(&decider)),
+            query_script: Script::new(include_str!("script/query.lua")),
+            usage_reads: Semaphore::new(MAX_USAGE_READS),
             client,
-            decider,
+            decider: Arc::new(decider),
         })
     }
 }
@@ -129,7 +131,7 @@ impl Store for RedisStore {
         day: UtcDay,
         pools: &[PoolName],
     ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
-        self.queries.pools(org, day, pools).await
+        self.read_pools(org, day, pools).await
     }
 
     async fn usage(
@@ -139,7 +141,7 @@ impl Store for RedisStore {
         after: Option<&RowKey>,
         limit: usize,
     ) -> Result<Timestamped<UsageRows>, StoreError> {
-        self.queries.usage(org, day, after, limit).await
+        self.read_usage(org, day, after, limit).await
     }
 
     fn losses(&self) -> u64 {

@@ -1,21 +1,16 @@
 //! Read-only queries: the counters of pools, and the usage rows of a day.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Utc};
 use redis::{Cmd, Value};
-use tokio::sync::Semaphore;
 
 use super::{
+    RedisStore,
     conn::{
-        RedisClient,
         connection::{Reply, SendOptions, retry_if_cut},
         errors::SendError,
     },
-    decide::Decider,
     recovery::pn_counter::PoolCounter,
     script::{
-        Script,
         keys::{self, OrgKeys},
         reader::{BadReply, MsgPackReader, bad, bytes, parse_number},
     },
@@ -25,36 +20,16 @@ use crate::{
     store::{RowKey, StoreError, Timestamped, UsageRows},
 };
 
-/// Maximum number of concurrent usage queries: each page reads all rows of a day.
-const MAX_USAGE_READS: usize = 4;
-
 /// Maximum number of scans of a day's usage. A scan starts over if the key moves to another server.
 const MAX_SCANS: usize = 4;
 
 /// How many rows one HSCAN asks for: Redis serves others in between.
 const SCAN_COUNT: usize = 512;
 
-pub(super) struct Queries {
-    client: Arc<RedisClient>,
-    decider: Arc<Decider>,
-    /// Reads pools and the clock, and may write nothing.
-    script: Script,
-    usage_reads: Semaphore,
-}
-
-impl Queries {
-    pub(super) fn new(client: Arc<RedisClient>, decider: Arc<Decider>) -> Self {
-        Self {
-            client,
-            decider,
-            script: Script::new(include_str!("script/query.lua")),
-            usage_reads: Semaphore::new(MAX_USAGE_READS),
-        }
-    }
-
+impl RedisStore {
     /// The counters of pools: Redis' records, merged with the snapshots if Redis lost writes. Only a decision
     /// restores these in Redis.
-    pub(super) async fn pools(
+    pub(super) async fn read_pools(
         &self,
         org: &OrgId,
         day: UtcDay,
@@ -92,7 +67,7 @@ impl Queries {
     }
 
     /// The first `limit` rows of a day that come after `after`.
-    pub(super) async fn usage(
+    pub(super) async fn read_usage(
         &self,
         org: &OrgId,
         day: UtcDay,
@@ -148,7 +123,7 @@ impl Queries {
     /// Runs the script on the server that has this key.
     async fn run(&self, key: &str, push: impl Fn(&mut Cmd)) -> Result<Value, StoreError> {
         let options = SendOptions::default();
-        let run = || self.script.run(&self.client, key, options, &push);
+        let run = || self.query_script.run(&self.client, key, options, &push);
         self.explain(key, retry_if_cut(run).await).await
     }
 

@@ -131,12 +131,12 @@ impl MsgPackReader<'_> {
                 verdict: verdict_of(self.text()?)?,
                 reserved_as: verdict_of(self.text()?)?,
                 replayed: self.flag()?,
-                pool: self.balance_on_its_day(terms)?,
+                pool: self.balance(terms)?,
             },
             ("v", Operation::Release { .. }) => Outcome::Released {
                 tokens: self.amount()?,
                 replayed: self.flag()?,
-                pool: self.balance_on_its_day(terms)?,
+                pool: self.balance(terms)?,
             },
             ("e", _) => match self.text()? {
                 "released" => Outcome::Refused(Refusal::Released),
@@ -175,23 +175,17 @@ impl MsgPackReader<'_> {
         })
     }
 
+    /// The balance of a pool of today; of a past day only the pool's name, and false.
     fn balance(&mut self, terms: &Terms) -> Result<Option<PoolBalance>, BadReply> {
-        let (pool, used, closed) = (self.text()?, self.amount()?, self.flag()?);
-        if pool.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(balance_of(terms, parse_pool(pool)?, used, closed)))
-    }
-
-    /// The balance of a pool of today; of a past day only the pool's name.
-    fn balance_on_its_day(&mut self, terms: &Terms) -> Result<Option<PoolBalance>, BadReply> {
-        let mut lookahead = self.clone();
-        let pool = lookahead.text()?;
-        if lookahead.flag() == Ok(false) {
-            *self = lookahead;
+        let pool = self.text()?;
+        if self.skip_false() {
             return Ok(Some(PoolBalance::of_another_day(parse_pool(pool)?)));
         }
-        self.balance(terms)
+        let (used, closed) = (self.amount()?, self.flag()?);
+        Ok(match pool {
+            "" => None,
+            pool => Some(balance_of(terms, parse_pool(pool)?, used, closed)),
+        })
     }
 }
 

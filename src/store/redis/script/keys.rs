@@ -16,9 +16,6 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// Separates the parts of a key or a field. In names it is always encoded.
-const SEPARATOR: char = ':';
-
 /// Encodes a name for a key or a field.
 #[must_use]
 pub fn encode(name: &str) -> Cow<'_, str> {
@@ -35,17 +32,13 @@ pub fn decode(encoded: &str) -> Option<String> {
 /// The field of a usage row: project and model.
 #[must_use]
 pub fn row_field(project: &ProjectId, model: &ModelName) -> String {
-    format!(
-        "{}{SEPARATOR}{}",
-        encode(project.as_str()),
-        encode(model.as_str())
-    )
+    [&encode(project.as_str()), ":", &encode(model.as_str())].concat()
 }
 
 /// The inverse of [`row_field`]; `None` if `row_field` can't have returned this.
 #[must_use]
 pub fn parse_row_field(field: &str) -> Option<(ProjectId, ModelName)> {
-    let (project, model) = field.split_once(SEPARATOR)?;
+    let (project, model) = field.split_once(':')?;
     Some((
         ProjectId::parse(decode(project)?).ok()?,
         ModelName::parse(decode(model)?).ok()?,
@@ -67,8 +60,8 @@ impl OrgKeys {
     #[must_use]
     pub fn new(prefix: &str, org: &OrgId, day: UtcDay) -> Self {
         Self {
-            root: format!("{prefix}{{{}}}{SEPARATOR}", encode(org.as_str())),
-            end: format!("{SEPARATOR}{day}"),
+            root: format!("{prefix}{{{}}}:", encode(org.as_str())),
+            end: format!(":{day}"),
         }
     }
 

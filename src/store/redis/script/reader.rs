@@ -27,12 +27,10 @@ impl<'r> MsgPackReader<'r> {
         Self { rest: packed }
     }
 
-    /// The number of unread bytes.
     pub(crate) fn left(&self) -> usize {
         self.rest.len()
     }
 
-    /// Whether the next value is a number.
     pub(crate) fn is_number(&self) -> bool {
         let next = self.rest.first().map(|byte| Marker::from_u8(*byte));
         matches!(
@@ -55,13 +53,19 @@ impl<'r> MsgPackReader<'r> {
         std::str::from_utf8(self.bytes()?).map_err(|_| bad("a value that is not text"))
     }
 
-    /// Any bytes; `None` if it is `false`, as Lua has a missing value.
+    /// Skips `false`, which a missing value is in Lua.
+    pub(crate) fn skip_false(&mut self) -> bool {
+        let rest = self.rest.strip_prefix(&[Marker::False.to_u8()]);
+        self.rest = rest.unwrap_or(self.rest);
+        rest.is_some()
+    }
+
+    /// Any bytes, if there is a value.
     pub(crate) fn stored(&mut self) -> Result<Option<&'r [u8]>, BadReply> {
-        match self.rest.strip_prefix(&[Marker::False.to_u8()]) {
-            Some(rest) => self.rest = rest,
-            None => return self.bytes().map(Some),
+        match self.skip_false() {
+            true => Ok(None),
+            false => self.bytes().map(Some),
         }
-        Ok(None)
     }
 
     pub(crate) fn amount(&mut self) -> Result<Tokens, BadReply> {
@@ -86,7 +90,6 @@ impl<'r> MsgPackReader<'r> {
         time().ok_or_else(|| bad("the time"))
     }
 
-    /// A signed amount.
     pub(crate) fn change(&mut self) -> Result<i64, BadReply> {
         let change: Option<i64> = rmp::decode::read_int(&mut self.rest).ok();
         let change = change.filter(|it| it.unsigned_abs() <= Tokens::MAX.get());

@@ -3,7 +3,9 @@
 //! Values that operations share are sent once (dictionary encoding): the classes of Reserves (pool, workload,
 //! project, model) and the usage rows. An operation has their numbers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+
+use indexmap::{IndexMap, IndexSet};
 
 use super::keys::{self, OrgKeys};
 use crate::{
@@ -11,7 +13,7 @@ use crate::{
         Eligibility, ModelName, Overflow, PoolName, ProjectId, RequestFields, RequestId, Verdict,
     },
     store::{
-        Batch, Operation, Recording,
+        Batch, Operation,
         codes::{verdict_code, workload_code},
         redis::recovery::snapshots::PoolSnapshot,
     },
@@ -42,12 +44,11 @@ pub(crate) struct BatchOptions {
     pub(crate) extra_pools: Vec<PoolName>,
     /// Redis lost writes: the snapshots are sent whole.
     pub(crate) sends_snapshots: bool,
-    /// Every pool with a snapshot is read.
-    pub(crate) audits: bool,
 }
 
 impl ScriptCall {
-    /// Adds a batch. Its argument has the layout in call.lua.
+    /// Adds a batch. Its argument has the layout in call.lua. A batch without operations reads every pool with a
+    /// snapshot.
     pub(crate) fn add(
         &mut self,
         batch: &Batch,
@@ -61,55 +62,35 @@ impl ScriptCall {
         for operation in &batch.operations {
             operations.operation(&mut dictionary, operation);
         }
-        if options.audits {
-            for snapshot in snapshots {
-                dictionary.pool(&snapshot.pool);
-            }
+        if batch.operations.is_empty() {
+            dictionary.pools.extend(snapshots.iter().map(|it| &it.pool));
         }
-        let ids: Vec<&RequestId> = batch
-            .operations
-            .iter()
-            .filter_map(Operation::request_id)
-            .collect();
+        let ids = batch.operations.iter().filter_map(Operation::request_id);
+        let ids: Vec<&RequestId> = ids.collect();
         if !ids.is_empty() {
             // A reservation may be in any of them.
             let known = terms.allowances.iter().map(|(pool, _)| pool);
-            for pool in known.chain(&options.extra_pools) {
-                dictionary.pool(pool);
-            }
+            dictionary.pools.extend(known.chain(&options.extra_pools));
         }
-        let lookups = match !ids.is_empty() || options.sends_snapshots {
-            true => dictionary.lookups(),
-            false => Vec::new(),
-        };
-        let Dictionary {
-            pools,
-            rows,
-            classes,
-            ..
-        } = dictionary;
+        let (n_pools, n_classes) = (dictionary.pools.len(), dictionary.classes.len());
+        let has_lookups = !ids.is_empty() || options.sends_snapshots;
+        let n_lookups = usize::from(has_lookups) * (1 + n_classes + n_pools);
 
         let mut argument = MsgPackWriter::default();
         argument.flag(terms.overflow == Overflow::CloseUntilReset);
         argument.number(self.keys.len() as u64 + 1);
         argument.flag(options.sends_snapshots);
-        argument.flag(options.audits);
         argument.flag(ids.iter().collect::<HashSet<_>>().len() < ids.len());
-        for items in [
-            pools.len(),
-            rows.len(),
-            classes.len(),
-            ids.len(),
-            lookups.len(),
-        ] {
+        let n_rows = dictionary.rows.len();
+        for items in [n_pools, n_rows, n_classes, ids.len(), n_lookups] {
             argument.number(items as u64);
         }
         let org_keys = OrgKeys::new(key_prefix, &batch.org, batch.day);
         self.keys.extend([org_keys.usage(), org_keys.requests()]);
-        let mut seqs = Vec::with_capacity(pools.len());
-        for pool in pools {
+        let mut seqs = Vec::with_capacity(n_pools);
+        for pool in &dictionary.pools {
             let name = keys::encode(pool.as_str());
-            let snapshot = snapshots.iter().find(|snapshot| snapshot.pool == *pool);
+            let snapshot = snapshots.iter().find(|snapshot| snapshot.pool == **pool);
             let seq = snapshot.map_or(0, |snapshot| snapshot.seq);
             argument.text(&name);
             argument.number(terms.of_pool(pool).allowance.get());
@@ -118,28 +99,18 @@ impl ScriptCall {
                 _ => argument.number(seq),
             }
             self.keys.push(org_keys.pool(&name));
-            seqs.push((pool.clone(), seq));
+            seqs.push(((*pool).clone(), seq));
         }
         if !ids.is_empty() {
             let yesterday = OrgKeys::new(key_prefix, &batch.org, batch.day.yesterday());
             self.keys.extend([yesterday.usage(), yesterday.requests()]);
         }
-        for row in &rows {
-            argument.text(row);
-        }
-        for class in &classes {
-            match class.target {
-                Target::Pool(number) => argument.number(number as u64),
-                Target::Billed(code) => argument.text(code.encode_utf8(&mut [0; 4])),
-            }
-            argument.number(class.row as u64);
-            argument.flag(class.is_listed);
-        }
+        argument.rows_and_classes(&dictionary);
         for id in ids {
             argument.text(id.as_str());
         }
-        for lookup in &lookups {
-            argument.text(lookup);
+        if has_lookups {
+            argument.lookups(&dictionary);
         }
         argument.0.extend(operations.0);
         self.arguments.push(argument.0);
@@ -150,11 +121,10 @@ impl ScriptCall {
 /// The pools, rows and classes of a batch, each once. Numbers begin at 1, as in Lua.
 #[derive(Default)]
 struct Dictionary<'b> {
-    pools: Vec<&'b PoolName>,
-    rows: Vec<String>,
-    classes: Vec<RequestClass>,
-    row_numbers: HashMap<(&'b ProjectId, &'b ModelName), usize>,
-    class_numbers: HashMap<RequestClass, usize>,
+    pools: IndexSet<&'b PoolName>,
+    /// Their fields.
+    rows: IndexMap<(&'b ProjectId, &'b ModelName), String>,
+    classes: IndexSet<RequestClass>,
     /// The last Reserve and its class: a gateway's requests come in runs of one class.
     last: Option<(&'b RequestFields, &'b Eligibility, usize)>,
 }
@@ -176,15 +146,6 @@ enum Target {
 }
 
 impl<'b> Dictionary<'b> {
-    /// The number of a pool. There are few, so a linear search is enough.
-    fn pool(&mut self, pool: &'b PoolName) -> usize {
-        let known = self.pools.iter().position(|known| *known == pool);
-        1 + known.unwrap_or_else(|| {
-            self.pools.push(pool);
-            self.pools.len() - 1
-        })
-    }
-
     /// The class of the last Reserve; before the first one, class 1, as in the script.
     fn last_class(&self) -> usize {
         self.last.map_or(1, |(_, _, class)| class)
@@ -207,43 +168,20 @@ impl<'b> Dictionary<'b> {
             Eligibility::Ineligible(reason) => {
                 Target::Billed(verdict_code(Verdict::Billed(*reason)))
             }
-            Eligibility::Eligible(pool) => Target::Pool(self.pool(pool)),
+            Eligibility::Eligible(pool) => Target::Pool(self.pools.insert_full(pool).0 + 1),
         };
-        let row = self.row_numbers.entry((project, model));
-        let row = *row.or_insert_with(|| {
-            self.rows.push(keys::row_field(project, model));
-            self.rows.len()
-        });
+        let row = self.rows.entry((project, model));
+        let row_number = row.index() + 1;
+        row.or_insert_with(|| keys::row_field(project, model));
         let class = RequestClass {
             target,
             workload: workload_code(fields.workload),
-            row,
+            row: row_number,
             is_listed,
         };
-        let number = *self.class_numbers.entry(class).or_insert_with(|| {
-            self.classes.push(class);
-            self.classes.len()
-        });
+        let number = self.classes.insert_full(class).0 + 1;
         self.last = Some((fields, eligibility, number));
         number
-    }
-
-    /// The fields that are read with the ids. No id equals one, since they begin with a control character.
-    fn lookups(&self) -> Vec<String> {
-        let classes = self.classes.iter().map(|class| {
-            let pool = match class.target {
-                Target::Pool(number) => keys::encode(self.pools[number - 1].as_str()),
-                Target::Billed(_) => "".into(),
-            };
-            let (workload, row) = (class.workload, &self.rows[class.row - 1]);
-            format!("\u{1}{pool}:{workload}:{row}")
-        });
-        let held = self.pools.iter().map(|pool| keys::held_field(pool));
-        ["\u{1}".to_owned()]
-            .into_iter()
-            .chain(classes)
-            .chain(held)
-            .collect()
     }
 }
 
@@ -269,13 +207,11 @@ impl MsgPackWriter {
                     self.code(SET_CLASS);
                     self.number(class as u64);
                 }
-                match (request_id, recording) {
-                    (None, Recording::Record) => {}
-                    (None, Recording::DryRun | Recording::Stranger) => self.code(DRY_RUN),
-                    (Some(_), Recording::Record) => self.code(RESERVE_WITH_ID),
-                    (Some(_), Recording::DryRun | Recording::Stranger) => {
-                        self.code(DRY_RUN_WITH_ID)
-                    }
+                match (request_id, recording.writes()) {
+                    (None, true) => {}
+                    (None, false) => self.code(DRY_RUN),
+                    (Some(_), true) => self.code(RESERVE_WITH_ID),
+                    (Some(_), false) => self.code(DRY_RUN_WITH_ID),
                 }
                 self.number(fields.tokens.get());
             }
@@ -284,6 +220,44 @@ impl MsgPackWriter {
                 self.number(tokens.get());
             }
             Operation::Release { .. } => self.code(RELEASE),
+        }
+    }
+
+    fn rows_and_classes(&mut self, Dictionary { rows, classes, .. }: &Dictionary<'_>) {
+        for row in rows.values() {
+            self.text(row);
+        }
+        for class in classes {
+            match class.target {
+                Target::Pool(number) => self.number(number as u64),
+                Target::Billed(code) => self.text(code.encode_utf8(&mut [0; 4])),
+            }
+            self.number(class.row as u64);
+            self.flag(class.is_listed);
+        }
+    }
+
+    /// The fields that are read with the ids. No id equals one, since they begin with a control character.
+    fn lookups(
+        &mut self,
+        Dictionary {
+            pools,
+            rows,
+            classes,
+            ..
+        }: &Dictionary<'_>,
+    ) {
+        self.text("\u{1}");
+        for class in classes {
+            let pool = match class.target {
+                Target::Pool(number) => keys::encode(pools[number - 1].as_str()),
+                Target::Billed(_) => "".into(),
+            };
+            let (workload, row) = (class.workload, &rows[class.row - 1]);
+            self.text(&format!("\u{1}{pool}:{workload}:{row}"));
+        }
+        for pool in pools {
+            self.text(&keys::held_field(pool));
         }
     }
 
