@@ -185,10 +185,9 @@ impl StepDetector {
 impl std::fmt::Display for ClockStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let by = Duration::from_secs(self.by.num_seconds().unsigned_abs());
-        let direction = if self.by < TimeDelta::zero() {
-            "back"
-        } else {
-            "ahead"
+        let direction = match self.by < TimeDelta::zero() {
+            true => "back",
+            false => "ahead",
         };
         let at = self.at.to_rfc3339_opts(SecondsFormat::Secs, true);
         write!(

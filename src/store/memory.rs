@@ -59,10 +59,8 @@ impl MemoryStore {
         state.steps.observe(reading);
         state.is_steady = state.steps.is_steady(reading);
         let now = reading.wall;
-        Timestamped {
-            now,
-            answer: work(&mut state, UtcDay::of(now)),
-        }
+        let answer = work(&mut state, UtcDay::of(now));
+        Timestamped { now, answer }
     }
 
     fn decide_all(&self, state: &mut MemoryState, today: UtcDay, batch: &Batch) -> Vec<Outcome> {

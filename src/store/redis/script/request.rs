@@ -122,7 +122,7 @@ impl ScriptCall {
 #[derive(Default)]
 struct Dictionary<'b> {
     pools: IndexSet<&'b PoolName>,
-    /// Their fields.
+    /// With the field of each.
     rows: IndexMap<(&'b ProjectId, &'b ModelName), String>,
     classes: IndexSet<RequestClass>,
     /// The last Reserve and its class: a gateway's requests come in runs of one class.
@@ -223,11 +223,11 @@ impl MsgPackWriter {
         }
     }
 
-    fn rows_and_classes(&mut self, Dictionary { rows, classes, .. }: &Dictionary<'_>) {
-        for row in rows.values() {
+    fn rows_and_classes(&mut self, dictionary: &Dictionary<'_>) {
+        for row in dictionary.rows.values() {
             self.text(row);
         }
-        for class in classes {
+        for class in &dictionary.classes {
             match class.target {
                 Target::Pool(number) => self.number(number as u64),
                 Target::Billed(code) => self.text(code.encode_utf8(&mut [0; 4])),
@@ -238,25 +238,17 @@ impl MsgPackWriter {
     }
 
     /// The fields that are read with the ids. No id equals one, since they begin with a control character.
-    fn lookups(
-        &mut self,
-        Dictionary {
-            pools,
-            rows,
-            classes,
-            ..
-        }: &Dictionary<'_>,
-    ) {
+    fn lookups(&mut self, dictionary: &Dictionary<'_>) {
         self.text("\u{1}");
-        for class in classes {
+        for class in &dictionary.classes {
             let pool = match class.target {
-                Target::Pool(number) => keys::encode(pools[number - 1].as_str()),
+                Target::Pool(number) => keys::encode(dictionary.pools[number - 1].as_str()),
                 Target::Billed(_) => "".into(),
             };
-            let (workload, row) = (class.workload, &rows[class.row - 1]);
+            let (workload, row) = (class.workload, &dictionary.rows[class.row - 1]);
             self.text(&format!("\u{1}{pool}:{workload}:{row}"));
         }
-        for pool in pools {
+        for pool in &dictionary.pools {
             self.text(&keys::held_field(pool));
         }
     }
