@@ -25,7 +25,7 @@ WORKDIR /var/lib/tollgate
 EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
 LABEL org.opencontainers.image.title="tollgate" \
-      org.opencontainers.image.description="Tells an LLM gateway whether a request is wholly free or wholly billed" \
+      org.opencontainers.image.description="Quota authorization for an LLM gateway: decides whether a request is free or billed" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 ENTRYPOINT ["/tollgate"]

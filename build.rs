@@ -15,8 +15,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         out_dir.join("tollgate.v1.descriptors.binpb"),
         descriptors.encode_to_vec(),
     )?;
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
     tonic_prost_build::configure()
         .codec_path("crate::grpc::codec::StrictCodec")
-        .compile_fds(descriptors)?;
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

@@ -30,7 +30,8 @@
 //! | [`client`] | a gRPC client: connection, TLS, explanations of failed calls | `grpc::proto`, `tls` |
 //! | [`bench`](mod@bench) | `tollgate bench`, a load generator | `client` |
 //! | [`cli`] | the subcommands: calls, `check-policy` and the like | `client`, `bench`, `policy`, `auth`, `settings` |
-//! | [`files`], [`tls`], [`wall_clock`] | files that are read, parsed and watched; TLS as a client; the wall clock | |
+//! | [`tls`] | TLS as a client: settings, verification, explanations of faults | `files` |
+//! | [`files`], [`wall_clock`] | files that are read, parsed and watched; the wall clock | |
 //!
 //! # The invariants
 //!

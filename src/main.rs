@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use tokio::{
     runtime::Runtime,
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{SignalKind, signal},
 };
 use tollgate::{
     cli::{self, Arguments, Command},
@@ -25,12 +25,7 @@ fn main() -> ExitCode {
         let done = runtime.block_on(async {
             match command.unwrap_or(Command::Serve(serve)) {
                 Command::Serve(serve) => run(serve).await,
-                Command::CheckPolicy { file, against } => {
-                    cli::check_policy(&file, against.as_deref())
-                }
-                Command::CheckCallers { file } => cli::check_callers(&file),
-                Command::NewToken => cli::print_new_token(),
-                Command::Client(client) => cli::run(client).await,
+                Command::Tool(command) => cli::run(command).await,
             }
         });
         runtime.shutdown_timeout(EXIT_TIMEOUT);
@@ -49,12 +44,16 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::load(args)?;
     logs::start(&settings.log, settings.log_format)?;
     // From here on a signal ends the service cleanly, also while it starts.
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    let reload = ReloadSignal::new();
-    tokio::spawn(reload_on_hup(signal(SignalKind::hangup())?, reload.clone()));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let reload = ReloadSignal::default();
+    let requests = reload.clone();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            requests.send();
+        }
+    });
     let server = Server::bind(&settings).await?;
     let stop = async move {
         let stop = tokio::select! {
@@ -70,11 +69,4 @@ async fn run(args: ServeArgs) -> anyhow::Result<()> {
         stop
     };
     server.run(reload, stop).await
-}
-
-/// Reloads the files at each SIGHUP.
-async fn reload_on_hup(mut hangup: Signal, reload: ReloadSignal) {
-    while hangup.recv().await.is_some() {
-        reload.send();
-    }
 }

@@ -1,5 +1,5 @@
-//! The integration tests, in one binary. Redis is always real: each test that needs one starts
-//! redis-server processes of its own on free ports.
+//! The integration tests, in one binary. Redis is always real: each test that needs one starts its own redis-server
+//! processes on free ports.
 
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 

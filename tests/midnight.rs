@@ -1,5 +1,5 @@
-//! docs/CONTRACT.md, "The day", for real: midnight passes under traffic, by the clock of a real Redis,
-//! while the clocks of the replicas are wrong.
+//! docs/CONTRACT.md, "The day": a real midnight under traffic, by the clock of a real Redis, while the replicas' clocks
+//! are wrong.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,35 +7,35 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tollgate::grpc::proto::ReserveResponse;
 
 use crate::support::{
-    calls::{Client, TextFile, large, policy_file, quota, reserve, said, sum, usage},
+    calls::{Client, TextFile, large, policy_file, quota, reserve, sum, usage, verdict_text},
     clock::Clock,
     redis::RedisServer,
     tollgate::Tollgate,
 };
 
-const EVENING: &str = "2026-11-22T23:58:00Z";
+const BEFORE_MIDNIGHT: &str = "2026-11-22T23:58:00Z";
 const MIDNIGHT: &str = "2026-11-23T00:00:00Z";
 const DAYS: [&str; 2] = ["2026-11-22", "2026-11-23"];
 const ALLOWANCE: u64 = 6_000;
 const CALLERS: usize = 12;
 const MAX_IDS_PER_CALLER: usize = 400;
-/// How long before and after midnight there is traffic.
-const AROUND: TimeDelta = TimeDelta::milliseconds(1_500);
+/// The duration of the traffic before and after midnight.
+const TRAFFIC_MARGIN: TimeDelta = TimeDelta::milliseconds(1_500);
 const SKEW: TimeDelta = TimeDelta::seconds(30);
 
 /// A Redis, and replicas whose clocks are ahead of it by these amounts.
-struct Skewed {
+struct SkewedReplicas {
     redis: RedisServer,
     clock: Clock,
     replicas: Vec<(Clock, TimeDelta, Tollgate)>,
 }
 
-impl Skewed {
+impl SkewedReplicas {
     fn start(skews: &[TimeDelta]) -> Self {
-        let clock = Clock::at(EVENING);
+        let clock = Clock::at(BEFORE_MIDNIGHT);
         let redis = RedisServer::start_at(&clock);
         let policy = policy_file(ALLOWANCE);
-        // No fault is wanted here, however slow the machine is.
+        // No call may fail, however slow the machine is.
         let settings =
             TextFile::new("call_timeout = \"10s\"\n[redis]\nresponse_timeout = \"10s\"\n");
         let url = redis.url();
@@ -48,7 +48,7 @@ impl Skewed {
             let replica = Tollgate::start_with(&args, |command| own.preload(command));
             let logged = replica.log().last().unwrap()["timestamp"].clone();
             let logged: DateTime<Utc> = logged.as_str().unwrap().parse().unwrap();
-            // This proves that the process sees its own clock.
+            // This proves that the process uses its own clock.
             assert!(begun <= logged && logged <= own.now(), "{logged}");
             (own, *skew, replica)
         };
@@ -60,7 +60,7 @@ impl Skewed {
         }
     }
 
-    /// Sets all clocks; each replica's goes wrong by as much as before.
+    /// Sets all clocks, each with its skew.
     fn set(&self, moment: DateTime<Utc>) {
         self.clock.set(&moment.to_rfc3339());
         for (own, skew, _) in &self.replicas {
@@ -82,7 +82,7 @@ impl Skewed {
     }
 }
 
-/// The day that an answer was given on, as an index into [`DAYS`].
+/// The day of an answer, as an index into [`DAYS`].
 fn day_of(answer: &ReserveResponse) -> usize {
     let resets_at = answer.resets_at.unwrap();
     assert_eq!(resets_at.nanos, 0);
@@ -92,20 +92,24 @@ fn day_of(answer: &ReserveResponse) -> usize {
     day.unwrap_or_else(|| panic!("{resets_at}"))
 }
 
-/// What an id was first answered, and on which day.
-struct First {
+/// The first answer to an id, and its day.
+struct FirstAnswer {
     id: String,
     tokens: u64,
     day: usize,
-    said: String,
+    verdict: String,
 }
 
-/// Makes one id after the other until a while after midnight, each through one replica and at once
-/// through the next.
-async fn caller(clients: Vec<Client>, number: usize, now: tollgate::store::Clock) -> Vec<First> {
-    let end = MIDNIGHT.parse::<DateTime<Utc>>().unwrap() + AROUND;
+/// Reserves one id after the other until a while after midnight, each through one replica and immediately again through
+/// the next.
+async fn caller(
+    clients: Vec<Client>,
+    number: usize,
+    now: tollgate::store::Clock,
+) -> Vec<FirstAnswer> {
+    let end = MIDNIGHT.parse::<DateTime<Utc>>().unwrap() + TRAFFIC_MARGIN;
     let mut firsts = Vec::new();
-    // Spreads the bounded number of ids over the whole time.
+    // Spreads the ids over the whole time.
     let mut pace = tokio::time::interval(Duration::from_millis(15));
     while now().wall < end {
         assert!(firsts.len() < MAX_IDS_PER_CALLER, "the clock stands still");
@@ -115,31 +119,34 @@ async fn caller(clients: Vec<Client>, number: usize, now: tollgate::store::Clock
         let again = reserve(&clients[(at + 1) % clients.len()], tokens, &id).await;
         assert!(!first.replayed && again.replayed, "{first:?} {again:?}");
         assert!(day_of(&first) <= day_of(&again));
-        let (day, said_first) = (day_of(&first), said(&first));
-        assert_eq!(said_first, said(&again));
-        firsts.push(First {
+        let (day, verdict) = (day_of(&first), verdict_text(&first));
+        assert_eq!(verdict, verdict_text(&again));
+        firsts.push(FirstAnswer {
             id,
             tokens,
             day,
-            said: said_first,
+            verdict,
         });
         pace.tick().await;
     }
     firsts
 }
 
-/// Of each day, as usage sums it up: free tokens, billed tokens, free requests, billed requests.
-fn sums(firsts: &[First]) -> BTreeMap<usize, (u64, u64, u64, u64)> {
+/// Per day, as usage sums it up: free tokens, billed tokens, free requests, billed requests.
+fn sums(firsts: &[FirstAnswer]) -> BTreeMap<usize, (u64, u64, u64, u64)> {
     let mut sums = BTreeMap::<usize, (u64, u64, u64, u64)>::new();
-    for First {
-        tokens, day, said, ..
+    for FirstAnswer {
+        tokens,
+        day,
+        verdict,
+        ..
     } in firsts
     {
         let sum = sums.entry(*day).or_default();
-        if said == "FREE" {
+        if verdict == "FREE" {
             (sum.0, sum.2) = (sum.0 + tokens, sum.2 + 1);
         } else {
-            assert_eq!(said, "AllowanceExceeded");
+            assert_eq!(verdict, "AllowanceExceeded");
             (sum.1, sum.3) = (sum.1 + tokens, sum.3 + 1);
         }
     }
@@ -148,9 +155,9 @@ fn sums(firsts: &[First]) -> BTreeMap<usize, (u64, u64, u64, u64)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_midnight_each_request_belongs_to_one_day_whatever_clocks_the_replicas_have() {
-    let world = Skewed::start(&[SKEW, TimeDelta::zero(), -SKEW]);
+    let world = SkewedReplicas::start(&[SKEW, TimeDelta::zero(), -SKEW]);
     let clients = world.clients();
-    world.set(MIDNIGHT.parse::<DateTime<Utc>>().unwrap() - AROUND);
+    world.set(MIDNIGHT.parse::<DateTime<Utc>>().unwrap() - TRAFFIC_MARGIN);
     let callers: Vec<_> = (0..CALLERS)
         .map(|number| tokio::spawn(caller(clients.clone(), number, world.clock.function())))
         .collect();
@@ -174,29 +181,32 @@ async fn at_midnight_each_request_belongs_to_one_day_whatever_clocks_the_replica
     let counted = |sum: &(u64, u64, u64, u64)| sum.2 + sum.3;
     assert_eq!(sums.values().map(counted).sum::<u64>(), firsts.len() as u64);
 
-    // Yesterday's ids, through each replica: the first answer again, and nothing is counted.
+    // Yesterday's ids replay through each replica, and count nothing.
     for (at, first) in firsts.iter().filter(|first| first.day == 0).enumerate() {
         let again = reserve(&clients[at % clients.len()], first.tokens, &first.id).await;
         assert!(again.replayed);
-        assert_eq!((said(&again), day_of(&again)), (first.said.clone(), 1));
+        assert_eq!(
+            (verdict_text(&again), day_of(&again)),
+            (first.verdict.clone(), 1)
+        );
     }
     for client in &clients {
         assert_eq!(quota(client).await.day, DAYS[1]);
         let pool = large(client).await;
-        let figures = (
+        let counted = (
             pool.used,
             pool.billed_tokens,
             pool.free_requests,
             pool.billed_requests,
         );
-        assert_eq!(figures, sums[&1]);
+        assert_eq!(counted, sums[&1]);
         assert_eq!(sum(&usage(client, DAYS[0]).await), sums[&0]);
     }
 }
 
 #[tokio::test]
 async fn the_keys_of_a_day_expire_exactly_when_the_contract_says() {
-    let world = Skewed::start(&[SKEW, -SKEW]);
+    let world = SkewedReplicas::start(&[SKEW, -SKEW]);
     let clients = world.clients();
     world.set("2026-11-22T23:59:45Z".parse().unwrap());
     for (at, client) in clients.iter().enumerate() {
@@ -215,7 +225,7 @@ async fn the_keys_of_a_day_expire_exactly_when_the_contract_says() {
     expected(["2026-11-23", "2026-11-24", "2026-12-28"], DAYS[0]);
     world.set("2026-11-23T00:00:00Z".parse().unwrap());
     for (at, client) in clients.iter().enumerate() {
-        // A replay of yesterday's id moves no expiry.
+        // A replay of yesterday's id does not extend an expiry.
         assert!(reserve(client, 10, &format!("before {at}")).await.replayed);
         reserve(client, 10, &format!("after {at}")).await;
     }
@@ -230,10 +240,10 @@ async fn the_keys_of_a_day_expire_exactly_when_the_contract_says() {
 
 #[tokio::test]
 async fn a_replica_whose_clock_jumps_past_midnight_goes_on_counting_on_the_stores_day() {
-    let world = Skewed::start(&[TimeDelta::zero()]);
+    let world = SkewedReplicas::start(&[TimeDelta::zero()]);
     let client = &world.clients()[0];
     let (own, _, _) = &world.replicas[0];
-    // There and back again: each jump makes what the replica has learned of the store's clock wrong.
+    // Forward and back: each jump invalidates the replica's estimate of the store's clock.
     for (at, jump) in [0, 36, -36, -36, 36].into_iter().enumerate() {
         own.advance(TimeDelta::hours(jump));
         let answer = reserve(client, 10, &format!("id {at}")).await;

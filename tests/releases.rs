@@ -1,4 +1,4 @@
-//! Replicas of the release before and of this one, side by side on one Redis, as during a rollout.
+//! Replicas of the previous release and of this one on one Redis, as during a rollout.
 
 use std::process::Command;
 
@@ -6,7 +6,8 @@ use tollgate::grpc::proto::{ReleaseRequest, SettleRequest};
 
 use crate::support::{
     calls::{
-        Client, TextFile, ask, large, policy_file, quota, reserve, said, settled_as, sum, usage,
+        Client, TextFile, large, new_reserve, policy_file, quota, reserve, settle_verdict_text,
+        sum, usage, verdict_text,
     },
     redis::RedisServer,
     tollgate::Tollgate,
@@ -15,7 +16,7 @@ use crate::support::{
 
 const ALLOWANCE: u64 = 100_000;
 
-/// A replica of each release, and the Redis that they share.
+/// A replica of each release, and their Redis.
 struct Rollout {
     redis: RedisServer,
     old: Tollgate,
@@ -55,7 +56,7 @@ async fn settle(client: &Client, id: &str, tokens: u64) -> String {
         request_id: id.to_owned(),
         tokens,
     };
-    settled_as(client.clone().settle(request).await.unwrap().get_ref())
+    settle_verdict_text(client.clone().settle(request).await.unwrap().get_ref())
 }
 
 async fn release(client: &Client, id: &str) -> u64 {
@@ -75,10 +76,14 @@ async fn what_one_release_reserves_the_other_replays_settles_and_releases() {
     for round in 0..40_usize {
         let (one, other) = (&clients[round % 2], &clients[(round + 1) % 2]);
         let id = format!("id-{round}");
-        assert_eq!(said(&reserve(one, 100, &id).await), "FREE");
+        assert_eq!(verdict_text(&reserve(one, 100, &id).await), "FREE");
         let again = reserve(other, 100, &id).await;
-        assert!(again.replayed && said(&again) == "FREE");
-        let others = other.clone().reserve(ask(101, &id)).await.unwrap_err();
+        assert!(again.replayed && verdict_text(&again) == "FREE");
+        let others = other
+            .clone()
+            .reserve(new_reserve(101, &id))
+            .await
+            .unwrap_err();
         assert_eq!(others.code(), tonic::Code::AlreadyExists);
         match round / 2 % 3 {
             0 => assert_eq!(settle(other, &id, 40).await, "FREE"),
@@ -95,7 +100,7 @@ async fn what_one_release_reserves_the_other_replays_settles_and_releases() {
         let rows = usage(client, &day).await;
         assert_eq!(sum(&rows).0, expected);
         assert_eq!(
-            said(&reserve(client, ALLOWANCE, "").await),
+            verdict_text(&reserve(client, ALLOWANCE, "").await),
             "AllowanceExceeded"
         );
     }
@@ -110,7 +115,7 @@ async fn together_they_grant_the_allowance_and_no_more() {
             let mut granted = 0;
             for call in 0..40 {
                 let answer = reserve(&client, 500, &format!("{caller}-{call}")).await;
-                granted += u64::from(said(&answer) == "FREE") * 500;
+                granted += u64::from(verdict_text(&answer) == "FREE") * 500;
             }
             granted
         })
@@ -126,14 +131,14 @@ async fn together_they_grant_the_allowance_and_no_more() {
 }
 
 #[tokio::test]
-async fn the_release_before_reads_on_where_this_one_bounds_the_rows() {
+async fn the_previous_release_reads_days_with_bounded_rows() {
     let rollout = Rollout::start("usage_rows = 2\n");
     let [old, new] = rollout.clients();
     for project in ["a", "b", "c", "d"] {
-        let mut request = ask(10, project);
+        let mut request = new_reserve(10, project);
         request.project = project.to_owned();
         assert_eq!(
-            said(new.clone().reserve(request).await.unwrap().get_ref()),
+            verdict_text(new.clone().reserve(request).await.unwrap().get_ref()),
             "FREE"
         );
     }
@@ -157,7 +162,10 @@ async fn what_redis_forgets_either_release_restores() {
     reserve(&new, 200, "new").await;
     for (loser, (client, then)) in [(&old, 901), (&new, 902)].into_iter().enumerate() {
         rollout.redis.run(&["FLUSHALL"]);
-        assert_eq!(said(&reserve(client, 1, &format!("{loser}")).await), "FREE");
+        assert_eq!(
+            verdict_text(&reserve(client, 1, &format!("{loser}")).await),
+            "FREE"
+        );
         for client in [&old, &new] {
             reserve(client, 1, &format!("{loser}")).await;
         }

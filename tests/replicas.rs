@@ -1,5 +1,5 @@
-//! docs/CONTRACT.md, "Reserve" 3 to 5, over three real replicas on one real Redis: under concurrency,
-//! retries through other replicas, callers that go away and connections that break.
+//! docs/CONTRACT.md, "Reserve" 3 to 5, with three real replicas on one real Redis: concurrency, retries through other
+//! replicas, callers that leave, and broken connections.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use tollgate::grpc::proto::{ReserveRequest, ReserveResponse};
 use tonic::Code;
 
 use crate::support::{
-    calls::{Client, TextFile, ask, large, policy_file, said, sum, usage},
+    calls::{Client, TextFile, large, new_reserve, policy_file, sum, usage, verdict_text},
     clock::Clock,
     redis::RedisServer,
     streams::stream_all,
@@ -28,14 +28,14 @@ const IDS_PER_CALLER: usize = 12;
 const IDS: usize = CALLERS * IDS_PER_CALLER;
 const ALLOWANCE: u64 = 100_000;
 const MAX_TOKENS: u64 = 997;
-/// How often every connection to Redis is broken while the callers are at it.
-const BREAKS: usize = 6;
+/// How often all connections to Redis are cut during the run.
+const CONNECTION_CUTS: usize = 6;
 const MAX_TRIES: usize = 200;
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a caller did and learned.
+/// What a caller sent and received.
 #[derive(Default)]
-struct Seen {
+struct CallerLog {
     answers: Vec<(usize, ReserveResponse)>,
     dropped: usize,
     unavailable: usize,
@@ -50,12 +50,17 @@ fn request(id: usize) -> ReserveRequest {
     ReserveRequest {
         project: format!("project-{}", id % 4),
         model: ["gpt-4o", "o1"][id % 2].to_owned(),
-        ..ask(tokens(id), &format!("id {id}"))
+        ..new_reserve(tokens(id), &format!("id {id}"))
     }
 }
 
-/// Asks until an answer comes, each time through the next replica.
-async fn ask_until_answered(replicas: &[Client], first: usize, id: usize, seen: &mut Seen) {
+/// Retries, each time through the next replica, until an answer comes.
+async fn reserve_until_answered(
+    replicas: &[Client],
+    first: usize,
+    id: usize,
+    seen: &mut CallerLog,
+) {
     for replica in (first..).take(MAX_TRIES) {
         let mut client = replicas[replica % replicas.len()].clone();
         match client.reserve(request(id)).await {
@@ -67,43 +72,43 @@ async fn ask_until_answered(replicas: &[Client], first: usize, id: usize, seen: 
     panic!("id {id} was not answered in {MAX_TRIES} tries");
 }
 
-async fn caller(replicas: Vec<Client>, number: usize, done: Arc<AtomicUsize>) -> Seen {
-    let mut seen = Seen::default();
+async fn caller(replicas: Vec<Client>, number: usize, done: Arc<AtomicUsize>) -> CallerLog {
+    let mut seen = CallerLog::default();
     for id in (0..IDS).skip(number).step_by(CALLERS) {
         if id % 3 == 0 {
-            // A caller that goes away at some moment of its call, from at once to after the answer.
-            let patience = Duration::from_micros((id as u64 * 131) % 20_000);
+            // Abandons the call at some time between its start and after its answer.
+            let abandon_after = Duration::from_micros((id as u64 * 131) % 20_000);
             let mut client = replicas[id % replicas.len()].clone();
-            match tokio::time::timeout(patience, client.reserve(request(id))).await {
+            match tokio::time::timeout(abandon_after, client.reserve(request(id))).await {
                 Ok(Ok(answer)) => seen.answers.push((id, answer.into_inner())),
                 Ok(Err(status)) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
                 Err(_) => seen.dropped += 1,
             }
         }
         if id % 4 == 0 {
-            let mut other = Seen::default();
+            let mut other = CallerLog::default();
             tokio::join!(
-                ask_until_answered(&replicas, id, id, &mut seen),
-                ask_until_answered(&replicas, id + 2, id, &mut other),
+                reserve_until_answered(&replicas, id, id, &mut seen),
+                reserve_until_answered(&replicas, id + 2, id, &mut other),
             );
             seen.answers.append(&mut other.answers);
             seen.unavailable += other.unavailable;
         } else {
-            ask_until_answered(&replicas, id, id, &mut seen).await;
+            reserve_until_answered(&replicas, id, id, &mut seen).await;
         }
-        ask_until_answered(&replicas, id + 1, id, &mut seen).await;
+        reserve_until_answered(&replicas, id + 1, id, &mut seen).await;
         done.fetch_add(1, Ordering::Relaxed);
     }
     seen
 }
 
-/// Breaks every connection to Redis, each time that another part of the ids is done.
+/// Cuts every connection to Redis after each further part of the ids.
 async fn break_connections(redis: Arc<RedisServer>, done: Arc<AtomicUsize>) -> i64 {
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let mut broken = 0;
-    for part in 1..=BREAKS {
-        while done.load(Ordering::Relaxed) < part * IDS / (BREAKS + 2) {
-            assert!(Instant::now() < patience, "the callers do not get on");
+    for part in 1..=CONNECTION_CUTS {
+        while done.load(Ordering::Relaxed) < part * IDS / (CONNECTION_CUTS + 2) {
+            assert!(Instant::now() < deadline, "the callers do not get on");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let redis = Arc::clone(&redis);
@@ -113,13 +118,13 @@ async fn break_connections(redis: Arc<RedisServer>, done: Arc<AtomicUsize>) -> i
     broken
 }
 
-/// One verdict for each id, whoever asked, and at most one answer that was not a replay.
+/// Checks that each id has one verdict for all callers and at most one answer that is no replay.
 fn verdicts(answers: &[(usize, ReserveResponse)]) -> BTreeMap<usize, String> {
     let mut verdicts = BTreeMap::new();
     let mut first_answers = BTreeMap::<usize, usize>::new();
     for (id, answer) in answers {
-        let verdict = verdicts.entry(*id).or_insert_with(|| said(answer));
-        assert_eq!(*verdict, said(answer), "id {id}");
+        let verdict = verdicts.entry(*id).or_insert_with(|| verdict_text(answer));
+        assert_eq!(*verdict, verdict_text(answer), "id {id}");
         assert!(answer.used <= ALLOWANCE, "{answer:?}");
         *first_answers.entry(*id).or_default() += usize::from(!answer.replayed);
     }
@@ -141,9 +146,9 @@ async fn each_id_counts_once_and_the_allowance_is_never_passed_through_any_repli
     let callers: Vec<_> = (0..CALLERS)
         .map(|number| tokio::spawn(caller(clients.clone(), number, Arc::clone(&done))))
         .collect();
-    let mut all = Seen::default();
+    let mut all = CallerLog::default();
     for caller in callers {
-        let mut seen = tokio::time::timeout(PATIENCE, caller)
+        let mut seen = tokio::time::timeout(WAIT_TIMEOUT, caller)
             .await
             .unwrap()
             .unwrap();
@@ -152,8 +157,11 @@ async fn each_id_counts_once_and_the_allowance_is_never_passed_through_any_repli
         all.unavailable += seen.unavailable;
     }
     let broken = breaking.await.unwrap();
-    // Otherwise the run would prove less than its name says.
-    assert!(broken >= BREAKS as i64 && all.dropped > 0, "{broken}");
+    // Without these faults, the run would prove nothing.
+    assert!(
+        broken >= CONNECTION_CUTS as i64 && all.dropped > 0,
+        "{broken}"
+    );
     println!(
         "{broken} broken, {} dropped, {} unavailable",
         all.dropped, all.unavailable
@@ -162,7 +170,7 @@ async fn each_id_counts_once_and_the_allowance_is_never_passed_through_any_repli
     let verdicts = verdicts(&all.answers);
     assert_eq!(verdicts.len(), IDS);
     let of = |wanted: &str| {
-        let ids = verdicts.iter().filter(|(_, said)| *said == wanted);
+        let ids = verdicts.iter().filter(|(_, verdict)| *verdict == wanted);
         ids.fold((0, 0), |(sum, count), (id, _)| {
             (sum + tokens(*id), count + 1)
         })
@@ -185,16 +193,16 @@ async fn each_id_counts_once_and_the_allowance_is_never_passed_through_any_repli
     }
 }
 
-/// How a caller of the hot organization asks: alone, or by streams.
+/// Half of the callers of the hot organization use single calls, half use streams.
 const HOT_CALLERS: u64 = 12;
 const HOT_REQUESTS: u64 = 400;
-/// Divides the allowance, so that exactly it is granted, whatever the order.
+/// Divides the allowance, so that it is granted exactly, in any order.
 const HOT_TOKENS: u64 = 25;
 
-/// How many of its requests were free, asked for one by one or as a stream.
+/// The number of free requests of a caller.
 async fn hot_caller(client: Client, number: u64) -> u64 {
     let requests = (0..HOT_REQUESTS).map(move |at| {
-        // Every second one has an id, and one in ten is asked for twice.
+        // Every second request has an id, and one in ten is a repetition.
         let same = if at % 10 == 9 { at - 2 } else { at };
         let id = if at % 2 == 0 {
             String::new()
@@ -203,27 +211,27 @@ async fn hot_caller(client: Client, number: u64) -> u64 {
         };
         ReserveRequest {
             project: format!("project-{}", same % 3),
-            ..ask(HOT_TOKENS, &id)
+            ..new_reserve(HOT_TOKENS, &id)
         }
     });
     let mut free = 0;
     let mut take = |answer: ReserveResponse| {
         assert!(answer.used <= ALLOWANCE, "{answer:?}");
-        free += u64::from(said(&answer) == "FREE" && !answer.replayed);
+        free += u64::from(verdict_text(&answer) == "FREE" && !answer.replayed);
     };
     if number.is_multiple_of(2) {
         for answer in stream_all(&client, requests.collect()).await {
             take(answer.unwrap());
         }
     } else {
-        // As many at once as a gateway has.
-        let mut asked = futures_util::stream::iter(requests)
+        // The concurrency of a gateway.
+        let mut answers = futures_util::stream::iter(requests)
             .map(|request| {
                 let mut client = client.clone();
                 async move { client.reserve(request).await.unwrap().into_inner() }
             })
             .buffer_unordered(32);
-        while let Some(answer) = asked.next().await {
+        while let Some(answer) = answers.next().await {
             take(answer);
         }
     }
@@ -235,7 +243,7 @@ async fn streams_and_single_calls_through_three_replicas_are_granted_exactly_wha
     let redis = RedisServer::start_at(&Clock::at(NOON));
     let policy = policy_file(ALLOWANCE);
     let url = redis.url();
-    // No fault is wanted here, however slow the machine is.
+    // No call may fail, however slow the machine is.
     let settings = TextFile::new("call_timeout = \"30s\"\n[redis]\nresponse_timeout = \"30s\"\n");
     let args = ["--store", &url, "--policy", policy.path()];
     let args = [&args[..], &["--config", settings.path()]].concat();
@@ -248,15 +256,15 @@ async fn streams_and_single_calls_through_three_replicas_are_granted_exactly_wha
         .collect();
     let mut free = 0;
     for caller in callers {
-        free += tokio::time::timeout(PATIENCE, caller)
+        free += tokio::time::timeout(WAIT_TIMEOUT, caller)
             .await
             .unwrap()
             .unwrap();
     }
-    let asked = HOT_CALLERS * HOT_REQUESTS;
+    let requested = HOT_CALLERS * HOT_REQUESTS;
     assert!(
-        asked * HOT_TOKENS * 9 / 10 > ALLOWANCE,
-        "more was asked for"
+        requested * HOT_TOKENS * 9 / 10 > ALLOWANCE,
+        "more was answers for"
     );
     assert_eq!(free * HOT_TOKENS, ALLOWANCE);
     for replica in &replicas {

@@ -1,4 +1,4 @@
-//! What is shipped beside the sources: the image, the scripts, and what is said of the project's security.
+//! What ships besides the sources: the image, the scripts, and the statements on security.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
@@ -13,21 +13,21 @@ fn read(file: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
-/// What follows `word` on the one line of the last stage that begins with it.
+/// The rest of the only line of the last stage that begins with `word`.
 fn instruction(word: &str) -> String {
     let dockerfile = read("Dockerfile");
     let last_stage = dockerfile.rsplit("\nFROM ").next().unwrap();
-    let mut said = last_stage
+    let mut received = last_stage
         .lines()
         .filter_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
-    let said = (said.next(), said.next());
-    let (Some(once), None) = said else {
-        panic!("{word} stands there once: {said:?}");
+    let received = (received.next(), received.next());
+    let (Some(once), None) = received else {
+        panic!("{word} stands there once: {received:?}");
     };
     once.to_owned()
 }
 
-/// Numbers of a version, so that versions compare.
+/// The numbers of a version, for comparisons.
 fn numbers(version: &str) -> Vec<u32> {
     version.split('.').map(|it| it.parse().unwrap()).collect()
 }
@@ -76,10 +76,10 @@ fn the_image_is_what_the_chart_starts() {
     let (user, group) = (&pod["runAsUser"], &pod["runAsGroup"]);
     assert_eq!(instruction("USER"), format!("{user}:{group}"));
     assert_eq!(pod["fsGroup"], *group);
-    // The pods' arguments begin with a subcommand of the program.
+    // The pods' first argument is a subcommand.
     assert_eq!(instruction("ENTRYPOINT"), r#"["/tollgate"]"#);
     assert!(read("helm/tollgate/templates/_pod.tpl").contains("args:\n        - serve\n"));
-    // Its settings name the ports and the volume.
+    // The chart's settings have these ports and this volume.
     let (grpc, http) = ("50051", "9464");
     assert_eq!(instruction("EXPOSE"), format!("{grpc} {http}"));
     let settings = read("helm/tollgate/templates/_settings.tpl");
@@ -112,8 +112,7 @@ fn every_script_can_be_run_and_ends_at_its_first_failure() {
     }
 }
 
-/// Texts of Rust below a folder.
-/// A user without rights is told everything that root must install, before anything is fetched or built.
+/// A user without rights gets a list of everything that root must install, before anything is fetched or built.
 #[test]
 fn the_script_of_the_tests_lists_all_that_is_missing_at_once() {
     let empty = tempfile::tempdir().unwrap();
@@ -153,7 +152,7 @@ fn sources(folder: &Path, into: &mut Vec<String>) {
 }
 
 #[test]
-fn what_is_said_to_be_defended_is_shown_by_tests_and_scripts_that_there_are() {
+fn security_md_names_only_tests_and_scripts_that_exist() {
     let mut texts = Vec::new();
     for folder in ["src", "tests"] {
         sources(&Path::new(ROOT).join(folder), &mut texts);

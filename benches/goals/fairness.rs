@@ -1,4 +1,4 @@
-//! One organization's single caller, alone and beside another organization's flood.
+//! The latency of one organization's single caller, alone and under another organization's flood.
 
 use std::time::Duration;
 
@@ -6,53 +6,53 @@ use anyhow::ensure;
 use tokio::time::sleep;
 
 use super::{
-    Effort,
-    load::{self, Figures, Target},
+    Scale,
+    load::{self, LoadStats, Target},
 };
 
 pub(crate) const NAME: &str = "fairness";
 
-const QUIET: &str = "--org quiet --callers 1 --connections 1";
+const SINGLE_CALLER: &str = "--org quiet --callers 1 --connections 1";
 const FLOOD: &str = "--org flood --callers 256 --connections 4";
 
-/// How much sooner the flood starts, and how much later it ends.
+/// How much earlier the flood starts, and how much later it ends.
 const MARGIN: Duration = Duration::from_millis(300);
 
-/// What the single caller measured.
+/// The measurements of the single caller.
 pub(crate) struct Fairness {
-    pub(crate) alone: Figures,
-    /// Beside a closed loop, and how fast that was.
-    pub(crate) beside_closed_loop: (Figures, Figures),
-    /// Beside an open loop of half that rate.
-    pub(crate) beside_open_loop: (Figures, Figures),
+    pub(crate) alone: LoadStats,
+    /// Under a closed loop, with the loop's own measurements.
+    pub(crate) with_closed_loop: (LoadStats, LoadStats),
+    /// Under an open loop of half that rate.
+    pub(crate) with_open_loop: (LoadStats, LoadStats),
 }
 
-pub(crate) async fn measure(effort: &Effort, target: Target<'_>) -> anyhow::Result<Fairness> {
-    let duration = effort.load;
-    load::run(target, FLOOD, effort.warm_up).await?;
-    let alone = load::run(target, QUIET, duration).await?;
-    let beside_closed_loop = beside(target, FLOOD, duration).await?;
-    let half = (beside_closed_loop.1.rate / 2.0) as u64;
+pub(crate) async fn measure(scale: &Scale, target: Target<'_>) -> anyhow::Result<Fairness> {
+    let duration = scale.load;
+    load::run(target, FLOOD, scale.warm_up).await?;
+    let alone = load::run(target, SINGLE_CALLER, duration).await?;
+    let with_closed_loop = under_flood(target, FLOOD, duration).await?;
+    let half = (with_closed_loop.1.rate / 2.0) as u64;
     ensure!(half > 0, "the flood was none");
     let open_loop = format!("{FLOOD} --rate {half}");
-    let beside_open_loop = beside(target, &open_loop, duration).await?;
+    let with_open_loop = under_flood(target, &open_loop, duration).await?;
     Ok(Fairness {
         alone,
-        beside_closed_loop,
-        beside_open_loop,
+        with_closed_loop,
+        with_open_loop,
     })
 }
 
-async fn beside(
+async fn under_flood(
     target: Target<'_>,
     flood: &str,
     duration: Duration,
-) -> anyhow::Result<(Figures, Figures)> {
+) -> anyhow::Result<(LoadStats, LoadStats)> {
     let quiet = async {
         sleep(MARGIN).await;
-        load::run(target, QUIET, duration).await
+        load::run(target, SINGLE_CALLER, duration).await
     };
-    // The two cores are the server's and the single caller's before they are the flood's.
+    // The flood has a lower priority: the two cores are for the server and the single caller.
     let flood = load::run_giving_way(target, flood, duration + 2 * MARGIN);
     tokio::try_join!(quiet, flood)
 }

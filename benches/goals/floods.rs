@@ -1,4 +1,4 @@
-//! One organization's single caller, alone and beside a hostile one (tests/support/floods.rs).
+//! The latency of one organization's single caller, alone and under a hostile caller's flood (tests/support/floods.rs).
 
 use std::{
     process::Stdio,
@@ -9,10 +9,10 @@ use anyhow::{Context as _, ensure};
 use tokio::{process::Command, time::sleep};
 
 use super::{
-    Effort,
+    Scale,
     load::{self, Target},
+    log_progress,
     processes::{PolicyFile, Service},
-    tell,
 };
 
 #[allow(dead_code, unreachable_pub, clippy::unwrap_used, missing_docs)]
@@ -26,7 +26,7 @@ use self::certificates::Authority;
 
 pub(crate) const NAME: &str = "floods";
 
-/// What a hostile caller does.
+/// The floods of a hostile caller.
 pub(crate) const KINDS: [&str; 5] = [
     "calls that are reset at once",
     "headers without an end",
@@ -35,33 +35,33 @@ pub(crate) const KINDS: [&str; 5] = [
     "10,000 handshakes of TLS that stand still",
 ];
 
-/// The head of a record of TLS, whose rest never comes.
-const HALF_A_HANDSHAKE: [u8; 6] = [0x16, 3, 1, 2, 0, 1];
+/// The start of a TLS record, whose rest never comes.
+const PARTIAL_HANDSHAKE: [u8; 6] = [0x16, 3, 1, 2, 0, 1];
 
-const QUIET: &str = "--org quiet --callers 1 --connections 1";
+const SINGLE_CALLER: &str = "--org quiet --callers 1 --connections 1";
 
-/// How much sooner a flood starts, and how much later it ends.
+/// How much earlier a flood starts, and how much later it ends.
 const MARGIN: Duration = Duration::from_millis(500);
 
-/// What the single caller measured in one round.
-pub(crate) struct Beside {
+/// The single caller's latency in one round.
+pub(crate) struct FloodLatency {
     pub(crate) kind: &'static str,
     /// p99, in microseconds.
-    pub(crate) alone: f64,
-    pub(crate) beside: f64,
+    pub(crate) baseline: f64,
+    pub(crate) flooded: f64,
 }
 
-pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Vec<Beside>> {
-    let mut measured = Vec::new();
-    if !effort.wants(NAME) {
-        return Ok(measured);
+pub(crate) async fn measure(scale: &Scale) -> anyhow::Result<Vec<FloodLatency>> {
+    let mut measurements = Vec::new();
+    if !scale.wants(NAME) {
+        return Ok(measurements);
     }
     let policy = PolicyFile::of(["quiet".to_owned()])?;
     let authority = Authority::new();
-    for number in 1..=effort.rounds {
-        tell(&format!("round {number} of {}: {NAME}", effort.rounds));
+    for number in 1..=scale.rounds {
+        log_progress(&format!("round {number} of {}: {NAME}", scale.rounds));
         for kind in KINDS {
-            // One of its own: what a flood leaves is the next one's no more.
+            // A new service for each flood, so that none affects the next.
             let service = match kind.contains("TLS") {
                 false => Service::tollgate("memory:", Some(&policy)).await?,
                 true => Service::encrypted(authority.encryption("127.0.0.1"), &policy).await?,
@@ -70,24 +70,24 @@ pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Vec<Beside>> {
                 service: &service,
                 redis: None,
             };
-            load::run(target, QUIET, effort.warm_up).await?;
-            let alone = load::run(target, QUIET, effort.load).await?.p99;
-            let mut flood = start(kind, &service.addr, effort.load + 2 * MARGIN)?;
+            load::run(target, SINGLE_CALLER, scale.warm_up).await?;
+            let baseline = load::run(target, SINGLE_CALLER, scale.load).await?.p99;
+            let mut flood = start(kind, &service.addr, scale.load + 2 * MARGIN)?;
             sleep(MARGIN).await;
-            let beside = load::run(target, QUIET, effort.load).await?.p99;
+            let flooded = load::run(target, SINGLE_CALLER, scale.load).await?.p99;
             let ended = flood.wait().await?;
             ensure!(ended.success(), "the flood failed: {kind}");
-            measured.push(Beside {
+            measurements.push(FloodLatency {
                 kind,
-                alone,
-                beside,
+                baseline,
+                flooded,
             });
         }
     }
-    Ok(measured)
+    Ok(measurements)
 }
 
-/// A process of its own, which gives way to the others, as if it were on another machine.
+/// A process of its own with a lower priority, as if it ran on another machine.
 fn start(kind: &str, addr: &str, lasts: Duration) -> anyhow::Result<tokio::process::Child> {
     let this = std::env::current_exe().context("the name of this program")?;
     let mut flood = Command::new("nice");
@@ -101,8 +101,8 @@ fn start(kind: &str, addr: &str, lasts: Duration) -> anyhow::Result<tokio::proce
     flood.spawn().context("a flood can't be started")
 }
 
-/// Floods, and ends by itself.
-pub(crate) async fn pour(kind: &str, addr: &str, lasts: Duration) -> anyhow::Result<()> {
+/// Runs a flood, which ends by itself.
+pub(crate) async fn run(kind: &str, addr: &str, lasts: Duration) -> anyhow::Result<()> {
     match KINDS.iter().position(|known| *known == kind) {
         Some(0) => drop(kinds::rapid_reset(addr, lasts).await),
         Some(1) => {
@@ -110,19 +110,19 @@ pub(crate) async fn pour(kind: &str, addr: &str, lasts: Duration) -> anyhow::Res
             let flood = move || kinds::continuation_flood(&addr, lasts);
             tokio::task::spawn_blocking(flood).await?;
         }
-        Some(2) => silent(addr, kinds::BEGINNING, lasts).await?,
+        Some(2) => silent(addr, kinds::PREFACE, lasts).await?,
         Some(3) => {
             let held = kinds::held_streams(addr, 5, 1_000).await;
             sleep(lasts).await;
             drop(held);
         }
-        Some(4) => silent(addr, &HALF_A_HANDSHAKE, lasts).await?,
+        Some(4) => silent(addr, &PARTIAL_HANDSHAKE, lasts).await?,
         _ => anyhow::bail!("{kind:?} is no flood"),
     }
     Ok(())
 }
 
-/// Connections that say this, and then nothing until all of them end.
+/// Connections that send this, and then nothing until all of them end.
 async fn silent(addr: &str, beginning: &'static [u8], lasts: Duration) -> anyhow::Result<()> {
     let begun = Instant::now();
     let addr = addr.to_owned();

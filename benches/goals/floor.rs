@@ -1,5 +1,4 @@
-//! tonic's floor: the same service, which answers without looking anywhere. Nothing behind gRPC can be
-//! faster.
+//! The floor: the same gRPC service without any store. Nothing over gRPC can be faster.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -20,7 +19,7 @@ use tonic::{
 
 struct Floor;
 
-/// Serves until the process is killed, with the server's settings of the real program.
+/// Serves until the process is killed, with the server settings of the real program.
 pub(crate) async fn serve(address: SocketAddr) -> anyhow::Result<()> {
     let incoming = TcpIncoming::bind(address).with_context(|| format!("can't bind {address}"))?;
     let server = Server::builder()
@@ -33,7 +32,7 @@ pub(crate) async fn serve(address: SocketAddr) -> anyhow::Result<()> {
     server.await.context("the floor failed")
 }
 
-/// An answer of the usual size.
+/// An answer of typical size.
 fn answer(request: &ReserveRequest) -> ReserveResponse {
     let allowance = 9_000_000_000_000_000;
     ReserveResponse {

@@ -1,4 +1,4 @@
-//! How much memory things take.
+//! Memory use.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,11 @@ use anyhow::Context as _;
 use tollgate::{grpc::proto::ReserveRequest, policy::Policy};
 
 use super::{
-    Effort,
+    Scale,
     load::{self, Target},
-    pour::pour,
+    log_progress,
     processes::{PolicyFile, Redis, Service},
-    tell,
+    stream_load::send_over_streams,
 };
 
 const RESERVES_ON_MEMORY: &str = "footprint of reserves on memory";
@@ -18,14 +18,14 @@ const RESERVES_ON_REDIS: &str = "footprint of reserves on redis";
 const IDS: &str = "footprint of ids";
 const POLICY: &str = "footprint of a policy";
 
-/// When reserves end though not all are done: a run is to take minutes however slow the service is.
-const ENOUGH: Duration = Duration::from_secs(40);
+/// Reserves stop after this time even if not all are done, so that a run takes minutes on any machine.
+const MAX_DURATION: Duration = Duration::from_secs(40);
 
-/// How many reserves a service has answered before its policy's memory is taken.
+/// How many reserves a service answers before its policy's memory is measured.
 const WARM_UP: u64 = 20_000;
-const A_WHILE: Duration = Duration::from_secs(2);
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 
-/// What was asked for of it.
+/// The measurements that were selected.
 #[derive(Default)]
 pub(crate) struct Footprint {
     pub(crate) reserves: Vec<Reserves>,
@@ -37,7 +37,7 @@ pub(crate) struct Footprint {
 pub(crate) struct Reserves {
     pub(crate) store: &'static str,
     pub(crate) count: u64,
-    /// When `early_bytes` were taken.
+    /// The number of reserves at `early_bytes`.
     pub(crate) early_count: u64,
     pub(crate) early_bytes: u64,
     pub(crate) late_bytes: u64,
@@ -49,37 +49,37 @@ pub(crate) struct Ids {
     pub(crate) bytes_each: f64,
 }
 
-/// What a policy of many organizations takes.
+/// The cost of a policy of many organizations.
 pub(crate) struct LargePolicy {
     pub(crate) organizations: u64,
     pub(crate) bytes_each: f64,
     pub(crate) parsed_in: Duration,
-    /// How much longer the longest call takes while it is read anew, in microseconds.
+    /// The additional latency of the longest call during a reload, in microseconds.
     pub(crate) reload_delay: f64,
 }
 
-pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Footprint> {
+pub(crate) async fn measure(scale: &Scale) -> anyhow::Result<Footprint> {
     let mut footprint = Footprint::default();
-    if effort.wants(POLICY) {
-        tell(POLICY);
-        footprint.policy = Some(policy(effort.organizations, effort).await?);
+    if scale.wants(POLICY) {
+        log_progress(POLICY);
+        footprint.policy = Some(policy(scale.organizations, scale).await?);
     }
-    if effort.wants(IDS) {
-        tell(IDS);
-        footprint.ids = Some(ids(effort.ids).await?);
+    if scale.wants(IDS) {
+        log_progress(IDS);
+        footprint.ids = Some(ids(scale.ids).await?);
     }
-    if effort.wants(RESERVES_ON_MEMORY) {
-        tell(RESERVES_ON_MEMORY);
+    if scale.wants(RESERVES_ON_MEMORY) {
+        log_progress(RESERVES_ON_MEMORY);
         let policy = PolicyFile::of([organization(0)])?;
         let service = Service::tollgate("memory:", Some(&policy)).await?;
-        let measured = reserves("memory", &service, effort.reserves).await?;
-        footprint.reserves.push(measured);
+        let measurements = reserves("memory", &service, scale.reserves).await?;
+        footprint.reserves.push(measurements);
     }
-    if effort.wants(RESERVES_ON_REDIS) {
-        tell(RESERVES_ON_REDIS);
+    if scale.wants(RESERVES_ON_REDIS) {
+        log_progress(RESERVES_ON_REDIS);
         let (_redis, service) = over_redis().await?;
-        let measured = reserves("redis", &service, effort.reserves).await?;
-        footprint.reserves.push(measured);
+        let measurements = reserves("redis", &service, scale.reserves).await?;
+        footprint.reserves.push(measurements);
     }
     Ok(footprint)
 }
@@ -87,12 +87,12 @@ pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Footprint> {
 async fn reserves(store: &'static str, service: &Service, wanted: u64) -> anyhow::Result<Reserves> {
     let started = Instant::now();
     let early_count = wanted / 10;
-    pour(service, 0..early_count, without_id).await?;
+    send_over_streams(service, 0..early_count, without_id).await?;
     let early_bytes = service.resident_bytes()?;
     let mut count = early_count;
-    while count < wanted && started.elapsed() < ENOUGH {
+    while count < wanted && started.elapsed() < MAX_DURATION {
         let more = (count + early_count).min(wanted);
-        pour(service, count..more, without_id).await?;
+        send_over_streams(service, count..more, without_id).await?;
         count = more;
     }
     Ok(Reserves {
@@ -106,10 +106,10 @@ async fn reserves(store: &'static str, service: &Service, wanted: u64) -> anyhow
 
 async fn ids(count: u64) -> anyhow::Result<Ids> {
     let (redis, service) = over_redis().await?;
-    // Counters, scripts and connections are there before.
-    pour(&service, 0..1000, without_id).await?;
+    // So that counters, scripts and connections exist before.
+    send_over_streams(&service, 0..1000, without_id).await?;
     let before = redis.used_bytes()?;
-    pour(&service, 0..count, with_id).await?;
+    send_over_streams(&service, 0..count, with_id).await?;
     let grown = redis.used_bytes()?.saturating_sub(before);
     Ok(Ids {
         count,
@@ -117,45 +117,45 @@ async fn ids(count: u64) -> anyhow::Result<Ids> {
     })
 }
 
-/// How much longer the longest of one caller's calls takes while the policy is read anew, in microseconds.
+/// The additional latency of a single caller's longest call during a reload, in microseconds.
 async fn reload_delay(
     service: &Service,
     policy: &PolicyFile,
-    effort: &Effort,
+    scale: &Scale,
 ) -> anyhow::Result<f64> {
     let target = Target {
         service,
         redis: None,
     };
     let one = format!("--org {} --callers 1 --connections 1", organization(0));
-    load::run(target, &one, effort.warm_up).await?;
-    let alone = load::run(target, &one, effort.load).await?.max;
+    load::run(target, &one, scale.warm_up).await?;
+    let alone = load::run(target, &one, scale.load).await?.max;
     let changing = async {
-        tokio::time::sleep(effort.load / 4).await;
+        tokio::time::sleep(scale.load / 4).await;
         policy.append("\n[orgs.another]\ntier = 3\ndata_sharing = \"all\"\n")
     };
-    let (beside, changed) = tokio::join!(load::run(target, &one, effort.load), changing);
+    let (during_reload, changed) = tokio::join!(load::run(target, &one, scale.load), changing);
     changed?;
-    Ok((beside?.max - alone).max(0.0))
+    Ok((during_reload?.max - alone).max(0.0))
 }
 
-async fn policy(organizations: u64, effort: &Effort) -> anyhow::Result<LargePolicy> {
+async fn policy(organizations: u64, scale: &Scale) -> anyhow::Result<LargePolicy> {
     let large = PolicyFile::of((0..organizations).map(organization))?;
     let small = PolicyFile::of([organization(0)])?;
     let with_large = Service::tollgate("memory:", Some(&large)).await?;
     let with_small = Service::tollgate("memory:", Some(&small)).await?;
-    // The allocator gives back what reading the file took once it is a while ago and there is work.
-    tokio::time::sleep(A_WHILE).await;
+    // The allocator returns the memory of parsing after some time and some work.
+    tokio::time::sleep(SETTLE_TIME).await;
     for service in [&with_large, &with_small] {
-        pour(service, 0..WARM_UP, without_id).await?;
+        send_over_streams(service, 0..WARM_UP, without_id).await?;
     }
     let (more, less) = (with_large.resident_bytes()?, with_small.resident_bytes()?);
     let text = large.text()?;
     let started = Instant::now();
     let parsed = Policy::parse("policy.toml", &text).context("the large policy")?;
     let parsed_in = started.elapsed();
-    anyhow::ensure!(parsed.orgs().len() as u64 == organizations);
-    let reload_delay = reload_delay(&with_large, &large, effort).await?;
+    anyhow::ensure!(parsed.orgs.len() as u64 == organizations);
+    let reload_delay = reload_delay(&with_large, &large, scale).await?;
     Ok(LargePolicy {
         organizations,
         reload_delay,
@@ -171,12 +171,12 @@ async fn over_redis() -> anyhow::Result<(Redis, Service)> {
     Ok((redis, service))
 }
 
-/// A name as the provider makes them.
+/// A name in the provider's format.
 fn organization(number: u64) -> String {
     format!("org-{:024x}", u128::from(scattered(number)))
 }
 
-/// A request as a gateway makes it; ten projects take part.
+/// A typical request of a gateway, for one of ten projects.
 fn without_id(number: u64) -> ReserveRequest {
     ReserveRequest {
         org: organization(0),
@@ -187,7 +187,7 @@ fn without_id(number: u64) -> ReserveRequest {
     }
 }
 
-/// The same with an id that looks like a random UUID.
+/// The same with an id like a random UUID.
 fn with_id(number: u64) -> ReserveRequest {
     let (high, low) = (scattered(number), scattered(!number));
     let request_id = format!(
@@ -204,7 +204,7 @@ fn with_id(number: u64) -> ReserveRequest {
     }
 }
 
-/// Spreads numbers over all of 64 bits, no two to the same place (SplitMix64).
+/// Spreads numbers over 64 bits without collisions (SplitMix64).
 fn scattered(number: u64) -> u64 {
     let mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

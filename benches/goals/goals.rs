@@ -1,30 +1,30 @@
-//! The goals, and whether what was measured meets them.
+//! The goals, and whether the measurements meet them.
 
 use super::{
-    Measured,
+    Measurements,
     fairness::Fairness,
-    floods::{Beside, KINDS},
-    load::Figures,
+    floods::{FloodLatency, KINDS},
+    load::LoadStats,
     median,
     rates::Round,
 };
 
-/// What became of a goal.
+/// Whether a goal is met.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Met,
     Missed,
 }
 
-/// One goal and its figure.
+/// A goal and its value.
 pub(crate) struct Goal {
     pub(crate) name: String,
     pub(crate) goal: String,
-    pub(crate) figure: String,
+    pub(crate) value: String,
     pub(crate) state: State,
 }
 
-/// Which side of its bound a figure has to be on.
+/// The bound of a goal.
 #[derive(Clone, Copy)]
 enum Bound {
     AtLeast(f64),
@@ -33,41 +33,35 @@ enum Bound {
 
 use Bound::{AtLeast, AtMost};
 
-/// The goals of what was measured. A goal of which a row is missing is left out: it was not asked for.
-pub(crate) fn of(measured: &Measured) -> Vec<Goal> {
-    let mut goals = speed(&measured.rounds);
-    goals.extend(fairness(&measured.fairness));
-    goals.extend(floods(&measured.floods));
-    goals.extend(footprint(measured));
+/// The goals of these measurements. A goal whose rows were not measured is left out.
+pub(crate) fn of(measurements: &Measurements) -> Vec<Goal> {
+    let mut goals = speed(&measurements.rounds);
+    goals.extend(fairness(&measurements.fairness));
+    goals.extend(floods(&measurements.floods));
+    goals.extend(footprint(measurements));
     goals
 }
 
-/// A goal, with its figure to as many decimals; nothing where there is no figure.
-fn goal(
-    name: &str,
-    figure: Option<f64>,
-    bound: Bound,
-    decimals: usize,
-    unit: &str,
-) -> Option<Goal> {
-    let figure = figure?;
+/// A goal with its value, rounded; `None` without a value.
+fn goal(name: &str, value: Option<f64>, bound: Bound, decimals: usize, unit: &str) -> Option<Goal> {
+    let value = value?;
     let (sign, limit, met) = match bound {
-        AtLeast(limit) => ("≥", limit, figure >= limit),
-        AtMost(limit) => ("≤", limit, figure <= limit),
+        AtLeast(limit) => ("≥", limit, value >= limit),
+        AtMost(limit) => ("≤", limit, value <= limit),
     };
     Some(Goal {
         name: name.to_owned(),
         goal: format!("{sign} {limit} {unit}"),
-        figure: format!("{figure:.decimals$} {unit}"),
+        value: format!("{value:.decimals$} {unit}"),
         state: if met { State::Met } else { State::Missed },
     })
 }
 
 fn speed(rounds: &[Round]) -> Vec<Goal> {
     let floor = "floor C=256";
-    let rate = |row| ratio(rounds, row, floor, |figures| figures.rate);
+    let rate = |row| ratio(rounds, row, floor, |stats| stats.rate);
     let stream = "redis stream C=256";
-    let stream_rate = middle(rounds, stream, |figures| Some(figures.rate));
+    let stream_rate = middle(rounds, stream, |stats| Some(stats.rate));
     let of_floor = "× floor";
     let goals = [
         goal(
@@ -125,10 +119,10 @@ fn speed(rounds: &[Round]) -> Vec<Goal> {
 
 /// CPU time of the service and of Redis.
 fn cpu(rounds: &[Round]) -> impl Iterator<Item = Goal> {
-    let server = |row| middle(rounds, row, |figures| Some(figures.server_cpu));
-    let redis = |row| middle(rounds, row, |figures| figures.redis_cpu);
+    let server = |row| middle(rounds, row, |stats| Some(stats.server_cpu));
+    let redis = |row| middle(rounds, row, |stats| stats.redis_cpu);
     let (unary, ids, stream) = ("redis C=256", "redis ids C=256", "redis stream C=256");
-    let of_floor = ratio(rounds, unary, "floor C=256", |figures| figures.server_cpu);
+    let of_floor = ratio(rounds, unary, "floor C=256", |stats| stats.server_cpu);
     let goals = [
         goal(
             "redis C=256: server CPU",
@@ -163,7 +157,7 @@ fn cpu(rounds: &[Round]) -> impl Iterator<Item = Goal> {
     goals.into_iter().flatten()
 }
 
-/// The single caller's median, as a multiple of what it has to be at least.
+/// The single caller's median latency, divided by its lower limit.
 fn single(rounds: &[Round]) -> Option<f64> {
     median(rounds.iter().filter_map(|round| {
         let p50 = |row| Some(round.rows.get(row)?.p50);
@@ -171,11 +165,11 @@ fn single(rounds: &[Round]) -> Option<f64> {
     }))
 }
 
-/// The median over the rounds of the ratio within each.
-fn ratio(rounds: &[Round], row: &str, floor: &str, of: fn(&Figures) -> f64) -> Option<f64> {
+/// The median over the rounds of the ratio within each round.
+fn ratio(rounds: &[Round], row: &str, floor: &str, of: fn(&LoadStats) -> f64) -> Option<f64> {
     median(rounds.iter().filter_map(|round| {
-        let figure = |row| round.rows.get(row).map(of);
-        Some(figure(row)? / figure(floor)?)
+        let value = |row| round.rows.get(row).map(of);
+        Some(value(row)? / value(floor)?)
     }))
 }
 
@@ -183,31 +177,31 @@ fn ratio(rounds: &[Round], row: &str, floor: &str, of: fn(&Figures) -> f64) -> O
 pub(crate) fn middle(
     rounds: &[Round],
     row: &str,
-    of: impl Fn(&Figures) -> Option<f64>,
+    of: impl Fn(&LoadStats) -> Option<f64>,
 ) -> Option<f64> {
     median(rounds.iter().filter_map(|round| of(round.rows.get(row)?)))
 }
 
 fn fairness(rounds: &[Fairness]) -> Vec<Goal> {
-    let slower = |beside: fn(&Fairness) -> &Figures| {
-        let times = |round| Fairness::p99_ratio(round, beside);
+    let slower = |flooded: fn(&Fairness) -> &LoadStats| {
+        let times = |round| Fairness::p99_ratio(round, flooded);
         median(rounds.iter().map(times))
     };
     let (closed, open) = (
-        slower(|round| &round.beside_closed_loop.0),
-        slower(|round| &round.beside_open_loop.0),
+        slower(|round| &round.with_closed_loop.0),
+        slower(|round| &round.with_open_loop.0),
     );
     let unit = "× alone";
     let goals = [
         goal(
-            "one caller's p99 beside a flood",
+            "one caller's p99 under a flood",
             closed,
             AtMost(3.0),
             2,
             unit,
         ),
         goal(
-            "one caller's p99 beside half a flood",
+            "one caller's p99 under half a flood",
             open,
             AtMost(3.0),
             2,
@@ -217,37 +211,37 @@ fn fairness(rounds: &[Fairness]) -> Vec<Goal> {
     goals.into_iter().flatten().collect()
 }
 
-fn floods(measured: &[Beside]) -> Vec<Goal> {
+fn floods(measurements: &[FloodLatency]) -> Vec<Goal> {
     let goals = KINDS.iter().map(|kind| {
-        let rounds = measured.iter().filter(|round| round.kind == *kind);
-        let slower = median(rounds.map(|round| round.beside / round.alone));
-        let name = format!("one caller's p99 beside {kind}");
+        let rounds = measurements.iter().filter(|round| round.kind == *kind);
+        let slower = median(rounds.map(|round| round.flooded / round.baseline));
+        let name = format!("one caller's p99 under {kind}");
         goal(&name, slower, AtMost(3.0), 2, "× alone")
     });
     goals.flatten().collect()
 }
 
 impl Fairness {
-    fn p99_ratio(&self, beside: fn(&Self) -> &Figures) -> f64 {
-        beside(self).p99 / self.alone.p99
+    fn p99_ratio(&self, flooded: fn(&Self) -> &LoadStats) -> f64 {
+        flooded(self).p99 / self.alone.p99
     }
 }
 
-fn footprint(measured: &Measured) -> Vec<Goal> {
+fn footprint(measurements: &Measurements) -> Vec<Goal> {
     let mut goals = Vec::new();
-    for reserves in &measured.footprint.reserves {
+    for reserves in &measurements.footprint.reserves {
         let (store, count) = (reserves.store, reserves.count);
         let name = format!("{store}: server memory after {count} reserves");
         let unit = format!("× after {}", reserves.early_count);
         let growth = reserves.late_bytes as f64 / reserves.early_bytes as f64;
-        // Flat but for what an allocator keeps here or there.
+        // Constant, except for the allocator.
         goals.push(goal(&name, Some(growth), AtMost(1.1), 2, &unit));
     }
-    if let Some(ids) = &measured.footprint.ids {
+    if let Some(ids) = &measurements.footprint.ids {
         let name = format!("Redis memory per id of {}", ids.count);
         goals.push(goal(&name, Some(ids.bytes_each), AtMost(130.0), 0, "bytes"));
     }
-    if let Some(policy) = &measured.footprint.policy {
+    if let Some(policy) = &measurements.footprint.policy {
         let of = format!("of {}", policy.organizations);
         let (each, millis) = (policy.bytes_each, policy.parsed_in.as_secs_f64() * 1e3);
         let name = format!("memory per organization {of}");
@@ -258,7 +252,7 @@ fn footprint(measured: &Measured) -> Vec<Goal> {
         let millis = policy.reload_delay / 1e3;
         goals.push(goal(name, Some(millis), AtMost(5.0), 1, "ms"));
     }
-    if let Some(start) = &measured.start {
+    if let Some(start) = &measurements.start {
         let megabytes = start.program_bytes as f64 / 1e6;
         let name = "exec to SERVING, embedded store";
         goals.push(goal(name, Some(start.millis), AtMost(100.0), 0, "ms"));

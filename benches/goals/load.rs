@@ -1,4 +1,4 @@
-//! Load on a server, by `tollgate bench`.
+//! Load on a server by `tollgate bench`.
 
 use std::{collections::BTreeMap, process::Stdio, time::Duration};
 
@@ -12,34 +12,34 @@ use tokio::{process::Command, time::timeout};
 
 use super::processes::{Redis, Service, program};
 
-/// How much longer than its load a client may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a client may run in addition to its load.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What load is put on.
+/// What a load runs against.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'p> {
     pub(crate) service: &'p Service,
-    /// Where the service keeps its counters in one.
+    /// The Redis of the service, if any.
     pub(crate) redis: Option<&'p Redis>,
 }
 
-/// What one load measured; times in microseconds, those of CPU per request.
+/// The measurements of one load; times in microseconds, CPU times per request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Figures {
+pub(crate) struct LoadStats {
     pub(crate) rate: f64,
     pub(crate) p50: f64,
     pub(crate) p99: f64,
-    /// The longest.
+    /// The maximum.
     pub(crate) max: f64,
     pub(crate) server_cpu: f64,
     pub(crate) redis_cpu: Option<f64>,
-    /// Of all clients that ran at that time.
+    /// The CPU time of all clients that ran meanwhile.
     pub(crate) client_cpu: f64,
 }
 
 /// What `tollgate bench --json` prints.
 #[derive(Deserialize)]
-struct Printed {
+struct BenchReport {
     requests: u64,
     requests_per_second: f64,
     latency_us: Latency,
@@ -55,7 +55,7 @@ struct Latency {
     max: u64,
 }
 
-/// Runs a load, given in the words of `tollgate bench`.
+/// Runs a load with these arguments of `tollgate bench`.
 ///
 /// # Errors
 ///
@@ -64,12 +64,11 @@ pub(crate) async fn run(
     target: Target<'_>,
     words: &str,
     duration: Duration,
-) -> anyhow::Result<Figures> {
+) -> anyhow::Result<LoadStats> {
     run_by(program(), target, words, duration).await
 }
 
-/// Runs a load whose generator gives way to all other processes, as if it were on another machine; the
-/// server that it loads does not.
+/// Runs a load with a lower priority, as if the client were on another machine. The server keeps its priority.
 ///
 /// # Errors
 ///
@@ -78,7 +77,7 @@ pub(crate) async fn run_giving_way(
     target: Target<'_>,
     words: &str,
     duration: Duration,
-) -> anyhow::Result<Figures> {
+) -> anyhow::Result<LoadStats> {
     let mut nice = Command::new("nice");
     nice.args(["-n", "19"])
         .arg(program().as_std().get_program());
@@ -90,7 +89,7 @@ async fn run_by(
     target: Target<'_>,
     words: &str,
     duration: Duration,
-) -> anyhow::Result<Figures> {
+) -> anyhow::Result<LoadStats> {
     let Service { addr, ca_file, .. } = target.service;
     match ca_file {
         None => command.args(["bench", "--json", "--addr", addr]),
@@ -111,12 +110,13 @@ async fn run_by(
         .stderr(Stdio::inherit())
         .kill_on_drop(true);
     let before = cpu_of_clients()?;
-    let ran = timeout(duration + PATIENCE, command.output())
+    let ran = timeout(duration + CLIENT_TIMEOUT, command.output())
         .await
         .with_context(|| format!("a load does not end: {words}"))??;
     let client_cpu = cpu_of_clients()?.saturating_sub(before);
     ensure!(ran.status.success(), "a load failed: {words}");
-    let printed: Printed = serde_json::from_slice(&ran.stdout).context("the report of a load")?;
+    let printed: BenchReport =
+        serde_json::from_slice(&ran.stdout).context("the report of a load")?;
     let free = printed.verdicts.get("FREE").copied().unwrap_or(0);
     ensure!(
         free > 0 && free == printed.requests,
@@ -126,7 +126,7 @@ async fn run_by(
         printed.errors,
     );
     let cpu = |name| printed.cpu_us_per_request.get(name).copied();
-    Ok(Figures {
+    Ok(LoadStats {
         rate: printed.requests_per_second,
         p50: printed.latency_us.p50 as f64,
         p99: printed.latency_us.p99 as f64,
@@ -137,8 +137,7 @@ async fn run_by(
     })
 }
 
-/// The CPU time of the processes that ended so far; a server ends only when nothing is measured any
-/// more.
+/// The CPU time of all ended child processes. Servers end only after the measurements.
 fn cpu_of_clients() -> anyhow::Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();

@@ -1,13 +1,11 @@
-//! `cargo bench --bench goals`: measures speed and size in one run, and says of each goal whether it is
-//! met.
+//! `cargo bench --bench goals`: measures speed and size in one run, and checks the goals.
 //!
-//! tonic's floor (a service of the same messages without any store), the real program on its stores and
-//! a redis-server of this run's own are started on loopback, and `tollgate bench` puts load on them.
-//! Rates drift on shared machines, so floor and program are measured in turns, several rounds long; a
-//! ratio is taken within a round, and the medians over the rounds are told. It takes some minutes;
-//! `--quick` only shows that everything can be measured.
+//! It runs on loopback: a floor (tonic with the same messages and no store), the real program on its stores, and a
+//! redis-server; `tollgate bench` is the client. Rates on shared machines drift, so floor and program are measured
+//! alternately, in several rounds. A ratio is computed within a round, and the report has the medians over the rounds.
+//! A run takes some minutes; `--quick` only checks that everything can be measured.
 //!
-//! Exit code 0 says that everything was measured, not that the goals are met.
+//! Exit code 0 means that everything was measured, not that the goals are met.
 
 mod fairness;
 mod floods;
@@ -15,11 +13,11 @@ mod floor;
 mod footprint;
 mod goals;
 mod load;
-mod pour;
 mod processes;
 mod rates;
 mod report;
 mod start;
+mod stream_load;
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -29,22 +27,22 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::{fairness::Fairness, footprint::Footprint, rates::Round, start::Start};
 
-/// No run takes nearly as long, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20 * 60);
+/// Longer than any run takes, also on a busy machine.
+const RUN_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
 /// Measures the goals.
 #[derive(Debug, Parser)]
 struct Options {
-    /// Everything once and very short: shows that it can be measured, and says nothing of speed
+    /// Measures everything once and briefly: checks the benchmark, not the speed
     #[arg(long)]
     quick: bool,
-    /// Only what has this in its name: "redis", "C=256", "fairness", "floods", "footprint", "start", …
+    /// Measures only what has this in its name: "redis", "C=256", "fairness", "floods", "footprint", "start", …
     #[arg(long, value_name = "NAME", default_value = "")]
     only: String,
-    /// Cargo says so
+    /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
-    /// Be a flood
+    /// Runs as a flood
     #[arg(long, hide = true, value_name = "KIND", requires = "flood_addr")]
     flood: Option<String>,
     #[arg(long, hide = true, value_name = "HOST:PORT")]
@@ -52,36 +50,36 @@ struct Options {
     /// Milliseconds
     #[arg(long, hide = true, default_value_t = 1_000)]
     flood_lasts: u64,
-    /// Be the floor
+    /// Runs as the floor
     #[arg(long, hide = true, value_name = "HOST:PORT")]
     serve_floor: Option<SocketAddr>,
 }
 
-/// How much of everything.
-struct Effort {
+/// The amount of each measurement.
+struct Scale {
     rounds: usize,
     warm_up: Duration,
     load: Duration,
-    /// How many reserves, at the end of which the server's memory is compared with what it was early on.
+    /// The number of reserves after which the server's memory is compared with its early value.
     reserves: u64,
     ids: u64,
     organizations: u64,
     starts: usize,
-    /// What is measured has this in its name.
+    /// A part of the names of what to measure.
     only: String,
 }
 
-/// What was measured; what was not asked for is not there.
+/// The measurements; what was not selected is empty.
 #[derive(Default)]
-struct Measured {
+struct Measurements {
     rounds: Vec<Round>,
     fairness: Vec<Fairness>,
-    floods: Vec<floods::Beside>,
+    floods: Vec<floods::FloodLatency>,
     footprint: Footprint,
     start: Option<Start>,
 }
 
-impl Effort {
+impl Scale {
     fn of(options: &Options) -> Self {
         let only = options.only.clone();
         if options.quick {
@@ -119,7 +117,7 @@ async fn main() -> ExitCode {
     let done = match (options.serve_floor, &options.flood, &options.flood_addr) {
         (Some(address), ..) => floor::serve(address).await,
         (None, Some(kind), Some(addr)) => {
-            floods::pour(kind, addr, Duration::from_millis(options.flood_lasts)).await
+            floods::run(kind, addr, Duration::from_millis(options.flood_lasts)).await
         }
         _ => run(&options).await,
     };
@@ -132,39 +130,39 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Whatever ends the measuring early, the processes that it started end with it.
+/// If the measuring ends early, the started processes end, too.
 async fn run(options: &Options) -> anyhow::Result<()> {
-    let effort = Effort::of(options);
+    let scale = Scale::of(options);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let measured = tokio::select! {
-        measured = measure(&effort) => measured?,
+    let measurements = tokio::select! {
+        measurements = measure(&scale) => measurements?,
         _ = terminate.recv() => bail!("terminated"),
         _ = interrupt.recv() => bail!("interrupted"),
-        () = tokio::time::sleep(PATIENCE) => bail!("not done after {PATIENCE:?}"),
+        () = tokio::time::sleep(RUN_TIMEOUT) => bail!("not done after {RUN_TIMEOUT:?}"),
     };
-    println!("{}\n", report::rows(&measured));
-    println!("{}", report::goals(&goals::of(&measured)));
+    println!("{}\n", report::rows(&measurements));
+    println!("{}", report::goals(&goals::of(&measurements)));
     Ok(())
 }
 
-async fn measure(effort: &Effort) -> anyhow::Result<Measured> {
-    let mut measured = Measured {
-        start: start::measure(effort).await?,
-        footprint: footprint::measure(effort).await?,
-        floods: floods::measure(effort).await?,
-        ..Measured::default()
+async fn measure(scale: &Scale) -> anyhow::Result<Measurements> {
+    let mut measurements = Measurements {
+        start: start::measure(scale).await?,
+        footprint: footprint::measure(scale).await?,
+        floods: floods::measure(scale).await?,
+        ..Measurements::default()
     };
-    (measured.rounds, measured.fairness) = rates::measure(effort).await?;
-    Ok(measured)
+    (measurements.rounds, measurements.fairness) = rates::measure(scale).await?;
+    Ok(measurements)
 }
 
-/// Says on stderr what is being measured.
-fn tell(what: &str) {
+/// Logs to stderr what is being measured.
+fn log_progress(what: &str) {
     eprintln!("goals: {what}");
 }
 
-/// The middle one, or the mean of the middle two; none of none.
+/// The median; `None` of no values.
 fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);

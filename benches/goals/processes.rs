@@ -1,4 +1,4 @@
-//! The processes that are measured. Each ends with the value that stands for it.
+//! The measured processes. Each ends when its value is dropped.
 
 use std::{
     fmt::Write as _,
@@ -23,35 +23,35 @@ use tonic_health::pb::{
 
 use super::floods::certificates::Encryption;
 
-/// How long a process has to start.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a process may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The built program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tollgate");
 
-/// A running process, which is killed when this is dropped.
+/// A running process, which is killed on drop.
 struct Process {
     child: Child,
     pid: u32,
 }
 
-/// A server of gRPC.
+/// A gRPC server.
 pub(crate) struct Service {
     process: Process,
     /// `127.0.0.1:port`
     pub(crate) addr: String,
-    /// Over TLS: the file of the authority that signed its certificate.
+    /// With TLS: the certificate of its authority.
     pub(crate) ca_file: Option<String>,
 }
 
-/// A redis-server that keeps nothing on disk.
+/// A redis-server without persistence.
 pub(crate) struct Redis {
     process: Process,
     port: u16,
     _dir: TempDir,
 }
 
-/// A policy file whose allowances are not used up.
+/// A policy file with allowances that are never used up.
 pub(crate) struct PolicyFile {
     dir: TempDir,
 }
@@ -64,15 +64,15 @@ impl Process {
         Ok(Self { child, pid })
     }
 
-    /// Asks until the process is ready, and fails when it has ended or is late.
+    /// Polls until the process is ready. Fails if it ends or takes too long.
     async fn wait_until(&mut self, ready: impl AsyncFn() -> bool) -> anyhow::Result<()> {
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + START_TIMEOUT;
         while !ready().await {
             if let Some(status) = self.child.try_wait()? {
                 bail!("a server ended at its start: {status}");
             }
-            if Instant::now() > patience {
-                bail!("a server was not ready after {PATIENCE:?}");
+            if Instant::now() > deadline {
+                bail!("a server was not ready after {START_TIMEOUT:?}");
             }
             sleep(Duration::from_micros(500)).await;
         }
@@ -91,10 +91,10 @@ impl Service {
         Ok(service)
     }
 
-    /// The same over TLS and in memory, where the first calls may wait for the store.
+    /// The same with TLS and the memory store; the first calls may wait for the store.
     pub(crate) async fn encrypted(tls: Encryption, policy: &PolicyFile) -> anyhow::Result<Self> {
         let addr = format!("127.0.0.1:{}", free_port()?);
-        let config = policy.beside("tollgate.toml");
+        let config = policy.sibling("tollgate.toml");
         let Encryption { ca, cert, key } = tls;
         let settings = format!("[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n");
         fs::write(&config, settings)?;
@@ -115,7 +115,7 @@ impl Service {
         Self::listening(command, addr).await
     }
 
-    /// Starts it, and waits until it takes connections there.
+    /// Starts a server, and waits until it accepts connections.
     async fn listening(mut command: Command, addr: String) -> anyhow::Result<Self> {
         let mut process = Process::start(&mut command)?;
         let listening = async || TcpStream::connect(&addr).await.is_ok();
@@ -131,12 +131,12 @@ impl Service {
         self.process.pid
     }
 
-    /// The bytes of memory that it occupies.
+    /// Its resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kilobytes = resident.and_then(|text| text.trim().strip_suffix(" kB"));
-        let kilobytes = kilobytes.context("this system tells no VmRSS")?;
+        let kilobytes = kilobytes.context("/proc has no VmRSS")?;
         Ok(kilobytes.trim().parse::<u64>()? * 1024)
     }
 }
@@ -172,11 +172,11 @@ impl Redis {
 
     pub(crate) fn connection(&self) -> anyhow::Result<redis::Connection> {
         let connection = redis::Client::open(self.url())?.get_connection()?;
-        connection.set_read_timeout(Some(PATIENCE))?;
+        connection.set_read_timeout(Some(START_TIMEOUT))?;
         Ok(connection)
     }
 
-    /// Forgets everything, so that no row is slowed down by what another left.
+    /// Deletes everything, so that a row does not slow down the next.
     pub(crate) fn clear(&self) -> anyhow::Result<()> {
         let mut command = redis::cmd("FLUSHALL");
         command
@@ -185,7 +185,7 @@ impl Redis {
             .context("FLUSHALL")
     }
 
-    /// The bytes that its data occupies.
+    /// The bytes of its data.
     pub(crate) fn used_bytes(&self) -> anyhow::Result<u64> {
         let mut command = redis::cmd("INFO");
         let info: String = command.arg("memory").query(&mut self.connection()?)?;
@@ -204,14 +204,14 @@ impl PolicyFile {
     }
 
     fn path(&self) -> PathBuf {
-        self.beside("policy.toml")
+        self.sibling("policy.toml")
     }
 
-    fn beside(&self, name: &str) -> PathBuf {
+    fn sibling(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// Writes more to its end.
+    /// Appends to the file.
     pub(crate) fn append(&self, text: &str) -> anyhow::Result<()> {
         Ok(fs::write(self.path(), self.text()? + text)?)
     }
@@ -221,7 +221,7 @@ impl PolicyFile {
     }
 }
 
-/// The largest amounts that are legal are a little above these.
+/// Close to the largest legal amounts.
 fn policy(organizations: impl IntoIterator<Item = String>) -> String {
     let mut text = String::from(
         "[pools.large]\nmodels = [\"gpt-4o\"]\n\n[pools.mini]\nmodels = [\"gpt-4o-mini-2024-07-18\"]\n\n\
@@ -235,7 +235,7 @@ fn policy(organizations: impl IntoIterator<Item = String>) -> String {
     text
 }
 
-/// The program as a service over plaintext, unless more is said.
+/// The program as a service over plaintext.
 fn serve(addr: &str, store: &str, policy: Option<&PolicyFile>) -> Command {
     let mut command = program();
     command
@@ -247,7 +247,7 @@ fn serve(addr: &str, store: &str, policy: Option<&PolicyFile>) -> Command {
     command
 }
 
-/// The program, without what a developer has set for it.
+/// The program, without the developer's settings.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(Path::new(PROGRAM));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
@@ -263,8 +263,8 @@ async fn is_serving(addr: &str) -> anyhow::Result<bool> {
     Ok(answer.into_inner().status() == ServingStatus::Serving)
 }
 
-/// A place for the file store, and its name as the setting has it. Where the build is: a temporary
-/// directory may be in memory, and then nothing would be synced.
+/// A folder for the file store, and its URL. Next to the build: a temporary folder may be in memory, where nothing is
+/// synced.
 pub(crate) fn file_store() -> anyhow::Result<(TempDir, String)> {
     let directory = Path::new(PROGRAM)
         .parent()
@@ -274,7 +274,7 @@ pub(crate) fn file_store() -> anyhow::Result<(TempDir, String)> {
     Ok((dir, store))
 }
 
-/// A port that was free a moment ago.
+/// A free port.
 fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

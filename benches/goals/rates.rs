@@ -1,4 +1,4 @@
-//! The rows: the same load on the floor and on the program, in turns.
+//! The rows: the same load on the floor and on the program, alternately.
 
 use std::{
     collections::BTreeMap,
@@ -8,16 +8,16 @@ use std::{
 use anyhow::Context as _;
 
 use super::{
-    Effort,
+    Scale,
     fairness::{self, Fairness},
-    load::{self, Figures, Target},
+    load::{self, LoadStats, Target},
+    log_progress,
     processes::{PolicyFile, Redis, Service, file_store},
-    tell,
 };
 
-/// Which server a row is of.
+/// The server of a row.
 #[derive(Clone, Copy)]
-enum On {
+enum Server {
     Floor,
     Memory,
     File,
@@ -27,59 +27,75 @@ enum On {
 /// A load that is measured in each round.
 struct Row {
     name: &'static str,
-    on: On,
+    server: Server,
     words: &'static str,
 }
 
-const fn row(name: &'static str, on: On, words: &'static str) -> Row {
-    Row { name, on, words }
+const fn row(name: &'static str, server: Server, words: &'static str) -> Row {
+    Row {
+        name,
+        server,
+        words,
+    }
 }
 
-/// What is compared stands close together, since the machine's speed drifts.
+/// Rows that are compared are close together, because the machine's speed drifts.
 const ROWS: [Row; 19] = [
-    row("floor C=1", On::Floor, "--callers 1"),
-    row("memory C=1", On::Memory, "--callers 1"),
-    row("file C=1", On::File, "--callers 1"),
-    row("redis C=1", On::Redis, "--callers 1"),
-    row("floor C=64", On::Floor, "--callers 64"),
-    row("memory C=64", On::Memory, "--callers 64"),
-    row("redis C=64", On::Redis, "--callers 64"),
-    row("memory C=256", On::Memory, "--callers 256"),
-    row("file ids C=256", On::File, "--callers 256 --ids"),
-    row("file C=256", On::File, "--callers 256"),
-    row("floor C=256", On::Floor, "--callers 256"),
-    row("redis C=256", On::Redis, "--callers 256"),
-    row("redis ids C=256", On::Redis, "--callers 256 --ids"),
+    row("floor C=1", Server::Floor, "--callers 1"),
+    row("memory C=1", Server::Memory, "--callers 1"),
+    row("file C=1", Server::File, "--callers 1"),
+    row("redis C=1", Server::Redis, "--callers 1"),
+    row("floor C=64", Server::Floor, "--callers 64"),
+    row("memory C=64", Server::Memory, "--callers 64"),
+    row("redis C=64", Server::Redis, "--callers 64"),
+    row("memory C=256", Server::Memory, "--callers 256"),
+    row("file ids C=256", Server::File, "--callers 256 --ids"),
+    row("file C=256", Server::File, "--callers 256"),
+    row("floor C=256", Server::Floor, "--callers 256"),
+    row("redis C=256", Server::Redis, "--callers 256"),
+    row("redis ids C=256", Server::Redis, "--callers 256 --ids"),
     row(
         "redis 100 orgs C=256",
-        On::Redis,
+        Server::Redis,
         "--callers 256 --orgs 100",
     ),
-    row("floor stream C=64", On::Floor, "--stream --callers 64"),
-    row("redis stream C=64", On::Redis, "--stream --callers 64"),
-    row("floor stream C=256", On::Floor, "--stream --callers 256"),
-    row("memory stream C=256", On::Memory, "--stream --callers 256"),
-    row("redis stream C=256", On::Redis, "--stream --callers 256"),
+    row("floor stream C=64", Server::Floor, "--stream --callers 64"),
+    row("redis stream C=64", Server::Redis, "--stream --callers 64"),
+    row(
+        "floor stream C=256",
+        Server::Floor,
+        "--stream --callers 256",
+    ),
+    row(
+        "memory stream C=256",
+        Server::Memory,
+        "--stream --callers 256",
+    ),
+    row(
+        "redis stream C=256",
+        Server::Redis,
+        "--stream --callers 256",
+    ),
 ];
 
-/// What is measured of Redis alone.
+/// The round trip of Redis alone.
 const ROUND_TRIP: &str = "redis round trip C=1";
 
-/// What one round measured.
+/// The measurements of one round.
 pub(crate) struct Round {
-    /// By the rows' names.
-    pub(crate) rows: BTreeMap<&'static str, Figures>,
+    /// By the names of the rows.
+    pub(crate) rows: BTreeMap<&'static str, LoadStats>,
     /// The median of a bare round trip to Redis, in microseconds.
     pub(crate) round_trip: Option<f64>,
 }
 
-/// The names of the rows, in their order.
+/// The names of the rows, in order.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     ROWS.iter().map(|row| row.name)
 }
 
-/// Whether a row was asked for, or is the floor of one that was.
-fn is_wanted(row: &Row, effort: &Effort) -> bool {
+/// Whether a row was selected, or is the floor of a selected one.
+fn is_wanted(row: &Row, scale: &Scale) -> bool {
     let of = |name: &'static str| {
         let callers = name.split(' ').next_back().unwrap_or_default();
         (name.contains("stream"), callers)
@@ -87,15 +103,15 @@ fn is_wanted(row: &Row, effort: &Effort) -> bool {
     let its_own = |other: &Row| of(other.name) == of(row.name);
     let others = ROWS
         .iter()
-        .filter(|other| matches!(row.on, On::Floor) && its_own(other));
+        .filter(|other| matches!(row.server, Server::Floor) && its_own(other));
     std::iter::once(row)
         .chain(others)
-        .any(|row| effort.wants(row.name))
+        .any(|row| scale.wants(row.name))
 }
 
-pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<(Vec<Round>, Vec<Fairness>)> {
+pub(crate) async fn measure(scale: &Scale) -> anyhow::Result<(Vec<Round>, Vec<Fairness>)> {
     let mut wanted = names().chain([ROUND_TRIP, fairness::NAME]);
-    if !wanted.any(|name| effort.wants(name)) {
+    if !wanted.any(|name| scale.wants(name)) {
         return Ok(Default::default());
     }
     let organizations = (0..100).map(|number| format!("bench-{number}"));
@@ -111,36 +127,41 @@ pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<(Vec<Round>, Vec<
         service: &service,
         redis: Some(&redis),
     };
-    let target = |on| match on {
-        On::Floor => alone(&floor),
-        On::Memory => alone(&memory),
-        On::File => alone(&file),
-        On::Redis => over_redis,
+    let target = |server| match server {
+        Server::Floor => alone(&floor),
+        Server::Memory => alone(&memory),
+        Server::File => alone(&file),
+        Server::Redis => over_redis,
     };
     let (mut rounds, mut fairness) = (Vec::new(), Vec::new());
-    for number in 1..=effort.rounds {
+    for number in 1..=scale.rounds {
         let mut round = Round {
             rows: BTreeMap::new(),
             round_trip: None,
         };
-        if effort.wants(ROUND_TRIP) {
-            round.round_trip = Some(round_trip(&redis, effort.load / 3)?);
+        if scale.wants(ROUND_TRIP) {
+            round.round_trip = Some(round_trip(&redis, scale.load / 3)?);
         }
-        for Row { name, on, words } in ROWS.iter().filter(|row| is_wanted(row, effort)) {
-            tell(&format!("round {number} of {}: {name}", effort.rounds));
+        for Row {
+            name,
+            server,
+            words,
+        } in ROWS.iter().filter(|row| is_wanted(row, scale))
+        {
+            log_progress(&format!("round {number} of {}: {name}", scale.rounds));
             let words = format!("--org bench {words}");
             redis.clear()?;
-            load::run(target(*on), &words, effort.warm_up).await?;
-            let figures = load::run(target(*on), &words, effort.load).await;
+            load::run(target(*server), &words, scale.warm_up).await?;
+            let stats = load::run(target(*server), &words, scale.load).await;
             round
                 .rows
-                .insert(name, figures.with_context(|| (*name).to_owned())?);
+                .insert(name, stats.with_context(|| (*name).to_owned())?);
         }
         rounds.push(round);
-        if effort.wants(fairness::NAME) {
-            tell(&format!("round {number} of {}: fairness", effort.rounds));
+        if scale.wants(fairness::NAME) {
+            log_progress(&format!("round {number} of {}: fairness", scale.rounds));
             redis.clear()?;
-            fairness.push(fairness::measure(effort, over_redis).await?);
+            fairness.push(fairness::measure(scale, over_redis).await?);
         }
     }
     Ok((rounds, fairness))
@@ -151,7 +172,7 @@ fn alone(service: &Service) -> Target<'_> {
     Target { service, redis }
 }
 
-/// One PING after the other over one connection: less than any call over Redis can take.
+/// Sequential PINGs on one connection: a lower limit for any call over Redis.
 fn round_trip(redis: &Redis, duration: Duration) -> anyhow::Result<f64> {
     let mut connection = redis.connection()?;
     let ping = redis::cmd("PING");

@@ -1,17 +1,17 @@
-//! What was measured, as tables.
+//! The measurements as tables.
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use super::{
-    Measured,
+    Measurements,
     fairness::Fairness,
     goals::{Goal, State, middle},
-    load::Figures,
+    load::LoadStats,
     median, rates,
 };
 
-/// The raw rows, medians over the rounds.
-pub(crate) fn rows(measured: &Measured) -> String {
+/// The raw rows: medians over the rounds.
+pub(crate) fn rows(measurements: &Measurements) -> String {
     let mut table = table([
         "ROW",
         "RATE / s",
@@ -21,20 +21,20 @@ pub(crate) fn rows(measured: &Measured) -> String {
         "REDIS CPU µs",
         "CLIENT CPU µs",
     ]);
-    let rounds = &measured.rounds;
+    let rounds = &measurements.rounds;
     for name in rates::names() {
-        let of = |of: fn(&Figures) -> Option<f64>| middle(rounds, name, of);
-        let Some(rate) = of(|figures| Some(figures.rate)) else {
+        let of = |of: fn(&LoadStats) -> Option<f64>| middle(rounds, name, of);
+        let Some(rate) = of(|stats| Some(stats.rate)) else {
             continue;
         };
         table.add_row([
             Cell::new(name),
             number(Some(rate), 0),
-            number(of(|figures| Some(figures.p50)), 0),
-            number(of(|figures| Some(figures.p99)), 0),
-            number(of(|figures| Some(figures.server_cpu)), 2),
-            number(of(|figures| figures.redis_cpu), 2),
-            number(of(|figures| Some(figures.client_cpu)), 2),
+            number(of(|stats| Some(stats.p50)), 0),
+            number(of(|stats| Some(stats.p99)), 0),
+            number(of(|stats| Some(stats.server_cpu)), 2),
+            number(of(|stats| stats.redis_cpu), 2),
+            number(of(|stats| Some(stats.client_cpu)), 2),
         ]);
     }
     let round_trips = rounds.iter().filter_map(|round| round.round_trip);
@@ -46,21 +46,21 @@ pub(crate) fn rows(measured: &Measured) -> String {
         ]);
     }
     for (name, of) in quiet_callers() {
-        let middle = |figure: fn(&Figures) -> f64| {
-            let figures = measured.fairness.iter().map(of);
-            median(figures.map(figure))
+        let middle = |value: fn(&LoadStats) -> f64| {
+            let stats = measurements.fairness.iter().map(of);
+            median(stats.map(value))
         };
-        if let Some(rate) = middle(|figures| figures.rate) {
+        if let Some(rate) = middle(|stats| stats.rate) {
             table.add_row([
                 Cell::new(name),
                 number(Some(rate), 0),
-                number(middle(|figures| figures.p50), 0),
-                number(middle(|figures| figures.p99), 0),
+                number(middle(|stats| stats.p50), 0),
+                number(middle(|stats| stats.p99), 0),
             ]);
         }
     }
     let mut text = table.trim_fmt();
-    for reserves in &measured.footprint.reserves {
+    for reserves in &measurements.footprint.reserves {
         let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         text += &format!(
             "\n{}: server memory {:.1} MiB after {} reserves, {:.1} MiB after {}",
@@ -74,20 +74,20 @@ pub(crate) fn rows(measured: &Measured) -> String {
     text
 }
 
-type Of = fn(&Fairness) -> &Figures;
+type StatsOf = fn(&Fairness) -> &LoadStats;
 
-/// The rows of the single caller and of what ran beside it.
-fn quiet_callers() -> [(&'static str, Of); 5] {
+/// The rows of the single caller and of the floods.
+fn quiet_callers() -> [(&'static str, StatsOf); 5] {
     [
         ("one caller alone", |round| &round.alone),
-        ("one caller beside a flood", |round| {
-            &round.beside_closed_loop.0
+        ("one caller under a flood", |round| {
+            &round.with_closed_loop.0
         }),
-        ("  the flood", |round| &round.beside_closed_loop.1),
-        ("one caller beside half a flood", |round| {
-            &round.beside_open_loop.0
+        ("  the flood", |round| &round.with_closed_loop.1),
+        ("one caller under half a flood", |round| {
+            &round.with_open_loop.0
         }),
-        ("  half a flood", |round| &round.beside_open_loop.1),
+        ("  half a flood", |round| &round.with_open_loop.1),
     ]
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn goals(goals: &[Goal]) -> String {
             State::Met => "met",
             State::Missed => "missed",
         };
-        table.add_row([&goal.name, &goal.goal, &goal.figure, state]);
+        table.add_row([&goal.name, &goal.goal, &goal.value, state]);
     }
     table.trim_fmt()
 }
@@ -110,7 +110,7 @@ fn table<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
     table
 }
 
-/// A number in its column; an empty place where there is none.
+/// A number in its column; empty without a value.
 fn number(value: Option<f64>, decimals: usize) -> Cell {
     let text = value.map_or(String::new(), |value| format!("{value:.decimals$}"));
     Cell::new(text).set_alignment(CellAlignment::Right)

@@ -1,30 +1,29 @@
-//! How soon the program serves, and how large it is.
+//! How fast the program starts, and how large it is.
 
 use std::{fs, time::Instant};
 
 use anyhow::Context as _;
 
 use super::{
-    Effort, median,
+    Scale, log_progress, median,
     processes::{PROGRAM, Service, file_store},
-    tell,
 };
 
 const NAME: &str = "start";
 
-/// From exec to SERVING on the embedded store, and the program's size.
+/// From exec to SERVING on the embedded store, and the size of the program.
 pub(crate) struct Start {
     pub(crate) millis: f64,
     pub(crate) program_bytes: u64,
 }
 
-pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Option<Start>> {
-    if !effort.wants(NAME) {
+pub(crate) async fn measure(scale: &Scale) -> anyhow::Result<Option<Start>> {
+    if !scale.wants(NAME) {
         return Ok(None);
     }
-    tell(NAME);
+    log_progress(NAME);
     let mut took = Vec::new();
-    for _ in 0..effort.starts {
+    for _ in 0..scale.starts {
         let (_dir, store) = file_store()?;
         let started = Instant::now();
         let _service = Service::tollgate(&store, None).await?;

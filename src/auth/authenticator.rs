@@ -43,18 +43,13 @@ pub struct CallerChanges {
     pub changed: Vec<String>,
 }
 
-/// Who makes a call.
+/// Who makes a call: a known caller; or anybody, where everyone may do everything.
 #[derive(Debug, Clone)]
-pub enum Principal {
-    /// Anybody, where everyone may do everything.
-    Anybody,
-    /// This caller.
-    Known(KnownCaller),
-}
+pub(crate) struct Principal(Option<KnownCaller>);
 
 /// A caller with its credentials, so that it can be authenticated again.
 #[derive(Debug, Clone)]
-pub struct KnownCaller {
+struct KnownCaller {
     caller: Arc<Caller>,
     peer: Arc<Peer>,
     token: Option<TokenHash>,
@@ -66,11 +61,9 @@ pub struct KnownCaller {
 
 /// Why a known caller is refused. Names no others, and not whether an organization exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Forbidden {
-    /// It does not have the role.
-    #[error("this caller does not have the role \"{0}\"")]
+pub(crate) enum Forbidden {
+    #[error("this caller does not have the role \"{}\"", .0.name())]
     Role(Role),
-    /// It may not act for the organization.
     #[error("this caller may not speak for this organization")]
     Organization,
 }
@@ -140,65 +133,48 @@ impl CallerChanges {
 impl Authenticator {
     /// Authenticates the caller of a call. `peer` is none if the connection is unknown; `token` reads the call's
     /// headers, and is not called if everyone may call.
-    ///
-    /// # Errors
-    ///
-    /// The caller is not known.
-    pub fn authenticate(
+    pub(crate) fn authenticate(
         &self,
         peer: Option<&Arc<Peer>>,
         token: impl FnOnce() -> Result<Option<TokenHash>, Unauthenticated>,
     ) -> Result<Principal, Unauthenticated> {
-        let caller_set = match self {
-            Self::Everyone => return Ok(Principal::Anybody),
-            Self::Callers(caller_set) => Arc::clone(caller_set),
+        let Self::Callers(caller_set) = self else {
+            return Ok(Principal(None));
         };
-        let peer = peer.map_or_else(|| Arc::new(Peer::unknown()), Arc::clone);
+        let unknown = || Arc::new(Peer::on(PortSecurity::default(), None));
+        let peer = peer.map_or_else(unknown, Arc::clone);
         let token = token()?;
         let callers = caller_set.current.load_full();
-        Ok(Principal::Known(KnownCaller {
+        Ok(Principal(Some(KnownCaller {
             caller: callers.identify(&peer, token.as_ref())?,
             peer,
             token,
             callers,
-            caller_set,
-        }))
+            caller_set: Arc::clone(caller_set),
+        })))
     }
 }
 
 impl Principal {
-    /// Checks that it has a role.
-    ///
-    /// # Errors
-    ///
-    /// It does not.
-    pub fn check_role(&self, role: Role) -> Result<(), Forbidden> {
-        match self {
-            Self::Known(known) if !known.caller.has_role(role) => Err(Forbidden::Role(role)),
+    pub(crate) fn check_role(&self, role: Role) -> Result<(), Forbidden> {
+        match &self.0 {
+            Some(known) if !known.caller.roles.contains(&role) => Err(Forbidden::Role(role)),
             _ => Ok(()),
         }
     }
 
     /// Checks that it has a role, for an organization.
-    ///
-    /// # Errors
-    ///
-    /// It does not.
-    pub fn check(&self, role: Role, org: &OrgId) -> Result<(), Forbidden> {
+    pub(crate) fn check(&self, role: Role, org: &OrgId) -> Result<(), Forbidden> {
         self.check_role(role)?;
-        match self {
-            Self::Known(known) if !known.caller.can(role, org) => Err(Forbidden::Organization),
+        match &self.0 {
+            Some(known) if !known.caller.organizations.include(org) => Err(Forbidden::Organization),
             _ => Ok(()),
         }
     }
 
     /// Authenticates it again if the callers have changed: a stream can be open for days.
-    ///
-    /// # Errors
-    ///
-    /// It is not known any more.
-    pub fn refresh(&mut self) -> Result<(), Unauthenticated> {
-        let Self::Known(known) = self else {
+    pub(crate) fn refresh(&mut self) -> Result<(), Unauthenticated> {
+        let Some(known) = &mut self.0 else {
             return Ok(());
         };
         let current = known.caller_set.current.load();
@@ -210,11 +186,7 @@ impl Principal {
     }
 
     /// The caller's name, if it is known.
-    #[must_use]
-    pub fn name(&self) -> Option<&str> {
-        match self {
-            Self::Anybody => None,
-            Self::Known(known) => Some(known.caller.name()),
-        }
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.0.as_ref().map(|known| known.caller.name.as_str())
     }
 }

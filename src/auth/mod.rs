@@ -10,18 +10,22 @@ pub mod token;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fmt,
     sync::Arc,
 };
 
 pub use self::{
-    authenticator::{
-        Authenticator, CallerChanges, CallerSet, Forbidden, PlaintextTokens, Principal,
-    },
+    authenticator::{Authenticator, CallerChanges, CallerSet, PlaintextTokens},
     peer::{BadCertificate, CertificateName, Peer, PortSecurity},
-    token::{TokenHash, new_token},
+    token::TokenHash,
+};
+pub(crate) use self::{
+    authenticator::{Forbidden, Principal},
+    token::new_token,
 };
 use crate::domain::OrgId;
+
+/// The size of the largest callers file.
+pub const MAX_BYTES: u64 = 8 << 20;
 
 /// A validated callers file.
 #[derive(Debug)]
@@ -34,11 +38,16 @@ pub struct Callers {
 /// A caller, with its credentials and rights.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Caller {
-    name: String,
-    certificates: Vec<CertificateName>,
-    tokens: Vec<TokenHash>,
-    roles: Vec<Role>,
-    organizations: Organizations,
+    /// Its name in the callers file.
+    pub name: String,
+    /// The names in a certificate by which it is known.
+    pub certificates: Vec<CertificateName>,
+    /// The hashes of the tokens by which it is known.
+    pub tokens: Vec<TokenHash>,
+    /// Its roles.
+    pub roles: Vec<Role>,
+    /// The organizations that it may act for.
+    pub organizations: Organizations,
 }
 
 /// What a caller may do.
@@ -61,26 +70,21 @@ pub enum Organizations {
 
 /// Why a caller is not known. Names no known callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // The messages say it.
 pub enum Unauthenticated {
-    /// Neither a certificate nor a token.
     #[error(
         "this service answers known callers: present a client certificate, or \
          \"authorization: Bearer TOKEN\""
     )]
     NoCredentials,
-    /// A certificate that no caller has.
     #[error("the client certificate is of no known caller")]
     UnknownCertificate,
-    /// A certificate with the names of several callers.
     #[error("the client certificate is of more than one caller")]
     AmbiguousCertificate,
-    /// A token that no caller has.
     #[error("the bearer token is of no known caller")]
     UnknownToken,
-    /// A header that can't be read.
     #[error("the authorization header is not one \"Bearer TOKEN\"")]
     MalformedHeader,
-    /// A token over a connection that is not confidential.
     #[error(
         "a bearer token came over a connection that is not encrypted, and is not taken: connect over TLS, \
          and replace the token if others could read it"
@@ -95,7 +99,6 @@ impl Callers {
     }
 
     /// Whether any caller is known by a token.
-    #[must_use]
     pub fn has_tokens(&self) -> bool {
         !self.by_token.is_empty()
     }
@@ -111,14 +114,12 @@ impl Callers {
         peer: &Peer,
         token: Option<&TokenHash>,
     ) -> Result<Arc<Caller>, Unauthenticated> {
-        match token {
+        let caller = match token {
             Some(_) if !peer.is_confidential() => Err(Unauthenticated::PlaintextToken),
-            Some(token) => self
-                .by_token(token)
-                .ok_or(Unauthenticated::UnknownToken)
-                .cloned(),
-            None => self.by_certificate(peer).cloned(),
-        }
+            Some(token) => self.by_token(token).ok_or(Unauthenticated::UnknownToken),
+            None => self.by_certificate(peer),
+        };
+        caller.cloned()
     }
 
     /// Compares with every token: the time does not depend on which one it is.
@@ -129,67 +130,24 @@ impl Callers {
     }
 
     fn by_certificate(&self, peer: &Peer) -> Result<&Arc<Caller>, Unauthenticated> {
-        if peer.names().is_empty() {
+        if peer.names.is_empty() {
             return Err(Unauthenticated::NoCredentials);
         }
-        let mut known = peer
-            .names()
-            .iter()
-            .filter_map(|name| self.by_certificate.get(name));
+        let names = peer.names.iter();
+        let mut known = names.filter_map(|name| self.by_certificate.get(name));
         let caller = known.next().ok_or(Unauthenticated::UnknownCertificate)?;
-        if known.all(|other| Arc::ptr_eq(other, caller)) {
-            Ok(caller)
-        } else {
-            Err(Unauthenticated::AmbiguousCertificate)
-        }
+        let is_alone = known.all(|other| Arc::ptr_eq(other, caller));
+        let caller = is_alone.then_some(caller);
+        caller.ok_or(Unauthenticated::AmbiguousCertificate)
     }
 }
 
-impl Caller {
-    /// Its name in the callers file.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The names in a certificate by which it is known.
-    #[must_use]
-    pub fn certificates(&self) -> &[CertificateName] {
-        &self.certificates
-    }
-
-    /// How many tokens it is known by.
-    #[must_use]
-    pub fn tokens(&self) -> usize {
-        self.tokens.len()
-    }
-
-    /// Its roles.
-    #[must_use]
-    pub fn roles(&self) -> &[Role] {
-        &self.roles
-    }
-
-    /// The organizations that it may act for.
-    #[must_use]
-    pub fn organizations(&self) -> &Organizations {
-        &self.organizations
-    }
-
-    /// Whether it has a role.
-    #[must_use]
-    pub fn has_role(&self, role: Role) -> bool {
-        self.roles.contains(&role)
-    }
-
-    /// Whether it has a role, and may act for an organization.
-    #[must_use]
-    pub fn can(&self, role: Role, org: &OrgId) -> bool {
-        let may_act = match &self.organizations {
-            Organizations::All => true,
-            Organizations::Named(orgs) => orgs.contains(org),
-        };
-        self.has_role(role) && may_act
+impl Organizations {
+    fn include(&self, org: &OrgId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(orgs) => orgs.contains(org),
+        }
     }
 }
 
@@ -198,17 +156,10 @@ impl Role {
     pub const ALL: [Self; 2] = [Self::Reserve, Self::Read];
 
     /// Its name in the callers file.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Reserve => "reserve",
             Self::Read => "read",
         }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }

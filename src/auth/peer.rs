@@ -12,11 +12,12 @@ use x509_parser::{
 pub struct Peer {
     address: Option<SocketAddr>,
     port: PortSecurity,
-    names: Vec<CertificateName>,
+    /// The names in its certificate.
+    pub(super) names: Vec<CertificateName>,
 }
 
 /// Whether others can read the traffic of a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PortSecurity {
     /// It uses TLS.
     pub encrypted: bool,
@@ -41,11 +42,11 @@ pub struct BadCertificate(String);
 
 impl Peer {
     /// A peer without a certificate. A unix socket has no address.
-    #[must_use]
     pub fn on(port: PortSecurity, address: impl Into<Option<SocketAddr>>) -> Self {
         Self {
             address: address.into(),
-            ..Self::anybody(port)
+            port,
+            names: Vec::new(),
         }
     }
 
@@ -65,47 +66,19 @@ impl Peer {
         })
     }
 
-    /// An anonymous peer of a port.
-    #[must_use]
-    pub const fn anybody(port: PortSecurity) -> Self {
-        Self {
-            address: None,
-            port,
-            names: Vec::new(),
-        }
-    }
-
-    /// An anonymous peer, whose connection counts as neither encrypted nor local.
-    #[must_use]
-    pub const fn unknown() -> Self {
-        Self::anybody(PortSecurity {
-            encrypted: false,
-            loopback: false,
-        })
-    }
-
     /// Its address; none for a unix socket.
-    #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
     /// Whether nobody else can read its traffic.
-    #[must_use]
     pub fn is_confidential(&self) -> bool {
         self.port.is_confidential()
-    }
-
-    /// The names in its certificate.
-    #[must_use]
-    pub fn names(&self) -> &[CertificateName] {
-        &self.names
     }
 }
 
 impl PortSecurity {
     /// Whether its traffic is encrypted, or stays within this machine.
-    #[must_use]
     pub fn is_confidential(self) -> bool {
         self.encrypted || self.loopback
     }
@@ -114,26 +87,24 @@ impl PortSecurity {
 impl CertificateName {
     /// Parses a name in the callers file: with a colon it is a URI, otherwise a DNS name.
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
-        if text.bytes().any(|b| !b.is_ascii_graphic()) {
-            return Err("holds blanks, control characters or letters beyond ASCII");
-        }
-        if let Some((scheme, rest)) = text.split_once(':') {
-            let letters = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
-            return if scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-                && scheme.bytes().all(letters)
-                && !rest.is_empty()
-            {
+        let in_scheme = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+        let in_label = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        let is_scheme = |scheme: &str| {
+            scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.bytes().all(in_scheme)
+        };
+        let is_label = |label: &str| !label.is_empty() && label.bytes().all(in_label);
+        match text.split_once(':') {
+            _ if !text.bytes().all(|b| b.is_ascii_graphic()) => {
+                Err("holds blanks, control characters or letters beyond ASCII")
+            }
+            Some((scheme, rest)) if is_scheme(scheme) && !rest.is_empty() => {
                 Ok(Self::Uri(text.to_owned()))
-            } else {
-                Err("is no URI such as \"spiffe://example.org/gateway\"")
-            };
-        }
-        let letters = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-        let label = |label: &str| !label.is_empty() && label.bytes().all(letters);
-        if text.split('.').all(label) {
-            Ok(Self::Dns(text.to_ascii_lowercase()))
-        } else {
-            Err("is neither a DNS name such as \"gateway.internal\" (whole, no wildcard) nor a URI")
+            }
+            Some(_) => Err("is no URI such as \"spiffe://example.org/gateway\""),
+            None if text.split('.').all(is_label) => Ok(Self::Dns(text.to_ascii_lowercase())),
+            None => Err(
+                "is neither a DNS name such as \"gateway.internal\" (whole, no wildcard) nor a URI",
+            ),
         }
     }
 }

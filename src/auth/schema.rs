@@ -16,36 +16,18 @@ const MAX_TOKENS: usize = 2;
 
 const EVERY_ORGANIZATION: &str = "*";
 
-/// The caller that has a name or a token, and the line.
-type Owner<'d> = (&'d str, usize);
-
-/// The strings of a list.
-type Strings<'d> = Vec<(&'d str, Entry<'d>)>;
-
-/// The credentials of all callers so far.
-#[derive(Default)]
-struct Credentials<'d> {
-    certificates: HashMap<CertificateName, Owner<'d>>,
-    tokens: HashMap<String, Owner<'d>>,
-}
+/// The name and the line of the caller of each credential so far.
+type Owners<'d> = HashMap<String, (&'d str, usize)>;
 
 impl Callers {
-    /// Parses a callers file, which is accepted or refused as a whole. `file` is its name in faults.
+    /// Parses a callers file, which is accepted or refused as a whole. `file` is its name in faults. Bytes that are not
+    /// UTF-8 are a fault.
     ///
     /// # Errors
     ///
     /// Every fault in it, with line and key.
-    pub fn parse(file: &str, text: &str) -> Result<Self, Faults> {
-        Self::from_bytes(file, text.as_bytes())
-    }
-
-    /// As [`parse`](Self::parse). Bytes that are not UTF-8 are a fault.
-    ///
-    /// # Errors
-    ///
-    /// Every fault in it.
-    pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self, Faults> {
-        toml::read(file, bytes, callers)
+    pub fn parse(file: &str, text: &(impl AsRef<[u8]> + ?Sized)) -> Result<Self, Faults> {
+        toml::read(file, text.as_ref(), callers)
     }
 }
 
@@ -54,7 +36,7 @@ fn callers(root: &Section<'_>) -> Option<Callers> {
     let section = root.require("callers", Entry::section);
     root.finish();
     let section = section?;
-    let mut credentials = Credentials::default();
+    let mut owners = Owners::new();
     let mut callers = Callers {
         by_name: BTreeMap::new(),
         by_certificate: HashMap::new(),
@@ -69,7 +51,7 @@ fn callers(root: &Section<'_>) -> Option<Callers> {
     }
     for (name, entry) in entries {
         check_name(name, &entry);
-        let Some(caller) = caller(name, &entry, &mut credentials).map(Arc::new) else {
+        let Some(caller) = caller(name, &entry, &mut owners).map(Arc::new) else {
             continue;
         };
         for certificate in &caller.certificates {
@@ -93,35 +75,26 @@ fn check_name(name: &str, entry: &Entry<'_>) {
     }
 }
 
-fn caller<'d>(
-    name: &'d str,
-    entry: &Entry<'d>,
-    credentials: &mut Credentials<'d>,
-) -> Option<Caller> {
+fn caller<'d>(name: &'d str, entry: &Entry<'d>, owners: &mut Owners<'d>) -> Option<Caller> {
     let section = entry.section()?;
     let (certificates, tokens) = (section.entry("certificates"), section.entry("tokens"));
     let roles = section.require("roles", roles);
     let organizations = section.require("organizations", organizations);
     section.finish();
-    let certificates = certificates.map(|list| list.texts());
-    let tokens = tokens.map(|list| (list.texts(), list));
+    let lists = [certificates, tokens].map(|list| list.map(|list| (list.texts(), list)));
     // A value that is no list has a fault already.
-    let is_known_by = |texts: &Option<Strings<'_>>| texts.as_ref().is_none_or(|it| !it.is_empty());
-    if !certificates.as_ref().is_some_and(is_known_by)
-        && !tokens.as_ref().is_some_and(|(texts, _)| is_known_by(texts))
-    {
+    let mut present = lists.iter().flatten();
+    if !present.any(|(texts, _)| texts.as_ref().is_none_or(|texts| !texts.is_empty())) {
         entry.fault("can't be known: it has neither certificates nor tokens");
     }
-    let certificates = certificates.flatten().unwrap_or_default();
-    let certificates = certificate_names(name, certificates, credentials);
-    let tokens = match tokens {
-        Some((Some(texts), list)) => token_hashes(name, &list, texts, credentials),
-        _ => Vec::new(),
-    };
+    let [certificates, tokens] =
+        lists.map(|list| list.and_then(|(texts, list)| Some((texts?, list))));
+    let certificates = certificates.map(|(texts, _)| certificate_names(name, texts, owners));
+    let tokens = tokens.map(|(texts, list)| token_hashes(name, &list, texts, owners));
     Some(Caller {
         name: name.to_owned(),
-        certificates,
-        tokens,
+        certificates: certificates.unwrap_or_default(),
+        tokens: tokens.unwrap_or_default(),
         roles: roles?,
         organizations: organizations?,
     })
@@ -129,66 +102,62 @@ fn caller<'d>(
 
 fn certificate_names<'d>(
     name: &'d str,
-    listed: Strings<'d>,
-    credentials: &mut Credentials<'d>,
+    listed: Vec<(&'d str, Entry<'d>)>,
+    owners: &mut Owners<'d>,
 ) -> Vec<CertificateName> {
-    let mut names = Vec::new();
-    for (text, entry) in listed {
-        match CertificateName::parse(text) {
-            Err(fault) => entry.fault(format!("{text:?} {fault}")),
-            Ok(certificate) => match credentials.certificates.get(&certificate) {
-                Some(owner) => entry.fault(format!("{text:?} {}", is_taken(name, *owner))),
-                None => {
-                    let owner = (name, entry.line());
-                    credentials.certificates.insert(certificate.clone(), owner);
-                    names.push(certificate);
-                }
-            },
-        }
-    }
-    names
+    let names = listed.into_iter().filter_map(|(text, entry)| {
+        let certificate = CertificateName::parse(text);
+        let certificate = entry.check(certificate.map_err(|fault| format!("{text:?} {fault}")))?;
+        let (key, shown) = (format!("{certificate:?}"), format!("{text:?}"));
+        claim(owners, key, name, &entry, &shown).then_some(certificate)
+    });
+    names.collect()
 }
 
 /// Parses the hashes. Faults name a token by its index: the text may be the token itself instead of its hash.
 fn token_hashes<'d>(
     name: &'d str,
     list: &Entry<'d>,
-    listed: Strings<'d>,
-    credentials: &mut Credentials<'d>,
+    listed: Vec<(&'d str, Entry<'d>)>,
+    owners: &mut Owners<'d>,
 ) -> Vec<TokenHash> {
-    let mut hashes = Vec::new();
-    if listed.len() > MAX_TOKENS {
+    let count = listed.len();
+    if count > MAX_TOKENS {
         list.fault(format!(
-            "holds {} tokens; at most {MAX_TOKENS} are valid at once",
-            listed.len()
+            "holds {count} tokens; at most {MAX_TOKENS} are valid at once"
         ));
     }
-    for (place, (text, entry)) in (1..).zip(listed) {
-        let Some(hash) = TokenHash::parse(text) else {
-            entry.fault(format!(
+    let hashes = (1..).zip(listed).filter_map(|(place, (text, entry))| {
+        let malformed = || {
+            format!(
                 "token {place} is not \"sha256:\" and 64 hex digits; `tollgate new-token` makes one"
-            ));
-            continue;
+            )
         };
-        match credentials.tokens.get(&hash.to_string()) {
-            Some(owner) => entry.fault(format!("token {place} {}", is_taken(name, *owner))),
-            None => {
-                credentials
-                    .tokens
-                    .insert(hash.to_string(), (name, entry.line()));
-                hashes.push(hash);
-            }
-        }
-    }
-    hashes
+        let hash = entry.check(TokenHash::parse(text).ok_or_else(malformed))?;
+        let shown = format!("token {place}");
+        claim(owners, hash.to_string(), name, &entry, &shown).then_some(hash)
+    });
+    hashes.collect()
 }
 
-fn is_taken(name: &str, (owner, line): Owner<'_>) -> String {
-    if name == owner {
-        "is listed twice".to_owned()
-    } else {
-        format!("is of the caller {owner:?} already (line {line})")
+/// Records the caller of a credential. Returns false if it has one already, which is a fault.
+fn claim<'d>(
+    owners: &mut Owners<'d>,
+    credential: String,
+    name: &'d str,
+    entry: &Entry<'d>,
+    shown: &str,
+) -> bool {
+    match owners.get(&credential) {
+        Some((owner, _)) if *owner == name => entry.fault(format!("{shown} is listed twice")),
+        Some((owner, line)) => {
+            entry.fault(format!(
+                "{shown} is of the caller {owner:?} already (line {line})"
+            ));
+        }
+        None => return owners.insert(credential, (name, entry.line())).is_none(),
     }
+    false
 }
 
 fn roles(list: &Entry<'_>) -> Option<Vec<Role>> {

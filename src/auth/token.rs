@@ -1,6 +1,6 @@
 //! Bearer tokens. The callers file has only their hashes, with which nobody can call.
 
-use std::fmt;
+use std::{array, fmt};
 
 use base64::{
     Engine as _,
@@ -10,7 +10,7 @@ use ring::{
     digest::{SHA256, digest},
     rand::{SecureRandom as _, SystemRandom},
 };
-use subtle::{ConditionallySelectable as _, ConstantTimeEq};
+use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::Unauthenticated;
 
@@ -26,7 +26,7 @@ pub struct TokenHash([u64; 4]);
 
 /// The schemes of the `authorization` header that a port accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthSchemes {
+pub(crate) enum AuthSchemes {
     /// `Bearer TOKEN`.
     Bearer,
     /// Also `Basic`, with the token as the password: for browsers.
@@ -35,14 +35,12 @@ pub enum AuthSchemes {
 
 impl TokenHash {
     /// Hashes a token.
-    #[must_use]
     pub fn of(token: &[u8]) -> Self {
-        let mut words = [0; 4];
         let hash = digest(&SHA256, token);
-        for (word, bytes) in words.iter_mut().zip(hash.as_ref().chunks_exact(8)) {
-            *word = u64::from_be_bytes(bytes.try_into().expect("chunks of eight bytes"));
-        }
-        Self(words)
+        Self(array::from_fn(|at| {
+            let word = hash.as_ref()[at * 8..][..8].try_into();
+            u64::from_be_bytes(word.expect("eight bytes"))
+        }))
     }
 
     /// Parses a hash in the callers file.
@@ -58,48 +56,34 @@ impl TokenHash {
         Some(Self(words))
     }
 
-    /// The hash of the token in a call's `authorization` headers; none if there is no such header.
-    ///
-    /// # Errors
-    ///
-    /// There are several headers, or the header has another scheme or no token.
-    pub fn presented<'h>(
+    /// The hash of the token in a call's `authorization` headers; none if there is no such header. One that has another
+    /// scheme or no token is malformed, and so are several.
+    pub(crate) fn presented<'h>(
         headers: impl IntoIterator<Item = &'h [u8]>,
         schemes: AuthSchemes,
     ) -> Result<Option<Self>, Unauthenticated> {
         let mut headers = headers.into_iter();
-        let Some(header) = headers.next() else {
-            return Ok(None);
+        let token = match (headers.next(), headers.next()) {
+            (None, _) => return Ok(None),
+            (Some(header), None) => parse(header, schemes),
+            (Some(_), Some(_)) => None,
         };
-        if headers.next().is_some() {
-            return Err(Unauthenticated::MalformedHeader);
-        }
-        parse(header, schemes)
-            .map(Some)
-            .ok_or(Unauthenticated::MalformedHeader)
+        token.map(Some).ok_or(Unauthenticated::MalformedHeader)
     }
 
     /// Its position among others, in constant time.
     pub(super) fn position_in<'t>(&self, all: impl Iterator<Item = &'t Self>) -> Option<usize> {
         let mut found = 0;
         for (number, hash) in (1_u64..).zip(all) {
-            found.conditional_assign(&number, self.ct_eq(hash));
+            found.conditional_assign(&number, self.0.ct_eq(&hash.0));
         }
         usize::try_from(found).ok()?.checked_sub(1)
     }
 }
 
-impl ConstantTimeEq for TokenHash {
-    fn ct_eq(&self, other: &Self) -> subtle::Choice {
-        let words = self.0.iter().zip(&other.0);
-        let difference = words.fold(0, |difference, (a, b)| difference | (a ^ b));
-        difference.ct_eq(&0)
-    }
-}
-
 impl PartialEq for TokenHash {
     fn eq(&self, other: &Self) -> bool {
-        self.ct_eq(other).into()
+        self.0.ct_eq(&other.0).into()
     }
 }
 
@@ -122,25 +106,20 @@ impl fmt::Debug for TokenHash {
 fn parse(header: &[u8], schemes: AuthSchemes) -> Option<TokenHash> {
     let blank = header.iter().position(|b| *b == b' ')?;
     let (scheme, rest) = (&header[..blank], header[blank..].trim_ascii());
-    if scheme.eq_ignore_ascii_case(b"bearer") {
-        return (!rest.is_empty()).then(|| TokenHash::of(rest));
-    }
-    if schemes == AuthSchemes::BearerOrBasic && scheme.eq_ignore_ascii_case(b"basic") {
-        let login = BASE64_STANDARD.decode(rest).ok()?;
-        let colon = login.iter().position(|b| *b == b':')?;
-        let password = &login[colon + 1..];
-        return (!password.is_empty()).then(|| TokenHash::of(password));
-    }
-    None
+    let login;
+    let token = match scheme.to_ascii_lowercase().as_slice() {
+        b"bearer" => rest,
+        b"basic" if schemes == AuthSchemes::BearerOrBasic => {
+            login = BASE64_STANDARD.decode(rest).ok()?;
+            login.splitn(2, |b| *b == b':').nth(1)?
+        }
+        _ => return None,
+    };
+    (!token.is_empty()).then(|| TokenHash::of(token))
 }
 
 /// A new token of 256 random bits.
-///
-/// # Panics
-///
-/// The system has no random bytes.
-#[must_use]
-pub fn new_token() -> String {
+pub(crate) fn new_token() -> String {
     let mut secret = [0; 32];
     let filled = SystemRandom::new().fill(&mut secret);
     filled.expect("the system gives random bytes");

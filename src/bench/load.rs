@@ -10,7 +10,7 @@ use anyhow::bail;
 use tokio::{task::JoinSet, time::interval};
 
 use super::{
-    args::BenchArgs, codec::Requests, measurements::Measurements, schedule::Schedule, stream, unary,
+    args::BenchArgs, callers, report::Measurements, requests::Requests, schedule::Schedule,
 };
 use crate::client::connection::AuthorizedChannel;
 
@@ -31,12 +31,12 @@ pub(super) async fn run(bench: &BenchArgs) -> anyhow::Result<(Measurements, Dura
             let more = u32::from(number < bench.callers % connections);
             let share = bench.callers / connections + more;
             let (requests, schedule) = (Arc::clone(&requests), Arc::clone(&schedule));
-            callers.spawn(stream::call(channel, requests, schedule, share));
+            callers.spawn(callers::stream(channel, requests, schedule, share));
         }
     } else {
         for channel in channels.iter().cycle().take(bench.callers as usize) {
             let (requests, schedule) = (Arc::clone(&requests), Arc::clone(&schedule));
-            callers.spawn(unary::call(channel.clone(), requests, schedule));
+            callers.spawn(callers::call(channel.clone(), requests, schedule));
         }
     }
     let progress = tokio::spawn(print_progress(Arc::clone(&schedule)));

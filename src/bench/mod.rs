@@ -5,18 +5,17 @@
 //! request that it delays.
 
 mod args;
-mod codec;
+mod callers;
 mod cpu;
 mod load;
-mod measurements;
 mod report;
+mod requests;
 mod schedule;
-mod stream;
-mod unary;
 
 use anyhow::Context as _;
 
 pub use self::args::BenchArgs;
+use self::{cpu::Process, report::Report};
 use crate::client::output::print;
 
 /// Runs the load and prints the measurements.
@@ -25,13 +24,13 @@ use crate::client::output::print;
 ///
 /// The service can't be reached, or a process does not exist.
 pub(super) async fn run(bench: BenchArgs) -> anyhow::Result<()> {
-    let before = cpu::times(&bench.processes)?;
+    let times = || bench.processes.iter().map(Process::cpu_time);
+    let before = times().collect::<anyhow::Result<Vec<_>>>()?;
     let (measured, elapsed) = load::run(&bench).await?;
-    let after = cpu::times(&bench.processes)?;
-    let used = bench.processes.iter().zip(before.iter().zip(after));
-    let used =
-        used.map(|(process, (before, after))| (process.name(), after.saturating_sub(*before)));
-    let report = report::Report::new(&measured, elapsed, used);
+    let after = times().collect::<anyhow::Result<Vec<_>>>()?;
+    let used = before.iter().zip(after);
+    let used = used.map(|(before, after)| after.saturating_sub(*before));
+    let report = Report::new(&measured, elapsed, bench.processes.iter().zip(used));
     if bench.connection.json {
         print(&serde_json::to_string_pretty(&report).context("the report as JSON")?)
     } else {

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::time::sleep_until;
+
 use super::args::BenchArgs;
 
 /// When each request is due, and the progress so far.
@@ -19,18 +21,6 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// Claims the next request's number.
-    pub(super) fn claim(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// When a request is due; none in a closed loop.
-    pub(super) fn due(&self, number: u64) -> Option<Instant> {
-        let since_start = |interval: Duration| interval.as_secs_f64() * number as f64;
-        self.interval
-            .map(|interval| self.started + Duration::from_secs_f64(since_start(interval)))
-    }
-
     /// A load that starts now.
     pub(super) fn new(bench: &BenchArgs) -> Self {
         let started = Instant::now();
@@ -41,5 +31,18 @@ impl Schedule {
             started,
             ends: started + bench.duration,
         }
+    }
+
+    /// Waits until the next request is due. Returns its number and when it was due; none after the load's end.
+    pub(super) async fn next(&self) -> Option<(u64, Instant)> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        let due = self.interval.map_or(now, |interval| {
+            self.started + interval.mul_f64(number as f64)
+        });
+        if due > now {
+            sleep_until(due.min(self.ends).into()).await;
+        }
+        (due < self.ends).then_some((number, due))
     }
 }

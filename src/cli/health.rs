@@ -3,16 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
+use serde_json::json;
 use tonic_health::pb::{
-    FILE_DESCRIPTOR_SET, HealthCheckRequest, health_check_response::ServingStatus,
-    health_client::HealthClient,
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::client::{
-    connection::ConnectionArgs,
-    failure::rpc_error,
-    output::{json, print},
-};
+use crate::client::{connection::ConnectionArgs, failure::rpc_error, output::print};
 
 /// Arguments of `tollgate health`.
 #[derive(Debug, Clone, clap::Args)]
@@ -27,34 +23,22 @@ pub struct HealthArgs {
 /// The health service that reports whether the store can decide.
 const READINESS: &str = "readiness";
 
-/// Prints the readiness.
-///
-/// # Errors
-///
-/// The service is not SERVING, or does not answer in time.
+/// Prints the readiness. Fails if the service is not SERVING, or does not answer in time.
 pub(crate) async fn check(health: &HealthArgs) -> anyhow::Result<()> {
-    let HealthArgs {
-        timeout,
-        connection,
-    } = health;
+    let connection = &health.connection;
     let mut client = HealthClient::new(connection.open()?);
-    let call = client.check(HealthCheckRequest {
-        service: READINESS.to_owned(),
-    });
-    let answer = tokio::time::timeout(*timeout, call).await.map_err(|_| {
-        let timeout = humantime::format_duration(*timeout);
+    let service = READINESS.to_owned();
+    let call = client.check(HealthCheckRequest { service });
+    let answer = tokio::time::timeout(health.timeout, call).await;
+    let answer = answer.map_err(|_| {
+        let timeout = humantime::format_duration(health.timeout);
         anyhow!("no answer from {} within {timeout}", connection.addr)
     })?;
-    let answer = answer
-        .map_err(|status| rpc_error(connection, &status))?
-        .into_inner();
-    let (status, name) = (answer.status(), answer.status().as_str_name());
+    let answer = answer.map_err(|status| rpc_error(connection, &status))?;
+    let status = answer.get_ref().status();
+    let name = status.as_str_name();
     print(&match connection.json {
-        true => json(
-            FILE_DESCRIPTOR_SET,
-            "grpc.health.v1.HealthCheckResponse",
-            &answer,
-        )?,
+        true => serde_json::to_string_pretty(&json!({ "status": name }))?,
         false => name.to_owned(),
     })?;
     if status != ServingStatus::Serving {

@@ -3,25 +3,26 @@
 //! Exit codes: 0 for an answer (FREE or BILLED), 1 for an error of the service, with its code and
 //! message, 2 for wrong arguments.
 
-mod callers;
 mod health;
 mod tables;
 
 use std::{
-    fs,
+    mem,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use clap::{
-    Parser, Subcommand, ValueEnum,
-    builder::{NonEmptyStringValueParser, PathBufValueParser},
+    Parser, Subcommand,
+    builder::{
+        NonEmptyStringValueParser, PathBufValueParser, PossibleValuesParser, TypedValueParser,
+    },
 };
-use tonic::Status;
+use tonic::{Response, Status};
 
-pub use self::callers::{check_callers, print_new_token};
 use crate::{
+    auth::{self, Callers, TokenHash, new_token},
     bench::{self, BenchArgs},
     client::{
         WrongArguments,
@@ -30,7 +31,7 @@ use crate::{
         output::{counted, json, print},
     },
     domain::{UtcDay, Workload},
-    files::read::read_all,
+    files::{read::read_once, toml::Faults},
     grpc::proto::{
         self, GetQuotaRequest, ListUsageRequest, ListUsageResponse, ReleaseRequest, ReserveRequest,
         SettleRequest, quota_service_client::QuotaServiceClient,
@@ -56,6 +57,15 @@ pub struct Arguments {
 pub enum Command {
     /// Run the service (also without any subcommand)
     Serve(ServeArgs),
+    /// Check a file, or call a running service.
+    #[command(flatten)]
+    Tool(ToolCommand),
+}
+
+/// A check of a file, or a call to a running service.
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs)] // A comment on `connection` would become the subcommand's.
+pub enum ToolCommand {
     /// Check a policy file, and print its content or all of its faults
     CheckPolicy {
         /// The policy file (TOML)
@@ -73,15 +83,6 @@ pub enum Command {
     },
     /// Print a new random token, and its line for the callers file
     NewToken,
-    /// Call a running service.
-    #[command(flatten)]
-    Client(ClientCommand),
-}
-
-/// A call to a running service.
-#[derive(Debug, Subcommand)]
-#[allow(missing_docs)] // A comment on `connection` would become the subcommand's.
-pub enum ClientCommand {
     /// Decide whether a request is free, and count it
     Reserve(ReserveArgs),
     /// Record the actual tokens of a reserved request
@@ -127,16 +128,6 @@ pub enum ClientCommand {
     },
 }
 
-impl ValueEnum for Workload {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(self.name().into())
-    }
-}
-
 /// The arguments of `tollgate reserve`.
 #[derive(Debug, clap::Args)]
 pub struct ReserveArgs {
@@ -152,8 +143,8 @@ pub struct ReserveArgs {
     #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     request_id: Option<String>,
     /// The kind of work
-    #[arg(long, default_value = "inference")]
-    workload: Workload,
+    #[arg(long, default_value = "inference", value_parser = workload_parser())]
+    workload: proto::Workload,
     /// Answer without counting
     #[arg(long)]
     dry_run: bool,
@@ -161,8 +152,14 @@ pub struct ReserveArgs {
     connection: ConnectionArgs,
 }
 
+fn workload_parser() -> impl TypedValueParser<Value = proto::Workload> {
+    PossibleValuesParser::new(Workload::ALL.map(Workload::name)).map(|name| {
+        let name = format!("WORKLOAD_{}", name.to_uppercase());
+        proto::Workload::from_str_name(&name).expect("the proto has every workload")
+    })
+}
+
 /// The program's exit code for this error.
-#[must_use]
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.is::<WrongArguments>() {
         ExitCode::from(2)
@@ -172,11 +169,7 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 }
 
 /// Prints the content of a policy file, or its changes from another one. Warnings go to standard error.
-///
-/// # Errors
-///
-/// A file can't be read, or has faults.
-pub fn check_policy(file: &Path, against: Option<&Path>) -> anyhow::Result<()> {
+fn check_policy(file: &Path, against: Option<&Path>) -> anyhow::Result<()> {
     let (name, policy) = (file.display(), read_policy(file)?);
     for warning in policy.warnings(UtcDay::of(crate::wall_clock::now())) {
         eprintln!("warning: {name}:{warning}");
@@ -195,24 +188,47 @@ pub fn check_policy(file: &Path, against: Option<&Path>) -> anyhow::Result<()> {
     })
 }
 
-/// Accepts a pipe too. The service does not, since it reads its file repeatedly.
+fn check_callers(file: &Path) -> anyhow::Result<()> {
+    let callers = read_document(file, auth::MAX_BYTES, Callers::parse)?;
+    let name = file.display();
+    print(&format!("{name} is valid\n{}", tables::callers(&callers)))
+}
+
+/// Prints a new token, and its line for the callers file.
+fn print_new_token() -> anyhow::Result<()> {
+    let token = new_token();
+    let hash = TokenHash::of(token.as_bytes());
+    print(&format!("{token}\ntokens = [\"{hash}\"]"))
+}
+
 fn read_policy(file: &Path) -> anyhow::Result<Policy> {
+    read_document(file, policy::MAX_BYTES, Policy::from_bytes)
+}
+
+/// Reads and parses a file. Accepts a pipe too; the service does not, since it reads its files repeatedly.
+fn read_document<T>(
+    file: &Path,
+    max_bytes: u64,
+    parse: impl FnOnce(&str, &[u8]) -> Result<T, Faults>,
+) -> anyhow::Result<T> {
     let name = file.display().to_string();
-    let opened = fs::File::open(file).with_context(|| format!("{name} can't be read"))?;
-    let bytes = read_all(opened, policy::MAX_BYTES).map_err(|error| anyhow!("{name} {error}"))?;
-    Policy::from_bytes(&name, &bytes)
+    let bytes = read_once(file, max_bytes).map_err(|error| anyhow!("{name} {error}"))?;
+    parse(&name, &bytes)
         .map_err(|faults| anyhow!("{}\n{faults}", counted(faults.faults.len(), "fault")))
 }
 
-/// Calls the service and prints its answer.
+/// Checks a file, or calls the service and prints its answer.
 ///
 /// # Errors
 ///
-/// The service's code and message, or why it can't be reached.
-pub async fn run(command: ClientCommand) -> anyhow::Result<()> {
+/// The file's faults; the service's code and message, or why it can't be reached.
+pub async fn run(command: ToolCommand) -> anyhow::Result<()> {
     match command {
-        ClientCommand::Reserve(args) => reserve(args).await,
-        ClientCommand::Settle {
+        ToolCommand::CheckPolicy { file, against } => check_policy(&file, against.as_deref()),
+        ToolCommand::CheckCallers { file } => check_callers(&file),
+        ToolCommand::NewToken => print_new_token(),
+        ToolCommand::Reserve(args) => reserve(args).await,
+        ToolCommand::Settle {
             org,
             request_id,
             tokens,
@@ -224,53 +240,37 @@ pub async fn run(command: ClientCommand) -> anyhow::Result<()> {
                 tokens,
             };
             let answer = connect(&connection)?.settle(request).await;
-            show(
-                &connection,
-                "tollgate.v1.SettleResponse",
-                answer,
-                tables::settled,
-            )
+            show(&connection, answer, tables::settled)
         }
-        ClientCommand::Release {
+        ToolCommand::Release {
             org,
             request_id,
             connection,
         } => {
-            let answer = connect(&connection)?
-                .release(ReleaseRequest { org, request_id })
-                .await;
-            show(
-                &connection,
-                "tollgate.v1.ReleaseResponse",
-                answer,
-                tables::released,
-            )
+            let request = ReleaseRequest { org, request_id };
+            let answer = connect(&connection)?.release(request).await;
+            show(&connection, answer, tables::released)
         }
-        ClientCommand::Quota { org, connection } => {
-            let answer = connect(&connection)?
-                .get_quota(GetQuotaRequest { org })
-                .await;
-            show(
-                &connection,
-                "tollgate.v1.GetQuotaResponse",
-                answer,
-                tables::quota,
-            )
+        ToolCommand::Quota { org, connection } => {
+            let request = GetQuotaRequest { org };
+            let answer = connect(&connection)?.get_quota(request).await;
+            show(&connection, answer, tables::quota)
         }
-        ClientCommand::Bench(bench) => bench::run(bench).await,
-        ClientCommand::Health(health) => health::check(&health).await,
-        ClientCommand::Usage {
+        ToolCommand::Bench(bench) => bench::run(bench).await,
+        ToolCommand::Health(health) => health::check(&health).await,
+        ToolCommand::Usage {
             org,
             day,
             connection,
         } => {
-            let answer = all_usage(&connection, org, day.unwrap_or_default()).await?;
-            show(
-                &connection,
-                "tollgate.v1.ListUsageResponse",
-                Ok(tonic::Response::new(answer)),
-                tables::usage,
-            )
+            let request = ListUsageRequest {
+                org,
+                day: day.unwrap_or_default(),
+                page_size: 1000,
+                page_token: String::new(),
+            };
+            let answer = all_usage(connect(&connection)?, request).await;
+            show(&connection, answer, tables::usage)
         }
     }
 }
@@ -282,43 +282,27 @@ async fn reserve(args: ReserveArgs) -> anyhow::Result<()> {
         model: args.model,
         tokens: args.tokens,
         request_id: args.request_id.unwrap_or_default(),
-        workload: workload_number(args.workload),
+        workload: args.workload.into(),
         dry_run: args.dry_run,
     };
     let answer = connect(&args.connection)?.reserve(request).await;
-    show(
-        &args.connection,
-        "tollgate.v1.ReserveResponse",
-        answer,
-        tables::reserved,
-    )
+    show(&args.connection, answer, tables::reserved)
 }
 
 /// All pages of a day's usage, as one answer.
 async fn all_usage(
-    connection: &ConnectionArgs,
-    org: String,
-    day: String,
-) -> anyhow::Result<ListUsageResponse> {
-    let mut client = connect(connection)?;
-    let mut all = ListUsageResponse::default();
+    mut client: QuotaServiceClient<AuthorizedChannel>,
+    mut request: ListUsageRequest,
+) -> Result<Response<ListUsageResponse>, Status> {
+    let mut rows = Vec::new();
     loop {
-        let page = client.list_usage(ListUsageRequest {
-            org: org.clone(),
-            day: day.clone(),
-            page_size: 1000,
-            page_token: std::mem::take(&mut all.next_page_token),
-        });
-        let page = page
-            .await
-            .map_err(|status| rpc_error(connection, &status))?
-            .into_inner();
-        all.day = page.day;
-        all.rows.extend(page.rows);
-        if page.next_page_token.is_empty() {
-            return Ok(all);
+        let mut page = client.list_usage(request.clone()).await?;
+        rows.append(&mut page.get_mut().rows);
+        request.page_token = mem::take(&mut page.get_mut().next_page_token);
+        if request.page_token.is_empty() {
+            page.get_mut().rows = rows;
+            return Ok(page);
         }
-        all.next_page_token = page.next_page_token;
     }
 }
 
@@ -326,29 +310,16 @@ fn connect(connection: &ConnectionArgs) -> anyhow::Result<QuotaServiceClient<Aut
     Ok(QuotaServiceClient::new(connection.open()?))
 }
 
-fn show<T: prost::Message>(
+fn show<T: prost::Name>(
     connection: &ConnectionArgs,
-    message: &str,
-    answer: Result<tonic::Response<T>, Status>,
+    answer: Result<Response<T>, Status>,
     table: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<()> {
     let answer = answer
         .map_err(|status| rpc_error(connection, &status))?
         .into_inner();
-    let text = if connection.json {
-        json(proto::DESCRIPTORS, message, &answer)?
-    } else {
-        table(&answer)
-    };
-    print(&text)
-}
-
-fn workload_number(workload: Workload) -> i32 {
-    match workload {
-        Workload::Inference => proto::Workload::Inference,
-        Workload::HostedTool => proto::Workload::HostedTool,
-        Workload::FineTuning => proto::Workload::FineTuning,
-        Workload::Evaluation => proto::Workload::Evaluation,
-    }
-    .into()
+    print(&match connection.json {
+        true => json(&answer)?,
+        false => table(&answer),
+    })
 }

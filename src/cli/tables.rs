@@ -1,82 +1,60 @@
 //! Formats answers as tables.
 
 use chrono::DateTime;
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, Table};
 
 use crate::{
     auth::{Caller, Callers, Organizations},
     client::output::{counted, fact, facts, grouped, reason},
-    domain::Overflow,
     grpc::proto::{
-        GetQuotaResponse, ListUsageResponse, ReleaseResponse, ReserveResponse, SettleResponse,
-        Verdict,
+        GetQuotaResponse, ListUsageResponse, PoolQuota, ReleaseResponse, ReserveResponse,
+        SettleResponse, UsageRow, Verdict,
     },
     policy::{DataSharing, Policy},
 };
 
 /// Characters of a full bar.
-const BAR_WIDTH: u64 = 24;
+const BAR_WIDTH: usize = 24;
 
 /// Organizations that `check-policy` lists; the rest are counted.
 const MAX_LISTED: usize = 20;
 
+/// The facts of an answer: one of its own, and the state of its pool.
+macro_rules! outcome {
+    ($answer:ident, $name:expr, $value:expr) => {{
+        let mut lines = facts();
+        fact(&mut lines, $name, $value);
+        if !$answer.pool.is_empty() {
+            let used = used_of($answer.used, $answer.allowance);
+            fact(&mut lines, "pool", &$answer.pool);
+            fact(&mut lines, "used / allowance", used);
+            fact(&mut lines, "remaining", grouped($answer.remaining));
+        }
+        fact(&mut lines, "resets in", until($answer.resets_at));
+        if $answer.replayed {
+            let replayed = "yes: answered before, nothing was counted now";
+            fact(&mut lines, "replayed", replayed);
+        }
+        lines.trim_fmt()
+    }};
+}
+
 pub(super) fn reserved(answer: &ReserveResponse) -> String {
-    let mut lines = facts();
-    fact(
-        &mut lines,
-        "verdict",
-        verdict(answer.verdict, answer.billed_reason),
-    );
-    pool_facts(
-        &mut lines,
-        &answer.pool,
-        answer.used,
-        answer.allowance,
-        answer.remaining,
-    );
-    fact(&mut lines, "resets in", until(answer.resets_at.as_ref()));
-    replay_fact(&mut lines, answer.replayed);
-    lines.trim_fmt()
+    let verdict = verdict(answer.verdict, answer.billed_reason);
+    outcome!(answer, "verdict", verdict)
 }
 
 pub(super) fn settled(answer: &SettleResponse) -> String {
-    let mut lines = facts();
-    let changed = if answer.verdict_changed {
-        ", another verdict than at reserve"
-    } else {
-        ""
-    };
-    let verdict = verdict(answer.verdict, answer.billed_reason);
-    fact(&mut lines, "verdict", format!("{verdict}{changed}"));
-    pool_facts(
-        &mut lines,
-        &answer.pool,
-        answer.used,
-        answer.allowance,
-        answer.remaining,
-    );
-    fact(&mut lines, "resets in", until(answer.resets_at.as_ref()));
-    replay_fact(&mut lines, answer.replayed);
-    lines.trim_fmt()
+    let mut verdict = verdict(answer.verdict, answer.billed_reason);
+    if answer.verdict_changed {
+        verdict += ", another verdict than at reserve";
+    }
+    outcome!(answer, "verdict", verdict)
 }
 
 pub(super) fn released(answer: &ReleaseResponse) -> String {
-    let mut lines = facts();
-    fact(
-        &mut lines,
-        "released",
-        format!("{} tokens", grouped(answer.released_tokens)),
-    );
-    pool_facts(
-        &mut lines,
-        &answer.pool,
-        answer.used,
-        answer.allowance,
-        answer.remaining,
-    );
-    fact(&mut lines, "resets in", until(answer.resets_at.as_ref()));
-    replay_fact(&mut lines, answer.replayed);
-    lines.trim_fmt()
+    let released = format!("{} tokens", grouped(answer.released_tokens));
+    outcome!(answer, "released", released)
 }
 
 pub(super) fn quota(answer: &GetQuotaResponse) -> String {
@@ -85,89 +63,57 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
     } else {
         format!("not enrolled: {}", reason(answer.not_enrolled_reason))
     };
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([
-        "POOL",
-        "",
-        "USED / ALLOWANCE",
-        "HELD",
-        "REMAINING",
-        "BILLED",
-    ]);
-    for pool in &answer.pools {
-        table.add_row([
-            Cell::new(&pool.pool),
-            Cell::new(bar(pool.used, pool.allowance)),
-            right(format!(
-                "{} / {}",
-                grouped(pool.used),
-                grouped(pool.allowance)
-            )),
-            right(grouped(pool.held_tokens)),
-            right(match pool.closed {
-                true => "closed".to_owned(),
-                false => grouped(pool.remaining),
-            }),
-            right(grouped(pool.billed_tokens)),
-        ]);
-    }
+    let columns: &[Column<PoolQuota>] = &[
+        ("POOL", |pool| Cell::new(&pool.pool)),
+        ("", |pool| Cell::new(bar(pool.used, pool.allowance))),
+        ("USED / ALLOWANCE", |pool| {
+            right(used_of(pool.used, pool.allowance))
+        }),
+        ("HELD", |pool| number(pool.held_tokens)),
+        ("REMAINING", |pool| match pool.closed {
+            true => right("closed"),
+            false => number(pool.remaining),
+        }),
+        ("BILLED", |pool| number(pool.billed_tokens)),
+    ];
+    let pools = rows(&answer.pools, columns);
     format!(
-        "{}: tier {}, {standing}. {} (UTC), resets in {}\n{}",
+        "{}: tier {}, {standing}. {} (UTC), resets in {}\n{pools}",
         answer.org,
         answer.tier,
         answer.day,
-        until(answer.resets_at.as_ref()),
-        table.trim_fmt(),
+        until(answer.resets_at),
     )
 }
 
 pub(super) fn usage(answer: &ListUsageResponse) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([
-        "PROJECT",
-        "MODEL",
-        "POOL",
-        "FREE TOKENS",
-        "BILLED TOKENS",
-        "FREE REQUESTS",
-        "BILLED REQUESTS",
-    ]);
-    for row in &answer.rows {
-        table.add_row([
-            Cell::new(&row.project),
-            Cell::new(&row.model),
-            Cell::new(if row.pool.is_empty() { "-" } else { &row.pool }),
-            right(grouped(row.free_tokens)),
-            right(grouped(row.billed_tokens)),
-            right(grouped(row.free_requests)),
-            right(grouped(row.billed_requests)),
-        ]);
+    let ListUsageResponse {
+        day, rows: used, ..
+    } = answer;
+    if used.is_empty() {
+        return format!("{day} (UTC): nothing was used");
     }
-    match answer.rows.len() {
-        0 => format!("{} (UTC): nothing was used", answer.day),
-        rows => format!(
-            "{} (UTC), {}\n{}",
-            answer.day,
-            counted(rows, "row"),
-            table.trim_fmt()
-        ),
-    }
+    let columns: &[Column<UsageRow>] = &[
+        ("PROJECT", |row| Cell::new(&row.project)),
+        ("MODEL", |row| Cell::new(&row.model)),
+        ("POOL", |row| match row.pool.as_str() {
+            "" => Cell::new("-"),
+            pool => Cell::new(pool),
+        }),
+        ("FREE TOKENS", |row| number(row.free_tokens)),
+        ("BILLED TOKENS", |row| number(row.billed_tokens)),
+        ("FREE REQUESTS", |row| number(row.free_requests)),
+        ("BILLED REQUESTS", |row| number(row.billed_requests)),
+    ];
+    let table = rows(used, columns);
+    format!("{day} (UTC), {}\n{table}", counted(used.len(), "row"))
 }
 
 pub(super) fn policy(policy: &Policy) -> String {
-    let program = policy.program();
+    let program = &policy.program;
     let mut lines = facts();
     fact(&mut lines, "program", &program.name);
-    fact(
-        &mut lines,
-        "overflow",
-        match program.overflow {
-            Overflow::KeepOpen => "keep_open",
-            Overflow::CloseUntilReset => "close_until_reset",
-        },
-    );
+    fact(&mut lines, "overflow", program.overflow.name());
     let workloads: Vec<&str> = program
         .covered_workloads
         .iter()
@@ -178,34 +124,30 @@ pub(super) fn policy(policy: &Policy) -> String {
         .ends_on
         .map_or("no end announced".to_owned(), |day| day.to_string());
     fact(&mut lines, "last free day", ends_on);
-    fact(&mut lines, "organizations", policy.orgs().len());
+    fact(&mut lines, "organizations", policy.orgs.len());
     let (facts, tiers) = (lines.trim_fmt(), tiers(policy).trim_fmt());
     format!("{facts}\n\n{tiers}\n\n{}", organizations(policy))
 }
 
 /// The changes of a policy by kind: its name, the number of changes, and the first of them.
 pub(super) fn changes(kinds: &[(&'static str, usize, String)]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["WHAT", "CHANGES", ""]);
+    let mut table = table(["WHAT", "CHANGES", ""]);
     for (kind, count, first) in kinds {
-        let count = right(grouped(*count as u64));
-        table.add_row([Cell::new(kind), count, Cell::new(first)]);
+        table.add_row([Cell::new(kind), number(*count as u64), Cell::new(first)]);
     }
     table.trim_fmt()
 }
 
 pub(super) fn callers(callers: &Callers) -> String {
-    let mut table = facts();
-    table.set_header(["CALLER", "ROLES", "ORGANIZATIONS", "KNOWN BY"]);
+    let mut table = table(["CALLER", "ROLES", "ORGANIZATIONS", "KNOWN BY"]);
     for caller in callers.iter() {
-        let roles: Vec<&str> = caller.roles().iter().map(|role| role.name()).collect();
-        let organizations = match caller.organizations() {
+        let roles: Vec<&str> = caller.roles.iter().map(|role| role.name()).collect();
+        let organizations = match &caller.organizations {
             Organizations::All => "all".to_owned(),
             Organizations::Named(orgs) => orgs.len().to_string(),
         };
         table.add_row([
-            caller.name(),
+            &caller.name,
             &roles.join(", "),
             &organizations,
             &known_by(caller),
@@ -215,8 +157,8 @@ pub(super) fn callers(callers: &Callers) -> String {
 }
 
 fn known_by(caller: &Caller) -> String {
-    let names = caller.certificates().iter().map(ToString::to_string);
-    let tokens = match caller.tokens() {
+    let names = caller.certificates.iter().map(ToString::to_string);
+    let tokens = match caller.tokens.len() {
         0 => None,
         tokens => Some(counted(tokens, "token")),
     };
@@ -224,28 +166,25 @@ fn known_by(caller: &Caller) -> String {
 }
 
 fn tiers(policy: &Policy) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    let mut header = vec!["POOL".to_owned(), "MODELS".to_owned()];
-    header.extend(policy.tiers().keys().map(|tier| format!("TIER {tier}")));
-    table.set_header(header);
-    for pool in policy.pools() {
-        let mut row = vec![Cell::new(pool), right(policy.model_count(pool).to_string())];
+    let tiers = policy.tiers.keys().map(|tier| format!("TIER {tier}"));
+    let pools = ["POOL", "MODELS"].map(str::to_owned).into_iter();
+    let mut table = table(pools.chain(tiers));
+    for pool in &policy.pools {
+        let models = policy.model_count(pool).to_string();
+        let mut row = vec![Cell::new(pool), right(models)];
         let allowances = policy
-            .tiers()
+            .tiers
             .values()
             .map(|terms| terms.of_pool(pool).allowance);
-        row.extend(allowances.map(|allowance| right(grouped(allowance.get()))));
+        row.extend(allowances.map(|allowance| number(allowance.get())));
         table.add_row(row);
     }
     table
 }
 
 fn organizations(policy: &Policy) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["ORGANIZATION", "TIER", "DATA SHARING", "NEVER FREE FOR"]);
-    let mut orgs: Vec<_> = policy.orgs().iter().collect();
+    let mut table = table(["ORGANIZATION", "TIER", "DATA SHARING", "NEVER FREE FOR"]);
+    let mut orgs: Vec<_> = policy.orgs.iter().collect();
     orgs.sort_by_key(|(id, _)| *id);
     for (id, org) in orgs.iter().take(MAX_LISTED) {
         let sharing = match &org.data_sharing {
@@ -267,27 +206,25 @@ fn organizations(policy: &Policy) -> String {
     }
 }
 
-fn pool_facts(table: &mut Table, pool: &str, used: u64, allowance: u64, remaining: u64) {
-    if pool.is_empty() {
-        return;
-    }
-    fact(table, "pool", pool);
-    fact(
-        table,
-        "used / allowance",
-        format!("{} / {}", grouped(used), grouped(allowance)),
-    );
-    fact(table, "remaining", grouped(remaining));
+fn table(header: impl IntoIterator<Item: Into<Cell>>) -> Table {
+    let mut table = facts();
+    table.set_header(header.into_iter().map(Into::into).collect::<Vec<Cell>>());
+    table
 }
 
-fn replay_fact(table: &mut Table, replayed: bool) {
-    if replayed {
-        fact(
-            table,
-            "replayed",
-            "yes: answered before, nothing was counted now",
-        );
+/// A column's title, and its cell in a row.
+type Column<R> = (&'static str, fn(&R) -> Cell);
+
+fn rows<R>(rows: &[R], columns: &[Column<R>]) -> String {
+    let mut table = table(columns.iter().map(|(title, _)| *title));
+    for row in rows {
+        table.add_row(columns.iter().map(|(_, cell)| cell(row)));
     }
+    table.trim_fmt()
+}
+
+fn used_of(used: u64, allowance: u64) -> String {
+    format!("{} / {}", grouped(used), grouped(allowance))
 }
 
 fn verdict(verdict: i32, why: i32) -> String {
@@ -298,38 +235,34 @@ fn verdict(verdict: i32, why: i32) -> String {
     }
 }
 
-fn right(text: String) -> Cell {
+fn right(text: impl ToString) -> Cell {
     Cell::new(text).set_alignment(CellAlignment::Right)
+}
+
+fn number(number: u64) -> Cell {
+    right(grouped(number))
 }
 
 /// `█████░░░`: never empty where something is used, never full where something remains.
 fn bar(used: u64, allowance: u64) -> String {
-    let filled = match (used, allowance) {
-        (0, _) => 0,
-        (used, allowance) if used >= allowance => BAR_WIDTH,
-        (used, allowance) => {
-            let share = u128::from(used) * u128::from(BAR_WIDTH) / u128::from(allowance);
-            u64::try_from(share)
-                .unwrap_or(BAR_WIDTH)
-                .clamp(1, BAR_WIDTH - 1)
+    let filled = match used {
+        0 => 0,
+        used if used >= allowance => BAR_WIDTH,
+        used => {
+            let share = u128::from(used) * BAR_WIDTH as u128 / u128::from(allowance);
+            (share as usize).clamp(1, BAR_WIDTH - 1)
         }
     };
-    (0..BAR_WIDTH)
-        .map(|at| if at < filled { '█' } else { '░' })
-        .collect()
+    "█".repeat(filled) + &"░".repeat(BAR_WIDTH - filled)
 }
 
-fn until(resets_at: Option<&prost_types::Timestamp>) -> String {
+fn until(resets_at: Option<prost_types::Timestamp>) -> String {
     let at = resets_at.and_then(|at| DateTime::from_timestamp(at.seconds, 0));
     let Some(at) = at else {
         return "unknown".to_owned();
     };
-    let minutes = (at
-        .signed_duration_since(crate::wall_clock::now())
-        .num_seconds()
-        .max(0)
-        + 59)
-        / 60;
+    let left = at.signed_duration_since(crate::wall_clock::now());
+    let minutes = (left.num_seconds().max(0) + 59) / 60;
     format!("{} h {} min", minutes / 60, minutes % 60)
 }
 

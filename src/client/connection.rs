@@ -24,7 +24,6 @@ use crate::settings::args::{self, TrimmedParser};
 
 pub(super) const CA_FILE: &str = "--ca-file";
 pub(super) const CERT_FILE: &str = "--cert-file";
-pub(super) const KEY_FILE: &str = "--key-file";
 
 /// How long to wait for an answer.
 pub(crate) const RPC_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,8 +1,9 @@
 //! Explains a failed call: the service's status, or why there was no answer.
 
 use std::{
-    error::Error,
+    error::Error as _,
     io::{self, Read, Write},
+    iter,
     net::{TcpStream, ToSocketAddrs as _},
     sync::Arc,
     time::Duration,
@@ -25,7 +26,8 @@ const HTTP1_REQUEST: &[u8] =
 
 /// The service's code and message, or why there was no answer.
 pub(crate) fn rpc_error(connection: &ConnectionArgs, status: &Status) -> anyhow::Error {
-    let Some(cause) = innermost(status) else {
+    let causes = iter::successors(status.source(), |cause| (**cause).source());
+    let Some(cause) = causes.last() else {
         return anyhow!("{}: {}", code_name(status.code()), status.message());
     };
     let (addr, code) = (&connection.addr, code_name(status.code()));
@@ -36,9 +38,9 @@ pub(crate) fn rpc_error(connection: &ConnectionArgs, status: &Status) -> anyhow:
         );
     }
     let why = if connection.is_encrypted() {
-        TlsFault::find(status)
+        TlsFault::find(status, &connection.tls_settings())
             .or_else(|| refusal_after_handshake(connection))
-            .map(|fault| fault.sentence(&connection.tls_settings()))
+            .map(TlsFault::sentence)
     } else {
         other_protocol(addr)
     };
@@ -83,13 +85,16 @@ fn answer_to(greeting: &[u8], addr: &Uri) -> Option<Vec<u8>> {
 /// Detects a server that refuses the client certificate after the client's side of the handshake, as TLS 1.3 does.
 /// The failed call only says that the connection was closed.
 fn refusal_after_handshake(connection: &ConnectionArgs) -> Option<TlsFault> {
-    let config = Arc::new(connection.client_config().ok()?);
+    let settings = connection.tls_settings();
+    let mut config = settings.config().ok()?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
     let mut tcp = dial(&connection.addr).ok()?;
-    let mut session = ClientConnection::new(config, connection.server_name().ok()?).ok()?;
+    let mut session =
+        ClientConnection::new(Arc::new(config), connection.server_name().ok()?).ok()?;
     let mut stream = rustls::Stream::new(&mut session, &mut tcp);
     let written = stream.write_all(HTTP2_PREFACE);
     let refused = written.and_then(|()| stream.read(&mut [0])).err()?;
-    TlsFault::find(&refused)
+    TlsFault::find(&refused, &settings)
 }
 
 /// Connects for a probe. Blocks, which is harmless: the call has failed, and nothing else runs.
@@ -101,14 +106,6 @@ fn dial(addr: &Uri) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
     stream.set_write_timeout(Some(PROBE_TIMEOUT))?;
     Ok(stream)
-}
-
-fn innermost(status: &Status) -> Option<&(dyn Error + 'static)> {
-    let mut innermost = status.source()?;
-    while let Some(cause) = innermost.source() {
-        innermost = cause;
-    }
-    Some(innermost)
 }
 
 /// The code's name in gRPC's documentation, such as NOT_FOUND.

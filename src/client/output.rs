@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use comfy_table::{Table, presets};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 
-use crate::grpc::proto::BilledReason;
+use crate::grpc::proto::{self, BilledReason};
 
 /// Prints to standard output. A closed pipe, such as that of `head`, is no error.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
@@ -27,28 +27,18 @@ pub(crate) fn fact(table: &mut Table, name: &str, value: impl ToString) {
 }
 
 pub(crate) fn reason(number: i32) -> String {
-    match BilledReason::try_from(number) {
-        Ok(reason) => {
-            let name = reason.as_str_name();
-            name.strip_prefix("BILLED_REASON_")
-                .unwrap_or(name)
-                .to_owned()
-        }
-        Err(_) => format!("reason {number}"),
-    }
+    let Ok(reason) = BilledReason::try_from(number) else {
+        return format!("reason {number}");
+    };
+    reason.as_str_name().replace("BILLED_REASON_", "")
 }
 
 /// The canonical JSON of a message, but with the proto's field names, all fields, and 64-bit integers as numbers (none
 /// exceeds 2^53).
-pub(crate) fn json(
-    descriptors: &[u8],
-    message: &str,
-    answer: &impl prost::Message,
-) -> anyhow::Result<String> {
-    let pool = DescriptorPool::decode(descriptors).context("the proto's descriptors")?;
-    let descriptor = pool
-        .get_message_by_name(message)
-        .with_context(|| format!("the proto has no {message}"))?;
+pub(crate) fn json<T: prost::Name>(answer: &T) -> anyhow::Result<String> {
+    let pool = DescriptorPool::decode(proto::DESCRIPTORS)?;
+    let descriptor = pool.get_message_by_name(&T::full_name());
+    let descriptor = descriptor.context("an unknown message")?;
     let answer = DynamicMessage::decode(descriptor, answer.encode_to_vec().as_slice())?;
     let options = SerializeOptions::new()
         .stringify_64_bit_integers(false)
@@ -67,25 +57,8 @@ pub(crate) fn counted(number: usize, thing: &str) -> String {
 
 /// 1234567 as 1,234,567.
 pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_grouped_by_thousands() {
-        assert_eq!(grouped(0), "0");
-        assert_eq!(grouped(999), "999");
-        assert_eq!(grouped(1_234_567), "1,234,567");
+    match number / 1_000 {
+        0 => number.to_string(),
+        thousands => format!("{},{:03}", grouped(thousands), number % 1_000),
     }
 }

@@ -1,23 +1,19 @@
 //! The client's TLS: its trusted authorities and its own certificate.
 
-use std::sync::Arc;
-
-use anyhow::{Context as _, bail};
-use rustls::{
-    ClientConfig, RootCertStore,
-    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
-    crypto::ring,
-    pki_types::ServerName,
-};
+use rustls::pki_types::ServerName;
 use tonic::transport::{ClientTlsConfig, Endpoint, Identity};
 
 use super::{
     WrongArguments,
-    connection::{CA_FILE, CERT_FILE, ConnectionArgs, KEY_FILE},
+    connection::{CA_FILE, CERT_FILE, ConnectionArgs},
 };
-use crate::{
-    files::pem::{self, PemError},
-    tls::{PinnedVerifier, TlsSettings},
+use crate::tls::{TlsFiles, TlsNames, TlsSettings};
+
+static TLS_FLAGS: TlsNames = TlsNames {
+    ca_file: CA_FILE,
+    cert_file: CERT_FILE,
+    key_file: "--key-file",
+    plaintext_address: "--addr http://HOST:PORT",
 };
 
 impl ConnectionArgs {
@@ -28,52 +24,13 @@ impl ConnectionArgs {
     /// A file can't be used.
     pub(crate) fn encrypt(&self, endpoint: Endpoint) -> anyhow::Result<Endpoint> {
         let mut tls = ClientTlsConfig::new().domain_name(self.server_name()?.to_str());
-        if let (Some(cert), Some(key)) = (&self.cert_file, &self.key_file) {
-            let (cert, key) = (pem::read(CERT_FILE, cert)?, pem::read(KEY_FILE, key)?);
-            tls = tls.identity(Identity::from_pem(cert, key));
+        let settings = self.tls_settings();
+        if let Some((cert, key)) = settings.client_files()? {
+            tls = tls.identity(Identity::from_pem(cert.bytes, key.bytes));
         }
         // Errors of our own configuration name the flag and the file; tonic's don't.
-        self.client_config()?;
-        Ok(endpoint.tls_config_with_verifier(tls, self.verifier()?)?)
-    }
-
-    /// The same settings for a plain TLS connection.
-    pub(crate) fn client_config(&self) -> anyhow::Result<ClientConfig> {
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .dangerous()
-            .with_custom_certificate_verifier(self.verifier()?);
-        let mut config = match (&self.cert_file, &self.key_file) {
-            (Some(cert), Some(key)) => {
-                let chain = pem::certificates(CERT_FILE, cert, &pem::read(CERT_FILE, cert)?)?;
-                let private = pem::key(KEY_FILE, key, &pem::read(KEY_FILE, key)?)?;
-                let config = config.with_client_auth_cert(chain, private);
-                config.map_err(|error| {
-                    PemError::foreign(KEY_FILE, key, format!("is no key for {CERT_FILE}: {error}"))
-                })?
-            }
-            _ => config.with_no_client_auth(),
-        };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(config)
-    }
-
-    fn verifier(&self) -> anyhow::Result<Arc<dyn ServerCertVerifier>> {
-        if let Some(path) = &self.ca_file {
-            let named = pem::certificates(CA_FILE, path, &pem::read(CA_FILE, path)?)?;
-            let verifier = PinnedVerifier::new(named)
-                .map_err(|error| PemError::foreign(CA_FILE, path, error.to_string()))?;
-            return Ok(Arc::new(verifier));
-        }
-        let mut roots = RootCertStore::empty();
-        // A certificate that can't be parsed is skipped.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if roots.is_empty() {
-            bail!("this system has no certificates of authorities: set {CA_FILE}");
-        }
-        let provider = Arc::new(ring::default_provider());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
-        Ok(verifier.build().context("the system's authorities")?)
+        settings.config()?;
+        Ok(endpoint.tls_config_with_verifier(tls, settings.verifier()?)?)
     }
 
     /// The name that the server's certificate must be valid for.
@@ -86,14 +43,13 @@ impl ConnectionArgs {
         })
     }
 
-    /// The flags for the explanation of a TLS fault.
     pub(crate) fn tls_settings(&self) -> TlsSettings {
         TlsSettings {
-            ca_file: CA_FILE,
-            has_ca_file: self.ca_file.is_some(),
-            client_files: "--cert-file and --key-file",
-            has_client_files: self.cert_file.is_some(),
-            plaintext_address: "--addr http://HOST:PORT",
+            names: &TLS_FLAGS,
+            files: TlsFiles {
+                ca_file: self.ca_file.clone(),
+                client: self.cert_file.clone().zip(self.key_file.clone()),
+            },
         }
     }
 }

@@ -29,7 +29,6 @@ impl Workload {
     ];
 
     /// The name in the policy's `covered_workloads`, and in the client's `--workload`.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Inference => "inference",
@@ -95,7 +94,6 @@ pub enum RequestField {
 
 impl RequestField {
     /// Its name in the proto.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Project => "project",
@@ -108,7 +106,6 @@ impl RequestField {
 
 impl RequestFields {
     /// The fields in which another request differs, in the order of [`RequestField`].
-    #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<RequestField> {
         let differs = [
             (RequestField::Project, self.project != other.project),

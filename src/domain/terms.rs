@@ -18,7 +18,6 @@ pub struct Terms {
 
 impl Terms {
     /// The terms of one pool. A pool that left the policy has an allowance of 0.
-    #[must_use]
     pub fn of_pool(&self, pool: &PoolName) -> PoolTerms {
         let allowance = self
             .allowances

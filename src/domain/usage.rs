@@ -41,7 +41,6 @@ impl UsageCounters {
     }
 
     /// Whether all counters are 0. Empty rows are not listed.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -67,7 +66,6 @@ pub enum RowChoice {
 }
 
 /// The project and model of the row `(other)`, `(other)`.
-#[must_use]
 pub fn other_row() -> (ProjectId, ModelName) {
     let project = ProjectId::parse(OTHER).expect("a legal name");
     (project, ModelName::parse(OTHER).expect("a legal name"))
@@ -85,7 +83,6 @@ pub struct RowCounts {
 impl RowCounts {
     /// Whether a new row may be made. Unlisted models have at most half of `max_rows`, so that invented names
     /// displace no listed model.
-    #[must_use]
     pub fn admit(self, max_rows: u64, is_listed: bool) -> bool {
         self.rows < max_rows && (is_listed || self.unlisted < max_rows / 2)
     }
@@ -94,26 +91,5 @@ impl RowCounts {
     pub fn add(&mut self, is_listed: bool) {
         self.rows += 1;
         self.unlisted += u64::from(!is_listed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unlisted_models_have_half_of_the_rows_and_listed_ones_what_is_left() {
-        let mut counts = RowCounts::default();
-        for is_listed in [false, false, false, true, true, true] {
-            if counts.admit(4, is_listed) {
-                counts.add(is_listed);
-            }
-        }
-        let (rows, unlisted) = (4, 2);
-        assert_eq!(counts, RowCounts { rows, unlisted });
-        // Listed models may have all of them.
-        let (rows, unlisted) = (3, 0);
-        assert!(RowCounts { rows, unlisted }.admit(4, true));
-        assert!(RowCounts { rows, unlisted }.admit(4, false));
     }
 }

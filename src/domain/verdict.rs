@@ -2,6 +2,7 @@
 
 /// The answer to "is this request free?". A BILLED verdict is an answer, never an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[must_use]
 pub enum Verdict {
     /// The whole request fits in today's allowance.
     Free,
@@ -42,32 +43,21 @@ pub enum BilledReason {
 impl BilledReason {
     /// Whether the request was eligible, so that its pool counts it (docs/CONTRACT.md, "What is counted
     /// where").
-    #[must_use]
     pub const fn counts_in_pool(self) -> bool {
-        match self {
-            Self::PoolClosed | Self::AllowanceExceeded | Self::DayClosed => true,
-            Self::OrganizationNotEnrolled
-            | Self::ZeroDataRetention
-            | Self::EnterprisePlan
-            | Self::ProgramEnded
-            | Self::ProjectNotSharing
-            | Self::WorkloadNotCovered
-            | Self::FineTunedModel
-            | Self::ModelNotCovered
-            | Self::StoreUnavailable => false,
-        }
+        matches!(
+            self,
+            Self::PoolClosed | Self::AllowanceExceeded | Self::DayClosed
+        )
     }
 }
 
 impl Verdict {
     /// Whether the whole request is free.
-    #[must_use]
     pub const fn is_free(self) -> bool {
         matches!(self, Self::Free)
     }
 
     /// The reason, if it is billed.
-    #[must_use]
     pub const fn billed_reason(self) -> Option<BilledReason> {
         match self {
             Self::Free => None,

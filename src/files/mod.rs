@@ -4,4 +4,4 @@ pub mod pem;
 pub mod read;
 pub mod toml;
 pub mod watched;
-pub(crate) mod watcher;
+mod watcher;

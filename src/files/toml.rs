@@ -9,14 +9,11 @@ use std::{
     fmt::{self, Display},
     hash::Hash,
     ops::Range,
-    str,
+    str::{self, FromStr},
     time::Duration,
 };
 
-use toml::{
-    Spanned,
-    de::{DeTable, DeValue},
-};
+use toml::de::{DeTable, DeValue};
 
 use crate::files::read::trimmed;
 
@@ -60,7 +57,6 @@ impl Faults {
     }
 
     /// The first faults, one a line, and the number of further ones.
-    #[must_use]
     pub fn summary(&self) -> String {
         let first = self.first(MAX_SHOWN);
         match self.faults.len().saturating_sub(MAX_SHOWN) {
@@ -70,64 +66,41 @@ impl Faults {
     }
 }
 
-/// Reads a document: passes its root to `schema`. `file` is its name in faults.
-///
-/// # Errors
-///
-/// All faults: of the encoding, of the TOML, and those that `schema` reported.
-pub fn read<T>(
+/// Reads a document: passes its root to `schema`, which returns `None` only after it reported a fault. `file` is the
+/// document's name in faults.
+pub(crate) fn read<T>(
     file: &str,
     bytes: &[u8],
     schema: impl FnOnce(&Section<'_>) -> Option<T>,
 ) -> Result<T, Faults> {
-    let invalid = |mut faults: Vec<Diagnostic>| {
-        faults.sort_by_key(|fault| fault.line);
-        let file = file.to_owned();
-        Err(Faults { file, faults })
-    };
-    let fault = |line, message: &str| Diagnostic {
-        line,
-        key: String::new(),
-        message: message.to_owned(),
-    };
-    let text = match str::from_utf8(bytes) {
-        Ok(text) => text,
+    let text = String::from_utf8_lossy(bytes);
+    let document = Document::new(&text);
+    let value = match str::from_utf8(bytes) {
+        Ok(_) => document.read(schema),
         Err(error) => {
-            let before = &bytes[..error.valid_up_to()];
-            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-            return invalid(vec![fault(line, "is not UTF-8")]);
+            let at = error.valid_up_to();
+            document.fault(&(at..at), "", "is not UTF-8");
+            None
         }
     };
-    let (root, errors) = DeTable::parse_recoverable(text);
-    let document = Document::new(text);
-    for error in &errors {
-        let span = error.span().unwrap_or_default();
-        let is_duplicate = error.message() == DUPLICATE_KEY;
-        let key = text.get(span.clone()).filter(|_| is_duplicate);
-        document.fault(&span, key.unwrap_or_default(), error.message());
-    }
-    // A table recovered from broken syntax has gaps, which the schema would report as further faults.
-    let is_broken = errors.iter().any(|it| it.message() != DUPLICATE_KEY);
-    let value = if is_broken {
-        None
-    } else {
-        schema(&Section::root(&document, root.get_ref()))
-    };
-    match (value, document.faults.into_inner()) {
-        (Some(value), faults) if faults.is_empty() => Ok(value),
-        (None, faults) if faults.is_empty() => invalid(vec![fault(1, "can't be taken")]),
-        (_, faults) => invalid(faults),
+    let mut faults = document.faults.into_inner();
+    match value {
+        Some(value) if faults.is_empty() => Ok(value),
+        _ => {
+            faults.sort_by_key(|fault| fault.line);
+            let file = file.to_owned();
+            Err(Faults { file, faults })
+        }
     }
 }
 
 /// The paths of all keys that `schema` reads of this document.
-pub(crate) fn keys(text: &str, schema: impl FnOnce(&Section<'_>)) -> Vec<String> {
-    let (root, _) = DeTable::parse_recoverable(text);
+pub(crate) fn keys<T>(text: &str, schema: impl FnOnce(&Section<'_>) -> Option<T>) -> Vec<String> {
     let document = Document {
         keys: Some(RefCell::default()),
         ..Document::new(text)
     };
-    schema(&Section::root(&document, root.get_ref()));
+    document.read(schema);
     document.keys.map(RefCell::into_inner).unwrap_or_default()
 }
 
@@ -155,27 +128,49 @@ impl<'t> Document<'t> {
         }
     }
 
+    fn read<T>(&self, schema: impl FnOnce(&Section<'_>) -> Option<T>) -> Option<T> {
+        let (root, errors) = DeTable::parse_recoverable(self.text);
+        let mut is_broken = false;
+        for error in &errors {
+            let span = error.span().unwrap_or_default();
+            let is_duplicate = error.message() == DUPLICATE_KEY;
+            let key = self.text.get(span.clone()).filter(|_| is_duplicate);
+            self.fault(&span, key.unwrap_or_default(), error.message());
+            is_broken |= !is_duplicate;
+        }
+        // A table recovered from broken syntax has gaps, which the schema would report as further faults.
+        if is_broken {
+            return None;
+        }
+        let root = Place {
+            document: self,
+            path: String::new(),
+            span: 0..0,
+        }
+        .section(root.get_ref());
+        schema(&root)
+    }
+
     fn line(&self, span: &Range<usize>) -> usize {
         let ends = self.line_ends.get_or_init(|| {
-            let ends = self.text.bytes().enumerate();
-            ends.filter_map(|(at, byte)| (byte == b'\n').then_some(at))
-                .collect()
+            let ends = self.text.match_indices('\n');
+            ends.map(|(at, _)| at).collect()
         });
         1 + ends.partition_point(|end| *end < span.start)
     }
 
-    fn fault(&self, span: &Range<usize>, key: &str, message: &str) {
+    fn fault(&self, span: &Range<usize>, key: &str, message: impl Into<String>) {
         let fault = Diagnostic {
             line: self.line(span),
             key: key.to_owned(),
-            message: message.to_owned(),
+            message: message.into(),
         };
         self.faults.borrow_mut().push(fault);
     }
 }
 
 /// Parses each string of a list. A value that is listed twice is a fault.
-pub fn distinct<'d, T: Clone + Eq + Hash, E: Display>(
+pub(crate) fn distinct<'d, T: Clone + Eq + Hash, E: Display>(
     texts: Vec<(&'d str, Entry<'d>)>,
     parse: impl Fn(&'d str) -> Result<T, E>,
 ) -> Vec<T> {
@@ -190,57 +185,76 @@ pub fn distinct<'d, T: Clone + Eq + Hash, E: Display>(
     values
 }
 
-/// The known name that is most similar.
 pub(crate) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let known = known.iter().copied();
     known.min_by_key(|other| strsim::damerau_levenshtein(name, other))
 }
 
-/// A table of the document. If a value has the wrong type, its getters report a fault and return `None`; for an absent
-/// key they return `None` too.
-pub struct Section<'d> {
+/// Where a table or a value stands.
+#[derive(Clone)]
+struct Place<'d> {
     document: &'d Document<'d>,
     path: String,
     span: Range<usize>,
+}
+
+impl<'d> Place<'d> {
+    fn fault(&self, message: impl Into<String>) {
+        self.document.fault(&self.span, &self.path, message);
+    }
+
+    /// The place of a key in this table.
+    fn child(&self, key: &str, span: Range<usize>) -> Self {
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        let dot = if self.path.is_empty() { "" } else { "." };
+        let path = if key.bytes().all(is_plain) && !key.is_empty() {
+            format!("{}{dot}{key}", self.path)
+        } else {
+            format!("{}{dot}{key:?}", self.path)
+        };
+        let document = self.document;
+        Self {
+            document,
+            path,
+            span,
+        }
+    }
+
+    fn section(self, table: &'d DeTable<'d>) -> Section<'d> {
+        Section {
+            place: self,
+            table,
+            known: RefCell::default(),
+        }
+    }
+}
+
+/// A table of the document. If a value has the wrong type, its getters report a fault and return `None`; for an absent
+/// key they return `None` too.
+pub(crate) struct Section<'d> {
+    place: Place<'d>,
     table: &'d DeTable<'d>,
     /// The keys that were read.
     known: RefCell<Vec<&'static str>>,
 }
 
 /// A value of the document, with its position.
-pub struct Entry<'d> {
-    document: &'d Document<'d>,
-    path: String,
-    span: Range<usize>,
+pub(crate) struct Entry<'d> {
+    place: Place<'d>,
     value: &'d DeValue<'d>,
 }
 
 impl<'d> Section<'d> {
-    fn root(document: &'d Document<'d>, table: &'d DeTable<'d>) -> Self {
-        Self {
-            document,
-            path: String::new(),
-            span: 0..0,
-            table,
-            known: RefCell::default(),
-        }
-    }
-
     /// The value of a key. The key counts as known from now on.
-    pub fn entry(&self, key: &'static str) -> Option<Entry<'d>> {
-        self.mark_known(key);
+    pub(crate) fn entry(&self, key: &'static str) -> Option<Entry<'d>> {
+        self.known.borrow_mut().push(key);
+        if let Some(keys) = &self.place.document.keys {
+            keys.borrow_mut().push(self.place.child(key, 0..0).path);
+        }
         self.find(key)
     }
 
-    fn mark_known(&self, key: &'static str) {
-        self.known.borrow_mut().push(key);
-        if let Some(keys) = &self.document.keys {
-            keys.borrow_mut().push(self.join(key));
-        }
-    }
-
-    /// Reads the value of an optional key.
-    pub fn get<T>(
+    pub(crate) fn get<T>(
         &self,
         key: &'static str,
         read: impl FnOnce(&Entry<'d>) -> Option<T>,
@@ -248,203 +262,179 @@ impl<'d> Section<'d> {
         read(&self.entry(key)?)
     }
 
-    /// The table of a key; an empty one if there is none.
-    pub fn section(&self, key: &'static str) -> Section<'d> {
-        self.get(key, Entry::section).unwrap_or_else(|| Section {
-            document: self.document,
-            path: self.join(key),
-            span: 0..0,
-            table: &self.document.empty,
-            known: RefCell::default(),
-        })
+    pub(crate) fn get_or<T>(
+        &self,
+        key: &'static str,
+        default: T,
+        read: impl FnOnce(&Entry<'d>) -> Option<T>,
+    ) -> T {
+        self.get(key, read).unwrap_or(default)
     }
 
-    /// Reads the value of a required key.
-    pub fn require<T>(
+    /// The table of a key; an empty one if there is none.
+    pub(crate) fn section(&self, key: &'static str) -> Section<'d> {
+        let absent = || {
+            self.place
+                .child(key, 0..0)
+                .section(&self.place.document.empty)
+        };
+        self.get(key, Entry::section).unwrap_or_else(absent)
+    }
+
+    pub(crate) fn require<T>(
         &self,
         key: &'static str,
         read: impl FnOnce(&Entry<'d>) -> Option<T>,
     ) -> Option<T> {
-        self.mark_known(key);
-        read(&self.require_named(key)?)
+        read(&self.present(key, self.entry(key))?)
     }
 
     /// The value of a required key whose name is not in the schema.
-    pub fn require_named(&self, key: &str) -> Option<Entry<'d>> {
-        let entry = self.find(key);
+    pub(crate) fn require_named(&self, key: &str) -> Option<Entry<'d>> {
+        self.present(key, self.find(key))
+    }
+
+    fn present(&self, key: &str, entry: Option<Entry<'d>>) -> Option<Entry<'d>> {
         if entry.is_none() {
-            let path = self.join(key);
-            self.document.fault(&self.span, &path, "is missing");
+            let place = self.place.child(key, self.place.span.clone());
+            place.fault("is missing");
         }
         entry
     }
 
     /// Reports every key that was not read, with the nearest known one.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.only(&self.known.borrow());
     }
 
     /// Reports every key that is not among `known`, with the nearest known one.
-    pub fn only(&self, known: &[&str]) {
+    pub(crate) fn only(&self, known: &[&str]) {
         for key in self.table.keys() {
             let name = key.get_ref().as_ref();
             if known.contains(&name) {
                 continue;
             }
-            let message = match nearest(name, known) {
+            let place = self.place.child(name, key.span());
+            place.fault(match nearest(name, known) {
                 Some(nearest) => format!("unknown key; the nearest known one is \"{nearest}\""),
                 None => "unknown key; none is known here".to_owned(),
-            };
-            self.document.fault(&key.span(), &self.join(name), &message);
+            });
         }
     }
 
     /// Every key with its value, in the order of the keys. The value has the key's position.
-    pub fn entries(&self) -> impl Iterator<Item = (&'d str, Entry<'d>)> + '_ {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&'d str, Entry<'d>)> + '_ {
         self.table.iter().map(|(key, value)| {
-            let mut entry = self.value(key.get_ref(), value);
-            entry.span = key.span();
-            (key.get_ref().as_ref(), entry)
+            let name = key.get_ref().as_ref();
+            let place = self.place.child(name, key.span());
+            let value = value.get_ref();
+            (name, Entry { place, value })
         })
     }
 
-    /// Reports a fault of this table as a whole.
-    pub fn fault(&self, message: &str) {
-        self.document.fault(&self.span, &self.path, message);
+    pub(crate) fn fault(&self, message: &str) {
+        self.place.fault(message);
     }
 
     fn find(&self, key: &str) -> Option<Entry<'d>> {
-        Some(self.value(key, self.table.get(key)?))
-    }
-
-    fn value(&self, key: &str, value: &'d Spanned<DeValue<'d>>) -> Entry<'d> {
-        Entry {
-            document: self.document,
-            path: self.join(key),
-            span: value.span(),
-            value: value.get_ref(),
-        }
-    }
-
-    fn join(&self, key: &str) -> String {
-        let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-        let dot = if self.path.is_empty() { "" } else { "." };
-        if key.bytes().all(is_plain) && !key.is_empty() {
-            format!("{}{dot}{key}", self.path)
-        } else {
-            format!("{}{dot}{key:?}", self.path)
-        }
+        let value = self.table.get(key)?;
+        let place = self.place.child(key, value.span());
+        let value = value.get_ref();
+        Some(Entry { place, value })
     }
 }
 
 impl<'d> Entry<'d> {
-    /// Reports a fault of this value.
-    pub fn fault(&self, message: impl AsRef<str>) {
-        self.document
-            .fault(&self.span, &self.path, message.as_ref());
+    pub(crate) fn fault(&self, message: impl Into<String>) {
+        self.place.fault(message);
     }
 
     /// A warning about this value. It is not reported as a fault.
-    #[must_use]
-    pub fn warning(&self, message: String) -> Diagnostic {
+    pub(crate) fn warning(&self, message: String) -> Diagnostic {
         Diagnostic {
             line: self.line(),
-            key: self.path.clone(),
+            key: self.place.path.clone(),
             message,
         }
     }
 
-    /// Its line, from 1.
-    #[must_use]
-    pub fn line(&self) -> usize {
-        self.document.line(&self.span)
+    pub(crate) fn line(&self) -> usize {
+        self.place.document.line(&self.place.span)
     }
 
     /// The value of a result; an error is reported as a fault.
-    pub fn check<T, E: Display>(&self, result: Result<T, E>) -> Option<T> {
+    pub(crate) fn check<T, E: Display>(&self, result: Result<T, E>) -> Option<T> {
         result.map_err(|error| self.fault(error.to_string())).ok()
     }
 
     /// A string, trimmed and parsed.
-    pub fn parse<T, E: Display>(&self, parse: impl FnOnce(&'d str) -> Result<T, E>) -> Option<T> {
-        self.check(parse(self.trimmed()?))
+    pub(crate) fn parse<T, E: Display>(
+        &self,
+        parse: impl FnOnce(&'d str) -> Result<T, E>,
+    ) -> Option<T> {
+        let text = self.check(trimmed(self.text()?))?;
+        self.check(parse(text))
     }
 
-    /// A table.
-    #[must_use]
-    pub fn section(&self) -> Option<Section<'d>> {
+    /// A string, trimmed and parsed as its type does.
+    pub(crate) fn value<T: FromStr<Err: Display>>(&self) -> Option<T> {
+        self.parse(str::parse)
+    }
+
+    pub(crate) fn section(&self) -> Option<Section<'d>> {
         let table = self.expect("a table", self.value.as_table())?;
-        Some(Section {
-            document: self.document,
-            path: self.path.clone(),
-            span: self.span.clone(),
-            table,
-            known: RefCell::default(),
-        })
+        Some(self.place.clone().section(table))
     }
 
-    /// A string.
-    #[must_use]
-    pub fn text(&self) -> Option<&'d str> {
+    pub(crate) fn text(&self) -> Option<&'d str> {
         self.expect("a string", self.value.as_str())
     }
 
-    /// A string, trimmed. Control characters within it are a fault.
-    #[must_use]
-    pub fn trimmed(&self) -> Option<&'d str> {
-        self.check(trimmed(self.text()?))
-    }
-
-    /// `true` or `false`.
-    #[must_use]
-    pub fn flag(&self) -> Option<bool> {
+    pub(crate) fn flag(&self) -> Option<bool> {
         self.expect("true or false", self.value.as_bool())
     }
 
     /// A whole number within bounds that fit in `T`.
-    #[must_use]
-    pub fn number<T: TryFrom<u64>>(&self, min: u64, max: u64) -> Option<T> {
+    pub(crate) fn number<T: TryFrom<u64>>(&self, min: u64, max: u64) -> Option<T> {
         let digits = self.expect("a whole number", self.value.as_integer())?;
-        let number = i128::from_str_radix(digits.as_str(), digits.radix()).ok();
-        let number = number.and_then(|number| u64::try_from(number).ok());
+        let number = u64::from_str_radix(digits.as_str(), digits.radix()).ok();
         let number = number.filter(|number| (min..=max).contains(number));
         let number = number.and_then(|number| T::try_from(number).ok());
-        if number.is_none() {
-            self.fault(format!("is {digits}, allowed are {min} to {max}"));
-        }
-        number
+        self.allowed(number, digits, format_args!("{min} to {max}"))
     }
 
-    /// A share, 0 to 1.
-    #[must_use]
-    pub fn share(&self) -> Option<f64> {
+    pub(crate) fn share(&self) -> Option<f64> {
         let number = self.value.as_float().map(|it| it.as_str());
         let number = number.or_else(|| self.value.as_integer().map(|it| it.as_str()));
         let digits = self.expect("a number from 0 to 1", number)?;
         let share = digits.replace('_', "").parse::<f64>().ok();
         let share = share.filter(|share| (0.0..=1.0).contains(share));
-        if share.is_none() {
-            self.fault(format!("is {digits}, allowed are 0 to 1"));
-        }
-        share
+        self.allowed(share, digits, format_args!("0 to 1"))
+    }
+
+    fn allowed<T>(
+        &self,
+        number: Option<T>,
+        digits: impl Display,
+        allowed: impl Display,
+    ) -> Option<T> {
+        let fault = || format!("is {digits}, allowed are {allowed}");
+        self.check(number.ok_or_else(fault))
     }
 
     /// The strings of a list. Reports each value that is no string as a fault, and skips it.
-    #[must_use]
-    pub fn texts(&self) -> Option<Vec<(&'d str, Entry<'d>)>> {
+    pub(crate) fn texts(&self) -> Option<Vec<(&'d str, Entry<'d>)>> {
         let list = self.expect("a list of strings", self.value.as_array())?;
-        let entries = list.iter().map(|value| Entry {
-            document: self.document,
-            path: self.path.clone(),
-            span: value.span(),
-            value: value.get_ref(),
+        let entries = list.iter().map(|value| {
+            let mut place = self.place.clone();
+            place.span = value.span();
+            let value = value.get_ref();
+            Entry { place, value }
         });
         Some(entries.filter_map(|it| Some((it.text()?, it))).collect())
     }
 
-    /// A duration such as "500ms", "10s" or "35days".
-    #[must_use]
-    pub fn duration(&self) -> Option<Duration> {
+    pub(crate) fn duration(&self) -> Option<Duration> {
         self.parse(|text| {
             humantime::parse_duration(text).map_err(|_| {
                 format!("{text:?} is not a duration such as \"500ms\", \"10s\" or \"35days\"")
@@ -453,30 +443,27 @@ impl<'d> Entry<'d> {
     }
 
     /// A day, as a string or as a TOML date.
-    #[must_use]
-    pub fn day_text(&self) -> Option<String> {
+    pub(crate) fn day_text(&self) -> Option<String> {
         match self.value {
             DeValue::Datetime(date) => Some(date.to_string()),
-            _ => self
-                .expect("a day such as \"2027-01-31\"", self.value.as_str())
-                .map(str::to_owned),
+            value => self.expect(
+                "a day such as \"2027-01-31\"",
+                value.as_str().map(str::to_owned),
+            ),
         }
     }
 
     fn expect<T>(&self, wanted: &str, found: Option<T>) -> Option<T> {
-        if found.is_none() {
-            let kind = match self.value {
-                DeValue::String(_) => "a string",
-                DeValue::Integer(_) => "a whole number",
-                DeValue::Float(_) => "a fraction",
-                DeValue::Boolean(_) => "true or false",
-                DeValue::Datetime(_) => "a date",
-                DeValue::Array(_) => "a list",
-                DeValue::Table(_) => "a table",
-            };
-            self.fault(format!("must be {wanted}, and is {kind}"));
-        }
-        found
+        let kind = match self.value {
+            DeValue::String(_) => "a string",
+            DeValue::Integer(_) => "a whole number",
+            DeValue::Float(_) => "a fraction",
+            DeValue::Boolean(_) => "true or false",
+            DeValue::Datetime(_) => "a date",
+            DeValue::Array(_) => "a list",
+            DeValue::Table(_) => "a table",
+        };
+        self.check(found.ok_or_else(|| format!("must be {wanted}, and is {kind}")))
     }
 }
 

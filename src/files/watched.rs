@@ -4,7 +4,7 @@
 //! Reading and loading run on threads that serve no calls.
 
 use std::{
-    fmt,
+    fmt, mem,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,27 +21,26 @@ use super::{
 pub use super::watcher::ReloadSignal;
 
 /// Files that hold one value together, such as a certificate and its key.
-pub struct Watched<T, E> {
-    files: Arc<[PathBuf]>,
+pub(crate) struct Watched<T, E> {
+    watcher: FileWatcher,
     max_bytes: u64,
     load: Arc<Load<T, E>>,
-    watcher: FileWatcher,
     /// The version in force, and the one before it.
     version: Version,
     previous: Version,
-    /// The rejected version, while the files hold it.
-    rejected: Option<Version>,
+    /// The version that was read last. It was rejected if it is not in force.
+    last: Version,
     was_unstable: bool,
 }
 
 /// Each file's bytes, or the error of reading it.
-pub type Contents = Vec<Result<Vec<u8>, ReadError>>;
+pub(crate) type Contents = Vec<Result<Vec<u8>, ReadError>>;
 
 type Load<T, E> = dyn Fn(Contents) -> Result<T, E> + Send + Sync;
 
 /// The result of a change of the files or of a reload signal.
 #[derive(Debug)]
-pub enum Reload<T, E> {
+pub(crate) enum Reload<T, E> {
     /// Another valid value.
     Loaded(T),
     /// An invalid one: the last good one stays. Reported once for the same contents.
@@ -80,11 +79,7 @@ where
     E: From<JoinError> + Send + 'static,
 {
     /// Reads the files, each of at most `max_bytes`, and loads the first value. Blocks.
-    ///
-    /// # Errors
-    ///
-    /// What `load` fails with.
-    pub fn open(
+    pub(crate) fn open(
         files: impl IntoIterator<Item = PathBuf>,
         max_bytes: u64,
         load: impl Fn(Contents) -> Result<T, E> + Send + Sync + 'static,
@@ -93,24 +88,19 @@ where
         let (version, contents) = read_files(&files, max_bytes);
         let value = load(contents)?;
         let watched = Self {
-            watcher: FileWatcher::new(Arc::clone(&files), &ReloadSignal::new()),
-            files,
+            watcher: FileWatcher::new(files),
             max_bytes,
             load: Arc::new(load),
             version,
             previous: version,
-            rejected: None,
+            last: version,
             was_unstable: false,
         };
         Ok((value, watched))
     }
 
     /// [`open`](Self::open) for a single file.
-    ///
-    /// # Errors
-    ///
-    /// The file can't be read, or what `load` fails with.
-    pub fn open_file(
+    pub(crate) fn open_file(
         file: &Path,
         max_bytes: u64,
         load: impl Fn(&[u8]) -> Result<T, E> + Send + Sync + 'static,
@@ -125,42 +115,39 @@ where
     }
 
     /// Also reloads at each signal.
-    #[must_use]
-    pub fn with_signal(mut self, signal: &ReloadSignal) -> Self {
-        self.watcher = FileWatcher::new(Arc::clone(&self.files), signal);
+    pub(crate) fn with_signal(mut self, signal: &ReloadSignal) -> Self {
+        self.watcher.signal = signal.clone();
         self
     }
 
-    /// The paths of the files.
-    #[must_use]
-    pub fn name(&self) -> String {
-        let paths = self.files.iter().map(|file| file.display().to_string());
-        paths.collect::<Vec<_>>().join(", ")
+    pub(crate) fn name(&self) -> String {
+        let paths = self.watcher.files.iter();
+        let paths: Vec<_> = paths.map(|file| file.to_string_lossy()).collect();
+        paths.join(", ")
     }
 
-    /// The version in force.
-    #[must_use]
-    pub fn version(&self) -> Version {
+    pub(crate) fn version(&self) -> Version {
         self.version
     }
 
     /// Waits for the next reload. Not cancel-safe: a dropped future can lose a reload.
-    pub async fn next(&mut self) -> Reload<T, E> {
+    pub(crate) async fn next(&mut self) -> Reload<T, E> {
         loop {
             let is_requested = self.watcher.changed().await == ReloadCause::Requested;
-            let (files, max_bytes) = (Arc::clone(&self.files), self.max_bytes);
-            let read = spawn_blocking(move || read_files(&files, max_bytes));
-            let read = read.await.ok();
-            let stable = read.filter(|(_, contents)| !is_unstable(contents));
-            let was_unstable = std::mem::replace(&mut self.was_unstable, stable.is_none());
+            let (files, max_bytes) = (Arc::clone(&self.watcher.files), self.max_bytes);
+            let read = spawn_blocking(move || read_files(&files, max_bytes)).await;
+            let stable = read.ok().filter(|(_, contents)| is_stable(contents));
+            let was_unstable = mem::replace(&mut self.was_unstable, stable.is_none());
             let reload = match stable {
                 None => (!was_unstable).then_some(Reload::Unstable),
-                Some((version, _)) if version == self.version => match self.rejected.take() {
-                    Some(_) => Some(Reload::Restored),
-                    None => is_requested.then_some(Reload::Unchanged),
+                Some((version, _)) if version == self.last => match version == self.version {
+                    _ if !is_requested => None,
+                    true => Some(Reload::Unchanged),
+                    false => Some(Reload::StillRejected),
                 },
-                Some((version, _)) if self.rejected == Some(version) => {
-                    is_requested.then_some(Reload::StillRejected)
+                Some((version, _)) if version == self.version => {
+                    self.last = version;
+                    Some(Reload::Restored)
                 }
                 Some((version, contents)) => Some(self.load(version, contents).await),
             };
@@ -171,24 +158,20 @@ where
     }
 
     async fn load(&mut self, version: Version, contents: Contents) -> Reload<T, E> {
+        self.last = version;
         let load = Arc::clone(&self.load);
         let loaded = spawn_blocking(move || load(contents)).await;
         match loaded.unwrap_or_else(|panicked| Err(panicked.into())) {
             Ok(value) => {
-                self.previous = std::mem::replace(&mut self.version, version);
-                self.rejected = None;
+                self.previous = mem::replace(&mut self.version, version);
                 Reload::Loaded(value)
             }
-            Err(error) => {
-                self.rejected = Some(version);
-                Reload::Rejected(error)
-            }
+            Err(error) => Reload::Rejected(error),
         }
     }
 
     /// Rejects the value that was loaded last: the one before it stays in force.
-    pub fn reject(&mut self) {
-        self.rejected = Some(self.version);
+    pub(crate) fn reject(&mut self) {
         self.version = self.previous;
     }
 }
@@ -196,18 +179,26 @@ where
 fn read_files(files: &[PathBuf], max_bytes: u64) -> (Version, Contents) {
     let contents = files.iter().map(|file| read_file(file, max_bytes));
     let contents: Contents = contents.collect();
-    (Version::of_files(&contents), contents)
+    let versions = contents.iter().map(|read| match read {
+        Ok(bytes) => Version::of(bytes).0,
+        Err(error) => Version::of(error.to_string().as_bytes()).0,
+    });
+    let versions: Vec<[u8; 32]> = versions.collect();
+    let version = match versions[..] {
+        [single] => Version(single),
+        _ => Version::of(&versions.concat()),
+    };
+    (version, contents)
 }
 
-fn is_unstable(contents: &[Result<Vec<u8>, ReadError>]) -> bool {
+fn is_stable(contents: &[Result<Vec<u8>, ReadError>]) -> bool {
     let mut contents = contents.iter();
-    contents.any(|read| matches!(read, Err(ReadError::Unstable)))
+    contents.all(|read| !matches!(read, Err(ReadError::Unstable)))
 }
 
 impl LoadError {
     /// How many faults the file has, if it was parsed.
-    #[must_use]
-    pub fn faults(&self) -> Option<usize> {
+    pub(crate) fn faults(&self) -> Option<usize> {
         match self {
             Self::Faulty(faults) => Some(faults.faults.len()),
             Self::Unreadable(_) | Self::Panicked(_) => None,
@@ -219,25 +210,10 @@ impl Version {
     const SHOWN_BYTES: usize = 6;
 
     /// The version of one file's bytes.
-    #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         let digest = digest(&SHA256, bytes);
         let digest = digest.as_ref().try_into();
         Self(digest.expect("a SHA-256 has 32 bytes"))
-    }
-
-    fn of_files(contents: &[Result<Vec<u8>, ReadError>]) -> Self {
-        let of_file = |read: &Result<Vec<u8>, ReadError>| match read {
-            Ok(bytes) => Self::of(bytes),
-            Err(error) => Self::of(error.to_string().as_bytes()),
-        };
-        match contents {
-            [single] => of_file(single),
-            several => {
-                let versions: Vec<[u8; 32]> = several.iter().map(|it| of_file(it).0).collect();
-                Self::of(&versions.concat())
-            }
-        }
     }
 }
 
@@ -250,83 +226,46 @@ impl fmt::Display for Version {
 
 impl<T, E> fmt::Debug for Watched<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Watched").field(&self.files).finish()
+        f.debug_tuple("Watched").field(&self.watcher).finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, str::FromStr as _, time::Duration};
+    use std::{fs, time::Duration};
+
+    use tokio::time::timeout;
 
     use super::*;
 
-    type Number = Watched<u8, LoadError>;
-
-    fn open(file: &Path) -> Number {
-        let opened = Watched::open_file(file, 8, |bytes| {
-            let text = std::str::from_utf8(bytes).expect("text");
-            assert_ne!(text, "panic", "the test's panic");
-            let faults = Faults {
-                file: "file".to_owned(),
-                faults: Vec::new(),
-            };
-            Ok(u8::from_str(text).map_err(|_| faults)?)
+    #[tokio::test]
+    async fn the_value_before_stays_if_the_parser_panics_or_the_user_rejects_the_next_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("file");
+        let write = |text: &str| fs::write(&file, text).expect("written");
+        write("1");
+        let opened = Watched::open_file(&file, 8, |bytes| {
+            assert_ne!(bytes, b"panic", "the test's panic");
+            Ok::<_, LoadError>(bytes[0])
         });
-        let (first, watched) = opened.expect("valid");
-        assert_eq!(first, 1);
-        watched
-    }
-
-    async fn next(watched: &mut Number) -> Reload<u8, LoadError> {
-        let next = tokio::time::timeout(Duration::from_secs(10), watched.next()).await;
-        next.expect("reloaded in time")
-    }
-
-    #[tokio::test]
-    async fn the_last_good_value_stays_and_the_same_fault_is_reported_once() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join("file");
-        let write = |text: &str| fs::write(&file, text).expect("written");
-        write("1");
-        let signal = ReloadSignal::new();
-        let mut watched = open(&file).with_signal(&signal);
-        let in_force = watched.version();
-        write("panic");
-        let panicked = next(&mut watched).await;
-        assert!(
-            matches!(panicked, Reload::Rejected(LoadError::Panicked(_))),
-            "{panicked:?}"
-        );
-        write("nonsense");
-        let faulty = next(&mut watched).await;
-        assert!(
-            matches!(faulty, Reload::Rejected(LoadError::Faulty(_))),
-            "{faulty:?}"
-        );
-        assert_eq!(watched.version(), in_force);
-        // Nothing is reported until the signal.
-        write("nonsense");
-        signal.send();
-        assert!(matches!(next(&mut watched).await, Reload::StillRejected));
-        write("1");
-        assert!(matches!(next(&mut watched).await, Reload::Restored));
-        write("2");
-        assert!(matches!(next(&mut watched).await, Reload::Loaded(2)));
-        assert_eq!(watched.version(), Version::of(b"2"));
-    }
-
-    #[tokio::test]
-    async fn a_value_that_its_user_rejects_is_not_in_force() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join("file");
-        let write = |text: &str| fs::write(&file, text).expect("written");
-        write("1");
-        let mut watched = open(&file);
-        write("2");
-        assert!(matches!(next(&mut watched).await, Reload::Loaded(2)));
-        watched.reject();
-        write("1");
-        assert!(matches!(next(&mut watched).await, Reload::Restored));
+        let (first, mut watched) = opened.expect("valid");
+        let mut next = async |text: &str, is_rejected: bool| {
+            write(text);
+            let next = timeout(Duration::from_secs(10), watched.next()).await;
+            let next = next.expect("reloaded in time");
+            if is_rejected {
+                watched.reject();
+            }
+            (next, watched.version())
+        };
+        let (panicked, version) = next("panic", false).await;
+        assert!(matches!(panicked, Reload::Rejected(LoadError::Panicked(_))));
+        assert_eq!((first, version), (b'1', Version::of(b"1")));
+        assert!(matches!(next("1", false).await.0, Reload::Restored));
+        let (loaded, version) = next("2", true).await;
+        assert!(matches!(loaded, Reload::Loaded(b'2')));
+        assert_eq!(version, Version::of(b"1"));
+        assert!(matches!(next("1", false).await.0, Reload::Restored));
     }
 
     #[test]

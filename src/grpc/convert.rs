@@ -14,7 +14,7 @@ use super::{
 use crate::{
     domain::{
         BilledReason, InvalidField, ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens,
-        UtcDay, Verdict, Workload, ids::FieldFault,
+        UtcDay, Verdict, Workload,
     },
     ledger::{Quota, Released, Reserve, Reserved, Settled, Usage, UsagePage},
     store::PoolBalance,
@@ -77,7 +77,7 @@ pub(super) fn usage_page(
     let size = usize::try_from(request.page_size).map_err(|_| {
         invalid(InvalidField {
             field: "page_size",
-            fault: FieldFault::Negative(request.page_size),
+            fault: format!("is {}, and must not be negative", request.page_size),
         })
     })?;
     let size = if size == 0 {
@@ -109,13 +109,10 @@ fn workload(number: i32) -> Result<Workload, Status> {
         Ok(proto::Workload::HostedTool) => Ok(Workload::HostedTool),
         Ok(proto::Workload::FineTuning) => Ok(Workload::FineTuning),
         Ok(proto::Workload::Evaluation) => Ok(Workload::Evaluation),
-        Err(_) => {
-            let fault = FieldFault::UnknownValue(number);
-            Err(invalid(InvalidField {
-                field: "workload",
-                fault,
-            }))
-        }
+        Err(_) => Err(invalid(InvalidField {
+            field: "workload",
+            fault: format!("has no value of number {number}"),
+        })),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use crate::domain::{InvalidField, ModelName, OrgId, ProjectId, UtcDay, ids::FieldFault};
+use crate::domain::{InvalidField, ModelName, OrgId, ProjectId, UtcDay};
 
 /// The day, and the last row of the page before.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,9 +44,9 @@ impl PageToken {
         }
         let parsed = Self::parse(token, org);
         let parsed = parsed.filter(|it| day.is_none_or(|day| day == it.day));
-        parsed.map(Some).ok_or(InvalidField {
+        parsed.map(Some).ok_or_else(|| InvalidField {
             field: "page_token",
-            fault: FieldFault::ForeignPageToken,
+            fault: "was not given out by this service for this organization and day".to_owned(),
         })
     }
 

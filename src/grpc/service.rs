@@ -39,6 +39,7 @@ pub struct QuotaHandler {
 }
 
 /// The parts and the limits of the service.
+#[derive(Clone)]
 pub struct QuotaServiceConfig {
     /// Decides and counts.
     pub ledger: Ledger,

@@ -17,29 +17,27 @@ use crate::{
 /// A principal that may read some organizations.
 pub(super) struct Reader(Principal);
 
-/// Why access is denied.
-pub(super) enum AccessError {
-    /// The caller is not authenticated.
-    Unknown(Unauthenticated),
-    /// The caller lacks the permission.
-    Forbidden(String),
-}
+/// A request that fails, and why.
+pub(super) struct HttpError(pub(super) StatusCode, pub(super) String);
 
 impl Reader {
     /// Checks that it may read this organization.
-    pub(super) fn may_read(&self, org: &OrgId) -> Result<(), AccessError> {
-        let may = self.0.check(Role::Read, org);
-        may.map_err(|why| AccessError::Forbidden(why.to_string()))
+    pub(super) fn may_read(&self, org: &OrgId) -> Result<(), HttpError> {
+        self.0.check(Role::Read, org).map_err(forbidden)
     }
+}
+
+fn forbidden(why: impl ToString) -> HttpError {
+    HttpError(StatusCode::FORBIDDEN, why.to_string())
 }
 
 impl<S> FromRequestParts<S> for Reader
 where
     S: Send + Sync + AsRef<Authenticator>,
 {
-    type Rejection = AccessError;
+    type Rejection = HttpError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, AccessError> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, HttpError> {
         let peer = parts.extensions.get::<Arc<Peer>>();
         let token = || {
             let headers = parts.headers.get_all(header::AUTHORIZATION).iter();
@@ -49,27 +47,21 @@ where
             // Without TLS, a browser would send the password in plaintext.
             let is_confidential = peer.is_some_and(|peer| peer.is_confidential());
             match why {
-                Unauthenticated::PlaintextToken => AccessError::Forbidden(why.to_string()),
-                _ if !is_confidential => {
-                    AccessError::Forbidden(format!("{why} (a token only over TLS)"))
-                }
-                _ => AccessError::Unknown(why),
+                Unauthenticated::PlaintextToken => forbidden(why),
+                _ if !is_confidential => forbidden(format!("{why} (a token only over TLS)")),
+                _ => HttpError(StatusCode::UNAUTHORIZED, why.to_string()),
             }
         })?;
-        let may = principal.check_role(Role::Read);
-        may.map_err(|why| AccessError::Forbidden(why.to_string()))?;
+        principal.check_role(Role::Read).map_err(forbidden)?;
         Ok(Self(principal))
     }
 }
 
-impl IntoResponse for AccessError {
+impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
-        match self {
-            Self::Unknown(why) => {
-                let challenge = (header::WWW_AUTHENTICATE, "Basic realm=\"tollgate\"");
-                (StatusCode::UNAUTHORIZED, [challenge], why.to_string()).into_response()
-            }
-            Self::Forbidden(why) => (StatusCode::FORBIDDEN, why).into_response(),
-        }
+        let Self(status, why) = self;
+        let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"tollgate\"")];
+        let challenge = (status == StatusCode::UNAUTHORIZED).then_some(challenge);
+        (status, challenge, why).into_response()
     }
 }

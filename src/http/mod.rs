@@ -1,25 +1,38 @@
 //! The HTTP port: probes without gRPC, metrics, and the dashboard.
+//!
+//! The dashboard is the page `/`: what remains today, by organization and pool. It reads `/api/orgs` and
+//! `/api/quota?org=…`, which need a [`Reader`].
 
 mod auth;
-mod dashboard;
 
 use std::time::Duration;
 
 use axum::{
-    Router,
-    extract::State,
-    http::{StatusCode, header},
-    response::{IntoResponse as _, Response},
+    Json, Router,
+    extract::{Query, State},
+    http::{HeaderName, StatusCode, header},
+    response::{Html, IntoResponse, Response},
     routing::get,
 };
 use chrono::SecondsFormat;
-use tokio::sync::{Semaphore, watch};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
+use self::auth::{HttpError, Reader};
 use crate::{
     auth::Authenticator,
-    ledger::{Ledger, StoreState},
+    domain::OrgId,
+    ledger::{Ledger, LedgerError, StoreState},
     policy::PolicyStatus,
-    telemetry::metrics::{self, Metrics, MetricsSnapshot, WatchedFile},
+    store::StoreError,
+    telemetry::{
+        LogLimit,
+        metrics::{self, Metrics, MetricsSnapshot, WatchedFile},
+    },
 };
 
 /// Whether the service can decide.
@@ -31,62 +44,76 @@ pub enum Readiness {
     NotReady(String),
 }
 
-/// The sources of `/readyz`.
+/// What the routes show.
 #[derive(Clone)]
-struct ReadinessSources {
-    ready: watch::Receiver<Readiness>,
-    ledger: Ledger,
-    policy: watch::Receiver<PolicyStatus>,
-    /// For the refused files.
-    metrics: Metrics,
+pub struct HttpState {
+    /// Knows quotas and the store.
+    pub ledger: Ledger,
+    /// How long the dashboard waits for the store.
+    pub call_timeout: Duration,
+    /// The state that gRPC health reports too.
+    pub ready: watch::Receiver<Readiness>,
+    /// The policy in force.
+    pub policy: watch::Receiver<PolicyStatus>,
+    /// For `/metrics`, and for the refused files.
+    pub metrics: Metrics,
+    /// Decides who may read quotas. Probes and metrics need no authentication.
+    pub authenticator: Authenticator,
 }
 
-/// The routes of the port. `ready` is the state that gRPC health reports too; `call_timeout` is how long the dashboard
-/// waits for the store; `authenticator` decides who may read quotas. Probes and metrics need no authentication.
-pub fn router(
-    ledger: Ledger,
-    call_timeout: Duration,
-    ready: watch::Receiver<Readiness>,
-    policy: watch::Receiver<PolicyStatus>,
-    metrics: Metrics,
-    authenticator: Authenticator,
-) -> Router {
-    let scrape_sources = (ready.clone(), ledger.clone(), metrics.clone());
-    let sources = ReadinessSources {
-        ready,
-        ledger: ledger.clone(),
-        policy,
-        metrics,
-    };
+impl AsRef<Authenticator> for HttpState {
+    fn as_ref(&self) -> &Authenticator {
+        &self.authenticator
+    }
+}
+
+/// Organizations that the page lists; others can be typed in.
+const MAX_LISTED: usize = 500;
+
+/// The page loads nothing from other hosts and may not be framed.
+const PAGE_POLICY: (HeaderName, &str) = (
+    header::CONTENT_SECURITY_POLICY,
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+     connect-src 'self'; frame-ancestors 'none'",
+);
+
+static QUOTA_FAILURES: LogLimit = LogLimit::new();
+
+/// The routes of the port.
+pub fn router(state: HttpState) -> Router {
+    let page = || async { ([PAGE_POLICY], Html(include_str!("dashboard.html"))) };
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz).with_state(sources))
-        .route("/metrics", get(scrape).with_state(scrape_sources))
-        .merge(dashboard::router(ledger, call_timeout, authenticator))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(scrape))
+        .route("/", get(page))
+        .route("/api/orgs", get(orgs))
+        .route("/api/quota", get(quota))
+        .with_state(state)
 }
 
 /// Answers whether the service is ready, and lists what else is wrong.
-async fn readyz(State(sources): State<ReadinessSources>) -> (StatusCode, String) {
-    let (status, mut lines) = match &*sources.ready.borrow() {
+async fn readyz(State(state): State<HttpState>) -> (StatusCode, String) {
+    let (status, mut lines) = match &*state.ready.borrow() {
         Readiness::Ready => (StatusCode::OK, "ok\n".to_owned()),
         Readiness::NotReady(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     };
-    let losses = sources.ledger.losses();
+    let losses = state.ledger.losses();
     if status == StatusCode::OK && losses > 0 {
         lines += &format!("losses of the store that were restored: {losses}\n");
     }
     if status == StatusCode::OK
-        && let Some(why) = sources.ledger.partial_refusal()
+        && let Some(why) = state.ledger.partial_refusal()
     {
         lines += &format!("a part of the store refuses: {why}\n");
     }
-    if let Some(step) = sources.ledger.latest_clock_step() {
+    if let Some(step) = state.ledger.latest_clock_step() {
         lines += &format!("{step}: each day keeps its own counters\n");
     }
-    if let Some(complaint) = sources.policy.borrow().complaint() {
+    if let Some(complaint) = state.policy.borrow().complaint() {
         lines = lines + &complaint + "\n";
     }
-    for (of, at) in sources.metrics.refused_files() {
+    for (of, at) in state.metrics.refused_files() {
         // The policy's own line says more.
         if of != WatchedFile::Policy {
             let (of, at) = (of.name(), at.to_rfc3339_opts(SecondsFormat::Secs, true));
@@ -96,16 +123,15 @@ async fn readyz(State(sources): State<ReadinessSources>) -> (StatusCode, String)
     (status, lines)
 }
 
-async fn scrape(
-    State((ready, ledger, metrics)): State<(watch::Receiver<Readiness>, Ledger, Metrics)>,
-) -> Response {
+async fn scrape(State(state): State<HttpState>) -> Response {
     // A scrape reads kernel files that grow with the connections, on threads that the store needs too. So at most one
     // runs at a time, even if its caller no longer waits.
     static SCRAPES: Semaphore = Semaphore::const_new(1);
     let permit = SCRAPES.acquire().await;
+    let (ledger, metrics) = (state.ledger, state.metrics);
     let (waiting, store_calls) = ledger.load();
     let snapshot = MetricsSnapshot {
-        ready: *ready.borrow() == Readiness::Ready,
+        ready: *state.ready.borrow() == Readiness::Ready,
         store_up: *ledger.store_state().borrow() == StoreState::Up,
         store_losses: ledger.losses(),
         clock_steps: ledger.clock_steps(),
@@ -119,5 +145,73 @@ async fn scrape(
     match text.await {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn orgs(State(state): State<HttpState>, reader: Reader) -> Json<Vec<String>> {
+    let policy = state.ledger.policy();
+    let names = policy.orgs.keys();
+    let names = names.filter(|org| reader.may_read(org).is_ok());
+    let mut names: Vec<String> = names.take(MAX_LISTED).map(OrgId::to_string).collect();
+    names.sort();
+    Json(names)
+}
+
+#[derive(Deserialize)]
+struct QuotaQuery {
+    org: String,
+}
+
+async fn quota(
+    State(state): State<HttpState>,
+    reader: Reader,
+    Query(QuotaQuery { org }): Query<QuotaQuery>,
+) -> Result<Json<Value>, HttpError> {
+    let org =
+        OrgId::parse(org).map_err(|error| HttpError(StatusCode::BAD_REQUEST, error.to_string()))?;
+    reader.may_read(&org)?;
+    let deadline = Instant::now() + state.call_timeout;
+    let quota = state.ledger.with_deadline(deadline).quota(&org).await;
+    let quota = quota.map_err(quota_error)?;
+    let pools = quota.pools.into_iter().map(|(figures, counters)| {
+        json!({
+            "pool": figures.pool.to_string(),
+            "allowance": figures.allowance.get(),
+            "used": figures.used.get(),
+            "remaining": figures.remaining().get(),
+            "billed_tokens": counters.billed_tokens.get(),
+            "free_requests": counters.free_requests,
+            "billed_requests": counters.billed_requests,
+            "held_tokens": counters.held.get(),
+            "closed": figures.is_closed,
+        })
+    });
+    Ok(Json(json!({
+        "org": org.to_string(),
+        "tier": quota.enrollment.tier,
+        "enrolled": quota.enrollment.not_enrolled.is_none(),
+        "day": quota.day.to_string(),
+        "resets_at": quota.resets_at.to_rfc3339(),
+        "pools": pools.collect::<Value>(),
+    })))
+}
+
+fn quota_error(error: LedgerError) -> HttpError {
+    if let LedgerError::UnknownOrganization = error {
+        return HttpError(StatusCode::NOT_FOUND, error.to_string());
+    }
+    if let Some(left_out) = QUOTA_FAILURES.admit(Instant::now().into_std()) {
+        tracing::warn!(%error, left_out, "the dashboard has no answer");
+    }
+    match &error {
+        LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskPanicked => HttpError(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "an internal error; the service's log has the details".to_owned(),
+        ),
+        LedgerError::Store(error) => HttpError(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the store has no answer: {}", error.public_message()),
+        ),
+        _ => HttpError(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }

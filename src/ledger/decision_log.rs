@@ -140,7 +140,7 @@ impl Backend {
         match verdict {
             Verdict::Billed(BilledReason::StoreUnavailable) => false,
             Verdict::Billed(BilledReason::OrganizationNotEnrolled) => {
-                self.policy.load().orgs().contains_key(org)
+                self.policy.load().orgs.contains_key(org)
             }
             _ => true,
         }

@@ -106,7 +106,7 @@ impl Ledger {
     /// A ledger whose requests have no deadline.
     #[must_use]
     pub fn new(config: LedgerConfig) -> Self {
-        config.metrics.add_pools(config.policy.pools());
+        config.metrics.add_pools(&config.policy.pools);
         let backend = Arc::new(Backend {
             store: config.store,
             policy: ArcSwap::new(config.policy),
@@ -138,7 +138,7 @@ impl Ledger {
 
     /// Replaces the policy, from the next batch on.
     pub fn set_policy(&self, policy: Arc<Policy>) {
-        self.inner.backend.metrics.add_pools(policy.pools());
+        self.inner.backend.metrics.add_pools(&policy.pools);
         self.inner.backend.policy.store(policy);
     }
 

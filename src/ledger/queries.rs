@@ -30,10 +30,10 @@ impl Ledger {
             let enrollment = policy
                 .enrollment(org, day)
                 .ok_or(LedgerError::UnknownOrganization)?;
-            let query = backend.store.pools(org, day, policy.pools());
+            let query = backend.store.pools(org, day, &policy.pools);
             let (today, counters) = backend.read(query).await?;
             if today == day {
-                let pools = policy.pools().iter().zip(counters).map(|(pool, counters)| {
+                let pools = policy.pools.iter().zip(counters).map(|(pool, counters)| {
                     let balance = PoolBalance::today(&enrollment.terms, pool.clone(), &counters);
                     (balance, counters)
                 });
@@ -71,7 +71,7 @@ impl Ledger {
                 return Err(LedgerError::DayNotKept { day, oldest, today });
             }
             let policy = self.policy();
-            if rows.is_empty() && after.is_none() && !policy.orgs().contains_key(org) {
+            if rows.is_empty() && after.is_none() && !policy.orgs.contains_key(org) {
                 return Err(LedgerError::UnknownOrganization);
             }
             let more = rows.len() > size;

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use tokio::task::Id;
 
-use super::connection_state::ConnectionState;
+use super::connection::ConnectionState;
 use crate::telemetry::{LogLimit, metrics::CloseReason};
 
 /// The open connections of a port, by their tasks.

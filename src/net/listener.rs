@@ -3,13 +3,15 @@
 //! The accept loops of tonic and axum support no certificates that change at runtime, no limit of connections, no
 //! handshake and idle timeouts, and no maximum age.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use http_body::Body;
+use axum::Router;
+use http_body_util::BodyExt as _;
 use hyper::{
-    Request, Response,
+    Request,
     body::Incoming,
     server::conn::{http1, http2},
+    service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
@@ -18,48 +20,42 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::{either::Either, sync::CancellationToken};
+use tokio_util::{either::Either, io::InspectReader, sync::CancellationToken};
+use tower_service::Service as _;
 
 use super::{
-    connection::{self, ConnectionEnd},
-    connection_state::{ConnectionState, TrackedService},
+    connection::{self, ConnectionState, OpenCall},
     limiter::ConnectionLimiter,
     limits::Limits,
     lingering_close::LingeringStream,
-    reset_guard::ResetGuard,
     socket::{Socket, Stream},
     tls::Certificates,
 };
 use crate::{
-    auth::{self, Peer},
+    auth::{Peer, PortSecurity},
     telemetry::{
         LogLimit,
-        metrics::{CloseReason, ConnectionRefusal, Connections},
+        metrics::{CloseReason, ConnectionRefusal, Connections, PortName},
     },
 };
-
-/// The protocol of a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    /// For gRPC.
-    Http2,
-    /// For probes, metrics and the dashboard.
-    Http1,
-}
 
 /// A port, bound but not serving yet.
 pub(crate) struct Listener {
     pub(crate) socket: Socket,
-    pub(crate) protocol: Protocol,
-    /// None for plaintext.
-    pub(crate) certificates: Option<Arc<Certificates>>,
-    pub(crate) limits: Limits,
-    pub(crate) connections: Connections,
-    pub(crate) port: auth::PortSecurity,
+    pub(crate) server: ConnectionServer,
 }
 
-/// Bounded since a stream that the server resets costs it more than the caller.
-const MAX_LOCAL_RESETS: usize = 1024;
+/// Serves the connections of a port.
+pub(crate) struct ConnectionServer {
+    /// The gRPC port has HTTP/2, the other one HTTP/1.
+    pub(crate) name: PortName,
+    /// None for plaintext.
+    pub(crate) certificates: Option<Certificates>,
+    pub(crate) limits: Limits,
+    pub(crate) connections: Connections,
+    pub(crate) port: PortSecurity,
+}
+
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -69,228 +65,182 @@ const CONNECTION_WINDOW: u32 = 256 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Wait after a failed accept: mostly the process is out of file descriptors.
+/// The preface of HTTP/2 and the header of its first frame (RFC 9113, 3.4 and 4.1).
+const HTTP2_BEGINNING_BYTES: usize = 24 + 9;
+
+/// The smallest buffer that hyper accepts.
+const HTTP1_BUFFER: usize = 8 * 1024;
+
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 static ACCEPT_FAILURES: LogLimit = LogLimit::new();
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// A service that a port can serve: tonic's or axum's.
-pub(crate) trait HttpService:
-    tower_service::Service<
-        Request<Incoming>,
-        Response = Response<Self::ResponseBody>,
-        Error: Into<BoxError>,
-        Future: Send + 'static,
-    > + Clone
-    + Send
-    + Sync
-    + 'static
-{
-    /// The body of a response.
-    type ResponseBody: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
-}
-
-impl<S, B> HttpService for S
-where
-    S: tower_service::Service<
-            Request<Incoming>,
-            Response = Response<B>,
-            Error: Into<BoxError>,
-            Future: Send + 'static,
-        > + Clone
-        + Send
-        + Sync
-        + 'static,
-    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
-{
-    type ResponseBody = B;
-}
-
 impl Listener {
     /// Accepts connections until `stop`, and returns when all of them have ended.
-    pub(crate) async fn serve(self, service: impl HttpService, stop: CancellationToken) {
-        let Self { socket, .. } = &self;
-        let server = Arc::new(ConnectionServer {
-            port: self.port,
-            protocol: self.protocol,
-            certificates: self.certificates.clone(),
-            limits: self.limits,
-            stop: stop.clone(),
-        });
-        let mut connections = JoinSet::new();
-        let mut limiter = ConnectionLimiter::new(self.limits.connections);
+    pub(crate) async fn serve(self, router: Router, stop: CancellationToken) {
+        let Self { socket, server } = self;
+        let server = Arc::new(server);
+        let mut tasks = JoinSet::new();
+        let mut limiter = ConnectionLimiter::new(server.limits.connections);
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(ended) = connections.join_next_with_id() => {
-                    let id = match ended {
-                        Ok((id, ())) => id,
-                        Err(error) => error.id(),
-                    };
-                    limiter.remove(id);
+                Some(ended) = tasks.join_next_with_id() => {
+                    limiter.remove(ended.map_or_else(|error| error.id(), |(id, ())| id));
                     continue;
                 }
                 accepted = socket.accept(), if !limiter.is_over_limit() => accepted,
             };
             let (stream, from) = match accepted {
                 Ok(accepted) => accepted,
+                // Mostly the process is out of file descriptors; or it ended before it was accepted.
                 Err(error) => {
-                    wait_after_accept_error(&error).await;
+                    if let Some(left_out) = ACCEPT_FAILURES.admit(std::time::Instant::now()) {
+                        tracing::warn!(%error, left_out, "a connection can't be taken");
+                    }
+                    sleep(ACCEPT_RETRY_DELAY).await;
                     continue;
                 }
             };
             if !limiter.make_room() {
-                self.connections.refused(ConnectionRefusal::TooMany);
+                server.connections.refused(ConnectionRefusal::TooMany);
                 // Dropping the stream closes it.
                 continue;
             }
             let state = Arc::new(ConnectionState::new());
-            let (server, service) = (Arc::clone(&server), service.clone());
-            let task = connections.spawn({
-                let (state, connections) = (Arc::clone(&state), self.connections.clone());
-                async move {
-                    let open = connections.opened();
-                    let end = server.serve(stream, from, service, state).await;
-                    match end {
-                        ConnectionEnd::Closed(why) => open.closed(why),
-                        ConnectionEnd::Handshake => {
-                            connections.refused(ConnectionRefusal::Handshake)
-                        }
-                        ConnectionEnd::HandshakeTimeout => {
-                            connections.refused(ConnectionRefusal::HandshakeTimeout)
-                        }
-                    }
-                    tracing::debug!(?from, ?end, "a connection ended");
-                }
+            let task = tasks.spawn({
+                let (server, state) = (Arc::clone(&server), Arc::clone(&state));
+                let (router, stop) = (router.clone(), stop.clone());
+                async move { server.serve(stream, from, router, state, &stop).await }
             });
             limiter.add(task.id(), state);
         }
-        // Closes the socket, so that no new connection waits in its backlog.
-        drop(self);
-        while connections.join_next().await.is_some() {}
+        // So that no new connection waits in its backlog.
+        drop(socket);
+        while tasks.join_next().await.is_some() {}
     }
-}
-
-/// Logs a failed accept (out of file descriptors, or a connection that ended before it was accepted) and waits.
-async fn wait_after_accept_error(error: &io::Error) {
-    if let Some(left_out) = ACCEPT_FAILURES.admit(std::time::Instant::now()) {
-        tracing::warn!(%error, left_out, "a connection can't be taken");
-    }
-    sleep(ACCEPT_RETRY_DELAY).await;
-}
-
-/// Serves the connections of a port.
-struct ConnectionServer {
-    port: auth::PortSecurity,
-    protocol: Protocol,
-    certificates: Option<Arc<Certificates>>,
-    limits: Limits,
-    stop: CancellationToken,
 }
 
 impl ConnectionServer {
+    /// Serves a connection to its end, and counts it.
     async fn serve(
         &self,
         stream: Stream,
         from: Option<SocketAddr>,
-        service: impl HttpService,
+        router: Router,
         state: Arc<ConnectionState>,
-    ) -> ConnectionEnd {
+        stop: &CancellationToken,
+    ) {
+        let open = self.connections.opened();
+        let end = self.serve_stream(stream, from, router, state, stop).await;
+        tracing::debug!(?from, ?end, "a connection ended");
+        match end {
+            Ok(why) => open.closed(why),
+            Err(why) => self.connections.refused(why),
+        }
+    }
+
+    async fn serve_stream(
+        &self,
+        stream: Stream,
+        from: Option<SocketAddr>,
+        router: Router,
+        state: Arc<ConnectionState>,
+        stop: &CancellationToken,
+    ) -> Result<CloseReason, ConnectionRefusal> {
         if let Either::Left(tcp) = &stream
             && tcp.set_nodelay(true).is_err()
         {
-            return ConnectionEnd::Closed(CloseReason::Error);
+            return Ok(CloseReason::Error);
         }
         let stream = LingeringStream::new(stream);
         let Some(certificates) = &self.certificates else {
             let peer = Peer::on(self.port, from);
-            return self.serve_http(stream, peer, service, state).await;
+            return self.serve_http(stream, peer, router, state, stop).await;
         };
-        let handshake = TlsAcceptor::from(certificates.current()).accept(stream);
+        let handshake = TlsAcceptor::from(certificates.load_full()).accept(stream);
         let accepted = tokio::select! {
             accepted = timeout(self.limits.handshake_time, handshake) => accepted,
-            why = state.close_requested() => return ConnectionEnd::Closed(why),
-            () = self.stop.cancelled() => return ConnectionEnd::Closed(CloseReason::Stopping),
+            why = state.close_requested() => return Ok(why),
+            () = stop.cancelled() => return Ok(CloseReason::Stopping),
         };
-        let stream = match accepted {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "the TLS handshake failed");
-                return ConnectionEnd::Handshake;
-            }
-            Err(_) => return ConnectionEnd::HandshakeTimeout,
-        };
+        let accepted = accepted.map_err(|_| ConnectionRefusal::HandshakeTimeout)?;
+        let stream = accepted.map_err(|error| {
+            tracing::debug!(%error, "the TLS handshake failed");
+            ConnectionRefusal::Handshake
+        })?;
         let (_, session) = stream.get_ref();
-        let leaf = session.peer_certificates().and_then(<[_]>::first);
-        let peer = match leaf {
-            None => Ok(Peer::on(self.port, from)),
-            Some(leaf) => Peer::from_certificate(self.port, from, leaf),
-        };
-        match peer {
-            Ok(peer) => self.serve_http(stream, peer, service, state).await,
-            Err(error) => {
+        let peer = match session.peer_certificates().and_then(<[_]>::first) {
+            None => Peer::on(self.port, from),
+            Some(leaf) => Peer::from_certificate(self.port, from, leaf).map_err(|error| {
                 tracing::debug!(%error, "a client certificate is no good");
-                ConnectionEnd::Handshake
-            }
-        }
+                ConnectionRefusal::Handshake
+            })?,
+        };
+        self.serve_http(stream, peer, router, state, stop).await
     }
 
-    async fn serve_http<IO>(
+    async fn serve_http(
         &self,
-        io: IO,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: Peer,
-        service: impl HttpService,
+        router: Router,
         state: Arc<ConnectionState>,
-    ) -> ConnectionEnd
-    where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+        stop: &CancellationToken,
+    ) -> Result<CloseReason, ConnectionRefusal> {
         let limits = &self.limits;
-        let service = TrackedService {
-            service,
-            state: Arc::clone(&state),
-            peer: Arc::new(peer),
-        };
-        match self.protocol {
-            Protocol::Http2 => {
-                let io = ResetGuard::new(io, limits.cancelled_per_second, Arc::clone(&state));
-                let connection = http2_builder(limits).serve_connection(TokioIo::new(io), service);
-                connection::serve(connection, &state, limits, &self.stop).await
+        let peer = Arc::new(peer);
+        let calls = Arc::clone(&state);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let open_call = OpenCall::new(&calls);
+            request.extensions_mut().insert(Arc::clone(&peer));
+            let response = router.clone().call(request);
+            async move {
+                let response = response.await?;
+                // The body keeps it until it is sent.
+                let body = |body: axum::body::Body| {
+                    body.inspect_err(move |_| {
+                        let _ = &open_call;
+                    })
+                };
+                Ok::<_, Infallible>(response.map(body))
             }
-            Protocol::Http1 => {
-                // hyper's header timeout takes the place of the handshake timeout.
-                state.set_begun();
+        });
+        match self.name {
+            PortName::Grpc => {
+                let (mut received, begun) = (0, Arc::clone(&state));
+                let io = InspectReader::new(io, move |bytes: &[u8]| {
+                    received += bytes.len();
+                    if received >= HTTP2_BEGINNING_BYTES {
+                        begun.set_begun();
+                    }
+                });
+                let connection = http2_builder(limits).serve_connection(TokioIo::new(io), service);
+                connection::serve(connection, &state, limits, stop).await
+            }
+            PortName::Http => {
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(limits.handshake_time)
                     .auto_date_header(false)
                     .max_buf_size(HTTP1_BUFFER.max(limits.header_list_bytes as usize))
                     .serve_connection(TokioIo::new(io), service);
-                connection::serve(connection, &state, limits, &self.stop).await
+                connection::serve(connection, &state, limits, stop).await
             }
         }
     }
 }
 
-/// The smallest buffer that hyper accepts.
-const HTTP1_BUFFER: usize = 8 * 1024;
-
+/// h2's bounds of cancelled calls stay as they are (docs/decisions/cancelled-calls.md).
 fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
-    let streams = limits.streams_per_connection;
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         // With a date header, hyper panics if the clock is before 1970 or past 9999, after the decision has counted.
         .auto_date_header(false)
-        .max_concurrent_streams(streams)
+        .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(limits.header_list_bytes)
-        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
-        // All open calls may be cancelled before the service accepts them. At a lower limit, hyper would end the
-        // connection and all its calls.
-        .max_pending_accept_reset_streams(streams as usize)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)
         .max_send_buf_size(SEND_BUFFER)

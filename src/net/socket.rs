@@ -252,35 +252,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_unix_socket_is_for_its_owner_and_group_and_removed_at_the_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("grpc.sock");
-        let socket = bind(&path).await.unwrap();
-        let mode = fs::symlink_metadata(&path).unwrap().mode();
-        assert_eq!(mode & 0o777, 0o660);
-        assert!(socket.address().unwrap().is_loopback());
-        drop(socket);
-        assert!(!path.exists());
-    }
-
-    #[tokio::test]
-    async fn a_stale_socket_is_replaced_and_a_live_one_and_another_file_are_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("grpc.sock");
-        // Dropping std's listener leaves the file, as the end of a process does.
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let live = bind(&path).await.unwrap();
-        let fault = bind(&path).await.err().unwrap();
-        assert!(fault.to_string().contains("in use"), "{fault}");
-        UnixStream::connect(&path).await.unwrap();
-        drop(live);
-        fs::write(&path, "kept").unwrap();
-        let fault = bind(&path).await.err().unwrap();
-        assert!(fault.to_string().contains("no socket"), "{fault}");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
-    }
-
-    #[tokio::test]
     async fn a_socket_that_another_process_put_in_its_place_is_not_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("grpc.sock");

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{DataSharing, Organization, Policy, Program};
-use crate::domain::{ModelName, OrgId, Overflow, PoolName, ProjectId, Tokens};
+use crate::domain::{ModelName, OrgId, PoolName, ProjectId, Tokens};
 
 /// How many changes of each kind are described.
 const MAX_DESCRIBED: usize = 20;
@@ -47,7 +47,6 @@ pub struct Truncated {
 
 impl Policy {
     /// The changes from this policy to `next`. Too slow for a task that serves calls: it compares all organizations.
-    #[must_use]
     pub fn diff(&self, next: &Self) -> Diff {
         let pools = |of: &Self, but: &Self| {
             let pools = of.pools.iter().filter(|pool| !but.pools.contains(pool));
@@ -85,7 +84,6 @@ impl Policy {
 
 impl Diff {
     /// The kinds with changes: name, count, and the first changes.
-    #[must_use]
     pub fn kinds(&self) -> Vec<(&'static str, usize, String)> {
         let kinds = [
             ("program", &self.program),
@@ -98,9 +96,8 @@ impl Diff {
             ("organizations changed", &self.orgs_changed),
         ];
         let kinds = kinds.into_iter();
-        kinds
-            .filter_map(|(name, kind)| Some((name, kind.count, kind.described()?)))
-            .collect()
+        let kinds = kinds.filter_map(|(name, kind)| Some((name, kind.count, kind.described()?)));
+        kinds.collect()
     }
 }
 
@@ -166,10 +163,7 @@ fn allowances(policy: &Policy) -> BTreeMap<(u8, &PoolName), Tokens> {
 
 /// The keys of the programme, with their values.
 fn program(program: &Program) -> [(&'static str, Option<String>); 5] {
-    let overflow = match program.overflow {
-        Overflow::KeepOpen => "keep_open",
-        Overflow::CloseUntilReset => "close_until_reset",
-    };
+    let overflow = program.overflow.name();
     let covered = program.covered_workloads.iter();
     let mut covered: Vec<&str> = covered.map(|it| it.name()).collect();
     covered.sort_unstable();

@@ -35,13 +35,17 @@ const BUILTIN_TEXT: &str = include_str!("builtin.toml");
 /// A validated policy. Look-ups cost the same with ten organizations and with 100,000.
 #[derive(Debug)]
 pub struct Policy {
-    program: Program,
-    pools: Vec<PoolName>,
+    /// The rules for all organizations.
+    pub program: Program,
+    /// The pools, ordered by name.
+    pub pools: Vec<PoolName>,
     models: HashMap<ModelName, PoolName>,
-    tiers: BTreeMap<u8, Arc<Terms>>,
+    /// The terms of each tier.
+    pub tiers: BTreeMap<u8, Arc<Terms>>,
     /// An allowance of 0 in every pool.
     no_terms: Arc<Terms>,
-    orgs: HashMap<OrgId, Organization>,
+    /// The organizations.
+    pub orgs: HashMap<OrgId, Organization>,
     lints: Lints,
 }
 
@@ -110,8 +114,8 @@ pub struct Enrollment {
 #[derive(Debug)]
 pub struct Assessor<'p> {
     policy: &'p Policy,
-    /// The organization, and why it is not enrolled; none if the policy doesn't know it.
-    org: Option<(&'p Organization, Option<BilledReason>)>,
+    /// None if the policy doesn't know the organization.
+    org: Option<(&'p Organization, Enrollment)>,
 }
 
 impl Policy {
@@ -120,79 +124,37 @@ impl Policy {
     /// # Panics
     ///
     /// Never: the text is part of the program, and a test reads it.
-    #[must_use]
     pub fn builtin() -> Self {
         Self::parse(BUILTIN_NAME, BUILTIN_TEXT)
             .expect("the built-in policy is valid, as a test shows")
     }
 
-    /// The rules for all organizations.
-    #[must_use]
-    pub fn program(&self) -> &Program {
-        &self.program
-    }
-
-    /// The pools, ordered by name.
-    #[must_use]
-    pub fn pools(&self) -> &[PoolName] {
-        &self.pools
-    }
-
-    /// The terms of each tier.
-    #[must_use]
-    pub fn tiers(&self) -> &BTreeMap<u8, Arc<Terms>> {
-        &self.tiers
-    }
-
-    /// The organizations, in no particular order.
-    #[must_use]
-    pub fn orgs(&self) -> &HashMap<OrgId, Organization> {
-        &self.orgs
-    }
-
     /// The pool that lists the model, by its exact name.
-    #[must_use]
     pub fn pool_of(&self, model: &ModelName) -> Option<&PoolName> {
         self.models.get(model)
     }
 
     /// How many models a pool lists.
-    #[must_use]
     pub fn model_count(&self, pool: &PoolName) -> usize {
-        self.models
-            .values()
-            .filter(|listed| *listed == pool)
-            .count()
+        self.models.values().filter(|it| *it == pool).count()
     }
 
     /// The enrollment of an organization on a day; `None` if the policy doesn't know it.
-    #[must_use]
     pub fn enrollment(&self, org: &OrgId, day: UtcDay) -> Option<Enrollment> {
         self.orgs.get(org).map(|org| self.enrollment_of(org, day))
     }
 
     /// Assesses an organization's requests on a day.
-    #[must_use]
     pub fn assessor(&self, org: &OrgId, day: UtcDay) -> Assessor<'_> {
         let org = self.orgs.get(org);
         Assessor {
             policy: self,
-            org: org.map(|org| (org, self.not_enrolled(org, day))),
+            org: org.map(|org| (org, self.enrollment_of(org, day))),
         }
     }
 
     fn enrollment_of(&self, org: &Organization, day: UtcDay) -> Enrollment {
-        let not_enrolled = self.not_enrolled(org, day);
-        Enrollment {
-            tier: org.tier,
-            not_enrolled,
-            terms: Arc::clone(self.terms_of(org, not_enrolled)),
-        }
-    }
-
-    /// Why nothing of an organization can be free on a day, if it is not enrolled.
-    fn not_enrolled(&self, org: &Organization, day: UtcDay) -> Option<BilledReason> {
-        if org.data_sharing == DataSharing::Off {
+        let not_enrolled = if org.data_sharing == DataSharing::Off {
             Some(BilledReason::OrganizationNotEnrolled)
         } else if org.zero_data_retention {
             Some(BilledReason::ZeroDataRetention)
@@ -202,42 +164,39 @@ impl Policy {
             Some(BilledReason::ProgramEnded)
         } else {
             None
-        }
-    }
-
-    fn terms_of(&self, org: &Organization, not_enrolled: Option<BilledReason>) -> &Arc<Terms> {
-        match not_enrolled {
+        };
+        let terms = match not_enrolled {
             Some(_) => &self.no_terms,
             None => &self.tiers[&org.tier],
+        };
+        Enrollment {
+            tier: org.tier,
+            not_enrolled,
+            terms: Arc::clone(terms),
         }
     }
 }
 
 impl Assessor<'_> {
     /// Whether the policy knows the organization. If not, its requests are not counted.
-    #[must_use]
     pub fn knows_org(&self) -> bool {
         self.org.is_some()
     }
 
     /// The organization's allowance in each pool; 0 if it is unknown or not enrolled.
-    #[must_use]
     pub fn terms(&self) -> Arc<Terms> {
-        Arc::clone(match self.org {
-            Some((org, not_enrolled)) => self.policy.terms_of(org, not_enrolled),
-            None => &self.policy.no_terms,
-        })
+        let enrolled = self.org.as_ref();
+        Arc::clone(enrolled.map_or(&self.policy.no_terms, |(_, it)| &it.terms))
     }
 
     /// Judges eligibility, in the order of the billed reasons.
-    #[must_use]
     pub fn eligibility(&self, request: &RequestFields) -> Eligibility {
-        let Some((org, not_enrolled)) = self.org else {
+        let Some((org, enrollment)) = &self.org else {
             return Eligibility::Ineligible(BilledReason::OrganizationNotEnrolled);
         };
         let program = &self.policy.program;
-        let ineligible = if not_enrolled.is_some() {
-            not_enrolled
+        let ineligible = if enrollment.not_enrolled.is_some() {
+            enrollment.not_enrolled
         } else if !org.data_sharing.includes(&request.project) {
             Some(BilledReason::ProjectNotSharing)
         } else if !program.covered_workloads.contains(&request.workload) {
@@ -257,7 +216,6 @@ impl Assessor<'_> {
 
 impl DataSharing {
     /// Whether the project shares its data.
-    #[must_use]
     pub fn includes(&self, project: &ProjectId) -> bool {
         match self {
             Self::All => true,

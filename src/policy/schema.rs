@@ -45,14 +45,8 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
     let tiers = tiers(root, &pools, overflow);
     let orgs = orgs(root, &tiers);
     root.finish();
-    let allowances = pools
-        .iter()
-        .map(|pool| (pool.clone(), Tokens::ZERO))
-        .collect();
-    let no_terms = Arc::new(Terms {
-        overflow,
-        allowances,
-    });
+    let nothing = pools.iter().map(|pool| (pool.clone(), Tokens::ZERO));
+    let no_terms = terms(overflow, nothing);
     Some(Policy {
         program,
         pools,
@@ -61,6 +55,14 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
         no_terms,
         orgs,
         lints,
+    })
+}
+
+fn terms(overflow: Overflow, allowances: impl Iterator<Item = (PoolName, Tokens)>) -> Arc<Terms> {
+    let allowances = allowances.collect();
+    Arc::new(Terms {
+        overflow,
+        allowances,
     })
 }
 
@@ -185,14 +187,7 @@ fn tiers(root: &Section<'_>, pools: &[PoolName], overflow: Overflow) -> BTreeMap
             let tokens = number.and_then(Tokens::new).unwrap_or_default();
             (pool.clone(), tokens)
         });
-        let allowances = allowances.collect();
-        tiers.insert(
-            tier,
-            Arc::new(Terms {
-                overflow,
-                allowances,
-            }),
-        );
+        tiers.insert(tier, terms(overflow, allowances));
     }
     if tiers.is_empty() {
         section.fault("holds no tier");

@@ -7,40 +7,34 @@ use crate::{
 };
 
 /// Older lists of models cause a warning: the provider may have changed its lists.
-const MAX_LIST_AGE_DAYS: u32 = 90;
+const MAX_LIST_AGE_DAYS: i64 = 90;
 
 impl Policy {
     /// The warnings on a day, ordered by line.
-    #[must_use]
     pub fn warnings(&self, today: UtcDay) -> Vec<Diagnostic> {
         let (program, lints) = (&self.program, &self.lints);
         let mut warnings = lints.models.clone();
+        let mut warn = |line, key: &str, message| {
+            let key = key.to_owned();
+            warnings.push(Diagnostic { line, key, message });
+        };
         if let Some(day) = program.ends_on.filter(|day| *day < today) {
-            warnings.push(Diagnostic {
-                line: lints.ends_on_line,
-                key: "program.ends_on".to_owned(),
-                message: format!("{day} is over: every request is billed (PROGRAM_ENDED)"),
-            });
+            let message = format!("{day} is over: every request is billed (PROGRAM_ENDED)");
+            warn(lints.ends_on_line, "program.ends_on", message);
         }
-        if let Some(day) = program.as_of.filter(|day| *day > today) {
-            warnings.push(Diagnostic {
-                line: lints.as_of_line,
-                key: "program.as_of".to_owned(),
-                message: format!(
-                    "{day} is in the future: the age of the lists of models is not known"
-                ),
-            });
-        }
-        let oldest = today.minus_days(MAX_LIST_AGE_DAYS);
-        if let Some(day) = program.as_of.filter(|day| *day < oldest) {
+        if let Some(day) = program.as_of {
             let age = (today.start() - day.start()).num_days();
-            warnings.push(Diagnostic {
-                line: lints.as_of_line,
-                key: "program.as_of".to_owned(),
-                message: format!(
+            if age < 0 {
+                let message =
+                    format!("{day} is in the future: the age of the lists of models is not known");
+                warn(lints.as_of_line, "program.as_of", message);
+            }
+            if age > MAX_LIST_AGE_DAYS {
+                let message = format!(
                     "the lists of models are {age} days old: compare them with the provider's, and set the day"
-                ),
-            });
+                );
+                warn(lints.as_of_line, "program.as_of", message);
+            }
         }
         warnings.sort_by_key(|warning| warning.line);
         warnings
@@ -65,10 +59,8 @@ pub(super) fn lint_model_name(name: &str, entry: &Entry<'_>) -> Option<Diagnosti
         ("a wildcard", name.contains(['*', '?', '[', ']'])),
         ("an invisible character", name.contains(is_invisible)),
     ];
-    let found: Vec<&str> = suspicions
-        .into_iter()
-        .filter_map(|(suspicion, holds)| holds.then_some(suspicion))
-        .collect();
+    let found = suspicions.into_iter().filter(|(_, holds)| *holds);
+    let found: Vec<&str> = found.map(|(suspicion, _)| suspicion).collect();
     (!found.is_empty()).then(|| {
         let found = found.join(" and ");
         entry.warning(format!(

@@ -11,7 +11,6 @@ use crate::{
     files::{
         toml::Faults,
         watched::{LoadError, Reload, ReloadSignal, Version, Watched},
-        watcher::FileWatcher,
     },
     wall_clock,
 };
@@ -81,29 +80,25 @@ impl PolicySource {
     }
 
     /// The policy in force.
-    #[must_use]
     pub fn policy(&self) -> Arc<Policy> {
         Arc::clone(&self.policy)
     }
 
     /// The file's path, or the name of the built-in policy.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// The status, now and at each change.
-    #[must_use]
     pub fn status(&self) -> watch::Receiver<PolicyStatus> {
         self.status.subscribe()
     }
 
     /// Follows the file, and passes each policy that is loaded to `apply`. Does not return.
-    pub async fn follow(mut self, signal: ReloadSignal, apply: impl Fn(Arc<Policy>)) {
+    pub async fn follow(mut self, mut signal: ReloadSignal, apply: impl Fn(Arc<Policy>)) {
         let Some(watched) = self.watched.take() else {
-            let mut watcher = FileWatcher::new(Arc::new([]), &signal);
             loop {
-                watcher.changed().await;
+                signal.received().await;
                 tracing::info!("asked to read the policy again: it is the built-in one");
             }
         };
@@ -170,7 +165,7 @@ impl PolicySource {
             policy = self.name(),
             policy_version = %self.status.borrow().version,
             %replaces,
-            organizations = self.policy.orgs().len(),
+            organizations = self.policy.orgs.len(),
             orgs_added = diff.orgs_added.count,
             orgs_removed = diff.orgs_removed.count,
             orgs_changed = diff.orgs_changed.count,
@@ -204,7 +199,6 @@ impl PolicySource {
 
 impl PolicyStatus {
     /// The line of `/readyz` while the file is refused.
-    #[must_use]
     pub fn complaint(&self) -> Option<String> {
         let text = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Secs, true);
         let (refused_at, loaded_at) = (text(self.refused_at?), text(self.loaded_at));

@@ -1,28 +1,22 @@
 //! Builds the parts of a service from the settings: policy, store, ports and gRPC services.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use tokio::{sync::watch, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    codec::CompressionEncoding::Gzip,
-    service::{Routes, RoutesBuilder},
-};
+use axum::Router;
+use tonic::{codec::CompressionEncoding::Gzip, service::Routes};
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 
 use super::health::WatchableHealth;
 use crate::{
-    auth::{self, Authenticator, CallerSet, Callers},
+    auth::{self, Authenticator, CallerSet, Callers, PortSecurity},
     files::{
-        pem,
+        pem::PemFile,
         watched::{LoadError, Watched},
     },
     grpc::{self, CallLayer, QuotaServiceConfig, ReflectionFor},
-    http::{self, Readiness},
-    ledger::Ledger,
-    net::{CertificateReloader, Limits, Listener, Protocol, Socket},
-    policy::{PolicySource, PolicyStatus},
+    net::{ConnectionServer, Limits, Listener, Socket, WatchedCertificates},
+    policy::PolicySource,
     settings::{Settings, StoreChoice},
     store::{
         Store,
@@ -31,28 +25,8 @@ use crate::{
         memory::MemoryStore,
         redis::{RedisConfig, RedisStore},
     },
-    telemetry::{
-        metrics::{self, Metrics},
-        traces::Traces,
-    },
+    telemetry::metrics::{Metrics, PortName},
 };
-
-/// The parts that both ports use.
-pub(super) struct Parts {
-    pub(super) ledger: Ledger,
-    pub(super) limits: Limits,
-    pub(super) metrics: Metrics,
-    pub(super) traces: Option<Traces>,
-    pub(super) authenticator: Authenticator,
-    pub(super) reflection: ReflectionFor,
-    pub(super) call_timeout: Duration,
-}
-
-/// How long sending the last traces may take.
-const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// The size of the largest callers file.
-const MAX_CALLERS_BYTES: u64 = 8 << 20;
 
 pub(super) fn open_policy(settings: &Settings) -> anyhow::Result<PolicySource> {
     let file = settings.policy.as_deref();
@@ -82,8 +56,8 @@ pub(super) fn open_store(
             let store = RedisStore::new(RedisConfig::clone(config))
                 .with_context(|| format!("the store {name} can't be used"))?;
             let client = config.tls.client.as_ref();
-            let cert = client.and_then(|(cert_file, _)| fs::read(cert_file).ok());
-            if let Some(at) = cert.and_then(|cert| pem::expires(&cert)) {
+            let cert = client.and_then(|(file, _)| PemFile::read("redis.cert_file", file).ok());
+            if let Some(at) = cert.and_then(|cert| cert.expires()) {
                 metrics.certificate_expires("redis", at);
             }
             (Arc::new(store), name)
@@ -101,9 +75,9 @@ pub(super) fn open_callers(
     let name = path.display().to_string();
     let load = {
         let name = name.clone();
-        move |bytes: &[u8]| Ok(Callers::from_bytes(&name, bytes)?)
+        move |bytes: &[u8]| Ok(Callers::parse(&name, bytes)?)
     };
-    let opened = Watched::open_file(path, MAX_CALLERS_BYTES, load);
+    let opened = Watched::open_file(path, auth::MAX_BYTES, load);
     let opened = opened.map_err(|error| anyhow!("the callers file {name} {error}"))?;
     Ok(Some(opened))
 }
@@ -116,8 +90,8 @@ pub(super) fn open_callers(
 /// The callers have tokens, which the gRPC port must not accept.
 pub(super) fn authenticator(
     callers: Option<Callers>,
-    grpc: auth::PortSecurity,
-    http: auth::PortSecurity,
+    grpc: PortSecurity,
+    http: PortSecurity,
 ) -> anyhow::Result<Authenticator> {
     let Some(callers) = callers else {
         if !(grpc.loopback && http.loopback) {
@@ -138,113 +112,63 @@ pub(super) fn authenticator(
 /// Binds a port, and loads its certificates.
 pub(super) async fn open_listener(
     settings: &Settings,
-    protocol: Protocol,
+    name: PortName,
     limits: Limits,
     metrics: &Metrics,
-) -> anyhow::Result<(Listener, Option<CertificateReloader>)> {
-    let (setting, address, tls, alpn, of) = match protocol {
-        Protocol::Http2 => {
-            let (address, tls) = (&settings.listen, &settings.tls);
-            ("listen", address, tls, "h2", metrics::PortName::Grpc)
-        }
-        Protocol::Http1 => {
+) -> anyhow::Result<(Listener, Option<WatchedCertificates>)> {
+    let (setting, address, tls, alpn) = match name {
+        PortName::Grpc => ("listen", &settings.listen, &settings.tls, "h2"),
+        PortName::Http => {
             let (address, tls) = (&settings.http_listen, &settings.http_tls);
-            (
-                "http_listen",
-                address,
-                tls,
-                "http/1.1",
-                metrics::PortName::Http,
-            )
+            ("http_listen", address, tls, "http/1.1")
         }
     };
-    let tls = tls.clone();
-    let reloader = tls.map(|tls| CertificateReloader::open(tls, alpn, metrics));
-    let reloader = reloader.transpose()?;
+    let tls = tls.clone().map(|tls| tls.open(alpn, metrics)).transpose()?;
     let bound = Socket::bind(address).await;
     let socket = bound.with_context(|| format!("{setting}: can't bind {address}"))?;
-    let listener = Listener {
-        port: auth::PortSecurity {
-            encrypted: reloader.is_some(),
+    let server = ConnectionServer {
+        port: PortSecurity {
+            encrypted: tls.is_some(),
             loopback: socket.address()?.is_loopback(),
         },
-        socket,
-        protocol,
-        certificates: reloader.as_ref().map(CertificateReloader::certificates),
+        name,
+        certificates: tls.as_ref().map(|tls| Arc::clone(&tls.certificates)),
         limits,
-        connections: metrics.connections(of),
+        connections: metrics.connections(name),
     };
-    Ok((listener, reloader))
+    Ok((Listener { socket, server }, tls))
 }
 
-impl Parts {
-    /// Sends the last traces, until the deadline at the latest.
-    pub(super) async fn flush_traces(self, deadline: Instant) {
-        if let Some(traces) = self.traces {
-            let left = deadline.saturating_duration_since(Instant::now());
-            traces.end(left.min(TRACE_FLUSH_TIMEOUT)).await;
-        }
-    }
-
-    /// The services of the gRPC port.
-    pub(super) fn services(
-        &self,
-        health: HealthService,
-        end: &CancellationToken,
-        open_calls: &TaskTracker,
-    ) -> anyhow::Result<RoutesBuilder> {
-        let mut services = Routes::builder();
-        services.add_service(grpc::service(QuotaServiceConfig {
-            ledger: self.ledger.clone(),
-            call_timeout: self.call_timeout,
-            message_bytes: self.limits.message_bytes,
-            open_calls: open_calls.clone(),
-            stopping: end.clone(),
-            metrics: self.metrics.clone(),
-            traces: self.traces.clone(),
-            authenticator: self.authenticator.clone(),
-        }));
-        let bytes = self.limits.message_bytes;
-        let health = HealthServer::new(WatchableHealth {
-            inner: health,
-            stopping: end.clone(),
-        });
-        let health = health
+/// The routes of the gRPC port.
+pub(super) fn grpc_router(
+    config: &QuotaServiceConfig,
+    reflection_for: ReflectionFor,
+    health: HealthService,
+) -> anyhow::Result<Router> {
+    let (bytes, call_timeout) = (config.message_bytes, config.call_timeout);
+    let mut services = Routes::builder();
+    services.add_service(grpc::service(config.clone()));
+    let health = HealthServer::new(WatchableHealth {
+        inner: health,
+        stopping: config.stopping.clone(),
+    });
+    let health = health
+        .max_decoding_message_size(bytes)
+        .accept_compressed(Gzip);
+    let everyone = CallLayer::any_caller(Authenticator::Everyone, call_timeout);
+    services.add_service(everyone.layer(health));
+    if let Some(by) = reflection_for.authenticator(&config.authenticator) {
+        let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+        let v1 = v1.max_decoding_message_size(bytes).accept_compressed(Gzip);
+        let v1alpha = v1alpha
             .max_decoding_message_size(bytes)
             .accept_compressed(Gzip);
-        let everyone = CallLayer::any_caller(Authenticator::Everyone, self.call_timeout);
-        services.add_service(everyone.layer(health));
-        if let Some(by) = self.reflection.authenticator(&self.authenticator) {
-            let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
-            let v1 = v1.max_decoding_message_size(bytes).accept_compressed(Gzip);
-            let v1alpha = v1alpha
-                .max_decoding_message_size(bytes)
-                .accept_compressed(Gzip);
-            let layer = CallLayer::any_caller(by, self.call_timeout);
-            services
-                .add_service(layer.clone().layer(v1))
-                .add_service(layer.layer(v1alpha));
-        }
-        Ok(services)
+        let layer = CallLayer::any_caller(by, call_timeout);
+        services
+            .add_service(layer.clone().layer(v1))
+            .add_service(layer.layer(v1alpha));
     }
-
-    /// The routes of the HTTP port.
-    pub(super) fn router(
-        &self,
-        is_ready: watch::Receiver<Readiness>,
-        policy: watch::Receiver<PolicyStatus>,
-    ) -> axum::Router {
-        let (metrics, authenticator) = (self.metrics.clone(), self.authenticator.clone());
-        let ledger = self.ledger.clone();
-        http::router(
-            ledger,
-            self.call_timeout,
-            is_ready,
-            policy,
-            metrics,
-            authenticator,
-        )
-    }
+    Ok(services.routes().prepare().into_axum_router())
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

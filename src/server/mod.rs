@@ -15,22 +15,29 @@ use tonic_health::{
 };
 
 use self::{
-    build::{Parts, authenticator, open_callers, open_listener, open_policy, open_store},
+    build::{authenticator, grpc_router, open_callers, open_listener, open_policy, open_store},
     health::{LIVENESS, READINESS, follow_store, report},
     reload::Files,
 };
 use crate::{
     files::watched::ReloadSignal,
-    http::Readiness,
+    grpc::{QuotaServiceConfig, ReflectionFor},
+    http::{self, HttpState, Readiness},
     ledger::{Ledger, LedgerConfig},
-    net::{ListenAddress, Listener, Protocol},
-    settings::{Settings, StoreChoice, warn_of_unknown_variables},
-    telemetry::{metrics::Metrics, traces::Traces},
+    net::{ListenAddress, Listener},
+    settings::{Settings, StoreChoice},
+    telemetry::{
+        metrics::{Metrics, PortName},
+        traces::Traces,
+    },
 };
 
 /// How long connections may stay open after the last open call. Some clients never close theirs: those that sent
 /// nothing, are gone, or hold a reflection stream open.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long sending the last traces may take.
+const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +53,8 @@ pub struct Server {
     grpc: Listener,
     http: Listener,
     files: Files,
-    parts: Parts,
+    service: QuotaServiceConfig,
+    reflection: ReflectionFor,
     drain_delay: Duration,
     grace_period: Duration,
 }
@@ -58,10 +66,7 @@ impl Server {
     ///
     /// A file can't be read, the store can't be used, or a port can't be bound.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
-        warn_of_unknown_variables();
-        for password in &settings.unused_passwords {
-            password.warn();
-        }
+        settings.log_warnings();
         let policy = open_policy(settings)?;
         let (callers, watched_callers) = open_callers(settings)?.unzip();
         let metrics = Metrics::new();
@@ -78,9 +83,9 @@ impl Server {
         let traces = settings.otlp_endpoint.as_ref();
         let traces = traces.map(|endpoint| Traces::to(endpoint, settings.trace_ratio));
         let traces = traces.transpose().context("otlp_endpoint")?;
-        let (grpc, grpc_tls) = open_listener(settings, Protocol::Http2, limits, &metrics).await?;
-        let (http, http_tls) = open_listener(settings, Protocol::Http1, limits, &metrics).await?;
-        let authenticator = authenticator(callers, grpc.port, http.port)?;
+        let (grpc, grpc_tls) = open_listener(settings, PortName::Grpc, limits, &metrics).await?;
+        let (http, http_tls) = open_listener(settings, PortName::Http, limits, &metrics).await?;
+        let authenticator = authenticator(callers, grpc.server.port, http.server.port)?;
         let server = Self {
             grpc,
             http,
@@ -89,15 +94,17 @@ impl Server {
                 callers: watched_callers,
                 certificates: grpc_tls.into_iter().chain(http_tls).collect(),
             },
-            parts: Parts {
+            service: QuotaServiceConfig {
                 ledger,
-                limits,
+                call_timeout: settings.call_timeout,
+                message_bytes: limits.message_bytes,
+                open_calls: TaskTracker::new(),
+                stopping: CancellationToken::new(),
                 metrics,
                 traces,
                 authenticator,
-                reflection: settings.reflection,
-                call_timeout: settings.call_timeout,
             },
+            reflection: settings.reflection,
             drain_delay: settings.drain_delay,
             grace_period: settings.grace_period,
         };
@@ -113,7 +120,7 @@ impl Server {
             store,
             policy = policy.name(),
             policy_version = %policy.status().borrow().version,
-            organizations = policy.policy().orgs().len(),
+            organizations = policy.policy().orgs.len(),
             version = env!("CARGO_PKG_VERSION"),
             "tollgate serves tollgate.v1.QuotaService"
         );
@@ -161,7 +168,7 @@ impl Server {
         signal: ReloadSignal,
         stop: impl Future<Output = Shutdown>,
     ) -> anyhow::Result<()> {
-        let parts = self.parts;
+        let service = self.service;
         let mut reporter = HealthReporter::new();
         let not_yet = Readiness::NotReady("the store has not answered yet".to_owned());
         let (ready, is_ready) = watch::channel(not_yet);
@@ -169,19 +176,26 @@ impl Server {
         reporter
             .set_service_status(LIVENESS, ServingStatus::Serving)
             .await;
-        let (end, open_calls) = (CancellationToken::new(), TaskTracker::new());
         let health = HealthService::from_health_reporter(reporter.clone());
-        let services = parts
-            .services(health, &end, &open_calls)?
-            .routes()
-            .prepare();
-        let router = parts.router(is_ready, self.files.policy.status());
+        let grpc = grpc_router(&service, self.reflection, health)?;
+        let http = http::router(HttpState {
+            ledger: service.ledger.clone(),
+            call_timeout: service.call_timeout,
+            ready: is_ready,
+            policy: self.files.policy.status(),
+            metrics: service.metrics.clone(),
+            authenticator: service.authenticator.clone(),
+        });
         // They start before the first call, and run until the last one ends: longer than readiness is set by the store.
-        let mut followers = self.files.follow(&parts, &signal);
-        let follow = follow_store(parts.ledger.store_state(), reporter.clone(), ready.clone());
+        let mut followers = self.files.follow(&service, &signal);
+        let follow = follow_store(
+            service.ledger.store_state(),
+            reporter.clone(),
+            ready.clone(),
+        );
         let mut readiness = tokio::spawn(follow);
-        let mut grpc_port = tokio::spawn(self.grpc.serve(services, end.clone()));
-        let mut http_port = tokio::spawn(self.http.serve(router, end.clone()));
+        let mut grpc_port = tokio::spawn(self.grpc.serve(grpc, service.stopping.clone()));
+        let mut http_port = tokio::spawn(self.http.serve(http, service.stopping.clone()));
 
         let stop = tokio::select! {
             stop = stop => stop,
@@ -204,14 +218,17 @@ impl Server {
             tracing::info!(?drain_delay, "stopping: NOT_SERVING");
             tokio::time::sleep_until((Instant::now() + drain_delay).min(deadline)).await;
         }
-        end.cancel();
+        service.stopping.cancel();
         // Ends open health watches, which would keep calls open.
         for name in READINESS.into_iter().chain([LIVENESS]) {
             reporter.clear_service_status(name).await;
         }
-        end_of_calls(grpc_port, http_port, open_calls, deadline).await?;
+        end_of_calls(grpc_port, http_port, service.open_calls, deadline).await?;
         drop(followers);
-        parts.flush_traces(deadline).await;
+        if let Some(traces) = service.traces {
+            let left = deadline.saturating_duration_since(Instant::now());
+            traces.end(left.min(TRACE_FLUSH_TIMEOUT)).await;
+        }
         tracing::info!("stopped");
         Ok(())
     }

@@ -1,15 +1,18 @@
 //! Watches the store and the files while the service runs.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinSet},
+};
 
-use super::build::Parts;
 use crate::{
-    auth::{Authenticator, CallerSet, Callers},
+    auth::{Authenticator, Callers},
     files::watched::{LoadError, Reload, ReloadSignal, Watched},
+    grpc::QuotaServiceConfig,
     ledger::Ledger,
-    net::CertificateReloader,
+    net::WatchedCertificates,
     policy::{PolicySource, PolicyStatus},
     telemetry::metrics::{Metrics, WatchedFile},
     wall_clock,
@@ -19,67 +22,88 @@ use crate::{
 pub(super) struct Files {
     pub(super) policy: PolicySource,
     pub(super) callers: Option<Watched<Callers, LoadError>>,
-    pub(super) certificates: Vec<CertificateReloader>,
+    pub(super) certificates: Vec<WatchedCertificates>,
 }
 
 impl Files {
     /// Starts the tasks that watch the store and the files. They run until they are dropped.
-    pub(super) fn follow(self, parts: &Parts, signal: &ReloadSignal) -> JoinSet<()> {
+    pub(super) fn follow(self, service: &QuotaServiceConfig, signal: &ReloadSignal) -> JoinSet<()> {
         let mut followers = JoinSet::new();
-        followers.spawn(parts.ledger.watch_store());
-        for certificates in self.certificates {
-            followers.spawn(certificates.follow(signal.clone()));
+        let metrics = &service.metrics;
+        followers.spawn(service.ledger.watch_store());
+        for tls in self.certificates {
+            let section = tls.section.name();
+            let apply = move |config| {
+                tls.certificates.store(config);
+                tracing::info!(
+                    section,
+                    "new certificates are shown from the next connection on"
+                );
+                Ok(())
+            };
+            let log_refusal = move |error: &str| {
+                tracing::error!(
+                    section,
+                    %error,
+                    "certificates are refused: those of before are shown on"
+                );
+            };
+            let watched = tls.files.with_signal(signal);
+            let followed = follow(watched, tls.section, metrics.clone(), apply, log_refusal);
+            followers.spawn(followed);
         }
-        if let (Some(watched), Authenticator::Callers(callers)) =
-            (self.callers, &parts.authenticator)
+        if let (Some(watched), Authenticator::Callers(caller_set)) =
+            (self.callers, &service.authenticator)
         {
             let watched = watched.with_signal(signal);
-            let callers = Arc::clone(callers);
-            followers.spawn(follow_callers(watched, callers, parts.metrics.clone()));
+            let (name, caller_set) = (watched.name(), Arc::clone(caller_set));
+            let apply = move |callers| {
+                caller_set.replace(callers)?;
+                Ok(())
+            };
+            let log_refusal = move |error: &str| {
+                tracing::error!(
+                    callers = name,
+                    error,
+                    "the callers file is not taken: the callers before stay"
+                );
+            };
+            let file = WatchedFile::Callers;
+            followers.spawn(follow(watched, file, metrics.clone(), apply, log_refusal));
         }
-        let (ledger, status) = (parts.ledger.clone(), self.policy.status());
-        count_first_policy(&ledger, &status.borrow(), &parts.metrics);
-        followers.spawn(count_policies(
-            ledger.clone(),
-            status,
-            parts.metrics.clone(),
-        ));
+        let (ledger, status) = (service.ledger.clone(), self.policy.status());
+        count_first_policy(&ledger, &status.borrow(), metrics);
+        followers.spawn(count_policies(ledger.clone(), status, metrics.clone()));
         let apply = move |policy| ledger.set_policy(policy);
         followers.spawn(self.policy.follow(signal.clone(), apply));
         followers
     }
 }
 
-/// Replaces the callers when the file has other valid ones.
-async fn follow_callers(
-    mut watched: Watched<Callers, LoadError>,
-    callers: Arc<CallerSet>,
+/// Applies each new value of watched files, and reports those that are refused.
+async fn follow<T, E>(
+    mut watched: Watched<T, E>,
+    file: WatchedFile,
     metrics: Metrics,
-) {
+    apply: impl Fn(T) -> anyhow::Result<()>,
+    log_refusal: impl Fn(&str),
+) where
+    T: Send + 'static,
+    E: From<JoinError> + Display + Send + 'static,
+{
     loop {
-        let rejected = match watched.next().await {
+        let refusal = match watched.next().await {
             Reload::Loaded(next) => {
-                let replaced = callers.replace(next);
-                replaced.err().map(|error| {
-                    watched.reject();
-                    error.to_string()
-                })
+                let refusal = apply(next).err().map(|error| error.to_string());
+                refusal.inspect(|_| watched.reject())
             }
             Reload::Rejected(error) => Some(error.to_string()),
             Reload::Restored => None,
-            Reload::Unchanged | Reload::StillRejected | Reload::Unstable => {
-                continue;
-            }
+            Reload::Unchanged | Reload::StillRejected | Reload::Unstable => continue,
         };
-        let rejected_at = rejected.is_some().then(wall_clock::now);
-        metrics.file_refused(WatchedFile::Callers, rejected_at);
-        if let Some(error) = rejected {
-            let callers = watched.name();
-            tracing::error!(
-                callers,
-                error,
-                "the callers file is not taken: the callers before stay"
-            );
+        metrics.file_refused(file, refusal.is_some().then(wall_clock::now));
+        if let Some(refusal) = refusal {
+            log_refusal(&refusal);
         }
     }
 }
@@ -87,8 +111,8 @@ async fn follow_callers(
 /// Sets the metrics of the policy in force.
 fn count_first_policy(ledger: &Ledger, status: &PolicyStatus, metrics: &Metrics) {
     let policy = ledger.policy();
-    let (name, version) = (&policy.program().name, status.version.to_string());
-    metrics.policy_loaded(name, &version, policy.orgs().len(), status.loaded_at);
+    let (name, version) = (&policy.program.name, status.version.to_string());
+    metrics.policy_loaded(name, &version, policy.orgs.len(), status.loaded_at);
 }
 
 /// Counts each policy that is loaded or refused from now on.
@@ -101,10 +125,10 @@ async fn count_policies(
     while status.changed().await.is_ok() {
         let now = status.borrow_and_update().clone();
         let policy = ledger.policy();
-        let (name, version) = (&policy.program().name, now.version.to_string());
+        let (name, version) = (&policy.program.name, now.version.to_string());
         // Several may have been loaded since the last wake-up.
         for _ in applied..now.applied {
-            metrics.policy_applied(name, &version, policy.orgs().len(), now.loaded_at);
+            metrics.policy_applied(name, &version, policy.orgs.len(), now.loaded_at);
         }
         for _ in refused..now.refused {
             metrics.policy_refused();

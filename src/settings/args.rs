@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{
-    Arg, Args, Command, Error,
+    Arg, Args, Command, Error, ValueEnum,
     builder::{
         EnumValueParser, PathBufValueParser, PossibleValue, StringValueParser, TypedValueParser,
     },
@@ -24,9 +24,8 @@ use crate::{
 
 pub(crate) const REDIS_PASSWORD: &str = "TOLLGATE_REDIS_PASSWORD";
 pub(crate) const SENTINEL_PASSWORD: &str = "TOLLGATE_REDIS_SENTINEL_PASSWORD";
-/// A variable of the client.
+// Variables of the client.
 pub(crate) const ADDR: &str = "TOLLGATE_ADDR";
-/// A variable of the client.
 pub(crate) const TOKEN: &str = "TOLLGATE_TOKEN";
 
 /// The variables of the project's tests.
@@ -82,9 +81,50 @@ pub struct ServeArgs {
     pub otlp_endpoint: Option<OtlpEndpoint>,
 }
 
+impl ServeArgs {
+    /// Takes what is not given from the environment.
+    pub(super) fn or_environment(self) -> Result<Self, SettingsError> {
+        Ok(Self {
+            listen: or_variable(self.listen, "listen", str::parse)?,
+            http_listen: or_variable(self.http_listen, "http_listen", str::parse)?,
+            store: or_variable(self.store, "store", str::parse)?,
+            policy: or_variable(self.policy, "policy", str::parse)?,
+            callers: or_variable(self.callers, "callers", str::parse)?,
+            config: or_variable(self.config, "config", str::parse)?,
+            on_store_failure: or_variable(self.on_store_failure, "on_store_failure", parse_choice)?,
+            log_format: or_variable(self.log_format, "log_format", parse_choice)?,
+            log: or_variable(self.log, "log", str::parse)?,
+            otlp_endpoint: or_variable(self.otlp_endpoint, "otlp_endpoint", str::parse)?,
+        })
+    }
+}
+
+fn or_variable<T, E: ToString>(
+    flag: Option<T>,
+    key: &str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<Option<T>, SettingsError> {
+    let name = variable_name(key);
+    match flag {
+        Some(_) => Ok(flag),
+        None => variable(&name)?
+            .map(|text| parse(&text).map_err(|fault| SettingsError::value(name, fault)))
+            .transpose(),
+    }
+}
+
+pub(super) fn parse_choice<T: ValueEnum>(text: &str) -> Result<T, String> {
+    T::from_str(text, false).map_err(|_| {
+        let values = T::value_variants().iter();
+        let values = values.filter_map(ValueEnum::to_possible_value);
+        let names: Vec<String> = values.map(|it| format!("{:?}", it.get_name())).collect();
+        format!("{text:?} is none of {}", names.join(", "))
+    })
+}
+
 /// The variable of a flag or setting: `TOLLGATE_LISTEN` for `listen`.
 pub(super) fn variable_name(key: &str) -> String {
-    format!("TOLLGATE_{}", key.to_uppercase())
+    format!("TOLLGATE_{}", key.to_uppercase().replace('.', "_"))
 }
 
 /// A variable's value, trimmed. An empty variable counts as unset.
@@ -102,14 +142,16 @@ pub(super) fn variable(name: &str) -> Result<Option<String>, SettingsError> {
 pub(super) fn warn_of_unknown_variables(keys: &[String]) {
     for (name, _) in env::vars_os() {
         let variable = name.to_string_lossy();
-        match (nearest_known(&variable), file_setting(&variable, keys)) {
-            (None, _) => {}
-            (Some(_), Some(setting)) => tracing::warn!(
+        let Some(nearest) = nearest_known(&variable) else {
+            continue;
+        };
+        match file_setting(&variable, keys) {
+            Some(setting) => tracing::warn!(
                 %variable,
                 setting,
                 "an unknown environment variable is not read; {setting} is a setting of the settings file only"
             ),
-            (Some(nearest), None) => tracing::warn!(
+            None => tracing::warn!(
                 %variable,
                 nearest,
                 "an unknown environment variable is not read; the nearest known one is {nearest}"
@@ -119,27 +161,21 @@ pub(super) fn warn_of_unknown_variables(keys: &[String]) {
 }
 
 /// The key of the settings file whose variable would have this name.
-pub(super) fn file_setting<'k>(variable: &str, keys: &'k [String]) -> Option<&'k str> {
-    let mut keys = keys.iter();
-    let key = keys.find(|key| variable_name(&key.replace('.', "_")) == variable)?;
-    Some(key)
+pub(super) fn file_setting<'k>(variable: &str, keys: &'k [String]) -> Option<&'k String> {
+    keys.iter().find(|key| variable_name(key) == variable)
 }
 
 /// The nearest known variable, if this is an unknown variable `TOLLGATE_…`.
 pub(super) fn nearest_known(name: &str) -> Option<String> {
-    if !name.starts_with("TOLLGATE_") || name.starts_with("TOLLGATE_TEST_") {
-        return None;
-    }
     let flags = serve_flags();
     let flags = flags.get_arguments().map(Arg::get_id);
     let flags: Vec<String> = flags.map(|id| variable_name(id.as_str())).collect();
     let others = [REDIS_PASSWORD, SENTINEL_PASSWORD, ADDR, TOKEN];
     let known: Vec<&str> = flags.iter().map(String::as_str).chain(others).collect();
-    let is_known = known.contains(&name) || TEST_VARIABLES.contains(&name);
-    if is_known || is_service_link(name) {
-        return None;
-    }
-    nearest(name, &known).map(str::to_owned)
+    let is_ours = name.starts_with("TOLLGATE_") && !name.starts_with("TOLLGATE_TEST_");
+    let is_known = known.contains(&name) || TEST_VARIABLES.contains(&name) || is_service_link(name);
+    let nearest = nearest(name, &known).filter(|_| is_ours && !is_known);
+    nearest.map(str::to_owned)
 }
 
 fn serve_flags() -> Command {
@@ -148,22 +184,11 @@ fn serve_flags() -> Command {
 
 /// Whether Kubernetes sets it in pods, for a Service with a name that begins with `tollgate`.
 fn is_service_link(name: &str) -> bool {
-    let is_port = |rest: &str| {
-        let (port, rest) = rest.split_once('_').unwrap_or((rest, ""));
-        !port.is_empty()
-            && port.bytes().all(|byte| byte.is_ascii_digit())
-            && ["TCP", "UDP", "SCTP"].iter().any(|protocol| {
-                let rest = rest.strip_prefix(protocol);
-                matches!(rest, Some("" | "_PROTO" | "_PORT" | "_ADDR"))
-            })
-    };
+    let mut after_port = name.split("_PORT_").skip(1);
     name.ends_with("_SERVICE_HOST")
-        || name.ends_with("_SERVICE_PORT")
-        || name.contains("_SERVICE_PORT_")
         || name.ends_with("_PORT")
-        || name
-            .match_indices("_PORT_")
-            .any(|(at, infix)| is_port(&name[at + infix.len()..]))
+        || name.contains("_SERVICE_PORT_")
+        || after_port.any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// Trims the value of a flag, or of a variable that clap reads, before the inner parser.
@@ -230,21 +255,12 @@ mod tests {
 
     #[test]
     fn an_unknown_variable_of_ours_has_a_nearest_known_one() {
-        assert_eq!(
-            nearest_known("TOLLGATE_STROE").as_deref(),
-            Some("TOLLGATE_STORE")
-        );
-        assert_eq!(
-            nearest_known("TOLLGATE_REDIS_PASSWD").as_deref(),
-            Some("TOLLGATE_REDIS_PASSWORD")
-        );
-        assert!(nearest_known("TOLLGATE_PORT_X_TCP").is_some());
-        assert_eq!(nearest_known("REDIS_URL"), None);
-    }
-
-    #[test]
-    fn service_links_and_variables_of_the_client_and_the_tests_are_not_unknown() {
+        let nearest = |name| nearest_known(name).unwrap_or_default();
+        assert_eq!(nearest("TOLLGATE_STROE"), "TOLLGATE_STORE");
+        assert_eq!(nearest("TOLLGATE_REDIS_PASSWD"), REDIS_PASSWORD);
+        assert_ne!(nearest("TOLLGATE_PORT_X_TCP"), "");
         for name in [
+            "REDIS_URL",
             "TOLLGATE_SERVICE_HOST",
             "TOLLGATE_SERVICE_PORT",
             "TOLLGATE_SERVICE_PORT_GRPC",
@@ -258,7 +274,7 @@ mod tests {
             "TOLLGATE_LONG",
             "TOLLGATE_TEST_REDIS",
         ] {
-            assert_eq!(nearest_known(name), None, "{name}");
+            assert_eq!(nearest(name), "", "{name}");
         }
     }
 }

@@ -1,24 +1,14 @@
 //! The errors of settings.
 
-use std::path::PathBuf;
-
 use crate::files::toml::Faults;
 
 /// Why settings are refused.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The file can't be read.
-    #[error("{}: can't be read", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
     /// The file has faults.
     #[error(transparent)]
     Faults(#[from] Faults),
-    /// A flag, an environment variable, or a combination of settings has a fault.
+    /// The file can't be read; or a flag, an environment variable, or a combination of settings has a fault.
     #[error("{name}: {fault}")]
     Value {
         /// Its name.
@@ -29,10 +19,10 @@ pub enum SettingsError {
 }
 
 impl SettingsError {
-    pub(super) fn value(name: impl Into<String>, fault: impl Into<String>) -> Self {
+    pub(super) fn value(name: impl Into<String>, fault: impl ToString) -> Self {
         Self::Value {
             name: name.into(),
-            fault: fault.into(),
+            fault: fault.to_string(),
         }
     }
 }

@@ -1,21 +1,22 @@
 //! The sections of the settings file, and the parsers of its values.
 
-use std::{path::PathBuf, time::Duration};
+use std::{env, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 
 use super::{
-    args::{REDIS_PASSWORD, SENTINEL_PASSWORD, variable},
+    args::{REDIS_PASSWORD, SENTINEL_PASSWORD, parse_choice, variable},
     error::SettingsError,
 };
 use crate::{
     files::toml::{Entry, Section},
     ledger::Ledger,
-    net::{ClientCertificates, Limits, ListenerTls, TlsNames},
+    net::{ClientCertificates, Limits, ListenerTls},
     store::{
         UsageLimits,
         redis::{Login, Password, RedisConfig, RedisUrl, Timeouts, TlsFiles, UnsafeEviction},
     },
+    telemetry::metrics::WatchedFile,
 };
 
 const KIB: u64 = 1024;
@@ -23,22 +24,21 @@ const MIB: u64 = 1024 * KIB;
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Reads a section of TLS, if there is one.
-pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<ListenerTls> {
-    let section = root.get(names.section, Entry::section)?;
+pub(super) fn tls(root: &Section<'_>, file: WatchedFile) -> Option<ListenerTls> {
+    let section = root.get(file.name(), Entry::section)?;
     let client_ca_file = section.entry("client_ca_file");
     let client_certificates = section.get("client_certificates", |entry| {
         if client_ca_file.is_none() {
             entry.fault("needs client_ca_file beside it: whose certificates?");
         }
-        entry.parse(choice)
+        choice(entry)
     });
-    let client_ca_file = client_ca_file.and_then(|entry| path(&entry));
-    let cert_file = section.require("cert_file", path);
-    let key_file = section.require("key_file", path);
+    let client_ca_file = client_ca_file.and_then(|entry| entry.value());
+    let cert_file = section.require("cert_file", Entry::value);
+    let key_file = section.require("key_file", Entry::value);
     section.finish();
     Some(ListenerTls {
-        names,
+        section: file,
         cert_file: cert_file?,
         key_file: key_file?,
         client_ca_file,
@@ -46,102 +46,44 @@ pub(super) fn tls(root: &Section<'_>, names: &'static TlsNames) -> Option<Listen
     })
 }
 
-/// Reads the limits on callers. An absent key has its default.
+/// Sets each field from the key of its name. If the key is absent, the field keeps its default.
+macro_rules! set {
+    ($fields:ident, $section:ident, $($key:ident: $read:expr;)*) => {
+        $($fields.$key = $section.get_or(stringify!($key), $fields.$key, $read);)*
+    };
+}
+
+/// Reads the limits on callers, and how many decisions may wait.
 pub(super) fn bounds(section: &Section<'_>) -> (Limits, usize) {
-    fn number<T: TryFrom<u64>>(
-        section: &Section<'_>,
-        key: &'static str,
-        default: T,
-        (min, max): (u64, u64),
-    ) -> T {
-        let given = section.get(key, |entry| entry.number(min, max));
-        given.unwrap_or(default)
-    }
-    let time = |key, default, max| {
-        let given = section.get(key, |entry| time(entry, max));
-        given.unwrap_or(default)
-    };
-    let default = Limits::default();
-    let limits = Limits {
+    let mut limits = Limits::default();
+    set!(limits, section,
         // The largest legal message is under 2 KiB.
-        message_bytes: number(
-            section,
-            "message_bytes",
-            default.message_bytes,
-            (2 * KIB, MIB),
-        ),
-        header_list_bytes: number(
-            section,
-            "header_list_bytes",
-            default.header_list_bytes,
-            (KIB, MIB),
-        ),
-        streams_per_connection: number(
-            section,
-            "streams_per_connection",
-            default.streams_per_connection,
-            (1, 100_000),
-        ),
-        cancelled_per_second: number(
-            section,
-            "cancelled_per_second",
-            default.cancelled_per_second,
-            (10, 1_000_000),
-        ),
-        connections: number(section, "connections", default.connections, (16, 1_000_000)),
-        handshake_time: time("handshake_time", default.handshake_time, 60 * SECOND),
-        idle_time: time("idle_time", default.idle_time, 7 * DAY),
-        connection_age: time("connection_age", default.connection_age, 7 * DAY),
-    };
-    // Two of the largest batches at least.
-    let waiting = number(
-        section,
-        "waiting_decisions",
-        Ledger::MAX_WAITING,
-        (KIB, MIB),
+        message_bytes: |it| it.number(2 * KIB, MIB);
+        header_list_bytes: |it| it.number(KIB, MIB);
+        streams_per_connection: |it| it.number(1, 100_000);
+        connections: |it| it.number(16, 1_000_000);
+        handshake_time: |it| time(it, 60 * SECOND);
+        idle_time: |it| time(it, 7 * DAY);
+        connection_age: |it| time(it, 7 * DAY);
     );
+    // Two of the largest batches at least.
+    let waiting = |it: &Entry<'_>| it.number(KIB, MIB);
+    let waiting = section.get_or("waiting_decisions", Ledger::MAX_WAITING, waiting);
     section.finish();
     (limits, waiting)
 }
 
-/// The section `[redis]`.
-pub(super) struct RedisSettings {
-    key_prefix: String,
-    timeouts: Timeouts,
-    unsafe_eviction: UnsafeEviction,
-    wait_replicas: u16,
-    ca_file: Option<PathBuf>,
-    cert_file: Option<PathBuf>,
-    key_file: Option<PathBuf>,
-    login: RedisLogin,
-    sentinel_login: Login,
-}
-
-/// The login of Redis in the file. The URL may have one too.
-struct RedisLogin {
-    username: Option<String>,
-    password: Option<String>,
-    password_file: Option<PathBuf>,
-    database: Option<i64>,
-}
-
-/// A password that is set, but not used by the store. Mostly `store` is missing or wrong then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnusedPassword {
-    name: &'static str,
-    why: &'static str,
-}
-
-impl UnusedPassword {
-    /// Logs a warning.
-    pub fn warn(self) {
-        let Self { name, why } = self;
-        let is_variable = name.starts_with("TOLLGATE_");
-        let variable = is_variable.then_some(name);
-        let setting = (!is_variable).then_some(name);
-        tracing::warn!(variable, setting, "{why}");
+pub(super) fn usage_limits(root: &Section<'_>) -> UsageLimits {
+    let default = UsageLimits::default();
+    let rows = |it: &Entry<'_>| it.number(2, MAX_USAGE_ROWS);
+    UsageLimits {
+        retention_days: root.get_or("usage_retention", default.retention_days, retention),
+        max_rows: root.get_or("usage_rows", default.max_rows, rows),
     }
 }
+
+/// More rows make listing a day's usage slow.
+const MAX_USAGE_ROWS: u64 = 1_000_000;
 
 /// More than any Redis has in practice.
 const MAX_WAIT_REPLICAS: u64 = 100;
@@ -151,127 +93,102 @@ const MAX_DATABASE: u64 = i32::MAX as u64;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(500);
 
-impl RedisSettings {
-    pub(super) fn read(redis: &Section<'_>) -> Self {
-        let time = |key| redis.get(key, timeout).unwrap_or(DEFAULT_TIMEOUT);
-        let prefix = redis.get("key_prefix", key_prefix);
-        let eviction = redis.get("unsafe_eviction", |entry| entry.parse(choice));
-        let replicas = redis.get("wait_replicas", |entry| entry.number(0, MAX_WAIT_REPLICAS));
-        let settings = Self {
-            key_prefix: prefix.unwrap_or_else(|| "tollgate:".to_owned()),
-            timeouts: Timeouts {
-                connect: time("connect_timeout"),
-                response: time("response_timeout"),
-            },
-            unsafe_eviction: eviction.unwrap_or(UnsafeEviction::Refuse),
-            wait_replicas: replicas.unwrap_or(0),
-            ca_file: redis.get("ca_file", path),
-            cert_file: redis.get("cert_file", path),
-            key_file: redis.get("key_file", path),
-            login: RedisLogin {
-                username: redis.get("username", text),
-                password: redis.get("password", text),
-                password_file: redis.get("password_file", path),
-                database: redis
-                    .get("database", |entry| entry.number::<u32>(0, MAX_DATABASE))
-                    .map(i64::from),
-            },
-            sentinel_login: Login {
-                username: redis.get("sentinel_user", text),
-                password: redis.get("sentinel_password", text).map(Password::Text),
-                database: None,
-            },
-        };
-        redis.finish();
-        settings
-    }
+/// Reads the section `[redis]`: the configuration, if the store is at a URL of Redis. A setting that does not apply to
+/// the URL is an error: it would be ignored, and what it should protect would be unprotected.
+pub(super) fn redis(
+    section: &Section<'_>,
+    url: Option<&RedisUrl>,
+    usage_limits: UsageLimits,
+) -> Result<Option<RedisConfig>, SettingsError> {
+    let timeout = |key| section.get_or(key, DEFAULT_TIMEOUT, timeout);
+    let replicas = |it: &Entry<'_>| it.number(0, MAX_WAIT_REPLICAS);
+    let wait_replicas = section.get_or("wait_replicas", 0, replicas);
+    let key_prefix = section.get_or("key_prefix", "tollgate:".to_owned(), key_prefix);
+    let unsafe_eviction = section.get_or("unsafe_eviction", UnsafeEviction::Refuse, choice);
+    let timeouts = Timeouts {
+        connect: timeout("connect_timeout"),
+        response: timeout("response_timeout"),
+    };
+    let tls = tls_files(section, url);
+    let sentinel_login = sentinel_login(section, url);
+    let login = login(section, url);
+    section.finish();
+    let Some(url) = url else {
+        return Ok(None);
+    };
+    Ok(Some(RedisConfig {
+        tls: tls?,
+        sentinel_login: sentinel_login?,
+        url: RedisUrl {
+            login: login?,
+            ..url.clone()
+        },
+        key_prefix,
+        timeouts,
+        wait_replicas,
+        usage_limits,
+        unsafe_eviction,
+    }))
+}
 
-    /// The passwords that are set, but not used by this store.
-    pub(super) fn unused_passwords(&self, store: Option<&RedisUrl>) -> Vec<UnusedPassword> {
-        let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let (login, sentinels) = (&self.login, &self.sentinel_login);
-        let passwords = [
-            (REDIS_PASSWORD, is_set(REDIS_PASSWORD), false),
-            (SENTINEL_PASSWORD, is_set(SENTINEL_PASSWORD), true),
-            ("redis.password", login.password.is_some(), false),
-            ("redis.password_file", login.password_file.is_some(), false),
-            (
-                "redis.sentinel_password",
-                sentinels.password.is_some(),
-                true,
-            ),
-        ];
-        let unused = passwords
-            .into_iter()
-            .filter_map(|(name, is_set, for_sentinels)| {
-                let why = match store {
-                    None => "a password for Redis is set, and the store is not Redis",
-                    Some(url) if for_sentinels && !url.has_sentinels() => {
-                        "a password for sentinels is set, and no sentinels watch the store"
-                    }
-                    Some(_) => return None,
-                };
-                is_set.then_some(UnusedPassword { name, why })
-            });
-        unused.collect()
-    }
-
-    /// Combines the settings with the URL. A setting that does not apply to the URL is an error: it would be ignored,
-    /// and what it should protect would be unprotected.
-    pub(super) fn into_config(
-        self,
-        url: RedisUrl,
-        usage_limits: UsageLimits,
-    ) -> Result<RedisConfig, SettingsError> {
-        let tls = tls_files(&url, self.ca_file, self.cert_file, self.key_file)?;
-        let sentinel_login = with_sentinel_password(&url, self.sentinel_login)?;
-        let login = merged_login(&url, self.login)?;
-        Ok(RedisConfig {
-            url: url.with_login(login),
-            tls,
-            sentinel_login,
-            key_prefix: self.key_prefix,
-            timeouts: self.timeouts,
-            wait_replicas: self.wait_replicas,
-            usage_limits,
-            unsafe_eviction: self.unsafe_eviction,
-        })
-    }
+/// The passwords that are set, but not used by the store, and why not. Mostly `store` is missing or wrong then.
+pub(super) fn unused_passwords(
+    redis: &Section<'_>,
+    url: Option<&RedisUrl>,
+) -> Vec<(&'static str, &'static str)> {
+    let for_redis = [REDIS_PASSWORD, "redis.password", "redis.password_file"];
+    let for_sentinels = [SENTINEL_PASSWORD, "redis.sentinel_password"];
+    let (mut unused, why) = match url {
+        None => (
+            [&for_redis[..], &for_sentinels].concat(),
+            "a password for Redis is set, and the store is not Redis",
+        ),
+        Some(url) if url.has_sentinels() => return Vec::new(),
+        Some(_) => (
+            for_sentinels.to_vec(),
+            "a password for sentinels is set, and no sentinels watch the store",
+        ),
+    };
+    unused.retain(|name| match name.strip_prefix("redis.") {
+        Some(key) => redis.entry(key).is_some(),
+        None => env::var_os(name).is_some_and(|value| !value.is_empty()),
+    });
+    unused.into_iter().map(|name| (name, why)).collect()
 }
 
 fn wrong<T>(name: &'static str, fault: &str) -> Result<T, SettingsError> {
     Err(SettingsError::value(name, fault))
 }
 
-fn tls_files(
-    url: &RedisUrl,
-    ca_file: Option<PathBuf>,
-    cert_file: Option<PathBuf>,
-    key_file: Option<PathBuf>,
-) -> Result<TlsFiles, SettingsError> {
-    for (name, file) in [
-        ("redis.ca_file", &ca_file),
-        ("redis.cert_file", &cert_file),
-        ("redis.key_file", &key_file),
-    ] {
-        if file.is_some() && !url.is_encrypted() {
-            return wrong(name, "is for a store that is reached over TLS: rediss://…");
-        }
+fn tls_files(section: &Section<'_>, url: Option<&RedisUrl>) -> Result<TlsFiles, SettingsError> {
+    let files = ["ca_file", "cert_file", "key_file"].map(|key| section.get(key, Entry::value));
+    let names = ["redis.ca_file", "redis.cert_file", "redis.key_file"];
+    let mut named = names.iter().zip(&files);
+    if let Some((name, _)) = named.find(|(_, file)| file.is_some())
+        && url.is_some_and(|url| !url.is_encrypted)
+    {
+        return wrong(name, "is for a store that is reached over TLS: rediss://…");
     }
-    let client = match (cert_file, key_file) {
-        (Some(cert), Some(key)) => Some((cert, key)),
-        (None, None) => None,
-        (Some(_), None) => return wrong("redis.cert_file", "needs redis.key_file beside it"),
-        (None, Some(_)) => return wrong("redis.key_file", "needs redis.cert_file beside it"),
-    };
-    Ok(TlsFiles { ca_file, client })
+    match files {
+        [_, Some(_), None] => wrong("redis.cert_file", "needs redis.key_file beside it"),
+        [_, None, Some(_)] => wrong("redis.key_file", "needs redis.cert_file beside it"),
+        [ca_file, cert, key] => Ok(TlsFiles {
+            ca_file,
+            client: cert.zip(key),
+        }),
+    }
 }
 
-fn with_sentinel_password(url: &RedisUrl, mut login: Login) -> Result<Login, SettingsError> {
-    if login != Login::default() && !url.has_sentinels() {
-        let name = "redis.sentinel_password";
+fn sentinel_login(section: &Section<'_>, url: Option<&RedisUrl>) -> Result<Login, SettingsError> {
+    let password = section.get("sentinel_password", Entry::value);
+    let mut login = Login {
+        username: section.get("sentinel_user", Entry::value),
+        password: password.map(Password::Text),
+        database: None,
+    };
+    if login != Login::default() && !url.is_some_and(RedisUrl::has_sentinels) {
         return wrong(
-            name,
+            "redis.sentinel_password",
             "is for a store that sentinels watch: redis+sentinel://…",
         );
     }
@@ -287,121 +204,99 @@ fn with_sentinel_password(url: &RedisUrl, mut login: Login) -> Result<Login, Set
     Ok(login)
 }
 
-/// Merges the login of the URL with that of the settings. A value in both is an error: one would be ignored.
-fn merged_login(url: &RedisUrl, file: RedisLogin) -> Result<Login, SettingsError> {
-    const DUPLICATE: &str = "is set, and the URL of the store names one, too: remove one of them";
-    let Login {
-        mut username,
-        mut password,
-        mut database,
-    } = url.login().clone();
-    let has_user = file.username.is_some();
-    if let Some(given) = file.username
-        && username.replace(given).is_some()
-    {
-        return wrong("redis.username", DUPLICATE);
-    }
-    let variable = variable(REDIS_PASSWORD)?;
-    if file.password_file.is_some() {
-        let beside = [
-            ("redis.password", file.password.is_some()),
-            (REDIS_PASSWORD, variable.is_some()),
-        ];
-        if let Some((other, _)) = beside.into_iter().find(|(_, given)| *given) {
-            let fault = format!("is set, and {other}, too: remove one of them");
-            return wrong("redis.password_file", &fault);
-        }
-    }
-    let text = |text: String| Some(Password::Text(text));
-    let (name, given) = match (variable, file.password, file.password_file) {
-        (Some(variable), _, _) => (REDIS_PASSWORD, text(variable)),
-        (None, Some(password), _) => ("redis.password", text(password)),
-        (None, None, Some(path)) => ("redis.password_file", Some(Password::File(path))),
-        (None, None, None) => ("redis.username", None),
+/// Merges the login of the URL with that of the settings.
+fn login(section: &Section<'_>, url: Option<&RedisUrl>) -> Result<Login, SettingsError> {
+    let username: Option<String> = section.get("username", Entry::value);
+    let (text, file) = (
+        section.get("password", Entry::value),
+        section.get("password_file", Entry::value),
+    );
+    let database: Option<u32> = section.get("database", |entry| entry.number(0, MAX_DATABASE));
+    let (source, password) = password(text, file)?.unzip();
+    let in_url = url.map(|url| url.login.clone()).unwrap_or_default();
+    let has_user = username.is_some();
+    let login = Login {
+        username: either("redis.username", in_url.username, username)?,
+        password: either(source.unwrap_or_default(), in_url.password, password)?,
+        database: either("redis.database", in_url.database, database.map(i64::from))?,
     };
-    if let Some(given) = given
-        && password.replace(given).is_some()
-    {
-        return wrong(name, DUPLICATE);
-    }
-    if has_user && password.is_none() {
+    if has_user && login.password.is_none() {
         return wrong(
-            name,
+            "redis.username",
             "names a user without a password: set redis.password, redis.password_file or \
              TOLLGATE_REDIS_PASSWORD",
         );
     }
-    if let Some(given) = file.database {
-        if url.is_cluster() && given > 0 {
-            return wrong("redis.database", "must be 0: a cluster has one database");
-        }
-        if database.replace(given).is_some() {
-            return wrong("redis.database", DUPLICATE);
-        }
+    if url.is_some_and(RedisUrl::is_cluster) && login.database > Some(0) {
+        return wrong("redis.database", "must be 0: a cluster has one database");
     }
-    Ok(Login {
-        username,
-        password,
-        database,
-    })
+    Ok(login)
+}
+
+/// The password of the settings, and the name of its source.
+fn password(
+    text: Option<String>,
+    file: Option<PathBuf>,
+) -> Result<Option<(&'static str, Password)>, SettingsError> {
+    let variable = variable(REDIS_PASSWORD)?.map(|text| (REDIS_PASSWORD, text));
+    let text = variable.or(text.map(|text| ("redis.password", text)));
+    match (text, file) {
+        (Some((other, _)), Some(_)) => {
+            let fault = format!("is set, and {other}, too: remove one of them");
+            wrong("redis.password_file", &fault)
+        }
+        (None, Some(path)) => Ok(Some(("redis.password_file", Password::File(path)))),
+        (text, None) => Ok(text.map(|(name, text)| (name, Password::Text(text)))),
+    }
+}
+
+/// The value of the URL or that of the settings. Of both, one would be ignored.
+fn either<T>(
+    name: &'static str,
+    in_url: Option<T>,
+    setting: Option<T>,
+) -> Result<Option<T>, SettingsError> {
+    if in_url.is_some() && setting.is_some() {
+        let fault = "is set, and the URL of the store names one, too: remove one of them";
+        return wrong(name, fault);
+    }
+    Ok(in_url.or(setting))
 }
 
 /// Reads the prefix, which must not change the hash tag. Not trimmed: under another prefix counters begin at zero.
 fn key_prefix(entry: &Entry<'_>) -> Option<String> {
     let prefix = entry.text()?;
-    if prefix.contains(['{', '}']) || prefix.chars().any(char::is_control) {
-        entry
-            .fault("must not hold braces (the organization is the hash tag) or control characters");
-        return None;
-    }
-    Some(prefix.to_owned())
-}
-
-pub(super) fn text(entry: &Entry<'_>) -> Option<String> {
-    entry.trimmed().map(str::to_owned)
-}
-
-pub(super) fn path(entry: &Entry<'_>) -> Option<PathBuf> {
-    entry.trimmed().map(PathBuf::from)
+    let is_allowed = |c: char| !matches!(c, '{' | '}') && !c.is_control();
+    let prefix = prefix.chars().all(is_allowed).then(|| prefix.to_owned());
+    entry.check(
+        prefix
+            .ok_or("must not hold braces (the organization is the hash tag) or control characters"),
+    )
 }
 
 pub(super) fn timeout(entry: &Entry<'_>) -> Option<Duration> {
     let timeout = entry.duration()?;
-    if timeout.is_zero() || timeout > 60 * SECOND {
-        entry.fault("must be more than 0 and at most 60s");
-        return None;
-    }
-    Some(timeout)
+    let is_allowed = !timeout.is_zero() && timeout <= 60 * SECOND;
+    let timeout = is_allowed.then_some(timeout);
+    entry.check(timeout.ok_or("must be more than 0 and at most 60s"))
 }
 
 fn time(entry: &Entry<'_>, max: Duration) -> Option<Duration> {
     let time = entry.duration()?;
-    if time < SECOND || time > max {
-        let max = humantime::format_duration(max);
-        entry.fault(format!("must be 1s to {max}"));
-        return None;
-    }
-    Some(time)
+    let time = (SECOND..=max).contains(&time).then_some(time);
+    let fault = || format!("must be 1s to {}", humantime::format_duration(max));
+    entry.check(time.ok_or_else(fault))
 }
 
 /// Reads a number of days. At least one: a reservation can be settled until the end of the following day.
-pub(super) fn retention(entry: &Entry<'_>) -> Option<u32> {
+fn retention(entry: &Entry<'_>) -> Option<u32> {
     let retention = entry.duration()?;
     let days = u32::try_from(retention.as_secs() / DAY.as_secs()).ok();
     let whole = days.filter(|days| DAY.saturating_mul(*days) == retention);
     let whole = whole.filter(|days| (1..=3660).contains(days));
-    if whole.is_none() {
-        entry.fault("must be whole days, 1day to 3660days");
-    }
-    whole
+    entry.check(whole.ok_or("must be whole days, 1day to 3660days"))
 }
 
-/// Parses one of the values of a choice.
-pub(super) fn choice<T: ValueEnum>(text: &str) -> Result<T, String> {
-    T::from_str(text, false).map_err(|_| {
-        let values = T::value_variants().iter();
-        let values = values.filter_map(ValueEnum::to_possible_value);
-        let names: Vec<String> = values.map(|it| format!("{:?}", it.get_name())).collect();
-        format!("{text:?} is none of {}", names.join(", "))
-    })
+pub(super) fn choice<T: ValueEnum>(entry: &Entry<'_>) -> Option<T> {
+    entry.parse(parse_choice)
 }

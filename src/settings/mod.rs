@@ -1,31 +1,30 @@
 //! The settings of the service. A flag takes precedence over the environment, the environment over the settings file,
 //! the file over the default. A file is accepted or refused as a whole.
 //!
-//! A new setting is a field of [`Settings`] and a line in [`Settings::load`] with its key and its default. A setting
-//! that changes from day to day is also a flag in [`ServeArgs`], which gives it a variable.
+//! A new setting is a field of [`Settings`] and a line in `Settings::read` with its key and its default. A setting that
+//! changes from day to day is also a flag in [`ServeArgs`], which gives it a variable.
 
 pub(crate) mod args;
 mod error;
 mod file;
 
-use std::{cell::RefCell, fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-pub use self::{args::ServeArgs, error::SettingsError, file::UnusedPassword};
-use self::{
-    args::{variable, variable_name},
-    file::{RedisSettings, choice, retention, timeout},
-};
+use self::file::{choice, timeout};
+pub use self::{args::ServeArgs, error::SettingsError};
 use crate::{
-    files::toml::{self, Entry, Section},
+    files::{
+        read::read_once,
+        toml::{self, Entry, Section},
+    },
     grpc::ReflectionFor,
     ledger::OnStoreFailure,
-    net::{GRPC_TLS, HTTP_TLS, Limits, ListenerTls},
+    net::{Limits, ListenerTls},
     store::{
         UsageLimits,
         redis::{RedisConfig, RedisUrl},
     },
-    telemetry::logs::LogFormat,
-    telemetry::traces::OtlpEndpoint,
+    telemetry::{logs::LogFormat, metrics::WatchedFile, traces::OtlpEndpoint},
 };
 
 /// The settings in force, validated.
@@ -37,8 +36,8 @@ pub struct Settings {
     pub http_listen: String,
     /// Where the counters are.
     pub store: StoreChoice,
-    /// Passwords that the store does not use.
-    pub unused_passwords: Vec<UnusedPassword>,
+    /// Passwords that the store does not use, and why not.
+    unused_passwords: Vec<(&'static str, &'static str)>,
     /// The policy file; none: the built-in policy.
     pub policy: Option<PathBuf>,
     /// The callers file; none: everyone may do everything.
@@ -73,30 +72,23 @@ pub struct Settings {
     pub waiting_decisions: usize,
 }
 
-/// Where the counters are.
+/// Where the counters are. The setting `store` alone has only the URL of a Redis.
 #[derive(Debug, Clone)]
-pub enum StoreChoice {
+pub enum StoreChoice<R = Box<RedisConfig>> {
     /// In this process; lost when it ends.
     Memory,
     /// In this file, which one process has open.
     File(PathBuf),
     /// In Redis.
-    Redis(Box<RedisConfig>),
-}
-
-/// The parsed setting `store`.
-enum StoreUrl {
-    Memory,
-    File(PathBuf),
-    Redis(RedisUrl),
+    Redis(R),
 }
 
 const DEFAULT_FILE: &str = "./tollgate.db";
 
 const MAX_GRACE_PERIOD: Duration = Duration::from_secs(60 * 60);
 
-/// More rows make listing a day's usage slow.
-const MAX_USAGE_ROWS: u64 = 1_000_000;
+/// The size of the largest settings file.
+const MAX_BYTES: u64 = 1 << 20;
 
 impl Settings {
     /// Combines flags, environment, file and defaults.
@@ -105,85 +97,72 @@ impl Settings {
     ///
     /// The file can't be read, or a value in it, in a flag or in the environment is wrong.
     pub fn load(flags: ServeArgs) -> Result<Self, SettingsError> {
-        let path = match &flags.config {
-            Some(path) => Some(path.clone()),
-            None => variable(&variable_name("config"))?.map(PathBuf::from),
-        };
-        let (name, bytes) = match path {
-            None => (String::new(), Vec::new()),
-            Some(path) => {
-                let name = path.display().to_string();
-                let read = fs::read(&path);
-                let bytes = read.map_err(|source| SettingsError::Unreadable { path, source })?;
-                (name, bytes)
-            }
-        };
-        toml::read(&name, &bytes, |root| Some(Self::read(flags, root)))?
+        let store_name = flags.store.as_ref().map_or("TOLLGATE_STORE", |_| "--store");
+        let flags = flags.or_environment()?;
+        let store = flags.store.as_deref().map(StoreChoice::parse).transpose();
+        let store = store.map_err(|fault| SettingsError::value(store_name, fault))?;
+        let config = flags.config.as_deref();
+        let name = config.map(|path| path.display().to_string());
+        let name = name.unwrap_or_default();
+        let bytes = config.map(|path| read_once(path, MAX_BYTES)).transpose();
+        let bytes = bytes.map_err(|error| SettingsError::value(&name, error))?;
+        let bytes = bytes.unwrap_or_default();
+        toml::read(&name, &bytes, |root| Some(Self::read(flags, store, root)))?
     }
 
-    fn read(flags: ServeArgs, root: &Section<'_>) -> Result<Self, SettingsError> {
-        let sources = Sources::new(root);
-        let usage_limits = usage_limits(root);
-        let redis = RedisSettings::read(&root.section("redis"));
-        let store = sources.store(flags.store);
-        let unused_passwords = redis.unused_passwords(match &store {
-            Some(StoreUrl::Redis(url)) => Some(url),
-            _ => None,
-        });
-        let store = match store {
-            Some(StoreUrl::Redis(url)) => {
-                let config = sources.check(redis.into_config(url, usage_limits));
-                config.map_or(StoreChoice::Memory, |config| {
-                    StoreChoice::Redis(Box::new(config))
-                })
-            }
-            Some(StoreUrl::Memory) => StoreChoice::Memory,
-            Some(StoreUrl::File(path)) => StoreChoice::File(path),
-            None => StoreChoice::File(PathBuf::from(DEFAULT_FILE)),
+    fn read(
+        flags: ServeArgs,
+        store: Option<StoreChoice<RedisUrl>>,
+        root: &Section<'_>,
+    ) -> Result<Self, SettingsError> {
+        let in_file = root.get("store", |entry| entry.parse(StoreChoice::parse));
+        let default_file = || StoreChoice::File(PathBuf::from(DEFAULT_FILE));
+        let store = store.or(in_file).unwrap_or_else(default_file);
+        let url = match &store {
+            StoreChoice::Redis(url) => Some(url),
+            StoreChoice::Memory | StoreChoice::File(_) => None,
         };
+        let usage_limits = file::usage_limits(root);
+        let redis = root.section("redis");
+        let unused_passwords = file::unused_passwords(&redis, url);
+        let redis = file::redis(&redis, url, usage_limits);
         let (limits, waiting_decisions) = file::bounds(&root.section("bounds"));
-        let settings = Self {
-            listen: sources
-                .get("listen", flags.listen, text)
-                .unwrap_or_else(|| "127.0.0.1:50051".to_owned()),
-            http_listen: sources
-                .get("http_listen", flags.http_listen, text)
-                .unwrap_or_else(|| "127.0.0.1:9464".to_owned()),
-            store,
+        let text = |flag: Option<String>, key, default: &str| {
+            let in_file = root.get(key, Entry::value);
+            flag.or(in_file).unwrap_or_else(|| default.to_owned())
+        };
+        let on_store_failure = root.get_or("on_store_failure", OnStoreFailure::Error, choice);
+        let otlp_endpoint = root.get("otlp_endpoint", Entry::value);
+        let log_format = root.get_or("log_format", LogFormat::Auto, choice);
+        let mut settings = Self {
+            listen: text(flags.listen, "listen", "127.0.0.1:50051"),
+            http_listen: text(flags.http_listen, "http_listen", "127.0.0.1:9464"),
+            store: match store {
+                StoreChoice::Memory | StoreChoice::Redis(_) => StoreChoice::Memory,
+                StoreChoice::File(path) => StoreChoice::File(path),
+            },
             unused_passwords,
-            policy: sources.get("policy", flags.policy, path),
-            callers: sources.get("callers", flags.callers, path),
-            reflection: root
-                .get("reflection", |entry| entry.parse(choice))
-                .unwrap_or(ReflectionFor::Everyone),
-            on_store_failure: sources
-                .get("on_store_failure", flags.on_store_failure, choice)
-                .unwrap_or(OnStoreFailure::Error),
-            call_timeout: root
-                .get("call_timeout", timeout)
-                .unwrap_or(Duration::from_secs(1)),
-            log_format: sources
-                .get("log_format", flags.log_format, choice)
-                .unwrap_or(LogFormat::Auto),
-            log: sources
-                .get("log", flags.log, text)
-                .unwrap_or_else(|| "info".to_owned()),
-            otlp_endpoint: sources.get("otlp_endpoint", flags.otlp_endpoint, str::parse),
-            trace_ratio: root.get("trace_ratio", Entry::share).unwrap_or(0.0),
-            drain_delay: root
-                .get("drain_delay", Entry::duration)
-                .unwrap_or(Duration::from_secs(2)),
-            grace_period: root
-                .get("grace_period", Entry::duration)
-                .unwrap_or(Duration::from_secs(25)),
+            policy: flags.policy.or(root.get("policy", Entry::value)),
+            callers: flags.callers.or(root.get("callers", Entry::value)),
+            reflection: root.get_or("reflection", ReflectionFor::Everyone, choice),
+            on_store_failure: flags.on_store_failure.unwrap_or(on_store_failure),
+            call_timeout: root.get_or("call_timeout", Duration::from_secs(1), timeout),
+            log_format: flags.log_format.unwrap_or(log_format),
+            log: text(flags.log, "log", "info"),
+            otlp_endpoint: flags.otlp_endpoint.or(otlp_endpoint),
+            trace_ratio: root.get_or("trace_ratio", 0.0, Entry::share),
+            drain_delay: root.get_or("drain_delay", Duration::from_secs(2), Entry::duration),
+            grace_period: root.get_or("grace_period", Duration::from_secs(25), Entry::duration),
             usage_limits,
-            tls: file::tls(root, &GRPC_TLS),
-            http_tls: file::tls(root, &HTTP_TLS),
+            tls: file::tls(root, WatchedFile::Tls),
+            http_tls: file::tls(root, WatchedFile::HttpTls),
             limits,
             waiting_decisions,
         };
         root.finish();
-        sources.error.take().map_or(Ok(()), Err)?;
+        if let Some(config) = redis? {
+            settings.store = StoreChoice::Redis(Box::new(config));
+        }
         settings.check()
     }
 
@@ -202,103 +181,42 @@ impl Settings {
         }
         Ok(self)
     }
-}
 
-fn usage_limits(root: &Section<'_>) -> UsageLimits {
-    let default = UsageLimits::default();
-    let days = root.get("usage_retention", retention);
-    let rows = root.get("usage_rows", |entry| entry.number(2, MAX_USAGE_ROWS));
-    UsageLimits {
-        retention_days: days.unwrap_or(default.retention_days),
-        max_rows: rows.unwrap_or(default.max_rows),
+    /// Warns of passwords that are not used, and of unknown variables `TOLLGATE_…`: after a misspelling the default is
+    /// in force.
+    pub fn log_warnings(&self) {
+        args::warn_of_unknown_variables(&keys());
+        for (name, why) in &self.unused_passwords {
+            let is_variable = name.starts_with("TOLLGATE_");
+            let variable = is_variable.then_some(name);
+            let setting = (!is_variable).then_some(name);
+            tracing::warn!(variable, setting, "{why}");
+        }
     }
-}
-
-/// Warns of each unknown variable `TOLLGATE_…`: after a misspelling the default is in force.
-pub fn warn_of_unknown_variables() {
-    args::warn_of_unknown_variables(&keys());
 }
 
 /// Every key of the settings file, with its section before it.
 fn keys() -> Vec<String> {
-    toml::keys("[tls]\n[http_tls]\n", |root| {
-        // Only the keys matter, not the values.
-        let _ = Settings::read(ServeArgs::default(), root);
-    })
+    let settings = |root: &Section<'_>| Settings::read(ServeArgs::default(), None, root).ok();
+    toml::keys("[tls]\n[http_tls]\n", settings)
 }
 
-/// The sources of a setting, in the order of their precedence: its flag, its variable, and its key in the file.
-struct Sources<'d> {
-    root: &'d Section<'d>,
-    /// The first fault of a flag or variable. Those of the file are reported to the section.
-    error: RefCell<Option<SettingsError>>,
-}
-
-impl<'d> Sources<'d> {
-    fn new(root: &'d Section<'d>) -> Self {
-        Self {
-            root,
-            error: RefCell::new(None),
-        }
-    }
-
-    fn get<T>(
-        &self,
-        key: &'static str,
-        flag: Option<T>,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        let in_file = self.root.get(key, |entry| entry.parse(&parse));
-        let name = variable_name(key);
-        let in_variable = || {
-            let parse =
-                |text: String| parse(&text).map_err(|fault| SettingsError::value(&name, fault));
-            variable(&name)?.map(parse).transpose()
-        };
-        flag.or_else(|| self.check(in_variable()).flatten())
-            .or(in_file)
-    }
-
-    fn store(&self, flag: Option<String>) -> Option<StoreUrl> {
-        let flag = flag.map(|text| {
-            let parsed = StoreUrl::parse(&text);
-            parsed.map_err(|fault| SettingsError::value("--store", fault))
-        });
-        let flag = flag.and_then(|parsed| self.check(parsed));
-        self.get("store", flag, StoreUrl::parse)
-    }
-
-    fn check<T>(&self, result: Result<T, SettingsError>) -> Option<T> {
-        let mut first = self.error.borrow_mut();
-        result.map_err(|error| first.get_or_insert(error)).ok()
-    }
-}
-
-impl StoreUrl {
+impl StoreChoice<RedisUrl> {
     /// Reads `file:PATH`, `memory:` or a Redis URL. The text may hold a password, so faults don't repeat it.
     fn parse(text: &str) -> Result<Self, String> {
-        let scheme = text.split_once(':').map(|(scheme, _)| scheme);
-        match scheme {
-            Some("memory") if text == "memory:" => Ok(Self::Memory),
-            Some("file") => match text.strip_prefix("file:") {
-                Some(path) if !path.is_empty() => Ok(Self::File(PathBuf::from(path))),
-                _ => Err("names no file: file:PATH".to_owned()),
-            },
-            Some(scheme) if scheme.starts_with("redis") => Ok(Self::Redis(RedisUrl::parse(text)?)),
+        match text.split_once(':') {
+            Some(("memory", "")) => Ok(Self::Memory),
+            Some(("file", "")) => Err("names no file: file:PATH".to_owned()),
+            Some(("file", path)) => Ok(Self::File(PathBuf::from(path))),
+            Some((scheme, _)) if scheme.starts_with("redis") => {
+                RedisUrl::parse(text).map(Self::Redis)
+            }
             _ => Err(
                 "is none of file:PATH, memory: and redis://[user:password@]host[:port][/db]"
                     .to_owned(),
             ),
         }
     }
-}
-
-fn text(text: &str) -> Result<String, String> {
-    Ok(text.to_owned())
-}
-
-fn path(text: &str) -> Result<PathBuf, String> {
-    Ok(PathBuf::from(text))
 }
 
 #[cfg(test)]
@@ -316,7 +234,7 @@ mod tests {
             ("TOLLGATE_BOUNDS_CONNECTIONS", "bounds.connections"),
         ] {
             assert!(args::nearest_known(name).is_some());
-            assert_eq!(file_setting(name, &keys), Some(key));
+            assert_eq!(file_setting(name, &keys).map(String::as_str), Some(key));
         }
         assert_eq!(file_setting("TOLLGATE_STROE", &keys), None);
     }

@@ -16,6 +16,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// h2 warns of each connection that it closes because of cancelled calls. A flood of them would fill the log.
+const CANCELLED_CALLS: &str = "h2::proto::streams::recv=error";
+
 /// Starts logging. Call it once in a process.
 ///
 /// # Errors
@@ -24,7 +27,8 @@ pub enum LogFormat {
 pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
         .parse(filter)
-        .map_err(|error| anyhow::anyhow!("log: {filter:?} is no filter: {error}"))?;
+        .map_err(|error| anyhow::anyhow!("log: {filter:?} is no filter: {error}"))?
+        .add_directive(CANCELLED_CALLS.parse()?);
     let json = match format {
         LogFormat::Json => true,
         LogFormat::Human => false,

@@ -1,9 +1,11 @@
-//! TLS of clients (command line and Redis): verification of server certificates and explanations of faults.
+//! TLS of clients (command line and Redis): settings, verification of server certificates, explanations of faults.
 
+mod config;
 mod fault;
 mod pinned;
 
 pub use self::{
-    fault::{TlsFault, TlsSettings},
+    config::{TlsFiles, TlsNames, TlsSettings},
+    fault::TlsFault,
     pinned::PinnedVerifier,
 };

@@ -1,4 +1,4 @@
-//! `tollgate bench`: what it says is what it did. No test here asserts a time.
+//! `tollgate bench` reports what it sent. No test here asserts a time.
 
 use std::{process::Stdio, time::Duration};
 
@@ -44,7 +44,7 @@ fn an_open_loop_sends_what_is_due_and_ids_are_new_in_each_run() {
 #[test]
 fn a_stream_counts_what_the_service_counted() {
     let cli = Cli::start();
-    // More connections than callers, and callers that can't be shared out evenly.
+    // More connections than callers, and callers that do not divide evenly by connections.
     for (callers, connections) in [(2_u32, 4), (7, 3)] {
         let before = &cli.json("quota org-demo")["pools"][0]["free_requests"];
         let report = cli.json(&format!(
@@ -111,9 +111,9 @@ fn a_request_that_is_refused_and_one_without_an_answer_are_errors() {
 }
 
 #[test]
-fn what_can_not_be_measured_is_told() {
+fn what_cannot_be_measured_is_reported() {
     let cli = Cli::start();
-    for (words, code, said) in [
+    for (words, code, expected) in [
         ("--pid server", 2, "NAME=PID"),
         ("--pid server=4294967294", 1, "there is no such process"),
         ("--callers 0", 2, "callers"),
@@ -121,13 +121,13 @@ fn what_can_not_be_measured_is_told() {
     ] {
         let ran = cli.run(&format!("bench --duration 50ms {words}"));
         assert_eq!(ran.code, Some(code), "{words:?}: {ran:?}");
-        assert!(ran.stderr.contains(said), "{words:?}: {ran:?}");
+        assert!(ran.stderr.contains(expected), "{words:?}: {ran:?}");
     }
     for how in [&[][..], &["--stream"]] {
         let words = ["bench", "--duration", "50ms", "--addr", "127.0.0.1:1"];
         let ran = tollgate(&[&words, how].concat());
         assert_eq!(ran.code, Some(1));
-        let said = "UNAVAILABLE: not one call was answered";
-        assert!(ran.stderr.contains(said), "{ran:?}");
+        let expected = "UNAVAILABLE: not one call was answered";
+        assert!(ran.stderr.contains(expected), "{ran:?}");
     }
 }

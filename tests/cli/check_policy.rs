@@ -1,18 +1,18 @@
-//! `check-policy`: what a policy holds, or every fault in it.
+//! `check-policy`: describes a policy, or lists every fault in it.
 
 use std::fs;
 
 use super::tollgate;
 
 #[test]
-fn a_valid_policy_is_told_with_its_pools_and_tiers() {
+fn a_valid_policy_is_described_with_its_pools_and_tiers() {
     let builtin = concat!(env!("CARGO_MANIFEST_DIR"), "/src/policy/builtin.toml");
     let ran = tollgate(&["check-policy", builtin]);
-    // Its lists are of a day long ago, and nothing else is odd about it.
+    // The only warning is about the old date of its lists.
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
     assert!(ran.stderr.contains(": program.as_of: "), "{ran:?}");
     let narrow = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-    let lines: Vec<String> = ran.good().lines().map(narrow).collect();
+    let lines: Vec<String> = ran.expect_success().lines().map(narrow).collect();
     assert_eq!(lines[0], format!("{builtin} is valid"));
     for line in [
         "program openai-complimentary-tokens",
@@ -31,8 +31,8 @@ fn a_valid_policy_is_told_with_its_pools_and_tiers() {
     }
 }
 
-/// A policy with a fault on each line that says so, in the comment, by its key and a word of it.
-const FAULTY: &str = r#"
+/// A policy with faults. The comment on a faulty line names the key and a word of the expected message.
+const INVALID_POLICY: &str = r#"
 [program]
 overflow = "maybe"                           # program.overflow: "maybe"
 end_on = "2027-01-31"                        # program.end_on: "ends_on"
@@ -59,25 +59,25 @@ data_sharing = "selected"                    # orgs.other.data_sharing: projects
 fn every_fault_of_a_policy_is_listed_with_its_line_and_key() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("policy.toml");
-    fs::write(&file, FAULTY).unwrap();
+    fs::write(&file, INVALID_POLICY).unwrap();
     let name = file.to_str().unwrap();
     let ran = tollgate(&["check-policy", name]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
-    let mut told: Vec<&str> = ran.stderr.lines().collect();
-    let head = told.remove(0);
+    let mut printed: Vec<&str> = ran.stderr.lines().collect();
+    let head = printed.remove(0);
     let wanted: Vec<(usize, &str, &str)> = (1..)
-        .zip(FAULTY.lines())
+        .zip(INVALID_POLICY.lines())
         .filter_map(|(line, text)| {
             let (key, word) = text.split_once("  # ")?.1.trim().split_once(": ")?;
             Some((line, key, word))
         })
         .collect();
     assert_eq!(head, format!("tollgate: {} faults", wanted.len()));
-    assert_eq!(told.len(), wanted.len(), "{told:#?}");
-    for (told, (line, key, word)) in told.iter().zip(wanted) {
-        let rest = told.strip_prefix(&format!("{name}:{line}: {key}: "));
-        let rest = rest.unwrap_or_else(|| panic!("{told} is not of line {line}, {key}"));
-        assert!(rest.contains(word), "{told} does not say {word}");
+    assert_eq!(printed.len(), wanted.len(), "{printed:#?}");
+    for (line_of_fault, (line, key, word)) in printed.iter().zip(wanted) {
+        let rest = line_of_fault.strip_prefix(&format!("{name}:{line}: {key}: "));
+        let rest = rest.unwrap_or_else(|| panic!("{line_of_fault} is not of line {line}, {key}"));
+        assert!(rest.contains(word), "{line_of_fault} does not say {word}");
     }
 }
 
@@ -106,7 +106,7 @@ data_sharing = "all"
     let file = dir.path().join("policy.toml");
     fs::write(&file, text).unwrap();
     let name = file.to_str().unwrap();
-    // White space around a path is trimmed, as it is around those of the service.
+    // White space around a path is trimmed.
     let untrimmed = format!(" {name}\n");
     for against in [&[][..], &["--against", name], &["--against", &untrimmed]] {
         let ran = tollgate(&[&["check-policy", &untrimmed], against].concat());
@@ -124,17 +124,17 @@ data_sharing = "all"
             "11: pools.large.models: \"gpt-[45]\" holds a wildcard",
             "12: pools.large.models: \"gpt-4o\\u{200b}\" holds an invisible character",
         ];
-        let told: Vec<&str> = ran.stderr.lines().collect();
-        assert_eq!(told.len(), wanted.len(), "{told:#?}");
-        for (told, wanted) in told.iter().zip(wanted) {
+        let printed: Vec<&str> = ran.stderr.lines().collect();
+        assert_eq!(printed.len(), wanted.len(), "{printed:#?}");
+        for (line, wanted) in printed.iter().zip(wanted) {
             let begins = format!("warning: {name}:{wanted}");
-            assert!(told.starts_with(&begins), "{told} is not {begins}");
+            assert!(line.starts_with(&begins), "{line} is not {begins}");
         }
     }
 }
 
 #[test]
-fn a_policy_that_is_not_toml_is_told_with_its_line() {
+fn a_policy_that_is_not_toml_is_reported_with_its_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("policy.toml");
     fs::write(&file, "[program]\nname = \n").unwrap();
@@ -148,12 +148,12 @@ fn a_policy_that_is_not_toml_is_told_with_its_line() {
 fn a_missing_policy_is_an_error() {
     let ran = tollgate(&["check-policy", "/nowhere/policy.toml"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
-    let said = "tollgate: /nowhere/policy.toml can't be read: ";
-    assert!(ran.stderr.starts_with(said), "{ran:?}");
+    let expected = "tollgate: /nowhere/policy.toml can't be read: ";
+    assert!(ran.stderr.starts_with(expected), "{ran:?}");
 }
 
 #[test]
-fn what_a_policy_changes_in_another_one_is_told_for_people() {
+fn the_difference_of_two_policies_is_printed_for_people() {
     let builtin = concat!(env!("CARGO_MANIFEST_DIR"), "/src/policy/builtin.toml");
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("policy.toml");
@@ -171,13 +171,13 @@ fn what_a_policy_changes_in_another_one_is_told_for_people() {
     fs::write(&file, text + more).unwrap();
     let name = file.to_str().unwrap();
     let narrow = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-    let told = |args: &[&str]| -> Vec<String> {
+    let changes = |args: &[&str]| -> Vec<String> {
         let ran = tollgate(&[&["check-policy"], args].concat());
         assert_eq!(ran.stderr, "");
-        ran.good().lines().map(narrow).collect()
+        ran.expect_success().lines().map(narrow).collect()
     };
     assert_eq!(
-        told(&[name, "--against", builtin]),
+        changes(&[name, "--against", builtin]),
         [
             &format!("{name} is valid, and changes in {builtin}"),
             "WHAT CHANGES",
@@ -188,9 +188,9 @@ fn what_a_policy_changes_in_another_one_is_told_for_people() {
         ]
     );
     let same = format!("{name} is valid, and changes nothing in {name}");
-    assert_eq!(told(&[name, "--against", name]), [same]);
+    assert_eq!(changes(&[name, "--against", name]), [same]);
 
-    // The faults of either are told, each with its own file.
+    // Faults of either file are printed with that file's name.
     let bad = dir.path().join("bad.toml");
     fs::write(&bad, "").unwrap();
     let bad = bad.to_str().unwrap();

@@ -43,7 +43,7 @@ fn each_answer_is_a_table_for_people() {
 }
 
 #[test]
-fn the_quota_table_has_a_bar_the_figures_and_the_time_to_the_reset() {
+fn the_quota_table_has_a_bar_the_numbers_and_the_time_to_the_reset() {
     let cli = Cli::start();
     cli.table("reserve org-demo search gpt-4o 250000");
     cli.table("reserve org-demo search gpt-4o 900000");
@@ -178,7 +178,7 @@ async fn usage_has_every_row_however_many_pages_they_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_goes_away_is_no_error() {
     let cli = Cli::start();
-    // More than a pipe holds, so that the reader is gone before all is written.
+    // More than a pipe buffers, so that the reader is gone before everything is written.
     cli.use_projects(1_001).await;
     for json in [&[][..], &["--json"]] {
         let client = cli.command(&[&["usage", "org-demo"], json].concat());
@@ -198,11 +198,11 @@ async fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[test]
-fn an_error_of_the_service_is_told_with_its_code_and_exits_with_1() {
+fn an_error_of_the_service_is_printed_with_its_code_and_exits_with_1() {
     let cli = Cli::start();
     cli.table("reserve org-demo search gpt-4o 10 --request-id one");
     cli.table("settle org-demo one 9");
-    for (words, said) in [
+    for (words, expected) in [
         (
             "reserve org-demo search gpt-4o 0",
             "INVALID_ARGUMENT: tokens: is 0, allowed are 1 to 1000000000",
@@ -243,7 +243,7 @@ fn an_error_of_the_service_is_told_with_its_code_and_exits_with_1() {
             "{words}: {ran:?}"
         );
         assert!(
-            ran.stderr.starts_with(&format!("tollgate: {said}")),
+            ran.stderr.starts_with(&format!("tollgate: {expected}")),
             "{words}: {ran:?}"
         );
         assert_eq!(ran.stderr.lines().count(), 1, "{words}: {ran:?}");
@@ -303,8 +303,8 @@ fn the_address_can_come_from_the_environment_and_be_a_url() {
     let mut command = crate::support::tollgate::program();
     command.args(["quota", "org-demo"]);
     command.env("TOLLGATE_ADDR", format!("http://{}", cli.service.addr));
-    // What is set for the service does not concern the client, right or wrong.
+    // The client ignores the service's variables, even invalid ones.
     command.env("TOLLGATE_ON_STORE_FAILURE", "nonsense");
-    let printed = run(&mut command).good();
+    let printed = run(&mut command).expect_success();
     assert!(printed.starts_with("org-demo: tier 3"), "{printed}");
 }

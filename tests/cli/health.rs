@@ -1,4 +1,4 @@
-//! `tollgate health`, as a probe of a container asks.
+//! `tollgate health`, as a container's probe runs it.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -15,8 +15,9 @@ async fn health_exits_with_0_while_the_service_is_ready_and_with_1_else() {
     let service = Tollgate::start(&["--store", &redis.url()]);
     service.wait_for_readiness(ServingStatus::Serving).await;
     let health = |more: &[&str]| tollgate(&[&["health", "--addr", &service.addr], more].concat());
-    assert_eq!(health(&[]).good(), "SERVING\n");
-    let json: serde_json::Value = serde_json::from_str(&health(&["--json"]).good()).unwrap();
+    assert_eq!(health(&[]).expect_success(), "SERVING\n");
+    let json: serde_json::Value =
+        serde_json::from_str(&health(&["--json"]).expect_success()).unwrap();
     assert_eq!(json["status"], "SERVING");
     redis.run(&["CONFIG", "SET", "maxmemory", "1"]);
     service.wait_for_readiness(ServingStatus::NotServing).await;
@@ -35,7 +36,7 @@ fn health_of_what_is_not_there_or_does_not_answer_fails_in_time_and_says_why() {
     let ran = tollgate(&["health", "--addr", &nobody]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(ran.stderr.contains("Connection refused"), "{ran:?}");
-    // It takes the connection, and says nothing.
+    // It accepts the connection, and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = silent.local_addr().unwrap().to_string();
     let began = std::time::Instant::now();
@@ -48,7 +49,7 @@ fn health_of_what_is_not_there_or_does_not_answer_fails_in_time_and_says_why() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_takes_the_flags_of_tls() {
     let authority = Authority::new();
-    let files = authority.signs("server", &["localhost"]);
+    let files = authority.sign("server", &["localhost"]);
     let settings = TextFile::new(&format!(
         "[tls]\ncert_file = {:?}\nkey_file = {:?}\n",
         files.cert, files.key
@@ -57,8 +58,8 @@ async fn health_takes_the_flags_of_tls() {
     let port = service.addr.rsplit_once(':').unwrap().1;
     let addr = format!("https://localhost:{port}");
     let health = || tollgate(&["health", "--addr", &addr, "--ca-file", &authority.file()]);
-    let patience = std::time::Instant::now() + Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while health().code != Some(0) {
-        assert!(std::time::Instant::now() < patience, "{:?}", health());
+        assert!(std::time::Instant::now() < deadline, "{:?}", health());
     }
 }

@@ -1,4 +1,4 @@
-//! The built-in client, as people and scripts use it: the real program against a real service.
+//! The built-in client: the real program against a real service.
 
 mod bench;
 mod check_policy;
@@ -14,16 +14,16 @@ use tollgate::grpc::proto::ReserveRequest;
 use crate::support::{
     clock::Clock,
     tollgate::{Tollgate, program},
-    tools::{Ran, run},
+    tools::{ProgramOutput, run},
     world::NOON,
 };
 
-/// Runs the program, away from any service.
-fn tollgate(words: &[&str]) -> Ran {
+/// Runs the program without a service.
+fn tollgate(words: &[&str]) -> ProgramOutput {
     run(program().args(words))
 }
 
-/// A service, and a client that both see noon.
+/// A service and a client, both under a clock at noon.
 struct Cli {
     service: Tollgate,
     clock: Clock,
@@ -43,7 +43,7 @@ impl Cli {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        // It is noon again, so that the time to the reset is known.
+        // Back to noon, so that the time to the reset is known.
         self.clock.set(NOON);
         let mut command = program();
         self.clock.preload(&mut command);
@@ -51,26 +51,26 @@ impl Cli {
         command
     }
 
-    fn run(&self, words: &str) -> Ran {
+    fn run(&self, words: &str) -> ProgramOutput {
         let words: Vec<&str> = words.split_whitespace().collect();
         run(&mut self.command(&words))
     }
 
-    /// A table that was printed for people, with its gaps narrowed to one blank.
+    /// A printed table, with its gaps reduced to one space.
     fn table(&self, words: &str) -> Vec<String> {
         let ran = self.run(words);
         assert_eq!(ran.stderr, "", "{words}");
         let narrow = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-        ran.good().lines().map(narrow).collect()
+        ran.expect_success().lines().map(narrow).collect()
     }
 
     fn json(&self, words: &str) -> Value {
         let ran = self.run(&format!("{words} --json"));
         assert_eq!(ran.stderr, "", "{words}");
-        serde_json::from_str(&ran.good()).unwrap()
+        serde_json::from_str(&ran.expect_success()).unwrap()
     }
 
-    /// Counts a token for each of as many projects.
+    /// Counts one token for each of so many projects.
     async fn use_projects(&self, projects: usize) {
         let mut client = self.service.client();
         for project in 0..projects {

@@ -1,4 +1,4 @@
-//! docs/CONTRACT.md, "The day", over the embedded stores: a wall clock that is stepped.
+//! docs/CONTRACT.md, "The day", for the embedded stores: steps of the wall clock.
 
 mod processes;
 mod sequences;

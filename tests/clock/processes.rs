@@ -11,7 +11,7 @@ use super::super::metrics::sample;
 use crate::{
     server::http_get,
     support::{
-        calls::{large, policy_file, quota, reserve, said, usage},
+        calls::{large, policy_file, quota, reserve, usage, verdict_text},
         clock::Clock,
         redis::RedisServer,
         tollgate::Tollgate,
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 const ALLOWANCE: u64 = 1_000_000;
 
 fn steps_logged(tollgate: &Tollgate) -> usize {
@@ -32,7 +32,7 @@ fn steps_logged(tollgate: &Tollgate) -> usize {
 }
 
 #[tokio::test]
-async fn a_step_is_told_the_service_stays_ready_and_the_real_day_goes_on() {
+async fn a_step_is_logged_the_service_stays_ready_and_the_real_day_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let policy = policy_file(ALLOWANCE);
     for (store, jump) in [
@@ -49,12 +49,15 @@ async fn a_step_is_told_the_service_stays_ready_and_the_real_day_goes_on() {
         let args = ["--policy", policy.path(), "--store", &store];
         let mut tollgate = Tollgate::start_at(&clock, &args);
         let client = tollgate.client();
-        assert_eq!(said(&reserve(&client, 900_000, "before").await), "FREE");
+        assert_eq!(
+            verdict_text(&reserve(&client, 900_000, "before").await),
+            "FREE"
+        );
         clock.advance(TimeDelta::days(jump));
-        assert_eq!(said(&reserve(&client, 900_000, "").await), "FREE");
+        assert_eq!(verdict_text(&reserve(&client, 900_000, "").await), "FREE");
         clock.advance(TimeDelta::days(-jump));
         assert_eq!(
-            said(&reserve(&client, 900_000, "").await),
+            verdict_text(&reserve(&client, 900_000, "").await),
             "AllowanceExceeded"
         );
         let today = quota(&client).await;
@@ -75,13 +78,13 @@ async fn a_step_is_told_the_service_stays_ready_and_the_real_day_goes_on() {
             continue;
         }
         tollgate.signal(Signal::SIGINT);
-        assert!(tollgate.wait(PATIENCE).success());
+        assert!(tollgate.wait(WAIT_TIMEOUT).success());
         let tollgate = Tollgate::start_at(&clock, &args);
         let client = tollgate.client();
         assert_eq!(large(&client).await.used, 900_000);
         let rows = usage(&client, TODAY).await;
         assert_eq!(rows.iter().map(|row| row.free_tokens).sum::<u64>(), 900_000);
-        // Not a step of this process, and still told.
+        // Not a step of this process, but still reported.
         let (_, body) = http_get(&tollgate.http_addr, "/readyz");
         assert!(
             body.contains("the wall clock was stepped back by "),
@@ -92,16 +95,16 @@ async fn a_step_is_told_the_service_stays_ready_and_the_real_day_goes_on() {
 }
 
 #[tokio::test]
-async fn a_wall_clock_that_no_date_can_say_ends_nothing_and_readiness_follows_the_store_on() {
+async fn a_wall_clock_outside_the_calendar_stops_nothing_and_readiness_still_follows_the_store() {
     let (clock, redis_clock) = (Clock::at(NOON), Clock::at(NOON));
     let mut redis = RedisServer::start_at(&redis_clock);
     let tollgate = Tollgate::start_at(&clock, &["--store", &redis.url()]);
     let client = tollgate.client();
     for years in [-100, 300, 9_000, 270_000] {
         clock.advance(TimeDelta::days(365 * years));
-        // More than one probe.
-        let patience = Instant::now() + Duration::from_millis(1_200);
-        while Instant::now() < patience {
+        // Longer than one probe interval.
+        let deadline = Instant::now() + Duration::from_millis(1_200);
+        while Instant::now() < deadline {
             let org = "org-demo".to_owned();
             let answer = client.clone().get_quota(GetQuotaRequest { org }).await;
             assert_eq!(answer.unwrap().into_inner().day, TODAY, "{years}");
@@ -110,7 +113,7 @@ async fn a_wall_clock_that_no_date_can_say_ends_nothing_and_readiness_follows_th
         }
         clock.advance(TimeDelta::days(-365 * years));
     }
-    // The library of the HTTP port writes no date before 1970 or past 9999, and is well again afterwards.
+    // The HTTP library writes no date before 1970 or after 9999, and recovers afterwards.
     let (head, _) = http_get(&tollgate.http_addr, "/readyz");
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     redis.kill();
@@ -118,7 +121,7 @@ async fn a_wall_clock_that_no_date_can_say_ends_nothing_and_readiness_follows_th
 }
 
 #[tokio::test]
-async fn an_embedded_store_decides_on_days_that_no_date_can_say() {
+async fn an_embedded_store_decides_on_days_outside_the_calendar() {
     let dir = tempfile::tempdir().unwrap();
     let policy = policy_file(ALLOWANCE);
     let file = format!("file:{}/t.db", dir.path().display());
@@ -126,16 +129,16 @@ async fn an_embedded_store_decides_on_days_that_no_date_can_say() {
         let clock = Clock::at(NOON);
         let tollgate = Tollgate::start_at(&clock, &["--policy", policy.path(), "--store", store]);
         let client = tollgate.client();
-        assert_eq!(said(&reserve(&client, 900_000, "").await), "FREE");
+        assert_eq!(verdict_text(&reserve(&client, 900_000, "").await), "FREE");
         for years in [-100, 9_000, 270_000] {
             clock.advance(TimeDelta::days(365 * years));
             assert_eq!(
-                said(&reserve(&client, 900_000, "").await),
+                verdict_text(&reserve(&client, 900_000, "").await),
                 "FREE",
                 "{years}"
             );
             assert_eq!(
-                said(&reserve(&client, 900_000, "").await),
+                verdict_text(&reserve(&client, 900_000, "").await),
                 "AllowanceExceeded"
             );
             clock.advance(TimeDelta::days(-365 * years));

@@ -10,11 +10,11 @@ use proptest::{
 use tollgate::domain::Tokens;
 
 use super::steps::Embedded;
-use crate::support::world::{With as _, ask, org_id, request_id};
+use crate::support::world::{ReserveExt as _, new_reserve, org_id, request_id};
 
 const ALLOWANCE: u64 = 1_000;
 const IDS: [&str; 3] = ["a", "b", "c"];
-/// So few that the clock is never steady for ten minutes.
+/// Too few for the clock to be steady for ten minutes.
 const MAX_ACTIONS: usize = 20;
 
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// What each day has used, and the open and settled reservations by day and id.
+/// Per day: what is used, and the reservations by id.
 #[derive(Default)]
 struct Model {
     used: BTreeMap<NaiveDate, u64>,
@@ -64,7 +64,7 @@ struct Reservation {
 }
 
 impl Model {
-    /// Today's, else yesterday's, else tomorrow's.
+    /// Today's first, then yesterday's, then tomorrow's.
     fn find(&self, today: NaiveDate, id: &'static str) -> Option<(NaiveDate, Reservation)> {
         let days = [Some(today), today.pred_opt(), today.succ_opt()];
         let mut days = days.into_iter().flatten();
@@ -120,24 +120,30 @@ impl Model {
     }
 }
 
-fn said(is_free: bool, replayed: bool) -> String {
+fn verdict_text(is_free: bool, replayed: bool) -> String {
     format!("{is_free}{}", if replayed { " replayed" } else { "" })
 }
 
-/// What the store says to an action; nothing where it is none of a caller.
+/// The store's answer to an action; `None` if it is no call.
 async fn take(it: &mut Embedded, action: &Action) -> Option<String> {
     let refused = || "refused".to_owned();
     match *action {
         Action::Reserve { tokens, id } => {
-            let call = id.map_or(ask(tokens), |id| ask(tokens).id(id));
+            let call = id.map_or(new_reserve(tokens), |id| new_reserve(tokens).id(id));
             let answer = it.ledger().reserve(call).await;
-            Some(answer.map_or_else(|_| refused(), |it| said(it.verdict.is_free(), it.replayed)))
+            Some(answer.map_or_else(
+                |_| refused(),
+                |it| verdict_text(it.verdict.is_free(), it.replayed),
+            ))
         }
         Action::Settle { tokens, id } => {
             let tokens = Tokens::of_settle(tokens).unwrap();
             let answer = it.ledger().settle(org_id("acme"), request_id(id), tokens);
             let answer = answer.await;
-            Some(answer.map_or_else(|_| refused(), |it| said(it.verdict.is_free(), it.replayed)))
+            Some(answer.map_or_else(
+                |_| refused(),
+                |it| verdict_text(it.verdict.is_free(), it.replayed),
+            ))
         }
         Action::Step { hours } => {
             it.clock.advance(TimeDelta::hours(hours));
@@ -154,7 +160,7 @@ async fn take(it: &mut Embedded, action: &Action) -> Option<String> {
     }
 }
 
-fn hold_to_the_model(cases: u32, new: fn() -> Embedded) {
+fn compare_with_model(cases: u32, new: fn() -> Embedded) {
     let config = Config {
         cases,
         failure_persistence: None,
@@ -189,10 +195,10 @@ fn hold_to_the_model(cases: u32, new: fn() -> Embedded) {
 
 #[test]
 fn whatever_the_clock_does_each_day_of_the_memory_store_keeps_its_own_counters() {
-    hold_to_the_model(2_000, Embedded::memory);
+    compare_with_model(2_000, Embedded::memory);
 }
 
 #[test]
 fn whatever_the_clock_does_each_day_of_the_file_store_keeps_its_own_counters() {
-    hold_to_the_model(60, Embedded::file);
+    compare_with_model(60, Embedded::file);
 }

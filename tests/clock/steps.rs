@@ -1,4 +1,4 @@
-//! The stores themselves, under clocks that the test sets.
+//! The stores under clocks that the test sets.
 
 use std::sync::Arc;
 
@@ -11,13 +11,16 @@ use tollgate::{
 
 use crate::support::{
     clock::Clock,
-    world::{NOON, TODAY, With as _, ask, file_store, org_id, policy, request_id, said},
+    world::{
+        NOON, ReserveExt as _, TODAY, file_store, new_reserve, org_id, policy, request_id,
+        verdict_text,
+    },
 };
 
-/// An embedded store under a clock that can be stepped.
+/// An embedded store under a clock that the test steps.
 pub struct Embedded {
     pub clock: Clock,
-    /// Where the store is a file: where that is.
+    /// The folder of a file store.
     dir: Option<TempDir>,
     ledger: Option<Ledger>,
     store: Arc<dyn Store>,
@@ -50,7 +53,7 @@ impl Embedded {
         self.ledger.as_ref().unwrap()
     }
 
-    /// Closes a file and opens it again, as a restart of the process does. Memory has no such thing.
+    /// Reopens a file, like a restart of the process. Does nothing for a memory store.
     pub fn restart(&mut self) {
         let Some(dir) = &self.dir else { return };
         self.ledger = None;
@@ -63,13 +66,19 @@ impl Embedded {
     }
 
     async fn reserve(&self, tokens: u64) -> String {
-        said(self.ledger().reserve(ask(tokens)).await.unwrap().verdict)
+        verdict_text(
+            self.ledger()
+                .reserve(new_reserve(tokens))
+                .await
+                .unwrap()
+                .verdict,
+        )
     }
 
     pub async fn used(&self) -> u64 {
         let quota = self.ledger().quota(&org_id("acme")).await.unwrap();
         let mut pools = quota.pools.iter();
-        let large = pools.find(|(figures, _)| figures.pool.as_str() == "large");
+        let large = pools.find(|(balance, _)| balance.pool.as_str() == "large");
         large.unwrap().0.used.get()
     }
 
@@ -116,11 +125,11 @@ async fn a_clock_that_was_ahead_for_a_call_grants_nothing_twice_on_any_real_day(
                 let on_the_visited_day = it.reserve(900).await;
                 it.clock.advance(-jump);
                 restart(&mut it);
-                // The real day goes on with what it had.
+                // The real day continues with its own counters.
                 assert_eq!(it.used().await, 900, "{jump}");
                 assert_eq!(it.reserve(900).await, "AllowanceExceeded", "{jump}");
                 assert_eq!(it.free_on(it.clock.now()).await, 900, "{jump}");
-                // What was granted on the visited day counts there when it comes.
+                // What was granted on the visited day counts when that day comes.
                 it.clock.pass(visited - it.clock.now());
                 if same_day {
                     assert_eq!(on_the_visited_day, "AllowanceExceeded");
@@ -161,7 +170,7 @@ async fn a_clock_that_steps_back_over_midnight_finds_the_counters_that_it_left()
         assert_eq!(it.reserve(600).await, "FREE");
         it.clock.pass(TimeDelta::minutes(1));
         assert_eq!(it.used().await, 30);
-        // Also a day later, and an hour of a steady clock.
+        // A day later, too, after an hour of a steady clock.
         it.clock.pass(TimeDelta::hours(1));
         it.reserve(1).await;
         it.clock.advance(TimeDelta::hours(-2));
@@ -175,16 +184,22 @@ async fn an_id_of_a_visited_day_is_found_from_the_day_before_and_settles_on_its_
         it.reserve(100).await;
         it.clock.advance(TimeDelta::days(1));
         let ledger = it.ledger();
-        ledger.reserve(ask(500).id("visited")).await.unwrap();
+        ledger
+            .reserve(new_reserve(500).id("visited"))
+            .await
+            .unwrap();
         it.clock.advance(TimeDelta::days(-1));
-        let again = ledger.reserve(ask(500).id("visited")).await.unwrap();
+        let again = ledger
+            .reserve(new_reserve(500).id("visited"))
+            .await
+            .unwrap();
         assert!(again.replayed);
         assert_eq!(again.pool.unwrap().used.get(), 100);
         let tokens = tollgate::domain::Tokens::of_settle(700).unwrap();
         let settled = ledger.settle(org_id("acme"), request_id("visited"), tokens);
         let settled = settled.await.unwrap();
-        // By the table of its own day, which is not over.
-        assert_eq!(said(settled.verdict), "FREE");
+        // By the rules of an open day: its own day is not over.
+        assert_eq!(verdict_text(settled.verdict), "FREE");
         let pool = settled.pool.unwrap();
         assert_eq!((pool.allowance.get(), pool.used.get()), (0, 0));
         assert_eq!(it.used().await, 100);
@@ -198,11 +213,11 @@ async fn an_id_of_a_visited_day_is_found_from_the_day_before_and_settles_on_its_
 async fn a_settle_while_the_clock_is_ahead_corrects_the_day_that_it_comes_back_to() {
     for it in both() {
         let ledger = it.ledger();
-        ledger.reserve(ask(900).id("r")).await.unwrap();
+        ledger.reserve(new_reserve(900).id("r")).await.unwrap();
         it.clock.advance(TimeDelta::days(1));
         let tokens = tollgate::domain::Tokens::of_settle(200).unwrap();
         let settled = ledger.settle(org_id("acme"), request_id("r"), tokens);
-        assert_eq!(said(settled.await.unwrap().verdict), "FREE");
+        assert_eq!(verdict_text(settled.await.unwrap().verdict), "FREE");
         it.clock.advance(TimeDelta::days(-1));
         assert_eq!(it.used().await, 200);
         let quota = ledger.quota(&org_id("acme")).await.unwrap();
@@ -226,7 +241,7 @@ async fn history_is_removed_only_after_the_clock_was_steady_for_ten_minutes() {
         }
         it.reserve(1).await;
         assert_eq!(it.free_on(noon).await, 900);
-        // A wrong clock that stays constant for longer is believed, over a restart too.
+        // A wrong clock that stays steady for longer is trusted, even over a restart.
         it.restart();
         it.clock.pass(TimeDelta::minutes(2));
         it.reserve(1).await;

@@ -2,7 +2,7 @@
 
 use chrono::DateTime;
 
-use crate::support::world::{With as _, World, ask, policy};
+use crate::support::world::{ReserveExt as _, World, new_reserve, policy};
 
 fn expires_at(world: &World, key: &str) -> String {
     let seconds = world.redis.as_ref().unwrap().integer(&["EXPIRETIME", key]);
@@ -12,8 +12,8 @@ fn expires_at(world: &World, key: &str) -> String {
 #[tokio::test]
 async fn keys_have_their_names_and_expire_when_the_contract_says() {
     let world = World::redis(policy("keep_open"));
-    world.reserve(ask(5).id("r")).await;
-    world.reserve(ask(5).model("gpt-4o-mini")).await;
+    world.reserve(new_reserve(5).id("r")).await;
+    world.reserve(new_reserve(5).model("gpt-4o-mini")).await;
     world.settle("r", 7).await;
     let mut keys = world.redis.as_ref().unwrap().strings(&["KEYS", "*"]);
     keys.sort();
@@ -42,7 +42,7 @@ async fn keys_have_their_names_and_expire_when_the_contract_says() {
 #[tokio::test]
 async fn what_is_written_late_expires_with_its_own_day() {
     let world = World::redis(policy("keep_open"));
-    world.reserve(ask(5).id("r")).await;
+    world.reserve(new_reserve(5).id("r")).await;
     world.clock.set("2026-11-23T00:00:01Z");
     world.settle("r", 7).await;
     let mut keys = world.redis.as_ref().unwrap().strings(&["KEYS", "*"]);

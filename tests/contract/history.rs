@@ -6,7 +6,9 @@ use tollgate::{
 };
 
 use super::{NewWorld, over_every_store};
-use crate::support::world::{TODAY, With as _, ask, org_id, policy, policy_text, small_policy};
+use crate::support::world::{
+    ReserveExt as _, TODAY, new_reserve, org_id, policy, policy_text, small_policy,
+};
 
 over_every_store!(
     quota_lists_every_pool_by_name_used_or_not,
@@ -14,15 +16,15 @@ over_every_store!(
     quota_of_a_stranger_is_not_found,
     usage_counts_every_request_of_a_known_organization,
     usage_is_ordered_by_project_then_model_and_comes_in_pages,
-    usage_is_kept_for_the_retention_and_no_day_longer,
+    usage_is_stored_for_the_retention_and_no_day_longer,
     usage_of_a_stranger_without_rows_is_not_found,
     usage_of_a_future_day_is_out_of_range,
 );
 
 async fn quota_lists_every_pool_by_name_used_or_not(new: NewWorld) {
     let world = new(policy("keep_open"));
-    world.reserve(ask(400)).await;
-    world.reserve(ask(900)).await;
+    world.reserve(new_reserve(400)).await;
+    world.reserve(new_reserve(900)).await;
     let quota = world.quota("acme").await;
     assert_eq!(
         (quota.day.to_string().as_str(), quota.enrollment.tier),
@@ -32,11 +34,11 @@ async fn quota_lists_every_pool_by_name_used_or_not(new: NewWorld) {
     let pools: Vec<_> = quota
         .pools
         .iter()
-        .map(|(figures, _)| {
+        .map(|(balance, _)| {
             (
-                figures.pool.as_str(),
-                figures.allowance.get(),
-                figures.remaining().get(),
+                balance.pool.as_str(),
+                balance.allowance.get(),
+                balance.remaining().get(),
             )
         })
         .collect();
@@ -57,15 +59,15 @@ async fn quota_of_a_known_organization_that_is_not_enrolled_has_an_allowance_of_
         ("zdr", "ZeroDataRetention"),
         ("big", "EnterprisePlan"),
     ] {
-        world.reserve(ask(5).org(org)).await;
+        world.reserve(new_reserve(5).org(org)).await;
         let quota = world.quota(org).await;
         assert_eq!(
             format!("{:?}", quota.enrollment.not_enrolled.unwrap()),
             reason
         );
         assert_eq!(quota.pools.len(), 2);
-        for (figures, counters) in quota.pools {
-            assert_eq!((figures.allowance.get(), figures.remaining().get()), (0, 0));
+        for (balance, counters) in quota.pools {
+            assert_eq!((balance.allowance.get(), balance.remaining().get()), (0, 0));
             assert_eq!(counters, tollgate::domain::PoolCounters::default());
         }
     }
@@ -80,12 +82,12 @@ async fn quota_of_a_stranger_is_not_found(new: NewWorld) {
 async fn usage_counts_every_request_of_a_known_organization(new: NewWorld) {
     let text = small_policy("keep_open") + "[orgs.off]\ntier = 1\ndata_sharing = \"off\"\n";
     let world = new(policy_text(&text));
-    world.reserve(ask(600)).await;
-    world.reserve(ask(600)).await;
-    world.reserve(ask(40)).await;
-    world.reserve(ask(9).model("ft:gpt-4o:x")).await;
-    world.reserve(ask(3).model("gpt-4o-mini")).await;
-    world.reserve(ask(8).org("off")).await;
+    world.reserve(new_reserve(600)).await;
+    world.reserve(new_reserve(600)).await;
+    world.reserve(new_reserve(40)).await;
+    world.reserve(new_reserve(9).model("ft:gpt-4o:x")).await;
+    world.reserve(new_reserve(3).model("gpt-4o-mini")).await;
+    world.reserve(new_reserve(8).org("off")).await;
     assert_eq!(
         world.usage("acme", None).await,
         [
@@ -102,7 +104,7 @@ async fn usage_is_ordered_by_project_then_model_and_comes_in_pages(new: NewWorld
     // More than one step of a scan, and more than a small hash holds.
     for project in 0..40 {
         for model in 0..20 {
-            let call = ask(1)
+            let call = new_reserve(1)
                 .project(&format!("p{project}"))
                 .model(&format!("m{model}"));
             world.reserve(call).await;
@@ -130,9 +132,9 @@ async fn usage_is_ordered_by_project_then_model_and_comes_in_pages(new: NewWorld
     );
 }
 
-async fn usage_is_kept_for_the_retention_and_no_day_longer(new: NewWorld) {
+async fn usage_is_stored_for_the_retention_and_no_day_longer(new: NewWorld) {
     let world = new(policy("keep_open"));
-    world.reserve(ask(5)).await;
+    world.reserve(new_reserve(5)).await;
     world.clock.set("2026-12-27T23:59:00Z");
     assert_eq!(
         world.usage("acme", Some(TODAY)).await,

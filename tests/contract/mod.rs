@@ -1,13 +1,13 @@
-//! One suite of cases, named by the rules of docs/CONTRACT.md, that runs over every store.
+//! One suite of cases, named by the rules of docs/CONTRACT.md, for every store.
 
 mod expiry;
-mod held;
+mod held_tokens;
 mod history;
 mod ids;
-mod kept;
-mod late;
+mod late_settles;
 mod names;
 mod policy_change;
+mod redis_keys;
 mod reserve;
 mod rows;
 mod settle;
@@ -27,7 +27,7 @@ macro_rules! over_every_store {
         mod valkey {
             $(#[tokio::test] async fn $case() { super::$case($crate::support::world::World::valkey).await; })+
         }
-        /// One after the other, over one cluster.
+        /// All cases share one cluster, so they run one after the other.
         mod cluster {
             #[tokio::test]
             async fn every_case() {
@@ -42,5 +42,5 @@ macro_rules! over_every_store {
 }
 use over_every_store;
 
-/// How a case gets its world: by the policy it wants.
+/// Creates the world of a case, under the policy that the case wants.
 type NewWorld = fn(tollgate::policy::Policy) -> crate::support::world::World;

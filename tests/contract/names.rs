@@ -6,7 +6,9 @@ use tollgate::{
 };
 
 use super::{NewWorld, over_every_store};
-use crate::support::world::{With as _, World, ask, policy, policy_text, said, small_policy};
+use crate::support::world::{
+    ReserveExt as _, World, new_reserve, policy, policy_text, small_policy, verdict_text,
+};
 
 over_every_store!(
     no_two_names_share_a_counter,
@@ -35,10 +37,10 @@ async fn no_two_names_share_a_counter(new: NewWorld) {
     let names = hostile_names();
     for (at, name) in names.iter().enumerate() {
         world
-            .reserve(ask(1 + at as u64).project(name).model("unlisted"))
+            .reserve(new_reserve(1 + at as u64).project(name).model("unlisted"))
             .await;
         world
-            .reserve(ask(1_000_001 + at as u64).project("p").model(name))
+            .reserve(new_reserve(1_000_001 + at as u64).project("p").model(name))
             .await;
     }
     let mut wanted: Vec<(&str, &str, u64)> = Vec::new();
@@ -78,7 +80,7 @@ async fn pairs_of_names_that_run_together_do_not_meet(new: NewWorld) {
     for (project, model) in pairs {
         world
             .reserve(
-                ask(7)
+                new_reserve(7)
                     .project(project)
                     .model(model)
                     .id(&format!("{project}|{model}")),
@@ -86,7 +88,7 @@ async fn pairs_of_names_that_run_together_do_not_meet(new: NewWorld) {
             .await;
     }
     for (project, model) in pairs {
-        let again = ask(7)
+        let again = new_reserve(7)
             .project(project)
             .model(model)
             .id(&format!("{project}|{model}"));
@@ -110,7 +112,9 @@ async fn organizations_with_hostile_names_are_apart(new: NewWorld) {
         &(small_policy("keep_open") + &orgs.collect::<String>()),
     ));
     for (at, name) in names.iter().enumerate() {
-        world.reserve(ask(1 + at as u64).org(name).id("r")).await;
+        world
+            .reserve(new_reserve(1 + at as u64).org(name).id("r"))
+            .await;
     }
     for (at, name) in names.iter().enumerate() {
         let quota = world.quota(name).await;
@@ -133,7 +137,7 @@ async fn a_pool_may_have_any_name(new: NewWorld) {
     for (at, name) in names.iter().enumerate() {
         let answer = world
             .reserve(
-                ask(1 + at as u64)
+                new_reserve(1 + at as u64)
                     .model(&format!("model-{at}"))
                     .id(&at.to_string()),
             )
@@ -150,10 +154,10 @@ async fn a_pool_may_have_any_name(new: NewWorld) {
     }
 }
 
-/// Reserves at the store itself, since no caller may ask for so much at once: the verdict and `used`,
-/// or `None` where a counter would pass its maximum.
+/// Reserves directly at the store, because the amounts exceed what a caller may send. Gives the verdict and `used`, or
+/// `None` if a counter would exceed its maximum.
 async fn reserve(world: &World, tokens: u64, model: &str) -> Option<(String, u64)> {
-    let call = ask(1).model(model);
+    let call = new_reserve(1).model(model);
     let day = UtcDay::of(world.clock.now());
     let mut fields = call.fields;
     fields.tokens = Tokens::new(tokens).unwrap();
@@ -177,9 +181,10 @@ async fn reserve(world: &World, tokens: u64, model: &str) -> Option<(String, u64
         panic!("{decided:?}");
     };
     match outcomes.pop().unwrap() {
-        Outcome::Reserved { verdict, pool, .. } => {
-            Some((said(verdict), pool.map_or(0, |pool| pool.used.get())))
-        }
+        Outcome::Reserved { verdict, pool, .. } => Some((
+            verdict_text(verdict),
+            pool.map_or(0, |pool| pool.used.get()),
+        )),
         Outcome::CounterOverflow(_) => None,
         other => panic!("{other:?}"),
     }
@@ -197,12 +202,12 @@ async fn sums_around_the_largest_amount_are_exact(new: NewWorld) {
         (3, billed(max - 2)),
         (2, free(max)),
         (1, billed(max)),
-        // The billed sum is 4 by now. One past the largest amount is refused, and counts nothing.
+        // The billed sum is 4 here. One more than the maximum is refused, and counts nothing.
         (max - 3, None),
     ] {
         assert_eq!(reserve(&world, tokens, "gpt-4o").await, answer, "{tokens}");
     }
-    // So it is where only the pool's sum would pass it: another model has a row of its own.
+    // The same if only the pool's sum would exceed it: another model has its own row.
     assert_eq!(reserve(&world, max - 3, "o1").await, None);
     assert_eq!(world.pool("large").await, (max, 3, 4, 2));
     assert_eq!(reserve(&world, max - 4, "gpt-4o").await, billed(max));

@@ -1,7 +1,9 @@
-//! docs/CONTRACT.md, "Policy change in mid-day": it holds from the next decision on.
+//! docs/CONTRACT.md, "Policy change in mid-day": it applies from the next decision on.
 
 use super::{NewWorld, over_every_store};
-use crate::support::world::{With as _, World, ask, policy, policy_text, said, small_policy};
+use crate::support::world::{
+    ReserveExt as _, World, new_reserve, policy, policy_text, small_policy, verdict_text,
+};
 
 over_every_store!(
     an_allowance_cut_below_what_is_used_grants_nothing_more_and_what_was_granted_stands,
@@ -27,11 +29,11 @@ async fn an_allowance_cut_below_what_is_used_grants_nothing_more_and_what_was_gr
     new: NewWorld,
 ) {
     let world = new(policy("keep_open"));
-    world.reserve(ask(600).id("free")).await;
-    world.reserve(ask(500).id("billed")).await;
+    world.reserve(new_reserve(600).id("free")).await;
+    world.reserve(new_reserve(500).id("billed")).await;
     change(&world, "keep_open", "large = 1_000", "large = 300");
-    let more = world.reserve(ask(1)).await;
-    assert_eq!(said(more.verdict), "AllowanceExceeded");
+    let more = world.reserve(new_reserve(1)).await;
+    assert_eq!(verdict_text(more.verdict), "AllowanceExceeded");
     let pool = more.pool.unwrap();
     assert_eq!(
         (
@@ -41,24 +43,33 @@ async fn an_allowance_cut_below_what_is_used_grants_nothing_more_and_what_was_gr
         ),
         (300, 600, 0)
     );
-    // Not even nothing fits any more, so what was billed stays billed.
+    // Nothing fits any more, so what was billed stays billed.
     assert_eq!(
-        said(world.settle("billed", 0).await.verdict),
+        verdict_text(world.settle("billed", 0).await.verdict),
         "AllowanceExceeded"
     );
-    assert_eq!(said(world.settle("free", 600).await.verdict), "FREE");
+    assert_eq!(
+        verdict_text(world.settle("free", 600).await.verdict),
+        "FREE"
+    );
     assert_eq!(world.pool("large").await, (600, 1, 1, 2));
 }
 
 async fn a_raised_allowance_holds_from_the_next_decision_on(new: NewWorld) {
     let world = new(policy("keep_open"));
-    world.reserve(ask(1_000)).await;
-    world.reserve(ask(500).id("r")).await;
+    world.reserve(new_reserve(1_000)).await;
+    world.reserve(new_reserve(500).id("r")).await;
     change(&world, "keep_open", "large = 1_000", "large = 2_000");
-    assert_eq!(said(world.reserve(ask(500)).await.verdict), "FREE");
+    assert_eq!(
+        verdict_text(world.reserve(new_reserve(500)).await.verdict),
+        "FREE"
+    );
     let settled = world.settle("r", 500).await;
     assert_eq!(
-        (said(settled.verdict).as_str(), settled.verdict_changed),
+        (
+            verdict_text(settled.verdict).as_str(),
+            settled.verdict_changed
+        ),
         ("FREE", true)
     );
     assert_eq!(world.pool("large").await, (2_000, 3, 0, 0));
@@ -66,8 +77,8 @@ async fn a_raised_allowance_holds_from_the_next_decision_on(new: NewWorld) {
 
 async fn a_project_opted_out_keeps_its_open_reservations(new: NewWorld) {
     let world = new(policy("keep_open"));
-    world.reserve(ask(600).id("free")).await;
-    world.reserve(ask(500).id("billed")).await;
+    world.reserve(new_reserve(600).id("free")).await;
+    world.reserve(new_reserve(500).id("billed")).await;
     let selected = "[orgs.acme]\ntier = 1\ndata_sharing = \"selected\"\nprojects = [\"q\"]";
     change(
         &world,
@@ -76,30 +87,39 @@ async fn a_project_opted_out_keeps_its_open_reservations(new: NewWorld) {
         selected,
     );
     assert_eq!(
-        said(world.reserve(ask(1)).await.verdict),
+        verdict_text(world.reserve(new_reserve(1)).await.verdict),
         "ProjectNotSharing"
     );
-    assert_eq!(said(world.settle("free", 700).await.verdict), "FREE");
-    assert_eq!(said(world.settle("billed", 300).await.verdict), "FREE");
+    assert_eq!(
+        verdict_text(world.settle("free", 700).await.verdict),
+        "FREE"
+    );
+    assert_eq!(
+        verdict_text(world.settle("billed", 300).await.verdict),
+        "FREE"
+    );
     assert_eq!(world.pool("large").await, (1_000, 2, 0, 0));
 }
 
 async fn settles_with_an_allowance_of_0(world: &World) {
-    assert_eq!(said(world.settle("less", 100).await.verdict), "FREE");
+    assert_eq!(
+        verdict_text(world.settle("less", 100).await.verdict),
+        "FREE"
+    );
     let more = world.settle("more", 301).await;
-    assert_eq!(said(more.verdict), "AllowanceExceeded");
+    assert_eq!(verdict_text(more.verdict), "AllowanceExceeded");
     let pool = more.pool.unwrap();
     assert_eq!((pool.allowance.get(), pool.used.get()), (0, 100));
     assert_eq!(
-        said(world.settle("billed", 1).await.verdict),
+        verdict_text(world.settle("billed", 1).await.verdict),
         "AllowanceExceeded"
     );
 }
 
 async fn reserve_three(world: &World) {
-    world.reserve(ask(300).id("less")).await;
-    world.reserve(ask(300).id("more")).await;
-    world.reserve(ask(500).id("billed")).await;
+    world.reserve(new_reserve(300).id("less")).await;
+    world.reserve(new_reserve(300).id("more")).await;
+    world.reserve(new_reserve(500).id("billed")).await;
 }
 
 async fn an_organization_that_left_settles_with_an_allowance_of_0(new: NewWorld) {
@@ -143,7 +163,7 @@ async fn a_pool_that_left_settles_with_an_allowance_of_0(new: NewWorld) {
         .replace("[pools.large]\nmodels = [\"gpt-4o\", \"o1\"]\n", "")
         .replace("large = 1_000\n", "");
     world.ledger.set_policy(policy_text(&text).into());
-    let replay = world.reserve(ask(300).id("less")).await;
+    let replay = world.reserve(new_reserve(300).id("less")).await;
     let pool = replay.pool.unwrap();
     assert_eq!(
         (pool.pool.as_str(), pool.allowance.get(), pool.used.get()),
@@ -157,12 +177,12 @@ async fn a_pool_that_left_settles_with_an_allowance_of_0(new: NewWorld) {
 
 async fn a_model_that_moved_settles_in_the_pool_of_its_reservation(new: NewWorld) {
     let world = new(policy("keep_open"));
-    world.reserve(ask(300).id("r").model("o1")).await;
+    world.reserve(new_reserve(300).id("r").model("o1")).await;
     let text = small_policy("keep_open")
         .replace("\"gpt-4o\", \"o1\"", "\"gpt-4o\"")
         .replace("\"gpt-4o-mini\"", "\"gpt-4o-mini\", \"o1\"");
     world.ledger.set_policy(policy_text(&text).into());
-    let replay = world.reserve(ask(300).id("r").model("o1")).await;
+    let replay = world.reserve(new_reserve(300).id("r").model("o1")).await;
     assert_eq!(
         (replay.replayed, replay.pool.unwrap().pool.as_str()),
         (true, "large")
@@ -177,17 +197,29 @@ async fn a_model_that_moved_settles_in_the_pool_of_its_reservation(new: NewWorld
 
 async fn a_pool_closed_by_the_old_rule_is_open_under_keep_open(new: NewWorld) {
     let world = new(policy("close_until_reset"));
-    world.reserve(ask(1_001)).await;
-    assert_eq!(said(world.reserve(ask(1)).await.verdict), "PoolClosed");
+    world.reserve(new_reserve(1_001)).await;
+    assert_eq!(
+        verdict_text(world.reserve(new_reserve(1)).await.verdict),
+        "PoolClosed"
+    );
     world.ledger.set_policy(policy("keep_open").into());
-    assert_eq!(said(world.reserve(ask(1)).await.verdict), "FREE");
+    assert_eq!(
+        verdict_text(world.reserve(new_reserve(1)).await.verdict),
+        "FREE"
+    );
 }
 
 async fn an_overflow_under_keep_open_does_not_close_the_pool_for_a_later_rule(new: NewWorld) {
     let world = new(policy("keep_open"));
-    world.reserve(ask(1_001)).await;
+    world.reserve(new_reserve(1_001)).await;
     world.ledger.set_policy(policy("close_until_reset").into());
-    assert_eq!(said(world.reserve(ask(1)).await.verdict), "FREE");
-    world.reserve(ask(1_001)).await;
-    assert_eq!(said(world.reserve(ask(1)).await.verdict), "PoolClosed");
+    assert_eq!(
+        verdict_text(world.reserve(new_reserve(1)).await.verdict),
+        "FREE"
+    );
+    world.reserve(new_reserve(1_001)).await;
+    assert_eq!(
+        verdict_text(world.reserve(new_reserve(1)).await.verdict),
+        "PoolClosed"
+    );
 }

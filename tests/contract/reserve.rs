@@ -6,59 +6,73 @@ use tollgate::{
 };
 
 use super::{NewWorld, over_every_store};
-use crate::support::world::{With as _, ask, policy, policy_text, said, small_policy};
+use crate::support::world::{
+    ReserveExt as _, new_reserve, policy, policy_text, small_policy, verdict_text,
+};
 
 over_every_store!(
     a_request_that_would_exceed_the_allowance_is_billed_whole,
     a_pool_is_shared_by_all_projects_and_models_of_the_organization,
     pools_and_organizations_do_not_share,
-    the_reasons_are_looked_for_in_their_order,
+    the_reasons_are_checked_in_their_order,
     the_built_in_policy_matches_model_names_exactly,
     a_stranger_writes_nothing,
     with_keep_open_a_smaller_request_is_free_after_an_overflow,
     with_close_until_reset_an_overflow_closes_the_pool_until_midnight,
     a_dry_run_answers_the_same_and_writes_nothing,
     a_dry_run_does_not_close_the_pool,
-    the_figures_are_those_right_after_the_decision,
+    the_balance_is_that_right_after_the_decision,
     the_programme_ends_by_the_stores_clock,
 );
 
 async fn a_request_that_would_exceed_the_allowance_is_billed_whole(new: NewWorld) {
     let world = new(Policy::builtin());
-    let ask = |tokens| ask(tokens).org("org-demo");
-    assert_eq!(world.reserve(ask(975_000)).await.verdict, Verdict::Free);
-    let billed = world.reserve(ask(30_000)).await;
-    assert_eq!(said(billed.verdict), "AllowanceExceeded");
+    let demo_reserve = |tokens| new_reserve(tokens).org("org-demo");
+    assert_eq!(
+        world.reserve(demo_reserve(975_000)).await.verdict,
+        Verdict::Free
+    );
+    let billed = world.reserve(demo_reserve(30_000)).await;
+    assert_eq!(verdict_text(billed.verdict), "AllowanceExceeded");
     assert_eq!(billed.pool.unwrap().used.get(), 975_000);
-    let exact = world.reserve(ask(25_000)).await;
-    assert_eq!(said(exact.verdict), "FREE");
+    let exact = world.reserve(demo_reserve(25_000)).await;
+    assert_eq!(verdict_text(exact.verdict), "FREE");
     let pool = exact.pool.unwrap();
     assert_eq!((pool.used.get(), pool.remaining().get()), (1_000_000, 0));
     assert_eq!(
-        said(world.reserve(ask(1)).await.verdict),
+        verdict_text(world.reserve(demo_reserve(1)).await.verdict),
         "AllowanceExceeded"
     );
 }
 
 async fn a_pool_is_shared_by_all_projects_and_models_of_the_organization(new: NewWorld) {
     let world = new(policy("keep_open"));
-    world.reserve(ask(600).project("one").model("gpt-4o")).await;
-    let other = world.reserve(ask(401).project("two").model("o1")).await;
-    assert_eq!(said(other.verdict), "AllowanceExceeded");
-    let other = world.reserve(ask(400).project("two").model("o1")).await;
-    assert_eq!(said(other.verdict), "FREE");
+    world
+        .reserve(new_reserve(600).project("one").model("gpt-4o"))
+        .await;
+    let other = world
+        .reserve(new_reserve(401).project("two").model("o1"))
+        .await;
+    assert_eq!(verdict_text(other.verdict), "AllowanceExceeded");
+    let other = world
+        .reserve(new_reserve(400).project("two").model("o1"))
+        .await;
+    assert_eq!(verdict_text(other.verdict), "FREE");
 }
 
 async fn pools_and_organizations_do_not_share(new: NewWorld) {
     let world = new(policy("keep_open"));
-    world.reserve(ask(1_000)).await;
-    for free in [ask(1_000).org("other"), ask(10_000).model("gpt-4o-mini")] {
-        assert_eq!(said(world.reserve(free).await.verdict), "FREE");
+    world.reserve(new_reserve(1_000)).await;
+    for free in [
+        new_reserve(1_000).org("other"),
+        new_reserve(10_000).model("gpt-4o-mini"),
+    ] {
+        assert_eq!(verdict_text(world.reserve(free).await.verdict), "FREE");
     }
 }
 
-async fn the_reasons_are_looked_for_in_their_order(new: NewWorld) {
-    // Each organization has its own fault and all that come after it.
+async fn the_reasons_are_checked_in_their_order(new: NewWorld) {
+    // Each organization has one fault, and all faults that are checked later.
     let org = |name: &str, sharing: &str, zdr: bool, enterprise: bool| {
         format!(
             "[orgs.{name}]\ntier = 1\ndata_sharing = \"{sharing}\"\n{}\
@@ -76,9 +90,9 @@ async fn the_reasons_are_looked_for_in_their_order(new: NewWorld) {
         + &org("enterprise", "selected", false, true)
         + &org("selected", "selected", false, false);
     let world = new(policy_text(&text));
-    // An ineligible request in every later respect: project, workload, fine-tuned, tokens.
+    // A request that is ineligible for every later reason: project, workload, fine-tuned model, tokens.
     let worst = |org| {
-        ask(1_001)
+        new_reserve(1_001)
             .org(org)
             .project("private")
             .workload(Workload::Evaluation)
@@ -104,13 +118,16 @@ async fn the_reasons_are_looked_for_in_their_order(new: NewWorld) {
             worst("acme").workload(Workload::Inference),
             "FineTunedModel",
         ),
-        (ask(1_001).model("gpt-4o-2024-08-06"), "ModelNotCovered"),
-        (ask(1_001), "AllowanceExceeded"),
-        (ask(1_001), "PoolClosed"),
-        (ask(1), "PoolClosed"),
+        (
+            new_reserve(1_001).model("gpt-4o-2024-08-06"),
+            "ModelNotCovered",
+        ),
+        (new_reserve(1_001), "AllowanceExceeded"),
+        (new_reserve(1_001), "PoolClosed"),
+        (new_reserve(1), "PoolClosed"),
     ] {
         let answer = world.reserve(call.clone()).await;
-        assert_eq!(said(answer.verdict), reason, "{call:?}");
+        assert_eq!(verdict_text(answer.verdict), reason, "{call:?}");
         let eligible = ["AllowanceExceeded", "PoolClosed"].contains(&reason);
         assert_eq!(answer.pool.is_some(), eligible, "{call:?}");
         assert_eq!(answer.resets_at.to_rfc3339(), "2026-11-23T00:00:00+00:00");
@@ -129,15 +146,17 @@ async fn the_built_in_policy_matches_model_names_exactly(new: NewWorld) {
         ("codex-mini-latest", "FREE"),
         (" gpt-4o", "ModelNotCovered"),
     ] {
-        let answer = world.reserve(ask(1).org("org-demo").model(model)).await;
-        assert_eq!(said(answer.verdict), said_of_it, "{model}");
+        let answer = world
+            .reserve(new_reserve(1).org("org-demo").model(model))
+            .await;
+        assert_eq!(verdict_text(answer.verdict), said_of_it, "{model}");
     }
 }
 
 async fn a_stranger_writes_nothing(new: NewWorld) {
     let world = new(policy("keep_open"));
-    let answer = world.reserve(ask(5).org("stranger").id("r")).await;
-    assert_eq!(said(answer.verdict), "OrganizationNotEnrolled");
+    let answer = world.reserve(new_reserve(5).org("stranger").id("r")).await;
+    assert_eq!(verdict_text(answer.verdict), "OrganizationNotEnrolled");
     assert!(world.try_settle("stranger", "r", 5).await.is_err());
     assert!(world.try_usage("stranger", None).await.is_err());
     assert!(
@@ -154,24 +173,27 @@ async fn a_stranger_writes_nothing(new: NewWorld) {
 
 async fn with_keep_open_a_smaller_request_is_free_after_an_overflow(new: NewWorld) {
     let world = new(policy("keep_open"));
-    world.reserve(ask(900)).await;
+    world.reserve(new_reserve(900)).await;
     assert_eq!(
-        said(world.reserve(ask(101)).await.verdict),
+        verdict_text(world.reserve(new_reserve(101)).await.verdict),
         "AllowanceExceeded"
     );
-    assert_eq!(said(world.reserve(ask(100)).await.verdict), "FREE");
+    assert_eq!(
+        verdict_text(world.reserve(new_reserve(100)).await.verdict),
+        "FREE"
+    );
 }
 
 async fn with_close_until_reset_an_overflow_closes_the_pool_until_midnight(new: NewWorld) {
     let world = new(policy("close_until_reset"));
-    world.reserve(ask(900).id("free")).await;
+    world.reserve(new_reserve(900).id("free")).await;
     assert_eq!(
-        said(world.reserve(ask(101).id("over")).await.verdict),
+        verdict_text(world.reserve(new_reserve(101).id("over")).await.verdict),
         "AllowanceExceeded"
     );
-    let closed = world.reserve(ask(1)).await;
-    assert_eq!(said(closed.verdict), "PoolClosed");
-    // What a Reserve could still get.
+    let closed = world.reserve(new_reserve(1)).await;
+    assert_eq!(verdict_text(closed.verdict), "PoolClosed");
+    // What another Reserve could still get.
     assert_eq!(closed.pool.unwrap().remaining().get(), 0);
     let quota = world.quota("acme").await;
     let [(large, _), (mini, _)] = quota.pools.as_slice() else {
@@ -180,26 +202,37 @@ async fn with_close_until_reset_an_overflow_closes_the_pool_until_midnight(new: 
     assert!(large.is_closed && !mini.is_closed);
     let remaining = [large, mini].map(|pool| pool.remaining().get());
     assert_eq!(remaining, [0, 10_000]);
-    // Neither a release nor a settle opens it again, and the other pool is open.
+    // Neither a release nor a settle reopens it. The other pool stays open.
     world.release("over").await;
     world.settle("free", 1).await;
-    assert_eq!(said(world.reserve(ask(1)).await.verdict), "PoolClosed");
     assert_eq!(
-        said(world.reserve(ask(1).model("gpt-4o-mini")).await.verdict),
+        verdict_text(world.reserve(new_reserve(1)).await.verdict),
+        "PoolClosed"
+    );
+    assert_eq!(
+        verdict_text(
+            world
+                .reserve(new_reserve(1).model("gpt-4o-mini"))
+                .await
+                .verdict
+        ),
         "FREE"
     );
     assert_eq!(world.pool("large").await, (1, 1, 2, 2));
     world.clock.set("2026-11-23T00:00:01Z");
-    assert_eq!(said(world.reserve(ask(1_000)).await.verdict), "FREE");
+    assert_eq!(
+        verdict_text(world.reserve(new_reserve(1_000)).await.verdict),
+        "FREE"
+    );
 }
 
 async fn a_dry_run_answers_the_same_and_writes_nothing(new: NewWorld) {
     let world = new(policy("keep_open"));
-    let answer = world.reserve(ask(700).dry().id("r")).await;
-    assert_eq!(said(answer.verdict), "FREE");
+    let answer = world.reserve(new_reserve(700).dry().id("r")).await;
+    assert_eq!(verdict_text(answer.verdict), "FREE");
     assert_eq!(answer.pool.unwrap().used.get(), 0);
     assert_eq!(
-        said(world.reserve(ask(1_001).dry()).await.verdict),
+        verdict_text(world.reserve(new_reserve(1_001).dry()).await.verdict),
         "AllowanceExceeded"
     );
     if let Some(redis) = &world.redis {
@@ -209,10 +242,10 @@ async fn a_dry_run_answers_the_same_and_writes_nothing(new: NewWorld) {
         world.try_settle("acme", "r", 1).await.is_err(),
         "the id was ignored"
     );
-    world.reserve(ask(400).id("r")).await;
-    // The id's own fields do not matter to a dry run.
-    let answer = world.reserve(ask(601).dry().id("r")).await;
-    assert_eq!(said(answer.verdict), "AllowanceExceeded");
+    world.reserve(new_reserve(400).id("r")).await;
+    // A dry run ignores the id, so its fields may differ.
+    let answer = world.reserve(new_reserve(601).dry().id("r")).await;
+    assert_eq!(verdict_text(answer.verdict), "AllowanceExceeded");
     assert!(!answer.replayed);
     assert_eq!(world.pool("large").await, (400, 1, 0, 0));
     assert_eq!(
@@ -224,26 +257,29 @@ async fn a_dry_run_answers_the_same_and_writes_nothing(new: NewWorld) {
 async fn a_dry_run_does_not_close_the_pool(new: NewWorld) {
     let world = new(policy("close_until_reset"));
     assert_eq!(
-        said(world.reserve(ask(1_001).dry()).await.verdict),
+        verdict_text(world.reserve(new_reserve(1_001).dry()).await.verdict),
         "AllowanceExceeded"
     );
-    assert_eq!(said(world.reserve(ask(1_000)).await.verdict), "FREE");
-    world.reserve(ask(1)).await;
     assert_eq!(
-        said(world.reserve(ask(1).dry()).await.verdict),
+        verdict_text(world.reserve(new_reserve(1_000)).await.verdict),
+        "FREE"
+    );
+    world.reserve(new_reserve(1)).await;
+    assert_eq!(
+        verdict_text(world.reserve(new_reserve(1).dry()).await.verdict),
         "PoolClosed"
     );
 }
 
-async fn the_figures_are_those_right_after_the_decision(new: NewWorld) {
+async fn the_balance_is_that_right_after_the_decision(new: NewWorld) {
     let world = new(policy("keep_open"));
-    let figures = world.reserve(ask(300)).await.pool.unwrap();
-    assert_eq!(figures.pool.as_str(), "large");
+    let balance = world.reserve(new_reserve(300)).await.pool.unwrap();
+    assert_eq!(balance.pool.as_str(), "large");
     assert_eq!(
         (
-            figures.allowance.get(),
-            figures.used.get(),
-            figures.remaining().get()
+            balance.allowance.get(),
+            balance.used.get(),
+            balance.remaining().get()
         ),
         (1_000, 300, 700)
     );
@@ -252,11 +288,20 @@ async fn the_figures_are_those_right_after_the_decision(new: NewWorld) {
 async fn the_programme_ends_by_the_stores_clock(new: NewWorld) {
     let text = small_policy("keep_open").replace("[program]", "[program]\nends_on = 2026-11-22");
     let world = new(policy_text(&text));
-    assert_eq!(said(world.reserve(ask(1)).await.verdict), "FREE");
+    assert_eq!(
+        verdict_text(world.reserve(new_reserve(1)).await.verdict),
+        "FREE"
+    );
     world.clock.set("2026-11-22T23:59:58Z");
-    assert_eq!(said(world.reserve(ask(1)).await.verdict), "FREE");
+    assert_eq!(
+        verdict_text(world.reserve(new_reserve(1)).await.verdict),
+        "FREE"
+    );
     world.clock.set("2026-11-23T00:00:00Z");
-    assert_eq!(said(world.reserve(ask(1)).await.verdict), "ProgramEnded");
+    assert_eq!(
+        verdict_text(world.reserve(new_reserve(1)).await.verdict),
+        "ProgramEnded"
+    );
     let quota = world.quota("acme").await;
     assert_eq!(
         quota

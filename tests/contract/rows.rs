@@ -1,9 +1,11 @@
-//! docs/CONTRACT.md, "What is counted where": how many usage rows a day has, and what has none of its own.
+//! docs/CONTRACT.md, "What is counted where": the limit of usage rows a day, and the row `(other)`.
 
 use tollgate::ledger::UsageRow;
 
 use super::{NewWorld, over_every_store};
-use crate::support::world::{With as _, World, ask, org_id, policy, request_id, said};
+use crate::support::world::{
+    ReserveExt as _, World, new_reserve, org_id, policy, request_id, verdict_text,
+};
 
 over_every_store!(
     what_comes_after_the_last_row_counts_in_the_row_other,
@@ -14,7 +16,7 @@ over_every_store!(
     each_day_has_its_own_rows,
 );
 
-/// A world whose days have at most four rows.
+/// A world with at most four rows a day.
 async fn small(new: NewWorld) -> World {
     let mut world = new(policy("keep_open"));
     world.limits.max_rows = 4;
@@ -25,7 +27,7 @@ async fn small(new: NewWorld) -> World {
 async fn what_comes_after_the_last_row_counts_in_the_row_other(new: NewWorld) {
     let world = small(new).await;
     for project in ["a", "b", "c", "d", "e", "f", "a"] {
-        world.reserve(ask(10).project(project)).await;
+        world.reserve(new_reserve(10).project(project)).await;
     }
     assert_eq!(
         world.usage("acme", None).await,
@@ -37,8 +39,8 @@ async fn what_comes_after_the_last_row_counts_in_the_row_other(new: NewWorld) {
             "d gpt-4o large 10 0 1 0",
         ]
     );
-    // A dry run takes no row.
-    world.reserve(ask(10).org("other").dry()).await;
+    // A dry run creates no row.
+    world.reserve(new_reserve(10).org("other").dry()).await;
     assert!(world.usage("other", None).await.is_empty());
     assert_eq!(world.pool("large").await, (70, 7, 0, 0));
 }
@@ -46,10 +48,12 @@ async fn what_comes_after_the_last_row_counts_in_the_row_other(new: NewWorld) {
 async fn models_that_no_pool_lists_take_at_most_half_of_the_rows(new: NewWorld) {
     let world = small(new).await;
     for at in 0..20 {
-        world.reserve(ask(1).model(&format!("junk-{at:02}"))).await;
+        world
+            .reserve(new_reserve(1).model(&format!("junk-{at:02}")))
+            .await;
     }
     for project in ["a", "b", "c"] {
-        world.reserve(ask(5).project(project)).await;
+        world.reserve(new_reserve(5).project(project)).await;
     }
     assert_eq!(
         world.usage("acme", None).await,
@@ -66,18 +70,20 @@ async fn models_that_no_pool_lists_take_at_most_half_of_the_rows(new: NewWorld) 
 async fn a_reservation_is_settled_and_released_in_the_row_that_counts_it(new: NewWorld) {
     let world = small(new).await;
     for project in ["a", "b", "c", "d", "e", "f", "g"] {
-        world.reserve(ask(10).project(project).id(project)).await;
+        world
+            .reserve(new_reserve(10).project(project).id(project))
+            .await;
     }
-    assert_eq!(said(world.settle("e", 25).await.verdict), "FREE");
+    assert_eq!(verdict_text(world.settle("e", 25).await.verdict), "FREE");
     world.settle("a", 3).await;
     world.release("f").await;
-    // It is the same reservation still, by the names that it was sent with.
-    let again = world.reserve(ask(10).project("e").id("e")).await;
+    // The names that it was sent with still identify the reservation.
+    let again = world.reserve(new_reserve(10).project("e").id("e")).await;
     assert!(again.replayed);
     assert!(
         world
             .ledger
-            .reserve(ask(10).project("x").id("e"))
+            .reserve(new_reserve(10).project("x").id("e"))
             .await
             .is_err()
     );
@@ -89,21 +95,23 @@ async fn a_reservation_is_settled_and_released_in_the_row_that_counts_it(new: Ne
         "d gpt-4o large 10 0 1 0",
     ];
     assert_eq!(world.usage("acme", None).await, rows);
-    // A row that a release left with nothing is not listed, and still is a row.
+    // A row that a release emptied is not listed, but still occupies a place.
     world.release("b").await;
-    world.reserve(ask(10).project("h")).await;
+    world.reserve(new_reserve(10).project("h")).await;
     assert_eq!(
         world.usage("acme", None).await[0],
         "(other) (other) - 45 0 3 0"
     );
-    world.reserve(ask(10).project("b")).await;
+    world.reserve(new_reserve(10).project("b")).await;
     assert_eq!(world.usage("acme", None).await[2], rows[2]);
 }
 
 async fn a_late_settle_corrects_the_row_other_of_its_day(new: NewWorld) {
     let world = small(new).await;
     for project in ["a", "b", "c", "d", "e", "f"] {
-        world.reserve(ask(10).project(project).id(project)).await;
+        world
+            .reserve(new_reserve(10).project(project).id(project))
+            .await;
     }
     world.clock.set("2026-11-23T12:00:00Z");
     world.settle("e", 4).await;
@@ -118,10 +126,10 @@ async fn a_late_settle_corrects_the_row_other_of_its_day(new: NewWorld) {
 
 async fn a_callers_own_row_other_is_that_row(new: NewWorld) {
     let world = small(new).await;
-    let own = || ask(1).project("(other)").model("(other)");
+    let own = || new_reserve(1).project("(other)").model("(other)");
     world.reserve(own().id("own")).await;
     for project in ["a", "b", "c", "d", "e"] {
-        world.reserve(ask(10).project(project)).await;
+        world.reserve(new_reserve(10).project(project)).await;
     }
     world.reserve(own()).await;
     world.settle("own", 6).await;
@@ -135,7 +143,7 @@ async fn each_day_has_its_own_rows(new: NewWorld) {
     for day in ["2026-11-22T12:00:00Z", "2026-11-23T12:00:00Z"] {
         world.clock.set(day);
         for project in ["a", "b", "c", "d", "e"] {
-            world.reserve(ask(10).project(project)).await;
+            world.reserve(new_reserve(10).project(project)).await;
         }
         let rows = world.usage("acme", None).await;
         assert_eq!(
@@ -151,19 +159,19 @@ fn sum(rows: &[UsageRow]) -> u64 {
     rows.iter().map(of).sum()
 }
 
-/// The default, and a flood of invented names.
+/// The default limit, with a flood of invented names.
 #[tokio::test]
 async fn twenty_thousand_invented_models_leave_five_thousand_rows_and_right_sums() {
-    const JUNK: u64 = 20_000;
+    const INVENTED_MODELS: u64 = 20_000;
     for new in [World::memory as NewWorld, World::file, World::redis] {
         let world = new(policy("keep_open"));
-        for from in (0..JUNK).step_by(1_000) {
-            let calls = (from..from + 1_000).map(|at| ask(1).model(&format!("junk-{at}")));
+        for from in (0..INVENTED_MODELS).step_by(1_000) {
+            let calls = (from..from + 1_000).map(|at| new_reserve(1).model(&format!("junk-{at}")));
             for answer in world.ledger.reserve_all(calls.collect()).await {
                 answer.unwrap();
             }
         }
-        world.reserve(ask(7).id("listed")).await;
+        world.reserve(new_reserve(7).id("listed")).await;
         let (mut rows, mut after) = (Vec::new(), None);
         loop {
             let page = tollgate::ledger::UsagePage {
@@ -181,7 +189,7 @@ async fn twenty_thousand_invented_models_leave_five_thousand_rows_and_right_sums
                 break;
             }
         }
-        assert_eq!((rows.len(), sum(&rows)), (5_002, JUNK + 7));
+        assert_eq!((rows.len(), sum(&rows)), (5_002, INVENTED_MODELS + 7));
         assert!(rows.iter().any(|row| row.model.as_str() == "gpt-4o"));
         let settled = world.ledger.release(org_id("acme"), request_id("listed"));
         assert_eq!(settled.await.unwrap().tokens.get(), 7);

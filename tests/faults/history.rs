@@ -1,4 +1,4 @@
-//! What callers asked and were told, call by call, and what of it follows for the ledger.
+//! The calls and answers of all callers, and what they imply for the ledger.
 
 use std::{
     collections::BTreeMap,
@@ -8,33 +8,33 @@ use std::{
 
 use tonic::{Code, Status};
 
-/// A request of a gateway, whatever calls are made about it.
+/// A request of a gateway; several calls may refer to it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request {
     pub org: String,
-    /// No other request has the same; it is the `request_id` of one that has one.
+    /// Unique; also the `request_id` if the request has one.
     pub name: String,
     pub has_id: bool,
     pub tokens: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum CallKind {
     Reserve,
-    /// With what it really used.
+    /// The tokens that were really used.
     Settle(u64),
     Release,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// To a Reserve or a Settle: "FREE", or the billed reason's name.
-    Verdict { said: String, replayed: bool },
-    /// To a Release.
+    /// Of a Reserve or a Settle: "FREE", or the name of the billed reason.
+    Verdict { verdict: String, replayed: bool },
+    /// Of a Release.
     Released { tokens: u64, replayed: bool },
     Failed {
         code: Code,
-        /// The service says so.
+        /// The message says that the call counted nothing.
         counted_nothing: bool,
         message: String,
     },
@@ -43,28 +43,28 @@ pub enum Answer {
 #[derive(Debug, Clone)]
 pub struct Call {
     pub request: Arc<Request>,
-    pub what: What,
-    /// Through which replica.
+    pub kind: CallKind,
+    /// The index of the replica.
     pub replica: usize,
     pub begun: Instant,
     pub ended: Instant,
-    /// The caller's own.
+    /// The call's own deadline, if any.
     pub deadline: Option<Duration>,
     pub answer: Answer,
 }
 
-/// All calls; those of one request in their order, since one caller makes them.
+/// All calls. The calls of one request are in order, because one caller makes them.
 #[derive(Debug, Default)]
 pub struct History {
     pub calls: Vec<Call>,
 }
 
-/// Redis forgot writes that it had acknowledged: between these moments they were made, or before.
+/// A loss of acknowledged writes that were made between these times, or earlier.
 #[derive(Debug, Clone, Copy)]
 pub struct Loss {
-    /// What was written before and is gone, was written by replicas that knew of what each other wrote.
+    /// Before this, the replicas had shared their writes with each other.
     pub from: Instant,
-    /// From here on all that is acknowledged is kept.
+    /// After this, all acknowledged writes are durable.
     pub until: Instant,
 }
 
@@ -78,14 +78,14 @@ impl Loss {
     }
 }
 
-/// After all is kept again: until when all replicas have restored what they remember, also on a busy machine.
-const RESTORED: Duration = Duration::from_secs(3);
+/// How long after a loss all replicas have restored their snapshots, also on a busy machine.
+const RECOVERY_TIME: Duration = Duration::from_secs(3);
 
-/// The free tokens that a request counts, by what its caller knows.
+/// The free tokens that a request counts, as far as its caller knows.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
-    pub least: i64,
-    pub most: i64,
+    pub min: i64,
+    pub max: i64,
 }
 
 impl Answer {
@@ -98,10 +98,10 @@ impl Answer {
     }
 
     pub fn is_free(&self) -> bool {
-        matches!(self, Self::Verdict { said, .. } if said == "FREE")
+        matches!(self, Self::Verdict { verdict, .. } if verdict == "FREE")
     }
 
-    /// Whether it was counted just now.
+    /// Whether the call changed a counter.
     fn wrote(&self) -> bool {
         match self {
             Self::Verdict { replayed, .. } | Self::Released { replayed, .. } => !replayed,
@@ -109,8 +109,7 @@ impl Answer {
         }
     }
 
-    /// Nobody told whether it was counted. The ids that a Redis has forgotten are not found: nothing
-    /// is counted then.
+    /// Whether the outcome is unknown. If Redis lost the id, the call fails with NOT_FOUND, and counts nothing.
     fn is_unknown(&self) -> bool {
         matches!(
             self,
@@ -120,19 +119,19 @@ impl Answer {
 }
 
 impl Call {
-    /// Free tokens that the caller was told it has, or has on top.
+    /// The free tokens that the answer granted.
     fn granted(&self) -> u64 {
-        match self.what {
+        match self.kind {
             _ if !self.answer.is_free() => 0,
-            What::Reserve => self.request.tokens,
-            What::Settle(tokens) => tokens,
-            What::Release => 0,
+            CallKind::Reserve => self.request.tokens,
+            CallKind::Settle(tokens) => tokens,
+            CallKind::Release => 0,
         }
     }
 }
 
 impl History {
-    /// The calls about each request of an organization, or of all.
+    /// The calls of each request, of one organization or of all.
     pub fn by_request(&self, org: Option<&str>) -> BTreeMap<(&str, &str), Vec<&Call>> {
         let mut requests = BTreeMap::<_, Vec<&Call>>::new();
         for call in &self.calls {
@@ -150,76 +149,74 @@ impl History {
         self.calls.iter().filter(failed)
     }
 
-    /// The free tokens that an organization has counted, if none of its answers was a lie.
+    /// The free tokens that an organization has counted if all answers are true.
     pub fn counts(&self, org: &str, losses: &[Loss]) -> Counts {
         let requests = self.by_request(Some(org));
         let each = requests.values().map(|calls| counts(calls, losses));
         each.fold(Counts::default(), |sum, it| Counts {
-            least: sum.least + it.least,
-            most: sum.most + it.most,
+            min: sum.min + it.min,
+            max: sum.max + it.max,
         })
     }
 
-    /// The free tokens of an organization that may be granted once more because Redis forgot them, and
-    /// the replica that was told of them had not spoken of them to the others: what was acknowledged
-    /// after the first of the replicas had written for the last time before the loss. A replica knows
-    /// whatever was acknowledged before its own last write began, and restores it with its next one.
-    /// A replica that is alone knows all.
-    pub fn untold(&self, org: &str, losses: &[Loss], replicas: usize) -> u64 {
+    /// The free tokens of an organization that may be granted twice after a loss, because only one replica knew them:
+    /// those acknowledged after the earliest of the replicas' last writes before the loss. A replica knows all that was
+    /// acknowledged before its own last write began, and restores it with its next write. A single replica knows
+    /// everything.
+    pub fn unshared(&self, org: &str, losses: &[Loss], replicas: usize) -> u64 {
         if replicas == 1 {
             return 0;
         }
         let its = || self.calls.iter().filter(|call| call.request.org == org);
-        let untold = |loss: &Loss| -> u64 {
+        let unshared = |loss: &Loss| -> u64 {
             let last_writes = (0..replicas).map(|replica| {
                 let writes = its().filter(|call| {
                     call.replica == replica && call.answer.wrote() && call.ended < loss.from
                 });
                 writes.map(|call| call.begun).max()
             });
-            // One that never wrote knows nothing.
+            // A replica that never wrote knows nothing.
             let since = last_writes.min().flatten();
             let within = its().filter(|call| {
                 since.is_none_or(|since| call.ended >= since) && call.begun <= loss.until
             });
             within.map(Call::granted).sum()
         };
-        losses.iter().map(untold).sum()
+        losses.iter().map(unshared).sum()
     }
 }
 
-/// What a request counts, by its calls in their order. What Redis forgot, it may count once more when it is
-/// asked again: an unknown call and its repetition then count both. And a request that is older than what
-/// replicas restored gives nothing back.
+/// The tokens that a request counts, from its calls in order. If Redis lost the request, a repetition may count again:
+/// an unknown call and its repetition then both count. A request that is older than the recovery gives nothing back.
 fn counts(calls: &[&Call], losses: &[Loss]) -> Counts {
     let loses = !losses.is_empty();
     let gives_back = losses
         .iter()
-        .all(|loss| calls[0].begun > loss.until + RESTORED);
-    // As its caller was told last; and what unknown calls may have added and taken away since, or, where
-    // Redis forgets, ever.
-    let (mut told, mut added, mut taken) = (0, 0, 0);
+        .all(|loss| calls[0].begun > loss.until + RECOVERY_TIME);
+    // The tokens of the last answer; and the tokens that unknown calls may have added or removed, since that answer or,
+    // after a loss, at any time.
+    let (mut known, mut added, mut taken) = (0, 0, 0);
     for call in calls {
         let tokens = call.request.tokens as i64;
-        match (call.what, call.answer.is_unknown()) {
-            (What::Reserve, true) if loses => added += tokens,
-            (What::Reserve, true) => added = tokens,
-            (What::Settle(actual), true) => {
+        match (call.kind, call.answer.is_unknown()) {
+            (CallKind::Reserve, true) if loses => added += tokens,
+            (CallKind::Reserve, true) => added = tokens,
+            (CallKind::Settle(actual), true) => {
                 let more = actual as i64;
-                taken = if loses { taken + told.max(0) } else { told };
+                taken = if loses { taken + known.max(0) } else { known };
                 added = if loses {
                     added + more
                 } else {
-                    added.max(more - told)
+                    added.max(more - known)
                 };
             }
-            (What::Release, true) => taken = if loses { taken + told } else { told },
+            (CallKind::Release, true) => taken = if loses { taken + known } else { known },
             (_, false) if matches!(call.answer, Answer::Failed { .. }) => {}
-            (what, false) => {
-                if what != What::Reserve && !gives_back {
-                    added += told.max(0);
+            (kind, false) => {
+                if kind != CallKind::Reserve && !gives_back {
+                    added += known.max(0);
                 }
-                told = call.granted() as i64;
+                known = call.granted() as i64;
                 if !loses {
                     (added, taken) = (0, 0);
                 }
@@ -227,15 +224,15 @@ fn counts(calls: &[&Call], losses: &[Loss]) -> Counts {
         }
     }
     Counts {
-        least: told - taken,
-        most: told + added,
+        min: known - taken,
+        max: known + added,
     }
 }
 
 mod tests {
     use super::*;
 
-    fn call(what: What, answer: Answer) -> Call {
+    fn call(kind: CallKind, answer: Answer) -> Call {
         let request = Arc::new(Request {
             org: "org-0".to_owned(),
             name: "r".to_owned(),
@@ -245,7 +242,7 @@ mod tests {
         let now = Instant::now();
         Call {
             request,
-            what,
+            kind,
             replica: 0,
             begun: now,
             ended: now,
@@ -254,9 +251,9 @@ mod tests {
         }
     }
 
-    fn said(said: &str) -> Answer {
+    fn verdict_text(verdict: &str) -> Answer {
         Answer::Verdict {
-            said: said.to_owned(),
+            verdict: verdict.to_owned(),
             replayed: false,
         }
     }
@@ -270,28 +267,28 @@ mod tests {
     }
 
     #[test]
-    fn a_request_counts_what_its_caller_was_told_and_perhaps_what_it_was_not() {
+    fn a_request_counts_what_was_acknowledged_and_perhaps_what_is_unknown() {
         let released = Answer::Released {
             tokens: 10,
             replayed: false,
         };
-        let (free, billed) = (said("FREE"), said("AllowanceExceeded"));
+        let (free, billed) = (verdict_text("FREE"), verdict_text("AllowanceExceeded"));
         let (unknown, nothing) = (failed(false), failed(true));
-        let reserve = |answer: &Answer| call(What::Reserve, answer.clone());
-        let settle = |tokens, answer: &Answer| call(What::Settle(tokens), answer.clone());
-        let release = |answer: &Answer| call(What::Release, answer.clone());
+        let reserve = |answer: &Answer| call(CallKind::Reserve, answer.clone());
+        let settle = |tokens, answer: &Answer| call(CallKind::Settle(tokens), answer.clone());
+        let release = |answer: &Answer| call(CallKind::Release, answer.clone());
         for (calls, keeps, loses) in [
             (vec![reserve(&free)], (10, 10), (10, 10)),
             (vec![reserve(&billed)], (0, 0), (0, 0)),
             (vec![reserve(&nothing)], (0, 0), (0, 0)),
             (vec![reserve(&unknown)], (0, 10), (0, 10)),
-            // The same id counts once, unless it was forgotten.
+            // An id counts once, unless Redis lost it.
             (
                 vec![reserve(&unknown), reserve(&unknown), reserve(&free)],
                 (10, 10),
                 (10, 30),
             ),
-            // Where Redis forgets, it may give nothing back of what was reserved.
+            // After a loss, the reserved tokens may not be given back.
             (vec![reserve(&free), settle(15, &free)], (15, 15), (15, 25)),
             (vec![reserve(&free), settle(15, &billed)], (0, 0), (0, 10)),
             (vec![reserve(&billed), settle(4, &free)], (4, 4), (4, 4)),
@@ -305,8 +302,8 @@ mod tests {
             ),
         ] {
             let calls: Vec<&Call> = calls.iter().collect();
-            for (losses, (least, most)) in [(vec![], keeps), (vec![Loss::now()], loses)] {
-                assert_eq!(counts(&calls, &losses), Counts { least, most }, "{calls:?}");
+            for (losses, (min, max)) in [(vec![], keeps), (vec![Loss::now()], loses)] {
+                assert_eq!(counts(&calls, &losses), Counts { min, max }, "{calls:?}");
             }
         }
     }

@@ -1,14 +1,13 @@
-//! docs/DURABILITY.md: what Redis does to those who rely on it, under the traffic of gateways through
-//! replicas. Whatever they asked and were told is written down, and held against what the ledger has in
-//! the end ([`check`]).
+//! docs/DURABILITY.md: faults of Redis under the traffic of gateways through several replicas. All calls and answers
+//! are recorded, and checked against the ledger at the end ([`invariants`]).
 //!
-//! `TOLLGATE_LONG=1` is the long form: more traffic, more rounds, longer faults.
+//! `TOLLGATE_LONG=1` runs the long form: more traffic, more rounds, longer faults.
 
-mod check;
 mod clusters;
 mod crashes;
+mod disturbances;
 pub mod history;
-mod nuisances;
+mod invariants;
 mod sentinels;
 mod stalls;
 mod traffic;
@@ -20,16 +19,16 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 pub use self::{
     history::History,
-    traffic::{Habits, Traffic},
+    traffic::{Traffic, TrafficProfile},
 };
 use self::{history::Loss, traffic::Gateway};
 use crate::support::{
-    calls::{Client, TextFile, ask, policy_file_of},
+    calls::{Client, TextFile, new_reserve, policy_file_of},
     is_long,
     tollgate::Tollgate,
 };
 
-/// Organizations that the policy knows: enough for every master of a cluster to have some.
+/// Organizations in the policy: enough for every master of a cluster to have some.
 const ORGS: usize = 12;
 
 /// How many of them have traffic.
@@ -37,45 +36,44 @@ const BUSY_ORGS: usize = 4;
 
 const REPLICAS: usize = 3;
 
-/// As the contract says; a slow machine may be late.
-const BACK: Duration = Duration::from_secs(4);
+/// Longer than the contract says, for busy machines.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The same where a fault takes connections, but nothing that a caller should notice: here no call may
-/// fail, however slow the machine is.
-const PATIENT: &str = "call_timeout = \"30s\"\n[redis]\nresponse_timeout = \"30s\"\n";
+/// For faults that cut connections but that callers must not notice: no call may fail, however slow the machine is.
+const LONG_TIMEOUTS: &str = "call_timeout = \"30s\"\n[redis]\nresponse_timeout = \"30s\"\n";
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Answered calls before a fault, and after it.
+/// How many calls are answered before a fault, and after it.
 fn some_calls() -> u64 {
     if is_long() { 6_000 } else { 500 }
 }
 
-/// Of every organization; the hot one reaches it while a fault is going on, or soon after.
+/// The allowance of each organization. The hot one uses it up during a fault or soon after.
 fn allowance() -> u64 {
     if is_long() { 2_000_000 } else { 150_000 }
 }
 
-/// What may happen under a fault.
+/// What a fault allows.
 #[derive(Debug, Default)]
 struct Rules {
-    /// Redis forgot what it had acknowledged.
+    /// Losses of acknowledged writes.
     losses: Vec<Loss>,
-    /// No connection is cut and no answer lost: every id has its one answer that is no replay.
+    /// No connection is cut and no reply lost: every id has exactly one answer that is no replay.
     cuts_nothing: bool,
-    /// A call without a deadline is answered within this time.
+    /// The time limit of a call without a deadline.
     call_timeout: Option<Duration>,
 }
 
 /// Replicas of the service over one store.
-struct Scene {
+struct Deployment {
     replicas: Vec<Tollgate>,
     clients: Vec<Client>,
-    habits: Habits,
+    profile: TrafficProfile,
 }
 
-impl Scene {
-    /// As many replicas as there are URLs of the store, each of them serving.
+impl Deployment {
+    /// One serving replica for each URL of the store.
     async fn over(urls: &[String], settings: &str) -> Self {
         let (policy, settings) = (policy_file_of(ORGS, allowance()), TextFile::new(settings));
         let args = ["--policy", policy.path(), "--config", settings.path()];
@@ -87,10 +85,10 @@ impl Scene {
         Self {
             clients: replicas.iter().map(Tollgate::client).collect(),
             replicas,
-            habits: Habits {
+            profile: TrafficProfile {
                 orgs: (0..BUSY_ORGS).map(|org| format!("org-{org}")).collect(),
                 deadline: Some(Duration::from_millis(400)),
-                asks_again: true,
+                repeats_calls: true,
             },
         }
     }
@@ -99,33 +97,33 @@ impl Scene {
         Self::over(&vec![url; REPLICAS], settings).await
     }
 
-    /// What was known may be forgotten: nobody asks for it again.
-    fn that_loses(mut self) -> Self {
-        self.habits.asks_again = false;
+    /// Ids may be lost, so calls are not repeated.
+    fn that_may_lose_writes(mut self) -> Self {
+        self.profile.repeats_calls = false;
         self
     }
 
-    /// No call may fail: nobody is in a hurry.
-    fn that_is_patient(mut self) -> Self {
-        self.habits.deadline = None;
+    /// No call may fail, so none has a deadline.
+    fn without_deadlines(mut self) -> Self {
+        self.profile.deadline = None;
         self
     }
 
     fn traffic(&self) -> Traffic {
-        Traffic::over(&self.clients, &self.habits)
+        Traffic::over(&self.clients, &self.profile)
     }
 
-    /// Each replica decides again, that soon.
+    /// Waits until each replica decides again.
     async fn decides_again(&self, within: Duration) {
         let begun = Instant::now();
         for (at, client) in self.clients.iter().enumerate() {
             loop {
-                let asked = ReserveRequest {
-                    org: self.habits.orgs[0].clone(),
+                let request = ReserveRequest {
+                    org: self.profile.orgs[0].clone(),
                     dry_run: true,
-                    ..ask(1, "")
+                    ..new_reserve(1, "")
                 };
-                let answer = client.clone().reserve(asked).await;
+                let answer = client.clone().reserve(request).await;
                 assert!(begun.elapsed() < within, "replica {at}: {answer:?}");
                 if answer.is_ok() {
                     break;
@@ -141,13 +139,13 @@ impl Scene {
         }
     }
 
-    /// Uses the allowances up, and holds what was told against what there is.
+    /// Uses up the allowances, and checks the answers against the ledger.
     async fn check(&self, mut history: History, rules: &Rules) {
         let mut gateway = Gateway::over(&self.clients);
-        for org in &self.habits.orgs {
-            check::use_up(&mut gateway, org).await;
+        for org in &self.profile.orgs {
+            invariants::use_up(&mut gateway, org).await;
         }
         history.calls.append(&mut gateway.history);
-        check::all(&self.clients, &self.habits.orgs, &history, rules).await;
+        invariants::all(&self.clients, &self.profile.orgs, &history, rules).await;
     }
 }

@@ -1,83 +1,83 @@
-//! Redis, or the way to it, stops for a while, is slow, or loses answers: Redis forgets nothing, and what
-//! was sent may arrive late. The bound is 0, and all is as it was told.
+//! Redis, or the network, stalls, is slow, or loses replies. Redis loses nothing, and calls may arrive late: no tokens
+//! may be granted twice.
 
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{BACK, REPLICAS, Rules, Scene, some_calls};
+use super::{Deployment, RECOVERY_TIMEOUT, REPLICAS, Rules, some_calls};
 use crate::support::{
     clock::Clock,
-    dice::Dice,
     is_long,
     proxy::{Fault, Proxy},
+    random::Random,
     redis::RedisServer,
     world::NOON,
 };
 
-/// How long a network is bad.
-fn a_while() -> Duration {
+/// How long the network is faulty.
+fn fault_duration() -> Duration {
     Duration::from_secs(if is_long() { 30 } else { 3 })
 }
 
-/// Three replicas, each behind a network of its own.
-async fn behind_networks(redis: &RedisServer) -> (Vec<Proxy>, Scene) {
+/// Three replicas, each behind its own network.
+async fn behind_networks(redis: &RedisServer) -> (Vec<Proxy>, Deployment) {
     let mut networks = Vec::new();
     for _ in 0..REPLICAS {
         networks.push(Proxy::to(redis.port).await);
     }
     let urls: Vec<String> = networks.iter().map(Proxy::url).collect();
-    let scene = Scene::over(&urls, "").await;
-    (networks, scene)
+    let deployment = Deployment::over(&urls, "").await;
+    (networks, deployment)
 }
 
-/// Traffic while each call of each network meets what the dice say, and afterwards.
-async fn traffic_over(redis: &RedisServer, fault: fn(&mut Dice) -> Fault) {
-    let (networks, scene) = behind_networks(redis).await;
-    let traffic = scene.traffic();
+/// Traffic while each call meets a random fault, and afterwards.
+async fn traffic_over(redis: &RedisServer, fault: fn(&mut Random) -> Fault) {
+    let (networks, deployment) = behind_networks(redis).await;
+    let traffic = deployment.traffic();
     traffic.wait_for(some_calls()).await;
     for (at, network) in networks.iter().enumerate() {
-        let mut dice = Dice(at as u64);
-        network.plan(move || fault(&mut dice));
+        let mut random = Random(at as u64);
+        network.plan(move || fault(&mut random));
     }
-    tokio::time::sleep(a_while()).await;
+    tokio::time::sleep(fault_duration()).await;
     for network in &networks {
-        network.forget();
+        network.reset();
     }
     for network in &networks {
         network.wait_until_all_arrived().await;
     }
-    scene.decides_again(BACK).await;
+    deployment.decides_again(RECOVERY_TIMEOUT).await;
     traffic.wait_for(some_calls()).await;
     let history = traffic.stop().await;
     assert!(history.failed().count() > 0, "nobody noticed");
-    scene.check(history, &Rules::default()).await;
+    deployment.check(history, &Rules::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_stands_still_makes_calls_fail_in_time_and_loses_nothing() {
     let clock = Clock::at(NOON);
     let redis = RedisServer::start_at(&clock);
-    let scene = Scene::three_over(redis.url(), "").await;
-    let traffic = scene.traffic();
+    let deployment = Deployment::three_over(redis.url(), "").await;
+    let traffic = deployment.traffic();
     for seconds in if is_long() { &[3, 10][..] } else { &[3] } {
         traffic.wait_for(some_calls()).await;
         redis.signal(Signal::SIGSTOP);
         tokio::time::sleep(Duration::from_secs(*seconds)).await;
         redis.signal(Signal::SIGCONT);
-        scene.decides_again(BACK).await;
+        deployment.decides_again(RECOVERY_TIMEOUT).await;
     }
     traffic.wait_for(some_calls()).await;
     let history = traffic.stop().await;
     assert!(history.failed().count() > 0, "nobody noticed");
-    scene.check(history, &Rules::default()).await;
+    deployment.check(history, &Rules::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_id_counts_once_where_three_of_ten_answers_of_redis_are_lost() {
     let clock = Clock::at(NOON);
     let redis = RedisServer::start_at(&clock);
-    traffic_over(&redis, |dice| match dice.below(10) {
+    traffic_over(&redis, |random| match random.below(10) {
         0..3 => Fault::DropReply,
         _ => Fault::Pass,
     })
@@ -88,8 +88,8 @@ async fn each_id_counts_once_where_three_of_ten_answers_of_redis_are_lost() {
 async fn each_id_counts_once_where_calls_take_up_to_two_seconds_and_arrive_late() {
     let clock = Clock::at(NOON);
     let redis = RedisServer::start_at(&clock);
-    traffic_over(&redis, |dice| {
-        Fault::Delay(Duration::from_millis(dice.below(2_000)))
+    traffic_over(&redis, |random| {
+        Fault::Delay(Duration::from_millis(random.below(2_000)))
     })
     .await;
 }
@@ -98,19 +98,19 @@ async fn each_id_counts_once_where_calls_take_up_to_two_seconds_and_arrive_late(
 async fn a_network_that_swallows_packets_for_two_seconds_makes_calls_fail_in_time() {
     let clock = Clock::at(NOON);
     let redis = RedisServer::start_at(&clock);
-    let (networks, scene) = behind_networks(&redis).await;
-    let traffic = scene.traffic();
+    let (networks, deployment) = behind_networks(&redis).await;
+    let traffic = deployment.traffic();
     for _ in 0..if is_long() { 8 } else { 1 } {
         traffic.wait_for(some_calls()).await;
-        // For all but one replica, whose callers notice nothing of it.
+        // For all replicas but one, whose callers notice nothing.
         for network in &networks[1..] {
-            network.swallow(true);
+            network.drop_packets(true);
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
         for network in &networks[1..] {
-            network.swallow(false);
+            network.drop_packets(false);
         }
-        scene.decides_again(BACK).await;
+        deployment.decides_again(RECOVERY_TIMEOUT).await;
     }
     traffic.wait_for(some_calls()).await;
     let history = traffic.stop().await;
@@ -121,5 +121,5 @@ async fn a_network_that_swallows_packets_for_two_seconds_makes_calls_fail_in_tim
     for network in &networks {
         network.wait_until_all_arrived().await;
     }
-    scene.check(history, &Rules::default()).await;
+    deployment.check(history, &Rules::default()).await;
 }

@@ -1,4 +1,4 @@
-//! Gateways that reserve, settle and release through any replica, and write down what they are told.
+//! Gateways that reserve, settle and release through any replica, and record the answers.
 
 use std::{
     sync::{
@@ -12,38 +12,37 @@ use tokio::task::JoinSet;
 use tollgate::grpc::proto::{ReleaseRequest, ReserveRequest, SettleRequest};
 use tonic::Code;
 
-use super::history::{Answer, Call, History, Request, What};
+use super::history::{Answer, Call, CallKind, History, Request};
 use crate::support::{
-    calls::{Client, ask, said, settled_as},
-    dice::Dice,
+    calls::{Client, new_reserve, settle_verdict_text, verdict_text},
+    random::Random,
 };
 
 pub const CALLERS: u64 = 24;
 
-/// The most that a request reserves.
-pub const MOST_TOKENS: u64 = 400;
+/// The largest reservation.
+pub const MAX_TOKENS: u64 = 400;
 
-/// Between two requests of a caller: so the machine has time for what is to be tested.
-const PACE: Duration = Duration::from_millis(15);
+/// Leaves CPU time to the tested processes.
+const REQUEST_INTERVAL: Duration = Duration::from_millis(15);
 
-/// Between two tries of a call.
-const BEFORE_A_RETRY: Duration = Duration::from_millis(10);
+const RETRY_DELAY: Duration = Duration::from_millis(10);
 
-/// No fault keeps a caller waiting for as long, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any fault, also on a busy machine.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How the callers go about it.
+/// How callers behave.
 #[derive(Debug, Clone)]
-pub struct Habits {
-    /// The first is hot: seven of ten requests are its.
+pub struct TrafficProfile {
+    /// The first one is hot: it has seven of ten requests.
     pub orgs: Vec<String>,
-    /// What every fourth call has.
+    /// The deadline of every fourth call.
     pub deadline: Option<Duration>,
-    /// Asks again what is known: not where it may have been forgotten, and would count anew.
-    pub asks_again: bool,
+    /// Whether answered calls are repeated. Not if ids may be lost: a repetition would count again.
+    pub repeats_calls: bool,
 }
 
-/// Calls through replicas.
+/// A caller of several replicas.
 #[derive(Clone)]
 pub struct Gateway {
     pub replicas: Vec<Client>,
@@ -64,20 +63,20 @@ impl Gateway {
         }
     }
 
-    /// Makes one call, and writes it down.
+    /// Makes one call, and records it.
     pub async fn call(
         &mut self,
         request: &Arc<Request>,
-        what: What,
+        kind: CallKind,
         replica: usize,
         deadline: Option<Duration>,
     ) -> &Answer {
         let replica = replica % self.replicas.len();
         let begun = Instant::now();
-        let answer = answer(&self.replicas[replica], request, what, deadline).await;
+        let answer = answer(&self.replicas[replica], request, kind, deadline).await;
         self.history.push(Call {
             request: Arc::clone(request),
-            what,
+            kind,
             replica,
             begun,
             ended: Instant::now(),
@@ -87,25 +86,25 @@ impl Gateway {
         &self.history[self.history.len() - 1].answer
     }
 
-    /// Makes a call; where it has an id, again and again, each time through the next replica, until it is
-    /// answered. Tells how.
+    /// Makes a call. If it has an id, retries it, each time through the next replica, until it is answered. Gives the
+    /// answer.
     pub async fn call_until_answered(
         &mut self,
         request: &Arc<Request>,
-        what: What,
+        kind: CallKind,
         first: usize,
         deadline: Option<Duration>,
     ) -> Answer {
         let begun = Instant::now();
         for replica in first.. {
-            let answer = self.call(request, what, replica, deadline).await.clone();
+            let answer = self.call(request, kind, replica, deadline).await.clone();
             let again = [Code::Unavailable, Code::Cancelled, Code::DeadlineExceeded];
             match &answer {
                 Answer::Failed { code, .. } if request.has_id && again.contains(code) => {}
                 _ => return answer,
             }
-            assert!(begun.elapsed() < PATIENCE, "{request:?}: {answer:?}");
-            tokio::time::sleep(BEFORE_A_RETRY).await;
+            assert!(begun.elapsed() < WAIT_TIMEOUT, "{request:?}: {answer:?}");
+            tokio::time::sleep(RETRY_DELAY).await;
         }
         unreachable!("there is always a next replica")
     }
@@ -114,41 +113,41 @@ impl Gateway {
 async fn answer(
     client: &Client,
     request: &Request,
-    what: What,
+    kind: CallKind,
     deadline: Option<Duration>,
 ) -> Answer {
     let mut client = client.clone();
     let (org, id) = (request.org.clone(), request.name.clone());
-    let answered = match what {
-        What::Reserve => {
-            let asked = ReserveRequest {
+    let answered = match kind {
+        CallKind::Reserve => {
+            let message = ReserveRequest {
                 org,
-                ..ask(request.tokens, if request.has_id { &id } else { "" })
+                ..new_reserve(request.tokens, if request.has_id { &id } else { "" })
             };
-            let answer = client.reserve(within(asked, deadline)).await;
+            let answer = client.reserve(within(message, deadline)).await;
             answer.map(|answer| Answer::Verdict {
-                said: said(answer.get_ref()),
+                verdict: verdict_text(answer.get_ref()),
                 replayed: answer.get_ref().replayed,
             })
         }
-        What::Settle(tokens) => {
-            let asked = SettleRequest {
+        CallKind::Settle(tokens) => {
+            let message = SettleRequest {
                 org,
                 request_id: id,
                 tokens,
             };
-            let answer = client.settle(within(asked, deadline)).await;
+            let answer = client.settle(within(message, deadline)).await;
             answer.map(|answer| Answer::Verdict {
-                said: settled_as(answer.get_ref()),
+                verdict: settle_verdict_text(answer.get_ref()),
                 replayed: answer.get_ref().replayed,
             })
         }
-        What::Release => {
-            let asked = ReleaseRequest {
+        CallKind::Release => {
+            let message = ReleaseRequest {
                 org,
                 request_id: id,
             };
-            let answer = client.release(within(asked, deadline)).await;
+            let answer = client.release(within(message, deadline)).await;
             answer.map(|answer| Answer::Released {
                 tokens: answer.get_ref().released_tokens,
                 replayed: answer.get_ref().replayed,
@@ -167,19 +166,19 @@ fn within<T>(message: T, deadline: Option<Duration>) -> tonic::Request<T> {
 }
 
 impl Traffic {
-    pub fn over(replicas: &[Client], habits: &Habits) -> Self {
+    pub fn over(replicas: &[Client], profile: &TrafficProfile) -> Self {
         let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let mut callers = JoinSet::new();
         for number in 0..CALLERS {
             let caller = Caller {
                 number,
-                dice: Dice(number),
+                random: Random(number),
                 gateway: Gateway::over(replicas),
-                habits: habits.clone(),
+                profile: profile.clone(),
                 stop: Arc::clone(&stop),
                 answered: Arc::clone(&answered),
             };
-            callers.spawn(caller.call_on());
+            callers.spawn(caller.call_until_stopped());
         }
         Self {
             stop,
@@ -188,17 +187,17 @@ impl Traffic {
         }
     }
 
-    /// Waits until so many more calls were answered.
+    /// Waits until so many more calls are answered.
     pub async fn wait_for(&self, more: u64) {
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         let wanted = self.answered.load(Ordering::Relaxed) + more;
         while self.answered.load(Ordering::Relaxed) < wanted {
-            assert!(Instant::now() < patience, "the callers do not get on");
+            assert!(Instant::now() < deadline, "the callers do not get on");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    /// Lets the callers end what they are about, and gives all that was asked and told.
+    /// Lets the callers finish, and gives all calls and answers.
     pub async fn stop(mut self) -> History {
         self.stop.store(true, Ordering::Relaxed);
         let mut history = History::default();
@@ -211,65 +210,65 @@ impl Traffic {
 
 struct Caller {
     number: u64,
-    dice: Dice,
+    random: Random,
     gateway: Gateway,
-    habits: Habits,
+    profile: TrafficProfile,
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
 }
 
 impl Caller {
-    async fn call_on(mut self) -> Vec<Call> {
+    async fn call_until_stopped(mut self) -> Vec<Call> {
         let mut at = 0;
         while !self.stop.load(Ordering::Relaxed) {
-            self.serve_a_request(at).await;
+            self.handle_request(at).await;
             at += 1;
-            tokio::time::sleep(PACE).await;
+            tokio::time::sleep(REQUEST_INTERVAL).await;
         }
         self.gateway.history
     }
 
-    async fn serve_a_request(&mut self, at: u64) {
-        let others = self.habits.orgs.len() as u64 - 1;
-        let org = match self.dice.below(10) {
-            0..3 if others > 0 => 1 + self.dice.below(others) as usize,
+    async fn handle_request(&mut self, at: u64) {
+        let others = self.profile.orgs.len() as u64 - 1;
+        let org = match self.random.below(10) {
+            0..3 if others > 0 => 1 + self.random.below(others) as usize,
             _ => 0,
         };
         let request = Arc::new(Request {
-            org: self.habits.orgs[org].clone(),
+            org: self.profile.orgs[org].clone(),
             name: format!("{} {at}", self.number),
-            has_id: self.dice.below(10) < 6,
-            tokens: 1 + self.dice.below(MOST_TOKENS),
+            has_id: self.random.below(10) < 6,
+            tokens: 1 + self.random.below(MAX_TOKENS),
         });
-        let answer = self.ask(&request, What::Reserve).await;
+        let answer = self.call(&request, CallKind::Reserve).await;
         if !request.has_id || matches!(answer, Answer::Failed { .. }) {
             return;
         }
-        match self.dice.below(10) {
+        match self.random.below(10) {
             0..3 => {
-                let settle = What::Settle(self.dice.below(2 * request.tokens));
-                self.ask(&request, settle).await;
-                if self.habits.asks_again && self.dice.below(4) == 0 {
-                    self.ask(&request, settle).await;
+                let settle = CallKind::Settle(self.random.below(2 * request.tokens));
+                self.call(&request, settle).await;
+                if self.profile.repeats_calls && self.random.below(4) == 0 {
+                    self.call(&request, settle).await;
                 }
             }
             3..5 => {
-                self.ask(&request, What::Release).await;
+                self.call(&request, CallKind::Release).await;
             }
-            5..7 if self.habits.asks_again => {
-                self.ask(&request, What::Reserve).await;
+            5..7 if self.profile.repeats_calls => {
+                self.call(&request, CallKind::Reserve).await;
             }
             _ => {}
         }
     }
 
-    async fn ask(&mut self, request: &Arc<Request>, what: What) -> Answer {
-        let deadline = self.habits.deadline.filter(|_| self.dice.below(4) == 0);
-        let first = self.dice.below(self.gateway.replicas.len() as u64) as usize;
-        let asked = self
+    async fn call(&mut self, request: &Arc<Request>, kind: CallKind) -> Answer {
+        let deadline = self.profile.deadline.filter(|_| self.random.below(4) == 0);
+        let first = self.random.below(self.gateway.replicas.len() as u64) as usize;
+        let answer = self
             .gateway
-            .call_until_answered(request, what, first, deadline);
-        let answer = asked.await;
+            .call_until_answered(request, kind, first, deadline);
+        let answer = answer.await;
         if !matches!(answer, Answer::Failed { .. }) {
             self.answered.fetch_add(1, Ordering::Relaxed);
         }

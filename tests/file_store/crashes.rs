@@ -1,4 +1,4 @@
-//! kill -9 under traffic, again and again, on the same file.
+//! kill -9 under traffic, repeatedly, on the same file.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    calls::{ask, large, policy_file, said},
+    calls::{large, new_reserve, policy_file, verdict_text},
     clock::Clock,
     tollgate::{Tollgate, program},
     world::NOON,
@@ -24,10 +24,10 @@ use crate::support::{
 const ALLOWANCE: u64 = 9_000;
 const TOKENS: u64 = 7;
 const CALLERS: usize = 16;
-/// How many grants a round answers before the process is killed.
+/// How many answers a round has before the process is killed.
 const ANSWERS: usize = 250;
 
-/// What was answered by id; nothing where no answer came.
+/// The answer by id; `None` without an answer.
 type Answers = BTreeMap<String, Option<String>>;
 
 fn rounds() -> usize {
@@ -37,7 +37,7 @@ fn rounds() -> usize {
     }
 }
 
-/// Reserves from many callers at once until the process is killed.
+/// Reserves concurrently until the process is killed.
 async fn traffic(tollgate: &Tollgate, round: usize) -> Answers {
     let answers = Arc::new(Mutex::new(Answers::new()));
     let answered = Arc::new(AtomicUsize::new(0));
@@ -52,11 +52,11 @@ async fn traffic(tollgate: &Tollgate, round: usize) -> Answers {
             for at in 0.. {
                 let id = format!("{round} {caller} {at}");
                 answers.lock().unwrap().insert(id.clone(), None);
-                let Ok(answer) = client.clone().reserve(ask(TOKENS, &id)).await else {
+                let Ok(answer) = client.clone().reserve(new_reserve(TOKENS, &id)).await else {
                     return;
                 };
-                let said = said(answer.get_ref());
-                answers.lock().unwrap().insert(id, Some(said));
+                let verdict = verdict_text(answer.get_ref());
+                answers.lock().unwrap().insert(id, Some(verdict));
                 answered.fetch_add(1, Ordering::SeqCst);
             }
         });
@@ -69,33 +69,36 @@ async fn traffic(tollgate: &Tollgate, round: usize) -> Answers {
     std::mem::take(&mut answers.lock().unwrap())
 }
 
-/// Asks for every id again: what was answered is answered so again, what was not is decided now.
+/// Repeats every id: answered ones get the same answer, the others are decided now.
 async fn replay(tollgate: &Tollgate, answers: &mut Answers) {
     let client = tollgate.client();
     let mut answers: Vec<_> = answers.iter_mut().collect();
     for some in answers.chunks_mut(256) {
         let again = some.iter().map(|(id, _)| {
-            let (mut client, call) = (client.clone(), ask(TOKENS, id));
+            let (mut client, call) = (client.clone(), new_reserve(TOKENS, id));
             async move { client.reserve(call).await.unwrap().into_inner() }
         });
         for (answer, (_, known)) in join_all(again).await.into_iter().zip(some.iter_mut()) {
             match known {
-                Some(known) => assert_eq!((said(&answer), answer.replayed), (known.clone(), true)),
-                None => **known = Some(said(&answer)),
+                Some(known) => assert_eq!(
+                    (verdict_text(&answer), answer.replayed),
+                    (known.clone(), true)
+                ),
+                None => **known = Some(verdict_text(&answer)),
             }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_answered_before_a_kill_is_counted_after_it() {
+async fn answers_before_a_kill_are_counted_after_it() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::at(NOON));
     let store = format!("file:{}", dir.path().join("tollgate.db").display());
     let policy = policy_file(ALLOWANCE);
     let args = ["--store", &store, "--policy", policy.path()];
     let mut all = Answers::new();
     for round in 0..rounds() {
-        // One that is killed while it opens the file does no harm.
+        // A process that is killed while it opens the file does no harm.
         let mut opening = program();
         clock.preload(&mut opening);
         let quiet = opening.arg("serve").args(args).stderr(Stdio::null());
@@ -106,16 +109,16 @@ async fn what_was_answered_before_a_kill_is_counted_after_it() {
         opening.wait().unwrap();
 
         let tollgate = Tollgate::start_at(&clock, &args);
-        let granted = |said: &Option<String>| said.as_deref() == Some("FREE");
-        let least = TOKENS * all.values().filter(|said| granted(said)).count() as u64;
-        let unknown = TOKENS * all.values().filter(|said| said.is_none()).count() as u64;
+        let granted = |verdict: &Option<String>| verdict.as_deref() == Some("FREE");
+        let least = TOKENS * all.values().filter(|verdict| granted(verdict)).count() as u64;
+        let unknown = TOKENS * all.values().filter(|verdict| verdict.is_none()).count() as u64;
         let used = large(&tollgate.client()).await.used;
         assert!(
             (least..=least + unknown).contains(&used),
             "{least} {unknown} {used}"
         );
         replay(&tollgate, &mut all).await;
-        let exact = TOKENS * all.values().filter(|said| granted(said)).count() as u64;
+        let exact = TOKENS * all.values().filter(|verdict| granted(verdict)).count() as u64;
         let pool = large(&tollgate.client()).await;
         assert_eq!(pool.used, exact);
         assert!(exact <= ALLOWANCE);
@@ -125,7 +128,7 @@ async fn what_was_answered_before_a_kill_is_counted_after_it() {
     let granted = all
         .values()
         .flatten()
-        .filter(|said| *said == "FREE")
+        .filter(|verdict| *verdict == "FREE")
         .count() as u64;
     assert!(granted * TOKENS > ALLOWANCE - TOKENS, "{granted}");
 }

@@ -10,15 +10,15 @@ use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::support::{
-    calls::{ask, large, policy_file},
+    calls::{large, new_reserve, policy_file},
     clock::Clock,
     disk::Disk,
     world::NOON,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Long names, so that the file must grow soon.
+/// Long names, so that the file soon grows.
 fn id(at: usize) -> String {
     format!("{at:0>120}")
 }
@@ -28,7 +28,7 @@ async fn a_full_disk_grants_nothing_and_it_serves_again_when_there_is_room() {
     grants_nothing_while_it_is_full(Disk::preloaded()).await;
 }
 
-/// On a real disk, where this system allows a mount.
+/// On a real disk, if this system allows mounts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_mount_grants_nothing_and_it_serves_again_when_there_is_room() {
     let disk = Disk::mounted().unwrap_or_else(|why| {
@@ -45,13 +45,13 @@ async fn grants_nothing_while_it_is_full(disk: Disk) {
     let client = tollgate.client();
 
     disk.fill(&tollgate);
-    let patience = Instant::now() + PATIENCE;
-    let (mut asked, mut failed) = (0, BTreeSet::new());
+    let deadline = Instant::now() + WAIT_TIMEOUT;
+    let (mut sent, mut failed) = (0, BTreeSet::new());
     while failed.len() < 100 {
-        assert!(Instant::now() < patience, "{asked} fitted on a full disk");
-        let calls = (asked..asked + 64).map(|at| {
+        assert!(Instant::now() < deadline, "{sent} fitted on a full disk");
+        let calls = (sent..sent + 64).map(|at| {
             let mut client = client.clone();
-            async move { (at, client.reserve(ask(1, &id(at))).await) }
+            async move { (at, client.reserve(new_reserve(1, &id(at))).await) }
         });
         for (at, answer) in join_all(calls).await {
             if let Err(status) = answer {
@@ -59,18 +59,18 @@ async fn grants_nothing_while_it_is_full(disk: Disk) {
                 failed.insert(at);
             }
         }
-        asked += 64;
+        sent += 64;
     }
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
-    // And stays so: small writes that still fit don't make it look well.
+    // It stays NOT_SERVING: small writes that still fit don't count as recovery.
     for _ in 0..40 {
-        let said = tollgate.health("readiness").await;
-        assert_eq!(said, Some(ServingStatus::NotServing));
+        let received = tollgate.health("readiness").await;
+        assert_eq!(received, Some(ServingStatus::NotServing));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let status = client
         .clone()
-        .reserve(ask(1, "while full"))
+        .reserve(new_reserve(1, "while full"))
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
@@ -78,14 +78,18 @@ async fn grants_nothing_while_it_is_full(disk: Disk) {
     disk.free(&tollgate);
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let used = large(&client).await.used;
-    let answered = (asked - failed.len()) as u64;
+    let answered = (sent - failed.len()) as u64;
     assert!(
-        (answered..=asked as u64).contains(&used),
+        (answered..=sent as u64).contains(&used),
         "{answered} {used}"
     );
-    for at in 0..asked {
-        let answer = client.clone().reserve(ask(1, &id(at))).await.unwrap();
+    for at in 0..sent {
+        let answer = client
+            .clone()
+            .reserve(new_reserve(1, &id(at)))
+            .await
+            .unwrap();
         assert!(answer.into_inner().replayed || failed.contains(&at), "{at}");
     }
-    assert_eq!(large(&client).await.used, asked as u64);
+    assert_eq!(large(&client).await.used, sent as u64);
 }

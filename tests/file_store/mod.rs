@@ -1,10 +1,9 @@
-//! The file store: what it keeps over restarts and crashes, what it refuses, and what it does when the
-//! disk fails.
+//! The file store: what survives restarts and crashes, what it refuses, and how it handles disk errors.
 
 mod crashes;
 mod full_disk;
-mod kept;
-mod refused;
+mod refusals;
+mod retention;
 mod upgrade;
 
 use std::{path::Path, sync::Arc};
@@ -34,7 +33,7 @@ fn ledger_over(store: Arc<dyn Store>) -> Ledger {
     Ledger::new(LedgerConfig::new(Arc::new(policy("keep_open")), store))
 }
 
-/// What `acme` used of the pool `large` today.
+/// The tokens that `acme` used of the pool `large` today.
 async fn used(ledger: &Ledger) -> u64 {
     let quota = ledger.quota(&org_id("acme")).await.unwrap();
     quota.pools[0].1.used.get()

@@ -1,4 +1,4 @@
-//! A file of an earlier format is opened, and brought to this one.
+//! A file of an earlier format is upgraded when it is opened.
 
 use std::path::Path;
 
@@ -8,22 +8,22 @@ use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition}
 use super::{ledger_over, open, used};
 use crate::support::{
     clock::Clock,
-    world::{NOON, With as _, ask, org_id, request_id},
+    world::{NOON, ReserveExt as _, new_reserve, org_id, request_id},
 };
 
-const ABOUT: TableDefinition<'_, &str, i64> = TableDefinition::new("tollgate");
+const META: TableDefinition<'_, &str, i64> = TableDefinition::new("tollgate");
 const POOLS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("pools");
 const ROW_COUNTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("row_counts");
 
-/// What there is of a pool in format 1.
+/// The size of a pool in format 1.
 const POOL_BYTES: usize = 40;
 
-/// Makes a file what format 1 would have it, with a latest moment that is ahead.
+/// Rewrites a file in format 1, with a latest time in the future.
 fn to_format_1(path: &Path, latest: &str) {
     let database = Database::open(path).unwrap();
     let transaction = database.begin_write().unwrap();
     {
-        let mut about = transaction.open_table(ABOUT).unwrap();
+        let mut about = transaction.open_table(META).unwrap();
         about.retain(|_, _| false).unwrap();
         let latest: DateTime<Utc> = latest.parse().unwrap();
         about.insert("format", 1).unwrap();
@@ -48,14 +48,20 @@ async fn a_file_that_format_1_latched_ahead_goes_on_with_the_real_day() {
     let path = dir.path().join("tollgate.db");
     {
         let ledger = ledger_over(open(&path, &clock).unwrap());
-        ledger.reserve(ask(400).id("r")).await.unwrap();
+        ledger.reserve(new_reserve(400).id("r")).await.unwrap();
     }
     to_format_1(&path, "2027-12-27T12:00:00Z");
     for _ in 0..2 {
         let ledger = ledger_over(open(&path, &clock).unwrap());
         assert_eq!(used(&ledger).await, 400);
-        assert!(ledger.reserve(ask(400).id("r")).await.unwrap().replayed);
-        let answer = ledger.reserve(ask(601)).await.unwrap();
+        assert!(
+            ledger
+                .reserve(new_reserve(400).id("r"))
+                .await
+                .unwrap()
+                .replayed
+        );
+        let answer = ledger.reserve(new_reserve(601)).await.unwrap();
         assert!(!answer.verdict.is_free());
     }
     let ledger = ledger_over(open(&path, &clock).unwrap());
@@ -63,7 +69,7 @@ async fn a_file_that_format_1_latched_ahead_goes_on_with_the_real_day() {
     assert_eq!(released.unwrap().pool.unwrap().used.get(), 0);
     drop(ledger);
     let database = Database::open(&path).unwrap();
-    let about = database.begin_read().unwrap().open_table(ABOUT).unwrap();
+    let about = database.begin_read().unwrap().open_table(META).unwrap();
     assert_eq!(about.get("format").unwrap().unwrap().value(), 2);
     assert!(about.get("latest").unwrap().is_none());
 }

@@ -1,5 +1,5 @@
-//! Any text as a callers file: either faults with lines that exist, or callers that each can be known and may
-//! do something. No text makes anybody known by a token that is only its hash.
+//! Any text as a callers file: either faults on existing lines, or callers that can be identified and have rights. A
+//! hash in the file identifies nobody if it is presented as a token.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -15,16 +15,16 @@ fuzz_target!(|text: &str| {
         Ok(callers) => {
             assert!(callers.iter().len() > 0);
             for caller in callers.iter() {
-                assert!(!caller.roles().is_empty());
-                assert!(!caller.certificates().is_empty() || (1..=2).contains(&caller.tokens()));
-                if let Organizations::Named(orgs) = caller.organizations() {
+                assert!(!caller.roles.is_empty());
+                assert!(!caller.certificates.is_empty() || (1..=2).contains(&caller.tokens.len()));
+                if let Organizations::Named(orgs) = &caller.organizations {
                     assert!(!orgs.is_empty() && !orgs.contains("*"));
                 }
             }
-            let peer = Peer::anybody(PortSecurity { encrypted: true, loopback: false });
+            let peer = Peer::on(PortSecurity { encrypted: true, loopback: false }, None);
             assert!(callers.identify(&peer, None).is_err());
             for word in text.split('"') {
-                // Nobody finds a text that is its own hash, nor one whose hash stands beside it.
+                // No text is its own hash.
                 assert!(callers.identify(&peer, Some(&TokenHash::of(word.as_bytes()))).is_err());
             }
         }

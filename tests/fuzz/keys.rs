@@ -13,7 +13,7 @@ fuzz_target!(|names: (&str, &str, &str, &str)| {
     assert_eq!(one == other, a == b);
     assert!(one.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)));
     assert_eq!(decode(&one).as_deref(), Some(a));
-    // What was never encoded is refused, or encodes to itself again.
+    // What was never encoded is refused, or encodes to itself.
     if let Some(name) = decode(a) {
         assert_eq!(encode(&name), a);
     }
@@ -30,7 +30,7 @@ fuzz_target!(|names: (&str, &str, &str, &str)| {
         let day = UtcDay::parse("2026-11-22").expect("a day");
         let key = |org| OrgKeys::new("tollgate:", org, day).usage();
         assert_eq!(key(&one) == key(&other), one == other);
-        // The hash tag is what stands between the first `{` and the first `}` after it.
+        // The hash tag is between the first `{` and the first `}` after it.
         let (_, tagged) = key(&one).split_once('{').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("a tag");
         let (tag, rest) = tagged.split_once('}').expect("a tag's end");
         assert_eq!((decode(tag).as_deref(), rest), (Some(a), ":usage:2026-11-22"));

@@ -1,7 +1,7 @@
-//! The parsers of the scripts' replies take what the scripts can say, and refuse the rest; they never
-//! panic, and never make up an amount.
+//! The parsers of the scripts' replies accept valid replies and refuse all others. They never panic, and never invent
+//! an amount.
 //!
-//! The first byte tells how many batches were asked about, and of what; the rest is the reply.
+//! The first byte selects the batches; the rest is the reply.
 #![no_main]
 
 use std::sync::Arc;
@@ -37,7 +37,7 @@ fn reserve(eligibility: Eligibility) -> Operation {
     }
 }
 
-/// Up to three batches of up to seven operations of every kind, as the bits of a byte say.
+/// Up to three batches of up to seven operations of every kind, selected by the bits of a byte.
 fn batches(shape: u8) -> Vec<Batch> {
     let request_id = RequestId::parse("r").expect("legal");
     let pool = PoolName::parse("large").expect("legal");
@@ -57,8 +57,7 @@ fn batches(shape: u8) -> Vec<Batch> {
     (0..usize::from(count)).map(batch).collect()
 }
 
-/// An outcome answers its operation, and tells figures of the pool that was asked about, or of one that
-/// a reservation names.
+/// Whether an outcome fits its operation, and its balance the pool.
 fn fits(outcome: &Outcome, operation: &Operation) -> bool {
     match (outcome, operation) {
         (Outcome::Reserved { pool, replayed: true, .. }, Operation::Reserve { .. }) => {
@@ -66,7 +65,7 @@ fn fits(outcome: &Outcome, operation: &Operation) -> bool {
         }
         (Outcome::Reserved { verdict, pool, .. }, Operation::Reserve { eligibility, .. }) => {
             match (pool, eligibility) {
-                (Some(figures), Eligibility::Eligible(pool)) => figures.pool == *pool,
+                (Some(balance), Eligibility::Eligible(pool)) => balance.pool == *pool,
                 (None, Eligibility::Ineligible(_)) => *verdict != Verdict::Free,
                 _ => false,
             }
@@ -82,22 +81,22 @@ fuzz_target!(|input: &[u8]| {
     let Some((shape, reply)) = input.split_first() else {
         return;
     };
-    let asked = batches(*shape);
-    let asked: Vec<&Batch> = asked.iter().collect();
-    if let Ok((_, replies)) = parse_decided(reply, &asked) {
-        assert_eq!(replies.len(), asked.len());
-        for (reply, batch) in replies.iter().zip(&asked) {
+    let batches = batches(*shape);
+    let batches: Vec<&Batch> = batches.iter().collect();
+    if let Ok((_, replies)) = parse_decided(reply, &batches) {
+        assert_eq!(replies.len(), batches.len());
+        for (reply, batch) in replies.iter().zip(&batches) {
             if let BatchReply::Done(outcomes, _) = reply {
                 assert_eq!(outcomes.len(), batch.operations.len());
-                assert!(outcomes.iter().zip(&batch.operations).all(|(it, asked)| fits(it, asked)));
+                assert!(outcomes.iter().zip(&batch.operations).all(|(it, operation)| fits(it, operation)));
             }
         }
-        // What was understood is whole: nothing can be cut from it, and nothing added.
-        assert!(parse_decided(&reply[..reply.len() - 1], &asked).is_err());
-        assert!(parse_decided(&[reply, b"\0"].concat(), &asked).is_err());
+        // A valid reply is complete: without its last byte, or with another one, it is refused.
+        assert!(parse_decided(&reply[..reply.len() - 1], &batches).is_err());
+        assert!(parse_decided(&[reply, b"\0"].concat(), &batches).is_err());
     }
 
-    // The same bytes as what is read without deciding.
+    // The same bytes as a reply of the query script.
     let pools = usize::from(*shape & 7);
     if let Ok((_, counters)) = parse_pools(reply, pools) {
         assert_eq!(counters.len(), pools);

@@ -1,18 +1,18 @@
-//! docs/CONTRACT.md, "Reserve" 1: what is out of its bounds is INVALID_ARGUMENT, which names the field.
+//! docs/CONTRACT.md, "Reserve" 1: a field out of bounds is INVALID_ARGUMENT, which names the field.
 
 use tollgate::grpc::proto::{
     GetQuotaRequest, ListUsageRequest, ReleaseRequest, ReserveRequest, SettleRequest, Verdict,
 };
 use tonic::Code;
 
-use super::{Service, ask, assert_names};
+use super::{Service, assert_names, new_reserve};
 
-/// The legal limits, in bytes and in tokens.
+/// The largest legal values, in bytes and in tokens.
 const NAME: usize = 256;
 const REQUEST_ID: usize = 128;
 const TOKENS: u64 = 1_000_000_000;
 
-/// Texts that no name may be, each with what is wrong with it; `longest` is what the field may have.
+/// Illegal names, each with a description; `longest` is the field's limit.
 fn bad_names(longest: usize) -> Vec<(&'static str, String)> {
     vec![
         ("too long", "x".repeat(longest + 1)),
@@ -37,24 +37,24 @@ async fn each_name_of_reserve_has_bounds_and_is_named() {
     for (what, name) in with_empty(bad_names(NAME)) {
         let org = ReserveRequest {
             org: name.clone(),
-            ..ask(1)
+            ..new_reserve(1)
         };
         assert_names("org", client.reserve(org).await, what);
         let project = ReserveRequest {
             project: name.clone(),
-            ..ask(1)
+            ..new_reserve(1)
         };
         assert_names("project", client.reserve(project).await, what);
         let model = ReserveRequest {
             model: name,
-            ..ask(1)
+            ..new_reserve(1)
         };
         assert_names("model", client.reserve(model).await, what);
     }
     for (what, request_id) in bad_names(REQUEST_ID) {
         let request = ReserveRequest {
             request_id,
-            ..ask(1)
+            ..new_reserve(1)
         };
         assert_names("request_id", client.reserve(request).await, what);
     }
@@ -71,16 +71,23 @@ async fn tokens_and_workload_of_reserve_have_bounds_and_are_named() {
     let mut client = service.tollgate.client();
     for tokens in [0, TOKENS + 1, u64::MAX] {
         let what = format!("{tokens} tokens");
-        assert_names("tokens", client.reserve(ask(tokens)).await, &what);
+        assert_names("tokens", client.reserve(new_reserve(tokens)).await, &what);
     }
     for workload in [5, 99, -1] {
-        let request = ReserveRequest { workload, ..ask(1) };
+        let request = ReserveRequest {
+            workload,
+            ..new_reserve(1)
+        };
         let what = format!("workload {workload}");
         assert_names("workload", client.reserve(request).await, &what);
     }
-    let least = client.reserve(ask(1)).await.unwrap().into_inner();
+    let least = client.reserve(new_reserve(1)).await.unwrap().into_inner();
     assert_eq!(least.verdict(), Verdict::Free);
-    let most = client.reserve(ask(TOKENS)).await.unwrap().into_inner();
+    let most = client
+        .reserve(new_reserve(TOKENS))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!((most.verdict(), most.used), (Verdict::Billed, 1));
     assert_eq!(service.large().await.billed_tokens, TOKENS);
 }
@@ -94,7 +101,7 @@ async fn the_longest_names_and_any_utf8_are_legal() {
         let request = ReserveRequest {
             project: name.to_owned(),
             request_id: name.chars().take(REQUEST_ID / 2).collect(),
-            ..ask(1)
+            ..new_reserve(1)
         };
         let answer = client.reserve(request).await.unwrap().into_inner();
         assert_eq!(
@@ -103,11 +110,11 @@ async fn the_longest_names_and_any_utf8_are_legal() {
             "{name}"
         );
     }
-    // A stranger's name is legal too, and has an answer.
+    // An unknown name is legal too, and gets an answer.
     let stranger = ReserveRequest {
         org: longest.clone(),
         model: longest,
-        ..ask(1)
+        ..new_reserve(1)
     };
     let answer = client.reserve(stranger).await.unwrap().into_inner();
     assert_eq!(answer.verdict(), Verdict::Billed);
@@ -132,7 +139,7 @@ async fn each_field_of_settle_has_bounds_and_is_named() {
     for (id, tokens) in [("none", 0), ("all", TOKENS)] {
         let reserved = ReserveRequest {
             request_id: id.to_owned(),
-            ..ask(10)
+            ..new_reserve(10)
         };
         client.reserve(reserved).await.unwrap();
         for tokens in [TOKENS + 1, u64::MAX] {
@@ -198,9 +205,9 @@ async fn each_field_of_list_usage_has_bounds_and_is_named() {
         };
         let status = client.list_usage(bad).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
-        // There is no largest one that it could name.
-        let said = format!("page_size: is {page_size}, and must not be negative");
-        assert_eq!(status.message(), said);
+        // There is no maximum to name.
+        let expected = format!("page_size: is {page_size}, and must not be negative");
+        assert_eq!(status.message(), expected);
     }
     for page_size in [0, 1_000, 1_001, i32::MAX] {
         let good = ListUsageRequest {

@@ -1,4 +1,4 @@
-//! docs/CONTRACT.md, "The gRPC surface": gzip is taken; its bounds hold for what comes out of it.
+//! docs/CONTRACT.md, "The gRPC surface": gzip is accepted; the bounds apply to the decompressed message.
 
 use std::future::poll_fn;
 
@@ -20,14 +20,14 @@ use tonic_reflection::pb::v1::{
 };
 
 use super::{
-    Service, ask,
+    Service, new_reserve,
     wire::{Bytes, MAX_MESSAGE_BYTES, padded},
 };
 
 const RESERVE: &str = "/tollgate.v1.QuotaService/Reserve";
 const STREAM: &str = "/tollgate.v1.QuotaService/ReserveStream";
 
-/// A client that compresses what it sends, whatever that is.
+/// A client that compresses any message.
 async fn wire(service: &Service) -> Grpc<Channel> {
     let mut client = Grpc::new(service.tollgate.channel())
         .send_compressed(Gzip)
@@ -47,32 +47,35 @@ fn is_compressed<T>(answer: &Response<T>) -> bool {
     encoding.is_some_and(|encoding| encoding == "gzip")
 }
 
-/// A message of this length, which compresses to a thousandth.
+/// A message of this length that compresses to a thousandth.
 fn bomb(bytes: usize) -> Vec<u8> {
-    padded(&ask(1).encode_to_vec(), bytes)
+    padded(&new_reserve(1).encode_to_vec(), bytes)
 }
 
 #[tokio::test]
 async fn a_request_in_gzip_is_answered_in_gzip_and_another_is_not() {
     let service = Service::memory();
     let accepting = || service.tollgate.client().accept_compressed(Gzip);
-    let answer = accepting().send_compressed(Gzip).reserve(ask(1)).await;
+    let answer = accepting()
+        .send_compressed(Gzip)
+        .reserve(new_reserve(1))
+        .await;
     let answer = answer.unwrap();
     assert!(is_compressed(&answer), "{answer:?}");
     assert_eq!(answer.into_inner().used, 1);
-    let answer = accepting().reserve(ask(1)).await.unwrap();
+    let answer = accepting().reserve(new_reserve(1)).await.unwrap();
     assert!(!is_compressed(&answer), "{answer:?}");
     assert_eq!(answer.into_inner().used, 2);
-    // Who says so much as that it compresses nothing is answered alike.
+    // A client that declares "identity" gets the same answer.
     let org = "org-demo".to_owned();
     let mut request = Request::new(GetQuotaRequest { org });
     let identity = "identity".parse().unwrap();
     request.metadata_mut().insert("grpc-encoding", identity);
     let answer = accepting().get_quota(request).await.unwrap();
     assert!(!is_compressed(&answer), "{answer:?}");
-    // Who compresses and can't decompress is not answered in gzip.
+    // A client that can't decompress gets an uncompressed answer.
     let sending = service.tollgate.client().send_compressed(Gzip);
-    let answer = { sending }.reserve(ask(1)).await.unwrap();
+    let answer = { sending }.reserve(new_reserve(1)).await.unwrap();
     assert!(!is_compressed(&answer), "{answer:?}");
 }
 
@@ -84,7 +87,7 @@ async fn a_stream_in_gzip_is_answered_in_gzip_and_another_is_not() {
         if compresses {
             client = client.send_compressed(Gzip);
         }
-        let requests = stream::iter([ask(1), ReserveRequest::default(), ask(1)]);
+        let requests = stream::iter([new_reserve(1), ReserveRequest::default(), new_reserve(1)]);
         let answers = client.reserve_stream(requests).await.unwrap();
         assert_eq!(is_compressed(&answers), compresses);
         let mut answers = answers.into_inner();
@@ -131,7 +134,7 @@ async fn a_message_is_as_large_as_it_is_decompressed_and_a_bomb_is_not_unpacked(
     let status = send(&service, bomb(MAX_MESSAGE_BYTES + 1)).await;
     let status = status.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status}");
-    // Each would be 48 MiB; on the wire they are 48 KiB.
+    // Each is 48 MiB, and 48 KiB compressed.
     let memory = service.tollgate.memory();
     let bomb = bomb(48 << 20);
     for _ in 0..8 {
@@ -146,7 +149,7 @@ async fn a_message_is_as_large_as_it_is_decompressed_and_a_bomb_is_not_unpacked(
 #[tokio::test]
 async fn a_bomb_in_a_stream_ends_it_and_what_came_before_is_answered() {
     let service = Service::memory();
-    let messages = stream::iter([ask(1).encode_to_vec(), bomb(48 << 20)]);
+    let messages = stream::iter([new_reserve(1).encode_to_vec(), bomb(48 << 20)]);
     let path = STREAM.parse().unwrap();
     let mut client = wire(&service).await;
     let answers = client.streaming(Request::new(messages), path, Bytes).await;
@@ -164,7 +167,7 @@ async fn what_is_no_gzip_is_the_callers_fault_and_another_compression_is_unimple
         ("gzip", Code::InvalidArgument),
         ("deflate", Code::Unimplemented),
     ] {
-        // A message of five bytes that is said to be compressed.
+        // A message of five bytes whose flag says that it is compressed.
         let body = Body::new("\x01\0\0\0\x05token".to_owned());
         let request = http::Request::post(format!("http://{}{RESERVE}", service.tollgate.addr))
             .header("content-type", "application/grpc")

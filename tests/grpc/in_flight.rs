@@ -1,4 +1,4 @@
-//! Callers that go away, or run out of time: a call is counted once or not at all, and its id tells.
+//! Callers that cancel or time out: a call counts once or not at all, and its id shows which.
 
 use std::{pin::pin, task::Poll, time::Duration};
 
@@ -13,15 +13,14 @@ use tollgate::grpc::proto::{
 };
 use tonic::{Code, Request, Status, codegen::http, transport::Channel};
 
-use super::{Service, ask, over_every_store};
+use super::{Service, new_reserve, over_every_store};
 
 const CALLS: u64 = 1_000;
 
-/// How many calls are under way at once.
-const AT_ONCE: usize = 40;
+const CONCURRENT_CALLS: usize = 40;
 
-/// How long the service may take to end a call, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the service may take to end a call, also on a busy machine.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 over_every_store!(
     a_thousand_calls_cancelled_in_flight_are_each_counted_once_or_not_at_all,
@@ -31,17 +30,17 @@ over_every_store!(
 fn ask_as(id: &str, tokens: u64) -> ReserveRequest {
     ReserveRequest {
         request_id: id.to_owned(),
-        ..ask(tokens)
+        ..new_reserve(tokens)
     }
 }
 
-/// The tokens of a call: different ones, so that a sum tells which were counted.
+/// Different tokens for each call, so that a sum shows which calls counted.
 fn tokens(call: u64) -> u64 {
     1 + call * 7919 % 997
 }
 
-/// Drops the future when it was not ready after `polls` turns of the runtime.
-async fn unless_patience_ends<F: Future>(polls: u32, future: F) -> Option<F::Output> {
+/// Polls a future at most this often, and then drops it.
+async fn poll_at_most<F: Future>(polls: u32, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     for _ in 0..polls {
         let polled = future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context)));
@@ -60,25 +59,25 @@ async fn a_thousand_calls_cancelled_in_flight_are_each_counted_once_or_not_at_al
     let cancelled = stream::iter(0..CALLS).map(|call| {
         let mut client = client.clone();
         async move {
-            // From one poll, at which nothing is sent yet, to more than an answer takes.
+            // From one poll, before anything is sent, to more than an answer needs.
             let polls = 1 << (call * 31 % 13);
             let request = ask_as(&format!("call-{call}"), tokens(call));
-            let answer = unless_patience_ends(polls, client.reserve(request)).await;
+            let answer = poll_at_most(polls, client.reserve(request)).await;
             u64::from(answer.is_none())
         }
     });
-    let cancelled: Vec<u64> = cancelled.buffer_unordered(AT_ONCE).collect().await;
+    let cancelled: Vec<u64> = cancelled.buffer_unordered(CONCURRENT_CALLS).collect().await;
     let cancelled: u64 = cancelled.iter().sum();
     assert!(cancelled >= CALLS / 13, "only {cancelled} were cancelled");
     let used_before = service.large().await.used;
-    // The same id again counts what was not counted, and only that.
+    // A retry counts what was not counted before, and only that.
     let mut counted_before = 0;
     for call in 0..CALLS {
         let answer = retry(&client, &format!("call-{call}"), tokens(call)).await;
         assert_eq!(answer.verdict(), Verdict::Free);
         counted_before += if answer.replayed { tokens(call) } else { 0 };
     }
-    // Writes that went on without their caller may have come in between, but none was lost.
+    // Writes whose callers left may have finished in between, but none was lost.
     assert!(
         used_before <= counted_before,
         "{used_before} {counted_before}"
@@ -95,22 +94,22 @@ async fn retry(client: &QuotaServiceClient<Channel>, id: &str, tokens: u64) -> R
 
 async fn a_call_whose_deadline_is_over_is_an_error_and_counts_at_most_once(service: Service) {
     let client = service.tollgate.client();
-    // A connection to the store, so that it is the decision that waits for it below.
+    // Connects to the store first, so that only the decision waits below.
     retry(&client, "first", 1).await;
-    // The request itself comes too late: nothing of it can have been counted.
+    // The request arrives too late, so it counts nothing.
     assert_over(reserve_without_message(&service).await);
     assert_eq!(service.large().await.used, 1);
-    // The store answers too late: the outcome is unknown to the caller.
+    // The store answers too late: the caller does not know the outcome.
     if let Some(redis) = &service.redis {
         redis.run(&["CLIENT", "PAUSE", "60000", "WRITE"]);
         let status = reserve_within(&client, "late", 20, "50m").await;
         assert_over_for_the_caller(status.unwrap_err().code());
         redis.run(&["CLIENT", "UNPAUSE"]);
         retry(&client, "late", 20).await;
-        // What was sent before the pause came first, so nothing is still to come.
+        // What was sent before the pause came first, so all of it is counted.
         assert_eq!(service.large().await.used, 21);
     }
-    // The least deadline there is may be over at any point of the call.
+    // The shortest possible deadline may expire at any point of the call.
     let before = service.large().await.used;
     for call in 0..100 {
         let id = format!("least-{call}");
@@ -129,7 +128,7 @@ fn assert_over(code: Code) {
     );
 }
 
-/// The service answers a little before the deadline; the caller's own timer may still come first.
+/// The service answers shortly before the deadline, but the client's timer may expire first.
 fn assert_over_for_the_caller(code: Code) {
     if code != Code::Unavailable {
         assert_over(code);
@@ -149,8 +148,8 @@ async fn reserve_within(
     Ok(answer.into_inner())
 }
 
-/// A call with a deadline, whose message never comes: the code that the service gives it. Below tonic,
-/// whose client would end the call by a timer of its own.
+/// The code of a call with a deadline whose message never arrives. Uses h2, because tonic's client would end the call
+/// by its own timer.
 async fn reserve_without_message(service: &Service) -> Code {
     let stream = TcpStream::connect(&service.tollgate.addr).await.unwrap();
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
@@ -165,19 +164,19 @@ async fn reserve_without_message(service: &Service) -> Code {
         .header("grpc-timeout", "50m")
         .body(())
         .unwrap();
-    // Held while the answer is awaited: without it the message would be over.
+    // Keeps the request open until the answer.
     let (answer, _message) = sender
         .ready()
         .await
         .unwrap()
         .send_request(request, false)
         .unwrap();
-    let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+    let answer = timeout(WAIT_TIMEOUT, answer).await.unwrap().unwrap();
     connection.abort();
     Code::from_bytes(answer.headers()["grpc-status"].as_bytes())
 }
 
-/// One frame of HTTP/2.
+/// An HTTP/2 frame.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()];
@@ -193,8 +192,8 @@ const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const CANCEL: [u8; 4] = [0, 0, 0, 8];
 
-/// The header block of a Reserve, in HPACK without its tables: POST, http, path, content type, te.
-fn head_of_a_reserve() -> Vec<u8> {
+/// The header block of a Reserve in HPACK, without tables: POST, http, path, content type, te.
+fn reserve_head() -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
     let parts: [&[u8]; 7] = [
         &[0x83, 0x86, 0x04],
@@ -208,12 +207,12 @@ fn head_of_a_reserve() -> Vec<u8> {
     parts.concat()
 }
 
-/// A gateway whose own callers hang up, all at a time: written by hand, so that all the calls and their
-/// cancellations come in one piece.
+/// A gateway whose callers all cancel at once. Written as raw frames, so that all calls and cancellations arrive
+/// together.
 #[tokio::test]
 async fn many_calls_cancelled_at_a_time_do_not_cost_the_connection_of_the_others() {
     let service = Service::memory();
-    let head = head_of_a_reserve();
+    let head = reserve_head();
     let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     sent.extend(frame(SETTINGS, 0, 0, &[]));
     for call in 0..500 {
@@ -221,7 +220,7 @@ async fn many_calls_cancelled_at_a_time_do_not_cost_the_connection_of_the_others
         sent.extend(frame(HEADERS, END_HEADERS, stream, &head));
         sent.extend(frame(RST_STREAM, 0, stream, &CANCEL));
     }
-    let (last, message) = (1_001, prost::Message::encode_to_vec(&ask(7)));
+    let (last, message) = (1_001, prost::Message::encode_to_vec(&new_reserve(7)));
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     sent.extend(frame(HEADERS, END_HEADERS, last, &head));
     let message = [&[0], &length[..], &message].concat();
@@ -243,6 +242,6 @@ async fn many_calls_cancelled_at_a_time_do_not_cost_the_connection_of_the_others
             }
         }
     };
-    timeout(PATIENCE, answered).await.unwrap();
+    timeout(WAIT_TIMEOUT, answered).await.unwrap();
     assert_eq!(service.large().await.used, 7);
 }

@@ -1,9 +1,8 @@
-//! The gRPC surface of a real service, as the wire shows it: bounds, malformed messages, paging, and
-//! callers that go away.
+//! The gRPC surface of a real service: bounds, malformed messages, paging, and callers that leave.
 
 mod bounds;
 mod compression;
-mod frozen;
+mod field_numbers;
 mod in_flight;
 mod stream;
 mod usage;
@@ -16,7 +15,7 @@ use crate::support::{
     calls::TextFile, clock::Clock, redis::RedisServer, tollgate::Tollgate, world::NOON,
 };
 
-/// Runs each case over the stores that a service can have: `async fn case(service: Service)`.
+/// Runs each case over every store of a service: `async fn case(service: Service)`.
 macro_rules! over_every_store {
     ($($case:ident),+ $(,)?) => {
         mod memory {
@@ -32,14 +31,14 @@ macro_rules! over_every_store {
 }
 use over_every_store;
 
-/// A service with the built-in policy and some more organizations, at a noon.
+/// A service with the built-in policy and more organizations, under a clock at noon.
 struct Service {
     tollgate: Tollgate,
     redis: Option<RedisServer>,
     clock: Clock,
 }
 
-/// `org-0` and so on, of the demo organization's tier.
+/// `org-0` and so on, in the tier of the demo organization.
 const MORE_ORGS: usize = 40;
 
 fn policy() -> TextFile {
@@ -62,13 +61,13 @@ impl Service {
         }
     }
 
-    /// On the file store, which is the default.
+    /// On the file store, the default.
     fn file() -> Self {
         let clock = Clock::at(NOON);
-        // A disk that is slow for a moment is no failure of it.
-        let patient = TextFile::new("call_timeout = \"30s\"\n");
+        // A slow disk is no failure.
+        let long_timeout = TextFile::new("call_timeout = \"30s\"\n");
         let policy = policy();
-        let args = ["--policy", policy.path(), "--config", patient.path()];
+        let args = ["--policy", policy.path(), "--config", long_timeout.path()];
         Self {
             tollgate: Tollgate::start_at(&clock, &args),
             redis: None,
@@ -79,7 +78,7 @@ impl Service {
     fn redis() -> Self {
         let clock = Clock::at(NOON);
         let redis = RedisServer::start_at(&clock);
-        // A pause of the store that a test makes is no failure of it.
+        // A pause of the store by a test is no failure.
         let dir = tempfile::tempdir().unwrap();
         let settings = dir.path().join("tollgate.toml");
         std::fs::write(
@@ -104,7 +103,7 @@ impl Service {
         }
     }
 
-    /// The figures of org-demo's pool `large`.
+    /// The quota of org-demo's pool `large`.
     async fn large(&self) -> PoolQuota {
         let org = "org-demo".to_owned();
         let mut client = self.tollgate.client();
@@ -115,7 +114,7 @@ impl Service {
 }
 
 /// A Reserve of the demo organization.
-fn ask(tokens: u64) -> ReserveRequest {
+fn new_reserve(tokens: u64) -> ReserveRequest {
     ReserveRequest {
         org: "org-demo".to_owned(),
         project: "p".to_owned(),
@@ -125,7 +124,7 @@ fn ask(tokens: u64) -> ReserveRequest {
     }
 }
 
-/// The message of an `INVALID_ARGUMENT`, which names the field.
+/// Asserts that the message of an `INVALID_ARGUMENT` names the field.
 fn assert_names<T: std::fmt::Debug>(
     field: &str,
     answer: Result<tonic::Response<T>, Status>,

@@ -1,4 +1,4 @@
-//! `ReserveStream`: exactly one answer for each request, in their order, as Reserve would give it.
+//! `ReserveStream`: exactly one answer per request, in order, equal to that of Reserve.
 
 use std::sync::{
     Arc,
@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 use tollgate::grpc::proto::{ItemError, ReleaseRequest, ReserveRequest, Verdict};
 use tonic::{Code, transport::Endpoint};
 
-use super::{MORE_ORGS, Service, ask, over_every_store};
+use super::{MORE_ORGS, Service, new_reserve, over_every_store};
 use crate::support::{
     calls::Client,
-    streams::{Said, code, next, stream_all},
+    streams::{StreamItem, code, next, stream_all},
 };
 
 over_every_store!(
@@ -29,16 +29,16 @@ over_every_store!(
 fn named(tokens: u64, request_id: &str) -> ReserveRequest {
     ReserveRequest {
         request_id: request_id.to_owned(),
-        ..ask(tokens)
+        ..new_reserve(tokens)
     }
 }
 
-/// What Reserve says to one after the other, an error as a stream would say it.
-async fn one_by_one(client: &Client, requests: Vec<ReserveRequest>) -> Vec<Said> {
-    let mut said = Vec::new();
+/// Reserve's answers to the requests one by one; errors as a stream would send them.
+async fn one_by_one(client: &Client, requests: Vec<ReserveRequest>) -> Vec<StreamItem> {
+    let mut received = Vec::new();
     for request in requests {
         let answer = client.clone().reserve(request).await;
-        said.push(
+        received.push(
             answer
                 .map(tonic::Response::into_inner)
                 .map_err(|status| ItemError {
@@ -47,17 +47,17 @@ async fn one_by_one(client: &Client, requests: Vec<ReserveRequest>) -> Vec<Said>
                 }),
         );
     }
-    said
+    received
 }
 
 async fn each_request_has_the_answer_that_reserve_gives_in_its_place(service: Service) {
     let mut requests = vec![
         named(400_000, "a"),
         named(400_000, "b"),
-        // Does not fit, and what is smaller does.
+        // Does not fit; the next, smaller one does.
         named(200_001, "c"),
         named(200_000, ""),
-        // Duplicates within one burst.
+        // Duplicates within a burst.
         named(400_000, "a"),
         named(200_001, "c"),
         ReserveRequest {
@@ -67,38 +67,38 @@ async fn each_request_has_the_answer_that_reserve_gives_in_its_place(service: Se
         ReserveRequest {
             model: "gpt-4o-mini".to_owned(),
             dry_run: true,
-            ..ask(1)
+            ..new_reserve(1)
         },
         ReserveRequest {
             model: "gpt-4o-mini".to_owned(),
-            ..ask(7)
+            ..new_reserve(7)
         },
         ReserveRequest {
             model: "o1-pro".to_owned(),
-            ..ask(7)
+            ..new_reserve(7)
         },
         ReserveRequest {
             workload: 4,
-            ..ask(7)
+            ..new_reserve(7)
         },
         ReserveRequest {
             org: "stranger".to_owned(),
             ..named(7, "a")
         },
-        // A dry run took no id.
+        // The dry run did not use the id.
         named(1, "d"),
     ];
-    // More than are read at once.
+    // More than the service reads at once.
     requests.extend((0..1_000).map(|at| ReserveRequest {
         model: ["gpt-4o", "gpt-4o-mini", "o3"][at % 3].to_owned(),
         ..named(1 + at as u64, &format!("id {}", at % 700))
     }));
     let reference = Service::memory();
     let wanted = one_by_one(&reference.tollgate.client(), requests.clone()).await;
-    let said = stream_all(&service.tollgate.client(), requests).await;
-    assert_eq!(said.len(), wanted.len());
-    for (at, (said, wanted)) in said.iter().zip(&wanted).enumerate() {
-        assert_eq!(said, wanted, "{at}");
+    let received = stream_all(&service.tollgate.client(), requests).await;
+    assert_eq!(received.len(), wanted.len());
+    for (at, (received, wanted)) in received.iter().zip(&wanted).enumerate() {
+        assert_eq!(received, wanted, "{at}");
     }
     assert_eq!(service.large().await, reference.large().await);
 }
@@ -111,30 +111,30 @@ async fn a_request_that_reserve_refuses_gets_its_error_and_the_stream_goes_on(se
             named(10, "gone"),
             ReserveRequest {
                 org: String::new(),
-                ..ask(1)
+                ..new_reserve(1)
             },
             ReserveRequest {
                 project: "a\nb".to_owned(),
-                ..ask(1)
+                ..new_reserve(1)
             },
             ReserveRequest {
                 model: long.clone(),
-                ..ask(1)
+                ..new_reserve(1)
             },
             named(1, &long),
-            ask(0),
+            new_reserve(0),
             ReserveRequest {
                 workload: 99,
-                ..ask(1)
+                ..new_reserve(1)
             },
             named(11, "kept"),
             named(10, "gone"),
             named(10, "kept"),
-            ask(1),
+            new_reserve(1),
         ]
     };
     let reference = Service::memory();
-    let mut said = Vec::new();
+    let mut received = Vec::new();
     for service in [&service, &reference] {
         let mut client = service.tollgate.client();
         stream_all(&client, vec![named(10, "gone")]).await;
@@ -144,10 +144,10 @@ async fn a_request_that_reserve_refuses_gets_its_error_and_the_stream_goes_on(se
             .await
             .unwrap();
     }
-    said.push(stream_all(&service.tollgate.client(), requests()).await);
-    said.push(one_by_one(&reference.tollgate.client(), requests()).await);
-    assert_eq!(said[0], said[1]);
-    let codes: Vec<Code> = said[0].iter().map(code).collect();
+    received.push(stream_all(&service.tollgate.client(), requests()).await);
+    received.push(one_by_one(&reference.tollgate.client(), requests()).await);
+    assert_eq!(received[0], received[1]);
+    let codes: Vec<Code> = received[0].iter().map(code).collect();
     let (ok, bad) = (Code::Ok, Code::InvalidArgument);
     let (other, released) = (Code::AlreadyExists, Code::FailedPrecondition);
     let wanted = [
@@ -165,7 +165,7 @@ async fn a_request_that_reserve_refuses_gets_its_error_and_the_stream_goes_on(se
     .into_iter()
     .enumerate()
     {
-        let error = said[0][at + 2].as_ref().unwrap_err();
+        let error = received[0][at + 2].as_ref().unwrap_err();
         assert!(
             error.message.starts_with(&format!("{field}: ")),
             "{error:?}"
@@ -179,13 +179,13 @@ async fn one_burst_may_be_of_many_organizations(service: Service) {
         ..named(1 + (at % 5) as u64, "")
     });
     let requests: Vec<ReserveRequest> = requests.collect();
-    let said = stream_all(&service.tollgate.client(), requests.clone()).await;
-    assert_eq!(said.len(), requests.len());
+    let received = stream_all(&service.tollgate.client(), requests.clone()).await;
+    assert_eq!(received.len(), requests.len());
     let mut used = [0; MORE_ORGS];
-    for (request, said) in requests.iter().zip(said) {
+    for (request, received) in requests.iter().zip(received) {
         let org: usize = request.org[4..].parse().unwrap();
         used[org] += request.tokens;
-        assert_eq!(said.unwrap().used, used[org]);
+        assert_eq!(received.unwrap().used, used[org]);
     }
 }
 
@@ -197,14 +197,14 @@ async fn a_request_is_answered_before_the_next_one_comes(service: Service) {
     let answers = service.tollgate.client().reserve_stream(requests).await;
     let mut answers = answers.unwrap().into_inner();
     for used in 1..=50 {
-        sender.send(ask(1)).await.unwrap();
+        sender.send(new_reserve(1)).await.unwrap();
         assert_eq!(next(&mut answers).await.unwrap().unwrap().used, used);
     }
     drop(sender);
     assert!(next(&mut answers).await.is_none());
 }
 
-/// Names so long that the requests fill the windows of HTTP/2 long before they are all sent.
+/// The names are so long that the requests fill HTTP/2's windows long before all are sent.
 async fn a_caller_who_does_not_read_is_not_listened_to_and_loses_nothing(service: Service) {
     const REQUESTS: usize = 10_000;
     let sent = Arc::new(AtomicUsize::new(0));
@@ -222,7 +222,7 @@ async fn a_caller_who_does_not_read_is_not_listened_to_and_loses_nothing(service
         .connect_lazy();
     let answers = Client::new(channel).reserve_stream(requests).await;
     let mut answers = answers.unwrap().into_inner();
-    // Until nothing more has been counted for a while.
+    // Until nothing more is counted for a while.
     let (mut still, mut before) = (0, 0);
     while still < 20 {
         let now = service.large().await.free_requests;
@@ -257,7 +257,7 @@ async fn a_caller_who_goes_away_has_each_request_counted_once_or_not_at_all(serv
             let requests = (0..REQUESTS).map(move |at| named(1, &format!("{stream} {at}")));
             let answers = client.clone().reserve_stream(stream::iter(requests)).await;
             let mut answers = answers.unwrap().into_inner();
-            // From none on, to a part of them.
+            // Reads none, or some, of the answers.
             for _ in 0..stream * 20 {
                 assert!(!next(&mut answers).await.unwrap().unwrap().replayed);
             }
@@ -287,9 +287,9 @@ async fn a_message_that_is_too_large_ends_the_stream_behind_the_answers_to_those
 ) {
     let large = ReserveRequest {
         project: "x".repeat(65 * 1024),
-        ..ask(1)
+        ..new_reserve(1)
     };
-    let requests = stream::iter([ask(1), ask(1), large, ask(1)]);
+    let requests = stream::iter([new_reserve(1), new_reserve(1), large, new_reserve(1)]);
     let answers = service.tollgate.client().reserve_stream(requests).await;
     let mut answers = answers.unwrap().into_inner();
     for used in 1..=2 {

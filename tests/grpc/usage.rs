@@ -3,7 +3,7 @@
 use tollgate::grpc::proto::{ListUsageRequest, ListUsageResponse, ReserveRequest, UsageRow};
 use tonic::Status;
 
-use super::{Service, ask, assert_names, over_every_store};
+use super::{Service, assert_names, new_reserve, over_every_store};
 
 over_every_store!(
     pages_of_any_size_give_every_row_once_in_order,
@@ -40,7 +40,7 @@ impl Service {
             let request = ReserveRequest {
                 project,
                 model,
-                ..ask(1)
+                ..new_reserve(1)
             };
             client.reserve(request).await.unwrap();
         }
@@ -85,11 +85,15 @@ async fn pages_of_any_size_give_every_row_once_in_order(service: Service) {
 async fn a_page_has_100_rows_unless_said_and_never_more_than_1000(service: Service) {
     let names = (0..1_001).map(|at| (format!("p-{at:04}"), "gpt-4o".to_owned()));
     service.use_each(names).await;
-    for (asked, given) in [(0, 100), (1_000, 1_000), (1_001, 1_000), (i32::MAX, 1_000)] {
-        let answer = service.usage(page(asked, "")).await;
-        assert_eq!(answer.rows.len(), given, "of {asked}");
+    for (page_size, rows) in [(0, 100), (1_000, 1_000), (1_001, 1_000), (i32::MAX, 1_000)] {
+        let answer = service.usage(page(page_size, "")).await;
+        assert_eq!(answer.rows.len(), rows, "of {page_size}");
         let rest = service.usage(page(1_000, &answer.next_page_token)).await;
-        assert_eq!(rest.rows[0].project, format!("p-{given:04}"), "of {asked}");
+        assert_eq!(
+            rest.rows[0].project,
+            format!("p-{rows:04}"),
+            "of {page_size}"
+        );
     }
 }
 

@@ -12,14 +12,14 @@ use tonic::{
     transport::Channel,
 };
 
-use super::{Service, ask, assert_names};
+use super::{Service, assert_names, new_reserve};
 
 const SERVICE: &str = "tollgate.v1.QuotaService";
 
-/// `bounds.message_bytes`, unless it is set.
+/// The default of `bounds.message_bytes`.
 pub(super) const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
-/// Hands messages over as the bytes they are.
+/// A codec that passes messages as raw bytes.
 #[derive(Default)]
 pub(super) struct Bytes;
 
@@ -59,12 +59,12 @@ impl Decoder for Bytes {
     }
 }
 
-/// One connection, over which anything can be sent.
-struct Wire {
+/// A client that can send any bytes.
+struct RawClient {
     channel: Channel,
 }
 
-impl Wire {
+impl RawClient {
     fn to(service: &Service) -> Self {
         Self {
             channel: service.tollgate.channel(),
@@ -92,7 +92,7 @@ fn field(number: u8, content: &[u8]) -> Vec<u8> {
     [&head, content].concat()
 }
 
-/// An unknown field makes a message as long as wanted.
+/// Pads a message to this length with an unknown field.
 pub(super) fn padded(message: &[u8], bytes: usize) -> Vec<u8> {
     let mut padded = message.to_vec();
     prost::encoding::encode_varint(1000 << 3 | 2, &mut padded);
@@ -111,12 +111,12 @@ fn code<T: Debug>(answer: Result<T, Status>) -> Code {
 #[tokio::test]
 async fn a_malformed_message_is_the_callers_fault() {
     let service = Service::memory();
-    let wire = Wire::to(&service);
-    let good = ask(1).encode_to_vec();
+    let wire = RawClient::to(&service);
+    let good = new_reserve(1).encode_to_vec();
     let malformed = [
         good[..good.len() - 1].to_vec(),
-        // A field that is longer than the message; a group that ends without a beginning; a varint
-        // without an end; a string where a number belongs; the field number 0.
+        // A field longer than the message; an unmatched end of a group; an unterminated varint; a string instead of a
+        // number; field number 0.
         vec![0x0a, 0x7f, b'x'],
         vec![0x0c],
         vec![0xff; 11],
@@ -125,8 +125,8 @@ async fn a_malformed_message_is_the_callers_fault() {
     ];
     for message in malformed {
         for rpc in ["Reserve", "Settle", "Release", "GetQuota", "ListUsage"] {
-            // What is malformed as one message can be an unknown field of another: then it is legal,
-            // and what is missing is at fault.
+            // Bytes that are malformed for one message may be an unknown field of another. Then only a required field
+            // is missing.
             let answer = wire.send(SERVICE, rpc, message.clone()).await;
             assert_eq!(code(answer), Code::InvalidArgument, "{rpc} {message:?}");
         }
@@ -141,7 +141,7 @@ async fn a_malformed_message_is_the_callers_fault() {
 #[tokio::test]
 async fn a_malformed_question_for_health_is_the_callers_fault_too() {
     let service = Service::memory();
-    let wire = Wire::to(&service);
+    let wire = RawClient::to(&service);
     for message in [field(1, b"a\xff"), vec![0x0a, 0x7f, b'x'], vec![0xff; 11]] {
         for rpc in ["Check", "Watch"] {
             let answer = wire
@@ -155,7 +155,7 @@ async fn a_malformed_question_for_health_is_the_callers_fault_too() {
 #[tokio::test]
 async fn text_that_is_not_utf8_is_the_callers_fault_and_its_field_is_named() {
     let service = Service::memory();
-    let wire = Wire::to(&service);
+    let wire = RawClient::to(&service);
     for (rpc, number, name) in [
         ("Reserve", 1, "org"),
         ("Reserve", 2, "project"),
@@ -184,8 +184,8 @@ async fn text_that_is_not_utf8_is_the_callers_fault_and_its_field_is_named() {
 #[tokio::test]
 async fn an_oversized_message_is_an_error_and_the_connection_and_the_service_live_on() {
     let service = Service::memory();
-    let wire = Wire::to(&service);
-    let good = ask(1).encode_to_vec();
+    let wire = RawClient::to(&service);
+    let good = new_reserve(1).encode_to_vec();
     let padded = |bytes| padded(&good, bytes);
     let largest = padded(MAX_MESSAGE_BYTES);
     assert_eq!(largest.len(), MAX_MESSAGE_BYTES);
@@ -201,14 +201,14 @@ async fn an_oversized_message_is_an_error_and_the_connection_and_the_service_liv
 #[tokio::test]
 async fn an_unknown_method_is_unimplemented() {
     let service = Service::memory();
-    let wire = Wire::to(&service);
+    let wire = RawClient::to(&service);
     for (name, rpc) in [
         (SERVICE, "Guess"),
         (SERVICE, "reserve"),
         ("tollgate.v1", "Reserve"),
         ("tollgate.v2.QuotaService", "Reserve"),
     ] {
-        let answer = wire.send(name, rpc, ask(1).encode_to_vec()).await;
+        let answer = wire.send(name, rpc, new_reserve(1).encode_to_vec()).await;
         assert_eq!(code(answer), Code::Unimplemented, "{name}/{rpc}");
     }
     assert_eq!(service.large().await.used, 0);
@@ -217,10 +217,10 @@ async fn an_unknown_method_is_unimplemented() {
 #[tokio::test]
 async fn unknown_fields_are_ignored() {
     let service = Service::memory();
-    let wire = Wire::to(&service);
-    let mut message = ask(5).encode_to_vec();
+    let wire = RawClient::to(&service);
+    let mut message = new_reserve(5).encode_to_vec();
     message.extend(field(15, b"of a newer caller"));
-    // Number 14, of each other kind: a varint, 64 bits, 32 bits, and a group.
+    // Field 14 in each other wire type: varint, 64 bits, 32 bits, group.
     message.extend([14 << 3, 0x96, 0x01]);
     message.extend([&[14 << 3 | 1], &[7; 8][..]].concat());
     message.extend([&[14 << 3 | 5], &[7; 4][..]].concat());
@@ -236,7 +236,7 @@ async fn an_unspecified_workload_is_inference_also_to_a_request_id() {
     let request = |workload: Workload| ReserveRequest {
         request_id: "r".to_owned(),
         workload: workload.into(),
-        ..ask(5)
+        ..new_reserve(5)
     };
     let first = client.reserve(request(Workload::Unspecified)).await;
     let first = first.unwrap().into_inner();

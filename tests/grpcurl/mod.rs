@@ -1,5 +1,4 @@
-//! The real grpcurl against a real service, through server reflection: v1 by the new version, v1alpha
-//! by the old one, which knows no other.
+//! The real grpcurl against a real service, through server reflection: the new version uses v1, the old one v1alpha.
 
 use std::process::Command;
 
@@ -11,11 +10,11 @@ use tollgate::grpc::proto::DESCRIPTORS;
 use crate::support::{
     clock::Clock,
     tollgate::Tollgate,
-    tools::{Ran, run, tool},
+    tools::{ProgramOutput, run, tool},
     world::NOON,
 };
 
-/// grpcurl exits with this plus the gRPC code.
+/// grpcurl's exit code is this plus the gRPC code.
 const EXIT_CODE_OF_OK: i32 = 64;
 
 /// Runs each case with both versions.
@@ -58,7 +57,7 @@ impl Grpcurl {
         }
     }
 
-    fn run(&self, flags: &[&str], words: &[&str]) -> Ran {
+    fn run(&self, flags: &[&str], words: &[&str]) -> ProgramOutput {
         let mut command = Command::new(tool(self.program));
         command.args(["-plaintext", "-max-time", "20"]).args(flags);
         run(command.arg(&self.service.addr).args(words))
@@ -66,27 +65,27 @@ impl Grpcurl {
 
     fn list(&self, words: &[&str]) -> Vec<String> {
         let words = [&["list"], words].concat();
-        let listed = self.run(&[], &words).good();
+        let listed = self.run(&[], &words).expect_success();
         listed.lines().map(str::to_owned).collect()
     }
 
     fn describe(&self, symbol: &str) -> String {
-        self.run(&[], &["describe", symbol]).good()
+        self.run(&[], &["describe", symbol]).expect_success()
     }
 
-    fn try_call(&self, method: &str, request: &Value) -> Ran {
+    fn try_call(&self, method: &str, request: &Value) -> ProgramOutput {
         self.run(&["-d", &request.to_string()], &[method])
     }
 
-    /// The answer, with the proto's field names in JSON's spelling and every field.
+    /// The answer, with the proto's JSON names and all fields.
     fn call(&self, rpc: &str, request: &Value) -> Value {
         let flags = ["-emit-defaults", "-d", &request.to_string()];
         let method = format!("tollgate.v1.QuotaService/{rpc}");
-        let text = self.run(&flags, &[&method]).good();
+        let text = self.run(&flags, &[&method]).expect_success();
         serde_json::from_str(&text).unwrap()
     }
 
-    fn health(&self, name: &str) -> Ran {
+    fn health(&self, name: &str) -> ProgramOutput {
         self.try_call("grpc.health.v1.Health/Check", &json!({"service": name}))
     }
 }
@@ -109,8 +108,7 @@ fn the_services_and_their_methods_are_listed(grpcurl: Grpcurl) {
     assert!(listed.contains(&"grpc.health.v1.Health.Check".to_owned()));
 }
 
-/// Every comment of the proto is handed to people: on the service, each method, message, field, enum
-/// and value.
+/// Reflection delivers every comment of the proto: of the service, each method, message, field, enum and value.
 fn everything_is_described_with_its_comments(grpcurl: Grpcurl) {
     let file = our_file();
     let symbols = file.service.iter().map(|it| it.name()).chain(
@@ -128,7 +126,7 @@ fn everything_is_described_with_its_comments(grpcurl: Grpcurl) {
     }
 }
 
-/// The path of everything that carries a comment, as descriptor.proto numbers it, with its name.
+/// The path of each commented element, as descriptor.proto numbers it, with its name.
 fn named_parts(file: &FileDescriptorProto) -> Vec<(Vec<i32>, String)> {
     let mut parts = Vec::new();
     for (at, service) in (0..).zip(&file.service) {
@@ -157,7 +155,7 @@ fn fields(at: i32, message: &DescriptorProto) -> impl Iterator<Item = (Vec<i32>,
     })
 }
 
-/// The first line of a part's comment, as `describe` prints it.
+/// The first line of an element's comment, as `describe` prints it.
 fn comment_of(file: &FileDescriptorProto, path: &[i32]) -> String {
     let info = file.source_code_info.as_ref().unwrap();
     let place = info.location.iter().find(|place| place.path == path);
@@ -180,7 +178,7 @@ fn reserve(tokens: u64) -> Value {
 fn the_first_call_of_the_readme_is_free(grpcurl: Grpcurl) {
     let request = r#"{"org":"org-demo","project":"p","model":"gpt-4o","tokens":30000}"#;
     let method = "tollgate.v1.QuotaService/Reserve";
-    let text = grpcurl.run(&["-d", request], &[method]).good();
+    let text = grpcurl.run(&["-d", request], &[method]).expect_success();
     let answer: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
         answer,
@@ -258,7 +256,7 @@ fn health_knows_the_names_of_the_contract_and_no_other(grpcurl: Grpcurl) {
     let serving = tonic_health::pb::health_check_response::ServingStatus::Serving;
     runtime.block_on(grpcurl.service.wait_for_readiness(serving));
     for name in ["", "liveness", "readiness", "tollgate.v1.QuotaService"] {
-        let text = grpcurl.health(name).good();
+        let text = grpcurl.health(name).expect_success();
         let answer: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(answer, json!({"status": "SERVING"}), "{name:?}");
     }
@@ -279,7 +277,7 @@ fn errors_are_printed_with_code_and_message(grpcurl: Grpcurl) {
     grpcurl.call("Settle", &settle("once", 1));
     let day = json!({"org": "org-demo", "day": "2031-01-01"});
     let release = json!({"org": "org-demo", "request_id": "once"});
-    for (rpc, request, code, said) in [
+    for (rpc, request, code, expected) in [
         ("Reserve", json!({"org": "x"}), "InvalidArgument", "project"),
         ("Reserve", reserve(0), "InvalidArgument", "tokens"),
         ("Reserve", other, "AlreadyExists", "request_id"),
@@ -292,20 +290,25 @@ fn errors_are_printed_with_code_and_message(grpcurl: Grpcurl) {
         let ran = grpcurl.try_call(&format!("tollgate.v1.QuotaService/{rpc}"), &request);
         let (head, message) = ran.stderr.split_once("Message:").unwrap_or_default();
         assert!(head.contains(&format!("Code: {code}")), "{rpc}: {ran:?}");
-        assert!(message.contains(said), "{rpc}: {ran:?}");
+        assert!(message.contains(expected), "{rpc}: {ran:?}");
         assert!(ran.code > Some(EXIT_CODE_OF_OK), "{rpc}: {ran:?}");
     }
 }
 
 fn a_stream_is_answered_request_by_request(grpcurl: Grpcurl) {
-    let ask = |tokens: u64, id: &str| json!({"org": "org-demo", "project": "p", "model": "gpt-4o", "tokens": tokens, "request_id": id});
-    // grpcurl sends the messages that stand one behind the other.
-    let requests = [ask(10, "a"), ask(0, "b"), ask(11, "a"), ask(5, "c")];
+    let reserve_json = |tokens: u64, id: &str| json!({"org": "org-demo", "project": "p", "model": "gpt-4o", "tokens": tokens, "request_id": id});
+    // grpcurl sends concatenated messages.
+    let requests = [
+        reserve_json(10, "a"),
+        reserve_json(0, "b"),
+        reserve_json(11, "a"),
+        reserve_json(5, "c"),
+    ];
     let requests = requests.map(|request| request.to_string()).join("\n");
     let flags = ["-d", &requests];
     let text = grpcurl
         .run(&flags, &["tollgate.v1.QuotaService/ReserveStream"])
-        .good();
+        .expect_success();
     let answers = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
     let answers: Vec<Value> = answers.map(Result::unwrap).collect();
     assert_eq!(answers.len(), 4, "{text}");

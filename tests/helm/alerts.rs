@@ -1,4 +1,4 @@
-//! The alerts as the chart renders them: each installation's are about that one, whatever runs beside it.
+//! The rendered alerts select only their own installation.
 
 use std::{fs, path::Path, process::Command};
 
@@ -11,7 +11,7 @@ use crate::support::tools::{run, tool};
 fn rendered(words: &[&str]) -> Manifests {
     let set = values("alerts");
     let words = [&["-f", &set, "--set", "serviceMonitor.enabled=true"], words].concat();
-    Manifests::parse(&template(&chart(), &words).good())
+    Manifests::parse(&template(&chart(), &words).expect_success())
 }
 
 fn rules(made: &Manifests) -> &Vec<Value> {
@@ -29,7 +29,7 @@ fn each_expression_names_the_namespace_and_the_job_of_its_own_installation() {
         let own = expr.matches("{namespace=\"ns\",job=\"rel-tollgate\"");
         assert_eq!(own.count(), expr.matches('{').count(), "{expr}");
     }
-    // As which it is scraped.
+    // The job under which it is scraped.
     let endpoint = &made.one("ServiceMonitor")["spec"]["endpoints"][0];
     assert_eq!(
         endpoint["relabelings"],
@@ -37,9 +37,9 @@ fn each_expression_names_the_namespace_and_the_job_of_its_own_installation() {
     );
 }
 
-/// Another one in the same namespace, and one of the same name in another namespace.
+/// Another installation in the same namespace, and one of the same name in another namespace.
 #[test]
-fn installations_beside_this_one_neither_hide_nor_cause_its_alerts() {
+fn other_installations_neither_hide_nor_cause_its_alerts() {
     let folder = tempfile::tempdir().unwrap();
     let made = rendered(&[]);
     let spec = &made.one("PrometheusRule")["spec"];

@@ -1,5 +1,4 @@
-//! The chart as a whole: lint, package, versions, schemas of Kubernetes, and that README and the values' own
-//! schema tell every value.
+//! The chart as a whole: lint, package, versions, Kubernetes' schemas, and that README and schema cover every value.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
@@ -31,10 +30,10 @@ fn the_chart_passes_the_strict_lint_with_every_set_of_values() {
     for set in SETS {
         let chart = chart.path().to_str().unwrap();
         let ran = helm(&["lint", "--strict", chart, "-f", &values(set)]);
-        let said = ran.good();
+        let received = ran.expect_success();
         assert!(
-            said.contains("1 chart(s) linted, 0 chart(s) failed"),
-            "{set}: {said}"
+            received.contains("1 chart(s) linted, 0 chart(s) failed"),
+            "{set}: {received}"
         );
     }
 }
@@ -43,11 +42,11 @@ fn the_chart_passes_the_strict_lint_with_every_set_of_values() {
 fn the_chart_can_be_packaged_and_the_package_holds_everything() {
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().to_str().unwrap();
-    helm(&["package", chart().to_str().unwrap(), "-d", to]).good();
+    helm(&["package", chart().to_str().unwrap(), "-d", to]).expect_success();
     let package = folder
         .path()
         .join(format!("tollgate-{}.tgz", env!("CARGO_PKG_VERSION")));
-    let listed = run(Command::new("tar").arg("-tzf").arg(&package)).good();
+    let listed = run(Command::new("tar").arg("-tzf").arg(&package)).expect_success();
     for file in [
         "Chart.yaml",
         "README.md",
@@ -70,7 +69,7 @@ fn the_chart_can_be_packaged_and_the_package_holds_everything() {
         "--kube-version",
         VERSIONS[0],
     ])
-    .good();
+    .expect_success();
 }
 
 #[test]
@@ -93,8 +92,8 @@ fn the_programme_of_the_chart_is_that_of_the_built_in_policy() {
     assert_eq!(yaml("helm/tollgate/files/programme.yaml"), builtin);
 }
 
-/// Each manifest, strictly, for the oldest and the newest Kubernetes. What the Prometheus operator defines has
-/// no schema there.
+/// Each manifest, strictly, for the oldest and the newest Kubernetes. Kubernetes has no schemas for the objects of the
+/// Prometheus operator.
 #[test]
 fn every_manifest_meets_the_schemas_of_kubernetes() {
     let folder = tempfile::tempdir().unwrap();
@@ -136,7 +135,7 @@ fn every_manifest_meets_the_schemas_of_kubernetes() {
         "StatefulSet",
     ];
     assert_eq!(kinds, ours.map(str::to_owned).into());
-    // A fault would be noticed: one in each version.
+    // A fault is detected in each version.
     let mut wrong = render("default").workload().clone();
     wrong["spec"]["template"]["spec"]["surprise"] = json!(1);
     let ran = validate("wrong", &[wrong]);
@@ -149,13 +148,13 @@ fn every_manifest_meets_the_schemas_of_kubernetes() {
 }
 
 /// A value of values.yaml that has a description.
-struct Described {
+struct DescribedValue {
     path: Vec<String>,
     text: String,
 }
 
-/// Every described value, in its order: the comment that begins with `# --` and the key below it.
-fn described(text: &str) -> Vec<Described> {
+/// Every described value, in order: the comment that begins with `# --`, and the key below it.
+fn described(text: &str) -> Vec<DescribedValue> {
     let mut found = Vec::new();
     let mut comment: Option<String> = None;
     let mut path: Vec<(usize, String)> = Vec::new();
@@ -177,7 +176,7 @@ fn described(text: &str) -> Vec<Described> {
             path.push((indent, key.to_owned()));
             if let Some(text) = comment.take() {
                 let path = path.iter().map(|(_, key)| key.clone()).collect();
-                found.push(Described { path, text });
+                found.push(DescribedValue { path, text });
             }
         }
     }
@@ -188,7 +187,7 @@ fn at<'v>(values: &'v Value, path: &[String]) -> Option<&'v Value> {
     path.iter().try_fold(values, |value, key| value.get(key))
 }
 
-/// The schema of a value, with references followed.
+/// The schema of a value; references are resolved.
 fn schema_at<'s>(schema: &'s Value, path: &[String]) -> Option<&'s Value> {
     path.iter().try_fold(schema, |part, key| {
         followed(schema, part.get("properties")?.get(key)?)
@@ -202,7 +201,7 @@ fn followed<'s>(schema: &'s Value, part: &'s Value) -> Option<&'s Value> {
     }
 }
 
-/// What a value may be, besides null; of names to choose from, a string.
+/// The types of a value, without null; "string" for an enum.
 fn kind(schema: &Value, part: &Value) -> String {
     let kinds: Vec<String> = if part.get("enum").is_some() {
         vec!["string".to_owned()]
@@ -221,16 +220,16 @@ fn kind(schema: &Value, part: &Value) -> String {
     kinds.join(" or ")
 }
 
-/// The table of the README is what values.yaml says. Where it isn't, this prints what it should be.
+/// The README's table follows from values.yaml. If it doesn't, this prints the expected table.
 #[test]
-fn the_readme_tells_every_value_with_its_kind_its_default_and_its_description() {
+fn the_readme_lists_every_value_with_its_type_its_default_and_its_description() {
     let values = yaml("helm/tollgate/values.yaml");
     let schema: Value = serde_json::from_str(&read("helm/tollgate/values.schema.json")).unwrap();
     let mut table = vec![
         "| Key | Type | Default | Description |".to_owned(),
         "| --- | --- | --- | --- |".to_owned(),
     ];
-    for Described { path, text } in described(&read("helm/tollgate/values.yaml")) {
+    for DescribedValue { path, text } in described(&read("helm/tollgate/values.yaml")) {
         let key = path.join(".");
         let value = at(&values, &path).unwrap_or_else(|| panic!("{key}"));
         let part = schema_at(&schema, &path).unwrap_or_else(|| panic!("no schema for {key}"));
@@ -245,7 +244,7 @@ fn the_readme_tells_every_value_with_its_kind_its_default_and_its_description() 
     );
 }
 
-/// The paths of what can be set, down to what is a value, a list or a map without keys of its own.
+/// The paths of all values: scalars, lists, and empty maps.
 fn leaves(value: &Value, path: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
     match value.as_object().filter(|map| !map.is_empty()) {
         None => found.push(path.clone()),
@@ -268,8 +267,8 @@ fn every_value_is_described_and_known_to_the_schema_and_the_schema_knows_no_othe
     leaves(&values, &mut Vec::new(), &mut found);
     assert!(found.len() > 80, "{}", found.len());
     for leaf in &found {
-        let told = described.iter().any(|it| leaf.starts_with(&it.path));
-        assert!(told, "{} has no description", leaf.join("."));
+        let is_described = described.iter().any(|it| leaf.starts_with(&it.path));
+        assert!(is_described, "{} has no description", leaf.join("."));
     }
     let mut sections = vec![Vec::new()];
     while let Some(path) = sections.pop() {
@@ -279,18 +278,18 @@ fn every_value_is_described_and_known_to_the_schema_and_the_schema_knows_no_othe
         };
         let strict = &part["additionalProperties"];
         assert_eq!(strict, false, "{path:?} takes what nobody knows");
-        // What is empty by default, as the policy, has keys that only the schema knows.
+        // The keys of an empty map, such as the policy, are only in the schema.
         let value = at(&values, &path).and_then(Value::as_object);
         let Some(value) = value.filter(|map| !map.is_empty()) else {
             continue;
         };
-        // What is described as a whole, as the resources, may hold more than it does.
+        // A map that is described as a whole, such as the resources, may have more keys.
         if described.iter().any(|it| it.path == path) {
             continue;
         }
         let mut known: BTreeSet<&String> = known.keys().collect();
         if path.is_empty() {
-            // What a chart around this one may say, and nobody reads.
+            // For parent charts; not read.
             for key in ["global", "enabled"] {
                 assert!(known.remove(&key.to_owned()));
             }

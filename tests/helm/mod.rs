@@ -1,14 +1,14 @@
-//! The chart, rendered by the real helm: over the sets of values in `values/`, against what is expected of
-//! each, against Kubernetes' own schemas, and against a running service.
+//! The chart, rendered by the real helm: every set of values in `values/`, checked against expectations, Kubernetes'
+//! schemas, and a running service.
 
 mod alerts;
 mod chart;
-mod expected;
+mod manifests;
 mod notes;
 mod pod;
+mod program;
 mod ranges;
-mod refused;
-mod running;
+mod refusals;
 mod schema;
 mod security;
 
@@ -21,14 +21,14 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::tools::{Ran, run, tool};
+use crate::support::tools::{ProgramOutput, run, tool};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The oldest Kubernetes that the chart takes, and the newest that there are schemas of.
+/// The oldest supported Kubernetes, and the newest with schemas.
 const VERSIONS: [&str; 2] = ["1.27", "1.37"];
 
-/// Every set of values, by its file's name.
+/// The sets of values, by file name.
 const SETS: [&str; 13] = [
     "alerts",
     "cluster",
@@ -45,7 +45,7 @@ const SETS: [&str; 13] = [
     "sentinel",
 ];
 
-/// What the metrics bring with them, in small: the chart takes whatever stands there.
+/// Small alerts and a small dashboard: the chart renders any content.
 const ALERTS: &str = "\
 # A rule file, as Prometheus reads it.
 groups:
@@ -64,13 +64,13 @@ fn chart() -> PathBuf {
     Path::new(ROOT).join("helm/tollgate")
 }
 
-/// The file of a set of values.
+/// The path of a set of values.
 fn values(set: &str) -> String {
     let file = Path::new(ROOT).join(format!("tests/helm/values/{set}.yaml"));
     file.to_str().unwrap().to_owned()
 }
 
-/// A copy of the chart, with these files besides, or instead of its own.
+/// A copy of the chart with these files added or replaced.
 fn chart_with(files: &[(&str, &str)]) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     copy_folder(&chart(), copy.path());
@@ -80,7 +80,7 @@ fn chart_with(files: &[(&str, &str)]) -> TempDir {
     copy
 }
 
-/// A copy of the chart that has alerts and a dashboard, whether it has its own or not.
+/// A copy of the chart with small alerts and a small dashboard.
 fn complete_chart() -> TempDir {
     chart_with(&[
         ("files/alerts.yaml", ALERTS),
@@ -101,8 +101,8 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// Runs helm, which sees no settings of a developer's.
-fn helm(words: &[&str]) -> Ran {
+/// Runs helm without the developer's settings.
+fn helm(words: &[&str]) -> ProgramOutput {
     let mut command = Command::new(tool("bin/helm"));
     for (name, _) in std::env::vars() {
         if name.starts_with("HELM_") || name == "KUBECONFIG" {
@@ -112,8 +112,8 @@ fn helm(words: &[&str]) -> Ran {
     run(command.args(words))
 }
 
-/// `helm template` of a chart, as the release `rel` in the namespace `ns`, with these words besides.
-fn template(chart: &Path, words: &[&str]) -> Ran {
+/// `helm template` of a chart, as the release `rel` in the namespace `ns`, with more words.
+fn template(chart: &Path, words: &[&str]) -> ProgramOutput {
     let newest = VERSIONS[VERSIONS.len() - 1];
     let chart = chart.to_str().unwrap();
     let fixed = [
@@ -128,15 +128,15 @@ fn template(chart: &Path, words: &[&str]) -> Ran {
     helm(&[&fixed, words].concat())
 }
 
-/// What the chart makes.
+/// The rendered manifests.
 struct Manifests(Vec<Value>);
 
-/// Renders a set of values, with these words besides.
+/// Renders a set of values, with more words.
 fn render_with(set: &str, words: &[&str]) -> Manifests {
     let chart = complete_chart();
     let values = values(set);
     let words = [&["-f", &values], words].concat();
-    let text = template(chart.path(), &words).good();
+    let text = template(chart.path(), &words).expect_success();
     Manifests::parse(&text)
 }
 
@@ -176,7 +176,7 @@ impl Manifests {
         workloads[0]
     }
 
-    /// The spec of the service's pods.
+    /// The pod spec of the service.
     fn pod(&self) -> &Value {
         &self.workload()["spec"]["template"]["spec"]
     }
@@ -204,20 +204,20 @@ impl Manifests {
         self.file(name, "tollgate.toml").unwrap()
     }
 
-    /// The policy file, where the chart makes one.
+    /// The policy file, if the chart renders one.
     fn policy(&self) -> Option<&str> {
         let name = self.workload()["metadata"]["name"].as_str().unwrap();
         self.file(&format!("{name}-policy"), "policy.toml")
     }
 }
 
-/// A TOML text as JSON, so that it is compared as what it means.
+/// TOML as JSON, to compare values instead of text.
 fn toml(text: &str) -> Value {
     let table: toml::Table = toml::from_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     serde_json::to_value(table).unwrap()
 }
 
-/// Whether every label of a selector is among these.
+/// Whether a selector matches these labels.
 fn selects(selector: &Value, labels: &Value) -> bool {
     let selector = selector.as_object().unwrap();
     !selector.is_empty() && selector.iter().all(|(key, value)| &labels[key] == value)

@@ -1,4 +1,4 @@
-//! The notes that helm prints: their first call, made against the real program, and what they warn of.
+//! Helm's notes: their first call, made against the real program, and their warnings.
 
 use std::{fs, process::Command};
 
@@ -7,8 +7,7 @@ use serde_json::Value;
 use super::{ROOT, complete_chart, pod::Pod, render, template, values};
 use crate::support::tools::{run, tool};
 
-/// The notes that helm prints after an installation. Helm renders them only where it has a cluster, so they are
-/// made a manifest here.
+/// The notes after an installation. Helm renders them only with a cluster, so this renders them as a manifest.
 fn notes(set: &str, words: &[&str]) -> String {
     let chart = complete_chart();
     let notes = fs::read_to_string(chart.path().join("templates/NOTES.txt")).unwrap();
@@ -22,12 +21,12 @@ fn notes(set: &str, words: &[&str]) -> String {
         words,
     ]
     .concat();
-    let text = template(chart.path(), &words).good();
+    let text = template(chart.path(), &words).expect_success();
     let made: Value = serde_saphyr::from_str(&text).unwrap();
     made["notes"].as_str().unwrap().to_owned()
 }
 
-/// The call in the notes, as a shell reads it.
+/// The call in the notes, as a shell command.
 fn first_call(notes: &str) -> String {
     let from = notes
         .find("  grpcurl ")
@@ -55,7 +54,7 @@ async fn the_first_call_of_the_notes_can_be_typed_as_it_stands() {
             "PATH",
             format!("{}:/usr/bin:/bin", grpcurl.parent().unwrap().display()),
         );
-        let answer: Value = serde_json::from_str(&run(&mut shell).good()).unwrap();
+        let answer: Value = serde_json::from_str(&run(&mut shell).expect_success()).unwrap();
         assert!(answer["verdict"].is_string(), "{answer}");
         if set == "default" {
             assert_eq!(answer["verdict"], "VERDICT_FREE");
@@ -82,72 +81,89 @@ fn the_notes_of_a_port_with_tls_show_certificates_and_the_token() {
     assert!(!with_token.contains("-plaintext"), "{with_token}");
 }
 
-/// Instead of the load balancer.
-const INSIDE: &str =
+/// Replaces the load balancer of a set of values.
+const CLUSTER_IP: &str =
     "service.type=ClusterIP,service.loadBalancerClass=,service.loadBalancerSourceRanges=null";
 
+const OPEN: &str = "anyone who can reach the gRPC port may reserve";
+const DEMO: &str = "the built-in policy is in use";
+const ONE_REPLICA: &str = "there is one replica, because the counters are in a file";
+const UNREACHABLE: &str = "only a Prometheus in the namespace ns can scrape";
+const UNTRUSTED: &str = "serviceMonitor.tlsConfig is empty";
+
+/// A set of values, more words for helm, and the warnings in the notes.
+type Warnings = (
+    &'static str,
+    &'static [&'static str],
+    &'static [&'static str],
+);
+
+const WARNINGS: &[Warnings] = &[
+    ("default", &[], &[DEMO, ONE_REPLICA, OPEN]),
+    (
+        "memory",
+        &[],
+        &[
+            DEMO,
+            "the counters are in memory. A restart resets them",
+            OPEN,
+            "opens the gRPC port",
+        ],
+    ),
+    (
+        "sentinel",
+        &[],
+        &[
+            DEMO,
+            OPEN,
+            "If Redis evicts counters, more than the allowance",
+        ],
+    ),
+    ("file", &[], &[ONE_REPLICA, OPEN]),
+    ("redis", &[], &[OPEN]),
+    ("scaled", &[], &[DEMO]),
+    ("mtls", &[], &[DEMO]),
+    (
+        "everything",
+        &["--set", CLUSTER_IP],
+        &[UNREACHABLE, UNTRUSTED],
+    ),
+    (
+        "everything",
+        &[
+            "--set",
+            CLUSTER_IP,
+            "--set",
+            "networkPolicy.httpFrom[0].podSelector.matchLabels.a=b",
+            "--set",
+            "serviceMonitor.tlsConfig.serverName=it",
+        ],
+        &[],
+    ),
+    ("http-tls", &[], &[DEMO, ONE_REPLICA, OPEN]),
+    ("redis", &["--set", "settings.redis=null"], &[OPEN]),
+    ("otlp", &[], &[DEMO, ONE_REPLICA, OPEN]),
+];
+
 #[test]
-fn the_notes_warn_of_what_is_risky_and_of_nothing_else() {
-    let open = "whoever reaches the gRPC port may reserve";
-    let demo = "this is the built-in policy";
-    let one =
-        "one replica has the file: an upgrade, or a drain of its node, is a pause of some seconds";
-    let unreached = "only a Prometheus in the namespace ns reaches";
-    let untrusted = "serviceMonitor.tlsConfig is empty";
-    for (set, words, told) in [
-        ("default", [].as_slice(), [demo, one, open].as_slice()),
-        (
-            "memory",
-            &[],
-            &[
-                demo,
-                "the counters are in memory: each restart forgets",
-                open,
-                "opens the gRPC port",
-            ],
-        ),
-        (
-            "sentinel",
-            &[],
-            &[demo, open, "a Redis that evicts may grant more"],
-        ),
-        ("file", &[], &[one, open]),
-        ("redis", &[], &[open]),
-        ("scaled", &[], &[demo]),
-        ("mtls", &[], &[demo]),
-        ("everything", &["--set", INSIDE], &[unreached, untrusted]),
-        (
-            "everything",
-            &[
-                "--set",
-                INSIDE,
-                "--set",
-                "networkPolicy.httpFrom[0].podSelector.matchLabels.a=b",
-                "--set",
-                "serviceMonitor.tlsConfig.serverName=it",
-            ],
-            &[],
-        ),
-        ("http-tls", &[], &[demo, one, open]),
-        ("redis", &["--set", "settings.redis=null"], &[open]),
-        ("otlp", &[], &[demo, one, open]),
-    ] {
+fn the_notes_warn_of_risks_and_of_nothing_else() {
+    for (set, words, expected) in WARNINGS {
         let notes = notes(set, words);
-        for said in [
-            open,
-            demo,
-            one,
-            unreached,
-            untrusted,
-            "forgets",
+        for warning in [
+            OPEN,
+            DEMO,
+            ONE_REPLICA,
+            UNREACHABLE,
+            UNTRUSTED,
+            "resets",
             "opens the gRPC port",
             "evicts",
         ] {
-            let wanted = told.iter().any(|it| it.contains(said));
-            assert_eq!(notes.contains(said), wanted, "{set}: {said}: {notes}");
+            let wanted = expected.iter().any(|it| it.contains(warning));
+            assert_eq!(notes.contains(warning), wanted, "{set}: {warning}: {notes}");
         }
-        for said in told {
-            assert!(notes.contains(said), "{set}: {said}: {notes}");
+        for warning in *expected {
+            assert!(notes.contains(warning), "{set}: {warning}: {notes}");
         }
         let no_test = "`helm test` has nothing to run";
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The real program, started as a pod of the chart starts it: only addresses and places of files are others.
+//! The real program, started like a pod of the chart, except for addresses and paths.
 
 use std::{fs, path::Path};
 
@@ -15,13 +15,13 @@ use crate::{
         clock::Clock,
         redis::RedisServer,
         tollgate::{Tollgate, program},
-        tools::{Ran, run},
+        tools::{ProgramOutput, run},
         world::NOON,
     },
 };
 
-/// A policy that somebody else keeps in a ConfigMap.
-const FOREIGN_POLICY: &str = "\
+/// An external policy in a ConfigMap.
+const EXTERNAL_POLICY: &str = "\
 [pools.large]
 models = ['gpt-4o']
 [tiers.1]
@@ -31,7 +31,7 @@ tier = 1
 data_sharing = 'all'
 ";
 
-/// The program, started as a pod of the chart starts it.
+/// The program, started like a pod of the chart.
 pub(super) struct Pod {
     pub(super) manifests: Manifests,
     pub(super) service: Tollgate,
@@ -58,7 +58,7 @@ impl Pod {
                 let name = variable["name"].as_str().unwrap();
                 match variable["value"].as_str() {
                     Some(value) => command.env(name, moved(value, root.path())),
-                    // The Secrets that these pods have.
+                    // The Secrets of these pods.
                     None if name == "TOLLGATE_STORE" => {
                         command.env(name, redis.as_ref().unwrap().url())
                     }
@@ -93,7 +93,7 @@ impl Pod {
         answer.unwrap().into_inner()
     }
 
-    /// Asks what the three probes of the pod ask.
+    /// Runs the pod's three probes.
     pub(super) async fn probe(&self) {
         self.service
             .wait_for_readiness(ServingStatus::Serving)
@@ -114,8 +114,8 @@ impl Pod {
         }
     }
 
-    /// Runs a container of the test pod, whose uid is this one.
-    pub(super) fn run_client(&self, container: &Value, uid: &str) -> Ran {
+    /// Runs a container of the test pod with this pod uid.
+    pub(super) fn run_client(&self, container: &Value, uid: &str) -> ProgramOutput {
         let address = container["args"].as_array().unwrap().iter();
         let mut next_is_address = false;
         let args: Vec<String> = address
@@ -138,7 +138,7 @@ impl Pod {
     }
 }
 
-/// Puts the files of the ConfigMaps where the pod would mount them, below another root.
+/// Writes the files of the ConfigMaps to their mount paths, below another root.
 fn mount(manifests: &Manifests, root: &Path) {
     let volumes = manifests.pod()["volumes"].as_array().unwrap();
     for mount in manifests.container()["volumeMounts"].as_array().unwrap() {
@@ -152,7 +152,7 @@ fn mount(manifests: &Manifests, root: &Path) {
         let Some(name) = volume.and_then(|it| it["configMap"]["name"].as_str()) else {
             continue;
         };
-        let foreign = serde_json::json!({"the-policy.toml": FOREIGN_POLICY});
+        let foreign = serde_json::json!({"the-policy.toml": EXTERNAL_POLICY});
         let made = manifests.named("ConfigMap", name).map(|it| &it["data"]);
         for (key, text) in made.unwrap_or(&foreign).as_object().unwrap() {
             fs::write(folder.join(key), moved(text.as_str().unwrap(), root)).unwrap();
@@ -160,10 +160,10 @@ fn mount(manifests: &Manifests, root: &Path) {
     }
 }
 
-/// What the Secrets of these pods hold: a certificate with its key and authority, and callers.
+/// Writes the content of a Secret: a certificate, its key and authority, and callers.
 fn write_secret(folder: &Path) {
     let authority = Authority::new();
-    let files = authority.signs("server", &["localhost"]);
+    let files = authority.sign("server", &["localhost"]);
     for (key, file) in [
         ("tls.crt", &files.cert),
         ("tls.key", &files.key),
@@ -178,7 +178,7 @@ fn write_secret(folder: &Path) {
     }
 }
 
-/// A text with the places of files below another root.
+/// Replaces the paths of mounted files by paths below another root.
 fn moved(text: &str, root: &Path) -> String {
     let root = root.to_str().unwrap();
     text.replace("/etc/tollgate/", &format!("{root}/etc/tollgate/"))

@@ -1,5 +1,5 @@
-//! The restricted pod security standard, over every pod of every set of values; and that what a pod names is
-//! there.
+//! The restricted pod security standard, for every pod of every set of values; and that everything a pod refers to
+//! exists.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ const VOLUMES: [&str; 8] = [
     "secret",
 ];
 
-/// The specs of all pods, with where they stand.
+/// The specs of all pods, each with its manifest's name.
 fn pods(manifests: &Manifests) -> Vec<(String, &Value)> {
     let mut pods = Vec::new();
     for manifest in &manifests.0 {
@@ -41,7 +41,7 @@ fn containers(pod: &Value) -> Vec<&Value> {
         .collect()
 }
 
-/// Everything in which a pod falls short of the standard, and of what else the chart promises.
+/// Each violation of the standard, and of the chart's further guarantees.
 fn shortcomings(pod: &Value) -> Vec<String> {
     let mut found = Vec::new();
     let mut must = |what: &str, holds: bool| {
@@ -80,7 +80,7 @@ fn shortcomings(pod: &Value) -> Vec<String> {
         for port in container["ports"].as_array().into_iter().flatten() {
             must("hostPort", port["hostPort"].is_null());
         }
-        // What is mounted by subPath is never brought up to date.
+        // A file mounted by subPath is never updated.
         for mount in container["volumeMounts"].as_array().into_iter().flatten() {
             must("subPath", mount["subPath"].is_null());
         }
@@ -105,7 +105,7 @@ fn every_pod_meets_the_restricted_pod_security_standard() {
 }
 
 #[test]
-fn a_pod_that_falls_short_of_the_standard_is_noticed() {
+fn a_pod_below_the_standard_is_detected() {
     let manifests = render("default");
     for (at, value, noticed) in [
         ("/hostNetwork", json!(true), "hostNetwork"),
@@ -192,7 +192,7 @@ fn what_a_pod_mounts_is_there_and_what_the_settings_name_is_mounted() {
             assert!(mounts.contains(folder), "{set}: {folder} is not mounted");
         }
         for mount in mounts {
-            // The settings themselves, and a volume of the values' own.
+            // The settings themselves, and the extra volume.
             let else_named = ["/etc/tollgate/settings", "/scratch"].contains(&mount);
             assert!(
                 else_named || folders.contains(&mount),
@@ -237,7 +237,7 @@ fn selectors_find_the_pods_of_the_service_and_no_others() {
                 .iter()
                 .filter(|it| selects(selector, &it["metadata"]["labels"]))
                 .collect();
-            // One: else everything would be read twice.
+            // Only one; otherwise each pod would be scraped twice.
             assert_eq!(found.len(), 1, "{set}");
             let port = &monitor["spec"]["endpoints"][0]["port"];
             let ports = found[0]["spec"]["ports"].as_array().unwrap();

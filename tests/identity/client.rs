@@ -2,15 +2,15 @@
 
 use std::process::Command;
 
-use super::{Service, URI, listener::Wire};
+use super::{Service, URI, listener::TestPort};
 use crate::support::{
     tollgate::program,
-    tools::{Ran, run},
+    tools::{ProgramOutput, run},
 };
 
 impl Service {
-    /// `tollgate quota acme` over TLS, with these arguments besides.
-    async fn quota(&self, args: &[&str]) -> Ran {
+    /// `tollgate quota acme` over TLS, with more arguments.
+    async fn quota(&self, args: &[&str]) -> ProgramOutput {
         quota(
             &self.tls,
             &[&["--ca-file", &self.authority.file()], args].concat(),
@@ -19,48 +19,51 @@ impl Service {
     }
 }
 
-/// `tollgate quota acme` from this service, which the test's own runtime serves meanwhile.
-async fn quota(wire: &Wire, args: &[&str]) -> Ran {
+/// `tollgate quota acme` for this service, which runs on the test's own runtime.
+async fn quota(wire: &TestPort, args: &[&str]) -> ProgramOutput {
     let scheme = if wire.is_encrypted() { "https" } else { "http" };
     let addr = format!("{scheme}://localhost:{}", wire.address.port());
-    asked(&[&["quota", "acme", "--addr", &addr], args].concat()).await
+    run_client(&[&["quota", "acme", "--addr", &addr], args].concat()).await
 }
 
-async fn asked(args: &[&str]) -> Ran {
+async fn run_client(args: &[&str]) -> ProgramOutput {
     let mut command = program();
     command.args(args);
     ran(command).await
 }
 
-async fn ran(mut command: Command) -> Ran {
+async fn ran(mut command: Command) -> ProgramOutput {
     tokio::task::spawn_blocking(move || run(&mut command))
         .await
         .unwrap()
 }
 
 #[track_caller]
-fn assert_fails(ran: &Ran, code: i32, said: &str) {
+fn assert_fails(ran: &ProgramOutput, code: i32, expected: &str) {
     assert_eq!(ran.code, Some(code), "{ran:?}");
-    assert!(ran.stderr.contains(said), "{said}: {ran:?}");
+    assert!(ran.stderr.contains(expected), "{expected}: {ran:?}");
 }
 
 #[tokio::test]
 async fn a_caller_shows_its_token_or_its_certificate() {
     let service = Service::start().await;
-    let told = service.quota(&["--token", "tg_reader"]).await.good();
-    assert!(told.contains("large"), "{told}");
+    let printed = service
+        .quota(&["--token", "tg_reader"])
+        .await
+        .expect_success();
+    assert!(printed.contains("large"), "{printed}");
     let files = service.certificate(&[URI]);
     let certificate = ["--cert-file", &files.cert, "--key-file", &files.key];
-    service.quota(&certificate).await.good();
+    service.quota(&certificate).await.expect_success();
     quota(&service.loopback, &["--token", "tg_reader"])
         .await
-        .good();
+        .expect_success();
     let mut command = program();
     let addr = format!("https://localhost:{}", service.tls.address.port());
     let ca = service.authority.file();
     command.args(["quota", "acme", "--addr", &addr, "--ca-file", &ca]);
     command.env("TOLLGATE_TOKEN", "tg_reader");
-    ran(command).await.good();
+    ran(command).await.expect_success();
     let refused = service.quota(&[]).await;
     assert_fails(
         &refused,
@@ -68,8 +71,8 @@ async fn a_caller_shows_its_token_or_its_certificate() {
         "tollgate: UNAUTHENTICATED: this service answers known callers",
     );
     let refused = service.quota(&["--token", "tg_reserver"]).await;
-    let said = "tollgate: PERMISSION_DENIED: this caller does not have the role \"read\"";
-    assert_fails(&refused, 1, said);
+    let expected = "tollgate: PERMISSION_DENIED: this caller does not have the role \"read\"";
+    assert_fails(&refused, 1, expected);
 }
 
 #[tokio::test]
@@ -78,43 +81,45 @@ async fn the_services_certificate_must_be_for_its_name_and_of_the_authority() {
     let port = service.tls.address.port();
     let ca = service.authority.file();
     let by_address = format!("https://127.0.0.1:{port}");
-    let ask = async |args: &[&str]| {
+    let reserve = async |args: &[&str]| {
         let common = ["quota", "acme", "--token", "tg_reader", "--addr"];
-        asked(&[&common[..], args].concat()).await
+        run_client(&[&common[..], args].concat()).await
     };
-    let refused = ask(&[&by_address, "--ca-file", &ca]).await;
+    let refused = reserve(&[&by_address, "--ca-file", &ca]).await;
     assert_fails(&refused, 1, "is not for 127.0.0.1: it is for localhost");
-    ask(&[&by_address, "--ca-file", &ca, "--server-name", "localhost"])
+    reserve(&[&by_address, "--ca-file", &ca, "--server-name", "localhost"])
         .await
-        .good();
-    // Nobody else's authority knows it.
+        .expect_success();
+    // The certificate's authority is not a public one.
     let by_name = format!("https://localhost:{port}");
     assert_fails(
-        &ask(&[&by_name]).await,
+        &reserve(&[&by_name]).await,
         1,
         "UNAVAILABLE: no answer from https://localhost",
     );
 }
 
 #[tokio::test]
-async fn bench_shows_who_it_is_too() {
+async fn bench_presents_its_credentials_too() {
     let service = Service::start().await;
     let addr = format!("https://localhost:{}", service.tls.address.port());
     let ca = service.authority.file();
-    // Each request that is due is sent, however slow the machine is.
+    // At this rate, each due request is sent, also on a slow machine.
     let load = "bench --org acme --rate 50 --duration 500ms --callers 2 --json";
     let load: Vec<&str> = load.split(' ').collect();
     let who = ["--addr", &addr, "--ca-file", &ca, "--token", "tg_reserver"];
     for more in [&[][..], &["--stream"]] {
-        let told = asked(&[&load, &who[..], more].concat()).await.good();
-        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
-        assert_eq!(told["verdicts"]["FREE"], 25, "{told}");
+        let printed = run_client(&[&load, &who[..], more].concat())
+            .await
+            .expect_success();
+        let printed: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        assert_eq!(printed["verdicts"]["FREE"], 25, "{printed}");
     }
 }
 
 #[tokio::test]
 async fn what_needs_tls_is_refused_without_it() {
-    for (args, said) in [
+    for (args, expected) in [
         (
             vec!["--addr", "gateway.example.org:50051", "--token", "tg_x"],
             "the token is not sent: without TLS everybody on the way could read it",
@@ -137,12 +142,12 @@ async fn what_needs_tls_is_refused_without_it() {
         ),
         (vec!["--addr", "https://x/y"], "https://HOST:PORT"),
     ] {
-        let ran = asked(&[&["quota", "acme"], &args[..]].concat()).await;
-        assert_fails(&ran, 2, said);
+        let ran = run_client(&[&["quota", "acme"], &args[..]].concat()).await;
+        assert_fails(&ran, 2, expected);
         let token = ["tg_x", "two words", "secret"].map(|token| ran.stderr.contains(token));
         assert_eq!(token, [false; 3], "{ran:?}");
     }
-    let ran = asked(&[
+    let ran = run_client(&[
         "quota",
         "acme",
         "--addr",

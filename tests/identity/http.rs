@@ -1,4 +1,4 @@
-//! The HTTP port: probes are open, quotas are for those who may read them.
+//! The HTTP port: probes are open, quotas need a caller with the role read.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,11 +13,11 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use super::{callers, policy};
 use crate::support::{calls::TextFile, tollgate::Tollgate};
 
-/// The status, head and body of the answer to a GET with these headers.
+/// The status, head and body of a GET with these headers.
 fn get(addr: &str, path: &str, headers: &[&str]) -> (u16, String, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
-    let patience = Some(Duration::from_secs(10));
-    stream.set_read_timeout(patience).unwrap();
+    let timeout = Some(Duration::from_secs(10));
+    stream.set_read_timeout(timeout).unwrap();
     let headers = headers.iter().map(|it| format!("Authorization: {it}\r\n"));
     let headers: String = headers.collect();
     write!(
@@ -55,14 +55,14 @@ async fn probes_and_the_empty_page_are_for_everyone() {
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     for path in ["/livez", "/readyz", "/"] {
         assert_eq!(get(&tollgate.http_addr, path, &[]).0, 200, "{path}");
-        // Whatever is presented.
+        // With any credentials.
         let wrong = ["Bearer tg_wrong"];
         assert_eq!(get(&tollgate.http_addr, path, &wrong).0, 200, "{path}");
     }
 }
 
 #[tokio::test]
-async fn quotas_ask_for_a_caller_who_may_read_them() {
+async fn quotas_need_a_caller_with_the_role_read() {
     let tollgate = start("127.0.0.1:0");
     let addr = &tollgate.http_addr;
     for path in QUOTAS {
@@ -121,8 +121,8 @@ async fn quotas_of_other_organizations_are_not_shown_nor_whether_they_exist() {
 }
 
 #[tokio::test]
-async fn where_others_could_read_along_no_token_is_asked_for_or_taken() {
-    // Every address, so not loopback; the test reaches it over loopback.
+async fn on_a_readable_connection_no_token_is_requested_or_accepted() {
+    // All addresses, so not loopback; the test connects over loopback.
     let tollgate = start("0.0.0.0:0");
     let addr = tollgate.http_addr.replace("0.0.0.0", "127.0.0.1");
     for path in QUOTAS {

@@ -1,4 +1,4 @@
-//! The gRPC service on ports of the test's own, which tell of each connection what a real one does.
+//! The gRPC service on the test's own ports, which report connection details like the real listener.
 
 use std::{
     fs, io,
@@ -46,16 +46,16 @@ use crate::support::certificates::{Authority, Files};
 /// The name in the service's certificate.
 pub(super) const HOST: &str = "localhost";
 
-/// A port that is served, until this is dropped.
-pub(super) struct Wire {
+/// A served port, until this is dropped.
+pub(super) struct TestPort {
     pub(super) address: SocketAddr,
-    /// The authority of its certificate; none where it speaks plaintext.
+    /// The authority of its certificate; `None` for plaintext.
     ca: Option<String>,
     _serving: AbortOnDropHandle<()>,
 }
 
 /// A channel whose calls carry these `authorization` headers.
-pub(super) type Presenting = InterceptedService<Channel, Headers>;
+pub(super) type AuthorizedChannel = InterceptedService<Channel, Headers>;
 
 #[derive(Clone)]
 pub(super) struct Headers(Vec<AsciiMetadataValue>);
@@ -69,13 +69,17 @@ impl Interceptor for Headers {
     }
 }
 
-impl Wire {
+impl TestPort {
     pub(super) fn is_encrypted(&self) -> bool {
         self.ca.is_some()
     }
 
-    /// A channel to it that presents this.
-    pub(super) fn channel(&self, certificate: Option<&Files>, headers: &[&str]) -> Presenting {
+    /// A channel with these credentials.
+    pub(super) fn channel(
+        &self,
+        certificate: Option<&Files>,
+        headers: &[&str],
+    ) -> AuthorizedChannel {
         let scheme = if self.is_encrypted() { "https" } else { "http" };
         let mut endpoint =
             Endpoint::from_shared(format!("{scheme}://{HOST}:{}", self.address.port())).unwrap();
@@ -92,7 +96,7 @@ impl Wire {
     }
 }
 
-/// A connection of which this is known.
+/// A connection with known peer details.
 struct Connection<S> {
     stream: S,
     peer: Arc<Peer>,
@@ -134,12 +138,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     }
 }
 
-/// Serves without TLS, on a port that says this of itself.
+/// Serves without TLS, on a port with this security.
 pub(super) async fn plaintext(
     ledger: Ledger,
     authenticator: Authenticator,
     port: PortSecurity,
-) -> Wire {
+) -> TestPort {
     let accept = move |stream: TcpStream, from| async move {
         let peer = Arc::new(Peer::on(port, from));
         Ok(Connection { stream, peer })
@@ -147,21 +151,21 @@ pub(super) async fn plaintext(
     serve(ledger, authenticator, None, accept).await
 }
 
-/// Serves without telling anything of the connections.
-pub(super) async fn bare(ledger: Ledger, authenticator: Authenticator) -> Wire {
+/// Serves without connection details.
+pub(super) async fn bare(ledger: Ledger, authenticator: Authenticator) -> TestPort {
     serve(ledger, authenticator, None, async |stream: TcpStream, _| {
         Ok(stream)
     })
     .await
 }
 
-/// Serves over TLS, to whoever has a certificate of this authority or none.
+/// Serves over TLS, to clients with a certificate of this authority or none.
 pub(super) async fn tls(
     ledger: Ledger,
     authenticator: Authenticator,
     authority: &Authority,
     files: &Files,
-) -> Wire {
+) -> TestPort {
     let ca = fs::read_to_string(authority.file()).unwrap();
     let mut roots = RootCertStore::empty();
     let authorities = CertificateDer::pem_slice_iter(ca.as_bytes());
@@ -203,7 +207,7 @@ async fn serve<C, F>(
     authenticator: Authenticator,
     ca: Option<String>,
     accept: impl Fn(TcpStream, SocketAddr) -> F + Send + 'static,
-) -> Wire
+) -> TestPort
 where
     C: Connected + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = io::Result<C>> + Send + 'static,
@@ -216,7 +220,7 @@ where
             let (stream, from) = listener.accept().await.unwrap();
             let (accept, connections) = (accept(stream, from), connections.clone());
             tokio::spawn(async move {
-                // Whoever fails to shake hands is told so by that.
+                // A failed handshake ends the connection.
                 if let Ok(connection) = accept.await {
                     let _ = connections.send(connection).await;
                 }
@@ -245,7 +249,7 @@ where
             () = accepting => {}
         }
     };
-    Wire {
+    TestPort {
         address,
         ca,
         _serving: AbortOnDropHandle::new(tokio::spawn(serving)),

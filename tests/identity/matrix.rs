@@ -1,4 +1,4 @@
-//! Every RPC, from every kind of caller, for own and foreign organizations.
+//! Every RPC, from every kind of caller, for its own and other organizations.
 
 use futures_util::stream;
 use prost_reflect::DescriptorPool;
@@ -11,10 +11,10 @@ use tollgate::{
 };
 use tonic::{Code, Status};
 
-use super::{ORGS, STRANGER, Service, kinds::May, listener::Presenting};
+use super::{ORGS, STRANGER, Service, caller_kinds::Access, listener::AuthorizedChannel};
 use crate::support::streams::next;
 
-/// The role that each RPC needs. One that is not here fails the tests.
+/// The role that each RPC needs. The tests fail for an RPC that is missing here.
 fn needed(method: &str) -> Role {
     match method {
         "Reserve" | "ReserveStream" | "Settle" | "Release" => Role::Reserve,
@@ -23,7 +23,7 @@ fn needed(method: &str) -> Role {
     }
 }
 
-/// Every RPC of the service, as it is compiled in.
+/// Every RPC of the compiled service.
 pub(super) fn methods() -> Vec<String> {
     let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
     let service = pool
@@ -33,7 +33,7 @@ pub(super) fn methods() -> Vec<String> {
     methods.collect()
 }
 
-pub(super) fn ask(org: &str, request_id: &str) -> ReserveRequest {
+pub(super) fn new_reserve(org: &str, request_id: &str) -> ReserveRequest {
     ReserveRequest {
         org: org.to_owned(),
         project: "p".to_owned(),
@@ -44,14 +44,20 @@ pub(super) fn ask(org: &str, request_id: &str) -> ReserveRequest {
     }
 }
 
-/// How a call of an RPC for an organization ends. A request of a stream ends as its item does.
-pub(super) async fn call(channel: &Presenting, method: &str, org: &str) -> Result<(), Status> {
+/// How a call of an RPC for an organization ends. For a stream, how its item ends.
+pub(super) async fn call(
+    channel: &AuthorizedChannel,
+    method: &str,
+    org: &str,
+) -> Result<(), Status> {
     let mut client = QuotaServiceClient::new(channel.clone());
     let (org, request_id) = (org.to_owned(), "never reserved".to_owned());
     match method {
-        "Reserve" => client.reserve(ask(&org, "")).await.map(drop),
+        "Reserve" => client.reserve(new_reserve(&org, "")).await.map(drop),
         "ReserveStream" => {
-            let answers = client.reserve_stream(stream::iter([ask(&org, "")])).await?;
+            let answers = client
+                .reserve_stream(stream::iter([new_reserve(&org, "")]))
+                .await?;
             let mut answers = answers.into_inner();
             let item = next(&mut answers).await.expect("an answer to each request");
             assert!(next(&mut answers).await.is_none());
@@ -83,7 +89,7 @@ pub(super) async fn call(channel: &Presenting, method: &str, org: &str) -> Resul
     }
 }
 
-/// What the ledger says to a call that is let in.
+/// The ledger's answer to an authorized call.
 fn answer(method: &str, org: &str) -> Code {
     match method {
         "Settle" | "Release" => Code::NotFound,
@@ -92,13 +98,13 @@ fn answer(method: &str, org: &str) -> Code {
     }
 }
 
-fn wanted(may: &May, method: &str, org: &str) -> Code {
+fn wanted(may: &Access, method: &str, org: &str) -> Code {
     match may {
-        May::Nothing => Code::Unauthenticated,
-        May::These(roles, orgs) if roles.contains(&needed(method)) && orgs.contains(&org) => {
+        Access::Nothing => Code::Unauthenticated,
+        Access::These(roles, orgs) if roles.contains(&needed(method)) && orgs.contains(&org) => {
             answer(method, org)
         }
-        May::These(..) => Code::PermissionDenied,
+        Access::These(..) => Code::PermissionDenied,
     }
 }
 
@@ -109,7 +115,7 @@ async fn every_rpc_is_for_those_alone_who_have_its_role_for_the_organization() {
     let kinds = service.kinds();
     let orgs = [ORGS[0], ORGS[1], STRANGER];
     let mut cells = [0, 0];
-    // First all that must not pass, then all that must.
+    // First all calls that must be refused, then all that must succeed.
     for (turn, pass) in [false, true].into_iter().enumerate() {
         for kind in &kinds {
             let channel = kind.wire.channel(kind.certificate.as_ref(), &kind.headers);
@@ -120,9 +126,13 @@ async fn every_rpc_is_for_those_alone_who_have_its_role_for_the_organization() {
                     if passes != pass {
                         continue;
                     }
-                    let said = call(&channel, method, org).await;
-                    let code = said.as_ref().err().map_or(Code::Ok, Status::code);
-                    assert_eq!(code, wanted, "{}: {method} for {org}: {said:?}", kind.what);
+                    let received = call(&channel, method, org).await;
+                    let code = received.as_ref().err().map_or(Code::Ok, Status::code);
+                    assert_eq!(
+                        code, wanted,
+                        "{}: {method} for {org}: {received:?}",
+                        kind.what
+                    );
                     cells[turn] += 1;
                 }
             }
@@ -136,13 +146,13 @@ async fn every_rpc_is_for_those_alone_who_have_its_role_for_the_organization() {
 }
 
 #[tokio::test]
-async fn what_a_refusal_says_tells_nothing_of_others() {
+async fn a_refusal_reveals_nothing_about_others() {
     let service = Service::start().await;
     let strange = service.loopback.channel(None, &["Bearer tg_wrong"]);
     let acme = service.loopback.channel(None, &["Bearer tg_after"]);
     let reader = service.loopback.channel(None, &["Bearer tg_reader"]);
     for method in methods() {
-        // The same of an organization that there is and of one that there isn't.
+        // The same answer for an existing organization and an unknown one.
         let [known, unknown] = [ORGS[1], STRANGER].map(|org| (org, acme.clone()));
         let known = call(&known.1, &method, known.0).await.unwrap_err();
         let unknown = call(&unknown.1, &method, unknown.0).await.unwrap_err();
@@ -170,12 +180,12 @@ async fn a_stream_has_the_refusal_in_its_place_and_counts_the_others() {
     let channel = service.loopback.channel(None, &["Bearer tg_after"]);
     let mut client = QuotaServiceClient::new(channel);
     let orgs = ["acme", "other", "acme", STRANGER, "", "acme"];
-    let requests = stream::iter(orgs.map(|org| ask(org, "")));
+    let requests = stream::iter(orgs.map(|org| new_reserve(org, "")));
     let answers = client.reserve_stream(requests).await.unwrap();
     let mut answers = answers.into_inner();
     for org in orgs {
-        let said = next(&mut answers).await.unwrap();
-        let code = said.err().map_or(Code::Ok, |error| error.code.into());
+        let received = next(&mut answers).await.unwrap();
+        let code = received.err().map_or(Code::Ok, |error| error.code.into());
         let wanted = match org {
             "acme" => Code::Ok,
             "" => Code::InvalidArgument,
@@ -202,7 +212,7 @@ async fn an_id_of_another_organization_is_out_of_reach() {
     let service = Service::start().await;
     let own = |token| QuotaServiceClient::new(service.loopback.channel(None, &[token]));
     let (mut acme, mut other) = (own("Bearer tg_after"), own("Bearer tg_elsewhere"));
-    let theirs = || ask("other", "the id");
+    let theirs = || new_reserve("other", "the id");
     other.reserve(theirs()).await.unwrap();
     let settle = |org: &str| SettleRequest {
         org: org.to_owned(),
@@ -219,12 +229,12 @@ async fn an_id_of_another_organization_is_out_of_reach() {
         acme.release(release("other")).await.unwrap_err().code(),
     ];
     assert_eq!(codes, [Code::PermissionDenied; 3]);
-    // In its own organization the same id is another one.
+    // In another organization, the same id is a different one.
     let status = acme.release(release("acme")).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
     assert!(
         !acme
-            .reserve(ask("acme", "the id"))
+            .reserve(new_reserve("acme", "the id"))
             .await
             .unwrap()
             .into_inner()

@@ -1,14 +1,14 @@
-//! docs/CONTRACT.md, "Callers": who is known, who may what, and that nothing else gets through.
+//! docs/CONTRACT.md, "Callers": identification, rights, and that nothing else is accepted.
 
+mod caller_kinds;
+mod callers_file;
 mod client;
-mod file;
+mod credentials;
 mod http;
-mod kinds;
 mod listener;
 mod matrix;
-mod presented;
 mod process;
-mod revoked;
+mod revocation;
 
 use std::sync::{
     Arc,
@@ -17,16 +17,16 @@ use std::sync::{
 
 use tollgate::auth::{Authenticator, CallerSet, Callers, PortSecurity, TokenHash};
 
-use self::listener::Wire;
+use self::listener::TestPort;
 use crate::support::{
     certificates::{Authority, Files},
     world::{World, policy_text, small_policy},
 };
 
-/// The first organization's callers speak for it alone; `other` is one that the policy knows too.
+/// Callers of the first organization act only for it; `other` is in the policy, too.
 const ORGS: [&str; 2] = ["acme", "other"];
 
-/// An organization that nobody knows.
+/// An unknown organization.
 const STRANGER: &str = "stranger";
 
 const URI: &str = "spiffe://example.org/gateway";
@@ -36,7 +36,7 @@ fn policy() -> String {
     small_policy("keep_open")
 }
 
-/// A caller's section.
+/// A section of the callers file.
 fn caller(name: &str, known_by: &str, roles: &str, orgs: &str) -> String {
     format!("[callers.{name}]\n{known_by}\nroles = [{roles}]\norganizations = [\"{orgs}\"]\n")
 }
@@ -48,7 +48,7 @@ fn tokens(tokens: &[&str]) -> String {
     format!("tokens = [{}]", hashes.join(", "))
 }
 
-const BOTH: &str = "\"reserve\", \"read\"";
+const BOTH_ROLES: &str = "\"reserve\", \"read\"";
 
 /// The callers of the tests.
 fn callers() -> String {
@@ -56,49 +56,49 @@ fn callers() -> String {
         caller(
             "by-uri",
             &format!("certificates = [\"{URI}\"]"),
-            BOTH,
+            BOTH_ROLES,
             "acme",
         ),
         caller(
             "by-dns",
             &format!("certificates = [\"{DNS}\"]"),
-            BOTH,
+            BOTH_ROLES,
             "acme",
         ),
         caller(
             "admin",
             "certificates = [\"spiffe://example.org/admin\", \"admin.internal\"]",
-            BOTH,
+            BOTH_ROLES,
             "*",
         ),
         caller(
             "rotating",
             &tokens(&["tg_before", "tg_after"]),
-            BOTH,
+            BOTH_ROLES,
             "acme",
         ),
         caller("reserver", &tokens(&["tg_reserver"]), "\"reserve\"", "acme"),
         caller("reader", &tokens(&["tg_reader"]), "\"read\"", "acme"),
-        caller("everywhere", &tokens(&["tg_everywhere"]), BOTH, "*"),
-        caller("elsewhere", &tokens(&["tg_elsewhere"]), BOTH, "other"),
+        caller("everywhere", &tokens(&["tg_everywhere"]), BOTH_ROLES, "*"),
+        caller("elsewhere", &tokens(&["tg_elsewhere"]), BOTH_ROLES, "other"),
     ]
     .concat()
 }
 
-/// A service over a Redis of its own, which can be reached in every way that there is.
+/// A service over its own Redis, with a port for each kind of connection.
 struct Service {
     world: World,
     authority: Authority,
     certificates: AtomicU32,
     caller_set: Arc<CallerSet>,
-    tls: Wire,
-    loopback: Wire,
-    /// As if others than this machine reached it.
-    in_the_clear: Wire,
-    /// Without a callers file.
-    everyone: Wire,
-    /// One that tells nothing of its connections.
-    bare: Wire,
+    tls: TestPort,
+    loopback: TestPort,
+    /// A plaintext port that looks reachable from other machines.
+    in_the_clear: TestPort,
+    /// A port without a callers file.
+    everyone: TestPort,
+    /// A port without connection details.
+    bare: TestPort,
 }
 
 const ENCRYPTED: PortSecurity = PortSecurity {
@@ -110,7 +110,7 @@ impl Service {
     async fn start() -> Self {
         let world = World::redis(policy_text(&policy()));
         let authority = Authority::new();
-        let files = authority.signs("tollgate", &[listener::HOST]);
+        let files = authority.sign("tollgate", &[listener::HOST]);
         let callers = Callers::parse("callers.toml", &callers()).unwrap();
         let caller_set = Arc::new(CallerSet::new(callers, ENCRYPTED).unwrap());
         let known = || Authenticator::Callers(Arc::clone(&caller_set));
@@ -132,11 +132,11 @@ impl Service {
         }
     }
 
-    /// A certificate of these names, in files of its own.
+    /// A certificate with these names.
     fn certificate(&self, names: &[&str]) -> Files {
         let number = self.certificates.fetch_add(1, Ordering::Relaxed);
         self.authority
-            .signs_names(&format!("client-{number}"), names)
+            .sign_names(&format!("client-{number}"), names)
     }
 
     /// Every key in Redis.

@@ -1,4 +1,4 @@
-//! The real program with a callers file: how it starts, and whom it answers.
+//! The real program with a callers file: its start, and the callers that it answers.
 
 use std::{net::TcpListener, process::Command};
 
@@ -10,7 +10,7 @@ use super::{URI, caller, callers, policy};
 use crate::support::{
     calls::TextFile,
     tollgate::{Tollgate, program},
-    tools::{Ran, run, tool},
+    tools::{ProgramOutput, run, tool},
 };
 
 fn with_callers(args: &[&str]) -> Tollgate {
@@ -19,7 +19,7 @@ fn with_callers(args: &[&str]) -> Tollgate {
     Tollgate::start(&[&files[..], &["--store", "memory:"], args].concat())
 }
 
-/// A start that fails, with this callers file.
+/// The message of a start that fails with this callers file.
 fn refused(callers: &str, listen: &str) -> String {
     let file = TextFile::new(callers);
     let ran = run(program()
@@ -31,22 +31,22 @@ fn refused(callers: &str, listen: &str) -> String {
 
 #[test]
 fn a_callers_file_that_is_missing_or_has_faults_ends_the_start() {
-    let said = refused("[callers.a]\n", "127.0.0.1:0");
+    let received = refused("[callers.a]\n", "127.0.0.1:0");
     assert!(
-        said.contains(".toml:1: callers.a.roles: is missing"),
-        "{said}"
+        received.contains(".toml:1: callers.a.roles: is missing"),
+        "{received}"
     );
     let ran = run(program().args(["serve", "--callers", "/nowhere/callers.toml"]));
-    let said = "tollgate: the callers file /nowhere/callers.toml can't be read: ";
-    assert!(ran.stderr.starts_with(said), "{ran:?}");
+    let expected = "tollgate: the callers file /nowhere/callers.toml can't be read: ";
+    assert!(ran.stderr.starts_with(expected), "{ran:?}");
 }
 
 #[test]
 fn tokens_are_refused_at_the_start_where_others_could_read_them() {
-    let said = refused(&callers(), "0.0.0.0:0");
-    assert!(said.contains("callers have tokens"), "{said}");
-    assert!(said.contains("no TLS"), "{said}");
-    // Without tokens there is nothing to read.
+    let received = refused(&callers(), "0.0.0.0:0");
+    assert!(received.contains("callers have tokens"), "{received}");
+    assert!(received.contains("no TLS"), "{received}");
+    // Without tokens, plaintext is allowed.
     let by_certificate = format!("certificates = [\"{URI}\"]");
     let callers = TextFile::new(&caller("a", &by_certificate, "\"read\"", "*"));
     let args = [
@@ -77,7 +77,7 @@ async fn without_a_callers_file_the_start_warns_where_others_reach_a_port() {
 }
 
 /// Lists the services, with these flags.
-fn list(version: &str, tollgate: &Tollgate, flags: &[&str]) -> Ran {
+fn list(version: &str, tollgate: &Tollgate, flags: &[&str]) -> ProgramOutput {
     let mut command = Command::new(tool(version));
     command.arg("-plaintext").args(flags);
     run(command.args([&tollgate.addr, "list"]))
@@ -95,7 +95,7 @@ async fn reflection_is_for_everyone_for_callers_or_off() {
             let header = format!("authorization: Bearer {token}");
             list(version, tollgate, &["-H", &header])
         };
-        let anonymous = list(version, &everyone, &[]).good();
+        let anonymous = list(version, &everyone, &[]).expect_success();
         assert!(
             anonymous.contains("tollgate.v1.QuotaService"),
             "{anonymous}"
@@ -106,7 +106,7 @@ async fn reflection_is_for_everyone_for_callers_or_off() {
         let ran = with_token(&callers, "tg_wrong");
         assert_ne!(ran.code, Some(0), "{ran:?}");
         for token in ["tg_reader", "tg_reserver"] {
-            let listed = with_token(&callers, token).good();
+            let listed = with_token(&callers, token).expect_success();
             assert!(listed.contains("tollgate.v1.QuotaService"), "{listed}");
         }
         let ran = with_token(&off, "tg_everywhere");
@@ -116,8 +116,8 @@ async fn reflection_is_for_everyone_for_callers_or_off() {
     let file = TextFile::new("reflection = \"callers\"\n");
     let ran = run(program().args(["serve", "--config", file.path()]));
     assert_eq!(ran.code, Some(1));
-    let said = "tollgate: reflection: \"callers\" needs a callers file";
-    assert!(ran.stderr.starts_with(said), "{ran:?}");
+    let expected = "tollgate: reflection: \"callers\" needs a callers file";
+    assert!(ran.stderr.starts_with(expected), "{ran:?}");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The section `[bounds]`: what is too much, too slow or too old, and that nobody else notices.
+//! The section `[bounds]`: connections that are too many, too slow or too old are closed, and others are not affected.
 
 use std::time::{Duration, Instant};
 
@@ -7,12 +7,12 @@ use prost::Message as _;
 use tollgate::grpc::proto::quota_service_client::QuotaServiceClient;
 use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Endpoint};
 
-use super::{PATIENCE, ended, start, until};
+use super::{WAIT_TIMEOUT, ended, start, until};
 use crate::{
     server::http_get,
     support::{
-        calls::{ask, large, reserve},
-        floods::{BEGINNING, closed, head, held_streams, raw_http2, silent_connections},
+        calls::{large, new_reserve, reserve},
+        floods::{PREFACE, closed, head, held_streams, raw_http2, silent_connections},
         tollgate::Tollgate,
     },
 };
@@ -20,22 +20,22 @@ use crate::{
 #[tokio::test]
 async fn where_there_are_too_many_connections_idle_ones_make_room() {
     let tollgate = start("[bounds]\nconnections = 16\n");
-    let mut idle = silent_connections(&tollgate.addr, 60, BEGINNING);
+    let mut idle = silent_connections(&tollgate.addr, 60, PREFACE);
     for _ in 0..20 {
         reserve(&tollgate.client(), 1, "").await;
     }
     assert_eq!(large(&tollgate.client()).await.used, 20);
     until("too many are still open", || closed(&mut idle) >= 60 - 16).await;
     assert!(ended(&tollgate, "MadeRoom") > 0);
-    // The ports have a bound each.
+    // Each port has its own limit.
     assert!(http_get(&tollgate.http_addr, "/livez").0.contains("200"));
 }
 
 #[tokio::test]
 async fn a_part_of_the_idle_ones_makes_room_and_the_longest_idle_first() {
     let tollgate = start("[bounds]\nconnections = 64\n");
-    let mut idle = silent_connections(&tollgate.addr, 64, BEGINNING);
-    // All have come once this is answered, over one more.
+    let mut idle = silent_connections(&tollgate.addr, 64, PREFACE);
+    // Once this call on another connection is answered, all have been accepted.
     reserve(&tollgate.client(), 1, "").await;
     until("none made room", || closed(&mut idle) > 0).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -48,28 +48,28 @@ async fn a_connection_with_an_open_call_makes_no_room_and_new_ones_are_refused()
     let tollgate = start("[bounds]\nconnections = 16\n");
     let held = held_streams(&tollgate.addr, 16, 1).await;
     let refused = async || {
-        let answer = tollgate.client().reserve(ask(1, "")).await;
+        let answer = tollgate.client().reserve(new_reserve(1, "")).await;
         answer.is_err()
     };
-    let patience = Instant::now() + PATIENCE;
-    // The last of the streams may be on its way still.
+    let deadline = Instant::now() + WAIT_TIMEOUT;
+    // The last streams may still be on their way.
     while !refused().await {
-        assert!(Instant::now() < patience, "a seventeenth is served");
+        assert!(Instant::now() < deadline, "a seventeenth is served");
     }
     assert!(refused().await && refused().await);
     drop(held);
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while refused().await {
-        assert!(Instant::now() < patience, "still refused");
+        assert!(Instant::now() < deadline, "still refused");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
 #[tokio::test]
-async fn a_connection_that_was_told_to_go_and_does_not_makes_room_too() {
+async fn a_connection_that_ignores_goaway_makes_room_too() {
     let tollgate = start("[bounds]\nconnections = 16\nconnection_age = \"1s\"\n");
-    // They hear nothing, so they don't answer either.
-    let mut deaf = silent_connections(&tollgate.addr, 16, BEGINNING);
+    // They don't read, so they don't answer either.
+    let mut deaf = silent_connections(&tollgate.addr, 16, PREFACE);
     tokio::time::sleep(Duration::from_secs(2)).await;
     for _ in 0..20 {
         reserve(&tollgate.client(), 1, "").await;
@@ -90,9 +90,9 @@ async fn an_http_connection_between_two_requests_is_idle_and_not_broken() {
 async fn a_connection_that_does_not_begin_in_time_is_closed() {
     let tollgate = start("[bounds]\nhandshake_time = \"1s\"\n");
     let mut silent = silent_connections(&tollgate.addr, 3, b"");
-    silent.extend(silent_connections(&tollgate.addr, 3, &BEGINNING[..30]));
+    silent.extend(silent_connections(&tollgate.addr, 3, &PREFACE[..30]));
     silent.extend(silent_connections(&tollgate.http_addr, 3, b"GET / HT"));
-    let mut begun = silent_connections(&tollgate.addr, 3, BEGINNING);
+    let mut begun = silent_connections(&tollgate.addr, 3, PREFACE);
     until("they are still open", || closed(&mut silent) == 9).await;
     assert_eq!(closed(&mut begun), 0);
     assert_eq!(ended(&tollgate, "HandshakeTimeout"), 9);
@@ -102,7 +102,7 @@ async fn a_connection_that_does_not_begin_in_time_is_closed() {
 async fn an_idle_connection_is_closed_and_its_callers_next_call_succeeds() {
     let tollgate = start("[bounds]\nidle_time = \"1s\"\n");
     let client = tollgate.client();
-    // It has a call open all the time.
+    // A connection with an open call.
     let _held = held_streams(&tollgate.addr, 1, 1).await;
     for round in 1..=2 {
         reserve(&client, 1, "").await;
@@ -112,15 +112,15 @@ async fn an_idle_connection_is_closed_and_its_callers_next_call_succeeds() {
     assert_eq!(large(&client).await.used, 3);
 }
 
-/// What tonic's client says of a call that it had not sent yet when its connection ended: it was still to be sent, or
-/// it had its number already. gRPC's own clients make such a call again by themselves.
+/// tonic's error for a call that was not sent when its connection ended: it was still queued, or already had a stream
+/// id. gRPC's own clients retry such a call.
 fn was_not_sent(status: &Status) -> bool {
-    let said = format!("{status:?}");
+    let received = format!("{status:?}");
     match status.code() {
         Code::Cancelled => {
-            said.contains("connection closed") || said.contains("connection was not ready")
+            received.contains("connection closed") || received.contains("connection was not ready")
         }
-        Code::Internal => said.contains("GoAway(b\"\", NO_ERROR, Remote)"),
+        Code::Internal => received.contains("GoAway(b\"\", NO_ERROR, Remote)"),
         _ => false,
     }
 }
@@ -133,7 +133,7 @@ async fn an_old_connection_takes_no_new_calls_and_answers_those_that_were_sent()
     while ended(&tollgate, "Age") < 3 {
         let callers = (0..8).map(|_| {
             let mut client = client.clone();
-            tokio::spawn(async move { client.reserve(ask(1, "")).await })
+            tokio::spawn(async move { client.reserve(new_reserve(1, "")).await })
         });
         let callers: Vec<_> = callers.collect();
         for caller in callers {
@@ -147,7 +147,10 @@ async fn an_old_connection_takes_no_new_calls_and_answers_those_that_were_sent()
         }
         assert!(answered < 900_000, "no connection grows old");
     }
-    assert!(unsent < answered / 10, "{unsent} beside {answered}");
+    assert!(
+        unsent < answered / 10,
+        "{unsent} unsent, {answered} answered"
+    );
     assert_eq!(large(&client).await.free_requests, answered);
 }
 
@@ -155,11 +158,11 @@ async fn an_old_connection_takes_no_new_calls_and_answers_those_that_were_sent()
 async fn messages_and_headers_have_bounds_and_other_calls_of_the_connection_go_on() {
     let tollgate = start("[bounds]\nmessage_bytes = 4096\nheader_list_bytes = 4096\n");
     let client = tollgate.client();
-    let mut too_long = ask(1, "");
+    let mut too_long = new_reserve(1, "");
     too_long.project = "p".repeat(5_000);
     let refused = client.clone().reserve(too_long).await.unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
-    let mut headed = Request::new(ask(1, ""));
+    let mut headed = Request::new(new_reserve(1, ""));
     let value = MetadataValue::try_from("v".repeat(5_000)).unwrap();
     headed.metadata_mut().insert("x-long", value);
     assert!(client.clone().reserve(headed).await.is_err());
@@ -171,7 +174,7 @@ async fn messages_and_headers_have_bounds_and_other_calls_of_the_connection_go_o
 async fn a_caller_with_too_many_open_calls_waits_for_itself_alone() {
     let tollgate = start("[bounds]\nstreams_per_connection = 4\n");
     let _held = held_streams(&tollgate.addr, 1, 4).await;
-    let mut beside = QuotaServiceClient::new(
+    let mut other = QuotaServiceClient::new(
         Endpoint::from_shared(format!("http://{}", tollgate.addr))
             .unwrap()
             .connect()
@@ -179,7 +182,12 @@ async fn a_caller_with_too_many_open_calls_waits_for_itself_alone() {
             .unwrap(),
     );
     assert_eq!(
-        beside.reserve(ask(1, "")).await.unwrap().into_inner().used,
+        other
+            .reserve(new_reserve(1, ""))
+            .await
+            .unwrap()
+            .into_inner()
+            .used,
         1
     );
 }
@@ -193,7 +201,7 @@ async fn a_call_whose_body_does_not_come_ends_at_its_deadline() {
         let request = head(&tollgate.addr, path, timeout);
         let begun = Instant::now();
         let (answer, _body) = sender.send_request(request, false).unwrap();
-        let answer = tokio::time::timeout(PATIENCE, answer)
+        let answer = tokio::time::timeout(WAIT_TIMEOUT, answer)
             .await
             .unwrap()
             .unwrap();
@@ -210,7 +218,7 @@ async fn a_call_whose_body_does_not_come_ends_at_its_deadline() {
     assert_eq!(large(&tollgate.client()).await.used, 0);
 }
 
-/// How many Reserves were answered so.
+/// How many Reserves were answered with this code.
 fn counted(tollgate: &Tollgate, code: Code) -> u64 {
     let name = match code {
         Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
@@ -228,14 +236,14 @@ fn counted(tollgate: &Tollgate, code: Code) -> u64 {
 #[tokio::test]
 async fn a_malformed_call_is_its_callers_fault() {
     let tollgate = start("");
-    // Nothing; a head without its message; a flag that there is none of; half a message.
+    // An empty body; a head without a message; an invalid flag; half a message.
     let bodies: [&[u8]; 4] = [b"", b"\0\0\0\0", b"\x07\0\0\0\0", b"\0\0\0\0\x09org"];
     for body in bodies {
         let mut sender = raw_http2(&tollgate.addr).await.unwrap();
         let request = head(&tollgate.addr, "/tollgate.v1.QuotaService/Reserve", None);
         let (answer, mut sends) = sender.send_request(request, false).unwrap();
         sends.send_data(body.into(), true).unwrap();
-        let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap();
+        let answer = tokio::time::timeout(WAIT_TIMEOUT, answer).await.unwrap();
         let status = Status::from_header_map(answer.unwrap().headers()).unwrap();
         assert_eq!(status.code(), Code::InvalidArgument, "{body:?}: {status:?}");
         assert!(status.message().contains("malformed"), "{status:?}");
@@ -250,19 +258,19 @@ async fn a_call_whose_body_is_on_its_way_when_the_service_stops_is_answered() {
     let path = "/tollgate.v1.QuotaService/Reserve";
     let request = head(&tollgate.addr, path, Some("9S"));
     let (answer, mut body) = sender.send_request(request, false).unwrap();
-    // So it has come before the signal.
+    // So the open call arrived before the signal.
     reserve(&tollgate.client(), 1, "").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     tollgate.signal(Signal::SIGTERM);
-    // Longer than connections without an open call have.
+    // Longer than connections without an open call may take.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     let mut message = vec![0; 5];
-    ask(1, "").encode(&mut message).unwrap();
+    new_reserve(1, "").encode(&mut message).unwrap();
     message[4] = u8::try_from(message.len() - 5).unwrap();
     body.send_data(message.into(), true).unwrap();
-    let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap();
+    let answer = tokio::time::timeout(WAIT_TIMEOUT, answer).await.unwrap();
     let answer = answer.unwrap();
     assert!(!answer.headers().contains_key("grpc-status"), "{answer:?}");
     drop((answer, sender));
-    assert!(tollgate.wait(PATIENCE).success());
+    assert!(tollgate.wait(WAIT_TIMEOUT).success());
 }

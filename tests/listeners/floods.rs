@@ -1,5 +1,5 @@
-//! Under floods of a hostile caller other calls are answered, health answers within a second, and memory is
-//! bounded. How much slower the others are, `cargo bench --bench goals` tells.
+//! Under floods of a hostile caller, other calls are answered, health answers within a second, and memory is bounded.
+//! `cargo bench --bench goals` measures the latencies.
 
 use std::time::{Duration, Instant};
 
@@ -12,17 +12,17 @@ use crate::support::{
     calls::reserve,
     certificates::Authority,
     floods::{
-        BEGINNING, closed, continuation_flood, fitted_to_open_files, held_streams, rapid_reset,
+        PREFACE, closed, continuation_flood, fitted_to_open_files, held_streams, rapid_reset,
         silent_connections,
     },
     tollgate::Tollgate,
 };
 
-const LASTS: Duration = Duration::from_secs(3);
-/// What a flood may make the service hold on top.
-const MOST_MEMORY: u64 = 300 << 20;
+const FLOOD_DURATION: Duration = Duration::from_secs(3);
+/// The additional memory that a flood may use.
+const MAX_EXTRA_MEMORY: u64 = 300 << 20;
 
-/// Calls, and asks for health over connections of their own, as long as a flood goes on.
+/// Makes calls, and health checks on new connections, during a flood.
 async fn others_are_served(tollgate: &Tollgate, mut goes_on: impl FnMut() -> bool) {
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let client: QuotaServiceClient<Channel> = tollgate.client();
@@ -35,12 +35,15 @@ async fn others_are_served(tollgate: &Tollgate, mut goes_on: impl FnMut() -> boo
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(1), "health took {took:?}");
         for _ in 0..10 {
-            // UNAVAILABLE after its second.
+            // It would be UNAVAILABLE after a second.
             reserve(&client, 1, "").await;
             calls += 1;
         }
         let memory = tollgate.memory();
-        assert!(memory < before + MOST_MEMORY, "{before} B, then {memory} B");
+        assert!(
+            memory < before + MAX_EXTRA_MEMORY,
+            "{before} B, then {memory} B"
+        );
     }
     assert!(calls > 0);
 }
@@ -49,7 +52,7 @@ async fn others_are_served(tollgate: &Tollgate, mut goes_on: impl FnMut() -> boo
 async fn calls_that_are_cancelled_at_once_by_the_thousand() {
     let tollgate = start("");
     let addr = tollgate.addr.clone();
-    let flood = tokio::spawn(async move { rapid_reset(&addr, LASTS).await });
+    let flood = tokio::spawn(async move { rapid_reset(&addr, FLOOD_DURATION).await });
     others_are_served(&tollgate, || !flood.is_finished()).await;
     assert!(flood.await.unwrap() > 1_000);
 }
@@ -58,7 +61,7 @@ async fn calls_that_are_cancelled_at_once_by_the_thousand() {
 async fn headers_without_an_end() {
     let tollgate = start("");
     let addr = tollgate.addr.clone();
-    let flood = tokio::task::spawn_blocking(move || continuation_flood(&addr, LASTS));
+    let flood = tokio::task::spawn_blocking(move || continuation_flood(&addr, FLOOD_DURATION));
     others_are_served(&tollgate, || !flood.is_finished()).await;
     assert!(flood.await.unwrap() > 100_000);
 }
@@ -69,7 +72,7 @@ async fn more_idle_connections_than_there_is_room_for() {
     let room = count * 3 / 5;
     let tollgate = start(&format!("[bounds]\nconnections = {room}\n"));
     let addr = tollgate.addr.clone();
-    let flood = tokio::task::spawn_blocking(move || silent_connections(&addr, count, BEGINNING));
+    let flood = tokio::task::spawn_blocking(move || silent_connections(&addr, count, PREFACE));
     others_are_served(&tollgate, || !flood.is_finished()).await;
     let mut idle = flood.await.unwrap();
     let until = Instant::now() + Duration::from_secs(1);
@@ -81,14 +84,14 @@ async fn more_idle_connections_than_there_is_room_for() {
 async fn thousands_of_streams_that_are_held_open() {
     let tollgate = start("");
     let _held = held_streams(&tollgate.addr, 5, 1_000).await;
-    let until = Instant::now() + LASTS;
+    let until = Instant::now() + FLOOD_DURATION;
     others_are_served(&tollgate, || Instant::now() < until).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handshakes_of_tls_that_do_not_go_on() {
     let authority = Authority::new();
-    let files = authority.signs("server", &["tollgate.test"]);
+    let files = authority.sign("server", &["tollgate.test"]);
     let count = fitted_to_open_files(2_000);
     let room = count / 2;
     let tollgate = start(&format!(
@@ -96,12 +99,12 @@ async fn handshakes_of_tls_that_do_not_go_on() {
         files.cert, files.key
     ));
     let addr = tollgate.http_addr.clone();
-    // The head of a record, whose rest never comes.
+    // The start of a TLS record, whose rest never comes.
     let flood = tokio::task::spawn_blocking(move || {
         let mut silent = silent_connections(&addr, count, &[0x16, 3, 1, 2, 0, 1]);
-        let patience = Instant::now() + super::PATIENCE;
+        let deadline = Instant::now() + super::WAIT_TIMEOUT;
         while closed(&mut silent) < silent.len() {
-            assert!(Instant::now() < patience, "some are still open");
+            assert!(Instant::now() < deadline, "some are still open");
             std::thread::sleep(Duration::from_millis(50));
         }
     });
@@ -118,9 +121,9 @@ async fn handshakes_of_tls_that_do_not_go_on() {
     flood.await.unwrap();
 }
 
-/// Metrics are read on threads that the file store needs, too.
+/// Metrics are rendered on threads that the file store needs, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scrapes_that_nobody_waits_for() {
+async fn abandoned_scrapes() {
     let tollgate = start("");
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let addr = tollgate.http_addr.clone();
@@ -140,7 +143,7 @@ async fn scrapes_that_nobody_waits_for() {
     assert!(most <= before + 4, "{before}, then {most}");
 }
 
-/// How many threads the service has.
+/// The number of the service's threads.
 fn threads(tollgate: &Tollgate) -> usize {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", tollgate.pid()));
     tasks.unwrap().count()

@@ -1,9 +1,9 @@
-//! docs/CONTRACT.md, "The program": what a listener lets callers do, and how it speaks TLS.
+//! docs/CONTRACT.md, "The program": what a listener allows, and TLS.
 
 mod bounds;
-mod cancelled;
+mod cancellations;
 mod floods;
-mod refused;
+mod refusals;
 mod tls;
 
 use std::time::{Duration, Instant};
@@ -13,9 +13,9 @@ use crate::support::{
     tollgate::Tollgate,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A service over memory with these settings, and the log of each connection's end.
+/// A service over memory with these settings, which logs the end of each connection.
 fn start(settings: &str) -> Tollgate {
     let (settings, policy) = (TextFile::new(settings), policy_file(1_000_000));
     Tollgate::start(&[
@@ -40,11 +40,11 @@ fn ended(tollgate: &Tollgate, why: &str) -> usize {
     ended.count()
 }
 
-/// Waits until this is so.
+/// Waits for a condition.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while !is_so() {
-        assert!(Instant::now() < patience, "{what}");
+        assert!(Instant::now() < deadline, "{what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! `[tls]` and `[http_tls]`: who the service is, and who its clients are.
+//! `[tls]` and `[http_tls]`: authentication of the service and of its clients.
 
 use std::{sync::Arc, time::Instant};
 
@@ -18,9 +18,9 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use super::{PATIENCE, ended, start, until};
+use super::{WAIT_TIMEOUT, ended, start, until};
 use crate::support::{
-    calls::{TextFile, ask, reserve, said},
+    calls::{TextFile, new_reserve, reserve, verdict_text},
     certificates::{Authority, Files},
     tollgate::{Tollgate, program},
 };
@@ -34,7 +34,7 @@ pub(super) fn section(name: &str, files: &Files, more: &str) -> String {
     format!("[{name}]\ncert_file = {cert:?}\nkey_file = {key:?}\n{more}")
 }
 
-/// A connection whose client trusts this authority, and shows this certificate.
+/// A client that trusts this authority and has this certificate, connected.
 async fn connect(
     tollgate: &Tollgate,
     authority: &Authority,
@@ -51,7 +51,7 @@ async fn connect(
     Ok(QuotaServiceClient::new(channel))
 }
 
-/// A client that trusts this authority, and shows this certificate.
+/// The TLS configuration of a client that trusts this authority and has this certificate.
 fn client_config(authority: &Authority, client: Option<&Files>) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(&read(&authority.file())).unwrap();
@@ -70,7 +70,7 @@ fn client_config(authority: &Authority, client: Option<&Files>) -> Arc<ClientCon
     })
 }
 
-/// A connection whose handshake is over.
+/// A connection after its handshake.
 pub(super) async fn shake_hands(addr: &str, config: Arc<ClientConfig>) -> TlsStream<TcpStream> {
     let tcp = TcpStream::connect(addr).await.unwrap();
     let name = ServerName::try_from("tollgate.test").unwrap();
@@ -88,10 +88,10 @@ pub(super) async fn https_get(tollgate: &Tollgate, authority: &Authority, path: 
     answer
 }
 
-/// TLS 1.3 tells a client only at its first call that its certificate is no good.
+/// With TLS 1.3, a client learns only at its first call that its certificate is refused.
 async fn is_let_in(tollgate: &Tollgate, authority: &Authority, client: Option<&Files>) -> bool {
     match connect(tollgate, authority, client).await {
-        Ok(mut client) => client.reserve(ask(1, "")).await.is_ok(),
+        Ok(mut client) => client.reserve(new_reserve(1, "")).await.is_ok(),
         Err(_) => false,
     }
 }
@@ -99,12 +99,12 @@ async fn is_let_in(tollgate: &Tollgate, authority: &Authority, client: Option<&F
 #[tokio::test]
 async fn both_ports_speak_tls_and_plaintext_is_not_answered() {
     let authority = Authority::new();
-    let files = authority.signs("server", &["tollgate.test", "127.0.0.1"]);
+    let files = authority.sign("server", &["tollgate.test", "127.0.0.1"]);
     let settings = section("tls", &files, "") + &section("http_tls", &files, "");
     let tollgate = start(&settings);
     let client = connect(&tollgate, &authority, None).await.unwrap();
-    assert_eq!(said(&reserve(&client, 1, "").await), "FREE");
-    assert!(tollgate.client().reserve(ask(1, "")).await.is_err());
+    assert_eq!(verdict_text(&reserve(&client, 1, "").await), "FREE");
+    assert!(tollgate.client().reserve(new_reserve(1, "")).await.is_err());
     assert!(connect(&tollgate, &Authority::new(), None).await.is_err());
     let answer = https_get(&tollgate, &authority, "/livez").await;
     assert!(
@@ -116,10 +116,10 @@ async fn both_ports_speak_tls_and_plaintext_is_not_answered() {
 #[tokio::test]
 async fn clients_show_certificates_of_the_authority_that_is_named() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let files = authority.signs("server", &["tollgate.test"]);
+    let files = authority.sign("server", &["tollgate.test"]);
     let (known, foreign) = (
-        authority.signs("client", &["gateway"]),
-        other.signs("client", &["gateway"]),
+        authority.sign("client", &["gateway"]),
+        other.sign("client", &["gateway"]),
     );
     let asks = format!("client_ca_file = {:?}\n", authority.file());
     let tollgate = start(&section("tls", &files, &asks));
@@ -135,47 +135,61 @@ async fn clients_show_certificates_of_the_authority_that_is_named() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_shown_to_new_connections_and_a_bad_one_is_not_taken() {
+async fn a_new_certificate_is_used_for_new_connections_and_an_invalid_one_is_refused() {
     let (authority, next) = (Authority::new(), Authority::new());
-    let files = authority.signs("server", &["tollgate.test"]);
-    let new = next.signs("server", &["tollgate.test"]);
+    let files = authority.sign("server", &["tollgate.test"]);
+    let new = next.sign("server", &["tollgate.test"]);
     let tollgate = start(&section("tls", &files, ""));
-    let kept = connect(&tollgate, &authority, None).await.unwrap();
-    reserve(&kept, 1, "").await;
+    let open = connect(&tollgate, &authority, None).await.unwrap();
+    reserve(&open, 1, "").await;
     let logged = |message: &str| tollgate.log().iter().any(|line| line["message"] == message);
 
-    // A key that is another certificate's.
+    // The key of another certificate.
     std::fs::write(&files.key, read(&new.key)).unwrap();
     let refused = "certificates are refused: those of before are shown on";
-    super::until("the bad pair is not told", || logged(refused)).await;
+    super::until("the bad pair is not logged", || logged(refused)).await;
     assert!(is_let_in(&tollgate, &authority, None).await);
 
     std::fs::write(&files.cert, read(&new.cert)).unwrap();
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while !is_let_in(&tollgate, &next, None).await {
-        assert!(Instant::now() < patience, "the new one is not shown");
+        assert!(Instant::now() < deadline, "the new one is not shown");
     }
     assert!(!is_let_in(&tollgate, &authority, None).await);
     assert!(logged(
         "new certificates are shown from the next connection on"
     ));
-    // The old connection goes on.
-    reserve(&kept, 1, "").await;
+    // The old connection stays open.
+    reserve(&open, 1, "").await;
+}
+
+/// Starts the service with invalid settings; its message must contain the words.
+fn assert_start_fails(settings: &str, words: &[&str]) {
+    let settings = TextFile::new(settings);
+    let args = ["serve", "--store", "memory:", "--config", settings.path()];
+    let ended = program().args(args).output().unwrap();
+    let message = String::from_utf8(ended.stderr).unwrap();
+    assert!(!ended.status.success(), "{message}");
+    for word in words {
+        assert!(message.contains(word), "{word}: {message}");
+    }
 }
 
 #[test]
-fn files_that_are_no_good_are_told_at_the_start_with_their_settings_and_names() {
+fn invalid_tls_files_are_reported_at_the_start_with_their_settings() {
     let authority = Authority::new();
     let (files, other) = (
-        authority.signs("server", &["tollgate.test"]),
-        authority.signs("other", &["tollgate.test"]),
+        authority.sign("server", &["tollgate.test"]),
+        authority.sign("other", &["tollgate.test"]),
     );
     let nothing = authority.other_file("nothing.pem", "nothing");
     let with = |cert: &str, key: &str, more: &str| {
         let (cert, key) = (cert.to_owned(), key.to_owned());
         section("tls", &Files { cert, key }, more)
     };
-    for (settings, wanted) in [
+    let ca = format!("client_ca_file = {nothing:?}\n");
+    let optional = "client_certificates = \"optional\"\n";
+    for (settings, words) in [
         (
             with("/nowhere", &files.key, ""),
             ["tls.cert_file", "/nowhere"],
@@ -193,50 +207,34 @@ fn files_that_are_no_good_are_told_at_the_start_with_their_settings_and_names() 
             ["tls.key_file", "no key for tls.cert_file"],
         ),
         (
-            with(
-                &files.cert,
-                &files.key,
-                &format!("client_ca_file = {nothing:?}\n"),
-            ),
+            with(&files.cert, &files.key, &ca),
             ["tls.client_ca_file", "no certificate"],
         ),
         (
-            with(
-                &files.cert,
-                &files.key,
-                "client_certificates = \"optional\"\n",
-            ),
+            with(&files.cert, &files.key, optional),
             ["tls.client_certificates", "needs client_ca_file"],
         ),
         (
             format!("[http_tls]\ncert_file = {:?}\n", files.cert),
             ["http_tls", "key_file"],
         ),
-        (
-            "[bounds]\nconnections = 3\n".to_owned(),
-            ["bounds.connections", "16"],
-        ),
-        (
-            "[bounds]\nidle_time = \"1ms\"\n".to_owned(),
-            ["bounds.idle_time", "1s"],
-        ),
-        (
-            "[bounds]\nconections = 3\n".to_owned(),
-            ["bounds.conections", "connections"],
-        ),
     ] {
-        let settings = TextFile::new(&settings);
-        let args = ["serve", "--store", "memory:", "--config", settings.path()];
-        let ended = program().args(args).output().unwrap();
-        let said = String::from_utf8(ended.stderr).unwrap();
-        assert!(!ended.status.success(), "{said}");
-        for word in wanted {
-            assert!(said.contains(word), "{word}: {said}");
-        }
+        assert_start_fails(&settings, &words);
     }
 }
 
-/// A callers file: one is known by its certificate, one by a token.
+#[test]
+fn invalid_bounds_are_reported_at_the_start_with_their_settings() {
+    for (settings, words) in [
+        ("connections = 3", ["bounds.connections", "16"]),
+        ("idle_time = \"1ms\"", ["bounds.idle_time", "1s"]),
+        ("conections = 3", ["bounds.conections", "connections"]),
+    ] {
+        assert_start_fails(&format!("[bounds]\n{settings}\n"), &words);
+    }
+}
+
+/// A callers file: one caller is identified by its certificate, one by a token.
 fn callers(roles: &str) -> String {
     let hash = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
     format!(
@@ -246,39 +244,71 @@ fn callers(roles: &str) -> String {
     )
 }
 
-/// The token whose hash that is.
+/// The token of the hash above.
 const TOKEN: &str = "Bearer test";
 
-#[tokio::test]
-async fn callers_are_known_by_their_certificates_and_tokens_and_a_changed_file_holds_at_once() {
-    let authority = Authority::new();
-    let files = authority.signs("server", &["tollgate.test"]);
-    let (known, unknown) = (
-        authority.signs_names("gateway", &["spiffe://test/gateway"]),
-        authority.signs_names("gateway-2", &["spiffe://test/gateway/2"]),
-    );
-    let more = format!(
-        "client_ca_file = {:?}\nclient_certificates = \"optional\"\n",
-        authority.file()
-    );
-    let file = TextFile::new(&callers("\"reserve\""));
-    let settings = format!("callers = {:?}\n", file.path())
-        + &section("tls", &files, &more)
-        + &section("http_tls", &files, "");
-    let tollgate = start(&settings);
-    let reserves = async |client: Option<&Files>| {
-        let mut client = connect(&tollgate, &authority, client).await.unwrap();
-        client
-            .reserve(ask(1, ""))
-            .await
-            .map(|_| ())
-            .map_err(|it| it.code())
-    };
-    assert_eq!(reserves(Some(&known)).await, Ok(()));
-    assert_eq!(reserves(Some(&unknown)).await, Err(Code::Unauthenticated));
-    assert_eq!(reserves(None).await, Err(Code::Unauthenticated));
+/// A service with TLS on both ports, and a callers file.
+struct ServiceWithCallers {
+    authority: Authority,
+    callers: TextFile,
+    tollgate: Tollgate,
+}
 
-    let mut operator = connect(&tollgate, &authority, None).await.unwrap();
+impl ServiceWithCallers {
+    fn start() -> Self {
+        let authority = Authority::new();
+        let files = authority.sign("server", &["tollgate.test"]);
+        let client_ca = format!(
+            "client_ca_file = {:?}\nclient_certificates = \"optional\"\n",
+            authority.file()
+        );
+        let callers = TextFile::new(&callers("\"reserve\""));
+        let settings = format!("callers = {:?}\n", callers.path())
+            + &section("tls", &files, &client_ca)
+            + &section("http_tls", &files, "");
+        Self {
+            tollgate: start(&settings),
+            authority,
+            callers,
+        }
+    }
+
+    /// The certificate of the caller `gateway`.
+    fn gateway(&self) -> Files {
+        self.authority
+            .sign_names("gateway", &["spiffe://test/gateway"])
+    }
+
+    async fn reserve(&self, certificate: Option<&Files>) -> Result<(), Code> {
+        let mut client = connect(&self.tollgate, &self.authority, certificate)
+            .await
+            .unwrap();
+        let answer = client.reserve(new_reserve(1, "")).await;
+        answer.map(|_| ()).map_err(|it| it.code())
+    }
+
+    fn logged(&self, matches: impl Fn(&serde_json::Value) -> bool) -> usize {
+        let log = self.tollgate.log();
+        log.iter().filter(|line| matches(line)).count()
+    }
+}
+
+#[tokio::test]
+async fn callers_are_identified_by_certificate_or_token() {
+    let service = ServiceWithCallers::start();
+    let known = service.gateway();
+    let unknown = service
+        .authority
+        .sign_names("gateway-2", &["spiffe://test/gateway/2"]);
+    assert_eq!(service.reserve(Some(&known)).await, Ok(()));
+    assert_eq!(
+        service.reserve(Some(&unknown)).await,
+        Err(Code::Unauthenticated)
+    );
+    assert_eq!(service.reserve(None).await, Err(Code::Unauthenticated));
+
+    let (tollgate, authority) = (&service.tollgate, &service.authority);
+    let mut operator = connect(tollgate, authority, None).await.unwrap();
     let mut quota = tonic::Request::new(GetQuotaRequest {
         org: "acme".to_owned(),
     });
@@ -289,64 +319,66 @@ async fn callers_are_known_by_their_certificates_and_tokens_and_a_changed_file_h
     assert_eq!(pools.iter().map(|pool| pool.used).sum::<u64>(), 1);
 
     let quota = "/api/quota?org=acme";
-    let refused = https_get(&tollgate, &authority, quota).await;
+    let refused = https_get(tollgate, authority, quota).await;
     assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
     let with_token = format!("{quota} HTTP/1.1\r\nAuthorization: {TOKEN}\r\nX-Rest:");
-    let answer = https_get(&tollgate, &authority, &with_token).await;
+    let answer = https_get(tollgate, authority, &with_token).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-
-    // The gateway may only read from now on; of a file with a fault nothing is taken.
-    std::fs::write(file.path(), callers("\"rule\"")).unwrap();
-    super::until("the fault is not told", || {
-        tollgate.log().iter().any(|line| {
-            line["error"]
-                .as_str()
-                .is_some_and(|it| it.contains("\"rule\""))
-        })
-    })
-    .await;
-    assert_eq!(reserves(Some(&known)).await, Ok(()));
-    std::fs::write(file.path(), callers("\"read\"")).unwrap();
-    let patience = Instant::now() + PATIENCE;
-    while reserves(Some(&known)).await.is_ok() {
-        assert!(Instant::now() < patience, "the change does not hold");
-    }
-    assert_eq!(reserves(Some(&known)).await, Err(Code::PermissionDenied));
-    assert_eq!(
-        tollgate
-            .log()
-            .iter()
-            .filter(|line| line["message"] == "the callers have changed")
-            .count(),
-        1
-    );
 }
 
 #[tokio::test]
-async fn who_says_nothing_after_the_handshake_of_tls_does_not_begin_in_time() {
+async fn a_changed_callers_file_applies_at_once_and_one_with_a_fault_not_at_all() {
+    let service = ServiceWithCallers::start();
+    let gateway = service.gateway();
+    let file = service.callers.path();
+    std::fs::write(file, callers("\"rule\"")).unwrap();
+    super::until("the fault is not logged", || {
+        let is_fault = |line: &serde_json::Value| {
+            let error = line["error"].as_str();
+            error.is_some_and(|it| it.contains("\"rule\""))
+        };
+        service.logged(is_fault) > 0
+    })
+    .await;
+    assert_eq!(service.reserve(Some(&gateway)).await, Ok(()));
+    std::fs::write(file, callers("\"read\"")).unwrap();
+    let deadline = Instant::now() + WAIT_TIMEOUT;
+    while service.reserve(Some(&gateway)).await.is_ok() {
+        assert!(Instant::now() < deadline, "the change is not applied");
+    }
+    assert_eq!(
+        service.reserve(Some(&gateway)).await,
+        Err(Code::PermissionDenied)
+    );
+    let changes = service.logged(|line| line["message"] == "the callers have changed");
+    assert_eq!(changes, 1);
+}
+
+#[tokio::test]
+async fn silence_after_the_tls_handshake_times_out() {
     let authority = Authority::new();
-    let files = authority.signs("server", &["tollgate.test"]);
+    let files = authority.sign("server", &["tollgate.test"]);
     let bounds = "[bounds]\nhandshake_time = \"1s\"\n";
     let tollgate = start(&section("tls", &files, bounds));
     let config = client_config(&authority, None);
     let mut silent = shake_hands(&tollgate.addr, config).await;
-    let mut said = Vec::new();
-    let closed = tokio::time::timeout(PATIENCE, silent.read_to_end(&mut said));
+    let mut received = Vec::new();
+    let closed = tokio::time::timeout(WAIT_TIMEOUT, silent.read_to_end(&mut received));
     let _ = closed.await.expect("it is still open");
-    until("why is not told", || {
+    until("why is not logged", || {
         ended(&tollgate, "HandshakeTimeout") == 1
     })
     .await;
 }
 
-/// Shakes hands twice, the second time with what the client remembers of the first.
+/// Performs two handshakes, the second with the session of the first.
 async fn second_handshake(tollgate: &Tollgate, config: Arc<ClientConfig>) -> HandshakeKind {
     let request = b"GET /livez HTTP/1.1\r\nHost: tollgate.test\r\nConnection: close\r\n\r\n";
     let mut kind = None;
     for _ in 0..2 {
         let mut stream = shake_hands(&tollgate.http_addr, Arc::clone(&config)).await;
         stream.write_all(request).await.unwrap();
-        // TLS 1.3 gives tickets after the handshake.
+        // TLS 1.3 sends tickets after the handshake.
         stream.read_to_end(&mut Vec::new()).await.unwrap();
         kind = stream.get_ref().1.handshake_kind();
     }
@@ -357,15 +389,15 @@ async fn second_handshake(tollgate: &Tollgate, config: Arc<ClientConfig>) -> Han
 async fn a_client_shows_its_certificate_each_time_that_it_connects() {
     let authority = Authority::new();
     let (files, known) = (
-        authority.signs("server", &["tollgate.test"]),
-        authority.signs("client", &["gateway"]),
+        authority.sign("server", &["tollgate.test"]),
+        authority.sign("client", &["gateway"]),
     );
     let asks = format!("client_ca_file = {:?}\n", authority.file());
-    let asking = start(&section("http_tls", &files, &asks));
+    let tollgate = start(&section("http_tls", &files, &asks));
     let config = client_config(&authority, Some(&known));
-    let kind = second_handshake(&asking, config).await;
+    let kind = second_handshake(&tollgate, config).await;
     assert_eq!(kind, HandshakeKind::Full);
-    // Where none is asked for, a session may be resumed.
+    // Without client certificates, a session may be resumed.
     let open = start(&section("http_tls", &files, ""));
     let kind = second_handshake(&open, client_config(&authority, None)).await;
     assert_eq!(kind, HandshakeKind::Resumed);

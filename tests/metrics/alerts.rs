@@ -1,4 +1,4 @@
-//! The alert rules and the dashboard of the chart: sound, of metrics that there are, and with a runbook.
+//! The alert rules and the dashboard of the chart: valid, based on existing metrics, and with a runbook.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,8 +15,8 @@ use crate::support::{
     tools::{run, tool},
 };
 
-/// Codes whose series are there only once they were counted.
-const UNFORESEEN: [&str; 2] = ["UNKNOWN", "DATA_LOSS"];
+/// Series of these codes exist only after their first use.
+const RARE_CODES: [&str; 2] = ["UNKNOWN", "DATA_LOSS"];
 
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -34,7 +34,7 @@ fn dashboard() -> Value {
     serde_json::from_str(&text("helm/tollgate/files/dashboard.json")).unwrap()
 }
 
-/// The panels, those in rows too.
+/// The panels, including those in rows.
 fn panels(dashboard: &Value) -> Vec<&Value> {
     let panels = dashboard["panels"].as_array().unwrap().iter();
     let within = |panel| {
@@ -129,7 +129,7 @@ fn each_alert_has_a_severity_and_a_section_of_the_runbook() {
 }
 
 #[test]
-fn the_dashboard_is_one_that_grafana_takes() {
+fn the_dashboard_is_valid_for_grafana() {
     let dashboard = dashboard();
     let panels = panels(&dashboard);
     assert!(panels.len() > 20);
@@ -152,7 +152,7 @@ fn the_dashboard_is_one_that_grafana_takes() {
     let variables = dashboard["templating"]["list"].as_array().unwrap();
     assert_eq!(variables[0]["name"], "datasource");
     assert_eq!(variables[0]["type"], "datasource");
-    // Each installation is scraped as a job of its own: the first is chosen where none is.
+    // Each installation is scraped as its own job. The first job is selected by default.
     assert_eq!(variables[1]["name"], "job");
     assert_eq!(
         variables[1]["definition"],
@@ -177,7 +177,7 @@ fn every_expression_of_the_dashboard_is_promql() {
     promtool(&["check", "rules"], &path);
 }
 
-/// The names of what can be asked for, from the answer to a scrape.
+/// The names that can be queried, from a scrape.
 fn names(scraped: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for line in scraped
@@ -196,14 +196,14 @@ fn names(scraped: &str) -> BTreeSet<String> {
     names
 }
 
-/// The metrics that expressions name.
+/// The metrics in expressions.
 fn named(expressions: &str) -> BTreeSet<String> {
     let words = expressions.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     let ours = words.filter(|word| word.starts_with("tollgate_") || word.starts_with("process_"));
     ours.map(str::to_owned).collect()
 }
 
-/// The labels that expressions select by, each with a value.
+/// The labels in expressions, each with its value.
 fn selected(expressions: &str) -> BTreeSet<(String, String)> {
     let mut selected = BTreeSet::new();
     let mut rest = expressions;
@@ -226,25 +226,28 @@ fn selected(expressions: &str) -> BTreeSet<(String, String)> {
 }
 
 #[tokio::test]
-async fn every_metric_and_label_that_is_asked_for_is_told() {
+async fn every_metric_and_label_in_rules_and_dashboard_exists() {
     let tollgate = Tollgate::start(&["--store", "memory:"]);
     let scraped = scrape(&tollgate);
     let names = names(&scraped);
-    // What the words in braces of summaries are, is not asked for.
+    // Without the templates in braces of the summaries.
     let rules = alerts();
     let rules: Vec<&str> = rules.lines().filter(|line| !line.contains("{{")).collect();
     let (rules, dashboard) = (rules.join("\n"), expressions(&dashboard()).join("\n"));
-    for asked in [&rules, &dashboard] {
-        let named = named(asked);
+    for expressions in [&rules, &dashboard] {
+        let named = named(expressions);
         assert!(named.len() > 5, "{named:?}");
         for name in named {
-            assert!(names.contains(&name), "{name} is not told");
+            assert!(names.contains(&name), "{name} does not exist");
         }
-        for (key, value) in selected(asked) {
+        for (key, value) in selected(expressions) {
             let elsewhere = ["job", "namespace"].contains(&key.as_str())
-                || UNFORESEEN.contains(&value.as_str());
+                || RARE_CODES.contains(&value.as_str());
             let label = format!("{key}=\"{value}\"");
-            assert!(elsewhere || scraped.contains(&label), "{label} is not told");
+            assert!(
+                elsewhere || scraped.contains(&label),
+                "{label} does not exist"
+            );
         }
     }
 }

@@ -1,9 +1,9 @@
-//! What the service tells of itself: metrics, traces, alerts and the dashboard.
+//! What the service exposes: metrics, traces, alerts and the dashboard.
 
 mod alerts;
-mod counted;
+mod counters;
 mod prometheus;
-pub mod refused;
+pub mod refusals;
 mod traces;
 
 use std::{
@@ -13,8 +13,8 @@ use std::{
 
 use crate::{server::http_get, support::tollgate::Tollgate};
 
-/// No service needs nearly as long, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than any service needs, also on a busy machine.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The answer to a scrape.
 fn scrape(tollgate: &Tollgate) -> String {
@@ -26,7 +26,7 @@ fn scrape(tollgate: &Tollgate) -> String {
     body
 }
 
-/// The samples of a scrape: each series, as it stands there, with its value.
+/// The samples of a scrape: each series with its value.
 fn samples(text: &str) -> BTreeMap<&str, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let samples = lines.map(|line| {
@@ -51,9 +51,9 @@ fn sum(text: &str, name: &str, labels: &[&str]) -> f64 {
     found.iter().sum()
 }
 
-/// Waits until the sum is this: what is counted after the answer may come a moment later.
+/// Waits for this sum: counters may change shortly after the answer.
 async fn wait_for(tollgate: &Tollgate, name: &str, labels: &[&str], wanted: f64) {
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let text = scrape(tollgate);
         let found = sum(&text, name, labels);
@@ -62,7 +62,7 @@ async fn wait_for(tollgate: &Tollgate, name: &str, labels: &[&str], wanted: f64)
             return;
         }
         assert!(
-            Instant::now() < patience,
+            Instant::now() < deadline,
             "{name} {labels:?} is {found}, not {wanted}\n{text}"
         );
         tokio::time::sleep(Duration::from_millis(10)).await;

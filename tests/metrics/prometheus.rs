@@ -1,4 +1,4 @@
-//! A real Prometheus scrapes a running service, and finds what was called.
+//! A real Prometheus scrapes a running service.
 
 use std::{
     fs::{self, File},
@@ -12,15 +12,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{PATIENCE, scrape};
+use super::{WAIT_TIMEOUT, scrape};
 use crate::support::{
-    calls::{ask, policy_file},
+    calls::{new_reserve, policy_file},
     free_port,
     tollgate::Tollgate,
     tools::{run, tool},
 };
 
-/// A Prometheus of the test's own, which scrapes one service as the job `tollgate`.
+/// A Prometheus that scrapes one service as the job `tollgate`.
 struct Prometheus {
     process: Child,
     addr: String,
@@ -60,20 +60,20 @@ impl Prometheus {
             addr,
             _dir: dir,
         };
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while tokio::net::TcpStream::connect(&prometheus.addr)
             .await
             .is_err()
         {
-            assert!(Instant::now() < patience, "Prometheus does not start");
+            assert!(Instant::now() < deadline, "Prometheus does not start");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        // Its port is open a while before it answers.
+        // Its port opens before it answers.
         while !get(&prometheus.addr, "/-/ready")
             .0
             .starts_with("HTTP/1.0 200 ")
         {
-            assert!(Instant::now() < patience, "Prometheus is not ready");
+            assert!(Instant::now() < deadline, "Prometheus is not ready");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         prometheus
@@ -85,7 +85,7 @@ impl Prometheus {
         serde_json::from_str(&body).unwrap()
     }
 
-    /// The values of a query.
+    /// The values of a query's result.
     fn query(&self, query: &str) -> Vec<f64> {
         let query =
             percent_encoding::utf8_percent_encode(query, percent_encoding::NON_ALPHANUMERIC);
@@ -96,10 +96,10 @@ impl Prometheus {
     }
 
     async fn wait_for(&self, query: &str, wanted: f64) {
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while self.query(query) != [wanted] {
             assert!(
-                Instant::now() < patience,
+                Instant::now() < deadline,
                 "{query} is {:?}, not {wanted}: {}",
                 self.query(query),
                 self.api("/api/v1/targets")
@@ -109,10 +109,10 @@ impl Prometheus {
     }
 }
 
-/// A GET in the form that has an answer of one piece.
+/// A GET in HTTP/1.0, whose answer is not chunked.
 fn get(addr: &str, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -128,16 +128,19 @@ impl Drop for Prometheus {
 }
 
 #[tokio::test]
-async fn prometheus_finds_what_was_called() {
+async fn prometheus_scrapes_what_was_called() {
     let policy = policy_file(1_000);
     let tollgate = Tollgate::start(&["--store", "memory:", "--policy", policy.path()]);
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let prometheus = Prometheus::start(&tollgate.http_addr).await;
     let mut client = tollgate.client();
     for id in 0..13 {
-        client.reserve(ask(100, &id.to_string())).await.unwrap();
+        client
+            .reserve(new_reserve(100, &id.to_string()))
+            .await
+            .unwrap();
     }
-    client.reserve(ask(0, "")).await.unwrap_err();
+    client.reserve(new_reserve(0, "")).await.unwrap_err();
     for (query, wanted) in [
         (r#"up{job="tollgate"}"#, 1.0),
         (
@@ -182,7 +185,7 @@ async fn prometheus_finds_what_was_called() {
     ] {
         prometheus.wait_for(query, wanted).await;
     }
-    // It has read our rules as well, and nothing is wrong.
+    // It has loaded our rules without an error.
     let rules = prometheus.api("/api/v1/rules");
     let rules = rules["data"]["groups"][0]["rules"].as_array().unwrap();
     assert!(rules.len() >= 11);
@@ -192,8 +195,8 @@ async fn prometheus_finds_what_was_called() {
     }
 }
 
-/// What promtool reads is the older format, in which the lines of a family have the name of its samples,
-/// and which knows neither info nor the mark at the end.
+/// Converts to the older format that promtool reads: the lines of a family have the name of its samples, and there are
+/// no infos and no end mark.
 fn in_the_older_format(text: &str) -> String {
     let mut lines = Vec::new();
     let mut help = String::new();
@@ -207,8 +210,8 @@ fn in_the_older_format(text: &str) -> String {
                 "info" => ("_info", "gauge"),
                 kind => ("", kind),
             };
-            let said = help.strip_prefix(&format!("# HELP {name} ")).unwrap();
-            lines.push(format!("# HELP {name}{suffix} {said}"));
+            let received = help.strip_prefix(&format!("# HELP {name} ")).unwrap();
+            lines.push(format!("# HELP {name}{suffix} {received}"));
             lines.push(format!("# TYPE {name}{suffix} {kind}"));
         } else if line != "# EOF" {
             lines.push(line.to_owned());
@@ -218,7 +221,7 @@ fn in_the_older_format(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn promtool_finds_nothing_to_mend() {
+async fn promtool_finds_no_fault() {
     let tollgate = Tollgate::start(&["--store", "memory:"]);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("metrics");

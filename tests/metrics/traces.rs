@@ -1,4 +1,4 @@
-//! Traces by OTLP: a call's span is in its caller's trace, and a collector that is no good harms nobody.
+//! Traces by OTLP: a call's span is in its caller's trace, and a faulty collector harms no call.
 
 use std::{
     sync::{Arc, Mutex},
@@ -19,9 +19,9 @@ use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::PATIENCE;
+use super::WAIT_TIMEOUT;
 use crate::support::{
-    calls::{Client, TextFile, ask, policy_file},
+    calls::{Client, TextFile, new_reserve, policy_file},
     redis::RedisServer,
     tollgate::Tollgate,
 };
@@ -29,7 +29,7 @@ use crate::support::{
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 
-/// A collector, which keeps what it is sent.
+/// A collector that stores the received spans.
 #[derive(Clone, Default)]
 struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
@@ -46,15 +46,15 @@ impl TraceService for Collector {
             let attributes = resource.resource.unwrap_or_default().attributes;
             *self.resources.lock().unwrap() = attributes;
             let spans = resource.scope_spans.into_iter();
-            let mut kept = self.spans.lock().unwrap();
-            kept.extend(spans.flat_map(|scope| scope.spans));
+            let mut received = self.spans.lock().unwrap();
+            received.extend(spans.flat_map(|scope| scope.spans));
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
 impl Collector {
-    /// One that serves, and its endpoint.
+    /// A serving collector, and its endpoint.
     async fn start() -> (Self, String) {
         let collector = Self::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -66,16 +66,16 @@ impl Collector {
         (collector, endpoint)
     }
 
-    /// Waits for so many spans, and gives them by name.
+    /// Waits for so many spans, and returns them by name.
     async fn wait_for(&self, spans: usize) -> Vec<Span> {
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
-            let kept = self.spans.lock().unwrap().clone();
-            if kept.len() >= spans {
-                assert_eq!(kept.len(), spans, "{kept:#?}");
-                return kept;
+            let received = self.spans.lock().unwrap().clone();
+            if received.len() >= spans {
+                assert_eq!(received.len(), spans, "{received:#?}");
+                return received;
             }
-            assert!(Instant::now() < patience, "{kept:#?}");
+            assert!(Instant::now() < deadline, "{received:#?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -90,8 +90,8 @@ fn text(value: Option<AnyValue>) -> String {
     }
 }
 
-/// An attribute of a span, as text; empty where it has none such.
-fn said(span: &Span, key: &str) -> String {
+/// An attribute of a span as text; empty without such an attribute.
+fn attribute(span: &Span, key: &str) -> String {
     let attributes = span.attributes.iter();
     let found = attributes.filter(|attribute| attribute.key == key);
     found
@@ -103,7 +103,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A request in a trace of its caller.
+/// A request with a trace context.
 fn in_a_trace<T>(message: T, sampled: bool) -> Request<T> {
     let mut request = Request::new(message);
     let parent = format!("00-{TRACE}-{PARENT}-0{}", u8::from(sampled));
@@ -131,7 +131,7 @@ async fn a_call_has_a_span_in_its_callers_trace_and_one_for_the_store() {
         let args = ["--store", &store, "--otlp-endpoint", &endpoint];
         let (_tollgate, mut client, _policy) = start(&args).await;
         client
-            .reserve(in_a_trace(ask(10, "a"), true))
+            .reserve(in_a_trace(new_reserve(10, "a"), true))
             .await
             .unwrap();
         let spans = collector.wait_for(2).await;
@@ -158,52 +158,59 @@ async fn a_call_has_a_span_in_its_callers_trace_and_one_for_the_store() {
             ("tollgate.pool", "large"),
             ("tollgate.replayed", "false"),
         ] {
-            assert_eq!(said(call, key), value, "{key}: {call:#?}");
+            assert_eq!(attribute(call, key), value, "{key}: {call:#?}");
         }
         assert_eq!(store.name, "tollgate.store.decide");
         assert_eq!(
             (&store.trace_id, &store.parent_span_id),
             (&call.trace_id, &call.span_id)
         );
-        assert_eq!(said(store, "tollgate.batch.decisions"), "1");
+        assert_eq!(attribute(store, "tollgate.batch.decisions"), "1");
         assert!(store.start_time_unix_nano >= call.start_time_unix_nano);
         assert!(store.end_time_unix_nano >= store.start_time_unix_nano);
         let resources = collector.resources.lock().unwrap().clone();
         let name = resources.into_iter().find(|it| it.key == "service.name");
         assert_eq!(text(name.unwrap().value), "tollgate");
         for span in spans {
-            let told = format!("{span:?}");
-            assert!(!told.contains("acme") && !told.contains("gpt-4o"), "{told}");
+            let text = format!("{span:?}");
+            assert!(!text.contains("acme") && !text.contains("gpt-4o"), "{text}");
         }
     }
 }
 
 #[tokio::test]
-async fn what_fails_and_what_streams_has_one_span() {
+async fn a_failed_call_and_a_stream_have_one_span_each() {
     let (collector, endpoint) = Collector::start().await;
     let args = ["--store", "memory:", "--otlp-endpoint", &endpoint];
     let (_tollgate, mut client, _policy) = start(&args).await;
     client
-        .reserve(in_a_trace(ask(0, ""), true))
+        .reserve(in_a_trace(new_reserve(0, ""), true))
         .await
         .unwrap_err();
     let failed = collector.wait_for(1).await.remove(0);
-    assert_eq!(said(&failed, "rpc.grpc.status_code"), "3");
-    assert_eq!(said(&failed, "tollgate.verdict"), "");
-    let asked = stream::iter([ask(900, ""), ask(900, ""), ask(0, "")]);
+    assert_eq!(attribute(&failed, "rpc.grpc.status_code"), "3");
+    assert_eq!(attribute(&failed, "tollgate.verdict"), "");
+    let requests = stream::iter([
+        new_reserve(900, ""),
+        new_reserve(900, ""),
+        new_reserve(0, ""),
+    ]);
     let answers = client
-        .reserve_stream(in_a_trace(asked, true))
+        .reserve_stream(in_a_trace(requests, true))
         .await
         .unwrap();
     assert_eq!(answers.into_inner().count().await, 3);
     let streamed = collector.wait_for(2).await.remove(1);
     assert_eq!(streamed.name, "tollgate.v1.QuotaService/ReserveStream");
     for answer in ["free", "billed", "failed"] {
-        assert_eq!(said(&streamed, &format!("tollgate.answers.{answer}")), "1");
+        assert_eq!(
+            attribute(&streamed, &format!("tollgate.answers.{answer}")),
+            "1"
+        );
     }
 }
 
-// The collector answers while this waits for the service's end.
+// The collector must answer while the test waits for the service's end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_decides_whether_it_is_traced_and_the_ratio_for_those_without_a_trace() {
     for (settings, spans) in [("", 1), ("trace_ratio = 1.0\n", 2)] {
@@ -211,9 +218,12 @@ async fn a_caller_decides_whether_it_is_traced_and_the_ratio_for_those_without_a
         let file = TextFile::new(&format!("otlp_endpoint = \"{endpoint}\"\n{settings}"));
         let args = ["--store", "memory:", "--config", file.path()];
         let (mut tollgate, mut client, _policy) = start(&args).await;
-        client.reserve(in_a_trace(ask(1, ""), false)).await.unwrap();
-        client.reserve(ask(1, "")).await.unwrap();
-        let mut broken = Request::new(ask(1, ""));
+        client
+            .reserve(in_a_trace(new_reserve(1, ""), false))
+            .await
+            .unwrap();
+        client.reserve(new_reserve(1, "")).await.unwrap();
+        let mut broken = Request::new(new_reserve(1, ""));
         broken
             .metadata_mut()
             .insert("traceparent", "00-zz-zz-01".parse().unwrap());
@@ -221,12 +231,12 @@ async fn a_caller_decides_whether_it_is_traced_and_the_ratio_for_those_without_a
         if spans == 1 {
             client.reserve(broken).await.unwrap();
         }
-        // What was not sent yet is sent at the end.
+        // Queued spans are sent at the end.
         tollgate.signal(Signal::SIGINT);
-        assert!(tollgate.wait(PATIENCE).success());
-        let kept = collector.wait_for(2 * spans - 1).await;
-        let own = kept.iter().filter(|span| hex(&span.trace_id) == TRACE);
-        assert_eq!(own.count(), 1, "{kept:#?}");
+        assert!(tollgate.wait(WAIT_TIMEOUT).success());
+        let received = collector.wait_for(2 * spans - 1).await;
+        let own = received.iter().filter(|span| hex(&span.trace_id) == TRACE);
+        assert_eq!(own.count(), 1, "{received:#?}");
     }
 }
 
@@ -236,9 +246,9 @@ fn quota() -> tollgate::grpc::proto::GetQuotaRequest {
     }
 }
 
-/// A collector that is gone, and one that takes connections and never says a word.
+/// A collector that is unreachable, and one that accepts connections and never answers.
 #[tokio::test]
-async fn a_collector_that_is_no_good_harms_no_call() {
+async fn a_faulty_collector_harms_no_call() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let hangs = format!("http://{}", silent.local_addr().unwrap());
     let gone = format!("http://127.0.0.1:{}", crate::support::free_port());
@@ -249,7 +259,7 @@ async fn a_collector_that_is_no_good_harms_no_call() {
         let calls = stream::iter(0..6_000).map(|_| {
             let mut client = client.clone();
             async move {
-                let mut call = in_a_trace(ask(1, ""), true);
+                let mut call = in_a_trace(new_reserve(1, ""), true);
                 call.set_timeout(Duration::from_secs(10));
                 client.reserve(call).await.map(|_| ())
             }
@@ -258,23 +268,23 @@ async fn a_collector_that_is_no_good_harms_no_call() {
         for answer in answers {
             answer.unwrap();
         }
-        let patience = Instant::now() + PATIENCE;
-        let told = |tollgate: &Tollgate| {
+        let deadline = Instant::now() + WAIT_TIMEOUT;
+        let failures = |tollgate: &Tollgate| {
             let lines = tollgate.log().into_iter();
             let of_traces = lines.filter(|line| line["target"] == "tollgate::telemetry::traces");
             of_traces.count()
         };
-        while told(&tollgate) == 0 {
-            assert!(Instant::now() < patience, "{endpoint} {:?}", tollgate.log());
+        while failures(&tollgate) == 0 {
+            assert!(Instant::now() < deadline, "{endpoint} {:?}", tollgate.log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         tollgate.signal(Signal::SIGINT);
-        assert!(tollgate.wait(PATIENCE).success());
-        assert!(told(&tollgate) < 30, "{:?}", tollgate.log());
+        assert!(tollgate.wait(WAIT_TIMEOUT).success());
+        assert!(failures(&tollgate) < 30, "{:?}", tollgate.log());
     }
 }
 
-/// The log line of a failure names its caller's trace; the one of a call is off until it is asked for.
+/// The log line of a failure names its caller's trace. The line of each call is off by default.
 #[tokio::test]
 async fn log_lines_have_what_operators_filter_by_and_no_request_id() {
     let redis = RedisServer::start();
@@ -295,11 +305,13 @@ async fn log_lines_have_what_operators_filter_by_and_no_request_id() {
         }
         let (tollgate, mut client, _policy) = start(&args).await;
         client
-            .reserve(in_a_trace(ask(10, "zqx7"), true))
+            .reserve(in_a_trace(new_reserve(10, "zqx7"), true))
             .await
             .unwrap();
         redis.run(&["CLIENT", "PAUSE", "500", "ALL"]);
-        let lost = client.reserve(in_a_trace(ask(11, "zqx8"), true)).await;
+        let lost = client
+            .reserve(in_a_trace(new_reserve(11, "zqx8"), true))
+            .await;
         lost.unwrap_err();
         let log = tollgate.log();
         let failed = log
@@ -333,7 +345,7 @@ async fn log_lines_have_what_operators_filter_by_and_no_request_id() {
             assert!(call["duration_ms"].as_f64().unwrap() > 0.0, "{call}");
         }
         assert!(!format!("{log:?}").contains("zqx"), "{log:?}");
-        // The next service is refused nothing for what this one left waiting.
+        // Resets the error, for the next service.
         redis.run(&["PING"]);
     }
 }

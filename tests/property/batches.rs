@@ -1,8 +1,8 @@
-//! Random batches: operations that go to the store together, of several organizations, with ids that
-//! recur. Each must be answered as the model answers it one by one.
+//! Random batches of operations of several organizations, with ids that recur. Each operation must get the answer that
+//! the model gives one by one.
 //!
-//! They go together in two ways. To the store: as batches that the test makes. To the ledger: as calls
-//! that come while another is under way, whose order of arrival is therefore certain.
+//! Batches are made in two ways: directly for the store, and from calls to the ledger that arrive during another call,
+//! so that their order is certain.
 
 use std::{collections::BTreeMap, pin::Pin};
 
@@ -19,22 +19,23 @@ use tollgate::{
 };
 
 use super::{
-    Step, all_readings, begin, figures, first_day, foretell, hold_to_the_model,
-    model::{Fields, LARGEST_AMOUNT, Model},
-    operate, replayed, reserve_call, reserved, resets_at, take,
-    turns::{Turn, sequence},
+    Step, all_queries, balance, begin, compare_with_model, first_day,
+    model::{Fields, MAX_AMOUNT, Model},
+    model_answer, operate, replayed, reserve_call, reserved, resets_at,
+    rounds::{Round, sequence},
+    run_step,
 };
 use crate::support::{
     held_store::{HeldCalls, HeldStore},
-    world::{World, org_id, request_id, said},
+    world::{World, org_id, request_id, verdict_text},
 };
 
 const MEMORY_SEQUENCES: u32 = 600;
 const FILE_SEQUENCES: u32 = 150;
 const REDIS_SEQUENCES: u32 = 250;
 
-/// tokio lets a task go on for 128 steps.
-const MOST_OVER_MIDNIGHT: usize = 100;
+/// tokio's budget lets a task run for 128 steps.
+const MAX_ACROSS_MIDNIGHT: usize = 100;
 
 fn org_of(step: &Step) -> &'static str {
     match step {
@@ -43,7 +44,7 @@ fn org_of(step: &Step) -> &'static str {
     }
 }
 
-/// An operation as the store takes it.
+/// An operation for the store.
 fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
     let tokens = |amount: u64| Tokens::new(amount).unwrap();
     match step {
@@ -54,12 +55,12 @@ fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
             dry,
         } => {
             let assessor = policy.assessor(&org_id(org), day);
-            // The amounts of this test pass what a call may ask for.
-            let asked = Fields {
+            // The amounts of this test exceed what a call may send.
+            let legal_fields = Fields {
                 tokens: 1,
                 ..fields.clone()
             };
-            let mut call = reserve_call(org, &asked, *id, *dry);
+            let mut call = reserve_call(org, &legal_fields, *id, *dry);
             call.fields.tokens = tokens(fields.tokens);
             let is_listed = policy.pool_of(&call.fields.model).is_some();
             let eligibility: Eligibility = assessor.eligibility(&call.fields);
@@ -87,14 +88,19 @@ fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
     }
 }
 
-/// Says an outcome as the model does.
+/// Formats an outcome like the model.
 fn outcome(outcome: Outcome) -> String {
     match outcome {
         Outcome::Reserved {
             verdict,
             pool,
             replayed: again,
-        } => format!("{}{} {}", said(verdict), replayed(again), figures(pool)),
+        } => format!(
+            "{}{} {}",
+            verdict_text(verdict),
+            replayed(again),
+            balance(pool)
+        ),
         Outcome::Settled {
             verdict,
             reserved_as,
@@ -102,14 +108,14 @@ fn outcome(outcome: Outcome) -> String {
             replayed: again,
         } => {
             let changed = verdict.is_free() != reserved_as.is_free();
-            let (verdict, again) = (said(verdict), replayed(again));
-            format!("{verdict} changed={changed}{again} {}", figures(pool))
+            let (verdict, again) = (verdict_text(verdict), replayed(again));
+            format!("{verdict} changed={changed}{again} {}", balance(pool))
         }
         Outcome::Released {
             tokens,
             pool,
             replayed: again,
-        } => format!("released {tokens}{} {}", replayed(again), figures(pool)),
+        } => format!("released {tokens}{} {}", replayed(again), balance(pool)),
         Outcome::Refused(refusal) => {
             let name = format!("{refusal:?}");
             name.split(' ').next().unwrap().to_owned()
@@ -118,8 +124,8 @@ fn outcome(outcome: Outcome) -> String {
     }
 }
 
-/// Splits operations into calls of the store: an organization is in each at most once. Gives each
-/// batch's places too.
+/// Splits operations into calls of the store, with each organization at most once per call. Also gives the index of
+/// each operation.
 fn calls(operations: &[Step], policy: &Policy, day: UtcDay) -> Vec<Vec<(Batch, Vec<usize>)>> {
     let mut by_org: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (at, step) in operations.iter().enumerate() {
@@ -144,8 +150,8 @@ fn calls(operations: &[Step], policy: &Policy, day: UtcDay) -> Vec<Vec<(Batch, V
     calls
 }
 
-/// What the store says to each of the operations.
-async fn ask_store(
+/// The store's answers to the operations.
+async fn decide(
     world: &World,
     operations: &[Step],
     day: UtcDay,
@@ -196,8 +202,8 @@ fn put(answers: &mut [String], places: &[usize], outcomes: Vec<Outcome>) {
 
 type Answers<'a> = Pin<Box<dyn Future<Output = Vec<String>> + 'a>>;
 
-/// The calls of the ledger, not yet asked.
-fn ask_ledger<'a>(
+/// The calls to the ledger, not yet polled.
+fn ledger_calls<'a>(
     world: &'a World,
     operations: &'a [Step],
     model: &Model,
@@ -231,13 +237,13 @@ fn ask_ledger<'a>(
     calls.collect()
 }
 
-/// Asks, one behind the other, while the first call of the store is under way; then lets it go on.
+/// Starts all calls in order while the first call to the store is held; then releases it.
 async fn together(
-    mut asked: Vec<Answers<'_>>,
+    mut pending: Vec<Answers<'_>>,
     calls: &mut HeldCalls,
     midnight: impl FnOnce(),
 ) -> (Vec<String>, usize) {
-    for answers in &mut asked {
+    for answers in &mut pending {
         assert!(poll!(answers.as_mut()).is_pending());
     }
     midnight();
@@ -248,7 +254,7 @@ async fn together(
             call.go();
         }
     });
-    let answers = match select(join_all(asked), go_on).await {
+    let answers = match select(join_all(pending), go_on).await {
         Either::Left((answers, _)) => answers,
         Either::Right(_) => panic!("the store is gone"),
     };
@@ -258,25 +264,31 @@ async fn together(
 async fn run_at_the_store(
     world: &World,
     closes: bool,
-    turns: Vec<Turn>,
+    rounds: Vec<Round>,
 ) -> Result<(), TestCaseError> {
     let mut model = begin(world, closes);
-    for turn in turns.into_iter().chain(all_readings().map(Turn::Alone)) {
-        match turn {
-            Turn::Together {
+    for round in rounds.into_iter().chain(all_queries().map(Round::Alone)) {
+        match round {
+            Round::Together {
                 operations,
                 day_is_wrong,
                 ..
             } => {
                 let day = first_day().plus_days(model.day);
-                let answers = ask_store(world, &operations, day, day_is_wrong).await;
-                for (at, (step, said)) in operations.iter().zip(answers).enumerate() {
-                    prop_assert_eq!(said, foretell(step, &mut model), "{}: {:?}", at, step);
+                let answers = decide(world, &operations, day, day_is_wrong).await;
+                for (at, (step, received)) in operations.iter().zip(answers).enumerate() {
+                    prop_assert_eq!(
+                        received,
+                        model_answer(step, &mut model),
+                        "{}: {:?}",
+                        at,
+                        step
+                    );
                 }
             }
-            Turn::Alone(step) => {
-                let (said, wanted) = take(step.clone(), world, &mut model).await;
-                prop_assert_eq!(said, wanted, "{:?}", step);
+            Round::Alone(step) => {
+                let (received, wanted) = run_step(step.clone(), world, &mut model).await;
+                prop_assert_eq!(received, wanted, "{:?}", step);
             }
         }
     }
@@ -286,25 +298,25 @@ async fn run_at_the_store(
 async fn run_at_the_ledger(
     world: &mut World,
     closes: bool,
-    turns: Vec<Turn>,
+    rounds: Vec<Round>,
 ) -> Result<(), TestCaseError> {
     let (held, mut calls) = HeldStore::over(world.store.clone(), 1);
     world.ledger = Ledger::new(LedgerConfig::new(world.ledger.policy(), held));
     let mut model = begin(world, closes);
-    // It learns which day it is: this machine's may be any other.
+    // The ledger learns the store's day, which differs from this machine's.
     world.ledger.probe().await.unwrap();
-    // Whether the ledger may take it to be the day before.
+    // Whether the ledger may still assume the previous day.
     let mut day_is_new = false;
-    for turn in turns.into_iter().chain(all_readings().map(Turn::Alone)) {
-        match turn {
-            Turn::Together {
+    for round in rounds.into_iter().chain(all_queries().map(Round::Alone)) {
+        match round {
+            Round::Together {
                 operations,
                 day_is_wrong: day_ends,
                 as_stream,
             } => {
-                // At a midnight all are asked again, each by its own caller. Here one task asks for
-                // all: in its order where it is not interrupted, and each of them waits for one thing.
-                let many = operations.len() > MOST_OVER_MIDNIGHT;
+                // At midnight each caller sends its operation again. Here one task polls all callers, in order as long
+                // as tokio's budget does not interrupt it.
+                let many = operations.len() > MAX_ACROSS_MIDNIGHT;
                 let day_ends = day_ends && !many && !as_stream;
                 if many || as_stream {
                     world.ledger.probe().await.unwrap();
@@ -312,24 +324,30 @@ async fn run_at_the_ledger(
                 }
                 model.day += u32::from(day_ends);
                 day_is_new |= day_ends;
-                let asked = ask_ledger(world, &operations, &model, as_stream);
+                let pending = ledger_calls(world, &operations, &model, as_stream);
                 let midnight = || {
                     if day_ends {
                         world.clock.advance(chrono::TimeDelta::days(1));
                     }
                 };
-                let (answers, made) = together(asked, &mut calls, midnight).await;
-                for (at, (step, said)) in operations.iter().zip(answers).enumerate() {
-                    prop_assert_eq!(said, foretell(step, &mut model), "{}: {:?}", at, step);
+                let (answers, made) = together(pending, &mut calls, midnight).await;
+                for (at, (step, received)) in operations.iter().zip(answers).enumerate() {
+                    prop_assert_eq!(
+                        received,
+                        model_answer(step, &mut model),
+                        "{}: {:?}",
+                        at,
+                        step
+                    );
                 }
-                // The first alone, the others together, but for what is more than a call takes.
+                // The first call alone, and the others together, up to the size of a call.
                 prop_assert!(day_is_new || made <= 2 + operations.len() / 512, "{}", made);
                 day_is_new = false;
             }
-            Turn::Alone(step) => {
+            Round::Alone(step) => {
                 day_is_new |= matches!(step, Step::NextDay);
-                let (said, wanted) = take(step.clone(), world, &mut model).await;
-                prop_assert_eq!(said, wanted, "{:?}", step);
+                let (received, wanted) = run_step(step.clone(), world, &mut model).await;
+                prop_assert_eq!(received, wanted, "{:?}", step);
             }
         }
     }
@@ -337,17 +355,23 @@ async fn run_at_the_ledger(
 }
 
 fn at_the_store(sequences: u32, new: fn(Policy) -> World) {
-    let sequence = sequence(LARGEST_AMOUNT);
-    hold_to_the_model(sequences, new, &sequence, async |world, (closes, turns)| {
-        run_at_the_store(world, closes, turns).await
-    });
+    let sequence = sequence(MAX_AMOUNT);
+    compare_with_model(
+        sequences,
+        new,
+        &sequence,
+        async |world, (closes, rounds)| run_at_the_store(world, closes, rounds).await,
+    );
 }
 
 fn at_the_ledger(sequences: u32, new: fn(Policy) -> World) {
     let sequence = sequence(1_000_000_000);
-    hold_to_the_model(sequences, new, &sequence, async |world, (closes, turns)| {
-        run_at_the_ledger(world, closes, turns).await
-    });
+    compare_with_model(
+        sequences,
+        new,
+        &sequence,
+        async |world, (closes, rounds)| run_at_the_ledger(world, closes, rounds).await,
+    );
 }
 
 #[test]

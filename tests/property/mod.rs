@@ -1,11 +1,11 @@
-//! Random sequences of all operations: every store must answer, step by step, what the model answers.
+//! Random sequences of all operations: each answer of every store must be the model's.
 //!
 //! `TOLLGATE_PROPERTY_CASES` multiplies the number of sequences.
 
 mod batches;
 mod model;
+mod rounds;
 mod rules;
-mod turns;
 
 use std::cell::RefCell;
 
@@ -23,14 +23,16 @@ use tollgate::{
 
 use self::{
     model::{Fields, Model},
-    rules::{Change, ODD_NAME, rules},
+    rules::{Change, HOSTILE_NAME, rules},
 };
-use crate::support::world::{TODAY, With as _, World, ask, org_id, policy_text, said};
+use crate::support::world::{
+    ReserveExt as _, TODAY, World, new_reserve, org_id, policy_text, verdict_text,
+};
 
 const MEMORY_SEQUENCES: u32 = 10_000;
 const FILE_SEQUENCES: u32 = 150;
 const REDIS_SEQUENCES: u32 = 500;
-const LONGEST_SEQUENCE: usize = 40;
+const MAX_SEQUENCE_LENGTH: usize = 40;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -64,7 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
     let org = || {
         prop_oneof![
             8 => Just("acme"), 3 => Just("some"),
-            1 => prop::sample::select(vec!["off", "zdr", "big", "stranger", ODD_NAME]),
+            1 => prop::sample::select(vec!["off", "zdr", "big", "stranger", HOSTILE_NAME]),
         ]
     };
     let id = || prop::sample::select(vec!["a", "b", "c", "d"]);
@@ -84,8 +86,8 @@ fn step() -> impl Strategy<Value = Step> {
         tokens(),
         0..12_u8,
     )
-        .prop_map(|(project, model, tokens, odd)| {
-            let workload = if odd == 0 { "evaluation" } else { "inference" };
+        .prop_map(|(project, model, tokens, roll)| {
+            let workload = if roll == 0 { "evaluation" } else { "inference" };
             Fields {
                 project,
                 model,
@@ -107,7 +109,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Says a result as the model does: the answer, or the name of the refusal.
+/// Formats a result like the model: the answer, or the name of the refusal.
 fn text<T>(result: Result<T, LedgerError>, answer: impl FnOnce(T) -> String) -> String {
     match result {
         Ok(value) => answer(value),
@@ -121,7 +123,7 @@ fn text<T>(result: Result<T, LedgerError>, answer: impl FnOnce(T) -> String) -> 
     }
 }
 
-fn figures(pool: Option<PoolBalance>) -> String {
+fn balance(pool: Option<PoolBalance>) -> String {
     pool.map_or("-".to_owned(), |it| {
         format!(
             "{} {} {} {}",
@@ -137,12 +139,12 @@ fn replayed(replayed: bool) -> &'static str {
     if replayed { " replayed" } else { "" }
 }
 
-/// A Reserve as the ledger takes it.
+/// A Reserve for the ledger.
 fn reserve_call(org: &str, fields: &Fields, id: Option<&str>, dry: bool) -> Reserve {
     let named = Workload::ALL
         .into_iter()
         .find(|it| it.name() == fields.workload);
-    let mut call = ask(fields.tokens)
+    let mut call = new_reserve(fields.tokens)
         .org(org)
         .project(fields.project)
         .model(fields.model)
@@ -154,12 +156,12 @@ fn reserve_call(org: &str, fields: &Fields, id: Option<&str>, dry: bool) -> Rese
 fn reserved(answer: Result<Reserved, LedgerError>, resets_at: DateTime<Utc>) -> String {
     text(answer, |it| {
         assert_eq!(it.resets_at, resets_at);
-        let (verdict, replayed) = (said(it.verdict), replayed(it.replayed));
-        format!("{verdict}{replayed} {}", figures(it.pool))
+        let (verdict, replayed) = (verdict_text(it.verdict), replayed(it.replayed));
+        format!("{verdict}{replayed} {}", balance(it.pool))
     })
 }
 
-/// What the ledger says to a Reserve, Settle or Release.
+/// The ledger's answer to a Reserve, Settle or Release.
 async fn operate(step: &Step, world: &World, resets_at: DateTime<Utc>) -> String {
     match step {
         Step::Reserve {
@@ -173,20 +175,20 @@ async fn operate(step: &Step, world: &World, resets_at: DateTime<Utc>) -> String
         }
         Step::Settle { org, id, tokens } => text(world.try_settle(org, id, *tokens).await, |it| {
             assert_eq!(it.resets_at, resets_at);
-            let (verdict, changed) = (said(it.verdict), it.verdict_changed);
+            let (verdict, changed) = (verdict_text(it.verdict), it.verdict_changed);
             let replayed = replayed(it.replayed);
-            format!("{verdict} changed={changed}{replayed} {}", figures(it.pool))
+            format!("{verdict} changed={changed}{replayed} {}", balance(it.pool))
         }),
         Step::Release { org, id } => text(world.try_release(org, id).await, |it| {
             let replayed = replayed(it.replayed);
-            format!("released {}{replayed} {}", it.tokens, figures(it.pool))
+            format!("released {}{replayed} {}", it.tokens, balance(it.pool))
         }),
         other => panic!("{other:?} is no operation"),
     }
 }
 
-/// What the model says to a Reserve, Settle or Release.
-fn foretell(step: &Step, model: &mut Model) -> String {
+/// The model's answer to a Reserve, Settle or Release.
+fn model_answer(step: &Step, model: &mut Model) -> String {
     match step.clone() {
         Step::Reserve {
             org,
@@ -208,8 +210,8 @@ fn first_day() -> UtcDay {
     UtcDay::parse(TODAY).unwrap()
 }
 
-/// Takes a step in both, and gives what each said.
-async fn take(step: Step, world: &World, model: &mut Model) -> (String, String) {
+/// Applies a step to both, and gives both answers.
+async fn run_step(step: Step, world: &World, model: &mut Model) -> (String, String) {
     match step {
         Step::Quota { org } => (quota(world, org).await, model.quota(org)),
         Step::Usage { org, days_ago } => {
@@ -232,7 +234,7 @@ async fn take(step: Step, world: &World, model: &mut Model) -> (String, String) 
         }
         operation => {
             let answered = operate(&operation, world, resets_at(model)).await;
-            (answered, foretell(&operation, model))
+            (answered, model_answer(&operation, model))
         }
     }
 }
@@ -248,7 +250,7 @@ async fn quota(world: &World, org: &str) -> String {
             let (held, closed) = (counters.held, pool.is_closed);
             format!(
                 "{} {free} {} {billed} held={held} closed={closed}",
-                figures(Some(pool)),
+                balance(Some(pool)),
                 counters.billed_tokens
             )
         }));
@@ -278,16 +280,24 @@ async fn usage(world: &World, org: &str, day: UtcDay) -> String {
     })
 }
 
-/// Everything that can be read, so that at a sequence's end every figure is compared.
-fn all_readings() -> impl Iterator<Item = Step> {
-    let orgs = ["acme", ODD_NAME, "some", "off", "zdr", "big", "stranger"];
+/// All queries, so that every number is compared at the end of a sequence.
+fn all_queries() -> impl Iterator<Item = Step> {
+    let orgs = [
+        "acme",
+        HOSTILE_NAME,
+        "some",
+        "off",
+        "zdr",
+        "big",
+        "stranger",
+    ];
     orgs.into_iter().flat_map(|org| {
         let usage = (0..3).map(move |days_ago| Step::Usage { org, days_ago });
         usage.chain([Step::Quota { org }])
     })
 }
 
-/// Begins a sequence: the model, and the world under its policy.
+/// Begins a sequence: the model, and the world with its policy.
 fn begin(world: &World, closes: bool) -> Model {
     let max_rows = usize::try_from(world.limits.max_rows).unwrap();
     let model = Model::new(rules(closes, Change::Nothing, 0), max_rows);
@@ -296,18 +306,18 @@ fn begin(world: &World, closes: bool) -> Model {
     model
 }
 
-/// Runs a sequence from an empty store on.
+/// Runs a sequence on an empty store.
 async fn run(world: &World, closes: bool, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let mut model = begin(world, closes);
-    for step in steps.into_iter().chain(all_readings()) {
-        let (said, wanted) = take(step.clone(), world, &mut model).await;
-        prop_assert_eq!(said, wanted, "{:?}", step);
+    for step in steps.into_iter().chain(all_queries()) {
+        let (received, wanted) = run_step(step.clone(), world, &mut model).await;
+        prop_assert_eq!(received, wanted, "{:?}", step);
     }
     Ok(())
 }
 
 /// Runs random sequences, each in an emptied world.
-fn hold_to_the_model<S: Strategy>(
+fn compare_with_model<S: Strategy>(
     sequences: u32,
     new: fn(Policy) -> World,
     sequence: &S,
@@ -326,7 +336,7 @@ fn hold_to_the_model<S: Strategy>(
     let any_policy = rules(false, Change::Nothing, 0).text(first_day());
     let mut world = runtime.block_on(async { new(policy_text(&any_policy)) });
     let world = RefCell::new(&mut world);
-    // So few usage rows that some requests have none of their own, or enough.
+    // Small limits, so that some requests count in the row `(other)`.
     let max_rows = prop::sample::select(vec![2, 3, 5, 10_000]);
     let held = TestRunner::new(config).run(&(max_rows, sequence), |(max_rows, sequence)| {
         let world: &mut World = &mut world.borrow_mut();
@@ -340,9 +350,9 @@ fn hold_to_the_model<S: Strategy>(
 fn one_by_one(sequences: u32, new: fn(Policy) -> World) {
     let sequence = (
         any::<bool>(),
-        prop::collection::vec(step(), 1..LONGEST_SEQUENCE),
+        prop::collection::vec(step(), 1..MAX_SEQUENCE_LENGTH),
     );
-    hold_to_the_model(sequences, new, &sequence, async |world, (closes, steps)| {
+    compare_with_model(sequences, new, &sequence, async |world, (closes, steps)| {
         run(world, closes, steps).await
     });
 }

@@ -1,5 +1,5 @@
-//! The rules once more, as plainly as they can be said: the model keeps a list of every request and
-//! adds up what it needs each time it is asked. It shares no code with the program.
+//! The rules in the simplest form: the model has a list of all requests, and computes every sum from it. It shares no
+//! code with the program.
 
 use std::collections::BTreeMap;
 
@@ -20,22 +20,22 @@ struct Request {
     org: &'static str,
     id: Option<&'static str>,
     fields: Fields,
-    /// The usage row that counts it.
+    /// The usage row that counts the request.
     row: Row,
     day: u32,
     pool: Option<&'static str>,
     /// The verdict at Reserve.
     first: &'static str,
-    /// What it counts as now; nothing once it was released.
+    /// The verdict and tokens that count now; `None` after a release.
     counts: Option<(&'static str, u64)>,
     settled: bool,
 }
 
 pub struct Model {
     pub rules: Rules,
-    /// How many usage rows there may be besides [`OTHER`].
+    /// The limit of usage rows, without [`OTHER`].
     max_rows: usize,
-    /// The usage rows that were made, by organization and day, and whether a pool listed the model then.
+    /// The usage rows by organization and day, each with whether a pool listed the model when it was created.
     rows: BTreeMap<(&'static str, u32), BTreeMap<Row, bool>>,
     /// Days after the first.
     pub day: u32,
@@ -43,11 +43,11 @@ pub struct Model {
     closed: Vec<(&'static str, &'static str, u32)>,
 }
 
-/// The row of what has none of its own.
+/// The row of requests beyond the limit.
 const OTHER: Row = ("(other)", "(other)");
 
 /// 2^53 − 1.
-pub const LARGEST_AMOUNT: u64 = 9_007_199_254_740_991;
+pub const MAX_AMOUNT: u64 = 9_007_199_254_740_991;
 
 const BILLED_IN_POOL: [&str; 3] = ["AllowanceExceeded", "PoolClosed", "DayClosed"];
 
@@ -78,7 +78,7 @@ impl Model {
             } else if known.counts.is_none() {
                 "Released".to_owned()
             } else {
-                format!("{} replayed {}", known.first, self.figures(org, known.pool))
+                format!("{} replayed {}", known.first, self.balance(org, known.pool))
             };
         }
         let (verdict, pool) = match self.ineligible(org, &fields) {
@@ -110,7 +110,7 @@ impl Model {
             });
             self.close_after(org, pool, verdict);
         }
-        format!("{verdict} {}", self.figures(org, pool))
+        format!("{verdict} {}", self.balance(org, pool))
     }
 
     pub fn settle(&mut self, org: &'static str, id: &'static str, actual: u64) -> String {
@@ -172,7 +172,7 @@ impl Model {
         let replayed = if settled { " replayed" } else { "" };
         format!(
             "{verdict} changed={changed}{replayed} {}",
-            self.figures_on(org, pool, late)
+            self.balance_on(org, pool, late)
         )
     }
 
@@ -194,8 +194,8 @@ impl Model {
             ref fields,
             ..
         } = self.requests[at];
-        let figures = self.figures_on(org, pool, day != self.day);
-        format!("released {}{replayed} {figures}", fields.tokens)
+        let balance = self.balance_on(org, pool, day != self.day);
+        format!("released {}{replayed} {balance}", fields.tokens)
     }
 
     pub fn quota(&self, org: &'static str) -> String {
@@ -218,10 +218,10 @@ impl Model {
             };
             let (free, billed) = (counted(false).count(), counted(true).count());
             let billed_tokens: u64 = counted(true).map(|(_, tokens)| tokens).sum();
-            let figures = self.figures(org, Some(pool));
+            let balance = self.balance(org, Some(pool));
             let (held, closed) = (self.held(org, pool), self.is_closed(org, pool));
             lines.push(format!(
-                "{figures} {free} {billed_tokens} {billed} held={held} closed={closed}"
+                "{balance} {free} {billed_tokens} {billed} held={held} closed={closed}"
             ));
         }
         lines.join("; ")
@@ -272,8 +272,8 @@ impl Model {
             .filter(move |it| day.is_none_or(|day| it.day == day))
     }
 
-    /// Whether a counter, of the usage row or of the pool, would pass its largest amount, where a
-    /// request counted so besides all others but one.
+    /// Whether a counter of the usage row or of the pool would exceed its maximum if a request counted in addition to
+    /// all others but one.
     #[allow(clippy::too_many_arguments)]
     fn is_full(
         &self,
@@ -299,10 +299,10 @@ impl Model {
         };
         let in_row = sum(&|it| it.row == row);
         let in_pool = pool.map_or(0, |pool| sum(&|it| it.pool == Some(pool)));
-        in_row.max(in_pool) + tokens > LARGEST_AMOUNT
+        in_row.max(in_pool) + tokens > MAX_AMOUNT
     }
 
-    /// The row that would count a request of today.
+    /// The row that would count a request today.
     fn row_for(&self, org: &'static str, fields: &Fields) -> Row {
         let own = (fields.project, fields.model);
         let Some(rows) = self.rows.get(&(org, self.day)) else {
@@ -413,7 +413,7 @@ impl Model {
     }
 
     /// `pool allowance used remaining`
-    fn figures(&self, org: &str, pool: Option<&str>) -> String {
+    fn balance(&self, org: &str, pool: Option<&str>) -> String {
         let Some(pool) = pool else {
             return "-".to_owned();
         };
@@ -425,10 +425,10 @@ impl Model {
         format!("{pool} {allowance} {used} {remaining}")
     }
 
-    fn figures_on(&self, org: &str, pool: Option<&str>, late: bool) -> String {
+    fn balance_on(&self, org: &str, pool: Option<&str>, late: bool) -> String {
         match pool {
             Some(pool) if late => format!("{pool} 0 0 0"),
-            pool => self.figures(org, pool),
+            pool => self.balance(org, pool),
         }
     }
 }

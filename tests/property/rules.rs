@@ -1,13 +1,13 @@
-//! The policies of the property tests: what they vary, and their text.
+//! The policies of the property tests: their varied parts, and their text.
 
 use std::collections::BTreeMap;
 
 use tollgate::domain::UtcDay;
 
-/// A name that keys, hash tags, fields and patterns must keep apart from all others.
-pub const ODD_NAME: &str = "a:{b}%3A é";
+/// A name with characters that are special in keys, hash tags, fields and patterns.
+pub const HOSTILE_NAME: &str = "a:{b}%3A é";
 
-/// What the generated policies vary.
+/// The varied parts of a policy.
 #[derive(Debug, Clone)]
 pub struct Rules {
     pub closes: bool,
@@ -27,7 +27,7 @@ pub enum Sharing {
     Enterprise,
 }
 
-/// What a policy change changes; each is made to the first policy, not to the last.
+/// A policy change. Each applies to the first policy, not to the last.
 #[derive(Debug, Clone, Copy)]
 pub enum Change {
     Nothing,
@@ -61,13 +61,13 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
     let mut rules = Rules {
         closes,
         pools: [
-            ("large", (vec!["gpt-4o", "o1", ODD_NAME], 1_000)),
+            ("large", (vec!["gpt-4o", "o1", HOSTILE_NAME], 1_000)),
             ("mini", (vec!["gpt-4o-mini"], 400)),
         ]
         .into(),
         orgs: [
             ("acme", Sharing::All),
-            (ODD_NAME, Sharing::All),
+            (HOSTILE_NAME, Sharing::All),
             ("some", Sharing::Selected("p")),
             ("off", Sharing::Off),
             ("zdr", Sharing::ZeroDataRetention),
@@ -76,7 +76,7 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
         .into(),
         ends_after: None,
     };
-    let large = |allowance| (vec!["gpt-4o", "o1", ODD_NAME], allowance);
+    let large = |allowance| (vec!["gpt-4o", "o1", HOSTILE_NAME], allowance);
     match change {
         Change::Nothing => {}
         Change::Cut => drop(rules.pools.insert("large", large(350))),
@@ -88,7 +88,7 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
         Change::ModelMoves => {
             rules
                 .pools
-                .insert("large", (vec!["gpt-4o", ODD_NAME], 1_000));
+                .insert("large", (vec!["gpt-4o", HOSTILE_NAME], 1_000));
             rules.pools.insert("mini", (vec!["gpt-4o-mini", "o1"], 400));
         }
         Change::OtherOverflow => rules.closes = !closes,
@@ -98,7 +98,7 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
 }
 
 impl Rules {
-    /// The policy file that says the same.
+    /// The policy file with these rules.
     pub fn text(&self, first_day: UtcDay) -> String {
         let overflow = if self.closes {
             "close_until_reset"

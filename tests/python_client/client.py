@@ -13,7 +13,7 @@ from tollgate.v1 import quota_pb2_grpc
 
 MIDNIGHT = datetime(2026, 11, 23, tzinfo=timezone.utc)
 
-# The numbers never change: gateways were compiled with them.
+# The numbers never change: gateways are compiled with them.
 ENUMS = {
     "Verdict": {"VERDICT_UNSPECIFIED": 0, "VERDICT_FREE": 1, "VERDICT_BILLED": 2},
     "BilledReason": {
@@ -46,7 +46,7 @@ def equal(got, wanted):
         raise AssertionError(f"got {got!r}, wanted {wanted!r}")
 
 
-def figures(answer):
+def balance(answer):
     return (answer.allowance, answer.used, answer.remaining)
 
 
@@ -76,7 +76,7 @@ def enums_have_their_numbers():
 def reserve(stub):
     free = stub.Reserve(ask(1_000, request_id="one"), timeout=20)
     equal((free.verdict, free.billed_reason), (pb.VERDICT_FREE, pb.BILLED_REASON_UNSPECIFIED))
-    equal((free.pool, figures(free)), ("large", (1_000_000, 1_000, 999_000)))
+    equal((free.pool, balance(free)), ("large", (1_000_000, 1_000, 999_000)))
     equal(type(free.resets_at), Timestamp)
     equal(free.resets_at.ToDatetime(tzinfo=timezone.utc), MIDNIGHT)
     equal(free.replayed, False)
@@ -88,12 +88,12 @@ def reserve(stub):
     tool = stub.Reserve(ask(5, workload=pb.WORKLOAD_HOSTED_TOOL), timeout=20)
     equal(pb.Verdict.Name(tool.verdict), "VERDICT_BILLED")
     equal(pb.BilledReason.Name(tool.billed_reason), "BILLED_REASON_WORKLOAD_NOT_COVERED")
-    equal((tool.pool, figures(tool)), ("", (0, 0, 0)))
+    equal((tool.pool, balance(tool)), ("", (0, 0, 0)))
     equal(tool.resets_at.ToDatetime(tzinfo=timezone.utc), MIDNIGHT)
 
     dry = stub.Reserve(ask(1_000_000, dry_run=True), timeout=20)
     equal(dry.billed_reason, pb.BILLED_REASON_ALLOWANCE_EXCEEDED)
-    equal(figures(dry), (1_000_000, 1_000, 999_000))
+    equal(balance(dry), (1_000_000, 1_000, 999_000))
 
     fails(grpc.StatusCode.INVALID_ARGUMENT, "org", stub.Reserve, ask(1, org=""))
     fails(grpc.StatusCode.INVALID_ARGUMENT, "tokens", stub.Reserve, ask(0))
@@ -106,7 +106,7 @@ def settle(stub):
         settled = stub.Settle(request, timeout=20)
         equal((settled.verdict, settled.billed_reason), (pb.VERDICT_FREE, 0))
         equal((settled.verdict_changed, settled.replayed), (False, replayed))
-        equal((settled.pool, figures(settled)), ("large", (1_000_000, 800, 999_200)))
+        equal((settled.pool, balance(settled)), ("large", (1_000_000, 800, 999_200)))
         equal(settled.resets_at.ToDatetime(tzinfo=timezone.utc), MIDNIGHT)
     other = pb.SettleRequest(org="org-demo", request_id="one", tokens=801)
     fails(grpc.StatusCode.ALREADY_EXISTS, "800", stub.Settle, other)
@@ -120,7 +120,7 @@ def release(stub):
     for replayed in (False, True):
         released = stub.Release(request, timeout=20)
         equal((released.released_tokens, released.replayed), (300, replayed))
-        equal((released.pool, figures(released)), ("mini", (10_000_000, 0, 10_000_000)))
+        equal((released.pool, balance(released)), ("mini", (10_000_000, 0, 10_000_000)))
         equal(released.resets_at.ToDatetime(tzinfo=timezone.utc), MIDNIGHT)
     settled = pb.ReleaseRequest(org="org-demo", request_id="one")
     fails(grpc.StatusCode.FAILED_PRECONDITION, "settled", stub.Release, settled)

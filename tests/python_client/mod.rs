@@ -1,4 +1,4 @@
-//! A client in another language, generated from the proto as its users would generate it.
+//! A client in another language, generated from the proto.
 
 use std::{path::Path, process::Command};
 
@@ -11,7 +11,7 @@ use crate::support::{
     world::NOON,
 };
 
-/// The modules that Python's protoc makes of the proto.
+/// The Python modules that protoc generates from the proto.
 pub fn generated_modules() -> TempDir {
     let generated = tempfile::tempdir().unwrap();
     let mut protoc = Command::new(tool("venv/bin/python"));
@@ -21,7 +21,7 @@ pub fn generated_modules() -> TempDir {
     for kind in ["python_out", "grpc_python_out"] {
         protoc.arg(format!("--{kind}={}", generated.path().display()));
     }
-    run(&mut protoc).good();
+    run(&mut protoc).expect_success();
     generated
 }
 
@@ -35,11 +35,11 @@ fn a_python_client_generated_from_the_proto_can_call_everything() {
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python_client/client.py"))
         .arg(&service.addr)
         .env("PYTHONPATH", generated.path())
-        // The repository is no place for compiled files.
+        // Leaves no compiled files in the repository.
         .env("PYTHONDONTWRITEBYTECODE", "1");
-    let said = run(&mut client).good();
+    let received = run(&mut client).expect_success();
     assert_eq!(
-        said.lines().last(),
+        received.lines().last(),
         Some("every call was answered as expected")
     );
 }

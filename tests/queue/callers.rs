@@ -1,4 +1,4 @@
-//! Who goes with whom, and what becomes of callers who go away and of calls that fail.
+//! Which requests are sent together, and the fate of callers that leave and of calls that fail.
 
 use futures_util::{future::join_all, poll};
 use tollgate::{
@@ -6,27 +6,27 @@ use tollgate::{
     store::StoreError,
 };
 
-use super::Held;
+use super::HeldLedger;
 use crate::support::{
     held_store::{HeldCall, settled},
-    world::{With as _, ask, org_id, policy, request_id, said},
+    world::{ReserveExt as _, new_reserve, org_id, policy, request_id, verdict_text},
 };
 
 #[tokio::test]
-async fn who_comes_alone_goes_at_once_and_alone() {
-    let mut held = Held::new(4).await;
+async fn a_single_request_is_sent_at_once() {
+    let mut held = HeldLedger::new(4).await;
     for id in ["one", "two"] {
-        let asked = held.id(id).await;
+        let pending = held.id(id).await;
         let call = held.calls.next().await;
         assert_eq!(call.sizes(), [("acme", 1)]);
         call.go();
-        assert_eq!(said(asked.await.unwrap().verdict), "FREE");
+        assert_eq!(verdict_text(pending.await.unwrap().verdict), "FREE");
     }
 }
 
 #[tokio::test]
-async fn what_arrives_during_a_call_goes_together_in_the_next_in_the_order_of_arrival() {
-    let mut held = Held::new(4).await;
+async fn requests_that_arrive_during_a_call_go_together_in_the_next_in_order() {
+    let mut held = HeldLedger::new(4).await;
     let ledger = held.ledger.clone();
     let first = held.id("first").await;
     let call = held.calls.next().await;
@@ -45,11 +45,11 @@ async fn what_arrives_during_a_call_goes_together_in_the_next_in_the_order_of_ar
     next.go();
     first.await.unwrap();
     let answers = join_all(waiting).await.into_iter();
-    let figures = answers
+    let balances = answers
         .map(|it| it.unwrap())
         .map(|it| (it.pool.unwrap().used.get(), it.replayed));
-    let figures: Vec<_> = figures.collect();
-    assert_eq!(figures, [(2, false), (3, false), (4, false), (4, true)]);
+    let balances: Vec<_> = balances.collect();
+    assert_eq!(balances, [(2, false), (3, false), (4, false), (4, true)]);
     assert_eq!(settle.await.unwrap().pool.unwrap().used.get(), 3);
     assert_eq!(release.await.unwrap().pool.unwrap().used.get(), 2);
     assert!(held.calls.all_now().await.is_empty());
@@ -57,29 +57,32 @@ async fn what_arrives_during_a_call_goes_together_in_the_next_in_the_order_of_ar
 
 #[tokio::test]
 async fn other_organizations_do_not_wait_for_a_held_one_while_the_store_takes_more_calls() {
-    let mut held = Held::new(2).await;
+    let mut held = HeldLedger::new(2).await;
     let _first = held.id("held").await;
     let _held_call = held.calls.next().await;
     let _behind = held.id("behind").await;
     for org in ["other", "strange"] {
-        let asked = held.arrive(ask(1).org(org)).await.unwrap();
+        let pending = held.arrive(new_reserve(1).org(org)).await.unwrap();
         let call = held.calls.next().await;
         assert_eq!(call.sizes(), [(org, 1)]);
         call.go();
-        asked.await.unwrap();
+        pending.await.unwrap();
     }
-    // The store takes no third call: who comes then waits for the end of one.
-    let _other = held.arrive(ask(1).org("other").id("o")).await.unwrap();
+    // The store takes no third call: the request waits until one ends.
+    let _other = held
+        .arrive(new_reserve(1).org("other").id("o"))
+        .await
+        .unwrap();
     let other_call = held.calls.next().await;
-    let _third = held.arrive(ask(1).org("third")).await.unwrap();
+    let _third = held.arrive(new_reserve(1).org("third")).await.unwrap();
     assert!(held.calls.all_now().await.is_empty());
     other_call.go();
     assert_eq!(held.calls.next().await.sizes(), [("third", 1)]);
 }
 
 #[tokio::test]
-async fn what_waits_of_several_organizations_goes_in_one_call() {
-    let mut held = Held::new(1).await;
+async fn waiting_requests_of_several_organizations_go_in_one_call() {
+    let mut held = HeldLedger::new(1).await;
     let _first = held.id("first").await;
     let call = held.calls.next().await;
     let mut waiting = Vec::new();
@@ -89,7 +92,7 @@ async fn what_waits_of_several_organizations_goes_in_one_call() {
         ("third", "x"),
         ("other", "z"),
     ] {
-        waiting.push(held.arrive(ask(1).org(org).id(id)).await.unwrap());
+        waiting.push(held.arrive(new_reserve(1).org(org).id(id)).await.unwrap());
     }
     call.go();
     let next = held.calls.next().await;
@@ -100,8 +103,8 @@ async fn what_waits_of_several_organizations_goes_in_one_call() {
 }
 
 #[tokio::test]
-async fn who_went_away_while_waiting_is_never_sent() {
-    let mut held = Held::new(4).await;
+async fn a_request_whose_caller_left_while_waiting_is_never_sent() {
+    let mut held = HeldLedger::new(4).await;
     let first = held.id("first").await;
     let call = held.calls.next().await;
     let mut waiting = held
@@ -121,8 +124,8 @@ async fn who_went_away_while_waiting_is_never_sent() {
 }
 
 #[tokio::test]
-async fn where_all_who_waited_went_away_no_call_is_made_and_the_next_goes_at_once() {
-    let mut held = Held::new(1).await;
+async fn if_all_waiting_callers_left_no_call_is_made_and_the_next_goes_at_once() {
+    let mut held = HeldLedger::new(1).await;
     let _first = held.id("first").await;
     let call = held.calls.next().await;
     drop(held.ids(&["a", "b"]).await);
@@ -136,8 +139,8 @@ async fn where_all_who_waited_went_away_no_call_is_made_and_the_next_goes_at_onc
 }
 
 #[tokio::test]
-async fn a_caller_who_goes_away_during_its_call_abandons_the_answer_and_not_the_write() {
-    let mut held = Held::new(4).await;
+async fn a_caller_who_leaves_during_its_call_abandons_the_answer_and_not_the_write() {
+    let mut held = HeldLedger::new(4).await;
     drop(held.id("alone").await);
     let call = held.calls.next().await;
     let waiting = held.ids(&["a", "b"]).await;
@@ -153,11 +156,11 @@ async fn a_caller_who_goes_away_during_its_call_abandons_the_answer_and_not_the_
 
 #[tokio::test]
 async fn an_error_of_the_store_reaches_every_caller_of_its_call_and_no_other() {
-    let mut held = Held::new(1).await;
+    let mut held = HeldLedger::new(1).await;
     let first = held.id("first").await;
     let call = held.calls.next().await;
     let mut failing = held.ids(&["a", "b"]).await;
-    failing.push(held.arrive(ask(1).org("other")).await.unwrap());
+    failing.push(held.arrive(new_reserve(1).org("other")).await.unwrap());
     call.go();
     first.await.unwrap();
     let call = held.calls.next().await;
@@ -169,12 +172,12 @@ async fn an_error_of_the_store_reaches_every_caller_of_its_call_and_no_other() {
         assert!(matches!(failed, Err(LedgerError::Store(it)) if it == error));
     }
     held.calls.next().await.go();
-    assert_eq!(said(behind.await.unwrap().verdict), "FREE");
+    assert_eq!(verdict_text(behind.await.unwrap().verdict), "FREE");
 }
 
 #[tokio::test]
-async fn a_call_that_panics_fails_its_callers_and_what_waits_goes_on() {
-    let mut held = Held::new(1).await;
+async fn a_panic_in_a_call_fails_its_callers_and_the_queue_goes_on() {
+    let mut held = HeldLedger::new(1).await;
     let first = held.id("first").await;
     let call = held.calls.next().await;
     let waiting = held.ids(&["a", "b"]).await;
@@ -192,15 +195,15 @@ async fn a_call_that_panics_fails_its_callers_and_what_waits_goes_on() {
 }
 
 #[tokio::test]
-async fn what_waits_is_judged_together_by_the_policy_of_the_moment_in_which_it_is_sent() {
-    let mut held = Held::new(1).await;
+async fn waiting_requests_are_assessed_together_by_the_policy_at_the_time_of_sending() {
+    let mut held = HeldLedger::new(1).await;
     let first = held.id("first").await;
     let call = held.calls.next().await;
     let mut waiting = held.ids(&["a", "b"]).await;
     held.ledger.set_policy(policy("keep_open").into());
     waiting.extend(held.ids(&["c", "d"]).await);
     call.go();
-    // What was sent before stays judged by the policy of then.
+    // What was sent before is assessed by the previous policy.
     let allowance = |answer: Reserved| answer.pool.unwrap().allowance.get();
     assert_eq!(allowance(first.await.unwrap()), 1_000_000);
     let call = held.calls.next().await;
@@ -212,12 +215,12 @@ async fn what_waits_is_judged_together_by_the_policy_of_the_moment_in_which_it_i
 }
 
 #[tokio::test]
-async fn a_batch_that_midnight_overtakes_is_judged_anew_and_decided_again_as_it_is() {
-    let mut held = Held::new(1).await;
+async fn a_batch_that_crosses_midnight_is_assessed_and_decided_again() {
+    let mut held = HeldLedger::new(1).await;
     let first = held.id("first").await;
     let call = held.calls.next().await;
     let mut waiting = held.ids(&["a", "b"]).await;
-    waiting.push(held.arrive(ask(1).org("other")).await.unwrap());
+    waiting.push(held.arrive(new_reserve(1).org("other")).await.unwrap());
     let day = |call: &HeldCall| call.batches[0].day.to_string();
     assert_eq!(day(&call), "2026-11-22");
     call.go();
@@ -225,7 +228,7 @@ async fn a_batch_that_midnight_overtakes_is_judged_anew_and_decided_again_as_it_
     let call = held.calls.next().await;
     assert_eq!(day(&call), "2026-11-22");
     held.clock.set("2026-11-23T00:00:01Z");
-    // The policy of the second time is that of then.
+    // The second attempt uses the policy of its own time.
     held.ledger.set_policy(policy("keep_open").into());
     let behind = held.id("behind").await;
     call.go();
@@ -250,33 +253,38 @@ async fn a_batch_that_midnight_overtakes_is_judged_anew_and_decided_again_as_it_
 
 #[tokio::test]
 async fn a_clock_that_names_another_day_each_time_fails_its_callers_and_counts_nothing() {
-    let mut held = Held::new(1).await;
-    let asked = held.id("asked").await;
+    let mut held = HeldLedger::new(1).await;
+    let pending = held.id("pending").await;
     for day in 23..27 {
         let call = held.calls.next().await;
         held.clock.set(&format!("2026-11-{day}T00:00:01Z"));
         call.go();
     }
-    assert!(matches!(asked.await, Err(LedgerError::ClockUnstable)));
+    assert!(matches!(pending.await, Err(LedgerError::ClockUnstable)));
     assert!(held.calls.all_now().await.is_empty());
-    assert!(!held.counted("asked").await);
+    assert!(!held.counted("pending").await);
 }
 
 #[tokio::test]
-async fn requests_that_are_asked_together_go_together_and_have_their_answers_in_their_places() {
-    let mut held = Held::new(1).await;
-    let calls = vec![ask(1).id("a"), ask(2).org("other"), ask(3), ask(1).id("a")];
+async fn requests_of_one_call_are_sent_together_and_answered_in_order() {
+    let mut held = HeldLedger::new(1).await;
+    let calls = vec![
+        new_reserve(1).id("a"),
+        new_reserve(2).org("other"),
+        new_reserve(3),
+        new_reserve(1).id("a"),
+    ];
     let ledger = held.ledger.clone();
-    let asked = tokio::spawn(async move { ledger.reserve_all(calls).await });
+    let pending = tokio::spawn(async move { ledger.reserve_all(calls).await });
     let call = held.calls.next().await;
     assert_eq!(call.sizes(), [("acme", 3), ("other", 1)]);
     call.go();
-    let answers = asked.await.unwrap().into_iter();
+    let answers = pending.await.unwrap().into_iter();
     let used = answers.map(|it| it.unwrap().pool.unwrap().used.get());
     assert_eq!(used.collect::<Vec<_>>(), [1, 2, 4, 4]);
 }
 
-/// As it does at the end of the grace period: each call that it drops must not begin another.
+/// As at the end of the grace period: a dropped call must not begin another one.
 #[test]
 fn a_runtime_may_end_while_decisions_wait() {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -284,14 +292,14 @@ fn a_runtime_may_end_while_decisions_wait() {
         .build()
         .unwrap();
     let waiting = runtime.block_on(async {
-        let mut held = Held::new(1).await;
-        let mut asked = held.ids(&["first", "a", "b"]).await;
-        asked.push(held.arrive(ask(1).org("other")).await.unwrap());
-        (held.calls.next().await, held, asked)
+        let mut held = HeldLedger::new(1).await;
+        let mut pending = held.ids(&["first", "a", "b"]).await;
+        pending.push(held.arrive(new_reserve(1).org("other")).await.unwrap());
+        (held.calls.next().await, held, pending)
     });
     drop(runtime);
-    let (_call, _held, asked) = waiting;
-    for cut in futures_util::FutureExt::now_or_never(join_all(asked)).unwrap() {
+    let (_call, _held, pending) = waiting;
+    for cut in futures_util::FutureExt::now_or_never(join_all(pending)).unwrap() {
         assert!(matches!(cut, Err(LedgerError::TaskPanicked)));
     }
 }

@@ -1,10 +1,10 @@
-//! Decisions that wait for the store: what goes together, in which order, and what is never sent. Over a
-//! store whose every call the test holds until it lets it go.
+//! The queue in front of the store: what is sent together, in which order, and what is never sent. The test holds each
+//! call of the store until it releases it.
 
 mod bounds;
 mod callers;
+mod deadlines;
 mod outage;
-mod time;
 
 use std::{pin::Pin, sync::Arc, task::Poll};
 
@@ -20,21 +20,21 @@ use tollgate::{
 use crate::support::{
     clock::Clock,
     held_store::{HeldCalls, HeldStore},
-    world::{NOON, With as _, ask, policy_text, small_policy},
+    world::{NOON, ReserveExt as _, new_reserve, policy_text, small_policy},
 };
 
-/// A ledger over a held store that has so many calls under way at most.
-struct Held {
+/// A ledger over a held store with this many concurrent calls.
+struct HeldLedger {
     ledger: Ledger,
     calls: HeldCalls,
     clock: Clock,
     store: Arc<HeldStore>,
 }
 
-type Asked = Pin<Box<dyn Future<Output = Result<Reserved, LedgerError>>>>;
+type PendingReserve = Pin<Box<dyn Future<Output = Result<Reserved, LedgerError>>>>;
 
-impl Held {
-    /// `acme` and `other` are granted what the tests ask for.
+impl HeldLedger {
+    /// The policy grants `acme` and `other` all that the tests reserve.
     async fn new(calls_at_once: usize) -> Self {
         let clock = Clock::at(NOON);
         let memory = Arc::new(MemoryStore::new(clock.function(), UsageLimits::default()));
@@ -42,7 +42,7 @@ impl Held {
         let text = small_policy("keep_open").replace("large = 1_000", "large = 1_000_000");
         let policy = Arc::new(policy_text(&text));
         let ledger = Ledger::new(LedgerConfig::new(policy, store.clone()));
-        // It learns the day, which the tests have as they want it.
+        // The ledger learns the store's day.
         ledger.probe().await.unwrap();
         Self {
             ledger,
@@ -52,33 +52,33 @@ impl Held {
         }
     }
 
-    /// A Reserve that has arrived: it waits, or was refused at once.
-    async fn arrive(&self, call: Reserve) -> Result<Asked, LedgerError> {
+    /// Starts a Reserve: it waits, or is refused at once.
+    async fn arrive(&self, call: Reserve) -> Result<PendingReserve, LedgerError> {
         let ledger = self.ledger.clone();
-        let mut asked: Asked = Box::pin(async move { ledger.reserve(call).await });
-        match poll!(asked.as_mut()) {
-            Poll::Pending => Ok(asked),
+        let mut pending: PendingReserve = Box::pin(async move { ledger.reserve(call).await });
+        match poll!(pending.as_mut()) {
+            Poll::Pending => Ok(pending),
             Poll::Ready(answer) => Err(answer.unwrap_err()),
         }
     }
 
-    /// Reserves of these ids of `acme`, that arrive in this order, and wait.
-    async fn ids(&self, ids: &[&str]) -> Vec<Asked> {
-        let mut asked = Vec::new();
+    /// Starts Reserves with these ids of `acme`, in this order.
+    async fn ids(&self, ids: &[&str]) -> Vec<PendingReserve> {
+        let mut pending = Vec::new();
         for id in ids {
-            asked.push(self.id(id).await);
+            pending.push(self.id(id).await);
         }
-        asked
+        pending
     }
 
-    async fn id(&self, id: &str) -> Asked {
-        self.arrive(ask(1).id(id)).await.unwrap()
+    async fn id(&self, id: &str) -> PendingReserve {
+        self.arrive(new_reserve(1).id(id)).await.unwrap()
     }
 
-    /// Lets calls go until these have their answers. Gives what the calls held.
+    /// Releases calls until these requests have their answers. Also gives the batches of the calls.
     async fn answered(
         &mut self,
-        asked: Vec<Asked>,
+        pending: Vec<PendingReserve>,
     ) -> (Vec<Result<Reserved, LedgerError>>, Vec<Vec<Batch>>) {
         let mut made = Vec::new();
         let calls = Box::pin(async {
@@ -87,18 +87,18 @@ impl Held {
                 call.go();
             }
         });
-        let answers = match select(join_all(asked), calls).await {
+        let answers = match select(join_all(pending), calls).await {
             Either::Left((answers, _)) => answers,
             Either::Right(_) => unreachable!("the calls have no end"),
         };
         (answers, made)
     }
 
-    /// Whether the store knows the id: a replay says so, and a dry look would not.
+    /// Whether the store has the id: a second Reserve is then a replay.
     async fn counted(&mut self, id: &str) -> bool {
-        let asked = self.ledger.clone();
-        let call = ask(1).id(id);
-        let again = tokio::spawn(async move { asked.reserve(call).await });
+        let pending = self.ledger.clone();
+        let call = new_reserve(1).id(id);
+        let again = tokio::spawn(async move { pending.reserve(call).await });
         self.calls.next().await.go();
         again.await.unwrap().unwrap().replayed
     }

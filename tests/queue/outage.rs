@@ -1,4 +1,4 @@
-//! When the store is known to be down, and what becomes of calls then.
+//! When the store counts as down, and the effect on calls.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -11,14 +11,14 @@ use tollgate::{
     store::{RefusalReason, StoreError},
 };
 
-use super::Held;
+use super::HeldLedger;
 use crate::support::{
     held_store::settled,
-    world::{With as _, ask, org_id},
+    world::{ReserveExt as _, new_reserve, org_id},
 };
 
-/// A watcher asks more often than this, whether the store is up or down.
-const SOON: Duration = Duration::from_secs(1);
+/// Longer than the probe interval, whether the store is up or down.
+const PROBE_WAIT: Duration = Duration::from_secs(1);
 
 fn silent() -> StoreError {
     let reason = "the test wants it".to_owned();
@@ -30,8 +30,8 @@ fn full() -> StoreError {
     StoreError::Refused { why, reason }
 }
 
-impl Held {
-    /// One whose store is watched, and has answered.
+impl HeldLedger {
+    /// A ledger whose store is watched and up.
     async fn watched() -> (Self, JoinHandle<()>) {
         let held = Self::new(1).await;
         let watching = tokio::spawn(held.ledger.watch_store());
@@ -48,7 +48,7 @@ impl Held {
         matches!(self.state(), StoreState::Down(_))
     }
 
-    /// How many times the store was asked while this long passed.
+    /// The number of probes within a time.
     async fn probes_in(&self, time: Duration) -> usize {
         let before = self.store.probes.load(Ordering::Relaxed);
         sleep(time).await;
@@ -59,21 +59,21 @@ impl Held {
         *self.store.probes_fail.lock().unwrap() = error.into();
     }
 
-    /// A call that the store fails.
+    /// Makes a call that the store fails.
     async fn fail_one(&mut self) {
         self.fail_one_for(silent()).await;
     }
 
     async fn fail_one_for(&mut self, error: StoreError) {
-        let asked = self.id("fails").await;
+        let pending = self.id("fails").await;
         self.calls.next().await.fail(error);
-        assert!(matches!(asked.await, Err(LedgerError::Store(_))));
+        assert!(matches!(pending.await, Err(LedgerError::Store(_))));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_fails_is_no_outage_while_the_store_answers_the_watcher() {
-    let (mut held, _watching) = Held::watched().await;
+    let (mut held, _watching) = HeldLedger::watched().await;
     for _ in 0..20 {
         held.fail_one().await;
         sleep(Duration::from_millis(10)).await;
@@ -82,8 +82,8 @@ async fn a_call_that_fails_is_no_outage_while_the_store_answers_the_watcher() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_fails_makes_the_watcher_ask_at_once_and_its_failure_is_an_outage() {
-    let (mut held, _watching) = Held::watched().await;
+async fn a_failed_call_makes_the_watcher_probe_at_once_and_begins_an_outage() {
+    let (mut held, _watching) = HeldLedger::watched().await;
     sleep(Duration::from_millis(60)).await;
     held.probes_fail(silent());
     held.fail_one().await;
@@ -92,10 +92,10 @@ async fn a_call_that_fails_makes_the_watcher_ask_at_once_and_its_failure_is_an_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_refused_makes_the_watcher_ask_at_once_too() {
+async fn a_refused_call_makes_the_watcher_probe_at_once_too() {
     let reason = "the test wants it".to_owned();
     for error in [full(), StoreError::Unsuitable { reason }] {
-        let (mut held, _watching) = Held::watched().await;
+        let (mut held, _watching) = HeldLedger::watched().await;
         sleep(Duration::from_millis(60)).await;
         held.probes_fail(error.clone());
         held.fail_one_for(error).await;
@@ -106,19 +106,19 @@ async fn a_call_that_is_refused_makes_the_watcher_ask_at_once_too() {
 
 #[tokio::test(start_paused = true)]
 async fn the_watcher_alone_finds_an_outage_where_nobody_calls() {
-    let (held, _watching) = Held::watched().await;
+    let (held, _watching) = HeldLedger::watched().await;
     held.probes_fail(silent());
-    sleep(SOON).await;
+    sleep(PROBE_WAIT).await;
     assert!(held.is_down());
 }
 
 #[tokio::test(start_paused = true)]
 async fn while_the_store_is_down_every_call_is_answered_at_once_and_none_reaches_it() {
-    let (mut held, _watching) = Held::watched().await;
+    let (mut held, _watching) = HeldLedger::watched().await;
     held.probes_fail(silent());
-    sleep(SOON).await;
+    sleep(PROBE_WAIT).await;
     for _ in 0..100 {
-        let answer = held.ledger.reserve(ask(1).id("r")).await;
+        let answer = held.ledger.reserve(new_reserve(1).id("r")).await;
         let Err(LedgerError::Down(down)) = answer else {
             panic!("{answer:?}");
         };
@@ -128,31 +128,31 @@ async fn while_the_store_is_down_every_call_is_answered_at_once_and_none_reaches
     }
     assert!(held.calls.all_now().await.is_empty());
     held.probes_fail(None);
-    sleep(SOON).await;
+    sleep(PROBE_WAIT).await;
     assert_eq!(held.state(), StoreState::Up);
     assert!(!held.counted("r").await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_refuses_to_count_is_still_read() {
-    let (held, _watching) = Held::watched().await;
+    let (held, _watching) = HeldLedger::watched().await;
     held.probes_fail(full());
-    sleep(SOON).await;
-    let refused = held.ledger.reserve(ask(1)).await;
+    sleep(PROBE_WAIT).await;
+    let refused = held.ledger.reserve(new_reserve(1)).await;
     assert!(matches!(refused, Err(LedgerError::Down(down)) if down.error == full()));
     held.ledger.quota(&org_id("acme")).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_that_changes_its_reason_has_begun_when_it_began() {
-    let (held, _watching) = Held::watched().await;
+    let (held, _watching) = HeldLedger::watched().await;
     held.probes_fail(silent());
-    sleep(SOON).await;
+    sleep(PROBE_WAIT).await;
     let StoreState::Down(first) = held.state() else {
         panic!();
     };
     held.probes_fail(full());
-    sleep(SOON).await;
+    sleep(PROBE_WAIT).await;
     let StoreState::Down(then) = held.state() else {
         panic!();
     };
@@ -160,43 +160,43 @@ async fn an_outage_that_changes_its_reason_has_begun_when_it_began() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_store_is_asked_at_a_bounded_rate_however_many_calls_fail() {
-    let (mut held, _watching) = Held::watched().await;
-    let quiet = held.probes_in(10 * SOON).await;
+async fn the_store_is_probed_at_a_bounded_rate_however_many_calls_fail() {
+    let (mut held, _watching) = HeldLedger::watched().await;
+    let quiet = held.probes_in(10 * PROBE_WAIT).await;
     assert!((19..=21).contains(&quiet), "{quiet}");
     let before = held.store.probes.load(Ordering::Relaxed);
     for _ in 0..500 {
         held.fail_one().await;
         sleep(Duration::from_millis(2)).await;
     }
-    // Once every 50 ms.
+    // One in 50 ms.
     let probes = held.store.probes.load(Ordering::Relaxed) - before;
     assert!((10..=31).contains(&probes), "{probes}");
     held.probes_fail(silent());
-    sleep(SOON).await;
-    let down = held.probes_in(10 * SOON).await;
+    sleep(PROBE_WAIT).await;
+    let down = held.probes_in(10 * PROBE_WAIT).await;
     assert!((38..=41).contains(&down), "{down}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn before_the_store_has_said_anything_a_watched_ledger_counts_nothing_by_it() {
-    let mut held = Held::new(1).await;
+async fn before_the_first_probe_a_watched_ledger_counts_nothing() {
+    let mut held = HeldLedger::new(1).await;
     held.probes_fail(StoreError::Unsuitable {
         reason: "the test wants it".to_owned(),
     });
     let mut watching = Box::pin(held.ledger.watch_store());
-    // From here on: nobody knows whether its task or a call's comes first.
-    let mut asked = Box::pin(held.ledger.reserve(ask(1)));
-    assert!(futures_util::poll!(asked.as_mut()).is_pending());
+    // Polled here: otherwise the order of the two tasks would be undefined.
+    let mut pending = Box::pin(held.ledger.reserve(new_reserve(1)));
+    assert!(futures_util::poll!(pending.as_mut()).is_pending());
     assert!(futures_util::poll!(watching.as_mut()).is_pending());
-    let asked = timeout(10 * SOON, asked)
+    let pending = timeout(10 * PROBE_WAIT, pending)
         .await
-        .expect("the store was asked");
-    assert!(matches!(asked, Err(LedgerError::Down(_))));
+        .expect("the store was probed");
+    assert!(matches!(pending, Err(LedgerError::Down(_))));
     assert!(held.calls.all_now().await.is_empty());
-    // Who doesn't watch any more holds nothing up.
+    // A dropped watcher blocks no calls.
     drop(watching);
-    let asked = held.id("r").await;
+    let pending = held.id("r").await;
     held.calls.next().await.go();
-    asked.await.unwrap();
+    pending.await.unwrap();
 }

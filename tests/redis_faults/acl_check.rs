@@ -1,4 +1,4 @@
-//! A right that the user of Redis lacks is named, by readiness, answers and log, as soon as it is taken away.
+//! A missing right of the Redis user is named by readiness, answers and log, as soon as it is removed.
 
 use std::{
     sync::{
@@ -14,20 +14,20 @@ use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{
-    BACK, logged, not_ready_body,
+    RECOVERY_TIMEOUT, logged, not_ready_body,
     refusals::{LEAST_RIGHTS, url_of_user},
-    refused, start_unseen,
+    refused, start_without_waiting,
 };
 use crate::server::http_get;
 use crate::support::{
-    calls::{Client, ask, reserve},
+    calls::{Client, new_reserve, reserve},
     clock::Clock,
     redis::RedisServer,
     tollgate::Tollgate,
 };
 
-/// Every command that a decision needs.
-const DECIDING: [&str; 8] = [
+/// The commands of a decision.
+const DECISION_COMMANDS: [&str; 8] = [
     "get", "set", "hmget", "hset", "expireat", "time", "evalsha", "eval",
 ];
 
@@ -35,7 +35,7 @@ fn change_rights(redis: &RedisServer, rules: &[&str]) {
     redis.run(&[&["ACL", "SETUSER", "gate"], rules].concat());
 }
 
-/// Waits until `/readyz` is not ready and says this, or is ready; which is soon.
+/// Waits until `/readyz` is not ready for this reason, or is ready. Fails if that takes long.
 async fn wait_for_readyz(tollgate: &Tollgate, missing: Option<&str>) {
     let begun = Instant::now();
     loop {
@@ -45,7 +45,10 @@ async fn wait_for_readyz(tollgate: &Tollgate, missing: Option<&str>) {
             Some(missing) => head.starts_with("HTTP/1.1 503") && body.contains(missing),
         };
         let took = begun.elapsed();
-        assert!(took < BACK, "{missing:?} after {took:?}: {head} {body}");
+        assert!(
+            took < RECOVERY_TIMEOUT,
+            "{missing:?} after {took:?}: {head} {body}"
+        );
         if is_there {
             return;
         }
@@ -53,7 +56,7 @@ async fn wait_for_readyz(tollgate: &Tollgate, missing: Option<&str>) {
     }
 }
 
-/// Callers that reserve all the time. No failure of theirs is anything but the store's.
+/// Callers that reserve all the time. Each failure must be one of the store.
 struct Load {
     ends: Arc<AtomicBool>,
     served: Arc<AtomicUsize>,
@@ -75,7 +78,10 @@ impl Load {
                 let mut number = 0;
                 while !ends.load(Ordering::Relaxed) {
                     number += 1;
-                    match client.reserve(ask(1, &format!("{caller} {number}"))).await {
+                    match client
+                        .reserve(new_reserve(1, &format!("{caller} {number}")))
+                        .await
+                    {
                         Ok(_) => drop(served.fetch_add(1, Ordering::Relaxed)),
                         Err(status) => {
                             assert_eq!(status.code(), Code::Unavailable, "{status:?}");
@@ -92,7 +98,7 @@ impl Load {
     async fn wait_for_more(&self) {
         let (before, begun) = (self.served.load(Ordering::Relaxed), Instant::now());
         while self.served.load(Ordering::Relaxed) < before + 20 {
-            assert!(begun.elapsed() < BACK);
+            assert!(begun.elapsed() < RECOVERY_TIMEOUT);
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
     }
@@ -106,10 +112,10 @@ impl Load {
 }
 
 async fn each_right_is_named(redis: &RedisServer) {
-    let tollgate = start_unseen(&url_of_user(redis, &LEAST_RIGHTS), "");
+    let tollgate = start_without_waiting(&url_of_user(redis, &LEAST_RIGHTS), "");
     wait_for_readyz(&tollgate, None).await;
     let load = Load::on(&tollgate.client());
-    for command in DECIDING {
+    for command in DECISION_COMMANDS {
         load.wait_for_more().await;
         change_rights(redis, &[&format!("-{command}")]);
         let missing = format!("lacks +{command}");
@@ -130,7 +136,7 @@ async fn each_right_is_named(redis: &RedisServer) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_right_that_is_taken_away_under_load_is_named_within_a_second_and_seen_again_within_one()
+async fn each_right_that_is_removed_under_load_is_named_within_a_second_and_its_return_noticed_within_one()
  {
     each_right_is_named(&RedisServer::start()).await;
 }
@@ -143,7 +149,7 @@ async fn each_right_is_named_in_the_words_of_valkey_too() {
 #[tokio::test]
 async fn several_missing_rights_are_all_named_and_the_reason_follows_when_they_change() {
     let redis = RedisServer::start();
-    let tollgate = start_unseen(&url_of_user(&redis, &LEAST_RIGHTS), "");
+    let tollgate = start_without_waiting(&url_of_user(&redis, &LEAST_RIGHTS), "");
     wait_for_readyz(&tollgate, None).await;
     change_rights(&redis, &["-set", "-hset", "-time"]);
     wait_for_readyz(&tollgate, Some("lacks +set +hset +time")).await;
@@ -161,7 +167,7 @@ async fn several_missing_rights_are_all_named_and_the_reason_follows_when_they_c
 #[tokio::test]
 async fn what_only_reads_names_the_right_that_it_lacks_too() {
     let redis = RedisServer::start();
-    let tollgate = start_unseen(&url_of_user(&redis, &LEAST_RIGHTS), "");
+    let tollgate = start_without_waiting(&url_of_user(&redis, &LEAST_RIGHTS), "");
     wait_for_readyz(&tollgate, None).await;
     let mut client = tollgate.client();
     reserve(&client, 1, "r").await;
@@ -170,7 +176,7 @@ async fn what_only_reads_names_the_right_that_it_lacks_too() {
         org: org.clone(),
         ..usage
     };
-    // No decision needs it: the service is ready.
+    // No decision needs the right, so the service is ready.
     let status = client.list_usage(usage).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("lacks +hscan"), "{status:?}");
@@ -183,16 +189,16 @@ async fn what_only_reads_names_the_right_that_it_lacks_too() {
     for text in [status.message(), &page] {
         assert!(text.contains("lacks +get"), "{text}");
     }
-    // It has no request_id to retry with.
+    // ListUsage has no request_id.
     assert!(status.message().ends_with(": retry"), "{status:?}");
     assert!(!logged(&tollgate, &["not Tollgate's"]));
 }
 
 #[tokio::test]
-async fn a_user_that_may_not_choose_its_database_is_told_so() {
+async fn the_missing_right_to_select_the_database_is_named() {
     let redis = RedisServer::start();
     let url = url_of_user(&redis, &LEAST_RIGHTS);
-    let tollgate = start_unseen(&format!("{url}/1"), "");
+    let tollgate = start_without_waiting(&format!("{url}/1"), "");
     wait_for_readyz(&tollgate, Some("lacks +select")).await;
     change_rights(&redis, &["+select"]);
     wait_for_readyz(&tollgate, None).await;
@@ -201,10 +207,10 @@ async fn a_user_that_may_not_choose_its_database_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_user_that_may_not_wait_for_replicas_is_told_so() {
+async fn the_missing_right_to_wait_for_replicas_is_named() {
     let redis = RedisServer::start();
     let url = url_of_user(&redis, &LEAST_RIGHTS);
-    let tollgate = start_unseen(&url, "[redis]\nwait_replicas = 1");
+    let tollgate = start_without_waiting(&url, "[redis]\nwait_replicas = 1");
     wait_for_readyz(&tollgate, Some("lacks +wait")).await;
     change_rights(&redis, &["+wait"]);
     wait_for_readyz(&tollgate, Some("too few replicas")).await;

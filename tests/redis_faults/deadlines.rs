@@ -1,4 +1,4 @@
-//! Every call has its answer within its deadline, however long Redis says nothing.
+//! Every call is answered within its deadline, however long Redis takes.
 
 use std::time::{Duration, Instant};
 
@@ -8,18 +8,20 @@ use tollgate::grpc::proto::{
 };
 use tonic::{Code, Status};
 
-use super::{PROMPT, reserve_until_the_service_ends_it, start, streams::Asking, unavailable};
+use super::{
+    MAX_CALL_TIME, reserve_until_the_service_ends_it, start, streams::RequestStream, unavailable,
+};
 use crate::support::{
-    calls::{Client, ask, large, reserve, said},
+    calls::{Client, large, new_reserve, reserve, verdict_text},
     redis::RedisServer,
     streams::code,
 };
 
-/// Redis has a minute to answer, and its callers have not.
-const SHORT: &str = "call_timeout = \"300ms\"\n[redis]\nresponse_timeout = \"60s\"";
+/// Redis may take a minute; its callers may not.
+const SHORT_CALL_TIMEOUT: &str = "call_timeout = \"300ms\"\n[redis]\nresponse_timeout = \"60s\"";
 const CALL_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// How each of the calls fails, and that it takes the call timeout.
+/// The code of each call; asserts that it took the call timeout.
 async fn all_fail(client: &Client) -> Vec<Status> {
     let (org, request_id) = (|| "acme".to_owned(), || "r".to_owned());
     let mut client = client.clone();
@@ -48,7 +50,7 @@ async fn all_fail(client: &Client) -> Vec<Status> {
     ];
     let calls = u32::try_from(failed.len()).unwrap();
     assert!(begun.elapsed() >= CALL_TIMEOUT * calls);
-    assert!(begun.elapsed() < CALL_TIMEOUT * calls + PROMPT);
+    assert!(begun.elapsed() < CALL_TIMEOUT * calls + MAX_CALL_TIME);
     failed
 }
 
@@ -56,13 +58,13 @@ async fn all_fail(client: &Client) -> Vec<Status> {
 async fn a_call_without_a_deadline_is_unavailable_after_the_call_timeout_and_is_carried_to_its_end()
 {
     let redis = RedisServer::start();
-    let tollgate = start(&redis, SHORT).await;
+    let tollgate = start(&redis, SHORT_CALL_TIMEOUT).await;
     let client = tollgate.client();
     reserve(&client, 1, "r").await;
     redis.signal(Signal::SIGSTOP);
     let begun = Instant::now();
     unavailable(&client, 10, "sent").await;
-    assert!(begun.elapsed() >= CALL_TIMEOUT && begun.elapsed() < CALL_TIMEOUT + PROMPT);
+    assert!(begun.elapsed() >= CALL_TIMEOUT && begun.elapsed() < CALL_TIMEOUT + MAX_CALL_TIME);
     let advice = [
         "outcome is unknown",
         "outcome is unknown",
@@ -76,26 +78,26 @@ async fn a_call_without_a_deadline_is_unavailable_after_the_call_timeout_and_is_
     redis.signal(Signal::SIGCONT);
     let again = reserve(&client, 10, "sent").await;
     assert!(again.replayed, "what was sent is carried to its end");
-    // What waited behind it for its turn was dropped.
+    // Queued requests behind it were dropped.
     assert_eq!(large(&client).await.used, 11);
 }
 
 #[tokio::test]
 async fn the_callers_deadline_counts_and_the_answer_comes_before_it() {
     let redis = RedisServer::start();
-    let patient = "call_timeout = \"60s\"\n[redis]\nresponse_timeout = \"60s\"";
-    let tollgate = start(&redis, patient).await;
+    let long_timeouts = "call_timeout = \"60s\"\n[redis]\nresponse_timeout = \"60s\"";
+    let tollgate = start(&redis, long_timeouts).await;
     reserve(&tollgate.client(), 1, "before").await;
     redis.signal(Signal::SIGSTOP);
     let ended = async |request: &ReserveRequest| {
         let begun = Instant::now();
         let code = reserve_until_the_service_ends_it(&tollgate, request, "200m").await;
-        // tonic would say CANCELLED at the deadline itself.
+        // tonic's client would report CANCELLED at the deadline itself.
         assert_eq!(code, Code::Unavailable);
-        assert!(begun.elapsed() < PROMPT);
+        assert!(begun.elapsed() < MAX_CALL_TIME);
     };
-    ended(&ask(1, "first")).await;
-    ended(&ask(1, "behind")).await;
+    ended(&new_reserve(1, "first")).await;
+    ended(&new_reserve(1, "behind")).await;
     redis.signal(Signal::SIGCONT);
     let mut client = tollgate.client();
     assert!(reserve(&client, 1, "first").await.replayed);
@@ -107,36 +109,36 @@ async fn the_callers_deadline_counts_and_the_answer_comes_before_it() {
 #[tokio::test]
 async fn with_degraded_answers_a_reserve_whose_time_is_over_is_billed_and_nothing_else_is() {
     let redis = RedisServer::start();
-    let settings = format!("on_store_failure = \"billed\"\n{SHORT}");
+    let settings = format!("on_store_failure = \"billed\"\n{SHORT_CALL_TIMEOUT}");
     let tollgate = start(&redis, &settings).await;
     let client = tollgate.client();
     redis.signal(Signal::SIGSTOP);
     let begun = Instant::now();
     let answer = reserve(&client, 10, "r").await;
-    assert_eq!(said(&answer), "StoreUnavailable");
-    assert!(begun.elapsed() < CALL_TIMEOUT + PROMPT);
+    assert_eq!(verdict_text(&answer), "StoreUnavailable");
+    assert!(begun.elapsed() < CALL_TIMEOUT + MAX_CALL_TIME);
     for failed in all_fail(&client).await {
         assert_eq!(failed.code(), Code::Unavailable, "{failed:?}");
     }
     redis.signal(Signal::SIGCONT);
-    assert_eq!(said(&reserve(&client, 10, "r").await), "FREE");
+    assert_eq!(verdict_text(&reserve(&client, 10, "r").await), "FREE");
 }
 
 #[tokio::test]
 async fn each_request_of_a_stream_has_the_time_of_a_call_and_the_stream_goes_on() {
     let redis = RedisServer::start();
-    let tollgate = start(&redis, SHORT).await;
-    let mut asking = Asking::over(&tollgate.client()).await;
-    assert_eq!(asking.ask(1, "before").await.unwrap().used, 1);
+    let tollgate = start(&redis, SHORT_CALL_TIMEOUT).await;
+    let mut stream = RequestStream::over(&tollgate.client()).await;
+    assert_eq!(stream.reserve(1, "before").await.unwrap().used, 1);
     redis.signal(Signal::SIGSTOP);
     for id in ["sent", "behind"] {
         let begun = Instant::now();
-        let failed = asking.ask(10, id).await;
+        let failed = stream.reserve(10, id).await;
         assert_eq!(code(&failed), Code::Unavailable);
         assert!(failed.unwrap_err().message.contains("outcome is unknown"));
-        assert!(begun.elapsed() >= CALL_TIMEOUT && begun.elapsed() < CALL_TIMEOUT + PROMPT);
+        assert!(begun.elapsed() >= CALL_TIMEOUT && begun.elapsed() < CALL_TIMEOUT + MAX_CALL_TIME);
     }
     redis.signal(Signal::SIGCONT);
-    assert!(asking.ask(10, "sent").await.unwrap().replayed);
-    assert!(!asking.ask(10, "behind").await.unwrap().replayed);
+    assert!(stream.reserve(10, "sent").await.unwrap().replayed);
+    assert!(!stream.reserve(10, "behind").await.unwrap().replayed);
 }

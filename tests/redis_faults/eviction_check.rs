@@ -1,4 +1,4 @@
-//! A Redis that may delete what was counted, or can't run the scripts, is none to decide by.
+//! A Redis that may evict counters, or can't run the scripts, is refused.
 
 use std::{
     io::{Read as _, Write as _},
@@ -11,12 +11,12 @@ use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{
-    PATIENCE, logged, not_ready_body,
+    WAIT_TIMEOUT, logged, not_ready_body,
     refusals::{LEAST_RIGHTS, url_of_user},
-    refused, served_again, start, start_unseen, unavailable,
+    refused, served_again, start, start_without_waiting, unavailable,
 };
 use crate::support::{
-    calls::{Client, ask, reserve, said},
+    calls::{Client, new_reserve, reserve, verdict_text},
     redis::RedisServer,
     tollgate::Tollgate,
 };
@@ -27,13 +27,13 @@ fn set_policy(redis: &RedisServer, policy: &str) {
     redis.run(&["CONFIG", "SET", "maxmemory-policy", policy]);
 }
 
-/// How many lines of the log say this.
+/// The number of log lines with this message.
 fn lines(tollgate: &Tollgate, message: &str) -> usize {
     let says = |line: &&serde_json::Value| line["message"].as_str().unwrap().contains(message);
     tollgate.log().iter().filter(says).count()
 }
 
-/// How many calls of a command Redis rejected.
+/// How often Redis rejected a command.
 fn rejected(redis: &RedisServer, command: &str) -> u64 {
     let stats = redis.info("commandstats");
     let line = stats.lines().find(|line| line.starts_with(command));
@@ -43,17 +43,17 @@ fn rejected(redis: &RedisServer, command: &str) -> u64 {
 
 /// Waits for a line of the log.
 async fn wait_for_line(tollgate: &Tollgate, message: &str) {
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while lines(tollgate, message) == 0 {
-        assert!(Instant::now() < patience, "{:?}", tollgate.log());
+        assert!(Instant::now() < deadline, "{:?}", tollgate.log());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Calls until one is refused, which is within five seconds.
+/// Calls until one is refused, within five seconds.
 async fn refused_soon(client: &Client) {
     let begun = Instant::now();
-    while client.clone().reserve(ask(1, "")).await.is_ok() {
+    while client.clone().reserve(new_reserve(1, "")).await.is_ok() {
         assert!(begun.elapsed() < Duration::from_secs(5));
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -62,25 +62,25 @@ async fn refused_soon(client: &Client) {
 #[tokio::test]
 async fn a_redis_that_may_evict_counters_is_refused_from_the_first_call_on() {
     let redis = RedisServer::start_on(crate::support::free_port(), None, &EVICTING);
-    let tollgate = start_unseen(&redis.url(), "");
+    let tollgate = start_without_waiting(&redis.url(), "");
     let client = tollgate.client();
     let why = "maxmemory-policy is allkeys-lru";
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let status = refused(&client, 10, "r").await;
         assert_eq!(status.code(), Code::Unavailable);
         if status.message().contains(why) {
             break;
         }
-        // On a busy machine it may not be reached in time at first.
-        assert!(Instant::now() < patience, "{status:?}");
+        // On a busy machine, it may be unreachable at first.
+        assert!(Instant::now() < deadline, "{status:?}");
     }
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     assert!(not_ready_body(&tollgate).contains(why));
     assert_eq!(redis.integer(&["DBSIZE"]), 0);
-    // The operator puts it right.
+    // The operator fixes it.
     set_policy(&redis, "noeviction");
-    assert_eq!(said(&served_again(&client, "r").await), "FREE");
+    assert_eq!(verdict_text(&served_again(&client, "r").await), "FREE");
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
 }
 
@@ -100,7 +100,7 @@ async fn an_eviction_policy_that_is_switched_on_under_traffic_is_refused_until_i
         set_policy(&redis, "noeviction");
         served_again(&client, "").await;
         tollgate.wait_for_readiness(ServingStatus::Serving).await;
-        // Once for each change, however often it was asked for.
+        // Once per change, however many calls there were.
         assert_eq!(lines(&tollgate, "the store is unfit"), round + 1);
         assert!(logged(&tollgate, &["ERROR", policy]));
     }
@@ -109,9 +109,9 @@ async fn an_eviction_policy_that_is_switched_on_under_traffic_is_refused_until_i
 #[tokio::test]
 async fn with_degraded_answers_an_unfit_redis_has_every_reserve_billed() {
     let redis = RedisServer::start_on(crate::support::free_port(), None, &EVICTING);
-    let tollgate = start_unseen(&redis.url(), "on_store_failure = \"billed\"");
+    let tollgate = start_without_waiting(&redis.url(), "on_store_failure = \"billed\"");
     let answer = reserve(&tollgate.client(), 10, "r").await;
-    assert_eq!(said(&answer), "StoreUnavailable");
+    assert_eq!(verdict_text(&answer), "StoreUnavailable");
     assert_eq!(redis.integer(&["DBSIZE"]), 0);
 }
 
@@ -120,15 +120,15 @@ async fn where_the_operator_takes_the_risk_it_serves_and_warns_once_for_each_cha
     let redis = RedisServer::start_on(crate::support::free_port(), None, &EVICTING);
     let tollgate = start(&redis, "[redis]\nunsafe_eviction = \"warn\"").await;
     let client = tollgate.client();
-    assert_eq!(said(&reserve(&client, 10, "r").await), "FREE");
+    assert_eq!(verdict_text(&reserve(&client, 10, "r").await), "FREE");
     assert_eq!(lines(&tollgate, "UNSAFE"), 1);
     assert!(logged(&tollgate, &["WARN", "UNSAFE", "allkeys-lru"]));
     set_policy(&redis, "noeviction");
     wait_for_line(&tollgate, "does not evict any more").await;
     set_policy(&redis, "volatile-lru");
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while !logged(&tollgate, &["UNSAFE", "volatile-lru"]) {
-        assert!(Instant::now() < patience, "{:?}", tollgate.log());
+        assert!(Instant::now() < deadline, "{:?}", tollgate.log());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(lines(&tollgate, "UNSAFE"), 2);
@@ -139,40 +139,46 @@ async fn where_the_operator_takes_the_risk_it_serves_and_warns_once_for_each_cha
 }
 
 #[tokio::test]
-async fn an_evicting_policy_without_a_limit_deletes_nothing_and_is_only_told() {
+async fn an_evicting_policy_without_a_memory_limit_is_only_a_warning() {
     let redis = RedisServer::start();
     set_policy(&redis, "allkeys-lru");
     let tollgate = start(&redis, "").await;
     assert!(logged(&tollgate, &["WARN", "risky", "allkeys-lru"]));
-    assert_eq!(said(&reserve(&tollgate.client(), 10, "r").await), "FREE");
+    assert_eq!(
+        verdict_text(&reserve(&tollgate.client(), 10, "r").await),
+        "FREE"
+    );
 }
 
 #[tokio::test]
-async fn without_the_right_to_ask_it_serves_and_says_once_that_it_can_not_know() {
+async fn without_the_right_to_info_it_serves_and_warns_once() {
     let redis = RedisServer::start_on(crate::support::free_port(), None, &EVICTING);
     let rights = LEAST_RIGHTS.into_iter().filter(|right| *right != "+info");
     let url = url_of_user(&redis, &rights.collect::<Vec<_>>());
-    let tollgate = start_unseen(&url, "");
+    let tollgate = start_without_waiting(&url, "");
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
-    assert_eq!(said(&reserve(&tollgate.client(), 10, "r").await), "FREE");
-    // It has been asked for several times, as what Redis rejected shows.
-    let patience = Instant::now() + PATIENCE;
+    assert_eq!(
+        verdict_text(&reserve(&tollgate.client(), 10, "r").await),
+        "FREE"
+    );
+    // Several probes have been rejected.
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while rejected(&redis, "cmdstat_info:") < 3 {
-        assert!(Instant::now() < patience, "{}", redis.info("commandstats"));
+        assert!(Instant::now() < deadline, "{}", redis.info("commandstats"));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(lines(&tollgate, "+info"), 1);
 }
 
-/// Answers HELLO and INFO as an old Redis does, and refuses everything else, until the caller leaves.
+/// Answers HELLO and INFO like an old Redis, and refuses all other commands.
 fn answer_as_an_old_redis(mut caller: TcpStream) {
-    let mut asked = [0; 4096];
-    while let Ok(length @ 1..) = caller.read(&mut asked) {
-        let asked = String::from_utf8_lossy(&asked[..length]).into_owned();
+    let mut bytes = [0; 4096];
+    while let Ok(length @ 1..) = caller.read(&mut bytes) {
+        let command = String::from_utf8_lossy(&bytes[..length]).into_owned();
         let info = "redis_version:6.2.14\r\n";
-        let answer = if asked.contains("HELLO") {
+        let answer = if command.contains("HELLO") {
             "%1\r\n+proto\r\n:3\r\n".to_owned()
-        } else if asked.contains("INFO") {
+        } else if command.contains("INFO") {
             format!("${}\r\n{info}\r\n", info.len())
         } else {
             "-ERR Error compiling script\r\n".to_owned()
@@ -192,7 +198,7 @@ async fn a_redis_that_is_too_old_for_the_scripts_is_refused_and_named() {
             thread::spawn(|| answer_as_an_old_redis(caller.unwrap()));
         }
     });
-    let tollgate = start_unseen(&url, "[redis]\nunsafe_eviction = \"warn\"");
+    let tollgate = start_without_waiting(&url, "[redis]\nunsafe_eviction = \"warn\"");
     let status = refused(&tollgate.client(), 10, "r").await;
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     assert_eq!(status.code(), Code::Unavailable);

@@ -1,4 +1,4 @@
-//! What a server says when it refuses is not hidden, and what it must not say is not told.
+//! The server's own words of a refusal are shown, and secrets are not.
 
 use std::{
     io::{Read as _, Write as _},
@@ -7,20 +7,20 @@ use std::{
     time::Instant,
 };
 
-use super::{PATIENCE, logged, not_ready_body, refused, start_unseen};
+use super::{WAIT_TIMEOUT, logged, not_ready_body, refused, start_without_waiting};
 use crate::server::http_get;
 use crate::support::{redis::RedisServer, tollgate::Tollgate};
 
-/// Waits until readiness, an answer, the page and the log all say these words.
-async fn is_told(tollgate: &Tollgate, words: &str) {
-    let patience = Instant::now() + PATIENCE;
+/// Waits until readiness, an answer, the page and the log all have these words.
+async fn wait_for_report(tollgate: &Tollgate, words: &str) {
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let status = refused(&tollgate.client(), 1, "r").await;
         let (_, page) = http_get(&tollgate.http_addr, "/api/quota?org=acme");
         let (head, body) = http_get(&tollgate.http_addr, "/readyz");
         let texts = [status.message(), &page, &body];
-        let told = texts.iter().all(|text| text.contains(words));
-        if told && logged(tollgate, &["NOT_SERVING", words]) {
+        let is_shown = texts.iter().all(|text| text.contains(words));
+        if is_shown && logged(tollgate, &["NOT_SERVING", words]) {
             assert!(head.starts_with("HTTP/1.1 503"), "{head}");
             for text in texts {
                 assert!(!text.contains("127.0.0.1"), "{text}");
@@ -28,7 +28,7 @@ async fn is_told(tollgate: &Tollgate, words: &str) {
             return;
         }
         assert!(
-            Instant::now() < patience,
+            Instant::now() < deadline,
             "{words:?}: {texts:?} {:?}",
             tollgate.log()
         );
@@ -36,18 +36,20 @@ async fn is_told(tollgate: &Tollgate, words: &str) {
     }
 }
 
-/// A server that answers each of these commands so, and HELLO well unless it is among them.
+/// A server that gives these replies to commands, and a valid one to HELLO unless it is listed.
 fn answers(answers: &'static [(&'static str, &'static str)]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let serve = move |mut caller: TcpStream| {
-        let mut asked = [0; 4096];
-        while let Ok(length @ 1..) = caller.read(&mut asked) {
-            let asked = String::from_utf8_lossy(&asked[..length]).into_owned();
-            let known = answers.iter().find(|(command, _)| asked.contains(command));
+        let mut bytes = [0; 4096];
+        while let Ok(length @ 1..) = caller.read(&mut bytes) {
+            let command = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            let known = answers
+                .iter()
+                .find(|(command, _)| command.contains(command));
             let answer = match known {
                 Some((_, answer)) => answer,
-                None if asked.contains("HELLO") => "%1\r\n+proto\r\n:3\r\n",
+                None if command.contains("HELLO") => "%1\r\n+proto\r\n:3\r\n",
                 None => "-ERR unknown\r\n",
             };
             if caller.write_all(answer.as_bytes()).is_err() {
@@ -64,43 +66,43 @@ fn answers(answers: &'static [(&'static str, &'static str)]) -> String {
 }
 
 #[tokio::test]
-async fn a_database_that_is_not_there_is_told_in_the_servers_own_words() {
+async fn a_missing_database_is_reported_in_the_servers_own_words() {
     let redis = RedisServer::start();
-    let tollgate = start_unseen(&format!("{}/99", redis.url()), "");
-    is_told(&tollgate, "ERR DB index is out of range").await;
+    let tollgate = start_without_waiting(&format!("{}/99", redis.url()), "");
+    wait_for_report(&tollgate, "ERR DB index is out of range").await;
 }
 
 #[tokio::test]
-async fn any_other_refusal_is_told_in_the_servers_own_words_whenever_it_comes() {
+async fn any_other_refusal_is_reported_in_the_servers_own_words_at_any_time() {
     for refuses in [
         &[("HELLO", "-FROZEN until noon\r\n")][..],
         &[
             ("INFO", "-FROZEN until noon\r\n"),
-            // The page reads all the same.
+            // Reading works all the same.
             ("EVALSHA", "-FROZEN until noon\r\n"),
         ],
         &[("INFO", "$-1\r\n"), ("EVALSHA", "-FROZEN until noon\r\n")],
     ] {
-        let tollgate = start_unseen(&format!("redis://{}", answers(refuses)), "");
-        is_told(&tollgate, "FROZEN until noon").await;
+        let tollgate = start_without_waiting(&format!("redis://{}", answers(refuses)), "");
+        wait_for_report(&tollgate, "FROZEN until noon").await;
     }
 }
 
 #[tokio::test]
-async fn what_a_server_repeats_of_a_login_is_told_nowhere() {
+async fn a_login_that_a_server_repeats_is_shown_nowhere() {
     let echo =
         "-ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'gate' 'hunter2' \r\n";
     let answers: &'static [(&str, &str)] = Vec::leak(vec![("HELLO", echo)]);
     let server = self::answers(answers);
     let url = format!("redis://gate:hunter2@{server}");
-    let tollgate = start_unseen(&url, "log = \"trace\"");
-    is_told(&tollgate, "ERR unknown command 'HELLO'").await;
+    let tollgate = start_without_waiting(&url, "log = \"trace\"");
+    wait_for_report(&tollgate, "ERR unknown command 'HELLO'").await;
     assert!(!not_ready_body(&tollgate).contains("hunter2"));
     assert!(!logged(&tollgate, &["hunter2"]));
 }
 
 #[tokio::test]
-async fn a_server_that_can_not_be_reached_is_told_in_the_words_of_networks() {
+async fn an_unreachable_server_is_reported_with_the_network_error() {
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = hangs.local_addr().unwrap();
     let closes = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -114,9 +116,9 @@ async fn a_server_that_can_not_be_reached_is_told_in_the_words_of_networks() {
         (silent.to_string(), "can't be reached: timed out"),
         (closing.to_string(), "can't be reached: connection reset"),
     ] {
-        let tollgate = start_unseen(&format!("redis://{host}"), "");
-        is_told(&tollgate, words).await;
-        // The log says which server it is.
+        let tollgate = start_without_waiting(&format!("redis://{host}"), "");
+        wait_for_report(&tollgate, words).await;
+        // The log names the server.
         assert!(logged(&tollgate, &["NOT_SERVING", words, &host]));
     }
 }

@@ -1,18 +1,18 @@
-//! docs/CONTRACT.md, the errors: a real service over a real Redis that restarts, stalls, is demoted,
-//! runs full, or holds what is not ours.
+//! docs/CONTRACT.md, the errors: a real service over a real Redis that restarts, stalls, is demoted, is full, or has
+//! foreign data.
 
 mod acl_check;
+mod circuit_breaker;
 mod deadlines;
-mod down;
 mod eviction_check;
-mod foreign;
-mod hindrances;
-mod losses;
+mod foreign_data;
+mod lost_writes;
 mod messages;
 mod outages;
+mod queue;
+mod refusal_reasons;
 mod refusals;
 mod streams;
-mod waiting;
 
 use std::time::{Duration, Instant};
 
@@ -24,44 +24,46 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::server::http_get;
 use crate::support::{
-    calls::{Client, TextFile, ask, policy_file},
+    calls::{Client, TextFile, new_reserve, policy_file},
     redis::RedisServer,
     tollgate::Tollgate,
 };
 
-/// The default of both timeouts is 500 ms; a slow machine may be late. What the tests tell apart takes
-/// ten times as long.
-const PROMPT: Duration = Duration::from_secs(3);
+/// Both timeouts are 500 ms by default; more time for busy machines. A wrong timeout would take ten times as long.
+const MAX_CALL_TIME: Duration = Duration::from_secs(3);
 
-/// A second is what the contract says; a slow machine may be late.
-const BACK: Duration = Duration::from_secs(3);
+/// The contract says one second; more time for busy machines.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// No answer takes nearly as long, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than any answer takes, also on a busy machine.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A pause that a test makes is no failure of Redis.
-const PATIENT: &str = "call_timeout = \"60s\"\n[redis]\nresponse_timeout = \"60s\"";
+/// Timeouts that a pause of Redis by a test does not reach.
+const LONG_TIMEOUTS: &str = "call_timeout = \"60s\"\n[redis]\nresponse_timeout = \"60s\"";
 
-/// A service over this Redis that has seen it answer.
+/// A service over this Redis, ready.
 async fn start(redis: &RedisServer, settings: &str) -> Tollgate {
-    let tollgate = start_unseen(&redis.url(), settings);
+    let tollgate = start_without_waiting(&redis.url(), settings);
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     tollgate
 }
 
-fn start_unseen(url: &str, settings: &str) -> Tollgate {
+fn start_without_waiting(url: &str, settings: &str) -> Tollgate {
     let (policy, settings) = (policy_file(1_000), TextFile::new(settings));
     let args = ["--policy", policy.path(), "--config", settings.path()];
     Tollgate::start(&[&args[..], &["--store", url]].concat())
 }
 
-/// How a Reserve fails.
+/// The error of a Reserve.
 async fn refused(client: &Client, tokens: u64, request_id: &str) -> Status {
-    let answer = client.clone().reserve(ask(tokens, request_id)).await;
+    let answer = client
+        .clone()
+        .reserve(new_reserve(tokens, request_id))
+        .await;
     answer.unwrap_err()
 }
 
-/// It fails as UNAVAILABLE, and the message says what to do.
+/// Asserts that a Reserve fails with UNAVAILABLE and helpful advice.
 async fn unavailable(client: &Client, tokens: u64, request_id: &str) {
     let status = refused(client, tokens, request_id).await;
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
@@ -71,19 +73,19 @@ async fn unavailable(client: &Client, tokens: u64, request_id: &str) {
     );
 }
 
-/// Whether a line of the log holds all of these words.
+/// Whether a log line has all of these words.
 fn logged(tollgate: &Tollgate, words: &[&str]) -> bool {
     let lines = tollgate.log();
     let mut texts = lines.iter().map(ToString::to_string);
     texts.any(|line| words.iter().all(|word| line.contains(word)))
 }
 
-/// Waits for a log line with these words: the answer to a call may come before it.
-async fn is_logged(tollgate: &Tollgate, words: &[&str]) {
+/// Waits for a log line with these words: the answer may come before it.
+async fn wait_for_log(tollgate: &Tollgate, words: &[&str]) {
     let begun = Instant::now();
     while !logged(tollgate, words) {
         assert!(
-            begun.elapsed() < PATIENCE,
+            begun.elapsed() < WAIT_TIMEOUT,
             "{words:?}: {:?}",
             tollgate.log()
         );
@@ -91,23 +93,22 @@ async fn is_logged(tollgate: &Tollgate, words: &[&str]) {
     }
 }
 
-/// Calls until a Reserve of one token is served again, which is soon.
+/// Reserves one token until it succeeds, which must be soon.
 async fn served_again(client: &Client, request_id: &str) -> ReserveResponse {
     let begun = Instant::now();
     loop {
-        match client.clone().reserve(ask(1, request_id)).await {
+        match client.clone().reserve(new_reserve(1, request_id)).await {
             Ok(answer) if answer.get_ref().billed_reason() != BilledReason::StoreUnavailable => {
-                assert!(begun.elapsed() < BACK, "{:?}", begun.elapsed());
+                assert!(begun.elapsed() < RECOVERY_TIMEOUT, "{:?}", begun.elapsed());
                 return answer.into_inner();
             }
-            failed => assert!(begun.elapsed() < BACK, "{failed:?}"),
+            failed => assert!(begun.elapsed() < RECOVERY_TIMEOUT, "{failed:?}"),
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// A Reserve with a deadline, whose end the service says: below tonic, whose client would end the call
-/// by a timer of its own.
+/// A Reserve with a deadline. Uses h2, because tonic's client would end the call by its own timer.
 async fn reserve_until_the_service_ends_it(
     tollgate: &Tollgate,
     request: &ReserveRequest,
@@ -130,12 +131,12 @@ async fn reserve_until_the_service_ends_it(
     framed.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
     framed.extend(message);
     body.send_data(framed.into(), true).unwrap();
-    let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+    let answer = timeout(WAIT_TIMEOUT, answer).await.unwrap().unwrap();
     connection.abort();
     Code::from_bytes(answer.headers()["grpc-status"].as_bytes())
 }
 
-/// What `/readyz` says of why the service is not ready.
+/// The reason in `/readyz`.
 fn not_ready_body(tollgate: &Tollgate) -> String {
     let (head, body) = http_get(&tollgate.http_addr, "/readyz");
     assert!(head.starts_with("HTTP/1.1 503"), "{head}: {body}");

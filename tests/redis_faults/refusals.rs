@@ -1,13 +1,13 @@
-//! Redis answers, and says no: demoted, full, or not without the right password.
+//! Redis answers and refuses: it is demoted, full, or rejects the password.
 
 use std::time::{Duration, Instant};
 
 use tollgate::grpc::proto::ReleaseRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{is_logged, logged, start, start_unseen, unavailable};
+use super::{logged, start, start_without_waiting, unavailable, wait_for_log};
 use crate::support::{
-    calls::{large, reserve, said, usage},
+    calls::{large, reserve, usage, verdict_text},
     redis::RedisServer,
 };
 
@@ -31,7 +31,7 @@ async fn a_demoted_redis_makes_calls_unavailable_until_it_is_promoted_again() {
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let answer = reserve(&client, 10, "demoted").await;
     assert_eq!(
-        (said(&answer).as_str(), answer.used, answer.replayed),
+        (verdict_text(&answer).as_str(), answer.used, answer.replayed),
         ("FREE", 20, false)
     );
 }
@@ -46,7 +46,7 @@ async fn a_full_redis_makes_calls_unavailable_until_it_has_room() {
     redis.run(&["CONFIG", "SET", "maxmemory", "1"]);
     unavailable(&client, 10, "full").await;
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
-    // Also where the script has to be sent anew.
+    // Also if the script has to be sent again.
     redis.run(&["SCRIPT", "FLUSH"]);
     unavailable(&client, 10, "full").await;
     assert!(logged(&tollgate, &["WARN", "OOM"]), "{:?}", tollgate.log());
@@ -55,13 +55,13 @@ async fn a_full_redis_makes_calls_unavailable_until_it_has_room() {
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let answer = reserve(&client, 10, "full").await;
     assert_eq!(
-        (said(&answer).as_str(), answer.used, answer.replayed),
+        (verdict_text(&answer).as_str(), answer.used, answer.replayed),
         ("FREE", 20, false)
     );
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_in_the_log_without_the_password() {
+async fn a_wrong_password_is_logged_without_the_password() {
     let redis = RedisServer::start();
     let control = &mut redis.connection();
     let mut set_password = |password: &str| {
@@ -72,8 +72,8 @@ async fn a_wrong_password_is_told_in_the_log_without_the_password() {
     set_password("hunter2");
     for user in [":hunter3@", ""] {
         let url = format!("redis://{user}127.0.0.1:{}", redis.port);
-        let tollgate = start_unseen(&url, "log = \"trace\"");
-        let patience = Instant::now() + Duration::from_secs(10);
+        let tollgate = start_without_waiting(&url, "log = \"trace\"");
+        let deadline = Instant::now() + Duration::from_secs(10);
         let why = [
             "WARN",
             "NOT_SERVING",
@@ -84,7 +84,7 @@ async fn a_wrong_password_is_told_in_the_log_without_the_password() {
             },
         ];
         while !logged(&tollgate, &why) {
-            assert!(Instant::now() < patience, "{:?}", tollgate.log());
+            assert!(Instant::now() < deadline, "{:?}", tollgate.log());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         unavailable(&tollgate.client(), 10, "").await;
@@ -92,10 +92,13 @@ async fn a_wrong_password_is_told_in_the_log_without_the_password() {
         assert_eq!(readiness, Some(ServingStatus::NotServing));
         assert!(!logged(&tollgate, &["hunter3"]));
         if !user.is_empty() {
-            // The operator puts it right: no restart is needed.
+            // The operator fixes it: no restart is needed.
             set_password("hunter3");
             tollgate.wait_for_readiness(ServingStatus::Serving).await;
-            assert_eq!(said(&reserve(&tollgate.client(), 10, "").await), "FREE");
+            assert_eq!(
+                verdict_text(&reserve(&tollgate.client(), 10, "").await),
+                "FREE"
+            );
             assert!(!logged(&tollgate, &["hunter3"]));
         }
     }
@@ -116,7 +119,7 @@ pub(super) const LEAST_RIGHTS: [&str; 11] = [
     "+expireat",
 ];
 
-/// A user with these rights, and where a service reaches Redis as that user.
+/// Creates a user with these rights. Gives the URL for that user.
 pub(super) fn url_of_user(redis: &RedisServer, rights: &[&str]) -> String {
     let user = ["ACL", "SETUSER", "gate", "reset", "on", ">secret"];
     redis.run(&[&user[..], rights].concat());
@@ -127,10 +130,10 @@ pub(super) fn url_of_user(redis: &RedisServer, rights: &[&str]) -> String {
 async fn the_least_rights_that_the_readme_names_suffice() {
     let redis = RedisServer::start();
     let url = url_of_user(&redis, &[&LEAST_RIGHTS[..], &["+hscan"]].concat());
-    let tollgate = start_unseen(&url, "");
+    let tollgate = start_without_waiting(&url, "");
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let client = tollgate.client();
-    assert_eq!(said(&reserve(&client, 10, "r").await), "FREE");
+    assert_eq!(verdict_text(&reserve(&client, 10, "r").await), "FREE");
     let (org, request_id) = ("acme".to_owned(), "r".to_owned());
     let request = ReleaseRequest { org, request_id };
     client.clone().release(request).await.unwrap();
@@ -147,14 +150,14 @@ async fn without_the_right_to_a_write_nothing_at_all_is_written() {
         let redis = RedisServer::start();
         let rights = LEAST_RIGHTS.into_iter().filter(|right| *right != missing);
         let url = url_of_user(&redis, &rights.collect::<Vec<_>>());
-        let tollgate = start_unseen(&url, "");
+        let tollgate = start_without_waiting(&url, "");
         tollgate.wait_for_readiness(ServingStatus::NotServing).await;
         let client = tollgate.client();
         for _ in 0..3 {
             unavailable(&client, 10, "r").await;
         }
         let missing_right = format!("lacks {missing}");
-        is_logged(&tollgate, &["WARN", "NOT_SERVING", &missing_right]).await;
+        wait_for_log(&tollgate, &["WARN", "NOT_SERVING", &missing_right]).await;
         assert_eq!(redis.integer(&["DBSIZE"]), 0, "{missing}");
         url_of_user(&redis, &[&LEAST_RIGHTS[..], &[missing]].concat());
         tollgate.wait_for_readiness(ServingStatus::Serving).await;

@@ -1,4 +1,4 @@
-//! A stream over a Redis that goes away: its requests fail, each in its place, and it lives on.
+//! A stream during an outage of Redis: its requests fail in order, and the stream continues.
 
 use futures_util::stream;
 use tokio::sync::mpsc;
@@ -8,18 +8,18 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::start;
 use crate::support::{
-    calls::{Client, ask, large, reserve, said},
+    calls::{Client, large, new_reserve, reserve, verdict_text},
     redis::RedisServer,
-    streams::{Said, code, next},
+    streams::{StreamItem, code, next},
 };
 
-/// A stream that the test asks one request after the other.
-pub(super) struct Asking {
+/// A stream that sends one request at a time.
+pub(super) struct RequestStream {
     requests: mpsc::Sender<ReserveRequest>,
     answers: Streaming<ReserveStreamResponse>,
 }
 
-impl Asking {
+impl RequestStream {
     pub(super) async fn over(client: &Client) -> Self {
         let (requests, receiver) = mpsc::channel(1);
         let sent = stream::unfold(receiver, async |mut receiver: mpsc::Receiver<_>| {
@@ -32,8 +32,8 @@ impl Asking {
         }
     }
 
-    pub(super) async fn ask(&mut self, tokens: u64, id: &str) -> Said {
-        self.requests.send(ask(tokens, id)).await.unwrap();
+    pub(super) async fn reserve(&mut self, tokens: u64, id: &str) -> StreamItem {
+        self.requests.send(new_reserve(tokens, id)).await.unwrap();
         next(&mut self.answers).await.unwrap()
     }
 }
@@ -42,19 +42,19 @@ impl Asking {
 async fn an_outage_makes_the_requests_of_a_stream_unavailable_until_redis_is_back() {
     let mut redis = RedisServer::start();
     let tollgate = start(&redis, "").await;
-    let mut asking = Asking::over(&tollgate.client()).await;
-    assert_eq!(asking.ask(10, "before").await.unwrap().used, 10);
+    let mut stream = RequestStream::over(&tollgate.client()).await;
+    assert_eq!(stream.reserve(10, "before").await.unwrap().used, 10);
     redis.kill();
     for _ in 0..3 {
-        let failed = asking.ask(10, "between").await;
+        let failed = stream.reserve(10, "between").await;
         assert_eq!(code(&failed), Code::Unavailable);
         assert!(failed.unwrap_err().message.contains("retry with the same"));
     }
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     redis.restart();
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
-    // It kept nothing; the service remembers what it was told.
-    let answer = asking.ask(10, "between").await.unwrap();
+    // Redis lost everything; the service restores its snapshots.
+    let answer = stream.reserve(10, "between").await.unwrap();
     assert_eq!((answer.used, answer.replayed), (20, false));
 }
 
@@ -62,16 +62,19 @@ async fn an_outage_makes_the_requests_of_a_stream_unavailable_until_redis_is_bac
 async fn with_degraded_answers_the_requests_of_a_stream_are_billed_for_the_store() {
     let mut redis = RedisServer::start();
     let tollgate = start(&redis, "on_store_failure = \"billed\"").await;
-    let mut asking = Asking::over(&tollgate.client()).await;
+    let mut stream = RequestStream::over(&tollgate.client()).await;
     redis.kill();
     for _ in 0..3 {
-        let answer = asking.ask(10, "r").await.unwrap();
-        assert_eq!(said(&answer), "StoreUnavailable");
+        let answer = stream.reserve(10, "r").await.unwrap();
+        assert_eq!(verdict_text(&answer), "StoreUnavailable");
     }
     tollgate.wait_for_readiness(ServingStatus::NotServing).await;
     redis.restart();
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
-    assert_eq!(said(&asking.ask(10, "r").await.unwrap()), "FREE");
+    assert_eq!(
+        verdict_text(&stream.reserve(10, "r").await.unwrap()),
+        "FREE"
+    );
 }
 
 #[tokio::test]
@@ -83,7 +86,7 @@ async fn what_is_foreign_fails_the_requests_of_its_organization_alone() {
     let pool = &redis.strings(&["KEYS", "tollgate:{acme}:pool:*"])[0];
     let of = |org: &str| ReserveRequest {
         org: org.to_owned(),
-        ..ask(1, "")
+        ..new_reserve(1, "")
     };
     redis.run(&["SET", pool, "abc"]);
     redis.run(&["SCRIPT", "FLUSH"]);
@@ -99,10 +102,10 @@ async fn what_is_foreign_fails_the_requests_of_its_organization_alone() {
                 others += 1;
                 assert_eq!(answer.unwrap().used, others);
             }
-            _ => assert_eq!(said(&answer.unwrap()), "OrganizationNotEnrolled"),
+            _ => assert_eq!(verdict_text(&answer.unwrap()), "OrganizationNotEnrolled"),
         }
     }
     redis.run(&["DEL", pool]);
-    // What was counted before is remembered.
+    // Earlier counts are restored.
     assert_eq!(large(&client).await.free_requests, 1);
 }

@@ -1,4 +1,4 @@
-//! A file that is another one a hundred times a second, and mostly none that can be taken.
+//! A file that changes a hundred times a second, and is mostly invalid.
 
 use std::{
     collections::BTreeSet,
@@ -13,31 +13,31 @@ use std::{
 
 use tollgate::grpc::proto::GetQuotaRequest;
 
-use super::{Followed, NOT_TAKEN, TAKEN, policy};
+use super::{LOADED, REFUSED, ReloadingService, policy};
 use crate::support::{
-    calls::{Client, ask, said},
-    dice::Dice,
+    calls::{Client, new_reserve, verdict_text},
+    random::Random,
 };
 
-/// How long the file flaps.
-const A_WHILE: Duration = Duration::from_secs(5);
-const BETWEEN: Duration = Duration::from_millis(10);
+/// The duration of the test.
+const TEST_DURATION: Duration = Duration::from_secs(5);
+const WRITE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What the valid ones grant `large`: a million, and up to so many more.
-const VALID: u64 = 50;
-const LEAST: u64 = 1_000_000;
+/// How many different valid policies there are; each grants `large` a million and a different remainder.
+const VALID_POLICIES: u64 = 50;
+const MIN_ALLOWANCE: u64 = 1_000_000;
 
-/// Puts something else in the file's place.
-fn flap(file: &Path, dice: &mut Dice) {
-    let text = policy(LEAST + dice.below(VALID));
-    let beside = file.with_extension("next");
-    match dice.below(7) {
+/// Replaces the file's content.
+fn flap(file: &Path, random: &mut Random) {
+    let text = policy(MIN_ALLOWANCE + random.below(VALID_POLICIES));
+    let next = file.with_extension("next");
+    match random.below(7) {
         0 | 1 => fs::write(file, text).unwrap(),
         2 => {
-            fs::write(&beside, text).unwrap();
-            fs::rename(&beside, file).unwrap();
+            fs::write(&next, text).unwrap();
+            fs::rename(&next, file).unwrap();
         }
-        // No allowance for `mini`: cut off in the middle of its line.
+        // Without the allowance for `mini`: cut off within its line.
         3 => fs::write(file, &text[..text.find("mini = ").unwrap() + 3]).unwrap(),
         4 => fs::write(file, "").unwrap(),
         5 => drop(fs::remove_file(file)),
@@ -45,7 +45,7 @@ fn flap(file: &Path, dice: &mut Dice) {
     }
 }
 
-/// Calls until the end; all answers are by one of the valid policies, whole.
+/// Calls until the end. Every answer must follow one of the valid policies.
 async fn call(mut client: Client, end: Arc<AtomicBool>, calls: Arc<AtomicU64>) -> BTreeSet<u64> {
     let mut seen = BTreeSet::new();
     while !end.load(Ordering::Relaxed) {
@@ -56,10 +56,14 @@ async fn call(mut client: Client, end: Arc<AtomicBool>, calls: Arc<AtomicU64>) -
             panic!("{pools:?}");
         };
         assert_eq!(mini.allowance, large.allowance + 1_000_000);
-        let reserved = client.reserve(ask(1, "")).await.unwrap().into_inner();
-        assert_eq!(said(&reserved), "FREE");
+        let reserved = client
+            .reserve(new_reserve(1, ""))
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(verdict_text(&reserved), "FREE");
         for allowance in [large.allowance, reserved.allowance] {
-            let known = LEAST..LEAST + VALID;
+            let known = MIN_ALLOWANCE..MIN_ALLOWANCE + VALID_POLICIES;
             assert!(known.contains(&allowance), "{allowance}");
             seen.insert(allowance);
         }
@@ -70,36 +74,33 @@ async fn call(mut client: Client, end: Arc<AtomicBool>, calls: Arc<AtomicU64>) -
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_flaps_fails_no_call_and_mixes_nothing_and_the_last_one_is_taken() {
-    let followed = Followed::start_in(|dir| {
-        fs::write(dir.join("policy.toml"), policy(LEAST)).unwrap();
+async fn a_file_that_flaps_fails_no_call_and_mixes_nothing_and_the_last_version_is_loaded() {
+    let service = ReloadingService::start_in(|dir| {
+        fs::write(dir.join("policy.toml"), policy(MIN_ALLOWANCE)).unwrap();
     });
     let (end, calls): (Arc<AtomicBool>, Arc<AtomicU64>) = Default::default();
     let callers: Vec<_> = (0..4)
         .map(|_| {
-            let client = followed.tollgate.client();
+            let client = service.tollgate.client();
             tokio::spawn(call(client, Arc::clone(&end), Arc::clone(&calls)))
         })
         .collect();
-    let file = followed.file();
+    let file = service.file();
     let flapping = tokio::task::spawn_blocking(move || {
-        let (begun, mut dice, mut flaps) = (Instant::now(), Dice(5), 0);
-        while begun.elapsed() < A_WHILE {
-            flap(&file, &mut dice);
+        let (begun, mut random, mut flaps) = (Instant::now(), Random(5), 0);
+        while begun.elapsed() < TEST_DURATION {
+            flap(&file, &mut random);
             flaps += 1;
-            std::thread::sleep((BETWEEN * flaps).saturating_sub(begun.elapsed()));
+            std::thread::sleep((WRITE_INTERVAL * flaps).saturating_sub(begun.elapsed()));
         }
         flaps
     });
     let flaps: u32 = flapping.await.unwrap();
-    let (taken, refused) = (
-        followed.logged(TAKEN).len(),
-        followed.logged(NOT_TAKEN).len(),
-    );
-    followed.write(&policy(LEAST + VALID - 1));
-    let took = followed.grants(LEAST + VALID - 1).await;
-    // All of them see the last one.
-    tokio::time::sleep(BETWEEN * 20).await;
+    let (taken, refused) = (service.logged(LOADED).len(), service.logged(REFUSED).len());
+    service.write(&policy(MIN_ALLOWANCE + VALID_POLICIES - 1));
+    let took = service.grants(MIN_ALLOWANCE + VALID_POLICIES - 1).await;
+    // All of them use the last policy.
+    tokio::time::sleep(WRITE_INTERVAL * 20).await;
     end.store(true, Ordering::Relaxed);
     let mut seen = BTreeSet::new();
     for caller in callers {
@@ -110,8 +111,8 @@ async fn a_file_that_flaps_fails_no_call_and_mixes_nothing_and_the_last_one_is_t
         "{flaps} flaps, {taken} taken, {refused} refused, {calls} calls; the last took {took:?}"
     );
     assert!(flaps > 200, "{flaps}");
-    // It is neither left for later for ever, nor taken each time.
-    let most = usize::try_from(A_WHILE.as_secs()).unwrap() * 5;
+    // It is neither postponed forever nor loaded at each change.
+    let most = usize::try_from(TEST_DURATION.as_secs()).unwrap() * 5;
     assert!(
         (1..=most).contains(&(taken + refused)),
         "{taken} and {refused}"

@@ -1,11 +1,10 @@
-//! docs/CONTRACT.md, "Policy change": a real service whose policy file changes under it, in every way that
-//! files do.
+//! docs/CONTRACT.md, "Policy change": a real service whose policy file changes in every way that files can.
 
 mod changes;
-mod counted;
 mod flapping;
-mod large;
-mod refused;
+mod large_policy;
+mod refusals;
+mod status;
 
 use std::{
     fs,
@@ -22,32 +21,32 @@ use crate::support::{
     world::small_policy,
 };
 
-/// A second is what the contract says; a slow machine may be late.
-const SOON: Duration = Duration::from_secs(5);
+/// The contract says one second; more time for busy machines.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-const TAKEN: &str = "the policy file is taken";
-const NOT_TAKEN: &str = "the policy file is not taken: the policy in force stays";
+const LOADED: &str = "the policy file is taken";
+const REFUSED: &str = "the policy file is not taken: the policy in force stays";
 
-/// The small policy with this allowance for `large`, and one that belongs to it for `mini`.
+/// The small policy with this allowance for `large`, and a related one for `mini`.
 fn policy(large: u64) -> String {
     let text = small_policy("keep_open").replace("large = 1_000", &format!("large = {large}"));
     text.replace("mini = 10_000", &format!("mini = {}", large + 1_000_000))
 }
 
-/// A folder with a policy file in it, and a service that follows it.
-struct Followed {
+/// A folder with a policy file, and a service that follows it.
+struct ReloadingService {
     dir: TempDir,
     tollgate: Tollgate,
     client: Client,
 }
 
-impl Followed {
+impl ReloadingService {
     /// Starts with the policy that grants `large` 1,000 tokens.
     fn start() -> Self {
         Self::start_in(|dir| fs::write(dir.join("policy.toml"), policy(1_000)).unwrap())
     }
 
-    /// Starts with what is laid out in the folder.
+    /// Starts with the folder's content.
     fn start_in(lay_out: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         lay_out(dir.path());
@@ -74,7 +73,7 @@ impl Followed {
         fs::write(self.file(), text).unwrap();
     }
 
-    /// Waits until `large` is granted so much; gives how long that took.
+    /// Waits until `large` has this allowance. Gives the time that it took.
     async fn grants(&self, large: u64) -> Duration {
         let begun = Instant::now();
         loop {
@@ -82,7 +81,7 @@ impl Followed {
             if granted == large {
                 return begun.elapsed();
             }
-            let late = begun.elapsed() > SOON;
+            let late = begun.elapsed() > RELOAD_TIMEOUT;
             assert!(!late, "{granted}, not {large}: {:#?}", self.tollgate.log());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -91,13 +90,13 @@ impl Followed {
     fn logged(&self, message: &str) -> Vec<Value> {
         let mut lines = self.tollgate.log();
         lines.retain(|line| {
-            let said = line["message"].as_str();
-            said.is_some_and(|said| said.starts_with(message))
+            let received = line["message"].as_str();
+            received.is_some_and(|received| received.starts_with(message))
         });
         lines
     }
 
-    /// Waits until a line of the log has been written so many times; gives the last one.
+    /// Waits until a log line has been written so often. Gives the last one.
     async fn waits_for(&self, message: &str, times: usize) -> Value {
         let begun = Instant::now();
         loop {
@@ -106,7 +105,7 @@ impl Followed {
                 assert_eq!(lines.len(), times, "{lines:#?}");
                 return lines.pop().unwrap();
             }
-            let late = begun.elapsed() > SOON;
+            let late = begun.elapsed() > RELOAD_TIMEOUT;
             assert!(!late, "{message}: {:#?}", self.tollgate.log());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

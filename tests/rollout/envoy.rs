@@ -1,4 +1,4 @@
-//! A real Envoy in front of the replicas, as a service mesh or a gateway has it.
+//! A real Envoy in front of the replicas, as in a service mesh.
 
 use std::{
     fs::{self, File},
@@ -18,15 +18,14 @@ use crate::{
     support::{calls::Client, tools::tool},
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An Envoy that balances over replicas by their readiness. It never tries a call again: what fails at a
-/// replica fails for the caller.
+/// An Envoy that balances over ready replicas. It never retries: each failure of a replica reaches the caller.
 pub struct Envoy {
     process: Child,
-    /// Of its own pages, `127.0.0.1:port`.
+    /// The address of its admin pages.
     admin: String,
-    /// Of gRPC, `127.0.0.1:port`.
+    /// The address for gRPC.
     addr: String,
     dir: TempDir,
 }
@@ -55,7 +54,7 @@ impl Envoy {
             dir,
         };
         envoy.admin = envoy.wait_for("its own pages", || {
-            // Written in one go, but not made in one.
+            // Envoy writes the file after creating it.
             fs::read_to_string(&admin)
                 .ok()
                 .filter(|it| it.parse::<SocketAddr>().is_ok())
@@ -68,7 +67,7 @@ impl Envoy {
         envoy
     }
 
-    /// A client over a connection of its own.
+    /// A client with a connection of its own.
     pub fn client(&self) -> Client {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.addr)).unwrap();
         QuotaServiceClient::new(endpoint.connect_lazy())
@@ -79,7 +78,7 @@ impl Envoy {
         self.about(replica, "health_flags") == "healthy"
     }
 
-    /// How many calls it has sent there.
+    /// The number of calls sent to a replica.
     pub fn sent_to(&self, replica: &str) -> u64 {
         self.about(replica, "rq_total").parse().unwrap()
     }
@@ -89,7 +88,7 @@ impl Envoy {
         self.wait_for(replica, || self.is_healthy(replica).then_some(()));
     }
 
-    /// Waits until it has sent so many calls more there.
+    /// Waits until it has sent so many more calls to a replica.
     pub fn wait_for_calls(&self, replica: &str, more: u64) {
         let wanted = self.sent_to(replica) + more;
         self.wait_for(replica, || (self.sent_to(replica) >= wanted).then_some(()));
@@ -108,13 +107,13 @@ impl Envoy {
     }
 
     fn wait_for<T>(&self, what: &str, look: impl Fn() -> Option<T>) -> T {
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             if let Some(found) = look() {
                 return found;
             }
             assert!(
-                Instant::now() < patience,
+                Instant::now() < deadline,
                 "Envoy has no {what}: {}",
                 log_in(self.dir.path())
             );
@@ -134,7 +133,7 @@ fn log_in(dir: &Path) -> String {
     fs::read_to_string(dir.join("log")).unwrap_or_default()
 }
 
-/// Every 250 ms it asks each replica whether it is ready, and believes the first answer.
+/// It checks each replica's readiness every 250 ms; one result changes the state.
 fn config_of(replicas: &[&str]) -> Value {
     let http2 = json!({ "explicit_http_config": { "http2_protocol_options": {} } });
     let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -155,7 +154,7 @@ fn config_of(replicas: &[&str]) -> Value {
                     "cluster_name": "tollgate",
                     "endpoints": [{ "lb_endpoints": endpoints }],
                 },
-                // Without it, calls would go to replicas that are not ready where most are not.
+                // Otherwise it would use replicas that are not ready if most are not.
                 "common_lb_config": { "healthy_panic_threshold": { "value": 0 } },
                 "health_checks": [{
                     "interval": "0.25s",
@@ -176,7 +175,7 @@ fn listener() -> Value {
     let router = "envoy.extensions.filters.http.router.v3.Router";
     let routes = json!([{
         "match": { "prefix": "/" },
-        // A stream has no end of its own.
+        // Streams have no timeout.
         "route": { "cluster": "tollgate", "timeout": "0s" },
     }]);
     let configured = json!({

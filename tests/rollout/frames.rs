@@ -1,5 +1,4 @@
-//! HTTP/2 frame by frame: a client library would hide what a connection is told at its end, and would not send
-//! what no client may send any more.
+//! Raw HTTP/2 frames: a client library would hide how a connection ends, and would not send invalid frames.
 
 use std::time::Duration;
 
@@ -11,9 +10,9 @@ use tokio::{
 };
 use tollgate::grpc::proto::ReserveResponse;
 
-use crate::support::floods::BEGINNING;
+use crate::support::floods::PREFACE;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -28,39 +27,39 @@ const END_HEADERS: u8 = 4;
 
 const RESERVE: &str = "/tollgate.v1.QuotaService/Reserve";
 
-/// What the other end says, as far as a caller has to know it.
+/// What a caller observes on a connection.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Heard {
-    /// A call's answer, whole.
+pub enum Event {
+    /// The complete answer to a call.
     Answer(u32, ReserveResponse),
-    /// A call has ended otherwise.
+    /// A call ended without an answer.
     Ended(u32),
-    /// No call above this is looked at, for this reason.
-    Goodbye { last: u32, reason: u32 },
-    /// A question whether this end is there, and what it takes to answer it.
+    /// Calls above this stream id are not processed.
+    GoAway { last: u32, reason: u32 },
+    /// A ping, with its payload.
     Ping(Vec<u8>),
     /// The connection is closed.
     Closed,
 }
 
-/// A connection whose owner answers nothing by itself but the settings.
+/// A connection that answers only SETTINGS by itself.
 pub struct Connection {
     tcp: TcpStream,
-    /// What came of answers whose ends have not come.
+    /// The messages of answers that have not ended.
     messages: Vec<(u32, Vec<u8>)>,
 }
 
 impl Connection {
     pub async fn open(addr: &str) -> Self {
         let mut tcp = TcpStream::connect(addr).await.unwrap();
-        tcp.write_all(BEGINNING).await.unwrap();
+        tcp.write_all(PREFACE).await.unwrap();
         Self {
             tcp,
             messages: Vec::new(),
         }
     }
 
-    /// Begins a Reserve: its head.
+    /// Sends the head of a Reserve.
     pub async fn begin(&mut self, stream: u32) {
         let mut block = Vec::new();
         for (name, value) in [
@@ -71,7 +70,7 @@ impl Connection {
             ("content-type", "application/grpc"),
             ("te", "trailers"),
         ] {
-            // A literal that no table keeps.
+            // A literal without indexing.
             block.push(0);
             for text in [name, value] {
                 block.push(u8::try_from(text.len()).unwrap());
@@ -81,7 +80,7 @@ impl Connection {
         self.send(HEADERS, END_HEADERS, stream, &block).await;
     }
 
-    /// The rest of it: its message.
+    /// Sends the message of the call.
     pub async fn finish(&mut self, stream: u32, request: &impl Message) {
         let message = request.encode_to_vec();
         let mut body = vec![0];
@@ -90,50 +89,49 @@ impl Connection {
         self.send(DATA, END_STREAM, stream, &body).await;
     }
 
-    /// Both.
+    /// Sends head and message.
     pub async fn call(&mut self, stream: u32, request: &impl Message) {
         self.begin(stream).await;
         self.finish(stream, request).await;
     }
 
-    /// Answers a ping.
     pub async fn answer_ping(&mut self, payload: &[u8]) {
         self.send(PING, ACK, 0, payload).await;
     }
 
-    /// What comes next.
-    pub async fn hear(&mut self) -> Heard {
+    /// The next event.
+    pub async fn next_event(&mut self) -> Event {
         loop {
             let Some((kind, flags, stream, payload)) = self.frame().await else {
-                return Heard::Closed;
+                return Event::Closed;
             };
             match kind {
                 SETTINGS if flags & ACK == 0 => self.send(SETTINGS, ACK, 0, &[]).await,
-                PING if flags & ACK == 0 => return Heard::Ping(payload),
+                PING if flags & ACK == 0 => return Event::Ping(payload),
                 GOAWAY => {
                     let number =
                         |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().unwrap());
                     let (last, reason) = (number(0) & 0x7fff_ffff, number(4));
-                    return Heard::Goodbye { last, reason };
+                    return Event::GoAway { last, reason };
                 }
                 DATA => self.messages.push((stream, payload)),
-                // The head of an answer does not end it, its trailers do.
+                // The head of an answer does not end it; its trailers do.
                 HEADERS if flags & END_STREAM == 0 => {}
                 HEADERS => return self.answer_of(stream),
-                RST_STREAM => return Heard::Ended(stream),
-                // Windows.
+                RST_STREAM => return Event::Ended(stream),
+                // Window updates and the like.
                 _ => {}
             }
         }
     }
 
-    fn answer_of(&mut self, stream: u32) -> Heard {
+    fn answer_of(&mut self, stream: u32) -> Event {
         let Some(at) = self.messages.iter().position(|it| it.0 == stream) else {
-            return Heard::Ended(stream);
+            return Event::Ended(stream);
         };
         let (_, message) = self.messages.remove(at);
-        // Behind whether it is compressed, and its length.
-        Heard::Answer(stream, ReserveResponse::decode(&message[5..]).unwrap())
+        // After the compression flag and the length.
+        Event::Answer(stream, ReserveResponse::decode(&message[5..]).unwrap())
     }
 
     async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
@@ -145,7 +143,7 @@ impl Connection {
         self.tcp.write_all(&frame).await.unwrap();
     }
 
-    /// Kind, flags, stream and payload; nothing where the connection is closed.
+    /// Type, flags, stream and payload; `None` after the connection is closed.
     async fn frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         let reading = async {
             let mut head = [0; 9];
@@ -156,6 +154,8 @@ impl Connection {
             let stream = u32::from_be_bytes(head[5..].try_into().unwrap());
             Some((head[3], head[4], stream, payload))
         };
-        timeout(PATIENCE, reading).await.expect("a frame in time")
+        timeout(WAIT_TIMEOUT, reading)
+            .await
+            .expect("a frame in time")
     }
 }

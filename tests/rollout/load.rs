@@ -1,4 +1,4 @@
-//! What gateways send throughout a rollout, and what became of it.
+//! The load of gateways during a rollout, and its outcome.
 
 use std::{
     collections::VecDeque,
@@ -17,41 +17,41 @@ use tonic::Code;
 
 use super::envoy::Envoy;
 use crate::support::{
-    calls::{Client, ask, said},
+    calls::{Client, new_reserve, verdict_text},
     is_long,
 };
 
-/// Connections to the load balancer that call, the callers on each, and those with a stream. Each has an
-/// organization of its own.
+/// Connections to the load balancer with unary calls, the callers on each, and connections with a stream. Each
+/// connection has its own organization.
 const UNARY_CONNECTIONS: usize = 4;
-const CALLERS_EACH: usize = 4;
+const CALLERS_PER_CONNECTION: usize = 4;
 const STREAMS: usize = 2;
 
-/// How many organizations the load is for.
+/// The number of organizations.
 pub const ORGANIZATIONS: usize = UNARY_CONNECTIONS + STREAMS;
 
-/// How many requests of a stream are on their way at once.
+/// How many requests of a stream are in flight.
 const WINDOW: usize = 16;
 
-/// The load while it lasts.
+/// A running load.
 pub struct Load {
     stop: CancellationToken,
-    tasks: JoinSet<Tally>,
+    tasks: JoinSet<LoadStats>,
     unary_calls: Arc<AtomicU64>,
 }
 
-/// What became of one caller's requests, or of all.
+/// The outcome of one caller's requests, or of all.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct LoadStats {
     pub org: usize,
-    /// Requests that had an answer, each with an id of its own, and what they were granted in all.
+    /// The granted tokens of answered requests; each has its own id.
     pub granted: u64,
     pub tokens: u64,
-    /// Answers that say that their id had counted before.
+    /// How many answers were replays.
     pub replayed: u64,
-    /// What failed, in the callers' words.
+    /// The callers' errors.
     pub failures: Vec<String>,
-    /// How often a stream was ended by a replica that stops, and opened again.
+    /// How often a stopping replica ended a stream, which was then reopened.
     pub reopened: u64,
 }
 
@@ -61,7 +61,7 @@ impl Load {
         let mut tasks = JoinSet::new();
         for org in 0..UNARY_CONNECTIONS {
             let connection = envoy.client();
-            for caller in 0..CALLERS_EACH {
+            for caller in 0..CALLERS_PER_CONNECTION {
                 let (client, stop) = (connection.clone(), stop.clone());
                 let calls = Arc::clone(&unary_calls);
                 tasks.spawn(call(client, org, caller, stop, calls));
@@ -77,19 +77,19 @@ impl Load {
         }
     }
 
-    /// How many unary calls have been answered, or have failed, by now.
+    /// How many unary calls have been answered or have failed.
     pub fn unary_calls(&self) -> u64 {
         self.unary_calls.load(Ordering::Relaxed)
     }
 
-    /// Ends it, and waits for the last answers.
-    pub async fn end(self) -> Vec<Tally> {
+    /// Stops the load, and waits for the last answers.
+    pub async fn end(self) -> Vec<LoadStats> {
         self.stop.cancel();
         self.tasks.join_all().await
     }
 }
 
-impl Tally {
+impl LoadStats {
     fn of(org: usize) -> Self {
         Self {
             org,
@@ -97,15 +97,15 @@ impl Tally {
         }
     }
 
-    fn answered(&mut self, asked: &ReserveRequest, answer: &ReserveResponse) {
-        assert_eq!(said(answer), "FREE");
+    fn answered(&mut self, request: &ReserveRequest, answer: &ReserveResponse) {
+        assert_eq!(verdict_text(answer), "FREE");
         self.granted += 1;
-        self.tokens += asked.tokens;
+        self.tokens += request.tokens;
         self.replayed += u64::from(answer.replayed);
     }
 }
 
-/// Time between two requests of a caller: the machine has other work, too.
+/// The delay between two requests of a caller, to leave CPU time to the replicas.
 fn pause() -> Duration {
     Duration::from_millis(if is_long() { 4 } else { 40 })
 }
@@ -113,7 +113,7 @@ fn pause() -> Duration {
 fn request(org: usize, id: &str, number: u64) -> ReserveRequest {
     ReserveRequest {
         org: format!("org-{org}"),
-        ..ask(1 + number % 7, id)
+        ..new_reserve(1 + number % 7, id)
     }
 }
 
@@ -123,26 +123,26 @@ async fn call(
     caller: usize,
     stop: CancellationToken,
     calls: Arc<AtomicU64>,
-) -> Tally {
-    let mut tally = Tally::of(org);
+) -> LoadStats {
+    let mut stats = LoadStats::of(org);
     for number in 0.. {
         if stop.is_cancelled() {
             break;
         }
-        let asked = request(org, &format!("{caller}-{number}"), number);
-        match client.reserve(asked.clone()).await {
-            Ok(answer) => tally.answered(&asked, answer.get_ref()),
-            Err(status) => tally.failures.push(format!("{status:?}")),
+        let request = request(org, &format!("{caller}-{number}"), number);
+        match client.reserve(request.clone()).await {
+            Ok(answer) => stats.answered(&request, answer.get_ref()),
+            Err(status) => stats.failures.push(format!("{status:?}")),
         }
         calls.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(pause()).await;
     }
-    tally
+    stats
 }
 
-/// Sends over one stream after the other. What has no answer when one ends is the first in the next.
-async fn hold_stream(mut client: Client, org: usize, stop: CancellationToken) -> Tally {
-    let mut tally = Tally::of(org);
+/// Reopens the stream each time that it ends. Unanswered requests are sent again first.
+async fn hold_stream(mut client: Client, org: usize, stop: CancellationToken) -> LoadStats {
+    let mut stats = LoadStats::of(org);
     let mut numbers = 0..;
     let mut unanswered: VecDeque<ReserveRequest> = VecDeque::new();
     loop {
@@ -151,12 +151,12 @@ async fn hold_stream(mut client: Client, org: usize, stop: CancellationToken) ->
         let mut answers = match client.reserve_stream(sent).await {
             Ok(answers) => answers.into_inner(),
             Err(status) => {
-                tally.failures.push(format!("not opened: {status:?}"));
-                return tally;
+                stats.failures.push(format!("not opened: {status:?}"));
+                return stats;
             }
         };
-        for asked in &unanswered {
-            requests.send(asked.clone()).unwrap();
+        for request in &unanswered {
+            requests.send(request.clone()).unwrap();
         }
         let mut requests = Some(requests);
         let ended = loop {
@@ -165,22 +165,22 @@ async fn hold_stream(mut client: Client, org: usize, stop: CancellationToken) ->
                 && !stop.is_cancelled()
             {
                 let number = numbers.next().unwrap();
-                let asked = request(org, &number.to_string(), number);
-                // A stream that has ended takes no more: what is in `unanswered` is for the next one.
-                let _ = open.send(asked.clone());
-                unanswered.push_back(asked);
+                let request = request(org, &number.to_string(), number);
+                // An ended stream accepts no requests; those in `unanswered` are for the next one.
+                let _ = open.send(request.clone());
+                unanswered.push_back(request);
                 tokio::time::sleep(pause() / 4).await;
             }
             if stop.is_cancelled() {
-                // The end of the requests.
+                // Ends the requests.
                 requests = None;
             }
             match answers.message().await {
                 Ok(Some(answer)) => {
-                    let asked = unanswered.pop_front().expect("an answer to a request");
+                    let request = unanswered.pop_front().expect("an answer to a request");
                     match answer.answer.unwrap() {
-                        Answer::Reserved(reserved) => tally.answered(&asked, &reserved),
-                        Answer::Error(error) => tally.failures.push(format!("{error:?}")),
+                        Answer::Reserved(reserved) => stats.answered(&request, &reserved),
+                        Answer::Error(error) => stats.failures.push(format!("{error:?}")),
                     }
                 }
                 Ok(None) => break Ok(()),
@@ -188,16 +188,16 @@ async fn hold_stream(mut client: Client, org: usize, stop: CancellationToken) ->
             }
         };
         match ended {
-            Ok(()) if unanswered.is_empty() && stop.is_cancelled() => return tally,
+            Ok(()) if unanswered.is_empty() && stop.is_cancelled() => return stats,
             Err(status)
                 if status.code() == Code::Unavailable
                     && status.message().contains("was not counted") =>
             {
-                tally.reopened += 1;
+                stats.reopened += 1;
             }
             ended => {
-                tally.failures.push(format!("a stream ended: {ended:?}"));
-                return tally;
+                stats.failures.push(format!("a stream ended: {ended:?}"));
+                return stats;
             }
         }
     }

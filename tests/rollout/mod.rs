@@ -1,9 +1,9 @@
-//! New versions come, and no caller notices: replicas that are restarted one after the other behind a load
-//! balancer, what a connection is told at the end, and how callers try again.
+//! Rollouts without failures for callers: replicas that restart one after the other behind a load balancer, how their
+//! connections end, and how callers retry.
 
 mod envoy;
 mod frames;
-mod goodbye;
+mod goaway;
 mod load;
 mod retries;
 
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use self::{
     envoy::Envoy,
-    load::{Load, ORGANIZATIONS, Tally},
+    load::{Load, LoadStats, ORGANIZATIONS},
 };
 use crate::support::{
     calls::{TextFile, large_of, policy_file_of},
@@ -28,15 +28,15 @@ use crate::support::{
 const REPLICAS: u8 = 3;
 const ROUNDS: usize = 2;
 
-/// The service's defaults, which the drain and the end are held to.
+/// The service's defaults, which drain and end must meet.
 const DRAIN_DELAY: Duration = Duration::from_secs(2);
 const GRACE_PERIOD: Duration = Duration::from_secs(25);
 
-/// Only a busy machine needs as much; how long a call takes is not what is tested here.
-const PATIENT: &str =
+/// Timeouts for busy machines: latency is not tested here.
+const LONG_TIMEOUTS: &str =
     "call_timeout = \"20s\"\n[redis]\nconnect_timeout = \"10s\"\nresponse_timeout = \"10s\"\n";
 
-/// A replica that comes back at its address after each restart.
+/// A replica that restarts at the same address.
 struct Replica<'a> {
     running: Tollgate,
     clock: &'a Clock,
@@ -44,8 +44,7 @@ struct Replica<'a> {
 }
 
 impl<'a> Replica<'a> {
-    /// One on an address of the loopback network that nothing else uses: so nobody takes the port in the moment
-    /// in which the replica is away.
+    /// Starts a replica on its own loopback address, so that no other process takes the port during a restart.
     fn start(host: u8, clock: &'a Clock, args: &[&str]) -> Self {
         let listen = format!("127.0.0.{host}:0");
         let running = Tollgate::start_at(clock, &[&["--listen", &listen], args].concat());
@@ -60,7 +59,7 @@ impl<'a> Replica<'a> {
         &self.running.addr
     }
 
-    /// Starts it anew at its address; the process before has ended, or is killed.
+    /// Starts it again at its address. The previous process has ended, or is killed.
     fn start_again(&mut self) {
         let addr = self.running.addr.clone();
         if !self.running.has_ended() {
@@ -72,7 +71,7 @@ impl<'a> Replica<'a> {
         self.running = Tollgate::start_at(self.clock, &args);
     }
 
-    /// SIGTERM to the end, which is a good one and comes within the grace period.
+    /// Stops it with SIGTERM: it exits with 0 within the grace period.
     fn stop(&mut self) {
         let begun = Instant::now();
         self.running.signal(Signal::SIGTERM);
@@ -82,14 +81,14 @@ impl<'a> Replica<'a> {
     }
 }
 
-/// Twice round, 100,000 calls in the long form. Envoy tries nothing again, so that each failure would be seen.
+/// Two rounds; 100,000 calls in the long form. Envoy does not retry, so that each failure would show.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_of_three_replicas_behind_envoy_fails_no_call_and_counts_each_once() {
     let clock = Clock::at(NOON);
     let redis = RedisServer::start_at(&clock);
     let (policy, settings) = (
         policy_file_of(ORGANIZATIONS, 1_000_000_000),
-        TextFile::new(PATIENT),
+        TextFile::new(LONG_TIMEOUTS),
     );
     let url = redis.url();
     let args = ["--store", &url, "--policy", policy.path()];
@@ -111,7 +110,7 @@ async fn a_rolling_restart_of_three_replicas_behind_envoy_fails_no_call_and_coun
             break;
         }
         for replica in &mut replicas {
-            // One that nobody calls would end well in any case.
+            // Without calls, its end would prove nothing.
             envoy.wait_for_calls(replica.addr(), 50);
             let begun = Instant::now();
             replica.stop();
@@ -123,27 +122,27 @@ async fn a_rolling_restart_of_three_replicas_behind_envoy_fails_no_call_and_coun
         }
     }
     let calls = load.unary_calls();
-    let tallies = load.end().await;
-    report(calls, restarts, &tallies);
+    let stats = load.end().await;
+    report(calls, restarts, &stats);
 
-    let failures: Vec<&String> = tallies.iter().flat_map(|it| &it.failures).collect();
+    let failures: Vec<&String> = stats.iter().flat_map(|it| &it.failures).collect();
     assert!(failures.is_empty(), "{calls} calls, failed: {failures:#?}");
     let client = envoy.client();
     for org in 0..ORGANIZATIONS {
-        let of_org = tallies.iter().filter(|it| it.org == org);
+        let of_org = stats.iter().filter(|it| it.org == org);
         let (requests, tokens) =
             of_org.fold((0, 0), |sum, it| (sum.0 + it.granted, sum.1 + it.tokens));
         let pool = large_of(&client, &format!("org-{org}")).await;
         assert_eq!((pool.free_requests, pool.used), (requests, tokens));
     }
-    // What a stream had not answered was not counted, and so no first answer was ever one given before.
-    assert_eq!(tallies.iter().map(|it| it.replayed).sum::<u64>(), 0);
-    let streams = tallies.iter().filter(|it| it.reopened > 0);
-    assert_eq!(streams.count(), 2, "{tallies:?}");
+    // Unanswered requests of a stream were not counted, so no first answer is a replay.
+    assert_eq!(stats.iter().map(|it| it.replayed).sum::<u64>(), 0);
+    let streams = stats.iter().filter(|it| it.reopened > 0);
+    assert_eq!(streams.count(), 2, "{stats:?}");
 }
 
-fn report(calls: u64, restarts: u32, tallies: &[Tally]) {
-    let sum = |of: fn(&Tally) -> u64| tallies.iter().map(of).sum::<u64>();
+fn report(calls: u64, restarts: u32, stats: &[LoadStats]) {
+    let sum = |of: fn(&LoadStats) -> u64| stats.iter().map(of).sum::<u64>();
     println!(
         "{calls} unary calls over {restarts} restarts, {} requests granted with those of streams, {} failures; \
          streams were opened again {} times",

@@ -1,5 +1,5 @@
-//! docs/OPERATIONS.md, "How callers retry": the service config in examples/ carries calls through restarts and
-//! outages. Python's grpcio reads it, as the other implementations of gRPC do.
+//! docs/OPERATIONS.md, "How callers retry": the service config in examples/ carries calls through restarts and outages.
+//! Python's grpcio reads it, like other gRPC implementations.
 
 use std::{
     path::{Path, PathBuf},
@@ -27,12 +27,12 @@ use crate::{
     },
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the store is away.
+/// The duration of an outage of the store.
 const OUTAGE: Duration = Duration::from_secs(1);
 
-/// A gateway in Python, which calls until it is told to end.
+/// A gateway in Python, which calls until its input ends.
 struct Gateway {
     process: Child,
     _modules: TempDir,
@@ -57,17 +57,17 @@ impl Gateway {
         }
     }
 
-    /// What it called, and what that must have counted.
+    /// Ends it. Gives what it called, and what must be counted.
     fn end(mut self) -> Value {
-        // The end of its input.
+        // Ends its input.
         drop(self.process.stdin.take());
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while self.process.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < patience, "the gateway does not end");
+            assert!(Instant::now() < deadline, "the gateway does not end");
             std::thread::sleep(Duration::from_millis(20));
         }
-        let said = self.process.stdout.take().unwrap();
-        serde_json::from_reader(said).unwrap()
+        let received = self.process.stdout.take().unwrap();
+        serde_json::from_reader(received).unwrap()
     }
 }
 
@@ -82,15 +82,15 @@ fn service_config() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/service-config.json")
 }
 
-/// Waits until the replica serves, and more is counted than now.
+/// Waits until the replica serves and counts more.
 async fn until_calls_go_on(replica: &Replica<'_>) {
     let tollgate = &replica.running;
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let client = tollgate.client();
     let before = large(&client).await.free_requests;
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while large(&client).await.free_requests < before + 20 {
-        assert!(Instant::now() < patience, "the calls do not go on");
+        assert!(Instant::now() < deadline, "the calls do not go on");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -98,7 +98,7 @@ async fn until_calls_go_on(replica: &Replica<'_>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_the_service_config_calls_come_through_restarts_and_outages_and_each_id_counts_once() {
     let clock = Clock::at(NOON);
-    // One that forgets nothing of what it answered.
+    // A Redis that loses nothing that it acknowledged.
     let durable = ["--appendonly", "yes", "--appendfsync", "always"];
     let mut redis = RedisServer::start_on(free_port(), Some(&clock), &durable);
     let (policy, settings) = (
@@ -108,7 +108,7 @@ async fn with_the_service_config_calls_come_through_restarts_and_outages_and_eac
     let url = redis.url();
     let args = ["--store", &url, "--policy", policy.path()];
     let args = [&args[..], &["--config", settings.path()]].concat();
-    // The only one, and so each of its restarts is an outage.
+    // The only replica, so each restart is an outage.
     let mut replica = Replica::start(9, &clock, &args);
     let gateway = Gateway::start(replica.addr());
     until_calls_go_on(&replica).await;
@@ -117,7 +117,7 @@ async fn with_the_service_config_calls_come_through_restarts_and_outages_and_eac
     replica.start_again();
     until_calls_go_on(&replica).await;
 
-    // Under the calls, as when it crashes.
+    // During calls, as after a crash.
     replica.start_again();
     until_calls_go_on(&replica).await;
 
@@ -131,17 +131,23 @@ async fn with_the_service_config_calls_come_through_restarts_and_outages_and_eac
     redis.signal(Signal::SIGCONT);
     until_calls_go_on(&replica).await;
 
-    let said = gateway.end();
-    println!("{said}");
-    assert_eq!(said["failures"], json!([]), "{said}");
-    // So the outages were felt.
-    assert!(said["unprotected_failures"].as_u64().unwrap() > 0, "{said}");
+    let received = gateway.end();
+    println!("{received}");
+    assert_eq!(received["failures"], json!([]), "{received}");
+    // The outages affected callers without retries.
+    assert!(
+        received["unprotected_failures"].as_u64().unwrap() > 0,
+        "{received}"
+    );
     let pool = large(&replica.running.client()).await;
     let counted = (json!(pool.free_requests), json!(pool.used));
-    assert_eq!(counted, (said["requests"].clone(), said["used"].clone()));
+    assert_eq!(
+        counted,
+        (received["requests"].clone(), received["used"].clone())
+    );
 }
 
-/// All whose outcome an id, or reading, makes safe to ask again. A stream is opened again by its caller.
+/// All RPCs that are safe to retry: with an id, or read-only. Callers reopen streams themselves.
 #[test]
 fn the_service_config_names_each_rpc_but_streams() {
     let text = std::fs::read_to_string(service_config()).unwrap();

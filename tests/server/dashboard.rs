@@ -1,11 +1,11 @@
-//! The page for people, on the HTTP port.
+//! The page on the HTTP port.
 
 use serde_json::{Value, json};
 
 use super::{http_get, http_status};
 use crate::support::{redis::RedisServer, tollgate::Tollgate};
 
-fn asked(tollgate: &Tollgate, path: &str) -> Value {
+fn get_json(tollgate: &Tollgate, path: &str) -> Value {
     let (head, body) = http_get(&tollgate.http_addr, path);
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     serde_json::from_str(&body).unwrap()
@@ -26,7 +26,7 @@ async fn the_page_loads_nothing_from_elsewhere_and_may_not_be_framed() {
 }
 
 #[tokio::test]
-async fn the_page_reads_the_same_figures_as_get_quota() {
+async fn the_page_reads_the_same_numbers_as_get_quota() {
     let tollgate = Tollgate::start(&[]);
     let mut client = tollgate.client();
     let request = tollgate::grpc::proto::ReserveRequest {
@@ -37,8 +37,8 @@ async fn the_page_reads_the_same_figures_as_get_quota() {
         ..Default::default()
     };
     client.reserve(request).await.unwrap();
-    assert_eq!(asked(&tollgate, "/api/orgs"), json!(["org-demo"]));
-    let quota = asked(&tollgate, "/api/quota?org=org-demo");
+    assert_eq!(get_json(&tollgate, "/api/orgs"), json!(["org-demo"]));
+    let quota = get_json(&tollgate, "/api/quota?org=org-demo");
     assert_eq!(
         (&quota["tier"], &quota["enrolled"]),
         (&json!(3), &json!(true))
@@ -55,7 +55,7 @@ async fn the_page_reads_the_same_figures_as_get_quota() {
 }
 
 #[tokio::test]
-async fn the_page_is_told_what_is_wrong() {
+async fn the_page_gets_the_reason_of_an_error() {
     let mut redis = RedisServer::start();
     let tollgate = Tollgate::start(&["--store", &redis.url()]);
     for (path, status) in [

@@ -1,4 +1,4 @@
-//! docs/CONTRACT.md, "The program": how a real process starts, tells its health, and stops.
+//! docs/CONTRACT.md, "The program": how a real process starts, reports health, and stops.
 
 mod dashboard;
 mod settings;
@@ -14,13 +14,13 @@ use std::{
     time::Duration,
 };
 
-/// The status of a GET over HTTP.
+/// The status of a GET.
 fn http_status(addr: &str, path: &str) -> u16 {
     let (head, _) = http_get(addr, path);
     head.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// The head of the answer to a GET over HTTP, and its body.
+/// The head and body of a GET.
 pub fn http_get(addr: &str, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream

@@ -1,4 +1,4 @@
-//! Where the settings come from, and what the log says of them.
+//! The sources of settings, and their log lines.
 
 use std::{
     fs,
@@ -17,9 +17,9 @@ use tollgate::{
 
 use crate::support::{calls::TextFile, tollgate::program, world::small_policy};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Runs `tollgate` until it says that it serves; gives all that it logged, as text.
+/// Runs `tollgate` until it serves. Gives its log as text.
 pub(super) fn log_of(command: &mut Command) -> String {
     let log = NamedTempFile::new().unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -28,12 +28,12 @@ pub(super) fn log_of(command: &mut Command) -> String {
         .stdout(Stdio::null())
         .stderr(log.reopen().unwrap());
     let mut process = command.spawn().unwrap();
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let text = fs::read_to_string(log.path()).unwrap();
         let ended = process.try_wait().unwrap();
         let serves = text.contains("SERVING");
-        if serves || ended.is_some() || Instant::now() > patience {
+        if serves || ended.is_some() || Instant::now() > deadline {
             process.kill().unwrap();
             process.wait().unwrap();
             assert!(serves, "{ended:?}: {text}");
@@ -43,7 +43,7 @@ pub(super) fn log_of(command: &mut Command) -> String {
     }
 }
 
-/// The line of a JSON log that tells where the service is.
+/// The JSON log line with the listening addresses.
 pub(super) fn start_line(log: &str) -> Value {
     let mut lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
     lines
@@ -51,7 +51,7 @@ pub(super) fn start_line(log: &str) -> Value {
         .unwrap()
 }
 
-/// A settings file of this content, and `tollgate serve` with it.
+/// `tollgate serve` with a settings file of this content.
 pub(super) fn serve_with(settings: &str) -> (TextFile, Command) {
     let file = TextFile::new(settings);
     let mut command = program();
@@ -61,7 +61,7 @@ pub(super) fn serve_with(settings: &str) -> (TextFile, Command) {
 
 #[test]
 fn a_flag_beats_the_environment_which_beats_the_file() {
-    // Every setting names another loopback address, and the log tells which one was taken.
+    // Each source names another loopback address, and the log shows which one is used.
     let file = "listen = \"127.0.0.2:0\"\nhttp_listen = \"127.0.0.2:0\"\n";
     let listens = |log: String| {
         let line = start_line(&log);
@@ -111,7 +111,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(settings.call_timeout, Duration::from_secs(1));
 }
 
-/// The settings of a file, which a test can read without starting anything.
+/// Parses the settings of a file without starting the service.
 pub(super) fn settings_of(text: &str) -> Result<Settings, String> {
     let file = TextFile::new(text);
     let flags = ServeArgs {
@@ -131,7 +131,7 @@ fn how_long_calls_wait_and_what_to_do_with_an_evicting_redis_are_in_the_file() {
         panic!("the store is Redis");
     };
     assert_eq!(redis.unsafe_eviction, UnsafeEviction::Warn);
-    for (wrong, said) in [
+    for (wrong, expected) in [
         ("call_timeout = \"0s\"", "must be more than 0"),
         ("call_timeout = \"61s\"", "at most 60s"),
         (
@@ -140,7 +140,7 @@ fn how_long_calls_wait_and_what_to_do_with_an_evicting_redis_are_in_the_file() {
         ),
     ] {
         let fault = settings_of(wrong).unwrap_err();
-        assert!(fault.contains(said), "{fault}");
+        assert!(fault.contains(expected), "{fault}");
     }
 }
 
@@ -203,7 +203,7 @@ fn an_empty_variable_is_an_unset_one_and_a_wrong_one_is_named() {
         start_line(&log_of(&mut command))["store"],
         "file:./tollgate.db"
     );
-    for (name, value, said) in [
+    for (name, value, expected) in [
         (
             "TOLLGATE_STORE",
             "nowhere",
@@ -219,13 +219,16 @@ fn an_empty_variable_is_an_unset_one_and_a_wrong_one_is_named() {
         let ended = command.env(name, value).output().unwrap();
         assert_eq!(ended.status.code(), Some(1));
         let stderr = String::from_utf8(ended.stderr).unwrap();
-        assert!(stderr.starts_with(&format!("tollgate: {said}")), "{stderr}");
+        assert!(
+            stderr.starts_with(&format!("tollgate: {expected}")),
+            "{stderr}"
+        );
     }
 }
 
 #[test]
 fn open_calls_are_left_time_to_end() {
-    for (settings, said) in [
+    for (settings, expected) in [
         (
             "drain_delay = \"5s\"\ngrace_period = \"5s\"",
             "drain_delay: must be less than",
@@ -239,6 +242,9 @@ fn open_calls_are_left_time_to_end() {
         let ended = command.output().unwrap();
         assert_eq!(ended.status.code(), Some(1));
         let stderr = String::from_utf8(ended.stderr).unwrap();
-        assert!(stderr.starts_with(&format!("tollgate: {said}")), "{stderr}");
+        assert!(
+            stderr.starts_with(&format!("tollgate: {expected}")),
+            "{stderr}"
+        );
     }
 }

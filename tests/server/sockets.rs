@@ -1,9 +1,12 @@
-//! Listeners at unix sockets.
+//! Listeners on unix sockets.
 
 use std::{
     fs,
     io::{Read as _, Write as _},
-    os::unix::net::{UnixListener, UnixStream},
+    os::unix::{
+        fs::MetadataExt as _,
+        net::{UnixListener, UnixStream},
+    },
     path::Path,
     time::{Duration, Instant},
 };
@@ -14,12 +17,12 @@ use tollgate::grpc::proto::quota_service_client::QuotaServiceClient;
 use tonic::transport::Endpoint;
 
 use crate::support::{
-    calls::{Client, TextFile, policy_file, reserve, said},
+    calls::{Client, TextFile, policy_file, reserve, verdict_text},
     tollgate::{Tollgate, program},
     tools::{run, tool},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Sockets {
     dir: TempDir,
@@ -61,7 +64,7 @@ impl Sockets {
 
     fn get(&self, path: &str) -> String {
         let mut stream = UnixStream::connect(self.path("http.sock")).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
         let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
         let mut answer = String::new();
@@ -75,19 +78,21 @@ async fn both_ports_can_be_unix_sockets_which_count_and_drain_as_tcp_does() {
     let sockets = Sockets::new();
     let mut tollgate = sockets.start(&[]);
     let client = sockets.client();
-    assert_eq!(said(&reserve(&client, 10, "").await), "FREE");
-    // Readiness follows the store's first answer, which the call waited for.
-    let patience = Instant::now() + PATIENCE;
+    assert_eq!(verdict_text(&reserve(&client, 10, "").await), "FREE");
+    // Readiness follows the store's first answer, for which the call waited.
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while !sockets.get("/readyz").starts_with("HTTP/1.1 200") {
-        assert!(Instant::now() < patience, "{}", sockets.get("/readyz"));
+        assert!(Instant::now() < deadline, "{}", sockets.get("/readyz"));
     }
     let metrics = sockets.get("/metrics");
+    let mode = fs::metadata(sockets.path("grpc.sock")).unwrap().mode();
+    assert_eq!(mode & 0o777, 0o660);
     let open = "tollgate_connections{port=\"grpc\"} 1";
     assert!(metrics.contains(open), "{metrics}");
     let log = format!("{:?}", tollgate.log());
     assert!(!log.contains("not on loopback"), "{log}");
     tollgate.signal(Signal::SIGTERM);
-    assert!(tollgate.wait(PATIENCE).success());
+    assert!(tollgate.wait(WAIT_TIMEOUT).success());
     for name in ["grpc.sock", "http.sock"] {
         assert!(!Path::new(&sockets.path(name)).exists(), "{name}");
     }
@@ -98,7 +103,7 @@ async fn the_socket_of_a_killed_process_is_replaced_and_that_of_a_live_one_is_in
     let sockets = Sockets::new();
     let mut killed = sockets.start(&[]);
     killed.signal(Signal::SIGKILL);
-    killed.wait(PATIENCE);
+    killed.wait(WAIT_TIMEOUT);
     assert!(Path::new(&sockets.path("grpc.sock")).exists());
     let _live = sockets.start(&[]);
     let grpc = format!("unix:{}", sockets.path("grpc.sock"));
@@ -106,7 +111,10 @@ async fn the_socket_of_a_killed_process_is_replaced_and_that_of_a_live_one_is_in
     let stderr = second.stderr;
     assert!(stderr.contains("listen: can't bind unix:"), "{stderr}");
     assert!(stderr.contains("in use"), "{stderr}");
-    assert_eq!(said(&reserve(&sockets.client(), 10, "").await), "FREE");
+    assert_eq!(
+        verdict_text(&reserve(&sockets.client(), 10, "").await),
+        "FREE"
+    );
     let file = sockets.path("file");
     fs::write(&file, "kept").unwrap();
     let grpc = format!("unix:{file}");
@@ -136,20 +144,23 @@ async fn the_client_and_grpcurl_reach_a_unix_socket() {
     let sockets = Sockets::new();
     let tollgate = sockets.start(&[]);
     let ran = run(program().args(["quota", "acme", "--addr", &tollgate.addr]));
-    assert!(ran.good().contains("large"), "the pools are listed");
+    assert!(
+        ran.expect_success().contains("large"),
+        "the pools are listed"
+    );
     let socket = sockets.path("grpc.sock");
     let url = format!("unix://{socket}");
-    // The older one says the path as the authority, which is none.
+    // The old grpcurl sends the path as the authority, which is invalid.
     let older = ["-plaintext", "-unix", "-authority", "localhost", &socket];
     for (grpcurl, words) in [
         ("bin/grpcurl", &["-plaintext", &url][..]),
         ("bin/grpcurl-1.8.6", &older),
     ] {
         let mut command = std::process::Command::new(tool(grpcurl));
-        let listed = run(command.args(words).arg("list")).good();
+        let listed = run(command.args(words).arg("list")).expect_success();
         assert!(listed.contains("tollgate.v1.QuotaService"), "{listed}");
     }
-    // A listener that nobody serves is told in words.
+    // A socket without a listener is reported in words.
     drop(UnixListener::bind(sockets.path("stale.sock")).unwrap());
     let stale = format!("unix:{}", sockets.path("stale.sock"));
     let ran = run(program().args(["quota", "acme", "--addr", &stale]));

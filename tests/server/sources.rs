@@ -1,4 +1,4 @@
-//! Values of settings, whichever source they come from: trimmed, without control characters, and none misspelt.
+//! Values from any source: trimmed, without control characters, and with warnings of misspelt names.
 
 use serde_json::Value;
 
@@ -114,27 +114,27 @@ fn a_variable_that_is_a_setting_of_the_file_only_is_a_warning_that_names_the_set
     assert!(warning["message"].as_str().unwrap().contains(message));
 }
 
-/// What the log says of passwords that are not used.
+/// The log's warnings of unused passwords.
 fn unused_passwords(settings: &str, variables: &[&str]) -> Vec<(String, String)> {
     let (_file, mut command) = serve_with(&format!("{LISTENS}{settings}"));
     command.envs(variables.iter().map(|name| (name, "hunter2")));
     let log = log_of(&mut command);
     assert!(!log.contains("hunter"), "{log}");
     let lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
-    let told = lines.filter_map(|line: Value| {
+    let warnings = lines.filter_map(|line: Value| {
         let message = line["message"].as_str()?;
         let name = line["variable"].as_str().or(line["setting"].as_str())?;
         message
             .starts_with("a password for ")
             .then(|| (name.to_owned(), message.to_owned()))
     });
-    told.collect()
+    warnings.collect()
 }
 
 #[test]
 fn a_password_that_the_store_has_no_use_for_is_a_warning() {
     const NO_REDIS: &str = "a password for Redis is set, and the store is not Redis";
-    let told = |names: &[&str], why: &str| -> Vec<(String, String)> {
+    let warnings = |names: &[&str], why: &str| -> Vec<(String, String)> {
         let named = names
             .iter()
             .map(|name| ((*name).to_owned(), why.to_owned()));
@@ -145,7 +145,7 @@ fn a_password_that_the_store_has_no_use_for_is_a_warning() {
         "TOLLGATE_REDIS_SENTINEL_PASSWORD",
     ];
     let none = unused_passwords("", &variables);
-    assert_eq!(none, told(&variables, NO_REDIS));
+    assert_eq!(none, warnings(&variables, NO_REDIS));
     let in_file = "[redis]\npassword = \"hunter3\"\npassword_file = \"/hunter\"\nsentinel_password = \"hunter4\"\n";
     let settings = [
         "redis.password",
@@ -153,16 +153,16 @@ fn a_password_that_the_store_has_no_use_for_is_a_warning() {
         "redis.sentinel_password",
     ];
     let none = unused_passwords(in_file, &[]);
-    assert_eq!(none, told(&settings, NO_REDIS));
+    assert_eq!(none, warnings(&settings, NO_REDIS));
     let one_server = unused_passwords("store = \"redis://127.0.0.1:1\"\n", &variables);
     let why = "a password for sentinels is set, and no sentinels watch the store";
-    assert_eq!(one_server, told(&variables[1..], why));
+    assert_eq!(one_server, warnings(&variables[1..], why));
     let sentinels = "store = \"redis+sentinel://127.0.0.1:1/main\"\n";
     assert_eq!(unused_passwords(sentinels, &variables), []);
 }
 
 #[test]
-fn what_the_url_and_the_settings_both_say_of_the_login_is_an_error_that_names_both() {
+fn a_login_in_both_the_url_and_the_settings_is_an_error_that_names_both() {
     let url = |url: &str, redis: &str| {
         settings_of(&format!("store = \"{url}\"\n[redis]\n{redis}\n")).map_err(|fault| {
             assert!(!fault.contains("hunter"), "{fault}");

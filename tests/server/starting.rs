@@ -1,4 +1,4 @@
-//! What a process says when it can't start, and how it starts without a store or without settings.
+//! The errors of a process that can't start, and the start without a store or without settings.
 
 use std::{
     net::TcpListener,
@@ -18,19 +18,19 @@ use crate::support::{
     world::small_policy,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Where a process that must not start would listen.
-const ANYWHERE: [&str; 4] = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Listening addresses for a process that must not start.
+const LISTEN_ARGS: [&str; 4] = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
 
-/// Runs the program to its end, which must come soon and with this exit code; gives its stderr.
+/// Runs the program until it exits, soon and with this code. Gives its stderr.
 fn failing(command: &mut Command, code: i32) -> String {
     let dir = tempfile::tempdir().unwrap();
     command.current_dir(dir.path());
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut process = command.spawn().unwrap();
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while process.try_wait().unwrap().is_none() {
-        if Instant::now() > patience {
+        if Instant::now() > deadline {
             process.kill().unwrap();
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -41,16 +41,16 @@ fn failing(command: &mut Command, code: i32) -> String {
     stderr
 }
 
-/// `tollgate serve` with these arguments says one sentence with all of these words in it. Before, its log may tell that
-/// few files may be open here.
+/// `tollgate serve` with these arguments prints one sentence with all of these words. The log before it may warn of a
+/// low limit of open files.
 fn refuses(args: &[&str], words: &[&str]) -> String {
     let stderr = failing(program().arg("serve").args(args), 1);
-    let (log, said): (Vec<_>, Vec<_>) = stderr.lines().partition(|line| line.starts_with('{'));
+    let (log, received): (Vec<_>, Vec<_>) = stderr.lines().partition(|line| line.starts_with('{'));
     assert!(
         log.iter().all(|line| line.contains("\"open_files\":")),
         "{stderr}"
     );
-    let [stderr] = said[..] else {
+    let [stderr] = received[..] else {
         panic!("it says one line: {stderr}");
     };
     let stderr = stderr.to_owned();
@@ -66,7 +66,7 @@ fn a_port_in_use_is_named_with_its_setting() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     for (at, setting) in [(1, "listen"), (3, "http_listen")] {
-        let mut args = ANYWHERE;
+        let mut args = LISTEN_ARGS;
         args[at] = &taken;
         refuses(&args, &[&format!(" {setting}: "), &taken, "in use"]);
     }
@@ -81,9 +81,9 @@ fn a_bad_policy_is_refused_with_its_file_line_and_key() {
         .position(|line| line == "[orgs.other]")
         .unwrap();
     let place = format!("{}:{}: orgs.other.tier", policy.path(), line + 1);
-    let args = [&ANYWHERE[..], &["--policy", policy.path()]].concat();
+    let args = [&LISTEN_ARGS[..], &["--policy", policy.path()]].concat();
     refuses(&args, &[&place]);
-    let args = [&ANYWHERE[..], &["--policy", "no/such/policy.toml"]].concat();
+    let args = [&LISTEN_ARGS[..], &["--policy", "no/such/policy.toml"]].concat();
     refuses(&args, &["no/such/policy.toml", "can't be read"]);
 }
 
@@ -115,13 +115,13 @@ fn a_malformed_store_url_is_refused_without_its_password() {
         "hunter2",
         "",
     ] {
-        let args = [&ANYWHERE[..], &["--store", url]].concat();
-        let said = refuses(&args, &["--store: "]);
-        assert!(!said.contains("hunter2"), "{said}");
+        let args = [&LISTEN_ARGS[..], &["--store", url]].concat();
+        let received = refuses(&args, &["--store: "]);
+        assert!(!received.contains("hunter2"), "{received}");
         let settings = TextFile::new(&format!("store = \"{url}\"\n"));
         let place = format!("{}:1: store: ", settings.path());
-        let said = refuses(&["--config", settings.path()], &[&place]);
-        assert!(!said.contains("hunter2"), "{said}");
+        let received = refuses(&["--config", settings.path()], &[&place]);
+        assert!(!received.contains("hunter2"), "{received}");
     }
 }
 
@@ -132,7 +132,7 @@ async fn a_second_process_on_the_same_file_is_refused_and_the_first_goes_on() {
     let path = path.to_str().unwrap();
     let store = format!("file:{path}");
     let first = Tollgate::start(&["--store", &store]);
-    let args = [&ANYWHERE[..], &["--store", &store]].concat();
+    let args = [&LISTEN_ARGS[..], &["--store", &store]].concat();
     for _ in 0..2 {
         refuses(&args, &[path, "in use", "another process"]);
     }
@@ -155,17 +155,17 @@ fn a_store_file_that_cannot_be_is_refused_by_its_name() {
         (directory.clone(), [&*directory, "is not a file"]),
     ] {
         let store = format!("file:{path}");
-        let args = [&ANYWHERE[..], &["--store", &store]].concat();
+        let args = [&LISTEN_ARGS[..], &["--store", &store]].concat();
         refuses(&args, &[&words[..], &[&store]].concat());
     }
     refuses(
-        &[&ANYWHERE[..], &["--store", "file:"]].concat(),
+        &[&LISTEN_ARGS[..], &["--store", "file:"]].concat(),
         &["--store: names no file"],
     );
 }
 
 #[test]
-fn wrong_flags_are_told_with_exit_code_2() {
+fn wrong_flags_are_reported_with_exit_code_2() {
     for (wrong, word) in [
         (&["serve", "--lisen", "127.0.0.1:0"][..], "--lisen"),
         (
@@ -184,11 +184,12 @@ fn wrong_flags_are_told_with_exit_code_2() {
 async fn an_unreachable_redis_at_the_start_is_waited_for() {
     let port = free_port();
     let tollgate = Tollgate::start(&["--store", &format!("redis://127.0.0.1:{port}")]);
-    // The first look at the store has been taken.
-    let patience = Instant::now() + PATIENCE;
-    let told = |log: &serde_json::Value| log["message"] == "the store does not answer: NOT_SERVING";
-    while !tollgate.log().iter().any(told) {
-        assert!(Instant::now() < patience, "{:?}", tollgate.log());
+    // The first probe has failed.
+    let deadline = Instant::now() + WAIT_TIMEOUT;
+    let is_outage =
+        |log: &serde_json::Value| log["message"] == "the store does not answer: NOT_SERVING";
+    while !tollgate.log().iter().any(is_outage) {
+        assert!(Instant::now() < deadline, "{:?}", tollgate.log());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for name in ["readiness", "", "tollgate.v1.QuotaService"] {

@@ -1,4 +1,4 @@
-//! A stream has no end of its own: SIGTERM ends it, behind the answers to what was read.
+//! A stream does not end by itself: SIGTERM ends it, after the answers to what was read.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,13 @@ use tonic::{Code, Status, Streaming};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::support::{
-    calls::{TextFile, ask, large, policy_file, reserve, said},
+    calls::{TextFile, large, new_reserve, policy_file, reserve, verdict_text},
     redis::RedisServer,
     streams::next,
     tollgate::Tollgate,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn start(redis: &RedisServer, grace_period: &str) -> Tollgate {
     let settings = TextFile::new(&format!(
@@ -27,14 +27,14 @@ fn start(redis: &RedisServer, grace_period: &str) -> Tollgate {
     Tollgate::start(&[&args[..], &["--store", &url]].concat())
 }
 
-/// A stream whose requests have no end, each of one token and with its number as its id.
+/// A stream with endless requests of one token each, numbered by their ids.
 async fn endless(tollgate: &Tollgate) -> Streaming<ReserveStreamResponse> {
-    let requests = stream::iter((0_u64..).map(|at| ask(1, &at.to_string())));
+    let requests = stream::iter((0_u64..).map(|at| new_reserve(1, &at.to_string())));
     let answers = tollgate.client().reserve_stream(requests).await;
     answers.unwrap().into_inner()
 }
 
-/// Reads to the end: how many answers came, in order and free, and what ended them.
+/// Reads to the end: the number of answers, in order and free, and the final status.
 async fn rest(answers: &mut Streaming<ReserveStreamResponse>, before: u64) -> (u64, Status) {
     let mut used = before;
     loop {
@@ -64,8 +64,8 @@ async fn at_sigterm_all_that_was_read_is_answered_and_nothing_else_was_counted()
     let (answered, status) = rest(&mut answers, 500).await;
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(status.message().contains("was not counted"), "{status:?}");
-    assert_eq!(tollgate.wait(PATIENCE).code(), Some(0));
-    assert!(begun.elapsed() < PATIENCE);
+    assert_eq!(tollgate.wait(WAIT_TIMEOUT).code(), Some(0));
+    assert!(begun.elapsed() < WAIT_TIMEOUT);
 
     let next = start(&redis, "60s");
     let client = next.client();
@@ -92,10 +92,10 @@ async fn a_stream_that_is_idle_does_not_hold_the_end_up() {
     tollgate.signal(Signal::SIGTERM);
     let status = answers.message().await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-    assert_eq!(tollgate.wait(PATIENCE).code(), Some(0));
+    assert_eq!(tollgate.wait(WAIT_TIMEOUT).code(), Some(0));
 }
 
-/// More than one decision waits: one is in the store, the others behind it.
+/// One decision is in the store, and more are queued.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn decisions_that_wait_are_cut_at_the_grace_period_and_the_exit_is_clean() {
     let redis = RedisServer::start();
@@ -107,27 +107,27 @@ async fn decisions_that_wait_are_cut_at_the_grace_period_and_the_exit_is_clean()
     let calls: Vec<_> = (0..20)
         .map(|at| {
             let mut client = channel.clone();
-            tokio::spawn(async move { client.reserve(ask(1, &format!("id {at}"))).await })
+            tokio::spawn(async move { client.reserve(new_reserve(1, &format!("id {at}"))).await })
         })
         .collect();
     let mut stream = endless(&tollgate).await;
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while !redis.info("clients").contains("blocked_clients:1") {
-        assert!(Instant::now() < patience, "no call reaches Redis");
+        assert!(Instant::now() < deadline, "no call reaches Redis");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     tollgate.signal(Signal::SIGTERM);
-    assert_eq!(tollgate.wait(PATIENCE).code(), Some(0));
+    assert_eq!(tollgate.wait(WAIT_TIMEOUT).code(), Some(0));
     for call in calls {
         assert!(call.await.unwrap().is_err());
     }
     let ended = stream.message().await;
     assert!(ended.is_err(), "{ended:?} {:?}", tollgate.log());
-    // What was sent counted, what waited did not: each id tells.
+    // Sent requests counted, queued ones did not: each id shows it.
     redis.run(&["CLIENT", "UNPAUSE"]);
     let after = start(&redis, "60s");
     for at in 0..20 {
         let answer = reserve(&after.client(), 1, &format!("id {at}")).await;
-        assert_eq!(said(&answer), "FREE");
+        assert_eq!(verdict_text(&answer), "FREE");
     }
 }

@@ -1,8 +1,9 @@
-//! docs/DURABILITY.md, "When Redis forgets" and "Lost answers": sequences of calls and faults, each made
-//! of a number, over replicas on one Redis. Each answer must be the model's, and what the callers of a lone
-//! replica were told is free never passes the allowance.
+//! docs/DURABILITY.md, "When Redis forgets" and "Lost answers": random sequences of calls and faults over replicas on
+//! one Redis. Each answer must be the model's, and what a single replica acknowledged as free never exceeds the
+//! allowance.
 //!
-//! `TOLLGATE_SIMULATIONS` says how many, and else `TOLLGATE_LONG` takes more; `TOLLGATE_SEED` replays one, and prints its steps.
+//! `TOLLGATE_SIMULATIONS` sets their number; otherwise `TOLLGATE_LONG` runs more. `TOLLGATE_SEED` replays one, and
+//! prints its steps.
 
 mod model;
 
@@ -16,75 +17,75 @@ use tollgate::{
     store::{PoolBalance, StoreError},
 };
 
-use self::model::{ALLOWANCE, Answer, Asked, Call, Held, Model, Process};
+use self::model::{ALLOWANCE, Answer, Call, Model, Operation, Process, RedisState};
 use crate::support::{
     clock::Clock,
-    dice::Dice,
     is_long,
     proxy::{Fault, Proxy},
+    random::Random,
     redis::RedisServer,
-    world::{NOON, With as _, ask, org_id, policy, redis_store_at, request_id},
+    world::{NOON, ReserveExt as _, new_reserve, org_id, policy, redis_store_at, request_id},
 };
 
 const SIMULATIONS: u64 = 300;
-const SIMULATIONS_IN_THE_LONG_FORM: u64 = 100_000;
-/// Each over a Redis of its own.
-const SIMULATIONS_AT_ONCE: usize = 4;
+const LONG_SIMULATIONS: u64 = 100_000;
+/// Each has its own Redis.
+const CONCURRENT_SIMULATIONS: usize = 4;
 const REPLICAS: u64 = 3;
-const MOST_STEPS: u64 = 40;
+const MAX_STEPS: u64 = 40;
 const IDS: u64 = 8;
 
 #[derive(Debug)]
 enum Step {
-    Ask(usize, Asked, Fault),
-    /// A call that was held arrives.
+    Call(usize, Operation, Fault),
+    /// A held call arrives.
     Arrive,
-    /// The state that a later loss falls back to.
-    Keep,
+    /// Saves the state to which a later loss reverts.
+    Save,
     FallBack,
     Flush,
-    /// A replica ends, and another process takes its place.
+    /// A replica ends, and a new process replaces it.
     Replace(usize),
     NextDay,
-    /// The clock jumps, within the day.
+    /// The clock jumps within the day.
     Jump(i64),
     Quota(usize),
 }
 
-fn step(dice: &mut Dice, replicas: u64, settles: bool) -> Step {
-    let replica = dice.below(replicas) as usize;
-    let fault = match dice.below(10) {
+fn step(random: &mut Random, replicas: u64, settles: bool) -> Step {
+    let replica = random.below(replicas) as usize;
+    let fault = match random.below(10) {
         0 => Fault::Cut,
         1 => Fault::DropReply,
         2 => Fault::Hold,
         _ => Fault::Pass,
     };
-    let id = dice.below(IDS);
-    let tokens = 1 + dice.below(300) as i64;
-    match dice.below(100) {
+    let id = random.below(IDS);
+    let tokens = 1 + random.below(300) as i64;
+    match random.below(100) {
         0..50 => {
-            let id = (dice.below(2) == 0).then_some(id);
-            // The same id mostly asks for the same.
+            let id = (random.below(2) == 0).then_some(id);
+            // The same id mostly has the same tokens.
             let tokens = id.map_or(tokens, |id| 40 * (id as i64 + 1) + i64::from(tokens > 290));
-            Step::Ask(replica, Asked::Reserve { id, tokens }, fault)
+            Step::Call(replica, Operation::Reserve { id, tokens }, fault)
         }
-        50..60 if settles => Step::Ask(replica, Asked::Settle { id, tokens }, fault),
-        60..66 if settles => Step::Ask(replica, Asked::Release { id }, fault),
+        50..60 if settles => Step::Call(replica, Operation::Settle { id, tokens }, fault),
+        60..66 if settles => Step::Call(replica, Operation::Release { id }, fault),
         66..76 => Step::Arrive,
-        76..81 => Step::Keep,
+        76..81 => Step::Save,
         81..84 => Step::FallBack,
         84..87 => Step::Flush,
         87..90 if replicas > 1 => Step::Replace(replica),
         90..92 => Step::NextDay,
-        92..95 => Step::Jump([-5, -1, 1, 5][dice.below(4) as usize]),
+        92..95 => Step::Jump([-5, -1, 1, 5][random.below(4) as usize]),
         _ => Step::Quota(replica),
     }
 }
 
-/// A key of Redis: its name, its value as DUMP gives it, and when it expires.
+/// A key of Redis: its name, its value from DUMP, and its expiry.
 type Key = (Vec<u8>, Vec<u8>, i64);
 
-/// One Redis, and what goes on over it.
+/// One Redis, its replicas, and the model.
 struct Simulation {
     clock: Clock,
     redis: RedisServer,
@@ -93,11 +94,11 @@ struct Simulation {
     replicas: Vec<(Process, Ledger)>,
     processes: Process,
     model: Model,
-    /// Calls that have not arrived: whose, and of which day.
+    /// Calls that have not arrived, each with its replica and day.
     held: Vec<(usize, Call, u64)>,
     day: u64,
     hour: i64,
-    kept: Option<(Held, Vec<Key>)>,
+    saved: Option<(RedisState, Vec<Key>)>,
 }
 
 impl Simulation {
@@ -119,25 +120,25 @@ impl Simulation {
             held: Vec::new(),
             day: 0,
             hour: 12,
-            kept: None,
+            saved: None,
         };
-        // Redis knows all parts of the script from here on, so that a call is one message.
+        // Loads the scripts into Redis, so that each call is one message.
         simulation.begin().await;
         let (_, ledger) = &simulation.replicas[0];
-        ledger.reserve(ask(1)).await.unwrap();
+        ledger.reserve(new_reserve(1)).await.unwrap();
         simulation.redis.run(&["FLUSHALL"]);
-        ledger.reserve(ask(1).id("id")).await.unwrap();
+        ledger.reserve(new_reserve(1).id("id")).await.unwrap();
         simulation
     }
 
-    /// Forgets what was.
+    /// Resets everything.
     async fn begin(&mut self) {
         self.redis.run(&["FLUSHALL"]);
         self.clock.set(NOON);
-        (self.model, self.held, self.kept) = (Model::default(), Vec::new(), None);
+        (self.model, self.held, self.saved) = (Model::default(), Vec::new(), None);
         (self.day, self.hour) = (0, 12);
         for proxy in &self.proxies {
-            proxy.forget();
+            proxy.reset();
         }
         self.replicas.clear();
         for replica in 0..REPLICAS as usize {
@@ -151,24 +152,24 @@ impl Simulation {
         let store = Arc::new(redis_store_at(&self.proxies[replica].url()));
         let policy = Arc::new(policy("keep_open"));
         let ledger = Ledger::new(LedgerConfig::new(policy, store));
-        // It learns which day it is.
+        // The ledger learns the day.
         ledger.quota(&org_id("acme")).await.unwrap();
         (self.processes, ledger)
     }
 
-    async fn run(&mut self, seed: u64, tell: bool) -> Result<(), String> {
+    async fn run(&mut self, seed: u64, verbose: bool) -> Result<(), String> {
         self.begin().await;
-        let mut dice = Dice(seed);
-        let settles = dice.below(2) == 0;
-        let replicas = 1 + dice.below(REPLICAS);
-        for at in 0..dice.below(MOST_STEPS) {
-            let step = step(&mut dice, replicas, settles);
-            let (said, wanted) = self.take(&step).await;
-            if tell {
-                println!("{at}: {step:?}: {said}");
+        let mut random = Random(seed);
+        let settles = random.below(2) == 0;
+        let replicas = 1 + random.below(REPLICAS);
+        for at in 0..random.below(MAX_STEPS) {
+            let step = step(&mut random, replicas, settles);
+            let (received, wanted) = self.take(&step).await;
+            if verbose {
+                println!("{at}: {step:?}: {received}");
             }
-            if said != wanted {
-                return Err(format!("step {at}, {step:?}: {said}, and not {wanted}"));
+            if received != wanted {
+                return Err(format!("step {at}, {step:?}: {received}, and not {wanted}"));
             }
             let (process, _) = self.replicas[0];
             let (granted, used) = (self.model.granted(), self.model.used_through(process));
@@ -181,28 +182,30 @@ impl Simulation {
         Ok(())
     }
 
-    /// What was said, and what is to be.
+    /// The real answer, and the model's.
     async fn take(&mut self, step: &Step) -> (String, String) {
         match *step {
-            Step::Ask(replica, asked, fault) => return self.ask(replica, asked, fault).await,
+            Step::Call(replica, operation, fault) => {
+                return self.call(replica, operation, fault).await;
+            }
             Step::Arrive if !self.held.is_empty() => {
                 let (replica, call, day) = self.held.remove(0);
-                self.proxies[replica].let_arrive();
+                self.proxies[replica].deliver_held();
                 if day == self.day {
-                    self.model.ask_in_vain(call);
+                    self.model.apply_without_reply(call);
                 }
             }
             Step::Arrive => {}
-            Step::Keep => self.kept = Some((self.model.held.clone(), self.snapshot())),
+            Step::Save => self.saved = Some((self.model.redis.clone(), self.snapshot())),
             Step::FallBack => {
-                if let Some((held, keys)) = self.kept.take() {
+                if let Some((held, keys)) = self.saved.take() {
                     self.put_back(keys);
                     self.model.fall_back(held);
                 }
             }
             Step::Flush => {
                 self.redis.run(&["FLUSHALL"]);
-                self.model.fall_back(Held::default());
+                self.model.fall_back(RedisState::default());
             }
             Step::Replace(replica) => {
                 let new = self.process(replica).await;
@@ -211,7 +214,7 @@ impl Simulation {
             }
             Step::NextDay => {
                 self.clock.advance(chrono::TimeDelta::days(1));
-                (self.day, self.kept) = (self.day + 1, None);
+                (self.day, self.saved) = (self.day + 1, None);
                 self.model.next_day();
                 for (_, ledger) in &self.replicas {
                     ledger.quota(&org_id("acme")).await.unwrap();
@@ -226,46 +229,51 @@ impl Simulation {
             Step::Quota(replica) => {
                 let (process, ledger) = &self.replicas[replica];
                 let quota = ledger.quota(&org_id("acme")).await.unwrap();
-                let (figures, _) = &quota.pools[0];
+                let (balance, _) = &quota.pools[0];
                 let wanted = self.model.used_through(*process);
-                return (figures.used.to_string(), wanted.to_string());
+                return (balance.used.to_string(), wanted.to_string());
             }
         }
         Default::default()
     }
 
-    async fn ask(&mut self, replica: usize, asked: Asked, fault: Fault) -> (String, String) {
+    async fn call(
+        &mut self,
+        replica: usize,
+        operation: Operation,
+        fault: Fault,
+    ) -> (String, String) {
         self.proxies[replica].once(fault);
         let (process, ledger) = &self.replicas[replica];
-        let said = say(ledger, asked).await;
-        let call = self.model.call(*process, asked);
+        let received = perform(ledger, operation).await;
+        let call = self.model.call(*process, operation);
         match fault {
-            Fault::DropReply => self.model.ask_in_vain(call),
+            Fault::DropReply => self.model.apply_without_reply(call),
             Fault::Hold => self.held.push((replica, call, self.day)),
             Fault::Pass | Fault::Cut | Fault::Delay(_) => {}
         }
-        // What counts once however often it is asked is asked again.
-        let again = !matches!(asked, Asked::Reserve { id: None, .. });
+        // Idempotent calls are retried.
+        let again = !matches!(operation, Operation::Reserve { id: None, .. });
         let wanted = match fault {
-            Fault::Pass => self.model.ask(call),
+            Fault::Pass => self.model.apply(call),
             _ if again => {
-                let call = self.model.call(*process, asked);
-                self.model.ask(call)
+                let call = self.model.call(*process, operation);
+                self.model.apply(call)
             }
             _ => Err("no answer"),
         };
-        (format!("{said:?}"), format!("{wanted:?}"))
+        (format!("{received:?}"), format!("{wanted:?}"))
     }
 
     fn snapshot(&mut self) -> Vec<Key> {
         let connection = &mut self.connection;
         let keys: Vec<Vec<u8>> = cmd("KEYS").arg("*").query(connection).unwrap();
-        let kept = keys.into_iter().map(|key| {
+        let saved = keys.into_iter().map(|key| {
             let dump = cmd("DUMP").arg(&key).query(connection).unwrap();
             let expires_at = cmd("PEXPIRETIME").arg(&key).query(connection).unwrap();
             (key, dump, expires_at)
         });
-        kept.collect()
+        saved.collect()
     }
 
     fn put_back(&mut self, keys: Vec<Key>) {
@@ -278,12 +286,12 @@ impl Simulation {
     }
 }
 
-async fn say(ledger: &Ledger, asked: Asked) -> Answer {
+async fn perform(ledger: &Ledger, operation: Operation) -> Answer {
     let name = |id: u64| format!("id {id}");
     let used = |pool: Option<PoolBalance>| pool.map_or(0, |pool| pool.used.get() as i64);
-    match asked {
-        Asked::Reserve { id, tokens } => {
-            let call = ask(tokens as u64);
+    match operation {
+        Operation::Reserve { id, tokens } => {
+            let call = new_reserve(tokens as u64);
             let call = match id {
                 Some(id) => call.id(&name(id)),
                 None => call,
@@ -291,13 +299,13 @@ async fn say(ledger: &Ledger, asked: Asked) -> Answer {
             let answer = ledger.reserve(call).await.map_err(why)?;
             Ok((verdict(answer.verdict), used(answer.pool), answer.replayed))
         }
-        Asked::Settle { id, tokens } => {
+        Operation::Settle { id, tokens } => {
             let tokens = tollgate::domain::Tokens::of_settle(tokens as u64).unwrap();
             let answer = ledger.settle(org_id("acme"), request_id(&name(id)), tokens);
             let answer = answer.await.map_err(why)?;
             Ok((verdict(answer.verdict), used(answer.pool), answer.replayed))
         }
-        Asked::Release { id } => {
+        Operation::Release { id } => {
             let answer = ledger.release(org_id("acme"), request_id(&name(id)));
             let answer = answer.await.map_err(why)?;
             Ok(("", used(answer.pool), answer.replayed))
@@ -339,13 +347,13 @@ async fn under_lost_answers_late_calls_rollbacks_and_clock_jumps_each_answer_is_
     let (replayed, simulations) = (number("TOLLGATE_SEED"), number("TOLLGATE_SIMULATIONS"));
     let seeds = match replayed {
         Some(seed) => seed..seed + 1,
-        None if is_long() => 0..simulations.unwrap_or(SIMULATIONS_IN_THE_LONG_FORM),
+        None if is_long() => 0..simulations.unwrap_or(LONG_SIMULATIONS),
         None => 0..simulations.unwrap_or(SIMULATIONS),
     };
-    let mut beside = JoinSet::new();
-    for first in 0..SIMULATIONS_AT_ONCE {
-        let seeds = seeds.clone().skip(first).step_by(SIMULATIONS_AT_ONCE);
-        beside.spawn(async move {
+    let mut running = JoinSet::new();
+    for first in 0..CONCURRENT_SIMULATIONS {
+        let seeds = seeds.clone().skip(first).step_by(CONCURRENT_SIMULATIONS);
+        running.spawn(async move {
             let mut simulation = Simulation::new().await;
             for seed in seeds {
                 if let Err(failure) = simulation.run(seed, replayed.is_some()).await {
@@ -354,35 +362,35 @@ async fn under_lost_answers_late_calls_rollbacks_and_clock_jumps_each_answer_is_
             }
         });
     }
-    while let Some(ended) = beside.join_next().await {
+    while let Some(ended) = running.join_next().await {
         ended.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_written_instead_of_lost_writes_is_not_taken_for_them() {
+async fn new_writes_are_not_mistaken_for_lost_ones() {
     let mut simulation = Simulation::new().await;
     simulation.begin().await;
     let reserve = |replica, tokens, fault| {
-        let asked = Asked::Reserve { id: None, tokens };
-        Step::Ask(replica, asked, fault)
+        let operation = Operation::Reserve { id: None, tokens };
+        Step::Call(replica, operation, fault)
     };
     for step in [
         reserve(0, 1, Fault::Pass),
-        Step::Keep,
-        // The other replica learns of this one, and its own does not.
+        Step::Save,
+        // The other replica learns of this write, and its own is lost.
         reserve(0, 5, Fault::DropReply),
         reserve(1, 10, Fault::Pass),
         Step::FallBack,
-        Step::Keep,
+        Step::Save,
         reserve(0, 100, Fault::Pass),
-        // The one that knows only what is lost comes first.
+        // The replica that knows only the lost write comes first.
         Step::FallBack,
         reserve(1, 1, Fault::Pass),
     ] {
-        let (said, wanted) = simulation.take(&step).await;
-        assert_eq!(said, wanted, "{step:?}");
+        let (received, wanted) = simulation.take(&step).await;
+        assert_eq!(received, wanted, "{step:?}");
     }
-    let (said, _) = simulation.take(&reserve(0, 1, Fault::Pass)).await;
-    assert_eq!(said, format!("{:?}", Answer::Ok(("FREE", 113, false))));
+    let (received, _) = simulation.take(&reserve(0, 1, Fault::Pass)).await;
+    assert_eq!(received, format!("{:?}", Answer::Ok(("FREE", 113, false))));
 }

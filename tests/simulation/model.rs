@@ -1,30 +1,30 @@
-//! What is to become of one organization's pool, reservations and replicas under faults, said once more.
+//! The model of one organization's pool, reservations and replicas under faults.
 
 use std::collections::BTreeMap;
 
 pub const ALLOWANCE: i64 = 1_000;
 
-/// Which process of which replica: a new one remembers nothing.
+/// A process of a replica. A new process has no snapshots.
 pub type Process = usize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
+pub enum Operation {
     Reserve { id: Option<u64>, tokens: i64 },
     Settle { id: u64, tokens: i64 },
     Release { id: u64 },
 }
 
-/// What the caller is told: a verdict, what is used and whether it is a replay; or why not.
+/// The answer: verdict, used tokens and whether it is a replay; or the error.
 pub type Answer = Result<(&'static str, i64, bool), &'static str>;
 
-/// What one process counted in a pool: what each of its writes did to the free tokens.
+/// The PN-counter component of a process: the effect of each of its writes on the free tokens.
 #[derive(Debug, Clone, Default)]
-struct Part {
-    turn: u64,
+struct Component {
+    seq: u64,
     writes: BTreeMap<u64, i64>,
 }
 
-type Pool = BTreeMap<Process, Part>;
+type Pool = BTreeMap<Process, Component>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -38,51 +38,53 @@ struct Reservation {
     tokens: i64,
     verdict: &'static str,
     state: State,
-    /// Redis may have forgotten what settled or released it.
-    doubted: bool,
+    /// A loss may have reverted its Settle or Release.
+    stale: bool,
 }
 
-/// What Redis holds.
+/// The content of Redis.
 #[derive(Debug, Clone, Default)]
-pub struct Held {
+pub struct RedisState {
     pool: Pool,
-    /// Of today, and of yesterday.
+    /// Today's and yesterday's.
     reservations: [BTreeMap<u64, Reservation>; 2],
 }
 
 #[derive(Default)]
 pub struct Model {
-    pub held: Held,
-    /// What each living process remembers of today.
-    remembered: BTreeMap<Process, Pool>,
+    pub redis: RedisState,
+    /// The snapshots of today of each living process.
+    snapshots: BTreeMap<Process, Pool>,
     calls: BTreeMap<Process, u64>,
     writes: u64,
     granted: i64,
     granted_by_id: BTreeMap<u64, i64>,
-    /// What Settles and Releases that were sent today left of an id: the least and the most.
+    /// The free tokens that Settles and Releases sent today may have left of an id: minimum and maximum.
     left_by_id: BTreeMap<u64, (i64, i64)>,
 }
 
-/// A call on its way.
+/// A call in flight.
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
     process: Process,
-    /// Its number among those of the process, and the last turn that it names.
+    /// The number of the process's call, and its last acknowledged sequence number.
     number: u64,
-    told: u64,
-    asked: Asked,
+    acknowledged: u64,
+    operation: Operation,
 }
 
-/// What came of a call that reached Redis.
-enum Reached {
-    /// Redis has lost writes of this process: nothing was written.
+/// The outcome of a call that reached Redis.
+enum CallResult {
+    /// Redis lost writes of this process: nothing was written.
     Lost,
-    /// Decision, and the write that it was, where it was one.
+    /// The decision, and the id of its write, if any.
     Decided(Answer, Option<u64>),
 }
 
 fn sum(pool: &Pool) -> i64 {
-    let writes = pool.values().flat_map(|part| part.writes.values());
+    let writes = pool
+        .values()
+        .flat_map(|component| component.writes.values());
     writes.sum()
 }
 
@@ -90,31 +92,31 @@ fn used(pool: &Pool) -> i64 {
     sum(pool).max(0)
 }
 
-/// Tells whether anything was further.
-fn join(pool: &mut Pool, other: &Pool) -> bool {
-    let mut further = false;
-    for (process, part) in other {
+/// Returns whether anything was newer.
+fn merge(pool: &mut Pool, other: &Pool) -> bool {
+    let mut newer = false;
+    for (process, component) in other {
         let known = pool.entry(*process).or_default();
-        if part.turn > known.turn {
-            *known = part.clone();
-            further = true;
+        if component.seq > known.seq {
+            *known = component.clone();
+            newer = true;
         }
     }
-    further
+    newer
 }
 
 impl Model {
-    pub fn call(&mut self, process: Process, asked: Asked) -> Call {
+    pub fn call(&mut self, process: Process, operation: Operation) -> Call {
         let number = self.calls.entry(process).or_default();
         *number += 1;
-        let part = self
-            .remembered
+        let component = self
+            .snapshots
             .get(&process)
             .and_then(|pool| pool.get(&process));
-        let left = match asked {
-            Asked::Settle { id, tokens } => Some((id, tokens)),
-            Asked::Release { id } => Some((id, 0)),
-            Asked::Reserve { .. } => None,
+        let left = match operation {
+            Operation::Settle { id, tokens } => Some((id, tokens)),
+            Operation::Release { id } => Some((id, 0)),
+            Operation::Reserve { .. } => None,
         };
         if let Some((id, tokens)) = left {
             let (least, most) = self.left_by_id.entry(id).or_insert((tokens, tokens));
@@ -123,42 +125,44 @@ impl Model {
         Call {
             process,
             number: *number,
-            told: part.map_or(0, |part| part.turn),
-            asked,
+            acknowledged: component.map_or(0, |component| component.seq),
+            operation,
         }
     }
 
-    /// A call that is answered.
-    pub fn ask(&mut self, call: Call) -> Answer {
-        let Call { process, asked, .. } = call;
-        let (answer, write) = match self.reach(call) {
-            Reached::Decided(answer, write) => (answer, write),
-            Reached::Lost => {
-                let again = self.call(process, asked);
-                let remembered = self.remembered.get(&process).cloned().unwrap_or_default();
-                if join(&mut self.held.pool, &remembered) {
-                    for reservation in self.held.reservations[0].values_mut() {
-                        reservation.doubted = true;
+    /// Applies a call whose answer arrives.
+    pub fn apply(&mut self, call: Call) -> Answer {
+        let Call {
+            process, operation, ..
+        } = call;
+        let (answer, write) = match self.apply_once(call) {
+            CallResult::Decided(answer, write) => (answer, write),
+            CallResult::Lost => {
+                let again = self.call(process, operation);
+                let snapshots = self.snapshots.get(&process).cloned().unwrap_or_default();
+                if merge(&mut self.redis.pool, &snapshots) {
+                    for reservation in self.redis.reservations[0].values_mut() {
+                        reservation.stale = true;
                     }
                 }
-                let Reached::Decided(answer, write) = self.reach(again) else {
-                    unreachable!("it was told all");
+                let CallResult::Decided(answer, write) = self.apply_once(again) else {
+                    unreachable!("the model is up to date");
                 };
                 (answer, Some(write.unwrap_or_else(|| self.write(again, 0))))
             }
         };
         if write.is_some() {
-            self.remembered.insert(process, self.held.pool.clone());
+            self.snapshots.insert(process, self.redis.pool.clone());
         }
-        match (asked, answer) {
-            (Asked::Reserve { id: None, tokens }, Ok(("FREE", ..))) => self.granted += tokens,
+        match (operation, answer) {
+            (Operation::Reserve { id: None, tokens }, Ok(("FREE", ..))) => self.granted += tokens,
             (
-                Asked::Reserve {
+                Operation::Reserve {
                     id: Some(id),
                     tokens,
                 },
                 Ok(("FREE", ..)),
-            ) if self.held.reservations[0].contains_key(&id) => {
+            ) if self.redis.reservations[0].contains_key(&id) => {
                 self.granted_by_id.insert(id, tokens);
             }
             _ => {}
@@ -166,89 +170,100 @@ impl Model {
         answer
     }
 
-    /// A call that reaches Redis, and whose answer reaches nobody.
-    pub fn ask_in_vain(&mut self, call: Call) {
-        let _ = self.reach(call);
+    /// Applies a call whose answer is lost.
+    pub fn apply_without_reply(&mut self, call: Call) {
+        let _ = self.apply_once(call);
     }
 
-    fn reach(&mut self, call: Call) -> Reached {
+    fn apply_once(&mut self, call: Call) -> CallResult {
         let Call {
             process,
-            told,
-            asked,
+            acknowledged,
+            operation,
             ..
         } = call;
-        let id = match asked {
-            Asked::Reserve { id, .. } => id,
-            Asked::Settle { id, .. } | Asked::Release { id } => Some(id),
+        let id = match operation {
+            Operation::Reserve { id, .. } => id,
+            Operation::Settle { id, .. } | Operation::Release { id } => Some(id),
         };
         let found = id.and_then(|id| {
-            let mut days = self.held.reservations.iter().enumerate();
+            let mut days = self.redis.reservations.iter().enumerate();
             days.find_map(|(day, known)| known.get(&id).map(|it| (day, it.clone())))
         });
-        let reads_pool = found.is_some() || matches!(asked, Asked::Reserve { .. });
-        let turn = self.held.pool.get(&process).map_or(0, |part| part.turn);
-        if reads_pool && turn < told {
-            return Reached::Lost;
+        let reads_pool = found.is_some() || matches!(operation, Operation::Reserve { .. });
+        let seq = self
+            .redis
+            .pool
+            .get(&process)
+            .map_or(0, |component| component.seq);
+        if reads_pool && seq < acknowledged {
+            return CallResult::Lost;
         }
-        let before = used(&self.held.pool);
-        match (asked, found) {
-            (Asked::Reserve { id, tokens }, None) => {
-                let verdict = if before + tokens <= ALLOWANCE {
-                    "FREE"
-                } else {
-                    "EXCEEDED"
-                };
-                let change = if verdict == "FREE" { tokens } else { 0 };
-                if let Some(id) = id {
-                    let state = State::Held;
-                    let reservation = Reservation {
-                        tokens,
-                        verdict,
-                        state,
-                        doubted: false,
-                    };
-                    self.held.reservations[0].insert(id, reservation);
-                }
-                let write = self.write(call, change);
-                Reached::Decided(Ok((verdict, before + change, false)), Some(write))
+        match (operation, found) {
+            (Operation::Reserve { id, tokens }, None) => self.reserve(call, id, tokens),
+            (Operation::Reserve { tokens, .. }, Some((day, known))) => {
+                self.replay(call, tokens, day, &known)
             }
-            (Asked::Reserve { tokens, .. }, Some((day, known))) => {
-                let answer = match known.state {
-                    _ if known.tokens != tokens => Err("fields"),
-                    State::Released => Err("released"),
-                    _ => {
-                        let write = (day == 0).then(|| self.write(call, 0));
-                        let used = used(&self.held.pool);
-                        return Reached::Decided(Ok((known.verdict, used, true)), write);
-                    }
-                };
-                Reached::Decided(answer, None)
-            }
-            (_, None) => Reached::Decided(Err("unknown"), None),
-            (Asked::Settle { id, tokens }, Some((day, known))) => {
+            (_, None) => CallResult::Decided(Err("unknown"), None),
+            (Operation::Settle { id, tokens }, Some((day, known))) => {
                 self.settle(call, id, tokens, day, &known)
             }
-            (Asked::Release { id }, Some((day, known))) => {
-                let figure = |used| if day == 0 { used } else { 0 };
-                match known.state {
-                    State::Settled { .. } => Reached::Decided(Err("settled"), None),
-                    State::Released => {
-                        let write = (day == 0).then(|| self.write(call, 0));
-                        Reached::Decided(Ok(("", figure(before), true)), write)
-                    }
-                    State::Held => {
-                        let free = day == 0 && known.verdict == "FREE" && !known.doubted;
-                        let after = if free {
-                            (before - known.tokens).max(0)
-                        } else {
-                            before
-                        };
-                        self.change(id, day, State::Released);
-                        let write = (day == 0).then(|| self.write(call, after - before));
-                        Reached::Decided(Ok(("", figure(after), false)), write)
-                    }
-                }
+            (Operation::Release { id }, Some((day, known))) => self.release(call, id, day, &known),
+        }
+    }
+
+    fn reserve(&mut self, call: Call, id: Option<u64>, tokens: i64) -> CallResult {
+        let before = used(&self.redis.pool);
+        let fits = before + tokens <= ALLOWANCE;
+        let (verdict, change) = if fits {
+            ("FREE", tokens)
+        } else {
+            ("EXCEEDED", 0)
+        };
+        if let Some(id) = id {
+            let reservation = Reservation {
+                tokens,
+                verdict,
+                state: State::Held,
+                stale: false,
+            };
+            self.redis.reservations[0].insert(id, reservation);
+        }
+        let write = self.write(call, change);
+        CallResult::Decided(Ok((verdict, before + change, false)), Some(write))
+    }
+
+    fn replay(&mut self, call: Call, tokens: i64, day: usize, known: &Reservation) -> CallResult {
+        if known.tokens != tokens {
+            return CallResult::Decided(Err("fields"), None);
+        }
+        if known.state == State::Released {
+            return CallResult::Decided(Err("released"), None);
+        }
+        let write = (day == 0).then(|| self.write(call, 0));
+        let used = used(&self.redis.pool);
+        CallResult::Decided(Ok((known.verdict, used, true)), write)
+    }
+
+    fn release(&mut self, call: Call, id: u64, day: usize, known: &Reservation) -> CallResult {
+        let before = used(&self.redis.pool);
+        let shown = |used| if day == 0 { used } else { 0 };
+        match known.state {
+            State::Settled { .. } => CallResult::Decided(Err("settled"), None),
+            State::Released => {
+                let write = (day == 0).then(|| self.write(call, 0));
+                CallResult::Decided(Ok(("", shown(before), true)), write)
+            }
+            State::Held => {
+                let free = day == 0 && known.verdict == "FREE" && !known.stale;
+                let after = if free {
+                    (before - known.tokens).max(0)
+                } else {
+                    before
+                };
+                self.change(id, day, State::Released);
+                let write = (day == 0).then(|| self.write(call, after - before));
+                CallResult::Decided(Ok(("", shown(after), false)), write)
             }
         }
     }
@@ -260,27 +275,27 @@ impl Model {
         tokens: i64,
         day: usize,
         known: &Reservation,
-    ) -> Reached {
-        let before = used(&self.held.pool);
-        let figure = |used| if day == 0 { used } else { 0 };
+    ) -> CallResult {
+        let before = used(&self.redis.pool);
+        let shown = |used| if day == 0 { used } else { 0 };
         match known.state {
-            State::Released => return Reached::Decided(Err("released"), None),
+            State::Released => return CallResult::Decided(Err("released"), None),
             State::Settled {
                 tokens: settled,
                 verdict,
             } => {
                 if settled != tokens {
-                    return Reached::Decided(Err("amount"), None);
+                    return CallResult::Decided(Err("amount"), None);
                 }
                 let write = (day == 0).then(|| self.write(call, 0));
-                return Reached::Decided(Ok((verdict, figure(before), true)), write);
+                return CallResult::Decided(Ok((verdict, shown(before), true)), write);
             }
             State::Held => {}
         }
         let free = known.verdict == "FREE";
-        // What may have been taken back before is not taken back again.
-        let doubted = free && day == 0 && known.doubted;
-        let without = if free && !doubted {
+        // What may have been given back before is not given back again.
+        let stale = free && day == 0 && known.stale;
+        let without = if free && !stale {
             (before - known.tokens).max(0)
         } else {
             before
@@ -294,9 +309,9 @@ impl Model {
         };
         self.change(id, day, State::Settled { tokens, verdict });
         if day != 0 {
-            return Reached::Decided(Ok((verdict, 0, false)), None);
+            return CallResult::Decided(Ok((verdict, 0, false)), None);
         }
-        let after = if doubted && tokens <= known.tokens {
+        let after = if stale && tokens <= known.tokens {
             before
         } else if verdict == "FREE" {
             without + tokens
@@ -304,54 +319,54 @@ impl Model {
             without
         };
         let write = self.write(call, after - before);
-        Reached::Decided(Ok((verdict, after, false)), Some(write))
+        CallResult::Decided(Ok((verdict, after, false)), Some(write))
     }
 
     fn change(&mut self, id: u64, day: usize, state: State) {
-        let reservation = self.held.reservations[day].get_mut(&id);
+        let reservation = self.redis.reservations[day].get_mut(&id);
         reservation.expect("it was found").state = state;
     }
 
     fn write(&mut self, call: Call, change: i64) -> u64 {
         self.writes += 1;
-        // Where more was taken back than is left, the next write makes up for it.
-        let missing = (-sum(&self.held.pool)).max(0);
-        let part = self.held.pool.entry(call.process).or_default();
-        part.turn = (part.turn + 1).max(call.number * 1024);
-        part.writes.insert(self.writes, change + missing);
+        // If more was given back than is left, the next write compensates.
+        let missing = (-sum(&self.redis.pool)).max(0);
+        let component = self.redis.pool.entry(call.process).or_default();
+        component.seq = (component.seq + 1).max(call.number * 1024);
+        component.writes.insert(self.writes, change + missing);
         self.writes
     }
 
-    /// What GetQuota tells through a process.
+    /// The used tokens in GetQuota through a process.
     pub fn used_through(&self, process: Process) -> i64 {
-        let mut pool = self.held.pool.clone();
-        if let Some(remembered) = self.remembered.get(&process) {
-            join(&mut pool, remembered);
+        let mut pool = self.redis.pool.clone();
+        if let Some(snapshots) = self.snapshots.get(&process) {
+            merge(&mut pool, snapshots);
         }
         used(&pool)
     }
 
-    /// Redis falls back to what it was.
-    pub fn fall_back(&mut self, to: Held) {
-        self.held = to;
+    /// Reverts Redis to an earlier state.
+    pub fn fall_back(&mut self, to: RedisState) {
+        self.redis = to;
     }
 
     pub fn end(&mut self, process: Process) {
-        self.remembered.remove(&process);
+        self.snapshots.remove(&process);
     }
 
     pub fn next_day(&mut self) {
-        let ended = std::mem::take(&mut self.held.reservations[0]);
-        self.held.reservations[1] = ended;
-        self.held.pool.clear();
-        self.remembered.clear();
+        let ended = std::mem::take(&mut self.redis.reservations[0]);
+        self.redis.reservations[1] = ended;
+        self.redis.pool.clear();
+        self.snapshots.clear();
         self.granted = 0;
         self.granted_by_id.clear();
         self.left_by_id.clear();
     }
 
-    /// Free tokens of today that callers were told of: of what was settled or released, or may have been,
-    /// the least that this may have left. To settle more than was reserved may have been billed.
+    /// The free tokens of today that were acknowledged. For settled or released requests, or those that may be, the
+    /// minimum. A Settle of more than was reserved may have been billed.
     pub fn granted(&self) -> i64 {
         let by_id = self.granted_by_id.iter();
         let by_id = by_id.map(|(id, granted)| match self.left_by_id.get(id) {

@@ -1,4 +1,4 @@
-//! Calls over gRPC, as a gateway makes them, and the files that a service is started with.
+//! gRPC calls of a gateway, and the files that a service is started with.
 
 use std::{io::Write as _, time::Duration};
 
@@ -9,13 +9,13 @@ use tollgate::grpc::proto::{
 };
 use tonic::{Code, transport::Channel};
 
-/// How often a reading is tried that a store may be late with.
-const MOST_TRIES: usize = 100;
+/// How often a query is retried.
+const MAX_TRIES: usize = 100;
 
 pub type Client = QuotaServiceClient<Channel>;
 
 /// A Reserve of `acme`, project `p`, model `gpt-4o`.
-pub fn ask(tokens: u64, request_id: &str) -> ReserveRequest {
+pub fn new_reserve(tokens: u64, request_id: &str) -> ReserveRequest {
     ReserveRequest {
         org: "acme".to_owned(),
         project: "p".to_owned(),
@@ -27,12 +27,12 @@ pub fn ask(tokens: u64, request_id: &str) -> ReserveRequest {
 }
 
 /// The verdict as text: "FREE", or the billed reason's name.
-pub fn said(answer: &ReserveResponse) -> String {
+pub fn verdict_text(answer: &ReserveResponse) -> String {
     verdict(answer.verdict(), answer.billed_reason())
 }
 
-/// The same of a Settle.
-pub fn settled_as(answer: &SettleResponse) -> String {
+/// The verdict of a Settle as text.
+pub fn settle_verdict_text(answer: &SettleResponse) -> String {
     verdict(answer.verdict(), answer.billed_reason())
 }
 
@@ -45,7 +45,10 @@ fn verdict(verdict: Verdict, reason: BilledReason) -> String {
 }
 
 pub async fn reserve(client: &Client, tokens: u64, request_id: &str) -> ReserveResponse {
-    let answer = client.clone().reserve(ask(tokens, request_id)).await;
+    let answer = client
+        .clone()
+        .reserve(new_reserve(tokens, request_id))
+        .await;
     answer.unwrap().into_inner()
 }
 
@@ -55,25 +58,25 @@ pub async fn quota(client: &Client) -> GetQuotaResponse {
     answer.unwrap().into_inner()
 }
 
-/// The figures of `acme`'s pool `large`.
+/// The quota of `acme`'s pool `large`.
 pub async fn large(client: &Client) -> PoolQuota {
     large_of(client, "acme").await
 }
 
-/// The figures of an organization's pool `large`.
+/// The quota of an organization's pool `large`.
 pub async fn large_of(client: &Client, org: &str) -> PoolQuota {
-    let asked = GetQuotaRequest {
+    let request = GetQuotaRequest {
         org: org.to_owned(),
     };
-    let mut quota = client.clone().get_quota(asked.clone()).await;
-    // A slow machine may be late; nothing is counted by asking again.
-    for _ in 0..MOST_TRIES {
+    let mut quota = client.clone().get_quota(request.clone()).await;
+    // For busy machines. A query counts nothing.
+    for _ in 0..MAX_TRIES {
         match &quota {
             Err(status) if status.code() == Code::Unavailable => {}
             _ => break,
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-        quota = client.clone().get_quota(asked.clone()).await;
+        quota = client.clone().get_quota(request.clone()).await;
     }
     let pools = quota.unwrap().into_inner().pools;
     pools.into_iter().find(|pool| pool.pool == "large").unwrap()
@@ -84,7 +87,7 @@ pub async fn usage(client: &Client, day: &str) -> Vec<UsageRow> {
     usage_of(client, "acme", day).await
 }
 
-/// The usage rows of an organization; none of the tests has more than a page of them.
+/// The usage rows of an organization; no test has more than a page.
 pub async fn usage_of(client: &Client, org: &str, day: &str) -> Vec<UsageRow> {
     let request = ListUsageRequest {
         org: org.to_owned(),
@@ -110,7 +113,7 @@ pub fn sum(rows: &[UsageRow]) -> (u64, u64, u64, u64) {
     })
 }
 
-/// A file of settings or of a policy.
+/// A settings or policy file.
 pub struct TextFile(NamedTempFile);
 
 impl TextFile {
@@ -131,7 +134,7 @@ pub fn policy_file(allowance: u64) -> TextFile {
     TextFile::new(&text.replace("large = 1_000", &format!("large = {allowance}")))
 }
 
-/// The same with the organizations `org-0` and on besides.
+/// The same with additional organizations `org-0`, `org-1`, ….
 pub fn policy_file_of(orgs: usize, allowance: u64) -> TextFile {
     let text = super::world::small_policy("keep_open");
     let mut text = text.replace("large = 1_000", &format!("large = {allowance}"));

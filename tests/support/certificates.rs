@@ -1,4 +1,4 @@
-//! Certificates of the test's own: an authority, and what it signs.
+//! The test's own certificates: an authority, and certificates that it signs.
 
 use std::{
     fs,
@@ -17,13 +17,13 @@ pub struct Authority {
     dir: TempDir,
 }
 
-/// The files of a certificate and its key.
+/// The paths of a certificate and its key.
 pub struct Files {
     pub cert: String,
     pub key: String,
 }
 
-/// How a server speaks TLS, and asks its clients who they are.
+/// The files for TLS with client certificates.
 pub struct Encryption {
     pub ca: String,
     pub cert: String,
@@ -31,7 +31,7 @@ pub struct Encryption {
 }
 
 impl Encryption {
-    /// The options of a server that listens on this port besides; a sentinel's settings have no dashes.
+    /// The options of a server that also listens on this port with TLS. A sentinel's settings have no dashes.
     pub fn options(&self, port: u16) -> Vec<[String; 2]> {
         let port = port.to_string();
         [
@@ -55,9 +55,9 @@ impl Encryption {
 }
 
 impl Authority {
-    /// A server with a certificate for this host.
+    /// The files of a server with a certificate for this host.
     pub fn encryption(&self, host: &str) -> Encryption {
-        let Files { cert, key } = self.signs("server", &[host]);
+        let Files { cert, key } = self.sign("server", &[host]);
         Encryption {
             ca: self.file(),
             cert,
@@ -71,7 +71,7 @@ impl Authority {
         Self::of_name(&format!("authority {number}"))
     }
 
-    /// Two of one name have different keys.
+    /// Two authorities of one name have different keys.
     pub fn of_name(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         named(&mut params, name);
@@ -82,36 +82,36 @@ impl Authority {
         Self { issuer, dir }
     }
 
-    /// The file of its own certificate.
+    /// The path of its own certificate.
     pub fn file(&self) -> String {
         self.path("ca.pem").to_str().unwrap().to_owned()
     }
 
-    /// A file of another text.
+    /// Writes another file.
     pub fn other_file(&self, name: &str, text: &str) -> String {
         fs::write(self.path(name), text).unwrap();
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// Signs for these hosts.
-    pub fn signs(&self, name: &str, hosts: &[&str]) -> Files {
+    /// Signs a certificate for these hosts.
+    pub fn sign(&self, name: &str, hosts: &[&str]) -> Files {
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
-        self.signs_params(name, CertificateParams::new(hosts).unwrap())
+        self.sign_params(name, CertificateParams::new(hosts).unwrap())
     }
 
-    /// Signs for these names: with a colon a URI, else a DNS name. Whether they are any is not looked at.
-    pub fn signs_names(&self, name: &str, names: &[&str]) -> Files {
+    /// Signs a certificate for these names: with a colon a URI, otherwise a DNS name, without validation.
+    pub fn sign_names(&self, name: &str, names: &[&str]) -> Files {
         let mut params = CertificateParams::default();
         let alternative = |name: &&str| match name.contains(':') {
             true => SanType::URI((*name).try_into().unwrap()),
             false => SanType::DnsName((*name).try_into().unwrap()),
         };
         params.subject_alt_names = names.iter().map(alternative).collect();
-        self.signs_params(name, params)
+        self.sign_params(name, params)
     }
 
-    /// Signs what is asked for, with the name of the files as the common name.
-    pub fn signs_params(&self, name: &str, mut params: CertificateParams) -> Files {
+    /// Signs a certificate with these parameters. The common name is the name of the files.
+    pub fn sign_params(&self, name: &str, mut params: CertificateParams) -> Files {
         let key = KeyPair::generate().unwrap();
         named(&mut params, name);
         let cert = params.signed_by(&key, &self.issuer).unwrap();
@@ -121,8 +121,8 @@ impl Authority {
         }
     }
 
-    /// A certificate that is its own authority, as `openssl req -x509` makes it, in this authority's folder.
-    pub fn signs_itself(&self, name: &str, hosts: &[&str]) -> Files {
+    /// A self-signed certificate, as from `openssl req -x509`, in this authority's folder.
+    pub fn self_signed(&self, name: &str, hosts: &[&str]) -> Files {
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -140,7 +140,7 @@ impl Authority {
     }
 }
 
-/// One whose name is its issuer's would be taken for signed by itself.
+/// With its issuer's name, it would look self-signed.
 fn named(params: &mut CertificateParams, name: &str) {
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);

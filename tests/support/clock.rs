@@ -1,5 +1,5 @@
-//! A wall clock that a test sets: for the memory store as a function, for redis-server as a preloaded
-//! library of ours. Once set, it runs on.
+//! A wall clock that a test sets: a function for the memory store, a preloaded library for redis-server. It runs on
+//! from the time that is set.
 
 use std::{
     fs::File,
@@ -19,21 +19,21 @@ use tollgate::store::clock::{ClockReading, system_clock};
 
 use super::shim;
 
-/// A clock that is ahead of the real one by a settable amount.
+/// A clock ahead of the real one by an adjustable amount.
 pub struct Clock {
     shift_micros: Arc<AtomicI64>,
-    /// How far the boot-time clock is ahead: by the time that has passed for the test.
+    /// How far the boot-time clock is ahead.
     boot_shift_micros: Arc<AtomicI64>,
-    /// What the preloaded library reads.
+    /// Read by the preloaded library.
     file: File,
     path: PathBuf,
-    /// Whether a process sees it.
+    /// Whether a process uses it.
     is_preloaded: AtomicBool,
     _dir: TempDir,
 }
 
-/// Valkey 9 reads the wall clock once a millisecond at most: so long it may say the time before.
-const UNTIL_SEEN: Duration = Duration::from_millis(3);
+/// Valkey 9 reads the wall clock at most once a millisecond, so it may use the old time for this long.
+const CLOCK_RESOLUTION: Duration = Duration::from_millis(3);
 
 impl Clock {
     pub fn real() -> Self {
@@ -63,7 +63,7 @@ impl Clock {
         clock
     }
 
-    /// Sets the clock to a moment such as "2026-11-22T23:59:59Z".
+    /// Sets the clock to a time such as "2026-11-22T23:59:59Z".
     pub fn set(&self, moment: &str) {
         let moment: DateTime<Utc> = moment.parse().unwrap();
         self.shift(moment - Utc::now());
@@ -73,7 +73,7 @@ impl Clock {
         self.shift(self.ahead() + by);
     }
 
-    /// Lets time pass: what a machine sees that was suspended. All other changes are steps of the wall clock.
+    /// Lets time pass, as during a suspension. All other changes are steps of the wall clock.
     pub fn pass(&self, time: TimeDelta) {
         let micros = time.num_microseconds().unwrap();
         self.boot_shift_micros.fetch_add(micros, Ordering::SeqCst);
@@ -89,7 +89,7 @@ impl Clock {
         (self.function())().wall
     }
 
-    /// The clock as the memory store takes it.
+    /// The clock for the memory store.
     pub fn function(&self) -> tollgate::store::Clock {
         let (shift, boot_shift) = (self.shift_micros.clone(), self.boot_shift_micros.clone());
         let of = |shift: &AtomicI64| TimeDelta::microseconds(shift.load(Ordering::SeqCst));
@@ -104,12 +104,12 @@ impl Clock {
         })
     }
 
-    /// Makes the process see this clock.
+    /// Makes the process use this clock.
     pub fn preload(&self, command: &mut Command) {
         self.preload_again().preload(command);
     }
 
-    /// For processes that are started again: as long as this clock is there.
+    /// For processes that are restarted. Valid as long as this clock exists.
     pub fn preload_again(&self) -> Preload {
         self.is_preloaded.store(true, Ordering::SeqCst);
         Preload(self.path.clone())
@@ -121,13 +121,13 @@ impl Clock {
         self.shift_micros.store(micros, Ordering::SeqCst);
         self.write();
         if self.is_preloaded.load(Ordering::SeqCst) {
-            std::thread::sleep(UNTIL_SEEN);
+            std::thread::sleep(CLOCK_RESOLUTION);
         }
     }
 }
 
 impl Clock {
-    /// For the preloaded library.
+    /// Updates the file of the preloaded library.
     fn write(&self) {
         for (at, micros) in [(0, &self.shift_micros), (8, &self.boot_shift_micros)] {
             let micros = micros.load(Ordering::SeqCst);
@@ -136,7 +136,7 @@ impl Clock {
     }
 }
 
-/// What a process needs to see a clock.
+/// What a process needs to use a clock.
 pub struct Preload(PathBuf);
 
 impl Preload {

@@ -1,4 +1,4 @@
-//! A real Redis Cluster of the test's own: three masters.
+//! A real Redis Cluster of three masters.
 
 use std::{
     process::Command,
@@ -8,28 +8,28 @@ use std::{
 
 use super::{certificates::Encryption, clock::Clock, free_port, redis::RedisServer, tools::run};
 
-/// No cluster needs nearly as long to agree, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than any cluster needs to agree, also on a busy machine.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct RedisCluster {
     pub nodes: Vec<RedisServer>,
     bus_ports: Vec<u16>,
-    /// Where its nodes speak TLS, if they do.
+    /// The nodes' TLS ports, if any.
     tls_ports: Vec<u16>,
 }
 
-/// The slot of a key, by a node's own word.
+/// The slot of a key, from a node.
 pub fn slot_of(node: &RedisServer, key: &str) -> u16 {
     u16::try_from(node.integer(&["CLUSTER", "KEYSLOT", key])).unwrap()
 }
 
 impl RedisCluster {
-    /// One whose nodes answer for their slots though others are lost.
+    /// Its nodes serve their slots even if other nodes are down.
     pub fn start() -> Self {
         Self::start_with(None, &[])
     }
 
-    /// The same, under a clock that is not moved, and with options besides.
+    /// The same, with a clock that is not moved, and with more options.
     pub fn start_with(clock: Option<&Clock>, options: &[&str]) -> Self {
         let options = [&["--cluster-node-timeout", "1000"], options].concat();
         let cluster = Self::nodes(clock, None, &options);
@@ -37,7 +37,7 @@ impl RedisCluster {
         cluster
     }
 
-    /// One whose nodes speak TLS with each other and with their clients.
+    /// Its nodes use TLS among each other and with clients.
     pub fn start_encrypted(encryption: &Encryption) -> Self {
         let cluster = Self::nodes(None, Some(encryption), &["--tls-cluster", "yes"]);
         let Encryption { ca, cert, key } = encryption;
@@ -45,8 +45,7 @@ impl RedisCluster {
         cluster
     }
 
-    /// One whose nodes see this clock, which may be moved: they are patient enough not to take each
-    /// other for lost when it is.
+    /// Its nodes use this clock, which may be moved. Their timeout is so long that a move does not make them fail.
     pub fn start_at(clock: &Arc<Clock>) -> Self {
         let cluster = Self::nodes(Some(clock), None, &["--cluster-node-timeout", "1800000000"]);
         cluster.created(&[]);
@@ -77,7 +76,7 @@ impl RedisCluster {
         }
     }
 
-    /// As an operator does it.
+    /// With redis-cli, as an operator does it.
     fn created(&self, how: &[&str]) {
         let ports = self.ports(!self.tls_ports.is_empty());
         let address = |(port, bus): (u16, &u16)| format!("127.0.0.1:{port}@{bus}");
@@ -90,7 +89,7 @@ impl RedisCluster {
         let all = [how, &create, &refs(&addresses)[..], &["--cluster-yes"]].concat();
         let ran = run(Command::new("redis-cli").args(all));
         assert_eq!(ran.code, Some(0), "{ran:?}");
-        self.wait_until_it_is_whole();
+        self.wait_until_complete();
     }
 
     fn ports(&self, encrypted: bool) -> Vec<u16> {
@@ -100,20 +99,21 @@ impl RedisCluster {
         self.nodes.iter().map(|node| node.port).collect()
     }
 
-    pub fn wait_until_it_is_whole(&self) {
-        let patience = Instant::now() + PATIENCE;
+    pub fn wait_until_complete(&self) {
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         for node in &self.nodes {
             loop {
-                let told: String = redis::from_redis_value(node.run(&["CLUSTER", "INFO"])).unwrap();
+                let reply: String =
+                    redis::from_redis_value(node.run(&["CLUSTER", "INFO"])).unwrap();
                 let all = [
                     "cluster_state:ok",
                     "cluster_slots_ok:16384",
                     "cluster_known_nodes:3",
                 ];
-                if all.iter().all(|part| told.contains(part)) {
+                if all.iter().all(|part| reply.contains(part)) {
                     break;
                 }
-                assert!(Instant::now() < patience, "{told}");
+                assert!(Instant::now() < deadline, "{reply}");
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
@@ -132,19 +132,19 @@ impl RedisCluster {
         format!("rediss+cluster://{}", hosts(&self.ports(true)))
     }
 
-    /// The number of the master of an organization.
+    /// The index of an organization's master.
     pub fn master_of(&self, org: &str) -> usize {
         let slot = slot_of(&self.nodes[0], &format!("tollgate:{{{org}}}:"));
         let id = |node: &RedisServer| -> String {
             redis::from_redis_value(node.run(&["CLUSTER", "MYID"])).unwrap()
         };
-        let told: String =
+        let reply: String =
             redis::from_redis_value(self.nodes[0].run(&["CLUSTER", "NODES"])).unwrap();
         let has = |part: &str| {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             matches!((first.parse::<u16>(), last.parse::<u16>()), (Ok(a), Ok(b)) if a <= slot && slot <= b)
         };
-        let line = told
+        let line = reply
             .lines()
             .find(|line| line.split(' ').skip(8).any(has))
             .unwrap();
@@ -152,7 +152,7 @@ impl RedisCluster {
         self.nodes.iter().position(|node| id(node) == its).unwrap()
     }
 
-    /// For each master an organization that it has, of `org-0` and on.
+    /// For each master one of its organizations, from `org-0` on.
     pub fn one_of_each(&self, orgs: usize) -> Vec<String> {
         let mut found = vec![None; self.nodes.len()];
         for org in (0..orgs).map(|org| format!("org-{org}")) {
@@ -161,28 +161,28 @@ impl RedisCluster {
         found.into_iter().map(Option::unwrap).collect()
     }
 
-    /// Lets each node tell its clients this port instead of its own.
+    /// Makes each node announce this port instead of its own.
     pub fn announce(&self, ports: &[u16]) {
         for (node, port) in self.nodes.iter().zip(ports) {
             node.run(&["CONFIG", "SET", "cluster-announce-port", &port.to_string()]);
         }
-        let told = |node: &RedisServer| -> String {
+        let reply = |node: &RedisServer| -> String {
             redis::from_redis_value(node.run(&["CLUSTER", "NODES"])).unwrap()
         };
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         for node in &self.nodes {
             while !ports
                 .iter()
-                .all(|port| told(node).contains(&format!(":{port}@")))
+                .all(|port| reply(node).contains(&format!(":{port}@")))
             {
-                assert!(Instant::now() < patience, "{}", told(node));
+                assert!(Instant::now() < deadline, "{}", reply(node));
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
     }
 
-    /// Moves the slot of an organization to another node as `redis-cli --cluster reshard` does; each
-    /// step takes a moment, so that calls come in between.
+    /// Moves the slot of an organization to another node like `redis-cli --cluster reshard`, with pauses so that calls
+    /// come in between.
     pub fn move_slot_of(&self, org: &str, to: usize, pause: Duration) {
         let from = self.master_of(org);
         let (source, target) = (&self.nodes[from], &self.nodes[to]);
@@ -210,7 +210,7 @@ fn refs(texts: &[String]) -> Vec<&str> {
     texts.iter().map(String::as_str).collect()
 }
 
-/// As a URL has them.
+/// As in a URL.
 pub fn hosts(ports: &[u16]) -> String {
     let hosts = ports.iter().map(|port| format!("127.0.0.1:{port}"));
     hosts.collect::<Vec<_>>().join(",")

@@ -1,5 +1,5 @@
-//! Small disks that a test fills: a tmpfs of its own where the system allows mounts, and a preloaded library
-//! everywhere. For a process with a full disk there is no difference.
+//! Small disks that a test fills: a tmpfs if the system allows mounts, otherwise a preloaded library. For a process,
+//! both look like a full disk.
 
 use std::{
     fs::{self, File},
@@ -24,9 +24,9 @@ pub struct Disk {
 }
 
 enum Kind {
-    /// A tmpfs, which only the service sees: with these words before a command, it is mounted for that.
+    /// A tmpfs that only the service sees. These words before a command mount it.
     Mounted(Vec<String>),
-    /// While a file `full` is there, writes of the service fail.
+    /// While a file `full` exists, writes of the service fail.
     Preloaded,
 }
 
@@ -35,7 +35,7 @@ impl Disk {
     ///
     /// # Errors
     ///
-    /// This system allows none, as is usual in containers; says why.
+    /// The system allows no mounts, as is usual in containers; gives the reason.
     pub fn mounted() -> Result<Self, String> {
         let dir = tempfile::tempdir().unwrap();
         let namespace: &[&str] = match nix::unistd::geteuid().is_root() {
@@ -65,7 +65,7 @@ impl Disk {
         }
     }
 
-    /// Starts a service that keeps its counters on this disk.
+    /// Starts a service with its file store on this disk.
     pub fn launch(&self, args: &[&str], clock: &Clock) -> Tollgate {
         let store = format!("file:{}", self.path().join("tollgate.db").display());
         let args = [&["--store", &store], args].concat();
@@ -82,7 +82,7 @@ impl Disk {
         })
     }
 
-    /// Takes all the room that is left.
+    /// Fills the disk.
     pub fn fill(&self, tollgate: &Tollgate) {
         let mut file = File::create(self.filler(tollgate)).unwrap();
         if let Kind::Mounted(_) = self.kind {
@@ -92,7 +92,7 @@ impl Disk {
         }
     }
 
-    /// Gives that room back.
+    /// Frees the space again.
     pub fn free(&self, tollgate: &Tollgate) {
         fs::remove_file(self.filler(tollgate)).unwrap();
     }
@@ -100,7 +100,7 @@ impl Disk {
     fn filler(&self, tollgate: &Tollgate) -> PathBuf {
         let full = self.path().join("full");
         match self.kind {
-            // How others see what is mounted for the service alone.
+            // The path to the service's own mount.
             Kind::Mounted(_) => {
                 PathBuf::from(format!("/proc/{}/root{}", tollgate.pid(), full.display()))
             }
@@ -108,7 +108,7 @@ impl Disk {
         }
     }
 
-    /// Without symlinks, as the system tells where a file is.
+    /// Without symlinks, as the system reports paths.
     fn path(&self) -> PathBuf {
         self.dir.path().canonicalize().unwrap()
     }

@@ -1,4 +1,4 @@
-//! What a hostile caller may do to a listener. Each is bounded in count and in time, and stops by itself.
+//! What a hostile caller may do to a listener. Each flood is bounded in count and time, and stops by itself.
 
 use std::{
     io::{Read as _, Write as _},
@@ -11,18 +11,18 @@ use http::{Method, Request};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// HTTP/2's preface and empty settings.
-pub const BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// What all floods at once, and the tests beside them, may need.
-const MOST_OPEN_FILES: u64 = 20_000;
+/// Enough for all floods and the tests that run at the same time.
+const MAX_OPEN_FILES: u64 = 20_000;
 
 const RESERVE: &str = "/tollgate.v1.QuotaService/Reserve";
 const STREAM: &str = "/tollgate.v1.QuotaService/ReserveStream";
 
-/// What calls are sent by.
+/// Sends the calls of a connection.
 pub type Sender = SendRequest<prost::bytes::Bytes>;
 
-/// A connection without a client library's manners.
+/// A connection without the safeguards of a client library.
 pub async fn raw_http2(addr: &str) -> Result<Sender, h2::Error> {
     let tcp = tokio::net::TcpStream::connect(addr).await;
     let tcp = tcp.map_err(|_| Reason::CONNECT_ERROR)?;
@@ -35,7 +35,7 @@ pub async fn raw_http2(addr: &str) -> Result<Sender, h2::Error> {
     Ok(sender)
 }
 
-/// A call's head.
+/// The head of a call.
 pub fn head(addr: &str, path: &str, timeout: Option<&str>) -> Request<()> {
     let request = Request::builder()
         .method(Method::POST)
@@ -49,7 +49,7 @@ pub fn head(addr: &str, path: &str, timeout: Option<&str>) -> Request<()> {
     request.body(()).unwrap()
 }
 
-/// Begins calls and cancels them at once, over connection after connection. Tells how many.
+/// Begins calls and cancels them at once, on one connection after the other. Gives their number.
 pub async fn rapid_reset(addr: &str, lasts: Duration) -> usize {
     let until = Instant::now() + lasts;
     let mut begun = 0;
@@ -78,11 +78,11 @@ pub async fn rapid_reset(addr: &str, lasts: Duration) -> usize {
     begun
 }
 
-/// Sends headers that never end, over connection after connection. Tells how many bytes it got rid of.
+/// Sends endless headers, on one connection after the other. Gives the number of sent bytes.
 pub fn continuation_flood(addr: &str, lasts: Duration) -> usize {
     let until = Instant::now() + lasts;
     let mut sent = 0;
-    // A literal header with a name and a value of 100 bytes, never indexed, again and again.
+    // A literal header with a name and a value of 100 bytes, never indexed, repeated.
     let mut fragment = Vec::new();
     while fragment.len() < 8_000 {
         fragment.extend([0x10, 100]);
@@ -105,7 +105,7 @@ pub fn continuation_flood(addr: &str, lasts: Duration) -> usize {
         stream
             .set_write_timeout(Some(Duration::from_millis(200)))
             .unwrap();
-        if stream.write_all(BEGINNING).is_err() || stream.write_all(&headers).is_err() {
+        if stream.write_all(PREFACE).is_err() || stream.write_all(&headers).is_err() {
             continue;
         }
         while Instant::now() < until && stream.write_all(&continuation).is_ok() {
@@ -115,37 +115,37 @@ pub fn continuation_flood(addr: &str, lasts: Duration) -> usize {
     sent
 }
 
-/// How many connections a flood may have: at most so many, and half of what the system lets this process open, which
-/// other tests use too. Many systems allow 1024 files unless a program asks for more.
+/// The number of connections of a flood: limited to half of what this process may open, because other tests run in it.
+/// Many systems allow 1024 files by default.
 pub fn fitted_to_open_files(connections: usize) -> usize {
     let (current, maximum) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let allowed = current.max(maximum.min(MOST_OPEN_FILES));
+    let allowed = current.max(maximum.min(MAX_OPEN_FILES));
     setrlimit(Resource::RLIMIT_NOFILE, allowed, maximum).unwrap();
     connections.min(usize::try_from(allowed / 2).unwrap())
 }
 
-/// Connections that say this and then nothing more.
+/// Connections that send this, and then nothing.
 pub fn silent_connections(addr: &str, count: usize, beginning: &[u8]) -> Vec<TcpStream> {
     let mut silent = Vec::with_capacity(count);
     for at in 0..count {
-        // A flood, but not one that takes all that the machine can compute.
+        // Leaves some CPU time.
         if at % 100 == 99 {
             std::thread::sleep(Duration::from_millis(40));
         }
-        // The listener may be busy with those before.
-        let mut patience = 0;
+        // The listener may be busy with earlier ones.
+        let mut failures = 0;
         loop {
-            let said = TcpStream::connect(addr).and_then(|mut stream| {
+            let received = TcpStream::connect(addr).and_then(|mut stream| {
                 stream.write_all(beginning)?;
                 Ok(stream)
             });
-            match said {
+            match received {
                 Ok(stream) => break silent.push(stream),
                 Err(error) => {
-                    patience += 1;
+                    failures += 1;
                     let so_far = silent.len();
                     assert!(
-                        patience < 200,
+                        failures < 200,
                         "none is taken any more after {so_far}: {error}"
                     );
                     std::thread::sleep(Duration::from_millis(10));
@@ -156,7 +156,7 @@ pub fn silent_connections(addr: &str, count: usize, beginning: &[u8]) -> Vec<Tcp
     silent
 }
 
-/// How many of them the other end has closed by now.
+/// How many of them the server has closed.
 pub fn closed(connections: &mut [TcpStream]) -> usize {
     let mut closed = 0;
     let mut bytes = [0; 1024];
@@ -175,12 +175,12 @@ pub fn closed(connections: &mut [TcpStream]) -> usize {
     closed
 }
 
-/// A call without an end.
-type Held = (h2::RecvStream, h2::SendStream<prost::bytes::Bytes>);
+/// An open call.
+type OpenCall = (h2::RecvStream, h2::SendStream<prost::bytes::Bytes>);
 
-/// Streams that are open and say nothing, each connection's; they end when this is dropped.
+/// Open, silent streams on several connections; they end when this is dropped.
 pub struct HeldStreams {
-    _connections: Vec<(Sender, Vec<Held>)>,
+    _connections: Vec<(Sender, Vec<OpenCall>)>,
 }
 
 pub async fn held_streams(addr: &str, connections: usize, each: usize) -> HeldStreams {
@@ -193,7 +193,7 @@ pub async fn held_streams(addr: &str, connections: usize, each: usize) -> HeldSt
             let (answer, requests) = sender
                 .send_request(head(addr, STREAM, None), false)
                 .unwrap();
-            // So much of an answer shows that it has begun.
+            // The head of the answer shows that the call has begun.
             streams.push((answer.await.unwrap().into_body(), requests));
         }
         held.push((sender, streams));

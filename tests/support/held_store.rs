@@ -1,4 +1,4 @@
-//! A store that hands each of its calls to the test, which decides when and how it ends.
+//! A store that passes each of its calls to the test, which decides when and how it ends.
 
 use std::{
     sync::{
@@ -18,26 +18,26 @@ use tollgate::{
     store::{Batch, CallLimits, Decision, RowKey, Store, StoreError, Timestamped, UsageRows},
 };
 
-/// No call takes nearly as long to come, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than any call takes to arrive, also on a busy machine.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// More turns of a runtime with one thread than any task needs to get as far as it can.
-const TURNS: usize = 200;
+/// More yields than any task needs until it waits, on a runtime with one thread.
+const MAX_YIELDS: usize = 200;
 
 pub struct HeldStore {
     inner: Arc<dyn Store>,
     calls_at_once: usize,
     calls: mpsc::UnboundedSender<HeldCall>,
-    /// How each probe fails from now on.
+    /// The error of each probe from now on.
     pub probes_fail: Mutex<Option<StoreError>>,
-    /// How many probes there were.
+    /// The number of probes.
     pub probes: AtomicUsize,
 }
 
-/// The calls, in the order in which they come.
+/// The calls in order.
 pub struct HeldCalls(mpsc::UnboundedReceiver<HeldCall>);
 
-/// A call that is under way until the test ends it.
+/// A call in flight until the test ends it.
 pub struct HeldCall {
     pub batches: Vec<Batch>,
     end: oneshot::Sender<End>,
@@ -65,11 +65,11 @@ impl HeldStore {
 
 impl HeldCalls {
     pub async fn next(&mut self) -> HeldCall {
-        let call = timeout(PATIENCE, self.0.recv()).await;
+        let call = timeout(WAIT_TIMEOUT, self.0.recv()).await;
         call.expect("a call to the store").unwrap()
     }
 
-    /// The calls that there are once every task has got as far as it can.
+    /// All calls so far, after every task has run until it waits.
     pub async fn all_now(&mut self) -> Vec<HeldCall> {
         let mut calls = Vec::new();
         settled().await;
@@ -79,15 +79,15 @@ impl HeldCalls {
         calls
     }
 
-    /// Waits for a call that was not there yet, without end.
+    /// Waits for the next call without a timeout.
     pub async fn any(&mut self) -> Option<HeldCall> {
         self.0.recv().await
     }
 }
 
-/// Lets every task of a runtime with one thread get as far as it can.
+/// Lets every task run until it waits, on a runtime with one thread.
 pub async fn settled() {
-    for _ in 0..TURNS {
+    for _ in 0..MAX_YIELDS {
         tokio::task::yield_now().await;
     }
 }
@@ -106,14 +106,14 @@ impl HeldCall {
         let _ = self.end.send(End::Panic);
     }
 
-    /// What is in it: each batch's organization, and how many operations it has.
+    /// The organization and the number of operations of each batch.
     pub fn sizes(&self) -> Vec<(&str, usize)> {
         let size = |batch: &'_ Batch| batch.operations.len();
         let named = self.batches.iter().map(|it| (it.org.as_str(), size(it)));
         named.collect()
     }
 
-    /// The ids of each batch, in their order.
+    /// The ids of each batch, in order.
     pub fn ids(&self) -> Vec<Vec<&str>> {
         let ids = self.batches.iter().map(|batch| {
             let ids = batch.operations.iter().filter_map(|it| it.request_id());
@@ -132,7 +132,7 @@ impl Store for HeldStore {
             batches: batches_held,
             end,
         };
-        // A test that no longer listens lets everything through.
+        // If the test has dropped the calls, all pass.
         let end = match self.calls.send(call) {
             Ok(()) => ended.await.unwrap_or(End::Decide),
             Err(_) => End::Decide,

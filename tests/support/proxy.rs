@@ -1,4 +1,4 @@
-//! A TCP proxy in front of Redis that does to calls of a script what networks do to them.
+//! A TCP proxy in front of Redis that injects network faults into script calls.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -17,19 +17,18 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What happens to a call of a script.
+/// The fate of a script call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing.
     Pass,
     /// It never arrives, and the connection is cut.
     Cut,
-    /// It is carried out, its reply is dropped, and the connection is cut.
+    /// It is executed, its reply is dropped, and the connection is cut.
     DropReply,
     /// The connection is cut, and the call arrives when the test says so.
     Hold,
-    /// It arrives so much later, even where nobody waits for it any more; what comes behind it over the
-    /// same connection comes behind it.
+    /// It arrives this much later, even if nobody waits for it. Later calls on the connection wait behind it.
     Delay(Duration),
 }
 
@@ -39,10 +38,10 @@ type Plan = Box<dyn FnMut() -> Fault + Send>;
 struct Shared {
     plan: Mutex<Option<Plan>>,
     held: Mutex<Vec<Vec<u8>>>,
-    /// While set, no packet comes through, in either direction: they come afterwards, sent again.
-    swallows: watch::Sender<bool>,
-    /// How many calls are on their way.
-    on_their_way: AtomicUsize,
+    /// While set, no packet passes in either direction. Packets are retransmitted afterwards.
+    drops_packets: watch::Sender<bool>,
+    /// The number of calls in flight.
+    in_flight: AtomicUsize,
 }
 
 pub struct Proxy {
@@ -53,7 +52,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// One in front of a port of this machine, which passes everything at first.
+    /// A proxy to a local port, without faults at first.
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own_port = listener.local_addr().unwrap().port();
@@ -81,39 +80,39 @@ impl Proxy {
         self.port
     }
 
-    /// Whether the network swallows all packets. What was swallowed is sent again later, and arrives.
-    pub fn swallow(&self, swallows: bool) {
-        self.shared.swallows.send_replace(swallows);
+    /// Whether the network drops all packets. They are retransmitted later, and arrive.
+    pub fn drop_packets(&self, drops_packets: bool) {
+        self.shared.drops_packets.send_replace(drops_packets);
     }
 
-    /// Waits until every call has arrived that was sent, however late.
+    /// Waits until every call that was sent has arrived.
     pub async fn wait_until_all_arrived(&self) {
-        let patience = Instant::now() + Duration::from_secs(20);
-        while self.shared.on_their_way.load(Ordering::SeqCst) > 0 {
-            assert!(Instant::now() < patience, "a call does not arrive");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.shared.in_flight.load(Ordering::SeqCst) > 0 {
+            assert!(Instant::now() < deadline, "a call does not arrive");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// What happens to each call from now on.
+    /// Sets the fate of each further call.
     pub fn plan(&self, plan: impl FnMut() -> Fault + Send + 'static) {
         *self.shared.plan.lock().unwrap() = Some(Box::new(plan));
     }
 
-    /// What happens to the next call, and to no other.
+    /// Sets the fate of the next call only.
     pub fn once(&self, fault: Fault) {
         let mut fault = Some(fault);
         self.plan(move || fault.take().unwrap_or(Fault::Pass));
     }
 
-    /// Passes everything, and lets go of what is held.
-    pub fn forget(&self) {
+    /// Removes all faults, and drops held calls.
+    pub fn reset(&self) {
         *self.shared.plan.lock().unwrap() = None;
         self.shared.held.lock().unwrap().clear();
     }
 
-    /// Lets the first call that is held arrive, and waits until it is carried out.
-    pub fn let_arrive(&self) {
+    /// Delivers the first held call, and waits until it is executed.
+    pub fn deliver_held(&self) {
         let call = self.shared.held.lock().unwrap().remove(0);
         let mut redis = BlockingStream::connect(self.target).unwrap();
         redis.write_all(&call).unwrap();
@@ -137,40 +136,40 @@ impl Shared {
         }
     }
 
-    /// Waits while no packet comes through.
+    /// Waits until packets pass.
     async fn pass(&self) {
-        let mut swallows = self.swallows.subscribe();
+        let mut drops_packets = self.drops_packets.subscribe();
         // The sender lives as long as this.
-        let _ = swallows.wait_for(|swallows| !swallows).await;
+        let _ = drops_packets.wait_for(|drops_packets| !drops_packets).await;
     }
 
-    /// Carries a request to Redis, after what keeps it up.
+    /// Delivers a request to Redis after its delay.
     async fn deliver(
         &self,
         redis: &mut TcpStream,
         request: &[u8],
         after: Duration,
     ) -> io::Result<()> {
-        self.on_their_way.fetch_add(1, Ordering::SeqCst);
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
         tokio::time::sleep(after).await;
         self.pass().await;
         let sent = redis.write_all(request).await;
-        self.on_their_way.fetch_sub(1, Ordering::SeqCst);
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
         sent
     }
 }
 
-/// Carries a connection until either end or a fault ends it.
+/// Forwards a connection until either side or a fault ends it.
 async fn carry(mut client: TcpStream, target: SocketAddr, shared: Arc<Shared>) {
     let Ok(mut redis) = TcpStream::connect(target).await else {
         return;
     };
     let _ = (client.set_nodelay(true), redis.set_nodelay(true));
-    let (mut asked, mut replied) = (vec![0; 256 * 1024], vec![0; 256 * 1024]);
+    let (mut sent, mut replied) = (vec![0; 256 * 1024], vec![0; 256 * 1024]);
     loop {
         let carried = tokio::select! {
-            read = client.read(&mut asked) => {
-                let Some(request) = read.ok().map(|length| &asked[..length]) else {
+            read = client.read(&mut sent) => {
+                let Some(request) = read.ok().map(|length| &sent[..length]) else {
                     return;
                 };
                 match shared.fault(request) {

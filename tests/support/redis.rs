@@ -1,4 +1,4 @@
-//! A real redis-server of the test's own.
+//! A real redis-server.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -34,18 +34,18 @@ impl RedisServer {
         Self::start_on(free_port(), None, &[])
     }
 
-    /// One that sees the given clock.
+    /// Starts one with this clock.
     pub fn start_at(clock: &Clock) -> Self {
         Self::start_on(free_port(), Some(clock), &[])
     }
 
-    /// A Valkey that sees the given clock.
+    /// Starts a Valkey with this clock.
     pub fn start_valkey_at(clock: &Clock) -> Self {
         let valkey = tool("bin/valkey-server").into_os_string();
         Self::start_program(valkey, free_port(), Some(clock), &[])
     }
 
-    /// One on a given port, with options such as `["--maxmemory", "10mb"]`.
+    /// Starts one on a given port, with options such as `["--maxmemory", "10mb"]`.
     pub fn start_on(port: u16, clock: Option<&Clock>, options: &[&str]) -> Self {
         let program = std::env::var_os("TOLLGATE_TEST_REDIS").unwrap_or("redis-server".into());
         Self::start_program(program, port, clock, options)
@@ -69,7 +69,7 @@ impl RedisServer {
             clock,
             options,
         };
-        server.wait_until_it_answers();
+        server.wait_for_answer();
         server
     }
 
@@ -81,7 +81,7 @@ impl RedisServer {
         Client::open(self.url()).unwrap().get_connection().unwrap()
     }
 
-    /// Runs one command, given in words.
+    /// Runs a command.
     pub fn run(&self, words: &[&str]) -> Value {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
@@ -96,12 +96,12 @@ impl RedisServer {
         redis::from_redis_value(self.run(words)).unwrap()
     }
 
-    /// One section of INFO.
+    /// A section of INFO.
     pub fn info(&self, section: &str) -> String {
         redis::from_redis_value(self.run(&["INFO", section])).unwrap()
     }
 
-    /// The same of one that may cut the connection.
+    /// The same, if the server may cut the connection.
     pub fn try_info(&self, section: &str) -> redis::RedisResult<String> {
         let mut connection = Client::open(self.url())?.get_connection()?;
         redis::cmd("INFO").arg(section).query(&mut connection)
@@ -119,20 +119,20 @@ impl RedisServer {
         self.process.id()
     }
 
-    /// Ends the process at once, as a crash does.
+    /// Kills the process, as a crash does.
     pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
-    /// Starts it again on its port, with its directory.
+    /// Restarts it on the same port and directory.
     pub fn restart(&mut self) {
-        self.restart_unseen();
-        self.wait_until_it_answers();
+        self.restart_without_waiting();
+        self.wait_for_answer();
     }
 
-    /// Starts it again, and does not wait until it answers.
-    pub fn restart_unseen(&mut self) {
+    /// Restarts it without waiting for its answer.
+    pub fn restart_without_waiting(&mut self) {
         self.kill();
         let clock = self.clock.as_ref();
         self.process = spawn(&self.program, self.port, clock, &self.options, &self.dir);
@@ -143,13 +143,13 @@ impl RedisServer {
         kill(Pid::from_raw(pid), signal).unwrap();
     }
 
-    /// Where it keeps its files.
+    /// The folder of its files.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    fn wait_until_it_answers(&self) {
-        let patience = Instant::now() + Duration::from_secs(10);
+    fn wait_for_answer(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
         let client = Client::open(self.url()).unwrap();
         loop {
             let pong = client
@@ -157,7 +157,7 @@ impl RedisServer {
                 .and_then(|mut connection| redis::cmd("PING").query::<String>(&mut connection));
             match pong {
                 Ok(_) => return,
-                Err(error) => assert!(Instant::now() < patience, "redis-server: {error}"),
+                Err(error) => assert!(Instant::now() < deadline, "redis-server: {error}"),
             }
             std::thread::sleep(Duration::from_millis(5));
         }

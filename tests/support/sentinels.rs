@@ -1,4 +1,4 @@
-//! A master, a replica and three sentinels of the test's own.
+//! A master, a replica and three sentinels.
 
 use std::{
     fs,
@@ -13,16 +13,16 @@ use super::{
     certificates::Encryption, clock::Clock, cluster::hosts, free_port, redis::RedisServer,
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the sentinels call the master.
+/// The sentinels' name of the master.
 pub const NAME: &str = "main";
 
 pub struct Sentinels {
-    /// The master and the replica, as they began.
+    /// Initially the master and the replica.
     pub servers: [RedisServer; 2],
     sentinels: Vec<Sentinel>,
-    /// Where the sentinels speak TLS, if they do.
+    /// The sentinels' TLS ports, if any.
     tls_ports: Vec<u16>,
 }
 
@@ -38,12 +38,12 @@ impl Sentinels {
         Self::start_with("")
     }
 
-    /// Ones that ask for a password, unless it is empty.
+    /// With a password for the sentinels, unless it is empty.
     pub fn start_with(password: &str) -> Self {
         Self::start_all(password, None)
     }
 
-    /// Ones whose servers see this clock.
+    /// With this clock for the servers.
     pub fn start_at(clock: &Clock) -> Self {
         Self::start_all("", Some(clock))
     }
@@ -63,10 +63,10 @@ impl Sentinels {
             servers: [master, replica],
             tls_ports: Vec::new(),
         }
-        .that_know_each_other()
+        .wait_for_agreement()
     }
 
-    /// Ones that speak TLS with each other, with the servers and with their clients.
+    /// With TLS among sentinels, servers and clients.
     pub fn start_encrypted(encryption: &Encryption) -> Self {
         let ports: [u16; 5] = std::array::from_fn(|_| free_port());
         let options = |port| encryption.arguments(port);
@@ -91,13 +91,13 @@ impl Sentinels {
             servers: [master, replica],
             tls_ports: ports[2..].to_vec(),
         }
-        .that_know_each_other()
+        .wait_for_agreement()
     }
 
-    fn that_know_each_other(self) -> Self {
-        // Else the replica waits for seconds before it is given a copy.
+    fn wait_for_agreement(self) -> Self {
+        // Otherwise the replica waits for seconds before its initial copy.
         self.servers[0].run(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
-        self.wait_until_they_know_each_other();
+        self.wait_for_discovery();
         self
     }
 
@@ -122,52 +122,52 @@ impl Sentinels {
         }
     }
 
-    /// From now on the replica is told nothing of what the master writes.
+    /// Stops replication from the master to the replica.
     pub fn cut_replication(&self) {
         let master = &self.servers[0];
         master.run(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
         master.run(&["CLIENT", "KILL", "TYPE", "replica"]);
-        let patience = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while master.info("replication").contains("connected_slaves:1") {
-            assert!(Instant::now() < patience, "the replica stays");
+            assert!(Instant::now() < deadline, "the replica stays");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Waits until every sentinel says that this server is the master.
-    pub async fn wait_until_they_name(&self, wanted: usize) {
-        let patience = Instant::now() + PATIENCE;
+    /// Waits until every sentinel names this server as the master.
+    pub async fn wait_until_all_name(&self, wanted: usize) {
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         let wanted = self.servers[wanted].port.to_string();
         let names = |sentinel: &Sentinel| {
-            let told = sentinel.run(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]);
-            redis::from_redis_value::<Vec<String>>(told).unwrap()[1] == wanted
+            let reply = sentinel.run(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]);
+            redis::from_redis_value::<Vec<String>>(reply).unwrap()[1] == wanted
         };
         while !self.sentinels.iter().all(names) {
-            assert!(Instant::now() < patience, "no failover to {wanted}");
+            assert!(Instant::now() < deadline, "no failover to {wanted}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Makes the replica the master.
+    /// Promotes the replica.
     pub fn fail_over(&self) {
         self.sentinels[0].run(&["SENTINEL", "FAILOVER", NAME]);
     }
 
-    /// Ends one sentinel at once.
+    /// Kills a sentinel.
     pub fn kill_sentinel(&mut self) {
         let mut sentinel = self.sentinels.remove(0);
         sentinel.process.kill().unwrap();
         sentinel.process.wait().unwrap();
     }
 
-    fn wait_until_they_know_each_other(&self) {
-        let patience = Instant::now() + PATIENCE;
+    fn wait_for_discovery(&self) {
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         let agreed = |sentinel: &Sentinel| {
-            let told = sentinel.try_run(&["SENTINEL", "MASTER", NAME]);
-            let told = told.map(redis::from_redis_value::<Vec<String>>);
-            let Ok(Ok(told)) = told else { return false };
+            let reply = sentinel.try_run(&["SENTINEL", "MASTER", NAME]);
+            let reply = reply.map(redis::from_redis_value::<Vec<String>>);
+            let Ok(Ok(reply)) = reply else { return false };
             let is = |name: &str, wanted: &str| {
-                told.windows(2).any(|it| it[0] == name && it[1] == wanted)
+                reply.windows(2).any(|it| it[0] == name && it[1] == wanted)
             };
             is("num-other-sentinels", "2") && is("num-slaves", "1") && is("flags", "master")
         };
@@ -177,7 +177,7 @@ impl Sentinels {
                 .contains("master_link_status:up")
         };
         while !(self.sentinels.iter().all(agreed) && in_sync()) {
-            assert!(Instant::now() < patience, "the sentinels do not agree");
+            assert!(Instant::now() < deadline, "the sentinels do not agree");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -1,4 +1,4 @@
-//! Libraries of the tests' own that are preloaded into a process, to change what the system tells it.
+//! Our libraries that are preloaded into a process, to change what the system reports to it.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-/// Has the process load the library of `tests/support/NAME.c`, besides what it loads already.
+/// Makes the process load the library of `tests/support/NAME.c`, in addition to others.
 pub fn preload(command: &mut Command, name: &'static str) {
     let mut libraries = OsString::from(compiled(name));
     let loaded = command.get_envs().find(|(name, _)| *name == "LD_PRELOAD");
@@ -21,7 +21,7 @@ pub fn preload(command: &mut Command, name: &'static str) {
     command.env("LD_PRELOAD", libraries);
 }
 
-/// The library, compiled once a test run.
+/// The library, compiled once per test run.
 fn compiled(name: &'static str) -> PathBuf {
     static COMPILED: Mutex<BTreeMap<&str, TempDir>> = Mutex::new(BTreeMap::new());
     let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);

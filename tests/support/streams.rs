@@ -9,34 +9,34 @@ use tonic::{Code, Status, Streaming};
 
 use super::calls::Client;
 
-/// What is in the place of a request: the decision, or why there is none.
-pub type Said = Result<ReserveResponse, ItemError>;
+/// The answer to a request of a stream: the decision, or its error.
+pub type StreamItem = Result<ReserveResponse, ItemError>;
 
-/// The next answer, and what there is in its place otherwise.
-pub async fn next(answers: &mut Streaming<ReserveStreamResponse>) -> Option<Said> {
-    let said = answers.message().await.unwrap()?;
-    Some(match said.answer.expect("one of the two") {
+/// The next answer.
+pub async fn next(answers: &mut Streaming<ReserveStreamResponse>) -> Option<StreamItem> {
+    let received = answers.message().await.unwrap()?;
+    Some(match received.answer.expect("one of the two") {
         Answer::Reserved(reserved) => Ok(reserved),
         Answer::Error(error) => Err(error),
     })
 }
 
-/// Sends all, ends, and reads to the end, which is OK.
-pub async fn stream_all(client: &Client, requests: Vec<ReserveRequest>) -> Vec<Said> {
+/// Sends all requests, and reads to the end, which is OK.
+pub async fn stream_all(client: &Client, requests: Vec<ReserveRequest>) -> Vec<StreamItem> {
     let answers = client.clone().reserve_stream(stream::iter(requests)).await;
     let mut answers = answers.unwrap().into_inner();
-    let mut said = Vec::new();
+    let mut received = Vec::new();
     while let Some(answer) = next(&mut answers).await {
-        said.push(answer);
+        received.push(answer);
     }
     let trailers = answers.trailers().await.unwrap().unwrap_or_default();
     let status = Status::from_header_map(trailers.as_ref());
     assert!(status.is_none_or(|status| status.code() == Code::Ok));
-    said
+    received
 }
 
-/// The gRPC code in the place of a request.
-pub fn code(answer: &Said) -> Code {
+/// The gRPC code of an answer.
+pub fn code(answer: &StreamItem) -> Code {
     answer
         .as_ref()
         .err()

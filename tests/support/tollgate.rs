@@ -1,4 +1,4 @@
-//! A real `tollgate serve` process of the test's own.
+//! A real `tollgate serve` process.
 
 use std::{
     fs::File,
@@ -25,24 +25,24 @@ use super::clock::Clock;
 pub struct Tollgate {
     process: Child,
     log: PathBuf,
-    /// Of gRPC, `127.0.0.1:port`.
+    /// The address of gRPC, `127.0.0.1:port`.
     pub addr: String,
-    /// Of HTTP, `127.0.0.1:port`.
+    /// The address of HTTP, `127.0.0.1:port`.
     pub http_addr: String,
     _dir: TempDir,
 }
 
-/// The built program.
+/// A command that runs the program.
 pub fn program() -> Command {
     program_by(&[])
 }
 
-/// The built program, started by another one.
+/// A command that runs the program under another one.
 pub fn program_by(launcher: &[&str]) -> Command {
     let words = [launcher, &[env!("CARGO_BIN_EXE_tollgate")]].concat();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]);
-    // What a developer has set must not reach the tests.
+    // The developer's settings must not reach the tests.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
         command.env_remove(name);
     }
@@ -50,12 +50,12 @@ pub fn program_by(launcher: &[&str]) -> Command {
 }
 
 impl Tollgate {
-    /// Starts `tollgate serve` on free ports, with these arguments besides, and waits until it serves.
+    /// Starts `tollgate serve` on free ports with more arguments, and waits until it serves.
     pub fn start(args: &[&str]) -> Self {
         Self::start_with(args, |_| {})
     }
 
-    /// One that sees this clock: at a noon no test crosses midnight by chance.
+    /// Starts it with this clock. At noon no test crosses midnight by chance.
     pub fn start_at(clock: &Clock, args: &[&str]) -> Self {
         Self::start_with(args, |command| clock.preload(command))
     }
@@ -64,7 +64,7 @@ impl Tollgate {
         Self::launch(program(), args, prepare)
     }
 
-    /// Starts it as this command does.
+    /// Starts it with this command.
     pub fn launch(mut command: Command, args: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
@@ -77,20 +77,20 @@ impl Tollgate {
         command
             .args(["--log-format", "json"])
             .args(args)
-            // Where it keeps its counters, unless it is told where.
+            // The default store is a file here.
             .current_dir(dir.path())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap());
         prepare(&mut command);
         let mut process = command.spawn().unwrap();
-        let patience = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(20);
         let started = loop {
             let lines = log_lines(&log);
             if let Some(line) = lines.into_iter().find(|line| line["listen"].is_string()) {
                 break line;
             }
             let ended = process.try_wait().unwrap();
-            let late = Instant::now() > patience;
+            let late = Instant::now() > deadline;
             assert!(ended.is_none() && !late, "{ended:?}: {}", text(&log));
             std::thread::sleep(Duration::from_millis(5));
         };
@@ -105,7 +105,7 @@ impl Tollgate {
         }
     }
 
-    /// A client over a connection of its own.
+    /// A client with a connection of its own.
     pub fn client(&self) -> QuotaServiceClient<Channel> {
         QuotaServiceClient::new(self.channel())
     }
@@ -116,7 +116,7 @@ impl Tollgate {
             .connect_lazy()
     }
 
-    /// What health says of a name; `None` where it knows none such, or does not answer.
+    /// The health of a name; `None` if the name is unknown or there is no answer.
     pub async fn health(&self, name: &str) -> Option<ServingStatus> {
         let request = HealthCheckRequest {
             service: name.to_owned(),
@@ -128,12 +128,12 @@ impl Tollgate {
         Some(answer.into_inner().status())
     }
 
-    /// Waits until readiness is this; fails after ten seconds.
+    /// Waits until readiness has this status; fails after ten seconds.
     pub async fn wait_for_readiness(&self, wanted: ServingStatus) {
-        let patience = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(10);
         while self.health("readiness").await != Some(wanted) {
             assert!(
-                Instant::now() < patience,
+                Instant::now() < deadline,
                 "readiness is not {wanted:?}: {}",
                 text(&self.log)
             );
@@ -150,15 +150,15 @@ impl Tollgate {
         kill(Pid::from_raw(pid), signal).unwrap();
     }
 
-    /// Waits until the process ends; fails after `patience`.
-    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
-        let patience = Instant::now() + patience;
+    /// Waits until the process ends; fails after `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> ExitStatus {
+        let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {
                 return status;
             }
             assert!(
-                Instant::now() < patience,
+                Instant::now() < deadline,
                 "it does not end: {}",
                 text(&self.log)
             );
@@ -166,7 +166,7 @@ impl Tollgate {
         }
     }
 
-    /// The memory that the process holds, in bytes.
+    /// The resident memory in bytes.
     pub fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
         let status = status.unwrap();
@@ -179,7 +179,7 @@ impl Tollgate {
         self.process.try_wait().unwrap().is_some()
     }
 
-    /// What it logged so far, line by line.
+    /// The log lines so far.
     pub fn log(&self) -> Vec<Value> {
         log_lines(&self.log)
     }
@@ -199,7 +199,7 @@ fn text(log: &PathBuf) -> String {
 }
 
 fn log_lines(log: &PathBuf) -> Vec<Value> {
-    // The last line may be written only in part.
+    // The last line may be incomplete.
     text(log)
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())

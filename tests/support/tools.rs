@@ -1,4 +1,4 @@
-//! The tools that `./scripts/test` installs, and other programs, run within a bounded time.
+//! Tools that `./scripts/test` installs, and other programs, run with a timeout.
 
 use std::{
     io::Read,
@@ -8,27 +8,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// No tool needs nearly as long, however busy the machine is.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any tool needs, also on a busy machine.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a program printed, and how it ended.
+/// The output and the exit code of a program.
 #[derive(Debug)]
-pub struct Ran {
+pub struct ProgramOutput {
     pub stdout: String,
     pub stderr: String,
-    /// The exit code; none where a signal ended it.
+    /// `None` if a signal ended it.
     pub code: Option<i32>,
 }
 
-impl Ran {
-    /// What it printed, where it ended well.
-    pub fn good(self) -> String {
+impl ProgramOutput {
+    /// The output of a successful run.
+    pub fn expect_success(self) -> String {
         assert_eq!(self.code, Some(0), "{self:?}");
         self.stdout
     }
 }
 
-/// A tool by its path below the folder of the tools, such as `bin/grpcurl`.
+/// A tool by its path in the tools folder, such as `bin/grpcurl`.
 pub fn tool(path: &str) -> PathBuf {
     let folder = std::env::var_os("TOLLGATE_TEST_TOOLS").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools")),
@@ -43,31 +43,31 @@ pub fn tool(path: &str) -> PathBuf {
     tool
 }
 
-/// Runs a program to its end, without input. One that does not end is killed, and the test fails.
-pub fn run(command: &mut Command) -> Ran {
+/// Runs a program to its end, without input. After the timeout it is killed, and the test fails.
+pub fn run(command: &mut Command) -> ProgramOutput {
     let mut process = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    // Read beside the waiting: a full pipe would hold the program up.
+    // Reads while waiting: a full pipe would block the program.
     let (stdout, stderr) = (process.stdout.take(), process.stderr.take());
     let stdout = thread::spawn(move || text(stdout.unwrap()));
     let stderr = thread::spawn(move || text(stderr.unwrap()));
-    let patience = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let status = loop {
         if let Some(status) = process.try_wait().unwrap() {
             break status;
         }
-        if Instant::now() > patience {
+        if Instant::now() > deadline {
             process.kill().unwrap();
             process.wait().unwrap();
             panic!("{command:?} does not end");
         }
         thread::sleep(Duration::from_millis(2));
     };
-    Ran {
+    ProgramOutput {
         stdout: stdout.join().unwrap(),
         stderr: stderr.join().unwrap(),
         code: status.code(),

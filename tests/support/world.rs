@@ -1,5 +1,4 @@
-//! A ledger over one of the stores, under a clock that the test sets: what the contract suite and the
-//! property test run in.
+//! A ledger over one of the stores, under a clock that the test sets. The contract suite and the property test use it.
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
@@ -24,7 +23,7 @@ use tempfile::TempDir;
 
 use super::{clock::Clock, cluster::RedisCluster, redis::RedisServer};
 
-/// A noon, so that no case crosses midnight unless it wants to.
+/// At noon no case crosses midnight by accident.
 pub const NOON: &str = "2026-11-22T12:00:00Z";
 pub const TODAY: &str = "2026-11-22";
 
@@ -32,16 +31,16 @@ pub struct World {
     pub clock: Arc<Clock>,
     pub store: Arc<dyn Store>,
     pub ledger: Ledger,
-    /// Where the store is Redis.
+    /// If the store is Redis.
     pub redis: Option<RedisServer>,
     cluster: Option<Rc<SharedCluster>>,
-    /// Where the store is a file: where that is.
+    /// The folder of a file store.
     dir: Option<TempDir>,
-    /// What [`World::empty`] gives the store.
+    /// The store's limits after [`World::empty`].
     pub limits: UsageLimits,
 }
 
-/// A cluster takes seconds to come about: all cases of a test share one, and empty it.
+/// A cluster takes seconds to start: all cases of a test share one, and empty it.
 struct SharedCluster {
     clock: Arc<Clock>,
     cluster: RedisCluster,
@@ -51,7 +50,7 @@ thread_local! {
     static CLUSTER: RefCell<Option<Rc<SharedCluster>>> = const { RefCell::new(None) };
 }
 
-/// While it lives, [`World::cluster`] has a cluster.
+/// While it exists, [`World::cluster`] has a cluster.
 pub struct ClusterForCases;
 
 impl ClusterForCases {
@@ -78,7 +77,7 @@ pub fn policy_text(text: &str) -> Policy {
     Policy::parse("test.toml", text).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-/// The text of [`policy`], to be changed by a test.
+/// The text of [`policy`], which a test may change.
 pub fn small_policy(overflow: &str) -> String {
     format!(
         "[program]\nname = \"test\"\noverflow = \"{overflow}\"\n\
@@ -150,10 +149,10 @@ impl World {
         }
     }
 
-    /// Forgets everything, and sets the clock back to noon.
+    /// Deletes everything, and sets the clock back to noon.
     pub fn empty(&mut self) {
         self.clock.set(NOON);
-        // A store remembers what Redis forgets, so it has to be a new one.
+        // The store has snapshots of what Redis had, so a new one is needed.
         self.store = match (&self.redis, &self.cluster, &mut self.dir) {
             (Some(redis), ..) => {
                 redis.run(&["FLUSHALL"]);
@@ -213,9 +212,9 @@ impl World {
         let found = quota
             .pools
             .iter()
-            .find(|(figures, _)| figures.pool.as_str() == pool);
-        let (figures, counters) = found.unwrap();
-        assert_eq!(figures.used, counters.used);
+            .find(|(balance, _)| balance.pool.as_str() == pool);
+        let (balance, counters) = found.unwrap();
+        assert_eq!(balance.used, counters.used);
         let (used, billed) = (counters.used.get(), counters.billed_tokens.get());
         (
             used,
@@ -286,7 +285,7 @@ pub fn limited_redis_store(url: &str, usage_limits: UsageLimits) -> RedisStore {
 }
 
 /// A Reserve of `acme`, project `p`, model `gpt-4o`, without an id.
-pub fn ask(tokens: u64) -> Reserve {
+pub fn new_reserve(tokens: u64) -> Reserve {
     Reserve {
         org: org_id("acme"),
         fields: RequestFields {
@@ -300,8 +299,8 @@ pub fn ask(tokens: u64) -> Reserve {
     }
 }
 
-/// Changes to an [`ask`].
-pub trait With {
+/// Changes to a [`new_reserve`].
+pub trait ReserveExt {
     fn id(self, id: &str) -> Self;
     fn org(self, org: &str) -> Self;
     fn project(self, project: &str) -> Self;
@@ -310,7 +309,7 @@ pub trait With {
     fn dry(self) -> Self;
 }
 
-impl With for Reserve {
+impl ReserveExt for Reserve {
     fn id(mut self, id: &str) -> Self {
         self.request_id = Some(request_id(id));
         self
@@ -351,7 +350,7 @@ pub fn request_id(id: &str) -> RequestId {
 }
 
 /// The verdict as text: "FREE", or the billed reason's name.
-pub fn said(verdict: Verdict) -> String {
+pub fn verdict_text(verdict: Verdict) -> String {
     match verdict {
         Verdict::Free => "FREE".to_owned(),
         Verdict::Billed(reason) => format!("{reason:?}"),

@@ -1,18 +1,30 @@
-//! Words that the sources don't use, since a stranger would have to learn what they mean here.
+//! Words that the sources don't use, because their meaning here would be private.
 
 use super::files;
 
-/// Private words, and what the field calls it.
+/// Private words, and the field's words.
 const UNUSED_WORDS: &[(&str, &str)] = &[
     ("book", "records, state"),
     ("breath", "delay"),
     ("crowd", "connections, limiter"),
+    ("dice", "random numbers"),
     ("farewell", "GOAWAY"),
+    ("goodbye", "GOAWAY"),
+    ("hear", "receive"),
     ("heard", "received"),
+    ("hindered", "refused"),
     ("hindrance", "reason of a refusal"),
+    ("hindrances", "reasons of a refusal"),
     ("lane", "queue"),
+    ("manner", "kind, mode"),
+    ("mend", "fix"),
     ("nudge", "signal"),
+    ("nuisance", "disturbance"),
+    ("nuisances", "disturbances"),
     ("patience", "timeout"),
+    ("patient", "with a long timeout"),
+    ("pour", "send, flood"),
+    ("spoil", "damage"),
     ("tally", "statistics"),
     ("tell", "log, report, say"),
     ("telling", "logging, reporting"),
@@ -43,18 +55,19 @@ fn words(text: &str) -> impl Iterator<Item = (usize, String)> {
 }
 
 #[test]
-fn the_sources_have_no_private_words() {
+fn sources_tests_and_benches_have_no_private_words() {
+    let sources = ["src", "tests", "benches"].into_iter().flat_map(files);
     let mut found = Vec::new();
-    for (file, text) in files("src") {
-        if !(file.ends_with(".rs") || file.ends_with(".lua")) {
+    for (file, text) in sources {
+        let is_source = [".rs", ".lua", ".py", ".c"]
+            .iter()
+            .any(|it| file.ends_with(it));
+        if !is_source || file == "tests/tidy/words.rs" {
             continue;
         }
-        let named = [(0, file.as_str()), (1, text.as_str())];
-        for (_, text) in named {
-            for (line, word) in words(text) {
-                if let Some((word, instead)) = UNUSED_WORDS.iter().find(|(it, _)| *it == word) {
-                    found.push(format!("{file}:{line}: {word} (instead: {instead})"));
-                }
+        for (line, word) in words(&file).map(|(_, word)| (0, word)).chain(words(&text)) {
+            if let Some((word, instead)) = UNUSED_WORDS.iter().find(|(it, _)| *it == word) {
+                found.push(format!("{file}:{line}: {word} (instead: {instead})"));
             }
         }
     }

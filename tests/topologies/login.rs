@@ -5,10 +5,10 @@ use std::fs;
 use tempfile::{NamedTempFile, TempDir};
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{is_not_ready_for, logs, reserve_of, start, start_with};
+use super::{reserve_of, start, start_with, wait_for_log, wait_for_not_ready};
 use crate::support::{free_port, redis::RedisServer};
 
-/// Holds all that a URL can't hold as it is.
+/// Has all characters that a URL needs encoded.
 const PASSWORD: &str = "p/a#s?s%w@o:r&d%41";
 const ENCODED: &str = "p%2Fa%23s%3Fs%25w%40o%3Ar%26d%2541";
 
@@ -40,7 +40,7 @@ async fn a_password_with_special_characters_works_encoded_in_the_url_and_plain_i
 }
 
 #[tokio::test]
-async fn a_rotated_password_in_a_file_works_without_a_restart_and_a_missing_file_is_told() {
+async fn a_rotated_password_in_a_file_works_without_a_restart_and_a_missing_file_is_reported() {
     let redis = RedisServer::start();
     let control = &mut redis.connection();
     set_password(control, "first");
@@ -61,7 +61,7 @@ async fn a_rotated_password_in_a_file_works_without_a_restart_and_a_missing_file
     reserve_of(&tollgate.client(), "org-0", "a").await.unwrap();
     fs::remove_file(file.path()).unwrap();
     cut(control);
-    is_not_ready_for(&tollgate, "redis.password_file").await;
+    wait_for_not_ready(&tollgate, "redis.password_file").await;
     fs::write(file.path(), "second").unwrap();
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     assert!(!format!("{:?}", tollgate.log()).contains("second"));
@@ -81,7 +81,7 @@ async fn the_database_is_the_one_of_the_setting() {
 }
 
 #[tokio::test]
-async fn redis_is_reached_at_a_unix_socket_and_one_that_is_missing_is_told() {
+async fn redis_is_reached_at_a_unix_socket_and_a_missing_socket_is_reported() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("redis.sock");
     let url = format!("redis+unix://{}", path.display());
@@ -89,8 +89,8 @@ async fn redis_is_reached_at_a_unix_socket_and_one_that_is_missing_is_told() {
         &url,
         "[redis]\ndatabase = 2\nusername = \"default\"\npassword = \"p@\"\n",
     );
-    is_not_ready_for(&tollgate, "there is no such unix socket").await;
-    logs(&tollgate, &["no such unix socket", path.to_str().unwrap()]).await;
+    wait_for_not_ready(&tollgate, "there is no such unix socket").await;
+    wait_for_log(&tollgate, &["no such unix socket", path.to_str().unwrap()]).await;
     let options = ["--unixsocket", path.to_str().unwrap()];
     let redis = RedisServer::start_on(free_port(), None, &options);
     set_password(&mut redis.connection(), "p@");

@@ -1,9 +1,9 @@
-//! Over TLS: who the server is, is checked by the URL's host; who the client is, by its certificate.
+//! TLS to Redis: the server's certificate must be for the URL's host, and the client authenticates with its own.
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{ORGS, is_not_ready_for, logs, reserve_of, start, used};
+use super::{ORGS, reserve_of, start, used, wait_for_log, wait_for_not_ready};
 use crate::server::http_get;
 use crate::support::{
     calls::TextFile,
@@ -16,14 +16,14 @@ use crate::support::{
     tools::run,
 };
 
-/// A server that speaks TLS on a port besides, and asks its clients who they are.
-struct Encrypted {
+/// A server that also listens with TLS, and requires client certificates.
+struct TlsRedis {
     authority: Authority,
     _server: RedisServer,
     port: u16,
 }
 
-impl Encrypted {
+impl TlsRedis {
     /// With a certificate for this host.
     fn start(host: &str) -> Self {
         let authority = Authority::new();
@@ -52,28 +52,27 @@ fn settings(ca_file: &str, client: Option<&Files>) -> String {
 
 #[tokio::test]
 async fn a_client_with_its_certificate_reaches_a_server_whose_authority_it_trusts() {
-    let redis = Encrypted::start("127.0.0.1");
-    let client = redis.authority.signs("client", &["tollgate"]);
+    let redis = TlsRedis::start("127.0.0.1");
+    let client = redis.authority.sign("client", &["tollgate"]);
     let settings = settings(&redis.authority.file(), Some(&client));
     let tollgate = start(&redis.url(), &settings);
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let client = tollgate.client();
     assert_eq!(reserve_of(&client, "org-0", "r").await.unwrap().used, 1);
     assert_eq!(used(&client, "org-0").await, 1);
-    // It is read once, so its end must be seen coming.
+    // It is read only once, so its expiry must be visible.
     let (_, metrics) = http_get(&tollgate.http_addr, "/metrics");
-    let told = "tollgate_certificate_expiry_timestamp_seconds{of=\"redis\"} ";
-    assert!(metrics.contains(told), "{metrics}");
+    let metric = "tollgate_certificate_expiry_timestamp_seconds{of=\"redis\"} ";
+    assert!(metrics.contains(metric), "{metrics}");
 }
 
 #[tokio::test]
-async fn a_server_of_another_authority_or_name_or_a_client_without_certificate_is_told_in_the_log()
-{
-    let redis = Encrypted::start("127.0.0.1");
-    let client = redis.authority.signs("client", &["tollgate"]);
+async fn a_server_of_another_authority_or_name_or_a_client_without_certificate_is_logged() {
+    let redis = TlsRedis::start("127.0.0.1");
+    let client = redis.authority.sign("client", &["tollgate"]);
     let (ours, others) = (redis.authority.file(), Authority::new());
-    let elsewhere = Encrypted::start("redis.example");
-    let known_there = elsewhere.authority.signs("client", &["tollgate"]);
+    let elsewhere = TlsRedis::start("redis.example");
+    let known_there = elsewhere.authority.sign("client", &["tollgate"]);
     let there = settings(&elsewhere.authority.file(), Some(&known_there));
     for (url, settings, why) in [
         (
@@ -98,15 +97,15 @@ async fn a_server_of_another_authority_or_name_or_a_client_without_certificate_i
         ),
     ] {
         let tollgate = start(&url, &settings);
-        logs(&tollgate, &["NOT_SERVING", why]).await;
+        wait_for_log(&tollgate, &["NOT_SERVING", why]).await;
         reserve_of(&tollgate.client(), "org-0", "r")
             .await
             .unwrap_err();
     }
 }
 
-/// A server that shows this certificate, and asks its clients for none.
-fn showing(shown: &Files) -> (RedisServer, String) {
+/// A server with this certificate that requires none of its clients.
+fn start_with_certificate(shown: &Files) -> (RedisServer, String) {
     let port = free_port();
     let options = [
         ("--tls-port", port.to_string().as_str()),
@@ -136,15 +135,15 @@ async fn a_certificate_that_is_its_own_authority_is_trusted_where_it_is_itself_t
         cert: authority.other_file("own.pem", &pem),
         key: authority.other_file("own.key", &key.serialize_pem()),
     };
-    let (_redis, address) = showing(&shown);
+    let (_redis, address) = start_with_certificate(&shown);
     let url = format!("rediss://{address}");
     let tollgate = start(&url, &settings(&shown.cert, None));
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     reserve_of(&tollgate.client(), "org-0", "r").await.unwrap();
-    // It is trusted for nothing else, and no other for it.
+    // It is trusted only for itself.
     let words = "the server's certificate is its own authority, and is not in redis.ca_file";
     for settings in [settings(&authority.file(), None), String::new()] {
-        is_not_ready_for(&start(&url, &settings), words).await;
+        wait_for_not_ready(&start(&url, &settings), words).await;
     }
 }
 
@@ -154,9 +153,9 @@ async fn each_usual_fault_of_tls_has_plain_words_in_readiness_answers_and_log() 
     let (mut expired, mut early) = (params(), params());
     expired.not_after = rcgen::date_time_ymd(2021, 1, 1);
     early.not_before = rcgen::date_time_ymd(2090, 1, 1);
-    let expired = showing(&authority.signs_params("expired", expired));
-    let early = showing(&authority.signs_params("early", early));
-    let fine = showing(&authority.signs_params("fine", params()));
+    let expired = start_with_certificate(&authority.sign_params("expired", expired));
+    let early = start_with_certificate(&authority.sign_params("early", early));
+    let fine = start_with_certificate(&authority.sign_params("fine", params()));
     let plain = RedisServer::start();
     let over_tls = settings(&authority.file(), None);
     for (url, settings, words) in [
@@ -187,18 +186,18 @@ async fn each_usual_fault_of_tls_has_plain_words_in_readiness_answers_and_log() 
         ),
     ] {
         let tollgate = start(&url, settings);
-        is_not_ready_for(&tollgate, words).await;
+        wait_for_not_ready(&tollgate, words).await;
         let status = reserve_of(&tollgate.client(), "org-0", "r").await;
         let status = status.unwrap_err();
         assert!(status.message().contains(words), "{status:?}");
         for host in ["localhost", "127.0.0.1"] {
             assert!(!status.message().contains(host), "{status:?}");
         }
-        logs(&tollgate, &["NOT_SERVING", words]).await;
+        wait_for_log(&tollgate, &["NOT_SERVING", words]).await;
     }
 }
 
-/// What `tollgate serve` says of settings that it can't start with.
+/// The error of `tollgate serve` with these settings.
 fn fault(store: &str, settings: &str) -> String {
     let settings = TextFile::new(settings);
     let args = ["serve", "--store", store, "--config", settings.path()];
@@ -208,11 +207,11 @@ fn fault(store: &str, settings: &str) -> String {
 }
 
 #[test]
-fn a_file_of_tls_that_is_no_good_is_told_at_the_start_with_its_setting_and_name() {
+fn an_invalid_tls_file_of_redis_is_reported_at_the_start_with_its_setting_and_name() {
     let authority = Authority::new();
     let (client, other) = (
-        authority.signs("client", &["a"]),
-        authority.signs("other", &["a"]),
+        authority.sign("client", &["a"]),
+        authority.sign("other", &["a"]),
     );
     let ca = authority.file();
     let empty = authority.other_file("empty.pem", "");
@@ -310,7 +309,7 @@ fn settings_that_the_store_has_no_use_for_or_that_lack_their_other_half_are_refu
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_nodes_of_a_cluster_and_a_master_with_its_sentinels_are_reached_over_tls_too() {
     let authority = Authority::new();
-    let client = authority.signs("client", &["tollgate"]);
+    let client = authority.sign("client", &["tollgate"]);
     let settings = settings(&authority.file(), Some(&client));
     let encryption = authority.encryption("127.0.0.1");
     let cluster = RedisCluster::start_encrypted(&encryption);

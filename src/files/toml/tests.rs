@@ -10,34 +10,6 @@ fn faults(text: &str, walk: impl FnOnce(&Section<'_>)) -> String {
 }
 
 #[test]
-fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
-    let text = "[a]\nlisten = 1\nlisten_htpt = 2\n";
-    let message = faults(text, |root| {
-        let a = root.get("a", Entry::section).expect("a section");
-        let _ = (a.entry("listen"), a.entry("listen_http"));
-        a.finish();
-    });
-    assert_eq!(
-        message,
-        "x.toml:3: a.listen_htpt: unknown key; the nearest known one is \"listen_http\""
-    );
-}
-
-#[test]
-fn all_faults_are_listed_in_the_order_of_their_lines() {
-    let message = faults("b = true\na = 'x'\na = 'y'\n", |root| {
-        let _ = root.get("b", Entry::text);
-        let _ = root.get("a", |a| a.number::<u64>(1, 5));
-    });
-    assert_eq!(
-        message,
-        "x.toml:1: b: must be a string, and is true or false\n\
-         x.toml:2: a: must be a whole number, and is a string\n\
-         x.toml:3: a: duplicate key"
-    );
-}
-
-#[test]
 fn a_number_out_of_bounds_is_named_even_past_64_bits() {
     let message = faults("a = 99999999999999999999999\n", |root| {
         let _ = root.get("a", |a| a.number::<u64>(0, 5));
@@ -77,12 +49,6 @@ fn broken_syntax_is_reported_with_its_line_and_without_further_faults() {
 }
 
 #[test]
-fn a_text_that_is_not_utf_8_is_refused_with_its_line() {
-    let faults = read("p.toml", b"a = 1\n\n\xff\n", |_| Some(())).expect_err("refused");
-    assert_eq!(faults.to_string(), "p.toml:3: is not UTF-8");
-}
-
-#[test]
 fn a_summary_has_the_first_faults_and_the_number_of_the_others() {
     let text: String = (0..1_000).map(|at| format!("key{at} = 1\n")).collect();
     let faults = read("p.toml", text.as_bytes(), |root| {
@@ -92,18 +58,4 @@ fn a_summary_has_the_first_faults_and_the_number_of_the_others() {
     let summary = faults.expect_err("refused").summary();
     assert_eq!(summary.lines().count(), MAX_SHOWN + 1);
     assert!(summary.ends_with("\nand 900 more"), "{summary}");
-}
-
-#[test]
-fn each_string_of_a_list_is_parsed_and_a_second_one_is_a_fault() {
-    let message = faults("a = ['1', 'x', '1', 2]\n", |root| {
-        let numbers = root.get("a", |a| Some(distinct(a.texts()?, str::parse::<u8>)));
-        assert_eq!(numbers, Some(vec![1]));
-    });
-    assert_eq!(
-        message,
-        "x.toml:1: a: must be a string, and is a whole number\n\
-         x.toml:1: a: invalid digit found in string\n\
-         x.toml:1: a: \"1\" is listed twice"
-    );
 }

@@ -103,30 +103,3 @@ fn another_text_of_the_same_policy_is_no_change() {
     );
     assert_eq!(described(BEFORE, &text), [""; 0]);
 }
-
-#[test]
-fn the_first_of_many_organizations_are_named_and_all_are_counted() {
-    let mut text = BEFORE.to_owned();
-    for org in 0..1_000 {
-        text += &format!("[orgs.org-{org:03}]\ntier = 1\ndata_sharing = \"off\"\n");
-    }
-    let names: Vec<String> = (0..20).map(|org| format!("org-{org:03}")).collect();
-    let list = format!("{} and 980 more", names.join(", "));
-    assert_eq!(
-        described(BEFORE, &text),
-        [format!("1000 organizations added: {list}")]
-    );
-    assert_eq!(
-        described(&text, BEFORE),
-        [format!("1000 organizations removed: {list}")]
-    );
-    let raised = text.replace(
-        "tier = 1\ndata_sharing = \"off\"",
-        "tier = 2\ndata_sharing = \"off\"",
-    );
-    let diff = policy(&text).diff(&policy(&raised));
-    let changed = &diff.orgs_changed;
-    assert_eq!((changed.count, diff.tier_changes), (1_000, 1_000));
-    assert_eq!(changed.first.len(), MAX_DESCRIBED);
-    assert_eq!(changed.first[0].to_string(), "org-000 (tier 1 → 2)");
-}

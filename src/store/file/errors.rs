@@ -2,7 +2,6 @@
 
 use std::io;
 
-use super::encoding::BadRecord;
 use crate::store::{RefusalReason, StoreError};
 
 /// Why a record can't be read or written.
@@ -10,13 +9,24 @@ use crate::store::{RefusalReason, StoreError};
 pub(super) enum RecordError {
     /// The file can't be read or written. The transaction must not be committed.
     Storage(redb::Error),
-    /// A record that Tollgate did not write.
-    Corrupt(BadRecord),
+    /// Tollgate did not write this record, of which this is the name.
+    Corrupt(&'static str),
 }
 
 impl<E: Into<redb::Error>> From<E> for RecordError {
     fn from(error: E) -> Self {
         Self::Storage(error.into())
+    }
+}
+
+impl From<RecordError> for StoreError {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Storage(error) => refused(error),
+            RecordError::Corrupt(record) => Self::Corrupt {
+                reason: format!("{record} that can't be read"),
+            },
+        }
     }
 }
 
@@ -29,14 +39,4 @@ pub(super) fn refused(error: impl Into<redb::Error>) -> StoreError {
     };
     let reason = error.to_string();
     StoreError::Refused { why, reason }
-}
-
-pub(super) fn corrupt(bad: BadRecord) -> StoreError {
-    let reason = bad.to_string();
-    StoreError::Corrupt { reason }
-}
-
-pub(super) fn closed() -> StoreError {
-    let reason = "the file failed, and is opened again soon".to_owned();
-    StoreError::Unreachable { reason }
 }

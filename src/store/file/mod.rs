@@ -15,7 +15,7 @@
 //! # How it is updated
 //!
 //! All batches of a call are one transaction, which is synced before the answers are sent. A batch reads
-//! through a write buffer ([`transaction`]), which is flushed to the tables once the whole batch is decided.
+//! through a buffer of its changes ([`transaction`]), which is flushed to the tables once the whole batch is decided.
 //!
 //! # What happens when the disk fails
 //!
@@ -36,7 +36,7 @@ mod transaction;
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
     time::{Duration, Instant},
 };
 
@@ -46,8 +46,8 @@ use tokio::sync::Semaphore;
 
 pub use self::open::OpenError;
 use self::{
-    errors::{RecordError, closed, corrupt, refused},
-    open::{StoreFile, steady_time_values},
+    errors::{RecordError, refused},
+    open::{Metadata, StoreFile, steady_time_values},
     transaction::Tables,
 };
 use super::{
@@ -195,7 +195,7 @@ impl Inner {
     ) -> Result<Vec<Result<Timestamped<Decision>, StoreError>>, StoreError> {
         let decided = self.write(&mut self.writer(), |tables, today| {
             let mut written = 0;
-            let mut decide = |batch: &Batch| {
+            let decide = |batch: &Batch| {
                 if batch.day != today {
                     return Ok(Ok(Decision::DayChanged));
                 }
@@ -204,14 +204,12 @@ impl Inner {
                         written += its_written;
                         Ok(Ok(Decision::Outcomes(outcomes)))
                     }
-                    Err(RecordError::Corrupt(bad)) => Ok(Err(corrupt(bad))),
                     Err(RecordError::Storage(error)) => Err(error),
+                    Err(corrupt) => Ok(Err(corrupt.into())),
                 }
             };
-            let decided = batches.iter().map(&mut decide);
-            let decided: Vec<Result<Decision, StoreError>> =
-                decided.collect::<Result<_, redb::Error>>()?;
-            Ok((decided, written))
+            let decided: Result<Vec<_>, _> = batches.iter().map(decide).collect();
+            Ok((decided?, written))
         })?;
         let now = decided.now;
         let timed = |decided: Result<_, _>| decided.map(|answer| Timestamped { now, answer });
@@ -241,10 +239,9 @@ impl Inner {
         self.open_again(writer)?;
         // Read under the writer's lock, so that days follow the order of the decisions.
         let now = self.now();
-        let written = {
-            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-            let database = database.as_ref().ok_or_else(closed)?;
-            self.transact(writer, database, now, work)
+        let written = match &*self.database() {
+            Some(database) => self.transact(writer, database, now, work),
+            None => Err(closed()),
         };
         written.inspect_err(|error| {
             self.close(writer);
@@ -301,12 +298,20 @@ impl Inner {
         Ok(Timestamped { now, answer })
     }
 
-    fn close(&self, writer: &mut Writer) {
-        let mut database = self
+    fn database(&self) -> RwLockReadGuard<'_, Option<Database>> {
+        self.database.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_database(&self, database: Option<Database>) {
+        let mut place = self
             .database
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        *database = None;
+        *place = database;
+    }
+
+    fn close(&self, writer: &mut Writer) {
+        self.set_database(None);
         writer.tried_at = Instant::now();
         // The last removal may be lost.
         writer.removed_on = None;
@@ -314,46 +319,39 @@ impl Inner {
 
     /// Reopens the file if it is closed, at most once an interval.
     fn open_again(&self, writer: &mut Writer) -> Result<(), StoreError> {
-        let is_open = {
-            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-            database.is_some()
-        };
-        if is_open {
+        if self.database().is_some() {
             return Ok(());
         }
         if writer.tried_at.elapsed() < REOPEN_INTERVAL {
             return Err(writer.failure.clone().unwrap_or_else(closed));
         }
         self.file.forget_cached();
-        let opened = self.file.database().map_err(|error| match error {
-            OpenError::Io { what, source, .. } => {
-                let reason = format!("the file can't be {what}: {source}");
-                StoreError::Unreachable { reason }
-            }
-            error => {
-                let reason = error.to_string();
-                StoreError::Corrupt { reason }
-            }
-        });
-        let opened = opened.and_then(|(database, metadata)| {
-            if metadata.commits < writer.commits {
-                let reason = "the file has lost what it had acknowledged".to_owned();
-                return Err(StoreError::Corrupt { reason });
-            }
-            make_room(&database).map_err(refused)?;
-            Ok((database, metadata))
-        });
+        let opened = self.reopen(writer.commits);
         writer.tried_at = Instant::now();
-        let (opened, metadata) =
+        let (database, metadata) =
             opened.inspect_err(|error| writer.failure = Some(error.clone()))?;
         writer.wrote_at = Instant::now();
         (writer.commits, writer.steady) = (metadata.commits, metadata.steady);
-        let mut database = self
-            .database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        *database = Some(opened);
+        self.set_database(Some(database));
         Ok(())
+    }
+
+    /// Opens the file, if it has at least as many commits, and has room.
+    fn reopen(&self, commits: i64) -> Result<(Database, Metadata), StoreError> {
+        let (database, metadata) = self.file.database().map_err(|error| match error {
+            OpenError::Io { what, source, .. } => StoreError::Unreachable {
+                reason: format!("the file can't be {what}: {source}"),
+            },
+            error => StoreError::Corrupt {
+                reason: error.to_string(),
+            },
+        })?;
+        if metadata.commits < commits {
+            let reason = "the file has lost what it had acknowledged".to_owned();
+            return Err(StoreError::Corrupt { reason });
+        }
+        make_room(&database).map_err(refused)?;
+        Ok((database, metadata))
     }
 
     fn read<T>(
@@ -361,19 +359,18 @@ impl Inner {
         read: impl FnOnce(&Database) -> Result<T, RecordError>,
     ) -> Result<Timestamped<T>, StoreError> {
         let now = self.now().wall;
-        let answer = {
-            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-            read(database.as_ref().ok_or_else(closed)?)
-        };
-        match answer {
-            Ok(answer) => Ok(Timestamped { now, answer }),
-            Err(RecordError::Corrupt(bad)) => Err(corrupt(bad)),
-            Err(RecordError::Storage(error)) => {
-                self.close(&mut self.writer());
-                Err(refused(error))
-            }
+        let answer = read(self.database().as_ref().ok_or_else(closed)?);
+        if let Err(RecordError::Storage(_)) = &answer {
+            self.close(&mut self.writer());
         }
+        let answer = answer?;
+        Ok(Timestamped { now, answer })
     }
+}
+
+fn closed() -> StoreError {
+    let reason = "the file failed, and is opened again soon".to_owned();
+    StoreError::Unreachable { reason }
 }
 
 /// Writes the metadata; the steady time only if it is new.

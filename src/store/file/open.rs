@@ -4,16 +4,19 @@
 //! answers were sent only after their commit was synced.
 
 use std::{
-    ffi::OsString,
-    fs::{self, File, OpenOptions, TryLockError},
+    collections::HashMap,
+    fs::{self, File, TryLockError},
     io,
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    os::unix::fs::FileExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use redb::{Builder, Database, DatabaseError, ReadableDatabase as _, StorageError, TableError};
+use redb::{
+    Builder, Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, StorageError,
+    TableError,
+};
 
 use super::{
     super::clock::{BootId, SteadyTime},
@@ -35,62 +38,35 @@ const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 
 /// Why a file can't be opened as a store.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
 pub enum OpenError {
-    /// Its directory does not exist.
-    #[error("the directory {} does not exist", directory.display())]
-    NoDirectory {
-        /// The directory.
-        directory: PathBuf,
-    },
+    #[error("the directory {} does not exist", .0.display())]
+    NoDirectory(PathBuf),
     /// It is a directory, a device, …
-    #[error("{} is not a file", path.display())]
-    NotAFile {
-        /// The path.
-        path: PathBuf,
-    },
-    /// Another process has it open.
-    #[error("{} is in use: another process has it open, and only one can", path.display())]
-    InUse {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Tollgate did not write it.
-    #[error("{} is not Tollgate's: it was not touched", path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-    },
+    #[error("{} is not a file", .0.display())]
+    NotAFile(PathBuf),
+    #[error("{} is in use: another process has it open, and only one can", .0.display())]
+    InUse(PathBuf),
+    #[error("{} is not Tollgate's: it was not touched", .0.display())]
+    Foreign(PathBuf),
     /// It differs from what Tollgate wrote.
     #[error(
         "{} is damaged, and what it counted can't be relied on: it was not touched ({reason})",
         path.display()
     )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// The fault.
-        reason: String,
-    },
-    /// A later version wrote it.
+    Damaged { path: PathBuf, reason: String },
+    /// A later version wrote it, in this format.
     #[error(
         "{} is in format {format}, and this version of Tollgate knows {KNOWN_FORMAT}: it was not touched; \
          serve it with the version that wrote it, or a later one",
         path.display()
     )]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        format: i64,
-    },
+    Newer { path: PathBuf, format: i64 },
     /// The operating system reported an error.
     #[error("{} can't be {what}", path.display())]
     Io {
-        /// The file.
         path: PathBuf,
-        /// The operation that failed.
         what: &'static str,
-        /// The error.
         source: io::Error,
     },
 }
@@ -98,6 +74,7 @@ pub enum OpenError {
 /// The file's metadata.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Metadata {
+    format: i64,
     /// The number of commits.
     pub(super) commits: i64,
     /// Since when the clock has been steady.
@@ -115,32 +92,21 @@ pub(super) struct StoreFile {
 impl StoreFile {
     /// Opens and locks the file. If there is none, it is created, whole or not at all.
     pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
-        let io = failed(path, "opened");
-        let metadata = match fs::metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                create(path)?;
-                fs::metadata(path)
-            }
-            metadata => metadata,
-        };
-        if !metadata.map_err(io)?.is_file() {
-            let path = path.to_owned();
-            return Err(OpenError::NotAFile { path });
+        if matches!(path.try_exists(), Ok(false)) {
+            create(path)?;
         }
-        let file = File::options().read(true).write(true).open(path);
-        let file = file.map_err(io)?;
+        let metadata = fs::metadata(path).map_err(failed(path, "opened"))?;
+        let path = path.to_owned();
+        if !metadata.is_file() {
+            return Err(OpenError::NotAFile(path));
+        }
+        let file = File::options().read(true).write(true).open(&path);
+        let file = Arc::new(file.map_err(failed(&path, "opened"))?);
         match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let path = path.to_owned();
-                return Err(OpenError::InUse { path });
-            }
-            Err(TryLockError::Error(error)) => return Err(failed(path, "locked")(error)),
+            Ok(()) => Ok(Self { path, file }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path)),
+            Err(TryLockError::Error(error)) => Err(failed(&path, "locked")(error)),
         }
-        Ok(Self {
-            path: path.to_owned(),
-            file: Arc::new(file),
-        })
     }
 
     /// Opens its database, and upgrades it to the current format.
@@ -148,22 +114,37 @@ impl StoreFile {
         let mut magic = [0; MAGIC.len()];
         let read = self.file.read_exact_at(&mut magic, 0);
         if read.is_err() || magic != MAGIC {
-            return Err(self.foreign());
+            return Err(OpenError::Foreign(self.path.clone()));
         }
-        let held = DeferredFile::new(Arc::clone(&self.file));
+        let file = DeferredFile::new(Arc::clone(&self.file));
+        // The database panics at some damages.
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            let database = builder().create_with_backend(held.clone())?;
-            let metadata = self.about(&database);
+            let database = builder().create_with_backend(file.clone());
+            let database = database.map_err(|error| match error {
+                DatabaseError::Storage(StorageError::Io(error)) => {
+                    failed(&self.path, "opened")(error)
+                }
+                error => self.damaged(error),
+            })?;
+            let metadata = read_metadata(&database).map_err(|error| self.damaged(error))?;
             Ok((database, metadata))
         }));
-        let (database, metadata) = opened
-            .map_err(|_| self.damaged("it is in disorder".to_owned()))?
-            .map_err(|error| self.not_opened(error))?;
-        let (metadata, format) = metadata?;
-        held.apply().map_err(failed(&self.path, "written"))?;
-        if format != KNOWN_FORMAT {
+        let (database, metadata) = opened.map_err(|_| self.damaged("it is in disorder"))??;
+        let path = self.path.clone();
+        let metadata = match metadata {
+            None => return Err(OpenError::Foreign(path)),
+            Some(Metadata { format, .. }) if format > KNOWN_FORMAT => {
+                return Err(OpenError::Newer { path, format });
+            }
+            Some(Metadata { format, .. }) if format < 1 => {
+                return Err(self.damaged(format!("it says that it is in format {format}")));
+            }
+            Some(metadata) => metadata,
+        };
+        file.apply().map_err(failed(&path, "written"))?;
+        if metadata.format != KNOWN_FORMAT {
             let upgraded = write_format(&database).map_err(io::Error::other);
-            upgraded.map_err(failed(&self.path, "written"))?;
+            upgraded.map_err(failed(&path, "written"))?;
         }
         Ok((database, metadata))
     }
@@ -175,60 +156,41 @@ impl StoreFile {
         let _ = rustix::fs::fadvise(&self.file, 0, all, rustix::fs::Advice::DontNeed);
     }
 
-    /// Reads the metadata and the format.
-    fn about(&self, database: &Database) -> Result<(Metadata, i64), OpenError> {
-        let damaged = |error: redb::Error| self.damaged(error.to_string());
-        let transaction = database.begin_read().map_err(|it| damaged(it.into()))?;
-        let metadata = match transaction.open_table(METADATA) {
-            Ok(metadata) => metadata,
-            Err(TableError::Storage(error)) => return Err(damaged(error.into())),
-            Err(_) => return Err(self.foreign()),
-        };
-        let value = |key| {
-            let value = redb::ReadableTable::get(&metadata, key);
-            let value = value.map_err(|it| damaged(it.into()))?;
-            Ok(value.map(|value| value.value()))
-        };
-        let format = value(FORMAT)?.ok_or_else(|| self.foreign())?;
-        match format {
-            1..=KNOWN_FORMAT => {}
-            format if format > KNOWN_FORMAT => {
-                let path = self.path.clone();
-                return Err(OpenError::Newer { path, format });
-            }
-            format => return Err(self.damaged(format!("it says that it is in format {format}"))),
+    fn damaged(&self, reason: impl ToString) -> OpenError {
+        OpenError::Damaged {
+            path: self.path.clone(),
+            reason: reason.to_string(),
         }
+    }
+}
+
+/// Reads the metadata. `None` if there is none: the database is not Tollgate's.
+fn read_metadata(database: &Database) -> Result<Option<Metadata>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let table = match transaction.open_table(METADATA) {
+        Ok(table) => table,
+        Err(TableError::Storage(error)) => return Err(error.into()),
+        Err(_) => return Ok(None),
+    };
+    let mut values = HashMap::new();
+    for entry in table.iter()? {
+        let (key, value) = entry?;
+        values.insert(key.value().to_owned(), value.value());
+    }
+    let value = |key| values.get(key).copied();
+    let Some(format) = value(FORMAT) else {
+        return Ok(None);
+    };
+    if (1..=KNOWN_FORMAT).contains(&format) {
         for table in [POOLS, USAGE, REQUESTS] {
-            let opened = transaction.open_table(table);
-            opened.map_err(|it| damaged(it.into()))?;
-        }
-        let mut steady = [None; STEADY_TIME.len()];
-        for (value_of, key) in steady.iter_mut().zip(STEADY_TIME) {
-            *value_of = value(key)?;
-        }
-        let metadata = Metadata {
-            commits: value(COMMITS)?.unwrap_or(0),
-            steady: steady_time(steady),
-        };
-        Ok((metadata, format))
-    }
-
-    fn not_opened(&self, error: DatabaseError) -> OpenError {
-        match error {
-            DatabaseError::Storage(StorageError::Io(error)) => failed(&self.path, "opened")(error),
-            error => self.damaged(error.to_string()),
+            transaction.open_table(table)?;
         }
     }
-
-    fn foreign(&self) -> OpenError {
-        let path = self.path.clone();
-        OpenError::Foreign { path }
-    }
-
-    fn damaged(&self, reason: String) -> OpenError {
-        let path = self.path.clone();
-        OpenError::Damaged { path, reason }
-    }
+    Ok(Some(Metadata {
+        format,
+        commits: value(COMMITS).unwrap_or(0),
+        steady: steady_time(STEADY_TIME.map(value)),
+    }))
 }
 
 fn steady_time(values: [Option<i64>; STEADY_TIME.len()]) -> Option<SteadyTime> {
@@ -256,43 +218,33 @@ pub(super) fn steady_time_values(steady: SteadyTime) -> [(&'static str, i64); ST
     std::array::from_fn(|at| (STEADY_TIME[at], values[at]))
 }
 
-/// Creates the file under a temporary name, and links it once it is complete and synced.
+/// Creates the file under a temporary name, and renames it once it is complete and synced. Never replaces a
+/// file that another process created meanwhile: that one is used.
 fn create(path: &Path) -> Result<(), OpenError> {
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let Some(name) = path.file_name().filter(|_| directory.is_dir()) else {
-        let directory = directory.to_owned();
-        return Err(OpenError::NoDirectory { directory });
+    if !directory.is_dir() {
+        return Err(OpenError::NoDirectory(directory.to_owned()));
+    }
+    let create = || {
+        let mut name = tempfile::Builder::new();
+        let new = name
+            .prefix(".tollgate-")
+            .suffix(".new")
+            .tempfile_in(directory)?;
+        let database = builder().create(new.path()).map_err(io::Error::other)?;
+        write_format(&database).map_err(io::Error::other)?;
+        database.close().map_err(io::Error::other)?;
+        new.as_file().sync_all()?;
+        match new.persist_noclobber(path) {
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
+            persisted => drop(persisted?),
+        }
+        File::open(directory)?.sync_all()
     };
-    let now = crate::wall_clock::now().timestamp_micros();
-    let nobody_elses = format!(".{}.{now}.new", std::process::id());
-    let mut new_name = OsString::from(".");
-    new_name.push(name);
-    new_name.push(nobody_elses);
-    let new = directory.join(new_name);
-    let made = make(&new)
-        .and_then(|()| put_in_place(&new, path))
-        .and_then(|()| File::open(directory)?.sync_all());
-    // It has its final name by now.
-    let _ = fs::remove_file(&new);
-    made.map_err(failed(path, "created"))
-}
-
-/// Writes an empty store.
-fn make(path: &Path) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create_new(true).mode(0o600);
-    let file = Arc::new(options.open(path)?);
-    let held = DeferredFile::new(Arc::clone(&file));
-    let database = builder().create_with_backend(held.clone());
-    let written = database
-        .map_err(redb::Error::from)
-        .and_then(|database| write_format(&database));
-    written.map_err(io::Error::other)?;
-    held.apply()?;
-    file.sync_all()
+    create().map_err(failed(path, "created"))
 }
 
 /// Writes the current format, and creates its tables.
@@ -307,16 +259,6 @@ fn write_format(database: &Database) -> Result<(), redb::Error> {
         }
     }
     Ok(transaction.commit()?)
-}
-
-/// Never replaces a file that another process created meanwhile: that one is used.
-fn put_in_place(new: &Path, path: &Path) -> io::Result<()> {
-    match fs::hard_link(new, path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        // Some file systems have no hard links.
-        Err(_) if !path.exists() => fs::rename(new, path),
-        linked => linked,
-    }
 }
 
 fn builder() -> Builder {

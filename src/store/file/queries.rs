@@ -4,11 +4,11 @@ use redb::{Database, ReadableDatabase as _};
 
 use super::{
     super::{RowKey, UsageRows},
-    encoding,
+    encoding::Record as _,
     errors::RecordError,
     tables,
 };
-use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
+use crate::domain::{OrgId, PoolCounters, PoolName, UsageCounters, UtcDay};
 
 /// The counters of pools on a day.
 pub(super) fn pools(
@@ -19,11 +19,10 @@ pub(super) fn pools(
 ) -> Result<Vec<PoolCounters>, RecordError> {
     let table = database.begin_read()?.open_table(tables::POOLS)?;
     let counters = |pool| {
-        let key = tables::pool(day, org, pool);
-        match table.get(&*key)? {
-            Some(bytes) => encoding::pool(bytes.value()).map_err(RecordError::Corrupt),
-            None => Ok(PoolCounters::default()),
-        }
+        let found = table.get(&*tables::pool(day, org, pool))?;
+        found.map_or(Ok(PoolCounters::default()), |bytes| {
+            PoolCounters::read(bytes.value())
+        })
     };
     pools.iter().map(counters).collect()
 }
@@ -44,11 +43,10 @@ pub(super) fn usage(
             break;
         }
         let (key, bytes) = entry?;
-        let row = encoding::row(bytes.value()).map_err(RecordError::Corrupt)?;
+        let row = UsageCounters::read(bytes.value())?;
         if !row.is_empty() {
-            let names =
-                tables::row_names(key.value()).ok_or(RecordError::Corrupt(encoding::BAD_ROW))?;
-            rows.insert(names, row);
+            let names = tables::row_names(key.value());
+            rows.insert(names.ok_or(RecordError::Corrupt(UsageCounters::NAME))?, row);
         }
     }
     Ok(rows)

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use chrono::DateTime;
 use redb::TableDefinition;
 
 use super::super::RowKey;
@@ -86,7 +87,7 @@ pub(super) fn row_names(key: &[u8]) -> Option<RowKey> {
 
 /// The prefix of the keys of a day. Earlier days sort before it.
 pub(super) fn begin(day: UtcDay) -> [u8; DAY_BYTES] {
-    let days = day.start().timestamp().div_euclid(24 * 60 * 60);
+    let days = (day.start() - DateTime::UNIX_EPOCH).num_days();
     let days = i32::try_from(days).expect("the calendar has fewer days");
     // Days before 1970 come before those after.
     (days.cast_unsigned() ^ 1 << 31).to_be_bytes()
@@ -106,20 +107,21 @@ fn key(day: UtcDay, org: &OrgId, names: &[&str]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use chrono::NaiveDate;
+    use chrono::{TimeDelta, Utc};
 
     use super::*;
 
     #[test]
-    fn days_stand_in_their_order() {
-        let days = [
-            NaiveDate::MIN,
-            NaiveDate::from_ymd_opt(1969, 12, 31).expect("a day"),
-            NaiveDate::from_ymd_opt(1970, 1, 1).expect("a day"),
-            NaiveDate::from_ymd_opt(2026, 11, 22).expect("a day"),
-            NaiveDate::MAX.pred_opt().expect("a day"),
+    fn days_are_in_order() {
+        let first = DateTime::<Utc>::MIN_UTC;
+        let epoch = DateTime::UNIX_EPOCH;
+        let moments = [
+            first,
+            epoch - TimeDelta::days(1),
+            epoch,
+            DateTime::<Utc>::MAX_UTC,
         ];
-        let begins = days.map(|day| begin(UtcDay::new(day)));
+        let begins = moments.map(|moment| begin(UtcDay::of(moment)));
         assert!(begins.is_sorted_by(|a, b| a < b), "{begins:?}");
     }
 

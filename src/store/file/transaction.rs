@@ -1,7 +1,7 @@
-//! The tables within a transaction, and the write buffer of a batch, which is flushed to them once the whole
+//! The tables within a transaction. What a batch changes is buffered, and flushed to the tables once the whole
 //! batch is decided.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use redb::{ReadableTable as _, StorageError, Table, TableError, WriteTransaction};
 
@@ -10,52 +10,66 @@ use super::{
         Batch, Outcome,
         engine::{self, Records, RelativeDay},
     },
-    encoding::{self, BadRecord},
+    encoding::Record,
     errors::RecordError,
-    tables,
+    tables::{self, Definition},
 };
 use crate::domain::{
     ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestId, Reservation, RowCounts,
     UsageCounters, UtcDay, other_row,
 };
 
-/// A table of records.
-type Sorted<'t> = Table<'t, &'static [u8], &'static [u8]>;
-
 /// The tables, within a transaction.
 pub(super) struct Tables<'t> {
-    pools: Sorted<'t>,
-    usage: Sorted<'t>,
-    row_counts: Sorted<'t>,
-    requests: Sorted<'t>,
+    pools: BufferedTable<'t>,
+    usage: BufferedTable<'t>,
+    row_counts: BufferedTable<'t>,
+    requests: BufferedTable<'t>,
 }
 
-/// The records that a batch has read or will write.
-struct WriteBuffer<'d, 't> {
-    tables: &'d Tables<'t>,
-    org: &'d OrgId,
-    today: UtcDay,
-    pools: HashMap<Vec<u8>, CachedRecord<PoolCounters>>,
-    rows: HashMap<Vec<u8>, CachedRecord<UsageCounters>>,
-    row_counts: Option<CachedRecord<RowCounts>>,
-    /// Only new ones.
-    requests: HashMap<Vec<u8>, Reservation>,
+struct BufferedTable<'t> {
+    table: Table<'t, &'static [u8], &'static [u8]>,
+    /// Records to write, by key. In order, so that neighbouring pages are written together.
+    changes: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
-/// The counters of a key, if there are any, after the operations so far.
-struct CachedRecord<T> {
-    counters: Option<T>,
-    changed: bool,
+impl<'t> BufferedTable<'t> {
+    fn open(transaction: &'t WriteTransaction, table: Definition) -> Result<Self, TableError> {
+        let table = transaction.open_table(table)?;
+        let changes = BTreeMap::new();
+        Ok(Self { table, changes })
+    }
+
+    fn get<R: Record>(&self, key: &[u8]) -> Result<Option<R>, RecordError> {
+        if let Some(bytes) = self.changes.get(key) {
+            return R::read(bytes).map(Some);
+        }
+        let found = self.table.get(key)?;
+        found.map(|bytes| R::read(bytes.value())).transpose()
+    }
+
+    fn set(&mut self, key: Vec<u8>, record: &impl Record) {
+        self.changes.insert(key, record.encode());
+    }
 }
 
 impl<'t> Tables<'t> {
     pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, TableError> {
         Ok(Self {
-            pools: transaction.open_table(tables::POOLS)?,
-            usage: transaction.open_table(tables::USAGE)?,
-            row_counts: transaction.open_table(tables::ROW_COUNTS)?,
-            requests: transaction.open_table(tables::REQUESTS)?,
+            pools: BufferedTable::open(transaction, tables::POOLS)?,
+            usage: BufferedTable::open(transaction, tables::USAGE)?,
+            row_counts: BufferedTable::open(transaction, tables::ROW_COUNTS)?,
+            requests: BufferedTable::open(transaction, tables::REQUESTS)?,
         })
+    }
+
+    fn all(&mut self) -> [&mut BufferedTable<'t>; 4] {
+        [
+            &mut self.pools,
+            &mut self.usage,
+            &mut self.row_counts,
+            &mut self.requests,
+        ]
     }
 
     /// Decides a batch and writes its changes. Returns the outcomes and the number of records written.
@@ -70,48 +84,25 @@ impl<'t> Tables<'t> {
         max_rows: u64,
         batch: &Batch,
     ) -> Result<(Vec<Outcome>, usize), RecordError> {
-        let mut buffer = WriteBuffer {
+        // Those of a batch with a corrupt record.
+        for table in self.all() {
+            table.changes.clear();
+        }
+        let mut records = OrgRecords {
             tables: self,
             org: &batch.org,
             today,
-            pools: HashMap::new(),
-            rows: HashMap::new(),
-            row_counts: None,
-            requests: HashMap::new(),
         };
         let operations = batch.operations.iter();
-        let outcomes = operations.map(|it| engine::decide(&mut buffer, &batch.terms, max_rows, it));
+        let outcomes =
+            operations.map(|it| engine::decide(&mut records, &batch.terms, max_rows, it));
         let outcomes: Vec<Outcome> = outcomes.collect::<Result<_, _>>()?;
-        let WriteBuffer {
-            pools,
-            rows,
-            row_counts,
-            requests,
-            ..
-        } = buffer;
         let mut written = 0;
-        for (key, counters) in changes(pools) {
-            self.pools
-                .insert(&*key, &*encoding::pool_bytes(&counters))?;
-            written += 1;
-        }
-        for (key, row) in changes(rows) {
-            self.usage.insert(&*key, &*encoding::row_bytes(&row))?;
-            written += 1;
-        }
-        if let Some(counts) = row_counts.and_then(CachedRecord::change) {
-            let key = tables::org(today, &batch.org);
-            let bytes = encoding::row_counts_bytes(counts);
-            self.row_counts.insert(&*key, &*bytes)?;
-            written += 1;
-        }
-        // Sorted, so that neighbouring pages are written together.
-        let mut requests: Vec<_> = requests.into_iter().collect();
-        requests.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        for (key, reservation) in requests {
-            let bytes = encoding::reservation_bytes(&reservation);
-            self.requests.insert(&*key, &*bytes)?;
-            written += 1;
+        for BufferedTable { table, changes } in self.all() {
+            written += changes.len();
+            for (key, record) in std::mem::take(changes) {
+                table.insert(&*key, &*record)?;
+            }
         }
         Ok((outcomes, written))
     }
@@ -128,14 +119,11 @@ impl<'t> Tables<'t> {
         usage_retention_days: u32,
         most: usize,
     ) -> Result<usize, StorageError> {
+        let yesterday = today.yesterday();
         let oldest_usage = today.minus_days(usage_retention_days);
+        let oldest = [yesterday, oldest_usage, yesterday, yesterday];
         let mut removed = 0;
-        for (table, oldest) in [
-            (&mut self.pools, today.yesterday()),
-            (&mut self.row_counts, today.yesterday()),
-            (&mut self.requests, today.yesterday()),
-            (&mut self.usage, oldest_usage),
-        ] {
+        for (BufferedTable { table, .. }, oldest) in self.all().into_iter().zip(oldest) {
             let before: &[u8] = &tables::begin(oldest);
             let mut old = table.extract_from_if(..before, |_, _| true)?;
             while removed < most && old.next().transpose()?.is_some() {
@@ -146,52 +134,33 @@ impl<'t> Tables<'t> {
     }
 }
 
-/// The records that a batch changed.
-fn changes<T>(cache: HashMap<Vec<u8>, CachedRecord<T>>) -> impl Iterator<Item = (Vec<u8>, T)> {
-    let changes = cache.into_iter();
-    changes.filter_map(|(key, record)| Some((key, record.change()?)))
+/// The records of a batch's organization.
+struct OrgRecords<'d, 't> {
+    tables: &'d mut Tables<'t>,
+    org: &'d OrgId,
+    today: UtcDay,
 }
 
-impl<T> CachedRecord<T> {
-    fn changed(counters: T) -> Self {
-        Self {
-            counters: Some(counters),
-            changed: true,
-        }
+impl OrgRecords<'_, '_> {
+    fn pool_key(&self, day: RelativeDay, pool: &PoolName) -> Vec<u8> {
+        tables::pool(day.date(self.today), self.org, pool)
     }
 
-    fn change(self) -> Option<T> {
-        self.counters.filter(|_| self.changed)
+    fn row_key(&self, day: RelativeDay, project: &ProjectId, model: &ModelName) -> Vec<u8> {
+        tables::row(day.date(self.today), self.org, project, model)
     }
-}
 
-/// The counters of a key: from the buffer, else from the table.
-fn counters<T: Copy>(
-    cache: &mut HashMap<Vec<u8>, CachedRecord<T>>,
-    table: &Sorted<'_>,
-    key: Vec<u8>,
-    read: fn(&[u8]) -> Result<T, BadRecord>,
-) -> Result<Option<T>, RecordError> {
-    if let Some(record) = cache.get(&key) {
-        return Ok(record.counters);
+    fn request_key(&self, day: RelativeDay, id: &RequestId) -> Vec<u8> {
+        tables::request(day.date(self.today), self.org, id)
     }
-    let counters = match table.get(&*key)? {
-        Some(bytes) => Some(read(bytes.value()).map_err(RecordError::Corrupt)?),
-        None => None,
-    };
-    let changed = false;
-    cache.insert(key, CachedRecord { counters, changed });
-    Ok(counters)
-}
 
-impl WriteBuffer<'_, '_> {
-    /// Counts today's rows. Used if their number is not kept yet, as in a file of format 1.
+    /// Counts today's rows in the table.
     fn count_rows(&self) -> Result<RowCounts, RecordError> {
         let (project, model) = other_row();
-        let other = tables::row(self.today, self.org, &project, &model);
+        let other = self.row_key(RelativeDay::Today, &project, &model);
         let rows = tables::rows(self.today, self.org, None);
         let mut counts = RowCounts::default();
-        for entry in self.tables.usage.range(&*rows.start..&*rows.end)? {
+        for entry in self.tables.usage.table.range(&*rows.start..&*rows.end)? {
             if entry?.0.value() != other {
                 counts.add(true);
             }
@@ -200,7 +169,7 @@ impl WriteBuffer<'_, '_> {
     }
 }
 
-impl Records for WriteBuffer<'_, '_> {
+impl Records for OrgRecords<'_, '_> {
     type Error = RecordError;
 
     fn pool(
@@ -208,13 +177,12 @@ impl Records for WriteBuffer<'_, '_> {
         day: RelativeDay,
         pool: &PoolName,
     ) -> Result<Option<PoolCounters>, RecordError> {
-        let key = tables::pool(day.date(self.today), self.org, pool);
-        counters(&mut self.pools, &self.tables.pools, key, encoding::pool)
+        self.tables.pools.get(&self.pool_key(day, pool))
     }
 
     fn set_pool(&mut self, day: RelativeDay, pool: &PoolName, counters: PoolCounters) {
-        let key = tables::pool(day.date(self.today), self.org, pool);
-        self.pools.insert(key, CachedRecord::changed(counters));
+        let key = self.pool_key(day, pool);
+        self.tables.pools.set(key, &counters);
     }
 
     fn row(
@@ -223,8 +191,7 @@ impl Records for WriteBuffer<'_, '_> {
         project: &ProjectId,
         model: &ModelName,
     ) -> Result<Option<UsageCounters>, RecordError> {
-        let key = tables::row(day.date(self.today), self.org, project, model);
-        counters(&mut self.rows, &self.tables.usage, key, encoding::row)
+        self.tables.usage.get(&self.row_key(day, project, model))
     }
 
     fn set_row(
@@ -234,28 +201,24 @@ impl Records for WriteBuffer<'_, '_> {
         model: &ModelName,
         row: UsageCounters,
     ) {
-        let key = tables::row(day.date(self.today), self.org, project, model);
-        self.rows.insert(key, CachedRecord::changed(row));
+        let key = self.row_key(day, project, model);
+        self.tables.usage.set(key, &row);
     }
 
     fn row_counts(&mut self) -> Result<RowCounts, RecordError> {
-        if let Some(CachedRecord { counters, .. }) = &self.row_counts {
-            return Ok(counters.unwrap_or_default());
-        }
         let key = tables::org(self.today, self.org);
-        let counts = match self.tables.row_counts.get(&*key)? {
-            Some(bytes) => encoding::row_counts(bytes.value()).map_err(RecordError::Corrupt)?,
-            None => self.count_rows()?,
-        };
-        self.row_counts = Some(CachedRecord {
-            counters: Some(counts),
-            changed: false,
-        });
+        if let Some(counts) = self.tables.row_counts.get(&key)? {
+            return Ok(counts);
+        }
+        // The first row of a day, or a file of format 1. The batch has no new row yet, and counts only once.
+        let counts = self.count_rows()?;
+        self.set_row_counts(counts);
         Ok(counts)
     }
 
     fn set_row_counts(&mut self, counts: RowCounts) {
-        self.row_counts = Some(CachedRecord::changed(counts));
+        let key = tables::org(self.today, self.org);
+        self.tables.row_counts.set(key, &counts);
     }
 
     fn reservation(
@@ -263,17 +226,11 @@ impl Records for WriteBuffer<'_, '_> {
         day: RelativeDay,
         id: &RequestId,
     ) -> Result<Option<Reservation>, RecordError> {
-        let key = tables::request(day.date(self.today), self.org, id);
-        if let Some(reservation) = self.requests.get(&key) {
-            return Ok(Some(reservation.clone()));
-        }
-        let found = self.tables.requests.get(&*key)?;
-        let reservation = found.map(|bytes| encoding::reservation(bytes.value()));
-        reservation.transpose().map_err(RecordError::Corrupt)
+        self.tables.requests.get(&self.request_key(day, id))
     }
 
     fn set_reservation(&mut self, day: RelativeDay, id: &RequestId, reservation: Reservation) {
-        let key = tables::request(day.date(self.today), self.org, id);
-        self.requests.insert(key, reservation);
+        let key = self.request_key(day, id);
+        self.tables.requests.set(key, &reservation);
     }
 }

@@ -11,8 +11,7 @@ use super::{
     conn::{
         RedisClient,
         connection::{SendOptions, retry_if_cut},
-        errors::{is_denial, is_permission_denied, permission_denied},
-        message::sanitize,
+        errors::{is_denial, is_permission_denied, permission_denied, sanitize},
     },
     recovery::snapshots::{Audit, PoolSnapshot, Snapshots},
     refusals::Refusals,

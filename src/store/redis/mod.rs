@@ -57,12 +57,16 @@ use self::{
     script::{Script, reader::BadReply},
 };
 use super::{Batch, CallLimits, Decision, RowKey, Store, StoreError, Timestamped, UsageRows};
-use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
+use crate::{
+    domain::{OrgId, PoolCounters, PoolName, UtcDay},
+    files::pem::PemError,
+};
+
+pub use crate::tls::TlsFiles;
 
 pub use self::conn::{
-    config::{RedisConfig, SetupError, Timeouts, UnsafeEviction},
+    config::{RedisConfig, Timeouts, UnsafeEviction},
     login::{Login, Password},
-    tls::TlsFiles,
     url::RedisUrl,
 };
 
@@ -91,8 +95,8 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// A TLS file can't be used, or the client library rejects the configuration.
-    pub fn new(config: RedisConfig) -> Result<Self, SetupError> {
+    /// A TLS file can't be used.
+    pub fn new(config: RedisConfig) -> Result<Self, PemError> {
         let client = Arc::new(RedisClient::new(&config)?);
         let acl_check = AclCheck::new(&config.key_prefix, config.commands_beside_scripts());
         let decider = Decider::new(acl_check, config.key_prefix, config.usage_limits);

@@ -177,7 +177,7 @@ label! {
     CloseReason {
         /// The caller closed it.
         ByCaller = "by_caller",
-        /// The connection was reset, or its bytes are not HTTP.
+        /// The connection was reset, its bytes are not HTTP, or its caller cancelled too many calls at once.
         Error = "error",
         /// It had no call for `idle_time`.
         Idle = "idle",
@@ -185,8 +185,6 @@ label! {
         Age = "age",
         /// It was idle, and a new connection needed its place.
         MadeRoom = "made_room",
-        /// Its caller cancelled too many calls.
-        Cancelling = "cancelling",
         /// The service stops.
         Stopping = "stopping",
     }

@@ -8,9 +8,9 @@
 //! A call is bounded in rounds, and in time by the timeouts of one connection.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -24,9 +24,8 @@ use futures_util::{
 use redis::{Cmd, ServerErrorKind, cluster_routing::Slot};
 
 use super::{
-    connection::{RedisConnection, Reply, RequiredRole, SendOptions},
-    endpoint::Endpoints,
-    errors::{SendError, connect_error, most_specific},
+    connection::{Endpoints, RedisConnection, Reply, RequiredRole, SendOptions},
+    errors::{SendError, most_specific},
     single_flight::SingleFlight,
     slots::Slots,
     url::Host,
@@ -50,7 +49,7 @@ const SLOTS_INTERVAL: Duration = Duration::from_millis(50);
 const MAX_SLOTS_REQUESTS: usize = 4;
 
 pub(crate) struct Cluster {
-    servers: Endpoints,
+    servers: Arc<Endpoints>,
     /// The nodes of the URL. The slots are always requested from these too.
     seeds: Vec<Host>,
     connections: Mutex<HashMap<Host, Arc<RedisConnection>>>,
@@ -62,7 +61,6 @@ pub(crate) struct Cluster {
 
 /// Where to send a call next.
 struct Route {
-    host: Host,
     connection: Arc<RedisConnection>,
     /// Sends ASKING first: the slot is moving there.
     asking: bool,
@@ -71,7 +69,7 @@ struct Route {
 }
 
 impl Cluster {
-    pub(crate) fn new(servers: Endpoints, seeds: Vec<Host>) -> Self {
+    pub(crate) fn new(servers: Arc<Endpoints>, seeds: Vec<Host>) -> Self {
         Self {
             servers,
             seeds,
@@ -105,8 +103,7 @@ impl Cluster {
                 Ok(reply) => return Ok(reply),
                 Err(failed) => failed,
             };
-            let next = self.next_route(slot, &route, &failed, sent_at).await;
-            match next {
+            match self.next_route(slot, &route, &failed, sent_at).await {
                 Some(next) if round < MAX_ROUNDS && Instant::now() < deadline => route = next,
                 _ => return Err(failed),
             }
@@ -126,21 +123,19 @@ impl Cluster {
         failed: &SendError,
         sent_at: Instant,
     ) -> Option<Route> {
-        if let SendError::NotSent(_) = failed {
-            return self.route_around(slot, last, sent_at).await;
-        }
-        let kind = failed.rejection()?;
-        let SendError::Rejected(error) = failed else {
-            return None;
+        let error = match failed {
+            SendError::NotSent(_) => return self.route_around(slot, last, sent_at).await,
+            SendError::Rejected(error) => error,
+            SendError::OutcomeUnknown(_) => return None,
         };
-        let redirection = || Host::of_redirection(error.redirect_node()?.0, &last.host);
-        match kind {
+        let redirection = || Host::of_redirection(error.redirect_node()?.0, &last.connection.host);
+        match failed.rejection()? {
             ServerErrorKind::Moved => {
                 let host = redirection()?;
                 self.mark_moved(slot, &host);
-                self.route_to(host, false).ok()
+                Some(self.route_to(&host, false))
             }
-            ServerErrorKind::Ask => self.route_to(redirection()?, true).ok(),
+            ServerErrorKind::Ask => Some(self.route_to(&redirection()?, true)),
             ServerErrorKind::TryAgain => {
                 let route = self.route(slot).await.ok()?;
                 Some(Route {
@@ -155,54 +150,51 @@ impl Cluster {
 
     /// Asks the other nodes for the slots. `None` if the slot is still at the node that failed.
     async fn route_around(&self, slot: Slot, last: &Route, sent_at: Instant) -> Option<Route> {
+        let failed = &last.connection.host;
         // If the other nodes do not know either, the next probe tries again.
         self.is_outdated.store(true, Ordering::Release);
-        self.refresh_slots(sent_at, Some(&last.host)).await.ok()?;
+        self.refresh_slots(sent_at, Some(failed)).await.ok()?;
         let route = self.route(slot).await.ok()?;
-        (route.host != last.host || last.asking).then_some(route)
+        (route.connection.host != *failed || last.asking).then_some(route)
     }
 
     /// The master of a slot, if it is known.
     pub(crate) fn master(&self, slot: Slot) -> Option<Host> {
-        self.slots.load().as_ref()?.master(slot).cloned()
+        self.slots.load().as_ref()?.masters.get(&slot).cloned()
     }
 
     async fn route(&self, slot: Slot) -> Result<Route, StoreError> {
         let needed_at = Instant::now();
-        let host = match self.master(slot) {
-            Some(host) => host,
-            None => {
-                self.refresh_slots(needed_at, None).await?;
-                self.master(slot).ok_or_else(|| {
-                    let reason = "no master has the slot of this organization".to_owned();
-                    StoreError::Unreachable { reason }
-                })?
-            }
-        };
-        self.route_to(host, false)
+        let mut master = self.master(slot);
+        if master.is_none() {
+            self.refresh_slots(needed_at, None).await?;
+            master = self.master(slot);
+        }
+        let master = master.ok_or_else(|| {
+            let reason = "no master has the slot of this organization".to_owned();
+            StoreError::Unreachable { reason }
+        })?;
+        Ok(self.route_to(&master, false))
     }
 
-    fn route_to(&self, host: Host, asking: bool) -> Result<Route, StoreError> {
-        Ok(Route {
-            connection: self.connection(&host)?,
-            host,
+    fn route_to(&self, host: &Host, asking: bool) -> Route {
+        Route {
+            connection: self.connection(host),
             asking,
             waits: false,
-        })
-    }
-
-    fn connection(&self, host: &Host) -> Result<Arc<RedisConnection>, StoreError> {
-        let mut connections = self.lock_connections();
-        if let Some(connection) = connections.get(host) {
-            return Ok(Arc::clone(connection));
         }
-        let connection = RedisConnection::new(&self.servers, host, RequiredRole::Any);
-        let connection = Arc::new(connection.map_err(|error| connect_error(&error))?);
-        connections.insert(host.clone(), Arc::clone(&connection));
-        Ok(connection)
     }
 
-    fn lock_connections(&self) -> std::sync::MutexGuard<'_, HashMap<Host, Arc<RedisConnection>>> {
+    fn connection(&self, host: &Host) -> Arc<RedisConnection> {
+        let mut connections = self.lock_connections();
+        let connection = connections.entry(host.clone()).or_insert_with(|| {
+            let connection = RedisConnection::new(&self.servers, host, RequiredRole::Any);
+            Arc::new(connection)
+        });
+        Arc::clone(connection)
+    }
+
+    fn lock_connections(&self) -> MutexGuard<'_, HashMap<Host, Arc<RedisConnection>>> {
         let lock = self.connections.lock();
         lock.unwrap_or_else(PoisonError::into_inner)
     }
@@ -211,7 +203,7 @@ impl Cluster {
         self.is_outdated.store(true, Ordering::Release);
         self.slots.rcu(|slots| {
             let slots = slots.as_ref()?;
-            if slots.master(slot) == Some(master) {
+            if slots.masters.get(&slot) == Some(master) {
                 return Some(Arc::clone(slots));
             }
             Some(Arc::new(slots.with(slot, master)))
@@ -228,7 +220,7 @@ impl Cluster {
             refreshed.or_else(|error| known.map(drop).ok_or(error))?;
         }
         let slots = self.slots.load_full();
-        Ok(slots.map(|slots| slots.tags().to_vec()).unwrap_or_default())
+        Ok(slots.map_or_else(Vec::new, |slots| slots.tags.clone()))
     }
 
     /// Asks the nodes, except one that failed, for the slots, and keeps the first reply.
@@ -241,7 +233,7 @@ impl Cluster {
             self.is_outdated.store(false, Ordering::Release);
             let slots = self.fetch_slots(except).await;
             let slots = slots.inspect_err(|_| self.is_outdated.store(true, Ordering::Release))?;
-            let is_used = |host: &Host| slots.nodes().contains(host) || self.seeds.contains(host);
+            let is_used = |host: &Host| slots.nodes.contains(host) || self.seeds.contains(host);
             self.lock_connections().retain(|host, _| is_used(host));
             self.slots.store(Some(Arc::new(slots)));
             Ok(())
@@ -252,12 +244,10 @@ impl Cluster {
 
     async fn fetch_slots(&self, except: Option<&Host>) -> Result<Slots, StoreError> {
         let known = self.slots.load_full();
-        let known = known.as_ref().map_or(&[][..], |slots| slots.nodes());
-        let mut hosts: Vec<&Host> = Vec::new();
-        for host in known.iter().chain(&self.seeds) {
-            if Some(host) != except && !hosts.contains(&host) {
-                hosts.push(host);
-            }
+        let known = known.iter().flat_map(|slots| &slots.nodes);
+        let mut hosts: HashSet<&Host> = known.chain(&self.seeds).collect();
+        if let Some(except) = except {
+            hosts.remove(except);
         }
         // The only node may have restarted.
         if hosts.is_empty() {
@@ -280,7 +270,7 @@ impl Cluster {
     async fn slots_of(&self, host: &Host) -> Result<Slots, StoreError> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
-        let connection = self.connection(host)?;
+        let connection = self.connection(host);
         let reply = connection.send(&command, SendOptions::default()).await?;
         Slots::parse(reply.value, host).ok_or_else(|| {
             let reason = format!("a node knows of no slot [{host}]");

@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use redis::RedisError;
-
 use super::{
     login::Login,
-    tls::TlsFiles,
     url::{RedisUrl, Topology},
 };
-use crate::{files::pem::PemError, store::UsageLimits};
+use crate::{store::UsageLimits, tls::TlsFiles};
 
 /// How to reach Redis, and how to use it.
 #[derive(Debug, Clone)]
@@ -32,36 +29,6 @@ pub struct RedisConfig {
     pub unsafe_eviction: UnsafeEviction,
 }
 
-impl RedisConfig {
-    /// The commands that are sent outside scripts.
-    pub(crate) fn commands_beside_scripts(&self) -> Vec<&'static str> {
-        let mut commands = Vec::new();
-        match self.url.topology {
-            Topology::One => {}
-            Topology::Sentinel(_) => commands.push("role"),
-            Topology::Cluster => commands.extend(["cluster|slots", "asking"]),
-        }
-        if self.url.login.database.unwrap_or(0) != 0 {
-            commands.push("select");
-        }
-        if self.wait_replicas > 0 {
-            commands.push("wait");
-        }
-        commands
-    }
-}
-
-/// Why the store can't be built.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// A TLS file can't be used.
-    #[error(transparent)]
-    Tls(#[from] PemError),
-    /// The client library rejects the configuration.
-    #[error(transparent)]
-    Client(#[from] RedisError),
-}
-
 /// How long Redis may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
@@ -80,18 +47,21 @@ pub enum UnsafeEviction {
     Warn,
 }
 
-/// How many replicas must have a write before it is answered.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct WaitReplicas {
-    pub(crate) count: u16,
-    pub(crate) timeout: Duration,
-}
-
-impl WaitReplicas {
-    /// `None` if no replica must have it.
-    pub(crate) fn new(count: u16, timeouts: Timeouts) -> Option<Self> {
-        // Shorter than the response timeout: the reply to WAIT must arrive before that.
-        let timeout = (timeouts.response / 2).max(Duration::from_millis(1));
-        (count > 0).then_some(Self { count, timeout })
+impl RedisConfig {
+    /// The commands that are sent outside scripts.
+    pub(crate) fn commands_beside_scripts(&self) -> Vec<&'static str> {
+        let mut commands = Vec::new();
+        match self.url.topology {
+            Topology::One => {}
+            Topology::Sentinel(_) => commands.push("role"),
+            Topology::Cluster => commands.extend(["cluster|slots", "asking"]),
+        }
+        if self.url.login.database.unwrap_or(0) != 0 {
+            commands.push("select");
+        }
+        if self.wait_replicas > 0 {
+            commands.push("wait");
+        }
+        commands
     }
 }

@@ -1,10 +1,12 @@
 //! A connection that all callers share, and that is replaced when it fails.
 //!
 //! A multiplexed connection serves any number of callers concurrently. It is not returned to a pool between
-//! calls: each checkout would cost a round trip.
+//! calls: each checkout would cost a round trip. deadpool-redis opens it, or, over TLS, a handshake of our own, since
+//! the client library does not accept a certificate verifier.
 
 use std::{
     future::Future,
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,17 +15,25 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use deadpool_redis::{Connection, Manager, Pool, PoolError};
 use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value,
-    aio::ConnectionLike,
+    AsyncConnectionConfig, Cmd, ErrorKind, IntoConnectionInfo, PushInfo, PushKind,
+    RedisConnectionInfo, RedisError, ServerErrorKind, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    io::tcp::TcpSettings,
 };
+use tokio::{
+    net::TcpStream,
+    time::{timeout, timeout_at},
+};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    config::WaitReplicas,
-    endpoint::{Endpoints, EstablishedConnection, RedisEndpoint},
-    errors::{SendError, connect_error},
-    message::{is_server_error, message},
+    config::Timeouts,
+    errors::{CONNECTION_RESET, SendError, connect_error, message},
+    login::Login,
     single_flight::SingleFlight,
+    tls::TlsClient,
     url::Host,
 };
 use crate::store::StoreError;
@@ -31,18 +41,34 @@ use crate::store::StoreError;
 /// Maximum number of queued commands.
 const MAX_WAITING_COMMANDS: usize = 1024;
 
+/// What the connections to the servers of a URL have in common.
+pub(crate) struct Endpoints {
+    /// `None`: plain text.
+    pub(crate) tls: Option<TlsClient>,
+    pub(crate) login: Login,
+    pub(crate) timeouts: Timeouts,
+    /// How many replicas must have a write before it succeeds.
+    pub(crate) wait_replicas: u16,
+}
+
 /// A server, and the connection to it, if there is one.
 pub(crate) struct RedisConnection {
     /// Unique among the connections.
     id: u64,
-    endpoint: RedisEndpoint,
+    pub(crate) host: Host,
+    endpoints: Arc<Endpoints>,
     role: RequiredRole,
-    wait_replicas: Option<WaitReplicas>,
     current: ArcSwapOption<EstablishedConnection>,
     connecting: SingleFlight,
-    /// Set by the connection itself as soon as it ends. Checked before a command is sent, so a connection that
-    /// ended while it was idle fails no call.
-    ended: Arc<AtomicBool>,
+}
+
+struct EstablishedConnection {
+    multiplexed: MultiplexedConnection,
+    /// Set when the connection ends or fails. Checked before a command is sent, so a connection that ended while it
+    /// was idle fails no call.
+    is_ended: Arc<AtomicBool>,
+    /// The task that drives the connection, unless the client library spawned it.
+    _driver: Option<AbortOnDropHandle<()>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,49 +95,34 @@ pub(crate) struct Reply {
 
 impl RedisConnection {
     /// Does not connect yet.
-    pub(crate) fn new(
-        endpoints: &Endpoints,
-        host: &Host,
-        role: RequiredRole,
-    ) -> Result<Self, RedisError> {
+    pub(crate) fn new(endpoints: &Arc<Endpoints>, host: &Host, role: RequiredRole) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let ended = Arc::new(AtomicBool::new(false));
-        let on_push = Arc::clone(&ended);
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(endpoints.timeouts.connect))
-            .set_response_timeout(Some(endpoints.timeouts.response))
-            .set_pipeline_buffer_size(MAX_WAITING_COMMANDS)
-            .set_push_sender(move |push: PushInfo| -> Result<(), redis::aio::SendError> {
-                if push.kind == PushKind::Disconnection {
-                    on_push.store(true, Ordering::Release);
-                }
-                Ok(())
-            });
-        Ok(Self {
+        Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            endpoint: RedisEndpoint::new(host.clone(), endpoints, config)?,
+            host: host.clone(),
+            endpoints: Arc::clone(endpoints),
             role,
-            wait_replicas: endpoints.wait_replicas,
             current: ArcSwapOption::empty(),
             connecting: SingleFlight::new(Duration::ZERO),
-            ended,
-        })
+        }
     }
 
-    /// Sends one command. Drops the connection if it fails, and the next call makes a new one.
+    /// Sends one command. If it fails for the connection, the next call makes a new one.
     pub(crate) async fn send(
         &self,
         command: &Cmd,
         options: SendOptions,
     ) -> Result<Reply, SendError> {
-        let established = self.connection().await.map_err(SendError::NotSent)?;
+        let established = self.established().await.map_err(SendError::NotSent)?;
         let mut connection = established.multiplexed.clone();
-        let wait_replicas = self.wait_replicas.filter(|_| options.writes);
-        let result = if options.asking || wait_replicas.is_some() {
-            let pipeline = pipeline(command, options.asking, wait_replicas);
-            let sent = connection.req_packed_commands(&pipeline, 0, pipeline.len());
-            let replies = sent.await;
-            replies.and_then(|replies| command_reply(replies, options.asking, wait_replicas))
+        let replicas = if options.writes {
+            self.endpoints.wait_replicas
+        } else {
+            0
+        };
+        let result = if options.asking || replicas > 0 {
+            self.send_pipeline(connection, command, options.asking, replicas)
+                .await
         } else {
             connection.req_packed_command(command).await
         };
@@ -122,42 +133,71 @@ impl RedisConnection {
             }),
             Err(error) => {
                 if must_be_replaced(&error) {
-                    self.drop_connection(&established);
+                    established.is_ended.store(true, Ordering::Release);
                 }
                 Err(SendError::of_sent(error))
             }
         }
     }
 
-    /// Drops a connection, unless another one has replaced it.
-    fn drop_connection(&self, established: &Arc<EstablishedConnection>) {
-        let current = self.current.load();
-        if current
-            .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(current, established))
-        {
-            self.current.compare_and_swap(&current, None);
+    /// Sends ASKING before the command, and WAIT after it: they apply to the commands beside them.
+    async fn send_pipeline(
+        &self,
+        mut connection: MultiplexedConnection,
+        command: &Cmd,
+        asking: bool,
+        replicas: u16,
+    ) -> Result<Value, RedisError> {
+        let mut pipeline = redis::pipe();
+        if asking {
+            pipeline.cmd("ASKING");
         }
+        pipeline.add_command(command.clone());
+        if replicas > 0 {
+            // Shorter than the response timeout: the reply to WAIT must arrive before that.
+            let timeout = (self.endpoints.timeouts.response / 2).as_millis().max(1);
+            let timeout = u64::try_from(timeout).unwrap_or(u64::MAX);
+            pipeline.cmd("WAIT").arg(replicas).arg(timeout);
+        }
+        let replies = connection.req_packed_commands(&pipeline, 0, pipeline.len());
+        let mut replies = replies.await?.into_iter();
+        let mut next = || replies.next().unwrap_or(Value::Nil).extract_error();
+        let asking_failed = if asking { next().err() } else { None };
+        // Without ASKING the node redirected the command.
+        let reply = next().map_err(|error| asking_failed.unwrap_or(error))?;
+        if replicas == 0 {
+            return Ok(reply);
+        }
+        let have = match next() {
+            Ok(Value::Int(have)) if have >= i64::from(replicas) => return Ok(reply),
+            Ok(have) => format!("{have:?}"),
+            Err(error) => message(&error),
+        };
+        let why = format!("{TOO_FEW_REPLICAS}: {replicas} must have it: {have}");
+        Err((ErrorKind::Client, "WAIT", why).into())
     }
 
     /// Connects, unless there is a connection.
     pub(crate) async fn connect(&self) -> Result<(), StoreError> {
-        self.connection().await.map(drop)
+        self.established().await.map(drop)
     }
 
     pub(crate) fn is_connected(&self) -> bool {
         self.usable().is_some()
     }
 
-    async fn connection(&self) -> Result<Arc<EstablishedConnection>, StoreError> {
+    fn usable(&self) -> Option<Arc<EstablishedConnection>> {
+        let current = self.current.load_full();
+        current.filter(|current| !current.is_ended.load(Ordering::Acquire))
+    }
+
+    async fn established(&self) -> Result<Arc<EstablishedConnection>, StoreError> {
         if let Some(usable) = self.usable() {
             return Ok(usable);
         }
         let attempt = async {
             self.current.store(None);
-            self.ended.store(false, Ordering::Release);
-            let established = self.establish().await;
-            let established = Arc::new(established.map_err(|error| connect_error(&error))?);
+            let established = Arc::new(self.establish().await?);
             self.current.store(Some(Arc::clone(&established)));
             Ok(established)
         };
@@ -167,78 +207,127 @@ impl RedisConnection {
         connecting.await
     }
 
-    async fn establish(&self) -> Result<EstablishedConnection, RedisError> {
-        let host = &self.endpoint.host;
-        let mut established = self.endpoint.connect().await.map_err(|error| {
-            if is_server_error(&error) {
-                return error;
-            }
-            let why = format!("{} [{host}]", self.endpoint.message(&error));
-            (ErrorKind::Io, "connecting", why).into()
-        })?;
+    async fn establish(&self) -> Result<EstablishedConnection, StoreError> {
+        let host = &self.host;
+        let explain = |error: &_| format!("{} [{host}]", self.connect_message(error));
+        let mut established = self
+            .open()
+            .await
+            .map_err(|error| connect_error(&error, explain))?;
         if self.role == RequiredRole::Master {
             let role = redis::cmd("ROLE");
-            let role: Vec<Value> = role.query_async(&mut established.multiplexed).await?;
+            let role = role.query_async(&mut established.multiplexed).await;
+            let role: Vec<Value> = role.map_err(|error| connect_error(&error, message))?;
             if role.first() != Some(&Value::BulkString(b"master".to_vec())) {
-                let why = format!("the server is a replica, and not the master [{host}]");
-                return Err((ErrorKind::Client, "ROLE", why).into());
+                let reason = format!("the server is a replica, and not the master [{host}]");
+                return Err(StoreError::Unreachable { reason });
             }
         }
         Ok(established)
     }
 
-    fn usable(&self) -> Option<Arc<EstablishedConnection>> {
-        let current = self.current.load_full();
-        current.filter(|_| !self.ended.load(Ordering::Acquire))
+    /// Connects and logs in.
+    async fn open(&self) -> Result<EstablishedConnection, RedisError> {
+        let Endpoints {
+            tls,
+            login,
+            timeouts,
+            ..
+        } = &*self.endpoints;
+        let is_ended = Arc::new(AtomicBool::new(false));
+        let on_push = Arc::clone(&is_ended);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(timeouts.connect))
+            .set_response_timeout(Some(timeouts.response))
+            .set_pipeline_buffer_size(MAX_WAITING_COMMANDS)
+            .set_push_sender(move |push: PushInfo| -> Result<(), redis::aio::SendError> {
+                if push.kind == PushKind::Disconnection {
+                    on_push.store(true, Ordering::Release);
+                }
+                Ok(())
+            });
+        let login = timeout(timeouts.connect, login.connection_info()).await;
+        let login = login.map_err(io::Error::from)??;
+        // Boxed: the futures of the libraries are large.
+        let (multiplexed, driver) = match tls {
+            None => (Box::pin(self.open_plain(login, config)).await?, None),
+            Some(tls) => {
+                let opened = Box::pin(self.open_tls(tls, login, config)).await?;
+                (opened.0, Some(opened.1))
+            }
+        };
+        Ok(EstablishedConnection {
+            multiplexed,
+            is_ended,
+            _driver: driver,
+        })
     }
-}
 
-/// ASKING and WAIT apply to the commands beside them, so all are one pipeline.
-fn pipeline(command: &Cmd, asking: bool, wait_replicas: Option<WaitReplicas>) -> redis::Pipeline {
-    let mut pipeline = redis::pipe();
-    if asking {
-        pipeline.cmd("ASKING");
+    /// The login may change between connections, so each gets a pool of its own.
+    async fn open_plain(
+        &self,
+        login: RedisConnectionInfo,
+        config: AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let info = self.host.address().into_connection_info()?;
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let info = info.set_redis_settings(login).set_tcp_settings(tcp);
+        let pool = Pool::builder(Manager::new_with_config(info, config)?).max_size(1);
+        let pool = pool.build().expect("only a pool with timeouts can fail");
+        match pool.get().await {
+            Ok(connection) => Ok(Connection::take(connection)),
+            Err(PoolError::Backend(error)) => Err(error),
+            Err(error) => Err((ErrorKind::Client, "connecting", error.to_string()).into()),
+        }
     }
-    pipeline.add_command(command.clone());
-    if let Some(WaitReplicas { count, timeout }) = wait_replicas {
-        let timeout = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        pipeline.cmd("WAIT").arg(count).arg(timeout);
+
+    async fn open_tls(
+        &self,
+        tls: &TlsClient,
+        login: RedisConnectionInfo,
+        config: AsyncConnectionConfig,
+    ) -> Result<(MultiplexedConnection, AbortOnDropHandle<()>), RedisError> {
+        let deadline = tokio::time::Instant::now() + self.endpoints.timeouts.connect;
+        let stream = TcpStream::connect((&*self.host.name, self.host.port));
+        let stream = timeout_at(deadline, stream)
+            .await
+            .map_err(io::Error::from)??;
+        stream.set_nodelay(true)?;
+        let stream = timeout_at(deadline, tls.handshake(&self.host, stream)).await;
+        let stream = stream.map_err(|_| {
+            let why =
+                "no answer to the TLS handshake: if the port does not speak TLS, use redis://";
+            RedisError::from((ErrorKind::Client, "TLS", why.to_owned()))
+        })??;
+        let connection = MultiplexedConnection::new_with_config(&login, stream, config);
+        let connection = timeout_at(deadline, connection).await;
+        let (multiplexed, driver) = connection.map_err(io::Error::from)??;
+        Ok((multiplexed, AbortOnDropHandle::new(tokio::spawn(driver))))
     }
-    pipeline
+
+    /// Why connecting failed.
+    fn connect_message(&self, error: &RedisError) -> String {
+        const OR_TLS: &str = ": if the port speaks TLS, use rediss://";
+        let words = message(error);
+        match &self.endpoints.tls {
+            Some(tls) => tls.message(error).unwrap_or(words),
+            // A TLS port answers plain text with an alert, or closes the connection.
+            None if error.kind() == ErrorKind::Parse => {
+                format!("the answer is not Redis' protocol{OR_TLS}")
+            }
+            None if words == CONNECTION_RESET && !self.host.is_socket() => {
+                format!("{words}{OR_TLS}")
+            }
+            None => words,
+        }
+    }
 }
 
 /// The message if too few replicas have a write.
 pub(crate) const TOO_FEW_REPLICAS: &str = "too few replicas have it";
 
-/// The reply to the command, from the replies to its [`pipeline`].
-fn command_reply(
-    replies: Vec<Value>,
-    asking: bool,
-    wait_replicas: Option<WaitReplicas>,
-) -> Result<Value, RedisError> {
-    let mut replies = replies.into_iter();
-    let mut next = || replies.next().unwrap_or(Value::Nil).extract_error();
-    let asking_reply = if asking { next() } else { Ok(Value::Nil) };
-    let reply = match (next(), asking_reply) {
-        // Without ASKING the node redirected the command.
-        (Err(_), Err(asking_failed)) => return Err(asking_failed),
-        (reply, _) => reply?,
-    };
-    let Some(WaitReplicas { count, .. }) = wait_replicas else {
-        return Ok(reply);
-    };
-    match next() {
-        Ok(Value::Int(have)) if have >= i64::from(count) => Ok(reply),
-        have => {
-            let have = have.map_or_else(|error| message(&error), |have| format!("{have:?}"));
-            let why = format!("{TOO_FEW_REPLICAS}: {count} must have it: {have}");
-            Err((ErrorKind::Client, "WAIT", why).into())
-        }
-    }
-}
-
 /// Whether the connection must be replaced: it is broken, stalled, or to a demoted master, which still answers.
-pub(crate) fn must_be_replaced(error: &RedisError) -> bool {
+fn must_be_replaced(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
         || error.is_io_error()
         || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)

@@ -1,9 +1,14 @@
 //! **Redis' errors → the store's errors.** What is known about a failed command decides: only a server's reply,
 //! or a failure to connect, proves that nothing was written.
+//!
+//! A message is one line of bounded length, without arguments that Redis repeats: these may hold a password, or the
+//! names of other organizations. Hosts and keys stand in square brackets, which callers do not get
+//! ([`StoreError::public_message`]).
+
+use std::{error::Error, io, net::IpAddr, sync::Arc};
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use super::message::{is_server_error, message};
 use crate::store::{RefusalReason, StoreError};
 
 /// The URL is for one server or sentinels, and the server is a node of a cluster.
@@ -11,6 +16,9 @@ pub(crate) const CLUSTER_NODE: &str = "this is a cluster node: use redis+cluster
 
 /// The URL is `redis+cluster://`, and the server is not part of a cluster.
 const NO_CLUSTER: &str = "this server is not part of a cluster: use redis:// or redis+sentinel://";
+
+pub(crate) const CONNECTION_RESET: &str = "connection reset";
+const MAX_MESSAGE_BYTES: usize = 300;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -69,20 +77,28 @@ impl From<SendError> for StoreError {
                 return Self::OutcomeUnknown { reason };
             }
         };
-        // The script's own code, and Redis' for a key of another type: a retry does not help.
-        if error.kind() == ErrorKind::Extension
-            && matches!(error.code(), Some("CORRUPT" | "WRONGTYPE"))
-        {
-            let reason = message(&error);
-            return Self::Corrupt { reason };
+        let reason = message(&error);
+        match error.code() {
+            // The script's own code, and Redis' for a key of another type: a retry does not help.
+            Some("CORRUPT" | "WRONGTYPE") => Self::Corrupt { reason },
+            // The script checks its permissions before it writes.
+            _ if failed_in_script(&error) && !is_denial(&error.to_string()) => {
+                Self::OutcomeUnknown { reason }
+            }
+            _ => refused(&error),
         }
-        // The script checks its permissions before it writes.
-        if failed_in_script(&error) && !is_denial(&error.to_string()) {
-            let reason = message(&error);
-            return Self::OutcomeUnknown { reason };
-        }
-        refused(&error)
     }
+}
+
+/// Whether a server replied with this error.
+fn is_server_error(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(_)
+            | ErrorKind::Extension
+            | ErrorKind::AuthenticationFailed
+            | ErrorKind::RESP3NotSupported
+    )
 }
 
 /// Whether a script failed while it ran.
@@ -90,42 +106,32 @@ fn failed_in_script(error: &RedisError) -> bool {
     error.to_string().contains("@user_script")
 }
 
-/// Why there is no connection.
-pub(crate) fn connect_error(error: &RedisError) -> StoreError {
-    // The server answered, and refused the connection.
+/// Why there is no connection. `explain` is the reason if no server refused it.
+pub(crate) fn connect_error(
+    error: &RedisError,
+    explain: impl FnOnce(&RedisError) -> String,
+) -> StoreError {
     if is_server_error(error) {
         return refused(error);
     }
-    let reason = message(error);
+    let reason = explain(error);
     StoreError::Unreachable { reason }
-}
-
-fn refused(error: &RedisError) -> StoreError {
-    let words = message(error);
-    let topologies = [
-        ("cluster support disabled", NO_CLUSTER),
-        ("SELECT is not allowed in cluster mode", CLUSTER_NODE),
-    ];
-    if let Some((_, reason)) = topologies.iter().find(|(sign, _)| words.contains(sign)) {
-        let reason = (*reason).to_owned();
-        return StoreError::Unsuitable { reason };
-    }
-    match refusal_reason(error, &words) {
-        RefusalReason::NoRight => permission_denied(&words),
-        why => StoreError::Refused { why, reason: words },
-    }
 }
 
 /// The first word of Redis' error decides. The script declares that it writes, so Redis finds all of these before
 /// it runs anything.
-fn refusal_reason(error: &RedisError, words: &str) -> RefusalReason {
-    if error.kind() == ErrorKind::AuthenticationFailed {
-        return RefusalReason::NotLoggedIn;
-    }
-    if is_denial(words) {
-        return RefusalReason::NoRight;
-    }
-    match error.code() {
+fn refused(error: &RedisError) -> StoreError {
+    let reason = message(error);
+    let unsuitable = |reason: &str| StoreError::Unsuitable {
+        reason: reason.to_owned(),
+    };
+    let why = match error.code() {
+        _ if reason.contains("cluster support disabled") => return unsuitable(NO_CLUSTER),
+        _ if reason.contains("SELECT is not allowed in cluster mode") => {
+            return unsuitable(CLUSTER_NODE);
+        }
+        _ if error.kind() == ErrorKind::AuthenticationFailed => RefusalReason::NotLoggedIn,
+        _ if is_denial(&reason) => return permission_denied(&reason),
         Some("OOM") => RefusalReason::Full,
         Some("MISCONF") => RefusalReason::CannotSave,
         Some("BUSY") => RefusalReason::Busy,
@@ -136,43 +142,37 @@ fn refusal_reason(error: &RedisError, words: &str) -> RefusalReason {
         Some("CLUSTERDOWN") => RefusalReason::Incomplete,
         Some("TRYAGAIN") => RefusalReason::Moving,
         Some("NOAUTH" | "WRONGPASS") => RefusalReason::NotLoggedIn,
-        Some("ERR") if words.contains("max number of clients") => RefusalReason::TooManyClients,
+        Some("ERR") if reason.contains("max number of clients") => RefusalReason::TooManyClients,
         _ => RefusalReason::Other,
-    }
+    };
+    StoreError::Refused { why, reason }
 }
 
 /// The most specific failure of several servers: a reply rather than none.
 pub(crate) fn most_specific(failures: Vec<StoreError>, context: &str) -> StoreError {
-    let rank = |error: &StoreError| match error {
-        StoreError::Unsuitable { .. } => 2,
-        StoreError::Refused { .. } => 1,
-        _ => 0,
-    };
-    let most = failures.iter().map(rank).max().unwrap_or_default();
-    let mut candidates = failures.into_iter().filter(|error| rank(error) == most);
-    match candidates.next() {
-        None => StoreError::Unreachable {
-            reason: context.to_owned(),
-        },
-        Some(StoreError::Unreachable { reason } | StoreError::OutcomeUnknown { reason }) => {
-            let mut reasons = vec![reason];
-            for error in candidates {
-                if let StoreError::Unreachable { reason } | StoreError::OutcomeUnknown { reason } =
-                    error
-                    && !reasons.contains(&reason)
-                {
-                    reasons.push(reason);
-                }
+    let mut reasons = Vec::new();
+    let mut refusal = None;
+    for failure in failures {
+        match failure {
+            StoreError::Unsuitable { .. } => return failure,
+            StoreError::Refused { why, reason } => {
+                let reason = format!("{reason} ({context})");
+                refusal = refusal.or(Some(StoreError::Refused { why, reason }));
             }
-            let reason = format!("{context}: {}", reasons.join("; "));
-            StoreError::Unreachable { reason }
+            StoreError::Unreachable { reason } | StoreError::OutcomeUnknown { reason }
+                if !reasons.contains(&reason) =>
+            {
+                reasons.push(reason);
+            }
+            _ => {}
         }
-        Some(StoreError::Refused { why, reason }) => {
-            let reason = format!("{reason} ({context})");
-            StoreError::Refused { why, reason }
-        }
-        Some(error) => error,
     }
+    refusal.unwrap_or_else(|| StoreError::Unreachable {
+        reason: match reasons.is_empty() {
+            true => context.to_owned(),
+            false => format!("{context}: {}", reasons.join("; ")),
+        },
+    })
 }
 
 /// The reason if keys can't be accessed. `AclCheck` adds the pattern.
@@ -208,10 +208,89 @@ pub(crate) fn is_denial(words: &str) -> bool {
     signs.iter().any(|sign| words.contains(sign))
 }
 
+/// The message of an error. A server's error keeps the server's words.
+pub(crate) fn message(error: &RedisError) -> String {
+    let source: Option<&Arc<dyn Error + Send + Sync>> =
+        error.source().and_then(<dyn Error>::downcast_ref);
+    if let Some(error) = source.and_then(|source| source.downcast_ref()) {
+        return io_message(error);
+    }
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => sanitize(&format!("{code} {detail}")),
+        // Our own message.
+        (_, Some(detail)) if error.kind() == ErrorKind::Client => detail.to_owned(),
+        (_, Some(detail)) => sanitize(detail),
+        _ => sanitize(&error.to_string()),
+    }
+}
+
+fn io_message(error: &io::Error) -> String {
+    use io::ErrorKind as K;
+    let known = match error.kind() {
+        K::ConnectionRefused => "connection refused",
+        K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe | K::UnexpectedEof => {
+            CONNECTION_RESET
+        }
+        K::TimedOut => "timed out",
+        K::HostUnreachable => "no route to host",
+        K::NetworkUnreachable => "network unreachable",
+        K::NotFound => "there is no such unix socket",
+        K::PermissionDenied => "permission denied",
+        _ => {
+            let text = error.to_string();
+            return match text.split_once("failed to lookup address information: ") {
+                Some((_, why)) => format!("no such host ({})", sanitize(why)),
+                None => sanitize(&text),
+            };
+        }
+    };
+    known.to_owned()
+}
+
+/// One bounded line, without arguments that Redis repeats and positions in our scripts; hosts and keys in
+/// brackets.
+pub(crate) fn sanitize(text: &str) -> String {
+    let text = text.split(", with args beginning with").next();
+    let text = without_position(text.unwrap_or_default());
+    let mut cleaned = String::new();
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+    for word in words.filter(|word| !word.is_empty()) {
+        let word = word.replace('[', "(").replace(']', ")");
+        let is_cut = cleaned.len() + word.len() > MAX_MESSAGE_BYTES;
+        if !cleaned.is_empty() {
+            cleaned.push(' ');
+        }
+        if is_cut {
+            cleaned.push('…');
+            break;
+        }
+        cleaned += &match is_internal(&word) {
+            true => format!("[{word}]"),
+            false => word,
+        };
+    }
+    cleaned
+}
+
+/// Without the position in our script: ` script: <hash>, on @user_script:<line>.`
+fn without_position(text: &str) -> &str {
+    let position = text.rfind("user_script").map(|at| &text[..at]);
+    let start = position.and_then(|before| before.rfind(" script: "));
+    start.map_or(text, |start| &text[..start])
+}
+
+/// Whether it is a key, which has a hash tag, or a server's address.
+fn is_internal(word: &str) -> bool {
+    let bare = word.trim_matches(|c: char| !c.is_alphanumeric() && !"[]{}".contains(c));
+    if word.contains('{') || bare.parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    let port = bare.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    port.is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use redis::parse_redis_value;
 
     use super::*;
@@ -223,95 +302,44 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_of_redis_has_its_reason_and_proves_that_nothing_was_written() {
+    fn a_reply_proves_that_nothing_was_written_unless_a_script_was_running() {
         use RefusalReason as R;
-        for (words, word) in [
-            ("OOM allow-oom flag is not set on the script", R::Full),
+        for (words, wanted) in [
+            ("OOM allow-oom flag is not set on the script", Some(R::Full)),
+            ("CLUSTERDOWN The cluster is down", Some(R::Incomplete)),
+            ("TRYAGAIN Multiple keys request", Some(R::Moving)),
+            ("NOAUTH Authentication required.", Some(R::NotLoggedIn)),
+            ("ERR unknown command 'EVALSHA'", Some(R::Other)),
             (
-                "MISCONF Redis is configured to save RDB snapshots",
-                R::CannotSave,
+                "OOM command not allowed. script: 8ac1, on @user_script:7.",
+                None,
             ),
-            ("BUSY Redis is busy running a script.", R::Busy),
-            ("LOADING Redis is loading the dataset in memory", R::Loading),
-            (
-                "READONLY You can't write against a read only replica.",
-                R::ReadOnly,
-            ),
-            ("MASTERDOWN Link with MASTER is down", R::CutOff),
-            (
-                "NOREPLICAS Not enough good replicas to write.",
-                R::TooFewReplicas,
-            ),
-            ("CLUSTERDOWN The cluster is down", R::Incomplete),
-            (
-                "TRYAGAIN Multiple keys request during rehashing of slot",
-                R::Moving,
-            ),
-            (
-                "NOPERM this user has no permissions to run the 'eval' command",
-                R::NoRight,
-            ),
-            ("NOAUTH Authentication required.", R::NotLoggedIn),
-            ("WRONGPASS invalid username-password pair", R::NotLoggedIn),
-            ("ERR max number of clients reached", R::TooManyClients),
-            ("ERR unknown command 'EVALSHA'", R::Other),
         ] {
-            let sent = StoreError::from(SendError::of_sent(redis_error(words)));
-            for error in [sent, connect_error(&redis_error(words))] {
-                match error {
-                    StoreError::Refused { why, .. } => assert_eq!(why, word, "{words}"),
-                    other => panic!("{words}: {other}"),
-                }
+            match StoreError::from(SendError::of_sent(redis_error(words))) {
+                StoreError::Refused { why, .. } => assert_eq!(Some(why), wanted, "{words}"),
+                StoreError::OutcomeUnknown { .. } => assert_eq!(wanted, None, "{words}"),
+                other => panic!("{words}: {other}"),
             }
-        }
-    }
-
-    #[test]
-    fn a_database_number_at_a_node_of_a_cluster_gets_the_hint_that_it_is_one() {
-        let words = "ERR SELECT is not allowed in cluster mode";
-        let reason = CLUSTER_NODE.to_owned();
-        let error = connect_error(&redis_error(words));
-        assert_eq!(error, StoreError::Unsuitable { reason });
-    }
-
-    #[test]
-    fn a_script_that_failed_while_it_ran_may_have_written() {
-        let words = "OOM command not allowed when used memory > 'maxmemory'. script: 8ac1, on @user_script:7.";
-        let error = StoreError::from(SendError::of_sent(redis_error(words)));
-        assert!(
-            matches!(error, StoreError::OutcomeUnknown { .. }),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_foreign_value_is_corrupt() {
-        for words in ["CORRUPT usage: abc", "WRONGTYPE Operation against a key"] {
-            let error = StoreError::from(SendError::of_sent(redis_error(words)));
-            assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
         }
     }
 
     #[test]
     fn a_broken_connection_leaves_the_outcome_unknown_and_a_failed_connect_proves_that_nothing_ran()
     {
-        let broken = || RedisError::from(io::Error::from(io::ErrorKind::ConnectionReset));
-        let error = StoreError::from(SendError::of_sent(broken()));
+        let broken = RedisError::from(io::Error::from(io::ErrorKind::ConnectionReset));
+        let error = connect_error(&broken, message);
+        assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+        let error = StoreError::from(SendError::of_sent(broken));
         assert!(
             matches!(error, StoreError::OutcomeUnknown { .. }),
             "{error}"
         );
-        let error = connect_error(&broken());
-        assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
     }
 
     #[test]
     fn a_missing_permission_is_named_for_every_version_of_redis() {
+        let unnamed = "ERR The user executing the script can't run this command or subcommand";
         for (words, named) in [
-            (
-                "NOPERM this user has no permissions to run the 'eval' command",
-                "lacks +eval",
-            ),
             (
                 "NOPERM User gate has no permissions to run the 'cluster|slots' command",
                 "lacks +cluster|slots",
@@ -322,30 +350,43 @@ mod tests {
             ),
             (
                 "NOPERM this user has no permissions to access one of the keys used as arguments",
-                "lacks access to keys",
+                NO_KEYS,
             ),
-            (
-                "NOPERM No permissions to access a key",
-                "lacks access to keys",
-            ),
+            ("NOPERM No permissions to access a key", NO_KEYS),
             (
                 "ERR The user executing the script can't access at least one of the keys mentioned in the command \
                  arguments",
-                "lacks access to keys",
+                NO_KEYS,
+            ),
+            (unnamed, unnamed),
+        ] {
+            let (why, reason) = (RefusalReason::NoRight, named.to_owned());
+            let error = refused(&redis_error(words));
+            assert_eq!(error, StoreError::Refused { why, reason });
+        }
+    }
+
+    #[test]
+    fn a_message_is_one_bounded_line_with_keys_and_hosts_in_brackets() {
+        for (text, wanted) in [
+            (
+                "ERR ACL failure in script: User a has no permissions script: 5e61e08d, on @user_script:2.",
+                "ERR ACL failure in script: User a has no permissions",
             ),
             (
-                "ERR The user executing the script can't run this command or subcommand",
-                "ERR The user executing the script can't run this command or subcommand",
+                "ERR no tollgate:{acme}:usage here, ask 10.0.0.7:6379 or [::1]:6380",
+                "ERR no [tollgate:{acme}:usage] here, ask [10.0.0.7:6379] or [(::1):6380]",
             ),
+            ("ERR a\u{1b}[31m\u{7}b", "ERR a (31m b"),
+            (&"y".repeat(1_000), "…"),
         ] {
-            assert!(is_denial(words), "{words}");
-            let reason = named.to_owned();
-            let why = RefusalReason::NoRight;
-            assert_eq!(
-                permission_denied(words),
-                StoreError::Refused { why, reason }
-            );
+            assert_eq!(sanitize(text), wanted);
         }
-        assert!(!is_denial("ERR unknown command 'get'"));
+        let long = sanitize(&"x ".repeat(1_000));
+        assert!(long.len() <= MAX_MESSAGE_BYTES + 8, "{long}");
+        assert!(long.ends_with('…'), "{long}");
+        let reason = "no [tollgate:{acme}:usage] at [[::1]:6379]".to_owned();
+        let public = StoreError::Unreachable { reason }.public_message();
+        assert_eq!(public, "it can't be reached: no at");
     }
 }

@@ -6,27 +6,29 @@
 pub(crate) mod cluster;
 pub(crate) mod config;
 pub(crate) mod connection;
-pub(crate) mod endpoint;
 pub(crate) mod errors;
 pub(crate) mod login;
-pub(crate) mod message;
 pub(crate) mod sentinel;
 pub(crate) mod single_flight;
 pub(crate) mod slots;
 pub(crate) mod tls;
 pub(crate) mod url;
 
+use std::sync::Arc;
+
 use redis::{Cmd, Value, cluster_routing::Slot};
 
 use self::{
     cluster::Cluster,
-    config::{RedisConfig, SetupError, WaitReplicas},
-    connection::{RedisConnection, Reply, RequiredRole, SendOptions},
-    endpoint::Endpoints,
+    config::RedisConfig,
+    connection::{Endpoints, RedisConnection, Reply, RequiredRole, SendOptions},
     errors::SendError,
+    login::Login,
     sentinel::Sentinel,
+    tls::TlsClient,
     url::{Host, Topology},
 };
+use crate::files::pem::PemError;
 
 pub(crate) enum RedisClient {
     One(RedisConnection),
@@ -36,32 +38,27 @@ pub(crate) enum RedisClient {
 
 impl RedisClient {
     /// Does not connect yet.
-    pub(crate) fn new(config: &RedisConfig) -> Result<Self, SetupError> {
+    pub(crate) fn new(config: &RedisConfig) -> Result<Self, PemError> {
         let RedisConfig { url, timeouts, .. } = config;
-        let tls = url.is_encrypted().then(|| config.tls.clone().into_client());
-        let servers = Endpoints {
-            tls: tls.transpose()?,
-            login: url.login.clone(),
-            timeouts: *timeouts,
-            wait_replicas: WaitReplicas::new(config.wait_replicas, *timeouts),
+        let tls = url.is_encrypted.then(|| TlsClient::new(config.tls.clone()));
+        let tls = tls.transpose()?;
+        let endpoints = |login: &Login, wait_replicas| {
+            Arc::new(Endpoints {
+                tls: tls.clone(),
+                login: login.clone(),
+                timeouts: *timeouts,
+                wait_replicas,
+            })
         };
+        let servers = endpoints(&url.login, config.wait_replicas);
+        let connection = |endpoints, host| RedisConnection::new(endpoints, host, RequiredRole::Any);
         Ok(match &url.topology {
-            Topology::One => {
-                let connection = RedisConnection::new(&servers, &url.hosts[0], RequiredRole::Any);
-                Self::One(connection?)
-            }
+            Topology::One => Self::One(connection(&servers, &url.hosts[0])),
             Topology::Sentinel(name) => {
-                let sentinels = Endpoints {
-                    tls: servers.tls.clone(),
-                    login: config.sentinel_login.clone(),
-                    timeouts: *timeouts,
-                    wait_replicas: None,
-                };
-                let connections = url.hosts.iter();
-                let connections = connections
-                    .map(|host| RedisConnection::new(&sentinels, host, RequiredRole::Any));
-                let connections = connections.collect::<Result<_, _>>()?;
-                Self::Sentinel(Sentinel::new(name.clone(), connections, servers))
+                let sentinels = endpoints(&config.sentinel_login, 0);
+                let hosts = url.hosts.iter();
+                let sentinels = hosts.map(|host| connection(&sentinels, host)).collect();
+                Self::Sentinel(Sentinel::new(name.clone(), sentinels, servers))
             }
             Topology::Cluster => Self::Cluster(Cluster::new(servers, url.hosts.clone())),
         })
@@ -97,14 +94,12 @@ impl RedisClient {
 
     /// A key on each server that decides. Nothing is written to it.
     pub(crate) async fn probe_keys(&self, prefix: &str) -> Result<Vec<String>, SendError> {
-        match self {
-            Self::One(_) | Self::Sentinel(_) => Ok(vec![format!("{prefix}{{0}}:probe")]),
-            Self::Cluster(cluster) => {
-                let tags = cluster.tags().await.map_err(SendError::NotSent)?;
-                let keys = tags.iter().map(|tag| format!("{prefix}{{{tag}}}:probe"));
-                Ok(keys.collect())
-            }
-        }
+        let tags = match self {
+            Self::One(_) | Self::Sentinel(_) => vec!["0".to_owned()],
+            Self::Cluster(cluster) => cluster.tags().await.map_err(SendError::NotSent)?,
+        };
+        let keys = tags.iter().map(|tag| format!("{prefix}{{{tag}}}:probe"));
+        Ok(keys.collect())
     }
 
     /// The master of a cluster that has this key.

@@ -11,10 +11,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Once},
     time::{Duration, Instant},
 };
 
@@ -26,10 +23,8 @@ use futures_util::{
 use redis::Cmd;
 
 use super::{
-    connection::{RedisConnection, Reply, RequiredRole, SendOptions, must_be_replaced},
-    endpoint::Endpoints,
-    errors::{SendError, connect_error, most_specific},
-    message::sanitize,
+    connection::{Endpoints, RedisConnection, Reply, RequiredRole, SendOptions},
+    errors::{SendError, most_specific, sanitize},
     single_flight::SingleFlight,
     url::Host,
 };
@@ -43,49 +38,38 @@ pub(crate) struct Sentinel {
     name: String,
     sentinels: Vec<RedisConnection>,
     /// How to reach the master.
-    servers: Endpoints,
-    master: ArcSwapOption<Master>,
+    servers: Arc<Endpoints>,
+    /// To the host that a sentinel named.
+    master: ArcSwapOption<RedisConnection>,
     search: SingleFlight,
-    has_logged_refusal: AtomicBool,
-}
-
-struct Master {
-    /// As named by a sentinel.
-    host: Host,
-    connection: RedisConnection,
+    refusal_log: Once,
 }
 
 impl Sentinel {
-    pub(crate) fn new(name: String, sentinels: Vec<RedisConnection>, servers: Endpoints) -> Self {
+    pub(crate) fn new(
+        name: String,
+        sentinels: Vec<RedisConnection>,
+        servers: Arc<Endpoints>,
+    ) -> Self {
         Self {
             name,
             sentinels,
             servers,
             master: ArcSwapOption::empty(),
             search: SingleFlight::new(SEARCH_INTERVAL),
-            has_logged_refusal: AtomicBool::new(false),
+            refusal_log: Once::new(),
         }
     }
 
-    /// Sends one command to the master.
+    /// Sends one command to the master. After a failure for which its connection must be replaced, the next call
+    /// searches for the master.
     pub(crate) async fn send(
         &self,
         command: &Cmd,
         options: SendOptions,
     ) -> Result<Reply, SendError> {
         let master = self.master().await.map_err(SendError::NotSent)?;
-        let reply = master.connection.send(command, options).await;
-        let is_gone = match &reply {
-            Ok(_) => false,
-            Err(SendError::NotSent(_)) => true,
-            Err(SendError::Rejected(error) | SendError::OutcomeUnknown(error)) => {
-                must_be_replaced(error)
-            }
-        };
-        if is_gone {
-            self.replace(&master, None);
-        }
-        reply
+        master.send(command, options).await
     }
 
     /// Switches to another master if more than half of the sentinels name it, and it is one. Calls that are under
@@ -100,11 +84,10 @@ impl Sentinel {
         while let Some(host) = hosts.next().await {
             let host = match host {
                 Ok(host) => host,
-                Err(error @ StoreError::Refused { .. }) => {
+                Err(error) => {
                     self.log_refusal(&error);
                     continue;
                 }
-                Err(_) => continue,
             };
             let count = votes.entry(host.clone()).or_insert(0);
             *count += 1;
@@ -112,9 +95,11 @@ impl Sentinel {
                 continue;
             }
             if host != current.host
-                && let Ok(master) = self.connect(host).await
+                && let Ok(master) = self.connect(&host).await
             {
-                self.replace(&current, Some(Arc::new(master)));
+                // Unless another call has replaced it.
+                self.master
+                    .compare_and_swap(Arc::as_ptr(&current), Some(master));
             }
             return;
         }
@@ -122,26 +107,19 @@ impl Sentinel {
 
     /// Warns, once, that a failover may be noticed late. Calls that need the sentinels fail on their own.
     fn log_refusal(&self, error: &StoreError) {
-        if !self.has_logged_refusal.swap(true, Ordering::Relaxed) {
-            tracing::warn!(%error, "a sentinel refuses to name the master: a failover may be seen late");
+        if let StoreError::Refused { .. } = error {
+            self.refusal_log.call_once(|| {
+                tracing::warn!(%error, "a sentinel refuses to name the master: a failover may be seen late");
+            });
         }
     }
 
-    /// Replaces a master, unless another call has done so.
-    fn replace(&self, old: &Arc<Master>, new: Option<Arc<Master>>) {
-        let current = self.master.load();
-        let is_same = |current: &Arc<Master>| Arc::ptr_eq(current, old);
-        if current.as_ref().is_some_and(is_same) {
-            self.master.compare_and_swap(&current, new);
-        }
-    }
-
-    async fn master(&self) -> Result<Arc<Master>, StoreError> {
+    async fn master(&self) -> Result<Arc<RedisConnection>, StoreError> {
         if let Some(master) = self.connected() {
             return Ok(master);
         }
         let attempt = async {
-            let master = Arc::new(self.find_master().await?);
+            let master = self.find_master().await?;
             self.master.store(Some(Arc::clone(&master)));
             Ok(master)
         };
@@ -151,19 +129,19 @@ impl Sentinel {
         search.await
     }
 
-    fn connected(&self) -> Option<Arc<Master>> {
+    fn connected(&self) -> Option<Arc<RedisConnection>> {
         let master = self.master.load_full();
-        master.filter(|master| master.connection.is_connected())
+        master.filter(|master| master.is_connected())
     }
 
     /// Queries all sentinels concurrently, and connects to the first server they name that is a master.
-    async fn find_master(&self) -> Result<Master, StoreError> {
+    async fn find_master(&self) -> Result<Arc<RedisConnection>, StoreError> {
         let mut hosts = self.named_masters();
         let mut tried = HashSet::new();
         let mut failures = Vec::new();
         while let Some(host) = hosts.next().await {
             let master = match host {
-                Ok(host) if tried.insert(host.clone()) => self.connect(host).await,
+                Ok(host) if tried.insert(host.clone()) => self.connect(&host).await,
                 Ok(_) => continue,
                 Err(error) => Err(error),
             };
@@ -176,11 +154,10 @@ impl Sentinel {
     }
 
     /// Connects to a server, if it is a master.
-    async fn connect(&self, host: Host) -> Result<Master, StoreError> {
-        let connection = RedisConnection::new(&self.servers, &host, RequiredRole::Master);
-        let connection = connection.map_err(|error| connect_error(&error))?;
-        connection.connect().await?;
-        Ok(Master { host, connection })
+    async fn connect(&self, host: &Host) -> Result<Arc<RedisConnection>, StoreError> {
+        let master = RedisConnection::new(&self.servers, host, RequiredRole::Master);
+        master.connect().await?;
+        Ok(Arc::new(master))
     }
 
     /// The master's address from each sentinel, in the order of their replies.

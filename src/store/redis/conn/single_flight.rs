@@ -21,7 +21,7 @@ pub(crate) struct SingleFlight {
 struct Attempt {
     began_at: Instant,
     ended_at: Instant,
-    failure: Option<StoreError>,
+    outcome: Result<(), StoreError>,
 }
 
 impl SingleFlight {
@@ -43,12 +43,12 @@ impl SingleFlight {
         let mut last = self.last.lock().await;
         let shared = last
             .as_ref()
-            .filter(|last| last.began_at >= needed_at || last.ended_at.elapsed() < self.shared_for);
-        let failure = shared.and_then(|last| last.failure.clone());
-        if let Some(found) = found(shared.is_some() && failure.is_none()) {
+            .filter(|last| last.began_at >= needed_at || last.ended_at.elapsed() < self.shared_for)
+            .map(|last| last.outcome.clone());
+        if let Some(found) = found(shared == Some(Ok(()))) {
             return Ok(found);
         }
-        if let Some(failure) = failure {
+        if let Some(Err(failure)) = shared {
             return Err(failure);
         }
         let began_at = Instant::now();
@@ -56,7 +56,7 @@ impl SingleFlight {
         *last = Some(Attempt {
             began_at,
             ended_at: Instant::now(),
-            failure: result.as_ref().err().cloned(),
+            outcome: result.as_ref().map(drop).map_err(Clone::clone),
         });
         result
     }
@@ -70,21 +70,15 @@ mod tests {
 
     use super::*;
 
-    fn failure() -> StoreError {
-        let reason = "connection refused".to_owned();
-        StoreError::Unreachable { reason }
-    }
-
-    /// Three callers at a time, then a fourth: how many attempts there were, and what each got.
-    async fn run_four(
+    /// Three callers at a time, then a fourth: how many attempts there were. All get the same result.
+    async fn attempts_of_four(
         flight: &SingleFlight,
         found: impl Fn(bool) -> Option<u32>,
-        result: Result<u32, StoreError>,
-    ) -> (u32, Vec<Result<u32, StoreError>>) {
+        result: &Result<u32, StoreError>,
+    ) -> u32 {
         let attempts = Cell::new(0);
         let run = || {
-            let needed_at = Instant::now();
-            flight.run(needed_at, &found, async {
+            flight.run(Instant::now(), &found, async {
                 tokio::task::yield_now().await;
                 attempts.set(attempts.get() + 1);
                 result.clone()
@@ -92,38 +86,26 @@ mod tests {
         };
         let mut results = join_all([run(), run(), run()]).await;
         results.push(run().await);
-        (attempts.get(), results)
+        assert_eq!(results, vec![result.clone(); 4]);
+        attempts.get()
     }
 
     #[tokio::test]
-    async fn callers_that_waited_through_a_failed_attempt_share_it_and_later_ones_try_again() {
-        let flight = SingleFlight::new(Duration::ZERO);
-        let (attempts, results) = run_four(&flight, |_| None, Err(failure())).await;
-        assert_eq!(attempts, 2);
-        assert_eq!(results, vec![Err(failure()); 4]);
-    }
-
-    #[tokio::test]
-    async fn nobody_tries_again_while_a_failure_is_shared() {
-        let flight = SingleFlight::new(Duration::from_secs(3600));
-        let (attempts, results) = run_four(&flight, |_| None, Err(failure())).await;
-        assert_eq!(attempts, 1);
-        assert_eq!(results, vec![Err(failure()); 4]);
-    }
-
-    #[tokio::test]
-    async fn callers_that_waited_share_the_result_of_an_attempt() {
-        let flight = SingleFlight::new(Duration::from_secs(3600));
+    async fn callers_that_waited_share_the_result_of_an_attempt_and_later_ones_for_a_time() {
+        let reason = "connection refused".to_owned();
+        let failure = Err(StoreError::Unreachable { reason });
+        let hour = Duration::from_secs(3600);
+        for (shared_for, attempts) in [(Duration::ZERO, 2), (hour, 1)] {
+            let flight = SingleFlight::new(shared_for);
+            assert_eq!(
+                attempts_of_four(&flight, |_| None, &failure).await,
+                attempts
+            );
+            // A result that exists outweighs a shared failure.
+            assert_eq!(attempts_of_four(&flight, |_| Some(7), &Ok(7)).await, 0);
+        }
+        let flight = SingleFlight::new(hour);
         let shared = |is_shared: bool| is_shared.then_some(7);
-        let (attempts, results) = run_four(&flight, shared, Ok(7)).await;
-        assert_eq!((attempts, results), (1, vec![Ok(7); 4]));
-    }
-
-    #[tokio::test]
-    async fn a_result_that_exists_outweighs_a_shared_failure() {
-        let flight = SingleFlight::new(Duration::from_secs(3600));
-        let (attempts, _) = run_four(&flight, |_| None, Err(failure())).await;
-        let (more, results) = run_four(&flight, |_| Some(7), Err(failure())).await;
-        assert_eq!((attempts, more, results), (1, 0, vec![Ok(7); 4]));
+        assert_eq!(attempts_of_four(&flight, shared, &Ok(7)).await, 1);
     }
 }

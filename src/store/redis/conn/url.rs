@@ -1,12 +1,10 @@
 //! URLs of Redis: one server, a master that sentinels watch, or a cluster.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use percent_encoding::percent_decode_str;
-use redis::{ConnectionAddr, IntoConnectionInfo as _, RedisError};
+use redis::ConnectionAddr;
+use url::Url;
 
 use super::login::{Login, Password};
 
@@ -20,6 +18,7 @@ const SOCKET: &str = "redis+unix:///path.sock";
 const ENCODE: &str = "percent-encode what is special in the user or password (/ as %2F, # as %23, ? as %3F, % as \
                       %25), or set redis.password or TOLLGATE_REDIS_PASSWORD";
 
+const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
 /// A URL of one of these forms; `rediss` in place of `redis` is the same over TLS. Displays without user
@@ -29,14 +28,13 @@ const SENTINEL_PORT: u16 = 26379;
 /// * `redis+sentinel://[user:password@]host:port,host:port/master-name[/db]`
 /// * `redis+cluster://[user:password@]host:port,host:port`
 /// * `redis+unix:///path.sock`, without TLS
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct RedisUrl {
     pub(crate) topology: Topology,
     /// The server; or the sentinels, or the first nodes of the cluster.
     pub(crate) hosts: Vec<Host>,
     /// Over TLS.
     pub(crate) is_encrypted: bool,
-    /// How to log in, and which database.
     pub(crate) login: Login,
 }
 
@@ -52,7 +50,7 @@ pub(crate) enum Topology {
 /// Where a server listens. A name that begins with `/` is the path of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Host {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) port: u16,
 }
 
@@ -66,16 +64,15 @@ impl RedisUrl {
         let unknown = || format!("is none of {ONE}, {SENTINEL}, {CLUSTER} and {SOCKET}");
         let (scheme, rest) = text.split_once("://").ok_or_else(unknown)?;
         let (client, form) = scheme.split_once('+').unwrap_or((scheme, ""));
-        let is_encrypted = match client {
-            "redis" => false,
-            "rediss" => true,
-            _ => return Err(unknown()),
-        };
+        if !matches!(client, "redis" | "rediss") {
+            return Err(unknown());
+        }
+        let is_encrypted = client == "rediss";
+        if form == "unix" && is_encrypted {
+            return Err(format!("a unix socket has no TLS: {SOCKET}"));
+        }
         if form == "unix" {
-            return match is_encrypted {
-                true => Err(format!("a unix socket has no TLS: {SOCKET}")),
-                false => Self::of_socket(rest),
-            };
+            return Self::of_socket(rest);
         }
         let (user, hosts, path) = parts(rest)?;
         let (topology, database) = match form {
@@ -98,10 +95,11 @@ impl RedisUrl {
                 "has several hosts: for these there are {SENTINEL} and {CLUSTER}"
             ));
         }
-        let hosts = hosts.split(',').map(|host| match (port(host)?, &topology) {
-            (None, Topology::Sentinel(_)) => host_of(&format!("{client}://{host}:{SENTINEL_PORT}")),
-            _ => host_of(&format!("{client}://{host}")),
-        });
+        let default_port = match topology {
+            Topology::Sentinel(_) => SENTINEL_PORT,
+            _ => REDIS_PORT,
+        };
+        let hosts = hosts.split(',').map(|host| Host::parse(host, default_port));
         Ok(Self {
             hosts: hosts.collect::<Result<_, _>>()?,
             topology,
@@ -121,16 +119,10 @@ impl RedisUrl {
         let path = without_query(path, "redis.database")?;
         Ok(Self {
             topology: Topology::One,
-            hosts: vec![Host::socket(Path::new(path))],
+            hosts: vec![Host::new(path, 0)],
             is_encrypted: false,
             login: Login::default(),
         })
-    }
-
-    /// Whether it is reached over TLS.
-    #[must_use]
-    pub fn is_encrypted(&self) -> bool {
-        self.is_encrypted
     }
 
     /// Whether sentinels name the master.
@@ -144,22 +136,10 @@ impl RedisUrl {
     pub fn is_cluster(&self) -> bool {
         self.topology == Topology::Cluster
     }
-
-    /// The login that the URL has.
-    #[must_use]
-    pub fn login(&self) -> &Login {
-        &self.login
-    }
-
-    /// The same servers with another login.
-    #[must_use]
-    pub fn with_login(self, login: Login) -> Self {
-        Self { login, ..self }
-    }
 }
 
 /// User and password, hosts, and what follows the first `/`.
-fn parts(rest: &str) -> Result<(Option<&str>, &str, &str), String> {
+fn parts(rest: &str) -> Result<(&str, &str, &str), String> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     // Neither a master's name nor a database's number has an `@`, so the authority ended within the password.
@@ -168,10 +148,8 @@ fn parts(rest: &str) -> Result<(Option<&str>, &str, &str), String> {
     }
     let path = without_query(path, "/3 at the end of the URL, or redis.database")?;
     let path = path.strip_prefix('/').unwrap_or(path);
-    Ok(match authority.rsplit_once('@') {
-        Some((user, hosts)) => (Some(user), hosts, path),
-        None => (None, authority, path),
-    })
+    let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+    Ok((user, hosts, path))
 }
 
 /// Returns the path, unless a query or a fragment follows: if these were ignored, counters in another database
@@ -190,12 +168,10 @@ fn without_query<'p>(path: &'p str, database: &str) -> Result<&'p str, String> {
     let names = rest[1..].split(['&', '#']);
     let names = names.map(|pair| pair.split('=').next().unwrap_or_default());
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let names = names.filter(|name| !name.is_empty() && name.chars().all(is_name));
     let names: Vec<_> = names
-        .filter(|name| !name.is_empty() && name.chars().all(is_name))
         .map(|name| match name {
-            "db" | "database" => {
-                format!("{name} (say {database})")
-            }
+            "db" | "database" => format!("{name} (say {database})"),
             "user" | "username" => format!("{name} (say redis.username)"),
             "pass" | "password" => format!("{name} (say redis.password)"),
             _ => name.to_owned(),
@@ -208,29 +184,18 @@ fn without_query<'p>(path: &'p str, database: &str) -> Result<&'p str, String> {
 }
 
 /// The login of a URL.
-fn login(user: Option<&str>, database: &str) -> Result<Login, String> {
-    let (username, password) = match user {
-        None => (None, None),
-        Some(user) => {
-            let (name, password) = user.split_once(':').unwrap_or((user, ""));
-            (decode(name)?, decode(password)?)
-        }
-    };
-    let database = match database {
-        "" => None,
-        digits if !digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-            return Err("names a database that is no number".to_owned());
-        }
-        digits => Some(
-            digits
-                .parse()
-                .map_err(|_| "names a database that is no number")?,
-        ),
-    };
+fn login(user: &str, database: &str) -> Result<Login, String> {
+    let (username, password) = user.split_once(':').unwrap_or((user, ""));
+    // Parsing a number would accept a sign.
+    let is_number = database.bytes().all(|byte| byte.is_ascii_digit());
+    let number = || database.parse().ok().filter(|_| is_number);
     Ok(Login {
-        username,
-        password: password.map(Password::Text),
-        database,
+        username: decode(username)?,
+        password: decode(password)?.map(Password::Text),
+        database: match database {
+            "" => None,
+            _ => Some(number().ok_or("names a database that is no number")?),
+        },
     })
 }
 
@@ -248,52 +213,37 @@ fn decode(text: &str) -> Result<Option<String>, String> {
     Ok(Some(decoded.into_owned()).filter(|text| !text.is_empty()))
 }
 
-/// Parses a URL that has only a host, with the client library.
-fn host_of(url: &str) -> Result<Host, String> {
-    let info = url
-        .into_connection_info()
-        .map_err(|error: RedisError| match error.detail() {
-            Some(detail) => format!("is no Redis URL: {detail}"),
-            None => format!("is no Redis URL of the form {ONE}"),
-        })?;
-    match info.addr() {
-        ConnectionAddr::Tcp(name, port) => Ok(Host::new(name, *port)),
-        ConnectionAddr::TcpTls { host, port, .. } => Ok(Host::new(host, *port)),
-        _ => Err(format!("is no Redis URL of the form {ONE}")),
-    }
-}
-
-/// The port of a host, if it has one. 0 is not a port.
-fn port(host: &str) -> Result<Option<u16>, String> {
-    let digits = host.rsplit_once(':').map(|(_, digits)| digits);
-    let is_number =
-        |digits: &&str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    let Some(digits) = digits.filter(is_number) else {
-        return Ok(None);
-    };
-    match digits.parse() {
-        Ok(port) if port > 0 => Ok(Some(port)),
-        _ => Err("names a port that is not between 1 and 65535".to_owned()),
-    }
-}
-
 impl Host {
     pub(crate) fn new(name: &str, port: u16) -> Self {
-        let name = name.to_owned();
+        let name = name.into();
         Self { name, port }
     }
 
-    /// A unix socket, by its absolute path.
-    fn socket(path: &Path) -> Self {
-        Self::new(&path.display().to_string(), 0)
+    /// Parses `name[:port]`. 0 is not a port.
+    fn parse(text: &str, default_port: u16) -> Result<Self, String> {
+        let url = Url::parse(&format!("redis://{text}")).ok();
+        let host = url.and_then(|url| {
+            let name = url.host_str()?.trim_matches(['[', ']']).to_owned();
+            let port = url.port().unwrap_or(default_port);
+            (port > 0).then(|| Self::new(&name, port))
+        });
+        host.ok_or_else(|| {
+            format!(
+                "is no Redis URL of the form {ONE}: it lacks a host, or a port is not between 1 and 65535"
+            )
+        })
+    }
+
+    pub(crate) fn is_socket(&self) -> bool {
+        self.name.starts_with('/')
     }
 
     /// The address for a connection without TLS.
     pub(crate) fn address(&self) -> ConnectionAddr {
-        if self.name.starts_with('/') {
-            ConnectionAddr::Unix(PathBuf::from(&self.name))
+        if self.is_socket() {
+            ConnectionAddr::Unix(PathBuf::from(&*self.name))
         } else {
-            ConnectionAddr::Tcp(self.name.clone(), self.port)
+            ConnectionAddr::Tcp(self.name.to_string(), self.port)
         }
     }
 
@@ -309,7 +259,7 @@ impl Host {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, port } = self;
-        if name.starts_with('/') {
+        if self.is_socket() {
             f.write_str(name)
         } else if name.contains(':') {
             write!(f, "[{name}]:{port}")
@@ -336,11 +286,110 @@ impl fmt::Display for RedisUrl {
     }
 }
 
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_user_and_password() {
+        for (text, wanted) in [
+            ("redis://u:p%40@h:7000/3", "redis://h:7000/3"),
+            ("rediss://:p@h", "rediss://h:6379/0"),
+            (
+                "redis+sentinel://u:p@a:1,b/main/2",
+                "redis+sentinel://a:1,b:26379/main/2",
+            ),
+            ("rediss+sentinel://a:1/main", "rediss+sentinel://a:1/main/0"),
+            (
+                "redis+cluster://u:p@a:1,[::1]:2",
+                "redis+cluster://a:1,[::1]:2",
+            ),
+            ("rediss+cluster://a:1/0", "rediss+cluster://a:1"),
+            (
+                "redis+unix:///run/a b@c.sock",
+                "redis+unix:///run/a b@c.sock",
+            ),
+        ] {
+            assert_eq!(RedisUrl::parse(text).unwrap().to_string(), wanted);
+        }
+    }
+
+    #[test]
+    fn a_url_has_a_user_a_password_and_a_database() {
+        for (text, password, database) in [
+            ("redis+sentinel://u:p%40@a:1,b:2/main/5", "p@", Some(5)),
+            // Characters that only a password can have need no encoding.
+            ("redis://u:p@:s@host", "p@:s", None),
+        ] {
+            let login = Login {
+                username: Some("u".to_owned()),
+                password: Some(Password::Text(password.to_owned())),
+                database,
+            };
+            assert_eq!(RedisUrl::parse(text).unwrap().login, login);
+        }
+    }
+
+    #[test]
+    fn an_invalid_url_is_refused_without_repeating_it() {
+        for (text, why) in [
+            ("redis+sentinel://u:secret@a:1", "names no master"),
+            ("redis+sentinel://u:secret@a:1/main/x", "database"),
+            ("redis+cluster://u:secret@a:1/2", "no databases"),
+            ("redis+cluster://u:secret@a:1,", "no Redis URL"),
+            ("redis+other://u:secret@a:1", "is none of"),
+            ("redis://u:secret@a:1,b:2", "several hosts"),
+            ("rediss://u:secret@a:1/#insecure", "#insecure"),
+            ("redis://u:secret@a:x", "no Redis URL"),
+            ("redis://u:secret@a:65536", "between 1 and 65535"),
+            ("redis://u:secret@[::1]:0/3", "between 1 and 65535"),
+            ("rediss+cluster://u:secret@a,b:70000", "1 and 65535"),
+            ("redis://h/?db=3secret", "db (say /3"),
+            ("redis://h?db=3secret", "redis.database"),
+            ("redis://h/0?timeout=secret&db=secret", "timeout, db (say"),
+            ("redis://h/?password=secret", "redis.password"),
+            ("redis+sentinel://h/main?db=3secret", "redis.database"),
+            ("redis+cluster://h:1?user=secret", "redis.username"),
+            ("redis+unix:///run/redis.sock?db=3secret", "redis.database"),
+            ("redis+unix:///run/redis.sock#secret", "fragment"),
+            ("redis://h/#secret", "fragment"),
+            ("redis://h#secret", "fragment"),
+            ("redis://h/?%73ecret", "query"),
+            ("redis+unix://run/redis.sock", "absolute path"),
+            ("redis+unix://u:secret@/run/redis.sock", "absolute path"),
+            ("redis+unix://", "absolute path"),
+            ("redis+unix:///", "absolute path"),
+            ("rediss+unix:///run/redis.sock", "no TLS"),
+        ] {
+            let fault = RedisUrl::parse(text).unwrap_err();
+            assert!(fault.contains(why), "{text}: {fault}");
+            assert!(!fault.contains("ecret"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn an_unencoded_special_character_in_a_password_gets_a_hint() {
+        for (form, path) in [
+            ("redis://", ""),
+            ("rediss+sentinel://", "/main"),
+            ("redis+cluster://", ""),
+        ] {
+            for special in ["/", "#", "?", "%", "%zz", "/3?x=", "1/2"] {
+                let text = format!("{form}user:12{special}secret@host:1{path}");
+                let fault = RedisUrl::parse(&text).unwrap_err();
+                assert_eq!(fault, ENCODE, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_redirection_without_a_name_is_to_the_host_that_redirected() {
+        let from = Host::new("here", 1);
+        let target = |text| Host::of_redirection(text, &from);
+        assert_eq!(target(":7"), Some(Host::new("here", 7)));
+        assert_eq!(target("::1:7"), Some(Host::new("::1", 7)));
+        assert_eq!(target("there"), None);
     }
 }
-
-#[cfg(test)]
-mod tests;

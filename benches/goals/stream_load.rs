@@ -1,0 +1,58 @@
+//! A given number of requests over streams, without measuring time.
+
+use anyhow::{Context as _, bail, ensure};
+use futures_util::stream;
+use tokio::task::JoinSet;
+use tollgate::grpc::proto::{
+    ReserveRequest, ReserveStreamResponse, Verdict, quota_service_client::QuotaServiceClient,
+    reserve_stream_response::Answer,
+};
+
+use super::processes::Service;
+
+const STREAMS: u64 = 4;
+
+/// Sends the requests of these numbers over several streams, and waits for their answers.
+///
+/// # Errors
+///
+/// Not all were answered FREE.
+pub(crate) async fn send_over_streams(
+    service: &Service,
+    numbers: std::ops::Range<u64>,
+    request: fn(u64) -> ReserveRequest,
+) -> anyhow::Result<()> {
+    let mut streams = JoinSet::new();
+    for first in 0..STREAMS {
+        let addr = format!("http://{}", service.addr);
+        let numbers = numbers.clone().skip(first as usize);
+        streams.spawn(one_stream(
+            addr,
+            numbers.step_by(STREAMS as usize).map(request),
+        ));
+    }
+    let mut answered = 0;
+    while let Some(stream) = streams.join_next().await {
+        answered += stream??;
+    }
+    let requests = numbers.end - numbers.start;
+    ensure!(answered == requests, "{answered} answers to {requests}");
+    Ok(())
+}
+
+async fn one_stream(
+    addr: String,
+    requests: impl Iterator<Item = ReserveRequest> + Send + 'static,
+) -> anyhow::Result<u64> {
+    let mut client = QuotaServiceClient::connect(addr).await?;
+    let answers = client.reserve_stream(stream::iter(requests)).await?;
+    let mut answers = answers.into_inner();
+    let mut answered = 0;
+    while let Some(ReserveStreamResponse { answer }) = answers.message().await? {
+        match answer.context("an empty answer")? {
+            Answer::Reserved(reserved) if reserved.verdict() == Verdict::Free => answered += 1,
+            other => bail!("not FREE: {other:?}"),
+        }
+    }
+    Ok(answered)
+}

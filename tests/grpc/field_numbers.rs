@@ -1,0 +1,96 @@
+//! The numbers of the proto never change: callers are compiled with them.
+
+use prost::Message as _;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
+use tollgate::grpc::proto::DESCRIPTORS;
+
+/// Each enum with its values, numbered from 0.
+const ENUMS: &[(&str, &str, &str)] = &[
+    ("Verdict", "VERDICT_", "UNSPECIFIED FREE BILLED"),
+    (
+        "BilledReason",
+        "BILLED_REASON_",
+        "UNSPECIFIED ORGANIZATION_NOT_ENROLLED ZERO_DATA_RETENTION ENTERPRISE_PLAN PROGRAM_ENDED \
+         PROJECT_NOT_SHARING WORKLOAD_NOT_COVERED FINE_TUNED_MODEL MODEL_NOT_COVERED POOL_CLOSED \
+         ALLOWANCE_EXCEEDED DAY_CLOSED STORE_UNAVAILABLE",
+    ),
+    (
+        "Workload",
+        "WORKLOAD_",
+        "UNSPECIFIED INFERENCE HOSTED_TOOL FINE_TUNING EVALUATION",
+    ),
+];
+
+/// Each message with its fields, numbered from 1.
+const MESSAGES: &[(&str, &str)] = &[
+    (
+        "ReserveRequest",
+        "org project model tokens request_id workload dry_run",
+    ),
+    (
+        "ReserveResponse",
+        "verdict billed_reason pool allowance used remaining resets_at replayed",
+    ),
+    ("ReserveStreamResponse", "reserved error"),
+    ("ItemError", "code message"),
+    ("SettleRequest", "org request_id tokens"),
+    (
+        "SettleResponse",
+        "verdict billed_reason verdict_changed pool allowance used remaining resets_at replayed",
+    ),
+    ("ReleaseRequest", "org request_id"),
+    (
+        "ReleaseResponse",
+        "released_tokens pool allowance used remaining resets_at replayed",
+    ),
+    ("GetQuotaRequest", "org"),
+    (
+        "GetQuotaResponse",
+        "org tier enrolled not_enrolled_reason day resets_at pools",
+    ),
+    (
+        "PoolQuota",
+        "pool allowance used remaining billed_tokens free_requests billed_requests",
+    ),
+    ("ListUsageRequest", "org day page_size page_token"),
+    ("ListUsageResponse", "day rows next_page_token"),
+    (
+        "UsageRow",
+        "project model pool free_tokens billed_tokens free_requests billed_requests",
+    ),
+];
+
+fn file() -> FileDescriptorProto {
+    let set = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
+    let ours = |file: &FileDescriptorProto| file.package() == "tollgate.v1";
+    set.file.into_iter().find(ours).unwrap()
+}
+
+#[test]
+fn the_numbers_of_the_enums_are_frozen() {
+    let file = file();
+    for (name, prefix, values) in ENUMS {
+        let found = file.enum_type.iter().find(|it| it.name() == *name).unwrap();
+        for (number, value) in (0..).zip(values.split_whitespace()) {
+            let value = format!("{prefix}{value}");
+            let found = found.value.iter().find(|it| it.name() == value);
+            assert_eq!(found.map(|it| it.number()), Some(number), "{value}");
+        }
+    }
+}
+
+#[test]
+fn the_numbers_of_the_fields_are_frozen() {
+    let file = file();
+    for (name, fields) in MESSAGES {
+        let found = file
+            .message_type
+            .iter()
+            .find(|it| it.name() == *name)
+            .unwrap();
+        for (number, field) in (1..).zip(fields.split_whitespace()) {
+            let found = found.field.iter().find(|it| it.name() == field);
+            assert_eq!(found.map(|it| it.number()), Some(number), "{name}.{field}");
+        }
+    }
+}

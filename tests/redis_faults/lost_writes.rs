@@ -1,0 +1,378 @@
+//! docs/DURABILITY.md, "When Redis forgets": Redis loses acknowledged writes, and today's pools are restored from the
+//! snapshots of the living replicas before anything else is granted.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::TimeDelta;
+use nix::sys::signal::Signal;
+use tollgate::{
+    grpc::proto::{ReleaseRequest, ReserveRequest, SettleRequest},
+    ledger::{Ledger, LedgerConfig},
+};
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::{logged, not_ready_body, served_again, start, start_without_waiting, unavailable};
+use crate::{
+    server::http_get,
+    support::{
+        calls::{Client, TextFile, large, new_reserve, policy_file, reserve, verdict_text},
+        clock::Clock,
+        free_port,
+        redis::RedisServer,
+        tollgate::Tollgate,
+        world::{new_reserve as call, org_id, policy, redis_store, small_policy},
+    },
+};
+
+/// A service with a pool of 1,000 tokens.
+async fn replica(redis: &RedisServer) -> (Tollgate, Client) {
+    let tollgate = start(redis, "").await;
+    let client = tollgate.client();
+    (tollgate, client)
+}
+
+/// Reserves, and gives the verdict and what is used.
+async fn used(client: &Client, tokens: u64) -> (String, u64) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match client.clone().reserve(new_reserve(tokens, "")).await {
+            Ok(answer) => return (verdict_text(answer.get_ref()), answer.get_ref().used),
+            // Redis may have been down a moment ago.
+            Err(status) => assert!(
+                status.message().contains("counted nothing") && Instant::now() < deadline,
+                "{status:?}"
+            ),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn free(used: u64) -> (String, u64) {
+    ("FREE".to_owned(), used)
+}
+
+fn exceeded(used: u64) -> (String, u64) {
+    ("AllowanceExceeded".to_owned(), used)
+}
+
+/// A copy of Redis' data, to be restored later. This is the effect of a failover to a lagging replica, or of a crash
+/// between two fsyncs.
+struct Snapshot(PathBuf);
+
+impl Snapshot {
+    fn of(redis: &RedisServer) -> Self {
+        redis.run(&["SAVE"]);
+        let copy = redis.dir().join("copy.rdb");
+        fs::copy(redis.dir().join("dump.rdb"), &copy).unwrap();
+        Self(copy)
+    }
+
+    fn put_back(&self, redis: &mut RedisServer) {
+        redis.kill();
+        fs::copy(&self.0, redis.dir().join("dump.rdb")).unwrap();
+        redis.restart();
+    }
+}
+
+#[tokio::test]
+async fn with_one_replica_a_flush_gives_nothing_away() {
+    let redis = RedisServer::start();
+    let (tollgate, client) = replica(&redis).await;
+    assert_eq!(used(&client, 600).await, free(600));
+    redis.run(&["FLUSHALL"]);
+    assert_eq!(large(&client).await.used, 600);
+    assert_eq!(used(&client, 500).await, exceeded(600));
+    redis.run(&["FLUSHALL"]);
+    assert_eq!(used(&client, 400).await, free(1_000));
+    assert_eq!(used(&client, 1).await, exceeded(1_000));
+    let pool = large(&client).await;
+    assert_eq!((pool.free_requests, pool.billed_requests), (2, 2));
+    assert_eq!(pool.billed_tokens, 501);
+    assert!(logged(&tollgate, &["lost writes", "acme", "restored"]));
+    let (head, body) = http_get(&tollgate.http_addr, "/readyz");
+    assert!(
+        head.contains("200") && body.contains("restored: "),
+        "{body}"
+    );
+}
+
+#[tokio::test]
+async fn with_one_replica_a_redis_that_restarts_empty_gives_nothing_away() {
+    let mut redis = RedisServer::start();
+    let (tollgate, client) = replica(&redis).await;
+    let mut granted = 0;
+    for round in 0..30 {
+        if round % 5 == 4 {
+            redis.restart();
+            tollgate.wait_for_readiness(ServingStatus::Serving).await;
+        }
+        let answer = reserve(&client, 70, "").await;
+        granted += if verdict_text(&answer) == "FREE" {
+            70
+        } else {
+            0
+        };
+        assert_eq!(answer.used, granted);
+    }
+    assert_eq!(granted, 980);
+}
+
+#[tokio::test]
+async fn a_replica_whose_clock_jumps_to_another_day_remembers_what_it_counted() {
+    let (redis, clock) = (RedisServer::start(), Clock::real());
+    let (url, policy) = (redis.url(), policy_file(1_000));
+    let tollgate = Tollgate::start_at(&clock, &["--store", &url, "--policy", policy.path()]);
+    let client = tollgate.client();
+    assert_eq!(used(&client, 600).await, free(600));
+    // Until the store corrects it, it assumes that it is tomorrow.
+    clock.advance(TimeDelta::days(1));
+    assert_eq!(large(&client).await.used, 600);
+    redis.run(&["FLUSHALL"]);
+    assert_eq!(used(&client, 500).await, exceeded(600));
+}
+
+#[tokio::test]
+async fn what_each_living_replica_counted_is_restored_whichever_comes_first() {
+    for first in 0..3 {
+        let mut redis = RedisServer::start();
+        let replicas = [
+            replica(&redis).await,
+            replica(&redis).await,
+            replica(&redis).await,
+        ];
+        for (_, client) in &replicas {
+            reserve(client, 10, "").await;
+        }
+        let snapshot = Snapshot::of(&redis);
+        for (at, (_, client)) in replicas.iter().enumerate() {
+            reserve(client, 100 + at as u64, "").await;
+        }
+        snapshot.put_back(&mut redis);
+        // Each restores its own component, and those that it saw before its last write.
+        let mut last = 0;
+        for turn in 0..3 {
+            let (_, client) = &replicas[(first + turn) % 3];
+            last = used(client, 1).await.1;
+        }
+        assert_eq!(last, 30 + 303 + 3, "first {first}");
+        assert_eq!(used(&replicas[first].1, 1_000).await, exceeded(last));
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_knows_nothing_and_comes_first_takes_nothing_away_from_the_others() {
+    let redis = RedisServer::start();
+    let (tollgate, client) = replica(&redis).await;
+    for _ in 0..10 {
+        reserve(&client, 50, "").await;
+    }
+    let (_newcomer, new_client) = replica(&redis).await;
+    // A running replica would restore without any call.
+    tollgate.signal(Signal::SIGSTOP);
+    redis.run(&["FLUSHALL"]);
+    // More writes than the other's, so that counting writes would give the wrong result.
+    for at in 1..=20 {
+        assert_eq!(used(&new_client, 10).await, free(10 * at));
+    }
+    tollgate.signal(Signal::SIGCONT);
+    assert_eq!(used(&client, 1).await, free(701));
+    assert_eq!(used(&new_client, 300).await, exceeded(701));
+}
+
+#[tokio::test]
+async fn what_a_dead_replica_counted_is_restored_as_far_as_a_living_one_saw_it() {
+    let redis = RedisServer::start();
+    let (dead, dead_client) = replica(&redis).await;
+    let (_living, client) = replica(&redis).await;
+    reserve(&dead_client, 100, "").await;
+    reserve(&client, 10, "").await;
+    // No other replica learns of this write: these tokens may be granted twice.
+    reserve(&dead_client, 7, "").await;
+    drop(dead);
+    redis.run(&["FLUSHALL"]);
+    assert_eq!(used(&client, 1).await, free(111));
+}
+
+#[tokio::test]
+async fn each_replica_restores_its_snapshots_without_any_call() {
+    let redis = RedisServer::start();
+    let (_one, one) = replica(&redis).await;
+    let (_other, other) = replica(&redis).await;
+    reserve(&one, 100, "").await;
+    reserve(&other, 50, "").await;
+    redis.run(&["FLUSHALL"]);
+    let (_newcomer, newcomer) = replica(&redis).await;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while large(&newcomer).await.used != 150 {
+        assert!(Instant::now() < deadline, "{:?}", large(&newcomer).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(used(&newcomer, 851).await, exceeded(150));
+}
+
+#[tokio::test]
+async fn all_of_many_organizations_are_restored_and_not_only_the_audited_ones() {
+    let redis = RedisServer::start();
+    let orgs: Vec<String> = (0..40).map(|at| format!("org-{at}")).collect();
+    let tables = orgs.iter();
+    let tables = tables.map(|org| format!("[orgs.{org}]\ntier = 1\ndata_sharing = \"all\"\n"));
+    let text = small_policy("keep_open") + &tables.collect::<String>();
+    let policy = TextFile::new(&text);
+    let tollgate = Tollgate::start(&["--policy", policy.path(), "--store", &redis.url()]);
+    let client = tollgate.client();
+    for org in &orgs {
+        let request = ReserveRequest {
+            org: org.clone(),
+            ..new_reserve(1, "")
+        };
+        client.clone().reserve(request).await.unwrap();
+    }
+    redis.run(&["FLUSHALL"]);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let pools = ["KEYS", "tollgate:*:pool:*"];
+    while redis.strings(&pools).len() < orgs.len() {
+        assert!(Instant::now() < deadline, "{:?}", redis.strings(&pools));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_settle_or_release_gave_back_is_not_given_back_again_after_a_loss() {
+    let mut redis = RedisServer::start();
+    let (_tollgate, client) = replica(&redis).await;
+    for id in ["settled", "released", "later"] {
+        reserve(&client, 200, id).await;
+    }
+    assert_eq!(used(&client, 400).await, free(1_000));
+    let snapshot = Snapshot::of(&redis);
+    let settle = async |id: &str, tokens| {
+        let request = SettleRequest {
+            org: "acme".to_owned(),
+            request_id: id.to_owned(),
+            tokens,
+        };
+        client.clone().settle(request).await.unwrap().into_inner()
+    };
+    let release = async |id: &str| {
+        let request = ReleaseRequest {
+            org: "acme".to_owned(),
+            request_id: id.to_owned(),
+        };
+        client.clone().release(request).await.unwrap().into_inner()
+    };
+    assert_eq!(settle("settled", 50).await.used, 850);
+    assert_eq!(release("released").await.used, 650);
+    snapshot.put_back(&mut redis);
+    // Redis lost both, and the restored counters include what they gave back.
+    assert_eq!(used(&client, 10).await, free(660));
+    let again = settle("settled", 50).await;
+    assert_eq!((again.used, again.replayed), (660, false));
+    assert_eq!(release("released").await.used, 660);
+    assert!(settle("settled", 50).await.replayed && release("released").await.replayed);
+    // The outcome of a held reservation is unknown, so it stays counted.
+    assert_eq!(settle("later", 20).await.used, 660);
+    // Later reservations are not affected.
+    assert_eq!(reserve(&client, 100, "new").await.used, 760);
+    assert_eq!(settle("new", 30).await.used, 690);
+    assert_eq!(used(&client, 311).await, exceeded(690));
+}
+
+#[tokio::test]
+async fn a_pool_that_was_closed_stays_closed() {
+    let redis = RedisServer::start();
+    let policy = TextFile::new(&small_policy("close_until_reset"));
+    let tollgate = Tollgate::start(&["--policy", policy.path(), "--store", &redis.url()]);
+    let client = tollgate.client();
+    assert_eq!(used(&client, 1_001).await, exceeded(0));
+    redis.run(&["FLUSHALL"]);
+    assert_eq!(used(&client, 1).await, ("PoolClosed".to_owned(), 0));
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_is_not_taken_for_a_loss() {
+    let redis = RedisServer::start();
+    let (tollgate, client) = replica(&redis).await;
+    reserve(&client, 10, "").await;
+    // The reply is lost, and the call counted.
+    redis.run(&["CLIENT", "PAUSE", "700", "WRITE"]);
+    assert!(client.clone().reserve(new_reserve(5, "")).await.is_err());
+    redis.run(&["CLIENT", "UNPAUSE"]);
+    let answer = used(&client, 1).await;
+    assert!([free(11), free(16)].contains(&answer), "{answer:?}");
+    assert!(!logged(&tollgate, &["lost writes"]));
+}
+
+#[tokio::test]
+async fn with_wait_replicas_nothing_is_answered_that_too_few_replicas_have() {
+    let redis = RedisServer::start();
+    let settings = "call_timeout = \"10s\"\n[redis]\nwait_replicas = 1\nresponse_timeout = \"2s\"";
+    let tollgate = start_without_waiting(&redis.url(), settings);
+    let client = tollgate.client();
+    unavailable(&client, 10, "id").await;
+    tollgate.wait_for_readiness(ServingStatus::NotServing).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    // At first, nothing is known.
+    while !not_ready_body(&tollgate).contains("too few replicas follow it") {
+        assert!(Instant::now() < deadline, "{}", not_ready_body(&tollgate));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let port = redis.port.to_string();
+    let replica = RedisServer::start_on(
+        free_port(),
+        None,
+        &[
+            "--replicaof",
+            "127.0.0.1",
+            &port,
+            "--repl-diskless-sync-delay",
+            "0",
+        ],
+    );
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !redis.info("replication").contains("state=online") {
+        assert!(Instant::now() < deadline, "{}", redis.info("replication"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    assert_eq!(reserve(&client, 10, "id").await.used, 10);
+    // The outcome is unknown: it counted, and is acknowledged once a replica has it.
+    replica.signal(Signal::SIGSTOP);
+    unavailable(&client, 10, "other").await;
+    replica.signal(Signal::SIGCONT);
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    let answer = served_again(&client, "third").await;
+    assert_eq!(answer.used, 21);
+    assert!(reserve(&client, 10, "other").await.replayed);
+}
+
+/// A record has components of up to 64 processes; then the oldest are merged.
+#[tokio::test]
+async fn counters_of_very_many_processes_are_restored_once_by_an_idle_process() {
+    let redis = RedisServer::start();
+    let process = || {
+        let store = Arc::new(redis_store(&redis));
+        Ledger::new(LedgerConfig::new(Arc::new(policy("keep_open")), store))
+    };
+    let count = async |ledger: &Ledger, tokens: u64| {
+        let reserved = ledger.reserve(call(tokens)).await.unwrap();
+        reserved.pool.unwrap().used.get()
+    };
+    for _ in 0..60 {
+        count(&process(), 2).await;
+    }
+    let witness = process();
+    assert_eq!(count(&witness, 3).await, 123);
+    // Its snapshot has the oldest components apart, while Redis has merged them.
+    for _ in 0..15 {
+        count(&process(), 1).await;
+    }
+    let quota = witness.quota(&org_id("acme")).await.unwrap();
+    let large = quota.pools.iter().find(|it| it.0.pool.as_str() == "large");
+    assert_eq!(large.unwrap().1.used.get(), 138);
+    assert_eq!(count(&witness, 1).await, 139);
+}
