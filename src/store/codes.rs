@@ -25,7 +25,6 @@ pub(super) fn verdict_code(verdict: Verdict) -> char {
     *code
 }
 
-/// The code of a workload.
 pub(super) const fn workload_code(workload: Workload) -> char {
     match workload {
         Workload::Inference => 'i',
@@ -35,13 +34,11 @@ pub(super) const fn workload_code(workload: Workload) -> char {
     }
 }
 
-/// The workload of a code.
 pub(super) fn parse_workload(code: char) -> Option<Workload> {
     let mut known = Workload::ALL.into_iter();
     known.find(|known| workload_code(*known) == code)
 }
 
-/// The verdict of a code.
 pub(super) fn parse_verdict(text: &str) -> Option<Verdict> {
     let known = VERDICTS.iter().find(|(code, _)| text.chars().eq([*code]));
     known.map(|(_, verdict)| *verdict)

@@ -65,7 +65,6 @@ pub(super) enum RelativeDay {
 impl RelativeDay {
     const ALL: [Self; 3] = [Self::Today, Self::Yesterday, Self::Tomorrow];
 
-    /// The calendar day.
     pub(super) fn date(self, today: UtcDay) -> UtcDay {
         match self {
             Self::Today => today,

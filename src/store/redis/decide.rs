@@ -40,7 +40,6 @@ const WRITES: SendOptions = SendOptions {
     writes: true,
 };
 
-/// Calls the script that decides.
 pub(super) struct Decider {
     pub(super) acl_check: AclCheck,
     pub(super) key_prefix: String,
@@ -171,7 +170,6 @@ impl Decider {
         decided
     }
 
-    /// Calls the script once.
     async fn call(
         &self,
         client: &RedisClient,

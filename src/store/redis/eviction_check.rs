@@ -21,7 +21,6 @@ const MIN_MAJOR_VERSION: u32 = 7;
 
 pub(super) struct EvictionCheck {
     unsafe_eviction: UnsafeEviction,
-    /// What was logged last.
     logged: Mutex<Suitability>,
 }
 

@@ -120,7 +120,6 @@ impl RedisStore {
         Ok(Timestamped { now, answer: rows })
     }
 
-    /// Runs the script on the server that has this key.
     async fn run(&self, key: &str, push: impl Fn(&mut Cmd)) -> Result<Value, StoreError> {
         let options = SendOptions::default();
         let run = || self.query_script.run(&self.client, key, options, &push);

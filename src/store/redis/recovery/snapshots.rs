@@ -71,7 +71,6 @@ impl Snapshots {
         }
     }
 
-    /// The number of a new call of the script.
     pub(crate) fn next_call(&self) -> u64 {
         self.calls.fetch_add(1, Ordering::Relaxed) + 1
     }

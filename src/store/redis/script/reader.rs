@@ -16,7 +16,6 @@ pub(crate) fn bad(what: impl Into<String>) -> BadReply {
     BadReply(what.into())
 }
 
-/// Reads consecutive MessagePack values.
 #[derive(Clone)]
 pub(crate) struct MsgPackReader<'r> {
     rest: &'r [u8],
