@@ -264,7 +264,7 @@ async fn streams_and_single_calls_through_three_replicas_are_granted_exactly_wha
     let requested = HOT_CALLERS * HOT_REQUESTS;
     assert!(
         requested * HOT_TOKENS * 9 / 10 > ALLOWANCE,
-        "more was answers for"
+        "the requests fit in the allowance"
     );
     assert_eq!(free * HOT_TOKENS, ALLOWANCE);
     for replica in &replicas {

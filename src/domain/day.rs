@@ -73,3 +73,33 @@ impl fmt::Display for UtcDay {
         write!(f, "{}", self.0.format("%Y-%m-%d"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_reads_as_it_prints_and_ends_at_the_next_midnight() {
+        let day = UtcDay::parse("2026-12-31").expect("a day");
+        assert_eq!(day.to_string(), "2026-12-31");
+        assert_eq!(day.end().to_rfc3339(), "2027-01-01T00:00:00+00:00");
+        assert_eq!(day.plus_days(1).yesterday(), day);
+        assert_eq!(UtcDay::of(day.end()), day.plus_days(1));
+    }
+
+    #[test]
+    fn anything_looser_is_refused() {
+        for text in [
+            "",
+            "2026-1-2",
+            "2026-02-30",
+            "+2026-01-02",
+            "+12026-01-02",
+            "-0001-01-02",
+            " 2026-01-02",
+            "2026-01-02T00:00",
+        ] {
+            assert!(UtcDay::parse(text).is_err(), "{text:?}");
+        }
+    }
+}

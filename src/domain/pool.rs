@@ -165,3 +165,111 @@ pub fn judge_late_settle(held: Verdict, reserved: Tokens, actual: Tokens) -> Ver
 fn fits(used: Tokens, terms: PoolTerms, tokens: Tokens) -> bool {
     used <= terms.allowance && tokens <= terms.allowance.less(used)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXCEEDED: Verdict = Verdict::Billed(BilledReason::AllowanceExceeded);
+
+    fn tokens(amount: u64) -> Tokens {
+        Tokens::new(amount).expect("an amount")
+    }
+
+    fn terms(allowance: u64, overflow: Overflow) -> PoolTerms {
+        PoolTerms {
+            allowance: tokens(allowance),
+            overflow,
+        }
+    }
+
+    fn used(amount: u64) -> PoolCounters {
+        PoolCounters {
+            used: tokens(amount),
+            free_requests: 1,
+            ..PoolCounters::default()
+        }
+    }
+
+    #[test]
+    fn a_request_that_would_exceed_the_allowance_is_billed_whole() {
+        let (pool, terms) = (used(975_000), terms(1_000_000, Overflow::KeepOpen));
+        assert_eq!(pool.judge_reserve(terms, tokens(30_000)), EXCEEDED);
+        assert_eq!(pool.judge_reserve(terms, tokens(25_000)), Verdict::Free);
+        assert_eq!(pool.judge_reserve(terms, tokens(25_001)), EXCEEDED);
+    }
+
+    #[test]
+    fn sums_around_the_largest_amount_are_exact() {
+        let max = Tokens::MAX.get();
+        let terms = terms(max, Overflow::KeepOpen);
+        assert_eq!(used(max - 1).judge_reserve(terms, tokens(1)), Verdict::Free);
+        assert_eq!(used(max - 1).judge_reserve(terms, tokens(2)), EXCEEDED);
+        assert_eq!(used(max).judge_reserve(terms, tokens(1)), EXCEEDED);
+        let mut full = PoolCounters {
+            billed_tokens: Tokens::MAX,
+            ..PoolCounters::default()
+        };
+        let before = full;
+        assert_eq!(full.count(terms, EXCEEDED, tokens(1)), Err(CounterOverflow));
+        assert_eq!(full, before);
+    }
+
+    #[test]
+    fn an_allowance_cut_below_what_is_used_grants_nothing_more() {
+        let (pool, terms) = (used(500), terms(100, Overflow::KeepOpen));
+        assert_eq!(pool.judge_reserve(terms, tokens(1)), EXCEEDED);
+        // What was granted stands, and may shrink.
+        let settled = pool.judge_settle(terms, Verdict::Free, tokens(500), tokens(400));
+        assert_eq!(settled, Verdict::Free);
+        // Not even an empty request fits, so a billed one stays billed.
+        assert_eq!(
+            pool.judge_settle(terms, EXCEEDED, tokens(9), Tokens::ZERO),
+            EXCEEDED
+        );
+    }
+
+    #[test]
+    fn an_overflow_closes_the_pool_only_where_the_terms_say_so() {
+        for (overflow, then) in [
+            (Overflow::KeepOpen, Verdict::Free),
+            (
+                Overflow::CloseUntilReset,
+                Verdict::Billed(BilledReason::PoolClosed),
+            ),
+        ] {
+            let (mut pool, terms) = (used(90), terms(100, overflow));
+            pool.count(terms, EXCEEDED, tokens(11)).expect("counted");
+            assert_eq!(pool.judge_reserve(terms, tokens(10)), then);
+            // A release does not open it again.
+            pool.take_back(EXCEEDED, tokens(11));
+            assert_eq!(pool.judge_reserve(terms, tokens(10)), then);
+        }
+    }
+
+    #[test]
+    fn after_its_day_a_request_is_free_only_up_to_what_was_reserved() {
+        let (held, closed) = (Verdict::Free, Verdict::Billed(BilledReason::DayClosed));
+        assert_eq!(judge_late_settle(held, tokens(5), tokens(5)), Verdict::Free);
+        assert_eq!(judge_late_settle(held, tokens(5), tokens(6)), closed);
+        assert_eq!(
+            judge_late_settle(EXCEEDED, tokens(5), Tokens::ZERO),
+            EXCEEDED
+        );
+    }
+
+    #[test]
+    fn what_was_counted_is_taken_back_whole() {
+        let terms = terms(100, Overflow::KeepOpen);
+        for verdict in [
+            Verdict::Free,
+            EXCEEDED,
+            Verdict::Billed(BilledReason::ModelNotCovered),
+        ] {
+            let mut pool = used(7);
+            pool.count(terms, verdict, tokens(3)).expect("counted");
+            pool.take_back(verdict, tokens(3));
+            assert_eq!(pool, used(7));
+        }
+    }
+}

@@ -93,3 +93,24 @@ impl RowCounts {
         self.unlisted += u64::from(!is_listed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unlisted_models_have_half_of_the_rows_and_listed_ones_what_is_left() {
+        let mut counts = RowCounts::default();
+        for is_listed in [false, false, false, true, true, true] {
+            if counts.admit(4, is_listed) {
+                counts.add(is_listed);
+            }
+        }
+        let (rows, unlisted) = (4, 2);
+        assert_eq!(counts, RowCounts { rows, unlisted });
+        // Listed models may have all of them.
+        let (rows, unlisted) = (3, 0);
+        assert!(RowCounts { rows, unlisted }.admit(4, true));
+        assert!(RowCounts { rows, unlisted }.admit(4, false));
+    }
+}

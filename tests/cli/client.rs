@@ -158,7 +158,7 @@ fn each_answer_is_json_with_the_protos_names_and_plain_numbers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn usage_has_every_row_however_many_pages_they_are() {
+async fn usage_has_the_rows_of_all_pages() {
     const ROWS: usize = 2_001;
     let cli = Cli::start();
     cli.use_projects(ROWS).await;

@@ -194,11 +194,11 @@ fn compare_with_model(cases: u32, new: fn() -> Embedded) {
 }
 
 #[test]
-fn whatever_the_clock_does_each_day_of_the_memory_store_keeps_its_own_counters() {
+fn each_day_of_the_memory_store_keeps_its_own_counters_under_any_clock() {
     compare_with_model(2_000, Embedded::memory);
 }
 
 #[test]
-fn whatever_the_clock_does_each_day_of_the_file_store_keeps_its_own_counters() {
+fn each_day_of_the_file_store_keeps_its_own_counters_under_any_clock() {
     compare_with_model(60, Embedded::file);
 }

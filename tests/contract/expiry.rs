@@ -40,7 +40,7 @@ async fn keys_have_their_names_and_expire_when_the_contract_says() {
 }
 
 #[tokio::test]
-async fn what_is_written_late_expires_with_its_own_day() {
+async fn late_writes_expire_with_their_own_day() {
     let world = World::redis(policy("keep_open"));
     world.reserve(new_reserve(5).id("r")).await;
     world.clock.set("2026-11-23T00:00:01Z");

@@ -5,7 +5,7 @@ use crate::support::world::{ReserveExt as _, World, new_reserve, policy};
 
 over_every_store!(
     free_reservations_are_held_until_they_are_settled_or_released,
-    what_is_billed_or_has_no_id_or_counts_nothing_is_not_held,
+    billed_requests_and_those_without_id_or_effect_are_not_held,
     a_new_day_begins_with_nothing_held,
 );
 
@@ -32,7 +32,7 @@ async fn free_reservations_are_held_until_they_are_settled_or_released(new: NewW
     assert_eq!(held(&world).await, 0);
 }
 
-async fn what_is_billed_or_has_no_id_or_counts_nothing_is_not_held(new: NewWorld) {
+async fn billed_requests_and_those_without_id_or_effect_are_not_held(new: NewWorld) {
     let world = new(policy("keep_open"));
     world.reserve(new_reserve(100).id("a")).await;
     world.reserve(new_reserve(50)).await;

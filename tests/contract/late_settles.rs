@@ -10,7 +10,7 @@ over_every_store!(
     free_and_used_more_than_reserved_is_billed_for_the_closed_day,
     billed_stays_billed_for_the_same_reason,
     a_late_release_corrects_only_the_history,
-    what_was_settled_late_replays,
+    a_late_settle_replays,
     a_reservation_settled_in_time_replays_on_the_next_day_without_a_balance,
     two_days_later_the_id_is_unknown,
     a_closed_pool_of_yesterday_is_open_today,
@@ -127,7 +127,7 @@ async fn a_late_release_corrects_only_the_history(new: NewWorld) {
     );
 }
 
-async fn what_was_settled_late_replays(new: NewWorld) {
+async fn a_late_settle_replays(new: NewWorld) {
     let world = new(policy("keep_open"));
     world.reserve(new_reserve(400).id("r")).await;
     world.clock.set(TOMORROW);

@@ -8,7 +8,7 @@ use crate::support::world::{
 };
 
 over_every_store!(
-    what_comes_after_the_last_row_counts_in_the_row_other,
+    requests_beyond_the_last_row_count_in_the_row_other,
     models_that_no_pool_lists_take_at_most_half_of_the_rows,
     a_reservation_is_settled_and_released_in_the_row_that_counts_it,
     a_late_settle_corrects_the_row_other_of_its_day,
@@ -24,7 +24,7 @@ async fn small(new: NewWorld) -> World {
     world
 }
 
-async fn what_comes_after_the_last_row_counts_in_the_row_other(new: NewWorld) {
+async fn requests_beyond_the_last_row_count_in_the_row_other(new: NewWorld) {
     let world = small(new).await;
     for project in ["a", "b", "c", "d", "e", "f", "a"] {
         world.reserve(new_reserve(10).project(project)).await;

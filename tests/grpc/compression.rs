@@ -161,7 +161,7 @@ async fn a_bomb_in_a_stream_ends_it_and_what_came_before_is_answered() {
 }
 
 #[tokio::test]
-async fn what_is_no_gzip_is_the_callers_fault_and_another_compression_is_unimplemented() {
+async fn invalid_gzip_is_the_callers_fault_and_other_compressions_are_unimplemented() {
     let service = Service::memory();
     for (encoding, code) in [
         ("gzip", Code::InvalidArgument),

@@ -17,7 +17,7 @@ fn yaml(file: &str) -> Value {
 }
 
 #[test]
-fn the_sets_of_values_are_those_that_there_are() {
+fn every_set_of_values_is_tested() {
     let folder = fs::read_dir(Path::new(ROOT).join("tests/helm/values")).unwrap();
     let names = folder.map(|file| file.unwrap().file_name().into_string().unwrap());
     let names: BTreeSet<String> = names.collect();

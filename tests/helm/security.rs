@@ -162,7 +162,7 @@ fn a_pod_below_the_standard_is_detected() {
 }
 
 #[test]
-fn what_a_pod_mounts_is_there_and_what_the_settings_name_is_mounted() {
+fn mounted_volumes_exist_and_paths_in_the_settings_are_mounted() {
     for set in SETS {
         let manifests = render(set);
         let claims = &manifests.workload()["spec"]["volumeClaimTemplates"];

@@ -118,7 +118,7 @@ async fn bench_presents_its_credentials_too() {
 }
 
 #[tokio::test]
-async fn what_needs_tls_is_refused_without_it() {
+async fn options_that_need_tls_are_refused_without_it() {
     for (args, expected) in [
         (
             vec!["--addr", "gateway.example.org:50051", "--token", "tg_x"],

@@ -97,7 +97,7 @@ async fn the_role_is_checked_before_the_message_is_read() {
 }
 
 #[tokio::test]
-async fn an_organization_that_is_none_is_the_callers_fault_and_a_foreign_one_comes_first() {
+async fn an_invalid_organization_is_the_callers_fault_and_a_foreign_one_is_checked_first() {
     let service = Service::start().await;
     let channel = service.loopback.channel(None, &["Bearer tg_after"]);
     let mut client = QuotaServiceClient::new(channel);

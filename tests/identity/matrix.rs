@@ -109,7 +109,7 @@ fn wanted(may: &Access, method: &str, org: &str) -> Code {
 }
 
 #[tokio::test]
-async fn every_rpc_is_for_those_alone_who_have_its_role_for_the_organization() {
+async fn every_rpc_needs_its_role_for_the_organization() {
     let service = Service::start().await;
     let methods = methods();
     let kinds = service.kinds();

@@ -61,7 +61,7 @@ fn tokens_are_refused_at_the_start_where_others_could_read_them() {
 }
 
 #[tokio::test]
-async fn without_a_callers_file_the_start_warns_where_others_reach_a_port() {
+async fn without_a_callers_file_the_start_warns_of_ports_that_others_can_reach() {
     let warnings = |args: &[&str]| {
         let tollgate = Tollgate::start(&[&["--store", "memory:"], args].concat());
         let log = tollgate.log();

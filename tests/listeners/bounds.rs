@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn where_there_are_too_many_connections_idle_ones_make_room() {
+async fn idle_connections_make_room_when_there_are_too_many() {
     let tollgate = start("[bounds]\nconnections = 16\n");
     let mut idle = silent_connections(&tollgate.addr, 60, PREFACE);
     for _ in 0..20 {
@@ -171,7 +171,7 @@ async fn messages_and_headers_have_bounds_and_other_calls_of_the_connection_go_o
 }
 
 #[tokio::test]
-async fn a_caller_with_too_many_open_calls_waits_for_itself_alone() {
+async fn a_caller_with_too_many_open_calls_delays_only_itself() {
     let tollgate = start("[bounds]\nstreams_per_connection = 4\n");
     let _held = held_streams(&tollgate.addr, 1, 4).await;
     let mut other = QuotaServiceClient::new(

@@ -1,5 +1,5 @@
-//! A connection that cancels many calls before the service has accepted them is closed, and nobody else's is. Calls that
-//! it has accepted can be cancelled without end.
+//! A connection that cancels many calls before the service has accepted them is closed, and no other one. Accepted calls
+//! may be cancelled in any number.
 
 use std::{
     io::{Read as _, Write as _},
@@ -29,9 +29,9 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The HEADERS of a call, whose message is still to come.
+/// The HEADERS of a call; its message would follow.
 fn headers(stream: u32, path: &str) -> Vec<u8> {
-    // The method and the scheme; then literals, which HPACK remembers as little as it can.
+    // Method and scheme, then literals without indexing.
     let mut block = vec![0x83, 0x86];
     for (name, value) in [
         (":path", path),
@@ -48,8 +48,8 @@ fn headers(stream: u32, path: &str) -> Vec<u8> {
     frame(1, 4, stream, &block)
 }
 
-/// Sends calls in one go, each of them cancelled at once, and waits until the service closes the connection. Returns
-/// the reason that it says.
+/// Sends calls in one write, each cancelled at once, and waits until the service closes the connection. Returns the
+/// reason in its GOAWAY.
 fn cancel_at_once(addr: &str, path: &str, reason: Reason) -> Option<Reason> {
     let mut bytes = PREFACE.to_vec();
     for stream in (1..2_000).step_by(2) {
@@ -74,7 +74,7 @@ fn cancel_at_once(addr: &str, path: &str, reason: Reason) -> Option<Reason> {
     None
 }
 
-/// Makes a call over it, which is answered.
+/// Makes a call on the connection, which is answered.
 async fn answered(mut sender: Sender, addr: &str) -> Sender {
     sender = sender.ready().await.unwrap();
     let (answer, _) = sender
@@ -89,11 +89,11 @@ async fn answered(mut sender: Sender, addr: &str) -> Sender {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_cancels_many_calls_at_once_loses_its_connection_and_others_keep_theirs() {
+async fn a_caller_that_cancels_many_calls_at_once_loses_its_connection_and_others_keep_theirs() {
     let tollgate = start("");
     let client = tollgate.client();
-    let mut beside = raw_http2(&tollgate.addr).await.unwrap();
-    // It is all the same how they are cancelled, and whether they would be refused.
+    let mut other = raw_http2(&tollgate.addr).await.unwrap();
+    // The reason of the cancellation does not matter, nor whether the call would be refused.
     let modes = [
         (RESERVE, Reason::CANCEL),
         (RESERVE, Reason::NO_ERROR),
@@ -103,13 +103,13 @@ async fn who_cancels_many_calls_at_once_loses_its_connection_and_others_keep_the
     for (count, (path, reason)) in (1..).zip(modes) {
         let addr = tollgate.addr.clone();
         let flood = tokio::task::spawn_blocking(move || cancel_at_once(&addr, path, reason));
-        beside = answered(beside, &tollgate.addr).await;
+        other = answered(other, &tollgate.addr).await;
         reserve(&client, 1, "").await;
-        let said = flood.await.unwrap();
-        assert_eq!(said, Some(Reason::ENHANCE_YOUR_CALM), "{path}");
+        let closed_with = flood.await.unwrap();
+        assert_eq!(closed_with, Some(Reason::ENHANCE_YOUR_CALM), "{path}");
         until("it is still there", || ended(&tollgate, "Error") == count).await;
     }
-    answered(beside, &tollgate.addr).await;
+    answered(other, &tollgate.addr).await;
     assert_eq!(large(&client).await.used, 4);
     assert_eq!(ended(&tollgate, "Error"), 4);
     // A flood of such connections does not fill the log.
@@ -121,7 +121,7 @@ async fn who_cancels_many_calls_at_once_loses_its_connection_and_others_keep_the
 }
 
 #[tokio::test]
-async fn who_cancels_calls_that_were_accepted_keeps_its_connection() {
+async fn a_caller_that_cancels_accepted_calls_keeps_its_connection() {
     let tollgate = start("");
     let mut sender = raw_http2(&tollgate.addr).await.unwrap();
     for _ in 0..20 {
@@ -132,7 +132,7 @@ async fn who_cancels_calls_that_were_accepted_keeps_its_connection() {
             let (_, body) = sender.send_request(request, false).unwrap();
             begun.push(body);
         }
-        // Calls are accepted in their order: once this is answered, those before are.
+        // Calls are accepted in order: once this one is answered, the earlier ones are accepted.
         sender = answered(sender, &tollgate.addr).await;
         for mut body in begun {
             body.send_reset(Reason::CANCEL);
@@ -141,7 +141,7 @@ async fn who_cancels_calls_that_were_accepted_keeps_its_connection() {
     answered(sender, &tollgate.addr).await;
     assert_eq!(large(&tollgate.client()).await.used, 0);
     assert_eq!(ended(&tollgate, "Error"), 0);
-    // They are their caller's matter, and not the service's fault.
+    // Counted as the caller's cancellations, not as errors of the service.
     let counted = || {
         let (_, metrics) = http_get(&tollgate.http_addr, "/metrics");
         let line =

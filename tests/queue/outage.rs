@@ -105,7 +105,7 @@ async fn a_refused_call_makes_the_watcher_probe_at_once_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_watcher_alone_finds_an_outage_where_nobody_calls() {
+async fn the_watcher_detects_an_outage_without_calls() {
     let (held, _watching) = HeldLedger::watched().await;
     held.probes_fail(silent());
     sleep(PROBE_WAIT).await;

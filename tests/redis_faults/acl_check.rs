@@ -165,7 +165,7 @@ async fn several_missing_rights_are_all_named_and_the_reason_follows_when_they_c
 }
 
 #[tokio::test]
-async fn what_only_reads_names_the_right_that_it_lacks_too() {
+async fn reads_name_the_right_that_they_lack_too() {
     let redis = RedisServer::start();
     let tollgate = start_without_waiting(&url_of_user(&redis, &LEAST_RIGHTS), "");
     wait_for_readyz(&tollgate, None).await;

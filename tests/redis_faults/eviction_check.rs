@@ -116,7 +116,7 @@ async fn with_degraded_answers_an_unfit_redis_has_every_reserve_billed() {
 }
 
 #[tokio::test]
-async fn where_the_operator_takes_the_risk_it_serves_and_warns_once_for_each_change() {
+async fn with_unsafe_eviction_it_serves_and_warns_once_for_each_change() {
     let redis = RedisServer::start_on(crate::support::free_port(), None, &EVICTING);
     let tollgate = start(&redis, "[redis]\nunsafe_eviction = \"warn\"").await;
     let client = tollgate.client();

@@ -146,7 +146,7 @@ async fn reading_a_foreign_key_is_an_internal_error() {
 }
 
 #[tokio::test]
-async fn what_is_held_is_never_granted_on_top_of_counters_that_were_lost() {
+async fn held_tokens_are_never_granted_on_top_of_lost_counters() {
     let redis = RedisServer::start_at(&Clock::at(NOON));
     let tollgate = start(&redis, "").await;
     let client = tollgate.client();

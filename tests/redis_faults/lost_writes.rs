@@ -137,7 +137,7 @@ async fn a_replica_whose_clock_jumps_to_another_day_remembers_what_it_counted() 
 }
 
 #[tokio::test]
-async fn what_each_living_replica_counted_is_restored_whichever_comes_first() {
+async fn counts_of_each_living_replica_are_restored_whichever_comes_first() {
     for first in 0..3 {
         let mut redis = RedisServer::start();
         let replicas = [
@@ -185,7 +185,7 @@ async fn a_replica_that_knows_nothing_and_comes_first_takes_nothing_away_from_th
 }
 
 #[tokio::test]
-async fn what_a_dead_replica_counted_is_restored_as_far_as_a_living_one_saw_it() {
+async fn counts_of_a_dead_replica_are_restored_as_far_as_a_living_one_saw_them() {
     let redis = RedisServer::start();
     let (dead, dead_client) = replica(&redis).await;
     let (_living, client) = replica(&redis).await;
@@ -242,7 +242,7 @@ async fn all_of_many_organizations_are_restored_and_not_only_the_audited_ones() 
 }
 
 #[tokio::test]
-async fn what_a_settle_or_release_gave_back_is_not_given_back_again_after_a_loss() {
+async fn tokens_that_a_settle_or_release_gave_back_are_not_given_back_again_after_a_loss() {
     let mut redis = RedisServer::start();
     let (_tollgate, client) = replica(&redis).await;
     for id in ["settled", "released", "later"] {

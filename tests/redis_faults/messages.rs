@@ -43,13 +43,13 @@ fn answers(answers: &'static [(&'static str, &'static str)]) -> String {
     let serve = move |mut caller: TcpStream| {
         let mut bytes = [0; 4096];
         while let Ok(length @ 1..) = caller.read(&mut bytes) {
-            let command = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            let request = String::from_utf8_lossy(&bytes[..length]).into_owned();
             let known = answers
                 .iter()
-                .find(|(command, _)| command.contains(command));
+                .find(|(command, _)| request.contains(command));
             let answer = match known {
                 Some((_, answer)) => answer,
-                None if command.contains("HELLO") => "%1\r\n+proto\r\n:3\r\n",
+                None if request.contains("HELLO") => "%1\r\n+proto\r\n:3\r\n",
                 None => "-ERR unknown\r\n",
             };
             if caller.write_all(answer.as_bytes()).is_err() {

@@ -44,7 +44,7 @@ async fn paused(redis: &RedisServer) -> (Tollgate, JoinSet<()>) {
 }
 
 #[tokio::test]
-async fn what_is_more_than_may_wait_is_refused_at_once_and_counts_nothing() {
+async fn requests_beyond_the_queues_capacity_are_refused_at_once_and_count_nothing() {
     let redis = RedisServer::start();
     let (tollgate, mut first) = paused(&redis).await;
     let mut streams = JoinSet::new();

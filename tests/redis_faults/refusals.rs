@@ -145,7 +145,7 @@ async fn the_least_rights_that_the_readme_names_suffice() {
 }
 
 #[tokio::test]
-async fn without_the_right_to_a_write_nothing_at_all_is_written() {
+async fn without_the_right_to_one_write_nothing_is_written() {
     for missing in ["+set", "+hset", "+expireat"] {
         let redis = RedisServer::start();
         let rights = LEAST_RIGHTS.into_iter().filter(|right| *right != missing);

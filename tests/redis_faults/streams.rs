@@ -78,7 +78,7 @@ async fn with_degraded_answers_the_requests_of_a_stream_are_billed_for_the_store
 }
 
 #[tokio::test]
-async fn what_is_foreign_fails_the_requests_of_its_organization_alone() {
+async fn foreign_data_fails_only_the_requests_of_its_organization() {
     let redis = RedisServer::start();
     let tollgate = start(&redis, "").await;
     let client = tollgate.client();

@@ -117,7 +117,7 @@ async fn an_organization_that_left_is_billed_and_one_that_came_is_granted() {
 }
 
 #[tokio::test]
-async fn what_changed_is_logged_with_old_and_new() {
+async fn changes_are_logged_with_old_and_new_values() {
     let service = ReloadingService::start_in(|dir| {
         let text = policy(1_000) + "[tiers.3]\nlarge = 9_000\nmini = 9_000\n";
         fs::write(dir.join("policy.toml"), text).unwrap();
@@ -193,7 +193,7 @@ async fn sighup_reads_the_file_again_at_once_however_often() {
 }
 
 #[tokio::test]
-async fn sighup_does_no_harm_to_a_service_with_the_built_in_policy() {
+async fn sighup_has_no_effect_on_a_service_with_the_built_in_policy() {
     let tollgate = Tollgate::start(&["--store", "memory:"]);
     tollgate.signal(Signal::SIGHUP);
     let logged =

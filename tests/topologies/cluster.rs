@@ -26,7 +26,7 @@ async fn start_over(cluster: &RedisCluster, settings: &str) -> Tollgate {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn losing_a_master_is_the_matter_of_its_organizations_alone() {
+async fn the_loss_of_a_master_affects_only_its_organizations() {
     let mut cluster = RedisCluster::start();
     let tollgate = start_over(&cluster, "").await;
     let client = tollgate.client();
@@ -201,7 +201,7 @@ async fn a_right_that_the_user_lacks_at_one_master_is_named_under_ok_until_it_is
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_of_a_cluster_is_no_server_of_its_own_whichever_node_it_is() {
+async fn any_node_of_a_cluster_is_refused_as_a_single_server() {
     let cluster = RedisCluster::start();
     change_rights(&cluster, &["reset", "on", ">secret"]);
     change_rights(&cluster, &LEAST_RIGHTS);
@@ -227,7 +227,7 @@ async fn a_node_of_a_cluster_is_no_server_of_its_own_whichever_node_it_is() {
 }
 
 #[tokio::test]
-async fn a_server_of_its_own_is_no_cluster() {
+async fn a_single_server_is_refused_as_a_cluster() {
     let redis = RedisServer::start();
     let tollgate = start(&redis.url().replace("redis://", "redis+cluster://"), "");
     wait_for_not_ready(&tollgate, "this server is not part of a cluster").await;

@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Short enough for what is added to it: the longest is `-dashboard`. */}}
+{{/* Short enough for suffixes; the longest is `-dashboard`. */}}
 {{- define "tollgate.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
@@ -27,8 +27,8 @@ app.kubernetes.io/component: server
 {{- end -}}
 
 {{/*
-Takes a dict: `root`; `component`, which is `server` for the pods and the Service in front of them; and `more`, labels
-that the values give to this one, where there are any. A label that is given twice is there once.
+Takes a dict: `root`; `component`, which is `server` for the pods and their Service; and `more`, further labels from the
+values. A label that is given twice is rendered once.
 */}}
 {{- define "tollgate.labels" -}}
 {{- $root := .root -}}
@@ -59,7 +59,7 @@ that the values give to this one, where there are any. A label that is given twi
 {{- end -}}
 {{- end -}}
 
-{{/* How many replicas there are without autoscaling. */}}
+{{/* The number of replicas without autoscaling. */}}
 {{- define "tollgate.replicas" -}}
 {{- if kindIs "invalid" .Values.replicas -}}
 {{- ternary 2 1 (eq .Values.store.type "redis") -}}
@@ -68,12 +68,12 @@ that the values give to this one, where there are any. A label that is given twi
 {{- end -}}
 {{- end -}}
 
-{{/* Not empty where there may be more than one replica. */}}
+{{/* Not empty if there may be more than one replica. */}}
 {{- define "tollgate.manyReplicas" -}}
 {{- if or .Values.autoscaling.enabled (gt (int (include "tollgate.replicas" .)) 1) -}}yes{{- end -}}
 {{- end -}}
 
-{{/* A duration of numbers with units, such as `500ms`, `25s` or `1m30s`, in milliseconds. */}}
+{{/* A duration such as `500ms`, `25s` or `1m30s`, in milliseconds. */}}
 {{- define "tollgate.milliseconds" -}}
 {{- $units := dict "ms" 1 "s" 1000 "m" 60000 "min" 60000 "h" 3600000 "d" 86400000 "day" 86400000 "days" 86400000 -}}
 {{- $sum := int64 0 -}}
@@ -83,12 +83,12 @@ that the values give to this one, where there are any. A label that is given twi
 {{- $sum -}}
 {{- end -}}
 
-{{/* When the program has ended by itself, in whole seconds: its grace period holds the drain delay. */}}
+{{/* When the program has exited by itself, in whole seconds. The grace period includes the drain delay. */}}
 {{- define "tollgate.graceSeconds" -}}
 {{- div (add (include "tollgate.milliseconds" .Values.settings.grace_period | int64) 999) 1000 -}}
 {{- end -}}
 
-{{/* What the kubelet waits besides: the process has to start to end, and to be gone. */}}
+{{/* The kubelet's grace period: some seconds longer than the program's. */}}
 {{- define "tollgate.terminationSeconds" -}}
 {{- if kindIs "invalid" .Values.terminationGracePeriodSeconds -}}
 {{- add (include "tollgate.graceSeconds" .) 5 -}}
@@ -97,7 +97,7 @@ that the values give to this one, where there are any. A label that is given twi
 {{- end -}}
 {{- end -}}
 
-{{/* Which ConfigMap holds the policy, and under which key; both empty with the built-in policy. */}}
+{{/* The ConfigMap of the policy, and the key in it. The name is empty with the built-in policy. */}}
 {{- define "tollgate.policyConfigMap" -}}
 {{- if .Values.existingPolicyConfigMap -}}
 {{- .Values.existingPolicyConfigMap -}}
@@ -109,22 +109,22 @@ that the values give to this one, where there are any. A label that is given twi
 {{- if .Values.existingPolicyConfigMap -}}{{- .Values.existingPolicyKey -}}{{- else -}}policy.toml{{- end -}}
 {{- end -}}
 
-{{/* The policy of the values as JSON; a part that they leave out is the programme's. */}}
+{{/* The policy of the values as JSON; sections that they leave out are the programme's. */}}
 {{- define "tollgate.policy" -}}
 {{- $policy := .Files.Get "files/programme.yaml" | fromYaml -}}
-{{- /* The day is of the lists there, and not of others. */ -}}
+{{- /* The date describes the programme's lists only. */ -}}
 {{- if get (default dict .Values.policy) "pools" -}}{{- $_ := unset $policy.program "as_of" -}}{{- end -}}
 {{- range $part, $value := .Values.policy -}}
 {{- if not (kindIs "invalid" $value) -}}{{- $_ := set $policy $part (mustDeepCopy $value) -}}{{- end -}}
 {{- end -}}
-{{- /* YAML takes an unquoted off for false. */ -}}
+{{- /* YAML reads an unquoted off as false. */ -}}
 {{- range $org, $terms := $policy.orgs -}}
 {{- if kindIs "bool" $terms.data_sharing -}}{{- $_ := set $terms "data_sharing" "off" -}}{{- end -}}
 {{- end -}}
 {{- toJson $policy -}}
 {{- end -}}
 
-{{/* The organization of `helm test` and of the notes; empty where nobody can know one. */}}
+{{/* The organization of `helm test` and of the notes; empty if it is unknown. */}}
 {{- define "tollgate.testOrg" -}}
 {{- if .Values.test.org -}}
 {{- .Values.test.org -}}
@@ -136,7 +136,7 @@ org-demo
 {{- end -}}
 {{- end -}}
 
-{{/* Not empty where there is a pod for `helm test`: one that knows an organization, and that the service lets in. */}}
+{{/* Not empty if there is a pod for `helm test`: if an organization is known, and the pod has credentials. */}}
 {{- define "tollgate.hasTest" -}}
 {{- $trusts := or (not .Values.tls.existingSecret) .Values.test.tlsSecret -}}
 {{- $known := or (not .Values.callers.existingSecret) .Values.test.tokenSecret (ne .Values.tls.clientCertificates "none") -}}

@@ -1,7 +1,7 @@
 {{/*
-The pod, for Deployment and StatefulSet alike. It meets the restricted pod security standard. The settings are read
-once, so their checksum is in it; policy, callers and certificates are taken when they change, and are mounted as
-directories, which the kubelet keeps up to date.
+The pod of the Deployment or StatefulSet. It meets the restricted pod security standard. The program reads the settings
+once, so their checksum is an annotation. It follows policy, callers and certificates, which are mounted as directories
+so that the kubelet updates them.
 */}}
 {{- define "tollgate.pod" -}}
 metadata:
@@ -44,8 +44,8 @@ spec:
       livenessProbe:
         {{- include "tollgate.probe" (dict "root" . "probe" .Values.probes.liveness "service" "liveness" "path" "/livez") | nindent 8 }}
       {{- if eq (toString .Values.settings.on_store_failure) "billed" }}
-      # Not readiness: without a store no pod is ready, and none would be left in the Service to answer BILLED. One
-      # that ends leaves it all the same.
+      # Not readiness: without a store no pod is ready, and the Service would have none to answer BILLED. A pod that
+      # stops leaves the Service anyway.
       readinessProbe:
         {{- include "tollgate.probe" (dict "root" . "probe" .Values.probes.readiness "service" "liveness" "path" "/livez") | nindent 8 }}
       {{- else }}
@@ -83,7 +83,7 @@ spec:
   {{- end }}
 {{- end -}}
 
-{{/* The selector's labels win over those of the values: the Services must find the pods. */}}
+{{/* The selector's labels take precedence over those of the values, so that the Services find the pods. */}}
 {{- define "tollgate.podLabels" -}}
 {{- $ours := include "tollgate.selector" . | fromYaml -}}
 {{- toYaml (merge $ours (default dict .Values.podLabels) (default dict .Values.commonLabels)) -}}
@@ -114,7 +114,7 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
-{{/* The kubelet's gRPC probes know no TLS: where the gRPC port speaks it, the HTTP port is asked. */}}
+{{/* The kubelet's gRPC probes do not support TLS: with TLS on the gRPC port, the probes use HTTP. */}}
 {{- define "tollgate.probe" -}}
 {{- if .root.Values.tls.existingSecret -}}
 httpGet:
@@ -196,7 +196,7 @@ grpc:
 - name: {{ $name }}
   secret:
     secretName: {{ $secret }}
-    # 0440, for the pod's own group: the program does not run as root.
+    # 0440, for the pod's group: the program does not run as root.
     defaultMode: 288
 {{- end }}
 {{- if and (eq .Values.store.type "file") .Values.store.file.existingClaim }}
@@ -209,7 +209,7 @@ grpc:
 {{- end }}
 {{- end -}}
 
-{{/* The Secrets whose files are mounted, by the directory below /etc/tollgate. */}}
+{{/* The mounted Secrets, by their directory below /etc/tollgate. */}}
 {{- define "tollgate.secrets" -}}
 {{- range $name, $secret := dict "tls" .Values.tls.existingSecret "http-tls" .Values.httpTls.existingSecret "callers" .Values.callers.existingSecret "redis-tls" .Values.redis.tls.existingSecret }}
 {{- if $secret }}

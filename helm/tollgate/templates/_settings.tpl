@@ -1,12 +1,12 @@
 {{/*
-The settings file. What the values don't set is left out: the program has defaults, and refuses what it doesn't
-know. Paths are those where the pod mounts its files.
+The settings file. Values that are not set are left out, so the program's defaults apply. Paths are the pod's mount
+paths.
 */}}
 {{- define "tollgate.settings" -}}
 {{- $settings := mustDeepCopy .Values.settings -}}
 {{- $redis := default dict $settings.redis -}}
 {{- $bounds := default dict $settings.bounds -}}
-{{- /* Else a new pod waits for a day for the callers that the others have. */ -}}
+{{- /* Otherwise callers keep their connections to the old pods for a day. */ -}}
 {{- if and .Values.autoscaling.enabled (kindIs "invalid" $bounds.connection_age) -}}
 {{- $_ := set $bounds "connection_age" "30m" -}}
 {{- end -}}
@@ -40,9 +40,9 @@ know. Paths are those where the pod mounts its files.
 {{- if .Values.httpTls.existingSecret -}}
 {{- $_ := set $settings "http_tls" (include "tollgate.listenerTls" (dict "tls" .Values.httpTls "dir" "/etc/tollgate/http-tls") | fromJson) -}}
 {{- end -}}
-{{- /* YAML takes an unquoted off for false. */ -}}
+{{- /* YAML reads an unquoted off as false. */ -}}
 {{- if kindIs "bool" $settings.reflection -}}{{- $_ := set $settings "reflection" "off" -}}{{- end -}}
-{{- /* A section without anything in it says nothing. */ -}}
+{{- /* Empty sections are left out. */ -}}
 {{- range $name, $section := dict "redis" $redis "bounds" $bounds -}}
 {{- $said := dict -}}
 {{- range $key, $value := $section -}}
@@ -54,7 +54,7 @@ know. Paths are those where the pod mounts its files.
 {{- include "tollgate.toml" (dict "value" $settings "path" "") -}}
 {{- end -}}
 
-{{/* The files of a listener's TLS, as JSON. */}}
+{{/* The TLS settings of a listener, as JSON. */}}
 {{- define "tollgate.listenerTls" -}}
 {{- $files := dict "cert_file" (printf "%s/tls.crt" .dir) "key_file" (printf "%s/tls.key" .dir) -}}
 {{- if ne .tls.clientCertificates "none" -}}

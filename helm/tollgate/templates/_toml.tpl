@@ -1,6 +1,6 @@
 {{/*
-A map as TOML: its plain values first, then its tables, in the order of their keys. What is null is left out.
-Takes a dict: `value` is the map, `path` its name as TOML writes it, empty for the document.
+A map as TOML: first its values, then its tables, each sorted by key. Nulls are left out. Takes a dict: `value` is the
+map, `path` its name in TOML, empty for the document.
 */}}
 {{- define "tollgate.toml" -}}
 {{- $path := .path -}}
@@ -20,22 +20,22 @@ Takes a dict: `value` is the map, `path` its name as TOML writes it, empty for t
 {{- end -}}
 {{- end -}}
 
-{{/* A key, quoted where TOML asks for it: model names and organizations hold dots, and more. */}}
+{{/* A key, quoted if TOML requires it: names of models and organizations may have dots and other characters. */}}
 {{- define "tollgate.toml.key" -}}
 {{- if regexMatch "^[A-Za-z0-9_-]+$" . -}}{{ . }}{{- else -}}{{ include "tollgate.toml.text" . }}{{- end -}}
 {{- end -}}
 
 {{/*
-JSON's escapes are TOML's too. Besides, TOML wants DEL escaped, and what YAML takes for the end of a line would be lost
-in the ConfigMap.
+JSON's escapes are valid in TOML. TOML requires DEL to be escaped, too, and YAML would lose its other line breaks in the
+ConfigMap.
 */}}
 {{- define "tollgate.toml.text" -}}
 {{- mustToRawJson . | replace "\x7f" "\\u007F" | replace "\u0085" "\\u0085" -}}
 {{- end -}}
 
 {{/*
-A value that is no table. Numbers from a values file are floating-point ones: whole ones are written without a
-fraction and without an exponent.
+A value that is no table. Numbers from a values file are floating-point numbers: whole ones are written without
+fraction and exponent.
 */}}
 {{- define "tollgate.toml.value" -}}
 {{- $value := .value -}}

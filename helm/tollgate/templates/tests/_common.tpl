@@ -1,4 +1,4 @@
-{{/* The end of a client's arguments, and the rest of its container. */}}
+{{/* The last arguments of a client, and the rest of its container. */}}
 {{- define "tollgate.test.common" -}}
 {{- $root := .root }}
 {{- $tls := and $root.Values.tls.existingSecret $root.Values.test.tlsSecret }}
