@@ -145,13 +145,9 @@ impl StepDetector {
         }
         self.steady = SteadyTime::new(reading, difference);
         self.steps += 1;
-        let step = ClockStep {
-            at: reading.wall,
-            by: TimeDelta::microseconds(difference),
-        };
         tracing::warn!(
-            by_seconds = step.by.num_seconds(),
-            now = %step.at.to_rfc3339_opts(SecondsFormat::Secs, true),
+            by_seconds = TimeDelta::microseconds(difference).num_seconds(),
+            now = %reading.wall.to_rfc3339_opts(SecondsFormat::Secs, true),
             "the wall clock was stepped: each day keeps its own counters, and nothing is removed until the \
              clock has been steady for ten minutes"
         );
@@ -189,10 +185,9 @@ impl StepDetector {
 impl std::fmt::Display for ClockStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let by = Duration::from_secs(self.by.num_seconds().unsigned_abs());
-        let direction = if self.by < TimeDelta::zero() {
-            "back"
-        } else {
-            "ahead"
+        let direction = match self.by < TimeDelta::zero() {
+            true => "back",
+            false => "ahead",
         };
         let at = self.at.to_rfc3339_opts(SecondsFormat::Secs, true);
         write!(

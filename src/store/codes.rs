@@ -25,7 +25,6 @@ pub(super) fn verdict_code(verdict: Verdict) -> char {
     *code
 }
 
-/// The code of a workload.
 pub(super) const fn workload_code(workload: Workload) -> char {
     match workload {
         Workload::Inference => 'i',
@@ -35,13 +34,11 @@ pub(super) const fn workload_code(workload: Workload) -> char {
     }
 }
 
-/// The workload of a code.
 pub(super) fn parse_workload(code: char) -> Option<Workload> {
     let mut known = Workload::ALL.into_iter();
     known.find(|known| workload_code(*known) == code)
 }
 
-/// The verdict of a code.
 pub(super) fn parse_verdict(text: &str) -> Option<Verdict> {
     let known = VERDICTS.iter().find(|(code, _)| text.chars().eq([*code]));
     known.map(|(_, verdict)| *verdict)
@@ -52,20 +49,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_verdict_but_store_unavailable_has_a_code_of_its_own() {
-        for (known, its_verdict) in VERDICTS {
-            assert_eq!(verdict_code(its_verdict), known);
-            assert_eq!(parse_verdict(&known.to_string()), Some(its_verdict));
+    fn every_verdict_but_store_unavailable_and_every_workload_has_a_code_of_its_own() {
+        for (code, verdict) in VERDICTS {
+            assert_eq!(verdict_code(verdict), code);
+            assert_eq!(parse_verdict(&code.to_string()), Some(verdict));
         }
-        assert!(parse_verdict("?").is_none());
-    }
-
-    #[test]
-    fn every_workload_has_a_code_of_its_own() {
-        for known in Workload::ALL {
-            assert_eq!(parse_workload(workload_code(known)), Some(known));
+        for workload in Workload::ALL {
+            assert_eq!(parse_workload(workload_code(workload)), Some(workload));
         }
-        assert_eq!(parse_workload('?'), None);
+        assert_eq!((parse_verdict("?"), parse_workload('?')), (None, None));
     }
 
     #[test]

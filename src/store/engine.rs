@@ -16,17 +16,14 @@ pub(super) trait Records {
     /// Why a record can't be read.
     type Error;
 
-    /// A pool's counters.
     fn pool(
         &mut self,
         day: RelativeDay,
         pool: &PoolName,
     ) -> Result<Option<PoolCounters>, Self::Error>;
 
-    /// Replaces a pool's counters.
     fn set_pool(&mut self, day: RelativeDay, pool: &PoolName, counters: PoolCounters);
 
-    /// A usage row.
     fn row(
         &mut self,
         day: RelativeDay,
@@ -34,7 +31,6 @@ pub(super) trait Records {
         model: &ModelName,
     ) -> Result<Option<UsageCounters>, Self::Error>;
 
-    /// Replaces a usage row.
     fn set_row(
         &mut self,
         day: RelativeDay,
@@ -46,17 +42,14 @@ pub(super) trait Records {
     /// How many usage rows today has.
     fn row_counts(&mut self) -> Result<RowCounts, Self::Error>;
 
-    /// Replaces how many usage rows today has.
     fn set_row_counts(&mut self, counts: RowCounts);
 
-    /// The reservation of an id.
     fn reservation(
         &mut self,
         day: RelativeDay,
         id: &RequestId,
     ) -> Result<Option<Reservation>, Self::Error>;
 
-    /// Writes the reservation of an id.
     fn set_reservation(&mut self, day: RelativeDay, id: &RequestId, reservation: Reservation);
 }
 
@@ -72,7 +65,6 @@ pub(super) enum RelativeDay {
 impl RelativeDay {
     const ALL: [Self; 3] = [Self::Today, Self::Yesterday, Self::Tomorrow];
 
-    /// The calendar day.
     pub(super) fn date(self, today: UtcDay) -> UtcDay {
         match self {
             Self::Today => today,
@@ -105,17 +97,15 @@ pub(super) fn decide<R: Records>(
             eligibility,
             is_listed,
             recording,
-        } => match recording.writes() {
-            true => engine.reserve(request_id.as_ref(), fields, eligibility, *is_listed),
-            false => engine.preview(request_id.as_ref(), fields, eligibility),
-        },
+        } => {
+            let is_listed = recording.writes().then_some(*is_listed);
+            engine.reserve(request_id.as_ref(), fields, eligibility, is_listed)
+        }
         Operation::Settle { request_id, tokens } => engine.settle(request_id, *tokens),
         Operation::Release { request_id } => engine.release(request_id),
     };
     match decided {
-        Ok(outcome) => Ok(outcome),
-        Err(Abort::Refused(refusal)) => Ok(Outcome::Refused(refusal)),
-        Err(Abort::Full(full)) => Ok(Outcome::CounterOverflow(full)),
+        Ok(outcome) | Err(Abort::Answered(outcome)) => Ok(outcome),
         Err(Abort::Failed(error)) => Err(error),
     }
 }
@@ -129,20 +119,19 @@ struct Engine<'r, R> {
 
 /// Ends a decision before its first write.
 enum Abort<E> {
-    Refused(Refusal),
-    Full(CounterOverflow),
+    Answered(Outcome),
     Failed(E),
 }
 
 impl<E> From<Refusal> for Abort<E> {
     fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
+        Self::Answered(Outcome::Refused(refusal))
     }
 }
 
 impl<E> From<CounterOverflow> for Abort<E> {
     fn from(full: CounterOverflow) -> Self {
-        Self::Full(full)
+        Self::Answered(Outcome::CounterOverflow(full))
     }
 }
 
@@ -159,17 +148,31 @@ struct CountedRequest<'r> {
 }
 
 impl<R: Records> Engine<'_, R> {
+    /// `is_listed`: whether a pool of the policy lists the model; `None` writes nothing.
     fn reserve(
         &mut self,
         request_id: Option<&RequestId>,
         fields: &RequestFields,
         eligibility: &Eligibility,
-        is_listed: bool,
+        is_listed: Option<bool>,
     ) -> Result<Outcome, Abort<R::Error>> {
-        if let Some(replay) = self.replay(request_id, fields)? {
-            return Ok(replay);
+        if let Some(id) = request_id
+            && let Some((_, reservation)) = self.find(id)?
+        {
+            let verdict = reservation.reserve_again(fields)?;
+            return self.reserved(verdict, reservation.pool.as_ref(), true);
         }
-        let (verdict, pool) = self.judge_reserve(fields, eligibility)?;
+        let (verdict, pool) = match eligibility {
+            Eligibility::Ineligible(reason) => (Verdict::Billed(*reason), None),
+            Eligibility::Eligible(pool) => {
+                let counters = self.pool(RelativeDay::Today, pool)?;
+                let verdict = counters.judge_reserve(self.terms.of_pool(pool), fields.tokens);
+                (verdict, Some(pool))
+            }
+        };
+        let Some(is_listed) = is_listed else {
+            return self.reserved(verdict, pool, false);
+        };
         let (row, counts) = self.choose_row(fields, is_listed)?;
         let counted = CountedRequest {
             fields,
@@ -196,52 +199,6 @@ impl<R: Records> Engine<'_, R> {
         self.reserved(verdict, pool, false)
     }
 
-    /// The answer that a Reserve would get. Writes nothing.
-    fn preview(
-        &mut self,
-        request_id: Option<&RequestId>,
-        fields: &RequestFields,
-        eligibility: &Eligibility,
-    ) -> Result<Outcome, Abort<R::Error>> {
-        if let Some(replay) = self.replay(request_id, fields)? {
-            return Ok(replay);
-        }
-        let (verdict, pool) = self.judge_reserve(fields, eligibility)?;
-        self.reserved(verdict, pool, false)
-    }
-
-    /// The first answer again, if the id is known.
-    fn replay(
-        &mut self,
-        request_id: Option<&RequestId>,
-        fields: &RequestFields,
-    ) -> Result<Option<Outcome>, Abort<R::Error>> {
-        let Some(id) = request_id else {
-            return Ok(None);
-        };
-        let Some((_, reservation)) = self.find(id)? else {
-            return Ok(None);
-        };
-        let verdict = reservation.reserve_again(fields)?;
-        self.reserved(verdict, reservation.pool.as_ref(), true)
-            .map(Some)
-    }
-
-    fn judge_reserve<'e>(
-        &mut self,
-        fields: &RequestFields,
-        eligibility: &'e Eligibility,
-    ) -> Result<(Verdict, Option<&'e PoolName>), Abort<R::Error>> {
-        Ok(match eligibility {
-            Eligibility::Ineligible(reason) => (Verdict::Billed(*reason), None),
-            Eligibility::Eligible(pool) => {
-                let counters = self.pool(RelativeDay::Today, pool)?;
-                let verdict = counters.judge_reserve(self.terms.of_pool(pool), fields.tokens);
-                (verdict, Some(pool))
-            }
-        })
-    }
-
     /// The usage row that counts a request; and the new number of rows, if the row is new.
     fn choose_row(
         &mut self,
@@ -254,7 +211,8 @@ impl<R: Records> Engine<'_, R> {
             return Ok((RowChoice::Own, None));
         }
         let mut counts = self.records.row_counts().map_err(Abort::Failed)?;
-        if !counts.admit(self.max_rows, is_listed) || is_other_row(fields) {
+        let other = other_row();
+        if !counts.admit(self.max_rows, is_listed) || (project, model) == (&other.0, &other.1) {
             return Ok((RowChoice::Other, None));
         }
         counts.add(is_listed);
@@ -268,7 +226,13 @@ impl<R: Records> Engine<'_, R> {
             Progress::Replay(verdict) => (verdict, true),
             Progress::Due(row) => {
                 let was = held_request(&reservation, row);
-                let verdict = self.judge_settle(day, was, actual)?;
+                let verdict = match (was.pool, day) {
+                    (Some(pool), RelativeDay::Today | RelativeDay::Tomorrow) => {
+                        let (counters, terms) = (self.pool(day, pool)?, self.terms.of_pool(pool));
+                        counters.judge_settle(terms, held, was.tokens, actual)
+                    }
+                    _ => judge_late_settle(held, was.tokens, actual),
+                };
                 let is = CountedRequest {
                     verdict,
                     tokens: actual,
@@ -290,23 +254,6 @@ impl<R: Records> Engine<'_, R> {
             reserved_as: held,
             pool,
             replayed,
-        })
-    }
-
-    fn judge_settle(
-        &mut self,
-        day: RelativeDay,
-        held: CountedRequest<'_>,
-        actual: Tokens,
-    ) -> Result<Verdict, Abort<R::Error>> {
-        let (verdict, reserved) = (held.verdict, held.tokens);
-        Ok(match (held.pool, day) {
-            (Some(pool), RelativeDay::Today | RelativeDay::Tomorrow) => {
-                let terms = self.terms.of_pool(pool);
-                let counters = self.pool(day, pool)?;
-                counters.judge_settle(terms, verdict, reserved, actual)
-            }
-            _ => judge_late_settle(verdict, reserved, actual),
         })
     }
 
@@ -425,18 +372,16 @@ impl<R: Records> Engine<'_, R> {
         day: RelativeDay,
         pool: Option<&PoolName>,
     ) -> Result<Option<PoolBalance>, Abort<R::Error>> {
-        let Some(pool) = pool else {
-            return Ok(None);
-        };
-        Ok(Some(match day {
-            RelativeDay::Today => {
-                let counters = self.pool(RelativeDay::Today, pool)?;
-                PoolBalance::today(self.terms, pool.clone(), &counters)
+        Ok(match (pool, day) {
+            (None, _) => None,
+            (Some(pool), RelativeDay::Today) => {
+                let counters = self.pool(day, pool)?;
+                Some(PoolBalance::today(self.terms, pool.clone(), &counters))
             }
-            RelativeDay::Yesterday | RelativeDay::Tomorrow => {
-                PoolBalance::of_another_day(pool.clone())
+            (Some(pool), RelativeDay::Yesterday | RelativeDay::Tomorrow) => {
+                Some(PoolBalance::of_another_day(pool.clone()))
             }
-        }))
+        })
     }
 }
 
@@ -450,10 +395,4 @@ fn held_request(reservation: &Reservation, row: RowChoice) -> CountedRequest<'_>
         tokens: reservation.fields.tokens,
         is_held: true,
     }
-}
-
-/// Whether the request itself names the row `(other)`, `(other)`.
-fn is_other_row(fields: &RequestFields) -> bool {
-    let (project, model) = other_row();
-    (&fields.project, &fields.model) == (&project, &model)
 }

@@ -29,7 +29,6 @@ pub struct MemoryStore {
     state: Mutex<MemoryState>,
 }
 
-/// What the mutex guards.
 struct MemoryState {
     by_org: HashMap<OrgId, OrgState>,
     steps: StepDetector,
@@ -60,16 +59,14 @@ impl MemoryStore {
         state.steps.observe(reading);
         state.is_steady = state.steps.is_steady(reading);
         let now = reading.wall;
-        Timestamped {
-            now,
-            answer: work(&mut state, UtcDay::of(now)),
-        }
+        let answer = work(&mut state, UtcDay::of(now));
+        Timestamped { now, answer }
     }
 
     fn decide_all(&self, state: &mut MemoryState, today: UtcDay, batch: &Batch) -> Vec<Outcome> {
         let writes = |operation: &Operation| match operation {
             Operation::Reserve { recording, .. } => recording.writes(),
-            Operation::Settle { .. } | Operation::Release { .. } => false,
+            _ => false,
         };
         // Only a write adds an organization.
         if !state.by_org.contains_key(&batch.org) && batch.operations.iter().any(writes) {
@@ -116,11 +113,8 @@ impl Store for MemoryStore {
     ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
         Ok(self.with_state(|state, _| {
             let org = state.by_org.get(org);
-            let counters = |pool| org.and_then(|org| org.pool(day, pool));
-            pools
-                .iter()
-                .map(|pool| counters(pool).unwrap_or_default())
-                .collect()
+            let counters = |pool| org.and_then(|org| org.pool(day, pool)).unwrap_or_default();
+            pools.iter().map(counters).collect()
         }))
     }
 
@@ -162,7 +156,6 @@ struct OrgState {
     removed_on: Option<UtcDay>,
 }
 
-/// The records of one day.
 #[derive(Default)]
 struct DayRecords {
     pools: HashMap<PoolName, PoolCounters>,
@@ -175,7 +168,6 @@ struct DayRecords {
 type Rows = BTreeMap<ProjectId, BTreeMap<ModelName, UsageCounters>>;
 
 impl OrgState {
-    /// No records.
     fn new(today: UtcDay) -> Self {
         Self {
             today,
@@ -184,7 +176,6 @@ impl OrgState {
         }
     }
 
-    /// A pool's counters on a day.
     fn pool(&self, day: UtcDay, pool: &PoolName) -> Option<PoolCounters> {
         self.days.get(&day)?.pools.get(pool).copied()
     }
@@ -243,10 +234,7 @@ impl Records for OrgState {
 
     fn set_pool(&mut self, day: RelativeDay, pool: &PoolName, counters: PoolCounters) {
         let pools = &mut self.records_mut(day).pools;
-        match pools.get_mut(pool) {
-            Some(there) => *there = counters,
-            None => drop(pools.insert(pool.clone(), counters)),
-        }
+        pools.insert(pool.clone(), counters);
     }
 
     fn row(
@@ -269,20 +257,18 @@ impl Records for OrgState {
     ) {
         let rows = &mut self.records_mut(day).rows;
         // Only the names of a new row are copied.
-        match rows.get_mut(project) {
-            Some(rows) => match rows.get_mut(model) {
-                Some(there) => *there = row,
-                None => drop(rows.insert(model.clone(), row)),
-            },
-            None => drop(rows.insert(project.clone(), [(model.clone(), row)].into())),
+        match rows.get_mut(project).and_then(|rows| rows.get_mut(model)) {
+            Some(there) => *there = row,
+            None => {
+                let rows = rows.entry(project.clone()).or_default();
+                rows.insert(model.clone(), row);
+            }
         }
     }
 
     fn row_counts(&mut self) -> Result<RowCounts, Infallible> {
         let records = self.records(RelativeDay::Today);
-        Ok(records
-            .map(|records| records.row_counts)
-            .unwrap_or_default())
+        Ok(records.map_or_else(RowCounts::default, |records| records.row_counts))
     }
 
     fn set_row_counts(&mut self, counts: RowCounts) {
@@ -300,9 +286,6 @@ impl Records for OrgState {
 
     fn set_reservation(&mut self, day: RelativeDay, id: &RequestId, reservation: Reservation) {
         let reservations = &mut self.records_mut(day).reservations;
-        match reservations.get_mut(id) {
-            Some(there) => *there = reservation,
-            None => drop(reservations.insert(id.clone(), reservation)),
-        }
+        reservations.insert(id.clone(), reservation);
     }
 }

@@ -82,8 +82,8 @@ impl CallLimits {
 /// Keeps the counters and the reservations, and decides on them atomically.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Decides batches. The results are in the order of the batches. An error says whether something of its
-    /// batch may have been written.
+    /// Decides batches within [`Store::call_limits`]. The results are in the order of the batches. An error says
+    /// whether something of its batch may have been written.
     async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>>;
 
     /// How much a call of [`Store::decide`] takes. Further operations wait, and share the next call.
@@ -145,10 +145,9 @@ pub trait Store: Send + Sync + 'static {
 
 /// An answer, with the store's clock at that moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub struct Timestamped<T> {
-    /// The store's clock.
     pub now: DateTime<Utc>,
-    /// The answer.
     pub answer: T,
 }
 
@@ -160,14 +159,13 @@ pub type UsageRows = BTreeMap<RowKey, UsageCounters>;
 
 /// Operations of one organization that are decided together.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub struct Batch {
-    /// The organization.
     pub org: OrgId,
     /// The day of the counters.
     pub day: UtcDay,
     /// The organization's current terms.
     pub terms: Arc<Terms>,
-    /// The operations, in order.
     pub operations: Vec<Operation>,
 }
 
@@ -187,12 +185,12 @@ pub enum Decision {
 
 /// An operation to be decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub enum Operation {
     /// Decides whether a request is free, and counts it.
     Reserve {
         /// Makes the operation idempotent and keeps a reservation.
         request_id: Option<RequestId>,
-        /// The request.
         fields: RequestFields,
         /// Whether the policy allows it to be free.
         eligibility: Eligibility,
@@ -203,16 +201,11 @@ pub enum Operation {
     },
     /// Records what a reserved request really used.
     Settle {
-        /// The reservation.
         request_id: RequestId,
-        /// The actual tokens.
         tokens: Tokens,
     },
     /// Takes back a reservation whose request did not run.
-    Release {
-        /// The reservation.
-        request_id: RequestId,
-    },
+    Release { request_id: RequestId },
 }
 
 impl Operation {
@@ -229,14 +222,15 @@ impl Operation {
     /// answer was lost, the second says `replayed`.
     #[must_use]
     pub fn is_idempotent(&self) -> bool {
-        match self {
+        let counts_again = matches!(
+            self,
             Self::Reserve {
-                request_id,
-                recording,
+                request_id: None,
+                recording: Recording::Record,
                 ..
-            } => request_id.is_some() || !recording.writes(),
-            Self::Settle { .. } | Self::Release { .. } => true,
-        }
+            }
+        );
+        !counts_again
     }
 }
 

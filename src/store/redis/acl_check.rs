@@ -14,7 +14,7 @@ use super::{
     },
     script::{
         Script,
-        reader::{BadReply, after_clock, bad, text},
+        reader::{MsgPackReader, bytes},
     },
 };
 use crate::store::{RefusalReason, StoreError};
@@ -61,15 +61,16 @@ impl AclCheck {
             }
             error => self.with_pattern(error),
         })?;
-        let (now, missing) = after_clock(&reply)?;
-        if !missing.is_empty() {
-            let missing = missing
-                .iter()
-                .map(|command| Ok(format!(" +{}", text(command)?)));
-            let missing: String = missing.collect::<Result<_, BadReply>>()?;
-            return Err(permission_denied(&format!("lacks{missing}")));
+        let mut reader = MsgPackReader::new(bytes(&reply)?);
+        let now = reader.time();
+        let mut missing = String::new();
+        while reader.left() > 0 {
+            missing += &format!(" +{}", reader.text()?);
         }
-        now.ok_or_else(|| bad("the time").into())
+        match missing.is_empty() {
+            true => Ok(now?),
+            false => Err(permission_denied(&format!("lacks{missing}"))),
+        }
     }
 
     /// Adds the missing permission to a failure at this key.

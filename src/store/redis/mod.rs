@@ -52,10 +52,9 @@ use tokio::sync::Semaphore;
 use self::{
     acl_check::AclCheck,
     conn::RedisClient,
-    decide::{Decider, max_batches},
+    decide::{Decider, MAX_BATCHES},
     eviction_check::EvictionCheck,
-    queries::Queries,
-    script::reader::BadReply,
+    script::{Script, reader::BadReply},
 };
 use super::{Batch, CallLimits, Decision, RowKey, Store, StoreError, Timestamped, UsageRows};
 use crate::{
@@ -78,14 +77,17 @@ const MAX_CALLS: usize = 4;
 /// a node queues.
 const MAX_CALLS_SHARDED: usize = 1024;
 
+/// Maximum number of concurrent usage queries: each page reads all rows of a day.
+const MAX_USAGE_READS: usize = 4;
+
 /// The counters in Redis, version 7 or later.
 pub struct RedisStore {
     client: Arc<RedisClient>,
     eviction_check: EvictionCheck,
     decider: Arc<Decider>,
-    queries: Queries,
-    /// Allows one audit at a time.
-    audits: Arc<Semaphore>,
+    /// Reads pools and the clock, and may write nothing.
+    query_script: Script,
+    usage_reads: Semaphore,
 }
 
 impl RedisStore {
@@ -98,25 +100,13 @@ impl RedisStore {
         let client = Arc::new(RedisClient::new(&config)?);
         let acl_check = AclCheck::new(&config.key_prefix, config.commands_beside_scripts());
         let decider = Decider::new(acl_check, config.key_prefix, config.usage_limits);
-        let decider = Arc::new(decider);
         Ok(Self {
             eviction_check: EvictionCheck::new(config.unsafe_eviction),
-            queries: Queries::new(Arc::clone(&client), Arc::clone(&decider)),
+            query_script: Script::new(include_str!("script/query.lua")),
+            usage_reads: Semaphore::new(MAX_USAGE_READS),
             client,
-            decider,
-            audits: Arc::new(Semaphore::new(1)),
+            decider: Arc::new(decider),
         })
-    }
-
-    /// Starts an audit, unless one is running. It may take longer than a probe, so it has its own task.
-    fn start_audit(&self) {
-        if let Ok(permit) = Arc::clone(&self.audits).try_acquire_owned() {
-            let (decider, client) = (Arc::clone(&self.decider), Arc::clone(&self.client));
-            tokio::spawn(async move {
-                decider.audit(&client).await;
-                drop(permit);
-            });
-        }
     }
 }
 
@@ -127,14 +117,13 @@ impl Store for RedisStore {
     }
 
     fn call_limits(&self) -> CallLimits {
-        let is_sharded = self.client.is_sharded();
+        let (calls, batches) = match self.client.is_sharded() {
+            true => (MAX_CALLS_SHARDED, 1),
+            false => (MAX_CALLS, MAX_BATCHES),
+        };
         CallLimits {
-            calls: if is_sharded {
-                MAX_CALLS_SHARDED
-            } else {
-                MAX_CALLS
-            },
-            batches: max_batches(&self.client),
+            calls,
+            batches,
             operations: Batch::MAX_OPERATIONS,
             bytes: CallLimits::MAX_BYTES,
         }
@@ -146,7 +135,7 @@ impl Store for RedisStore {
         day: UtcDay,
         pools: &[PoolName],
     ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
-        self.queries.pools(org, day, pools).await
+        self.read_pools(org, day, pools).await
     }
 
     async fn usage(
@@ -156,7 +145,7 @@ impl Store for RedisStore {
         after: Option<&RowKey>,
         limit: usize,
     ) -> Result<Timestamped<UsageRows>, StoreError> {
-        self.queries.usage(org, day, after, limit).await
+        self.read_usage(org, day, after, limit).await
     }
 
     fn losses(&self) -> u64 {
@@ -172,7 +161,9 @@ impl Store for RedisStore {
         let keys = self.client.probe_keys(&self.decider.key_prefix).await?;
         self.eviction_check.check(&self.client, &keys).await?;
         let now = self.decider.probe(&self.client, keys).await?;
-        self.start_audit();
+        let (decider, client) = (Arc::clone(&self.decider), Arc::clone(&self.client));
+        // It may take longer than a probe.
+        tokio::spawn(async move { decider.audit(&client).await });
         Ok(Timestamped { now, answer: () })
     }
 }

@@ -1,23 +1,18 @@
 //! Read-only queries: the counters of pools, and the usage rows of a day.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Utc};
 use redis::{Cmd, Value};
-use tokio::sync::Semaphore;
 
 use super::{
+    RedisStore,
     conn::{
-        RedisClient,
         connection::{Reply, SendOptions, retry_if_cut},
         errors::SendError,
     },
-    decide::Decider,
     recovery::pn_counter::PoolCounter,
     script::{
-        Script,
         keys::{self, OrgKeys},
-        reader::{BadReply, MsgPackReader, after_clock, bad, bytes, parse_number, text},
+        reader::{BadReply, MsgPackReader, bad, bytes, parse_number},
     },
 };
 use crate::{
@@ -25,36 +20,16 @@ use crate::{
     store::{RowKey, StoreError, Timestamped, UsageRows},
 };
 
-/// Maximum number of concurrent usage queries: each page reads all rows of a day.
-const MAX_USAGE_READS: usize = 4;
-
 /// Maximum number of scans of a day's usage. A scan starts over if the key moves to another server.
 const MAX_SCANS: usize = 4;
 
 /// How many rows one HSCAN asks for: Redis serves others in between.
 const SCAN_COUNT: usize = 512;
 
-pub(super) struct Queries {
-    client: Arc<RedisClient>,
-    decider: Arc<Decider>,
-    /// Reads pools and the clock, and may write nothing.
-    script: Script,
-    usage_reads: Semaphore,
-}
-
-impl Queries {
-    pub(super) fn new(client: Arc<RedisClient>, decider: Arc<Decider>) -> Self {
-        Self {
-            client,
-            decider,
-            script: Script::new(include_str!("script/query.lua")),
-            usage_reads: Semaphore::new(MAX_USAGE_READS),
-        }
-    }
-
+impl RedisStore {
     /// The counters of pools: Redis' records, merged with the snapshots if Redis lost writes. Only a decision
     /// restores these in Redis.
-    pub(super) async fn pools(
+    pub(super) async fn read_pools(
         &self,
         org: &OrgId,
         day: UtcDay,
@@ -73,9 +48,8 @@ impl Queries {
                 command.arg(keys::held_field(pool));
             }
         };
-        let key = keys.usage();
-        let reply = self.run(&key, push).await?;
-        let (now, mut stored) = parse_pools(&reply, pools.len())?;
+        let reply = self.run(&keys.usage(), push).await?;
+        let (now, mut stored) = parse_pools(bytes(&reply)?, pools.len())?;
         for snapshot in known {
             // Otherwise Redis' record is newer: another replica may have united components since.
             if let Some(at) = pools.iter().position(|pool| *pool == snapshot.pool)
@@ -93,7 +67,7 @@ impl Queries {
     }
 
     /// The first `limit` rows of a day that come after `after`.
-    pub(super) async fn usage(
+    pub(super) async fn read_usage(
         &self,
         org: &OrgId,
         day: UtcDay,
@@ -141,18 +115,14 @@ impl Queries {
             }
             cursor = next;
         }
-        let no_pools = |command: &mut Cmd| {
-            command.arg(0);
-        };
-        let reply = self.run(&key, no_pools).await?;
-        let (now, _) = parse_pools(&reply, 0)?;
+        let reply = self.run(&key, |command| _ = command.arg(0)).await?;
+        let (now, _) = parse_pools(bytes(&reply)?, 0)?;
         Ok(Timestamped { now, answer: rows })
     }
 
-    /// Runs the script on the server that has this key.
     async fn run(&self, key: &str, push: impl Fn(&mut Cmd)) -> Result<Value, StoreError> {
         let options = SendOptions::default();
-        let run = || self.script.run(&self.client, key, options, &push);
+        let run = || self.query_script.run(&self.client, key, options, &push);
         self.explain(key, retry_if_cut(run).await).await
     }
 
@@ -175,27 +145,22 @@ pub type StoredPool = (PoolCounter, Tokens);
 ///
 /// [`BadReply`] if the script can't have returned this.
 pub fn parse_pools(
-    reply: &Value,
+    reply: &[u8],
     pools: usize,
 ) -> Result<(DateTime<Utc>, Vec<StoredPool>), BadReply> {
-    let (now, stored) = after_clock(reply)?;
-    let now = now.ok_or_else(|| bad("the time"))?;
-    if stored.len() != 2 * pools {
-        return Err(bad(format!("{} answers to {pools} pools", stored.len())));
-    }
-    let (records, held) = stored.split_at(pools);
-    let stored = records.iter().zip(held).map(|(record, held)| {
-        let record = match record {
-            Value::Nil => PoolCounter::default(),
-            record => PoolCounter::parse(bytes(record)?)?,
+    let mut reader = MsgPackReader::new(reply);
+    let now = reader.time()?;
+    let stored = (0..pools).map(|_| {
+        let record = reader.stored()?.map(PoolCounter::parse).transpose()?;
+        let held = match reader.stored()? {
+            Some(held) => parse_number(held).and_then(Tokens::new),
+            None => Some(Tokens::ZERO),
         };
-        let held = match held {
-            Value::Nil => Some(Tokens::ZERO),
-            held => parse_number(text(held)?).and_then(Tokens::new),
-        };
-        Ok((record, held.ok_or_else(|| bad("held tokens"))?))
+        let held = held.ok_or_else(|| bad("held tokens"))?;
+        Ok((record.unwrap_or_default(), held))
     });
-    Ok((now, stored.collect::<Result<_, _>>()?))
+    let stored = stored.collect::<Result<_, BadReply>>()?;
+    reader.end().map(|()| (now, stored))
 }
 
 /// Parses a reply to HSCAN on a day's usage: the next cursor, "0" at the end, and the rows. Leaves out rows of
@@ -205,23 +170,15 @@ pub fn parse_pools(
 ///
 /// [`BadReply`] if this is no reply to HSCAN, or the script can't have written these rows.
 pub fn parse_scan(reply: &Value) -> Result<(String, Vec<(RowKey, UsageCounters)>), BadReply> {
-    let Value::Array(parts) = reply else {
-        return Err(bad("a scan that is not a list"));
-    };
-    let [cursor, Value::Array(fields)] = parts.as_slice() else {
-        return Err(bad("a scan of other than two parts"));
-    };
-    let mut rows = Vec::with_capacity(fields.len() / 2);
-    for pair in fields.chunks(2) {
-        let [field, row] = pair else {
-            return Err(bad("a usage row without counters"));
-        };
-        let key = keys::parse_row_field(text(field)?);
+    let parsed = redis::from_redis_value_ref(reply);
+    let (cursor, fields): (String, Vec<(String, Vec<u8>)>) =
+        parsed.map_err(|_| bad("a scan that is not a cursor and rows"))?;
+    let rows = fields.iter().map(|(field, row)| {
+        let key = keys::parse_row_field(field);
         let key = key.ok_or_else(|| bad("a usage row without project and model"))?;
-        let row = MsgPackReader::new(bytes(row)?).row()?;
-        if !row.is_empty() {
-            rows.push((key, row));
-        }
-    }
-    Ok((text(cursor)?.to_owned(), rows))
+        Ok((key, MsgPackReader::new(row).row()?))
+    });
+    let mut rows: Vec<_> = rows.collect::<Result<_, BadReply>>()?;
+    rows.retain(|(_, row)| !row.is_empty());
+    Ok((cursor, rows))
 }

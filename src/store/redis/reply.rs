@@ -66,10 +66,7 @@ pub fn parse_decided(
     for batch in batches {
         replies.push(reader.reply(batch)?);
     }
-    match reader.left() {
-        0 => Ok((now, replies)),
-        more => Err(bad(format!("{more} bytes too many"))),
-    }
+    reader.end().map(|()| (now, replies))
 }
 
 impl MsgPackReader<'_> {
@@ -134,12 +131,12 @@ impl MsgPackReader<'_> {
                 verdict: verdict_of(self.text()?)?,
                 reserved_as: verdict_of(self.text()?)?,
                 replayed: self.flag()?,
-                pool: self.balance_on_its_day(terms)?,
+                pool: self.balance(terms)?,
             },
             ("v", Operation::Release { .. }) => Outcome::Released {
                 tokens: self.amount()?,
                 replayed: self.flag()?,
-                pool: self.balance_on_its_day(terms)?,
+                pool: self.balance(terms)?,
             },
             ("e", _) => match self.text()? {
                 "released" => Outcome::Refused(Refusal::Released),
@@ -178,23 +175,17 @@ impl MsgPackReader<'_> {
         })
     }
 
+    /// The balance of a pool of today; of a past day only the pool's name, and false.
     fn balance(&mut self, terms: &Terms) -> Result<Option<PoolBalance>, BadReply> {
-        let (pool, used, closed) = (self.text()?, self.amount()?, self.flag()?);
-        if pool.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(balance_of(terms, parse_pool(pool)?, used, closed)))
-    }
-
-    /// The balance of a pool of today; of a past day only the pool's name.
-    fn balance_on_its_day(&mut self, terms: &Terms) -> Result<Option<PoolBalance>, BadReply> {
-        let mut lookahead = self.clone();
-        let pool = lookahead.text()?;
-        if lookahead.flag() == Ok(false) {
-            *self = lookahead;
+        let pool = self.text()?;
+        if self.skip_false() {
             return Ok(Some(PoolBalance::of_another_day(parse_pool(pool)?)));
         }
-        self.balance(terms)
+        let (used, closed) = (self.amount()?, self.flag()?);
+        Ok(match pool {
+            "" => None,
+            pool => Some(balance_of(terms, parse_pool(pool)?, used, closed)),
+        })
     }
 }
 
@@ -242,4 +233,82 @@ fn parse_pool(encoded: &str) -> Result<PoolName, BadReply> {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        domain::{ModelName, OrgId, ProjectId, RequestFields, RequestId, UtcDay, Workload},
+        store::Recording,
+    };
+
+    /// The reply to a batch of one operation, with these values and the number of written pools.
+    fn parse(values: &[u8], operation: &Operation) -> Result<Vec<BatchReply>, BadReply> {
+        let batch = Batch {
+            org: OrgId::parse("acme").expect("legal"),
+            day: UtcDay::parse("2026-11-22").expect("a day"),
+            terms: Arc::default(),
+            operations: vec![operation.clone()],
+        };
+        let reply = [
+            b"\xaa1795305600\xa15",
+            b"\xa4done".as_slice(),
+            values,
+            b"\0",
+        ]
+        .concat();
+        parse_decided(&reply, &[&batch]).map(|(_, replies)| replies)
+    }
+
+    fn reserve(eligibility: Eligibility) -> Operation {
+        Operation::Reserve {
+            request_id: None,
+            fields: RequestFields {
+                project: ProjectId::parse("p").expect("legal"),
+                model: ModelName::parse("gpt-4o").expect("legal"),
+                tokens: Tokens::ZERO,
+                workload: Workload::Inference,
+            },
+            eligibility,
+            is_listed: true,
+            recording: Recording::Record,
+        }
+    }
+
+    /// MessagePack: `\xa1` begins a text of one byte, `\xc2` is false, a small number is one byte.
+    #[test]
+    fn a_reply_that_the_script_cannot_give_is_refused() {
+        let large = PoolName::parse("large").expect("legal");
+        let eligible = reserve(Eligibility::Eligible(large));
+        for possible in [
+            b"\x07".as_slice(),
+            b"\xa1X\x07",
+            b"\xa1r\xa1F\xa5large\x07\xc2",
+        ] {
+            assert!(parse(possible, &eligible).is_ok(), "{possible:?}");
+        }
+        for impossible in [
+            b"".as_slice(),
+            b"\xa1X",
+            // A number alone means free.
+            b"\xa1F\x07",
+            b"\xa1?\x07",
+            b"\xa1X\xa17",
+            // 2^53.
+            b"\xcf\0\x20\0\0\0\0\0\0",
+            b"\x07\x07",
+            b"\xa1r\xa1F\xa6la rge\x07\xc2",
+            b"\xa1s\xa1F\xa1F\xc3\xa5large\x07\xc2",
+            b"\xa1e\xa0",
+        ] {
+            assert!(parse(impossible, &eligible).is_err(), "{impossible:?}");
+        }
+        let ineligible = reserve(Eligibility::Ineligible(BilledReason::ModelNotCovered));
+        assert!(parse(b"\xa1M\0", &ineligible).is_ok());
+        assert!(parse(b"\0", &ineligible).is_err());
+        let request_id = RequestId::parse("r").expect("legal");
+        assert!(parse(b"\x07", &Operation::Release { request_id }).is_err());
+        assert!(parse_decided(b"", &[]).is_err());
+        assert!(parse_decided(b"\xa11\xa71000000", &[]).is_err());
+    }
+}

@@ -1,7 +1,7 @@
 //! Snapshots of the pools after this replica's last writes, which reveal and repair losses in Redis.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -9,6 +9,8 @@ use std::{
     },
     time::Instant,
 };
+
+use indexmap::IndexMap;
 
 use crate::{
     domain::{OrgId, PoolName, UtcDay},
@@ -29,8 +31,6 @@ pub(crate) struct Snapshots {
     days: Mutex<SnapshotDays>,
     calls: AtomicU64,
     losses: AtomicU64,
-    /// The number of losses at the last full audit.
-    audited_losses: AtomicU64,
 }
 
 /// By day, the day of the latest write first.
@@ -39,9 +39,9 @@ pub(crate) struct SnapshotDays(VecDeque<(UtcDay, DaySnapshots)>);
 
 #[derive(Default)]
 struct DaySnapshots {
-    by_org: HashMap<OrgId, Vec<PoolSnapshot>>,
-    /// All organizations of the day. `next` is where the next audit begins.
-    orgs: Vec<OrgId>,
+    /// In the order of each organization's first write.
+    by_org: IndexMap<OrgId, Vec<PoolSnapshot>>,
+    /// Where the next audit begins.
     next: usize,
     /// The most recently written organizations, the newest first.
     newest: VecDeque<OrgId>,
@@ -57,20 +57,20 @@ pub(crate) struct PoolSnapshot {
     pub(crate) record: Vec<u8>,
 }
 
+/// A day, and organizations whose pools are audited on it.
+pub(crate) type Audit = (UtcDay, Vec<OrgId>);
+
 impl Snapshots {
     pub(crate) fn new() -> Self {
-        // Random, and exact in Lua.
-        let replica = RandomState::new().build_hasher().finish() >> 12;
         Self {
-            replica,
+            // Random, and exact in Lua.
+            replica: RandomState::new().build_hasher().finish() >> 12,
             days: Mutex::default(),
             calls: AtomicU64::new(0),
             losses: AtomicU64::new(0),
-            audited_losses: AtomicU64::new(0),
         }
     }
 
-    /// The number of a new call of the script.
     pub(crate) fn next_call(&self) -> u64 {
         self.calls.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -94,32 +94,23 @@ impl Snapshots {
         }
     }
 
-    /// Whether a loss was found since the last full audit.
-    pub(crate) fn needs_full_audit(&self) -> bool {
-        self.losses() != self.audited_losses.load(Ordering::Relaxed)
-    }
-
-    /// Records that all organizations were audited after this number of losses.
-    pub(crate) fn record_full_audit(&self, losses: u64) {
-        self.audited_losses.store(losses, Ordering::Relaxed);
-    }
-
     /// The day of the latest write, and the organizations to audit next.
-    pub(crate) fn next_audit(&self) -> Option<(UtcDay, Vec<OrgId>)> {
+    pub(crate) fn next_audit(&self) -> Option<Audit> {
         let mut days = self.lock();
         let (day, snapshots) = days.0.front_mut()?;
-        let others = snapshots.orgs.iter().cycle().skip(snapshots.next);
-        let others = others.take(OTHERS_PER_AUDIT.min(snapshots.orgs.len()));
+        let (known, next) = (&snapshots.by_org, snapshots.next);
+        let others = known.keys().cycle().skip(next);
+        let others = others.take(OTHERS_PER_AUDIT.min(known.len()));
         let orgs = snapshots.newest.iter().chain(others).cloned().collect();
-        snapshots.next = (snapshots.next + OTHERS_PER_AUDIT) % snapshots.orgs.len().max(1);
+        snapshots.next = (next + OTHERS_PER_AUDIT) % known.len().max(1);
         Some((*day, orgs))
     }
 
     /// The day of the latest write, and all organizations that were written on it.
-    pub(crate) fn full_audit(&self) -> Option<(UtcDay, Vec<OrgId>)> {
+    pub(crate) fn full_audit(&self) -> Option<Audit> {
         let days = self.lock();
         let (day, snapshots) = days.0.front()?;
-        Some((*day, snapshots.orgs.clone()))
+        Some((*day, snapshots.by_org.keys().cloned().collect()))
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, SnapshotDays> {
@@ -135,10 +126,22 @@ impl SnapshotDays {
         pools.map_or(&[], Vec::as_slice)
     }
 
-    /// Records the pools that a decision wrote on a day by Redis' clock. An organization has one call under way
-    /// at a time, so the last snapshot is the newest.
-    pub(crate) fn record(&mut self, org: &OrgId, day: UtcDay, written: Vec<PoolSnapshot>) {
-        if written.is_empty() {
+    /// Records a pool that a call wrote on a day by Redis' clock. An organization has one decision under way at a
+    /// time, so the last snapshot is the newest. An audit runs beside decisions, so it replaces only the snapshot
+    /// with the seq that it began with, `audited`: a decision may have written a newer one since, perhaps on a
+    /// new master.
+    pub(crate) fn record(
+        &mut self,
+        org: &OrgId,
+        day: UtcDay,
+        written: PoolSnapshot,
+        audited: Option<u64>,
+    ) {
+        let known = self.pools(org, day).iter();
+        let seq = known
+            .filter(|known| known.pool == written.pool)
+            .map(|known| known.seq);
+        if audited.is_some_and(|audited| audited != seq.max().unwrap_or(0)) {
             return;
         }
         match self.0.iter().position(|(known, _)| *known == day) {
@@ -148,45 +151,16 @@ impl SnapshotDays {
                 self.0.truncate(MAX_DAYS);
             }
         }
-        self.0[0].1.record(org, written);
-    }
-
-    /// Records the pools that an audit wrote. It runs beside decisions, so it replaces only the snapshots that it
-    /// began with, `before`: a decision may have written a newer one since, perhaps on a new master.
-    pub(crate) fn record_audited(
-        &mut self,
-        org: &OrgId,
-        day: UtcDay,
-        before: &[(PoolName, u64)],
-        mut written: Vec<PoolSnapshot>,
-    ) {
-        let known = self.pools(org, day);
-        written.retain(|new| {
-            let seq = known.iter().find(|known| known.pool == new.pool);
-            let seq = seq.map_or(0, |known| known.seq);
-            before.contains(&(new.pool.clone(), seq))
-        });
-        self.record(org, day, written);
-    }
-}
-
-impl DaySnapshots {
-    fn record(&mut self, org: &OrgId, written: Vec<PoolSnapshot>) {
-        if self.newest.front() != Some(org) {
-            self.newest.retain(|other| other != org);
-            self.newest.truncate(NEWEST_PER_AUDIT - 1);
-            self.newest.push_front(org.clone());
+        let DaySnapshots { by_org, newest, .. } = &mut self.0[0].1;
+        if newest.front() != Some(org) {
+            newest.retain(|other| other != org);
+            newest.truncate(NEWEST_PER_AUDIT - 1);
+            newest.push_front(org.clone());
         }
-        let Some(pools) = self.by_org.get_mut(org) else {
-            self.by_org.insert(org.clone(), written);
-            self.orgs.push(org.clone());
-            return;
-        };
-        for new in written {
-            match pools.iter_mut().find(|known| known.pool == new.pool) {
-                Some(known) => *known = new,
-                None => pools.push(new),
-            }
+        let pools = by_org.entry(org.clone()).or_default();
+        match pools.iter_mut().find(|known| known.pool == written.pool) {
+            Some(known) => *known = written,
+            None => pools.push(written),
         }
     }
 }
@@ -195,12 +169,12 @@ impl DaySnapshots {
 mod tests {
     use super::*;
 
-    fn written(seq: u64) -> Vec<PoolSnapshot> {
-        vec![PoolSnapshot {
+    fn written(seq: u64) -> PoolSnapshot {
+        PoolSnapshot {
             pool: PoolName::parse("large").expect("a name"),
             seq,
             record: Vec::new(),
-        }]
+        }
     }
 
     #[test]
@@ -209,22 +183,20 @@ mod tests {
         let today = UtcDay::parse("2026-11-22").expect("a day");
         let tomorrow = UtcDay::of(today.end());
         let snapshots = Snapshots::new();
-        let record = |day, written| snapshots.lock().record(&org, day, written);
+        let record = |day, seq| snapshots.lock().record(&org, day, written(seq), None);
         let pools = |day| snapshots.lock().pools(&org, day).to_vec();
-        record(today, written(1));
+        record(today, 1);
         // A replica whose clock is ahead reads before it knows the store's day.
         assert_eq!(pools(tomorrow), []);
-        record(tomorrow, Vec::new());
-        assert_eq!(pools(today), written(1));
-        record(tomorrow, written(3));
-        assert_eq!(pools(tomorrow), written(3));
-        assert_eq!(pools(today), written(1));
+        record(tomorrow, 3);
+        assert_eq!(pools(tomorrow), [written(3)]);
+        assert_eq!(pools(today), [written(1)]);
         let audit = snapshots.next_audit();
         assert_eq!(audit, Some((tomorrow, vec![org.clone(), org.clone()])));
         // Redis' clock was a year ahead for a moment: the audit is of the latest write's day.
-        record(today.plus_days(365), written(5));
-        record(tomorrow, written(7));
-        assert_eq!(pools(tomorrow), written(7));
+        record(today.plus_days(365), 5);
+        record(tomorrow, 7);
+        assert_eq!(pools(tomorrow), [written(7)]);
         assert_eq!(pools(today), []);
         let day = snapshots.full_audit().map(|(day, _)| day);
         assert_eq!(day, Some(tomorrow));
@@ -234,16 +206,13 @@ mod tests {
     fn an_audit_does_not_replace_the_snapshot_of_a_later_decision() {
         let org = OrgId::parse("acme").expect("a name");
         let today = UtcDay::parse("2026-11-22").expect("a day");
-        let large = PoolName::parse("large").expect("a name");
         let mut days = SnapshotDays::default();
-        days.record(&org, today, written(10));
-        // An audit begins, and a decision overtakes it at a new master.
-        let before = [(large, 10)];
-        days.record(&org, today, written(12));
-        days.record_audited(&org, today, &before, written(13));
-        assert_eq!(days.pools(&org, today), written(12));
-        days.record(&org, today, written(10));
-        days.record_audited(&org, today, &before, written(13));
-        assert_eq!(days.pools(&org, today), written(13));
+        // The audit began with 10, and a decision overtook it at a new master.
+        for (seq, is_replaced) in [(12, false), (10, true)] {
+            days.record(&org, today, written(seq), None);
+            days.record(&org, today, written(13), Some(10));
+            let left = if is_replaced { 13 } else { seq };
+            assert_eq!(days.pools(&org, today), [written(left)]);
+        }
     }
 }

@@ -5,8 +5,8 @@
 -- KEYS     a key with the prefix; if one server has all keys, also one in another hash slot, which a node of a
 --          cluster refuses
 -- ARGV     commands that are sent outside scripts; a subcommand as 'command|subcommand'
--- Returns  {seconds, micros, command…}: the clock as TIME gives it, or two empty strings if the user may not run
---          TIME; the commands that the user may not run
+-- Returns  consecutive MessagePack values: the clock in seconds and microseconds as TIME gives them, or two empty
+--          strings if the user may not run TIME; then the commands that the user may not run
 
 local key, missing = KEYS[1], {}
 
@@ -14,15 +14,6 @@ local function require_permission(name, ...)
   if not redis.acl_check_cmd(...) then
     missing[#missing + 1] = name
   end
-end
-
--- Splits 'cluster|slots' into 'cluster', 'slots'.
-local function split(name)
-  local words = {}
-  for word in string.gmatch(name, '[^|]+') do
-    words[#words + 1] = word
-  end
-  return words
 end
 
 require_permission('get', 'get', key)
@@ -33,8 +24,12 @@ require_permission('expireat', 'expireat', key, '1')
 require_permission('evalsha', 'evalsha', '', '0')
 require_permission('eval', 'eval', '', '0')
 for _, name in ipairs(ARGV) do
-  require_permission(name, unpack(split(name)))
+  local words = {}
+  for word in string.gmatch(name, '[^|]+') do
+    words[#words + 1] = word
+  end
+  require_permission(name, unpack(words))
 end
 require_permission('time', 'time')
 local time = missing[#missing] == 'time' and { '', '' } or redis.call('TIME')
-return { time[1], time[2], unpack(missing) }
+return cmsgpack.pack(time[1], time[2], unpack(missing))

@@ -46,8 +46,8 @@
 
 -- The layout of a batch (src/store/redis/script/request.rs): the header, then these sections:
 --   header    whether an overflow closes a pool until midnight; the number of its first key; whether it has
---             whole snapshots; whether every pool is read; whether an id occurs more than once; the numbers of
---             pools, rows, classes, ids and lookups
+--             whole snapshots; whether an id occurs more than once; the numbers of pools, rows, classes, ids and
+--             lookups
 --   pools     encoded name, allowance, snapshot: the seq of the replica's last write, 0 if none; or the record
 --   rows      the fields of usage rows: encoded project, ':', encoded model
 --   classes   what Reserves have in common, each once: the number of the pool, or the code of the reason why it is
@@ -63,9 +63,9 @@
 --   RELEASE                   release an id
 --   SET_CLASS class           no operation: the class of the Reserves that follow; at first, class 1
 local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN, SETTLE, RELEASE, SET_CLASS = 0, -1, -2, -3, -4, -5, -6
-local HEADER, POOL, CLASS = 10, 3, 3
-local CLOSES, FIRST_KEY, HAS_SNAPSHOTS, READS_ALL, HAS_DUPLICATES = 1, 2, 3, 4, 5
-local N_POOLS, N_ROWS, N_CLASSES, N_IDS, N_LOOKUPS = 6, 7, 8, 9, 10
+local HEADER, POOL, CLASS = 9, 3, 3
+local CLOSES, FIRST_KEY, HAS_SNAPSHOTS, HAS_DUPLICATES = 1, 2, 3, 4
+local N_POOLS, N_ROWS, N_CLASSES, N_IDS, N_LOOKUPS = 5, 6, 7, 8, 9
 
 local DAY = 86400
 local TODAY, YESTERDAY = 1, 2

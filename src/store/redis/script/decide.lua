@@ -83,14 +83,6 @@ local function decide_operations(batch)
   end
 end
 
--- Answers that the batch must name these pools too.
-local function answer_unnamed(names)
-  answer('pools', #names)
-  for at = 1, #names do
-    answer(names[at])
-  end
-end
-
 -- Answers which pools are written, with their seq and record.
 local function answer_records(batch)
   local count, count_at, has_operations = 0, n_answers + 1, batch.operations < #batch.args
@@ -132,24 +124,18 @@ end
 -- Whether the current batch has begun to write.
 local is_writing
 
-local function write(batch)
-  local writes = batch.writes
-  write_pools(batch.pools)
-  for at = 1, batch.n_writes, 3 do
-    redis.call('HSET', writes[at], unpack(writes[at + 1]))
-    if writes[at + 2] then
-      redis.call('EXPIREAT', writes[at], writes[at + 2])
-    end
-  end
-end
-
 local function decide(argument)
   start_batch(argument)
   read_pools(batch)
   if batch.args[N_LOOKUPS] > 0 then
     read_reservations(batch)
-    if batch.reservations.unnamed then
-      return answer_unnamed(batch.reservations.unnamed)
+    local unnamed = batch.reservations.unnamed
+    if unnamed then
+      answer('pools', #unnamed)
+      for at = 1, #unnamed do
+        answer(unnamed[at])
+      end
+      return
     end
   end
   if batch.is_stale then
@@ -169,7 +155,14 @@ local function decide(argument)
   -- After this point everything must succeed: a script is atomic, but does not roll back.
 
   is_writing = true
-  write(batch)
+  write_pools(batch.pools)
+  local writes = batch.writes
+  for at = 1, batch.n_writes, 3 do
+    redis.call('HSET', writes[at], unpack(writes[at + 1]))
+    if writes[at + 2] then
+      redis.call('EXPIREAT', writes[at], writes[at + 2])
+    end
+  end
 end
 
 -- Replaces the answers of a batch by its failure.

@@ -16,9 +16,6 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// Separates the parts of a key or a field. In names it is always encoded.
-const SEPARATOR: char = ':';
-
 /// Encodes a name for a key or a field.
 #[must_use]
 pub fn encode(name: &str) -> Cow<'_, str> {
@@ -35,17 +32,13 @@ pub fn decode(encoded: &str) -> Option<String> {
 /// The field of a usage row: project and model.
 #[must_use]
 pub fn row_field(project: &ProjectId, model: &ModelName) -> String {
-    format!(
-        "{}{SEPARATOR}{}",
-        encode(project.as_str()),
-        encode(model.as_str())
-    )
+    [&encode(project.as_str()), ":", &encode(model.as_str())].concat()
 }
 
 /// The inverse of [`row_field`]; `None` if `row_field` can't have returned this.
 #[must_use]
 pub fn parse_row_field(field: &str) -> Option<(ProjectId, ModelName)> {
-    let (project, model) = field.split_once(SEPARATOR)?;
+    let (project, model) = field.split_once(':')?;
     Some((
         ProjectId::parse(decode(project)?).ok()?,
         ModelName::parse(decode(model)?).ok()?,
@@ -67,8 +60,8 @@ impl OrgKeys {
     #[must_use]
     pub fn new(prefix: &str, org: &OrgId, day: UtcDay) -> Self {
         Self {
-            root: format!("{prefix}{{{}}}{SEPARATOR}", encode(org.as_str())),
-            end: format!("{SEPARATOR}{day}"),
+            root: format!("{prefix}{{{}}}:", encode(org.as_str())),
+            end: format!(":{day}"),
         }
     }
 
@@ -95,49 +88,4 @@ impl OrgKeys {
 /// control character.
 pub(crate) fn held_field(pool: &PoolName) -> String {
     format!("\u{2}{}", encode(pool.as_str()))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn org_keys(org: &str) -> OrgKeys {
-        let day = UtcDay::parse("2026-11-22").expect("a day");
-        OrgKeys::new("tollgate:", &OrgId::parse(org).expect("legal"), day)
-    }
-
-    #[test]
-    fn keys_are_named_as_the_contract_says() {
-        let keys = org_keys("org-demo");
-        assert_eq!(
-            keys.pool("large"),
-            "tollgate:{org-demo}:pool:large:2026-11-22"
-        );
-        assert_eq!(keys.usage(), "tollgate:{org-demo}:usage:2026-11-22");
-        assert_eq!(keys.requests(), "tollgate:{org-demo}:requests:2026-11-22");
-    }
-
-    #[test]
-    fn no_name_can_leave_its_hash_tag_or_its_place() {
-        let key = org_keys("a}:pool:{b").usage();
-        assert_eq!(key, "tollgate:{a%7D%3Apool%3A%7Bb}:usage:2026-11-22");
-    }
-
-    proptest! {
-        #[test]
-        fn encoding_is_injective_and_uses_no_character_with_a_meaning(name in "\\PC{1,64}") {
-            let encoded = encode(&name);
-            prop_assert!(encoded.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%".contains(&b)));
-            prop_assert_eq!(decode(&encoded), Some(name));
-        }
-
-        #[test]
-        fn a_row_field_is_parsed_to_its_project_and_model(project in "\\PC{1,32}", model in "\\PC{1,32}") {
-            let project = ProjectId::parse(project).expect("legal");
-            let model = ModelName::parse(model).expect("legal");
-            prop_assert_eq!(parse_row_field(&row_field(&project, &model)), Some((project, model)));
-        }
-    }
 }

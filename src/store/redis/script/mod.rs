@@ -42,13 +42,11 @@ impl Script {
             command
         };
         let by_hash = command("EVALSHA", &self.hash);
-        let reply = match client.send(key, &by_hash, options).await {
-            Err(failed) if failed.rejection() == Some(ServerErrorKind::NoScript) => {
-                let whole = command("EVAL", &self.source);
-                client.send(key, &whole, options).await
-            }
-            reply => reply,
-        };
+        let mut reply = client.send(key, &by_hash, options).await;
+        if matches!(&reply, Err(failed) if failed.rejection() == Some(ServerErrorKind::NoScript)) {
+            let whole = command("EVAL", &self.source);
+            reply = client.send(key, &whole, options).await;
+        }
         Ok(reply?.value)
     }
 }

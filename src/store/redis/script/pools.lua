@@ -2,10 +2,9 @@
 --
 -- KEYS    the records of today, after usage and requests of today
 -- ARGV    3, 4: the replica and its call; a batch's `pools`
--- Record  MessagePack values: whether the pool is closed, and a component for each replica that wrote to it: its
---         number, the seq of its last write, and what it counted (free tokens, billed tokens, free requests,
---         billed requests), negative if it took back what another counted. The pool's counters are the sums.
---         A seq comes from the number of the call, so a lost write and a later one never have the same seq.
+-- Record  src/store/redis/mod.rs; the pool's counters are the sums of the replicas' components. A component is negative
+--         where it took back what another counted. A seq comes from the number of the call, so a lost write and a
+--         later one never have the same seq.
 
 local MAX_COMPONENTS = 64
 
@@ -41,10 +40,10 @@ local function read_pool(batch, place)
   }
 end
 
--- Reads the pools of the batch's classes; for an audit, all pools.
+-- Reads the pools of the batch's classes; for an audit, which has no operations, all pools.
 local function read_pools(batch)
   local args, pools = batch.args, batch.pools
-  if args[READS_ALL] then
+  if batch.operations == #args then
     for place = 1, args[N_POOLS] do
       pools[place] = read_pool(batch, place)
     end

@@ -3,16 +3,13 @@
 --
 -- KEYS     the record of each pool on a day; then the requests of that day
 -- ARGV     for each pool, the field of its held tokens
--- Returns  {seconds, micros, record…, held…}: the clock as TIME gives it, each pool's record (pools.lua) and held
---          tokens (reservations.lua)
+-- Returns  consecutive MessagePack values: the clock in seconds and microseconds as TIME gives them; for each pool its
+--          record (pools.lua) and its held tokens (reservations.lua), or false
 
 local time = redis.call('TIME')
 local answers = { time[1], time[2] }
+local held = #ARGV > 0 and redis.call('HMGET', KEYS[#KEYS], unpack(ARGV))
 for at = 1, #ARGV do
-  answers[at + 2] = redis.call('GET', KEYS[at])
+  answers[2 * at + 1], answers[2 * at + 2] = redis.call('GET', KEYS[at]), held[at]
 end
-local held = #ARGV > 0 and redis.call('HMGET', KEYS[#KEYS], unpack(ARGV)) or {}
-for at = 1, #held do
-  answers[#ARGV + 2 + at] = held[at]
-end
-return answers
+return cmsgpack.pack(unpack(answers))

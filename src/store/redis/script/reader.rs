@@ -16,7 +16,6 @@ pub(crate) fn bad(what: impl Into<String>) -> BadReply {
     BadReply(what.into())
 }
 
-/// Reads consecutive MessagePack values.
 #[derive(Clone)]
 pub(crate) struct MsgPackReader<'r> {
     rest: &'r [u8],
@@ -27,12 +26,10 @@ impl<'r> MsgPackReader<'r> {
         Self { rest: packed }
     }
 
-    /// The number of unread bytes.
     pub(crate) fn left(&self) -> usize {
         self.rest.len()
     }
 
-    /// Whether the next value is a number.
     pub(crate) fn is_number(&self) -> bool {
         let next = self.rest.first().map(|byte| Marker::from_u8(*byte));
         matches!(
@@ -41,11 +38,33 @@ impl<'r> MsgPackReader<'r> {
         )
     }
 
-    pub(crate) fn text(&mut self) -> Result<&'r str, BadReply> {
-        let read = rmp::decode::read_str_from_slice(self.rest);
-        let (text, rest) = read.map_err(|_| bad("a value that is not text"))?;
+    /// Any bytes, packed as a string.
+    pub(crate) fn bytes(&mut self) -> Result<&'r [u8], BadReply> {
+        let mut rest = self.rest;
+        let length = rmp::decode::read_str_len(&mut rest).ok();
+        let split = length.and_then(|length| rest.split_at_checked(length as usize));
+        let (bytes, rest) = split.ok_or_else(|| bad("a value that is not a string"))?;
         self.rest = rest;
-        Ok(text)
+        Ok(bytes)
+    }
+
+    pub(crate) fn text(&mut self) -> Result<&'r str, BadReply> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| bad("a value that is not text"))
+    }
+
+    /// Skips `false`, which a missing value is in Lua.
+    pub(crate) fn skip_false(&mut self) -> bool {
+        let rest = self.rest.strip_prefix(&[Marker::False.to_u8()]);
+        self.rest = rest.unwrap_or(self.rest);
+        rest.is_some()
+    }
+
+    /// Any bytes, if there is a value.
+    pub(crate) fn stored(&mut self) -> Result<Option<&'r [u8]>, BadReply> {
+        match self.skip_false() {
+            true => Ok(None),
+            false => self.bytes().map(Some),
+        }
     }
 
     pub(crate) fn amount(&mut self) -> Result<Tokens, BadReply> {
@@ -60,21 +79,16 @@ impl<'r> MsgPackReader<'r> {
 
     /// A reply to TIME: seconds since 1970, and microseconds, both as digits.
     pub(crate) fn time(&mut self) -> Result<DateTime<Utc>, BadReply> {
-        let (seconds, micros) = (self.text()?, self.text()?);
-        parse_time(seconds, micros).ok_or_else(|| bad(format!("the time {seconds:?} {micros:?}")))
+        let (seconds, micros) = (self.bytes()?, self.bytes()?);
+        let time = || {
+            let seconds = i64::try_from(parse_number(seconds)?).ok()?;
+            let micros = u32::try_from(parse_number(micros)?).ok()?;
+            let nanos = micros.checked_mul(1000).filter(|it| *it < 1_000_000_000)?;
+            DateTime::from_timestamp(seconds, nanos)
+        };
+        time().ok_or_else(|| bad("the time"))
     }
 
-    /// Any bytes, packed as a string.
-    pub(crate) fn bytes(&mut self) -> Result<&'r [u8], BadReply> {
-        let mut rest = self.rest;
-        let length = rmp::decode::read_str_len(&mut rest).ok();
-        let split = length.and_then(|length| rest.split_at_checked(length as usize));
-        let (bytes, rest) = split.ok_or_else(|| bad("a value that is not a string"))?;
-        self.rest = rest;
-        Ok(bytes)
-    }
-
-    /// A signed amount.
     pub(crate) fn change(&mut self) -> Result<i64, BadReply> {
         let change: Option<i64> = rmp::decode::read_int(&mut self.rest).ok();
         let change = change.filter(|it| it.unsigned_abs() <= Tokens::MAX.get());
@@ -89,50 +103,32 @@ impl<'r> MsgPackReader<'r> {
             free_requests: self.amount()?.get(),
             billed_requests: self.amount()?.get(),
         };
-        match (self.flag()?, self.left()) {
-            (false, 0) => Ok(row),
-            (_, more) => Err(bad(format!("a usage row with {more} bytes behind it"))),
+        match self.flag()? {
+            true => Err(bad("a usage row that is closed")),
+            false => self.end().map(|()| row),
+        }
+    }
+
+    /// Checks that all bytes were read.
+    pub(crate) fn end(&self) -> Result<(), BadReply> {
+        match self.left() {
+            0 => Ok(()),
+            more => Err(bad(format!("{more} bytes too many"))),
         }
     }
 }
 
-/// Parses a reply to TIME.
-pub(crate) fn parse_time(seconds: &str, micros: &str) -> Option<DateTime<Utc>> {
-    let seconds = i64::try_from(parse_number(seconds)?).ok()?;
-    let micros = u32::try_from(parse_number(micros)?).ok()?;
-    let nanos = micros
-        .checked_mul(1000)
-        .filter(|nanos| *nanos < 1_000_000_000)?;
-    DateTime::from_timestamp(seconds, nanos)
-}
-
 /// Digits only: `str::parse` would take "+1" too.
-pub(crate) fn parse_number(text: &str) -> Option<u64> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| text.parse().ok()).flatten()
+pub(crate) fn parse_number(digits: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(digits).ok()?;
+    let is_number = digits.iter().all(u8::is_ascii_digit);
+    is_number.then(|| text.parse().ok()).flatten()
 }
 
-/// Splits a list into the clock at its start, and the rest. No clock if it can't be parsed.
-pub(crate) fn after_clock(reply: &Value) -> Result<(Option<DateTime<Utc>>, &[Value]), BadReply> {
+/// The bytes of a script's reply.
+pub(crate) fn bytes(reply: &Value) -> Result<&[u8], BadReply> {
     match reply {
-        Value::Array(parts) => match parts.as_slice() {
-            [seconds, micros, rest @ ..] => Ok((parse_time(text(seconds)?, text(micros)?), rest)),
-            _ => Err(bad("a reply of fewer than two parts")),
-        },
-        _ => Err(bad("a reply that is not a list")),
-    }
-}
-
-/// An element of a reply, as text.
-pub(crate) fn text(part: &Value) -> Result<&str, BadReply> {
-    std::str::from_utf8(bytes(part)?).map_err(|_| bad("not UTF-8"))
-}
-
-/// An element of a reply, as bytes.
-pub(crate) fn bytes(part: &Value) -> Result<&[u8], BadReply> {
-    match part {
         Value::BulkString(bytes) => Ok(bytes),
-        Value::SimpleString(text) => Ok(text.as_bytes()),
-        _ => Err(bad("an element that is not a string")),
+        _ => Err(bad("a reply that is not a string")),
     }
 }

@@ -3,14 +3,9 @@
 -- KEYS  requests of today, and of yesterday; usage of today, and of yesterday
 -- ARGV  a batch's `ids` and `lookups`
 -- Rules docs/CONTRACT.md, "Reserve" 5, "Settle", "Release"
--- Fields of a day's requests:
---   id           a reservation: its verdict; 's' and the settled verdict, or 'r' if released; the id of its class;
---                ':' and its tokens. If settled, it ends with ':' and the actual tokens. If held, it ends with ':'
---                if the row '(other)', '(other)' counts it.
---   \1class      the id of a class, 'pool:workload:row', which keeps reservations short
---   \1number     the class of this id
---   \1           the last class id; after a recovery also a space and the last one before it (recovery.lua)
---   \2pool       the pool's held tokens
+-- Fields of a day's requests: src/store/redis/mod.rs. A reservation is its verdict; 's' and the settled verdict, or 'r'
+-- if released; the id of its class; ':' and its tokens. If settled, it ends with ':' and the actual tokens. If held, it
+-- ends with ':' if the row '(other)', '(other)' counts it.
 
 local RESERVATION = '^([FOZEPJWTMCXD])([sr]?)([FOZEPJWTMCXD]?)(%d+):(%d+)(:?)(%d*)$'
 
@@ -24,15 +19,6 @@ local RESERVATION = '^([FOZEPJWTMCXD])([sr]?)([FOZEPJWTMCXD]?)(%d+):(%d+)(:?)(%d
 --   fields, rows       by day: the usage rows that only reservations need
 --   changes            by day: the fields and values to write, in turn
 --   unnamed            the pools that the batch must name too
-
-local function read_last_class_id(reservations, text)
-  reservations.last_class_id = tonumber(text)
-  if not reservations.last_class_id then
-    local last, before = string.match(text, '^(%d+) (%d+)$')
-    reservations.last_class_id = tonumber(last) or error('foreign classes')
-    reservations.recovered_before = tonumber(before)
-  end
-end
 
 -- Adds a day's reservations of the ids list[offset + 1] to list[offset + n]. Returns the ids that the day does not
 -- have; or nil, if it has none of them.
@@ -55,7 +41,13 @@ local function read_texts(batch, reservations)
   local args, ids, n = batch.args, batch.ids, batch.args[N_IDS]
   reading = requests_key(batch, TODAY)
   local values = redis.call('HMGET', reading, unpack(args, ids + 1, batch.operations))
-  read_last_class_id(reservations, values[n + 1] or '0')
+  local text = values[n + 1] or '0'
+  reservations.last_class_id = tonumber(text)
+  if not reservations.last_class_id then
+    local last, before = string.match(text, '^(%d+) (%d+)$')
+    reservations.last_class_id = tonumber(last) or error('foreign classes')
+    reservations.recovered_before = tonumber(before)
+  end
   for at = 1, args[N_CLASSES] do
     local class_id = values[n + 1 + at]
     reservations.class_ids[at] = not predates_recovery(reservations, class_id) and class_id
@@ -187,21 +179,18 @@ local function class_field(batch, class)
   return batch.args[batch.ids + batch.args[N_IDS] + 1 + class]
 end
 
--- Assigns an id to a class of the batch.
-local function new_class_id(batch, class)
-  local reservations, field = batch.reservations, class_field(batch, class)
-  reservations.last_class_id = reservations.last_class_id + 1
-  local class_id, new = string.format('%d', reservations.last_class_id), reservations.new_classes
-  local n = #new
-  new[n + 1], new[n + 2], new[n + 3], new[n + 4] = field, class_id, '\1' .. class_id, string.sub(field, 2)
-  reservations.class_ids[class] = class_id
-  return class_id
-end
-
 -- Adds a new reservation.
 local function add_reservation(batch, id, class, pool, verdict, tokens, is_in_other)
   local reservations = batch.reservations
-  local class_id = reservations.class_ids[class] or new_class_id(batch, class)
+  local class_id = reservations.class_ids[class]
+  if not class_id then
+    reservations.last_class_id = reservations.last_class_id + 1
+    class_id = string.format('%d', reservations.last_class_id)
+    reservations.class_ids[class] = class_id
+    local new, field = reservations.new_classes, class_field(batch, class)
+    local n = #new
+    new[n + 1], new[n + 2], new[n + 3], new[n + 4] = field, class_id, '\1' .. class_id, string.sub(field, 2)
+  end
   local text = string.format(is_in_other and '%s%s:%d:' or '%s%s:%d', verdict, class_id, tokens)
   set_reservation(batch, TODAY, id, text)
   if pool then
@@ -318,7 +307,7 @@ local function answer_release(batch, id)
   return 'v', it.tokens, progress == 'replay', balance(it.class, it.day)
 end
 
-local function plan_held(batch)
+local function plan_reservations(batch)
   local reservations = batch.reservations
   local changes = reservations.changes[TODAY]
   for place, pool in pairs(batch.pools) do
@@ -329,18 +318,12 @@ local function plan_held(batch)
       changes[n + 2] = string.format('%d', math.max(0, held + pool[HELD_CHANGE]))
     end
   end
-end
-
-local function plan_reservations(batch)
-  local reservations = batch.reservations
-  plan_held(batch)
   for day = TODAY, YESTERDAY do
     if reservations.rows[day] then
       plan_rows(batch, day, reservations.rows[day], reservations.fields[day], 0)
     end
     if #reservations.changes[day] > 0 then
-      local key = requests_key(batch, day)
-      plan_write(batch, key, reservations.changes[day])
+      plan_write(batch, requests_key(batch, day), reservations.changes[day])
     end
   end
   local classes, before = reservations.new_classes, reservations.recovered_before

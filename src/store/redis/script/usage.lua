@@ -2,9 +2,8 @@
 --
 -- KEYS  usage of today, and of yesterday; requests of today, which has the number of rows
 -- ARGV  2: how long rows are kept; 5: the maximum number of rows; a batch's `rows`
--- Row   MessagePack values: free tokens, billed tokens, free requests, billed requests, false. A row of zeros is
---       no row. The field \2 of the requests has the number of the day's rows without '(other)', '(other)': of
---       all rows, a space, and of those for models that no pool lists.
+-- Row   src/store/redis/mod.rs; a row of zeros is no row. Neither number of the day's rows, in the field \2 of the
+--       requests, includes '(other)', '(other)'.
 -- Rule  docs/CONTRACT.md, "What is counted where"
 
 local OTHER = '%28other%29:%28other%29'
