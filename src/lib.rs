@@ -4,34 +4,37 @@
 //!
 //! # How a Reserve flows
 //!
-//! The `CallLayer` of [`grpc`] authorizes the call and reads its deadline. The handler converts the message to a
-//! [`ledger::Reserve`], whose values can't be out of bounds. If the circuit breaker of the [`ledger`] admits it, it
-//! enters the queue of its organization, and leaves at once if no store call of that organization is under way. When
-//! its batch is formed, the current [`policy`] assesses it for the store's day: eligibility and terms.
-//! [`store::Store::decide`] decides each batch of a call atomically by the rules of [`domain`], counts it, and returns
-//! the outcomes with its own clock. If that is on another day, the store has written nothing, and the batch is assessed
-//! and decided again. The outcome becomes a [`ledger::Reserved`], which is recorded in metrics and log, and converted
-//! to the response.
+//! The `CallLayer` of [`grpc`] reads the deadline, authenticates the caller and checks its role. The handler converts
+//! the message to a [`ledger::Reserve`], whose values can't be out of bounds, and checks that the caller may speak for
+//! the organization. If the circuit breaker of the [`ledger`] admits the request, it enters the queue of its
+//! organization. It leaves at once, unless a store call of that organization is under way or the store has as many
+//! calls as it takes at a time; `memory:` needs no queue. When its batch is formed, the current [`policy`] assesses it
+//! for the day on which the store probably is: eligibility and terms. [`store::Store::decide`] decides each batch of a
+//! call atomically by the rules of [`domain`] (in Redis by their twin, `rules.lua`), counts it, and returns the
+//! outcomes with its own clock. If that is on another day, the store has written nothing, and the batch is assessed and
+//! decided again. The outcome becomes a [`ledger::Reserved`] or an error, is recorded in metrics and in the decision
+//! log, and is converted to the response or the status.
 //!
 //! # The map
 //!
-//! | module | what it is | knows |
-//! | --- | --- | --- |
-//! | [`domain`] | the rules, as values and pure functions | nothing of ours |
-//! | [`auth`] | who may call, with which rights | `domain`, `files` |
-//! | [`policy`] | who gets what: pools, tiers, organizations; reloads its file | `domain`, `files` |
-//! | [`store`] | the counters, behind one interface: file, Redis, memory | `domain` |
-//! | [`ledger`] | the use cases: reserve, settle, release, queries | `policy`, `store`, `telemetry` |
-//! | [`telemetry`] | metrics, traces, logs | `domain` |
-//! | [`grpc`], [`http`] | the surfaces: convert, call, convert | `ledger`, `auth`, `domain`, the store's values, `telemetry` |
-//! | [`net`] | ports: sockets, connections and their limits, TLS | `auth`, `telemetry` |
-//! | [`server`] | builds all parts from the settings, runs and drains them | all of these |
-//! | [`settings`] | flags, environment and settings file | the parts that it configures |
-//! | [`client`] | a gRPC client: connection, TLS, explanations of failed calls | `grpc::proto`, `tls` |
-//! | [`bench`](mod@bench) | `tollgate bench`, a load generator | `client` |
-//! | [`cli`] | the subcommands: calls, `check-policy` and the like | `client`, `bench`, `policy`, `auth`, `settings` |
-//! | [`tls`] | TLS as a client: settings, verification, explanations of faults | `files` |
-//! | [`files`], [`wall_clock`] | files that are read, parsed and watched; the wall clock | |
+//! A module uses only those above it, as far as `tests/tidy` allows.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`domain`] | the rules, as values and pure functions |
+//! | [`wall_clock`], [`files`], [`tls`] | the wall clock; files that are read, parsed and watched; TLS as a client |
+//! | [`telemetry`] | metrics, traces, logs |
+//! | [`auth`] | who may call, with which rights |
+//! | [`policy`] | who gets what: pools, tiers, organizations; reloads its file |
+//! | [`store`] | the counters, behind one interface: file, Redis, memory |
+//! | [`ledger`] | the use cases: reserve, settle, release, queries |
+//! | [`grpc`], [`http`] | the surfaces: convert, call, convert |
+//! | [`net`] | ports: sockets, connections and their limits, TLS |
+//! | [`settings`] | flags, environment and settings file |
+//! | [`server`] | builds all parts from the settings, runs and drains them |
+//! | [`client`] | a gRPC client: connection, TLS, explanations of failed calls |
+//! | [`bench`](mod@bench) | `tollgate bench`, a load generator |
+//! | [`cli`] | the subcommands: calls, `check-policy` and the like |
 //!
 //! # The invariants
 //!

@@ -1,7 +1,8 @@
 //! The gRPC surface: `tollgate.v1.QuotaService`, over the [`Ledger`](crate::ledger::Ledger).
 //!
 //! Each method converts the request, calls the ledger, and converts the answer ([`convert`]). The layer around it
-//! ([`call`]) has deadline, [`authorization`], metrics and traces. Errors become statuses in [`status`] alone.
+//! ([`call`]) has deadline, [`authorization`], metrics and traces. The ledger's errors become
+//! statuses in [`status`] alone.
 
 mod authorization;
 mod call;

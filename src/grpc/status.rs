@@ -32,7 +32,7 @@ pub(super) fn query_status(error: LedgerError) -> Status {
     to_status(error, RetryAdvice::AsQuery)
 }
 
-/// The one place where errors become statuses.
+/// The one place where errors of the ledger become statuses.
 fn to_status(error: LedgerError, advice: RetryAdvice) -> Status {
     let message = error.to_string();
     match error {

@@ -1,8 +1,9 @@
 //! The circuit breaker: while the store is known to be down, requests fail at once and don't reach it.
 //!
 //! One watcher probes the store at intervals, and it alone opens the breaker: a failed call only triggers a
-//! probe. The breaker opens after two failures in a row, the second of them a probe's. So one slow call is no
-//! outage, nor is the failure of a part of the store that the probe does not need.
+//! probe. The breaker opens after two failures in a row, the second of them a probe's, or when a probe has no
+//! answer within its timeout. So one slow call is no outage, nor is the failure of a part of the store that the
+//! probe does not need.
 
 use std::sync::{
     Arc,
