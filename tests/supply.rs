@@ -183,3 +183,18 @@ fn security_md_names_only_tests_and_scripts_that_exist() {
         }
     }
 }
+
+#[test]
+fn durability_md_names_only_modules_of_tests_that_exist() {
+    let durability = read("docs/DURABILITY.md");
+    let names = durability.split('`').skip(1).step_by(2);
+    let modules: Vec<&str> = names.filter(|name| name.contains("::")).collect();
+    assert!(modules.len() > 5, "{modules:?}");
+    for module in modules {
+        let path = Path::new(ROOT)
+            .join("tests")
+            .join(module.replace("::", "/"));
+        let is_there = path.with_extension("rs").is_file() || path.join("mod.rs").is_file();
+        assert!(is_there, "docs/DURABILITY.md names {module}");
+    }
+}

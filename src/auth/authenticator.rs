@@ -43,13 +43,17 @@ pub struct CallerChanges {
     pub changed: Vec<String>,
 }
 
-/// Who makes a call: a known caller; or anybody, where everyone may do everything.
+/// Who makes a call.
 #[derive(Debug, Clone)]
-pub(crate) struct Principal(Option<KnownCaller>);
+pub(crate) enum Principal {
+    /// There is no callers file: everyone may do everything.
+    Anybody,
+    Known(KnownCaller),
+}
 
 /// A caller with its credentials, so that it can be authenticated again.
 #[derive(Debug, Clone)]
-struct KnownCaller {
+pub(crate) struct KnownCaller {
     caller: Arc<Caller>,
     peer: Arc<Peer>,
     token: Option<TokenHash>,
@@ -139,26 +143,26 @@ impl Authenticator {
         token: impl FnOnce() -> Result<Option<TokenHash>, Unauthenticated>,
     ) -> Result<Principal, Unauthenticated> {
         let Self::Callers(caller_set) = self else {
-            return Ok(Principal(None));
+            return Ok(Principal::Anybody);
         };
         let unknown = || Arc::new(Peer::on(PortSecurity::default(), None));
         let peer = peer.map_or_else(unknown, Arc::clone);
         let token = token()?;
         let callers = caller_set.current.load_full();
-        Ok(Principal(Some(KnownCaller {
+        Ok(Principal::Known(KnownCaller {
             caller: callers.identify(&peer, token.as_ref())?,
             peer,
             token,
             callers,
             caller_set: Arc::clone(caller_set),
-        })))
+        }))
     }
 }
 
 impl Principal {
     pub(crate) fn check_role(&self, role: Role) -> Result<(), Forbidden> {
-        match &self.0 {
-            Some(known) if !known.caller.roles.contains(&role) => Err(Forbidden::Role(role)),
+        match self {
+            Self::Known(known) if !known.caller.roles.contains(&role) => Err(Forbidden::Role(role)),
             _ => Ok(()),
         }
     }
@@ -166,15 +170,17 @@ impl Principal {
     /// Checks that it has a role, for an organization.
     pub(crate) fn check(&self, role: Role, org: &OrgId) -> Result<(), Forbidden> {
         self.check_role(role)?;
-        match &self.0 {
-            Some(known) if !known.caller.organizations.include(org) => Err(Forbidden::Organization),
+        match self {
+            Self::Known(known) if !known.caller.organizations.include(org) => {
+                Err(Forbidden::Organization)
+            }
             _ => Ok(()),
         }
     }
 
     /// Authenticates it again if the callers have changed: a stream can be open for days.
     pub(crate) fn refresh(&mut self) -> Result<(), Unauthenticated> {
-        let Some(known) = &mut self.0 else {
+        let Self::Known(known) = self else {
             return Ok(());
         };
         let current = known.caller_set.current.load();
@@ -187,6 +193,9 @@ impl Principal {
 
     /// The caller's name, if it is known.
     pub(crate) fn name(&self) -> Option<&str> {
-        self.0.as_ref().map(|known| known.caller.name.as_str())
+        match self {
+            Self::Anybody => None,
+            Self::Known(known) => Some(&known.caller.name),
+        }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) use self::{
 use crate::domain::OrgId;
 
 /// The size of the largest callers file.
-pub const MAX_BYTES: u64 = 8 << 20;
+pub(crate) const MAX_BYTES: u64 = 8 << 20;
 
 /// A validated callers file.
 #[derive(Debug)]
@@ -136,9 +136,11 @@ impl Callers {
         let names = peer.names.iter();
         let mut known = names.filter_map(|name| self.by_certificate.get(name));
         let caller = known.next().ok_or(Unauthenticated::UnknownCertificate)?;
-        let is_alone = known.all(|other| Arc::ptr_eq(other, caller));
-        let caller = is_alone.then_some(caller);
-        caller.ok_or(Unauthenticated::AmbiguousCertificate)
+        if known.all(|other| Arc::ptr_eq(other, caller)) {
+            Ok(caller)
+        } else {
+            Err(Unauthenticated::AmbiguousCertificate)
+        }
     }
 }
 

@@ -16,8 +16,15 @@ const MAX_TOKENS: usize = 2;
 
 const EVERY_ORGANIZATION: &str = "*";
 
+/// What identifies one caller only.
+#[derive(PartialEq, Eq, Hash)]
+enum Credential {
+    Certificate(CertificateName),
+    Token(String),
+}
+
 /// The name and the line of the caller of each credential so far.
-type Owners<'d> = HashMap<String, (&'d str, usize)>;
+type Owners<'d> = HashMap<Credential, (&'d str, usize)>;
 
 impl Callers {
     /// Parses a callers file, which is accepted or refused as a whole. `file` is its name in faults. Bytes that are not
@@ -26,8 +33,8 @@ impl Callers {
     /// # Errors
     ///
     /// Every fault in it, with line and key.
-    pub fn parse(file: &str, text: &(impl AsRef<[u8]> + ?Sized)) -> Result<Self, Faults> {
-        toml::read(file, text.as_ref(), callers)
+    pub fn parse(file: &str, bytes: &[u8]) -> Result<Self, Faults> {
+        toml::read(file, bytes, callers)
     }
 }
 
@@ -81,20 +88,18 @@ fn caller<'d>(name: &'d str, entry: &Entry<'d>, owners: &mut Owners<'d>) -> Opti
     let roles = section.require("roles", roles);
     let organizations = section.require("organizations", organizations);
     section.finish();
-    let lists = [certificates, tokens].map(|list| list.map(|list| (list.texts(), list)));
-    // A value that is no list has a fault already.
-    let mut present = lists.iter().flatten();
-    if !present.any(|(texts, _)| texts.as_ref().is_none_or(|texts| !texts.is_empty())) {
+    // None of a value that is no list, which has a fault already.
+    let texts = |list: &Option<Entry<'d>>| list.as_ref().map_or(Some(vec![]), Entry::texts);
+    let (names, hashes) = (texts(&certificates), texts(&tokens));
+    if names.as_ref().is_some_and(Vec::is_empty) && hashes.as_ref().is_some_and(Vec::is_empty) {
         entry.fault("can't be known: it has neither certificates nor tokens");
     }
-    let [certificates, tokens] =
-        lists.map(|list| list.and_then(|(texts, list)| Some((texts?, list))));
-    let certificates = certificates.map(|(texts, _)| certificate_names(name, texts, owners));
-    let tokens = tokens.map(|(texts, list)| token_hashes(name, &list, texts, owners));
+    let names = names.unwrap_or_default();
+    let hashes = hashes.unwrap_or_default();
     Some(Caller {
         name: name.to_owned(),
-        certificates: certificates.unwrap_or_default(),
-        tokens: tokens.unwrap_or_default(),
+        certificates: certificate_names(name, names, owners),
+        tokens: tokens.map_or_else(Vec::new, |list| token_hashes(name, &list, hashes, owners)),
         roles: roles?,
         organizations: organizations?,
     })
@@ -108,8 +113,8 @@ fn certificate_names<'d>(
     let names = listed.into_iter().filter_map(|(text, entry)| {
         let certificate = CertificateName::parse(text);
         let certificate = entry.check(certificate.map_err(|fault| format!("{text:?} {fault}")))?;
-        let (key, shown) = (format!("{certificate:?}"), format!("{text:?}"));
-        claim(owners, key, name, &entry, &shown).then_some(certificate)
+        let key = Credential::Certificate(certificate.clone());
+        claim(owners, key, name, &entry, &format!("{text:?}")).then_some(certificate)
     });
     names.collect()
 }
@@ -134,8 +139,8 @@ fn token_hashes<'d>(
             )
         };
         let hash = entry.check(TokenHash::parse(text).ok_or_else(malformed))?;
-        let shown = format!("token {place}");
-        claim(owners, hash.to_string(), name, &entry, &shown).then_some(hash)
+        let key = Credential::Token(hash.to_string());
+        claim(owners, key, name, &entry, &format!("token {place}")).then_some(hash)
     });
     hashes.collect()
 }
@@ -143,20 +148,22 @@ fn token_hashes<'d>(
 /// Records the caller of a credential. Returns false if it has one already, which is a fault.
 fn claim<'d>(
     owners: &mut Owners<'d>,
-    credential: String,
+    credential: Credential,
     name: &'d str,
     entry: &Entry<'d>,
     shown: &str,
 ) -> bool {
-    match owners.get(&credential) {
-        Some((owner, _)) if *owner == name => entry.fault(format!("{shown} is listed twice")),
-        Some((owner, line)) => {
-            entry.fault(format!(
-                "{shown} is of the caller {owner:?} already (line {line})"
-            ));
+    let fault = match owners.get(&credential) {
+        None => {
+            owners.insert(credential, (name, entry.line()));
+            return true;
         }
-        None => return owners.insert(credential, (name, entry.line())).is_none(),
-    }
+        Some((owner, _)) if *owner == name => format!("{shown} is listed twice"),
+        Some((owner, line)) => {
+            format!("{shown} is of the caller {owner:?} already (line {line})")
+        }
+    };
+    entry.fault(fault);
     false
 }
 

@@ -1,5 +1,5 @@
 //! A cheap codec, since the client shares the machine with the service: requests are encoded once, and only the verdict
-//! of a response is decoded.
+//! of a response is decoded, or its error.
 
 use std::{marker::PhantomData, sync::Arc};
 

@@ -62,7 +62,7 @@ pub enum Command {
     Tool(ToolCommand),
 }
 
-/// A check of a file, or a call to a running service.
+/// Any command but `serve`.
 #[derive(Debug, Subcommand)]
 #[allow(missing_docs)] // A comment on `connection` would become the subcommand's.
 pub enum ToolCommand {

@@ -49,10 +49,18 @@ impl BilledReason {
     /// Whether the request was eligible, so that its pool counts it (docs/CONTRACT.md, "What is counted
     /// where").
     pub const fn counts_in_pool(self) -> bool {
-        matches!(
-            self,
-            Self::PoolClosed | Self::AllowanceExceeded | Self::DayClosed
-        )
+        match self {
+            Self::PoolClosed | Self::AllowanceExceeded | Self::DayClosed => true,
+            Self::OrganizationNotEnrolled
+            | Self::ZeroDataRetention
+            | Self::EnterprisePlan
+            | Self::ProgramEnded
+            | Self::ProjectNotSharing
+            | Self::WorkloadNotCovered
+            | Self::FineTunedModel
+            | Self::ModelNotCovered
+            | Self::StoreUnavailable => false,
+        }
     }
 }
 

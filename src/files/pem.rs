@@ -16,7 +16,7 @@ pub(crate) const MAX_BYTES: u64 = 8 << 20;
 pub(crate) struct PemFile {
     setting: String,
     path: PathBuf,
-    /// Not checked yet.
+    /// Whether they are PEM is not known yet.
     pub(crate) bytes: Vec<u8>,
 }
 

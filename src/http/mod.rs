@@ -30,7 +30,7 @@ use crate::{
     policy::PolicyStatus,
     store::StoreError,
     telemetry::{
-        LogLimit,
+        log_limited,
         metrics::{self, Metrics, MetricsSnapshot, WatchedFile},
     },
 };
@@ -76,8 +76,6 @@ const PAGE_POLICY: (HeaderName, &str) = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
      connect-src 'self'; frame-ancestors 'none'",
 );
-
-static QUOTA_FAILURES: LogLimit = LogLimit::new();
 
 /// The routes of the port.
 pub fn router(state: HttpState) -> Router {
@@ -200,9 +198,7 @@ fn quota_error(error: LedgerError) -> HttpError {
     if let LedgerError::UnknownOrganization = error {
         return HttpError(StatusCode::NOT_FOUND, error.to_string());
     }
-    if let Some(left_out) = QUOTA_FAILURES.admit(Instant::now().into_std()) {
-        tracing::warn!(%error, left_out, "the dashboard has no answer");
-    }
+    log_limited!(warn, %error, "the dashboard has no answer");
     match &error {
         LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskPanicked => HttpError(
             StatusCode::INTERNAL_SERVER_ERROR,

@@ -34,7 +34,7 @@ use super::{
 use crate::{
     auth::{Peer, PortSecurity},
     telemetry::{
-        LogLimit,
+        log_limited,
         metrics::{CloseReason, ConnectionRefusal, Connections, PortName},
     },
 };
@@ -73,8 +73,6 @@ const HTTP1_BUFFER: usize = 8 * 1024;
 
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-static ACCEPT_FAILURES: LogLimit = LogLimit::new();
-
 impl Listener {
     /// Accepts connections until `stop`, and returns when all of them have ended.
     pub(crate) async fn serve(self, router: Router, stop: CancellationToken) {
@@ -94,11 +92,9 @@ impl Listener {
             };
             let (stream, from) = match accepted {
                 Ok(accepted) => accepted,
-                // Mostly the process is out of file descriptors; or it ended before it was accepted.
+                // Mostly the process is out of file descriptors; or the connection ended before it was accepted.
                 Err(error) => {
-                    if let Some(left_out) = ACCEPT_FAILURES.admit(std::time::Instant::now()) {
-                        tracing::warn!(%error, left_out, "a connection can't be taken");
-                    }
+                    log_limited!(warn, %error, "a connection can't be taken");
                     sleep(ACCEPT_RETRY_DELAY).await;
                     continue;
                 }
@@ -198,7 +194,7 @@ impl ConnectionServer {
             let response = router.clone().call(request);
             async move {
                 let response = response.await?;
-                // The body keeps it until it is sent.
+                // The closure only owns it: the call counts as open until the body is dropped.
                 let body = |body: axum::body::Body| {
                     body.inspect_err(move |_| {
                         let _ = &open_call;

@@ -95,7 +95,10 @@ async fn follow<T, E>(
         let refusal = match watched.next().await {
             Reload::Loaded(next) => {
                 let refusal = apply(next).err().map(|error| error.to_string());
-                refusal.inspect(|_| watched.reject())
+                if refusal.is_some() {
+                    watched.reject();
+                }
+                refusal
             }
             Reload::Rejected(error) => Some(error.to_string()),
             Reload::Restored => None,

@@ -184,11 +184,15 @@ fn serve_flags() -> Command {
 
 /// Whether Kubernetes sets it in pods, for a Service with a name that begins with `tollgate`.
 fn is_service_link(name: &str) -> bool {
-    let mut after_port = name.split("_PORT_").skip(1);
+    let is_port = |rest: &str| {
+        let protocol = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+        let protocols = ["_TCP", "_UDP", "_SCTP"];
+        protocol.len() < rest.len() && protocols.iter().any(|it| protocol.starts_with(it))
+    };
     name.ends_with("_SERVICE_HOST")
         || name.ends_with("_PORT")
         || name.contains("_SERVICE_PORT_")
-        || after_port.any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        || name.split("_PORT_").skip(1).any(is_port)
 }
 
 /// Trims the value of a flag, or of a variable that clap reads, before the inner parser.
@@ -259,6 +263,7 @@ mod tests {
         assert_eq!(nearest("TOLLGATE_STROE"), "TOLLGATE_STORE");
         assert_eq!(nearest("TOLLGATE_REDIS_PASSWD"), REDIS_PASSWORD);
         assert_ne!(nearest("TOLLGATE_PORT_X_TCP"), "");
+        assert_ne!(nearest("TOLLGATE_LISTEN_PORT_50051"), "");
         for name in [
             "REDIS_URL",
             "TOLLGATE_SERVICE_HOST",

@@ -102,11 +102,9 @@ impl Settings {
         let store = flags.store.as_deref().map(StoreChoice::parse).transpose();
         let store = store.map_err(|fault| SettingsError::value(store_name, fault))?;
         let config = flags.config.as_deref();
-        let name = config.map(|path| path.display().to_string());
-        let name = name.unwrap_or_default();
-        let bytes = config.map(|path| read_once(path, MAX_BYTES)).transpose();
+        let name = config.map_or_else(String::new, |path| path.display().to_string());
+        let bytes = config.map_or(Ok(Vec::new()), |path| read_once(path, MAX_BYTES));
         let bytes = bytes.map_err(|error| SettingsError::value(&name, error))?;
-        let bytes = bytes.unwrap_or_default();
         toml::read(&name, &bytes, |root| Some(Self::read(flags, store, root)))?
     }
 
@@ -137,6 +135,7 @@ impl Settings {
         let mut settings = Self {
             listen: text(flags.listen, "listen", "127.0.0.1:50051"),
             http_listen: text(flags.http_listen, "http_listen", "127.0.0.1:9464"),
+            // Redis follows below, with its section.
             store: match store {
                 StoreChoice::Memory | StoreChoice::Redis(_) => StoreChoice::Memory,
                 StoreChoice::File(path) => StoreChoice::File(path),

@@ -222,15 +222,14 @@ impl Operation {
     /// answer was lost, the second says `replayed`.
     #[must_use]
     pub fn is_idempotent(&self) -> bool {
-        let counts_again = matches!(
-            self,
+        match self {
             Self::Reserve {
-                request_id: None,
-                recording: Recording::Record,
+                request_id,
+                recording,
                 ..
-            }
-        );
-        !counts_again
+            } => request_id.is_some() || !recording.writes(),
+            Self::Settle { .. } | Self::Release { .. } => true,
+        }
     }
 }
 

@@ -16,8 +16,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// h2 warns of each connection that it closes because of cancelled calls. A flood of them would fill the log.
-const CANCELLED_CALLS: &str = "h2::proto::streams::recv=error";
+/// h2 warns of each connection that it closes because of cancelled calls, and a flood of them would fill the log. A
+/// filter that names this target takes precedence.
+const H2_ERRORS_ONLY: &str = "h2::proto::streams::recv=error";
 
 /// Starts logging. Call it once in a process.
 ///
@@ -26,9 +27,8 @@ const CANCELLED_CALLS: &str = "h2::proto::streams::recv=error";
 /// The filter is invalid, or logging was started before.
 pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
-        .parse(filter)
-        .map_err(|error| anyhow::anyhow!("log: {filter:?} is no filter: {error}"))?
-        .add_directive(CANCELLED_CALLS.parse()?);
+        .parse(format!("{H2_ERRORS_ONLY},{filter}"))
+        .map_err(|error| anyhow::anyhow!("log: {filter:?} is no filter: {error}"))?;
     let json = match format {
         LogFormat::Json => true,
         LogFormat::Human => false,

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use tollgate::auth::{Callers, Organizations, Peer, PortSecurity, TokenHash};
 
 fuzz_target!(|text: &str| {
-    match Callers::parse("fuzz.toml", text) {
+    match Callers::parse("fuzz.toml", text.as_bytes()) {
         Err(faults) => {
             assert!(!faults.faults.is_empty());
             let lines = text.split('\n').count();

@@ -111,7 +111,7 @@ impl Service {
         let world = World::redis(policy_text(&policy()));
         let authority = Authority::new();
         let files = authority.sign("tollgate", &[listener::HOST]);
-        let callers = Callers::parse("callers.toml", &callers()).unwrap();
+        let callers = Callers::parse("callers.toml", callers().as_bytes()).unwrap();
         let caller_set = Arc::new(CallerSet::new(callers, ENCRYPTED).unwrap());
         let known = || Authenticator::Callers(Arc::clone(&caller_set));
         let port = |loopback| PortSecurity {

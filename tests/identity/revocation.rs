@@ -18,7 +18,7 @@ use super::{
 use crate::support::streams::next;
 
 fn parsed(text: &str) -> Callers {
-    Callers::parse("callers.toml", text).unwrap()
+    Callers::parse("callers.toml", text.as_bytes()).unwrap()
 }
 
 #[tokio::test]

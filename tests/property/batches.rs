@@ -132,8 +132,10 @@ fn calls(operations: &[Step], policy: &Policy, day: UtcDay) -> Vec<Vec<(Batch, V
         by_org.entry(org_of(step)).or_default().push(at);
     }
     let mut calls: Vec<Vec<(Batch, Vec<usize>)>> = Vec::new();
+    // Of what a call can hold.
+    let share = Batch::MAX_OPERATIONS / by_org.len().max(1);
     for (org, places) in by_org {
-        for (call, places) in places.chunks(Batch::MAX_OPERATIONS).enumerate() {
+        for (call, places) in places.chunks(share).enumerate() {
             let its = places.iter().map(|at| &operations[*at]);
             let batch = Batch {
                 org: org_id(org),

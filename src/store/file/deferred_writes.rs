@@ -10,7 +10,8 @@ use std::{
 
 use redb::StorageBackend;
 
-/// A file whose writes can be deferred.
+/// A file whose writes can be deferred. After one that failed, redb makes no more (`PreviousIo`): a later one may depend
+/// on it.
 #[derive(Debug, Clone)]
 pub(super) struct DeferredFile {
     file: Arc<File>,

@@ -240,6 +240,8 @@ fn create(path: &Path) -> Result<(), OpenError> {
         new.as_file().sync_all()?;
         match new.persist_noclobber(path) {
             Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
+            // Some file systems can neither rename without replacing nor make a hard link.
+            Err(error) if !path.exists() => drop(error.file.persist(path)?),
             persisted => drop(persisted?),
         }
         File::open(directory)?.sync_all()

@@ -29,9 +29,11 @@ use crate::store::{Batch, Decision, StoreError, Timestamped, UsageLimits};
 /// snapshots. The others are for changes in between.
 const MAX_ROUNDS: usize = 5;
 
-/// Maximum number of batches in a call of the script, which blocks Redis meanwhile. In a cluster it is 1, since
-/// two organizations may be at different nodes.
-pub(super) const MAX_BATCHES: usize = 64;
+/// Maximum number of batches in a call of the script, which blocks Redis meanwhile. In a cluster two organizations
+/// may be at different nodes.
+pub(super) fn max_batches(client: &RedisClient) -> usize {
+    if client.is_sharded() { 1 } else { 64 }
+}
 
 const SECONDS_A_DAY: u64 = 24 * 60 * 60;
 
@@ -277,7 +279,7 @@ impl Decider {
         let batches: Vec<Batch> = batches.collect();
         let is_sharded = client.is_sharded();
         let mut is_complete = true;
-        for batches in batches.chunks(if is_sharded { 1 } else { MAX_BATCHES }) {
+        for batches in batches.chunks(max_batches(client)) {
             for audited in self.decide_in_rounds(client, batches).await {
                 match audited {
                     // A foreign value stays, and must not block the others.

@@ -122,14 +122,14 @@ fn is_info_denied(failed: &SendError) -> bool {
 
 /// Judges a reply to INFO. A missing field is no reason to refuse.
 fn suitability(info: &str, is_sharded: bool) -> Suitability {
-    let is_node = info.contains("redis_mode:cluster") || info.contains("cluster_enabled:1");
-    if is_node && !is_sharded {
-        return Suitability::ClusterNode;
-    }
     let field = |name: &str| {
         info.lines()
             .find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'))
     };
+    let is_node = field("redis_mode") == Some("cluster") || field("cluster_enabled") == Some("1");
+    if is_node && !is_sharded {
+        return Suitability::ClusterNode;
+    }
     if let Some(version) = field("redis_version") {
         let major = version.split('.').next().unwrap_or_default().parse::<u32>();
         if major.is_ok_and(|major| major < MIN_MAJOR_VERSION) {

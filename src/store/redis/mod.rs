@@ -52,7 +52,7 @@ use tokio::sync::Semaphore;
 use self::{
     acl_check::AclCheck,
     conn::RedisClient,
-    decide::{Decider, MAX_BATCHES},
+    decide::{Decider, max_batches},
     eviction_check::EvictionCheck,
     script::{Script, reader::BadReply},
 };
@@ -117,13 +117,12 @@ impl Store for RedisStore {
     }
 
     fn call_limits(&self) -> CallLimits {
-        let (calls, batches) = match self.client.is_sharded() {
-            true => (MAX_CALLS_SHARDED, 1),
-            false => (MAX_CALLS, MAX_BATCHES),
-        };
         CallLimits {
-            calls,
-            batches,
+            calls: match self.client.is_sharded() {
+                true => MAX_CALLS_SHARDED,
+                false => MAX_CALLS,
+            },
+            batches: max_batches(&self.client),
             operations: Batch::MAX_OPERATIONS,
             bytes: CallLimits::MAX_BYTES,
         }

@@ -115,7 +115,7 @@ pub enum ReloadResult {
     Refused,
 }
 
-/// A file that is watched while the service runs.
+/// A file that is watched while the service runs. `tls` and `http_tls` are also the names of settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, Display, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum WatchedFile {

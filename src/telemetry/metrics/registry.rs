@@ -1,7 +1,7 @@
 //! Every metric that is counted: its name, help text, labels and buckets.
 //!
 //! Each series whose labels are known exists from the start, so that a rate sees the first event. Its handle is taken
-//! then, so an update is an atomic addition, without look-up or lock.
+//! then, so an update is an atomic addition; only error codes and pools are looked up.
 
 use std::{collections::BTreeMap, sync::atomic::AtomicU64};
 

@@ -220,7 +220,7 @@ impl Cluster {
             refreshed.or_else(|error| known.map(drop).ok_or(error))?;
         }
         let slots = self.slots.load_full();
-        Ok(slots.map_or_else(Vec::new, |slots| slots.tags.clone()))
+        Ok(slots.map_or_else(Vec::new, |slots| slots.tags().to_vec()))
     }
 
     /// Asks the nodes, except one that failed, for the slots, and keeps the first reply.

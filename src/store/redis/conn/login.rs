@@ -84,6 +84,7 @@ impl fmt::Debug for Password {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::redis::RedisUrl;
 
     #[tokio::test]
     async fn a_password_file_that_cannot_be_used_is_named_without_its_content() {
@@ -109,8 +110,8 @@ mod tests {
     }
 
     #[test]
-    fn the_debug_output_of_a_login_has_no_password() {
-        let password = Password::Text("secret".to_owned());
-        assert_eq!(format!("{password:?}"), "Text(…)");
+    fn the_debug_output_of_a_url_has_no_password() {
+        let url = RedisUrl::parse("redis://user:secret@host").expect("a URL");
+        assert!(!format!("{url:?}").contains("secret"), "{url:?}");
     }
 }

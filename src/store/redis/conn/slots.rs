@@ -1,6 +1,9 @@
 //! The hash slots of a cluster, and the node of each.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::OnceLock,
+};
 
 use redis::{Value, cluster_routing::Slot};
 
@@ -16,8 +19,7 @@ pub(crate) struct Slots {
     /// All nodes, replicas too: any of them can list the slots.
     pub(crate) nodes: HashSet<Host>,
     pub(crate) masters: HashMap<Slot, Host>,
-    /// For each master, a hash tag in one of its slots.
-    pub(crate) tags: Vec<String>,
+    tags: OnceLock<Vec<String>>,
 }
 
 impl Slots {
@@ -38,7 +40,7 @@ impl Slots {
             nodes.extend(listed.into_iter().flatten());
         }
         (!masters.is_empty()).then(|| Self {
-            tags: tags(&masters),
+            tags: OnceLock::new(),
             nodes,
             masters,
         })
@@ -49,8 +51,13 @@ impl Slots {
         let mut slots = self.clone();
         slots.nodes.insert(master.clone());
         slots.masters.insert(slot, master.clone());
-        slots.tags = tags(&slots.masters);
+        slots.tags = OnceLock::new();
         slots
+    }
+
+    /// For each master, a hash tag in one of its slots. Only the probe needs them.
+    pub(crate) fn tags(&self) -> &[String] {
+        self.tags.get_or_init(|| tags(&self.masters))
     }
 }
 
@@ -117,9 +124,9 @@ mod tests {
         assert_eq!(master(&slots, 100), "a:1");
         assert_eq!(master(&slots, 101), "here:2");
         assert_eq!(slots.nodes.len(), 3);
-        let tagged = slots.tags.iter().map(Slot::for_key);
+        let tagged = slots.tags().iter().map(Slot::for_key);
         let tagged: HashSet<_> = tagged.map(|slot| slots.masters[&slot].port).collect();
-        assert_eq!((slots.tags.len(), tagged), (2, HashSet::from([1, 2])));
+        assert_eq!((slots.tags().len(), tagged), (2, HashSet::from([1, 2])));
         let moved = slots.with(Slot::new(5).unwrap(), &Host::new("b", 3));
         assert_eq!(master(&moved, 5), "b:3");
         assert_eq!(master(&moved, 6), "a:1");
