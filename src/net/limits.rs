@@ -13,6 +13,8 @@ pub struct Limits {
     pub header_list_bytes: u32,
     /// Calls that one gRPC connection may have open.
     pub streams_per_connection: u32,
+    /// Calls that one gRPC connection may cancel in a second. If it cancels more, it is read more slowly.
+    pub cancelled_per_second: u32,
     /// Connections that one port may have open. At the limit, the longest idle ones are closed.
     pub connections: usize,
     /// How long the TLS handshake, the first frame of HTTP/2, and the headers of each HTTP/1 request may take.
@@ -30,6 +32,7 @@ impl Default for Limits {
             message_bytes: 64 * 1024,
             header_list_bytes: 16 * 1024,
             streams_per_connection: 1024,
+            cancelled_per_second: 2_000,
             connections: 8_000,
             handshake_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(15 * 60),

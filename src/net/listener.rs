@@ -20,7 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::{either::Either, io::InspectReader, sync::CancellationToken};
+use tokio_util::{either::Either, sync::CancellationToken};
 use tower_service::Service as _;
 
 use super::{
@@ -28,6 +28,7 @@ use super::{
     limiter::ConnectionLimiter,
     limits::Limits,
     lingering_close::LingeringStream,
+    reset_guard::ResetGuard,
     socket::{Socket, Stream},
     tls::Certificates,
 };
@@ -64,9 +65,6 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
-
-/// The preface of HTTP/2 and the header of its first frame (RFC 9113, 3.4 and 4.1).
-const HTTP2_BEGINNING_BYTES: usize = 24 + 9;
 
 /// The smallest buffer that hyper accepts.
 const HTTP1_BUFFER: usize = 8 * 1024;
@@ -205,13 +203,7 @@ impl ConnectionServer {
         });
         match self.name {
             PortName::Grpc => {
-                let (mut received, begun) = (0, Arc::clone(&state));
-                let io = InspectReader::new(io, move |bytes: &[u8]| {
-                    received += bytes.len();
-                    if received >= HTTP2_BEGINNING_BYTES {
-                        begun.set_begun();
-                    }
-                });
+                let io = ResetGuard::new(io, limits.cancelled_per_second, Arc::clone(&state));
                 let connection = http2_builder(limits).serve_connection(TokioIo::new(io), service);
                 connection::serve(connection, &state, limits, stop).await
             }
@@ -228,7 +220,6 @@ impl ConnectionServer {
     }
 }
 
-/// h2's bounds of cancelled calls stay as they are (docs/decisions/cancelled-calls.md).
 fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -237,6 +228,9 @@ fn http2_builder(limits: &Limits) -> http2::Builder<TokioExecutor> {
         .auto_date_header(false)
         .max_concurrent_streams(limits.streams_per_connection)
         .max_header_list_size(limits.header_list_bytes)
+        // All open calls may be cancelled before the service accepts them. At a lower limit, hyper would end the
+        // connection and all its calls.
+        .max_pending_accept_reset_streams(limits.streams_per_connection as usize)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)
         .max_send_buf_size(SEND_BUFFER)

@@ -5,6 +5,8 @@ mod limiter;
 mod limits;
 mod lingering_close;
 mod listener;
+mod reset_counter;
+mod reset_guard;
 mod socket;
 mod tls;
 

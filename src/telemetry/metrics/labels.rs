@@ -159,7 +159,7 @@ pub enum ConnectionRefusal {
 #[strum(serialize_all = "snake_case")]
 pub enum CloseReason {
     ByCaller,
-    /// The connection was reset, its bytes are not HTTP, or its caller cancelled too many calls at once.
+    /// The connection was reset, or its bytes are not HTTP.
     Error,
     /// It had no call for `idle_time`.
     Idle,
@@ -167,6 +167,8 @@ pub enum CloseReason {
     Age,
     /// It was idle, and a new connection needed its place.
     MadeRoom,
+    /// Its caller cancelled too many calls.
+    Cancelling,
     /// The service stops.
     Stopping,
 }
