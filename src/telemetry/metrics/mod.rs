@@ -9,6 +9,7 @@ mod collectors;
 mod histogram;
 mod labels;
 mod registry;
+mod striped_atomic;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

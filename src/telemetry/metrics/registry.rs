@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::atomic::AtomicU64};
 use arc_swap::ArcSwap;
 use enum_map::{Enum as _, EnumArray, EnumMap};
 use prometheus_client::{
-    metrics::{TypedMetric, counter::Counter, family::Family, gauge::Gauge, info::Info},
+    metrics::{TypedMetric, family::Family, gauge::Gauge, info::Info},
     registry::{Metric, Registry},
 };
 
@@ -21,6 +21,7 @@ use super::{
         CloseReason, Code, ConnectionRefusal, DenialReason, PortName, ReloadResult, Rpc,
         StoreCallResult, StoreFailure, TokenUse, Transition, verdict_names,
     },
+    striped_atomic::Counter,
 };
 use crate::domain::{PoolName, Verdict};
 
@@ -99,7 +100,7 @@ impl Default for MetricFamilies {
             batches: metrics.register(
                 "tollgate_store_batch_decisions",
                 "Decisions that went to the store in one call",
-                AtomicHistogram::new(BATCH_BUCKETS),
+                AtomicHistogram::of_numbers(BATCH_BUCKETS),
             ),
             store_failures: metrics.series(
                 "tollgate_store_failures",
