@@ -1,7 +1,6 @@
 //! An atomic number without contention: each thread adds to its own stripe, and a read sums the stripes.
 //!
-//! If two cores add to one atomic, its cache line moves between them, which costs more than the addition: without
-//! stripes, a request of a stream cost a third more CPU over the memory store.
+//! If two cores add to one atomic, its cache line moves between them, which costs more than the addition.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
