@@ -155,9 +155,7 @@ impl Ledger {
         let mut decided = Vec::with_capacity(records.len());
         let all = self.within_deadline(async {
             self.backend.breaker.admit(Access::Decide).await?;
-            for reply in self.queue.submit_all(requests) {
-                decided.push(reply.await);
-            }
+            self.queue.decide_all(requests, &mut decided).await;
             Ok(())
         });
         if let Err(error) = all.await {

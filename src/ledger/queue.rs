@@ -77,7 +77,8 @@ impl Queue {
     /// Decides a request: at once, or in a batch with other requests.
     pub(super) async fn decide(self: &Arc<Self>, org: OrgId, request: Request) -> DecisionResult {
         if self.limits == CallLimits::UNLIMITED {
-            return self.decide_alone(org, request).await;
+            let mut results = self.decide_directly(org, vec![request]).await;
+            return results.pop().expect("a result for each request");
         }
         let (reply, call) = {
             let mut state = self.state();
@@ -90,28 +91,47 @@ impl Queue {
         wait_for(reply).await
     }
 
-    /// Submits Reserves in their order, before a call begins, so that they share calls.
-    pub(super) fn submit_all(
+    /// Decides Reserves in their order, in as few calls as possible. The results arrive one by one: those that came
+    /// before the caller stops waiting are kept.
+    pub(super) async fn decide_all(
         self: &Arc<Self>,
         requests: Vec<Reserve>,
-    ) -> Vec<impl Future<Output = DecisionResult> + use<>> {
+        results: &mut Vec<DecisionResult>,
+    ) {
+        if self.limits == CallLimits::UNLIMITED {
+            let same_org = |one: &Reserve, next: &Reserve| one.org == next.org;
+            for run in requests.chunk_by(same_org) {
+                let all = run.iter().cloned().map(Request::Reserve).collect();
+                results.extend(self.decide_directly(run[0].org.clone(), all).await);
+            }
+            return;
+        }
+        for reply in self.submit(requests) {
+            results.push(match reply {
+                Ok(reply) => wait_for(reply).await,
+                Err(error) => Err(error),
+            });
+        }
+    }
+
+    /// Submits all of them before a call begins, so that they share calls.
+    fn submit(
+        self: &Arc<Self>,
+        requests: Vec<Reserve>,
+    ) -> Vec<Result<oneshot::Receiver<DecisionResult>, LedgerError>> {
         let mut state = self.state();
-        let replies: Vec<_> = requests
-            .into_iter()
-            .map(|request| {
-                let org = request.org.clone();
-                state.push(org, Request::Reserve(request), self.max_waiting)
-            })
-            .collect();
+        let replies = requests.into_iter().map(|request| {
+            let org = request.org.clone();
+            state.push(org, Request::Reserve(request), self.max_waiting)
+        });
+        let replies = replies.collect();
         let mut call = self.next_call(&mut state);
         drop(state);
         while let Some(next) = call {
             next.begin();
             call = self.next_call(&mut self.state());
         }
-        let replies = replies.into_iter();
-        let replies = replies.map(|reply| async move { wait_for(reply?).await });
-        replies.collect()
+        replies
     }
 
     /// The pending requests, and the calls under way.
@@ -120,15 +140,23 @@ impl Queue {
         (state.waiting, state.calls)
     }
 
-    /// Decides without the queue, for a store that never waits: the caller can't go away meanwhile.
-    async fn decide_alone(&self, org: OrgId, request: Request) -> DecisionResult {
+    /// Decides an organization's requests as one batch, without the queue, for a store that never waits: the caller
+    /// can't go away meanwhile.
+    async fn decide_directly(&self, org: OrgId, requests: Vec<Request>) -> Vec<DecisionResult> {
+        let count = requests.len();
         let spans = traces::current().map(|span| (0, span));
         let day = self.backend.clock.today();
-        let batch = assess(&self.backend.policy.load(), org, day, [request]);
+        let batch = assess(&self.backend.policy.load(), org, day, requests);
         let mut results = self.backend.decide(vec![batch], spans.as_slice()).await;
-        let Timestamped { now, mut answer } = results.pop().expect("a result for each batch")?;
-        let answer = answer.pop().expect("an outcome for each operation");
-        Ok(Timestamped { now, answer })
+        match results.pop().expect("a result for each batch") {
+            Ok(Timestamped { now, answer }) => {
+                let answers = answer.into_iter();
+                answers
+                    .map(|answer| Ok(Timestamped { now, answer }))
+                    .collect()
+            }
+            Err(error) => vec![Err(error); count],
+        }
     }
 
     /// Forms batches by the current policy and the store's current day.
