@@ -55,6 +55,7 @@ async fn settle(client: &Client, id: &str, tokens: u64) -> String {
         org: "acme".to_owned(),
         request_id: id.to_owned(),
         tokens,
+        outside_program: false,
     };
     settle_verdict_text(client.clone().settle(request).await.unwrap().get_ref())
 }
@@ -170,5 +171,49 @@ async fn what_redis_forgets_either_release_restores() {
             reserve(client, 1, &format!("{loser}")).await;
         }
         assert_eq!(large(client).await.used, then);
+    }
+}
+
+#[tokio::test]
+async fn the_previous_release_fails_for_what_ran_outside_the_programme_and_counts_nothing() {
+    let rollout = Rollout::start("");
+    let [old, new] = rollout.clients();
+    reserve(&old, 300, "outside").await;
+    reserve(&old, 200, "other").await;
+    let outside = SettleRequest {
+        org: "acme".to_owned(),
+        request_id: "outside".to_owned(),
+        tokens: 250,
+        outside_program: true,
+    };
+    let settled = new.clone().settle(outside.clone()).await.unwrap();
+    assert_eq!(settle_verdict_text(settled.get_ref()), "RanOutsideProgram");
+    // The old release does not know the verdict.
+    let release = ReleaseRequest {
+        org: "acme".to_owned(),
+        request_id: "outside".to_owned(),
+    };
+    for failed in [
+        old.clone().settle(outside.clone()).await.err(),
+        old.clone().release(release).await.err(),
+        old.clone().reserve(new_reserve(300, "outside")).await.err(),
+    ] {
+        assert_eq!(failed.unwrap().code(), tonic::Code::Internal);
+    }
+    assert!(
+        new.clone()
+            .settle(outside)
+            .await
+            .unwrap()
+            .get_ref()
+            .replayed
+    );
+    // Other requests and the counters are served by both.
+    assert_eq!(settle(&old, "other", 150).await, "FREE");
+    for client in [&old, &new] {
+        let pool = large(client).await;
+        assert_eq!((pool.used, pool.billed_tokens), (150, 0));
+        let day = quota(client).await.day;
+        assert_eq!(sum(&usage(client, &day).await), (150, 250, 1, 1));
     }
 }

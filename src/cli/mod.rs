@@ -93,10 +93,13 @@ pub enum ToolCommand {
         request_id: String,
         /// The actual tokens, 0 to 1000000000
         tokens: u64,
+        /// The request ran where nothing is shared: another project, another provider. It is billed
+        #[arg(long)]
+        outside_program: bool,
         #[command(flatten)]
         connection: ConnectionArgs,
     },
-    /// Release a reserved request that never ran, or ran elsewhere
+    /// Release a reserved request that never ran
     Release {
         /// The organization
         org: String,
@@ -232,12 +235,14 @@ pub async fn run(command: ToolCommand) -> anyhow::Result<()> {
             org,
             request_id,
             tokens,
+            outside_program,
             connection,
         } => {
             let request = SettleRequest {
                 org,
                 request_id,
                 tokens,
+                outside_program,
             };
             let answer = connect(&connection)?.settle(request).await;
             show(&connection, answer, tables::settled)

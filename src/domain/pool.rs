@@ -90,8 +90,8 @@ impl PoolCounters {
         }
     }
 
-    /// Counts a request. ALLOWANCE_EXCEEDED closes the pool if the terms say so. Ineligible requests count in
-    /// no pool.
+    /// Counts a request. ALLOWANCE_EXCEEDED closes the pool if the terms say so. Ineligible requests, and those that
+    /// ran outside the programme, count in no pool.
     ///
     /// # Errors
     ///

@@ -75,10 +75,10 @@ pub enum ReservationState {
     Settled {
         /// The actual tokens.
         tokens: Tokens,
-        /// The verdict on the actual tokens.
+        /// The verdict on the actual tokens. It also says whether the request ran outside the programme.
         verdict: Verdict,
     },
-    /// The request did not run here. It counts nothing.
+    /// The request never ran. It counts nothing.
     Released,
 }
 
@@ -121,6 +121,10 @@ impl RequestFields {
 /// Advice for a caller who used an id twice.
 const SAME_OR_NEW: &str = "a retry sends the same fields; a new attempt needs a new request_id";
 
+fn place(outside_program: bool) -> &'static str {
+    if outside_program { "outside" } else { "within" }
+}
+
 fn names(fields: &[RequestField]) -> String {
     let names: Vec<&str> = fields.iter().map(|field| field.name()).collect();
     names.join(", ")
@@ -134,6 +138,12 @@ pub enum Refusal {
     OtherFields {
         /// Those that differ.
         differing: Vec<RequestField>,
+    },
+    /// Settle: the reservation was settled with the other value of `outside_program`.
+    #[error("request_id: was settled before {} the programme; {SAME_OR_NEW}", place(*.outside_program))]
+    OtherPlace {
+        /// The value it was settled with.
+        outside_program: bool,
     },
     /// Settle: the reservation was settled with another amount.
     #[error("request_id: was settled before with other tokens ({settled}); {SAME_OR_NEW}")]
@@ -182,10 +192,21 @@ impl Reservation {
     ///
     /// # Errors
     ///
-    /// Settled with another amount before, or released.
-    pub fn settle(&self, actual: Tokens) -> Result<Progress<Verdict>, Refusal> {
+    /// Settled before with the other value of `outside_program`, or with another amount; or released.
+    pub fn settle(
+        &self,
+        actual: Tokens,
+        outside_program: bool,
+    ) -> Result<Progress<Verdict>, Refusal> {
         match self.state {
             ReservationState::Held { row } => Ok(Progress::Due(row)),
+            ReservationState::Settled { verdict, .. }
+                if (verdict == Verdict::RAN_OUTSIDE_PROGRAM) != outside_program =>
+            {
+                Err(Refusal::OtherPlace {
+                    outside_program: !outside_program,
+                })
+            }
             ReservationState::Settled { tokens, verdict } if tokens == actual => {
                 Ok(Progress::Replay(verdict))
             }

@@ -43,11 +43,13 @@ pub enum BilledReason {
     DayClosed,
     /// The store failed, and the operator chose degraded answers. Counts nothing.
     StoreUnavailable,
+    /// At Settle only: the request ran where nothing is shared. Counts in its usage row, and in no pool.
+    RanOutsideProgram,
 }
 
 impl BilledReason {
-    /// Whether the request was eligible, so that its pool counts it (docs/CONTRACT.md, "What is counted
-    /// where").
+    /// Whether a pool counts the request: it was eligible, and ran within the programme (docs/CONTRACT.md, "What is
+    /// counted where").
     pub const fn counts_in_pool(self) -> bool {
         match self {
             Self::PoolClosed | Self::AllowanceExceeded | Self::DayClosed => true,
@@ -59,12 +61,16 @@ impl BilledReason {
             | Self::WorkloadNotCovered
             | Self::FineTunedModel
             | Self::ModelNotCovered
-            | Self::StoreUnavailable => false,
+            | Self::StoreUnavailable
+            | Self::RanOutsideProgram => false,
         }
     }
 }
 
 impl Verdict {
+    /// The verdict of a Settle whose request ran outside the programme.
+    pub const RAN_OUTSIDE_PROGRAM: Self = Self::Billed(BilledReason::RanOutsideProgram);
+
     /// Whether the whole request is free.
     pub const fn is_free(self) -> bool {
         matches!(self, Self::Free)

@@ -16,7 +16,7 @@ use crate::{
         BilledReason, InvalidField, ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens,
         UtcDay, Verdict, Workload,
     },
-    ledger::{Quota, Released, Reserve, Reserved, Settled, Usage, UsagePage, UsageRow},
+    ledger::{Quota, Released, Reserve, Reserved, Settle, Settled, Usage, UsagePage, UsageRow},
     store::{PoolBalance, RowKey},
 };
 
@@ -43,14 +43,13 @@ pub(super) fn reserve(request: ReserveRequest, permit: &Permit) -> Result<Reserv
     })
 }
 
-pub(super) fn settle(
-    request: SettleRequest,
-    permit: &Permit,
-) -> Result<(OrgId, RequestId, Tokens), Status> {
-    let org = org(request.org, permit)?;
-    let request_id = RequestId::parse(request.request_id).map_err(invalid)?;
-    let tokens = Tokens::of_settle(request.tokens).map_err(invalid)?;
-    Ok((org, request_id, tokens))
+pub(super) fn settle(request: SettleRequest, permit: &Permit) -> Result<Settle, Status> {
+    Ok(Settle {
+        org: org(request.org, permit)?,
+        request_id: RequestId::parse(request.request_id).map_err(invalid)?,
+        tokens: Tokens::of_settle(request.tokens).map_err(invalid)?,
+        outside_program: request.outside_program,
+    })
 }
 
 pub(super) fn release(
@@ -265,6 +264,7 @@ fn reason(reason: BilledReason) -> proto::BilledReason {
         BilledReason::AllowanceExceeded => proto::BilledReason::AllowanceExceeded,
         BilledReason::DayClosed => proto::BilledReason::DayClosed,
         BilledReason::StoreUnavailable => proto::BilledReason::StoreUnavailable,
+        BilledReason::RanOutsideProgram => proto::BilledReason::RanOutsideProgram,
     }
 }
 

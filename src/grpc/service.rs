@@ -139,9 +139,8 @@ impl QuotaService for QuotaHandler {
         request: Request<SettleRequest>,
     ) -> Result<Response<SettleResponse>, Status> {
         let (ledger, permit, message) = self.accept(request)?;
-        let (org, request_id, tokens) = convert::settle(message, &permit)?;
-        let settled = ledger.settle(org, request_id, tokens).await;
-        let settled = settled.map_err(status)?;
+        let request = convert::settle(message, &permit)?;
+        let settled = ledger.settle(request).await.map_err(status)?;
         let (verdict, pool) = (settled.verdict, settled.pool.as_ref());
         self.record(Rpc::Settle, verdict, pool, settled.replayed);
         Ok(Response::new(convert::settle_response(settled)))

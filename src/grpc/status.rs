@@ -36,9 +36,9 @@ pub(super) fn query_status(error: LedgerError) -> Status {
 fn to_status(error: LedgerError, advice: RetryAdvice) -> Status {
     let message = error.to_string();
     match error {
-        LedgerError::Refused(Refusal::OtherFields { .. } | Refusal::OtherAmount { .. }) => {
-            Status::already_exists(message)
-        }
+        LedgerError::Refused(
+            Refusal::OtherFields { .. } | Refusal::OtherPlace { .. } | Refusal::OtherAmount { .. },
+        ) => Status::already_exists(message),
         LedgerError::Refused(Refusal::Released | Refusal::Settled) => {
             Status::failed_precondition(message)
         }

@@ -82,6 +82,19 @@ impl TryFrom<Timestamped<Outcome>> for Reserved {
     }
 }
 
+/// What a reserved request really used.
+#[derive(Debug, Clone)]
+pub struct Settle {
+    /// The organization that reserved.
+    pub org: OrgId,
+    /// The id of the Reserve.
+    pub request_id: RequestId,
+    /// The actual tokens.
+    pub tokens: Tokens,
+    /// The request ran where nothing is shared: another project, or another provider.
+    pub outside_program: bool,
+}
+
 /// The response to a Settle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settled {

@@ -101,7 +101,10 @@ impl Backend {
                 Verdict::Free => TokenUse::SettledFree,
                 Verdict::Billed(_) => TokenUse::SettledBilled,
             };
-            let pool = settled.pool.as_ref().map(|balance| &balance.pool);
+            // What ran outside the programme counts in no pool, though its pool is in the answer.
+            let counted = settled.verdict != Verdict::RAN_OUTSIDE_PROGRAM;
+            let pool = settled.pool.as_ref().filter(|_| counted);
+            let pool = pool.map(|balance| &balance.pool);
             self.metrics.tokens(pool, kind, tokens.get());
             self.metrics.reservation(Transition::Settled);
         }

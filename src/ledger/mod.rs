@@ -28,12 +28,12 @@ use self::{
     queue::Queue,
 };
 pub use self::{
-    api::{Quota, Released, Reserve, Reserved, Settled, Usage, UsagePage, UsageRow},
+    api::{Quota, Released, Reserve, Reserved, Settle, Settled, Usage, UsagePage, UsageRow},
     breaker::{Outage, StoreState},
     error::LedgerError,
 };
 use crate::{
-    domain::{BilledReason, OrgId, RequestId, Tokens, Verdict},
+    domain::{BilledReason, OrgId, RequestId, Verdict},
     policy::Policy,
     store::{Operation, Outcome, Store, StoreError, Timestamped, UsageLimits},
     telemetry::{log_limited, metrics::Metrics, traces},
@@ -172,21 +172,27 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// There is no such reservation, it was released or settled with other tokens, or the store failed.
-    pub async fn settle(
-        &self,
-        org: OrgId,
-        request_id: RequestId,
-        tokens: Tokens,
-    ) -> Result<Settled, LedgerError> {
+    /// There is no such reservation, it was released or settled with other fields, or the store failed.
+    pub async fn settle(&self, request: Settle) -> Result<Settled, LedgerError> {
         let began = Instant::now();
-        let request = Request::Assessed(Operation::Settle { request_id, tokens });
-        let settled = self.decide(org.clone(), request).await?;
+        let Settle {
+            org,
+            request_id,
+            tokens,
+            outside_program,
+        } = request;
+        let operation = Operation::Settle {
+            request_id,
+            tokens,
+            outside_program,
+        };
+        let settled = self.decide(org.clone(), Request::Assessed(operation));
+        let settled = settled.await?;
         self.backend.record_settled(began, &org, tokens, &settled);
         Ok(settled)
     }
 
-    /// Cancels a reserved request that did not run: its tokens are not counted any more.
+    /// Cancels a reserved request that never ran: its tokens are not counted any more.
     ///
     /// # Errors
     ///

@@ -3,7 +3,7 @@
 use crate::domain::{BilledReason, Verdict, Workload};
 
 /// The code of a verdict in records, arguments and replies. Never changed: records hold it.
-const VERDICTS: [(char, Verdict); 12] = [
+const VERDICTS: [(char, Verdict); 13] = [
     ('F', Verdict::Free),
     ('O', Verdict::Billed(BilledReason::OrganizationNotEnrolled)),
     ('Z', Verdict::Billed(BilledReason::ZeroDataRetention)),
@@ -16,6 +16,7 @@ const VERDICTS: [(char, Verdict); 12] = [
     ('C', Verdict::Billed(BilledReason::PoolClosed)),
     ('X', Verdict::Billed(BilledReason::AllowanceExceeded)),
     ('D', Verdict::Billed(BilledReason::DayClosed)),
+    ('R', Verdict::RAN_OUTSIDE_PROGRAM),
 ];
 
 /// The code of a verdict. `STORE_UNAVAILABLE` never reaches a store, so it has none.

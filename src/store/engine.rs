@@ -101,7 +101,11 @@ pub(super) fn decide<R: Records>(
             let is_listed = recording.writes().then_some(*is_listed);
             engine.reserve(request_id.as_ref(), fields, eligibility, is_listed)
         }
-        Operation::Settle { request_id, tokens } => engine.settle(request_id, *tokens),
+        Operation::Settle {
+            request_id,
+            tokens,
+            outside_program,
+        } => engine.settle(request_id, *tokens, *outside_program),
         Operation::Release { request_id } => engine.release(request_id),
     };
     match decided {
@@ -219,14 +223,20 @@ impl<R: Records> Engine<'_, R> {
         Ok((RowChoice::Own, Some(counts)))
     }
 
-    fn settle(&mut self, id: &RequestId, actual: Tokens) -> Result<Outcome, Abort<R::Error>> {
+    fn settle(
+        &mut self,
+        id: &RequestId,
+        actual: Tokens,
+        outside_program: bool,
+    ) -> Result<Outcome, Abort<R::Error>> {
         let (day, mut reservation) = self.find(id)?.ok_or(Refusal::UnknownRequestId)?;
         let held = reservation.verdict;
-        let (verdict, replayed) = match reservation.settle(actual)? {
+        let (verdict, replayed) = match reservation.settle(actual, outside_program)? {
             Progress::Replay(verdict) => (verdict, true),
             Progress::Due(row) => {
                 let was = held_request(&reservation, row);
                 let verdict = match (was.pool, day) {
+                    _ if outside_program => Verdict::RAN_OUTSIDE_PROGRAM,
                     (Some(pool), RelativeDay::Today | RelativeDay::Tomorrow) => {
                         let (counters, terms) = (self.pool(day, pool)?, self.terms.of_pool(pool));
                         counters.judge_settle(terms, held, was.tokens, actual)

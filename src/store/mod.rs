@@ -203,8 +203,10 @@ pub enum Operation {
     Settle {
         request_id: RequestId,
         tokens: Tokens,
+        /// Whether the request ran where nothing is shared: it is billed then, and counts in no pool.
+        outside_program: bool,
     },
-    /// Takes back a reservation whose request did not run.
+    /// Takes back a reservation whose request never ran.
     Release { request_id: RequestId },
 }
 
@@ -272,7 +274,7 @@ pub enum Outcome {
         reserved_as: Verdict,
         /// The pool after the operation, if the request was eligible.
         pool: Option<PoolBalance>,
-        /// Whether it was settled with the same tokens before. Nothing was counted then.
+        /// Whether it was settled with the same fields before. Nothing was counted then.
         replayed: bool,
     },
     /// Of a Release.

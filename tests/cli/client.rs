@@ -35,6 +35,11 @@ fn each_answer_is_a_table_for_people() {
     let released = cli.table("release org-demo two");
     assert_eq!(released[0], "released 2,000 tokens");
     assert_eq!(released[1..], facts("0", "1,000,000"));
+    cli.table("reserve org-demo search o1 3000 --request-id three");
+    let outside = cli.table("settle org-demo three 2500 --outside-program");
+    let changed = "verdict BILLED (RAN_OUTSIDE_PROGRAM), another verdict than at reserve";
+    assert_eq!(outside[0], changed);
+    assert_eq!(outside[1..], facts("0", "1,000,000"));
     let uncovered = cli.table("reserve org-demo search gpt-5 1");
     assert_eq!(
         uncovered,

@@ -7,10 +7,10 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
-use tollgate::domain::Tokens;
+use tollgate::ledger::Settle;
 
 use super::steps::Embedded;
-use crate::support::world::{ReserveExt as _, new_reserve, org_id, request_id};
+use crate::support::world::{ReserveExt as _, new_reserve, new_settle};
 
 const ALLOWANCE: u64 = 1_000;
 const IDS: [&str; 3] = ["a", "b", "c"];
@@ -26,6 +26,7 @@ enum Action {
     Settle {
         tokens: u64,
         id: &'static str,
+        outside: bool,
     },
     Step {
         hours: i64,
@@ -42,7 +43,8 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         6 => (1..600_u64, prop::option::of(id()))
             .prop_map(|(tokens, id)| Action::Reserve { tokens, id }),
-        2 => (0..900_u64, id()).prop_map(|(tokens, id)| Action::Settle { tokens, id }),
+        2 => (0..900_u64, id(), prop::bool::weighted(0.2))
+            .prop_map(|(tokens, id, outside)| Action::Settle { tokens, id, outside }),
         3 => hours.prop_map(|hours| Action::Step { hours }),
         1 => (1..20_i64).prop_map(|seconds| Action::Pass { seconds }),
         1 => Just(Action::Restart),
@@ -60,7 +62,14 @@ struct Model {
 struct Reservation {
     tokens: u64,
     is_free: bool,
-    settled: Option<(u64, bool)>,
+    settled: Option<Settlement>,
+}
+
+#[derive(Clone, Copy)]
+struct Settlement {
+    tokens: u64,
+    outside: bool,
+    is_free: bool,
 }
 
 impl Model {
@@ -93,13 +102,13 @@ impl Model {
         is_free.to_string()
     }
 
-    fn settle(&mut self, today: NaiveDate, actual: u64, id: &'static str) -> String {
+    fn settle(&mut self, today: NaiveDate, actual: u64, id: &'static str, outside: bool) -> String {
         let Some((day, known)) = self.find(today, id) else {
             return "refused".to_owned();
         };
-        if let Some((settled, is_free)) = known.settled {
-            return match settled == actual {
-                true => format!("{is_free} replayed"),
+        if let Some(settled) = known.settled {
+            return match (settled.tokens, settled.outside) == (actual, outside) {
+                true => format!("{} replayed", settled.is_free),
                 false => "refused".to_owned(),
             };
         }
@@ -107,13 +116,18 @@ impl Model {
         let without = *used - if known.is_free { known.tokens } else { 0 };
         let fits = without + actual <= ALLOWANCE;
         let is_free = match (known.is_free, day < today) {
+            _ if outside => false,
             (true, true) => actual <= known.tokens,
             (false, true) => false,
             (true, false) => actual <= known.tokens || fits,
             (false, false) => fits,
         };
         *used = without + if is_free { actual } else { 0 };
-        let settled = Some((actual, is_free));
+        let settled = Some(Settlement {
+            tokens: actual,
+            outside,
+            is_free,
+        });
         self.reservations
             .insert((day, id), Reservation { settled, ..known });
         is_free.to_string()
@@ -136,10 +150,16 @@ async fn take(it: &mut Embedded, action: &Action) -> Option<String> {
                 |it| verdict_text(it.verdict.is_free(), it.replayed),
             ))
         }
-        Action::Settle { tokens, id } => {
-            let tokens = Tokens::of_settle(tokens).unwrap();
-            let answer = it.ledger().settle(org_id("acme"), request_id(id), tokens);
-            let answer = answer.await;
+        Action::Settle {
+            tokens,
+            id,
+            outside,
+        } => {
+            let call = Settle {
+                outside_program: outside,
+                ..new_settle(id, tokens)
+            };
+            let answer = it.ledger().settle(call).await;
             Some(answer.map_or_else(
                 |_| refused(),
                 |it| verdict_text(it.verdict.is_free(), it.replayed),
@@ -179,7 +199,11 @@ fn compare_with_model(cases: u32, new: fn() -> Embedded) {
                 let answer = take(&mut it, &action).await;
                 let expected = match action {
                     Action::Reserve { tokens, id } => Some(model.reserve(today, tokens, id)),
-                    Action::Settle { tokens, id } => Some(model.settle(today, tokens, id)),
+                    Action::Settle {
+                        tokens,
+                        id,
+                        outside,
+                    } => Some(model.settle(today, tokens, id, outside)),
                     _ => None,
                 };
                 prop_assert_eq!(answer, expected, "{:?}", action);

@@ -12,7 +12,7 @@ use tollgate::{
 use crate::support::{
     clock::Clock,
     world::{
-        NOON, ReserveExt as _, TODAY, file_store, new_reserve, org_id, policy, request_id,
+        NOON, ReserveExt as _, TODAY, file_store, new_reserve, new_settle, org_id, policy,
         verdict_text,
     },
 };
@@ -195,8 +195,7 @@ async fn an_id_of_a_visited_day_is_found_from_the_day_before_and_settles_on_its_
             .unwrap();
         assert!(again.replayed);
         assert_eq!(again.pool.unwrap().used.get(), 100);
-        let tokens = tollgate::domain::Tokens::of_settle(700).unwrap();
-        let settled = ledger.settle(org_id("acme"), request_id("visited"), tokens);
+        let settled = ledger.settle(new_settle("visited", 700));
         let settled = settled.await.unwrap();
         // By the rules of an open day: its own day is not over.
         assert_eq!(verdict_text(settled.verdict), "FREE");
@@ -215,8 +214,7 @@ async fn a_settle_while_the_clock_is_ahead_corrects_the_day_that_it_comes_back_t
         let ledger = it.ledger();
         ledger.reserve(new_reserve(900).id("r")).await.unwrap();
         it.clock.advance(TimeDelta::days(1));
-        let tokens = tollgate::domain::Tokens::of_settle(200).unwrap();
-        let settled = ledger.settle(org_id("acme"), request_id("r"), tokens);
+        let settled = ledger.settle(new_settle("r", 200));
         assert_eq!(verdict_text(settled.await.unwrap().verdict), "FREE");
         it.clock.advance(TimeDelta::days(-1));
         assert_eq!(it.used().await, 200);

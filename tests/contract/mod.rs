@@ -6,6 +6,7 @@ mod history;
 mod ids;
 mod late_settles;
 mod names;
+mod outside_program;
 mod policy_change;
 mod redis_keys;
 mod reserve;

@@ -23,6 +23,8 @@ pub enum CallKind {
     Reserve,
     /// The tokens that were really used.
     Settle(u64),
+    /// The tokens that were used outside the programme.
+    SettleOutside(u64),
     Release,
 }
 
@@ -125,7 +127,7 @@ impl Call {
             _ if !self.answer.is_free() => 0,
             CallKind::Reserve => self.request.tokens,
             CallKind::Settle(tokens) => tokens,
-            CallKind::Release => 0,
+            CallKind::SettleOutside(_) | CallKind::Release => 0,
         }
     }
 }
@@ -157,6 +159,20 @@ impl History {
             min: sum.min + it.min,
             max: sum.max + it.max,
         })
+    }
+
+    /// The tokens and the number of an organization's requests that were settled as run outside the programme.
+    pub fn outside(&self, org: &str) -> (u64, u64) {
+        let its = self.calls.iter().filter(|call| call.request.org == org);
+        let outside = its.filter_map(|call| match call.kind {
+            CallKind::SettleOutside(tokens) if !matches!(call.answer, Answer::Failed { .. }) => {
+                Some((call.request.name.as_str(), tokens))
+            }
+            _ => None,
+        });
+        // Repetitions and replays count once.
+        let outside: BTreeMap<&str, u64> = outside.collect();
+        (outside.values().sum(), outside.len() as u64)
     }
 
     /// The free tokens of an organization that may be granted twice after a loss, because only one replica knew them:
@@ -210,7 +226,9 @@ fn counts(calls: &[&Call], losses: &[Loss]) -> Counts {
                     added.max(more - known)
                 };
             }
-            (CallKind::Release, true) => taken = if loses { taken + known } else { known },
+            (CallKind::SettleOutside(_) | CallKind::Release, true) => {
+                taken = if loses { taken + known } else { known }
+            }
             (_, false) if matches!(call.answer, Answer::Failed { .. }) => {}
             (kind, false) => {
                 if kind != CallKind::Reserve && !gives_back {
@@ -276,6 +294,7 @@ mod tests {
         let (unknown, nothing) = (failed(false), failed(true));
         let reserve = |answer: &Answer| call(CallKind::Reserve, answer.clone());
         let settle = |tokens, answer: &Answer| call(CallKind::Settle(tokens), answer.clone());
+        let outside = |answer: &Answer| call(CallKind::SettleOutside(15), answer.clone());
         let release = |answer: &Answer| call(CallKind::Release, answer.clone());
         for (calls, keeps, loses) in [
             (vec![reserve(&free)], (10, 10), (10, 10)),
@@ -294,6 +313,8 @@ mod tests {
             (vec![reserve(&billed), settle(4, &free)], (4, 4), (4, 4)),
             (vec![reserve(&free), settle(15, &unknown)], (0, 15), (0, 25)),
             (vec![reserve(&free), release(&released)], (0, 0), (0, 10)),
+            (vec![reserve(&free), outside(&billed)], (0, 0), (0, 10)),
+            (vec![reserve(&free), outside(&unknown)], (0, 10), (0, 10)),
             (vec![reserve(&free), release(&unknown)], (0, 10), (0, 10)),
             (
                 vec![reserve(&free), release(&unknown), release(&released)],

@@ -130,11 +130,12 @@ async fn answer(
                 replayed: answer.get_ref().replayed,
             })
         }
-        CallKind::Settle(tokens) => {
+        CallKind::Settle(tokens) | CallKind::SettleOutside(tokens) => {
             let message = SettleRequest {
                 org,
                 request_id: id,
                 tokens,
+                outside_program: matches!(kind, CallKind::SettleOutside(_)),
             };
             let answer = client.settle(within(message, deadline)).await;
             answer.map(|answer| Answer::Verdict {
@@ -246,7 +247,11 @@ impl Caller {
         }
         match self.random.below(10) {
             0..3 => {
-                let settle = CallKind::Settle(self.random.below(2 * request.tokens));
+                let tokens = self.random.below(2 * request.tokens);
+                let settle = match self.random.below(4) {
+                    0 => CallKind::SettleOutside(tokens),
+                    _ => CallKind::Settle(tokens),
+                };
                 self.call(&request, settle).await;
                 if self.profile.repeats_calls && self.random.below(4) == 0 {
                     self.call(&request, settle).await;

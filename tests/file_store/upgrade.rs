@@ -1,14 +1,16 @@
 //! A file of an earlier format is upgraded when it is opened.
 
-use std::path::Path;
+use std::{fs, path::Path, process::Command};
 
 use chrono::{DateTime, Utc};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use tollgate::ledger::{Ledger, Settle};
 
 use super::{ledger_over, open, used};
 use crate::support::{
     clock::Clock,
-    world::{NOON, ReserveExt as _, new_reserve, org_id, request_id},
+    tools::{run, tool},
+    world::{NOON, ReserveExt as _, new_reserve, new_settle, org_id, request_id},
 };
 
 const META: TableDefinition<'_, &str, i64> = TableDefinition::new("tollgate");
@@ -70,6 +72,64 @@ async fn a_file_that_format_1_latched_ahead_goes_on_with_the_real_day() {
     drop(ledger);
     let database = Database::open(&path).unwrap();
     let about = database.begin_read().unwrap().open_table(META).unwrap();
-    assert_eq!(about.get("format").unwrap().unwrap().value(), 2);
+    assert_eq!(about.get("format").unwrap().unwrap().value(), 3);
     assert!(about.get("latest").unwrap().is_none());
+}
+
+/// Settles `r` as run outside the programme; gives whether that is a replay.
+async fn settle_outside(ledger: &Ledger) -> bool {
+    let call = Settle {
+        outside_program: true,
+        ..new_settle("r", 300)
+    };
+    ledger.settle(call).await.unwrap().replayed
+}
+
+#[tokio::test]
+async fn a_file_of_format_2_is_upgraded_and_keeps_what_ran_outside_the_programme() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::at(NOON));
+    let path = dir.path().join("tollgate.db");
+    {
+        let ledger = ledger_over(open(&path, &clock).unwrap());
+        ledger.reserve(new_reserve(400).id("r")).await.unwrap();
+    }
+    {
+        // Format 3 has one more verdict; all else is as in format 2.
+        let database = Database::open(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let mut about = transaction.open_table(META).unwrap();
+        about.insert("format", 2).unwrap();
+        drop(about);
+        transaction.commit().unwrap();
+    }
+    for replayed in [false, true] {
+        let ledger = ledger_over(open(&path, &clock).unwrap());
+        assert_eq!(settle_outside(&ledger).await, replayed);
+        assert_eq!(used(&ledger).await, 0);
+    }
+    let database = Database::open(&path).unwrap();
+    let about = database.begin_read().unwrap().open_table(META).unwrap();
+    assert_eq!(about.get("format").unwrap().unwrap().value(), 3);
+}
+
+#[tokio::test]
+async fn the_previous_release_refuses_the_file_and_leaves_it_unchanged() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::at(NOON));
+    let path = dir.path().join("tollgate.db");
+    {
+        let ledger = ledger_over(open(&path, &clock).unwrap());
+        ledger.reserve(new_reserve(400).id("r")).await.unwrap();
+        assert!(!settle_outside(&ledger).await);
+    }
+    let bytes = fs::read(&path).unwrap();
+    let mut previous = Command::new(tool("bin/tollgate-previous"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
+        previous.env_remove(name);
+    }
+    previous.args(["--store", &format!("file:{}", path.display())]);
+    previous.args(["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+    let ended = run(&mut previous);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("is in format 3"), "{ended:?}");
+    assert_eq!(fs::read(&path).unwrap(), bytes);
 }

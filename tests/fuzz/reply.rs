@@ -43,7 +43,7 @@ fn batches(shape: u8) -> Vec<Batch> {
     let pool = PoolName::parse("large").expect("legal");
     let kinds = [
         reserve(Eligibility::Eligible(pool.clone())),
-        Operation::Settle { request_id: request_id.clone(), tokens: Tokens::ZERO },
+        Operation::Settle { request_id: request_id.clone(), tokens: Tokens::ZERO, outside_program: false },
         Operation::Release { request_id },
         reserve(Eligibility::Ineligible(BilledReason::ModelNotCovered)),
     ];

@@ -128,6 +128,7 @@ async fn each_field_of_settle_has_bounds_and_is_named() {
         org: org.to_owned(),
         request_id: request_id.to_owned(),
         tokens,
+        outside_program: false,
     };
     for (what, org) in with_empty(bad_names(NAME)) {
         assert_names("org", client.settle(request(&org, "r", 1)).await, what);

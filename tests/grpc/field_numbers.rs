@@ -12,7 +12,7 @@ const ENUMS: &[(&str, &str, &str)] = &[
         "BILLED_REASON_",
         "UNSPECIFIED ORGANIZATION_NOT_ENROLLED ZERO_DATA_RETENTION ENTERPRISE_PLAN PROGRAM_ENDED \
          PROJECT_NOT_SHARING WORKLOAD_NOT_COVERED FINE_TUNED_MODEL MODEL_NOT_COVERED POOL_CLOSED \
-         ALLOWANCE_EXCEEDED DAY_CLOSED STORE_UNAVAILABLE",
+         ALLOWANCE_EXCEEDED DAY_CLOSED STORE_UNAVAILABLE RAN_OUTSIDE_PROGRAM",
     ),
     (
         "Workload",
@@ -33,7 +33,7 @@ const MESSAGES: &[(&str, &str)] = &[
     ),
     ("ReserveStreamResponse", "reserved error"),
     ("ItemError", "code message"),
-    ("SettleRequest", "org request_id tokens"),
+    ("SettleRequest", "org request_id tokens outside_program"),
     (
         "SettleResponse",
         "verdict billed_reason verdict_changed pool allowance used remaining resets_at replayed",

@@ -70,6 +70,7 @@ pub(super) async fn call(
                 org,
                 request_id,
                 tokens,
+                outside_program: false,
             };
             client.settle(request).await.map(drop)
         }
@@ -218,6 +219,7 @@ async fn an_id_of_another_organization_is_out_of_reach() {
         org: org.to_owned(),
         request_id: "the id".to_owned(),
         tokens: 0,
+        outside_program: false,
     };
     let release = |org: &str| ReleaseRequest {
         org: org.to_owned(),

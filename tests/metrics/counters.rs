@@ -37,6 +37,7 @@ fn settle(request_id: &str, tokens: u64) -> SettleRequest {
         org: "acme".to_owned(),
         request_id: request_id.to_owned(),
         tokens,
+        outside_program: false,
     }
 }
 
@@ -170,25 +171,36 @@ async fn tokens_and_reservations_count_once_whatever_is_retried() {
         client.release(release("b")).await.unwrap();
     }
     client.settle(settle("c", 5_000)).await.unwrap();
+    client.reserve(new_reserve(400, "f")).await.unwrap();
+    let outside = SettleRequest {
+        outside_program: true,
+        ..settle("f", 30)
+    };
+    client.settle(outside).await.unwrap();
     let text = scrape(&tollgate);
     let large = |kind: &str| {
         let kind = format!("kind=\"{kind}\"");
         sum(&text, "tollgate_tokens_total", &[r#"pool="large""#, &kind])
     };
-    assert_eq!((large("free"), large("billed")), (900.0, 700.0), "{text}");
+    assert_eq!((large("free"), large("billed")), (1_300.0, 700.0), "{text}");
     assert_eq!(large("released"), 300.0);
     let settled = (large("settled_free"), large("settled_billed"));
     assert_eq!(settled, (500.0, 5_000.0));
     let none = [r#"pool="""#, r#"kind="billed""#];
     assert_eq!(sum(&text, "tollgate_tokens_total", &none), 7.0);
+    // What ran outside the programme counts in no pool.
+    let none = [r#"pool="""#, r#"kind="settled_billed""#];
+    assert_eq!(sum(&text, "tollgate_tokens_total", &none), 30.0);
+    let reason = [r#"rpc="Settle""#, r#"reason="RAN_OUTSIDE_PROGRAM""#];
+    assert_eq!(sum(&text, "tollgate_requests_total", &reason), 1.0);
     let reservations = |transition: &str| {
         let transition = format!("transition=\"{transition}\"");
         sum(&text, "tollgate_reservations_total", &[&transition])
     };
-    assert_eq!(reservations("held"), 3.0, "{text}");
+    assert_eq!(reservations("held"), 4.0, "{text}");
     assert_eq!(
         (reservations("settled"), reservations("released")),
-        (2.0, 1.0)
+        (3.0, 1.0)
     );
 }
 

@@ -77,9 +77,15 @@ fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
                 recording,
             }
         }
-        Step::Settle { id, tokens: it, .. } => Operation::Settle {
+        Step::Settle {
+            id,
+            tokens: it,
+            outside,
+            ..
+        } => Operation::Settle {
             request_id: request_id(id),
             tokens: tokens(*it),
+            outside_program: *outside,
         },
         Step::Release { id, .. } => Operation::Release {
             request_id: request_id(id),

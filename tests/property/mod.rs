@@ -16,7 +16,7 @@ use proptest::{
 };
 use tollgate::{
     domain::{Tokens, UtcDay, Workload},
-    ledger::{LedgerError, Reserve, Reserved, UsagePage},
+    ledger::{LedgerError, Reserve, Reserved, Settle, UsagePage},
     policy::Policy,
     store::PoolBalance,
 };
@@ -26,7 +26,7 @@ use self::{
     rules::{Change, HOSTILE_NAME, rules},
 };
 use crate::support::world::{
-    ReserveExt as _, TODAY, World, new_reserve, org_id, policy_text, verdict_text,
+    ReserveExt as _, TODAY, World, new_reserve, new_settle, org_id, policy_text, verdict_text,
 };
 
 const MEMORY_SEQUENCES: u32 = 10_000;
@@ -46,6 +46,8 @@ enum Step {
         org: &'static str,
         id: &'static str,
         tokens: u64,
+        /// Whether the request ran outside the programme.
+        outside: bool,
     },
     Release {
         org: &'static str,
@@ -100,7 +102,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (org(), fields, prop::option::weighted(0.7, id()), prop::bool::weighted(0.1))
             .prop_map(|(org, fields, id, dry)| Step::Reserve { org, fields, id, dry }),
-        6 => (org(), id(), settled).prop_map(|(org, id, tokens)| Step::Settle { org, id, tokens }),
+        6 => (org(), id(), settled, prop::bool::weighted(0.25))
+            .prop_map(|(org, id, tokens, outside)| Step::Settle { org, id, tokens, outside }),
         3 => (org(), id()).prop_map(|(org, id)| Step::Release { org, id }),
         2 => org().prop_map(|org| Step::Quota { org }),
         2 => (org(), 0..3_u32).prop_map(|(org, days_ago)| Step::Usage { org, days_ago }),
@@ -173,12 +176,24 @@ async fn operate(step: &Step, world: &World, resets_at: DateTime<Utc>) -> String
             let call = reserve_call(org, fields, *id, *dry);
             reserved(world.ledger.reserve(call).await, resets_at)
         }
-        Step::Settle { org, id, tokens } => text(world.try_settle(org, id, *tokens).await, |it| {
-            assert_eq!(it.resets_at, resets_at);
-            let (verdict, changed) = (verdict_text(it.verdict), it.verdict_changed);
-            let replayed = replayed(it.replayed);
-            format!("{verdict} changed={changed}{replayed} {}", balance(it.pool))
-        }),
+        Step::Settle {
+            org,
+            id,
+            tokens,
+            outside,
+        } => {
+            let call = Settle {
+                org: org_id(org),
+                outside_program: *outside,
+                ..new_settle(id, *tokens)
+            };
+            text(world.ledger.settle(call).await, |it| {
+                assert_eq!(it.resets_at, resets_at);
+                let (verdict, changed) = (verdict_text(it.verdict), it.verdict_changed);
+                let replayed = replayed(it.replayed);
+                format!("{verdict} changed={changed}{replayed} {}", balance(it.pool))
+            })
+        }
         Step::Release { org, id } => text(world.try_release(org, id).await, |it| {
             let replayed = replayed(it.replayed);
             format!("released {}{replayed} {}", it.tokens, balance(it.pool))
@@ -196,7 +211,12 @@ fn model_answer(step: &Step, model: &mut Model) -> String {
             id,
             dry,
         } => model.reserve(org, fields, id, dry),
-        Step::Settle { org, id, tokens } => model.settle(org, id, tokens),
+        Step::Settle {
+            org,
+            id,
+            tokens,
+            outside,
+        } => model.settle(org, id, tokens, outside),
         Step::Release { org, id } => model.release(org, id),
         other => panic!("{other:?} is no operation"),
     }

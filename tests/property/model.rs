@@ -49,6 +49,9 @@ const OTHER: Row = ("(other)", "(other)");
 /// 2^53 − 1.
 pub const MAX_AMOUNT: u64 = 9_007_199_254_740_991;
 
+/// The verdict of what ran outside the programme: no pool counts it.
+const OUTSIDE: &str = "RanOutsideProgram";
+
 const BILLED_IN_POOL: [&str; 3] = ["AllowanceExceeded", "PoolClosed", "DayClosed"];
 
 impl Model {
@@ -113,7 +116,13 @@ impl Model {
         format!("{verdict} {}", self.balance(org, pool))
     }
 
-    pub fn settle(&mut self, org: &'static str, id: &'static str, actual: u64) -> String {
+    pub fn settle(
+        &mut self,
+        org: &'static str,
+        id: &'static str,
+        actual: u64,
+        outside: bool,
+    ) -> String {
         let Some(at) = self.find(org, id) else {
             return "UnknownRequestId".to_owned();
         };
@@ -124,20 +133,50 @@ impl Model {
             counts,
             settled,
             row,
-            ref fields,
             ..
         } = self.requests[at];
-        let reserved = fields.tokens;
         let Some((counted_as, counted)) = counts else {
             return "Released".to_owned();
         };
         let late = day != self.day;
+        if settled && (counted_as == OUTSIDE) != outside {
+            return "OtherPlace".to_owned();
+        }
         if settled && counted != actual {
             return "OtherAmount".to_owned();
         }
-        let verdict = if settled {
-            counted_as
-        } else if late {
+        let verdict = match settled {
+            true => counted_as,
+            false => self.judge_settle(&self.requests[at], actual, outside),
+        };
+        if !settled {
+            let counted_in = pool.filter(|_| !late && !outside);
+            if self.is_full(org, day, row, counted_in, verdict, actual, Some(at)) {
+                return "Full".to_owned();
+            }
+            self.requests[at].counts = Some((verdict, actual));
+            self.requests[at].settled = true;
+            if !late {
+                self.close_after(org, pool, verdict);
+            }
+        }
+        let changed = (verdict == "FREE") != (first == "FREE");
+        let replayed = if settled { " replayed" } else { "" };
+        format!(
+            "{verdict} changed={changed}{replayed} {}",
+            self.balance_on(org, pool, late)
+        )
+    }
+
+    /// The verdict on the actual tokens of a held request.
+    fn judge_settle(&self, request: &Request, actual: u64, outside: bool) -> &'static str {
+        let Request {
+            org, pool, first, ..
+        } = *request;
+        let reserved = request.fields.tokens;
+        if outside {
+            OUTSIDE
+        } else if request.day != self.day {
             if first == "FREE" && actual > reserved {
                 "DayClosed"
             } else {
@@ -156,24 +195,7 @@ impl Model {
             if fits { "FREE" } else { first }
         } else {
             first
-        };
-        if !settled {
-            let counted_in = pool.filter(|_| !late);
-            if self.is_full(org, day, row, counted_in, verdict, actual, Some(at)) {
-                return "Full".to_owned();
-            }
-            self.requests[at].counts = Some((verdict, actual));
-            self.requests[at].settled = true;
-            if !late {
-                self.close_after(org, pool, verdict);
-            }
         }
-        let changed = (verdict == "FREE") != (first == "FREE");
-        let replayed = if settled { " replayed" } else { "" };
-        format!(
-            "{verdict} changed={changed}{replayed} {}",
-            self.balance_on(org, pool, late)
-        )
     }
 
     pub fn release(&mut self, org: &'static str, id: &'static str) -> String {
@@ -298,7 +320,8 @@ impl Model {
                 .sum::<u64>()
         };
         let in_row = sum(&|it| it.row == row);
-        let in_pool = pool.map_or(0, |pool| sum(&|it| it.pool == Some(pool)));
+        let in_pool = |it: &Request| it.counts.is_some_and(|(as_what, _)| as_what != OUTSIDE);
+        let in_pool = pool.map_or(0, |pool| sum(&|it| it.pool == Some(pool) && in_pool(it)));
         in_row.max(in_pool) + tokens > MAX_AMOUNT
     }
 

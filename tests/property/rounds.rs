@@ -89,7 +89,8 @@ fn operation(names: Names, most: u64) -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (org(), fields, prop::option::weighted(0.7, id()), prop::bool::weighted(0.1))
             .prop_map(|(org, fields, id, dry)| Step::Reserve { org, fields, id, dry }),
-        6 => (org(), id(), settled).prop_map(|(org, id, tokens)| Step::Settle { org, id, tokens }),
+        6 => (org(), id(), settled, prop::bool::weighted(0.25))
+            .prop_map(|(org, id, tokens, outside)| Step::Settle { org, id, tokens, outside }),
         3 => (org(), id()).prop_map(|(org, id)| Step::Release { org, id }),
     ]
 }

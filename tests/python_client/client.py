@@ -30,6 +30,7 @@ ENUMS = {
         "BILLED_REASON_ALLOWANCE_EXCEEDED": 10,
         "BILLED_REASON_DAY_CLOSED": 11,
         "BILLED_REASON_STORE_UNAVAILABLE": 12,
+        "BILLED_REASON_RAN_OUTSIDE_PROGRAM": 13,
     },
     "Workload": {
         "WORKLOAD_UNSPECIFIED": 0,
@@ -110,6 +111,8 @@ def settle(stub):
         equal(settled.resets_at.ToDatetime(tzinfo=timezone.utc), MIDNIGHT)
     other = pb.SettleRequest(org="org-demo", request_id="one", tokens=801)
     fails(grpc.StatusCode.ALREADY_EXISTS, "800", stub.Settle, other)
+    outside = pb.SettleRequest(org="org-demo", request_id="one", tokens=800, outside_program=True)
+    fails(grpc.StatusCode.ALREADY_EXISTS, "within the programme", stub.Settle, outside)
     unknown = pb.SettleRequest(org="org-demo", request_id="two", tokens=1)
     fails(grpc.StatusCode.NOT_FOUND, "request_id", stub.Settle, unknown)
 

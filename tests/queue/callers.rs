@@ -9,7 +9,7 @@ use tollgate::{
 use super::HeldLedger;
 use crate::support::{
     held_store::{HeldCall, settled},
-    world::{ReserveExt as _, new_reserve, org_id, policy, request_id, verdict_text},
+    world::{ReserveExt as _, new_reserve, new_settle, org_id, policy, request_id, verdict_text},
 };
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn requests_that_arrive_during_a_call_go_together_in_the_next_in_order() {
     let first = held.id("first").await;
     let call = held.calls.next().await;
     let waiting = held.ids(&["c", "a", "b", "a"]).await;
-    let settle = ledger.settle(org_id("acme"), request_id("b"), Default::default());
+    let settle = ledger.settle(new_settle("b", 0));
     let (mut settle, mut release) = (
         Box::pin(settle),
         Box::pin(ledger.release(org_id("acme"), request_id("c"))),

@@ -8,7 +8,7 @@ use tollgate::ledger::LedgerError;
 use super::HeldLedger;
 use crate::support::{
     held_store::settled,
-    world::{ReserveExt as _, new_reserve, org_id, request_id},
+    world::{ReserveExt as _, new_reserve, new_settle, org_id, request_id},
 };
 
 const CALL_TIME: Duration = Duration::from_millis(100);
@@ -57,7 +57,7 @@ async fn requests_of_one_call_time_out_together_and_so_do_settle_and_release() {
         assert!(matches!(late, Err(LedgerError::OutOfTime)));
     }
     let (org, id) = (|| org_id("acme"), || request_id("r"));
-    let late = in_time().settle(org(), id(), Default::default()).await;
+    let late = in_time().settle(new_settle("r", 0)).await;
     assert!(matches!(late, Err(LedgerError::OutOfTime)));
     let late = in_time().release(org(), id()).await;
     assert!(matches!(late, Err(LedgerError::OutOfTime)));

@@ -30,6 +30,7 @@ async fn all_fail(client: &Client) -> Vec<Status> {
         org: org(),
         request_id: request_id(),
         tokens: 1,
+        outside_program: false,
     };
     let release = ReleaseRequest {
         org: org(),

@@ -156,6 +156,7 @@ async fn held_tokens_are_never_granted_on_top_of_lost_counters() {
         org: "acme".to_owned(),
         request_id: "r".to_owned(),
         tokens: 1_500,
+        outside_program: false,
     };
     let settled = client.clone().settle(request).await.unwrap().into_inner();
     assert_eq!(settled.billed_reason(), BilledReason::AllowanceExceeded);

@@ -11,7 +11,7 @@ use std::{
 use chrono::TimeDelta;
 use nix::sys::signal::Signal;
 use tollgate::{
-    grpc::proto::{ReleaseRequest, ReserveRequest, SettleRequest},
+    grpc::proto::{BilledReason, ReleaseRequest, ReserveRequest, SettleRequest},
     ledger::{Ledger, LedgerConfig},
 };
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -255,6 +255,7 @@ async fn tokens_that_a_settle_or_release_gave_back_are_not_given_back_again_afte
             org: "acme".to_owned(),
             request_id: id.to_owned(),
             tokens,
+            outside_program: false,
         };
         client.clone().settle(request).await.unwrap().into_inner()
     };
@@ -280,6 +281,41 @@ async fn tokens_that_a_settle_or_release_gave_back_are_not_given_back_again_afte
     assert_eq!(reserve(&client, 100, "new").await.used, 760);
     assert_eq!(settle("new", 30).await.used, 690);
     assert_eq!(used(&client, 311).await, exceeded(690));
+}
+
+#[tokio::test]
+async fn tokens_given_back_for_what_ran_outside_the_programme_are_not_given_back_again_after_a_loss()
+ {
+    let mut redis = RedisServer::start();
+    let (_tollgate, client) = replica(&redis).await;
+    for id in ["settled", "later"] {
+        reserve(&client, 300, id).await;
+    }
+    assert_eq!(used(&client, 100).await, free(700));
+    let snapshot = Snapshot::of(&redis);
+    let settle = async |id: &str| {
+        let request = SettleRequest {
+            org: "acme".to_owned(),
+            request_id: id.to_owned(),
+            tokens: 2_000,
+            outside_program: true,
+        };
+        let answer = client.clone().settle(request).await.unwrap().into_inner();
+        assert_eq!(answer.billed_reason(), BilledReason::RanOutsideProgram);
+        (answer.used, answer.replayed)
+    };
+    assert_eq!(settle("settled").await, (400, false));
+    snapshot.put_back(&mut redis);
+    assert_eq!(used(&client, 10).await, free(410));
+    assert_eq!(settle("settled").await, (410, false));
+    assert_eq!(settle("settled").await, (410, true));
+    // Like after a Release: what was held before the loss stays counted.
+    assert_eq!(settle("later").await, (410, false));
+    // Later reservations are not affected.
+    assert_eq!(reserve(&client, 100, "new").await.used, 510);
+    assert_eq!(settle("new").await, (410, false));
+    let pool = large(&client).await;
+    assert_eq!((pool.billed_tokens, pool.billed_requests), (0, 0));
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ pub(super) async fn others_are_unavailable(client: &Client) {
         org: org.clone(),
         request_id: request_id.clone(),
         tokens: 1,
+        outside_program: false,
     };
     let release = ReleaseRequest {
         org: org.clone(),

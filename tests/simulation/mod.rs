@@ -13,7 +13,7 @@ use redis::{Value, cmd};
 use tokio::task::JoinSet;
 use tollgate::{
     domain::{BilledReason, Refusal, Verdict},
-    ledger::{Ledger, LedgerConfig, LedgerError},
+    ledger::{Ledger, LedgerConfig, LedgerError, Settle},
     store::{PoolBalance, StoreError},
 };
 
@@ -24,7 +24,9 @@ use crate::support::{
     proxy::{Fault, Proxy},
     random::Random,
     redis::RedisServer,
-    world::{NOON, ReserveExt as _, new_reserve, org_id, policy, redis_store_at, request_id},
+    world::{
+        NOON, ReserveExt as _, new_reserve, new_settle, org_id, policy, redis_store_at, request_id,
+    },
 };
 
 const SIMULATIONS: u64 = 300;
@@ -69,7 +71,18 @@ fn step(random: &mut Random, replicas: u64, settles: bool) -> Step {
             let tokens = id.map_or(tokens, |id| 40 * (id as i64 + 1) + i64::from(tokens > 290));
             Step::Call(replica, Operation::Reserve { id, tokens }, fault)
         }
-        50..60 if settles => Step::Call(replica, Operation::Settle { id, tokens }, fault),
+        50..60 if settles => {
+            let outside = random.below(4) == 0;
+            Step::Call(
+                replica,
+                Operation::Settle {
+                    id,
+                    tokens,
+                    outside,
+                },
+                fault,
+            )
+        }
         60..66 if settles => Step::Call(replica, Operation::Release { id }, fault),
         66..76 => Step::Arrive,
         76..81 => Step::Save,
@@ -299,10 +312,16 @@ async fn perform(ledger: &Ledger, operation: Operation) -> Answer {
             let answer = ledger.reserve(call).await.map_err(why)?;
             Ok((verdict(answer.verdict), used(answer.pool), answer.replayed))
         }
-        Operation::Settle { id, tokens } => {
-            let tokens = tollgate::domain::Tokens::of_settle(tokens as u64).unwrap();
-            let answer = ledger.settle(org_id("acme"), request_id(&name(id)), tokens);
-            let answer = answer.await.map_err(why)?;
+        Operation::Settle {
+            id,
+            tokens,
+            outside,
+        } => {
+            let call = Settle {
+                outside_program: outside,
+                ..new_settle(&name(id), tokens as u64)
+            };
+            let answer = ledger.settle(call).await.map_err(why)?;
             Ok((verdict(answer.verdict), used(answer.pool), answer.replayed))
         }
         Operation::Release { id } => {
@@ -318,6 +337,7 @@ fn verdict(verdict: Verdict) -> &'static str {
         Verdict::Free => "FREE",
         Verdict::Billed(BilledReason::AllowanceExceeded) => "EXCEEDED",
         Verdict::Billed(BilledReason::DayClosed) => "DAY_CLOSED",
+        Verdict::Billed(BilledReason::RanOutsideProgram) => "OUTSIDE",
         Verdict::Billed(_) => "BILLED",
     }
 }
@@ -328,6 +348,7 @@ fn why(error: LedgerError) -> &'static str {
         LedgerError::Refused(Refusal::Released) => "released",
         LedgerError::Refused(Refusal::Settled) => "settled",
         LedgerError::Refused(Refusal::UnknownRequestId) => "unknown",
+        LedgerError::Refused(Refusal::OtherPlace { .. }) => "place",
         LedgerError::Refused(Refusal::OtherAmount { .. }) => "amount",
         LedgerError::Store(StoreError::OutcomeUnknown { .. }) => "no answer",
         error => panic!("{error:?}"),

@@ -10,7 +10,7 @@ pub type Process = usize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     Reserve { id: Option<u64>, tokens: i64 },
-    Settle { id: u64, tokens: i64 },
+    Settle { id: u64, tokens: i64, outside: bool },
     Release { id: u64 },
 }
 
@@ -114,8 +114,11 @@ impl Model {
             .get(&process)
             .and_then(|pool| pool.get(&process));
         let left = match operation {
-            Operation::Settle { id, tokens } => Some((id, tokens)),
-            Operation::Release { id } => Some((id, 0)),
+            Operation::Settle {
+                id, outside: true, ..
+            }
+            | Operation::Release { id } => Some((id, 0)),
+            Operation::Settle { id, tokens, .. } => Some((id, tokens)),
             Operation::Reserve { .. } => None,
         };
         if let Some((id, tokens)) = left {
@@ -205,9 +208,7 @@ impl Model {
                 self.replay(call, tokens, day, &known)
             }
             (_, None) => CallResult::Decided(Err("unknown"), None),
-            (Operation::Settle { id, tokens }, Some((day, known))) => {
-                self.settle(call, id, tokens, day, &known)
-            }
+            (Operation::Settle { .. }, Some((day, known))) => self.settle(call, day, &known),
             (Operation::Release { id }, Some((day, known))) => self.release(call, id, day, &known),
         }
     }
@@ -268,14 +269,15 @@ impl Model {
         }
     }
 
-    fn settle(
-        &mut self,
-        call: Call,
-        id: u64,
-        tokens: i64,
-        day: usize,
-        known: &Reservation,
-    ) -> CallResult {
+    fn settle(&mut self, call: Call, day: usize, known: &Reservation) -> CallResult {
+        let Operation::Settle {
+            id,
+            tokens,
+            outside,
+        } = call.operation
+        else {
+            unreachable!("it is a Settle");
+        };
         let before = used(&self.redis.pool);
         let shown = |used| if day == 0 { used } else { 0 };
         match known.state {
@@ -284,6 +286,9 @@ impl Model {
                 tokens: settled,
                 verdict,
             } => {
+                if (verdict == "OUTSIDE") != outside {
+                    return CallResult::Decided(Err("place"), None);
+                }
                 if settled != tokens {
                     return CallResult::Decided(Err("amount"), None);
                 }
@@ -301,6 +306,7 @@ impl Model {
             before
         };
         let verdict = match (day, free) {
+            _ if outside => "OUTSIDE",
             (0, true) if tokens <= known.tokens || without + tokens <= ALLOWANCE => "FREE",
             (0, false) if before + tokens <= ALLOWANCE => "FREE",
             (0, _) => "EXCEEDED",

@@ -7,8 +7,8 @@ use tollgate::{
         ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens, UtcDay, Verdict, Workload,
     },
     ledger::{
-        Ledger, LedgerConfig, LedgerError, Quota, Released, Reserve, Reserved, Settled, Usage,
-        UsagePage,
+        Ledger, LedgerConfig, LedgerError, Quota, Released, Reserve, Reserved, Settle, Settled,
+        Usage, UsagePage,
     },
     policy::Policy,
     store::{
@@ -174,6 +174,11 @@ impl World {
         self.ledger = Ledger::new(LedgerConfig::new(policy, store));
     }
 
+    /// Whether the store keeps a day's counters until the end of the following day; Redis does not.
+    pub fn is_embedded(&self) -> bool {
+        self.redis.is_none() && self.cluster.is_none()
+    }
+
     pub async fn reserve(&self, call: Reserve) -> Reserved {
         self.ledger.reserve(call).await.unwrap()
     }
@@ -188,10 +193,21 @@ impl World {
         id: &str,
         tokens: u64,
     ) -> Result<Settled, LedgerError> {
-        let tokens = Tokens::of_settle(tokens).unwrap();
-        self.ledger
-            .settle(org_id(org), request_id(id), tokens)
-            .await
+        let org = org_id(org);
+        let call = Settle {
+            org,
+            ..new_settle(id, tokens)
+        };
+        self.ledger.settle(call).await
+    }
+
+    /// Settles a request of `acme` that ran outside the programme.
+    pub async fn try_settle_outside(&self, id: &str, tokens: u64) -> Result<Settled, LedgerError> {
+        let call = Settle {
+            outside_program: true,
+            ..new_settle(id, tokens)
+        };
+        self.ledger.settle(call).await
     }
 
     pub async fn release(&self, id: &str) -> Released {
@@ -296,6 +312,16 @@ pub fn new_reserve(tokens: u64) -> Reserve {
         },
         request_id: None,
         dry_run: false,
+    }
+}
+
+/// A Settle of `acme`, within the programme.
+pub fn new_settle(id: &str, tokens: u64) -> Settle {
+    Settle {
+        org: org_id("acme"),
+        request_id: request_id(id),
+        tokens: Tokens::of_settle(tokens).unwrap(),
+        outside_program: false,
     }
 }
 

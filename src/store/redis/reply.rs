@@ -143,6 +143,9 @@ impl MsgPackReader<'_> {
                 "settled" => Outcome::Refused(Refusal::Settled),
                 "unknown" => Outcome::Refused(Refusal::UnknownRequestId),
                 "full" => Outcome::CounterOverflow(CounterOverflow),
+                place @ ("outside" | "within") => Outcome::Refused(Refusal::OtherPlace {
+                    outside_program: place == "outside",
+                }),
                 why => return Err(bad(format!("a refusal {why:?}"))),
             },
             ("d", Operation::Reserve { .. }) => {

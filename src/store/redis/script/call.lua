@@ -41,6 +41,7 @@
 --      'd', fields                                      reserved before with another project (p), model
 --                                                       (m), tokens (t) or workload (w)
 --      'e', 'released' | 'settled' | 'unknown' | 'full'
+--      'e', 'outside' | 'within'                        settled before outside the programme, or within it
 --      'a', tokens                                      settled before with another amount
 -- A verdict is a letter: F is free, any other is a reason for being billed.
 
@@ -60,9 +61,11 @@
 --   DRY_RUN_WITH_ID tokens    the same, but nothing is written
 --   DRY_RUN tokens            reserve without an id, but nothing is written
 --   SETTLE tokens             settle an id
+--   SETTLE_OUTSIDE tokens     settle an id whose request ran outside the programme
 --   RELEASE                   release an id
 --   SET_CLASS class           no operation: the class of the Reserves that follow; at first, class 1
-local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN, SETTLE, RELEASE, SET_CLASS = 0, -1, -2, -3, -4, -5, -6
+local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN = 0, -1, -2, -3
+local SETTLE, SETTLE_OUTSIDE, RELEASE, SET_CLASS = -4, -5, -6, -7
 local HEADER, POOL, CLASS = 9, 3, 3
 local CLOSES, FIRST_KEY, HAS_SNAPSHOTS, HAS_DUPLICATES = 1, 2, 3, 4
 local N_POOLS, N_ROWS, N_CLASSES, N_IDS, N_LOOKUPS = 5, 6, 7, 8, 9

@@ -43,8 +43,8 @@ local function decide_operations(batch)
       class, pool, reason, own_row = class_of(batch, tokens)
     elseif code == RELEASE then
       answer(answer_release(batch, id))
-    elseif code == SETTLE then
-      answer(answer_settle(batch, id, tokens))
+    elseif code == SETTLE or code == SETTLE_OUTSIDE then
+      answer(answer_settle(batch, id, tokens, code == SETTLE_OUTSIDE))
     elseif id and reservations.texts[id] then
       answer(answer_replay(batch, id, class, tokens, code == RESERVE_WITH_ID))
     else

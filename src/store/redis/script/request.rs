@@ -24,8 +24,9 @@ const RESERVE_WITH_ID: i64 = -1;
 const DRY_RUN_WITH_ID: i64 = -2;
 const DRY_RUN: i64 = -3;
 const SETTLE: i64 = -4;
-const RELEASE: i64 = -5;
-const SET_CLASS: i64 = -6;
+const SETTLE_OUTSIDE: i64 = -5;
+const RELEASE: i64 = -6;
+const SET_CLASS: i64 = -7;
 
 /// One call of the script, with batches of one day.
 #[derive(Default)]
@@ -215,8 +216,16 @@ impl MsgPackWriter {
                 }
                 self.number(fields.tokens.get());
             }
-            Operation::Settle { tokens, .. } => {
-                self.code(SETTLE);
+            Operation::Settle {
+                tokens,
+                outside_program,
+                ..
+            } => {
+                self.code(if *outside_program {
+                    SETTLE_OUTSIDE
+                } else {
+                    SETTLE
+                });
                 self.number(tokens.get());
             }
             Operation::Release { .. } => self.code(RELEASE),
@@ -284,8 +293,10 @@ mod tests {
     #[test]
     fn codes_are_those_of_the_script() {
         let codes = format!(
-            "local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN, SETTLE, RELEASE, SET_CLASS = \
-             0, {RESERVE_WITH_ID}, {DRY_RUN_WITH_ID}, {DRY_RUN}, {SETTLE}, {RELEASE}, {SET_CLASS}\n"
+            "local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN = \
+             0, {RESERVE_WITH_ID}, {DRY_RUN_WITH_ID}, {DRY_RUN}\n\
+             local SETTLE, SETTLE_OUTSIDE, RELEASE, SET_CLASS = \
+             {SETTLE}, {SETTLE_OUTSIDE}, {RELEASE}, {SET_CLASS}\n"
         );
         assert!(include_str!("call.lua").contains(&codes), "{codes}");
     }

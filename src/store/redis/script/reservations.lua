@@ -7,7 +7,7 @@
 -- if released; the id of its class; ':' and its tokens. If settled, it ends with ':' and the actual tokens. If held, it
 -- ends with ':' if the row '(other)', '(other)' counts it.
 
-local RESERVATION = '^([FOZEPJWTMCXD])([sr]?)([FOZEPJWTMCXD]?)(%d+):(%d+)(:?)(%d*)$'
+local RESERVATION = '^([FOZEPJWTMCXDR])([sr]?)([FOZEPJWTMCXDR]?)(%d+):(%d+)(:?)(%d*)$'
 
 -- A batch's `reservations`:
 --   texts, days        by id: the reservation's text, and its day
@@ -222,13 +222,15 @@ end
 
 -- Takes back what a held reservation counted, and counts its new verdict, if it has one: both, or neither if a
 -- counter is full. A reservation that predates a recovery may have been taken back before, so its pool only goes up.
+-- What ran outside the programme counts in its row alone.
 local function replace(batch, reservation, is_stale, verdict, actual)
   local day, was, reserved = reservation.day, reservation.verdict, reservation.tokens
   local row = reservation.is_in_other and other_row(batch, day) or reservation.class.row
   local pool = day == TODAY and reservation.class.pool
   local side = verdict == FREE and 1 or 2
   local room = verdict and MAX - actual + ((verdict == FREE) == (was == FREE) and reserved or 0)
-  if verdict and (row[side] > room or pool and pool[side] > (is_stale and MAX - actual or room)) then
+  local counts_in_pool = pool and verdict and verdict ~= RAN_OUTSIDE_PROGRAM
+  if verdict and (row[side] > room or counts_in_pool and pool[side] > (is_stale and MAX - actual or room)) then
     return false
   end
   take_back(row, was, reserved)
@@ -241,7 +243,7 @@ local function replace(batch, reservation, is_stale, verdict, actual)
     if not is_stale then
       take_back(pool, was, reserved)
     end
-    if verdict and not (is_stale and verdict == FREE and actual <= reserved) then
+    if counts_in_pool and not (is_stale and verdict == FREE and actual <= reserved) then
       count(pool, batch.args[CLOSES], verdict, actual)
     end
   end
@@ -262,12 +264,12 @@ local function answer_replay(batch, id, class, tokens, writes)
   return 'r', verdict, balance(reservation.class, TODAY)
 end
 
-local function answer_settle(batch, id, actual)
+local function answer_settle(batch, id, actual, outside_program)
   local it = reservation_of(batch, id)
   if not it then
     return 'e', 'unknown'
   end
-  local progress, refusal, why = settle(it, actual)
+  local progress, refusal, why = settle(it, actual, outside_program)
   if not progress then
     return refusal, why
   elseif progress == 'replay' then
@@ -276,7 +278,9 @@ local function answer_settle(batch, id, actual)
   end
   local pool, verdict = it.day == TODAY and it.class.pool, nil
   local is_stale = pool and it.verdict == FREE and predates_recovery(batch.reservations, it.class_id)
-  if pool then
+  if outside_program then
+    verdict = RAN_OUTSIDE_PROGRAM
+  elseif pool then
     verdict = judge_settle(pool, batch.args[CLOSES], it.verdict, it.tokens, is_stale and 0 or it.tokens, actual)
   else
     verdict = judge_late_settle(it.verdict, it.tokens, actual)

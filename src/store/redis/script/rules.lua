@@ -5,7 +5,7 @@
 -- Rules       docs/CONTRACT.md, "Reserve" 3 and 5, "Settle", "Release", "What is counted where"
 
 local MAX = 9007199254740991 -- 2^53 - 1
-local FREE, POOL_CLOSED, ALLOWANCE_EXCEEDED, DAY_CLOSED = 'F', 'C', 'X', 'D'
+local FREE, POOL_CLOSED, ALLOWANCE_EXCEEDED, DAY_CLOSED, RAN_OUTSIDE_PROGRAM = 'F', 'C', 'X', 'D', 'R'
 
 -- Counters are arrays: free tokens (a pool's `used`), billed tokens, free requests, billed requests, and
 local CLOSED, CHANGED, IS_NEW = 5, 6, 7
@@ -113,9 +113,11 @@ local function reserve_again(reservation, fields, tokens)
 end
 
 -- Returns 'due' or 'replay'; or nil, and the refusal.
-local function settle(reservation, actual)
+local function settle(reservation, actual, outside_program)
   if reservation.state == '' then
     return 'due'
+  elseif reservation.state == 's' and (reservation.settled_as == RAN_OUTSIDE_PROGRAM) ~= outside_program then
+    return nil, 'e', outside_program and 'within' or 'outside'
   elseif reservation.state == 's' and reservation.settled_tokens == actual then
     return 'replay'
   elseif reservation.state == 's' then
