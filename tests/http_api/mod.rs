@@ -6,6 +6,7 @@ mod connect_client;
 mod description;
 mod outcomes;
 mod statuses;
+mod stopping;
 
 use std::process::Command;
 
@@ -100,7 +101,9 @@ impl Service {
         let settings = TextFile::new(&format!("http_api = true\n{settings}"));
         let policy = policy_file(1_000);
         let files = ["--config", settings.path(), "--policy", policy.path()];
-        let args = [&["--store", "memory:"], &files[..], args].concat();
+        let memory = ["--store", "memory:"].into_iter();
+        let memory = memory.filter(|_| !args.contains(&"--store"));
+        let args: Vec<&str> = memory.chain(files).chain(args.iter().copied()).collect();
         Self {
             tollgate: Tollgate::start_at(&Clock::at(NOON), &args),
             _files: [settings, policy],
