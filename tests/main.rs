@@ -11,6 +11,7 @@ mod file_store;
 mod grpc;
 mod grpcurl;
 mod helm;
+mod http_api;
 mod identity;
 mod listeners;
 mod metrics;

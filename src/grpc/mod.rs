@@ -8,13 +8,16 @@ mod authorization;
 mod call;
 mod convert;
 mod deadline;
+mod in_process;
 mod service;
 mod status;
 mod stream;
 
+pub(crate) use self::in_process::{CallError, UnaryCall};
 pub use self::{
     authorization::ReflectionFor,
     call::{CallFuture, CallLayer, CallService},
+    in_process::InProcessService,
     service::{QuotaHandler, QuotaServiceConfig, service},
 };
 

@@ -1,8 +1,9 @@
-//! The HTTP port: probes without gRPC, metrics, and the dashboard.
+//! The HTTP port: probes without gRPC, metrics, the dashboard, and the RPCs as JSON ([`api`]).
 //!
 //! The dashboard is the page `/`: what remains today, by organization and pool. It reads `/api/orgs` and
 //! `/api/quota?org=…`, which need a [`Reader`].
 
+mod api;
 mod auth;
 
 use std::time::Duration;
@@ -26,6 +27,7 @@ use self::auth::{HttpError, Reader};
 use crate::{
     auth::Authenticator,
     domain::OrgId,
+    grpc::InProcessService,
     ledger::{Ledger, LedgerError, StoreState},
     policy::PolicyStatus,
     store::StoreError,
@@ -59,6 +61,8 @@ pub struct HttpState {
     pub metrics: Metrics,
     /// Decides who may read quotas. Probes and metrics need no authentication.
     pub authenticator: Authenticator,
+    /// Makes the RPCs that arrive as JSON; none: they are not served.
+    pub api: Option<InProcessService>,
 }
 
 impl AsRef<Authenticator> for HttpState {
@@ -78,16 +82,22 @@ const PAGE_POLICY: (HeaderName, &str) = (
 );
 
 /// The routes of the port.
-pub fn router(state: HttpState) -> Router {
+pub fn router(mut state: HttpState) -> Router {
+    let has_callers = matches!(state.authenticator, Authenticator::Callers(_));
+    let api = state.api.take();
     let page = || async { ([PAGE_POLICY], Html(include_str!("dashboard.html"))) };
-    Router::new()
+    let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(scrape))
         .route("/", get(page))
         .route("/api/orgs", get(orgs))
         .route("/api/quota", get(quota))
-        .with_state(state)
+        .with_state(state);
+    match api {
+        Some(service) => router.merge(api::router(service, has_callers)),
+        None => router,
+    }
 }
 
 /// Answers whether the service is ready, and lists what else is wrong.

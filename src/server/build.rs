@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use axum::Router;
 use tonic::{codec::CompressionEncoding::Gzip, service::Routes};
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
@@ -107,6 +107,22 @@ pub(super) fn authenticator(
     let caller_set = CallerSet::new(callers, grpc).context("the callers file is refused")?;
     tracing::info!(callers = count, "only known callers are answered");
     Ok(Authenticator::Callers(Arc::new(caller_set)))
+}
+
+/// Checks who could call over HTTP.
+///
+/// # Errors
+///
+/// Everyone could, beyond this machine.
+pub(super) fn check_http_api(settings: &Settings, http: PortSecurity) -> anyhow::Result<()> {
+    if settings.http_api && settings.callers.is_none() && !http.loopback {
+        bail!(
+            "http_api: without a callers file, RPCs over HTTP are served on loopback only, and http_listen is {}: \
+             name the callers with --callers FILE, or listen on loopback",
+            settings.http_listen
+        );
+    }
+    Ok(())
 }
 
 /// Binds a port, and loads its certificates.

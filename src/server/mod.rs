@@ -15,13 +15,16 @@ use tonic_health::{
 };
 
 use self::{
-    build::{authenticator, grpc_router, open_callers, open_listener, open_policy, open_store},
+    build::{
+        authenticator, check_http_api, grpc_router, open_callers, open_listener, open_policy,
+        open_store,
+    },
     health::{LIVENESS, READINESS, follow_store, report},
     reload::Files,
 };
 use crate::{
     files::watched::ReloadSignal,
-    grpc::{QuotaServiceConfig, ReflectionFor},
+    grpc::{InProcessService, QuotaServiceConfig, ReflectionFor},
     http::{self, HttpState, Readiness},
     ledger::{Ledger, LedgerConfig},
     net::{ListenAddress, Listener},
@@ -55,6 +58,7 @@ pub struct Server {
     files: Files,
     service: QuotaServiceConfig,
     reflection: ReflectionFor,
+    http_api: Option<InProcessService>,
     drain_delay: Duration,
     grace_period: Duration,
 }
@@ -86,6 +90,19 @@ impl Server {
         let (grpc, grpc_tls) = open_listener(settings, PortName::Grpc, limits, &metrics).await?;
         let (http, http_tls) = open_listener(settings, PortName::Http, limits, &metrics).await?;
         let authenticator = authenticator(callers, grpc.server.port, http.server.port)?;
+        check_http_api(settings, http.server.port)?;
+        let service = QuotaServiceConfig {
+            ledger,
+            call_timeout: settings.call_timeout,
+            message_bytes: limits.message_bytes,
+            open_calls: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            metrics,
+            traces,
+            authenticator,
+        };
+        let http_api = settings.http_api;
+        let http_api = http_api.then(|| InProcessService::new(service.clone()));
         let server = Self {
             grpc,
             http,
@@ -94,17 +111,9 @@ impl Server {
                 callers: watched_callers,
                 certificates: grpc_tls.into_iter().chain(http_tls).collect(),
             },
-            service: QuotaServiceConfig {
-                ledger,
-                call_timeout: settings.call_timeout,
-                message_bytes: limits.message_bytes,
-                open_calls: TaskTracker::new(),
-                stopping: CancellationToken::new(),
-                metrics,
-                traces,
-                authenticator,
-            },
+            service,
             reflection: settings.reflection,
+            http_api,
             drain_delay: settings.drain_delay,
             grace_period: settings.grace_period,
         };
@@ -185,6 +194,7 @@ impl Server {
             policy: self.files.policy.status(),
             metrics: service.metrics.clone(),
             authenticator: service.authenticator.clone(),
+            api: self.http_api,
         });
         // They start before the first call, and run until the last one ends: longer than readiness is set by the store.
         let mut followers = self.files.follow(&service, &signal);

@@ -44,6 +44,8 @@ pub struct Settings {
     pub callers: Option<PathBuf>,
     /// Who may call server reflection.
     pub reflection: ReflectionFor,
+    /// Whether the HTTP port serves the RPCs as JSON.
+    pub http_api: bool,
     /// What Reserve answers during an outage of the store.
     pub on_store_failure: OnStoreFailure,
     /// How long a call without a deadline may wait for the store.
@@ -144,6 +146,7 @@ impl Settings {
             policy: flags.policy.or(root.get("policy", Entry::value)),
             callers: flags.callers.or(root.get("callers", Entry::value)),
             reflection: root.get_or("reflection", ReflectionFor::Everyone, choice),
+            http_api: root.get_or("http_api", false, Entry::flag),
             on_store_failure: flags.on_store_failure.unwrap_or(on_store_failure),
             call_timeout: root.get_or("call_timeout", Duration::from_secs(1), timeout),
             log_format: flags.log_format.unwrap_or(log_format),

@@ -20,10 +20,13 @@ use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::WAIT_TIMEOUT;
-use crate::support::{
-    calls::{Client, TextFile, new_reserve, policy_file},
-    redis::RedisServer,
-    tollgate::Tollgate,
+use crate::{
+    http_api::post,
+    support::{
+        calls::{Client, TextFile, new_reserve, policy_file},
+        redis::RedisServer,
+        tollgate::Tollgate,
+    },
 };
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -208,6 +211,23 @@ async fn a_failed_call_and_a_stream_have_one_span_each() {
             "1"
         );
     }
+}
+
+#[tokio::test]
+async fn a_call_over_http_has_its_span_in_its_callers_trace() {
+    let (collector, endpoint) = Collector::start().await;
+    let settings = TextFile::new("http_api = true\n");
+    let args = ["--store", "memory:", "--otlp-endpoint", &endpoint];
+    let args = [&args[..], &["--config", settings.path()]].concat();
+    let (tollgate, _client, _policy) = start(&args).await;
+    let parent = format!("traceparent: 00-{TRACE}-{PARENT}-01");
+    let answer = post(&tollgate.http_addr, "Reserve", "{}", &["--header", &parent]);
+    assert_eq!(answer.status, 400, "{answer:?}");
+    let call = collector.wait_for(1).await.remove(0);
+    assert_eq!(call.name, "tollgate.v1.QuotaService/Reserve");
+    let parent = (hex(&call.trace_id), hex(&call.parent_span_id));
+    assert_eq!(parent, (TRACE.into(), PARENT.into()));
+    assert_eq!(attribute(&call, "rpc.grpc.status_code"), "3");
 }
 
 // The collector must answer while the test waits for the service's end.

@@ -104,7 +104,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("grpc", &["auth", "domain", "ledger", "store", "telemetry"]),
     (
         "http",
-        &["auth", "domain", "ledger", "policy", "store", "telemetry"],
+        &[
+            "auth",
+            "domain",
+            "grpc",
+            "ledger",
+            "policy",
+            "store",
+            "telemetry",
+        ],
     ),
     ("net", &["auth", "files", "telemetry", "wall_clock"]),
     (

@@ -41,7 +41,9 @@ fn all_options_of_the_pods_can_be_combined() {
     let template = &spec["template"]["metadata"];
     assert_eq!(template["annotations"]["example.org/team"], "platform");
     assert_eq!(template["labels"]["team"], "platform");
-    assert_eq!(toml(made.settings())["trace_ratio"], 0.05);
+    let settings = toml(made.settings());
+    assert_eq!(settings["trace_ratio"], 0.05);
+    assert_eq!(settings["http_api"], true);
 }
 
 #[test]
