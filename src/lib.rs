@@ -22,6 +22,7 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`domain`] | the rules, as values and pure functions |
+//! | [`estimate`](mod@estimate) | an upper bound on the tokens of a request, from its body |
 //! | [`wall_clock`], [`files`], [`tls`] | the wall clock; files that are read, parsed and watched; TLS as a client |
 //! | [`telemetry`] | metrics, traces, logs |
 //! | [`auth`] | who may call, with which rights |
@@ -56,6 +57,7 @@ pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod domain;
+pub mod estimate;
 pub mod files;
 pub mod grpc;
 pub mod http;

@@ -6,6 +6,7 @@
 mod cli;
 mod clock;
 mod contract;
+mod estimate;
 mod faults;
 mod file_store;
 mod grpc;

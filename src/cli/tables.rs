@@ -124,6 +124,7 @@ pub(super) fn policy(policy: &Policy) -> String {
         .ends_on
         .map_or("no end announced".to_owned(), |day| day.to_string());
     fact(&mut lines, "last free day", ends_on);
+    fact(&mut lines, "model capacities", policy.capacity_count());
     fact(&mut lines, "organizations", policy.orgs.len());
     let (facts, tiers) = (lines.trim_fmt(), tiers(policy).trim_fmt());
     format!("{facts}\n\n{tiers}\n\n{}", organizations(policy))

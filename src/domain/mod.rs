@@ -7,9 +7,11 @@
 //! | [`reservation`] | what a request id stands for, and what may happen to it |
 //! | [`usage`] | the rows of the usage history |
 //! | [`terms`] | what the policy grants at the moment of a decision |
+//! | [`capacity`] | how much a model takes and makes |
 //! | [`day`] | the UTC day, at whose end the counters expire |
 //! | [`ids`], [`tokens`] | names and amounts, which can't be out of bounds |
 
+pub mod capacity;
 pub mod day;
 pub mod ids;
 pub mod pool;
@@ -19,6 +21,7 @@ pub mod tokens;
 pub mod usage;
 pub mod verdict;
 
+pub use capacity::ModelCapacity;
 pub use day::UtcDay;
 pub use ids::{InvalidField, ModelName, OrgId, PoolName, ProjectId, RequestId};
 pub use pool::{Overflow, PoolCounters, PoolTerms, judge_late_settle};

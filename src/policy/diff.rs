@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{DataSharing, Organization, Policy, Program};
-use crate::domain::{ModelName, OrgId, PoolName, ProjectId, Tokens};
+use crate::domain::{ModelCapacity, ModelName, OrgId, PoolName, ProjectId, Tokens};
 
 /// How many changes of each kind are described.
 const MAX_DESCRIBED: usize = 20;
@@ -24,6 +24,8 @@ pub struct Diff {
     pub pools_removed: Truncated,
     /// Models that were added, removed or moved, with their pools.
     pub models: Truncated,
+    /// Capacities of models.
+    pub capacities: Truncated,
     /// Allowances, also of tiers and pools that were added or removed.
     pub allowances: Truncated,
     /// New organizations.
@@ -69,6 +71,7 @@ impl Policy {
             pools_added: pools(next, self),
             pools_removed: pools(self, next),
             models: changes(&models(self), &models(next), ModelName::to_string),
+            capacities: changes(&capacities(self), &capacities(next), ModelName::to_string),
             allowances: changes(&allowances(self), &allowances(next), |(tier, pool)| {
                 format!("{pool} of tier {tier}")
             }),
@@ -90,6 +93,7 @@ impl Diff {
             ("pools added", &self.pools_added),
             ("pools removed", &self.pools_removed),
             ("models", &self.models),
+            ("capacities of models", &self.capacities),
             ("allowances", &self.allowances),
             ("organizations added", &self.orgs_added),
             ("organizations removed", &self.orgs_removed),
@@ -150,6 +154,10 @@ fn changes<K: Ord + Copy, V: PartialEq + Display>(
 
 fn models(policy: &Policy) -> BTreeMap<&ModelName, &PoolName> {
     policy.models.iter().collect()
+}
+
+fn capacities(policy: &Policy) -> BTreeMap<&ModelName, &ModelCapacity> {
+    policy.capacities.iter().collect()
 }
 
 fn allowances(policy: &Policy) -> BTreeMap<(u8, &PoolName), Tokens> {

@@ -21,8 +21,8 @@ pub use self::{
 };
 use crate::{
     domain::{
-        BilledReason, Eligibility, ModelName, OrgId, Overflow, PoolName, ProjectId, RequestFields,
-        Terms, UtcDay, Workload,
+        BilledReason, Eligibility, ModelCapacity, ModelName, OrgId, Overflow, PoolName, ProjectId,
+        RequestFields, Terms, UtcDay, Workload,
     },
     files::toml::Diagnostic,
 };
@@ -40,6 +40,8 @@ pub struct Policy {
     /// The pools, ordered by name.
     pub pools: Vec<PoolName>,
     models: HashMap<ModelName, PoolName>,
+    /// The capacities of models that the policy states, listed in a pool or not.
+    capacities: HashMap<ModelName, ModelCapacity>,
     /// The terms of each tier.
     pub tiers: BTreeMap<u8, Arc<Terms>>,
     /// An allowance of 0 in every pool.
@@ -137,6 +139,16 @@ impl Policy {
     /// How many models a pool lists.
     pub fn model_count(&self, pool: &PoolName) -> usize {
         self.models.values().filter(|it| *it == pool).count()
+    }
+
+    /// The capacity of a model, by its exact name; the default if the policy does not state it.
+    pub fn capacity(&self, model: &str) -> ModelCapacity {
+        self.capacities.get(model).copied().unwrap_or_default()
+    }
+
+    /// How many models' capacities the policy states.
+    pub fn capacity_count(&self) -> usize {
+        self.capacities.len()
     }
 
     /// The enrollment of an organization on a day; `None` if the policy doesn't know it.

@@ -7,7 +7,10 @@ use std::{
 
 use super::{DataSharing, Lints, Organization, Policy, Program, warnings::lint_model_name};
 use crate::{
-    domain::{ModelName, OrgId, Overflow, PoolName, ProjectId, Terms, Tokens, UtcDay, Workload},
+    domain::{
+        ModelCapacity, ModelName, OrgId, Overflow, PoolName, ProjectId, Terms, Tokens, UtcDay,
+        Workload,
+    },
     files::toml::{self, Entry, Faults, Section, distinct},
 };
 
@@ -41,6 +44,7 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
     let mut lints = Lints::default();
     let program = program(root, &mut lints);
     let (pools, models) = pools(root, &mut lints);
+    let capacities = capacities(root, &mut lints);
     let overflow = program.overflow;
     let tiers = tiers(root, &pools, overflow);
     let orgs = orgs(root, &tiers);
@@ -51,6 +55,7 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
         program,
         pools,
         models,
+        capacities,
         tiers,
         no_terms,
         orgs,
@@ -161,6 +166,29 @@ fn pools(root: &Section<'_>, lints: &mut Lints) -> Pools {
     }
     pools.sort();
     (pools, models)
+}
+
+/// The capacities of models. A key that is left out has the value of a model about which nothing is known.
+fn capacities(root: &Section<'_>, lints: &mut Lints) -> HashMap<ModelName, ModelCapacity> {
+    let Some(section) = root.get("models", Entry::section) else {
+        return HashMap::new();
+    };
+    let capacities = section.entries().filter_map(|(name, entry)| {
+        let model = entry.check(ModelName::parse(name));
+        lints.models.extend(lint_model_name(name, &entry));
+        let section = entry.section()?;
+        let tokens =
+            |key, default| section.get_or(key, default, |it| it.number(1, ModelCapacity::MAX));
+        let default = ModelCapacity::default();
+        let capacity = ModelCapacity {
+            context: tokens("context", default.context),
+            max_output: tokens("max_output", default.max_output),
+            image: tokens("image", default.image),
+        };
+        section.finish();
+        Some((model?, capacity))
+    });
+    capacities.collect()
 }
 
 fn tiers(root: &Section<'_>, pools: &[PoolName], overflow: Overflow) -> BTreeMap<u8, Arc<Terms>> {

@@ -66,6 +66,33 @@ fn the_built_in_policy_lists_the_models_of_the_programme() {
 }
 
 #[test]
+fn a_model_without_a_stated_capacity_has_a_high_one_key_by_key() {
+    let text = text("") + "[models.\"ft:x\"]\ncontext = 8_192\n[models.gpt-4o]\nimage = 7\n";
+    let policy = Policy::parse("p.toml", &text).expect("valid");
+    let of = |context, max_output, image| ModelCapacity {
+        context,
+        max_output,
+        image,
+    };
+    for (model, wanted) in [
+        ("ft:x", of(8_192, 100_000, 50_000)),
+        ("gpt-4o", of(200_000, 100_000, 7)),
+        ("gpt-4o-2024-08-06", of(200_000, 100_000, 50_000)),
+    ] {
+        assert_eq!(policy.capacity(model), wanted, "{model}");
+    }
+    let builtin = Policy::builtin();
+    for (model, wanted) in [
+        ("gpt-4o-2024-05-13", of(128_000, 4_096, 1_445)),
+        ("gpt-4o-mini", of(128_000, 16_384, 48_169)),
+        ("gpt-4.1-nano-2025-04-14", of(1_047_576, 32_768, 3_779)),
+        ("o3", of(200_000, 100_000, 50_000)),
+    ] {
+        assert_eq!(builtin.capacity(model), wanted, "{model}");
+    }
+}
+
+#[test]
 fn a_file_that_is_cut_off_anywhere_is_accepted_or_refused_with_faults() {
     let text = text("");
     for cut in 0..text.len() {

@@ -177,6 +177,7 @@ impl PolicySource {
             pools_added = diff.pools_added.described(),
             pools_removed = diff.pools_removed.described(),
             models = diff.models.described(),
+            capacities = diff.capacities.described(),
             allowances = diff.allowances.described(),
             "the policy file is taken"
         );

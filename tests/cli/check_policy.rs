@@ -18,6 +18,7 @@ fn a_valid_policy_is_described_with_its_pools_and_tiers() {
         "program openai-complimentary-tokens",
         "overflow keep_open",
         "covered workloads inference",
+        "model capacities 20",
         "organizations 1",
         "POOL MODELS TIER 1 TIER 2 TIER 3 TIER 4 TIER 5",
         "large 14 250,000 250,000 1,000,000 1,000,000 1,000,000",
@@ -49,6 +50,10 @@ tier = 2                                     # orgs.acme.tier: [tiers.2]
 data_sharing = "all"
 projects = ["p"]                             # orgs.acme.projects: "selected"
 enterprise = "no"                            # orgs.acme.enterprise: string
+[models.gpt-4o]
+contxt = 128_000                             # models.gpt-4o.contxt: "context"
+max_output = 0                               # models.gpt-4o.max_output: 1 to 1000000000
+image = 1_000_000_001                        # models.gpt-4o.image: 1 to 1000000000
 [orgs.other]
 tier = 1
 tier = 1                                     # tier: duplicate

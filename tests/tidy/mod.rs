@@ -87,6 +87,7 @@ fn first_word(text: &str) -> String {
 /// Each room of the house, and the rooms that it may use.
 const ROOMS: &[(&str, &[&str])] = &[
     ("domain", &[]),
+    ("estimate", &["domain"]),
     ("wall_clock", &[]),
     ("tls", &["files"]),
     ("files", &[]),

@@ -7,6 +7,10 @@ overflow = "keep_open"
 models = ["gpt-4o", "o1", "o3"]
 [pools.old]
 models = []
+[models.gpt-4o]
+context = 128_000
+max_output = 16_384
+[models.o1]
 [tiers.1]
 large = 250
 old = 1
@@ -37,6 +41,11 @@ ends_on = "2027-01-31"
 models = ["gpt-4o", "gpt-5"]
 [pools.mini]
 models = ["o1"]
+[models.gpt-4o]
+context = 128_000
+max_output = 4_096
+[models.unlisted]
+image = 1
 [tiers.1]
 large = 300
 mini = 9
@@ -83,6 +92,10 @@ fn every_change_is_described_with_the_old_and_the_new_value() {
             "1 pools added: mini",
             "1 pools removed: old",
             "3 models: gpt-5 none → large, o1 large → mini, o3 large → none",
+            "3 capacities of models: gpt-4o context 128000 + max_output 16384 + image 50000 → \
+             context 128000 + max_output 4096 + image 50000, \
+             o1 context 200000 + max_output 100000 + image 50000 → none, \
+             unlisted none → context 200000 + max_output 100000 + image 1",
             "5 allowances: large of tier 1 250 → 300, mini of tier 1 none → 9, old of tier 1 1 → \
              none, mini of tier 2 none → 9, old of tier 2 1 → none",
             "1 organizations added: new",

@@ -1,0 +1,718 @@
+//! What an estimate counts, body by body.
+
+use tollgate::{
+    domain::{ModelCapacity, ModelName, Tokens, Workload},
+    estimate::{Endpoint, Estimate, EstimateBasis, EstimateError, estimate, estimate_partial},
+};
+
+/// Tokens of every request beside its text.
+const REQUEST_TOKENS: u64 = 16;
+
+const CAPACITY: ModelCapacity = ModelCapacity {
+    context: 10_000,
+    max_output: 1_000,
+    image: 700,
+};
+
+fn estimate_of(
+    endpoint: Endpoint,
+    body: &[u8],
+    capacity: impl Fn(&str) -> ModelCapacity,
+) -> Result<Estimate, EstimateError> {
+    estimate(endpoint, body, Some("m"), capacity)
+}
+
+fn of(endpoint: Endpoint, body: &str) -> Result<Estimate, EstimateError> {
+    estimate(endpoint, body.as_bytes(), Some("m"), |_| CAPACITY)
+}
+
+fn chat(body: &str) -> Estimate {
+    of(Endpoint::ChatCompletions, body).unwrap_or_else(|error| panic!("{body}: {error}"))
+}
+
+fn responses(body: &str) -> Estimate {
+    of(Endpoint::Responses, body).unwrap_or_else(|error| panic!("{body}: {error}"))
+}
+
+#[test]
+fn the_endpoint_is_the_end_of_the_path() {
+    let long = format!("/{}", "é".repeat(500));
+    for (path, wanted) in [
+        ("/v1/chat/completions", Some(Endpoint::ChatCompletions)),
+        (
+            "/openai/deployments/x/chat/completions?api-version=1",
+            Some(Endpoint::ChatCompletions),
+        ),
+        ("/v1/responses/", Some(Endpoint::Responses)),
+        ("/v1/responses/?x=/embeddings", Some(Endpoint::Responses)),
+        ("https://h/api/embeddings?a=b?c", Some(Endpoint::Embeddings)),
+        ("/v1/responses/resp_1", None),
+        ("/v1/responses/compact", None),
+        ("/v1/completions", None),
+        ("/v1/models?x=/chat/completions", None),
+        ("/v1/Chat/Completions", None),
+        ("responses", None),
+        ("", None),
+        (&long, None),
+    ] {
+        let endpoint = Endpoint::of_path(path);
+        assert_eq!(endpoint.as_ref().ok(), wanted.as_ref(), "{path}");
+        if let Err(error) = endpoint {
+            assert!(error.to_string().starts_with("path: \""), "{error}");
+            assert!(error.to_string().len() < 1_000, "{error}");
+        }
+    }
+}
+
+/// What the body counts as input beside the 16 tokens of every request.
+#[test]
+fn the_input_is_the_bytes_of_the_text_and_of_the_other_fields_as_json() {
+    for (body, wanted) in [
+        (r#"{"messages":[]}"#, 0),
+        // 8 of the message, 4 of the role, 2 of the text.
+        (r#"{"messages":[{"role":"user","content":"hi"}]}"#, 14),
+        // White space between values does not count, that within a text does.
+        (
+            " {\n\"messages\" : [ {\"role\": \"user\", \"content\": \" hi \"} ] } \n",
+            16,
+        ),
+        // Escapes count as what they stand for.
+        (
+            r#"{"messages":[{"role":"user","content":"\u4f60\ud83d\ude00\n"}]}"#,
+            20,
+        ),
+        (
+            r#"{"messages":[{"role":"user","content":"你😀
+"}]}"#
+                .replace('\n', "\\n")
+                .as_str(),
+            20,
+        ),
+        // A part: 4 of its type, 2 of its text.
+        (
+            r#"{"messages":[{"role":"user","content":[{"type":"text","text":"hi"}]}]}"#,
+            18,
+        ),
+        (r#"{"messages":[{"role":"assistant","content":null}]}"#, 17),
+        // "name":"ab", as JSON with its comma.
+        (r#"{"messages":[{"role":"user","name":"ab"}]}"#, 24),
+        (
+            r#"{"messages":[{"role":"assistant","tool_calls":[{"id":"x"}]}]}"#,
+            8 + 9 + 26 + 2,
+        ),
+        (
+            r#"{"messages":[],"response_format":{"type":"json_object"}}"#,
+            42,
+        ),
+        (
+            r#"{"messages":[],"tools":[{"type":"function","name":"f"}]}"#,
+            40,
+        ),
+        (r#"{"messages":[],"user":"a\"b"}"#, 14),
+        (r#"{"messages":[],"seed":12345}"#, 13),
+        (r#"{"messages":[],"seed":1}"#, 9),
+        (r#"{"messages":[],"seed":0}"#, 9),
+        (r#"{"messages":[],"seed":-1}"#, 8 + 24),
+        // A number of 30 digits.
+        (
+            r#"{"messages":[],"seed":100000000000000000000000000000}"#,
+            8 + 30,
+        ),
+        (
+            r#"{"messages":[],"user":"100000000000000000000000000000","x":1.5}"#,
+            40 + 5 + 24,
+        ),
+        // Given twice, both count.
+        (
+            r#"{"messages":[{"content":"hi","content":"ho"}],"messages":[{"content":"he"}]}"#,
+            8 + 4 + 8 + 2,
+        ),
+        // A data URL in a text is text.
+        (
+            r#"{"messages":[{"role":"user","content":"data:image/png;base64,AAAA"}]}"#,
+            38,
+        ),
+        (
+            r#"{"model":"m","messages":[],"n":2,"max_tokens":5}"#,
+            6 + 15,
+        ),
+    ] {
+        let estimate = chat(body);
+        let input = estimate.input_tokens - REQUEST_TOKENS;
+        // JSON's last comma is counted: once for each list and object.
+        assert!(
+            (wanted..=wanted + 3).contains(&input),
+            "{body}: {input}, not {wanted}"
+        );
+        assert_eq!(estimate.basis, EstimateBasis::TextBytes, "{body}");
+        assert_eq!(estimate.workload, Workload::Inference, "{body}");
+    }
+}
+
+#[test]
+fn the_output_is_the_stated_maximum_or_the_models_for_each_answer() {
+    for (endpoint, fields, wanted, capped) in [
+        (Endpoint::ChatCompletions, "", 1_000, false),
+        (Endpoint::ChatCompletions, r#","max_tokens":5"#, 5, true),
+        (
+            Endpoint::ChatCompletions,
+            r#","max_completion_tokens":7.0"#,
+            7,
+            true,
+        ),
+        (
+            Endpoint::ChatCompletions,
+            r#","max_completion_tokens":7e1"#,
+            70,
+            true,
+        ),
+        (
+            Endpoint::ChatCompletions,
+            r#","max_tokens":9,"max_completion_tokens":7"#,
+            9,
+            true,
+        ),
+        (
+            Endpoint::ChatCompletions,
+            r#","max_tokens":null,"max_completion_tokens":7"#,
+            7,
+            true,
+        ),
+        (
+            Endpoint::ChatCompletions,
+            r#","max_tokens":null"#,
+            1_000,
+            false,
+        ),
+        (
+            Endpoint::ChatCompletions,
+            r#","max_tokens":50000"#,
+            50_000,
+            true,
+        ),
+        // A field of the other endpoint states nothing.
+        (
+            Endpoint::ChatCompletions,
+            r#","max_output_tokens":5"#,
+            1_000,
+            false,
+        ),
+        (Endpoint::ChatCompletions, r#","n":3"#, 3_000, false),
+        (
+            Endpoint::ChatCompletions,
+            r#","n":3,"max_tokens":5"#,
+            15,
+            true,
+        ),
+        (Endpoint::ChatCompletions, r#","n":null"#, 1_000, false),
+        (Endpoint::Responses, "", 1_000, false),
+        (Endpoint::Responses, r#","max_output_tokens":5"#, 5, true),
+        (
+            Endpoint::Responses,
+            r#","max_tokens":5,"n":3"#,
+            1_000,
+            false,
+        ),
+        (Endpoint::Embeddings, "", 0, false),
+        (Endpoint::Embeddings, r#","max_tokens":5,"n":3"#, 0, false),
+    ] {
+        let body = format!(r#"{{"messages":[],"input":[]{fields}}}"#);
+        let estimate = of(endpoint, &body).expect("an estimate");
+        let found = (estimate.output_tokens, estimate.output_capped);
+        assert_eq!(found, (wanted, capped), "{endpoint:?} {body}");
+        let sum = estimate.input_tokens + estimate.output_tokens;
+        assert_eq!(estimate.tokens.get(), sum);
+    }
+}
+
+#[test]
+fn an_image_counts_by_the_model_and_its_url_does_not() {
+    let message = |parts: &str| chat(&format!(r#"{{"messages":[{{"content":[{parts}]}}]}}"#));
+    let none = message("").input_tokens;
+    for url in [
+        format!("data:image/png;base64,{}", "A".repeat(5_000)),
+        "https://h/i".to_owned(),
+    ] {
+        for image in [
+            format!(r#"{{"type":"image_url","image_url":{{"url":"{url}","detail":"low"}}}}"#),
+            format!(r#"{{"image_url":"{url}","type":"image_url"}}"#),
+            format!(r#"{{"type":"input_image","image_url":"{url}"}}"#),
+        ] {
+            let of_type = 11;
+            let one = message(&image).input_tokens;
+            assert!((none + 700..=none + 700 + of_type).contains(&one), "{one}");
+            let two = message(&format!("{image},{image}")).input_tokens;
+            assert_eq!(two - one, one - none);
+            // Also in what a tool has answered.
+            let output =
+                format!(r#"{{"input":[{{"type":"function_call_output","output":[{image}]}}]}}"#);
+            let estimate = responses(&output);
+            assert!((700..800).contains(&estimate.input_tokens), "{estimate:?}");
+        }
+    }
+    // Beside the context window: some models bill more for an image than it takes of it.
+    let many = vec![r#"{"type":"image_url","image_url":"x"}"#; 20].join(",");
+    let text = format!(r#"{{"type":"text","text":"{}"}}"#, "x".repeat(20_000));
+    let estimate = message(&format!("{many},{text}"));
+    assert_eq!(estimate.input_tokens, 10_000 + 20 * 700);
+    assert_eq!(estimate.basis, EstimateBasis::TextBytes);
+}
+
+#[test]
+fn text_beyond_the_context_window_counts_as_the_window() {
+    let body = format!(r#"{{"messages":[{{"content":"{}"}}]}}"#, "x".repeat(20_000));
+    let estimate = chat(&body);
+    assert_eq!(
+        (estimate.input_tokens, estimate.tokens.get()),
+        (10_000, 11_000)
+    );
+    // An unknown model's.
+    let long = body.replace('x', &"x".repeat(24));
+    let unknown = |_: &str| ModelCapacity::default();
+    let found = estimate_of(Endpoint::ChatCompletions, long.as_bytes(), unknown);
+    assert_eq!(found.expect("an estimate").tokens.get(), 300_000);
+}
+
+#[test]
+fn references_and_hosted_tools_count_as_the_context_window() {
+    use Workload::{HostedTool, Inference};
+    for (body, workload) in [
+        (r#"{"previous_response_id":"r"}"#, Inference),
+        (r#"{"conversation":{"id":"c"}}"#, Inference),
+        (r#"{"prompt":{"id":"p"}}"#, Inference),
+        (
+            r#"{"input":[{"type":"item_reference","id":"i"}]}"#,
+            Inference,
+        ),
+        (r#"{"input":[{"id":"i"}]}"#, Inference),
+        (r#"{"input":[{"id":"i","type":null}]}"#, Inference),
+        (
+            r#"{"input":[{"type":"compaction","encrypted_content":"x"}]}"#,
+            Inference,
+        ),
+        (
+            r#"{"input":[{"type":"web_search_call","id":"i"}]}"#,
+            Inference,
+        ),
+        (
+            r#"{"input":[{"type":"computer_call_output","output":{"type":"x"}}]}"#,
+            Inference,
+        ),
+        (
+            r#"{"input":[{"role":"user","content":[{"type":"input_file","file_id":"f"}]}]}"#,
+            Inference,
+        ),
+        (
+            r#"{"input":[{"role":"user","content":[{"type":"input_file","file_url":"f"}]}]}"#,
+            Inference,
+        ),
+        (
+            r#"{"input":[{"role":"user","content":[{"type":"input_file","file_data":"f"}]}]}"#,
+            Inference,
+        ),
+        (
+            r#"{"input":[{"role":"user","content":[{"type":"anything_new"}]}]}"#,
+            Inference,
+        ),
+        (
+            r#"{"input":[{"role":"user","content":[{"text":"no type"}]}]}"#,
+            Inference,
+        ),
+        (r#"{"tools":[{"type":"web_search"}]}"#, HostedTool),
+        (
+            r#"{"tools":[{"type":"function"},{"type":"mcp"}]}"#,
+            HostedTool,
+        ),
+        (r#"{"tools":[{"name":"no type"}]}"#, HostedTool),
+        (r#"{"web_search_options":{}}"#, HostedTool),
+    ] {
+        let estimate = responses(body);
+        assert_eq!(estimate.basis, EstimateBasis::ContextWindow, "{body}");
+        assert_eq!(
+            (estimate.input_tokens, estimate.workload),
+            (10_000, workload),
+            "{body}"
+        );
+    }
+    let image = r#"{"input":[{"role":"user","content":[{"type":"input_image","file_id":"f"}]}]}"#;
+    assert_eq!(responses(image).input_tokens, 10_700);
+    for part in [
+        r#""content":[{"type":"file","file":{"file_id":"f"}}]"#,
+        r#""audio":{"id":"a"}"#,
+    ] {
+        let body = format!(r#"{{"messages":[{{"role":"assistant",{part}}}]}}"#);
+        assert_eq!(chat(&body).basis, EstimateBasis::ContextWindow, "{body}");
+    }
+    for body in [
+        r#"{"previous_response_id":null,"conversation":null,"prompt":null,"tools":null,"input":"x"}"#,
+        r#"{"web_search_options":null,"tools":[{"type":"function"},{"type":"custom"}]}"#,
+        r#"{"input":[{"type":"message","role":"user","content":"x"},{"role":"user","content":"x"}]}"#,
+        r#"{"input":[{"type":"reasoning","summary":[{"type":"summary_text","text":"x"}]}]}"#,
+        r#"{"input":[{"type":"function_call","arguments":"x"},{"type":"function_call_output","output":"x"}]}"#,
+    ] {
+        let estimate = responses(body);
+        assert_eq!(estimate.basis, EstimateBasis::TextBytes, "{body}");
+        assert_eq!(estimate.workload, Inference, "{body}");
+    }
+    let audio =
+        r#"{"messages":[{"content":[{"type":"input_audio","input_audio":{"data":"AAAA"}}]}]}"#;
+    assert_eq!(chat(audio).basis, EstimateBasis::TextBytes);
+}
+
+#[test]
+fn each_input_of_an_embedding_has_the_context_window() {
+    let text = "x".repeat(15_000);
+    for (input, wanted) in [
+        ("\"hi\"".to_owned(), 2),
+        ("[\"hi\",\"ho\"]".to_owned(), 4),
+        ("[1,2,3]".to_owned(), 3),
+        ("[[1,2,3],[4]]".to_owned(), 4),
+        ("[]".to_owned(), 0),
+        (format!("\"{text}\""), 10_000 - REQUEST_TOKENS),
+        (
+            format!("[\"{text}\",\"{text}\",\"{text}\"]"),
+            30_000 - REQUEST_TOKENS,
+        ),
+    ] {
+        let body = format!(r#"{{"input":{input}}}"#);
+        let estimate = of(Endpoint::Embeddings, &body).expect("an estimate");
+        assert_eq!(estimate.input_tokens, wanted + REQUEST_TOKENS, "{wanted}");
+        assert_eq!((estimate.output_tokens, estimate.output_capped), (0, false));
+    }
+}
+
+#[test]
+fn the_callers_model_takes_the_place_of_the_bodys() {
+    let of = |body: &str, model| {
+        let capacity = |model: &str| ModelCapacity {
+            max_output: model.len() as u64,
+            ..CAPACITY
+        };
+        let estimate = estimate(Endpoint::Responses, body.as_bytes(), model, capacity)?;
+        Ok((estimate.model.as_str().to_owned(), estimate.output_tokens))
+    };
+    let found = |model: &str| Ok((model.to_owned(), model.len() as u64));
+    assert_eq!(of(r#"{"model":"gpt"}"#, None), found("gpt"));
+    assert_eq!(of(r#"{"mod\u0065l":"g\u0070t"}"#, None), found("gpt"));
+    assert_eq!(of(r#"{"model":"gpt"}"#, Some("other")), found("other"));
+    assert_eq!(of("{}", Some("other")), found("other"));
+    for body in ["{}", r#"{"model":null}"#] {
+        assert_eq!(of(body, None), Err(EstimateError::ModelMissing));
+    }
+}
+
+#[test]
+fn a_wrong_body_is_an_error_that_names_the_place_and_repeats_nothing_of_the_body() {
+    for (endpoint, body, wanted) in [
+        (
+            "chat",
+            "",
+            "body: EOF while parsing a value at line 1 column 0",
+        ),
+        (
+            "chat",
+            "{\"messages\":[\n",
+            "body: EOF while parsing a list at line 2 column 0",
+        ),
+        (
+            "chat",
+            "{\"messages\":\n[}]}",
+            "body: expected value at line 2 column 2",
+        ),
+        (
+            "chat",
+            "{'a':1}",
+            "body: key must be a string at line 1 column 2",
+        ),
+        (
+            "chat",
+            "{\"a\":1,}",
+            "body: trailing comma at line 1 column 8",
+        ),
+        (
+            "chat",
+            "{\"messages\":[]} x",
+            "body: trailing characters at line 1 column 17",
+        ),
+        (
+            "chat",
+            "{\"messages\":[\"\\ud800\"]}",
+            "body: unexpected end of hex escape at line 1 column 21",
+        ),
+        (
+            "chat",
+            "{\"messages\":[\"\u{1}\"]}",
+            "body: control character (\\u0000-\\u001F) found while parsing a string at line 1 column 15",
+        ),
+        (
+            "chat",
+            "{\"messages\":[NaN]}",
+            "body: expected value at line 1 column 14",
+        ),
+        (
+            "chat",
+            "{\"messages\":[01]}",
+            "body: invalid number at line 1 column 15",
+        ),
+        (
+            "chat",
+            "{\"messages\":[1e999]}",
+            "body: number out of range at line 1 column 18",
+        ),
+        (
+            "chat",
+            "\"secret\"",
+            "body: must be a JSON object, and is none at line 1 column 8",
+        ),
+        (
+            "chat",
+            "[\"secret\"]",
+            "body: must be a JSON object, and is none at line 1 column 0",
+        ),
+        ("chat", "{}", "body: messages is missing"),
+        (
+            "chat",
+            r#"{"messages":null}"#,
+            "body: messages must be a list, and is null",
+        ),
+        (
+            "chat",
+            r#"{"messages":"secret"}"#,
+            "body: messages must be a list, and is a string",
+        ),
+        (
+            "chat",
+            r#"{"messages":[{},"secret"]}"#,
+            "body: messages[1] must be an object, and is a string",
+        ),
+        (
+            "chat",
+            r#"{"messages":[{"content":7}]}"#,
+            "body: messages[0].content must be a string or a list of parts, and is a number",
+        ),
+        (
+            "chat",
+            r#"{"messages":[{"content":["secret"]}]}"#,
+            "body: messages[0].content[0] must be an object, and is a string",
+        ),
+        (
+            "chat",
+            r#"{"messages":[{"content":[{"type":7}]}]}"#,
+            "body: messages[0].content[0].type must be a string, and is a number",
+        ),
+        (
+            "chat",
+            r#"{"messages":[{"content":[{"type":"text","type":"image_url"}]}]}"#,
+            "body: messages[0].content[0].type is given twice",
+        ),
+        (
+            "chat",
+            r#"{"messages":[],"model":7}"#,
+            "body: model must be a string, and is a number",
+        ),
+        (
+            "chat",
+            r#"{"messages":[],"model":"a","model":"b"}"#,
+            "body: model is given twice",
+        ),
+        (
+            "chat",
+            r#"{"messages":[],"n":1,"n":128}"#,
+            "body: n is given twice",
+        ),
+        (
+            "chat",
+            r#"{"messages":[],"n":"1"}"#,
+            "body: n must be a whole number, and is a string",
+        ),
+        (
+            "chat",
+            r#"{"messages":[],"n":1.5}"#,
+            "body: n must be a whole number, 0 or more",
+        ),
+        (
+            "chat",
+            r#"{"messages":[],"n":-1}"#,
+            "body: n must be a whole number, 0 or more",
+        ),
+        (
+            "chat",
+            r#"{"messages":[],"n":0}"#,
+            "body: n must be at least 1",
+        ),
+        (
+            "chat",
+            r#"{"messages":[],"n":1000000}"#,
+            "body: n lets the request use 1000000028 tokens, at most 1000000000 are allowed",
+        ),
+        (
+            "chat",
+            r#"{"messages":[],"n":1e300}"#,
+            "body: n lets the request use 18446744073709551615 tokens, at most 1000000000 are allowed",
+        ),
+        (
+            "chat",
+            r#"{"messages":[],"max_tokens":1,"max_tokens":2}"#,
+            "body: max_tokens is given twice",
+        ),
+        (
+            "chat",
+            r#"{"messages":[],"max_tokens":true}"#,
+            "body: max_tokens must be a whole number, and is true or false",
+        ),
+        (
+            "chat",
+            r#"{"messages":[],"max_completion_tokens":2000000000}"#,
+            "body: max_completion_tokens lets the request use 2000000051 tokens, at most 1000000000 are allowed",
+        ),
+        (
+            "chat",
+            r#"{"messages":[],"tools":{}}"#,
+            "body: tools must be a list, and is an object",
+        ),
+        (
+            "chat",
+            r#"{"messages":[],"tools":["secret"]}"#,
+            "body: tools[0] must be an object, and is a string",
+        ),
+        (
+            "chat",
+            r#"{"messages":[],"tools":[{"type":[]}]}"#,
+            "body: tools[0].type must be a string, and is a list",
+        ),
+        (
+            "responses",
+            r#"{"input":7}"#,
+            "body: input must be a list, and is a number",
+        ),
+        (
+            "responses",
+            r#"{"input":[[]]}"#,
+            "body: input[0] must be an object, and is a list",
+        ),
+        (
+            "responses",
+            r#"{"input":[{"type":"message","content":{}}]}"#,
+            "body: input[0].content must be a string or a list of parts, and is an object",
+        ),
+        (
+            "responses",
+            r#"{"max_output_tokens":"x"}"#,
+            "body: max_output_tokens must be a whole number, and is a string",
+        ),
+        ("embeddings", "{}", "body: input is missing"),
+        (
+            "embeddings",
+            r#"{"input":{}}"#,
+            "body: input must be a list, and is an object",
+        ),
+        (
+            "embeddings",
+            r#"{"input":[1,"secret"]}"#,
+            "body: input[0] must be a string or a list of tokens, and is a number",
+        ),
+        (
+            "embeddings",
+            r#"{"input":[[1.5]]}"#,
+            "body: input[0] must be a string or a list of tokens, and is a list",
+        ),
+    ] {
+        let endpoint = match endpoint {
+            "chat" => Endpoint::ChatCompletions,
+            "responses" => Endpoint::Responses,
+            _ => Endpoint::Embeddings,
+        };
+        let error = of(endpoint, body).expect_err(body).to_string();
+        assert_eq!(error, wanted, "{body}");
+    }
+    let error = of(Endpoint::ChatCompletions, "\u{feff}{}").expect_err("a mark");
+    assert_eq!(error.to_string(), "body: expected value at line 1 column 1");
+    let not_utf8 = estimate(
+        Endpoint::Responses,
+        b"{\"input\":\"\xff\"}",
+        Some("m"),
+        |_| CAPACITY,
+    );
+    let error = not_utf8.expect_err("not UTF-8").to_string();
+    assert_eq!(
+        error,
+        "body: invalid unicode code point at line 1 column 11"
+    );
+    let deep = format!("{{\"input\":{}", "[".repeat(1_000_000));
+    let error = of(Endpoint::Responses, &deep)
+        .expect_err("too deep")
+        .to_string();
+    assert!(
+        error.starts_with("body: recursion limit exceeded at line 1 "),
+        "{error}"
+    );
+    let long = "x".repeat(257);
+    let error = estimate(Endpoint::Responses, b"{}", Some(&long), |_| CAPACITY);
+    let error = error.expect_err("too long").to_string();
+    assert_eq!(error, "model: is 257 bytes long, at most 256 are allowed");
+}
+
+#[test]
+fn a_body_that_is_cut_goes_by_its_size_once_its_model_was_seen() {
+    let body = r#"{"n":2,"model":"gpt-\ud83d\ude00","max_tokens":5,"tools":[{"type":"mcp"}],"messages":[{"content":"é"}]}"#;
+    let model_ends = body.find(",\"max").expect("there");
+    let tools_end = body.find(",\"messages").expect("there");
+    for cut in 0..=body.len() {
+        let prefix = &body.as_bytes()[..cut];
+        let estimate = estimate_partial(Endpoint::ChatCompletions, prefix, 5_000, |_| CAPACITY);
+        if cut < model_ends {
+            assert_eq!(estimate, Err(EstimateError::ModelMissing), "{cut}");
+            continue;
+        }
+        let estimate = estimate.expect("an estimate");
+        let (basis, input_tokens, workload) = match cut < tools_end {
+            true => (EstimateBasis::BodySize, 5_016, Workload::Inference),
+            false => (EstimateBasis::ContextWindow, 10_000, Workload::HostedTool),
+        };
+        let wanted = Estimate {
+            tokens: Tokens::of_reserve(input_tokens + 2_000).expect("legal"),
+            input_tokens,
+            output_tokens: 2_000,
+            basis,
+            model: ModelName::parse("gpt-😀").expect("legal"),
+            workload,
+            output_capped: false,
+        };
+        assert_eq!(estimate, wanted, "{cut}");
+    }
+    let partial = |endpoint, prefix: &str, size| {
+        let estimate = estimate_partial(endpoint, prefix.as_bytes(), size, |_| CAPACITY)?;
+        Ok::<_, EstimateError>((estimate.input_tokens, estimate.output_tokens))
+    };
+    let chat = |prefix, size| partial(Endpoint::ChatCompletions, prefix, size);
+    // Digits of the last number may be missing.
+    assert_eq!(chat(r#"{"model":"m","n":1"#, 100), Ok((116, 1_000)));
+    assert_eq!(chat(r#"{"model":"m","n":12 "#, 100), Ok((116, 1_000)));
+    assert_eq!(
+        chat(r#"{"model":"m","n":12,"x":"","#, 100),
+        Ok((116, 12_000))
+    );
+    // The size is never less than what was seen.
+    assert_eq!(chat(r#"{"model":"m","#, 0), Ok((13 + 16, 1_000)));
+    assert_eq!(chat(r#"{"model":"m","#, u64::MAX), Ok((10_000, 1_000)));
+    let embeddings = |size| partial(Endpoint::Embeddings, r#"{"model":"m","input":["x"#, size);
+    assert_eq!(embeddings(50_000), Ok((50_016, 0)));
+    assert!(embeddings(u64::MAX).is_err());
+    let malformed = chat(r#"{"model":"m",,"#, 100)
+        .expect_err("malformed")
+        .to_string();
+    assert_eq!(malformed, "body: key must be a string at line 1 column 14");
+}
+
+#[test]
+fn a_body_with_input_and_without_messages_is_one_for_responses() {
+    for (body, wanted) in [
+        (r#"{"input":"x"}"#, Endpoint::Responses),
+        (r#"{"input":"x","messages":[]}"#, Endpoint::ChatCompletions),
+        (r#"{"messages":[]}"#, Endpoint::ChatCompletions),
+        ("{}", Endpoint::ChatCompletions),
+    ] {
+        assert_eq!(Endpoint::of_body(body.as_bytes()), Ok(wanted), "{body}");
+    }
+    assert!(Endpoint::of_body(b"[").is_err());
+}
