@@ -15,7 +15,7 @@ mod stream;
 pub use self::{
     authorization::ReflectionFor,
     call::{CallFuture, CallLayer, CallService},
-    service::{QuotaHandler, QuotaServiceConfig, service},
+    service::{QuotaHandler, QuotaMethods, QuotaServiceConfig, service},
 };
 
 /// The messages, the service and the client, generated from `proto/tollgate/v1/quota.proto`.

@@ -102,7 +102,10 @@ const ROOMS: &[(&str, &[&str])] = &[
         "ledger",
         &["domain", "policy", "store", "telemetry", "wall_clock"],
     ),
-    ("grpc", &["auth", "domain", "ledger", "store", "telemetry"]),
+    (
+        "grpc",
+        &["auth", "domain", "estimate", "ledger", "store", "telemetry"],
+    ),
     (
         "http",
         &["auth", "domain", "ledger", "policy", "store", "telemetry"],
@@ -147,6 +150,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "bench",
             "client",
             "domain",
+            "estimate",
             "files",
             "grpc",
             "policy",
