@@ -6,9 +6,9 @@ use anyhow::Context as _;
 use futures_util::{Stream, StreamExt as _, stream::BoxStream};
 use prost_types::Timestamp;
 use tollgate::grpc::proto::{
-    GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
-    ReleaseResponse, ReserveRequest, ReserveResponse, ReserveStreamResponse, SettleRequest,
-    SettleResponse, Verdict,
+    EstimateRequest, EstimateResponse, GetQuotaRequest, GetQuotaResponse, ListUsageRequest,
+    ListUsageResponse, ReleaseRequest, ReleaseResponse, ReserveRequest, ReserveResponse,
+    ReserveStreamResponse, SettleRequest, SettleResponse, Verdict,
     quota_service_server::{QuotaService, QuotaServiceServer},
     reserve_stream_response,
 };
@@ -101,6 +101,13 @@ impl QuotaService for Floor {
         &self,
         _request: Request<GetQuotaRequest>,
     ) -> Result<Response<GetQuotaResponse>, Status> {
+        not_here()
+    }
+
+    async fn estimate(
+        &self,
+        _request: Request<EstimateRequest>,
+    ) -> Result<Response<EstimateResponse>, Status> {
         not_here()
     }
 

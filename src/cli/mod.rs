@@ -3,6 +3,8 @@
 //! Exit codes: 0 for an answer (FREE or BILLED), 1 for an error of the service, with its code and
 //! message, 2 for wrong arguments.
 
+mod documents;
+mod estimate;
 mod health;
 mod tables;
 
@@ -12,7 +14,6 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::anyhow;
 use clap::{
     Parser, Subcommand,
     builder::{
@@ -21,6 +22,7 @@ use clap::{
 };
 use tonic::{Response, Status};
 
+use self::documents::{read_document, read_policy};
 use crate::{
     auth::{self, Callers, TokenHash, new_token},
     bench::{self, BenchArgs},
@@ -28,15 +30,13 @@ use crate::{
         WrongArguments,
         connection::{AuthorizedChannel, ConnectionArgs},
         failure::rpc_error,
-        output::{counted, json, print},
+        output::{json, print},
     },
     domain::{UtcDay, Workload},
-    files::{read::read_once, toml::Faults},
     grpc::proto::{
         self, GetQuotaRequest, ListUsageRequest, ListUsageResponse, ReleaseRequest, ReserveRequest,
         SettleRequest, quota_service_client::QuotaServiceClient,
     },
-    policy::{self, Policy},
     settings::{ServeArgs, args::TrimmedParser},
 };
 
@@ -117,6 +117,8 @@ pub enum ToolCommand {
     },
     /// Print whether the service is ready; exit with 0 if it is. For probes of containers without a shell
     Health(health::HealthArgs),
+    /// Print the most tokens that a request may use, from its body. Needs no service
+    Estimate(estimate::EstimateArgs),
     /// Generate load and measure it. The requests count: use a deployment whose counters may be used up
     Bench(BenchArgs),
     /// Print the usage of a day, by project and model
@@ -204,22 +206,6 @@ fn print_new_token() -> anyhow::Result<()> {
     print(&format!("{token}\ntokens = [\"{hash}\"]"))
 }
 
-fn read_policy(file: &Path) -> anyhow::Result<Policy> {
-    read_document(file, policy::MAX_BYTES, Policy::from_bytes)
-}
-
-/// Reads and parses a file. Accepts a pipe too; the service does not, since it reads its files repeatedly.
-fn read_document<T>(
-    file: &Path,
-    max_bytes: u64,
-    parse: impl FnOnce(&str, &[u8]) -> Result<T, Faults>,
-) -> anyhow::Result<T> {
-    let name = file.display().to_string();
-    let bytes = read_once(file, max_bytes).map_err(|error| anyhow!("{name} {error}"))?;
-    parse(&name, &bytes)
-        .map_err(|faults| anyhow!("{}\n{faults}", counted(faults.faults.len(), "fault")))
-}
-
 /// Checks a file, or calls the service and prints its answer.
 ///
 /// # Errors
@@ -261,6 +247,7 @@ pub async fn run(command: ToolCommand) -> anyhow::Result<()> {
             let answer = connect(&connection)?.get_quota(request).await;
             show(&connection, answer, tables::quota)
         }
+        ToolCommand::Estimate(args) => estimate::run(&args),
         ToolCommand::Bench(bench) => bench::run(bench).await,
         ToolCommand::Health(health) => health::check(&health).await,
         ToolCommand::Usage {

@@ -7,8 +7,8 @@ use crate::{
     auth::{Caller, Callers, Organizations},
     client::output::{counted, fact, facts, grouped, reason},
     grpc::proto::{
-        GetQuotaResponse, ListUsageResponse, PoolQuota, ReleaseResponse, ReserveResponse,
-        SettleResponse, UsageRow, Verdict,
+        EstimateBasis, EstimateResponse, GetQuotaResponse, ListUsageResponse, PoolQuota,
+        ReleaseResponse, ReserveResponse, SettleResponse, UsageRow, Verdict,
     },
     policy::{DataSharing, Policy},
 };
@@ -55,6 +55,30 @@ pub(super) fn settled(answer: &SettleResponse) -> String {
 pub(super) fn released(answer: &ReleaseResponse) -> String {
     let released = format!("{} tokens", grouped(answer.released_tokens));
     outcome!(answer, "released", released)
+}
+
+pub(super) fn estimate(answer: &EstimateResponse) -> String {
+    let basis = match answer.basis() {
+        EstimateBasis::TextBytes => "the bytes of the text",
+        EstimateBasis::ContextWindow => "the context window",
+        EstimateBasis::BodySize => "the size of the body",
+        EstimateBasis::Unspecified => "unknown",
+    };
+    let maximum = match answer.output_capped {
+        true => "the stated maximum",
+        false => "no maximum is stated",
+    };
+    let workload = answer.workload().as_str_name();
+    let workload = workload.trim_start_matches("WORKLOAD_").to_lowercase();
+    let mut lines = facts();
+    fact(&mut lines, "tokens", grouped(answer.tokens));
+    let input = format!("{} ({basis})", grouped(answer.input_tokens));
+    fact(&mut lines, "input", input);
+    let output = format!("{} ({maximum})", grouped(answer.output_tokens));
+    fact(&mut lines, "output", output);
+    fact(&mut lines, "model", &answer.model);
+    fact(&mut lines, "workload", workload);
+    lines.trim_fmt()
 }
 
 pub(super) fn quota(answer: &GetQuotaResponse) -> String {

@@ -9,4 +9,4 @@ mod tls;
 /// Arguments that contradict each other.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct WrongArguments(String);
+pub struct WrongArguments(pub(crate) String);

@@ -1,7 +1,8 @@
 //! What the input of a request is made of.
 
 use super::{
-    Endpoint, EstimateError,
+    endpoint::Endpoint,
+    error::EstimateError,
     json::{Fields, Json, field_bytes},
 };
 

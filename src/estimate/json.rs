@@ -7,7 +7,7 @@ use serde::{
     de::{DeserializeSeed, MapAccess, SeqAccess, Visitor},
 };
 
-use super::EstimateError;
+use super::error::EstimateError;
 
 /// A value of a body. Nesting is bounded: `serde_json` refuses a body with more than 128 levels.
 #[derive(Debug)]

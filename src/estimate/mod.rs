@@ -4,25 +4,17 @@
 //! bounded by the model's context window, the output by the stated maximum or the model's. No part of a body is in an
 //! error's text.
 
+mod endpoint;
+mod error;
 mod input;
 mod json;
 
+pub use self::{endpoint::Endpoint, error::EstimateError};
 use self::{
     input::{Input, single},
     json::Fields,
 };
-use crate::domain::{InvalidField, ModelCapacity, ModelName, Tokens, Workload};
-
-/// The kinds of requests that have an estimate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `…/chat/completions`
-    ChatCompletions,
-    /// `…/responses`
-    Responses,
-    /// `…/embeddings`
-    Embeddings,
-}
+use crate::domain::{ModelCapacity, ModelName, Tokens, Workload};
 
 /// What bounds the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,117 +46,11 @@ pub struct Estimate {
     pub output_capped: bool,
 }
 
-/// Why a request has no estimate. The text names `path`, `model` or `body`, and the field in it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EstimateError {
-    /// The path is that of another endpoint.
-    #[error("path: {path:?} ends with none of /chat/completions, /responses and /embeddings")]
-    UnknownPath {
-        /// The beginning of the path.
-        path: String,
-    },
-    /// The body is no JSON object.
-    #[error("body: {fault}")]
-    Malformed {
-        /// What is wrong, with line and column.
-        fault: String,
-    },
-    /// A field of the body is missing, of a wrong type, out of bounds, or given twice.
-    #[error("body: {field} {fault}")]
-    WrongField {
-        /// The field's path in the body: `messages[0].content`.
-        field: String,
-        /// What is wrong with it.
-        fault: String,
-    },
-    /// Neither the body nor the caller names a model.
-    #[error("model: is missing: neither the body nor the caller names it")]
-    ModelMissing,
-    /// The model's name is out of bounds.
-    #[error(transparent)]
-    InvalidModel(#[from] InvalidField),
-}
-
 /// Tokens of every request beside its text: the beginning of the answer, and what precedes tools.
 const REQUEST_TOKENS: u64 = 16;
 
 /// Tokens of every message beside its text: its frame, its role, and that it has a name.
 const MESSAGE_TOKENS: u64 = 8;
-
-/// Characters of a path that an error repeats.
-const MAX_PATH_CHARS: usize = 100;
-
-impl Endpoint {
-    /// The endpoint of a request, by the end of its path. A query and a final slash are ignored.
-    ///
-    /// # Errors
-    ///
-    /// The path is that of another endpoint.
-    pub fn of_path(path: &str) -> Result<Self, EstimateError> {
-        let end = path.split('?').next().unwrap_or_default();
-        let end = end.strip_suffix('/').unwrap_or(end);
-        let endpoints = [
-            ("/chat/completions", Self::ChatCompletions),
-            ("/responses", Self::Responses),
-            ("/embeddings", Self::Embeddings),
-        ];
-        let found = endpoints.into_iter().find(|(it, _)| end.ends_with(it));
-        let path = || path.chars().take(MAX_PATH_CHARS).collect();
-        found
-            .map(|(_, endpoint)| endpoint)
-            .ok_or_else(|| EstimateError::UnknownPath { path: path() })
-    }
-
-    /// The endpoint that a body is probably for: Responses if it has `input` and no `messages`, otherwise Chat
-    /// Completions.
-    ///
-    /// # Errors
-    ///
-    /// The body is no JSON object.
-    pub fn of_body(body: &[u8]) -> Result<Self, EstimateError> {
-        let fields = json::read(body)?;
-        let has = |name: &str| fields.iter().any(|(key, _)| key == name);
-        Ok(match has("input") && !has("messages") {
-            true => Self::Responses,
-            false => Self::ChatCompletions,
-        })
-    }
-
-    /// The field without which a request has nothing to run on.
-    fn required_field(self) -> Option<&'static str> {
-        match self {
-            Self::ChatCompletions => Some("messages"),
-            Self::Embeddings => Some("input"),
-            // A stored prompt or the previous response may be all of it.
-            Self::Responses => None,
-        }
-    }
-
-    /// The fields that state the maximum of the output.
-    fn output_fields(self) -> &'static [&'static str] {
-        match self {
-            Self::ChatCompletions => &["max_completion_tokens", "max_tokens"],
-            Self::Responses => &["max_output_tokens"],
-            Self::Embeddings => &[],
-        }
-    }
-}
-
-impl EstimateError {
-    fn of_field(field: &str, fault: impl Into<String>) -> Self {
-        let (field, fault) = (field.to_owned(), fault.into());
-        Self::WrongField { field, fault }
-    }
-
-    /// The error with the place of its field.
-    fn within(self, place: &str) -> Self {
-        match self {
-            Self::WrongField { field, fault } if field.is_empty() => Self::of_field(place, fault),
-            Self::WrongField { field, fault } => Self::of_field(&format!("{place}.{field}"), fault),
-            other => other,
-        }
-    }
-}
 
 /// Estimates a request from its whole body. `model` takes the place of the body's model; `capacity` knows that of a
 /// model.

@@ -73,7 +73,12 @@ pub(crate) fn read_once(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
     read_all(File::open(path)?, max)
 }
 
-fn read_all(file: File, max: u64) -> Result<Vec<u8>, ReadError> {
+/// Reads standard input to its end: at most `max` bytes.
+pub(crate) fn read_stdin(max: u64) -> Result<Vec<u8>, ReadError> {
+    read_all(io::stdin().lock(), max)
+}
+
+fn read_all(file: impl Read, max: u64) -> Result<Vec<u8>, ReadError> {
     let mut bytes = Vec::new();
     let read = file.take(max + 1).read_to_end(&mut bytes)?;
     if read as u64 > max {

@@ -54,7 +54,7 @@ pub(super) struct Permit {
 /// The role that a method of `tollgate.v1.QuotaService` needs.
 fn role_of(method: &str) -> Option<Role> {
     Some(match method {
-        "Reserve" | "ReserveStream" | "Settle" | "Release" => Role::Reserve,
+        "Reserve" | "ReserveStream" | "Settle" | "Release" | "Estimate" => Role::Reserve,
         "GetQuota" | "ListUsage" => Role::Read,
         _ => return None,
     })

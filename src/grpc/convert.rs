@@ -7,15 +7,17 @@ use tonic::Status;
 use super::{
     authorization::Permit,
     proto::{
-        self, GetQuotaResponse, ListUsageRequest, ListUsageResponse, PoolQuota, ReleaseRequest,
-        ReleaseResponse, ReserveRequest, ReserveResponse, SettleRequest, SettleResponse,
+        self, EstimateRequest, EstimateResponse, GetQuotaResponse, ListUsageRequest,
+        ListUsageResponse, PoolQuota, ReleaseRequest, ReleaseResponse, ReserveRequest,
+        ReserveResponse, SettleRequest, SettleResponse,
     },
 };
 use crate::{
     domain::{
-        BilledReason, InvalidField, ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens,
-        UtcDay, Verdict, Workload,
+        BilledReason, InvalidField, ModelCapacity, ModelName, OrgId, ProjectId, RequestFields,
+        RequestId, Tokens, UtcDay, Verdict, Workload,
     },
+    estimate::{self, Endpoint, Estimate, EstimateBasis, EstimateError},
     ledger::{Quota, Released, Reserve, Reserved, Settle, Settled, Usage, UsagePage, UsageRow},
     store::{PoolBalance, RowKey},
 };
@@ -121,6 +123,43 @@ pub(super) fn org(org: String, permit: &Permit) -> Result<OrgId, Status> {
     let org = OrgId::parse(org).map_err(invalid)?;
     permit.covers(&org)?;
     Ok(org)
+}
+
+/// Estimates the request that the message has.
+pub(super) fn estimate(
+    request: &EstimateRequest,
+    capacity: impl Fn(&str) -> ModelCapacity,
+) -> Result<EstimateResponse, Status> {
+    let model = Some(&*request.model).filter(|model| !model.is_empty());
+    let endpoint = Endpoint::of_path(&request.path);
+    let estimate = endpoint.and_then(|it| estimate::estimate(it, &request.body, model, capacity));
+    let invalid = |error: EstimateError| Status::invalid_argument(error.to_string());
+    Ok(estimate.map_err(invalid)?.into())
+}
+
+impl From<Estimate> for EstimateResponse {
+    fn from(estimate: Estimate) -> Self {
+        let basis = match estimate.basis {
+            EstimateBasis::TextBytes => proto::EstimateBasis::TextBytes,
+            EstimateBasis::ContextWindow => proto::EstimateBasis::ContextWindow,
+            EstimateBasis::BodySize => proto::EstimateBasis::BodySize,
+        };
+        let workload = match estimate.workload {
+            Workload::Inference => proto::Workload::Inference,
+            Workload::HostedTool => proto::Workload::HostedTool,
+            Workload::FineTuning => proto::Workload::FineTuning,
+            Workload::Evaluation => proto::Workload::Evaluation,
+        };
+        Self {
+            tokens: estimate.tokens.get(),
+            input_tokens: estimate.input_tokens,
+            output_tokens: estimate.output_tokens,
+            basis: basis.into(),
+            model: estimate.model.to_string(),
+            workload: workload.into(),
+            output_capped: estimate.output_capped,
+        }
+    }
 }
 
 fn workload(number: i32) -> Result<Workload, Status> {

@@ -18,16 +18,16 @@ use tonic::{
 
 use super::{
     call::{CallService, code_label},
-    proto::quota_service_server::QuotaServiceServer,
-    service::{QuotaHandler, QuotaServiceConfig, service},
+    service::{QuotaMethods, QuotaServiceConfig, service},
 };
 use crate::{auth::Peer, telemetry::metrics};
 
 /// The service, without a connection. Cheap to clone.
 #[derive(Clone)]
 pub struct InProcessService {
-    service: CallService<QuotaServiceServer<QuotaHandler>>,
+    service: CallService<QuotaMethods>,
     message_bytes: usize,
+    estimate_bytes: usize,
 }
 
 /// A unary call.
@@ -79,13 +79,17 @@ impl InProcessService {
     pub fn new(config: QuotaServiceConfig) -> Self {
         Self {
             message_bytes: config.message_bytes,
+            estimate_bytes: config.estimate_bytes,
             service: service(config),
         }
     }
 
-    /// The size of the largest request.
-    pub(crate) fn message_bytes(&self) -> usize {
-        self.message_bytes
+    /// The size of the largest request of a method.
+    pub(crate) fn message_bytes(&self, method: &str) -> usize {
+        match method {
+            "Estimate" => self.estimate_bytes,
+            _ => self.message_bytes,
+        }
     }
 
     /// Makes a call, and returns the encoded response.

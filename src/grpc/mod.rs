@@ -18,7 +18,7 @@ pub use self::{
     authorization::ReflectionFor,
     call::{CallFuture, CallLayer, CallService},
     in_process::InProcessService,
-    service::{QuotaHandler, QuotaServiceConfig, service},
+    service::{QuotaHandler, QuotaMethods, QuotaServiceConfig, service},
 };
 
 /// The messages, the service and the client, generated from `proto/tollgate/v1/quota.proto`.

@@ -1,20 +1,32 @@
 //! The RPC methods: convert, call the ledger, convert.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures_util::Stream;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status, Streaming, codec::CompressionEncoding::Gzip};
+use tonic::{
+    Request, Response, Status, Streaming,
+    body::Body,
+    codec::CompressionEncoding::Gzip,
+    codegen::{BoxFuture, Service, http},
+    server::NamedService,
+};
 
 use super::{
     authorization::{AccessRule, Permit},
     call::{CallContext, CallLayer, CallService, CallTelemetry},
     convert,
     proto::{
-        GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
-        ReleaseResponse, ReserveRequest, ReserveResponse, ReserveStreamResponse, SettleRequest,
-        SettleResponse,
+        EstimateRequest, EstimateResponse, GetQuotaRequest, GetQuotaResponse, ListUsageRequest,
+        ListUsageResponse, ReleaseRequest, ReleaseResponse, ReserveRequest, ReserveResponse,
+        ReserveStreamResponse, SettleRequest, SettleResponse,
         quota_service_server::{QuotaService, QuotaServiceServer},
     },
     status::{query_status, status},
@@ -43,6 +55,8 @@ pub struct QuotaServiceConfig {
     pub call_timeout: Duration,
     /// The size of the largest request.
     pub message_bytes: usize,
+    /// The size of the largest request of Estimate, which has a body in it.
+    pub estimate_bytes: usize,
     /// Each open call holds a token of it.
     pub open_calls: TaskTracker,
     /// Ends streams when the service stops.
@@ -57,7 +71,7 @@ pub struct QuotaServiceConfig {
 
 /// The service, ready to be added to a server.
 #[must_use]
-pub fn service(config: QuotaServiceConfig) -> CallService<QuotaServiceServer<QuotaHandler>> {
+pub fn service(config: QuotaServiceConfig) -> CallService<QuotaMethods> {
     let layer = CallLayer {
         authenticator: config.authenticator.clone(),
         rule: AccessRule::ByMethod,
@@ -68,12 +82,48 @@ pub fn service(config: QuotaServiceConfig) -> CallService<QuotaServiceServer<Quo
             open_calls: config.open_calls.clone(),
         }),
     };
-    let message_bytes = config.message_bytes;
-    let service = QuotaServiceServer::new(QuotaHandler(config))
-        .max_decoding_message_size(message_bytes)
-        .accept_compressed(Gzip)
-        .send_compressed(Gzip);
-    layer.layer(service)
+    let (message_bytes, estimate_bytes) = (config.message_bytes, config.estimate_bytes);
+    let handler = Arc::new(QuotaHandler(config));
+    let of_size = |bytes| {
+        QuotaServiceServer::from_arc(Arc::clone(&handler))
+            .max_decoding_message_size(bytes)
+            .accept_compressed(Gzip)
+            .send_compressed(Gzip)
+    };
+    layer.layer(QuotaMethods {
+        estimate: of_size(estimate_bytes),
+        other: of_size(message_bytes),
+    })
+}
+
+/// The methods of the service. Estimate has a bound of its own on the size of its messages, and tonic has one bound for
+/// all methods of a service.
+#[derive(Clone)]
+pub struct QuotaMethods {
+    estimate: QuotaServiceServer<QuotaHandler>,
+    other: QuotaServiceServer<QuotaHandler>,
+}
+
+impl NamedService for QuotaMethods {
+    const NAME: &'static str = QuotaServiceServer::<QuotaHandler>::NAME;
+}
+
+impl Service<http::Request<Body>> for QuotaMethods {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = match request.uri().path().ends_with("/Estimate") {
+            true => &mut self.estimate,
+            false => &mut self.other,
+        };
+        service.call(request)
+    }
 }
 
 impl QuotaHandler {
@@ -174,5 +224,17 @@ impl QuotaService for QuotaHandler {
         let (org, page) = convert::usage_page(message, &permit)?;
         let usage = ledger.usage(&org, page).await.map_err(query_status)?;
         Ok(Response::new(convert::usage_response(&org, usage)))
+    }
+
+    /// Runs on the worker that serves the call: an estimate of a large body takes some milliseconds, and as many run at
+    /// once as there are workers, which bounds their memory.
+    async fn estimate(
+        &self,
+        request: Request<EstimateRequest>,
+    ) -> Result<Response<EstimateResponse>, Status> {
+        let (ledger, _, message) = self.accept(request)?;
+        let policy = ledger.policy();
+        let estimate = convert::estimate(&message, |model| policy.capacity(model))?;
+        Ok(Response::new(estimate))
     }
 }

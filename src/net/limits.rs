@@ -9,6 +9,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub struct Limits {
     /// The largest gRPC request message, in bytes.
     pub message_bytes: usize,
+    /// The largest request message of Estimate, in bytes: it has the body of a request to the provider.
+    pub estimate_bytes: usize,
     /// The headers of a request, in bytes.
     pub header_list_bytes: u32,
     /// Calls that one gRPC connection may have open.
@@ -30,6 +32,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message_bytes: 64 * 1024,
+            estimate_bytes: 2 * 1024 * 1024,
             header_list_bytes: 16 * 1024,
             streams_per_connection: 1024,
             cancelled_per_second: 2_000,

@@ -95,6 +95,7 @@ impl Server {
             ledger,
             call_timeout: settings.call_timeout,
             message_bytes: limits.message_bytes,
+            estimate_bytes: limits.estimate_bytes,
             open_calls: TaskTracker::new(),
             stopping: CancellationToken::new(),
             metrics,

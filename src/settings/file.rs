@@ -59,6 +59,7 @@ pub(super) fn bounds(section: &Section<'_>) -> (Limits, usize) {
     set!(limits, section,
         // The largest legal message is under 2 KiB.
         message_bytes: |it| it.number(2 * KIB, MIB);
+        estimate_bytes: |it| it.number(64 * KIB, 32 * MIB);
         header_list_bytes: |it| it.number(KIB, MIB);
         streams_per_connection: |it| it.number(1, 100_000);
         cancelled_per_second: |it| it.number(10, 1_000_000);

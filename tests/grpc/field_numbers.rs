@@ -19,6 +19,11 @@ const ENUMS: &[(&str, &str, &str)] = &[
         "WORKLOAD_",
         "UNSPECIFIED INFERENCE HOSTED_TOOL FINE_TUNING EVALUATION",
     ),
+    (
+        "EstimateBasis",
+        "ESTIMATE_BASIS_",
+        "UNSPECIFIED TEXT_BYTES CONTEXT_WINDOW BODY_SIZE",
+    ),
 ];
 
 /// Each message with its fields, numbered from 1.
@@ -54,6 +59,11 @@ const MESSAGES: &[(&str, &str)] = &[
     ),
     ("ListUsageRequest", "org day page_size page_token"),
     ("ListUsageResponse", "day rows next_page_token"),
+    ("EstimateRequest", "path body model"),
+    (
+        "EstimateResponse",
+        "tokens input_tokens output_tokens basis model workload output_capped",
+    ),
     (
         "UsageRow",
         "project model pool free_tokens billed_tokens free_requests billed_requests",

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod compression;
+mod estimate;
 mod field_numbers;
 mod in_flight;
 mod stream;

@@ -124,7 +124,14 @@ async fn a_malformed_message_is_the_callers_fault() {
         vec![0x00, 0x01],
     ];
     for message in malformed {
-        for rpc in ["Reserve", "Settle", "Release", "GetQuota", "ListUsage"] {
+        for rpc in [
+            "Reserve",
+            "Settle",
+            "Release",
+            "GetQuota",
+            "ListUsage",
+            "Estimate",
+        ] {
             // Bytes that are malformed for one message may be an unknown field of another. Then only a required field
             // is missing.
             let answer = wire.send(SERVICE, rpc, message.clone()).await;
@@ -169,6 +176,8 @@ async fn text_that_is_not_utf8_is_the_callers_fault_and_its_field_is_named() {
         ("ListUsage", 1, "org"),
         ("ListUsage", 2, "day"),
         ("ListUsage", 4, "page_token"),
+        ("Estimate", 1, "path"),
+        ("Estimate", 3, "model"),
     ] {
         // 0xC0 0x80 is an overlong NUL, 0xED 0xA0 0x80 half of a surrogate pair.
         for text in [&b"a\xff"[..], b"\xc0\x80", b"\xed\xa0\x80"] {

@@ -42,6 +42,7 @@ async fn held_routes() -> (Router, HeldCalls) {
         ledger: ledger.clone(),
         call_timeout: Duration::from_secs(60),
         message_bytes: 64 * 1024,
+        estimate_bytes: 2 << 20,
         open_calls: TaskTracker::new(),
         stopping: CancellationToken::new(),
         metrics: Metrics::default(),

@@ -235,6 +235,7 @@ where
         ledger,
         call_timeout: Duration::from_secs(30),
         message_bytes: 64 * 1024,
+        estimate_bytes: 2 << 20,
         open_calls: TaskTracker::new(),
         stopping: CancellationToken::new(),
         metrics: Metrics::default(),

@@ -102,7 +102,10 @@ const ROOMS: &[(&str, &[&str])] = &[
         "ledger",
         &["domain", "policy", "store", "telemetry", "wall_clock"],
     ),
-    ("grpc", &["auth", "domain", "ledger", "store", "telemetry"]),
+    (
+        "grpc",
+        &["auth", "domain", "estimate", "ledger", "store", "telemetry"],
+    ),
     (
         "http",
         &[
@@ -155,6 +158,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "bench",
             "client",
             "domain",
+            "estimate",
             "files",
             "grpc",
             "policy",

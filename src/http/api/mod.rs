@@ -70,7 +70,7 @@ impl Api {
         let method = self.method(method)?;
         let (head, body) = request.into_parts();
         let headers = CallHeaders::parse(&head.headers)?;
-        let limit = self.service.message_bytes();
+        let limit = self.service.message_bytes(method.name());
         let call = UnaryCall {
             path: &format!("/{SERVICE}/{}", method.name()),
             headers: &head.headers,

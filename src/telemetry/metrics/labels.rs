@@ -18,6 +18,7 @@ pub enum Rpc {
     Release,
     GetQuota,
     ListUsage,
+    Estimate,
 }
 
 /// A gRPC status code, by its number.
@@ -174,10 +175,10 @@ pub enum CloseReason {
 }
 
 impl Rpc {
-    /// Whether it can change what is counted: it is no read-only query.
+    /// Whether it can change what is counted: it is no read-only query, and no estimate.
     #[must_use]
     pub const fn counts(self) -> bool {
-        !matches!(self, Self::GetQuota | Self::ListUsage)
+        !matches!(self, Self::GetQuota | Self::ListUsage | Self::Estimate)
     }
 
     /// Whether a successful response has a verdict.
