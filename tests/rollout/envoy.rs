@@ -1,70 +1,26 @@
 //! A real Envoy in front of the replicas, as in a service mesh.
 
-use std::{
-    fs::{self, File},
-    net::SocketAddr,
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
-
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tollgate::grpc::proto::quota_service_client::QuotaServiceClient;
 use tonic::transport::Endpoint;
 
-use crate::{
-    server::http_get,
-    support::{calls::Client, tools::tool},
+use crate::support::{
+    calls::Client,
+    envoy::{EnvoyProcess, socket_address},
 };
-
-const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An Envoy that balances over ready replicas. It never retries: each failure of a replica reaches the caller.
 pub struct Envoy {
-    process: Child,
-    /// The address of its admin pages.
-    admin: String,
+    process: EnvoyProcess,
     /// The address for gRPC.
     addr: String,
-    dir: TempDir,
 }
 
 impl Envoy {
     pub fn start(replicas: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("envoy.json");
-        fs::write(&config, config_of(replicas).to_string()).unwrap();
-        let admin = dir.path().join("admin");
-        let process = Command::new(tool("bin/envoy"))
-            .arg("--config-path")
-            .arg(&config)
-            .arg("--admin-address-path")
-            .arg(&admin)
-            .args(["--disable-hot-restart", "--concurrency", "1"])
-            .args(["--log-level", "warning"])
-            .stdout(Stdio::null())
-            .stderr(File::create(dir.path().join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let mut envoy = Self {
-            process,
-            admin: String::new(),
-            addr: String::new(),
-            dir,
-        };
-        envoy.admin = envoy.wait_for("its own pages", || {
-            // Envoy writes the file after creating it.
-            fs::read_to_string(&admin)
-                .ok()
-                .filter(|it| it.parse::<SocketAddr>().is_ok())
-        });
-        envoy.addr = envoy.wait_for("a listener", || {
-            let listeners = envoy.page("/listeners");
-            let line = listeners.lines().find_map(|it| it.strip_prefix("calls::"));
-            line.map(ToOwned::to_owned)
-        });
-        envoy
+        let process = EnvoyProcess::start(config_of(replicas), &[]);
+        let addr = process.listener("calls");
+        Self { process, addr }
     }
 
     /// A client with a connection of its own.
@@ -85,52 +41,24 @@ impl Envoy {
 
     /// Waits until a replica is healthy.
     pub fn wait_until_healthy(&self, replica: &str) {
-        self.wait_for(replica, || self.is_healthy(replica).then_some(()));
+        self.process
+            .wait_for(replica, || self.is_healthy(replica).then_some(()));
     }
 
     /// Waits until it has sent so many more calls to a replica.
     pub fn wait_for_calls(&self, replica: &str, more: u64) {
         let wanted = self.sent_to(replica) + more;
-        self.wait_for(replica, || (self.sent_to(replica) >= wanted).then_some(()));
+        self.process
+            .wait_for(replica, || (self.sent_to(replica) >= wanted).then_some(()));
     }
 
     fn about(&self, replica: &str, what: &str) -> String {
-        let page = self.page("/clusters");
+        let page = self.process.page("/clusters");
         let name = format!("tollgate::{replica}::{what}::");
         let line = page.lines().find_map(|line| line.strip_prefix(&name));
         line.unwrap_or_else(|| panic!("{name} is not in {page}"))
             .to_owned()
     }
-
-    fn page(&self, path: &str) -> String {
-        http_get(&self.admin, path).1
-    }
-
-    fn wait_for<T>(&self, what: &str, look: impl Fn() -> Option<T>) -> T {
-        let deadline = Instant::now() + WAIT_TIMEOUT;
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "Envoy has no {what}: {}",
-                log_in(self.dir.path())
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Envoy {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn log_in(dir: &Path) -> String {
-    fs::read_to_string(dir.join("log")).unwrap_or_default()
 }
 
 /// It checks each replica's readiness every 250 ms; one result changes the state.
@@ -139,10 +67,9 @@ fn config_of(replicas: &[&str]) -> Value {
     let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     let endpoints: Vec<Value> = replicas
         .iter()
-        .map(|it| json!({ "endpoint": { "address": address(it) } }))
+        .map(|it| json!({ "endpoint": { "address": socket_address(it) } }))
         .collect();
     json!({
-        "admin": { "address": address("127.0.0.1:0") },
         "static_resources": {
             "listeners": [listener()],
             "clusters": [{
@@ -186,7 +113,7 @@ fn listener() -> Value {
     });
     json!({
         "name": "calls",
-        "address": address("127.0.0.1:0"),
+        "address": socket_address("127.0.0.1:0"),
         "filter_chains": [{
             "filters": [{ "name": "manager", "typed_config": typed(manager, configured) }],
         }],
@@ -196,10 +123,4 @@ fn listener() -> Value {
 fn typed(name: &str, mut message: Value) -> Value {
     message["@type"] = json!(format!("type.googleapis.com/{name}"));
     message
-}
-
-fn address(of: &str) -> Value {
-    let of: SocketAddr = of.parse().unwrap();
-    let (host, port) = (of.ip().to_string(), of.port());
-    json!({ "socket_address": { "address": host, "port_value": port } })
 }

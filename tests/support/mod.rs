@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod clock;
 pub mod cluster;
 pub mod disk;
+pub mod envoy;
 pub mod floods;
 pub mod held_store;
 pub mod proxy;
