@@ -29,7 +29,7 @@
 //! | [`policy`] | who gets what: pools, tiers, organizations; reloads its file |
 //! | [`store`] | the counters, behind one interface: file, Redis, memory |
 //! | [`ledger`] | the use cases: reserve, settle, release, queries |
-//! | [`grpc`], [`http`] | the surfaces: convert, call, convert; RPCs over HTTP pass the call layer of [`grpc`] |
+//! | [`grpc`], [`envoy`], [`http`] | the surfaces: convert, call, convert; RPCs over HTTP pass the call layer of [`grpc`] |
 //! | [`net`] | ports: sockets, connections and their limits, TLS |
 //! | [`settings`] | flags, environment and settings file |
 //! | [`server`] | builds all parts from the settings, runs and drains them |
@@ -57,6 +57,7 @@ pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod domain;
+pub mod envoy;
 pub mod estimate;
 pub mod files;
 pub mod grpc;

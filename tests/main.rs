@@ -6,6 +6,7 @@
 mod cli;
 mod clock;
 mod contract;
+mod envoy;
 mod estimate;
 mod faults;
 mod file_store;

@@ -2,6 +2,7 @@
 
 use super::{
     Measurements,
+    checks::CheckCost,
     fairness::Fairness,
     floods::{FloodLatency, KINDS},
     load::LoadStats,
@@ -38,6 +39,7 @@ pub(crate) fn of(measurements: &Measurements) -> Vec<Goal> {
     let mut goals = speed(&measurements.rounds);
     goals.extend(fairness(&measurements.fairness));
     goals.extend(floods(&measurements.floods));
+    goals.extend(checks(&measurements.checks));
     goals.extend(footprint(measurements));
     goals
 }
@@ -219,6 +221,17 @@ fn floods(measurements: &[FloodLatency]) -> Vec<Goal> {
         goal(&name, slower, AtMost(3.0), 2, "× alone")
     });
     goals.flatten().collect()
+}
+
+fn checks(rounds: &[CheckCost]) -> Option<Goal> {
+    let cost = median(rounds.iter().map(|round| round.check / round.reserve));
+    goal(
+        "envoy check of 2 KB: server CPU",
+        cost,
+        AtMost(1.5),
+        2,
+        "× Reserve with an id",
+    )
 }
 
 impl Fairness {

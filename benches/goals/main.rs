@@ -7,6 +7,7 @@
 //!
 //! Exit code 0 means that everything was measured, not that the goals are met.
 
+mod checks;
 mod fairness;
 mod floods;
 mod floor;
@@ -75,6 +76,7 @@ struct Measurements {
     rounds: Vec<Round>,
     fairness: Vec<Fairness>,
     floods: Vec<floods::FloodLatency>,
+    checks: Vec<checks::CheckCost>,
     footprint: Footprint,
     start: Option<Start>,
 }
@@ -151,6 +153,7 @@ async fn measure(scale: &Scale) -> anyhow::Result<Measurements> {
         start: start::measure(scale).await?,
         footprint: footprint::measure(scale).await?,
         floods: floods::measure(scale).await?,
+        checks: checks::measure(scale).await?,
         ..Measurements::default()
     };
     (measurements.rounds, measurements.fairness) = rates::measure(scale).await?;

@@ -107,6 +107,18 @@ impl Service {
         })
     }
 
+    /// The memory store, and Envoy's Check for this organization.
+    pub(crate) async fn before_envoy(policy: &PolicyFile, org: &str) -> anyhow::Result<Self> {
+        let addr = format!("127.0.0.1:{}", free_port()?);
+        let config = policy.sibling("tollgate.toml");
+        let services = "[envoy]\nservices = [\"authorization\"]";
+        let settings = format!("{services}\norganization = {org:?}\nproject = \"p\"\n");
+        fs::write(&config, settings)?;
+        let mut command = serve(&addr, "memory:", Some(policy));
+        command.arg("--config").arg(config);
+        Self::listening(command, addr).await
+    }
+
     /// Starts this program as the floor.
     pub(crate) async fn floor() -> anyhow::Result<Self> {
         let addr = format!("127.0.0.1:{}", free_port()?);

@@ -82,6 +82,7 @@ pub fn estimate(
 }
 
 /// Estimates a request from the beginning of its body, which is `size` bytes long (`u64::MAX` if that is not known).
+/// `model` takes the place of the body's model.
 ///
 /// The input goes by the size, the output by the model's maximum, times `n` if that is in the part that was seen. What
 /// the rest of the body may hold besides text is not in the estimate: `n`, images, hosted tools, and references to
@@ -89,15 +90,16 @@ pub fn estimate(
 ///
 /// # Errors
 ///
-/// As for [`estimate`]; also if the body is cut before its model.
+/// As for [`estimate`]; also if the body is cut before its model, and `model` is none.
 pub fn estimate_partial(
     endpoint: Endpoint,
     prefix: &[u8],
     size: u64,
+    model: Option<&str>,
     capacity: impl Fn(&str) -> ModelCapacity,
 ) -> Result<Estimate, EstimateError> {
     let fields = json::read_prefix(prefix)?;
-    let model = model_name(&fields, None)?;
+    let model = model_name(&fields, model)?;
     let capacity = capacity(model.as_str());
     let mut input = Input::of(endpoint, &fields)?;
     if endpoint == Endpoint::Embeddings {

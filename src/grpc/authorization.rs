@@ -39,13 +39,15 @@ pub enum ReflectionFor {
 pub(super) enum AccessRule {
     /// The role of the method.
     ByMethod,
+    /// One role, whatever the method.
+    Role(Role),
     /// Only valid credentials.
     AnyCaller,
 }
 
 /// The rights of a call: a role, for its caller's organizations.
 #[derive(Debug, Clone)]
-pub(super) struct Permit {
+pub(crate) struct Permit {
     principal: Principal,
     /// None if any caller may call.
     role: Option<Role>,
@@ -83,6 +85,7 @@ impl AccessRule {
         let principal = principal(authenticator, request)?;
         let role = match self {
             Self::AnyCaller => None,
+            Self::Role(role) => Some(role),
             Self::ByMethod => {
                 let path = request.uri().path().strip_prefix('/');
                 let method = path.and_then(|it| it.strip_prefix(service)?.strip_prefix('/'));
@@ -108,7 +111,7 @@ fn principal(authenticator: &Authenticator, request: &Request<Body>) -> Result<P
 }
 
 impl Permit {
-    pub(super) fn covers(&self, org: &OrgId) -> Result<(), Status> {
+    pub(crate) fn covers(&self, org: &OrgId) -> Result<(), Status> {
         let Some(role) = self.role else {
             return Ok(());
         };
@@ -117,7 +120,7 @@ impl Permit {
     }
 
     /// Checks the caller's rights again: the callers may have changed since.
-    pub(super) fn renew(&mut self) -> Result<(), Status> {
+    pub(crate) fn renew(&mut self) -> Result<(), Status> {
         let refreshed = self.principal.refresh();
         refreshed.map_err(|why| unauthenticated(None, why))?;
         self.check_role()

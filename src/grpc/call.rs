@@ -67,10 +67,10 @@ pub struct CallService<S> {
 
 /// The deadline and the rights of a call, for its handler.
 #[derive(Debug, Clone)]
-pub(super) struct CallContext {
+pub(crate) struct CallContext {
     /// When the answer must be ready, if the caller has a deadline.
-    pub(super) answer_by: Option<tokio::time::Instant>,
-    pub(super) permit: Permit,
+    pub(crate) answer_by: Option<tokio::time::Instant>,
+    pub(crate) permit: Permit,
 }
 
 impl CallLayer {
@@ -94,7 +94,7 @@ impl CallLayer {
 
 impl CallContext {
     /// Takes the context of a call. A call that did not pass a [`CallService`] has none, and is refused.
-    pub(super) fn take(extensions: &mut Extensions) -> Result<Self, Status> {
+    pub(crate) fn take(extensions: &mut Extensions) -> Result<Self, Status> {
         let context = extensions.remove();
         context.ok_or_else(|| Status::unauthenticated(Unauthenticated::NoCredentials.to_string()))
     }

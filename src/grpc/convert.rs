@@ -119,7 +119,7 @@ fn parse_page_token(token: &str, org: &OrgId) -> Option<(UtcDay, RowKey)> {
 }
 
 /// Parses an organization's name, and checks that the caller may act for it.
-pub(super) fn org(org: String, permit: &Permit) -> Result<OrgId, Status> {
+pub(crate) fn org(org: String, permit: &Permit) -> Result<OrgId, Status> {
     let org = OrgId::parse(org).map_err(invalid)?;
     permit.covers(&org)?;
     Ok(org)

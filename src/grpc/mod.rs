@@ -13,7 +13,13 @@ mod service;
 mod status;
 mod stream;
 
-pub(crate) use self::in_process::{CallError, UnaryCall};
+pub(crate) use self::{
+    authorization::Permit,
+    call::CallContext,
+    convert::org,
+    in_process::{CallError, UnaryCall},
+    status::status,
+};
 pub use self::{
     authorization::ReflectionFor,
     call::{CallFuture, CallLayer, CallService},

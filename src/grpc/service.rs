@@ -33,7 +33,7 @@ use super::{
     stream::{StreamCall, StreamStats},
 };
 use crate::{
-    auth::Authenticator,
+    auth::{Authenticator, Role},
     domain::Verdict,
     ledger::Ledger,
     store::PoolBalance,
@@ -72,16 +72,7 @@ pub struct QuotaServiceConfig {
 /// The service, ready to be added to a server.
 #[must_use]
 pub fn service(config: QuotaServiceConfig) -> CallService<QuotaMethods> {
-    let layer = CallLayer {
-        authenticator: config.authenticator.clone(),
-        rule: AccessRule::ByMethod,
-        call_timeout: config.call_timeout,
-        telemetry: Some(CallTelemetry {
-            metrics: config.metrics.clone(),
-            traces: config.traces.clone(),
-            open_calls: config.open_calls.clone(),
-        }),
-    };
+    let layer = config.layer(AccessRule::ByMethod);
     let (message_bytes, estimate_bytes) = (config.message_bytes, config.estimate_bytes);
     let handler = Arc::new(QuotaHandler(config));
     let of_size = |bytes| {
@@ -123,6 +114,28 @@ impl Service<http::Request<Body>> for QuotaMethods {
             false => &mut self.other,
         };
         service.call(request)
+    }
+}
+
+impl QuotaServiceConfig {
+    /// The layer of another service, whose methods all need one role. Its calls are counted and traced like those of
+    /// the quota service.
+    #[must_use]
+    pub fn layer_for(&self, role: Role) -> CallLayer {
+        self.layer(AccessRule::Role(role))
+    }
+
+    fn layer(&self, rule: AccessRule) -> CallLayer {
+        CallLayer {
+            authenticator: self.authenticator.clone(),
+            rule,
+            call_timeout: self.call_timeout,
+            telemetry: Some(CallTelemetry {
+                metrics: self.metrics.clone(),
+                traces: self.traces.clone(),
+                open_calls: self.open_calls.clone(),
+            }),
+        }
     }
 }
 

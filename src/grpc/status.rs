@@ -23,7 +23,7 @@ enum RetryAdvice {
 }
 
 /// The status of a call that decides.
-pub(super) fn status(error: LedgerError) -> Status {
+pub(crate) fn status(error: LedgerError) -> Status {
     to_status(error, RetryAdvice::WithRequestId)
 }
 

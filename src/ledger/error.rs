@@ -74,6 +74,19 @@ impl LedgerError {
         }
     }
 
+    /// Whether something may have been written.
+    pub(crate) fn is_outcome_unknown(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(StoreError::OutcomeUnknown { .. }) | Self::OutOfTime | Self::TaskPanicked
+        )
+    }
+
+    /// Whether the same request may succeed later.
+    pub(crate) fn is_temporary(&self) -> bool {
+        self.is_outage() || matches!(self, Self::Overloaded | Self::TaskPanicked)
+    }
+
     /// Its label in `tollgate_store_failures_total`; none if the store is not the cause.
     pub(super) fn failure(&self) -> Option<StoreFailure> {
         Some(match self {

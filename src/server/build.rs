@@ -10,6 +10,7 @@ use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 use super::health::WatchableHealth;
 use crate::{
     auth::{self, Authenticator, CallerSet, Callers, PortSecurity},
+    envoy::{self, EnvoySettings},
     files::{
         pem::PemFile,
         watched::{LoadError, Watched},
@@ -158,12 +159,14 @@ pub(super) async fn open_listener(
 /// The routes of the gRPC port.
 pub(super) fn grpc_router(
     config: &QuotaServiceConfig,
+    envoy: &EnvoySettings,
     reflection_for: ReflectionFor,
     health: HealthService,
 ) -> anyhow::Result<Router> {
     let (bytes, call_timeout) = (config.message_bytes, config.call_timeout);
     let mut services = Routes::builder();
     services.add_service(grpc::service(config.clone()));
+    envoy::add_services(&mut services, config, envoy);
     let health = HealthServer::new(WatchableHealth {
         inner: health,
         stopping: config.stopping.clone(),

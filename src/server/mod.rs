@@ -23,6 +23,7 @@ use self::{
     reload::Files,
 };
 use crate::{
+    envoy::EnvoySettings,
     files::watched::ReloadSignal,
     grpc::{InProcessService, QuotaServiceConfig, ReflectionFor},
     http::{self, HttpState, Readiness},
@@ -57,6 +58,7 @@ pub struct Server {
     http: Listener,
     files: Files,
     service: QuotaServiceConfig,
+    envoy: EnvoySettings,
     reflection: ReflectionFor,
     http_api: Option<InProcessService>,
     drain_delay: Duration,
@@ -113,6 +115,7 @@ impl Server {
                 certificates: grpc_tls.into_iter().chain(http_tls).collect(),
             },
             service,
+            envoy: settings.envoy.clone(),
             reflection: settings.reflection,
             http_api,
             drain_delay: settings.drain_delay,
@@ -187,7 +190,7 @@ impl Server {
             .set_service_status(LIVENESS, ServingStatus::Serving)
             .await;
         let health = HealthService::from_health_reporter(reporter.clone());
-        let grpc = grpc_router(&service, self.reflection, health)?;
+        let grpc = grpc_router(&service, &self.envoy, self.reflection, health)?;
         let http = http::router(HttpState {
             ledger: service.ledger.clone(),
             call_timeout: service.call_timeout,

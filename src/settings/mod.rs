@@ -5,6 +5,7 @@
 //! changes from day to day is also a flag in [`ServeArgs`], which gives it a variable.
 
 pub(crate) mod args;
+mod envoy;
 mod error;
 mod file;
 
@@ -13,6 +14,7 @@ use std::{path::PathBuf, time::Duration};
 use self::file::{choice, timeout};
 pub use self::{args::ServeArgs, error::SettingsError};
 use crate::{
+    envoy::EnvoySettings,
     files::{
         read::read_once,
         toml::{self, Entry, Section},
@@ -72,6 +74,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How many decisions may wait for the store.
     pub waiting_decisions: usize,
+    /// Which of Envoy's services are served, and how.
+    pub envoy: EnvoySettings,
 }
 
 /// Where the counters are. The setting `store` alone has only the URL of a Redis.
@@ -160,6 +164,7 @@ impl Settings {
             http_tls: file::tls(root, WatchedFile::HttpTls),
             limits,
             waiting_decisions,
+            envoy: envoy::settings(&root.section("envoy")),
         };
         root.finish();
         if let Some(config) = redis? {

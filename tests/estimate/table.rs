@@ -666,7 +666,8 @@ fn a_body_that_is_cut_goes_by_its_size_once_its_model_was_seen() {
     let tools_end = body.find(",\"messages").expect("there");
     for cut in 0..=body.len() {
         let prefix = &body.as_bytes()[..cut];
-        let estimate = estimate_partial(Endpoint::ChatCompletions, prefix, 5_000, |_| CAPACITY);
+        let estimate =
+            estimate_partial(Endpoint::ChatCompletions, prefix, 5_000, None, |_| CAPACITY);
         if cut < model_ends {
             assert_eq!(estimate, Err(EstimateError::ModelMissing), "{cut}");
             continue;
@@ -688,7 +689,7 @@ fn a_body_that_is_cut_goes_by_its_size_once_its_model_was_seen() {
         assert_eq!(estimate, wanted, "{cut}");
     }
     let partial = |endpoint, prefix: &str, size| {
-        let estimate = estimate_partial(endpoint, prefix.as_bytes(), size, |_| CAPACITY)?;
+        let estimate = estimate_partial(endpoint, prefix.as_bytes(), size, None, |_| CAPACITY)?;
         Ok::<_, EstimateError>((estimate.input_tokens, estimate.output_tokens))
     };
     let chat = |prefix, size| partial(Endpoint::ChatCompletions, prefix, size);

@@ -137,7 +137,7 @@ proptest! {
             prop_assert!(whole.input_tokens >= counted, "{} < {counted}: {body}", whole.input_tokens);
             // The rest of the body is text: its size bounds it.
             let size = body.len() as u64;
-            let cut = estimate_partial(endpoint, br#"{"model":"m","#, size, |_| CAPACITY).unwrap();
+            let cut = estimate_partial(endpoint, br#"{"model":"m","#, size, None, |_| CAPACITY).unwrap();
             prop_assert!(cut.input_tokens >= counted, "{} < {counted}: {body}", cut.input_tokens);
         }
     }
@@ -160,7 +160,7 @@ proptest! {
                 let body = [format!("{{\"model\":\"m\",\"{field}\":").as_bytes(), &body, b"}"].concat();
                 for cut in [body.len(), body.len() / 2] {
                     let _ = estimate(endpoint, &body[..cut], None, |_| CAPACITY);
-                    let _ = estimate_partial(endpoint, &body[..cut], size, |_| CAPACITY);
+                    let _ = estimate_partial(endpoint, &body[..cut], size, None, |_| CAPACITY);
                 }
             }
         }

@@ -52,7 +52,7 @@ fn sum(text: &str, name: &str, labels: &[&str]) -> f64 {
 }
 
 /// Waits for this sum: counters may change shortly after the answer.
-async fn wait_for(tollgate: &Tollgate, name: &str, labels: &[&str], wanted: f64) {
+pub async fn wait_for(tollgate: &Tollgate, name: &str, labels: &[&str], wanted: f64) {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let text = scrape(tollgate);

@@ -19,6 +19,10 @@ pub enum Rpc {
     GetQuota,
     ListUsage,
     Estimate,
+    /// Envoy's.
+    Check,
+    /// Envoy's.
+    ShouldRateLimit,
 }
 
 /// A gRPC status code, by its number.
@@ -108,6 +112,36 @@ pub enum StoreFailure {
     TaskPanicked,
 }
 
+/// How a Check of Envoy was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum EnvoyCheck {
+    Free,
+    Billed,
+    /// Refused, since it would be billed. Nothing is counted.
+    Denied,
+    /// The request can't be estimated. Nothing is counted.
+    Unreadable,
+    /// Envoy does not have the verdict: it gave up, or the store's outcome is unknown. The reservation is released.
+    Unanswered,
+}
+
+/// What became of a reservation of Envoy's front. FREE and BILLED checks without one are leaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum EnvoyOutcome {
+    Settled,
+    SettledOutsideProgram,
+    Released,
+    KeptRetried,
+    KeptClientLeft,
+    KeptUpstreamFailed,
+    KeptPartialUsage,
+    KeptNoUsage,
+    /// The store failed, or the reservation does not allow it.
+    Failed,
+}
+
 /// The result of a policy reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
@@ -179,6 +213,11 @@ impl Rpc {
     #[must_use]
     pub const fn counts(self) -> bool {
         !matches!(self, Self::GetQuota | Self::ListUsage | Self::Estimate)
+    }
+
+    /// Whether it is served by default. If so, its series exist from the start.
+    pub(super) const fn is_always_served(self) -> bool {
+        !matches!(self, Self::Check | Self::ShouldRateLimit)
     }
 
     /// Whether a successful response has a verdict.

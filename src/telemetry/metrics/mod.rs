@@ -18,8 +18,9 @@ use prometheus_client::{encoding::text, registry::Registry};
 
 pub use self::collectors::MetricsSnapshot;
 pub use self::labels::{
-    CloseReason, Code, ConnectionRefusal, DenialReason, PortName, ReloadResult, Rpc,
-    StoreCallResult, StoreFailure, TokenUse, Transition, WatchedFile, verdict_names,
+    CloseReason, Code, ConnectionRefusal, DenialReason, EnvoyCheck, EnvoyOutcome, PortName,
+    ReloadResult, Rpc, StoreCallResult, StoreFailure, TokenUse, Transition, WatchedFile,
+    verdict_names,
 };
 use self::{
     collectors::PolicyInfo,
@@ -110,6 +111,16 @@ impl Metrics {
     /// Counts a decision or a read-only query that has failed.
     pub fn store_failed(&self, failure: StoreFailure) {
         self.families.store_failures[failure].inc();
+    }
+
+    /// Counts a Check of Envoy.
+    pub fn envoy_checked(&self, answer: EnvoyCheck) {
+        self.families.envoy.checks[answer].inc();
+    }
+
+    /// Counts a reservation of Envoy's front that has ended.
+    pub fn envoy_ended(&self, outcome: EnvoyOutcome) {
+        self.families.envoy.outcomes[outcome].inc();
     }
 
     /// Records the policy that is now in force.

@@ -18,8 +18,8 @@ use super::{
     collectors::FileStates,
     histogram::AtomicHistogram,
     labels::{
-        CloseReason, Code, ConnectionRefusal, DenialReason, PortName, ReloadResult, Rpc,
-        StoreCallResult, StoreFailure, TokenUse, Transition, verdict_names,
+        CloseReason, Code, ConnectionRefusal, DenialReason, EnvoyCheck, EnvoyOutcome, PortName,
+        ReloadResult, Rpc, StoreCallResult, StoreFailure, TokenUse, Transition, verdict_names,
     },
     striped_atomic::Counter,
 };
@@ -55,6 +55,7 @@ pub(super) struct MetricFamilies {
     pub(super) store_calls: EnumMap<StoreCallResult, AtomicHistogram>,
     pub(super) batches: AtomicHistogram,
     pub(super) store_failures: EnumMap<StoreFailure, Counter>,
+    pub(super) envoy: EnvoyCounters,
     pub(super) reloads: EnumMap<ReloadResult, Counter>,
     pub(super) connections: EnumMap<PortName, Gauge>,
     pub(super) connections_refused: EnumMap<PortName, EnumMap<ConnectionRefusal, Counter>>,
@@ -67,10 +68,7 @@ impl Default for MetricFamilies {
     fn default() -> Self {
         let mut metrics = Registrar::default();
         let (requests, verdicts) = request_series(&mut metrics);
-        let tokens = metrics.family(
-            "tollgate_tokens",
-            "Tokens as they were answered: reserved free or billed, settled so, or released. Without replays",
-        );
+        let tokens = token_family(&mut metrics);
         Self {
             requests,
             verdicts,
@@ -107,6 +105,7 @@ impl Default for MetricFamilies {
                 "Decisions and reads that have no answer, by what was wrong",
                 "kind",
             ),
+            envoy: EnvoyCounters::register(&mut metrics),
             reloads: metrics.series(
                 "tollgate_policy_reloads",
                 "Policies that were read anew, and taken or refused",
@@ -136,6 +135,37 @@ impl Default for MetricFamilies {
     }
 }
 
+/// What Envoy's front counts.
+#[derive(Debug)]
+pub(super) struct EnvoyCounters {
+    pub(super) checks: EnumMap<EnvoyCheck, Counter>,
+    pub(super) outcomes: EnumMap<EnvoyOutcome, Counter>,
+}
+
+impl EnvoyCounters {
+    fn register(metrics: &mut Registrar) -> Self {
+        Self {
+            checks: metrics.series(
+                "tollgate_envoy_checks",
+                "Requests that Envoy asked about, by the answer",
+                "answer",
+            ),
+            outcomes: metrics.series(
+                "tollgate_envoy_outcomes",
+                "Reservations of Envoy's requests that have ended, by what became of them",
+                "outcome",
+            ),
+        }
+    }
+}
+
+fn token_family(metrics: &mut Registrar) -> Family<Vec<Label>, Counter> {
+    metrics.family(
+        "tollgate_tokens",
+        "Tokens as they were answered: reserved free or billed, settled so, or released. Without replays",
+    )
+}
+
 /// Makes the documented series of requests, and takes those that have a verdict.
 fn request_series(
     metrics: &mut Registrar,
@@ -149,7 +179,10 @@ fn request_series(
     );
     let verdicts = EnumMap::from_fn(|rpc: Rpc| {
         for code in (0..Code::LENGTH).map(Code::from_usize) {
-            if code.is_documented() && (code != Code::Ok || !rpc.has_verdict()) {
+            if rpc.is_always_served()
+                && code.is_documented()
+                && (code != Code::Ok || !rpc.has_verdict())
+            {
                 requests.get_or_create_owned(&request_labels(rpc, code, ("", "")));
             }
         }

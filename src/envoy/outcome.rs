@@ -1,0 +1,239 @@
+//! What becomes of a reservation when its request has ended (docs/CONTRACT.md, "Envoy").
+
+use crate::{domain::Tokens, telemetry::metrics::EnvoyOutcome};
+
+/// What the access log says of a request that Tollgate reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct EndedRequest {
+    /// The reserved tokens.
+    pub(super) reserved: Tokens,
+    /// How often Envoy sent it to an upstream.
+    pub(super) attempts: u32,
+    /// Whether its cluster belongs to the programme.
+    pub(super) in_program: bool,
+    /// The status of the response.
+    pub(super) status: u32,
+    /// Whether the upstream answered, and not Envoy.
+    pub(super) from_upstream: bool,
+    pub(super) usage: ReportedUsage,
+    pub(super) end: StreamEnd,
+}
+
+/// The usage that the provider's response stated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReportedUsage {
+    Missing,
+    /// A part of the response was not read.
+    Partial,
+    /// All of it, in tokens.
+    Complete(u64),
+}
+
+/// How the exchange ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StreamEnd {
+    Clean,
+    /// No connection to the upstream came about: nothing was sent.
+    NotConnected,
+    ClientLeft,
+    /// The upstream's connection broke, or it took too long.
+    UpstreamFailed,
+}
+
+/// What to do with the reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReservationEnd {
+    Settle {
+        tokens: Tokens,
+        outside_program: bool,
+    },
+    Release,
+    /// It may have run, and nobody knows with how many tokens: it stays counted as reserved until midnight.
+    Keep(KeepReason),
+}
+
+/// Why a reservation is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeepReason {
+    /// Several attempts, and no usage.
+    Retried,
+    ClientLeft,
+    UpstreamFailed,
+    PartialUsage,
+    NoUsage,
+}
+
+impl ReservationEnd {
+    /// Its label.
+    pub(super) fn label(self) -> EnvoyOutcome {
+        match self {
+            Self::Settle {
+                outside_program, ..
+            } if outside_program => EnvoyOutcome::SettledOutsideProgram,
+            Self::Settle { .. } => EnvoyOutcome::Settled,
+            Self::Release => EnvoyOutcome::Released,
+            Self::Keep(KeepReason::Retried) => EnvoyOutcome::KeptRetried,
+            Self::Keep(KeepReason::ClientLeft) => EnvoyOutcome::KeptClientLeft,
+            Self::Keep(KeepReason::UpstreamFailed) => EnvoyOutcome::KeptUpstreamFailed,
+            Self::Keep(KeepReason::PartialUsage) => EnvoyOutcome::KeptPartialUsage,
+            Self::Keep(KeepReason::NoUsage) => EnvoyOutcome::KeptNoUsage,
+        }
+    }
+}
+
+/// The statuses by which a provider refuses a request that then did not run.
+const REFUSALS: [u32; 7] = [400, 401, 403, 404, 413, 422, 429];
+
+impl EndedRequest {
+    /// What to do with its reservation.
+    pub(super) fn outcome(self) -> ReservationEnd {
+        let never_sent = self.attempts == 0
+            || self.attempts == 1 && self.end == StreamEnd::NotConnected && !self.from_upstream;
+        let is_success = (200..300).contains(&self.status);
+        match self.usage {
+            _ if never_sent => ReservationEnd::Release,
+            ReportedUsage::Complete(used) if is_success => ReservationEnd::Settle {
+                tokens: self.used_by_all_attempts(used),
+                outside_program: !self.in_program,
+            },
+            _ if !self.in_program => ReservationEnd::Release,
+            _ if self.attempts > 1 => ReservationEnd::Keep(KeepReason::Retried),
+            _ if self.from_upstream && REFUSALS.contains(&self.status) => ReservationEnd::Release,
+            usage => ReservationEnd::Keep(self.keep_reason(usage)),
+        }
+    }
+
+    /// Usage is that of the last attempt. Each earlier one used at most what was reserved.
+    fn used_by_all_attempts(self, used: u64) -> Tokens {
+        let earlier = u64::from(self.attempts - 1).saturating_mul(self.reserved.get());
+        let most = Tokens::MAX_PER_REQUEST;
+        Tokens::of_settle(used.saturating_add(earlier)).unwrap_or(most)
+    }
+
+    fn keep_reason(self, usage: ReportedUsage) -> KeepReason {
+        match (self.end, usage) {
+            (StreamEnd::ClientLeft, _) => KeepReason::ClientLeft,
+            (StreamEnd::UpstreamFailed | StreamEnd::NotConnected, _) => KeepReason::UpstreamFailed,
+            (StreamEnd::Clean, _) if self.status >= 500 => KeepReason::UpstreamFailed,
+            (StreamEnd::Clean, ReportedUsage::Partial) => KeepReason::PartialUsage,
+            (StreamEnd::Clean, _) => KeepReason::NoUsage,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(amount: u64) -> Tokens {
+        Tokens::new(amount).expect("an amount")
+    }
+
+    /// A request of 100 tokens that ran well.
+    fn ended() -> EndedRequest {
+        EndedRequest {
+            reserved: tokens(100),
+            attempts: 1,
+            in_program: true,
+            status: 200,
+            from_upstream: true,
+            usage: ReportedUsage::Complete(60),
+            end: StreamEnd::Clean,
+        }
+    }
+
+    fn settled(amount: u64, outside_program: bool) -> ReservationEnd {
+        ReservationEnd::Settle {
+            tokens: tokens(amount),
+            outside_program,
+        }
+    }
+
+    #[test]
+    fn each_end_of_a_request_has_its_outcome() {
+        use KeepReason::{ClientLeft, NoUsage, PartialUsage, Retried, UpstreamFailed};
+        use ReservationEnd::{Keep, Release};
+        let ran = ended();
+        let without_usage = EndedRequest {
+            usage: ReportedUsage::Missing,
+            ..ran
+        };
+        let answered = |status| EndedRequest {
+            status,
+            ..without_usage
+        };
+        let by_envoy = |status| EndedRequest {
+            from_upstream: false,
+            ..answered(status)
+        };
+        let ended_by = |end| EndedRequest {
+            end,
+            ..without_usage
+        };
+        let retried = |it| EndedRequest { attempts: 3, ..it };
+        let elsewhere = |it| EndedRequest {
+            in_program: false,
+            ..it
+        };
+        let never_sent = |it| EndedRequest { attempts: 0, ..it };
+        for (request, expected) in [
+            (ran, settled(60, false)),
+            (retried(ran), settled(260, false)),
+            (elsewhere(ran), settled(60, true)),
+            (elsewhere(without_usage), Release),
+            (elsewhere(ended_by(StreamEnd::ClientLeft)), Release),
+            (never_sent(by_envoy(403)), Release),
+            (never_sent(by_envoy(503)), Release),
+            (never_sent(ended_by(StreamEnd::ClientLeft)), Release),
+            (by_envoy(503).with_end(StreamEnd::NotConnected), Release),
+            (
+                retried(by_envoy(503).with_end(StreamEnd::NotConnected)),
+                Keep(Retried),
+            ),
+            (answered(400), Release),
+            (answered(401), Release),
+            (answered(403), Release),
+            (answered(404), Release),
+            (answered(413), Release),
+            (answered(422), Release),
+            (answered(429), Release),
+            (retried(answered(429)), Keep(Retried)),
+            (by_envoy(429), Keep(NoUsage)),
+            (answered(402), Keep(NoUsage)),
+            (answered(408), Keep(NoUsage)),
+            (answered(409), Keep(NoUsage)),
+            (answered(500), Keep(UpstreamFailed)),
+            (by_envoy(504), Keep(UpstreamFailed)),
+            (without_usage, Keep(NoUsage)),
+            (
+                EndedRequest {
+                    usage: ReportedUsage::Partial,
+                    ..ran
+                },
+                Keep(PartialUsage),
+            ),
+            (ended_by(StreamEnd::ClientLeft), Keep(ClientLeft)),
+            (ended_by(StreamEnd::UpstreamFailed), Keep(UpstreamFailed)),
+            (retried(without_usage), Keep(Retried)),
+        ] {
+            assert_eq!(request.outcome(), expected, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_sum_of_attempts_is_settled_with_at_most_the_largest_amount() {
+        let request = EndedRequest {
+            reserved: Tokens::MAX_PER_REQUEST,
+            attempts: u32::MAX,
+            ..ended()
+        };
+        let most = Tokens::MAX_PER_REQUEST.get();
+        assert_eq!(request.outcome(), settled(most, false));
+    }
+
+    impl EndedRequest {
+        fn with_end(self, end: StreamEnd) -> Self {
+            Self { end, ..self }
+        }
+    }
+}

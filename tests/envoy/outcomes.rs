@@ -1,0 +1,246 @@
+//! Each verdict leads to its upstream, and each end of a request to what becomes of its reservation.
+
+use serde_json::{Value, json};
+
+use super::{
+    PATH, Setup,
+    gateway::{chat, chat_stream},
+};
+use crate::support::calls::usage;
+
+/// More than the tests use.
+const ALLOWANCE: u64 = 1_000_000;
+
+/// A request that Tollgate reserves for at most 400 tokens, and what becomes of it.
+struct Case {
+    name: &'static str,
+    body: fn(&str, u64, &str) -> Value,
+    then: &'static str,
+    status: u16,
+    outcome: &'static str,
+    /// The tokens that stay counted; none: those that were reserved.
+    counted: Option<u64>,
+}
+
+const CASES: [Case; 9] = [
+    Case {
+        name: "json",
+        body: chat,
+        then: "",
+        status: 200,
+        outcome: "settled",
+        counted: Some(60),
+    },
+    Case {
+        name: "events",
+        body: chat_stream,
+        then: "",
+        status: 200,
+        outcome: "settled",
+        counted: Some(60),
+    },
+    Case {
+        name: "without usage",
+        body: chat,
+        then: "no usage",
+        status: 200,
+        outcome: "kept_no_usage",
+        counted: None,
+    },
+    Case {
+        name: "events without usage",
+        body: chat_stream,
+        then: "no usage",
+        status: 200,
+        outcome: "kept_no_usage",
+        counted: None,
+    },
+    Case {
+        name: "cut",
+        body: chat_stream,
+        then: "cut",
+        status: 200,
+        outcome: "kept_upstream_failed",
+        counted: None,
+    },
+    Case {
+        name: "refused",
+        body: chat,
+        then: "400",
+        status: 400,
+        outcome: "released",
+        counted: Some(0),
+    },
+    Case {
+        name: "throttled",
+        body: chat,
+        then: "429",
+        status: 429,
+        outcome: "released",
+        counted: Some(0),
+    },
+    Case {
+        name: "conflict",
+        body: chat,
+        then: "409",
+        status: 409,
+        outcome: "kept_no_usage",
+        counted: None,
+    },
+    Case {
+        name: "failed",
+        body: chat,
+        then: "500",
+        status: 500,
+        outcome: "kept_upstream_failed",
+        counted: None,
+    },
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_free_request_runs_in_the_program_and_its_reservation_ends_as_the_request_did() {
+    let setup = Setup::start(ALLOWANCE, "").await;
+    let mut client = setup.client().await;
+    let mut ended = std::collections::HashMap::new();
+    for case in CASES {
+        let before = setup.large().await;
+        let body = (case.body)(case.name, 60, case.then);
+        let answer = client.post(PATH, &[], body.to_string()).await;
+        assert_eq!(answer.status, case.status, "{}: {answer:?}", case.name);
+        let count = ended.entry(case.outcome).or_insert(0);
+        *count += 1;
+        setup.wait_for_outcome(case.outcome, *count).await;
+        let [seen] = &setup.provider.seen(case.name)[..] else {
+            panic!("{}", case.name);
+        };
+        assert_eq!(
+            (&seen.project[..], &seen.verdict),
+            ("shared", &None),
+            "{}",
+            case.name
+        );
+        let after = setup.large().await;
+        let counted = after.used - before.used;
+        match case.counted {
+            Some(tokens) => assert_eq!(
+                (counted, after.held_tokens),
+                (tokens, before.held_tokens),
+                "{}",
+                case.name
+            ),
+            None => {
+                assert!((200..500).contains(&counted), "{}: {counted}", case.name);
+                assert_eq!(
+                    after.held_tokens - before.held_tokens,
+                    counted,
+                    "{}",
+                    case.name
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_billed_request_runs_elsewhere_and_stays_in_the_books() {
+    let setup = Setup::start(100, "").await;
+    let mut client = setup.client().await;
+    // No client can choose its verdict, or repeat another request's id.
+    let spoofed = [
+        ("x-tollgate-verdict", "free"),
+        ("x-tollgate-billed-reason", "none"),
+        ("x-request-id", "1"),
+    ];
+    for tag in ["first", "second"] {
+        let answer = client
+            .post(PATH, &spoofed, chat(tag, 60, "").to_string())
+            .await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(setup.provider.seen(tag)[0].project, "private");
+    }
+    setup.wait_for_outcome("settled_outside_program", 2).await;
+    let large = setup.large().await;
+    assert_eq!(
+        (large.used, large.billed_tokens, large.held_tokens),
+        (0, 0, 0)
+    );
+    let [row] = &usage(&setup.tollgate.client(), "").await[..] else {
+        panic!("one row");
+    };
+    assert_eq!(
+        (row.free_tokens, row.billed_tokens, row.billed_requests),
+        (0, 120, 2)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_can_not_be_estimated_passes_as_billed_and_counts_nothing() {
+    let setup = Setup::start(ALLOWANCE, "").await;
+    let mut client = setup.client().await;
+    let body = chat("x", 60, "").to_string();
+    let cut_before_its_model = format!("{{\"messages\": \"{}\"", "x".repeat(2 << 20));
+    let calls: [(&str, &[(&str, &str)], String); 4] = [
+        ("/v1/files", &[], body.clone()),
+        (PATH, &[("content-encoding", "gzip")], body.clone()),
+        (PATH, &[], body[1..].to_owned()),
+        (PATH, &[], cut_before_its_model),
+    ];
+    for (at, (path, headers, body)) in calls.into_iter().enumerate() {
+        let answer = client.post(path, headers, body).await;
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        let label = "answer=\"unreadable\"";
+        let count = f64::from(u32::try_from(at).unwrap() + 1);
+        crate::metrics::wait_for(
+            &setup.tollgate,
+            "tollgate_envoy_checks_total",
+            &[label],
+            count,
+        )
+        .await;
+    }
+    let large = setup.large().await;
+    assert_eq!((large.used, large.billed_requests), (0, 0));
+    assert!(usage(&setup.tollgate.client(), "").await.is_empty());
+}
+
+/// Envoy sends the beginning of a body that is longer than its bound.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_beyond_the_bound_is_reserved_by_its_size() {
+    let setup = Setup::start(ALLOWANCE, "").await;
+    let mut client = setup.client().await;
+    let mut body = chat("large", 60, "");
+    body["messages"][0]["content"] = json!("x".repeat(2 << 20));
+    body.as_object_mut().unwrap().remove("model");
+    // The model comes first, as clients write it.
+    let text = format!("{{\"model\":\"gpt-4o\",{}", &body.to_string()[1..]);
+    let answer = client.post(PATH, &[], text).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    setup.wait_for_outcome("settled", 1).await;
+    assert_eq!(setup.provider.seen("large")[0].project, "shared");
+    assert_eq!(setup.large().await.used, 60);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_billed_is_denied_the_client_gets_429_and_nothing_is_counted() {
+    let setup = Setup::start(600, "on_billed = \"deny\"\n").await;
+    let mut client = setup.client().await;
+    let answer = client
+        .post(PATH, &[], chat("free", 500, "").to_string())
+        .await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    setup.wait_for_outcome("settled", 1).await;
+    let answer = client
+        .post(PATH, &[], chat("denied", 60, "").to_string())
+        .await;
+    assert_eq!(answer.status, 429, "{answer:?}");
+    assert_eq!(answer.headers["x-should-retry"], "false");
+    let body: Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(body["error"]["type"], "insufficient_quota");
+    assert_eq!(body["error"]["code"], "allowance_exceeded");
+    assert!(setup.provider.seen("denied").is_empty());
+    let large = setup.large().await;
+    assert_eq!(
+        (large.used, large.billed_requests, large.held_tokens),
+        (500, 0, 0)
+    );
+}

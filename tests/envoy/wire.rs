@@ -1,0 +1,292 @@
+//! Envoy's messages, sent by hand: what is wrong in them is named, and callers and roles hold.
+
+use std::collections::HashMap;
+
+use tollgate::envoy::proto::envoy::service::{
+    accesslog::v3::{
+        StreamAccessLogsMessage, access_log_service_client::AccessLogServiceClient,
+        stream_access_logs_message::HttpAccessLogEntries,
+    },
+    auth::v3::{
+        AttributeContext, CheckRequest, CheckResponse,
+        attribute_context::{HttpRequest, Request},
+        authorization_client::AuthorizationClient,
+        check_response::HttpResponse,
+    },
+};
+use tollgate::{
+    auth::TokenHash,
+    envoy::proto::envoy::{
+        config::core::v3::Metadata,
+        data::accesslog::v3::{
+            AccessLogCommon, AccessLogType, HttpAccessLogEntry, HttpResponseProperties,
+        },
+    },
+};
+use tonic::{Code, metadata::MetadataValue};
+
+use super::{PATH, SETTINGS, gateway::chat};
+use crate::{
+    metrics::wait_for,
+    support::{
+        calls::{TextFile, large_of, policy_file, reserve},
+        tollgate::Tollgate,
+    },
+};
+
+fn http_request() -> HttpRequest {
+    HttpRequest {
+        id: "17".to_owned(),
+        method: "POST".to_owned(),
+        path: PATH.to_owned(),
+        body: chat("x", 60, "").to_string(),
+        ..HttpRequest::default()
+    }
+}
+
+fn check_of(http: HttpRequest) -> CheckRequest {
+    CheckRequest {
+        attributes: Some(AttributeContext {
+            request: Some(Request { http: Some(http) }),
+            ..AttributeContext::default()
+        }),
+    }
+}
+
+/// The verdict header of an answer, and the reason's.
+fn headers(answer: &CheckResponse) -> (String, Option<String>) {
+    let Some(HttpResponse::OkResponse(ok)) = &answer.http_response else {
+        panic!("{answer:?}");
+    };
+    let header = |name: &str| {
+        let headers = ok.headers.iter().filter_map(|it| it.header.as_ref());
+        headers
+            .clone()
+            .find(|it| it.key == name)
+            .map(|it| it.value.clone())
+    };
+    let verdict = header("x-tollgate-verdict").unwrap();
+    (verdict, header("x-tollgate-billed-reason"))
+}
+
+struct Service {
+    tollgate: Tollgate,
+    _files: Vec<TextFile>,
+}
+
+impl Service {
+    fn start(settings: &str, callers: Option<&str>) -> Self {
+        let mut files = vec![policy_file(1_000_000), TextFile::new(settings)];
+        files.extend(callers.map(TextFile::new));
+        let mut args = vec![
+            "--store",
+            "memory:",
+            "--policy",
+            files[0].path(),
+            "--config",
+            files[1].path(),
+        ];
+        if let Some(callers) = files.get(2) {
+            args.extend(["--callers", callers.path()]);
+        }
+        let tollgate = Tollgate::start(&args);
+        Self {
+            tollgate,
+            _files: files,
+        }
+    }
+
+    async fn check(&self, request: CheckRequest) -> Result<CheckResponse, tonic::Status> {
+        let mut client = AuthorizationClient::new(self.tollgate.channel());
+        client.check(request).await.map(tonic::Response::into_inner)
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_in_a_check_is_named() {
+    let service = Service::start(
+        "[envoy]\nservices = [\"authorization\"]\nproject = \"p\"\n",
+        None,
+    );
+    let ask = |request| async {
+        let error = service.check(request).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument);
+        error.message().to_owned()
+    };
+    assert_eq!(
+        ask(CheckRequest::default()).await,
+        "attributes.request.http: is missing"
+    );
+    let no_org = "org: neither the route's context_extensions have \"tollgate.org\", nor does [envoy] set a default";
+    assert_eq!(ask(check_of(http_request())).await, no_org);
+    let of_org = |org: &str, http| {
+        let mut request = check_of(http);
+        let attributes = request.attributes.as_mut().unwrap();
+        attributes.context_extensions =
+            HashMap::from([("tollgate.org".to_owned(), org.to_owned())]);
+        request
+    };
+    assert_eq!(
+        ask(of_org("", http_request())).await,
+        "org: must not be empty"
+    );
+    let without_id = HttpRequest {
+        id: String::new(),
+        ..http_request()
+    };
+    assert_eq!(
+        ask(of_org("acme", without_id)).await,
+        "attributes.request.http.id: is missing"
+    );
+
+    // A header names no organization, unless a setting says so.
+    let mut with_header = http_request();
+    with_header
+        .headers
+        .insert("x-org".to_owned(), "acme".to_owned());
+    assert_eq!(ask(check_of(with_header)).await, no_org);
+
+    let answer = service.check(of_org("acme", http_request())).await.unwrap();
+    assert_eq!(headers(&answer), ("free".to_owned(), None));
+    // Envoy may ask twice about one request: the second answer is a replay.
+    service.check(of_org("acme", http_request())).await.unwrap();
+    let large = large_of(&service.tollgate.client(), "acme").await;
+    assert_eq!(large.free_requests, 1);
+}
+
+#[tokio::test]
+async fn a_body_is_read_as_text_or_bytes_and_names_its_verdict() {
+    let service = Service::start(SETTINGS, None);
+    let body = http_request().body;
+    let with = |change: &dyn Fn(&mut HttpRequest)| {
+        let mut http = http_request();
+        change(&mut http);
+        check_of(http)
+    };
+    let unreadable = ("billed".to_owned(), Some("unreadable".to_owned()));
+    let free = ("free".to_owned(), None);
+    let raw = body.clone().into_bytes();
+    for (request, expected) in [
+        (with(&|it| it.id = "1".to_owned()), &free),
+        (
+            with(&|it| {
+                it.id = "2".to_owned();
+                it.body.clear();
+                it.raw_body = raw.clone().into();
+            }),
+            &free,
+        ),
+        (with(&|it| it.method = "GET".to_owned()), &unreadable),
+        (
+            with(&|it| it.path = "/v1/images/generations".to_owned()),
+            &unreadable,
+        ),
+        (with(&|it| it.body.clear()), &unreadable),
+        (
+            with(&|it| {
+                drop(
+                    it.headers
+                        .insert("content-encoding".to_owned(), "br".to_owned()),
+                )
+            }),
+            &unreadable,
+        ),
+    ] {
+        let answer = service.check(request).await.unwrap();
+        assert_eq!(headers(&answer), *expected);
+        assert_eq!(answer.dynamic_metadata.is_some(), expected == &free);
+    }
+}
+
+#[tokio::test]
+async fn services_that_are_not_set_are_not_served() {
+    let service = Service::start("[envoy]\nservices = [\"access_log\"]\n", None);
+    let error = service.check(check_of(http_request())).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn envoy_is_a_caller_like_any_other() {
+    let caller = |name: &str, token: &str, role: &str, org: &str| {
+        let hash = TokenHash::of(token.as_bytes());
+        format!(
+            "[callers.{name}]\ntokens = [\"{hash}\"]\nroles = [\"{role}\"]\norganizations = [\"{org}\"]\n"
+        )
+    };
+    let callers = [
+        caller("envoy", "e", "reserve", "acme"),
+        caller("reader", "r", "read", "acme"),
+        caller("other", "o", "reserve", "other"),
+    ];
+    let service = Service::start(SETTINGS, Some(&callers.concat()));
+    let code = |token: Option<&'static str>| {
+        let mut request = tonic::Request::new(check_of(http_request()));
+        if let Some(token) = token {
+            let value = MetadataValue::try_from(format!("Bearer {token}")).unwrap();
+            request.metadata_mut().insert("authorization", value);
+        }
+        let mut client = AuthorizationClient::new(service.tollgate.channel());
+        async move {
+            client
+                .check(request)
+                .await
+                .map_or_else(|it| it.code(), |_| Code::Ok)
+        }
+    };
+    assert_eq!(code(None).await, Code::Unauthenticated);
+    assert_eq!(code(Some("r")).await, Code::PermissionDenied);
+    assert_eq!(code(Some("o")).await, Code::PermissionDenied);
+    assert_eq!(code(Some("e")).await, Code::Ok);
+}
+
+/// An entry of the access log with this metadata, of a request that its client left.
+fn entry(metadata: Option<Metadata>, kind: AccessLogType) -> HttpAccessLogEntry {
+    HttpAccessLogEntry {
+        common_properties: Some(AccessLogCommon {
+            metadata,
+            access_log_type: kind.into(),
+            ..AccessLogCommon::default()
+        }),
+        response: Some(HttpResponseProperties::default()),
+    }
+}
+
+#[tokio::test]
+async fn the_access_log_ends_what_a_check_published_and_nothing_else() {
+    let service = Service::start(SETTINGS, None);
+    let tollgate = &service.tollgate;
+    // Not Envoy's: it stays.
+    reserve(&tollgate.client(), 100, "mine").await;
+    let answer = service.check(check_of(http_request())).await.unwrap();
+    let namespace = "envoy.filters.http.ext_authz".to_owned();
+    let metadata = Metadata {
+        filter_metadata: HashMap::from([(namespace, answer.dynamic_metadata.unwrap())]),
+        ..Metadata::default()
+    };
+    let entries = vec![
+        entry(None, AccessLogType::DownstreamEnd),
+        entry(Some(Metadata::default()), AccessLogType::DownstreamEnd),
+        entry(Some(metadata.clone()), AccessLogType::DownstreamStart),
+        // It was never sent to an upstream.
+        entry(Some(metadata.clone()), AccessLogType::DownstreamEnd),
+        entry(Some(metadata), AccessLogType::DownstreamEnd),
+    ];
+    let message = StreamAccessLogsMessage {
+        http_logs: Some(HttpAccessLogEntries { log_entry: entries }),
+    };
+    let mut client = AccessLogServiceClient::new(tollgate.channel());
+    let stream = futures_util::stream::iter([message]);
+    let answers = client.stream_access_logs(stream).await.unwrap();
+    let mut answers = answers.into_inner();
+    assert!(answers.message().await.unwrap().is_some());
+    // The second one is a replay.
+    wait_for(
+        tollgate,
+        "tollgate_envoy_outcomes_total",
+        &["outcome=\"released\""],
+        2.0,
+    )
+    .await;
+    let large = large_of(&tollgate.client(), "acme").await;
+    assert_eq!((large.used, large.held_tokens), (100, 100));
+}
