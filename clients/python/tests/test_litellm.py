@@ -66,60 +66,66 @@ class Answer:
         return json.loads(self.body)
 
 
+def configuration(provider: str) -> dict[str, Any]:
+    """Groups of one deployment that shares and one that does not, and some others."""
+    base = f"{provider}/v1"
+
+    def deployment(group: str, org: str | None, **other: Any) -> dict[str, Any]:
+        key = f"shared-{org}" if org else f"other-{group}"
+        params = {"model": "openai/gpt-4o", "api_base": base, "api_key": key} | other
+        info = {"id": f"{group}-{'shared' if org else 'other'}"}
+        if org:
+            info["tollgate"] = {"org": f"org-{org}", "project": "proj"}  # type: ignore[assignment]
+        return {"model_name": group, "litellm_params": params, "model_info": info}
+
+    both = [
+        deployment(group, org)
+        for group in ("json", "stream", "small", "deny", "tag", "many", "gone")
+        for org in (group, None)
+    ]
+    embedding = {"model": "openai/text-embedding-3-small"}
+    closed = {"api_base": f"http://127.0.0.1:{free_port()}/v1"}
+    models = [
+        *both,
+        deployment("only", "only"),
+        deployment("fail", "fail"),
+        deployment("spare", "fail"),
+        deployment("embedding", "json", **embedding),
+        deployment("unreachable", "fail", **closed),
+    ]
+    return {
+        "model_list": models,
+        "router_settings": {
+            "num_retries": 1,
+            "retry_after": 0,
+            "disable_cooldowns": True,
+            "fallbacks": [{"fail": ["spare"]}],
+        },
+        "litellm_settings": {
+            "callbacks": "tollgate_quota.litellm.handler",
+            "cache": True,
+            "cache_params": {"type": "local"},
+        },
+        "general_settings": {"master_key": MASTER_KEY},
+    }
+
+
 class Proxy:
     """A LiteLLM proxy with the plugin."""
 
-    def __init__(self, service: str, provider: str, folder: Path, **settings: str) -> None:
+    def __init__(
+        self, service: str, config: str, folder: Path, environment: dict[str, str]
+    ) -> None:
         self.port = free_port()
-        base = f"{provider}/v1"
-
-        def deployment(group: str, org: str | None, **other: Any) -> dict[str, Any]:
-            key = f"shared-{org}" if org else f"other-{group}"
-            params = {"model": "openai/gpt-4o", "api_base": base, "api_key": key} | other
-            info = {"id": f"{group}-{'shared' if org else 'other'}"}
-            if org:
-                info["tollgate"] = {"org": f"org-{org}", "project": "proj"}  # type: ignore[assignment]
-            return {"model_name": group, "litellm_params": params, "model_info": info}
-
-        both = [
-            deployment(group, org)
-            for group in ("json", "stream", "small", "deny", "tag", "many", "gone")
-            for org in (group, None)
-        ]
-        embedding = {"model": "openai/text-embedding-3-small"}
-        closed = {"api_base": f"http://127.0.0.1:{free_port()}/v1"}
-        models = [
-            *both,
-            deployment("only", "only"),
-            deployment("fail", "fail"),
-            deployment("spare", "fail"),
-            deployment("embedding", "json", **embedding),
-            deployment("unreachable", "fail", **closed),
-        ]
-        config = {
-            "model_list": models,
-            "router_settings": {
-                "num_retries": 1,
-                "retry_after": 0,
-                "disable_cooldowns": True,
-                "fallbacks": [{"fail": ["spare"]}],
-            },
-            "litellm_settings": {
-                "callbacks": "tollgate_quota.litellm.handler",
-                "cache": True,
-                "cache_params": {"type": "local"},
-            },
-            "general_settings": {"master_key": MASTER_KEY},
-        }
         file = folder / f"{self.port}.yaml"
-        file.write_text(json.dumps(config), "utf-8")
+        file.write_text(config, "utf-8")
         self.log = folder / f"{self.port}.log"
-        environment = os.environ | {
+        variables = os.environ | {
             "PYTHONPATH": str(CLIENTS / "python" / "src"),
             # Fetches nothing.
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "TOLLGATE_ADDR": service,
-            **{f"TOLLGATE_{name.upper()}": value for name, value in settings.items()},
+            **environment,
         }
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -128,7 +134,7 @@ class Proxy:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=variables,
                 cwd=folder,
             )
 
@@ -187,11 +193,16 @@ class LiteLLM(unittest.TestCase):
         cls.addClassCleanup(cls.provider.close)
         settings: dict[str, dict[str, str]] = {
             "route": {},
-            "deny": {"on_billed": "deny", "on_unavailable": "deny", "on_disconnect": "settle"},
-            "tag": {"on_billed": "tag"},
+            "deny": {
+                "TOLLGATE_ON_BILLED": "deny",
+                "TOLLGATE_ON_UNAVAILABLE": "deny",
+                "TOLLGATE_ON_DISCONNECT": "settle",
+            },
+            "tag": {"TOLLGATE_ON_BILLED": "tag"},
         }
+        config = json.dumps(configuration(cls.provider.url))
         for name, its in settings.items():
-            proxy = Proxy(cls.service.address, cls.provider.url, Path(folder.name), **its)
+            proxy = Proxy(cls.service.address, config, Path(folder.name), its)
             cls.addClassCleanup(proxy.close)
             setattr(cls, name, proxy)
         # They import for a long time, all at once.
@@ -412,6 +423,28 @@ class LiteLLM(unittest.TestCase):
         self.assertEqual(shared + self.provider.tokens["other-many"], 64 * 100)
         self.assertLessEqual(shared, SMALL)
         self.settles("many", shared)
+
+    def test_the_example_of_the_page_runs(self) -> None:
+        page = (CLIENTS / "python" / "LITELLM.md").read_text("utf-8")
+        example = page.partition("```yaml\n")[2].partition("```")[0]
+        # With a provider of ours.
+        base = f"api_base: {self.provider.url}/v1, api_key"
+        example = example.replace("api_key", base).replace("org-demo", "org-json")
+        example = example.replace("project: search", "project: proj")
+        keys = {
+            "SHARING_PROJECT_KEY": "shared-json",
+            "OTHER_PROJECT_KEY": "other-json",
+            "LITELLM_MASTER_KEY": MASTER_KEY,
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            proxy = Proxy(self.service.address, example, Path(folder), keys)
+            try:
+                wait_for(proxy.ready, 240)
+                self.assertEqual(proxy.chat("gpt-4o", text()).status, 200)
+                self.settles("json", 30)
+            finally:
+                proxy.close()
+        self.assertEqual(self.shared("json"), 30)
 
     def test_without_tollgate(self) -> None:
         """Last, as unittest goes by the alphabet."""
