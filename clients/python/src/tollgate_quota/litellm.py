@@ -312,7 +312,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
     async def async_post_call_response_headers_hook(
         self, data: dict[str, Any], *arguments: Any, **named: Any
     ) -> dict[str, str] | None:
-        """Tells the client the verdict."""
+        """Reports the verdict to the client."""
         for metadata in _metadatas(data):
             if isinstance(metadata.get(_VERDICT_KEY), str):
                 return {"x-tollgate-verdict": metadata[_VERDICT_KEY]}
