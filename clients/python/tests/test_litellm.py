@@ -440,7 +440,8 @@ class LiteLLM(unittest.TestCase):
             proxy = Proxy(self.service.address, example, Path(folder), keys)
             try:
                 wait_for(proxy.ready, 240)
-                self.assertEqual(proxy.chat("gpt-4o", text()).status, 200)
+                answer = proxy.chat("gpt-4o", text())
+                self.assertEqual(answer.status, 200, answer.body)
                 self.settles("json", 30)
             finally:
                 proxy.close()

@@ -110,7 +110,8 @@ const (
 	// The store could not be reached, and the operator chose degraded answers
 	// (on_store_failure = "billed"). Whether the call counted is unknown: release it, or reserve it again.
 	BilledReason_BILLED_REASON_STORE_UNAVAILABLE BilledReason = 12
-	// Settle only: the request ran outside the programme.
+	// Settle only: the request ran where nothing is shared (outside_program). It counts in its usage row, and in
+	// no pool.
 	BilledReason_BILLED_REASON_RAN_OUTSIDE_PROGRAM BilledReason = 13
 )
 
@@ -238,14 +239,19 @@ func (Workload) EnumDescriptor() ([]byte, []int) {
 	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{2}
 }
 
-// What the input was bounded by.
+// What bounds the input of an estimate.
 type EstimateBasis int32
 
 const (
-	EstimateBasis_ESTIMATE_BASIS_UNSPECIFIED    EstimateBasis = 0
-	EstimateBasis_ESTIMATE_BASIS_TEXT_BYTES     EstimateBasis = 1
+	// Never answered.
+	EstimateBasis_ESTIMATE_BASIS_UNSPECIFIED EstimateBasis = 0
+	// The bytes of the text, at most the model's context window: a token has at least one byte.
+	EstimateBasis_ESTIMATE_BASIS_TEXT_BYTES EstimateBasis = 1
+	// The model's context window: the request refers to content that the body does not hold, or calls
+	// hosted tools.
 	EstimateBasis_ESTIMATE_BASIS_CONTEXT_WINDOW EstimateBasis = 2
-	EstimateBasis_ESTIMATE_BASIS_BODY_SIZE      EstimateBasis = 3
+	// The size of a body of which only the beginning is known. Never in an answer of Estimate.
+	EstimateBasis_ESTIMATE_BASIS_BODY_SIZE EstimateBasis = 3
 )
 
 // Enum value maps for EstimateBasis.
@@ -657,7 +663,9 @@ type SettleRequest struct {
 	// reasoning tokens count as output. If the provider's response has `input_tokens` and
 	// `output_tokens`, it is their sum: these include cached and reasoning tokens.
 	Tokens uint64 `protobuf:"varint,3,opt,name=tokens,proto3" json:"tokens,omitempty"`
-	// The request ran where nothing is shared: another project, or another provider.
+	// True if the request ran where nothing is shared: in another project, or at another provider. What the
+	// reservation counted is taken back as by Release, and the actual tokens are BILLED RAN_OUTSIDE_PROGRAM, whatever
+	// Reserve said: they count in the usage row, and in no pool.
 	OutsideProgram bool `protobuf:"varint,4,opt,name=outside_program,json=outsideProgram,proto3" json:"outside_program,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -741,7 +749,7 @@ type SettleResponse struct {
 	Remaining uint64 `protobuf:"varint,7,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// The next UTC midnight, by the store's clock.
 	ResetsAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=resets_at,json=resetsAt,proto3" json:"resets_at,omitempty"`
-	// True if the reservation was settled before with the same tokens: nothing was counted now.
+	// True if the reservation was settled before with the same fields: nothing was counted now.
 	Replayed      bool `protobuf:"varint,9,opt,name=replayed,proto3" json:"replayed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -840,7 +848,7 @@ func (x *SettleResponse) GetReplayed() bool {
 	return false
 }
 
-// Names a reserved request that did not run, or ran elsewhere.
+// Names a reserved request that never ran.
 type ReleaseRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The organization that reserved.
@@ -1497,12 +1505,15 @@ func (x *UsageRow) GetBilledRequests() uint64 {
 	return 0
 }
 
-// The body of a request, to bound its tokens.
+// A request to the provider, before it is dispatched.
 type EstimateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	Body          []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
-	Model         string                 `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The path of the request: it ends with /chat/completions, /responses or /embeddings.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// The whole body, as JSON.
+	Body []byte `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	// Optional: the model, if the body does not name it, or names another one than the provider runs.
+	Model         string `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1560,14 +1571,22 @@ func (x *EstimateRequest) GetModel() string {
 
 // The most tokens that the request may use.
 type EstimateResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tokens        uint64                 `protobuf:"varint,1,opt,name=tokens,proto3" json:"tokens,omitempty"`
-	InputTokens   uint64                 `protobuf:"varint,2,opt,name=input_tokens,json=inputTokens,proto3" json:"input_tokens,omitempty"`
-	OutputTokens  uint64                 `protobuf:"varint,3,opt,name=output_tokens,json=outputTokens,proto3" json:"output_tokens,omitempty"`
-	Basis         EstimateBasis          `protobuf:"varint,4,opt,name=basis,proto3,enum=tollgate.v1.EstimateBasis" json:"basis,omitempty"`
-	Model         string                 `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
-	Workload      Workload               `protobuf:"varint,6,opt,name=workload,proto3,enum=tollgate.v1.Workload" json:"workload,omitempty"`
-	OutputCapped  bool                   `protobuf:"varint,7,opt,name=output_capped,json=outputCapped,proto3" json:"output_capped,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Input and output together: the tokens of its Reserve.
+	Tokens uint64 `protobuf:"varint,1,opt,name=tokens,proto3" json:"tokens,omitempty"`
+	// The most that the input counts.
+	InputTokens uint64 `protobuf:"varint,2,opt,name=input_tokens,json=inputTokens,proto3" json:"input_tokens,omitempty"`
+	// The most that the output counts, reasoning included: the maximum that the request states, otherwise
+	// the model's, for each of the answers that it asks for.
+	OutputTokens uint64 `protobuf:"varint,3,opt,name=output_tokens,json=outputTokens,proto3" json:"output_tokens,omitempty"`
+	// What bounds the input.
+	Basis EstimateBasis `protobuf:"varint,4,opt,name=basis,proto3,enum=tollgate.v1.EstimateBasis" json:"basis,omitempty"`
+	// The model, for the Reserve.
+	Model string `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
+	// The kind of work, for the Reserve: INFERENCE, or HOSTED_TOOL if the provider may run tools.
+	Workload Workload `protobuf:"varint,6,opt,name=workload,proto3,enum=tollgate.v1.Workload" json:"workload,omitempty"`
+	// Whether the request states the maximum of its output.
+	OutputCapped  bool `protobuf:"varint,7,opt,name=output_capped,json=outputCapped,proto3" json:"output_capped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

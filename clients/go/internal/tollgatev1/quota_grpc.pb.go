@@ -55,17 +55,19 @@ type QuotaServiceClient interface {
 	// without an answer was not counted. A message that is not valid protobuf, or too large, ends the
 	// stream with the error that Reserve would fail with.
 	ReserveStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ReserveRequest, ReserveStreamResponse], error)
-	// Records what a reserved request really used, after it ran at the provider within the programme.
-	// The verdict is decided again on the actual tokens, and may change. A reservation settles once.
+	// Records what a reserved request really used, after it ran. If it ran within the programme, the verdict is
+	// decided again on the actual tokens, and may change. If it ran outside the programme (outside_program), it is
+	// billed, and counts in no pool. A reservation settles once.
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
-	// Takes back everything that a reservation counted, because its request never ran, or ran
-	// elsewhere. A settled reservation can't be released.
+	// Takes back everything that a reservation counted, because its request never ran. A request that ran outside
+	// the programme is settled with outside_program instead. A settled reservation can't be released.
 	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
 	// Returns what remains today of an organization's allowance in each pool.
 	GetQuota(ctx context.Context, in *GetQuotaRequest, opts ...grpc.CallOption) (*GetQuotaResponse, error)
 	// Lists what an organization used on a day, by project and model.
 	ListUsage(ctx context.Context, in *ListUsageRequest, opts ...grpc.CallOption) (*ListUsageResponse, error)
-	// Bounds the tokens of a request from its body, and counts nothing.
+	// Returns an upper bound on the tokens of a request to the provider, from its body: what a Reserve
+	// should name. Counts nothing, does not ask the store, and keeps nothing of the body.
 	Estimate(ctx context.Context, in *EstimateRequest, opts ...grpc.CallOption) (*EstimateResponse, error)
 }
 
@@ -173,17 +175,19 @@ type QuotaServiceServer interface {
 	// without an answer was not counted. A message that is not valid protobuf, or too large, ends the
 	// stream with the error that Reserve would fail with.
 	ReserveStream(grpc.BidiStreamingServer[ReserveRequest, ReserveStreamResponse]) error
-	// Records what a reserved request really used, after it ran at the provider within the programme.
-	// The verdict is decided again on the actual tokens, and may change. A reservation settles once.
+	// Records what a reserved request really used, after it ran. If it ran within the programme, the verdict is
+	// decided again on the actual tokens, and may change. If it ran outside the programme (outside_program), it is
+	// billed, and counts in no pool. A reservation settles once.
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
-	// Takes back everything that a reservation counted, because its request never ran, or ran
-	// elsewhere. A settled reservation can't be released.
+	// Takes back everything that a reservation counted, because its request never ran. A request that ran outside
+	// the programme is settled with outside_program instead. A settled reservation can't be released.
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	// Returns what remains today of an organization's allowance in each pool.
 	GetQuota(context.Context, *GetQuotaRequest) (*GetQuotaResponse, error)
 	// Lists what an organization used on a day, by project and model.
 	ListUsage(context.Context, *ListUsageRequest) (*ListUsageResponse, error)
-	// Bounds the tokens of a request from its body, and counts nothing.
+	// Returns an upper bound on the tokens of a request to the provider, from its body: what a Reserve
+	// should name. Counts nothing, does not ask the store, and keeps nothing of the body.
 	Estimate(context.Context, *EstimateRequest) (*EstimateResponse, error)
 	mustEmbedUnimplementedQuotaServiceServer()
 }
