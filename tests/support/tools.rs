@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Longer than any tool needs, also on a busy machine.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The output and the exit code of a program.
 #[derive(Debug)]
@@ -45,6 +45,11 @@ pub fn tool(path: &str) -> PathBuf {
 
 /// Runs a program to its end, without input. After the timeout it is killed, and the test fails.
 pub fn run(command: &mut Command) -> ProgramOutput {
+    run_within(command, WAIT_TIMEOUT)
+}
+
+/// Does the same with another timeout.
+pub fn run_within(command: &mut Command, timeout: Duration) -> ProgramOutput {
     let mut process = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -55,7 +60,7 @@ pub fn run(command: &mut Command) -> ProgramOutput {
     let (stdout, stderr) = (process.stdout.take(), process.stderr.take());
     let stdout = thread::spawn(move || text(stdout.unwrap()));
     let stderr = thread::spawn(move || text(stderr.unwrap()));
-    let deadline = Instant::now() + WAIT_TIMEOUT;
+    let deadline = Instant::now() + timeout;
     let status = loop {
         if let Some(status) = process.try_wait().unwrap() {
             break status;

@@ -1,0 +1,78 @@
+package quota_test
+
+import (
+	"context"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"tollgate/quota"
+	"tollgate/quota/quotatest"
+)
+
+func sharingProject() uint64 { return 830 }
+func otherProject() uint64   { return 830 }
+
+func gateway(ctx context.Context, address string) error {
+	client, err := quota.New(address, quota.WithOrg("org-demo"), quota.WithProject("search"))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+
+	reservation, err := client.Reserve(ctx, quota.Request{Model: "gpt-4o", Tokens: 1200})
+	if err != nil {
+		return err // never an excuse to take it for FREE
+	}
+	defer reservation.Close(ctx)
+
+	if reservation.Free() {
+		reservation.Dispatched()
+		_, err = reservation.Settle(ctx, sharingProject())
+	} else {
+		// BILLED is an answer: send the request where nothing is shared, or not at all.
+		reservation.Dispatched()
+		_, err = reservation.SettleOutside(ctx, otherProject())
+	}
+	return err
+}
+
+func unitTest(ctx context.Context) error {
+	fake, stop := quotatest.New(1_000)
+	defer stop()
+	client, err := fake.Client()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	_, err = client.Reserve(ctx, quota.Request{Model: "gpt-4o", Tokens: 1})
+	return err
+}
+
+// The examples of the README stand above, at another address.
+func TestTheExamplesOfTheReadmeRun(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("example_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unindented := strings.ReplaceAll(string(source), "\n\t", "\n")
+	unindented = strings.ReplaceAll(unindented, "quota.New(address,", `quota.New("localhost:50051",`)
+	examples := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
+	equal(t, len(examples), 2)
+	for _, example := range examples {
+		if !strings.Contains(unindented, example[1]) {
+			t.Fatalf("this example is not in example_test.go: %s", example[1])
+		}
+	}
+	if err := gateway(t.Context(), service(t, nil, "127.0.0.1:0")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unitTest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,318 @@
+"""The client for asyncio: the names of `tollgate_quota.Client`, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+import weakref
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from ._proto import quota_pb2 as pb
+from .answers import (
+    Decision,
+    Estimate,
+    Quota,
+    ReleaseResult,
+    Settlement,
+    Usage,
+    UsageRow,
+    Workload,
+    read,
+)
+from .connection import (
+    DEFAULT_TIMEOUT,
+    TLS,
+    Endpoint,
+    Token,
+    deserializer,
+    error_of_rpc,
+    path,
+    serialize,
+)
+from .errors import NotFoundError, TollgateError
+from .lifecycle import Lifecycle, State, log_failed_release
+from .requests import Requests
+
+_T = TypeVar("_T")
+
+
+class Transport(Protocol):
+    """Makes the calls of a client."""
+
+    async def call(self, method: str, request: Message, timeout: float) -> Any:
+        """Makes a call. Raises TollgateError."""
+
+    async def close(self) -> None:
+        """Closes the connection of the running event loop."""
+
+
+class GrpcTransport:
+    """A channel for each event loop and process, made on first use: a channel works in its own loop only."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._process = os.getpid()
+        self._channels: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, grpc.aio.Channel] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def _channel(self) -> grpc.aio.Channel:
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._channels = weakref.WeakKeyDictionary()
+        loop = asyncio.get_running_loop()
+        channel = self._channels.get(loop)
+        if channel is None:
+            credentials = self._endpoint.credentials()
+            address, options = self._endpoint.address, self._endpoint.options()
+            channel = self._channels[loop] = (
+                grpc.aio.secure_channel(address, credentials, options)
+                if credentials
+                else grpc.aio.insecure_channel(address, options)
+            )
+        return channel
+
+    async def call(self, method: str, request: Message, timeout: float) -> Any:
+        """Makes a call."""
+        call: Any = self._channel().unary_unary(
+            path(method), request_serializer=serialize, response_deserializer=deserializer(method)
+        )
+        try:
+            return await call(request, timeout=timeout, metadata=self._endpoint.metadata())
+        except grpc.RpcError as error:
+            raise error_of_rpc(error) from error
+
+    async def close(self) -> None:
+        """Closes the channel of the running event loop."""
+        channel = self._channels.pop(asyncio.get_running_loop(), None)
+        if channel is not None:
+            await channel.close()
+
+
+class Client:
+    """A client of a Tollgate service. It is made as `tollgate_quota.Client` is, and used from any event loop."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        org: str = "",
+        project: str = "",
+        token: Token | None = None,
+        tls: bool | TLS | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        self._start(GrpcTransport(Endpoint(address, tls=tls, token=token)), org, project, timeout)
+
+    def _start(self, transport: Transport, org: str, project: str, timeout: float) -> None:
+        self._transport = transport
+        self._requests = Requests(org, project)
+        self._timeout = timeout
+        # The loop itself holds its tasks weakly.
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def reserve(
+        self,
+        *,
+        model: str,
+        tokens: int,
+        org: str | None = None,
+        project: str | None = None,
+        workload: Workload | None = None,
+        timeout: float | None = None,
+    ) -> Reservation:
+        """Decides whether a request is free or billed, and counts it as that, under a new id.
+
+        `tokens` is the most that the request may use, input and output together. If the outcome is unknown, or the
+        caller is cancelled, it raises, and releases the reservation in the background.
+        """
+        request_id = str(uuid.uuid4())
+        request = self._requests.reserve(
+            model, tokens, org=org, project=project, workload=workload, request_id=request_id
+        )
+        try:
+            answer = await self._call("Reserve", request, timeout)
+        except BaseException as error:
+            if not isinstance(error, TollgateError) or error.outcome_unknown:
+                self._spawn(self._release_unknown(request.org, request_id, timeout))
+            raise
+        return Reservation(self, request_id, request.org, tokens, read(Decision, answer))
+
+    async def dry_run(
+        self,
+        *,
+        model: str,
+        tokens: int,
+        org: str | None = None,
+        project: str | None = None,
+        workload: Workload | None = None,
+        timeout: float | None = None,
+    ) -> Decision:
+        """The answer that reserve would get now. Counts nothing."""
+        request = self._requests.reserve(
+            model, tokens, org=org, project=project, workload=workload, dry_run=True
+        )
+        return read(Decision, await self._call("Reserve", request, timeout))
+
+    async def settle(
+        self,
+        request_id: str,
+        tokens: int,
+        *,
+        outside_program: bool = False,
+        org: str | None = None,
+        timeout: float | None = None,
+    ) -> Settlement:
+        """Settles a reservation by its id, also one of another process. See Reservation.settle."""
+        request = self._requests.settle(
+            request_id, tokens, org=org, outside_program=outside_program
+        )
+        return read(Settlement, await self._to_its_end(self._call("Settle", request, timeout)))
+
+    async def release(
+        self, request_id: str, *, org: str | None = None, timeout: float | None = None
+    ) -> ReleaseResult:
+        """Releases a reservation by its id, also one of another process. See Reservation.release."""
+        request = self._requests.release(request_id, org=org)
+        return read(ReleaseResult, await self._to_its_end(self._call("Release", request, timeout)))
+
+    async def estimate(
+        self, path: str, body: bytes, *, model: str = "", timeout: float | None = None
+    ) -> Estimate:
+        """An upper bound on the tokens of a request to the provider, by its path and body. Counts nothing."""
+        request = pb.EstimateRequest(path=path, body=body, model=model)
+        return read(Estimate, await self._call("Estimate", request, timeout))
+
+    async def quota(self, *, org: str | None = None, timeout: float | None = None) -> Quota:
+        """What remains today of the allowance in each pool."""
+        request = pb.GetQuotaRequest(org=self._requests.org_or(org))
+        return read(Quota, await self._call("GetQuota", request, timeout))
+
+    async def usage(
+        self, day: str = "", *, org: str | None = None, timeout: float | None = None
+    ) -> Usage:
+        """A UTC day's usage by project and model; today's, if no day is named. Reads all pages, each in `timeout`."""
+        rows: list[UsageRow] = []
+        token = ""
+        while True:
+            page = await self._call("ListUsage", self._requests.usage(org, day, token), timeout)
+            rows += read(Usage, page).rows
+            # A page token holds for its day only.
+            day, token = page.day, page.next_page_token
+            if not token:
+                return Usage(day, tuple(rows))
+
+    async def close(self) -> None:
+        """Waits for calls in the background, within their timeout, and closes this event loop's connection."""
+        loop = asyncio.get_running_loop()
+        pending = [task for task in self._tasks if task.get_loop() is loop]
+        if pending:
+            await asyncio.wait(pending)
+        await self._transport.close()
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _call(self, method: str, request: Message, timeout: float | None) -> Any:
+        timeout = self._timeout if timeout is None else timeout
+        return await self._transport.call(method, request, timeout)
+
+    def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Carries work to its end, even if the caller is cancelled: its user hung up, and still it must count."""
+        return await asyncio.shield(self._spawn(work))
+
+    async def _release_unknown(self, org: str, request_id: str, timeout: float | None) -> None:
+        try:
+            await self._call("Release", self._requests.release(request_id, org=org), timeout)
+        except NotFoundError:
+            # It never counted.
+            pass
+        except TollgateError as error:
+            log_failed_release(request_id, org, error)
+
+
+class Reservation(Lifecycle):
+    """A reserved request, which `async with` ends: released if it was not dispatched, else settled, or kept and
+    logged. A call that was begun is carried to its end, even if the caller is cancelled."""
+
+    def __init__(
+        self, client: Client, request_id: str, org: str, tokens: int, decision: Decision
+    ) -> None:
+        super().__init__(request_id, org, tokens, decision)
+        self._client = client
+        self._settle: asyncio.Task[Settlement] | None = None
+
+    async def settle(
+        self, tokens: int, *, outside_program: bool = False, timeout: float | None = None
+    ) -> Settlement:
+        """Records the tokens that the request really used.
+
+        `outside_program`: it ran where nothing is shared, in another project or at another provider; it is billed
+        then, and what was held is given back. The same again is answered again; another amount is an error.
+        """
+        self.dispatched()
+
+        async def settle() -> Settlement:
+            settlement = await self._client.settle(
+                self.request_id,
+                tokens,
+                outside_program=outside_program,
+                org=self.org,
+                timeout=timeout,
+            )
+            self._state = State.SETTLED
+            return settlement
+
+        self._settle = self._client._spawn(settle())
+        return await asyncio.shield(self._settle)
+
+    async def release(self, *, timeout: float | None = None) -> ReleaseResult:
+        """States that the request did not run, and takes back everything that it counted."""
+        result = await self._client.release(self.request_id, org=self.org, timeout=timeout)
+        self._state = State.RELEASED
+        return result
+
+    async def close(self) -> None:
+        """Ends it, as `async with` does. A release that fails is logged."""
+        await self._client._to_its_end(self._close())
+
+    async def _close(self) -> None:
+        if self._settle is not None and not self._settle.done():
+            # The caller was cancelled while it settled.
+            await asyncio.wait([self._settle])
+        if self._leave():
+            try:
+                await self.release()
+            except TollgateError as error:
+                self._log_failed_release(error)
+
+    async def __aenter__(self) -> Reservation:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()

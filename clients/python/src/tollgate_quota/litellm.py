@@ -1,0 +1,550 @@
+"""A plugin of the LiteLLM proxy: FREE requests go to deployments that share data, BILLED ones to others.
+
+    litellm_settings:
+      callbacks: tollgate_quota.litellm.handler
+
+A deployment shares if its `model_info` has `tollgate: {org, project}`, and optionally `model`, if the provider's name
+for it differs from `litellm_params.model`. The unit is the attempt: each retry and each fallback is a request to the
+provider, and is reserved under an id of its own. It is settled with the provider's usage, released where the provider
+refused it, and kept where it may have run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from fastapi import HTTPException
+from litellm.exceptions import GuardrailRaisedException
+from litellm.integrations.custom_logger import CustomLogger
+
+from . import aio
+from .answers import BilledReason
+from .connection import TLS
+from .errors import TollgateError
+from .lifecycle import State
+
+logger = logging.getLogger("tollgate_quota.litellm")
+
+# What the provider answered without having run the request.
+_REFUSALS = frozenset({400, 401, 403, 404, 413, 422, 429})
+# No connection was made. Any other failure may have come after the request.
+_NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+# The paths by which the service knows the kinds of requests whose tokens it can bound.
+_PATHS = {
+    "acompletion": "/v1/chat/completions",
+    "anthropic_messages": "/v1/chat/completions",
+    "aresponses": "/v1/responses",
+    "aembedding": "/v1/embeddings",
+}
+# What LiteLLM or another plugin may have changed since the client sent its body.
+_FIELDS = (
+    "input", "instructions", "system", "prompt", "text", "tools", "functions", "response_format",
+    "prediction", "n", "max_tokens", "max_completion_tokens", "max_output_tokens",
+)  # fmt: skip
+#: Seconds after which a reservation that was never dispatched is released.
+_HELD_SECONDS = 60.0
+#: Seconds after which a request whose end was never reported is given up: it stays counted.
+_DISPATCHED_SECONDS = 7_200.0
+_SWEEP_SECONDS = 10.0
+#: Seconds for which the start waits for the router, whose groups it checks.
+_ROUTER_SECONDS = 120.0
+
+#: Where metadata has the id of the attempt. A client's own value is removed.
+_KEY = "tollgate"
+_VERDICT_KEY = "tollgate_verdict"
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a deployment that shares is called in Tollgate."""
+
+    org: str
+    project: str
+    model: str
+
+
+@dataclass
+class _Attempt:
+    """One request to the provider."""
+
+    target: _Target
+    reservation: aio.Reservation
+    #: Whether it went to a deployment that shares.
+    shares: bool = True
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def held(self) -> bool:
+        return self.reservation.state is State.HELD
+
+
+class _Denied(GuardrailRaisedException):  # type: ignore[misc]
+    """A refusal after routing began. LiteLLM neither retries it nor cools a deployment down."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__("tollgate", message, False, status_code=status)
+
+
+class TollgateHandler(CustomLogger):  # type: ignore[misc]
+    """The plugin. `handler` is one with the settings of the environment.
+
+    on_billed: `route`: to deployments of the group that do not share, and 429 in a group without any; `deny`: 429;
+    `tag`: as if it were FREE, with the response header `x-tollgate-verdict: billed`. **With `tag`, FREE is not certain:
+    BILLED requests run in projects that share.**
+
+    on_unavailable, if Tollgate gives no verdict: `billed`: to deployments that do not share; `deny`: 503.
+
+    on_disconnect, of a stream whose client hung up: `keep`: the bound stays counted; `settle`: with LiteLLM's own
+    estimate of what was used.
+    """
+
+    def __init__(
+        self,
+        client: aio.Client,
+        *,
+        on_billed: str = "route",
+        on_unavailable: str = "billed",
+        on_disconnect: str = "keep",
+    ) -> None:
+        super().__init__()
+        self._client = client
+        self._on_billed = _one_of("on_billed", on_billed, "route", "deny", "tag")
+        self._on_unavailable = _one_of("on_unavailable", on_unavailable, "billed", "deny")
+        self._on_disconnect = _one_of("on_disconnect", on_disconnect, "keep", "settle")
+        self._attempts: dict[str, _Attempt] = {}
+        self._swept = time.monotonic()
+        self._tasks: set[asyncio.Task[None]] = set()
+        if on_billed == "tag":
+            logger.warning(
+                "on_billed is tag: BILLED requests run in projects that share, so FREE is not certain"
+            )
+        try:
+            self._spawn(self._check_groups())
+        except RuntimeError:
+            # Not in the proxy: there is no event loop yet.
+            pass
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> TollgateHandler:
+        """Reads TOLLGATE_ADDR (HOST:PORT, https://HOST:PORT or unix:PATH), _TOKEN, _CA_FILE, _CERT_FILE, _KEY_FILE,
+        _TIMEOUT, _ON_BILLED, _ON_UNAVAILABLE and _ON_DISCONNECT."""
+
+        def value(name: str, default: str = "") -> str:
+            return environment.get(f"TOLLGATE_{name}", "").strip() or default
+
+        address = value("ADDR", "127.0.0.1:50051")
+        files = [value(name) or None for name in ("CA_FILE", "CERT_FILE", "KEY_FILE")]
+        tls = address.startswith("https://") or any(files)
+        try:
+            timeout = float(value("TIMEOUT", "2"))
+        except ValueError:
+            raise ValueError("TOLLGATE_TIMEOUT: not a number of seconds") from None
+        client = aio.Client(
+            address.removeprefix("https://"),
+            tls=TLS(*files) if tls else None,
+            token=value("TOKEN") or None,
+            timeout=timeout,
+        )
+        return cls(
+            client,
+            on_billed=value("ON_BILLED", "route"),
+            on_unavailable=value("ON_UNAVAILABLE", "billed"),
+            on_disconnect=value("ON_DISCONNECT", "keep"),
+        )
+
+    # Before an attempt.
+
+    async def async_pre_call_hook(
+        self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
+    ) -> None:
+        """Denies here what no deployment may have: at this point a denial costs neither retries nor cooldowns."""
+        for metadata in _metadatas(data):
+            metadata.pop(_KEY, None)
+            metadata.pop(_VERDICT_KEY, None)
+        deployments = _group(data.get("model"))
+        targets = _targets(deployments)
+        if not targets or self._on_billed == "tag":
+            return
+        has_others = len([it for it in deployments if _target(it) is None]) > 0
+        if self._on_billed == "route" and has_others:
+            return
+        attempt = await self._reserve(targets, call_type, data, data.get("messages"))
+        if attempt is None and self._on_unavailable == "billed" and has_others:
+            return
+        if attempt is None or not attempt.reservation.free:
+            denial = await self._denial(attempt)
+            error = {"message": denial.message, "type": "insufficient_quota", "code": "tollgate"}
+            raise HTTPException(denial.status_code, {"error": error}, {"x-should-retry": "false"})
+        _mark(data, attempt)
+
+    async def async_filter_deployments(
+        self,
+        model: str,
+        healthy_deployments: list[dict[str, Any]],
+        messages: list[Any] | None,
+        request_kwargs: dict[str, Any] | None = None,
+        parent_otel_span: Any = None,
+    ) -> list[dict[str, Any]]:
+        """Reserves for the next attempt, and leaves the deployments to which its verdict leads."""
+        kwargs = request_kwargs if request_kwargs is not None else {}
+        targets = _targets(healthy_deployments)
+        attempt = self._attempts.get(_id(kwargs))
+        if attempt is not None and not (attempt.held and attempt.target in targets):
+            # Of an attempt before, or for another group.
+            await self._end(attempt)
+            attempt = None
+        if not targets or self._on_billed == "tag":
+            return healthy_deployments
+        others = [it for it in healthy_deployments if _target(it) is None]
+        if attempt is None:
+            call_type = getattr(kwargs.get("litellm_logging_obj"), "call_type", "")
+            attempt = await self._reserve(targets, call_type, kwargs, messages)
+        if attempt is None and others and self._on_unavailable == "billed":
+            return others
+        if attempt is not None and attempt.reservation.free:
+            _mark(kwargs, attempt)
+            return [it for it in healthy_deployments if _target(it) == attempt.target]
+        if attempt is None or not others or self._on_billed == "deny":
+            raise await self._denial(attempt)
+        _mark(kwargs, attempt)
+        return others
+
+    async def async_pre_call_deployment_hook(
+        self, kwargs: dict[str, Any], call_type: Any
+    ) -> dict[str, Any] | None:
+        """The request is about to be sent to this deployment."""
+        target = _target(kwargs)
+        attempt = self._attempts.get(_id(kwargs))
+        if attempt is not None and not attempt.held:
+            # LiteLLM calls this twice for one request, where it translates /v1/messages.
+            return None
+        if attempt is not None and target is not None:
+            fits = attempt.target == target and attempt.reservation.free
+            if not fits:
+                await self._end(attempt)
+                attempt = None
+        if attempt is None and target is not None:
+            # No filter was asked: a client named this deployment itself, or on_billed is tag.
+            kind = getattr(call_type, "value", call_type)
+            attempt = await self._reserve([target], kind, kwargs, kwargs.get("messages"))
+            if attempt is None or not (attempt.reservation.free or self._on_billed == "tag"):
+                raise await self._denial(attempt)
+            _mark(kwargs, attempt)
+        if attempt is None:
+            return None
+        attempt.shares = target is not None
+        attempt.reservation.dispatched()
+        if kwargs.get("stream") and getattr(call_type, "value", call_type) == "acompletion":
+            # Without it a stream has no usage.
+            options = kwargs.get("stream_options") or {}
+            return {**kwargs, "stream_options": {**options, "include_usage": True}}
+        return None
+
+    # After an attempt.
+
+    async def async_post_call_failure_deployment_hook(
+        self,
+        request_data: Mapping[str, Any],
+        exception: Exception,
+        call_type: Any,
+        fallback_depth: int | None = None,
+    ) -> None:
+        """Releases what the provider refused, and keeps what may have run."""
+        attempt = self._attempts.get(_id(request_data))
+        if attempt is None or attempt.held:
+            return
+        refused = getattr(exception, "status_code", None) in _REFUSALS
+        if refused or any(isinstance(it, _NOT_CONNECTED) for it in _causes(exception)):
+            await self._release(attempt)
+        else:
+            await self._end(attempt)
+
+    async def async_log_success_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        """Settles with the provider's usage. LiteLLM may call this twice; the first one counts."""
+        params = kwargs.get("litellm_params") or {}
+        attempt = self._attempts.get(_id(params) or _id(kwargs))
+        if attempt is None or attempt.held:
+            return
+        if kwargs.get("cache_hit"):
+            await self._release(attempt)
+            return
+        usage = _usage(response_obj)
+        hung_up = any(it.get("client_disconnected") for it in _metadatas(params))
+        if kwargs.get("stream"):
+            # Where the provider sent no usage, LiteLLM puts its own estimate there, without these details.
+            is_estimate = hung_up or not _has(
+                response_obj, "prompt_tokens_details", "input_tokens_details"
+            )
+            if is_estimate and not (hung_up and self._on_disconnect == "settle"):
+                usage = None
+        if usage is None:
+            await self._end(attempt)
+            return
+        self._attempts.pop(attempt.reservation.request_id, None)
+        try:
+            await attempt.reservation.settle(usage, outside_program=not attempt.shares)
+        except TollgateError as error:
+            logger.warning("settling %d tokens failed: %s", usage, error)
+            await attempt.reservation.close()
+
+    async def async_post_call_failure_hook(
+        self,
+        request_data: dict[str, Any],
+        original_exception: Exception,
+        user_api_key_dict: Any,
+        traceback_str: str | None = None,
+    ) -> None:
+        """The request has failed as a whole: what was reserved and not dispatched is released."""
+        attempt = self._attempts.get(_id(request_data))
+        if attempt is not None and attempt.held:
+            await self._end(attempt)
+
+    async def async_post_call_response_headers_hook(
+        self, data: dict[str, Any], *arguments: Any, **named: Any
+    ) -> dict[str, str] | None:
+        """Reports the verdict to the client."""
+        for metadata in _metadatas(data):
+            if isinstance(metadata.get(_VERDICT_KEY), str):
+                return {"x-tollgate-verdict": metadata[_VERDICT_KEY]}
+        return None
+
+    # Reservations.
+
+    async def _reserve(
+        self, targets: list[_Target], call_type: str, kwargs: Mapping[str, Any], messages: Any
+    ) -> _Attempt | None:
+        """Reserves for the first target that gives FREE, else BILLED for the first. None: there is no verdict."""
+        self._sweep()
+        path = _PATHS.get(call_type)
+        if path is None:
+            logger.warning(
+                "the tokens of %s can't be bounded: it is not sent where data is shared", call_type
+            )
+            return None
+        body = json.dumps(_body(call_type, kwargs, messages), default=str).encode()
+        first: _Attempt | None = None
+        for target in targets:
+            try:
+                bound = await self._client.estimate(path, body, model=target.model)
+                reservation = await self._client.reserve(
+                    model=target.model,
+                    tokens=max(1, bound.tokens),
+                    org=target.org,
+                    project=target.project,
+                    workload=bound.workload,
+                )
+            except TollgateError as error:
+                logger.warning("no verdict for %s: %s", target, error)
+                continue
+            if reservation.billed_reason is BilledReason.STORE_UNAVAILABLE:
+                # Whether it counted is unknown.
+                await reservation.close()
+                continue
+            if reservation.free:
+                if first is not None:
+                    await self._end(first)
+                first = _Attempt(target, reservation)
+                self._attempts[reservation.request_id] = first
+                return first
+            if first is None:
+                first = _Attempt(target, reservation)
+                self._attempts[reservation.request_id] = first
+            else:
+                await reservation.close()
+        return first
+
+    async def _denial(self, attempt: _Attempt | None) -> _Denied:
+        """Ends an attempt that is not FREE, and says why."""
+        if attempt is None:
+            return _Denied(
+                503, "Tollgate gave no verdict, and no other deployment may have this request"
+            )
+        await self._end(attempt)
+        reason = attempt.reservation.billed_reason
+        return _Denied(
+            429, f"the request is not free today ({reason.name if reason else 'BILLED'})"
+        )
+
+    async def _end(self, attempt: _Attempt) -> None:
+        """Releases what was not dispatched, keeps and logs the rest."""
+        self._attempts.pop(attempt.reservation.request_id, None)
+        await attempt.reservation.close()
+
+    async def _release(self, attempt: _Attempt) -> None:
+        self._attempts.pop(attempt.reservation.request_id, None)
+        try:
+            await attempt.reservation.release()
+        except TollgateError as error:
+            logger.warning("releasing failed: %s", error)
+            await attempt.reservation.close()
+
+    def _sweep(self) -> None:
+        """Ends attempts whose end LiteLLM did not report."""
+        now = time.monotonic()
+        if now - self._swept < _SWEEP_SECONDS:
+            return
+        self._swept = now
+        for attempt in list(self._attempts.values()):
+            if now - attempt.began > (_HELD_SECONDS if attempt.held else _DISPATCHED_SECONDS):
+                self._spawn(self._end(attempt))
+
+    def _spawn(self, work: Any) -> None:
+        try:
+            task = asyncio.get_running_loop().create_task(work)
+        except RuntimeError:
+            work.close()
+            raise
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # The start.
+
+    async def _check_groups(self) -> None:
+        """Warns, once the router is there, of what its groups lack."""
+        end = time.monotonic() + _ROUTER_SECONDS
+        while _router() is None:
+            if time.monotonic() > end:
+                return
+            await asyncio.sleep(0.1)
+        shares = False
+        for name in _router().get_model_names():
+            deployments = _group(name)
+            try:
+                targets = _targets(deployments)
+            except ValueError as error:
+                logger.error("model group %s: %s", name, error)
+                continue
+            shares = shares or bool(targets)
+            for deployment in deployments:
+                if _target(deployment) and (deployment.get("litellm_params") or {}).get(
+                    "max_retries"
+                ):
+                    logger.warning(
+                        "model group %s: max_retries sends a request again without a reservation; use num_retries",
+                        name,
+                    )
+            if targets and len(deployments) == len([it for it in deployments if _target(it)]):
+                if self._on_billed == "route":
+                    logger.warning(
+                        "model group %s has no deployment that does not share: BILLED requests are denied (429)",
+                        name,
+                    )
+        if not shares:
+            logger.warning("no deployment has model_info.tollgate: nothing is reserved")
+
+
+def _one_of(name: str, value: str, *allowed: str) -> str:
+    if value not in allowed:
+        raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
+    return value
+
+
+def _causes(error: BaseException) -> Iterable[BaseException]:
+    """An error, and what led to it."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return seen
+
+
+def _router() -> Any:
+    from litellm.proxy import proxy_server
+
+    return proxy_server.llm_router
+
+
+def _group(name: Any) -> list[dict[str, Any]]:
+    router = _router()
+    if router is None or not isinstance(name, str):
+        return []
+    return router.get_model_list(model_name=name) or []
+
+
+def _target(deployment: Mapping[str, Any]) -> _Target | None:
+    """What a deployment, or the request that goes to it, is called in Tollgate; None if it does not share."""
+    info = deployment.get("model_info") or {}
+    settings = info.get("tollgate")
+    if settings is None:
+        return None
+    for key in ("org", "project"):
+        if not isinstance(settings, dict) or not isinstance(settings.get(key), str):
+            raise ValueError(f"model_info.tollgate.{key} must be set")
+    params = deployment.get("litellm_params") or deployment
+    model = (
+        settings.get("model") or str(params.get("model", "")).partition("/")[2] or params["model"]
+    )
+    return _Target(settings["org"], settings["project"], model)
+
+
+def _targets(deployments: Iterable[Mapping[str, Any]]) -> list[_Target]:
+    found = (_target(it) for it in deployments)
+    return list(dict.fromkeys(it for it in found if it is not None))
+
+
+def _metadatas(kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Its dictionaries of metadata: which one LiteLLM uses depends on the endpoint."""
+    both = (kwargs.get("litellm_metadata"), kwargs.get("metadata"))
+    return [it for it in both if isinstance(it, dict)]
+
+
+def _id(kwargs: Mapping[str, Any]) -> str:
+    for metadata in _metadatas(kwargs):
+        if isinstance(metadata.get(_KEY), str):
+            return str(metadata[_KEY])
+    return ""
+
+
+def _mark(kwargs: dict[str, Any], attempt: _Attempt) -> None:
+    """Names the attempt in the metadata, which LiteLLM hands on to every later hook."""
+    for metadata in _metadatas(kwargs) or [kwargs.setdefault("metadata", {})]:
+        metadata[_KEY] = attempt.reservation.request_id
+        metadata[_VERDICT_KEY] = attempt.reservation.verdict.name.lower()
+
+
+def _body(call_type: str, kwargs: Mapping[str, Any], messages: Any) -> dict[str, Any]:
+    """The request as the provider will have it: the client's, with what has changed since."""
+    sent = (kwargs.get("proxy_server_request") or {}).get("body")
+    body = dict(sent) if isinstance(sent, dict) else {}
+    body.update({key: kwargs[key] for key in _FIELDS if kwargs.get(key) is not None})
+    if messages is not None:
+        body["messages"] = messages
+    if call_type == "anthropic_messages":
+        # Another format: all of it counts as text, which is at least its tokens.
+        text = json.dumps([body.get("system"), body.get("messages")], default=str)
+        body = {**body, "messages": [{"role": "user", "content": text}]}
+    return body
+
+
+def _usage(response: Any) -> int | None:
+    """Input and output of the provider's usage."""
+    usage = _get(response, "usage")
+    for names in (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")):
+        counts = [_get(usage, name) for name in names]
+        if isinstance(counts[0], int):
+            return counts[0] + (counts[1] or 0)
+    return None
+
+
+def _has(response: Any, *names: str) -> bool:
+    usage = _get(response, "usage")
+    return any(_get(usage, name) is not None for name in names)
+
+
+def _get(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+
+
+#: The plugin, with the settings of the environment.
+handler = TollgateHandler.from_environment()

@@ -1,0 +1,193 @@
+"""A stand-in for the provider: Chat Completions, Responses and Embeddings, JSON and SSE.
+
+A message's text steers it: `status=503`, `hang`, `pause`, `slow` (a pause before each chunk), `cut` (the stream ends without usage),
+`drop` (the connection is closed in mid-stream), `used=P+C` (the tokens of the answer). It counts what it saw by API key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections import defaultdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+#: Longer than any test waits for a `hang`.
+HANG_SECONDS = 20.0
+
+
+class Provider:
+    """A server on a free port of this machine."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        #: By API key: the requests that arrived.
+        self.requests: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        #: By API key: the tokens of the requests that ran, as the provider would bill them.
+        self.tokens: dict[str, int] = defaultdict(int)
+        #: The statuses of the next requests.
+        self.statuses: list[int] = []
+        provider = self
+
+        class Handler(_Handler):
+            pass
+
+        Handler.provider = provider
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._closing = threading.Event()
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def reset(self) -> None:
+        """Forgets what it saw."""
+        with self.lock:
+            self.requests.clear()
+            self.tokens.clear()
+            self.statuses.clear()
+
+    def close(self) -> None:
+        """Stops it."""
+        self._closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    provider: Provider
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except ConnectionResetError:
+            # A proxy that was stopped, or whose client hung up.
+            pass
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        key = self.headers.get("authorization", "").removeprefix("Bearer ")
+        text = json.dumps(body.get("messages") or body.get("input"))
+        with self.provider.lock:
+            self.provider.requests[key].append(body)
+            status = self.provider.statuses.pop(0) if self.provider.statuses else 0
+        asked = re.search(r"status=(\d+)", text)
+        status = status or (int(asked[1]) if asked else 200)
+        if status != 200:
+            return self._json(status, {"error": {"message": f"stand-in {status}", "code": status}})
+        used = re.search(r"used=(\d+)\+(\d+)", text)
+        prompt, completion = (int(used[1]), int(used[2])) if used else (10, 20)
+        with self.provider.lock:
+            self.provider.tokens[key] += prompt + completion
+        if "pause" in text:
+            time.sleep(1)
+        if "hang" in text:
+            self.provider._closing.wait(HANG_SECONDS)
+        try:
+            if self.path.endswith("/embeddings"):
+                self._embeddings(body, prompt)
+            elif self.path.endswith("/responses"):
+                self._responses(body, prompt, completion)
+            elif body.get("stream"):
+                self._stream(body, text, prompt, completion)
+            else:
+                self._chat(body, prompt, completion)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def _json(self, status: int, answer: dict[str, Any]) -> None:
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _chat(self, body: dict[str, Any], prompt: int, completion: int) -> None:
+        message = {"role": "assistant", "content": "Hello."}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        self._json(200, {
+            "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": body["model"],
+            "choices": [choice], "usage": _usage(prompt, completion),
+        })  # fmt: skip
+
+    def _embeddings(self, body: dict[str, Any], prompt: int) -> None:
+        self._json(200, {
+            "object": "list", "model": body["model"],
+            "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}],
+            "usage": {"prompt_tokens": prompt, "total_tokens": prompt},
+        })  # fmt: skip
+
+    def _responses(self, body: dict[str, Any], prompt: int, completion: int) -> None:
+        content = [{"type": "output_text", "text": "Hello.", "annotations": []}]
+        item = {"type": "message", "id": "m", "role": "assistant", "status": "completed"}
+        answer = {
+            "id": "resp_1", "object": "response", "created_at": 1, "status": "completed",
+            "model": body["model"], "output": [item | {"content": content}],
+            "parallel_tool_calls": True, "tool_choice": "auto", "tools": [],
+            "usage": {
+                "input_tokens": prompt, "output_tokens": completion,
+                "total_tokens": prompt + completion,
+                "input_tokens_details": {"cached_tokens": 0},
+                "output_tokens_details": {"reasoning_tokens": 0},
+            },
+        }  # fmt: skip
+        if not body.get("stream"):
+            return self._json(200, answer)
+        self._sse()
+        created = answer | {"status": "in_progress", "output": [], "usage": None}
+        self._event({"type": "response.created", "response": created, "sequence_number": 0})
+        self._event({
+            "type": "response.output_text.delta", "item_id": "m", "output_index": 0,
+            "content_index": 0, "delta": "Hello.", "sequence_number": 1,
+        })  # fmt: skip
+        self._event({"type": "response.completed", "response": answer, "sequence_number": 2})
+        self._chunk(b"")
+
+    def _stream(self, body: dict[str, Any], text: str, prompt: int, completion: int) -> None:
+        self._sse()
+        base = {
+            "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1,
+            "model": body["model"],
+        }  # fmt: skip
+        for word in ("Hel", "lo", "."):
+            delta = {"role": "assistant", "content": word}
+            self._event(base | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+            if "drop" in text:
+                self.close_connection = True
+                return
+            if "slow" in text:
+                time.sleep(0.3)
+        if "cut" not in text:
+            self._event(base | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+            if (body.get("stream_options") or {}).get("include_usage"):
+                self._event(base | {"choices": [], "usage": _usage(prompt, completion)})
+            self._chunk(b"data: [DONE]\n\n")
+        self._chunk(b"")
+
+    def _sse(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+
+    def _event(self, event: dict[str, Any]) -> None:
+        self._chunk(b"data: " + json.dumps(event).encode() + b"\n\n")
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.flush()
+
+
+def _usage(prompt: int, completion: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt, "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }  # fmt: skip

@@ -1,0 +1,375 @@
+"""What becomes of a reservation when something goes wrong; connections, credentials, values."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import multiprocessing
+import pickle
+import tempfile
+import threading
+import unittest
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from support import Service, certificates
+from tollgate_quota import (
+    TLS,
+    AlreadyExistsError,
+    BilledReason,
+    Client,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    State,
+    TollgateError,
+    UnauthenticatedError,
+    UnavailableError,
+    Verdict,
+    aio,
+)
+from tollgate_quota.testing import FakeTollgate
+
+REQUEST: dict[str, Any] = {"model": "gpt-4o", "tokens": 1_000}
+DEMO: dict[str, Any] = {"org": "org-demo", "project": "search"}
+
+
+class Failures(unittest.TestCase):
+    """With threads, on the fake: what fails, and what then counts."""
+
+    def setUp(self) -> None:
+        self.fake = FakeTollgate()
+        self.client = self.fake.client()
+
+    def test_an_error_before_the_dispatch_releases(self) -> None:
+        with self.assertRaises(KeyError), self.client.reserve(**REQUEST):
+            raise KeyError
+        self.assertEqual(self.fake.used(), 0)
+        self.assertEqual(self.fake.open, [])
+
+    def test_an_error_after_the_dispatch_keeps_and_logs(self) -> None:
+        with self.assertLogs("tollgate_quota", "WARNING") as logs:
+            with self.assertRaises(KeyError), self.client.reserve(**REQUEST) as reservation:
+                reservation.dispatched()
+                raise KeyError
+        self.assertIs(reservation.state, State.KEPT)
+        self.assertEqual((self.fake.used(), self.fake.open), (1_000, [reservation.request_id]))
+        self.assertIn(reservation.request_id, logs.output[0])
+
+    def test_a_settle_that_fails_raises_and_keeps(self) -> None:
+        self.fake.fail_next("Settle", grpc.StatusCode.UNAVAILABLE, "the store is down")
+        with self.assertLogs("tollgate_quota", "WARNING"):
+            with self.assertRaises(UnavailableError), self.client.reserve(**REQUEST) as reservation:
+                reservation.settle(10)
+        self.assertEqual(self.fake.used(), 1_000)
+        # It can be settled by its id later.
+        self.assertTrue(self.client.settle(reservation.request_id, 10).free)
+        self.assertEqual((self.fake.used(), self.fake.open), (10, []))
+
+    def test_a_release_that_fails_when_it_is_left_is_logged(self) -> None:
+        self.fake.fail_next("Release", grpc.StatusCode.UNAVAILABLE)
+        with self.assertLogs("tollgate_quota", "WARNING") as logs:
+            with self.client.reserve(**REQUEST):
+                pass
+        self.assertIn("could not be released", logs.output[0])
+
+    def test_a_reserve_of_unknown_outcome_is_released(self) -> None:
+        for counted in (True, False):
+            for code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+                self.fake.fail_next("Reserve", code, counted=counted)
+                with self.assertNoLogs("tollgate_quota"), self.assertRaises(TollgateError):
+                    self.client.reserve(**REQUEST)
+                self.assertEqual((self.fake.calls[-1], self.fake.used()), ("Release", 0))
+
+    def test_a_reserve_that_was_refused_is_not_released(self) -> None:
+        with self.assertRaises(InvalidArgumentError) as raised:
+            self.client.reserve(model="", tokens=1)
+        self.assertFalse(raised.exception.outcome_unknown)
+        self.assertEqual(self.fake.calls, ["Reserve"])
+
+    def test_a_reserve_of_unknown_outcome_that_is_not_released_either_is_logged(self) -> None:
+        self.fake.fail_next("Reserve", grpc.StatusCode.UNAVAILABLE, counted=True)
+        self.fake.fail_next("Release", grpc.StatusCode.UNAVAILABLE)
+        with self.assertLogs("tollgate_quota", "WARNING"), self.assertRaises(UnavailableError):
+            self.client.reserve(**REQUEST)
+
+    def test_what_is_settled_is_neither_settled_otherwise_nor_released(self) -> None:
+        with self.client.reserve(**REQUEST) as reservation:
+            reservation.settle(10)
+            self.assertTrue(reservation.settle(10).replayed)
+            with self.assertRaises(AlreadyExistsError):
+                reservation.settle(11)
+            with self.assertRaises(FailedPreconditionError):
+                reservation.release()
+        self.assertIs(reservation.state, State.SETTLED)
+
+    def test_every_reservation_has_an_id_of_its_own(self) -> None:
+        ids = {self.client.reserve(**REQUEST).request_id for _ in range(100)}
+        self.assertEqual(len(ids), 100)
+
+    def test_the_fake_gives_the_answers_that_a_test_prepares(self) -> None:
+        self.fake.bill_next(BilledReason.STORE_UNAVAILABLE)
+        with self.client.reserve(**REQUEST) as reservation:
+            self.assertIs(reservation.verdict, Verdict.BILLED)
+            self.assertIs(reservation.billed_reason, BilledReason.STORE_UNAVAILABLE)
+        self.assertEqual(self.fake.calls, ["Reserve", "Release"])
+
+
+class SlowFake(FakeTollgate):
+    """Answers a call of asyncio only when it may."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.method, self.arrived, self.may_answer = method, asyncio.Event(), asyncio.Event()
+
+    def slow_client(self) -> aio.Client:
+        client = self.aio_client()
+        quick = client._transport
+
+        class Slow:
+            async def call(_, method: str, request: Any, timeout: float) -> Any:
+                answer = await quick.call(method, request, timeout)
+                if method == self.method:
+                    self.arrived.set()
+                    await self.may_answer.wait()
+                return answer
+
+            async def close(_) -> None:
+                await quick.close()
+
+        client._transport = Slow()
+        return client
+
+
+class Cancellation(unittest.IsolatedAsyncioTestCase):
+    """With asyncio: callers whose own user hung up."""
+
+    async def cancelled(self, fake: SlowFake, work: Any) -> None:
+        task = asyncio.create_task(work())
+        await fake.arrived.wait()
+        task.cancel()
+        fake.may_answer.set()
+        with self.assertRaises(asyncio.CancelledError):
+            await task
+
+    async def test_a_cancelled_reserve_is_released(self) -> None:
+        fake = SlowFake("Reserve")
+        async with fake.slow_client() as client:
+            await self.cancelled(fake, lambda: client.reserve(**REQUEST))
+        self.assertEqual((fake.calls, fake.used()), (["Reserve", "Release"], 0))
+
+    async def test_a_cancelled_settle_is_carried_to_its_end(self) -> None:
+        fake = SlowFake("Settle")
+        async with fake.slow_client() as client:
+
+            async def work() -> None:
+                async with await client.reserve(**REQUEST) as reservation:
+                    await reservation.settle(10)
+
+            with self.assertNoLogs("tollgate_quota"):
+                await self.cancelled(fake, work)
+        self.assertEqual((fake.open, fake.used()), ([], 10))
+
+    async def test_who_is_cancelled_before_the_dispatch_releases(self) -> None:
+        fake = SlowFake("Release")
+        async with fake.slow_client() as client:
+
+            async def work() -> None:
+                async with await client.reserve(**REQUEST):
+                    pass
+
+            await self.cancelled(fake, work)
+        self.assertEqual((fake.open, fake.used()), ([], 0))
+
+    async def test_who_is_cancelled_after_the_dispatch_keeps(self) -> None:
+        fake = FakeTollgate()
+        client = fake.aio_client()
+        dispatched = asyncio.Event()
+
+        async def work() -> None:
+            async with await client.reserve(**REQUEST) as reservation:
+                reservation.dispatched()
+                dispatched.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(work())
+        await dispatched.wait()
+        with self.assertLogs("tollgate_quota", "WARNING"):
+            task.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await task
+        self.assertEqual((len(fake.open), fake.used()), (1, 1_000))
+
+    async def test_a_reserve_of_unknown_outcome_is_released(self) -> None:
+        fake = FakeTollgate()
+        fake.fail_next("Reserve", grpc.StatusCode.DEADLINE_EXCEEDED, counted=True)
+        async with fake.aio_client() as client:
+            with self.assertRaises(DeadlineExceededError):
+                await client.reserve(**REQUEST)
+        self.assertEqual((fake.open, fake.used()), ([], 0))
+
+
+class Connections(unittest.TestCase):
+    """With a real service."""
+
+    def service(self, **settings: Any) -> Service:
+        service = Service(**settings)
+        self.addCleanup(service.close)
+        return service
+
+    def test_a_call_during_a_restart_is_retried(self) -> None:
+        service = self.service()
+        with Client(service.address, **DEMO) as client:
+            self.assertTrue(client.reserve(**REQUEST).free)
+            service.stop()
+            with ThreadPoolExecutor() as pool:
+                call = pool.submit(client.reserve, **REQUEST)
+                service.restart()
+                self.assertEqual(call.result().decision.used, 1_000)
+
+    def test_without_a_service_a_call_ends_by_its_timeout(self) -> None:
+        service = self.service()
+        service.stop()
+        with self.assertLogs("tollgate_quota", "WARNING"):
+            with Client(service.address, **DEMO, timeout=0.2) as client:
+                with self.assertRaises(DeadlineExceededError) as raised:
+                    client.reserve(**REQUEST)
+        self.assertTrue(raised.exception.outcome_unknown)
+
+    def test_a_unix_socket(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            service = self.service(listen=f"unix:{folder}/socket")
+            with Client(f"unix:{folder}/socket", token="unused", **DEMO) as client:
+                self.assertTrue(client.reserve(**REQUEST).free)
+            service.stop()
+
+    def test_tokens(self) -> None:
+        digest = hashlib.sha256(b"secret").hexdigest()
+        callers = f"""
+            [callers.gateway]
+            tokens = ["sha256:{digest}"]
+            roles = ["reserve"]
+            organizations = ["org-demo"]
+        """
+        address = self.service(callers=callers).address
+        tokens = iter(["secret", "wrong"])
+        with Client(address, token=lambda: next(tokens), **DEMO) as client:
+            self.assertTrue(client.reserve(**REQUEST).free)
+            with self.assertRaises(UnauthenticatedError):
+                client.reserve(**REQUEST)
+        with Client(address, token="secret", **DEMO) as client:
+            with self.assertRaises(PermissionDeniedError):
+                client.reserve(**REQUEST, org="org-other")
+            with self.assertRaises(PermissionDeniedError):
+                client.quota()
+        with Client(address, **DEMO) as client, self.assertRaises(UnauthenticatedError):
+            client.reserve(**REQUEST)
+
+    def test_tls_with_a_client_certificate_and_a_token(self) -> None:
+        folder = certificates()
+        tls = f"""
+            [tls]
+            cert_file = "{folder}/server.pem"
+            key_file = "{folder}/server.key"
+            client_ca_file = "{folder}/ca.pem"
+        """
+        port = self.service(settings=tls).address.rpartition(":")[2]
+        address = f"localhost:{port}"
+        mine = TLS(
+            ca_file=folder / "ca.pem",
+            cert_file=folder / "client.pem",
+            key_file=folder / "client.key",
+        )
+        with Client(address, tls=mine, token="secret", **DEMO) as client:
+            self.assertTrue(client.reserve(**REQUEST).free)
+
+        async def with_asyncio() -> None:
+            async with aio.Client(address, tls=mine, **DEMO) as client:
+                self.assertTrue((await client.reserve(**REQUEST)).free)
+
+        asyncio.run(with_asyncio())
+        for wrong in (True, TLS(ca_file=folder / "ca.pem"), None):
+            with self.subTest(wrong), self.assertLogs("tollgate_quota", "WARNING"):
+                with Client(address, tls=wrong, timeout=0.5, **DEMO) as client:
+                    with self.assertRaises(TollgateError):
+                        client.reserve(**REQUEST)
+
+    def test_an_asyncio_client_works_in_each_event_loop(self) -> None:
+        client = aio.Client(self.service().address, **DEMO)
+
+        async def work() -> int:
+            async with client, await client.reserve(**REQUEST) as reservation:
+                return (await reservation.settle(1)).used
+
+        self.assertEqual([asyncio.run(work()) for _ in range(2)], [1, 2])
+        loops = [threading.Thread(target=lambda: asyncio.run(work())) for _ in range(4)]
+        for loop in loops:
+            loop.start()
+        for loop in loops:
+            loop.join()
+        self.assertEqual(asyncio.run(work()), 7)
+
+    def test_a_client_works_in_processes_that_were_forked_before_its_first_call(self) -> None:
+        client = Client(self.service().address, **DEMO)
+        context = multiprocessing.get_context("fork")
+        used: Any = context.SimpleQueue()
+        children = [
+            context.Process(target=lambda: used.put(client.reserve(**REQUEST).decision.used))
+            for _ in range(2)
+        ]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join(30)
+        self.assertEqual(sorted([used.get(), used.get()]), [1_000, 2_000])
+
+    def test_usage_reads_every_page(self) -> None:
+        with Client(self.service().address, **DEMO) as client:
+            for number in range(1_001):
+                client.reserve(model="gpt-4o", tokens=1, project=f"project-{number:04}")
+            rows = client.usage().rows
+        self.assertEqual(len({row.project for row in rows}), 1_001)
+
+
+class Values(unittest.TestCase):
+    def test_a_token_is_never_sent_in_clear_beyond_this_machine(self) -> None:
+        for address in ("tollgate:50051", "10.0.0.1:50051", "[2001:db8::1]:50051"):
+            for client in (Client, aio.Client):
+                with self.subTest(address), self.assertRaisesRegex(ValueError, "token"):
+                    client(address, token="secret")
+        for address in ("localhost:1", "127.0.0.2:1", "[::1]:1", "unix:/socket"):
+            Client(address, token="secret")
+        Client("tollgate:50051", token="secret", tls=True)
+
+    def test_a_wrong_address_is_named(self) -> None:
+        for address in ("", "tollgate", "https://tollgate:50051", "unix:"):
+            with self.subTest(address), self.assertRaisesRegex(ValueError, "address"):
+                Client(address)
+
+    def test_a_certificate_without_its_key_is_refused(self) -> None:
+        with self.assertRaisesRegex(ValueError, "key_file"):
+            TLS(cert_file="client.pem")
+
+    def test_tokens_that_are_no_number_of_tokens_are_named(self) -> None:
+        client = FakeTollgate().client()
+        for tokens in (-1, 1 << 64):
+            with self.subTest(tokens), self.assertRaisesRegex(ValueError, "tokens"):
+                client.reserve(model="gpt-4o", tokens=tokens)
+
+    def test_values_of_newer_services_are_kept(self) -> None:
+        reason = BilledReason(99)
+        self.assertEqual((reason.name, int(reason)), ("UNKNOWN_99", 99))
+        self.assertIs(BilledReason(99), reason)
+        self.assertIs(pickle.loads(pickle.dumps(reason)), reason)
+        self.assertNotIn(reason, list(BilledReason))
+
+    def test_errors_survive_pickling(self) -> None:
+        error = pickle.loads(pickle.dumps(UnavailableError(grpc.StatusCode.UNAVAILABLE, "down")))
+        self.assertIsInstance(error, UnavailableError)
+        self.assertEqual((error.code, error.message), (grpc.StatusCode.UNAVAILABLE, "down"))
+
+
+if __name__ == "__main__":
+    unittest.main()

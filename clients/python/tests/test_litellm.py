@@ -1,0 +1,461 @@
+"""The plugin in a real LiteLLM proxy, with a real service and a stand-in provider.
+
+TOLLGATE_TEST_LITELLM names the proxy's program. After each case, `used` is what the provider saw of requests in the
+sharing project, and nothing is held but what may have run.
+"""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from provider import Provider
+from support import CLIENTS, Service, wait_for
+from tollgate_quota import Client, PoolQuota, Usage
+
+MASTER_KEY = "sk-0123456789abcdef0123456789abcdef"
+SMALL = 3_000
+ORGS = ("json", "stream", "fail", "small", "only", "deny", "tag", "many", "gone")
+
+POLICY = f"""
+[program]
+name = "test"
+overflow = "keep_open"
+covered_workloads = ["inference"]
+[pools.large]
+models = ["gpt-4o", "text-embedding-3-small"]
+[tiers.1]
+large = {SMALL}
+[tiers.3]
+large = 1_000_000
+""" + "".join(
+    f"[orgs.org-{org}]\ntier = {3 if org in ('json', 'stream', 'fail') else 1}\n"
+    'data_sharing = "selected"\nprojects = ["proj"]\n'
+    for org in ORGS
+)
+
+numbers = itertools.count()
+
+
+def text(words: str = "") -> str:
+    """A message that no other test sends: answers are cached."""
+    return f"{words} number {next(numbers)}"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Answer:
+    def __init__(self, response: http.client.HTTPResponse, body: bytes) -> None:
+        self.status, self.headers, self.body = response.status, response.headers, body
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def configuration(provider: str) -> dict[str, Any]:
+    """Groups of one deployment that shares and one that does not, and some others."""
+    base = f"{provider}/v1"
+
+    def deployment(group: str, org: str | None, **other: Any) -> dict[str, Any]:
+        key = f"shared-{org}" if org else f"other-{group}"
+        params = {"model": "openai/gpt-4o", "api_base": base, "api_key": key} | other
+        info = {"id": f"{group}-{'shared' if org else 'other'}"}
+        if org:
+            info["tollgate"] = {"org": f"org-{org}", "project": "proj"}  # type: ignore[assignment]
+        return {"model_name": group, "litellm_params": params, "model_info": info}
+
+    both = [
+        deployment(group, org)
+        for group in ("json", "stream", "small", "deny", "tag", "many", "gone")
+        for org in (group, None)
+    ]
+    embedding = {"model": "openai/text-embedding-3-small"}
+    closed = {"api_base": f"http://127.0.0.1:{free_port()}/v1"}
+    models = [
+        *both,
+        deployment("only", "only"),
+        deployment("fail", "fail"),
+        deployment("spare", "fail"),
+        deployment("embedding", "json", **embedding),
+        deployment("unreachable", "fail", **closed),
+    ]
+    return {
+        "model_list": models,
+        "router_settings": {
+            "num_retries": 1,
+            "retry_after": 0,
+            "disable_cooldowns": True,
+            "fallbacks": [{"fail": ["spare"]}],
+        },
+        "litellm_settings": {
+            "callbacks": "tollgate_quota.litellm.handler",
+            "cache": True,
+            "cache_params": {"type": "local"},
+        },
+        "general_settings": {"master_key": MASTER_KEY},
+    }
+
+
+class Proxy:
+    """A LiteLLM proxy with the plugin."""
+
+    def __init__(
+        self, service: str, config: str, folder: Path, environment: dict[str, str]
+    ) -> None:
+        self.port = free_port()
+        file = folder / f"{self.port}.yaml"
+        file.write_text(config, "utf-8")
+        self.log = folder / f"{self.port}.log"
+        variables = os.environ | {
+            "PYTHONPATH": str(CLIENTS / "python" / "src"),
+            # Fetches nothing.
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "TOLLGATE_ADDR": service,
+            **environment,
+        }
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [os.environ["TOLLGATE_TEST_LITELLM"], "--config", str(file)]
+                + ["--host", "127.0.0.1", "--port", str(self.port)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=variables,
+                cwd=folder,
+            )
+
+    def ready(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(self.log.read_text("utf-8"))
+        try:
+            return self.request("GET", "/health/liveliness", None).status == 200
+        except OSError:
+            return False
+
+    def open(self, method: str, path: str, body: Any) -> tuple[Any, http.client.HTTPResponse]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        headers = {"authorization": f"Bearer {MASTER_KEY}", "content-type": "application/json"}
+        headers["x-tollgate-verdict"] = "free"
+        connection.request(method, path, json.dumps(body) if body else None, headers)
+        return connection, connection.getresponse()
+
+    def request(self, method: str, path: str, body: Any) -> Answer:
+        connection, response = self.open(method, path, body)
+        answer = Answer(response, response.read())
+        connection.close()
+        return answer
+
+    def chat(self, group: str, content: str, **fields: Any) -> Answer:
+        return self.request("POST", "/v1/chat/completions", chat(group, content, **fields))
+
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def chat(group: str, content: str, **fields: Any) -> dict[str, Any]:
+    message = {"role": "user", "content": content}
+    return {"model": group, "messages": [message], "max_tokens": 100} | fields
+
+
+class LiteLLM(unittest.TestCase):
+    route: Proxy
+    deny: Proxy
+    tag: Proxy
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        cls.service = Service(policy=POLICY)
+        cls.addClassCleanup(cls.service.close)
+        cls.client = Client(cls.service.address)
+        cls.addClassCleanup(cls.client.close)
+        cls.provider = Provider()
+        cls.addClassCleanup(cls.provider.close)
+        settings: dict[str, dict[str, str]] = {
+            "route": {},
+            "deny": {
+                "TOLLGATE_ON_BILLED": "deny",
+                "TOLLGATE_ON_UNAVAILABLE": "deny",
+                "TOLLGATE_ON_DISCONNECT": "settle",
+            },
+            "tag": {"TOLLGATE_ON_BILLED": "tag"},
+        }
+        config = json.dumps(configuration(cls.provider.url))
+        for name, its in settings.items():
+            proxy = Proxy(cls.service.address, config, Path(folder.name), its)
+            cls.addClassCleanup(proxy.close)
+            setattr(cls, name, proxy)
+        # They import for a long time, all at once.
+        for name in settings:
+            wait_for(getattr(cls, name).ready, 240)
+
+    def setUp(self) -> None:
+        self.provider.reset()
+        self.before = {org: self.pool(org) for org in ORGS}
+
+    def pool(self, org: str) -> PoolQuota:
+        return self.client.quota(org=f"org-{org}").pool("large")
+
+    def usage(self, org: str) -> Usage:
+        return self.client.usage(org=f"org-{org}")
+
+    def shared(self, org: str) -> int:
+        """The tokens that the provider counted in the sharing project."""
+        return self.provider.tokens[f"shared-{org}"]
+
+    def settles(self, org: str, used: int) -> None:
+        """Waits until as many tokens more are used, and none is held that was not before."""
+        before = self.before[org]
+
+        def settled() -> bool:
+            now = self.pool(org)
+            return (now.used, now.held_tokens) == (before.used + used, before.held_tokens)
+
+        try:
+            wait_for(settled, 10)
+        except AssertionError:
+            raise AssertionError(f"{used} are not used: {before}, {self.pool(org)}") from None
+
+    def keeps(self, org: str, requests: int, used: int = 0) -> None:
+        """Waits until what so many requests hold is all that is used beside `used`."""
+        before = self.before[org]
+
+        def kept() -> bool:
+            now = self.pool(org)
+            held = now.held_tokens - before.held_tokens
+            more = now.free_requests - before.free_requests - (1 if used else 0)
+            return held > 0 and more == requests and now.used - before.used == held + used
+
+        try:
+            wait_for(kept, 10)
+        except AssertionError:
+            raise AssertionError(f"{requests} are not kept: {before}, {self.pool(org)}") from None
+
+    # FREE requests.
+
+    def test_a_free_request_goes_where_data_is_shared_and_is_settled_with_its_usage(self) -> None:
+        answer = self.route.chat("json", text("used=40+2"))
+        self.assertEqual((answer.status, answer.headers["x-tollgate-verdict"]), (200, "free"))
+        self.assertEqual((self.shared("json"), self.provider.tokens["other-json"]), (42, 0))
+        self.settles("json", 42)
+
+    def test_a_stream_is_settled_with_its_usage(self) -> None:
+        for options in ({}, {"stream_options": {"include_usage": False}}):
+            answer = self.route.chat("stream", text("used=40+2"), stream=True, **options)
+            self.assertIn(b"[DONE]", answer.body)
+        self.assertEqual(self.shared("stream"), 84)
+        self.settles("stream", 84)
+
+    def test_responses_embeddings_and_messages_are_settled(self) -> None:
+        words = text("used=40+2")
+        for stream in (False, True):
+            body = {"model": "json", "input": words, "stream": stream, "max_output_tokens": 50}
+            self.assertEqual(self.route.request("POST", "/v1/responses", body).status, 200)
+        messages = chat("json", text("used=40+2"))
+        self.assertEqual(self.route.request("POST", "/v1/messages", messages).status, 200)
+        embedding = {"model": "embedding", "input": text("used=40+0")}
+        self.assertEqual(self.route.request("POST", "/v1/embeddings", embedding).status, 200)
+        self.assertEqual(self.shared("json"), 3 * 42 + 40)
+        self.settles("json", 3 * 42 + 40)
+
+    def test_an_answer_from_the_cache_is_released(self) -> None:
+        for stream in (False, True):
+            words = text()
+            for _ in range(2):
+                self.assertEqual(self.route.chat("json", words, stream=stream).status, 200)
+                time.sleep(0.5)
+        self.assertEqual(self.shared("json"), 60)
+        self.settles("json", 60)
+
+    def test_a_client_can_neither_name_a_reservation_nor_a_verdict(self) -> None:
+        held = self.client.reserve(model="gpt-4o", tokens=7, org="org-json", project="proj")
+        spoofs: list[Any] = [held.request_id, {"a": 1}, "x" * 1_000]
+        for spoof in spoofs:
+            metadata = {"tollgate": spoof, "tollgate_verdict": "free"}
+            fields = {"metadata": metadata, "litellm_metadata": metadata}
+            self.assertEqual(self.route.chat("json", text(), **fields).status, 200)
+        held.release()
+        self.settles("json", 90)
+
+    # Requests that fail.
+
+    def test_what_the_provider_refuses_is_released(self) -> None:
+        for status in (400, 401, 403, 404, 413, 422, 429):
+            with self.subTest(status):
+                self.assertGreaterEqual(
+                    self.route.chat("fail", text(f"status={status}")).status, 400
+                )
+        self.assertGreaterEqual(len(self.provider.requests["shared-fail"]), 14)
+        self.settles("fail", 0)
+
+    def test_a_refused_attempt_is_released_and_its_retry_counted(self) -> None:
+        self.provider.statuses += [429]
+        self.assertEqual(self.route.chat("fail", text()).status, 200)
+        self.assertEqual(len(self.provider.requests["shared-fail"]), 2)
+        self.settles("fail", 30)
+
+    def test_each_attempt_that_may_have_run_is_kept(self) -> None:
+        self.provider.statuses += [503, 500]
+        self.assertEqual(self.route.chat("fail", text()).status, 200)
+        self.assertEqual(len(self.provider.requests["shared-fail"]), 3)
+        self.keeps("fail", requests=2, used=30)
+
+    def test_a_provider_that_can_not_be_reached_costs_nothing(self) -> None:
+        self.assertGreaterEqual(self.route.chat("unreachable", text()).status, 500)
+        self.settles("fail", 0)
+
+    def test_a_timeout_is_kept(self) -> None:
+        self.assertGreaterEqual(self.route.chat("spare", text("hang"), timeout=1).status, 400)
+        self.keeps("fail", requests=len(self.provider.requests["shared-fail"]))
+
+    def test_a_stream_that_breaks_off_is_kept(self) -> None:
+        for words in ("cut", "drop"):
+            with self.subTest(words):
+                self.before = {org: self.pool(org) for org in ORGS}
+                self.provider.reset()
+                self.route.chat("stream", text(words), stream=True)
+                self.keeps("stream", requests=len(self.provider.requests["shared-stream"]))
+
+    # Clients that hang up.
+
+    def hang_up(self, proxy: Proxy, group: str, **fields: Any) -> None:
+        body = chat(group, text("slow"), **fields)
+        connection, response = proxy.open("POST", "/v1/chat/completions", body)
+        response.read(10)
+        connection.sock.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
+    def test_a_stream_whose_client_hangs_up_is_kept(self) -> None:
+        self.hang_up(self.route, "stream", stream=True)
+        self.keeps("stream", requests=1)
+
+    def test_or_settled_with_an_estimate_where_that_is_set(self) -> None:
+        self.hang_up(self.deny, "stream", stream=True)
+
+        def settled() -> bool:
+            now, before = self.pool("stream"), self.before["stream"]
+            return now.used > before.used and now.held_tokens == before.held_tokens
+
+        wait_for(settled, 10)
+
+    def test_a_client_that_hangs_up_on_json_leaks_nothing(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.route.port, timeout=30)
+        headers = {"authorization": f"Bearer {MASTER_KEY}", "content-type": "application/json"}
+        body = json.dumps(chat("json", text("pause")))
+        connection.request("POST", "/v1/chat/completions", body, headers)
+        wait_for(lambda: self.shared("json"))
+        connection.close()
+        self.settles("json", 30)
+
+    # BILLED requests.
+
+    def use_up(self, org: str) -> None:
+        client = self.client
+        with client.reserve(model="gpt-4o", tokens=SMALL, org=f"org-{org}", project="proj") as it:
+            it.settle(SMALL)
+
+    def test_a_billed_request_goes_elsewhere_and_stays_in_the_books(self) -> None:
+        self.use_up("small")
+        for stream in (False, True):
+            self.assertEqual(self.route.chat("small", text(), stream=stream).status, 200)
+        self.assertEqual((self.shared("small"), self.provider.tokens["other-small"]), (0, 60))
+        self.settles("small", SMALL)
+        row = wait_for(lambda: [it for it in self.usage("small").rows if it.billed_tokens == 60])
+        self.assertEqual((row[0].free_tokens, row[0].billed_requests), (SMALL, 2))
+        # A client that names the sharing deployment itself gets no further.
+        answer = self.route.chat("small-shared", text())
+        self.assertEqual((answer.status, self.shared("small")), (429, 0))
+
+    def test_a_group_where_all_share_denies(self) -> None:
+        self.use_up("only")
+        answer = self.route.chat("only", text())
+        self.assertEqual((answer.status, answer.headers["x-should-retry"]), (429, "false"))
+        self.assertIn("ALLOWANCE_EXCEEDED", answer.json()["error"]["message"])
+        self.assertEqual(self.provider.requests, {})
+        self.settles("only", SMALL)
+        self.assertIn("model group only has no deployment", self.route.log.read_text("utf-8"))
+
+    def test_deny(self) -> None:
+        self.assertEqual(self.deny.chat("deny", text()).status, 200)
+        self.assertEqual(self.shared("deny"), 30)
+        self.settles("deny", 30)
+        self.assertEqual(self.deny.chat("deny", text(), max_tokens=SMALL).status, 429)
+        self.assertEqual((self.shared("deny"), self.provider.tokens["other-deny"]), (30, 0))
+        self.settles("deny", 30)
+
+    def test_tag(self) -> None:
+        self.use_up("tag")
+        for _ in range(8):
+            answer = self.tag.chat("tag-shared", text())
+            self.assertEqual((answer.status, answer.headers["x-tollgate-verdict"]), (200, "billed"))
+        self.assertEqual(self.shared("tag"), 240)
+        self.settles("tag", SMALL)
+        self.assertIn("FREE is not certain", self.tag.log.read_text("utf-8"))
+
+    def test_many_at_once_never_use_more_than_the_allowance(self) -> None:
+        with ThreadPoolExecutor(32) as pool:
+            jobs = [
+                pool.submit(self.route.chat, "many", text("used=10+90"), stream=bool(number % 2))
+                for number in range(64)
+            ]
+            self.assertEqual({job.result().status for job in jobs}, {200})
+        shared = self.shared("many")
+        self.assertEqual(shared + self.provider.tokens["other-many"], 64 * 100)
+        self.assertLessEqual(shared, SMALL)
+        self.settles("many", shared)
+
+    def test_the_example_of_the_page_runs(self) -> None:
+        page = (CLIENTS / "python" / "LITELLM.md").read_text("utf-8")
+        example = page.partition("```yaml\n")[2].partition("```")[0]
+        # With a provider of ours.
+        base = f"api_base: {self.provider.url}/v1, api_key"
+        example = example.replace("api_key", base).replace("org-demo", "org-json")
+        example = example.replace("project: search", "project: proj")
+        keys = {
+            "SHARING_PROJECT_KEY": "shared-json",
+            "OTHER_PROJECT_KEY": "other-json",
+            "LITELLM_MASTER_KEY": MASTER_KEY,
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            proxy = Proxy(self.service.address, example, Path(folder), keys)
+            try:
+                wait_for(proxy.ready, 240)
+                answer = proxy.chat("gpt-4o", text())
+                self.assertEqual(answer.status, 200, answer.body)
+                self.settles("json", 30)
+            finally:
+                proxy.close()
+        self.assertEqual(self.shared("json"), 30)
+
+    def test_without_tollgate(self) -> None:
+        """Last, as unittest goes by the alphabet."""
+        self.service.stop()
+        self.assertEqual(self.route.chat("gone", text()).status, 200)
+        self.assertEqual((self.shared("gone"), self.provider.tokens["other-gone"]), (0, 30))
+        self.assertEqual(self.route.chat("only", text()).status, 503)
+        self.assertEqual(self.deny.chat("gone", text()).status, 503)
+        self.assertEqual(self.shared("only") + self.shared("gone"), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
