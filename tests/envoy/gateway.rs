@@ -57,6 +57,11 @@ impl Gateway {
         }
     }
 
+    /// Where clients connect to.
+    pub fn addr(&self) -> &str {
+        &self.addr
+    }
+
     pub async fn client(&self) -> GatewayClient {
         GatewayClient::connect(&self.addr).await
     }

@@ -4,14 +4,16 @@ mod faults;
 mod gateway;
 mod load;
 mod outcomes;
+mod page;
 mod provider;
 mod rate_limit;
 mod wire;
 
+use serde_json::Value;
 use tollgate::grpc::proto::PoolQuota;
 
 use self::{
-    gateway::{Gateway, GatewayClient},
+    gateway::{Gateway, GatewayClient, example},
     provider::Provider,
 };
 use crate::{
@@ -45,6 +47,11 @@ struct Setup {
 impl Setup {
     /// With this allowance of the pool `large`, and these settings after those of the example.
     async fn start(allowance: u64, more_settings: &str) -> Self {
+        Self::start_with(example(), allowance, more_settings).await
+    }
+
+    /// The same with another configuration of Envoy.
+    async fn start_with(config: Value, allowance: u64, more_settings: &str) -> Self {
         let policy = small_policy("keep_open");
         let policy = policy.replace("large = 1_000", &format!("large = {allowance}"));
         let files = [
@@ -57,7 +64,7 @@ impl Setup {
         ];
         let tollgate = Tollgate::start(&args);
         let provider = Provider::start().await;
-        let gateway = Gateway::start(&[&tollgate.addr], &provider.addr);
+        let gateway = Gateway::start_with(config, &[&tollgate.addr], &provider.addr);
         Self {
             provider,
             tollgate,

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     PATH, Setup,
-    gateway::{chat, chat_stream},
+    gateway::{chat, chat_stream, example},
 };
 use crate::support::calls::usage;
 
@@ -243,4 +243,29 @@ async fn where_billed_is_denied_the_client_gets_429_and_nothing_is_counted() {
         (large.used, large.billed_requests, large.held_tokens),
         (500, 0, 0)
     );
+}
+
+/// One Check, and two requests at the provider, of which only the last one has usage.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_envoy_retries_is_settled_with_its_usage_and_what_the_first_try_may_have_used()
+ {
+    let mut config = example();
+    let manager = &mut config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0];
+    let hosts = &mut manager["typed_config"]["route_config"]["virtual_hosts"];
+    for route in hosts[0]["routes"].as_array_mut().unwrap() {
+        route["route"]["retry_policy"] = json!({ "retry_on": "5xx", "num_retries": 1 });
+    }
+    let setup = Setup::start_with(config, ALLOWANCE, "").await;
+    let mut client = setup.client().await;
+    let kept = chat("fails", 60, "500").to_string();
+    assert_eq!(client.post(PATH, &[], kept).await.status, 500);
+    setup.wait_for_outcome("kept_retried", 1).await;
+    let reserved = setup.large().await.used;
+    // A body of the same length.
+    let retried = chat("twice", 60, "500 once").to_string();
+    assert_eq!(client.post(PATH, &[], retried).await.status, 200);
+    setup.wait_for_outcome("settled", 1).await;
+    assert_eq!(setup.provider.seen("twice").len(), 2);
+    let more = " once".len() as u64;
+    assert_eq!(setup.large().await.used, reserved + 60 + reserved + more);
 }

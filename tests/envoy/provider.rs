@@ -82,6 +82,8 @@ async fn answer(
     let wish = Wish::of(&body);
     let text = |name: &str| Some(headers.get(name)?.to_str().unwrap().to_owned());
     let project = text("authorization").unwrap_or_default();
+    let tries = seen.lock().unwrap().get(&wish.tag).map_or(0, Vec::len);
+    let wish = wish.at_try(tries);
     let is_refused = wish.then.parse::<u16>().is_ok_and(|status| status < 500);
     let request = Seen {
         project: project.trim_start_matches("Bearer ").to_owned(),
@@ -109,6 +111,14 @@ impl Wish {
             then: text("then"),
             streams: body["stream"] == true,
         }
+    }
+
+    /// `500 once` fails at the first try, and runs well after it.
+    fn at_try(mut self, tries: usize) -> Self {
+        if self.then == "500 once" {
+            self.then = if tries == 0 { "500" } else { "" }.to_owned();
+        }
+        self
     }
 
     fn usage(&self) -> Value {

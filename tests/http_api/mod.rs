@@ -5,6 +5,7 @@ mod callers;
 mod connect_client;
 mod description;
 mod outcomes;
+mod readme;
 mod statuses;
 mod stopping;
 
