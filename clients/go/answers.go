@@ -103,8 +103,8 @@ type Settlement struct {
 	VerdictChanged bool
 }
 
-// Released is the answer of Release.
-type Released struct {
+// ReleaseResult is the answer of Release.
+type ReleaseResult struct {
 	Balance
 	// The tokens, free or billed, that no longer count.
 	ReleasedTokens uint64
@@ -175,11 +175,11 @@ func settlement(a *pb.SettleResponse) Settlement {
 	return Settlement{decision, a.GetVerdictChanged()}
 }
 
-func released(a *pb.ReleaseResponse) Released {
+func released(a *pb.ReleaseResponse) ReleaseResult {
 	balance := Balance{
 		a.GetPool(), a.GetAllowance(), a.GetUsed(), a.GetRemaining(), a.GetResetsAt().AsTime(), a.GetReplayed(),
 	}
-	return Released{balance, a.GetReleasedTokens()}
+	return ReleaseResult{balance, a.GetReleasedTokens()}
 }
 
 func estimate(a *pb.EstimateResponse) Estimate {

@@ -220,7 +220,7 @@ func (c *Client) Settle(ctx context.Context, org, id string, tokens uint64, outs
 }
 
 // Release releases a reservation by its id, also one of another process. An empty org is the client's.
-func (c *Client) Release(ctx context.Context, org, id string) (Released, error) {
+func (c *Client) Release(ctx context.Context, org, id string) (ReleaseResult, error) {
 	answer, err := call(ctx, c, c.service.Release, &pb.ReleaseRequest{Org: or(org, c.options.org), RequestId: id})
 	return released(answer), err
 }

@@ -144,7 +144,7 @@ func TestSettleAndCloseAreCarriedToTheirEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	left.Close(ctx)
-	equal(t, left.State(), quota.ReleasedState)
+	equal(t, left.State(), quota.Released)
 	equal(t, fake.Used("org-demo"), 10)
 }
 
@@ -243,4 +243,16 @@ func TestUsageReadsEveryPage(t *testing.T) {
 	}
 	usage, err := client.Usage(t.Context(), "", "")
 	equal(t, err == nil && len(usage.Rows) == 1_001, true)
+}
+
+func TestTheServiceConfigIsTheExample(t *testing.T) {
+	var texts [2]string
+	for i, path := range []string{"service-config.json", "../../examples/service-config.json"} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[i] = string(text)
+	}
+	equal(t, texts[0], texts[1])
 }

@@ -13,7 +13,7 @@ const (
 	Held State = iota
 	Dispatched
 	Settled
-	ReleasedState
+	Released
 	Kept
 )
 
@@ -88,10 +88,10 @@ func (r *Reservation) settle(ctx context.Context, tokens uint64, outside bool) (
 
 // Release states that the request did not run, and takes back everything that it counted. It is carried to its end
 // even if ctx is cancelled.
-func (r *Reservation) Release(ctx context.Context) (Released, error) {
+func (r *Reservation) Release(ctx context.Context) (ReleaseResult, error) {
 	released, err := r.client.Release(context.WithoutCancel(ctx), r.Org, r.ID)
 	if err == nil {
-		r.move(ReleasedState, Held, Dispatched, Kept)
+		r.move(Released, Held, Dispatched, Kept)
 	}
 	return released, err
 }

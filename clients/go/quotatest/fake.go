@@ -28,7 +28,7 @@ type Reservation struct {
 	Tokens uint64
 	// Why it is BILLED; 0: it is FREE.
 	BilledReason quota.BilledReason
-	// Held, Settled or ReleasedState: the service knows nothing of a dispatch.
+	// Held, Settled or Released: the service knows nothing of a dispatch.
 	State quota.State
 	// What it was settled with.
 	SettledTokens  uint64
@@ -123,7 +123,7 @@ func (f *Fake) Used(org string) uint64 {
 func (f *Fake) used(org string, without *Reservation) uint64 {
 	var used uint64
 	for _, it := range f.reservations {
-		if it == without || it.Org != org || it.BilledReason != 0 || it.State == quota.ReleasedState {
+		if it == without || it.Org != org || it.BilledReason != 0 || it.State == quota.Released {
 			continue
 		}
 		if it.State == quota.Settled {
@@ -169,7 +169,7 @@ func (f *Fake) Reserve(_ context.Context, r *pb.ReserveRequest) (*pb.ReserveResp
 	}
 	if known := f.known(r.Org, r.RequestId); known != nil && !r.DryRun {
 		switch {
-		case known.State == quota.ReleasedState:
+		case known.State == quota.Released:
 			return nil, status.Error(codes.FailedPrecondition, "this request_id was released")
 		case !proto.Equal(known.request, r):
 			return nil, status.Error(codes.AlreadyExists, "this request_id was reserved with other fields")
@@ -210,7 +210,7 @@ func (f *Fake) Settle(_ context.Context, r *pb.SettleRequest) (*pb.SettleRespons
 		return nil, status.Error(codes.InvalidArgument, "tokens must be 0 to 1,000,000,000")
 	case known == nil:
 		return nil, status.Error(codes.NotFound, "request_id is unknown")
-	case known.State == quota.ReleasedState:
+	case known.State == quota.Released:
 		return nil, status.Error(codes.FailedPrecondition, "the reservation was released")
 	case known.State == quota.Settled && (known.SettledTokens != r.Tokens || known.OutsideProgram != r.OutsideProgram):
 		return nil, status.Errorf(codes.AlreadyExists, "settled with %d tokens", known.SettledTokens)
@@ -248,10 +248,10 @@ func (f *Fake) Release(_ context.Context, r *pb.ReleaseRequest) (*pb.ReleaseResp
 		return nil, status.Error(codes.FailedPrecondition, "the reservation was settled")
 	}
 	answer := &pb.ReleaseResponse{
-		ReleasedTokens: known.Tokens, Replayed: known.State == quota.ReleasedState,
+		ReleasedTokens: known.Tokens, Replayed: known.State == quota.Released,
 		Pool: pool, Allowance: f.allowance, ResetsAt: midnight(),
 	}
-	known.State = quota.ReleasedState
+	known.State = quota.Released
 	answer.Used, answer.Remaining = f.balance(r.Org)
 	return answer, nil
 }
@@ -261,7 +261,7 @@ func (f *Fake) GetQuota(_ context.Context, r *pb.GetQuotaRequest) (*pb.GetQuotaR
 	figures := &pb.PoolQuota{Pool: pool, Allowance: f.allowance}
 	figures.Used, figures.Remaining = f.balance(r.Org)
 	for _, it := range f.reservations {
-		if it.Org != r.Org || it.State == quota.ReleasedState {
+		if it.Org != r.Org || it.State == quota.Released {
 			continue
 		}
 		switch it.BilledReason {

@@ -1,7 +1,8 @@
 """A stand-in for the provider: Chat Completions, Responses and Embeddings, JSON and SSE.
 
-A message's text steers it: `status=503`, `hang`, `pause`, `slow` (a pause before each chunk), `cut` (the stream ends without usage),
-`drop` (the connection is closed in mid-stream), `used=P+C` (the tokens of the answer). It counts what it saw by API key.
+A message's text steers it: `status=503`, `hang`, `pause`, `slow` (a pause before each chunk), `cut` (the stream ends
+without usage), `drop` (the connection is closed in mid-stream), `used=P+C` (the tokens of the answer). It counts what
+it saw by API key.
 """
 
 from __future__ import annotations

@@ -297,6 +297,17 @@ class LiteLLM(unittest.TestCase):
         held.release()
         self.settles("json", 90)
 
+    def test_only_the_request_itself_is_bounded(self) -> None:
+        """The proxy puts metadata of some thousand bytes into a body, with its caller's name."""
+        for proxy in (self.route, self.deny):
+            before = self.pool("json").held_tokens
+            with ThreadPoolExecutor() as pool:
+                job = pool.submit(proxy.chat, "json", text("pause"))
+                held = wait_for(lambda before=before: self.pool("json").held_tokens - before)
+                self.assertEqual(job.result().status, 200)
+            self.assertLess(held, 250)
+        self.settles("json", 60)
+
     # Requests that fail.
 
     def test_what_the_provider_refuses_is_released(self) -> None:
@@ -396,7 +407,8 @@ class LiteLLM(unittest.TestCase):
         self.assertIn("model group only has no deployment", self.route.log.read_text("utf-8"))
 
     def test_deny(self) -> None:
-        self.assertEqual(self.deny.chat("deny", text()).status, 200)
+        answer = self.deny.chat("deny", text())
+        self.assertEqual(answer.status, 200, answer.body)
         self.assertEqual(self.shared("deny"), 30)
         self.settles("deny", 30)
         self.assertEqual(self.deny.chat("deny", text(), max_tokens=SMALL).status, 429)

@@ -49,6 +49,7 @@ _FIELDS = (
     "input", "instructions", "system", "prompt", "text", "tools", "functions", "response_format",
     "prediction", "n", "max_tokens", "max_completion_tokens", "max_output_tokens",
 )  # fmt: skip
+_INTERNAL = frozenset({"metadata", "proxy_server_request", "secret_fields", "shared_session"})
 #: Seconds after which a reservation that was never dispatched is released.
 _HELD_SECONDS = 60.0
 #: Seconds after which a request whose end was never reported is given up: it stays counted.
@@ -517,6 +518,9 @@ def _body(call_type: str, kwargs: Mapping[str, Any], messages: Any) -> dict[str,
     """The request as the provider will have it: the client's, with what has changed since."""
     sent = (kwargs.get("proxy_server_request") or {}).get("body")
     body = dict(sent) if isinstance(sent, dict) else {}
+    # What the proxy put there is no part of the request, and names its caller.
+    for key in [it for it in body if it in _INTERNAL or it.startswith(("_", "litellm_"))]:
+        del body[key]
     body.update({key: kwargs[key] for key in _FIELDS if kwargs.get(key) is not None})
     if messages is not None:
         body["messages"] = messages
