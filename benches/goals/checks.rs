@@ -108,7 +108,6 @@ fn check(number: u64) -> CheckRequest {
         id: number.to_string(),
         method: "POST".to_owned(),
         path: "/v1/chat/completions".to_owned(),
-        size: body.len() as i64,
         raw_body: body.into(),
         ..HttpRequest::default()
     };

@@ -107,10 +107,7 @@ impl AccessLog {
         let Some(published) = metadata.and_then(PublishedReservation::of) else {
             return;
         };
-        if !matches!(
-            common.access_log_type(),
-            AccessLogType::DownstreamEnd | AccessLogType::NotSet
-        ) {
+        if common.access_log_type() != AccessLogType::DownstreamEnd {
             return;
         }
         let response = entry.response.unwrap_or_default();

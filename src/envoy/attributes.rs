@@ -110,10 +110,8 @@ impl CheckAttributes {
         let model = model.filter(|model| !model.is_empty());
         let capacity = |model: &str| policy.capacity(model);
         let estimate = match self.header(PARTIAL_BODY_HEADER) {
-            Some("true") => {
-                let size = u64::try_from(self.http.size).unwrap_or(u64::MAX);
-                estimate_partial(endpoint, body, size, model, capacity)
-            }
+            // Envoy says how much it has received, not how much there is.
+            Some("true") => estimate_partial(endpoint, body, u64::MAX, model, capacity),
             _ => estimate(endpoint, body, model, capacity),
         };
         Ok(estimate?)

@@ -72,7 +72,8 @@ impl CheckHandler {
         let denies = self.0.settings.on_billed == OnBilled::Deny;
         let (org, fields) = (request.org.clone(), request.fields.clone());
         if denies {
-            // A refused request counts nothing, and closes no pool.
+            // A refused request counts nothing, and closes no pool. If Envoy asks twice, the id is known, and the first
+            // verdict is the answer.
             let dry_run = Reserve {
                 dry_run: true,
                 ..request.clone()
@@ -88,6 +89,11 @@ impl CheckHandler {
                 // Another request was decided in between.
                 self.0.settlement.release(org, id);
                 return Ok(self.deny(reason));
+            }
+            Verdict::Billed(reason) if reason == BilledReason::StoreUnavailable => {
+                // The guard of the reservation has counted it, and releases what was reserved, if anything was.
+                let (verdict, reason) = response::names(verdict);
+                return Ok(response::pass(verdict, reason.as_deref(), None));
             }
             Verdict::Billed(_) => self.metrics().envoy_checked(EnvoyCheck::Billed),
             Verdict::Free => self.metrics().envoy_checked(EnvoyCheck::Free),

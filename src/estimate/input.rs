@@ -47,6 +47,16 @@ const WHOLE_ITEMS: &[&str] = &[
     "reasoning",
 ];
 
+/// Whether an item is reasoning that the provider has stored: it holds neither the text nor the encrypted text.
+fn is_stored_reasoning(fields: &Fields<'_>) -> Result<bool, EstimateError> {
+    let is_reasoning = match single(fields, "type")? {
+        Some(kind) => kind.string("type")? == "reasoning",
+        None => false,
+    };
+    let is_held = |key| single(fields, key).map(|it| it.is_some_and(|it| !it.is_null()));
+    Ok(is_reasoning && !is_held("encrypted_content")? && !is_held("content")?)
+}
+
 impl Input {
     /// Reads the fields of a body.
     pub(super) fn of(endpoint: Endpoint, fields: &Fields<'_>) -> Result<Self, EstimateError> {
@@ -122,7 +132,7 @@ impl Input {
             None => single(fields, "role")?.is_some(),
             Some(kind) => WHOLE_ITEMS.contains(&kind.string("type")?),
         };
-        self.has_references |= !is_whole;
+        self.has_references |= !is_whole || is_stored_reasoning(fields)?;
         for (key, value) in fields {
             match &**key {
                 "content" | "output" | "summary" if is_whole => self.content(key, value)?,

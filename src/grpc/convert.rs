@@ -29,7 +29,8 @@ pub(super) fn reserve(request: ReserveRequest, permit: &Permit) -> Result<Reserv
     let org = org(request.org, permit)?;
     let workload = workload(request.workload)?;
     let request_id = match request.request_id {
-        id if id.is_empty() => None,
+        // A dry run has no id.
+        id if id.is_empty() || request.dry_run => None,
         id => Some(RequestId::parse(id).map_err(invalid)?),
     };
     Ok(Reserve {

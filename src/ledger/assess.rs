@@ -49,12 +49,11 @@ pub(super) fn reassess(policy: &Policy, day: UtcDay, batch: Batch) -> Batch {
 }
 
 fn reserve(policy: &Policy, assessor: &Assessor<'_>, request: Reserve) -> Operation {
-    let dry_run = request.dry_run;
     Operation::Reserve {
-        request_id: request.request_id.filter(|_| !dry_run),
+        request_id: request.request_id,
         eligibility: assessor.eligibility(&request.fields),
         is_listed: policy.pool_of(&request.fields.model).is_some(),
-        recording: match (dry_run, assessor.knows_org()) {
+        recording: match (request.dry_run, assessor.knows_org()) {
             (true, _) => Recording::DryRun,
             (false, true) => Recording::Record,
             (false, false) => Recording::Stranger,

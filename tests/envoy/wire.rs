@@ -76,7 +76,11 @@ struct Service {
 
 impl Service {
     fn start(settings: &str, callers: Option<&str>) -> Self {
-        let mut files = vec![policy_file(1_000_000), TextFile::new(settings)];
+        Self::start_with(1_000_000, settings, callers)
+    }
+
+    fn start_with(allowance: u64, settings: &str, callers: Option<&str>) -> Self {
+        let mut files = vec![policy_file(allowance), TextFile::new(settings)];
         files.extend(callers.map(TextFile::new));
         let mut args = vec![
             "--store",
@@ -198,6 +202,28 @@ async fn a_body_is_read_as_text_or_bytes_and_names_its_verdict() {
     }
 }
 
+/// Also where it would not fit a second time.
+#[tokio::test]
+async fn where_billed_is_denied_a_second_check_of_one_request_has_the_first_verdict() {
+    let settings = format!("{SETTINGS}on_billed = \"deny\"\n");
+    let service = Service::start_with(500, &settings, None);
+    for _ in 0..2 {
+        let answer = service.check(check_of(http_request())).await.unwrap();
+        assert_eq!(headers(&answer), ("free".to_owned(), None));
+    }
+    let other = HttpRequest {
+        id: "18".to_owned(),
+        ..http_request()
+    };
+    let answer = service.check(check_of(other)).await.unwrap();
+    assert!(
+        matches!(answer.http_response, Some(HttpResponse::DeniedResponse(_))),
+        "{answer:?}"
+    );
+    let large = large_of(&service.tollgate.client(), "acme").await;
+    assert_eq!((large.free_requests, large.billed_requests), (1, 0));
+}
+
 #[tokio::test]
 async fn services_that_are_not_set_are_not_served() {
     let service = Service::start("[envoy]\nservices = [\"access_log\"]\n", None);
@@ -266,6 +292,7 @@ async fn the_access_log_ends_what_a_check_published_and_nothing_else() {
     let entries = vec![
         entry(None, AccessLogType::DownstreamEnd),
         entry(Some(Metadata::default()), AccessLogType::DownstreamEnd),
+        entry(Some(metadata.clone()), AccessLogType::NotSet),
         entry(Some(metadata.clone()), AccessLogType::DownstreamStart),
         // It was never sent to an upstream.
         entry(Some(metadata.clone()), AccessLogType::DownstreamEnd),

@@ -284,6 +284,14 @@ const UNBOUNDED: &[(&str, Workload)] = &[
         r#"{"input":[{"type":"item_reference","id":"i"}]}"#,
         Workload::Inference,
     ),
+    (
+        r#"{"input":[{"type":"reasoning","id":"rs_1","summary":[]}]}"#,
+        Workload::Inference,
+    ),
+    (
+        r#"{"input":[{"type":"reasoning","id":"rs_1","encrypted_content":null}]}"#,
+        Workload::Inference,
+    ),
     (r#"{"input":[{"id":"i"}]}"#, Workload::Inference),
     (r#"{"input":[{"id":"i","type":null}]}"#, Workload::Inference),
     (
@@ -351,7 +359,8 @@ fn references_and_hosted_tools_count_as_the_context_window() {
         r#"{"previous_response_id":null,"conversation":null,"prompt":null,"tools":null,"input":"x"}"#,
         r#"{"web_search_options":null,"tools":[{"type":"function"},{"type":"custom"}]}"#,
         r#"{"input":[{"type":"message","role":"user","content":"x"},{"role":"user","content":"x"}]}"#,
-        r#"{"input":[{"type":"reasoning","summary":[{"type":"summary_text","text":"x"}]}]}"#,
+        r#"{"input":[{"type":"reasoning","encrypted_content":"x","summary":[{"type":"summary_text","text":"x"}]}]}"#,
+        r#"{"input":[{"type":"reasoning","summary":[],"content":[{"type":"reasoning_text","text":"x"}]}]}"#,
         r#"{"input":[{"type":"function_call","arguments":"x"},{"type":"function_call_output","output":"x"}]}"#,
     ] {
         let estimate = responses(body);

@@ -70,7 +70,7 @@ fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
                 (false, false) => Recording::Stranger,
             };
             Operation::Reserve {
-                request_id: call.request_id.filter(|_| !dry),
+                request_id: call.request_id,
                 fields: call.fields,
                 eligibility,
                 is_listed,

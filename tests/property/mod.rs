@@ -153,6 +153,8 @@ fn reserve_call(org: &str, fields: &Fields, id: Option<&str>, dry: bool) -> Rese
         .model(fields.model)
         .workload(named.unwrap());
     call.dry_run = dry;
+    // As over gRPC.
+    let id = id.filter(|_| !dry);
     id.map_or(call.clone(), |id| call.id(id))
 }
 

@@ -43,7 +43,7 @@ paths.
 {{- /* YAML reads an unquoted off as false. */ -}}
 {{- if kindIs "bool" $settings.reflection -}}{{- $_ := set $settings "reflection" "off" -}}{{- end -}}
 {{- /* Empty sections are left out. */ -}}
-{{- range $name, $section := dict "redis" $redis "bounds" $bounds -}}
+{{- range $name, $section := dict "redis" $redis "bounds" $bounds "envoy" (default dict $settings.envoy) -}}
 {{- $said := dict -}}
 {{- range $key, $value := $section -}}
 {{- if not (kindIs "invalid" $value) -}}{{- $_ := set $said $key $value -}}{{- end -}}
