@@ -60,11 +60,41 @@ func equal[T comparable](t *testing.T, got, wanted T) {
 func TestAReservationThatIsLeftAfterItsDispatchIsKeptAndLogged(t *testing.T) {
 	fake, client, log := fake(t)
 	reservation := reserve(t, client)
-	reservation.Dispatched()
+	equal(t, reservation.Dispatched(), nil)
 	reservation.Close(t.Context())
 	equal(t, reservation.State(), quota.Kept)
 	equal(t, fake.Used("org-demo"), 1_000)
 	equal(t, strings.Contains(log.String(), reservation.ID), true)
+}
+
+func TestWhatIsOrMayBeReleasedIsNotDispatched(t *testing.T) {
+	for _, end := range []func(*quota.Reservation){
+		func(r *quota.Reservation) { _, _ = r.Release(context.Background()) },
+		func(r *quota.Reservation) { r.Close(context.Background()) },
+	} {
+		var reservation *quota.Reservation
+		_, client, _ := fake(t, after("Release", func() {
+			equal(t, reservation.State(), quota.Releasing)
+			equal(t, status.Code(reservation.Dispatched()), codes.FailedPrecondition)
+		}))
+		reservation = reserve(t, client)
+		end(reservation)
+		equal(t, reservation.State(), quota.Released)
+		equal(t, status.Code(reservation.Dispatched()), codes.FailedPrecondition)
+	}
+}
+
+func TestAReleaseOfUnknownOutcomeIsMadeAgain(t *testing.T) {
+	fake, client, log := fake(t)
+	reservation := reserve(t, client)
+	equal(t, reservation.Dispatched(), nil)
+	fake.FailNext("Release", codes.Unavailable, true)
+	_, err := reservation.Release(t.Context())
+	equal(t, status.Code(err), codes.Unavailable)
+	equal(t, status.Code(reservation.Dispatched()), codes.FailedPrecondition)
+	reservation.Close(t.Context())
+	equal(t, reservation.State(), quota.Released)
+	equal(t, log.Len(), 0)
 }
 
 func TestASettleThatFailsIsKeptAndMayComeLater(t *testing.T) {

@@ -11,6 +11,7 @@ import threading
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 from support import Service, certificates
@@ -104,6 +105,52 @@ class Failures(unittest.TestCase):
             with self.assertRaises(FailedPreconditionError):
                 reservation.release()
         self.assertIs(reservation.state, State.SETTLED)
+
+    def test_what_is_or_may_be_released_is_not_dispatched(self) -> None:
+        reservation = self.client.reserve(**REQUEST)
+        answer = self.fake.answer
+
+        def meanwhile(method: str, request: Any) -> Any:
+            with self.assertRaisesRegex(FailedPreconditionError, "RELEASING"):
+                reservation.dispatched()
+            return answer(method, request)
+
+        with patch.object(self.fake, "answer", meanwhile):
+            reservation.release()
+        with self.assertRaisesRegex(FailedPreconditionError, "RELEASED") as raised:
+            reservation.dispatched()
+        self.assertFalse(raised.exception.outcome_unknown)
+        other = self.client.reserve(**REQUEST)
+        with patch.object(self.fake, "answer", meanwhile):
+            reservation = other
+            other.close()
+        self.assertIs(other.state, State.RELEASED)
+
+    def test_a_release_of_unknown_outcome_is_made_again_and_never_dispatched(self) -> None:
+        for may_have_run in (False, True):
+            reservation = self.client.reserve(**REQUEST)
+            if may_have_run:
+                reservation.dispatched()
+                reservation.dispatched()
+            self.fake.fail_next("Release", grpc.StatusCode.UNAVAILABLE, counted=True)
+            with self.assertRaises(UnavailableError):
+                reservation.release()
+            with self.assertRaises(FailedPreconditionError):
+                reservation.dispatched()
+            with self.assertNoLogs("tollgate_quota"):
+                reservation.close()
+            self.assertIs(reservation.state, State.RELEASED)
+
+    def test_what_is_kept_or_settled_is_not_dispatched_again(self) -> None:
+        kept, settled = self.client.reserve(**REQUEST), self.client.reserve(**REQUEST)
+        kept.keep()
+        settled.settle(10)
+        for reservation in (kept, settled):
+            with self.assertRaises(FailedPreconditionError):
+                reservation.dispatched()
+        # Its use became known after all.
+        kept.settle(20)
+        self.assertEqual((self.fake.used(), self.fake.open), (30, []))
 
     def test_every_reservation_has_an_id_of_its_own(self) -> None:
         ids = {self.client.reserve(**REQUEST).request_id for _ in range(100)}

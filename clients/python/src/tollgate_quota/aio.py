@@ -270,7 +270,7 @@ class Reservation(Lifecycle):
         `outside_program`: it ran where nothing is shared, in another project or at another provider; it is billed
         then, and what was held is given back. The same again is answered again; another amount is an error.
         """
-        self.dispatched()
+        self._begin_settle()
 
         async def settle() -> Settlement:
             settlement = await self._client.settle(
@@ -288,6 +288,7 @@ class Reservation(Lifecycle):
 
     async def release(self, *, timeout: float | None = None) -> ReleaseResult:
         """States that the request did not run, and takes back everything that it counted."""
+        self._begin_release()
         result = await self._client.release(self.request_id, org=self.org, timeout=timeout)
         self._state = State.RELEASED
         return result

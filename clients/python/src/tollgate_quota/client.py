@@ -286,7 +286,7 @@ class Reservation(Lifecycle):
         `outside_program`: it ran where nothing is shared, in another project or at another provider; it is billed
         then, and what was held is given back. The same again is answered again; another amount is an error.
         """
-        self.dispatched()
+        self._begin_settle()
         settlement = self._client.settle(
             self.request_id, tokens, outside_program=outside_program, org=self.org, timeout=timeout
         )
@@ -295,6 +295,7 @@ class Reservation(Lifecycle):
 
     def release(self, *, timeout: float | None = None) -> ReleaseResult:
         """States that the request did not run, and takes back everything that it counted."""
+        self._begin_release()
         result = self._client.release(self.request_id, org=self.org, timeout=timeout)
         self._state = State.RELEASED
         return result
