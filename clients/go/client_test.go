@@ -118,17 +118,50 @@ func TestAReleaseThatFailsIsLogged(t *testing.T) {
 }
 
 func TestAReserveOfUnknownOutcomeIsReleased(t *testing.T) {
-	for _, counted := range []bool{true, false} {
-		fake, client, log := fake(t)
-		fake.FailNext("Reserve", codes.DeadlineExceeded, counted)
-		_, err := client.Reserve(t.Context(), request)
-		var failed *quota.Error
-		equal(t, errors.As(err, &failed) && failed.OutcomeUnknown(), true)
-		_ = client.Close()
-		equal(t, fake.Used("org-demo"), 0)
-		equal(t, slices.Equal(fake.Calls(), []string{"Reserve", "Release"}), true)
-		equal(t, log.Len(), 0)
-	}
+	fake, client, log := fake(t)
+	fake.FailNext("Reserve", codes.DeadlineExceeded, true)
+	_, err := client.Reserve(t.Context(), request)
+	var failed *quota.Error
+	equal(t, errors.As(err, &failed) && failed.OutcomeUnknown(), true)
+	_ = client.Close()
+	equal(t, fake.Used("org-demo"), 0)
+	equal(t, slices.Equal(fake.Calls(), []string{"Reserve", "Release"}), true)
+	equal(t, log.Len(), 0)
+}
+
+func TestAReleaseThatOvertakesItsReserveIsMadeAgain(t *testing.T) {
+	var late func()
+	fake, client, log := fake(t, quota.WithDialOptions(grpc.WithUnaryInterceptor(func(
+		ctx context.Context, path string, q, a any, conn *grpc.ClientConn, next grpc.UnaryInvoker,
+		options ...grpc.CallOption,
+	) error {
+		if strings.HasSuffix(path, "/Reserve") {
+			late = func() { _ = next(context.Background(), path, q, a, conn, options...) }
+			return status.Error(codes.DeadlineExceeded, "late")
+		}
+		err := next(ctx, path, q, a, conn, options...)
+		if late != nil {
+			late()
+			late = nil
+		}
+		return err
+	})))
+	_, err := client.Reserve(t.Context(), request)
+	equal(t, status.Code(err), codes.DeadlineExceeded)
+	_ = client.Close()
+	equal(t, slices.Equal(fake.Calls(), []string{"Release", "Reserve", "Release"}), true)
+	equal(t, fake.Used("org-demo"), 0)
+	equal(t, log.Len(), 0)
+}
+
+func TestAReserveThatStaysUnknownIsLogged(t *testing.T) {
+	fake, client, log := fake(t, quota.WithTimeout(600*time.Millisecond))
+	fake.FailNext("Reserve", codes.Unavailable, false)
+	_, err := client.Reserve(t.Context(), request)
+	equal(t, status.Code(err), codes.Unavailable)
+	_ = client.Close()
+	equal(t, slices.Equal(fake.Calls(), []string{"Reserve", "Release", "Release"}), true)
+	equal(t, strings.Contains(log.String(), "NotFound"), true)
 }
 
 func TestAReserveThatWasRefusedIsNotReleased(t *testing.T) {

@@ -37,6 +37,25 @@ REQUEST: dict[str, Any] = {"model": "gpt-4o", "tokens": 1_000}
 DEMO: dict[str, Any] = {"org": "org-demo", "project": "search"}
 
 
+class OvertakenFake(FakeTollgate):
+    """A Reserve arrives only after it has failed, and after its Release."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._late: Any = None
+
+    def answer(self, method: str, request: Any) -> Any:
+        if method == "Reserve":
+            self._late = request
+            raise DeadlineExceededError(grpc.StatusCode.DEADLINE_EXCEEDED, "late")
+        try:
+            return super().answer(method, request)
+        finally:
+            if self._late is not None:
+                super().answer("Reserve", self._late)
+                self._late = None
+
+
 class Failures(unittest.TestCase):
     """With threads, on the fake: what fails, and what then counts."""
 
@@ -77,12 +96,25 @@ class Failures(unittest.TestCase):
         self.assertIn("could not be released", logs.output[0])
 
     def test_a_reserve_of_unknown_outcome_is_released(self) -> None:
-        for counted in (True, False):
-            for code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
-                self.fake.fail_next("Reserve", code, counted=counted)
-                with self.assertNoLogs("tollgate_quota"), self.assertRaises(TollgateError):
-                    self.client.reserve(**REQUEST)
-                self.assertEqual((self.fake.calls[-1], self.fake.used()), ("Release", 0))
+        for code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+            self.fake.fail_next("Reserve", code, counted=True)
+            with self.assertNoLogs("tollgate_quota"), self.assertRaises(TollgateError):
+                self.client.reserve(**REQUEST)
+            self.assertEqual((self.fake.calls[-1], self.fake.used()), ("Release", 0))
+
+    def test_a_release_that_overtakes_its_reserve_is_made_again(self) -> None:
+        fake = OvertakenFake()
+        with self.assertNoLogs("tollgate_quota"), self.assertRaises(DeadlineExceededError):
+            fake.client().reserve(**REQUEST)
+        self.assertEqual((len(fake.reservations), fake.open, fake.used()), (1, [], 0))
+
+    def test_a_reserve_that_stays_unknown_is_logged(self) -> None:
+        self.fake.fail_next("Reserve", grpc.StatusCode.UNAVAILABLE)
+        with self.assertLogs("tollgate_quota", "WARNING") as logs:
+            with self.assertRaises(UnavailableError):
+                self.client.reserve(**REQUEST, timeout=0.6)
+        self.assertIn("NOT_FOUND", logs.output[0])
+        self.assertEqual(self.fake.calls, ["Reserve", "Release", "Release"])
 
     def test_a_reserve_that_was_refused_is_not_released(self) -> None:
         with self.assertRaises(InvalidArgumentError) as raised:
@@ -256,6 +288,24 @@ class Cancellation(unittest.IsolatedAsyncioTestCase):
             with self.assertRaises(DeadlineExceededError):
                 await client.reserve(**REQUEST)
         self.assertEqual((fake.open, fake.used()), ([], 0))
+
+    async def test_a_release_that_overtakes_its_reserve_is_made_again(self) -> None:
+        fake = OvertakenFake()
+        with self.assertNoLogs("tollgate_quota"):
+            async with fake.aio_client() as client:
+                with self.assertRaises(DeadlineExceededError):
+                    await client.reserve(**REQUEST)
+        self.assertEqual((len(fake.reservations), fake.open, fake.used()), (1, [], 0))
+
+    async def test_a_reserve_that_stays_unknown_is_logged(self) -> None:
+        fake = FakeTollgate()
+        fake.fail_next("Reserve", grpc.StatusCode.UNAVAILABLE)
+        with self.assertLogs("tollgate_quota", "WARNING") as logs:
+            async with fake.aio_client() as client:
+                with self.assertRaises(UnavailableError):
+                    await client.reserve(**REQUEST, timeout=0.6)
+        self.assertIn("NOT_FOUND", logs.output[0])
+        self.assertEqual(fake.calls, ["Reserve", "Release", "Release"])
 
 
 class Connections(unittest.TestCase):

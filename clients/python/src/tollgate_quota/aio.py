@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import uuid
 import weakref
 from collections.abc import Coroutine
@@ -36,7 +37,7 @@ from .connection import (
     serialize,
 )
 from .errors import NotFoundError, TollgateError
-from .lifecycle import Lifecycle, State, log_failed_release
+from .lifecycle import FIRST_PAUSE, Lifecycle, State, log_failed_release
 from .requests import Requests
 
 _T = TypeVar("_T")
@@ -242,13 +243,20 @@ class Client:
         return await asyncio.shield(self._spawn(work))
 
     async def _release_unknown(self, org: str, request_id: str, timeout: float | None) -> None:
-        try:
-            await self._call("Release", self._requests.release(request_id, org=org), timeout)
-        except NotFoundError:
-            # It never counted.
-            pass
-        except TollgateError as error:
-            log_failed_release(request_id, org, error)
+        request = self._requests.release(request_id, org=org)
+        end = time.monotonic() + (self._timeout if timeout is None else timeout)
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self._call("Release", request, max(0.0, end - time.monotonic()))
+                return
+            except TollgateError as error:
+                # NOT_FOUND: it never counted, or the Reserve is still on its way.
+                if not isinstance(error, NotFoundError) or time.monotonic() + pause >= end:
+                    log_failed_release(request_id, org, error)
+                    return
+            await asyncio.sleep(pause)
+            pause *= 2
 
 
 class Reservation(Lifecycle):

@@ -13,6 +13,9 @@ from .errors import FailedPreconditionError
 
 logger = logging.getLogger("tollgate_quota")
 
+#: Seconds until a Release of unknown outcome is asked again; each later pause is twice as long.
+FIRST_PAUSE = 0.25
+
 
 class State(Enum):
     """The state of a reservation, as this process knows it."""
