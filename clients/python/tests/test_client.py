@@ -251,6 +251,25 @@ class Cancellation(unittest.IsolatedAsyncioTestCase):
                 await self.cancelled(fake, work)
         self.assertEqual((fake.open, fake.used()), ([], 10))
 
+    async def test_a_cancelled_release_after_the_dispatch_is_carried_to_its_end(self) -> None:
+        fake = SlowFake("Release")
+        states = []
+        async with fake.slow_client() as client:
+
+            async def work() -> None:
+                async with await client.reserve(**REQUEST) as reservation:
+                    reservation.dispatched()
+                    try:
+                        await reservation.release()
+                    finally:
+                        await reservation.close()
+                        states.append(reservation.state)
+
+            with self.assertNoLogs("tollgate_quota"):
+                await self.cancelled(fake, work)
+        self.assertEqual((states, fake.used()), ([State.RELEASED], 0))
+        self.assertEqual(fake.calls, ["Reserve", "Release"])
+
     async def test_who_is_cancelled_before_the_dispatch_releases(self) -> None:
         fake = SlowFake("Release")
         async with fake.slow_client() as client:

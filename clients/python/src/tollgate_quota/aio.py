@@ -268,7 +268,8 @@ class Reservation(Lifecycle):
     ) -> None:
         super().__init__(request_id, org, tokens, decision)
         self._client = client
-        self._settle: asyncio.Task[Settlement] | None = None
+        # The settles and releases that were begun.
+        self._begun: list[asyncio.Task[Any]] = []
 
     async def settle(
         self, tokens: int, *, outside_program: bool = False, timeout: float | None = None
@@ -291,24 +292,32 @@ class Reservation(Lifecycle):
             self._state = State.SETTLED
             return settlement
 
-        self._settle = self._client._spawn(settle())
-        return await asyncio.shield(self._settle)
+        return await self._to_its_end(settle())
 
     async def release(self, *, timeout: float | None = None) -> ReleaseResult:
         """States that the request did not run, and takes back everything that it counted."""
         self._begin_release()
-        result = await self._client.release(self.request_id, org=self.org, timeout=timeout)
-        self._state = State.RELEASED
-        return result
+
+        async def release() -> ReleaseResult:
+            result = await self._client.release(self.request_id, org=self.org, timeout=timeout)
+            self._state = State.RELEASED
+            return result
+
+        return await self._to_its_end(release())
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, _T]) -> _T:
+        task = self._client._spawn(work)
+        self._begun.append(task)
+        return await asyncio.shield(task)
 
     async def close(self) -> None:
         """Ends it, as `async with` does. A release that fails is logged."""
         await self._client._to_its_end(self._close())
 
     async def _close(self) -> None:
-        if self._settle is not None and not self._settle.done():
-            # The caller was cancelled while it settled.
-            await asyncio.wait([self._settle])
+        if self._begun:
+            # The caller was cancelled while it settled or released.
+            await asyncio.wait(self._begun)
         if self._leave():
             try:
                 await self.release()
