@@ -129,7 +129,13 @@ func isLocal(address string) bool {
 type bearer func() string
 
 func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	return map[string]string{"authorization": "Bearer " + b()}, nil
+	// A file's last line has an end.
+	token := strings.TrimSpace(b())
+	if strings.ContainsFunc(token, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return nil, status.Error(codes.Unauthenticated,
+			"token: it holds a control character, or one that is not ASCII")
+	}
+	return map[string]string{"authorization": "Bearer " + token}, nil
 }
 
 // New has checked it: on this machine a token may be sent in clear.

@@ -272,6 +272,17 @@ func TestTokens(t *testing.T) {
 	equal(t, status.Code(err), codes.Unauthenticated)
 }
 
+func TestATokenThatCanNotBeSentIsNamed(t *testing.T) {
+	address := service(t, nil, "127.0.0.1:0")
+	for _, token := range []string{"sec\nret", "sec\x00ret", "secr\u00e9t"} {
+		_, err := demo(t, address, quota.WithToken(func() string { return token })).Reserve(t.Context(), request)
+		equal(t, status.Code(err), codes.Unauthenticated)
+		equal(t, strings.Contains(err.Error(), "token"), true)
+	}
+	// The end of a line is that of its file.
+	equal(t, reserve(t, demo(t, address, quota.WithToken(func() string { return "secret\n" }))).Free(), true)
+}
+
 func TestTLSWithAClientCertificate(t *testing.T) {
 	folder := os.Getenv("TOLLGATE_TEST_CERTIFICATES")
 	path := func(name string) string { return filepath.Join(folder, name) }

@@ -383,6 +383,41 @@ class Connections(unittest.TestCase):
         with Client(address, **DEMO) as client, self.assertRaises(UnauthenticatedError):
             client.reserve(**REQUEST)
 
+    def test_a_token_that_can_not_be_sent_is_named_and_nothing_is_sent(self) -> None:
+        address = self.service().address
+
+        def fails() -> str:
+            raise OSError("secret")
+
+        async def with_asyncio(token: Any) -> None:
+            async with aio.Client(address, token=token, **DEMO) as client:
+                await client.reserve(**REQUEST)
+
+        for token in ("sec\nret", "sec\x00ret", "sec\x7fret", "secrét", fails):
+            with self.subTest(token), self.assertNoLogs("tollgate_quota"):
+                with Client(address, token=token, **DEMO) as client:
+                    with self.assertRaisesRegex(UnauthenticatedError, "token") as raised:
+                        client.reserve(**REQUEST)
+                self.assertNotIn("secret", str(raised.exception))
+                with self.assertRaisesRegex(UnauthenticatedError, "token"):
+                    asyncio.run(with_asyncio(token))
+        # Ends of lines around it are those of its file.
+        with Client(address, token="secret\n", **DEMO) as client:
+            self.assertTrue(client.reserve(**REQUEST).free)
+        asyncio.run(with_asyncio(lambda: "secret\r\n"))
+
+    def test_a_file_that_is_missing_fails_the_call_with_its_name(self) -> None:
+        tls = TLS(ca_file="/missing.pem")
+
+        async def with_asyncio() -> None:
+            async with aio.Client("localhost:1", tls=tls, **DEMO) as client:
+                await client.quota()
+
+        with self.assertRaisesRegex(TollgateError, "/missing.pem"):
+            Client("localhost:1", tls=tls, **DEMO).quota()
+        with self.assertRaisesRegex(TollgateError, "/missing.pem"):
+            asyncio.run(with_asyncio())
+
     def test_tls_with_a_client_certificate_and_a_token(self) -> None:
         folder = certificates()
         tls = f"""

@@ -32,7 +32,7 @@ from .connection import (
     Endpoint,
     Token,
     deserializer,
-    error_of_rpc,
+    error_of_call,
     path,
     serialize,
 )
@@ -81,13 +81,16 @@ class GrpcTransport:
 
     async def call(self, method: str, request: Message, timeout: float) -> Any:
         """Makes a call."""
-        call: Any = self._channel().unary_unary(
-            path(method), request_serializer=serialize, response_deserializer=deserializer(method)
-        )
         try:
-            return await call(request, timeout=timeout, metadata=self._endpoint.metadata())
-        except grpc.RpcError as error:
-            raise error_of_rpc(error) from error
+            metadata = self._endpoint.metadata()
+            call: Any = self._channel().unary_unary(
+                path(method),
+                request_serializer=serialize,
+                response_deserializer=deserializer(method),
+            )
+            return await call(request, timeout=timeout, metadata=metadata)
+        except Exception as error:
+            raise error_of_call(error) from error
 
     async def close(self) -> None:
         """Closes the channel of the running event loop."""

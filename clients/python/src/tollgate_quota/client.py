@@ -31,7 +31,7 @@ from .connection import (
     Endpoint,
     Token,
     deserializer,
-    error_of_rpc,
+    error_of_call,
     path,
     serialize,
 )
@@ -83,11 +83,10 @@ class GrpcTransport:
     def call(self, method: str, request: Message, timeout: float) -> Any:
         """Makes a call."""
         try:
-            return self._method(method)(
-                request, timeout=timeout, metadata=self._endpoint.metadata()
-            )
-        except grpc.RpcError as error:
-            raise error_of_rpc(error) from error
+            metadata = self._endpoint.metadata()
+            return self._method(method)(request, timeout=timeout, metadata=metadata)
+        except Exception as error:
+            raise error_of_call(error) from error
 
     def in_background(self, work: Callable[[], None]) -> None:
         """Does work in a thread, which does not keep a process that ends."""
