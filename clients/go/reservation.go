@@ -69,7 +69,7 @@ func (r *Reservation) Dispatched() error {
 	if r.move(Dispatched, Held, Dispatched) {
 		return nil
 	}
-	message := fmt.Sprintf("reservation %s is %s: no request may be sent on it", r.ID, r.State())
+	message := fmt.Sprintf("reservation %s is %s: send no request on it", r.ID, r.State())
 	return &Error{Code: codes.FailedPrecondition, Message: message}
 }
 

@@ -71,7 +71,7 @@ class Lifecycle:
         if not self._move(State.DISPATCHED, State.HELD, State.DISPATCHED):
             raise FailedPreconditionError(
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"reservation {self.request_id} is {self._state.name}: no request may be sent on it",
+                f"reservation {self.request_id} is {self._state.name}: send no request on it",
             )
 
     def keep(self) -> None:
