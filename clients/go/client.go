@@ -22,12 +22,16 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	pb "tollgate/quota/internal/tollgatev1"
 )
 
 // DefaultTimeout bounds a call with all its attempts.
 const DefaultTimeout = 10 * time.Second
+
+// Until a Release of unknown outcome is asked again; each later pause is twice as long.
+const firstPause = 250 * time.Millisecond
 
 //go:embed service-config.json
 var serviceConfig string
@@ -125,7 +129,13 @@ func isLocal(address string) bool {
 type bearer func() string
 
 func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	return map[string]string{"authorization": "Bearer " + b()}, nil
+	// A file's last line has an end.
+	token := strings.TrimSpace(b())
+	if strings.ContainsFunc(token, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return nil, status.Error(codes.Unauthenticated,
+			"token: it holds a control character, or one that is not ASCII")
+	}
+	return map[string]string{"authorization": "Bearer " + token}, nil
 }
 
 // New has checked it: on this machine a token may be sent in clear.
@@ -188,11 +198,20 @@ func (c *Client) releaseInBackground(ctx context.Context, org, id string) {
 	c.background.Add(1)
 	go func() {
 		defer c.background.Done()
-		_, err := c.Release(context.WithoutCancel(ctx), org, id)
-		var failed *Error
-		// NotFound: it never counted.
-		if err != nil && !(errors.As(err, &failed) && failed.Code == codes.NotFound) {
-			c.logFailedRelease(ctx, org, id, err)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.options.timeout)
+		defer cancel()
+		end, _ := ctx.Deadline()
+		for pause := firstPause; ; pause *= 2 {
+			_, err := c.Release(ctx, org, id)
+			if err == nil {
+				return
+			}
+			// NotFound: it never counted, or the Reserve is still on its way.
+			if status.Code(err) != codes.NotFound || time.Until(end) <= pause {
+				c.logFailedRelease(ctx, org, id, err)
+				return
+			}
+			time.Sleep(pause)
 		}
 	}()
 }

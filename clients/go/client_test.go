@@ -60,11 +60,41 @@ func equal[T comparable](t *testing.T, got, wanted T) {
 func TestAReservationThatIsLeftAfterItsDispatchIsKeptAndLogged(t *testing.T) {
 	fake, client, log := fake(t)
 	reservation := reserve(t, client)
-	reservation.Dispatched()
+	equal(t, reservation.Dispatched(), nil)
 	reservation.Close(t.Context())
 	equal(t, reservation.State(), quota.Kept)
 	equal(t, fake.Used("org-demo"), 1_000)
 	equal(t, strings.Contains(log.String(), reservation.ID), true)
+}
+
+func TestWhatIsOrMayBeReleasedIsNotDispatched(t *testing.T) {
+	for _, end := range []func(*quota.Reservation){
+		func(r *quota.Reservation) { _, _ = r.Release(context.Background()) },
+		func(r *quota.Reservation) { r.Close(context.Background()) },
+	} {
+		var reservation *quota.Reservation
+		_, client, _ := fake(t, after("Release", func() {
+			equal(t, reservation.State(), quota.Releasing)
+			equal(t, status.Code(reservation.Dispatched()), codes.FailedPrecondition)
+		}))
+		reservation = reserve(t, client)
+		end(reservation)
+		equal(t, reservation.State(), quota.Released)
+		equal(t, status.Code(reservation.Dispatched()), codes.FailedPrecondition)
+	}
+}
+
+func TestAReleaseOfUnknownOutcomeIsMadeAgain(t *testing.T) {
+	fake, client, log := fake(t)
+	reservation := reserve(t, client)
+	equal(t, reservation.Dispatched(), nil)
+	fake.FailNext("Release", codes.Unavailable, true)
+	_, err := reservation.Release(t.Context())
+	equal(t, status.Code(err), codes.Unavailable)
+	equal(t, status.Code(reservation.Dispatched()), codes.FailedPrecondition)
+	reservation.Close(t.Context())
+	equal(t, reservation.State(), quota.Released)
+	equal(t, log.Len(), 0)
 }
 
 func TestASettleThatFailsIsKeptAndMayComeLater(t *testing.T) {
@@ -88,17 +118,50 @@ func TestAReleaseThatFailsIsLogged(t *testing.T) {
 }
 
 func TestAReserveOfUnknownOutcomeIsReleased(t *testing.T) {
-	for _, counted := range []bool{true, false} {
-		fake, client, log := fake(t)
-		fake.FailNext("Reserve", codes.DeadlineExceeded, counted)
-		_, err := client.Reserve(t.Context(), request)
-		var failed *quota.Error
-		equal(t, errors.As(err, &failed) && failed.OutcomeUnknown(), true)
-		_ = client.Close()
-		equal(t, fake.Used("org-demo"), 0)
-		equal(t, slices.Equal(fake.Calls(), []string{"Reserve", "Release"}), true)
-		equal(t, log.Len(), 0)
-	}
+	fake, client, log := fake(t)
+	fake.FailNext("Reserve", codes.DeadlineExceeded, true)
+	_, err := client.Reserve(t.Context(), request)
+	var failed *quota.Error
+	equal(t, errors.As(err, &failed) && failed.OutcomeUnknown(), true)
+	_ = client.Close()
+	equal(t, fake.Used("org-demo"), 0)
+	equal(t, slices.Equal(fake.Calls(), []string{"Reserve", "Release"}), true)
+	equal(t, log.Len(), 0)
+}
+
+func TestAReleaseThatOvertakesItsReserveIsMadeAgain(t *testing.T) {
+	var late func()
+	fake, client, log := fake(t, quota.WithDialOptions(grpc.WithUnaryInterceptor(func(
+		ctx context.Context, path string, q, a any, conn *grpc.ClientConn, next grpc.UnaryInvoker,
+		options ...grpc.CallOption,
+	) error {
+		if strings.HasSuffix(path, "/Reserve") {
+			late = func() { _ = next(context.Background(), path, q, a, conn, options...) }
+			return status.Error(codes.DeadlineExceeded, "late")
+		}
+		err := next(ctx, path, q, a, conn, options...)
+		if late != nil {
+			late()
+			late = nil
+		}
+		return err
+	})))
+	_, err := client.Reserve(t.Context(), request)
+	equal(t, status.Code(err), codes.DeadlineExceeded)
+	_ = client.Close()
+	equal(t, slices.Equal(fake.Calls(), []string{"Release", "Reserve", "Release"}), true)
+	equal(t, fake.Used("org-demo"), 0)
+	equal(t, log.Len(), 0)
+}
+
+func TestAReserveThatStaysUnknownIsLogged(t *testing.T) {
+	fake, client, log := fake(t, quota.WithTimeout(600*time.Millisecond))
+	fake.FailNext("Reserve", codes.Unavailable, false)
+	_, err := client.Reserve(t.Context(), request)
+	equal(t, status.Code(err), codes.Unavailable)
+	_ = client.Close()
+	equal(t, slices.Equal(fake.Calls(), []string{"Reserve", "Release", "Release"}), true)
+	equal(t, strings.Contains(log.String(), "NotFound"), true)
 }
 
 func TestAReserveThatWasRefusedIsNotReleased(t *testing.T) {
@@ -207,6 +270,17 @@ func TestTokens(t *testing.T) {
 	equal(t, status.Code(err), codes.PermissionDenied)
 	_, err = demo(t, address).Reserve(t.Context(), request)
 	equal(t, status.Code(err), codes.Unauthenticated)
+}
+
+func TestATokenThatCanNotBeSentIsNamed(t *testing.T) {
+	address := service(t, nil, "127.0.0.1:0")
+	for _, token := range []string{"sec\nret", "sec\x00ret", "secr\u00e9t"} {
+		_, err := demo(t, address, quota.WithToken(func() string { return token })).Reserve(t.Context(), request)
+		equal(t, status.Code(err), codes.Unauthenticated)
+		equal(t, strings.Contains(err.Error(), "token"), true)
+	}
+	// The end of a line is that of its file.
+	equal(t, reserve(t, demo(t, address, quota.WithToken(func() string { return "secret\n" }))).Free(), true)
 }
 
 func TestTLSWithAClientCertificate(t *testing.T) {

@@ -155,7 +155,9 @@ func onReservation(
 	case "release":
 		return reservation.Release(ctx)
 	case "dispatched":
-		reservation.Dispatched()
+		if err := reservation.Dispatched(); err != nil {
+			return nil, err
+		}
 	case "keep":
 		reservation.Keep()
 	case "leave":

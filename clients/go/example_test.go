@@ -27,12 +27,13 @@ func gateway(ctx context.Context, address string) error {
 	}
 	defer reservation.Close(ctx)
 
+	if err := reservation.Dispatched(); err != nil {
+		return err // it was released meanwhile: don't send the request
+	}
 	if reservation.Free() {
-		reservation.Dispatched()
 		_, err = reservation.Settle(ctx, sharingProject())
 	} else {
 		// BILLED is an answer: send the request where nothing is shared, or not at all.
-		reservation.Dispatched()
 		_, err = reservation.SettleOutside(ctx, otherProject())
 	}
 	return err

@@ -2,7 +2,10 @@ package quota
 
 import (
 	"context"
+	"fmt"
 	"sync"
+
+	"google.golang.org/grpc/codes"
 )
 
 // State is what has become of a reservation, as this process knows it.
@@ -15,11 +18,13 @@ const (
 	Settled
 	Released
 	Kept
+	// Its Release was begun, and is not known to have counted.
+	Releasing
 )
 
 // String returns the state's name.
 func (s State) String() string {
-	return [...]string{"HELD", "DISPATCHED", "SETTLED", "RELEASED", "KEPT"}[s]
+	return [...]string{"HELD", "DISPATCHED", "SETTLED", "RELEASED", "KEPT", "RELEASING"}[s]
 }
 
 // Reservation is a reserved request, which Close ends.
@@ -59,11 +64,17 @@ func (r *Reservation) move(to State, from ...State) bool {
 }
 
 // Dispatched states that the request is about to be sent. From here on it may have run: it is not released by
-// default.
-func (r *Reservation) Dispatched() { r.move(Dispatched, Held) }
+// default. It fails once the reservation was released, settled or kept: the request must not be sent on it then.
+func (r *Reservation) Dispatched() error {
+	if r.move(Dispatched, Held, Dispatched) {
+		return nil
+	}
+	message := fmt.Sprintf("reservation %s is %s: send no request on it", r.ID, r.State())
+	return &Error{Code: codes.FailedPrecondition, Message: message}
+}
 
 // Keep states that the request may have run, with unknown use: its tokens stay counted until midnight.
-func (r *Reservation) Keep() { r.move(Kept, Held, Dispatched) }
+func (r *Reservation) Keep() { r.move(Kept, Held, Dispatched, Releasing) }
 
 // Settle records the tokens that the request really used. The same again is answered again, another amount is an
 // error. It is carried to its end even if ctx is cancelled.
@@ -78,10 +89,11 @@ func (r *Reservation) SettleOutside(ctx context.Context, tokens uint64) (Settlem
 }
 
 func (r *Reservation) settle(ctx context.Context, tokens uint64, outside bool) (Settlement, error) {
-	r.Dispatched()
+	// Who settles has dispatched.
+	r.move(Dispatched, Held)
 	settlement, err := r.client.Settle(context.WithoutCancel(ctx), r.Org, r.ID, tokens, outside)
 	if err == nil {
-		r.move(Settled, Held, Dispatched, Kept)
+		r.move(Settled, Dispatched, Kept, Releasing)
 	}
 	return settlement, err
 }
@@ -89,9 +101,11 @@ func (r *Reservation) settle(ctx context.Context, tokens uint64, outside bool) (
 // Release states that the request did not run, and takes back everything that it counted. It is carried to its end
 // even if ctx is cancelled.
 func (r *Reservation) Release(ctx context.Context) (ReleaseResult, error) {
+	// From here on it is not dispatched, also if this fails: it may have counted all the same.
+	r.move(Releasing, Held, Dispatched, Kept)
 	released, err := r.client.Release(context.WithoutCancel(ctx), r.Org, r.ID)
 	if err == nil {
-		r.move(Released, Held, Dispatched, Kept)
+		r.move(Released, Releasing, Kept)
 	}
 	return released, err
 }
@@ -105,7 +119,7 @@ func (r *Reservation) Close(ctx context.Context) {
 			"org", r.Org, "request_id", r.ID, "tokens", r.Tokens)
 		return
 	}
-	if r.State() == Held {
+	if r.move(Releasing, Held, Releasing) {
 		if _, err := r.Release(ctx); err != nil {
 			r.client.logFailedRelease(ctx, r.Org, r.ID, err)
 		}

@@ -2,6 +2,7 @@
 
 mod bodies;
 mod callers;
+mod conformance;
 mod connect_client;
 mod description;
 mod outcomes;

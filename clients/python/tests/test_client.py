@@ -11,6 +11,7 @@ import threading
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 from support import Service, certificates
@@ -34,6 +35,25 @@ from tollgate_quota.testing import FakeTollgate
 
 REQUEST: dict[str, Any] = {"model": "gpt-4o", "tokens": 1_000}
 DEMO: dict[str, Any] = {"org": "org-demo", "project": "search"}
+
+
+class OvertakenFake(FakeTollgate):
+    """A Reserve arrives only after it has failed, and after its Release."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._late: Any = None
+
+    def answer(self, method: str, request: Any) -> Any:
+        if method == "Reserve":
+            self._late = request
+            raise DeadlineExceededError(grpc.StatusCode.DEADLINE_EXCEEDED, "late")
+        try:
+            return super().answer(method, request)
+        finally:
+            if self._late is not None:
+                super().answer("Reserve", self._late)
+                self._late = None
 
 
 class Failures(unittest.TestCase):
@@ -76,12 +96,25 @@ class Failures(unittest.TestCase):
         self.assertIn("could not be released", logs.output[0])
 
     def test_a_reserve_of_unknown_outcome_is_released(self) -> None:
-        for counted in (True, False):
-            for code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
-                self.fake.fail_next("Reserve", code, counted=counted)
-                with self.assertNoLogs("tollgate_quota"), self.assertRaises(TollgateError):
-                    self.client.reserve(**REQUEST)
-                self.assertEqual((self.fake.calls[-1], self.fake.used()), ("Release", 0))
+        for code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+            self.fake.fail_next("Reserve", code, counted=True)
+            with self.assertNoLogs("tollgate_quota"), self.assertRaises(TollgateError):
+                self.client.reserve(**REQUEST)
+            self.assertEqual((self.fake.calls[-1], self.fake.used()), ("Release", 0))
+
+    def test_a_release_that_overtakes_its_reserve_is_made_again(self) -> None:
+        fake = OvertakenFake()
+        with self.assertNoLogs("tollgate_quota"), self.assertRaises(DeadlineExceededError):
+            fake.client().reserve(**REQUEST)
+        self.assertEqual((len(fake.reservations), fake.open, fake.used()), (1, [], 0))
+
+    def test_a_reserve_that_stays_unknown_is_logged(self) -> None:
+        self.fake.fail_next("Reserve", grpc.StatusCode.UNAVAILABLE)
+        with self.assertLogs("tollgate_quota", "WARNING") as logs:
+            with self.assertRaises(UnavailableError):
+                self.client.reserve(**REQUEST, timeout=0.6)
+        self.assertIn("NOT_FOUND", logs.output[0])
+        self.assertEqual(self.fake.calls, ["Reserve", "Release", "Release"])
 
     def test_a_reserve_that_was_refused_is_not_released(self) -> None:
         with self.assertRaises(InvalidArgumentError) as raised:
@@ -104,6 +137,52 @@ class Failures(unittest.TestCase):
             with self.assertRaises(FailedPreconditionError):
                 reservation.release()
         self.assertIs(reservation.state, State.SETTLED)
+
+    def test_what_is_or_may_be_released_is_not_dispatched(self) -> None:
+        reservation = self.client.reserve(**REQUEST)
+        answer = self.fake.answer
+
+        def meanwhile(method: str, request: Any) -> Any:
+            with self.assertRaisesRegex(FailedPreconditionError, "RELEASING"):
+                reservation.dispatched()
+            return answer(method, request)
+
+        with patch.object(self.fake, "answer", meanwhile):
+            reservation.release()
+        with self.assertRaisesRegex(FailedPreconditionError, "RELEASED") as raised:
+            reservation.dispatched()
+        self.assertFalse(raised.exception.outcome_unknown)
+        other = self.client.reserve(**REQUEST)
+        with patch.object(self.fake, "answer", meanwhile):
+            reservation = other
+            other.close()
+        self.assertIs(other.state, State.RELEASED)
+
+    def test_a_release_of_unknown_outcome_is_made_again_and_never_dispatched(self) -> None:
+        for may_have_run in (False, True):
+            reservation = self.client.reserve(**REQUEST)
+            if may_have_run:
+                reservation.dispatched()
+                reservation.dispatched()
+            self.fake.fail_next("Release", grpc.StatusCode.UNAVAILABLE, counted=True)
+            with self.assertRaises(UnavailableError):
+                reservation.release()
+            with self.assertRaises(FailedPreconditionError):
+                reservation.dispatched()
+            with self.assertNoLogs("tollgate_quota"):
+                reservation.close()
+            self.assertIs(reservation.state, State.RELEASED)
+
+    def test_what_is_kept_or_settled_is_not_dispatched_again(self) -> None:
+        kept, settled = self.client.reserve(**REQUEST), self.client.reserve(**REQUEST)
+        kept.keep()
+        settled.settle(10)
+        for reservation in (kept, settled):
+            with self.assertRaises(FailedPreconditionError):
+                reservation.dispatched()
+        # Its use became known after all.
+        kept.settle(20)
+        self.assertEqual((self.fake.used(), self.fake.open), (30, []))
 
     def test_every_reservation_has_an_id_of_its_own(self) -> None:
         ids = {self.client.reserve(**REQUEST).request_id for _ in range(100)}
@@ -172,6 +251,25 @@ class Cancellation(unittest.IsolatedAsyncioTestCase):
                 await self.cancelled(fake, work)
         self.assertEqual((fake.open, fake.used()), ([], 10))
 
+    async def test_a_cancelled_release_after_the_dispatch_is_carried_to_its_end(self) -> None:
+        fake = SlowFake("Release")
+        states = []
+        async with fake.slow_client() as client:
+
+            async def work() -> None:
+                async with await client.reserve(**REQUEST) as reservation:
+                    reservation.dispatched()
+                    try:
+                        await reservation.release()
+                    finally:
+                        await reservation.close()
+                        states.append(reservation.state)
+
+            with self.assertNoLogs("tollgate_quota"):
+                await self.cancelled(fake, work)
+        self.assertEqual((states, fake.used()), ([State.RELEASED], 0))
+        self.assertEqual(fake.calls, ["Reserve", "Release"])
+
     async def test_who_is_cancelled_before_the_dispatch_releases(self) -> None:
         fake = SlowFake("Release")
         async with fake.slow_client() as client:
@@ -209,6 +307,24 @@ class Cancellation(unittest.IsolatedAsyncioTestCase):
             with self.assertRaises(DeadlineExceededError):
                 await client.reserve(**REQUEST)
         self.assertEqual((fake.open, fake.used()), ([], 0))
+
+    async def test_a_release_that_overtakes_its_reserve_is_made_again(self) -> None:
+        fake = OvertakenFake()
+        with self.assertNoLogs("tollgate_quota"):
+            async with fake.aio_client() as client:
+                with self.assertRaises(DeadlineExceededError):
+                    await client.reserve(**REQUEST)
+        self.assertEqual((len(fake.reservations), fake.open, fake.used()), (1, [], 0))
+
+    async def test_a_reserve_that_stays_unknown_is_logged(self) -> None:
+        fake = FakeTollgate()
+        fake.fail_next("Reserve", grpc.StatusCode.UNAVAILABLE)
+        with self.assertLogs("tollgate_quota", "WARNING") as logs:
+            async with fake.aio_client() as client:
+                with self.assertRaises(UnavailableError):
+                    await client.reserve(**REQUEST, timeout=0.6)
+        self.assertIn("NOT_FOUND", logs.output[0])
+        self.assertEqual(fake.calls, ["Reserve", "Release", "Release"])
 
 
 class Connections(unittest.TestCase):
@@ -266,6 +382,41 @@ class Connections(unittest.TestCase):
                 client.quota()
         with Client(address, **DEMO) as client, self.assertRaises(UnauthenticatedError):
             client.reserve(**REQUEST)
+
+    def test_a_token_that_can_not_be_sent_is_named_and_nothing_is_sent(self) -> None:
+        address = self.service().address
+
+        def fails() -> str:
+            raise OSError("secret")
+
+        async def with_asyncio(token: Any) -> None:
+            async with aio.Client(address, token=token, **DEMO) as client:
+                await client.reserve(**REQUEST)
+
+        for token in ("sec\nret", "sec\x00ret", "sec\x7fret", "secrét", fails):
+            with self.subTest(token), self.assertNoLogs("tollgate_quota"):
+                with Client(address, token=token, **DEMO) as client:
+                    with self.assertRaisesRegex(UnauthenticatedError, "token") as raised:
+                        client.reserve(**REQUEST)
+                self.assertNotIn("secret", str(raised.exception))
+                with self.assertRaisesRegex(UnauthenticatedError, "token"):
+                    asyncio.run(with_asyncio(token))
+        # Ends of lines around it are those of its file.
+        with Client(address, token="secret\n", **DEMO) as client:
+            self.assertTrue(client.reserve(**REQUEST).free)
+        asyncio.run(with_asyncio(lambda: "secret\r\n"))
+
+    def test_a_file_that_is_missing_fails_the_call_with_its_name(self) -> None:
+        tls = TLS(ca_file="/missing.pem")
+
+        async def with_asyncio() -> None:
+            async with aio.Client("localhost:1", tls=tls, **DEMO) as client:
+                await client.quota()
+
+        with self.assertRaisesRegex(TollgateError, "/missing.pem"):
+            Client("localhost:1", tls=tls, **DEMO).quota()
+        with self.assertRaisesRegex(TollgateError, "/missing.pem"):
+            asyncio.run(with_asyncio())
 
     def test_tls_with_a_client_certificate_and_a_token(self) -> None:
         folder = certificates()

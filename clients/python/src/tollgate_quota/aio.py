@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import uuid
 import weakref
 from collections.abc import Coroutine
@@ -31,12 +32,12 @@ from .connection import (
     Endpoint,
     Token,
     deserializer,
-    error_of_rpc,
+    error_of_call,
     path,
     serialize,
 )
 from .errors import NotFoundError, TollgateError
-from .lifecycle import Lifecycle, State, log_failed_release
+from .lifecycle import FIRST_PAUSE, Lifecycle, State, log_failed_release
 from .requests import Requests
 
 _T = TypeVar("_T")
@@ -80,13 +81,16 @@ class GrpcTransport:
 
     async def call(self, method: str, request: Message, timeout: float) -> Any:
         """Makes a call."""
-        call: Any = self._channel().unary_unary(
-            path(method), request_serializer=serialize, response_deserializer=deserializer(method)
-        )
         try:
-            return await call(request, timeout=timeout, metadata=self._endpoint.metadata())
-        except grpc.RpcError as error:
-            raise error_of_rpc(error) from error
+            metadata = self._endpoint.metadata()
+            call: Any = self._channel().unary_unary(
+                path(method),
+                request_serializer=serialize,
+                response_deserializer=deserializer(method),
+            )
+            return await call(request, timeout=timeout, metadata=metadata)
+        except Exception as error:
+            raise error_of_call(error) from error
 
     async def close(self) -> None:
         """Closes the channel of the running event loop."""
@@ -242,13 +246,20 @@ class Client:
         return await asyncio.shield(self._spawn(work))
 
     async def _release_unknown(self, org: str, request_id: str, timeout: float | None) -> None:
-        try:
-            await self._call("Release", self._requests.release(request_id, org=org), timeout)
-        except NotFoundError:
-            # It never counted.
-            pass
-        except TollgateError as error:
-            log_failed_release(request_id, org, error)
+        request = self._requests.release(request_id, org=org)
+        end = time.monotonic() + (self._timeout if timeout is None else timeout)
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self._call("Release", request, max(0.0, end - time.monotonic()))
+                return
+            except TollgateError as error:
+                # NOT_FOUND: it never counted, or the Reserve is still on its way.
+                if not isinstance(error, NotFoundError) or time.monotonic() + pause >= end:
+                    log_failed_release(request_id, org, error)
+                    return
+            await asyncio.sleep(pause)
+            pause *= 2
 
 
 class Reservation(Lifecycle):
@@ -260,7 +271,8 @@ class Reservation(Lifecycle):
     ) -> None:
         super().__init__(request_id, org, tokens, decision)
         self._client = client
-        self._settle: asyncio.Task[Settlement] | None = None
+        # The settles and releases that were begun.
+        self._begun: list[asyncio.Task[Any]] = []
 
     async def settle(
         self, tokens: int, *, outside_program: bool = False, timeout: float | None = None
@@ -270,7 +282,7 @@ class Reservation(Lifecycle):
         `outside_program`: it ran where nothing is shared, in another project or at another provider; it is billed
         then, and what was held is given back. The same again is answered again; another amount is an error.
         """
-        self.dispatched()
+        self._begin_settle()
 
         async def settle() -> Settlement:
             settlement = await self._client.settle(
@@ -283,23 +295,32 @@ class Reservation(Lifecycle):
             self._state = State.SETTLED
             return settlement
 
-        self._settle = self._client._spawn(settle())
-        return await asyncio.shield(self._settle)
+        return await self._to_its_end(settle())
 
     async def release(self, *, timeout: float | None = None) -> ReleaseResult:
         """States that the request did not run, and takes back everything that it counted."""
-        result = await self._client.release(self.request_id, org=self.org, timeout=timeout)
-        self._state = State.RELEASED
-        return result
+        self._begin_release()
+
+        async def release() -> ReleaseResult:
+            result = await self._client.release(self.request_id, org=self.org, timeout=timeout)
+            self._state = State.RELEASED
+            return result
+
+        return await self._to_its_end(release())
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, _T]) -> _T:
+        task = self._client._spawn(work)
+        self._begun.append(task)
+        return await asyncio.shield(task)
 
     async def close(self) -> None:
         """Ends it, as `async with` does. A release that fails is logged."""
         await self._client._to_its_end(self._close())
 
     async def _close(self) -> None:
-        if self._settle is not None and not self._settle.done():
-            # The caller was cancelled while it settled.
-            await asyncio.wait([self._settle])
+        if self._begun:
+            # The caller was cancelled while it settled or released.
+            await asyncio.wait(self._begun)
         if self._leave():
             try:
                 await self.release()

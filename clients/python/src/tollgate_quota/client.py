@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from types import TracebackType
@@ -30,12 +31,12 @@ from .connection import (
     Endpoint,
     Token,
     deserializer,
-    error_of_rpc,
+    error_of_call,
     path,
     serialize,
 )
 from .errors import NotFoundError, TollgateError
-from .lifecycle import Lifecycle, State, log_failed_release
+from .lifecycle import FIRST_PAUSE, Lifecycle, State, log_failed_release
 from .requests import Requests
 
 
@@ -45,13 +46,11 @@ class Transport(Protocol):
     def call(self, method: str, request: Message, timeout: float) -> Any:
         """Makes a call. Raises TollgateError."""
 
-    def call_in_background(
-        self, method: str, request: Message, timeout: float, failed: Callable[[TollgateError], None]
-    ) -> None:
-        """Makes a call without waiting for it."""
+    def in_background(self, work: Callable[[], None]) -> None:
+        """Does work, such as calls, without waiting for it."""
 
     def close(self) -> None:
-        """Ends the calls in the background, and closes the connection."""
+        """Waits for the work in the background, and closes the connection."""
 
 
 class GrpcTransport:
@@ -62,7 +61,7 @@ class GrpcTransport:
         self._lock = threading.Lock()
         self._process: int | None = None
         self._channel: grpc.Channel | None = None
-        self._in_background: set[Any] = set()
+        self._threads: set[threading.Thread] = set()
 
     def _method(self, method: str) -> Any:
         with self._lock:
@@ -75,7 +74,6 @@ class GrpcTransport:
                     else grpc.insecure_channel(address, options)
                 )
                 self._process = os.getpid()
-                self._in_background = set()
             return self._channel.unary_unary(
                 path(method),
                 request_serializer=serialize,
@@ -85,33 +83,22 @@ class GrpcTransport:
     def call(self, method: str, request: Message, timeout: float) -> Any:
         """Makes a call."""
         try:
-            return self._method(method)(
-                request, timeout=timeout, metadata=self._endpoint.metadata()
-            )
-        except grpc.RpcError as error:
-            raise error_of_rpc(error) from error
+            metadata = self._endpoint.metadata()
+            return self._method(method)(request, timeout=timeout, metadata=metadata)
+        except Exception as error:
+            raise error_of_call(error) from error
 
-    def call_in_background(
-        self, method: str, request: Message, timeout: float, failed: Callable[[TollgateError], None]
-    ) -> None:
-        """Makes a call without waiting for it."""
-        future = self._method(method).future(
-            request, timeout=timeout, metadata=self._endpoint.metadata()
-        )
-        self._in_background.add(future)
-
-        def ended(future: Any) -> None:
-            self._in_background.discard(future)
-            if future.code() is not grpc.StatusCode.OK:
-                failed(error_of_rpc(future))
-
-        future.add_done_callback(ended)
+    def in_background(self, work: Callable[[], None]) -> None:
+        """Does work in a thread, which does not keep a process that ends."""
+        thread = threading.Thread(target=work, name="tollgate-release", daemon=True)
+        thread.start()
+        with self._lock:
+            self._threads = {it for it in self._threads if it.is_alive()} | {thread}
 
     def close(self) -> None:
-        """Waits for the calls in the background, which their timeouts bound, and closes the channel."""
-        for future in tuple(self._in_background):
-            # Its failure is logged where it ends.
-            future.exception()
+        """Waits for the work in the background, which its timeouts bound, and closes the channel."""
+        for thread in self._threads:
+            thread.join()
         with self._lock:
             if self._channel is not None and self._process == os.getpid():
                 self._channel.close()
@@ -169,7 +156,9 @@ class Client:
             answer = self._call("Reserve", request, timeout)
         except BaseException as error:
             if not isinstance(error, TollgateError) or error.outcome_unknown:
-                self._release_in_background(request.org, request_id, timeout)
+                self._transport.in_background(
+                    lambda: self._release_unknown(request.org, request_id, timeout)
+                )
             raise
         return Reservation(self, request_id, request.org, tokens, read(Decision, answer))
 
@@ -255,18 +244,21 @@ class Client:
     def _call(self, method: str, request: Message, timeout: float | None) -> Any:
         return self._transport.call(method, request, self._timeout if timeout is None else timeout)
 
-    def _release_in_background(self, org: str, request_id: str, timeout: float | None) -> None:
-        def failed(error: TollgateError) -> None:
-            # It never counted.
-            if not isinstance(error, NotFoundError):
-                log_failed_release(request_id, org, error)
-
-        self._transport.call_in_background(
-            "Release",
-            self._requests.release(request_id, org=org),
-            self._timeout if timeout is None else timeout,
-            failed,
-        )
+    def _release_unknown(self, org: str, request_id: str, timeout: float | None) -> None:
+        request = self._requests.release(request_id, org=org)
+        end = time.monotonic() + (self._timeout if timeout is None else timeout)
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                self._transport.call("Release", request, max(0.0, end - time.monotonic()))
+                return
+            except TollgateError as error:
+                # NOT_FOUND: it never counted, or the Reserve is still on its way.
+                if not isinstance(error, NotFoundError) or time.monotonic() + pause >= end:
+                    log_failed_release(request_id, org, error)
+                    return
+            time.sleep(pause)
+            pause *= 2
 
 
 class Reservation(Lifecycle):
@@ -286,7 +278,7 @@ class Reservation(Lifecycle):
         `outside_program`: it ran where nothing is shared, in another project or at another provider; it is billed
         then, and what was held is given back. The same again is answered again; another amount is an error.
         """
-        self.dispatched()
+        self._begin_settle()
         settlement = self._client.settle(
             self.request_id, tokens, outside_program=outside_program, org=self.org, timeout=timeout
         )
@@ -295,6 +287,7 @@ class Reservation(Lifecycle):
 
     def release(self, *, timeout: float | None = None) -> ReleaseResult:
         """States that the request did not run, and takes back everything that it counted."""
+        self._begin_release()
         result = self._client.release(self.request_id, org=self.org, timeout=timeout)
         self._state = State.RELEASED
         return result

@@ -82,11 +82,22 @@ class Endpoint:
         return self._tls.credentials() if self._tls else None
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """The metadata of a call."""
+        """The metadata of a call. Raises UnauthenticatedError if there is no token to send."""
         if self._token is None:
             return ()
-        token = self._token if isinstance(self._token, str) else self._token()
+        try:
+            token = self._token if isinstance(self._token, str) else self._token()
+        except Exception as error:
+            raise _no_token(f"its function raised {type(error).__name__}") from error
+        # A file's last line has an end.
+        token = token.strip()
+        if not re.fullmatch("[ -~]*", token):
+            raise _no_token("it holds a control character, or one that is not ASCII")
         return (("authorization", f"Bearer {token}"),)
+
+
+def _no_token(reason: str) -> TollgateError:
+    return error_of(grpc.StatusCode.UNAUTHENTICATED, f"token: {reason}")
 
 
 def _is_local(address: str) -> bool:
@@ -116,7 +127,12 @@ def deserializer(method: str) -> Callable[[bytes], Message]:
     return GetMessageClass(_SERVICE.methods_by_name[method].output_type).FromString
 
 
-def error_of_rpc(error: grpc.RpcError) -> TollgateError:
+def error_of_call(error: Exception) -> TollgateError:
     """The error of a failed call."""
-    # The base class declares neither, but what calls raise has both.
-    return error_of(error.code(), error.details() or "")
+    if isinstance(error, TollgateError):
+        return error
+    if isinstance(error, grpc.RpcError):
+        # The base class declares neither, but what calls raise has both.
+        return error_of(error.code(), error.details() or "")
+    # gRPC's own failures, and files of TLS.
+    return error_of(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")

@@ -49,7 +49,7 @@ class AlreadyExistsError(TollgateError):
 
 
 class FailedPreconditionError(TollgateError):
-    """Settle after Release, or Release after Settle."""
+    """Settle or a dispatch after Release, or Release after Settle."""
 
 
 class OutOfRangeError(TollgateError):

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import logging
+import threading
 from enum import Enum, auto
 
+import grpc
+
 from .answers import BilledReason, Decision, Verdict
+from .errors import FailedPreconditionError
 
 logger = logging.getLogger("tollgate_quota")
+
+#: Seconds until a Release of unknown outcome is asked again; each later pause is twice as long.
+FIRST_PAUSE = 0.25
 
 
 class State(Enum):
@@ -16,6 +23,8 @@ class State(Enum):
     HELD = auto()
     DISPATCHED = auto()
     SETTLED = auto()
+    #: Its Release was begun, and is not known to have counted.
+    RELEASING = auto()
     RELEASED = auto()
     KEPT = auto()
 
@@ -32,6 +41,7 @@ class Lifecycle:
         #: The whole answer of Reserve.
         self.decision = decision
         self._state = State.HELD
+        self._lock = threading.Lock()
 
     @property
     def free(self) -> bool:
@@ -54,21 +64,41 @@ class Lifecycle:
         return self._state
 
     def dispatched(self) -> None:
-        """States that the request is about to be sent. From here on it may have run: it is not released by default."""
-        if self._state is State.HELD:
-            self._state = State.DISPATCHED
+        """States that the request is about to be sent. From here on it may have run: it is not released by default.
+
+        Raises FailedPreconditionError once it was released, settled or kept: the request must not be sent on it then.
+        """
+        if not self._move(State.DISPATCHED, State.HELD, State.DISPATCHED):
+            raise FailedPreconditionError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"reservation {self.request_id} is {self._state.name}: send no request on it",
+            )
 
     def keep(self) -> None:
         """States that the request may have run, with unknown use: its tokens stay counted until midnight."""
-        if self._state in (State.HELD, State.DISPATCHED):
-            self._state = State.KEPT
+        self._move(State.KEPT, State.HELD, State.DISPATCHED, State.RELEASING)
+
+    def _move(self, to: State, *states: State) -> bool:
+        """Changes the state, if it is one of these."""
+        with self._lock:
+            moves = self._state in states
+            if moves:
+                self._state = to
+            return moves
+
+    def _begin_settle(self) -> None:
+        """Who settles has dispatched."""
+        self._move(State.DISPATCHED, State.HELD)
+
+    def _begin_release(self) -> None:
+        """From here on it is not dispatched, also if the Release fails: it may have counted all the same."""
+        self._move(State.RELEASING, State.HELD, State.DISPATCHED, State.KEPT)
 
     def _leave(self) -> bool:
         """Ends it. Returns whether it must be released."""
-        if self._state is State.HELD:
+        if self._move(State.RELEASING, State.HELD, State.RELEASING):
             return True
-        if self._state is State.DISPATCHED:
-            self._state = State.KEPT
+        if self._move(State.KEPT, State.DISPATCHED):
             logger.warning(
                 "reservation %s of %s was dispatched and not settled: its %d tokens stay counted until midnight",
                 self.request_id,
