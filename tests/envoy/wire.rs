@@ -206,7 +206,7 @@ async fn a_body_is_read_as_text_or_bytes_and_names_its_verdict() {
 #[tokio::test]
 async fn where_billed_is_denied_a_second_check_of_one_request_has_the_first_verdict() {
     let settings = format!("{SETTINGS}on_billed = \"deny\"\n");
-    let service = Service::start_with(500, &settings, None);
+    let service = Service::start_with(300, &settings, None);
     for _ in 0..2 {
         let answer = service.check(check_of(http_request())).await.unwrap();
         assert_eq!(headers(&answer), ("free".to_owned(), None));

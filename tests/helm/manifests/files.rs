@@ -23,6 +23,7 @@ fn the_policy_is_rendered_to_toml_that_means_the_same() {
                 "large": {"models": ["gpt-4.1", "o1"]},
                 "small ones": {"models": ["gpt-4o.mini"]},
             },
+            "models": {"gpt-4o.mini": {"context": 128_000, "max_output": 16_384}},
             "tiers": {
                 "1": {"large": 250_000, "small ones": 9_007_199_254_740_991_u64},
                 "3": {"large": 1_000_000, "small ones": 10_000_000},
