@@ -90,7 +90,7 @@ impl CheckHandler {
                 self.0.settlement.release(org, id);
                 return Ok(self.deny(reason));
             }
-            Verdict::Billed(reason) if reason == BilledReason::StoreUnavailable => {
+            Verdict::Billed(BilledReason::StoreUnavailable) => {
                 // The guard of the reservation has counted it, and releases what was reserved, if anything was.
                 let (verdict, reason) = response::names(verdict);
                 return Ok(response::pass(verdict, reason.as_deref(), None));

@@ -46,7 +46,7 @@ fn wish(at: usize) -> &'static str {
 }
 
 fn is_stream(at: usize) -> bool {
-    at % 3 == 0
+    at.is_multiple_of(3)
 }
 
 async fn run(mut client: GatewayClient, number: usize) {

@@ -8,6 +8,8 @@ use super::{
 };
 use crate::support::calls::usage;
 
+type Headers<'h> = &'h [(&'h str, &'h str)];
+
 /// More than the tests use.
 const ALLOWANCE: u64 = 1_000_000;
 
@@ -179,11 +181,13 @@ async fn what_can_not_be_estimated_passes_as_billed_and_counts_nothing() {
     let mut client = setup.client().await;
     let body = chat("x", 60, "").to_string();
     let cut_before_its_model = format!("{{\"messages\": \"{}\"", "x".repeat(2 << 20));
-    let calls: [(&str, &[(&str, &str)], String); 4] = [
-        ("/v1/files", &[], body.clone()),
-        (PATH, &[("content-encoding", "gzip")], body.clone()),
-        (PATH, &[], body[1..].to_owned()),
-        (PATH, &[], cut_before_its_model),
+    let none: Headers<'_> = &[];
+    let gzip: Headers<'_> = &[("content-encoding", "gzip")];
+    let calls = [
+        ("/v1/files", none, body.clone()),
+        (PATH, gzip, body.clone()),
+        (PATH, none, body[1..].to_owned()),
+        (PATH, none, cut_before_its_model),
     ];
     for (at, (path, headers, body)) in calls.into_iter().enumerate() {
         let answer = client.post(path, headers, body).await;

@@ -28,10 +28,13 @@ pub struct Seen {
     pub used: u64,
 }
 
+/// What it saw, by tag.
+type SeenByTag = Arc<Mutex<HashMap<String, Vec<Seen>>>>;
+
 /// One provider, whose two projects have a key each.
 pub struct Provider {
     pub addr: String,
-    seen: Arc<Mutex<HashMap<String, Vec<Seen>>>>,
+    seen: SeenByTag,
     task: JoinHandle<()>,
 }
 
@@ -47,7 +50,7 @@ impl Provider {
     pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        let seen = Arc::new(Mutex::new(HashMap::new()));
+        let seen = SeenByTag::default();
         let router = Router::new()
             .fallback(answer)
             .layer(DefaultBodyLimit::disable())
@@ -74,11 +77,7 @@ impl Drop for Provider {
     }
 }
 
-async fn answer(
-    State(seen): State<Arc<Mutex<HashMap<String, Vec<Seen>>>>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
+async fn answer(State(seen): State<SeenByTag>, headers: HeaderMap, body: Bytes) -> Response {
     let wish = Wish::of(&body);
     let text = |name: &str| Some(headers.get(name)?.to_str().unwrap().to_owned());
     let project = text("authorization").unwrap_or_default();
