@@ -2,7 +2,7 @@
 //!
 //! Each method converts the request, calls the ledger, and converts the answer ([`convert`]). The layer around it
 //! ([`call`]) has deadline, [`authorization`], metrics and traces. The ledger's errors become
-//! statuses in [`status`] alone.
+//! statuses in [`status`](mod@status) alone.
 
 mod authorization;
 mod call;
