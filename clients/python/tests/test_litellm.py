@@ -92,6 +92,7 @@ def configuration(provider: str) -> dict[str, Any]:
         deployment("spare", "fail"),
         deployment("embedding", "json", **embedding),
         deployment("unreachable", "fail", **closed),
+        deployment("closed", "fail", **closed),
     ]
     return {
         "model_list": models,
@@ -99,7 +100,7 @@ def configuration(provider: str) -> dict[str, Any]:
             "num_retries": 1,
             "retry_after": 0,
             "disable_cooldowns": True,
-            "fallbacks": [{"fail": ["spare"]}],
+            "fallbacks": [{"fail": ["spare"]}, {"closed": ["spare"]}],
         },
         "litellm_settings": {
             "callbacks": "tollgate_quota.litellm.handler",
@@ -334,6 +335,28 @@ class LiteLLM(unittest.TestCase):
     def test_a_provider_that_can_not_be_reached_costs_nothing(self) -> None:
         self.assertGreaterEqual(self.route.chat("unreachable", text()).status, 500)
         self.settles("fail", 0)
+
+    def test_an_attempt_after_one_that_could_not_connect_is_kept(self) -> None:
+        self.assertEqual(self.route.chat("closed", text("status=500")).status, 500)
+        self.keeps("fail", requests=len(self.provider.requests["shared-fail"]))
+
+    def test_a_connection_that_is_reset_after_the_request_is_kept(self) -> None:
+        self.provider.resets = 9
+        self.assertGreaterEqual(self.route.chat("spare", text()).status, 500)
+        self.keeps("fail", requests=len(self.provider.requests["shared-fail"]))
+
+    def test_a_request_that_is_sent_again_and_then_refused_is_kept(self) -> None:
+        """LiteLLM sends a Responses request again, within the attempt, after a reset."""
+        self.provider.resets = 1
+        body = {"model": "spare", "input": text("status=401"), "max_output_tokens": 50}
+        self.assertEqual(self.route.request("POST", "/v1/responses", body).status, 401)
+        self.assertGreaterEqual(len(self.provider.requests["shared-fail"]), 2)
+        self.keeps("fail", requests=1)
+
+    def test_the_status_is_the_providers(self) -> None:
+        """LiteLLM makes a 429 of a 500 whose text calls the request too large."""
+        self.assertEqual(self.route.chat("spare", text("status=500 large")).status, 429)
+        self.keeps("fail", requests=len(self.provider.requests["shared-fail"]))
 
     def test_a_timeout_is_kept(self) -> None:
         self.assertGreaterEqual(self.route.chat("spare", text("hang"), timeout=1).status, 400)

@@ -15,12 +15,16 @@ import asyncio
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
+import httpcore
 import httpx
+import openai
 from fastapi import HTTPException
 from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
@@ -35,8 +39,9 @@ logger = logging.getLogger("tollgate_quota.litellm")
 
 # What the provider answered without having run the request.
 _REFUSALS = frozenset({400, 401, 403, 404, 413, 422, 429})
-# No connection was made. Any other failure may have come after the request.
-_NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+# No connection was made. LiteLLM makes httpx.ConnectError also of a connection that broke after the request was sent.
+_NOT_CONNECTED = (httpx.ConnectTimeout, httpx.PoolTimeout)
+_CONNECT_CAUSES = (aiohttp.ClientConnectorError, httpcore.ConnectError)
 # The paths by which the service knows the kinds of requests whose tokens it can bound.
 _PATHS = {
     "acompletion": "/v1/chat/completions",
@@ -80,6 +85,8 @@ class _Attempt:
     reservation: aio.Reservation
     #: Whether it went to a deployment that shares.
     shares: bool = True
+    #: What was being handled when it was dispatched: an error of an attempt before.
+    before: BaseException | None = field(default=None, repr=False)
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -242,6 +249,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         if attempt is None:
             return None
         attempt.shares = target is not None
+        attempt.before = sys.exc_info()[1]
         attempt.reservation.dispatched()
         if kwargs.get("stream") and getattr(call_type, "value", call_type) == "acompletion":
             # Without it a stream has no usage.
@@ -262,8 +270,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         attempt = self._attempts.get(_id(request_data))
         if attempt is None or attempt.held:
             return
-        refused = getattr(exception, "status_code", None) in _REFUSALS
-        if refused or any(isinstance(it, _NOT_CONNECTED) for it in _causes(exception)):
+        if _did_not_run(exception, attempt.before):
             await self._release(attempt)
         else:
             await self._end(attempt)
@@ -450,13 +457,38 @@ def _one_of(name: str, value: str, *allowed: str) -> str:
     return value
 
 
-def _causes(error: BaseException) -> Iterable[BaseException]:
-    """An error, and what led to it."""
+def _did_not_run(error: BaseException, before: BaseException | None) -> bool:
+    """Whether the provider refused a request, or never got it. LiteLLM may have sent it twice: then this holds for
+    both. `before` is an earlier attempt's error, which Python chains to this attempt's."""
+    answers = [
+        answer for it in _causes(error, before) if (answer := _is_harmless(it)) is not None
+    ]
+    return bool(answers) and all(answers)
+
+
+def _is_harmless(error: BaseException) -> bool | None:
+    """Whether the provider ran nothing, by its own status or the connection's error; None if this error is neither.
+    LiteLLM's own errors are derived from openai's, and have another status than some of the answers."""
+    is_of_litellm = type(error).__module__.startswith("litellm.exceptions")
+    if isinstance(error, openai.APIStatusError) and not is_of_litellm:
+        return error.status_code in _REFUSALS
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in _REFUSALS
+    if isinstance(error, httpx.ConnectError):
+        return isinstance(error.__cause__, _CONNECT_CAUSES)
+    if isinstance(error, httpx.RequestError):
+        return isinstance(error, _NOT_CONNECTED)
+    return None
+
+
+def _causes(error: BaseException, before: BaseException | None) -> Iterable[BaseException]:
+    """An error, and what led to it, up to `before`."""
     seen: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in seen:
+    while cause is not None and cause is not before and cause not in seen:
         seen.append(cause)
-        cause = cause.__cause__ or cause.__context__
+        context = None if cause.__suppress_context__ else cause.__context__
+        cause = cause.__cause__ or context
     return seen
 
 
