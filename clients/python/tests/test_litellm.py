@@ -93,6 +93,8 @@ def configuration(provider: str) -> dict[str, Any]:
         deployment("embedding", "json", **embedding),
         deployment("unreachable", "fail", **closed),
         deployment("closed", "fail", **closed),
+        deployment("wide", "json", n=3, max_tokens=7_000),
+        deployment("searching", "small", web_search_options={}),
     ]
     return {
         "model_list": models,
@@ -298,16 +300,49 @@ class LiteLLM(unittest.TestCase):
         held.release()
         self.settles("json", 90)
 
+    def holds(self, proxy: Proxy, body: dict[str, Any]) -> int:
+        """What a request holds that is then settled with 30 tokens. Every group here is of the organization json."""
+        before = self.pool("json")
+        with ThreadPoolExecutor() as pool:
+            job = pool.submit(proxy.request, "POST", "/v1/chat/completions", body)
+            held: int = wait_for(lambda: self.pool("json").held_tokens - before.held_tokens)
+            answer = job.result()
+            self.assertEqual(answer.status, 200, answer.body)
+        wait_for(lambda: self.pool("json").used == before.used + 30)
+        return held
+
     def test_only_the_request_itself_is_bounded(self) -> None:
         """The proxy puts metadata of some thousand bytes into a body, with its caller's name."""
         for proxy in (self.route, self.deny):
-            before = self.pool("json").held_tokens
-            with ThreadPoolExecutor() as pool:
-                job = pool.submit(proxy.chat, "json", text("pause"))
-                held = wait_for(lambda before=before: self.pool("json").held_tokens - before)
-                self.assertEqual(job.result().status, 200)
-            self.assertLess(held, 250)
+            self.assertLess(self.holds(proxy, chat("json", text("pause"))), 250)
+
+    def test_what_is_sent_beside_the_body_is_bounded(self) -> None:
+        for proxy in (self.route, self.deny):
+            body = chat("json", text("pause"), extra_body={"max_tokens": 50_000})
+            self.assertGreater(self.holds(proxy, body), 50_000)
+        # The maximum is not sent then.
+        body = chat("json", text("pause"), additional_drop_params=["max_tokens"])
+        self.assertGreater(self.holds(self.route, body), 10_000)
+        body = {"model": "wide", "messages": [{"role": "user", "content": text("pause")}]}
+        self.assertGreater(self.holds(self.route, body), 21_000)
+        self.assertEqual(self.provider.requests["shared-json"][-1]["n"], 3)
+
+    def test_a_deployment_with_a_hosted_tool_gets_nothing(self) -> None:
+        answer = self.route.chat("searching", text())
+        self.assertEqual((answer.status, self.shared("small")), (429, 0), answer.body)
+
+    def test_a_client_does_not_choose_the_model_that_is_counted(self) -> None:
+        other = "text-embedding-3-small"
+
+        def counted() -> int:
+            return sum(it.free_tokens for it in self.usage("json").rows if it.model == other)
+
+        before = counted()
+        for group in ("json", "json-shared"):
+            params = {"model": f"openai/{other}"}
+            self.assertEqual(self.route.chat(group, text(), litellm_params=params).status, 200)
         self.settles("json", 60)
+        self.assertEqual(counted(), before)
 
     # Requests that fail.
 

@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -30,7 +30,7 @@ from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
 
 from . import aio
-from .answers import BilledReason
+from .answers import BilledReason, Workload
 from .connection import TLS
 from .errors import TollgateError
 from .lifecycle import State
@@ -53,8 +53,11 @@ _PATHS = {
 _FIELDS = (
     "input", "instructions", "system", "prompt", "text", "tools", "functions", "response_format",
     "prediction", "n", "max_tokens", "max_completion_tokens", "max_output_tokens",
+    "web_search_options", "previous_response_id", "conversation", "audio",
 )  # fmt: skip
+_MAXIMA = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _INTERNAL = frozenset({"metadata", "proxy_server_request", "secret_fields", "shared_session"})
+_TEXT_BLOCKS = frozenset({"text", "thinking", "tool_use", "tool_result"})
 #: Seconds after which a reservation that was never dispatched is released.
 _HELD_SECONDS = 60.0
 #: Seconds after which a request whose end was never reported is given up: it stays counted.
@@ -70,11 +73,29 @@ _VERDICT_KEY = "tollgate_verdict"
 
 @dataclass(frozen=True)
 class _Target:
-    """What a deployment that shares is called in Tollgate."""
+    """What a deployment that shares is called in Tollgate, and what it adds to a request."""
 
     org: str
     project: str
     model: str
+    #: Its fields of a request's body, as JSON.
+    fields: str = field(default="{}", repr=False)
+
+    def is_same(self, other: _Target) -> bool:
+        """Whether both are one thing in Tollgate."""
+        return replace(self, fields="") == replace(other, fields="")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What Tollgate is asked to bound."""
+
+    path: str
+    body: bytes
+
+    @property
+    def digest(self) -> int:
+        return hash((self.path, self.body))
 
 
 @dataclass
@@ -83,6 +104,9 @@ class _Attempt:
 
     target: _Target
     reservation: aio.Reservation
+    #: What it was reserved for: `_Request.digest`.
+    digest: int
+    workload: Workload
     #: Whether it went to a deployment that shares.
     shares: bool = True
     #: What was being handled when it was dispatched: an error of an attempt before.
@@ -229,19 +253,24 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         self, kwargs: dict[str, Any], call_type: Any
     ) -> dict[str, Any] | None:
         """The request is about to be sent to this deployment."""
-        target = _target(kwargs)
+        kind = getattr(call_type, "value", call_type)
+        # The router has put the deployment's model and model_info there. A client's litellm_params may be there too.
+        params = {"model": kwargs.get("model")}
+        target = _target({"model_info": kwargs.get("model_info"), "litellm_params": params})
         attempt = self._attempts.get(_id(kwargs))
         if attempt is not None and not attempt.held:
             # LiteLLM calls this twice for one request, where it translates /v1/messages.
             return None
         if attempt is not None and target is not None:
-            fits = attempt.target == target and attempt.reservation.free
-            if not fits:
+            if not (
+                attempt.target.is_same(target)
+                and (attempt.reservation.free or self._on_billed == "tag")
+                and await self._covers(attempt, kind, kwargs)
+            ):
                 await self._end(attempt)
                 attempt = None
         if attempt is None and target is not None:
-            # No filter was asked: a client named this deployment itself, or on_billed is tag.
-            kind = getattr(call_type, "value", call_type)
+            # No filter was asked, as a client named this deployment itself; or the request has changed since.
             attempt = await self._reserve([target], kind, kwargs, kwargs.get("messages"))
             if attempt is None or not (attempt.reservation.free or self._on_billed == "tag"):
                 raise await self._denial(attempt)
@@ -251,7 +280,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         attempt.shares = target is not None
         attempt.before = sys.exc_info()[1]
         attempt.reservation.dispatched()
-        if kwargs.get("stream") and getattr(call_type, "value", call_type) == "acompletion":
+        if kwargs.get("stream") and kind == "acompletion":
             # Without it a stream has no usage.
             options = kwargs.get("stream_options") or {}
             return {**kwargs, "stream_options": {**options, "include_usage": True}}
@@ -333,17 +362,19 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
     ) -> _Attempt | None:
         """Reserves for the first target that gives FREE, else BILLED for the first. None: there is no verdict."""
         self._sweep()
-        path = _PATHS.get(call_type)
-        if path is None:
-            logger.warning(
-                "the tokens of %s can't be bounded: it is not sent where data is shared", call_type
-            )
-            return None
-        body = json.dumps(_body(call_type, kwargs, messages), default=str).encode()
         first: _Attempt | None = None
         for target in targets:
+            request = _request(call_type, kwargs, messages, json.loads(target.fields))
+            if request is None:
+                logger.warning(
+                    "the tokens of this %s can't be bounded: it is not sent where data is shared",
+                    call_type,
+                )
+                continue
             try:
-                bound = await self._client.estimate(path, body, model=target.model)
+                bound = await self._client.estimate(
+                    request.path, request.body, model=target.model
+                )
                 reservation = await self._client.reserve(
                     model=target.model,
                     tokens=max(1, bound.tokens),
@@ -358,18 +389,33 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
                 # Whether it counted is unknown.
                 await reservation.close()
                 continue
+            attempt = _Attempt(target, reservation, request.digest, bound.workload)
             if reservation.free:
                 if first is not None:
                     await self._end(first)
-                first = _Attempt(target, reservation)
-                self._attempts[reservation.request_id] = first
-                return first
+                self._attempts[reservation.request_id] = attempt
+                return attempt
             if first is None:
-                first = _Attempt(target, reservation)
-                self._attempts[reservation.request_id] = first
+                self._attempts[reservation.request_id] = first = attempt
             else:
                 await reservation.close()
         return first
+
+    async def _covers(self, attempt: _Attempt, call_type: str, kwargs: Mapping[str, Any]) -> bool:
+        """Whether an attempt's reservation is enough for the request, which others may have changed since."""
+        request = _request(call_type, kwargs, kwargs.get("messages"), {})
+        if request is None:
+            return False
+        if request.digest == attempt.digest:
+            return True
+        try:
+            bound = await self._client.estimate(
+                request.path, request.body, model=attempt.target.model
+            )
+        except TollgateError as error:
+            logger.warning("no verdict for %s: %s", attempt.target, error)
+            return False
+        return bound.tokens <= attempt.reservation.tokens and bound.workload == attempt.workload
 
     async def _denial(self, attempt: _Attempt | None) -> _Denied:
         """Ends an attempt that is not FREE, and says why."""
@@ -506,7 +552,7 @@ def _group(name: Any) -> list[dict[str, Any]]:
 
 
 def _target(deployment: Mapping[str, Any]) -> _Target | None:
-    """What a deployment, or the request that goes to it, is called in Tollgate; None if it does not share."""
+    """What a deployment is called in Tollgate; None if it does not share."""
     info = deployment.get("model_info") or {}
     settings = info.get("tollgate")
     if settings is None:
@@ -514,11 +560,19 @@ def _target(deployment: Mapping[str, Any]) -> _Target | None:
     for key in ("org", "project"):
         if not isinstance(settings, dict) or not isinstance(settings.get(key), str):
             raise ValueError(f"model_info.tollgate.{key} must be set")
-    params = deployment.get("litellm_params") or deployment
-    model = (
-        settings.get("model") or str(params.get("model", "")).partition("/")[2] or params["model"]
+    params = deployment.get("litellm_params") or {}
+    model = str(params.get("model") or "")
+    fields = {
+        key: params[key]
+        for key in (*_FIELDS, "extra_body", "additional_drop_params")
+        if params.get(key) is not None
+    }
+    return _Target(
+        settings["org"],
+        settings["project"],
+        settings.get("model") or model.partition("/")[2] or model,
+        json.dumps(fields, default=str),
     )
-    return _Target(settings["org"], settings["project"], model)
 
 
 def _targets(deployments: Iterable[Mapping[str, Any]]) -> list[_Target]:
@@ -546,21 +600,71 @@ def _mark(kwargs: dict[str, Any], attempt: _Attempt) -> None:
         metadata[_VERDICT_KEY] = attempt.reservation.verdict.name.lower()
 
 
-def _body(call_type: str, kwargs: Mapping[str, Any], messages: Any) -> dict[str, Any]:
-    """The request as the provider will have it: the client's, with what has changed since."""
+def _request(
+    call_type: str, kwargs: Mapping[str, Any], messages: Any, defaults: Mapping[str, Any]
+) -> _Request | None:
+    """The request as the provider will have it: the deployment's fields, then the client's, with what has changed
+    since, then `extra_body`. None: its tokens can't be bounded."""
+    path = _PATHS.get(call_type)
+    if path is None:
+        return None
     sent = (kwargs.get("proxy_server_request") or {}).get("body")
-    body = dict(sent) if isinstance(sent, dict) else {}
-    # What the proxy put there is no part of the request, and names its caller.
-    for key in [it for it in body if it in _INTERNAL or it.startswith(("_", "litellm_"))]:
-        del body[key]
-    body.update({key: kwargs[key] for key in _FIELDS if kwargs.get(key) is not None})
+    sent = sent if isinstance(sent, dict) else {}
+    changed = {key: kwargs[key] for key in _FIELDS if kwargs.get(key) is not None}
+    body = {**defaults, **sent, **changed}
     if messages is not None:
         body["messages"] = messages
-    if call_type == "anthropic_messages":
-        # Another format: all of it counts as text, which is at least its tokens.
-        text = json.dumps([body.get("system"), body.get("messages")], default=str)
-        body = {**body, "messages": [{"role": "user", "content": text}]}
-    return body
+    if defaults.get("tools"):
+        # LiteLLM sends both.
+        client_tools = kwargs.get("tools") or sent.get("tools") or []
+        body["tools"] = [*defaults["tools"], *client_tools]
+    if call_type == "anthropic_messages" and not _translate_messages(body):
+        return None
+    extra = kwargs.get("extra_body") or body.get("extra_body") or {}
+    if not isinstance(extra, dict) or "model" in extra:
+        return None
+    if extra and call_type == "anthropic_messages":
+        # Not all of LiteLLM's translations have it.
+        return None
+    body.update(extra)
+    dropped = kwargs.get("additional_drop_params") or body.get("additional_drop_params") or []
+    left_out = {"extra_body", "additional_drop_params", *_INTERNAL}
+    left_out |= {it for it in _MAXIMA if it in dropped}
+    # What the proxy put there is no part of the request, and names its caller.
+    for key in [it for it in body if it in left_out or it.startswith(("_", "litellm_"))]:
+        del body[key]
+    return _Request(path, json.dumps(body, default=str, sort_keys=True).encode())
+
+
+def _translate_messages(body: dict[str, Any]) -> bool:
+    """Makes a Chat Completions request of one of /v1/messages, as far as its tokens go: all of its text counts, which
+    is at least its tokens. False: it has more than text, such as images, whose tokens the bytes don't bound."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not all(
+        isinstance(it, dict) and _is_text(it.get("content")) for it in messages
+    ):
+        return False
+    text = json.dumps([body.pop("system", None), messages], default=str)
+    body["messages"] = [{"role": "user", "content": text}]
+    if isinstance(body.get("tools"), list):
+        # A client's tool has no type, or `custom`; others are the provider's.
+        body["tools"] = [
+            {"type": "function", "function": it}
+            if isinstance(it, dict) and it.get("type", "custom") == "custom"
+            else it
+            for it in body["tools"]
+        ]
+    return True
+
+
+def _is_text(content: Any) -> bool:
+    """Whether a message's content in Anthropic's format is text and calls of the client's tools alone."""
+    if not isinstance(content, list):
+        return content is None or isinstance(content, str)
+    return all(
+        isinstance(it, dict) and it.get("type") in _TEXT_BLOCKS and _is_text(it.get("content"))
+        for it in content
+    )
 
 
 def _usage(response: Any) -> int | None:
