@@ -10,6 +10,7 @@ import http.client
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -117,13 +118,21 @@ class Proxy:
     """A LiteLLM proxy with the plugin."""
 
     def __init__(
-        self, service: str, config: str, folder: Path, environment: dict[str, str]
+        self,
+        service: str,
+        config: str,
+        folder: Path,
+        environment: dict[str, str],
+        command: str = "exec litellm --config config.yaml",
     ) -> None:
         self.port = free_port()
         file = folder / f"{self.port}.yaml"
         file.write_text(config, "utf-8")
         self.log = folder / f"{self.port}.log"
+        program = Path(os.environ["TOLLGATE_TEST_LITELLM"])
+        command += f" --host 127.0.0.1 --port {self.port}"
         variables = os.environ | {
+            "PATH": f"{program.parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(CLIENTS / "python" / "src"),
             # Fetches nothing.
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -132,8 +141,7 @@ class Proxy:
         }
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [os.environ["TOLLGATE_TEST_LITELLM"], "--config", str(file)]
-                + ["--host", "127.0.0.1", "--port", str(self.port)],
+                ["sh", "-c", command.replace("config.yaml", file.name)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -281,6 +289,29 @@ class LiteLLM(unittest.TestCase):
         self.assertEqual(self.shared("json"), 3 * 42 + 40)
         self.settles("json", 3 * 42 + 40)
 
+    def test_messages_with_tools_of_the_client_are_shared_and_those_with_images_are_not(self) -> None:
+        tool = {"name": "find", "description": "Finds.", "input_schema": {"type": "object"}}
+        call = {"type": "tool_use", "id": "toolu_1", "name": "find", "input": {}}
+        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "nothing"}
+        turns: list[dict[str, Any]] = [
+            {"role": "user", "content": text("used=40+2")},
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+        ]
+        body = {"model": "json", "max_tokens": 50, "messages": turns, "tools": [tool]}
+        answer = self.route.request("POST", "/v1/messages", body)
+        self.assertEqual((answer.status, self.shared("json")), (200, 42), answer.body)
+        source = {"type": "url", "url": "https://image.test/1.png"}
+        image = {"type": "image", "source": source}
+        nested = {**result, "content": [image]}
+        for more in (image, {"type": "document", "source": source}, nested):
+            content = [{"type": "text", "text": text("used=40+2")}, more]
+            messages = [*turns[:2], {"role": "user", "content": content}]
+            body = {"model": "json", "max_tokens": 50, "messages": messages}
+            self.route.request("POST", "/v1/messages", body)
+        self.assertEqual(self.shared("json"), 42)
+        self.settles("json", 42)
+
     def test_an_answer_from_the_cache_is_released(self) -> None:
         for stream in (False, True):
             words = text()
@@ -398,12 +429,18 @@ class LiteLLM(unittest.TestCase):
         self.keeps("fail", requests=len(self.provider.requests["shared-fail"]))
 
     def test_a_stream_that_breaks_off_is_kept(self) -> None:
+        def logged() -> int:
+            return self.route.log.read_text("utf-8").count("org-stream was dispatched and not")
+
         for words in ("cut", "drop"):
             with self.subTest(words):
                 self.before = {org: self.pool(org) for org in ORGS}
                 self.provider.reset()
+                before = logged()
                 self.route.chat("stream", text(words), stream=True)
-                self.keeps("stream", requests=len(self.provider.requests["shared-stream"]))
+                requests = len(self.provider.requests["shared-stream"])
+                self.keeps("stream", requests=requests)
+                wait_for(lambda: logged() == before + requests)
 
     # Clients that hang up.
 
@@ -437,6 +474,12 @@ class LiteLLM(unittest.TestCase):
         self.settles("json", 30)
 
     # BILLED requests.
+
+    def test_a_request_to_several_groups_at_once_is_refused(self) -> None:
+        for fields in ({}, {"fastest_response": True}):
+            answer = self.route.chat("json, small", text(), **fields)
+            self.assertEqual(answer.status, 400, answer.body)
+        self.assertEqual(self.provider.requests, {})
 
     def use_up(self, org: str) -> None:
         client = self.client
@@ -477,9 +520,12 @@ class LiteLLM(unittest.TestCase):
         self.use_up("tag")
         for _ in range(8):
             answer = self.tag.chat("tag-shared", text())
-            self.assertEqual((answer.status, answer.headers["x-tollgate-verdict"]), (200, "billed"))
+            verdict = (answer.status, answer.headers["x-tollgate-verdict"])
+            self.assertEqual(verdict, (200, "billed"), self.pool("tag"))
         self.assertEqual(self.shared("tag"), 240)
         self.settles("tag", SMALL)
+        row = wait_for(lambda: [it for it in self.usage("tag").rows if it.billed_requests == 8])
+        self.assertEqual((row[0].billed_tokens, row[0].free_tokens), (240, SMALL))
         self.assertIn("FREE is not certain", self.tag.log.read_text("utf-8"))
 
     def test_many_at_once_never_use_more_than_the_allowance(self) -> None:
@@ -494,28 +540,53 @@ class LiteLLM(unittest.TestCase):
         self.assertLessEqual(shared, SMALL)
         self.settles("many", shared)
 
+    def test_the_page_installs_the_version_that_is_tested(self) -> None:
+        page = (CLIENTS / "python" / "LITELLM.md").read_text("utf-8")
+        python = Path(os.environ["TOLLGATE_TEST_LITELLM"]).with_name("python")
+        code = "import importlib.metadata as it; print(it.version('litellm'))"
+        run = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+        self.assertIn(f"pip install 'litellm[proxy]=={run.stdout.strip()}' ", page)
+
     def test_the_example_of_the_page_runs(self) -> None:
         page = (CLIENTS / "python" / "LITELLM.md").read_text("utf-8")
         example = page.partition("```yaml\n")[2].partition("```")[0]
+        command = page.partition("Start the proxy:\n\n```sh\n")[2].partition("```")[0].strip()
         # With a provider of ours.
         base = f"api_base: {self.provider.url}/v1, api_key"
         example = example.replace("api_key", base).replace("org-demo", "org-json")
         example = example.replace("project: search", "project: proj")
-        keys = {
-            "SHARING_PROJECT_KEY": "shared-json",
-            "OTHER_PROJECT_KEY": "other-json",
-            "LITELLM_MASTER_KEY": MASTER_KEY,
-        }
+        for ours, theirs in {
+            "SHARING_PROJECT_KEY=shared-json": "SHARING_PROJECT_KEY=…",
+            "OTHER_PROJECT_KEY=other-json": "OTHER_PROJECT_KEY=…",
+            f"exec env LITELLM_MASTER_KEY={MASTER_KEY}": "LITELLM_MASTER_KEY=sk-…",
+            self.service.address: "127.0.0.1:50051",
+        }.items():
+            self.assertIn(theirs, command)
+            command = command.replace(theirs, ours)
         with tempfile.TemporaryDirectory() as folder:
-            proxy = Proxy(self.service.address, example, Path(folder), keys)
+            proxy = Proxy("", example, Path(folder), {}, command)
             try:
                 wait_for(proxy.ready, 240)
                 answer = proxy.chat("gpt-4o", text())
                 self.assertEqual(answer.status, 200, answer.body)
                 self.settles("json", 30)
+                self.ends_with_an_open_request(proxy)
             finally:
                 proxy.close()
-        self.assertEqual(self.shared("json"), 30)
+        self.assertEqual(self.shared("json"), 60)
+
+    def ends_with_an_open_request(self, proxy: Proxy) -> None:
+        """The proxy, interrupted twice, does not wait for it, and logs it."""
+        with ThreadPoolExecutor() as pool:
+            job = pool.submit(proxy.chat, "gpt-4o", text("hang"))
+            wait_for(lambda: self.shared("json") == 60)
+            proxy.process.send_signal(signal.SIGINT)
+            wait_for(lambda: "Shutting down" in proxy.log.read_text("utf-8"))
+            proxy.process.send_signal(signal.SIGINT)
+            proxy.process.wait(30)
+            # Whatever its client got.
+            job.exception()
+        self.assertIn("the process ended before reservation", proxy.log.read_text("utf-8"))
 
     def test_without_tollgate(self) -> None:
         """Last, as unittest goes by the alphabet."""
@@ -524,6 +595,9 @@ class LiteLLM(unittest.TestCase):
         self.assertEqual((self.shared("gone"), self.provider.tokens["other-gone"]), (0, 30))
         self.assertEqual(self.route.chat("only", text()).status, 503)
         self.assertEqual(self.deny.chat("gone", text()).status, 503)
+        for _ in range(8):
+            # None of them goes to the deployment that shares, by chance.
+            self.assertEqual(self.tag.chat("gone", text()).status, 200)
         self.assertEqual(self.shared("only") + self.shared("gone"), 0)
 
 

@@ -12,12 +12,14 @@ refused it, and kept where it may have run.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import logging
 import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -69,6 +71,8 @@ _ROUTER_SECONDS = 120.0
 #: Where metadata has the id of the attempt. A client's own value is removed.
 _KEY = "tollgate"
 _VERDICT_KEY = "tollgate_verdict"
+#: The id of the attempt that this task has dispatched and that has not ended.
+_dispatched: ContextVar[str] = ContextVar("tollgate_dispatched", default="")
 
 
 @dataclass(frozen=True)
@@ -152,8 +156,9 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         self._on_unavailable = _one_of("on_unavailable", on_unavailable, "billed", "deny")
         self._on_disconnect = _one_of("on_disconnect", on_disconnect, "keep", "settle")
         self._attempts: dict[str, _Attempt] = {}
-        self._swept = time.monotonic()
+        self._sweeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        atexit.register(self._log_open)
         if on_billed == "tag":
             logger.warning(
                 "on_billed is tag: BILLED requests run in projects that share, so FREE is not certain"
@@ -201,7 +206,11 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         for metadata in _metadatas(data):
             metadata.pop(_KEY, None)
             metadata.pop(_VERDICT_KEY, None)
-        deployments = _group(data.get("model"))
+        name = str(data.get("model") or "")
+        if "," in name and any(_targets(_group(it.strip())) for it in name.split(",")):
+            # LiteLLM sends it to all of them at once, with one metadata for the attempts.
+            raise _http_error(400, f"model: {name!r} names more than one group; name one")
+        deployments = _group(name)
         targets = _targets(deployments)
         if not targets or self._on_billed == "tag":
             return
@@ -213,8 +222,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             return
         if attempt is None or not attempt.reservation.free:
             denial = await self._denial(attempt)
-            error = {"message": denial.message, "type": "insufficient_quota", "code": "tollgate"}
-            raise HTTPException(denial.status_code, {"error": error}, {"x-should-retry": "false"})
+            raise _http_error(denial.status_code, denial.message)
         _mark(data, attempt)
 
     async def async_filter_deployments(
@@ -233,7 +241,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             # Of an attempt before, or for another group.
             await self._end(attempt)
             attempt = None
-        if not targets or self._on_billed == "tag":
+        if not targets:
             return healthy_deployments
         others = [it for it in healthy_deployments if _target(it) is None]
         if attempt is None:
@@ -241,7 +249,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             attempt = await self._reserve(targets, call_type, kwargs, messages)
         if attempt is None and others and self._on_unavailable == "billed":
             return others
-        if attempt is not None and attempt.reservation.free:
+        if attempt is not None and self._may_share(attempt):
             _mark(kwargs, attempt)
             return [it for it in healthy_deployments if _target(it) == attempt.target]
         if attempt is None or not others or self._on_billed == "deny":
@@ -259,12 +267,14 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         target = _target({"model_info": kwargs.get("model_info"), "litellm_params": params})
         attempt = self._attempts.get(_id(kwargs))
         if attempt is not None and not attempt.held:
-            # LiteLLM calls this twice for one request, where it translates /v1/messages.
-            return None
+            if target is None or _dispatched.get() == attempt.reservation.request_id:
+                # LiteLLM calls this twice for one request, where it translates /v1/messages.
+                return None
+            raise _Denied(400, "one request to more than one deployment at once can't be reserved")
         if attempt is not None and target is not None:
             if not (
                 attempt.target.is_same(target)
-                and (attempt.reservation.free or self._on_billed == "tag")
+                and self._may_share(attempt)
                 and await self._covers(attempt, kind, kwargs)
             ):
                 await self._end(attempt)
@@ -272,7 +282,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         if attempt is None and target is not None:
             # No filter was asked, as a client named this deployment itself; or the request has changed since.
             attempt = await self._reserve([target], kind, kwargs, kwargs.get("messages"))
-            if attempt is None or not (attempt.reservation.free or self._on_billed == "tag"):
+            if attempt is None or not self._may_share(attempt):
                 raise await self._denial(attempt)
             _mark(kwargs, attempt)
         if attempt is None:
@@ -280,6 +290,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         attempt.shares = target is not None
         attempt.before = sys.exc_info()[1]
         attempt.reservation.dispatched()
+        _dispatched.set(attempt.reservation.request_id)
         if kwargs.get("stream") and kind == "acompletion":
             # Without it a stream has no usage.
             options = kwargs.get("stream_options") or {}
@@ -296,6 +307,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         fallback_depth: int | None = None,
     ) -> None:
         """Releases what the provider refused, and keeps what may have run."""
+        _dispatched.set("")
         attempt = self._attempts.get(_id(request_data))
         if attempt is None or attempt.held:
             return
@@ -303,6 +315,12 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             await self._release(attempt)
         else:
             await self._end(attempt)
+
+    async def async_post_call_success_deployment_hook(
+        self, request_data: dict[str, Any], response: Any, call_type: Any
+    ) -> None:
+        """The answer is there. What this task sends from now on is another request."""
+        _dispatched.set("")
 
     async def async_log_success_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
@@ -341,9 +359,10 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         user_api_key_dict: Any,
         traceback_str: str | None = None,
     ) -> None:
-        """The request has failed as a whole: what was reserved and not dispatched is released."""
+        """The request has failed as a whole: what was not dispatched is released, and a stream that broke off is kept.
+        Other failures were reported by attempt, and an answer that another plugin rejects is yet to be settled."""
         attempt = self._attempts.get(_id(request_data))
-        if attempt is not None and attempt.held:
+        if attempt is not None and (attempt.held or request_data.get("stream")):
             await self._end(attempt)
 
     async def async_post_call_response_headers_hook(
@@ -361,7 +380,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         self, targets: list[_Target], call_type: str, kwargs: Mapping[str, Any], messages: Any
     ) -> _Attempt | None:
         """Reserves for the first target that gives FREE, else BILLED for the first. None: there is no verdict."""
-        self._sweep()
+        self._start_sweeper()
         first: _Attempt | None = None
         for target in targets:
             request = _request(call_type, kwargs, messages, json.loads(target.fields))
@@ -400,6 +419,9 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             else:
                 await reservation.close()
         return first
+
+    def _may_share(self, attempt: _Attempt) -> bool:
+        return attempt.reservation.free or self._on_billed == "tag"
 
     async def _covers(self, attempt: _Attempt, call_type: str, kwargs: Mapping[str, Any]) -> bool:
         """Whether an attempt's reservation is enough for the request, which others may have changed since."""
@@ -442,24 +464,42 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             logger.warning("releasing failed: %s", error)
             await attempt.reservation.close()
 
-    def _sweep(self) -> None:
-        """Ends attempts whose end LiteLLM did not report."""
-        now = time.monotonic()
-        if now - self._swept < _SWEEP_SECONDS:
-            return
-        self._swept = now
-        for attempt in list(self._attempts.values()):
-            if now - attempt.began > (_HELD_SECONDS if attempt.held else _DISPATCHED_SECONDS):
-                self._spawn(self._end(attempt))
+    def _start_sweeper(self) -> None:
+        sweeper = self._sweeper
+        loop = asyncio.get_running_loop()
+        if sweeper is None or sweeper.done() or sweeper.get_loop() is not loop:
+            self._sweeper = self._spawn(self._sweep())
 
-    def _spawn(self, work: Any) -> None:
+    async def _sweep(self) -> None:
+        """Ends attempts whose end LiteLLM did not report, for as long as there are any."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            now = time.monotonic()
+            for attempt in list(self._attempts.values()):
+                if now - attempt.began > (_HELD_SECONDS if attempt.held else _DISPATCHED_SECONDS):
+                    await self._end(attempt)
+            if not self._attempts:
+                return
+
+    def _log_open(self) -> None:
+        """Names, at the end of the process, what it can't end any more."""
+        for attempt in self._attempts.values():
+            logger.warning(
+                "the process ended before reservation %s of %s: its %d tokens stay counted until midnight",
+                attempt.reservation.request_id,
+                attempt.reservation.org,
+                attempt.reservation.tokens,
+            )
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
         try:
-            task = asyncio.get_running_loop().create_task(work)
+            task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         except RuntimeError:
             work.close()
             raise
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # The start.
 
@@ -495,6 +535,12 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
                     )
         if not shares:
             logger.warning("no deployment has model_info.tollgate: nothing is reserved")
+
+
+def _http_error(status: int, message: str) -> HTTPException:
+    kind = "invalid_request_error" if status == 400 else "insufficient_quota"
+    error = {"message": message, "type": kind, "code": "tollgate"}
+    return HTTPException(status, {"error": error}, {"x-should-retry": "false"})
 
 
 def _one_of(name: str, value: str, *allowed: str) -> str:
