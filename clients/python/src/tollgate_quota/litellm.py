@@ -23,15 +23,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import aiohttp
-import httpcore
-import httpx
-import openai
 from fastapi import HTTPException
 from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
 
 from . import aio
+from ._litellm_failure import did_not_run
+from ._litellm_request import FIELDS, request_of
 from .answers import BilledReason, Workload
 from .connection import TLS
 from .errors import TollgateError
@@ -39,27 +37,6 @@ from .lifecycle import State
 
 logger = logging.getLogger("tollgate_quota.litellm")
 
-# What the provider answered without having run the request.
-_REFUSALS = frozenset({400, 401, 403, 404, 413, 422, 429})
-# No connection was made. LiteLLM makes httpx.ConnectError also of a connection that broke after the request was sent.
-_NOT_CONNECTED = (httpx.ConnectTimeout, httpx.PoolTimeout)
-_CONNECT_CAUSES = (aiohttp.ClientConnectorError, httpcore.ConnectError)
-# The paths by which the service knows the kinds of requests whose tokens it can bound.
-_PATHS = {
-    "acompletion": "/v1/chat/completions",
-    "anthropic_messages": "/v1/chat/completions",
-    "aresponses": "/v1/responses",
-    "aembedding": "/v1/embeddings",
-}
-# What LiteLLM or another plugin may have changed since the client sent its body.
-_FIELDS = (
-    "input", "instructions", "system", "prompt", "text", "tools", "functions", "response_format",
-    "prediction", "n", "max_tokens", "max_completion_tokens", "max_output_tokens",
-    "web_search_options", "previous_response_id", "conversation", "audio",
-)  # fmt: skip
-_MAXIMA = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-_INTERNAL = frozenset({"metadata", "proxy_server_request", "secret_fields", "shared_session"})
-_TEXT_BLOCKS = frozenset({"text", "thinking", "tool_use", "tool_result"})
 #: Seconds after which a reservation that was never dispatched is released.
 _HELD_SECONDS = 60.0
 #: Seconds after which a request whose end was never reported is given up: it stays counted.
@@ -90,25 +67,13 @@ class _Target:
         return replace(self, fields="") == replace(other, fields="")
 
 
-@dataclass(frozen=True)
-class _Request:
-    """What Tollgate is asked to bound."""
-
-    path: str
-    body: bytes
-
-    @property
-    def digest(self) -> int:
-        return hash((self.path, self.body))
-
-
 @dataclass
 class _Attempt:
     """One request to the provider."""
 
     target: _Target
     reservation: aio.Reservation
-    #: What it was reserved for: `_Request.digest`.
+    #: What it was reserved for: `Request.digest`.
     digest: int
     workload: Workload
     #: Whether it went to a deployment that shares.
@@ -311,7 +276,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         attempt = self._attempts.get(_id(request_data))
         if attempt is None or attempt.held:
             return
-        if _did_not_run(exception, attempt.before):
+        if did_not_run(exception, attempt.before):
             await self._release(attempt)
         else:
             await self._end(attempt)
@@ -383,7 +348,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         self._start_sweeper()
         first: _Attempt | None = None
         for target in targets:
-            request = _request(call_type, kwargs, messages, json.loads(target.fields))
+            request = request_of(call_type, kwargs, messages, json.loads(target.fields))
             if request is None:
                 logger.warning(
                     "the tokens of this %s can't be bounded: it is not sent where data is shared",
@@ -425,7 +390,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
 
     async def _covers(self, attempt: _Attempt, call_type: str, kwargs: Mapping[str, Any]) -> bool:
         """Whether an attempt's reservation is enough for the request, which others may have changed since."""
-        request = _request(call_type, kwargs, kwargs.get("messages"), {})
+        request = request_of(call_type, kwargs, kwargs.get("messages"), {})
         if request is None:
             return False
         if request.digest == attempt.digest:
@@ -549,41 +514,6 @@ def _one_of(name: str, value: str, *allowed: str) -> str:
     return value
 
 
-def _did_not_run(error: BaseException, before: BaseException | None) -> bool:
-    """Whether the provider refused a request, or never got it. LiteLLM may have sent it twice: then this holds for
-    both. `before` is an earlier attempt's error, which Python chains to this attempt's."""
-    answers = [
-        answer for it in _causes(error, before) if (answer := _is_harmless(it)) is not None
-    ]
-    return bool(answers) and all(answers)
-
-
-def _is_harmless(error: BaseException) -> bool | None:
-    """Whether the provider ran nothing, by its own status or the connection's error; None if this error is neither.
-    LiteLLM's own errors are derived from openai's, and have another status than some of the answers."""
-    is_of_litellm = type(error).__module__.startswith("litellm.exceptions")
-    if isinstance(error, openai.APIStatusError) and not is_of_litellm:
-        return error.status_code in _REFUSALS
-    if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code in _REFUSALS
-    if isinstance(error, httpx.ConnectError):
-        return isinstance(error.__cause__, _CONNECT_CAUSES)
-    if isinstance(error, httpx.RequestError):
-        return isinstance(error, _NOT_CONNECTED)
-    return None
-
-
-def _causes(error: BaseException, before: BaseException | None) -> Iterable[BaseException]:
-    """An error, and what led to it, up to `before`."""
-    seen: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause is not before and cause not in seen:
-        seen.append(cause)
-        context = None if cause.__suppress_context__ else cause.__context__
-        cause = cause.__cause__ or context
-    return seen
-
-
 def _router() -> Any:
     from litellm.proxy import proxy_server
 
@@ -592,7 +522,7 @@ def _router() -> Any:
 
 def _group(name: Any) -> list[dict[str, Any]]:
     router = _router()
-    if router is None or not isinstance(name, str):
+    if router is None or not isinstance(name, str) or not name:
         return []
     return router.get_model_list(model_name=name) or []
 
@@ -610,7 +540,7 @@ def _target(deployment: Mapping[str, Any]) -> _Target | None:
     model = str(params.get("model") or "")
     fields = {
         key: params[key]
-        for key in (*_FIELDS, "extra_body", "additional_drop_params")
+        for key in (*FIELDS, "extra_body", "additional_drop_params")
         if params.get(key) is not None
     }
     return _Target(
@@ -644,73 +574,6 @@ def _mark(kwargs: dict[str, Any], attempt: _Attempt) -> None:
     for metadata in _metadatas(kwargs) or [kwargs.setdefault("metadata", {})]:
         metadata[_KEY] = attempt.reservation.request_id
         metadata[_VERDICT_KEY] = attempt.reservation.verdict.name.lower()
-
-
-def _request(
-    call_type: str, kwargs: Mapping[str, Any], messages: Any, defaults: Mapping[str, Any]
-) -> _Request | None:
-    """The request as the provider will have it: the deployment's fields, then the client's, with what has changed
-    since, then `extra_body`. None: its tokens can't be bounded."""
-    path = _PATHS.get(call_type)
-    if path is None:
-        return None
-    sent = (kwargs.get("proxy_server_request") or {}).get("body")
-    sent = sent if isinstance(sent, dict) else {}
-    changed = {key: kwargs[key] for key in _FIELDS if kwargs.get(key) is not None}
-    body = {**defaults, **sent, **changed}
-    if messages is not None:
-        body["messages"] = messages
-    if defaults.get("tools"):
-        # LiteLLM sends both.
-        client_tools = kwargs.get("tools") or sent.get("tools") or []
-        body["tools"] = [*defaults["tools"], *client_tools]
-    if call_type == "anthropic_messages" and not _translate_messages(body):
-        return None
-    extra = kwargs.get("extra_body") or body.get("extra_body") or {}
-    if not isinstance(extra, dict) or "model" in extra:
-        return None
-    if extra and call_type == "anthropic_messages":
-        # Not all of LiteLLM's translations have it.
-        return None
-    body.update(extra)
-    dropped = kwargs.get("additional_drop_params") or body.get("additional_drop_params") or []
-    left_out = {"extra_body", "additional_drop_params", *_INTERNAL}
-    left_out |= {it for it in _MAXIMA if it in dropped}
-    # What the proxy put there is no part of the request, and names its caller.
-    for key in [it for it in body if it in left_out or it.startswith(("_", "litellm_"))]:
-        del body[key]
-    return _Request(path, json.dumps(body, default=str, sort_keys=True).encode())
-
-
-def _translate_messages(body: dict[str, Any]) -> bool:
-    """Makes a Chat Completions request of one of /v1/messages, as far as its tokens go: all of its text counts, which
-    is at least its tokens. False: it has more than text, such as images, whose tokens the bytes don't bound."""
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not all(
-        isinstance(it, dict) and _is_text(it.get("content")) for it in messages
-    ):
-        return False
-    text = json.dumps([body.pop("system", None), messages], default=str)
-    body["messages"] = [{"role": "user", "content": text}]
-    if isinstance(body.get("tools"), list):
-        # A client's tool has no type, or `custom`; others are the provider's.
-        body["tools"] = [
-            {"type": "function", "function": it}
-            if isinstance(it, dict) and it.get("type", "custom") == "custom"
-            else it
-            for it in body["tools"]
-        ]
-    return True
-
-
-def _is_text(content: Any) -> bool:
-    """Whether a message's content in Anthropic's format is text and calls of the client's tools alone."""
-    if not isinstance(content, list):
-        return content is None or isinstance(content, str)
-    return all(
-        isinstance(it, dict) and it.get("type") in _TEXT_BLOCKS and _is_text(it.get("content"))
-        for it in content
-    )
 
 
 def _usage(response: Any) -> int | None:
