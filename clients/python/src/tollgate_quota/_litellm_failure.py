@@ -19,9 +19,7 @@ _CONNECT_CAUSES = (aiohttp.ClientConnectorError, httpcore.ConnectError)
 def did_not_run(error: BaseException, before: BaseException | None) -> bool:
     """Whether the provider refused a request, or never got it. LiteLLM may have sent it twice: then this holds for
     both. `before` is an earlier attempt's error, which Python chains to this attempt's."""
-    answers = [
-        answer for it in _causes(error, before) if (answer := _is_harmless(it)) is not None
-    ]
+    answers = [answer for it in _causes(error, before) if (answer := _is_harmless(it)) is not None]
     return bool(answers) and all(answers)
 
 

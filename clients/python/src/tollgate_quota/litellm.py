@@ -356,9 +356,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
                 )
                 continue
             try:
-                bound = await self._client.estimate(
-                    request.path, request.body, model=target.model
-                )
+                bound = await self._client.estimate(request.path, request.body, model=target.model)
                 reservation = await self._client.reserve(
                     model=target.model,
                     tokens=max(1, bound.tokens),
