@@ -1,14 +1,16 @@
 """A stand-in for the provider: Chat Completions, Responses and Embeddings, JSON and SSE.
 
 A message's text steers it: `status=503`, `hang`, `pause`, `slow` (a pause before each chunk), `cut` (the stream ends
-without usage), `drop` (the connection is closed in mid-stream), `used=P+C` (the tokens of the answer). It counts what
-it saw by API key.
+without usage), `drop` (the connection is closed in mid-stream), `large` (an error that calls the request too
+large), `used=P+C` (the tokens of the answer). It counts what it saw by API key.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import socket
+import struct
 import threading
 import time
 from collections import defaultdict
@@ -30,6 +32,8 @@ class Provider:
         self.tokens: dict[str, int] = defaultdict(int)
         #: The statuses of the next requests.
         self.statuses: list[int] = []
+        #: How many of the next requests end with a reset of their connection.
+        self.resets = 0
         provider = self
 
         class Handler(_Handler):
@@ -48,6 +52,7 @@ class Provider:
             self.requests.clear()
             self.tokens.clear()
             self.statuses.clear()
+            self.resets = 0
 
     def close(self) -> None:
         """Stops it."""
@@ -76,11 +81,17 @@ class _Handler(BaseHTTPRequestHandler):
         text = json.dumps(body.get("messages") or body.get("input"))
         with self.provider.lock:
             self.provider.requests[key].append(body)
+            if self.provider.resets:
+                self.provider.resets -= 1
+                return self._reset()
             status = self.provider.statuses.pop(0) if self.provider.statuses else 0
         asked = re.search(r"status=(\d+)", text)
         status = status or (int(asked[1]) if asked else 200)
         if status != 200:
-            return self._json(status, {"error": {"message": f"stand-in {status}", "code": status}})
+            # LiteLLM goes by this text, whatever the status.
+            large = "Request too large" if "large" in text else ""
+            message = f"stand-in {status} {large}"
+            return self._json(status, {"error": {"message": message, "code": status}})
         used = re.search(r"used=(\d+)\+(\d+)", text)
         prompt, completion = (int(used[1]), int(used[2])) if used else (10, 20)
         with self.provider.lock:
@@ -100,6 +111,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._chat(body, prompt, completion)
         except (BrokenPipeError, ConnectionResetError):
             pass
+
+    def _reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
 
     def _json(self, status: int, answer: dict[str, Any]) -> None:
         data = json.dumps(answer).encode()

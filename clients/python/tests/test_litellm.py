@@ -10,6 +10,7 @@ import http.client
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -92,6 +93,9 @@ def configuration(provider: str) -> dict[str, Any]:
         deployment("spare", "fail"),
         deployment("embedding", "json", **embedding),
         deployment("unreachable", "fail", **closed),
+        deployment("closed", "fail", **closed),
+        deployment("wide", "json", n=3, max_tokens=7_000),
+        deployment("searching", "small", web_search_options={}),
     ]
     return {
         "model_list": models,
@@ -99,7 +103,7 @@ def configuration(provider: str) -> dict[str, Any]:
             "num_retries": 1,
             "retry_after": 0,
             "disable_cooldowns": True,
-            "fallbacks": [{"fail": ["spare"]}],
+            "fallbacks": [{"fail": ["spare"]}, {"closed": ["spare"]}],
         },
         "litellm_settings": {
             "callbacks": "tollgate_quota.litellm.handler",
@@ -114,13 +118,21 @@ class Proxy:
     """A LiteLLM proxy with the plugin."""
 
     def __init__(
-        self, service: str, config: str, folder: Path, environment: dict[str, str]
+        self,
+        service: str,
+        config: str,
+        folder: Path,
+        environment: dict[str, str],
+        command: str = "exec litellm --config config.yaml",
     ) -> None:
         self.port = free_port()
         file = folder / f"{self.port}.yaml"
         file.write_text(config, "utf-8")
         self.log = folder / f"{self.port}.log"
+        program = Path(os.environ["TOLLGATE_TEST_LITELLM"])
+        command += f" --host 127.0.0.1 --port {self.port}"
         variables = os.environ | {
+            "PATH": f"{program.parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(CLIENTS / "python" / "src"),
             # Fetches nothing.
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -129,8 +141,7 @@ class Proxy:
         }
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [os.environ["TOLLGATE_TEST_LITELLM"], "--config", str(file)]
-                + ["--host", "127.0.0.1", "--port", str(self.port)],
+                ["sh", "-c", command.replace("config.yaml", file.name)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -278,6 +289,29 @@ class LiteLLM(unittest.TestCase):
         self.assertEqual(self.shared("json"), 3 * 42 + 40)
         self.settles("json", 3 * 42 + 40)
 
+    def test_messages_with_tools_of_the_client_are_shared_and_those_with_images_are_not(self) -> None:
+        tool = {"name": "find", "description": "Finds.", "input_schema": {"type": "object"}}
+        call = {"type": "tool_use", "id": "toolu_1", "name": "find", "input": {}}
+        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "nothing"}
+        turns: list[dict[str, Any]] = [
+            {"role": "user", "content": text("used=40+2")},
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+        ]
+        body = {"model": "json", "max_tokens": 50, "messages": turns, "tools": [tool]}
+        answer = self.route.request("POST", "/v1/messages", body)
+        self.assertEqual((answer.status, self.shared("json")), (200, 42), answer.body)
+        source = {"type": "url", "url": "https://image.test/1.png"}
+        image = {"type": "image", "source": source}
+        nested = {**result, "content": [image]}
+        for more in (image, {"type": "document", "source": source}, nested):
+            content = [{"type": "text", "text": text("used=40+2")}, more]
+            messages = [*turns[:2], {"role": "user", "content": content}]
+            body = {"model": "json", "max_tokens": 50, "messages": messages}
+            self.route.request("POST", "/v1/messages", body)
+        self.assertEqual(self.shared("json"), 42)
+        self.settles("json", 42)
+
     def test_an_answer_from_the_cache_is_released(self) -> None:
         for stream in (False, True):
             words = text()
@@ -297,16 +331,49 @@ class LiteLLM(unittest.TestCase):
         held.release()
         self.settles("json", 90)
 
+    def holds(self, proxy: Proxy, body: dict[str, Any]) -> int:
+        """What a request holds that is then settled with 30 tokens. Every group here is of the organization json."""
+        before = self.pool("json")
+        with ThreadPoolExecutor() as pool:
+            job = pool.submit(proxy.request, "POST", "/v1/chat/completions", body)
+            held: int = wait_for(lambda: self.pool("json").held_tokens - before.held_tokens)
+            answer = job.result()
+            self.assertEqual(answer.status, 200, answer.body)
+        wait_for(lambda: self.pool("json").used == before.used + 30)
+        return held
+
     def test_only_the_request_itself_is_bounded(self) -> None:
         """The proxy puts metadata of some thousand bytes into a body, with its caller's name."""
         for proxy in (self.route, self.deny):
-            before = self.pool("json").held_tokens
-            with ThreadPoolExecutor() as pool:
-                job = pool.submit(proxy.chat, "json", text("pause"))
-                held = wait_for(lambda before=before: self.pool("json").held_tokens - before)
-                self.assertEqual(job.result().status, 200)
-            self.assertLess(held, 250)
+            self.assertLess(self.holds(proxy, chat("json", text("pause"))), 250)
+
+    def test_what_is_sent_beside_the_body_is_bounded(self) -> None:
+        for proxy in (self.route, self.deny):
+            body = chat("json", text("pause"), extra_body={"max_tokens": 50_000})
+            self.assertGreater(self.holds(proxy, body), 50_000)
+        # The maximum is not sent then.
+        body = chat("json", text("pause"), additional_drop_params=["max_tokens"])
+        self.assertGreater(self.holds(self.route, body), 10_000)
+        body = {"model": "wide", "messages": [{"role": "user", "content": text("pause")}]}
+        self.assertGreater(self.holds(self.route, body), 21_000)
+        self.assertEqual(self.provider.requests["shared-json"][-1]["n"], 3)
+
+    def test_a_deployment_with_a_hosted_tool_gets_nothing(self) -> None:
+        answer = self.route.chat("searching", text())
+        self.assertEqual((answer.status, self.shared("small")), (429, 0), answer.body)
+
+    def test_a_client_does_not_choose_the_model_that_is_counted(self) -> None:
+        other = "text-embedding-3-small"
+
+        def counted() -> int:
+            return sum(it.free_tokens for it in self.usage("json").rows if it.model == other)
+
+        before = counted()
+        for group in ("json", "json-shared"):
+            params = {"model": f"openai/{other}"}
+            self.assertEqual(self.route.chat(group, text(), litellm_params=params).status, 200)
         self.settles("json", 60)
+        self.assertEqual(counted(), before)
 
     # Requests that fail.
 
@@ -335,17 +402,45 @@ class LiteLLM(unittest.TestCase):
         self.assertGreaterEqual(self.route.chat("unreachable", text()).status, 500)
         self.settles("fail", 0)
 
+    def test_an_attempt_after_one_that_could_not_connect_is_kept(self) -> None:
+        self.assertEqual(self.route.chat("closed", text("status=500")).status, 500)
+        self.keeps("fail", requests=len(self.provider.requests["shared-fail"]))
+
+    def test_a_connection_that_is_reset_after_the_request_is_kept(self) -> None:
+        self.provider.resets = 9
+        self.assertGreaterEqual(self.route.chat("spare", text()).status, 500)
+        self.keeps("fail", requests=len(self.provider.requests["shared-fail"]))
+
+    def test_a_request_that_is_sent_again_and_then_refused_is_kept(self) -> None:
+        """LiteLLM sends a Responses request again, within the attempt, after a reset."""
+        self.provider.resets = 1
+        body = {"model": "spare", "input": text("status=401"), "max_output_tokens": 50}
+        self.assertEqual(self.route.request("POST", "/v1/responses", body).status, 401)
+        self.assertGreaterEqual(len(self.provider.requests["shared-fail"]), 2)
+        self.keeps("fail", requests=1)
+
+    def test_the_status_is_the_providers(self) -> None:
+        """LiteLLM makes a 429 of a 500 whose text calls the request too large."""
+        self.assertEqual(self.route.chat("spare", text("status=500 large")).status, 429)
+        self.keeps("fail", requests=len(self.provider.requests["shared-fail"]))
+
     def test_a_timeout_is_kept(self) -> None:
         self.assertGreaterEqual(self.route.chat("spare", text("hang"), timeout=1).status, 400)
         self.keeps("fail", requests=len(self.provider.requests["shared-fail"]))
 
     def test_a_stream_that_breaks_off_is_kept(self) -> None:
+        def logged() -> int:
+            return self.route.log.read_text("utf-8").count("org-stream was dispatched and not")
+
         for words in ("cut", "drop"):
             with self.subTest(words):
                 self.before = {org: self.pool(org) for org in ORGS}
                 self.provider.reset()
+                before = logged()
                 self.route.chat("stream", text(words), stream=True)
-                self.keeps("stream", requests=len(self.provider.requests["shared-stream"]))
+                requests = len(self.provider.requests["shared-stream"])
+                self.keeps("stream", requests=requests)
+                wait_for(lambda: logged() == before + requests)
 
     # Clients that hang up.
 
@@ -379,6 +474,12 @@ class LiteLLM(unittest.TestCase):
         self.settles("json", 30)
 
     # BILLED requests.
+
+    def test_a_request_to_several_groups_at_once_is_refused(self) -> None:
+        for fields in ({}, {"fastest_response": True}):
+            answer = self.route.chat("json, small", text(), **fields)
+            self.assertEqual(answer.status, 400, answer.body)
+        self.assertEqual(self.provider.requests, {})
 
     def use_up(self, org: str) -> None:
         client = self.client
@@ -419,9 +520,12 @@ class LiteLLM(unittest.TestCase):
         self.use_up("tag")
         for _ in range(8):
             answer = self.tag.chat("tag-shared", text())
-            self.assertEqual((answer.status, answer.headers["x-tollgate-verdict"]), (200, "billed"))
+            verdict = (answer.status, answer.headers["x-tollgate-verdict"])
+            self.assertEqual(verdict, (200, "billed"), self.pool("tag"))
         self.assertEqual(self.shared("tag"), 240)
         self.settles("tag", SMALL)
+        row = wait_for(lambda: [it for it in self.usage("tag").rows if it.billed_requests == 8])
+        self.assertEqual((row[0].billed_tokens, row[0].free_tokens), (240, SMALL))
         self.assertIn("FREE is not certain", self.tag.log.read_text("utf-8"))
 
     def test_many_at_once_never_use_more_than_the_allowance(self) -> None:
@@ -436,28 +540,53 @@ class LiteLLM(unittest.TestCase):
         self.assertLessEqual(shared, SMALL)
         self.settles("many", shared)
 
+    def test_the_page_installs_the_version_that_is_tested(self) -> None:
+        page = (CLIENTS / "python" / "LITELLM.md").read_text("utf-8")
+        python = Path(os.environ["TOLLGATE_TEST_LITELLM"]).with_name("python")
+        code = "import importlib.metadata as it; print(it.version('litellm'))"
+        run = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+        self.assertIn(f"pip install 'litellm[proxy]=={run.stdout.strip()}' ", page)
+
     def test_the_example_of_the_page_runs(self) -> None:
         page = (CLIENTS / "python" / "LITELLM.md").read_text("utf-8")
         example = page.partition("```yaml\n")[2].partition("```")[0]
+        command = page.partition("Start the proxy:\n\n```sh\n")[2].partition("```")[0].strip()
         # With a provider of ours.
         base = f"api_base: {self.provider.url}/v1, api_key"
         example = example.replace("api_key", base).replace("org-demo", "org-json")
         example = example.replace("project: search", "project: proj")
-        keys = {
-            "SHARING_PROJECT_KEY": "shared-json",
-            "OTHER_PROJECT_KEY": "other-json",
-            "LITELLM_MASTER_KEY": MASTER_KEY,
-        }
+        for ours, theirs in {
+            "SHARING_PROJECT_KEY=shared-json": "SHARING_PROJECT_KEY=…",
+            "OTHER_PROJECT_KEY=other-json": "OTHER_PROJECT_KEY=…",
+            f"exec env LITELLM_MASTER_KEY={MASTER_KEY}": "LITELLM_MASTER_KEY=sk-…",
+            self.service.address: "127.0.0.1:50051",
+        }.items():
+            self.assertIn(theirs, command)
+            command = command.replace(theirs, ours)
         with tempfile.TemporaryDirectory() as folder:
-            proxy = Proxy(self.service.address, example, Path(folder), keys)
+            proxy = Proxy("", example, Path(folder), {}, command)
             try:
                 wait_for(proxy.ready, 240)
                 answer = proxy.chat("gpt-4o", text())
                 self.assertEqual(answer.status, 200, answer.body)
                 self.settles("json", 30)
+                self.ends_with_an_open_request(proxy)
             finally:
                 proxy.close()
-        self.assertEqual(self.shared("json"), 30)
+        self.assertEqual(self.shared("json"), 60)
+
+    def ends_with_an_open_request(self, proxy: Proxy) -> None:
+        """The proxy, interrupted twice, does not wait for it, and logs it."""
+        with ThreadPoolExecutor() as pool:
+            job = pool.submit(proxy.chat, "gpt-4o", text("hang"))
+            wait_for(lambda: self.shared("json") == 60)
+            proxy.process.send_signal(signal.SIGINT)
+            wait_for(lambda: "Shutting down" in proxy.log.read_text("utf-8"))
+            proxy.process.send_signal(signal.SIGINT)
+            proxy.process.wait(30)
+            # Whatever its client got.
+            job.exception()
+        self.assertIn("the process ended before reservation", proxy.log.read_text("utf-8"))
 
     def test_without_tollgate(self) -> None:
         """Last, as unittest goes by the alphabet."""
@@ -466,6 +595,9 @@ class LiteLLM(unittest.TestCase):
         self.assertEqual((self.shared("gone"), self.provider.tokens["other-gone"]), (0, 30))
         self.assertEqual(self.route.chat("only", text()).status, 503)
         self.assertEqual(self.deny.chat("gone", text()).status, 503)
+        for _ in range(8):
+            # None of them goes to the deployment that shares, by chance.
+            self.assertEqual(self.tag.chat("gone", text()).status, 200)
         self.assertEqual(self.shared("only") + self.shared("gone"), 0)
 
 

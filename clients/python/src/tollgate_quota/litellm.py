@@ -12,44 +12,31 @@ refused it, and kept where it may have run.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import httpx
 from fastapi import HTTPException
 from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
 
 from . import aio
-from .answers import BilledReason
+from ._litellm_failure import did_not_run
+from ._litellm_request import FIELDS, request_of
+from .answers import BilledReason, Workload
 from .connection import TLS
 from .errors import TollgateError
 from .lifecycle import State
 
 logger = logging.getLogger("tollgate_quota.litellm")
 
-# What the provider answered without having run the request.
-_REFUSALS = frozenset({400, 401, 403, 404, 413, 422, 429})
-# No connection was made. Any other failure may have come after the request.
-_NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-# The paths by which the service knows the kinds of requests whose tokens it can bound.
-_PATHS = {
-    "acompletion": "/v1/chat/completions",
-    "anthropic_messages": "/v1/chat/completions",
-    "aresponses": "/v1/responses",
-    "aembedding": "/v1/embeddings",
-}
-# What LiteLLM or another plugin may have changed since the client sent its body.
-_FIELDS = (
-    "input", "instructions", "system", "prompt", "text", "tools", "functions", "response_format",
-    "prediction", "n", "max_tokens", "max_completion_tokens", "max_output_tokens",
-)  # fmt: skip
-_INTERNAL = frozenset({"metadata", "proxy_server_request", "secret_fields", "shared_session"})
 #: Seconds after which a reservation that was never dispatched is released.
 _HELD_SECONDS = 60.0
 #: Seconds after which a request whose end was never reported is given up: it stays counted.
@@ -61,15 +48,23 @@ _ROUTER_SECONDS = 120.0
 #: Where metadata has the id of the attempt. A client's own value is removed.
 _KEY = "tollgate"
 _VERDICT_KEY = "tollgate_verdict"
+#: The id of the attempt that this task has dispatched and that has not ended.
+_dispatched: ContextVar[str] = ContextVar("tollgate_dispatched", default="")
 
 
 @dataclass(frozen=True)
 class _Target:
-    """What a deployment that shares is called in Tollgate."""
+    """What a deployment that shares is called in Tollgate, and what it adds to a request."""
 
     org: str
     project: str
     model: str
+    #: Its fields of a request's body, as JSON.
+    fields: str = field(default="{}", repr=False)
+
+    def is_same(self, other: _Target) -> bool:
+        """Whether both are one thing in Tollgate."""
+        return replace(self, fields="") == replace(other, fields="")
 
 
 @dataclass
@@ -78,8 +73,13 @@ class _Attempt:
 
     target: _Target
     reservation: aio.Reservation
+    #: What it was reserved for: `Request.digest`.
+    digest: int
+    workload: Workload
     #: Whether it went to a deployment that shares.
     shares: bool = True
+    #: What was being handled when it was dispatched: an error of an attempt before.
+    before: BaseException | None = field(default=None, repr=False)
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -121,8 +121,9 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         self._on_unavailable = _one_of("on_unavailable", on_unavailable, "billed", "deny")
         self._on_disconnect = _one_of("on_disconnect", on_disconnect, "keep", "settle")
         self._attempts: dict[str, _Attempt] = {}
-        self._swept = time.monotonic()
+        self._sweeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        atexit.register(self._log_open)
         if on_billed == "tag":
             logger.warning(
                 "on_billed is tag: BILLED requests run in projects that share, so FREE is not certain"
@@ -170,7 +171,11 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         for metadata in _metadatas(data):
             metadata.pop(_KEY, None)
             metadata.pop(_VERDICT_KEY, None)
-        deployments = _group(data.get("model"))
+        name = str(data.get("model") or "")
+        if "," in name and any(_targets(_group(it.strip())) for it in name.split(",")):
+            # LiteLLM sends it to all of them at once, with one metadata for the attempts.
+            raise _http_error(400, f"model: {name!r} names more than one group; name one")
+        deployments = _group(name)
         targets = _targets(deployments)
         if not targets or self._on_billed == "tag":
             return
@@ -182,8 +187,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             return
         if attempt is None or not attempt.reservation.free:
             denial = await self._denial(attempt)
-            error = {"message": denial.message, "type": "insufficient_quota", "code": "tollgate"}
-            raise HTTPException(denial.status_code, {"error": error}, {"x-should-retry": "false"})
+            raise _http_error(denial.status_code, denial.message)
         _mark(data, attempt)
 
     async def async_filter_deployments(
@@ -202,7 +206,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             # Of an attempt before, or for another group.
             await self._end(attempt)
             attempt = None
-        if not targets or self._on_billed == "tag":
+        if not targets:
             return healthy_deployments
         others = [it for it in healthy_deployments if _target(it) is None]
         if attempt is None:
@@ -210,7 +214,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             attempt = await self._reserve(targets, call_type, kwargs, messages)
         if attempt is None and others and self._on_unavailable == "billed":
             return others
-        if attempt is not None and attempt.reservation.free:
+        if attempt is not None and self._may_share(attempt):
             _mark(kwargs, attempt)
             return [it for it in healthy_deployments if _target(it) == attempt.target]
         if attempt is None or not others or self._on_billed == "deny":
@@ -222,28 +226,37 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         self, kwargs: dict[str, Any], call_type: Any
     ) -> dict[str, Any] | None:
         """The request is about to be sent to this deployment."""
-        target = _target(kwargs)
+        kind = getattr(call_type, "value", call_type)
+        # The router has put the deployment's model and model_info there. A client's litellm_params may be there too.
+        params = {"model": kwargs.get("model")}
+        target = _target({"model_info": kwargs.get("model_info"), "litellm_params": params})
         attempt = self._attempts.get(_id(kwargs))
         if attempt is not None and not attempt.held:
-            # LiteLLM calls this twice for one request, where it translates /v1/messages.
-            return None
+            if target is None or _dispatched.get() == attempt.reservation.request_id:
+                # LiteLLM calls this twice for one request, where it translates /v1/messages.
+                return None
+            raise _Denied(400, "one request to more than one deployment at once can't be reserved")
         if attempt is not None and target is not None:
-            fits = attempt.target == target and attempt.reservation.free
-            if not fits:
+            if not (
+                attempt.target.is_same(target)
+                and self._may_share(attempt)
+                and await self._covers(attempt, kind, kwargs)
+            ):
                 await self._end(attempt)
                 attempt = None
         if attempt is None and target is not None:
-            # No filter was asked: a client named this deployment itself, or on_billed is tag.
-            kind = getattr(call_type, "value", call_type)
+            # No filter was asked, as a client named this deployment itself; or the request has changed since.
             attempt = await self._reserve([target], kind, kwargs, kwargs.get("messages"))
-            if attempt is None or not (attempt.reservation.free or self._on_billed == "tag"):
+            if attempt is None or not self._may_share(attempt):
                 raise await self._denial(attempt)
             _mark(kwargs, attempt)
         if attempt is None:
             return None
         attempt.shares = target is not None
+        attempt.before = sys.exc_info()[1]
         attempt.reservation.dispatched()
-        if kwargs.get("stream") and getattr(call_type, "value", call_type) == "acompletion":
+        _dispatched.set(attempt.reservation.request_id)
+        if kwargs.get("stream") and kind == "acompletion":
             # Without it a stream has no usage.
             options = kwargs.get("stream_options") or {}
             return {**kwargs, "stream_options": {**options, "include_usage": True}}
@@ -259,14 +272,20 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         fallback_depth: int | None = None,
     ) -> None:
         """Releases what the provider refused, and keeps what may have run."""
+        _dispatched.set("")
         attempt = self._attempts.get(_id(request_data))
         if attempt is None or attempt.held:
             return
-        refused = getattr(exception, "status_code", None) in _REFUSALS
-        if refused or any(isinstance(it, _NOT_CONNECTED) for it in _causes(exception)):
+        if did_not_run(exception, attempt.before):
             await self._release(attempt)
         else:
             await self._end(attempt)
+
+    async def async_post_call_success_deployment_hook(
+        self, request_data: dict[str, Any], response: Any, call_type: Any
+    ) -> None:
+        """The answer is there. What this task sends from now on is another request."""
+        _dispatched.set("")
 
     async def async_log_success_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
@@ -305,9 +324,10 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         user_api_key_dict: Any,
         traceback_str: str | None = None,
     ) -> None:
-        """The request has failed as a whole: what was reserved and not dispatched is released."""
+        """The request has failed as a whole: what was not dispatched is released, and a stream that broke off is kept.
+        Other failures were reported by attempt, and an answer that another plugin rejects is yet to be settled."""
         attempt = self._attempts.get(_id(request_data))
-        if attempt is not None and attempt.held:
+        if attempt is not None and (attempt.held or request_data.get("stream")):
             await self._end(attempt)
 
     async def async_post_call_response_headers_hook(
@@ -325,18 +345,18 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         self, targets: list[_Target], call_type: str, kwargs: Mapping[str, Any], messages: Any
     ) -> _Attempt | None:
         """Reserves for the first target that gives FREE, else BILLED for the first. None: there is no verdict."""
-        self._sweep()
-        path = _PATHS.get(call_type)
-        if path is None:
-            logger.warning(
-                "the tokens of %s can't be bounded: it is not sent where data is shared", call_type
-            )
-            return None
-        body = json.dumps(_body(call_type, kwargs, messages), default=str).encode()
+        self._start_sweeper()
         first: _Attempt | None = None
         for target in targets:
+            request = request_of(call_type, kwargs, messages, json.loads(target.fields))
+            if request is None:
+                logger.warning(
+                    "the tokens of this %s can't be bounded: it is not sent where data is shared",
+                    call_type,
+                )
+                continue
             try:
-                bound = await self._client.estimate(path, body, model=target.model)
+                bound = await self._client.estimate(request.path, request.body, model=target.model)
                 reservation = await self._client.reserve(
                     model=target.model,
                     tokens=max(1, bound.tokens),
@@ -351,18 +371,36 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
                 # Whether it counted is unknown.
                 await reservation.close()
                 continue
+            attempt = _Attempt(target, reservation, request.digest, bound.workload)
             if reservation.free:
                 if first is not None:
                     await self._end(first)
-                first = _Attempt(target, reservation)
-                self._attempts[reservation.request_id] = first
-                return first
+                self._attempts[reservation.request_id] = attempt
+                return attempt
             if first is None:
-                first = _Attempt(target, reservation)
-                self._attempts[reservation.request_id] = first
+                self._attempts[reservation.request_id] = first = attempt
             else:
                 await reservation.close()
         return first
+
+    def _may_share(self, attempt: _Attempt) -> bool:
+        return attempt.reservation.free or self._on_billed == "tag"
+
+    async def _covers(self, attempt: _Attempt, call_type: str, kwargs: Mapping[str, Any]) -> bool:
+        """Whether an attempt's reservation is enough for the request, which others may have changed since."""
+        request = request_of(call_type, kwargs, kwargs.get("messages"), {})
+        if request is None:
+            return False
+        if request.digest == attempt.digest:
+            return True
+        try:
+            bound = await self._client.estimate(
+                request.path, request.body, model=attempt.target.model
+            )
+        except TollgateError as error:
+            logger.warning("no verdict for %s: %s", attempt.target, error)
+            return False
+        return bound.tokens <= attempt.reservation.tokens and bound.workload == attempt.workload
 
     async def _denial(self, attempt: _Attempt | None) -> _Denied:
         """Ends an attempt that is not FREE, and says why."""
@@ -389,24 +427,42 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             logger.warning("releasing failed: %s", error)
             await attempt.reservation.close()
 
-    def _sweep(self) -> None:
-        """Ends attempts whose end LiteLLM did not report."""
-        now = time.monotonic()
-        if now - self._swept < _SWEEP_SECONDS:
-            return
-        self._swept = now
-        for attempt in list(self._attempts.values()):
-            if now - attempt.began > (_HELD_SECONDS if attempt.held else _DISPATCHED_SECONDS):
-                self._spawn(self._end(attempt))
+    def _start_sweeper(self) -> None:
+        sweeper = self._sweeper
+        loop = asyncio.get_running_loop()
+        if sweeper is None or sweeper.done() or sweeper.get_loop() is not loop:
+            self._sweeper = self._spawn(self._sweep())
 
-    def _spawn(self, work: Any) -> None:
+    async def _sweep(self) -> None:
+        """Ends attempts whose end LiteLLM did not report, for as long as there are any."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            now = time.monotonic()
+            for attempt in list(self._attempts.values()):
+                if now - attempt.began > (_HELD_SECONDS if attempt.held else _DISPATCHED_SECONDS):
+                    await self._end(attempt)
+            if not self._attempts:
+                return
+
+    def _log_open(self) -> None:
+        """Names, at the end of the process, what it can't end any more."""
+        for attempt in self._attempts.values():
+            logger.warning(
+                "the process ended before reservation %s of %s: its %d tokens stay counted until midnight",
+                attempt.reservation.request_id,
+                attempt.reservation.org,
+                attempt.reservation.tokens,
+            )
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
         try:
-            task = asyncio.get_running_loop().create_task(work)
+            task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         except RuntimeError:
             work.close()
             raise
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # The start.
 
@@ -444,20 +500,16 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             logger.warning("no deployment has model_info.tollgate: nothing is reserved")
 
 
+def _http_error(status: int, message: str) -> HTTPException:
+    kind = "invalid_request_error" if status == 400 else "insufficient_quota"
+    error = {"message": message, "type": kind, "code": "tollgate"}
+    return HTTPException(status, {"error": error}, {"x-should-retry": "false"})
+
+
 def _one_of(name: str, value: str, *allowed: str) -> str:
     if value not in allowed:
         raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
     return value
-
-
-def _causes(error: BaseException) -> Iterable[BaseException]:
-    """An error, and what led to it."""
-    seen: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in seen:
-        seen.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    return seen
 
 
 def _router() -> Any:
@@ -468,13 +520,13 @@ def _router() -> Any:
 
 def _group(name: Any) -> list[dict[str, Any]]:
     router = _router()
-    if router is None or not isinstance(name, str):
+    if router is None or not isinstance(name, str) or not name:
         return []
     return router.get_model_list(model_name=name) or []
 
 
 def _target(deployment: Mapping[str, Any]) -> _Target | None:
-    """What a deployment, or the request that goes to it, is called in Tollgate; None if it does not share."""
+    """What a deployment is called in Tollgate; None if it does not share."""
     info = deployment.get("model_info") or {}
     settings = info.get("tollgate")
     if settings is None:
@@ -482,11 +534,19 @@ def _target(deployment: Mapping[str, Any]) -> _Target | None:
     for key in ("org", "project"):
         if not isinstance(settings, dict) or not isinstance(settings.get(key), str):
             raise ValueError(f"model_info.tollgate.{key} must be set")
-    params = deployment.get("litellm_params") or deployment
-    model = (
-        settings.get("model") or str(params.get("model", "")).partition("/")[2] or params["model"]
+    params = deployment.get("litellm_params") or {}
+    model = str(params.get("model") or "")
+    fields = {
+        key: params[key]
+        for key in (*FIELDS, "extra_body", "additional_drop_params")
+        if params.get(key) is not None
+    }
+    return _Target(
+        settings["org"],
+        settings["project"],
+        settings.get("model") or model.partition("/")[2] or model,
+        json.dumps(fields, default=str),
     )
-    return _Target(settings["org"], settings["project"], model)
 
 
 def _targets(deployments: Iterable[Mapping[str, Any]]) -> list[_Target]:
@@ -512,23 +572,6 @@ def _mark(kwargs: dict[str, Any], attempt: _Attempt) -> None:
     for metadata in _metadatas(kwargs) or [kwargs.setdefault("metadata", {})]:
         metadata[_KEY] = attempt.reservation.request_id
         metadata[_VERDICT_KEY] = attempt.reservation.verdict.name.lower()
-
-
-def _body(call_type: str, kwargs: Mapping[str, Any], messages: Any) -> dict[str, Any]:
-    """The request as the provider will have it: the client's, with what has changed since."""
-    sent = (kwargs.get("proxy_server_request") or {}).get("body")
-    body = dict(sent) if isinstance(sent, dict) else {}
-    # What the proxy put there is no part of the request, and names its caller.
-    for key in [it for it in body if it in _INTERNAL or it.startswith(("_", "litellm_"))]:
-        del body[key]
-    body.update({key: kwargs[key] for key in _FIELDS if kwargs.get(key) is not None})
-    if messages is not None:
-        body["messages"] = messages
-    if call_type == "anthropic_messages":
-        # Another format: all of it counts as text, which is at least its tokens.
-        text = json.dumps([body.get("system"), body.get("messages")], default=str)
-        body = {**body, "messages": [{"role": "user", "content": text}]}
-    return body
 
 
 def _usage(response: Any) -> int | None:
