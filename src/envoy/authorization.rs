@@ -126,7 +126,7 @@ impl CheckHandler {
             Err(error) => error.is_outcome_unknown(),
         };
         if !is_unknown {
-            // If Envoy gave up before this call was read, its reset is known by now, and this future is dropped here.
+            // If Envoy gave up before this call was read, its reset is mostly read by then, and this future is dropped.
             yield_now().await;
             yield_now().await;
             unanswered.reservation = None;
