@@ -22,8 +22,8 @@ use super::{
     },
 };
 use crate::{
-    domain::{InvalidField, Tokens},
-    grpc::{CallContext, Permit, org},
+    domain::Tokens,
+    grpc::{CallContext, Permit, invalid, org},
     telemetry::log_limited,
 };
 
@@ -156,10 +156,6 @@ impl AccessLog {
             end,
         }
     }
-}
-
-fn invalid(error: InvalidField) -> Status {
-    Status::invalid_argument(error.to_string())
 }
 
 fn stream_end(flags: Option<&ResponseFlags>) -> StreamEnd {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::{
     metadata,
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     domain::{InvalidField, ProjectId, RequestFields, RequestId},
     estimate::{Endpoint, Estimate, EstimateError, estimate, estimate_partial},
-    grpc::{Permit, org},
+    grpc::{Permit, invalid, org},
     ledger::Reserve,
     policy::Policy,
 };
@@ -148,7 +148,6 @@ impl CheckAttributes {
             let fault = "attributes.request.http.id: is missing";
             return Err(Status::invalid_argument(fault));
         }
-        let invalid = |error: InvalidField| Status::invalid_argument(error.to_string());
         let id = request_id(&self.http.id).map_err(invalid)?;
         let reserve = Reserve {
             org,
@@ -182,7 +181,7 @@ impl CheckAttributes {
             let message = format!(
                 "{field}: neither the route's context_extensions have {key:?}, nor does [envoy] set a default"
             );
-            Status::new(Code::InvalidArgument, message)
+            Status::invalid_argument(message)
         })
     }
 }

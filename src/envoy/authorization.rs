@@ -1,6 +1,6 @@
 //! `Check`: reserves what a request may use, before Envoy chooses its upstream.
 
-use tokio::{task::yield_now, time::Instant};
+use tokio::task::yield_now;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -11,12 +11,11 @@ use super::{
         CheckRequest, CheckResponse, authorization_server::Authorization,
     },
     response,
-    settings::OnBilled,
     settlement::Settlement,
 };
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Verdict},
-    grpc::{CallContext, status},
+    grpc::status,
     ledger::{Ledger, Reserve, Reserved},
     telemetry::{
         log_limited,
@@ -31,16 +30,13 @@ pub(super) struct CheckHandler(pub(super) EnvoyFront);
 impl Authorization for CheckHandler {
     async fn check(
         &self,
-        mut request: Request<CheckRequest>,
+        request: Request<CheckRequest>,
     ) -> Result<Response<CheckResponse>, Status> {
-        let front = &self.0;
-        let CallContext { answer_by, permit } = CallContext::take(request.extensions_mut())?;
-        let answer_by = answer_by.unwrap_or_else(|| Instant::now() + front.service.call_timeout);
-        let ledger = front.service.ledger.with_deadline(answer_by);
-        let attributes = CheckAttributes::read(request.into_inner())?;
+        let (ledger, permit, message) = self.0.service.accept(request)?;
+        let attributes = CheckAttributes::read(message)?;
         let response = match attributes.estimate(&ledger.policy()) {
             Ok(estimate) => {
-                let (id, request) = attributes.reserve(estimate, &front.settings, &permit)?;
+                let (id, request) = attributes.reserve(estimate, &self.0.settings, &permit)?;
                 self.answer(ledger, id, request).await?
             }
             Err(why) => self.unreadable(&why),
@@ -69,27 +65,17 @@ impl CheckHandler {
         id: RequestId,
         request: Reserve,
     ) -> Result<CheckResponse, Status> {
-        let denies = self.0.settings.on_billed == OnBilled::Deny;
-        let (org, fields) = (request.org.clone(), request.fields.clone());
-        if denies {
-            // A refused request counts nothing, and closes no pool. If Envoy asks twice, the id is known, and the first
-            // verdict is the answer.
-            let dry_run = Reserve {
-                dry_run: true,
-                ..request.clone()
-            };
-            let forecast = ledger.reserve(dry_run).await.map_err(status)?;
-            if let Verdict::Billed(reason) = forecast.verdict {
-                return Ok(self.deny(reason));
-            }
+        if let Some(refused) = self.0.refusal(&ledger, &request).await? {
+            return Ok(self.deny(refused.verdict));
         }
-        let verdict = self.reserve(&ledger, &id, request).await?.verdict;
+        let (org, fields) = (request.org.clone(), request.fields.clone());
+        let reserved = self.reserve(&ledger, &id, request).await?;
+        let verdict = reserved.verdict;
+        if self.0.must_refuse(&reserved) {
+            self.0.settlement.release(org, id);
+            return Ok(self.deny(verdict));
+        }
         match verdict {
-            Verdict::Billed(reason) if denies => {
-                // Another request was decided in between.
-                self.0.settlement.release(org, id);
-                return Ok(self.deny(reason));
-            }
             Verdict::Billed(BilledReason::StoreUnavailable) => {
                 // The guard of the reservation has counted it, and releases what was reserved, if anything was.
                 let (verdict, reason) = response::names(verdict);
@@ -103,9 +89,9 @@ impl CheckHandler {
         Ok(response::pass(verdict, reason.as_deref(), Some(metadata)))
     }
 
-    fn deny(&self, reason: BilledReason) -> CheckResponse {
+    fn deny(&self, verdict: Verdict) -> CheckResponse {
         self.metrics().envoy_checked(EnvoyCheck::Denied);
-        let (_, reason) = response::names(Verdict::Billed(reason));
+        let (_, reason) = response::names(verdict);
         response::refuse(&reason.unwrap_or_default())
     }
 

@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 
 use prost_types::Duration;
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -20,13 +19,10 @@ use super::{
         },
     },
     response,
-    settings::OnBilled,
 };
 use crate::{
-    domain::{
-        InvalidField, ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens, Workload,
-    },
-    grpc::{CallContext, Permit, org, status},
+    domain::{ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens, Workload},
+    grpc::{Permit, invalid, org, status},
     ledger::{Ledger, Reserve, Reserved, Settle},
 };
 
@@ -43,13 +39,10 @@ pub(super) struct RateLimitHandler(pub(super) EnvoyFront);
 impl RateLimitService for RateLimitHandler {
     async fn should_rate_limit(
         &self,
-        mut request: Request<RateLimitRequest>,
+        request: Request<RateLimitRequest>,
     ) -> Result<Response<RateLimitResponse>, Status> {
-        let service = &self.0.service;
-        let CallContext { answer_by, permit } = CallContext::take(request.extensions_mut())?;
-        let answer_by = answer_by.unwrap_or_else(|| Instant::now() + service.call_timeout);
-        let ledger = service.ledger.with_deadline(answer_by);
-        let descriptor = Descriptor::read(request.into_inner())?;
+        let (ledger, permit, message) = self.0.service.accept(request)?;
+        let descriptor = Descriptor::read(message)?;
         let response = match descriptor.entry(OPERATION)? {
             "reserve" => {
                 let request = self.reserve_request(&descriptor, &permit)?;
@@ -107,20 +100,11 @@ impl RateLimitHandler {
         ledger: &Ledger,
         request: Reserve,
     ) -> Result<RateLimitResponse, Status> {
-        let denies = self.0.settings.on_billed == OnBilled::Deny;
-        if denies {
-            // A refused request counts nothing. Without an id nothing could be released later.
-            let dry_run = Reserve {
-                dry_run: true,
-                ..request.clone()
-            };
-            let forecast = ledger.reserve(dry_run).await.map_err(status)?;
-            if !forecast.verdict.is_free() {
-                return Ok(refusal(&forecast));
-            }
+        if let Some(refused) = self.0.refusal(ledger, &request).await? {
+            return Ok(refusal(&refused));
         }
         let reserved = ledger.reserve(request).await.map_err(status)?;
-        if denies && !reserved.verdict.is_free() {
+        if self.0.must_refuse(&reserved) {
             return Ok(refusal(&reserved));
         }
         let (verdict, reason) = response::names(reserved.verdict);
@@ -130,10 +114,6 @@ impl RateLimitHandler {
             ..answer(Code::Ok)
         })
     }
-}
-
-fn invalid(error: InvalidField) -> Status {
-    Status::invalid_argument(error.to_string())
 }
 
 fn answer(code: Code) -> RateLimitResponse {

@@ -320,6 +320,7 @@ fn faulty(field: &'static str, fault: impl Into<String>) -> Status {
     invalid(InvalidField { field, fault })
 }
 
-fn invalid(invalid: InvalidField) -> Status {
+/// The status of a field that is out of bounds.
+pub(crate) fn invalid(invalid: InvalidField) -> Status {
     Status::invalid_argument(invalid.to_string())
 }

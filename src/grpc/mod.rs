@@ -16,7 +16,7 @@ mod stream;
 pub(crate) use self::{
     authorization::Permit,
     call::CallContext,
-    convert::org,
+    convert::{invalid, org},
     in_process::{CallError, UnaryCall},
     status::status,
 };

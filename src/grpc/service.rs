@@ -125,6 +125,14 @@ impl QuotaServiceConfig {
         self.layer(AccessRule::Role(role))
     }
 
+    /// The ledger with the call's deadline, the caller's rights, and the message.
+    pub(crate) fn accept<T>(&self, mut request: Request<T>) -> Result<(Ledger, Permit, T), Status> {
+        let CallContext { answer_by, permit } = CallContext::take(request.extensions_mut())?;
+        let answer_by = answer_by.unwrap_or_else(|| Instant::now() + self.call_timeout);
+        let ledger = self.ledger.with_deadline(answer_by);
+        Ok((ledger, permit, request.into_inner()))
+    }
+
     fn layer(&self, rule: AccessRule) -> CallLayer {
         CallLayer {
             authenticator: self.authenticator.clone(),
@@ -140,14 +148,6 @@ impl QuotaServiceConfig {
 }
 
 impl QuotaHandler {
-    /// The ledger with the call's deadline, the caller's rights, and the message.
-    fn accept<T>(&self, mut request: Request<T>) -> Result<(Ledger, Permit, T), Status> {
-        let CallContext { answer_by, permit } = CallContext::take(request.extensions_mut())?;
-        let answer_by = answer_by.unwrap_or_else(|| Instant::now() + self.0.call_timeout);
-        let ledger = self.0.ledger.with_deadline(answer_by);
-        Ok((ledger, permit, request.into_inner()))
-    }
-
     /// Counts the verdict of a call, and records it in the call's span.
     fn record(&self, rpc: Rpc, verdict: Verdict, pool: Option<&PoolBalance>, replayed: bool) {
         self.0.metrics.answered(rpc, verdict);
@@ -169,7 +169,7 @@ impl QuotaService for QuotaHandler {
         &self,
         request: Request<ReserveRequest>,
     ) -> Result<Response<ReserveResponse>, Status> {
-        let (ledger, permit, message) = self.accept(request)?;
+        let (ledger, permit, message) = self.0.accept(request)?;
         let request = convert::reserve(message, &permit)?;
         let reserved = ledger.reserve(request).await.map_err(status)?;
         let (verdict, pool) = (reserved.verdict, reserved.pool.as_ref());
@@ -184,7 +184,7 @@ impl QuotaService for QuotaHandler {
         &self,
         request: Request<Streaming<ReserveRequest>>,
     ) -> Result<Response<Self::ReserveStreamStream>, Status> {
-        let (_, permit, requests) = self.accept(request)?;
+        let (_, permit, requests) = self.0.accept(request)?;
         let call = StreamCall {
             requests,
             ledger: self.0.ledger.clone(),
@@ -201,7 +201,7 @@ impl QuotaService for QuotaHandler {
         &self,
         request: Request<SettleRequest>,
     ) -> Result<Response<SettleResponse>, Status> {
-        let (ledger, permit, message) = self.accept(request)?;
+        let (ledger, permit, message) = self.0.accept(request)?;
         let request = convert::settle(message, &permit)?;
         let settled = ledger.settle(request).await.map_err(status)?;
         let (verdict, pool) = (settled.verdict, settled.pool.as_ref());
@@ -213,7 +213,7 @@ impl QuotaService for QuotaHandler {
         &self,
         request: Request<ReleaseRequest>,
     ) -> Result<Response<ReleaseResponse>, Status> {
-        let (ledger, permit, message) = self.accept(request)?;
+        let (ledger, permit, message) = self.0.accept(request)?;
         let (org, request_id) = convert::release(message, &permit)?;
         let released = ledger.release(org, request_id).await.map_err(status)?;
         Ok(Response::new(convert::release_response(released)))
@@ -223,7 +223,7 @@ impl QuotaService for QuotaHandler {
         &self,
         request: Request<GetQuotaRequest>,
     ) -> Result<Response<GetQuotaResponse>, Status> {
-        let (ledger, permit, message) = self.accept(request)?;
+        let (ledger, permit, message) = self.0.accept(request)?;
         let org = convert::org(message.org, &permit)?;
         let quota = ledger.quota(&org).await.map_err(query_status)?;
         Ok(Response::new(convert::quota_response(&org, quota)))
@@ -233,7 +233,7 @@ impl QuotaService for QuotaHandler {
         &self,
         request: Request<ListUsageRequest>,
     ) -> Result<Response<ListUsageResponse>, Status> {
-        let (ledger, permit, message) = self.accept(request)?;
+        let (ledger, permit, message) = self.0.accept(request)?;
         let (org, page) = convert::usage_page(message, &permit)?;
         let usage = ledger.usage(&org, page).await.map_err(query_status)?;
         Ok(Response::new(convert::usage_response(&org, usage)))
@@ -245,7 +245,7 @@ impl QuotaService for QuotaHandler {
         &self,
         request: Request<EstimateRequest>,
     ) -> Result<Response<EstimateResponse>, Status> {
-        let (ledger, _, message) = self.accept(request)?;
+        let (ledger, _, message) = self.0.accept(request)?;
         let policy = ledger.policy();
         let estimate = convert::estimate(&message, |model| policy.capacity(model))?;
         Ok(Response::new(estimate))

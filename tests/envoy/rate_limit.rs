@@ -20,6 +20,26 @@ use crate::support::{
     tollgate::Tollgate,
 };
 
+/// Tollgate with all of Envoy's services, and its files.
+struct Service {
+    tollgate: Tollgate,
+    _files: [TextFile; 2],
+}
+
+impl Service {
+    fn start(allowance: u64, more_settings: &str) -> Self {
+        let files = [policy_file(allowance), settings(more_settings)];
+        let [policy, settings] = files.each_ref().map(TextFile::path);
+        let args = [
+            "--store", "memory:", "--policy", policy, "--config", settings,
+        ];
+        Self {
+            tollgate: Tollgate::start(&args),
+            _files: files,
+        }
+    }
+}
+
 fn settings(more: &str) -> TextFile {
     let all = "services = [\"authorization\", \"access_log\", \"rate_limit\"]";
     let default = "services = [\"authorization\", \"access_log\"]";
@@ -52,16 +72,9 @@ const RESERVE: [(&str, &str); 2] = [("operation", "reserve"), ("model", "gpt-4o"
 
 #[tokio::test]
 async fn a_descriptor_reserves_its_tokens() {
-    let (policy, settings) = (policy_file(1_000), settings(""));
-    let tollgate = Tollgate::start(&[
-        "--store",
-        "memory:",
-        "--policy",
-        policy.path(),
-        "--config",
-        settings.path(),
-    ]);
-    let answer = ask(&tollgate, request(&RESERVE, Some(600))).await.unwrap();
+    let service = Service::start(1_000, "");
+    let tollgate = &service.tollgate;
+    let answer = ask(tollgate, request(&RESERVE, Some(600))).await.unwrap();
     assert_eq!(answer.overall_code(), Overall::Ok);
     assert_eq!(answer.statuses[0].limit_remaining, 400);
     assert_eq!(answer.request_headers_to_add[0].value, "free");
@@ -69,7 +82,7 @@ async fn a_descriptor_reserves_its_tokens() {
         hits_addend: 500,
         ..request(&RESERVE, None)
     };
-    let answer = ask(&tollgate, of_request).await.unwrap();
+    let answer = ask(tollgate, of_request).await.unwrap();
     assert_eq!(answer.overall_code(), Overall::Ok);
     let headers: Vec<&str> = answer
         .request_headers_to_add
@@ -84,15 +97,8 @@ async fn a_descriptor_reserves_its_tokens() {
 
 #[tokio::test]
 async fn what_is_wrong_in_a_descriptor_is_named_and_counts_nothing() {
-    let (policy, settings) = (policy_file(1_000), settings(""));
-    let tollgate = Tollgate::start(&[
-        "--store",
-        "memory:",
-        "--policy",
-        policy.path(),
-        "--config",
-        settings.path(),
-    ]);
+    let service = Service::start(1_000, "");
+    let tollgate = &service.tollgate;
     let two = RateLimitRequest {
         descriptors: vec![RateLimitDescriptor::default(); 2],
         ..RateLimitRequest::default()
@@ -136,13 +142,13 @@ async fn what_is_wrong_in_a_descriptor_is_named_and_counts_nothing() {
             "is_negative_hits: a reservation is taken back with the operation release",
         ),
     ] {
-        let error = ask(&tollgate, request).await.unwrap_err();
+        let error = ask(tollgate, request).await.unwrap_err();
         assert_eq!(
             (error.code(), error.message()),
             (Code::InvalidArgument, fault)
         );
     }
-    let unknown = ask(&tollgate, request(&settle("envoy:9"), Some(1)))
+    let unknown = ask(tollgate, request(&settle("envoy:9"), Some(1)))
         .await
         .unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
@@ -152,18 +158,9 @@ async fn what_is_wrong_in_a_descriptor_is_named_and_counts_nothing() {
 
 #[tokio::test]
 async fn where_billed_is_denied_a_descriptor_is_over_its_limit_and_counts_nothing() {
-    let (policy, settings) = (policy_file(1_000), settings("on_billed = \"deny\"\n"));
-    let tollgate = Tollgate::start(&[
-        "--store",
-        "memory:",
-        "--policy",
-        policy.path(),
-        "--config",
-        settings.path(),
-    ]);
-    let answer = ask(&tollgate, request(&RESERVE, Some(1_001)))
-        .await
-        .unwrap();
+    let service = Service::start(1_000, "on_billed = \"deny\"\n");
+    let tollgate = &service.tollgate;
+    let answer = ask(tollgate, request(&RESERVE, Some(1_001))).await.unwrap();
     assert_eq!(answer.overall_code(), Overall::OverLimit);
     let body: Value = serde_json::from_slice(&answer.raw_body).unwrap();
     assert_eq!(body["error"]["code"], "allowance_exceeded");
@@ -232,15 +229,8 @@ fn settling_by_rate_limit() -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_settles_at_the_end_of_a_stream_by_its_rate_limit_filter() {
-    let (policy, settings) = (policy_file(1_000_000), settings(""));
-    let tollgate = Tollgate::start(&[
-        "--store",
-        "memory:",
-        "--policy",
-        policy.path(),
-        "--config",
-        settings.path(),
-    ]);
+    let service = Service::start(1_000_000, "");
+    let tollgate = &service.tollgate;
     let provider = Provider::start().await;
     let gateway = Gateway::start_with(settling_by_rate_limit(), &[&tollgate.addr], &provider.addr);
     let mut client = gateway.client().await;

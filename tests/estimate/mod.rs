@@ -1,4 +1,31 @@
 //! The estimates of requests: an upper bound on their tokens.
 
+mod faults;
 mod table;
 mod tokenizer;
+
+use tollgate::{
+    domain::ModelCapacity,
+    estimate::{Endpoint, Estimate, EstimateError, estimate},
+};
+
+/// Tokens of every request beside its text.
+const REQUEST_TOKENS: u64 = 16;
+
+const CAPACITY: ModelCapacity = ModelCapacity {
+    context: 10_000,
+    max_output: 1_000,
+    image: 700,
+};
+
+fn estimate_of(
+    endpoint: Endpoint,
+    body: &[u8],
+    capacity: impl Fn(&str) -> ModelCapacity,
+) -> Result<Estimate, EstimateError> {
+    estimate(endpoint, body, Some("m"), capacity)
+}
+
+fn of(endpoint: Endpoint, body: &str) -> Result<Estimate, EstimateError> {
+    estimate(endpoint, body.as_bytes(), Some("m"), |_| CAPACITY)
+}
