@@ -170,7 +170,7 @@ mod tests {
             end,
             ..without_usage
         };
-        let retried = |it| EndedRequest { attempts: 3, ..it };
+        let retried = |it| EndedRequest { attempts: 2, ..it };
         let elsewhere = |it| EndedRequest {
             in_program: false,
             ..it
@@ -178,7 +178,8 @@ mod tests {
         let never_sent = |it| EndedRequest { attempts: 0, ..it };
         for (request, expected) in [
             (ran, settled(60, false)),
-            (retried(ran), settled(260, false)),
+            (retried(ran), settled(160, false)),
+            (EndedRequest { attempts: 3, ..ran }, settled(260, false)),
             (elsewhere(ran), settled(60, true)),
             (elsewhere(without_usage), Release),
             (elsewhere(ended_by(StreamEnd::ClientLeft)), Release),
