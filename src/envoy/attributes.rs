@@ -110,8 +110,7 @@ impl CheckAttributes {
         let model = model.filter(|model| !model.is_empty());
         let capacity = |model: &str| policy.capacity(model);
         let estimate = match self.header(PARTIAL_BODY_HEADER) {
-            // Envoy says how much it has received, not how much there is.
-            Some("true") => estimate_partial(endpoint, body, u64::MAX, model, capacity),
+            Some("true") => estimate_partial(endpoint, body, model, capacity),
             _ => estimate(endpoint, body, model, capacity),
         };
         Ok(estimate?)
