@@ -3,6 +3,7 @@
 use super::{
     Measurements,
     checks::CheckCost,
+    estimates,
     fairness::Fairness,
     floods::{FloodLatency, KINDS},
     load::LoadStats,
@@ -40,6 +41,7 @@ pub(crate) fn of(measurements: &Measurements) -> Vec<Goal> {
     goals.extend(fairness(&measurements.fairness));
     goals.extend(floods(&measurements.floods));
     goals.extend(checks(&measurements.checks));
+    goals.extend(slowest_estimate(measurements.estimate));
     goals.extend(footprint(measurements));
     goals
 }
@@ -232,6 +234,11 @@ fn checks(rounds: &[CheckCost]) -> Option<Goal> {
         2,
         "× Reserve with an id",
     )
+}
+
+fn slowest_estimate(millis: Option<f64>) -> Option<Goal> {
+    let name = format!("{}, the slowest body", estimates::NAME);
+    goal(&name, millis, AtMost(10.0), 1, "ms")
 }
 
 impl Fairness {

@@ -8,6 +8,7 @@
 //! Exit code 0 means that everything was measured, not that the goals are met.
 
 mod checks;
+mod estimates;
 mod fairness;
 mod floods;
 mod floor;
@@ -37,7 +38,7 @@ struct Options {
     /// Measures everything once and briefly: checks the benchmark, not the speed
     #[arg(long)]
     quick: bool,
-    /// Measures only what has this in its name: "redis", "C=256", "fairness", "floods", "footprint", "start", …
+    /// Measures only what has this in its name: "redis", "C=256", "fairness", "floods", "footprint", "estimate", "start", …
     #[arg(long, value_name = "NAME", default_value = "")]
     only: String,
     /// Passed by cargo
@@ -79,6 +80,8 @@ struct Measurements {
     checks: Vec<checks::CheckCost>,
     footprint: Footprint,
     start: Option<Start>,
+    /// Milliseconds of the slowest estimate.
+    estimate: Option<f64>,
 }
 
 impl Scale {
@@ -151,6 +154,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
 async fn measure(scale: &Scale) -> anyhow::Result<Measurements> {
     let mut measurements = Measurements {
         start: start::measure(scale).await?,
+        estimate: estimates::measure(scale)?,
         footprint: footprint::measure(scale).await?,
         floods: floods::measure(scale).await?,
         checks: checks::measure(scale).await?,

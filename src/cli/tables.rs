@@ -61,7 +61,6 @@ pub(super) fn estimate(answer: &EstimateResponse) -> String {
     let basis = match answer.basis() {
         EstimateBasis::TextBytes => "the bytes of the text",
         EstimateBasis::ContextWindow => "the context window",
-        EstimateBasis::BodySize => "the size of the body",
         EstimateBasis::Unspecified => "unknown",
     };
     let maximum = match answer.output_capped {

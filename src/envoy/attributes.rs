@@ -115,7 +115,7 @@ impl CheckAttributes {
         let capacity = |model: &str| policy.capacity(model);
         let estimate = match self.is_partial(body, settings) {
             // Envoy says how much it has received, not how much there is.
-            true => estimate_partial(endpoint, body, u64::MAX, model, capacity),
+            true => estimate_partial(endpoint, body, model, capacity),
             false => estimate(endpoint, body, model, capacity),
         };
         Ok(estimate?)

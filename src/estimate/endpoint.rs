@@ -1,6 +1,10 @@
 //! Which kind of request it is.
 
-use super::{error::EstimateError, json::read};
+use std::collections::BTreeMap;
+
+use serde::de::IgnoredAny;
+
+use super::{error::EstimateError, json::malformed, key::Key};
 
 /// The kinds of requests that have an estimate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +48,9 @@ impl Endpoint {
     ///
     /// The body is no JSON object.
     pub fn of_body(body: &[u8]) -> Result<Self, EstimateError> {
-        let fields = read(body)?;
-        let has = |name: &str| fields.iter().any(|(key, _)| key == name);
+        let fields: BTreeMap<String, IgnoredAny> =
+            serde_json::from_slice(body).map_err(malformed)?;
+        let has = |name| fields.contains_key(name);
         Ok(match has("input") && !has("messages") {
             true => Self::Responses,
             false => Self::ChatCompletions,
@@ -53,20 +58,20 @@ impl Endpoint {
     }
 
     /// The field without which a request has nothing to run on.
-    pub(super) fn required_field(self) -> Option<&'static str> {
+    pub(super) fn required_field(self) -> Option<Key> {
         match self {
-            Self::ChatCompletions => Some("messages"),
-            Self::Embeddings => Some("input"),
+            Self::ChatCompletions => Some(Key::Messages),
+            Self::Embeddings => Some(Key::Input),
             // A stored prompt or the previous response may be all of it.
             Self::Responses => None,
         }
     }
 
-    /// The fields that state the maximum of the output.
-    pub(super) fn output_fields(self) -> &'static [&'static str] {
+    /// The fields whose numbers bound the output.
+    pub(super) fn numbers(self) -> &'static [Key] {
         match self {
-            Self::ChatCompletions => &["max_completion_tokens", "max_tokens"],
-            Self::Responses => &["max_output_tokens"],
+            Self::ChatCompletions => &[Key::N, Key::MaxCompletionTokens, Key::MaxTokens],
+            Self::Responses => &[Key::MaxOutputTokens],
             Self::Embeddings => &[],
         }
     }

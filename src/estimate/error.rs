@@ -1,5 +1,6 @@
 //! Why a request has no estimate.
 
+use super::key::Key;
 use crate::domain::InvalidField;
 
 /// Why a request has no estimate. The text names `path`, `model` or `body`, and the field in it.
@@ -34,17 +35,56 @@ pub enum EstimateError {
 }
 
 impl EstimateError {
-    pub(super) fn of_field(field: &str, fault: impl Into<String>) -> Self {
-        let (field, fault) = (field.to_owned(), fault.into());
+    /// The error of a field of the body itself.
+    pub(super) fn of_field(key: Key, fault: impl Into<String>) -> Self {
+        let field = <&str>::from(key).to_owned();
+        let fault = fault.into();
         Self::WrongField { field, fault }
     }
+}
 
-    /// The error with the place of its field.
-    pub(super) fn within(self, place: &str) -> Self {
-        match self {
-            Self::WrongField { field, fault } if field.is_empty() => Self::of_field(place, fault),
-            Self::WrongField { field, fault } => Self::of_field(&format!("{place}.{field}"), fault),
-            other => other,
+/// What is wrong with a field. It is made without an allocation: there may be as many as there are values.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fault {
+    /// The elements of lists in which the field is.
+    pub(super) places: [Option<(Key, u32)>; 2],
+    /// None: the element itself.
+    pub(super) key: Option<Key>,
+    pub(super) text: &'static str,
+    /// What it is instead, where the text says what there must be.
+    pub(super) kind: Option<&'static str>,
+}
+
+impl Fault {
+    pub(super) fn new(key: Key, text: &'static str) -> Self {
+        Self {
+            places: [None; 2],
+            key: Some(key),
+            text,
+            kind: None,
+        }
+    }
+
+    /// The fault in an element of a list.
+    pub(super) fn within(self, list: Key, index: u32) -> Self {
+        let places = [Some((list, index)), self.places[0]];
+        Self { places, ..self }
+    }
+}
+
+impl From<Fault> for EstimateError {
+    fn from(fault: Fault) -> Self {
+        let elements = fault.places.into_iter().flatten();
+        let elements = elements.map(|(list, index)| format!("{}[{index}]", <&str>::from(list)));
+        let field = fault.key.map(|key| <&str>::from(key).to_owned());
+        let path: Vec<String> = elements.chain(field).collect();
+        let text = fault.text;
+        Self::WrongField {
+            field: path.join("."),
+            fault: match fault.kind {
+                Some(kind) => format!("must be {text}, and is {kind}"),
+                None => text.to_owned(),
+            },
         }
     }
 }

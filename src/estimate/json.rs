@@ -1,61 +1,37 @@
-//! A request's body as a tree that borrows its strings and keeps keys that are given twice.
+//! Reads the values of a body one after the other, and keeps none of them: the time of an estimate would otherwise be
+//! that of filling memory.
+//!
+//! Nesting is bounded: `serde_json` refuses a body with more than 128 levels.
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeSeed, MapAccess, SeqAccess, Visitor},
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use super::{
+    error::{EstimateError, Fault},
+    key::Key,
 };
 
-use super::error::EstimateError;
-
-/// A value of a body. Nesting is bounded: `serde_json` refuses a body with more than 128 levels.
-#[derive(Debug)]
-pub(super) enum Json<'b> {
+/// A value.
+pub(super) enum Json<'t> {
     Null,
     Bool(bool),
     Whole(u64),
     /// Any other number: with a sign, a fraction or an exponent, or past 64 bits.
     Number(f64),
-    String(Cow<'b, str>),
-    Array(Vec<Json<'b>>),
-    Object(Fields<'b>),
+    String(&'t str),
+    /// A list, of as many bytes as compact JSON.
+    Array(u64),
+    /// An object, of as many bytes as compact JSON.
+    Object(u64),
 }
-
-/// The fields of an object, in their order.
-pub(super) type Fields<'b> = Vec<(Cow<'b, str>, Json<'b>)>;
 
 /// The bytes of the longest number that a double is written as. What a literal has beyond that is counted by
 /// [`excess_digits`].
 const MAX_NUMBER_BYTES: u64 = 24;
 
-/// Reads a whole body.
-pub(super) fn read(body: &[u8]) -> Result<Fields<'_>, EstimateError> {
-    let mut fields = Vec::new();
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let read = FieldCollector(&mut fields).deserialize(&mut deserializer);
-    let read = read.and_then(|()| deserializer.end());
-    read.map_err(malformed)?;
-    Ok(fields)
-}
-
-/// Reads a body that may be cut off: the fields that are there to their end.
-pub(super) fn read_prefix(prefix: &[u8]) -> Result<Fields<'_>, EstimateError> {
-    let mut fields = Vec::new();
-    let mut deserializer = serde_json::Deserializer::from_slice(prefix);
-    match FieldCollector(&mut fields).deserialize(&mut deserializer) {
-        Ok(()) => {}
-        Err(error) if error.is_eof() => {
-            // Digits of it may be missing.
-            fields.pop_if(|(_, value)| matches!(value, Json::Whole(_) | Json::Number(_)));
-        }
-        Err(error) => return Err(malformed(error)),
-    }
-    Ok(fields)
-}
-
 /// The text must not repeat the body. That of a wrong type would.
-fn malformed(error: serde_json::Error) -> EstimateError {
+pub(super) fn malformed(error: serde_json::Error) -> EstimateError {
     let fault = match error.is_data() {
         true => {
             let (line, column) = (error.line(), error.column());
@@ -66,9 +42,19 @@ fn malformed(error: serde_json::Error) -> EstimateError {
     EstimateError::Malformed { fault }
 }
 
-/// The bytes that the numbers of a valid body have beyond [`MAX_NUMBER_BYTES`] each: a tree keeps their values, and not
-/// how they are written.
+/// Whether it may be in a number.
+pub(super) fn is_of_number(byte: &u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E')
+}
+
+/// The bytes that the numbers of a valid body have beyond [`MAX_NUMBER_BYTES`] each: a visitor gets their values, and
+/// not how they are written.
 pub(super) fn excess_digits(body: &[u8]) -> u64 {
+    // Most bodies have no such number: it would fill one of these chunks.
+    let mut chunks = body.chunks_exact(MAX_NUMBER_BYTES as usize / 2);
+    if !chunks.any(|chunk| chunk.iter().all(is_of_number)) {
+        return 0;
+    }
     let (mut excess, mut length) = (0, 0);
     let (mut in_string, mut escaped) = (false, false);
     for byte in body {
@@ -80,7 +66,7 @@ pub(super) fn excess_digits(body: &[u8]) -> u64 {
                 length = 0;
             }
             _ if in_string => {}
-            b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E' => {
+            byte if is_of_number(byte) => {
                 length += 1;
                 excess += u64::from(length > MAX_NUMBER_BYTES);
             }
@@ -99,31 +85,68 @@ impl Json<'_> {
             Self::Whole(number) => 1 + u64::from(number.checked_ilog10().unwrap_or(0)),
             Self::Number(_) => MAX_NUMBER_BYTES,
             Self::String(text) => quoted_bytes(text),
-            // Each comma is counted, the last one with the second bracket.
-            Self::Array(values) => 2 + values.iter().map(|it| 1 + it.bytes()).sum::<u64>(),
-            Self::Object(fields) => {
-                let fields = fields.iter().map(|(key, value)| field_bytes(key, value));
-                2 + fields.sum::<u64>()
-            }
+            Self::Array(bytes) | Self::Object(bytes) => *bytes,
         }
     }
 
-    /// For faults.
-    pub(super) fn kind(&self) -> &'static str {
+    /// The bytes of a string as such, of anything else as compact JSON.
+    pub(super) fn text_bytes(&self) -> u64 {
         match self {
+            Self::String(text) => text.len() as u64,
+            other => other.bytes(),
+        }
+    }
+
+    pub(super) fn is_null(&self) -> bool {
+        matches!(self, Self::Null)
+    }
+
+    /// What `read` makes of a string; null counts as left out.
+    pub(super) fn string<T>(
+        &self,
+        key: Key,
+        read: impl FnOnce(&str) -> T,
+    ) -> Result<Option<T>, Fault> {
+        match self {
+            Self::Null => Ok(None),
+            Self::String(text) => Ok(Some(read(text))),
+            other => Err(other.fault(Some(key), "a string")),
+        }
+    }
+
+    /// A whole number, which may be written as 1.0; null counts as left out. One past 64 bits is the largest of them.
+    pub(super) fn whole(&self, key: Key) -> Result<Option<u64>, Fault> {
+        match self {
+            Self::Null => Ok(None),
+            Self::Whole(number) => Ok(Some(*number)),
+            Self::Number(number) if *number >= 0.0 && number.fract() == 0.0 => {
+                Ok(Some(*number as u64))
+            }
+            Self::Number(_) => Err(Fault::new(key, "must be a whole number, 0 or more")),
+            other => Err(other.fault(Some(key), "a whole number")),
+        }
+    }
+
+    pub(super) fn fault(&self, key: Option<Key>, text: &'static str) -> Fault {
+        let kind = match self {
             Self::Null => "null",
             Self::Bool(_) => "true or false",
             Self::Whole(_) | Self::Number(_) => "a number",
             Self::String(_) => "a string",
             Self::Array(_) => "a list",
             Self::Object(_) => "an object",
+        };
+        Fault {
+            places: [None; 2],
+            key,
+            text,
+            kind: Some(kind),
         }
     }
 }
 
-/// The bytes of a field as compact JSON, with a comma.
-pub(super) fn field_bytes(key: &str, value: &Json<'_>) -> u64 {
-    quoted_bytes(key) + 2 + value.bytes()
+pub(super) fn bytes_of(value: &Json<'_>) -> u64 {
+    value.bytes()
 }
 
 /// The bytes of a string as JSON, with as few escapes as there must be.
@@ -136,90 +159,85 @@ fn quoted_bytes(text: &str) -> u64 {
     2 + bytes.sum::<u64>()
 }
 
-/// Pushes the fields of the outermost object, so that those before an error are there.
-struct FieldCollector<'f, 'b>(&'f mut Fields<'b>);
+/// Makes something of a value.
+pub(super) trait ValueVisitor: Sized {
+    type Output;
 
-impl<'b> DeserializeSeed<'b> for FieldCollector<'_, 'b> {
-    type Value = ();
+    fn value(self, value: &Json<'_>) -> Self::Output;
 
-    fn deserialize<D: Deserializer<'b>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'b> Visitor<'b> for FieldCollector<'_, 'b> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'b>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some((JsonString(key), value)) = map.next_entry()? {
-            self.0.push((key, value));
+    fn list<'b, A: SeqAccess<'b>>(self, mut list: A) -> Result<Self::Output, A::Error> {
+        // Each comma is counted, the last one with the second bracket.
+        let mut bytes = 2;
+        while let Some(value) = list.next_element_seed(Seed(bytes_of))? {
+            bytes += 1 + value;
         }
-        Ok(())
+        Ok(self.value(&Json::Array(bytes)))
+    }
+
+    fn object<'b, A: MapAccess<'b>>(self, mut object: A) -> Result<Self::Output, A::Error> {
+        let mut bytes = 2;
+        while let Some(key) = object.next_key_seed(Seed(bytes_of))? {
+            bytes += key + 2 + object.next_value_seed(Seed(bytes_of))?;
+        }
+        Ok(self.value(&Json::Object(bytes)))
     }
 }
 
-/// A string that is borrowed if it has no escapes.
-#[derive(Deserialize)]
-struct JsonString<'b>(#[serde(borrow)] Cow<'b, str>);
+impl<T, F: FnOnce(&Json<'_>) -> T> ValueVisitor for F {
+    type Output = T;
 
-impl<'b> Deserialize<'b> for Json<'b> {
-    fn deserialize<D: Deserializer<'b>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(JsonVisitor)
+    fn value(self, value: &Json<'_>) -> T {
+        self(value)
     }
 }
 
-struct JsonVisitor;
+/// Has a value visited.
+pub(super) struct Seed<V>(pub(super) V);
 
-impl<'b> Visitor<'b> for JsonVisitor {
-    type Value = Json<'b>;
+impl<'b, V: ValueVisitor> DeserializeSeed<'b> for Seed<V> {
+    type Value = V::Output;
+
+    fn deserialize<D: Deserializer<'b>>(self, deserializer: D) -> Result<V::Output, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'b, V: ValueVisitor> Visitor<'b> for Seed<V> {
+    type Value = V::Output;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_unit<E>(self) -> Result<Json<'b>, E> {
-        Ok(Json::Null)
+    fn visit_unit<E>(self) -> Result<V::Output, E> {
+        Ok(self.0.value(&Json::Null))
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Json<'b>, E> {
-        Ok(Json::Bool(value))
+    fn visit_bool<E>(self, value: bool) -> Result<V::Output, E> {
+        Ok(self.0.value(&Json::Bool(value)))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Json<'b>, E> {
-        Ok(Json::Whole(value))
+    fn visit_u64<E>(self, value: u64) -> Result<V::Output, E> {
+        Ok(self.0.value(&Json::Whole(value)))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Json<'b>, E> {
-        Ok(Json::Number(value as f64))
+    fn visit_i64<E>(self, value: i64) -> Result<V::Output, E> {
+        Ok(self.0.value(&Json::Number(value as f64)))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Json<'b>, E> {
-        Ok(Json::Number(value))
+    fn visit_f64<E>(self, value: f64) -> Result<V::Output, E> {
+        Ok(self.0.value(&Json::Number(value)))
     }
 
-    fn visit_borrowed_str<E>(self, value: &'b str) -> Result<Json<'b>, E> {
-        Ok(Json::String(Cow::Borrowed(value)))
+    fn visit_str<E>(self, value: &str) -> Result<V::Output, E> {
+        Ok(self.0.value(&Json::String(value)))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Json<'b>, E> {
-        Ok(Json::String(Cow::Owned(value.to_owned())))
+    fn visit_seq<A: SeqAccess<'b>>(self, list: A) -> Result<V::Output, A::Error> {
+        self.0.list(list)
     }
 
-    fn visit_seq<A: SeqAccess<'b>>(self, mut list: A) -> Result<Json<'b>, A::Error> {
-        let mut values = Vec::new();
-        while let Some(value) = list.next_element()? {
-            values.push(value);
-        }
-        Ok(Json::Array(values))
-    }
-
-    fn visit_map<A: MapAccess<'b>>(self, map: A) -> Result<Json<'b>, A::Error> {
-        let mut fields = Vec::new();
-        FieldCollector(&mut fields).visit_map(map)?;
-        Ok(Json::Object(fields))
+    fn visit_map<A: MapAccess<'b>>(self, object: A) -> Result<V::Output, A::Error> {
+        self.0.object(object)
     }
 }

@@ -4,16 +4,17 @@
 //! bounded by the model's context window, the output by the stated maximum or the model's. No part of a body is in an
 //! error's text.
 
+mod body;
+mod content;
+mod embedded;
 mod endpoint;
 mod error;
 mod input;
 mod json;
+mod key;
 
+use self::{body::Body, key::Key};
 pub use self::{endpoint::Endpoint, error::EstimateError};
-use self::{
-    input::{Input, single},
-    json::Fields,
-};
 use crate::domain::{ModelCapacity, ModelName, Tokens, Workload};
 
 /// What bounds the input.
@@ -23,8 +24,6 @@ pub enum EstimateBasis {
     TextBytes,
     /// The model's context window: the request refers to what the body does not hold, or calls hosted tools.
     ContextWindow,
-    /// The size of a body of which only the beginning is known.
-    BodySize,
 }
 
 /// The most tokens that a request may use.
@@ -65,28 +64,14 @@ pub fn estimate(
     model: Option<&str>,
     capacity: impl Fn(&str) -> ModelCapacity,
 ) -> Result<Estimate, EstimateError> {
-    let fields = json::read(body)?;
-    if let Some(required) = endpoint.required_field()
-        && !fields.iter().any(|(key, _)| key == required)
-    {
-        return Err(EstimateError::of_field(required, "is missing"));
-    }
-    let model = model_name(&fields, model)?;
-    let capacity = capacity(model.as_str());
-    let input = Input::of(endpoint, &fields)?;
-    let bytes = input.bytes + json::excess_digits(body);
-    let text = bytes + REQUEST_TOKENS + MESSAGE_TOKENS * input.messages;
-    let (input_tokens, basis) = input.tokens(text, EstimateBasis::TextBytes, capacity);
-    let output = Output::of(endpoint, &fields, capacity)?;
-    output.estimate(input_tokens, basis, model, &input)
+    Body::of(endpoint, body)?.estimate(model, capacity)
 }
 
-/// Estimates a request from the beginning of its body, which is `size` bytes long (`u64::MAX` if that is not known).
-/// `model` takes the place of the body's model.
+/// Estimates a request from the beginning of its body. `model` takes the place of the body's model.
 ///
-/// The input goes by the size, the output by the model's maximum, times `n` if that is in the part that was seen. What
-/// the rest of the body may hold besides text is not in the estimate: `n`, images, hosted tools, and references to
-/// stored content.
+/// The input is the model's context window, the output the model's maximum, times `n` if that is in the part that was
+/// seen. What the rest of the body may hold beside is not in the estimate: `n`, images, and hosted tools. A request to
+/// embeddings has no estimate, since each of its inputs has the context window of its own.
 ///
 /// # Errors
 ///
@@ -94,114 +79,43 @@ pub fn estimate(
 pub fn estimate_partial(
     endpoint: Endpoint,
     prefix: &[u8],
-    size: u64,
     model: Option<&str>,
     capacity: impl Fn(&str) -> ModelCapacity,
 ) -> Result<Estimate, EstimateError> {
-    let fields = json::read_prefix(prefix)?;
-    let model = model_name(&fields, model)?;
-    let capacity = capacity(model.as_str());
-    let mut input = Input::of(endpoint, &fields)?;
-    if endpoint == Endpoint::Embeddings {
-        // As many as there is room for.
-        input.embedded = u64::MAX;
-    }
-    let size = size.max(prefix.len() as u64).saturating_add(REQUEST_TOKENS);
-    let (input_tokens, basis) = input.tokens(size, EstimateBasis::BodySize, capacity);
-    let output = Output {
-        stated: None,
-        ..Output::of(endpoint, &fields, capacity)?
-    };
-    output.estimate(input_tokens, basis, model, &input)
+    Body::of_prefix(endpoint, prefix)?.estimate(model, capacity)
 }
 
-/// The model that the caller names, otherwise the body's.
-fn model_name(fields: &Fields<'_>, model: Option<&str>) -> Result<ModelName, EstimateError> {
-    let in_body = single(fields, "model")?.map(|it| it.string("model"));
-    let model = model.or(in_body.transpose()?);
-    Ok(ModelName::parse(model.ok_or(EstimateError::ModelMissing)?)?)
-}
-
-impl Input {
-    /// The most tokens of the input, if its text has at most `text`, and what bounds it. Images come on top of the
-    /// context window: some models bill an image for more than it takes of the window.
-    fn tokens(
-        &self,
-        text: u64,
-        basis: EstimateBasis,
-        capacity: ModelCapacity,
-    ) -> (u64, EstimateBasis) {
-        let window = capacity.context.saturating_mul(self.embedded.max(1));
-        let (text, basis) = match self.has_references || self.has_hosted_tools {
-            true => (window, EstimateBasis::ContextWindow),
-            false => (text.min(window), basis),
-        };
-        let images = capacity.image.saturating_mul(self.images);
-        (text.saturating_add(images), basis)
-    }
-}
-
-/// What bounds the output.
-struct Output {
-    /// How many answers are asked for.
-    choices: u64,
-    /// The maximum that the request states, and the name of its field.
-    stated: Option<(u64, &'static str)>,
-    /// The model's maximum; 0 for an embedding.
-    of_model: u64,
-}
-
-impl Output {
-    fn of(
-        endpoint: Endpoint,
-        fields: &Fields<'_>,
-        capacity: ModelCapacity,
-    ) -> Result<Self, EstimateError> {
-        let number = |key| {
-            let value = single(fields, key)?.map(|it| it.whole(key));
-            value.transpose()
-        };
-        let choices = match endpoint {
-            Endpoint::ChatCompletions => number("n")?.unwrap_or(1),
-            Endpoint::Responses | Endpoint::Embeddings => 1,
-        };
-        if choices == 0 {
-            return Err(EstimateError::of_field("n", "must be at least 1"));
-        }
-        let mut stated = None;
-        for field in endpoint.output_fields() {
-            stated = stated.max(number(field)?.map(|number| (number, *field)));
-        }
-        let of_model = match endpoint {
-            Endpoint::ChatCompletions | Endpoint::Responses => capacity.max_output,
-            Endpoint::Embeddings => 0,
-        };
-        Ok(Self {
-            choices,
-            stated,
-            of_model,
-        })
-    }
-
+impl Body {
     fn estimate(
         &self,
-        input_tokens: u64,
-        basis: EstimateBasis,
-        model: ModelName,
-        input: &Input,
+        model: Option<&str>,
+        capacity: impl Fn(&str) -> ModelCapacity,
     ) -> Result<Estimate, EstimateError> {
-        let of_one = self.stated.map_or(self.of_model, |(number, _)| number);
-        let output_tokens = of_one.saturating_mul(self.choices);
+        let model = model.or(self.model.value.as_deref());
+        let model = ModelName::parse(model.ok_or(EstimateError::ModelMissing)?)?;
+        let capacity = capacity(model.as_str());
+        let choices = self.numbers[Key::N].value.unwrap_or(1);
+        if choices == 0 {
+            return Err(EstimateError::of_field(Key::N, "must be at least 1"));
+        }
+        let stated = self.stated_output();
+        let of_one = match (self.endpoint, stated) {
+            (Endpoint::Embeddings, _) => 0,
+            (_, Some((number, _))) => number,
+            (_, None) => capacity.max_output,
+        };
+        let output_tokens = of_one.saturating_mul(choices);
+        let (input_tokens, basis) = self.input_tokens(capacity);
         let sum = input_tokens.saturating_add(output_tokens);
         let tokens = Tokens::of_reserve(sum).map_err(|_| {
-            let field = match self.stated {
-                _ if self.choices > 1 => "n",
-                Some((_, field)) => field,
-                None => "model",
+            let key = match stated {
+                _ if choices > 1 => Key::N,
+                Some((_, key)) => key,
+                None => Key::Model,
             };
             let max = Tokens::MAX_PER_REQUEST;
             let fault = format!("lets the request use {sum} tokens, at most {max} are allowed");
-            EstimateError::of_field(field, fault)
+            EstimateError::of_field(key, fault)
         })?;
         Ok(Estimate {
             tokens,
@@ -209,11 +123,39 @@ impl Output {
             output_tokens,
             basis,
             model,
-            workload: match input.has_hosted_tools {
+            workload: match self.input.has_hosted_tools {
                 true => Workload::HostedTool,
                 false => Workload::Inference,
             },
-            output_capped: self.stated.is_some(),
+            output_capped: stated.is_some(),
         })
+    }
+
+    /// The maximum of the output that the request states. The rest of a body may state a larger one.
+    fn stated_output(&self) -> Option<(u64, Key)> {
+        let numbers = self.numbers.iter().filter(|(key, _)| *key != Key::N);
+        let stated = numbers.filter_map(|(key, number)| Some((number.value?, key)));
+        stated
+            .max_by_key(|(number, _)| *number)
+            .filter(|_| !self.is_cut)
+    }
+
+    /// The most tokens of the input, and what bounds it. Images come on top of the context window: some models bill an
+    /// image for more than it takes of the window.
+    fn input_tokens(&self, capacity: ModelCapacity) -> (u64, EstimateBasis) {
+        let input = &self.input;
+        let inputs = match (self.endpoint, self.is_cut) {
+            // As many as there is room for.
+            (Endpoint::Embeddings, true) => u64::MAX,
+            _ => input.embedded.max(1),
+        };
+        let window = capacity.context.saturating_mul(inputs);
+        let text = REQUEST_TOKENS + MESSAGE_TOKENS * input.messages + input.bytes;
+        let (text, basis) = match self.is_cut || input.has_references || input.has_hosted_tools {
+            true => (window, EstimateBasis::ContextWindow),
+            false => (text.min(window), EstimateBasis::TextBytes),
+        };
+        let images = capacity.image.saturating_mul(input.images);
+        (text.saturating_add(images), basis)
     }
 }

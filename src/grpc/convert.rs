@@ -143,7 +143,6 @@ impl From<Estimate> for EstimateResponse {
         let basis = match estimate.basis {
             EstimateBasis::TextBytes => proto::EstimateBasis::TextBytes,
             EstimateBasis::ContextWindow => proto::EstimateBasis::ContextWindow,
-            EstimateBasis::BodySize => proto::EstimateBasis::BodySize,
         };
         let workload = match estimate.workload {
             Workload::Inference => proto::Workload::Inference,

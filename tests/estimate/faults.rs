@@ -218,6 +218,26 @@ const WRONG: &[(&str, &str, &str)] = &[
         r#"{"input":[[1.5]]}"#,
         "body: input[0] must be a string or a list of tokens, and is a list",
     ),
+    (
+        "embeddings",
+        r#"{"input":["secret",1]}"#,
+        "body: input[1] must be a string or a list of tokens, and is a number",
+    ),
+    (
+        "embeddings",
+        r#"{"input":null}"#,
+        "body: input must be a list, and is null",
+    ),
+    (
+        "chat",
+        r#"{"messages":[{},{"content":[{},{"type":7},7]},7]}"#,
+        "body: messages[1].content[1].type must be a string, and is a number",
+    ),
+    (
+        "responses",
+        r#"{"input":[{"output":[7]},{"type":"function_call_output","output":[7]}]}"#,
+        "body: input[1].output[0] must be an object, and is a number",
+    ),
 ];
 
 #[test]

@@ -362,6 +362,12 @@ fn each_input_of_an_embedding_has_the_context_window() {
         ("[1,2,3]".to_owned(), 3),
         ("[[1,2,3],[4]]".to_owned(), 4),
         ("[]".to_owned(), 0),
+        // Given twice.
+        ("[\"hi\"],\"input\":[1]".to_owned(), 3),
+        (
+            format!("\"{text}\",\"input\":\"{text}\""),
+            20_000 - REQUEST_TOKENS,
+        ),
         (format!("\"{text}\""), 10_000 - REQUEST_TOKENS),
         (
             format!("[\"{text}\",\"{text}\",\"{text}\"]"),
@@ -396,53 +402,48 @@ fn the_callers_model_takes_the_place_of_the_bodys() {
 }
 
 #[test]
-fn a_body_that_is_cut_goes_by_its_size_once_its_model_was_seen() {
+fn a_body_that_is_cut_counts_as_the_context_window_once_its_model_was_seen() {
     let body = r#"{"n":2,"model":"gpt-\ud83d\ude00","max_tokens":5,"tools":[{"type":"mcp"}],"messages":[{"content":"é"}]}"#;
     let model_ends = body.find(",\"max").expect("there");
-    let tools_end = body.find(",\"messages").expect("there");
+    let tool_ends = body.find("],\"messages").expect("there");
     for cut in 0..=body.len() {
         let prefix = &body.as_bytes()[..cut];
-        let estimate =
-            estimate_partial(Endpoint::ChatCompletions, prefix, 5_000, None, |_| CAPACITY);
+        let estimate = estimate_partial(Endpoint::ChatCompletions, prefix, None, |_| CAPACITY);
         if cut < model_ends {
             assert_eq!(estimate, Err(EstimateError::ModelMissing), "{cut}");
             continue;
         }
-        let estimate = estimate.expect("an estimate");
-        let (basis, input_tokens, workload) = match cut < tools_end {
-            true => (EstimateBasis::BodySize, 5_016, Workload::Inference),
-            false => (EstimateBasis::ContextWindow, 10_000, Workload::HostedTool),
-        };
         let wanted = Estimate {
-            tokens: Tokens::of_reserve(input_tokens + 2_000).expect("legal"),
-            input_tokens,
+            tokens: Tokens::of_reserve(12_000).expect("legal"),
+            input_tokens: 10_000,
             output_tokens: 2_000,
-            basis,
+            basis: EstimateBasis::ContextWindow,
             model: ModelName::parse("gpt-😀").expect("legal"),
-            workload,
+            workload: match cut < tool_ends {
+                true => Workload::Inference,
+                false => Workload::HostedTool,
+            },
             output_capped: false,
         };
-        assert_eq!(estimate, wanted, "{cut}");
+        assert_eq!(estimate.expect("an estimate"), wanted, "{cut}");
     }
-    let partial = |endpoint, prefix: &str, size| {
-        let estimate = estimate_partial(endpoint, prefix.as_bytes(), size, None, |_| CAPACITY)?;
+    let partial = |endpoint, prefix: &str| {
+        let estimate = estimate_partial(endpoint, prefix.as_bytes(), None, |_| CAPACITY)?;
         Ok::<_, EstimateError>((estimate.input_tokens, estimate.output_tokens))
     };
-    let chat = |prefix, size| partial(Endpoint::ChatCompletions, prefix, size);
+    let chat = |prefix| partial(Endpoint::ChatCompletions, prefix);
     // Digits of the last number may be missing.
-    assert_eq!(chat(r#"{"model":"m","n":1"#, 100), Ok((116, 1_000)));
-    assert_eq!(chat(r#"{"model":"m","n":12 "#, 100), Ok((116, 1_000)));
+    assert_eq!(chat(r#"{"model":"m","n":1"#), Ok((10_000, 1_000)));
+    assert_eq!(chat(r#"{"model":"m","n":1e"#), Ok((10_000, 1_000)));
+    assert_eq!(chat(r#"{"model":"m","n":12 "#), Ok((10_000, 12_000)));
+    assert_eq!(chat(r#"{"model":"m","n":12,"x":"#), Ok((10_000, 12_000)));
     assert_eq!(
-        chat(r#"{"model":"m","n":12,"x":"","#, 100),
-        Ok((116, 12_000))
+        chat(r#"{"model":"m","messages":[{"content":[{"type":"image_url"}]},{"#),
+        Ok((10_700, 1_000))
     );
-    // The size is never less than what was seen.
-    assert_eq!(chat(r#"{"model":"m","#, 0), Ok((13 + 16, 1_000)));
-    assert_eq!(chat(r#"{"model":"m","#, u64::MAX), Ok((10_000, 1_000)));
-    let embeddings = |size| partial(Endpoint::Embeddings, r#"{"model":"m","input":["x"#, size);
-    assert_eq!(embeddings(50_000), Ok((50_016, 0)));
-    assert!(embeddings(u64::MAX).is_err());
-    let malformed = chat(r#"{"model":"m",,"#, 100)
+    // Each of its inputs may have the context window.
+    assert!(partial(Endpoint::Embeddings, r#"{"model":"m","input":["x"#).is_err());
+    let malformed = chat(r#"{"model":"m",,"#)
         .expect_err("malformed")
         .to_string();
     assert_eq!(malformed, "body: key must be a string at line 1 column 14");

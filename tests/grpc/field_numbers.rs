@@ -22,7 +22,7 @@ const ENUMS: &[(&str, &str, &str)] = &[
     (
         "EstimateBasis",
         "ESTIMATE_BASIS_",
-        "UNSPECIFIED TEXT_BYTES CONTEXT_WINDOW BODY_SIZE",
+        "UNSPECIFIED TEXT_BYTES CONTEXT_WINDOW",
     ),
 ];
 

@@ -290,7 +290,7 @@ func (f *Fake) Estimate(_ context.Context, r *pb.EstimateRequest) (*pb.EstimateR
 	size := uint64(len(r.Body))
 	return &pb.EstimateResponse{
 		Tokens: size + 1_000, InputTokens: size, OutputTokens: 1_000, Model: r.Model,
-		Basis: pb.EstimateBasis_ESTIMATE_BASIS_BODY_SIZE, Workload: pb.Workload_WORKLOAD_INFERENCE,
+		Basis: pb.EstimateBasis_ESTIMATE_BASIS_TEXT_BYTES, Workload: pb.Workload_WORKLOAD_INFERENCE,
 	}, nil
 }
 

@@ -250,8 +250,6 @@ const (
 	// The model's context window: the request refers to content that the body does not hold, or calls
 	// hosted tools.
 	EstimateBasis_ESTIMATE_BASIS_CONTEXT_WINDOW EstimateBasis = 2
-	// The size of a body of which only the beginning is known. Never in an answer of Estimate.
-	EstimateBasis_ESTIMATE_BASIS_BODY_SIZE EstimateBasis = 3
 )
 
 // Enum value maps for EstimateBasis.
@@ -260,13 +258,11 @@ var (
 		0: "ESTIMATE_BASIS_UNSPECIFIED",
 		1: "ESTIMATE_BASIS_TEXT_BYTES",
 		2: "ESTIMATE_BASIS_CONTEXT_WINDOW",
-		3: "ESTIMATE_BASIS_BODY_SIZE",
 	}
 	EstimateBasis_value = map[string]int32{
 		"ESTIMATE_BASIS_UNSPECIFIED":    0,
 		"ESTIMATE_BASIS_TEXT_BYTES":     1,
 		"ESTIMATE_BASIS_CONTEXT_WINDOW": 2,
-		"ESTIMATE_BASIS_BODY_SIZE":      3,
 	}
 )
 
@@ -1805,12 +1801,11 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x12WORKLOAD_INFERENCE\x10\x01\x12\x18\n" +
 	"\x14WORKLOAD_HOSTED_TOOL\x10\x02\x12\x18\n" +
 	"\x14WORKLOAD_FINE_TUNING\x10\x03\x12\x17\n" +
-	"\x13WORKLOAD_EVALUATION\x10\x04*\x8f\x01\n" +
+	"\x13WORKLOAD_EVALUATION\x10\x04*q\n" +
 	"\rEstimateBasis\x12\x1e\n" +
 	"\x1aESTIMATE_BASIS_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19ESTIMATE_BASIS_TEXT_BYTES\x10\x01\x12!\n" +
-	"\x1dESTIMATE_BASIS_CONTEXT_WINDOW\x10\x02\x12\x1c\n" +
-	"\x18ESTIMATE_BASIS_BODY_SIZE\x10\x032\x91\x04\n" +
+	"\x1dESTIMATE_BASIS_CONTEXT_WINDOW\x10\x022\x91\x04\n" +
 	"\fQuotaService\x12D\n" +
 	"\aReserve\x12\x1b.tollgate.v1.ReserveRequest\x1a\x1c.tollgate.v1.ReserveResponse\x12T\n" +
 	"\rReserveStream\x12\x1b.tollgate.v1.ReserveRequest\x1a\".tollgate.v1.ReserveStreamResponse(\x010\x01\x12A\n" +

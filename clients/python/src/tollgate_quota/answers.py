@@ -68,7 +68,6 @@ class EstimateBasis(_OpenEnum):
 
     TEXT_BYTES = 1
     CONTEXT_WINDOW = 2
-    BODY_SIZE = 3
 
 
 @dataclass(frozen=True)

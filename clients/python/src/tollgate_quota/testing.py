@@ -220,7 +220,7 @@ class FakeTollgate:
             tokens=len(request.body) + 1_000,
             input_tokens=len(request.body),
             output_tokens=1_000,
-            basis=pb.ESTIMATE_BASIS_BODY_SIZE,
+            basis=pb.ESTIMATE_BASIS_TEXT_BYTES,
             model=request.model,
             workload=pb.WORKLOAD_INFERENCE,
         )

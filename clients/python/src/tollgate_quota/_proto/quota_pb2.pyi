@@ -46,7 +46,6 @@ class EstimateBasis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ESTIMATE_BASIS_UNSPECIFIED: _ClassVar[EstimateBasis]
     ESTIMATE_BASIS_TEXT_BYTES: _ClassVar[EstimateBasis]
     ESTIMATE_BASIS_CONTEXT_WINDOW: _ClassVar[EstimateBasis]
-    ESTIMATE_BASIS_BODY_SIZE: _ClassVar[EstimateBasis]
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_FREE: Verdict
 VERDICT_BILLED: Verdict
@@ -72,7 +71,6 @@ WORKLOAD_EVALUATION: Workload
 ESTIMATE_BASIS_UNSPECIFIED: EstimateBasis
 ESTIMATE_BASIS_TEXT_BYTES: EstimateBasis
 ESTIMATE_BASIS_CONTEXT_WINDOW: EstimateBasis
-ESTIMATE_BASIS_BODY_SIZE: EstimateBasis
 
 class ReserveRequest(_message.Message):
     __slots__ = ("org", "project", "model", "tokens", "request_id", "workload", "dry_run")

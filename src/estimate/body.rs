@@ -1,0 +1,154 @@
+//! What a body says of a request.
+
+use std::fmt;
+
+use enum_map::EnumMap;
+use serde::de::{Deserializer as _, MapAccess, Visitor};
+
+use super::{
+    content::{ElementKind, List, Size},
+    embedded::EmbeddedInput,
+    endpoint::Endpoint,
+    error::EstimateError,
+    input::{FieldName, Input, Once},
+    json::{Json, Seed, excess_digits, is_of_number, malformed},
+    key::Key,
+};
+
+/// What an estimate depends on.
+pub(super) struct Body {
+    pub(super) endpoint: Endpoint,
+    /// Whether the end of the body is missing.
+    pub(super) is_cut: bool,
+    pub(super) model: Once<String>,
+    pub(super) input: Input,
+    /// `n` and the maximum of the output.
+    pub(super) numbers: EnumMap<Key, Once<u64>>,
+    has_required_field: bool,
+}
+
+/// The fields that refer to what the provider has stored.
+const STORED: [Key; 3] = [Key::PreviousResponseId, Key::Conversation, Key::Prompt];
+
+impl Body {
+    /// Reads a whole body.
+    pub(super) fn of(endpoint: Endpoint, body: &[u8]) -> Result<Self, EstimateError> {
+        let mut read = Self::new(endpoint, false);
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        let done = deserializer.deserialize_map(&mut read);
+        done.and_then(|()| deserializer.end()).map_err(malformed)?;
+        read.input.bytes += excess_digits(body);
+        match endpoint.required_field() {
+            Some(key) if !read.has_required_field => {
+                Err(EstimateError::of_field(key, "is missing"))
+            }
+            _ => read.checked(),
+        }
+    }
+
+    /// Reads the beginning of a body: what is there to its end.
+    pub(super) fn of_prefix(endpoint: Endpoint, prefix: &[u8]) -> Result<Self, EstimateError> {
+        let mut read = Self::new(endpoint, true);
+        // Digits of the last number may be missing.
+        let end = prefix.iter().rposition(|byte| !is_of_number(byte));
+        let prefix = &prefix[..end.map_or(0, |last| last + 1)];
+        match serde_json::Deserializer::from_slice(prefix).deserialize_map(&mut read) {
+            Err(error) if !error.is_eof() => Err(malformed(error)),
+            _ => read.checked(),
+        }
+    }
+
+    fn new(endpoint: Endpoint, is_cut: bool) -> Self {
+        Self {
+            endpoint,
+            is_cut,
+            model: Once::default(),
+            input: Input::default(),
+            numbers: EnumMap::default(),
+            has_required_field: false,
+        }
+    }
+
+    fn checked(self) -> Result<Self, EstimateError> {
+        match self.input.fault {
+            Some(fault) => Err(fault.into()),
+            None => Ok(self),
+        }
+    }
+
+    fn field<'b, A: MapAccess<'b>>(
+        &mut self,
+        name: &FieldName,
+        object: &mut A,
+    ) -> Result<(), A::Error> {
+        use ElementKind::{Item, Message, Tool};
+        use Endpoint::{ChatCompletions, Embeddings, Responses};
+        let key = name.key;
+        self.has_required_field |= self.endpoint.required_field() == Some(key);
+        match (self.endpoint, key) {
+            (_, Key::Model) => {
+                let read = |value: &Json<'_>| {
+                    let model = value.string(key, str::to_owned);
+                    self.model.set(key, model, &mut self.input);
+                };
+                object.next_value_seed(Seed(read))?;
+            }
+            (ChatCompletions, Key::Messages) => self.list(Message, key, object).map(drop)?,
+            (Responses, Key::Input) => self.list(Item, key, object).map(drop)?,
+            (Embeddings, Key::Input) => {
+                object.next_value_seed(Seed(EmbeddedInput(&mut self.input)))?;
+            }
+            (ChatCompletions | Responses, Key::Tools) => {
+                let tools = self.list(Tool, key, object)?;
+                self.input.bytes += name.bytes + tools.json;
+            }
+            _ => self.other_field(name, object)?,
+        }
+        Ok(())
+    }
+
+    fn list<'b, A: MapAccess<'b>>(
+        &mut self,
+        of: ElementKind,
+        key: Key,
+        object: &mut A,
+    ) -> Result<Size, A::Error> {
+        let input = &mut self.input;
+        object.next_value_seed(Seed(List { key, of, input }))
+    }
+
+    /// Reads a field that counts as JSON.
+    fn other_field<'b, A: MapAccess<'b>>(
+        &mut self,
+        name: &FieldName,
+        object: &mut A,
+    ) -> Result<(), A::Error> {
+        let key = name.key;
+        let read = |value: &Json<'_>| {
+            self.input.bytes += name.bytes + value.bytes();
+            if self.endpoint.numbers().contains(&key) {
+                self.numbers[key].set(key, value.whole(key), &mut self.input);
+            }
+            if self.endpoint != Endpoint::Embeddings && !value.is_null() {
+                self.input.has_references |= STORED.contains(&key);
+                self.input.has_hosted_tools |= key == Key::WebSearchOptions;
+            }
+        };
+        object.next_value_seed(Seed(read))
+    }
+}
+
+impl<'b> Visitor<'b> for &mut Body {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'b>>(self, mut object: A) -> Result<(), A::Error> {
+        while let Some(name) = object.next_key_seed(Seed(FieldName::of))? {
+            self.field(&name, &mut object)?;
+        }
+        Ok(())
+    }
+}
