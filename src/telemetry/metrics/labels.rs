@@ -133,7 +133,6 @@ pub enum EnvoyOutcome {
     Settled,
     SettledOutsideProgram,
     Released,
-    KeptRetried,
     KeptClientLeft,
     KeptUpstreamFailed,
     KeptPartialUsage,
