@@ -22,8 +22,9 @@ use super::{
     },
 };
 use crate::{
-    domain::Tokens,
+    domain::{RequestFields, Tokens},
     grpc::{CallContext, Permit, invalid, org},
+    ledger::Reserve,
     telemetry::log_limited,
 };
 
@@ -114,10 +115,9 @@ impl AccessLog {
         let status = response.response_code.unwrap_or_default();
         let from_upstream = response.response_code_details == VIA_UPSTREAM;
         let is_free = published.is_free;
-        let reservation = published.parse().map_err(invalid);
-        let reservation =
-            reservation.and_then(|(name, id, tokens)| Ok((org(name, &self.permit)?, id, tokens)));
-        let (org, id, reserved) = match reservation {
+        let org = org(published.org.clone(), &self.permit);
+        let reservation = org.and_then(|org| Ok((org, published.parse().map_err(invalid)?)));
+        let (org, (id, earlier_id, fields)) = match reservation {
             Ok(reservation) => reservation,
             Err(why) => {
                 log_limited!(
@@ -128,7 +128,7 @@ impl AccessLog {
                 return;
             }
         };
-        let ended = self.ended(&common, reserved, status, from_upstream);
+        let ended = self.ended(&common, fields.tokens, status, from_upstream);
         if is_free && ended.attempts > 0 && !ended.in_program {
             log_limited!(
                 warn,
@@ -139,7 +139,13 @@ impl AccessLog {
         }
         let settlement = self.front.settlement.clone();
         self.front.service.open_calls.spawn(async move {
-            settlement.end(org, id, ended.outcome()).await;
+            let earlier = ended.used_by_earlier_attempts().map(|tokens| Reserve {
+                org: org.clone(),
+                fields: RequestFields { tokens, ..fields },
+                request_id: Some(earlier_id),
+                dry_run: false,
+            });
+            settlement.end(org, id, earlier, ended.outcome()).await;
             drop(permit);
         });
     }

@@ -149,7 +149,8 @@ impl CheckHandler {
 }
 
 /// A Check whose verdict Envoy does not have. If Envoy gives up, or the outcome is unknown, the reservation is released:
-/// nothing else would end it.
+/// nothing else would end it. A replay's too: while its outcome is unknown, nobody knows that it is one. Therefore one
+/// filter asks about a request (docs/ENVOY.md).
 struct UnansweredCheck<'c> {
     settlement: &'c Settlement,
     metrics: &'c Metrics,

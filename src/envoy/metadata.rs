@@ -13,7 +13,9 @@ use super::{
     },
     response,
 };
-use crate::domain::{InvalidField, OrgId, RequestFields, RequestId, Tokens, Verdict};
+use crate::domain::{
+    InvalidField, ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens, Verdict, Workload,
+};
 
 /// The namespace under which Envoy publishes the metadata of a Check.
 const NAMESPACE: &str = "envoy.filters.http.ext_authz";
@@ -25,8 +27,10 @@ const KEY: &str = "tollgate";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PublishedReservation {
     pub(super) org: String,
-    pub(super) id: String,
-    pub(super) tokens: u64,
+    project: String,
+    model: String,
+    id: String,
+    tokens: u64,
     pub(super) is_free: bool,
 }
 
@@ -115,16 +119,25 @@ impl PublishedReservation {
         };
         Some(Self {
             org: string(fields.get("org")?)?,
+            project: string(fields.get("project")?)?,
+            model: string(fields.get("model")?)?,
             id: string(fields.get("id")?)?,
             tokens: whole_number(fields.get("tokens")?)?,
             is_free: string(fields.get("verdict")?)? == response::names(Verdict::Free).0,
         })
     }
 
-    /// Its parts, parsed.
-    pub(super) fn parse(self) -> Result<(String, RequestId, Tokens), InvalidField> {
-        let id = RequestId::parse(self.id)?;
-        Ok((self.org, id, Tokens::of_reserve(self.tokens)?))
+    /// Its id and its fields, parsed, and an id for what attempts before the last one may have used. The workload is
+    /// not published.
+    pub(super) fn parse(self) -> Result<(RequestId, RequestId, RequestFields), InvalidField> {
+        let fields = RequestFields {
+            project: ProjectId::parse(self.project)?,
+            model: ModelName::parse(self.model)?,
+            tokens: Tokens::of_reserve(self.tokens)?,
+            workload: Workload::Inference,
+        };
+        let earlier = RequestId::parse(format!("{}:earlier", self.id))?;
+        Ok((RequestId::parse(self.id)?, earlier, fields))
     }
 }
 

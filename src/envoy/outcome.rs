@@ -55,8 +55,6 @@ pub(super) enum ReservationEnd {
 /// Why a reservation is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeepReason {
-    /// Several attempts, and no usage.
-    Retried,
     ClientLeft,
     UpstreamFailed,
     PartialUsage,
@@ -72,7 +70,6 @@ impl ReservationEnd {
             } if outside_program => EnvoyOutcome::SettledOutsideProgram,
             Self::Settle { .. } => EnvoyOutcome::Settled,
             Self::Release => EnvoyOutcome::Released,
-            Self::Keep(KeepReason::Retried) => EnvoyOutcome::KeptRetried,
             Self::Keep(KeepReason::ClientLeft) => EnvoyOutcome::KeptClientLeft,
             Self::Keep(KeepReason::UpstreamFailed) => EnvoyOutcome::KeptUpstreamFailed,
             Self::Keep(KeepReason::PartialUsage) => EnvoyOutcome::KeptPartialUsage,
@@ -85,29 +82,29 @@ impl ReservationEnd {
 const REFUSALS: [u32; 7] = [400, 401, 403, 404, 413, 422, 429];
 
 impl EndedRequest {
-    /// What to do with its reservation.
+    /// What to do with its reservation, which is that of the last attempt.
     pub(super) fn outcome(self) -> ReservationEnd {
-        let never_sent = self.attempts == 0
-            || self.attempts == 1 && self.end == StreamEnd::NotConnected && !self.from_upstream;
+        let never_sent =
+            self.attempts == 0 || self.end == StreamEnd::NotConnected && !self.from_upstream;
         let is_success = (200..300).contains(&self.status);
         match self.usage {
             _ if never_sent => ReservationEnd::Release,
             ReportedUsage::Complete(used) if is_success => ReservationEnd::Settle {
-                tokens: self.used_by_all_attempts(used),
+                tokens: Tokens::of_settle(used).unwrap_or(Tokens::MAX_PER_REQUEST),
                 outside_program: !self.in_program,
             },
             _ if !self.in_program => ReservationEnd::Release,
-            _ if self.attempts > 1 => ReservationEnd::Keep(KeepReason::Retried),
             _ if self.from_upstream && REFUSALS.contains(&self.status) => ReservationEnd::Release,
             usage => ReservationEnd::Keep(self.keep_reason(usage)),
         }
     }
 
-    /// Usage is that of the last attempt. Each earlier one used at most what was reserved.
-    fn used_by_all_attempts(self, used: u64) -> Tokens {
-        let earlier = u64::from(self.attempts - 1).saturating_mul(self.reserved.get());
-        let most = Tokens::MAX_PER_REQUEST;
-        Tokens::of_settle(used.saturating_add(earlier)).unwrap_or(most)
+    /// The most that the attempts before the last one may have used; none if there were none within the programme.
+    pub(super) fn used_by_earlier_attempts(self) -> Option<Tokens> {
+        let earlier = u64::from(self.attempts.saturating_sub(1));
+        let most = earlier.saturating_mul(self.reserved.get());
+        let tokens = Tokens::of_reserve(most).unwrap_or(Tokens::MAX_PER_REQUEST);
+        (earlier > 0 && self.in_program).then_some(tokens)
     }
 
     fn keep_reason(self, usage: ReportedUsage) -> KeepReason {
@@ -151,7 +148,7 @@ mod tests {
 
     #[test]
     fn each_end_of_a_request_has_its_outcome() {
-        use KeepReason::{ClientLeft, NoUsage, PartialUsage, Retried, UpstreamFailed};
+        use KeepReason::{ClientLeft, NoUsage, PartialUsage, UpstreamFailed};
         use ReservationEnd::{Keep, Release};
         let ran = ended();
         let without_usage = EndedRequest {
@@ -178,8 +175,7 @@ mod tests {
         let never_sent = |it| EndedRequest { attempts: 0, ..it };
         for (request, expected) in [
             (ran, settled(60, false)),
-            (retried(ran), settled(160, false)),
-            (EndedRequest { attempts: 3, ..ran }, settled(260, false)),
+            (retried(ran), settled(60, false)),
             (elsewhere(ran), settled(60, true)),
             (elsewhere(without_usage), Release),
             (elsewhere(ended_by(StreamEnd::ClientLeft)), Release),
@@ -189,7 +185,7 @@ mod tests {
             (by_envoy(503).with_end(StreamEnd::NotConnected), Release),
             (
                 retried(by_envoy(503).with_end(StreamEnd::NotConnected)),
-                Keep(Retried),
+                Release,
             ),
             (answered(400), Release),
             (answered(401), Release),
@@ -198,7 +194,7 @@ mod tests {
             (answered(413), Release),
             (answered(422), Release),
             (answered(429), Release),
-            (retried(answered(429)), Keep(Retried)),
+            (retried(answered(429)), Release),
             (by_envoy(429), Keep(NoUsage)),
             (answered(402), Keep(NoUsage)),
             (answered(408), Keep(NoUsage)),
@@ -215,17 +211,40 @@ mod tests {
             ),
             (ended_by(StreamEnd::ClientLeft), Keep(ClientLeft)),
             (ended_by(StreamEnd::UpstreamFailed), Keep(UpstreamFailed)),
-            (retried(without_usage), Keep(Retried)),
+            (retried(without_usage), Keep(NoUsage)),
         ] {
             assert_eq!(request.outcome(), expected, "{request:?}");
         }
     }
 
     #[test]
-    fn a_sum_of_attempts_is_settled_with_at_most_the_largest_amount() {
+    fn each_attempt_before_the_last_may_have_used_what_was_reserved() {
+        let most = Tokens::MAX_PER_REQUEST;
+        for (attempts, reserved, expected) in [
+            (0, tokens(100), None),
+            (1, tokens(100), None),
+            (2, tokens(100), Some(tokens(100))),
+            (3, tokens(100), Some(tokens(200))),
+            (u32::MAX, most, Some(most)),
+        ] {
+            let request = EndedRequest {
+                reserved,
+                attempts,
+                ..ended()
+            };
+            assert_eq!(request.used_by_earlier_attempts(), expected);
+            let elsewhere = EndedRequest {
+                in_program: false,
+                ..request
+            };
+            assert_eq!(elsewhere.used_by_earlier_attempts(), None);
+        }
+    }
+
+    #[test]
+    fn usage_is_settled_with_at_most_the_largest_amount() {
         let request = EndedRequest {
-            reserved: Tokens::MAX_PER_REQUEST,
-            attempts: u32::MAX,
+            usage: ReportedUsage::Complete(u64::MAX),
             ..ended()
         };
         let most = Tokens::MAX_PER_REQUEST.get();

@@ -7,9 +7,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::outcome::ReservationEnd;
 use crate::{
-    domain::{OrgId, RequestId},
+    domain::{BilledReason, OrgId, RequestId, Verdict},
     grpc::QuotaServiceConfig,
-    ledger::{Ledger, LedgerError, Settle},
+    ledger::{Ledger, LedgerError, Reserve, Settle},
     telemetry::{
         log_limited,
         metrics::{EnvoyOutcome, Metrics},
@@ -54,7 +54,8 @@ impl Settlement {
         };
         let settlement = self.clone();
         let release = async move {
-            let released = settlement.retried(&org, &id, ReservationEnd::Release).await;
+            let release = || settlement.once(org.clone(), id.clone(), ReservationEnd::Release);
+            let released = settlement.retried(release).await;
             if let Err(error) = released {
                 tracing::debug!(%org, request_id = %id, %error, "nothing is released");
             }
@@ -62,14 +63,29 @@ impl Settlement {
         self.tasks.spawn_on(release, &runtime);
     }
 
-    /// Ends a reservation, and counts how.
-    pub(super) async fn end(&self, org: OrgId, id: RequestId, end: ReservationEnd) {
+    /// Ends a reservation, and counts how. What attempts before the last one may have used is reserved first: were it
+    /// settled with the last one, a sum that does not fit would give back all of it.
+    pub(super) async fn end(
+        &self,
+        org: OrgId,
+        id: RequestId,
+        earlier: Option<Reserve>,
+        end: ReservationEnd,
+    ) {
         let outcome = end.label();
         if let ReservationEnd::Keep(_) = end {
             let outcome: &str = outcome.into();
             tracing::info!(%org, request_id = %id, outcome, "a reservation is kept: its request may have run");
         }
-        match self.retried(&org, &id, end).await {
+        let mut ended = Ok(());
+        if let Some(request) = earlier {
+            ended = self.reserve_earlier(&id, &request).await;
+        }
+        if ended.is_ok() {
+            let end = || self.once(org.clone(), id.clone(), end);
+            ended = self.retried(end).await;
+        }
+        match ended {
             Ok(()) => self.metrics.envoy_ended(outcome),
             Err(error) => {
                 self.metrics.envoy_ended(EnvoyOutcome::Failed);
@@ -84,25 +100,37 @@ impl Settlement {
         }
     }
 
-    /// Ends a reservation. Tries again while the store fails; settling and releasing twice counts once.
-    async fn retried(
-        &self,
-        org: &OrgId,
-        id: &RequestId,
-        end: ReservationEnd,
-    ) -> Result<(), LedgerError> {
+    /// Reserves what attempts before the last one may have used, and keeps it.
+    async fn reserve_earlier(&self, id: &RequestId, request: &Reserve) -> Result<(), LedgerError> {
+        let Reserve { org, fields, .. } = request;
+        let tokens = fields.tokens.get();
+        tracing::info!(%org, request_id = %id, tokens, "tokens are kept: attempts before the last one may have run");
+        let reserve = || async {
+            match self.ledger.reserve(request.clone()).await?.verdict {
+                Verdict::Billed(BilledReason::StoreUnavailable) => Err(LedgerError::OutOfTime),
+                _ => Ok(()),
+            }
+        };
+        self.retried(reserve).await
+    }
+
+    /// Calls the store. Tries again while it fails; each call counts once.
+    async fn retried<F>(&self, call: impl Fn() -> F) -> Result<(), LedgerError>
+    where
+        F: Future<Output = Result<(), LedgerError>>,
+    {
         let mut pauses = RETRY_PAUSES.iter();
         loop {
-            let ended = self.once(org.clone(), id.clone(), end).await;
-            let (Err(error), Some(pause)) = (&ended, pauses.next()) else {
-                return ended;
+            let result = call().await;
+            let (Err(error), Some(pause)) = (&result, pauses.next()) else {
+                return result;
             };
             if !error.is_temporary() {
-                return ended;
+                return result;
             }
             tokio::select! {
                 () = sleep(*pause) => {}
-                () = self.stopping.cancelled() => return ended,
+                () = self.stopping.cancelled() => return result,
             }
         }
     }

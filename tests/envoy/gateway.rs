@@ -21,8 +21,30 @@ pub fn example() -> Value {
 }
 
 pub struct Gateway {
-    _envoy: EnvoyProcess,
+    pub envoy: EnvoyProcess,
     addr: String,
+}
+
+/// The configuration before these replicas of Tollgate, with the stand-in as its provider.
+pub fn with_servers(mut config: Value, replicas: &[&str], provider: &str) -> Value {
+    let resources = &mut config["static_resources"];
+    resources["listeners"][0]["address"]["socket_address"]["port_value"] = json!(0);
+    for cluster in resources["clusters"].as_array_mut().unwrap() {
+        let servers = match cluster["name"] == "tollgate" {
+            true => replicas,
+            false => &[provider][..],
+        };
+        let endpoints: Vec<Value> = servers.iter().map(|addr| endpoint(addr)).collect();
+        cluster["load_assignment"]["endpoints"] = json!([{ "lb_endpoints": endpoints }]);
+        cluster["type"] = json!("STATIC");
+        cluster.as_object_mut().unwrap().remove("transport_socket");
+    }
+    config
+}
+
+/// A server of a cluster.
+pub fn endpoint(addr: &str) -> Value {
+    json!({ "endpoint": { "address": socket_address(addr) } })
 }
 
 impl Gateway {
@@ -31,30 +53,19 @@ impl Gateway {
         Self::start_with(example(), replicas, provider)
     }
 
-    pub fn start_with(mut config: Value, replicas: &[&str], provider: &str) -> Self {
-        let resources = &mut config["static_resources"];
-        resources["listeners"][0]["address"]["socket_address"]["port_value"] = json!(0);
-        for cluster in resources["clusters"].as_array_mut().unwrap() {
-            let servers = match cluster["name"] == "tollgate" {
-                true => replicas,
-                false => &[provider][..],
-            };
-            let endpoint = |addr: &&str| json!({ "endpoint": { "address": socket_address(addr) } });
-            let endpoints: Vec<Value> = servers.iter().map(endpoint).collect();
-            cluster["load_assignment"]["endpoints"] = json!([{ "lb_endpoints": endpoints }]);
-            cluster["type"] = json!("STATIC");
-            cluster.as_object_mut().unwrap().remove("transport_socket");
-        }
+    pub fn start_with(config: Value, replicas: &[&str], provider: &str) -> Self {
+        Self::run(with_servers(config, replicas, provider))
+    }
+
+    /// Starts an Envoy whose servers are set.
+    pub fn run(config: Value) -> Self {
         let keys = [
             ("OPENAI_SHARED_KEY", "shared"),
             ("OPENAI_PRIVATE_KEY", "private"),
         ];
         let envoy = EnvoyProcess::start(config, &keys);
         let addr = envoy.listener("llm");
-        Self {
-            _envoy: envoy,
-            addr,
-        }
+        Self { envoy, addr }
     }
 
     /// Where clients connect to.
@@ -92,6 +103,11 @@ impl GatewayClient {
         }
     }
 
+    /// Leaves, whatever goes on, and connects again.
+    pub async fn reconnect(&mut self) {
+        *self = Self::connect(&self.addr).await;
+    }
+
     /// POSTs a body to a path, with further headers.
     pub async fn post(
         &mut self,
@@ -123,7 +139,7 @@ impl GatewayClient {
         body: impl Into<Bytes>,
     ) -> hyper::Result<hyper::Response<Incoming>> {
         if self.sender.ready().await.is_err() {
-            *self = Self::connect(&self.addr).await;
+            self.reconnect().await;
         }
         let mut request = Request::post(path)
             .header("host", "gateway")

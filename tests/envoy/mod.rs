@@ -1,5 +1,6 @@
 //! A real Envoy asks Tollgate, with the configuration of examples/envoy, before a stand-in for the provider.
 
+mod audit;
 mod faults;
 mod gateway;
 mod load;
@@ -7,6 +8,7 @@ mod outcomes;
 mod page;
 mod provider;
 mod rate_limit;
+mod traffic;
 mod wire;
 
 use serde_json::Value;

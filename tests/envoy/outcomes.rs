@@ -293,27 +293,52 @@ async fn where_billed_is_denied_the_client_gets_429_and_nothing_is_counted() {
     );
 }
 
-/// One Check, and two requests at the provider, of which only the last one has usage.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_envoy_retries_is_settled_with_its_usage_and_what_the_first_try_may_have_used()
- {
+/// With a retry policy that retries requests that may have run.
+async fn start_retrying(allowance: u64) -> Setup {
     let mut config = example();
     let manager = &mut config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0];
     let hosts = &mut manager["typed_config"]["route_config"]["virtual_hosts"];
     for route in hosts[0]["routes"].as_array_mut().unwrap() {
         route["route"]["retry_policy"] = json!({ "retry_on": "5xx", "num_retries": 1 });
     }
-    let setup = Setup::start_with(config, ALLOWANCE, "").await;
+    Setup::start_with(config, allowance, "").await
+}
+
+/// One Check, and two requests at the provider, of which only the last one has usage.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_attempt_before_the_last_stays_counted_with_what_it_may_have_used() {
+    let setup = start_retrying(ALLOWANCE).await;
     let mut client = setup.client().await;
     let kept = chat("fails", 60, "500").to_string();
     assert_eq!(client.post(PATH, &[], kept).await.status, 500);
-    setup.wait_for_outcome("kept_retried", 1).await;
-    let reserved = setup.large().await.used;
+    setup.wait_for_outcome("kept_upstream_failed", 1).await;
+    let both = setup.large().await;
+    assert_eq!(both.held_tokens, both.used);
     // A body of the same length.
     let retried = chat("twice", 60, "500 once").to_string();
     assert_eq!(client.post(PATH, &[], retried).await.status, 200);
     setup.wait_for_outcome("settled", 1).await;
     assert_eq!(setup.provider.seen("twice").len(), 2);
     let more = " once".len() as u64;
-    assert_eq!(setup.large().await.used, reserved + 60 + reserved + more);
+    let earlier = both.used / 2 + more;
+    let large = setup.large().await;
+    assert_eq!(
+        (large.used, large.held_tokens),
+        (both.used + earlier + 60, both.used + earlier)
+    );
+}
+
+/// Were both attempts settled as one sum, it would not fit, and all of it would be given back: also what the last
+/// attempt used, which the provider counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_attempts_do_not_fit_the_last_one_stays_counted() {
+    let setup = start_retrying(300).await;
+    let mut client = setup.client().await;
+    let retried = chat("twice", 120, "500 once").to_string();
+    assert_eq!(client.post(PATH, &[], retried).await.status, 200);
+    setup.wait_for_outcome("settled", 1).await;
+    assert_eq!(setup.provider.seen("twice")[1].project, "shared");
+    let large = setup.large().await;
+    assert_eq!((large.used, large.held_tokens), (120, 0), "{large:?}");
+    assert!(120 + large.billed_tokens > 300, "{large:?}");
 }

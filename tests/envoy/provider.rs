@@ -13,9 +13,12 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
+
+/// A request's tag, instead of that in its `metadata`.
+pub const TAG_HEADER: &str = "x-tag";
 
 /// What the provider saw of a request.
 #[derive(Debug, Clone)]
@@ -31,10 +34,19 @@ pub struct Seen {
 /// What it saw, by tag.
 type SeenByTag = Arc<Mutex<HashMap<String, Vec<Seen>>>>;
 
+/// What its answers depend on.
+#[derive(Clone)]
+struct Desk {
+    seen: SeenByTag,
+    /// Whether streams that wait go on.
+    gate: watch::Receiver<bool>,
+}
+
 /// One provider, whose two projects have a key each.
 pub struct Provider {
     pub addr: String,
     seen: SeenByTag,
+    gate: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -51,18 +63,38 @@ impl Provider {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let seen = SeenByTag::default();
+        let (gate, closed) = watch::channel(false);
+        let desk = Desk {
+            seen: Arc::clone(&seen),
+            gate: closed,
+        };
         let router = Router::new()
             .fallback(answer)
             .layer(DefaultBodyLimit::disable())
-            .with_state(Arc::clone(&seen));
+            .with_state(desk);
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { addr, seen, task }
+        Self {
+            addr,
+            seen,
+            gate,
+            task,
+        }
     }
 
     /// What it saw of the requests with this tag, in their order.
     pub fn seen(&self, tag: &str) -> Vec<Seen> {
         let seen = self.seen.lock().unwrap();
         seen.get(tag).cloned().unwrap_or_default()
+    }
+
+    /// How many requests it saw.
+    pub fn count(&self) -> usize {
+        self.seen.lock().unwrap().values().map(Vec::len).sum()
+    }
+
+    /// Lets the streams that wait go on.
+    pub fn open_gate(&self) {
+        self.gate.send_replace(true);
     }
 
     /// What it saw of all requests, by tag.
@@ -77,9 +109,12 @@ impl Drop for Provider {
     }
 }
 
-async fn answer(State(seen): State<SeenByTag>, headers: HeaderMap, body: Bytes) -> Response {
-    let wish = Wish::of(&body);
+async fn answer(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> Response {
+    let Desk { seen, gate } = desk;
     let text = |name: &str| Some(headers.get(name)?.to_str().unwrap().to_owned());
+    let mut wish = Wish::of(&body);
+    // A body that can't be read has its tag in a header.
+    wish.tag = text(TAG_HEADER).unwrap_or(wish.tag);
     let project = text("authorization").unwrap_or_default();
     let tries = seen.lock().unwrap().get(&wish.tag).map_or(0, Vec::len);
     let wish = wish.at_try(tries);
@@ -92,7 +127,7 @@ async fn answer(State(seen): State<SeenByTag>, headers: HeaderMap, body: Bytes) 
     let mut seen = seen.lock().unwrap();
     seen.entry(wish.tag.clone()).or_default().push(request);
     drop(seen);
-    wish.answer()
+    wish.answer(gate)
 }
 
 impl Wish {
@@ -125,14 +160,14 @@ impl Wish {
         json!({ "prompt_tokens": self.used - output, "completion_tokens": output, "total_tokens": self.used })
     }
 
-    fn answer(self) -> Response {
+    fn answer(self, gate: watch::Receiver<bool>) -> Response {
         if let Ok(status) = self.then.parse::<u16>() {
             let error = json!({ "error": { "message": "as wished", "type": "stand_in" } });
             let status = StatusCode::from_u16(status).unwrap();
             return (status, axum::Json(error)).into_response();
         }
         match self.streams {
-            true => self.events(),
+            true => self.events(gate),
             false => self.json(),
         }
     }
@@ -149,8 +184,9 @@ impl Wish {
         axum::Json(answer).into_response()
     }
 
-    /// Some chunks, of which the last has the usage. `cut` ends the connection before it, `slow` takes long.
-    fn events(self) -> Response {
+    /// Some chunks, of which the last has the usage. `cut` ends the connection before it, `slow` takes long, `wait`
+    /// waits for the gate, `stall` for ever.
+    fn events(self, mut gate: watch::Receiver<bool>) -> Response {
         let delta = json!({ "object": "chat.completion.chunk", "choices": [{ "index": 0, "delta": { "content": "y" } }] });
         let last =
             json!({ "object": "chat.completion.chunk", "choices": [], "usage": self.usage() });
@@ -167,7 +203,17 @@ impl Wish {
             "slow" => Duration::from_secs(1),
             _ => Duration::ZERO,
         };
-        let events = stream::iter(events).then(move |event| async move {
+        let last = events.split_off(3);
+        let rest = async move {
+            match self.then.as_str() {
+                "wait" => drop(gate.wait_for(|is_open| *is_open).await),
+                "stall" => std::future::pending().await,
+                _ => {}
+            }
+            stream::iter(last)
+        };
+        let events = stream::iter(events).chain(rest.into_stream().flatten());
+        let events = events.then(move |event| async move {
             tokio::time::sleep(pause).await;
             event
         });

@@ -38,6 +38,7 @@ impl EnvoyProcess {
             .arg(&admin)
             .args(["--disable-hot-restart", "--concurrency", "1"])
             .args(["--log-level", "warning"])
+            .args(["--file-flush-interval-msec", "100"])
             .envs(env.iter().copied())
             .stdout(Stdio::null())
             .stderr(File::create(dir.path().join("log")).unwrap())
@@ -65,6 +66,14 @@ impl EnvoyProcess {
             let line = listeners.lines().find_map(|it| it.strip_prefix(&prefix));
             line.map(ToOwned::to_owned)
         })
+    }
+
+    /// A counter or gauge; 0 until it is used.
+    pub fn stat(&self, name: &str) -> u64 {
+        let prefix = format!("{name}: ");
+        let stats = self.page(&format!("/stats?filter=^{name}$"));
+        let value = stats.lines().find_map(|it| it.strip_prefix(&prefix));
+        value.map_or(0, |it| it.parse().unwrap())
     }
 
     /// An admin page.

@@ -135,7 +135,6 @@ pub enum EnvoyOutcome {
     Settled,
     SettledOutsideProgram,
     Released,
-    KeptRetried,
     KeptClientLeft,
     KeptUpstreamFailed,
     KeptPartialUsage,
