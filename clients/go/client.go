@@ -27,8 +27,11 @@ import (
 	pb "tollgate/quota/internal/tollgatev1"
 )
 
-// DefaultTimeout bounds a call with all its attempts.
-const DefaultTimeout = 10 * time.Second
+// DefaultTimeout bounds a call with all its attempts, unless WithTimeout sets another one.
+const DefaultTimeout = 2 * time.Second
+
+// How long Close waits for releases in the background.
+const closeTimeout = time.Second
 
 // Until a Release of unknown outcome is asked again; each later pause is twice as long.
 const firstPause = 250 * time.Millisecond
@@ -43,8 +46,10 @@ type Client struct {
 	service pb.QuotaServiceClient
 	conn    *grpc.ClientConn
 	options options
-	// The releases in the background.
+	// The releases in the background, which stop ends.
 	background sync.WaitGroup
+	stopped    context.Context
+	stop       context.CancelFunc
 }
 
 type options struct {
@@ -114,7 +119,10 @@ func New(address string, set ...Option) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("address: %w", err)
 	}
-	return &Client{service: pb.NewQuotaServiceClient(conn), conn: conn, options: options}, nil
+	stopped, stop := context.WithCancel(context.Background())
+	return &Client{
+		service: pb.NewQuotaServiceClient(conn), conn: conn, options: options, stopped: stopped, stop: stop,
+	}, nil
 }
 
 func isLocal(address string) bool {
@@ -141,9 +149,13 @@ func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 // New has checked it: on this machine a token may be sent in clear.
 func (bearer) RequireTransportSecurity() bool { return false }
 
-// Close waits for releases in the background, within their timeout, and closes the connection.
+// Close waits up to a second for releases in the background, and closes the connection. What could not be released is
+// logged.
 func (c *Client) Close() error {
+	timer := time.AfterFunc(closeTimeout, c.stop)
 	c.background.Wait()
+	timer.Stop()
+	c.stop()
 	return c.conn.Close()
 }
 
@@ -200,6 +212,7 @@ func (c *Client) releaseInBackground(ctx context.Context, org, id string) {
 		defer c.background.Done()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.options.timeout)
 		defer cancel()
+		defer context.AfterFunc(c.stopped, cancel)()
 		end, _ := ctx.Deadline()
 		for pause := firstPause; ; pause *= 2 {
 			_, err := c.Release(ctx, org, id)
@@ -211,7 +224,10 @@ func (c *Client) releaseInBackground(ctx context.Context, org, id string) {
 				c.logFailedRelease(ctx, org, id, err)
 				return
 			}
-			time.Sleep(pause)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
 		}
 	}()
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -162,6 +163,46 @@ func TestAReserveThatStaysUnknownIsLogged(t *testing.T) {
 	_ = client.Close()
 	equal(t, slices.Equal(fake.Calls(), []string{"Reserve", "Release", "Release"}), true)
 	equal(t, strings.Contains(log.String(), "NotFound"), true)
+}
+
+func TestWithoutAServiceACallEndsByItsTimeoutAndNamesTheCause(t *testing.T) {
+	equal(t, quota.DefaultTimeout, 2*time.Second)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	_ = listener.Close()
+	client := demo(t, address, quota.WithTimeout(500*time.Millisecond))
+	_, err = client.Reserve(t.Context(), request)
+	equal(t, status.Code(err), codes.DeadlineExceeded)
+	for _, words := range []string{address, "connection refused"} {
+		if !strings.Contains(err.Error(), words) {
+			t.Fatalf("%s is not in: %v", words, err)
+		}
+	}
+}
+
+func TestCloseWaitsForAServiceThatIsAwayNoLongerThanASecond(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	fake, client, log := fake(t, after("Reserve", cancel), quota.WithTimeout(time.Minute),
+		quota.WithDialOptions(grpc.WithChainUnaryInterceptor(func(
+			ctx context.Context, path string, q, a any, conn *grpc.ClientConn, next grpc.UnaryInvoker,
+			options ...grpc.CallOption,
+		) error {
+			if strings.HasSuffix(path, "/Release") {
+				<-ctx.Done()
+				return status.FromContextError(ctx.Err()).Err()
+			}
+			return next(ctx, path, q, a, conn, options...)
+		})))
+	_, err := client.Reserve(ctx, request)
+	equal(t, status.Code(err), codes.Canceled)
+	began := time.Now()
+	_ = client.Close()
+	equal(t, time.Since(began) < 30*time.Second, true)
+	equal(t, fake.Used("org-demo"), 1_000)
+	equal(t, strings.Contains(log.String(), "could not be released"), true)
 }
 
 func TestAReserveThatWasRefusedIsNotReleased(t *testing.T) {

@@ -3,6 +3,8 @@ package quota_test
 import (
 	"context"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -49,6 +51,43 @@ func unitTest(ctx context.Context) error {
 	defer client.Close()
 	_, err = client.Reserve(ctx, quota.Request{Model: "gpt-4o", Tokens: 1})
 	return err
+}
+
+// A module made as the README says, from the modules that this one has fetched.
+func TestTheModuleOfTheReadmeIsBuilt(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(readme), "## The module")
+	blocks := regexp.MustCompile("(?s)```(?:sh)?\n(.*?)```").FindAllStringSubmatch(text, -1)
+	equal(t, len(blocks), 2)
+	module := strings.ReplaceAll(blocks[0][1], "../tollgate/clients/go", here)
+	equal(t, strings.Contains(module, here), true)
+	source := `package main
+
+import "tollgate/quota"
+
+func main() { _, _ = quota.New("localhost:50051") }
+`
+	folder := t.TempDir()
+	for name, text := range map[string]string{"go.mod": "module gateway\n\ngo 1.24\n\n" + module, "main.go": source} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	equal(t, blocks[1][1], "go mod tidy\n")
+	// With -e it does without the modules that the modules' own tests need.
+	command := exec.Command("sh", "-c", "go mod tidy -e; go build -o /dev/null .")
+	command.Dir = folder
+	command.Env = append(os.Environ(), "PWD="+folder, "GOFLAGS=-mod=mod", "GOPROXY=off", "GONOSUMDB=*")
+	if output, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, output)
+	}
 }
 
 // The examples of the README stand above, at another address.

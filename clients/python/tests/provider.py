@@ -1,8 +1,10 @@
 """A stand-in for the provider: Chat Completions, Responses and Embeddings, JSON and SSE.
 
 A message's text steers it: `status=503`, `hang` (no answer before `go_on`), `endless` (a stream that goes on until its
-reader leaves), `cut` (the stream ends without usage), `drop` (the connection is closed in mid-stream), `large` (an error that calls the request too
-large), `used=P+C` (the tokens of the answer). It counts what it saw by API key.
+reader leaves), `cut` (the stream ends without its last chunks), `silent` (it ends without usage), `plain` (its usage has
+no details), `joined` (its usage comes with the end of the text), `drop` (the connection is closed in mid-stream),
+`large` (an error that calls the request too large), `used=P+C` (the tokens of the answer). It counts what it saw by
+API key.
 """
 
 from __future__ import annotations
@@ -187,9 +189,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
         if "cut" not in text:
-            self._event(base | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-            if (body.get("stream_options") or {}).get("include_usage"):
-                self._event(base | {"choices": [], "usage": _usage(prompt, completion)})
+            end = base | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+            usage: dict[str, Any] = {"usage": _usage(prompt, completion, "plain" not in text)}
+            if "silent" in text or not (body.get("stream_options") or {}).get("include_usage"):
+                usage = {}
+            self._event(end | usage if "joined" in text else end)
+            if usage and "joined" not in text:
+                self._event(base | {"choices": []} | usage)
             self._chunk(b"data: [DONE]\n\n")
         self._chunk(b"")
 
@@ -213,10 +219,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
 
-def _usage(prompt: int, completion: int) -> dict[str, Any]:
-    return {
+def _usage(prompt: int, completion: int, has_details: bool = True) -> dict[str, Any]:
+    usage: dict[str, Any] = {
         "prompt_tokens": prompt, "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0},
     }  # fmt: skip
+    if has_details:
+        usage["prompt_tokens_details"] = {"cached_tokens": 0}
+        usage["completion_tokens_details"] = {"reasoning_tokens": 0}
+    return usage

@@ -8,13 +8,14 @@ import multiprocessing
 import pickle
 import tempfile
 import threading
+import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest.mock import patch
 
 import grpc
-from support import Service, certificates
+from support import TIMEOUT, Service, certificates
 from tollgate_quota import (
     TLS,
     AlreadyExistsError,
@@ -337,7 +338,7 @@ class Connections(unittest.TestCase):
 
     def test_a_call_during_a_restart_is_retried(self) -> None:
         service = self.service()
-        with Client(service.address, **DEMO) as client:
+        with Client(service.address, **DEMO, timeout=TIMEOUT) as client:
             self.assertTrue(client.reserve(**REQUEST).free)
             service.stop()
             with ThreadPoolExecutor() as pool:
@@ -348,11 +349,51 @@ class Connections(unittest.TestCase):
     def test_without_a_service_a_call_ends_by_its_timeout(self) -> None:
         service = self.service()
         service.stop()
-        with self.assertLogs("tollgate_quota", "WARNING"):
-            with Client(service.address, **DEMO, timeout=0.2) as client:
-                with self.assertRaises(DeadlineExceededError) as raised:
+        reason = rf"\({service.address}: .*Connection refused"
+
+        async def with_asyncio() -> None:
+            async with aio.Client(service.address, **DEMO, timeout=0.5) as client:
+                with self.assertRaisesRegex(DeadlineExceededError, reason):
+                    await client.reserve(**REQUEST)
+
+        with self.assertLogs("tollgate_quota", "WARNING") as logs:
+            with Client(service.address, **DEMO, timeout=0.5) as client:
+                with self.assertRaisesRegex(DeadlineExceededError, reason) as raised:
                     client.reserve(**REQUEST)
+            asyncio.run(with_asyncio())
         self.assertTrue(raised.exception.outcome_unknown)
+        self.assertEqual(len(logs.output), 2)
+
+    def test_closing_waits_for_a_service_that_is_away_no_longer_than_a_second(self) -> None:
+        service = self.service()
+        service.stop()
+
+        async def reserve(client: aio.Client) -> None:
+            await client.reserve(**REQUEST)
+
+        async def with_asyncio() -> float:
+            client = aio.Client(service.address, **DEMO, timeout=TIMEOUT)
+            task = asyncio.create_task(reserve(client))
+            await asyncio.sleep(0.1)
+            # Its release, in the background, has the whole timeout.
+            task.cancel()
+            await asyncio.wait([task])
+            began = time.monotonic()
+            await client.close()
+            return time.monotonic() - began
+
+        client = Client(service.address, **DEMO, timeout=TIMEOUT)
+        with self.assertLogs("tollgate_quota", "WARNING") as logs:
+            client._transport.in_background(lambda: client._release_unknown("o", "id", None))
+            began = time.monotonic()
+            client.close()
+            seconds = [time.monotonic() - began, asyncio.run(with_asyncio())]
+        self.assertLess(max(seconds), TIMEOUT / 2)
+        self.assertEqual(len(logs.output), 2)
+
+    def test_a_call_takes_two_seconds_at_most_unless_it_is_set_otherwise(self) -> None:
+        self.assertEqual(Client("localhost:1")._timeout, 2)
+        self.assertEqual(aio.Client("localhost:1")._timeout, 2)
 
     def test_a_unix_socket(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -512,9 +553,15 @@ class Values(unittest.TestCase):
     def test_values_of_newer_services_are_kept(self) -> None:
         reason = BilledReason(99)
         self.assertEqual((reason.name, int(reason)), ("UNKNOWN_99", 99))
+        self.assertEqual((str(reason), f"{Verdict.FREE:>5}"), ("UNKNOWN_99", " FREE"))
         self.assertIs(BilledReason(99), reason)
         self.assertIs(pickle.loads(pickle.dumps(reason)), reason)
         self.assertNotIn(reason, list(BilledReason))
+
+    def test_a_pool_that_is_unknown_is_named_with_those_that_are_known(self) -> None:
+        quota = FakeTollgate().client().quota(org="org-demo")
+        with self.assertRaisesRegex(KeyError, "no pool 'lrge'; the policy has large"):
+            quota.pool("lrge")
 
     def test_errors_survive_pickling(self) -> None:
         error = pickle.loads(pickle.dumps(UnavailableError(grpc.StatusCode.UNAVAILABLE, "down")))

@@ -10,6 +10,8 @@ import http.client
 import itertools
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -22,12 +24,13 @@ from typing import Any
 from provider import Provider
 from support import CLIENTS, TIMEOUT, Service, wait_for
 from tollgate_quota import Client, PoolQuota, Usage
+from tollgate_quota._litellm_deployment import target_of
 
 MASTER_KEY = "sk-0123456789abcdef0123456789abcdef"
 SMALL = 3_000
 #: For an answer of the proxy, also on a busy machine.
 PROXY_TIMEOUT = 120
-ORGS = ("json", "stream", "fail", "small", "only", "deny", "tag", "many", "gone")
+ORGS = ("json", "stream", "fail", "small", "only", "deny", "tag", "many", "gone", "cool")
 
 POLICY = f"""
 [program]
@@ -41,7 +44,7 @@ large = {SMALL}
 [tiers.3]
 large = 1_000_000
 """ + "".join(
-    f"[orgs.org-{org}]\ntier = {3 if org in ('json', 'stream', 'fail') else 1}\n"
+    f"[orgs.org-{org}]\ntier = {3 if org in ('json', 'stream', 'fail', 'cool') else 1}\n"
     'data_sharing = "selected"\nprojects = ["proj"]\n'
     for org in ORGS
 )
@@ -75,14 +78,17 @@ def configuration(provider: str) -> dict[str, Any]:
     def deployment(group: str, org: str | None, **other: Any) -> dict[str, Any]:
         key = f"shared-{org}" if org else f"other-{group}"
         params = {"model": "openai/gpt-4o", "api_base": base, "api_key": key} | other
-        info = {"id": f"{group}-{'shared' if org else 'other'}"}
+        info: dict[str, Any] = {"id": f"{group}-{'shared' if org else 'other'}"}
         if org:
-            info["tollgate"] = {"org": f"org-{org}", "project": "proj"}  # type: ignore[assignment]
+            info["tollgate"] = {"org": f"org-{org}", "project": "proj"}
+        if group != "cool":
+            # A deployment that was refused is not left out.
+            info["cooldown_time"] = 0
         return {"model_name": group, "litellm_params": params, "model_info": info}
 
     both = [
         deployment(group, org)
-        for group in ("json", "stream", "small", "deny", "tag", "many", "gone")
+        for group in ("json", "stream", "small", "deny", "tag", "many", "gone", "cool", "typo")
         for org in (group, None)
     ]
     embedding = {"model": "openai/text-embedding-3-small"}
@@ -92,6 +98,9 @@ def configuration(provider: str) -> dict[str, Any]:
         deployment("only", "only"),
         deployment("fail", "fail"),
         deployment("spare", "fail"),
+        deployment("refused", "fail"),
+        deployment("elsewhere", None),
+        deployment("mock", "json", mock_response="Hello."),
         deployment("embedding", "json", **embedding),
         deployment("unreachable", "fail", **closed),
         deployment("closed", "fail", **closed),
@@ -103,8 +112,7 @@ def configuration(provider: str) -> dict[str, Any]:
         "router_settings": {
             "num_retries": 1,
             "retry_after": 0,
-            "disable_cooldowns": True,
-            "fallbacks": [{"fail": ["spare"]}, {"closed": ["spare"]}],
+            "fallbacks": [{"fail": ["spare"]}, {"closed": ["spare"]}, {"refused": ["elsewhere"]}],
         },
         "litellm_settings": {
             "callbacks": "tollgate_quota.litellm.handler",
@@ -188,6 +196,22 @@ class Proxy:
 def chat(group: str, content: str, **fields: Any) -> dict[str, Any]:
     message = {"role": "user", "content": content}
     return {"model": group, "messages": [message], "max_tokens": 100} | fields
+
+
+class Settings(unittest.TestCase):
+    def test_what_is_wrong_is_named(self) -> None:
+        faults: list[tuple[Any, str]] = [
+            (["org"], "model_info.tollgate: it must have"),
+            ({"org": "o", "project": "p", "modle": "m"}, "tollgate.modle: unknown key"),
+            ({"org": "o"}, "tollgate.project: missing"),
+            ({"project": "p"}, "tollgate.org: missing"),
+            ({"org": "", "project": "p"}, "tollgate.org: '' is not a text"),
+            ({"org": "o", "project": 7}, "tollgate.project: 7 is not a text"),
+        ]
+        for settings, fault in faults:
+            deployment = {"model_name": "group", "model_info": {"id": "one", "tollgate": settings}}
+            with self.assertRaisesRegex(ValueError, r"^deployment group \(one\): .*" + re.escape(fault)):
+                target_of(deployment)
 
 
 class LiteLLM(unittest.TestCase):
@@ -275,10 +299,15 @@ class LiteLLM(unittest.TestCase):
 
     def test_a_stream_is_settled_with_its_usage(self) -> None:
         for options in ({}, {"stream_options": {"include_usage": False}}):
-            answer = self.route.chat("stream", text("used=40+2"), stream=True, **options)
-            self.assertIn(b"[DONE]", answer.body)
-        self.assertEqual(self.shared("stream"), 84)
-        self.settles("stream", 84)
+            # Not all providers send the same.
+            for words in ("", "plain", "joined", "plain joined"):
+                words = text(f"used=40+2 {words}")
+                answer = self.route.chat("stream", words, stream=True, **options)
+                self.assertIn(b"[DONE]", answer.body)
+        body = chat("stream", text("used=40+2 plain"), stream=True)
+        self.assertEqual(self.route.request("POST", "/v1/messages", body).status, 200)
+        self.assertEqual(self.shared("stream"), 9 * 42)
+        self.settles("stream", 9 * 42)
 
     def test_responses_embeddings_and_messages_are_settled(self) -> None:
         words = text("used=40+2")
@@ -439,10 +468,12 @@ class LiteLLM(unittest.TestCase):
         self.keeps("fail", requests=len(self.provider.requests["shared-fail"]))
 
     def test_a_stream_that_breaks_off_is_kept(self) -> None:
-        def logged() -> int:
-            return self.route.log.read_text("utf-8").count("org-stream was dispatched and not")
+        line = r"\d WARNING tollgate_quota.litellm: reservation \S+ of org-stream was dispatched and not settled \("
 
-        for words in ("cut", "drop"):
+        def logged() -> int:
+            return len(re.findall(line + r"\w", self.route.log.read_text("utf-8")))
+
+        for words in ("cut", "drop", "silent"):
             with self.subTest(words):
                 self.before = {org: self.pool(org) for org in ORGS}
                 self.provider.reset()
@@ -509,6 +540,61 @@ class LiteLLM(unittest.TestCase):
         answer = self.route.chat("small-shared", text())
         self.assertEqual((answer.status, self.shared("small")), (429, 0))
 
+    def test_while_those_that_share_are_left_out_their_requests_are_billed_and_in_the_books(
+        self,
+    ) -> None:
+        """LiteLLM leaves a deployment out for some seconds after a 429."""
+        self.provider.statuses += [429]
+        for stream in (False, True, False, True):
+            answer = self.route.chat("cool", text("plain"), stream=stream)
+            verdict = (answer.status, answer.headers["x-tollgate-verdict"])
+            self.assertEqual(verdict, (200, "billed"), answer.body)
+        self.assertEqual((self.shared("cool"), self.provider.tokens["other-cool"]), (0, 120))
+        self.settles("cool", 0)
+        # What may have run elsewhere holds no free tokens, and is billed.
+        self.route.chat("cool", text("cut"), stream=True)
+        self.settles("cool", 0)
+        row = wait_for(lambda: [it for it in self.usage("cool").rows if it.billed_requests == 5])
+        self.assertGreater(row[0].billed_tokens, 120)
+        self.assertEqual(row[0].free_tokens, 0)
+        # With `deny` nothing is billed.
+        self.provider.reset()
+        self.provider.statuses += [429]
+        for _ in range(3):
+            self.assertEqual(self.deny.chat("cool", text()).status, 429)
+        self.assertEqual(self.provider.tokens, {})
+
+    def test_who_names_the_other_deployment_is_in_the_books_too(self) -> None:
+        def billed() -> int:
+            return sum(it.billed_tokens for it in self.usage("json").rows)
+
+        before = billed()
+        answer = self.route.chat("json-other", text())
+        verdict = (answer.status, answer.headers["x-tollgate-verdict"])
+        self.assertEqual((*verdict, self.shared("json")), (200, "billed", 0))
+        wait_for(lambda: billed() == before + 30)
+        self.settles("json", 0)
+        self.assertEqual(self.deny.chat("json-other", text()).status, 429)
+
+    def test_a_fallback_to_a_group_that_does_not_share_is_not_called_free(self) -> None:
+        answer = self.route.chat("refused", text("hello"))
+        self.assertEqual(answer.headers["x-tollgate-verdict"], "free")
+        self.provider.statuses += [429, 429]
+        answer = self.route.chat("refused", text())
+        self.assertEqual((answer.status, self.provider.tokens["other-elsewhere"]), (200, 30))
+        self.assertNotEqual(answer.headers["x-tollgate-verdict"], "free")
+        self.settles("fail", 30)
+
+    def test_an_organization_that_tollgate_does_not_know_is_named(self) -> None:
+        def is_logged(words: str) -> bool:
+            return words in self.route.log.read_text("utf-8")
+
+        self.assertTrue(is_logged("group typo: Tollgate does not know organization org-typo"))
+        self.assertEqual(self.route.chat("typo", text()).status, 200)
+        words = "Tollgate does not know organization org-typo: 30 tokens of project proj are not"
+        wait_for(lambda: is_logged(words))
+        self.assertFalse(is_logged("of org-typo was dispatched"))
+
     def test_a_group_where_all_share_denies(self) -> None:
         self.use_up("only")
         answer = self.route.chat("only", text())
@@ -561,43 +647,103 @@ class LiteLLM(unittest.TestCase):
     def test_the_example_of_the_page_runs(self) -> None:
         page = (CLIENTS / "python" / "LITELLM.md").read_text("utf-8")
         example = page.partition("```yaml\n")[2].partition("```")[0]
-        command = page.partition("Start the proxy:\n\n```sh\n")[2].partition("```")[0].strip()
         # With a provider of ours.
         base = f"api_base: {self.provider.url}/v1, api_key"
         example = example.replace("api_key", base).replace("org-demo", "org-json")
         example = example.replace("project: search", "project: proj")
-        for ours, theirs in {
-            "SHARING_PROJECT_KEY=shared-json": "SHARING_PROJECT_KEY=…",
-            "OTHER_PROJECT_KEY=other-json": "OTHER_PROJECT_KEY=…",
-            f"exec env LITELLM_MASTER_KEY={MASTER_KEY}": "LITELLM_MASTER_KEY=sk-…",
-            self.service.address: "127.0.0.1:50051",
-        }.items():
-            self.assertIn(theirs, command)
-            command = command.replace(theirs, ours)
+        command = self.command(page, "Start the proxy:", {
+            "export LITELLM_MASTER_KEY=sk-…": f"export LITELLM_MASTER_KEY={MASTER_KEY}",
+            "SHARING_PROJECT_KEY=…": "SHARING_PROJECT_KEY=shared-json",
+            "OTHER_PROJECT_KEY=…": "OTHER_PROJECT_KEY=other-json",
+            "TOLLGATE_ADDR=127.0.0.1:50051 ": f"exec env TOLLGATE_ADDR={self.service.address} ",
+            " --host 127.0.0.1": "",
+        })  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             proxy = Proxy("", example, Path(folder), {}, command)
             try:
                 wait_for(proxy.ready, 240)
-                answer = proxy.chat("gpt-4o", text())
-                self.assertEqual(answer.status, 200, answer.body)
-                self.settles("json", 30)
+                self.tries(page, proxy)
+                self.leaves_out_what_was_refused(proxy)
                 self.ends_with_an_open_request(proxy)
             finally:
                 proxy.close()
-        self.assertEqual(self.shared("json"), 60)
+
+    def command(self, page: str, heading: str, replaced: dict[str, str]) -> str:
+        command = page.partition(f"{heading}\n\n```sh\n")[2].partition("```")[0].strip()
+        for theirs, ours in replaced.items():
+            self.assertIn(theirs, command)
+            command = command.replace(theirs, ours)
+        return command
+
+    def tries(self, page: str, proxy: Proxy) -> None:
+        """The request of the page, and what then is to be seen."""
+        program = os.environ["TOLLGATE_TEST_PROGRAM"]
+        command = self.command(page, "try it:", {
+            "127.0.0.1:4000": f"127.0.0.1:{proxy.port}",
+            "$LITELLM_MASTER_KEY": MASTER_KEY,
+            "tollgate usage org-demo": f"{shlex.quote(program)} usage org-json",
+        })  # fmt: skip
+        run = subprocess.run(
+            ["sh", "-c", command],
+            capture_output=True,
+            text=True,
+            timeout=PROXY_TIMEOUT,
+            env=os.environ | {"TOLLGATE_ADDR": self.service.address},
+        )
+        self.assertRegex(run.stdout, "(?m)^x-tollgate-verdict: free\r?$", run.stderr)
+        self.assertIn("FREE TOKENS", run.stdout, run.stderr)
+        self.settles("json", 30)
+
+    def leaves_out_what_was_refused(self, proxy: Proxy) -> None:
+        self.provider.statuses += [429]
+        answer = proxy.chat("gpt-4o", text())
+        self.assertEqual((answer.status, answer.headers["x-tollgate-verdict"]), (200, "billed"))
+        self.assertEqual((self.shared("json"), self.provider.tokens["other-json"]), (30, 30))
+        self.settles("json", 30)
 
     def ends_with_an_open_request(self, proxy: Proxy) -> None:
-        """The proxy, interrupted twice, does not wait for it, and logs it."""
+        """The proxy, told to end, logs it."""
         with ThreadPoolExecutor() as pool:
             job = pool.submit(proxy.chat, "gpt-4o", text("hang"))
-            wait_for(lambda: self.shared("json") == 60)
-            proxy.process.send_signal(signal.SIGINT)
-            wait_for(lambda: "Shutting down" in proxy.log.read_text("utf-8"))
-            proxy.process.send_signal(signal.SIGINT)
-            proxy.process.wait(30)
-            # Whatever its client got.
-            job.exception()
-        self.assertIn("the process ended before reservation", proxy.log.read_text("utf-8"))
+            wait_for(lambda: self.pool("json").held_tokens > self.before["json"].held_tokens)
+            wait_for(lambda: sum(self.provider.tokens.values()) == 90)
+            proxy.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: "(the process is ending)" in proxy.log.read_text("utf-8"))
+            self.provider.go_on()
+            self.assertEqual(job.result().status, 200)
+            proxy.process.wait(PROXY_TIMEOUT)
+
+    def test_wrong_settings_end_the_start(self) -> None:
+        model: dict[str, Any] = {"model_name": "gpt-4o"}
+        model["litellm_params"] = {"model": "openai/gpt-4o", "api_key": "key"}
+        wrong = {**model, "model_info": {"tollgate": {"org": "org-json", "projct": "proj"}}}
+        config = configuration(self.provider.url) | {"model_list": [model, wrong]}
+        with tempfile.TemporaryDirectory() as folder:
+            proxy = Proxy(self.service.address, json.dumps(config), Path(folder), {})
+            try:
+                self.assertNotEqual(proxy.process.wait(240), 0)
+            finally:
+                proxy.close()
+            log = proxy.log.read_text("utf-8")
+            self.assertIn("deployment gpt-4o (openai/gpt-4o): model_info.tollgate.projct: unknown key", log)
+
+    def test_a_wrong_variable_is_named(self) -> None:
+        python = Path(os.environ["TOLLGATE_TEST_LITELLM"]).with_name("python")
+        run = subprocess.run(
+            [python, "-c", "import tollgate_quota.litellm"],
+            capture_output=True,
+            text=True,
+            timeout=PROXY_TIMEOUT,
+            env=os.environ | {"TOLLGATE_ON_BILLED": "wrong"},
+        )
+        self.assertIn("ValueError: TOLLGATE_ON_BILLED: 'wrong' is none of", run.stderr)
+
+    def test_the_page_can_be_tried_without_a_provider(self) -> None:
+        self.assertEqual(self.route.chat("mock", text()).headers["x-tollgate-verdict"], "free")
+        self.settles("json", 30)
+        self.assertEqual(self.provider.requests, {})
+        page = (CLIENTS / "python" / "LITELLM.md").read_text("utf-8")
+        self.assertIn("`mock_response: Hello.`", page)
 
     def test_without_tollgate(self) -> None:
         """Last, as unittest goes by the alphabet."""

@@ -27,16 +27,21 @@ from .answers import (
     read,
 )
 from .connection import (
+    CLOSE_TIMEOUT,
     DEFAULT_TIMEOUT,
+    PROBE,
+    PROBE_TIMEOUT,
     TLS,
     Endpoint,
     Token,
+    cause_of_probe,
     deserializer,
     error_of_call,
     path,
     serialize,
+    with_cause,
 )
-from .errors import NotFoundError, TollgateError
+from .errors import DeadlineExceededError, NotFoundError, TollgateError
 from .lifecycle import FIRST_PAUSE, Lifecycle, State, log_failed_release
 from .requests import Requests
 
@@ -90,7 +95,18 @@ class GrpcTransport:
             )
             return await call(request, timeout=timeout, metadata=metadata)
         except Exception as error:
-            raise error_of_call(error) from error
+            failed = error_of_call(error)
+            if isinstance(failed, DeadlineExceededError):
+                failed = with_cause(failed, self._endpoint.address, await self._probe())
+            raise failed from error
+
+    async def _probe(self) -> str:
+        try:
+            probe: Any = self._channel().unary_unary(PROBE)
+            await probe(b"", timeout=PROBE_TIMEOUT)
+        except grpc.RpcError as error:
+            return cause_of_probe(error)
+        return ""
 
     async def close(self) -> None:
         """Closes the channel of the running event loop."""
@@ -120,6 +136,8 @@ class Client:
         self._timeout = timeout
         # The loop itself holds its tasks weakly.
         self._tasks: set[asyncio.Task[Any]] = set()
+        #: Those of them that release reservations of unknown outcome.
+        self._releases: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
     async def reserve(
         self,
@@ -144,7 +162,8 @@ class Client:
             answer = await self._call("Reserve", request, timeout)
         except BaseException as error:
             if not isinstance(error, TollgateError) or error.outcome_unknown:
-                self._spawn(self._release_unknown(request.org, request_id, timeout))
+                release = self._release_unknown(request.org, request_id, timeout)
+                self._releases.add(self._spawn(release))
             raise
         return Reservation(self, request_id, request.org, tokens, read(Decision, answer))
 
@@ -213,9 +232,15 @@ class Client:
                 return Usage(day, tuple(rows))
 
     async def close(self) -> None:
-        """Waits for calls in the background, within their timeout, and closes this event loop's connection."""
+        """Waits for calls that were begun, and up to a second for releases in the background, and closes this event
+        loop's connection. What could not be released is logged."""
         loop = asyncio.get_running_loop()
         pending = [task for task in self._tasks if task.get_loop() is loop]
+        releases = [task for task in pending if task in self._releases]
+        if releases:
+            _, late = await asyncio.wait(releases, timeout=CLOSE_TIMEOUT)
+            for task in late:
+                task.cancel()
         if pending:
             await asyncio.wait(pending)
         await self._transport.close()
@@ -258,6 +283,9 @@ class Client:
                 if not isinstance(error, NotFoundError) or time.monotonic() + pause >= end:
                     log_failed_release(request_id, org, error)
                     return
+            except asyncio.CancelledError:
+                log_failed_release(request_id, org, "the client was closed")
+                raise
             await asyncio.sleep(pause)
             pause *= 2
 

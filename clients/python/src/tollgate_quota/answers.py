@@ -18,6 +18,12 @@ _Answer = TypeVar("_Answer")
 class _OpenEnum(IntEnum):
     """An enum that keeps the values of newer services: `BilledReason(99).name` is `UNKNOWN_99`."""
 
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        return format(self.name, spec)
+
     @classmethod
     def _missing_(cls: type[_Enum], value: object) -> _Enum | None:
         if not isinstance(value, int):
@@ -162,7 +168,8 @@ class Quota:
         for pool in self.pools:
             if pool.pool == name:
                 return pool
-        raise KeyError(name)
+        names = ", ".join(pool.pool for pool in self.pools)
+        raise KeyError(f"no pool {name!r}; the policy has {names or 'none'}")
 
 
 @dataclass(frozen=True)

@@ -26,16 +26,21 @@ from .answers import (
     read,
 )
 from .connection import (
+    CLOSE_TIMEOUT,
     DEFAULT_TIMEOUT,
+    PROBE,
+    PROBE_TIMEOUT,
     TLS,
     Endpoint,
     Token,
+    cause_of_probe,
     deserializer,
     error_of_call,
     path,
     serialize,
+    with_cause,
 )
-from .errors import NotFoundError, TollgateError
+from .errors import DeadlineExceededError, NotFoundError, TollgateError
 from .lifecycle import FIRST_PAUSE, Lifecycle, State, log_failed_release
 from .requests import Requests
 
@@ -50,7 +55,7 @@ class Transport(Protocol):
         """Does work, such as calls, without waiting for it."""
 
     def close(self) -> None:
-        """Waits for the work in the background, and closes the connection."""
+        """Waits a short time for the work in the background, and closes the connection."""
 
 
 class GrpcTransport:
@@ -63,7 +68,7 @@ class GrpcTransport:
         self._channel: grpc.Channel | None = None
         self._threads: set[threading.Thread] = set()
 
-    def _method(self, method: str) -> Any:
+    def _open_channel(self) -> grpc.Channel:
         with self._lock:
             if self._channel is None or self._process != os.getpid():
                 credentials = self._endpoint.credentials()
@@ -74,19 +79,31 @@ class GrpcTransport:
                     else grpc.insecure_channel(address, options)
                 )
                 self._process = os.getpid()
-            return self._channel.unary_unary(
-                path(method),
-                request_serializer=serialize,
-                response_deserializer=deserializer(method),
-            )
+            return self._channel
 
     def call(self, method: str, request: Message, timeout: float) -> Any:
         """Makes a call."""
         try:
             metadata = self._endpoint.metadata()
-            return self._method(method)(request, timeout=timeout, metadata=metadata)
+            call: Any = self._open_channel().unary_unary(
+                path(method),
+                request_serializer=serialize,
+                response_deserializer=deserializer(method),
+            )
+            return call(request, timeout=timeout, metadata=metadata)
         except Exception as error:
-            raise error_of_call(error) from error
+            failed = error_of_call(error)
+            if isinstance(failed, DeadlineExceededError):
+                failed = with_cause(failed, self._endpoint.address, self._probe())
+            raise failed from error
+
+    def _probe(self) -> str:
+        try:
+            probe: Any = self._open_channel().unary_unary(PROBE)
+            probe(b"", timeout=PROBE_TIMEOUT)
+        except grpc.RpcError as error:
+            return cause_of_probe(error)
+        return ""
 
     def in_background(self, work: Callable[[], None]) -> None:
         """Does work in a thread, which does not keep a process that ends."""
@@ -96,13 +113,18 @@ class GrpcTransport:
             self._threads = {it for it in self._threads if it.is_alive()} | {thread}
 
     def close(self) -> None:
-        """Waits for the work in the background, which its timeouts bound, and closes the channel."""
-        for thread in self._threads:
-            thread.join()
+        """Waits a short time for the work in the background, and closes the channel, which ends the rest of it."""
+        self._join()
         with self._lock:
             if self._channel is not None and self._process == os.getpid():
                 self._channel.close()
             self._channel = None
+        self._join()
+
+    def _join(self) -> None:
+        end = time.monotonic() + CLOSE_TIMEOUT
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
 
 class Client:
@@ -110,7 +132,7 @@ class Client:
 
     `address` is HOST:PORT or unix:PATH. `org` and `project` are those of calls that name no others. `tls` is True for
     the system's authorities, or a TLS. `token` is the caller's bearer token, or a function that returns it. `timeout`
-    bounds each call, in seconds, with all its attempts.
+    bounds each call, in seconds, with all its attempts; each call takes another one.
 
     Raises ValueError for an address without a port, and for a token that would be sent in clear beyond this machine.
     Every call raises TollgateError.
@@ -227,7 +249,8 @@ class Client:
                 return Usage(day, tuple(rows))
 
     def close(self) -> None:
-        """Waits for releases in the background, within their timeout, and closes the connection."""
+        """Waits up to a second for releases in the background, and closes the connection. What could not be released
+        is logged."""
         self._transport.close()
 
     def __enter__(self) -> Client:

@@ -21,7 +21,13 @@ from .errors import TollgateError, error_of
 Token = str | Callable[[], str]
 
 #: Seconds that a call may take with all its attempts.
-DEFAULT_TIMEOUT = 10.0
+DEFAULT_TIMEOUT = 2.0
+#: Seconds for which closing a client waits for releases in the background.
+CLOSE_TIMEOUT = 1.0
+
+#: Asks a channel why it has no connection: gRPC answers at once then. It waits for no connection, and counts nothing.
+PROBE = "/grpc.health.v1.Health/Check"
+PROBE_TIMEOUT = 0.05
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["QuotaService"]
 
@@ -125,6 +131,17 @@ def serialize(message: Message) -> bytes:
 def deserializer(method: str) -> Callable[[bytes], Message]:
     """How the answers of an RPC are read."""
     return GetMessageClass(_SERVICE.methods_by_name[method].output_type).FromString
+
+
+def cause_of_probe(error: grpc.RpcError) -> str:
+    """Why there is no connection, by what PROBE failed with; empty if there is one."""
+    return str(error.details()) if error.code() is grpc.StatusCode.UNAVAILABLE else ""
+
+
+def with_cause(error: TollgateError, address: str, cause: str) -> TollgateError:
+    """The error of a call that had no answer in time: gRPC says neither where nor why."""
+    where = f"{address}: {cause}" if cause else address
+    return error_of(error.code, f"{error.message} ({where})")
 
 
 def error_of_call(error: Exception) -> TollgateError:

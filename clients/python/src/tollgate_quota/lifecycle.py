@@ -111,7 +111,7 @@ class Lifecycle:
         log_failed_release(self.request_id, self.org, error)
 
 
-def log_failed_release(request_id: str, org: str, error: BaseException) -> None:
+def log_failed_release(request_id: str, org: str, error: BaseException | str) -> None:
     """Logs that a reservation whose request did not run may stay counted."""
     logger.warning(
         "reservation %s of %s could not be released, and may stay counted until midnight: %s",

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import HTTPException
@@ -28,11 +28,21 @@ from litellm.exceptions import GuardrailRaisedException
 from litellm.integrations.custom_logger import CustomLogger
 
 from . import aio
+from ._litellm_deployment import (
+    Target,
+    check_config,
+    group_of,
+    siblings_of,
+    target_of,
+    targets_of,
+)
 from ._litellm_failure import did_not_run
-from ._litellm_request import FIELDS, request_of
+from ._litellm_request import request_of
+from ._litellm_start import call_at_sigterm, check_groups, log_to_stderr
+from ._litellm_stream import get, watch_streams
 from .answers import BilledReason, Workload
 from .connection import TLS
-from .errors import TollgateError
+from .errors import NotFoundError, TollgateError
 from .lifecycle import State
 
 logger = logging.getLogger("tollgate_quota.litellm")
@@ -42,42 +52,34 @@ _HELD_SECONDS = 60.0
 #: Seconds after which a request whose end was never reported is given up: it stays counted.
 _DISPATCHED_SECONDS = 7_200.0
 _SWEEP_SECONDS = 10.0
-#: Seconds for which the start waits for the router, whose groups it checks.
-_ROUTER_SECONDS = 120.0
+
+_ON_BILLED = ("route", "deny", "tag")
+_ON_UNAVAILABLE = ("billed", "deny")
+_ON_DISCONNECT = ("keep", "settle")
 
 #: Where metadata has the id of the attempt. A client's own value is removed.
 _KEY = "tollgate"
+#: The id where routing found that there is no attempt to count.
+_NONE = "-"
+#: Where it has a dictionary with the verdict on the last attempt.
 _VERDICT_KEY = "tollgate_verdict"
 #: The id of the attempt that this task has dispatched and that has not ended.
 _dispatched: ContextVar[str] = ContextVar("tollgate_dispatched", default="")
-
-
-@dataclass(frozen=True)
-class _Target:
-    """What a deployment that shares is called in Tollgate, and what it adds to a request."""
-
-    org: str
-    project: str
-    model: str
-    #: Its fields of a request's body, as JSON.
-    fields: str = field(default="{}", repr=False)
-
-    def is_same(self, other: _Target) -> bool:
-        """Whether both are one thing in Tollgate."""
-        return replace(self, fields="") == replace(other, fields="")
 
 
 @dataclass
 class _Attempt:
     """One request to the provider."""
 
-    target: _Target
+    target: Target
     reservation: aio.Reservation
     #: What it was reserved for: `Request.digest`.
     digest: int
     workload: Workload
-    #: Whether it went to a deployment that shares.
+    #: Whether it goes to a deployment that shares.
     shares: bool = True
+    #: Whether its stream had the provider's own usage.
+    has_usage: bool = False
     #: What was being handled when it was dispatched: an error of an attempt before.
     before: BaseException | None = field(default=None, repr=False)
     began: float = field(default_factory=time.monotonic)
@@ -85,6 +87,11 @@ class _Attempt:
     @property
     def held(self) -> bool:
         return self.reservation.state is State.HELD
+
+    @property
+    def verdict(self) -> str:
+        """What the client is told: where data is not shared, nothing is free."""
+        return self.reservation.verdict.name.lower() if self.shares else "billed"
 
 
 class _Denied(GuardrailRaisedException):  # type: ignore[misc]
@@ -117,19 +124,21 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._client = client
-        self._on_billed = _one_of("on_billed", on_billed, "route", "deny", "tag")
-        self._on_unavailable = _one_of("on_unavailable", on_unavailable, "billed", "deny")
-        self._on_disconnect = _one_of("on_disconnect", on_disconnect, "keep", "settle")
+        self._on_billed = _one_of("on_billed", on_billed, *_ON_BILLED)
+        self._on_unavailable = _one_of("on_unavailable", on_unavailable, *_ON_UNAVAILABLE)
+        self._on_disconnect = _one_of("on_disconnect", on_disconnect, *_ON_DISCONNECT)
         self._attempts: dict[str, _Attempt] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         atexit.register(self._log_open)
+        watch_streams(self._stream_has_usage)
         if on_billed == "tag":
             logger.warning(
                 "on_billed is tag: BILLED requests run in projects that share, so FREE is not certain"
             )
         try:
-            self._spawn(self._check_groups())
+            self._spawn(check_groups(client, on_billed == "route"))
+            call_at_sigterm(self._log_open)
         except RuntimeError:
             # Not in the proxy: there is no event loop yet.
             pass
@@ -137,7 +146,8 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> TollgateHandler:
         """Reads TOLLGATE_ADDR (HOST:PORT, https://HOST:PORT or unix:PATH), _TOKEN, _CA_FILE, _CERT_FILE, _KEY_FILE,
-        _TIMEOUT, _ON_BILLED, _ON_UNAVAILABLE and _ON_DISCONNECT."""
+        _TIMEOUT, _ON_BILLED, _ON_UNAVAILABLE and _ON_DISCONNECT. Raises ValueError for a value that none of them may
+        have, and for wrong settings of a deployment in the proxy's configuration."""
 
         def value(name: str, default: str = "") -> str:
             return environment.get(f"TOLLGATE_{name}", "").strip() or default
@@ -149,6 +159,8 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             timeout = float(value("TIMEOUT", "2"))
         except ValueError:
             raise ValueError("TOLLGATE_TIMEOUT: not a number of seconds") from None
+        log_to_stderr()
+        check_config()
         client = aio.Client(
             address.removeprefix("https://"),
             tls=TLS(*files) if tls else None,
@@ -157,9 +169,13 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         )
         return cls(
             client,
-            on_billed=value("ON_BILLED", "route"),
-            on_unavailable=value("ON_UNAVAILABLE", "billed"),
-            on_disconnect=value("ON_DISCONNECT", "keep"),
+            on_billed=_one_of("TOLLGATE_ON_BILLED", value("ON_BILLED", "route"), *_ON_BILLED),
+            on_unavailable=_one_of(
+                "TOLLGATE_ON_UNAVAILABLE", value("ON_UNAVAILABLE", "billed"), *_ON_UNAVAILABLE
+            ),
+            on_disconnect=_one_of(
+                "TOLLGATE_ON_DISCONNECT", value("ON_DISCONNECT", "keep"), *_ON_DISCONNECT
+            ),
         )
 
     # Before an attempt.
@@ -168,18 +184,23 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
     ) -> None:
         """Denies here what no deployment may have: at this point a denial costs neither retries nor cooldowns."""
+        # LiteLLM copies the metadata for a fallback, and not what is in it.
+        verdict: dict[str, str] = {}
         for metadata in _metadatas(data):
             metadata.pop(_KEY, None)
-            metadata.pop(_VERDICT_KEY, None)
+            metadata[_VERDICT_KEY] = verdict
         name = str(data.get("model") or "")
-        if "," in name and any(_targets(_group(it.strip())) for it in name.split(",")):
-            # LiteLLM sends it to all of them at once, with one metadata for the attempts.
-            raise _http_error(400, f"model: {name!r} names more than one group; name one")
-        deployments = _group(name)
-        targets = _targets(deployments)
+        try:
+            if "," in name and any(targets_of(group_of(it.strip())) for it in name.split(",")):
+                # LiteLLM sends it to all of them at once, with one metadata for the attempts.
+                raise _http_error(400, f"model: {name!r} names more than one group; name one")
+            deployments = group_of(name)
+            targets = targets_of(deployments)
+        except ValueError as error:
+            raise _http_error(500, str(error)) from None
         if not targets or self._on_billed == "tag":
             return
-        has_others = len([it for it in deployments if _target(it) is None]) > 0
+        has_others = len([it for it in deployments if target_of(it) is None]) > 0
         if self._on_billed == "route" and has_others:
             return
         attempt = await self._reserve(targets, call_type, data, data.get("messages"))
@@ -204,21 +225,27 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         attempt = self._attempts.get(_id(kwargs))
         if attempt is not None and not (attempt.held and attempt.target in targets):
             # Of an attempt before, or for another group.
-            await self._end(attempt)
+            await self._end(attempt, "another attempt followed")
             attempt = None
-        if not targets:
+        _mark(kwargs, None)
+        # Those that share may be left out for a while, such as after a 429.
+        group = targets or _targets(group_of(model))
+        if not group or not healthy_deployments:
             return healthy_deployments
-        others = [it for it in healthy_deployments if _target(it) is None]
+        if not targets and self._on_billed == "deny":
+            raise _Denied(429, f"no deployment of {model} that shares is available now")
+        others = [it for it in healthy_deployments if target_of(it) is None]
         if attempt is None:
             call_type = getattr(kwargs.get("litellm_logging_obj"), "call_type", "")
-            attempt = await self._reserve(targets, call_type, kwargs, messages)
+            attempt = await self._reserve(group, call_type, kwargs, messages)
         if attempt is None and others and self._on_unavailable == "billed":
             return others
-        if attempt is not None and self._may_share(attempt):
+        if attempt is not None and targets and self._may_share(attempt):
             _mark(kwargs, attempt)
-            return [it for it in healthy_deployments if _target(it) == attempt.target]
+            return [it for it in healthy_deployments if target_of(it) == attempt.target]
         if attempt is None or not others or self._on_billed == "deny":
             raise await self._denial(attempt)
+        attempt.shares = False
         _mark(kwargs, attempt)
         return others
 
@@ -229,7 +256,8 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         kind = getattr(call_type, "value", call_type)
         # The router has put the deployment's model and model_info there. A client's litellm_params may be there too.
         params = {"model": kwargs.get("model")}
-        target = _target({"model_info": kwargs.get("model_info"), "litellm_params": params})
+        deployment = {"model_info": kwargs.get("model_info"), "litellm_params": params}
+        target = next(iter(_targets([deployment])), None)
         attempt = self._attempts.get(_id(kwargs))
         if attempt is not None and not attempt.held:
             if target is None or _dispatched.get() == attempt.reservation.request_id:
@@ -244,15 +272,14 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             ):
                 await self._end(attempt)
                 attempt = None
-        if attempt is None and target is not None:
+        if attempt is None and (target is not None or not _id(kwargs)):
             # No filter was asked, as a client named this deployment itself; or the request has changed since.
-            attempt = await self._reserve([target], kind, kwargs, kwargs.get("messages"))
-            if attempt is None or not self._may_share(attempt):
-                raise await self._denial(attempt)
+            attempt = await self._reserve_for(target, kind, kwargs)
             _mark(kwargs, attempt)
         if attempt is None:
             return None
         attempt.shares = target is not None
+        _mark(kwargs, attempt)
         attempt.before = sys.exc_info()[1]
         attempt.reservation.dispatched()
         _dispatched.set(attempt.reservation.request_id)
@@ -279,7 +306,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         if did_not_run(exception, attempt.before):
             await self._release(attempt)
         else:
-            await self._end(attempt)
+            await self._end(attempt, type(exception).__name__)
 
     async def async_post_call_success_deployment_hook(
         self, request_data: dict[str, Any], response: Any, call_type: Any
@@ -299,23 +326,18 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             await self._release(attempt)
             return
         usage = _usage(response_obj)
-        hung_up = any(it.get("client_disconnected") for it in _metadatas(params))
         if kwargs.get("stream"):
+            hung_up = any(it.get("client_disconnected") for it in _metadatas(params))
+            if hung_up and self._on_disconnect == "keep":
+                await self._end(attempt, "its client hung up")
+                return
             # Where the provider sent no usage, LiteLLM puts its own estimate there, without these details.
-            is_estimate = hung_up or not _has(
-                response_obj, "prompt_tokens_details", "input_tokens_details"
-            )
-            if is_estimate and not (hung_up and self._on_disconnect == "settle"):
+            if not (hung_up or attempt.has_usage or _is_detailed(response_obj)):
                 usage = None
         if usage is None:
-            await self._end(attempt)
+            await self._end(attempt, "it ended without the provider's usage")
             return
-        self._attempts.pop(attempt.reservation.request_id, None)
-        try:
-            await attempt.reservation.settle(usage, outside_program=not attempt.shares)
-        except TollgateError as error:
-            logger.warning("settling %d tokens failed: %s", usage, error)
-            await attempt.reservation.close()
+        await self._settle(attempt, usage)
 
     async def async_post_call_failure_hook(
         self,
@@ -328,21 +350,22 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         Other failures were reported by attempt, and an answer that another plugin rejects is yet to be settled."""
         attempt = self._attempts.get(_id(request_data))
         if attempt is not None and (attempt.held or request_data.get("stream")):
-            await self._end(attempt)
+            await self._end(attempt, type(original_exception).__name__)
 
     async def async_post_call_response_headers_hook(
         self, data: dict[str, Any], *arguments: Any, **named: Any
     ) -> dict[str, str] | None:
         """Reports the verdict to the client."""
         for metadata in _metadatas(data):
-            if isinstance(metadata.get(_VERDICT_KEY), str):
-                return {"x-tollgate-verdict": metadata[_VERDICT_KEY]}
+            verdict = get(metadata.get(_VERDICT_KEY), "verdict")
+            if verdict:
+                return {"x-tollgate-verdict": verdict}
         return None
 
     # Reservations.
 
     async def _reserve(
-        self, targets: list[_Target], call_type: str, kwargs: Mapping[str, Any], messages: Any
+        self, targets: list[Target], call_type: str, kwargs: Mapping[str, Any], messages: Any
     ) -> _Attempt | None:
         """Reserves for the first target that gives FREE, else BILLED for the first. None: there is no verdict."""
         self._start_sweeper()
@@ -383,6 +406,28 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
                 await reservation.close()
         return first
 
+    async def _reserve_for(
+        self, target: Target | None, call_type: str, kwargs: Mapping[str, Any]
+    ) -> _Attempt | None:
+        """Reserves for a deployment that was named, or for the group of one that does not share. None: it is not
+        counted. Raises the denial if the deployment may not have the request."""
+        targets = [target] if target else _targets(siblings_of(kwargs.get("model_info")))
+        if not targets:
+            return None
+        if target is None and self._on_billed == "deny":
+            raise _Denied(429, "this deployment does not share, and BILLED requests are denied")
+        attempt = await self._reserve(targets, call_type, kwargs, kwargs.get("messages"))
+        if attempt is None and target is None and self._on_unavailable == "billed":
+            return None
+        if attempt is not None and (target is None or self._may_share(attempt)):
+            return attempt
+        raise await self._denial(attempt)
+
+    def _stream_has_usage(self, params: Mapping[str, Any]) -> None:
+        attempt = self._attempts.get(_id(params))
+        if attempt is not None:
+            attempt.has_usage = True
+
     def _may_share(self, attempt: _Attempt) -> bool:
         return attempt.reservation.free or self._on_billed == "tag"
 
@@ -414,10 +459,39 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             429, f"the request is not free today ({reason.name if reason else 'BILLED'})"
         )
 
-    async def _end(self, attempt: _Attempt) -> None:
-        """Releases what was not dispatched, keeps and logs the rest."""
-        self._attempts.pop(attempt.reservation.request_id, None)
-        await attempt.reservation.close()
+    async def _end(self, attempt: _Attempt, cause: str = "") -> None:
+        """Releases what was not dispatched, keeps and logs the rest, with its cause."""
+        reservation = attempt.reservation
+        self._attempts.pop(reservation.request_id, None)
+        if attempt.held:
+            await reservation.close()
+        elif not attempt.shares:
+            # It may hold free tokens, and took none.
+            _log_unsettled(attempt, cause, "are billed")
+            await self._settle(attempt, reservation.tokens)
+        else:
+            reservation.keep()
+            _log_unsettled(attempt, cause, "stay counted until midnight")
+
+    async def _settle(self, attempt: _Attempt, tokens: int) -> None:
+        reservation = attempt.reservation
+        self._attempts.pop(reservation.request_id, None)
+        try:
+            await reservation.settle(tokens, outside_program=not attempt.shares)
+        except NotFoundError:
+            unknown = reservation.billed_reason is BilledReason.ORGANIZATION_NOT_ENROLLED
+            logger.warning(
+                "Tollgate does not know %s %s: %d tokens of project %s are not counted",
+                "organization" if unknown else f"reservation {reservation.request_id} of",
+                reservation.org,
+                tokens,
+                attempt.target.project,
+            )
+            reservation.keep()
+        except TollgateError as error:
+            reservation.keep()
+            cause = f"settling {tokens} tokens failed: {error}"
+            _log_unsettled(attempt, cause, "may stay counted until midnight")
 
     async def _release(self, attempt: _Attempt) -> None:
         self._attempts.pop(attempt.reservation.request_id, None)
@@ -440,19 +514,15 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             now = time.monotonic()
             for attempt in list(self._attempts.values()):
                 if now - attempt.began > (_HELD_SECONDS if attempt.held else _DISPATCHED_SECONDS):
-                    await self._end(attempt)
+                    await self._end(attempt, "LiteLLM did not report its end")
             if not self._attempts:
                 return
 
     def _log_open(self) -> None:
-        """Names, at the end of the process, what it can't end any more."""
+        """Names, at the end of the process, what it may not end any more."""
         for attempt in self._attempts.values():
-            logger.warning(
-                "the process ended before reservation %s of %s: its %d tokens stay counted until midnight",
-                attempt.reservation.request_id,
-                attempt.reservation.org,
-                attempt.reservation.tokens,
-            )
+            outcome = "stay counted until midnight, unless its end is yet reported"
+            _log_unsettled(attempt, "the process is ending", outcome)
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         try:
@@ -463,41 +533,6 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-    # The start.
-
-    async def _check_groups(self) -> None:
-        """Warns, once the router is there, of what its groups lack."""
-        end = time.monotonic() + _ROUTER_SECONDS
-        while _router() is None:
-            if time.monotonic() > end:
-                return
-            await asyncio.sleep(0.1)
-        shares = False
-        for name in _router().get_model_names():
-            deployments = _group(name)
-            try:
-                targets = _targets(deployments)
-            except ValueError as error:
-                logger.error("model group %s: %s", name, error)
-                continue
-            shares = shares or bool(targets)
-            for deployment in deployments:
-                if _target(deployment) and (deployment.get("litellm_params") or {}).get(
-                    "max_retries"
-                ):
-                    logger.warning(
-                        "model group %s: max_retries sends a request again without a reservation; use num_retries",
-                        name,
-                    )
-            if targets and len(deployments) == len([it for it in deployments if _target(it)]):
-                if self._on_billed == "route":
-                    logger.warning(
-                        "model group %s has no deployment that does not share: BILLED requests are denied (429)",
-                        name,
-                    )
-        if not shares:
-            logger.warning("no deployment has model_info.tollgate: nothing is reserved")
 
 
 def _http_error(status: int, message: str) -> HTTPException:
@@ -510,48 +545,6 @@ def _one_of(name: str, value: str, *allowed: str) -> str:
     if value not in allowed:
         raise ValueError(f"{name}: {value!r} is none of {', '.join(allowed)}")
     return value
-
-
-def _router() -> Any:
-    from litellm.proxy import proxy_server
-
-    return proxy_server.llm_router
-
-
-def _group(name: Any) -> list[dict[str, Any]]:
-    router = _router()
-    if router is None or not isinstance(name, str) or not name:
-        return []
-    return router.get_model_list(model_name=name) or []
-
-
-def _target(deployment: Mapping[str, Any]) -> _Target | None:
-    """What a deployment is called in Tollgate; None if it does not share."""
-    info = deployment.get("model_info") or {}
-    settings = info.get("tollgate")
-    if settings is None:
-        return None
-    for key in ("org", "project"):
-        if not isinstance(settings, dict) or not isinstance(settings.get(key), str):
-            raise ValueError(f"model_info.tollgate.{key} must be set")
-    params = deployment.get("litellm_params") or {}
-    model = str(params.get("model") or "")
-    fields = {
-        key: params[key]
-        for key in (*FIELDS, "extra_body", "additional_drop_params")
-        if params.get(key) is not None
-    }
-    return _Target(
-        settings["org"],
-        settings["project"],
-        settings.get("model") or model.partition("/")[2] or model,
-        json.dumps(fields, default=str),
-    )
-
-
-def _targets(deployments: Iterable[Mapping[str, Any]]) -> list[_Target]:
-    found = (_target(it) for it in deployments)
-    return list(dict.fromkeys(it for it in found if it is not None))
 
 
 def _metadatas(kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -567,30 +560,51 @@ def _id(kwargs: Mapping[str, Any]) -> str:
     return ""
 
 
-def _mark(kwargs: dict[str, Any], attempt: _Attempt) -> None:
-    """Names the attempt in the metadata, which LiteLLM hands on to every later hook."""
+def _mark(kwargs: dict[str, Any], attempt: _Attempt | None) -> None:
+    """Names the attempt in the metadata, which LiteLLM hands on to every later hook. None: it is not counted."""
     for metadata in _metadatas(kwargs) or [kwargs.setdefault("metadata", {})]:
-        metadata[_KEY] = attempt.reservation.request_id
-        metadata[_VERDICT_KEY] = attempt.reservation.verdict.name.lower()
+        metadata[_KEY] = attempt.reservation.request_id if attempt else _NONE
+        if not isinstance(metadata.get(_VERDICT_KEY), dict):
+            metadata[_VERDICT_KEY] = {}
+        metadata[_VERDICT_KEY]["verdict"] = attempt.verdict if attempt else ""
+
+
+def _targets(deployments: Iterable[Mapping[str, Any]]) -> list[Target]:
+    """What those of the deployments that share are called. Denies the request if their settings are wrong."""
+    try:
+        return targets_of(deployments)
+    except ValueError as error:
+        raise _Denied(500, str(error)) from None
+
+
+def _log_unsettled(attempt: _Attempt, cause: str, outcome: str) -> None:
+    reservation = attempt.reservation
+    logger.warning(
+        "reservation %s of %s was %s and not settled (%s): its %d tokens %s",
+        reservation.request_id,
+        reservation.org,
+        "reserved" if attempt.held else "dispatched",
+        cause,
+        reservation.tokens,
+        outcome,
+    )
+
+
+def _is_detailed(response: Any) -> bool:
+    usage = get(response, "usage")
+    return any(
+        get(usage, name) is not None for name in ("prompt_tokens_details", "input_tokens_details")
+    )
 
 
 def _usage(response: Any) -> int | None:
     """Input and output of the provider's usage."""
-    usage = _get(response, "usage")
+    usage = get(response, "usage")
     for names in (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")):
-        counts = [_get(usage, name) for name in names]
+        counts = [get(usage, name) for name in names]
         if isinstance(counts[0], int):
             return counts[0] + (counts[1] or 0)
     return None
-
-
-def _has(response: Any, *names: str) -> bool:
-    usage = _get(response, "usage")
-    return any(_get(usage, name) is not None for name in names)
-
-
-def _get(value: Any, name: str) -> Any:
-    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
 
 
 #: The plugin, with the settings of the environment.
