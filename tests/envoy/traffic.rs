@@ -17,7 +17,7 @@ pub const CLIENTS: usize = 64;
 const TOO_LARGE: usize = 1_200_000;
 
 /// When a client leaves that does not wait for the answer: mostly during its Check.
-const PATIENCE: Duration = Duration::from_millis(20);
+const LEAVES_AFTER: Duration = Duration::from_millis(20);
 
 /// The tag of a client's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +138,7 @@ impl Tag {
         match self.kind() {
             Kind::Leaves => {
                 let answer = client.begin(PATH, &headers, body);
-                drop(tokio::time::timeout(PATIENCE, answer).await);
+                drop(tokio::time::timeout(LEAVES_AFTER, answer).await);
                 client.reconnect().await;
             }
             Kind::LeavesStream => {
