@@ -25,8 +25,8 @@ fn certificates() -> TempDir {
     folder
 }
 
-/// The real proxy starts three times, and imports for up to a minute on a busy machine.
-const LITELLM_TIMEOUT: Duration = Duration::from_secs(600);
+/// The real proxy starts five times, and imports for up to a minute on a busy machine.
+const LITELLM_TIMEOUT: Duration = Duration::from_secs(900);
 /// The first run compiles the modules that the client needs.
 const GO_TIMEOUT: Duration = Duration::from_secs(300);
 

@@ -1,10 +1,10 @@
 """A stand-in for the provider: Chat Completions, Responses and Embeddings, JSON and SSE.
 
-A message's text steers it: `status=503`, `hang` (no answer before `go_on`), `endless` (a stream that goes on until its
-reader leaves), `cut` (the stream ends without its last chunks), `silent` (it ends without usage), `plain` (its usage has
-no details), `joined` (its usage comes with the end of the text), `drop` (the connection is closed in mid-stream),
-`large` (an error that calls the request too large), `used=P+C` (the tokens of the answer). It counts what it saw by
-API key.
+A message's text steers it: `status=503`, `hang` (no answer before `go_on`), `endless` (a stream that goes on until
+its reader leaves), `cut` (the stream ends without its last chunks), `silent` (it ends without usage), `plain` (its
+usage has no details), `joined` (its usage comes with the end of the text), `counted` (every chunk has the usage so
+far), `drop` (the connection is closed in mid-stream), `large` (an error that calls the request too large), `used=P+C`
+(the tokens of the answer). It counts what it saw by API key.
 """
 
 from __future__ import annotations
@@ -184,7 +184,10 @@ class _Handler(BaseHTTPRequestHandler):
         words = ("Hel", "lo", ".")
         for word in self._endless() if "endless" in text else words:
             delta = {"role": "assistant", "content": word}
-            self._event(base | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+            event = base | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+            if "counted" in text:
+                event["usage"] = _usage(prompt, 1)
+            self._event(event)
             if "drop" in text:
                 self.close_connection = True
                 return

@@ -300,14 +300,14 @@ class LiteLLM(unittest.TestCase):
     def test_a_stream_is_settled_with_its_usage(self) -> None:
         for options in ({}, {"stream_options": {"include_usage": False}}):
             # Not all providers send the same.
-            for words in ("", "plain", "joined", "plain joined"):
+            for words in ("", "plain", "joined", "plain joined", "counted"):
                 words = text(f"used=40+2 {words}")
                 answer = self.route.chat("stream", words, stream=True, **options)
                 self.assertIn(b"[DONE]", answer.body)
         body = chat("stream", text("used=40+2 plain"), stream=True)
         self.assertEqual(self.route.request("POST", "/v1/messages", body).status, 200)
-        self.assertEqual(self.shared("stream"), 9 * 42)
-        self.settles("stream", 9 * 42)
+        self.assertEqual(self.shared("stream"), 11 * 42)
+        self.settles("stream", 11 * 42)
 
     def test_responses_embeddings_and_messages_are_settled(self) -> None:
         words = text("used=40+2")
@@ -473,7 +473,7 @@ class LiteLLM(unittest.TestCase):
         def logged() -> int:
             return len(re.findall(line + r"\w", self.route.log.read_text("utf-8")))
 
-        for words in ("cut", "drop", "silent"):
+        for words in ("cut", "cut counted", "drop", "silent"):
             with self.subTest(words):
                 self.before = {org: self.pool(org) for org in ORGS}
                 self.provider.reset()
@@ -713,7 +713,7 @@ class LiteLLM(unittest.TestCase):
             self.assertEqual(job.result().status, 200)
             proxy.process.wait(PROXY_TIMEOUT)
 
-    def test_wrong_settings_end_the_start(self) -> None:
+    def test_settings_that_are_wrong_end_the_start(self) -> None:
         model: dict[str, Any] = {"model_name": "gpt-4o"}
         model["litellm_params"] = {"model": "openai/gpt-4o", "api_key": "key"}
         wrong = {**model, "model_info": {"tollgate": {"org": "org-json", "projct": "proj"}}}
@@ -725,16 +725,18 @@ class LiteLLM(unittest.TestCase):
             finally:
                 proxy.close()
             log = proxy.log.read_text("utf-8")
-            self.assertIn("deployment gpt-4o (openai/gpt-4o): model_info.tollgate.projct: unknown key", log)
+            fault = "deployment gpt-4o (openai/gpt-4o): model_info.tollgate.projct: unknown key"
+            self.assertIn(fault, log)
 
-    def test_a_wrong_variable_is_named(self) -> None:
+    def test_a_variable_that_is_wrong_is_named(self) -> None:
         python = Path(os.environ["TOLLGATE_TEST_LITELLM"]).with_name("python")
         run = subprocess.run(
             [python, "-c", "import tollgate_quota.litellm"],
             capture_output=True,
             text=True,
             timeout=PROXY_TIMEOUT,
-            env=os.environ | {"TOLLGATE_ON_BILLED": "wrong"},
+            env=os.environ
+            | {"TOLLGATE_ON_BILLED": "wrong", "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
         )
         self.assertIn("ValueError: TOLLGATE_ON_BILLED: 'wrong' is none of", run.stderr)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ._litellm_request import FIELDS
 
+_SERVER = "litellm.proxy.proxy_server"
 _REQUIRED = ("org", "project")
 _KEYS = (*_REQUIRED, "model")
 
@@ -77,16 +78,14 @@ def targets_of(deployments: Iterable[Mapping[str, Any]]) -> list[Target]:
 
 def check_config() -> None:
     """Raises ValueError if a deployment of the proxy's configuration, which is being loaded, has wrong settings."""
-    server = sys.modules.get("litellm.proxy.proxy_server")
+    server = sys.modules.get(_SERVER)
     if server is not None:
         targets_of(server.proxy_config.get_config_state().get("model_list") or [])
 
 
 def router() -> Any:
     """The proxy's router; None before it is made."""
-    from litellm.proxy import proxy_server
-
-    return proxy_server.llm_router
+    return getattr(sys.modules.get(_SERVER), "llm_router", None)
 
 
 def group_of(name: Any) -> list[dict[str, Any]]:

@@ -26,16 +26,16 @@ def has_usage(chunks: Iterable[Any]) -> bool:
     return ended and has_input and has_output
 
 
-def watch_streams(report: Callable[[Mapping[str, Any]], None]) -> None:
-    """Calls `report` with a call's parameters as soon as LiteLLM has put together a stream of it that has the
-    provider's usage. No hook of LiteLLM sees the chunks before their usage is taken off."""
+def watch_streams(report: Callable[[Mapping[str, Any], bool], None]) -> None:
+    """Calls `report` as LiteLLM puts a stream of chunks together: with the call's parameters, and whether the stream
+    has the provider's usage. No hook of LiteLLM sees the chunks before their usage is taken off."""
     build = litellm.stream_chunk_builder
 
     @functools.wraps(build)
     def stream_chunk_builder(chunks: list[Any], *arguments: Any, **named: Any) -> Any:
         details = getattr(named.get("logging_obj"), "model_call_details", None)
-        if details and has_usage(chunks or ()):
-            report(details.get("litellm_params") or {})
+        if details:
+            report(details.get("litellm_params") or {}, has_usage(chunks or ()))
         return build(chunks, *arguments, **named)
 
     litellm.stream_chunk_builder = stream_chunk_builder

@@ -78,8 +78,8 @@ class _Attempt:
     workload: Workload
     #: Whether it goes to a deployment that shares.
     shares: bool = True
-    #: Whether its stream had the provider's own usage.
-    has_usage: bool = False
+    #: Whether its stream had the provider's own usage; None if it was not one of chunks.
+    has_usage: bool | None = None
     #: What was being handled when it was dispatched: an error of an attempt before.
     before: BaseException | None = field(default=None, repr=False)
     began: float = field(default_factory=time.monotonic)
@@ -131,7 +131,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
         self._sweeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         atexit.register(self._log_open)
-        watch_streams(self._stream_has_usage)
+        watch_streams(self._stream_ended)
         if on_billed == "tag":
             logger.warning(
                 "on_billed is tag: BILLED requests run in projects that share, so FREE is not certain"
@@ -229,7 +229,7 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             attempt = None
         _mark(kwargs, None)
         # Those that share may be left out for a while, such as after a 429.
-        group = targets or _targets(group_of(model))
+        group = targets or _targets(group_of(model))[:1]
         if not group or not healthy_deployments:
             return healthy_deployments
         if not targets and self._on_billed == "deny":
@@ -331,8 +331,9 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             if hung_up and self._on_disconnect == "keep":
                 await self._end(attempt, "its client hung up")
                 return
-            # Where the provider sent no usage, LiteLLM puts its own estimate there, without these details.
-            if not (hung_up or attempt.has_usage or _is_detailed(response_obj)):
+            # Where the provider sent no usage, LiteLLM puts its own estimate there, without details.
+            has_usage = attempt.has_usage
+            if not hung_up and not (_is_detailed(response_obj) if has_usage is None else has_usage):
                 usage = None
         if usage is None:
             await self._end(attempt, "it ended without the provider's usage")
@@ -423,10 +424,10 @@ class TollgateHandler(CustomLogger):  # type: ignore[misc]
             return attempt
         raise await self._denial(attempt)
 
-    def _stream_has_usage(self, params: Mapping[str, Any]) -> None:
+    def _stream_ended(self, params: Mapping[str, Any], has_usage: bool) -> None:
         attempt = self._attempts.get(_id(params))
         if attempt is not None:
-            attempt.has_usage = True
+            attempt.has_usage = attempt.has_usage or has_usage
 
     def _may_share(self, attempt: _Attempt) -> bool:
         return attempt.reservation.free or self._on_billed == "tag"
