@@ -187,6 +187,9 @@ fn spawn(
             "127.0.0.1",
             "--save",
             "",
+            // Its thread waits until a moment of the wall clock, without a pause if the test's clock is behind.
+            "--jemalloc-bg-thread",
+            "no",
             "--dir",
         ])
         .arg(dir.path())
