@@ -137,6 +137,15 @@ pub(super) fn policy(policy: &Policy) -> String {
     let program = &policy.program;
     let mut lines = facts();
     fact(&mut lines, "program", &program.name);
+    if let Some(extends) = program.extends {
+        fact(&mut lines, "extends", extends);
+    }
+    if let Some(day) = program.as_of {
+        fact(&mut lines, "lists of models of", day);
+    }
+    if let Some(source) = &program.source {
+        fact(&mut lines, "source", source);
+    }
     fact(&mut lines, "overflow", program.overflow.name());
     let workloads: Vec<&str> = program
         .covered_workloads
@@ -148,6 +157,8 @@ pub(super) fn policy(policy: &Policy) -> String {
         .ends_on
         .map_or("no end announced".to_owned(), |day| day.to_string());
     fact(&mut lines, "last free day", ends_on);
+    fact(&mut lines, "aliases", policy.alias_count());
+    fact(&mut lines, "retired models", policy.retired_count());
     fact(&mut lines, "model capacities", policy.capacity_count());
     fact(&mut lines, "organizations", policy.orgs.len());
     let (facts, tiers) = (lines.trim_fmt(), tiers(policy).trim_fmt());
