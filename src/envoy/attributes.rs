@@ -109,10 +109,11 @@ impl CheckAttributes {
         let model = info.as_ref().map(|info| info.model.as_str());
         let model = model.filter(|model| !model.is_empty());
         let capacity = |model: &str| policy.capacity(model);
+        let covers = |workload| policy.covers(workload);
         let estimate = match self.header(PARTIAL_BODY_HEADER) {
             // Envoy says how much it has received, not how much there is.
-            Some("true") => estimate_partial(endpoint, body, u64::MAX, model, capacity),
-            _ => estimate(endpoint, body, model, capacity),
+            Some("true") => estimate_partial(endpoint, body, u64::MAX, model, capacity, covers),
+            _ => estimate(endpoint, body, model, capacity, covers),
         };
         Ok(estimate?)
     }

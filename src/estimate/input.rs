@@ -5,6 +5,7 @@ use super::{
     error::EstimateError,
     json::{Fields, Json, field_bytes},
 };
+use crate::domain::Workload;
 
 /// The input of a request: what bounds its tokens.
 #[derive(Debug, Default)]
@@ -21,6 +22,10 @@ pub(super) struct Input {
     pub(super) has_references: bool,
     /// Whether it may call tools that the provider hosts.
     pub(super) has_hosted_tools: bool,
+    /// Whether it may call tools that the client runs: functions and custom tools.
+    pub(super) has_client_tools: bool,
+    /// Flex or priority processing, if the request asks for it.
+    pub(super) service_tier: Option<Workload>,
 }
 
 /// The fields of a body that refer to what the provider has stored.
@@ -60,7 +65,10 @@ fn is_stored_reasoning(fields: &Fields<'_>) -> Result<bool, EstimateError> {
 impl Input {
     /// Reads the fields of a body.
     pub(super) fn of(endpoint: Endpoint, fields: &Fields<'_>) -> Result<Self, EstimateError> {
-        let mut input = Self::default();
+        let mut input = Self {
+            service_tier: service_tier(fields)?,
+            ..Self::default()
+        };
         for (key, value) in fields {
             match (endpoint, &**key) {
                 (_, "model") => {}
@@ -72,11 +80,12 @@ impl Input {
                 (Endpoint::ChatCompletions | Endpoint::Responses, key) => {
                     input.bytes += field_bytes(key, value);
                     input.has_references |= STORED.contains(&key) && !value.is_null();
-                    input.has_hosted_tools |= match key {
-                        "tools" => has_hosted_tools(value)?,
-                        "web_search_options" => !value.is_null(),
-                        _ => false,
-                    };
+                    match key {
+                        "tools" => input.tools(value)?,
+                        "functions" => input.has_client_tools |= !value.is_empty(),
+                        "web_search_options" => input.has_hosted_tools |= !value.is_null(),
+                        _ => {}
+                    }
                 }
                 (Endpoint::Embeddings, key) => input.bytes += field_bytes(key, value),
             }
@@ -180,6 +189,26 @@ impl Input {
         Ok(())
     }
 
+    fn tools(&mut self, tools: &Json<'_>) -> Result<(), EstimateError> {
+        if tools.is_null() {
+            return Ok(());
+        }
+        for (index, tool) in tools.array("tools")?.iter().enumerate() {
+            let kind = tool
+                .object("")
+                .and_then(|tool| match single(tool, "type")? {
+                    Some(kind) => kind.string("type"),
+                    None => Ok(""),
+                });
+            let kind = kind.map_err(|error| error.within(&format!("tools[{index}]")))?;
+            match kind {
+                "function" | "custom" => self.has_client_tools = true,
+                _ => self.has_hosted_tools = true,
+            }
+        }
+        Ok(())
+    }
+
     /// A string as such, anything else as JSON.
     fn text(&mut self, value: &Json<'_>) {
         self.bytes += match value {
@@ -213,22 +242,13 @@ impl Input {
     }
 }
 
-fn has_hosted_tools(tools: &Json<'_>) -> Result<bool, EstimateError> {
-    if tools.is_null() {
-        return Ok(false);
-    }
-    let mut found = false;
-    for (index, tool) in tools.array("tools")?.iter().enumerate() {
-        let kind = tool
-            .object("")
-            .and_then(|tool| match single(tool, "type")? {
-                Some(kind) => kind.string("type"),
-                None => Ok(""),
-            });
-        let kind = kind.map_err(|error| error.within(&format!("tools[{index}]")))?;
-        found |= !matches!(kind, "function" | "custom");
-    }
-    Ok(found)
+fn service_tier(fields: &Fields<'_>) -> Result<Option<Workload>, EstimateError> {
+    let tier = single(fields, "service_tier")?.map(|it| it.string("service_tier"));
+    Ok(match tier.transpose()? {
+        Some("flex") => Some(Workload::Flex),
+        Some("priority") => Some(Workload::Priority),
+        _ => None,
+    })
 }
 
 /// The value of a field that may be given once; null counts as left out.
@@ -247,6 +267,13 @@ pub(super) fn single<'f, 'b>(
 impl<'b> Json<'b> {
     pub(super) fn is_null(&self) -> bool {
         matches!(self, Self::Null)
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Array(values) => values.is_empty(),
+            other => other.is_null(),
+        }
     }
 
     fn array(&self, field: &str) -> Result<&[Json<'b>], EstimateError> {

@@ -40,7 +40,7 @@ pub struct Estimate {
     pub basis: EstimateBasis,
     /// The model that was asked for.
     pub model: ModelName,
-    /// Inference, or a hosted tool.
+    /// The kind of work: if the request is of several, the first of them that is not covered.
     pub workload: Workload,
     /// Whether the request states the maximum of its output. Otherwise the model's was taken.
     pub output_capped: bool,
@@ -53,7 +53,7 @@ const REQUEST_TOKENS: u64 = 16;
 const MESSAGE_TOKENS: u64 = 8;
 
 /// Estimates a request from its whole body. `model` takes the place of the body's model; `capacity` knows that of a
-/// model.
+/// model, and `covers` which kinds of work the programme covers.
 ///
 /// # Errors
 ///
@@ -64,6 +64,7 @@ pub fn estimate(
     body: &[u8],
     model: Option<&str>,
     capacity: impl Fn(&str) -> ModelCapacity,
+    covers: impl Fn(Workload) -> bool,
 ) -> Result<Estimate, EstimateError> {
     let fields = json::read(body)?;
     if let Some(required) = endpoint.required_field()
@@ -78,15 +79,16 @@ pub fn estimate(
     let text = bytes + REQUEST_TOKENS + MESSAGE_TOKENS * input.messages;
     let (input_tokens, basis) = input.tokens(text, EstimateBasis::TextBytes, capacity);
     let output = Output::of(endpoint, &fields, capacity)?;
-    output.estimate(input_tokens, basis, model, &input)
+    let workload = input.workload(covers);
+    output.estimate(input_tokens, basis, model, workload)
 }
 
 /// Estimates a request from the beginning of its body, which is `size` bytes long (`u64::MAX` if that is not known).
 /// `model` takes the place of the body's model.
 ///
 /// The input goes by the size, the output by the model's maximum, times `n` if that is in the part that was seen. What
-/// the rest of the body may hold besides text is not in the estimate: `n`, images, hosted tools, and references to
-/// stored content.
+/// the rest of the body may hold besides text is not in the estimate: `n`, images, tools, the service tier, and
+/// references to stored content.
 ///
 /// # Errors
 ///
@@ -97,6 +99,7 @@ pub fn estimate_partial(
     size: u64,
     model: Option<&str>,
     capacity: impl Fn(&str) -> ModelCapacity,
+    covers: impl Fn(Workload) -> bool,
 ) -> Result<Estimate, EstimateError> {
     let fields = json::read_prefix(prefix)?;
     let model = model_name(&fields, model)?;
@@ -112,7 +115,8 @@ pub fn estimate_partial(
         stated: None,
         ..Output::of(endpoint, &fields, capacity)?
     };
-    output.estimate(input_tokens, basis, model, &input)
+    let workload = input.workload(covers);
+    output.estimate(input_tokens, basis, model, workload)
 }
 
 /// The model that the caller names, otherwise the body's.
@@ -138,6 +142,18 @@ impl Input {
         };
         let images = capacity.image.saturating_mul(self.images);
         (text.saturating_add(images), basis)
+    }
+
+    /// The kind of work. Of several kinds, one that is not covered decides: the whole request is billed then.
+    fn workload(&self, covers: impl Fn(Workload) -> bool) -> Workload {
+        let kinds = [
+            self.has_hosted_tools.then_some(Workload::HostedTool),
+            self.has_client_tools.then_some(Workload::FunctionCalling),
+            self.service_tier,
+        ];
+        let mut kinds = kinds.into_iter().flatten();
+        let first = kinds.clone().next().unwrap_or(Workload::Inference);
+        kinds.find(|kind| !covers(*kind)).unwrap_or(first)
     }
 }
 
@@ -188,7 +204,7 @@ impl Output {
         input_tokens: u64,
         basis: EstimateBasis,
         model: ModelName,
-        input: &Input,
+        workload: Workload,
     ) -> Result<Estimate, EstimateError> {
         let of_one = self.stated.map_or(self.of_model, |(number, _)| number);
         let output_tokens = of_one.saturating_mul(self.choices);
@@ -209,10 +225,7 @@ impl Output {
             output_tokens,
             basis,
             model,
-            workload: match input.has_hosted_tools {
-                true => Workload::HostedTool,
-                false => Workload::Inference,
-            },
+            workload,
             output_capped: self.stated.is_some(),
         })
     }
