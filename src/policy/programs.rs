@@ -1,5 +1,7 @@
 //! The built-in programmes, which a policy file may extend. Each is a policy file without organizations.
 
+use super::Policy;
+
 /// A built-in programme.
 #[derive(Debug)]
 pub struct BuiltinProgram {
@@ -22,6 +24,15 @@ pub static PROGRAMS: [BuiltinProgram; 2] = [
 ];
 
 impl BuiltinProgram {
+    /// The programme as a policy, without organizations.
+    ///
+    /// # Panics
+    ///
+    /// Never: the text is part of the program, and a test reads it.
+    pub fn policy(&self) -> Policy {
+        Policy::parse(self.name, self.text).expect("a test reads every built-in programme")
+    }
+
     /// The newest programme.
     pub fn newest() -> &'static Self {
         &PROGRAMS[PROGRAMS.len() - 1]

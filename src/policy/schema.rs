@@ -71,9 +71,9 @@ fn base(section: &Section<'_>) -> Option<Policy> {
     let named = extends.text().map(BuiltinProgram::named);
     let named = named.and_then(|it| extends.check(it));
     // Otherwise all that the file doesn't say would be faults, too.
-    let BuiltinProgram { name, text } = named.unwrap_or_else(BuiltinProgram::newest);
-    let mut base = Policy::parse(name, text).expect("a test reads every built-in programme");
-    base.program.extends = Some(name);
+    let extended = named.unwrap_or_else(BuiltinProgram::newest);
+    let mut base = extended.policy();
+    base.program.extends = Some(extended.name);
     Some(base)
 }
 

@@ -36,7 +36,7 @@ fn assert_pools(policy: &Policy, expected: &[(&str, &str, &str)]) {
 fn the_built_in_programmes_have_the_lists_of_their_day() {
     let of = |name: &str| {
         let program = BuiltinProgram::named(name).expect("known");
-        parse(program.text)
+        program.policy()
     };
     let june = of("openai-2025-06-27");
     assert_pools(
@@ -103,7 +103,7 @@ fn a_policy_of_six_lines_has_the_whole_programme() {
     let text = extending("", "\n");
     assert_eq!(text.lines().count(), 6);
     let policy = parse(&text);
-    let programme = parse(BuiltinProgram::newest().text);
+    let programme = BuiltinProgram::newest().policy();
     let diff = programme.diff(&policy);
     let changed: Vec<_> = diff.kinds().into_iter().map(|(kind, ..)| kind).collect();
     // The programme: it extends.
@@ -136,7 +136,11 @@ mini = 2
     assert_pools(
         &policy,
         &[
-            ("gpt-7 o1 o4-mini-2025-04-16 o4-mini gpt-5-mini gpt-5-mini-2025-08-07", "large", "large"),
+            (
+                "gpt-7 o1 o4-mini-2025-04-16 o4-mini gpt-5-mini gpt-5-mini-2025-08-07",
+                "large",
+                "large",
+            ),
             ("gpt-5.6-sol gpt-5.6-terra", "mini", "mini"),
             ("gpt-5-2025-08-07 o1-2024-12-17 gpt-4o", "large", "large"),
             ("gpt-5 gpt-5.1-codex o3-mini", "-", "-"),
@@ -182,7 +186,10 @@ fn the_programmes_own_keys_are_defaults() {
         "",
     ));
     let program = &policy.program;
-    assert_eq!((&*program.name, program.source.as_deref()), ("n", Some("banner")));
+    assert_eq!(
+        (&*program.name, program.source.as_deref()),
+        ("n", Some("banner"))
+    );
     assert_eq!(program.as_of, UtcDay::parse("2026-11-02").ok());
     assert_eq!(program.ends_on, UtcDay::parse("2027-01-31").ok());
     assert!(policy.covers(Workload::Evaluation));
@@ -263,13 +270,24 @@ fn a_prefix_is_removed_from_a_name_that_the_policy_does_not_have() {
     assert_pools(
         &policy,
         &[
-            ("openai/gpt-4o openai/gpt-4o-2024-11-20 openai/eu/gpt-4o xgpt-4o", "large", "large"),
+            (
+                "openai/gpt-4o openai/gpt-4o-2024-11-20 openai/eu/gpt-4o xgpt-4o",
+                "large",
+                "large",
+            ),
             ("openai/own openai/openai/own", "mini", "mini"),
             ("openai/o3-mini", "-", "mini"),
-            ("own openai/ x openai/openai/gpt-4o Openai/gpt-4o azure/gpt-4o gpt-4o/", "-", "-"),
+            (
+                "own openai/ x openai/openai/gpt-4o Openai/gpt-4o azure/gpt-4o gpt-4o/",
+                "-",
+                "-",
+            ),
         ],
     );
-    assert_eq!(policy.capacity("openai/gpt-4o"), policy.capacity("gpt-4o-2024-08-06"));
+    assert_eq!(
+        policy.capacity("openai/gpt-4o"),
+        policy.capacity("gpt-4o-2024-08-06")
+    );
     assert_eq!(policy.capacity("openai/o1").image, 3);
 }
 
@@ -283,7 +301,9 @@ fn an_old_programme_causes_a_warning_at_extends_which_names_the_newest() {
     assert_eq!(old(&newest, "2026-12-27"), [""; 0]);
     assert_eq!(
         old(&newest, "2026-12-28"),
-        ["2: program.extends: the lists of models are 91 days old: compare them with the provider's, and set as_of"]
+        [
+            "2: program.extends: the lists of models are 91 days old: compare them with the provider's, and set as_of"
+        ]
     );
     let compared = extending("as_of = 2026-12-01\n", "");
     assert_eq!(old(&compared, "2026-12-28"), [""; 0]);
@@ -300,7 +320,10 @@ fn listed_models_without_a_capacity_cause_a_warning_for_each_pool() {
     let pools = "[pools.large]\nmodels = [\n\"b\",\n\"a\",\n\"o1\"]\nretired = [\"c\"]\n";
     let text = extending("", pools) + "[models.o1]\n";
     let message = "[models] has no capacity of a, b: estimates take a context of 200000 and a max_output of 100000";
-    assert_eq!(warnings(&text), [format!("5: pools.large.models: {message}")]);
+    assert_eq!(
+        warnings(&text),
+        [format!("5: pools.large.models: {message}")]
+    );
     let known = text.clone() + "[models.a]\n[models.b]\n";
     assert_eq!(warnings(&known), [""; 0]);
     // A policy without any capacity is not for estimates.
