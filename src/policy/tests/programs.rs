@@ -104,6 +104,10 @@ fn a_policy_of_six_lines_has_the_whole_programme() {
     assert_eq!(text.lines().count(), 6);
     let policy = parse(&text);
     let programme = BuiltinProgram::newest().policy();
+    assert_eq!(
+        Policy::builtin().program.extends,
+        Some(BuiltinProgram::newest().name)
+    );
     let diff = programme.diff(&policy);
     let changed: Vec<_> = diff.kinds().into_iter().map(|(kind, ..)| kind).collect();
     // The programme: it extends.
