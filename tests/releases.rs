@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use tollgate::grpc::proto::{ReleaseRequest, SettleRequest};
+use tollgate::grpc::proto::{ReleaseRequest, ReserveRequest, SettleRequest, Workload};
 
 use crate::support::{
     calls::{
@@ -216,4 +216,48 @@ async fn the_previous_release_fails_for_what_ran_outside_the_programme_and_count
         let day = quota(client).await.day;
         assert_eq!(sum(&usage(client, &day).await), (150, 250, 1, 1));
     }
+}
+
+/// Its wire has no number for them, but it finishes what this release reserved.
+#[tokio::test]
+async fn the_previous_release_settles_and_releases_new_workloads_and_refuses_to_reserve_them() {
+    let rollout = Rollout::start("");
+    let [old, new] = rollout.clients();
+    let reserve = |workload: Workload| ReserveRequest {
+        workload: workload.into(),
+        ..new_reserve(100, workload.as_str_name())
+    };
+    let workloads = [
+        Workload::Batch,
+        Workload::FunctionCalling,
+        Workload::Flex,
+        Workload::Priority,
+    ];
+    for workload in workloads {
+        let refused = old.clone().reserve(reserve(workload)).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        let reserved = new.clone().reserve(reserve(workload)).await.unwrap();
+        assert_eq!(verdict_text(reserved.get_ref()), "WorkloadNotCovered");
+    }
+    let name = Workload::as_str_name;
+    assert_eq!(
+        settle(&old, name(&Workload::Batch), 70).await,
+        "WorkloadNotCovered"
+    );
+    assert_eq!(release(&old, name(&Workload::Flex)).await, 100);
+    let others = old
+        .clone()
+        .reserve(new_reserve(100, name(&Workload::Priority)))
+        .await;
+    assert_eq!(others.unwrap_err().code(), tonic::Code::AlreadyExists);
+    for client in [&old, &new] {
+        let day = quota(client).await.day;
+        assert_eq!(sum(&usage(client, &day).await), (0, 270, 0, 3));
+    }
+    let again = new
+        .clone()
+        .reserve(reserve(Workload::Priority))
+        .await
+        .unwrap();
+    assert!(again.get_ref().replayed);
 }

@@ -53,10 +53,14 @@ type Workload int32
 
 // The workloads.
 const (
-	Inference  = Workload(pb.Workload_WORKLOAD_INFERENCE)
-	HostedTool = Workload(pb.Workload_WORKLOAD_HOSTED_TOOL)
-	FineTuning = Workload(pb.Workload_WORKLOAD_FINE_TUNING)
-	Evaluation = Workload(pb.Workload_WORKLOAD_EVALUATION)
+	Inference       = Workload(pb.Workload_WORKLOAD_INFERENCE)
+	HostedTool      = Workload(pb.Workload_WORKLOAD_HOSTED_TOOL)
+	FineTuning      = Workload(pb.Workload_WORKLOAD_FINE_TUNING)
+	Evaluation      = Workload(pb.Workload_WORKLOAD_EVALUATION)
+	Batch           = Workload(pb.Workload_WORKLOAD_BATCH)
+	FunctionCalling = Workload(pb.Workload_WORKLOAD_FUNCTION_CALLING)
+	Flex            = Workload(pb.Workload_WORKLOAD_FLEX)
+	Priority        = Workload(pb.Workload_WORKLOAD_PRIORITY)
 )
 
 // String returns the name, such as INFERENCE, or UNKNOWN_99.

@@ -116,6 +116,7 @@ func makeCall(
 		Org: org, Project: text("project", file.Project), Model: text("model", file.Model), Tokens: uint64(tokens),
 		Workload: map[string]quota.Workload{
 			"INFERENCE": quota.Inference, "HOSTED_TOOL": quota.HostedTool, "FINE_TUNING": quota.FineTuning,
+			"BATCH": quota.Batch, "FUNCTION_CALLING": quota.FunctionCalling, "FLEX": quota.Flex, "PRIORITY": quota.Priority,
 		}[text("workload", "")],
 	}
 	switch call["call"] {

@@ -61,7 +61,8 @@ pub(super) fn run(args: &EstimateArgs) -> anyhow::Result<()> {
         .map_or_else(|| Endpoint::of_body(&body), Ok)
         .and_then(|endpoint| {
             let model = args.model.as_deref();
-            estimate(endpoint, &body, model, |model| policy.capacity(model))
+            let capacity = |model: &str| policy.capacity(model);
+            estimate(endpoint, &body, model, capacity, |it| policy.covers(it))
         });
     let estimate = estimate.map_err(|error| anyhow!("{name}: {error}"))?;
     let estimate = EstimateResponse::from(estimate);

@@ -6,6 +6,7 @@
 mod documents;
 mod estimate;
 mod health;
+mod program;
 mod tables;
 
 use std::{
@@ -75,6 +76,9 @@ pub enum ToolCommand {
         #[arg(long, value_name = "FILE", value_parser = TrimmedParser(PathBufValueParser::new()))]
         against: Option<PathBuf>,
     },
+    /// Print the built-in programmes, which a policy may extend
+    #[command(subcommand)]
+    Program(program::ProgramCommand),
     /// Check a callers file, and print its content or all of its faults
     CheckCallers {
         /// The callers file (TOML)
@@ -214,6 +218,7 @@ fn print_new_token() -> anyhow::Result<()> {
 pub async fn run(command: ToolCommand) -> anyhow::Result<()> {
     match command {
         ToolCommand::CheckPolicy { file, against } => check_policy(&file, against.as_deref()),
+        ToolCommand::Program(command) => program::run(&command),
         ToolCommand::CheckCallers { file } => check_callers(&file),
         ToolCommand::NewToken => print_new_token(),
         ToolCommand::Reserve(args) => reserve(args).await,

@@ -10,7 +10,7 @@ use crate::{
         EstimateBasis, EstimateResponse, GetQuotaResponse, ListUsageResponse, PoolQuota,
         ReleaseResponse, ReserveResponse, SettleResponse, UsageRow, Verdict,
     },
-    policy::{DataSharing, Policy},
+    policy::{DataSharing, PROGRAMS, Policy},
 };
 
 /// Characters of a full bar.
@@ -136,6 +136,15 @@ pub(super) fn policy(policy: &Policy) -> String {
     let program = &policy.program;
     let mut lines = facts();
     fact(&mut lines, "program", &program.name);
+    if let Some(extends) = program.extends {
+        fact(&mut lines, "extends", extends);
+    }
+    if let Some(day) = program.as_of {
+        fact(&mut lines, "lists of models of", day);
+    }
+    if let Some(source) = &program.source {
+        fact(&mut lines, "source", source);
+    }
     fact(&mut lines, "overflow", program.overflow.name());
     let workloads: Vec<&str> = program
         .covered_workloads
@@ -147,10 +156,30 @@ pub(super) fn policy(policy: &Policy) -> String {
         .ends_on
         .map_or("no end announced".to_owned(), |day| day.to_string());
     fact(&mut lines, "last free day", ends_on);
+    fact(&mut lines, "aliases", policy.alias_count());
+    fact(&mut lines, "retired models", policy.retired_count());
     fact(&mut lines, "model capacities", policy.capacity_count());
     fact(&mut lines, "organizations", policy.orgs.len());
     let (facts, tiers) = (lines.trim_fmt(), tiers(policy).trim_fmt());
     format!("{facts}\n\n{tiers}\n\n{}", organizations(policy))
+}
+
+/// The built-in programmes. The built-in policy extends the last one.
+pub(super) fn programs() -> String {
+    let mut table = table(["PROGRAM", "LISTS OF", "MODELS", "ALIASES", "RETIRED"]);
+    for program in &PROGRAMS {
+        let policy = program.policy();
+        let listed = policy.pools.iter().map(|pool| policy.model_count(pool));
+        let as_of = policy.program.as_of.map(|day| day.to_string());
+        table.add_row([
+            Cell::new(program.name),
+            Cell::new(as_of.unwrap_or_default()),
+            number(listed.sum::<usize>() as u64),
+            number(policy.alias_count() as u64),
+            number(policy.retired_count() as u64),
+        ]);
+    }
+    table.trim_fmt()
 }
 
 /// The changes of a policy by kind: its name, the number of changes, and the first of them.

@@ -95,11 +95,9 @@ name_type!(
     RequestId(String), "request_id", MAX_REQUEST_ID_BYTES
 );
 
-impl ModelName {
-    /// Whether this is a fine-tuned model, which the programme never covers.
-    pub fn is_fine_tuned(&self) -> bool {
-        self.0.starts_with("ft:")
-    }
+/// Whether a model of this name is fine-tuned, which the programme never covers.
+pub fn is_fine_tuned(model: &str) -> bool {
+    model.starts_with("ft:")
 }
 
 #[cfg(test)]

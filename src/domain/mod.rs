@@ -23,7 +23,7 @@ pub mod verdict;
 
 pub use capacity::ModelCapacity;
 pub use day::UtcDay;
-pub use ids::{InvalidField, ModelName, OrgId, PoolName, ProjectId, RequestId};
+pub use ids::{InvalidField, ModelName, OrgId, PoolName, ProjectId, RequestId, is_fine_tuned};
 pub use pool::{Overflow, PoolCounters, PoolTerms, judge_late_settle};
 pub use reservation::{
     Progress, Refusal, RequestField, RequestFields, Reservation, ReservationState, Workload,

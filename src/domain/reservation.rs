@@ -17,15 +17,23 @@ pub enum Workload {
     HostedTool,
     FineTuning,
     Evaluation,
+    Batch,
+    FunctionCalling,
+    Flex,
+    Priority,
 }
 
 impl Workload {
     /// Every workload.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 8] = [
         Self::Inference,
         Self::HostedTool,
         Self::FineTuning,
         Self::Evaluation,
+        Self::Batch,
+        Self::FunctionCalling,
+        Self::Flex,
+        Self::Priority,
     ];
 
     /// The name in the policy's `covered_workloads`, and in the client's `--workload`.
@@ -35,6 +43,10 @@ impl Workload {
             Self::HostedTool => "hosted_tool",
             Self::FineTuning => "fine_tuning",
             Self::Evaluation => "evaluation",
+            Self::Batch => "batch",
+            Self::FunctionCalling => "function_calling",
+            Self::Flex => "flex",
+            Self::Priority => "priority",
         }
     }
 }

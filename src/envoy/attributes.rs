@@ -113,10 +113,11 @@ impl CheckAttributes {
         let model = info.as_ref().map(|info| info.model.as_str());
         let model = model.filter(|model| !model.is_empty());
         let capacity = |model: &str| policy.capacity(model);
+        let covers = |workload| policy.covers(workload);
         let estimate = match self.is_partial(body, settings) {
             // Envoy says how much it has received, not how much there is.
-            true => estimate_partial(endpoint, body, model, capacity),
-            false => estimate(endpoint, body, model, capacity),
+            true => estimate_partial(endpoint, body, model, capacity, covers),
+            false => estimate(endpoint, body, model, capacity, covers),
         };
         Ok(estimate?)
     }

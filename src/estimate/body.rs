@@ -14,6 +14,7 @@ use super::{
     json::{Json, Seed, excess_digits, is_of_number, malformed},
     key::Key,
 };
+use crate::domain::Workload;
 
 /// What an estimate depends on.
 pub(super) struct Body {
@@ -24,6 +25,8 @@ pub(super) struct Body {
     pub(super) input: Input,
     /// `n` and the maximum of the output.
     pub(super) numbers: EnumMap<Key, Once<u64>>,
+    /// Flex or priority processing, if the request asks for it.
+    service_tier: Once<Option<Workload>>,
     has_required_field: bool,
 }
 
@@ -65,6 +68,7 @@ impl Body {
             model: Once::default(),
             input: Input::default(),
             numbers: EnumMap::default(),
+            service_tier: Once::default(),
             has_required_field: false,
         }
     }
@@ -129,12 +133,38 @@ impl Body {
             if self.endpoint.numbers().contains(&key) {
                 self.numbers[key].set(key, value.whole(key), &mut self.input);
             }
+            if key == Key::ServiceTier {
+                let tier = value.string(key, service_tier);
+                self.service_tier.set(key, tier, &mut self.input);
+            }
             if self.endpoint != Endpoint::Embeddings && !value.is_null() {
-                self.input.has_references |= STORED.contains(&key);
-                self.input.has_hosted_tools |= key == Key::WebSearchOptions;
+                let input = &mut self.input;
+                input.has_references |= STORED.contains(&key);
+                input.has_hosted_tools |= key == Key::WebSearchOptions;
+                input.has_client_tools |= key == Key::Functions && !value.is_empty_list();
             }
         };
         object.next_value_seed(Seed(read))
+    }
+
+    /// The kind of work. Of several kinds, one that is not covered decides: the whole request is billed then.
+    pub(super) fn workload(&self, covers: impl Fn(Workload) -> bool) -> Workload {
+        let kinds = [
+            self.input.has_hosted_tools.then_some(Workload::HostedTool),
+            self.input.has_client_tools.then_some(Workload::FunctionCalling),
+            self.service_tier.value.flatten(),
+        ];
+        let mut kinds = kinds.into_iter().flatten();
+        let first = kinds.clone().next().unwrap_or(Workload::Inference);
+        kinds.find(|kind| !covers(*kind)).unwrap_or(first)
+    }
+}
+
+fn service_tier(name: &str) -> Option<Workload> {
+    match name {
+        "flex" => Some(Workload::Flex),
+        "priority" => Some(Workload::Priority),
+        _ => None,
     }
 }
 

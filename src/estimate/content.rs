@@ -33,8 +33,8 @@ enum ContentType {
     WholeItem,
     /// The same, if it holds its text or its encrypted text. Otherwise the provider has stored it.
     Reasoning,
-    /// A tool that the caller runs.
-    CallersTool,
+    /// A tool that the client runs.
+    ClientTool,
     /// It may stand for more than it holds, as a file of any number of pages, a compacted conversation, the reference
     /// to an item, or the call of a hosted tool.
     #[default]
@@ -54,7 +54,7 @@ impl ContentType {
             | "custom_tool_call"
             | "custom_tool_call_output" => Self::WholeItem,
             "reasoning" => Self::Reasoning,
-            "function" | "custom" => Self::CallersTool,
+            "function" | "custom" => Self::ClientTool,
             _ => Self::Other,
         }
     }
@@ -237,9 +237,8 @@ impl Element {
                 input.bytes += self.image_json;
                 input.has_references |= !has_contents && !is_audio;
             }
-            (ElementKind::Tool, it) => {
-                input.has_hosted_tools |= it != Some(ContentType::CallersTool);
-            }
+            (ElementKind::Tool, Some(ContentType::ClientTool)) => input.has_client_tools = true,
+            (ElementKind::Tool, _) => input.has_hosted_tools = true,
         }
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Input {
     pub(super) has_references: bool,
     /// Whether it may call tools that the provider hosts.
     pub(super) has_hosted_tools: bool,
+    /// Whether it may call tools that the client runs: functions and custom tools.
+    pub(super) has_client_tools: bool,
     /// The first thing that is wrong with it.
     pub(super) fault: Option<Fault>,
 }
@@ -29,6 +31,7 @@ impl Input {
         self.embedded += other.embedded;
         self.has_references |= other.has_references;
         self.has_hosted_tools |= other.has_hosted_tools;
+        self.has_client_tools |= other.has_client_tools;
         if let Some(fault) = other.fault {
             self.note(fault);
         }

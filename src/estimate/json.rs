@@ -101,6 +101,10 @@ impl Json<'_> {
         matches!(self, Self::Null)
     }
 
+    pub(super) fn is_empty_list(&self) -> bool {
+        matches!(self, Self::Array(2))
+    }
+
     /// What `read` makes of a string; null counts as left out.
     pub(super) fn string<T>(
         &self,

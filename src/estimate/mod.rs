@@ -39,7 +39,7 @@ pub struct Estimate {
     pub basis: EstimateBasis,
     /// The model that was asked for.
     pub model: ModelName,
-    /// Inference, or a hosted tool.
+    /// The kind of work: if the request is of several, the first of them that is not covered.
     pub workload: Workload,
     /// Whether the request states the maximum of its output. Otherwise the model's was taken.
     pub output_capped: bool,
@@ -52,7 +52,7 @@ const REQUEST_TOKENS: u64 = 16;
 const MESSAGE_TOKENS: u64 = 8;
 
 /// Estimates a request from its whole body. `model` takes the place of the body's model; `capacity` knows that of a
-/// model.
+/// model, and `covers` which kinds of work the programme covers.
 ///
 /// # Errors
 ///
@@ -63,15 +63,16 @@ pub fn estimate(
     body: &[u8],
     model: Option<&str>,
     capacity: impl Fn(&str) -> ModelCapacity,
+    covers: impl Fn(Workload) -> bool,
 ) -> Result<Estimate, EstimateError> {
-    Body::of(endpoint, body)?.estimate(model, capacity)
+    Body::of(endpoint, body)?.estimate(model, capacity, covers)
 }
 
 /// Estimates a request from the beginning of its body. `model` takes the place of the body's model.
 ///
 /// The input is the model's context window, the output the model's maximum, times `n` if that is in the part that was
-/// seen. What the rest of the body may hold beside is not in the estimate: `n`, images, and hosted tools. A request to
-/// embeddings has no estimate, since each of its inputs has the context window of its own.
+/// seen. What the rest of the body may hold beside is not in the estimate: `n`, images, tools, and the service
+/// tier. A request to embeddings has no estimate, since each of its inputs has the context window of its own.
 ///
 /// # Errors
 ///
@@ -81,8 +82,9 @@ pub fn estimate_partial(
     prefix: &[u8],
     model: Option<&str>,
     capacity: impl Fn(&str) -> ModelCapacity,
+    covers: impl Fn(Workload) -> bool,
 ) -> Result<Estimate, EstimateError> {
-    Body::of_prefix(endpoint, prefix)?.estimate(model, capacity)
+    Body::of_prefix(endpoint, prefix)?.estimate(model, capacity, covers)
 }
 
 impl Body {
@@ -90,6 +92,7 @@ impl Body {
         &self,
         model: Option<&str>,
         capacity: impl Fn(&str) -> ModelCapacity,
+        covers: impl Fn(Workload) -> bool,
     ) -> Result<Estimate, EstimateError> {
         let model = model.or(self.model.value.as_deref());
         let model = ModelName::parse(model.ok_or(EstimateError::ModelMissing)?)?;
@@ -123,10 +126,7 @@ impl Body {
             output_tokens,
             basis,
             model,
-            workload: match self.input.has_hosted_tools {
-                true => Workload::HostedTool,
-                false => Workload::Inference,
-            },
+            workload: self.workload(covers),
             output_capped: stated.is_some(),
         })
     }

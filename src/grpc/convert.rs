@@ -130,10 +130,12 @@ pub(crate) fn org(org: String, permit: &Permit) -> Result<OrgId, Status> {
 pub(super) fn estimate(
     request: &EstimateRequest,
     capacity: impl Fn(&str) -> ModelCapacity,
+    covers: impl Fn(Workload) -> bool,
 ) -> Result<EstimateResponse, Status> {
     let model = Some(&*request.model).filter(|model| !model.is_empty());
     let endpoint = Endpoint::of_path(&request.path);
-    let estimate = endpoint.and_then(|it| estimate::estimate(it, &request.body, model, capacity));
+    let estimate =
+        endpoint.and_then(|it| estimate::estimate(it, &request.body, model, capacity, covers));
     let invalid = |error: EstimateError| Status::invalid_argument(error.to_string());
     Ok(estimate.map_err(invalid)?.into())
 }
@@ -149,6 +151,10 @@ impl From<Estimate> for EstimateResponse {
             Workload::HostedTool => proto::Workload::HostedTool,
             Workload::FineTuning => proto::Workload::FineTuning,
             Workload::Evaluation => proto::Workload::Evaluation,
+            Workload::Batch => proto::Workload::Batch,
+            Workload::FunctionCalling => proto::Workload::FunctionCalling,
+            Workload::Flex => proto::Workload::Flex,
+            Workload::Priority => proto::Workload::Priority,
         };
         Self {
             tokens: estimate.tokens.get(),
@@ -170,6 +176,10 @@ fn workload(number: i32) -> Result<Workload, Status> {
         proto::Workload::HostedTool => Workload::HostedTool,
         proto::Workload::FineTuning => Workload::FineTuning,
         proto::Workload::Evaluation => Workload::Evaluation,
+        proto::Workload::Batch => Workload::Batch,
+        proto::Workload::FunctionCalling => Workload::FunctionCalling,
+        proto::Workload::Flex => Workload::Flex,
+        proto::Workload::Priority => Workload::Priority,
     })
 }
 

@@ -247,7 +247,11 @@ impl QuotaService for QuotaHandler {
     ) -> Result<Response<EstimateResponse>, Status> {
         let (ledger, _, message) = self.0.accept(request)?;
         let policy = ledger.policy();
-        let estimate = convert::estimate(&message, |model| policy.capacity(model))?;
+        let estimate = convert::estimate(
+            &message,
+            |model| policy.capacity(model),
+            |workload| policy.covers(workload),
+        )?;
         Ok(Response::new(estimate))
     }
 }

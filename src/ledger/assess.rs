@@ -52,7 +52,7 @@ fn reserve(policy: &Policy, assessor: &Assessor<'_>, request: Reserve) -> Operat
     Operation::Reserve {
         request_id: request.request_id,
         eligibility: assessor.eligibility(&request.fields),
-        is_listed: policy.pool_of(&request.fields.model).is_some(),
+        is_listed: policy.history_pool(&request.fields.model).is_some(),
         recording: match (request.dry_run, assessor.knows_org()) {
             (true, _) => Recording::DryRun,
             (false, true) => Recording::Record,

@@ -73,7 +73,7 @@ impl Ledger {
             let more = rows.len() > size;
             let listed = rows.into_iter().take(size);
             let listed = listed.map(|((project, model), counters)| UsageRow {
-                pool: policy.pool_of(&model).cloned(),
+                pool: policy.history_pool(&model).cloned(),
                 project,
                 model,
                 counters,

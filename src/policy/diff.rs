@@ -7,7 +7,7 @@ use std::{
     fmt::{self, Display},
 };
 
-use super::{DataSharing, Organization, Policy, Program};
+use super::{DataSharing, Organization, Policy, models::ModelEntry};
 use crate::domain::{ModelCapacity, ModelName, OrgId, PoolName, ProjectId, Tokens};
 
 /// How many changes of each kind are described.
@@ -22,7 +22,7 @@ pub struct Diff {
     pub pools_added: Truncated,
     /// Removed pools.
     pub pools_removed: Truncated,
-    /// Models that were added, removed or moved, with their pools.
+    /// Names of models that were added or removed, or stand for something else, with their pools.
     pub models: Truncated,
     /// Capacities of models.
     pub capacities: Truncated,
@@ -62,9 +62,7 @@ impl Policy {
             Some((before.tier == org.tier, id))
         });
         let changed: Vec<(bool, &OrgId)> = changed.collect();
-        let program = program(&self.program)
-            .into_iter()
-            .zip(program(&next.program));
+        let program = program(self).into_iter().zip(program(next));
         let program = program.filter_map(|((key, was), (_, is))| change(key, was, is));
         Diff {
             program: Truncated::of(program.enumerate(), |(_, described)| described),
@@ -107,7 +105,10 @@ impl Diff {
 
 impl Truncated {
     /// Sorts `all`, and describes the first.
-    fn of<T: Ord>(all: impl IntoIterator<Item = T>, describe: impl Fn(T) -> String) -> Self {
+    pub(super) fn of<T: Ord>(
+        all: impl IntoIterator<Item = T>,
+        describe: impl Fn(T) -> String,
+    ) -> Self {
         let mut all: Vec<T> = all.into_iter().collect();
         all.sort_unstable();
         let count = all.len();
@@ -152,12 +153,12 @@ fn changes<K: Ord + Copy, V: PartialEq + Display>(
     })
 }
 
-fn models(policy: &Policy) -> BTreeMap<&ModelName, &PoolName> {
-    policy.models.iter().collect()
+fn models(policy: &Policy) -> BTreeMap<&ModelName, &ModelEntry> {
+    policy.models.entries.iter().collect()
 }
 
 fn capacities(policy: &Policy) -> BTreeMap<&ModelName, &ModelCapacity> {
-    policy.capacities.iter().collect()
+    policy.models.capacities.iter().collect()
 }
 
 fn allowances(policy: &Policy) -> BTreeMap<(u8, &PoolName), Tokens> {
@@ -170,17 +171,25 @@ fn allowances(policy: &Policy) -> BTreeMap<(u8, &PoolName), Tokens> {
 }
 
 /// The keys of the programme, with their values.
-fn program(program: &Program) -> [(&'static str, Option<String>); 5] {
+fn program(policy: &Policy) -> [(&'static str, Option<String>); 8] {
+    let program = &policy.program;
     let overflow = program.overflow.name();
+    let prefixes = &policy.models.strip_prefixes;
     let covered = program.covered_workloads.iter();
     let mut covered: Vec<&str> = covered.map(|it| it.name()).collect();
     covered.sort_unstable();
     [
         ("name", Some(program.name.clone())),
+        ("extends", program.extends.map(str::to_owned)),
         ("overflow", Some(overflow.to_owned())),
         ("covered_workloads", Some(covered.join("+"))),
         ("ends_on", program.ends_on.map(|day| day.to_string())),
         ("as_of", program.as_of.map(|day| day.to_string())),
+        ("source", program.source.clone()),
+        (
+            "strip_prefixes",
+            (!prefixes.is_empty()).then(|| prefixes.join("+")),
+        ),
     ]
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Rules: docs/CONTRACT.md, "The programme" and the order of the billed reasons. [`Assessor`] alone judges
 //! eligibility. The store decides whether an eligible request still fits. `schema.rs` has the policy file's schema,
-//! `watch.rs` reloads the file while the service runs.
+//! `programs.rs` the built-in programmes, `watch.rs` reloads the file while the service runs.
 
 mod diff;
+mod models;
+mod programs;
 mod schema;
 mod warnings;
 mod watch;
@@ -14,15 +16,17 @@ use std::{
     sync::Arc,
 };
 
+use self::models::{ModelEntry, Models};
 pub use self::{
     diff::{Diff, Truncated},
+    programs::{BuiltinProgram, PROGRAMS},
     schema::MAX_BYTES,
     watch::{PolicySource, PolicyStatus},
 };
 use crate::{
     domain::{
         BilledReason, Eligibility, ModelCapacity, ModelName, OrgId, Overflow, PoolName, ProjectId,
-        RequestFields, Terms, UtcDay, Workload,
+        RequestFields, Terms, UtcDay, Workload, is_fine_tuned,
     },
     files::toml::Diagnostic,
 };
@@ -39,9 +43,7 @@ pub struct Policy {
     pub program: Program,
     /// The pools, ordered by name.
     pub pools: Vec<PoolName>,
-    models: HashMap<ModelName, PoolName>,
-    /// The capacities of models that the policy states, listed in a pool or not.
-    capacities: HashMap<ModelName, ModelCapacity>,
+    models: Models,
     /// The terms of each tier.
     pub tiers: BTreeMap<u8, Arc<Terms>>,
     /// An allowance of 0 in every pool.
@@ -54,12 +56,19 @@ pub struct Policy {
 /// The parser's findings that can lead to warnings.
 #[derive(Debug, Default)]
 struct Lints {
-    /// Warnings about models' names.
+    /// Warnings about models' names, and about capacities that are missing.
     models: Vec<Diagnostic>,
-    /// The line of `ends_on`.
-    ends_on_line: usize,
-    /// The line of `as_of`.
-    as_of_line: usize,
+    /// The line of `ends_on`, or of `extends`, if that has it.
+    ends_on: KeyPosition,
+    /// The line of `as_of`, or of `extends`, if that has it.
+    as_of: KeyPosition,
+}
+
+/// Where a value of the programme stands in the file.
+#[derive(Debug, Default, Clone, Copy)]
+struct KeyPosition {
+    line: usize,
+    key: &'static str,
 }
 
 /// The rules for all organizations.
@@ -67,6 +76,8 @@ struct Lints {
 pub struct Program {
     /// The programme's name.
     pub name: String,
+    /// The built-in programme that the policy extends.
+    pub extends: Option<&'static str>,
     /// Whether a pool stays open after a request that did not fit.
     pub overflow: Overflow,
     /// The kinds of work that can be free.
@@ -75,6 +86,8 @@ pub struct Program {
     pub ends_on: Option<UtcDay>,
     /// The date of the lists of models, if the file has it.
     pub as_of: Option<UtcDay>,
+    /// Where the lists of models are from, if the file has it.
+    pub source: Option<String>,
 }
 
 /// An organization's entry in the policy.
@@ -131,24 +144,51 @@ impl Policy {
             .expect("the built-in policy is valid, as a test shows")
     }
 
-    /// The pool that lists the model, by its exact name.
+    /// The pool that lists the model.
     pub fn pool_of(&self, model: &ModelName) -> Option<&PoolName> {
-        self.models.get(model)
+        match self.models.resolve(model.as_str()).1? {
+            ModelEntry::Listed(pool) => Some(pool),
+            ModelEntry::Retired(_) | ModelEntry::Alias(_) => None,
+        }
+    }
+
+    /// The pool of the model in the usage history: the one that lists it, or lists it as retired.
+    pub fn history_pool(&self, model: &ModelName) -> Option<&PoolName> {
+        match self.models.resolve(model.as_str()).1? {
+            ModelEntry::Listed(pool) | ModelEntry::Retired(pool) => Some(pool),
+            ModelEntry::Alias(_) => None,
+        }
     }
 
     /// How many models a pool lists.
     pub fn model_count(&self, pool: &PoolName) -> usize {
-        self.models.values().filter(|it| *it == pool).count()
+        let listed = ModelEntry::Listed(pool.clone());
+        self.models.count(|entry| *entry == listed)
     }
 
-    /// The capacity of a model, by its exact name; the default if the policy does not state it.
+    /// How many names are aliases.
+    pub fn alias_count(&self) -> usize {
+        self.models.count(|it| matches!(it, ModelEntry::Alias(_)))
+    }
+
+    /// How many models are retired.
+    pub fn retired_count(&self) -> usize {
+        self.models.count(|it| matches!(it, ModelEntry::Retired(_)))
+    }
+
+    /// The capacity of a model; the default if the policy does not state it.
     pub fn capacity(&self, model: &str) -> ModelCapacity {
-        self.capacities.get(model).copied().unwrap_or_default()
+        self.models.stated_capacity(model).unwrap_or_default()
     }
 
     /// How many models' capacities the policy states.
     pub fn capacity_count(&self) -> usize {
-        self.capacities.len()
+        self.models.capacities.len()
+    }
+
+    /// Whether the programme covers this kind of work.
+    pub fn covers(&self, workload: Workload) -> bool {
+        self.program.covered_workloads.contains(&workload)
     }
 
     /// The enrollment of an organization on a day; `None` if the policy doesn't know it.
@@ -206,22 +246,22 @@ impl Assessor<'_> {
         let Some((org, enrollment)) = &self.org else {
             return Eligibility::Ineligible(BilledReason::OrganizationNotEnrolled);
         };
-        let program = &self.policy.program;
+        let (model, entry) = self.policy.models.resolve(request.model.as_str());
         let ineligible = if enrollment.not_enrolled.is_some() {
             enrollment.not_enrolled
         } else if !org.data_sharing.includes(&request.project) {
             Some(BilledReason::ProjectNotSharing)
-        } else if !program.covered_workloads.contains(&request.workload) {
+        } else if !self.policy.covers(request.workload) {
             Some(BilledReason::WorkloadNotCovered)
-        } else if request.model.is_fine_tuned() {
+        } else if is_fine_tuned(model) {
             Some(BilledReason::FineTunedModel)
         } else {
             None
         };
-        match (ineligible, self.policy.pool_of(&request.model)) {
+        match (ineligible, entry) {
             (Some(reason), _) => Eligibility::Ineligible(reason),
-            (None, Some(pool)) => Eligibility::Eligible(pool.clone()),
-            (None, None) => Eligibility::Ineligible(BilledReason::ModelNotCovered),
+            (None, Some(ModelEntry::Listed(pool))) => Eligibility::Eligible(pool.clone()),
+            (None, _) => Eligibility::Ineligible(BilledReason::ModelNotCovered),
         }
     }
 }

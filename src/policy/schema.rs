@@ -1,16 +1,16 @@
 //! The policy file's schema.
 
+mod models;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-use super::{DataSharing, Lints, Organization, Policy, Program, warnings::lint_model_name};
+use self::models::ModelReader;
+use super::{BuiltinProgram, DataSharing, KeyPosition, Lints, Organization, Policy, Program};
 use crate::{
-    domain::{
-        ModelCapacity, ModelName, OrgId, Overflow, PoolName, ProjectId, Terms, Tokens, UtcDay,
-        Workload,
-    },
+    domain::{OrgId, Overflow, PoolName, ProjectId, Terms, Tokens, UtcDay, Workload},
     files::toml::{self, Entry, Faults, Section, distinct},
 };
 
@@ -42,25 +42,39 @@ impl Policy {
 /// Reads the whole file. Returns `None` only after reporting a fault.
 fn policy(root: &Section<'_>) -> Option<Policy> {
     let mut lints = Lints::default();
-    let program = program(root, &mut lints);
-    let (pools, models) = pools(root, &mut lints);
-    let capacities = capacities(root, &mut lints);
+    let section = root.section("program");
+    let base = base(&section);
+    let program = program(&section, base.as_ref(), &mut lints);
+    let read = ModelReader::read(root, &section, base.as_ref(), &mut lints);
+    section.finish();
     let overflow = program.overflow;
-    let tiers = tiers(root, &pools, overflow);
+    let tiers = tiers(root, &read, overflow, base.as_ref());
     let orgs = orgs(root, &tiers);
     root.finish();
+    let ModelReader { pools, models, .. } = read;
     let nothing = pools.iter().map(|pool| (pool.clone(), Tokens::ZERO));
     let no_terms = terms(overflow, nothing);
     Some(Policy {
         program,
         pools,
         models,
-        capacities,
         tiers,
         no_terms,
         orgs,
         lints,
     })
+}
+
+/// The built-in programme that the file extends.
+fn base(section: &Section<'_>) -> Option<Policy> {
+    let extends = section.entry("extends")?;
+    let named = extends.text().map(BuiltinProgram::named);
+    let named = named.and_then(|it| extends.check(it));
+    // Otherwise all that the file doesn't say would be faults, too.
+    let extended = named.unwrap_or_else(BuiltinProgram::newest);
+    let mut base = extended.policy();
+    base.program.extends = Some(extended.name);
+    Some(base)
 }
 
 fn terms(overflow: Overflow, allowances: impl Iterator<Item = (PoolName, Tokens)>) -> Arc<Terms> {
@@ -71,16 +85,18 @@ fn terms(overflow: Overflow, allowances: impl Iterator<Item = (PoolName, Tokens)
     })
 }
 
-fn program(root: &Section<'_>, lints: &mut Lints) -> Program {
-    let mut program = Program {
-        name: "unnamed".to_owned(),
-        overflow: Overflow::default(),
-        covered_workloads: vec![Workload::Inference],
-        ends_on: None,
-        as_of: None,
-    };
-    let Some(section) = root.get("program", Entry::section) else {
-        return program;
+fn program(section: &Section<'_>, base: Option<&Policy>, lints: &mut Lints) -> Program {
+    let mut program = match base {
+        Some(base) => base.program.clone(),
+        None => Program {
+            name: "unnamed".to_owned(),
+            extends: None,
+            overflow: Overflow::default(),
+            covered_workloads: vec![Workload::Inference],
+            ends_on: None,
+            as_of: None,
+            source: None,
+        },
     };
     if let Some(name) = section.get("name", Entry::text) {
         name.clone_into(&mut program.name);
@@ -94,20 +110,38 @@ fn program(root: &Section<'_>, lints: &mut Lints) -> Program {
             )),
         })
     });
-    program.overflow = overflow.unwrap_or_default();
+    program.overflow = overflow.unwrap_or(program.overflow);
     if let Some(covered) = section.get("covered_workloads", |list| {
         Some(distinct(list.texts()?, workload))
     }) {
         program.covered_workloads = covered;
     }
-    program.ends_on = section.get("ends_on", |entry| day(entry, &mut lints.ends_on_line));
-    program.as_of = section.get("as_of", |entry| day(entry, &mut lints.as_of_line));
-    section.finish();
+    let ends_on = day(section, "ends_on", "program.ends_on", &mut lints.ends_on);
+    program.ends_on = ends_on.or(program.ends_on);
+    let as_of = day(section, "as_of", "program.as_of", &mut lints.as_of);
+    program.as_of = as_of.or(program.as_of);
+    if let Some(source) = section.get("source", Entry::text) {
+        program.source = Some(source.to_owned());
+    }
     program
 }
 
-fn day(entry: &Entry<'_>, line: &mut usize) -> Option<UtcDay> {
-    *line = entry.line();
+/// The day of a key, and where it is from: the key, or `extends`.
+fn day(
+    section: &Section<'_>,
+    name: &'static str,
+    key: &'static str,
+    position: &mut KeyPosition,
+) -> Option<UtcDay> {
+    if let Some(extends) = section.entry("extends") {
+        *position = KeyPosition {
+            line: extends.line(),
+            key: "program.extends",
+        };
+    }
+    let entry = section.entry(name)?;
+    let line = entry.line();
+    *position = KeyPosition { line, key };
     let text = entry.day_text()?;
     let day = UtcDay::parse(&text);
     entry.check(day.map_err(|_| format!("{text:?} is not a day such as \"2027-01-31\"")))
@@ -122,80 +156,50 @@ fn workload(name: &str) -> Result<Workload, String> {
     })
 }
 
-type Pools = (Vec<PoolName>, HashMap<ModelName, PoolName>);
-
-fn pools(root: &Section<'_>, lints: &mut Lints) -> Pools {
-    let mut pools = Vec::new();
-    let mut models = HashMap::new();
-    let Some(section) = root.require("pools", Entry::section) else {
-        return (pools, models);
+fn tiers(
+    root: &Section<'_>,
+    read: &ModelReader<'_>,
+    overflow: Overflow,
+    base: Option<&Policy>,
+) -> BTreeMap<u8, Arc<Terms>> {
+    let of_base = base.iter().flat_map(|base| &base.tiers);
+    let of_base = of_base.map(|(tier, of_tier)| {
+        let allowances = of_tier.allowances.iter().cloned();
+        (*tier, terms(overflow, allowances))
+    });
+    let mut tiers: BTreeMap<u8, Arc<Terms>> = of_base.collect();
+    let section = match base {
+        Some(_) => root.get("tiers", Entry::section),
+        None => root.require("tiers", Entry::section),
     };
-    let mut first_lines: HashMap<&str, (PoolName, usize)> = HashMap::new();
-    for (name, entry) in section.entries() {
-        let Some(pool) = entry.check(PoolName::parse(name)) else {
-            continue;
-        };
-        pools.push(pool.clone());
-        let Some(section) = entry.section() else {
-            continue;
-        };
-        let listed = section.require("models", Entry::texts);
-        section.finish();
-        for (name, entry) in listed.unwrap_or_default() {
-            let Some(model) = entry.check(ModelName::parse(name)) else {
-                continue;
-            };
-            if model.is_fine_tuned() {
-                entry.fault(format!(
-                    "{name:?} is a fine-tuned model, and those are never covered"
-                ));
-            } else if let Some((other, line)) = first_lines.get(name) {
-                entry.fault(format!(
-                    "{name:?} is in pool {:?} already (line {line})",
-                    other.as_str()
-                ));
-            } else {
-                first_lines.insert(name, (pool.clone(), entry.line()));
-                lints.models.extend(lint_model_name(name, &entry));
-                models.insert(model, pool.clone());
-            }
+    let mut kept: Vec<u8> = tiers.keys().copied().collect();
+    if let Some(section) = section {
+        let own = own_tiers(&section, &read.pools, overflow);
+        kept.retain(|tier| !own.contains_key(tier));
+        tiers.extend(own);
+        if tiers.is_empty() {
+            section.fault("holds no tier");
         }
     }
-    if pools.is_empty() {
-        section.fault("holds no pool");
+    let kept: Vec<String> = kept.iter().map(u8::to_string).collect();
+    if !kept.is_empty() {
+        let kept = kept.join(", ");
+        for (_, entry) in &read.new_pools {
+            entry.fault(format!(
+                "has no allowance in the built-in programme's tiers {kept}: name them, each with every pool's allowance"
+            ));
+        }
     }
-    pools.sort();
-    (pools, models)
+    tiers
 }
 
-/// The capacities of models. A key that is left out has the value of a model about which nothing is known.
-fn capacities(root: &Section<'_>, lints: &mut Lints) -> HashMap<ModelName, ModelCapacity> {
-    let Some(section) = root.get("models", Entry::section) else {
-        return HashMap::new();
-    };
-    let capacities = section.entries().filter_map(|(name, entry)| {
-        let model = entry.check(ModelName::parse(name));
-        lints.models.extend(lint_model_name(name, &entry));
-        let section = entry.section()?;
-        let tokens =
-            |key, default| section.get_or(key, default, |it| it.number(1, ModelCapacity::MAX));
-        let default = ModelCapacity::default();
-        let capacity = ModelCapacity {
-            context: tokens("context", default.context),
-            max_output: tokens("max_output", default.max_output),
-            image: tokens("image", default.image),
-        };
-        section.finish();
-        Some((model?, capacity))
-    });
-    capacities.collect()
-}
-
-fn tiers(root: &Section<'_>, pools: &[PoolName], overflow: Overflow) -> BTreeMap<u8, Arc<Terms>> {
+/// The tiers that the file names, each with every pool's allowance.
+fn own_tiers(
+    section: &Section<'_>,
+    pools: &[PoolName],
+    overflow: Overflow,
+) -> BTreeMap<u8, Arc<Terms>> {
     let mut tiers = BTreeMap::new();
-    let Some(section) = root.require("tiers", Entry::section) else {
-        return tiers;
-    };
     let names: Vec<&str> = pools.iter().map(PoolName::as_str).collect();
     for (name, entry) in section.entries() {
         let Some(tier) = (1..=HIGHEST_TIER).find(|tier| tier.to_string() == name) else {
@@ -216,9 +220,6 @@ fn tiers(root: &Section<'_>, pools: &[PoolName], overflow: Overflow) -> BTreeMap
             (pool.clone(), tokens)
         });
         tiers.insert(tier, terms(overflow, allowances));
-    }
-    if tiers.is_empty() {
-        section.fault("holds no tier");
     }
     tiers
 }

@@ -37,34 +37,6 @@ fn a_day_that_is_not_in_the_calendar_is_refused() {
     }
 }
 
-/// The tiers, and how many models a pool has, are tested through `check-policy`.
-#[test]
-fn the_built_in_policy_lists_the_models_of_the_programme() {
-    let policy = Policy::builtin();
-    let large = PoolName::parse("large").expect("legal");
-    let mini = PoolName::parse("mini").expect("legal");
-    for (pool, models) in [
-        (
-            &large,
-            "gpt-4.5-preview gpt-4.1 gpt-4o o1 o1-preview o3 gpt-4.5-preview-2025-02-27 \
-             gpt-4.1-2025-04-14 gpt-4o-2024-05-13 gpt-4o-2024-08-06 gpt-4o-2024-11-20 \
-             o3-2025-04-16 o1-preview-2024-09-12 o1-2024-12-17",
-        ),
-        (
-            &mini,
-            "gpt-4.1-mini gpt-4.1-nano gpt-4o-mini o1-mini o3-mini o4-mini codex-mini-latest \
-             gpt-4.1-mini-2025-04-14 gpt-4.1-nano-2025-04-14 gpt-4o-mini-2024-07-18 \
-             o4-mini-2025-04-16 o1-mini-2024-09-12 o3-mini-2025-01-31",
-        ),
-    ] {
-        for model in models.split_whitespace() {
-            let model = ModelName::parse(model).expect("legal");
-            assert_eq!(policy.pool_of(&model), Some(pool), "{model}");
-        }
-    }
-    assert_eq!(policy.program.ends_on, None);
-}
-
 #[test]
 fn a_model_without_a_stated_capacity_has_a_high_one_key_by_key() {
     let text = text("") + "[models.\"ft:x\"]\ncontext = 8_192\n[models.gpt-4o]\nimage = 7\n";
@@ -83,6 +55,8 @@ fn a_model_without_a_stated_capacity_has_a_high_one_key_by_key() {
     }
     let builtin = Policy::builtin();
     for (model, wanted) in [
+        ("gpt-6-sol", of(1_050_000, 128_000, 50_000)),
+        ("gpt-5-mini", of(400_000, 128_000, 50_000)),
         ("gpt-4o-2024-05-13", of(128_000, 4_096, 1_445)),
         ("gpt-4o-mini", of(128_000, 16_384, 48_169)),
         ("gpt-4.1-nano-2025-04-14", of(1_047_576, 32_768, 3_779)),
@@ -102,3 +76,5 @@ fn a_file_that_is_cut_off_anywhere_is_accepted_or_refused_with_faults() {
         }
     }
 }
+
+mod programs;

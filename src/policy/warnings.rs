@@ -1,6 +1,6 @@
 //! Warnings: entries of a valid policy that are probably mistakes.
 
-use super::Policy;
+use super::{BuiltinProgram, KeyPosition, Policy};
 use crate::{
     domain::UtcDay,
     files::toml::{Diagnostic, Entry},
@@ -14,26 +14,31 @@ impl Policy {
     pub fn warnings(&self, today: UtcDay) -> Vec<Diagnostic> {
         let (program, lints) = (&self.program, &self.lints);
         let mut warnings = lints.models.clone();
-        let mut warn = |line, key: &str, message| {
-            let key = key.to_owned();
+        let mut warn = |at: KeyPosition, message| {
+            let (line, key) = (at.line, at.key.to_owned());
             warnings.push(Diagnostic { line, key, message });
         };
         if let Some(day) = program.ends_on.filter(|day| *day < today) {
             let message = format!("{day} is over: every request is billed (PROGRAM_ENDED)");
-            warn(lints.ends_on_line, "program.ends_on", message);
+            warn(lints.ends_on, message);
         }
         if let Some(day) = program.as_of {
             let age = (today.start() - day.start()).num_days();
             if age < 0 {
                 let message =
                     format!("{day} is in the future: the age of the lists of models is not known");
-                warn(lints.as_of_line, "program.as_of", message);
+                warn(lints.as_of, message);
             }
             if age > MAX_LIST_AGE_DAYS {
+                let newest = BuiltinProgram::newest().name;
+                let newer = match program.extends {
+                    Some(extends) if extends != newest => format!(" or extend {newest:?},"),
+                    _ => String::new(),
+                };
                 let message = format!(
-                    "the lists of models are {age} days old: compare them with the provider's, and set the day"
+                    "the lists of models are {age} days old: compare them with the provider's,{newer} and set as_of"
                 );
-                warn(lints.as_of_line, "program.as_of", message);
+                warn(lints.as_of, message);
             }
         }
         warnings.sort_by_key(|warning| warning.line);

@@ -32,6 +32,10 @@ pub(super) const fn workload_code(workload: Workload) -> char {
         Workload::HostedTool => 'h',
         Workload::FineTuning => 't',
         Workload::Evaluation => 'e',
+        Workload::Batch => 'b',
+        Workload::FunctionCalling => 'c',
+        Workload::Flex => 'f',
+        Workload::Priority => 'p',
     }
 }
 

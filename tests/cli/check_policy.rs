@@ -7,29 +7,57 @@ use super::tollgate;
 #[test]
 fn a_valid_policy_is_described_with_its_pools_and_tiers() {
     let builtin = concat!(env!("CARGO_MANIFEST_DIR"), "/src/policy/builtin.toml");
-    let ran = tollgate(&["check-policy", builtin]);
+    let june = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/policy/programs/openai-2025-06-27.toml"
+    );
+    let described = |file: &str| {
+        let ran = tollgate(&["check-policy", file]);
+        let narrow = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let lines: Vec<String> = ran.expect_success().lines().map(narrow).collect();
+        assert_eq!(lines[0], format!("{file} is valid"));
+        lines
+    };
+    for (file, expected) in [
+        (
+            builtin,
+            [
+                "extends openai-2026-09-28",
+                "lists of models of 2026-09-28",
+                "aliases 18",
+                "retired models 4",
+                "organizations 1",
+                "large 19 250,000 250,000 1,000,000 1,000,000 1,000,000",
+                "mini 13 2,500,000 2,500,000 10,000,000 10,000,000 10,000,000",
+                "org-demo 3 all projects",
+            ],
+        ),
+        (
+            june,
+            [
+                "program openai-complimentary-tokens",
+                "source https://help.openai.com/en/articles/10306912",
+                "overflow keep_open",
+                "covered workloads inference",
+                "model capacities 27",
+                "POOL MODELS TIER 1 TIER 2 TIER 3 TIER 4 TIER 5",
+                "large 14 250,000 250,000 1,000,000 1,000,000 1,000,000",
+                "mini 13 2,500,000 2,500,000 10,000,000 10,000,000 10,000,000",
+            ],
+        ),
+    ] {
+        let lines = described(file);
+        for line in expected {
+            assert!(
+                lines.contains(&line.to_owned()),
+                "{line:?} is not in {lines:?}"
+            );
+        }
+    }
     // The only warning is about the old date of its lists.
+    let ran = tollgate(&["check-policy", june]);
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
     assert!(ran.stderr.contains(": program.as_of: "), "{ran:?}");
-    let narrow = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-    let lines: Vec<String> = ran.expect_success().lines().map(narrow).collect();
-    assert_eq!(lines[0], format!("{builtin} is valid"));
-    for line in [
-        "program openai-complimentary-tokens",
-        "overflow keep_open",
-        "covered workloads inference",
-        "model capacities 20",
-        "organizations 1",
-        "POOL MODELS TIER 1 TIER 2 TIER 3 TIER 4 TIER 5",
-        "large 14 250,000 250,000 1,000,000 1,000,000 1,000,000",
-        "mini 13 2,500,000 2,500,000 10,000,000 10,000,000 10,000,000",
-        "org-demo 3 all projects",
-    ] {
-        assert!(
-            lines.contains(&line.to_owned()),
-            "{line:?} is not in {lines:?}"
-        );
-    }
 }
 
 /// A policy with faults. The comment on a faulty line names the key and a word of the expected message.
@@ -159,14 +187,19 @@ fn a_missing_policy_is_an_error() {
 
 #[test]
 fn the_difference_of_two_policies_is_printed_for_people() {
-    let builtin = concat!(env!("CARGO_MANIFEST_DIR"), "/src/policy/builtin.toml");
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("policy.toml");
-    let text = fs::read_to_string(builtin).unwrap();
     // Lists of today lead to no warning.
     let today = chrono::Utc::now().date_naive().to_string();
-    let text = text.replace("2025-06-27", &today);
-    let text = text.replace("[tiers.1]\nlarge = 250_000", "[tiers.1]\nlarge = 300_000");
+    let builtin = include_str!("../../src/policy/builtin.toml");
+    let before = builtin.replace("[orgs", &format!("as_of = {today}\n[orgs"));
+    let base = dir.path().join("base.toml");
+    fs::write(&base, &before).unwrap();
+    let base = base.to_str().unwrap();
+    let file = dir.path().join("policy.toml");
+    let text = before.replace(
+        "[orgs",
+        "without = [\"o3\"]\n[tiers.1]\nlarge = 300_000\nmini = 2_500_000\n[orgs",
+    );
     let text = text.replace(
         "tier = 3\ndata_sharing = \"all\"",
         "tier = 4\ndata_sharing = \"off\"",
@@ -182,11 +215,11 @@ fn the_difference_of_two_policies_is_printed_for_people() {
         ran.expect_success().lines().map(narrow).collect()
     };
     assert_eq!(
-        changes(&[name, "--against", builtin]),
+        changes(&[name, "--against", base]),
         [
-            &format!("{name} is valid, and changes in {builtin}"),
+            &format!("{name} is valid, and changes in {base}"),
             "WHAT CHANGES",
-            &format!("program 1 as_of 2025-06-27 → {today}"),
+            "models 1 o3 alias of o3-2025-04-16 → none",
             "allowances 1 large of tier 1 250000 → 300000",
             "organizations added 2 a, b",
             "organizations changed 1 org-demo (tier 3 → 4, data_sharing all → off)",

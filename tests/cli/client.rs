@@ -40,7 +40,7 @@ fn each_answer_is_a_table_for_people() {
     let changed = "verdict BILLED (RAN_OUTSIDE_PROGRAM), another verdict than at reserve";
     assert_eq!(outside[0], changed);
     assert_eq!(outside[1..], facts("0", "1,000,000"));
-    let uncovered = cli.table("reserve org-demo search gpt-5 1");
+    let uncovered = cli.table("reserve org-demo search gpt-7 1");
     assert_eq!(
         uncovered,
         ["verdict BILLED (MODEL_NOT_COVERED)", "resets in 12 h 0 min"]
@@ -77,14 +77,14 @@ fn the_usage_table_has_a_row_for_each_project_and_model() {
         ["2026-11-22 (UTC): nothing was used"]
     );
     cli.table("reserve org-demo search gpt-4o 1234");
-    cli.table("reserve org-demo answers gpt-5 5");
+    cli.table("reserve org-demo answers gpt-7 5");
     let head = "PROJECT MODEL POOL FREE TOKENS BILLED TOKENS FREE REQUESTS BILLED REQUESTS";
     assert_eq!(
         cli.table("usage org-demo --day 2026-11-22"),
         [
             "2026-11-22 (UTC), 2 rows",
             head,
-            "answers gpt-5 - 0 5 0 1",
+            "answers gpt-7 - 0 5 0 1",
             "search gpt-4o large 1,234 0 1 0",
         ]
     );

@@ -5,6 +5,7 @@ mod check_policy;
 mod client;
 mod estimate;
 mod health;
+mod program;
 mod tls;
 
 use std::process::Command;

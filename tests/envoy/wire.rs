@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use serde_json::json;
 use tollgate::envoy::proto::envoy::service::{
     accesslog::v3::{
         StreamAccessLogsMessage, access_log_service_client::AccessLogServiceClient,
@@ -219,6 +220,32 @@ async fn a_body_is_read_as_text_or_bytes_and_names_its_verdict() {
         let answer = service.check(request).await.unwrap();
         assert_eq!(headers(&answer), *expected);
         assert_eq!(answer.dynamic_metadata.is_some(), expected == &free);
+    }
+}
+
+#[tokio::test]
+async fn tools_and_service_tiers_that_the_policy_does_not_cover_are_billed() {
+    let service = Service::start(SETTINGS, None);
+    for (id, field, value) in [
+        (
+            "1",
+            "tools",
+            json!([{"type": "function", "function": {"name": "f"}}]),
+        ),
+        ("2", "functions", json!([{"name": "f"}])),
+        ("3", "service_tier", json!("flex")),
+        ("4", "service_tier", json!("priority")),
+    ] {
+        let mut body = chat("x", 60, "");
+        body[field] = value;
+        let http = HttpRequest {
+            id: id.to_owned(),
+            body: body.to_string(),
+            ..http_request()
+        };
+        let answer = service.check(check_of(http)).await.unwrap();
+        let reason = Some("workload_not_covered".to_owned());
+        assert_eq!(headers(&answer), ("billed".to_owned(), reason), "{field}");
     }
 }
 

@@ -2,10 +2,20 @@
 
 use tollgate::estimate::{Endpoint, estimate};
 
-use super::{CAPACITY, of};
+use super::{CAPACITY, covers, of};
 
 /// Wrong bodies of an endpoint, and their errors.
 const WRONG: &[(&str, &str, &str)] = &[
+    (
+        "chat",
+        r#"{"messages":[],"service_tier":1}"#,
+        "body: service_tier must be a string, and is a number",
+    ),
+    (
+        "responses",
+        r#"{"service_tier":"default","service_tier":"flex"}"#,
+        "body: service_tier is given twice",
+    ),
     (
         "chat",
         "",
@@ -258,6 +268,7 @@ fn a_wrong_body_is_an_error_that_names_the_place_and_repeats_nothing_of_the_body
         b"{\"input\":\"\xff\"}",
         Some("m"),
         |_| CAPACITY,
+        covers,
     );
     let error = not_utf8.expect_err("not UTF-8").to_string();
     assert_eq!(
@@ -273,7 +284,13 @@ fn a_wrong_body_is_an_error_that_names_the_place_and_repeats_nothing_of_the_body
         "{error}"
     );
     let long = "x".repeat(257);
-    let error = estimate(Endpoint::Responses, b"{}", Some(&long), |_| CAPACITY);
+    let error = estimate(
+        Endpoint::Responses,
+        b"{}",
+        Some(&long),
+        |_| CAPACITY,
+        covers,
+    );
     let error = error.expect_err("too long").to_string();
     assert_eq!(error, "model: is 257 bytes long, at most 256 are allowed");
 }

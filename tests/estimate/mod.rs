@@ -5,7 +5,7 @@ mod table;
 mod tokenizer;
 
 use tollgate::{
-    domain::ModelCapacity,
+    domain::{ModelCapacity, Workload},
     estimate::{Endpoint, Estimate, EstimateError, estimate},
 };
 
@@ -18,14 +18,19 @@ const CAPACITY: ModelCapacity = ModelCapacity {
     image: 700,
 };
 
+/// A policy that covers inference only.
+fn covers(workload: Workload) -> bool {
+    workload == Workload::Inference
+}
+
 fn estimate_of(
     endpoint: Endpoint,
     body: &[u8],
     capacity: impl Fn(&str) -> ModelCapacity,
 ) -> Result<Estimate, EstimateError> {
-    estimate(endpoint, body, Some("m"), capacity)
+    estimate(endpoint, body, Some("m"), capacity, covers)
 }
 
 fn of(endpoint: Endpoint, body: &str) -> Result<Estimate, EstimateError> {
-    estimate(endpoint, body.as_bytes(), Some("m"), |_| CAPACITY)
+    estimate_of(endpoint, body.as_bytes(), |_| CAPACITY)
 }

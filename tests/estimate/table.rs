@@ -5,7 +5,7 @@ use tollgate::{
     estimate::{Endpoint, Estimate, EstimateBasis, EstimateError, estimate, estimate_partial},
 };
 
-use super::{CAPACITY, REQUEST_TOKENS, estimate_of, of};
+use super::{CAPACITY, REQUEST_TOKENS, covers, estimate_of, of};
 
 fn chat(body: &str) -> Estimate {
     of(Endpoint::ChatCompletions, body).unwrap_or_else(|error| panic!("{body}: {error}"))
@@ -125,7 +125,6 @@ fn the_input_is_the_bytes_of_the_text_and_of_the_other_fields_as_json() {
             "{body}: {input}, not {wanted}"
         );
         assert_eq!(estimate.basis, EstimateBasis::TextBytes, "{body}");
-        assert_eq!(estimate.workload, Workload::Inference, "{body}");
     }
 }
 
@@ -338,7 +337,7 @@ fn references_and_hosted_tools_count_as_the_context_window() {
     }
     for body in [
         r#"{"previous_response_id":null,"conversation":null,"prompt":null,"tools":null,"input":"x"}"#,
-        r#"{"web_search_options":null,"tools":[{"type":"function"},{"type":"custom"}]}"#,
+        r#"{"web_search_options":null,"tools":[],"functions":[],"service_tier":"auto"}"#,
         r#"{"input":[{"type":"message","role":"user","content":"x"},{"role":"user","content":"x"}]}"#,
         r#"{"input":[{"type":"reasoning","encrypted_content":"x","summary":[{"type":"summary_text","text":"x"}]}]}"#,
         r#"{"input":[{"type":"reasoning","summary":[],"content":[{"type":"reasoning_text","text":"x"}]}]}"#,
@@ -351,6 +350,78 @@ fn references_and_hosted_tools_count_as_the_context_window() {
     let audio =
         r#"{"messages":[{"content":[{"type":"input_audio","input_audio":{"data":"AAAA"}}]}]}"#;
     assert_eq!(chat(audio).basis, EstimateBasis::TextBytes);
+}
+
+#[test]
+fn tools_of_the_client_and_the_service_tier_are_workloads_of_their_own() {
+    use Workload::{Flex, FunctionCalling, HostedTool, Inference, Priority};
+    for (body, workload, basis) in [
+        (
+            r#"{"tools":[{"type":"function"}]}"#,
+            FunctionCalling,
+            EstimateBasis::TextBytes,
+        ),
+        (
+            r#"{"tools":[{"type":"custom"}]}"#,
+            FunctionCalling,
+            EstimateBasis::TextBytes,
+        ),
+        (
+            r#"{"functions":[{"name":"f"}]}"#,
+            FunctionCalling,
+            EstimateBasis::TextBytes,
+        ),
+        (r#"{"service_tier":"flex"}"#, Flex, EstimateBasis::TextBytes),
+        (
+            r#"{"service_tier":"priority"}"#,
+            Priority,
+            EstimateBasis::TextBytes,
+        ),
+        (
+            r#"{"service_tier":"default"}"#,
+            Inference,
+            EstimateBasis::TextBytes,
+        ),
+        (
+            r#"{"service_tier":null}"#,
+            Inference,
+            EstimateBasis::TextBytes,
+        ),
+        (
+            r#"{"service_tier":"flex","tools":[{"type":"function"},{"type":"mcp"}]}"#,
+            HostedTool,
+            EstimateBasis::ContextWindow,
+        ),
+    ] {
+        let estimate = responses(body);
+        assert_eq!(
+            (estimate.workload, estimate.basis),
+            (workload, basis),
+            "{body}"
+        );
+    }
+}
+
+/// Otherwise a request could be FREE though the policy bills one of its workloads.
+#[test]
+fn of_several_workloads_the_first_one_that_is_not_covered_is_named() {
+    use Workload::{Flex, FunctionCalling, HostedTool};
+    let body = br#"{"service_tier":"flex","tools":[{"type":"function"},{"type":"mcp"}]}"#;
+    for (covered, wanted) in [
+        (&[][..], HostedTool),
+        (&[FunctionCalling, Flex], HostedTool),
+        (&[HostedTool], FunctionCalling),
+        (&[HostedTool, Flex], FunctionCalling),
+        (&[HostedTool, FunctionCalling], Flex),
+        (&[HostedTool, FunctionCalling, Flex], HostedTool),
+    ] {
+        let covers = |workload| covered.contains(&workload);
+        let endpoint = Endpoint::Responses;
+        let whole = estimate(endpoint, body, Some("m"), |_| CAPACITY, covers).unwrap();
+        assert_eq!(whole.workload, wanted, "{covered:?}");
+        let part = estimate_partial(endpoint, body, 90, Some("m"), |_| CAPACITY, covers).unwrap();
+        assert_eq!(part.workload, wanted, "{covered:?}");
+    }
 }
 
 #[test]
@@ -388,7 +459,13 @@ fn the_callers_model_takes_the_place_of_the_bodys() {
             max_output: model.len() as u64,
             ..CAPACITY
         };
-        let estimate = estimate(Endpoint::Responses, body.as_bytes(), model, capacity)?;
+        let estimate = estimate(
+            Endpoint::Responses,
+            body.as_bytes(),
+            model,
+            capacity,
+            covers,
+        )?;
         Ok((estimate.model.as_str().to_owned(), estimate.output_tokens))
     };
     let found = |model: &str| Ok((model.to_owned(), model.len() as u64));
@@ -408,7 +485,7 @@ fn a_body_that_is_cut_counts_as_the_context_window_once_its_model_was_seen() {
     let tool_ends = body.find("],\"messages").expect("there");
     for cut in 0..=body.len() {
         let prefix = &body.as_bytes()[..cut];
-        let estimate = estimate_partial(Endpoint::ChatCompletions, prefix, None, |_| CAPACITY);
+        let estimate = estimate_partial(Endpoint::ChatCompletions, prefix, None, |_| CAPACITY, covers);
         if cut < model_ends {
             assert_eq!(estimate, Err(EstimateError::ModelMissing), "{cut}");
             continue;
@@ -428,7 +505,7 @@ fn a_body_that_is_cut_counts_as_the_context_window_once_its_model_was_seen() {
         assert_eq!(estimate.expect("an estimate"), wanted, "{cut}");
     }
     let partial = |endpoint, prefix: &str| {
-        let estimate = estimate_partial(endpoint, prefix.as_bytes(), None, |_| CAPACITY)?;
+        let estimate = estimate_partial(endpoint, prefix.as_bytes(), None, |_| CAPACITY, covers)?;
         Ok::<_, EstimateError>((estimate.input_tokens, estimate.output_tokens))
     };
     let chat = |prefix| partial(Endpoint::ChatCompletions, prefix);

@@ -7,6 +7,8 @@ use tollgate::{
     estimate::{Endpoint, EstimateBasis, estimate, estimate_partial},
 };
 
+use super::covers;
+
 /// Larger than any body of the test: what is compared is the text.
 const CAPACITY: ModelCapacity = ModelCapacity {
     context: 1_000_000,
@@ -132,7 +134,7 @@ proptest! {
                 body["instructions"] = json!(instructions);
             }
             let body = written(&body, escaped, spaced);
-            let whole = estimate(endpoint, body.as_bytes(), None, |_| CAPACITY).unwrap();
+            let whole = estimate(endpoint, body.as_bytes(), None, |_| CAPACITY, covers).unwrap();
             prop_assert_eq!(whole.basis, EstimateBasis::TextBytes);
             prop_assert!(whole.input_tokens >= counted, "{} < {counted}: {body}", whole.input_tokens);
         }
@@ -141,7 +143,7 @@ proptest! {
     #[test]
     fn an_embeddings_estimate_is_never_below_what_a_tokenizer_counts(texts in vec(text(), 1..8)) {
         let body = json!({"model": "m", "input": texts}).to_string();
-        let found = estimate(Endpoint::Embeddings, body.as_bytes(), None, |_| CAPACITY).unwrap();
+        let found = estimate(Endpoint::Embeddings, body.as_bytes(), None, |_| CAPACITY, covers).unwrap();
         let counted: u64 = texts.iter().map(|text| tokens(text)).sum();
         prop_assert!(found.tokens.get() >= counted);
     }
@@ -154,8 +156,8 @@ proptest! {
             for field in ["", "messages", "input", "tools", "n"] {
                 let body = [format!("{{\"model\":\"m\",\"{field}\":").as_bytes(), &body, b"}"].concat();
                 for cut in [body.len(), body.len() / 2] {
-                    let _ = estimate(endpoint, &body[..cut], None, |_| CAPACITY);
-                    let _ = estimate_partial(endpoint, &body[..cut], None, |_| CAPACITY);
+                    let _ = estimate(endpoint, &body[..cut], None, |_| CAPACITY, covers);
+                    let _ = estimate_partial(endpoint, &body[..cut], None, |_| CAPACITY, covers);
                 }
             }
         }

@@ -94,7 +94,7 @@ async fn a_file_of_format_2_is_upgraded_and_keeps_what_ran_outside_the_programme
         ledger.reserve(new_reserve(400).id("r")).await.unwrap();
     }
     {
-        // Format 3 has one more verdict; all else is as in format 2.
+        // Format 3 has one more verdict and more workloads; all else is as in format 2.
         let database = Database::open(&path).unwrap();
         let transaction = database.begin_write().unwrap();
         let mut about = transaction.open_table(META).unwrap();

@@ -73,7 +73,7 @@ async fn tokens_and_workload_of_reserve_have_bounds_and_are_named() {
         let what = format!("{tokens} tokens");
         assert_names("tokens", client.reserve(new_reserve(tokens)).await, &what);
     }
-    for workload in [5, 99, -1] {
+    for workload in [9, 99, -1] {
         let request = ReserveRequest {
             workload,
             ..new_reserve(1)

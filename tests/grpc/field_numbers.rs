@@ -17,7 +17,8 @@ const ENUMS: &[(&str, &str, &str)] = &[
     (
         "Workload",
         "WORKLOAD_",
-        "UNSPECIFIED INFERENCE HOSTED_TOOL FINE_TUNING EVALUATION",
+        "UNSPECIFIED INFERENCE HOSTED_TOOL FINE_TUNING EVALUATION BATCH FUNCTION_CALLING FLEX \
+         PRIORITY",
     ),
     (
         "EstimateBasis",

@@ -3,8 +3,9 @@
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use serde_json::{Value, json};
+use tollgate::policy::PROGRAMS;
 
-use super::{ROOT, SETS, VERSIONS, chart, complete_chart, helm, render, values};
+use super::{ROOT, SETS, VERSIONS, chart, complete_chart, helm, render, render_with, toml, values};
 use crate::support::tools::{run, tool};
 
 fn read(file: &str) -> String {
@@ -52,7 +53,6 @@ fn the_chart_can_be_packaged_and_the_package_holds_everything() {
         "README.md",
         "values.yaml",
         "values.schema.json",
-        "files/programme.yaml",
         "templates/NOTES.txt",
         "templates/_pod.tpl",
         "templates/tests/reserve-and-release.yaml",
@@ -85,11 +85,27 @@ fn the_chart_has_the_version_of_the_program() {
     assert_eq!(image, format!("tollgate:{version}"));
 }
 
+/// Only the organizations and what differs are said, in the newest programme's own words.
 #[test]
-fn the_programme_of_the_chart_is_that_of_the_built_in_policy() {
-    let mut builtin = super::toml(&read("src/policy/builtin.toml"));
-    builtin.as_object_mut().unwrap().remove("orgs");
-    assert_eq!(yaml("helm/tollgate/files/programme.yaml"), builtin);
+fn a_policy_without_pools_extends_the_newest_programme() {
+    let policy = |words: &[&str]| toml(render_with("redis", words).policy().unwrap());
+    let newest = PROGRAMS.last().unwrap().name;
+    let extending = policy(&[]);
+    assert_eq!(extending["program"], json!({"extends": newest}));
+    let keys: Vec<_> = extending.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["orgs", "program"]);
+    let named = policy(&["--set", "policy.program.extends=openai-2025-06-27"]);
+    assert_eq!(named["program"], json!({"extends": "openai-2025-06-27"}));
+    let own = policy(&[
+        "--set",
+        "policy.tiers.1.large=1,policy.pools.large.models={o1}",
+    ]);
+    assert_eq!(own["pools"], json!({"large": {"models": ["o1"]}}));
+    assert!(own["program"].is_null(), "{own}");
+    let adding = "policy.program.extends=openai-2025-06-27,policy.pools.large.retired={o1},policy.aliases.a=o3";
+    let adding = policy(&["--set", adding]);
+    assert_eq!(adding["program"], json!({"extends": "openai-2025-06-27"}));
+    assert_eq!(adding["aliases"], json!({"a": "o3"}));
 }
 
 /// Each manifest, strictly, for the oldest and the newest Kubernetes. Kubernetes has no schemas for the objects of the

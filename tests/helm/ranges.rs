@@ -195,23 +195,6 @@ fn the_chart_accepts_what_the_program_accepts_and_the_program_refuses_the_rest()
     }
 }
 
-#[test]
-fn the_policy_has_the_date_of_the_programmes_lists_only_with_those_lists() {
-    let org = "policy.orgs={\"o\": {\"tier\": 1, \"data_sharing\": \"all\"}}";
-    let has_date = |more: &[&str]| {
-        let made = rendered(&[&[org], more].concat()).unwrap();
-        made.policy().unwrap().contains("as_of")
-    };
-    assert!(has_date(&[]));
-    let lists = r#"{"large": {"models": ["a"]}, "mini": {"models": ["b"]}}"#;
-    let lists = format!("policy.pools={lists}");
-    assert!(!has_date(&[&lists]));
-    assert!(has_date(&[
-        &lists,
-        "policy.program={\"as_of\": \"2026-11-01\"}"
-    ]));
-}
-
 fn check_dates(key: &str) {
     let org = "policy.orgs={\"o\": {\"tier\": 1, \"data_sharing\": \"all\"}}";
     let with_date =

@@ -28,6 +28,23 @@ fn assert_refused(words: &[&str], message: &str) {
 }
 
 #[test]
+fn pools_stand_alone_only_with_tiers_or_add_to_a_programme() {
+    let org = [
+        "policy.orgs.o.tier=1",
+        "policy.orgs.o.data_sharing=all",
+        "policy.pools.large.models={m}",
+    ];
+    assert_refused(&org, "policy.pools without policy.tiers");
+    for more in [
+        "policy.tiers.1.large=1",
+        "policy.program.extends=openai-2025-06-27",
+    ] {
+        let words = sets(&[&org[..], &[more]].concat());
+        template(&chart(), &words).expect_success();
+    }
+}
+
+#[test]
 fn values_that_no_pod_could_report_are_refused_with_what_would_be_right() {
     for (words, message) in [
         (

@@ -45,6 +45,17 @@ const WRONG_VALUES: &[(&str, &str)] = &[
         "policy.pools.large.models={m,m}",
         "/policy/pools/large/models",
     ),
+    (
+        "policy.pools.large.retired={m,m}",
+        "/policy/pools/large/retired",
+    ),
+    ("policy.program.without={m,m}", "/policy/program/without"),
+    ("policy.program.extends=", "/policy/program/extends"),
+    (
+        "policy.program.covered_workloads={dreams}",
+        "/policy/program/covered_workloads",
+    ),
+    ("policy.aliases.a=", "/policy/aliases/a"),
     ("settings.listen=0.0.0.0:1", "listen"),
     ("settings.drain_delay=soon", "/settings/drain_delay"),
     ("settings.drain_delay=5", "/settings/drain_delay"),

@@ -38,6 +38,10 @@ ENUMS = {
         "WORKLOAD_HOSTED_TOOL": 2,
         "WORKLOAD_FINE_TUNING": 3,
         "WORKLOAD_EVALUATION": 4,
+        "WORKLOAD_BATCH": 5,
+        "WORKLOAD_FUNCTION_CALLING": 6,
+        "WORKLOAD_FLEX": 7,
+        "WORKLOAD_PRIORITY": 8,
     },
 }
 

@@ -109,13 +109,18 @@ values. A label that is given twice is rendered once.
 {{- if .Values.existingPolicyConfigMap -}}{{- .Values.existingPolicyKey -}}{{- else -}}policy.toml{{- end -}}
 {{- end -}}
 
-{{/* The policy of the values as JSON; sections that they leave out are the programme's. */}}
+{{/*
+The policy of the values as JSON. Without pools of its own it extends the newest built-in programme, unless it names
+another one.
+*/}}
 {{- define "tollgate.policy" -}}
-{{- $policy := .Files.Get "files/programme.yaml" | fromYaml -}}
-{{- /* The date describes the programme's lists only. */ -}}
-{{- if get (default dict .Values.policy) "pools" -}}{{- $_ := unset $policy.program "as_of" -}}{{- end -}}
+{{- $policy := dict -}}
 {{- range $part, $value := .Values.policy -}}
 {{- if not (kindIs "invalid" $value) -}}{{- $_ := set $policy $part (mustDeepCopy $value) -}}{{- end -}}
+{{- end -}}
+{{- $program := default dict $policy.program -}}
+{{- if not (or $policy.pools $program.extends) -}}
+{{- $_ := set $policy "program" (set $program "extends" "openai-2026-09-28") -}}
 {{- end -}}
 {{- /* YAML reads an unquoted off as false. */ -}}
 {{- range $org, $terms := $policy.orgs -}}

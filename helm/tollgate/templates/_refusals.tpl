@@ -22,6 +22,10 @@ values.schema.json checks each value, and the program checks settings and policy
 {{- if and .Values.policy .Values.existingPolicyConfigMap -}}
 {{- $faults = append $faults "policy and existingPolicyConfigMap are both set: set one of them" -}}
 {{- end -}}
+{{- $policy := default dict .Values.policy -}}
+{{- if and $policy.pools (not $policy.tiers) (not (default dict $policy.program).extends) -}}
+{{- $faults = append $faults "policy.pools without policy.tiers: set policy.tiers (and policy.models), or policy.program.extends, which adds the pools to a built-in programme" -}}
+{{- end -}}
 {{- if and .Values.tls.existingSecret .Values.httpTls.existingSecret (eq .Values.httpTls.clientCertificates "required") -}}
 {{- $faults = append $faults "with tls, the probes use HTTP, and the kubelet has no certificate: set httpTls.clientCertificates: optional, and restrict access with networkPolicy.httpFrom" -}}
 {{- end -}}

@@ -37,8 +37,13 @@ const AFTER: &str = r#"
 overflow = "close_until_reset"
 covered_workloads = ["inference", "evaluation"]
 ends_on = "2027-01-31"
+source = "the banner"
+strip_prefixes = ["openai/"]
+[aliases]
+gpt-5-latest = "gpt-5"
 [pools.large]
 models = ["gpt-4o", "gpt-5"]
+retired = ["o3"]
 [pools.mini]
 models = ["o1"]
 [models.gpt-4o]
@@ -87,11 +92,13 @@ fn every_change_is_described_with_the_old_and_the_new_value() {
     assert_eq!(
         described(BEFORE, AFTER),
         [
-            "3 program: overflow keep_open → close_until_reset, covered_workloads inference → \
-             evaluation+inference, ends_on none → 2027-01-31",
+            "5 program: overflow keep_open → close_until_reset, covered_workloads inference → \
+             evaluation+inference, ends_on none → 2027-01-31, source none → the banner, \
+             strip_prefixes none → openai/",
             "1 pools added: mini",
             "1 pools removed: old",
-            "3 models: gpt-5 none → large, o1 large → mini, o3 large → none",
+            "4 models: gpt-5 none → large, gpt-5-latest none → alias of gpt-5, o1 large → mini, \
+             o3 large → large (retired)",
             "3 capacities of models: gpt-4o context 128000 + max_output 16384 + image 50000 → \
              context 128000 + max_output 4096 + image 50000, \
              o1 context 200000 + max_output 100000 + image 50000 → none, \

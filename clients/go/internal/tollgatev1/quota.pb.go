@@ -192,6 +192,14 @@ const (
 	Workload_WORKLOAD_FINE_TUNING Workload = 3
 	// An evaluation.
 	Workload_WORKLOAD_EVALUATION Workload = 4
+	// A request of a batch.
+	Workload_WORKLOAD_BATCH Workload = 5
+	// Inference with tools that the caller runs: functions and custom tools.
+	Workload_WORKLOAD_FUNCTION_CALLING Workload = 6
+	// Inference with service_tier "flex".
+	Workload_WORKLOAD_FLEX Workload = 7
+	// Inference with service_tier "priority".
+	Workload_WORKLOAD_PRIORITY Workload = 8
 )
 
 // Enum value maps for Workload.
@@ -202,13 +210,21 @@ var (
 		2: "WORKLOAD_HOSTED_TOOL",
 		3: "WORKLOAD_FINE_TUNING",
 		4: "WORKLOAD_EVALUATION",
+		5: "WORKLOAD_BATCH",
+		6: "WORKLOAD_FUNCTION_CALLING",
+		7: "WORKLOAD_FLEX",
+		8: "WORKLOAD_PRIORITY",
 	}
 	Workload_value = map[string]int32{
-		"WORKLOAD_UNSPECIFIED": 0,
-		"WORKLOAD_INFERENCE":   1,
-		"WORKLOAD_HOSTED_TOOL": 2,
-		"WORKLOAD_FINE_TUNING": 3,
-		"WORKLOAD_EVALUATION":  4,
+		"WORKLOAD_UNSPECIFIED":      0,
+		"WORKLOAD_INFERENCE":        1,
+		"WORKLOAD_HOSTED_TOOL":      2,
+		"WORKLOAD_FINE_TUNING":      3,
+		"WORKLOAD_EVALUATION":       4,
+		"WORKLOAD_BATCH":            5,
+		"WORKLOAD_FUNCTION_CALLING": 6,
+		"WORKLOAD_FLEX":             7,
+		"WORKLOAD_PRIORITY":         8,
 	}
 )
 
@@ -1408,7 +1424,7 @@ type UsageRow struct {
 	Project string `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
 	// The model.
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
-	// The pool that lists the model now; empty if none does.
+	// The pool that lists the model now, also as retired; empty if none does.
 	Pool string `protobuf:"bytes,3,opt,name=pool,proto3" json:"pool,omitempty"`
 	// Tokens of its free requests.
 	FreeTokens uint64 `protobuf:"varint,4,opt,name=free_tokens,json=freeTokens,proto3" json:"free_tokens,omitempty"`
@@ -1579,7 +1595,9 @@ type EstimateResponse struct {
 	Basis EstimateBasis `protobuf:"varint,4,opt,name=basis,proto3,enum=tollgate.v1.EstimateBasis" json:"basis,omitempty"`
 	// The model, for the Reserve.
 	Model string `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
-	// The kind of work, for the Reserve: INFERENCE, or HOSTED_TOOL if the provider may run tools.
+	// The kind of work, for the Reserve: HOSTED_TOOL if the provider may run tools, FUNCTION_CALLING if the
+	// caller may, FLEX or PRIORITY by its service_tier; of several, the first that the policy does not cover,
+	// otherwise the first. INFERENCE without any of them.
 	Workload Workload `protobuf:"varint,6,opt,name=workload,proto3,enum=tollgate.v1.Workload" json:"workload,omitempty"`
 	// Whether the request states the maximum of its output.
 	OutputCapped  bool `protobuf:"varint,7,opt,name=output_capped,json=outputCapped,proto3" json:"output_capped,omitempty"`
@@ -1795,13 +1813,17 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x12\x1c\n" +
 	"\x18BILLED_REASON_DAY_CLOSED\x10\v\x12#\n" +
 	"\x1fBILLED_REASON_STORE_UNAVAILABLE\x10\f\x12%\n" +
-	"!BILLED_REASON_RAN_OUTSIDE_PROGRAM\x10\r*\x89\x01\n" +
+	"!BILLED_REASON_RAN_OUTSIDE_PROGRAM\x10\r*\xe6\x01\n" +
 	"\bWorkload\x12\x18\n" +
 	"\x14WORKLOAD_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12WORKLOAD_INFERENCE\x10\x01\x12\x18\n" +
 	"\x14WORKLOAD_HOSTED_TOOL\x10\x02\x12\x18\n" +
 	"\x14WORKLOAD_FINE_TUNING\x10\x03\x12\x17\n" +
-	"\x13WORKLOAD_EVALUATION\x10\x04*q\n" +
+	"\x13WORKLOAD_EVALUATION\x10\x04\x12\x12\n" +
+	"\x0eWORKLOAD_BATCH\x10\x05\x12\x1d\n" +
+	"\x19WORKLOAD_FUNCTION_CALLING\x10\x06\x12\x11\n" +
+	"\rWORKLOAD_FLEX\x10\a\x12\x15\n" +
+	"\x11WORKLOAD_PRIORITY\x10\b*q\n" +
 	"\rEstimateBasis\x12\x1e\n" +
 	"\x1aESTIMATE_BASIS_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19ESTIMATE_BASIS_TEXT_BYTES\x10\x01\x12!\n" +

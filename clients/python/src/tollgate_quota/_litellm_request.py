@@ -18,7 +18,7 @@ _PATHS = {
 FIELDS = (
     "input", "instructions", "system", "prompt", "text", "tools", "functions", "response_format",
     "prediction", "n", "max_tokens", "max_completion_tokens", "max_output_tokens",
-    "web_search_options", "previous_response_id", "conversation", "audio",
+    "web_search_options", "previous_response_id", "conversation", "audio", "service_tier",
 )  # fmt: skip
 _MAXIMA = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _INTERNAL = frozenset({"metadata", "proxy_server_request", "secret_fields", "shared_session"})

@@ -67,6 +67,10 @@ class Workload(_OpenEnum):
     HOSTED_TOOL = 2
     FINE_TUNING = 3
     EVALUATION = 4
+    BATCH = 5
+    FUNCTION_CALLING = 6
+    FLEX = 7
+    PRIORITY = 8
 
 
 class EstimateBasis(_OpenEnum):

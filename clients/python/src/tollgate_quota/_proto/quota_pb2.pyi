@@ -40,6 +40,10 @@ class Workload(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WORKLOAD_HOSTED_TOOL: _ClassVar[Workload]
     WORKLOAD_FINE_TUNING: _ClassVar[Workload]
     WORKLOAD_EVALUATION: _ClassVar[Workload]
+    WORKLOAD_BATCH: _ClassVar[Workload]
+    WORKLOAD_FUNCTION_CALLING: _ClassVar[Workload]
+    WORKLOAD_FLEX: _ClassVar[Workload]
+    WORKLOAD_PRIORITY: _ClassVar[Workload]
 
 class EstimateBasis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -68,6 +72,10 @@ WORKLOAD_INFERENCE: Workload
 WORKLOAD_HOSTED_TOOL: Workload
 WORKLOAD_FINE_TUNING: Workload
 WORKLOAD_EVALUATION: Workload
+WORKLOAD_BATCH: Workload
+WORKLOAD_FUNCTION_CALLING: Workload
+WORKLOAD_FLEX: Workload
+WORKLOAD_PRIORITY: Workload
 ESTIMATE_BASIS_UNSPECIFIED: EstimateBasis
 ESTIMATE_BASIS_TEXT_BYTES: EstimateBasis
 ESTIMATE_BASIS_CONTEXT_WINDOW: EstimateBasis

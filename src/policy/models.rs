@@ -1,0 +1,81 @@
+//! What the names of models stand for (docs/CONTRACT.md, "Models").
+
+use std::{collections::HashMap, fmt};
+
+use crate::domain::{ModelCapacity, ModelName, PoolName};
+
+/// What a name of the policy stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ModelEntry {
+    /// A model of this pool.
+    Listed(PoolName),
+    /// A model that is not covered any more. It keeps its pool in the usage history.
+    Retired(PoolName),
+    /// Another name, of a listed model.
+    Alias(ModelName),
+}
+
+/// The names of models, and the capacities of models. Names match exactly.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Models {
+    pub(super) entries: HashMap<ModelName, ModelEntry>,
+    /// The capacities that the policy states, of models that it lists and of others.
+    pub(super) capacities: HashMap<ModelName, ModelCapacity>,
+    /// Removed from the beginning of a name that the policy does not have.
+    pub(super) strip_prefixes: Vec<String>,
+}
+
+impl Models {
+    /// The model that a name stands for, never an alias; and its entry, if the policy has one.
+    pub(super) fn resolve<'p: 'n, 'n>(
+        &'p self,
+        name: &'n str,
+    ) -> (&'n str, Option<&'p ModelEntry>) {
+        let (name, entry) = match self.entries.get(name) {
+            Some(entry) => (name, Some(entry)),
+            None => {
+                let rest = self.stripped(name);
+                (rest, self.entries.get(rest))
+            }
+        };
+        match entry {
+            Some(ModelEntry::Alias(target)) => (target.as_str(), self.entries.get(target)),
+            entry => (name, entry),
+        }
+    }
+
+    /// The name without a prefix of `strip_prefixes`. Of several prefixes, the longest.
+    fn stripped<'n>(&self, name: &'n str) -> &'n str {
+        let prefixes = self.strip_prefixes.iter();
+        let rests = prefixes.filter_map(|prefix| name.strip_prefix(prefix.as_str()));
+        let rest = rests.min_by_key(|rest| rest.len());
+        rest.filter(|rest| !rest.is_empty()).unwrap_or(name)
+    }
+
+    /// The capacity that the policy states: of the name itself, otherwise of the name without its prefix, otherwise of
+    /// the model that it stands for.
+    pub(super) fn stated_capacity(&self, name: &str) -> Option<ModelCapacity> {
+        let rest = match self.entries.contains_key(name) {
+            true => name,
+            false => self.stripped(name),
+        };
+        let names = [name, rest, self.resolve(name).0];
+        let mut stated = names.iter().filter_map(|name| self.capacities.get(*name));
+        stated.next().copied()
+    }
+
+    /// How many names have such an entry.
+    pub(super) fn count(&self, is_counted: impl Fn(&ModelEntry) -> bool) -> usize {
+        self.entries.values().filter(|it| is_counted(it)).count()
+    }
+}
+
+impl fmt::Display for ModelEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listed(pool) => pool.fmt(f),
+            Self::Retired(pool) => write!(f, "{pool} (retired)"),
+            Self::Alias(target) => write!(f, "alias of {target}"),
+        }
+    }
+}
