@@ -87,7 +87,7 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
     } else {
         format!("not enrolled: {}", reason(answer.not_enrolled_reason))
     };
-    let columns: &[Column<PoolQuota>] = &[
+    let mut columns: Vec<Column<PoolQuota>> = vec![
         ("POOL", |pool| Cell::new(&pool.pool)),
         ("", |pool| Cell::new(bar(pool.used, pool.allowance))),
         ("USED / ALLOWANCE", |pool| {
@@ -100,7 +100,11 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
         }),
         ("BILLED", |pool| number(pool.billed_tokens)),
     ];
-    let pools = rows(&answer.pools, columns);
+    // Most policies have no margin.
+    if answer.pools.iter().any(|pool| pool.margin_tokens > 0) {
+        columns.insert(4, ("MARGIN", |pool| number(pool.margin_tokens)));
+    }
+    let pools = rows(&answer.pools, &columns);
     format!(
         "{}: tier {}, {standing}. {} (UTC), resets in {}\n{pools}",
         answer.org,
@@ -148,6 +152,12 @@ pub(super) fn policy(policy: &Policy) -> String {
         .ends_on
         .map_or("no end announced".to_owned(), |day| day.to_string());
     fact(&mut lines, "last free day", ends_on);
+    let margin = policy.program_margin();
+    fact(
+        &mut lines,
+        "margin",
+        margin.map_or("none".to_owned(), |it| it.to_string()),
+    );
     fact(&mut lines, "model capacities", policy.capacity_count());
     fact(&mut lines, "organizations", policy.orgs.len());
     let (facts, tiers) = (lines.trim_fmt(), tiers(policy).trim_fmt());

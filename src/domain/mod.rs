@@ -28,7 +28,7 @@ pub use pool::{Overflow, PoolCounters, PoolTerms, judge_late_settle};
 pub use reservation::{
     Progress, Refusal, RequestField, RequestFields, Reservation, ReservationState, Workload,
 };
-pub use terms::{Eligibility, Terms};
+pub use terms::{Eligibility, Grant, Margin, Terms};
 pub use tokens::{CounterOverflow, Tokens};
 pub use usage::{RowChoice, RowCounts, UsageCounters, other_row};
 pub use verdict::{BilledReason, Verdict};

@@ -34,8 +34,17 @@ impl Overflow {
 pub struct PoolTerms {
     /// The free tokens of a day.
     pub allowance: Tokens,
+    /// The part of the allowance that no Reserve gets. Settle knows no margin: the provider knows none.
+    pub margin: Tokens,
     /// What an overflow does to the pool.
     pub overflow: Overflow,
+}
+
+impl PoolTerms {
+    /// What Reserves get of the allowance.
+    pub const fn reservable(self) -> Tokens {
+        self.allowance.less(self.margin)
+    }
 }
 
 /// What one pool of one organization counted on one day.
@@ -57,11 +66,12 @@ pub struct PoolCounters {
 }
 
 impl PoolCounters {
-    /// The verdict on an eligible request: free if all of it fits. The allowance may be reached exactly.
+    /// The verdict on an eligible request: free if all of it fits. What Reserves get of the allowance may be
+    /// reached exactly.
     pub fn judge_reserve(&self, terms: PoolTerms, tokens: Tokens) -> Verdict {
         if self.is_closed(terms) {
             Verdict::Billed(BilledReason::PoolClosed)
-        } else if fits(self.used, terms, tokens) {
+        } else if fits(self.used, terms.reservable(), tokens) {
             Verdict::Free
         } else {
             Verdict::Billed(BilledReason::AllowanceExceeded)
@@ -79,10 +89,12 @@ impl PoolCounters {
     ) -> Verdict {
         match held {
             Verdict::Free if actual <= reserved => Verdict::Free,
-            Verdict::Free if fits(self.used.less(reserved), terms, actual) => Verdict::Free,
+            Verdict::Free if fits(self.used.less(reserved), terms.allowance, actual) => {
+                Verdict::Free
+            }
             Verdict::Free => Verdict::Billed(BilledReason::AllowanceExceeded),
             Verdict::Billed(BilledReason::AllowanceExceeded)
-                if !self.is_closed(terms) && fits(self.used, terms, actual) =>
+                if !self.is_closed(terms) && fits(self.used, terms.allowance, actual) =>
             {
                 Verdict::Free
             }
@@ -162,8 +174,8 @@ pub fn judge_late_settle(held: Verdict, reserved: Tokens, actual: Tokens) -> Ver
 }
 
 /// `used + tokens <= allowance`, without overflow; false if the allowance was cut below `used`.
-fn fits(used: Tokens, terms: PoolTerms, tokens: Tokens) -> bool {
-    used <= terms.allowance && tokens <= terms.allowance.less(used)
+fn fits(used: Tokens, allowance: Tokens, tokens: Tokens) -> bool {
+    used <= allowance && tokens <= allowance.less(used)
 }
 
 #[cfg(test)]
@@ -179,6 +191,7 @@ mod tests {
     fn terms(allowance: u64, overflow: Overflow) -> PoolTerms {
         PoolTerms {
             allowance: tokens(allowance),
+            margin: Tokens::ZERO,
             overflow,
         }
     }
@@ -197,6 +210,27 @@ mod tests {
         assert_eq!(pool.judge_reserve(terms, tokens(30_000)), EXCEEDED);
         assert_eq!(pool.judge_reserve(terms, tokens(25_000)), Verdict::Free);
         assert_eq!(pool.judge_reserve(terms, tokens(25_001)), EXCEEDED);
+    }
+
+    #[test]
+    fn a_margin_bounds_reserve_and_not_settle() {
+        let margin = tokens(100);
+        let terms = PoolTerms {
+            margin,
+            ..terms(1_000, Overflow::KeepOpen)
+        };
+        let pool = used(800);
+        assert_eq!(pool.judge_reserve(terms, tokens(100)), Verdict::Free);
+        assert_eq!(pool.judge_reserve(terms, tokens(101)), EXCEEDED);
+        for (held, actual, verdict) in [
+            (Verdict::Free, 300, Verdict::Free),
+            (Verdict::Free, 301, EXCEEDED),
+            (EXCEEDED, 200, Verdict::Free),
+            (EXCEEDED, 201, EXCEEDED),
+        ] {
+            let settled = pool.judge_settle(terms, held, tokens(100), tokens(actual));
+            assert_eq!(settled, verdict, "{held:?} {actual}");
+        }
     }
 
     #[test]

@@ -236,6 +236,7 @@ pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
             billed_requests: counters.billed_requests,
             held_tokens: counters.held.get(),
             closed: balance.is_closed,
+            margin_tokens: balance.margin.get(),
         });
     GetQuotaResponse {
         org: org.to_string(),

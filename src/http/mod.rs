@@ -192,6 +192,7 @@ async fn quota(
             "billed_requests": counters.billed_requests,
             "held_tokens": counters.held.get(),
             "closed": figures.is_closed,
+            "margin_tokens": figures.margin.get(),
         })
     });
     Ok(Json(json!({

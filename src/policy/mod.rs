@@ -5,6 +5,7 @@
 //! `watch.rs` reloads the file while the service runs.
 
 mod diff;
+mod margins;
 mod schema;
 mod warnings;
 mod watch;
@@ -14,6 +15,7 @@ use std::{
     sync::Arc,
 };
 
+use self::margins::{Margins, OwnTerms};
 pub use self::{
     diff::{Diff, Truncated},
     schema::MAX_BYTES,
@@ -21,8 +23,8 @@ pub use self::{
 };
 use crate::{
     domain::{
-        BilledReason, Eligibility, ModelCapacity, ModelName, OrgId, Overflow, PoolName, ProjectId,
-        RequestFields, Terms, UtcDay, Workload,
+        BilledReason, Eligibility, Margin, ModelCapacity, ModelName, OrgId, Overflow, PoolName,
+        ProjectId, RequestFields, Terms, UtcDay, Workload,
     },
     files::toml::Diagnostic,
 };
@@ -44,6 +46,9 @@ pub struct Policy {
     capacities: HashMap<ModelName, ModelCapacity>,
     /// The terms of each tier.
     pub tiers: BTreeMap<u8, Arc<Terms>>,
+    margins: Margins,
+    /// The terms of organizations with margins of their own.
+    own_terms: OwnTerms,
     /// An allowance of 0 in every pool.
     no_terms: Arc<Terms>,
     /// The organizations.
@@ -88,6 +93,8 @@ pub struct Organization {
     pub zero_data_retention: bool,
     /// An enterprise plan: nothing of it is free.
     pub enterprise: bool,
+    /// Its own margin, in place of the pools' and the programme's.
+    pub margin: Option<Margin>,
 }
 
 /// Which projects of an organization share their data.
@@ -146,6 +153,11 @@ impl Policy {
         self.capacities.get(model).copied().unwrap_or_default()
     }
 
+    /// The programme's margin, if it has one.
+    pub fn program_margin(&self) -> Option<Margin> {
+        self.margins.program
+    }
+
     /// How many models' capacities the policy states.
     pub fn capacity_count(&self) -> usize {
         self.capacities.len()
@@ -177,9 +189,10 @@ impl Policy {
         } else {
             None
         };
-        let terms = match not_enrolled {
-            Some(_) => &self.no_terms,
-            None => &self.tiers[&org.tier],
+        let terms = match (not_enrolled, org.margin) {
+            (Some(_), _) => &self.no_terms,
+            (None, Some(margin)) => &self.own_terms[&(org.tier, margin)],
+            (None, None) => &self.tiers[&org.tier],
         };
         Enrollment {
             tier: org.tier,

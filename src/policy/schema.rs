@@ -5,11 +5,15 @@ use std::{
     sync::Arc,
 };
 
-use super::{DataSharing, Lints, Organization, Policy, Program, warnings::lint_model_name};
+use super::{
+    DataSharing, Lints, Organization, Policy, Program,
+    margins::{Margins, margin},
+    warnings::lint_model_name,
+};
 use crate::{
     domain::{
-        ModelCapacity, ModelName, OrgId, Overflow, PoolName, ProjectId, Terms, Tokens, UtcDay,
-        Workload,
+        Grant, ModelCapacity, ModelName, OrgId, Overflow, PoolName, ProjectId, Terms, Tokens,
+        UtcDay, Workload,
     },
     files::toml::{self, Entry, Faults, Section, distinct},
 };
@@ -42,13 +46,15 @@ impl Policy {
 /// Reads the whole file. Returns `None` only after reporting a fault.
 fn policy(root: &Section<'_>) -> Option<Policy> {
     let mut lints = Lints::default();
-    let program = program(root, &mut lints);
-    let (pools, models) = pools(root, &mut lints);
+    let mut margins = Margins::default();
+    let program = program(root, &mut margins, &mut lints);
+    let (pools, models) = pools(root, &mut margins, &mut lints);
     let capacities = capacities(root, &mut lints);
     let overflow = program.overflow;
-    let tiers = tiers(root, &pools, overflow);
+    let mut tiers = tiers(root, &pools, overflow);
     let orgs = orgs(root, &tiers);
     root.finish();
+    let own_terms = margins.apply_to(&mut tiers, &orgs);
     let nothing = pools.iter().map(|pool| (pool.clone(), Tokens::ZERO));
     let no_terms = terms(overflow, nothing);
     Some(Policy {
@@ -57,6 +63,8 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
         models,
         capacities,
         tiers,
+        margins,
+        own_terms,
         no_terms,
         orgs,
         lints,
@@ -64,14 +72,15 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
 }
 
 fn terms(overflow: Overflow, allowances: impl Iterator<Item = (PoolName, Tokens)>) -> Arc<Terms> {
-    let allowances = allowances.collect();
-    Arc::new(Terms {
-        overflow,
-        allowances,
-    })
+    let grant = |(pool, allowance)| {
+        let margin = Tokens::ZERO;
+        (pool, Grant { allowance, margin })
+    };
+    let pools = allowances.map(grant).collect();
+    Arc::new(Terms { overflow, pools })
 }
 
-fn program(root: &Section<'_>, lints: &mut Lints) -> Program {
+fn program(root: &Section<'_>, margins: &mut Margins, lints: &mut Lints) -> Program {
     let mut program = Program {
         name: "unnamed".to_owned(),
         overflow: Overflow::default(),
@@ -102,6 +111,7 @@ fn program(root: &Section<'_>, lints: &mut Lints) -> Program {
     }
     program.ends_on = section.get("ends_on", |entry| day(entry, &mut lints.ends_on_line));
     program.as_of = section.get("as_of", |entry| day(entry, &mut lints.as_of_line));
+    margins.program = margin(&section);
     section.finish();
     program
 }
@@ -124,7 +134,7 @@ fn workload(name: &str) -> Result<Workload, String> {
 
 type Pools = (Vec<PoolName>, HashMap<ModelName, PoolName>);
 
-fn pools(root: &Section<'_>, lints: &mut Lints) -> Pools {
+fn pools(root: &Section<'_>, margins: &mut Margins, lints: &mut Lints) -> Pools {
     let mut pools = Vec::new();
     let mut models = HashMap::new();
     let Some(section) = root.require("pools", Entry::section) else {
@@ -140,6 +150,8 @@ fn pools(root: &Section<'_>, lints: &mut Lints) -> Pools {
             continue;
         };
         let listed = section.require("models", Entry::texts);
+        let margin = margin(&section).map(|margin| (pool.clone(), margin));
+        margins.pools.extend(margin);
         section.finish();
         for (name, entry) in listed.unwrap_or_default() {
             let Some(model) = entry.check(ModelName::parse(name)) else {
@@ -244,12 +256,14 @@ fn organization(section: &Section<'_>, tiers: &BTreeMap<u8, Arc<Terms>>) -> Opti
     let data_sharing = data_sharing(section);
     let zero_data_retention = section.get("zero_data_retention", Entry::flag);
     let enterprise = section.get("enterprise", Entry::flag);
+    let margin = margin(section);
     section.finish();
     Some(Organization {
         tier: tier?,
         data_sharing: data_sharing?,
         zero_data_retention: zero_data_retention.unwrap_or(false),
         enterprise: enterprise.unwrap_or(false),
+        margin,
     })
 }
 

@@ -299,6 +299,8 @@ pub struct PoolBalance {
     pub pool: PoolName,
     /// Free tokens a day.
     pub allowance: Tokens,
+    /// The part of the allowance that no Reserve gets.
+    pub margin: Tokens,
     /// Free tokens counted.
     pub used: Tokens,
     /// Whether every further Reserve of today is BILLED `POOL_CLOSED`.
@@ -313,6 +315,7 @@ impl PoolBalance {
         Self {
             pool,
             allowance: terms.allowance,
+            margin: terms.margin,
             used: counters.used,
             is_closed: counters.is_closed(terms),
         }
@@ -324,18 +327,19 @@ impl PoolBalance {
         Self {
             pool,
             allowance: Tokens::ZERO,
+            margin: Tokens::ZERO,
             used: Tokens::ZERO,
             is_closed: false,
         }
     }
 
-    /// The tokens that can still be free: max(0, allowance − used); 0 in a closed pool.
+    /// The tokens that can still be free: max(0, allowance − margin − used); 0 in a closed pool.
     #[must_use]
     pub fn remaining(&self) -> Tokens {
         if self.is_closed {
             Tokens::ZERO
         } else {
-            self.allowance.less(self.used)
+            self.allowance.less(self.margin).less(self.used)
         }
     }
 }

@@ -5,6 +5,7 @@ mod held_tokens;
 mod history;
 mod ids;
 mod late_settles;
+mod margin;
 mod names;
 mod outside_program;
 mod policy_change;

@@ -55,7 +55,8 @@ const MESSAGES: &[(&str, &str)] = &[
     ),
     (
         "PoolQuota",
-        "pool allowance used remaining billed_tokens free_requests billed_requests",
+        "pool allowance used remaining billed_tokens free_requests billed_requests held_tokens closed \
+         margin_tokens",
     ),
     ("ListUsageRequest", "org day page_size page_token"),
     ("ListUsageResponse", "day rows next_page_token"),

@@ -371,7 +371,7 @@ impl Model {
     fn judge(&self, org: &str, pool: &str, tokens: u64) -> &'static str {
         if self.is_closed(org, pool) {
             "PoolClosed"
-        } else if self.used(org, pool) + tokens <= self.allowance(org, pool) {
+        } else if self.used(org, pool) + tokens <= self.reservable(org, pool) {
             "FREE"
         } else {
             "AllowanceExceeded"
@@ -403,6 +403,12 @@ impl Model {
             .pools
             .get(pool)
             .map_or(0, |(_, allowance)| *allowance)
+    }
+
+    /// What Reserves get of the allowance.
+    fn reservable(&self, org: &str, pool: &str) -> u64 {
+        let allowance = self.allowance(org, pool);
+        allowance.saturating_sub(self.rules.margin(org, pool, allowance))
     }
 
     fn not_enrolled(&self, org: &str) -> Option<&'static str> {
@@ -443,7 +449,7 @@ impl Model {
         let (allowance, used) = (self.allowance(org, pool), self.used(org, pool));
         let remaining = match self.is_closed(org, pool) {
             true => 0,
-            false => allowance.saturating_sub(used),
+            false => self.reservable(org, pool).saturating_sub(used),
         };
         format!("{pool} {allowance} {used} {remaining}")
     }

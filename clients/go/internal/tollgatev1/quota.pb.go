@@ -413,7 +413,7 @@ type ReserveResponse struct {
 	Allowance uint64 `protobuf:"varint,4,opt,name=allowance,proto3" json:"allowance,omitempty"`
 	// Free tokens counted in that pool today, right after this decision; on a replay, the present figure.
 	Used uint64 `protobuf:"varint,5,opt,name=used,proto3" json:"used,omitempty"`
-	// What a Reserve could still get: max(0, allowance − used), and 0 in a closed pool.
+	// What a Reserve could still get: max(0, allowance − margin − used), and 0 in a closed pool.
 	Remaining uint64 `protobuf:"varint,6,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// The next UTC midnight, by the store's clock, when all counters start at zero.
 	ResetsAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=resets_at,json=resetsAt,proto3" json:"resets_at,omitempty"`
@@ -744,7 +744,7 @@ type SettleResponse struct {
 	Allowance uint64 `protobuf:"varint,5,opt,name=allowance,proto3" json:"allowance,omitempty"`
 	// Free tokens counted in that pool today, after this call; 0 for a reservation of another day.
 	Used uint64 `protobuf:"varint,6,opt,name=used,proto3" json:"used,omitempty"`
-	// What a Reserve could still get: max(0, allowance − used), and 0 in a closed pool; 0 for a reservation of
+	// What a Reserve could still get: max(0, allowance − margin − used), and 0 in a closed pool; 0 for a reservation of
 	// another day.
 	Remaining uint64 `protobuf:"varint,7,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// The next UTC midnight, by the store's clock.
@@ -914,7 +914,7 @@ type ReleaseResponse struct {
 	Allowance uint64 `protobuf:"varint,3,opt,name=allowance,proto3" json:"allowance,omitempty"`
 	// Free tokens counted in that pool today, after this call; 0 for a reservation of another day.
 	Used uint64 `protobuf:"varint,4,opt,name=used,proto3" json:"used,omitempty"`
-	// What a Reserve could still get: max(0, allowance − used), and 0 in a closed pool; 0 for a reservation of
+	// What a Reserve could still get: max(0, allowance − margin − used), and 0 in a closed pool; 0 for a reservation of
 	// another day.
 	Remaining uint64 `protobuf:"varint,5,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// The next UTC midnight, by the store's clock.
@@ -1159,7 +1159,7 @@ type PoolQuota struct {
 	Allowance uint64 `protobuf:"varint,2,opt,name=allowance,proto3" json:"allowance,omitempty"`
 	// Free tokens counted today, both settled and held.
 	Used uint64 `protobuf:"varint,3,opt,name=used,proto3" json:"used,omitempty"`
-	// What a Reserve could still get: max(0, allowance − used), and 0 in a closed pool.
+	// What a Reserve could still get: max(0, allowance − margin − used), and 0 in a closed pool.
 	Remaining uint64 `protobuf:"varint,4,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// Tokens of today's eligible requests that are billed.
 	BilledTokens uint64 `protobuf:"varint,5,opt,name=billed_tokens,json=billedTokens,proto3" json:"billed_tokens,omitempty"`
@@ -1170,7 +1170,9 @@ type PoolQuota struct {
 	// Tokens of today's FREE reservations that are neither settled nor released; a part of used.
 	HeldTokens uint64 `protobuf:"varint,8,opt,name=held_tokens,json=heldTokens,proto3" json:"held_tokens,omitempty"`
 	// Whether an overflow closed the pool until midnight: every further Reserve is BILLED POOL_CLOSED.
-	Closed        bool `protobuf:"varint,9,opt,name=closed,proto3" json:"closed,omitempty"`
+	Closed bool `protobuf:"varint,9,opt,name=closed,proto3" json:"closed,omitempty"`
+	// The margin: the part of the allowance that no Reserve gets, and a Settle may.
+	MarginTokens  uint64 `protobuf:"varint,10,opt,name=margin_tokens,json=marginTokens,proto3" json:"margin_tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1266,6 +1268,13 @@ func (x *PoolQuota) GetClosed() bool {
 		return x.Closed
 	}
 	return false
+}
+
+func (x *PoolQuota) GetMarginTokens() uint64 {
+	if x != nil {
+		return x.MarginTokens
+	}
+	return 0
 }
 
 // Asks what was used on a day.
@@ -1737,7 +1746,7 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x13not_enrolled_reason\x18\x04 \x01(\x0e2\x19.tollgate.v1.BilledReasonR\x11notEnrolledReason\x12\x10\n" +
 	"\x03day\x18\x05 \x01(\tR\x03day\x127\n" +
 	"\tresets_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bresetsAt\x12,\n" +
-	"\x05pools\x18\a \x03(\v2\x16.tollgate.v1.PoolQuotaR\x05pools\"\x9b\x02\n" +
+	"\x05pools\x18\a \x03(\v2\x16.tollgate.v1.PoolQuotaR\x05pools\"\xc0\x02\n" +
 	"\tPoolQuota\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x1c\n" +
 	"\tallowance\x18\x02 \x01(\x04R\tallowance\x12\x12\n" +
@@ -1748,7 +1757,9 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x0fbilled_requests\x18\a \x01(\x04R\x0ebilledRequests\x12\x1f\n" +
 	"\vheld_tokens\x18\b \x01(\x04R\n" +
 	"heldTokens\x12\x16\n" +
-	"\x06closed\x18\t \x01(\bR\x06closed\"r\n" +
+	"\x06closed\x18\t \x01(\bR\x06closed\x12#\n" +
+	"\rmargin_tokens\x18\n" +
+	" \x01(\x04R\fmarginTokens\"r\n" +
 	"\x10ListUsageRequest\x12\x10\n" +
 	"\x03org\x18\x01 \x01(\tR\x03org\x12\x10\n" +
 	"\x03day\x18\x02 \x01(\tR\x03day\x12\x1b\n" +

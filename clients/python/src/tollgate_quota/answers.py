@@ -143,6 +143,8 @@ class PoolQuota:
     held_tokens: int
     #: Whether an overflow closed the pool until midnight.
     closed: bool
+    #: The part of the allowance that no Reserve gets.
+    margin_tokens: int
 
 
 @dataclass(frozen=True)

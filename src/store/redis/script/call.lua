@@ -49,7 +49,8 @@
 --   header    whether an overflow closes a pool until midnight; the number of its first key; whether it has
 --             whole snapshots; whether an id occurs more than once; the numbers of pools, rows, classes, ids and
 --             lookups
---   pools     encoded name, allowance, snapshot: the seq of the replica's last write, 0 if none; or the record
+--   pools     encoded name; allowance; what Reserves get of it; snapshot: the seq of the replica's last write, 0 if
+--             none, or the record
 --   rows      the fields of usage rows: encoded project, ':', encoded model
 --   classes   what Reserves have in common, each once: the number of the pool, or the code of the reason why it is
 --             not eligible; the number of the row; whether a pool lists the model
@@ -66,7 +67,7 @@
 --   SET_CLASS class           no operation: the class of the Reserves that follow; at first, class 1
 local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN = 0, -1, -2, -3
 local SETTLE, SETTLE_OUTSIDE, RELEASE, SET_CLASS = -4, -5, -6, -7
-local HEADER, POOL, CLASS = 9, 3, 3
+local HEADER, POOL, CLASS = 9, 4, 3
 local CLOSES, FIRST_KEY, HAS_SNAPSHOTS, HAS_DUPLICATES = 1, 2, 3, 4
 local N_POOLS, N_ROWS, N_CLASSES, N_IDS, N_LOOKUPS = 5, 6, 7, 8, 9
 

@@ -10,7 +10,7 @@ local MAX_COMPONENTS = 64
 
 -- A pool also has: its key; its record as Redis has it; the position of the replica's own component in the record, or
 -- nil; and after that position the four counters before the batch.
-local KEY, RECORD, OWN, BEFORE = 10, 11, 12, 12
+local KEY, RECORD, OWN, BEFORE = 11, 12, 13, 13
 
 -- Reads the pool at a place among those that the batch names.
 local function read_pool(batch, place)
@@ -36,7 +36,7 @@ local function read_pool(batch, place)
   -- A sum is negative if Redis lost what one replica counted, but not what another took back of it.
   return {
     math.max(0, a), math.max(0, b), math.max(0, c), math.max(0, d), record[1], is_recovered, not packed,
-    batch.args[HEADER + POOL * place - 1], 0, reading, record, own, a, b, c, d,
+    batch.args[HEADER + POOL * place - 2], batch.args[HEADER + POOL * place - 1], 0, reading, record, own, a, b, c, d,
   }
 end
 

@@ -70,7 +70,7 @@ impl ScriptCall {
         let ids: Vec<&RequestId> = ids.collect();
         if !ids.is_empty() {
             // A reservation may be in any of them.
-            let known = terms.allowances.iter().map(|(pool, _)| pool);
+            let known = terms.pools.iter().map(|(pool, _)| pool);
             dictionary.pools.extend(known.chain(&options.extra_pools));
         }
         let (n_pools, n_classes) = (dictionary.pools.len(), dictionary.classes.len());
@@ -94,7 +94,9 @@ impl ScriptCall {
             let snapshot = snapshots.iter().find(|snapshot| snapshot.pool == **pool);
             let seq = snapshot.map_or(0, |snapshot| snapshot.seq);
             argument.text(&name);
-            argument.number(terms.of_pool(pool).allowance.get());
+            let terms = terms.of_pool(pool);
+            argument.number(terms.allowance.get());
+            argument.number(terms.reservable().get());
             match snapshot {
                 Some(snapshot) if options.sends_snapshots => argument.bytes(&snapshot.record),
                 _ => argument.number(seq),

@@ -213,7 +213,7 @@ class GetQuotaResponse(_message.Message):
     def __init__(self, org: _Optional[str] = ..., tier: _Optional[int] = ..., enrolled: bool = ..., not_enrolled_reason: _Optional[_Union[BilledReason, str]] = ..., day: _Optional[str] = ..., resets_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., pools: _Optional[_Iterable[_Union[PoolQuota, _Mapping]]] = ...) -> None: ...
 
 class PoolQuota(_message.Message):
-    __slots__ = ("pool", "allowance", "used", "remaining", "billed_tokens", "free_requests", "billed_requests", "held_tokens", "closed")
+    __slots__ = ("pool", "allowance", "used", "remaining", "billed_tokens", "free_requests", "billed_requests", "held_tokens", "closed", "margin_tokens")
     POOL_FIELD_NUMBER: _ClassVar[int]
     ALLOWANCE_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
@@ -223,6 +223,7 @@ class PoolQuota(_message.Message):
     BILLED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     HELD_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CLOSED_FIELD_NUMBER: _ClassVar[int]
+    MARGIN_TOKENS_FIELD_NUMBER: _ClassVar[int]
     pool: str
     allowance: int
     used: int
@@ -232,7 +233,8 @@ class PoolQuota(_message.Message):
     billed_requests: int
     held_tokens: int
     closed: bool
-    def __init__(self, pool: _Optional[str] = ..., allowance: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ..., held_tokens: _Optional[int] = ..., closed: bool = ...) -> None: ...
+    margin_tokens: int
+    def __init__(self, pool: _Optional[str] = ..., allowance: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ..., held_tokens: _Optional[int] = ..., closed: bool = ..., margin_tokens: _Optional[int] = ...) -> None: ...
 
 class ListUsageRequest(_message.Message):
     __slots__ = ("org", "day", "page_size", "page_token")
