@@ -131,6 +131,8 @@ type PoolQuota struct {
 	Closed bool
 	// The part of the allowance that no Reserve gets.
 	MarginTokens uint64
+	// Tokens that the provider counted today and Tollgate did not.
+	ExternalTokens uint64
 }
 
 // Quota is what an organization has today.
@@ -204,7 +206,7 @@ func quota(a *pb.GetQuotaResponse) Quota {
 	for _, p := range a.GetPools() {
 		quota.Pools = append(quota.Pools, PoolQuota{
 			p.Pool, p.Allowance, p.Used, p.Remaining, p.BilledTokens, p.FreeRequests, p.BilledRequests,
-			p.HeldTokens, p.Closed, p.MarginTokens,
+			p.HeldTokens, p.Closed, p.MarginTokens, p.ExternalTokens,
 		})
 	}
 	return quota

@@ -100,7 +100,10 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
         }),
         ("BILLED", |pool| number(pool.billed_tokens)),
     ];
-    // Most policies have no margin.
+    // Most pools have neither.
+    if answer.pools.iter().any(|pool| pool.external_tokens > 0) {
+        columns.insert(4, ("EXTERNAL", |pool| number(pool.external_tokens)));
+    }
     if answer.pools.iter().any(|pool| pool.margin_tokens > 0) {
         columns.insert(4, ("MARGIN", |pool| number(pool.margin_tokens)));
     }

@@ -24,7 +24,9 @@ pub mod verdict;
 pub use capacity::ModelCapacity;
 pub use day::UtcDay;
 pub use ids::{InvalidField, ModelName, OrgId, PoolName, ProjectId, RequestId};
-pub use pool::{Overflow, PoolCounters, PoolTerms, judge_late_settle};
+pub use pool::{
+    ExternalSource, ExternalUsage, Overflow, PoolCounters, PoolTerms, judge_late_settle,
+};
 pub use reservation::{
     Progress, Refusal, RequestField, RequestFields, Reservation, ReservationState, Workload,
 };

@@ -47,6 +47,39 @@ impl PoolTerms {
     }
 }
 
+/// Tokens that the provider counted today in a pool, and Tollgate did not. The larger figure counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ExternalUsage {
+    /// As an administrator set it.
+    pub manual: Tokens,
+    /// As a comparison with the provider found it.
+    pub reconciled: Tokens,
+}
+
+/// Where a figure of external usage is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ExternalSource {
+    Manual,
+    Reconciled,
+}
+
+impl ExternalUsage {
+    /// The figure that counts.
+    pub fn tokens(self) -> Tokens {
+        self.manual.max(self.reconciled)
+    }
+
+    /// Replaces a figure, and returns the one before.
+    pub fn replace(&mut self, source: ExternalSource, tokens: Tokens) -> Tokens {
+        let figure = match source {
+            ExternalSource::Manual => &mut self.manual,
+            ExternalSource::Reconciled => &mut self.reconciled,
+        };
+        std::mem::replace(figure, tokens)
+    }
+}
+
 /// What one pool of one organization counted on one day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PoolCounters {
@@ -60,6 +93,8 @@ pub struct PoolCounters {
     pub billed_requests: u64,
     /// Tokens of FREE reservations that are still held: a part of `used`.
     pub held: Tokens,
+    /// What the provider counted besides.
+    pub external: ExternalUsage,
     /// Whether an overflow closed the pool. Only in effect while the terms say
     /// [`Overflow::CloseUntilReset`].
     pub closed: bool,
@@ -71,7 +106,7 @@ impl PoolCounters {
     pub fn judge_reserve(&self, terms: PoolTerms, tokens: Tokens) -> Verdict {
         if self.is_closed(terms) {
             Verdict::Billed(BilledReason::PoolClosed)
-        } else if fits(self.used, terms.reservable(), tokens) {
+        } else if self.fits(self.used, terms.reservable(), tokens) {
             Verdict::Free
         } else {
             Verdict::Billed(BilledReason::AllowanceExceeded)
@@ -89,12 +124,12 @@ impl PoolCounters {
     ) -> Verdict {
         match held {
             Verdict::Free if actual <= reserved => Verdict::Free,
-            Verdict::Free if fits(self.used.less(reserved), terms.allowance, actual) => {
+            Verdict::Free if self.fits(self.used.less(reserved), terms.allowance, actual) => {
                 Verdict::Free
             }
             Verdict::Free => Verdict::Billed(BilledReason::AllowanceExceeded),
             Verdict::Billed(BilledReason::AllowanceExceeded)
-                if !self.is_closed(terms) && fits(self.used, terms.allowance, actual) =>
+                if !self.is_closed(terms) && self.fits(self.used, terms.allowance, actual) =>
             {
                 Verdict::Free
             }
@@ -163,6 +198,11 @@ impl PoolCounters {
     pub fn is_closed(&self, terms: PoolTerms) -> bool {
         self.closed && terms.overflow == Overflow::CloseUntilReset
     }
+
+    /// `used + external + tokens <= allowance`. No sum of three amounts passes 2^64.
+    fn fits(&self, used: Tokens, allowance: Tokens, tokens: Tokens) -> bool {
+        used.get() + self.external.tokens().get() + tokens.get() <= allowance.get()
+    }
 }
 
 /// The verdict on the actual tokens after the day of the reservation: free only up to what was reserved.
@@ -171,11 +211,6 @@ pub fn judge_late_settle(held: Verdict, reserved: Tokens, actual: Tokens) -> Ver
         Verdict::Free if actual > reserved => Verdict::Billed(BilledReason::DayClosed),
         Verdict::Free | Verdict::Billed(_) => held,
     }
-}
-
-/// `used + tokens <= allowance`, without overflow; false if the allowance was cut below `used`.
-fn fits(used: Tokens, allowance: Tokens, tokens: Tokens) -> bool {
-    used <= allowance && tokens <= allowance.less(used)
 }
 
 #[cfg(test)]

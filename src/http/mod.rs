@@ -193,6 +193,7 @@ async fn quota(
             "held_tokens": counters.held.get(),
             "closed": figures.is_closed,
             "margin_tokens": figures.margin.get(),
+            "external_tokens": figures.external.get(),
         })
     });
     Ok(Json(json!({

@@ -6,9 +6,8 @@ use std::{
     sync::Arc,
 };
 
-use super::Organization;
 use crate::{
-    domain::{Grant, Margin, OrgId, PoolName, Terms, Tokens},
+    domain::{Grant, Margin, PoolName, Terms, Tokens},
     files::toml::Section,
 };
 
@@ -40,21 +39,20 @@ impl Margins {
         })
     }
 
-    /// Applies them to the terms of the tiers, and returns those of organizations with margins of their own.
+    /// Applies them to the terms of the tiers, and returns those of organizations with margins of their own: `own` has
+    /// the tier and the margin of each.
     pub(super) fn apply_to(
         &self,
         tiers: &mut BTreeMap<u8, Arc<Terms>>,
-        orgs: &HashMap<OrgId, Organization>,
+        own: impl Iterator<Item = (u8, Margin)>,
     ) -> OwnTerms {
         for terms in tiers.values_mut() {
             *terms = self.apply(terms, None);
         }
         let mut own_terms = OwnTerms::new();
-        for org in orgs.values() {
-            if let Some(margin) = org.margin {
-                let terms = own_terms.entry((org.tier, margin));
-                terms.or_insert_with(|| self.apply(&tiers[&org.tier], Some(margin)));
-            }
+        for (tier, margin) in own {
+            let terms = own_terms.entry((tier, margin));
+            terms.or_insert_with(|| self.apply(&tiers[&tier], Some(margin)));
         }
         own_terms
     }

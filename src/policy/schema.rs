@@ -54,7 +54,10 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
     let mut tiers = tiers(root, &pools, overflow);
     let orgs = orgs(root, &tiers);
     root.finish();
-    let own_terms = margins.apply_to(&mut tiers, &orgs);
+    let own = orgs
+        .values()
+        .filter_map(|org| Some((org.tier, org.margin?)));
+    let own_terms = margins.apply_to(&mut tiers, own);
     let nothing = pools.iter().map(|pool| (pool.clone(), Tokens::ZERO));
     let no_terms = terms(overflow, nothing);
     Some(Policy {

@@ -145,6 +145,8 @@ class PoolQuota:
     closed: bool
     #: The part of the allowance that no Reserve gets.
     margin_tokens: int
+    #: Tokens that the provider counted today and Tollgate did not.
+    external_tokens: int
 
 
 @dataclass(frozen=True)
