@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use tollgate::grpc::proto::{ReleaseRequest, ReserveRequest, SettleRequest, Workload};
+use tollgate::grpc::proto::{
+    ReleaseRequest, ReserveRequest, SetExternalUsageRequest, SettleRequest, Workload,
+};
 
 use crate::support::{
     calls::{
@@ -172,6 +174,34 @@ async fn what_redis_forgets_either_release_restores() {
         }
         assert_eq!(large(client).await.used, then);
     }
+}
+
+#[tokio::test]
+async fn the_previous_release_takes_external_usage_for_used_and_either_restores_it() {
+    let rollout = Rollout::start("");
+    let [old, new] = rollout.clients();
+    reserve(&old, 10_000, "r").await;
+    let external = SetExternalUsageRequest {
+        org: "acme".to_owned(),
+        pool: "large".to_owned(),
+        tokens: 60_000,
+        note: String::new(),
+    };
+    new.clone().set_external_usage(external).await.unwrap();
+    let verdict = async |client: &Client, tokens| verdict_text(&reserve(client, tokens, "").await);
+    for _ in 0..2 {
+        assert_eq!(verdict(&old, 30_001).await, "AllowanceExceeded");
+        assert_eq!(verdict(&new, 30_001).await, "AllowanceExceeded");
+        assert_eq!(large(&old).await.used, 70_000);
+        let pool = large(&new).await;
+        assert_eq!(
+            (pool.used, pool.external_tokens, pool.remaining),
+            (10_000, 60_000, 30_000)
+        );
+        rollout.redis.run(&["FLUSHALL"]);
+    }
+    assert_eq!(verdict(&old, 30_000).await, "FREE");
+    assert_eq!(large(&new).await.remaining, 0);
 }
 
 #[tokio::test]

@@ -133,6 +133,10 @@ type PoolQuota struct {
 	HeldTokens uint64
 	// Whether an overflow closed the pool until midnight.
 	Closed bool
+	// The part of the allowance that no Reserve gets.
+	MarginTokens uint64
+	// Tokens that the provider counted today and Tollgate did not.
+	ExternalTokens uint64
 }
 
 // Quota is what an organization has today.
@@ -206,7 +210,7 @@ func quota(a *pb.GetQuotaResponse) Quota {
 	for _, p := range a.GetPools() {
 		quota.Pools = append(quota.Pools, PoolQuota{
 			p.Pool, p.Allowance, p.Used, p.Remaining, p.BilledTokens, p.FreeRequests, p.BilledRequests,
-			p.HeldTokens, p.Closed,
+			p.HeldTokens, p.Closed, p.MarginTokens, p.ExternalTokens,
 		})
 	}
 	return quota

@@ -10,7 +10,7 @@ use crate::domain::OrgId;
 /// Who may call.
 #[derive(Debug, Clone)]
 pub enum Authenticator {
-    /// There is no callers file: everyone may do everything.
+    /// There is no callers file: everyone may do everything, but administrate only on loopback.
     Everyone,
     /// The callers of the callers file.
     Callers(Arc<CallerSet>),
@@ -46,8 +46,11 @@ pub struct CallerChanges {
 /// Who makes a call.
 #[derive(Debug, Clone)]
 pub(crate) enum Principal {
-    /// There is no callers file: everyone may do everything.
-    Anybody,
+    /// There is no callers file.
+    Anybody {
+        /// Whether it called over a port that only this machine can reach.
+        is_local: bool,
+    },
     Known(KnownCaller),
 }
 
@@ -70,6 +73,8 @@ pub(crate) enum Forbidden {
     Role(Role),
     #[error("this caller may not speak for this organization")]
     Organization,
+    #[error("without a callers file this call is answered on loopback only")]
+    NotLocal,
 }
 
 impl CallerSet {
@@ -143,7 +148,8 @@ impl Authenticator {
         token: impl FnOnce() -> Result<Option<TokenHash>, Unauthenticated>,
     ) -> Result<Principal, Unauthenticated> {
         let Self::Callers(caller_set) = self else {
-            return Ok(Principal::Anybody);
+            let is_local = peer.is_some_and(|peer| peer.is_local());
+            return Ok(Principal::Anybody { is_local });
         };
         let unknown = || Arc::new(Peer::on(PortSecurity::default(), None));
         let peer = peer.map_or_else(unknown, Arc::clone);
@@ -163,6 +169,7 @@ impl Principal {
     pub(crate) fn check_role(&self, role: Role) -> Result<(), Forbidden> {
         match self {
             Self::Known(known) if !known.caller.roles.contains(&role) => Err(Forbidden::Role(role)),
+            Self::Anybody { is_local: false } if role == Role::Admin => Err(Forbidden::NotLocal),
             _ => Ok(()),
         }
     }
@@ -194,7 +201,7 @@ impl Principal {
     /// The caller's name, if it is known.
     pub(crate) fn name(&self) -> Option<&str> {
         match self {
-            Self::Anybody => None,
+            Self::Anybody { .. } => None,
             Self::Known(known) => Some(&known.caller.name),
         }
     }

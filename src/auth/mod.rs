@@ -57,6 +57,8 @@ pub enum Role {
     Reserve,
     /// Read quotas and usage.
     Read,
+    /// Correct what is counted.
+    Admin,
 }
 
 /// The organizations that a caller may act for.
@@ -155,13 +157,14 @@ impl Organizations {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 2] = [Self::Reserve, Self::Read];
+    pub const ALL: [Self; 3] = [Self::Reserve, Self::Read, Self::Admin];
 
     /// Its name in the callers file.
     pub fn name(self) -> &'static str {
         match self {
             Self::Reserve => "reserve",
             Self::Read => "read",
+            Self::Admin => "admin",
         }
     }
 }

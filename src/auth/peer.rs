@@ -71,6 +71,11 @@ impl Peer {
         self.address
     }
 
+    /// Whether it is on this machine.
+    pub fn is_local(&self) -> bool {
+        self.port.loopback
+    }
+
     /// Whether nobody else can read its traffic.
     pub fn is_confidential(&self) -> bool {
         self.port.is_confidential()

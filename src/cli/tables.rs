@@ -86,7 +86,7 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
     } else {
         format!("not enrolled: {}", reason(answer.not_enrolled_reason))
     };
-    let columns: &[Column<PoolQuota>] = &[
+    let mut columns: Vec<Column<PoolQuota>> = vec![
         ("POOL", |pool| Cell::new(&pool.pool)),
         ("", |pool| Cell::new(bar(pool.used, pool.allowance))),
         ("USED / ALLOWANCE", |pool| {
@@ -99,7 +99,14 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
         }),
         ("BILLED", |pool| number(pool.billed_tokens)),
     ];
-    let pools = rows(&answer.pools, columns);
+    // Most pools have neither.
+    if answer.pools.iter().any(|pool| pool.external_tokens > 0) {
+        columns.insert(4, ("EXTERNAL", |pool| number(pool.external_tokens)));
+    }
+    if answer.pools.iter().any(|pool| pool.margin_tokens > 0) {
+        columns.insert(4, ("MARGIN", |pool| number(pool.margin_tokens)));
+    }
+    let pools = rows(&answer.pools, &columns);
     format!(
         "{}: tier {}, {standing}. {} (UTC), resets in {}\n{pools}",
         answer.org,
@@ -158,6 +165,12 @@ pub(super) fn policy(policy: &Policy) -> String {
     fact(&mut lines, "last free day", ends_on);
     fact(&mut lines, "aliases", policy.alias_count());
     fact(&mut lines, "retired models", policy.retired_count());
+    let margin = policy.program_margin();
+    fact(
+        &mut lines,
+        "margin",
+        margin.map_or("none".to_owned(), |it| it.to_string()),
+    );
     fact(&mut lines, "model capacities", policy.capacity_count());
     fact(&mut lines, "organizations", policy.orgs.len());
     let (facts, tiers) = (lines.trim_fmt(), tiers(policy).trim_fmt());

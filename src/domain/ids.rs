@@ -11,6 +11,9 @@ pub const MAX_NAME_BYTES: usize = 256;
 /// The maximum length of a request id, in bytes.
 pub const MAX_REQUEST_ID_BYTES: usize = 128;
 
+/// The maximum length of a note, in bytes.
+pub const MAX_NOTE_BYTES: usize = 512;
+
 /// A field is out of bounds. The message names the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {fault}")]
@@ -34,6 +37,18 @@ fn checked(field: &'static str, value: &str, max: usize) -> Result<(), InvalidFi
         return Ok(());
     };
     Err(InvalidField { field, fault })
+}
+
+/// Checks a note for the audit log: at most 512 bytes without control characters; it may be empty.
+///
+/// # Errors
+///
+/// Names the field `note`.
+pub fn check_note(note: &str) -> Result<(), InvalidField> {
+    match note {
+        "" => Ok(()),
+        note => checked("note", note, MAX_NOTE_BYTES),
+    }
 }
 
 macro_rules! name_type {

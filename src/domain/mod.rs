@@ -24,11 +24,13 @@ pub mod verdict;
 pub use capacity::ModelCapacity;
 pub use day::UtcDay;
 pub use ids::{InvalidField, ModelName, OrgId, PoolName, ProjectId, RequestId, is_fine_tuned};
-pub use pool::{Overflow, PoolCounters, PoolTerms, judge_late_settle};
+pub use pool::{
+    ExternalSource, ExternalUsage, Overflow, PoolCounters, PoolTerms, judge_late_settle,
+};
 pub use reservation::{
     Progress, Refusal, RequestField, RequestFields, Reservation, ReservationState, Workload,
 };
-pub use terms::{Eligibility, Terms};
+pub use terms::{Eligibility, Grant, Margin, Terms};
 pub use tokens::{CounterOverflow, Tokens};
 pub use usage::{RowChoice, RowCounts, UsageCounters, other_row};
 pub use verdict::{BilledReason, Verdict};

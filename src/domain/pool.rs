@@ -34,8 +34,50 @@ impl Overflow {
 pub struct PoolTerms {
     /// The free tokens of a day.
     pub allowance: Tokens,
+    /// The part of the allowance that no Reserve gets. Settle knows no margin: the provider knows none.
+    pub margin: Tokens,
     /// What an overflow does to the pool.
     pub overflow: Overflow,
+}
+
+impl PoolTerms {
+    /// What Reserves get of the allowance.
+    pub const fn reservable(self) -> Tokens {
+        self.allowance.less(self.margin)
+    }
+}
+
+/// Tokens that the provider counted today in a pool, and Tollgate did not. The larger figure counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ExternalUsage {
+    /// As an administrator set it.
+    pub manual: Tokens,
+    /// As a comparison with the provider found it.
+    pub reconciled: Tokens,
+}
+
+/// Where a figure of external usage is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ExternalSource {
+    Manual,
+    Reconciled,
+}
+
+impl ExternalUsage {
+    /// The figure that counts.
+    pub fn tokens(self) -> Tokens {
+        self.manual.max(self.reconciled)
+    }
+
+    /// Replaces a figure, and returns the one before.
+    pub fn replace(&mut self, source: ExternalSource, tokens: Tokens) -> Tokens {
+        let figure = match source {
+            ExternalSource::Manual => &mut self.manual,
+            ExternalSource::Reconciled => &mut self.reconciled,
+        };
+        std::mem::replace(figure, tokens)
+    }
 }
 
 /// What one pool of one organization counted on one day.
@@ -51,17 +93,20 @@ pub struct PoolCounters {
     pub billed_requests: u64,
     /// Tokens of FREE reservations that are still held: a part of `used`.
     pub held: Tokens,
+    /// What the provider counted besides.
+    pub external: ExternalUsage,
     /// Whether an overflow closed the pool. Only in effect while the terms say
     /// [`Overflow::CloseUntilReset`].
     pub closed: bool,
 }
 
 impl PoolCounters {
-    /// The verdict on an eligible request: free if all of it fits. The allowance may be reached exactly.
+    /// The verdict on an eligible request: free if all of it fits. What Reserves get of the allowance may be
+    /// reached exactly.
     pub fn judge_reserve(&self, terms: PoolTerms, tokens: Tokens) -> Verdict {
         if self.is_closed(terms) {
             Verdict::Billed(BilledReason::PoolClosed)
-        } else if fits(self.used, terms, tokens) {
+        } else if self.fits(self.used, terms.reservable(), tokens) {
             Verdict::Free
         } else {
             Verdict::Billed(BilledReason::AllowanceExceeded)
@@ -79,10 +124,12 @@ impl PoolCounters {
     ) -> Verdict {
         match held {
             Verdict::Free if actual <= reserved => Verdict::Free,
-            Verdict::Free if fits(self.used.less(reserved), terms, actual) => Verdict::Free,
+            Verdict::Free if self.fits(self.used.less(reserved), terms.allowance, actual) => {
+                Verdict::Free
+            }
             Verdict::Free => Verdict::Billed(BilledReason::AllowanceExceeded),
             Verdict::Billed(BilledReason::AllowanceExceeded)
-                if !self.is_closed(terms) && fits(self.used, terms, actual) =>
+                if !self.is_closed(terms) && self.fits(self.used, terms.allowance, actual) =>
             {
                 Verdict::Free
             }
@@ -151,6 +198,11 @@ impl PoolCounters {
     pub fn is_closed(&self, terms: PoolTerms) -> bool {
         self.closed && terms.overflow == Overflow::CloseUntilReset
     }
+
+    /// `used + external + tokens <= allowance`. No sum of three amounts passes 2^64.
+    fn fits(&self, used: Tokens, allowance: Tokens, tokens: Tokens) -> bool {
+        used.get() + self.external.tokens().get() + tokens.get() <= allowance.get()
+    }
 }
 
 /// The verdict on the actual tokens after the day of the reservation: free only up to what was reserved.
@@ -159,11 +211,6 @@ pub fn judge_late_settle(held: Verdict, reserved: Tokens, actual: Tokens) -> Ver
         Verdict::Free if actual > reserved => Verdict::Billed(BilledReason::DayClosed),
         Verdict::Free | Verdict::Billed(_) => held,
     }
-}
-
-/// `used + tokens <= allowance`, without overflow; false if the allowance was cut below `used`.
-fn fits(used: Tokens, terms: PoolTerms, tokens: Tokens) -> bool {
-    used <= terms.allowance && tokens <= terms.allowance.less(used)
 }
 
 #[cfg(test)]
@@ -179,6 +226,7 @@ mod tests {
     fn terms(allowance: u64, overflow: Overflow) -> PoolTerms {
         PoolTerms {
             allowance: tokens(allowance),
+            margin: Tokens::ZERO,
             overflow,
         }
     }
@@ -197,6 +245,27 @@ mod tests {
         assert_eq!(pool.judge_reserve(terms, tokens(30_000)), EXCEEDED);
         assert_eq!(pool.judge_reserve(terms, tokens(25_000)), Verdict::Free);
         assert_eq!(pool.judge_reserve(terms, tokens(25_001)), EXCEEDED);
+    }
+
+    #[test]
+    fn a_margin_bounds_reserve_and_not_settle() {
+        let margin = tokens(100);
+        let terms = PoolTerms {
+            margin,
+            ..terms(1_000, Overflow::KeepOpen)
+        };
+        let pool = used(800);
+        assert_eq!(pool.judge_reserve(terms, tokens(100)), Verdict::Free);
+        assert_eq!(pool.judge_reserve(terms, tokens(101)), EXCEEDED);
+        for (held, actual, verdict) in [
+            (Verdict::Free, 300, Verdict::Free),
+            (Verdict::Free, 301, EXCEEDED),
+            (EXCEEDED, 200, Verdict::Free),
+            (EXCEEDED, 201, EXCEEDED),
+        ] {
+            let settled = pool.judge_settle(terms, held, tokens(100), tokens(actual));
+            assert_eq!(settled, verdict, "{held:?} {actual}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the policy grants at the moment of a decision: values that go from the policy to the store.
 
+use std::fmt;
+
 use super::{
     ids::PoolName,
     pool::{Overflow, PoolTerms},
@@ -12,20 +14,68 @@ use super::{
 pub struct Terms {
     /// What an overflow does.
     pub overflow: Overflow,
-    /// Free tokens a day of every pool of the policy, ordered by name.
-    pub allowances: Vec<(PoolName, Tokens)>,
+    /// Every pool of the policy, ordered by name.
+    pub pools: Vec<(PoolName, Grant)>,
+}
+
+/// What an organization is granted in one pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Grant {
+    /// The free tokens of a day.
+    pub allowance: Tokens,
+    /// The part of the allowance that no Reserve gets.
+    pub margin: Tokens,
 }
 
 impl Terms {
     /// The terms of one pool. A pool that left the policy has an allowance of 0.
     pub fn of_pool(&self, pool: &PoolName) -> PoolTerms {
-        let allowance = self
-            .allowances
+        let grant = self
+            .pools
             .binary_search_by(|(name, _)| name.cmp(pool))
-            .map_or(Tokens::ZERO, |at| self.allowances[at].1);
+            .map_or_else(|_| Grant::default(), |at| self.pools[at].1);
         PoolTerms {
-            allowance,
+            allowance: grant.allowance,
+            margin: grant.margin,
             overflow: self.overflow,
+        }
+    }
+}
+
+/// A margin as the policy states it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Margin {
+    /// This many tokens.
+    Tokens(Tokens),
+    /// Hundredths of a per cent of the allowance, at most [`Margin::WHOLE`].
+    BasisPoints(u16),
+}
+
+impl Margin {
+    /// The whole allowance, in hundredths of a per cent.
+    pub const WHOLE: u16 = 10_000;
+
+    /// The tokens of an allowance that no Reserve gets: a share is rounded up.
+    #[must_use]
+    pub fn of(self, allowance: Tokens) -> Tokens {
+        match self {
+            Self::Tokens(tokens) => tokens,
+            Self::BasisPoints(points) => {
+                let share = u128::from(allowance.get()) * u128::from(points);
+                let share = share.div_ceil(u128::from(Self::WHOLE));
+                let share = u64::try_from(share).ok().and_then(Tokens::new);
+                share.unwrap_or(Tokens::MAX)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Margin {
+    /// As in the policy file: `5000`, `5%`, `2.5%`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tokens(tokens) => tokens.fmt(f),
+            Self::BasisPoints(points) => write!(f, "{}%", f64::from(*points) / 100.0),
         }
     }
 }
@@ -37,4 +87,30 @@ pub enum Eligibility {
     Eligible(PoolName),
     /// It is billed for this reason.
     Ineligible(BilledReason),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_the_allowance_is_rounded_up_and_exact_for_the_largest() {
+        let tokens = |amount| Tokens::new(amount).expect("an amount");
+        for (margin, allowance, wanted) in [
+            (Margin::BasisPoints(500), 1_000, 50),
+            (Margin::BasisPoints(500), 1_001, 51),
+            (Margin::BasisPoints(1), 1, 1),
+            (Margin::BasisPoints(0), 1_000, 0),
+            (Margin::BasisPoints(Margin::WHOLE), 7, 7),
+            (
+                Margin::BasisPoints(Margin::WHOLE),
+                Tokens::MAX.get(),
+                Tokens::MAX.get(),
+            ),
+            (Margin::Tokens(tokens(9)), 7, 9),
+        ] {
+            assert_eq!(margin.of(tokens(allowance)), tokens(wanted), "{margin}");
+        }
+        assert_eq!(Margin::BasisPoints(250).to_string(), "2.5%");
+    }
 }

@@ -21,6 +21,8 @@ impl Tokens {
     pub const MAX: Self = Self((1 << 53) - 1);
     /// The maximum of one request.
     pub const MAX_PER_REQUEST: Self = Self(1_000_000_000);
+    /// The maximum external usage of a pool on a day.
+    pub const MAX_EXTERNAL: Self = Self(1_000_000_000_000);
 
     /// An amount, if it is at most [`Tokens::MAX`].
     pub const fn new(amount: u64) -> Option<Self> {
@@ -36,7 +38,7 @@ impl Tokens {
     ///
     /// Names the field `tokens`.
     pub fn of_reserve(amount: u64) -> Result<Self, InvalidField> {
-        Self::within(amount, 1)
+        Self::within(amount, 1, Self::MAX_PER_REQUEST)
     }
 
     /// The `tokens` of a Settle: 0 to 1,000,000,000.
@@ -45,11 +47,20 @@ impl Tokens {
     ///
     /// Names the field `tokens`.
     pub fn of_settle(amount: u64) -> Result<Self, InvalidField> {
-        Self::within(amount, 0)
+        Self::within(amount, 0, Self::MAX_PER_REQUEST)
     }
 
-    fn within(amount: u64, min: u64) -> Result<Self, InvalidField> {
-        let max = Self::MAX_PER_REQUEST.0;
+    /// The `tokens` of a SetExternalUsage: 0 to 1,000,000,000,000.
+    ///
+    /// # Errors
+    ///
+    /// Names the field `tokens`.
+    pub fn of_external_usage(amount: u64) -> Result<Self, InvalidField> {
+        Self::within(amount, 0, Self::MAX_EXTERNAL)
+    }
+
+    fn within(amount: u64, min: u64, max: Self) -> Result<Self, InvalidField> {
+        let max = max.0;
         if (min..=max).contains(&amount) {
             return Ok(Self(amount));
         }

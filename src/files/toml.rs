@@ -390,6 +390,10 @@ impl<'d> Entry<'d> {
         self.expect("a string", self.value.as_str())
     }
 
+    pub(crate) fn is_text(&self) -> bool {
+        self.value.as_str().is_some()
+    }
+
     pub(crate) fn flag(&self) -> Option<bool> {
         self.expect("true or false", self.value.as_bool())
     }

@@ -58,6 +58,7 @@ fn role_of(method: &str) -> Option<Role> {
     Some(match method {
         "Reserve" | "ReserveStream" | "Settle" | "Release" | "Estimate" => Role::Reserve,
         "GetQuota" | "ListUsage" => Role::Read,
+        "SetExternalUsage" => Role::Admin,
         _ => return None,
     })
 }
@@ -117,6 +118,11 @@ impl Permit {
         };
         let checked = self.principal.check(role, org);
         checked.map_err(|why| forbidden(&self.principal, why))
+    }
+
+    /// The caller's name in the callers file; none without one.
+    pub(crate) fn caller(&self) -> Option<&str> {
+        self.principal.name()
     }
 
     /// Checks the caller's rights again: the callers may have changed since.

@@ -9,16 +9,20 @@ use super::{
     proto::{
         self, EstimateRequest, EstimateResponse, GetQuotaResponse, ListUsageRequest,
         ListUsageResponse, PoolQuota, ReleaseRequest, ReleaseResponse, ReserveRequest,
-        ReserveResponse, SettleRequest, SettleResponse,
+        ReserveResponse, SetExternalUsageRequest, SetExternalUsageResponse, SettleRequest,
+        SettleResponse,
     },
 };
 use crate::{
     domain::{
-        BilledReason, InvalidField, ModelCapacity, ModelName, OrgId, ProjectId, RequestFields,
-        RequestId, Tokens, UtcDay, Verdict, Workload,
+        BilledReason, InvalidField, ModelCapacity, ModelName, OrgId, PoolName, ProjectId,
+        RequestFields, RequestId, Tokens, UtcDay, Verdict, Workload, ids::check_note,
     },
     estimate::{self, Endpoint, Estimate, EstimateBasis, EstimateError},
-    ledger::{Quota, Released, Reserve, Reserved, Settle, Settled, Usage, UsagePage, UsageRow},
+    ledger::{
+        ExternalUsageSet, Quota, Released, Reserve, Reserved, SetExternalUsage, Settle, Settled,
+        Usage, UsagePage, UsageRow,
+    },
     store::{PoolBalance, RowKey},
 };
 
@@ -63,6 +67,21 @@ pub(super) fn release(
         org(request.org, permit)?,
         RequestId::parse(request.request_id).map_err(invalid)?,
     ))
+}
+
+pub(super) fn set_external_usage(
+    request: SetExternalUsageRequest,
+    permit: &Permit,
+) -> Result<SetExternalUsage, Status> {
+    let org = org(request.org, permit)?;
+    check_note(&request.note).map_err(invalid)?;
+    Ok(SetExternalUsage {
+        org,
+        pool: PoolName::parse(request.pool).map_err(invalid)?,
+        tokens: Tokens::of_external_usage(request.tokens).map_err(invalid)?,
+        note: request.note,
+        caller: permit.caller().map(str::to_owned),
+    })
 }
 
 pub(super) fn usage_page(
@@ -227,6 +246,20 @@ pub(super) fn release_response(released: Released) -> ReleaseResponse {
     }
 }
 
+pub(super) fn external_usage_response(set: ExternalUsageSet) -> SetExternalUsageResponse {
+    let external_tokens = set.pool.external.get();
+    let (pool, allowance, used, remaining) = balance_fields(Some(set.pool));
+    SetExternalUsageResponse {
+        previous_tokens: set.before.get(),
+        external_tokens,
+        pool,
+        allowance,
+        used,
+        remaining,
+        resets_at: Some(timestamp(set.resets_at)),
+    }
+}
+
 pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
     let enrollment = quota.enrollment;
     let not_enrolled = enrollment
@@ -245,6 +278,8 @@ pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
             billed_requests: counters.billed_requests,
             held_tokens: counters.held.get(),
             closed: balance.is_closed,
+            margin_tokens: balance.margin.get(),
+            external_tokens: balance.external.get(),
         });
     GetQuotaResponse {
         org: org.to_string(),

@@ -26,7 +26,8 @@ use super::{
     proto::{
         EstimateRequest, EstimateResponse, GetQuotaRequest, GetQuotaResponse, ListUsageRequest,
         ListUsageResponse, ReleaseRequest, ReleaseResponse, ReserveRequest, ReserveResponse,
-        ReserveStreamResponse, SettleRequest, SettleResponse,
+        ReserveStreamResponse, SetExternalUsageRequest, SetExternalUsageResponse, SettleRequest,
+        SettleResponse,
         quota_service_server::{QuotaService, QuotaServiceServer},
     },
     status::{query_status, status},
@@ -237,6 +238,17 @@ impl QuotaService for QuotaHandler {
         let (org, page) = convert::usage_page(message, &permit)?;
         let usage = ledger.usage(&org, page).await.map_err(query_status)?;
         Ok(Response::new(convert::usage_response(&org, usage)))
+    }
+
+    async fn set_external_usage(
+        &self,
+        request: Request<SetExternalUsageRequest>,
+    ) -> Result<Response<SetExternalUsageResponse>, Status> {
+        let (ledger, permit, message) = self.0.accept(request)?;
+        let request = convert::set_external_usage(message, &permit)?;
+        let set = ledger.set_external_usage(request).await;
+        let set = set.map_err(query_status)?;
+        Ok(Response::new(convert::external_usage_response(set)))
     }
 
     /// Runs on the worker that serves the call: an estimate of a large body takes some milliseconds, and as many run at

@@ -27,7 +27,7 @@ pub(crate) fn status(error: LedgerError) -> Status {
     to_status(error, RetryAdvice::WithRequestId)
 }
 
-/// The status of a call that only reads, which has no `request_id`.
+/// The status of a call without a `request_id`: a query, or one that sets a figure.
 pub(super) fn query_status(error: LedgerError) -> Status {
     to_status(error, RetryAdvice::AsQuery)
 }
@@ -42,9 +42,9 @@ fn to_status(error: LedgerError, advice: RetryAdvice) -> Status {
         LedgerError::Refused(Refusal::Released | Refusal::Settled) => {
             Status::failed_precondition(message)
         }
-        LedgerError::Refused(Refusal::UnknownRequestId) | LedgerError::UnknownOrganization => {
-            Status::not_found(message)
-        }
+        LedgerError::Refused(Refusal::UnknownRequestId)
+        | LedgerError::UnknownOrganization
+        | LedgerError::UnknownPool => Status::not_found(message),
         LedgerError::DayNotKept { .. } | LedgerError::CounterOverflow(_) => {
             Status::out_of_range(message)
         }

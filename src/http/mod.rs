@@ -197,6 +197,8 @@ async fn quota(
             "billed_requests": counters.billed_requests,
             "held_tokens": counters.held.get(),
             "closed": figures.is_closed,
+            "margin_tokens": figures.margin.get(),
+            "external_tokens": figures.external.get(),
         })
     });
     Ok(Json(json!({

@@ -29,7 +29,7 @@ pub struct Reserve {
 #[derive(Debug)]
 pub(super) enum Request {
     Reserve(Reserve),
-    /// A Settle or a Release. They depend on their reservation alone, not on the policy.
+    /// Any other operation, which does not depend on the policy.
     Assessed(Operation),
 }
 
@@ -162,6 +162,47 @@ impl TryFrom<Timestamped<Outcome>> for Released {
             tokens,
             pool,
             replayed,
+            resets_at: UtcDay::of(outcome.now).end(),
+        })
+    }
+}
+
+/// A new figure of what the provider counted today in a pool, and Tollgate did not.
+#[derive(Debug, Clone)]
+pub struct SetExternalUsage {
+    /// The organization.
+    pub org: OrgId,
+    /// The pool.
+    pub pool: PoolName,
+    /// The tokens. They replace the figure before.
+    pub tokens: Tokens,
+    /// Why, for the audit log.
+    pub note: String,
+    /// Who sets it, for the audit log; none without a callers file.
+    pub caller: Option<String>,
+}
+
+/// The response to a SetExternalUsage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalUsageSet {
+    /// The figure that was replaced.
+    pub before: Tokens,
+    /// The pool.
+    pub pool: PoolBalance,
+    /// The next midnight by the store's clock, when the figure ends.
+    pub resets_at: DateTime<Utc>,
+}
+
+impl TryFrom<Timestamped<Outcome>> for ExternalUsageSet {
+    type Error = LedgerError;
+
+    fn try_from(outcome: Timestamped<Outcome>) -> Result<Self, LedgerError> {
+        let Outcome::ExternalUsageSet { before, pool } = outcome.answer else {
+            return Err(LedgerError::unexpected(outcome.answer));
+        };
+        Ok(Self {
+            before,
+            pool,
             resets_at: UtcDay::of(outcome.now).end(),
         })
     }

@@ -1,12 +1,16 @@
 //! The decision log: records decisions in metrics and logs, once their answers are known.
 //!
 //! The log line of a decision (target `tollgate::calls`, level debug) is off by default, and its fields are kept
-//! only if it is on. It never has a request id.
+//! only if it is on. It never has a request id. What an administrator changes is in the audit log (target `audit`, level
+//! info).
 
 use tokio::time::Instant;
 use tracing::Level;
 
-use super::{Released, Reserve, Reserved, Settled, backend::Backend};
+use super::{
+    ExternalUsageSet, LedgerError, Released, Reserve, Reserved, SetExternalUsage, Settled,
+    backend::Backend,
+};
 use crate::{
     domain::{BilledReason, OrgId, RequestFields, Tokens, Verdict},
     telemetry::{
@@ -54,6 +58,31 @@ impl ReserveRecord {
             logged: is_logged.then(|| Box::new((Instant::now(), request.fields.clone()))),
         }
     }
+}
+
+/// Logs a change of external usage, also one that may have happened.
+pub(super) fn audit_external_usage(
+    request: &SetExternalUsage,
+    set: &Result<ExternalUsageSet, LedgerError>,
+) {
+    let is_known = match set {
+        Ok(_) => true,
+        Err(error) if error.is_outcome_unknown() => false,
+        Err(_) => return,
+    };
+    tracing::info!(
+        target: "audit",
+        operation = "set_external_usage",
+        caller = request.caller.as_deref(),
+        org = request.org.as_str(),
+        pool = request.pool.as_str(),
+        before = set.as_ref().ok().map(|set| set.before.get()),
+        after = request.tokens.get(),
+        note = request.note,
+        outcome_known = is_known,
+        trace_id = traces::trace_id(),
+        "the external usage of a pool was set"
+    );
 }
 
 impl Backend {

@@ -18,6 +18,9 @@ pub enum LedgerError {
     /// The policy doesn't know the organization, and it has no rows.
     #[error("org: the policy does not know this organization")]
     UnknownOrganization,
+    /// The policy doesn't have the pool.
+    #[error("pool: the policy has no such pool")]
+    UnknownPool,
     /// The day is in the future, or older than the retention.
     #[error("day: {day} is not kept; there are {oldest} to {today}")]
     DayNotKept {
@@ -57,7 +60,10 @@ impl LedgerError {
         match outcome {
             Outcome::Refused(refusal) => Self::Refused(refusal),
             Outcome::CounterOverflow(overflow) => Self::CounterOverflow(overflow),
-            Outcome::Reserved { .. } | Outcome::Settled { .. } | Outcome::Released { .. } => {
+            Outcome::Reserved { .. }
+            | Outcome::Settled { .. }
+            | Outcome::Released { .. }
+            | Outcome::ExternalUsageSet { .. } => {
                 let reason = "the outcome does not match the request".to_owned();
                 Self::Store(StoreError::Corrupt { reason })
             }
@@ -90,7 +96,10 @@ impl LedgerError {
     /// Its label in `tollgate_store_failures_total`; none if the store is not the cause.
     pub(super) fn failure(&self) -> Option<StoreFailure> {
         Some(match self {
-            Self::Refused(_) | Self::UnknownOrganization | Self::DayNotKept { .. } => return None,
+            Self::Refused(_)
+            | Self::UnknownOrganization
+            | Self::UnknownPool
+            | Self::DayNotKept { .. } => return None,
             Self::CounterOverflow(_) => StoreFailure::Full,
             Self::Down(_) => StoreFailure::Down,
             Self::OutOfTime => StoreFailure::OutOfTime,

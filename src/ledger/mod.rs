@@ -28,12 +28,15 @@ use self::{
     queue::Queue,
 };
 pub use self::{
-    api::{Quota, Released, Reserve, Reserved, Settle, Settled, Usage, UsagePage, UsageRow},
+    api::{
+        ExternalUsageSet, Quota, Released, Reserve, Reserved, SetExternalUsage, Settle, Settled,
+        Usage, UsagePage, UsageRow,
+    },
     breaker::{Outage, StoreState},
     error::LedgerError,
 };
 use crate::{
-    domain::{BilledReason, OrgId, RequestId, Verdict},
+    domain::{BilledReason, ExternalSource, OrgId, RequestId, Verdict},
     policy::Policy,
     store::{Operation, Outcome, Store, StoreError, Timestamped, UsageLimits},
     telemetry::{log_limited, metrics::Metrics, traces},
@@ -207,6 +210,33 @@ impl Ledger {
         let released = self.decide(org.clone(), request).await?;
         self.backend.record_released(began, &org, &released);
         Ok(released)
+    }
+
+    /// Replaces today's figure of what the provider counted in a pool, and Tollgate did not. Each change is an event in
+    /// the audit log.
+    ///
+    /// # Errors
+    ///
+    /// The policy does not know the organization or the pool, or the store failed.
+    pub async fn set_external_usage(
+        &self,
+        request: SetExternalUsage,
+    ) -> Result<ExternalUsageSet, LedgerError> {
+        let policy = self.policy();
+        if !policy.orgs.contains_key(&request.org) {
+            return Err(LedgerError::UnknownOrganization);
+        } else if !policy.pools.contains(&request.pool) {
+            return Err(LedgerError::UnknownPool);
+        }
+        let operation = Operation::SetExternalUsage {
+            pool: request.pool.clone(),
+            source: ExternalSource::Manual,
+            tokens: request.tokens,
+        };
+        let set = self.decide(request.org.clone(), Request::Assessed(operation));
+        let set = set.await;
+        decision_log::audit_external_usage(&request, &set);
+        set
     }
 
     /// The store, for its reports. Decisions and queries go through the ledger.

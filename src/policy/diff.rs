@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{DataSharing, Organization, Policy, models::ModelEntry};
-use crate::domain::{ModelCapacity, ModelName, OrgId, PoolName, ProjectId, Tokens};
+use crate::domain::{Margin, ModelCapacity, ModelName, OrgId, PoolName, ProjectId, Tokens};
 
 /// How many changes of each kind are described.
 const MAX_DESCRIBED: usize = 20;
@@ -26,6 +26,8 @@ pub struct Diff {
     pub models: Truncated,
     /// Capacities of models.
     pub capacities: Truncated,
+    /// Margins of pools.
+    pub margins: Truncated,
     /// Allowances, also of tiers and pools that were added or removed.
     pub allowances: Truncated,
     /// New organizations.
@@ -70,6 +72,11 @@ impl Policy {
             pools_removed: pools(self, next),
             models: changes(&models(self), &models(next), ModelName::to_string),
             capacities: changes(&capacities(self), &capacities(next), ModelName::to_string),
+            margins: changes(
+                &pool_margins(self),
+                &pool_margins(next),
+                PoolName::to_string,
+            ),
             allowances: changes(&allowances(self), &allowances(next), |(tier, pool)| {
                 format!("{pool} of tier {tier}")
             }),
@@ -92,6 +99,7 @@ impl Diff {
             ("pools removed", &self.pools_removed),
             ("models", &self.models),
             ("capacities of models", &self.capacities),
+            ("margins of pools", &self.margins),
             ("allowances", &self.allowances),
             ("organizations added", &self.orgs_added),
             ("organizations removed", &self.orgs_removed),
@@ -161,17 +169,21 @@ fn capacities(policy: &Policy) -> BTreeMap<&ModelName, &ModelCapacity> {
     policy.models.capacities.iter().collect()
 }
 
+fn pool_margins(policy: &Policy) -> BTreeMap<&PoolName, &Margin> {
+    policy.margins.pools.iter().collect()
+}
+
 fn allowances(policy: &Policy) -> BTreeMap<(u8, &PoolName), Tokens> {
     let tiers = policy.tiers.iter();
     let allowances = tiers.flat_map(|(tier, terms)| {
-        let pools = terms.allowances.iter();
-        pools.map(|(pool, tokens)| ((*tier, pool), *tokens))
+        let pools = terms.pools.iter();
+        pools.map(|(pool, grant)| ((*tier, pool), grant.allowance))
     });
     allowances.collect()
 }
 
 /// The keys of the programme, with their values.
-fn program(policy: &Policy) -> [(&'static str, Option<String>); 8] {
+fn program(policy: &Policy) -> [(&'static str, Option<String>); 9] {
     let program = &policy.program;
     let overflow = program.overflow.name();
     let prefixes = &policy.models.strip_prefixes;
@@ -190,13 +202,14 @@ fn program(policy: &Policy) -> [(&'static str, Option<String>); 8] {
             "strip_prefixes",
             (!prefixes.is_empty()).then(|| prefixes.join("+")),
         ),
+        ("margin", policy.margins.program.map(|it| it.to_string())),
     ]
 }
 
 /// "tier 1 → 3, projects added: p".
 fn org_changes(before: &Organization, after: &Organization) -> String {
     let keys = organization(before).into_iter().zip(organization(after));
-    let keys = keys.filter_map(|((key, was), (_, is))| change(key, Some(was), Some(is)));
+    let keys = keys.filter_map(|((key, was), (_, is))| change(key, was, is));
     let (old, new) = (projects(before), projects(after));
     let projects = [
         ("projects added", new.difference(&old)),
@@ -210,17 +223,21 @@ fn org_changes(before: &Organization, after: &Organization) -> String {
 }
 
 /// The keys of an organization with their values, without its projects.
-fn organization(org: &Organization) -> [(&'static str, String); 4] {
+fn organization(org: &Organization) -> [(&'static str, Option<String>); 5] {
     let sharing = match &org.data_sharing {
         DataSharing::All => "all",
         DataSharing::Selected(_) => "selected",
         DataSharing::Off => "off",
     };
     [
-        ("tier", org.tier.to_string()),
-        ("data_sharing", sharing.to_owned()),
-        ("zero_data_retention", org.zero_data_retention.to_string()),
-        ("enterprise", org.enterprise.to_string()),
+        ("tier", Some(org.tier.to_string())),
+        ("data_sharing", Some(sharing.to_owned())),
+        (
+            "zero_data_retention",
+            Some(org.zero_data_retention.to_string()),
+        ),
+        ("enterprise", Some(org.enterprise.to_string())),
+        ("margin", org.margin.map(|it| it.to_string())),
     ]
 }
 

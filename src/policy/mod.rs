@@ -5,6 +5,7 @@
 //! `programs.rs` the built-in programmes, `watch.rs` reloads the file while the service runs.
 
 mod diff;
+mod margins;
 mod models;
 mod programs;
 mod schema;
@@ -16,7 +17,10 @@ use std::{
     sync::Arc,
 };
 
-use self::models::{ModelEntry, Models};
+use self::{
+    margins::{Margins, OwnTerms},
+    models::{ModelEntry, Models},
+};
 pub use self::{
     diff::{Diff, Truncated},
     programs::{BuiltinProgram, PROGRAMS},
@@ -25,7 +29,7 @@ pub use self::{
 };
 use crate::{
     domain::{
-        BilledReason, Eligibility, ModelCapacity, ModelName, OrgId, Overflow, PoolName, ProjectId,
+        BilledReason, Eligibility, Margin, ModelCapacity, ModelName, OrgId, Overflow, PoolName, ProjectId,
         RequestFields, Terms, UtcDay, Workload, is_fine_tuned,
     },
     files::toml::Diagnostic,
@@ -46,6 +50,9 @@ pub struct Policy {
     models: Models,
     /// The terms of each tier.
     pub tiers: BTreeMap<u8, Arc<Terms>>,
+    margins: Margins,
+    /// The terms of organizations with margins of their own.
+    own_terms: OwnTerms,
     /// An allowance of 0 in every pool.
     no_terms: Arc<Terms>,
     /// The organizations.
@@ -101,6 +108,8 @@ pub struct Organization {
     pub zero_data_retention: bool,
     /// An enterprise plan: nothing of it is free.
     pub enterprise: bool,
+    /// Its own margin, in place of the pools' and the programme's.
+    pub margin: Option<Margin>,
 }
 
 /// Which projects of an organization share their data.
@@ -181,6 +190,11 @@ impl Policy {
         self.models.stated_capacity(model).unwrap_or_default()
     }
 
+    /// The programme's margin, if it has one.
+    pub fn program_margin(&self) -> Option<Margin> {
+        self.margins.program
+    }
+
     /// How many models' capacities the policy states.
     pub fn capacity_count(&self) -> usize {
         self.models.capacities.len()
@@ -217,9 +231,10 @@ impl Policy {
         } else {
             None
         };
-        let terms = match not_enrolled {
-            Some(_) => &self.no_terms,
-            None => &self.tiers[&org.tier],
+        let terms = match (not_enrolled, org.margin) {
+            (Some(_), _) => &self.no_terms,
+            (None, Some(margin)) => &self.own_terms[&(org.tier, margin)],
+            (None, None) => &self.tiers[&org.tier],
         };
         Enrollment {
             tier: org.tier,

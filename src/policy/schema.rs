@@ -8,9 +8,12 @@ use std::{
 };
 
 use self::models::ModelReader;
-use super::{BuiltinProgram, DataSharing, KeyPosition, Lints, Organization, Policy, Program};
+use super::{
+    BuiltinProgram, DataSharing, KeyPosition, Lints, Organization, Policy, Program,
+    margins::{Margins, margin},
+};
 use crate::{
-    domain::{OrgId, Overflow, PoolName, ProjectId, Terms, Tokens, UtcDay, Workload},
+    domain::{Grant, OrgId, Overflow, PoolName, ProjectId, Terms, Tokens, UtcDay, Workload},
     files::toml::{self, Entry, Faults, Section, distinct},
 };
 
@@ -45,13 +48,27 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
     let section = root.section("program");
     let base = base(&section);
     let program = program(&section, base.as_ref(), &mut lints);
+    let own_margin = margin(&section);
     let read = ModelReader::read(root, &section, base.as_ref(), &mut lints);
     section.finish();
     let overflow = program.overflow;
-    let tiers = tiers(root, &read, overflow, base.as_ref());
+    let mut tiers = tiers(root, &read, overflow, base.as_ref());
     let orgs = orgs(root, &tiers);
     root.finish();
-    let ModelReader { pools, models, .. } = read;
+    let ModelReader {
+        pools,
+        models,
+        margins,
+        ..
+    } = read;
+    let margins = Margins {
+        program: own_margin,
+        pools: margins,
+    };
+    let own = orgs
+        .values()
+        .filter_map(|org| Some((org.tier, org.margin?)));
+    let own_terms = margins.apply_to(&mut tiers, own);
     let nothing = pools.iter().map(|pool| (pool.clone(), Tokens::ZERO));
     let no_terms = terms(overflow, nothing);
     Some(Policy {
@@ -59,6 +76,8 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
         pools,
         models,
         tiers,
+        margins,
+        own_terms,
         no_terms,
         orgs,
         lints,
@@ -78,11 +97,12 @@ fn base(section: &Section<'_>) -> Option<Policy> {
 }
 
 fn terms(overflow: Overflow, allowances: impl Iterator<Item = (PoolName, Tokens)>) -> Arc<Terms> {
-    let allowances = allowances.collect();
-    Arc::new(Terms {
-        overflow,
-        allowances,
-    })
+    let grant = |(pool, allowance)| {
+        let margin = Tokens::ZERO;
+        (pool, Grant { allowance, margin })
+    };
+    let pools = allowances.map(grant).collect();
+    Arc::new(Terms { overflow, pools })
 }
 
 fn program(section: &Section<'_>, base: Option<&Policy>, lints: &mut Lints) -> Program {
@@ -164,7 +184,8 @@ fn tiers(
 ) -> BTreeMap<u8, Arc<Terms>> {
     let of_base = base.iter().flat_map(|base| &base.tiers);
     let of_base = of_base.map(|(tier, of_tier)| {
-        let allowances = of_tier.allowances.iter().cloned();
+        let grants = of_tier.pools.iter();
+        let allowances = grants.map(|(pool, grant)| (pool.clone(), grant.allowance));
         (*tier, terms(overflow, allowances))
     });
     let mut tiers: BTreeMap<u8, Arc<Terms>> = of_base.collect();
@@ -245,12 +266,14 @@ fn organization(section: &Section<'_>, tiers: &BTreeMap<u8, Arc<Terms>>) -> Opti
     let data_sharing = data_sharing(section);
     let zero_data_retention = section.get("zero_data_retention", Entry::flag);
     let enterprise = section.get("enterprise", Entry::flag);
+    let margin = margin(section);
     section.finish();
     Some(Organization {
         tier: tier?,
         data_sharing: data_sharing?,
         zero_data_retention: zero_data_retention.unwrap_or(false),
         enterprise: enterprise.unwrap_or(false),
+        margin,
     })
 }
 

@@ -178,6 +178,7 @@ impl PolicySource {
             pools_removed = diff.pools_removed.described(),
             models = diff.models.described(),
             capacities = diff.capacities.described(),
+            margins = diff.margins.described(),
             allowances = diff.allowances.described(),
             "the policy file is taken"
         );

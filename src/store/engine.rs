@@ -6,9 +6,9 @@
 
 use super::{Operation, Outcome, PoolBalance};
 use crate::domain::{
-    CounterOverflow, Eligibility, ModelName, PoolCounters, PoolName, Progress, ProjectId, Refusal,
-    RequestFields, RequestId, Reservation, ReservationState, RowChoice, RowCounts, Terms, Tokens,
-    UsageCounters, UtcDay, Verdict, judge_late_settle, other_row,
+    CounterOverflow, Eligibility, ExternalSource, ModelName, PoolCounters, PoolName, Progress,
+    ProjectId, Refusal, RequestFields, RequestId, Reservation, ReservationState, RowChoice,
+    RowCounts, Terms, Tokens, UsageCounters, UtcDay, Verdict, judge_late_settle, other_row,
 };
 
 /// The records of one organization.
@@ -107,6 +107,11 @@ pub(super) fn decide<R: Records>(
             outside_program,
         } => engine.settle(request_id, *tokens, *outside_program),
         Operation::Release { request_id } => engine.release(request_id),
+        Operation::SetExternalUsage {
+            pool,
+            source,
+            tokens,
+        } => engine.set_external_usage(pool, *source, *tokens),
     };
     match decided {
         Ok(outcome) | Err(Abort::Answered(outcome)) => Ok(outcome),
@@ -287,6 +292,19 @@ impl<R: Records> Engine<'_, R> {
             pool,
             replayed,
         })
+    }
+
+    fn set_external_usage(
+        &mut self,
+        pool: &PoolName,
+        source: ExternalSource,
+        tokens: Tokens,
+    ) -> Result<Outcome, Abort<R::Error>> {
+        let mut counters = self.pool(RelativeDay::Today, pool)?;
+        let before = counters.external.replace(source, tokens);
+        self.records.set_pool(RelativeDay::Today, pool, counters);
+        let pool = PoolBalance::today(self.terms, pool.clone(), &counters);
+        Ok(Outcome::ExternalUsageSet { before, pool })
     }
 
     /// The reservation of an id, and its day.

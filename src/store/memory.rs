@@ -66,7 +66,8 @@ impl MemoryStore {
     fn decide_all(&self, state: &mut MemoryState, today: UtcDay, batch: &Batch) -> Vec<Outcome> {
         let writes = |operation: &Operation| match operation {
             Operation::Reserve { recording, .. } => recording.writes(),
-            _ => false,
+            Operation::SetExternalUsage { .. } => true,
+            Operation::Settle { .. } | Operation::Release { .. } => false,
         };
         // Only a write adds an organization.
         if !state.by_org.contains_key(&batch.org) && batch.operations.iter().any(writes) {

@@ -31,8 +31,8 @@ pub use self::{
     error::{RefusalReason, StoreError},
 };
 use crate::domain::{
-    CounterOverflow, Eligibility, ModelName, OrgId, PoolCounters, PoolName, ProjectId, Refusal,
-    RequestFields, RequestId, Terms, Tokens, UsageCounters, UtcDay, Verdict,
+    CounterOverflow, Eligibility, ExternalSource, ModelName, OrgId, PoolCounters, PoolName,
+    ProjectId, Refusal, RequestFields, RequestId, Terms, Tokens, UsageCounters, UtcDay, Verdict,
 };
 
 /// How much of the usage history is kept.
@@ -208,6 +208,12 @@ pub enum Operation {
     },
     /// Takes back a reservation whose request never ran.
     Release { request_id: RequestId },
+    /// Replaces today's figure of what the provider counted in a pool, and the store did not.
+    SetExternalUsage {
+        pool: PoolName,
+        source: ExternalSource,
+        tokens: Tokens,
+    },
 }
 
 impl Operation {
@@ -217,6 +223,7 @@ impl Operation {
         match self {
             Self::Reserve { request_id, .. } => request_id.as_ref(),
             Self::Settle { request_id, .. } | Self::Release { request_id } => Some(request_id),
+            Self::SetExternalUsage { .. } => None,
         }
     }
 
@@ -230,7 +237,7 @@ impl Operation {
                 recording,
                 ..
             } => request_id.is_some() || !recording.writes(),
-            Self::Settle { .. } | Self::Release { .. } => true,
+            Self::Settle { .. } | Self::Release { .. } | Self::SetExternalUsage { .. } => true,
         }
     }
 }
@@ -286,6 +293,13 @@ pub enum Outcome {
         /// Whether it was released before. Nothing was taken back then.
         replayed: bool,
     },
+    /// Of a SetExternalUsage.
+    ExternalUsageSet {
+        /// The figure that was replaced.
+        before: Tokens,
+        /// The pool after the operation.
+        pool: PoolBalance,
+    },
     /// The id does not allow the operation. Nothing was written.
     Refused(Refusal),
     /// A counter would pass 2^53 − 1. Nothing was written.
@@ -299,8 +313,12 @@ pub struct PoolBalance {
     pub pool: PoolName,
     /// Free tokens a day.
     pub allowance: Tokens,
+    /// The part of the allowance that no Reserve gets.
+    pub margin: Tokens,
     /// Free tokens counted.
     pub used: Tokens,
+    /// What the provider counted besides.
+    pub external: Tokens,
     /// Whether every further Reserve of today is BILLED `POOL_CLOSED`.
     pub is_closed: bool,
 }
@@ -313,7 +331,9 @@ impl PoolBalance {
         Self {
             pool,
             allowance: terms.allowance,
+            margin: terms.margin,
             used: counters.used,
+            external: counters.external.tokens(),
             is_closed: counters.is_closed(terms),
         }
     }
@@ -324,18 +344,23 @@ impl PoolBalance {
         Self {
             pool,
             allowance: Tokens::ZERO,
+            margin: Tokens::ZERO,
             used: Tokens::ZERO,
+            external: Tokens::ZERO,
             is_closed: false,
         }
     }
 
-    /// The tokens that can still be free: max(0, allowance − used); 0 in a closed pool.
+    /// The tokens that can still be free: max(0, allowance − margin − used − external); 0 in a closed pool.
     #[must_use]
     pub fn remaining(&self) -> Tokens {
         if self.is_closed {
             Tokens::ZERO
         } else {
-            self.allowance.less(self.used)
+            self.allowance
+                .less(self.margin)
+                .less(self.used)
+                .less(self.external)
         }
     }
 }

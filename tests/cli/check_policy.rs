@@ -66,10 +66,12 @@ const INVALID_POLICY: &str = r#"
 overflow = "maybe"                           # program.overflow: "maybe"
 end_on = "2027-01-31"                        # program.end_on: "ends_on"
 covered_workloads = ["inference", "dreams"]  # program.covered_workloads: "dreams"
+margin = "101%"                              # program.margin: at most 100%
 [pools.large]
 models = ["gpt-4o", "ft:gpt-4o:x"]           # pools.large.models: fine-tuned
 [pools.mini]
 models = ["gpt-4o", "gpt-4o-mini"]           # pools.mini.models: "large"
+margin = -1                                  # pools.mini.margin: 0 to 9007199254740991
 [tiers.1]                                    # tiers.1.mini: missing
 large = 9007199254740992                     # tiers.1.large: 9007199254740991
 [tiers.6]                                    # tiers.6: 1 to 5
@@ -78,6 +80,7 @@ tier = 2                                     # orgs.acme.tier: [tiers.2]
 data_sharing = "all"
 projects = ["p"]                             # orgs.acme.projects: "selected"
 enterprise = "no"                            # orgs.acme.enterprise: string
+margin = "5"                                 # orgs.acme.margin: such as "5%"
 [models.gpt-4o]
 contxt = 128_000                             # models.gpt-4o.contxt: "context"
 max_output = 0                               # models.gpt-4o.max_output: 1 to 1000000000

@@ -1,10 +1,12 @@
 //! One suite of cases, named by the rules of docs/CONTRACT.md, for every store.
 
 mod expiry;
+mod external_usage;
 mod held_tokens;
 mod history;
 mod ids;
 mod late_settles;
+mod margin;
 mod models;
 mod names;
 mod outside_program;

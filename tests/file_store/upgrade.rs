@@ -3,7 +3,9 @@
 use std::{fs, path::Path, process::Command};
 
 use chrono::{DateTime, Utc};
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{
+    Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction,
+};
 use tollgate::ledger::{Ledger, Settle};
 
 use super::{ledger_over, open, used};
@@ -17,8 +19,22 @@ const META: TableDefinition<'_, &str, i64> = TableDefinition::new("tollgate");
 const POOLS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("pools");
 const ROW_COUNTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("row_counts");
 
-/// The size of a pool in format 1.
-const POOL_BYTES: usize = 40;
+const POOL_BYTES_OF_FORMAT_1: usize = 40;
+const POOL_BYTES_OF_FORMAT_3: usize = 48;
+
+/// Cuts the records of pools: later formats have more at their ends.
+fn cut_pools(transaction: &WriteTransaction, bytes: usize) {
+    let mut pools = transaction.open_table(POOLS).unwrap();
+    let records = pools.iter().unwrap().map(|entry| {
+        let (key, record) = entry.unwrap();
+        (key.value().to_vec(), record.value()[..bytes].to_vec())
+    });
+    let records: Vec<_> = records.collect();
+    assert!(!records.is_empty());
+    for (key, record) in records {
+        pools.insert(&*key, &*record).unwrap();
+    }
+}
 
 /// Rewrites a file in format 1, with a latest time in the future.
 fn to_format_1(path: &Path, latest: &str) {
@@ -30,16 +46,8 @@ fn to_format_1(path: &Path, latest: &str) {
         let latest: DateTime<Utc> = latest.parse().unwrap();
         about.insert("format", 1).unwrap();
         about.insert("latest", latest.timestamp_micros()).unwrap();
-        let mut pools = transaction.open_table(POOLS).unwrap();
-        let records = pools.iter().unwrap().map(|entry| {
-            let (key, record) = entry.unwrap();
-            (key.value().to_vec(), record.value()[..POOL_BYTES].to_vec())
-        });
-        let records: Vec<_> = records.collect();
-        for (key, record) in records {
-            pools.insert(&*key, &*record).unwrap();
-        }
     }
+    cut_pools(&transaction, POOL_BYTES_OF_FORMAT_1);
     transaction.delete_table(ROW_COUNTS).unwrap();
     transaction.commit().unwrap();
 }
@@ -72,7 +80,7 @@ async fn a_file_that_format_1_latched_ahead_goes_on_with_the_real_day() {
     drop(ledger);
     let database = Database::open(&path).unwrap();
     let about = database.begin_read().unwrap().open_table(META).unwrap();
-    assert_eq!(about.get("format").unwrap().unwrap().value(), 3);
+    assert_eq!(about.get("format").unwrap().unwrap().value(), 4);
     assert!(about.get("latest").unwrap().is_none());
 }
 
@@ -94,12 +102,13 @@ async fn a_file_of_format_2_is_upgraded_and_keeps_what_ran_outside_the_programme
         ledger.reserve(new_reserve(400).id("r")).await.unwrap();
     }
     {
-        // Format 3 has one more verdict and more workloads; all else is as in format 2.
+        // Format 3 has one more verdict and more workloads, format 4 longer pools; all else is as in format 2.
         let database = Database::open(&path).unwrap();
         let transaction = database.begin_write().unwrap();
         let mut about = transaction.open_table(META).unwrap();
         about.insert("format", 2).unwrap();
         drop(about);
+        cut_pools(&transaction, POOL_BYTES_OF_FORMAT_3);
         transaction.commit().unwrap();
     }
     for replayed in [false, true] {
@@ -109,7 +118,7 @@ async fn a_file_of_format_2_is_upgraded_and_keeps_what_ran_outside_the_programme
     }
     let database = Database::open(&path).unwrap();
     let about = database.begin_read().unwrap().open_table(META).unwrap();
-    assert_eq!(about.get("format").unwrap().unwrap().value(), 3);
+    assert_eq!(about.get("format").unwrap().unwrap().value(), 4);
 }
 
 #[tokio::test]
@@ -130,6 +139,6 @@ async fn the_previous_release_refuses_the_file_and_leaves_it_unchanged() {
     previous.args(["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
     let ended = run(&mut previous);
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("is in format 3"), "{ended:?}");
+    assert!(ended.stderr.contains("is in format 4"), "{ended:?}");
     assert_eq!(fs::read(&path).unwrap(), bytes);
 }

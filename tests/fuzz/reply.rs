@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use redis::Value;
 use tollgate::{
     domain::{
-        BilledReason, Eligibility, ModelName, OrgId, PoolName, ProjectId, RequestFields, RequestId,
+        BilledReason, Eligibility, Grant, ModelName, OrgId, PoolName, ProjectId, RequestFields, RequestId,
         Terms, Tokens, UtcDay, Verdict, Workload,
     },
     store::{
@@ -51,7 +51,7 @@ fn batches(shape: u8) -> Vec<Batch> {
     let batch = |at: usize| Batch {
         org: OrgId::parse("acme").expect("legal"),
         day: UtcDay::parse("2026-11-22").expect("a day"),
-        terms: Arc::new(Terms { allowances: vec![(pool.clone(), Tokens::MAX)], ..Terms::default() }),
+        terms: Arc::new(Terms { pools: vec![(pool.clone(), Grant { allowance: Tokens::MAX, ..Grant::default() })], ..Terms::default() }),
         operations: kinds.iter().cycle().skip(first + at).take(usize::from(length)).cloned().collect(),
     };
     (0..usize::from(count)).map(batch).collect()

@@ -56,7 +56,8 @@ const MESSAGES: &[(&str, &str)] = &[
     ),
     (
         "PoolQuota",
-        "pool allowance used remaining billed_tokens free_requests billed_requests",
+        "pool allowance used remaining billed_tokens free_requests billed_requests held_tokens closed \
+         margin_tokens external_tokens",
     ),
     ("ListUsageRequest", "org day page_size page_token"),
     ("ListUsageResponse", "day rows next_page_token"),
@@ -64,6 +65,11 @@ const MESSAGES: &[(&str, &str)] = &[
     (
         "EstimateResponse",
         "tokens input_tokens output_tokens basis model workload output_capped",
+    ),
+    ("SetExternalUsageRequest", "org pool tokens note"),
+    (
+        "SetExternalUsageResponse",
+        "previous_tokens external_tokens pool allowance used remaining resets_at",
     ),
     (
         "UsageRow",

@@ -3,6 +3,7 @@
 mod bounds;
 mod compression;
 mod estimate;
+mod external_usage;
 mod field_numbers;
 mod in_flight;
 mod stream;

@@ -131,6 +131,7 @@ async fn a_malformed_message_is_the_callers_fault() {
             "GetQuota",
             "ListUsage",
             "Estimate",
+            "SetExternalUsage",
         ] {
             // Bytes that are malformed for one message may be an unknown field of another. Then only a required field
             // is missing.
@@ -178,6 +179,9 @@ async fn text_that_is_not_utf8_is_the_callers_fault_and_its_field_is_named() {
         ("ListUsage", 4, "page_token"),
         ("Estimate", 1, "path"),
         ("Estimate", 3, "model"),
+        ("SetExternalUsage", 1, "org"),
+        ("SetExternalUsage", 2, "pool"),
+        ("SetExternalUsage", 4, "note"),
     ] {
         // 0xC0 0x80 is an overlong NUL, 0xED 0xA0 0x80 half of a surrogate pair.
         for text in [&b"a\xff"[..], b"\xc0\x80", b"\xed\xa0\x80"] {

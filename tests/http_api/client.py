@@ -70,6 +70,8 @@ def calls_all(client, suffix):
     equal(call("Release", release).released_tokens, 1_000_000_000)
     usage = call("ListUsage", pb.ListUsageRequest(org="acme", page_size=1))
     equal((usage.day, usage.rows[0].free_tokens), ("2026-11-22", before + 100))
+    external = pb.SetExternalUsageRequest(org="acme", pool="mini", tokens=5)
+    equal(call("SetExternalUsage", external).external_tokens, 5)
     # Larger than the messages of other methods may be.
     body = {"model": "gpt-4o", "max_tokens": 100, "messages": [{"content": "x" * 100_000}]}
     estimate = pb.EstimateRequest(path="/v1/chat/completions", body=json.dumps(body).encode())
@@ -96,7 +98,7 @@ async def calls_concurrently(address):
 def main():
     address = f"http://{sys.argv[1]}"
     methods = {rpc.name for rpc in SERVICE.methods if not rpc.server_streaming}
-    known = {"Reserve", "Settle", "Release", "GetQuota", "ListUsage", "Estimate"}
+    known = {"Reserve", "Settle", "Release", "GetQuota", "ListUsage", "Estimate", "SetExternalUsage"}
     equal(methods, known)
     # Unknown fields of an answer would be errors. By default the client compresses its requests.
     codec = google_protobuf_json_codec(ignore_unknown_fields=False)

@@ -23,6 +23,7 @@ pub(super) enum Access {
 }
 
 const EVERY_ROLE: &[Role] = &Role::ALL;
+const BUT_ADMIN: &[Role] = &[Role::Reserve, Role::Read];
 const ACME: &[&str] = &["acme"];
 const ALL: &[&str] = &["acme", "other", STRANGER];
 
@@ -45,6 +46,7 @@ impl Service {
             loopback,
             in_the_clear,
             everyone,
+            everyone_here,
             bare,
             ..
         } = self;
@@ -74,12 +76,18 @@ impl Service {
                 "no callers file",
                 everyone,
                 vec![],
-                Access::These(EVERY_ROLE, ALL),
+                Access::These(BUT_ADMIN, ALL),
             ),
             (
                 "no callers file, and some token",
                 everyone,
                 vec!["Bearer x"],
+                Access::These(BUT_ADMIN, ALL),
+            ),
+            (
+                "no callers file, on loopback",
+                everyone_here,
+                vec![],
                 Access::These(EVERY_ROLE, ALL),
             ),
         ] {

@@ -143,10 +143,10 @@ fn a_valid_callers_file_is_described_without_its_hashes() {
     assert_eq!(lines[0], format!("{name} is valid"));
     for line in [
         "CALLER ROLES ORGANIZATIONS KNOWN BY",
-        "admin reserve, read all spiffe://example.org/admin, admin.internal",
-        "by-dns reserve, read 1 gateway.internal",
+        "admin reserve, read, admin all spiffe://example.org/admin, admin.internal",
+        "by-dns reserve, read, admin 1 gateway.internal",
         "reader read 1 1 token",
-        "rotating reserve, read 1 2 tokens",
+        "rotating reserve, read, admin 1 2 tokens",
     ] {
         assert!(lines.contains(&line.to_owned()), "{line:?}: {lines:?}");
     }

@@ -72,11 +72,12 @@ async fn the_role_is_checked_before_the_message_is_read() {
     let service = Service::start().await;
     let unary = methods().into_iter().filter(|it| it != "ReserveStream");
     let nobody = service.loopback.channel(None, &[]);
-    let [reserver, reader] =
-        ["Bearer tg_reserver", "Bearer tg_reader"].map(|it| service.loopback.channel(None, &[it]));
+    let [reserver, reader, admin] = ["Bearer tg_reserver", "Bearer tg_reader", "Bearer tg_after"]
+        .map(|it| service.loopback.channel(None, &[it]));
     for method in unary {
         let (with, without) = match method.as_str() {
             "GetQuota" | "ListUsage" => (&reader, &reserver),
+            "SetExternalUsage" => (&admin, &reader),
             _ => (&reserver, &reader),
         };
         for malformed in [vec![0xff; 10], vec![0; 100_000]] {

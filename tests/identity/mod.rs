@@ -48,7 +48,7 @@ fn tokens(tokens: &[&str]) -> String {
     format!("tokens = [{}]", hashes.join(", "))
 }
 
-const BOTH_ROLES: &str = "\"reserve\", \"read\"";
+const ALL_ROLES: &str = "\"reserve\", \"read\", \"admin\"";
 
 /// The callers of the tests.
 fn callers() -> String {
@@ -56,31 +56,31 @@ fn callers() -> String {
         caller(
             "by-uri",
             &format!("certificates = [\"{URI}\"]"),
-            BOTH_ROLES,
+            ALL_ROLES,
             "acme",
         ),
         caller(
             "by-dns",
             &format!("certificates = [\"{DNS}\"]"),
-            BOTH_ROLES,
+            ALL_ROLES,
             "acme",
         ),
         caller(
             "admin",
             "certificates = [\"spiffe://example.org/admin\", \"admin.internal\"]",
-            BOTH_ROLES,
+            ALL_ROLES,
             "*",
         ),
         caller(
             "rotating",
             &tokens(&["tg_before", "tg_after"]),
-            BOTH_ROLES,
+            ALL_ROLES,
             "acme",
         ),
         caller("reserver", &tokens(&["tg_reserver"]), "\"reserve\"", "acme"),
         caller("reader", &tokens(&["tg_reader"]), "\"read\"", "acme"),
-        caller("everywhere", &tokens(&["tg_everywhere"]), BOTH_ROLES, "*"),
-        caller("elsewhere", &tokens(&["tg_elsewhere"]), BOTH_ROLES, "other"),
+        caller("everywhere", &tokens(&["tg_everywhere"]), ALL_ROLES, "*"),
+        caller("elsewhere", &tokens(&["tg_elsewhere"]), ALL_ROLES, "other"),
     ]
     .concat()
 }
@@ -97,6 +97,8 @@ struct Service {
     in_the_clear: TestPort,
     /// A port without a callers file.
     everyone: TestPort,
+    /// The same on loopback.
+    everyone_here: TestPort,
     /// A port without connection details.
     bare: TestPort,
 }
@@ -124,6 +126,7 @@ impl Service {
             loopback: listener::plaintext(ledger(), known(), port(true)).await,
             in_the_clear: listener::plaintext(ledger(), known(), port(false)).await,
             everyone: listener::plaintext(ledger(), Authenticator::Everyone, port(false)).await,
+            everyone_here: listener::plaintext(ledger(), Authenticator::Everyone, port(true)).await,
             bare: listener::bare(ledger(), known()).await,
             world,
             authority,

@@ -11,7 +11,7 @@ use tollgate::{
 use tonic::Code;
 
 use super::{
-    BOTH_ROLES, Service, URI, caller, callers,
+    ALL_ROLES, Service, URI, caller, callers,
     matrix::{call, new_reserve},
     tokens,
 };
@@ -41,7 +41,7 @@ async fn a_token_is_rotated_without_a_moment_in_which_none_is_known() {
         (&["tg_after", "tg_next"], [false, true, true]),
         (&["tg_next"], [false, false, true]),
     ] {
-        let text = caller("rotating", &tokens(now), BOTH_ROLES, "acme");
+        let text = caller("rotating", &tokens(now), ALL_ROLES, "acme");
         service.caller_set.replace(parsed(&text)).unwrap();
         assert_eq!(alive().await, wanted, "{now:?}");
     }
@@ -76,21 +76,21 @@ async fn stream_after(service: &Service, headers: &[&str], text: &str) -> (Code,
 async fn an_open_stream_ends_with_the_rights_of_its_caller() {
     let service = Service::start().await;
     let by_uri = |roles, org| caller("x", &format!("certificates = [\"{URI}\"]"), roles, org);
-    let by_token = |token| caller("x", &tokens(&[token]), BOTH_ROLES, "acme");
+    let by_token = |token| caller("x", &tokens(&[token]), ALL_ROLES, "acme");
     let none: &[&str] = &[];
     let token: &[&str] = &["Bearer tg_after"];
     let mut used = 0;
     for (headers, text, wanted) in [
         // Another caller with the same rights.
-        (none, by_uri(BOTH_ROLES, "acme"), Code::Ok),
-        (none, by_uri(BOTH_ROLES, "other"), Code::PermissionDenied),
+        (none, by_uri(ALL_ROLES, "acme"), Code::Ok),
+        (none, by_uri(ALL_ROLES, "other"), Code::PermissionDenied),
         (none, by_uri("\"read\"", "acme"), Code::PermissionDenied),
         (none, by_token("tg_after"), Code::Unauthenticated),
         (token, by_token("tg_after"), Code::Ok),
         // The certificate is still known, but the stream used a token.
         (
             token,
-            by_token("tg_next") + &by_uri(BOTH_ROLES, "acme").replace("callers.x", "callers.y"),
+            by_token("tg_next") + &by_uri(ALL_ROLES, "acme").replace("callers.x", "callers.y"),
             Code::Unauthenticated,
         ),
         (token, by_token("tg_next"), Code::Unauthenticated),
@@ -115,10 +115,10 @@ fn changes_are_logged_by_the_names_of_callers() {
         caller_set.replace(parsed(&callers())).unwrap(),
         CallerChanges::default()
     );
-    let text = caller("new", &tokens(&["tg_new"]), BOTH_ROLES, "*")
+    let text = caller("new", &tokens(&["tg_new"]), ALL_ROLES, "*")
         + &caller("reader", &tokens(&["tg_reader2"]), "\"read\"", "acme")
-        + &caller("reserver", &tokens(&["tg_reserver"]), BOTH_ROLES, "acme")
-        + &caller("elsewhere", &tokens(&["tg_elsewhere"]), BOTH_ROLES, "other");
+        + &caller("reserver", &tokens(&["tg_reserver"]), ALL_ROLES, "acme")
+        + &caller("elsewhere", &tokens(&["tg_elsewhere"]), ALL_ROLES, "other");
     let changes = caller_set.replace(parsed(&text)).unwrap();
     assert_eq!(changes.added, ["new"]);
     assert_eq!(changes.changed, ["reader", "reserver"]);
@@ -133,7 +133,7 @@ fn tokens_that_come_later_are_refused_where_others_could_read_them() {
         loopback: false,
     };
     assert!(CallerSet::new(parsed(&callers()), port).is_err());
-    let by_certificate = caller("a", &format!("certificates = [\"{URI}\"]"), BOTH_ROLES, "*");
+    let by_certificate = caller("a", &format!("certificates = [\"{URI}\"]"), ALL_ROLES, "*");
     let caller_set = CallerSet::new(parsed(&by_certificate), port).unwrap();
     assert!(caller_set.replace(parsed(&callers())).is_err());
     // The last valid callers stay.

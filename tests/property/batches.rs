@@ -12,7 +12,7 @@ use futures_util::{
 };
 use proptest::prelude::*;
 use tollgate::{
-    domain::{Eligibility, Tokens, UtcDay},
+    domain::{Eligibility, ExternalSource, PoolName, Tokens, UtcDay},
     ledger::{Ledger, LedgerConfig},
     policy::Policy,
     store::{Batch, Decision, Operation, Outcome, Recording},
@@ -39,7 +39,10 @@ const MAX_ACROSS_MIDNIGHT: usize = 100;
 
 fn org_of(step: &Step) -> &'static str {
     match step {
-        Step::Reserve { org, .. } | Step::Settle { org, .. } | Step::Release { org, .. } => org,
+        Step::Reserve { org, .. }
+        | Step::Settle { org, .. }
+        | Step::Release { org, .. }
+        | Step::SetExternal { org, .. } => org,
         other => panic!("{other:?} is no operation"),
     }
 }
@@ -90,6 +93,13 @@ fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
         Step::Release { id, .. } => Operation::Release {
             request_id: request_id(id),
         },
+        Step::SetExternal {
+            pool, tokens: it, ..
+        } => Operation::SetExternalUsage {
+            pool: PoolName::parse(*pool).unwrap(),
+            source: ExternalSource::Manual,
+            tokens: tokens(*it),
+        },
         other => panic!("{other:?} is no operation"),
     }
 }
@@ -122,6 +132,9 @@ fn outcome(outcome: Outcome) -> String {
             pool,
             replayed: again,
         } => format!("released {tokens}{} {}", replayed(again), balance(pool)),
+        Outcome::ExternalUsageSet { before, pool } => {
+            format!("external {before} {}", balance(Some(pool)))
+        }
         Outcome::Refused(refusal) => {
             let name = format!("{refusal:?}");
             name.split(' ').next().unwrap().to_owned()
@@ -269,6 +282,15 @@ async fn together(
     (answers.concat(), made)
 }
 
+/// Without the operations that the ledger refuses before they wait for the store.
+fn for_the_queue(mut operations: Vec<Step>, model: &Model) -> Vec<Step> {
+    operations.retain(|step| match step {
+        Step::SetExternal { org, pool, .. } => model.unknown(org, pool).is_none(),
+        _ => true,
+    });
+    operations
+}
+
 async fn run_at_the_store(
     world: &World,
     closes: bool,
@@ -282,6 +304,7 @@ async fn run_at_the_store(
                 day_is_wrong,
                 ..
             } => {
+                let operations = for_the_queue(operations, &model);
                 let day = first_day().plus_days(model.day);
                 let answers = decide(world, &operations, day, day_is_wrong).await;
                 for (at, (step, received)) in operations.iter().zip(answers).enumerate() {
@@ -322,6 +345,7 @@ async fn run_at_the_ledger(
                 day_is_wrong: day_ends,
                 as_stream,
             } => {
+                let operations = for_the_queue(operations, &model);
                 // At midnight each caller sends its operation again. Here one task polls all callers, in order as long
                 // as tokio's budget does not interrupt it.
                 let many = operations.len() > MAX_ACROSS_MIDNIGHT;

@@ -15,8 +15,8 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use tollgate::{
-    domain::{Tokens, UtcDay, Workload},
-    ledger::{LedgerError, Reserve, Reserved, Settle, UsagePage},
+    domain::{PoolName, Tokens, UtcDay, Workload},
+    ledger::{LedgerError, Reserve, Reserved, SetExternalUsage, Settle, UsagePage},
     policy::Policy,
     store::PoolBalance,
 };
@@ -52,6 +52,11 @@ enum Step {
     Release {
         org: &'static str,
         id: &'static str,
+    },
+    SetExternal {
+        org: &'static str,
+        pool: &'static str,
+        tokens: u64,
     },
     Quota {
         org: &'static str,
@@ -105,11 +110,18 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (org(), id(), settled, prop::bool::weighted(0.25))
             .prop_map(|(org, id, tokens, outside)| Step::Settle { org, id, tokens, outside }),
         3 => (org(), id()).prop_map(|(org, id)| Step::Release { org, id }),
+        2 => set_external(org()),
         2 => org().prop_map(|org| Step::Quota { org }),
         2 => (org(), 0..3_u32).prop_map(|(org, days_ago)| Step::Usage { org, days_ago }),
         1 => Just(Step::NextDay),
         2 => change.prop_map(Step::Change),
     ]
+}
+
+fn set_external(org: impl Strategy<Value = &'static str>) -> impl Strategy<Value = Step> {
+    let pool = prop::sample::select(vec!["large", "large", "mini", "huge"]);
+    let tokens = prop::sample::select(vec![0, 1, 50, 300, 400, 1_000, 1_001]);
+    (org, pool, tokens).prop_map(|(org, pool, tokens)| Step::SetExternal { org, pool, tokens })
 }
 
 /// Formats a result like the model: the answer, or the name of the refusal.
@@ -121,6 +133,7 @@ fn text<T>(result: Result<T, LedgerError>, answer: impl FnOnce(T) -> String) -> 
             name.split(' ').next().unwrap().to_owned()
         }
         Err(LedgerError::UnknownOrganization) => "UnknownOrganization".to_owned(),
+        Err(LedgerError::UnknownPool) => "UnknownPool".to_owned(),
         Err(LedgerError::DayNotKept { .. }) => "DayNotKept".to_owned(),
         Err(error) => panic!("{error}"),
     }
@@ -166,7 +179,7 @@ fn reserved(answer: Result<Reserved, LedgerError>, resets_at: DateTime<Utc>) -> 
     })
 }
 
-/// The ledger's answer to a Reserve, Settle or Release.
+/// The ledger's answer to an operation.
 async fn operate(step: &Step, world: &World, resets_at: DateTime<Utc>) -> String {
     match step {
         Step::Reserve {
@@ -200,11 +213,24 @@ async fn operate(step: &Step, world: &World, resets_at: DateTime<Utc>) -> String
             let replayed = replayed(it.replayed);
             format!("released {}{replayed} {}", it.tokens, balance(it.pool))
         }),
+        Step::SetExternal { org, pool, tokens } => {
+            let call = SetExternalUsage {
+                org: org_id(org),
+                pool: PoolName::parse(*pool).unwrap(),
+                tokens: Tokens::new(*tokens).unwrap(),
+                note: String::new(),
+                caller: None,
+            };
+            text(world.ledger.set_external_usage(call).await, |it| {
+                assert_eq!(it.resets_at, resets_at);
+                format!("external {} {}", it.before, balance(Some(it.pool)))
+            })
+        }
         other => panic!("{other:?} is no operation"),
     }
 }
 
-/// The model's answer to a Reserve, Settle or Release.
+/// The model's answer to an operation.
 fn model_answer(step: &Step, model: &mut Model) -> String {
     match step.clone() {
         Step::Reserve {
@@ -220,6 +246,7 @@ fn model_answer(step: &Step, model: &mut Model) -> String {
             outside,
         } => model.settle(org, id, tokens, outside),
         Step::Release { org, id } => model.release(org, id),
+        Step::SetExternal { org, pool, tokens } => model.set_external(org, pool, tokens),
         other => panic!("{other:?} is no operation"),
     }
 }

@@ -41,6 +41,8 @@ pub struct Model {
     pub day: u32,
     requests: Vec<Request>,
     closed: Vec<(&'static str, &'static str, u32)>,
+    /// What the provider counted besides, by organization, pool and day.
+    external: BTreeMap<(&'static str, &'static str, u32), u64>,
 }
 
 /// The row of requests beyond the limit.
@@ -63,6 +65,7 @@ impl Model {
             day: 0,
             requests: Vec::new(),
             closed: Vec::new(),
+            external: BTreeMap::new(),
         }
     }
 
@@ -184,14 +187,14 @@ impl Model {
             }
         } else if first == "FREE" {
             let without = self.used(org, pool.unwrap()) - reserved;
-            let fits = without + actual <= self.allowance(org, pool.unwrap());
+            let fits = self.fits(org, pool.unwrap(), without + actual);
             if actual <= reserved || fits {
                 "FREE"
             } else {
                 "AllowanceExceeded"
             }
         } else if first == "AllowanceExceeded" && !self.is_closed(org, pool.unwrap()) {
-            let fits = self.used(org, pool.unwrap()) + actual <= self.allowance(org, pool.unwrap());
+            let fits = self.fits(org, pool.unwrap(), self.used(org, pool.unwrap()) + actual);
             if fits { "FREE" } else { first }
         } else {
             first
@@ -218,6 +221,26 @@ impl Model {
         } = self.requests[at];
         let balance = self.balance_on(org, pool, day != self.day);
         format!("released {}{replayed} {balance}", fields.tokens)
+    }
+
+    pub fn set_external(&mut self, org: &'static str, pool: &'static str, tokens: u64) -> String {
+        if let Some(unknown) = self.unknown(org, pool) {
+            return unknown.to_owned();
+        }
+        let before = self.external.insert((org, pool, self.day), tokens);
+        let (before, balance) = (before.unwrap_or(0), self.balance(org, Some(pool)));
+        format!("external {before} {balance}")
+    }
+
+    /// Why the policy has no such pool of the organization.
+    pub fn unknown(&self, org: &str, pool: &str) -> Option<&'static str> {
+        if !self.rules.orgs.contains_key(org) {
+            Some("UnknownOrganization")
+        } else if !self.rules.pools.contains_key(pool) {
+            Some("UnknownPool")
+        } else {
+            None
+        }
     }
 
     pub fn quota(&self, org: &'static str) -> String {
@@ -371,7 +394,9 @@ impl Model {
     fn judge(&self, org: &str, pool: &str, tokens: u64) -> &'static str {
         if self.is_closed(org, pool) {
             "PoolClosed"
-        } else if self.used(org, pool) + tokens <= self.allowance(org, pool) {
+        } else if self.used(org, pool) + self.external(org, pool) + tokens
+            <= self.reservable(org, pool)
+        {
             "FREE"
         } else {
             "AllowanceExceeded"
@@ -403,6 +428,23 @@ impl Model {
             .pools
             .get(pool)
             .map_or(0, |(_, allowance)| *allowance)
+    }
+
+    /// Whether this total of used tokens is free at the provider.
+    fn fits(&self, org: &str, pool: &str, total: u64) -> bool {
+        total + self.external(org, pool) <= self.allowance(org, pool)
+    }
+
+    fn external(&self, org: &str, pool: &str) -> u64 {
+        let mut known = self.external.iter();
+        let known = known.find(|((of, its, day), _)| (*of, *its, *day) == (org, pool, self.day));
+        known.map_or(0, |(_, tokens)| *tokens)
+    }
+
+    /// What Reserves get of the allowance.
+    fn reservable(&self, org: &str, pool: &str) -> u64 {
+        let allowance = self.allowance(org, pool);
+        allowance.saturating_sub(self.rules.margin(org, pool, allowance))
     }
 
     fn not_enrolled(&self, org: &str) -> Option<&'static str> {
@@ -443,7 +485,9 @@ impl Model {
         let (allowance, used) = (self.allowance(org, pool), self.used(org, pool));
         let remaining = match self.is_closed(org, pool) {
             true => 0,
-            false => allowance.saturating_sub(used),
+            false => self
+                .reservable(org, pool)
+                .saturating_sub(used + self.external(org, pool)),
         };
         format!("{pool} {allowance} {used} {remaining}")
     }

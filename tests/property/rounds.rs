@@ -8,6 +8,7 @@ use super::{
     Step,
     model::Fields,
     rules::{Change, HOSTILE_NAME},
+    set_external,
 };
 
 const MAX_ROUNDS: usize = 10;
@@ -92,6 +93,7 @@ fn operation(names: Names, most: u64) -> impl Strategy<Value = Step> {
         6 => (org(), id(), settled, prop::bool::weighted(0.25))
             .prop_map(|(org, id, tokens, outside)| Step::Settle { org, id, tokens, outside }),
         3 => (org(), id()).prop_map(|(org, id)| Step::Release { org, id }),
+        2 => set_external(org()),
     ]
 }
 

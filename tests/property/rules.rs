@@ -14,6 +14,8 @@ pub struct Rules {
     /// Pool → (models, allowance).
     pub pools: BTreeMap<&'static str, (Vec<&'static str>, u64)>,
     pub orgs: BTreeMap<&'static str, Sharing>,
+    /// The margins: of the programme, of the pool `mini`, of the organization `acme`.
+    pub margins: [Option<Margin>; 3],
     /// The last free day, as days after the first.
     pub ends_after: Option<u32>,
 }
@@ -27,6 +29,9 @@ pub enum Sharing {
     Enterprise,
 }
 
+/// A margin: its text in the policy, and the tokens of an allowance.
+pub type Margin = (&'static str, fn(u64) -> u64);
+
 /// A policy change. Each applies to the first policy, not to the last.
 #[derive(Debug, Clone, Copy)]
 pub enum Change {
@@ -39,11 +44,13 @@ pub enum Change {
     PoolLeaves,
     ModelMoves,
     OtherOverflow,
+    Margins,
+    OwnMargin,
     End,
 }
 
 impl Change {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Nothing,
         Self::Cut,
         Self::Raise,
@@ -53,6 +60,8 @@ impl Change {
         Self::PoolLeaves,
         Self::ModelMoves,
         Self::OtherOverflow,
+        Self::Margins,
+        Self::OwnMargin,
         Self::End,
     ];
 }
@@ -74,6 +83,7 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
             ("big", Sharing::Enterprise),
         ]
         .into(),
+        margins: [None; 3],
         ends_after: None,
     };
     let large = |allowance| (vec!["gpt-4o", "o1", HOSTILE_NAME], allowance);
@@ -92,12 +102,28 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
             rules.pools.insert("mini", (vec!["gpt-4o-mini", "o1"], 400));
         }
         Change::OtherOverflow => rules.closes = !closes,
+        Change::Margins => {
+            let fifth: Margin = ("\"20%\"", |allowance| allowance.div_ceil(5));
+            rules.margins = [Some(fifth), Some(("33", |_| 33)), None];
+        }
+        Change::OwnMargin => {
+            let own: Margin = ("\"0.15%\"", |allowance| (15 * allowance).div_ceil(10_000));
+            rules.margins = [Some(("999", |_| 999)), None, Some(own)];
+        }
         Change::End => rules.ends_after = Some(day),
     }
     rules
 }
 
 impl Rules {
+    /// What no Reserve of an organization gets of a pool's allowance.
+    pub fn margin(&self, org: &str, pool: &str, allowance: u64) -> u64 {
+        let [program, mini, acme] = self.margins;
+        let own = acme.filter(|_| org == "acme");
+        let margin = own.or(mini.filter(|_| pool == "mini")).or(program);
+        margin.map_or(0, |(_, tokens)| tokens(allowance))
+    }
+
     /// The policy file with these rules.
     pub fn text(&self, first_day: UtcDay) -> String {
         let overflow = if self.closes {
@@ -109,9 +135,14 @@ impl Rules {
         if let Some(days) = self.ends_after {
             text += &format!("ends_on = \"{}\"\n", first_day.plus_days(days));
         }
+        let [program, mini, acme] = self
+            .margins
+            .map(|margin| margin.map_or(String::new(), |(text, _)| format!("margin = {text}\n")));
+        text += &program;
         let mut tier = "[tiers.1]\n".to_owned();
         for (pool, (models, allowance)) in &self.pools {
-            text += &format!("[pools.{pool}]\nmodels = {models:?}\n");
+            let margin = if *pool == "mini" { &mini } else { "" };
+            text += &format!("[pools.{pool}]\nmodels = {models:?}\n{margin}");
             tier += &format!("{pool} = {allowance}\n");
         }
         text += &tier;
@@ -127,7 +158,8 @@ impl Rules {
                 }
                 Sharing::Enterprise => "data_sharing = \"all\"\nenterprise = true".to_owned(),
             };
-            text += &format!("[orgs.{org:?}]\ntier = 1\n{sharing}\n");
+            let margin = if *org == "acme" { &acme } else { "" };
+            text += &format!("[orgs.{org:?}]\ntier = 1\n{margin}{sharing}\n");
         }
         text
     }

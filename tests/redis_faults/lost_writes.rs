@@ -11,7 +11,9 @@ use std::{
 use chrono::TimeDelta;
 use nix::sys::signal::Signal;
 use tollgate::{
-    grpc::proto::{BilledReason, ReleaseRequest, ReserveRequest, SettleRequest},
+    grpc::proto::{
+        BilledReason, ReleaseRequest, ReserveRequest, SetExternalUsageRequest, SettleRequest,
+    },
     ledger::{Ledger, LedgerConfig},
 };
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -327,6 +329,42 @@ async fn a_pool_that_was_closed_stays_closed() {
     assert_eq!(used(&client, 1_001).await, exceeded(0));
     redis.run(&["FLUSHALL"]);
     assert_eq!(used(&client, 1).await, ("PoolClosed".to_owned(), 0));
+}
+
+#[tokio::test]
+async fn external_usage_is_restored_by_whoever_knew_it_and_the_later_figure_counts() {
+    let redis = RedisServer::start();
+    let (one, client) = replica(&redis).await;
+    let (_other, other) = replica(&redis).await;
+    let set = async |client: &Client, tokens| {
+        let request = SetExternalUsageRequest {
+            org: "acme".to_owned(),
+            pool: "large".to_owned(),
+            tokens,
+            note: String::new(),
+        };
+        let set = client.clone().set_external_usage(request).await;
+        set.unwrap().into_inner().previous_tokens
+    };
+    assert_eq!(set(&client, 500).await, 0);
+    redis.run(&["FLUSHALL"]);
+    assert_eq!(large(&client).await.external_tokens, 500);
+    assert_eq!(used(&client, 501).await, exceeded(0));
+    // The other replica has it in its snapshot, once it has written.
+    assert_eq!(used(&other, 100).await, free(100));
+    drop(one);
+    redis.run(&["FLUSHALL"]);
+    assert_eq!(used(&other, 401).await, exceeded(100));
+    // A snapshot with the figure before does not replace the later one.
+    let (_third, third) = replica(&redis).await;
+    assert_eq!(set(&third, 300).await, 500);
+    assert_eq!(used(&other, 600).await, free(700));
+    redis.run(&["FLUSHALL"]);
+    // The third has not seen the last Reserve.
+    for client in [&other, &third] {
+        assert_eq!(used(client, 1).await, exceeded(700));
+        assert_eq!(large(client).await.external_tokens, 300);
+    }
 }
 
 #[tokio::test]

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use redis::{Value, cmd};
 use tokio::task::JoinSet;
 use tollgate::{
-    domain::{BilledReason, Refusal, Verdict},
-    ledger::{Ledger, LedgerConfig, LedgerError, Settle},
+    domain::{BilledReason, PoolName, Refusal, Tokens, Verdict},
+    ledger::{Ledger, LedgerConfig, LedgerError, SetExternalUsage, Settle},
     store::{PoolBalance, StoreError},
 };
 
@@ -84,7 +84,11 @@ fn step(random: &mut Random, replicas: u64, settles: bool) -> Step {
             )
         }
         60..66 if settles => Step::Call(replica, Operation::Release { id }, fault),
-        66..76 => Step::Arrive,
+        66..69 => {
+            let tokens = 100 * random.below(8) as i64;
+            Step::Call(replica, Operation::SetExternal { tokens }, fault)
+        }
+        69..76 => Step::Arrive,
         76..81 => Step::Save,
         81..84 => Step::FallBack,
         84..87 => Step::Flush,
@@ -111,6 +115,7 @@ struct Simulation {
     held: Vec<(usize, Call, u64)>,
     day: u64,
     hour: i64,
+    steps: u64,
     saved: Option<(RedisState, Vec<Key>)>,
 }
 
@@ -133,6 +138,7 @@ impl Simulation {
             held: Vec::new(),
             day: 0,
             hour: 12,
+            steps: 0,
             saved: None,
         };
         // Loads the scripts into Redis, so that each call is one message.
@@ -185,7 +191,7 @@ impl Simulation {
                 return Err(format!("step {at}, {step:?}: {received}, and not {wanted}"));
             }
             let (process, _) = self.replicas[0];
-            let (granted, used) = (self.model.granted(), self.model.used_through(process));
+            let (granted, (used, _)) = (self.model.granted(), self.model.quota_through(process));
             if replicas == 1 && (granted > used || used > ALLOWANCE) {
                 return Err(format!(
                     "step {at}, {step:?}: {granted} are granted, and {used} counted"
@@ -197,6 +203,9 @@ impl Simulation {
 
     /// The real answer, and the model's.
     async fn take(&mut self, step: &Step) -> (String, String) {
+        self.steps += 1;
+        let hours = 24 * self.day + self.hour.unsigned_abs();
+        self.model.now = 1_000_000 * hours + self.steps;
         match *step {
             Step::Call(replica, operation, fault) => {
                 return self.call(replica, operation, fault).await;
@@ -243,8 +252,9 @@ impl Simulation {
                 let (process, ledger) = &self.replicas[replica];
                 let quota = ledger.quota(&org_id("acme")).await.unwrap();
                 let (balance, _) = &quota.pools[0];
-                let wanted = self.model.used_through(*process);
-                return (balance.used.to_string(), wanted.to_string());
+                let received = (balance.used.get() as i64, balance.external.get() as i64);
+                let wanted = self.model.quota_through(*process);
+                return (format!("{received:?}"), format!("{wanted:?}"));
             }
         }
         Default::default()
@@ -323,6 +333,17 @@ async fn perform(ledger: &Ledger, operation: Operation) -> Answer {
             };
             let answer = ledger.settle(call).await.map_err(why)?;
             Ok((verdict(answer.verdict), used(answer.pool), answer.replayed))
+        }
+        Operation::SetExternal { tokens } => {
+            let request = SetExternalUsage {
+                org: org_id("acme"),
+                pool: PoolName::parse("large").unwrap(),
+                tokens: Tokens::new(tokens as u64).unwrap(),
+                note: String::new(),
+                caller: None,
+            };
+            let answer = ledger.set_external_usage(request).await.map_err(why)?;
+            Ok(("", used(Some(answer.pool)), false))
         }
         Operation::Release { id } => {
             let answer = ledger.release(org_id("acme"), request_id(&name(id)));

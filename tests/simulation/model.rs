@@ -12,6 +12,7 @@ pub enum Operation {
     Reserve { id: Option<u64>, tokens: i64 },
     Settle { id: u64, tokens: i64, outside: bool },
     Release { id: u64 },
+    SetExternal { tokens: i64 },
 }
 
 /// The answer: verdict, used tokens and whether it is a replay; or the error.
@@ -24,7 +25,13 @@ struct Component {
     writes: BTreeMap<u64, i64>,
 }
 
-type Pool = BTreeMap<Process, Component>;
+/// A pool's record.
+#[derive(Debug, Clone, Default)]
+struct Pool {
+    components: BTreeMap<Process, Component>,
+    /// The external usage: the sequence number of its last write, and the tokens.
+    external: (u64, i64),
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -56,6 +63,8 @@ pub struct Model {
     /// The snapshots of today of each living process.
     snapshots: BTreeMap<Process, Pool>,
     calls: BTreeMap<Process, u64>,
+    /// The hour, and the steps so far: Redis' clock in the order of its moments.
+    pub now: u64,
     writes: u64,
     granted: i64,
     granted_by_id: BTreeMap<u64, i64>,
@@ -83,6 +92,7 @@ enum CallResult {
 
 fn sum(pool: &Pool) -> i64 {
     let writes = pool
+        .components
         .values()
         .flat_map(|component| component.writes.values());
     writes.sum()
@@ -94,9 +104,10 @@ fn used(pool: &Pool) -> i64 {
 
 /// Returns whether anything was newer.
 fn merge(pool: &mut Pool, other: &Pool) -> bool {
-    let mut newer = false;
-    for (process, component) in other {
-        let known = pool.entry(*process).or_default();
+    let mut newer = other.external.0 > pool.external.0;
+    pool.external = pool.external.max(other.external);
+    for (process, component) in &other.components {
+        let known = pool.components.entry(*process).or_default();
         if component.seq > known.seq {
             *known = component.clone();
             newer = true;
@@ -112,14 +123,14 @@ impl Model {
         let component = self
             .snapshots
             .get(&process)
-            .and_then(|pool| pool.get(&process));
+            .and_then(|pool| pool.components.get(&process));
         let left = match operation {
             Operation::Settle {
                 id, outside: true, ..
             }
             | Operation::Release { id } => Some((id, 0)),
             Operation::Settle { id, tokens, .. } => Some((id, tokens)),
-            Operation::Reserve { .. } => None,
+            Operation::Reserve { .. } | Operation::SetExternal { .. } => None,
         };
         if let Some((id, tokens)) = left {
             let (least, most) = self.left_by_id.entry(id).or_insert((tokens, tokens));
@@ -188,15 +199,21 @@ impl Model {
         let id = match operation {
             Operation::Reserve { id, .. } => id,
             Operation::Settle { id, .. } | Operation::Release { id } => Some(id),
+            Operation::SetExternal { .. } => None,
         };
         let found = id.and_then(|id| {
             let mut days = self.redis.reservations.iter().enumerate();
             days.find_map(|(day, known)| known.get(&id).map(|it| (day, it.clone())))
         });
-        let reads_pool = found.is_some() || matches!(operation, Operation::Reserve { .. });
+        let reads_pool = found.is_some()
+            || matches!(
+                operation,
+                Operation::Reserve { .. } | Operation::SetExternal { .. }
+            );
         let seq = self
             .redis
             .pool
+            .components
             .get(&process)
             .map_or(0, |component| component.seq);
         if reads_pool && seq < acknowledged {
@@ -207,6 +224,7 @@ impl Model {
             (Operation::Reserve { tokens, .. }, Some((day, known))) => {
                 self.replay(call, tokens, day, &known)
             }
+            (Operation::SetExternal { tokens }, _) => self.set_external(call, tokens),
             (_, None) => CallResult::Decided(Err("unknown"), None),
             (Operation::Settle { .. }, Some((day, known))) => self.settle(call, day, &known),
             (Operation::Release { id }, Some((day, known))) => self.release(call, id, day, &known),
@@ -215,7 +233,7 @@ impl Model {
 
     fn reserve(&mut self, call: Call, id: Option<u64>, tokens: i64) -> CallResult {
         let before = used(&self.redis.pool);
-        let fits = before + tokens <= ALLOWANCE;
+        let fits = self.fits(before + tokens);
         let (verdict, change) = if fits {
             ("FREE", tokens)
         } else {
@@ -232,6 +250,17 @@ impl Model {
         }
         let write = self.write(call, change);
         CallResult::Decided(Ok((verdict, before + change, false)), Some(write))
+    }
+
+    fn fits(&self, total: i64) -> bool {
+        total + self.redis.pool.external.1 <= ALLOWANCE
+    }
+
+    fn set_external(&mut self, call: Call, tokens: i64) -> CallResult {
+        let seq = (self.redis.pool.external.0 + 1).max(self.now);
+        self.redis.pool.external = (seq, tokens);
+        let write = self.write(call, 0);
+        CallResult::Decided(Ok(("", used(&self.redis.pool), false)), Some(write))
     }
 
     fn replay(&mut self, call: Call, tokens: i64, day: usize, known: &Reservation) -> CallResult {
@@ -307,8 +336,8 @@ impl Model {
         };
         let verdict = match (day, free) {
             _ if outside => "OUTSIDE",
-            (0, true) if tokens <= known.tokens || without + tokens <= ALLOWANCE => "FREE",
-            (0, false) if before + tokens <= ALLOWANCE => "FREE",
+            (0, true) if tokens <= known.tokens || self.fits(without + tokens) => "FREE",
+            (0, false) if self.fits(before + tokens) => "FREE",
             (0, _) => "EXCEEDED",
             (_, true) if tokens > known.tokens => "DAY_CLOSED",
             _ => known.verdict,
@@ -337,19 +366,19 @@ impl Model {
         self.writes += 1;
         // If more was given back than is left, the next write compensates.
         let missing = (-sum(&self.redis.pool)).max(0);
-        let component = self.redis.pool.entry(call.process).or_default();
+        let component = self.redis.pool.components.entry(call.process).or_default();
         component.seq = (component.seq + 1).max(call.number * 1024);
         component.writes.insert(self.writes, change + missing);
         self.writes
     }
 
-    /// The used tokens in GetQuota through a process.
-    pub fn used_through(&self, process: Process) -> i64 {
+    /// The used tokens and the external usage in GetQuota through a process.
+    pub fn quota_through(&self, process: Process) -> (i64, i64) {
         let mut pool = self.redis.pool.clone();
         if let Some(snapshots) = self.snapshots.get(&process) {
             merge(&mut pool, snapshots);
         }
-        used(&pool)
+        (used(&pool), pool.external.1)
     }
 
     /// Reverts Redis to an earlier state.
@@ -364,7 +393,7 @@ impl Model {
     pub fn next_day(&mut self) {
         let ended = std::mem::take(&mut self.redis.reservations[0]);
         self.redis.reservations[1] = ended;
-        self.redis.pool.clear();
+        self.redis.pool = Pool::default();
         self.snapshots.clear();
         self.granted = 0;
         self.granted_by_id.clear();

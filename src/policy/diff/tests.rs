@@ -39,11 +39,13 @@ covered_workloads = ["inference", "evaluation"]
 ends_on = "2027-01-31"
 source = "the banner"
 strip_prefixes = ["openai/"]
+margin = "2.5%"
 [aliases]
 gpt-5-latest = "gpt-5"
 [pools.large]
 models = ["gpt-4o", "gpt-5"]
 retired = ["o3"]
+margin = 50
 [pools.mini]
 models = ["o1"]
 [models.gpt-4o]
@@ -62,6 +64,7 @@ tier = 1
 data_sharing = "selected"
 projects = ["x"]
 enterprise = true
+margin = "0%"
 [orgs.b]
 tier = 1
 data_sharing = "selected"
@@ -92,9 +95,9 @@ fn every_change_is_described_with_the_old_and_the_new_value() {
     assert_eq!(
         described(BEFORE, AFTER),
         [
-            "5 program: overflow keep_open → close_until_reset, covered_workloads inference → \
+            "6 program: overflow keep_open → close_until_reset, covered_workloads inference → \
              evaluation+inference, ends_on none → 2027-01-31, source none → the banner, \
-             strip_prefixes none → openai/",
+             strip_prefixes none → openai/, margin none → 2.5%",
             "1 pools added: mini",
             "1 pools removed: old",
             "4 models: gpt-5 none → large, gpt-5-latest none → alias of gpt-5, o1 large → mini, \
@@ -103,12 +106,13 @@ fn every_change_is_described_with_the_old_and_the_new_value() {
              context 128000 + max_output 4096 + image 50000, \
              o1 context 200000 + max_output 100000 + image 50000 → none, \
              unlisted none → context 200000 + max_output 100000 + image 1",
+            "1 margins of pools: large none → 50",
             "5 allowances: large of tier 1 250 → 300, mini of tier 1 none → 9, old of tier 1 1 → \
              none, mini of tier 2 none → 9, old of tier 2 1 → none",
             "1 organizations added: new",
             "1 organizations removed: gone",
             "3 organizations changed: c (tier 2 → 1, zero_data_retention false → true), \
-             a (data_sharing all → selected, enterprise false → true, projects added: x), \
+             a (data_sharing all → selected, enterprise false → true, margin none → 0%, projects added: x), \
              b (projects added: r, projects removed: p)",
         ]
     );

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use super::super::{
     Lints, Policy,
     diff::Truncated,
+    margins::margin,
     models::{ModelEntry, Models},
     warnings::lint_model_name,
 };
 use crate::{
-    domain::{ModelCapacity, ModelName, PoolName, is_fine_tuned},
+    domain::{Margin, ModelCapacity, ModelName, PoolName, is_fine_tuned},
     files::toml::{Entry, Section, distinct},
 };
 
@@ -17,6 +18,8 @@ use crate::{
 pub(super) struct ModelReader<'d> {
     pub(super) pools: Vec<PoolName>,
     pub(super) models: Models,
+    /// The margins of the pools that have one.
+    pub(super) margins: BTreeMap<PoolName, Margin>,
     /// Pools that the extended programme does not have.
     pub(super) new_pools: Vec<(PoolName, Entry<'d>)>,
     /// The names that the file lists, in which pool, if it is one, and where.
@@ -36,6 +39,7 @@ impl<'d> ModelReader<'d> {
         let mut reader = Self {
             pools: base.map(|it| it.pools.clone()).unwrap_or_default(),
             models: base.map(|it| it.models.clone()).unwrap_or_default(),
+            margins: BTreeMap::new(),
             new_pools: Vec::new(),
             own: HashMap::new(),
             dropped: HashMap::new(),
@@ -114,6 +118,8 @@ impl<'d> ModelReader<'d> {
             false => section.get("models", Entry::texts),
         };
         let retired = section.get("retired", Entry::texts);
+        let margin = margin(section).map(|it| (pool.clone(), it));
+        self.margins.extend(margin);
         section.finish();
         for (name, entry) in listed.unwrap_or_default() {
             let listed = ModelEntry::Listed(pool.clone());

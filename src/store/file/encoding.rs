@@ -2,15 +2,15 @@
 //!
 //! | record | bytes |
 //! | --- | --- |
-//! | pool | used, billed tokens, free requests, billed requests, closed, held: 8 each, little-endian |
+//! | pool | used, billed tokens, free requests, billed requests, closed, held, external usage, manual and reconciled: 8 each, little-endian |
 //! | usage row | free tokens, billed tokens, free requests, billed requests: 8 each |
 //! | row counts | rows, rows of unlisted models: 8 each |
 //! | reservation | state, verdict, workload: 1 each; tokens: 8; if settled, verdict: 1, tokens: 8; pool and project, each after its length (2); model |
 
 use super::{super::codes, errors::RecordError};
 use crate::domain::{
-    ModelName, PoolCounters, PoolName, ProjectId, RequestFields, Reservation, ReservationState,
-    RowChoice, RowCounts, Tokens, UsageCounters, Verdict,
+    ExternalUsage, ModelName, PoolCounters, PoolName, ProjectId, RequestFields, Reservation,
+    ReservationState, RowChoice, RowCounts, Tokens, UsageCounters, Verdict,
 };
 
 /// A record of a table.
@@ -39,22 +39,36 @@ impl Record for PoolCounters {
             self.billed_requests,
             u64::from(self.closed),
             self.held.get(),
+            self.external.manual.get(),
+            self.external.reconciled.get(),
         ])
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
+        // Format 1 has no held tokens, and format 3 no external usage.
+        let (bytes, external) = match bytes.len() {
+            64 => {
+                let (counters, external) = bytes.split_at(48);
+                (counters, decode_counters::<2>(external)?)
+            }
+            _ => (bytes, [0; 2]),
+        };
         let ([used, billed, free_requests, billed_requests, closed], held) =
             match decode_counters::<6>(bytes) {
                 Some([counters @ .., held]) => (counters, held),
-                // Format 1 has no held tokens.
                 None => (decode_counters(bytes)?, 0),
             };
+        let [manual, reconciled] = external;
         Some(Self {
             used: Tokens::new(used)?,
             billed_tokens: Tokens::new(billed)?,
             free_requests,
             billed_requests,
             held: Tokens::new(held)?,
+            external: ExternalUsage {
+                manual: Tokens::new(manual)?,
+                reconciled: Tokens::new(reconciled)?,
+            },
             closed: (closed <= 1).then_some(closed == 1)?,
         })
     }
@@ -243,7 +257,14 @@ mod tests {
                 assert_eq!(Reservation::decode(&bytes[..end]), None, "{end}");
             }
         }
-        for bytes in [&[][..], &[0; 39], &[0; 41], &[255; 40], &[255; 48]] {
+        for bytes in [
+            &[][..],
+            &[0; 39],
+            &[0; 41],
+            &[255; 40],
+            &[255; 48],
+            &[255; 64],
+        ] {
             assert_eq!(PoolCounters::decode(bytes), None);
         }
         for bytes in [&[][..], &[0; 31], &[0; 40], &[255; 32]] {

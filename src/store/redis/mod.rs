@@ -7,7 +7,7 @@
 //!
 //! | key | field | value | example |
 //! | --- | --- | --- | --- |
-//! | `tollgate:{acme}:pool:large:2026-11-22` | none: a string | the pool's record: MessagePack; whether it is closed, and for each replica that wrote: its number, its last sequence number, free tokens, billed tokens, free requests, billed requests | `false 71 2048 900 0 3 0` |
+//! | `tollgate:{acme}:pool:large:2026-11-22` | none: a string | the pool's record: MessagePack; whether it is closed, and for each replica that wrote: its number, its last sequence number, free tokens, billed tokens, free requests, billed requests; if there is external usage, also its component ([`recovery`]) | `false 71 2048 900 0 3 0` |
 //! | `tollgate:{acme}:usage:2026-11-22` | `project:model` | a usage row: MessagePack; free tokens, billed tokens, free requests, billed requests, `false` | `web:gpt-4o` → `900 0 3 0 false` |
 //! | `tollgate:{acme}:requests:2026-11-22` | a request id | a reservation: its verdict, its state, the id of its class, its tokens | `F1:300` held, `FsF1:300:280` settled, `FsR1:300:280` settled as run outside the programme, `Fr1:300` released |
 //! | | `\1` class | the id of a class, `pool:workload:project:model` | `\1large:i:web:gpt-4o` → `1` |

@@ -1,5 +1,7 @@
 //! Parses the replies of the script that decides.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 
 use super::script::{
@@ -8,8 +10,8 @@ use super::script::{
 };
 use crate::{
     domain::{
-        BilledReason, CounterOverflow, Eligibility, PoolCounters, PoolName, Refusal, RequestField,
-        Terms, Tokens, Verdict,
+        BilledReason, CounterOverflow, Eligibility, ExternalUsage, PoolCounters, PoolName, Refusal,
+        RequestField, Terms, Tokens, Verdict,
     },
     store::{Batch, Operation, Outcome, PoolBalance, codes},
 };
@@ -71,7 +73,15 @@ pub fn parse_decided(
 
 impl MsgPackReader<'_> {
     fn reply(&mut self, batch: &Batch) -> Result<BatchReply, BadReply> {
-        Ok(match self.text()? {
+        let mut external = BTreeMap::new();
+        let mut kind = self.text()?;
+        if kind == "external" {
+            for _ in 0..self.amount()?.get() {
+                external.insert(parse_pool(self.text()?)?, self.amount()?);
+            }
+            kind = self.text()?;
+        }
+        Ok(match kind {
             "pools" => {
                 let count = self.amount()?.get();
                 let pools = (0..count).map(|_| parse_pool(self.text()?));
@@ -80,8 +90,12 @@ impl MsgPackReader<'_> {
             "stale" => BatchReply::Stale,
             "done" => {
                 let mut outcomes = Vec::with_capacity(batch.operations.len());
+                let mut balances = Balances {
+                    terms: &batch.terms,
+                    external,
+                };
                 for operation in &batch.operations {
-                    outcomes.push(self.outcome(&batch.terms, operation)?);
+                    outcomes.push(self.outcome(&mut balances, operation)?);
                 }
                 let count = self.amount()?.get();
                 let written = (0..count).map(|_| self.written());
@@ -107,12 +121,16 @@ impl MsgPackReader<'_> {
         })
     }
 
-    fn outcome(&mut self, terms: &Terms, operation: &Operation) -> Result<Outcome, BadReply> {
+    fn outcome(
+        &mut self,
+        balances: &mut Balances<'_>,
+        operation: &Operation,
+    ) -> Result<Outcome, BadReply> {
         if let Operation::Reserve { eligibility, .. } = operation
             && self.is_number()
         {
             // Only an eligible request can be free.
-            let pool = balance_of_reserve(terms, eligibility, self.amount()?, false);
+            let pool = balances.of_reserve(eligibility, self.amount()?, false);
             pool.as_ref().ok_or_else(|| bad("free, and not eligible"))?;
             return Ok(Outcome::Reserved {
                 verdict: Verdict::Free,
@@ -124,30 +142,24 @@ impl MsgPackReader<'_> {
         Ok(match (kind, operation) {
             ("r", Operation::Reserve { .. }) => Outcome::Reserved {
                 verdict: verdict_of(self.text()?)?,
-                pool: self.balance(terms)?,
+                pool: self.balance(balances)?,
                 replayed: true,
             },
             ("s", Operation::Settle { .. }) => Outcome::Settled {
                 verdict: verdict_of(self.text()?)?,
                 reserved_as: verdict_of(self.text()?)?,
                 replayed: self.flag()?,
-                pool: self.balance(terms)?,
+                pool: self.balance(balances)?,
             },
             ("v", Operation::Release { .. }) => Outcome::Released {
                 tokens: self.amount()?,
                 replayed: self.flag()?,
-                pool: self.balance(terms)?,
+                pool: self.balance(balances)?,
             },
-            ("e", _) => match self.text()? {
-                "released" => Outcome::Refused(Refusal::Released),
-                "settled" => Outcome::Refused(Refusal::Settled),
-                "unknown" => Outcome::Refused(Refusal::UnknownRequestId),
-                "full" => Outcome::CounterOverflow(CounterOverflow),
-                place @ ("outside" | "within") => Outcome::Refused(Refusal::OtherPlace {
-                    outside_program: place == "outside",
-                }),
-                why => return Err(bad(format!("a refusal {why:?}"))),
-            },
+            ("x", Operation::SetExternalUsage { pool, .. }) => {
+                self.external_usage_set(balances, pool)?
+            }
+            ("e", _) => self.refused()?,
             ("d", Operation::Reserve { .. }) => {
                 let differing = self.text()?.chars().map(field_of);
                 let differing = differing.collect::<Result<_, _>>()?;
@@ -170,7 +182,7 @@ impl MsgPackReader<'_> {
                 let closed = closes || verdict == Verdict::Billed(BilledReason::PoolClosed);
                 Outcome::Reserved {
                     verdict,
-                    pool: balance_of_reserve(terms, eligibility, used, closed),
+                    pool: balances.of_reserve(eligibility, used, closed),
                     replayed: false,
                 }
             }
@@ -178,8 +190,33 @@ impl MsgPackReader<'_> {
         })
     }
 
+    fn external_usage_set(
+        &mut self,
+        balances: &mut Balances<'_>,
+        pool: &PoolName,
+    ) -> Result<Outcome, BadReply> {
+        let before = self.amount()?;
+        balances.external.insert(pool.clone(), self.amount()?);
+        let (used, closed) = (self.amount()?, self.flag()?);
+        let pool = balances.of(pool.clone(), used, closed);
+        Ok(Outcome::ExternalUsageSet { before, pool })
+    }
+
+    fn refused(&mut self) -> Result<Outcome, BadReply> {
+        Ok(match self.text()? {
+            "released" => Outcome::Refused(Refusal::Released),
+            "settled" => Outcome::Refused(Refusal::Settled),
+            "unknown" => Outcome::Refused(Refusal::UnknownRequestId),
+            "full" => Outcome::CounterOverflow(CounterOverflow),
+            place @ ("outside" | "within") => Outcome::Refused(Refusal::OtherPlace {
+                outside_program: place == "outside",
+            }),
+            why => return Err(bad(format!("a refusal {why:?}"))),
+        })
+    }
+
     /// The balance of a pool of today; of a past day only the pool's name, and false.
-    fn balance(&mut self, terms: &Terms) -> Result<Option<PoolBalance>, BadReply> {
+    fn balance(&mut self, balances: &Balances<'_>) -> Result<Option<PoolBalance>, BadReply> {
         let pool = self.text()?;
         if self.skip_false() {
             return Ok(Some(PoolBalance::of_another_day(parse_pool(pool)?)));
@@ -187,33 +224,47 @@ impl MsgPackReader<'_> {
         let (used, closed) = (self.amount()?, self.flag()?);
         Ok(match pool {
             "" => None,
-            pool => Some(balance_of(terms, parse_pool(pool)?, used, closed)),
+            pool => Some(balances.of(parse_pool(pool)?, used, closed)),
         })
     }
 }
 
 const EXCEEDED: Verdict = Verdict::Billed(BilledReason::AllowanceExceeded);
 
-/// The balance of the pool of an eligible Reserve.
-fn balance_of_reserve(
-    terms: &Terms,
-    eligibility: &Eligibility,
-    used: Tokens,
-    closed: bool,
-) -> Option<PoolBalance> {
-    match eligibility {
-        Eligibility::Eligible(pool) => Some(balance_of(terms, pool.clone(), used, closed)),
-        Eligibility::Ineligible(_) => None,
-    }
+/// What the balances of a batch's pools have beside its answers.
+struct Balances<'b> {
+    terms: &'b Terms,
+    /// The external usage of pools that have some, before the next operation.
+    external: BTreeMap<PoolName, Tokens>,
 }
 
-fn balance_of(terms: &Terms, pool: PoolName, used: Tokens, closed: bool) -> PoolBalance {
-    let counters = PoolCounters {
-        used,
-        closed,
-        ..PoolCounters::default()
-    };
-    PoolBalance::today(terms, pool, &counters)
+impl Balances<'_> {
+    /// The balance of the pool of an eligible Reserve.
+    fn of_reserve(
+        &self,
+        eligibility: &Eligibility,
+        used: Tokens,
+        closed: bool,
+    ) -> Option<PoolBalance> {
+        match eligibility {
+            Eligibility::Eligible(pool) => Some(self.of(pool.clone(), used, closed)),
+            Eligibility::Ineligible(_) => None,
+        }
+    }
+
+    fn of(&self, pool: PoolName, used: Tokens, closed: bool) -> PoolBalance {
+        let manual = self.external.get(&pool).copied().unwrap_or_default();
+        let counters = PoolCounters {
+            used,
+            closed,
+            external: ExternalUsage {
+                manual,
+                ..ExternalUsage::default()
+            },
+            ..PoolCounters::default()
+        };
+        PoolBalance::today(self.terms, pool, &counters)
+    }
 }
 
 fn field_of(letter: char) -> Result<RequestField, BadReply> {

@@ -19,6 +19,7 @@ pub enum Rpc {
     GetQuota,
     ListUsage,
     Estimate,
+    SetExternalUsage,
     /// Envoy's.
     Check,
     /// Envoy's.
@@ -210,10 +211,13 @@ pub enum CloseReason {
 }
 
 impl Rpc {
-    /// Whether it can change what is counted: it is no read-only query, and no estimate.
+    /// Whether it counts a request. If so, its retry needs the same request id.
     #[must_use]
     pub const fn counts(self) -> bool {
-        !matches!(self, Self::GetQuota | Self::ListUsage | Self::Estimate)
+        !matches!(
+            self,
+            Self::GetQuota | Self::ListUsage | Self::Estimate | Self::SetExternalUsage
+        )
     }
 
     /// Whether it is served by default. If so, its series exist from the start.

@@ -425,7 +425,7 @@ type ReserveResponse struct {
 	Allowance uint64 `protobuf:"varint,4,opt,name=allowance,proto3" json:"allowance,omitempty"`
 	// Free tokens counted in that pool today, right after this decision; on a replay, the present figure.
 	Used uint64 `protobuf:"varint,5,opt,name=used,proto3" json:"used,omitempty"`
-	// What a Reserve could still get: max(0, allowance − used), and 0 in a closed pool.
+	// What a Reserve could still get: max(0, allowance − margin − used − external), and 0 in a closed pool.
 	Remaining uint64 `protobuf:"varint,6,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// The next UTC midnight, by the store's clock, when all counters start at zero.
 	ResetsAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=resets_at,json=resetsAt,proto3" json:"resets_at,omitempty"`
@@ -756,7 +756,7 @@ type SettleResponse struct {
 	Allowance uint64 `protobuf:"varint,5,opt,name=allowance,proto3" json:"allowance,omitempty"`
 	// Free tokens counted in that pool today, after this call; 0 for a reservation of another day.
 	Used uint64 `protobuf:"varint,6,opt,name=used,proto3" json:"used,omitempty"`
-	// What a Reserve could still get: max(0, allowance − used), and 0 in a closed pool; 0 for a reservation of
+	// What a Reserve could still get: max(0, allowance − margin − used − external), and 0 in a closed pool; 0 for a reservation of
 	// another day.
 	Remaining uint64 `protobuf:"varint,7,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// The next UTC midnight, by the store's clock.
@@ -926,7 +926,7 @@ type ReleaseResponse struct {
 	Allowance uint64 `protobuf:"varint,3,opt,name=allowance,proto3" json:"allowance,omitempty"`
 	// Free tokens counted in that pool today, after this call; 0 for a reservation of another day.
 	Used uint64 `protobuf:"varint,4,opt,name=used,proto3" json:"used,omitempty"`
-	// What a Reserve could still get: max(0, allowance − used), and 0 in a closed pool; 0 for a reservation of
+	// What a Reserve could still get: max(0, allowance − margin − used − external), and 0 in a closed pool; 0 for a reservation of
 	// another day.
 	Remaining uint64 `protobuf:"varint,5,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// The next UTC midnight, by the store's clock.
@@ -1171,7 +1171,7 @@ type PoolQuota struct {
 	Allowance uint64 `protobuf:"varint,2,opt,name=allowance,proto3" json:"allowance,omitempty"`
 	// Free tokens counted today, both settled and held.
 	Used uint64 `protobuf:"varint,3,opt,name=used,proto3" json:"used,omitempty"`
-	// What a Reserve could still get: max(0, allowance − used), and 0 in a closed pool.
+	// What a Reserve could still get: max(0, allowance − margin − used − external), and 0 in a closed pool.
 	Remaining uint64 `protobuf:"varint,4,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	// Tokens of today's eligible requests that are billed.
 	BilledTokens uint64 `protobuf:"varint,5,opt,name=billed_tokens,json=billedTokens,proto3" json:"billed_tokens,omitempty"`
@@ -1182,9 +1182,14 @@ type PoolQuota struct {
 	// Tokens of today's FREE reservations that are neither settled nor released; a part of used.
 	HeldTokens uint64 `protobuf:"varint,8,opt,name=held_tokens,json=heldTokens,proto3" json:"held_tokens,omitempty"`
 	// Whether an overflow closed the pool until midnight: every further Reserve is BILLED POOL_CLOSED.
-	Closed        bool `protobuf:"varint,9,opt,name=closed,proto3" json:"closed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Closed bool `protobuf:"varint,9,opt,name=closed,proto3" json:"closed,omitempty"`
+	// The margin: the part of the allowance that no Reserve gets, and a Settle may.
+	MarginTokens uint64 `protobuf:"varint,10,opt,name=margin_tokens,json=marginTokens,proto3" json:"margin_tokens,omitempty"`
+	// Tokens that the provider counted today and Tollgate did not (SetExternalUsage): a Reserve and a Settle fit if
+	// they do besides used and these.
+	ExternalTokens uint64 `protobuf:"varint,11,opt,name=external_tokens,json=externalTokens,proto3" json:"external_tokens,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *PoolQuota) Reset() {
@@ -1278,6 +1283,20 @@ func (x *PoolQuota) GetClosed() bool {
 		return x.Closed
 	}
 	return false
+}
+
+func (x *PoolQuota) GetMarginTokens() uint64 {
+	if x != nil {
+		return x.MarginTokens
+	}
+	return 0
+}
+
+func (x *PoolQuota) GetExternalTokens() uint64 {
+	if x != nil {
+		return x.ExternalTokens
+	}
+	return 0
 }
 
 // Asks what was used on a day.
@@ -1684,6 +1703,179 @@ func (x *EstimateResponse) GetOutputCapped() bool {
 	return false
 }
 
+// A new figure of the external usage of a pool.
+type SetExternalUsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization; NOT_FOUND if the policy does not know it.
+	Org string `protobuf:"bytes,1,opt,name=org,proto3" json:"org,omitempty"`
+	// The pool; NOT_FOUND if the policy does not have it.
+	Pool string `protobuf:"bytes,2,opt,name=pool,proto3" json:"pool,omitempty"`
+	// The tokens of the whole day so far: 0 to 1,000,000,000,000. They replace the figure before; 0 removes it.
+	Tokens uint64 `protobuf:"varint,3,opt,name=tokens,proto3" json:"tokens,omitempty"`
+	// Why, for the audit log: at most 512 bytes without control characters; may be empty.
+	Note          string `protobuf:"bytes,4,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetExternalUsageRequest) Reset() {
+	*x = SetExternalUsageRequest{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetExternalUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetExternalUsageRequest) ProtoMessage() {}
+
+func (x *SetExternalUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetExternalUsageRequest.ProtoReflect.Descriptor instead.
+func (*SetExternalUsageRequest) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SetExternalUsageRequest) GetOrg() string {
+	if x != nil {
+		return x.Org
+	}
+	return ""
+}
+
+func (x *SetExternalUsageRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *SetExternalUsageRequest) GetTokens() uint64 {
+	if x != nil {
+		return x.Tokens
+	}
+	return 0
+}
+
+func (x *SetExternalUsageRequest) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+// The pool after the change.
+type SetExternalUsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The figure that was replaced.
+	PreviousTokens uint64 `protobuf:"varint,1,opt,name=previous_tokens,json=previousTokens,proto3" json:"previous_tokens,omitempty"`
+	// The figure that counts now.
+	ExternalTokens uint64 `protobuf:"varint,2,opt,name=external_tokens,json=externalTokens,proto3" json:"external_tokens,omitempty"`
+	// The pool.
+	Pool string `protobuf:"bytes,3,opt,name=pool,proto3" json:"pool,omitempty"`
+	// The pool's free tokens a day; 0 if the organization is not enrolled.
+	Allowance uint64 `protobuf:"varint,4,opt,name=allowance,proto3" json:"allowance,omitempty"`
+	// Free tokens counted today, both settled and held.
+	Used uint64 `protobuf:"varint,5,opt,name=used,proto3" json:"used,omitempty"`
+	// What a Reserve could still get: max(0, allowance − margin − used − external), and 0 in a closed pool.
+	Remaining uint64 `protobuf:"varint,6,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	// The next UTC midnight, by the store's clock, when the figure ends.
+	ResetsAt      *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=resets_at,json=resetsAt,proto3" json:"resets_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetExternalUsageResponse) Reset() {
+	*x = SetExternalUsageResponse{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetExternalUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetExternalUsageResponse) ProtoMessage() {}
+
+func (x *SetExternalUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetExternalUsageResponse.ProtoReflect.Descriptor instead.
+func (*SetExternalUsageResponse) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SetExternalUsageResponse) GetPreviousTokens() uint64 {
+	if x != nil {
+		return x.PreviousTokens
+	}
+	return 0
+}
+
+func (x *SetExternalUsageResponse) GetExternalTokens() uint64 {
+	if x != nil {
+		return x.ExternalTokens
+	}
+	return 0
+}
+
+func (x *SetExternalUsageResponse) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *SetExternalUsageResponse) GetAllowance() uint64 {
+	if x != nil {
+		return x.Allowance
+	}
+	return 0
+}
+
+func (x *SetExternalUsageResponse) GetUsed() uint64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *SetExternalUsageResponse) GetRemaining() uint64 {
+	if x != nil {
+		return x.Remaining
+	}
+	return 0
+}
+
+func (x *SetExternalUsageResponse) GetResetsAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ResetsAt
+	}
+	return nil
+}
+
 var File_tollgate_v1_quota_proto protoreflect.FileDescriptor
 
 const file_tollgate_v1_quota_proto_rawDesc = "" +
@@ -1751,7 +1943,7 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x13not_enrolled_reason\x18\x04 \x01(\x0e2\x19.tollgate.v1.BilledReasonR\x11notEnrolledReason\x12\x10\n" +
 	"\x03day\x18\x05 \x01(\tR\x03day\x127\n" +
 	"\tresets_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bresetsAt\x12,\n" +
-	"\x05pools\x18\a \x03(\v2\x16.tollgate.v1.PoolQuotaR\x05pools\"\x9b\x02\n" +
+	"\x05pools\x18\a \x03(\v2\x16.tollgate.v1.PoolQuotaR\x05pools\"\xe9\x02\n" +
 	"\tPoolQuota\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x1c\n" +
 	"\tallowance\x18\x02 \x01(\x04R\tallowance\x12\x12\n" +
@@ -1762,7 +1954,10 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x0fbilled_requests\x18\a \x01(\x04R\x0ebilledRequests\x12\x1f\n" +
 	"\vheld_tokens\x18\b \x01(\x04R\n" +
 	"heldTokens\x12\x16\n" +
-	"\x06closed\x18\t \x01(\bR\x06closed\"r\n" +
+	"\x06closed\x18\t \x01(\bR\x06closed\x12#\n" +
+	"\rmargin_tokens\x18\n" +
+	" \x01(\x04R\fmarginTokens\x12'\n" +
+	"\x0fexternal_tokens\x18\v \x01(\x04R\x0eexternalTokens\"r\n" +
 	"\x10ListUsageRequest\x12\x10\n" +
 	"\x03org\x18\x01 \x01(\tR\x03org\x12\x10\n" +
 	"\x03day\x18\x02 \x01(\tR\x03day\x12\x1b\n" +
@@ -1793,7 +1988,20 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x05basis\x18\x04 \x01(\x0e2\x1a.tollgate.v1.EstimateBasisR\x05basis\x12\x14\n" +
 	"\x05model\x18\x05 \x01(\tR\x05model\x121\n" +
 	"\bworkload\x18\x06 \x01(\x0e2\x15.tollgate.v1.WorkloadR\bworkload\x12#\n" +
-	"\routput_capped\x18\a \x01(\bR\foutputCapped*H\n" +
+	"\routput_capped\x18\a \x01(\bR\foutputCapped\"k\n" +
+	"\x17SetExternalUsageRequest\x12\x10\n" +
+	"\x03org\x18\x01 \x01(\tR\x03org\x12\x12\n" +
+	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x16\n" +
+	"\x06tokens\x18\x03 \x01(\x04R\x06tokens\x12\x12\n" +
+	"\x04note\x18\x04 \x01(\tR\x04note\"\x89\x02\n" +
+	"\x18SetExternalUsageResponse\x12'\n" +
+	"\x0fprevious_tokens\x18\x01 \x01(\x04R\x0epreviousTokens\x12'\n" +
+	"\x0fexternal_tokens\x18\x02 \x01(\x04R\x0eexternalTokens\x12\x12\n" +
+	"\x04pool\x18\x03 \x01(\tR\x04pool\x12\x1c\n" +
+	"\tallowance\x18\x04 \x01(\x04R\tallowance\x12\x12\n" +
+	"\x04used\x18\x05 \x01(\x04R\x04used\x12\x1c\n" +
+	"\tremaining\x18\x06 \x01(\x04R\tremaining\x127\n" +
+	"\tresets_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bresetsAt*H\n" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fVERDICT_FREE\x10\x01\x12\x12\n" +
@@ -1827,7 +2035,7 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\rEstimateBasis\x12\x1e\n" +
 	"\x1aESTIMATE_BASIS_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19ESTIMATE_BASIS_TEXT_BYTES\x10\x01\x12!\n" +
-	"\x1dESTIMATE_BASIS_CONTEXT_WINDOW\x10\x022\x91\x04\n" +
+	"\x1dESTIMATE_BASIS_CONTEXT_WINDOW\x10\x022\xf2\x04\n" +
 	"\fQuotaService\x12D\n" +
 	"\aReserve\x12\x1b.tollgate.v1.ReserveRequest\x1a\x1c.tollgate.v1.ReserveResponse\x12T\n" +
 	"\rReserveStream\x12\x1b.tollgate.v1.ReserveRequest\x1a\".tollgate.v1.ReserveStreamResponse(\x010\x01\x12A\n" +
@@ -1835,7 +2043,8 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\aRelease\x12\x1b.tollgate.v1.ReleaseRequest\x1a\x1c.tollgate.v1.ReleaseResponse\x12G\n" +
 	"\bGetQuota\x12\x1c.tollgate.v1.GetQuotaRequest\x1a\x1d.tollgate.v1.GetQuotaResponse\x12J\n" +
 	"\tListUsage\x12\x1d.tollgate.v1.ListUsageRequest\x1a\x1e.tollgate.v1.ListUsageResponse\x12G\n" +
-	"\bEstimate\x12\x1c.tollgate.v1.EstimateRequest\x1a\x1d.tollgate.v1.EstimateResponseb\x06proto3"
+	"\bEstimate\x12\x1c.tollgate.v1.EstimateRequest\x1a\x1d.tollgate.v1.EstimateResponse\x12_\n" +
+	"\x10SetExternalUsage\x12$.tollgate.v1.SetExternalUsageRequest\x1a%.tollgate.v1.SetExternalUsageResponseb\x06proto3"
 
 var (
 	file_tollgate_v1_quota_proto_rawDescOnce sync.Once
@@ -1850,66 +2059,71 @@ func file_tollgate_v1_quota_proto_rawDescGZIP() []byte {
 }
 
 var file_tollgate_v1_quota_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_tollgate_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_tollgate_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_tollgate_v1_quota_proto_goTypes = []any{
-	(Verdict)(0),                  // 0: tollgate.v1.Verdict
-	(BilledReason)(0),             // 1: tollgate.v1.BilledReason
-	(Workload)(0),                 // 2: tollgate.v1.Workload
-	(EstimateBasis)(0),            // 3: tollgate.v1.EstimateBasis
-	(*ReserveRequest)(nil),        // 4: tollgate.v1.ReserveRequest
-	(*ReserveResponse)(nil),       // 5: tollgate.v1.ReserveResponse
-	(*ReserveStreamResponse)(nil), // 6: tollgate.v1.ReserveStreamResponse
-	(*ItemError)(nil),             // 7: tollgate.v1.ItemError
-	(*SettleRequest)(nil),         // 8: tollgate.v1.SettleRequest
-	(*SettleResponse)(nil),        // 9: tollgate.v1.SettleResponse
-	(*ReleaseRequest)(nil),        // 10: tollgate.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),       // 11: tollgate.v1.ReleaseResponse
-	(*GetQuotaRequest)(nil),       // 12: tollgate.v1.GetQuotaRequest
-	(*GetQuotaResponse)(nil),      // 13: tollgate.v1.GetQuotaResponse
-	(*PoolQuota)(nil),             // 14: tollgate.v1.PoolQuota
-	(*ListUsageRequest)(nil),      // 15: tollgate.v1.ListUsageRequest
-	(*ListUsageResponse)(nil),     // 16: tollgate.v1.ListUsageResponse
-	(*UsageRow)(nil),              // 17: tollgate.v1.UsageRow
-	(*EstimateRequest)(nil),       // 18: tollgate.v1.EstimateRequest
-	(*EstimateResponse)(nil),      // 19: tollgate.v1.EstimateResponse
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(Verdict)(0),                     // 0: tollgate.v1.Verdict
+	(BilledReason)(0),                // 1: tollgate.v1.BilledReason
+	(Workload)(0),                    // 2: tollgate.v1.Workload
+	(EstimateBasis)(0),               // 3: tollgate.v1.EstimateBasis
+	(*ReserveRequest)(nil),           // 4: tollgate.v1.ReserveRequest
+	(*ReserveResponse)(nil),          // 5: tollgate.v1.ReserveResponse
+	(*ReserveStreamResponse)(nil),    // 6: tollgate.v1.ReserveStreamResponse
+	(*ItemError)(nil),                // 7: tollgate.v1.ItemError
+	(*SettleRequest)(nil),            // 8: tollgate.v1.SettleRequest
+	(*SettleResponse)(nil),           // 9: tollgate.v1.SettleResponse
+	(*ReleaseRequest)(nil),           // 10: tollgate.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),          // 11: tollgate.v1.ReleaseResponse
+	(*GetQuotaRequest)(nil),          // 12: tollgate.v1.GetQuotaRequest
+	(*GetQuotaResponse)(nil),         // 13: tollgate.v1.GetQuotaResponse
+	(*PoolQuota)(nil),                // 14: tollgate.v1.PoolQuota
+	(*ListUsageRequest)(nil),         // 15: tollgate.v1.ListUsageRequest
+	(*ListUsageResponse)(nil),        // 16: tollgate.v1.ListUsageResponse
+	(*UsageRow)(nil),                 // 17: tollgate.v1.UsageRow
+	(*EstimateRequest)(nil),          // 18: tollgate.v1.EstimateRequest
+	(*EstimateResponse)(nil),         // 19: tollgate.v1.EstimateResponse
+	(*SetExternalUsageRequest)(nil),  // 20: tollgate.v1.SetExternalUsageRequest
+	(*SetExternalUsageResponse)(nil), // 21: tollgate.v1.SetExternalUsageResponse
+	(*timestamppb.Timestamp)(nil),    // 22: google.protobuf.Timestamp
 }
 var file_tollgate_v1_quota_proto_depIdxs = []int32{
 	2,  // 0: tollgate.v1.ReserveRequest.workload:type_name -> tollgate.v1.Workload
 	0,  // 1: tollgate.v1.ReserveResponse.verdict:type_name -> tollgate.v1.Verdict
 	1,  // 2: tollgate.v1.ReserveResponse.billed_reason:type_name -> tollgate.v1.BilledReason
-	20, // 3: tollgate.v1.ReserveResponse.resets_at:type_name -> google.protobuf.Timestamp
+	22, // 3: tollgate.v1.ReserveResponse.resets_at:type_name -> google.protobuf.Timestamp
 	5,  // 4: tollgate.v1.ReserveStreamResponse.reserved:type_name -> tollgate.v1.ReserveResponse
 	7,  // 5: tollgate.v1.ReserveStreamResponse.error:type_name -> tollgate.v1.ItemError
 	0,  // 6: tollgate.v1.SettleResponse.verdict:type_name -> tollgate.v1.Verdict
 	1,  // 7: tollgate.v1.SettleResponse.billed_reason:type_name -> tollgate.v1.BilledReason
-	20, // 8: tollgate.v1.SettleResponse.resets_at:type_name -> google.protobuf.Timestamp
-	20, // 9: tollgate.v1.ReleaseResponse.resets_at:type_name -> google.protobuf.Timestamp
+	22, // 8: tollgate.v1.SettleResponse.resets_at:type_name -> google.protobuf.Timestamp
+	22, // 9: tollgate.v1.ReleaseResponse.resets_at:type_name -> google.protobuf.Timestamp
 	1,  // 10: tollgate.v1.GetQuotaResponse.not_enrolled_reason:type_name -> tollgate.v1.BilledReason
-	20, // 11: tollgate.v1.GetQuotaResponse.resets_at:type_name -> google.protobuf.Timestamp
+	22, // 11: tollgate.v1.GetQuotaResponse.resets_at:type_name -> google.protobuf.Timestamp
 	14, // 12: tollgate.v1.GetQuotaResponse.pools:type_name -> tollgate.v1.PoolQuota
 	17, // 13: tollgate.v1.ListUsageResponse.rows:type_name -> tollgate.v1.UsageRow
 	3,  // 14: tollgate.v1.EstimateResponse.basis:type_name -> tollgate.v1.EstimateBasis
 	2,  // 15: tollgate.v1.EstimateResponse.workload:type_name -> tollgate.v1.Workload
-	4,  // 16: tollgate.v1.QuotaService.Reserve:input_type -> tollgate.v1.ReserveRequest
-	4,  // 17: tollgate.v1.QuotaService.ReserveStream:input_type -> tollgate.v1.ReserveRequest
-	8,  // 18: tollgate.v1.QuotaService.Settle:input_type -> tollgate.v1.SettleRequest
-	10, // 19: tollgate.v1.QuotaService.Release:input_type -> tollgate.v1.ReleaseRequest
-	12, // 20: tollgate.v1.QuotaService.GetQuota:input_type -> tollgate.v1.GetQuotaRequest
-	15, // 21: tollgate.v1.QuotaService.ListUsage:input_type -> tollgate.v1.ListUsageRequest
-	18, // 22: tollgate.v1.QuotaService.Estimate:input_type -> tollgate.v1.EstimateRequest
-	5,  // 23: tollgate.v1.QuotaService.Reserve:output_type -> tollgate.v1.ReserveResponse
-	6,  // 24: tollgate.v1.QuotaService.ReserveStream:output_type -> tollgate.v1.ReserveStreamResponse
-	9,  // 25: tollgate.v1.QuotaService.Settle:output_type -> tollgate.v1.SettleResponse
-	11, // 26: tollgate.v1.QuotaService.Release:output_type -> tollgate.v1.ReleaseResponse
-	13, // 27: tollgate.v1.QuotaService.GetQuota:output_type -> tollgate.v1.GetQuotaResponse
-	16, // 28: tollgate.v1.QuotaService.ListUsage:output_type -> tollgate.v1.ListUsageResponse
-	19, // 29: tollgate.v1.QuotaService.Estimate:output_type -> tollgate.v1.EstimateResponse
-	23, // [23:30] is the sub-list for method output_type
-	16, // [16:23] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	22, // 16: tollgate.v1.SetExternalUsageResponse.resets_at:type_name -> google.protobuf.Timestamp
+	4,  // 17: tollgate.v1.QuotaService.Reserve:input_type -> tollgate.v1.ReserveRequest
+	4,  // 18: tollgate.v1.QuotaService.ReserveStream:input_type -> tollgate.v1.ReserveRequest
+	8,  // 19: tollgate.v1.QuotaService.Settle:input_type -> tollgate.v1.SettleRequest
+	10, // 20: tollgate.v1.QuotaService.Release:input_type -> tollgate.v1.ReleaseRequest
+	12, // 21: tollgate.v1.QuotaService.GetQuota:input_type -> tollgate.v1.GetQuotaRequest
+	15, // 22: tollgate.v1.QuotaService.ListUsage:input_type -> tollgate.v1.ListUsageRequest
+	18, // 23: tollgate.v1.QuotaService.Estimate:input_type -> tollgate.v1.EstimateRequest
+	20, // 24: tollgate.v1.QuotaService.SetExternalUsage:input_type -> tollgate.v1.SetExternalUsageRequest
+	5,  // 25: tollgate.v1.QuotaService.Reserve:output_type -> tollgate.v1.ReserveResponse
+	6,  // 26: tollgate.v1.QuotaService.ReserveStream:output_type -> tollgate.v1.ReserveStreamResponse
+	9,  // 27: tollgate.v1.QuotaService.Settle:output_type -> tollgate.v1.SettleResponse
+	11, // 28: tollgate.v1.QuotaService.Release:output_type -> tollgate.v1.ReleaseResponse
+	13, // 29: tollgate.v1.QuotaService.GetQuota:output_type -> tollgate.v1.GetQuotaResponse
+	16, // 30: tollgate.v1.QuotaService.ListUsage:output_type -> tollgate.v1.ListUsageResponse
+	19, // 31: tollgate.v1.QuotaService.Estimate:output_type -> tollgate.v1.EstimateResponse
+	21, // 32: tollgate.v1.QuotaService.SetExternalUsage:output_type -> tollgate.v1.SetExternalUsageResponse
+	25, // [25:33] is the sub-list for method output_type
+	17, // [17:25] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_tollgate_v1_quota_proto_init() }
@@ -1927,7 +2141,7 @@ func file_tollgate_v1_quota_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollgate_v1_quota_proto_rawDesc), len(file_tollgate_v1_quota_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

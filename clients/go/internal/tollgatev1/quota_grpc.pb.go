@@ -23,13 +23,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	QuotaService_Reserve_FullMethodName       = "/tollgate.v1.QuotaService/Reserve"
-	QuotaService_ReserveStream_FullMethodName = "/tollgate.v1.QuotaService/ReserveStream"
-	QuotaService_Settle_FullMethodName        = "/tollgate.v1.QuotaService/Settle"
-	QuotaService_Release_FullMethodName       = "/tollgate.v1.QuotaService/Release"
-	QuotaService_GetQuota_FullMethodName      = "/tollgate.v1.QuotaService/GetQuota"
-	QuotaService_ListUsage_FullMethodName     = "/tollgate.v1.QuotaService/ListUsage"
-	QuotaService_Estimate_FullMethodName      = "/tollgate.v1.QuotaService/Estimate"
+	QuotaService_Reserve_FullMethodName          = "/tollgate.v1.QuotaService/Reserve"
+	QuotaService_ReserveStream_FullMethodName    = "/tollgate.v1.QuotaService/ReserveStream"
+	QuotaService_Settle_FullMethodName           = "/tollgate.v1.QuotaService/Settle"
+	QuotaService_Release_FullMethodName          = "/tollgate.v1.QuotaService/Release"
+	QuotaService_GetQuota_FullMethodName         = "/tollgate.v1.QuotaService/GetQuota"
+	QuotaService_ListUsage_FullMethodName        = "/tollgate.v1.QuotaService/ListUsage"
+	QuotaService_Estimate_FullMethodName         = "/tollgate.v1.QuotaService/Estimate"
+	QuotaService_SetExternalUsage_FullMethodName = "/tollgate.v1.QuotaService/SetExternalUsage"
 )
 
 // QuotaServiceClient is the client API for QuotaService service.
@@ -69,6 +70,10 @@ type QuotaServiceClient interface {
 	// Returns an upper bound on the tokens of a request to the provider, from its body: what a Reserve
 	// should name. Counts nothing, does not ask the store, and keeps nothing of the body.
 	Estimate(ctx context.Context, in *EstimateRequest, opts ...grpc.CallOption) (*EstimateResponse, error)
+	// Sets how many tokens the provider counted today in a pool and Tollgate did not. The figure replaces the one
+	// before, ends at midnight, and counts beside used in every decision. Each change is an event in the audit log.
+	// Needs the role admin; without a callers file it is answered on loopback only.
+	SetExternalUsage(ctx context.Context, in *SetExternalUsageRequest, opts ...grpc.CallOption) (*SetExternalUsageResponse, error)
 }
 
 type quotaServiceClient struct {
@@ -152,6 +157,16 @@ func (c *quotaServiceClient) Estimate(ctx context.Context, in *EstimateRequest, 
 	return out, nil
 }
 
+func (c *quotaServiceClient) SetExternalUsage(ctx context.Context, in *SetExternalUsageRequest, opts ...grpc.CallOption) (*SetExternalUsageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetExternalUsageResponse)
+	err := c.cc.Invoke(ctx, QuotaService_SetExternalUsage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // QuotaServiceServer is the server API for QuotaService service.
 // All implementations must embed UnimplementedQuotaServiceServer
 // for forward compatibility.
@@ -189,6 +204,10 @@ type QuotaServiceServer interface {
 	// Returns an upper bound on the tokens of a request to the provider, from its body: what a Reserve
 	// should name. Counts nothing, does not ask the store, and keeps nothing of the body.
 	Estimate(context.Context, *EstimateRequest) (*EstimateResponse, error)
+	// Sets how many tokens the provider counted today in a pool and Tollgate did not. The figure replaces the one
+	// before, ends at midnight, and counts beside used in every decision. Each change is an event in the audit log.
+	// Needs the role admin; without a callers file it is answered on loopback only.
+	SetExternalUsage(context.Context, *SetExternalUsageRequest) (*SetExternalUsageResponse, error)
 	mustEmbedUnimplementedQuotaServiceServer()
 }
 
@@ -219,6 +238,9 @@ func (UnimplementedQuotaServiceServer) ListUsage(context.Context, *ListUsageRequ
 }
 func (UnimplementedQuotaServiceServer) Estimate(context.Context, *EstimateRequest) (*EstimateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Estimate not implemented")
+}
+func (UnimplementedQuotaServiceServer) SetExternalUsage(context.Context, *SetExternalUsageRequest) (*SetExternalUsageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetExternalUsage not implemented")
 }
 func (UnimplementedQuotaServiceServer) mustEmbedUnimplementedQuotaServiceServer() {}
 func (UnimplementedQuotaServiceServer) testEmbeddedByValue()                      {}
@@ -356,6 +378,24 @@ func _QuotaService_Estimate_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _QuotaService_SetExternalUsage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetExternalUsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QuotaServiceServer).SetExternalUsage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QuotaService_SetExternalUsage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QuotaServiceServer).SetExternalUsage(ctx, req.(*SetExternalUsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // QuotaService_ServiceDesc is the grpc.ServiceDesc for QuotaService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -386,6 +426,10 @@ var QuotaService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Estimate",
 			Handler:    _QuotaService_Estimate_Handler,
+		},
+		{
+			MethodName: "SetExternalUsage",
+			Handler:    _QuotaService_SetExternalUsage_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -152,6 +152,10 @@ class PoolQuota:
     held_tokens: int
     #: Whether an overflow closed the pool until midnight.
     closed: bool
+    #: The part of the allowance that no Reserve gets.
+    margin_tokens: int
+    #: Tokens that the provider counted today and Tollgate did not.
+    external_tokens: int
 
 
 @dataclass(frozen=True)

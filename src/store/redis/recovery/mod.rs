@@ -4,6 +4,8 @@
 //!
 //! Redis holds each pool's record as a PN-counter ([`pn_counter`]): a component for each replica, with the
 //! sequence number (`seq`) of that replica's last write and what it counted. The pool's counters are the sums.
+//! External usage is one more component, under a number that no replica has: a last-writer-wins register, whose seq is
+//! the time of its write. It is in no sum.
 //! Each replica keeps a snapshot of the record that its last write left ([`snapshots`]).
 //!
 //! # How a loss is found

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    domain::{PoolCounters, Tokens},
+    domain::{ExternalUsage, PoolCounters, Tokens},
     store::redis::script::reader::{BadReply, MsgPackReader, bad},
 };
+
+/// The number of the component with the pool's external usage (recovery.lua). Replicas have smaller ones.
+const EXTERNAL: u64 = 1 << 52;
 
 /// A pool's record on a day. The sum of its components is what the pool has counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,6 +24,7 @@ struct Component {
     /// The sequence number of its last write.
     seq: u64,
     /// Free tokens, billed tokens, free requests, billed requests: negative if it took back what another counted.
+    /// Of [`EXTERNAL`]: the figure that counts, 0, the manual figure, the reconciled one.
     counted: [i64; 4],
 }
 
@@ -73,10 +77,15 @@ impl PoolCounter {
     #[must_use]
     pub fn counters(&self) -> PoolCounters {
         let sum = |which: usize| {
-            let components = self.components.values();
-            let sum = components.map(|component| i128::from(component.counted[which]));
+            let components = self.components.range(..EXTERNAL);
+            let sum = components.map(|(_, component)| i128::from(component.counted[which]));
             let sum = u64::try_from(sum.sum::<i128>().max(0)).unwrap_or(0);
             Tokens::new(sum).unwrap_or(Tokens::MAX)
+        };
+        let external = self.components.get(&EXTERNAL);
+        let figure = |which: usize| {
+            let figure = external.and_then(|it| u64::try_from(it.counted[which]).ok());
+            figure.and_then(Tokens::new).unwrap_or_default()
         };
         PoolCounters {
             used: sum(0),
@@ -84,6 +93,10 @@ impl PoolCounter {
             free_requests: sum(2).get(),
             billed_requests: sum(3).get(),
             held: Tokens::ZERO,
+            external: ExternalUsage {
+                manual: figure(2),
+                reconciled: figure(3),
+            },
             closed: self.closed,
         }
     }
@@ -111,6 +124,20 @@ mod tests {
         assert_eq!((sums.used.get(), sums.billed_tokens.get()), (60, 5));
         // Redis lost what another replica counted.
         assert_eq!((sums.free_requests, sums.billed_requests), (0, 1));
+    }
+
+    #[test]
+    fn external_usage_is_in_no_sum_and_the_later_write_counts() {
+        let own = (7, 3, [100, 0, 2, 0]);
+        let mut one = counter(false, &[own, (EXTERNAL, 10, [50, 0, 50, 0])]);
+        let other = counter(false, &[(EXTERNAL, 11, [40, 0, 30, 40])]);
+        assert_eq!(one.counters().external.tokens().get(), 50);
+        one.merge(other);
+        let sums = one.counters();
+        let external = sums.external;
+        assert_eq!((sums.used.get(), sums.free_requests), (100, 2));
+        assert_eq!((external.manual.get(), external.reconciled.get()), (30, 40));
+        assert_eq!(external.tokens().get(), 40);
     }
 
     #[test]

@@ -29,6 +29,9 @@
 --   'pools', number, name…    the batch must name these pools too; nothing of it was written
 --   'stale'                   Redis lost writes of the replica to the batch's pools: send the snapshots; nothing of
 --                             the batch was written
+--   'external', number, (pool, tokens)…
+--                             before 'done': the external usage of the batch's pools that have any, before its
+--                             operations
 --   'done', answer…, number, (place, seq, record)…
 --      an answer for each operation, then a snapshot of each pool that was written:
 --      used                                             reserve: free
@@ -38,6 +41,7 @@
 --                                                       settle; if reserved yesterday, `used` is false and the
 --                                                       last value
 --      'v', tokens, replayed, pool, used, closed        release; `used` as for settle
+--      'x', before, external, used, closed              external usage set: the figure before, what counts now
 --      'd', fields                                      reserved before with another project (p), model
 --                                                       (m), tokens (t) or workload (w)
 --      'e', 'released' | 'settled' | 'unknown' | 'full'
@@ -47,9 +51,10 @@
 
 -- The layout of a batch (src/store/redis/script/request.rs): the header, then these sections:
 --   header    whether an overflow closes a pool until midnight; the number of its first key; whether it has
---             whole snapshots; whether an id occurs more than once; the numbers of pools, rows, classes, ids and
---             lookups
---   pools     encoded name, allowance, snapshot: the seq of the replica's last write, 0 if none; or the record
+--             whole snapshots; whether an id occurs more than once; whether all pools are read, not only those of
+--             classes and reservations; the numbers of pools, rows, classes, ids and lookups
+--   pools     encoded name; allowance; what Reserves get of it; snapshot: the seq of the replica's last write, 0 if
+--             none, or the record
 --   rows      the fields of usage rows: encoded project, ':', encoded model
 --   classes   what Reserves have in common, each once: the number of the pool, or the code of the reason why it is
 --             not eligible; the number of the row; whether a pool lists the model
@@ -63,12 +68,13 @@
 --   SETTLE tokens             settle an id
 --   SETTLE_OUTSIDE tokens     settle an id whose request ran outside the programme
 --   RELEASE                   release an id
+--   SET_EXTERNAL place source tokens   set the figure of the external usage of a pool: source 1 is manual, 2 reconciled
 --   SET_CLASS class           no operation: the class of the Reserves that follow; at first, class 1
 local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN = 0, -1, -2, -3
-local SETTLE, SETTLE_OUTSIDE, RELEASE, SET_CLASS = -4, -5, -6, -7
-local HEADER, POOL, CLASS = 9, 3, 3
-local CLOSES, FIRST_KEY, HAS_SNAPSHOTS, HAS_DUPLICATES = 1, 2, 3, 4
-local N_POOLS, N_ROWS, N_CLASSES, N_IDS, N_LOOKUPS = 5, 6, 7, 8, 9
+local SETTLE, SETTLE_OUTSIDE, RELEASE, SET_CLASS, SET_EXTERNAL = -4, -5, -6, -7, -8
+local HEADER, POOL, CLASS = 10, 4, 3
+local CLOSES, FIRST_KEY, HAS_SNAPSHOTS, HAS_DUPLICATES, READS_ALL = 1, 2, 3, 4, 5
+local N_POOLS, N_ROWS, N_CLASSES, N_IDS, N_LOOKUPS = 6, 7, 8, 9, 10
 
 local DAY = 86400
 local TODAY, YESTERDAY = 1, 2
@@ -84,6 +90,7 @@ end
 --   fields, classes, ids, operations   the position before each section in args
 --   rows, pools     by their numbers
 --   reservations    only if it has lookups (reservations.lua)
+--   has_external    whether a pool has external usage
 --   is_stale        whether a pool's record is older than its snapshot
 --   row_counts, other_rows, more_rows   usage.lua
 --   writes          the writes to hashes: key, changes, expiry time, in turn

@@ -30,7 +30,7 @@ local function decide_operations(batch)
     at = at + 1
     if tokens < 0 then
       code = tokens
-      if code ~= DRY_RUN and code ~= SET_CLASS then
+      if code > SET_CLASS and code ~= DRY_RUN then
         ids = ids + 1
         id = args[ids]
       end
@@ -47,6 +47,11 @@ local function decide_operations(batch)
       answer(answer_settle(batch, id, tokens, code == SETTLE_OUTSIDE))
     elseif id and reservations.texts[id] then
       answer(answer_replay(batch, id, class, tokens, code == RESERVE_WITH_ID))
+    elseif code == SET_EXTERNAL then
+      local set = batch.pools[tokens]
+      local before, external = set_external(set, args[at], args[at + 1])
+      at = at + 2
+      answer('x', before, external, set[1], set[CLOSED])
     else
       local writes, verdict, row, is_in_other = code >= RESERVE_WITH_ID, reason, own_row, false
       if pool then
@@ -97,11 +102,24 @@ local function answer_records(batch)
   answers[count_at] = count
 end
 
+-- Answers which pools have external usage.
+local function answer_external(batch)
+  local count_at = n_answers + 2
+  answer('external', 0)
+  for place, pool in pairs(batch.pools) do
+    if pool[EXTERNAL_AT] then
+      answers[count_at] = answers[count_at] + 1
+      answer(batch.args[HEADER + POOL * place - 3], external_usage(pool[RECORD], pool[EXTERNAL_AT]))
+    end
+  end
+end
+
 -- The batch that is being decided: one table for all batches of a call, since a new one for each costs more than
 -- what is done with it.
 local batch = {
   args = false, fields = 0, classes = 0, ids = 0, operations = 0, rows = false, pools = false, reservations = false,
-  is_stale = false, row_counts = false, other_rows = false, more_rows = false, writes = {}, n_writes = 0,
+  has_external = false, is_stale = false, row_counts = false, other_rows = false, more_rows = false, writes = {},
+  n_writes = 0,
 }
 local NO_ROWS = {}
 
@@ -118,6 +136,7 @@ local function start_batch(argument)
   batch.operations = ids + args[N_IDS] + args[N_LOOKUPS]
   batch.rows = args[N_ROWS] > 0 and read_rows(KEYS[args[FIRST_KEY]], args, fields + 1, classes) or NO_ROWS
   batch.pools, batch.reservations, batch.is_stale, batch.n_writes = {}, false, false, 0
+  batch.has_external = false
   batch.row_counts, batch.other_rows, batch.more_rows = false, false, false
 end
 
@@ -142,6 +161,9 @@ local function decide(argument)
     return answer('stale')
   elseif batch.args[HAS_SNAPSHOTS] then
     mark_recovery(batch)
+  end
+  if batch.has_external then
+    answer_external(batch)
   end
   n_answers = n_answers + 1
   answers[n_answers] = 'done'

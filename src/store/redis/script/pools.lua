@@ -9,8 +9,13 @@
 local MAX_COMPONENTS = 64
 
 -- A pool also has: its key; its record as Redis has it; the position of the replica's own component in the record, or
--- nil; and after that position the four counters before the batch.
-local KEY, RECORD, OWN, BEFORE = 10, 11, 12, 12
+-- nil; and after that position the four counters before the batch; the position of the external usage, or nil.
+local KEY, RECORD, OWN, BEFORE, EXTERNAL_AT = 11, 12, 13, 13, 18
+
+-- The larger figure of the external usage at a position.
+local function external_usage(record, at)
+  return math.max(record[at + 4], record[at + 5])
+end
 
 -- Reads the pool at a place among those that the batch names.
 local function read_pool(batch, place)
@@ -19,15 +24,21 @@ local function read_pool(batch, place)
   local packed = redis.call('GET', reading)
   local record = packed and { cmsgpack.unpack(packed) } or { false }
   local is_recovered = type(snapshot) == 'string' and merge(record, snapshot)
-  local last, own = #record, nil
+  local last, own, external_at, external = #record, nil, nil, 0
   local a, b, c, d = 0, 0, 0, 0
   for at = 2, last, COMPONENT do
-    if record[at] == replica then
-      own = at
+    local number = record[at]
+    if number == EXTERNAL then
+      external_at, external, batch.has_external = at, external_usage(record, at), true
+    else
+      if number == replica then
+        own = at
+      end
+      a, b, c, d = a + record[at + 2], b + record[at + 3], c + record[at + 4], d + record[at + 5]
     end
-    a, b, c, d = a + record[at + 2], b + record[at + 3], c + record[at + 4], d + record[at + 5]
   end
-  local is_whole = a % 1 + b % 1 + c % 1 + d % 1 == 0 and last % COMPONENT == 1 and type(record[1]) == 'boolean'
+  local is_whole = a % 1 + b % 1 + c % 1 + d % 1 + external % 1 == 0 and last % COMPONENT == 1
+    and type(record[1]) == 'boolean'
   if not is_whole or a > MAX or b > MAX or c > MAX or d > MAX then
     error('foreign counters')
   elseif is_recovered == false and (own and record[own + 1] or 0) < snapshot then
@@ -36,14 +47,15 @@ local function read_pool(batch, place)
   -- A sum is negative if Redis lost what one replica counted, but not what another took back of it.
   return {
     math.max(0, a), math.max(0, b), math.max(0, c), math.max(0, d), record[1], is_recovered, not packed,
-    batch.args[HEADER + POOL * place - 1], 0, reading, record, own, a, b, c, d,
+    batch.args[HEADER + POOL * place - 2] - external, batch.args[HEADER + POOL * place - 1] - external, 0, reading,
+    record, own, a, b, c, d, external_at,
   }
 end
 
--- Reads the pools of the batch's classes; for an audit, which has no operations, all pools.
+-- Reads the pools of the batch's classes, or all pools.
 local function read_pools(batch)
   local args, pools = batch.args, batch.pools
-  if batch.operations == #args then
+  if args[READS_ALL] then
     for place = 1, args[N_POOLS] do
       pools[place] = read_pool(batch, place)
     end
@@ -59,13 +71,37 @@ end
 -- Makes room: merges the components of the first two replicas that wrote today, which have mostly ended. If one still
 -- runs, it gets a new component, and its audit restores the old one, which bills too much.
 local function unite_first_components(record)
-  record[3] = math.max(record[3], record[3 + COMPONENT]) + 1
+  local first = record[2] == EXTERNAL and 2 + COMPONENT or 2
+  local second = first + COMPONENT
+  if record[second] == EXTERNAL then
+    second = second + COMPONENT
+  end
+  record[first + 1] = math.max(record[first + 1], record[second + 1]) + 1
   for value = 2, COMPONENT - 1 do
-    record[2 + value] = record[2 + value] + record[2 + COMPONENT + value]
+    record[first + value] = record[first + value] + record[second + value]
   end
   for _ = 1, COMPONENT do
-    table.remove(record, 2 + COMPONENT)
+    table.remove(record, second)
   end
+end
+
+-- Sets a figure of the external usage of a pool: of two writes the later one counts, by Redis' clock. Returns the
+-- figure before, and the one that counts now.
+local function set_external(pool, source, tokens)
+  local record, at = pool[RECORD], pool[EXTERNAL_AT]
+  if not at then
+    at = #record + 1
+    pool[EXTERNAL_AT] = at
+    record[at], record[at + 1], record[at + 2], record[at + 3], record[at + 4], record[at + 5] = EXTERNAL, 0, 0, 0, 0, 0
+  end
+  local before, counted = record[at + 3 + source], external_usage(record, at)
+  record[at + 1] = math.max(record[at + 1] + 1, tonumber(time[1]) * 1000000 + tonumber(time[2]))
+  record[at + 3 + source] = tokens
+  local external = external_usage(record, at)
+  record[at + 2] = external
+  pool[ALLOWANCE], pool[RESERVABLE] = pool[ALLOWANCE] + counted - external, pool[RESERVABLE] + counted - external
+  pool[CHANGED] = true
+  return before, external
 end
 
 -- Adds the batch's changes to the replica's own component, packs the record, and returns the seq. A batch without

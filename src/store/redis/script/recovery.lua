@@ -6,6 +6,9 @@
 
 -- The number of values of a component: replica, seq, and four counters.
 local COMPONENT = 6
+-- The number of the component with the pool's external usage: no replica has it. Its four counters are the figure that
+-- counts, 0, and the manual and the reconciled figure. So a release that takes it for a replica's counts it as used.
+local EXTERNAL = 4503599627370496 -- 2^52
 
 -- Merges a snapshot into a record: per replica, the component with the higher seq wins. Returns true if anything in
 -- the snapshot was newer, else nil.

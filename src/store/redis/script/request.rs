@@ -10,7 +10,8 @@ use indexmap::{IndexMap, IndexSet};
 use super::keys::{self, OrgKeys};
 use crate::{
     domain::{
-        Eligibility, ModelName, Overflow, PoolName, ProjectId, RequestFields, RequestId, Verdict,
+        Eligibility, ExternalSource, ModelName, Overflow, PoolName, ProjectId, RequestFields,
+        RequestId, Verdict,
     },
     store::{
         Batch, Operation,
@@ -27,6 +28,7 @@ const SETTLE: i64 = -4;
 const SETTLE_OUTSIDE: i64 = -5;
 const RELEASE: i64 = -6;
 const SET_CLASS: i64 = -7;
+const SET_EXTERNAL: i64 = -8;
 
 /// One call of the script, with batches of one day.
 #[derive(Default)]
@@ -70,7 +72,7 @@ impl ScriptCall {
         let ids: Vec<&RequestId> = ids.collect();
         if !ids.is_empty() {
             // A reservation may be in any of them.
-            let known = terms.allowances.iter().map(|(pool, _)| pool);
+            let known = terms.pools.iter().map(|(pool, _)| pool);
             dictionary.pools.extend(known.chain(&options.extra_pools));
         }
         let (n_pools, n_classes) = (dictionary.pools.len(), dictionary.classes.len());
@@ -82,6 +84,7 @@ impl ScriptCall {
         argument.number(self.keys.len() as u64 + 1);
         argument.flag(options.sends_snapshots);
         argument.flag(ids.iter().collect::<HashSet<_>>().len() < ids.len());
+        argument.flag(reads_all(batch));
         let n_rows = dictionary.rows.len();
         for items in [n_pools, n_rows, n_classes, ids.len(), n_lookups] {
             argument.number(items as u64);
@@ -94,7 +97,9 @@ impl ScriptCall {
             let snapshot = snapshots.iter().find(|snapshot| snapshot.pool == **pool);
             let seq = snapshot.map_or(0, |snapshot| snapshot.seq);
             argument.text(&name);
-            argument.number(terms.of_pool(pool).allowance.get());
+            let terms = terms.of_pool(pool);
+            argument.number(terms.allowance.get());
+            argument.number(terms.reservable().get());
             match snapshot {
                 Some(snapshot) if options.sends_snapshots => argument.bytes(&snapshot.record),
                 _ => argument.number(seq),
@@ -117,6 +122,12 @@ impl ScriptCall {
         self.arguments.push(argument.0);
         self.pools.push(seqs);
     }
+}
+
+/// Whether a batch needs pools of which it has no class: an audit, and one that sets external usage.
+fn reads_all(batch: &Batch) -> bool {
+    let sets = |operation: &Operation| matches!(operation, Operation::SetExternalUsage { .. });
+    batch.operations.is_empty() || batch.operations.iter().any(sets)
 }
 
 /// The pools, rows and classes of a batch, each once. Numbers begin at 1, as in Lua.
@@ -229,6 +240,19 @@ impl MsgPackWriter {
                 self.number(tokens.get());
             }
             Operation::Release { .. } => self.code(RELEASE),
+            Operation::SetExternalUsage {
+                pool,
+                source,
+                tokens,
+            } => {
+                self.code(SET_EXTERNAL);
+                self.number(dictionary.pools.insert_full(pool).0 as u64 + 1);
+                self.number(match source {
+                    ExternalSource::Manual => 1,
+                    ExternalSource::Reconciled => 2,
+                });
+                self.number(tokens.get());
+            }
         }
     }
 
@@ -295,8 +319,8 @@ mod tests {
         let codes = format!(
             "local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN = \
              0, {RESERVE_WITH_ID}, {DRY_RUN_WITH_ID}, {DRY_RUN}\n\
-             local SETTLE, SETTLE_OUTSIDE, RELEASE, SET_CLASS = \
-             {SETTLE}, {SETTLE_OUTSIDE}, {RELEASE}, {SET_CLASS}\n"
+             local SETTLE, SETTLE_OUTSIDE, RELEASE, SET_CLASS, SET_EXTERNAL = \
+             {SETTLE}, {SETTLE_OUTSIDE}, {RELEASE}, {SET_CLASS}, {SET_EXTERNAL}\n"
         );
         assert!(include_str!("call.lua").contains(&codes), "{codes}");
     }

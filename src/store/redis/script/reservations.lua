@@ -95,7 +95,7 @@ end
 -- The pool of this name; nil if the batch does not name it.
 local function pool_named(batch, name)
   for place = 1, batch.args[N_POOLS] do
-    if batch.args[HEADER + POOL * place - 2] == name then
+    if batch.args[HEADER + POOL * place - 3] == name then
       batch.pools[place] = batch.pools[place] or read_pool(batch, place)
       return batch.pools[place]
     end
@@ -318,7 +318,7 @@ local function plan_reservations(batch)
     if pool[HELD_CHANGE] ~= 0 then
       local held = tonumber(reservations.held[place]) or error('foreign held tokens')
       local n = #changes
-      changes[n + 1] = '\2' .. batch.args[HEADER + POOL * place - 2]
+      changes[n + 1] = '\2' .. batch.args[HEADER + POOL * place - 3]
       changes[n + 2] = string.format('%d', math.max(0, held + pool[HELD_CHANGE]))
     end
   end

@@ -9,8 +9,9 @@ local FREE, POOL_CLOSED, ALLOWANCE_EXCEEDED, DAY_CLOSED, RAN_OUTSIDE_PROGRAM = '
 
 -- Counters are arrays: free tokens (a pool's `used`), billed tokens, free requests, billed requests, and
 local CLOSED, CHANGED, IS_NEW = 5, 6, 7
--- A pool also has: its allowance; by how much the batch changes its held tokens.
-local ALLOWANCE, HELD_CHANGE = 8, 9
+-- A pool also has: its allowance, and what Reserves get of it, each without the external usage; by how much the batch
+-- changes its held tokens.
+local ALLOWANCE, RESERVABLE, HELD_CHANGE = 8, 9, 10
 
 -- pool.rs
 
@@ -20,7 +21,7 @@ local function judge_reserve(pool, closes, tokens)
   -- is_closed and fits, inlined: most of the script's work is this.
   if closes and pool[CLOSED] then
     return POOL_CLOSED
-  elseif tokens <= pool[ALLOWANCE] - pool[1] then
+  elseif tokens <= pool[RESERVABLE] - pool[1] then
     return FREE
   end
   return ALLOWANCE_EXCEEDED
@@ -78,16 +79,16 @@ function is_closed(pool, closes)
   return closes and pool[CLOSED]
 end
 
+-- `used + tokens <= allowance`, as a difference, which is exact where the sum would pass 2^53.
+function fits(used, allowance, tokens)
+  return tokens <= allowance - used
+end
+
 local function judge_late_settle(verdict, reserved, actual)
   if verdict == FREE and actual > reserved then
     return DAY_CLOSED
   end
   return verdict
-end
-
--- `used + tokens <= allowance`, as a difference, which is exact where the sum would pass 2^53.
-function fits(used, allowance, tokens)
-  return tokens <= allowance - used
 end
 
 -- reservation.rs

@@ -219,7 +219,7 @@ class GetQuotaResponse(_message.Message):
     def __init__(self, org: _Optional[str] = ..., tier: _Optional[int] = ..., enrolled: bool = ..., not_enrolled_reason: _Optional[_Union[BilledReason, str]] = ..., day: _Optional[str] = ..., resets_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., pools: _Optional[_Iterable[_Union[PoolQuota, _Mapping]]] = ...) -> None: ...
 
 class PoolQuota(_message.Message):
-    __slots__ = ("pool", "allowance", "used", "remaining", "billed_tokens", "free_requests", "billed_requests", "held_tokens", "closed")
+    __slots__ = ("pool", "allowance", "used", "remaining", "billed_tokens", "free_requests", "billed_requests", "held_tokens", "closed", "margin_tokens", "external_tokens")
     POOL_FIELD_NUMBER: _ClassVar[int]
     ALLOWANCE_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +229,8 @@ class PoolQuota(_message.Message):
     BILLED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     HELD_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CLOSED_FIELD_NUMBER: _ClassVar[int]
+    MARGIN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     pool: str
     allowance: int
     used: int
@@ -238,7 +240,9 @@ class PoolQuota(_message.Message):
     billed_requests: int
     held_tokens: int
     closed: bool
-    def __init__(self, pool: _Optional[str] = ..., allowance: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ..., held_tokens: _Optional[int] = ..., closed: bool = ...) -> None: ...
+    margin_tokens: int
+    external_tokens: int
+    def __init__(self, pool: _Optional[str] = ..., allowance: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ..., held_tokens: _Optional[int] = ..., closed: bool = ..., margin_tokens: _Optional[int] = ..., external_tokens: _Optional[int] = ...) -> None: ...
 
 class ListUsageRequest(_message.Message):
     __slots__ = ("org", "day", "page_size", "page_token")
@@ -307,3 +311,33 @@ class EstimateResponse(_message.Message):
     workload: Workload
     output_capped: bool
     def __init__(self, tokens: _Optional[int] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., basis: _Optional[_Union[EstimateBasis, str]] = ..., model: _Optional[str] = ..., workload: _Optional[_Union[Workload, str]] = ..., output_capped: bool = ...) -> None: ...
+
+class SetExternalUsageRequest(_message.Message):
+    __slots__ = ("org", "pool", "tokens", "note")
+    ORG_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    org: str
+    pool: str
+    tokens: int
+    note: str
+    def __init__(self, org: _Optional[str] = ..., pool: _Optional[str] = ..., tokens: _Optional[int] = ..., note: _Optional[str] = ...) -> None: ...
+
+class SetExternalUsageResponse(_message.Message):
+    __slots__ = ("previous_tokens", "external_tokens", "pool", "allowance", "used", "remaining", "resets_at")
+    PREVIOUS_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    ALLOWANCE_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
+    RESETS_AT_FIELD_NUMBER: _ClassVar[int]
+    previous_tokens: int
+    external_tokens: int
+    pool: str
+    allowance: int
+    used: int
+    remaining: int
+    resets_at: _timestamp_pb2.Timestamp
+    def __init__(self, previous_tokens: _Optional[int] = ..., external_tokens: _Optional[int] = ..., pool: _Optional[str] = ..., allowance: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., resets_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

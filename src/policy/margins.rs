@@ -1,0 +1,89 @@
+//! Margins: the parts of the allowances that no Reserve gets. The most specific one applies: the organization's, the
+//! pool's, the programme's (docs/CONTRACT.md, "The margin").
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use crate::{
+    domain::{Grant, Margin, PoolName, Terms, Tokens},
+    files::toml::Section,
+};
+
+/// The margins of the programme and of its pools.
+#[derive(Debug, Default)]
+pub(super) struct Margins {
+    pub(super) program: Option<Margin>,
+    pub(super) pools: BTreeMap<PoolName, Margin>,
+}
+
+/// The terms of organizations with margins of their own, by tier.
+pub(super) type OwnTerms = HashMap<(u8, Margin), Arc<Terms>>;
+
+impl Margins {
+    /// The terms of a tier with these margins; `own` is the organization's.
+    fn apply(&self, terms: &Terms, own: Option<Margin>) -> Arc<Terms> {
+        let pools = terms.pools.iter().map(|(pool, Grant { allowance, .. })| {
+            let margin = own.or_else(|| self.pools.get(pool).copied());
+            let margin = margin.or(self.program);
+            let grant = Grant {
+                allowance: *allowance,
+                margin: margin.map_or(Tokens::ZERO, |margin| margin.of(*allowance)),
+            };
+            (pool.clone(), grant)
+        });
+        Arc::new(Terms {
+            pools: pools.collect(),
+            ..terms.clone()
+        })
+    }
+
+    /// Applies them to the terms of the tiers, and returns those of organizations with margins of their own: `own` has
+    /// the tier and the margin of each.
+    pub(super) fn apply_to(
+        &self,
+        tiers: &mut BTreeMap<u8, Arc<Terms>>,
+        own: impl Iterator<Item = (u8, Margin)>,
+    ) -> OwnTerms {
+        for terms in tiers.values_mut() {
+            *terms = self.apply(terms, None);
+        }
+        let mut own_terms = OwnTerms::new();
+        for (tier, margin) in own {
+            let terms = own_terms.entry((tier, margin));
+            terms.or_insert_with(|| self.apply(&tiers[&tier], Some(margin)));
+        }
+        own_terms
+    }
+}
+
+/// Reads the key `margin` of a table.
+pub(super) fn margin(section: &Section<'_>) -> Option<Margin> {
+    section.get("margin", |entry| {
+        if entry.is_text() {
+            return entry.parse(share);
+        }
+        let tokens = entry.number(0, Tokens::MAX.get()).and_then(Tokens::new);
+        tokens.map(Margin::Tokens)
+    })
+}
+
+/// Parses "5%" or "2.5%".
+fn share(text: &str) -> Result<Margin, String> {
+    let points = || {
+        let number = text.strip_suffix('%')?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        let is_number = |digits: &str, max| {
+            (1..=max).contains(&digits.len()) && digits.bytes().all(|it| it.is_ascii_digit())
+        };
+        if !is_number(whole, 3) || !is_number(fraction, 2) {
+            return None;
+        }
+        let points: u16 = format!("{whole}{fraction:0<2}").parse().ok()?;
+        (points <= Margin::WHOLE).then_some(Margin::BasisPoints(points))
+    };
+    points().ok_or_else(|| {
+        format!("{text:?} is neither tokens nor a share such as \"5%\" or \"2.5%\", at most 100%")
+    })
+}
