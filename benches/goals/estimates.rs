@@ -93,9 +93,9 @@ pub(crate) fn measure(scale: &Scale) -> anyhow::Result<Option<f64>> {
         let mut took = Vec::new();
         for _ in 0..REPETITIONS {
             let started = Instant::now();
-            let estimate = estimate(endpoint, body.as_bytes(), Some("gpt-4o"), |model| {
-                policy.capacity(model)
-            });
+            let capacity = |model: &str| policy.capacity(model);
+            let covers = |workload| policy.covers(workload);
+            let estimate = estimate(endpoint, body.as_bytes(), Some("gpt-4o"), capacity, covers);
             took.push(started.elapsed().as_secs_f64() * 1e3);
             let is_read = !matches!(estimate, Err(EstimateError::Malformed { .. }));
             ensure!(is_read, "{path}, {beginning}: {estimate:?}");

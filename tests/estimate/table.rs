@@ -419,7 +419,7 @@ fn of_several_workloads_the_first_one_that_is_not_covered_is_named() {
         let endpoint = Endpoint::Responses;
         let whole = estimate(endpoint, body, Some("m"), |_| CAPACITY, covers).unwrap();
         assert_eq!(whole.workload, wanted, "{covered:?}");
-        let part = estimate_partial(endpoint, body, 90, Some("m"), |_| CAPACITY, covers).unwrap();
+        let part = estimate_partial(endpoint, body, Some("m"), |_| CAPACITY, covers).unwrap();
         assert_eq!(part.workload, wanted, "{covered:?}");
     }
 }

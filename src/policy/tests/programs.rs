@@ -168,7 +168,7 @@ mini = 2
     let tokens = |tier: u8| {
         let terms = &policy.tiers[&tier];
         assert_eq!(terms.overflow, Overflow::CloseUntilReset);
-        let tokens = terms.allowances.iter().map(|(_, tokens)| tokens.get());
+        let tokens = terms.pools.iter().map(|(_, grant)| grant.allowance.get());
         tokens.collect::<Vec<_>>()
     };
     assert_eq!(tokens(1), [1, 2]);
