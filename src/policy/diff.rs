@@ -180,8 +180,9 @@ fn allowances(policy: &Policy) -> BTreeMap<(u8, &PoolName), Tokens> {
 }
 
 /// The keys of the programme, with their values.
-fn program(policy: &Policy) -> [(&'static str, Option<String>); 6] {
+fn program(policy: &Policy) -> [(&'static str, Option<String>); 7] {
     let program = &policy.program;
+    let guard = humantime::format_duration(program.midnight_guard);
     let overflow = program.overflow.name();
     let covered = program.covered_workloads.iter();
     let mut covered: Vec<&str> = covered.map(|it| it.name()).collect();
@@ -192,6 +193,7 @@ fn program(policy: &Policy) -> [(&'static str, Option<String>); 6] {
         ("covered_workloads", Some(covered.join("+"))),
         ("ends_on", program.ends_on.map(|day| day.to_string())),
         ("as_of", program.as_of.map(|day| day.to_string())),
+        ("midnight_guard", Some(guard.to_string())),
         ("margin", policy.margins.program.map(|it| it.to_string())),
     ]
 }

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
+
+use chrono::TimeDelta;
 
 use super::{
     DataSharing, Lints, Organization, Policy, Program,
@@ -19,6 +22,10 @@ use crate::{
 };
 
 const HIGHEST_TIER: u8 = 5;
+
+const DEFAULT_MIDNIGHT_GUARD: Duration = Duration::from_secs(10 * 60);
+
+const MAX_MIDNIGHT_GUARD: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// The size of the largest policy file, with some 250,000 organizations. Parsing takes 40 times as much memory.
 pub const MAX_BYTES: u64 = 16 << 20;
@@ -54,6 +61,10 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
     let mut tiers = tiers(root, &pools, overflow);
     let orgs = orgs(root, &tiers);
     root.finish();
+    let guard = TimeDelta::from_std(program.midnight_guard).unwrap_or_default();
+    for terms in tiers.values_mut() {
+        Arc::make_mut(terms).midnight_guard = guard;
+    }
     let own = orgs
         .values()
         .filter_map(|org| Some((org.tier, org.margin?)));
@@ -80,7 +91,11 @@ fn terms(overflow: Overflow, allowances: impl Iterator<Item = (PoolName, Tokens)
         (pool, Grant { allowance, margin })
     };
     let pools = allowances.map(grant).collect();
-    Arc::new(Terms { overflow, pools })
+    Arc::new(Terms {
+        overflow,
+        pools,
+        ..Terms::default()
+    })
 }
 
 fn program(root: &Section<'_>, margins: &mut Margins, lints: &mut Lints) -> Program {
@@ -90,6 +105,7 @@ fn program(root: &Section<'_>, margins: &mut Margins, lints: &mut Lints) -> Prog
         covered_workloads: vec![Workload::Inference],
         ends_on: None,
         as_of: None,
+        midnight_guard: DEFAULT_MIDNIGHT_GUARD,
     };
     let Some(section) = root.get("program", Entry::section) else {
         return program;
@@ -115,8 +131,21 @@ fn program(root: &Section<'_>, margins: &mut Margins, lints: &mut Lints) -> Prog
     program.ends_on = section.get("ends_on", |entry| day(entry, &mut lints.ends_on_line));
     program.as_of = section.get("as_of", |entry| day(entry, &mut lints.as_of_line));
     margins.program = margin(&section);
+    if let Some(guard) = section.get("midnight_guard", midnight_guard) {
+        program.midnight_guard = guard;
+    }
     section.finish();
     program
+}
+
+fn midnight_guard(entry: &Entry<'_>) -> Option<Duration> {
+    let guard = entry.duration()?;
+    let is_allowed = guard <= MAX_MIDNIGHT_GUARD && guard.subsec_nanos() == 0;
+    let fault = || {
+        let max = humantime::format_duration(MAX_MIDNIGHT_GUARD);
+        format!("is not whole seconds up to {max}")
+    };
+    entry.check(is_allowed.then_some(guard).ok_or_else(fault))
 }
 
 fn day(entry: &Entry<'_>, line: &mut usize) -> Option<UtcDay> {
