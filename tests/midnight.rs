@@ -7,10 +7,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tollgate::grpc::proto::ReserveResponse;
 
 use crate::support::{
-    calls::{Client, TextFile, large, policy_file, quota, reserve, sum, usage, verdict_text},
+    calls::{Client, TextFile, large, quota, reserve, sum, usage, verdict_text},
     clock::Clock,
     redis::RedisServer,
     tollgate::Tollgate,
+    world::small_policy,
 };
 
 const BEFORE_MIDNIGHT: &str = "2026-11-22T23:58:00Z";
@@ -31,10 +32,14 @@ struct SkewedReplicas {
 }
 
 impl SkewedReplicas {
-    fn start(skews: &[TimeDelta]) -> Self {
+    /// With this midnight guard.
+    fn start(skews: &[TimeDelta], guard: &str) -> Self {
         let clock = Clock::at(BEFORE_MIDNIGHT);
         let redis = RedisServer::start_at(&clock);
-        let policy = policy_file(ALLOWANCE);
+        let text =
+            small_policy("keep_open").replace("large = 1_000", &format!("large = {ALLOWANCE}"));
+        let guard = format!("[program]\nmidnight_guard = \"{guard}\"");
+        let policy = TextFile::new(&text.replace("[program]", &guard));
         // No call may fail, however slow the machine is.
         let settings =
             TextFile::new("call_timeout = \"10s\"\n[redis]\nresponse_timeout = \"10s\"\n");
@@ -155,7 +160,7 @@ fn sums(firsts: &[FirstAnswer]) -> BTreeMap<usize, (u64, u64, u64, u64)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_midnight_each_request_belongs_to_one_day_whatever_clocks_the_replicas_have() {
-    let world = SkewedReplicas::start(&[SKEW, TimeDelta::zero(), -SKEW]);
+    let world = SkewedReplicas::start(&[SKEW, TimeDelta::zero(), -SKEW], "0s");
     let clients = world.clients();
     world.set(MIDNIGHT.parse::<DateTime<Utc>>().unwrap() - TRAFFIC_MARGIN);
     let callers: Vec<_> = (0..CALLERS)
@@ -206,7 +211,7 @@ async fn at_midnight_each_request_belongs_to_one_day_whatever_clocks_the_replica
 
 #[tokio::test]
 async fn the_keys_of_a_day_expire_exactly_when_the_contract_says() {
-    let world = SkewedReplicas::start(&[SKEW, -SKEW]);
+    let world = SkewedReplicas::start(&[SKEW, -SKEW], "10m");
     let clients = world.clients();
     world.set("2026-11-22T23:59:45Z".parse().unwrap());
     for (at, client) in clients.iter().enumerate() {
@@ -223,6 +228,9 @@ async fn the_keys_of_a_day_expire_exactly_when_the_contract_says() {
         }
     };
     expected(["2026-11-23", "2026-11-24", "2026-12-28"], DAYS[0]);
+    // The next day counts the reservations too, and that key lives as long as its day.
+    let carried = format!("pool:large:{}", DAYS[1]);
+    assert_eq!(world.expires_at(&carried), "2026-11-24T00:00:00+00:00");
     world.set("2026-11-23T00:00:00Z".parse().unwrap());
     for (at, client) in clients.iter().enumerate() {
         // A replay of yesterday's id does not extend an expiry.
@@ -240,7 +248,7 @@ async fn the_keys_of_a_day_expire_exactly_when_the_contract_says() {
 
 #[tokio::test]
 async fn a_replica_whose_clock_jumps_past_midnight_goes_on_counting_on_the_stores_day() {
-    let world = SkewedReplicas::start(&[TimeDelta::zero()]);
+    let world = SkewedReplicas::start(&[TimeDelta::zero()], "10m");
     let client = &world.clients()[0];
     let (own, _, _) = &world.replicas[0];
     // Forward and back: each jump invalidates the replica's estimate of the store's clock.

@@ -11,6 +11,7 @@ use crate::support::{
         Client, TextFile, large, new_reserve, policy_file, quota, reserve, settle_verdict_text,
         sum, usage, verdict_text,
     },
+    clock::Clock,
     redis::RedisServer,
     tollgate::Tollgate,
     tools::tool,
@@ -20,6 +21,7 @@ const ALLOWANCE: u64 = 100_000;
 
 /// A replica of each release, and their Redis.
 struct Rollout {
+    clock: Clock,
     redis: RedisServer,
     old: Tollgate,
     new: Tollgate,
@@ -28,7 +30,11 @@ struct Rollout {
 
 impl Rollout {
     fn start(settings: &str) -> Self {
-        let redis = RedisServer::start();
+        Self::start_at(Clock::real(), settings)
+    }
+
+    fn start_at(clock: Clock, settings: &str) -> Self {
+        let redis = RedisServer::start_at(&clock);
         let (policy, settings) = (policy_file(ALLOWANCE), TextFile::new(settings));
         let url = redis.url();
         let args = ["--store", &url, "--policy", policy.path()];
@@ -36,10 +42,11 @@ impl Rollout {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
             previous.env_remove(name);
         }
-        let old = Tollgate::launch(previous, &args, |_| {});
+        let old = Tollgate::launch(previous, &args, |command| clock.preload(command));
         let args = [&args[..], &["--config", settings.path()]].concat();
-        let new = Tollgate::start(&args);
+        let new = Tollgate::start_at(&clock, &args);
         Self {
+            clock,
             redis,
             old,
             new,
@@ -202,6 +209,43 @@ async fn the_previous_release_takes_external_usage_for_used_and_either_restores_
     }
     assert_eq!(verdict(&old, 30_000).await, "FREE");
     assert_eq!(large(&new).await.remaining, 0);
+}
+
+#[tokio::test]
+async fn the_previous_release_bears_what_is_carried_and_what_it_ends_stays_counted() {
+    let rollout = Rollout::start_at(Clock::at("2026-11-22T23:55:00Z"), "");
+    let [old, new] = rollout.clients();
+    let ids = [
+        "old settles",
+        "new settles",
+        "old releases",
+        "old settles late",
+        "new settles late",
+    ];
+    for id in ids {
+        assert_eq!(verdict_text(&reserve(&new, 100, id).await), "FREE");
+        assert!(reserve(&old, 100, id).await.replayed);
+    }
+    reserve(&old, 1, "of the old").await;
+    assert_eq!(settle(&old, "old settles", 40).await, "FREE");
+    assert_eq!(settle(&new, "new settles", 40).await, "FREE");
+    assert_eq!(release(&old, "old releases").await, 100);
+    for client in [&old, &new] {
+        assert_eq!(large(client).await.used, 281);
+    }
+    rollout.clock.set("2026-11-23T00:00:01Z");
+    // What the old release ended stays counted on the new day: that bills too much, and grants nothing twice.
+    for client in [&old, &new] {
+        assert_eq!(large(client).await.used, 400);
+    }
+    assert_eq!(settle(&old, "old settles late", 40).await, "FREE");
+    assert_eq!(settle(&new, "new settles late", 40).await, "FREE");
+    assert!(reserve(&old, 100, "new settles late").await.replayed);
+    for client in [&old, &new] {
+        assert_eq!(large(client).await.used, 340);
+    }
+    let together = verdict_text(&reserve(&old, ALLOWANCE - 339, "").await);
+    assert_eq!(together, "AllowanceExceeded");
 }
 
 #[tokio::test]

@@ -171,6 +171,8 @@ pub(super) fn policy(policy: &Policy) -> String {
         "margin",
         margin.map_or("none".to_owned(), |it| it.to_string()),
     );
+    let guard = humantime::format_duration(program.midnight_guard);
+    fact(&mut lines, "midnight guard", guard);
     fact(&mut lines, "model capacities", policy.capacity_count());
     fact(&mut lines, "organizations", policy.orgs.len());
     let (facts, tiers) = (lines.trim_fmt(), tiers(policy).trim_fmt());

@@ -194,6 +194,21 @@ impl PoolCounters {
         }
     }
 
+    /// Counts a reservation of the day before, which may end on this day.
+    ///
+    /// # Errors
+    ///
+    /// A counter would exceed 2^53 − 1. Nothing is counted then.
+    pub fn carry(&mut self, tokens: Tokens) -> Result<(), CounterOverflow> {
+        self.used = self.used.plus(tokens)?;
+        Ok(())
+    }
+
+    /// Ends a carry: `kept` of the reserved tokens stay.
+    pub fn end_carry(&mut self, reserved: Tokens, kept: Tokens) {
+        self.used = self.used.less(reserved.less(kept));
+    }
+
     /// Whether every further Reserve of today is BILLED `POOL_CLOSED`.
     pub fn is_closed(&self, terms: PoolTerms) -> bool {
         self.closed && terms.overflow == Overflow::CloseUntilReset

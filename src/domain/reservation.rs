@@ -82,6 +82,8 @@ pub enum ReservationState {
     Held {
         /// The usage row that counts it.
         row: RowChoice,
+        /// Whether the pool of the next day counts it too.
+        is_carried: bool,
     },
     /// The request ran. It is counted with its actual tokens.
     Settled {
@@ -211,7 +213,7 @@ impl Reservation {
         outside_program: bool,
     ) -> Result<Progress<Verdict>, Refusal> {
         match self.state {
-            ReservationState::Held { row } => Ok(Progress::Due(row)),
+            ReservationState::Held { row, .. } => Ok(Progress::Due(row)),
             ReservationState::Settled { verdict, .. }
                 if (verdict == Verdict::RAN_OUTSIDE_PROGRAM) != outside_program =>
             {
@@ -236,7 +238,7 @@ impl Reservation {
     /// Settled before.
     pub fn release(&self) -> Result<Progress<()>, Refusal> {
         match self.state {
-            ReservationState::Held { row } => Ok(Progress::Due(row)),
+            ReservationState::Held { row, .. } => Ok(Progress::Due(row)),
             ReservationState::Released => Ok(Progress::Replay(())),
             ReservationState::Settled { .. } => Err(Refusal::Settled),
         }

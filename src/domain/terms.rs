@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use chrono::{DateTime, TimeDelta, Utc};
+
 use super::{
+    day::UtcDay,
     ids::PoolName,
     pool::{Overflow, PoolTerms},
     tokens::Tokens,
@@ -14,6 +17,8 @@ use super::{
 pub struct Terms {
     /// What an overflow does.
     pub overflow: Overflow,
+    /// How long before midnight FREE reservations are carried into the pools of the next day.
+    pub midnight_guard: TimeDelta,
     /// Every pool of the policy, ordered by name.
     pub pools: Vec<(PoolName, Grant)>,
 }
@@ -28,6 +33,18 @@ pub struct Grant {
 }
 
 impl Terms {
+    /// From when on a day's FREE reservations are carried; none: never.
+    pub fn carries_from(&self, day: UtcDay) -> Option<DateTime<Utc>> {
+        let guard = Some(self.midnight_guard).filter(|it| *it > TimeDelta::zero());
+        guard.map(|guard| day.end() - guard)
+    }
+
+    /// Whether a FREE reservation that is made at a moment is carried.
+    pub fn carries(&self, moment: DateTime<Utc>) -> bool {
+        self.carries_from(UtcDay::of(moment))
+            .is_some_and(|from| moment >= from)
+    }
+
     /// The terms of one pool. A pool that left the policy has an allowance of 0.
     pub fn of_pool(&self, pool: &PoolName) -> PoolTerms {
         let grant = self

@@ -183,8 +183,9 @@ fn allowances(policy: &Policy) -> BTreeMap<(u8, &PoolName), Tokens> {
 }
 
 /// The keys of the programme, with their values.
-fn program(policy: &Policy) -> [(&'static str, Option<String>); 9] {
+fn program(policy: &Policy) -> [(&'static str, Option<String>); 10] {
     let program = &policy.program;
+    let guard = humantime::format_duration(program.midnight_guard);
     let overflow = program.overflow.name();
     let prefixes = &policy.models.strip_prefixes;
     let covered = program.covered_workloads.iter();
@@ -202,6 +203,7 @@ fn program(policy: &Policy) -> [(&'static str, Option<String>); 9] {
             "strip_prefixes",
             (!prefixes.is_empty()).then(|| prefixes.join("+")),
         ),
+        ("midnight_guard", Some(guard.to_string())),
         ("margin", policy.margins.program.map(|it| it.to_string())),
     ]
 }

@@ -15,6 +15,7 @@ mod watch;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use self::{
@@ -91,6 +92,8 @@ pub struct Program {
     pub covered_workloads: Vec<Workload>,
     /// The last free day, if there is one.
     pub ends_on: Option<UtcDay>,
+    /// How long before midnight FREE reservations count in the next day too. Whole seconds.
+    pub midnight_guard: Duration,
     /// The date of the lists of models, if the file has it.
     pub as_of: Option<UtcDay>,
     /// Where the lists of models are from, if the file has it.

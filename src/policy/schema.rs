@@ -5,7 +5,10 @@ mod models;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
+
+use chrono::TimeDelta;
 
 use self::models::ModelReader;
 use super::{
@@ -18,6 +21,10 @@ use crate::{
 };
 
 const HIGHEST_TIER: u8 = 5;
+
+const DEFAULT_MIDNIGHT_GUARD: Duration = Duration::from_secs(10 * 60);
+
+const MAX_MIDNIGHT_GUARD: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// The size of the largest policy file, with some 250,000 organizations. Parsing takes 40 times as much memory.
 pub const MAX_BYTES: u64 = 16 << 20;
@@ -65,6 +72,10 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
         program: own_margin,
         pools: margins,
     };
+    let guard = TimeDelta::from_std(program.midnight_guard).unwrap_or_default();
+    for terms in tiers.values_mut() {
+        Arc::make_mut(terms).midnight_guard = guard;
+    }
     let own = orgs
         .values()
         .filter_map(|org| Some((org.tier, org.margin?)));
@@ -102,7 +113,11 @@ fn terms(overflow: Overflow, allowances: impl Iterator<Item = (PoolName, Tokens)
         (pool, Grant { allowance, margin })
     };
     let pools = allowances.map(grant).collect();
-    Arc::new(Terms { overflow, pools })
+    Arc::new(Terms {
+        overflow,
+        pools,
+        ..Terms::default()
+    })
 }
 
 fn program(section: &Section<'_>, base: Option<&Policy>, lints: &mut Lints) -> Program {
@@ -116,6 +131,7 @@ fn program(section: &Section<'_>, base: Option<&Policy>, lints: &mut Lints) -> P
             ends_on: None,
             as_of: None,
             source: None,
+            midnight_guard: DEFAULT_MIDNIGHT_GUARD,
         },
     };
     if let Some(name) = section.get("name", Entry::text) {
@@ -143,7 +159,20 @@ fn program(section: &Section<'_>, base: Option<&Policy>, lints: &mut Lints) -> P
     if let Some(source) = section.get("source", Entry::text) {
         program.source = Some(source.to_owned());
     }
+    if let Some(guard) = section.get("midnight_guard", midnight_guard) {
+        program.midnight_guard = guard;
+    }
     program
+}
+
+fn midnight_guard(entry: &Entry<'_>) -> Option<Duration> {
+    let guard = entry.duration()?;
+    let is_allowed = guard <= MAX_MIDNIGHT_GUARD && guard.subsec_nanos() == 0;
+    let fault = || {
+        let max = humantime::format_duration(MAX_MIDNIGHT_GUARD);
+        format!("is not whole seconds up to {max}")
+    };
+    entry.check(is_allowed.then_some(guard).ok_or_else(fault))
 }
 
 /// The day of a key, and where it is from: the key, or `extends`.

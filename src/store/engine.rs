@@ -4,6 +4,8 @@
 //! A store gives access to one organization's records through [`Records`]. A decision reads, then decides,
 //! then writes. If it fails, it has written nothing.
 
+use chrono::{DateTime, Utc};
+
 use super::{Operation, Outcome, PoolBalance};
 use crate::domain::{
     CounterOverflow, Eligibility, ExternalSource, ModelName, PoolCounters, PoolName, Progress,
@@ -53,23 +55,35 @@ pub(super) trait Records {
     fn set_reservation(&mut self, day: RelativeDay, id: &RequestId, reservation: Reservation);
 }
 
-/// A day relative to the day of the decision. An id is looked up on each, in this order.
+/// A day relative to the day of the decision. An id is looked up on the first three, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum RelativeDay {
     Today,
     Yesterday,
     /// The wall clock may have been ahead, and stepped back.
     Tomorrow,
+    /// Only pools, into which reservations of tomorrow are carried.
+    DayAfterTomorrow,
 }
 
 impl RelativeDay {
-    const ALL: [Self; 3] = [Self::Today, Self::Yesterday, Self::Tomorrow];
+    const OF_IDS: [Self; 3] = [Self::Today, Self::Yesterday, Self::Tomorrow];
 
     pub(super) fn date(self, today: UtcDay) -> UtcDay {
         match self {
             Self::Today => today,
             Self::Yesterday => today.yesterday(),
             Self::Tomorrow => today.plus_days(1),
+            Self::DayAfterTomorrow => today.plus_days(2),
+        }
+    }
+
+    /// The day after; of the last one itself.
+    fn next(self) -> Self {
+        match self {
+            Self::Yesterday => Self::Today,
+            Self::Today => Self::Tomorrow,
+            Self::Tomorrow | Self::DayAfterTomorrow => Self::DayAfterTomorrow,
         }
     }
 }
@@ -82,12 +96,14 @@ impl RelativeDay {
 pub(super) fn decide<R: Records>(
     records: &mut R,
     terms: &Terms,
+    now: DateTime<Utc>,
     max_rows: u64,
     operation: &Operation,
 ) -> Result<Outcome, R::Error> {
     let mut engine = Engine {
         records,
         terms,
+        now,
         max_rows,
     };
     let decided = match operation {
@@ -123,6 +139,7 @@ pub(super) fn decide<R: Records>(
 struct Engine<'r, R> {
     records: &'r mut R,
     terms: &'r Terms,
+    now: DateTime<Utc>,
     max_rows: u64,
 }
 
@@ -143,6 +160,9 @@ impl<E> From<CounterOverflow> for Abort<E> {
         Self::Answered(Outcome::CounterOverflow(full))
     }
 }
+
+/// A pool of the day after a reservation's, as it is to be written.
+type CarriedPool = (RelativeDay, PoolName, PoolCounters);
 
 /// What a request counts, and where.
 #[derive(Clone, Copy)]
@@ -191,7 +211,17 @@ impl<R: Records> Engine<'_, R> {
             tokens: fields.tokens,
             is_held: request_id.is_some(),
         };
+        let is_carried = counted.is_held && verdict.is_free() && self.terms.carries(self.now);
+        let carried = match pool.filter(|_| is_carried) {
+            Some(pool) => {
+                let mut counters = self.pool(RelativeDay::Tomorrow, pool)?;
+                counters.carry(fields.tokens)?;
+                Some((RelativeDay::Tomorrow, pool.clone(), counters))
+            }
+            None => None,
+        };
         self.replace(RelativeDay::Today, None, Some(counted))?;
+        self.set_carried(carried);
         if let Some(counts) = counts {
             self.records.set_row_counts(counts);
         }
@@ -200,7 +230,7 @@ impl<R: Records> Engine<'_, R> {
                 fields: fields.clone(),
                 verdict,
                 pool: pool.cloned(),
-                state: ReservationState::Held { row },
+                state: ReservationState::Held { row, is_carried },
             };
             self.records
                 .set_reservation(RelativeDay::Today, id, reservation);
@@ -254,7 +284,11 @@ impl<R: Records> Engine<'_, R> {
                     is_held: false,
                     ..was
                 };
+                let is_late = day == RelativeDay::Yesterday && verdict.is_free();
+                let kept = if is_late { actual } else { Tokens::ZERO };
+                let carried = self.taken_off(day, &reservation, kept)?;
                 self.replace(day, Some(was), Some(is))?;
+                self.set_carried(carried);
                 (verdict, false)
             }
         };
@@ -278,7 +312,9 @@ impl<R: Records> Engine<'_, R> {
         let replayed = match reservation.release()? {
             Progress::Replay(()) => true,
             Progress::Due(row) => {
+                let carried = self.taken_off(day, &reservation, Tokens::ZERO)?;
                 self.replace(day, Some(held_request(&reservation, row)), None)?;
+                self.set_carried(carried);
                 false
             }
         };
@@ -312,7 +348,7 @@ impl<R: Records> Engine<'_, R> {
         &mut self,
         id: &RequestId,
     ) -> Result<Option<(RelativeDay, Reservation)>, Abort<R::Error>> {
-        for day in RelativeDay::ALL {
+        for day in RelativeDay::OF_IDS {
             let found = self.records.reservation(day, id).map_err(Abort::Failed)?;
             if let Some(reservation) = found {
                 return Ok(Some((day, reservation)));
@@ -324,6 +360,34 @@ impl<R: Records> Engine<'_, R> {
     fn pool(&mut self, day: RelativeDay, pool: &PoolName) -> Result<PoolCounters, Abort<R::Error>> {
         let counters = self.records.pool(day, pool).map_err(Abort::Failed)?;
         Ok(counters.unwrap_or_default())
+    }
+
+    /// The pool that a reservation is carried into, once `kept` of its tokens stay there. None if it is not carried.
+    fn taken_off(
+        &mut self,
+        day: RelativeDay,
+        reservation: &Reservation,
+        kept: Tokens,
+    ) -> Result<Option<CarriedPool>, Abort<R::Error>> {
+        let ReservationState::Held {
+            is_carried: true, ..
+        } = reservation.state
+        else {
+            return Ok(None);
+        };
+        let Some(pool) = reservation.pool.as_ref() else {
+            return Ok(None);
+        };
+        let next = day.next();
+        let mut counters = self.pool(next, pool)?;
+        counters.end_carry(reservation.fields.tokens, kept);
+        Ok(Some((next, pool.clone(), counters)))
+    }
+
+    fn set_carried(&mut self, carried: Option<CarriedPool>) {
+        if let Some((day, pool, counters)) = carried {
+            self.records.set_pool(day, &pool, counters);
+        }
     }
 
     /// Takes back what a request counted and counts it anew: both, or neither.
@@ -406,9 +470,7 @@ impl<R: Records> Engine<'_, R> {
                 let counters = self.pool(day, pool)?;
                 Some(PoolBalance::today(self.terms, pool.clone(), &counters))
             }
-            (Some(pool), RelativeDay::Yesterday | RelativeDay::Tomorrow) => {
-                Some(PoolBalance::of_another_day(pool.clone()))
-            }
+            (Some(pool), _) => Some(PoolBalance::of_another_day(pool.clone())),
         })
     }
 }

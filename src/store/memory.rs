@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 use super::{
     Batch, CallLimits, Clock, ClockStep, Decision, Operation, Outcome, RowKey, Store, StoreError,
@@ -52,18 +53,27 @@ impl MemoryStore {
         }
     }
 
-    fn with_state<T>(&self, work: impl FnOnce(&mut MemoryState, UtcDay) -> T) -> Timestamped<T> {
+    fn with_state<T>(
+        &self,
+        work: impl FnOnce(&mut MemoryState, DateTime<Utc>) -> T,
+    ) -> Timestamped<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // Read under the lock, so that days follow the order of the decisions.
         let reading = (self.clock)();
         state.steps.observe(reading);
         state.is_steady = state.steps.is_steady(reading);
         let now = reading.wall;
-        let answer = work(&mut state, UtcDay::of(now));
+        let answer = work(&mut state, now);
         Timestamped { now, answer }
     }
 
-    fn decide_all(&self, state: &mut MemoryState, today: UtcDay, batch: &Batch) -> Vec<Outcome> {
+    fn decide_all(
+        &self,
+        state: &mut MemoryState,
+        now: DateTime<Utc>,
+        batch: &Batch,
+    ) -> Vec<Outcome> {
+        let today = UtcDay::of(now);
         let writes = |operation: &Operation| match operation {
             Operation::Reserve { recording, .. } => recording.writes(),
             Operation::SetExternalUsage { .. } => true,
@@ -80,7 +90,7 @@ impl MemoryStore {
             org.remove_old(self.limits.retention_days);
         }
         let decide = |operation| {
-            let decided = engine::decide(org, &batch.terms, self.limits.max_rows, operation);
+            let decided = engine::decide(org, &batch.terms, now, self.limits.max_rows, operation);
             decided.unwrap_or_else(|never| match never {})
         };
         batch.operations.iter().map(decide).collect()
@@ -90,9 +100,9 @@ impl MemoryStore {
 #[async_trait]
 impl Store for MemoryStore {
     async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>> {
-        let decided = self.with_state(|state, today| {
-            let decide = |batch: &Batch| match batch.day == today {
-                true => Decision::Outcomes(self.decide_all(state, today, batch)),
+        let decided = self.with_state(|state, now| {
+            let decide = |batch: &Batch| match batch.day == UtcDay::of(now) {
+                true => Decision::Outcomes(self.decide_all(state, now, batch)),
                 false => Decision::DayChanged,
             };
             batches.iter().map(decide).collect::<Vec<_>>()

@@ -7,6 +7,7 @@ mod history;
 mod ids;
 mod late_settles;
 mod margin;
+mod midnight_guard;
 mod models;
 mod names;
 mod outside_program;

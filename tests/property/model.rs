@@ -29,6 +29,18 @@ struct Request {
     /// The verdict and tokens that count now; `None` after a release.
     counts: Option<(&'static str, u64)>,
     settled: bool,
+    carry: Carry,
+}
+
+/// What the next day counts of a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Carry {
+    /// Nothing: it is not carried, or has ended on its own day.
+    Nothing,
+    /// All that was reserved.
+    Open,
+    /// It has ended after its day: what is free.
+    Ended,
 }
 
 pub struct Model {
@@ -103,6 +115,12 @@ impl Model {
             let counts = Some((verdict, fields.tokens));
             let day = self.day;
             let settled = false;
+            let is_carried = self.rules.guards && id.is_some() && verdict == "FREE";
+            let carry = if is_carried {
+                Carry::Open
+            } else {
+                Carry::Nothing
+            };
             self.requests.push(Request {
                 org,
                 id,
@@ -113,6 +131,7 @@ impl Model {
                 first: verdict,
                 counts,
                 settled,
+                carry,
             });
             self.close_after(org, pool, verdict);
         }
@@ -159,6 +178,7 @@ impl Model {
             }
             self.requests[at].counts = Some((verdict, actual));
             self.requests[at].settled = true;
+            self.end_carry(at);
             if !late {
                 self.close_after(org, pool, verdict);
             }
@@ -211,6 +231,7 @@ impl Model {
         let replayed = if self.requests[at].counts.take().is_none() {
             " replayed"
         } else {
+            self.end_carry(at);
             ""
         };
         let Request {
@@ -382,13 +403,37 @@ impl Model {
             .sum()
     }
 
+    fn end_carry(&mut self, at: usize) {
+        let request = &mut self.requests[at];
+        request.carry = match request.carry {
+            Carry::Open if request.day != self.day => Carry::Ended,
+            _ => Carry::Nothing,
+        };
+    }
+
+    /// What today counts of yesterday's requests.
+    fn carried(&self, org: &str, pool: &str) -> u64 {
+        let requests = self
+            .requests
+            .iter()
+            .filter(|it| it.org == org && it.pool == Some(pool) && it.day + 1 == self.day);
+        let carried = requests.map(|it| match (it.carry, it.counts) {
+            (Carry::Open, _) => it.fields.tokens,
+            (Carry::Ended, Some(("FREE", tokens))) => tokens,
+            _ => 0,
+        });
+        carried.sum()
+    }
+
     fn used(&self, org: &str, pool: &str) -> u64 {
-        self.counting(org, Some(self.day))
+        let own: u64 = self
+            .counting(org, Some(self.day))
             .filter(|it| it.pool == Some(pool))
             .filter_map(|it| it.counts)
             .filter(|(verdict, _)| *verdict == "FREE")
             .map(|(_, tokens)| tokens)
-            .sum()
+            .sum();
+        own + self.carried(org, pool)
     }
 
     fn judge(&self, org: &str, pool: &str, tokens: u64) -> &'static str {

@@ -16,6 +16,8 @@ pub struct Rules {
     pub orgs: BTreeMap<&'static str, Sharing>,
     /// The margins: of the programme, of the pool `mini`, of the organization `acme`.
     pub margins: [Option<Margin>; 3],
+    /// Whether FREE reservations are carried into the next day: it is always noon.
+    pub guards: bool,
     /// The last free day, as days after the first.
     pub ends_after: Option<u32>,
 }
@@ -46,11 +48,12 @@ pub enum Change {
     OtherOverflow,
     Margins,
     OwnMargin,
+    Guard,
     End,
 }
 
 impl Change {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Nothing,
         Self::Cut,
         Self::Raise,
@@ -62,6 +65,9 @@ impl Change {
         Self::OtherOverflow,
         Self::Margins,
         Self::OwnMargin,
+        // As often as two others: it takes a day to show.
+        Self::Guard,
+        Self::Guard,
         Self::End,
     ];
 }
@@ -84,6 +90,7 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
         ]
         .into(),
         margins: [None; 3],
+        guards: false,
         ends_after: None,
     };
     let large = |allowance| (vec!["gpt-4o", "o1", HOSTILE_NAME], allowance);
@@ -110,6 +117,7 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
             let own: Margin = ("\"0.15%\"", |allowance| (15 * allowance).div_ceil(10_000));
             rules.margins = [Some(("999", |_| 999)), None, Some(own)];
         }
+        Change::Guard => rules.guards = true,
         Change::End => rules.ends_after = Some(day),
     }
     rules
@@ -131,7 +139,9 @@ impl Rules {
         } else {
             "keep_open"
         };
-        let mut text = format!("[program]\noverflow = \"{overflow}\"\n");
+        let guard = if self.guards { "12h" } else { "1h" };
+        let mut text =
+            format!("[program]\noverflow = \"{overflow}\"\nmidnight_guard = \"{guard}\"\n");
         if let Some(days) = self.ends_after {
             text += &format!("ends_on = \"{}\"\n", first_day.plus_days(days));
         }

@@ -367,6 +367,76 @@ async fn external_usage_is_restored_by_whoever_knew_it_and_the_later_figure_coun
     }
 }
 
+/// A service under the clock of its Redis.
+fn replica_at(clock: &Clock, redis: &RedisServer, policy: &TextFile) -> (Tollgate, Client) {
+    let args = ["--store", &redis.url(), "--policy", policy.path()];
+    let tollgate = Tollgate::start_at(clock, &args);
+    let client = tollgate.client();
+    (tollgate, client)
+}
+
+#[tokio::test]
+async fn what_is_carried_into_the_next_day_is_restored_before_midnight_and_after() {
+    for flushed_at in ["2026-11-22T23:56:00Z", "2026-11-23T00:00:01Z"] {
+        let clock = Clock::at("2026-11-22T23:55:00Z");
+        let redis = RedisServer::start_at(&clock);
+        let policy = policy_file(1_000);
+        let (_tollgate, client) = replica_at(&clock, &redis, &policy);
+        reserve(&client, 600, "r").await;
+        clock.set(flushed_at);
+        redis.run(&["FLUSHALL"]);
+        // Without any call it is there again: as today's, or as tomorrow's.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let pool = ["EXISTS", "tollgate:{acme}:pool:large:2026-11-23"];
+        while redis.integer(&pool) == 0 {
+            assert!(Instant::now() < deadline, "{flushed_at}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        clock.set("2026-11-23T00:00:02Z");
+        assert_eq!(used(&client, 401).await, exceeded(600), "{flushed_at}");
+        assert_eq!(used(&client, 400).await, free(1_000), "{flushed_at}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_taken_off_the_next_day_is_not_taken_off_again_after_a_loss() {
+    let settle = async |client: &Client, tokens| {
+        let request = SettleRequest {
+            org: "acme".to_owned(),
+            request_id: "r".to_owned(),
+            tokens,
+            outside_program: false,
+        };
+        client.clone().settle(request).await.unwrap().into_inner()
+    };
+    for (settled_at, lost_at) in [
+        ("2026-11-22T23:56:00Z", "2026-11-22T23:57:00Z"),
+        ("2026-11-22T23:56:00Z", "2026-11-23T00:00:05Z"),
+        ("2026-11-23T00:00:04Z", "2026-11-23T00:00:05Z"),
+    ] {
+        let clock = Clock::at("2026-11-22T23:55:00Z");
+        let mut redis = RedisServer::start_at(&clock);
+        let policy = policy_file(1_000);
+        let (tollgate, client) = replica_at(&clock, &redis, &policy);
+        reserve(&client, 300, "r").await;
+        reserve(&client, 200, "open").await;
+        let snapshot = Snapshot::of(&redis);
+        clock.set(settled_at);
+        assert!(!settle(&client, 100).await.replayed);
+        let is_late = settled_at > "2026-11-23";
+        let left = if is_late { 300 } else { 200 };
+        clock.set(lost_at);
+        snapshot.put_back(&mut redis);
+        tollgate.wait_for_readiness(ServingStatus::Serving).await;
+        // Redis lost the Settle, and what is recovered counts it.
+        assert_eq!(used(&client, 1).await.0, "FREE");
+        assert!(!settle(&client, 100).await.replayed);
+        clock.set("2026-11-23T00:00:06Z");
+        let then = large(&client).await.used - u64::from(lost_at > "2026-11-23");
+        assert_eq!(then, left, "{settled_at} {lost_at}");
+    }
+}
+
 #[tokio::test]
 async fn an_unknown_outcome_is_not_taken_for_a_loss() {
     let redis = RedisServer::start();

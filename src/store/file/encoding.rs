@@ -114,6 +114,9 @@ impl Record for RowCounts {
 const HELD: u8 = b'h';
 /// Held, and counted in the row `(other)`, `(other)`.
 const HELD_IN_OTHER: u8 = b'o';
+/// The same, and carried into the pool of the next day.
+const CARRIED: u8 = b'c';
+const CARRIED_IN_OTHER: u8 = b'd';
 const SETTLED: u8 = b's';
 const RELEASED: u8 = b'r';
 
@@ -122,9 +125,11 @@ impl Record for Reservation {
 
     fn encode(&self) -> Vec<u8> {
         let state = match self.state {
-            ReservationState::Held { row } => match row {
-                RowChoice::Own => HELD,
-                RowChoice::Other => HELD_IN_OTHER,
+            ReservationState::Held { row, is_carried } => match (row, is_carried) {
+                (RowChoice::Own, false) => HELD,
+                (RowChoice::Other, false) => HELD_IN_OTHER,
+                (RowChoice::Own, true) => CARRIED,
+                (RowChoice::Other, true) => CARRIED_IN_OTHER,
             },
             ReservationState::Settled { .. } => SETTLED,
             ReservationState::Released => RELEASED,
@@ -153,11 +158,13 @@ impl Record for Reservation {
         let workload = codes::parse_workload(char::from(workload))?;
         let tokens = take_tokens(rest)?;
         let state = match state {
-            HELD => ReservationState::Held {
+            HELD | CARRIED => ReservationState::Held {
                 row: RowChoice::Own,
+                is_carried: state == CARRIED,
             },
-            HELD_IN_OTHER => ReservationState::Held {
+            HELD_IN_OTHER | CARRIED_IN_OTHER => ReservationState::Held {
                 row: RowChoice::Other,
+                is_carried: state == CARRIED_IN_OTHER,
             },
             RELEASED => ReservationState::Released,
             SETTLED => {
@@ -233,9 +240,12 @@ mod tests {
         let verdict = Verdict::Billed(BilledReason::DayClosed);
         let tokens = Tokens::ZERO;
         let (own, other) = (RowChoice::Own, RowChoice::Other);
+        let held = |row, is_carried| ReservationState::Held { row, is_carried };
         for (state, pool) in [
-            (ReservationState::Held { row: own }, None),
-            (ReservationState::Held { row: other }, Some("é")),
+            (held(own, false), None),
+            (held(other, false), Some("é")),
+            (held(own, true), Some("é")),
+            (held(other, true), Some("mini")),
             (ReservationState::Settled { tokens, verdict }, None),
             (ReservationState::Released, Some("mini")),
         ] {

@@ -41,6 +41,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use redb::{Database, TableDefinition, WriteTransaction};
 use tokio::sync::Semaphore;
 
@@ -193,13 +194,13 @@ impl Inner {
         &self,
         batches: &[Batch],
     ) -> Result<Vec<Result<Timestamped<Decision>, StoreError>>, StoreError> {
-        let decided = self.write(&mut self.writer(), |tables, today| {
+        let decided = self.write(&mut self.writer(), |tables, now| {
             let mut written = 0;
             let decide = |batch: &Batch| {
-                if batch.day != today {
+                if batch.day != UtcDay::of(now) {
                     return Ok(Ok(Decision::DayChanged));
                 }
-                match tables.decide(today, self.limits.max_rows, batch) {
+                match tables.decide(now, self.limits.max_rows, batch) {
                     Ok((outcomes, its_written)) => {
                         written += its_written;
                         Ok(Ok(Decision::Outcomes(outcomes)))
@@ -234,7 +235,7 @@ impl Inner {
     fn write<T>(
         &self,
         writer: &mut Writer,
-        work: impl FnOnce(&mut Tables<'_>, UtcDay) -> Result<(T, usize), redb::Error>,
+        work: impl FnOnce(&mut Tables<'_>, DateTime<Utc>) -> Result<(T, usize), redb::Error>,
     ) -> Result<Timestamped<T>, StoreError> {
         self.open_again(writer)?;
         // Read under the writer's lock, so that days follow the order of the decisions.
@@ -261,13 +262,13 @@ impl Inner {
         writer: &mut Writer,
         database: &Database,
         reading: ClockReading,
-        work: impl FnOnce(&mut Tables<'_>, UtcDay) -> Result<(T, usize), redb::Error>,
+        work: impl FnOnce(&mut Tables<'_>, DateTime<Utc>) -> Result<(T, usize), redb::Error>,
     ) -> Result<Timestamped<T>, StoreError> {
         let now = reading.wall;
         let today = UtcDay::of(now);
         let transaction = database.begin_write().map_err(refused)?;
         let mut tables = Tables::open(&transaction).map_err(refused)?;
-        let (answer, written) = work(&mut tables, today).map_err(refused)?;
+        let (answer, written) = work(&mut tables, now).map_err(refused)?;
         if written == 0 {
             drop(tables);
             transaction.abort().map_err(refused)?;

@@ -25,7 +25,7 @@ use super::{
 };
 
 /// The format that this version writes. Files of earlier formats are upgraded when they are opened.
-const KNOWN_FORMAT: i64 = 4;
+const KNOWN_FORMAT: i64 = 5;
 
 /// The key of format 1's latest decision time, which is no longer kept.
 const LATEST_OF_FORMAT_1: &str = "latest";

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use redb::{ReadableTable as _, StorageError, Table, TableError, WriteTransaction};
 
 use super::{
@@ -80,7 +81,7 @@ impl<'t> Tables<'t> {
     /// transaction must not be committed.
     pub(super) fn decide(
         &mut self,
-        today: UtcDay,
+        now: DateTime<Utc>,
         max_rows: u64,
         batch: &Batch,
     ) -> Result<(Vec<Outcome>, usize), RecordError> {
@@ -91,11 +92,11 @@ impl<'t> Tables<'t> {
         let mut records = OrgRecords {
             tables: self,
             org: &batch.org,
-            today,
+            today: UtcDay::of(now),
         };
         let operations = batch.operations.iter();
         let outcomes =
-            operations.map(|it| engine::decide(&mut records, &batch.terms, max_rows, it));
+            operations.map(|it| engine::decide(&mut records, &batch.terms, now, max_rows, it));
         let outcomes: Vec<Outcome> = outcomes.collect::<Result<_, _>>()?;
         let mut written = 0;
         for BufferedTable { table, changes } in self.all() {

@@ -1,6 +1,13 @@
 //! Decides batches: encodes them as calls of the script, and turns its replies into decisions.
 
-use std::{collections::HashSet, mem, sync::Arc};
+use std::{
+    collections::HashSet,
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
 use chrono::{DateTime, Utc};
 use futures_util::future::{join_all, select_ok};
@@ -23,10 +30,13 @@ use super::{
         request::{BatchOptions, ScriptCall},
     },
 };
-use crate::store::{Batch, Decision, StoreError, Timestamped, UsageLimits};
+use crate::{
+    domain::UtcDay,
+    store::{Batch, Decision, StoreError, Timestamped, UsageLimits},
+};
 
-/// Maximum number of calls for a batch. One decides, one adds pools that the policy no longer has, one sends the
-/// snapshots. The others are for changes in between.
+/// Maximum number of calls for a batch. One decides, one adds pools that the policy no longer has and tomorrow's, one
+/// sends the snapshots. The others are for changes in between.
 const MAX_ROUNDS: usize = 5;
 
 /// Maximum number of batches in a call of the script, which blocks Redis meanwhile. In a cluster two organizations
@@ -49,6 +59,9 @@ pub(super) struct Decider {
     pub(super) refusals: Refusals,
     usage_limits: UsageLimits,
     script: Script,
+    /// The day (its 00:00 UTC in seconds since 1970) on which reservations are carried into tomorrow's pools, as far as
+    /// is known: batches with ids name these from the start.
+    carrying_day: AtomicI64,
     /// The number of losses at the last full audit. Locked during an audit.
     audited_losses: Mutex<u64>,
 }
@@ -72,6 +85,7 @@ impl Decider {
                 include_str!("script/reservations.lua"),
                 include_str!("script/decide.lua"),
             )),
+            carrying_day: AtomicI64::new(i64::MIN),
             audited_losses: Mutex::default(),
         }
     }
@@ -122,9 +136,7 @@ impl Decider {
         };
         let mut decided = vec![Err(undecided); batches.len()];
         let pending = batches.iter().enumerate();
-        let mut pending: Vec<_> = pending
-            .map(|(at, it)| (at, it, BatchOptions::default()))
-            .collect();
+        let mut pending: Vec<_> = pending.map(|(at, it)| (at, it, self.options(it))).collect();
         for _ in 0..MAX_ROUNDS {
             if pending.is_empty() {
                 break;
@@ -142,8 +154,13 @@ impl Decider {
                 mem::take(&mut pending).into_iter().zip(replies)
             {
                 let result = match reply {
-                    BatchReply::UnnamedPools(pools) => {
+                    BatchReply::UnnamedPools { pools, tomorrow } => {
                         options.extra_pools.extend(pools);
+                        if tomorrow {
+                            options.names_tomorrow = true;
+                            let day = batch.day.start().timestamp();
+                            self.carrying_day.store(day, Ordering::Relaxed);
+                        }
                         pending.push((at, batch, options));
                         continue;
                     }
@@ -172,6 +189,16 @@ impl Decider {
         decided
     }
 
+    fn options(&self, batch: &Batch) -> BatchOptions {
+        let is_carrying =
+            self.carrying_day.load(Ordering::Relaxed) == batch.day.start().timestamp();
+        let mut operations = batch.operations.iter();
+        BatchOptions {
+            names_tomorrow: is_carrying && operations.any(|it| it.request_id().is_some()),
+            ..BatchOptions::default()
+        }
+    }
+
     async fn call(
         &self,
         client: &RedisClient,
@@ -182,8 +209,7 @@ impl Decider {
         {
             let snapshots = self.snapshots.lock();
             for (_, batch, options) in pending {
-                let snapshots = snapshots.pools(&batch.org, batch.day);
-                call.add(batch, options, snapshots, &self.key_prefix);
+                call.add(batch, options, &snapshots, &self.key_prefix);
             }
         }
         let day = batches[0].day;
@@ -207,18 +233,20 @@ impl Decider {
         };
         let (now, mut replies) = reply::parse_decided(bytes(&reply)?, &batches)?;
         let mut snapshots = self.snapshots.lock();
+        snapshots.set_today(UtcDay::of(now));
         for ((reply, pools), (_, batch, _)) in replies.iter_mut().zip(&call.pools).zip(pending) {
             let BatchReply::Done(_, written) = reply else {
                 continue;
             };
             let is_audit = batch.operations.is_empty();
             for WrittenPool { place, seq, record } in mem::take(written) {
-                let (pool, before) = pools
+                let named = pools
                     .get(place)
                     .ok_or_else(|| bad("a write to an unnamed pool"))?;
-                let pool = pool.clone();
+                let pool = named.pool.clone();
                 let snapshot = PoolSnapshot { pool, seq, record };
-                snapshots.record(&batch.org, day, snapshot, is_audit.then_some(*before));
+                let audited = is_audit.then_some(named.seq);
+                snapshots.record(&batch.org, named.day, snapshot, audited);
             }
         }
         Ok((now, replies))

@@ -9,7 +9,7 @@
 //! | --- | --- | --- | --- |
 //! | `tollgate:{acme}:pool:large:2026-11-22` | none: a string | the pool's record: MessagePack; whether it is closed, and for each replica that wrote: its number, its last sequence number, free tokens, billed tokens, free requests, billed requests; if there is external usage, also its component ([`recovery`]) | `false 71 2048 900 0 3 0` |
 //! | `tollgate:{acme}:usage:2026-11-22` | `project:model` | a usage row: MessagePack; free tokens, billed tokens, free requests, billed requests, `false` | `web:gpt-4o` → `900 0 3 0 false` |
-//! | `tollgate:{acme}:requests:2026-11-22` | a request id | a reservation: its verdict, its state, the id of its class, its tokens | `F1:300` held, `FsF1:300:280` settled, `FsR1:300:280` settled as run outside the programme, `Fr1:300` released |
+//! | `tollgate:{acme}:requests:2026-11-22` | a request id | a reservation: its verdict, its state, the id of its class, its tokens | `F1:300` held, `FF1:300` held and carried into the next day, `FsF1:300:280` settled, `FsR1:300:280` settled as run outside the programme, `Fr1:300` released |
 //! | | `\1` class | the id of a class, `pool:workload:project:model` | `\1large:i:web:gpt-4o` → `1` |
 //! | | `\1` id | the class of that id | `\11` → `large:i:web:gpt-4o` |
 //! | | `\1` | the last class id; after a recovery also the last one before it | `1`, `4 3` |
@@ -22,7 +22,8 @@
 //! before the first write, since a script is atomic but does not roll back. The service names the day's keys. The
 //! script compares that day with Redis' clock (one TIME call), and writes nothing if it is another day. A
 //! reservation may be in a pool that the policy no longer has: then the script writes nothing of the batch and
-//! returns the pool's name, and the service sends the batch again with that pool's key.
+//! returns the pool's name, and the service sends the batch again with that pool's key. Near midnight it asks for
+//! tomorrow's pools in the same way, once a day: from then on the service names them.
 //!
 //! The client sends a call to the server that has the organization's keys: the only one, the master that
 //! sentinels name, or a node of a cluster ([`conn`]). A call whose outcome is unknown is sent again only if it is

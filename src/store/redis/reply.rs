@@ -21,8 +21,13 @@ use crate::{
 pub enum BatchReply {
     /// It is another day by Redis' clock.
     DayChanged,
-    /// Its reservations are in pools that the batch does not name.
-    UnnamedPools(Vec<PoolName>),
+    /// It needs pools that it does not name.
+    UnnamedPools {
+        /// Its reservations are in these.
+        pools: Vec<PoolName>,
+        /// Reservations are carried: it needs tomorrow's pools too.
+        tomorrow: bool,
+    },
     /// Redis lost writes of the replica to the batch's pools: the snapshots must be sent.
     Stale,
     /// An outcome for each operation, and the pools that were written.
@@ -83,9 +88,10 @@ impl MsgPackReader<'_> {
         }
         Ok(match kind {
             "pools" => {
-                let count = self.amount()?.get();
+                let (tomorrow, count) = (self.flag()?, self.amount()?.get());
                 let pools = (0..count).map(|_| parse_pool(self.text()?));
-                BatchReply::UnnamedPools(pools.collect::<Result<_, _>>()?)
+                let pools = pools.collect::<Result<_, _>>()?;
+                BatchReply::UnnamedPools { pools, tomorrow }
             }
             "stale" => BatchReply::Stale,
             "done" => {

@@ -17,8 +17,9 @@ use crate::{
     telemetry::LogLimit,
 };
 
-/// How many days have snapshots. A clock may step back over midnight, or have been far ahead for a moment.
-const MAX_DAYS: usize = 2;
+/// How many days have snapshots: today, tomorrow near midnight, and one more, since a clock may step back over midnight,
+/// or have been far ahead for a moment.
+const MAX_DAYS: usize = 3;
 
 /// How many organizations an audit covers: the most recently written ones, and others in turn.
 const NEWEST_PER_AUDIT: usize = 16;
@@ -33,9 +34,13 @@ pub(crate) struct Snapshots {
     losses: AtomicU64,
 }
 
-/// By day, the day of the latest write first.
 #[derive(Default)]
-pub(crate) struct SnapshotDays(VecDeque<(UtcDay, DaySnapshots)>);
+pub(crate) struct SnapshotDays {
+    /// By Redis' clock.
+    today: Option<UtcDay>,
+    /// The day of the latest write first.
+    days: VecDeque<(UtcDay, DaySnapshots)>,
+}
 
 #[derive(Default)]
 struct DaySnapshots {
@@ -94,10 +99,10 @@ impl Snapshots {
         }
     }
 
-    /// The day of the latest write, and the organizations to audit next.
+    /// Today, and the organizations to audit next.
     pub(crate) fn next_audit(&self) -> Option<Audit> {
         let mut days = self.lock();
-        let (day, snapshots) = days.0.front_mut()?;
+        let (day, snapshots) = days.today_mut()?;
         let (known, next) = (&snapshots.by_org, snapshots.next);
         let others = known.keys().cycle().skip(next);
         let others = others.take(OTHERS_PER_AUDIT.min(known.len()));
@@ -106,10 +111,10 @@ impl Snapshots {
         Some((*day, orgs))
     }
 
-    /// The day of the latest write, and all organizations that were written on it.
+    /// Today, and all organizations that have snapshots of it.
     pub(crate) fn full_audit(&self) -> Option<Audit> {
-        let days = self.lock();
-        let (day, snapshots) = days.0.front()?;
+        let mut days = self.lock();
+        let (day, snapshots) = days.today_mut()?;
         Some((*day, snapshots.by_org.keys().cloned().collect()))
     }
 
@@ -119,14 +124,24 @@ impl Snapshots {
 }
 
 impl SnapshotDays {
+    /// Sets Redis' day.
+    pub(crate) fn set_today(&mut self, day: UtcDay) {
+        self.today = Some(day);
+    }
+
+    fn today_mut(&mut self) -> Option<&mut (UtcDay, DaySnapshots)> {
+        let today = self.today?;
+        self.days.iter_mut().find(|(day, _)| *day == today)
+    }
+
     /// The snapshots of an organization's pools on a day.
     pub(crate) fn pools(&self, org: &OrgId, day: UtcDay) -> &[PoolSnapshot] {
-        let snapshots = self.0.iter().find(|(known, _)| *known == day);
+        let snapshots = self.days.iter().find(|(known, _)| *known == day);
         let pools = snapshots.and_then(|(_, snapshots)| snapshots.by_org.get(org));
         pools.map_or(&[], Vec::as_slice)
     }
 
-    /// Records a pool that a call wrote on a day by Redis' clock. An organization has one decision under way at a
+    /// Records a pool of a day that a call wrote. An organization has one decision under way at a
     /// time, so the last snapshot is the newest. An audit runs beside decisions, so it replaces only the snapshot
     /// with the seq that it began with, `audited`: a decision may have written a newer one since, perhaps on a
     /// new master.
@@ -144,14 +159,14 @@ impl SnapshotDays {
         if audited.is_some_and(|audited| audited != seq.max().unwrap_or(0)) {
             return;
         }
-        match self.0.iter().position(|(known, _)| *known == day) {
-            Some(at) => self.0.swap(0, at),
+        match self.days.iter().position(|(known, _)| *known == day) {
+            Some(at) => self.days.swap(0, at),
             None => {
-                self.0.push_front((day, DaySnapshots::default()));
-                self.0.truncate(MAX_DAYS);
+                self.days.push_front((day, DaySnapshots::default()));
+                self.days.truncate(MAX_DAYS);
             }
         }
-        let DaySnapshots { by_org, newest, .. } = &mut self.0[0].1;
+        let DaySnapshots { by_org, newest, .. } = &mut self.days[0].1;
         if newest.front() != Some(org) {
             newest.retain(|other| other != org);
             newest.truncate(NEWEST_PER_AUDIT - 1);
@@ -178,24 +193,34 @@ mod tests {
     }
 
     #[test]
-    fn the_last_two_days_that_were_written_on_have_snapshots() {
+    fn the_last_three_days_that_were_written_on_have_snapshots_and_todays_are_audited() {
         let org = OrgId::parse("acme").expect("a name");
         let today = UtcDay::parse("2026-11-22").expect("a day");
         let tomorrow = UtcDay::of(today.end());
         let snapshots = Snapshots::new();
         let record = |day, seq| snapshots.lock().record(&org, day, written(seq), None);
         let pools = |day| snapshots.lock().pools(&org, day).to_vec();
+        let audited = || snapshots.next_audit().map(|(day, _)| day);
+        assert_eq!(audited(), None);
         record(today, 1);
+        snapshots.lock().set_today(today);
         // A replica whose clock is ahead reads before it knows the store's day.
         assert_eq!(pools(tomorrow), []);
+        // A reservation is carried into tomorrow.
         record(tomorrow, 3);
         assert_eq!(pools(tomorrow), [written(3)]);
         assert_eq!(pools(today), [written(1)]);
         let audit = snapshots.next_audit();
-        assert_eq!(audit, Some((tomorrow, vec![org.clone(), org.clone()])));
-        // Redis' clock was a year ahead for a moment: the audit is of the latest write's day.
-        record(today.plus_days(365), 5);
+        assert_eq!(audit, Some((today, vec![org.clone(), org.clone()])));
+        snapshots.lock().set_today(tomorrow);
+        assert_eq!(audited(), Some(tomorrow));
+        // Redis' clock was a year ahead for a moment.
+        let ahead = today.plus_days(365);
+        record(ahead, 5);
+        snapshots.lock().set_today(ahead);
         record(tomorrow, 7);
+        snapshots.lock().set_today(tomorrow);
+        record(tomorrow.plus_days(1), 9);
         assert_eq!(pools(tomorrow), [written(7)]);
         assert_eq!(pools(today), []);
         let day = snapshots.full_audit().map(|(day, _)| day);

@@ -11,7 +11,7 @@
 --
 -- KEYS  for each batch:
 --       usage and requests of today
---       the record of today of each pool that the batch names
+--       the record of each pool that the batch names: of today, and then perhaps the same pools of tomorrow
 --       if it has ids: usage and requests of yesterday
 -- ARGV  1  today's 00:00 UTC, in seconds since 1970
 --       2  how long usage is kept after its day, in seconds
@@ -26,7 +26,8 @@
 -- or for each batch
 --   'failed', why, key        nothing of the batch was written; key: the last one that was read
 --   'partial', why            the batch failed between its writes, which is a bug
---   'pools', number, name…    the batch must name these pools too; nothing of it was written
+--   'pools', tomorrow, number, name…   the batch must name these pools too, and tomorrow's if `tomorrow` is true;
+--                             nothing of it was written
 --   'stale'                   Redis lost writes of the replica to the batch's pools: send the snapshots; nothing of
 --                             the batch was written
 --   'external', number, (pool, tokens)…
@@ -52,7 +53,9 @@
 -- The layout of a batch (src/store/redis/script/request.rs): the header, then these sections:
 --   header    whether an overflow closes a pool until midnight; the number of its first key; whether it has
 --             whole snapshots; whether an id occurs more than once; whether all pools are read, not only those of
---             classes and reservations; the numbers of pools, rows, classes, ids and lookups
+--             classes and reservations; from when on FREE reservations are carried into tomorrow's pools, in seconds
+--             since 1970, or false; the numbers of pools, rows, classes, ids and lookups; how many of the pools, the
+--             last ones, are tomorrow's: none, or the same as today's, in the same order
 --   pools     encoded name; allowance; what Reserves get of it; snapshot: the seq of the replica's last write, 0 if
 --             none, or the record
 --   rows      the fields of usage rows: encoded project, ':', encoded model
@@ -72,9 +75,9 @@
 --   SET_CLASS class           no operation: the class of the Reserves that follow; at first, class 1
 local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN = 0, -1, -2, -3
 local SETTLE, SETTLE_OUTSIDE, RELEASE, SET_CLASS, SET_EXTERNAL = -4, -5, -6, -7, -8
-local HEADER, POOL, CLASS = 10, 4, 3
-local CLOSES, FIRST_KEY, HAS_SNAPSHOTS, HAS_DUPLICATES, READS_ALL = 1, 2, 3, 4, 5
-local N_POOLS, N_ROWS, N_CLASSES, N_IDS, N_LOOKUPS = 6, 7, 8, 9, 10
+local HEADER, POOL, CLASS = 12, 4, 3
+local CLOSES, FIRST_KEY, HAS_SNAPSHOTS, HAS_DUPLICATES, READS_ALL, CARRIES_FROM = 1, 2, 3, 4, 5, 6
+local N_POOLS, N_ROWS, N_CLASSES, N_IDS, N_LOOKUPS, N_TOMORROW = 7, 8, 9, 10, 11, 12
 
 local DAY = 86400
 local TODAY, YESTERDAY = 1, 2
@@ -90,6 +93,7 @@ end
 --   fields, classes, ids, operations   the position before each section in args
 --   rows, pools     by their numbers
 --   reservations    only if it has lookups (reservations.lua)
+--   carries         whether its FREE reservations are carried into tomorrow's pools
 --   has_external    whether a pool has external usage
 --   is_stale        whether a pool's record is older than its snapshot
 --   row_counts, other_rows, more_rows   usage.lua

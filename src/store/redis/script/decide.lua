@@ -62,7 +62,10 @@ local function decide_operations(batch)
         row, is_in_other = choose_row(batch, class)
       end
       local side = verdict == FREE and 1 or 2
-      if writes and (tokens > MAX - row[side] or pool and tokens > MAX - pool[side]) then
+      local carried = id and writes and side == 1 and batch.carries and batch.pools[reason + today_pools(batch)]
+      if carried and tokens > MAX - carried[1] then
+        answer('e', 'full')
+      elseif writes and (tokens > MAX - row[side] or pool and tokens > MAX - pool[side]) then
         answer('e', 'full')
       else
         if writes then
@@ -74,7 +77,10 @@ local function decide_operations(batch)
             count(pool, closes, verdict, tokens)
           end
           if id then
-            add_reservation(batch, id, class, pool, verdict, tokens, is_in_other)
+            add_reservation(batch, id, class, pool, carried, verdict, tokens, is_in_other)
+          end
+          if carried then
+            carry(carried, tokens)
           end
         end
         if side == 2 then
@@ -106,8 +112,9 @@ end
 local function answer_external(batch)
   local count_at = n_answers + 2
   answer('external', 0)
+  local n = today_pools(batch)
   for place, pool in pairs(batch.pools) do
-    if pool[EXTERNAL_AT] then
+    if place <= n and pool[EXTERNAL_AT] then
       answers[count_at] = answers[count_at] + 1
       answer(batch.args[HEADER + POOL * place - 3], external_usage(pool[RECORD], pool[EXTERNAL_AT]))
     end
@@ -118,8 +125,8 @@ end
 -- what is done with it.
 local batch = {
   args = false, fields = 0, classes = 0, ids = 0, operations = 0, rows = false, pools = false, reservations = false,
-  has_external = false, is_stale = false, row_counts = false, other_rows = false, more_rows = false, writes = {},
-  n_writes = 0,
+  carries = false, has_external = false, is_stale = false, row_counts = false, other_rows = false, more_rows = false,
+  writes = {}, n_writes = 0,
 }
 local NO_ROWS = {}
 
@@ -136,7 +143,7 @@ local function start_batch(argument)
   batch.operations = ids + args[N_IDS] + args[N_LOOKUPS]
   batch.rows = args[N_ROWS] > 0 and read_rows(KEYS[args[FIRST_KEY]], args, fields + 1, classes) or NO_ROWS
   batch.pools, batch.reservations, batch.is_stale, batch.n_writes = {}, false, false, 0
-  batch.has_external = false
+  batch.has_external, batch.carries = false, args[CARRIES_FROM] and tonumber(time[1]) >= args[CARRIES_FROM]
   batch.row_counts, batch.other_rows, batch.more_rows = false, false, false
 end
 
@@ -148,14 +155,17 @@ local function decide(argument)
   read_pools(batch)
   if batch.args[N_LOOKUPS] > 0 then
     read_reservations(batch)
-    local unnamed = batch.reservations.unnamed
-    if unnamed then
-      answer('pools', #unnamed)
+    local unnamed = batch.reservations.unnamed or {}
+    local has_carried = batch.carries or batch.reservations.has_carried
+    local needs_tomorrow = has_carried and batch.args[N_TOMORROW] == 0 and batch.args[N_IDS] > 0
+    if needs_tomorrow or #unnamed > 0 then
+      answer('pools', needs_tomorrow or false, #unnamed)
       for at = 1, #unnamed do
         answer(unnamed[at])
       end
       return
     end
+    read_tomorrow(batch)
   end
   if batch.is_stale then
     return answer('stale')
@@ -177,7 +187,7 @@ local function decide(argument)
   -- After this point everything must succeed: a script is atomic, but does not roll back.
 
   is_writing = true
-  write_pools(batch.pools)
+  write_pools(batch)
   local writes = batch.writes
   for at = 1, batch.n_writes, 3 do
     redis.call('HSET', writes[at], unpack(writes[at + 1]))

@@ -1,6 +1,6 @@
 -- Pools: reads and writes their records.
 --
--- KEYS    the records of today, after usage and requests of today
+-- KEYS    the records, after usage and requests of today
 -- ARGV    3, 4: the replica and its call; a batch's `pools`
 -- Record  src/store/redis/mod.rs; the pool's counters are the sums of the replicas' components. A component is negative
 --         where it took back what another counted. A seq comes from the number of the call, so a lost write and a
@@ -50,6 +50,21 @@ local function read_pool(batch, place)
     batch.args[HEADER + POOL * place - 2] - external, batch.args[HEADER + POOL * place - 1] - external, 0, reading,
     record, own, a, b, c, d, external_at,
   }
+end
+
+-- How many of the pools are today's.
+local function today_pools(batch)
+  return batch.args[N_POOLS] - batch.args[N_TOMORROW]
+end
+
+-- Reads the pools of tomorrow, if the batch names them: those that the batch has of today.
+local function read_tomorrow(batch)
+  local pools, n = batch.pools, today_pools(batch)
+  for place = 1, batch.args[N_TOMORROW] do
+    if pools[place] and not pools[place + n] then
+      pools[place + n] = read_pool(batch, place + n)
+    end
+  end
 end
 
 -- Reads the pools of the batch's classes, or all pools.
@@ -129,10 +144,11 @@ local function update_record(pool, has_operations)
   return record[own + 1]
 end
 
-local function write_pools(pools)
-  for _, pool in pairs(pools) do
+local function write_pools(batch)
+  local n = today_pools(batch)
+  for place, pool in pairs(batch.pools) do
     if pool[CHANGED] and pool[IS_NEW] then
-      redis.call('SET', pool[KEY], pool[RECORD], 'EXAT', midnight + DAY)
+      redis.call('SET', pool[KEY], pool[RECORD], 'EXAT', midnight + (place > n and 2 * DAY or DAY))
     elseif pool[CHANGED] then
       redis.call('SET', pool[KEY], pool[RECORD], 'KEEPTTL')
     end

@@ -38,7 +38,7 @@ end
 local function mark_recovery(batch)
   local reservations = batch.reservations
   for _, pool in pairs(batch.pools) do
-    if pool[CHANGED] and reservations.last_class_id > 0 then
+    if pool[CHANGED] then
       reservations.recovered_before, reservations.is_recovery_new = reservations.last_class_id, true
       reservations.class_ids = {}
     end
@@ -49,5 +49,15 @@ end
 local function predates_recovery(reservations, class_id)
   local recovered_before = reservations.recovered_before
   return recovered_before and class_id and tonumber(class_id) <= recovered_before
+end
+
+-- Whether Redis may have lost the Settle or Release of a carried reservation, while the record of the pool that it is
+-- carried into counts it. A recovery of today predates no reservation of yesterday.
+local function carry_predates_recovery(reservations, it)
+  if it.day == TODAY then
+    return predates_recovery(reservations, it.class_id)
+  end
+  local before = reservations.recovered_yesterday
+  return reservations.recovered_before or before and tonumber(it.class_id) <= before
 end
 

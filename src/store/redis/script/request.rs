@@ -10,13 +10,13 @@ use indexmap::{IndexMap, IndexSet};
 use super::keys::{self, OrgKeys};
 use crate::{
     domain::{
-        Eligibility, ExternalSource, ModelName, Overflow, PoolName, ProjectId, RequestFields,
-        RequestId, Verdict,
+        Eligibility, ExternalSource, ModelName, Overflow, PoolName, PoolTerms, ProjectId,
+        RequestFields, RequestId, UtcDay, Verdict,
     },
     store::{
         Batch, Operation,
         codes::{verdict_code, workload_code},
-        redis::recovery::snapshots::PoolSnapshot,
+        redis::recovery::snapshots::{PoolSnapshot, SnapshotDays},
     },
 };
 
@@ -36,8 +36,16 @@ pub(crate) struct ScriptCall {
     pub(crate) keys: Vec<String>,
     /// One for each batch.
     pub(crate) arguments: Vec<Vec<u8>>,
-    /// For each batch: the pools that it names, in order, and the seq of each one's snapshot.
-    pub(crate) pools: Vec<Vec<(PoolName, u64)>>,
+    /// For each batch: the pools that it names, in order.
+    pub(crate) pools: Vec<Vec<NamedPool>>,
+}
+
+/// A pool that a batch names.
+pub(crate) struct NamedPool {
+    pub(crate) day: UtcDay,
+    pub(crate) pool: PoolName,
+    /// The seq of its snapshot; 0 if it has none.
+    pub(crate) seq: u64,
 }
 
 /// How a batch is sent.
@@ -45,6 +53,8 @@ pub(crate) struct ScriptCall {
 pub(crate) struct BatchOptions {
     /// Pools of reservations that the terms don't have.
     pub(crate) extra_pools: Vec<PoolName>,
+    /// Whether it names tomorrow's pools, for reservations that are carried.
+    pub(crate) names_tomorrow: bool,
     /// Redis lost writes: the snapshots are sent whole.
     pub(crate) sends_snapshots: bool,
 }
@@ -56,56 +66,54 @@ impl ScriptCall {
         &mut self,
         batch: &Batch,
         options: &BatchOptions,
-        snapshots: &[PoolSnapshot],
+        snapshots: &SnapshotDays,
         key_prefix: &str,
     ) {
+        let tomorrow = batch.day.plus_days(1);
+        let [today_snapshots, tomorrow_snapshots] =
+            [batch.day, tomorrow].map(|day| snapshots.pools(&batch.org, day));
         let terms = &*batch.terms;
-        let mut dictionary = Dictionary::default();
-        let mut operations = MsgPackWriter::default();
-        for operation in &batch.operations {
-            operations.operation(&mut dictionary, operation);
-        }
-        if batch.operations.is_empty() {
-            dictionary.pools.extend(snapshots.iter().map(|it| &it.pool));
-        }
+        let (mut dictionary, operations) = Dictionary::of(&batch.operations);
         let ids = batch.operations.iter().filter_map(Operation::request_id);
         let ids: Vec<&RequestId> = ids.collect();
+        let is_audit = batch.operations.is_empty();
+        if is_audit {
+            let snapshots = today_snapshots.iter().chain(tomorrow_snapshots);
+            dictionary.pools.extend(snapshots.map(|it| &it.pool));
+        }
         if !ids.is_empty() {
             // A reservation may be in any of them.
             let known = terms.pools.iter().map(|(pool, _)| pool);
             dictionary.pools.extend(known.chain(&options.extra_pools));
         }
         let (n_pools, n_classes) = (dictionary.pools.len(), dictionary.classes.len());
+        let n_rows = dictionary.rows.len();
+        let names_tomorrow = options.names_tomorrow || is_audit && !tomorrow_snapshots.is_empty();
+        let days = [(batch.day, today_snapshots), (tomorrow, tomorrow_snapshots)];
+        let days = days.into_iter().take(1 + usize::from(names_tomorrow));
         let has_lookups = !ids.is_empty() || options.sends_snapshots;
         let n_lookups = usize::from(has_lookups) * (1 + n_classes + n_pools);
 
         let mut argument = MsgPackWriter::default();
-        argument.flag(terms.overflow == Overflow::CloseUntilReset);
-        argument.number(self.keys.len() as u64 + 1);
-        argument.flag(options.sends_snapshots);
-        argument.flag(ids.iter().collect::<HashSet<_>>().len() < ids.len());
-        argument.flag(reads_all(batch));
-        let n_rows = dictionary.rows.len();
-        for items in [n_pools, n_rows, n_classes, ids.len(), n_lookups] {
+        argument.header(batch, &ids, self.keys.len(), options);
+        let n_tomorrow = usize::from(names_tomorrow) * n_pools;
+        let n_all = n_pools + n_tomorrow;
+        for items in [n_all, n_rows, n_classes, ids.len(), n_lookups, n_tomorrow] {
             argument.number(items as u64);
         }
         let org_keys = OrgKeys::new(key_prefix, &batch.org, batch.day);
         self.keys.extend([org_keys.usage(), org_keys.requests()]);
-        let mut seqs = Vec::with_capacity(n_pools);
-        for pool in &dictionary.pools {
-            let name = keys::encode(pool.as_str());
-            let snapshot = snapshots.iter().find(|snapshot| snapshot.pool == **pool);
-            let seq = snapshot.map_or(0, |snapshot| snapshot.seq);
-            argument.text(&name);
-            let terms = terms.of_pool(pool);
-            argument.number(terms.allowance.get());
-            argument.number(terms.reservable().get());
-            match snapshot {
-                Some(snapshot) if options.sends_snapshots => argument.bytes(&snapshot.record),
-                _ => argument.number(seq),
+        let mut named = Vec::with_capacity(n_all);
+        for (day, snapshots) in days {
+            let org_keys = OrgKeys::new(key_prefix, &batch.org, day);
+            for pool in &dictionary.pools {
+                let snapshot = snapshots.iter().find(|it| it.pool == **pool);
+                let name = keys::encode(pool.as_str());
+                argument.pool(&name, terms.of_pool(pool), snapshot, options);
+                self.keys.push(org_keys.pool(&name));
+                let (pool, seq) = ((*pool).clone(), snapshot.map_or(0, |it| it.seq));
+                named.push(NamedPool { day, pool, seq });
             }
-            self.keys.push(org_keys.pool(&name));
-            seqs.push(((*pool).clone(), seq));
         }
         if !ids.is_empty() {
             let yesterday = OrgKeys::new(key_prefix, &batch.org, batch.day.yesterday());
@@ -120,7 +128,7 @@ impl ScriptCall {
         }
         argument.0.extend(operations.0);
         self.arguments.push(argument.0);
-        self.pools.push(seqs);
+        self.pools.push(named);
     }
 }
 
@@ -158,6 +166,15 @@ enum Target {
 }
 
 impl<'b> Dictionary<'b> {
+    /// That of these operations, and they as they are sent.
+    fn of(operations: &'b [Operation]) -> (Self, MsgPackWriter) {
+        let (mut dictionary, mut written) = (Self::default(), MsgPackWriter::default());
+        for operation in operations {
+            written.operation(&mut dictionary, operation);
+        }
+        (dictionary, written)
+    }
+
     /// The class of the last Reserve; before the first one, class 1, as in the script.
     fn last_class(&self) -> usize {
         self.last.map_or(1, |(_, _, class)| class)
@@ -253,6 +270,38 @@ impl MsgPackWriter {
                 });
                 self.number(tokens.get());
             }
+        }
+    }
+
+    /// The header up to the numbers of items. `n_keys`: how many keys the call has before the batch's.
+    fn header(&mut self, batch: &Batch, ids: &[&RequestId], n_keys: usize, options: &BatchOptions) {
+        let terms = &*batch.terms;
+        self.flag(terms.overflow == Overflow::CloseUntilReset);
+        self.number(n_keys as u64 + 1);
+        self.flag(options.sends_snapshots);
+        self.flag(ids.iter().collect::<HashSet<_>>().len() < ids.len());
+        self.flag(reads_all(batch));
+        // Only reservations are carried.
+        match terms.carries_from(batch.day).filter(|_| !ids.is_empty()) {
+            Some(from) => self.number(from.timestamp().unsigned_abs()),
+            None => self.flag(false),
+        }
+    }
+
+    /// A pool; its snapshot whole, or only its seq.
+    fn pool(
+        &mut self,
+        name: &str,
+        terms: PoolTerms,
+        snapshot: Option<&PoolSnapshot>,
+        options: &BatchOptions,
+    ) {
+        self.text(name);
+        self.number(terms.allowance.get());
+        self.number(terms.reservable().get());
+        match snapshot {
+            Some(snapshot) if options.sends_snapshots => self.bytes(&snapshot.record),
+            snapshot => self.number(snapshot.map_or(0, |it| it.seq)),
         }
     }
 

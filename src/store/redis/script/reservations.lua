@@ -4,9 +4,11 @@
 -- ARGV  a batch's `ids` and `lookups`
 -- Rules docs/CONTRACT.md, "Reserve" 5, "Settle", "Release"
 -- Fields of a day's requests: src/store/redis/mod.rs. A reservation is its verdict; 's' and the settled verdict, or 'r'
--- if released; the id of its class; ':' and its tokens. If settled, it ends with ':' and the actual tokens. If held, it
--- ends with ':' if the row '(other)', '(other)' counts it.
+-- if released, or F if it is held and carried into the pool of the day after; the id of its class; ':' and its tokens.
+-- If settled, it ends with ':' and the actual tokens. If held, it ends with ':' if the row '(other)', '(other)' counts
+-- it.
 
+local CARRIED = 'FF' -- a verdict, and that it is carried
 local RESERVATION = '^([FOZEPJWTMCXDR])([sr]?)([FOZEPJWTMCXDR]?)(%d+):(%d+)(:?)(%d*)$'
 
 -- A batch's `reservations`:
@@ -18,6 +20,8 @@ local RESERVATION = '^([FOZEPJWTMCXDR])([sr]?)([FOZEPJWTMCXDR]?)(%d+):(%d+)(:?)(
 --   held               by place: the pool's held tokens
 --   fields, rows       by day: the usage rows that only reservations need
 --   changes            by day: the fields and values to write, in turn
+--   has_carried        whether a reservation of today is carried
+--   recovered_yesterday   the last class of yesterday before a recovery, if yesterday had one
 --   unnamed            the pools that the batch must name too
 
 -- Adds a day's reservations of the ids list[offset + 1] to list[offset + n]. Returns the ids that the day does not
@@ -52,7 +56,7 @@ local function read_texts(batch, reservations)
     local class_id = values[n + 1 + at]
     reservations.class_ids[at] = not predates_recovery(reservations, class_id) and class_id
   end
-  for at = 1, args[N_POOLS] do
+  for at = 1, args[N_POOLS] - args[N_TOMORROW] do
     reservations.held[at] = values[n + 1 + args[N_CLASSES] + at] or '0'
   end
   local missing = add_found(reservations, TODAY, args, ids, values, n)
@@ -68,18 +72,26 @@ end
 -- Reads the classes of the known reservations of a day.
 local function read_classes(batch, day)
   local reservations = batch.reservations
-  local classes, class_fields = reservations.classes[day], {}
+  local classes, class_fields, has_carried = reservations.classes[day], {}, false
   reading = requests_key(batch, day)
   for id, text in pairs(reservations.texts) do
     if reservations.days[id] == day then
       local class_id = string.match(text, RESERVATION) and string.match(text, '(%d+):')
       if not class_id then
         error('a foreign reservation')
-      elseif not classes[class_id] then
+      end
+      has_carried = has_carried or string.sub(text, 1, 2) == CARRIED
+      if not classes[class_id] then
         classes[class_id] = true
         class_fields[#class_fields + 1] = '\1' .. class_id
       end
     end
+  end
+  if has_carried and day == TODAY then
+    reservations.has_carried = true
+  elseif has_carried then
+    local text = redis.call('HMGET', reading, '\1')[1]
+    reservations.recovered_yesterday = tonumber(string.match(text or '', '^%d+ (%d+)$'))
   end
   local values = #class_fields > 0 and redis.call('HMGET', reading, unpack(class_fields)) or {}
   for at = 1, #values do
@@ -92,12 +104,12 @@ local function read_classes(batch, day)
   return classes
 end
 
--- The pool of this name; nil if the batch does not name it.
+-- Today's pool of this name, and its place; nil if the batch does not name it.
 local function pool_named(batch, name)
-  for place = 1, batch.args[N_POOLS] do
+  for place = 1, today_pools(batch) do
     if batch.args[HEADER + POOL * place - 3] == name then
       batch.pools[place] = batch.pools[place] or read_pool(batch, place)
-      return batch.pools[place]
+      return batch.pools[place], place
     end
   end
   local reservations = batch.reservations
@@ -120,7 +132,7 @@ local function link_classes(batch, day)
     end
     -- A replay returns the pool's present balance, whichever day the reservation is of.
     if class.name ~= '' then
-      class.pool = pool_named(batch, class.name)
+      class.pool, class.place = pool_named(batch, class.name)
     end
   end
   if #fields > 0 then
@@ -159,7 +171,7 @@ local function reservation_of(batch, id)
   return {
     id = id, day = day, class = reservations.classes[day][class_id], class_id = class_id, verdict = verdict,
     state = state, tokens = tonumber(tokens), is_in_other = in_other == ':', settled_as = settled_as,
-    settled_tokens = tonumber(settled_tokens),
+    settled_tokens = tonumber(settled_tokens), is_carried = state == '' and settled_as ~= '',
   }
 end
 
@@ -179,8 +191,8 @@ local function class_field(batch, class)
   return batch.args[batch.ids + batch.args[N_IDS] + 1 + class]
 end
 
--- Adds a new reservation.
-local function add_reservation(batch, id, class, pool, verdict, tokens, is_in_other)
+-- Adds a new reservation. `carried`: tomorrow's pool, if it is carried.
+local function add_reservation(batch, id, class, pool, carried, verdict, tokens, is_in_other)
   local reservations = batch.reservations
   local class_id = reservations.class_ids[class]
   if not class_id then
@@ -191,22 +203,46 @@ local function add_reservation(batch, id, class, pool, verdict, tokens, is_in_ot
     local n = #new
     new[n + 1], new[n + 2], new[n + 3], new[n + 4] = field, class_id, '\1' .. class_id, string.sub(field, 2)
   end
-  local text = string.format(is_in_other and '%s%s:%d:' or '%s%s:%d', verdict, class_id, tokens)
+  local text = string.format(is_in_other and '%s%s:%d:' or '%s%s:%d', carried and CARRIED or verdict, class_id, tokens)
   set_reservation(batch, TODAY, id, text)
   if pool then
     hold(pool, verdict, tokens)
   end
   if batch.args[HAS_DUPLICATES] and not reservations.classes[TODAY][class_id] then
     local name, fields = string.match(class_field(batch, class), '^\1([^:]*):(.+)$')
-    local row = batch.rows[batch.args[batch.classes + CLASS * class - 1]]
-    reservations.classes[TODAY][class_id] = { name = name, fields = fields, pool = pool, row = row }
+    local at = batch.classes + CLASS * class
+    local place, row = batch.args[at - 2], batch.rows[batch.args[at - 1]]
+    reservations.classes[TODAY][class_id] = { name = name, fields = fields, pool = pool, place = place, row = row }
   end
 end
 
--- What a replica answers must be in its snapshot: so a replay writes the pool too, with its counters unchanged.
-local function touch(reservation)
-  if reservation.day == TODAY and reservation.class.pool then
-    reservation.class.pool[CHANGED] = true
+-- The pool that a reservation is carried into, or nil.
+local function carried_pool(batch, reservation)
+  local class = reservation.class
+  if not reservation.is_carried then
+    return nil
+  end
+  return reservation.day == YESTERDAY and class.pool or batch.pools[class.place + today_pools(batch)]
+end
+
+-- What a replica answers must be in its snapshot: so a replay writes the pools too, with their counters unchanged.
+local function touch(batch, reservation)
+  local pool, carried = reservation.class.pool, carried_pool(batch, reservation)
+  if reservation.day == TODAY and pool then
+    pool[CHANGED] = true
+  end
+  if carried then
+    carried[CHANGED] = true
+  end
+end
+
+-- Ends the carry of a reservation that ends: `kept` of its tokens stay.
+local function take_off(batch, reservation, kept)
+  local pool = carried_pool(batch, reservation)
+  if pool and not carry_predates_recovery(batch.reservations, reservation) then
+    end_carry(pool, reservation.tokens, kept)
+  elseif pool then
+    pool[CHANGED] = true
   end
 end
 
@@ -259,7 +295,7 @@ local function answer_replay(batch, id, class, tokens, writes)
     return refusal, why
   end
   if writes then
-    touch(reservation)
+    touch(batch, reservation)
   end
   return 'r', verdict, balance(reservation.class, TODAY)
 end
@@ -273,7 +309,7 @@ local function answer_settle(batch, id, actual, outside_program)
   if not progress then
     return refusal, why
   elseif progress == 'replay' then
-    touch(it)
+    touch(batch, it)
     return 's', it.settled_as, it.verdict, true, balance(it.class, it.day)
   end
   local pool, verdict = it.day == TODAY and it.class.pool, nil
@@ -288,6 +324,7 @@ local function answer_settle(batch, id, actual, outside_program)
   if not replace(batch, it, is_stale, verdict, actual) then
     return 'e', 'full'
   end
+  take_off(batch, it, it.day == YESTERDAY and verdict == FREE and actual or 0)
   local text = string.format('%ss%s%s:%d:%d', it.verdict, verdict, it.class_id, it.tokens, actual)
   set_reservation(batch, it.day, id, text)
   return 's', verdict, it.verdict, false, balance(it.class, it.day)
@@ -302,10 +339,11 @@ local function answer_release(batch, id)
   if not progress then
     return refusal, why
   elseif progress == 'replay' then
-    touch(it)
+    touch(batch, it)
   else
     local is_stale = it.verdict == FREE and predates_recovery(batch.reservations, it.class_id)
     replace(batch, it, is_stale)
+    take_off(batch, it, 0)
     set_reservation(batch, it.day, id, string.format('%sr%s:%d', it.verdict, it.class_id, it.tokens))
   end
   return 'v', it.tokens, progress == 'replay', balance(it.class, it.day)
