@@ -113,6 +113,7 @@ impl AccessLog {
         let response = entry.response.unwrap_or_default();
         let status = response.response_code.unwrap_or_default();
         let from_upstream = response.response_code_details == VIA_UPSTREAM;
+        let is_free = published.is_free;
         let reservation = published.parse().map_err(invalid);
         let reservation =
             reservation.and_then(|(name, id, tokens)| Ok((org(name, &self.permit)?, id, tokens)));
@@ -128,6 +129,14 @@ impl AccessLog {
             }
         };
         let ended = self.ended(&common, reserved, status, from_upstream);
+        if is_free && ended.attempts > 0 && !ended.in_program {
+            log_limited!(
+                warn,
+                cluster = common.upstream_cluster,
+                "FREE requests run in a cluster that envoy.program_clusters does not name: they are settled as run \
+                 outside the programme"
+            );
+        }
         let settlement = self.front.settlement.clone();
         self.front.service.open_calls.spawn(async move {
             settlement.end(org, id, ended.outcome()).await;

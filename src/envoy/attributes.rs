@@ -91,7 +91,11 @@ impl CheckAttributes {
     /// # Errors
     ///
     /// It is not a request that can be estimated.
-    pub(super) fn estimate(&self, policy: &Policy) -> Result<Estimate, Unreadable> {
+    pub(super) fn estimate(
+        &self,
+        settings: &EnvoySettings,
+        policy: &Policy,
+    ) -> Result<Estimate, Unreadable> {
         let endpoint = Endpoint::of_path(&self.http.path).map_err(|_| Unreadable::OtherCall)?;
         if self.http.method != "POST" {
             return Err(Unreadable::OtherCall);
@@ -110,12 +114,21 @@ impl CheckAttributes {
         let model = model.filter(|model| !model.is_empty());
         let capacity = |model: &str| policy.capacity(model);
         let covers = |workload| policy.covers(workload);
-        let estimate = match self.header(PARTIAL_BODY_HEADER) {
+        let estimate = match self.is_partial(body, settings) {
             // Envoy says how much it has received, not how much there is.
-            Some("true") => estimate_partial(endpoint, body, u64::MAX, model, capacity, covers),
-            _ => estimate(endpoint, body, model, capacity, covers),
+            true => estimate_partial(endpoint, body, u64::MAX, model, capacity, covers),
+            false => estimate(endpoint, body, model, capacity, covers),
         };
         Ok(estimate?)
+    }
+
+    /// Whether this may be the beginning of a body. Envoy does not say so if it asks as soon as its buffer is full.
+    fn is_partial(&self, body: &[u8], settings: &EnvoySettings) -> bool {
+        let length = self.header("content-length");
+        let length = length.and_then(|it| it.parse().ok()).unwrap_or(0);
+        self.header(PARTIAL_BODY_HEADER) == Some("true")
+            || body.len() < length
+            || body.len() >= settings.authorization_bytes
     }
 
     /// What to reserve, and the id of the reservation.

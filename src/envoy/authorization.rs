@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Verdict},
-    grpc::status,
+    grpc::{Permit, status},
     ledger::{Ledger, Reserve, Reserved},
     telemetry::{
         log_limited,
@@ -33,12 +33,9 @@ impl Authorization for CheckHandler {
         request: Request<CheckRequest>,
     ) -> Result<Response<CheckResponse>, Status> {
         let (ledger, permit, message) = self.0.service.accept(request)?;
-        let attributes = CheckAttributes::read(message)?;
-        let response = match attributes.estimate(&ledger.policy()) {
-            Ok(estimate) => {
-                let (id, request) = attributes.reserve(estimate, &self.0.settings, &permit)?;
-                self.answer(ledger, id, request).await?
-            }
+        let read = self.read(message, &ledger, &permit);
+        let response = match read.inspect_err(|status| self.reject(status))? {
+            Ok((id, request)) => self.answer(ledger, id, request).await?,
             Err(why) => self.unreadable(&why),
         };
         Ok(Response::new(response))
@@ -48,6 +45,31 @@ impl Authorization for CheckHandler {
 impl CheckHandler {
     fn metrics(&self) -> &Metrics {
         &self.0.service.metrics
+    }
+
+    /// What to reserve; or why the request can't be estimated.
+    fn read(
+        &self,
+        message: CheckRequest,
+        ledger: &Ledger,
+        permit: &Permit,
+    ) -> Result<Result<(RequestId, Reserve), Unreadable>, Status> {
+        let settings = &self.0.settings;
+        let attributes = CheckAttributes::read(message)?;
+        match attributes.estimate(settings, &ledger.policy()) {
+            Ok(estimate) => attributes.reserve(estimate, settings, permit).map(Ok),
+            Err(why) => Ok(Err(why)),
+        }
+    }
+
+    /// Envoy hides the error from its clients, and mostly lets their requests pass as billed.
+    fn reject(&self, status: &Status) {
+        self.metrics().envoy_checked(EnvoyCheck::Rejected);
+        log_limited!(
+            warn,
+            why = status.message(),
+            "Checks are rejected, and count nothing"
+        );
     }
 
     /// The answer for a request that can't be estimated. It counts nothing.
@@ -81,7 +103,12 @@ impl CheckHandler {
                 let (verdict, reason) = response::names(verdict);
                 return Ok(response::pass(verdict, reason.as_deref(), None));
             }
-            Verdict::Billed(_) => self.metrics().envoy_checked(EnvoyCheck::Billed),
+            Verdict::Billed(_) => {
+                if !ledger.policy().orgs.contains_key(&org) {
+                    log_limited!(warn, %org, "requests of an organization that is not in the policy are billed");
+                }
+                self.metrics().envoy_checked(EnvoyCheck::Billed);
+            }
             Verdict::Free => self.metrics().envoy_checked(EnvoyCheck::Free),
         }
         let metadata = metadata::of_check(&org, &id, &fields, verdict);

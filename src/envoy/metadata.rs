@@ -27,6 +27,7 @@ pub(super) struct PublishedReservation {
     pub(super) org: String,
     pub(super) id: String,
     pub(super) tokens: u64,
+    pub(super) is_free: bool,
 }
 
 /// Where Envoy publishes the usage of a response.
@@ -116,6 +117,7 @@ impl PublishedReservation {
             org: string(fields.get("org")?)?,
             id: string(fields.get("id")?)?,
             tokens: whole_number(fields.get("tokens")?)?,
+            is_free: string(fields.get("verdict")?)? == response::names(Verdict::Free).0,
         })
     }
 

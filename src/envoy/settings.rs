@@ -44,6 +44,24 @@ pub enum OnBilled {
     Deny,
 }
 
+impl EnvoySettings {
+    /// What is legal, and probably not meant.
+    pub fn warnings(&self) -> impl Iterator<Item = &'static str> {
+        let serves = |service| self.services.contains(&service);
+        let ends = serves(EnvoyService::AccessLog) || serves(EnvoyService::RateLimit);
+        let routes = serves(EnvoyService::AccessLog) && self.on_billed == OnBilled::Route;
+        let never_ends = (serves(EnvoyService::Authorization) && !ends).then_some(
+            "envoy.services has neither \"access_log\" nor \"rate_limit\": reservations are never settled, and stay \
+             counted as reserved",
+        );
+        let every_cluster = (routes && self.program_clusters.is_empty()).then_some(
+            "envoy.program_clusters is not set: what runs in any cluster is settled as run within the programme, also \
+             BILLED requests that are routed elsewhere; name the clusters of the project that shares its data",
+        );
+        never_ends.into_iter().chain(every_cluster)
+    }
+}
+
 impl Default for EnvoySettings {
     fn default() -> Self {
         let usage = [

@@ -13,7 +13,7 @@ use axum::{
     extract::{Query, State},
     http::{HeaderName, StatusCode, header},
     response::{Html, IntoResponse, Response},
-    routing::get,
+    routing::{any, get},
 };
 use chrono::SecondsFormat;
 use serde::Deserialize;
@@ -96,8 +96,13 @@ pub fn router(mut state: HttpState) -> Router {
         .with_state(state);
     match api {
         Some(service) => router.merge(api::router(service, has_callers)),
-        None => router,
+        None => router.route("/tollgate.v1.QuotaService/{method}", any(api_is_off)),
     }
+}
+
+async fn api_is_off() -> (StatusCode, &'static str) {
+    let hint = "RPCs are not served over HTTP: set http_api = true\n";
+    (StatusCode::NOT_FOUND, hint)
 }
 
 /// Answers whether the service is ready, and lists what else is wrong.

@@ -138,6 +138,9 @@ impl Server {
             "tollgate serves tollgate.v1.QuotaService"
         );
         policy.log_warnings();
+        for warning in self.envoy.warnings() {
+            tracing::warn!("{warning}");
+        }
         if settings.policy.is_none() {
             tracing::warn!(
                 "the built-in policy knows only the demo organization org-demo (tier 3, all projects \

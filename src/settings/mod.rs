@@ -110,7 +110,8 @@ impl Settings {
         let config = flags.config.as_deref();
         let name = config.map_or_else(String::new, |path| path.display().to_string());
         let bytes = config.map_or(Ok(Vec::new()), |path| read_once(path, MAX_BYTES));
-        let bytes = bytes.map_err(|error| SettingsError::value(&name, error))?;
+        let file = format!("the settings file {name}");
+        let bytes = bytes.map_err(|error| SettingsError::value(&file, error))?;
         toml::read(&name, &bytes, |root| Some(Self::read(flags, store, root)))?
     }
 

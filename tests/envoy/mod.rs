@@ -52,12 +52,14 @@ impl Setup {
 
     /// The same with another configuration of Envoy.
     async fn start_with(config: Value, allowance: u64, more_settings: &str) -> Self {
+        let settings = format!("{SETTINGS}{more_settings}");
+        Self::start_with_settings(config, allowance, &settings).await
+    }
+
+    async fn start_with_settings(config: Value, allowance: u64, settings: &str) -> Self {
         let policy = small_policy("keep_open");
         let policy = policy.replace("large = 1_000", &format!("large = {allowance}"));
-        let files = [
-            TextFile::new(&policy),
-            TextFile::new(&format!("{SETTINGS}{more_settings}")),
-        ];
+        let files = [TextFile::new(&policy), TextFile::new(settings)];
         let [policy, settings] = files.each_ref().map(TextFile::path);
         let args = [
             "--store", "memory:", "--policy", policy, "--config", settings,

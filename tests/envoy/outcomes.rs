@@ -2,8 +2,13 @@
 
 use serde_json::{Value, json};
 
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
 use super::{
-    PATH, Setup,
+    PATH, SETTINGS, Setup,
     gateway::{chat, chat_stream, example},
 };
 use crate::support::calls::usage;
@@ -209,19 +214,58 @@ async fn what_can_not_be_estimated_passes_as_billed_and_counts_nothing() {
 
 /// Envoy sends the beginning of a body that is longer than its bound.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_beyond_the_bound_is_reserved_by_its_size() {
+async fn a_body_beyond_the_bound_is_reserved_by_the_models_bounds() {
     let setup = Setup::start(ALLOWANCE, "").await;
+    // Of a body that is a little longer, Envoy may send the beginning without saying so.
+    let lengths = [2 << 20, (1 << 20) + 1, (1 << 20) + 20_000];
+    for (settled, length) in (1..).zip(lengths) {
+        let tag = length.to_string();
+        let mut body = chat(&tag, 60, "");
+        body["messages"][0]["content"] = json!("x".repeat(length));
+        body.as_object_mut().unwrap().remove("model");
+        // The model comes first, as clients write it.
+        let text = format!("{{\"model\":\"gpt-4o\",{}", &body.to_string()[1..]);
+        post_in_two_steps(&setup, &text).await;
+        setup.wait_for_outcome("settled", settled).await;
+        assert_eq!(setup.provider.seen(&tag)[0].project, "shared");
+        assert_eq!(setup.large().await.used, 60 * u64::from(settled));
+    }
+}
+
+/// Sends the body once Envoy has asked for it, as curl does.
+async fn post_in_two_steps(setup: &Setup, body: &str) {
+    let mut stream = TcpStream::connect(setup.gateway.addr()).await.unwrap();
+    let length = body.len();
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\ncontent-length: {length}\r\n\
+         expect: 100-continue\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(body.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_the_settings_do_not_name_is_warned_of() {
+    let setup = Setup::start_with_settings(
+        example(),
+        ALLOWANCE,
+        &SETTINGS.replace("openai_shared", "typo"),
+    )
+    .await;
     let mut client = setup.client().await;
-    let mut body = chat("large", 60, "");
-    body["messages"][0]["content"] = json!("x".repeat(2 << 20));
-    body.as_object_mut().unwrap().remove("model");
-    // The model comes first, as clients write it.
-    let text = format!("{{\"model\":\"gpt-4o\",{}", &body.to_string()[1..]);
-    let answer = client.post(PATH, &[], text).await;
+    let answer = client
+        .post(PATH, &[], chat("typo", 60, "").to_string())
+        .await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    setup.wait_for_outcome("settled", 1).await;
-    assert_eq!(setup.provider.seen("large")[0].project, "shared");
-    assert_eq!(setup.large().await.used, 60);
+    setup.wait_for_outcome("settled_outside_program", 1).await;
+    let warned = |line: &Value| line["level"] == "WARN" && line["cluster"] == "openai_shared";
+    assert!(setup.tollgate.log().iter().any(warned));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -150,6 +150,14 @@ async fn what_is_wrong_in_a_check_is_named() {
         .headers
         .insert("x-org".to_owned(), "acme".to_owned());
     assert_eq!(ask(check_of(with_header)).await, no_org);
+    let rejected = ["answer=\"rejected\""];
+    wait_for(
+        &service.tollgate,
+        "tollgate_envoy_checks_total",
+        &rejected,
+        5.0,
+    )
+    .await;
 
     let answer = service.check(of_org("acme", http_request())).await.unwrap();
     assert_eq!(headers(&answer), ("free".to_owned(), None));
@@ -171,8 +179,20 @@ async fn a_body_is_read_as_text_or_bytes_and_names_its_verdict() {
     let unreadable = ("billed".to_owned(), Some("unreadable".to_owned()));
     let free = ("free".to_owned(), None);
     let raw = body.clone().into_bytes();
+    let cut = r#"{"model":"gpt-4o","messages":[{"role":"user","content":"ab"#;
+    let cut_with = |name: &'static str, value: &'static str| {
+        with(&move |it| {
+            it.id = name.to_owned();
+            it.body = cut.to_owned();
+            it.headers.insert(name.to_owned(), value.to_owned());
+        })
+    };
     for (request, expected) in [
         (with(&|it| it.id = "1".to_owned()), &free),
+        // Of a body that was cut the model is enough.
+        (cut_with("x-envoy-auth-partial-body", "true"), &free),
+        (cut_with("content-length", "1000"), &free),
+        (cut_with("content-length", "57"), &unreadable),
         (
             with(&|it| {
                 it.id = "2".to_owned();
@@ -256,6 +276,27 @@ async fn services_that_are_not_set_are_not_served() {
     let service = Service::start("[envoy]\nservices = [\"access_log\"]\n", None);
     let error = service.check(check_of(http_request())).await.unwrap_err();
     assert_eq!(error.code(), Code::Unimplemented);
+}
+
+#[test]
+fn settings_that_are_probably_not_meant_are_warned_of() {
+    let both = "[\"authorization\", \"access_log\"]";
+    let clusters = "program_clusters = [\"openai_shared\"]\n";
+    for (services, more, expected) in [
+        (both, clusters, None),
+        (both, "on_billed = \"deny\"\n", None),
+        (both, "", Some("program_clusters is not set")),
+        ("[\"authorization\"]", "", Some("never settled")),
+    ] {
+        let settings = format!("[envoy]\nservices = {services}\n{more}");
+        let service = Service::start(&settings, None);
+        let log = service.tollgate.log();
+        let messages = log.iter().filter_map(|line| line["message"].as_str());
+        let warning: Vec<_> = messages.filter(|it| it.starts_with("envoy.")).collect();
+        let is_expected = |it: &&str| expected.is_some_and(|expected| it.contains(expected));
+        assert!(warning.iter().all(is_expected), "{settings}: {warning:?}");
+        assert_eq!(warning.len(), usize::from(expected.is_some()), "{settings}");
+    }
 }
 
 #[tokio::test]

@@ -187,8 +187,9 @@ fn calls_are_counted_like_those_of_grpc() {
 fn without_the_setting_nothing_of_it_is_served() {
     let tollgate = Tollgate::start(&["--store", "memory:"]);
     let openapi = format!("http://{}/openapi.json", tollgate.http_addr);
-    for url in [url(&tollgate.http_addr, "Reserve"), openapi] {
+    let hint = "RPCs are not served over HTTP: set http_api = true\n";
+    for (url, body) in [(url(&tollgate.http_addr, "Reserve"), hint), (openapi, "")] {
         let answer = curl(&[&url, "--data", "{}"]);
-        assert_eq!((answer.status, answer.body.as_str()), (404, ""), "{url}");
+        assert_eq!((answer.status, answer.body.as_str()), (404, body), "{url}");
     }
 }

@@ -3,7 +3,7 @@
 //! allowance.
 //!
 //! `TOLLGATE_SIMULATIONS` sets their number; otherwise `TOLLGATE_LONG` runs more. `TOLLGATE_SEED` replays one, and
-//! prints its steps.
+//! prints its steps; with a number it is the first of as many.
 
 mod model;
 
@@ -365,19 +365,22 @@ fn number(name: &str) -> Option<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_lost_answers_late_calls_rollbacks_and_clock_jumps_each_answer_is_the_models() {
-    let (replayed, simulations) = (number("TOLLGATE_SEED"), number("TOLLGATE_SIMULATIONS"));
-    let seeds = match replayed {
-        Some(seed) => seed..seed + 1,
-        None if is_long() => 0..simulations.unwrap_or(LONG_SIMULATIONS),
-        None => 0..simulations.unwrap_or(SIMULATIONS),
-    };
+    let (seed, simulations) = (number("TOLLGATE_SEED"), number("TOLLGATE_SIMULATIONS"));
+    let is_replay = seed.is_some() && simulations.is_none();
+    let simulations = simulations.unwrap_or(match is_long() {
+        _ if is_replay => 1,
+        true => LONG_SIMULATIONS,
+        false => SIMULATIONS,
+    });
+    let first = seed.unwrap_or(0);
+    let seeds = first..first + simulations;
     let mut running = JoinSet::new();
     for first in 0..CONCURRENT_SIMULATIONS {
         let seeds = seeds.clone().skip(first).step_by(CONCURRENT_SIMULATIONS);
         running.spawn(async move {
             let mut simulation = Simulation::new().await;
             for seed in seeds {
-                if let Err(failure) = simulation.run(seed, replayed.is_some()).await {
+                if let Err(failure) = simulation.run(seed, is_replay).await {
                     panic!("TOLLGATE_SEED={seed} replays it: {failure}");
                 }
             }

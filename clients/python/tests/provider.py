@@ -1,7 +1,7 @@
 """A stand-in for the provider: Chat Completions, Responses and Embeddings, JSON and SSE.
 
-A message's text steers it: `status=503`, `hang`, `pause`, `slow` (a pause before each chunk), `cut` (the stream ends
-without usage), `drop` (the connection is closed in mid-stream), `large` (an error that calls the request too
+A message's text steers it: `status=503`, `hang` (no answer before `go_on`), `endless` (a stream that goes on until its
+reader leaves), `cut` (the stream ends without usage), `drop` (the connection is closed in mid-stream), `large` (an error that calls the request too
 large), `used=P+C` (the tokens of the answer). It counts what it saw by API key.
 """
 
@@ -14,11 +14,12 @@ import struct
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-#: Longer than any test waits for a `hang`.
-HANG_SECONDS = 20.0
+#: How long a `hang` or an `endless` stream lasts if no test ends it: longer than any test waits.
+HANG_SECONDS = 120.0
 
 
 class Provider:
@@ -34,6 +35,7 @@ class Provider:
         self.statuses: list[int] = []
         #: How many of the next requests end with a reset of their connection.
         self.resets = 0
+        self._going_on = threading.Event()
         provider = self
 
         class Handler(_Handler):
@@ -42,7 +44,6 @@ class Provider:
         Handler.provider = provider
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self._closing = threading.Event()
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -53,10 +54,17 @@ class Provider:
             self.tokens.clear()
             self.statuses.clear()
             self.resets = 0
+            # What hangs from now on hangs, whatever was ended before.
+            self._going_on.set()
+            self._going_on = threading.Event()
+
+    def go_on(self) -> None:
+        """Answers what hangs."""
+        self._going_on.set()
 
     def close(self) -> None:
         """Stops it."""
-        self._closing.set()
+        self.go_on()
         self._server.shutdown()
         self._server.server_close()
 
@@ -85,6 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.provider.resets -= 1
                 return self._reset()
             status = self.provider.statuses.pop(0) if self.provider.statuses else 0
+            going_on = self.provider._going_on
         asked = re.search(r"status=(\d+)", text)
         status = status or (int(asked[1]) if asked else 200)
         if status != 200:
@@ -96,10 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
         prompt, completion = (int(used[1]), int(used[2])) if used else (10, 20)
         with self.provider.lock:
             self.provider.tokens[key] += prompt + completion
-        if "pause" in text:
-            time.sleep(1)
         if "hang" in text:
-            self.provider._closing.wait(HANG_SECONDS)
+            going_on.wait(HANG_SECONDS)
         try:
             if self.path.endswith("/embeddings"):
                 self._embeddings(body, prompt)
@@ -172,20 +179,25 @@ class _Handler(BaseHTTPRequestHandler):
             "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1,
             "model": body["model"],
         }  # fmt: skip
-        for word in ("Hel", "lo", "."):
+        words = ("Hel", "lo", ".")
+        for word in self._endless() if "endless" in text else words:
             delta = {"role": "assistant", "content": word}
             self._event(base | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
             if "drop" in text:
                 self.close_connection = True
                 return
-            if "slow" in text:
-                time.sleep(0.3)
         if "cut" not in text:
             self._event(base | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
             if (body.get("stream_options") or {}).get("include_usage"):
                 self._event(base | {"choices": [], "usage": _usage(prompt, completion)})
             self._chunk(b"data: [DONE]\n\n")
         self._chunk(b"")
+
+    def _endless(self) -> Iterator[str]:
+        end = time.monotonic() + HANG_SECONDS
+        while time.monotonic() < end:
+            yield "on "
+            time.sleep(0.1)
 
     def _sse(self) -> None:
         self.send_response(200)

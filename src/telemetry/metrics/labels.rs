@@ -122,6 +122,8 @@ pub enum EnvoyCheck {
     Denied,
     /// The request can't be estimated. Nothing is counted.
     Unreadable,
+    /// The Check is wrong: no organization, for example. Nothing is counted.
+    Rejected,
     /// Envoy does not have the verdict: it gave up, or the store's outcome is unknown. The reservation is released.
     Unanswered,
 }
