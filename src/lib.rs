@@ -32,6 +32,7 @@
 //! | [`grpc`], [`envoy`], [`http`] | the surfaces: convert, call, convert; RPCs over HTTP pass the call layer of [`grpc`] |
 //! | [`net`] | ports: sockets, connections and their limits, TLS |
 //! | [`settings`] | flags, environment and settings file |
+//! | [`reconcile`] | compares what the provider reports with the ledger; reads its usage API |
 //! | [`server`] | builds all parts from the settings, runs and drains them |
 //! | [`client`] | a gRPC client: connection, TLS, explanations of failed calls |
 //! | [`bench`](mod@bench) | `tollgate bench`, a load generator |
@@ -65,6 +66,7 @@ pub mod http;
 pub mod ledger;
 pub mod net;
 pub mod policy;
+pub mod reconcile;
 pub mod server;
 pub mod settings;
 pub mod store;

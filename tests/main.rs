@@ -22,6 +22,7 @@ mod midnight;
 mod property;
 mod python_client;
 mod queue;
+mod reconcile;
 mod redis_faults;
 mod releases;
 mod reload;

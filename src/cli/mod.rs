@@ -3,14 +3,15 @@
 //! Exit codes: 0 for an answer (FREE or BILLED), 1 for an error of the service, with its code and
 //! message, 2 for wrong arguments.
 
+mod calls;
 mod documents;
 mod estimate;
 mod health;
 mod program;
+mod reconcile;
 mod tables;
 
 use std::{
-    mem,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -23,20 +24,22 @@ use clap::{
 };
 use tonic::{Response, Status};
 
-use self::documents::{read_document, read_policy};
+use self::{
+    calls::{all_usage, connect},
+    documents::{read_document, read_policy},
+};
 use crate::{
     auth::{self, Callers, TokenHash, new_token},
     bench::{self, BenchArgs},
     client::{
         WrongArguments,
-        connection::{AuthorizedChannel, ConnectionArgs},
+        connection::ConnectionArgs,
         failure::rpc_error,
         output::{json, print},
     },
     domain::{UtcDay, Workload},
     grpc::proto::{
-        self, GetQuotaRequest, ListUsageRequest, ListUsageResponse, ReleaseRequest, ReserveRequest,
-        SettleRequest, quota_service_client::QuotaServiceClient,
+        self, GetQuotaRequest, ListUsageRequest, ReleaseRequest, ReserveRequest, SettleRequest,
     },
     settings::{ServeArgs, args::TrimmedParser},
 };
@@ -123,6 +126,9 @@ pub enum ToolCommand {
     Health(health::HealthArgs),
     /// Print the most tokens that a request may use, from its body. Needs no service
     Estimate(estimate::EstimateArgs),
+    /// Compare the ledger with the provider's usage: from a file, or from its API. Exit with 0 if they agree, 1 if they
+    /// differ, 2 if they can't be compared
+    Reconcile(Box<reconcile::ReconcileArgs>),
     /// Generate load and measure it. The requests count: use a deployment whose counters may be used up
     Bench(BenchArgs),
     /// Print the usage of a day, by project and model
@@ -170,7 +176,7 @@ fn workload_parser() -> impl TypedValueParser<Value = proto::Workload> {
 
 /// The program's exit code for this error.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.is::<WrongArguments>() {
+    if error.is::<WrongArguments>() || error.is::<reconcile::Incomparable>() {
         ExitCode::from(2)
     } else {
         ExitCode::FAILURE
@@ -253,6 +259,7 @@ pub async fn run(command: ToolCommand) -> anyhow::Result<()> {
             show(&connection, answer, tables::quota)
         }
         ToolCommand::Estimate(args) => estimate::run(&args),
+        ToolCommand::Reconcile(args) => reconcile::run(&args).await,
         ToolCommand::Bench(bench) => bench::run(bench).await,
         ToolCommand::Health(health) => health::check(&health).await,
         ToolCommand::Usage {
@@ -284,27 +291,6 @@ async fn reserve(args: ReserveArgs) -> anyhow::Result<()> {
     };
     let answer = connect(&args.connection)?.reserve(request).await;
     show(&args.connection, answer, tables::reserved)
-}
-
-/// All pages of a day's usage, as one answer.
-async fn all_usage(
-    mut client: QuotaServiceClient<AuthorizedChannel>,
-    mut request: ListUsageRequest,
-) -> Result<Response<ListUsageResponse>, Status> {
-    let mut rows = Vec::new();
-    loop {
-        let mut page = client.list_usage(request.clone()).await?;
-        rows.append(&mut page.get_mut().rows);
-        request.page_token = mem::take(&mut page.get_mut().next_page_token);
-        if request.page_token.is_empty() {
-            page.get_mut().rows = rows;
-            return Ok(page);
-        }
-    }
-}
-
-fn connect(connection: &ConnectionArgs) -> anyhow::Result<QuotaServiceClient<AuthorizedChannel>> {
-    Ok(QuotaServiceClient::new(connection.open()?))
 }
 
 fn show<T: prost::Name>(

@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     fmt,
-    net::IpAddr,
     path::PathBuf,
     task::{Context, Poll},
     time::Duration,
@@ -20,7 +19,10 @@ use tonic::{
 };
 
 use super::WrongArguments;
-use crate::settings::args::{self, TrimmedParser};
+use crate::{
+    settings::args::{self, TrimmedParser},
+    tls::is_loopback,
+};
 
 pub(super) const CA_FILE: &str = "--ca-file";
 pub(super) const CERT_FILE: &str = "--cert-file";
@@ -227,14 +229,6 @@ fn socket_uri(path: &str) -> Result<Uri, String> {
         return Err("unix:PATH: the path can't hold ? or #".to_owned());
     }
     Ok(uri)
-}
-
-fn is_loopback(addr: &Uri) -> bool {
-    let host = addr.host().unwrap_or_default();
-    let ip: Result<IpAddr, _> = host.trim_matches(['[', ']']).parse();
-    ip.map_or(host.eq_ignore_ascii_case("localhost"), |ip| {
-        ip.to_canonical().is_loopback()
-    })
 }
 
 #[cfg(test)]

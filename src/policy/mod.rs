@@ -24,6 +24,7 @@ use self::{
 };
 pub use self::{
     diff::{Diff, Truncated},
+    models::ComparedModel,
     programs::{BuiltinProgram, PROGRAMS},
     schema::MAX_BYTES,
     watch::{PolicySource, PolicyStatus},
@@ -158,10 +159,7 @@ impl Policy {
 
     /// The pool that lists the model.
     pub fn pool_of(&self, model: &ModelName) -> Option<&PoolName> {
-        match self.models.resolve(model.as_str()).1? {
-            ModelEntry::Listed(pool) => Some(pool),
-            ModelEntry::Retired(_) | ModelEntry::Alias(_) => None,
-        }
+        self.models.resolve(model.as_str()).1?.listing_pool()
     }
 
     /// The pool of the model in the usage history: the one that lists it, or lists it as retired.
@@ -170,6 +168,48 @@ impl Policy {
             ModelEntry::Listed(pool) | ModelEntry::Retired(pool) => Some(pool),
             ModelEntry::Alias(_) => None,
         }
+    }
+
+    /// What a name is compared as with the provider's reports (docs/CONTRACT.md, "Reconcile").
+    pub fn compared_model(&self, name: &str) -> ComparedModel {
+        self.models.compared(name)
+    }
+
+    /// The model that a name stands for, never an alias.
+    pub fn resolved_model<'p: 'n, 'n>(&'p self, name: &'n str) -> &'n str {
+        self.models.resolve(name).0
+    }
+
+    /// The pool in which an unlisted model probably belongs: that of a snapshot of the same name, or of the model
+    /// without the date.
+    pub fn sibling_pool(&self, model: &str) -> Option<&PoolName> {
+        let name = models::without_date(model)?;
+        let same =
+            |(other, _): &(&ModelName, _)| models::without_date(other.as_str()) == Some(name);
+        let mut siblings = self.models.entries.iter().filter(same);
+        let entry = self
+            .models
+            .resolve(name)
+            .1
+            .or_else(|| siblings.next().map(|it| it.1));
+        match entry? {
+            ModelEntry::Listed(pool) | ModelEntry::Retired(pool) => Some(pool),
+            ModelEntry::Alias(_) => None,
+        }
+    }
+
+    /// The aliases that stand for a model, in order.
+    pub fn aliases_of(&self, model: &str) -> Vec<&str> {
+        let is_alias =
+            |entry: &ModelEntry| matches!(entry, ModelEntry::Alias(it) if it.as_str() == model);
+        let aliases = self
+            .models
+            .entries
+            .iter()
+            .filter(|(_, entry)| is_alias(entry));
+        let mut aliases: Vec<&str> = aliases.map(|(name, _)| name.as_str()).collect();
+        aliases.sort_unstable();
+        aliases
     }
 
     /// How many models a pool lists.

@@ -15,6 +15,26 @@ pub(super) enum ModelEntry {
     Alias(ModelName),
 }
 
+impl ModelEntry {
+    /// The pool that lists the model.
+    pub(super) fn listing_pool(&self) -> Option<&PoolName> {
+        match self {
+            Self::Listed(pool) => Some(pool),
+            Self::Retired(_) | Self::Alias(_) => None,
+        }
+    }
+}
+
+/// What a name is compared as with the provider's reports. Two names with the same value are one model there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ComparedModel {
+    /// The name without its prefix and date, if the pool has the name without the date, too; otherwise the name of the
+    /// model that it stands for.
+    pub name: String,
+    /// The pool that lists it.
+    pub pool: Option<PoolName>,
+}
+
 /// The names of models, and the capacities of models. Names match exactly.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Models {
@@ -44,6 +64,20 @@ impl Models {
         }
     }
 
+    /// What a name is compared as: snapshots of one alias in one pool are one model.
+    pub(super) fn compared(&self, name: &str) -> ComparedModel {
+        let (model, entry) = self.resolve(name);
+        let pool = entry.and_then(ModelEntry::listing_pool);
+        let undated = without_date(model).filter(|it| {
+            let entry = self.resolve(it).1;
+            pool.is_some() && entry.and_then(ModelEntry::listing_pool) == pool
+        });
+        ComparedModel {
+            name: undated.unwrap_or(model).to_owned(),
+            pool: pool.cloned(),
+        }
+    }
+
     /// The name without a prefix of `strip_prefixes`. Of several prefixes, the longest.
     fn stripped<'n>(&self, name: &'n str) -> &'n str {
         let prefixes = self.strip_prefixes.iter();
@@ -68,6 +102,18 @@ impl Models {
     pub(super) fn count(&self, is_counted: impl Fn(&ModelEntry) -> bool) -> usize {
         self.entries.values().filter(|it| is_counted(it)).count()
     }
+}
+
+/// The name of a snapshot without its date: `gpt-4o` of `gpt-4o-2024-08-06`.
+pub(super) fn without_date(model: &str) -> Option<&str> {
+    const DATE: &str = "-0000-00-00";
+    let (name, date) = model.split_at_checked(model.len().checked_sub(DATE.len())?)?;
+    let is_date = date.bytes().zip(DATE.bytes());
+    let mut is_date = is_date.map(|(byte, wanted)| match wanted {
+        b'0' => byte.is_ascii_digit(),
+        wanted => byte == wanted,
+    });
+    (!name.is_empty() && is_date.all(|it| it)).then_some(name)
 }
 
 impl fmt::Display for ModelEntry {

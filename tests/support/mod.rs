@@ -16,6 +16,7 @@ pub mod shim;
 pub mod streams;
 pub mod tollgate;
 pub mod tools;
+pub mod usage_api;
 pub mod world;
 
 use std::{

@@ -131,6 +131,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("reconcile", &["domain", "policy", "tls"]),
     ("net", &["auth", "files", "telemetry", "wall_clock"]),
     (
         "settings",
@@ -177,6 +178,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "files",
             "grpc",
             "policy",
+            "reconcile",
             "settings",
             "wall_clock",
         ],

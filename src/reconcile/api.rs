@@ -1,0 +1,388 @@
+//! A client of the provider's usage API.
+//!
+//! Every wait, page and number of pages is bounded ([`UsageApiLimits`]). It speaks HTTPS, HTTP only to this machine, and
+//! follows no redirect. The key is in no error and no log; nor is the body of an error, which may repeat it.
+
+use std::{collections::HashSet, error::Error, fmt, io, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use http::{
+    HeaderValue, Request, Response, StatusCode, Uri,
+    header::{ACCEPT, AUTHORIZATION, HOST, LOCATION, RETRY_AFTER, USER_AGENT},
+};
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use hyper::{
+    body::{Bytes, Incoming},
+    client::conn::http1,
+};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::report::{ReportFault, UsageReport};
+use crate::tls::{TlsFault, TlsFiles, TlsNames, TlsSettings, is_loopback};
+
+/// The provider's API.
+pub const DEFAULT_BASE: &str = "https://api.openai.com/v1";
+
+/// What the report is grouped by.
+const GROUP_BY: [&str; 4] = ["project_id", "model", "service_tier", "batch"];
+
+static TLS_NAMES: TlsNames = TlsNames {
+    ca_file: "SSL_CERT_FILE",
+    cert_file: "",
+    key_file: "",
+    plaintext_address: "http:// (only for this machine)",
+};
+
+/// What bounds a query.
+#[derive(Debug, Clone, Copy)]
+pub struct UsageApiLimits {
+    /// The time for one answer.
+    pub timeout: Duration,
+    /// The size of a page.
+    pub page_bytes: usize,
+    /// The number of pages.
+    pub pages: usize,
+    /// How often a page is asked for.
+    pub attempts: u32,
+    /// The pause before the second attempt. It doubles with each further one.
+    pub retry_delay: Duration,
+    /// The longest pause that the provider may ask for.
+    pub max_retry_delay: Duration,
+}
+
+/// The provider's admin key.
+#[derive(Clone)]
+pub struct AdminKey(HeaderValue);
+
+/// Queries the provider's usage.
+pub struct UsageApi {
+    /// Scheme and authority.
+    base: Uri,
+    /// The path before `/organization`.
+    path: String,
+    key: AdminKey,
+    limits: UsageApiLimits,
+    tls: Arc<ClientConfig>,
+}
+
+/// The length of a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BucketWidth {
+    /// A UTC day.
+    Day,
+    /// A minute.
+    Minute,
+}
+
+/// Why the provider's usage is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageApiError {
+    /// The address can't be used.
+    #[error("{0}")]
+    Address(&'static str),
+    /// The key can't be sent.
+    #[error("the admin key is not one word of ASCII")]
+    Key,
+    /// TLS can't be set up.
+    #[error("TLS: {0}")]
+    Tls(#[source] Box<dyn Error + Send + Sync>),
+    /// 401.
+    #[error("the provider does not accept the admin key (401)")]
+    KeyRefused,
+    /// 403.
+    #[error(
+        "the key may not read the organization's usage (403): it must be an admin key, not one of a project"
+    )]
+    Forbidden,
+    /// Another address is said to have it.
+    #[error("the provider redirects ({0}), and redirects are not followed")]
+    Redirect(u16),
+    /// Any other status.
+    #[error("the provider answers {0}")]
+    Status(StatusCode),
+    /// It asks to wait for longer than a query may take.
+    #[error("the provider asks to wait {} s (Retry-After)", .0.as_secs())]
+    RetryLater(Duration),
+    /// No whole answer in time.
+    #[error("the provider does not answer within {}", humantime::format_duration(*.0))]
+    Timeout(Duration),
+    /// No connection, or it was cut.
+    #[error("no answer from the provider: {0}")]
+    Connection(String),
+    /// A page above the bound.
+    #[error("a page of the provider is larger than {} MiB", .0 >> 20)]
+    PageTooLarge(usize),
+    /// More pages than the bound.
+    #[error("the provider has more than {0} pages: compare fewer days at a time")]
+    TooManyPages(usize),
+    /// A cursor came back: the pages would never end.
+    #[error("the provider repeats a page's cursor")]
+    RepeatedCursor,
+    /// A page can't be read.
+    #[error("the provider's usage: {0}")]
+    Report(#[from] ReportFault),
+}
+
+impl Default for UsageApiLimits {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(10),
+            page_bytes: 8 << 20,
+            pages: 100,
+            attempts: 4,
+            retry_delay: Duration::from_millis(500),
+            max_retry_delay: Duration::from_secs(30),
+        }
+    }
+}
+
+impl BucketWidth {
+    /// The name, and the most buckets that are asked for at a time.
+    const fn query(self) -> (&'static str, u32) {
+        match self {
+            Self::Day => ("1d", 31),
+            Self::Minute => ("1m", 720),
+        }
+    }
+}
+
+impl fmt::Debug for AdminKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdminKey(…)")
+    }
+}
+
+impl AdminKey {
+    /// Takes a key.
+    ///
+    /// # Errors
+    ///
+    /// It is not one word of ASCII. The error does not repeat it.
+    pub fn parse(key: &str) -> Result<Self, UsageApiError> {
+        if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(UsageApiError::Key);
+        }
+        let header = HeaderValue::try_from(format!("Bearer {key}"));
+        let mut header = header.map_err(|_| UsageApiError::Key)?;
+        header.set_sensitive(true);
+        Ok(Self(header))
+    }
+}
+
+impl UsageApiError {
+    /// Whether the same query may succeed a little later.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Timeout(_) | Self::Connection(_) => true,
+            Self::Status(status) => matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+}
+
+/// Why a page was not answered, and how long the provider asks to wait.
+type Failure = (UsageApiError, Option<Duration>);
+
+impl UsageApi {
+    /// A client of the API at this address, such as [`DEFAULT_BASE`]. Without a path it is `/v1`.
+    ///
+    /// # Errors
+    ///
+    /// The address is not `https://`, nor `http://` of this machine; the system's authorities can't be used.
+    pub fn new(base: &Uri, key: AdminKey, limits: UsageApiLimits) -> Result<Self, UsageApiError> {
+        match base.scheme_str() {
+            Some("https") => {}
+            Some("http") if is_loopback(base) => {}
+            _ => {
+                return Err(UsageApiError::Address(
+                    "must be https://, or http:// of this machine",
+                ));
+            }
+        }
+        let has_user = base.authority().is_none_or(|it| it.as_str().contains('@'));
+        if has_user || base.query().is_some() {
+            return Err(UsageApiError::Address(
+                "must have a host, and neither a user nor a query",
+            ));
+        }
+        let path = match base.path().trim_end_matches('/') {
+            "" => "/v1",
+            path => path,
+        };
+        let (names, files) = (&TLS_NAMES, TlsFiles::default());
+        let tls = TlsSettings { names, files }.config();
+        let mut tls = tls.map_err(|error| UsageApiError::Tls(Box::new(error)))?;
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self {
+            base: base.clone(),
+            path: path.to_owned(),
+            key,
+            limits,
+            tls: Arc::new(tls),
+        })
+    }
+
+    /// The usage from `start` to before `end`, or to now.
+    ///
+    /// # Errors
+    ///
+    /// The provider did not answer all pages, after some attempts, or a page can't be read.
+    pub async fn usage(
+        &self,
+        start: DateTime<Utc>,
+        end: Option<DateTime<Utc>>,
+        width: BucketWidth,
+    ) -> Result<UsageReport, UsageApiError> {
+        let (name, limit) = width.query();
+        let mut query = format!(
+            "start_time={}&bucket_width={name}&limit={limit}",
+            start.timestamp()
+        );
+        if let Some(end) = end {
+            query += &format!("&end_time={}", end.timestamp());
+        }
+        query.extend(GROUP_BY.map(|field| format!("&group_by={field}")));
+        let query = format!("{}/organization/usage/completions?{query}", self.path);
+        let (mut report, mut cursors, mut page) =
+            (UsageReport::default(), HashSet::new(), query.clone());
+        for _ in 0..self.limits.pages {
+            let body = self.page(&page).await?;
+            let Some(cursor) = report.add_page(&body)? else {
+                return Ok(report);
+            };
+            let encoded =
+                percent_encoding::utf8_percent_encode(&cursor, percent_encoding::NON_ALPHANUMERIC);
+            page = format!("{query}&page={encoded}");
+            if !cursors.insert(cursor) {
+                return Err(UsageApiError::RepeatedCursor);
+            }
+        }
+        Err(UsageApiError::TooManyPages(self.limits.pages))
+    }
+
+    /// One page, after as many attempts as it takes, within bounds.
+    async fn page(&self, query: &str) -> Result<Bytes, UsageApiError> {
+        let mut delay = self.limits.retry_delay;
+        let mut attempt = 1;
+        loop {
+            let UsageApiLimits { timeout: time, .. } = self.limits;
+            let answer = timeout(time, self.exchange(query)).await;
+            let (error, retry_after) = match answer {
+                Ok(Ok(body)) => return Ok(body),
+                Ok(Err(failure)) => failure,
+                Err(_) => (UsageApiError::Timeout(time), None),
+            };
+            if !error.is_transient() || attempt == self.limits.attempts {
+                return Err(error);
+            }
+            let pause = retry_after.unwrap_or(delay);
+            if pause > self.limits.max_retry_delay {
+                return Err(UsageApiError::RetryLater(pause));
+            }
+            sleep(pause).await;
+            delay *= 2;
+            attempt += 1;
+        }
+    }
+
+    async fn exchange(&self, query: &str) -> Result<Bytes, Failure> {
+        let host = self
+            .base
+            .host()
+            .unwrap_or_default()
+            .trim_matches(['[', ']']);
+        let is_tls = self.base.scheme_str() == Some("https");
+        let port = self
+            .base
+            .port_u16()
+            .unwrap_or(if is_tls { 443 } else { 80 });
+        let tcp = TcpStream::connect((host, port))
+            .await
+            .map_err(|error| self.cut(&error))?;
+        if !is_tls {
+            return self.exchange_over(tcp, query).await;
+        }
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| self.cut(&error))?;
+        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        let tls = connector
+            .connect(name, tcp)
+            .await
+            .map_err(|error| self.cut(&error))?;
+        self.exchange_over(tls, query).await
+    }
+
+    async fn exchange_over<S>(&self, stream: S, query: &str) -> Result<Bytes, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| self.cut(&error))?;
+        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        let authority = self.base.authority().map_or("", |it| it.as_str());
+        let request = Request::get(query)
+            .header(HOST, authority)
+            .header(AUTHORIZATION, self.key.0.clone())
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, concat!("tollgate/", env!("CARGO_PKG_VERSION")))
+            .body(Empty::<Bytes>::new())
+            .map_err(|_| {
+                (
+                    UsageApiError::Address("has a path that can't be sent"),
+                    None,
+                )
+            })?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.cut(&error))?;
+        if answer.status() != StatusCode::OK {
+            return Err(refusal(&answer));
+        }
+        let max = self.limits.page_bytes;
+        let body = Limited::new(answer.into_body(), max).collect().await;
+        body.map(|body| body.to_bytes())
+            .map_err(|error| match error.is::<LengthLimitError>() {
+                true => (UsageApiError::PageTooLarge(max), None),
+                false => self.cut(&*error),
+            })
+    }
+
+    /// A connection that failed or was cut, in words.
+    fn cut(&self, error: &(dyn Error + 'static)) -> Failure {
+        let (names, files) = (&TLS_NAMES, TlsFiles::default());
+        let fault = TlsFault::find(error, &TlsSettings { names, files });
+        let words = fault.map_or_else(|| root_cause(error), TlsFault::sentence);
+        (UsageApiError::Connection(words), None)
+    }
+}
+
+fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let mut causes = std::iter::successors(Some(error), |&it| it.source());
+    let io = causes.find_map(|cause| cause.downcast_ref::<io::Error>());
+    io.map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// What a status other than 200 means. Its body is not read: it may repeat the key.
+fn refusal(answer: &Response<Incoming>) -> Failure {
+    let (status, headers) = (answer.status(), answer.headers());
+    let error = match status.as_u16() {
+        401 => UsageApiError::KeyRefused,
+        403 => UsageApiError::Forbidden,
+        code if status.is_redirection() || headers.contains_key(LOCATION) => {
+            UsageApiError::Redirect(code)
+        }
+        _ => UsageApiError::Status(status),
+    };
+    let seconds = headers
+        .get(RETRY_AFTER)
+        .and_then(|it| it.to_str().ok()?.parse().ok());
+    (error, seconds.map(Duration::from_secs))
+}

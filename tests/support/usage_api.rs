@@ -1,0 +1,321 @@
+//! A stand-in for the provider's usage API: its queries, its lag, and its faults.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::State,
+    http::{HeaderMap, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::stream;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+pub const ADMIN_KEY: &str = "sk-admin-0123456789";
+pub const PROJECT_KEY: &str = "sk-proj-0123456789";
+
+/// What ran.
+#[derive(Debug, Clone)]
+pub struct UsageEvent {
+    pub at: DateTime<Utc>,
+    pub project: &'static str,
+    pub model: &'static str,
+    pub tier: &'static str,
+    pub tokens: u64,
+    /// When the provider shows it.
+    pub visible_from: DateTime<Utc>,
+}
+
+/// What the answer to one request is instead.
+#[derive(Debug, Clone)]
+pub enum ApiFault {
+    Status(u16),
+    /// 429 or 503, with `Retry-After`.
+    RetryAfter(u16, &'static str),
+    Redirect,
+    Hang,
+    CutBody,
+    /// A page with a cursor that was given before.
+    RepeatedCursor,
+    /// Every number of tokens as this.
+    Tokens(fn(u64) -> Value),
+    /// Objects, fields and a tier that nobody knows.
+    Unknown,
+    /// Another day's bucket beside those that were asked for.
+    OtherDay,
+    /// A page of 9 MiB.
+    Large,
+}
+
+pub struct UsageApiServer {
+    /// The address with `/v1`.
+    pub base: String,
+    state: SharedState,
+    task: JoinHandle<()>,
+}
+
+type SharedState = Arc<Mutex<ApiState>>;
+
+struct ApiState {
+    now: DateTime<Utc>,
+    events: Vec<UsageEvent>,
+    faults: VecDeque<ApiFault>,
+    queries: Vec<String>,
+}
+
+/// A query's parameters; those of lists have several values.
+type Parameters = BTreeMap<String, Vec<String>>;
+
+impl UsageEvent {
+    /// Free tokens of a project. The provider shows usage in lumps of ten minutes, and five minutes late: a request is
+    /// visible 5 to 15 minutes after it ended.
+    pub fn new(
+        at: &str,
+        project: &'static str,
+        model: &'static str,
+        tier: &'static str,
+        tokens: u64,
+    ) -> Self {
+        let at: DateTime<Utc> = at.parse().unwrap();
+        let lump = at.timestamp() / 600 * 600 + 600;
+        let visible_from = DateTime::from_timestamp(lump, 0).unwrap() + TimeDelta::minutes(5);
+        Self {
+            at,
+            project,
+            model,
+            tier,
+            tokens,
+            visible_from,
+        }
+    }
+
+    /// As a correction that the provider makes so much later.
+    pub fn late(self, by: TimeDelta) -> Self {
+        let visible_from = self.visible_from + by;
+        Self {
+            visible_from,
+            ..self
+        }
+    }
+}
+
+impl UsageApiServer {
+    pub async fn start(now: &str, events: Vec<UsageEvent>) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}/v1", listener.local_addr().unwrap());
+        let state = Arc::new(Mutex::new(ApiState {
+            now: now.parse().unwrap(),
+            events,
+            faults: VecDeque::new(),
+            queries: Vec::new(),
+        }));
+        let router = Router::new()
+            .fallback(answer)
+            .with_state(Arc::clone(&state));
+        let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { base, state, task }
+    }
+
+    /// The next requests are answered so, one after the other.
+    pub fn fail(&self, faults: impl IntoIterator<Item = ApiFault>) {
+        self.state.lock().unwrap().faults.extend(faults);
+    }
+
+    pub fn set_now(&self, now: &str) {
+        self.state.lock().unwrap().now = now.parse().unwrap();
+    }
+
+    /// The queries so far.
+    pub fn queries(&self) -> Vec<String> {
+        self.state.lock().unwrap().queries.clone()
+    }
+}
+
+impl Drop for UsageApiServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn answer(State(state): State<SharedState>, uri: Uri, headers: HeaderMap) -> Response {
+    let fault = {
+        let mut state = state.lock().unwrap();
+        state.queries.push(uri.to_string());
+        state.faults.pop_front()
+    };
+    let bearer = headers
+        .get(header::AUTHORIZATION)
+        .map(|it| it.to_str().unwrap());
+    let key = bearer.and_then(|it| it.strip_prefix("Bearer "));
+    // As the provider does, the error repeats the key.
+    let refuse = |status: StatusCode| {
+        (status, json!({ "error": { "message": key } }).to_string()).into_response()
+    };
+    match key {
+        Some(ADMIN_KEY) => {}
+        Some(PROJECT_KEY) => return refuse(StatusCode::FORBIDDEN),
+        _ => return refuse(StatusCode::UNAUTHORIZED),
+    }
+    if uri.path() != "/v1/organization/usage/completions" {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    let page = state.lock().unwrap().page(&parameters(&uri));
+    let page = match page {
+        Ok(page) => page,
+        Err(fault) => return (StatusCode::BAD_REQUEST, fault).into_response(),
+    };
+    match fault {
+        None => page.to_string().into_response(),
+        Some(fault) => fault.answer(page).await,
+    }
+}
+
+/// Both spellings of lists: `group_by=a&group_by=b` and `group_by[]=a&group_by[]=b`.
+fn parameters(uri: &Uri) -> Parameters {
+    let mut parameters = Parameters::new();
+    for (name, value) in url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        let name = name.trim_end_matches("[]").to_owned();
+        parameters.entry(name).or_default().push(value.into_owned());
+    }
+    parameters
+}
+
+impl ApiState {
+    /// A page of buckets: `limit` of them, from `start_time` to before `end_time`, empty ones too.
+    fn page(&self, parameters: &Parameters) -> Result<Value, &'static str> {
+        let one = |name: &str| parameters.get(name).map(|values| values[0].as_str());
+        let number = |name: &str| {
+            one(name)
+                .map(|it| it.parse::<i64>().map_err(|_| "not a number"))
+                .transpose()
+        };
+        let start = number("start_time")?.ok_or("start_time is missing")?;
+        let (width, default, max) = match one("bucket_width").unwrap_or("1d") {
+            "1d" => (86_400, 7, 31),
+            "1h" => (3_600, 24, 168),
+            "1m" => (60, 60, 1_440),
+            _ => return Err("bucket_width"),
+        };
+        let limit = number("limit")?.unwrap_or(default);
+        if limit < 1 || limit > max {
+            return Err("limit");
+        }
+        let end = number("end_time")?.unwrap_or(self.now.timestamp() + 1);
+        // The cursor is opaque: the first bucket in hex.
+        let first = match one("page") {
+            None => start / width * width,
+            Some(cursor) => {
+                let hex = cursor.strip_prefix("page_=").ok_or("page")?;
+                i64::from_str_radix(hex, 16).map_err(|_| "page")?
+            }
+        };
+        let starts = (0..limit)
+            .map(|at| first + at * width)
+            .filter(|it| *it < end);
+        let starts: Vec<i64> = starts.collect();
+        let next = first + limit * width;
+        let data: Vec<Value> = starts
+            .iter()
+            .map(|it| self.bucket(*it, width, parameters))
+            .collect();
+        let cursor = (next < end).then(|| format!("page_={next:x}"));
+        Ok(
+            json!({ "object": "page", "data": data, "has_more": cursor.is_some(), "next_page": cursor }),
+        )
+    }
+
+    fn bucket(&self, start: i64, width: i64, parameters: &Parameters) -> Value {
+        let none = Vec::new();
+        let list = |name: &str| parameters.get(name).unwrap_or(&none);
+        let grouped = |name: &str| list("group_by").iter().any(|it| it == name);
+        let chosen = |name: &str, value: &str| {
+            list(name).is_empty() || list(name).iter().any(|it| it == value)
+        };
+        let mut sums: BTreeMap<[Option<&str>; 3], (u64, u64)> = BTreeMap::new();
+        for event in &self.events {
+            let at = event.at.timestamp();
+            let is_here = at >= start && at < start + width && event.visible_from <= self.now;
+            if !is_here || !chosen("models", event.model) || !chosen("project_ids", event.project) {
+                continue;
+            }
+            let dimensions = [
+                ("project_id", event.project),
+                ("model", event.model),
+                ("service_tier", event.tier),
+            ];
+            let key = dimensions.map(|(name, value)| grouped(name).then_some(value));
+            let (tokens, requests) = sums.entry(key).or_default();
+            *tokens += event.tokens;
+            *requests += 1;
+        }
+        let results = sums.iter().map(|([project, model, tier], (tokens, requests))| {
+            json!({
+                "object": "organization.usage.completions.result", "input_tokens": tokens - tokens / 4,
+                "output_tokens": tokens / 4, "num_model_requests": requests, "input_cached_tokens": tokens / 2,
+                "project_id": project, "user_id": null, "api_key_id": null, "model": model,
+                "batch": grouped("batch").then_some(false), "service_tier": tier,
+            })
+        });
+        let results: Vec<Value> = results.collect();
+        json!({ "object": "bucket", "start_time": start, "end_time": start + width, "results": results })
+    }
+}
+
+impl ApiFault {
+    async fn answer(self, mut page: Value) -> Response {
+        match self {
+            Self::Status(code) => StatusCode::from_u16(code).unwrap().into_response(),
+            Self::RetryAfter(code, seconds) => {
+                let status = StatusCode::from_u16(code).unwrap();
+                (status, [(header::RETRY_AFTER, seconds)]).into_response()
+            }
+            Self::Redirect => {
+                (StatusCode::FOUND, [(header::LOCATION, "/v1/elsewhere")]).into_response()
+            }
+            Self::Hang => std::future::pending().await,
+            Self::CutBody => {
+                let part = Bytes::from(page.to_string().into_bytes()[..20].to_vec());
+                let parts = [Ok(part), Err(std::io::Error::other("cut"))];
+                Body::from_stream(stream::iter(parts)).into_response()
+            }
+            Self::RepeatedCursor => {
+                page["data"] = json!([]);
+                page["has_more"] = json!(true);
+                page["next_page"] = json!("page_=65535a00");
+                page.to_string().into_response()
+            }
+            Self::Tokens(form) => {
+                let result = &mut page["data"][0]["results"][0];
+                result["input_tokens"] = form(result["input_tokens"].as_u64().unwrap());
+                page.to_string().into_response()
+            }
+            Self::Unknown => {
+                let bucket = &mut page["data"][0];
+                bucket["new_field"] = json!({ "input_tokens": "x" });
+                let results = bucket["results"].as_array_mut().unwrap();
+                results.push(json!({ "object": "organization.usage.holograms.result", "input_tokens": "many" }));
+                let other = json!({ "object": "notice", "start_time": "soon" });
+                page["data"].as_array_mut().unwrap().push(other);
+                page.to_string().into_response()
+            }
+            Self::OtherDay => {
+                let mut other = page["data"][0].clone();
+                for field in ["start_time", "end_time"] {
+                    other[field] = json!(other[field].as_i64().unwrap() - 86_400);
+                }
+                page["data"].as_array_mut().unwrap().push(other);
+                page.to_string().into_response()
+            }
+            Self::Large => {
+                page["padding"] = json!("x".repeat(9 << 20));
+                page.to_string().into_response()
+            }
+        }
+    }
+}
