@@ -7,7 +7,7 @@ use tollgate::grpc::proto::DESCRIPTORS;
 
 use crate::support::{
     certificates::{Authority, Files},
-    tools::{WAIT_TIMEOUT, run_within, tool},
+    tools::{run_within, tool},
 };
 
 const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients");
@@ -27,8 +27,8 @@ fn certificates() -> TempDir {
 
 /// The real proxy starts five times, and imports for up to a minute on a busy machine.
 const LITELLM_TIMEOUT: Duration = Duration::from_secs(900);
-/// The first run compiles the modules that the client needs.
-const GO_TIMEOUT: Duration = Duration::from_secs(300);
+/// A first run compiles modules, checks types and installs, also on a busy machine.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Runs a client's tests, which find the service's program, certificates and descriptors by these variables.
 fn run_tests(command: &mut Command, folder: &Path, timeout: Duration) {
@@ -57,17 +57,17 @@ fn run_python(module: &str, timeout: Duration) {
 
 #[test]
 fn the_python_client_conforms() {
-    run_python("test_conformance", WAIT_TIMEOUT);
+    run_python("test_conformance", CLIENT_TIMEOUT);
 }
 
 #[test]
 fn the_python_client_neither_leaks_nor_frees_what_may_have_run() {
-    run_python("test_client", WAIT_TIMEOUT);
+    run_python("test_client", CLIENT_TIMEOUT);
 }
 
 #[test]
 fn the_python_client_is_typed_and_packed_and_its_readme_runs() {
-    run_python("test_package", WAIT_TIMEOUT);
+    run_python("test_package", CLIENT_TIMEOUT);
 }
 
 #[test]
@@ -82,6 +82,6 @@ fn the_go_client_conforms_and_neither_leaks_nor_frees_what_may_have_run() {
         let mut go = Command::new(tool("bin/go"));
         // What go.mod and go.sum don't name is not fetched.
         go.args(arguments).env("GOFLAGS", "-mod=readonly");
-        run_tests(&mut go, &folder, GO_TIMEOUT);
+        run_tests(&mut go, &folder, CLIENT_TIMEOUT);
     }
 }
