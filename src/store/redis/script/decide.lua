@@ -48,10 +48,24 @@ local function decide_operations(batch)
     elseif id and reservations.texts[id] then
       answer(answer_replay(batch, id, class, tokens, code == RESERVE_WITH_ID))
     elseif code == SET_EXTERNAL then
-      local set = batch.pools[tokens]
-      local before, external = set_external(set, args[at], args[at + 1])
-      at = at + 2
-      answer('x', before, external, set[1], set[CLOSED])
+      -- Of two writes of a figure the later one counts, by Redis' clock.
+      local its, figure, record = batch.pools[tokens], args[at], batch.pools[tokens][RECORD]
+      local from = its[EXTERNAL_AT]
+      if not from then
+        from = #record + 1
+        its[EXTERNAL_AT], record[from] = from, EXTERNAL
+        for value = 1, COMPONENT - 1 do
+          record[from + value] = 0
+        end
+      end
+      local before, counted = record[from + 3 + figure], record[from + 2]
+      record[from + 1] = math.max(record[from + 1] + 1, tonumber(time[1]) * 1000000 + tonumber(time[2]))
+      record[from + 3 + figure] = args[at + 1]
+      local external = math.max(record[from + 4], record[from + 5])
+      record[from + 2] = external
+      its[ALLOWANCE], its[RESERVABLE] = its[ALLOWANCE] + counted - external, its[RESERVABLE] + counted - external
+      its[CHANGED], at = true, at + 2
+      answer('x', before, external, its[1], its[CLOSED])
     else
       local writes, verdict, row, is_in_other = code >= RESERVE_WITH_ID, reason, own_row, false
       if pool then
@@ -62,7 +76,8 @@ local function decide_operations(batch)
         row, is_in_other = choose_row(batch, class)
       end
       local side = verdict == FREE and 1 or 2
-      local carried = id and writes and side == 1 and batch.carries and batch.pools[reason + today_pools(batch)]
+      local carried = id and writes and side == 1 and batch.carries
+        and batch.pools[reason + args[N_POOLS] - args[N_TOMORROW]]
       if carried and tokens > MAX - carried[1] then
         answer('e', 'full')
       elseif writes and (tokens > MAX - row[side] or pool and tokens > MAX - pool[side]) then
@@ -80,7 +95,7 @@ local function decide_operations(batch)
             add_reservation(batch, id, class, pool, carried, verdict, tokens, is_in_other)
           end
           if carried then
-            carry(carried, tokens)
+            carried[1], carried[CHANGED] = carried[1] + tokens, true
           end
         end
         if side == 2 then
@@ -106,19 +121,6 @@ local function answer_records(batch)
     end
   end
   answers[count_at] = count
-end
-
--- Answers which pools have external usage.
-local function answer_external(batch)
-  local count_at = n_answers + 2
-  answer('external', 0)
-  local n = today_pools(batch)
-  for place, pool in pairs(batch.pools) do
-    if place <= n and pool[EXTERNAL_AT] then
-      answers[count_at] = answers[count_at] + 1
-      answer(batch.args[HEADER + POOL * place - 3], external_usage(pool[RECORD], pool[EXTERNAL_AT]))
-    end
-  end
 end
 
 -- The batch that is being decided: one table for all batches of a call, since a new one for each costs more than
@@ -152,6 +154,7 @@ local is_writing
 
 local function decide(argument)
   start_batch(argument)
+  local n_today = batch.args[N_POOLS] - batch.args[N_TOMORROW]
   read_pools(batch)
   if batch.args[N_LOOKUPS] > 0 then
     read_reservations(batch)
@@ -165,7 +168,11 @@ local function decide(argument)
       end
       return
     end
-    read_tomorrow(batch)
+    for place = n_today + 1, batch.args[N_POOLS] do
+      if batch.pools[place - n_today] and not batch.pools[place] then
+        batch.pools[place] = read_pool(batch, place)
+      end
+    end
   end
   if batch.is_stale then
     return answer('stale')
@@ -173,7 +180,14 @@ local function decide(argument)
     mark_recovery(batch)
   end
   if batch.has_external then
-    answer_external(batch)
+    local count_at = n_answers + 2
+    answer('external', 0)
+    for place, pool in pairs(batch.pools) do
+      if place <= n_today and pool[EXTERNAL_AT] then
+        answers[count_at] = answers[count_at] + 1
+        answer(batch.args[HEADER + POOL * place - 3], pool[RECORD][pool[EXTERNAL_AT] + 2])
+      end
+    end
   end
   n_answers = n_answers + 1
   answers[n_answers] = 'done'

@@ -12,11 +12,6 @@ local MAX_COMPONENTS = 64
 -- nil; and after that position the four counters before the batch; the position of the external usage, or nil.
 local KEY, RECORD, OWN, BEFORE, EXTERNAL_AT = 11, 12, 13, 13, 18
 
--- The larger figure of the external usage at a position.
-local function external_usage(record, at)
-  return math.max(record[at + 4], record[at + 5])
-end
-
 -- Reads the pool at a place among those that the batch names.
 local function read_pool(batch, place)
   local snapshot, replica = batch.args[HEADER + POOL * place], tonumber(ARGV[3])
@@ -29,7 +24,7 @@ local function read_pool(batch, place)
   for at = 2, last, COMPONENT do
     local number = record[at]
     if number == EXTERNAL then
-      external_at, external, batch.has_external = at, external_usage(record, at), true
+      external_at, external, batch.has_external = at, math.max(record[at + 4], record[at + 5]), true
     else
       if number == replica then
         own = at
@@ -46,25 +41,10 @@ local function read_pool(batch, place)
   end
   -- A sum is negative if Redis lost what one replica counted, but not what another took back of it.
   return {
-    math.max(0, a), math.max(0, b), math.max(0, c), math.max(0, d), record[1], is_recovered, not packed,
+    a > 0 and a or 0, b > 0 and b or 0, c > 0 and c or 0, d > 0 and d or 0, record[1], is_recovered, not packed,
     batch.args[HEADER + POOL * place - 2] - external, batch.args[HEADER + POOL * place - 1] - external, 0, reading,
     record, own, a, b, c, d, external_at,
   }
-end
-
--- How many of the pools are today's.
-local function today_pools(batch)
-  return batch.args[N_POOLS] - batch.args[N_TOMORROW]
-end
-
--- Reads the pools of tomorrow, if the batch names them: those that the batch has of today.
-local function read_tomorrow(batch)
-  local pools, n = batch.pools, today_pools(batch)
-  for place = 1, batch.args[N_TOMORROW] do
-    if pools[place] and not pools[place + n] then
-      pools[place + n] = read_pool(batch, place + n)
-    end
-  end
 end
 
 -- Reads the pools of the batch's classes, or all pools.
@@ -100,25 +80,6 @@ local function unite_first_components(record)
   end
 end
 
--- Sets a figure of the external usage of a pool: of two writes the later one counts, by Redis' clock. Returns the
--- figure before, and the one that counts now.
-local function set_external(pool, source, tokens)
-  local record, at = pool[RECORD], pool[EXTERNAL_AT]
-  if not at then
-    at = #record + 1
-    pool[EXTERNAL_AT] = at
-    record[at], record[at + 1], record[at + 2], record[at + 3], record[at + 4], record[at + 5] = EXTERNAL, 0, 0, 0, 0, 0
-  end
-  local before, counted = record[at + 3 + source], external_usage(record, at)
-  record[at + 1] = math.max(record[at + 1] + 1, tonumber(time[1]) * 1000000 + tonumber(time[2]))
-  record[at + 3 + source] = tokens
-  local external = external_usage(record, at)
-  record[at + 2] = external
-  pool[ALLOWANCE], pool[RESERVABLE] = pool[ALLOWANCE] + counted - external, pool[RESERVABLE] + counted - external
-  pool[CHANGED] = true
-  return before, external
-end
-
 -- Adds the batch's changes to the replica's own component, packs the record, and returns the seq. A batch without
 -- operations only recovers, and raises no seq: a decision may run concurrently on a master that is being replaced,
 -- and a higher seq here would hide that its seq is missing.
@@ -145,7 +106,7 @@ local function update_record(pool, has_operations)
 end
 
 local function write_pools(batch)
-  local n = today_pools(batch)
+  local n = batch.args[N_POOLS] - batch.args[N_TOMORROW]
   for place, pool in pairs(batch.pools) do
     if pool[CHANGED] and pool[IS_NEW] then
       redis.call('SET', pool[KEY], pool[RECORD], 'EXAT', midnight + (place > n and 2 * DAY or DAY))

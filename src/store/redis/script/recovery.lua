@@ -51,13 +51,3 @@ local function predates_recovery(reservations, class_id)
   return recovered_before and class_id and tonumber(class_id) <= recovered_before
 end
 
--- Whether Redis may have lost the Settle or Release of a carried reservation, while the record of the pool that it is
--- carried into counts it. A recovery of today predates no reservation of yesterday.
-local function carry_predates_recovery(reservations, it)
-  if it.day == TODAY then
-    return predates_recovery(reservations, it.class_id)
-  end
-  local before = reservations.recovered_yesterday
-  return reservations.recovered_before or before and tonumber(it.class_id) <= before
-end
-

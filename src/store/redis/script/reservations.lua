@@ -106,7 +106,7 @@ end
 
 -- Today's pool of this name, and its place; nil if the batch does not name it.
 local function pool_named(batch, name)
-  for place = 1, today_pools(batch) do
+  for place = 1, batch.args[N_POOLS] - batch.args[N_TOMORROW] do
     if batch.args[HEADER + POOL * place - 3] == name then
       batch.pools[place] = batch.pools[place] or read_pool(batch, place)
       return batch.pools[place], place
@@ -216,33 +216,26 @@ local function add_reservation(batch, id, class, pool, carried, verdict, tokens,
   end
 end
 
--- The pool that a reservation is carried into, or nil.
-local function carried_pool(batch, reservation)
-  local class = reservation.class
-  if not reservation.is_carried then
-    return nil
+-- What a replica answers must be in its snapshot: so a replay writes the pools of the reservation too, with their
+-- counters unchanged. If a carried reservation ends, `kept` of its tokens stay in the pool that it is carried into; but
+-- not after a recovery, since Redis may have lost that it ended before. A recovery of today predates no reservation of
+-- yesterday.
+local function touch(batch, reservation, kept)
+  local class, reservations, is_stale = reservation.class, batch.reservations, nil
+  local carried = class.pool
+  if reservation.day == TODAY and class.pool then
+    class.pool[CHANGED] = true
+    carried = batch.pools[class.place + batch.args[N_POOLS] - batch.args[N_TOMORROW]]
+    is_stale = predates_recovery(reservations, reservation.class_id)
+  elseif reservation.is_carried then
+    local before = reservations.recovered_yesterday
+    is_stale = reservations.recovered_before or before and tonumber(reservation.class_id) <= before
   end
-  return reservation.day == YESTERDAY and class.pool or batch.pools[class.place + today_pools(batch)]
-end
-
--- What a replica answers must be in its snapshot: so a replay writes the pools too, with their counters unchanged.
-local function touch(batch, reservation)
-  local pool, carried = reservation.class.pool, carried_pool(batch, reservation)
-  if reservation.day == TODAY and pool then
-    pool[CHANGED] = true
-  end
-  if carried then
+  if reservation.is_carried then
     carried[CHANGED] = true
-  end
-end
-
--- Ends the carry of a reservation that ends: `kept` of its tokens stay.
-local function take_off(batch, reservation, kept)
-  local pool = carried_pool(batch, reservation)
-  if pool and not carry_predates_recovery(batch.reservations, reservation) then
-    end_carry(pool, reservation.tokens, kept)
-  elseif pool then
-    pool[CHANGED] = true
+    if kept and not is_stale then
+      carried[1] = math.max(0, carried[1] - (reservation.tokens - kept))
+    end
   end
 end
 
@@ -324,7 +317,7 @@ local function answer_settle(batch, id, actual, outside_program)
   if not replace(batch, it, is_stale, verdict, actual) then
     return 'e', 'full'
   end
-  take_off(batch, it, it.day == YESTERDAY and verdict == FREE and actual or 0)
+  touch(batch, it, it.day == YESTERDAY and verdict == FREE and actual or 0)
   local text = string.format('%ss%s%s:%d:%d', it.verdict, verdict, it.class_id, it.tokens, actual)
   set_reservation(batch, it.day, id, text)
   return 's', verdict, it.verdict, false, balance(it.class, it.day)
@@ -343,7 +336,7 @@ local function answer_release(batch, id)
   else
     local is_stale = it.verdict == FREE and predates_recovery(batch.reservations, it.class_id)
     replace(batch, it, is_stale)
-    take_off(batch, it, 0)
+    touch(batch, it, 0)
     set_reservation(batch, it.day, id, string.format('%sr%s:%d', it.verdict, it.class_id, it.tokens))
   end
   return 'v', it.tokens, progress == 'replay', balance(it.class, it.day)

@@ -75,16 +75,6 @@ local function end_hold(pool, verdict, tokens)
   end
 end
 
--- Counts a reservation of the day before, which may end on this day.
-local function carry(pool, tokens)
-  pool[1], pool[CHANGED] = pool[1] + tokens, true
-end
-
--- Ends a carry: `kept` of the reserved tokens stay.
-local function end_carry(pool, reserved, kept)
-  pool[1], pool[CHANGED] = math.max(0, pool[1] - (reserved - kept)), true
-end
-
 function is_closed(pool, closes)
   return closes and pool[CLOSED]
 end
