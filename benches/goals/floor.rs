@@ -8,7 +8,8 @@ use prost_types::Timestamp;
 use tollgate::grpc::proto::{
     EstimateRequest, EstimateResponse, GetQuotaRequest, GetQuotaResponse, ListUsageRequest,
     ListUsageResponse, ReleaseRequest, ReleaseResponse, ReserveRequest, ReserveResponse,
-    ReserveStreamResponse, SettleRequest, SettleResponse, Verdict,
+    ReserveStreamResponse, SetExternalUsageRequest, SetExternalUsageResponse, SettleRequest,
+    SettleResponse, Verdict,
     quota_service_server::{QuotaService, QuotaServiceServer},
     reserve_stream_response,
 };
@@ -115,6 +116,13 @@ impl QuotaService for Floor {
         &self,
         _request: Request<ListUsageRequest>,
     ) -> Result<Response<ListUsageResponse>, Status> {
+        not_here()
+    }
+
+    async fn set_external_usage(
+        &self,
+        _request: Request<SetExternalUsageRequest>,
+    ) -> Result<Response<SetExternalUsageResponse>, Status> {
         not_here()
     }
 }

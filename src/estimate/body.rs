@@ -151,7 +151,9 @@ impl Body {
     pub(super) fn workload(&self, covers: impl Fn(Workload) -> bool) -> Workload {
         let kinds = [
             self.input.has_hosted_tools.then_some(Workload::HostedTool),
-            self.input.has_client_tools.then_some(Workload::FunctionCalling),
+            self.input
+                .has_client_tools
+                .then_some(Workload::FunctionCalling),
             self.service_tier.value.flatten(),
         ];
         let mut kinds = kinds.into_iter().flatten();

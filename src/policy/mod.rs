@@ -18,10 +18,6 @@ use std::{
     time::Duration,
 };
 
-use self::{
-    margins::{Margins, OwnTerms},
-    models::{ModelEntry, Models},
-};
 pub use self::{
     diff::{Diff, Truncated},
     models::ComparedModel,
@@ -29,10 +25,14 @@ pub use self::{
     schema::MAX_BYTES,
     watch::{PolicySource, PolicyStatus},
 };
+use self::{
+    margins::{Margins, OwnTerms},
+    models::{ModelEntry, Models},
+};
 use crate::{
     domain::{
-        BilledReason, Eligibility, Margin, ModelCapacity, ModelName, OrgId, Overflow, PoolName, ProjectId,
-        RequestFields, Terms, UtcDay, Workload, is_fine_tuned,
+        BilledReason, Eligibility, Margin, ModelCapacity, ModelName, OrgId, Overflow, PoolName,
+        ProjectId, RequestFields, Terms, UtcDay, Workload, is_fine_tuned,
     },
     files::toml::Diagnostic,
 };

@@ -485,7 +485,13 @@ fn a_body_that_is_cut_counts_as_the_context_window_once_its_model_was_seen() {
     let tool_ends = body.find("],\"messages").expect("there");
     for cut in 0..=body.len() {
         let prefix = &body.as_bytes()[..cut];
-        let estimate = estimate_partial(Endpoint::ChatCompletions, prefix, None, |_| CAPACITY, covers);
+        let estimate = estimate_partial(
+            Endpoint::ChatCompletions,
+            prefix,
+            None,
+            |_| CAPACITY,
+            covers,
+        );
         if cut < model_ends {
             assert_eq!(estimate, Err(EstimateError::ModelMissing), "{cut}");
             continue;
