@@ -11,7 +11,7 @@ use super::{
     endpoint::Endpoint,
     error::EstimateError,
     input::{FieldName, Input, Once},
-    json::{Json, Seed, excess_digits, is_of_number, malformed},
+    json::{Json, ValueSeed, excess_digits, is_of_number, malformed},
     key::Key,
 };
 use crate::domain::Workload;
@@ -95,12 +95,12 @@ impl Body {
                     let model = value.string(key, str::to_owned);
                     self.model.set(key, model, &mut self.input);
                 };
-                object.next_value_seed(Seed(read))?;
+                object.next_value_seed(ValueSeed(read))?;
             }
             (ChatCompletions, Key::Messages) => self.list(Message, key, object).map(drop)?,
             (Responses, Key::Input) => self.list(Item, key, object).map(drop)?,
             (Embeddings, Key::Input) => {
-                object.next_value_seed(Seed(EmbeddedInput(&mut self.input)))?;
+                object.next_value_seed(ValueSeed(EmbeddedInput(&mut self.input)))?;
             }
             (ChatCompletions | Responses, Key::Tools) => {
                 let tools = self.list(Tool, key, object)?;
@@ -118,7 +118,7 @@ impl Body {
         object: &mut A,
     ) -> Result<Size, A::Error> {
         let input = &mut self.input;
-        object.next_value_seed(Seed(List { key, of, input }))
+        object.next_value_seed(ValueSeed(List { key, of, input }))
     }
 
     /// Reads a field that counts as JSON.
@@ -144,7 +144,7 @@ impl Body {
                 input.has_client_tools |= key == Key::Functions && !value.is_empty_list();
             }
         };
-        object.next_value_seed(Seed(read))
+        object.next_value_seed(ValueSeed(read))
     }
 
     /// The kind of work. Of several kinds, one that is not covered decides: the whole request is billed then.
@@ -178,7 +178,7 @@ impl<'b> Visitor<'b> for &mut Body {
     }
 
     fn visit_map<A: MapAccess<'b>>(self, mut object: A) -> Result<(), A::Error> {
-        while let Some(name) = object.next_key_seed(Seed(FieldName::of))? {
+        while let Some(name) = object.next_key_seed(ValueSeed(FieldName::of))? {
             self.field(&name, &mut object)?;
         }
         Ok(())

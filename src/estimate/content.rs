@@ -5,7 +5,7 @@ use serde::de::{MapAccess, SeqAccess};
 
 use super::{
     input::{FieldName, Input, Once},
-    json::{Json, Seed, ValueVisitor, bytes_of},
+    json::{Json, ValueSeed, ValueVisitor, bytes_of},
     key::Key,
 };
 
@@ -116,9 +116,9 @@ impl ValueVisitor for List<'_> {
             // After a fault only the bytes matter.
             let is_faulty = input.fault.is_some();
             let element = match is_faulty {
-                true => list.next_element_seed(Seed(bytes_of))?,
+                true => list.next_element_seed(ValueSeed(bytes_of))?,
                 false => {
-                    list.next_element_seed(Seed(ElementVisitor(&mut Element::new(of), input)))?
+                    list.next_element_seed(ValueSeed(ElementVisitor(&mut Element::new(of), input)))?
                 }
             };
             let Some(element) = element else { break };
@@ -173,12 +173,12 @@ impl Element {
             Part | Tool => false,
         };
         let size = match has_parts {
-            true => object.next_value_seed(Seed(List {
+            true => object.next_value_seed(ValueSeed(List {
                 key,
                 of: Part,
                 input: &mut self.contents,
             }))?,
-            false => object.next_value_seed(Seed(|value: &Json<'_>| {
+            false => object.next_value_seed(ValueSeed(|value: &Json<'_>| {
                 if key == Key::Type && kind != Message {
                     let content_type = value.string(key, ContentType::of);
                     self.content_type.set(key, content_type, input);
@@ -256,7 +256,7 @@ impl ValueVisitor for ElementVisitor<'_> {
 
     fn object<'b, A: MapAccess<'b>>(self, mut object: A) -> Result<u64, A::Error> {
         let mut bytes = 2;
-        while let Some(name) = object.next_key_seed(Seed(FieldName::of))? {
+        while let Some(name) = object.next_key_seed(ValueSeed(FieldName::of))? {
             bytes += name.bytes + self.0.field(&name, &mut object, self.1)?;
         }
         self.0.end(self.1);

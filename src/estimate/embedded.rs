@@ -5,7 +5,7 @@ use serde::de::SeqAccess;
 use super::{
     error::Fault,
     input::Input,
-    json::{Json, Seed, ValueVisitor},
+    json::{Json, ValueSeed, ValueVisitor},
     key::Key,
 };
 
@@ -26,7 +26,7 @@ impl ValueVisitor for EmbeddedInput<'_> {
         let input = self.0;
         let (mut texts, mut first_token) = (0, None);
         for index in 0.. {
-            let Some(element) = list.next_element_seed(Seed(EmbeddedElement))? else {
+            let Some(element) = list.next_element_seed(ValueSeed(EmbeddedElement))? else {
                 break;
             };
             match element {
@@ -74,7 +74,7 @@ impl ValueVisitor for EmbeddedElement {
     fn list<'b, A: SeqAccess<'b>>(self, mut list: A) -> Result<Self::Output, A::Error> {
         let (mut tokens, mut are_tokens) = (0, true);
         let is_token = |value: &Json<'_>| matches!(value, Json::Whole(_));
-        while let Some(is_token) = list.next_element_seed(Seed(is_token))? {
+        while let Some(is_token) = list.next_element_seed(ValueSeed(is_token))? {
             tokens += 1;
             are_tokens &= is_token;
         }

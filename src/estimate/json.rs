@@ -172,7 +172,7 @@ pub(super) trait ValueVisitor: Sized {
     fn list<'b, A: SeqAccess<'b>>(self, mut list: A) -> Result<Self::Output, A::Error> {
         // Each comma is counted, the last one with the second bracket.
         let mut bytes = 2;
-        while let Some(value) = list.next_element_seed(Seed(bytes_of))? {
+        while let Some(value) = list.next_element_seed(ValueSeed(bytes_of))? {
             bytes += 1 + value;
         }
         Ok(self.value(&Json::Array(bytes)))
@@ -180,8 +180,8 @@ pub(super) trait ValueVisitor: Sized {
 
     fn object<'b, A: MapAccess<'b>>(self, mut object: A) -> Result<Self::Output, A::Error> {
         let mut bytes = 2;
-        while let Some(key) = object.next_key_seed(Seed(bytes_of))? {
-            bytes += key + 2 + object.next_value_seed(Seed(bytes_of))?;
+        while let Some(key) = object.next_key_seed(ValueSeed(bytes_of))? {
+            bytes += key + 2 + object.next_value_seed(ValueSeed(bytes_of))?;
         }
         Ok(self.value(&Json::Object(bytes)))
     }
@@ -196,9 +196,9 @@ impl<T, F: FnOnce(&Json<'_>) -> T> ValueVisitor for F {
 }
 
 /// Has a value visited.
-pub(super) struct Seed<V>(pub(super) V);
+pub(super) struct ValueSeed<V>(pub(super) V);
 
-impl<'b, V: ValueVisitor> DeserializeSeed<'b> for Seed<V> {
+impl<'b, V: ValueVisitor> DeserializeSeed<'b> for ValueSeed<V> {
     type Value = V::Output;
 
     fn deserialize<D: Deserializer<'b>>(self, deserializer: D) -> Result<V::Output, D::Error> {
@@ -206,7 +206,7 @@ impl<'b, V: ValueVisitor> DeserializeSeed<'b> for Seed<V> {
     }
 }
 
-impl<'b, V: ValueVisitor> Visitor<'b> for Seed<V> {
+impl<'b, V: ValueVisitor> Visitor<'b> for ValueSeed<V> {
     type Value = V::Output;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -20,7 +20,7 @@ pub enum End {
 
 /// A reservation as Envoy knows it.
 #[derive(Debug, Clone)]
-pub struct Published {
+pub struct PublishedReservation {
     pub id: String,
     pub tokens: u64,
     pub is_free: bool,
@@ -32,7 +32,7 @@ pub struct Published {
 pub struct LoggedRequest {
     pub tag: String,
     /// None: Envoy has no verdict, or nothing was reserved.
-    pub published: Option<Published>,
+    pub published: Option<PublishedReservation>,
     pub attempts: u64,
     status: u64,
     client_left: bool,
@@ -90,7 +90,7 @@ impl LoggedRequest {
         let number = |value: &Value| value.as_f64().unwrap_or_default() as u64;
         Self {
             tag: text(&line["tag"]),
-            published: published.is_object().then(|| Published {
+            published: published.is_object().then(|| PublishedReservation {
                 id: text(&published["id"]),
                 tokens: number(&published["tokens"]),
                 is_free: published["verdict"] == "free",
@@ -123,7 +123,7 @@ impl LoggedRequest {
 }
 
 /// Finds out what became of a reservation, by releasing it: what was held still is so no longer.
-pub async fn end_of(client: &Client, published: &Published) -> End {
+pub async fn end_of(client: &Client, published: &PublishedReservation) -> End {
     match release(client, &published.id).await {
         Ok(answer) if answer.replayed => End::Released,
         Ok(answer) => {
