@@ -12,19 +12,22 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     front::EnvoyFront,
     metadata::{self, PublishedReservation},
-    outcome::{EndedRequest, StreamEnd},
+    outcome::{EndedRequest, ReportedUsage, StreamEnd},
     proto::envoy::{
-        data::accesslog::v3::{AccessLogCommon, AccessLogType, HttpAccessLogEntry, ResponseFlags},
+        data::accesslog::v3::{
+            AccessLogCommon, AccessLogType, HttpAccessLogEntry, HttpResponseProperties,
+            ResponseFlags,
+        },
         service::accesslog::v3::{
             StreamAccessLogsMessage, StreamAccessLogsResponse,
             access_log_service_server::AccessLogService,
         },
     },
+    settlement::EarlierAttempts,
 };
 use crate::{
-    domain::{RequestFields, Tokens},
+    domain::Tokens,
     grpc::{CallContext, Permit, invalid, org},
-    ledger::Reserve,
     telemetry::log_limited,
 };
 
@@ -53,7 +56,7 @@ impl AccessLogService for AccessLogHandler {
         let log = AccessLog {
             front: self.0.clone(),
             permit,
-            free: Arc::new(Semaphore::new(MAX_CONCURRENT)),
+            slots: Arc::new(Semaphore::new(MAX_CONCURRENT)),
         };
         // A task of its own: entries that have arrived are dealt with, even if Envoy goes away.
         let read = self
@@ -75,7 +78,8 @@ impl AccessLogService for AccessLogHandler {
 struct AccessLog {
     front: EnvoyFront,
     permit: Permit,
-    free: Arc<Semaphore>,
+    /// A slot for each reservation that is being ended.
+    slots: Arc<Semaphore>,
 }
 
 impl AccessLog {
@@ -94,41 +98,39 @@ impl AccessLog {
             };
             self.permit.renew()?;
             for entry in message.http_logs.unwrap_or_default().log_entry {
-                let permit = Arc::clone(&self.free).acquire_owned().await;
-                let permit = permit.map_err(|_| Status::internal("the semaphore is closed"))?;
-                self.end(entry, permit);
+                let Some(published) = published(&entry) else {
+                    continue;
+                };
+                let slot = Arc::clone(&self.slots).acquire_owned().await;
+                let slot = slot.map_err(|_| Status::internal("the semaphore is closed"))?;
+                if let Err(why) = self.end(entry, published, slot) {
+                    log_limited!(
+                        warn,
+                        why = why.message(),
+                        "entries of the access log are ignored"
+                    );
+                }
             }
         }
     }
 
     /// Ends the reservation of an entry, in a task of its own.
-    fn end(&self, entry: HttpAccessLogEntry, permit: OwnedSemaphorePermit) {
-        let common = entry.common_properties.unwrap_or_default();
-        let metadata = common.metadata.as_ref();
-        let Some(published) = metadata.and_then(PublishedReservation::of) else {
-            return;
-        };
-        if common.access_log_type() != AccessLogType::DownstreamEnd {
-            return;
-        }
-        let response = entry.response.unwrap_or_default();
-        let status = response.response_code.unwrap_or_default();
-        let from_upstream = response.response_code_details == VIA_UPSTREAM;
+    ///
+    /// # Errors
+    ///
+    /// What is published is out of bounds, or the caller may not speak for the organization.
+    fn end(
+        &self,
+        entry: HttpAccessLogEntry,
+        published: PublishedReservation,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<(), Status> {
         let is_free = published.is_free;
-        let org = org(published.org.clone(), &self.permit);
-        let reservation = org.and_then(|org| Ok((org, published.parse().map_err(invalid)?)));
-        let (org, (id, earlier_id, fields)) = match reservation {
-            Ok(reservation) => reservation,
-            Err(why) => {
-                log_limited!(
-                    warn,
-                    why = why.message(),
-                    "entries of the access log are ignored"
-                );
-                return;
-            }
-        };
-        let ended = self.ended(&common, fields.tokens, status, from_upstream);
+        let org = org(published.org.clone(), &self.permit)?;
+        let (id, fields) = published.parse().map_err(invalid)?;
+        let common = entry.common_properties.unwrap_or_default();
+        let response = entry.response.unwrap_or_default();
+        let ended = self.ended(&common, &response, fields.tokens, is_free);
         if is_free && ended.attempts > 0 && !ended.in_program {
             log_limited!(
                 warn,
@@ -137,40 +139,52 @@ impl AccessLog {
                  outside the programme"
             );
         }
+        let earlier = ended.earlier_reservation();
+        let earlier = earlier.map(|tokens| EarlierAttempts::new(&org, &id, &fields, tokens));
+        let earlier = earlier.transpose().map_err(invalid)?;
         let settlement = self.front.settlement.clone();
         self.front.service.open_calls.spawn(async move {
-            let earlier = ended.used_by_earlier_attempts().map(|tokens| Reserve {
-                org: org.clone(),
-                fields: RequestFields { tokens, ..fields },
-                request_id: Some(earlier_id),
-                dry_run: false,
-            });
             settlement.end(org, id, earlier, ended.outcome()).await;
-            drop(permit);
+            drop(slot);
         });
+        Ok(())
     }
 
     fn ended(
         &self,
         common: &AccessLogCommon,
+        response: &HttpResponseProperties,
         reserved: Tokens,
-        status: u32,
-        from_upstream: bool,
+        is_free: bool,
     ) -> EndedRequest {
         let settings = &self.front.settings;
         let clusters = &settings.program_clusters;
         let end = stream_end(common.response_flags.as_ref());
-        let metadata = common.metadata.clone().unwrap_or_default();
+        let usage = common
+            .metadata
+            .as_ref()
+            .map_or(ReportedUsage::Missing, |metadata| {
+                metadata::usage(&settings.usage, metadata, end)
+            });
         EndedRequest {
+            is_free,
             reserved,
             attempts: common.upstream_request_attempt_count,
             in_program: clusters.is_empty() || clusters.contains(&common.upstream_cluster),
-            status,
-            from_upstream,
-            usage: metadata::usage(&settings.usage, &metadata, end),
+            status: response.response_code.unwrap_or_default(),
+            from_upstream: response.response_code_details == VIA_UPSTREAM,
+            usage,
             end,
         }
     }
+}
+
+/// The reservation of an entry that says how a request has ended.
+fn published(entry: &HttpAccessLogEntry) -> Option<PublishedReservation> {
+    let common = entry.common_properties.as_ref()?;
+    let is_end = common.access_log_type() == AccessLogType::DownstreamEnd;
+    let metadata = common.metadata.as_ref().filter(|_| is_end)?;
+    PublishedReservation::of(metadata)
 }
 
 fn stream_end(flags: Option<&ResponseFlags>) -> StreamEnd {

@@ -88,38 +88,37 @@ impl CheckHandler {
         request: Reserve,
     ) -> Result<CheckResponse, Status> {
         if let Some(refused) = self.0.refusal(&ledger, &request).await? {
-            return Ok(self.deny(refused.verdict));
+            self.metrics().envoy_checked(EnvoyCheck::Denied);
+            return Ok(response::refuse(refused.verdict));
         }
         let (org, fields) = (request.org.clone(), request.fields.clone());
         let reserved = self.reserve(&ledger, &id, request).await?;
         let verdict = reserved.verdict;
-        if self.0.must_refuse(&reserved) {
-            self.0.settlement.release(org, id);
-            return Ok(self.deny(verdict));
-        }
-        match verdict {
-            Verdict::Billed(BilledReason::StoreUnavailable) => {
-                // The guard of the reservation has counted it, and releases what was reserved, if anything was.
-                let (verdict, reason) = response::names(verdict);
-                return Ok(response::pass(verdict, reason.as_deref(), None));
+        let must_refuse = self.0.must_refuse(&reserved);
+        let is_known = ledger.policy().orgs.contains_key(&org);
+        let counted = match verdict {
+            // Its guard has counted it, and releases what was reserved, if anything was.
+            Verdict::Billed(BilledReason::StoreUnavailable) => None,
+            Verdict::Billed(_) if must_refuse => {
+                self.0.settlement.release(org.clone(), id.clone());
+                Some(EnvoyCheck::Denied)
             }
-            Verdict::Billed(_) => {
-                if !ledger.policy().orgs.contains_key(&org) {
-                    log_limited!(warn, %org, "requests of an organization that is not in the policy are billed");
-                }
-                self.metrics().envoy_checked(EnvoyCheck::Billed);
-            }
-            Verdict::Free => self.metrics().envoy_checked(EnvoyCheck::Free),
+            Verdict::Billed(_) => Some(EnvoyCheck::Billed),
+            Verdict::Free => Some(EnvoyCheck::Free),
+        };
+        if let Some(answer) = counted {
+            self.metrics().envoy_checked(answer);
         }
-        let metadata = metadata::of_check(&org, &id, &fields, verdict);
+        if must_refuse {
+            return Ok(response::refuse(verdict));
+        }
+        if !is_known {
+            log_limited!(warn, %org, "requests of an organization that is not in the policy are billed, uncounted");
+        }
+        let is_reserved = is_known && counted.is_some();
+        let metadata = is_reserved.then(|| metadata::of_check(&org, &id, &fields, verdict));
         let (verdict, reason) = response::names(verdict);
-        Ok(response::pass(verdict, reason.as_deref(), Some(metadata)))
-    }
-
-    fn deny(&self, verdict: Verdict) -> CheckResponse {
-        self.metrics().envoy_checked(EnvoyCheck::Denied);
-        let (_, reason) = response::names(verdict);
-        response::refuse(&reason.unwrap_or_default())
+        Ok(response::pass(verdict, reason.as_deref(), metadata))
     }
 
     async fn reserve(

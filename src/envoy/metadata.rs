@@ -127,17 +127,15 @@ impl PublishedReservation {
         })
     }
 
-    /// Its id and its fields, parsed, and an id for what attempts before the last one may have used. The workload is
-    /// not published.
-    pub(super) fn parse(self) -> Result<(RequestId, RequestId, RequestFields), InvalidField> {
+    /// Its id and its fields, parsed. The workload is not published.
+    pub(super) fn parse(self) -> Result<(RequestId, RequestFields), InvalidField> {
         let fields = RequestFields {
             project: ProjectId::parse(self.project)?,
             model: ModelName::parse(self.model)?,
             tokens: Tokens::of_reserve(self.tokens)?,
             workload: Workload::Inference,
         };
-        let earlier = RequestId::parse(format!("{}:earlier", self.id))?;
-        Ok((RequestId::parse(self.id)?, earlier, fields))
+        Ok((RequestId::parse(self.id)?, fields))
     }
 }
 

@@ -5,6 +5,8 @@ use crate::{domain::Tokens, telemetry::metrics::EnvoyOutcome};
 /// What the access log says of a request that Tollgate reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct EndedRequest {
+    /// The verdict of its reservation.
+    pub(super) is_free: bool,
     /// The reserved tokens.
     pub(super) reserved: Tokens,
     /// How often Envoy sent it to an upstream.
@@ -59,6 +61,8 @@ pub(super) enum KeepReason {
     UpstreamFailed,
     PartialUsage,
     NoUsage,
+    /// What its earlier attempts may have used does not fit.
+    EarlierAttempts,
 }
 
 impl ReservationEnd {
@@ -74,6 +78,7 @@ impl ReservationEnd {
             Self::Keep(KeepReason::UpstreamFailed) => EnvoyOutcome::KeptUpstreamFailed,
             Self::Keep(KeepReason::PartialUsage) => EnvoyOutcome::KeptPartialUsage,
             Self::Keep(KeepReason::NoUsage) => EnvoyOutcome::KeptNoUsage,
+            Self::Keep(KeepReason::EarlierAttempts) => EnvoyOutcome::KeptEarlierAttempts,
         }
     }
 }
@@ -82,29 +87,43 @@ impl ReservationEnd {
 const REFUSALS: [u32; 7] = [400, 401, 403, 404, 413, 422, 429];
 
 impl EndedRequest {
-    /// What to do with its reservation, which is that of the last attempt.
+    /// What to do with its reservation: of a FREE one, that of the last attempt.
     pub(super) fn outcome(self) -> ReservationEnd {
         let never_sent =
             self.attempts == 0 || self.end == StreamEnd::NotConnected && !self.from_upstream;
         let is_success = (200..300).contains(&self.status);
         match self.usage {
             _ if never_sent => ReservationEnd::Release,
-            ReportedUsage::Complete(used) if is_success => ReservationEnd::Settle {
-                tokens: Tokens::of_settle(used).unwrap_or(Tokens::MAX_PER_REQUEST),
-                outside_program: !self.in_program,
-            },
+            ReportedUsage::Complete(used) if is_success => {
+                let earlier = match self.is_free {
+                    true => 0,
+                    false => self.used_by_earlier_attempts(),
+                };
+                let used = used.saturating_add(earlier);
+                ReservationEnd::Settle {
+                    tokens: Tokens::of_settle(used).unwrap_or(Tokens::MAX_PER_REQUEST),
+                    outside_program: !self.in_program,
+                }
+            }
             _ if !self.in_program => ReservationEnd::Release,
             _ if self.from_upstream && REFUSALS.contains(&self.status) => ReservationEnd::Release,
             usage => ReservationEnd::Keep(self.keep_reason(usage)),
         }
     }
 
-    /// The most that the attempts before the last one may have used; none if there were none within the programme.
-    pub(super) fn used_by_earlier_attempts(self) -> Option<Tokens> {
-        let earlier = u64::from(self.attempts.saturating_sub(1));
-        let most = earlier.saturating_mul(self.reserved.get());
+    /// What to reserve for the attempts of a FREE request before the last one.
+    pub(super) fn earlier_reservation(self) -> Option<Tokens> {
+        let most = self.used_by_earlier_attempts();
         let tokens = Tokens::of_reserve(most).unwrap_or(Tokens::MAX_PER_REQUEST);
-        (earlier > 0 && self.in_program).then_some(tokens)
+        (self.is_free && most > 0).then_some(tokens)
+    }
+
+    /// The most that the attempts before the last one may have used within the programme.
+    fn used_by_earlier_attempts(self) -> u64 {
+        match self.in_program {
+            true => u64::from(self.attempts.saturating_sub(1)).saturating_mul(self.reserved.get()),
+            false => 0,
+        }
     }
 
     fn keep_reason(self, usage: ReportedUsage) -> KeepReason {
@@ -129,6 +148,7 @@ mod tests {
     /// A request of 100 tokens that ran well.
     fn ended() -> EndedRequest {
         EndedRequest {
+            is_free: true,
             reserved: tokens(100),
             attempts: 1,
             in_program: true,
@@ -218,6 +238,23 @@ mod tests {
     }
 
     #[test]
+    fn a_billed_request_is_settled_with_what_all_of_its_attempts_may_have_used() {
+        for (attempts, in_program, expected) in [
+            (1, true, settled(60, false)),
+            (3, true, settled(260, false)),
+            (3, false, settled(60, true)),
+        ] {
+            let request = EndedRequest {
+                is_free: false,
+                attempts,
+                in_program,
+                ..ended()
+            };
+            assert_eq!(request.outcome(), expected);
+        }
+    }
+
+    #[test]
     fn each_attempt_before_the_last_may_have_used_what_was_reserved() {
         let most = Tokens::MAX_PER_REQUEST;
         for (attempts, reserved, expected) in [
@@ -232,12 +269,17 @@ mod tests {
                 attempts,
                 ..ended()
             };
-            assert_eq!(request.used_by_earlier_attempts(), expected);
+            assert_eq!(request.earlier_reservation(), expected);
             let elsewhere = EndedRequest {
                 in_program: false,
                 ..request
             };
-            assert_eq!(elsewhere.used_by_earlier_attempts(), None);
+            assert_eq!(elsewhere.earlier_reservation(), None);
+            let billed = EndedRequest {
+                is_free: false,
+                ..request
+            };
+            assert_eq!(billed.earlier_reservation(), None);
         }
     }
 

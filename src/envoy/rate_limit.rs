@@ -24,6 +24,7 @@ use crate::{
     domain::{ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens, Workload},
     grpc::{Permit, invalid, org, status},
     ledger::{Ledger, Reserve, Reserved, Settle},
+    telemetry::metrics::{EnvoyCheck, EnvoyOutcome, Metrics},
 };
 
 const OPERATION: &str = "tollgate.operation";
@@ -56,11 +57,13 @@ impl RateLimitService for RateLimitHandler {
                     outside_program: false,
                 };
                 ledger.settle(settle).await.map_err(status)?;
+                self.metrics().envoy_ended(EnvoyOutcome::Settled);
                 answer(Code::Ok)
             }
             "release" => {
                 let (org, id) = (self.org(&descriptor, &permit)?, descriptor.request_id()?);
                 ledger.release(org, id).await.map_err(status)?;
+                self.metrics().envoy_ended(EnvoyOutcome::Released);
                 answer(Code::Ok)
             }
             other => {
@@ -74,6 +77,10 @@ impl RateLimitService for RateLimitHandler {
 }
 
 impl RateLimitHandler {
+    fn metrics(&self) -> &Metrics {
+        &self.0.service.metrics
+    }
+
     fn org(&self, descriptor: &Descriptor, permit: &Permit) -> Result<OrgId, Status> {
         let name = descriptor.entry_or(ORG, self.0.settings.organization.as_deref())?;
         org(name.to_owned(), permit)
@@ -101,12 +108,23 @@ impl RateLimitHandler {
         request: Reserve,
     ) -> Result<RateLimitResponse, Status> {
         if let Some(refused) = self.0.refusal(ledger, &request).await? {
+            self.metrics().envoy_checked(EnvoyCheck::Denied);
             return Ok(refusal(&refused));
         }
+        let (org, id) = (request.org.clone(), request.request_id.clone());
         let reserved = ledger.reserve(request).await.map_err(status)?;
         if self.0.must_refuse(&reserved) {
+            if let Some(id) = id {
+                self.0.settlement.release(org, id);
+            }
+            self.metrics().envoy_checked(EnvoyCheck::Denied);
             return Ok(refusal(&reserved));
         }
+        self.metrics()
+            .envoy_checked(match reserved.verdict.is_free() {
+                true => EnvoyCheck::Free,
+                false => EnvoyCheck::Billed,
+            });
         let (verdict, reason) = response::names(reserved.verdict);
         Ok(RateLimitResponse {
             request_headers_to_add: response::headers(verdict, reason.as_deref()),
@@ -129,11 +147,9 @@ fn answer(code: Code) -> RateLimitResponse {
 }
 
 fn refusal(reserved: &Reserved) -> RateLimitResponse {
-    let (_, reason) = response::names(reserved.verdict);
-    let reason = reason.unwrap_or_default();
     RateLimitResponse {
-        response_headers_to_add: response::refusal_headers(&reason),
-        raw_body: response::refusal_body(&reason).into_bytes(),
+        response_headers_to_add: response::refusal_headers(reserved.verdict),
+        raw_body: response::refusal_body(reserved.verdict).into_bytes(),
         statuses: vec![descriptor_status(Code::OverLimit, reserved)],
         ..answer(Code::OverLimit)
     }

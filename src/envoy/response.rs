@@ -1,5 +1,6 @@
 //! What Envoy gets: headers that name the verdict, or a refusal in OpenAI's shape.
 
+use http::StatusCode;
 use prost_types::Struct;
 use serde_json::json;
 use tonic::Code;
@@ -16,7 +17,7 @@ use super::proto::{
     },
     google,
 };
-use crate::domain::Verdict;
+use crate::domain::{BilledReason, Verdict};
 
 /// `free` or `billed`. Routes match it.
 const VERDICT_HEADER: &str = "x-tollgate-verdict";
@@ -26,8 +27,6 @@ const REASON_HEADER: &str = "x-tollgate-billed-reason";
 
 /// The reason where nothing was reserved: not a request that Tollgate can estimate.
 pub(super) const UNREADABLE: &str = "unreadable";
-
-const TOO_MANY_REQUESTS: i32 = 429;
 
 /// A verdict's two headers.
 pub(super) fn names(verdict: Verdict) -> (&'static str, Option<String>) {
@@ -48,25 +47,36 @@ pub(super) fn headers(verdict: &str, reason: Option<&str>) -> Vec<HeaderValue> {
         .collect()
 }
 
-/// The headers of a refusal: its body is JSON, and OpenAI's clients don't retry it.
-pub(super) fn refusal_headers(reason: &str) -> Vec<HeaderValue> {
-    let mut headers = headers("billed", Some(reason));
+/// The headers of a refusal: its body is JSON, and OpenAI's clients retry it only while the store is down.
+pub(super) fn refusal_headers(verdict: Verdict) -> Vec<HeaderValue> {
+    let (verdict_name, reason) = names(verdict);
+    let mut headers = headers(verdict_name, reason.as_deref());
     headers.push(header("content-type", "application/json"));
-    headers.push(header("x-should-retry", "false"));
+    if !is_outage(verdict) {
+        headers.push(header("x-should-retry", "false"));
+    }
     headers
 }
 
 /// The body of a refusal, in OpenAI's shape.
-pub(super) fn refusal_body(reason: &str) -> String {
-    let message =
-        format!("The request would be billed ({reason}), and is refused. It counted nothing.");
-    let error = json!({
-        "message": message,
-        "type": "insufficient_quota",
-        "param": null,
-        "code": reason,
-    });
+pub(super) fn refusal_body(verdict: Verdict) -> String {
+    let code = names(verdict).1.unwrap_or_default();
+    let (kind, message) = match is_outage(verdict) {
+        true => (
+            "server_error",
+            "Whether the request is free can't be decided now.".to_owned(),
+        ),
+        false => (
+            "insufficient_quota",
+            format!("The request would be billed ({code}), and is refused."),
+        ),
+    };
+    let error = json!({ "message": message, "type": kind, "param": null, "code": code });
     json!({ "error": error }).to_string()
+}
+
+fn is_outage(verdict: Verdict) -> bool {
+    verdict == Verdict::Billed(BilledReason::StoreUnavailable)
 }
 
 /// The request passes, with its verdict.
@@ -82,16 +92,21 @@ pub(super) fn pass(verdict: &str, reason: Option<&str>, metadata: Option<Struct>
     }
 }
 
-/// The request is refused, since it would be billed.
-pub(super) fn refuse(reason: &str) -> CheckResponse {
+/// The request is refused, since it would be billed, or the store is down.
+pub(super) fn refuse(verdict: Verdict) -> CheckResponse {
+    let (code, http_code) = match is_outage(verdict) {
+        true => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
+        false => (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS),
+    };
+    let reason = names(verdict).1.unwrap_or_default();
     CheckResponse {
-        status: Some(status(Code::ResourceExhausted, reason)),
+        status: Some(status(code, &reason)),
         http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
             status: Some(HttpStatus {
-                code: TOO_MANY_REQUESTS,
+                code: http_code.as_u16().into(),
             }),
-            headers: overwrite(refusal_headers(reason)),
-            body: refusal_body(reason),
+            headers: overwrite(refusal_headers(verdict)),
+            body: refusal_body(verdict),
         })),
         dynamic_metadata: None,
     }
@@ -119,4 +134,37 @@ fn overwrite(headers: Vec<HeaderValue>) -> Vec<HeaderValueOption> {
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
     };
     headers.into_iter().map(option).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_may_be_retried_only_while_the_store_is_down() {
+        for (reason, code, http_code, is_final) in [
+            (
+                BilledReason::AllowanceExceeded,
+                Code::ResourceExhausted,
+                429,
+                true,
+            ),
+            (
+                BilledReason::StoreUnavailable,
+                Code::Unavailable,
+                503,
+                false,
+            ),
+        ] {
+            let answer = refuse(Verdict::Billed(reason));
+            assert_eq!(answer.status.expect("a status").code, i32::from(code));
+            let Some(HttpResponse::DeniedResponse(denied)) = answer.http_response else {
+                panic!("{reason:?} passes");
+            };
+            assert_eq!(denied.status.expect("a status").code, http_code);
+            let headers = denied.headers.into_iter().filter_map(|it| it.header);
+            let has_header = headers.map(|it| it.key).any(|it| it == "x-should-retry");
+            assert_eq!(has_header, is_final, "{reason:?}");
+        }
+    }
 }

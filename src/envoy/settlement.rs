@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio::{runtime::Handle, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::outcome::ReservationEnd;
+use super::outcome::{KeepReason, ReservationEnd};
 use crate::{
-    domain::{BilledReason, OrgId, RequestId, Verdict},
+    domain::{BilledReason, InvalidField, OrgId, RequestFields, RequestId, Tokens, Verdict},
     grpc::QuotaServiceConfig,
-    ledger::{Ledger, LedgerError, Reserve, Settle},
+    ledger::{Ledger, LedgerError, Reserve, Reserved, Settle},
     telemetry::{
         log_limited,
         metrics::{EnvoyOutcome, Metrics},
@@ -25,6 +25,41 @@ const RETRY_PAUSES: [Duration; 6] = [
     Duration::from_secs(20),
     Duration::from_secs(30),
 ];
+
+/// What to reserve for the attempts of a request before the last one.
+pub(super) struct EarlierAttempts {
+    reserve: Reserve,
+    /// The id of what remains of the allowance, if all of it does not fit.
+    rest_id: RequestId,
+}
+
+impl EarlierAttempts {
+    /// Those of the request with this reservation.
+    ///
+    /// # Errors
+    ///
+    /// The id is too long to be extended.
+    pub(super) fn new(
+        org: &OrgId,
+        id: &RequestId,
+        fields: &RequestFields,
+        tokens: Tokens,
+    ) -> Result<Self, InvalidField> {
+        let id_of = |part: &str| RequestId::parse(format!("{id}:{part}"));
+        Ok(Self {
+            reserve: Reserve {
+                org: org.clone(),
+                fields: RequestFields {
+                    tokens,
+                    ..fields.clone()
+                },
+                request_id: Some(id_of("earlier")?),
+                dry_run: false,
+            },
+            rest_id: id_of("rest")?,
+        })
+    }
+}
 
 /// Settles and releases reservations, also while the store is down for a moment: Envoy reports the end of a request
 /// once. Cheap to clone.
@@ -64,27 +99,35 @@ impl Settlement {
     }
 
     /// Ends a reservation, and counts how. What attempts before the last one may have used is reserved first: were it
-    /// settled with the last one, a sum that does not fit would give back all of it.
+    /// settled with the last one, a sum that does not fit would give back all of it. If it does not fit, the provider
+    /// may have counted more than the allowance: the reservation is kept then, so that nothing more is FREE.
     pub(super) async fn end(
         &self,
         org: OrgId,
         id: RequestId,
-        earlier: Option<Reserve>,
+        earlier: Option<EarlierAttempts>,
         end: ReservationEnd,
     ) {
+        let fits = match earlier {
+            Some(earlier) => self.reserve_earlier(&id, earlier).await,
+            None => Ok(true),
+        };
+        let end = match fits {
+            Ok(true) | Err(_) => end,
+            Ok(false) => ReservationEnd::Keep(KeepReason::EarlierAttempts),
+        };
         let outcome = end.label();
         if let ReservationEnd::Keep(_) = end {
             let outcome: &str = outcome.into();
             tracing::info!(%org, request_id = %id, outcome, "a reservation is kept: its request may have run");
         }
-        let mut ended = Ok(());
-        if let Some(request) = earlier {
-            ended = self.reserve_earlier(&id, &request).await;
-        }
-        if ended.is_ok() {
-            let end = || self.once(org.clone(), id.clone(), end);
-            ended = self.retried(end).await;
-        }
+        let ended = match fits {
+            Ok(_) => {
+                let end = || self.once(org.clone(), id.clone(), end);
+                self.retried(end).await
+            }
+            Err(error) => Err(error),
+        };
         match ended {
             Ok(()) => self.metrics.envoy_ended(outcome),
             Err(error) => {
@@ -100,24 +143,44 @@ impl Settlement {
         }
     }
 
-    /// Reserves what attempts before the last one may have used, and keeps it.
-    async fn reserve_earlier(&self, id: &RequestId, request: &Reserve) -> Result<(), LedgerError> {
-        let Reserve { org, fields, .. } = request;
-        let tokens = fields.tokens.get();
+    /// Reserves what attempts before the last one may have used, or what remains of the allowance. Says whether all of
+    /// it fits.
+    async fn reserve_earlier(
+        &self,
+        id: &RequestId,
+        earlier: EarlierAttempts,
+    ) -> Result<bool, LedgerError> {
+        let EarlierAttempts { reserve, rest_id } = earlier;
+        let (org, tokens) = (&reserve.org, reserve.fields.tokens.get());
         tracing::info!(%org, request_id = %id, tokens, "tokens are kept: attempts before the last one may have run");
+        let reserved = self.reserve(&reserve).await?;
+        let rest = reserved.pool.map_or(Tokens::ZERO, |pool| pool.remaining());
+        if !reserved.verdict.is_free() && rest > Tokens::ZERO {
+            let mut reserve = Reserve {
+                request_id: Some(rest_id),
+                ..reserve
+            };
+            reserve.fields.tokens = rest;
+            self.reserve(&reserve).await?;
+        }
+        Ok(reserved.verdict.is_free())
+    }
+
+    async fn reserve(&self, request: &Reserve) -> Result<Reserved, LedgerError> {
         let reserve = || async {
-            match self.ledger.reserve(request.clone()).await?.verdict {
+            let reserved = self.ledger.reserve(request.clone()).await?;
+            match reserved.verdict {
                 Verdict::Billed(BilledReason::StoreUnavailable) => Err(LedgerError::OutOfTime),
-                _ => Ok(()),
+                _ => Ok(reserved),
             }
         };
         self.retried(reserve).await
     }
 
     /// Calls the store. Tries again while it fails; each call counts once.
-    async fn retried<F>(&self, call: impl Fn() -> F) -> Result<(), LedgerError>
+    async fn retried<T, F>(&self, call: impl Fn() -> F) -> Result<T, LedgerError>
     where
-        F: Future<Output = Result<(), LedgerError>>,
+        F: Future<Output = Result<T, LedgerError>>,
     {
         let mut pauses = RETRY_PAUSES.iter();
         loop {

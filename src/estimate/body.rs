@@ -49,9 +49,13 @@ impl Body {
         }
     }
 
-    /// Reads the beginning of a body: what is there to its end.
+    /// Reads the beginning of a body, to its end. What follows may ask for hosted tools.
     pub(super) fn of_prefix(endpoint: Endpoint, prefix: &[u8]) -> Result<Self, EstimateError> {
+        if endpoint == Endpoint::Embeddings {
+            return Err(EstimateError::of_field(Key::Input, "is cut"));
+        }
         let mut read = Self::new(endpoint, true);
+        read.input.has_hosted_tools = true;
         // Digits of the last number may be missing.
         let end = prefix.iter().rposition(|byte| !is_of_number(byte));
         let prefix = &prefix[..end.map_or(0, |last| last + 1)];
@@ -140,7 +144,8 @@ impl Body {
             if self.endpoint != Endpoint::Embeddings && !value.is_null() {
                 let input = &mut self.input;
                 input.has_references |= STORED.contains(&key);
-                input.has_hosted_tools |= key == Key::WebSearchOptions;
+                // A stored prompt may have tools.
+                input.has_hosted_tools |= matches!(key, Key::WebSearchOptions | Key::Prompt);
                 input.has_client_tools |= key == Key::Functions && !value.is_empty_list();
             }
         };

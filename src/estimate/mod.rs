@@ -71,8 +71,9 @@ pub fn estimate(
 /// Estimates a request from the beginning of its body. `model` takes the place of the body's model.
 ///
 /// The input is the model's context window, the output the model's maximum, times `n` if that is in the part that was
-/// seen. What the rest of the body may hold beside is not in the estimate: `n`, images, tools, and the service
-/// tier. A request to embeddings has no estimate, since each of its inputs has the context window of its own.
+/// seen. The rest of the body may ask for more: further answers, images, tools, a service tier. So the workload is that
+/// of hosted tools, which makes the request BILLED. A request to embeddings has no estimate, since each of its inputs
+/// has the context window of its own.
 ///
 /// # Errors
 ///
@@ -144,14 +145,9 @@ impl Body {
     /// image for more than it takes of the window.
     fn input_tokens(&self, capacity: ModelCapacity) -> (u64, EstimateBasis) {
         let input = &self.input;
-        let inputs = match (self.endpoint, self.is_cut) {
-            // As many as there is room for.
-            (Endpoint::Embeddings, true) => u64::MAX,
-            _ => input.embedded.max(1),
-        };
-        let window = capacity.context.saturating_mul(inputs);
+        let window = capacity.context.saturating_mul(input.embedded.max(1));
         let text = REQUEST_TOKENS + MESSAGE_TOKENS * input.messages + input.bytes;
-        let (text, basis) = match self.is_cut || input.has_references || input.has_hosted_tools {
+        let (text, basis) = match input.has_references || input.has_hosted_tools {
             true => (window, EstimateBasis::ContextWindow),
             false => (text.min(window), EstimateBasis::TextBytes),
         };

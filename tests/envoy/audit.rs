@@ -106,7 +106,7 @@ impl LoggedRequest {
     pub fn ends(&self, seen: &[Seen]) -> &'static [End] {
         use End::{Held, Released, Settled};
         let tag = self.tag.parse::<Tag>();
-        let kind = tag.as_ref().map_or(Kind::Wish(""), |tag| tag.kind());
+        let kind = tag.as_ref().map_or(Kind::Answered(""), |tag| tag.kind());
         let is_stream = tag.is_ok_and(Tag::is_stream);
         match kind {
             _ if self.attempts == 0 => &[Released],
@@ -114,9 +114,11 @@ impl LoggedRequest {
             // It may have left when all of the answer was there.
             _ if self.client_left => &[Held, Settled],
             _ if seen.is_empty() && self.status == 503 => &[Released],
-            Kind::Wish("429") => &[Released],
-            Kind::Wish("500" | "no usage") => &[Held],
-            Kind::Wish("cut") if is_stream => &[Held],
+            Kind::Answered("429") => &[Released],
+            Kind::Answered("500" | "no usage") => &[Held],
+            Kind::Answered("cut") if is_stream => &[Held],
+            // What the earlier attempts may have used does not always fit.
+            _ if self.attempts > 1 => &[Settled, Held],
             _ => &[Settled],
         }
     }
@@ -150,9 +152,17 @@ pub async fn held_for_earlier_attempts(client: &Client, request: &LoggedRequest)
     if !first.replayed {
         return None;
     }
-    // A BILLED one holds nothing.
-    let is_free = first.verdict() == Verdict::Free;
-    Some(if is_free { released.released_tokens } else { 0 })
+    if first.verdict() == Verdict::Free {
+        return Some(released.released_tokens);
+    }
+    // Then what remained of the allowance is held, if anything did.
+    match release(client, &format!("{}:rest", published.id)).await {
+        Ok(rest) => Some(rest.released_tokens),
+        Err(status) => {
+            assert_eq!(status.code(), Code::NotFound, "{status:?}");
+            Some(0)
+        }
+    }
 }
 
 async fn release(client: &Client, id: &str) -> Result<ReleaseResponse, Status> {

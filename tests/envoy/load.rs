@@ -52,7 +52,7 @@ const LAST_USED: u64 = 50;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-const OUTCOMES: [&str; 8] = [
+const OUTCOMES: [&str; 9] = [
     "settled",
     "settled_outside_program",
     "released",
@@ -60,6 +60,7 @@ const OUTCOMES: [&str; 8] = [
     "kept_upstream_failed",
     "kept_partial_usage",
     "kept_no_usage",
+    "kept_earlier_attempts",
     "failed",
 ];
 

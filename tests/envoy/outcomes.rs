@@ -148,6 +148,38 @@ async fn a_free_request_runs_in_the_program_and_its_reservation_ends_as_the_requ
     }
 }
 
+/// The example's routes for them, and the usage in their own shapes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn responses_and_embeddings_are_settled_with_their_usage() {
+    let setup = Setup::start(400, "").await;
+    let mut client = setup.client().await;
+    let responses = |tag: &str, stream: bool| {
+        json!({
+            "model": "gpt-4o", "max_output_tokens": 20, "stream": stream, "input": "Is it?",
+            "metadata": { "tag": tag, "used": "20" },
+        })
+    };
+    let embeddings = json!({ "model": "gpt-4o", "input": "Is it?", "metadata": { "tag": "vector", "used": "20" } });
+    for (at, (path, body)) in (1..).zip([
+        ("/v1/responses", responses("whole", false)),
+        ("/v1/responses", responses("events", true)),
+        ("/v1/embeddings", embeddings.clone()),
+    ]) {
+        let answer = client.post(path, &[], body.to_string()).await;
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        setup.wait_for_outcome("settled", at).await;
+        let tag = body["metadata"]["tag"].as_str().unwrap();
+        assert_eq!(setup.provider.seen(tag)[0].project, "shared", "{body}");
+        assert_eq!(setup.large().await.used, u64::from(at) * 20, "{body}");
+    }
+    // Then what does not fit, to the other cluster.
+    let mut body = responses("billed", false);
+    body["max_output_tokens"] = json!(400);
+    client.post("/v1/responses", &[], body.to_string()).await;
+    setup.wait_for_outcome("settled_outside_program", 1).await;
+    assert_eq!(setup.provider.seen("billed")[0].project, "private");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_billed_request_runs_elsewhere_and_stays_in_the_books() {
     let setup = Setup::start(100, "").await;
@@ -212,9 +244,9 @@ async fn what_can_not_be_estimated_passes_as_billed_and_counts_nothing() {
     assert!(usage(&setup.tollgate.client(), "").await.is_empty());
 }
 
-/// Envoy sends the beginning of a body that is longer than its bound.
+/// Envoy sends the beginning of a body that is longer than its bound. What follows may ask for tools.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_beyond_the_bound_is_reserved_by_the_models_bounds() {
+async fn a_body_beyond_the_bound_is_billed_and_stays_in_the_books() {
     let setup = Setup::start(ALLOWANCE, "").await;
     // Of a body that is a little longer, Envoy may send the beginning without saying so.
     let lengths = [2 << 20, (1 << 20) + 1, (1 << 20) + 20_000];
@@ -222,13 +254,18 @@ async fn a_body_beyond_the_bound_is_reserved_by_the_models_bounds() {
         let tag = length.to_string();
         let mut body = chat(&tag, 60, "");
         body["messages"][0]["content"] = json!("x".repeat(length));
+        body["tools"] = json!([{ "type": "function", "function": { "name": "f" } }]);
         body.as_object_mut().unwrap().remove("model");
         // The model comes first, as clients write it.
         let text = format!("{{\"model\":\"gpt-4o\",{}", &body.to_string()[1..]);
         post_in_two_steps(&setup, &text).await;
-        setup.wait_for_outcome("settled", settled).await;
-        assert_eq!(setup.provider.seen(&tag)[0].project, "shared");
-        assert_eq!(setup.large().await.used, 60 * u64::from(settled));
+        setup
+            .wait_for_outcome("settled_outside_program", settled)
+            .await;
+        assert_eq!(setup.provider.seen(&tag)[0].project, "private");
+        assert_eq!(setup.large().await.used, 0);
+        let billed = usage(&setup.tollgate.client(), "").await[0].billed_tokens;
+        assert_eq!(billed, 60 * u64::from(settled));
     }
 }
 
@@ -328,17 +365,15 @@ async fn each_attempt_before_the_last_stays_counted_with_what_it_may_have_used()
     );
 }
 
-/// Were both attempts settled as one sum, it would not fit, and all of it would be given back: also what the last
-/// attempt used, which the provider counts.
+/// The provider may have counted both attempts, and so be past the allowance.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_the_attempts_do_not_fit_the_last_one_stays_counted() {
+async fn where_the_attempts_do_not_fit_nothing_more_is_free() {
     let setup = start_retrying(300).await;
     let mut client = setup.client().await;
     let retried = chat("twice", 120, "500 once").to_string();
     assert_eq!(client.post(PATH, &[], retried).await.status, 200);
-    setup.wait_for_outcome("settled", 1).await;
+    setup.wait_for_outcome("kept_earlier_attempts", 1).await;
     assert_eq!(setup.provider.seen("twice")[1].project, "shared");
     let large = setup.large().await;
-    assert_eq!((large.used, large.held_tokens), (120, 0), "{large:?}");
-    assert!(120 + large.billed_tokens > 300, "{large:?}");
+    assert_eq!((large.used, large.held_tokens), (300, 300), "{large:?}");
 }

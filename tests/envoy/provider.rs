@@ -1,4 +1,4 @@
-//! A stand-in for the provider: it answers as the request wishes, and counts what ran.
+//! A stand-in for the provider: it answers as the request asks it to, and counts what ran.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use futures_util::{FutureExt as _, StreamExt as _, stream};
@@ -34,9 +34,8 @@ pub struct Seen {
 /// What it saw, by tag.
 type SeenByTag = Arc<Mutex<HashMap<String, Vec<Seen>>>>;
 
-/// What its answers depend on.
 #[derive(Clone)]
-struct Desk {
+struct ProviderState {
     seen: SeenByTag,
     /// Whether streams that wait go on.
     gate: watch::Receiver<bool>,
@@ -50,8 +49,9 @@ pub struct Provider {
     task: JoinHandle<()>,
 }
 
-/// What a request wishes, in its `metadata`.
-struct Wish {
+/// What the provider is to do, by the path and the `metadata` of a request.
+struct Behavior {
+    path: String,
     tag: String,
     used: u64,
     then: String,
@@ -64,14 +64,14 @@ impl Provider {
         let addr = listener.local_addr().unwrap().to_string();
         let seen = SeenByTag::default();
         let (gate, closed) = watch::channel(false);
-        let desk = Desk {
+        let state = ProviderState {
             seen: Arc::clone(&seen),
             gate: closed,
         };
         let router = Router::new()
             .fallback(answer)
             .layer(DefaultBodyLimit::disable())
-            .with_state(desk);
+            .with_state(state);
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self {
             addr,
@@ -109,29 +109,37 @@ impl Drop for Provider {
     }
 }
 
-async fn answer(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> Response {
-    let Desk { seen, gate } = desk;
+async fn answer(
+    State(state): State<ProviderState>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let ProviderState { seen, gate } = state;
     let text = |name: &str| Some(headers.get(name)?.to_str().unwrap().to_owned());
-    let mut wish = Wish::of(&body);
+    let mut behavior = Behavior::of(uri.path(), &body);
     // A body that can't be read has its tag in a header.
-    wish.tag = text(TAG_HEADER).unwrap_or(wish.tag);
+    behavior.tag = text(TAG_HEADER).unwrap_or(behavior.tag);
     let project = text("authorization").unwrap_or_default();
-    let tries = seen.lock().unwrap().get(&wish.tag).map_or(0, Vec::len);
-    let wish = wish.at_try(tries);
-    let is_refused = wish.then.parse::<u16>().is_ok_and(|status| status < 500);
+    let tries = seen.lock().unwrap().get(&behavior.tag).map_or(0, Vec::len);
+    let behavior = behavior.at_try(tries);
+    let is_refused = behavior
+        .then
+        .parse::<u16>()
+        .is_ok_and(|status| status < 500);
     let request = Seen {
         project: project.trim_start_matches("Bearer ").to_owned(),
         verdict: text("x-tollgate-verdict"),
-        used: if is_refused { 0 } else { wish.used },
+        used: if is_refused { 0 } else { behavior.used },
     };
     let mut seen = seen.lock().unwrap();
-    seen.entry(wish.tag.clone()).or_default().push(request);
+    seen.entry(behavior.tag.clone()).or_default().push(request);
     drop(seen);
-    wish.answer(gate)
+    behavior.answer(gate)
 }
 
-impl Wish {
-    fn of(body: &[u8]) -> Self {
+impl Behavior {
+    fn of(path: &str, body: &[u8]) -> Self {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let text = |key: &str| {
             body["metadata"][key]
@@ -140,6 +148,7 @@ impl Wish {
                 .to_owned()
         };
         Self {
+            path: path.to_owned(),
             tag: text("tag"),
             used: text("used").parse().unwrap_or_default(),
             then: text("then"),
@@ -155,14 +164,26 @@ impl Wish {
         self
     }
 
+    fn is_responses(&self) -> bool {
+        self.path == "/v1/responses"
+    }
+
     fn usage(&self) -> Value {
-        let output = self.used / 2;
-        json!({ "prompt_tokens": self.used - output, "completion_tokens": output, "total_tokens": self.used })
+        let (output, total) = (self.used / 2, self.used);
+        match self.path.as_str() {
+            "/v1/responses" => {
+                json!({ "input_tokens": total - output, "output_tokens": output, "total_tokens": total })
+            }
+            "/v1/embeddings" => json!({ "prompt_tokens": total, "total_tokens": total }),
+            _ => {
+                json!({ "prompt_tokens": total - output, "completion_tokens": output, "total_tokens": total })
+            }
+        }
     }
 
     fn answer(self, gate: watch::Receiver<bool>) -> Response {
         if let Ok(status) = self.then.parse::<u16>() {
-            let error = json!({ "error": { "message": "as wished", "type": "stand_in" } });
+            let error = json!({ "error": { "message": "asked for", "type": "stand_in" } });
             let status = StatusCode::from_u16(status).unwrap();
             return (status, axum::Json(error)).into_response();
         }
@@ -173,30 +194,56 @@ impl Wish {
     }
 
     fn json(self) -> Response {
-        let mut answer = json!({
-            "object": "chat.completion",
-            "model": "gpt-4o",
-            "choices": [{ "index": 0, "message": { "role": "assistant", "content": "yes" }, "finish_reason": "stop" }],
-        });
+        let mut answer = match self.path.as_str() {
+            "/v1/responses" => {
+                json!({ "object": "response", "status": "completed", "model": "gpt-4o", "output": [] })
+            }
+            "/v1/embeddings" => {
+                json!({ "object": "list", "model": "text-embedding-3-small", "data": [] })
+            }
+            _ => json!({
+                "object": "chat.completion",
+                "model": "gpt-4o",
+                "choices": [{ "index": 0, "message": { "role": "assistant", "content": "yes" }, "finish_reason": "stop" }],
+            }),
+        };
         if self.then != "no usage" {
             answer["usage"] = self.usage();
         }
         axum::Json(answer).into_response()
     }
 
+    /// A part of the answer, and the end, which has the usage.
+    fn chunks(&self) -> (Value, Value) {
+        if self.is_responses() {
+            let response =
+                json!({ "object": "response", "status": "completed", "usage": self.usage() });
+            return (
+                json!({ "type": "response.output_text.delta", "delta": "y" }),
+                json!({ "type": "response.completed", "response": response }),
+            );
+        }
+        let chunk =
+            |choices: Value| json!({ "object": "chat.completion.chunk", "choices": choices });
+        let mut last = chunk(json!([]));
+        last["usage"] = self.usage();
+        (
+            chunk(json!([{ "index": 0, "delta": { "content": "y" } }])),
+            last,
+        )
+    }
+
     /// Some chunks, of which the last has the usage. `cut` ends the connection before it, `slow` takes long, `wait`
     /// waits for the gate, `stall` for ever.
     fn events(self, mut gate: watch::Receiver<bool>) -> Response {
-        let delta = json!({ "object": "chat.completion.chunk", "choices": [{ "index": 0, "delta": { "content": "y" } }] });
-        let last =
-            json!({ "object": "chat.completion.chunk", "choices": [], "usage": self.usage() });
+        let (delta, last) = self.chunks();
         let mut events: Vec<_> = (0..3).map(|_| event(&delta)).collect();
         match self.then.as_str() {
-            "cut" => events.push(Err(std::io::Error::other("cut as wished"))),
+            "cut" => events.push(Err(std::io::Error::other("asked for"))),
             "no usage" => {}
             _ => events.push(event(&last)),
         }
-        if self.then != "cut" {
+        if self.then != "cut" && !self.is_responses() {
             events.push(Ok("data: [DONE]\n\n".to_owned()));
         }
         let pause = match self.then.as_str() {
@@ -223,5 +270,7 @@ impl Wish {
 }
 
 fn event(chunk: &Value) -> Result<String, std::io::Error> {
-    Ok(format!("data: {chunk}\n\n"))
+    let name = chunk["type"].as_str();
+    let name = name.map_or(String::new(), |name| format!("event: {name}\n"));
+    Ok(format!("{name}data: {chunk}\n\n"))
 }

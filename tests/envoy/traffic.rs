@@ -30,7 +30,7 @@ pub struct Tag {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// What the provider is to do, as it knows it: mostly "", to answer well.
-    Wish(&'static str),
+    Answered(&'static str),
     /// The client leaves soon, mostly during its Check.
     Leaves,
     /// The client leaves in mid-stream.
@@ -75,23 +75,21 @@ impl Tag {
         }
         match self.at % 40 {
             3 => Kind::Leaves,
-            7 => Kind::Wish("no usage"),
+            7 => Kind::Answered("no usage"),
             11 => Kind::Compressed,
-            13 => Kind::Wish("429"),
+            13 => Kind::Answered("429"),
             17 => Kind::Malformed,
-            19 => Kind::Wish("500"),
-            29 => Kind::Wish("cut"),
+            19 => Kind::Answered("500"),
+            29 => Kind::Answered("cut"),
             33 => Kind::LeavesStream,
-            _ => Kind::Wish(""),
+            _ => Kind::Answered(""),
         }
     }
 
-    /// The most that Tollgate may reserve for it.
+    /// The most that Tollgate may reserve for it as FREE.
     pub fn max_reserved(self) -> u64 {
         match self.kind() {
-            Kind::Compressed | Kind::Malformed | Kind::CutBeforeModel => 0,
-            // The model's context window and its maximum output.
-            Kind::CutBehindModel => 128_000 + 16_384,
+            Kind::Compressed | Kind::Malformed | Kind::CutBeforeModel | Kind::CutBehindModel => 0,
             _ => 600,
         }
     }
@@ -103,7 +101,7 @@ impl Tag {
     fn body(self) -> String {
         let (tag, used) = (self.to_string(), 60 + (self.at % 50) as u64);
         let then = match self.kind() {
-            Kind::Wish(then) => then,
+            Kind::Answered(then) => then,
             Kind::LeavesStream => "stall",
             _ => "",
         };

@@ -165,6 +165,15 @@ async fn what_is_wrong_in_a_check_is_named() {
     service.check(of_org("acme", http_request())).await.unwrap();
     let large = large_of(&service.tollgate.client(), "acme").await;
     assert_eq!(large.free_requests, 1);
+
+    // Of an organization that is not in the policy nothing is reserved, so nothing is to be ended.
+    let answer = service
+        .check(of_org("nobody", http_request()))
+        .await
+        .unwrap();
+    let reason = Some("organization_not_enrolled".to_owned());
+    assert_eq!(headers(&answer), ("billed".to_owned(), reason));
+    assert_eq!(answer.dynamic_metadata, None);
 }
 
 #[tokio::test]
@@ -178,6 +187,7 @@ async fn a_body_is_read_as_text_or_bytes_and_names_its_verdict() {
     };
     let unreadable = ("billed".to_owned(), Some("unreadable".to_owned()));
     let free = ("free".to_owned(), None);
+    let uncovered = ("billed".to_owned(), Some("workload_not_covered".to_owned()));
     let raw = body.clone().into_bytes();
     let cut = r#"{"model":"gpt-4o","messages":[{"role":"user","content":"ab"#;
     let cut_with = |name: &'static str, value: &'static str| {
@@ -189,9 +199,9 @@ async fn a_body_is_read_as_text_or_bytes_and_names_its_verdict() {
     };
     for (request, expected) in [
         (with(&|it| it.id = "1".to_owned()), &free),
-        // Of a body that was cut the model is enough.
-        (cut_with("x-envoy-auth-partial-body", "true"), &free),
-        (cut_with("content-length", "1000"), &free),
+        // The rest of a body that was cut may ask for tools.
+        (cut_with("x-envoy-auth-partial-body", "true"), &uncovered),
+        (cut_with("content-length", "1000"), &uncovered),
         (cut_with("content-length", "57"), &unreadable),
         (
             with(&|it| {
@@ -219,7 +229,7 @@ async fn a_body_is_read_as_text_or_bytes_and_names_its_verdict() {
     ] {
         let answer = service.check(request).await.unwrap();
         assert_eq!(headers(&answer), *expected);
-        assert_eq!(answer.dynamic_metadata.is_some(), expected == &free);
+        assert_eq!(answer.dynamic_metadata.is_some(), expected != &unreadable);
     }
 }
 

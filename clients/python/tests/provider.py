@@ -1,7 +1,7 @@
 """A stand-in for the provider: Chat Completions, Responses and Embeddings, JSON and SSE.
 
 A message's text steers it: `status=503`, `hang` (no answer before `go_on`), `endless` (a stream that goes on until
-its reader leaves), `cut` (the stream ends without its last chunks), `silent` (it ends without usage), `plain` (its
+its reader leaves), `cut` (the stream ends without its last chunks), `silent` (it has no usage), `plain` (its
 usage has no details), `joined` (its usage comes with the end of the text), `counted` (every chunk has the usage so
 far), `drop` (the connection is closed in mid-stream), `large` (an error that calls the request too large), `used=P+C`
 (the tokens of the answer). It counts what it saw by API key.
@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
             going_on.wait(HANG_SECONDS)
         try:
             if self.path.endswith("/embeddings"):
-                self._embeddings(body, prompt)
+                self._embeddings(body, text, prompt)
             elif self.path.endswith("/responses"):
                 self._responses(body, prompt, completion)
             elif body.get("stream"):
@@ -142,12 +142,12 @@ class _Handler(BaseHTTPRequestHandler):
             "choices": [choice], "usage": _usage(prompt, completion),
         })  # fmt: skip
 
-    def _embeddings(self, body: dict[str, Any], prompt: int) -> None:
-        self._json(200, {
-            "object": "list", "model": body["model"],
-            "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}],
-            "usage": {"prompt_tokens": prompt, "total_tokens": prompt},
-        })  # fmt: skip
+    def _embeddings(self, body: dict[str, Any], text: str, prompt: int) -> None:
+        vector = {"object": "embedding", "index": 0, "embedding": [0.5]}
+        answer: dict[str, Any] = {"object": "list", "model": body["model"], "data": [vector]}
+        if "silent" not in text:
+            answer["usage"] = {"prompt_tokens": prompt, "total_tokens": prompt}
+        self._json(200, answer)
 
     def _responses(self, body: dict[str, Any], prompt: int, completion: int) -> None:
         content = [{"type": "output_text", "text": "Hello.", "annotations": []}]

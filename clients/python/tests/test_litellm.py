@@ -321,6 +321,11 @@ class LiteLLM(unittest.TestCase):
         self.assertEqual(self.shared("json"), 3 * 42 + 40)
         self.settles("json", 3 * 42 + 40)
 
+    def test_embeddings_without_usage_are_kept(self) -> None:
+        embedding = {"model": "embedding", "input": text("used=40+0 silent")}
+        self.assertEqual(self.route.request("POST", "/v1/embeddings", embedding).status, 200)
+        self.keeps("json", 1)
+
     def test_messages_with_tools_of_the_client_are_shared_and_those_with_images_are_not(self) -> None:
         tool = {"name": "find", "description": "Finds.", "input_schema": {"type": "object"}}
         call = {"type": "tool_use", "id": "toolu_1", "name": "find", "input": {}}

@@ -140,6 +140,7 @@ pub enum EnvoyOutcome {
     KeptUpstreamFailed,
     KeptPartialUsage,
     KeptNoUsage,
+    KeptEarlierAttempts,
     /// The store failed, or the reservation does not allow it.
     Failed,
 }

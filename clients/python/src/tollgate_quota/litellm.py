@@ -599,11 +599,11 @@ def _is_detailed(response: Any) -> bool:
 
 
 def _usage(response: Any) -> int | None:
-    """Input and output of the provider's usage."""
+    """Input and output of the provider's usage. LiteLLM writes an input of 0 where there is none."""
     usage = get(response, "usage")
     for names in (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")):
         counts = [get(usage, name) for name in names]
-        if isinstance(counts[0], int):
+        if isinstance(counts[0], int) and counts[0] > 0:
             return counts[0] + (counts[1] or 0)
     return None
 
