@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -652,12 +653,20 @@ class LiteLLM(unittest.TestCase):
         self.assertLessEqual(shared, SMALL)
         self.settles("many", shared)
 
-    def test_the_page_installs_the_version_that_is_tested(self) -> None:
+    def test_the_page_installs_what_is_tested(self) -> None:
+        """Its command finds all but the plugin in the proxy's environment."""
         page = (CLIENTS / "python" / "LITELLM.md").read_text("utf-8")
+        words = shlex.split(page.partition("\npip install ")[2].partition("\n")[0])
         python = Path(os.environ["TOLLGATE_TEST_LITELLM"]).with_name("python")
-        code = "import importlib.metadata as it; print(it.version('litellm'))"
-        run = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
-        self.assertIn(f"pip install 'litellm[proxy]=={run.stdout.strip()}' ", page)
+        pip = [python, "-m", "pip", "install", "--dry-run", "--no-index", "--no-build-isolation"]
+        with tempfile.TemporaryDirectory() as folder:
+            # A build leaves files beside the sources.
+            ignored = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+            shutil.copytree(CLIENTS, f"{folder}/clients", ignore=ignored)
+            run = subprocess.run(
+                pip + words, cwd=folder, capture_output=True, text=True, timeout=120
+            )
+        self.assertRegex(run.stdout, r"(?m)^Would install tollgate-quota-\S+$", run.stderr)
 
     def test_the_example_of_the_page_runs(self) -> None:
         page = (CLIENTS / "python" / "LITELLM.md").read_text("utf-8")
