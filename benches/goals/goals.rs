@@ -135,6 +135,13 @@ fn cpu(rounds: &[Round]) -> impl Iterator<Item = Goal> {
             2,
             "× floor",
         ),
+        goal(
+            "redis C=1: Redis CPU",
+            bare_reserve(rounds),
+            AtMost(4.0),
+            2,
+            "× round trip",
+        ),
         goal("redis C=256: Redis CPU", redis(unary), AtMost(2.0), 2, "µs"),
         goal(
             "redis ids C=256: Redis CPU",
@@ -165,7 +172,15 @@ fn cpu(rounds: &[Round]) -> impl Iterator<Item = Goal> {
 fn single(rounds: &[Round]) -> Option<f64> {
     median(rounds.iter().filter_map(|round| {
         let p50 = |row| Some(round.rows.get(row)?.p50);
-        Some(p50("redis C=1")? / (p50("floor C=1")? + round.round_trip?))
+        Some(p50("redis C=1")? / (p50("floor C=1")? + round.round_trip?.took))
+    }))
+}
+
+/// Redis' CPU time of a bare Reserve that is decided alone, divided by that of a bare round trip.
+fn bare_reserve(rounds: &[Round]) -> Option<f64> {
+    median(rounds.iter().filter_map(|round| {
+        let reserve = round.rows.get("redis C=1")?.redis_cpu?;
+        Some(reserve / round.round_trip?.redis_cpu)
     }))
 }
 

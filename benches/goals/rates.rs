@@ -85,8 +85,16 @@ const ROUND_TRIP: &str = "redis round trip C=1";
 pub(crate) struct Round {
     /// By the names of the rows.
     pub(crate) rows: BTreeMap<&'static str, LoadStats>,
-    /// The median of a bare round trip to Redis, in microseconds.
-    pub(crate) round_trip: Option<f64>,
+    pub(crate) round_trip: Option<RoundTrip>,
+}
+
+/// A bare round trip to Redis, in microseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RoundTrip {
+    /// The median.
+    pub(crate) took: f64,
+    /// Of Redis, on average.
+    pub(crate) redis_cpu: f64,
 }
 
 /// The names of the rows, in order.
@@ -173,15 +181,28 @@ fn alone(service: &Service) -> Target<'_> {
 }
 
 /// Sequential PINGs on one connection: a lower limit for any call over Redis.
-fn round_trip(redis: &Redis, duration: Duration) -> anyhow::Result<f64> {
+fn round_trip(redis: &Redis, duration: Duration) -> anyhow::Result<RoundTrip> {
     let mut connection = redis.connection()?;
     let ping = redis::cmd("PING");
     let mut took = Vec::new();
+    let before = cpu_seconds(&mut connection)?;
     let ends = Instant::now() + duration;
     while Instant::now() < ends {
         let sent = Instant::now();
         ping.query::<()>(&mut connection)?;
         took.push(sent.elapsed().as_secs_f64() * 1e6);
     }
-    super::median(took).context("no PING was answered")
+    let cpu = cpu_seconds(&mut connection)? - before;
+    let count = took.len() as f64;
+    Ok(RoundTrip {
+        took: super::median(took).context("no PING was answered")?,
+        redis_cpu: cpu * 1e6 / count,
+    })
+}
+
+/// What Redis has used of the processors.
+fn cpu_seconds(connection: &mut redis::Connection) -> anyhow::Result<f64> {
+    let info: redis::InfoDict = redis::cmd("INFO").arg("cpu").query(connection)?;
+    let used = |name| info.get::<f64>(name).with_context(|| format!("no {name}"));
+    Ok(used("used_cpu_user")? + used("used_cpu_sys")?)
 }

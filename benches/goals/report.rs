@@ -37,7 +37,9 @@ pub(crate) fn rows(measurements: &Measurements) -> String {
             number(of(|stats| Some(stats.client_cpu)), 2),
         ]);
     }
-    let round_trips = rounds.iter().filter_map(|round| round.round_trip);
+    let round_trips = rounds
+        .iter()
+        .filter_map(|round| Some(round.round_trip?.took));
     if let Some(round_trip) = median(round_trips) {
         table.add_row([
             Cell::new("redis PING C=1"),
