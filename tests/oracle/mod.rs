@@ -25,6 +25,11 @@ const MEMORY_DAYS: u64 = 2_000;
 const LONG_MEMORY_DAYS: u64 = 100_000;
 const REDIS_DAYS: u64 = 50;
 const LONG_REDIS_DAYS: u64 = 2_000;
+/// Of requests that run one at a time.
+const SEQUENCES: u64 = 300;
+const LONG_SEQUENCES: u64 = 20_000;
+const REDIS_SEQUENCES: u64 = 15;
+const LONG_REDIS_SEQUENCES: u64 = 500;
 
 /// Every rule that the programme's text leaves open.
 fn programmes() -> impl Iterator<Item = Programme> {
@@ -103,18 +108,22 @@ async fn under_the_conditions_no_free_of_the_redis_store_is_billed() {
     hold_the_promise(days(REDIS_DAYS, LONG_REDIS_DAYS), World::redis).await;
 }
 
-/// The margin included, which Settle must not know.
+async fn hold_the_bill(seeds: Range<u64>, new: fn(Policy) -> World) {
+    let mut world = new(Traffic::one_at_a_time(0).policy());
+    for seed in seeds {
+        let traffic = Traffic::one_at_a_time(seed);
+        expect_none(seed, &mut world, traffic, wrong_verdicts).await;
+    }
+}
+
+/// With a margin too: Settle must not know it.
 #[tokio::test]
 async fn of_requests_that_run_one_at_a_time_the_settled_verdict_is_the_bill_wherever_billed_ones_run()
  {
-    let mut world = World::memory(Traffic::one_at_a_time(0).policy());
-    for seed in days(MEMORY_DAYS, LONG_MEMORY_DAYS) {
-        expect_none(
-            seed,
-            &mut world,
-            Traffic::one_at_a_time(seed),
-            wrong_verdicts,
-        )
-        .await;
-    }
+    hold_the_bill(seeds(SEQUENCES, LONG_SEQUENCES).0, World::memory).await;
+}
+
+#[tokio::test]
+async fn of_requests_that_run_one_at_a_time_the_redis_stores_verdict_is_the_bill() {
+    hold_the_bill(seeds(REDIS_SEQUENCES, LONG_REDIS_SEQUENCES).0, World::redis).await;
 }

@@ -21,6 +21,8 @@ pub const SHARING: [&str; 2] = ["search", "chat"];
 pub const PRIVATE: &str = "private";
 const WORKLOADS: [&str; 2] = ["inference", "function_calling"];
 const MAX_REQUESTS: u64 = 80;
+/// Of traffic that runs one at a time.
+const REQUESTS_PER_DAY: i64 = 10;
 
 /// What some requests do. The last ones break a condition of docs/CONTRACT.md, "When FREE is certain".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,20 +120,25 @@ impl Traffic {
     }
 
     /// Each request is over and settled before the next one is reserved. Some use more than was reserved, and BILLED ones
-    /// run in their projects too.
+    /// run in their projects too. The last one of a day is over after midnight: then it has an upper bound, and runs
+    /// elsewhere if it is BILLED.
     pub fn one_at_a_time(seed: u64) -> Self {
         let behaviors = &[Behavior::IsBilledInside, Behavior::IsUnderestimated];
         let mut traffic = Self {
             overflow: "keep_open",
             ..Self::random(seed, behaviors)
         };
-        let per_day = MAX_REQUESTS as i64 / DAYS + 1;
         for (at, request) in (0_i64..).zip(&mut traffic.requests) {
-            let (day, number) = (at / per_day, at % per_day);
-            request.reserved_at = day * DAY_SECONDS + 72_001 + 100 * number;
-            (request.started, request.ended) = (request.reserved_at, request.reserved_at + 50);
-            request.settled_at = request.ended;
+            let (day, number) = (at / REQUESTS_PER_DAY, at % REQUESTS_PER_DAY + 1);
+            let mut begin = day * DAY_SECONDS + 100 * number;
             (request.if_free, request.if_billed) = (Fate::Runs, Fate::Runs);
+            if number == REQUESTS_PER_DAY {
+                begin = (day + 1) * DAY_SECONDS - 50;
+                request.if_billed = Fate::RunsElsewhere;
+                request.actual = request.actual.min(request.reserved);
+            }
+            (request.reserved_at, request.started) = (begin, begin);
+            (request.ended, request.settled_at) = (begin + 70, begin + 70);
         }
         traffic
     }
@@ -145,7 +152,7 @@ impl Traffic {
     fn request(&self, random: &mut Random, behaviors: &[Behavior]) -> PlannedRequest {
         let mut percent = |share: u64| random.below(100) < share;
         let has = |it| behaviors.contains(&it);
-        let is_mini = percent(35);
+        let is_mini = percent(30);
         let (_, _, models) = POOLS[usize::from(is_mini)];
         let model = if percent(8) {
             UNLISTED
@@ -168,12 +175,12 @@ impl Traffic {
             () => Route::Tollgate,
         };
         let (is_exact, is_underestimated) =
-            (percent(30), has(Behavior::IsUnderestimated) && percent(40));
+            (percent(50), has(Behavior::IsUnderestimated) && percent(40));
         let has_id = !(has(Behavior::LacksId) && percent(50));
         let is_retried = percent(10);
         let if_free = free_fate(random, behaviors);
         let if_billed = billed_fate(random, behaviors, model, project);
-        let reserved = (1 + random.below(250)) * if is_mini { 2 } else { 1 };
+        let reserved = (1 + random.below(400)) * if is_mini { 2 } else { 1 };
         let actual = match () {
             () if is_underestimated => reserved + random.below(2 * reserved),
             () if is_exact => reserved,
@@ -205,8 +212,8 @@ impl Traffic {
         let mut below = |bound: i64| random.below(bound.unsigned_abs()) as i64;
         let coarse = |moment: i64| moment / 10 * 10 + 1;
         let day = below(DAYS) * DAY_SECONDS;
-        let reserved_at = coarse(match below(2) {
-            0 => day + DAY_SECONDS - 1_800 + below(3_600),
+        let reserved_at = coarse(match below(3) {
+            0 | 1 => day + DAY_SECONDS - 1_800 + below(3_600),
             _ => day + below(DAY_SECONDS),
         });
         let longest = [600, 600, 600, 10_800][below(4) as usize];
