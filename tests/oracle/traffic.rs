@@ -28,7 +28,7 @@ const REQUESTS_PER_DAY: i64 = 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behavior {
     CrossesMidnight,
-    /// They ran, and are never settled; or they never run, and are never released.
+    /// It ran, and is never settled; or it never runs, and is never released.
     IsNotEnded,
     /// Goes past Tollgate, and is set as external usage before.
     IsAnnounced,
@@ -42,7 +42,8 @@ pub enum Behavior {
     IsReleasedThoughRun,
 }
 
-/// Everything that the conditions allow. Without any, each request is over on its day, and is settled or released.
+/// Everything that the conditions allow, and external usage. Without any of these, each request is over on its day, and is
+/// settled or released.
 pub const SOUND: &[Behavior] = &[
     Behavior::CrossesMidnight,
     Behavior::IsNotEnded,

@@ -260,7 +260,7 @@ impl ReportedUsage {
         let chosen = |name: &str, value: &str| {
             list(name).is_empty() || list(name).iter().any(|it| it == value)
         };
-        let mut sums: BTreeMap<([Option<&str>; 3], bool), (u64, u64)> = BTreeMap::new();
+        let mut sums: BTreeMap<[Option<&str>; 4], (u64, u64)> = BTreeMap::new();
         for event in &self.events {
             let at = event.at.timestamp();
             let is_here = at >= start && at < start + width && event.visible_from <= self.now;
@@ -271,20 +271,19 @@ impl ReportedUsage {
                 ("project_id", event.project),
                 ("model", event.model),
                 ("service_tier", event.tier),
+                ("batch", if event.is_batch { "true" } else { "false" }),
             ];
             let key = dimensions.map(|(name, value)| grouped(name).then_some(value));
-            let is_batch = grouped("batch") && event.is_batch;
-            let (tokens, requests) = sums.entry((key, is_batch)).or_default();
+            let (tokens, requests) = sums.entry(key).or_default();
             *tokens += event.tokens;
             *requests += 1;
         }
-        let results = sums.iter().map(|(key, (tokens, requests))| {
-            let ([project, model, tier], is_batch) = key;
+        let results = sums.iter().map(|([project, model, tier, batch], (tokens, requests))| {
             json!({
                 "object": "organization.usage.completions.result", "input_tokens": tokens - tokens / 4,
                 "output_tokens": tokens / 4, "num_model_requests": requests, "input_cached_tokens": tokens / 2,
                 "project_id": project, "user_id": null, "api_key_id": null, "model": model,
-                "batch": grouped("batch").then_some(is_batch), "service_tier": tier,
+                "batch": batch.map(|it| it == "true"), "service_tier": tier,
             })
         });
         let results: Vec<Value> = results.collect();
