@@ -19,6 +19,7 @@ mod identity;
 mod listeners;
 mod metrics;
 mod midnight;
+mod oracle;
 mod property;
 mod python_client;
 mod queue;

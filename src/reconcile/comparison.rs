@@ -299,9 +299,13 @@ impl Comparison {
             let Some(next) = self.usage.get_mut(&UsageKey { day, ..key.clone() }) else {
                 continue;
             };
-            let moved = lost.min(next.drift.external_free);
-            next.drift.external_free -= moved;
-            next.drift.tokens[DriftKind::External] -= moved;
+            let external = lost.min(next.drift.external_free);
+            // It seems to be a BILLED request of the next day that was free, if one ran elsewhere.
+            let missed = (lost - external).min(next.drift.tokens[DriftKind::MissedFree]);
+            next.drift.external_free -= external;
+            next.drift.tokens[DriftKind::External] -= external;
+            next.drift.tokens[DriftKind::MissedFree] -= missed;
+            let moved = external + missed;
             if let Some(usage) = self.usage.get_mut(&key) {
                 usage.drift.tokens[DriftKind::Lost] -= moved;
                 usage.drift.tokens[DriftKind::Late] += moved;

@@ -9,11 +9,14 @@ use tollgate::{
     reconcile::{
         UsageReport,
         api::{AdminKey, BucketWidth, UsageApi, UsageApiError, UsageApiLimits},
+        compare,
     },
 };
 
-use super::{DAY, FREE, NEXT_DAY, day};
-use crate::support::usage_api::{ADMIN_KEY, ApiFault, PROJECT_KEY, UsageApiServer, UsageEvent};
+use super::{Books, DAY, FREE, NEXT_DAY, day, drifts, ledger};
+use crate::support::usage_api::{
+    ADMIN_KEY, ApiFault, PROJECT_KEY, ReportedUsage, UsageApiServer, UsageEvent,
+};
 
 const NOW: &str = "2026-11-22T12:00:00Z";
 const GPT_4O: &str = "gpt-4o-2024-08-06";
@@ -144,6 +147,42 @@ async fn today_has_no_end_and_shows_what_is_visible_by_now() {
             .iter()
             .all(|query| !query.contains("end_time"))
     );
+}
+
+#[tokio::test]
+async fn a_model_that_the_provider_does_not_show_for_weeks_is_lost_until_it_does() {
+    let event =
+        |model, tokens| UsageEvent::new("2026-11-19T09:00:00Z", "proj_p", model, FREE, tokens);
+    let missing = event("o3-2025-04-16", 40).late(chrono::TimeDelta::weeks(3));
+    let server = UsageApiServer::start(NOW, vec![event(GPT_4O, 100), missing]).await;
+    let rows = ledger(&[(DAY, "p", "gpt-4o", 100, 0), (DAY, "p", "o3", 40, 0)]);
+    for (now, wanted) in [
+        (NOW, vec![format!("lost {DAY} p o3 large 40")]),
+        ("2026-12-10T12:00:00Z", vec![]),
+    ] {
+        server.set_now(now);
+        let report = usage(&server).await.unwrap();
+        let comparison = compare(&Books::sharing().scope(), [day(DAY)].into(), &rows, &report);
+        assert_eq!(drifts(&comparison), wanted, "{now}");
+    }
+}
+
+/// Of the stand-in: the provider takes both.
+#[test]
+fn lists_in_a_query_have_two_spellings() {
+    let page = |query: &str| {
+        let (now, events) = (NOW.parse().unwrap(), events());
+        let query = format!("start_time={}&{query}", start(day(DAY)).timestamp());
+        ReportedUsage { now, events }.page(&query).unwrap()
+    };
+    let spelled = page("group_by[]=model&group_by[]=service_tier&models[]=gpt-4o-2024-08-06");
+    assert_eq!(
+        spelled,
+        page("group_by=model&group_by=service_tier&models=gpt-4o-2024-08-06")
+    );
+    let results = spelled["data"][0]["results"].as_array().unwrap();
+    assert_eq!((results.len(), &results[0]["model"]), (2, &json!(GPT_4O)));
+    assert_eq!(page("models[]=o3")["data"][0]["results"], json!([]));
 }
 
 #[tokio::test]

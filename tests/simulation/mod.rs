@@ -20,10 +20,10 @@ use tollgate::{
 use self::model::{ALLOWANCE, Answer, Call, Model, Operation, Process, RedisState};
 use crate::support::{
     clock::Clock,
-    is_long,
     proxy::{Fault, Proxy},
     random::Random,
     redis::RedisServer,
+    seeds,
     world::{
         NOON, ReserveExt as _, new_reserve, new_settle, org_id, policy, redis_store_at, request_id,
     },
@@ -376,25 +376,9 @@ fn why(error: LedgerError) -> &'static str {
     }
 }
 
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name} is no number: {text}")),
-    )
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_lost_answers_late_calls_rollbacks_and_clock_jumps_each_answer_is_the_models() {
-    let (seed, simulations) = (number("TOLLGATE_SEED"), number("TOLLGATE_SIMULATIONS"));
-    let is_replay = seed.is_some() && simulations.is_none();
-    let simulations = simulations.unwrap_or(match is_long() {
-        _ if is_replay => 1,
-        true => LONG_SIMULATIONS,
-        false => SIMULATIONS,
-    });
-    let first = seed.unwrap_or(0);
-    let seeds = first..first + simulations;
+    let (seeds, is_replay) = seeds(SIMULATIONS, LONG_SIMULATIONS);
     let mut running = JoinSet::new();
     for first in 0..CONCURRENT_SIMULATIONS {
         let seeds = seeds.clone().skip(first).step_by(CONCURRENT_SIMULATIONS);

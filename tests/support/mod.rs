@@ -21,6 +21,7 @@ pub mod world;
 
 use std::{
     net::TcpListener,
+    ops::Range,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -42,4 +43,24 @@ pub fn free_port() -> u16 {
 /// Whether to run the long form of the tests: more rounds, longer faults.
 pub fn is_long() -> bool {
     std::env::var_os("TOLLGATE_LONG").is_some_and(|it| !it.is_empty())
+}
+
+/// The seeds of a random test, and whether one of them is replayed. `TOLLGATE_SIMULATIONS` sets their number, otherwise
+/// `TOLLGATE_LONG` takes the long one. `TOLLGATE_SEED` is the first; without a number it is the only one.
+pub fn seeds(short: u64, long: u64) -> (Range<u64>, bool) {
+    let (seed, number) = (variable("TOLLGATE_SEED"), variable("TOLLGATE_SIMULATIONS"));
+    let is_replay = seed.is_some() && number.is_none();
+    let number = number.unwrap_or(match is_long() {
+        _ if is_replay => 1,
+        true => long,
+        false => short,
+    });
+    let first = seed.unwrap_or(0);
+    (first..first + number, is_replay)
+}
+
+fn variable(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    let number = text.parse();
+    Some(number.unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }

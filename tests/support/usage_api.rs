@@ -27,6 +27,7 @@ pub struct UsageEvent {
     pub project: &'static str,
     pub model: &'static str,
     pub tier: &'static str,
+    pub is_batch: bool,
     pub tokens: u64,
     /// When the provider shows it.
     pub visible_from: DateTime<Utc>,
@@ -45,7 +46,7 @@ pub enum ApiFault {
     RepeatedCursor,
     /// Every number of tokens as this.
     Tokens(fn(u64) -> Value),
-    /// Objects, fields and a tier that nobody knows.
+    /// Objects and fields that nobody knows. An unknown tier is an event's.
     Unknown,
     /// Another day's bucket beside those that were asked for.
     OtherDay,
@@ -62,9 +63,14 @@ pub struct UsageApiServer {
 
 type SharedState = Arc<Mutex<ApiState>>;
 
+/// What the API has.
+pub struct ReportedUsage {
+    pub now: DateTime<Utc>,
+    pub events: Vec<UsageEvent>,
+}
+
 struct ApiState {
-    now: DateTime<Utc>,
-    events: Vec<UsageEvent>,
+    usage: ReportedUsage,
     faults: VecDeque<ApiFault>,
     queries: Vec<String>,
 }
@@ -73,8 +79,6 @@ struct ApiState {
 type Parameters = BTreeMap<String, Vec<String>>;
 
 impl UsageEvent {
-    /// Free tokens of a project. The provider shows usage in lumps of ten minutes, and five minutes late: a request is
-    /// visible 5 to 15 minutes after it ended.
     pub fn new(
         at: &str,
         project: &'static str,
@@ -82,7 +86,18 @@ impl UsageEvent {
         tier: &'static str,
         tokens: u64,
     ) -> Self {
-        let at: DateTime<Utc> = at.parse().unwrap();
+        Self::at(at.parse().unwrap(), project, model, tier, tokens)
+    }
+
+    /// The provider shows usage in lumps of ten minutes, and five minutes late: a request is visible 5 to 15 minutes after
+    /// it ended.
+    pub fn at(
+        at: DateTime<Utc>,
+        project: &'static str,
+        model: &'static str,
+        tier: &'static str,
+        tokens: u64,
+    ) -> Self {
         let lump = at.timestamp() / 600 * 600 + 600;
         let visible_from = DateTime::from_timestamp(lump, 0).unwrap() + TimeDelta::minutes(5);
         Self {
@@ -90,6 +105,7 @@ impl UsageEvent {
             project,
             model,
             tier,
+            is_batch: false,
             tokens,
             visible_from,
         }
@@ -110,8 +126,10 @@ impl UsageApiServer {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}/v1", listener.local_addr().unwrap());
         let state = Arc::new(Mutex::new(ApiState {
-            now: now.parse().unwrap(),
-            events,
+            usage: ReportedUsage {
+                now: now.parse().unwrap(),
+                events,
+            },
             faults: VecDeque::new(),
             queries: Vec::new(),
         }));
@@ -128,7 +146,7 @@ impl UsageApiServer {
     }
 
     pub fn set_now(&self, now: &str) {
-        self.state.lock().unwrap().now = now.parse().unwrap();
+        self.state.lock().unwrap().usage.now = now.parse().unwrap();
     }
 
     /// The queries so far.
@@ -165,7 +183,11 @@ async fn answer(State(state): State<SharedState>, uri: Uri, headers: HeaderMap) 
     if uri.path() != "/v1/organization/usage/completions" {
         return StatusCode::NOT_FOUND.into_response();
     }
-    let page = state.lock().unwrap().page(&parameters(&uri));
+    let page = state
+        .lock()
+        .unwrap()
+        .usage
+        .page(uri.query().unwrap_or_default());
     let page = match page {
         Ok(page) => page,
         Err(fault) => return (StatusCode::BAD_REQUEST, fault).into_response(),
@@ -177,18 +199,19 @@ async fn answer(State(state): State<SharedState>, uri: Uri, headers: HeaderMap) 
 }
 
 /// Both spellings of lists: `group_by=a&group_by=b` and `group_by[]=a&group_by[]=b`.
-fn parameters(uri: &Uri) -> Parameters {
+fn parameters(query: &str) -> Parameters {
     let mut parameters = Parameters::new();
-    for (name, value) in url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
         let name = name.trim_end_matches("[]").to_owned();
         parameters.entry(name).or_default().push(value.into_owned());
     }
     parameters
 }
 
-impl ApiState {
-    /// A page of buckets: `limit` of them, from `start_time` to before `end_time`, empty ones too.
-    fn page(&self, parameters: &Parameters) -> Result<Value, &'static str> {
+impl ReportedUsage {
+    /// The answer to a query: `limit` buckets, from `start_time` to before `end_time`, empty ones too.
+    pub fn page(&self, query: &str) -> Result<Value, &'static str> {
+        let parameters = parameters(query);
         let one = |name: &str| parameters.get(name).map(|values| values[0].as_str());
         let number = |name: &str| {
             one(name)
@@ -222,7 +245,7 @@ impl ApiState {
         let next = first + limit * width;
         let data: Vec<Value> = starts
             .iter()
-            .map(|it| self.bucket(*it, width, parameters))
+            .map(|it| self.bucket(*it, width, &parameters))
             .collect();
         let cursor = (next < end).then(|| format!("page_={next:x}"));
         Ok(
@@ -237,7 +260,7 @@ impl ApiState {
         let chosen = |name: &str, value: &str| {
             list(name).is_empty() || list(name).iter().any(|it| it == value)
         };
-        let mut sums: BTreeMap<[Option<&str>; 3], (u64, u64)> = BTreeMap::new();
+        let mut sums: BTreeMap<[Option<&str>; 4], (u64, u64)> = BTreeMap::new();
         for event in &self.events {
             let at = event.at.timestamp();
             let is_here = at >= start && at < start + width && event.visible_from <= self.now;
@@ -248,18 +271,19 @@ impl ApiState {
                 ("project_id", event.project),
                 ("model", event.model),
                 ("service_tier", event.tier),
+                ("batch", if event.is_batch { "true" } else { "false" }),
             ];
             let key = dimensions.map(|(name, value)| grouped(name).then_some(value));
             let (tokens, requests) = sums.entry(key).or_default();
             *tokens += event.tokens;
             *requests += 1;
         }
-        let results = sums.iter().map(|([project, model, tier], (tokens, requests))| {
+        let results = sums.iter().map(|([project, model, tier, batch], (tokens, requests))| {
             json!({
                 "object": "organization.usage.completions.result", "input_tokens": tokens - tokens / 4,
                 "output_tokens": tokens / 4, "num_model_requests": requests, "input_cached_tokens": tokens / 2,
                 "project_id": project, "user_id": null, "api_key_id": null, "model": model,
-                "batch": grouped("batch").then_some(false), "service_tier": tier,
+                "batch": batch.map(|it| it == "true"), "service_tier": tier,
             })
         });
         let results: Vec<Value> = results.collect();
