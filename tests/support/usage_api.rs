@@ -64,6 +64,8 @@ type SharedState = Arc<Mutex<ApiState>>;
 
 struct ApiState {
     now: DateTime<Utc>,
+    /// The admin key that is accepted.
+    key: String,
     events: Vec<UsageEvent>,
     faults: VecDeque<ApiFault>,
     queries: Vec<String>,
@@ -111,6 +113,7 @@ impl UsageApiServer {
         let base = format!("http://{}/v1", listener.local_addr().unwrap());
         let state = Arc::new(Mutex::new(ApiState {
             now: now.parse().unwrap(),
+            key: ADMIN_KEY.to_owned(),
             events,
             faults: VecDeque::new(),
             queries: Vec::new(),
@@ -131,6 +134,16 @@ impl UsageApiServer {
         self.state.lock().unwrap().now = now.parse().unwrap();
     }
 
+    /// From now on only this admin key is accepted.
+    pub fn set_key(&self, key: &str) {
+        key.clone_into(&mut self.state.lock().unwrap().key);
+    }
+
+    /// More that ran.
+    pub fn add(&self, event: UsageEvent) {
+        self.state.lock().unwrap().events.push(event);
+    }
+
     /// The queries so far.
     pub fn queries(&self) -> Vec<String> {
         self.state.lock().unwrap().queries.clone()
@@ -144,10 +157,10 @@ impl Drop for UsageApiServer {
 }
 
 async fn answer(State(state): State<SharedState>, uri: Uri, headers: HeaderMap) -> Response {
-    let fault = {
+    let (fault, admin_key) = {
         let mut state = state.lock().unwrap();
         state.queries.push(uri.to_string());
-        state.faults.pop_front()
+        (state.faults.pop_front(), state.key.clone())
     };
     let bearer = headers
         .get(header::AUTHORIZATION)
@@ -158,7 +171,7 @@ async fn answer(State(state): State<SharedState>, uri: Uri, headers: HeaderMap) 
         (status, json!({ "error": { "message": key } }).to_string()).into_response()
     };
     match key {
-        Some(ADMIN_KEY) => {}
+        Some(key) if key == admin_key => {}
         Some(PROJECT_KEY) => return refuse(StatusCode::FORBIDDEN),
         _ => return refuse(StatusCode::UNAUTHORIZED),
     }
