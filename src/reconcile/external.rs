@@ -64,6 +64,13 @@ impl ExternalFigures {
         figure.own = [external, stored];
         external
     }
+
+    /// What is proven of a day, of the pools whose figure is above that.
+    pub fn only_proven(&self, day: UtcDay) -> impl Iterator<Item = (&PoolName, u64)> {
+        let pools = self.pools.iter().filter(move |_| self.day == Some(day));
+        let above = pools.filter(|(_, figure)| figure.own[0] > figure.proven);
+        above.map(|(pool, figure)| (pool, figure.proven))
+    }
 }
 
 /// All tokens of a pool's models on a day, of every service tier, in every project that may share: one that is not

@@ -28,8 +28,11 @@ use crate::{
 /// The size of the largest file with a key.
 const MAX_KEY_BYTES: u64 = 64 << 10;
 
-/// For the ledger's answer to everything that a poll asks it after the report.
+/// For the ledger's answers, before the query and after it.
 const LEDGER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// For what is set when the service stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Before midnight nothing is set any more: it could be decided on the next day, where it would count.
 const NO_RAISE_BEFORE_MIDNIGHT: TimeDelta = TimeDelta::seconds(60);
@@ -107,7 +110,8 @@ impl OrgPoller {
     pub(super) async fn poll(&mut self) -> Result<Comparison, PollError> {
         let (key, api) = self.open_api().await?;
         // Of an organization that the policy does not have, the provider is not asked. It also gives the store's clock.
-        self.ledger.quota(&self.org).await?;
+        let ledger = self.ledger.with_deadline(Instant::now() + LEDGER_TIMEOUT);
+        ledger.quota(&self.org).await?;
         let (asked_at, now) = (Instant::now(), self.ledger.now());
         let days = self.days(now);
         let first = days.first().map_or(now, |day| day.start());
@@ -147,6 +151,20 @@ impl OrgPoller {
             raise(&scope, &ledger, &quota, &report, known.as_deref(), figures).await?;
         }
         Ok(comparison)
+    }
+
+    /// Lowers what is only likely to what is proven, since the next replica takes what it finds for proven.
+    pub(super) async fn lower_to_proven(&self) -> Result<(), LedgerError> {
+        let ledger = self.ledger.with_deadline(Instant::now() + STOP_TIMEOUT);
+        let day = UtcDay::of(ledger.now());
+        if is_ending(&ledger, day) {
+            return Ok(());
+        }
+        for (pool, tokens) in self.external.only_proven(day) {
+            let note = "this replica stops: what is only likely is left out".to_owned();
+            set_external(&ledger, &self.org, pool, tokens, note).await?;
+        }
+        Ok(())
     }
 
     /// Reads the key, at each poll: keys are replaced. The system's authorities are read too.
@@ -241,8 +259,12 @@ fn sample(quota: &Quota, rows: &[LedgerRow]) -> LedgerSample {
     }
 }
 
-/// Sets the external usage of each pool whose figure has changed. A change that was begun is carried to its end, with its
-/// event in the audit log.
+/// Whether the day ends soon.
+fn is_ending(ledger: &Ledger, day: UtcDay) -> bool {
+    ledger.now() + NO_RAISE_BEFORE_MIDNIGHT >= day.end()
+}
+
+/// Sets the external usage of each pool whose figure has changed.
 async fn raise(
     scope: &Scope<'_>,
     ledger: &Ledger,
@@ -252,8 +274,7 @@ async fn raise(
     figures: &mut ExternalFigures,
 ) -> Result<(), LedgerError> {
     let day = quota.day;
-    let is_ending = ledger.now() + NO_RAISE_BEFORE_MIDNIGHT >= day.end();
-    if is_ending || !report.days.contains(&day) {
+    if is_ending(ledger, day) || !report.days.contains(&day) {
         return Ok(());
     }
     let provider = provider_tokens(scope, day, report);
@@ -266,19 +287,33 @@ async fn raise(
             stored: counters.external.reconciled.get(),
         };
         let tokens = figures.update(day, pool, facts);
-        let (ledger, PoolFacts { provider, used, .. }) = (ledger.clone(), facts);
-        let request = SetExternalUsage {
-            org: scope.org.clone(),
-            pool: pool.clone(),
-            source: ExternalSource::Reconciled,
-            tokens: Tokens::new(tokens).unwrap_or(Tokens::MAX_EXTERNAL),
-            note: format!("the provider reports {provider} tokens, {used} are used"),
-            caller: Some(CALLER.to_owned()),
-        };
         if tokens != facts.stored {
-            let set = tokio::spawn(async move { ledger.set_external_usage(request).await });
-            set.await.unwrap_or(Err(LedgerError::TaskPanicked))?;
+            let PoolFacts { provider, used, .. } = facts;
+            let note = format!("the provider reports {provider} tokens, {used} are used");
+            set_external(ledger, scope.org, pool, tokens, note).await?;
         }
     }
+    Ok(())
+}
+
+/// Sets the external usage of a pool. What was begun is carried to its end, with its event in the audit log.
+async fn set_external(
+    ledger: &Ledger,
+    org: &OrgId,
+    pool: &PoolName,
+    tokens: u64,
+    note: String,
+) -> Result<(), LedgerError> {
+    let request = SetExternalUsage {
+        org: org.clone(),
+        pool: pool.clone(),
+        source: ExternalSource::Reconciled,
+        tokens: Tokens::new(tokens).unwrap_or(Tokens::MAX_EXTERNAL),
+        note,
+        caller: Some(CALLER.to_owned()),
+    };
+    let ledger = ledger.clone();
+    let set = tokio::spawn(async move { ledger.set_external_usage(request).await });
+    set.await.unwrap_or(Err(LedgerError::TaskPanicked))?;
     Ok(())
 }

@@ -13,6 +13,7 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     api::UsageApiLimits,
@@ -67,10 +68,12 @@ impl Reconciler {
         }
     }
 
-    /// Compares while this replica has the lease. Never ends.
-    pub async fn run(self) {
+    /// Compares while this replica has the lease, until the service stops.
+    pub async fn run(self, stopping: CancellationToken) {
         loop {
-            let taken_at = self.wait_for_lease().await;
+            let Some(taken_at) = stopping.run_until_cancelled(self.wait_for_lease()).await else {
+                return;
+            };
             let organizations = self.settings.orgs.len();
             tracing::info!(
                 organizations,
@@ -78,7 +81,7 @@ impl Reconciler {
             );
             let status = ReconcileStatus::new(&self.settings, &self.metrics);
             tokio::select! {
-                () = self.poll_all(&status) => {}
+                () = self.poll_all(&status, &stopping) => return,
                 () = self.keep_lease(taken_at) => {}
             }
             tracing::warn!(
@@ -87,18 +90,25 @@ impl Reconciler {
         }
     }
 
-    /// Polls every organization, each in its own time. Never ends: there is at least one.
-    async fn poll_all(&self, status: &ReconcileStatus) {
-        let permits = Semaphore::new(MAX_POLLS);
+    /// Polls every organization, each in its own time, until the service stops.
+    async fn poll_all(&self, status: &ReconcileStatus, stopping: &CancellationToken) {
+        let permits = &Semaphore::new(MAX_POLLS);
         let orgs = self.settings.orgs.keys();
         let pollers =
             orgs.filter_map(|org| OrgPoller::new(org, &self.settings, self.limits, &self.ledger));
-        join_all(pollers.map(|poller| self.poll_repeatedly(poller, status, &permits))).await;
+        let polls = pollers.map(async |mut poller| {
+            let polls = self.poll_repeatedly(&mut poller, status, permits);
+            stopping.run_until_cancelled(polls).await;
+            if let Err(error) = poller.lower_to_proven().await {
+                tracing::warn!(org = %poller.org, %error, "likely external usage stays until midnight");
+            }
+        });
+        join_all(polls).await;
     }
 
     async fn poll_repeatedly(
         &self,
-        mut poller: OrgPoller,
+        poller: &mut OrgPoller,
         status: &ReconcileStatus,
         permits: &Semaphore,
     ) {

@@ -269,7 +269,12 @@ fn start_followers(
     if let Some(settings) = reconcile {
         let (ledger, metrics) = (service.ledger.clone(), service.metrics.clone());
         let limits = UsageApiLimits::default();
-        followers.spawn(Reconciler::new(settings, ledger, metrics, limits).run());
+        let reconciler = Reconciler::new(settings, ledger, metrics, limits);
+        // The end waits for what it sets last, as for a call.
+        let last_call = service
+            .open_calls
+            .track_future(reconciler.run(service.stopping.clone()));
+        followers.spawn(last_call);
     }
     followers
 }

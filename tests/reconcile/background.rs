@@ -8,7 +8,7 @@ use std::{
 };
 
 use chrono::TimeDelta;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tollgate::{
     reconcile::{Raise, ReconcileSettings, ReconciledOrg, Reconciler, api::UsageApiLimits},
     telemetry::metrics::{Metrics, MetricsSnapshot},
@@ -33,6 +33,7 @@ struct Background {
     key_file: PathBuf,
     settings: ReconcileSettings,
     limits: UsageApiLimits,
+    stopping: CancellationToken,
     task: Option<AbortOnDropHandle<()>>,
     _dir: tempfile::TempDir,
 }
@@ -69,6 +70,7 @@ impl Background {
             key_file,
             settings,
             limits: UsageApiLimits::default(),
+            stopping: CancellationToken::new(),
             task: None,
             _dir: dir,
         }
@@ -81,7 +83,8 @@ impl Background {
     fn start(&mut self) {
         let (settings, ledger) = (self.settings.clone(), self.world.ledger.clone());
         let task = Reconciler::new(settings, ledger, self.metrics.clone(), self.limits);
-        self.task = Some(AbortOnDropHandle::new(tokio::spawn(task.run())));
+        let stopping = self.stopping.clone();
+        self.task = Some(AbortOnDropHandle::new(tokio::spawn(task.run(stopping))));
     }
 
     fn raising(mut self) -> Self {
@@ -350,6 +353,29 @@ async fn what_is_only_likely_is_raised_after_the_lag_and_sinks_again() {
     it.api.add(used(FREE, 100));
     it.wait_for_external(100).await;
     it.wait_for_external(0).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_stops_leaves_what_is_proven() {
+    let mut it = Background::memory(vec![used(FREE, 300)]).await.raising();
+    it.settings.settle_lag = Duration::from_secs(3);
+    it.start();
+    it.wait_for_external(300).await;
+    tokio::time::sleep(it.settings.settle_lag + 5 * EVERY).await;
+    it.use_tokens(100, "r").await;
+    it.api.add(used(FREE, 100));
+    it.wait_for_external(400).await;
+    it.api.fail([ApiFault::Hang]);
+    it.polls(1).await;
+    let began = Instant::now();
+    it.stopping.cancel();
+    it.task.take().unwrap().await.unwrap();
+    assert_eq!(it.external().await, 300);
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "it does not wait for the provider"
+    );
+    assert_eq!(it.drift("external"), None);
 }
 
 #[tokio::test]

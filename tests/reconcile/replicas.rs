@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tollgate::store::Store as _;
 
@@ -18,7 +19,7 @@ use crate::{
         cluster::RedisCluster,
         redis::RedisServer,
         tollgate::Tollgate,
-        usage_api::{ADMIN_KEY, UsageApiServer, UsageEvent},
+        usage_api::{ADMIN_KEY, ApiFault, UsageApiServer, UsageEvent},
         world::{NOON, redis_store_at},
     },
 };
@@ -268,4 +269,21 @@ async fn one_replica_at_a_time_has_the_lease_with_the_least_rights() {
 async fn one_replica_at_a_time_has_the_lease_in_a_cluster() {
     let cluster = RedisCluster::start_at(&Arc::new(Clock::real()));
     one_at_a_time(&cluster.url()).await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_service_does_not_wait_for_the_provider() {
+    let mut replica = Replica::start(&Clock::at(NOON), "memory:", ADMIN_KEY, "").await;
+    wait("a poll", async || replica.queries() > 0).await;
+    replica.api.fail([ApiFault::Hang]);
+    let before = replica.queries();
+    wait("a poll", async || replica.queries() > before).await;
+    let began = Instant::now();
+    replica.tollgate.signal(Signal::SIGINT);
+    assert!(replica.tollgate.wait(WAIT_TIMEOUT).success());
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
 }
