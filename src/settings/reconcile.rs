@@ -7,7 +7,7 @@ use http::Uri;
 
 use super::file::{choice, time};
 use crate::{
-    domain::OrgId,
+    domain::{OrgId, ProjectId},
     files::toml::{Entry, Section, distinct},
     reconcile::{Raise, ReconcileSettings, ReconciledOrg, api},
 };
@@ -27,7 +27,6 @@ const CLOSE_AFTER: (Duration, Duration) = (
 pub(super) fn settings(root: &Section<'_>, usage_retention_days: u32) -> Option<ReconcileSettings> {
     let section = root.get("reconcile", Entry::section)?;
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
-    let tiers = |it: &Entry<'_>| Some(distinct(it.texts()?, non_empty));
     let orgs = section.section("orgs");
     let settings = ReconcileSettings {
         every: section.get_or("every", minutes(5), |it| time(it, MAX_EVERY)),
@@ -52,6 +51,15 @@ pub(super) fn settings(root: &Section<'_>, usage_retention_days: u32) -> Option<
     }
     section.finish();
     Some(settings)
+}
+
+/// The service tiers that are free. Without one, nothing would be.
+fn tiers(entry: &Entry<'_>) -> Option<Vec<String>> {
+    let tiers = entry.texts()?;
+    if tiers.is_empty() {
+        entry.fault("must name a service tier");
+    }
+    Some(distinct(tiers, non_empty))
 }
 
 fn non_empty(text: &str) -> Result<String, &'static str> {
@@ -87,6 +95,7 @@ fn org(name: &str, entry: &Entry<'_>) -> Option<(OrgId, ReconciledOrg)> {
     let admin_key_file = section.require("admin_key_file", Entry::value);
     let mut projects = BTreeMap::new();
     for (name, entry) in section.section("projects").entries() {
+        entry.check(ProjectId::parse(name));
         let Some(id) = entry.parse(non_empty) else {
             continue;
         };

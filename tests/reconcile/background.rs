@@ -449,3 +449,32 @@ async fn an_organization_that_is_not_answered_for_holds_up_no_other() {
     it.wait_for("key_unreadable").await;
     it.polls(3).await;
 }
+
+#[tokio::test]
+async fn a_failed_query_is_not_repeated_before_the_next_poll() {
+    let mut it = Background::memory(Vec::new()).await;
+    it.settings.every = Duration::from_secs(3);
+    it.api.fail([ApiFault::Status(503)]);
+    it.start();
+    it.wait_for("failing").await;
+    assert_eq!(it.api.queries().len(), 1);
+}
+
+#[tokio::test]
+async fn the_age_is_that_of_the_oldest_of_the_last_comparisons() {
+    let mut it = Background::memory(Vec::new()).await;
+    it.start();
+    let age = || it.gauge("tollgate_reconcile_age_seconds");
+    let until = Instant::now() + Duration::from_secs(2);
+    wait("2 s", async || Instant::now() > until).await;
+    wait("a new comparison", async || {
+        age().is_some_and(|it| it < 1.0)
+    })
+    .await;
+    it.api
+        .fail(std::iter::repeat_n(ApiFault::Status(500), 1_000));
+    wait("an old comparison", async || {
+        age().is_some_and(|it| it > 2.0)
+    })
+    .await;
+}

@@ -86,6 +86,10 @@ fn each_fault_names_its_key() {
             "reconcile.free_tiers: must not be empty",
         ),
         (
+            "free_tiers = []",
+            "reconcile.free_tiers: must name a service tier",
+        ),
+        (
             "api_base = \"http://api.example\"",
             "reconcile.api_base: must be https://",
         ),
@@ -98,6 +102,10 @@ fn each_fault_names_its_key() {
         let error = load(&format!("[reconcile]\n{keys}\n{ORG}")).unwrap_err();
         assert!(error.contains(fault), "{error}");
     }
+}
+
+#[test]
+fn each_fault_of_an_organization_names_its_key() {
     for (orgs, fault) in [
         ("[reconcile]\n", "reconcile: names no organization"),
         (
@@ -111,6 +119,10 @@ fn each_fault_names_its_key() {
         (
             "[reconcile.orgs.acme]\nadmin_key_file = \"f\"\nprojects = { a = \"x\", b = \"x\" }\n",
             "reconcile.orgs.acme.projects.b: is the id of another project, too",
+        ),
+        (
+            "[reconcile.orgs.acme]\nadmin_key_file = \"f\"\nprojects = { \"\" = \"x\" }\n",
+            "reconcile.orgs.acme.projects.\"\": ",
         ),
         (
             "[reconcile.orgs.\"a\\u0000\"]\nadmin_key_file = \"f\"\n",
