@@ -24,7 +24,7 @@ use crate::{
         api::{AdminKey, BucketWidth, DEFAULT_BASE, UsageApi, UsageApiLimits},
         changes::policy_changes,
         compare,
-        comparison::Unknown,
+        comparison::{CLOSED_AFTER, Unknown},
         file,
         overflow::overflow,
     },
@@ -162,6 +162,8 @@ async fn reconcile(
             .collect(),
         free_tiers: args.free_tiers.clone(),
         tolerance: args.tolerance,
+        close_after: CLOSED_AFTER,
+        settled: None,
         now,
     };
     let mut comparison = compare(&scope, days, &ledger.rows, &report);

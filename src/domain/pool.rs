@@ -4,6 +4,8 @@
 //! decision and changes nothing; [`PoolCounters::count`] and [`PoolCounters::take_back`] carry it out.
 //! `src/store/redis/script/rules.lua` has the same rules in Lua; property tests compare both with a model.
 
+use strum::IntoStaticStr;
+
 use super::{
     tokens::{CounterOverflow, Tokens},
     verdict::{BilledReason, Verdict},
@@ -57,7 +59,8 @@ pub struct ExternalUsage {
 }
 
 /// Where a figure of external usage is from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 #[allow(missing_docs)]
 pub enum ExternalSource {
     Manual,

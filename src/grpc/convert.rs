@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     domain::{
-        BilledReason, InvalidField, ModelCapacity, ModelName, OrgId, PoolName, ProjectId,
-        RequestFields, RequestId, Tokens, UtcDay, Verdict, Workload, ids::check_note,
+        BilledReason, ExternalSource, InvalidField, ModelCapacity, ModelName, OrgId, PoolName,
+        ProjectId, RequestFields, RequestId, Tokens, UtcDay, Verdict, Workload, ids::check_note,
     },
     estimate::{self, Endpoint, Estimate, EstimateBasis, EstimateError},
     ledger::{
@@ -78,6 +78,7 @@ pub(super) fn set_external_usage(
     Ok(SetExternalUsage {
         org,
         pool: PoolName::parse(request.pool).map_err(invalid)?,
+        source: ExternalSource::Manual,
         tokens: Tokens::of_external_usage(request.tokens).map_err(invalid)?,
         note: request.note,
         caller: permit.caller().map(str::to_owned),

@@ -33,7 +33,7 @@ use crate::{
     store::StoreError,
     telemetry::{
         log_limited,
-        metrics::{self, Metrics, MetricsSnapshot, WatchedFile},
+        metrics::{self, Metrics, MetricsSnapshot, ReconcileState, WatchedFile},
     },
 };
 
@@ -131,6 +131,18 @@ async fn readyz(State(state): State<HttpState>) -> (StatusCode, String) {
         if of != WatchedFile::Policy {
             let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
             lines += &format!("{of}: a change was refused at {at}, what was before stays\n");
+        }
+    }
+    for (key_state, what) in [
+        (ReconcileState::KeyRefused, "refused by the provider"),
+        (ReconcileState::KeyUnreadable, "not readable"),
+    ] {
+        match state.metrics.reconciled_orgs(key_state) {
+            0 => {}
+            orgs => {
+                lines +=
+                    &format!("reconcile: admin keys of organizations that are {what}: {orgs}\n")
+            }
         }
     }
     (status, lines)

@@ -5,8 +5,8 @@ use chrono::{DateTime, Utc};
 use super::LedgerError;
 use crate::{
     domain::{
-        ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestFields, RequestId, Tokens,
-        UsageCounters, UtcDay, Verdict,
+        ExternalSource, ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestFields,
+        RequestId, Tokens, UsageCounters, UtcDay, Verdict,
     },
     policy::Enrollment,
     store::{Operation, Outcome, PoolBalance, Timestamped},
@@ -174,11 +174,13 @@ pub struct SetExternalUsage {
     pub org: OrgId,
     /// The pool.
     pub pool: PoolName,
+    /// Which of the two figures.
+    pub source: ExternalSource,
     /// The tokens. They replace the figure before.
     pub tokens: Tokens,
     /// Why, for the audit log.
     pub note: String,
-    /// Who sets it, for the audit log; none without a callers file.
+    /// Who sets it, for the audit log; none if nobody is known, without a callers file.
     pub caller: Option<String>,
 }
 

@@ -57,11 +57,16 @@ impl StoreClock {
         UtcDay::of(now)
     }
 
-    /// The day on which the store probably is.
-    pub(super) fn today(&self) -> UtcDay {
+    /// The store's time, as far as is known.
+    pub(super) fn now(&self) -> DateTime<Utc> {
         let ahead = TimeDelta::milliseconds(self.ahead_ms.load(Ordering::Relaxed));
         let now = wall_clock::now();
-        UtcDay::of(now.checked_add_signed(ahead).unwrap_or(now))
+        now.checked_add_signed(ahead).unwrap_or(now)
+    }
+
+    /// The day on which the store probably is.
+    pub(super) fn today(&self) -> UtcDay {
+        UtcDay::of(self.now())
     }
 }
 

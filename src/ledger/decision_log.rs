@@ -76,6 +76,7 @@ pub(super) fn audit_external_usage(
         caller = request.caller.as_deref(),
         org = request.org.as_str(),
         pool = request.pool.as_str(),
+        source = <&str>::from(request.source),
         before = set.as_ref().ok().map(|set| set.before.get()),
         after = request.tokens.get(),
         note = request.note,

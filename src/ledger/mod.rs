@@ -17,6 +17,7 @@ mod queue;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use chrono::{DateTime, Utc};
 use tokio::{sync::watch, time::Instant};
 
 use self::{
@@ -36,7 +37,7 @@ pub use self::{
     error::LedgerError,
 };
 use crate::{
-    domain::{BilledReason, ExternalSource, OrgId, RequestId, Verdict},
+    domain::{BilledReason, OrgId, RequestId, Verdict},
     policy::Policy,
     store::{Operation, Outcome, Store, StoreError, Timestamped, UsageLimits},
     telemetry::{log_limited, metrics::Metrics, traces},
@@ -139,6 +140,12 @@ impl Ledger {
         self.backend.policy.load_full()
     }
 
+    /// The store's time, as far as its last reply shows.
+    #[must_use]
+    pub fn now(&self) -> DateTime<Utc> {
+        self.backend.clock.now()
+    }
+
     /// Decides whether a request is free, and counts it.
     ///
     /// # Errors
@@ -230,7 +237,7 @@ impl Ledger {
         }
         let operation = Operation::SetExternalUsage {
             pool: request.pool.clone(),
-            source: ExternalSource::Manual,
+            source: request.source,
             tokens: request.tokens,
         };
         let set = self.decide(request.org.clone(), Request::Assessed(operation));

@@ -59,7 +59,7 @@ pub struct UsageApiLimits {
 }
 
 /// The provider's admin key.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct AdminKey(HeaderValue);
 
 /// Queries the provider's usage.
@@ -198,21 +198,7 @@ impl UsageApi {
     ///
     /// The address is not `https://`, nor `http://` of this machine; the system's authorities can't be used.
     pub fn new(base: &Uri, key: AdminKey, limits: UsageApiLimits) -> Result<Self, UsageApiError> {
-        match base.scheme_str() {
-            Some("https") => {}
-            Some("http") if is_loopback(base) => {}
-            _ => {
-                return Err(UsageApiError::Address(
-                    "must be https://, or http:// of this machine",
-                ));
-            }
-        }
-        let has_user = base.authority().is_none_or(|it| it.as_str().contains('@'));
-        if has_user || base.query().is_some() {
-            return Err(UsageApiError::Address(
-                "must have a host, and neither a user nor a query",
-            ));
-        }
+        check_base(base)?;
         let path = match base.path().trim_end_matches('/') {
             "" => "/v1",
             path => path,
@@ -280,14 +266,16 @@ impl UsageApi {
                 Ok(Err(failure)) => failure,
                 Err(_) => (UsageApiError::Timeout(time), None),
             };
-            if !error.is_transient() || attempt == self.limits.attempts {
+            if !error.is_transient() {
                 return Err(error);
             }
-            let pause = retry_after.unwrap_or(delay);
-            if pause > self.limits.max_retry_delay {
+            if let Some(pause) = retry_after.filter(|it| *it > self.limits.max_retry_delay) {
                 return Err(UsageApiError::RetryLater(pause));
             }
-            sleep(pause).await;
+            if attempt == self.limits.attempts {
+                return Err(error);
+            }
+            sleep(retry_after.unwrap_or(delay)).await;
             delay *= 2;
             attempt += 1;
         }
@@ -362,6 +350,30 @@ impl UsageApi {
         let words = fault.map_or_else(|| root_cause(error), TlsFault::sentence);
         (UsageApiError::Connection(words), None)
     }
+}
+
+/// Checks the address of the API.
+///
+/// # Errors
+///
+/// It is not `https://`, nor `http://` of this machine; or it has more than a host, a port and a path.
+pub fn check_base(base: &Uri) -> Result<(), UsageApiError> {
+    match base.scheme_str() {
+        Some("https") => {}
+        Some("http") if is_loopback(base) => {}
+        _ => {
+            return Err(UsageApiError::Address(
+                "must be https://, or http:// of this machine",
+            ));
+        }
+    }
+    let has_user = base.authority().is_none_or(|it| it.as_str().contains('@'));
+    if has_user || base.query().is_some() {
+        return Err(UsageApiError::Address(
+            "must have a host, and neither a user nor a query",
+        ));
+    }
+    Ok(())
 }
 
 fn root_cause(error: &(dyn Error + 'static)) -> String {

@@ -7,13 +7,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{
     drift::{CellFacts, ComparedUsage, Drift, DriftKind, Tolerance},
     report::{ReportRow, UsageReport},
+    samples::{LedgerRow, LedgerSample},
 };
 use crate::{
     domain::{OrgId, PoolName, ProjectId, UtcDay, other_row},
     policy::{ComparedModel, DataSharing, Policy},
 };
 
-/// How long after its end a day is closed: the provider corrects its figures until then.
+/// How long after its end a day is closed by default: the provider corrects its figures until then.
 pub const CLOSED_AFTER: TimeDelta = TimeDelta::hours(36);
 
 /// Service tiers that are not free.
@@ -36,23 +37,12 @@ pub struct Scope<'a> {
     pub free_tiers: Vec<String>,
     /// Which differences count as none.
     pub tolerance: Tolerance,
+    /// How long after its end a day is closed.
+    pub close_after: TimeDelta,
+    /// What the ledger had when the youngest usage ended that is compared; none: all usage is compared.
+    pub settled: Option<&'a LedgerSample>,
     /// The time.
     pub now: DateTime<Utc>,
-}
-
-/// A row of the ledger's usage.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LedgerRow {
-    /// The day.
-    pub day: UtcDay,
-    /// The project, as the gateway names it.
-    pub project: String,
-    /// The model, as it was asked for.
-    pub model: String,
-    /// FREE tokens.
-    pub free_tokens: u64,
-    /// BILLED tokens.
-    pub billed_tokens: u64,
 }
 
 /// What one figure is of. Ordered by day, project and model.
@@ -113,6 +103,9 @@ pub struct Comparison {
     hidden: BTreeMap<UtcDay, u64>,
 }
 
+/// FREE and BILLED tokens of the ledger.
+type LedgerTokens = (u64, u64);
+
 impl Comparison {
     /// Whether there is drift. What is late is none.
     pub fn has_drift(&self) -> bool {
@@ -164,7 +157,7 @@ impl Comparison {
         ledger: &[LedgerRow],
         report: &UsageReport,
     ) -> Self {
-        let is_open = |day: &&UtcDay| scope.now < day.end() + CLOSED_AFTER;
+        let is_open = |day: &&UtcDay| scope.now < day.end() + scope.close_after;
         let mut comparison = Self {
             open_days: days.iter().filter(is_open).copied().collect(),
             by_project: report.rows.iter().any(|row| row.project.is_some()),
@@ -173,7 +166,11 @@ impl Comparison {
         };
         comparison.add_ledger(scope, ledger);
         comparison.add_report(scope, report);
-        comparison.find_unknown(scope, report);
+        comparison.find_absent_days(report);
+        let settled = comparison.settled(scope);
+        comparison.find_verdicts(scope, report, &settled);
+        comparison.find_hidden();
+        comparison.leave_out_young(&settled);
         comparison.judge(scope);
         comparison.move_to_the_next_day();
         comparison.subtract_hidden();
@@ -189,18 +186,48 @@ impl Comparison {
                 *self.hidden.entry(row.day).or_default() += row.free_tokens + row.billed_tokens;
                 continue;
             }
-            let usage = self.usage.entry(UsageKey {
-                day: row.day,
-                project: if self.by_project {
-                    scope.project(&row.project).to_owned()
-                } else {
-                    String::new()
-                },
-                model: scope.policy.compared_model(&row.model),
-            });
-            let usage = usage.or_default();
+            let usage = self.usage.entry(self.ledger_key(scope, row)).or_default();
             usage.ledger_free += row.free_tokens;
             usage.ledger_billed += row.billed_tokens;
+        }
+    }
+
+    fn ledger_key(&self, scope: &Scope<'_>, row: &LedgerRow) -> UsageKey {
+        UsageKey {
+            day: row.day,
+            project: if self.by_project {
+                scope.project(&row.project).to_owned()
+            } else {
+                String::new()
+            },
+            model: scope.policy.compared_model(&row.model),
+        }
+    }
+
+    /// What the ledger had of each cell that may have young usage.
+    fn settled(&self, scope: &Scope<'_>) -> BTreeMap<UsageKey, LedgerTokens> {
+        let Some(sample) = scope.settled else {
+            return BTreeMap::new();
+        };
+        let cells = self.usage.keys().filter(|key| key.day >= sample.day);
+        let mut settled: BTreeMap<UsageKey, LedgerTokens> =
+            cells.map(|key| (key.clone(), (0, 0))).collect();
+        for row in &sample.rows {
+            if let Some((free, billed)) = settled.get_mut(&self.ledger_key(scope, row)) {
+                *free += row.free_tokens;
+                *billed += row.billed_tokens;
+            }
+        }
+        settled
+    }
+
+    /// Of what the ledger has counted or taken back since, it is not known yet whether the provider has it: as much
+    /// counts as agrees with the report.
+    fn leave_out_young(&mut self, settled: &BTreeMap<UsageKey, LedgerTokens>) {
+        for (key, then) in settled {
+            if let Some(usage) = self.usage.get_mut(key) {
+                usage.leave_out_young(*then, self.has_verdicts);
+            }
         }
     }
 
@@ -227,13 +254,12 @@ impl Comparison {
         }
     }
 
-    /// What the report does not say, and what the ledger does not.
-    fn find_unknown(&mut self, scope: &Scope<'_>, report: &UsageReport) {
+    /// Days that the report does not have.
+    fn find_absent_days(&mut self, report: &UsageReport) {
         let (known, absent) = self.days.iter().partition(|day| report.days.contains(day));
         let absent: BTreeSet<UtcDay> = absent;
         self.days = known;
         self.usage.retain(|key, _| !absent.contains(&key.day));
-        self.find_verdicts(scope, report);
         let absent = absent.into_iter().map(|day| {
             let reason = "the report has no bucket of this day".to_owned();
             Unknown {
@@ -242,6 +268,10 @@ impl Comparison {
             }
         });
         self.unknown.extend(absent);
+    }
+
+    /// What the ledger does not say.
+    fn find_hidden(&mut self) {
         let hidden = self.hidden.iter().filter(|(_, tokens)| **tokens > 0);
         self.unknown.extend(hidden.map(|(day, tokens)| {
             let reason = format!("the models of {tokens} tokens are not known: the ledger has them in the row (other)");
@@ -250,7 +280,12 @@ impl Comparison {
     }
 
     /// Without a free tier in the report nobody knows what was free, unless nothing was.
-    fn find_verdicts(&mut self, scope: &Scope<'_>, report: &UsageReport) {
+    fn find_verdicts(
+        &mut self,
+        scope: &Scope<'_>,
+        report: &UsageReport,
+        settled: &BTreeMap<UsageKey, LedgerTokens>,
+    ) {
         let tiers = report.rows.iter().filter_map(|row| row.tier.as_deref());
         let other = tiers.filter(|it| {
             !BILLED_TIERS.contains(it) && !scope.free_tiers.iter().any(|free| free == it)
@@ -258,7 +293,9 @@ impl Comparison {
         self.other_tiers = other.map(str::to_owned).collect();
         let has_free_tier = report.rows.iter().any(|row| scope.is_free(row));
         let is_by_tier = report.rows.is_empty() || report.rows.iter().any(|row| row.tier.is_some());
-        let is_nothing_free = self.usage.values().all(|it| it.ledger_free == 0);
+        let is_nothing_free = self.usage.iter().all(|(key, usage)| {
+            usage.ledger_free == 0 || settled.get(key).is_some_and(|(free, _)| *free == 0)
+        });
         self.has_verdicts =
             has_free_tier || (is_by_tier && is_nothing_free && self.other_tiers.is_empty());
         if self.has_verdicts {

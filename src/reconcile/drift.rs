@@ -182,6 +182,29 @@ impl ComparedUsage {
         self.provider_free + self.provider_billed
     }
 
+    /// Leaves out what is too young to be compared. The ledger's figures become what agrees best with the provider's,
+    /// between what they were then and what they are. What the ledger has counted since may have the other verdict at the
+    /// provider: so much of that is left out there.
+    pub(super) fn leave_out_young(&mut self, then: (u64, u64), has_verdicts: bool) {
+        let range = |then: u64, now: u64| (then.min(now), then.max(now));
+        let within = |tokens: u64, (least, most): (u64, u64)| tokens.clamp(least, most);
+        let free = range(then.0, self.ledger_free);
+        let billed = range(then.1, self.ledger_billed);
+        if !has_verdicts {
+            let total = self.provider_total();
+            self.ledger_free = within(total, free);
+            self.ledger_billed = within(total.saturating_sub(self.ledger_free), billed);
+            return;
+        }
+        self.ledger_free = within(self.provider_free, free);
+        self.ledger_billed = within(self.provider_billed, billed);
+        let beyond =
+            |provider: u64, ledger: u64, young: u64| provider.saturating_sub(ledger).min(young);
+        let (young_free, young_billed) = (free.1 - self.ledger_free, billed.1 - self.ledger_billed);
+        self.provider_free -= beyond(self.provider_free, self.ledger_free, young_billed);
+        self.provider_billed -= beyond(self.provider_billed, self.ledger_billed, young_free);
+    }
+
     /// Compares the two sides.
     pub(super) fn judge(&self, facts: CellFacts, tolerance: Tolerance) -> CellDrift {
         let (free, billed) = match facts.has_verdicts {

@@ -1,5 +1,5 @@
-//! Compares what the provider reports with what the ledger counted (docs/CONTRACT.md, "Reconcile"): pure, but for
-//! [`api`], which fetches the provider's report.
+//! Compares what the provider reports with what the ledger counted (docs/CONTRACT.md, "Reconcile"). Pure, but for
+//! [`api`], which fetches the provider's report, and the background task.
 //!
 //! | module | what it has |
 //! | --- | --- |
@@ -11,6 +11,9 @@
 //! | [`overflow`] | which overflow rule the provider applied |
 //! | [`changes`] | the changes of the policy that make both agree |
 //! | [`api`] | a client of the provider's usage API |
+//! | [`samples`] | what the ledger had a while ago: usage that the provider may not report yet is not compared |
+//! | [`external`] | the figures of external usage that the provider's report shows |
+//! | [`task`], [`settings`], `poll`, `status` | the background task, its settings, one poll of an organization, what metrics and `/readyz` show |
 
 pub mod api;
 mod causes;
@@ -18,17 +21,26 @@ pub mod changes;
 pub mod comparison;
 mod dashboard;
 pub mod drift;
+pub mod external;
 pub mod file;
 pub mod overflow;
 mod pages;
+mod poll;
 pub mod report;
+pub mod samples;
+pub mod settings;
+mod status;
+pub mod task;
 
 use std::collections::BTreeSet;
 
 pub use self::{
-    comparison::{Comparison, LedgerRow, Scope},
+    comparison::{Comparison, Scope},
     drift::{Drift, DriftKind, Tolerance},
     report::{ReportFault, UsageReport},
+    samples::LedgerRow,
+    settings::{Raise, ReconcileSettings, ReconciledOrg},
+    task::Reconciler,
 };
 use crate::domain::UtcDay;
 

@@ -7,7 +7,11 @@ mod reload;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::{
     ServingStatus,
@@ -29,6 +33,7 @@ use crate::{
     http::{self, HttpState, Readiness},
     ledger::{Ledger, LedgerConfig},
     net::{ListenAddress, Listener},
+    reconcile::{ReconcileSettings, Reconciler, api::UsageApiLimits},
     settings::{Settings, StoreChoice},
     telemetry::{
         metrics::{Metrics, PortName},
@@ -59,6 +64,7 @@ pub struct Server {
     files: Files,
     service: QuotaServiceConfig,
     envoy: EnvoySettings,
+    reconcile: Option<ReconcileSettings>,
     reflection: ReflectionFor,
     http_api: Option<InProcessService>,
     drain_delay: Duration,
@@ -116,6 +122,7 @@ impl Server {
             },
             service,
             envoy: settings.envoy.clone(),
+            reconcile: settings.reconcile.clone(),
             reflection: settings.reflection,
             http_api,
             drain_delay: settings.drain_delay,
@@ -204,7 +211,7 @@ impl Server {
             api: self.http_api,
         });
         // They start before the first call, and run until the last one ends: longer than readiness is set by the store.
-        let mut followers = self.files.follow(&service, &signal);
+        let mut followers = start_followers(self.files, self.reconcile, &service, &signal);
         let follow = follow_store(
             service.ledger.store_state(),
             reporter.clone(),
@@ -249,6 +256,27 @@ impl Server {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// Starts the tasks that run beside the calls.
+fn start_followers(
+    files: Files,
+    reconcile: Option<ReconcileSettings>,
+    service: &QuotaServiceConfig,
+    signal: &ReloadSignal,
+) -> JoinSet<()> {
+    let mut followers = files.follow(service, signal);
+    if let Some(settings) = reconcile {
+        let (ledger, metrics) = (service.ledger.clone(), service.metrics.clone());
+        let limits = UsageApiLimits::default();
+        let reconciler = Reconciler::new(settings, ledger, metrics, limits);
+        // The end waits for what it sets last, as for a call.
+        let last_call = service
+            .open_calls
+            .track_future(reconciler.run(service.stopping.clone()));
+        followers.spawn(last_call);
+    }
+    followers
 }
 
 /// Waits until the open calls have ended, then a moment for the connections, both until the deadline.

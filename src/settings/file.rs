@@ -283,7 +283,7 @@ pub(super) fn timeout(entry: &Entry<'_>) -> Option<Duration> {
     entry.check(timeout.ok_or("must be more than 0 and at most 60s"))
 }
 
-fn time(entry: &Entry<'_>, max: Duration) -> Option<Duration> {
+pub(super) fn time(entry: &Entry<'_>, max: Duration) -> Option<Duration> {
     let time = entry.duration()?;
     let time = (SECOND..=max).contains(&time).then_some(time);
     let fault = || format!("must be 1s to {}", humantime::format_duration(max));

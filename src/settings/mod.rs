@@ -8,6 +8,7 @@ pub(crate) mod args;
 mod envoy;
 mod error;
 mod file;
+mod reconcile;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -22,6 +23,7 @@ use crate::{
     grpc::ReflectionFor,
     ledger::OnStoreFailure,
     net::{Limits, ListenerTls},
+    reconcile::ReconcileSettings,
     store::{
         UsageLimits,
         redis::{RedisConfig, RedisUrl},
@@ -76,6 +78,8 @@ pub struct Settings {
     pub waiting_decisions: usize,
     /// Which of Envoy's services are served, and how.
     pub envoy: EnvoySettings,
+    /// Which organizations are compared with the provider all the time; none: no organization is.
+    pub reconcile: Option<ReconcileSettings>,
 }
 
 /// Where the counters are. The setting `store` alone has only the URL of a Redis.
@@ -166,6 +170,7 @@ impl Settings {
             limits,
             waiting_decisions,
             envoy: envoy::settings(&root.section("envoy")),
+            reconcile: reconcile::settings(root, usage_limits.retention_days),
         };
         root.finish();
         if let Some(config) = redis? {
@@ -206,7 +211,7 @@ impl Settings {
 /// Every key of the settings file, with its section before it.
 fn keys() -> Vec<String> {
     let settings = |root: &Section<'_>| Settings::read(ServeArgs::default(), None, root).ok();
-    toml::keys("[tls]\n[http_tls]\n", settings)
+    toml::keys("[tls]\n[http_tls]\n[reconcile]\n", settings)
 }
 
 impl StoreChoice<RedisUrl> {
@@ -240,6 +245,7 @@ mod tests {
             ("TOLLGATE_TLS_CERT_FILE", "tls.cert_file"),
             ("TOLLGATE_HTTP_TLS_KEY_FILE", "http_tls.key_file"),
             ("TOLLGATE_BOUNDS_CONNECTIONS", "bounds.connections"),
+            ("TOLLGATE_RECONCILE_EVERY", "reconcile.every"),
         ] {
             assert!(args::nearest_known(name).is_some());
             assert_eq!(file_setting(name, &keys).map(String::as_str), Some(key));

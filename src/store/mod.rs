@@ -21,7 +21,7 @@ pub mod file;
 pub mod memory;
 pub mod redis;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -114,6 +114,16 @@ pub trait Store: Send + Sync + 'static {
         after: Option<&RowKey>,
         limit: usize,
     ) -> Result<Timestamped<UsageRows>, StoreError>;
+
+    /// Takes the lease of the background reconcile, or renews it, for this time: one replica at a time has it
+    /// (docs/CONTRACT.md, "Background reconcile"). `false`: another one has it. A store of one process has no other.
+    ///
+    /// # Errors
+    ///
+    /// The store failed. This replica may have the lease all the same.
+    async fn take_lease(&self, _duration: Duration) -> Result<bool, StoreError> {
+        Ok(true)
+    }
 
     /// How often the store was found to have lost acknowledged writes of today, which were then restored.
     fn losses(&self) -> u64 {

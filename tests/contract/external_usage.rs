@@ -29,6 +29,7 @@ async fn try_set(
     let request = SetExternalUsage {
         org: org_id(org),
         pool: PoolName::parse(pool).unwrap(),
+        source: ExternalSource::Manual,
         tokens: Tokens::of_external_usage(tokens).unwrap(),
         note: String::new(),
         caller: None,

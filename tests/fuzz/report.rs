@@ -9,7 +9,9 @@ use libfuzzer_sys::fuzz_target;
 use tollgate::{
     domain::{OrgId, PoolName, Tokens},
     policy::Policy,
-    reconcile::{Scope, Tolerance, UsageReport, compare, overflow::overflow},
+    reconcile::{
+        Scope, Tolerance, UsageReport, compare, comparison::CLOSED_AFTER, overflow::overflow,
+    },
 };
 
 fuzz_target!(|bytes: &[u8]| {
@@ -30,6 +32,8 @@ fuzz_target!(|bytes: &[u8]| {
         projects: BTreeMap::new(),
         free_tiers: vec!["incentivized-tier".to_owned()],
         tolerance: "0".parse::<Tolerance>().expect("legal"),
+        close_after: CLOSED_AFTER,
+        settled: None,
         now: DateTime::from_timestamp(1_800_000_000, 0).expect("a time"),
     };
     let days: BTreeSet<_> = report.days.iter().copied().take(62).collect();

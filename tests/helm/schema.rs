@@ -58,6 +58,15 @@ const WRONG_VALUES: &[(&str, &str)] = &[
     ("policy.aliases.a=", "/policy/aliases/a"),
     ("settings.listen=0.0.0.0:1", "listen"),
     ("settings.drain_delay=soon", "/settings/drain_delay"),
+    (
+        "settings.reconcile.every=often",
+        "/settings/reconcile/every",
+    ),
+    ("settings.reconcile.admin_key=x", "admin_key"),
+    (
+        "settings.reconcile.orgs.acme.projects.p=x",
+        "'/settings/reconcile/orgs/acme': missing property 'admin_key_file'",
+    ),
     ("settings.drain_delay=5", "/settings/drain_delay"),
     ("settings.drain_delay=null", "drain_delay"),
     ("settings.usage_retention=36h", "/settings/usage_retention"),

@@ -8,6 +8,7 @@ use tollgate::{
         Comparison,
         DriftKind::{self, *},
         Scope, Tolerance, UsageReport, compare,
+        comparison::CLOSED_AFTER,
     },
 };
 
@@ -169,6 +170,8 @@ async fn compare_all(world: &World, traffic: &Traffic, events: Vec<UsageEvent>) 
         projects: [].into(),
         free_tiers: vec![FREE_TIER.to_owned()],
         tolerance: Tolerance::Tokens(0),
+        close_after: CLOSED_AFTER,
+        settled: None,
         now,
     };
     compare(&scope, history::days().collect(), &rows, &report)

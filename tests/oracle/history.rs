@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tollgate::{
-    domain::{PoolName, Tokens, UtcDay, Verdict, Workload},
+    domain::{ExternalSource, PoolName, Tokens, UtcDay, Verdict, Workload},
     ledger::{Reserve, SetExternalUsage, Settle},
     reconcile::LedgerRow,
 };
@@ -162,6 +162,7 @@ impl History {
         let call = SetExternalUsage {
             org: org_id("acme"),
             pool: PoolName::parse(*pool).unwrap(),
+            source: ExternalSource::Manual,
             tokens: total,
             note: String::new(),
             caller: None,

@@ -15,7 +15,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use tollgate::{
-    domain::{PoolName, Tokens, UtcDay, Workload},
+    domain::{ExternalSource, PoolName, Tokens, UtcDay, Workload},
     ledger::{LedgerError, Reserve, Reserved, SetExternalUsage, Settle, UsagePage},
     policy::Policy,
     store::PoolBalance,
@@ -217,6 +217,7 @@ async fn operate(step: &Step, world: &World, resets_at: DateTime<Utc>) -> String
             let call = SetExternalUsage {
                 org: org_id(org),
                 pool: PoolName::parse(*pool).unwrap(),
+                source: ExternalSource::Manual,
                 tokens: Tokens::new(*tokens).unwrap(),
                 note: String::new(),
                 caller: None,

@@ -2,11 +2,15 @@
 
 mod accounting;
 mod api;
+mod background;
 mod command;
 mod kinds;
 mod overflow;
 mod readme;
+mod replicas;
 mod reports;
+mod settings;
+mod young;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +21,7 @@ use tollgate::{
     policy::Policy,
     reconcile::{
         Comparison, LedgerRow, Scope, Tolerance, UsageReport, changes::policy_changes, compare,
-        overflow::OverflowEvidence,
+        comparison::CLOSED_AFTER, overflow::OverflowEvidence,
     },
 };
 
@@ -121,6 +125,8 @@ impl Books {
             projects: BTreeMap::from([("proj_p".to_owned(), "p".to_owned())]),
             free_tiers: vec![FREE.to_owned()],
             tolerance: self.tolerance.parse::<Tolerance>().unwrap(),
+            close_after: CLOSED_AFTER,
+            settled: None,
             now,
         }
     }

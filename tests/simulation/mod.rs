@@ -12,7 +12,7 @@ use std::sync::Arc;
 use redis::{Value, cmd};
 use tokio::task::JoinSet;
 use tollgate::{
-    domain::{BilledReason, PoolName, Refusal, Tokens, Verdict},
+    domain::{BilledReason, ExternalSource, PoolName, Refusal, Tokens, Verdict},
     ledger::{Ledger, LedgerConfig, LedgerError, SetExternalUsage, Settle},
     store::{PoolBalance, StoreError},
 };
@@ -338,6 +338,7 @@ async fn perform(ledger: &Ledger, operation: Operation) -> Answer {
             let request = SetExternalUsage {
                 org: org_id("acme"),
                 pool: PoolName::parse("large").unwrap(),
+                source: ExternalSource::Manual,
                 tokens: Tokens::new(tokens as u64).unwrap(),
                 note: String::new(),
                 caller: None,

@@ -71,6 +71,8 @@ pub struct ReportedUsage {
 
 struct ApiState {
     usage: ReportedUsage,
+    /// The admin key that is accepted.
+    key: String,
     faults: VecDeque<ApiFault>,
     queries: Vec<String>,
 }
@@ -130,6 +132,7 @@ impl UsageApiServer {
                 now: now.parse().unwrap(),
                 events,
             },
+            key: ADMIN_KEY.to_owned(),
             faults: VecDeque::new(),
             queries: Vec::new(),
         }));
@@ -149,6 +152,16 @@ impl UsageApiServer {
         self.state.lock().unwrap().usage.now = now.parse().unwrap();
     }
 
+    /// From now on only this admin key is accepted.
+    pub fn set_key(&self, key: &str) {
+        key.clone_into(&mut self.state.lock().unwrap().key);
+    }
+
+    /// More that ran.
+    pub fn add(&self, event: UsageEvent) {
+        self.state.lock().unwrap().usage.events.push(event);
+    }
+
     /// The queries so far.
     pub fn queries(&self) -> Vec<String> {
         self.state.lock().unwrap().queries.clone()
@@ -162,10 +175,10 @@ impl Drop for UsageApiServer {
 }
 
 async fn answer(State(state): State<SharedState>, uri: Uri, headers: HeaderMap) -> Response {
-    let fault = {
+    let (fault, admin_key) = {
         let mut state = state.lock().unwrap();
         state.queries.push(uri.to_string());
-        state.faults.pop_front()
+        (state.faults.pop_front(), state.key.clone())
     };
     let bearer = headers
         .get(header::AUTHORIZATION)
@@ -176,7 +189,7 @@ async fn answer(State(state): State<SharedState>, uri: Uri, headers: HeaderMap) 
         (status, json!({ "error": { "message": key } }).to_string()).into_response()
     };
     match key {
-        Some(ADMIN_KEY) => {}
+        Some(key) if key == admin_key => {}
         Some(PROJECT_KEY) => return refuse(StatusCode::FORBIDDEN),
         _ => return refuse(StatusCode::UNAUTHORIZED),
     }

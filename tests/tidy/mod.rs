@@ -103,6 +103,18 @@ const ROOMS: &[(&str, &[&str])] = &[
         &["domain", "policy", "store", "telemetry", "wall_clock"],
     ),
     (
+        "reconcile",
+        &[
+            "domain",
+            "files",
+            "ledger",
+            "policy",
+            "store",
+            "telemetry",
+            "tls",
+        ],
+    ),
+    (
         "grpc",
         &["auth", "domain", "estimate", "ledger", "store", "telemetry"],
     ),
@@ -131,7 +143,6 @@ const ROOMS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("reconcile", &["domain", "policy", "tls"]),
     ("net", &["auth", "files", "telemetry", "wall_clock"]),
     (
         "settings",
@@ -144,6 +155,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "ledger",
             "net",
             "policy",
+            "reconcile",
             "store",
             "telemetry",
         ],
@@ -159,6 +171,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "ledger",
             "net",
             "policy",
+            "reconcile",
             "settings",
             "store",
             "telemetry",
@@ -305,6 +318,7 @@ fn every_script_documents_its_keys_and_its_reply() {
     let scripts = [
         "src/store/redis/script/acl_check.lua",
         "src/store/redis/script/call.lua",
+        "src/store/redis/script/lease.lua",
         "src/store/redis/script/query.lua",
     ];
     assert_eq!(names, scripts);

@@ -211,7 +211,7 @@ grpc:
 
 {{/* The mounted Secrets, by their directory below /etc/tollgate. */}}
 {{- define "tollgate.secrets" -}}
-{{- range $name, $secret := dict "tls" .Values.tls.existingSecret "http-tls" .Values.httpTls.existingSecret "callers" .Values.callers.existingSecret "redis-tls" .Values.redis.tls.existingSecret }}
+{{- range $name, $secret := dict "tls" .Values.tls.existingSecret "http-tls" .Values.httpTls.existingSecret "callers" .Values.callers.existingSecret "redis-tls" .Values.redis.tls.existingSecret "reconcile" .Values.reconcile.existingSecret }}
 {{- if $secret }}
 {{ $name }}: {{ $secret | quote }}
 {{- end }}

@@ -42,8 +42,10 @@ paths.
 {{- end -}}
 {{- /* YAML reads an unquoted off as false. */ -}}
 {{- if kindIs "bool" $settings.reflection -}}{{- $_ := set $settings "reflection" "off" -}}{{- end -}}
+{{- $reconcile := default dict $settings.reconcile -}}
+{{- if kindIs "bool" $reconcile.raise -}}{{- $_ := set $reconcile "raise" "off" -}}{{- end -}}
 {{- /* Empty sections are left out. */ -}}
-{{- range $name, $section := dict "redis" $redis "bounds" $bounds "envoy" (default dict $settings.envoy) -}}
+{{- range $name, $section := dict "redis" $redis "bounds" $bounds "envoy" (default dict $settings.envoy) "reconcile" $reconcile -}}
 {{- $said := dict -}}
 {{- range $key, $value := $section -}}
 {{- if not (kindIs "invalid" $value) -}}{{- $_ := set $said $key $value -}}{{- end -}}

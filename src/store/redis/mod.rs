@@ -16,6 +16,8 @@
 //! | | `\2` pool | the pool's held tokens | `\2large` → `600` |
 //! | | `\2` | the number of the day's usage rows, and of those for unlisted models | `12 3` |
 //!
+//! Beside these there is one key for all organizations, the lease of the background reconcile ([`lease`]).
+//!
 //! # How it is updated
 //!
 //! One script decides batches, each of one organization ([`decide`], `script/*.lua`). It judges a batch whole
@@ -39,13 +41,14 @@ mod acl_check;
 mod conn;
 mod decide;
 mod eviction_check;
+mod lease;
 pub mod queries;
 pub mod recovery;
 mod refusals;
 pub mod reply;
 pub mod script;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
@@ -88,6 +91,7 @@ pub struct RedisStore {
     decider: Arc<Decider>,
     /// Reads pools and the clock, and may write nothing.
     query_script: Script,
+    lease_script: Script,
     usage_reads: Semaphore,
 }
 
@@ -104,6 +108,7 @@ impl RedisStore {
         Ok(Self {
             eviction_check: EvictionCheck::new(config.unsafe_eviction),
             query_script: Script::new(include_str!("script/query.lua")),
+            lease_script: Script::new(include_str!("script/lease.lua")),
             usage_reads: Semaphore::new(MAX_USAGE_READS),
             client,
             decider: Arc::new(decider),
@@ -146,6 +151,10 @@ impl Store for RedisStore {
         limit: usize,
     ) -> Result<Timestamped<UsageRows>, StoreError> {
         self.read_usage(org, day, after, limit).await
+    }
+
+    async fn take_lease(&self, duration: Duration) -> Result<bool, StoreError> {
+        self.take_or_renew_lease(duration).await
     }
 
     fn losses(&self) -> u64 {

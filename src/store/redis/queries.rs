@@ -127,7 +127,11 @@ impl RedisStore {
     }
 
     /// If it failed for a missing permission, names that.
-    async fn explain<T>(&self, key: &str, reply: Result<T, SendError>) -> Result<T, StoreError> {
+    pub(super) async fn explain<T>(
+        &self,
+        key: &str,
+        reply: Result<T, SendError>,
+    ) -> Result<T, StoreError> {
         let acl_check = &self.decider.acl_check;
         match reply {
             Ok(reply) => Ok(reply),

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use chrono::{DateTime, Utc};
@@ -14,7 +15,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info},
 };
 
-use super::labels::WatchedFile;
+use super::labels::{ReconcileState, WatchedFile};
 
 /// State of other parts at the moment of a scrape.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +53,21 @@ pub(super) struct PolicyInfo {
     pub(super) version: String,
     pub(super) organizations: usize,
     pub(super) at: DateTime<Utc>,
+}
+
+/// The background reconcile of this replica, while it has the lease.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ReconcileGauges(Arc<Mutex<Option<ReconcileFigures>>>);
+
+/// What the background reconcile of this replica found last, over all organizations.
+#[derive(Debug, Clone)]
+pub struct ReconcileFigures {
+    /// Tokens by kind of drift.
+    pub drift_tokens: Vec<(&'static str, u64)>,
+    /// The number of organizations.
+    pub orgs: EnumMap<ReconcileState, u64>,
+    /// When the organization was compared whose last comparison is the oldest.
+    pub compared_at: Instant,
 }
 
 /// The values that the kernel lets this process read of itself, under Prometheus' standard names.
@@ -148,6 +164,7 @@ impl Collector for FileStates {
             &mut encoder,
             "tollgate_file_refused",
             "Whether what is in the file's place is refused, and the last good one is in force.",
+            "of",
             refused.map(|(of, at)| (of.into(), at.is_some().into())),
         )?;
         let certificates = state.certificates.iter();
@@ -155,21 +172,62 @@ impl Collector for FileStates {
             &mut encoder,
             "tollgate_certificate_expiry_timestamp_seconds",
             "When a certificate of this service ends, in seconds since 1970.",
+            "of",
             certificates.map(|(of, at)| (*of, at.timestamp())),
         )
     }
 }
 
-/// Encodes a metric's gauges, each with the value of its label `of`.
+impl ReconcileGauges {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Option<ReconcileFigures>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Collector for ReconcileGauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let figures = self.lock();
+        let figures = figures.as_ref();
+        let drift = figures.iter().flat_map(|it| it.drift_tokens.iter());
+        encode_gauges(
+            &mut encoder,
+            "tollgate_drift_tokens",
+            "What the ledger and the provider differ in, by kind, at the last comparison of each organization.",
+            "kind",
+            drift.map(|(kind, tokens)| (*kind, i64::try_from(*tokens).unwrap_or(i64::MAX))),
+        )?;
+        let orgs = figures.iter().flat_map(|it| it.orgs.iter());
+        encode_gauges(
+            &mut encoder,
+            "tollgate_reconcile_orgs",
+            "Organizations that are compared with the provider, by how the last comparison ended.",
+            "state",
+            orgs.map(|(state, orgs)| (state.into(), i64::try_from(*orgs).unwrap_or(i64::MAX))),
+        )?;
+        let encoder = encoder.encode_descriptor(
+            "tollgate_reconcile_age_seconds",
+            "Time since the oldest of the organizations' last comparisons with the provider.",
+            None,
+            MetricType::Gauge,
+        )?;
+        match figures {
+            Some(it) => ConstGauge::new(it.compared_at.elapsed().as_secs_f64()).encode(encoder),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Encodes a metric's gauges, each with the value of its label.
 fn encode_gauges(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
+    key: &'static str,
     gauges: impl Iterator<Item = (&'static str, i64)>,
 ) -> fmt::Result {
     let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (of, value) in gauges {
-        encoder.encode_family(&[("of", of)])?.encode_gauge(&value)?;
+        encoder.encode_family(&[(key, of)])?.encode_gauge(&value)?;
     }
     Ok(())
 }

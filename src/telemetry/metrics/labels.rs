@@ -50,6 +50,24 @@ pub enum Code {
     Unauthenticated,
 }
 
+/// How an organization's last comparison with the provider ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum ReconcileState {
+    /// It was not compared yet.
+    Waiting,
+    Agrees,
+    Drifts,
+    /// It could not be compared completely.
+    Unknown,
+    /// The provider or the ledger did not answer.
+    Failing,
+    /// The provider refused the admin key: 401 or 403.
+    KeyRefused,
+    /// The file of the admin key can't be used.
+    KeyUnreadable,
+}
+
 /// How tokens were counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]

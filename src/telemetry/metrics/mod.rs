@@ -16,11 +16,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use prometheus_client::{encoding::text, registry::Registry};
 
-pub use self::collectors::MetricsSnapshot;
+pub use self::collectors::{MetricsSnapshot, ReconcileFigures};
 pub use self::labels::{
     CloseReason, Code, ConnectionRefusal, DenialReason, EnvoyCheck, EnvoyOutcome, PortName,
-    ReloadResult, Rpc, StoreCallResult, StoreFailure, TokenUse, Transition, WatchedFile,
-    verdict_names,
+    ReconcileState, ReloadResult, Rpc, StoreCallResult, StoreFailure, TokenUse, Transition,
+    WatchedFile, verdict_names,
 };
 use self::{
     collectors::PolicyInfo,
@@ -153,6 +153,17 @@ impl Metrics {
     pub fn refused_files(&self) -> impl Iterator<Item = (WatchedFile, DateTime<Utc>)> + use<> {
         let refused = self.families.files.lock().refused;
         refused.into_iter().filter_map(|(of, at)| Some((of, at?)))
+    }
+
+    /// Replaces the figures of the background reconcile; none: this replica does not compare.
+    pub fn reconciled(&self, figures: Option<ReconcileFigures>) {
+        *self.families.reconcile.lock() = figures;
+    }
+
+    /// How many organizations the background reconcile of this replica has in a state.
+    pub fn reconciled_orgs(&self, state: ReconcileState) -> u64 {
+        let figures = self.families.reconcile.lock();
+        figures.as_ref().map_or(0, |it| it.orgs[state])
     }
 
     /// Counts a denied call.

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::atomic::AtomicU64};
 use arc_swap::ArcSwap;
 use enum_map::{Enum as _, EnumArray, EnumMap};
 use prometheus_client::{
+    collector::Collector,
     metrics::{TypedMetric, family::Family, gauge::Gauge, info::Info},
     registry::{Metric, Registry},
 };
@@ -15,7 +16,7 @@ use prometheus_client::{
 #[cfg(target_os = "linux")]
 use super::collectors::ProcessMetrics;
 use super::{
-    collectors::FileStates,
+    collectors::{FileStates, ReconcileGauges},
     histogram::AtomicHistogram,
     labels::{
         CloseReason, Code, ConnectionRefusal, DenialReason, EnvoyCheck, EnvoyOutcome, PortName,
@@ -62,6 +63,7 @@ pub(super) struct MetricFamilies {
     pub(super) connections_closed: EnumMap<PortName, EnumMap<CloseReason, Counter>>,
     pub(super) denied: EnumMap<DenialReason, Counter>,
     pub(super) files: FileStates,
+    pub(super) reconcile: ReconcileGauges,
 }
 
 impl Default for MetricFamilies {
@@ -69,6 +71,7 @@ impl Default for MetricFamilies {
         let mut metrics = Registrar::default();
         let (requests, verdicts) = request_series(&mut metrics);
         let tokens = token_family(&mut metrics);
+        metrics.register_process();
         Self {
             requests,
             verdicts,
@@ -129,7 +132,8 @@ impl Default for MetricFamilies {
                 "Calls of callers who are not known, or may not do what they asked for",
                 "why",
             ),
-            files: metrics.register_collectors(),
+            files: metrics.collector(),
+            reconcile: metrics.collector(),
             registry: metrics.0,
         }
     }
@@ -241,14 +245,18 @@ impl Registrar {
     }
 
     /// Registers what is not counted.
-    fn register_collectors(&mut self) -> FileStates {
+    fn register_process(&mut self) {
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         self.0.register("tollgate_build", "The program", version);
         #[cfg(target_os = "linux")]
         self.0.register_collector(Box::new(ProcessMetrics));
-        let files = FileStates::default();
-        self.0.register_collector(Box::new(files.clone()));
-        files
+    }
+
+    /// Registers values that are read at the scrape.
+    fn collector<C: Collector + Clone + Default>(&mut self) -> C {
+        let values = C::default();
+        self.0.register_collector(Box::new(values.clone()));
+        values
     }
 
     fn series<L, M>(&mut self, name: &str, help: &str, key: &'static str) -> EnumMap<L, M>

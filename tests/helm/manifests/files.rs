@@ -3,9 +3,13 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
+use tollgate::settings::{ServeArgs, Settings};
 
-use super::variable;
-use crate::helm::{ALERTS, DASHBOARD, ROOT, render, render_with, template, toml, values};
+use super::{mounted_secret, variable};
+use crate::{
+    helm::{ALERTS, DASHBOARD, ROOT, render, render_with, template, toml, values},
+    support::calls::TextFile,
+};
 
 #[test]
 fn the_policy_is_rendered_to_toml_that_means_the_same() {
@@ -173,4 +177,24 @@ fn the_alerts_and_the_dashboard_of_the_chart_are_rendered_as_they_are() {
     }
     assert!(rendered.contains("{{ $labels"), "{rendered}");
     assert!(rendered.contains("tollgate_requests_total"));
+}
+
+#[test]
+fn the_admin_keys_of_reconcile_are_mounted_where_the_settings_name_them() {
+    assert_eq!(toml(render("default").settings()).get("reconcile"), None);
+    let words = "reconcile.existingSecret=admin-keys,settings.reconcile.every=10m,settings.reconcile.raise=false,\
+                 settings.reconcile.orgs.acme.admin_key_file=/etc/tollgate/reconcile/acme,\
+                 settings.reconcile.orgs.acme.projects.p=proj_p";
+    let made = render_with("default", &["--set", words]);
+    assert_eq!(mounted_secret(&made, "reconcile").unwrap(), "admin-keys");
+    let acme =
+        json!({"admin_key_file": "/etc/tollgate/reconcile/acme", "projects": {"p": "proj_p"}});
+    let section = json!({"every": "10m", "raise": "off", "orgs": {"acme": acme}});
+    assert_eq!(toml(made.settings())["reconcile"], section);
+    let file = TextFile::new(made.settings());
+    let settings = Settings::load(ServeArgs {
+        config: Some(file.path().into()),
+        ..ServeArgs::default()
+    });
+    assert_eq!(settings.unwrap().reconcile.unwrap().orgs.len(), 1);
 }

@@ -1,0 +1,98 @@
+//! The ledger's side: its rows, and samples of what it had `settle_lag` ago.
+//!
+//! The provider reports usage late, so what ended within `settle_lag` can't be compared. Its buckets are of whole days and
+//! can't be cut, so the ledger's side is: a figure may be anything between what it was then and what it is now.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::domain::{PoolName, UtcDay};
+
+/// A sample is not kept if the one before is younger than this part of the lag, so their number is bounded.
+const SAMPLES_PER_LAG: u32 = 8;
+
+/// A row of the ledger's usage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerRow {
+    /// The day.
+    pub day: UtcDay,
+    /// The project, as the gateway names it.
+    pub project: String,
+    /// The model, as it was asked for.
+    pub model: String,
+    /// FREE tokens.
+    pub free_tokens: u64,
+    /// BILLED tokens.
+    pub billed_tokens: u64,
+}
+
+/// What the ledger had of one day, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerSample {
+    /// The day of that moment.
+    pub day: UtcDay,
+    /// The usage of that day.
+    pub rows: Vec<LedgerRow>,
+    /// What each pool had used.
+    pub used: BTreeMap<PoolName, u64>,
+}
+
+/// The samples of one organization, the oldest first.
+#[derive(Debug)]
+pub struct SampleHistory {
+    lag: Duration,
+    samples: VecDeque<(Instant, Arc<LedgerSample>)>,
+}
+
+impl LedgerSample {
+    /// Of a day of which nothing is known.
+    pub fn empty(day: UtcDay) -> Self {
+        Self {
+            day,
+            rows: Vec::new(),
+            used: BTreeMap::new(),
+        }
+    }
+
+    /// What a pool had used of a day; nothing, if the day had not begun.
+    pub fn used_on(&self, day: UtcDay, pool: &PoolName) -> u64 {
+        match self.day == day {
+            true => self.used.get(pool).copied().unwrap_or_default(),
+            false => 0,
+        }
+    }
+}
+
+impl SampleHistory {
+    /// No samples yet.
+    pub fn new(lag: Duration) -> Self {
+        Self {
+            lag,
+            samples: VecDeque::new(),
+        }
+    }
+
+    /// Adds what was read before this moment.
+    pub fn add(&mut self, read_at: Instant, sample: LedgerSample) {
+        let distance = self.lag / SAMPLES_PER_LAG;
+        let last = self.samples.back();
+        if last.is_none_or(|(at, _)| *at + distance <= read_at) {
+            self.samples.push_back((read_at, Arc::new(sample)));
+        }
+    }
+
+    /// The newest sample that is as old as the lag, or older. Forgets those before it.
+    pub fn settled(&mut self, now: Instant) -> Option<Arc<LedgerSample>> {
+        let is_settled = |(at, _): &(Instant, Arc<LedgerSample>)| *at + self.lag <= now;
+        while self.samples.get(1).is_some_and(is_settled) {
+            self.samples.pop_front();
+        }
+        let oldest = self.samples.front().filter(|it| is_settled(it));
+        oldest.map(|(_, sample)| Arc::clone(sample))
+    }
+}

@@ -1,0 +1,148 @@
+//! How the last comparison of each organization ended: for the log, the metrics and `/readyz`.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use enum_map::EnumMap;
+
+use super::{Comparison, DriftKind, ReconcileSettings, poll::PollError};
+use crate::{
+    domain::OrgId,
+    telemetry::metrics::{Metrics, ReconcileFigures, ReconcileState},
+};
+
+/// The state of every organization, while this replica has the lease. Dropping it removes the figures.
+pub(super) struct ReconcileStatus {
+    metrics: Metrics,
+    orgs: Mutex<BTreeMap<OrgId, OrgStatus>>,
+}
+
+struct OrgStatus {
+    state: ReconcileState,
+    /// At first, when the lease was taken.
+    compared_at: Instant,
+    /// At the last comparison.
+    drift: EnumMap<DriftKind, u64>,
+    /// What was logged last.
+    logged: String,
+}
+
+impl ReconcileStatus {
+    pub(super) fn new(settings: &ReconcileSettings, metrics: &Metrics) -> Self {
+        let orgs = settings.orgs.keys().map(|org| {
+            let status = OrgStatus {
+                state: ReconcileState::Waiting,
+                compared_at: Instant::now(),
+                drift: EnumMap::default(),
+                logged: String::new(),
+            };
+            (org.clone(), status)
+        });
+        let status = Self {
+            metrics: metrics.clone(),
+            orgs: Mutex::new(orgs.collect()),
+        };
+        status.publish(&status.lock());
+        status
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<OrgId, OrgStatus>> {
+        self.orgs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records how a poll ended. Logs what is new.
+    pub(super) fn record(&self, org: &OrgId, polled: &Result<Comparison, PollError>) {
+        let mut orgs = self.lock();
+        let Some(status) = orgs.get_mut(org) else {
+            return;
+        };
+        match polled {
+            Ok(comparison) => status.compared(org, comparison),
+            Err(error) => {
+                status.state = error.state();
+                if status.is_new(error.to_string()) {
+                    tracing::warn!(%org, %error, "no comparison with the provider");
+                }
+            }
+        }
+        self.publish(&orgs);
+    }
+
+    fn publish(&self, orgs: &BTreeMap<OrgId, OrgStatus>) {
+        let mut states = EnumMap::default();
+        let mut drift: EnumMap<DriftKind, u64> = EnumMap::default();
+        for status in orgs.values() {
+            states[status.state] += 1;
+            for (kind, tokens) in &status.drift {
+                drift[kind] = drift[kind].saturating_add(*tokens);
+            }
+        }
+        let oldest = orgs.values().map(|status| status.compared_at).min();
+        self.metrics.reconciled(Some(ReconcileFigures {
+            drift_tokens: drift
+                .iter()
+                .map(|(kind, tokens)| (kind.name(), *tokens))
+                .collect(),
+            orgs: states,
+            compared_at: oldest.unwrap_or_else(Instant::now),
+        }));
+    }
+}
+
+impl Drop for ReconcileStatus {
+    fn drop(&mut self) {
+        self.metrics.reconciled(None);
+    }
+}
+
+impl OrgStatus {
+    fn is_new(&mut self, text: String) -> bool {
+        let is_new = self.logged != text;
+        self.logged = text;
+        is_new
+    }
+
+    fn compared(&mut self, org: &OrgId, comparison: &Comparison) {
+        self.compared_at = Instant::now();
+        self.drift = EnumMap::default();
+        for drift in &comparison.drifts {
+            self.drift[drift.kind] = self.drift[drift.kind].saturating_add(drift.tokens);
+        }
+        let found = self
+            .drift
+            .iter()
+            .filter(|(kind, tokens)| kind.is_drift() && **tokens > 0);
+        let found: Vec<(DriftKind, u64)> = found.map(|(kind, tokens)| (kind, *tokens)).collect();
+        let kinds: Vec<&str> = found.iter().map(|(kind, _)| kind.name()).collect();
+        let reasons: Vec<&str> = comparison
+            .unknown
+            .iter()
+            .map(|it| it.reason.as_str())
+            .collect();
+        let (kinds, reasons) = (kinds.join(", "), reasons.join("; "));
+        self.state = match (reasons.is_empty(), kinds.is_empty()) {
+            (false, _) => ReconcileState::Unknown,
+            (true, false) => ReconcileState::Drifts,
+            (true, true) => ReconcileState::Agrees,
+        };
+        // The amounts of an open day change at each poll.
+        if !self.is_new(format!(
+            "{}: {kinds}; {}",
+            <&str>::from(self.state),
+            comparison.unknown.len()
+        )) {
+            return;
+        }
+        let tokens: u64 = found.iter().map(|(_, tokens)| tokens).sum();
+        match self.state {
+            ReconcileState::Agrees => tracing::info!(%org, "the ledger and the provider agree"),
+            ReconcileState::Unknown => {
+                tracing::warn!(%org, drift = kinds, tokens, reasons, "the ledger and the provider can't be compared completely");
+            }
+            _ => tracing::warn!(%org, drift = kinds, tokens, "the ledger and the provider differ"),
+        }
+    }
+}

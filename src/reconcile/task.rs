@@ -1,0 +1,182 @@
+//! The background task: compares organizations with the provider all the time, at one replica (docs/CONTRACT.md,
+//! "Background reconcile").
+//!
+//! The replica that has the lease polls, each organization in a loop of its own. It renews the lease three times in its
+//! duration. One that loses the lease stops at once and forgets what it knew. If the store loses the lease, two replicas
+//! may have it for a moment. Then both compare, and each takes a figure of the other for proven
+//! ([`super::external`]): none is lowered for long below what either has proven.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    api::UsageApiLimits,
+    poll::{OrgPoller, PollError},
+    settings::ReconcileSettings,
+    status::ReconcileStatus,
+};
+use crate::{ledger::Ledger, store::StoreError, telemetry::metrics::Metrics};
+
+/// The longest time between two renewals of the lease.
+const MAX_RENEWAL_INTERVAL: Duration = Duration::from_secs(20);
+
+/// The duration of the lease, in renewals.
+const RENEWALS_PER_LEASE: u32 = 3;
+
+/// The number of organizations that are polled at a time.
+const MAX_POLLS: usize = 4;
+
+/// The longest pause after failures, unless `every` is longer.
+const MAX_BACK_OFF: Duration = Duration::from_secs(60 * 60);
+
+/// The longest pause that the provider may ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The background task.
+pub struct Reconciler {
+    settings: Arc<ReconcileSettings>,
+    ledger: Ledger,
+    metrics: Metrics,
+    limits: UsageApiLimits,
+}
+
+impl Reconciler {
+    /// The task with these settings. The pages of a query are bounded by these limits; a failed query is not repeated
+    /// before the next poll.
+    pub fn new(
+        settings: ReconcileSettings,
+        ledger: Ledger,
+        metrics: Metrics,
+        limits: UsageApiLimits,
+    ) -> Self {
+        let limits = UsageApiLimits {
+            attempts: 1,
+            max_retry_delay: Duration::ZERO,
+            ..limits
+        };
+        Self {
+            settings: Arc::new(settings),
+            ledger,
+            metrics,
+            limits,
+        }
+    }
+
+    /// Compares while this replica has the lease, until the service stops.
+    pub async fn run(self, stopping: CancellationToken) {
+        loop {
+            let Some(taken_at) = stopping.run_until_cancelled(self.wait_for_lease()).await else {
+                return;
+            };
+            let organizations = self.settings.orgs.len();
+            tracing::info!(
+                organizations,
+                "this replica compares the ledger with the provider"
+            );
+            let status = ReconcileStatus::new(&self.settings, &self.metrics);
+            tokio::select! {
+                () = self.poll_all(&status, &stopping) => return,
+                () = self.keep_lease(taken_at) => {}
+            }
+            tracing::warn!(
+                "this replica no longer compares the ledger with the provider: it has lost the lease"
+            );
+        }
+    }
+
+    /// Polls every organization, each in its own time, until the service stops.
+    async fn poll_all(&self, status: &ReconcileStatus, stopping: &CancellationToken) {
+        let permits = &Semaphore::new(MAX_POLLS);
+        let orgs = self.settings.orgs.keys();
+        let pollers =
+            orgs.filter_map(|org| OrgPoller::new(org, &self.settings, self.limits, &self.ledger));
+        let polls = pollers.map(async |mut poller| {
+            let polls = self.poll_repeatedly(&mut poller, status, permits);
+            stopping.run_until_cancelled(polls).await;
+            if let Err(error) = poller.lower_to_proven().await {
+                tracing::warn!(org = %poller.org, %error, "likely external usage stays until midnight");
+            }
+        });
+        join_all(polls).await;
+    }
+
+    async fn poll_repeatedly(
+        &self,
+        poller: &mut OrgPoller,
+        status: &ReconcileStatus,
+        permits: &Semaphore,
+    ) {
+        let mut failures = 0;
+        loop {
+            let permit = permits.acquire().await;
+            let began = Instant::now();
+            let polled = poller.poll().await;
+            drop(permit);
+            failures = match &polled {
+                Err(PollError::Provider(_)) => failures + 1,
+                // What changes here is noticed at the next poll.
+                Ok(_) | Err(_) => 0,
+            };
+            let pause = back_off(self.settings.every, failures);
+            let asked = polled.as_ref().err().and_then(PollError::retry_after);
+            status.record(&poller.org, &polled);
+            let next = Instant::now() + asked.unwrap_or_default().min(MAX_RETRY_AFTER);
+            tokio::time::sleep_until(next.max(began + pause)).await;
+        }
+    }
+
+    fn renewal_interval(&self) -> Duration {
+        self.settings.every.min(MAX_RENEWAL_INTERVAL)
+    }
+
+    /// Takes the lease or renews it. Returns `None` if it is not known whether this replica has it.
+    async fn take_lease(&self) -> Option<bool> {
+        let interval = self.renewal_interval();
+        let lease = self
+            .ledger
+            .store()
+            .take_lease(interval * RENEWALS_PER_LEASE);
+        let taken = timeout(interval, lease).await;
+        let log =
+            |error: &StoreError| tracing::debug!(%error, "the lease of reconcile can't be taken");
+        taken.ok()?.inspect_err(log).ok()
+    }
+
+    /// Returns when the lease that it took begins.
+    async fn wait_for_lease(&self) -> Instant {
+        loop {
+            let began = Instant::now();
+            if self.take_lease().await == Some(true) {
+                return began;
+            }
+            sleep(self.renewal_interval()).await;
+        }
+    }
+
+    /// Renews the lease until it is lost, or may be.
+    async fn keep_lease(&self, mut taken_at: Instant) {
+        let interval = self.renewal_interval();
+        loop {
+            sleep(interval).await;
+            let began = Instant::now();
+            match self.take_lease().await {
+                Some(true) => taken_at = began,
+                Some(false) => return,
+                None if taken_at + interval * (RENEWALS_PER_LEASE - 1) <= Instant::now() => return,
+                None => {}
+            }
+        }
+    }
+}
+
+/// The time from the begin of one poll to the next, after so many failures in a row.
+fn back_off(every: Duration, failures: u32) -> Duration {
+    let doubled = every.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+    doubled.min(MAX_BACK_OFF.max(every))
+}

@@ -1,0 +1,277 @@
+//! docs/CONTRACT.md, "Background reconcile", with real services: the lease, the audit log, `/readyz`, secrets.
+
+use std::{
+    fs,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tollgate::store::Store as _;
+
+use super::FREE;
+use crate::{
+    server::http_get,
+    support::{
+        calls::{TextFile, large, policy_file, reserve},
+        clock::Clock,
+        cluster::RedisCluster,
+        redis::RedisServer,
+        tollgate::Tollgate,
+        usage_api::{ADMIN_KEY, ApiFault, UsageApiServer, UsageEvent},
+        world::{NOON, redis_store_at},
+    },
+};
+
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A service that compares `acme` with a stand-in of its own.
+struct Replica {
+    tollgate: Tollgate,
+    api: UsageApiServer,
+    key: TextFile,
+    /// Followed while the service runs.
+    _policy: TextFile,
+}
+
+fn external(tokens: u64) -> UsageEvent {
+    UsageEvent::new("2026-11-22T08:00:00Z", "proj_p", "gpt-4o", FREE, tokens)
+}
+
+impl Replica {
+    async fn start(clock: &Clock, store: &str, key: &str, more: &str) -> Self {
+        let api = UsageApiServer::start(NOON, vec![external(300)]).await;
+        let key = TextFile::new(key);
+        let settings = TextFile::new(&format!(
+            "[reconcile]\nevery = \"2s\"\nsettle_lag = \"5s\"\nraise = \"external\"\napi_base = \"{}\"\n{more}\n\
+             [reconcile.orgs.acme]\nadmin_key_file = \"{}\"\nprojects = {{ p = \"proj_p\" }}\n",
+            api.base,
+            key.path(),
+        ));
+        let policy = policy_file(1_000);
+        let args = [
+            "--store",
+            store,
+            "--policy",
+            policy.path(),
+            "--config",
+            settings.path(),
+        ];
+        let tollgate = Tollgate::start_at(clock, &args);
+        Self {
+            tollgate,
+            api,
+            key,
+            _policy: policy,
+        }
+    }
+
+    fn audit(&self) -> Vec<Value> {
+        let mut lines = self.tollgate.log();
+        lines.retain(|line| line["target"] == "audit");
+        lines
+    }
+
+    fn queries(&self) -> usize {
+        self.api.queries().len()
+    }
+
+    fn readyz(&self) -> (String, String) {
+        http_get(&self.tollgate.http_addr, "/readyz")
+    }
+
+    fn metrics(&self) -> String {
+        http_get(&self.tollgate.http_addr, "/metrics").1
+    }
+}
+
+async fn wait(what: &str, mut is_true: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + WAIT_TIMEOUT;
+    while !is_true().await {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn of_two_replicas_one_polls_and_the_other_takes_over_when_it_is_killed() {
+    let clock = Clock::at(NOON);
+    let redis = RedisServer::start_at(&clock);
+    let url = redis.url();
+    let mut replicas = Vec::new();
+    for _ in 0..2 {
+        replicas.push(Replica::start(&clock, &url, ADMIN_KEY, "").await);
+    }
+    wait("a poll", async || {
+        replicas.iter().any(|it| it.queries() > 0)
+    })
+    .await;
+    if replicas[0].queries() == 0 {
+        replicas.swap(0, 1);
+    }
+    let began = Instant::now();
+    wait("polls", async || replicas[0].queries() >= 4).await;
+    let polls = replicas[0].queries();
+    let most = began.elapsed().as_secs() / 2 + 2;
+    assert!(polls as u64 <= most, "{polls} in {:?}", began.elapsed());
+    assert_eq!(replicas[1].queries(), 0);
+    let (holder, other) = (replicas[0].metrics(), replicas[1].metrics());
+    assert!(
+        holder.contains("\ntollgate_reconcile_age_seconds ")
+            && holder.contains("tollgate_drift_tokens{")
+    );
+    assert!(
+        !other.contains("\ntollgate_reconcile_age_seconds ")
+            && !other.contains("tollgate_drift_tokens{")
+    );
+    let client = replicas[1].tollgate.client();
+    wait("external", async || {
+        large(&client).await.external_tokens == 300
+    })
+    .await;
+    assert!(redis.integer(&["PTTL", "tollgate:reconcile"]) > 0);
+    drop(replicas.remove(0));
+    wait("the other polls", async || {
+        assert_eq!(large(&client).await.external_tokens, 300);
+        replicas[0].queries() > 1
+    })
+    .await;
+    assert_eq!(large(&client).await.external_tokens, 300);
+    assert_eq!(reserve(&client, 701, "r").await.used, 0);
+    // An unchanged figure is no event.
+    assert!(replicas[0].audit().is_empty());
+}
+
+#[tokio::test]
+async fn each_change_of_the_external_usage_is_an_event_of_reconcile_in_the_audit_log() {
+    let replica = Replica::start(&Clock::at(NOON), "memory:", ADMIN_KEY, "").await;
+    let client = replica.tollgate.client();
+    wait("external", async || {
+        large(&client).await.external_tokens == 300
+    })
+    .await;
+    replica.api.add(external(50));
+    wait("external", async || {
+        large(&client).await.external_tokens == 350
+    })
+    .await;
+    let before = replica.queries();
+    wait("polls", async || replica.queries() > before + 1).await;
+    let events = replica.audit();
+    assert_eq!(events.len(), 2, "{events:?}");
+    for (event, (before, after)) in events.iter().zip([(0, 300), (300, 350)]) {
+        let who = (
+            &event["caller"],
+            &event["source"],
+            &event["org"],
+            &event["pool"],
+        );
+        let expected = ["reconcile", "reconciled", "acme", "large"].map(Value::from);
+        assert_eq!(
+            who,
+            (&expected[0], &expected[1], &expected[2], &expected[3])
+        );
+        assert_eq!(
+            (&event["before"], &event["after"]),
+            (&before.into(), &after.into())
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_refused_key_shows_in_readyz_and_no_key_in_any_log() {
+    const SECRET: &str = "sk-admin-a-secret";
+    let replica = Replica::start(&Clock::at(NOON), "memory:", SECRET, "").await;
+    let shows = async |line: &str| wait(line, async || replica.readyz().1.contains(line)).await;
+    let log = || format!("{:?}", replica.tollgate.log());
+    wait("a log line", async || log().contains("admin key (401)")).await;
+    shows("refused by the provider: 1").await;
+    assert!(replica.readyz().0.starts_with("HTTP/1.1 200 "));
+    assert!(!replica.readyz().1.contains("acme"));
+    fs::write(replica.key.path(), format!("two {SECRET}")).unwrap();
+    shows("not readable: 1").await;
+    fs::write(replica.key.path(), ADMIN_KEY).unwrap();
+    wait("ok", async || replica.readyz().1 == "ok\n").await;
+    let log = log();
+    assert!(log.contains("not one word"), "{log}");
+    assert!(!log.contains(SECRET) && !log.contains(ADMIN_KEY), "{log}");
+}
+
+/// One has it at a time: the first, until it expires.
+async fn one_at_a_time(url: &str) {
+    let stores = [redis_store_at(url), redis_store_at(url)];
+    let (short, long) = (Duration::from_millis(1_500), Duration::from_secs(60));
+    assert_eq!(stores[0].take_lease(long).await, Ok(true));
+    assert_eq!(stores[1].take_lease(short).await, Ok(false));
+    assert_eq!(stores[0].take_lease(short).await, Ok(true), "it is renewed");
+    assert_eq!(stores[1].take_lease(short).await, Ok(false));
+    let began = Instant::now();
+    wait("the lease", async || {
+        stores[1].take_lease(long).await == Ok(true)
+    })
+    .await;
+    assert!(
+        began.elapsed() > Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(stores[0].take_lease(short).await, Ok(false));
+}
+
+#[tokio::test]
+async fn one_replica_at_a_time_has_the_lease_with_the_least_rights() {
+    let redis = RedisServer::start();
+    let user = [
+        "ACL",
+        "SETUSER",
+        "gate",
+        "reset",
+        "on",
+        ">secret",
+        "~tollgate:*",
+    ];
+    let rights = [
+        "+hello",
+        "+info",
+        "+evalsha",
+        "+eval",
+        "+time",
+        "+get",
+        "+set",
+        "+hmget",
+        "+hset",
+        "+expireat",
+    ];
+    redis.run(&[&user[..], &rights, &["+hscan"]].concat());
+    one_at_a_time(&format!("redis://gate:secret@127.0.0.1:{}", redis.port)).await;
+    assert_eq!(redis.strings(&["KEYS", "*"]), ["tollgate:reconcile"]);
+    redis.run(&["ACL", "SETUSER", "gate", "-set"]);
+    redis.run(&["DEL", "tollgate:reconcile"]);
+    let store = redis_store_at(&format!("redis://gate:secret@127.0.0.1:{}", redis.port));
+    let refused = store.take_lease(Duration::from_secs(1)).await.unwrap_err();
+    assert!(refused.to_string().contains("lacks +set"), "{refused}");
+}
+
+#[tokio::test]
+async fn one_replica_at_a_time_has_the_lease_in_a_cluster() {
+    let cluster = RedisCluster::start_at(&Arc::new(Clock::real()));
+    one_at_a_time(&cluster.url()).await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_service_does_not_wait_for_the_provider() {
+    let mut replica = Replica::start(&Clock::at(NOON), "memory:", ADMIN_KEY, "").await;
+    wait("a poll", async || replica.queries() > 0).await;
+    replica.api.fail([ApiFault::Hang]);
+    let before = replica.queries();
+    wait("a poll", async || replica.queries() > before).await;
+    let began = Instant::now();
+    replica.tollgate.signal(Signal::SIGINT);
+    assert!(replica.tollgate.wait(WAIT_TIMEOUT).success());
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+}
