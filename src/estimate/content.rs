@@ -1,11 +1,11 @@
 //! The lists of a body: messages, items, their parts, and tools.
 
 use enum_map::EnumMap;
-use serde::de::{MapAccess, SeqAccess};
+use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 
 use super::{
     input::{FieldName, Input, Once},
-    json::{Json, ValueSeed, ValueVisitor, bytes_of},
+    json::{Json, ValueSeed, ValueVisitor},
     key::Key,
 };
 
@@ -71,9 +71,14 @@ pub(super) struct Size {
 
 impl Size {
     fn of(value: &Json<'_>) -> Self {
+        let json = value.bytes();
+        let text = match value {
+            Json::String(text) => text.len() as u64,
+            _ => json,
+        };
         Self {
-            json: value.bytes(),
-            text: value.text_bytes(),
+            json,
+            text,
             is_null: value.is_null(),
         }
     }
@@ -113,19 +118,17 @@ impl ValueVisitor for List<'_> {
         let Self { key, of, input } = self;
         let mut bytes = 2;
         for index in 0.. {
-            // After a fault only the bytes matter.
-            let is_faulty = input.fault.is_some();
-            let element = match is_faulty {
-                true => list.next_element_seed(ValueSeed(bytes_of))?,
-                false => {
-                    list.next_element_seed(ValueSeed(ElementVisitor(&mut Element::new(of), input)))?
-                }
+            if input.fault.is_some() {
+                // Nothing else matters then, but whether the rest is JSON.
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                break;
+            }
+            let element = ElementVisitor(&mut Element::new(of), input);
+            let Some(element) = list.next_element_seed(ValueSeed(element))? else {
+                break;
             };
-            let Some(element) = element else { break };
             bytes += 1 + element;
-            if let Some(fault) = &mut input.fault
-                && !is_faulty
-            {
+            if let Some(fault) = &mut input.fault {
                 *fault = fault.within(key, index);
             }
         }

@@ -3,6 +3,7 @@
 use serde::de::SeqAccess;
 
 use super::{
+    error::Fault,
     input::Input,
     json::{Json, ValueSeed, ValueVisitor},
     key::Key,
@@ -22,69 +23,64 @@ impl ValueVisitor for EmbeddedInput<'_> {
     }
 
     fn list<'b, A: SeqAccess<'b>>(self, mut list: A) -> Result<(), A::Error> {
-        let mut read = EmbeddedList {
-            input: &mut *self.0,
-            index: 0,
-            texts: 0,
-            first_token: None,
-        };
-        while list.next_element_seed(ValueSeed(&mut read))?.is_some() {
-            read.index += 1;
+        let input = self.0;
+        let (mut texts, mut first_token) = (0, None);
+        for index in 0.. {
+            let Some(element) = list.next_element_seed(ValueSeed(EmbeddedElement))? else {
+                break;
+            };
+            match element {
+                Ok(Some(tokens)) => {
+                    texts += 1;
+                    input.bytes += tokens;
+                }
+                Ok(None) => {
+                    first_token.get_or_insert(index);
+                    input.bytes += 1;
+                }
+                Err(fault) => input.note(fault.within(Key::Input, index)),
+            }
         }
-        let (texts, first_token) = (read.texts, read.first_token);
         match first_token {
-            Some(index) if texts > 0 => read.note(index, &Json::Whole(0)),
-            _ => self.0.embedded += texts.max(1),
+            Some(index) if texts > 0 => {
+                input.note(EmbeddedElement::fault(&Json::Whole(0)).within(Key::Input, index));
+            }
+            _ => input.embedded += texts.max(1),
         }
         Ok(())
     }
 }
 
-/// Adds to the input what a list holds: texts and lists of tokens, or tokens.
-struct EmbeddedList<'i> {
-    input: &'i mut Input,
-    /// That of the element that is read.
-    index: u32,
-    /// Texts and lists of tokens so far.
-    texts: u64,
-    first_token: Option<u32>,
-}
+/// Reads an element of the input: the most tokens of a text or a list of tokens; none for a token itself.
+struct EmbeddedElement;
 
-impl EmbeddedList<'_> {
-    fn note(&mut self, index: u32, value: &Json<'_>) {
-        let fault = value.fault(None, "a string or a list of tokens");
-        self.input.note(fault.within(Key::Input, index));
+impl EmbeddedElement {
+    fn fault(value: &Json<'_>) -> Fault {
+        value.fault(None, "a string or a list of tokens")
     }
 }
 
-impl ValueVisitor for &mut EmbeddedList<'_> {
-    type Output = ();
+impl ValueVisitor for EmbeddedElement {
+    type Output = Result<Option<u64>, Fault>;
 
-    fn value(self, value: &Json<'_>) {
+    fn value(self, value: &Json<'_>) -> Self::Output {
         match value {
-            Json::String(text) => {
-                self.texts += 1;
-                self.input.bytes += text.len() as u64;
-            }
-            Json::Whole(_) => {
-                self.first_token.get_or_insert(self.index);
-                self.input.bytes += 1;
-            }
-            other => self.note(self.index, other),
+            Json::String(text) => Ok(Some(text.len() as u64)),
+            Json::Whole(_) => Ok(None),
+            other => Err(Self::fault(other)),
         }
     }
 
-    fn list<'b, A: SeqAccess<'b>>(self, mut list: A) -> Result<(), A::Error> {
-        let mut are_tokens = true;
+    fn list<'b, A: SeqAccess<'b>>(self, mut list: A) -> Result<Self::Output, A::Error> {
+        let (mut tokens, mut are_tokens) = (0, true);
         let is_token = |value: &Json<'_>| matches!(value, Json::Whole(_));
         while let Some(is_token) = list.next_element_seed(ValueSeed(is_token))? {
-            self.input.bytes += 1;
+            tokens += 1;
             are_tokens &= is_token;
         }
-        self.texts += 1;
-        if !are_tokens {
-            self.note(self.index, &Json::Array(0));
-        }
-        Ok(())
+        Ok(match are_tokens {
+            true => Ok(Some(tokens)),
+            false => Err(Self::fault(&Json::Array(0))),
+        })
     }
 }

@@ -89,14 +89,6 @@ impl Json<'_> {
         }
     }
 
-    /// The bytes of a string as such, of anything else as compact JSON.
-    pub(super) fn text_bytes(&self) -> u64 {
-        match self {
-            Self::String(text) => text.len() as u64,
-            other => other.bytes(),
-        }
-    }
-
     pub(super) fn is_null(&self) -> bool {
         matches!(self, Self::Null)
     }
@@ -155,6 +147,10 @@ pub(super) fn bytes_of(value: &Json<'_>) -> u64 {
 
 /// The bytes of a string as JSON, with as few escapes as there must be.
 fn quoted_bytes(text: &str) -> u64 {
+    let has_escapes = |byte| matches!(byte, b'"' | b'\\' | 0..0x20);
+    if !text.bytes().any(has_escapes) {
+        return 2 + text.len() as u64;
+    }
     let bytes = text.bytes().map(|byte| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
         0..0x20 => 6,

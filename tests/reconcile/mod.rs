@@ -4,6 +4,7 @@ mod accounting;
 mod api;
 mod background;
 mod command;
+mod invoice;
 mod kinds;
 mod overflow;
 mod readme;

@@ -1,4 +1,4 @@
-//! A stand-in for the provider's usage API: its queries, its lag, and its faults.
+//! A stand-in for the provider's API of usage and costs: its queries, its lag, and its faults.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -78,7 +78,7 @@ struct ApiState {
 }
 
 /// A query's parameters; those of lists have several values.
-type Parameters = BTreeMap<String, Vec<String>>;
+pub type Parameters = BTreeMap<String, Vec<String>>;
 
 impl UsageEvent {
     pub fn new(
@@ -193,14 +193,15 @@ async fn answer(State(state): State<SharedState>, uri: Uri, headers: HeaderMap) 
         Some(PROJECT_KEY) => return refuse(StatusCode::FORBIDDEN),
         _ => return refuse(StatusCode::UNAUTHORIZED),
     }
-    if uri.path() != "/v1/organization/usage/completions" {
-        return StatusCode::NOT_FOUND.into_response();
-    }
-    let page = state
-        .lock()
-        .unwrap()
-        .usage
-        .page(uri.query().unwrap_or_default());
+    let query = uri.query().unwrap_or_default();
+    let page = {
+        let usage = &state.lock().unwrap().usage;
+        match uri.path() {
+            "/v1/organization/usage/completions" => usage.page(query),
+            "/v1/organization/costs" => usage.costs(query),
+            _ => return StatusCode::NOT_FOUND.into_response(),
+        }
+    };
     let page = match page {
         Ok(page) => page,
         Err(fault) => return (StatusCode::BAD_REQUEST, fault).into_response(),
@@ -221,9 +222,31 @@ fn parameters(query: &str) -> Parameters {
     parameters
 }
 
+/// A width of buckets: its name, its seconds, and how many are answered by default and at most.
+pub type BucketWidth = (&'static str, i64, i64, i64);
+
+const WIDTHS: [BucketWidth; 3] = [
+    ("1d", 86_400, 7, 31),
+    ("1h", 3_600, 24, 168),
+    ("1m", 60, 60, 1_440),
+];
+
+/// The values that a result is grouped by, in the order of the dimensions.
+type GroupKey = Vec<Option<String>>;
+
 impl ReportedUsage {
-    /// The answer to a query: `limit` buckets, from `start_time` to before `end_time`, empty ones too.
+    /// The answer to a query of usage.
     pub fn page(&self, query: &str) -> Result<Value, &'static str> {
+        self.paged(query, &WIDTHS, Self::results)
+    }
+
+    /// The answer to a query: `limit` buckets, from `start_time` to before `end_time`, empty ones too.
+    pub fn paged(
+        &self,
+        query: &str,
+        widths: &[BucketWidth],
+        results: fn(&Self, i64, i64, &Parameters) -> Vec<Value>,
+    ) -> Result<Value, &'static str> {
         let parameters = parameters(query);
         let one = |name: &str| parameters.get(name).map(|values| values[0].as_str());
         let number = |name: &str| {
@@ -232,12 +255,9 @@ impl ReportedUsage {
                 .transpose()
         };
         let start = number("start_time")?.ok_or("start_time is missing")?;
-        let (width, default, max) = match one("bucket_width").unwrap_or("1d") {
-            "1d" => (86_400, 7, 31),
-            "1h" => (3_600, 24, 168),
-            "1m" => (60, 60, 1_440),
-            _ => return Err("bucket_width"),
-        };
+        let name = one("bucket_width").unwrap_or("1d");
+        let width = widths.iter().find(|(it, ..)| *it == name);
+        let (_, width, default, max) = *width.ok_or("bucket_width")?;
         let limit = number("limit")?.unwrap_or(default);
         if limit < 1 || limit > max {
             return Err("limit");
@@ -254,53 +274,64 @@ impl ReportedUsage {
         let starts = (0..limit)
             .map(|at| first + at * width)
             .filter(|it| *it < end);
-        let starts: Vec<i64> = starts.collect();
+        let data = starts.map(|start| {
+            let results = results(self, start, width, &parameters);
+            json!({ "object": "bucket", "start_time": start, "end_time": start + width, "results": results })
+        });
+        let data: Vec<Value> = data.collect();
         let next = first + limit * width;
-        let data: Vec<Value> = starts
-            .iter()
-            .map(|it| self.bucket(*it, width, &parameters))
-            .collect();
         let cursor = (next < end).then(|| format!("page_={next:x}"));
         Ok(
             json!({ "object": "page", "data": data, "has_more": cursor.is_some(), "next_page": cursor }),
         )
     }
 
-    fn bucket(&self, start: i64, width: i64, parameters: &Parameters) -> Value {
+    /// The events of a bucket that are chosen and visible, by those dimensions by which they are to be grouped.
+    pub fn groups(
+        &self,
+        start: i64,
+        width: i64,
+        parameters: &Parameters,
+        dimensions: impl Fn(&UsageEvent) -> Vec<(&'static str, String)>,
+    ) -> BTreeMap<GroupKey, Vec<&UsageEvent>> {
         let none = Vec::new();
         let list = |name: &str| parameters.get(name).unwrap_or(&none);
         let grouped = |name: &str| list("group_by").iter().any(|it| it == name);
         let chosen = |name: &str, value: &str| {
             list(name).is_empty() || list(name).iter().any(|it| it == value)
         };
-        let mut sums: BTreeMap<[Option<&str>; 4], (u64, u64)> = BTreeMap::new();
+        let mut groups: BTreeMap<GroupKey, Vec<&UsageEvent>> = BTreeMap::new();
         for event in &self.events {
             let at = event.at.timestamp();
             let is_here = at >= start && at < start + width && event.visible_from <= self.now;
-            if !is_here || !chosen("models", event.model) || !chosen("project_ids", event.project) {
-                continue;
+            if is_here && chosen("models", event.model) && chosen("project_ids", event.project) {
+                let key = dimensions(event).into_iter();
+                let key = key.map(|(name, value)| grouped(name).then_some(value));
+                groups.entry(key.collect()).or_default().push(event);
             }
-            let dimensions = [
-                ("project_id", event.project),
-                ("model", event.model),
-                ("service_tier", event.tier),
-                ("batch", if event.is_batch { "true" } else { "false" }),
-            ];
-            let key = dimensions.map(|(name, value)| grouped(name).then_some(value));
-            let (tokens, requests) = sums.entry(key).or_default();
-            *tokens += event.tokens;
-            *requests += 1;
         }
-        let results = sums.iter().map(|([project, model, tier, batch], (tokens, requests))| {
+        groups
+    }
+
+    fn results(&self, start: i64, width: i64, parameters: &Parameters) -> Vec<Value> {
+        let groups = self.groups(start, width, parameters, |event| {
+            vec![
+                ("project_id", event.project.to_owned()),
+                ("model", event.model.to_owned()),
+                ("service_tier", event.tier.to_owned()),
+                ("batch", event.is_batch.to_string()),
+            ]
+        });
+        let results = groups.into_iter().map(|(key, events)| {
+            let tokens: u64 = events.iter().map(|event| event.tokens).sum();
             json!({
                 "object": "organization.usage.completions.result", "input_tokens": tokens - tokens / 4,
-                "output_tokens": tokens / 4, "num_model_requests": requests, "input_cached_tokens": tokens / 2,
-                "project_id": project, "user_id": null, "api_key_id": null, "model": model,
-                "batch": batch.map(|it| it == "true"), "service_tier": tier,
+                "output_tokens": tokens / 4, "num_model_requests": events.len(), "input_cached_tokens": tokens / 2,
+                "project_id": key[0], "user_id": null, "api_key_id": null, "model": key[1],
+                "batch": key[3].as_ref().map(|it| it == "true"), "service_tier": key[2],
             })
         });
-        let results: Vec<Value> = results.collect();
-        json!({ "object": "bucket", "start_time": start, "end_time": start + width, "results": results })
+        results.collect()
     }
 }
 
