@@ -4,15 +4,19 @@ mod build;
 mod health;
 mod reload;
 
-use std::time::Duration;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
 use anyhow::Context as _;
+use futures_util::FutureExt as _;
 use tokio::{
     sync::watch,
-    task::{JoinHandle, JoinSet},
-    time::Instant,
+    task::JoinHandle,
+    time::{Instant, timeout_at},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tonic_health::{
     ServingStatus,
     server::{HealthReporter, HealthService},
@@ -211,12 +215,10 @@ impl Server {
             api: self.http_api,
         });
         // They start before the first call, and run until the last one ends: longer than readiness is set by the store.
-        let mut followers = start_followers(self.files, self.reconcile, &service, &signal);
-        let follow = follow_store(
-            service.ledger.store_state(),
-            reporter.clone(),
-            ready.clone(),
-        );
+        let mut followers = self.files.follow(&service, &signal);
+        let reconcile = self.reconcile.map(|it| start_reconcile(it, &service));
+        let store_state = service.ledger.store_state();
+        let follow = follow_store(store_state, reporter.clone(), ready.clone());
         let mut readiness = tokio::spawn(follow);
         let mut grpc_port = tokio::spawn(self.grpc.serve(grpc, service.stopping.clone()));
         let mut http_port = tokio::spawn(self.http.serve(http, service.stopping.clone()));
@@ -248,6 +250,7 @@ impl Server {
             reporter.clear_service_status(name).await;
         }
         end_of_calls(grpc_port, http_port, service.open_calls, deadline).await?;
+        end_of_reconcile(reconcile, deadline).await;
         drop(followers);
         if let Some(traces) = service.traces {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -258,25 +261,30 @@ impl Server {
     }
 }
 
-/// Starts the tasks that run beside the calls.
-fn start_followers(
-    files: Files,
-    reconcile: Option<ReconcileSettings>,
+/// Starts the background reconcile. If it panics, the service goes on without it: no verdict depends on it.
+fn start_reconcile(
+    settings: ReconcileSettings,
     service: &QuotaServiceConfig,
-    signal: &ReloadSignal,
-) -> JoinSet<()> {
-    let mut followers = files.follow(service, signal);
-    if let Some(settings) = reconcile {
-        let (ledger, metrics) = (service.ledger.clone(), service.metrics.clone());
-        let limits = UsageApiLimits::default();
-        let reconciler = Reconciler::new(settings, ledger, metrics, limits);
-        // The end waits for what it sets last, as for a call.
-        let last_call = service
-            .open_calls
-            .track_future(reconciler.run(service.stopping.clone()));
-        followers.spawn(last_call);
+) -> AbortOnDropHandle<()> {
+    let (ledger, metrics) = (service.ledger.clone(), service.metrics.clone());
+    let reconciler = Reconciler::new(settings, ledger, metrics, UsageApiLimits::default());
+    let run = AssertUnwindSafe(reconciler.run(service.stopping.clone())).catch_unwind();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        if run.await.is_err() {
+            tracing::error!(
+                "the background reconcile has panicked: this replica compares nothing until it restarts"
+            );
+        }
+    }))
+}
+
+/// Waits until the background reconcile has ended: it lowers what is only likely, for which the store is watched.
+async fn end_of_reconcile(reconcile: Option<AbortOnDropHandle<()>>, deadline: Instant) {
+    if let Some(task) = reconcile
+        && timeout_at(deadline, task).await.is_err()
+    {
+        tracing::warn!("the grace period is over: likely external usage may stay until midnight");
     }
-    followers
 }
 
 /// Waits until the open calls have ended, then a moment for the connections, both until the deadline.

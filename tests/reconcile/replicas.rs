@@ -260,6 +260,37 @@ async fn one_replica_at_a_time_has_the_lease_in_a_cluster() {
 }
 
 #[tokio::test]
+async fn a_service_that_ends_lowers_what_is_only_likely_and_audits_it() {
+    let clock = Clock::at(NOON);
+    let redis = RedisServer::start_at(&clock);
+    let mut replica = Replica::start(&clock, &redis.url(), ADMIN_KEY, "").await;
+    {
+        let client = replica.tollgate.client();
+        let is = async |tokens| large(&client).await.external_tokens == tokens;
+        wait("proven", async || is(300).await).await;
+        // Since then it knows what was used.
+        let polls = replica.queries() + 5;
+        wait("polls", async || replica.queries() >= polls).await;
+        assert_eq!(reserve(&client, 100, "r").await.used, 100);
+        replica.api.add(external(100));
+        wait("likely", async || is(400).await).await;
+    }
+    replica.tollgate.signal(Signal::SIGINT);
+    assert!(replica.tollgate.wait(WAIT_TIMEOUT).success());
+    let events = replica.audit();
+    let last = events.last().unwrap();
+    assert_eq!(
+        (&last["before"], &last["after"]),
+        (&400.into(), &300.into())
+    );
+    assert!(last["note"].as_str().unwrap().contains("stops"), "{last}");
+    let policy = policy_file(1_000);
+    let url = redis.url();
+    let other = Tollgate::start_at(&clock, &["--store", &url, "--policy", policy.path()]);
+    assert_eq!(large(&other.client()).await.external_tokens, 300);
+}
+
+#[tokio::test]
 async fn the_end_of_a_service_does_not_wait_for_the_provider() {
     let mut replica = Replica::start(&Clock::at(NOON), "memory:", ADMIN_KEY, "").await;
     wait("a poll", async || replica.queries() > 0).await;
