@@ -24,7 +24,7 @@ use crate::{
         api::{AdminKey, BucketWidth, DEFAULT_BASE, UsageApi, UsageApiLimits},
         changes::policy_changes,
         compare,
-        comparison::{CLOSED_AFTER, Unknown},
+        comparison::{CLOSED_AFTER, FREE_TIER, Unknown},
         file,
         overflow::overflow,
     },
@@ -33,9 +33,6 @@ use crate::{
 
 /// The variable with the provider's admin key.
 const KEY_VARIABLE: &str = "OPENAI_ADMIN_KEY";
-
-/// The size of the largest file with a key.
-const MAX_KEY_BYTES: u64 = 64 << 10;
 
 /// The most days of a comparison.
 const MAX_DAYS: usize = 62;
@@ -80,7 +77,7 @@ pub struct ReconcileArgs {
         long,
         value_name = "TIERS",
         value_delimiter = ',',
-        default_value = "incentivized-tier"
+        default_value = FREE_TIER
     )]
     free_tiers: Vec<String>,
     /// The largest difference that counts as none: tokens, or per cent as in 5%
@@ -228,7 +225,8 @@ fn admin_key(args: &ReconcileArgs) -> anyhow::Result<AdminKey> {
     let text = match &args.admin_key_file {
         Some(file) => {
             let name = file.display();
-            let bytes = read_once(file, MAX_KEY_BYTES).map_err(|error| anyhow!("{name} {error}"));
+            let bytes = read_once(file, AdminKey::MAX_FILE_BYTES)
+                .map_err(|error| anyhow!("{name} {error}"));
             String::from_utf8(bytes.context(Incomparable)?)
                 .context("the admin key is not UTF-8")
                 .context(Incomparable)?

@@ -137,7 +137,7 @@ async fn readyz(State(state): State<HttpState>) -> (StatusCode, String) {
         (ReconcileState::KeyRefused, "refused by the provider"),
         (ReconcileState::KeyUnreadable, "not readable"),
     ] {
-        match state.metrics.reconciled_orgs(key_state) {
+        match state.metrics.reconcile_orgs(key_state) {
             0 => {}
             orgs => {
                 lines +=

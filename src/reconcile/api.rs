@@ -20,6 +20,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
@@ -129,6 +130,9 @@ pub enum UsageApiError {
     /// A page can't be read.
     #[error("the provider's usage: {0}")]
     Report(#[from] ReportFault),
+    /// A fault of this program.
+    #[error("reading the provider's usage has panicked")]
+    Panicked,
 }
 
 impl Default for UsageApiLimits {
@@ -161,6 +165,9 @@ impl fmt::Debug for AdminKey {
 }
 
 impl AdminKey {
+    /// The size of the largest file with a key.
+    pub const MAX_FILE_BYTES: u64 = 64 << 10;
+
     /// Takes a key.
     ///
     /// # Errors
@@ -241,7 +248,14 @@ impl UsageApi {
             (UsageReport::default(), HashSet::new(), query.clone());
         for _ in 0..self.limits.pages {
             let body = self.page(&page).await?;
-            let Some(cursor) = report.add_page(&body)? else {
+            // A page of some MiB takes a while, in which this thread would serve nobody else.
+            let read = spawn_blocking(move || {
+                let next = report.add_page(&body);
+                (report, next)
+            });
+            let (pages, next) = read.await.map_err(|_| UsageApiError::Panicked)?;
+            report = pages;
+            let Some(cursor) = next? else {
                 return Ok(report);
             };
             let encoded =

@@ -17,6 +17,9 @@ use crate::{
 /// How long after its end a day is closed by default: the provider corrects its figures until then.
 pub const CLOSED_AFTER: TimeDelta = TimeDelta::hours(36);
 
+/// The service tier that is free by default.
+pub const FREE_TIER: &str = "incentivized-tier";
+
 /// Service tiers that are not free.
 const BILLED_TIERS: [&str; 6] = ["auto", "default", "standard", "flex", "priority", "scale"];
 

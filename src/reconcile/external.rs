@@ -4,9 +4,9 @@
 //! it begins. So what `P` is above `used` is **proven**: the ledger never had it. It is never lowered. What `P` is above
 //! the `used` of `settle_lag` ago is **likely**: a request that ended since is in `P`, and may not have been in `used`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Scope, UsageReport};
+use super::{LedgerRow, Scope, UsageReport};
 use crate::domain::{PoolName, Tokens, UtcDay};
 
 /// The figures of an organization's pools on one day.
@@ -22,7 +22,7 @@ struct PoolFigure {
     proven: u64,
     /// The figures that this replica may have left in the store: the last one, and the one that stays if that was not
     /// written.
-    own: [u64; 2],
+    written: [u64; 2],
 }
 
 /// What is known of a pool today.
@@ -52,41 +52,46 @@ impl ExternalFigures {
         } = facts;
         let figure = self.pools.entry(pool.clone()).or_insert(PoolFigure {
             proven: stored,
-            own: [stored; 2],
+            written: [stored; 2],
         });
-        if !figure.own.contains(&stored) {
+        if !figure.written.contains(&stored) {
             figure.proven = figure.proven.max(stored);
         }
         figure.proven = figure.proven.max(provider.saturating_sub(facts.used));
         let likely = facts.used_settled.map(|used| provider.saturating_sub(used));
         let external = likely.unwrap_or_default().max(figure.proven);
         let external = external.min(Tokens::MAX_EXTERNAL.get());
-        figure.own = [external, stored];
+        figure.written = [external, stored];
         external
     }
 
-    /// What is proven of a day, of the pools whose figure is above that.
-    pub fn only_proven(&self, day: UtcDay) -> impl Iterator<Item = (&PoolName, u64)> {
+    /// The pools whose figure of a day is above what is proven, with what is proven.
+    pub fn unproven(&self, day: UtcDay) -> impl Iterator<Item = (&PoolName, u64)> {
         let pools = self.pools.iter().filter(move |_| self.day == Some(day));
-        let above = pools.filter(|(_, figure)| figure.own[0] > figure.proven);
+        let above = pools.filter(|(_, figure)| figure.written[0] > figure.proven);
         above.map(|(pool, figure)| (pool, figure.proven))
     }
 }
 
-/// All tokens of a pool's models on a day, of every service tier, in every project that may share: one that is not
-/// mapped may.
+/// All tokens of a pool's models on a day, of every service tier, in every project that may have shared: one that is not
+/// mapped may, and one that had FREE requests did, though the policy may have it as not sharing by now.
 pub fn provider_tokens(
     scope: &Scope<'_>,
     day: UtcDay,
+    ledger: &[LedgerRow],
     report: &UsageReport,
 ) -> BTreeMap<PoolName, u64> {
+    let free = ledger
+        .iter()
+        .filter(|row| row.day == day && row.free_tokens > 0);
+    let has_shared: BTreeSet<&str> = free.map(|row| row.project.as_str()).collect();
     let mut tokens = BTreeMap::new();
     for row in report.rows.iter().filter(|row| row.bucket.day() == day) {
         let project = row.project.as_deref().unwrap_or_default();
         let is_foreign = scope
             .projects
             .get(project)
-            .is_some_and(|name| !scope.is_sharing(name));
+            .is_some_and(|name| !scope.is_sharing(name) && !has_shared.contains(&**name));
         if let Some(pool) = scope.policy.compared_model(&row.model).pool
             && !is_foreign
         {

@@ -15,7 +15,7 @@ use super::{
 use crate::domain::{Overflow, PoolName, UtcDay};
 
 /// The provider shows usage late, and in lumps: younger minutes may still change.
-const SETTLED_AFTER: TimeDelta = TimeDelta::minutes(20);
+pub const SETTLED_AFTER: TimeDelta = TimeDelta::minutes(20);
 
 /// What the minutes of a pool on a day show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

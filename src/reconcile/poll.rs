@@ -9,7 +9,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use http::Uri;
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::{sync::watch, task::spawn_blocking, time::Instant};
 
 use super::{
     Comparison, LedgerRow, Raise, ReconcileSettings, ReconciledOrg, Scope, Tolerance, UsageReport,
@@ -21,12 +21,9 @@ use super::{
 use crate::{
     domain::{ExternalSource, OrgId, PoolName, Tokens, UtcDay},
     files::read::{read_file, trimmed},
-    ledger::{Ledger, LedgerError, Quota, SetExternalUsage, UsagePage},
+    ledger::{Ledger, LedgerError, Quota, SetExternalUsage, Usage, UsagePage},
     telemetry::metrics::ReconcileState,
 };
-
-/// The size of the largest file with a key.
-const MAX_KEY_BYTES: u64 = 64 << 10;
 
 /// For the ledger's answers, before the query and after it.
 const LEDGER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,8 +34,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Before midnight nothing is set any more: it could be decided on the next day, where it would count.
 const NO_RAISE_BEFORE_MIDNIGHT: TimeDelta = TimeDelta::seconds(60);
 
-/// Usage rows that are read at a time.
-const PAGE_SIZE: usize = 10_000;
+/// Usage rows that are read at a time: those of a day, also with the largest `usage_rows`. Redis scans the whole day for
+/// each page.
+const PAGE_SIZE: usize = 1_000_000;
 
 /// The caller in the audit log.
 const CALLER: &str = "reconcile";
@@ -46,14 +44,25 @@ const CALLER: &str = "reconcile";
 /// Polls one organization, while this replica has the lease.
 pub(super) struct OrgPoller {
     pub(super) org: OrgId,
-    config: ReconciledOrg,
-    settings: Arc<ReconcileSettings>,
-    limits: UsageApiLimits,
-    ledger: Ledger,
-    samples: SampleHistory,
-    external: ExternalFigures,
+    pub(super) config: ReconciledOrg,
+    pub(super) settings: Arc<ReconcileSettings>,
+    pub(super) limits: UsageApiLimits,
+    pub(super) ledger: Ledger,
+    /// When the lease ends, unless it is renewed.
+    pub(super) lease_end: watch::Receiver<Instant>,
+    pub(super) samples: SampleHistory,
+    pub(super) external: ExternalFigures,
     /// The key that the provider refused, and how.
-    refused: Option<(AdminKey, String)>,
+    pub(super) refused: Option<(AdminKey, String)>,
+}
+
+/// The provider's report.
+struct ProviderReport {
+    asked_at: Instant,
+    /// By the store's clock.
+    now: DateTime<Utc>,
+    days: BTreeSet<UtcDay>,
+    report: UsageReport,
 }
 
 /// Why there was no comparison. No text has a key.
@@ -88,79 +97,149 @@ impl PollError {
 }
 
 impl OrgPoller {
-    pub(super) fn new(
-        org: &OrgId,
-        settings: &Arc<ReconcileSettings>,
-        limits: UsageApiLimits,
-        ledger: &Ledger,
-    ) -> Option<Self> {
-        Some(Self {
-            org: org.clone(),
-            config: settings.orgs.get(org)?.clone(),
-            settings: Arc::clone(settings),
-            limits,
-            ledger: ledger.clone(),
-            samples: SampleHistory::new(settings.settle_lag),
-            external: ExternalFigures::default(),
-            refused: None,
-        })
-    }
-
     /// Compares the organization with the provider's report.
     pub(super) async fn poll(&mut self) -> Result<Comparison, PollError> {
+        match self.query_provider().await {
+            Ok(reported) => self.compare(reported).await,
+            Err(error) => {
+                // After the outage, what is used now must be known. If it can't be read, then it is not.
+                if let Err(error) = self.add_sample().await {
+                    tracing::debug!(org = %self.org, %error, "the ledger can't be read");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn query_provider(&mut self) -> Result<ProviderReport, PollError> {
         let (key, api) = self.open_api().await?;
         // Of an organization that the policy does not have, the provider is not asked. It also gives the store's clock.
-        let ledger = self.ledger.with_deadline(Instant::now() + LEDGER_TIMEOUT);
-        ledger.quota(&self.org).await?;
+        self.ledger_within(LEDGER_TIMEOUT).quota(&self.org).await?;
         let (asked_at, now) = (Instant::now(), self.ledger.now());
         let days = self.days(now);
         let first = days.first().map_or(now, |day| day.start());
-        let report = match api.usage(first, None, BucketWidth::Day).await {
-            Ok(report) => report,
+        match api.usage(first, None, BucketWidth::Day).await {
+            Ok(report) => Ok(ProviderReport {
+                asked_at,
+                now,
+                days,
+                report,
+            }),
             Err(error @ (UsageApiError::KeyRefused | UsageApiError::Forbidden)) => {
                 let why = error.to_string();
                 self.refused = Some((key, why.clone()));
-                return Err(PollError::KeyRefused(why));
+                Err(PollError::KeyRefused(why))
             }
-            Err(error) => return Err(PollError::Provider(error)),
-        };
-        // After the report: what is in it was counted before.
-        let ledger = self.ledger.with_deadline(Instant::now() + LEDGER_TIMEOUT);
-        let quota = ledger.quota(&self.org).await?;
-        let rows = self.rows(&ledger, &days).await?;
-        let known = self.samples.settled(asked_at);
-        self.samples.add(Instant::now(), sample(&quota, &rows));
-        let lag = TimeDelta::from_std(self.settings.settle_lag).unwrap_or_default();
-        let unknown = || Arc::new(LedgerSample::empty(UtcDay::of(now - lag)));
-        let policy = self.ledger.policy();
-        let scope = Scope {
-            policy: &policy,
-            org: &self.org,
-            enrolled: quota.enrollment.not_enrolled.is_none(),
-            allowances: allowances(&quota),
-            projects: self.config.projects.clone(),
-            free_tiers: self.settings.free_tiers.clone(),
-            tolerance: Tolerance::Tokens(0),
-            close_after: self.settings.close_after,
-            settled: Some(&known.clone().unwrap_or_else(unknown)),
+            Err(error) => Err(PollError::Provider(error)),
+        }
+    }
+
+    /// Compares the report with the ledger, which is read after it: what is in the report was counted before.
+    async fn compare(&mut self, reported: ProviderReport) -> Result<Comparison, PollError> {
+        let ProviderReport {
+            asked_at,
             now,
-        };
-        let comparison = compare(&scope, days, &rows, &report);
-        if self.settings.raise == Raise::External {
-            let figures = &mut self.external;
-            raise(&scope, &ledger, &quota, &report, known.as_deref(), figures).await?;
+            days,
+            report,
+        } = reported;
+        let ledger = self.ledger_within(LEDGER_TIMEOUT);
+        let quota = ledger.quota(&self.org).await?;
+        let pages = self.usage_pages(&ledger, &days).await?;
+        let read_at = Instant::now();
+        let settled = self.samples.settled(asked_at);
+        let (policy, org, settings) = (
+            self.ledger.policy(),
+            self.org.clone(),
+            Arc::clone(&self.settings),
+        );
+        let (projects, known) = (self.config.projects.clone(), settled.clone());
+        let compared = run_blocking(move || {
+            let rows = ledger_rows(pages);
+            let lag = TimeDelta::from_std(settings.settle_lag).unwrap_or_default();
+            let unknown = LedgerSample::empty(UtcDay::of(now - lag));
+            let scope = Scope {
+                policy: &policy,
+                org: &org,
+                enrolled: quota.enrollment.not_enrolled.is_none(),
+                allowances: allowances(&quota),
+                projects,
+                free_tiers: settings.free_tiers.clone(),
+                tolerance: Tolerance::Tokens(0),
+                close_after: settings.close_after,
+                settled: Some(known.as_deref().unwrap_or(&unknown)),
+                now,
+            };
+            let day = quota.day;
+            let is_reported = report.days.contains(&day);
+            let provider = is_reported.then(|| provider_tokens(&scope, day, &rows, &report));
+            let comparison = compare(&scope, days, &rows, &report);
+            (comparison, sample(&quota, rows), quota, provider)
+        });
+        let (comparison, sample, quota, provider) = compared.await?;
+        self.samples.add(read_at, sample);
+        if let (Raise::External, Some(provider)) = (self.settings.raise, provider) {
+            self.raise(&quota, &provider, settled.as_deref()).await?;
         }
         Ok(comparison)
     }
 
+    /// Keeps what the ledger has of today, without a report.
+    async fn add_sample(&mut self) -> Result<(), LedgerError> {
+        let ledger = self.ledger_within(LEDGER_TIMEOUT);
+        let quota = ledger.quota(&self.org).await?;
+        let pages = self
+            .usage_pages(&ledger, &BTreeSet::from([quota.day]))
+            .await?;
+        let read_at = Instant::now();
+        let sample = run_blocking(move || sample(&quota, ledger_rows(pages))).await?;
+        self.samples.add(read_at, sample);
+        Ok(())
+    }
+
+    /// Sets the external usage of each pool whose figure has changed.
+    async fn raise(
+        &mut self,
+        quota: &Quota,
+        provider: &BTreeMap<PoolName, u64>,
+        settled: Option<&LedgerSample>,
+    ) -> Result<(), LedgerError> {
+        let day = quota.day;
+        if is_ending(&self.ledger, day) {
+            return Ok(());
+        }
+        for (balance, counters) in &quota.pools {
+            let pool = &balance.pool;
+            let facts = PoolFacts {
+                provider: provider.get(pool).copied().unwrap_or_default(),
+                used: balance.used.get(),
+                used_settled: settled.map(|sample| sample.used_on(day, pool)),
+                stored: counters.external.reconciled.get(),
+            };
+            let tokens = self.external.update(day, pool, facts);
+            if tokens != facts.stored {
+                let PoolFacts { provider, used, .. } = facts;
+                let note = format!("the provider reports {provider} tokens, {used} are used");
+                let ledger = self.ledger_within(LEDGER_TIMEOUT);
+                set_external(&ledger, &self.org, pool, tokens, note).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The ledger, for so long, and never longer than this replica has the lease.
+    fn ledger_within(&self, time: Duration) -> Ledger {
+        let deadline = (Instant::now() + time).min(*self.lease_end.borrow());
+        self.ledger.with_deadline(deadline)
+    }
+
     /// Lowers what is only likely to what is proven, since the next replica takes what it finds for proven.
     pub(super) async fn lower_to_proven(&self) -> Result<(), LedgerError> {
-        let ledger = self.ledger.with_deadline(Instant::now() + STOP_TIMEOUT);
+        let ledger = self.ledger_within(STOP_TIMEOUT);
         let day = UtcDay::of(ledger.now());
         if is_ending(&ledger, day) {
             return Ok(());
         }
-        for (pool, tokens) in self.external.only_proven(day) {
+        for (pool, tokens) in self.external.unproven(day) {
             let note = "this replica stops: what is only likely is left out".to_owned();
             set_external(&ledger, &self.org, pool, tokens, note).await?;
         }
@@ -174,8 +253,7 @@ impl OrgPoller {
             self.settings.api_base.clone(),
         );
         let (limits, refused) = (self.limits, self.refused.clone());
-        let opened = spawn_blocking(move || open_api(&path, &base, limits, refused)).await;
-        opened.unwrap_or_else(|_| Err(LedgerError::TaskPanicked.into()))
+        run_blocking(move || open_api(&path, &base, limits, refused)).await?
     }
 
     /// Today, the days that are open, and the one that was closed last.
@@ -186,12 +264,12 @@ impl OrgPoller {
         days.take_while(|day| now < day.end() + kept).collect()
     }
 
-    async fn rows(
+    async fn usage_pages(
         &self,
         ledger: &Ledger,
         days: &BTreeSet<UtcDay>,
-    ) -> Result<Vec<LedgerRow>, LedgerError> {
-        let mut rows = Vec::new();
+    ) -> Result<Vec<Usage>, LedgerError> {
+        let mut pages = Vec::new();
         for day in days {
             let mut after = None;
             loop {
@@ -203,20 +281,23 @@ impl OrgPoller {
                 let usage = ledger.usage(&self.org, page).await?;
                 let last = usage.rows.last();
                 after = last.map(|row| (row.project.clone(), row.model.clone()));
-                rows.extend(usage.rows.into_iter().map(|row| LedgerRow {
-                    day: *day,
-                    project: row.project.to_string(),
-                    model: row.model.to_string(),
-                    free_tokens: row.counters.free_tokens.get(),
-                    billed_tokens: row.counters.billed_tokens.get(),
-                }));
-                if !usage.more {
+                let more = usage.more;
+                pages.push(usage);
+                if !more {
                     break;
                 }
             }
         }
-        Ok(rows)
+        Ok(pages)
     }
+}
+
+/// Runs what takes a while on a thread of its own, so that it holds up no decision.
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, LedgerError> {
+    let done = spawn_blocking(work).await;
+    done.map_err(|_| LedgerError::TaskPanicked)
 }
 
 fn open_api(
@@ -226,7 +307,7 @@ fn open_api(
     refused: Option<(AdminKey, String)>,
 ) -> Result<(AdminKey, UsageApi), PollError> {
     let name = path.display();
-    let bytes = read_file(path, MAX_KEY_BYTES);
+    let bytes = read_file(path, AdminKey::MAX_FILE_BYTES);
     let bytes = bytes.map_err(|error| PollError::KeyFile(format!("{name} {error}")))?;
     let fault = |fault: &dyn std::fmt::Display| PollError::KeyFile(format!("{name}: {fault}"));
     let text = str::from_utf8(&bytes).map_err(|_| fault(&"the admin key is not UTF-8"))?;
@@ -247,14 +328,27 @@ fn allowances(quota: &Quota) -> BTreeMap<PoolName, u64> {
     pools.collect()
 }
 
+fn ledger_rows(pages: Vec<Usage>) -> Vec<LedgerRow> {
+    let rows = pages.into_iter().flat_map(|Usage { day, rows, .. }| {
+        rows.into_iter().map(move |row| LedgerRow {
+            day,
+            project: row.project.to_string(),
+            model: row.model.to_string(),
+            free_tokens: row.counters.free_tokens.get(),
+            billed_tokens: row.counters.billed_tokens.get(),
+        })
+    });
+    rows.collect()
+}
+
 /// What the ledger has of today.
-fn sample(quota: &Quota, rows: &[LedgerRow]) -> LedgerSample {
+fn sample(quota: &Quota, mut rows: Vec<LedgerRow>) -> LedgerSample {
+    rows.retain(|row| row.day == quota.day);
     let pools = quota.pools.iter();
     let used = pools.map(|(balance, _)| (balance.pool.clone(), balance.used.get()));
-    let rows = rows.iter().filter(|row| row.day == quota.day);
     LedgerSample {
         day: quota.day,
-        rows: rows.cloned().collect(),
+        rows,
         used: used.collect(),
     }
 }
@@ -262,38 +356,6 @@ fn sample(quota: &Quota, rows: &[LedgerRow]) -> LedgerSample {
 /// Whether the day ends soon.
 fn is_ending(ledger: &Ledger, day: UtcDay) -> bool {
     ledger.now() + NO_RAISE_BEFORE_MIDNIGHT >= day.end()
-}
-
-/// Sets the external usage of each pool whose figure has changed.
-async fn raise(
-    scope: &Scope<'_>,
-    ledger: &Ledger,
-    quota: &Quota,
-    report: &UsageReport,
-    settled: Option<&LedgerSample>,
-    figures: &mut ExternalFigures,
-) -> Result<(), LedgerError> {
-    let day = quota.day;
-    if is_ending(ledger, day) || !report.days.contains(&day) {
-        return Ok(());
-    }
-    let provider = provider_tokens(scope, day, report);
-    for (balance, counters) in &quota.pools {
-        let pool = &balance.pool;
-        let facts = PoolFacts {
-            provider: provider.get(pool).copied().unwrap_or_default(),
-            used: balance.used.get(),
-            used_settled: settled.map(|sample| sample.used_on(day, pool)),
-            stored: counters.external.reconciled.get(),
-        };
-        let tokens = figures.update(day, pool, facts);
-        if tokens != facts.stored {
-            let PoolFacts { provider, used, .. } = facts;
-            let note = format!("the provider reports {provider} tokens, {used} are used");
-            set_external(ledger, scope.org, pool, tokens, note).await?;
-        }
-    }
-    Ok(())
 }
 
 /// Sets the external usage of a pool. What was begun is carried to its end, with its event in the audit log.

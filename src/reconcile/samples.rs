@@ -16,6 +16,9 @@ use crate::domain::{PoolName, UtcDay};
 /// A sample is not kept if the one before is younger than this part of the lag, so their number is bounded.
 const SAMPLES_PER_LAG: u32 = 8;
 
+/// A settled sample may be older than the lag by the distance of samples and this many polls: one may be late.
+const LATE_POLLS: u32 = 2;
+
 /// A row of the ledger's usage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerRow {
@@ -46,6 +49,7 @@ pub struct LedgerSample {
 #[derive(Debug)]
 pub struct SampleHistory {
     lag: Duration,
+    max_age: Duration,
     samples: VecDeque<(Instant, Arc<LedgerSample>)>,
 }
 
@@ -69,10 +73,11 @@ impl LedgerSample {
 }
 
 impl SampleHistory {
-    /// No samples yet.
-    pub fn new(lag: Duration) -> Self {
+    /// No samples yet. `every` is the time between two polls, each of which adds a sample.
+    pub fn new(lag: Duration, every: Duration) -> Self {
         Self {
             lag,
+            max_age: lag + lag / SAMPLES_PER_LAG + every * LATE_POLLS,
             samples: VecDeque::new(),
         }
     }
@@ -86,13 +91,15 @@ impl SampleHistory {
         }
     }
 
-    /// The newest sample that is as old as the lag, or older. Forgets those before it.
+    /// The newest sample that is as old as the lag, or a little older. Forgets those before it. One that is much older
+    /// does not say what the ledger had then.
     pub fn settled(&mut self, now: Instant) -> Option<Arc<LedgerSample>> {
         let is_settled = |(at, _): &(Instant, Arc<LedgerSample>)| *at + self.lag <= now;
         while self.samples.get(1).is_some_and(is_settled) {
             self.samples.pop_front();
         }
         let oldest = self.samples.front().filter(|it| is_settled(it));
+        let oldest = oldest.filter(|(at, _)| now <= *at + self.max_age);
         oldest.map(|(_, sample)| Arc::clone(sample))
     }
 }

@@ -60,7 +60,7 @@ impl ReconcileStatus {
             return;
         };
         match polled {
-            Ok(comparison) => status.compared(org, comparison),
+            Ok(comparison) => status.record_comparison(org, comparison),
             Err(error) => {
                 status.state = error.state();
                 if status.is_new(error.to_string()) {
@@ -81,7 +81,7 @@ impl ReconcileStatus {
             }
         }
         let oldest = orgs.values().map(|status| status.compared_at).min();
-        self.metrics.reconciled(Some(ReconcileFigures {
+        self.metrics.set_reconcile_figures(Some(ReconcileFigures {
             drift_tokens: drift
                 .iter()
                 .map(|(kind, tokens)| (kind.name(), *tokens))
@@ -94,7 +94,7 @@ impl ReconcileStatus {
 
 impl Drop for ReconcileStatus {
     fn drop(&mut self) {
-        self.metrics.reconciled(None);
+        self.metrics.set_reconcile_figures(None);
     }
 }
 
@@ -105,7 +105,7 @@ impl OrgStatus {
         is_new
     }
 
-    fn compared(&mut self, org: &OrgId, comparison: &Comparison) {
+    fn record_comparison(&mut self, org: &OrgId, comparison: &Comparison) {
         self.compared_at = Instant::now();
         self.drift = EnumMap::default();
         for drift in &comparison.drifts {

@@ -10,18 +10,23 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::{
-    sync::Semaphore,
-    time::{Instant, sleep, timeout},
+    sync::{Semaphore, watch},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     api::UsageApiLimits,
+    external::ExternalFigures,
     poll::{OrgPoller, PollError},
+    samples::SampleHistory,
     settings::ReconcileSettings,
     status::ReconcileStatus,
 };
-use crate::{ledger::Ledger, store::StoreError, telemetry::metrics::Metrics};
+use crate::{
+    ledger::Ledger,
+    telemetry::{log_limited, metrics::Metrics},
+};
 
 /// The longest time between two renewals of the lease.
 const MAX_RENEWAL_INTERVAL: Duration = Duration::from_secs(20);
@@ -29,8 +34,8 @@ const MAX_RENEWAL_INTERVAL: Duration = Duration::from_secs(20);
 /// The duration of the lease, in renewals.
 const RENEWALS_PER_LEASE: u32 = 3;
 
-/// The number of organizations that are polled at a time.
-const MAX_POLLS: usize = 4;
+/// The number of organizations that are polled at a time. Each has its report and its usage rows in memory meanwhile.
+const MAX_POLLS: usize = 2;
 
 /// The longest pause after failures, unless `every` is longer.
 const MAX_BACK_OFF: Duration = Duration::from_secs(60 * 60);
@@ -80,9 +85,10 @@ impl Reconciler {
                 "this replica compares the ledger with the provider"
             );
             let status = ReconcileStatus::new(&self.settings, &self.metrics);
+            let (lease_end, ends_at) = watch::channel(taken_at + self.lease_duration());
             tokio::select! {
-                () = self.poll_all(&status, &stopping) => return,
-                () = self.keep_lease(taken_at) => {}
+                () = self.poll_all(&status, &ends_at, &stopping) => return,
+                () = self.keep_lease(&lease_end) => {}
             }
             tracing::warn!(
                 "this replica no longer compares the ledger with the provider: it has lost the lease"
@@ -91,11 +97,24 @@ impl Reconciler {
     }
 
     /// Polls every organization, each in its own time, until the service stops.
-    async fn poll_all(&self, status: &ReconcileStatus, stopping: &CancellationToken) {
+    async fn poll_all(
+        &self,
+        status: &ReconcileStatus,
+        lease_end: &watch::Receiver<Instant>,
+        stopping: &CancellationToken,
+    ) {
         let permits = &Semaphore::new(MAX_POLLS);
-        let orgs = self.settings.orgs.keys();
-        let pollers =
-            orgs.filter_map(|org| OrgPoller::new(org, &self.settings, self.limits, &self.ledger));
+        let pollers = self.settings.orgs.iter().map(|(org, config)| OrgPoller {
+            org: org.clone(),
+            config: config.clone(),
+            settings: Arc::clone(&self.settings),
+            limits: self.limits,
+            ledger: self.ledger.clone(),
+            lease_end: lease_end.clone(),
+            samples: SampleHistory::new(self.settings.settle_lag, self.settings.every),
+            external: ExternalFigures::default(),
+            refused: None,
+        });
         let polls = pollers.map(async |mut poller| {
             let polls = self.poll_repeatedly(&mut poller, status, permits);
             stopping.run_until_cancelled(polls).await;
@@ -135,17 +154,22 @@ impl Reconciler {
         self.settings.every.min(MAX_RENEWAL_INTERVAL)
     }
 
+    fn lease_duration(&self) -> Duration {
+        self.renewal_interval() * RENEWALS_PER_LEASE
+    }
+
     /// Takes the lease or renews it. Returns `None` if it is not known whether this replica has it.
     async fn take_lease(&self) -> Option<bool> {
         let interval = self.renewal_interval();
-        let lease = self
-            .ledger
-            .store()
-            .take_lease(interval * RENEWALS_PER_LEASE);
-        let taken = timeout(interval, lease).await;
-        let log =
-            |error: &StoreError| tracing::debug!(%error, "the lease of reconcile can't be taken");
-        taken.ok()?.inspect_err(log).ok()
+        let lease = self.ledger.store().take_lease(self.lease_duration());
+        match timeout(interval, lease).await {
+            Ok(Ok(is_taken)) => return Some(is_taken),
+            Ok(Err(error)) => log_limited!(warn, %error, "the lease of reconcile can't be taken"),
+            Err(_) => {
+                log_limited!(warn, waited = ?interval, "the lease of reconcile can't be taken: the store does not answer");
+            }
+        }
+        None
     }
 
     /// Returns when the lease that it took begins.
@@ -159,17 +183,26 @@ impl Reconciler {
         }
     }
 
-    /// Renews the lease until it is lost, or may be.
-    async fn keep_lease(&self, mut taken_at: Instant) {
-        let interval = self.renewal_interval();
+    /// Renews the lease until it is lost, or until half an interval before its end.
+    async fn keep_lease(&self, lease_end: &watch::Sender<Instant>) {
+        let margin = self.renewal_interval() / 2;
         loop {
-            sleep(interval).await;
+            let last = *lease_end.borrow() - margin;
+            match timeout_at(last, self.renew_lease()).await {
+                Ok(Some(began)) => _ = lease_end.send_replace(began + self.lease_duration()),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Renews the lease once, after as many attempts as it takes. Returns when the new one begins, or `None` if another
+    /// replica has it.
+    async fn renew_lease(&self) -> Option<Instant> {
+        loop {
+            sleep(self.renewal_interval()).await;
             let began = Instant::now();
-            match self.take_lease().await {
-                Some(true) => taken_at = began,
-                Some(false) => return,
-                None if taken_at + interval * (RENEWALS_PER_LEASE - 1) <= Instant::now() => return,
-                None => {}
+            if let Some(is_taken) = self.take_lease().await {
+                return is_taken.then_some(began);
             }
         }
     }

@@ -9,11 +9,16 @@ use super::file::{choice, time};
 use crate::{
     domain::{OrgId, ProjectId},
     files::toml::{Entry, Section, distinct},
-    reconcile::{Raise, ReconcileSettings, ReconciledOrg, api},
+    reconcile::{
+        Raise, ReconcileSettings, ReconciledOrg, api,
+        comparison::{CLOSED_AFTER, FREE_TIER},
+        overflow::SETTLED_AFTER,
+    },
 };
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
+const EVERY: Duration = Duration::from_secs(5 * 60);
 const MAX_EVERY: Duration = HOUR;
 const MAX_SETTLE_LAG: Duration = Duration::from_secs(6 * 60 * 60);
 
@@ -26,14 +31,17 @@ const CLOSE_AFTER: (Duration, Duration) = (
 /// Reads the section, if there is one. `usage_retention_days` is how many days of usage are kept.
 pub(super) fn settings(root: &Section<'_>, usage_retention_days: u32) -> Option<ReconcileSettings> {
     let section = root.get("reconcile", Entry::section)?;
-    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     let orgs = section.section("orgs");
     let settings = ReconcileSettings {
-        every: section.get_or("every", minutes(5), |it| time(it, MAX_EVERY)),
-        settle_lag: section.get_or("settle_lag", minutes(20), |it| time(it, MAX_SETTLE_LAG)),
-        close_after: section.get_or("close_after", TimeDelta::hours(36), close_after),
+        every: section.get_or("every", EVERY, |it| time(it, MAX_EVERY)),
+        settle_lag: section.get_or(
+            "settle_lag",
+            SETTLED_AFTER.to_std().unwrap_or_default(),
+            |it| time(it, MAX_SETTLE_LAG),
+        ),
+        close_after: section.get_or("close_after", CLOSED_AFTER, close_after),
         raise: section.get_or("raise", Raise::Off, choice),
-        free_tiers: section.get_or("free_tiers", vec!["incentivized-tier".to_owned()], tiers),
+        free_tiers: section.get_or("free_tiers", vec![FREE_TIER.to_owned()], tiers),
         api_base: section.get_or("api_base", Uri::from_static(api::DEFAULT_BASE), api_base),
         orgs: orgs
             .entries()
@@ -42,6 +50,13 @@ pub(super) fn settings(root: &Section<'_>, usage_retention_days: u32) -> Option<
     };
     if orgs.entries().next().is_none() {
         section.fault("names no organization: add [reconcile.orgs.ORG], or remove the section");
+    }
+    if settings.every > settings.settle_lag {
+        let lag = humantime::format_duration(settings.settle_lag);
+        let fault = format!(
+            "every must not be longer than settle_lag ({lag}): a poll shows what the ledger had then"
+        );
+        section.fault(&fault);
     }
     let days = compared_days(settings.close_after);
     if days > u64::from(usage_retention_days) {

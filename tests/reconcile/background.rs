@@ -10,14 +10,19 @@ use std::{
 use chrono::TimeDelta;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tollgate::{
+    ledger::{Ledger, LedgerConfig},
     reconcile::{Raise, ReconcileSettings, ReconciledOrg, Reconciler, api::UsageApiLimits},
     telemetry::metrics::{Metrics, MetricsSnapshot},
 };
 
 use super::{FREE, day};
 use crate::support::{
+    held_store::HeldStore,
     usage_api::{ADMIN_KEY, ApiFault, PROJECT_KEY, UsageApiServer, UsageEvent},
-    world::{NOON, ReserveExt as _, World, new_reserve, org_id, policy, verdict_text},
+    world::{
+        NOON, ReserveExt as _, World, new_reserve, org_id, policy, policy_text, small_policy,
+        verdict_text,
+    },
 };
 
 /// Longer than anything takes, also on a busy machine.
@@ -338,7 +343,7 @@ async fn what_the_provider_has_and_the_ledger_never_had_is_raised_and_counts() {
 }
 
 #[tokio::test]
-async fn what_is_only_likely_is_raised_after_the_lag_and_sinks_again() {
+async fn what_is_only_likely_is_raised_after_the_lag_and_falls_again() {
     let mut it = Background::memory(Vec::new()).await.raising();
     it.settings.settle_lag = Duration::from_secs(2);
     it.use_tokens(400, "before").await;
@@ -414,6 +419,75 @@ async fn an_outage_of_the_provider_changes_no_verdict() {
     }
     assert!(it.is("failing"));
     assert_eq!(it.external().await, 300);
+}
+
+#[tokio::test]
+async fn what_was_used_during_an_outage_of_the_provider_is_not_external_after_it() {
+    let mut it = Background::memory(Vec::new()).await.raising();
+    it.start();
+    it.wait_for("agrees").await;
+    it.api.fail(std::iter::repeat_n(ApiFault::Status(503), 5));
+    it.wait_for("failing").await;
+    it.use_tokens(400, "r").await;
+    it.api.add(used(FREE, 400));
+    it.wait_for("agrees").await;
+    for _ in 0..5 {
+        it.polls(1).await;
+        assert_eq!(it.external().await, 0);
+    }
+}
+
+#[tokio::test]
+async fn what_is_used_while_a_key_is_refused_is_known_when_there_is_another_one() {
+    let mut it = Background::memory(Vec::new()).await.raising();
+    it.settings.settle_lag = Duration::from_secs(1);
+    it.write_key(PROJECT_KEY);
+    it.start();
+    it.wait_for("key_refused").await;
+    tokio::time::sleep(3 * it.settings.settle_lag).await;
+    it.use_tokens(100, "r").await;
+    it.api.add(used(FREE, 100));
+    it.write_key(ADMIN_KEY);
+    // As far as is known, it is not that of the ledger.
+    it.wait_for_external(100).await;
+    it.wait_for_external(0).await;
+}
+
+#[tokio::test]
+async fn what_a_project_used_before_it_opted_out_hides_no_external_usage() {
+    let mut it = Background::memory(vec![used(FREE, 600)]).await.raising();
+    it.use_tokens(600, "r").await;
+    it.start();
+    it.polls(2).await;
+    let text =
+        small_policy("keep_open").replace("data_sharing = \"all\"", "data_sharing = \"off\"");
+    it.world.ledger.set_policy(policy_text(&text).into());
+    it.api.add(UsageEvent::new(
+        "2026-11-22T09:00:00Z",
+        "proj_other",
+        "gpt-4o",
+        FREE,
+        50,
+    ));
+    it.wait_for_external(50).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_stops_before_its_lease_ends_however_long_a_renewal_takes() {
+    let mut it = Background::memory(Vec::new()).await;
+    it.settings.every = Duration::from_secs(10);
+    let (store, _calls) = HeldStore::over(it.world.store.clone(), 1);
+    it.world.ledger = Ledger::new(LedgerConfig::new(policy("keep_open").into(), store.clone()));
+    fs::remove_file(&it.key_file).unwrap();
+    // It is taken, renewed by a call from 10 s to 19.9 s, and not renewed any more: it ends after 40 s.
+    let hangs = std::iter::repeat_n(1_000_000, 10);
+    let delays = [0, 9_900].into_iter().chain(hangs);
+    *store.lease_delays.lock().unwrap() = delays.map(Duration::from_millis).collect();
+    it.start();
+    tokio::time::sleep(Duration::from_secs(34)).await;
+    assert!(it.is("key_unreadable"));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!it.is("key_unreadable"));
 }
 
 #[tokio::test]

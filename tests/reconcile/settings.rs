@@ -80,6 +80,10 @@ fn each_fault_names_its_key() {
             "close_after = \"8days\"",
             "reconcile.close_after: must be 6h to 7days",
         ),
+        (
+            "every = \"21min\"",
+            "reconcile: every must not be longer than settle_lag (20m)",
+        ),
         ("raise = \"yes\"", "reconcile.raise: "),
         (
             "free_tiers = [\"\"]",

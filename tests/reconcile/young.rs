@@ -140,7 +140,7 @@ fn the_newest_sample_that_is_old_enough_counts_and_their_number_is_bounded() {
     let lag = Duration::from_secs(80);
     let begin = Instant::now();
     let at = |seconds: u64| begin + Duration::from_secs(seconds);
-    let mut history = SampleHistory::new(lag);
+    let mut history = SampleHistory::new(lag, Duration::from_secs(1));
     for second in 0..1_000 {
         let used = BTreeMap::from([(pool("large"), second)]);
         let sample = LedgerSample {
@@ -160,8 +160,27 @@ fn the_newest_sample_that_is_old_enough_counts_and_their_number_is_bounded() {
     }
     let sizes = format!("{history:?}").matches("LedgerSample").count();
     assert!(sizes <= 10, "{sizes}");
-    let settled = history.settled(at(2_000)).unwrap();
+    let settled = history.settled(at(1_079)).unwrap();
     assert_eq!(settled.used_on(day(YESTERDAY), &pool("large")), 0);
+}
+
+#[test]
+fn a_sample_that_is_much_older_than_the_lag_does_not_count() {
+    let (lag, every) = (Duration::from_secs(1_200), Duration::from_secs(300));
+    let begin = Instant::now();
+    let mut history = SampleHistory::new(lag, every);
+    history.add(begin, LedgerSample::empty(day(YESTERDAY)));
+    // Two polls and the distance of samples.
+    let oldest = lag + 2 * every + lag / 8;
+    for (age, counts) in [
+        (lag - Duration::from_secs(1), false),
+        (lag, true),
+        (oldest, true),
+        (oldest + Duration::from_secs(1), false),
+        (Duration::from_secs(7 * 60 * 60), false),
+    ] {
+        assert_eq!(history.settled(begin + age).is_some(), counts, "{age:?}");
+    }
 }
 
 fn facts(provider: u64, used: u64, used_settled: Option<u64>, stored: u64) -> PoolFacts {
@@ -174,7 +193,7 @@ fn facts(provider: u64, used: u64, used_settled: Option<u64>, stored: u64) -> Po
 }
 
 #[test]
-fn what_is_proven_never_sinks_and_what_is_likely_does() {
+fn what_is_proven_never_falls_and_what_is_likely_does() {
     let (mut figures, large, today) = (ExternalFigures::default(), pool("large"), day(TODAY));
     let mut update = |facts| figures.update(today, &large, facts);
     assert_eq!(update(facts(0, 0, None, 0)), 0);
@@ -188,7 +207,7 @@ fn what_is_proven_never_sinks_and_what_is_likely_does() {
     assert_eq!(
         update(facts(900, 700, Some(600), 500)),
         300,
-        "likely sinks to what is proven"
+        "likely falls to what is proven"
     );
     assert_eq!(
         update(facts(0, 700, Some(700), 300)),
@@ -231,8 +250,10 @@ fn the_providers_figure_of_a_pool_has_every_tier_and_each_project_that_may_share
         bucket(YESTERDAY, &[("proj_p", "o1", FREE, 7_000_000)]),
     ];
     let report = report(&page(&buckets));
-    let large =
-        |books: &Books| provider_tokens(&books.scope(), day(TODAY), &report)[&pool("large")];
+    let with_rows = |books: &Books, rows: &[Counted<'_>]| {
+        provider_tokens(&books.scope(), day(TODAY), &ledger(rows), &report)[&pool("large")]
+    };
+    let large = |books: &Books| with_rows(books, &[]);
     assert_eq!(large(&Books::sharing()), 321);
     let p = "data_sharing = \"selected\"\nprojects = [\"p\"]";
     assert_eq!(
@@ -242,4 +263,15 @@ fn the_providers_figure_of_a_pool_has_every_tier_and_each_project_that_may_share
     );
     let other = "data_sharing = \"selected\"\nprojects = [\"q\"]";
     assert_eq!(large(&Books::new(other)), 300, "p does not share");
+    for (row, expected) in [
+        ((TODAY, "p", "gpt-4o", 1, 0), 321),
+        ((TODAY, "p", "gpt-4o", 0, 1), 300),
+        ((YESTERDAY, "p", "gpt-4o", 1, 0), 300),
+    ] {
+        let tokens = with_rows(&Books::new(other), &[row]);
+        assert_eq!(
+            tokens, expected,
+            "p shared today if it had FREE requests: {row:?}"
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! A store that passes each of its calls to the test, which decides when and how it ends.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -11,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tollgate::{
     domain::{OrgId, PoolCounters, PoolName, UtcDay},
@@ -32,6 +33,8 @@ pub struct HeldStore {
     pub probes_fail: Mutex<Option<StoreError>>,
     /// The number of probes.
     pub probes: AtomicUsize,
+    /// How long the next calls for the lease take, one after the other.
+    pub lease_delays: Mutex<VecDeque<Duration>>,
 }
 
 /// The calls in order.
@@ -58,6 +61,7 @@ impl HeldStore {
             calls,
             probes_fail: Mutex::default(),
             probes: AtomicUsize::default(),
+            lease_delays: Mutex::default(),
         };
         (Arc::new(store), HeldCalls(held))
     }
@@ -170,6 +174,12 @@ impl Store for HeldStore {
         limit: usize,
     ) -> Result<Timestamped<UsageRows>, StoreError> {
         self.inner.usage(org, day, after, limit).await
+    }
+
+    async fn take_lease(&self, duration: Duration) -> Result<bool, StoreError> {
+        let delay = self.lease_delays.lock().unwrap().pop_front();
+        sleep(delay.unwrap_or_default()).await;
+        self.inner.take_lease(duration).await
     }
 
     async fn probe(&self) -> Result<Timestamped<()>, StoreError> {

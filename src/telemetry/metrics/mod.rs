@@ -156,12 +156,12 @@ impl Metrics {
     }
 
     /// Replaces the figures of the background reconcile; none: this replica does not compare.
-    pub fn reconciled(&self, figures: Option<ReconcileFigures>) {
+    pub fn set_reconcile_figures(&self, figures: Option<ReconcileFigures>) {
         *self.families.reconcile.lock() = figures;
     }
 
     /// How many organizations the background reconcile of this replica has in a state.
-    pub fn reconciled_orgs(&self, state: ReconcileState) -> u64 {
+    pub fn reconcile_orgs(&self, state: ReconcileState) -> u64 {
         let figures = self.families.reconcile.lock();
         figures.as_ref().map_or(0, |it| it.orgs[state])
     }
