@@ -259,7 +259,7 @@ async fn one_replica_at_a_time_has_the_lease_in_a_cluster() {
     one_at_a_time(&cluster.url()).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_ends_lowers_what_is_only_likely_and_audits_it() {
     let clock = Clock::at(NOON);
     let redis = RedisServer::start_at(&clock);
@@ -275,6 +275,9 @@ async fn a_service_that_ends_lowers_what_is_only_likely_and_audits_it() {
         replica.api.add(external(100));
         wait("likely", async || is(400).await).await;
     }
+    // The client closes its connection on the other thread. Then nothing else takes so long.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    redis.run(&["CLIENT", "PAUSE", "400", "WRITE"]);
     replica.tollgate.signal(Signal::SIGINT);
     assert!(replica.tollgate.wait(WAIT_TIMEOUT).success());
     let events = replica.audit();
