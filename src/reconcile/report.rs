@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 
 use crate::domain::{Tokens, UtcDay};
+
+/// The last year of a [`UtcDay`] that can be parsed.
+const MAX_YEAR: i32 = 9999;
 
 /// What the provider reports, from its API or a file.
 #[derive(Debug, Default)]
@@ -94,6 +97,9 @@ impl TimeBucket {
         let (Some(from), Some(to)) = (time(start), time(end)) else {
             return Err("is not a time in seconds since 1970".to_owned());
         };
+        if from.year() > MAX_YEAR {
+            return Err(format!("is after the year {MAX_YEAR}"));
+        }
         let bucket = Self {
             start: from,
             seconds: (to - from).num_seconds(),

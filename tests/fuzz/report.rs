@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::DateTime;
 use libfuzzer_sys::fuzz_target;
 use tollgate::{
-    domain::{OrgId, PoolName, Tokens},
+    domain::{OrgId, PoolName, Tokens, UtcDay},
     policy::Policy,
     reconcile::{
         Scope, Tolerance, UsageReport, compare, comparison::CLOSED_AFTER, overflow::overflow,
@@ -21,6 +21,9 @@ fuzz_target!(|bytes: &[u8]| {
     let total = report.rows.iter().try_fold(0_u64, |sum, row| sum.checked_add(row.tokens));
     assert!(total.is_some_and(|total| total <= Tokens::MAX.get()));
     assert!(report.rows.iter().all(|row| report.days.contains(&row.bucket.day())));
+
+    // The service can be asked for each day, and it can be compared.
+    assert!(report.days.iter().all(|day| UtcDay::parse(&day.to_string()).is_ok()));
 
     let policy = Policy::builtin();
     let org = OrgId::parse("org-demo").expect("legal");

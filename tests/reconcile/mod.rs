@@ -3,6 +3,7 @@
 mod accounting;
 mod api;
 mod background;
+mod changes;
 mod command;
 mod invoice;
 mod kinds;
@@ -97,11 +98,14 @@ impl Books {
     }
 
     fn with_program(program: &str, org: &str) -> Self {
-        let text = format!(
+        Self::of(&format!(
             "[program]\nextends = \"openai-2026-09-28\"\n{program}\n[orgs.acme]\ntier = 1\n{org}"
-        );
+        ))
+    }
+
+    fn of(policy: &str) -> Self {
         Self {
-            policy: Policy::parse("policy", &text).unwrap(),
+            policy: Policy::parse("policy", policy).unwrap(),
             org: OrgId::parse("acme").unwrap(),
             enrolled: true,
             tolerance: "0",
