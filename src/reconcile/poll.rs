@@ -114,7 +114,9 @@ impl OrgPoller {
         ledger.quota(&self.org).await?;
         let (asked_at, now) = (Instant::now(), self.ledger.now());
         let days = self.days(now);
-        let first = days.first().map_or(now, |day| day.start());
+        let mut context: BTreeSet<UtcDay> =
+            days.first().map(|it| it.yesterday()).into_iter().collect();
+        let first = context.first().map_or(now, |day| day.start());
         let report = match api.usage(first, None, BucketWidth::Day).await {
             Ok(report) => report,
             Err(error @ (UsageApiError::KeyRefused | UsageApiError::Forbidden)) => {
@@ -127,7 +129,12 @@ impl OrgPoller {
         // After the report: what is in it was counted before.
         let ledger = self.ledger.with_deadline(Instant::now() + LEDGER_TIMEOUT);
         let quota = ledger.quota(&self.org).await?;
-        let rows = self.rows(&ledger, &days).await?;
+        let mut rows = self.rows(&ledger, &days).await?;
+        match self.rows(&ledger, &context).await {
+            Ok(before) => rows.extend(before),
+            Err(LedgerError::DayNotKept { .. }) => context.clear(),
+            Err(error) => return Err(error.into()),
+        }
         let known = self.samples.settled(asked_at);
         self.samples.add(Instant::now(), sample(&quota, &rows));
         let lag = TimeDelta::from_std(self.settings.settle_lag).unwrap_or_default();
@@ -143,6 +150,7 @@ impl OrgPoller {
             tolerance: Tolerance::Tokens(0),
             close_after: self.settings.close_after,
             settled: Some(&known.clone().unwrap_or_else(unknown)),
+            context,
             now,
         };
         let comparison = compare(&scope, days, &rows, &report);

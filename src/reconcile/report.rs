@@ -84,6 +84,16 @@ impl UsageReport {
         Ok(())
     }
 
+    /// The days of the report that are beside these, and not among them.
+    pub fn days_beside(&self, days: &BTreeSet<UtcDay>) -> BTreeSet<UtcDay> {
+        let beside = days
+            .iter()
+            .flat_map(|day| [day.yesterday(), day.plus_days(1)]);
+        beside
+            .filter(|day| self.days.contains(day) && !days.contains(day))
+            .collect()
+    }
+
     /// Whether every bucket has at most a minute.
     pub fn is_by_minute(&self) -> bool {
         self.rows.iter().all(|row| row.bucket.seconds <= 60)

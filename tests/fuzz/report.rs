@@ -25,6 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
     // The service can be asked for each day, and it can be compared.
     assert!(report.days.iter().all(|day| UtcDay::parse(&day.to_string()).is_ok()));
 
+    let days: BTreeSet<_> = report.days.iter().copied().take(62).collect();
     let policy = Policy::builtin();
     let org = OrgId::parse("org-demo").expect("legal");
     let scope = Scope {
@@ -37,9 +38,9 @@ fuzz_target!(|bytes: &[u8]| {
         tolerance: "0".parse::<Tolerance>().expect("legal"),
         close_after: CLOSED_AFTER,
         settled: None,
+        context: report.days_beside(&days),
         now: DateTime::from_timestamp(1_800_000_000, 0).expect("a time"),
     };
-    let days: BTreeSet<_> = report.days.iter().copied().take(62).collect();
     let comparison = compare(&scope, days.clone(), &[], &report);
     assert!(comparison.drifts.iter().all(|drift| drift.tokens > 0));
     if report.is_by_minute() {

@@ -172,6 +172,7 @@ async fn compare_all(world: &World, traffic: &Traffic, events: Vec<UsageEvent>) 
         tolerance: Tolerance::Tokens(0),
         close_after: CLOSED_AFTER,
         settled: None,
+        context: BTreeSet::new(),
         now,
     };
     compare(&scope, history::days().collect(), &rows, &report)

@@ -321,7 +321,7 @@ async fn the_providers_api_is_asked_with_the_key_of_a_file_or_of_the_environment
     let today = ask(ADMIN_KEY, &[]);
     assert_eq!(today.code, Some(0), "{today:?}");
     let query = &server.queries()[0];
-    let wanted = "start_time=1795305600&bucket_width=1d&limit=31&group_by=project_id&group_by=model\
+    let wanted = "start_time=1795219200&bucket_width=1d&limit=31&group_by=project_id&group_by=model\
                   &group_by=service_tier&group_by=batch";
     assert!(query.ends_with(wanted), "{query}");
     let file = TextFile::new(&format!("{ADMIN_KEY}\n"));

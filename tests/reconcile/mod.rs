@@ -132,14 +132,28 @@ impl Books {
             tolerance: self.tolerance.parse::<Tolerance>().unwrap(),
             close_after: CLOSED_AFTER,
             settled: None,
+            context: BTreeSet::new(),
             now,
         }
     }
 
     fn compare(&self, rows: &[Counted<'_>], buckets: &[Value]) -> Comparison {
         let report = report(&page(buckets));
-        let days: BTreeSet<UtcDay> = report.days.clone();
-        compare(&self.scope(), days, &ledger(rows), &report)
+        self.compare_days(report.days.clone(), rows, &report)
+    }
+
+    /// Of these days, with those beside them.
+    fn compare_days(
+        &self,
+        days: BTreeSet<UtcDay>,
+        rows: &[Counted<'_>],
+        report: &UsageReport,
+    ) -> Comparison {
+        let scope = Scope {
+            context: report.days_beside(&days),
+            ..self.scope()
+        };
+        compare(&scope, days, &ledger(rows), report)
     }
 
     /// The policy change, without overflow.
