@@ -146,7 +146,8 @@ async fn reconcile(
 ) -> anyhow::Result<(Comparison, String)> {
     let now = crate::wall_clock::now();
     let (report, mut days) = report_and_days(args, key, UtcDay::of(now)).await?;
-    let ledger = usage_of_service(args, org, &mut days).await?;
+    let mut context = report.days_beside(&days);
+    let ledger = usage_of_service(args, org, &mut days, &mut context).await?;
     let scope = Scope {
         policy,
         org,
@@ -161,6 +162,7 @@ async fn reconcile(
         tolerance: args.tolerance,
         close_after: CLOSED_AFTER,
         settled: None,
+        context,
         now,
     };
     let mut comparison = compare(&scope, days, &ledger.rows, &report);
@@ -171,7 +173,9 @@ async fn reconcile(
                 report.is_by_minute(),
                 "--overflow needs buckets of one minute (bucket_width=1m)"
             );
-            overflow(&scope, &report)
+            let mut evidence = overflow(&scope, &report);
+            evidence.retain(|(day, _), _| !scope.context.contains(day));
+            evidence
         }
         false => Default::default(),
     };
@@ -293,16 +297,18 @@ async fn report_of_api(
     );
     let api =
         UsageApi::new(&args.api_base, key, UsageApiLimits::default()).context("--api-base")?;
-    // The provider wants no end for today.
-    let end = (*last < today).then(|| last.end());
+    // The days before and after are the context. The provider wants no end for today.
+    let (first, last) = (first.yesterday(), last.plus_days(1));
+    let end = (last < today).then(|| last.end());
     Ok(api.usage(first.start(), end, width).await?)
 }
 
-/// The ledger's rows of these days. Removes the days that the service does not have.
+/// The ledger's rows of these days and of the context. Removes the days that the service does not have.
 async fn usage_of_service(
     args: &ReconcileArgs,
     org: &OrgId,
     days: &mut BTreeSet<UtcDay>,
+    context: &mut BTreeSet<UtcDay>,
 ) -> anyhow::Result<LedgerUsage> {
     let connection = &args.connection;
     let mut client = connect(connection)?;
@@ -312,7 +318,7 @@ async fn usage_of_service(
         .map_err(|status| rpc_error(connection, &status))?
         .into_inner();
     let (mut rows, mut unknown) = (Vec::new(), Vec::new());
-    for day in days.clone() {
+    for day in days.union(context).copied().collect::<Vec<_>>() {
         let request = ListUsageRequest {
             org: org.clone(),
             day: day.to_string(),
@@ -322,6 +328,9 @@ async fn usage_of_service(
         match all_usage(client.clone(), request).await {
             Ok(usage) => rows.extend(ledger_rows(day, usage.into_inner())),
             Err(status) if status.code() == Code::OutOfRange => {
+                if context.remove(&day) {
+                    continue;
+                }
                 days.remove(&day);
                 let reason = format!("the service: {}", status.message());
                 unknown.push(Unknown {

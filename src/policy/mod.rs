@@ -20,14 +20,14 @@ use std::{
 
 pub use self::{
     diff::{Diff, Truncated},
-    models::ComparedModel,
+    models::{ComparedModel, ModelEntry},
     programs::{BuiltinProgram, PROGRAMS},
     schema::MAX_BYTES,
     watch::{PolicySource, PolicyStatus},
 };
 use self::{
     margins::{Margins, OwnTerms},
-    models::{ModelEntry, Models},
+    models::Models,
 };
 use crate::{
     domain::{
@@ -210,6 +210,24 @@ impl Policy {
         let mut aliases: Vec<&str> = aliases.map(|(name, _)| name.as_str()).collect();
         aliases.sort_unstable();
         aliases
+    }
+
+    /// What the policy has for a name.
+    pub fn entry(&self, name: &str) -> Option<&ModelEntry> {
+        self.models.entries.get(name)
+    }
+
+    /// Whether the file itself has the name in a list or as an alias, not only the programme that it extends.
+    pub fn is_own(&self, name: &str) -> bool {
+        self.models.own.contains_key(name)
+    }
+
+    /// What is left for a name if the file itself does not have it: the entry of the programme that it extends.
+    pub fn inherited_entry(&self, name: &str) -> Option<&ModelEntry> {
+        match self.models.own.get(name) {
+            Some(replaced) => replaced.as_ref(),
+            None => self.entry(name),
+        }
     }
 
     /// How many models a pool lists.

@@ -6,7 +6,7 @@ use crate::domain::{ModelCapacity, ModelName, PoolName};
 
 /// What a name of the policy stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ModelEntry {
+pub enum ModelEntry {
     /// A model of this pool.
     Listed(PoolName),
     /// A model that is not covered any more. It keeps its pool in the usage history.
@@ -39,6 +39,8 @@ pub struct ComparedModel {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Models {
     pub(super) entries: HashMap<ModelName, ModelEntry>,
+    /// The names that the file itself has, and what the programme that it extends has for them.
+    pub(super) own: HashMap<ModelName, Option<ModelEntry>>,
     /// The capacities that the policy states, of models that it lists and of others.
     pub(super) capacities: HashMap<ModelName, ModelCapacity>,
     /// Removed from the beginning of a name that the policy does not have.

@@ -44,6 +44,8 @@ pub struct Scope<'a> {
     pub close_after: TimeDelta,
     /// What the ledger had when the youngest usage ended that is compared; none: all usage is compared.
     pub settled: Option<&'a LedgerSample>,
+    /// The days beside those that are compared, whose rows are given too: what ended after midnight is on two days.
+    pub context: BTreeSet<UtcDay>,
     /// The time.
     pub now: DateTime<Utc>,
 }
@@ -104,6 +106,8 @@ pub struct Comparison {
     has_verdicts: bool,
     /// FREE and BILLED tokens of the ledger that are of no known model.
     hidden: BTreeMap<UtcDay, u64>,
+    /// The provider's free tokens of which the ledger can have carried some: they ended within the guard after midnight.
+    after_midnight: BTreeMap<UsageKey, u64>,
 }
 
 /// FREE and BILLED tokens of the ledger.
@@ -161,10 +165,11 @@ impl Comparison {
         report: &UsageReport,
     ) -> Self {
         let is_open = |day: &&UtcDay| scope.now < day.end() + scope.close_after;
+        let all: BTreeSet<UtcDay> = days.union(&scope.context).copied().collect();
         let mut comparison = Self {
-            open_days: days.iter().filter(is_open).copied().collect(),
+            open_days: all.iter().filter(is_open).copied().collect(),
             by_project: report.rows.iter().any(|row| row.project.is_some()),
-            days,
+            days: all,
             ..Self::default()
         };
         comparison.add_ledger(scope, ledger);
@@ -177,6 +182,7 @@ impl Comparison {
         comparison.judge(scope);
         comparison.move_to_the_next_day();
         comparison.subtract_hidden();
+        comparison.leave_out_context(&days);
         comparison.sum_pools(scope);
         comparison.drifts = comparison.cell_drifts().collect();
         comparison
@@ -235,18 +241,22 @@ impl Comparison {
     }
 
     fn add_report(&mut self, scope: &Scope<'_>, report: &UsageReport) {
+        let guard = TimeDelta::from_std(scope.policy.program.midnight_guard).unwrap_or_default();
         for row in &report.rows {
             let day = row.bucket.day();
             if !self.days.contains(&day) {
                 continue;
             }
             let project = row.project.as_deref().unwrap_or_default();
-            let usage = self.usage.entry(UsageKey {
+            let key = UsageKey {
                 day,
                 project: scope.project(project).to_owned(),
                 model: scope.policy.compared_model(&row.model),
-            });
-            let usage = usage.or_default();
+            };
+            if scope.is_free(row) && row.bucket.start < day.start() + guard {
+                *self.after_midnight.entry(key.clone()).or_default() += row.tokens;
+            }
+            let usage = self.usage.entry(key).or_default();
             match scope.is_free(row) {
                 true => usage.provider_free += row.tokens,
                 false => usage.provider_billed += row.tokens,
@@ -296,8 +306,11 @@ impl Comparison {
         self.other_tiers = other.map(str::to_owned).collect();
         let has_free_tier = report.rows.iter().any(|row| scope.is_free(row));
         let is_by_tier = report.rows.is_empty() || report.rows.iter().any(|row| row.tier.is_some());
-        let is_nothing_free = self.usage.iter().all(|(key, usage)| {
-            usage.ledger_free == 0 || settled.get(key).is_some_and(|(free, _)| *free == 0)
+        let mut compared = self.usage.iter();
+        let is_nothing_free = compared.all(|(key, usage)| {
+            scope.context.contains(&key.day)
+                || usage.ledger_free == 0
+                || settled.get(key).is_some_and(|(free, _)| *free == 0)
         });
         self.has_verdicts =
             has_free_tier || (is_by_tier && is_nothing_free && self.other_tiers.is_empty());
@@ -327,30 +340,46 @@ impl Comparison {
         }
     }
 
-    /// What the ledger has on a day and the provider on the next one ended after midnight.
+    /// What the ledger has on a day and the provider on the next one ended after midnight: at most what ended there within
+    /// the midnight guard, since a request that ends later is not carried.
     fn move_to_the_next_day(&mut self) {
-        let lost = self
-            .usage
-            .iter()
-            .map(|(key, it)| (key.clone(), it.drift.tokens[DriftKind::Lost]));
-        let lost: Vec<(UsageKey, u64)> = lost.filter(|(_, tokens)| *tokens > 0).collect();
-        for (key, lost) in lost {
+        let gone = self.usage.iter().map(|(key, it)| {
+            let tokens = &it.drift.tokens;
+            (
+                key.clone(),
+                tokens[DriftKind::Lost] + tokens[DriftKind::Late],
+            )
+        });
+        let gone: Vec<(UsageKey, u64)> = gone.filter(|(_, tokens)| *tokens > 0).collect();
+        for (key, gone) in gone {
             let day = key.day.plus_days(1);
-            let Some(next) = self.usage.get_mut(&UsageKey { day, ..key.clone() }) else {
+            let next = UsageKey { day, ..key.clone() };
+            let after_midnight = self.after_midnight.get(&next).copied().unwrap_or_default();
+            let Some(next) = self.usage.get_mut(&next) else {
                 continue;
             };
-            let external = lost.min(next.drift.external_free);
+            let carried = gone.min(after_midnight);
+            let external = carried.min(next.drift.external_free);
             // It seems to be a BILLED request of the next day that was free, if one ran elsewhere.
-            let missed = (lost - external).min(next.drift.tokens[DriftKind::MissedFree]);
+            let missed = (carried - external).min(next.drift.tokens[DriftKind::MissedFree]);
             next.drift.external_free -= external;
             next.drift.tokens[DriftKind::External] -= external;
             next.drift.tokens[DriftKind::MissedFree] -= missed;
-            let moved = external + missed;
             if let Some(usage) = self.usage.get_mut(&key) {
-                usage.drift.tokens[DriftKind::Lost] -= moved;
-                usage.drift.tokens[DriftKind::Late] += moved;
+                let lost = (external + missed).min(usage.drift.tokens[DriftKind::Lost]);
+                usage.drift.tokens[DriftKind::Lost] -= lost;
+                usage.drift.tokens[DriftKind::Late] += lost;
             }
         }
+    }
+
+    /// Leaves the days that were asked for.
+    fn leave_out_context(&mut self, days: &BTreeSet<UtcDay>) {
+        self.days.retain(|day| days.contains(day));
+        self.open_days.retain(|day| days.contains(day));
+        self.usage.retain(|key, _| days.contains(&key.day));
+        self.unknown
+            .retain(|it| it.day.is_none_or(|day| days.contains(&day)));
     }
 
     /// What the ledger has in the row `(other)` may be what seems to be external.

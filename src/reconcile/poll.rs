@@ -117,7 +117,7 @@ impl OrgPoller {
         self.ledger_within(LEDGER_TIMEOUT).quota(&self.org).await?;
         let (asked_at, now) = (Instant::now(), self.ledger.now());
         let days = self.days(now);
-        let first = days.first().map_or(now, |day| day.start());
+        let first = day_before(&days).map_or(now, UtcDay::start);
         match api.usage(first, None, BucketWidth::Day).await {
             Ok(report) => Ok(ProviderReport {
                 asked_at,
@@ -144,7 +144,13 @@ impl OrgPoller {
         } = reported;
         let ledger = self.ledger_within(LEDGER_TIMEOUT);
         let quota = ledger.quota(&self.org).await?;
-        let pages = self.usage_pages(&ledger, &days).await?;
+        let mut pages = self.usage_pages(&ledger, &days).await?;
+        let mut context: BTreeSet<UtcDay> = day_before(&days).into_iter().collect();
+        match self.usage_pages(&ledger, &context).await {
+            Ok(before) => pages.extend(before),
+            Err(LedgerError::DayNotKept { .. }) => context.clear(),
+            Err(error) => return Err(error.into()),
+        }
         let read_at = Instant::now();
         let settled = self.samples.settled(asked_at);
         let (policy, org, settings) = (
@@ -167,6 +173,7 @@ impl OrgPoller {
                 tolerance: Tolerance::Tokens(0),
                 close_after: settings.close_after,
                 settled: Some(known.as_deref().unwrap_or(&unknown)),
+                context,
                 now,
             };
             let day = quota.day;
@@ -351,6 +358,11 @@ fn sample(quota: &Quota, mut rows: Vec<LedgerRow>) -> LedgerSample {
         rows,
         used: used.collect(),
     }
+}
+
+/// The day before those that are compared. Its requests may have ended after midnight.
+fn day_before(days: &BTreeSet<UtcDay>) -> Option<UtcDay> {
+    days.first().map(|day| day.yesterday())
 }
 
 /// Whether the day ends soon.

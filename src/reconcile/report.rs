@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 
 use crate::domain::{Tokens, UtcDay};
+
+/// The last year of a [`UtcDay`] that can be parsed.
+const MAX_YEAR: i32 = 9999;
 
 /// What the provider reports, from its API or a file.
 #[derive(Debug, Default)]
@@ -81,6 +84,16 @@ impl UsageReport {
         Ok(())
     }
 
+    /// The days of the report that are beside these, and not among them.
+    pub fn days_beside(&self, days: &BTreeSet<UtcDay>) -> BTreeSet<UtcDay> {
+        let beside = days
+            .iter()
+            .flat_map(|day| [day.yesterday(), day.plus_days(1)]);
+        beside
+            .filter(|day| self.days.contains(day) && !days.contains(day))
+            .collect()
+    }
+
     /// Whether every bucket has at most a minute.
     pub fn is_by_minute(&self) -> bool {
         self.rows.iter().all(|row| row.bucket.seconds <= 60)
@@ -94,6 +107,9 @@ impl TimeBucket {
         let (Some(from), Some(to)) = (time(start), time(end)) else {
             return Err("is not a time in seconds since 1970".to_owned());
         };
+        if from.year() > MAX_YEAR {
+            return Err(format!("is after the year {MAX_YEAR}"));
+        }
         let bucket = Self {
             start: from,
             seconds: (to - from).num_seconds(),

@@ -39,7 +39,7 @@ type Breach = (
 const SAME: fn(&mut Programme) = |_| {};
 
 /// By the conditions. Where one is broken, some FREE is billed.
-const BREACHES: [Breach; 13] = [
+const BREACHES: [Breach; 14] = [
     (
         "1: traffic goes past",
         &[GoesPast],
@@ -106,7 +106,13 @@ const BREACHES: [Breach; 13] = [
     (
         "5: function calling is not covered",
         &[],
-        |it| it.workloads.retain(|workload| *workload == "inference"),
+        |it| it.workloads.retain(|it| *it != "function_calling"),
+        &[FalseFree],
+    ),
+    (
+        "5: batch is not covered",
+        &[],
+        |it| it.workloads.retain(|it| *it != "batch"),
         &[FalseFree],
     ),
     (
@@ -172,6 +178,7 @@ async fn compare_all(world: &World, traffic: &Traffic, events: Vec<UsageEvent>) 
         tolerance: Tolerance::Tokens(0),
         close_after: CLOSED_AFTER,
         settled: None,
+        context: BTreeSet::new(),
         now,
     };
     compare(&scope, history::days().collect(), &rows, &report)

@@ -19,7 +19,9 @@ pub const UNLISTED: &str = "gpt-7";
 pub const SHARING: [&str; 2] = ["search", "chat"];
 /// A project that does not.
 pub const PRIVATE: &str = "private";
-const WORKLOADS: [&str; 2] = ["inference", "function_calling"];
+/// The workloads that are covered, and one that is not.
+const WORKLOADS: [&str; 3] = ["inference", "function_calling", "batch"];
+const UNCOVERED: &str = "hosted_tool";
 const MAX_REQUESTS: u64 = 80;
 /// Of traffic that runs one at a time.
 const REQUESTS_PER_DAY: i64 = 10;
@@ -165,10 +167,10 @@ impl Traffic {
         } else {
             SHARING[usize::from(percent(40))]
         };
-        let workload = if percent(5) {
-            "batch"
-        } else {
-            WORKLOADS[usize::from(percent(20))]
+        let workload = match () {
+            () if percent(5) => UNCOVERED,
+            () if percent(10) => "batch",
+            () => WORKLOADS[usize::from(percent(20))],
         };
         let route = match () {
             () if has(Behavior::GoesPast) && percent(20) => Route::Past,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 use tollgate::{
     domain::UtcDay,
     reconcile::{
@@ -183,6 +183,43 @@ fn lists_in_a_query_have_two_spellings() {
     let results = spelled["data"][0]["results"].as_array().unwrap();
     assert_eq!((results.len(), &results[0]["model"]), (2, &json!(GPT_4O)));
     assert_eq!(page("models[]=o3")["data"][0]["results"], json!([]));
+}
+
+/// Of the stand-in: users and keys are null, as the provider has them where they are not known.
+#[test]
+fn batches_can_be_chosen_and_a_group_by_users_or_keys_is_one_of_null() {
+    let batch = UsageEvent {
+        is_batch: true,
+        ..events()[0].clone()
+    };
+    let results = |query: &str| {
+        let (now, events) = (
+            NOW.parse().unwrap(),
+            [events(), vec![batch.clone()]].concat(),
+        );
+        let at = batch.at.timestamp() / 86_400 * 86_400;
+        let query = format!("start_time={at}&end_time={}&{query}", at + 86_400);
+        let page = ReportedUsage { now, events }.page(&query).unwrap();
+        page["data"][0]["results"].as_array().unwrap().clone()
+    };
+    let requests = |results: &[Value]| -> u64 {
+        let requests = results
+            .iter()
+            .map(|it| it["num_model_requests"].as_u64().unwrap());
+        requests.sum()
+    };
+    let all = results("group_by=batch");
+    let batches = results("batch=true&group_by=batch");
+    assert_eq!((batches.len(), requests(&batches)), (1, 1));
+    assert_eq!(batches[0]["batch"], json!(true));
+    let others = results("batch=false");
+    assert_eq!(requests(&others), requests(&all) - 1);
+    let by_user = results("group_by=user_id&group_by=api_key_id");
+    assert_eq!((by_user.len(), requests(&by_user)), (1, requests(&all)));
+    assert_eq!(
+        (&by_user[0]["user_id"], &by_user[0]["api_key_id"]),
+        (&json!(null), &json!(null))
+    );
 }
 
 #[tokio::test]

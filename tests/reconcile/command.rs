@@ -40,7 +40,11 @@ impl Service {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        self.clock.set(NOON);
+        self.command_at(NOON, words)
+    }
+
+    fn command_at(&self, now: &str, words: &[&str]) -> Command {
+        self.clock.set(now);
         let mut command = program();
         self.clock.preload(&mut command);
         command
@@ -321,7 +325,7 @@ async fn the_providers_api_is_asked_with_the_key_of_a_file_or_of_the_environment
     let today = ask(ADMIN_KEY, &[]);
     assert_eq!(today.code, Some(0), "{today:?}");
     let query = &server.queries()[0];
-    let wanted = "start_time=1795305600&bucket_width=1d&limit=31&group_by=project_id&group_by=model\
+    let wanted = "start_time=1795219200&bucket_width=1d&limit=31&group_by=project_id&group_by=model\
                   &group_by=service_tier&group_by=batch";
     assert!(query.ends_with(wanted), "{query}");
     let file = TextFile::new(&format!("{ADMIN_KEY}\n"));
@@ -350,4 +354,42 @@ async fn the_providers_api_is_asked_with_the_key_of_a_file_or_of_the_environment
         "{refused:?}"
     );
     assert!(!refused.stderr.contains("sk-"), "{refused:?}");
+}
+
+/// 50 of today's 100 tokens ended after midnight. Each day is compared alone, when the first one is closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_days_beside_those_that_were_asked_for_show_what_ended_after_midnight() {
+    const THEN: &str = "2026-11-24T12:00:00Z";
+    let service = Service::start().await;
+    let ended = |at| UsageEvent::new(at, "proj_p", GPT_4O, FREE, 50);
+    let events = vec![ended("2026-11-22T12:30:00Z"), ended("2026-11-23T00:05:00Z")];
+    let server = UsageApiServer::start(THEN, events).await;
+    let pages = [TODAY, "2026-11-23"].map(|on| super::bucket(on, &[("proj_p", GPT_4O, FREE, 50)]));
+    let file = TextFile::new(&page(&pages).to_string());
+    for source in [["--api-base", &server.base], ["--from-file", file.path()]] {
+        for (day, kind) in [(TODAY, Some("late")), ("2026-11-23", None)] {
+            let words = ["--project", "p=proj_p", "--day", day];
+            let mut command = service.command_at(THEN, &[&source[..], &words].concat());
+            let ran = run(command.env("OPENAI_ADMIN_KEY", ADMIN_KEY));
+            assert_eq!(ran.code, Some(0), "{day}: {ran:?}");
+            let found = lines(&ran.stdout);
+            let found = found.iter().filter(|it| it.ends_with("p gpt-4o large 50"));
+            let found: Vec<&str> = found.filter_map(|it| it.split(' ').next()).collect();
+            assert_eq!(found, Vec::from_iter(kind), "{day}: {ran:?}");
+        }
+    }
+    let queries = server.queries();
+    let start = |day: &str| super::day(day).start().timestamp();
+    let first = format!("?start_time={}&", start(YESTERDAY));
+    let end = format!("&end_time={}", start("2026-11-24"));
+    assert!(
+        queries[0].contains(&first) && queries[0].contains(&end),
+        "{queries:?}"
+    );
+    // The day after the other one is not over.
+    let first = format!("?start_time={}&", start(TODAY));
+    assert!(
+        queries[1].contains(&first) && !queries[1].contains("end_time"),
+        "{queries:?}"
+    );
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tollgate::reconcile::{UsageReport, compare};
 
-use super::{Books, DAY, FREE, NEXT_DAY, bucket, day, drifts, ledger, page, report};
+use super::{Books, DAY, FREE, NEXT_DAY, bucket, bucket_at, day, drifts, ledger, page, report};
 
 /// Of another model something was free, so that the report says what was.
 const OTHER_FREE: super::Used<'static> = ("proj_q", "gpt-4.1-2025-04-14", FREE, 10);
@@ -338,6 +338,64 @@ fn what_ended_after_midnight_counts_on_the_next_day_at_the_provider() {
             format!("late {DAY} p gpt-4o large 35"),
         ];
         assert_eq!(drifts(&comparison), wanted, "{billed}");
+    }
+}
+
+/// Each day alone, with those beside it. 30 ended after midnight; the first day has 10 more, and the last one too.
+#[test]
+fn what_ended_after_midnight_is_no_drift_of_a_day_that_is_compared_alone_or_is_open() {
+    let mut books = Books::sharing();
+    let days = ["2026-11-18", DAY, NEXT_DAY];
+    let rows = days.map(|on| (on, "p", "gpt-4o", 100, 0));
+    let used = [60, 130, 110].map(|tokens| [("proj_p", "gpt-4o-2024-08-06", FREE, tokens)]);
+    let report = report(&page(&[0, 1, 2].map(|at| bucket(days[at], &used[at]))));
+    for (now, first) in [
+        ("2026-11-20T11:00:00Z", vec!["late 40"]),
+        ("2026-11-22T12:00:00Z", vec!["lost 10", "late 30"]),
+    ] {
+        books.now = now;
+        for (on, wanted) in days.into_iter().zip([first, vec![], vec!["external 10"]]) {
+            let comparison = books.compare_days([day(on)].into(), &rows, &report);
+            let found = drifts(&comparison);
+            let found = found
+                .iter()
+                .map(|it| it.replace(&format!(" {on} p gpt-4o large"), ""));
+            assert_eq!(found.collect::<Vec<_>>(), wanted, "{now}");
+            assert_eq!(comparison.days, [day(on)].into());
+            assert!(comparison.usage.keys().all(|key| key.day == day(on)));
+            assert!(comparison.pools.keys().all(|(of, _)| *of == day(on)));
+        }
+    }
+}
+
+/// By buckets of an hour, and a guard of half an hour.
+#[test]
+fn what_ended_after_the_guard_is_not_what_the_ledger_carried() {
+    let model = "gpt-4o-2024-08-06";
+    let start = day(NEXT_DAY).start().timestamp();
+    let hour = |at: i64| {
+        bucket_at(
+            start + at * 3_600,
+            start + (at + 1) * 3_600,
+            &[("proj_p", model, FREE, 20)],
+        )
+    };
+    let rows = [(DAY, "p", "gpt-4o", 100, 0)];
+    let first = bucket(DAY, &[("proj_p", model, FREE, 60)]);
+    let external = |tokens: u64| vec![format!("external {NEXT_DAY} p gpt-4o large {tokens}")];
+    for (guard, hours, wanted) in [
+        ("30m", vec![hour(0)], vec![]),
+        ("30m", vec![hour(0), hour(1)], external(20)),
+        ("2h", vec![hour(0), hour(1)], vec![]),
+        // Off: nothing is carried.
+        ("0s", vec![hour(0)], external(20)),
+    ] {
+        let program = format!("midnight_guard = \"{guard}\"");
+        let books = Books::with_program(&program, "data_sharing = \"all\"");
+        let comparison = books.compare(&rows, &[vec![first.clone()], hours].concat());
+        let mut found = drifts(&comparison);
+        found.retain(|it| it.contains(NEXT_DAY));
+        assert_eq!(found, wanted, "{guard}");
     }
 }
 

@@ -3,6 +3,7 @@
 mod accounting;
 mod api;
 mod background;
+mod changes;
 mod command;
 mod invoice;
 mod kinds;
@@ -97,11 +98,14 @@ impl Books {
     }
 
     fn with_program(program: &str, org: &str) -> Self {
-        let text = format!(
+        Self::of(&format!(
             "[program]\nextends = \"openai-2026-09-28\"\n{program}\n[orgs.acme]\ntier = 1\n{org}"
-        );
+        ))
+    }
+
+    fn of(policy: &str) -> Self {
         Self {
-            policy: Policy::parse("policy", &text).unwrap(),
+            policy: Policy::parse("policy", policy).unwrap(),
             org: OrgId::parse("acme").unwrap(),
             enrolled: true,
             tolerance: "0",
@@ -128,14 +132,28 @@ impl Books {
             tolerance: self.tolerance.parse::<Tolerance>().unwrap(),
             close_after: CLOSED_AFTER,
             settled: None,
+            context: BTreeSet::new(),
             now,
         }
     }
 
     fn compare(&self, rows: &[Counted<'_>], buckets: &[Value]) -> Comparison {
         let report = report(&page(buckets));
-        let days: BTreeSet<UtcDay> = report.days.clone();
-        compare(&self.scope(), days, &ledger(rows), &report)
+        self.compare_days(report.days.clone(), rows, &report)
+    }
+
+    /// Of these days, with those beside them.
+    fn compare_days(
+        &self,
+        days: BTreeSet<UtcDay>,
+        rows: &[Counted<'_>],
+        report: &UsageReport,
+    ) -> Comparison {
+        let scope = Scope {
+            context: report.days_beside(&days),
+            ..self.scope()
+        };
+        compare(&scope, days, &ledger(rows), report)
     }
 
     /// The policy change, without overflow.

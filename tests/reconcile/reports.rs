@@ -243,3 +243,22 @@ fn the_dashboards_csv_is_read_with_its_empty_days() {
         "line 1: must have a column end_time, once: neither pages of the usage API nor its CSV";
     assert_eq!(fault("start_time,model\n"), wanted);
 }
+
+#[test]
+fn a_bucket_after_the_year_9999_is_a_fault() {
+    let seconds = |day: &str| {
+        day.parse::<chrono::NaiveDate>()
+            .unwrap()
+            .and_time(chrono::NaiveTime::MIN)
+            .and_utc()
+            .timestamp()
+    };
+    let bucket = |start: i64, end: i64| page(&[super::bucket_at(start, end, &[])]).to_string();
+    let end = seconds("+10000-01-01");
+    assert_eq!(sum(&bucket(end - 86_400, end)).1, ["9999-12-31"]);
+    let last = seconds("+262142-12-31");
+    for start in [end, last] {
+        let wanted = "page 1, bucket 1: start_time: is after the year 9999";
+        assert_eq!(fault(&bucket(start, start + 3_600)), wanted);
+    }
+}

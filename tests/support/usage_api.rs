@@ -304,7 +304,10 @@ impl ReportedUsage {
         for event in &self.events {
             let at = event.at.timestamp();
             let is_here = at >= start && at < start + width && event.visible_from <= self.now;
-            if is_here && chosen("models", event.model) && chosen("project_ids", event.project) {
+            let is_chosen = chosen("models", event.model)
+                && chosen("project_ids", event.project)
+                && chosen("batch", &event.is_batch.to_string());
+            if is_here && is_chosen {
                 let key = dimensions(event).into_iter();
                 let key = key.map(|(name, value)| grouped(name).then_some(value));
                 groups.entry(key.collect()).or_default().push(event);

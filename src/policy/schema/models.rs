@@ -44,6 +44,7 @@ impl<'d> ModelReader<'d> {
             own: HashMap::new(),
             dropped: HashMap::new(),
         };
+        reader.models.own.clear();
         reader.drop_names(program, base);
         if let Some(prefixes) = program.get("strip_prefixes", |list| {
             Some(distinct(list.texts()?, prefix))
@@ -167,7 +168,8 @@ impl<'d> ModelReader<'d> {
             ));
         } else {
             lints.models.extend(lint_model_name(name, &entry));
-            self.models.entries.insert(model, value);
+            let replaced = self.models.entries.insert(model.clone(), value);
+            self.models.own.insert(model, replaced);
             self.own.insert(name, (pool.cloned(), entry));
         }
     }
