@@ -45,12 +45,12 @@ impl Input {
 
 /// A field that may be given once; null counts as left out.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Once<T> {
+pub(super) struct UniqueField<T> {
     is_given: bool,
     pub(super) value: Option<T>,
 }
 
-impl<T> Once<T> {
+impl<T> UniqueField<T> {
     pub(super) fn set(&mut self, key: Key, value: Result<Option<T>, Fault>, input: &mut Input) {
         match value {
             _ if self.is_given => input.note(Fault::new(key, "is given twice")),
