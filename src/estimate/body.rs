@@ -38,7 +38,7 @@ impl Body {
     /// Reads a whole body.
     pub(super) fn of(endpoint: Endpoint, body: &[u8]) -> Result<Self, EstimateError> {
         let mut read = Self::new(endpoint, false);
-        // Text that is checked at once is not checked string by string, which takes a third longer.
+        // One check of the whole text instead of one for each string, which takes a third longer.
         match str::from_utf8(body) {
             Ok(text) => read.read_all(Deserializer::from_str(text))?,
             Err(_) => read.read_all(Deserializer::from_slice(body))?,

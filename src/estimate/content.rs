@@ -119,7 +119,7 @@ impl ValueVisitor for List<'_> {
         let mut bytes = 2;
         for index in 0.. {
             if input.fault.is_some() {
-                // Nothing else matters then, but whether the rest is JSON.
+                // After a fault it only matters whether the rest is JSON.
                 while list.next_element::<IgnoredAny>()?.is_some() {}
                 break;
             }

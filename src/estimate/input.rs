@@ -11,7 +11,7 @@ pub(super) struct Input {
     pub(super) messages: u64,
     /// Images, which count by the model.
     pub(super) images: u64,
-    /// Inputs of an embedding: each has the context window of its own.
+    /// Inputs of an embedding: each has a context window of its own.
     pub(super) embedded: u64,
     /// Whether it has content that is not in the body, or whose tokens its bytes don't bound.
     pub(super) has_references: bool,

@@ -25,8 +25,8 @@ struct PolicyChanges {
     comments: BTreeMap<String, BTreeSet<&'static str>>,
 }
 
-/// The fragment; `None` if no change of the policy would help. A list holds what is to be added to the file's, but for
-/// `projects`, which is whole.
+/// The fragment; `None` if no change of the policy would help. Lists hold additions to the file's lists, except
+/// `projects`, which is complete.
 pub fn policy_changes<'e>(
     scope: &Scope<'_>,
     comparison: &Comparison,
@@ -143,7 +143,7 @@ impl PolicyChanges {
     fn share(&mut self, scope: &Scope<'_>, comparison: &Comparison, drift: &Drift) {
         let table = org_table(scope);
         let Some(project) = &drift.project else {
-            // Of an earlier day it has been turned on again.
+            // If only an earlier day is not enrolled, sharing has been turned on again.
             if drift.kind == DriftKind::NotEnrolled && drift.day == comparison.days.last().copied()
             {
                 self.set(&table, "data_sharing", quoted("off"));

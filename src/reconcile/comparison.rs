@@ -39,7 +39,7 @@ pub struct Scope<'a> {
     pub tolerance: Tolerance,
     /// How long after its end a day is closed.
     pub close_after: TimeDelta,
-    /// What the ledger had when the youngest usage ended that is compared; none: all usage is compared.
+    /// What the ledger had at the moment after which usage is too young to be compared; none: all usage is compared.
     pub settled: Option<&'a LedgerSample>,
     /// The time.
     pub now: DateTime<Utc>,
@@ -221,8 +221,8 @@ impl Comparison {
         settled
     }
 
-    /// Of what the ledger has counted or taken back since, it is not known yet whether the provider has it: as much
-    /// counts as agrees with the report.
+    /// The provider may not have yet what the ledger has counted or taken back since: as much of that counts as agrees
+    /// with the report.
     fn leave_out_young(&mut self, settled: &BTreeMap<UsageKey, LedgerTokens>) {
         for (key, then) in settled {
             if let Some(usage) = self.usage.get_mut(key) {
@@ -324,7 +324,7 @@ impl Comparison {
         }
     }
 
-    /// What the ledger has on a day and the provider on the next one ended after midnight.
+    /// Moves from lost to late what is a surplus on the next day: it ended after midnight.
     fn move_to_the_next_day(&mut self) {
         let lost = self
             .usage
@@ -337,7 +337,7 @@ impl Comparison {
                 continue;
             };
             let external = lost.min(next.drift.external_free);
-            // It seems to be a BILLED request of the next day that was free, if one ran elsewhere.
+            // It looks like a BILLED request of the next day that was free, if such a request ran elsewhere.
             let missed = (lost - external).min(next.drift.tokens[DriftKind::MissedFree]);
             next.drift.external_free -= external;
             next.drift.tokens[DriftKind::External] -= external;
@@ -350,7 +350,7 @@ impl Comparison {
         }
     }
 
-    /// What the ledger has in the row `(other)` may be what seems to be external.
+    /// Subtracts the ledger's row `(other)` from the external usage, which may be the same tokens.
     fn subtract_hidden(&mut self) {
         for (key, usage) in &mut self.usage {
             let Some(hidden) = self.hidden.get_mut(&key.day) else {

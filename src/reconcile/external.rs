@@ -1,8 +1,9 @@
 //! The external usage that the provider's report shows (docs/CONTRACT.md, "Background reconcile").
 //!
-//! `P` is what the provider reports for a pool today. Everything in it has ended, and the ledger counts a request before
-//! it begins. So what `P` is above `used` is **proven**: the ledger never had it. It is never lowered. What `P` is above
-//! the `used` of `settle_lag` ago is **likely**: a request that ended since is in `P`, and may not have been in `used`.
+//! `P` is what the provider reports for a pool today. Everything in it has ended, and the ledger counts a request
+//! before it begins. So the excess of `P` over `used` is **proven**: the ledger never had it. It is never lowered. The
+//! excess of `P` over what `used` was `settle_lag` ago is only **likely**: a request that ended since is in `P`, and
+//! may not have been in that `used`.
 
 use std::collections::BTreeMap;
 
@@ -20,8 +21,8 @@ pub struct ExternalFigures {
 struct PoolFigure {
     /// The most that was proven today.
     proven: u64,
-    /// The figures that this replica may have left in the store: the last one, and the one that stays if that was not
-    /// written.
+    /// The figures that this replica may have left in the store: the last one, or the one before if the last write
+    /// failed.
     own: [u64; 2],
 }
 
@@ -65,7 +66,7 @@ impl ExternalFigures {
         external
     }
 
-    /// What is proven of a day, of the pools whose figure is above that.
+    /// The proven figures of a day, for the pools whose last figure is above it.
     pub fn only_proven(&self, day: UtcDay) -> impl Iterator<Item = (&PoolName, u64)> {
         let pools = self.pools.iter().filter(move |_| self.day == Some(day));
         let above = pools.filter(|(_, figure)| figure.own[0] > figure.proven);
@@ -73,8 +74,8 @@ impl ExternalFigures {
     }
 }
 
-/// All tokens of a pool's models on a day, of every service tier, in every project that may share: one that is not
-/// mapped may.
+/// Each pool's tokens on a day: of all its models and service tiers, in every project that may share. A project that is
+/// not mapped may.
 pub fn provider_tokens(
     scope: &Scope<'_>,
     day: UtcDay,

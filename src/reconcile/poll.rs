@@ -28,13 +28,13 @@ use crate::{
 /// The size of the largest file with a key.
 const MAX_KEY_BYTES: u64 = 64 << 10;
 
-/// For the ledger's answers, before the query and after it.
+/// The time for the ledger's answers, before the query and after it.
 const LEDGER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// For what is set when the service stops.
+/// The time for lowering the figures when the service stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Before midnight nothing is set any more: it could be decided on the next day, where it would count.
+/// Nothing is set this close to midnight: the store could decide it on the next day, where it would count.
 const NO_RAISE_BEFORE_MIDNIGHT: TimeDelta = TimeDelta::seconds(60);
 
 /// Usage rows that are read at a time.
@@ -109,7 +109,8 @@ impl OrgPoller {
     /// Compares the organization with the provider's report.
     pub(super) async fn poll(&mut self) -> Result<Comparison, PollError> {
         let (key, api) = self.open_api().await?;
-        // Of an organization that the policy does not have, the provider is not asked. It also gives the store's clock.
+        // Fails before the provider is asked, if the policy does not have the organization. Also gives the store's
+        // clock.
         let ledger = self.ledger.with_deadline(Instant::now() + LEDGER_TIMEOUT);
         ledger.quota(&self.org).await?;
         let (asked_at, now) = (Instant::now(), self.ledger.now());
@@ -124,7 +125,7 @@ impl OrgPoller {
             }
             Err(error) => return Err(PollError::Provider(error)),
         };
-        // After the report: what is in it was counted before.
+        // Read after the report, so the ledger has already counted what is in it.
         let ledger = self.ledger.with_deadline(Instant::now() + LEDGER_TIMEOUT);
         let quota = ledger.quota(&self.org).await?;
         let rows = self.rows(&ledger, &days).await?;
@@ -153,7 +154,7 @@ impl OrgPoller {
         Ok(comparison)
     }
 
-    /// Lowers what is only likely to what is proven, since the next replica takes what it finds for proven.
+    /// Lowers the figures to what is proven, since the next replica takes what it finds for proven.
     pub(super) async fn lower_to_proven(&self) -> Result<(), LedgerError> {
         let ledger = self.ledger.with_deadline(Instant::now() + STOP_TIMEOUT);
         let day = UtcDay::of(ledger.now());
@@ -296,7 +297,8 @@ async fn raise(
     Ok(())
 }
 
-/// Sets the external usage of a pool. What was begun is carried to its end, with its event in the audit log.
+/// Sets the external usage of a pool, in a task of its own: once begun, it completes, with its event in the audit log,
+/// even if the poll is cancelled.
 async fn set_external(
     ledger: &Ledger,
     org: &OrgId,
