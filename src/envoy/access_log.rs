@@ -58,7 +58,7 @@ impl AccessLogService for AccessLogHandler {
             permit,
             slots: Arc::new(Semaphore::new(MAX_CONCURRENT)),
         };
-        // A task of its own: entries that have arrived are dealt with, even if Envoy goes away.
+        // In a task of its own: entries that have arrived are handled even if Envoy disconnects.
         let read = self
             .0
             .service

@@ -97,7 +97,7 @@ impl CheckHandler {
         let must_refuse = self.0.must_refuse(&reserved);
         let is_known = ledger.policy().orgs.contains_key(&org);
         let counted = match verdict {
-            // Its guard has counted it, and releases what was reserved, if anything was.
+            // `UnansweredCheck` has counted it, and releases what was reserved, if anything was.
             Verdict::Billed(BilledReason::StoreUnavailable) => None,
             Verdict::Billed(_) if must_refuse => {
                 self.0.settlement.release(org.clone(), id.clone());
@@ -138,7 +138,7 @@ impl CheckHandler {
             Err(error) => error.is_outcome_unknown(),
         };
         if !is_unknown {
-            // If Envoy gave up before this call was read, its reset is mostly read by then, and this future is dropped.
+            // If Envoy gave up before this call was read, its reset is usually read meanwhile, which drops this future.
             yield_now().await;
             yield_now().await;
             unanswered.reservation = None;
@@ -147,9 +147,9 @@ impl CheckHandler {
     }
 }
 
-/// A Check whose verdict Envoy does not have. If Envoy gives up, or the outcome is unknown, the reservation is released:
-/// nothing else would end it. A replay's too: while its outcome is unknown, nobody knows that it is one. Therefore one
-/// filter asks about a request (docs/ENVOY.md).
+/// A Check whose verdict Envoy does not have. If Envoy gives up, or the outcome is unknown, dropping it releases the
+/// reservation: nothing else would end it. That holds for a replay too: it can't be recognized while its outcome is
+/// unknown. Therefore only one filter may ask about a request (docs/ENVOY.md).
 struct UnansweredCheck<'c> {
     settlement: &'c Settlement,
     metrics: &'c Metrics,

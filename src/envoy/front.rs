@@ -48,7 +48,7 @@ impl EnvoyFront {
         Ok(Some(forecast).filter(|it| !it.verdict.is_free()))
     }
 
-    /// The same for what was reserved all the same: another request was decided in between.
+    /// Whether a reservation must be refused after all: another request was decided after the dry run.
     pub(super) fn must_refuse(&self, reserved: &Reserved) -> bool {
         self.settings.on_billed == OnBilled::Deny && !reserved.verdict.is_free()
     }

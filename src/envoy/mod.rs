@@ -40,7 +40,7 @@ pub use self::{
 };
 use crate::{auth::Role, grpc::QuotaServiceConfig};
 
-/// A Check has a body, and headers and metadata of at most this size beside it.
+/// The most bytes of a Check besides the body: headers and metadata.
 const ENVELOPE_BYTES: usize = 128 * 1024;
 
 /// Adds the services that the settings name.

@@ -87,7 +87,7 @@ impl ReservationEnd {
 const REFUSALS: [u32; 7] = [400, 401, 403, 404, 413, 422, 429];
 
 impl EndedRequest {
-    /// What to do with its reservation: of a FREE one, that of the last attempt.
+    /// What to do with its reservation. That of a FREE request covers the last attempt only.
     pub(super) fn outcome(self) -> ReservationEnd {
         let never_sent =
             self.attempts == 0 || self.end == StreamEnd::NotConnected && !self.from_upstream;

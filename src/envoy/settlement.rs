@@ -29,7 +29,7 @@ const RETRY_PAUSES: [Duration; 6] = [
 /// What to reserve for the attempts of a request before the last one.
 pub(super) struct EarlierAttempts {
     reserve: Reserve,
-    /// The id of what remains of the allowance, if all of it does not fit.
+    /// The id under which the rest of the allowance is reserved, if not all of it fits.
     rest_id: RequestId,
 }
 
@@ -61,8 +61,8 @@ impl EarlierAttempts {
     }
 }
 
-/// Settles and releases reservations, also while the store is down for a moment: Envoy reports the end of a request
-/// once. Cheap to clone.
+/// Settles and releases reservations. Retries while the store is down, since Envoy reports the end of a request once.
+/// Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Settlement {
     ledger: Ledger,
@@ -83,7 +83,7 @@ impl Settlement {
 
     /// Releases a reservation that may not exist, in a task of its own.
     pub(super) fn release(&self, org: OrgId, id: RequestId) {
-        // A runtime that is ending drops calls too.
+        // A runtime that shuts down drops calls too, and spawns nothing.
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
@@ -98,9 +98,10 @@ impl Settlement {
         self.tasks.spawn_on(release, &runtime);
     }
 
-    /// Ends a reservation, and counts how. What attempts before the last one may have used is reserved first: were it
-    /// settled with the last one, a sum that does not fit would give back all of it. If it does not fit, the provider
-    /// may have counted more than the allowance: the reservation is kept then, so that nothing more is FREE.
+    /// Ends a reservation, and counts the outcome. What attempts before the last one may have used is reserved first.
+    /// If it were settled together with the last one, a sum that does not fit would give all of it back. If the earlier
+    /// attempts do not fit, the provider may have counted more than the allowance, so the reservation is kept, and
+    /// nothing more is FREE.
     pub(super) async fn end(
         &self,
         org: OrgId,

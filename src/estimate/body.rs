@@ -11,7 +11,7 @@ use super::{
     embedded::EmbeddedInput,
     endpoint::Endpoint,
     error::EstimateError,
-    input::{FieldName, Input, Once},
+    input::{FieldName, Input, UniqueField},
     json::{Json, ValueSeed, excess_digits, is_of_number, malformed},
     key::Key,
 };
@@ -22,12 +22,12 @@ pub(super) struct Body {
     pub(super) endpoint: Endpoint,
     /// Whether the end of the body is missing.
     pub(super) is_cut: bool,
-    pub(super) model: Once<String>,
+    pub(super) model: UniqueField<String>,
     pub(super) input: Input,
     /// `n` and the maximum of the output.
-    pub(super) numbers: EnumMap<Key, Once<u64>>,
+    pub(super) numbers: EnumMap<Key, UniqueField<u64>>,
     /// Flex or priority processing, if the request asks for it.
-    service_tier: Once<Option<Workload>>,
+    service_tier: UniqueField<Option<Workload>>,
     has_required_field: bool,
 }
 
@@ -38,7 +38,7 @@ impl Body {
     /// Reads a whole body.
     pub(super) fn of(endpoint: Endpoint, body: &[u8]) -> Result<Self, EstimateError> {
         let mut read = Self::new(endpoint, false);
-        // Text that is checked at once is not checked string by string, which takes a third longer.
+        // One check of the whole text instead of one for each string, which takes a third longer.
         match str::from_utf8(body) {
             Ok(text) => read.read_all(Deserializer::from_str(text))?,
             Err(_) => read.read_all(Deserializer::from_slice(body))?,
@@ -80,10 +80,10 @@ impl Body {
         Self {
             endpoint,
             is_cut,
-            model: Once::default(),
+            model: UniqueField::default(),
             input: Input::default(),
             numbers: EnumMap::default(),
-            service_tier: Once::default(),
+            service_tier: UniqueField::default(),
             has_required_field: false,
         }
     }

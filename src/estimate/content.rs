@@ -4,7 +4,7 @@ use enum_map::EnumMap;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess};
 
 use super::{
-    input::{FieldName, Input, Once},
+    input::{FieldName, Input, UniqueField},
     json::{Json, ValueSeed, ValueVisitor},
     key::Key,
 };
@@ -119,7 +119,7 @@ impl ValueVisitor for List<'_> {
         let mut bytes = 2;
         for index in 0.. {
             if input.fault.is_some() {
-                // Nothing else matters then, but whether the rest is JSON.
+                // After a fault it only matters whether the rest is JSON.
                 while list.next_element::<IgnoredAny>()?.is_some() {}
                 break;
             }
@@ -139,7 +139,7 @@ impl ValueVisitor for List<'_> {
 /// What was read of an element.
 struct Element {
     kind: ElementKind,
-    content_type: Once<ContentType>,
+    content_type: UniqueField<ContentType>,
     /// The fields whose meaning depends on the type: what they hold if they are contents or text, and their bytes as
     /// JSON, which count otherwise.
     contents: Input,
@@ -153,7 +153,7 @@ impl Element {
     fn new(kind: ElementKind) -> Self {
         Self {
             kind,
-            content_type: Once::default(),
+            content_type: UniqueField::default(),
             contents: Input::default(),
             contents_json: 0,
             image_json: 0,

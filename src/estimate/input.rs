@@ -11,7 +11,7 @@ pub(super) struct Input {
     pub(super) messages: u64,
     /// Images, which count by the model.
     pub(super) images: u64,
-    /// Inputs of an embedding: each has the context window of its own.
+    /// Inputs of an embedding: each has a context window of its own.
     pub(super) embedded: u64,
     /// Whether it has content that is not in the body, or whose tokens its bytes don't bound.
     pub(super) has_references: bool,
@@ -45,12 +45,12 @@ impl Input {
 
 /// A field that may be given once; null counts as left out.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Once<T> {
+pub(super) struct UniqueField<T> {
     is_given: bool,
     pub(super) value: Option<T>,
 }
 
-impl<T> Once<T> {
+impl<T> UniqueField<T> {
     pub(super) fn set(&mut self, key: Key, value: Result<Option<T>, Fault>, input: &mut Input) {
         match value {
             _ if self.is_given => input.note(Fault::new(key, "is given twice")),

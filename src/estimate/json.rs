@@ -1,5 +1,5 @@
-//! Reads the values of a body one after the other, and keeps none of them: the time of an estimate would otherwise be
-//! that of filling memory.
+//! Reads the values of a body one after the other, and keeps none of them: filling memory would take most of the time
+//! of an estimate.
 //!
 //! Nesting is bounded: `serde_json` refuses a body with more than 128 levels.
 
@@ -30,7 +30,7 @@ pub(super) enum Json<'t> {
 /// [`excess_digits`].
 const MAX_NUMBER_BYTES: u64 = 24;
 
-/// The text must not repeat the body. That of a wrong type would.
+/// The text must not repeat the body, as serde's text for a wrong type would.
 pub(super) fn malformed(error: serde_json::Error) -> EstimateError {
     let fault = match error.is_data() {
         true => {
@@ -110,7 +110,7 @@ impl Json<'_> {
         }
     }
 
-    /// A whole number, which may be written as 1.0; null counts as left out. One past 64 bits is the largest of them.
+    /// A whole number, which may be written as 1.0; null counts as left out. One past 64 bits counts as `u64::MAX`.
     pub(super) fn whole(&self, key: Key) -> Result<Option<u64>, Fault> {
         match self {
             Self::Null => Ok(None),

@@ -73,7 +73,7 @@ pub fn estimate(
 /// The input is the model's context window, the output the model's maximum, times `n` if that is in the part that was
 /// seen. The rest of the body may ask for more: further answers, images, tools, a service tier. So the workload is that
 /// of hosted tools, which makes the request BILLED. A request to embeddings has no estimate, since each of its inputs
-/// has the context window of its own.
+/// has a context window of its own.
 ///
 /// # Errors
 ///

@@ -19,7 +19,7 @@ pub struct Reserve {
     pub org: OrgId,
     /// Project, model, tokens and workload.
     pub fields: RequestFields,
-    /// Makes the request idempotent. A dry run only looks it up.
+    /// Makes the request idempotent. A dry run gets the verdict of a known one; over the API it has no id.
     pub request_id: Option<RequestId>,
     /// Decide without counting.
     pub dry_run: bool,

@@ -1,4 +1,4 @@
-//! Drift of a whole model, project, pool or organization, which is the cause of that of single rows.
+//! Drift of a whole model, project, pool or organization, which explains the drift of single rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -100,7 +100,8 @@ impl<'c> Causes<'c> {
         });
     }
 
-    /// The provider billed FREE requests that would fit, and they would not if one model of another pool counted here.
+    /// Reports a pool whose FREE requests were billed though they would fit, if they would not together with exactly
+    /// one model of another pool.
     fn find_pool_differs(&mut self, (day, pool): &(UtcDay, PoolName), usage: &PoolUsage) {
         if usage.false_free == 0 || !would_fit(usage) {
             return;

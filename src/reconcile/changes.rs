@@ -186,7 +186,7 @@ impl PolicyChanges {
     /// Who shares, by the report.
     fn share(&mut self, scope: &Scope<'_>, comparison: &Comparison, drift: &Drift) {
         let Some(project) = &drift.project else {
-            // Of an earlier day it has been turned on again.
+            // If only an earlier day is not enrolled, sharing has been turned on again.
             if drift.kind == DriftKind::NotEnrolled && drift.day == comparison.days.last().copied()
             {
                 self.projects = Some(BTreeSet::new());

@@ -42,7 +42,7 @@ pub struct Scope<'a> {
     pub tolerance: Tolerance,
     /// How long after its end a day is closed.
     pub close_after: TimeDelta,
-    /// What the ledger had when the youngest usage ended that is compared; none: all usage is compared.
+    /// What the ledger had at the moment after which usage is too young to be compared; none: all usage is compared.
     pub settled: Option<&'a LedgerSample>,
     /// The days beside those that are compared, whose rows are given too: what ended after midnight is on two days.
     pub context: BTreeSet<UtcDay>,
@@ -230,8 +230,8 @@ impl Comparison {
         settled
     }
 
-    /// Of what the ledger has counted or taken back since, it is not known yet whether the provider has it: as much
-    /// counts as agrees with the report.
+    /// The provider may not have yet what the ledger has counted or taken back since: as much of that counts as agrees
+    /// with the report.
     fn leave_out_young(&mut self, settled: &BTreeMap<UsageKey, LedgerTokens>) {
         for (key, then) in settled {
             if let Some(usage) = self.usage.get_mut(key) {

@@ -12,7 +12,7 @@ use crate::domain::{PoolName, UtcDay};
 pub enum DriftKind {
     /// Tollgate said FREE, and the provider billed it.
     FalseFree,
-    /// By the policy it shares, and nothing of it was free, though it would have fit.
+    /// It shares by the policy, but nothing of it was free, though it would have fit.
     NotEnrolled,
     /// A pool lists the model, and nothing of it was free, though it would have fit.
     ListedNeverFree,
@@ -28,7 +28,7 @@ pub enum DriftKind {
     MissedFree,
     /// No pool lists the model, and it was free.
     UnlistedButFree,
-    /// The ledger counted FREE what the provider does not have.
+    /// The ledger counted FREE tokens that the provider does not have.
     Lost,
     /// The provider does not have it yet, or counted it on the next day. No drift.
     Late,
@@ -182,9 +182,9 @@ impl ComparedUsage {
         self.provider_free + self.provider_billed
     }
 
-    /// Leaves out what is too young to be compared. The ledger's figures become what agrees best with the provider's,
-    /// between what they were then and what they are. What the ledger has counted since may have the other verdict at the
-    /// provider: so much of that is left out there.
+    /// Leaves out what is too young to be compared. Each of the ledger's figures becomes the one nearest to the
+    /// provider's, in the range from what it was `then` to what it is now. What the ledger has counted since may have
+    /// the other verdict at the provider: up to that many tokens are left out there.
     pub(super) fn leave_out_young(&mut self, then: (u64, u64), has_verdicts: bool) {
         let range = |then: u64, now: u64| (then.min(now), then.max(now));
         let within = |tokens: u64, (least, most): (u64, u64)| tokens.clamp(least, most);
@@ -218,9 +218,9 @@ impl ComparedUsage {
         let mut tokens = EnumMap::default();
         let missing = above(self.ledger_free, free);
         let surplus = above(free, self.ledger_free);
-        // Billed tokens that can be those which the ledger has as FREE. If the provider's billed tokens are the
-        // ledger's, none; otherwise all: the ledger's BILLED requests ran elsewhere. Of a day that may still grow
-        // only those that the ledger's BILLED requests can't be.
+        // The provider's billed tokens that may be FREE in the ledger. None, if they equal the ledger's BILLED ones;
+        // otherwise all: the ledger's BILLED requests ran elsewhere. On an open day, only the excess over the ledger's
+        // BILLED ones.
         let suspects = if tolerance.covers(billed, self.ledger_billed) {
             0
         } else if facts.is_open {

@@ -1,8 +1,9 @@
 //! The external usage that the provider's report shows (docs/CONTRACT.md, "Background reconcile").
 //!
-//! `P` is what the provider reports for a pool today. Everything in it has ended, and the ledger counts a request before
-//! it begins. So what `P` is above `used` is **proven**: the ledger never had it. It is never lowered. What `P` is above
-//! the `used` of `settle_lag` ago is **likely**: a request that ended since is in `P`, and may not have been in `used`.
+//! `P` is what the provider reports for a pool today. Everything in it has ended, and the ledger counts a request
+//! before it begins. So the excess of `P` over `used` is **proven**: the ledger never had it. It is never lowered. The
+//! excess of `P` over what `used` was `settle_lag` ago is only **likely**: a request that ended since is in `P`, and
+//! may not have been in that `used`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -7,7 +7,7 @@
 //! | [`file`](mod@file), `pages`, `dashboard` | its forms: a file, pages of the API, the dashboard's CSV |
 //! | [`drift`] | the kinds of drift, and how much of each a model of a project has |
 //! | [`comparison`] | the comparison by project, model and day |
-//! | `causes` | drift of a whole model, project or pool, which is the cause of that of single rows |
+//! | `causes` | drift of a whole model, project or pool, which explains the drift of single rows |
 //! | [`overflow`] | which overflow rule the provider applied |
 //! | [`changes`] | the changes of the policy that make both agree |
 //! | [`api`] | a client of the provider's usage API |

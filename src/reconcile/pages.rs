@@ -164,7 +164,7 @@ impl<'v> JsonObject<'v> {
         self.fault(field, format!("is {}, not {wanted}", kind(value)))
     }
 
-    /// Whether it is such an object, by its field `object`. Without that field it is what is expected in its place.
+    /// Whether its field `object` has this name. An object without that field is taken for what is expected.
     fn is_object(&self, name: &str) -> Result<bool, ReportFault> {
         Ok(self.text("object")?.is_none_or(|it| it == name))
     }

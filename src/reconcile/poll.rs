@@ -28,10 +28,10 @@ use crate::{
 /// For the ledger's answers, before the query and after it.
 const LEDGER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// For what is set when the service stops.
+/// The time for lowering the figures when the service stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Before midnight nothing is set any more: it could be decided on the next day, where it would count.
+/// Nothing is set this close to midnight: the store could decide it on the next day, where it would count.
 const NO_RAISE_BEFORE_MIDNIGHT: TimeDelta = TimeDelta::seconds(60);
 
 /// Usage rows that are read at a time: those of a day, also with the largest `usage_rows`. Redis scans the whole day for

@@ -20,7 +20,7 @@ pub struct UsageReport {
     total: Tokens,
     /// The pages that were read.
     pub(super) pages: usize,
-    /// The keys of the rows. Who queries page by page may get a row twice.
+    /// The keys of the rows, to detect a row that two pages have.
     pub(super) keys: HashSet<ResultKey>,
 }
 

@@ -1,7 +1,7 @@
 //! The ledger's side: its rows, and samples of what it had `settle_lag` ago.
 //!
-//! The provider reports usage late, so what ended within `settle_lag` can't be compared. Its buckets are of whole days and
-//! can't be cut, so the ledger's side is: a figure may be anything between what it was then and what it is now.
+//! The provider reports usage late, so what ended within `settle_lag` can't be compared. Its buckets are whole days and
+//! can't be split by age. So a figure of the ledger may be anything between what it was then and what it is now.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -1,10 +1,10 @@
-//! The background task: compares organizations with the provider all the time, at one replica (docs/CONTRACT.md,
+//! The background task: continuously compares organizations with the provider, at one replica (docs/CONTRACT.md,
 //! "Background reconcile").
 //!
-//! The replica that has the lease polls, each organization in a loop of its own. It renews the lease three times in its
-//! duration. One that loses the lease stops at once and forgets what it knew. If the store loses the lease, two replicas
-//! may have it for a moment. Then both compare, and each takes a figure of the other for proven
-//! ([`super::external`]): none is lowered for long below what either has proven.
+//! The replica that holds the lease polls each organization in a loop of its own, and renews the lease three times
+//! within its duration. A replica that loses the lease stops at once and discards its state. If the store loses the
+//! lease, two replicas may hold it for a moment. Then both compare, and each takes the other's figures for proven
+//! ([`super::external`]), so no figure stays for long below what either has proven.
 
 use std::{sync::Arc, time::Duration};
 
@@ -139,7 +139,7 @@ impl Reconciler {
             drop(permit);
             failures = match &polled {
                 Err(PollError::Provider(_)) => failures + 1,
-                // What changes here is noticed at the next poll.
+                // No back-off: a new key or a ledger that is back is noticed at the next poll.
                 Ok(_) | Err(_) => 0,
             };
             let pause = back_off(self.settings.every, failures);
@@ -172,7 +172,7 @@ impl Reconciler {
         None
     }
 
-    /// Returns when the lease that it took begins.
+    /// Waits until this replica has the lease. Returns when the lease begins.
     async fn wait_for_lease(&self) -> Instant {
         loop {
             let began = Instant::now();
@@ -208,7 +208,7 @@ impl Reconciler {
     }
 }
 
-/// The time from the begin of one poll to the next, after so many failures in a row.
+/// The time from the start of one poll to the start of the next, after this many failures in a row.
 fn back_off(every: Duration, failures: u32) -> Duration {
     let doubled = every.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
     doubled.min(MAX_BACK_OFF.max(every))

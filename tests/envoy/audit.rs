@@ -152,16 +152,18 @@ pub async fn held_for_earlier_attempts(client: &Client, request: &LoggedRequest)
     if !first.replayed {
         return None;
     }
-    if first.verdict() == Verdict::Free {
-        return Some(released.released_tokens);
-    }
-    // Then what remained of the allowance is held, if anything did.
-    match release(client, &format!("{}:rest", published.id)).await {
-        Ok(rest) => Some(rest.released_tokens),
-        Err(status) => {
-            assert_eq!(status.code(), Code::NotFound, "{status:?}");
-            Some(0)
-        }
+    // A BILLED one holds nothing.
+    let is_free = first.verdict() == Verdict::Free;
+    Some(if is_free { released.released_tokens } else { 0 })
+}
+
+/// Releases what remained of the allowance and was reserved, since the earlier attempts did not fit.
+pub async fn release_rest(client: &Client, request: &LoggedRequest) {
+    let published = request.published.as_ref().unwrap();
+    if request.attempts > 1
+        && let Err(status) = release(client, &format!("{}:rest", published.id)).await
+    {
+        assert_eq!(status.code(), Code::NotFound, "{status:?}");
     }
 }
 

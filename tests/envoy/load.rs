@@ -18,7 +18,7 @@ use tollgate::grpc::proto::PoolQuota;
 
 use super::{
     PATH, SETTINGS,
-    audit::{End, LoggedRequest, RequestLog, end_of, held_for_earlier_attempts},
+    audit::{End, LoggedRequest, RequestLog, end_of, held_for_earlier_attempts, release_rest},
     gateway::{Gateway, chat, chat_stream, endpoint, example, with_servers},
     provider::{Provider, Seen, TAG_HEADER},
     traffic::{CLIENTS, Tag, send_all},
@@ -379,7 +379,12 @@ async fn audit(load: &Load, client: &Client) {
     while let Some((request, end, held)) = ends.next().await {
         sum.add(request, end, held, &load.provider.seen(&request.tag));
     }
+    let held = pool(client, "large").await.held_tokens;
+    for request in &free {
+        release_rest(client, request).await;
+    }
     let after = pool(client, "large").await;
+    sum.kept_tokens += held - after.held_tokens;
     println!(
         "{} requests, {} without a verdict; {in_program} tokens ran in the programme\n{sum:?}\n{before:?}\n{after:?}",
         requests.len(),

@@ -67,7 +67,7 @@ impl Programme {
         free
     }
 
-    /// The moment that decides in which day it counts.
+    /// The moment that decides on which day it counts.
     pub fn counted_at(&self, completion: &Completion) -> i64 {
         match self.day {
             CountedOn::Start => completion.started,

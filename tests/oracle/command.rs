@@ -13,7 +13,7 @@ use crate::support::{
     world::World,
 };
 
-/// Has the first traffic with a FREE that is billed, or without one.
+/// Runs `reconcile` on the first traffic that has a FREE request that is billed, or that has none.
 async fn reconcile(behaviors: &[Behavior], bills_free: bool) -> ProgramOutput {
     let mut world = World::redis(Traffic::random(0, behaviors).policy());
     let mut seed = 0;

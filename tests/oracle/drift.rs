@@ -129,7 +129,7 @@ const BREACHES: [Breach; 14] = [
     ),
 ];
 
-/// What breaks no condition, and shows.
+/// What breaks no condition, but shows in the comparison.
 const HARMLESS: [Breach; 2] = [
     ("what ran is not settled", &[IsNotEnded], SAME, &[Lost]),
     (
@@ -184,7 +184,8 @@ async fn compare_all(world: &World, traffic: &Traffic, events: Vec<UsageEvent>) 
     compare(&scope, history::days().collect(), &rows, &report)
 }
 
-/// Runs sequences until the kinds have shown, `FalseFree` and those with it where a FREE was billed.
+/// Runs sequences until all the kinds have shown. Where `FalseFree` is among them, only sequences with a FREE request
+/// that is billed are compared.
 async fn expect_drift(world: &mut World, (name, behaviors, change, kinds): &Breach) {
     let mut programme = programme();
     change(&mut programme);

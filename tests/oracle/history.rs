@@ -143,7 +143,7 @@ impl History {
         }
     }
 
-    /// Runs as much as remains, past Tollgate, once the pool's external usage has it.
+    /// Runs the request past Tollgate, with at most the remaining tokens, after it is set as the pool's external usage.
     async fn announce(&mut self, world: &World, at: usize, request: &PlannedRequest) {
         let pool = POOLS
             .iter()

@@ -25,7 +25,7 @@ const MEMORY_DAYS: u64 = 2_000;
 const LONG_MEMORY_DAYS: u64 = 100_000;
 const REDIS_DAYS: u64 = 50;
 const LONG_REDIS_DAYS: u64 = 2_000;
-/// Of requests that run one at a time.
+/// Seeds of traffic whose requests run one at a time.
 const SEQUENCES: u64 = 300;
 const LONG_SEQUENCES: u64 = 20_000;
 const REDIS_SEQUENCES: u64 = 15;
@@ -42,7 +42,7 @@ fn programmes() -> impl Iterator<Item = Programme> {
     })
 }
 
-/// As many seeds as make these days.
+/// Enough seeds for this many days.
 fn days(short: u64, long: u64) -> Range<u64> {
     let days = DAYS.unsigned_abs();
     seeds(short.div_ceil(days), long.div_ceil(days)).0
@@ -68,7 +68,7 @@ async fn wrong_verdicts(world: &mut World, traffic: &Traffic) -> Vec<usize> {
     wrong.map(|(_, at)| *at).collect()
 }
 
-/// Fails with as few requests as fail, if the check finds any.
+/// Fails if the check finds any requests, with the fewest requests that still fail.
 async fn expect_none(
     seed: u64,
     world: &mut World,

@@ -1,5 +1,5 @@
-//! Random traffic of one organization over some days. All times are given beforehand, so that a request can be left out
-//! and the others stay as they are.
+//! Random traffic of one organization over some days. All times are chosen beforehand, so that a request can be left
+//! out without a change to the others.
 
 use tollgate::policy::Policy;
 
@@ -32,7 +32,7 @@ pub enum Behavior {
     CrossesMidnight,
     /// It ran, and is never settled; or it never runs, and is never released.
     IsNotEnded,
-    /// Goes past Tollgate, and is set as external usage before.
+    /// Bypasses Tollgate, after it is set as external usage.
     IsAnnounced,
     GoesPast,
     /// BILLED, and runs in a project that shares.
@@ -52,12 +52,12 @@ pub const SOUND: &[Behavior] = &[
     Behavior::IsAnnounced,
 ];
 
-/// By which way a request reaches the provider.
+/// How a request reaches the provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
     Tollgate,
     Past,
-    /// Past Tollgate, and as external usage before.
+    /// Past Tollgate, after it is set as external usage.
     Announced,
 }
 
@@ -76,7 +76,7 @@ pub enum Fate {
     IsAbandoned,
 }
 
-/// A request as it will be. Times are seconds since the first midnight.
+/// A planned request. Times are seconds since the first midnight.
 #[derive(Debug, Clone)]
 pub struct PlannedRequest {
     pub route: Route,
@@ -208,8 +208,8 @@ impl Traffic {
         }
     }
 
-    /// When it is reserved, begins, ends and is settled. No moment is near midnight or the begin of a guard: the clock
-    /// runs on while a call is under way.
+    /// When it is reserved, begins, ends and is settled. No moment is near midnight or the start of a guard, since the
+    /// clock advances during a call.
     fn times(&self, random: &mut Random, behaviors: &[Behavior], route: Route) -> [i64; 4] {
         let has = |it| behaviors.contains(&it);
         let mut below = |bound: i64| random.below(bound.unsigned_abs()) as i64;
