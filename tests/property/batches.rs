@@ -374,7 +374,8 @@ async fn run_at_the_ledger(
                 }
                 // The first call alone, and the others together, up to the size of a call.
                 prop_assert!(day_is_new || made <= 2 + operations.len() / 512, "{}", made);
-                day_is_new = false;
+                // What is refused before it reaches the store shows no day.
+                day_is_new &= made == 0;
             }
             Round::Alone(step) => {
                 day_is_new |= matches!(step, Step::NextDay);
