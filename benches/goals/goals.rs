@@ -138,7 +138,7 @@ fn cpu(rounds: &[Round]) -> impl Iterator<Item = Goal> {
         goal(
             "redis C=1: Redis CPU",
             bare_reserve(rounds),
-            AtMost(4.0),
+            AtMost(8.5),
             2,
             "× round trip",
         ),
