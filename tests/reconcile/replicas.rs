@@ -12,6 +12,7 @@ use tollgate::store::Store as _;
 
 use super::FREE;
 use crate::{
+    redis_faults::refusals::{LEAST_RIGHTS, url_of_user},
     server::http_get,
     support::{
         calls::{TextFile, large, policy_file, reserve},
@@ -222,29 +223,8 @@ async fn one_at_a_time(url: &str) {
 #[tokio::test]
 async fn one_replica_at_a_time_has_the_lease_with_the_least_rights() {
     let redis = RedisServer::start();
-    let user = [
-        "ACL",
-        "SETUSER",
-        "gate",
-        "reset",
-        "on",
-        ">secret",
-        "~tollgate:*",
-    ];
-    let rights = [
-        "+hello",
-        "+info",
-        "+evalsha",
-        "+eval",
-        "+time",
-        "+get",
-        "+set",
-        "+hmget",
-        "+hset",
-        "+expireat",
-    ];
-    redis.run(&[&user[..], &rights, &["+hscan"]].concat());
-    one_at_a_time(&format!("redis://gate:secret@127.0.0.1:{}", redis.port)).await;
+    let url = url_of_user(&redis, &[&LEAST_RIGHTS[..], &["+hscan"]].concat());
+    one_at_a_time(&url).await;
     assert_eq!(redis.strings(&["KEYS", "*"]), ["tollgate:reconcile"]);
     redis.run(&["ACL", "SETUSER", "gate", "-set"]);
     redis.run(&["DEL", "tollgate:reconcile"]);

@@ -11,7 +11,7 @@ mod messages;
 mod outages;
 mod queue;
 mod refusal_reasons;
-mod refusals;
+pub mod refusals;
 mod streams;
 
 use std::time::{Duration, Instant};

@@ -105,7 +105,7 @@ async fn a_wrong_password_is_logged_without_the_password() {
 }
 
 /// The rights that docs/CONFIGURATION.md names, and no others.
-pub(super) const LEAST_RIGHTS: [&str; 11] = [
+pub const LEAST_RIGHTS: [&str; 11] = [
     "~tollgate:*",
     "+hello",
     "+info",
@@ -120,7 +120,7 @@ pub(super) const LEAST_RIGHTS: [&str; 11] = [
 ];
 
 /// Creates a user with these rights. Gives the URL for that user.
-pub(super) fn url_of_user(redis: &RedisServer, rights: &[&str]) -> String {
+pub fn url_of_user(redis: &RedisServer, rights: &[&str]) -> String {
     let user = ["ACL", "SETUSER", "gate", "reset", "on", ">secret"];
     redis.run(&[&user[..], rights].concat());
     format!("redis://gate:secret@127.0.0.1:{}", redis.port)
