@@ -11,7 +11,7 @@ use crate::domain::{
     CounterOverflow, Eligibility, ExternalSource, ModelName, PoolCounters, PoolName, Progress,
     ProjectId, Refusal, RequestFields, RequestId, Reservation, ReservationState, RowChoice,
     RowCounts, ShareBalance, ShareId, Terms, Tokens, UsageCounters, UtcDay, Verdict,
-    judge_late_settle, judge_share, other_row,
+    judge_late_settle, other_row,
 };
 
 /// The records of one organization.
@@ -258,15 +258,20 @@ impl<R: Records> Engine<'_, R> {
             Eligibility::Ineligible(reason) => return Ok((Verdict::Billed(*reason), false)),
             Eligibility::Eligible(pool) => pool,
         };
-        let counters = self.pool(RelativeDay::Today, pool)?;
-        let verdict = counters.judge_reserve(self.terms.of_pool(pool), fields.tokens);
-        let Some((id, share)) = self.terms.share(pool, &fields.project) else {
-            return Ok((verdict, false));
+        let share = match self.terms.share(pool, &fields.project) {
+            Some((id, share)) => {
+                let used = self.records.share(RelativeDay::Today, id);
+                let used = used.map_err(Abort::Failed)?.unwrap_or_default();
+                Some(ShareBalance { share, used })
+            }
+            None => None,
         };
-        let used = self.records.share(RelativeDay::Today, id);
-        let used = used.map_err(Abort::Failed)?.unwrap_or_default();
-        let share = ShareBalance { share, used };
-        Ok((judge_share(verdict, share, fields.tokens), true))
+        let (counters, terms) = (
+            self.pool(RelativeDay::Today, pool)?,
+            self.terms.of_pool(pool),
+        );
+        let verdict = counters.judge_reserve(terms, share, fields.tokens);
+        Ok((verdict, share.is_some()))
     }
 
     /// The usage row that counts a request; and the new number of rows, if the row is new.
