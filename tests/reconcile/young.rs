@@ -237,6 +237,31 @@ fn a_figure_of_another_replica_counts_as_proven_and_one_of_its_own_does_not() {
 }
 
 #[test]
+fn a_model_that_was_retired_today_counts_in_its_pool_if_it_was_free_by_either_side() {
+    let books = Books::with_program(
+        "without = [\"gpt-4o\"]\n[pools.large]\nretired = [\"gpt-4o-2024-08-06\"]",
+        "data_sharing = \"all\"",
+    );
+    let rows = [
+        ("proj_p", "gpt-4o-2024-08-06", FREE, 1),
+        ("proj_p", "gpt-4o-2024-08-06", "default", 20),
+    ];
+    let report = report(&page(&[bucket(TODAY, &rows)]));
+    for (row, expected) in [
+        ((TODAY, "p", "gpt-4o-2024-08-06", 1, 0), 21),
+        // The alias is gone too.
+        ((TODAY, "p", "gpt-4o", 1, 0), 21),
+        ((TODAY, "p", "gpt-4o", 0, 1), 1),
+        ((YESTERDAY, "p", "gpt-4o", 1, 0), 1),
+        // Another snapshot, which is listed.
+        ((TODAY, "p", "gpt-4o-2024-05-13", 1, 0), 1),
+    ] {
+        let tokens = provider_tokens(&books.scope(), day(TODAY), &ledger(&[row]), &report);
+        assert_eq!(tokens[&pool("large")], expected, "{row:?}");
+    }
+}
+
+#[test]
 fn the_providers_figure_of_a_pool_has_every_tier_and_each_project_that_may_share() {
     let rows = [
         ("proj_p", "gpt-4o-2024-08-06", FREE, 1),
@@ -262,11 +287,15 @@ fn the_providers_figure_of_a_pool_has_every_tier_and_each_project_that_may_share
         "a project that is not mapped may share"
     );
     let other = "data_sharing = \"selected\"\nprojects = [\"q\"]";
-    assert_eq!(large(&Books::new(other)), 300, "p does not share");
+    assert_eq!(
+        large(&Books::new(other)),
+        301,
+        "p does not share by the policy, but what was free of it counts"
+    );
     for (row, expected) in [
         ((TODAY, "p", "gpt-4o", 1, 0), 321),
-        ((TODAY, "p", "gpt-4o", 0, 1), 300),
-        ((YESTERDAY, "p", "gpt-4o", 1, 0), 300),
+        ((TODAY, "p", "gpt-4o", 0, 1), 301),
+        ((YESTERDAY, "p", "gpt-4o", 1, 0), 301),
     ] {
         let tokens = with_rows(&Books::new(other), &[row]);
         assert_eq!(
