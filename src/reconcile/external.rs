@@ -66,10 +66,18 @@ impl ExternalFigures {
         external
     }
 
-    /// The pools whose figure of a day is above what is proven, with what is proven.
+    /// Records that the store has a pool's last figure.
+    pub fn confirm(&mut self, pool: &PoolName) {
+        if let Some(figure) = self.pools.get_mut(pool) {
+            figure.written[1] = figure.written[0];
+        }
+    }
+
+    /// The pools of which the store may have a figure of a day above what is proven, with what is proven.
     pub fn unproven(&self, day: UtcDay) -> impl Iterator<Item = (&PoolName, u64)> {
         let pools = self.pools.iter().filter(move |_| self.day == Some(day));
-        let above = pools.filter(|(_, figure)| figure.written[0] > figure.proven);
+        let is_above = |figure: &PoolFigure| figure.written.iter().any(|it| *it > figure.proven);
+        let above = pools.filter(move |(_, figure)| is_above(figure));
         above.map(|(pool, figure)| (pool, figure.proven))
     }
 }

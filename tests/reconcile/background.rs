@@ -28,29 +28,29 @@ use crate::support::{
 /// Longer than anything takes, also on a busy machine.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-const EVERY: Duration = Duration::from_millis(100);
+pub(super) const EVERY: Duration = Duration::from_millis(100);
 
 /// The task, what it compares, and its key file.
-struct Background {
-    world: World,
-    api: UsageApiServer,
+pub(super) struct Background {
+    pub(super) world: World,
+    pub(super) api: UsageApiServer,
     metrics: Metrics,
     key_file: PathBuf,
-    settings: ReconcileSettings,
+    pub(super) settings: ReconcileSettings,
     limits: UsageApiLimits,
-    stopping: CancellationToken,
-    task: Option<AbortOnDropHandle<()>>,
+    pub(super) stopping: CancellationToken,
+    pub(super) task: Option<AbortOnDropHandle<()>>,
     _dir: tempfile::TempDir,
 }
 
 /// What `acme` used of gpt-4o this morning; the provider shows it.
-fn used(tier: &'static str, tokens: u64) -> UsageEvent {
+pub(super) fn used(tier: &'static str, tokens: u64) -> UsageEvent {
     UsageEvent::new("2026-11-22T08:00:00Z", "proj_p", "gpt-4o", tier, tokens)
 }
 
 impl Background {
     /// Over this ledger, in which project `p` of `acme` is mapped. The task does not run yet.
-    async fn over(world: World, events: Vec<UsageEvent>) -> Self {
+    pub(super) async fn over(world: World, events: Vec<UsageEvent>) -> Self {
         let api = UsageApiServer::start(NOON, events).await;
         let dir = tempfile::tempdir().unwrap();
         let key_file = dir.path().join("key");
@@ -86,18 +86,18 @@ impl Background {
         }
     }
 
-    async fn memory(events: Vec<UsageEvent>) -> Self {
+    pub(super) async fn memory(events: Vec<UsageEvent>) -> Self {
         Self::over(World::memory(policy("keep_open")), events).await
     }
 
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         let (settings, ledger) = (self.settings.clone(), self.world.ledger.clone());
         let task = Reconciler::new(settings, ledger, self.metrics.clone(), self.limits);
         let stopping = self.stopping.clone();
         self.task = Some(AbortOnDropHandle::new(tokio::spawn(task.run(stopping))));
     }
 
-    fn raising(mut self) -> Self {
+    pub(super) fn raising(mut self) -> Self {
         self.settings.raise = Raise::External;
         self
     }
@@ -134,12 +134,12 @@ impl Background {
         self.gauge(&format!("tollgate_reconcile_orgs{{state=\"{state}\"}}")) == Some(1.0)
     }
 
-    async fn wait_for(&self, state: &str) {
+    pub(super) async fn wait_for(&self, state: &str) {
         wait(state, async || self.is(state)).await;
     }
 
     /// Waits for so many polls more.
-    async fn polls(&self, number: usize) {
+    pub(super) async fn polls(&self, number: usize) {
         let before = self.api.queries().len();
         wait("polls", async || {
             self.api.queries().len() >= before + number
@@ -147,15 +147,20 @@ impl Background {
         .await;
     }
 
-    /// The external usage of `large`: what counts.
-    async fn external(&self) -> u64 {
+    /// The external usage of a pool: what counts.
+    pub(super) async fn external_of(&self, pool: &str) -> u64 {
         let quota = self.world.quota("acme").await;
-        let pools = quota.pools.iter();
-        let mut large = pools.filter(|(balance, _)| balance.pool.as_str() == "large");
-        large.next().unwrap().0.external.get()
+        let mut pools = quota.pools.iter();
+        let found = pools.find(|(balance, _)| balance.pool.as_str() == pool);
+        found.unwrap().0.external.get()
     }
 
-    async fn wait_for_external(&self, tokens: u64) {
+    /// That of `large`.
+    async fn external(&self) -> u64 {
+        self.external_of("large").await
+    }
+
+    pub(super) async fn wait_for_external(&self, tokens: u64) {
         wait(&format!("{tokens} external"), async || {
             self.external().await == tokens
         })
@@ -168,14 +173,14 @@ impl Background {
     }
 
     /// Reserves and settles.
-    async fn use_tokens(&self, tokens: u64, id: &str) {
+    pub(super) async fn use_tokens(&self, tokens: u64, id: &str) {
         assert_eq!(self.reserve(tokens, id).await, "FREE");
         self.world.settle(id, tokens).await;
     }
 }
 
 /// Waits until it is true.
-async fn wait(what: &str, mut is_true: impl AsyncFnMut() -> bool) {
+pub(super) async fn wait(what: &str, mut is_true: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while !is_true().await {
         assert!(Instant::now() < deadline, "{what}");

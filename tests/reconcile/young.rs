@@ -237,6 +237,26 @@ fn a_figure_of_another_replica_counts_as_proven_and_one_of_its_own_does_not() {
 }
 
 #[test]
+fn a_figure_that_may_be_above_what_is_proven_is_unproven_until_a_lower_one_was_written() {
+    let (mut figures, large, today) = (ExternalFigures::default(), pool("large"), day(TODAY));
+    let unproven = |figures: &ExternalFigures| {
+        let unproven = figures.unproven(today);
+        unproven.map(|(_, tokens)| tokens).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        figures.update(today, &large, facts(400, 400, Some(0), 0)),
+        400
+    );
+    figures.confirm(&large);
+    assert_eq!(unproven(&figures), [0]);
+    let lower = facts(400, 400, Some(400), 400);
+    assert_eq!(figures.update(today, &large, lower), 0);
+    assert_eq!(unproven(&figures), [0], "400 is there until 0 is written");
+    figures.confirm(&large);
+    assert_eq!(unproven(&figures), [0; 0]);
+}
+
+#[test]
 fn a_model_that_was_retired_today_counts_in_its_pool_if_it_was_free_by_either_side() {
     let books = Books::with_program(
         "without = [\"gpt-4o\"]\n[pools.large]\nretired = [\"gpt-4o-2024-08-06\"]",
