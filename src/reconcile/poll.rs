@@ -153,6 +153,10 @@ impl OrgPoller {
         }
         let read_at = Instant::now();
         let settled = self.samples.settled(asked_at);
+        if self.samples.is_newly_missing(asked_at) {
+            let (org, settle_lag) = (&self.org, self.settings.settle_lag);
+            tracing::warn!(%org, ?settle_lag, "polls are too far apart: all usage of today counts as too young to be compared");
+        }
         let (policy, org, settings) = (
             self.ledger.policy(),
             self.org.clone(),

@@ -131,11 +131,15 @@ impl Reconciler {
         status: &ReconcileStatus,
         permits: &Semaphore,
     ) {
-        let mut failures = 0;
+        let (mut failures, mut took) = (0, Duration::ZERO);
         loop {
+            let due = Instant::now();
             let permit = permits.acquire().await;
             let began = Instant::now();
+            let spacing = took.max(self.settings.every) + (began - due);
+            poller.samples.set_spacing(spacing);
             let polled = poller.poll().await;
+            took = began.elapsed();
             drop(permit);
             failures = match &polled {
                 Err(PollError::Provider(_)) => failures + 1,

@@ -1,4 +1,4 @@
-//! docs/CONTRACT.md, "Background reconcile": the external usage of several pools.
+//! docs/CONTRACT.md, "Background reconcile": the external usage of several pools, and with many organizations.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::{
 use crate::support::{
     held_store::{HeldCall, HeldCalls, HeldStore},
     usage_api::UsageEvent,
-    world::{ReserveExt as _, new_reserve, policy, policy_text, small_policy},
+    world::{ReserveExt as _, World, new_reserve, org_id, policy, policy_text, small_policy},
 };
 
 fn used_of_mini(tokens: u64) -> UsageEvent {
@@ -98,4 +98,30 @@ async fn a_replica_that_stops_lowers_each_pool_also_if_another_has_left_the_poli
     it.stopping.cancel();
     it.task.take().unwrap().await.unwrap();
     assert_eq!(it.external_of("mini").await, 0);
+}
+
+#[tokio::test]
+async fn with_many_organizations_what_was_used_settle_lag_ago_is_still_known() {
+    let mut text = small_policy("keep_open");
+    let names = ["b", "c", "d", "e", "f"];
+    for name in names {
+        text += &format!("[orgs.{name}]\ntier = 1\ndata_sharing = \"all\"\n");
+    }
+    let mut it = Background::over(World::memory(policy_text(&text)), Vec::new())
+        .await
+        .raising();
+    for name in names {
+        let org = it.settings.orgs[&org_id("acme")].clone();
+        it.settings.orgs.insert(org_id(name), org);
+    }
+    // Two are polled at a time, so from one poll to the next it is 4.5 s, and the last sample is 3 s old: older than
+    // `every` allows for.
+    let lag = Duration::from_millis(1_500);
+    it.api.set_delay(lag);
+    it.settings.settle_lag = lag;
+    it.start();
+    it.polls(2 * (names.len() + 1)).await;
+    it.use_tokens(100, "now").await;
+    it.api.add(used(FREE, 100));
+    it.wait_for_external(100).await;
 }
