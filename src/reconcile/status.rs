@@ -24,8 +24,8 @@ struct OrgStatus {
     state: ReconcileState,
     /// At first, when the lease was taken.
     compared_at: Instant,
-    /// At the last comparison.
-    drift: EnumMap<DriftKind, u64>,
+    /// At the last comparison, if there was one: nothing is known before it.
+    drift: Option<EnumMap<DriftKind, u64>>,
     /// What was logged last.
     logged: String,
 }
@@ -36,7 +36,7 @@ impl ReconcileStatus {
             let status = OrgStatus {
                 state: ReconcileState::Waiting,
                 compared_at: Instant::now(),
-                drift: EnumMap::default(),
+                drift: None,
                 logged: String::new(),
             };
             (org.clone(), status)
@@ -73,17 +73,19 @@ impl ReconcileStatus {
 
     fn publish(&self, orgs: &BTreeMap<OrgId, OrgStatus>) {
         let mut states = EnumMap::default();
-        let mut drift: EnumMap<DriftKind, u64> = EnumMap::default();
+        let mut drift: Option<EnumMap<DriftKind, u64>> = None;
         for status in orgs.values() {
             states[status.state] += 1;
-            for (kind, tokens) in &status.drift {
-                drift[kind] = drift[kind].saturating_add(*tokens);
+            for (kind, tokens) in status.drift.iter().flatten() {
+                let sum = &mut drift.get_or_insert_default()[kind];
+                *sum = sum.saturating_add(*tokens);
             }
         }
         let oldest = orgs.values().map(|status| status.compared_at).min();
         self.metrics.set_reconcile_figures(Some(ReconcileFigures {
             drift_tokens: drift
                 .iter()
+                .flatten()
                 .map(|(kind, tokens)| (kind.name(), *tokens))
                 .collect(),
             orgs: states,
@@ -107,12 +109,12 @@ impl OrgStatus {
 
     fn record_comparison(&mut self, org: &OrgId, comparison: &Comparison) {
         self.compared_at = Instant::now();
-        self.drift = EnumMap::default();
+        let mut sums: EnumMap<DriftKind, u64> = EnumMap::default();
         for drift in &comparison.drifts {
-            self.drift[drift.kind] = self.drift[drift.kind].saturating_add(drift.tokens);
+            sums[drift.kind] = sums[drift.kind].saturating_add(drift.tokens);
         }
-        let found = self
-            .drift
+        self.drift = Some(sums);
+        let found = sums
             .iter()
             .filter(|(kind, tokens)| kind.is_drift() && **tokens > 0);
         let found: Vec<(DriftKind, u64)> = found.map(|(kind, tokens)| (kind, *tokens)).collect();

@@ -75,6 +75,7 @@ impl Reconciler {
 
     /// Compares while this replica has the lease, until the service stops.
     pub async fn run(self, stopping: CancellationToken) {
+        self.metrics.enable_reconcile();
         loop {
             let Some(taken_at) = stopping.run_until_cancelled(self.wait_for_lease()).await else {
                 return;

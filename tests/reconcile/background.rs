@@ -237,6 +237,23 @@ async fn each_kind_of_drift_is_a_gauge_and_names_no_organization() {
 }
 
 #[tokio::test]
+async fn no_drift_is_shown_before_the_first_comparison_and_the_last_one_stays() {
+    let mut it = Background::memory(vec![used(FREE, 50)]).await;
+    fs::remove_file(&it.key_file).unwrap();
+    it.start();
+    it.wait_for("key_unreadable").await;
+    // A holder of the lease that has compared nothing yet must not show that nothing differs.
+    assert_eq!(it.drift("external"), None);
+    it.write_key(ADMIN_KEY);
+    it.wait_for("drifts").await;
+    assert_eq!(it.drift("external"), Some(50.0));
+    assert_eq!(it.drift("false_free"), Some(0.0));
+    fs::remove_file(&it.key_file).unwrap();
+    it.wait_for("key_unreadable").await;
+    assert_eq!(it.drift("external"), Some(50.0));
+}
+
+#[tokio::test]
 async fn a_report_without_a_free_tier_is_unknown() {
     let mut it = Background::memory(vec![used("default", 200)]).await;
     it.use_tokens(200, "r").await;
@@ -509,11 +526,15 @@ async fn nothing_is_raised_in_the_last_minute_of_the_day() {
 #[tokio::test]
 async fn a_replica_that_loses_the_lease_stops_and_one_that_has_it_again_goes_on() {
     let mut it = Background::over(World::redis(policy("keep_open")), Vec::new()).await;
+    let holds = |it: &Background| it.gauge("tollgate_reconcile_holder");
+    assert_eq!(holds(&it), None, "it has nothing to compare");
     it.start();
     it.wait_for("agrees").await;
+    assert_eq!(holds(&it), Some(1.0));
     let redis = it.world.redis.as_ref().unwrap();
     redis.run(&["SET", "tollgate:reconcile", "1"]);
     wait("no figures", async || it.drift("external").is_none()).await;
+    assert_eq!(holds(&it), Some(0.0));
     let queries = it.api.queries().len();
     tokio::time::sleep(3 * it.settings.every).await;
     assert_eq!(it.api.queries().len(), queries);
