@@ -127,6 +127,7 @@ impl Settlement {
                 let end = || self.once(org.clone(), id.clone(), end);
                 self.retried(end).await
             }
+            // Nothing stands for the earlier attempts, so the last one is not settled: all that it holds stays counted.
             Err(error) => Err(error),
         };
         match ended {
