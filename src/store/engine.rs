@@ -111,6 +111,7 @@ pub(super) fn decide<R: Records>(
         terms,
         now,
         max_rows,
+        has_run: false,
     };
     let decided = match operation {
         Operation::Reserve {
@@ -119,8 +120,10 @@ pub(super) fn decide<R: Records>(
             eligibility,
             is_listed,
             recording,
+            has_run,
         } => {
             let is_listed = recording.writes().then_some(*is_listed);
+            engine.has_run = *has_run;
             engine.reserve(request_id.as_ref(), fields, eligibility, is_listed)
         }
         Operation::Settle {
@@ -147,6 +150,8 @@ struct Engine<'r, R> {
     terms: &'r Terms,
     now: DateTime<Utc>,
     max_rows: u64,
+    /// Whether a Reserve is of a request that ran already.
+    has_run: bool,
 }
 
 /// Ends a decision before its first write.
@@ -258,7 +263,8 @@ impl<R: Records> Engine<'_, R> {
             Eligibility::Ineligible(reason) => return Ok((Verdict::Billed(*reason), false)),
             Eligibility::Eligible(pool) => pool,
         };
-        let share = match self.terms.share(pool, &fields.project) {
+        let share = self.terms.share(pool, &fields.project);
+        let share = match share.filter(|_| !self.has_run) {
             Some((id, share)) => {
                 let used = self.records.share(RelativeDay::Today, id);
                 let used = used.map_err(Abort::Failed)?.unwrap_or_default();
