@@ -271,7 +271,7 @@ pub async fn run(command: ToolCommand) -> anyhow::Result<()> {
                 org,
                 day: day.unwrap_or_default(),
                 page_size: 1000,
-                page_token: String::new(),
+                ..ListUsageRequest::default()
             };
             let answer = all_usage(connect(&connection)?, request).await;
             show(&connection, answer, tables::usage)

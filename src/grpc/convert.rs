@@ -1,29 +1,26 @@
 //! Conversion between the proto's messages and the domain's values.
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use tonic::Status;
 
 use super::{
     authorization::Permit,
     proto::{
-        self, EstimateRequest, EstimateResponse, GetQuotaResponse, ListUsageRequest,
-        ListUsageResponse, PoolQuota, ReleaseRequest, ReleaseResponse, ReserveRequest,
-        ReserveResponse, SetExternalUsageRequest, SetExternalUsageResponse, SettleRequest,
-        SettleResponse,
+        self, EstimateRequest, EstimateResponse, GetQuotaResponse, PoolQuota, ReleaseRequest,
+        ReleaseResponse, ReserveRequest, ReserveResponse, SetExternalUsageRequest,
+        SetExternalUsageResponse, SettleRequest, SettleResponse,
     },
 };
 use crate::{
     domain::{
         BilledReason, ExternalSource, InvalidField, ModelCapacity, ModelName, OrgId, PoolName,
-        ProjectId, RequestFields, RequestId, Tokens, UtcDay, Verdict, Workload, ids::check_note,
+        ProjectId, RequestFields, RequestId, Tokens, Verdict, Workload, ids::check_note,
     },
     estimate::{self, Endpoint, Estimate, EstimateBasis, EstimateError},
     ledger::{
         ExternalUsageSet, Quota, Released, Reserve, Reserved, SetExternalUsage, Settle, Settled,
-        Usage, UsagePage, UsageRow,
     },
-    store::{PoolBalance, RowKey},
+    store::PoolBalance,
 };
 
 const DEFAULT_PAGE_SIZE: usize = 100;
@@ -85,58 +82,13 @@ pub(super) fn set_external_usage(
     })
 }
 
-pub(super) fn usage_page(
-    request: ListUsageRequest,
-    permit: &Permit,
-) -> Result<(OrgId, UsagePage), Status> {
-    let org = org(request.org, permit)?;
-    let day = match request.day.as_str() {
-        "" => None,
-        day => Some(UtcDay::parse(day).map_err(invalid)?),
-    };
-    let (day, after) = match request.page_token.as_str() {
-        "" => (day, None),
-        token => {
-            let (token_day, last_row) = parse_page_token(token, &org)
-                .filter(|(token_day, _)| day.is_none_or(|day| day == *token_day))
-                .ok_or_else(|| {
-                    faulty(
-                        "page_token",
-                        "was not given out by this service for this organization and day",
-                    )
-                })?;
-            (Some(token_day), Some(last_row))
-        }
-    };
-    // A size beyond the maximum counts as the maximum: only a negative one is an error.
-    let size = usize::try_from(request.page_size).map_err(|_| {
-        faulty(
-            "page_size",
-            format!("is {}, and must not be negative", request.page_size),
-        )
-    })?;
-    let size = match size {
+/// How many items a page has at most. A size beyond the maximum counts as the maximum: only a negative one is an error.
+pub(super) fn page_size(size: i32) -> Result<usize, Status> {
+    let fault = |_| faulty("page_size", format!("is {size}, and must not be negative"));
+    Ok(match usize::try_from(size).map_err(fault)? {
         0 => DEFAULT_PAGE_SIZE,
         size => size.min(MAX_PAGE_SIZE),
-    };
-    Ok((org, UsagePage { day, after, size }))
-}
-
-/// A page token of ListUsage: organization, day, and the last row of a page. Opaque to callers. The parts are separated
-/// by line feeds, which no name can contain.
-fn page_token(org: &OrgId, day: UtcDay, last_row: &UsageRow) -> String {
-    let UsageRow { project, model, .. } = last_row;
-    URL_SAFE_NO_PAD.encode(format!("{day}\n{org}\n{project}\n{model}"))
-}
-
-fn parse_page_token(token: &str, org: &OrgId) -> Option<(UtcDay, RowKey)> {
-    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
-    let mut parts = text.split('\n');
-    let day = UtcDay::parse(parts.next()?).ok()?;
-    let is_of_org = parts.next()? == org.as_str();
-    let project = ProjectId::parse(parts.next()?).ok()?;
-    let model = ModelName::parse(parts.next()?).ok()?;
-    (is_of_org && parts.next().is_none()).then_some((day, (project, model)))
+    })
 }
 
 /// Parses an organization's name, and checks that the caller may act for it.
@@ -293,28 +245,6 @@ pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
     }
 }
 
-pub(super) fn usage_response(org: &OrgId, usage: Usage) -> ListUsageResponse {
-    let Usage { day, rows, more } = usage;
-    let next_page_token = match rows.last() {
-        Some(last) if more => page_token(org, day, last),
-        _ => String::new(),
-    };
-    let rows = rows.into_iter().map(|row| proto::UsageRow {
-        project: row.project.to_string(),
-        model: row.model.to_string(),
-        pool: row.pool.map(|pool| pool.to_string()).unwrap_or_default(),
-        free_tokens: row.counters.free_tokens.get(),
-        billed_tokens: row.counters.billed_tokens.get(),
-        free_requests: row.counters.free_requests,
-        billed_requests: row.counters.billed_requests,
-    });
-    ListUsageResponse {
-        day: day.to_string(),
-        rows: rows.collect(),
-        next_page_token,
-    }
-}
-
 fn balance_fields(pool: Option<PoolBalance>) -> (String, u64, u64, u64) {
     pool.map_or_else(Default::default, |balance| {
         let remaining = balance.remaining().get();
@@ -360,7 +290,7 @@ fn timestamp(moment: DateTime<Utc>) -> prost_types::Timestamp {
     }
 }
 
-fn faulty(field: &'static str, fault: impl Into<String>) -> Status {
+pub(super) fn faulty(field: &'static str, fault: impl Into<String>) -> Status {
     let fault = fault.into();
     invalid(InvalidField { field, fault })
 }

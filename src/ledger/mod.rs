@@ -31,7 +31,7 @@ use self::{
 pub use self::{
     api::{
         ExternalUsageSet, Quota, Released, Reserve, Reserved, SetExternalUsage, Settle, Settled,
-        Usage, UsagePage, UsageRow,
+        Usage, UsageDays, UsagePage, UsagePosition, UsageRow,
     },
     breaker::{Outage, StoreState},
     error::LedgerError,

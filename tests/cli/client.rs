@@ -153,10 +153,10 @@ fn each_answer_is_json_with_the_protos_names_and_plain_numbers() {
     assert_eq!(
         cli.json("usage org-demo"),
         json!({
-            "day": "2026-11-22", "next_page_token": "",
+            "day": "2026-11-22", "next_page_token": "", "from_day": "2026-11-22", "to_day": "2026-11-22",
             "rows": [{
                 "project": "search", "model": "gpt-4o", "pool": "large", "free_tokens": 900,
-                "billed_tokens": 7, "free_requests": 1, "billed_requests": 1,
+                "billed_tokens": 7, "free_requests": 1, "billed_requests": 1, "day": "2026-11-22",
             }],
         })
     );

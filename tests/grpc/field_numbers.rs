@@ -59,8 +59,14 @@ const MESSAGES: &[(&str, &str)] = &[
         "pool allowance used remaining billed_tokens free_requests billed_requests held_tokens closed \
          margin_tokens external_tokens",
     ),
-    ("ListUsageRequest", "org day page_size page_token"),
-    ("ListUsageResponse", "day rows next_page_token"),
+    (
+        "ListUsageRequest",
+        "org day page_size page_token from_day to_day",
+    ),
+    (
+        "ListUsageResponse",
+        "day rows next_page_token from_day to_day",
+    ),
     ("EstimateRequest", "path body model"),
     (
         "EstimateResponse",
@@ -73,7 +79,7 @@ const MESSAGES: &[(&str, &str)] = &[
     ),
     (
         "UsageRow",
-        "project model pool free_tokens billed_tokens free_requests billed_requests",
+        "project model pool free_tokens billed_tokens free_requests billed_requests day",
     ),
 ];
 

@@ -1299,17 +1299,24 @@ func (x *PoolQuota) GetExternalTokens() uint64 {
 	return 0
 }
 
-// Asks what was used on a day.
+// Asks what was used on a day, or in a range of days.
 type ListUsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The organization.
 	Org string `protobuf:"bytes,1,opt,name=org,proto3" json:"org,omitempty"`
-	// The UTC day, "2026-11-22"; empty: today. A day in the future, or past the retention, is OUT_OF_RANGE.
+	// The UTC day, "2026-11-22"; empty, without a range: today. A day in the future, or past the retention, is
+	// OUT_OF_RANGE.
 	Day string `protobuf:"bytes,2,opt,name=day,proto3" json:"day,omitempty"`
 	// The most rows to return; 0: 100. Above 1,000 counts as 1,000; a negative number is INVALID_ARGUMENT.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the previous page; empty: the first page.
-	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// The first UTC day of a range of at most 62 days; empty: no range. With day it is INVALID_ARGUMENT. Days past the
+	// retention are left out; a range of no other days is OUT_OF_RANGE.
+	FromDay string `protobuf:"bytes,5,opt,name=from_day,json=fromDay,proto3" json:"from_day,omitempty"`
+	// The last UTC day of the range; empty: today. Without from_day it is INVALID_ARGUMENT, in the future
+	// OUT_OF_RANGE.
+	ToDay         string `protobuf:"bytes,6,opt,name=to_day,json=toDay,proto3" json:"to_day,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1372,15 +1379,34 @@ func (x *ListUsageRequest) GetPageToken() string {
 	return ""
 }
 
-// One page of a day's usage.
+func (x *ListUsageRequest) GetFromDay() string {
+	if x != nil {
+		return x.FromDay
+	}
+	return ""
+}
+
+func (x *ListUsageRequest) GetToDay() string {
+	if x != nil {
+		return x.ToDay
+	}
+	return ""
+}
+
+// One page of the usage of a day, or of a range of days.
 type ListUsageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The UTC day of the rows.
+	// The UTC day of the rows; empty for a range.
 	Day string `protobuf:"bytes,1,opt,name=day,proto3" json:"day,omitempty"`
-	// Ordered by project, then by model.
+	// Ordered by day, then by project, then by model.
 	Rows []*UsageRow `protobuf:"bytes,2,rep,name=rows,proto3" json:"rows,omitempty"`
 	// The token of the next page; empty on the last page.
 	NextPageToken string `protobuf:"bytes,3,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// The first UTC day that the pages have rows of: later than from_day of the request if days before it are past the
+	// retention. For a single day, that day.
+	FromDay string `protobuf:"bytes,4,opt,name=from_day,json=fromDay,proto3" json:"from_day,omitempty"`
+	// The last UTC day that the pages have rows of. For a single day, that day.
+	ToDay         string `protobuf:"bytes,5,opt,name=to_day,json=toDay,proto3" json:"to_day,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1436,6 +1462,20 @@ func (x *ListUsageResponse) GetNextPageToken() string {
 	return ""
 }
 
+func (x *ListUsageResponse) GetFromDay() string {
+	if x != nil {
+		return x.FromDay
+	}
+	return ""
+}
+
+func (x *ListUsageResponse) GetToDay() string {
+	if x != nil {
+		return x.ToDay
+	}
+	return ""
+}
+
 // What one project used of one model on a day. A request counts once, as what it finally was.
 type UsageRow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1453,8 +1493,10 @@ type UsageRow struct {
 	FreeRequests uint64 `protobuf:"varint,6,opt,name=free_requests,json=freeRequests,proto3" json:"free_requests,omitempty"`
 	// The number of billed requests.
 	BilledRequests uint64 `protobuf:"varint,7,opt,name=billed_requests,json=billedRequests,proto3" json:"billed_requests,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The UTC day.
+	Day           string `protobuf:"bytes,8,opt,name=day,proto3" json:"day,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UsageRow) Reset() {
@@ -1534,6 +1576,13 @@ func (x *UsageRow) GetBilledRequests() uint64 {
 		return x.BilledRequests
 	}
 	return 0
+}
+
+func (x *UsageRow) GetDay() string {
+	if x != nil {
+		return x.Day
+	}
+	return ""
 }
 
 // A request to the provider, before it is dispatched.
@@ -1957,17 +2006,21 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x06closed\x18\t \x01(\bR\x06closed\x12#\n" +
 	"\rmargin_tokens\x18\n" +
 	" \x01(\x04R\fmarginTokens\x12'\n" +
-	"\x0fexternal_tokens\x18\v \x01(\x04R\x0eexternalTokens\"r\n" +
+	"\x0fexternal_tokens\x18\v \x01(\x04R\x0eexternalTokens\"\xa4\x01\n" +
 	"\x10ListUsageRequest\x12\x10\n" +
 	"\x03org\x18\x01 \x01(\tR\x03org\x12\x10\n" +
 	"\x03day\x18\x02 \x01(\tR\x03day\x12\x1b\n" +
 	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tR\tpageToken\"x\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\x12\x19\n" +
+	"\bfrom_day\x18\x05 \x01(\tR\afromDay\x12\x15\n" +
+	"\x06to_day\x18\x06 \x01(\tR\x05toDay\"\xaa\x01\n" +
 	"\x11ListUsageResponse\x12\x10\n" +
 	"\x03day\x18\x01 \x01(\tR\x03day\x12)\n" +
 	"\x04rows\x18\x02 \x03(\v2\x15.tollgate.v1.UsageRowR\x04rows\x12&\n" +
-	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xe2\x01\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\x12\x19\n" +
+	"\bfrom_day\x18\x04 \x01(\tR\afromDay\x12\x15\n" +
+	"\x06to_day\x18\x05 \x01(\tR\x05toDay\"\xf4\x01\n" +
 	"\bUsageRow\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x12\n" +
@@ -1976,7 +2029,8 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"freeTokens\x12#\n" +
 	"\rbilled_tokens\x18\x05 \x01(\x04R\fbilledTokens\x12#\n" +
 	"\rfree_requests\x18\x06 \x01(\x04R\ffreeRequests\x12'\n" +
-	"\x0fbilled_requests\x18\a \x01(\x04R\x0ebilledRequests\"O\n" +
+	"\x0fbilled_requests\x18\a \x01(\x04R\x0ebilledRequests\x12\x10\n" +
+	"\x03day\x18\b \x01(\tR\x03day\"O\n" +
 	"\x0fEstimateRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\fR\x04body\x12\x14\n" +

@@ -245,29 +245,37 @@ class PoolQuota(_message.Message):
     def __init__(self, pool: _Optional[str] = ..., allowance: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ..., held_tokens: _Optional[int] = ..., closed: bool = ..., margin_tokens: _Optional[int] = ..., external_tokens: _Optional[int] = ...) -> None: ...
 
 class ListUsageRequest(_message.Message):
-    __slots__ = ("org", "day", "page_size", "page_token")
+    __slots__ = ("org", "day", "page_size", "page_token", "from_day", "to_day")
     ORG_FIELD_NUMBER: _ClassVar[int]
     DAY_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FROM_DAY_FIELD_NUMBER: _ClassVar[int]
+    TO_DAY_FIELD_NUMBER: _ClassVar[int]
     org: str
     day: str
     page_size: int
     page_token: str
-    def __init__(self, org: _Optional[str] = ..., day: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    from_day: str
+    to_day: str
+    def __init__(self, org: _Optional[str] = ..., day: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., from_day: _Optional[str] = ..., to_day: _Optional[str] = ...) -> None: ...
 
 class ListUsageResponse(_message.Message):
-    __slots__ = ("day", "rows", "next_page_token")
+    __slots__ = ("day", "rows", "next_page_token", "from_day", "to_day")
     DAY_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FROM_DAY_FIELD_NUMBER: _ClassVar[int]
+    TO_DAY_FIELD_NUMBER: _ClassVar[int]
     day: str
     rows: _containers.RepeatedCompositeFieldContainer[UsageRow]
     next_page_token: str
-    def __init__(self, day: _Optional[str] = ..., rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    from_day: str
+    to_day: str
+    def __init__(self, day: _Optional[str] = ..., rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., from_day: _Optional[str] = ..., to_day: _Optional[str] = ...) -> None: ...
 
 class UsageRow(_message.Message):
-    __slots__ = ("project", "model", "pool", "free_tokens", "billed_tokens", "free_requests", "billed_requests")
+    __slots__ = ("project", "model", "pool", "free_tokens", "billed_tokens", "free_requests", "billed_requests", "day")
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
@@ -275,6 +283,7 @@ class UsageRow(_message.Message):
     BILLED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     FREE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     BILLED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    DAY_FIELD_NUMBER: _ClassVar[int]
     project: str
     model: str
     pool: str
@@ -282,7 +291,8 @@ class UsageRow(_message.Message):
     billed_tokens: int
     free_requests: int
     billed_requests: int
-    def __init__(self, project: _Optional[str] = ..., model: _Optional[str] = ..., pool: _Optional[str] = ..., free_tokens: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ...) -> None: ...
+    day: str
+    def __init__(self, project: _Optional[str] = ..., model: _Optional[str] = ..., pool: _Optional[str] = ..., free_tokens: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ..., day: _Optional[str] = ...) -> None: ...
 
 class EstimateRequest(_message.Message):
     __slots__ = ("path", "body", "model")
