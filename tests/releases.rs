@@ -14,8 +14,8 @@ use crate::support::{
     },
     clock::Clock,
     redis::RedisServer,
-    tollgate::Tollgate,
-    tools::tool,
+    tollgate::{Tollgate, program},
+    tools::{run, tool},
     world::NOON,
 };
 
@@ -372,4 +372,12 @@ async fn a_page_token_of_a_day_is_valid_at_either_release_and_a_range_needs_this
     let token = range.unwrap().into_inner().next_page_token;
     let refused = old.list_usage(page("2026-11-20", token)).await;
     assert_eq!(refused.unwrap_err().code(), tonic::Code::InvalidArgument);
+    for words in [&["--from", "2026-11-20"][..], &["--csv"]] {
+        let mut client = program();
+        client.args(["usage", "acme", "--addr", &rollout.old.addr]);
+        let ran = run(client.args(words));
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
+        let expected = "tollgate: the service is of an earlier release";
+        assert!(ran.stderr.starts_with(expected), "{ran:?}");
+    }
 }
