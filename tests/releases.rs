@@ -294,6 +294,41 @@ async fn the_previous_release_fails_for_what_ran_outside_the_programme_and_count
     }
 }
 
+#[tokio::test]
+async fn the_previous_release_ends_no_reservation_that_a_share_counts_and_reserves_beside_it() {
+    let rollout = Rollout::start("");
+    let [old, _] = rollout.clients();
+    let text = std::fs::read_to_string(rollout._files[0].path()).unwrap();
+    let policy = TextFile::new(&text.replace("[orgs.acme]", "[orgs.acme]\nshares.p = 500"));
+    let url = rollout.redis.url();
+    let args = ["--store", &url, "--policy", policy.path()];
+    let replica = Tollgate::start_at(&rollout.clock, &args);
+    let new = replica.client();
+    assert_eq!(verdict_text(&reserve(&new, 300, "shared").await), "FREE");
+    assert_eq!(
+        verdict_text(&reserve(&new, 201, "billed").await),
+        "ShareExceeded"
+    );
+    // It has no share: what it reserves counts in the pool alone.
+    assert_eq!(verdict_text(&reserve(&old, 400, "old").await), "FREE");
+    for id in ["shared", "billed"] {
+        let (org, request_id) = ("acme".to_owned(), id.to_owned());
+        let failed = old
+            .clone()
+            .release(ReleaseRequest { org, request_id })
+            .await;
+        assert_eq!(failed.unwrap_err().code(), tonic::Code::Internal, "{id}");
+    }
+    assert_eq!(settle(&new, "old", 350).await, "FREE");
+    assert_eq!(settle(&new, "shared", 450).await, "FREE");
+    let pool = large(&new).await;
+    assert_eq!(
+        (pool.used, pool.billed_tokens, pool.shares[0].used),
+        (800, 201, 450)
+    );
+    assert_eq!(large(&old).await.used, 800);
+}
+
 /// Its wire has no number for them, but it finishes what this release reserved.
 #[tokio::test]
 async fn the_previous_release_settles_and_releases_new_workloads_and_refuses_to_reserve_them() {

@@ -8,8 +8,8 @@ use crate::{
     client::output::{counted, fact, facts, grouped, reason},
     grpc::proto::{
         EstimateBasis, EstimateResponse, GetQuotaResponse, ListUsageResponse, PoolQuota,
-        ReleaseResponse, ReserveResponse, SetExternalUsageResponse, SettleResponse, UsageRow,
-        Verdict,
+        ReleaseResponse, ReserveResponse, SetExternalUsageResponse, SettleResponse, ShareQuota,
+        UsageRow, Verdict,
     },
     policy::{DataSharing, PROGRAMS, Policy},
 };
@@ -114,7 +114,22 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
     if answer.pools.iter().any(|pool| pool.margin_tokens > 0) {
         columns.insert(4, ("MARGIN", |pool| number(pool.margin_tokens)));
     }
-    let pools = rows(&answer.pools, &columns);
+    let mut pools = rows(&answer.pools, &columns);
+    let shares = answer.pools.iter();
+    let shares =
+        shares.flat_map(|pool| pool.shares.iter().map(|share| (pool.pool.as_str(), share)));
+    let shares: Vec<(&str, &ShareQuota)> = shares.collect();
+    if !shares.is_empty() {
+        let columns: [Column<(&str, &ShareQuota)>; 4] = [
+            ("PROJECT", |(_, share)| Cell::new(&share.project)),
+            ("POOL", |(pool, _)| Cell::new(pool)),
+            ("USED / SHARE", |(_, share)| {
+                right(used_of(share.used, share.share))
+            }),
+            ("REMAINING", |(_, share)| number(share.remaining)),
+        ];
+        pools = format!("{pools}\n\n{}", rows(&shares, &columns));
+    }
     format!(
         "{}: tier {}, {standing}. {} (UTC), resets in {}\n{pools}",
         answer.org,
@@ -275,7 +290,13 @@ fn tiers(policy: &Policy) -> Table {
 }
 
 fn organizations(policy: &Policy) -> String {
-    let mut table = table(["ORGANIZATION", "TIER", "DATA SHARING", "NEVER FREE FOR"]);
+    let mut table = table([
+        "ORGANIZATION",
+        "TIER",
+        "DATA SHARING",
+        "SHARES",
+        "NEVER FREE FOR",
+    ]);
     let mut orgs: Vec<_> = policy.orgs.iter().collect();
     orgs.sort_by_key(|(id, _)| *id);
     for (id, org) in orgs.iter().take(MAX_LISTED) {
@@ -290,7 +311,11 @@ fn organizations(policy: &Policy) -> String {
             (false, true) => "enterprise plan",
             (true, true) => "zero data retention, enterprise plan",
         };
-        table.add_row([id.as_str(), &org.tier.to_string(), &sharing, never]);
+        let shares = match org.shares.len() {
+            0 => String::new(),
+            shares => counted(shares, "share"),
+        };
+        table.add_row([id.as_str(), &org.tier.to_string(), &sharing, &shares, never]);
     }
     match orgs.len().saturating_sub(MAX_LISTED) {
         0 => table.trim_fmt(),

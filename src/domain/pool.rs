@@ -83,6 +83,23 @@ impl ExternalUsage {
     }
 }
 
+/// What a project may use of a pool today, and has used (docs/CONTRACT.md, "Shares").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShareBalance {
+    /// The most that it may use.
+    pub share: Tokens,
+    /// The FREE tokens that the share counted.
+    pub used: Tokens,
+}
+
+impl ShareBalance {
+    /// What the project could still use, if the pool has it.
+    #[must_use]
+    pub const fn remaining(self) -> Tokens {
+        self.share.less(self.used)
+    }
+}
+
 /// What one pool of one organization counted on one day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PoolCounters {
@@ -220,6 +237,16 @@ impl PoolCounters {
     /// `used + external + tokens <= allowance`. No sum of three amounts passes 2^64.
     fn fits(&self, used: Tokens, allowance: Tokens, tokens: Tokens) -> bool {
         used.get() + self.external.tokens().get() + tokens.get() <= allowance.get()
+    }
+}
+
+/// The verdict on a request that the pool has judged, once the share of its project is judged too: at Reserve only, since
+/// the provider knows no shares.
+pub fn judge_share(verdict: Verdict, share: ShareBalance, tokens: Tokens) -> Verdict {
+    if verdict.is_free() && tokens > share.remaining() {
+        Verdict::Billed(BilledReason::ShareExceeded)
+    } else {
+        verdict
     }
 }
 

@@ -8,13 +8,14 @@ use super::{
     proto::{
         self, EstimateRequest, EstimateResponse, GetQuotaResponse, PoolQuota, ReleaseRequest,
         ReleaseResponse, ReserveRequest, ReserveResponse, SetExternalUsageRequest,
-        SetExternalUsageResponse, SettleRequest, SettleResponse,
+        SetExternalUsageResponse, SettleRequest, SettleResponse, ShareQuota,
     },
 };
 use crate::{
     domain::{
         BilledReason, ExternalSource, InvalidField, ModelCapacity, ModelName, OrgId, PoolName,
-        ProjectId, RequestFields, RequestId, Tokens, Verdict, Workload, ids::check_note,
+        ProjectId, RequestFields, RequestId, ShareBalance, ShareId, Tokens, Verdict, Workload,
+        ids::check_note,
     },
     estimate::{self, Endpoint, Estimate, EstimateBasis, EstimateError},
     ledger::{
@@ -233,6 +234,7 @@ pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
             closed: balance.is_closed,
             margin_tokens: balance.margin.get(),
             external_tokens: balance.external.get(),
+            shares: share_quotas(&quota.shares, &balance.pool),
         });
     GetQuotaResponse {
         org: org.to_string(),
@@ -243,6 +245,17 @@ pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
         resets_at: Some(timestamp(quota.resets_at)),
         pools: pools.collect(),
     }
+}
+
+fn share_quotas(shares: &[(ShareId, ShareBalance)], pool: &PoolName) -> Vec<ShareQuota> {
+    let of_pool = shares.iter().filter(|(id, _)| id.pool == *pool);
+    let of_pool = of_pool.map(|(id, balance)| ShareQuota {
+        project: id.project.to_string(),
+        share: balance.share.get(),
+        used: balance.used.get(),
+        remaining: balance.remaining().get(),
+    });
+    of_pool.collect()
 }
 
 fn balance_fields(pool: Option<PoolBalance>) -> (String, u64, u64, u64) {
@@ -280,6 +293,7 @@ fn reason(reason: BilledReason) -> proto::BilledReason {
         BilledReason::DayClosed => proto::BilledReason::DayClosed,
         BilledReason::StoreUnavailable => proto::BilledReason::StoreUnavailable,
         BilledReason::RanOutsideProgram => proto::BilledReason::RanOutsideProgram,
+        BilledReason::ShareExceeded => proto::BilledReason::ShareExceeded,
     }
 }
 

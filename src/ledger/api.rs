@@ -8,7 +8,7 @@ use super::LedgerError;
 use crate::{
     domain::{
         ExternalSource, ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestFields,
-        RequestId, Tokens, UsageCounters, UtcDay, Verdict,
+        RequestId, ShareBalance, ShareId, Tokens, UsageCounters, UtcDay, Verdict,
     },
     policy::Enrollment,
     store::{Operation, Outcome, PoolBalance, RowKey, Timestamped},
@@ -223,6 +223,8 @@ pub struct Quota {
     pub resets_at: DateTime<Utc>,
     /// Every pool of the policy, by name.
     pub pools: Vec<(PoolBalance, PoolCounters)>,
+    /// The shares of projects, by pool and project.
+    pub shares: Vec<(ShareId, ShareBalance)>,
 }
 
 /// One page of what an organization used.

@@ -6,7 +6,7 @@ use super::{
     Ledger, LedgerError, Quota, Usage, UsagePage, UsagePosition, UsageRow, backend::MAX_ROUNDS,
 };
 use crate::{
-    domain::{OrgId, UsageCounters, UtcDay},
+    domain::{OrgId, ShareBalance, ShareId, UsageCounters, UtcDay},
     store::{PoolBalance, RowKey, UsageRows},
 };
 
@@ -40,19 +40,33 @@ impl Ledger {
             let enrollment = policy
                 .enrollment(org, day)
                 .ok_or(LedgerError::UnknownOrganization)?;
-            let query = backend.store.pools(org, day, &policy.pools);
-            let (today, counters) = backend.read(query).await?;
+            let terms = &enrollment.terms;
+            let shares: Vec<ShareId> = terms.shares.iter().map(|(id, _)| id.clone()).collect();
+            let query = backend.store.pools(org, day, &policy.pools, &shares);
+            let (today, counted) = backend.read(query).await?;
             if today == day {
-                let pools = policy.pools.iter().zip(counters).map(|(pool, counters)| {
-                    let balance = PoolBalance::today(&enrollment.terms, pool.clone(), &counters);
-                    (balance, counters)
+                let shares = terms.shares.iter().zip(counted.shares);
+                let shares = shares.map(|((id, share), used)| {
+                    let share = *share;
+                    (id.clone(), ShareBalance { share, used })
                 });
+                let shares = shares.collect();
+                let pools = policy
+                    .pools
+                    .iter()
+                    .zip(counted.pools)
+                    .map(|(pool, counters)| {
+                        let balance =
+                            PoolBalance::today(&enrollment.terms, pool.clone(), &counters);
+                        (balance, counters)
+                    });
                 let pools = pools.collect();
                 return Ok(Quota {
                     enrollment,
                     day,
                     resets_at: day.end(),
                     pools,
+                    shares,
                 });
             }
             day = today;

@@ -9,6 +9,7 @@ mod margins;
 mod models;
 mod programs;
 mod schema;
+mod shares;
 mod warnings;
 mod watch;
 
@@ -23,15 +24,17 @@ pub use self::{
     models::{ComparedModel, ModelEntry},
     programs::{BuiltinProgram, PROGRAMS},
     schema::MAX_BYTES,
+    shares::Shares,
     watch::{PolicySource, PolicyStatus},
 };
 use self::{
     margins::{Margins, OwnTerms},
     models::Models,
+    shares::SharedTerms,
 };
 use crate::{
     domain::{
-        BilledReason, Eligibility, Margin, ModelCapacity, ModelName, OrgId, Overflow, PoolName,
+        BilledReason, Eligibility, ModelCapacity, ModelName, OrgId, Overflow, PoolName, Portion,
         ProjectId, RequestFields, Terms, UtcDay, Workload, is_fine_tuned,
     },
     files::toml::Diagnostic,
@@ -55,6 +58,8 @@ pub struct Policy {
     margins: Margins,
     /// The terms of organizations with margins of their own.
     own_terms: OwnTerms,
+    /// The terms of organizations with shares.
+    shared_terms: SharedTerms,
     /// An allowance of 0 in every pool.
     no_terms: Arc<Terms>,
     /// The organizations.
@@ -113,7 +118,9 @@ pub struct Organization {
     /// An enterprise plan: nothing of it is free.
     pub enterprise: bool,
     /// Its own margin, in place of the pools' and the programme's.
-    pub margin: Option<Margin>,
+    pub margin: Option<Portion>,
+    /// The most that some of its projects may use of a pool.
+    pub shares: Shares,
 }
 
 /// Which projects of an organization share their data.
@@ -252,7 +259,7 @@ impl Policy {
     }
 
     /// The programme's margin, if it has one.
-    pub fn program_margin(&self) -> Option<Margin> {
+    pub fn program_margin(&self) -> Option<Portion> {
         self.margins.program
     }
 
@@ -268,19 +275,20 @@ impl Policy {
 
     /// The enrollment of an organization on a day; `None` if the policy doesn't know it.
     pub fn enrollment(&self, org: &OrgId, day: UtcDay) -> Option<Enrollment> {
-        self.orgs.get(org).map(|org| self.enrollment_of(org, day))
+        let known = self.orgs.get(org)?;
+        Some(self.enrollment_of(org, known, day))
     }
 
     /// Assesses an organization's requests on a day.
     pub fn assessor(&self, org: &OrgId, day: UtcDay) -> Assessor<'_> {
-        let org = self.orgs.get(org);
+        let known = self.orgs.get(org);
         Assessor {
             policy: self,
-            org: org.map(|org| (org, self.enrollment_of(org, day))),
+            org: known.map(|known| (known, self.enrollment_of(org, known, day))),
         }
     }
 
-    fn enrollment_of(&self, org: &Organization, day: UtcDay) -> Enrollment {
+    fn enrollment_of(&self, id: &OrgId, org: &Organization, day: UtcDay) -> Enrollment {
         let not_enrolled = if org.data_sharing == DataSharing::Off {
             Some(BilledReason::OrganizationNotEnrolled)
         } else if org.zero_data_retention {
@@ -294,6 +302,7 @@ impl Policy {
         };
         let terms = match (not_enrolled, org.margin) {
             (Some(_), _) => &self.no_terms,
+            (None, _) if !org.shares.is_empty() => &self.shared_terms[id],
             (None, Some(margin)) => &self.own_terms[&(org.tier, margin)],
             (None, None) => &self.tiers[&org.tier],
         };

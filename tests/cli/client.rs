@@ -175,7 +175,7 @@ fn each_answer_is_json_with_the_protos_names_and_plain_numbers() {
         json!({
             "pool": pool, "allowance": allowance, "used": used, "remaining": allowance - used,
             "billed_tokens": 0, "free_requests": u64::from(used > 0), "billed_requests": 0,
-            "held_tokens": 0, "closed": false, "margin_tokens": 0, "external_tokens": 0,
+            "held_tokens": 0, "closed": false, "margin_tokens": 0, "external_tokens": 0, "shares": [],
         })
     };
     assert_eq!(

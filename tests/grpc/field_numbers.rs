@@ -12,7 +12,7 @@ const ENUMS: &[(&str, &str, &str)] = &[
         "BILLED_REASON_",
         "UNSPECIFIED ORGANIZATION_NOT_ENROLLED ZERO_DATA_RETENTION ENTERPRISE_PLAN PROGRAM_ENDED \
          PROJECT_NOT_SHARING WORKLOAD_NOT_COVERED FINE_TUNED_MODEL MODEL_NOT_COVERED POOL_CLOSED \
-         ALLOWANCE_EXCEEDED DAY_CLOSED STORE_UNAVAILABLE RAN_OUTSIDE_PROGRAM",
+         ALLOWANCE_EXCEEDED DAY_CLOSED STORE_UNAVAILABLE RAN_OUTSIDE_PROGRAM SHARE_EXCEEDED",
     ),
     (
         "Workload",
@@ -57,8 +57,9 @@ const MESSAGES: &[(&str, &str)] = &[
     (
         "PoolQuota",
         "pool allowance used remaining billed_tokens free_requests billed_requests held_tokens closed \
-         margin_tokens external_tokens",
+         margin_tokens external_tokens shares",
     ),
+    ("ShareQuota", "project share used remaining"),
     (
         "ListUsageRequest",
         "org day page_size page_token from_day to_day",

@@ -304,6 +304,12 @@ async fn quota(world: &World, org: &str) -> String {
                 counters.billed_tokens
             )
         }));
+        lines.extend(
+            it.shares
+                .into_iter()
+                .map(|(id, it)| format!("{} of {} {} {}", id.project, id.pool, it.share, it.used)),
+        );
+        lines[1..].sort();
         lines.join("; ")
     })
 }

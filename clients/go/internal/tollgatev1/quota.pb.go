@@ -79,7 +79,7 @@ func (Verdict) EnumDescriptor() ([]byte, []int) {
 	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{0}
 }
 
-// Why a request is billed. The first ten reasons are checked in this order.
+// Why a request is billed. The first ten reasons are checked in this order, then SHARE_EXCEEDED.
 type BilledReason int32
 
 const (
@@ -113,6 +113,9 @@ const (
 	// Settle only: the request ran where nothing is shared (outside_program). It counts in its usage row, and in
 	// no pool.
 	BilledReason_BILLED_REASON_RAN_OUTSIDE_PROGRAM BilledReason = 13
+	// Reserve only: the request fits in the pool, and would take its project past the share that the policy gives it.
+	// Settle keeps this verdict.
+	BilledReason_BILLED_REASON_SHARE_EXCEEDED BilledReason = 14
 )
 
 // Enum value maps for BilledReason.
@@ -132,6 +135,7 @@ var (
 		11: "BILLED_REASON_DAY_CLOSED",
 		12: "BILLED_REASON_STORE_UNAVAILABLE",
 		13: "BILLED_REASON_RAN_OUTSIDE_PROGRAM",
+		14: "BILLED_REASON_SHARE_EXCEEDED",
 	}
 	BilledReason_value = map[string]int32{
 		"BILLED_REASON_UNSPECIFIED":               0,
@@ -148,6 +152,7 @@ var (
 		"BILLED_REASON_DAY_CLOSED":                11,
 		"BILLED_REASON_STORE_UNAVAILABLE":         12,
 		"BILLED_REASON_RAN_OUTSIDE_PROGRAM":       13,
+		"BILLED_REASON_SHARE_EXCEEDED":            14,
 	}
 )
 
@@ -1188,8 +1193,10 @@ type PoolQuota struct {
 	// Tokens that the provider counted today and Tollgate did not (SetExternalUsage): a Reserve and a Settle fit if
 	// they do besides used and these.
 	ExternalTokens uint64 `protobuf:"varint,11,opt,name=external_tokens,json=externalTokens,proto3" json:"external_tokens,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The projects that may use only a part of the pool, ordered by name.
+	Shares        []*ShareQuota `protobuf:"bytes,12,rep,name=shares,proto3" json:"shares,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PoolQuota) Reset() {
@@ -1299,6 +1306,86 @@ func (x *PoolQuota) GetExternalTokens() uint64 {
 	return 0
 }
 
+func (x *PoolQuota) GetShares() []*ShareQuota {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+// What a project may use of a pool today. The project gets what remains of its share only if the pool has it too.
+type ShareQuota struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The project.
+	Project string `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	// The most free tokens that it may use in a day.
+	Share uint64 `protobuf:"varint,2,opt,name=share,proto3" json:"share,omitempty"`
+	// Free tokens that the share counted today: of requests that were reserved while the policy had it.
+	Used uint64 `protobuf:"varint,3,opt,name=used,proto3" json:"used,omitempty"`
+	// max(0, share − used).
+	Remaining     uint64 `protobuf:"varint,4,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareQuota) Reset() {
+	*x = ShareQuota{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareQuota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareQuota) ProtoMessage() {}
+
+func (x *ShareQuota) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareQuota.ProtoReflect.Descriptor instead.
+func (*ShareQuota) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ShareQuota) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *ShareQuota) GetShare() uint64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *ShareQuota) GetUsed() uint64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *ShareQuota) GetRemaining() uint64 {
+	if x != nil {
+		return x.Remaining
+	}
+	return 0
+}
+
 // Asks what was used on a day, or in a range of days.
 type ListUsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1323,7 +1410,7 @@ type ListUsageRequest struct {
 
 func (x *ListUsageRequest) Reset() {
 	*x = ListUsageRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1335,7 +1422,7 @@ func (x *ListUsageRequest) String() string {
 func (*ListUsageRequest) ProtoMessage() {}
 
 func (x *ListUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1348,7 +1435,7 @@ func (x *ListUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsageRequest.ProtoReflect.Descriptor instead.
 func (*ListUsageRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{11}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListUsageRequest) GetOrg() string {
@@ -1413,7 +1500,7 @@ type ListUsageResponse struct {
 
 func (x *ListUsageResponse) Reset() {
 	*x = ListUsageResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1512,7 @@ func (x *ListUsageResponse) String() string {
 func (*ListUsageResponse) ProtoMessage() {}
 
 func (x *ListUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1525,7 @@ func (x *ListUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsageResponse.ProtoReflect.Descriptor instead.
 func (*ListUsageResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{12}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListUsageResponse) GetDay() string {
@@ -1501,7 +1588,7 @@ type UsageRow struct {
 
 func (x *UsageRow) Reset() {
 	*x = UsageRow{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1513,7 +1600,7 @@ func (x *UsageRow) String() string {
 func (*UsageRow) ProtoMessage() {}
 
 func (x *UsageRow) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1526,7 +1613,7 @@ func (x *UsageRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRow.ProtoReflect.Descriptor instead.
 func (*UsageRow) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{13}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UsageRow) GetProject() string {
@@ -1600,7 +1687,7 @@ type EstimateRequest struct {
 
 func (x *EstimateRequest) Reset() {
 	*x = EstimateRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +1699,7 @@ func (x *EstimateRequest) String() string {
 func (*EstimateRequest) ProtoMessage() {}
 
 func (x *EstimateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +1712,7 @@ func (x *EstimateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EstimateRequest.ProtoReflect.Descriptor instead.
 func (*EstimateRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{14}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EstimateRequest) GetPath() string {
@@ -1675,7 +1762,7 @@ type EstimateResponse struct {
 
 func (x *EstimateResponse) Reset() {
 	*x = EstimateResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +1774,7 @@ func (x *EstimateResponse) String() string {
 func (*EstimateResponse) ProtoMessage() {}
 
 func (x *EstimateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +1787,7 @@ func (x *EstimateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EstimateResponse.ProtoReflect.Descriptor instead.
 func (*EstimateResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{15}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EstimateResponse) GetTokens() uint64 {
@@ -1769,7 +1856,7 @@ type SetExternalUsageRequest struct {
 
 func (x *SetExternalUsageRequest) Reset() {
 	*x = SetExternalUsageRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +1868,7 @@ func (x *SetExternalUsageRequest) String() string {
 func (*SetExternalUsageRequest) ProtoMessage() {}
 
 func (x *SetExternalUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +1881,7 @@ func (x *SetExternalUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetExternalUsageRequest.ProtoReflect.Descriptor instead.
 func (*SetExternalUsageRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{16}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetExternalUsageRequest) GetOrg() string {
@@ -1848,7 +1935,7 @@ type SetExternalUsageResponse struct {
 
 func (x *SetExternalUsageResponse) Reset() {
 	*x = SetExternalUsageResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +1947,7 @@ func (x *SetExternalUsageResponse) String() string {
 func (*SetExternalUsageResponse) ProtoMessage() {}
 
 func (x *SetExternalUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +1960,7 @@ func (x *SetExternalUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetExternalUsageResponse.ProtoReflect.Descriptor instead.
 func (*SetExternalUsageResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{17}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetExternalUsageResponse) GetPreviousTokens() uint64 {
@@ -1992,7 +2079,7 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x13not_enrolled_reason\x18\x04 \x01(\x0e2\x19.tollgate.v1.BilledReasonR\x11notEnrolledReason\x12\x10\n" +
 	"\x03day\x18\x05 \x01(\tR\x03day\x127\n" +
 	"\tresets_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bresetsAt\x12,\n" +
-	"\x05pools\x18\a \x03(\v2\x16.tollgate.v1.PoolQuotaR\x05pools\"\xe9\x02\n" +
+	"\x05pools\x18\a \x03(\v2\x16.tollgate.v1.PoolQuotaR\x05pools\"\x9a\x03\n" +
 	"\tPoolQuota\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x1c\n" +
 	"\tallowance\x18\x02 \x01(\x04R\tallowance\x12\x12\n" +
@@ -2006,7 +2093,14 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x06closed\x18\t \x01(\bR\x06closed\x12#\n" +
 	"\rmargin_tokens\x18\n" +
 	" \x01(\x04R\fmarginTokens\x12'\n" +
-	"\x0fexternal_tokens\x18\v \x01(\x04R\x0eexternalTokens\"\xa4\x01\n" +
+	"\x0fexternal_tokens\x18\v \x01(\x04R\x0eexternalTokens\x12/\n" +
+	"\x06shares\x18\f \x03(\v2\x17.tollgate.v1.ShareQuotaR\x06shares\"n\n" +
+	"\n" +
+	"ShareQuota\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x14\n" +
+	"\x05share\x18\x02 \x01(\x04R\x05share\x12\x12\n" +
+	"\x04used\x18\x03 \x01(\x04R\x04used\x12\x1c\n" +
+	"\tremaining\x18\x04 \x01(\x04R\tremaining\"\xa4\x01\n" +
 	"\x10ListUsageRequest\x12\x10\n" +
 	"\x03org\x18\x01 \x01(\tR\x03org\x12\x10\n" +
 	"\x03day\x18\x02 \x01(\tR\x03day\x12\x1b\n" +
@@ -2059,7 +2153,7 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fVERDICT_FREE\x10\x01\x12\x12\n" +
-	"\x0eVERDICT_BILLED\x10\x02*\x8c\x04\n" +
+	"\x0eVERDICT_BILLED\x10\x02*\xae\x04\n" +
 	"\fBilledReason\x12\x1d\n" +
 	"\x19BILLED_REASON_UNSPECIFIED\x10\x00\x12+\n" +
 	"'BILLED_REASON_ORGANIZATION_NOT_ENROLLED\x10\x01\x12%\n" +
@@ -2075,7 +2169,8 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x12\x1c\n" +
 	"\x18BILLED_REASON_DAY_CLOSED\x10\v\x12#\n" +
 	"\x1fBILLED_REASON_STORE_UNAVAILABLE\x10\f\x12%\n" +
-	"!BILLED_REASON_RAN_OUTSIDE_PROGRAM\x10\r*\xe6\x01\n" +
+	"!BILLED_REASON_RAN_OUTSIDE_PROGRAM\x10\r\x12 \n" +
+	"\x1cBILLED_REASON_SHARE_EXCEEDED\x10\x0e*\xe6\x01\n" +
 	"\bWorkload\x12\x18\n" +
 	"\x14WORKLOAD_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12WORKLOAD_INFERENCE\x10\x01\x12\x18\n" +
@@ -2113,7 +2208,7 @@ func file_tollgate_v1_quota_proto_rawDescGZIP() []byte {
 }
 
 var file_tollgate_v1_quota_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_tollgate_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_tollgate_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_tollgate_v1_quota_proto_goTypes = []any{
 	(Verdict)(0),                     // 0: tollgate.v1.Verdict
 	(BilledReason)(0),                // 1: tollgate.v1.BilledReason
@@ -2130,54 +2225,56 @@ var file_tollgate_v1_quota_proto_goTypes = []any{
 	(*GetQuotaRequest)(nil),          // 12: tollgate.v1.GetQuotaRequest
 	(*GetQuotaResponse)(nil),         // 13: tollgate.v1.GetQuotaResponse
 	(*PoolQuota)(nil),                // 14: tollgate.v1.PoolQuota
-	(*ListUsageRequest)(nil),         // 15: tollgate.v1.ListUsageRequest
-	(*ListUsageResponse)(nil),        // 16: tollgate.v1.ListUsageResponse
-	(*UsageRow)(nil),                 // 17: tollgate.v1.UsageRow
-	(*EstimateRequest)(nil),          // 18: tollgate.v1.EstimateRequest
-	(*EstimateResponse)(nil),         // 19: tollgate.v1.EstimateResponse
-	(*SetExternalUsageRequest)(nil),  // 20: tollgate.v1.SetExternalUsageRequest
-	(*SetExternalUsageResponse)(nil), // 21: tollgate.v1.SetExternalUsageResponse
-	(*timestamppb.Timestamp)(nil),    // 22: google.protobuf.Timestamp
+	(*ShareQuota)(nil),               // 15: tollgate.v1.ShareQuota
+	(*ListUsageRequest)(nil),         // 16: tollgate.v1.ListUsageRequest
+	(*ListUsageResponse)(nil),        // 17: tollgate.v1.ListUsageResponse
+	(*UsageRow)(nil),                 // 18: tollgate.v1.UsageRow
+	(*EstimateRequest)(nil),          // 19: tollgate.v1.EstimateRequest
+	(*EstimateResponse)(nil),         // 20: tollgate.v1.EstimateResponse
+	(*SetExternalUsageRequest)(nil),  // 21: tollgate.v1.SetExternalUsageRequest
+	(*SetExternalUsageResponse)(nil), // 22: tollgate.v1.SetExternalUsageResponse
+	(*timestamppb.Timestamp)(nil),    // 23: google.protobuf.Timestamp
 }
 var file_tollgate_v1_quota_proto_depIdxs = []int32{
 	2,  // 0: tollgate.v1.ReserveRequest.workload:type_name -> tollgate.v1.Workload
 	0,  // 1: tollgate.v1.ReserveResponse.verdict:type_name -> tollgate.v1.Verdict
 	1,  // 2: tollgate.v1.ReserveResponse.billed_reason:type_name -> tollgate.v1.BilledReason
-	22, // 3: tollgate.v1.ReserveResponse.resets_at:type_name -> google.protobuf.Timestamp
+	23, // 3: tollgate.v1.ReserveResponse.resets_at:type_name -> google.protobuf.Timestamp
 	5,  // 4: tollgate.v1.ReserveStreamResponse.reserved:type_name -> tollgate.v1.ReserveResponse
 	7,  // 5: tollgate.v1.ReserveStreamResponse.error:type_name -> tollgate.v1.ItemError
 	0,  // 6: tollgate.v1.SettleResponse.verdict:type_name -> tollgate.v1.Verdict
 	1,  // 7: tollgate.v1.SettleResponse.billed_reason:type_name -> tollgate.v1.BilledReason
-	22, // 8: tollgate.v1.SettleResponse.resets_at:type_name -> google.protobuf.Timestamp
-	22, // 9: tollgate.v1.ReleaseResponse.resets_at:type_name -> google.protobuf.Timestamp
+	23, // 8: tollgate.v1.SettleResponse.resets_at:type_name -> google.protobuf.Timestamp
+	23, // 9: tollgate.v1.ReleaseResponse.resets_at:type_name -> google.protobuf.Timestamp
 	1,  // 10: tollgate.v1.GetQuotaResponse.not_enrolled_reason:type_name -> tollgate.v1.BilledReason
-	22, // 11: tollgate.v1.GetQuotaResponse.resets_at:type_name -> google.protobuf.Timestamp
+	23, // 11: tollgate.v1.GetQuotaResponse.resets_at:type_name -> google.protobuf.Timestamp
 	14, // 12: tollgate.v1.GetQuotaResponse.pools:type_name -> tollgate.v1.PoolQuota
-	17, // 13: tollgate.v1.ListUsageResponse.rows:type_name -> tollgate.v1.UsageRow
-	3,  // 14: tollgate.v1.EstimateResponse.basis:type_name -> tollgate.v1.EstimateBasis
-	2,  // 15: tollgate.v1.EstimateResponse.workload:type_name -> tollgate.v1.Workload
-	22, // 16: tollgate.v1.SetExternalUsageResponse.resets_at:type_name -> google.protobuf.Timestamp
-	4,  // 17: tollgate.v1.QuotaService.Reserve:input_type -> tollgate.v1.ReserveRequest
-	4,  // 18: tollgate.v1.QuotaService.ReserveStream:input_type -> tollgate.v1.ReserveRequest
-	8,  // 19: tollgate.v1.QuotaService.Settle:input_type -> tollgate.v1.SettleRequest
-	10, // 20: tollgate.v1.QuotaService.Release:input_type -> tollgate.v1.ReleaseRequest
-	12, // 21: tollgate.v1.QuotaService.GetQuota:input_type -> tollgate.v1.GetQuotaRequest
-	15, // 22: tollgate.v1.QuotaService.ListUsage:input_type -> tollgate.v1.ListUsageRequest
-	18, // 23: tollgate.v1.QuotaService.Estimate:input_type -> tollgate.v1.EstimateRequest
-	20, // 24: tollgate.v1.QuotaService.SetExternalUsage:input_type -> tollgate.v1.SetExternalUsageRequest
-	5,  // 25: tollgate.v1.QuotaService.Reserve:output_type -> tollgate.v1.ReserveResponse
-	6,  // 26: tollgate.v1.QuotaService.ReserveStream:output_type -> tollgate.v1.ReserveStreamResponse
-	9,  // 27: tollgate.v1.QuotaService.Settle:output_type -> tollgate.v1.SettleResponse
-	11, // 28: tollgate.v1.QuotaService.Release:output_type -> tollgate.v1.ReleaseResponse
-	13, // 29: tollgate.v1.QuotaService.GetQuota:output_type -> tollgate.v1.GetQuotaResponse
-	16, // 30: tollgate.v1.QuotaService.ListUsage:output_type -> tollgate.v1.ListUsageResponse
-	19, // 31: tollgate.v1.QuotaService.Estimate:output_type -> tollgate.v1.EstimateResponse
-	21, // 32: tollgate.v1.QuotaService.SetExternalUsage:output_type -> tollgate.v1.SetExternalUsageResponse
-	25, // [25:33] is the sub-list for method output_type
-	17, // [17:25] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	15, // 13: tollgate.v1.PoolQuota.shares:type_name -> tollgate.v1.ShareQuota
+	18, // 14: tollgate.v1.ListUsageResponse.rows:type_name -> tollgate.v1.UsageRow
+	3,  // 15: tollgate.v1.EstimateResponse.basis:type_name -> tollgate.v1.EstimateBasis
+	2,  // 16: tollgate.v1.EstimateResponse.workload:type_name -> tollgate.v1.Workload
+	23, // 17: tollgate.v1.SetExternalUsageResponse.resets_at:type_name -> google.protobuf.Timestamp
+	4,  // 18: tollgate.v1.QuotaService.Reserve:input_type -> tollgate.v1.ReserveRequest
+	4,  // 19: tollgate.v1.QuotaService.ReserveStream:input_type -> tollgate.v1.ReserveRequest
+	8,  // 20: tollgate.v1.QuotaService.Settle:input_type -> tollgate.v1.SettleRequest
+	10, // 21: tollgate.v1.QuotaService.Release:input_type -> tollgate.v1.ReleaseRequest
+	12, // 22: tollgate.v1.QuotaService.GetQuota:input_type -> tollgate.v1.GetQuotaRequest
+	16, // 23: tollgate.v1.QuotaService.ListUsage:input_type -> tollgate.v1.ListUsageRequest
+	19, // 24: tollgate.v1.QuotaService.Estimate:input_type -> tollgate.v1.EstimateRequest
+	21, // 25: tollgate.v1.QuotaService.SetExternalUsage:input_type -> tollgate.v1.SetExternalUsageRequest
+	5,  // 26: tollgate.v1.QuotaService.Reserve:output_type -> tollgate.v1.ReserveResponse
+	6,  // 27: tollgate.v1.QuotaService.ReserveStream:output_type -> tollgate.v1.ReserveStreamResponse
+	9,  // 28: tollgate.v1.QuotaService.Settle:output_type -> tollgate.v1.SettleResponse
+	11, // 29: tollgate.v1.QuotaService.Release:output_type -> tollgate.v1.ReleaseResponse
+	13, // 30: tollgate.v1.QuotaService.GetQuota:output_type -> tollgate.v1.GetQuotaResponse
+	17, // 31: tollgate.v1.QuotaService.ListUsage:output_type -> tollgate.v1.ListUsageResponse
+	20, // 32: tollgate.v1.QuotaService.Estimate:output_type -> tollgate.v1.EstimateResponse
+	22, // 33: tollgate.v1.QuotaService.SetExternalUsage:output_type -> tollgate.v1.SetExternalUsageResponse
+	26, // [26:34] is the sub-list for method output_type
+	18, // [18:26] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_tollgate_v1_quota_proto_init() }
@@ -2195,7 +2292,7 @@ func file_tollgate_v1_quota_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollgate_v1_quota_proto_rawDesc), len(file_tollgate_v1_quota_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -6,6 +6,7 @@
 
 local MAX = 9007199254740991 -- 2^53 - 1
 local FREE, POOL_CLOSED, ALLOWANCE_EXCEEDED, DAY_CLOSED, RAN_OUTSIDE_PROGRAM = 'F', 'C', 'X', 'D', 'R'
+local SHARE_EXCEEDED = 'H'
 
 -- Counters are arrays: free tokens (a pool's `used`), billed tokens, free requests, billed requests, and
 local CLOSED, CHANGED, IS_NEW = 5, 6, 7
@@ -82,6 +83,14 @@ end
 -- `used + tokens <= allowance`, as a difference, which is exact where the sum would pass 2^53.
 function fits(used, allowance, tokens)
   return tokens <= allowance - used
+end
+
+-- At Reserve only.
+local function judge_share(verdict, share, tokens)
+  if verdict == FREE and tokens > share[RESERVABLE] - share[1] then
+    return SHARE_EXCEEDED
+  end
+  return verdict
 end
 
 local function judge_late_settle(verdict, reserved, actual)

@@ -32,6 +32,7 @@ class BilledReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BILLED_REASON_DAY_CLOSED: _ClassVar[BilledReason]
     BILLED_REASON_STORE_UNAVAILABLE: _ClassVar[BilledReason]
     BILLED_REASON_RAN_OUTSIDE_PROGRAM: _ClassVar[BilledReason]
+    BILLED_REASON_SHARE_EXCEEDED: _ClassVar[BilledReason]
 
 class Workload(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -67,6 +68,7 @@ BILLED_REASON_ALLOWANCE_EXCEEDED: BilledReason
 BILLED_REASON_DAY_CLOSED: BilledReason
 BILLED_REASON_STORE_UNAVAILABLE: BilledReason
 BILLED_REASON_RAN_OUTSIDE_PROGRAM: BilledReason
+BILLED_REASON_SHARE_EXCEEDED: BilledReason
 WORKLOAD_UNSPECIFIED: Workload
 WORKLOAD_INFERENCE: Workload
 WORKLOAD_HOSTED_TOOL: Workload
@@ -219,7 +221,7 @@ class GetQuotaResponse(_message.Message):
     def __init__(self, org: _Optional[str] = ..., tier: _Optional[int] = ..., enrolled: bool = ..., not_enrolled_reason: _Optional[_Union[BilledReason, str]] = ..., day: _Optional[str] = ..., resets_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., pools: _Optional[_Iterable[_Union[PoolQuota, _Mapping]]] = ...) -> None: ...
 
 class PoolQuota(_message.Message):
-    __slots__ = ("pool", "allowance", "used", "remaining", "billed_tokens", "free_requests", "billed_requests", "held_tokens", "closed", "margin_tokens", "external_tokens")
+    __slots__ = ("pool", "allowance", "used", "remaining", "billed_tokens", "free_requests", "billed_requests", "held_tokens", "closed", "margin_tokens", "external_tokens", "shares")
     POOL_FIELD_NUMBER: _ClassVar[int]
     ALLOWANCE_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
@@ -231,6 +233,7 @@ class PoolQuota(_message.Message):
     CLOSED_FIELD_NUMBER: _ClassVar[int]
     MARGIN_TOKENS_FIELD_NUMBER: _ClassVar[int]
     EXTERNAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
     pool: str
     allowance: int
     used: int
@@ -242,7 +245,20 @@ class PoolQuota(_message.Message):
     closed: bool
     margin_tokens: int
     external_tokens: int
-    def __init__(self, pool: _Optional[str] = ..., allowance: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ..., held_tokens: _Optional[int] = ..., closed: bool = ..., margin_tokens: _Optional[int] = ..., external_tokens: _Optional[int] = ...) -> None: ...
+    shares: _containers.RepeatedCompositeFieldContainer[ShareQuota]
+    def __init__(self, pool: _Optional[str] = ..., allowance: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ..., held_tokens: _Optional[int] = ..., closed: bool = ..., margin_tokens: _Optional[int] = ..., external_tokens: _Optional[int] = ..., shares: _Optional[_Iterable[_Union[ShareQuota, _Mapping]]] = ...) -> None: ...
+
+class ShareQuota(_message.Message):
+    __slots__ = ("project", "share", "used", "remaining")
+    PROJECT_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
+    project: str
+    share: int
+    used: int
+    remaining: int
+    def __init__(self, project: _Optional[str] = ..., share: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ...) -> None: ...
 
 class ListUsageRequest(_message.Message):
     __slots__ = ("org", "day", "page_size", "page_token", "from_day", "to_day")
