@@ -252,9 +252,7 @@ fn tiers(policy: &Policy) -> Table {
 
 fn organizations(policy: &Policy) -> String {
     let mut table = table(["ORGANIZATION", "TIER", "DATA SHARING", "NEVER FREE FOR"]);
-    let mut orgs: Vec<_> = policy.orgs.iter().collect();
-    orgs.sort_by_key(|(id, _)| *id);
-    for (id, org) in orgs.iter().take(MAX_LISTED) {
+    for (id, org) in policy.orgs.iter().take(MAX_LISTED) {
         let sharing = match &org.data_sharing {
             DataSharing::All => "all projects".to_owned(),
             DataSharing::Selected(projects) => counted(projects.len(), "project"),
@@ -268,7 +266,7 @@ fn organizations(policy: &Policy) -> String {
         };
         table.add_row([id.as_str(), &org.tier.to_string(), &sharing, never]);
     }
-    match orgs.len().saturating_sub(MAX_LISTED) {
+    match policy.orgs.len().saturating_sub(MAX_LISTED) {
         0 => table.trim_fmt(),
         more => format!("{}\n… and {more} more", table.trim_fmt()),
     }

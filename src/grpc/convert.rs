@@ -15,8 +15,9 @@ use super::{
 };
 use crate::{
     domain::{
-        BilledReason, ExternalSource, InvalidField, ModelCapacity, ModelName, OrgId, PoolName,
-        ProjectId, RequestFields, RequestId, Tokens, UtcDay, Verdict, Workload, ids::check_note,
+        BilledReason, ExternalSource, InvalidField, ModelCapacity, ModelName, OrgId, PoolCounters,
+        PoolName, ProjectId, RequestFields, RequestId, Tokens, UtcDay, Verdict, Workload,
+        ids::check_note,
     },
     estimate::{self, Endpoint, Estimate, EstimateBasis, EstimateError},
     ledger::{
@@ -108,18 +109,20 @@ pub(super) fn usage_page(
             (Some(token_day), Some(last_row))
         }
     };
-    // A size beyond the maximum counts as the maximum: only a negative one is an error.
-    let size = usize::try_from(request.page_size).map_err(|_| {
-        faulty(
-            "page_size",
-            format!("is {}, and must not be negative", request.page_size),
-        )
-    })?;
-    let size = match size {
-        0 => DEFAULT_PAGE_SIZE,
-        size => size.min(MAX_PAGE_SIZE),
-    };
+    let size = page_size(request.page_size)?;
     Ok((org, UsagePage { day, after, size }))
+}
+
+/// A size beyond the maximum counts as the maximum: only a negative one is an error.
+pub(super) fn page_size(size: i32) -> Result<usize, Status> {
+    match usize::try_from(size) {
+        Ok(0) => Ok(DEFAULT_PAGE_SIZE),
+        Ok(size) => Ok(size.min(MAX_PAGE_SIZE)),
+        Err(_) => Err(faulty(
+            "page_size",
+            format!("is {size}, and must not be negative"),
+        )),
+    }
 }
 
 /// A page token of ListUsage: organization, day, and the last row of a page. Opaque to callers. The parts are separated
@@ -263,33 +266,36 @@ pub(super) fn external_usage_response(set: ExternalUsageSet) -> SetExternalUsage
 
 pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
     let enrollment = quota.enrollment;
-    let not_enrolled = enrollment
-        .not_enrolled
-        .map_or(proto::BilledReason::Unspecified, reason);
-    let pools = quota
-        .pools
-        .into_iter()
-        .map(|(balance, counters)| PoolQuota {
-            pool: balance.pool.to_string(),
-            allowance: balance.allowance.get(),
-            used: balance.used.get(),
-            remaining: balance.remaining().get(),
-            billed_tokens: counters.billed_tokens.get(),
-            free_requests: counters.free_requests,
-            billed_requests: counters.billed_requests,
-            held_tokens: counters.held.get(),
-            closed: balance.is_closed,
-            margin_tokens: balance.margin.get(),
-            external_tokens: balance.external.get(),
-        });
+    let pools = quota.pools.into_iter();
     GetQuotaResponse {
         org: org.to_string(),
         tier: u32::from(enrollment.tier),
         enrolled: enrollment.not_enrolled.is_none(),
-        not_enrolled_reason: not_enrolled.into(),
+        not_enrolled_reason: not_enrolled_number(enrollment.not_enrolled),
         day: quota.day.to_string(),
         resets_at: Some(timestamp(quota.resets_at)),
-        pools: pools.collect(),
+        pools: pools.map(pool_quota).collect(),
+    }
+}
+
+/// The number of the reason why an organization is not enrolled, if it is not.
+pub(super) fn not_enrolled_number(why: Option<BilledReason>) -> i32 {
+    why.map_or(proto::BilledReason::Unspecified, reason).into()
+}
+
+pub(super) fn pool_quota((balance, counters): (PoolBalance, PoolCounters)) -> PoolQuota {
+    PoolQuota {
+        pool: balance.pool.to_string(),
+        allowance: balance.allowance.get(),
+        used: balance.used.get(),
+        remaining: balance.remaining().get(),
+        billed_tokens: counters.billed_tokens.get(),
+        free_requests: counters.free_requests,
+        billed_requests: counters.billed_requests,
+        held_tokens: counters.held.get(),
+        closed: balance.is_closed,
+        margin_tokens: balance.margin.get(),
+        external_tokens: balance.external.get(),
     }
 }
 
@@ -353,14 +359,14 @@ fn reason(reason: BilledReason) -> proto::BilledReason {
     }
 }
 
-fn timestamp(moment: DateTime<Utc>) -> prost_types::Timestamp {
+pub(super) fn timestamp(moment: DateTime<Utc>) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: moment.timestamp(),
         nanos: 0,
     }
 }
 
-fn faulty(field: &'static str, fault: impl Into<String>) -> Status {
+pub(super) fn faulty(field: &'static str, fault: impl Into<String>) -> Status {
     let fault = fault.into();
     invalid(InvalidField { field, fault })
 }

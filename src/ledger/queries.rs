@@ -1,7 +1,10 @@
 //! Read-only queries: quota and usage.
 
 use super::{Ledger, LedgerError, Quota, Usage, UsagePage, UsageRow, backend::MAX_ROUNDS};
-use crate::{domain::OrgId, store::PoolBalance};
+use crate::{
+    domain::{OrgId, UtcDay},
+    store::PoolBalance,
+};
 
 impl Ledger {
     /// What remains today of every pool of the policy.
@@ -23,31 +26,24 @@ impl Ledger {
     }
 
     async fn quota_now(&self, org: &OrgId) -> Result<Quota, LedgerError> {
-        let backend = &self.backend;
         let policy = self.policy();
-        let mut day = backend.clock.today();
-        for _ in 0..MAX_ROUNDS {
-            let enrollment = policy
-                .enrollment(org, day)
-                .ok_or(LedgerError::UnknownOrganization)?;
-            let query = backend.store.pools(org, day, &policy.pools);
-            let (today, counters) = backend.read(query).await?;
-            if today == day {
-                let pools = policy.pools.iter().zip(counters).map(|(pool, counters)| {
-                    let balance = PoolBalance::today(&enrollment.terms, pool.clone(), &counters);
-                    (balance, counters)
-                });
-                let pools = pools.collect();
-                return Ok(Quota {
-                    enrollment,
-                    day,
-                    resets_at: day.end(),
-                    pools,
-                });
-            }
-            day = today;
-        }
-        Err(LedgerError::ClockUnstable)
+        let known = policy.orgs.get(org);
+        let known = known.ok_or(LedgerError::UnknownOrganization)?;
+        let read = self.backend.pools_today(org, &policy.pools).await?;
+        let day = UtcDay::of(read.now);
+        let enrollment = policy.enrollment_of(known, day);
+        let pools = policy.pools.iter().zip(read.answer);
+        let pools = pools.map(|(pool, counters)| {
+            let balance = PoolBalance::today(&enrollment.terms, pool.clone(), &counters);
+            (balance, counters)
+        });
+        let pools = pools.collect();
+        Ok(Quota {
+            enrollment,
+            day,
+            resets_at: day.end(),
+            pools,
+        })
     }
 
     async fn usage_now(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
