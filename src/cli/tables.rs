@@ -297,9 +297,7 @@ fn organizations(policy: &Policy) -> String {
         "SHARES",
         "NEVER FREE FOR",
     ]);
-    let mut orgs: Vec<_> = policy.orgs.iter().collect();
-    orgs.sort_by_key(|(id, _)| *id);
-    for (id, org) in orgs.iter().take(MAX_LISTED) {
+    for (id, org) in policy.orgs.iter().take(MAX_LISTED) {
         let sharing = match &org.data_sharing {
             DataSharing::All => "all projects".to_owned(),
             DataSharing::Selected(projects) => counted(projects.len(), "project"),
@@ -317,7 +315,7 @@ fn organizations(policy: &Policy) -> String {
         };
         table.add_row([id.as_str(), &org.tier.to_string(), &sharing, &shares, never]);
     }
-    match orgs.len().saturating_sub(MAX_LISTED) {
+    match policy.orgs.len().saturating_sub(MAX_LISTED) {
         0 => table.trim_fmt(),
         more => format!("{}\n… and {more} more", table.trim_fmt()),
     }

@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{
     domain::{
-        BilledReason, ExternalSource, InvalidField, ModelCapacity, ModelName, OrgId, PoolName,
-        ProjectId, RequestFields, RequestId, ShareBalance, ShareId, Tokens, Verdict, Workload,
-        ids::check_note,
+        BilledReason, ExternalSource, InvalidField, ModelCapacity, ModelName, OrgId, PoolCounters,
+        PoolName, ProjectId, RequestFields, RequestId, ShareBalance, ShareId, Tokens, Verdict,
+        Workload, ids::check_note,
     },
     estimate::{self, Endpoint, Estimate, EstimateBasis, EstimateError},
     ledger::{
@@ -83,13 +83,16 @@ pub(super) fn set_external_usage(
     })
 }
 
-/// How many items a page has at most. A size beyond the maximum counts as the maximum: only a negative one is an error.
+/// A size beyond the maximum counts as the maximum: only a negative one is an error.
 pub(super) fn page_size(size: i32) -> Result<usize, Status> {
-    let fault = |_| faulty("page_size", format!("is {size}, and must not be negative"));
-    Ok(match usize::try_from(size).map_err(fault)? {
-        0 => DEFAULT_PAGE_SIZE,
-        size => size.min(MAX_PAGE_SIZE),
-    })
+    match usize::try_from(size) {
+        Ok(0) => Ok(DEFAULT_PAGE_SIZE),
+        Ok(size) => Ok(size.min(MAX_PAGE_SIZE)),
+        Err(_) => Err(faulty(
+            "page_size",
+            format!("is {size}, and must not be negative"),
+        )),
+    }
 }
 
 /// Parses an organization's name, and checks that the caller may act for it.
@@ -216,34 +219,44 @@ pub(super) fn external_usage_response(set: ExternalUsageSet) -> SetExternalUsage
 
 pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
     let enrollment = quota.enrollment;
-    let not_enrolled = enrollment
-        .not_enrolled
-        .map_or(proto::BilledReason::Unspecified, reason);
-    let pools = quota
-        .pools
-        .into_iter()
-        .map(|(balance, counters)| PoolQuota {
-            pool: balance.pool.to_string(),
-            allowance: balance.allowance.get(),
-            used: balance.used.get(),
-            remaining: balance.remaining().get(),
-            billed_tokens: counters.billed_tokens.get(),
-            free_requests: counters.free_requests,
-            billed_requests: counters.billed_requests,
-            held_tokens: counters.held.get(),
-            closed: balance.is_closed,
-            margin_tokens: balance.margin.get(),
-            external_tokens: balance.external.get(),
-            shares: share_quotas(&quota.shares, &balance.pool),
-        });
+    let pools = quota.pools.into_iter().map(|(balance, counters)| {
+        let shares = share_quotas(&quota.shares, &balance.pool);
+        PoolQuota {
+            shares,
+            ..pool_quota((balance, counters))
+        }
+    });
     GetQuotaResponse {
         org: org.to_string(),
         tier: u32::from(enrollment.tier),
         enrolled: enrollment.not_enrolled.is_none(),
-        not_enrolled_reason: not_enrolled.into(),
+        not_enrolled_reason: not_enrolled_number(enrollment.not_enrolled),
         day: quota.day.to_string(),
         resets_at: Some(timestamp(quota.resets_at)),
         pools: pools.collect(),
+    }
+}
+
+/// The number of the reason why an organization is not enrolled, if it is not.
+pub(super) fn not_enrolled_number(why: Option<BilledReason>) -> i32 {
+    why.map_or(proto::BilledReason::Unspecified, reason).into()
+}
+
+/// A pool without its shares.
+pub(super) fn pool_quota((balance, counters): (PoolBalance, PoolCounters)) -> PoolQuota {
+    PoolQuota {
+        pool: balance.pool.to_string(),
+        allowance: balance.allowance.get(),
+        used: balance.used.get(),
+        remaining: balance.remaining().get(),
+        billed_tokens: counters.billed_tokens.get(),
+        free_requests: counters.free_requests,
+        billed_requests: counters.billed_requests,
+        held_tokens: counters.held.get(),
+        closed: balance.is_closed,
+        margin_tokens: balance.margin.get(),
+        external_tokens: balance.external.get(),
+        shares: Vec::new(),
     }
 }
 
@@ -297,7 +310,7 @@ fn reason(reason: BilledReason) -> proto::BilledReason {
     }
 }
 
-fn timestamp(moment: DateTime<Utc>) -> prost_types::Timestamp {
+pub(super) fn timestamp(moment: DateTime<Utc>) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: moment.timestamp(),
         nanos: 0,

@@ -9,6 +9,7 @@ mod call;
 mod convert;
 mod deadline;
 mod in_process;
+mod organizations;
 mod service;
 mod status;
 mod stream;

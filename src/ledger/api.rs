@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use chrono::{DateTime, Utc};
 
-use super::LedgerError;
+use super::{LedgerError, fullness::Fullness};
 use crate::{
     domain::{
         ExternalSource, ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestFields,
@@ -225,6 +225,63 @@ pub struct Quota {
     pub pools: Vec<(PoolBalance, PoolCounters)>,
     /// The shares of projects, by pool and project.
     pub shares: Vec<(ShareId, ShareBalance)>,
+}
+
+/// Which organizations to list.
+#[derive(Debug, Clone)]
+pub struct OrganizationPage {
+    /// Only organizations with this text in their names, upper and lower case alike.
+    pub query: String,
+    /// The organizations that the caller may read; none: all.
+    pub readable: Option<Vec<OrgId>>,
+    /// The order.
+    pub order: OrganizationOrder,
+    /// Only organizations after this one.
+    pub after: Option<PagePosition>,
+    /// How many at most.
+    pub size: usize,
+}
+
+/// The order of organizations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrganizationOrder {
+    /// By name, byte by byte.
+    Name,
+    /// The fullest first, then by name.
+    NearestToEnd,
+}
+
+/// The last organization of a page. It may have left the policy since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PagePosition {
+    /// How full it was; only with [`OrganizationOrder::NearestToEnd`].
+    pub fullness: Fullness,
+    /// Its name.
+    pub name: String,
+}
+
+/// One page of organizations.
+#[derive(Debug, Clone)]
+pub struct OrganizationList {
+    /// In the order of the page.
+    pub organizations: Vec<OrganizationFigures>,
+    /// After which organization the next page begins; none: this is the last one.
+    pub next: Option<PagePosition>,
+    /// How many organizations match, on all pages.
+    pub total: usize,
+}
+
+/// What an organization had today when this replica read it.
+#[derive(Debug, Clone)]
+pub struct OrganizationFigures {
+    /// The organization.
+    pub org: OrgId,
+    /// Its enrollment.
+    pub enrollment: Enrollment,
+    /// Every pool of the policy, by name.
+    pub pools: Vec<(PoolBalance, PoolCounters)>,
+    /// When the counters were read, by the store's clock; none: they were not.
+    pub as_of: Option<DateTime<Utc>>,
 }
 
 /// One page of what an organization used.

@@ -33,8 +33,8 @@ impl Ledger {
     }
 
     async fn quota_now(&self, org: &OrgId) -> Result<Quota, LedgerError> {
-        let backend = &self.backend;
         let policy = self.policy();
+        let backend = &self.backend;
         let mut day = backend.clock.today();
         for _ in 0..MAX_ROUNDS {
             let enrollment = policy

@@ -25,6 +25,11 @@ const ENUMS: &[(&str, &str, &str)] = &[
         "ESTIMATE_BASIS_",
         "UNSPECIFIED TEXT_BYTES CONTEXT_WINDOW",
     ),
+    (
+        "OrganizationOrder",
+        "ORGANIZATION_ORDER_",
+        "UNSPECIFIED NAME NEAREST_TO_END",
+    ),
 ];
 
 /// Each message with its fields, numbered from 1.
@@ -77,6 +82,18 @@ const MESSAGES: &[(&str, &str)] = &[
     (
         "SetExternalUsageResponse",
         "previous_tokens external_tokens pool allowance used remaining resets_at",
+    ),
+    (
+        "ListOrganizationsRequest",
+        "page_size page_token query order",
+    ),
+    (
+        "OrganizationSummary",
+        "org tier enrolled not_enrolled_reason pools as_of",
+    ),
+    (
+        "ListOrganizationsResponse",
+        "organizations next_page_token total",
     ),
     (
         "UsageRow",

@@ -184,6 +184,8 @@ async fn text_that_is_not_utf8_is_the_callers_fault_and_its_field_is_named() {
         ("SetExternalUsage", 1, "org"),
         ("SetExternalUsage", 2, "pool"),
         ("SetExternalUsage", 4, "note"),
+        ("ListOrganizations", 2, "page_token"),
+        ("ListOrganizations", 3, "query"),
     ] {
         // 0xC0 0x80 is an overlong NUL, 0xED 0xA0 0x80 half of a surrogate pair.
         for text in [&b"a\xff"[..], b"\xc0\x80", b"\xed\xa0\x80"] {

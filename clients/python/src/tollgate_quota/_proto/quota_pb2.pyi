@@ -51,6 +51,12 @@ class EstimateBasis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ESTIMATE_BASIS_UNSPECIFIED: _ClassVar[EstimateBasis]
     ESTIMATE_BASIS_TEXT_BYTES: _ClassVar[EstimateBasis]
     ESTIMATE_BASIS_CONTEXT_WINDOW: _ClassVar[EstimateBasis]
+
+class OrganizationOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ORGANIZATION_ORDER_UNSPECIFIED: _ClassVar[OrganizationOrder]
+    ORGANIZATION_ORDER_NAME: _ClassVar[OrganizationOrder]
+    ORGANIZATION_ORDER_NEAREST_TO_END: _ClassVar[OrganizationOrder]
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_FREE: Verdict
 VERDICT_BILLED: Verdict
@@ -81,6 +87,9 @@ WORKLOAD_PRIORITY: Workload
 ESTIMATE_BASIS_UNSPECIFIED: EstimateBasis
 ESTIMATE_BASIS_TEXT_BYTES: EstimateBasis
 ESTIMATE_BASIS_CONTEXT_WINDOW: EstimateBasis
+ORGANIZATION_ORDER_UNSPECIFIED: OrganizationOrder
+ORGANIZATION_ORDER_NAME: OrganizationOrder
+ORGANIZATION_ORDER_NEAREST_TO_END: OrganizationOrder
 
 class ReserveRequest(_message.Message):
     __slots__ = ("org", "project", "model", "tokens", "request_id", "workload", "dry_run")
@@ -367,3 +376,41 @@ class SetExternalUsageResponse(_message.Message):
     remaining: int
     resets_at: _timestamp_pb2.Timestamp
     def __init__(self, previous_tokens: _Optional[int] = ..., external_tokens: _Optional[int] = ..., pool: _Optional[str] = ..., allowance: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., resets_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListOrganizationsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "query", "order")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    query: str
+    order: OrganizationOrder
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., query: _Optional[str] = ..., order: _Optional[_Union[OrganizationOrder, str]] = ...) -> None: ...
+
+class OrganizationSummary(_message.Message):
+    __slots__ = ("org", "tier", "enrolled", "not_enrolled_reason", "pools", "as_of")
+    ORG_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    ENROLLED_FIELD_NUMBER: _ClassVar[int]
+    NOT_ENROLLED_REASON_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_FIELD_NUMBER: _ClassVar[int]
+    org: str
+    tier: int
+    enrolled: bool
+    not_enrolled_reason: BilledReason
+    pools: _containers.RepeatedCompositeFieldContainer[PoolQuota]
+    as_of: _timestamp_pb2.Timestamp
+    def __init__(self, org: _Optional[str] = ..., tier: _Optional[int] = ..., enrolled: bool = ..., not_enrolled_reason: _Optional[_Union[BilledReason, str]] = ..., pools: _Optional[_Iterable[_Union[PoolQuota, _Mapping]]] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListOrganizationsResponse(_message.Message):
+    __slots__ = ("organizations", "next_page_token", "total")
+    ORGANIZATIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    organizations: _containers.RepeatedCompositeFieldContainer[OrganizationSummary]
+    next_page_token: str
+    total: int
+    def __init__(self, organizations: _Optional[_Iterable[_Union[OrganizationSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., total: _Optional[int] = ...) -> None: ...
