@@ -20,6 +20,7 @@ mod listeners;
 mod metrics;
 mod midnight;
 mod oracle;
+mod overview;
 mod property;
 mod python_client;
 mod queue;

@@ -3,7 +3,8 @@
 use std::process::Command;
 
 use tollgate::grpc::proto::{
-    ReleaseRequest, ReserveRequest, SetExternalUsageRequest, SettleRequest, Workload,
+    ListUsageRequest, ReleaseRequest, ReserveRequest, SetExternalUsageRequest, SettleRequest,
+    Workload,
 };
 
 use crate::support::{
@@ -13,8 +14,9 @@ use crate::support::{
     },
     clock::Clock,
     redis::RedisServer,
-    tollgate::Tollgate,
-    tools::tool,
+    tollgate::{Tollgate, program},
+    tools::{run, tool},
+    world::NOON,
 };
 
 const ALLOWANCE: u64 = 100_000;
@@ -369,4 +371,48 @@ async fn the_previous_release_settles_and_releases_new_workloads_and_refuses_to_
         .await
         .unwrap();
     assert!(again.get_ref().replayed);
+}
+
+#[tokio::test]
+async fn a_page_token_of_a_day_is_valid_at_either_release_and_a_range_needs_this_one() {
+    let rollout = Rollout::start_at(Clock::at(NOON), "");
+    let new = &rollout.clients()[1];
+    for project in ["a", "b", "c"] {
+        let request = ReserveRequest {
+            project: project.to_owned(),
+            ..new_reserve(1, "")
+        };
+        new.clone().reserve(request).await.unwrap();
+    }
+    let page = |from_day: &str, page_token: String| ListUsageRequest {
+        org: "acme".to_owned(),
+        from_day: from_day.to_owned(),
+        page_size: 1,
+        page_token,
+        ..ListUsageRequest::default()
+    };
+    let [old, new] = rollout.clients();
+    for [mut one, mut other] in [[old.clone(), new.clone()], [new, old]] {
+        let first = one.list_usage(page("", String::new())).await.unwrap();
+        let token = first.into_inner().next_page_token;
+        let second = other.list_usage(page("", token)).await.unwrap();
+        let second = second.into_inner();
+        assert_eq!(second.rows[0].project, "b");
+        let token = second.next_page_token;
+        let third = one.list_usage(page("", token)).await.unwrap();
+        assert_eq!(third.get_ref().rows[0].project, "c");
+    }
+    let [mut old, mut new] = rollout.clients();
+    let range = new.list_usage(page("2026-11-20", String::new())).await;
+    let token = range.unwrap().into_inner().next_page_token;
+    let refused = old.list_usage(page("2026-11-20", token)).await;
+    assert_eq!(refused.unwrap_err().code(), tonic::Code::InvalidArgument);
+    for words in [&["--from", "2026-11-20"][..], &["--csv"]] {
+        let mut client = program();
+        client.args(["usage", "acme", "--addr", &rollout.old.addr]);
+        let ran = run(client.args(words));
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
+        let expected = "tollgate: the service is of an earlier release";
+        assert!(ran.stderr.starts_with(expected), "{ran:?}");
+    }
 }

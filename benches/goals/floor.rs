@@ -6,10 +6,10 @@ use anyhow::Context as _;
 use futures_util::{Stream, StreamExt as _, stream::BoxStream};
 use prost_types::Timestamp;
 use tollgate::grpc::proto::{
-    EstimateRequest, EstimateResponse, GetQuotaRequest, GetQuotaResponse, ListUsageRequest,
-    ListUsageResponse, ReleaseRequest, ReleaseResponse, ReserveRequest, ReserveResponse,
-    ReserveStreamResponse, SetExternalUsageRequest, SetExternalUsageResponse, SettleRequest,
-    SettleResponse, Verdict,
+    EstimateRequest, EstimateResponse, GetQuotaRequest, GetQuotaResponse, ListOrganizationsRequest,
+    ListOrganizationsResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
+    ReleaseResponse, ReserveRequest, ReserveResponse, ReserveStreamResponse,
+    SetExternalUsageRequest, SetExternalUsageResponse, SettleRequest, SettleResponse, Verdict,
     quota_service_server::{QuotaService, QuotaServiceServer},
     reserve_stream_response,
 };
@@ -123,6 +123,13 @@ impl QuotaService for Floor {
         &self,
         _request: Request<SetExternalUsageRequest>,
     ) -> Result<Response<SetExternalUsageResponse>, Status> {
+        not_here()
+    }
+
+    async fn list_organizations(
+        &self,
+        _request: Request<ListOrganizationsRequest>,
+    ) -> Result<Response<ListOrganizationsResponse>, Status> {
         not_here()
     }
 }

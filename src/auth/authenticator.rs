@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::{Caller, Callers, Peer, PortSecurity, Role, TokenHash, Unauthenticated};
+use super::{Caller, Callers, Organizations, Peer, PortSecurity, Role, TokenHash, Unauthenticated};
 use crate::domain::OrgId;
 
 /// Who may call.
@@ -182,6 +182,14 @@ impl Principal {
                 Err(Forbidden::Organization)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// The organizations that it may act for.
+    pub(crate) fn organizations(&self) -> &Organizations {
+        match self {
+            Self::Anybody { .. } => &Organizations::All,
+            Self::Known(known) => &known.caller.organizations,
         }
     }
 

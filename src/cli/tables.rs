@@ -8,7 +8,8 @@ use crate::{
     client::output::{counted, fact, facts, grouped, reason},
     grpc::proto::{
         EstimateBasis, EstimateResponse, GetQuotaResponse, ListUsageResponse, PoolQuota,
-        ReleaseResponse, ReserveResponse, SettleResponse, ShareQuota, UsageRow, Verdict,
+        ReleaseResponse, ReserveResponse, SetExternalUsageResponse, SettleResponse, ShareQuota,
+        UsageRow, Verdict,
     },
     policy::{DataSharing, PROGRAMS, Policy},
 };
@@ -19,16 +20,23 @@ const BAR_WIDTH: usize = 24;
 /// Organizations that `check-policy` lists; the rest are counted.
 const MAX_LISTED: usize = 20;
 
+/// The state of an answer's pool.
+macro_rules! pool_facts {
+    ($lines:ident, $answer:ident) => {{
+        let used = used_of($answer.used, $answer.allowance);
+        fact(&mut $lines, "pool", &$answer.pool);
+        fact(&mut $lines, "used / allowance", used);
+        fact(&mut $lines, "remaining", grouped($answer.remaining));
+    }};
+}
+
 /// The facts of an answer: one of its own, and the state of its pool.
 macro_rules! outcome {
     ($answer:ident, $name:expr, $value:expr) => {{
         let mut lines = facts();
         fact(&mut lines, $name, $value);
         if !$answer.pool.is_empty() {
-            let used = used_of($answer.used, $answer.allowance);
-            fact(&mut lines, "pool", &$answer.pool);
-            fact(&mut lines, "used / allowance", used);
-            fact(&mut lines, "remaining", grouped($answer.remaining));
+            pool_facts!(lines, $answer);
         }
         fact(&mut lines, "resets in", until($answer.resets_at));
         if $answer.replayed {
@@ -131,6 +139,15 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
     )
 }
 
+pub(super) fn external_usage(answer: &SetExternalUsageResponse) -> String {
+    let mut lines = facts();
+    fact(&mut lines, "external", grouped(answer.external_tokens));
+    fact(&mut lines, "before", grouped(answer.previous_tokens));
+    pool_facts!(lines, answer);
+    fact(&mut lines, "resets in", until(answer.resets_at));
+    lines.trim_fmt()
+}
+
 pub(super) fn usage(answer: &ListUsageResponse) -> String {
     let ListUsageResponse {
         day, rows: used, ..
@@ -138,21 +155,28 @@ pub(super) fn usage(answer: &ListUsageResponse) -> String {
     if used.is_empty() {
         return format!("{day} (UTC): nothing was used");
     }
-    let columns: &[Column<UsageRow>] = &[
-        ("PROJECT", |row| Cell::new(&row.project)),
-        ("MODEL", |row| Cell::new(&row.model)),
-        ("POOL", |row| match row.pool.as_str() {
-            "" => Cell::new("-"),
-            pool => Cell::new(pool),
-        }),
-        ("FREE TOKENS", |row| number(row.free_tokens)),
-        ("BILLED TOKENS", |row| number(row.billed_tokens)),
-        ("FREE REQUESTS", |row| number(row.free_requests)),
-        ("BILLED REQUESTS", |row| number(row.billed_requests)),
-    ];
-    let table = rows(used, columns);
+    let table = rows(used, &USAGE_COLUMNS[1..]);
     format!("{day} (UTC), {}\n{table}", counted(used.len(), "row"))
 }
+
+/// Rows of several days.
+pub(super) fn usage_by_day(used: &[UsageRow]) -> String {
+    rows(used, USAGE_COLUMNS)
+}
+
+const USAGE_COLUMNS: &[Column<UsageRow>] = &[
+    ("DAY", |row| Cell::new(&row.day)),
+    ("PROJECT", |row| Cell::new(&row.project)),
+    ("MODEL", |row| Cell::new(&row.model)),
+    ("POOL", |row| match row.pool.as_str() {
+        "" => Cell::new("-"),
+        pool => Cell::new(pool),
+    }),
+    ("FREE TOKENS", |row| number(row.free_tokens)),
+    ("BILLED TOKENS", |row| number(row.billed_tokens)),
+    ("FREE REQUESTS", |row| number(row.free_requests)),
+    ("BILLED REQUESTS", |row| number(row.billed_requests)),
+];
 
 pub(super) fn policy(policy: &Policy) -> String {
     let program = &policy.program;
@@ -273,9 +297,7 @@ fn organizations(policy: &Policy) -> String {
         "SHARES",
         "NEVER FREE FOR",
     ]);
-    let mut orgs: Vec<_> = policy.orgs.iter().collect();
-    orgs.sort_by_key(|(id, _)| *id);
-    for (id, org) in orgs.iter().take(MAX_LISTED) {
+    for (id, org) in policy.orgs.iter().take(MAX_LISTED) {
         let sharing = match &org.data_sharing {
             DataSharing::All => "all projects".to_owned(),
             DataSharing::Selected(projects) => counted(projects.len(), "project"),
@@ -293,7 +315,7 @@ fn organizations(policy: &Policy) -> String {
         };
         table.add_row([id.as_str(), &org.tier.to_string(), &sharing, &shares, never]);
     }
-    match orgs.len().saturating_sub(MAX_LISTED) {
+    match policy.orgs.len().saturating_sub(MAX_LISTED) {
         0 => table.trim_fmt(),
         more => format!("{}\n… and {more} more", table.trim_fmt()),
     }

@@ -39,6 +39,18 @@ fn checked(field: &'static str, value: &str, max: usize) -> Result<(), InvalidFi
     Err(InvalidField { field, fault })
 }
 
+/// Checks a part of a name that is searched for: at most 256 bytes without control characters; it may be empty.
+///
+/// # Errors
+///
+/// Names the field `query`.
+pub fn check_query(query: &str) -> Result<(), InvalidField> {
+    match query {
+        "" => Ok(()),
+        query => checked("query", query, MAX_NAME_BYTES),
+    }
+}
+
 /// Checks a note for the audit log: at most 512 bytes without control characters; it may be empty.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use tonic::{
 
 use crate::{
     auth::{
-        Authenticator, Forbidden, Peer, Principal, Role, TokenHash, Unauthenticated,
+        Authenticator, Forbidden, Organizations, Peer, Principal, Role, TokenHash, Unauthenticated,
         token::AuthSchemes,
     },
     domain::OrgId,
@@ -57,7 +57,7 @@ pub(crate) struct Permit {
 fn role_of(method: &str) -> Option<Role> {
     Some(match method {
         "Reserve" | "ReserveStream" | "Settle" | "Release" | "Estimate" => Role::Reserve,
-        "GetQuota" | "ListUsage" => Role::Read,
+        "GetQuota" | "ListUsage" | "ListOrganizations" => Role::Read,
         "SetExternalUsage" => Role::Admin,
         _ => return None,
     })
@@ -118,6 +118,14 @@ impl Permit {
         };
         let checked = self.principal.check(role, org);
         checked.map_err(|why| forbidden(&self.principal, why))
+    }
+
+    /// The organizations that it is for; none: all.
+    pub(crate) fn organizations(&self) -> Option<Vec<OrgId>> {
+        match self.principal.organizations() {
+            Organizations::All => None,
+            Organizations::Named(orgs) => Some(orgs.iter().cloned().collect()),
+        }
     }
 
     /// The caller's name in the callers file; none without one.

@@ -23,15 +23,17 @@ use super::{
     authorization::{AccessRule, Permit},
     call::{CallContext, CallLayer, CallService, CallTelemetry},
     convert,
+    organizations::{organization_page, organizations_response},
     proto::{
-        EstimateRequest, EstimateResponse, GetQuotaRequest, GetQuotaResponse, ListUsageRequest,
-        ListUsageResponse, ReleaseRequest, ReleaseResponse, ReserveRequest, ReserveResponse,
-        ReserveStreamResponse, SetExternalUsageRequest, SetExternalUsageResponse, SettleRequest,
-        SettleResponse,
+        EstimateRequest, EstimateResponse, GetQuotaRequest, GetQuotaResponse,
+        ListOrganizationsRequest, ListOrganizationsResponse, ListUsageRequest, ListUsageResponse,
+        ReleaseRequest, ReleaseResponse, ReserveRequest, ReserveResponse, ReserveStreamResponse,
+        SetExternalUsageRequest, SetExternalUsageResponse, SettleRequest, SettleResponse,
         quota_service_server::{QuotaService, QuotaServiceServer},
     },
     status::{query_status, status},
     stream::{StreamCall, StreamStats},
+    usage,
 };
 use crate::{
     auth::{Authenticator, Role},
@@ -235,9 +237,10 @@ impl QuotaService for QuotaHandler {
         request: Request<ListUsageRequest>,
     ) -> Result<Response<ListUsageResponse>, Status> {
         let (ledger, permit, message) = self.0.accept(request)?;
-        let (org, page) = convert::usage_page(message, &permit)?;
-        let usage = ledger.usage(&org, page).await.map_err(query_status)?;
-        Ok(Response::new(convert::usage_response(&org, usage)))
+        let query = usage::query(message, &permit)?;
+        let usage = ledger.usage(&query.org, query.page.clone()).await;
+        let usage = usage.map_err(query_status)?;
+        Ok(Response::new(usage::response(&query, usage)))
     }
 
     async fn set_external_usage(
@@ -249,6 +252,17 @@ impl QuotaService for QuotaHandler {
         let set = ledger.set_external_usage(request).await;
         let set = set.map_err(query_status)?;
         Ok(Response::new(convert::external_usage_response(set)))
+    }
+
+    async fn list_organizations(
+        &self,
+        request: Request<ListOrganizationsRequest>,
+    ) -> Result<Response<ListOrganizationsResponse>, Status> {
+        let (ledger, permit, message) = self.0.accept(request)?;
+        let page = organization_page(message, &permit)?;
+        let (query, order) = (page.query.clone(), page.order);
+        let list = ledger.organizations(page).await.map_err(query_status)?;
+        Ok(Response::new(organizations_response(list, &query, order)))
     }
 
     /// Runs on the worker that serves the call: an estimate of a large body takes some milliseconds, and as many run at

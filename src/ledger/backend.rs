@@ -15,9 +15,10 @@ use super::{
     LedgerError,
     assess::reassess,
     breaker::{Access, CircuitBreaker},
+    overview::Overview,
 };
 use crate::{
-    domain::UtcDay,
+    domain::{OrgId, PoolCounters, PoolName, UtcDay},
     policy::Policy,
     store::{Batch, Decision, Outcome, Store, StoreError, Timestamped},
     telemetry::{
@@ -35,6 +36,7 @@ pub(super) struct Backend {
     pub(super) policy: ArcSwap<Policy>,
     pub(super) clock: StoreClock,
     pub(super) breaker: CircuitBreaker,
+    pub(super) overview: Overview,
     pub(super) metrics: Metrics,
 }
 
@@ -148,15 +150,43 @@ impl Backend {
         Ok(())
     }
 
+    /// Today's counters of an organization's pools.
+    pub(super) async fn pools_today(
+        &self,
+        org: &OrgId,
+        pools: &[PoolName],
+    ) -> Result<Timestamped<Vec<PoolCounters>>, LedgerError> {
+        let mut day = self.clock.today();
+        for _ in 0..MAX_ROUNDS {
+            let query = self.store.pools(org, day, pools, &[]);
+            let Timestamped { now, answer } = self.read_now(query).await?;
+            if UtcDay::of(now) == day {
+                let answer = answer.pools;
+                return Ok(Timestamped { now, answer });
+            }
+            day = UtcDay::of(now);
+        }
+        Err(LedgerError::ClockUnstable)
+    }
+
     /// Runs a query, unless the circuit breaker blocks it. Returns the store's day and the answer.
     pub(super) async fn read<T>(
         &self,
         query: impl Future<Output = Result<Timestamped<T>, StoreError>>,
     ) -> Result<(UtcDay, T), LedgerError> {
+        let Timestamped { now, answer } = self.read_now(query).await?;
+        Ok((UtcDay::of(now), answer))
+    }
+
+    async fn read_now<T>(
+        &self,
+        query: impl Future<Output = Result<Timestamped<T>, StoreError>>,
+    ) -> Result<Timestamped<T>, LedgerError> {
         self.breaker.admit(Access::Read).await?;
         let result = query.await;
         self.breaker.record(result.as_ref().err());
-        let Timestamped { now, answer } = result?;
-        Ok((self.clock.update(now), answer))
+        let read = result?;
+        self.clock.update(read.now);
+        Ok(read)
     }
 }

@@ -80,6 +80,15 @@ impl CircuitBreaker {
         }
     }
 
+    /// Waits as long as it is open, or the store is watched and not probed yet.
+    pub(super) async fn until_closed(&self) {
+        let mut state = self.state.subscribe();
+        while !self.closed.load(Ordering::Acquire) {
+            // The sender is here, so it can't be gone.
+            let _ = state.changed().await;
+        }
+    }
+
     pub(super) fn record(&self, error: Option<&StoreError>) {
         match error {
             None if self.failed.load(Ordering::Relaxed) => {

@@ -10,6 +10,10 @@ mod backend;
 mod breaker;
 mod decision_log;
 mod error;
+mod fullness;
+mod organizations;
+mod overview;
+mod overview_loop;
 mod probe_loop;
 mod queries;
 mod queue;
@@ -25,16 +29,19 @@ use self::{
     backend::{Backend, StoreClock},
     breaker::{Access, CircuitBreaker},
     decision_log::ReserveRecord,
+    overview::Overview,
     probe_loop::WatchGuard,
     queue::Queue,
 };
 pub use self::{
     api::{
-        ExternalUsageSet, Quota, Released, Reserve, Reserved, SetExternalUsage, Settle, Settled,
-        Usage, UsagePage, UsageRow,
+        ExternalUsageSet, OrganizationFigures, OrganizationList, OrganizationOrder,
+        OrganizationPage, PagePosition, Quota, Released, Reserve, Reserved, SetExternalUsage,
+        Settle, Settled, Usage, UsageDays, UsagePage, UsagePosition, UsageRow,
     },
     breaker::{Outage, StoreState},
     error::LedgerError,
+    fullness::Fullness,
 };
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Verdict},
@@ -107,6 +114,7 @@ impl Ledger {
             policy: ArcSwap::new(config.policy),
             clock: StoreClock::default(),
             breaker: CircuitBreaker::new(),
+            overview: Overview::default(),
             metrics: config.metrics,
         });
         Self {
@@ -311,6 +319,13 @@ impl Ledger {
     pub fn watch_store(&self) -> impl Future<Output = ()> + Send + use<> {
         let watched = WatchGuard::new(Arc::clone(&self.backend));
         async move { watched.0.watch().await }
+    }
+
+    /// Keeps the figures of [`Ledger::organizations`] up to date. Never ends. It reads nothing while the circuit breaker
+    /// is open.
+    pub fn refresh_overview(&self) -> impl Future<Output = ()> + Send + use<> {
+        let backend = Arc::clone(&self.backend);
+        async move { backend.refresh_overview().await }
     }
 
     fn count_failure<T>(&self, result: Result<T, LedgerError>) -> Result<T, LedgerError> {

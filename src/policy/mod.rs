@@ -14,10 +14,12 @@ mod warnings;
 mod watch;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::Duration,
 };
+
+use indexmap::IndexMap;
 
 pub use self::{
     diff::{Diff, Truncated},
@@ -62,8 +64,8 @@ pub struct Policy {
     shared_terms: SharedTerms,
     /// An allowance of 0 in every pool.
     no_terms: Arc<Terms>,
-    /// The organizations.
-    pub orgs: HashMap<OrgId, Organization>,
+    /// The organizations, ordered by name.
+    pub orgs: IndexMap<OrgId, Organization>,
     lints: Lints,
 }
 
@@ -294,7 +296,8 @@ impl Policy {
         }
     }
 
-    fn enrollment_of(&self, id: &OrgId, org: &Organization, day: UtcDay) -> Enrollment {
+    /// The enrollment of an organization of this policy on a day.
+    pub(crate) fn enrollment_of(&self, id: &OrgId, org: &Organization, day: UtcDay) -> Enrollment {
         let not_enrolled = if org.data_sharing == DataSharing::Off {
             Some(BilledReason::OrganizationNotEnrolled)
         } else if org.zero_data_retention {

@@ -2,13 +2,10 @@
 
 mod models;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
+use indexmap::IndexMap;
 
 use self::models::ModelReader;
 use super::{
@@ -293,16 +290,19 @@ fn orgs(
     root: &Section<'_>,
     tiers: &BTreeMap<u8, Arc<Terms>>,
     pools: &[PoolName],
-) -> HashMap<OrgId, Organization> {
+) -> IndexMap<OrgId, Organization> {
     let Some(section) = root.get("orgs", Entry::section) else {
-        return HashMap::new();
+        return IndexMap::new();
     };
     let orgs = section.entries().filter_map(|(name, entry)| {
         let id = entry.check(OrgId::parse(name));
         let org = organization(&entry.section()?, tiers, pools)?;
         Some((id?, org))
     });
-    orgs.collect()
+    let mut orgs: IndexMap<OrgId, Organization> = orgs.collect();
+    orgs.sort_unstable_keys();
+    orgs.shrink_to_fit();
+    orgs
 }
 
 fn organization(

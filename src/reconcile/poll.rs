@@ -21,7 +21,7 @@ use super::{
 use crate::{
     domain::{ExternalSource, OrgId, PoolName, Tokens, UtcDay},
     files::read::{read_file, trimmed},
-    ledger::{Ledger, LedgerError, Quota, SetExternalUsage, Usage, UsagePage},
+    ledger::{Ledger, LedgerError, Quota, SetExternalUsage, Usage, UsageDays, UsagePage},
     telemetry::metrics::ReconcileState,
 };
 
@@ -290,19 +290,17 @@ impl OrgPoller {
     ) -> Result<Vec<Usage>, LedgerError> {
         let mut pages = Vec::new();
         for day in days {
-            let mut after = None;
+            let mut start = None;
             loop {
                 let page = UsagePage {
-                    day: Some(*day),
-                    after,
+                    days: UsageDays::Day(*day),
+                    start,
                     size: PAGE_SIZE,
                 };
                 let usage = ledger.usage(&self.org, page).await?;
-                let last = usage.rows.last();
-                after = last.map(|row| (row.project.clone(), row.model.clone()));
-                let more = usage.more;
+                start = usage.next.clone();
                 pages.push(usage);
-                if !more {
+                if start.is_none() {
                     break;
                 }
             }
@@ -348,14 +346,13 @@ fn allowances(quota: &Quota) -> BTreeMap<PoolName, u64> {
 }
 
 fn ledger_rows(pages: Vec<Usage>) -> Vec<LedgerRow> {
-    let rows = pages.into_iter().flat_map(|Usage { day, rows, .. }| {
-        rows.into_iter().map(move |row| LedgerRow {
-            day,
-            project: row.project.to_string(),
-            model: row.model.to_string(),
-            free_tokens: row.counters.free_tokens.get(),
-            billed_tokens: row.counters.billed_tokens.get(),
-        })
+    let rows = pages.into_iter().flat_map(|usage| usage.rows);
+    let rows = rows.map(|row| LedgerRow {
+        day: row.day,
+        project: row.project.to_string(),
+        model: row.model.to_string(),
+        free_tokens: row.counters.free_tokens.get(),
+        billed_tokens: row.counters.billed_tokens.get(),
     });
     rows.collect()
 }

@@ -31,6 +31,7 @@ impl Files {
         let mut followers = JoinSet::new();
         let metrics = &service.metrics;
         followers.spawn(service.ledger.watch_store());
+        followers.spawn(service.ledger.refresh_overview());
         for tls in self.certificates {
             let section = <&str>::from(tls.section);
             let apply = move |config| {

@@ -25,6 +25,11 @@ const ENUMS: &[(&str, &str, &str)] = &[
         "ESTIMATE_BASIS_",
         "UNSPECIFIED TEXT_BYTES CONTEXT_WINDOW",
     ),
+    (
+        "OrganizationOrder",
+        "ORGANIZATION_ORDER_",
+        "UNSPECIFIED NAME NEAREST_TO_END",
+    ),
 ];
 
 /// Each message with its fields, numbered from 1.
@@ -60,8 +65,14 @@ const MESSAGES: &[(&str, &str)] = &[
          margin_tokens external_tokens shares",
     ),
     ("ShareQuota", "project share used remaining"),
-    ("ListUsageRequest", "org day page_size page_token"),
-    ("ListUsageResponse", "day rows next_page_token"),
+    (
+        "ListUsageRequest",
+        "org day page_size page_token from_day to_day",
+    ),
+    (
+        "ListUsageResponse",
+        "day rows next_page_token from_day to_day",
+    ),
     ("EstimateRequest", "path body model"),
     (
         "EstimateResponse",
@@ -73,8 +84,20 @@ const MESSAGES: &[(&str, &str)] = &[
         "previous_tokens external_tokens pool allowance used remaining resets_at",
     ),
     (
+        "ListOrganizationsRequest",
+        "page_size page_token query order",
+    ),
+    (
+        "OrganizationSummary",
+        "org tier enrolled not_enrolled_reason pools as_of",
+    ),
+    (
+        "ListOrganizationsResponse",
+        "organizations next_page_token total",
+    ),
+    (
         "UsageRow",
-        "project model pool free_tokens billed_tokens free_requests billed_requests",
+        "project model pool free_tokens billed_tokens free_requests billed_requests day",
     ),
 ];
 

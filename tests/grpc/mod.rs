@@ -6,6 +6,7 @@ mod estimate;
 mod external_usage;
 mod field_numbers;
 mod in_flight;
+mod organizations;
 mod stream;
 mod usage;
 mod wire;

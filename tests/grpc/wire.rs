@@ -177,11 +177,15 @@ async fn text_that_is_not_utf8_is_the_callers_fault_and_its_field_is_named() {
         ("ListUsage", 1, "org"),
         ("ListUsage", 2, "day"),
         ("ListUsage", 4, "page_token"),
+        ("ListUsage", 5, "from_day"),
+        ("ListUsage", 6, "to_day"),
         ("Estimate", 1, "path"),
         ("Estimate", 3, "model"),
         ("SetExternalUsage", 1, "org"),
         ("SetExternalUsage", 2, "pool"),
         ("SetExternalUsage", 4, "note"),
+        ("ListOrganizations", 2, "page_token"),
+        ("ListOrganizations", 3, "query"),
     ] {
         // 0xC0 0x80 is an overlong NUL, 0xED 0xA0 0x80 half of a surrogate pair.
         for text in [&b"a\xff"[..], b"\xc0\x80", b"\xed\xa0\x80"] {

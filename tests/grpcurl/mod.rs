@@ -245,9 +245,9 @@ fn every_unary_rpc_can_be_called(grpcurl: Grpcurl) {
             "day": "2026-11-22",
             "rows": [{
                 "project": "p", "model": "gpt-4o", "pool": "large", "freeTokens": "900",
-                "billedTokens": "0", "freeRequests": "1", "billedRequests": "0",
+                "billedTokens": "0", "freeRequests": "1", "billedRequests": "0", "day": "2026-11-22",
             }],
-            "nextPageToken": "",
+            "nextPageToken": "", "fromDay": "2026-11-22", "toDay": "2026-11-22",
         })
     );
 }

@@ -72,6 +72,9 @@ def calls_all(client, suffix):
     equal((usage.day, usage.rows[0].free_tokens), ("2026-11-22", before + 100))
     external = pb.SetExternalUsageRequest(org="acme", pool="mini", tokens=5)
     equal(call("SetExternalUsage", external).external_tokens, 5)
+    nearest = pb.ORGANIZATION_ORDER_NEAREST_TO_END
+    listed = call("ListOrganizations", pb.ListOrganizationsRequest(query="ACM", order=nearest))
+    equal((listed.total, listed.organizations[0].org), (1, "acme"))
     # Larger than the messages of other methods may be.
     body = {"model": "gpt-4o", "max_tokens": 100, "messages": [{"content": "x" * 100_000}]}
     estimate = pb.EstimateRequest(path="/v1/chat/completions", body=json.dumps(body).encode())
@@ -99,6 +102,7 @@ def main():
     address = f"http://{sys.argv[1]}"
     methods = {rpc.name for rpc in SERVICE.methods if not rpc.server_streaming}
     known = {"Reserve", "Settle", "Release", "GetQuota", "ListUsage", "Estimate", "SetExternalUsage"}
+    known.add("ListOrganizations")
     equal(methods, known)
     # Unknown fields of an answer would be errors. By default the client compresses its requests.
     codec = google_protobuf_json_codec(ignore_unknown_fields=False)

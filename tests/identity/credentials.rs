@@ -76,7 +76,7 @@ async fn the_role_is_checked_before_the_message_is_read() {
         .map(|it| service.loopback.channel(None, &[it]));
     for method in unary {
         let (with, without) = match method.as_str() {
-            "GetQuota" | "ListUsage" => (&reader, &reserver),
+            "GetQuota" | "ListUsage" | "ListOrganizations" => (&reader, &reserver),
             "SetExternalUsage" => (&admin, &reader),
             _ => (&reserver, &reader),
         };

@@ -5,8 +5,8 @@ use prost_reflect::DescriptorPool;
 use tollgate::{
     auth::Role,
     grpc::proto::{
-        DESCRIPTORS, EstimateRequest, GetQuotaRequest, ListUsageRequest, ReleaseRequest,
-        ReserveRequest, SetExternalUsageRequest, SettleRequest,
+        DESCRIPTORS, EstimateRequest, GetQuotaRequest, ListOrganizationsRequest, ListUsageRequest,
+        ReleaseRequest, ReserveRequest, SetExternalUsageRequest, SettleRequest,
         quota_service_client::QuotaServiceClient,
     },
 };
@@ -19,7 +19,7 @@ use crate::support::streams::next;
 fn needed(method: &str) -> Role {
     match method {
         "Reserve" | "ReserveStream" | "Settle" | "Release" | "Estimate" => Role::Reserve,
-        "GetQuota" | "ListUsage" => Role::Read,
+        "GetQuota" | "ListUsage" | "ListOrganizations" => Role::Read,
         "SetExternalUsage" => Role::Admin,
         other => panic!("the matrix does not know {other}: who may call it?"),
     }
@@ -96,7 +96,11 @@ pub(super) async fn call(
             };
             client.set_external_usage(request).await.map(drop)
         }
-        // It is for no organization.
+        // These are for no single organization.
+        "ListOrganizations" => {
+            let request = ListOrganizationsRequest::default();
+            client.list_organizations(request).await.map(drop)
+        }
         "Estimate" => {
             let request = EstimateRequest {
                 path: "/v1/responses".to_owned(),
@@ -118,11 +122,16 @@ fn answer(method: &str, org: &str) -> Code {
     }
 }
 
+/// Whether a call is for one organization.
+fn is_for_org(method: &str) -> bool {
+    !matches!(method, "Estimate" | "ListOrganizations")
+}
+
 fn wanted(may: &Access, method: &str, org: &str) -> Code {
     match may {
         Access::Nothing => Code::Unauthenticated,
         Access::These(roles, orgs)
-            if roles.contains(&needed(method)) && (method == "Estimate" || orgs.contains(&org)) =>
+            if roles.contains(&needed(method)) && (!is_for_org(method) || orgs.contains(&org)) =>
         {
             answer(method, org)
         }
@@ -162,7 +171,7 @@ async fn every_rpc_needs_its_role_for_the_organization() {
         let keys = service.keys();
         assert_eq!(keys.is_empty(), !pass, "{keys:?}");
     }
-    // 3 organizations, 8 methods.
+    // 3 organizations each.
     assert_eq!(cells[0] + cells[1], kinds.len() * methods.len() * 3);
     assert!(cells[0] > 300 && cells[1] > 100, "{cells:?}");
 }
@@ -173,7 +182,7 @@ async fn a_refusal_reveals_nothing_about_others() {
     let strange = service.loopback.channel(None, &["Bearer tg_wrong"]);
     let acme = service.loopback.channel(None, &["Bearer tg_after"]);
     let reader = service.loopback.channel(None, &["Bearer tg_reader"]);
-    for method in methods().into_iter().filter(|it| it != "Estimate") {
+    for method in methods().into_iter().filter(|it| is_for_org(it)) {
         // The same answer for an existing organization and an unknown one.
         let [known, unknown] = [ORGS[1], STRANGER].map(|org| (org, acme.clone()));
         let known = call(&known.1, &method, known.0).await.unwrap_err();
@@ -266,4 +275,34 @@ async fn an_id_of_another_organization_is_out_of_reach() {
     acme.release(release("acme")).await.unwrap();
     let again = other.reserve(theirs()).await.unwrap().into_inner();
     assert_eq!((again.replayed, again.used), (true, 1));
+}
+
+#[tokio::test]
+async fn callers_are_listed_only_the_organizations_that_they_may_read() {
+    let service = Service::start().await;
+    for (token, wanted) in [
+        ("Bearer tg_reader", &["acme"][..]),
+        ("Bearer tg_elsewhere", &["other"]),
+        ("Bearer tg_everywhere", &["acme", "other"]),
+    ] {
+        let mut client = QuotaServiceClient::new(service.loopback.channel(None, &[token]));
+        // A name that a caller may not read is not found by a search for it either.
+        for query in ["", "acme", "other"] {
+            let request = ListOrganizationsRequest {
+                query: query.to_owned(),
+                ..ListOrganizationsRequest::default()
+            };
+            let list = client.list_organizations(request).await;
+            let list = list.unwrap().into_inner();
+            let listed: Vec<_> = list
+                .organizations
+                .iter()
+                .map(|it| it.org.as_str())
+                .collect();
+            let wanted = wanted.iter().filter(|it| it.contains(query));
+            let wanted: Vec<&str> = wanted.copied().collect();
+            assert_eq!(listed, wanted, "{token} {query}");
+            assert_eq!(list.total, wanted.len() as u64, "{token} {query}");
+        }
+    }
 }

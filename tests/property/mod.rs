@@ -16,7 +16,7 @@ use proptest::{
 };
 use tollgate::{
     domain::{ExternalSource, PoolName, Tokens, UtcDay, Workload},
-    ledger::{LedgerError, Reserve, Reserved, SetExternalUsage, Settle, UsagePage},
+    ledger::{LedgerError, Reserve, Reserved, SetExternalUsage, Settle, UsageDays, UsagePage},
     policy::Policy,
     store::PoolBalance,
 };
@@ -316,8 +316,8 @@ async fn quota(world: &World, org: &str) -> String {
 
 async fn usage(world: &World, org: &str, day: UtcDay) -> String {
     let page = UsagePage {
-        day: Some(day),
-        after: None,
+        days: UsageDays::Day(day),
+        start: None,
         size: 1_000,
     };
     text(world.ledger.usage(&org_id(org), page).await, |it| {

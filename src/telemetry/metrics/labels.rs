@@ -20,6 +20,7 @@ pub enum Rpc {
     ListUsage,
     Estimate,
     SetExternalUsage,
+    ListOrganizations,
     /// Envoy's.
     Check,
     /// Envoy's.
@@ -235,7 +236,11 @@ impl Rpc {
     pub const fn counts(self) -> bool {
         !matches!(
             self,
-            Self::GetQuota | Self::ListUsage | Self::Estimate | Self::SetExternalUsage
+            Self::GetQuota
+                | Self::ListUsage
+                | Self::Estimate
+                | Self::SetExternalUsage
+                | Self::ListOrganizations
         )
     }
 

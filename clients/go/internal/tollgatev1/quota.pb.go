@@ -314,6 +314,60 @@ func (EstimateBasis) EnumDescriptor() ([]byte, []int) {
 	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{3}
 }
 
+// The order in which organizations are listed.
+type OrganizationOrder int32
+
+const (
+	// The same as NAME.
+	OrganizationOrder_ORGANIZATION_ORDER_UNSPECIFIED OrganizationOrder = 0
+	// By name, byte by byte.
+	OrganizationOrder_ORGANIZATION_ORDER_NAME OrganizationOrder = 1
+	// By the pool that is nearest to its end, the largest (used + external) / (allowance − margin) first: organizations
+	// with a closed pool or an allowance − margin of 0 first, those that are not enrolled last. Ties are by name.
+	OrganizationOrder_ORGANIZATION_ORDER_NEAREST_TO_END OrganizationOrder = 2
+)
+
+// Enum value maps for OrganizationOrder.
+var (
+	OrganizationOrder_name = map[int32]string{
+		0: "ORGANIZATION_ORDER_UNSPECIFIED",
+		1: "ORGANIZATION_ORDER_NAME",
+		2: "ORGANIZATION_ORDER_NEAREST_TO_END",
+	}
+	OrganizationOrder_value = map[string]int32{
+		"ORGANIZATION_ORDER_UNSPECIFIED":    0,
+		"ORGANIZATION_ORDER_NAME":           1,
+		"ORGANIZATION_ORDER_NEAREST_TO_END": 2,
+	}
+)
+
+func (x OrganizationOrder) Enum() *OrganizationOrder {
+	p := new(OrganizationOrder)
+	*p = x
+	return p
+}
+
+func (x OrganizationOrder) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OrganizationOrder) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollgate_v1_quota_proto_enumTypes[4].Descriptor()
+}
+
+func (OrganizationOrder) Type() protoreflect.EnumType {
+	return &file_tollgate_v1_quota_proto_enumTypes[4]
+}
+
+func (x OrganizationOrder) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OrganizationOrder.Descriptor instead.
+func (OrganizationOrder) EnumDescriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{4}
+}
+
 // One request that a gateway is about to dispatch.
 type ReserveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1386,17 +1440,24 @@ func (x *ShareQuota) GetRemaining() uint64 {
 	return 0
 }
 
-// Asks what was used on a day.
+// Asks what was used on a day, or in a range of days.
 type ListUsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The organization.
 	Org string `protobuf:"bytes,1,opt,name=org,proto3" json:"org,omitempty"`
-	// The UTC day, "2026-11-22"; empty: today. A day in the future, or past the retention, is OUT_OF_RANGE.
+	// The UTC day, "2026-11-22"; empty, without a range: today. A day in the future, or past the retention, is
+	// OUT_OF_RANGE.
 	Day string `protobuf:"bytes,2,opt,name=day,proto3" json:"day,omitempty"`
 	// The most rows to return; 0: 100. Above 1,000 counts as 1,000; a negative number is INVALID_ARGUMENT.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the previous page; empty: the first page.
-	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// The first UTC day of a range of at most 62 days; empty: no range. With day it is INVALID_ARGUMENT. Days past the
+	// retention are left out; a range of no other days is OUT_OF_RANGE.
+	FromDay string `protobuf:"bytes,5,opt,name=from_day,json=fromDay,proto3" json:"from_day,omitempty"`
+	// The last UTC day of the range; empty: today. Without from_day it is INVALID_ARGUMENT, in the future
+	// OUT_OF_RANGE.
+	ToDay         string `protobuf:"bytes,6,opt,name=to_day,json=toDay,proto3" json:"to_day,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1459,15 +1520,34 @@ func (x *ListUsageRequest) GetPageToken() string {
 	return ""
 }
 
-// One page of a day's usage.
+func (x *ListUsageRequest) GetFromDay() string {
+	if x != nil {
+		return x.FromDay
+	}
+	return ""
+}
+
+func (x *ListUsageRequest) GetToDay() string {
+	if x != nil {
+		return x.ToDay
+	}
+	return ""
+}
+
+// One page of the usage of a day, or of a range of days.
 type ListUsageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The UTC day of the rows.
+	// The UTC day of the rows; empty for a range.
 	Day string `protobuf:"bytes,1,opt,name=day,proto3" json:"day,omitempty"`
-	// Ordered by project, then by model.
+	// Ordered by day, then by project, then by model.
 	Rows []*UsageRow `protobuf:"bytes,2,rep,name=rows,proto3" json:"rows,omitempty"`
 	// The token of the next page; empty on the last page.
 	NextPageToken string `protobuf:"bytes,3,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// The first UTC day that the pages have rows of: later than from_day of the request if days before it are past the
+	// retention. For a single day, that day.
+	FromDay string `protobuf:"bytes,4,opt,name=from_day,json=fromDay,proto3" json:"from_day,omitempty"`
+	// The last UTC day that the pages have rows of. For a single day, that day.
+	ToDay         string `protobuf:"bytes,5,opt,name=to_day,json=toDay,proto3" json:"to_day,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1523,6 +1603,20 @@ func (x *ListUsageResponse) GetNextPageToken() string {
 	return ""
 }
 
+func (x *ListUsageResponse) GetFromDay() string {
+	if x != nil {
+		return x.FromDay
+	}
+	return ""
+}
+
+func (x *ListUsageResponse) GetToDay() string {
+	if x != nil {
+		return x.ToDay
+	}
+	return ""
+}
+
 // What one project used of one model on a day. A request counts once, as what it finally was.
 type UsageRow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1540,8 +1634,10 @@ type UsageRow struct {
 	FreeRequests uint64 `protobuf:"varint,6,opt,name=free_requests,json=freeRequests,proto3" json:"free_requests,omitempty"`
 	// The number of billed requests.
 	BilledRequests uint64 `protobuf:"varint,7,opt,name=billed_requests,json=billedRequests,proto3" json:"billed_requests,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The UTC day.
+	Day           string `protobuf:"bytes,8,opt,name=day,proto3" json:"day,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UsageRow) Reset() {
@@ -1621,6 +1717,13 @@ func (x *UsageRow) GetBilledRequests() uint64 {
 		return x.BilledRequests
 	}
 	return 0
+}
+
+func (x *UsageRow) GetDay() string {
+	if x != nil {
+		return x.Day
+	}
+	return ""
 }
 
 // A request to the provider, before it is dispatched.
@@ -1963,6 +2066,237 @@ func (x *SetExternalUsageResponse) GetResetsAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// Asks for organizations and what they have today.
+type ListOrganizationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The most organizations to return; 0: 100. Above 1,000 counts as 1,000; a negative number is INVALID_ARGUMENT.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the previous page; empty: the first page. Valid only with the same query and order.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Lists only organizations with this text in their names, upper and lower case alike; empty: all. At most 256
+	// bytes without control characters.
+	Query string `protobuf:"bytes,3,opt,name=query,proto3" json:"query,omitempty"`
+	// The order. Unspecified counts as NAME.
+	Order         OrganizationOrder `protobuf:"varint,4,opt,name=order,proto3,enum=tollgate.v1.OrganizationOrder" json:"order,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOrganizationsRequest) Reset() {
+	*x = ListOrganizationsRequest{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOrganizationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOrganizationsRequest) ProtoMessage() {}
+
+func (x *ListOrganizationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOrganizationsRequest.ProtoReflect.Descriptor instead.
+func (*ListOrganizationsRequest) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListOrganizationsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListOrganizationsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListOrganizationsRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+func (x *ListOrganizationsRequest) GetOrder() OrganizationOrder {
+	if x != nil {
+		return x.Order
+	}
+	return OrganizationOrder_ORGANIZATION_ORDER_UNSPECIFIED
+}
+
+// What one organization has today, as far as the replica knows.
+type OrganizationSummary struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	Org string `protobuf:"bytes,1,opt,name=org,proto3" json:"org,omitempty"`
+	// Its usage tier, 1 to 5.
+	Tier uint32 `protobuf:"varint,2,opt,name=tier,proto3" json:"tier,omitempty"`
+	// Whether any of its requests can be free today.
+	Enrolled bool `protobuf:"varint,3,opt,name=enrolled,proto3" json:"enrolled,omitempty"`
+	// Why it is not enrolled; otherwise unspecified.
+	NotEnrolledReason BilledReason `protobuf:"varint,4,opt,name=not_enrolled_reason,json=notEnrolledReason,proto3,enum=tollgate.v1.BilledReason" json:"not_enrolled_reason,omitempty"`
+	// Every pool of the policy, by name, used or not, without shares. Figures that were read on another day count
+	// as 0.
+	Pools []*PoolQuota `protobuf:"bytes,5,rep,name=pools,proto3" json:"pools,omitempty"`
+	// When the figures were read, by the store's clock. Unset as long as they have not been read: since the service
+	// started, or, of an organization that has counted nothing, since the policy changed.
+	AsOf          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OrganizationSummary) Reset() {
+	*x = OrganizationSummary{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OrganizationSummary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OrganizationSummary) ProtoMessage() {}
+
+func (x *OrganizationSummary) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OrganizationSummary.ProtoReflect.Descriptor instead.
+func (*OrganizationSummary) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *OrganizationSummary) GetOrg() string {
+	if x != nil {
+		return x.Org
+	}
+	return ""
+}
+
+func (x *OrganizationSummary) GetTier() uint32 {
+	if x != nil {
+		return x.Tier
+	}
+	return 0
+}
+
+func (x *OrganizationSummary) GetEnrolled() bool {
+	if x != nil {
+		return x.Enrolled
+	}
+	return false
+}
+
+func (x *OrganizationSummary) GetNotEnrolledReason() BilledReason {
+	if x != nil {
+		return x.NotEnrolledReason
+	}
+	return BilledReason_BILLED_REASON_UNSPECIFIED
+}
+
+func (x *OrganizationSummary) GetPools() []*PoolQuota {
+	if x != nil {
+		return x.Pools
+	}
+	return nil
+}
+
+func (x *OrganizationSummary) GetAsOf() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
+// One page of organizations.
+type ListOrganizationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the request.
+	Organizations []*OrganizationSummary `protobuf:"bytes,1,rep,name=organizations,proto3" json:"organizations,omitempty"`
+	// The token of the next page; empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// How many organizations match on all pages.
+	Total         uint64 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOrganizationsResponse) Reset() {
+	*x = ListOrganizationsResponse{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOrganizationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOrganizationsResponse) ProtoMessage() {}
+
+func (x *ListOrganizationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOrganizationsResponse.ProtoReflect.Descriptor instead.
+func (*ListOrganizationsResponse) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ListOrganizationsResponse) GetOrganizations() []*OrganizationSummary {
+	if x != nil {
+		return x.Organizations
+	}
+	return nil
+}
+
+func (x *ListOrganizationsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListOrganizationsResponse) GetTotal() uint64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
 var File_tollgate_v1_quota_proto protoreflect.FileDescriptor
 
 const file_tollgate_v1_quota_proto_rawDesc = "" +
@@ -2051,17 +2385,21 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x14\n" +
 	"\x05share\x18\x02 \x01(\x04R\x05share\x12\x12\n" +
 	"\x04used\x18\x03 \x01(\x04R\x04used\x12\x1c\n" +
-	"\tremaining\x18\x04 \x01(\x04R\tremaining\"r\n" +
+	"\tremaining\x18\x04 \x01(\x04R\tremaining\"\xa4\x01\n" +
 	"\x10ListUsageRequest\x12\x10\n" +
 	"\x03org\x18\x01 \x01(\tR\x03org\x12\x10\n" +
 	"\x03day\x18\x02 \x01(\tR\x03day\x12\x1b\n" +
 	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tR\tpageToken\"x\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\x12\x19\n" +
+	"\bfrom_day\x18\x05 \x01(\tR\afromDay\x12\x15\n" +
+	"\x06to_day\x18\x06 \x01(\tR\x05toDay\"\xaa\x01\n" +
 	"\x11ListUsageResponse\x12\x10\n" +
 	"\x03day\x18\x01 \x01(\tR\x03day\x12)\n" +
 	"\x04rows\x18\x02 \x03(\v2\x15.tollgate.v1.UsageRowR\x04rows\x12&\n" +
-	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xe2\x01\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\x12\x19\n" +
+	"\bfrom_day\x18\x04 \x01(\tR\afromDay\x12\x15\n" +
+	"\x06to_day\x18\x05 \x01(\tR\x05toDay\"\xf4\x01\n" +
 	"\bUsageRow\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x12\n" +
@@ -2070,7 +2408,8 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"freeTokens\x12#\n" +
 	"\rbilled_tokens\x18\x05 \x01(\x04R\fbilledTokens\x12#\n" +
 	"\rfree_requests\x18\x06 \x01(\x04R\ffreeRequests\x12'\n" +
-	"\x0fbilled_requests\x18\a \x01(\x04R\x0ebilledRequests\"O\n" +
+	"\x0fbilled_requests\x18\a \x01(\x04R\x0ebilledRequests\x12\x10\n" +
+	"\x03day\x18\b \x01(\tR\x03day\"O\n" +
 	"\x0fEstimateRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\fR\x04body\x12\x14\n" +
@@ -2095,7 +2434,24 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\tallowance\x18\x04 \x01(\x04R\tallowance\x12\x12\n" +
 	"\x04used\x18\x05 \x01(\x04R\x04used\x12\x1c\n" +
 	"\tremaining\x18\x06 \x01(\x04R\tremaining\x127\n" +
-	"\tresets_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bresetsAt*H\n" +
+	"\tresets_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bresetsAt\"\xa2\x01\n" +
+	"\x18ListOrganizationsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x14\n" +
+	"\x05query\x18\x03 \x01(\tR\x05query\x124\n" +
+	"\x05order\x18\x04 \x01(\x0e2\x1e.tollgate.v1.OrganizationOrderR\x05order\"\x81\x02\n" +
+	"\x13OrganizationSummary\x12\x10\n" +
+	"\x03org\x18\x01 \x01(\tR\x03org\x12\x12\n" +
+	"\x04tier\x18\x02 \x01(\rR\x04tier\x12\x1a\n" +
+	"\benrolled\x18\x03 \x01(\bR\benrolled\x12I\n" +
+	"\x13not_enrolled_reason\x18\x04 \x01(\x0e2\x19.tollgate.v1.BilledReasonR\x11notEnrolledReason\x12,\n" +
+	"\x05pools\x18\x05 \x03(\v2\x16.tollgate.v1.PoolQuotaR\x05pools\x12/\n" +
+	"\x05as_of\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\"\xa1\x01\n" +
+	"\x19ListOrganizationsResponse\x12F\n" +
+	"\rorganizations\x18\x01 \x03(\v2 .tollgate.v1.OrganizationSummaryR\rorganizations\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\x04R\x05total*H\n" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fVERDICT_FREE\x10\x01\x12\x12\n" +
@@ -2130,7 +2486,11 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\rEstimateBasis\x12\x1e\n" +
 	"\x1aESTIMATE_BASIS_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19ESTIMATE_BASIS_TEXT_BYTES\x10\x01\x12!\n" +
-	"\x1dESTIMATE_BASIS_CONTEXT_WINDOW\x10\x022\xf2\x04\n" +
+	"\x1dESTIMATE_BASIS_CONTEXT_WINDOW\x10\x02*{\n" +
+	"\x11OrganizationOrder\x12\"\n" +
+	"\x1eORGANIZATION_ORDER_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17ORGANIZATION_ORDER_NAME\x10\x01\x12%\n" +
+	"!ORGANIZATION_ORDER_NEAREST_TO_END\x10\x022\xd6\x05\n" +
 	"\fQuotaService\x12D\n" +
 	"\aReserve\x12\x1b.tollgate.v1.ReserveRequest\x1a\x1c.tollgate.v1.ReserveResponse\x12T\n" +
 	"\rReserveStream\x12\x1b.tollgate.v1.ReserveRequest\x1a\".tollgate.v1.ReserveStreamResponse(\x010\x01\x12A\n" +
@@ -2139,7 +2499,8 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\bGetQuota\x12\x1c.tollgate.v1.GetQuotaRequest\x1a\x1d.tollgate.v1.GetQuotaResponse\x12J\n" +
 	"\tListUsage\x12\x1d.tollgate.v1.ListUsageRequest\x1a\x1e.tollgate.v1.ListUsageResponse\x12G\n" +
 	"\bEstimate\x12\x1c.tollgate.v1.EstimateRequest\x1a\x1d.tollgate.v1.EstimateResponse\x12_\n" +
-	"\x10SetExternalUsage\x12$.tollgate.v1.SetExternalUsageRequest\x1a%.tollgate.v1.SetExternalUsageResponseb\x06proto3"
+	"\x10SetExternalUsage\x12$.tollgate.v1.SetExternalUsageRequest\x1a%.tollgate.v1.SetExternalUsageResponse\x12b\n" +
+	"\x11ListOrganizations\x12%.tollgate.v1.ListOrganizationsRequest\x1a&.tollgate.v1.ListOrganizationsResponseb\x06proto3"
 
 var (
 	file_tollgate_v1_quota_proto_rawDescOnce sync.Once
@@ -2153,74 +2514,85 @@ func file_tollgate_v1_quota_proto_rawDescGZIP() []byte {
 	return file_tollgate_v1_quota_proto_rawDescData
 }
 
-var file_tollgate_v1_quota_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_tollgate_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_tollgate_v1_quota_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_tollgate_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_tollgate_v1_quota_proto_goTypes = []any{
-	(Verdict)(0),                     // 0: tollgate.v1.Verdict
-	(BilledReason)(0),                // 1: tollgate.v1.BilledReason
-	(Workload)(0),                    // 2: tollgate.v1.Workload
-	(EstimateBasis)(0),               // 3: tollgate.v1.EstimateBasis
-	(*ReserveRequest)(nil),           // 4: tollgate.v1.ReserveRequest
-	(*ReserveResponse)(nil),          // 5: tollgate.v1.ReserveResponse
-	(*ReserveStreamResponse)(nil),    // 6: tollgate.v1.ReserveStreamResponse
-	(*ItemError)(nil),                // 7: tollgate.v1.ItemError
-	(*SettleRequest)(nil),            // 8: tollgate.v1.SettleRequest
-	(*SettleResponse)(nil),           // 9: tollgate.v1.SettleResponse
-	(*ReleaseRequest)(nil),           // 10: tollgate.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),          // 11: tollgate.v1.ReleaseResponse
-	(*GetQuotaRequest)(nil),          // 12: tollgate.v1.GetQuotaRequest
-	(*GetQuotaResponse)(nil),         // 13: tollgate.v1.GetQuotaResponse
-	(*PoolQuota)(nil),                // 14: tollgate.v1.PoolQuota
-	(*ShareQuota)(nil),               // 15: tollgate.v1.ShareQuota
-	(*ListUsageRequest)(nil),         // 16: tollgate.v1.ListUsageRequest
-	(*ListUsageResponse)(nil),        // 17: tollgate.v1.ListUsageResponse
-	(*UsageRow)(nil),                 // 18: tollgate.v1.UsageRow
-	(*EstimateRequest)(nil),          // 19: tollgate.v1.EstimateRequest
-	(*EstimateResponse)(nil),         // 20: tollgate.v1.EstimateResponse
-	(*SetExternalUsageRequest)(nil),  // 21: tollgate.v1.SetExternalUsageRequest
-	(*SetExternalUsageResponse)(nil), // 22: tollgate.v1.SetExternalUsageResponse
-	(*timestamppb.Timestamp)(nil),    // 23: google.protobuf.Timestamp
+	(Verdict)(0),                      // 0: tollgate.v1.Verdict
+	(BilledReason)(0),                 // 1: tollgate.v1.BilledReason
+	(Workload)(0),                     // 2: tollgate.v1.Workload
+	(EstimateBasis)(0),                // 3: tollgate.v1.EstimateBasis
+	(OrganizationOrder)(0),            // 4: tollgate.v1.OrganizationOrder
+	(*ReserveRequest)(nil),            // 5: tollgate.v1.ReserveRequest
+	(*ReserveResponse)(nil),           // 6: tollgate.v1.ReserveResponse
+	(*ReserveStreamResponse)(nil),     // 7: tollgate.v1.ReserveStreamResponse
+	(*ItemError)(nil),                 // 8: tollgate.v1.ItemError
+	(*SettleRequest)(nil),             // 9: tollgate.v1.SettleRequest
+	(*SettleResponse)(nil),            // 10: tollgate.v1.SettleResponse
+	(*ReleaseRequest)(nil),            // 11: tollgate.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),           // 12: tollgate.v1.ReleaseResponse
+	(*GetQuotaRequest)(nil),           // 13: tollgate.v1.GetQuotaRequest
+	(*GetQuotaResponse)(nil),          // 14: tollgate.v1.GetQuotaResponse
+	(*PoolQuota)(nil),                 // 15: tollgate.v1.PoolQuota
+	(*ShareQuota)(nil),                // 16: tollgate.v1.ShareQuota
+	(*ListUsageRequest)(nil),          // 17: tollgate.v1.ListUsageRequest
+	(*ListUsageResponse)(nil),         // 18: tollgate.v1.ListUsageResponse
+	(*UsageRow)(nil),                  // 19: tollgate.v1.UsageRow
+	(*EstimateRequest)(nil),           // 20: tollgate.v1.EstimateRequest
+	(*EstimateResponse)(nil),          // 21: tollgate.v1.EstimateResponse
+	(*SetExternalUsageRequest)(nil),   // 22: tollgate.v1.SetExternalUsageRequest
+	(*SetExternalUsageResponse)(nil),  // 23: tollgate.v1.SetExternalUsageResponse
+	(*ListOrganizationsRequest)(nil),  // 24: tollgate.v1.ListOrganizationsRequest
+	(*OrganizationSummary)(nil),       // 25: tollgate.v1.OrganizationSummary
+	(*ListOrganizationsResponse)(nil), // 26: tollgate.v1.ListOrganizationsResponse
+	(*timestamppb.Timestamp)(nil),     // 27: google.protobuf.Timestamp
 }
 var file_tollgate_v1_quota_proto_depIdxs = []int32{
 	2,  // 0: tollgate.v1.ReserveRequest.workload:type_name -> tollgate.v1.Workload
 	0,  // 1: tollgate.v1.ReserveResponse.verdict:type_name -> tollgate.v1.Verdict
 	1,  // 2: tollgate.v1.ReserveResponse.billed_reason:type_name -> tollgate.v1.BilledReason
-	23, // 3: tollgate.v1.ReserveResponse.resets_at:type_name -> google.protobuf.Timestamp
-	5,  // 4: tollgate.v1.ReserveStreamResponse.reserved:type_name -> tollgate.v1.ReserveResponse
-	7,  // 5: tollgate.v1.ReserveStreamResponse.error:type_name -> tollgate.v1.ItemError
+	27, // 3: tollgate.v1.ReserveResponse.resets_at:type_name -> google.protobuf.Timestamp
+	6,  // 4: tollgate.v1.ReserveStreamResponse.reserved:type_name -> tollgate.v1.ReserveResponse
+	8,  // 5: tollgate.v1.ReserveStreamResponse.error:type_name -> tollgate.v1.ItemError
 	0,  // 6: tollgate.v1.SettleResponse.verdict:type_name -> tollgate.v1.Verdict
 	1,  // 7: tollgate.v1.SettleResponse.billed_reason:type_name -> tollgate.v1.BilledReason
-	23, // 8: tollgate.v1.SettleResponse.resets_at:type_name -> google.protobuf.Timestamp
-	23, // 9: tollgate.v1.ReleaseResponse.resets_at:type_name -> google.protobuf.Timestamp
+	27, // 8: tollgate.v1.SettleResponse.resets_at:type_name -> google.protobuf.Timestamp
+	27, // 9: tollgate.v1.ReleaseResponse.resets_at:type_name -> google.protobuf.Timestamp
 	1,  // 10: tollgate.v1.GetQuotaResponse.not_enrolled_reason:type_name -> tollgate.v1.BilledReason
-	23, // 11: tollgate.v1.GetQuotaResponse.resets_at:type_name -> google.protobuf.Timestamp
-	14, // 12: tollgate.v1.GetQuotaResponse.pools:type_name -> tollgate.v1.PoolQuota
-	15, // 13: tollgate.v1.PoolQuota.shares:type_name -> tollgate.v1.ShareQuota
-	18, // 14: tollgate.v1.ListUsageResponse.rows:type_name -> tollgate.v1.UsageRow
+	27, // 11: tollgate.v1.GetQuotaResponse.resets_at:type_name -> google.protobuf.Timestamp
+	15, // 12: tollgate.v1.GetQuotaResponse.pools:type_name -> tollgate.v1.PoolQuota
+	16, // 13: tollgate.v1.PoolQuota.shares:type_name -> tollgate.v1.ShareQuota
+	19, // 14: tollgate.v1.ListUsageResponse.rows:type_name -> tollgate.v1.UsageRow
 	3,  // 15: tollgate.v1.EstimateResponse.basis:type_name -> tollgate.v1.EstimateBasis
 	2,  // 16: tollgate.v1.EstimateResponse.workload:type_name -> tollgate.v1.Workload
-	23, // 17: tollgate.v1.SetExternalUsageResponse.resets_at:type_name -> google.protobuf.Timestamp
-	4,  // 18: tollgate.v1.QuotaService.Reserve:input_type -> tollgate.v1.ReserveRequest
-	4,  // 19: tollgate.v1.QuotaService.ReserveStream:input_type -> tollgate.v1.ReserveRequest
-	8,  // 20: tollgate.v1.QuotaService.Settle:input_type -> tollgate.v1.SettleRequest
-	10, // 21: tollgate.v1.QuotaService.Release:input_type -> tollgate.v1.ReleaseRequest
-	12, // 22: tollgate.v1.QuotaService.GetQuota:input_type -> tollgate.v1.GetQuotaRequest
-	16, // 23: tollgate.v1.QuotaService.ListUsage:input_type -> tollgate.v1.ListUsageRequest
-	19, // 24: tollgate.v1.QuotaService.Estimate:input_type -> tollgate.v1.EstimateRequest
-	21, // 25: tollgate.v1.QuotaService.SetExternalUsage:input_type -> tollgate.v1.SetExternalUsageRequest
-	5,  // 26: tollgate.v1.QuotaService.Reserve:output_type -> tollgate.v1.ReserveResponse
-	6,  // 27: tollgate.v1.QuotaService.ReserveStream:output_type -> tollgate.v1.ReserveStreamResponse
-	9,  // 28: tollgate.v1.QuotaService.Settle:output_type -> tollgate.v1.SettleResponse
-	11, // 29: tollgate.v1.QuotaService.Release:output_type -> tollgate.v1.ReleaseResponse
-	13, // 30: tollgate.v1.QuotaService.GetQuota:output_type -> tollgate.v1.GetQuotaResponse
-	17, // 31: tollgate.v1.QuotaService.ListUsage:output_type -> tollgate.v1.ListUsageResponse
-	20, // 32: tollgate.v1.QuotaService.Estimate:output_type -> tollgate.v1.EstimateResponse
-	22, // 33: tollgate.v1.QuotaService.SetExternalUsage:output_type -> tollgate.v1.SetExternalUsageResponse
-	26, // [26:34] is the sub-list for method output_type
-	18, // [18:26] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	27, // 17: tollgate.v1.SetExternalUsageResponse.resets_at:type_name -> google.protobuf.Timestamp
+	4,  // 18: tollgate.v1.ListOrganizationsRequest.order:type_name -> tollgate.v1.OrganizationOrder
+	1,  // 19: tollgate.v1.OrganizationSummary.not_enrolled_reason:type_name -> tollgate.v1.BilledReason
+	15, // 20: tollgate.v1.OrganizationSummary.pools:type_name -> tollgate.v1.PoolQuota
+	27, // 21: tollgate.v1.OrganizationSummary.as_of:type_name -> google.protobuf.Timestamp
+	25, // 22: tollgate.v1.ListOrganizationsResponse.organizations:type_name -> tollgate.v1.OrganizationSummary
+	5,  // 23: tollgate.v1.QuotaService.Reserve:input_type -> tollgate.v1.ReserveRequest
+	5,  // 24: tollgate.v1.QuotaService.ReserveStream:input_type -> tollgate.v1.ReserveRequest
+	9,  // 25: tollgate.v1.QuotaService.Settle:input_type -> tollgate.v1.SettleRequest
+	11, // 26: tollgate.v1.QuotaService.Release:input_type -> tollgate.v1.ReleaseRequest
+	13, // 27: tollgate.v1.QuotaService.GetQuota:input_type -> tollgate.v1.GetQuotaRequest
+	17, // 28: tollgate.v1.QuotaService.ListUsage:input_type -> tollgate.v1.ListUsageRequest
+	20, // 29: tollgate.v1.QuotaService.Estimate:input_type -> tollgate.v1.EstimateRequest
+	22, // 30: tollgate.v1.QuotaService.SetExternalUsage:input_type -> tollgate.v1.SetExternalUsageRequest
+	24, // 31: tollgate.v1.QuotaService.ListOrganizations:input_type -> tollgate.v1.ListOrganizationsRequest
+	6,  // 32: tollgate.v1.QuotaService.Reserve:output_type -> tollgate.v1.ReserveResponse
+	7,  // 33: tollgate.v1.QuotaService.ReserveStream:output_type -> tollgate.v1.ReserveStreamResponse
+	10, // 34: tollgate.v1.QuotaService.Settle:output_type -> tollgate.v1.SettleResponse
+	12, // 35: tollgate.v1.QuotaService.Release:output_type -> tollgate.v1.ReleaseResponse
+	14, // 36: tollgate.v1.QuotaService.GetQuota:output_type -> tollgate.v1.GetQuotaResponse
+	18, // 37: tollgate.v1.QuotaService.ListUsage:output_type -> tollgate.v1.ListUsageResponse
+	21, // 38: tollgate.v1.QuotaService.Estimate:output_type -> tollgate.v1.EstimateResponse
+	23, // 39: tollgate.v1.QuotaService.SetExternalUsage:output_type -> tollgate.v1.SetExternalUsageResponse
+	26, // 40: tollgate.v1.QuotaService.ListOrganizations:output_type -> tollgate.v1.ListOrganizationsResponse
+	32, // [32:41] is the sub-list for method output_type
+	23, // [23:32] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_tollgate_v1_quota_proto_init() }
@@ -2237,8 +2609,8 @@ func file_tollgate_v1_quota_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollgate_v1_quota_proto_rawDesc), len(file_tollgate_v1_quota_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   19,
+			NumEnums:      5,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

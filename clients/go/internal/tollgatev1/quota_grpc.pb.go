@@ -23,14 +23,15 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	QuotaService_Reserve_FullMethodName          = "/tollgate.v1.QuotaService/Reserve"
-	QuotaService_ReserveStream_FullMethodName    = "/tollgate.v1.QuotaService/ReserveStream"
-	QuotaService_Settle_FullMethodName           = "/tollgate.v1.QuotaService/Settle"
-	QuotaService_Release_FullMethodName          = "/tollgate.v1.QuotaService/Release"
-	QuotaService_GetQuota_FullMethodName         = "/tollgate.v1.QuotaService/GetQuota"
-	QuotaService_ListUsage_FullMethodName        = "/tollgate.v1.QuotaService/ListUsage"
-	QuotaService_Estimate_FullMethodName         = "/tollgate.v1.QuotaService/Estimate"
-	QuotaService_SetExternalUsage_FullMethodName = "/tollgate.v1.QuotaService/SetExternalUsage"
+	QuotaService_Reserve_FullMethodName           = "/tollgate.v1.QuotaService/Reserve"
+	QuotaService_ReserveStream_FullMethodName     = "/tollgate.v1.QuotaService/ReserveStream"
+	QuotaService_Settle_FullMethodName            = "/tollgate.v1.QuotaService/Settle"
+	QuotaService_Release_FullMethodName           = "/tollgate.v1.QuotaService/Release"
+	QuotaService_GetQuota_FullMethodName          = "/tollgate.v1.QuotaService/GetQuota"
+	QuotaService_ListUsage_FullMethodName         = "/tollgate.v1.QuotaService/ListUsage"
+	QuotaService_Estimate_FullMethodName          = "/tollgate.v1.QuotaService/Estimate"
+	QuotaService_SetExternalUsage_FullMethodName  = "/tollgate.v1.QuotaService/SetExternalUsage"
+	QuotaService_ListOrganizations_FullMethodName = "/tollgate.v1.QuotaService/ListOrganizations"
 )
 
 // QuotaServiceClient is the client API for QuotaService service.
@@ -65,7 +66,7 @@ type QuotaServiceClient interface {
 	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
 	// Returns what remains today of an organization's allowance in each pool.
 	GetQuota(ctx context.Context, in *GetQuotaRequest, opts ...grpc.CallOption) (*GetQuotaResponse, error)
-	// Lists what an organization used on a day, by project and model.
+	// Lists what an organization used on a day or in a range of days, by day, project and model.
 	ListUsage(ctx context.Context, in *ListUsageRequest, opts ...grpc.CallOption) (*ListUsageResponse, error)
 	// Returns an upper bound on the tokens of a request to the provider, from its body: what a Reserve
 	// should name. Counts nothing, does not ask the store, and keeps nothing of the body.
@@ -74,6 +75,10 @@ type QuotaServiceClient interface {
 	// before, ends at midnight, and counts beside used in every decision. Each change is an event in the audit log.
 	// Needs the role admin; without a callers file it is answered on loopback only.
 	SetExternalUsage(ctx context.Context, in *SetExternalUsageRequest, opts ...grpc.CallOption) (*SetExternalUsageResponse, error)
+	// Lists the organizations that the caller may read, with today's figures of their pools. It answers from figures
+	// that the replica reads in the background, at most every 5 s for an organization; as_of says when. So it does not
+	// ask the store, and answers while the store is down.
+	ListOrganizations(ctx context.Context, in *ListOrganizationsRequest, opts ...grpc.CallOption) (*ListOrganizationsResponse, error)
 }
 
 type quotaServiceClient struct {
@@ -167,6 +172,16 @@ func (c *quotaServiceClient) SetExternalUsage(ctx context.Context, in *SetExtern
 	return out, nil
 }
 
+func (c *quotaServiceClient) ListOrganizations(ctx context.Context, in *ListOrganizationsRequest, opts ...grpc.CallOption) (*ListOrganizationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListOrganizationsResponse)
+	err := c.cc.Invoke(ctx, QuotaService_ListOrganizations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // QuotaServiceServer is the server API for QuotaService service.
 // All implementations must embed UnimplementedQuotaServiceServer
 // for forward compatibility.
@@ -199,7 +214,7 @@ type QuotaServiceServer interface {
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	// Returns what remains today of an organization's allowance in each pool.
 	GetQuota(context.Context, *GetQuotaRequest) (*GetQuotaResponse, error)
-	// Lists what an organization used on a day, by project and model.
+	// Lists what an organization used on a day or in a range of days, by day, project and model.
 	ListUsage(context.Context, *ListUsageRequest) (*ListUsageResponse, error)
 	// Returns an upper bound on the tokens of a request to the provider, from its body: what a Reserve
 	// should name. Counts nothing, does not ask the store, and keeps nothing of the body.
@@ -208,6 +223,10 @@ type QuotaServiceServer interface {
 	// before, ends at midnight, and counts beside used in every decision. Each change is an event in the audit log.
 	// Needs the role admin; without a callers file it is answered on loopback only.
 	SetExternalUsage(context.Context, *SetExternalUsageRequest) (*SetExternalUsageResponse, error)
+	// Lists the organizations that the caller may read, with today's figures of their pools. It answers from figures
+	// that the replica reads in the background, at most every 5 s for an organization; as_of says when. So it does not
+	// ask the store, and answers while the store is down.
+	ListOrganizations(context.Context, *ListOrganizationsRequest) (*ListOrganizationsResponse, error)
 	mustEmbedUnimplementedQuotaServiceServer()
 }
 
@@ -241,6 +260,9 @@ func (UnimplementedQuotaServiceServer) Estimate(context.Context, *EstimateReques
 }
 func (UnimplementedQuotaServiceServer) SetExternalUsage(context.Context, *SetExternalUsageRequest) (*SetExternalUsageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetExternalUsage not implemented")
+}
+func (UnimplementedQuotaServiceServer) ListOrganizations(context.Context, *ListOrganizationsRequest) (*ListOrganizationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListOrganizations not implemented")
 }
 func (UnimplementedQuotaServiceServer) mustEmbedUnimplementedQuotaServiceServer() {}
 func (UnimplementedQuotaServiceServer) testEmbeddedByValue()                      {}
@@ -396,6 +418,24 @@ func _QuotaService_SetExternalUsage_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _QuotaService_ListOrganizations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListOrganizationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QuotaServiceServer).ListOrganizations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QuotaService_ListOrganizations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QuotaServiceServer).ListOrganizations(ctx, req.(*ListOrganizationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // QuotaService_ServiceDesc is the grpc.ServiceDesc for QuotaService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -430,6 +470,10 @@ var QuotaService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetExternalUsage",
 			Handler:    _QuotaService_SetExternalUsage_Handler,
+		},
+		{
+			MethodName: "ListOrganizations",
+			Handler:    _QuotaService_ListOrganizations_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

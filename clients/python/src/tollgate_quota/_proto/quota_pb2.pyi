@@ -51,6 +51,12 @@ class EstimateBasis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ESTIMATE_BASIS_UNSPECIFIED: _ClassVar[EstimateBasis]
     ESTIMATE_BASIS_TEXT_BYTES: _ClassVar[EstimateBasis]
     ESTIMATE_BASIS_CONTEXT_WINDOW: _ClassVar[EstimateBasis]
+
+class OrganizationOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ORGANIZATION_ORDER_UNSPECIFIED: _ClassVar[OrganizationOrder]
+    ORGANIZATION_ORDER_NAME: _ClassVar[OrganizationOrder]
+    ORGANIZATION_ORDER_NEAREST_TO_END: _ClassVar[OrganizationOrder]
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_FREE: Verdict
 VERDICT_BILLED: Verdict
@@ -81,6 +87,9 @@ WORKLOAD_PRIORITY: Workload
 ESTIMATE_BASIS_UNSPECIFIED: EstimateBasis
 ESTIMATE_BASIS_TEXT_BYTES: EstimateBasis
 ESTIMATE_BASIS_CONTEXT_WINDOW: EstimateBasis
+ORGANIZATION_ORDER_UNSPECIFIED: OrganizationOrder
+ORGANIZATION_ORDER_NAME: OrganizationOrder
+ORGANIZATION_ORDER_NEAREST_TO_END: OrganizationOrder
 
 class ReserveRequest(_message.Message):
     __slots__ = ("org", "project", "model", "tokens", "request_id", "workload", "dry_run")
@@ -261,29 +270,37 @@ class ShareQuota(_message.Message):
     def __init__(self, project: _Optional[str] = ..., share: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ...) -> None: ...
 
 class ListUsageRequest(_message.Message):
-    __slots__ = ("org", "day", "page_size", "page_token")
+    __slots__ = ("org", "day", "page_size", "page_token", "from_day", "to_day")
     ORG_FIELD_NUMBER: _ClassVar[int]
     DAY_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FROM_DAY_FIELD_NUMBER: _ClassVar[int]
+    TO_DAY_FIELD_NUMBER: _ClassVar[int]
     org: str
     day: str
     page_size: int
     page_token: str
-    def __init__(self, org: _Optional[str] = ..., day: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    from_day: str
+    to_day: str
+    def __init__(self, org: _Optional[str] = ..., day: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., from_day: _Optional[str] = ..., to_day: _Optional[str] = ...) -> None: ...
 
 class ListUsageResponse(_message.Message):
-    __slots__ = ("day", "rows", "next_page_token")
+    __slots__ = ("day", "rows", "next_page_token", "from_day", "to_day")
     DAY_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FROM_DAY_FIELD_NUMBER: _ClassVar[int]
+    TO_DAY_FIELD_NUMBER: _ClassVar[int]
     day: str
     rows: _containers.RepeatedCompositeFieldContainer[UsageRow]
     next_page_token: str
-    def __init__(self, day: _Optional[str] = ..., rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    from_day: str
+    to_day: str
+    def __init__(self, day: _Optional[str] = ..., rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., from_day: _Optional[str] = ..., to_day: _Optional[str] = ...) -> None: ...
 
 class UsageRow(_message.Message):
-    __slots__ = ("project", "model", "pool", "free_tokens", "billed_tokens", "free_requests", "billed_requests")
+    __slots__ = ("project", "model", "pool", "free_tokens", "billed_tokens", "free_requests", "billed_requests", "day")
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
@@ -291,6 +308,7 @@ class UsageRow(_message.Message):
     BILLED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     FREE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     BILLED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    DAY_FIELD_NUMBER: _ClassVar[int]
     project: str
     model: str
     pool: str
@@ -298,7 +316,8 @@ class UsageRow(_message.Message):
     billed_tokens: int
     free_requests: int
     billed_requests: int
-    def __init__(self, project: _Optional[str] = ..., model: _Optional[str] = ..., pool: _Optional[str] = ..., free_tokens: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ...) -> None: ...
+    day: str
+    def __init__(self, project: _Optional[str] = ..., model: _Optional[str] = ..., pool: _Optional[str] = ..., free_tokens: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ..., day: _Optional[str] = ...) -> None: ...
 
 class EstimateRequest(_message.Message):
     __slots__ = ("path", "body", "model")
@@ -357,3 +376,41 @@ class SetExternalUsageResponse(_message.Message):
     remaining: int
     resets_at: _timestamp_pb2.Timestamp
     def __init__(self, previous_tokens: _Optional[int] = ..., external_tokens: _Optional[int] = ..., pool: _Optional[str] = ..., allowance: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., resets_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListOrganizationsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "query", "order")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    query: str
+    order: OrganizationOrder
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., query: _Optional[str] = ..., order: _Optional[_Union[OrganizationOrder, str]] = ...) -> None: ...
+
+class OrganizationSummary(_message.Message):
+    __slots__ = ("org", "tier", "enrolled", "not_enrolled_reason", "pools", "as_of")
+    ORG_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    ENROLLED_FIELD_NUMBER: _ClassVar[int]
+    NOT_ENROLLED_REASON_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_FIELD_NUMBER: _ClassVar[int]
+    org: str
+    tier: int
+    enrolled: bool
+    not_enrolled_reason: BilledReason
+    pools: _containers.RepeatedCompositeFieldContainer[PoolQuota]
+    as_of: _timestamp_pb2.Timestamp
+    def __init__(self, org: _Optional[str] = ..., tier: _Optional[int] = ..., enrolled: bool = ..., not_enrolled_reason: _Optional[_Union[BilledReason, str]] = ..., pools: _Optional[_Iterable[_Union[PoolQuota, _Mapping]]] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListOrganizationsResponse(_message.Message):
+    __slots__ = ("organizations", "next_page_token", "total")
+    ORGANIZATIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    organizations: _containers.RepeatedCompositeFieldContainer[OrganizationSummary]
+    next_page_token: str
+    total: int
+    def __init__(self, organizations: _Optional[_Iterable[_Union[OrganizationSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., total: _Optional[int] = ...) -> None: ...
