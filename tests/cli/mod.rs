@@ -7,6 +7,7 @@ mod estimate;
 mod health;
 mod program;
 mod tls;
+mod top;
 
 use std::process::Command;
 
