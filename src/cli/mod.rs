@@ -10,6 +10,7 @@ mod health;
 mod program;
 mod reconcile;
 mod tables;
+mod top;
 mod usage;
 
 use std::{
@@ -125,6 +126,8 @@ pub enum ToolCommand {
     /// Compare the ledger with the provider's usage: from a file, or from its API. Exit with 0 if they agree, 1 if they
     /// differ, 2 if they can't be compared
     Reconcile(Box<reconcile::ReconcileArgs>),
+    /// Show organizations and pools, nearest to their end first: live in a terminal, or once
+    Top(top::TopArgs),
     /// Generate load and measure it. The requests count: use a deployment whose counters may be used up
     Bench(BenchArgs),
     /// Print the usage of a day or of a range of days, by day, project and model
@@ -262,6 +265,7 @@ pub async fn run(command: ToolCommand) -> anyhow::Result<()> {
         }
         ToolCommand::Estimate(args) => estimate::run(&args),
         ToolCommand::Reconcile(args) => reconcile::run(&args).await,
+        ToolCommand::Top(args) => top::run(&args).await,
         ToolCommand::Bench(bench) => bench::run(bench).await,
         ToolCommand::Health(health) => health::check(&health).await,
         ToolCommand::Usage(args) => usage::run(&args).await,

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Characters of a full bar.
-const BAR_WIDTH: usize = 24;
+pub(super) const BAR_WIDTH: usize = 24;
 
 /// Organizations that `check-policy` lists; the rest are counted.
 const MAX_LISTED: usize = 20;
@@ -96,7 +96,9 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
     };
     let mut columns: Vec<Column<PoolQuota>> = vec![
         ("POOL", |pool| Cell::new(&pool.pool)),
-        ("", |pool| Cell::new(bar(pool.used, pool.allowance))),
+        ("", |pool| {
+            Cell::new(bar(pool.used, pool.allowance, BAR_WIDTH))
+        }),
         ("USED / ALLOWANCE", |pool| {
             right(used_of(pool.used, pool.allowance))
         }),
@@ -321,7 +323,7 @@ fn organizations(policy: &Policy) -> String {
     }
 }
 
-fn table(header: impl IntoIterator<Item: Into<Cell>>) -> Table {
+pub(super) fn table(header: impl IntoIterator<Item: Into<Cell>>) -> Table {
     let mut table = facts();
     table.set_header(header.into_iter().map(Into::into).collect::<Vec<Cell>>());
     table
@@ -359,16 +361,16 @@ fn number(number: u64) -> Cell {
 }
 
 /// `█████░░░`: never empty where something is used, never full where something remains.
-fn bar(used: u64, allowance: u64) -> String {
+pub(super) fn bar(used: u64, allowance: u64, width: usize) -> String {
     let filled = match used {
         0 => 0,
-        used if used >= allowance => BAR_WIDTH,
+        used if used >= allowance => width,
         used => {
-            let share = u128::from(used) * BAR_WIDTH as u128 / u128::from(allowance);
-            (share as usize).clamp(1, BAR_WIDTH - 1)
+            let share = u128::from(used) * width as u128 / u128::from(allowance);
+            (share as usize).clamp(1, width - 1)
         }
     };
-    "█".repeat(filled) + &"░".repeat(BAR_WIDTH - filled)
+    "█".repeat(filled) + &"░".repeat(width - filled)
 }
 
 fn until(resets_at: Option<prost_types::Timestamp>) -> String {
@@ -387,6 +389,7 @@ mod tests {
 
     #[test]
     fn a_bar_is_empty_only_at_nothing_and_full_only_at_the_allowance() {
+        let bar = |used, allowance| bar(used, allowance, BAR_WIDTH);
         assert!(!bar(0, 100).contains('█'));
         assert!(bar(1, 1_000_000).starts_with('█'));
         assert!(bar(999_999, 1_000_000).ends_with('░'));

@@ -7,6 +7,7 @@ mod estimate;
 mod health;
 mod program;
 mod tls;
+mod top;
 mod usage;
 
 use std::process::Command;

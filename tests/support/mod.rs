@@ -15,6 +15,7 @@ pub mod redis;
 pub mod sentinels;
 pub mod shim;
 pub mod streams;
+pub mod terminal;
 pub mod tollgate;
 pub mod tools;
 pub mod usage_api;
