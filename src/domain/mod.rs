@@ -26,7 +26,7 @@ pub use day::UtcDay;
 pub use ids::{InvalidField, ModelName, OrgId, PoolName, ProjectId, RequestId, is_fine_tuned};
 pub use pool::{
     ExternalSource, ExternalUsage, Overflow, PoolCounters, PoolTerms, ShareBalance,
-    judge_late_settle, judge_share,
+    judge_late_settle,
 };
 pub use reservation::{
     Progress, Refusal, RequestField, RequestFields, Reservation, ReservationState, Workload,

@@ -45,6 +45,7 @@ pub(super) fn reserve(request: ReserveRequest, permit: &Permit) -> Result<Reserv
         },
         request_id,
         dry_run: request.dry_run,
+        has_run: false,
     })
 }
 

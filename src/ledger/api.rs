@@ -25,6 +25,8 @@ pub struct Reserve {
     pub request_id: Option<RequestId>,
     /// Decide without counting.
     pub dry_run: bool,
+    /// Whether it ran already, as attempts that a proxy reports afterwards: the share of its project is not judged.
+    pub has_run: bool,
 }
 
 /// One organization's request, as the queue holds it. It is assessed when its batch is formed.

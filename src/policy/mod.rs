@@ -189,6 +189,12 @@ impl Policy {
         self.models.resolve(name).0
     }
 
+    /// The model that a name stands for, without the date of its snapshot.
+    pub fn undated_model<'p: 'n, 'n>(&'p self, name: &'n str) -> &'n str {
+        let model = self.resolved_model(name);
+        models::without_date(model).unwrap_or(model)
+    }
+
     /// The pool in which an unlisted model probably belongs: that of a snapshot of the same name, or of the model
     /// without the date.
     pub fn sibling_pool(&self, model: &str) -> Option<&PoolName> {

@@ -11,7 +11,7 @@ use crate::domain::{
     CounterOverflow, Eligibility, ExternalSource, ModelName, PoolCounters, PoolName, Progress,
     ProjectId, Refusal, RequestFields, RequestId, Reservation, ReservationState, RowChoice,
     RowCounts, ShareBalance, ShareId, Terms, Tokens, UsageCounters, UtcDay, Verdict,
-    judge_late_settle, judge_share, other_row,
+    judge_late_settle, other_row,
 };
 
 /// The records of one organization.
@@ -111,6 +111,7 @@ pub(super) fn decide<R: Records>(
         terms,
         now,
         max_rows,
+        has_run: false,
     };
     let decided = match operation {
         Operation::Reserve {
@@ -119,8 +120,10 @@ pub(super) fn decide<R: Records>(
             eligibility,
             is_listed,
             recording,
+            has_run,
         } => {
             let is_listed = recording.writes().then_some(*is_listed);
+            engine.has_run = *has_run;
             engine.reserve(request_id.as_ref(), fields, eligibility, is_listed)
         }
         Operation::Settle {
@@ -147,6 +150,8 @@ struct Engine<'r, R> {
     terms: &'r Terms,
     now: DateTime<Utc>,
     max_rows: u64,
+    /// Whether a Reserve is of a request that ran already.
+    has_run: bool,
 }
 
 /// Ends a decision before its first write.
@@ -258,15 +263,21 @@ impl<R: Records> Engine<'_, R> {
             Eligibility::Ineligible(reason) => return Ok((Verdict::Billed(*reason), false)),
             Eligibility::Eligible(pool) => pool,
         };
-        let counters = self.pool(RelativeDay::Today, pool)?;
-        let verdict = counters.judge_reserve(self.terms.of_pool(pool), fields.tokens);
-        let Some((id, share)) = self.terms.share(pool, &fields.project) else {
-            return Ok((verdict, false));
+        let share = self.terms.share(pool, &fields.project);
+        let share = match share.filter(|_| !self.has_run) {
+            Some((id, share)) => {
+                let used = self.records.share(RelativeDay::Today, id);
+                let used = used.map_err(Abort::Failed)?.unwrap_or_default();
+                Some(ShareBalance { share, used })
+            }
+            None => None,
         };
-        let used = self.records.share(RelativeDay::Today, id);
-        let used = used.map_err(Abort::Failed)?.unwrap_or_default();
-        let share = ShareBalance { share, used };
-        Ok((judge_share(verdict, share, fields.tokens), true))
+        let (counters, terms) = (
+            self.pool(RelativeDay::Today, pool)?,
+            self.terms.of_pool(pool),
+        );
+        let verdict = counters.judge_reserve(terms, share, fields.tokens);
+        Ok((verdict, share.is_some()))
     }
 
     /// The usage row that counts a request; and the new number of rows, if the row is new.

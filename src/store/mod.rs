@@ -219,6 +219,8 @@ pub enum Operation {
         is_listed: bool,
         /// Whether to write. The id is looked up in any case.
         recording: Recording,
+        /// Whether it ran already: the share of its project is neither judged nor counted.
+        has_run: bool,
     },
     /// Records what a reserved request really used.
     Settle {

@@ -1,6 +1,6 @@
 //! docs/CONTRACT.md, "Shares": what a project may use of a pool, judged at Reserve only.
 
-use tollgate::domain::Tokens;
+use tollgate::{domain::Tokens, ledger::Reserve};
 
 use super::{NewWorld, over_every_store};
 use crate::support::world::{
@@ -18,6 +18,7 @@ over_every_store!(
     a_share_counts_what_is_reserved_while_the_policy_has_it,
     reservations_of_many_shares_end,
     a_batch_sees_what_its_operations_count,
+    what_has_run_is_neither_judged_nor_counted_by_a_share,
 );
 
 fn with_shares(shares: &str) -> String {
@@ -284,4 +285,21 @@ async fn a_batch_sees_what_its_operations_count(new: NewWorld) {
     assert!(exceeded > 0);
     assert_eq!(share_of(&world, "large", "p").await, Some((100, 100)));
     assert_eq!(share_of(&world, "large", "q").await, Some((50, 50)));
+}
+
+async fn what_has_run_is_neither_judged_nor_counted_by_a_share(new: NewWorld) {
+    let world = world_with(new, "p = 100");
+    let has_run = async |tokens, id| {
+        let call = Reserve {
+            has_run: true,
+            ..new_reserve(tokens).id(id)
+        };
+        verdict_text(world.reserve(call).await.verdict)
+    };
+    assert_eq!(has_run(300, "r").await, "FREE");
+    assert_eq!(has_run(800, "s").await, "AllowanceExceeded");
+    assert_eq!(used(&world).await, 0);
+    assert_eq!(reserve(&world, "p", 101, "t").await, "ShareExceeded");
+    assert_eq!(world.settle("r", 200).await.pool.unwrap().used.get(), 200);
+    assert_eq!(used(&world).await, 0);
 }

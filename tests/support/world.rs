@@ -314,6 +314,7 @@ pub fn new_reserve(tokens: u64) -> Reserve {
         },
         request_id: None,
         dry_run: false,
+        has_run: false,
     }
 }
 

@@ -335,6 +335,7 @@ mod tests {
             eligibility,
             is_listed: true,
             recording: Recording::Record,
+            has_run: false,
         }
     }
 

@@ -69,10 +69,7 @@ local function decide_operations(batch)
     else
       local writes, verdict, row, is_in_other = code >= RESERVE_WITH_ID, reason, own_row, false
       if pool then
-        verdict = judge_reserve(pool, closes, tokens)
-        if share then
-          verdict = judge_share(verdict, share, tokens)
-        end
+        verdict = judge_reserve(pool, share, closes, tokens)
       end
       local is_new_row = writes and row[IS_NEW] and not row[CHANGED]
       if is_new_row then

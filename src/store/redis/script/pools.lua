@@ -60,7 +60,7 @@ local function read_pools(batch)
     if type(place) == 'number' and not pools[place] then
       pools[place] = read_pool(batch, place)
     end
-    if type(share) == 'number' and not pools[share] then
+    if share and share ~= true and not pools[share] then
       pools[share] = read_pool(batch, share)
     end
   end

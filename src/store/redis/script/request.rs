@@ -145,7 +145,7 @@ struct Dictionary<'b> {
     rows: IndexMap<(&'b ProjectId, &'b ModelName), String>,
     classes: IndexSet<RequestClass>,
     /// The last Reserve and its class: a gateway's requests come in runs of one class.
-    last: Option<(&'b RequestFields, &'b Eligibility, usize)>,
+    last: Option<(&'b RequestFields, &'b Eligibility, bool, usize)>,
 }
 
 /// What Reserves have in common.
@@ -209,20 +209,21 @@ impl<'b> Dictionary<'b> {
 
     /// The class of the last Reserve; before the first one, class 1, as in the script.
     fn last_class(&self) -> usize {
-        self.last.map_or(1, |(_, _, class)| class)
+        self.last.map_or(1, |(.., class)| class)
     }
 
     fn class(
         &mut self,
-        terms: &'b Terms,
+        shares: Option<&'b Terms>,
         fields: &'b RequestFields,
         eligibility: &'b Eligibility,
         is_listed: bool,
     ) -> usize {
         let (project, model) = (&fields.project, &fields.model);
-        if let Some((last, last_eligibility, class)) = self.last
+        if let Some((last, last_eligibility, has_shares, class)) = self.last
             && (&last.project, &last.model) == (project, model)
             && (last.workload, last_eligibility) == (fields.workload, eligibility)
+            && has_shares == shares.is_some()
         {
             return class;
         }
@@ -232,8 +233,8 @@ impl<'b> Dictionary<'b> {
             }
             Eligibility::Eligible(pool) => (
                 Target::Pool(self.pools.insert_full(pool).0 + 1),
-                terms
-                    .share(pool, project)
+                shares
+                    .and_then(|terms| terms.share(pool, project))
                     .map(|(id, _)| self.shares.insert_full(id).0 + 1),
             ),
         };
@@ -248,7 +249,7 @@ impl<'b> Dictionary<'b> {
             share,
         };
         let number = self.classes.insert_full(class).0 + 1;
-        self.last = Some((fields, eligibility, number));
+        self.last = Some((fields, eligibility, shares.is_some(), number));
         number
     }
 }
@@ -273,9 +274,11 @@ impl MsgPackWriter {
                 eligibility,
                 is_listed,
                 recording,
+                has_run,
             } => {
                 let before = dictionary.last_class();
-                let class = dictionary.class(terms, fields, eligibility, *is_listed);
+                let shares = (!has_run).then_some(terms);
+                let class = dictionary.class(shares, fields, eligibility, *is_listed);
                 if class != before {
                     self.code(SET_CLASS);
                     self.number(class as u64);

@@ -255,16 +255,6 @@ local function balance(class, day)
   return class.name, pool and pool[1] or 0, pool and pool[CLOSED] or false
 end
 
--- A share counts FREE tokens only.
-local function replace_in_share(share, reservation, is_stale, verdict, actual)
-  if reservation.verdict == FREE and not is_stale then
-    take_back(share, FREE, reservation.tokens)
-  end
-  if verdict == FREE and not (is_stale and actual <= reservation.tokens) then
-    count(share, false, FREE, actual)
-  end
-end
-
 -- Takes back what a held reservation counted, and counts its new verdict, if it has one: both, or neither if a
 -- counter is full. A reservation that predates a recovery may have been taken back before, so its pool only goes up.
 -- What ran outside the programme counts in its row alone.
@@ -292,8 +282,13 @@ local function replace(batch, reservation, is_stale, verdict, actual)
       count(pool, batch.args[CLOSES], verdict, actual)
     end
   end
-  if day == TODAY and reservation.class.share then
-    replace_in_share(reservation.class.share, reservation, is_stale, verdict, actual)
+  -- A share counts FREE tokens only.
+  local share = day == TODAY and reservation.class.share
+  if share and was == FREE and not is_stale then
+    take_back(share, FREE, reserved)
+  end
+  if share and verdict == FREE and not (is_stale and actual <= reserved) then
+    count(share, false, FREE, actual)
   end
   return true
 end

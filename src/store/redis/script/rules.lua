@@ -18,14 +18,16 @@ local ALLOWANCE, RESERVABLE, HELD_CHANGE = 8, 9, 10
 
 local is_closed, fits
 
-local function judge_reserve(pool, closes, tokens)
+local function judge_reserve(pool, share, closes, tokens)
   -- is_closed and fits, inlined: most of the script's work is this.
   if closes and pool[CLOSED] then
     return POOL_CLOSED
-  elseif tokens <= pool[RESERVABLE] - pool[1] then
-    return FREE
+  elseif tokens > pool[RESERVABLE] - pool[1] then
+    return ALLOWANCE_EXCEEDED
+  elseif share and tokens > share[RESERVABLE] - share[1] then
+    return SHARE_EXCEEDED
   end
-  return ALLOWANCE_EXCEEDED
+  return FREE
 end
 
 -- `counted`: how many of the reservation's tokens are in `used`. All, but 0 after a recovery (recovery.lua).
@@ -83,14 +85,6 @@ end
 -- `used + tokens <= allowance`, as a difference, which is exact where the sum would pass 2^53.
 function fits(used, allowance, tokens)
   return tokens <= allowance - used
-end
-
--- At Reserve only.
-local function judge_share(verdict, share, tokens)
-  if verdict == FREE and tokens > share[RESERVABLE] - share[1] then
-    return SHARE_EXCEEDED
-  end
-  return verdict
 end
 
 local function judge_late_settle(verdict, reserved, actual)
