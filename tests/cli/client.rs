@@ -342,6 +342,7 @@ fn wrong_arguments_exit_with_2() {
         &["usage"],
         &["usage", "o", "--day", "2026-11-22", "--from", "2026-11-22"],
         &["usage", "o", "--to", "2026-11-22"],
+        &["usage", "o", "--all"],
         &["usage", "o", "--from", ""],
         &["usage", "o", "--csv", "--json"],
         &["external", "o", "large"],

@@ -8,9 +8,10 @@ use std::{
 use futures_util::{StreamExt as _, stream};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tollgate::grpc::proto::ReserveRequest;
+use tollgate::{auth::TokenHash, grpc::proto::ReserveRequest};
 
 use crate::support::{
+    calls::TextFile,
     clock::Clock,
     tollgate::{Tollgate, program},
     tools::{ProgramOutput, WAIT_TIMEOUT, run},
@@ -240,7 +241,7 @@ async fn an_error_in_the_middle_says_that_the_output_is_incomplete_and_exits_wit
     let ended = client.wait_with_output().unwrap();
     let stderr = String::from_utf8(ended.stderr).unwrap();
     assert_eq!(ended.status.code(), Some(1), "{stderr}");
-    assert!(stderr.starts_with("tollgate: UNAVAILABLE: "), "{stderr}");
+    assert!(stderr.contains(": no answer from http://"), "{stderr}");
     let expected = "; the output is incomplete, it ends after 1,000 rows\n";
     assert!(stderr.ends_with(expected), "{stderr}");
 }
@@ -296,4 +297,100 @@ async fn ten_times_the_rows_take_no_more_memory() {
             "{format:?}: {few_peak} bytes for {few_lines} lines, {peak} for {lines}"
         );
     }
+}
+
+/// A service with the organizations `org-a` to `org-c`, and callers with the tokens `all` and `some`, who may read
+/// them all or two of them, and `writer`.
+fn with_callers(clock: &Clock) -> Tollgate {
+    let orgs = ["org-a", "org-b", "org-c"];
+    let policy = orgs.map(|org| format!("[orgs.{org}]\ntier = 3\ndata_sharing = \"all\"\n"));
+    let policy = "[program]\nextends = \"openai-2026-09-28\"\n".to_owned() + &policy.concat();
+    let caller = |token: &str, role: &str, orgs: &str| {
+        let hash = TokenHash::of(token.as_bytes());
+        format!(
+            "[callers.{token}]\ntokens = [\"{hash}\"]\nroles = [\"{role}\"]\norganizations = [{orgs}]\n"
+        )
+    };
+    let callers = [
+        caller("all", "read", "\"*\""),
+        caller("some", "read", "\"org-a\", \"org-c\""),
+        caller("none", "read", "\"org-other\""),
+        caller("writer", "reserve", "\"*\""),
+    ];
+    let (policy, callers) = (TextFile::new(&policy), TextFile::new(&callers.concat()));
+    let files = ["--policy", policy.path(), "--callers", callers.path()];
+    Tollgate::start_at(clock, &[&["--store", "memory:"], &files[..]].concat())
+}
+
+/// Runs the client as the caller with this token.
+fn run_as(token: &str, service: &Tollgate, words: &[&str]) -> ProgramOutput {
+    let mut client = program();
+    client.env("TOLLGATE_TOKEN", token);
+    run(client.args(words).args(["--addr", &service.addr]))
+}
+
+#[test]
+fn all_organizations_are_those_that_the_caller_may_read() {
+    let clock = Clock::at(NOON);
+    let service = with_callers(&clock);
+    for (day, org) in [
+        ("2026-11-22", "org-c"),
+        ("2026-11-23", "org-a"),
+        ("2026-11-23", "org-b"),
+    ] {
+        clock.set(&format!("{day}T12:00:00Z"));
+        let reserve = ["reserve", org, "p", "gpt-4o", "1"];
+        run_as("writer", &service, &reserve).expect_success();
+    }
+    let printed = |token: &str, words: &[&str]| {
+        let ran = run_as(token, &service, &[&["usage", "--all"], words].concat());
+        assert_eq!(ran.stderr, "", "{words:?}");
+        ran.expect_success()
+    };
+    let row = |org: &str, day: &str| format!("{org},{day},p,gpt-4o,large,1,0,1,0");
+    let [a, b, c] = [("org-a", 23), ("org-b", 23), ("org-c", 22)]
+        .map(|(org, day)| row(org, &format!("2026-11-{day}")));
+    let header = HEADER.to_owned();
+    for (token, words, expected) in [
+        (
+            "all",
+            &["--from", "2026-11-22"][..],
+            vec![&header, &a, &b, &c],
+        ),
+        ("some", &["--from", "2026-11-22"], vec![&header, &a, &c]),
+        ("all", &["--day", "2026-11-22"], vec![&header, &c]),
+        ("all", &[], vec![&header, &a, &b]),
+        ("none", &[], vec![&header]),
+    ] {
+        let csv = printed(token, &[words, &["--csv"]].concat());
+        assert_eq!(
+            csv.lines().collect::<Vec<_>>(),
+            expected,
+            "{token} {words:?}"
+        );
+    }
+    let lines = printed("all", &["--json"]);
+    let orgs: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["org"].clone())
+        .collect();
+    assert_eq!(orgs, ["org-a", "org-b"]);
+    let tables = printed("all", &["--from", "2026-11-22"]);
+    let headings: Vec<&str> = tables
+        .lines()
+        .filter(|line| line.starts_with("org-"))
+        .collect();
+    let heading = |org: &str| format!("{org}, 2026-11-22 to 2026-11-23 (UTC)");
+    assert_eq!(headings, ["org-a", "org-b", "org-c"].map(heading));
+    assert_eq!(printed("none", &[]), "nothing was used\n");
+}
+
+#[test]
+fn a_caller_who_may_not_list_organizations_gets_no_output_and_the_services_error() {
+    let clock = Clock::at(NOON);
+    let service = with_callers(&clock);
+    let ran = run_as("writer", &service, &["usage", "--all", "--csv"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
+    let expected = "tollgate: PERMISSION_DENIED: ";
+    assert!(ran.stderr.starts_with(expected), "{ran:?}");
 }

@@ -235,7 +235,7 @@ fn every_unary_rpc_can_be_called(grpcurl: Grpcurl) {
         json!({
             "pool": "large", "allowance": "1000000", "used": "900", "remaining": "999100",
             "billedTokens": "0", "freeRequests": "1", "billedRequests": "0", "heldTokens": "0", "closed": false,
-            "marginTokens": "0", "externalTokens": "0",
+            "marginTokens": "0", "externalTokens": "0", "shares": [],
         })
     );
     let usage = grpcurl.call("ListUsage", &json!({"org": "org-demo"}));
