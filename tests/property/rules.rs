@@ -97,7 +97,7 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
         ]
         .into(),
         margins: [None; 3],
-        shares: Vec::new(),
+        shares: vec![("q", "large", 600)],
         guards: false,
         ends_after: None,
     };
@@ -109,7 +109,10 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
         Change::OptOut => drop(rules.orgs.insert("acme", Sharing::Selected("q"))),
         Change::OrgLeaves => drop(rules.orgs.remove("acme")),
         Change::SharingOff => drop(rules.orgs.insert("acme", Sharing::Off)),
-        Change::PoolLeaves => drop(rules.pools.remove("large")),
+        Change::PoolLeaves => {
+            rules.pools.remove("large");
+            rules.shares.clear();
+        }
         Change::ModelMoves => {
             rules
                 .pools
