@@ -32,13 +32,13 @@ async fn an_organization_is_read_every_five_seconds_and_not_more_often() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_most_200_organizations_are_read_in_a_second() {
+async fn at_most_100_organizations_are_read_in_a_second() {
     let overview = Overview::start(&policy_of(numbered(3_000))).await;
-    sleep(Duration::from_secs(40)).await;
+    sleep(Duration::from_secs(80)).await;
     let reads = overview.reads();
     assert!(reads.len() > 6_000, "{}", reads.len());
-    for pair in reads.windows(201) {
-        assert!(pair[200] - pair[0] >= Duration::from_secs(1), "{pair:?}");
+    for pair in reads.windows(101) {
+        assert!(pair[100] - pair[0] >= Duration::from_secs(1), "{pair:?}");
     }
     for org in numbered(3_000) {
         let reads = overview.reads_of(&org);
@@ -54,7 +54,7 @@ async fn organizations_that_have_counted_something_are_read_again_before_the_oth
         overview.reserve(org, "gpt-4o", 1).await;
     }
     // By then each was read once.
-    sleep(Duration::from_secs(20)).await;
+    sleep(Duration::from_secs(40)).await;
     overview.store.reads.lock().unwrap().clear();
     sleep(Duration::from_secs(12)).await;
     for org in &busy {
