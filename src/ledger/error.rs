@@ -80,6 +80,14 @@ impl LedgerError {
         }
     }
 
+    /// The store's own error, if it failed.
+    pub(super) fn store_error(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+
     /// Whether something may have been written.
     pub(crate) fn is_outcome_unknown(&self) -> bool {
         matches!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep_until};
 
-use super::{LedgerError, backend::Backend, overview::Turns};
+use super::{backend::Backend, overview::Turns};
 use crate::telemetry::log_limited;
 
 /// How many organizations are read at a time: together they wake Redis once.
@@ -18,6 +18,7 @@ const READ_INTERVAL: Duration = Duration::from_millis(100);
 const IDLE_INTERVAL: Duration = Duration::from_millis(250);
 
 impl Backend {
+    /// Reads organizations for ever. The circuit breaker learns of no failure: no decision depends on these reads.
     pub(super) async fn refresh_overview(&self) {
         let mut turns = Turns::default();
         let mut next_at = Instant::now();
@@ -36,12 +37,8 @@ impl Backend {
             let reads = turn.iter().map(|org| self.pools_today(org, &policy.pools));
             let reads = join_all(reads).await;
             for (org, read) in turn.into_iter().zip(reads) {
-                match &read {
-                    // The watcher of the store logs it.
-                    Ok(_) | Err(LedgerError::Down(_)) => {}
-                    Err(error) => {
-                        log_limited!(warn, %error, "figures of the overview can't be read");
-                    }
+                if let Err(error) = &read {
+                    log_limited!(warn, %error, "figures of the overview can't be read");
                 }
                 let overview = &self.overview;
                 overview.record(&mut turns, org, &policy.pools, read.ok());

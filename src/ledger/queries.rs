@@ -1,6 +1,8 @@
 //! Read-only queries: quota and usage.
 
-use super::{Ledger, LedgerError, Quota, Usage, UsagePage, UsageRow, backend::MAX_ROUNDS};
+use super::{
+    Ledger, LedgerError, Quota, Usage, UsagePage, UsageRow, backend::MAX_ROUNDS, breaker::Access,
+};
 use crate::{
     domain::{OrgId, UtcDay},
     store::PoolBalance,
@@ -29,7 +31,12 @@ impl Ledger {
         let policy = self.policy();
         let known = policy.orgs.get(org);
         let known = known.ok_or(LedgerError::UnknownOrganization)?;
-        let read = self.backend.pools_today(org, &policy.pools).await?;
+        let backend = &self.backend;
+        backend.breaker.admit(Access::Read).await?;
+        let read = backend.pools_today(org, &policy.pools).await;
+        let failure = read.as_ref().err().and_then(LedgerError::store_error);
+        backend.breaker.record(failure);
+        let read = read?;
         let day = UtcDay::of(read.now);
         let enrollment = policy.enrollment_of(known, day);
         let pools = policy.pools.iter().zip(read.answer);

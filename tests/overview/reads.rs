@@ -1,8 +1,12 @@
 //! When organizations are read, and what is known of them then.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::sleep;
+use tollgate::ledger::StoreState;
 
 use super::{Overview, names, numbered, page, policy_of};
 use crate::support::{
@@ -166,4 +170,17 @@ async fn an_organization_that_can_not_be_read_has_no_time_and_holds_up_no_other(
     failing.lock().unwrap().clear();
     sleep(2 * READ_INTERVAL).await;
     assert!(overview.figures("other").await.unwrap().as_of.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_fails_is_nothing_to_the_circuit_breaker() {
+    let overview = few().await;
+    let _watch = tokio::spawn(overview.ledger.watch_store());
+    let all = ["acme", "other", "third"].map(org_id);
+    overview.store.failing.lock().unwrap().extend(all);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(*overview.ledger.store_state().borrow(), StoreState::Up);
+    // A failure of a call would make the watcher probe at once, beside the two probes of each second.
+    let probes = overview.store.probes.load(Ordering::Relaxed);
+    assert!((118..=122).contains(&probes), "{probes}");
 }
