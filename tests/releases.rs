@@ -3,7 +3,8 @@
 use std::process::Command;
 
 use tollgate::grpc::proto::{
-    ReleaseRequest, ReserveRequest, SetExternalUsageRequest, SettleRequest, Workload,
+    ListUsageRequest, ReleaseRequest, ReserveRequest, SetExternalUsageRequest, SettleRequest,
+    Workload,
 };
 
 use crate::support::{
@@ -13,8 +14,9 @@ use crate::support::{
     },
     clock::Clock,
     redis::RedisServer,
-    tollgate::Tollgate,
-    tools::tool,
+    tollgate::{Tollgate, program},
+    tools::{run, tool},
+    world::NOON,
 };
 
 const ALLOWANCE: u64 = 100_000;
@@ -292,6 +294,41 @@ async fn the_previous_release_fails_for_what_ran_outside_the_programme_and_count
     }
 }
 
+#[tokio::test]
+async fn the_previous_release_ends_no_reservation_that_a_share_counts_and_reserves_beside_it() {
+    let rollout = Rollout::start("");
+    let [old, _] = rollout.clients();
+    let text = std::fs::read_to_string(rollout._files[0].path()).unwrap();
+    let policy = TextFile::new(&text.replace("[orgs.acme]", "[orgs.acme]\nshares.p = 500"));
+    let url = rollout.redis.url();
+    let args = ["--store", &url, "--policy", policy.path()];
+    let replica = Tollgate::start_at(&rollout.clock, &args);
+    let new = replica.client();
+    assert_eq!(verdict_text(&reserve(&new, 300, "shared").await), "FREE");
+    assert_eq!(
+        verdict_text(&reserve(&new, 201, "billed").await),
+        "ShareExceeded"
+    );
+    // It has no share: what it reserves counts in the pool alone.
+    assert_eq!(verdict_text(&reserve(&old, 400, "old").await), "FREE");
+    for id in ["shared", "billed"] {
+        let (org, request_id) = ("acme".to_owned(), id.to_owned());
+        let failed = old
+            .clone()
+            .release(ReleaseRequest { org, request_id })
+            .await;
+        assert_eq!(failed.unwrap_err().code(), tonic::Code::Internal, "{id}");
+    }
+    assert_eq!(settle(&new, "old", 350).await, "FREE");
+    assert_eq!(settle(&new, "shared", 450).await, "FREE");
+    let pool = large(&new).await;
+    assert_eq!(
+        (pool.used, pool.billed_tokens, pool.shares[0].used),
+        (800, 201, 450)
+    );
+    assert_eq!(large(&old).await.used, 800);
+}
+
 /// Its wire has no number for them, but it finishes what this release reserved.
 #[tokio::test]
 async fn the_previous_release_settles_and_releases_new_workloads_and_refuses_to_reserve_them() {
@@ -334,4 +371,48 @@ async fn the_previous_release_settles_and_releases_new_workloads_and_refuses_to_
         .await
         .unwrap();
     assert!(again.get_ref().replayed);
+}
+
+#[tokio::test]
+async fn a_page_token_of_a_day_is_valid_at_either_release_and_a_range_needs_this_one() {
+    let rollout = Rollout::start_at(Clock::at(NOON), "");
+    let new = &rollout.clients()[1];
+    for project in ["a", "b", "c"] {
+        let request = ReserveRequest {
+            project: project.to_owned(),
+            ..new_reserve(1, "")
+        };
+        new.clone().reserve(request).await.unwrap();
+    }
+    let page = |from_day: &str, page_token: String| ListUsageRequest {
+        org: "acme".to_owned(),
+        from_day: from_day.to_owned(),
+        page_size: 1,
+        page_token,
+        ..ListUsageRequest::default()
+    };
+    let [old, new] = rollout.clients();
+    for [mut one, mut other] in [[old.clone(), new.clone()], [new, old]] {
+        let first = one.list_usage(page("", String::new())).await.unwrap();
+        let token = first.into_inner().next_page_token;
+        let second = other.list_usage(page("", token)).await.unwrap();
+        let second = second.into_inner();
+        assert_eq!(second.rows[0].project, "b");
+        let token = second.next_page_token;
+        let third = one.list_usage(page("", token)).await.unwrap();
+        assert_eq!(third.get_ref().rows[0].project, "c");
+    }
+    let [mut old, mut new] = rollout.clients();
+    let range = new.list_usage(page("2026-11-20", String::new())).await;
+    let token = range.unwrap().into_inner().next_page_token;
+    let refused = old.list_usage(page("2026-11-20", token)).await;
+    assert_eq!(refused.unwrap_err().code(), tonic::Code::InvalidArgument);
+    for words in [&["--from", "2026-11-20"][..], &["--csv"]] {
+        let mut client = program();
+        client.args(["usage", "acme", "--addr", &rollout.old.addr]);
+        let ran = run(client.args(words));
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
+        let expected = "tollgate: the service is of an earlier release";
+        assert!(ran.stderr.starts_with(expected), "{ran:?}");
+    }
 }

@@ -38,6 +38,7 @@ const (
 	DayClosed               = BilledReason(pb.BilledReason_BILLED_REASON_DAY_CLOSED)
 	StoreUnavailable        = BilledReason(pb.BilledReason_BILLED_REASON_STORE_UNAVAILABLE)
 	RanOutsideProgram       = BilledReason(pb.BilledReason_BILLED_REASON_RAN_OUTSIDE_PROGRAM)
+	ShareExceeded           = BilledReason(pb.BilledReason_BILLED_REASON_SHARE_EXCEEDED)
 )
 
 // String returns the name, such as ALLOWANCE_EXCEEDED, or UNKNOWN_99; empty for 0.
@@ -137,6 +138,14 @@ type PoolQuota struct {
 	MarginTokens uint64
 	// Tokens that the provider counted today and Tollgate did not.
 	ExternalTokens uint64
+	// The projects that may use only a part of the pool, ordered by name.
+	Shares []ShareQuota
+}
+
+// ShareQuota is what a project may use of a pool today, and has used.
+type ShareQuota struct {
+	Project                string
+	Share, Used, Remaining uint64
 }
 
 // Quota is what an organization has today.
@@ -208,9 +217,13 @@ func quota(a *pb.GetQuotaResponse) Quota {
 		NotEnrolledReason: BilledReason(a.GetNotEnrolledReason()), ResetsAt: a.GetResetsAt().AsTime(),
 	}
 	for _, p := range a.GetPools() {
+		var shares []ShareQuota
+		for _, s := range p.Shares {
+			shares = append(shares, ShareQuota{s.Project, s.Share, s.Used, s.Remaining})
+		}
 		quota.Pools = append(quota.Pools, PoolQuota{
 			p.Pool, p.Allowance, p.Used, p.Remaining, p.BilledTokens, p.FreeRequests, p.BilledRequests,
-			p.HeldTokens, p.Closed, p.MarginTokens, p.ExternalTokens,
+			p.HeldTokens, p.Closed, p.MarginTokens, p.ExternalTokens, shares,
 		})
 	}
 	return quota

@@ -1,11 +1,15 @@
-//! The client of a subcommand, and the calls that need more than one.
+//! The client of a subcommand, calls that need more than one, and how an answer is printed.
 
 use std::mem;
 
 use tonic::{Response, Status};
 
 use crate::{
-    client::connection::{AuthorizedChannel, ConnectionArgs},
+    client::{
+        connection::{AuthorizedChannel, ConnectionArgs},
+        failure::rpc_error,
+        output::{json, print},
+    },
     grpc::proto::{ListUsageRequest, ListUsageResponse, quota_service_client::QuotaServiceClient},
 };
 
@@ -30,4 +34,19 @@ pub(super) async fn all_usage(
             return Ok(page);
         }
     }
+}
+
+/// Prints the answer as a table, or as JSON if the caller wants that.
+pub(super) fn show<T: prost::Name>(
+    connection: &ConnectionArgs,
+    answer: Result<Response<T>, Status>,
+    table: impl FnOnce(&T) -> String,
+) -> anyhow::Result<()> {
+    let answer = answer
+        .map_err(|status| rpc_error(connection, &status))?
+        .into_inner();
+    print(&match connection.json {
+        true => json(&answer)?,
+        false => table(&answer),
+    })
 }

@@ -11,6 +11,7 @@ mod program;
 mod reconcile;
 mod tables;
 mod top;
+mod usage;
 
 use std::{
     path::{Path, PathBuf},
@@ -23,24 +24,19 @@ use clap::{
         NonEmptyStringValueParser, PathBufValueParser, PossibleValuesParser, TypedValueParser,
     },
 };
-use tonic::{Response, Status};
 
 use self::{
-    calls::{all_usage, connect},
+    calls::{connect, show},
     documents::{read_document, read_policy},
 };
 use crate::{
     auth::{self, Callers, TokenHash, new_token},
     bench::{self, BenchArgs},
-    client::{
-        WrongArguments,
-        connection::ConnectionArgs,
-        failure::rpc_error,
-        output::{json, print},
-    },
+    client::{WrongArguments, connection::ConnectionArgs, output::print},
     domain::{UtcDay, Workload},
     grpc::proto::{
-        self, GetQuotaRequest, ListUsageRequest, ReleaseRequest, ReserveRequest, SettleRequest,
+        self, GetQuotaRequest, ReleaseRequest, ReserveRequest, SetExternalUsageRequest,
+        SettleRequest,
     },
     settings::{ServeArgs, args::TrimmedParser},
 };
@@ -134,13 +130,19 @@ pub enum ToolCommand {
     Top(top::TopArgs),
     /// Generate load and measure it. The requests count: use a deployment whose counters may be used up
     Bench(BenchArgs),
-    /// Print the usage of a day, by project and model
-    Usage {
+    /// Print the usage of a day or of a range of days, by day, project and model
+    Usage(usage::UsageArgs),
+    /// Set how many tokens the provider counted today in a pool and Tollgate did not. They count until midnight
+    External {
         /// The organization
         org: String,
-        /// The UTC day, such as 2026-11-22. Default: today
-        #[arg(long)]
-        day: Option<String>,
+        /// The pool
+        pool: String,
+        /// The tokens of the whole day so far, 0 to 1000000000000. They replace the figure before; 0 removes it
+        tokens: u64,
+        /// Why, for the audit log
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        note: String,
         #[command(flatten)]
         connection: ConnectionArgs,
     },
@@ -266,19 +268,22 @@ pub async fn run(command: ToolCommand) -> anyhow::Result<()> {
         ToolCommand::Top(args) => top::run(&args).await,
         ToolCommand::Bench(bench) => bench::run(bench).await,
         ToolCommand::Health(health) => health::check(&health).await,
-        ToolCommand::Usage {
+        ToolCommand::Usage(args) => usage::run(&args).await,
+        ToolCommand::External {
             org,
-            day,
+            pool,
+            tokens,
+            note,
             connection,
         } => {
-            let request = ListUsageRequest {
+            let request = SetExternalUsageRequest {
                 org,
-                day: day.unwrap_or_default(),
-                page_size: 1000,
-                page_token: String::new(),
+                pool,
+                tokens,
+                note,
             };
-            let answer = all_usage(connect(&connection)?, request).await;
-            show(&connection, answer, tables::usage)
+            let answer = connect(&connection)?.set_external_usage(request).await;
+            show(&connection, answer, tables::external_usage)
         }
     }
 }
@@ -295,18 +300,4 @@ async fn reserve(args: ReserveArgs) -> anyhow::Result<()> {
     };
     let answer = connect(&args.connection)?.reserve(request).await;
     show(&args.connection, answer, tables::reserved)
-}
-
-fn show<T: prost::Name>(
-    connection: &ConnectionArgs,
-    answer: Result<Response<T>, Status>,
-    table: impl FnOnce(&T) -> String,
-) -> anyhow::Result<()> {
-    let answer = answer
-        .map_err(|status| rpc_error(connection, &status))?
-        .into_inner();
-    print(&match connection.json {
-        true => json(&answer)?,
-        false => table(&answer),
-    })
 }

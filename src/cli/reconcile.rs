@@ -323,7 +323,7 @@ async fn usage_of_service(
             org: org.clone(),
             day: day.to_string(),
             page_size: 1000,
-            page_token: String::new(),
+            ..ListUsageRequest::default()
         };
         match all_usage(client.clone(), request).await {
             Ok(usage) => rows.extend(ledger_rows(day, usage.into_inner())),

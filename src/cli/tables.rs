@@ -8,7 +8,8 @@ use crate::{
     client::output::{counted, fact, facts, grouped, reason},
     grpc::proto::{
         EstimateBasis, EstimateResponse, GetQuotaResponse, ListUsageResponse, PoolQuota,
-        ReleaseResponse, ReserveResponse, SettleResponse, UsageRow, Verdict,
+        ReleaseResponse, ReserveResponse, SetExternalUsageResponse, SettleResponse, ShareQuota,
+        UsageRow, Verdict,
     },
     policy::{DataSharing, PROGRAMS, Policy},
 };
@@ -19,16 +20,23 @@ pub(super) const BAR_WIDTH: usize = 24;
 /// Organizations that `check-policy` lists; the rest are counted.
 const MAX_LISTED: usize = 20;
 
+/// The state of an answer's pool.
+macro_rules! pool_facts {
+    ($lines:ident, $answer:ident) => {{
+        let used = used_of($answer.used, $answer.allowance);
+        fact(&mut $lines, "pool", &$answer.pool);
+        fact(&mut $lines, "used / allowance", used);
+        fact(&mut $lines, "remaining", grouped($answer.remaining));
+    }};
+}
+
 /// The facts of an answer: one of its own, and the state of its pool.
 macro_rules! outcome {
     ($answer:ident, $name:expr, $value:expr) => {{
         let mut lines = facts();
         fact(&mut lines, $name, $value);
         if !$answer.pool.is_empty() {
-            let used = used_of($answer.used, $answer.allowance);
-            fact(&mut lines, "pool", &$answer.pool);
-            fact(&mut lines, "used / allowance", used);
-            fact(&mut lines, "remaining", grouped($answer.remaining));
+            pool_facts!(lines, $answer);
         }
         fact(&mut lines, "resets in", until($answer.resets_at));
         if $answer.replayed {
@@ -108,7 +116,22 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
     if answer.pools.iter().any(|pool| pool.margin_tokens > 0) {
         columns.insert(4, ("MARGIN", |pool| number(pool.margin_tokens)));
     }
-    let pools = rows(&answer.pools, &columns);
+    let mut pools = rows(&answer.pools, &columns);
+    let shares = answer.pools.iter();
+    let shares =
+        shares.flat_map(|pool| pool.shares.iter().map(|share| (pool.pool.as_str(), share)));
+    let shares: Vec<(&str, &ShareQuota)> = shares.collect();
+    if !shares.is_empty() {
+        let columns: [Column<(&str, &ShareQuota)>; 4] = [
+            ("PROJECT", |(_, share)| Cell::new(&share.project)),
+            ("POOL", |(pool, _)| Cell::new(pool)),
+            ("USED / SHARE", |(_, share)| {
+                right(used_of(share.used, share.share))
+            }),
+            ("REMAINING", |(_, share)| number(share.remaining)),
+        ];
+        pools = format!("{pools}\n\n{}", rows(&shares, &columns));
+    }
     format!(
         "{}: tier {}, {standing}. {} (UTC), resets in {}\n{pools}",
         answer.org,
@@ -118,6 +141,15 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
     )
 }
 
+pub(super) fn external_usage(answer: &SetExternalUsageResponse) -> String {
+    let mut lines = facts();
+    fact(&mut lines, "external", grouped(answer.external_tokens));
+    fact(&mut lines, "before", grouped(answer.previous_tokens));
+    pool_facts!(lines, answer);
+    fact(&mut lines, "resets in", until(answer.resets_at));
+    lines.trim_fmt()
+}
+
 pub(super) fn usage(answer: &ListUsageResponse) -> String {
     let ListUsageResponse {
         day, rows: used, ..
@@ -125,21 +157,28 @@ pub(super) fn usage(answer: &ListUsageResponse) -> String {
     if used.is_empty() {
         return format!("{day} (UTC): nothing was used");
     }
-    let columns: &[Column<UsageRow>] = &[
-        ("PROJECT", |row| Cell::new(&row.project)),
-        ("MODEL", |row| Cell::new(&row.model)),
-        ("POOL", |row| match row.pool.as_str() {
-            "" => Cell::new("-"),
-            pool => Cell::new(pool),
-        }),
-        ("FREE TOKENS", |row| number(row.free_tokens)),
-        ("BILLED TOKENS", |row| number(row.billed_tokens)),
-        ("FREE REQUESTS", |row| number(row.free_requests)),
-        ("BILLED REQUESTS", |row| number(row.billed_requests)),
-    ];
-    let table = rows(used, columns);
+    let table = rows(used, &USAGE_COLUMNS[1..]);
     format!("{day} (UTC), {}\n{table}", counted(used.len(), "row"))
 }
+
+/// Rows of several days.
+pub(super) fn usage_by_day(used: &[UsageRow]) -> String {
+    rows(used, USAGE_COLUMNS)
+}
+
+const USAGE_COLUMNS: &[Column<UsageRow>] = &[
+    ("DAY", |row| Cell::new(&row.day)),
+    ("PROJECT", |row| Cell::new(&row.project)),
+    ("MODEL", |row| Cell::new(&row.model)),
+    ("POOL", |row| match row.pool.as_str() {
+        "" => Cell::new("-"),
+        pool => Cell::new(pool),
+    }),
+    ("FREE TOKENS", |row| number(row.free_tokens)),
+    ("BILLED TOKENS", |row| number(row.billed_tokens)),
+    ("FREE REQUESTS", |row| number(row.free_requests)),
+    ("BILLED REQUESTS", |row| number(row.billed_requests)),
+];
 
 pub(super) fn policy(policy: &Policy) -> String {
     let program = &policy.program;
@@ -253,7 +292,13 @@ fn tiers(policy: &Policy) -> Table {
 }
 
 fn organizations(policy: &Policy) -> String {
-    let mut table = table(["ORGANIZATION", "TIER", "DATA SHARING", "NEVER FREE FOR"]);
+    let mut table = table([
+        "ORGANIZATION",
+        "TIER",
+        "DATA SHARING",
+        "SHARES",
+        "NEVER FREE FOR",
+    ]);
     for (id, org) in policy.orgs.iter().take(MAX_LISTED) {
         let sharing = match &org.data_sharing {
             DataSharing::All => "all projects".to_owned(),
@@ -266,7 +311,11 @@ fn organizations(policy: &Policy) -> String {
             (false, true) => "enterprise plan",
             (true, true) => "zero data retention, enterprise plan",
         };
-        table.add_row([id.as_str(), &org.tier.to_string(), &sharing, never]);
+        let shares = match org.shares.len() {
+            0 => String::new(),
+            shares => counted(shares, "share"),
+        };
+        table.add_row([id.as_str(), &org.tier.to_string(), &sharing, &shares, never]);
     }
     match policy.orgs.len().saturating_sub(MAX_LISTED) {
         0 => table.trim_fmt(),

@@ -1,6 +1,9 @@
 //! Output of the subcommands: tables of facts, numbers, names of the proto, and JSON.
 
-use std::io::{Write as _, stdout};
+use std::{
+    io::{ErrorKind, Write as _, stdout},
+    ops::ControlFlow,
+};
 
 use anyhow::Context as _;
 use comfy_table::{Table, presets};
@@ -10,9 +13,15 @@ use crate::grpc::proto::{self, BilledReason};
 
 /// Prints to standard output. A closed pipe, such as that of `head`, is no error.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    print_part(text).map(drop)
+}
+
+/// Prints a part of the output. `Break`: the pipe is closed, nobody reads further parts.
+pub(crate) fn print_part(text: &str) -> anyhow::Result<ControlFlow<()>> {
     match writeln!(stdout(), "{}", text.trim_end()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(error) => Err(error.into()),
     }
 }
 

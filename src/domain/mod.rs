@@ -25,12 +25,13 @@ pub use capacity::ModelCapacity;
 pub use day::UtcDay;
 pub use ids::{InvalidField, ModelName, OrgId, PoolName, ProjectId, RequestId, is_fine_tuned};
 pub use pool::{
-    ExternalSource, ExternalUsage, Overflow, PoolCounters, PoolTerms, judge_late_settle,
+    ExternalSource, ExternalUsage, Overflow, PoolCounters, PoolTerms, ShareBalance,
+    judge_late_settle,
 };
 pub use reservation::{
     Progress, Refusal, RequestField, RequestFields, Reservation, ReservationState, Workload,
 };
-pub use terms::{Eligibility, Grant, Margin, Terms};
+pub use terms::{Eligibility, Grant, Portion, ShareId, Terms};
 pub use tokens::{CounterOverflow, Tokens};
 pub use usage::{RowChoice, RowCounts, UsageCounters, other_row};
 pub use verdict::{BilledReason, Verdict};

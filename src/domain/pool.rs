@@ -83,6 +83,23 @@ impl ExternalUsage {
     }
 }
 
+/// What a project may use of a pool today, and has used (docs/CONTRACT.md, "Shares").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShareBalance {
+    /// The most that it may use.
+    pub share: Tokens,
+    /// The FREE tokens that the share counted.
+    pub used: Tokens,
+}
+
+impl ShareBalance {
+    /// What the project could still use, if the pool has it.
+    #[must_use]
+    pub const fn remaining(self) -> Tokens {
+        self.share.less(self.used)
+    }
+}
+
 /// What one pool of one organization counted on one day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PoolCounters {
@@ -104,15 +121,22 @@ pub struct PoolCounters {
 }
 
 impl PoolCounters {
-    /// The verdict on an eligible request: free if all of it fits. What Reserves get of the allowance may be
-    /// reached exactly.
-    pub fn judge_reserve(&self, terms: PoolTerms, tokens: Tokens) -> Verdict {
+    /// The verdict on an eligible request: free if all of it fits, also in the share of its project, if that has one.
+    /// What Reserves get of the allowance may be reached exactly.
+    pub fn judge_reserve(
+        &self,
+        terms: PoolTerms,
+        share: Option<ShareBalance>,
+        tokens: Tokens,
+    ) -> Verdict {
         if self.is_closed(terms) {
             Verdict::Billed(BilledReason::PoolClosed)
-        } else if self.fits(self.used, terms.reservable(), tokens) {
-            Verdict::Free
-        } else {
+        } else if !self.fits(self.used, terms.reservable(), tokens) {
             Verdict::Billed(BilledReason::AllowanceExceeded)
+        } else if share.is_some_and(|share| tokens > share.remaining()) {
+            Verdict::Billed(BilledReason::ShareExceeded)
+        } else {
+            Verdict::Free
         }
     }
 
@@ -260,9 +284,12 @@ mod tests {
     #[test]
     fn a_request_that_would_exceed_the_allowance_is_billed_whole() {
         let (pool, terms) = (used(975_000), terms(1_000_000, Overflow::KeepOpen));
-        assert_eq!(pool.judge_reserve(terms, tokens(30_000)), EXCEEDED);
-        assert_eq!(pool.judge_reserve(terms, tokens(25_000)), Verdict::Free);
-        assert_eq!(pool.judge_reserve(terms, tokens(25_001)), EXCEEDED);
+        assert_eq!(pool.judge_reserve(terms, None, tokens(30_000)), EXCEEDED);
+        assert_eq!(
+            pool.judge_reserve(terms, None, tokens(25_000)),
+            Verdict::Free
+        );
+        assert_eq!(pool.judge_reserve(terms, None, tokens(25_001)), EXCEEDED);
     }
 
     #[test]
@@ -273,8 +300,8 @@ mod tests {
             ..terms(1_000, Overflow::KeepOpen)
         };
         let pool = used(800);
-        assert_eq!(pool.judge_reserve(terms, tokens(100)), Verdict::Free);
-        assert_eq!(pool.judge_reserve(terms, tokens(101)), EXCEEDED);
+        assert_eq!(pool.judge_reserve(terms, None, tokens(100)), Verdict::Free);
+        assert_eq!(pool.judge_reserve(terms, None, tokens(101)), EXCEEDED);
         for (held, actual, verdict) in [
             (Verdict::Free, 300, Verdict::Free),
             (Verdict::Free, 301, EXCEEDED),
@@ -290,9 +317,15 @@ mod tests {
     fn sums_around_the_largest_amount_are_exact() {
         let max = Tokens::MAX.get();
         let terms = terms(max, Overflow::KeepOpen);
-        assert_eq!(used(max - 1).judge_reserve(terms, tokens(1)), Verdict::Free);
-        assert_eq!(used(max - 1).judge_reserve(terms, tokens(2)), EXCEEDED);
-        assert_eq!(used(max).judge_reserve(terms, tokens(1)), EXCEEDED);
+        assert_eq!(
+            used(max - 1).judge_reserve(terms, None, tokens(1)),
+            Verdict::Free
+        );
+        assert_eq!(
+            used(max - 1).judge_reserve(terms, None, tokens(2)),
+            EXCEEDED
+        );
+        assert_eq!(used(max).judge_reserve(terms, None, tokens(1)), EXCEEDED);
         let mut full = PoolCounters {
             billed_tokens: Tokens::MAX,
             ..PoolCounters::default()
@@ -305,7 +338,7 @@ mod tests {
     #[test]
     fn an_allowance_cut_below_what_is_used_grants_nothing_more() {
         let (pool, terms) = (used(500), terms(100, Overflow::KeepOpen));
-        assert_eq!(pool.judge_reserve(terms, tokens(1)), EXCEEDED);
+        assert_eq!(pool.judge_reserve(terms, None, tokens(1)), EXCEEDED);
         // What was granted stands, and may shrink.
         let settled = pool.judge_settle(terms, Verdict::Free, tokens(500), tokens(400));
         assert_eq!(settled, Verdict::Free);
@@ -327,10 +360,10 @@ mod tests {
         ] {
             let (mut pool, terms) = (used(90), terms(100, overflow));
             pool.count(terms, EXCEEDED, tokens(11)).expect("counted");
-            assert_eq!(pool.judge_reserve(terms, tokens(10)), then);
+            assert_eq!(pool.judge_reserve(terms, None, tokens(10)), then);
             // A release does not open it again.
             pool.take_back(EXCEEDED, tokens(11));
-            assert_eq!(pool.judge_reserve(terms, tokens(10)), then);
+            assert_eq!(pool.judge_reserve(terms, None, tokens(10)), then);
         }
     }
 

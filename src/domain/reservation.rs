@@ -84,6 +84,8 @@ pub enum ReservationState {
         row: RowChoice,
         /// Whether the pool of the next day counts it too.
         is_carried: bool,
+        /// Whether the share of its project counts it, as far as it is FREE.
+        in_share: bool,
     },
     /// The request ran. It is counted with its actual tokens.
     Settled {

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     day::UtcDay,
-    ids::PoolName,
+    ids::{PoolName, ProjectId},
     pool::{Overflow, PoolTerms},
     tokens::Tokens,
     verdict::BilledReason,
@@ -21,6 +21,16 @@ pub struct Terms {
     pub midnight_guard: TimeDelta,
     /// Every pool of the policy, ordered by name.
     pub pools: Vec<(PoolName, Grant)>,
+    /// The most that projects may use of a pool in a day, ordered by [`ShareId`].
+    pub shares: Vec<(ShareId, Tokens)>,
+}
+
+/// Which share: what one project may use of one pool.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub struct ShareId {
+    pub pool: PoolName,
+    pub project: ProjectId,
 }
 
 /// What an organization is granted in one pool.
@@ -57,37 +67,55 @@ impl Terms {
             overflow: self.overflow,
         }
     }
+
+    /// The most that a project may use of a pool in a day, with its name; none: as much as the pool has.
+    pub fn share(&self, pool: &PoolName, project: &ProjectId) -> Option<(&ShareId, Tokens)> {
+        let order = |(id, _): &(ShareId, Tokens)| (&id.pool, &id.project).cmp(&(pool, project));
+        let at = self.shares.binary_search_by(order).ok()?;
+        let (id, tokens) = &self.shares[at];
+        Some((id, *tokens))
+    }
 }
 
-/// A margin as the policy states it.
+/// A part of an allowance, as the policy states it: a margin, or the share of a project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Margin {
+pub enum Portion {
     /// This many tokens.
     Tokens(Tokens),
-    /// Hundredths of a per cent of the allowance, at most [`Margin::WHOLE`].
+    /// Hundredths of a per cent of the allowance, at most [`Portion::WHOLE`].
     BasisPoints(u16),
 }
 
-impl Margin {
+impl Portion {
     /// The whole allowance, in hundredths of a per cent.
     pub const WHOLE: u16 = 10_000;
 
-    /// The tokens of an allowance that no Reserve gets: a share is rounded up.
+    /// In tokens of an allowance; per cent are rounded up.
     #[must_use]
-    pub fn of(self, allowance: Tokens) -> Tokens {
+    pub fn rounded_up(self, allowance: Tokens) -> Tokens {
+        self.tokens_of(allowance, u128::div_ceil)
+    }
+
+    /// In tokens of an allowance; per cent are rounded down.
+    #[must_use]
+    pub fn rounded_down(self, allowance: Tokens) -> Tokens {
+        self.tokens_of(allowance, |a, b| a / b)
+    }
+
+    fn tokens_of(self, allowance: Tokens, divide: fn(u128, u128) -> u128) -> Tokens {
         match self {
             Self::Tokens(tokens) => tokens,
             Self::BasisPoints(points) => {
-                let share = u128::from(allowance.get()) * u128::from(points);
-                let share = share.div_ceil(u128::from(Self::WHOLE));
-                let share = u64::try_from(share).ok().and_then(Tokens::new);
-                share.unwrap_or(Tokens::MAX)
+                let product = u128::from(allowance.get()) * u128::from(points);
+                let portion = divide(product, u128::from(Self::WHOLE));
+                let portion = u64::try_from(portion).ok().and_then(Tokens::new);
+                portion.unwrap_or(Tokens::MAX)
             }
         }
     }
 }
 
-impl fmt::Display for Margin {
+impl fmt::Display for Portion {
     /// As in the policy file: `5000`, `5%`, `2.5%`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -111,23 +139,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_of_the_allowance_is_rounded_up_and_exact_for_the_largest() {
+    fn a_portion_of_an_allowance_is_rounded_as_asked_and_exact_for_the_largest() {
         let tokens = |amount| Tokens::new(amount).expect("an amount");
-        for (margin, allowance, wanted) in [
-            (Margin::BasisPoints(500), 1_000, 50),
-            (Margin::BasisPoints(500), 1_001, 51),
-            (Margin::BasisPoints(1), 1, 1),
-            (Margin::BasisPoints(0), 1_000, 0),
-            (Margin::BasisPoints(Margin::WHOLE), 7, 7),
-            (
-                Margin::BasisPoints(Margin::WHOLE),
-                Tokens::MAX.get(),
-                Tokens::MAX.get(),
-            ),
-            (Margin::Tokens(tokens(9)), 7, 9),
+        let (max, whole) = (Tokens::MAX.get(), Portion::BasisPoints(Portion::WHOLE));
+        for (portion, allowance, up, down) in [
+            (Portion::BasisPoints(500), 1_000, 50, 50),
+            (Portion::BasisPoints(500), 1_001, 51, 50),
+            (Portion::BasisPoints(1), 1, 1, 0),
+            (Portion::BasisPoints(0), 1_000, 0, 0),
+            (whole, 7, 7, 7),
+            (whole, max, max, max),
+            (Portion::Tokens(tokens(9)), 7, 9, 9),
         ] {
-            assert_eq!(margin.of(tokens(allowance)), tokens(wanted), "{margin}");
+            let allowance = tokens(allowance);
+            assert_eq!(portion.rounded_up(allowance), tokens(up), "{portion}");
+            assert_eq!(portion.rounded_down(allowance), tokens(down), "{portion}");
         }
-        assert_eq!(Margin::BasisPoints(250).to_string(), "2.5%");
+        assert_eq!(Portion::BasisPoints(250).to_string(), "2.5%");
     }
 }

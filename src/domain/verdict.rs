@@ -13,7 +13,7 @@ pub enum Verdict {
     Billed(BilledReason),
 }
 
-/// Why a request is billed. The policy decides the first eight, in this order, the store the next two. As a text it is
+/// Why a request is billed. The policy decides the first eight, in this order, the store the next two, and `ShareExceeded`. As a text it is
 /// the proto's name, without `BILLED_REASON_`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Enum, IntoStaticStr)]
 #[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
@@ -45,6 +45,8 @@ pub enum BilledReason {
     StoreUnavailable,
     /// At Settle only: the request ran where nothing is shared. Counts in its usage row, and in no pool.
     RanOutsideProgram,
+    /// The request fits in the pool, and would exceed what its project may use of it.
+    ShareExceeded,
 }
 
 impl BilledReason {
@@ -52,7 +54,9 @@ impl BilledReason {
     /// counted where").
     pub const fn counts_in_pool(self) -> bool {
         match self {
-            Self::PoolClosed | Self::AllowanceExceeded | Self::DayClosed => true,
+            Self::PoolClosed | Self::AllowanceExceeded | Self::DayClosed | Self::ShareExceeded => {
+                true
+            }
             Self::OrganizationNotEnrolled
             | Self::ZeroDataRetention
             | Self::EnterprisePlan

@@ -173,6 +173,7 @@ impl CheckAttributes {
             },
             request_id: Some(id.clone()),
             dry_run: false,
+            has_run: false,
         };
         Ok((id, reserve))
     }

@@ -99,6 +99,7 @@ impl RateLimitHandler {
             },
             request_id: has_id.then(|| descriptor.request_id()).transpose()?,
             dry_run: false,
+            has_run: false,
         })
     }
 

@@ -29,8 +29,9 @@ const RETRY_PAUSES: [Duration; 6] = [
 /// What to reserve for the attempts of a request before the last one.
 pub(super) struct EarlierAttempts {
     reserve: Reserve,
-    /// The id under which the rest of the allowance is reserved, if not all of it fits.
-    rest_id: RequestId,
+    /// The ids under which the rest of the allowance is reserved, if not all of it fits: the next one, if another request
+    /// took a part of the rest meanwhile.
+    rest_ids: [RequestId; 3],
 }
 
 impl EarlierAttempts {
@@ -55,8 +56,9 @@ impl EarlierAttempts {
                 },
                 request_id: Some(id_of("earlier")?),
                 dry_run: false,
+                has_run: true,
             },
-            rest_id: id_of("rest")?,
+            rest_ids: [id_of("rest")?, id_of("rest-2")?, id_of("rest-3")?],
         })
     }
 }
@@ -127,6 +129,7 @@ impl Settlement {
                 let end = || self.once(org.clone(), id.clone(), end);
                 self.retried(end).await
             }
+            // Nothing stands for the earlier attempts, so the last one is not settled: all that it holds stays counted.
             Err(error) => Err(error),
         };
         match ended {
@@ -151,20 +154,25 @@ impl Settlement {
         id: &RequestId,
         earlier: EarlierAttempts,
     ) -> Result<bool, LedgerError> {
-        let EarlierAttempts { reserve, rest_id } = earlier;
+        let EarlierAttempts { reserve, rest_ids } = earlier;
         let (org, tokens) = (&reserve.org, reserve.fields.tokens.get());
         tracing::info!(%org, request_id = %id, tokens, "tokens are kept: attempts before the last one may have run");
         let reserved = self.reserve(&reserve).await?;
-        let rest = reserved.pool.map_or(Tokens::ZERO, |pool| pool.remaining());
-        if !reserved.verdict.is_free() && rest > Tokens::ZERO {
+        let all_fits = reserved.verdict.is_free();
+        let mut last = reserved;
+        for rest_id in rest_ids {
+            let rest = last.pool.map_or(Tokens::ZERO, |pool| pool.remaining());
+            if last.verdict.is_free() || rest == Tokens::ZERO {
+                break;
+            }
             let mut reserve = Reserve {
                 request_id: Some(rest_id),
-                ..reserve
+                ..reserve.clone()
             };
             reserve.fields.tokens = rest;
-            self.reserve(&reserve).await?;
+            last = self.reserve(&reserve).await?;
         }
-        Ok(reserved.verdict.is_free())
+        Ok(all_fits)
     }
 
     async fn reserve(&self, request: &Reserve) -> Result<Reserved, LedgerError> {

@@ -394,6 +394,10 @@ impl<'d> Entry<'d> {
         self.value.as_str().is_some()
     }
 
+    pub(crate) fn is_table(&self) -> bool {
+        self.value.as_table().is_some()
+    }
+
     pub(crate) fn flag(&self) -> Option<bool> {
         self.expect("true or false", self.value.as_bool())
     }

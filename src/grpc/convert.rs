@@ -1,30 +1,27 @@
 //! Conversion between the proto's messages and the domain's values.
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use tonic::Status;
 
 use super::{
     authorization::Permit,
     proto::{
-        self, EstimateRequest, EstimateResponse, GetQuotaResponse, ListUsageRequest,
-        ListUsageResponse, PoolQuota, ReleaseRequest, ReleaseResponse, ReserveRequest,
-        ReserveResponse, SetExternalUsageRequest, SetExternalUsageResponse, SettleRequest,
-        SettleResponse,
+        self, EstimateRequest, EstimateResponse, GetQuotaResponse, PoolQuota, ReleaseRequest,
+        ReleaseResponse, ReserveRequest, ReserveResponse, SetExternalUsageRequest,
+        SetExternalUsageResponse, SettleRequest, SettleResponse, ShareQuota,
     },
 };
 use crate::{
     domain::{
         BilledReason, ExternalSource, InvalidField, ModelCapacity, ModelName, OrgId, PoolCounters,
-        PoolName, ProjectId, RequestFields, RequestId, Tokens, UtcDay, Verdict, Workload,
-        ids::check_note,
+        PoolName, ProjectId, RequestFields, RequestId, ShareBalance, ShareId, Tokens, Verdict,
+        Workload, ids::check_note,
     },
     estimate::{self, Endpoint, Estimate, EstimateBasis, EstimateError},
     ledger::{
         ExternalUsageSet, Quota, Released, Reserve, Reserved, SetExternalUsage, Settle, Settled,
-        Usage, UsagePage, UsageRow,
     },
-    store::{PoolBalance, RowKey},
+    store::PoolBalance,
 };
 
 const DEFAULT_PAGE_SIZE: usize = 100;
@@ -48,6 +45,7 @@ pub(super) fn reserve(request: ReserveRequest, permit: &Permit) -> Result<Reserv
         },
         request_id,
         dry_run: request.dry_run,
+        has_run: false,
     })
 }
 
@@ -86,33 +84,6 @@ pub(super) fn set_external_usage(
     })
 }
 
-pub(super) fn usage_page(
-    request: ListUsageRequest,
-    permit: &Permit,
-) -> Result<(OrgId, UsagePage), Status> {
-    let org = org(request.org, permit)?;
-    let day = match request.day.as_str() {
-        "" => None,
-        day => Some(UtcDay::parse(day).map_err(invalid)?),
-    };
-    let (day, after) = match request.page_token.as_str() {
-        "" => (day, None),
-        token => {
-            let (token_day, last_row) = parse_page_token(token, &org)
-                .filter(|(token_day, _)| day.is_none_or(|day| day == *token_day))
-                .ok_or_else(|| {
-                    faulty(
-                        "page_token",
-                        "was not given out by this service for this organization and day",
-                    )
-                })?;
-            (Some(token_day), Some(last_row))
-        }
-    };
-    let size = page_size(request.page_size)?;
-    Ok((org, UsagePage { day, after, size }))
-}
-
 /// A size beyond the maximum counts as the maximum: only a negative one is an error.
 pub(super) fn page_size(size: i32) -> Result<usize, Status> {
     match usize::try_from(size) {
@@ -123,23 +94,6 @@ pub(super) fn page_size(size: i32) -> Result<usize, Status> {
             format!("is {size}, and must not be negative"),
         )),
     }
-}
-
-/// A page token of ListUsage: organization, day, and the last row of a page. Opaque to callers. The parts are separated
-/// by line feeds, which no name can contain.
-fn page_token(org: &OrgId, day: UtcDay, last_row: &UsageRow) -> String {
-    let UsageRow { project, model, .. } = last_row;
-    URL_SAFE_NO_PAD.encode(format!("{day}\n{org}\n{project}\n{model}"))
-}
-
-fn parse_page_token(token: &str, org: &OrgId) -> Option<(UtcDay, RowKey)> {
-    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
-    let mut parts = text.split('\n');
-    let day = UtcDay::parse(parts.next()?).ok()?;
-    let is_of_org = parts.next()? == org.as_str();
-    let project = ProjectId::parse(parts.next()?).ok()?;
-    let model = ModelName::parse(parts.next()?).ok()?;
-    (is_of_org && parts.next().is_none()).then_some((day, (project, model)))
 }
 
 /// Parses an organization's name, and checks that the caller may act for it.
@@ -266,7 +220,13 @@ pub(super) fn external_usage_response(set: ExternalUsageSet) -> SetExternalUsage
 
 pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
     let enrollment = quota.enrollment;
-    let pools = quota.pools.into_iter();
+    let pools = quota.pools.into_iter().map(|(balance, counters)| {
+        let shares = share_quotas(&quota.shares, &balance.pool);
+        PoolQuota {
+            shares,
+            ..pool_quota((balance, counters))
+        }
+    });
     GetQuotaResponse {
         org: org.to_string(),
         tier: u32::from(enrollment.tier),
@@ -274,7 +234,7 @@ pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
         not_enrolled_reason: not_enrolled_number(enrollment.not_enrolled),
         day: quota.day.to_string(),
         resets_at: Some(timestamp(quota.resets_at)),
-        pools: pools.map(pool_quota).collect(),
+        pools: pools.collect(),
     }
 }
 
@@ -283,6 +243,7 @@ pub(super) fn not_enrolled_number(why: Option<BilledReason>) -> i32 {
     why.map_or(proto::BilledReason::Unspecified, reason).into()
 }
 
+/// A pool without its shares.
 pub(super) fn pool_quota((balance, counters): (PoolBalance, PoolCounters)) -> PoolQuota {
     PoolQuota {
         pool: balance.pool.to_string(),
@@ -296,29 +257,19 @@ pub(super) fn pool_quota((balance, counters): (PoolBalance, PoolCounters)) -> Po
         closed: balance.is_closed,
         margin_tokens: balance.margin.get(),
         external_tokens: balance.external.get(),
+        shares: Vec::new(),
     }
 }
 
-pub(super) fn usage_response(org: &OrgId, usage: Usage) -> ListUsageResponse {
-    let Usage { day, rows, more } = usage;
-    let next_page_token = match rows.last() {
-        Some(last) if more => page_token(org, day, last),
-        _ => String::new(),
-    };
-    let rows = rows.into_iter().map(|row| proto::UsageRow {
-        project: row.project.to_string(),
-        model: row.model.to_string(),
-        pool: row.pool.map(|pool| pool.to_string()).unwrap_or_default(),
-        free_tokens: row.counters.free_tokens.get(),
-        billed_tokens: row.counters.billed_tokens.get(),
-        free_requests: row.counters.free_requests,
-        billed_requests: row.counters.billed_requests,
+fn share_quotas(shares: &[(ShareId, ShareBalance)], pool: &PoolName) -> Vec<ShareQuota> {
+    let of_pool = shares.iter().filter(|(id, _)| id.pool == *pool);
+    let of_pool = of_pool.map(|(id, balance)| ShareQuota {
+        project: id.project.to_string(),
+        share: balance.share.get(),
+        used: balance.used.get(),
+        remaining: balance.remaining().get(),
     });
-    ListUsageResponse {
-        day: day.to_string(),
-        rows: rows.collect(),
-        next_page_token,
-    }
+    of_pool.collect()
 }
 
 fn balance_fields(pool: Option<PoolBalance>) -> (String, u64, u64, u64) {
@@ -356,6 +307,7 @@ fn reason(reason: BilledReason) -> proto::BilledReason {
         BilledReason::DayClosed => proto::BilledReason::DayClosed,
         BilledReason::StoreUnavailable => proto::BilledReason::StoreUnavailable,
         BilledReason::RanOutsideProgram => proto::BilledReason::RanOutsideProgram,
+        BilledReason::ShareExceeded => proto::BilledReason::ShareExceeded,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The gRPC surface: `tollgate.v1.QuotaService`, over the [`Ledger`](crate::ledger::Ledger).
 //!
-//! Each method converts the request, calls the ledger, and converts the answer ([`convert`]). The layer around it
+//! Each method converts the request, calls the ledger, and converts the answer ([`convert`], [`usage`]). The layer around it
 //! ([`call`]) has deadline, [`authorization`], metrics and traces. The ledger's errors become
 //! statuses in [`status`](mod@status) alone.
 
@@ -13,6 +13,7 @@ mod organizations;
 mod service;
 mod status;
 mod stream;
+mod usage;
 
 pub(crate) use self::{
     authorization::Permit,

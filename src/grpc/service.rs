@@ -33,6 +33,7 @@ use super::{
     },
     status::{query_status, status},
     stream::{StreamCall, StreamStats},
+    usage,
 };
 use crate::{
     auth::{Authenticator, Role},
@@ -236,9 +237,10 @@ impl QuotaService for QuotaHandler {
         request: Request<ListUsageRequest>,
     ) -> Result<Response<ListUsageResponse>, Status> {
         let (ledger, permit, message) = self.0.accept(request)?;
-        let (org, page) = convert::usage_page(message, &permit)?;
-        let usage = ledger.usage(&org, page).await.map_err(query_status)?;
-        Ok(Response::new(convert::usage_response(&org, usage)))
+        let query = usage::query(message, &permit)?;
+        let usage = ledger.usage(&query.org, query.page.clone()).await;
+        let usage = usage.map_err(query_status)?;
+        Ok(Response::new(usage::response(&query, usage)))
     }
 
     async fn set_external_usage(

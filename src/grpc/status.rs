@@ -48,6 +48,7 @@ fn to_status(error: LedgerError, advice: RetryAdvice) -> Status {
         LedgerError::DayNotKept { .. } | LedgerError::CounterOverflow(_) => {
             Status::out_of_range(message)
         }
+        LedgerError::RangeTooLong { .. } => Status::invalid_argument(message),
         // The outage is in the log already.
         LedgerError::Down(_) => advice.unavailable(&message, COUNTED_NOTHING),
         LedgerError::Store(

@@ -199,6 +199,18 @@ async fn quota(
     let quota = state.ledger.with_deadline(deadline).quota(&org).await;
     let quota = quota.map_err(quota_error)?;
     let pools = quota.pools.into_iter().map(|(figures, counters)| {
+        let shares = quota
+            .shares
+            .iter()
+            .filter(|(id, _)| id.pool == figures.pool);
+        let shares = shares.map(|(id, it)| {
+            json!({
+                "project": id.project.to_string(),
+                "share": it.share.get(),
+                "used": it.used.get(),
+                "remaining": it.remaining().get(),
+            })
+        });
         json!({
             "pool": figures.pool.to_string(),
             "allowance": figures.allowance.get(),
@@ -211,6 +223,7 @@ async fn quota(
             "closed": figures.is_closed,
             "margin_tokens": figures.margin.get(),
             "external_tokens": figures.external.get(),
+            "shares": shares.collect::<Value>(),
         })
     });
     Ok(Json(json!({

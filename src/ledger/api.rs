@@ -1,15 +1,17 @@
 //! The ledger's requests and responses.
 
+use std::ops::RangeInclusive;
+
 use chrono::{DateTime, Utc};
 
 use super::{LedgerError, fullness::Fullness};
 use crate::{
     domain::{
         ExternalSource, ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestFields,
-        RequestId, Tokens, UsageCounters, UtcDay, Verdict,
+        RequestId, ShareBalance, ShareId, Tokens, UsageCounters, UtcDay, Verdict,
     },
     policy::Enrollment,
-    store::{Operation, Outcome, PoolBalance, Timestamped},
+    store::{Operation, Outcome, PoolBalance, RowKey, Timestamped},
 };
 
 /// A request that a gateway is about to dispatch.
@@ -23,6 +25,8 @@ pub struct Reserve {
     pub request_id: Option<RequestId>,
     /// Decide without counting.
     pub dry_run: bool,
+    /// Whether it ran already, as attempts that a proxy reports afterwards: the share of its project is not judged.
+    pub has_run: bool,
 }
 
 /// One organization's request, as the queue holds it. It is assessed when its batch is formed.
@@ -221,6 +225,8 @@ pub struct Quota {
     pub resets_at: DateTime<Utc>,
     /// Every pool of the policy, by name.
     pub pools: Vec<(PoolBalance, PoolCounters)>,
+    /// The shares of projects, by pool and project.
+    pub shares: Vec<(ShareId, ShareBalance)>,
 }
 
 /// Which organizations to list.
@@ -280,20 +286,22 @@ pub struct OrganizationFigures {
     pub as_of: Option<DateTime<Utc>>,
 }
 
-/// What an organization used on a day.
+/// One page of what an organization used.
 #[derive(Debug, Clone)]
 pub struct Usage {
-    /// The day.
-    pub day: UtcDay,
-    /// The rows, ordered by project, then by model.
+    /// The days that the pages have rows of. None is past the retention on the first page.
+    pub days: RangeInclusive<UtcDay>,
+    /// The rows, ordered by day, then by project, then by model.
     pub rows: Vec<UsageRow>,
-    /// Whether more rows follow.
-    pub more: bool,
+    /// Where the next page begins; none: no row follows.
+    pub next: Option<UsagePosition>,
 }
 
-/// What one project used of one model.
+/// What one project used of one model on a day.
 #[derive(Debug, Clone)]
 pub struct UsageRow {
+    /// The day.
+    pub day: UtcDay,
     /// The project.
     pub project: ProjectId,
     /// The model.
@@ -304,13 +312,111 @@ pub struct UsageRow {
     pub counters: UsageCounters,
 }
 
-/// Which part of a day's usage.
+/// The days of a usage query (docs/CONTRACT.md, "GetQuota and ListUsage").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UsageDays {
+    /// Today by the store's clock.
+    Today,
+    /// One day.
+    Day(UtcDay),
+    /// At most [`UsageDays::MAX_DAYS`] days.
+    Range {
+        /// The first day.
+        from: UtcDay,
+        /// The last day, not before `from`; none: today.
+        to: Option<UtcDay>,
+    },
+}
+
+/// Where a page of usage begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsagePosition {
+    /// The day of its first row.
+    pub day: UtcDay,
+    /// The row of that day after which it begins; none: it begins with the day's first row.
+    pub after: Option<RowKey>,
+}
+
+/// A query for one page of usage.
 #[derive(Debug, Clone)]
 pub struct UsagePage {
-    /// The day; none: today.
-    pub day: Option<UtcDay>,
-    /// Only rows after this one.
-    pub after: Option<(ProjectId, ModelName)>,
+    /// The days; of a page that continues another one, the days that it answered.
+    pub days: UsageDays,
+    /// Where it begins; none: it is the first page.
+    pub start: Option<UsagePosition>,
     /// How many rows at most.
     pub size: usize,
+}
+
+impl UsagePage {
+    /// The days that the pages have rows of, as long as today is this day.
+    ///
+    /// # Errors
+    ///
+    /// As of [`UsageDays::kept`]; or this page begins on a day that is past the retention by now.
+    pub(super) fn days_kept(
+        &self,
+        oldest: UtcDay,
+        today: UtcDay,
+    ) -> Result<RangeInclusive<UtcDay>, LedgerError> {
+        let days = self.days.kept(oldest, today)?;
+        match (&self.start, self.days) {
+            (Some(start), UsageDays::Range { .. }) if start.day < oldest => {
+                Err(LedgerError::DayNotKept {
+                    field: "page_token",
+                    day: start.day,
+                    oldest,
+                    today,
+                })
+            }
+            // What was kept for the first page.
+            (Some(_), UsageDays::Range { from, .. }) => Ok(from..=*days.end()),
+            _ => Ok(days),
+        }
+    }
+}
+
+impl UsageDays {
+    /// The maximum number of days of a range, and so of the reads of a page.
+    pub const MAX_DAYS: u32 = 62;
+
+    /// The days that are kept of these, as long as today is this day.
+    ///
+    /// # Errors
+    ///
+    /// None of them is kept, the last one is in the future, or a range is too long.
+    pub(super) fn kept(
+        self,
+        oldest: UtcDay,
+        today: UtcDay,
+    ) -> Result<RangeInclusive<UtcDay>, LedgerError> {
+        let not_kept = |field, day| LedgerError::DayNotKept {
+            field,
+            day,
+            oldest,
+            today,
+        };
+        let is_kept = |day: &UtcDay| (oldest..=today).contains(day);
+        match self {
+            Self::Today => Ok(today..=today),
+            Self::Day(day) if is_kept(&day) => Ok(day..=day),
+            Self::Day(day) => Err(not_kept("day", day)),
+            Self::Range { from, to } => {
+                let last = to.unwrap_or(today);
+                if !is_kept(&last) {
+                    Err(not_kept("to_day", last))
+                } else if from > last {
+                    Err(not_kept("from_day", from))
+                } else if from < last.minus_days(Self::MAX_DAYS - 1) {
+                    Err(LedgerError::RangeTooLong {
+                        from,
+                        to: last,
+                        max_days: Self::MAX_DAYS,
+                    })
+                } else {
+                    Ok(from.max(oldest)..=last)
+                }
+            }
+        }
+    }
 }

@@ -36,12 +36,14 @@ pub(super) fn reassess(policy: &Policy, day: UtcDay, batch: Batch) -> Batch {
             request_id,
             fields,
             recording,
+            has_run,
             ..
         } => Request::Reserve(Reserve {
             org: org.clone(),
             fields,
             request_id,
             dry_run: recording == Recording::DryRun,
+            has_run,
         }),
         operation => Request::Assessed(operation),
     });
@@ -59,5 +61,6 @@ fn reserve(policy: &Policy, assessor: &Assessor<'_>, request: Reserve) -> Operat
             (false, false) => Recording::Stranger,
         },
         fields: request.fields,
+        has_run: request.has_run,
     }
 }

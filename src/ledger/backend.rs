@@ -158,10 +158,11 @@ impl Backend {
     ) -> Result<Timestamped<Vec<PoolCounters>>, LedgerError> {
         let mut day = self.clock.today();
         for _ in 0..MAX_ROUNDS {
-            let read = self.store.pools(org, day, pools).await?;
+            let read = self.store.pools(org, day, pools, &[]).await?;
             let today = self.clock.update(read.now);
             if today == day {
-                return Ok(read);
+                let (now, answer) = (read.now, read.answer.pools);
+                return Ok(Timestamped { now, answer });
             }
             day = today;
         }

@@ -22,14 +22,26 @@ pub enum LedgerError {
     #[error("pool: the policy has no such pool")]
     UnknownPool,
     /// The day is in the future, or older than the retention.
-    #[error("day: {day} is not kept; there are {oldest} to {today}")]
+    #[error("{field}: {day} is not kept; there are {oldest} to {today}")]
     DayNotKept {
-        /// The day in the request.
+        /// The field of the request.
+        field: &'static str,
+        /// The day in it.
         day: UtcDay,
         /// The oldest day that is kept.
         oldest: UtcDay,
         /// The newest.
         today: UtcDay,
+    },
+    /// A range of days is too long.
+    #[error("from_day: {from} to {to} are more than {max_days} days")]
+    RangeTooLong {
+        /// The first day.
+        from: UtcDay,
+        /// The last day.
+        to: UtcDay,
+        /// The maximum number of days.
+        max_days: u32,
     },
     /// A counter would pass 2^53 − 1. Nothing was written.
     #[error(transparent)]
@@ -80,14 +92,6 @@ impl LedgerError {
         }
     }
 
-    /// The store's own error, if it failed.
-    pub(super) fn store_error(&self) -> Option<&StoreError> {
-        match self {
-            Self::Store(error) => Some(error),
-            _ => None,
-        }
-    }
-
     /// Whether something may have been written.
     pub(crate) fn is_outcome_unknown(&self) -> bool {
         matches!(
@@ -107,7 +111,8 @@ impl LedgerError {
             Self::Refused(_)
             | Self::UnknownOrganization
             | Self::UnknownPool
-            | Self::DayNotKept { .. } => return None,
+            | Self::DayNotKept { .. }
+            | Self::RangeTooLong { .. } => return None,
             Self::CounterOverflow(_) => StoreFailure::Full,
             Self::Down(_) => StoreFailure::Down,
             Self::OutOfTime => StoreFailure::OutOfTime,

@@ -37,7 +37,7 @@ pub use self::{
     api::{
         ExternalUsageSet, OrganizationFigures, OrganizationList, OrganizationOrder,
         OrganizationPage, PagePosition, Quota, Released, Reserve, Reserved, SetExternalUsage,
-        Settle, Settled, Usage, UsagePage, UsageRow,
+        Settle, Settled, Usage, UsageDays, UsagePage, UsagePosition, UsageRow,
     },
     breaker::{Outage, StoreState},
     error::LedgerError,

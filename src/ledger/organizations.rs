@@ -175,8 +175,9 @@ impl<'l> Listing<'l> {
     }
 
     fn enrollment(&self, place: usize) -> Enrollment {
+        let orgs = &self.policy.orgs;
         self.policy
-            .enrollment_of(&self.policy.orgs[place], self.today)
+            .enrollment_of(&orgs.keys()[place], &orgs[place], self.today)
     }
 
     /// The place of the first organization after this name.

@@ -1,12 +1,17 @@
 //! Read-only queries: quota and usage.
 
+use std::ops::RangeInclusive;
+
 use super::{
-    Ledger, LedgerError, Quota, Usage, UsagePage, UsageRow, backend::MAX_ROUNDS, breaker::Access,
+    Ledger, LedgerError, Quota, Usage, UsagePage, UsagePosition, UsageRow, backend::MAX_ROUNDS,
 };
 use crate::{
-    domain::{OrgId, UtcDay},
-    store::PoolBalance,
+    domain::{OrgId, ShareBalance, ShareId, UsageCounters, UtcDay},
+    store::{PoolBalance, RowKey, UsageRows},
 };
+
+/// A row as it is read, with its day.
+type DatedRow = (UtcDay, RowKey, UsageCounters);
 
 impl Ledger {
     /// What remains today of every pool of the policy.
@@ -18,72 +23,125 @@ impl Ledger {
         self.answer(self.quota_now(org)).await
     }
 
-    /// What was used on a day, by project and model.
+    /// One page of what was used, by day, project and model. It reads at most [`UsageDays::MAX_DAYS`](super::UsageDays::MAX_DAYS) days.
     ///
     /// # Errors
     ///
-    /// The organization is unknown and has no rows, the day is not kept, or the store failed.
+    /// The organization is unknown and has no rows, the days are not kept or too many, or the store failed.
     pub async fn usage(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
         self.answer(self.usage_now(org, page)).await
     }
 
     async fn quota_now(&self, org: &OrgId) -> Result<Quota, LedgerError> {
         let policy = self.policy();
-        let known = policy.orgs.get(org);
-        let known = known.ok_or(LedgerError::UnknownOrganization)?;
         let backend = &self.backend;
-        backend.breaker.admit(Access::Read).await?;
-        let read = backend.pools_today(org, &policy.pools).await;
-        let failure = read.as_ref().err().and_then(LedgerError::store_error);
-        backend.breaker.record(failure);
-        let read = read?;
-        let day = UtcDay::of(read.now);
-        let enrollment = policy.enrollment_of(known, day);
-        let pools = policy.pools.iter().zip(read.answer);
-        let pools = pools.map(|(pool, counters)| {
-            let balance = PoolBalance::today(&enrollment.terms, pool.clone(), &counters);
-            (balance, counters)
-        });
-        let pools = pools.collect();
-        Ok(Quota {
-            enrollment,
-            day,
-            resets_at: day.end(),
-            pools,
-        })
-    }
-
-    async fn usage_now(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
-        let UsagePage { after, size, .. } = page;
-        let backend = &self.backend;
-        let mut day = page.day.unwrap_or_else(|| backend.clock.today());
+        let mut day = backend.clock.today();
         for _ in 0..MAX_ROUNDS {
-            // One row more than the page: is there a next page?
-            let query = backend.store.usage(org, day, after.as_ref(), size + 1);
-            let (today, rows) = backend.read(query).await?;
-            if page.day.is_none() && today != day {
-                day = today;
-                continue;
+            let enrollment = policy
+                .enrollment(org, day)
+                .ok_or(LedgerError::UnknownOrganization)?;
+            let terms = &enrollment.terms;
+            let shares: Vec<ShareId> = terms.shares.iter().map(|(id, _)| id.clone()).collect();
+            let query = backend.store.pools(org, day, &policy.pools, &shares);
+            let (today, counted) = backend.read(query).await?;
+            if today == day {
+                let shares = terms.shares.iter().zip(counted.shares);
+                let shares = shares.map(|((id, share), used)| {
+                    let share = *share;
+                    (id.clone(), ShareBalance { share, used })
+                });
+                let shares = shares.collect();
+                let pools = policy
+                    .pools
+                    .iter()
+                    .zip(counted.pools)
+                    .map(|(pool, counters)| {
+                        let balance =
+                            PoolBalance::today(&enrollment.terms, pool.clone(), &counters);
+                        (balance, counters)
+                    });
+                let pools = pools.collect();
+                return Ok(Quota {
+                    enrollment,
+                    day,
+                    resets_at: day.end(),
+                    pools,
+                    shares,
+                });
             }
-            let oldest = today.minus_days(self.usage_retention_days);
-            if day > today || day < oldest {
-                return Err(LedgerError::DayNotKept { day, oldest, today });
-            }
-            let policy = self.policy();
-            if rows.is_empty() && after.is_none() && !policy.orgs.contains_key(org) {
-                return Err(LedgerError::UnknownOrganization);
-            }
-            let more = rows.len() > size;
-            let listed = rows.into_iter().take(size);
-            let listed = listed.map(|((project, model), counters)| UsageRow {
-                pool: policy.history_pool(&model).cloned(),
-                project,
-                model,
-                counters,
-            });
-            let rows = listed.collect();
-            return Ok(Usage { day, rows, more });
+            day = today;
         }
         Err(LedgerError::ClockUnstable)
     }
+
+    async fn usage_now(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
+        let (days, mut day, first) = self.first_rows(org, &page).await?;
+        let mut listed: Vec<DatedRow> = dated(day, first).collect();
+        // One row more than the page: where does the next page begin?
+        while listed.len() <= page.size && day < *days.end() {
+            day = day.plus_days(1);
+            let limit = page.size + 1 - listed.len();
+            let query = self.backend.store.usage(org, day, None, limit);
+            let (_, rows) = self.backend.read(query).await?;
+            listed.extend(dated(day, rows));
+        }
+        let policy = self.policy();
+        if listed.is_empty() && page.start.is_none() && !policy.orgs.contains_key(org) {
+            return Err(LedgerError::UnknownOrganization);
+        }
+        let next = next_page(&listed, page.size);
+        let listed = listed.into_iter().take(page.size);
+        let rows = listed.map(|(day, (project, model), counters)| UsageRow {
+            day,
+            pool: policy.history_pool(&model).cloned(),
+            project,
+            model,
+            counters,
+        });
+        let rows = rows.collect();
+        Ok(Usage { days, rows, next })
+    }
+
+    /// The days of the query by the store's clock, the day on which the page begins, and its rows of that day.
+    async fn first_rows(
+        &self,
+        org: &OrgId,
+        page: &UsagePage,
+    ) -> Result<(RangeInclusive<UtcDay>, UtcDay, UsageRows), LedgerError> {
+        let backend = &self.backend;
+        let mut today = backend.clock.today();
+        for _ in 0..MAX_ROUNDS {
+            let oldest = today.minus_days(self.usage_retention_days);
+            let days = page.days_kept(oldest, today);
+            let (day, after) = match &page.start {
+                Some(start) => (start.day, start.after.as_ref()),
+                // Days that are refused are refused only once the store has confirmed what day it is.
+                None => (days.as_ref().map_or(today, |days| *days.start()), None),
+            };
+            let query = backend.store.usage(org, day, after, page.size + 1);
+            let (stores_today, rows) = backend.read(query).await?;
+            if stores_today == today {
+                return Ok((days?, day, rows));
+            }
+            today = stores_today;
+        }
+        Err(LedgerError::ClockUnstable)
+    }
+}
+
+fn dated(day: UtcDay, rows: UsageRows) -> impl Iterator<Item = DatedRow> {
+    rows.into_iter()
+        .map(move |(key, counters)| (day, key, counters))
+}
+
+/// Where the page after one of this size begins. A page that ends with a day is continued on the next day with rows,
+/// so that it goes on after midnight, when the day that it ended with may be past the retention.
+fn next_page(listed: &[DatedRow], size: usize) -> Option<UsagePosition> {
+    let (day, ..) = listed.get(size)?;
+    let last = listed[..size].last();
+    let last = last.filter(|(last_day, ..)| last_day == day);
+    Some(UsagePosition {
+        day: *day,
+        after: last.map(|(_, key, _)| key.clone()),
+    })
 }

@@ -8,7 +8,9 @@ use std::{
 };
 
 use super::{DataSharing, Organization, Policy, models::ModelEntry};
-use crate::domain::{Margin, ModelCapacity, ModelName, OrgId, PoolName, ProjectId, Tokens};
+use crate::domain::{
+    ModelCapacity, ModelName, OrgId, PoolName, Portion, ProjectId, ShareId, Tokens,
+};
 
 /// How many changes of each kind are described.
 const MAX_DESCRIBED: usize = 20;
@@ -169,7 +171,7 @@ fn capacities(policy: &Policy) -> BTreeMap<&ModelName, &ModelCapacity> {
     policy.models.capacities.iter().collect()
 }
 
-fn pool_margins(policy: &Policy) -> BTreeMap<&PoolName, &Margin> {
+fn pool_margins(policy: &Policy) -> BTreeMap<&PoolName, &Portion> {
     policy.margins.pools.iter().collect()
 }
 
@@ -217,14 +219,32 @@ fn org_changes(before: &Organization, after: &Organization) -> String {
         ("projects added", new.difference(&old)),
         ("projects removed", old.difference(&new)),
     ];
-    let projects = projects.into_iter().filter_map(|(kind, projects)| {
-        let projects = Truncated::of(projects, |it| it.to_string());
-        Some(format!("{kind}: {}", projects.described()?))
-    });
-    keys.chain(projects).collect::<Vec<_>>().join(", ")
+    let projects = projects.map(|(kind, it)| (kind, Truncated::of(it, ToString::to_string)));
+    let shares = [
+        (
+            "shares added",
+            Truncated::of(shares(after, before), |it| it),
+        ),
+        (
+            "shares removed",
+            Truncated::of(shares(before, after), |it| it),
+        ),
+    ];
+    let lists = projects.into_iter().chain(shares);
+    let lists = lists.filter_map(|(kind, list)| Some(format!("{kind}: {}", list.described()?)));
+    keys.chain(lists).collect::<Vec<_>>().join(", ")
 }
 
-/// The keys of an organization with their values, without its projects.
+/// The shares of an organization that another one does not have like that: "p of large 40%".
+fn shares<'o>(org: &'o Organization, other: &'o Organization) -> impl Iterator<Item = String> + 'o {
+    let only = org
+        .shares
+        .iter()
+        .filter(|(id, portion)| other.shares.get(*id) != Some(*portion));
+    only.map(|(ShareId { pool, project }, portion)| format!("{project} of {pool} {portion}"))
+}
+
+/// The keys of an organization with their values, without its projects and shares.
 fn organization(org: &Organization) -> [(&'static str, Option<String>); 5] {
     let sharing = match &org.data_sharing {
         DataSharing::All => "all",

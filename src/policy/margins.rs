@@ -7,29 +7,29 @@ use std::{
 };
 
 use crate::{
-    domain::{Grant, Margin, PoolName, Terms, Tokens},
-    files::toml::Section,
+    domain::{Grant, PoolName, Portion, Terms, Tokens},
+    files::toml::{Entry, Section},
 };
 
 /// The margins of the programme and of its pools.
 #[derive(Debug, Default)]
 pub(super) struct Margins {
-    pub(super) program: Option<Margin>,
-    pub(super) pools: BTreeMap<PoolName, Margin>,
+    pub(super) program: Option<Portion>,
+    pub(super) pools: BTreeMap<PoolName, Portion>,
 }
 
 /// The terms of organizations with margins of their own, by tier.
-pub(super) type OwnTerms = HashMap<(u8, Margin), Arc<Terms>>;
+pub(super) type OwnTerms = HashMap<(u8, Portion), Arc<Terms>>;
 
 impl Margins {
     /// The terms of a tier with these margins; `own` is the organization's.
-    fn apply(&self, terms: &Terms, own: Option<Margin>) -> Arc<Terms> {
+    fn apply(&self, terms: &Terms, own: Option<Portion>) -> Arc<Terms> {
         let pools = terms.pools.iter().map(|(pool, Grant { allowance, .. })| {
             let margin = own.or_else(|| self.pools.get(pool).copied());
             let margin = margin.or(self.program);
             let grant = Grant {
                 allowance: *allowance,
-                margin: margin.map_or(Tokens::ZERO, |margin| margin.of(*allowance)),
+                margin: margin.map_or(Tokens::ZERO, |margin| margin.rounded_up(*allowance)),
             };
             (pool.clone(), grant)
         });
@@ -44,7 +44,7 @@ impl Margins {
     pub(super) fn apply_to(
         &self,
         tiers: &mut BTreeMap<u8, Arc<Terms>>,
-        own: impl Iterator<Item = (u8, Margin)>,
+        own: impl Iterator<Item = (u8, Portion)>,
     ) -> OwnTerms {
         for terms in tiers.values_mut() {
             *terms = self.apply(terms, None);
@@ -59,18 +59,21 @@ impl Margins {
 }
 
 /// Reads the key `margin` of a table.
-pub(super) fn margin(section: &Section<'_>) -> Option<Margin> {
-    section.get("margin", |entry| {
-        if entry.is_text() {
-            return entry.parse(share);
-        }
-        let tokens = entry.number(0, Tokens::MAX.get()).and_then(Tokens::new);
-        tokens.map(Margin::Tokens)
-    })
+pub(super) fn margin(section: &Section<'_>) -> Option<Portion> {
+    section.get("margin", portion)
+}
+
+/// Reads a portion of an allowance: tokens, or a text with per cent.
+pub(super) fn portion(entry: &Entry<'_>) -> Option<Portion> {
+    if entry.is_text() {
+        return entry.parse(per_cent);
+    }
+    let tokens = entry.number(0, Tokens::MAX.get()).and_then(Tokens::new);
+    tokens.map(Portion::Tokens)
 }
 
 /// Parses "5%" or "2.5%".
-fn share(text: &str) -> Result<Margin, String> {
+fn per_cent(text: &str) -> Result<Portion, String> {
     let points = || {
         let number = text.strip_suffix('%')?;
         let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
@@ -81,9 +84,9 @@ fn share(text: &str) -> Result<Margin, String> {
             return None;
         }
         let points: u16 = format!("{whole}{fraction:0<2}").parse().ok()?;
-        (points <= Margin::WHOLE).then_some(Margin::BasisPoints(points))
+        (points <= Portion::WHOLE).then_some(Portion::BasisPoints(points))
     };
     points().ok_or_else(|| {
-        format!("{text:?} is neither tokens nor a share such as \"5%\" or \"2.5%\", at most 100%")
+        format!("{text:?} is neither tokens nor per cent such as \"5%\" or \"2.5%\", at most 100%")
     })
 }

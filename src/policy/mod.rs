@@ -9,6 +9,7 @@ mod margins;
 mod models;
 mod programs;
 mod schema;
+mod shares;
 mod warnings;
 mod watch;
 
@@ -25,15 +26,17 @@ pub use self::{
     models::{ComparedModel, ModelEntry},
     programs::{BuiltinProgram, PROGRAMS},
     schema::MAX_BYTES,
+    shares::Shares,
     watch::{PolicySource, PolicyStatus},
 };
 use self::{
     margins::{Margins, OwnTerms},
     models::Models,
+    shares::SharedTerms,
 };
 use crate::{
     domain::{
-        BilledReason, Eligibility, Margin, ModelCapacity, ModelName, OrgId, Overflow, PoolName,
+        BilledReason, Eligibility, ModelCapacity, ModelName, OrgId, Overflow, PoolName, Portion,
         ProjectId, RequestFields, Terms, UtcDay, Workload, is_fine_tuned,
     },
     files::toml::Diagnostic,
@@ -57,6 +60,8 @@ pub struct Policy {
     margins: Margins,
     /// The terms of organizations with margins of their own.
     own_terms: OwnTerms,
+    /// The terms of organizations with shares.
+    shared_terms: SharedTerms,
     /// An allowance of 0 in every pool.
     no_terms: Arc<Terms>,
     /// The organizations, ordered by name.
@@ -115,7 +120,9 @@ pub struct Organization {
     /// An enterprise plan: nothing of it is free.
     pub enterprise: bool,
     /// Its own margin, in place of the pools' and the programme's.
-    pub margin: Option<Margin>,
+    pub margin: Option<Portion>,
+    /// The most that some of its projects may use of a pool.
+    pub shares: Shares,
 }
 
 /// Which projects of an organization share their data.
@@ -180,6 +187,12 @@ impl Policy {
     /// The model that a name stands for, never an alias.
     pub fn resolved_model<'p: 'n, 'n>(&'p self, name: &'n str) -> &'n str {
         self.models.resolve(name).0
+    }
+
+    /// The model that a name stands for, without the date of its snapshot.
+    pub fn undated_model<'p: 'n, 'n>(&'p self, name: &'n str) -> &'n str {
+        let model = self.resolved_model(name);
+        models::without_date(model).unwrap_or(model)
     }
 
     /// The pool in which an unlisted model probably belongs: that of a snapshot of the same name, or of the model
@@ -254,7 +267,7 @@ impl Policy {
     }
 
     /// The programme's margin, if it has one.
-    pub fn program_margin(&self) -> Option<Margin> {
+    pub fn program_margin(&self) -> Option<Portion> {
         self.margins.program
     }
 
@@ -270,20 +283,21 @@ impl Policy {
 
     /// The enrollment of an organization on a day; `None` if the policy doesn't know it.
     pub fn enrollment(&self, org: &OrgId, day: UtcDay) -> Option<Enrollment> {
-        self.orgs.get(org).map(|org| self.enrollment_of(org, day))
+        let known = self.orgs.get(org)?;
+        Some(self.enrollment_of(org, known, day))
     }
 
     /// Assesses an organization's requests on a day.
     pub fn assessor(&self, org: &OrgId, day: UtcDay) -> Assessor<'_> {
-        let org = self.orgs.get(org);
+        let known = self.orgs.get(org);
         Assessor {
             policy: self,
-            org: org.map(|org| (org, self.enrollment_of(org, day))),
+            org: known.map(|known| (known, self.enrollment_of(org, known, day))),
         }
     }
 
     /// The enrollment of an organization of this policy on a day.
-    pub(crate) fn enrollment_of(&self, org: &Organization, day: UtcDay) -> Enrollment {
+    pub(crate) fn enrollment_of(&self, id: &OrgId, org: &Organization, day: UtcDay) -> Enrollment {
         let not_enrolled = if org.data_sharing == DataSharing::Off {
             Some(BilledReason::OrganizationNotEnrolled)
         } else if org.zero_data_retention {
@@ -297,6 +311,7 @@ impl Policy {
         };
         let terms = match (not_enrolled, org.margin) {
             (Some(_), _) => &self.no_terms,
+            (None, _) if !org.shares.is_empty() => &self.shared_terms[id],
             (None, Some(margin)) => &self.own_terms[&(org.tier, margin)],
             (None, None) => &self.tiers[&org.tier],
         };

@@ -11,6 +11,7 @@ use self::models::ModelReader;
 use super::{
     BuiltinProgram, DataSharing, KeyPosition, Lints, Organization, Policy, Program,
     margins::{Margins, margin},
+    shares::{shares, with_shares},
 };
 use crate::{
     domain::{Grant, OrgId, Overflow, PoolName, ProjectId, Terms, Tokens, UtcDay, Workload},
@@ -57,7 +58,7 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
     section.finish();
     let overflow = program.overflow;
     let mut tiers = tiers(root, &read, overflow, base.as_ref());
-    let orgs = orgs(root, &tiers);
+    let orgs = orgs(root, &tiers, &read.pools);
     root.finish();
     let ModelReader {
         pools,
@@ -79,6 +80,19 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
     let own_terms = margins.apply_to(&mut tiers, own);
     let nothing = pools.iter().map(|pool| (pool.clone(), Tokens::ZERO));
     let no_terms = terms(overflow, nothing);
+    let with_shares = orgs
+        .iter()
+        .filter(|(_, org)| !org.shares.is_empty())
+        .map(|(id, org)| {
+            let own = org
+                .margin
+                .and_then(|margin| own_terms.get(&(org.tier, margin)));
+            (
+                id.clone(),
+                with_shares(own.unwrap_or(&tiers[&org.tier]), &org.shares),
+            )
+        });
+    let shared_terms = with_shares.collect();
     Some(Policy {
         program,
         pools,
@@ -86,6 +100,7 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
         tiers,
         margins,
         own_terms,
+        shared_terms,
         no_terms,
         orgs,
         lints,
@@ -271,13 +286,17 @@ fn own_tiers(
     tiers
 }
 
-fn orgs(root: &Section<'_>, tiers: &BTreeMap<u8, Arc<Terms>>) -> IndexMap<OrgId, Organization> {
+fn orgs(
+    root: &Section<'_>,
+    tiers: &BTreeMap<u8, Arc<Terms>>,
+    pools: &[PoolName],
+) -> IndexMap<OrgId, Organization> {
     let Some(section) = root.get("orgs", Entry::section) else {
         return IndexMap::new();
     };
     let orgs = section.entries().filter_map(|(name, entry)| {
         let id = entry.check(OrgId::parse(name));
-        let org = organization(&entry.section()?, tiers)?;
+        let org = organization(&entry.section()?, tiers, pools)?;
         Some((id?, org))
     });
     let mut orgs: IndexMap<OrgId, Organization> = orgs.collect();
@@ -286,7 +305,11 @@ fn orgs(root: &Section<'_>, tiers: &BTreeMap<u8, Arc<Terms>>) -> IndexMap<OrgId,
     orgs
 }
 
-fn organization(section: &Section<'_>, tiers: &BTreeMap<u8, Arc<Terms>>) -> Option<Organization> {
+fn organization(
+    section: &Section<'_>,
+    tiers: &BTreeMap<u8, Arc<Terms>>,
+    pools: &[PoolName],
+) -> Option<Organization> {
     let tier = section.require("tier", |entry| {
         let tier: u8 = entry.number(1, u64::from(HIGHEST_TIER))?;
         let missing = || format!("is {tier}, and there is no [tiers.{tier}]");
@@ -296,6 +319,11 @@ fn organization(section: &Section<'_>, tiers: &BTreeMap<u8, Arc<Terms>>) -> Opti
     let zero_data_retention = section.get("zero_data_retention", Entry::flag);
     let enterprise = section.get("enterprise", Entry::flag);
     let margin = margin(section);
+    let selected = match &data_sharing {
+        Some(DataSharing::Selected(projects)) => Some(projects),
+        _ => None,
+    };
+    let shares = shares(section, pools, selected);
     section.finish();
     Some(Organization {
         tier: tier?,
@@ -303,6 +331,7 @@ fn organization(section: &Section<'_>, tiers: &BTreeMap<u8, Arc<Terms>>) -> Opti
         zero_data_retention: zero_data_retention.unwrap_or(false),
         enterprise: enterprise.unwrap_or(false),
         margin,
+        shares,
     })
 }
 

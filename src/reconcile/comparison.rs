@@ -406,6 +406,8 @@ impl Comparison {
             }
         }
         for (key, usage) in &self.usage {
+            // A model that was retired during the day has no pool here, although its FREE tokens are in `used`. No verdict
+            // depends on these sums; where one does, `external::provider_tokens` counts it.
             let Some(pool) = &key.model.pool else {
                 continue;
             };

@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{LedgerRow, Scope, UsageReport};
-use crate::domain::{PoolName, Tokens, UtcDay};
+use super::{LedgerRow, Scope, UsageReport, report::ReportRow};
+use crate::domain::{ModelName, PoolName, Tokens, UtcDay};
 
 /// The figures of an organization's pools on one day.
 #[derive(Debug, Default)]
@@ -66,36 +66,61 @@ impl ExternalFigures {
         external
     }
 
-    /// The pools whose figure of a day is above what is proven, with what is proven.
+    /// Records that the store has a pool's last figure.
+    pub fn confirm(&mut self, pool: &PoolName) {
+        if let Some(figure) = self.pools.get_mut(pool) {
+            figure.written[1] = figure.written[0];
+        }
+    }
+
+    /// The pools of which the store may have a figure of a day above what is proven, with what is proven.
     pub fn unproven(&self, day: UtcDay) -> impl Iterator<Item = (&PoolName, u64)> {
         let pools = self.pools.iter().filter(move |_| self.day == Some(day));
-        let above = pools.filter(|(_, figure)| figure.written[0] > figure.proven);
+        let is_above = |figure: &PoolFigure| figure.written.iter().any(|it| *it > figure.proven);
+        let above = pools.filter(move |(_, figure)| is_above(figure));
         above.map(|(pool, figure)| (pool, figure.proven))
     }
 }
 
-/// All tokens of a pool's models on a day, of every service tier, in every project that may have shared: one that is not
-/// mapped may, and one that had FREE requests did, though the policy may have it as not sharing by now.
+/// What the provider reports for each pool on a day. A row counts whole, whatever its service tier, if its project may
+/// have shared and its model was in the pool:
+///
+/// * A project that is not mapped may share. One that had FREE requests did, though the policy may have it as not sharing
+///   by now; and a retired model that had some was in its pool. They are in `used`.
+/// * A row that is free by its tier counts in any case: the provider took it from the allowance.
 pub fn provider_tokens(
     scope: &Scope<'_>,
     day: UtcDay,
     ledger: &[LedgerRow],
     report: &UsageReport,
 ) -> BTreeMap<PoolName, u64> {
+    let policy = scope.policy;
     let free = ledger
         .iter()
         .filter(|row| row.day == day && row.free_tokens > 0);
-    let has_shared: BTreeSet<&str> = free.map(|row| row.project.as_str()).collect();
+    let has_shared: BTreeSet<&str> = free.clone().map(|row| &*row.project).collect();
+    let unlisted = free.filter(|row| policy.compared_model(&row.model).pool.is_none());
+    // The provider names the snapshot, and the ledger what was asked for.
+    let was_listed: BTreeSet<&str> = unlisted
+        .map(|row| policy.undated_model(&row.model))
+        .collect();
+    let may_share = |row: &ReportRow| {
+        let name = row.project.as_ref().and_then(|id| scope.projects.get(id));
+        name.is_none_or(|name| scope.is_sharing(name) || has_shared.contains(&**name))
+    };
+    let pool_of = |row: &ReportRow| {
+        let listing = policy.compared_model(&row.model).pool;
+        listing.or_else(|| {
+            let was_free = was_listed.contains(policy.undated_model(&row.model));
+            let model = ModelName::parse(row.model.as_str()).ok()?;
+            let pool = policy.history_pool(&model);
+            pool.filter(|_| was_free || scope.is_free(row)).cloned()
+        })
+    };
     let mut tokens = BTreeMap::new();
     for row in report.rows.iter().filter(|row| row.bucket.day() == day) {
-        let project = row.project.as_deref().unwrap_or_default();
-        let is_foreign = scope
-            .projects
-            .get(project)
-            .is_some_and(|name| !scope.is_sharing(name) && !has_shared.contains(&**name));
-        if let Some(pool) = scope.policy.compared_model(&row.model).pool
-            && !is_foreign
-        {
+        let is_counted = scope.is_free(row) || may_share(row);
+        if let Some(pool) = pool_of(row).filter(|_| is_counted) {
             *tokens.entry(pool).or_default() += row.tokens;
         }
     }

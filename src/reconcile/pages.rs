@@ -71,7 +71,12 @@ fn add_page(page: &Value, report: &mut UsageReport) -> Result<Option<String>, Re
         }
     }
     let next = page.text("next_page")?;
-    match (page.flag("has_more")?.unwrap_or(false), next) {
+    // Without it, nobody knows whether this is the last page.
+    let has_more = page.flag("has_more")?;
+    match (
+        has_more.ok_or_else(|| page.fault("has_more", "is missing"))?,
+        next,
+    ) {
         (false, _) => Ok(None),
         (true, Some(cursor)) => Ok(Some(cursor)),
         (true, None) => Err(page.fault("next_page", "is missing, and there is more")),

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     domain::{ExternalSource, OrgId, PoolName, Tokens, UtcDay},
     files::read::{read_file, trimmed},
-    ledger::{Ledger, LedgerError, Quota, SetExternalUsage, Usage, UsagePage},
+    ledger::{Ledger, LedgerError, Quota, SetExternalUsage, Usage, UsageDays, UsagePage},
     telemetry::metrics::ReconcileState,
 };
 
@@ -153,6 +153,10 @@ impl OrgPoller {
         }
         let read_at = Instant::now();
         let settled = self.samples.settled(asked_at);
+        if self.samples.is_newly_missing(asked_at) {
+            let (org, settle_lag) = (&self.org, self.settings.settle_lag);
+            tracing::warn!(%org, ?settle_lag, "polls are too far apart: all usage of today counts as too young to be compared");
+        }
         let (policy, org, settings) = (
             self.ledger.policy(),
             self.org.clone(),
@@ -203,18 +207,20 @@ impl OrgPoller {
         Ok(())
     }
 
-    /// Sets the external usage of each pool whose figure has changed.
+    /// Sets the external usage of each pool whose figure has changed. A pool that fails holds up no other: the first
+    /// error is returned at the end.
     async fn raise(
         &mut self,
         quota: &Quota,
         provider: &BTreeMap<PoolName, u64>,
         settled: Option<&LedgerSample>,
     ) -> Result<(), LedgerError> {
-        let day = quota.day;
-        if is_ending(&self.ledger, day) {
-            return Ok(());
-        }
+        let (day, mut raised) = (quota.day, Ok(()));
         for (balance, counters) in &quota.pools {
+            // Each pool may take long.
+            if is_ending(&self.ledger, day) {
+                break;
+            }
             let pool = &balance.pool;
             let facts = PoolFacts {
                 provider: provider.get(pool).copied().unwrap_or_default(),
@@ -227,10 +233,14 @@ impl OrgPoller {
                 let PoolFacts { provider, used, .. } = facts;
                 let note = format!("the provider reports {provider} tokens, {used} are used");
                 let ledger = self.ledger_within(LEDGER_TIMEOUT);
-                set_external(&ledger, &self.org, pool, tokens, note).await?;
+                let set = set_external(&ledger, &self.org, pool, tokens, note).await;
+                if set.is_ok() {
+                    self.external.confirm(pool);
+                }
+                raised = raised.and(set);
             }
         }
-        Ok(())
+        raised
     }
 
     /// The ledger, for so long, and never longer than this replica has the lease.
@@ -239,18 +249,20 @@ impl OrgPoller {
         self.ledger.with_deadline(deadline)
     }
 
-    /// Lowers what is only likely to what is proven, since the next replica takes what it finds for proven.
+    /// Lowers what is only likely to what is proven, since the next replica takes what it finds for proven. Tries all
+    /// pools, within one timeout, and returns the first error: a pool may have left the policy.
     pub(super) async fn lower_to_proven(&self) -> Result<(), LedgerError> {
         let ledger = self.ledger_within(STOP_TIMEOUT);
         let day = UtcDay::of(ledger.now());
         if is_ending(&ledger, day) {
             return Ok(());
         }
+        let mut lowered = Ok(());
         for (pool, tokens) in self.external.unproven(day) {
             let note = "this replica stops: what is only likely is left out".to_owned();
-            set_external(&ledger, &self.org, pool, tokens, note).await?;
+            lowered = lowered.and(set_external(&ledger, &self.org, pool, tokens, note).await);
         }
-        Ok(())
+        lowered
     }
 
     /// Reads the key, at each poll: keys are replaced. The system's authorities are read too.
@@ -278,19 +290,17 @@ impl OrgPoller {
     ) -> Result<Vec<Usage>, LedgerError> {
         let mut pages = Vec::new();
         for day in days {
-            let mut after = None;
+            let mut start = None;
             loop {
                 let page = UsagePage {
-                    day: Some(*day),
-                    after,
+                    days: UsageDays::Day(*day),
+                    start,
                     size: PAGE_SIZE,
                 };
                 let usage = ledger.usage(&self.org, page).await?;
-                let last = usage.rows.last();
-                after = last.map(|row| (row.project.clone(), row.model.clone()));
-                let more = usage.more;
+                start = usage.next.clone();
                 pages.push(usage);
-                if !more {
+                if start.is_none() {
                     break;
                 }
             }
@@ -336,14 +346,13 @@ fn allowances(quota: &Quota) -> BTreeMap<PoolName, u64> {
 }
 
 fn ledger_rows(pages: Vec<Usage>) -> Vec<LedgerRow> {
-    let rows = pages.into_iter().flat_map(|Usage { day, rows, .. }| {
-        rows.into_iter().map(move |row| LedgerRow {
-            day,
-            project: row.project.to_string(),
-            model: row.model.to_string(),
-            free_tokens: row.counters.free_tokens.get(),
-            billed_tokens: row.counters.billed_tokens.get(),
-        })
+    let rows = pages.into_iter().flat_map(|usage| usage.rows);
+    let rows = rows.map(|row| LedgerRow {
+        day: row.day,
+        project: row.project.to_string(),
+        model: row.model.to_string(),
+        free_tokens: row.counters.free_tokens.get(),
+        billed_tokens: row.counters.billed_tokens.get(),
     });
     rows.collect()
 }

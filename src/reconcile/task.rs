@@ -75,6 +75,7 @@ impl Reconciler {
 
     /// Compares while this replica has the lease, until the service stops.
     pub async fn run(self, stopping: CancellationToken) {
+        self.metrics.enable_reconcile();
         loop {
             let Some(taken_at) = stopping.run_until_cancelled(self.wait_for_lease()).await else {
                 return;
@@ -131,11 +132,15 @@ impl Reconciler {
         status: &ReconcileStatus,
         permits: &Semaphore,
     ) {
-        let mut failures = 0;
+        let (mut failures, mut took) = (0, Duration::ZERO);
         loop {
+            let due = Instant::now();
             let permit = permits.acquire().await;
             let began = Instant::now();
+            let spacing = took.max(self.settings.every) + (began - due);
+            poller.samples.set_spacing(spacing);
             let polled = poller.poll().await;
+            took = began.elapsed();
             drop(permit);
             failures = match &polled {
                 Err(PollError::Provider(_)) => failures + 1,

@@ -3,7 +3,7 @@
 use crate::domain::{BilledReason, Verdict, Workload};
 
 /// The code of a verdict in records, arguments and replies. Never changed: records hold it.
-const VERDICTS: [(char, Verdict); 13] = [
+const VERDICTS: [(char, Verdict); 14] = [
     ('F', Verdict::Free),
     ('O', Verdict::Billed(BilledReason::OrganizationNotEnrolled)),
     ('Z', Verdict::Billed(BilledReason::ZeroDataRetention)),
@@ -17,6 +17,7 @@ const VERDICTS: [(char, Verdict); 13] = [
     ('X', Verdict::Billed(BilledReason::AllowanceExceeded)),
     ('D', Verdict::Billed(BilledReason::DayClosed)),
     ('R', Verdict::RAN_OUTSIDE_PROGRAM),
+    ('H', Verdict::Billed(BilledReason::ShareExceeded)),
 ];
 
 /// The code of a verdict. `STORE_UNAVAILABLE` never reaches a store, so it has none.

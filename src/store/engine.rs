@@ -10,7 +10,8 @@ use super::{Operation, Outcome, PoolBalance};
 use crate::domain::{
     CounterOverflow, Eligibility, ExternalSource, ModelName, PoolCounters, PoolName, Progress,
     ProjectId, Refusal, RequestFields, RequestId, Reservation, ReservationState, RowChoice,
-    RowCounts, Terms, Tokens, UsageCounters, UtcDay, Verdict, judge_late_settle, other_row,
+    RowCounts, ShareBalance, ShareId, Terms, Tokens, UsageCounters, UtcDay, Verdict,
+    judge_late_settle, other_row,
 };
 
 /// The records of one organization.
@@ -25,6 +26,11 @@ pub(super) trait Records {
     ) -> Result<Option<PoolCounters>, Self::Error>;
 
     fn set_pool(&mut self, day: RelativeDay, pool: &PoolName, counters: PoolCounters);
+
+    /// The FREE tokens that a share counted.
+    fn share(&mut self, day: RelativeDay, share: &ShareId) -> Result<Option<Tokens>, Self::Error>;
+
+    fn set_share(&mut self, day: RelativeDay, share: &ShareId, used: Tokens);
 
     fn row(
         &mut self,
@@ -105,6 +111,7 @@ pub(super) fn decide<R: Records>(
         terms,
         now,
         max_rows,
+        has_run: false,
     };
     let decided = match operation {
         Operation::Reserve {
@@ -113,8 +120,10 @@ pub(super) fn decide<R: Records>(
             eligibility,
             is_listed,
             recording,
+            has_run,
         } => {
             let is_listed = recording.writes().then_some(*is_listed);
+            engine.has_run = *has_run;
             engine.reserve(request_id.as_ref(), fields, eligibility, is_listed)
         }
         Operation::Settle {
@@ -141,6 +150,8 @@ struct Engine<'r, R> {
     terms: &'r Terms,
     now: DateTime<Utc>,
     max_rows: u64,
+    /// Whether a Reserve is of a request that ran already.
+    has_run: bool,
 }
 
 /// Ends a decision before its first write.
@@ -174,6 +185,8 @@ struct CountedRequest<'r> {
     tokens: Tokens,
     /// Whether it is a reservation, to be settled or released later.
     is_held: bool,
+    /// Whether the share of its project counts it.
+    in_share: bool,
 }
 
 impl<R: Records> Engine<'_, R> {
@@ -191,14 +204,11 @@ impl<R: Records> Engine<'_, R> {
             let verdict = reservation.reserve_again(fields)?;
             return self.reserved(verdict, reservation.pool.as_ref(), true);
         }
-        let (verdict, pool) = match eligibility {
-            Eligibility::Ineligible(reason) => (Verdict::Billed(*reason), None),
-            Eligibility::Eligible(pool) => {
-                let counters = self.pool(RelativeDay::Today, pool)?;
-                let verdict = counters.judge_reserve(self.terms.of_pool(pool), fields.tokens);
-                (verdict, Some(pool))
-            }
+        let pool = match eligibility {
+            Eligibility::Ineligible(_) => None,
+            Eligibility::Eligible(pool) => Some(pool),
         };
+        let (verdict, in_share) = self.judge_reserve(fields, eligibility)?;
         let Some(is_listed) = is_listed else {
             return self.reserved(verdict, pool, false);
         };
@@ -210,6 +220,7 @@ impl<R: Records> Engine<'_, R> {
             verdict,
             tokens: fields.tokens,
             is_held: request_id.is_some(),
+            in_share,
         };
         let is_carried = counted.is_held && verdict.is_free() && self.terms.carries(self.now);
         let carried = match pool.filter(|_| is_carried) {
@@ -230,12 +241,43 @@ impl<R: Records> Engine<'_, R> {
                 fields: fields.clone(),
                 verdict,
                 pool: pool.cloned(),
-                state: ReservationState::Held { row, is_carried },
+                state: ReservationState::Held {
+                    row,
+                    is_carried,
+                    in_share,
+                },
             };
             self.records
                 .set_reservation(RelativeDay::Today, id, reservation);
         }
         self.reserved(verdict, pool, false)
+    }
+
+    /// The verdict on a request, and whether its project has a share.
+    fn judge_reserve(
+        &mut self,
+        fields: &RequestFields,
+        eligibility: &Eligibility,
+    ) -> Result<(Verdict, bool), Abort<R::Error>> {
+        let pool = match eligibility {
+            Eligibility::Ineligible(reason) => return Ok((Verdict::Billed(*reason), false)),
+            Eligibility::Eligible(pool) => pool,
+        };
+        let share = self.terms.share(pool, &fields.project);
+        let share = match share.filter(|_| !self.has_run) {
+            Some((id, share)) => {
+                let used = self.records.share(RelativeDay::Today, id);
+                let used = used.map_err(Abort::Failed)?.unwrap_or_default();
+                Some(ShareBalance { share, used })
+            }
+            None => None,
+        };
+        let (counters, terms) = (
+            self.pool(RelativeDay::Today, pool)?,
+            self.terms.of_pool(pool),
+        );
+        let verdict = counters.judge_reserve(terms, share, fields.tokens);
+        Ok((verdict, share.is_some()))
     }
 
     /// The usage row that counts a request; and the new number of rows, if the row is new.
@@ -425,6 +467,7 @@ impl<R: Records> Engine<'_, R> {
             counters.take_back(was.verdict, was.tokens);
             counters.end_hold(was.verdict, was.tokens);
         }
+        let share = self.share_after(day, was, is)?;
         if let Some(is) = is {
             row.count(is.verdict, is.tokens)?;
             if let Some(pool) = pool {
@@ -441,8 +484,41 @@ impl<R: Records> Engine<'_, R> {
         if let Some(pool) = pool {
             self.records.set_pool(day, pool, counters);
         }
+        if let Some((share, used)) = share {
+            self.records.set_share(day, &share, used);
+        }
         self.records.set_row(day, project, model, row);
         Ok(())
+    }
+
+    /// The share that counts a request, and its FREE tokens once the request is replaced. Of yesterday only if it is
+    /// still there.
+    fn share_after(
+        &mut self,
+        day: RelativeDay,
+        was: Option<CountedRequest<'_>>,
+        is: Option<CountedRequest<'_>>,
+    ) -> Result<Option<(ShareId, Tokens)>, Abort<R::Error>> {
+        let free = |it: CountedRequest<'_>| it.verdict.is_free().then_some(it.tokens);
+        let (taken_back, counted) = (was.and_then(free), is.and_then(free));
+        let share = was
+            .or(is)
+            .filter(|it| it.in_share && taken_back.or(counted).is_some());
+        let Some((pool, fields)) = share.and_then(|it| Some((it.pool?, it.fields))) else {
+            return Ok(None);
+        };
+        let id = ShareId {
+            pool: pool.clone(),
+            project: fields.project.clone(),
+        };
+        let used = self.records.share(day, &id).map_err(Abort::Failed)?;
+        if used.is_none() && day == RelativeDay::Yesterday {
+            return Ok(None);
+        }
+        let rest = used
+            .unwrap_or_default()
+            .less(taken_back.unwrap_or_default());
+        Ok(Some((id, rest.plus(counted.unwrap_or_default())?)))
     }
 
     fn reserved(
@@ -484,5 +560,9 @@ fn held_request(reservation: &Reservation, row: RowChoice) -> CountedRequest<'_>
         verdict: reservation.verdict,
         tokens: reservation.fields.tokens,
         is_held: true,
+        in_share: matches!(
+            reservation.state,
+            ReservationState::Held { in_share: true, .. }
+        ),
     }
 }

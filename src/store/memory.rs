@@ -13,14 +13,14 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Batch, CallLimits, Clock, ClockStep, Decision, Operation, Outcome, RowKey, Store, StoreError,
-    Timestamped, UsageLimits, UsageRows,
+    Batch, CallLimits, Clock, ClockStep, DayCounters, Decision, Operation, Outcome, RowKey, Store,
+    StoreError, Timestamped, UsageLimits, UsageRows,
     clock::StepDetector,
     engine::{self, Records, RelativeDay},
 };
 use crate::domain::{
     ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestId, Reservation, RowCounts,
-    UsageCounters, UtcDay,
+    ShareId, Tokens, UsageCounters, UtcDay,
 };
 
 /// The counters in this process' memory.
@@ -121,11 +121,22 @@ impl Store for MemoryStore {
         org: &OrgId,
         day: UtcDay,
         pools: &[PoolName],
-    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
+        shares: &[ShareId],
+    ) -> Result<Timestamped<DayCounters>, StoreError> {
         Ok(self.with_state(|state, _| {
-            let org = state.by_org.get(org);
-            let counters = |pool| org.and_then(|org| org.pool(day, pool)).unwrap_or_default();
-            pools.iter().map(counters).collect()
+            let records = state.by_org.get(org).and_then(|org| org.days.get(&day));
+            let counters = |pool| Some(*records?.pools.get(pool)?);
+            let used = |share| Some(*records?.shares.get(share)?);
+            DayCounters {
+                pools: pools
+                    .iter()
+                    .map(|it| counters(it).unwrap_or_default())
+                    .collect(),
+                shares: shares
+                    .iter()
+                    .map(|it| used(it).unwrap_or_default())
+                    .collect(),
+            }
         }))
     }
 
@@ -170,6 +181,7 @@ struct OrgState {
 #[derive(Default)]
 struct DayRecords {
     pools: HashMap<PoolName, PoolCounters>,
+    shares: HashMap<ShareId, Tokens>,
     rows: Rows,
     row_counts: RowCounts,
     reservations: HashMap<RequestId, Reservation>,
@@ -185,10 +197,6 @@ impl OrgState {
             days: BTreeMap::new(),
             removed_on: None,
         }
-    }
-
-    fn pool(&self, day: UtcDay, pool: &PoolName) -> Option<PoolCounters> {
-        self.days.get(&day)?.pools.get(pool).copied()
     }
 
     /// The usage rows of a day that come after `after`, in order.
@@ -218,6 +226,7 @@ impl OrgState {
             .retain(|day, _| day.plus_days(usage_retention_days) >= today);
         for (_, records) in self.days.range_mut(..yesterday) {
             records.pools = HashMap::new();
+            records.shares = HashMap::new();
             records.reservations = HashMap::new();
         }
     }
@@ -246,6 +255,19 @@ impl Records for OrgState {
     fn set_pool(&mut self, day: RelativeDay, pool: &PoolName, counters: PoolCounters) {
         let pools = &mut self.records_mut(day).pools;
         pools.insert(pool.clone(), counters);
+    }
+
+    fn share(&mut self, day: RelativeDay, share: &ShareId) -> Result<Option<Tokens>, Infallible> {
+        let records = self.records(day);
+        Ok(records.and_then(|records| records.shares.get(share).copied()))
+    }
+
+    fn set_share(&mut self, day: RelativeDay, share: &ShareId, used: Tokens) {
+        let shares = &mut self.records_mut(day).shares;
+        match shares.get_mut(share) {
+            Some(there) => *there = used,
+            None => _ = shares.insert(share.clone(), used),
+        }
     }
 
     fn row(

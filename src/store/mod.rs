@@ -32,7 +32,8 @@ pub use self::{
 };
 use crate::domain::{
     CounterOverflow, Eligibility, ExternalSource, ModelName, OrgId, PoolCounters, PoolName,
-    ProjectId, Refusal, RequestFields, RequestId, Terms, Tokens, UsageCounters, UtcDay, Verdict,
+    ProjectId, Refusal, RequestFields, RequestId, ShareId, Terms, Tokens, UsageCounters, UtcDay,
+    Verdict,
 };
 
 /// How much of the usage history is kept.
@@ -89,7 +90,7 @@ pub trait Store: Send + Sync + 'static {
     /// How much a call of [`Store::decide`] takes. Further operations wait, and share the next call.
     fn call_limits(&self) -> CallLimits;
 
-    /// The counters of pools on a day, in the order of `pools`. Valid only if the returned clock is on that day.
+    /// The counters of pools and shares on a day. Valid only if the returned clock is on that day.
     ///
     /// # Errors
     ///
@@ -99,7 +100,8 @@ pub trait Store: Send + Sync + 'static {
         org: &OrgId,
         day: UtcDay,
         pools: &[PoolName],
-    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError>;
+        shares: &[ShareId],
+    ) -> Result<Timestamped<DayCounters>, StoreError>;
 
     /// The first `limit` usage rows of a day after `after`, ordered by project, then by model. Never holds more
     /// rows in memory.
@@ -161,6 +163,15 @@ pub struct Timestamped<T> {
     pub answer: T,
 }
 
+/// What pools and shares counted on a day, each in the order in which it was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DayCounters {
+    /// Of each pool.
+    pub pools: Vec<PoolCounters>,
+    /// The FREE tokens of each share.
+    pub shares: Vec<Tokens>,
+}
+
 /// The key of a usage row within an organization's day.
 pub type RowKey = (ProjectId, ModelName);
 
@@ -208,6 +219,8 @@ pub enum Operation {
         is_listed: bool,
         /// Whether to write. The id is looked up in any case.
         recording: Recording,
+        /// Whether it ran already: the share of its project is neither judged nor counted.
+        has_run: bool,
     },
     /// Records what a reserved request really used.
     Settle {

@@ -81,6 +81,16 @@ data_sharing = "all"
 projects = ["p"]                             # orgs.acme.projects: "selected"
 enterprise = "no"                            # orgs.acme.enterprise: string
 margin = "5"                                 # orgs.acme.margin: such as "5%"
+[orgs.acme.shares]
+p = "40"                                     # orgs.acme.shares.p: such as "5%"
+q = { huge = 1 }                             # orgs.acme.shares.q.huge: unknown
+r = { mini = [1] }                           # orgs.acme.shares.r.mini: whole number
+"" = 1                                       # orgs.acme.shares."": empty
+[orgs.third]
+tier = 1
+data_sharing = "selected"
+projects = ["p"]
+shares.q = 1                                 # orgs.third.shares.q: not among the projects
 [models.gpt-4o]
 contxt = 128_000                             # models.gpt-4o.contxt: "context"
 max_output = 0                               # models.gpt-4o.max_output: 1 to 1000000000

@@ -93,6 +93,43 @@ fn the_usage_table_has_a_row_for_each_project_and_model() {
 }
 
 #[test]
+fn external_usage_is_set_with_its_note_and_the_answer_has_both_figures() {
+    let cli = Cli::start();
+    cli.table("reserve org-demo search gpt-4o 1000");
+    for (tokens, printed) in [("3000", ["3,000", "0"]), ("2000", ["2,000", "3,000"])] {
+        let [external, before] = printed;
+        let remaining = match tokens {
+            "3000" => "996,000",
+            _ => "997,000",
+        };
+        assert_eq!(
+            cli.table(&format!("external org-demo large {tokens} --note batch")),
+            [
+                format!("external {external}"),
+                format!("before {before}"),
+                "pool large".to_owned(),
+                "used / allowance 1,000 / 1,000,000".to_owned(),
+                format!("remaining {remaining}"),
+                "resets in 12 h 0 min".to_owned(),
+            ]
+        );
+    }
+    let log = cli.service.log();
+    let notes = log.iter().filter(|line| line["target"] == "audit");
+    assert_eq!(
+        notes.map(|line| &line["note"]).collect::<Vec<_>>(),
+        ["batch", "batch"]
+    );
+    assert_eq!(
+        cli.json("external org-demo large 5000"),
+        json!({
+            "previous_tokens": 2_000, "external_tokens": 5_000, "pool": "large", "allowance": 1_000_000,
+            "used": 1_000, "remaining": 994_000, "resets_at": "2026-11-23T00:00:00Z",
+        })
+    );
+}
+
+#[test]
 fn each_answer_is_json_with_the_protos_names_and_plain_numbers() {
     let cli = Cli::start();
     let midnight = "2026-11-23T00:00:00Z";
@@ -138,7 +175,7 @@ fn each_answer_is_json_with_the_protos_names_and_plain_numbers() {
         json!({
             "pool": pool, "allowance": allowance, "used": used, "remaining": allowance - used,
             "billed_tokens": 0, "free_requests": u64::from(used > 0), "billed_requests": 0,
-            "held_tokens": 0, "closed": false, "margin_tokens": 0, "external_tokens": 0,
+            "held_tokens": 0, "closed": false, "margin_tokens": 0, "external_tokens": 0, "shares": [],
         })
     };
     assert_eq!(
@@ -153,10 +190,10 @@ fn each_answer_is_json_with_the_protos_names_and_plain_numbers() {
     assert_eq!(
         cli.json("usage org-demo"),
         json!({
-            "day": "2026-11-22", "next_page_token": "",
+            "day": "2026-11-22", "next_page_token": "", "from_day": "2026-11-22", "to_day": "2026-11-22",
             "rows": [{
                 "project": "search", "model": "gpt-4o", "pool": "large", "free_tokens": 900,
-                "billed_tokens": 7, "free_requests": 1, "billed_requests": 1,
+                "billed_tokens": 7, "free_requests": 1, "billed_requests": 1, "day": "2026-11-22",
             }],
         })
     );
@@ -185,8 +222,15 @@ async fn a_reader_that_goes_away_is_no_error() {
     let cli = Cli::start();
     // More than a pipe buffers, so that the reader is gone before everything is written.
     cli.use_projects(1_001).await;
-    for json in [&[][..], &["--json"]] {
-        let client = cli.command(&[&["usage", "org-demo"], json].concat());
+    let range = ["--from", "2026-11-22"];
+    for format in [
+        &[][..],
+        &["--json"],
+        &["--csv"],
+        &range,
+        &[&range[..], &["--json"]].concat(),
+    ] {
+        let client = cli.command(&[&["usage", "org-demo"], format].concat());
         let mut shell = Command::new("bash");
         shell.args(["-c", "set -o pipefail; \"$@\" | head -n 1", "bash"]);
         shell.arg(client.get_program()).args(client.get_args());
@@ -235,6 +279,14 @@ fn an_error_of_the_service_is_printed_with_its_code_and_exits_with_1() {
         (
             "usage org-demo --day 2026-11-23",
             "OUT_OF_RANGE: day: 2026-11-23 is not kept",
+        ),
+        (
+            "external org-demo huge 1",
+            "NOT_FOUND: pool: the policy has no such pool",
+        ),
+        (
+            "external org-demo large 1000000000001",
+            "INVALID_ARGUMENT: tokens: is 1000000000001, allowed are",
         ),
         (
             "usage org-demo --day soon --json",
@@ -288,6 +340,13 @@ fn wrong_arguments_exit_with_2() {
         &["quota", "org-demo", "--addr", "no address"],
         &["quota", "org-demo", "--addr", ""],
         &["usage"],
+        &["usage", "o", "--day", "2026-11-22", "--from", "2026-11-22"],
+        &["usage", "o", "--to", "2026-11-22"],
+        &["usage", "o", "--all"],
+        &["usage", "o", "--from", ""],
+        &["usage", "o", "--csv", "--json"],
+        &["external", "o", "large"],
+        &["external", "o", "large", "many"],
         &["check-policy"],
         &["quota", "o", "--addr", "ftp://127.0.0.1:1"],
         &["reserve", "o", "p", "m", "1", "--request-id", ""],

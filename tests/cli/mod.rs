@@ -8,6 +8,7 @@ mod health;
 mod program;
 mod tls;
 mod top;
+mod usage;
 
 use std::process::Command;
 

@@ -2,12 +2,12 @@
 
 use tollgate::{
     domain::{ModelName, ProjectId, UtcDay},
-    ledger::{LedgerError, UsagePage},
+    ledger::{LedgerError, Usage, UsageDays, UsagePage, UsageRow},
 };
 
 use super::{NewWorld, over_every_store};
 use crate::support::world::{
-    ReserveExt as _, TODAY, new_reserve, org_id, policy, policy_text, small_policy,
+    ReserveExt as _, TODAY, World, new_reserve, org_id, policy, policy_text, small_policy,
 };
 
 over_every_store!(
@@ -19,6 +19,11 @@ over_every_store!(
     usage_is_stored_for_the_retention_and_no_day_longer,
     usage_of_a_stranger_without_rows_is_not_found,
     usage_of_a_future_day_is_out_of_range,
+    a_range_has_each_row_of_its_days_once_in_pages_of_any_size,
+    days_past_the_retention_are_left_out_of_a_range,
+    a_range_without_a_kept_day_or_that_ends_in_the_future_or_is_too_long_is_refused,
+    pages_of_a_range_go_on_after_midnight_until_their_day_is_past_the_retention,
+    a_range_of_a_stranger_is_not_found_unless_it_has_rows_on_one_of_the_days,
 );
 
 async fn quota_lists_every_pool_by_name_used_or_not(new: NewWorld) {
@@ -111,17 +116,18 @@ async fn usage_is_ordered_by_project_then_model_and_comes_in_pages(new: NewWorld
         }
     }
     let mut listed: Vec<(ProjectId, ModelName)> = Vec::new();
-    let mut pages = 0;
+    let (mut pages, mut start) = (0, None);
     loop {
         let page = UsagePage {
-            day: None,
-            after: listed.last().cloned(),
+            days: UsageDays::Today,
+            start,
             size: 150,
         };
         let usage = world.ledger.usage(&org_id("acme"), page).await.unwrap();
         listed.extend(usage.rows.into_iter().map(|row| (row.project, row.model)));
         pages += 1;
-        if !usage.more {
+        start = usage.next;
+        if start.is_none() {
             break;
         }
     }
@@ -167,4 +173,192 @@ async fn usage_of_a_future_day_is_out_of_range(new: NewWorld) {
     let tomorrow = UtcDay::parse(TODAY).unwrap().plus_days(1);
     let usage = world.try_usage("acme", Some(&tomorrow.to_string())).await;
     assert!(matches!(usage, Err(LedgerError::DayNotKept { .. })));
+}
+
+fn day(text: &str) -> UtcDay {
+    UtcDay::parse(text).unwrap()
+}
+
+fn range(from: &str, to: Option<&str>) -> UsageDays {
+    UsageDays::Range {
+        from: day(from),
+        to: to.map(day),
+    }
+}
+
+/// The first page of these days, or the one after a page.
+async fn page(
+    world: &World,
+    days: UsageDays,
+    before: Option<&Usage>,
+    size: usize,
+) -> Result<Usage, LedgerError> {
+    let page = match before {
+        None => UsagePage {
+            days,
+            start: None,
+            size,
+        },
+        Some(before) => UsagePage {
+            days: UsageDays::Range {
+                from: *before.days.start(),
+                to: Some(*before.days.end()),
+            },
+            start: Some(before.next.clone().unwrap()),
+            size,
+        },
+    };
+    world.ledger.usage(&org_id("acme"), page).await
+}
+
+async fn all_pages(world: &World, days: UsageDays, size: usize) -> Vec<Usage> {
+    let mut pages = vec![page(world, days, None, size).await.unwrap()];
+    while pages.last().unwrap().next.is_some() {
+        let next = page(world, days, pages.last(), size).await.unwrap();
+        pages.push(next);
+    }
+    pages
+}
+
+/// `day project model tokens` of each row.
+fn dated(usage: &Usage) -> Vec<String> {
+    let text = |row: &UsageRow| {
+        let tokens = row.counters.free_tokens;
+        format!("{} {} {} {tokens}", row.day, row.project, row.model)
+    };
+    usage.rows.iter().map(text).collect()
+}
+
+/// Two rows on each of three days; 2026-11-24 has none.
+async fn world_with_days(new: NewWorld) -> World {
+    let world = new(policy("keep_open"));
+    for (moment, project) in [
+        ("2026-11-22T12:00:00Z", "z"),
+        ("2026-11-23T12:00:00Z", "m"),
+        ("2026-11-25T12:00:00Z", "a"),
+    ] {
+        world.clock.set(moment);
+        for (model, tokens) in [("gpt-4o-mini", 2), ("gpt-4o", 1)] {
+            let call = new_reserve(tokens).project(project).model(model);
+            world.reserve(call).await;
+        }
+    }
+    world
+}
+
+const ROWS: [&str; 6] = [
+    "2026-11-22 z gpt-4o 1",
+    "2026-11-22 z gpt-4o-mini 2",
+    "2026-11-23 m gpt-4o 1",
+    "2026-11-23 m gpt-4o-mini 2",
+    "2026-11-25 a gpt-4o 1",
+    "2026-11-25 a gpt-4o-mini 2",
+];
+
+async fn a_range_has_each_row_of_its_days_once_in_pages_of_any_size(new: NewWorld) {
+    let world = world_with_days(new).await;
+    for size in 1..=ROWS.len() + 1 {
+        let pages = all_pages(&world, range("2026-11-22", None), size).await;
+        let rows: Vec<String> = pages.iter().flat_map(dated).collect();
+        assert_eq!(rows, ROWS, "by {size}");
+        // A page is filled over as many days as it takes.
+        assert_eq!(pages.len(), ROWS.len().div_ceil(size), "by {size}");
+        for page in &pages {
+            assert_eq!(page.days, day("2026-11-22")..=day("2026-11-25"));
+        }
+    }
+    for (from, to, rows) in [
+        ("2026-11-22", "2026-11-22", &ROWS[..2]),
+        ("2026-11-22", "2026-11-24", &ROWS[..4]),
+        ("2026-11-23", "2026-11-25", &ROWS[2..]),
+        ("2026-11-24", "2026-11-24", &[]),
+        ("2026-11-24", "2026-11-25", &ROWS[4..]),
+    ] {
+        let usage = page(&world, range(from, Some(to)), None, 1_000).await;
+        let usage = usage.unwrap();
+        assert_eq!(dated(&usage), rows, "{from} to {to}");
+        assert_eq!(usage.days, day(from)..=day(to));
+        assert_eq!(usage.next, None);
+    }
+}
+
+async fn days_past_the_retention_are_left_out_of_a_range(new: NewWorld) {
+    let world = world_with_days(new).await;
+    world.clock.set("2026-12-28T12:00:00Z");
+    let usage = page(&world, range("2026-11-22", None), None, 1_000).await;
+    let usage = usage.unwrap();
+    assert_eq!(usage.days, day("2026-11-23")..=day("2026-12-28"));
+    assert_eq!(dated(&usage), ROWS[2..]);
+}
+
+async fn a_range_without_a_kept_day_or_that_ends_in_the_future_or_is_too_long_is_refused(
+    new: NewWorld,
+) {
+    let world = new(policy("keep_open"));
+    for (from, to, expected) in [
+        (
+            "2026-10-01",
+            Some("2026-10-17"),
+            "to_day: 2026-10-17 is not kept; there are 2026-10-18 to 2026-11-22",
+        ),
+        (
+            "2026-11-22",
+            Some("2026-11-23"),
+            "to_day: 2026-11-23 is not kept; there are 2026-10-18 to 2026-11-22",
+        ),
+        (
+            "2026-11-23",
+            None,
+            "from_day: 2026-11-23 is not kept; there are 2026-10-18 to 2026-11-22",
+        ),
+        (
+            "2026-09-21",
+            None,
+            "from_day: 2026-09-21 to 2026-11-22 are more than 62 days",
+        ),
+        (
+            "2026-09-20",
+            Some("2026-11-21"),
+            "from_day: 2026-09-20 to 2026-11-21 are more than 62 days",
+        ),
+    ] {
+        let usage = page(&world, range(from, to), None, 1_000).await;
+        assert_eq!(usage.unwrap_err().to_string(), expected);
+    }
+    for (from, to) in [("2026-09-22", None), ("2026-09-21", Some("2026-11-21"))] {
+        let usage = page(&world, range(from, to), None, 1_000).await;
+        assert_eq!(*usage.unwrap().days.start(), day("2026-10-18"));
+    }
+}
+
+async fn pages_of_a_range_go_on_after_midnight_until_their_day_is_past_the_retention(
+    new: NewWorld,
+) {
+    let world = world_with_days(new).await;
+    world.clock.set("2026-12-27T23:59:59Z");
+    let days = range("2026-11-22", None);
+    let within_a_day = page(&world, days, None, 1).await.unwrap();
+    let at_its_end = page(&world, days, None, 2).await.unwrap();
+    world.clock.set("2026-12-28T00:00:01Z");
+    world.reserve(new_reserve(5)).await;
+    // The range still ends with the day that was today, and 2026-11-22 has been read completely.
+    let rest = page(&world, days, Some(&at_its_end), 1_000).await.unwrap();
+    assert_eq!(dated(&rest), ROWS[2..]);
+    assert_eq!(rest.days, day("2026-11-22")..=day("2026-12-27"));
+    // A row of 2026-11-22 is gone: the pages would lack it.
+    let lost = page(&world, days, Some(&within_a_day), 1_000).await;
+    assert_eq!(
+        lost.unwrap_err().to_string(),
+        "page_token: 2026-11-22 is not kept; there are 2026-11-23 to 2026-12-28"
+    );
+}
+
+async fn a_range_of_a_stranger_is_not_found_unless_it_has_rows_on_one_of_the_days(new: NewWorld) {
+    let world = world_with_days(new).await;
+    let without_acme = small_policy("keep_open").replace("[orgs.acme]", "[orgs.renamed]");
+    world.ledger.set_policy(policy_text(&without_acme).into());
+    let usage = page(&world, range("2026-11-24", None), None, 1_000).await;
+    assert_eq!(dated(&usage.unwrap()), ROWS[4..]);
+    let usage = page(&world, range("2026-11-24", Some("2026-11-24")), None, 1_000);
+    assert!(matches!(usage.await, Err(LedgerError::UnknownOrganization)));
 }

@@ -16,6 +16,7 @@ mod redis_keys;
 mod reserve;
 mod rows;
 mod settle;
+mod shares;
 
 /// Runs each case over every store: `async fn case(world: fn(Policy) -> World)`.
 macro_rules! over_every_store {

@@ -169,6 +169,7 @@ async fn reserve(world: &World, tokens: u64, model: &str) -> Option<(String, u64
         fields,
         is_listed: true,
         recording: Recording::Record,
+        has_run: false,
     };
     let batch = Batch {
         org: call.org,

@@ -140,8 +140,8 @@ async fn after_midnight_the_history_and_the_counters_of_its_day_are_corrected(ne
         let (org, large) = (org_id("acme"), [PoolName::parse("large").unwrap()]);
         let pools = world
             .store
-            .pools(&org, UtcDay::parse(TODAY).unwrap(), &large);
-        let counters = pools.await.unwrap().answer[0];
+            .pools(&org, UtcDay::parse(TODAY).unwrap(), &large, &[]);
+        let counters = pools.await.unwrap().answer.pools[0];
         let tokens = [counters.used, counters.billed_tokens, counters.held].map(Tokens::get);
         assert_eq!(tokens, [500, 0, 0]);
         assert_eq!((counters.free_requests, counters.billed_requests), (1, 0));

@@ -1,6 +1,6 @@
 //! docs/CONTRACT.md, "What is counted where": the limit of usage rows a day, and the row `(other)`.
 
-use tollgate::ledger::UsageRow;
+use tollgate::ledger::{UsageDays, UsagePage, UsageRow};
 
 use super::{NewWorld, over_every_store};
 use crate::support::world::{
@@ -172,20 +172,17 @@ async fn twenty_thousand_invented_models_leave_five_thousand_rows_and_right_sums
             }
         }
         world.reserve(new_reserve(7).id("listed")).await;
-        let (mut rows, mut after) = (Vec::new(), None);
+        let (mut rows, mut start) = (Vec::new(), None);
         loop {
-            let page = tollgate::ledger::UsagePage {
-                day: None,
-                after: after.take(),
+            let page = UsagePage {
+                days: UsageDays::Today,
+                start,
                 size: 1_000,
             };
             let usage = world.ledger.usage(&org_id("acme"), page).await.unwrap();
-            after = usage
-                .rows
-                .last()
-                .map(|row| (row.project.clone(), row.model.clone()));
             rows.extend(usage.rows);
-            if !usage.more {
+            start = usage.next;
+            if start.is_none() {
                 break;
             }
         }

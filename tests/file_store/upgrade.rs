@@ -80,7 +80,7 @@ async fn a_file_that_format_1_latched_ahead_goes_on_with_the_real_day() {
     drop(ledger);
     let database = Database::open(&path).unwrap();
     let about = database.begin_read().unwrap().open_table(META).unwrap();
-    assert_eq!(about.get("format").unwrap().unwrap().value(), 5);
+    assert_eq!(about.get("format").unwrap().unwrap().value(), 6);
     assert!(about.get("latest").unwrap().is_none());
 }
 
@@ -102,7 +102,7 @@ async fn a_file_of_format_2_is_upgraded_and_keeps_what_ran_outside_the_programme
         ledger.reserve(new_reserve(400).id("r")).await.unwrap();
     }
     {
-        // Format 3 has one more verdict and more workloads, format 4 longer pools, format 5 carried reservations; all
+        // Format 3 has one more verdict and more workloads, format 4 longer pools, format 5 carried reservations, format 6 shares; all
         // else is as in format 2.
         let database = Database::open(&path).unwrap();
         let transaction = database.begin_write().unwrap();
@@ -119,7 +119,7 @@ async fn a_file_of_format_2_is_upgraded_and_keeps_what_ran_outside_the_programme
     }
     let database = Database::open(&path).unwrap();
     let about = database.begin_read().unwrap().open_table(META).unwrap();
-    assert_eq!(about.get("format").unwrap().unwrap().value(), 5);
+    assert_eq!(about.get("format").unwrap().unwrap().value(), 6);
 }
 
 #[tokio::test]
@@ -140,6 +140,6 @@ async fn the_previous_release_refuses_the_file_and_leaves_it_unchanged() {
     previous.args(["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
     let ended = run(&mut previous);
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("is in format 5"), "{ended:?}");
+    assert!(ended.stderr.contains("is in format 6"), "{ended:?}");
     assert_eq!(fs::read(&path).unwrap(), bytes);
 }

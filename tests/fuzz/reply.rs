@@ -34,6 +34,7 @@ fn reserve(eligibility: Eligibility) -> Operation {
         eligibility,
         is_listed: true,
         recording: Recording::Record,
+            has_run: false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! docs/CONTRACT.md, "Reserve" 1: a field out of bounds is INVALID_ARGUMENT, which names the field.
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tollgate::grpc::proto::{
     GetQuotaRequest, ListUsageRequest, ReleaseRequest, ReserveRequest, SettleRequest, Verdict,
 };
@@ -11,6 +12,16 @@ use super::{Service, assert_names, new_reserve};
 const NAME: usize = 256;
 const REQUEST_ID: usize = 128;
 const TOKENS: u64 = 1_000_000_000;
+
+/// No days.
+const BAD_DAYS: [&str; 6] = [
+    "today",
+    "2026-11-3",
+    "2026-02-30",
+    "20261122",
+    "2026-11-22 ",
+    "+12026-11-22",
+];
 
 /// Illegal names, each with a description; `longest` is the field's limit.
 fn bad_names(longest: usize) -> Vec<(&'static str, String)> {
@@ -185,14 +196,7 @@ async fn each_field_of_list_usage_has_bounds_and_is_named() {
         let bad = ListUsageRequest { org, ..request() };
         assert_names("org", client.list_usage(bad).await, what);
     }
-    for day in [
-        "today",
-        "2026-11-3",
-        "2026-02-30",
-        "20261122",
-        "2026-11-22 ",
-        "+12026-11-22",
-    ] {
+    for day in BAD_DAYS {
         let bad = ListUsageRequest {
             day: day.to_owned(),
             ..request()
@@ -217,12 +221,53 @@ async fn each_field_of_list_usage_has_bounds_and_is_named() {
         };
         client.list_usage(good).await.unwrap();
     }
-    for page_token in ["garbage", "=", "AAAA", "MjAyNi0xMS0yMg"] {
+    // The last ones are forged: a position outside of the range, and a range without a position.
+    let forged = [
+        "2026-11-01\n2026-11-01\n2026-11-02\n2026-11-03\norg-demo",
+        "2026-11-01\n2026-11-01\n2026-11-02\norg-demo",
+        "2026-11-01\n2026-11-01\n2026-11-02\n2026-11-01\norg-demo\np",
+    ];
+    let forged = forged.map(|text| URL_SAFE_NO_PAD.encode(text));
+    let tokens = ["garbage", "=", "AAAA", "MjAyNi0xMS0yMg"].into_iter();
+    for page_token in tokens.chain(forged.iter().map(String::as_str)) {
         let bad = ListUsageRequest {
             page_token: page_token.to_owned(),
             ..request()
         };
         assert_names("page_token", client.list_usage(bad).await, page_token);
+    }
+}
+
+#[tokio::test]
+async fn a_range_has_bounds_and_its_fields_are_named() {
+    let service = Service::memory();
+    let mut client = service.tollgate.client();
+    let range = |day: &str, from_day: &str, to_day: &str| ListUsageRequest {
+        org: "org-demo".to_owned(),
+        day: day.to_owned(),
+        from_day: from_day.to_owned(),
+        to_day: to_day.to_owned(),
+        ..ListUsageRequest::default()
+    };
+    for day in BAD_DAYS {
+        for (field, bad) in [
+            ("from_day", range("", day, "2026-11-22")),
+            ("to_day", range("", "2026-11-22", day)),
+        ] {
+            assert_names(field, client.list_usage(bad).await, day);
+        }
+    }
+    for (field, bad) in [
+        ("to_day", range("", "", "2026-11-22")),
+        ("to_day", range("", "2026-11-22", "2026-11-21")),
+        ("from_day", range("2026-11-22", "2026-11-22", "")),
+        ("from_day", range("2026-11-22", "2026-11-22", "2026-11-22")),
+        ("to_day", range("2026-11-22", "", "2026-11-22")),
+        ("from_day", range("", "2026-01-01", "")),
+        ("from_day", range("", "2026-09-21", "2026-11-22")),
+    ] {
+        let what = format!("{bad:?}");
+        assert_names(field, client.list_usage(bad).await, &what);
     }
 }
 

@@ -12,7 +12,7 @@ const ENUMS: &[(&str, &str, &str)] = &[
         "BILLED_REASON_",
         "UNSPECIFIED ORGANIZATION_NOT_ENROLLED ZERO_DATA_RETENTION ENTERPRISE_PLAN PROGRAM_ENDED \
          PROJECT_NOT_SHARING WORKLOAD_NOT_COVERED FINE_TUNED_MODEL MODEL_NOT_COVERED POOL_CLOSED \
-         ALLOWANCE_EXCEEDED DAY_CLOSED STORE_UNAVAILABLE RAN_OUTSIDE_PROGRAM",
+         ALLOWANCE_EXCEEDED DAY_CLOSED STORE_UNAVAILABLE RAN_OUTSIDE_PROGRAM SHARE_EXCEEDED",
     ),
     (
         "Workload",
@@ -62,10 +62,17 @@ const MESSAGES: &[(&str, &str)] = &[
     (
         "PoolQuota",
         "pool allowance used remaining billed_tokens free_requests billed_requests held_tokens closed \
-         margin_tokens external_tokens",
+         margin_tokens external_tokens shares",
     ),
-    ("ListUsageRequest", "org day page_size page_token"),
-    ("ListUsageResponse", "day rows next_page_token"),
+    ("ShareQuota", "project share used remaining"),
+    (
+        "ListUsageRequest",
+        "org day page_size page_token from_day to_day",
+    ),
+    (
+        "ListUsageResponse",
+        "day rows next_page_token from_day to_day",
+    ),
     ("EstimateRequest", "path body model"),
     (
         "EstimateResponse",
@@ -90,7 +97,7 @@ const MESSAGES: &[(&str, &str)] = &[
     ),
     (
         "UsageRow",
-        "project model pool free_tokens billed_tokens free_requests billed_requests",
+        "project model pool free_tokens billed_tokens free_requests billed_requests day",
     ),
 ];
 

@@ -10,14 +10,17 @@ over_every_store!(
     a_page_has_100_rows_unless_said_and_never_more_than_1000,
     a_page_token_carries_its_day,
     a_page_token_of_another_organization_or_day_is_refused,
+    a_single_days_answer_has_the_day_in_each_place,
+    pages_of_a_range_give_every_row_once_in_order_also_across_midnight,
+    a_page_token_of_a_range_carries_the_range_and_is_valid_for_no_other,
 );
 
 fn page(page_size: i32, page_token: &str) -> ListUsageRequest {
     ListUsageRequest {
         org: "org-demo".to_owned(),
-        day: String::new(),
         page_size,
         page_token: page_token.to_owned(),
+        ..ListUsageRequest::default()
     }
 }
 
@@ -136,4 +139,127 @@ async fn a_page_token_of_another_organization_or_day_is_refused(service: Service
         names(&service.usage(of_day("2026-11-22")).await.rows),
         [name("b")]
     );
+}
+
+async fn a_single_days_answer_has_the_day_in_each_place(service: Service) {
+    let name = |project: &str| (project.to_owned(), "gpt-4o".to_owned());
+    service.use_each([name("a")]).await;
+    let today = "2026-11-22";
+    for day in ["", today] {
+        let request = ListUsageRequest {
+            day: day.to_owned(),
+            ..page(0, "")
+        };
+        let answer = service.usage(request).await;
+        let days = [&answer.day, &answer.from_day, &answer.to_day];
+        assert_eq!(days, [today; 3], "{day:?}");
+        assert_eq!(answer.rows[0].day, today, "{day:?}");
+    }
+}
+
+/// A page of the range from 2026-11-22 to today.
+fn page_of_range(page_size: i32, page_token: &str) -> ListUsageRequest {
+    ListUsageRequest {
+        from_day: "2026-11-22".to_owned(),
+        ..page(page_size, page_token)
+    }
+}
+
+/// `day project` of each row.
+fn days_and_projects(answer: &ListUsageResponse) -> Vec<String> {
+    let text = |row: &UsageRow| format!("{} {}", row.day, row.project);
+    answer.rows.iter().map(text).collect()
+}
+
+async fn pages_of_a_range_give_every_row_once_in_order_also_across_midnight(service: Service) {
+    let name = |project: &str| (project.to_owned(), "gpt-4o".to_owned());
+    service.use_each([name("b"), name("c")]).await;
+    service.clock.set("2026-11-23T12:00:00Z");
+    service.use_each([name("a"), name("b")]).await;
+    let all = [
+        "2026-11-22 b",
+        "2026-11-22 c",
+        "2026-11-23 a",
+        "2026-11-23 b",
+    ];
+    let mut firsts = Vec::new();
+    // With the range in each request, and only in the first.
+    for (size, repeats) in [(1, true), (1, false), (2, true), (3, false), (4, true)] {
+        let first = service.usage(page_of_range(size, "")).await;
+        firsts.push((size, repeats, first));
+    }
+    service.clock.set("2026-11-24T00:00:01Z");
+    service.use_each([name("a")]).await;
+    for (size, repeats, mut answer) in firsts {
+        let mut listed = days_and_projects(&answer);
+        while !answer.next_page_token.is_empty() {
+            assert_eq!(answer.rows.len(), usize::try_from(size).unwrap());
+            let next = match repeats {
+                true => page_of_range(size, &answer.next_page_token),
+                false => page(size, &answer.next_page_token),
+            };
+            answer = service.usage(next).await;
+            listed.extend(days_and_projects(&answer));
+            let days = [&answer.day, &answer.from_day, &answer.to_day];
+            assert_eq!(days, ["", "2026-11-22", "2026-11-23"]);
+        }
+        assert_eq!(listed, all, "by {size}");
+    }
+}
+
+async fn a_page_token_of_a_range_carries_the_range_and_is_valid_for_no_other(service: Service) {
+    let name = |project: &str| (project.to_owned(), "gpt-4o".to_owned());
+    service.use_each([name("a"), name("b")]).await;
+    service.clock.set("2026-11-24T12:00:00Z");
+    let token = service.usage(page_of_range(1, "")).await.next_page_token;
+    // Days before the retention are left out of the answers, and stay in the query.
+    let early = ListUsageRequest {
+        from_day: "2026-10-01".to_owned(),
+        ..page(1, "")
+    };
+    let answer = service.usage(early.clone()).await;
+    assert_eq!(answer.from_day, "2026-10-20");
+    let early = ListUsageRequest {
+        page_token: answer.next_page_token,
+        ..early
+    };
+    let answer = service.usage(early).await;
+    assert_eq!(answer.from_day, "2026-10-20");
+    assert_eq!(days_and_projects(&answer), ["2026-11-22 b"]);
+    let with = |day: &str, from_day: &str, to_day: &str| ListUsageRequest {
+        day: day.to_owned(),
+        from_day: from_day.to_owned(),
+        to_day: to_day.to_owned(),
+        ..page(1, &token)
+    };
+    let single_day = service.usage(page(1, "")).await;
+    assert_eq!(single_day.next_page_token, "", "nothing was used today");
+    for other in [
+        with("2026-11-22", "", ""),
+        with("", "2026-11-21", ""),
+        with("", "2026-11-23", ""),
+        with("", "2026-11-22", "2026-11-23"),
+        ListUsageRequest {
+            org: "org-other".to_owned(),
+            ..page_of_range(1, &token)
+        },
+    ] {
+        let what = format!("{other:?}");
+        assert_names("page_token", service.try_usage(other).await, &what);
+    }
+    for same in [
+        with("", "", ""),
+        with("", "2026-11-22", ""),
+        with("", "2026-11-22", "2026-11-24"),
+    ] {
+        let answer = service.usage(same).await;
+        assert_eq!(days_and_projects(&answer), ["2026-11-22 b"]);
+    }
+    let of_a_day = ListUsageRequest {
+        day: "2026-11-22".to_owned(),
+        ..page(1, "")
+    };
+    let token = service.usage(of_a_day).await.next_page_token;
+    let answer = service.try_usage(page_of_range(1, &token)).await;
+    assert_names("page_token", answer, "the token of a day, for a range");
 }

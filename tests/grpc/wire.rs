@@ -177,6 +177,8 @@ async fn text_that_is_not_utf8_is_the_callers_fault_and_its_field_is_named() {
         ("ListUsage", 1, "org"),
         ("ListUsage", 2, "day"),
         ("ListUsage", 4, "page_token"),
+        ("ListUsage", 5, "from_day"),
+        ("ListUsage", 6, "to_day"),
         ("Estimate", 1, "path"),
         ("Estimate", 3, "model"),
         ("SetExternalUsage", 1, "org"),

@@ -235,7 +235,7 @@ fn every_unary_rpc_can_be_called(grpcurl: Grpcurl) {
         json!({
             "pool": "large", "allowance": "1000000", "used": "900", "remaining": "999100",
             "billedTokens": "0", "freeRequests": "1", "billedRequests": "0", "heldTokens": "0", "closed": false,
-            "marginTokens": "0", "externalTokens": "0",
+            "marginTokens": "0", "externalTokens": "0", "shares": [],
         })
     );
     let usage = grpcurl.call("ListUsage", &json!({"org": "org-demo"}));
@@ -245,9 +245,9 @@ fn every_unary_rpc_can_be_called(grpcurl: Grpcurl) {
             "day": "2026-11-22",
             "rows": [{
                 "project": "p", "model": "gpt-4o", "pool": "large", "freeTokens": "900",
-                "billedTokens": "0", "freeRequests": "1", "billedRequests": "0",
+                "billedTokens": "0", "freeRequests": "1", "billedRequests": "0", "day": "2026-11-22",
             }],
-            "nextPageToken": "",
+            "nextPageToken": "", "fromDay": "2026-11-22", "toDay": "2026-11-22",
         })
     );
 }

@@ -13,8 +13,11 @@ use serde_json::Value;
 use super::{WAIT_TIMEOUT, scrape};
 use crate::support::{
     calls::TextFile,
+    clock::Clock,
     tollgate::Tollgate,
     tools::{run, tool},
+    usage_api::{ADMIN_KEY, UsageApiServer},
+    world::NOON,
 };
 
 /// Series of these codes exist only after their first use.
@@ -230,8 +233,15 @@ fn selected(expressions: &str) -> BTreeSet<(String, String)> {
 #[tokio::test]
 async fn every_metric_and_label_in_rules_and_dashboard_exists() {
     // The figures of reconcile exist where it runs.
-    let settings = TextFile::new("[reconcile.orgs.org-demo]\nadmin_key_file = \"/nowhere\"\n");
-    let tollgate = Tollgate::start(&["--store", "memory:", "--config", settings.path()]);
+    let api = UsageApiServer::start(NOON, Vec::new()).await;
+    let key = TextFile::new(ADMIN_KEY);
+    let settings = TextFile::new(&format!(
+        "[reconcile]\napi_base = \"{}\"\n[reconcile.orgs.org-demo]\nadmin_key_file = \"{}\"\n",
+        api.base,
+        key.path()
+    ));
+    let args = ["--store", "memory:", "--config", settings.path()];
+    let tollgate = Tollgate::start_at(&Clock::at(NOON), &args);
     let deadline = Instant::now() + WAIT_TIMEOUT;
     let mut scraped = scrape(&tollgate);
     while !scraped.contains("tollgate_drift_tokens{") && Instant::now() < deadline {

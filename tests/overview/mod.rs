@@ -14,14 +14,14 @@ use std::{
 use async_trait::async_trait;
 use tokio::{task::JoinHandle, time::Instant};
 use tollgate::{
-    domain::{OrgId, PoolCounters, PoolName, UtcDay},
+    domain::{OrgId, PoolName, ShareId, UtcDay},
     ledger::{
         Ledger, LedgerConfig, OrganizationFigures, OrganizationList, OrganizationOrder,
         OrganizationPage,
     },
     store::{
-        Batch, CallLimits, Decision, RowKey, Store, StoreError, Timestamped, UsageLimits,
-        UsageRows, memory::MemoryStore,
+        Batch, CallLimits, DayCounters, Decision, RowKey, Store, StoreError, Timestamped,
+        UsageLimits, UsageRows, memory::MemoryStore,
     },
 };
 
@@ -74,9 +74,10 @@ impl Store for ReadLog {
         org: &OrgId,
         day: UtcDay,
         pools: &[PoolName],
-    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
+        shares: &[ShareId],
+    ) -> Result<Timestamped<DayCounters>, StoreError> {
         self.check(org)?;
-        self.inner.pools(org, day, pools).await
+        self.inner.pools(org, day, pools, shares).await
     }
 
     async fn usage(

@@ -78,6 +78,7 @@ fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
                 eligibility,
                 is_listed,
                 recording,
+                has_run: false,
             }
         }
         Step::Settle {

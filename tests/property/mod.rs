@@ -16,7 +16,7 @@ use proptest::{
 };
 use tollgate::{
     domain::{ExternalSource, PoolName, Tokens, UtcDay, Workload},
-    ledger::{LedgerError, Reserve, Reserved, SetExternalUsage, Settle, UsagePage},
+    ledger::{LedgerError, Reserve, Reserved, SetExternalUsage, Settle, UsageDays, UsagePage},
     policy::Policy,
     store::PoolBalance,
 };
@@ -304,14 +304,20 @@ async fn quota(world: &World, org: &str) -> String {
                 counters.billed_tokens
             )
         }));
+        lines.extend(
+            it.shares
+                .into_iter()
+                .map(|(id, it)| format!("{} of {} {} {}", id.project, id.pool, it.share, it.used)),
+        );
+        lines[1..].sort();
         lines.join("; ")
     })
 }
 
 async fn usage(world: &World, org: &str, day: UtcDay) -> String {
     let page = UsagePage {
-        day: Some(day),
-        after: None,
+        days: UsageDays::Day(day),
+        start: None,
         size: 1_000,
     };
     text(world.ledger.usage(&org_id(org), page).await, |it| {

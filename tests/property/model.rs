@@ -30,6 +30,8 @@ struct Request {
     counts: Option<(&'static str, u64)>,
     settled: bool,
     carry: Carry,
+    /// Whether its project had a share of the pool at Reserve.
+    in_share: bool,
 }
 
 /// What the next day counts of a request.
@@ -66,7 +68,12 @@ pub const MAX_AMOUNT: u64 = 9_007_199_254_740_991;
 /// The verdict of what ran outside the programme: no pool counts it.
 const OUTSIDE: &str = "RanOutsideProgram";
 
-const BILLED_IN_POOL: [&str; 3] = ["AllowanceExceeded", "PoolClosed", "DayClosed"];
+const BILLED_IN_POOL: [&str; 4] = [
+    "AllowanceExceeded",
+    "PoolClosed",
+    "DayClosed",
+    "ShareExceeded",
+];
 
 impl Model {
     pub fn new(rules: Rules, max_rows: usize) -> Self {
@@ -103,7 +110,15 @@ impl Model {
             Some(reason) => (reason, None),
             None => {
                 let pool = self.pool_of(fields.model).unwrap();
-                (self.judge(org, pool, fields.tokens), Some(pool))
+                let verdict = self.judge(org, pool, fields.tokens);
+                let share = self.rules.share(org, fields.project, pool);
+                let used = self.used_share(org, pool, fields.project);
+                match share {
+                    Some(share) if verdict == "FREE" && used + fields.tokens > share => {
+                        ("ShareExceeded", Some(pool))
+                    }
+                    _ => (verdict, Some(pool)),
+                }
             }
         };
         if !dry && self.rules.orgs.contains_key(org) {
@@ -121,7 +136,10 @@ impl Model {
             } else {
                 Carry::Nothing
             };
+            let share = pool.and_then(|pool| self.rules.share(org, fields.project, pool));
+            let in_share = share.is_some();
             self.requests.push(Request {
+                in_share,
                 org,
                 id,
                 fields,
@@ -290,6 +308,13 @@ impl Model {
                 "{balance} {free} {billed_tokens} {billed} held={held} closed={closed}"
             ));
         }
+        for (project, pool, share) in &self.rules.shares {
+            if org == "acme" && self.not_enrolled(org).is_none() {
+                let used = self.used_share(org, pool, project);
+                lines.push(format!("{project} of {pool} {share} {used}"));
+            }
+        }
+        lines[1..].sort();
         lines.join("; ")
     }
 
@@ -434,6 +459,16 @@ impl Model {
             .map(|(_, tokens)| tokens)
             .sum();
         own + self.carried(org, pool)
+    }
+
+    /// What a project used of its share of a pool today.
+    fn used_share(&self, org: &str, pool: &str, project: &str) -> u64 {
+        self.counting(org, Some(self.day))
+            .filter(|it| it.in_share && it.pool == Some(pool) && it.fields.project == project)
+            .filter_map(|it| it.counts)
+            .filter(|(verdict, _)| *verdict == "FREE")
+            .map(|(_, tokens)| tokens)
+            .sum()
     }
 
     fn judge(&self, org: &str, pool: &str, tokens: u64) -> &'static str {

@@ -16,6 +16,8 @@ pub struct Rules {
     pub orgs: BTreeMap<&'static str, Sharing>,
     /// The margins: of the programme, of the pool `mini`, of the organization `acme`.
     pub margins: [Option<Margin>; 3],
+    /// The shares of projects of `acme`: project, pool, tokens.
+    pub shares: Vec<(&'static str, &'static str, u64)>,
     /// Whether FREE reservations are carried into the next day: it is always noon.
     pub guards: bool,
     /// The last free day, as days after the first.
@@ -49,11 +51,13 @@ pub enum Change {
     Margins,
     OwnMargin,
     Guard,
+    Shares,
+    OtherShares,
     End,
 }
 
 impl Change {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Nothing,
         Self::Cut,
         Self::Raise,
@@ -68,6 +72,9 @@ impl Change {
         // As often as two others: it takes a day to show.
         Self::Guard,
         Self::Guard,
+        Self::Shares,
+        Self::Shares,
+        Self::OtherShares,
         Self::End,
     ];
 }
@@ -90,6 +97,7 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
         ]
         .into(),
         margins: [None; 3],
+        shares: Vec::new(),
         guards: false,
         ends_after: None,
     };
@@ -118,6 +126,16 @@ pub fn rules(closes: bool, change: Change, day: u32) -> Rules {
             rules.margins = [Some(("999", |_| 999)), None, Some(own)];
         }
         Change::Guard => rules.guards = true,
+        Change::Shares => {
+            rules.shares = vec![("p", "large", 500), ("q", "large", 999), ("q", "mini", 100)];
+        }
+        Change::OtherShares => {
+            rules.shares = vec![
+                ("p", "large", 333),
+                ("p", "mini", 133),
+                ("(other)", "large", 200),
+            ];
+        }
         Change::End => rules.ends_after = Some(day),
     }
     rules
@@ -130,6 +148,25 @@ impl Rules {
         let own = acme.filter(|_| org == "acme");
         let margin = own.or(mini.filter(|_| pool == "mini")).or(program);
         margin.map_or(0, |(_, tokens)| tokens(allowance))
+    }
+
+    /// What a project may use of a pool.
+    pub fn share(&self, org: &str, project: &str, pool: &str) -> Option<u64> {
+        let mut shares = self.shares.iter().filter(|_| org == "acme");
+        let share = shares.find(|(of, its, _)| (*of, *its) == (project, pool));
+        share.map(|(.., tokens)| *tokens)
+    }
+
+    fn shares_text(&self) -> String {
+        let mut by_project: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (project, pool, tokens) in &self.shares {
+            let of_pools = by_project.entry(project).or_default();
+            of_pools.push(format!("{pool} = {tokens}"));
+        }
+        let lines = by_project
+            .into_iter()
+            .map(|(project, of_pools)| format!("{project:?} = {{ {} }}\n", of_pools.join(", ")));
+        format!("[orgs.acme.shares]\n{}", lines.collect::<String>())
     }
 
     /// The policy file with these rules.
@@ -170,6 +207,9 @@ impl Rules {
             };
             let margin = if *org == "acme" { &acme } else { "" };
             text += &format!("[orgs.{org:?}]\ntier = 1\n{margin}{sharing}\n");
+            if *org == "acme" && !self.shares.is_empty() {
+                text += &self.shares_text();
+            }
         }
         text
     }

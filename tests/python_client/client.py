@@ -31,6 +31,7 @@ ENUMS = {
         "BILLED_REASON_DAY_CLOSED": 11,
         "BILLED_REASON_STORE_UNAVAILABLE": 12,
         "BILLED_REASON_RAN_OUTSIDE_PROGRAM": 13,
+        "BILLED_REASON_SHARE_EXCEEDED": 14,
     },
     "Workload": {
         "WORKLOAD_UNSPECIFIED": 0,
@@ -165,9 +166,11 @@ def usage(stub):
     wanted = [
         pb.UsageRow(
             project="search", model="gpt-4o", pool="large", free_tokens=800, free_requests=1,
-            billed_tokens=5, billed_requests=1,
+            billed_tokens=5, billed_requests=1, day="2026-11-22",
         ),
-        pb.UsageRow(project="search", model="unheard-of", billed_tokens=7, billed_requests=1),
+        pb.UsageRow(
+            project="search", model="unheard-of", billed_tokens=7, billed_requests=1, day="2026-11-22"
+        ),
     ]
     equal(rows, wanted)
     future = pb.ListUsageRequest(org="org-demo", day="2026-11-23")

@@ -28,29 +28,29 @@ use crate::support::{
 /// Longer than anything takes, also on a busy machine.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-const EVERY: Duration = Duration::from_millis(100);
+pub(super) const EVERY: Duration = Duration::from_millis(100);
 
 /// The task, what it compares, and its key file.
-struct Background {
-    world: World,
-    api: UsageApiServer,
+pub(super) struct Background {
+    pub(super) world: World,
+    pub(super) api: UsageApiServer,
     metrics: Metrics,
     key_file: PathBuf,
-    settings: ReconcileSettings,
+    pub(super) settings: ReconcileSettings,
     limits: UsageApiLimits,
-    stopping: CancellationToken,
-    task: Option<AbortOnDropHandle<()>>,
+    pub(super) stopping: CancellationToken,
+    pub(super) task: Option<AbortOnDropHandle<()>>,
     _dir: tempfile::TempDir,
 }
 
 /// What `acme` used of gpt-4o this morning; the provider shows it.
-fn used(tier: &'static str, tokens: u64) -> UsageEvent {
+pub(super) fn used(tier: &'static str, tokens: u64) -> UsageEvent {
     UsageEvent::new("2026-11-22T08:00:00Z", "proj_p", "gpt-4o", tier, tokens)
 }
 
 impl Background {
     /// Over this ledger, in which project `p` of `acme` is mapped. The task does not run yet.
-    async fn over(world: World, events: Vec<UsageEvent>) -> Self {
+    pub(super) async fn over(world: World, events: Vec<UsageEvent>) -> Self {
         let api = UsageApiServer::start(NOON, events).await;
         let dir = tempfile::tempdir().unwrap();
         let key_file = dir.path().join("key");
@@ -86,18 +86,18 @@ impl Background {
         }
     }
 
-    async fn memory(events: Vec<UsageEvent>) -> Self {
+    pub(super) async fn memory(events: Vec<UsageEvent>) -> Self {
         Self::over(World::memory(policy("keep_open")), events).await
     }
 
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         let (settings, ledger) = (self.settings.clone(), self.world.ledger.clone());
         let task = Reconciler::new(settings, ledger, self.metrics.clone(), self.limits);
         let stopping = self.stopping.clone();
         self.task = Some(AbortOnDropHandle::new(tokio::spawn(task.run(stopping))));
     }
 
-    fn raising(mut self) -> Self {
+    pub(super) fn raising(mut self) -> Self {
         self.settings.raise = Raise::External;
         self
     }
@@ -134,12 +134,12 @@ impl Background {
         self.gauge(&format!("tollgate_reconcile_orgs{{state=\"{state}\"}}")) == Some(1.0)
     }
 
-    async fn wait_for(&self, state: &str) {
+    pub(super) async fn wait_for(&self, state: &str) {
         wait(state, async || self.is(state)).await;
     }
 
     /// Waits for so many polls more.
-    async fn polls(&self, number: usize) {
+    pub(super) async fn polls(&self, number: usize) {
         let before = self.api.queries().len();
         wait("polls", async || {
             self.api.queries().len() >= before + number
@@ -147,15 +147,20 @@ impl Background {
         .await;
     }
 
-    /// The external usage of `large`: what counts.
-    async fn external(&self) -> u64 {
+    /// The external usage of a pool: what counts.
+    pub(super) async fn external_of(&self, pool: &str) -> u64 {
         let quota = self.world.quota("acme").await;
-        let pools = quota.pools.iter();
-        let mut large = pools.filter(|(balance, _)| balance.pool.as_str() == "large");
-        large.next().unwrap().0.external.get()
+        let mut pools = quota.pools.iter();
+        let found = pools.find(|(balance, _)| balance.pool.as_str() == pool);
+        found.unwrap().0.external.get()
     }
 
-    async fn wait_for_external(&self, tokens: u64) {
+    /// That of `large`.
+    async fn external(&self) -> u64 {
+        self.external_of("large").await
+    }
+
+    pub(super) async fn wait_for_external(&self, tokens: u64) {
         wait(&format!("{tokens} external"), async || {
             self.external().await == tokens
         })
@@ -168,14 +173,14 @@ impl Background {
     }
 
     /// Reserves and settles.
-    async fn use_tokens(&self, tokens: u64, id: &str) {
+    pub(super) async fn use_tokens(&self, tokens: u64, id: &str) {
         assert_eq!(self.reserve(tokens, id).await, "FREE");
         self.world.settle(id, tokens).await;
     }
 }
 
 /// Waits until it is true.
-async fn wait(what: &str, mut is_true: impl AsyncFnMut() -> bool) {
+pub(super) async fn wait(what: &str, mut is_true: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while !is_true().await {
         assert!(Instant::now() < deadline, "{what}");
@@ -229,6 +234,23 @@ async fn each_kind_of_drift_is_a_gauge_and_names_no_organization() {
     drop(it.task.take());
     wait("no figures", async || it.drift("external").is_none()).await;
     assert!(it.text().contains("# TYPE tollgate_drift_tokens gauge"));
+}
+
+#[tokio::test]
+async fn no_drift_is_shown_before_the_first_comparison_and_the_last_one_stays() {
+    let mut it = Background::memory(vec![used(FREE, 50)]).await;
+    fs::remove_file(&it.key_file).unwrap();
+    it.start();
+    it.wait_for("key_unreadable").await;
+    // A holder of the lease that has compared nothing yet must not show that nothing differs.
+    assert_eq!(it.drift("external"), None);
+    it.write_key(ADMIN_KEY);
+    it.wait_for("drifts").await;
+    assert_eq!(it.drift("external"), Some(50.0));
+    assert_eq!(it.drift("false_free"), Some(0.0));
+    fs::remove_file(&it.key_file).unwrap();
+    it.wait_for("key_unreadable").await;
+    assert_eq!(it.drift("external"), Some(50.0));
 }
 
 #[tokio::test]
@@ -504,11 +526,15 @@ async fn nothing_is_raised_in_the_last_minute_of_the_day() {
 #[tokio::test]
 async fn a_replica_that_loses_the_lease_stops_and_one_that_has_it_again_goes_on() {
     let mut it = Background::over(World::redis(policy("keep_open")), Vec::new()).await;
+    let holds = |it: &Background| it.gauge("tollgate_reconcile_holder");
+    assert_eq!(holds(&it), None, "it has nothing to compare");
     it.start();
     it.wait_for("agrees").await;
+    assert_eq!(holds(&it), Some(1.0));
     let redis = it.world.redis.as_ref().unwrap();
     redis.run(&["SET", "tollgate:reconcile", "1"]);
     wait("no figures", async || it.drift("external").is_none()).await;
+    assert_eq!(holds(&it), Some(0.0));
     let queries = it.api.queries().len();
     tokio::time::sleep(3 * it.settings.every).await;
     assert_eq!(it.api.queries().len(), queries);

@@ -8,6 +8,7 @@ mod command;
 mod invoice;
 mod kinds;
 mod overflow;
+mod raising;
 mod readme;
 mod replicas;
 mod reports;

@@ -121,9 +121,11 @@ async fn of_two_replicas_one_polls_and_the_other_takes_over_when_it_is_killed() 
     assert!(
         holder.contains("\ntollgate_reconcile_age_seconds ")
             && holder.contains("tollgate_drift_tokens{")
+            && holder.contains("\ntollgate_reconcile_holder 1.0\n")
     );
     assert!(
-        !other.contains("\ntollgate_reconcile_age_seconds ")
+        other.contains("\ntollgate_reconcile_holder 0.0\n")
+            && !other.contains("\ntollgate_reconcile_age_seconds ")
             && !other.contains("tollgate_drift_tokens{")
     );
     let client = replicas[1].tollgate.client();

@@ -144,6 +144,14 @@ fn what_is_cut_or_stands_twice_is_not_compared() {
         "page 1: next_page: is missing, and there is more"
     );
     first["next_page"] = json!("page_A");
+    for missing in [None, Some(Value::Null)] {
+        let mut page = first.clone();
+        match missing {
+            Some(null) => page["has_more"] = null,
+            None => _ = page.as_object_mut().unwrap().remove("has_more"),
+        }
+        assert_eq!(fault(&page.to_string()), "page 1: has_more: is missing");
+    }
     let wanted = "page 1: has_more: the provider has more pages, and the file ends here";
     assert_eq!(fault(&first.to_string()), wanted);
     let second = page(&[bucket(NEXT_DAY, &[])]);

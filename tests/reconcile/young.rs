@@ -165,6 +165,75 @@ fn the_newest_sample_that_is_old_enough_counts_and_their_number_is_bounded() {
 }
 
 #[test]
+fn the_number_of_samples_is_bounded_also_while_nothing_is_compared() {
+    let begin = Instant::now();
+    let mut history = SampleHistory::new(Duration::from_secs(80), Duration::from_secs(1));
+    for second in 0..1_000 {
+        let at = begin + Duration::from_secs(second);
+        history.add(at, LedgerSample::empty(day(TODAY)));
+    }
+    let sizes = format!("{history:?}").matches("LedgerSample").count();
+    assert!(sizes <= 10, "{sizes}");
+}
+
+/// Polls so far apart, for a day: in how many there was a settled sample, and in how many a missing one was new.
+fn polled(spacing_minutes: u64) -> (usize, usize) {
+    let (lag, every) = (Duration::from_secs(1_200), Duration::from_secs(300));
+    let (begin, spacing) = (Instant::now(), Duration::from_secs(60 * spacing_minutes));
+    let mut history = SampleHistory::new(lag, every);
+    let (mut settled, mut reported) = (0, 0);
+    for poll in 0..24 {
+        let now = begin + spacing * poll;
+        history.set_spacing(spacing);
+        settled += usize::from(history.settled(now).is_some());
+        reported += usize::from(history.is_newly_missing(now));
+        // It is read a little later.
+        let read_at = now + Duration::from_secs(1);
+        history.add(read_at, LedgerSample::empty(day(TODAY)));
+    }
+    (settled, reported)
+}
+
+#[test]
+fn rounds_that_take_longer_than_every_leave_settled_samples_and_far_too_long_ones_are_reported_once()
+ {
+    for (spacing, first) in [(5, 5), (17, 2), (19, 2), (21, 1), (33, 1), (62, 1)] {
+        let (settled, reported) = polled(spacing);
+        // In each poll that is as late as the lag.
+        assert!(settled >= 24 - first - 1, "{spacing}: {settled}");
+        assert_eq!(reported, 0, "{spacing}");
+    }
+    assert_eq!(polled(63), (0, 1));
+}
+
+#[test]
+fn a_missing_sample_is_reported_again_after_there_was_one() {
+    let begin = Instant::now();
+    let mut history = SampleHistory::new(Duration::from_secs(80), Duration::from_secs(1));
+    let mut is_reported = |second, is_settled| {
+        let now = begin + Duration::from_secs(second);
+        assert_eq!(history.settled(now).is_some(), is_settled, "{second}");
+        let is_reported = history.is_newly_missing(now);
+        if second == 100 {
+            history.add(now, LedgerSample::empty(day(TODAY)));
+        }
+        is_reported
+    };
+    for (second, is_settled, expected) in [
+        (0, false, false),
+        (82, false, false),
+        (83, false, true),
+        (100, false, false),
+        (180, true, false),
+        (300, false, false),
+        (382, false, false),
+        (383, false, true),
+    ] {
+        assert_eq!(is_reported(second, is_settled), expected, "{second}");
+    }
+}
+
+#[test]
 fn a_sample_that_is_much_older_than_the_lag_does_not_count() {
     let (lag, every) = (Duration::from_secs(1_200), Duration::from_secs(300));
     let begin = Instant::now();
@@ -178,6 +247,14 @@ fn a_sample_that_is_much_older_than_the_lag_does_not_count() {
         (oldest, true),
         (oldest + Duration::from_secs(1), false),
         (Duration::from_secs(7 * 60 * 60), false),
+    ] {
+        assert_eq!(history.settled(begin + age).is_some(), counts, "{age:?}");
+    }
+    // A gap without polls, such as an outage, is not a time from poll to poll.
+    history.set_spacing(Duration::from_secs(7 * 60 * 60));
+    for (age, counts) in [
+        (3 * lag + lag / 8, true),
+        (3 * lag + lag / 8 + Duration::from_secs(1), false),
     ] {
         assert_eq!(history.settled(begin + age).is_some(), counts, "{age:?}");
     }
@@ -237,6 +314,51 @@ fn a_figure_of_another_replica_counts_as_proven_and_one_of_its_own_does_not() {
 }
 
 #[test]
+fn a_figure_that_may_be_above_what_is_proven_is_unproven_until_a_lower_one_was_written() {
+    let (mut figures, large, today) = (ExternalFigures::default(), pool("large"), day(TODAY));
+    let unproven = |figures: &ExternalFigures| {
+        let unproven = figures.unproven(today);
+        unproven.map(|(_, tokens)| tokens).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        figures.update(today, &large, facts(400, 400, Some(0), 0)),
+        400
+    );
+    figures.confirm(&large);
+    assert_eq!(unproven(&figures), [0]);
+    let lower = facts(400, 400, Some(400), 400);
+    assert_eq!(figures.update(today, &large, lower), 0);
+    assert_eq!(unproven(&figures), [0], "400 is there until 0 is written");
+    figures.confirm(&large);
+    assert_eq!(unproven(&figures), [0; 0]);
+}
+
+#[test]
+fn a_model_that_was_retired_today_counts_in_its_pool_if_it_was_free_by_either_side() {
+    let books = Books::with_program(
+        "without = [\"gpt-4o\"]\n[pools.large]\nretired = [\"gpt-4o-2024-08-06\"]",
+        "data_sharing = \"all\"",
+    );
+    let rows = [
+        ("proj_p", "gpt-4o-2024-08-06", FREE, 1),
+        ("proj_p", "gpt-4o-2024-08-06", "default", 20),
+    ];
+    let report = report(&page(&[bucket(TODAY, &rows)]));
+    for (row, expected) in [
+        ((TODAY, "p", "gpt-4o-2024-08-06", 1, 0), 21),
+        // The alias is gone too.
+        ((TODAY, "p", "gpt-4o", 1, 0), 21),
+        ((TODAY, "p", "gpt-4o", 0, 1), 1),
+        ((YESTERDAY, "p", "gpt-4o", 1, 0), 1),
+        // Another snapshot, which is listed.
+        ((TODAY, "p", "gpt-4o-2024-05-13", 1, 0), 1),
+    ] {
+        let tokens = provider_tokens(&books.scope(), day(TODAY), &ledger(&[row]), &report);
+        assert_eq!(tokens[&pool("large")], expected, "{row:?}");
+    }
+}
+
+#[test]
 fn the_providers_figure_of_a_pool_has_every_tier_and_each_project_that_may_share() {
     let rows = [
         ("proj_p", "gpt-4o-2024-08-06", FREE, 1),
@@ -262,11 +384,15 @@ fn the_providers_figure_of_a_pool_has_every_tier_and_each_project_that_may_share
         "a project that is not mapped may share"
     );
     let other = "data_sharing = \"selected\"\nprojects = [\"q\"]";
-    assert_eq!(large(&Books::new(other)), 300, "p does not share");
+    assert_eq!(
+        large(&Books::new(other)),
+        301,
+        "p does not share by the policy, but what was free of it counts"
+    );
     for (row, expected) in [
         ((TODAY, "p", "gpt-4o", 1, 0), 321),
-        ((TODAY, "p", "gpt-4o", 0, 1), 300),
-        ((YESTERDAY, "p", "gpt-4o", 1, 0), 300),
+        ((TODAY, "p", "gpt-4o", 0, 1), 301),
+        ((YESTERDAY, "p", "gpt-4o", 1, 0), 301),
     ] {
         let tokens = with_rows(&Books::new(other), &[row]);
         assert_eq!(

@@ -367,6 +367,44 @@ async fn external_usage_is_restored_by_whoever_knew_it_and_the_later_figure_coun
     }
 }
 
+#[tokio::test]
+async fn what_a_share_counted_is_restored_like_a_pool() {
+    let mut redis = RedisServer::start();
+    let shares = "[orgs.acme.shares]\np = 500\n[orgs.other]";
+    let policy = TextFile::new(&small_policy("keep_open").replace("[orgs.other]", shares));
+    let arguments = ["--policy", policy.path(), "--store", &redis.url()];
+    let (tollgate, other) = (Tollgate::start(&arguments), Tollgate::start(&arguments));
+    let (client, other) = (tollgate.client(), other.client());
+    let share = async |client: &Client| large(client).await.shares[0].used;
+    assert_eq!(reserve(&client, 300, "held").await.used, 300);
+    assert_eq!(reserve(&client, 100, "settled").await.used, 400);
+    assert_eq!(used(&other, 50).await, free(450));
+    let snapshot = Snapshot::of(&redis);
+    let settle = async || {
+        let request = SettleRequest {
+            org: "acme".to_owned(),
+            request_id: "settled".to_owned(),
+            tokens: 40,
+            outside_program: false,
+        };
+        client.clone().settle(request).await.unwrap().into_inner()
+    };
+    assert_eq!(settle().await.used, 390);
+    assert_eq!(share(&client).await, 390);
+    // Both know their own writes, and the first one's Settle counts.
+    redis.run(&["FLUSHALL"]);
+    assert_eq!(share(&client).await, 390);
+    assert_eq!(used(&other, 101).await, ("ShareExceeded".to_owned(), 450));
+    assert_eq!(used(&client, 111).await, ("ShareExceeded".to_owned(), 390));
+    assert_eq!(used(&client, 110).await, free(500));
+    assert_eq!(share(&other).await, 500);
+    // Redis falls back to a moment before the Settle: nothing is given back twice, nor granted twice.
+    snapshot.put_back(&mut redis);
+    assert_eq!(used(&client, 1).await, ("ShareExceeded".to_owned(), 500));
+    assert_eq!(settle().await.used, 500);
+    assert_eq!(share(&client).await, 500);
+}
+
 /// A service under the clock of its Redis.
 fn replica_at(clock: &Clock, redis: &RedisServer, policy: &TextFile) -> (Tollgate, Client) {
     let args = ["--store", &redis.url(), "--policy", policy.path()];

@@ -46,7 +46,7 @@ async fn the_page_reads_the_same_numbers_as_get_quota() {
     let large = json!({
         "pool": "large", "allowance": 1_000_000, "used": 930_000, "remaining": 70_000,
         "billed_tokens": 0, "free_requests": 1, "billed_requests": 0, "held_tokens": 0,
-        "closed": false, "margin_tokens": 0, "external_tokens": 0,
+        "closed": false, "margin_tokens": 0, "external_tokens": 0, "shares": [],
     });
     assert_eq!(quota["pools"][0], large);
     assert_eq!(quota["pools"][1]["pool"], "mini");

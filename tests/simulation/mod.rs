@@ -17,7 +17,7 @@ use tollgate::{
     store::{PoolBalance, StoreError},
 };
 
-use self::model::{ALLOWANCE, Answer, Call, Model, Operation, Process, RedisState};
+use self::model::{ALLOWANCE, Answer, Call, Model, Operation, Process, RedisState, SHARE};
 use crate::support::{
     clock::Clock,
     proxy::{Fault, Proxy},
@@ -25,7 +25,8 @@ use crate::support::{
     redis::RedisServer,
     seeds,
     world::{
-        NOON, ReserveExt as _, new_reserve, new_settle, org_id, policy, redis_store_at, request_id,
+        NOON, ReserveExt as _, new_reserve, new_settle, org_id, policy_text, redis_store_at,
+        request_id, small_policy,
     },
 };
 
@@ -69,7 +70,13 @@ fn step(random: &mut Random, replicas: u64, settles: bool) -> Step {
             let id = (random.below(2) == 0).then_some(id);
             // The same id mostly has the same tokens.
             let tokens = id.map_or(tokens, |id| 40 * (id as i64 + 1) + i64::from(tokens > 290));
-            Step::Call(replica, Operation::Reserve { id, tokens }, fault)
+            // The same id has the same project.
+            let operation = Operation::Reserve {
+                id,
+                tokens,
+                in_share: id.map_or(tokens % 2 == 0, |id| id % 2 == 0),
+            };
+            Step::Call(replica, operation, fault)
         }
         50..60 if settles => {
             let outside = random.below(4) == 0;
@@ -169,7 +176,9 @@ impl Simulation {
     async fn process(&mut self, replica: usize) -> (Process, Ledger) {
         self.processes += 1;
         let store = Arc::new(redis_store_at(&self.proxies[replica].url()));
-        let policy = Arc::new(policy("keep_open"));
+        let shares = format!("[orgs.acme.shares]\nshared = {SHARE}\n[orgs.other]");
+        let policy = small_policy("keep_open").replace("[orgs.other]", &shares);
+        let policy = Arc::new(policy_text(&policy));
         let ledger = Ledger::new(LedgerConfig::new(policy, store));
         // The ledger learns the day.
         ledger.quota(&org_id("acme")).await.unwrap();
@@ -191,7 +200,7 @@ impl Simulation {
                 return Err(format!("step {at}, {step:?}: {received}, and not {wanted}"));
             }
             let (process, _) = self.replicas[0];
-            let (granted, (used, _)) = (self.model.granted(), self.model.quota_through(process));
+            let (granted, (used, ..)) = (self.model.granted(), self.model.quota_through(process));
             if replicas == 1 && (granted > used || used > ALLOWANCE) {
                 return Err(format!(
                     "step {at}, {step:?}: {granted} are granted, and {used} counted"
@@ -252,7 +261,10 @@ impl Simulation {
                 let (process, ledger) = &self.replicas[replica];
                 let quota = ledger.quota(&org_id("acme")).await.unwrap();
                 let (balance, _) = &quota.pools[0];
-                let received = (balance.used.get() as i64, balance.external.get() as i64);
+                let (_, share) = &quota.shares[0];
+                let received = [balance.used, balance.external, share.used];
+                let [used, external, in_share] = received.map(|it| it.get() as i64);
+                let received = (used, external, in_share);
                 let wanted = self.model.quota_through(*process);
                 return (format!("{received:?}"), format!("{wanted:?}"));
             }
@@ -313,8 +325,13 @@ async fn perform(ledger: &Ledger, operation: Operation) -> Answer {
     let name = |id: u64| format!("id {id}");
     let used = |pool: Option<PoolBalance>| pool.map_or(0, |pool| pool.used.get() as i64);
     match operation {
-        Operation::Reserve { id, tokens } => {
-            let call = new_reserve(tokens as u64);
+        Operation::Reserve {
+            id,
+            tokens,
+            in_share,
+        } => {
+            let project = if in_share { "shared" } else { "p" };
+            let call = new_reserve(tokens as u64).project(project);
             let call = match id {
                 Some(id) => call.id(&name(id)),
                 None => call,
@@ -360,6 +377,7 @@ fn verdict(verdict: Verdict) -> &'static str {
         Verdict::Billed(BilledReason::AllowanceExceeded) => "EXCEEDED",
         Verdict::Billed(BilledReason::DayClosed) => "DAY_CLOSED",
         Verdict::Billed(BilledReason::RanOutsideProgram) => "OUTSIDE",
+        Verdict::Billed(BilledReason::ShareExceeded) => "SHARE",
         Verdict::Billed(_) => "BILLED",
     }
 }
@@ -402,7 +420,11 @@ async fn new_writes_are_not_mistaken_for_lost_ones() {
     let mut simulation = Simulation::new().await;
     simulation.begin().await;
     let reserve = |replica, tokens, fault| {
-        let operation = Operation::Reserve { id: None, tokens };
+        let operation = Operation::Reserve {
+            id: None,
+            tokens,
+            in_share: false,
+        };
         Step::Call(replica, operation, fault)
     };
     for step in [

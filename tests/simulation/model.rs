@@ -1,18 +1,34 @@
-//! The model of one organization's pool, reservations and replicas under faults.
+//! The model of one organization's pool, the share of a project in it, reservations and replicas under faults.
 
 use std::collections::BTreeMap;
 
 pub const ALLOWANCE: i64 = 1_000;
+
+/// What the project with a share may use.
+pub const SHARE: i64 = 450;
 
 /// A process of a replica. A new process has no snapshots.
 pub type Process = usize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    Reserve { id: Option<u64>, tokens: i64 },
-    Settle { id: u64, tokens: i64, outside: bool },
-    Release { id: u64 },
-    SetExternal { tokens: i64 },
+    Reserve {
+        id: Option<u64>,
+        tokens: i64,
+        /// Whether its project has a share.
+        in_share: bool,
+    },
+    Settle {
+        id: u64,
+        tokens: i64,
+        outside: bool,
+    },
+    Release {
+        id: u64,
+    },
+    SetExternal {
+        tokens: i64,
+    },
 }
 
 /// The answer: verdict, used tokens and whether it is a replay; or the error.
@@ -25,7 +41,7 @@ struct Component {
     writes: BTreeMap<u64, i64>,
 }
 
-/// A pool's record.
+/// The record of the pool, or of the share.
 #[derive(Debug, Clone, Default)]
 struct Pool {
     components: BTreeMap<Process, Component>,
@@ -45,14 +61,22 @@ struct Reservation {
     tokens: i64,
     verdict: &'static str,
     state: State,
+    in_share: bool,
     /// A loss may have reverted its Settle or Release.
     stale: bool,
 }
 
+/// Both records: see [`POOL`] and [`IN_SHARE`].
+type Records = [Pool; 2];
+
+/// The places of the records.
+const POOL: usize = 0;
+const IN_SHARE: usize = 1;
+
 /// The content of Redis.
 #[derive(Debug, Clone, Default)]
 pub struct RedisState {
-    pool: Pool,
+    records: Records,
     /// Today's and yesterday's.
     reservations: [BTreeMap<u64, Reservation>; 2],
 }
@@ -61,7 +85,7 @@ pub struct RedisState {
 pub struct Model {
     pub redis: RedisState,
     /// The snapshots of today of each living process.
-    snapshots: BTreeMap<Process, Pool>,
+    snapshots: BTreeMap<Process, Records>,
     calls: BTreeMap<Process, u64>,
     /// The hour, and the steps so far: Redis' clock in the order of its moments.
     pub now: u64,
@@ -76,9 +100,9 @@ pub struct Model {
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
     process: Process,
-    /// The number of the process's call, and its last acknowledged sequence number.
+    /// The number of the process's call, and its last acknowledged sequence number of each record.
     number: u64,
-    acknowledged: u64,
+    acknowledged: [u64; 2],
     operation: Operation,
 }
 
@@ -86,9 +110,11 @@ pub struct Call {
 enum CallResult {
     /// Redis lost writes of this process: nothing was written.
     Lost,
-    /// The decision, and the id of its write, if any.
-    Decided(Answer, Option<u64>),
+    /// The decision, and which records it wrote.
+    Decided(Answer, [bool; 2]),
 }
+
+const NOTHING: [bool; 2] = [false; 2];
 
 fn sum(pool: &Pool) -> i64 {
     let writes = pool
@@ -120,10 +146,11 @@ impl Model {
     pub fn call(&mut self, process: Process, operation: Operation) -> Call {
         let number = self.calls.entry(process).or_default();
         *number += 1;
-        let component = self
-            .snapshots
-            .get(&process)
-            .and_then(|pool| pool.components.get(&process));
+        let snapshots = self.snapshots.get(&process);
+        let acknowledged = [POOL, IN_SHARE].map(|which| {
+            let component = snapshots.and_then(|it| it[which].components.get(&process));
+            component.map_or(0, |component| component.seq)
+        });
         let left = match operation {
             Operation::Settle {
                 id, outside: true, ..
@@ -139,7 +166,7 @@ impl Model {
         Call {
             process,
             number: *number,
-            acknowledged: component.map_or(0, |component| component.seq),
+            acknowledged,
             operation,
         }
     }
@@ -149,31 +176,30 @@ impl Model {
         let Call {
             process, operation, ..
         } = call;
-        let (answer, write) = match self.apply_once(call) {
-            CallResult::Decided(answer, write) => (answer, write),
-            CallResult::Lost => {
-                let again = self.call(process, operation);
-                let snapshots = self.snapshots.get(&process).cloned().unwrap_or_default();
-                if merge(&mut self.redis.pool, &snapshots) {
-                    for reservation in self.redis.reservations[0].values_mut() {
-                        reservation.stale = true;
-                    }
-                }
-                let CallResult::Decided(answer, write) = self.apply_once(again) else {
-                    unreachable!("the model is up to date");
-                };
-                (answer, Some(write.unwrap_or_else(|| self.write(again, 0))))
-            }
+        let (answer, written) = match self.apply_once(call) {
+            CallResult::Decided(answer, written) => (answer, written),
+            CallResult::Lost => self.recover(process, operation),
         };
-        if write.is_some() {
-            self.snapshots.insert(process, self.redis.pool.clone());
+        for which in [POOL, IN_SHARE] {
+            if written[which] {
+                let snapshots = self.snapshots.entry(process).or_default();
+                snapshots[which] = self.redis.records[which].clone();
+            }
         }
         match (operation, answer) {
-            (Operation::Reserve { id: None, tokens }, Ok(("FREE", ..))) => self.granted += tokens,
+            (
+                Operation::Reserve {
+                    id: None, tokens, ..
+                },
+                Ok(("FREE", ..)),
+            ) => {
+                self.granted += tokens;
+            }
             (
                 Operation::Reserve {
                     id: Some(id),
                     tokens,
+                    ..
                 },
                 Ok(("FREE", ..)),
             ) if self.redis.reservations[0].contains_key(&id) => {
@@ -182,6 +208,55 @@ impl Model {
             _ => {}
         }
         answer
+    }
+
+    /// Sends the snapshots of the records that the operation reads, and decides it.
+    fn recover(&mut self, process: Process, operation: Operation) -> (Answer, [bool; 2]) {
+        let again = self.call(process, operation);
+        let snapshots = self.snapshots.get(&process).cloned().unwrap_or_default();
+        let (_, reads) = self.reads(operation);
+        let mut recovered = NOTHING;
+        for which in [POOL, IN_SHARE] {
+            let record = &mut self.redis.records[which];
+            recovered[which] = reads[which] && merge(record, &snapshots[which]);
+        }
+        if recovered != NOTHING {
+            for reservation in self.redis.reservations[0].values_mut() {
+                reservation.stale = true;
+            }
+        }
+        let CallResult::Decided(answer, mut written) = self.apply_once(again) else {
+            unreachable!("the model is up to date");
+        };
+        for which in [POOL, IN_SHARE] {
+            if recovered[which] && !written[which] {
+                self.write(which, again, 0);
+                written[which] = true;
+            }
+        }
+        (answer, written)
+    }
+
+    /// The reservation of an operation's id with its day, and the records that the operation reads.
+    fn reads(&self, operation: Operation) -> (Option<(usize, Reservation)>, [bool; 2]) {
+        let (id, in_share) = match operation {
+            Operation::Reserve { id, in_share, .. } => (id, in_share),
+            Operation::Settle { id, .. } | Operation::Release { id } => (Some(id), false),
+            Operation::SetExternal { .. } => (None, false),
+        };
+        let found = id.and_then(|id| {
+            let mut days = self.redis.reservations.iter().enumerate();
+            days.find_map(|(day, known)| known.get(&id).map(|it| (day, it.clone())))
+        });
+        let ends = matches!(
+            operation,
+            Operation::Settle { .. } | Operation::Release { .. }
+        );
+        let of_today = found
+            .as_ref()
+            .is_some_and(|(day, it)| *day == 0 && it.in_share);
+        let reads = [!ends || found.is_some(), in_share || of_today];
+        (found, reads)
     }
 
     /// Applies a call whose answer is lost.
@@ -196,93 +271,98 @@ impl Model {
             operation,
             ..
         } = call;
-        let id = match operation {
-            Operation::Reserve { id, .. } => id,
-            Operation::Settle { id, .. } | Operation::Release { id } => Some(id),
-            Operation::SetExternal { .. } => None,
-        };
-        let found = id.and_then(|id| {
-            let mut days = self.redis.reservations.iter().enumerate();
-            days.find_map(|(day, known)| known.get(&id).map(|it| (day, it.clone())))
-        });
-        let reads_pool = found.is_some()
-            || matches!(
-                operation,
-                Operation::Reserve { .. } | Operation::SetExternal { .. }
-            );
-        let seq = self
-            .redis
-            .pool
-            .components
-            .get(&process)
-            .map_or(0, |component| component.seq);
-        if reads_pool && seq < acknowledged {
-            return CallResult::Lost;
+        let (found, reads) = self.reads(operation);
+        for which in [POOL, IN_SHARE] {
+            let component = self.redis.records[which].components.get(&process);
+            let seq = component.map_or(0, |component| component.seq);
+            if reads[which] && seq < acknowledged[which] {
+                return CallResult::Lost;
+            }
         }
         match (operation, found) {
-            (Operation::Reserve { id, tokens }, None) => self.reserve(call, id, tokens),
+            (Operation::Reserve { .. }, None) => self.reserve(call),
             (Operation::Reserve { tokens, .. }, Some((day, known))) => {
                 self.replay(call, tokens, day, &known)
             }
             (Operation::SetExternal { tokens }, _) => self.set_external(call, tokens),
-            (_, None) => CallResult::Decided(Err("unknown"), None),
+            (_, None) => CallResult::Decided(Err("unknown"), NOTHING),
             (Operation::Settle { .. }, Some((day, known))) => self.settle(call, day, &known),
             (Operation::Release { id }, Some((day, known))) => self.release(call, id, day, &known),
         }
     }
 
-    fn reserve(&mut self, call: Call, id: Option<u64>, tokens: i64) -> CallResult {
-        let before = used(&self.redis.pool);
-        let fits = self.fits(before + tokens);
-        let (verdict, change) = if fits {
-            ("FREE", tokens)
-        } else {
+    fn reserve(&mut self, call: Call) -> CallResult {
+        let Operation::Reserve {
+            id,
+            tokens,
+            in_share,
+        } = call.operation
+        else {
+            unreachable!("it is a Reserve");
+        };
+        let [before, used_share] = [POOL, IN_SHARE].map(|which| used(&self.redis.records[which]));
+        let (verdict, change) = if !self.fits(before + tokens) {
             ("EXCEEDED", 0)
+        } else if in_share && used_share + tokens > SHARE {
+            ("SHARE", 0)
+        } else {
+            ("FREE", tokens)
         };
         if let Some(id) = id {
             let reservation = Reservation {
                 tokens,
                 verdict,
                 state: State::Held,
+                in_share,
                 stale: false,
             };
             self.redis.reservations[0].insert(id, reservation);
         }
-        let write = self.write(call, change);
-        CallResult::Decided(Ok((verdict, before + change, false)), Some(write))
+        self.write(POOL, call, change);
+        let counts_in_share = in_share && verdict == "FREE";
+        if counts_in_share {
+            self.write(IN_SHARE, call, tokens);
+        }
+        CallResult::Decided(
+            Ok((verdict, before + change, false)),
+            [true, counts_in_share],
+        )
     }
 
     fn fits(&self, total: i64) -> bool {
-        total + self.redis.pool.external.1 <= ALLOWANCE
+        total + self.redis.records[POOL].external.1 <= ALLOWANCE
     }
 
     fn set_external(&mut self, call: Call, tokens: i64) -> CallResult {
-        let seq = (self.redis.pool.external.0 + 1).max(self.now);
-        self.redis.pool.external = (seq, tokens);
-        let write = self.write(call, 0);
-        CallResult::Decided(Ok(("", used(&self.redis.pool), false)), Some(write))
+        let external = &mut self.redis.records[POOL].external;
+        *external = ((external.0 + 1).max(self.now), tokens);
+        self.write(POOL, call, 0);
+        CallResult::Decided(
+            Ok(("", used(&self.redis.records[POOL]), false)),
+            [true, false],
+        )
     }
 
     fn replay(&mut self, call: Call, tokens: i64, day: usize, known: &Reservation) -> CallResult {
         if known.tokens != tokens {
-            return CallResult::Decided(Err("fields"), None);
+            return CallResult::Decided(Err("fields"), NOTHING);
         }
         if known.state == State::Released {
-            return CallResult::Decided(Err("released"), None);
+            return CallResult::Decided(Err("released"), NOTHING);
         }
-        let write = (day == 0).then(|| self.write(call, 0));
-        let used = used(&self.redis.pool);
-        CallResult::Decided(Ok((known.verdict, used, true)), write)
+        let written = self.touch(call, day);
+        let used = used(&self.redis.records[POOL]);
+        CallResult::Decided(Ok((known.verdict, used, true)), written)
     }
 
     fn release(&mut self, call: Call, id: u64, day: usize, known: &Reservation) -> CallResult {
-        let before = used(&self.redis.pool);
+        let before = used(&self.redis.records[POOL]);
         let shown = |used| if day == 0 { used } else { 0 };
         match known.state {
-            State::Settled { .. } => CallResult::Decided(Err("settled"), None),
+            State::Settled { .. } => CallResult::Decided(Err("settled"), NOTHING),
             State::Released => {
-                let write = (day == 0).then(|| self.write(call, 0));
-                CallResult::Decided(Ok(("", shown(before), true)), write)
+                let written = self.touch(call, day);
+                CallResult::Decided(Ok(("", shown(before), true)), written)
             }
             State::Held => {
                 let free = day == 0 && known.verdict == "FREE" && !known.stale;
@@ -292,8 +372,12 @@ impl Model {
                     before
                 };
                 self.change(id, day, State::Released);
-                let write = (day == 0).then(|| self.write(call, after - before));
-                CallResult::Decided(Ok(("", shown(after), false)), write)
+                if day != 0 {
+                    return CallResult::Decided(Ok(("", 0, false)), NOTHING);
+                }
+                self.write(POOL, call, after - before);
+                let in_share = self.replace_in_share(call, known, None);
+                CallResult::Decided(Ok(("", after, false)), [true, in_share])
             }
         }
     }
@@ -307,22 +391,22 @@ impl Model {
         else {
             unreachable!("it is a Settle");
         };
-        let before = used(&self.redis.pool);
+        let before = used(&self.redis.records[POOL]);
         let shown = |used| if day == 0 { used } else { 0 };
         match known.state {
-            State::Released => return CallResult::Decided(Err("released"), None),
+            State::Released => return CallResult::Decided(Err("released"), NOTHING),
             State::Settled {
                 tokens: settled,
                 verdict,
             } => {
                 if (verdict == "OUTSIDE") != outside {
-                    return CallResult::Decided(Err("place"), None);
+                    return CallResult::Decided(Err("place"), NOTHING);
                 }
                 if settled != tokens {
-                    return CallResult::Decided(Err("amount"), None);
+                    return CallResult::Decided(Err("amount"), NOTHING);
                 }
-                let write = (day == 0).then(|| self.write(call, 0));
-                return CallResult::Decided(Ok((verdict, shown(before), true)), write);
+                let written = self.touch(call, day);
+                return CallResult::Decided(Ok((verdict, shown(before), true)), written);
             }
             State::Held => {}
         }
@@ -337,6 +421,7 @@ impl Model {
         let verdict = match (day, free) {
             _ if outside => "OUTSIDE",
             (0, true) if tokens <= known.tokens || self.fits(without + tokens) => "FREE",
+            (0, false) if known.verdict == "SHARE" => "SHARE",
             (0, false) if self.fits(before + tokens) => "FREE",
             (0, _) => "EXCEEDED",
             (_, true) if tokens > known.tokens => "DAY_CLOSED",
@@ -344,7 +429,7 @@ impl Model {
         };
         self.change(id, day, State::Settled { tokens, verdict });
         if day != 0 {
-            return CallResult::Decided(Ok((verdict, 0, false)), None);
+            return CallResult::Decided(Ok((verdict, 0, false)), NOTHING);
         }
         let after = if stale && tokens <= known.tokens {
             before
@@ -353,8 +438,35 @@ impl Model {
         } else {
             without
         };
-        let write = self.write(call, after - before);
-        CallResult::Decided(Ok((verdict, after, false)), Some(write))
+        self.write(POOL, call, after - before);
+        let is_free = verdict == "FREE";
+        let in_share = self.replace_in_share(call, known, is_free.then_some(tokens));
+        CallResult::Decided(Ok((verdict, after, false)), [true, in_share])
+    }
+
+    /// Takes what a reservation of today counted off its share, and counts the free tokens of its Settle. Returns
+    /// whether the share is written.
+    fn replace_in_share(&mut self, call: Call, known: &Reservation, free: Option<i64>) -> bool {
+        let was_free = known.verdict == "FREE";
+        let is_stale = was_free && known.stale;
+        let takes_back = was_free && !is_stale;
+        let counted = free.filter(|tokens| !is_stale || *tokens > known.tokens);
+        if !known.in_share || !takes_back && counted.is_none() {
+            return false;
+        }
+        let before = used(&self.redis.records[IN_SHARE]);
+        let taken_back = if takes_back { known.tokens } else { 0 };
+        let after = (before - taken_back).max(0) + counted.unwrap_or(0);
+        self.write(IN_SHARE, call, after - before);
+        true
+    }
+
+    /// A replay writes the pool with its counters unchanged.
+    fn touch(&mut self, call: Call, day: usize) -> [bool; 2] {
+        if day == 0 {
+            self.write(POOL, call, 0);
+        }
+        [day == 0, false]
     }
 
     fn change(&mut self, id: u64, day: usize, state: State) {
@@ -362,23 +474,26 @@ impl Model {
         reservation.expect("it was found").state = state;
     }
 
-    fn write(&mut self, call: Call, change: i64) -> u64 {
+    fn write(&mut self, which: usize, call: Call, change: i64) {
         self.writes += 1;
+        let record = &mut self.redis.records[which];
         // If more was given back than is left, the next write compensates.
-        let missing = (-sum(&self.redis.pool)).max(0);
-        let component = self.redis.pool.components.entry(call.process).or_default();
+        let missing = (-sum(record)).max(0);
+        let component = record.components.entry(call.process).or_default();
         component.seq = (component.seq + 1).max(call.number * 1024);
         component.writes.insert(self.writes, change + missing);
-        self.writes
     }
 
-    /// The used tokens and the external usage in GetQuota through a process.
-    pub fn quota_through(&self, process: Process) -> (i64, i64) {
-        let mut pool = self.redis.pool.clone();
+    /// The used tokens, the external usage, and what the share used, in GetQuota through a process.
+    pub fn quota_through(&self, process: Process) -> (i64, i64, i64) {
+        let mut records = self.redis.records.clone();
         if let Some(snapshots) = self.snapshots.get(&process) {
-            merge(&mut pool, snapshots);
+            for which in [POOL, IN_SHARE] {
+                merge(&mut records[which], &snapshots[which]);
+            }
         }
-        (used(&pool), pool.external.1)
+        let [pool, share] = records;
+        (used(&pool), pool.external.1, used(&share))
     }
 
     /// Reverts Redis to an earlier state.
@@ -393,7 +508,7 @@ impl Model {
     pub fn next_day(&mut self) {
         let ended = std::mem::take(&mut self.redis.reservations[0]);
         self.redis.reservations[1] = ended;
-        self.redis.pool = Pool::default();
+        self.redis.records = Records::default();
         self.snapshots.clear();
         self.granted = 0;
         self.granted_by_id.clear();

@@ -93,7 +93,7 @@ pub async fn usage_of(client: &Client, org: &str, day: &str) -> Vec<UsageRow> {
         org: org.to_owned(),
         day: day.to_owned(),
         page_size: 1000,
-        page_token: String::new(),
+        ..ListUsageRequest::default()
     };
     let page = client.clone().list_usage(request).await;
     let page = page.unwrap().into_inner();

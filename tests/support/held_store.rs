@@ -15,8 +15,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tollgate::{
-    domain::{OrgId, PoolCounters, PoolName, UtcDay},
-    store::{Batch, CallLimits, Decision, RowKey, Store, StoreError, Timestamped, UsageRows},
+    domain::{OrgId, PoolName, ShareId, UtcDay},
+    store::{
+        Batch, CallLimits, DayCounters, Decision, RowKey, Store, StoreError, Timestamped, UsageRows,
+    },
 };
 
 /// Longer than any call takes to arrive, also on a busy machine.
@@ -162,8 +164,9 @@ impl Store for HeldStore {
         org: &OrgId,
         day: UtcDay,
         pools: &[PoolName],
-    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
-        self.inner.pools(org, day, pools).await
+        shares: &[ShareId],
+    ) -> Result<Timestamped<DayCounters>, StoreError> {
+        self.inner.pools(org, day, pools, shares).await
     }
 
     async fn usage(

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use axum::{
@@ -15,7 +16,7 @@ use axum::{
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::stream;
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::sleep};
 
 pub const ADMIN_KEY: &str = "sk-admin-0123456789";
 pub const PROJECT_KEY: &str = "sk-proj-0123456789";
@@ -74,6 +75,8 @@ struct ApiState {
     /// The admin key that is accepted.
     key: String,
     faults: VecDeque<ApiFault>,
+    /// How long each answer takes.
+    delay: Duration,
     queries: Vec<String>,
 }
 
@@ -134,6 +137,7 @@ impl UsageApiServer {
             },
             key: ADMIN_KEY.to_owned(),
             faults: VecDeque::new(),
+            delay: Duration::ZERO,
             queries: Vec::new(),
         }));
         let router = Router::new()
@@ -150,6 +154,11 @@ impl UsageApiServer {
 
     pub fn set_now(&self, now: &str) {
         self.state.lock().unwrap().usage.now = now.parse().unwrap();
+    }
+
+    /// How long each answer takes from now on.
+    pub fn set_delay(&self, delay: Duration) {
+        self.state.lock().unwrap().delay = delay;
     }
 
     /// From now on only this admin key is accepted.
@@ -175,11 +184,12 @@ impl Drop for UsageApiServer {
 }
 
 async fn answer(State(state): State<SharedState>, uri: Uri, headers: HeaderMap) -> Response {
-    let (fault, admin_key) = {
+    let (fault, admin_key, delay) = {
         let mut state = state.lock().unwrap();
         state.queries.push(uri.to_string());
-        (state.faults.pop_front(), state.key.clone())
+        (state.faults.pop_front(), state.key.clone(), state.delay)
     };
+    sleep(delay).await;
     let bearer = headers
         .get(header::AUTHORIZATION)
         .map(|it| it.to_str().unwrap());

@@ -8,7 +8,7 @@ use tollgate::{
     },
     ledger::{
         Ledger, LedgerConfig, LedgerError, Quota, Released, Reserve, Reserved, Settle, Settled,
-        Usage, UsagePage,
+        Usage, UsageDays, UsagePage,
     },
     policy::Policy,
     store::{
@@ -241,10 +241,12 @@ impl World {
     }
 
     pub async fn try_usage(&self, org: &str, day: Option<&str>) -> Result<Usage, LedgerError> {
-        let day = day.map(|day| UtcDay::parse(day).unwrap());
+        let days = day.map_or(UsageDays::Today, |day| {
+            UsageDays::Day(UtcDay::parse(day).unwrap())
+        });
         let page = UsagePage {
-            day,
-            after: None,
+            days,
+            start: None,
             size: 1000,
         };
         self.ledger.usage(&org_id(org), page).await
@@ -312,6 +314,7 @@ pub fn new_reserve(tokens: u64) -> Reserve {
         },
         request_id: None,
         dry_run: false,
+        has_run: false,
     }
 }
 

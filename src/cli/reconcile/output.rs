@@ -6,7 +6,10 @@ use comfy_table::{Cell, CellAlignment};
 use serde_json::{Value, json};
 
 use crate::{
-    client::output::{counted, facts, grouped},
+    client::{
+        csv_table::CsvTable,
+        output::{counted, facts, grouped},
+    },
     domain::{OrgId, PoolName, UtcDay},
     reconcile::{
         Comparison, Drift,
@@ -215,14 +218,14 @@ impl Reconciliation<'_> {
     }
 
     pub(super) fn csv(&self) -> anyhow::Result<String> {
-        let mut csv = csv::Writer::from_writer(Vec::new());
-        csv.write_record(COLUMNS)?;
+        let mut table = CsvTable::new();
+        table.add_row(COLUMNS)?;
         for (key, usage) in &self.comparison.usage {
             let found = usage.drift.tokens.iter().filter(|(_, tokens)| **tokens > 0);
             let found: Vec<String> = found
                 .map(|(kind, tokens)| format!("{} {tokens}", kind.name()))
                 .collect();
-            csv.write_record([
+            table.add_row([
                 self.org.as_str(),
                 &key.day.to_string(),
                 &self.is_open(key.day).to_string(),
@@ -236,7 +239,7 @@ impl Reconciliation<'_> {
                 &found.join("; "),
             ])?;
         }
-        Ok(String::from_utf8(csv.into_inner()?)?)
+        table.into_text()
     }
 }
 

@@ -203,7 +203,7 @@ mod tests {
         let wanted = json!({
             "pool": "", "allowance": 0, "used": 0, "remaining": 0, "billedTokens": 0,
             "freeRequests": 0, "billedRequests": 0, "heldTokens": 0, "closed": false,
-            "marginTokens": 0, "externalTokens": 0,
+            "marginTokens": 0, "externalTokens": 0, "shares": [],
         });
         assert_eq!(text, wanted);
     }

@@ -10,7 +10,7 @@ use super::super::{
     warnings::lint_model_name,
 };
 use crate::{
-    domain::{Margin, ModelCapacity, ModelName, PoolName, is_fine_tuned},
+    domain::{ModelCapacity, ModelName, PoolName, Portion, is_fine_tuned},
     files::toml::{Entry, Section, distinct},
 };
 
@@ -19,7 +19,7 @@ pub(super) struct ModelReader<'d> {
     pub(super) pools: Vec<PoolName>,
     pub(super) models: Models,
     /// The margins of the pools that have one.
-    pub(super) margins: BTreeMap<PoolName, Margin>,
+    pub(super) margins: BTreeMap<PoolName, Portion>,
     /// Pools that the extended programme does not have.
     pub(super) new_pools: Vec<(PoolName, Entry<'d>)>,
     /// The names that the file lists, in which pool, if it is one, and where.

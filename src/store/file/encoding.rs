@@ -3,6 +3,7 @@
 //! | record | bytes |
 //! | --- | --- |
 //! | pool | used, billed tokens, free requests, billed requests, closed, held, external usage, manual and reconciled: 8 each, little-endian |
+//! | share | its FREE tokens: 8 |
 //! | usage row | free tokens, billed tokens, free requests, billed requests: 8 each |
 //! | row counts | rows, rows of unlisted models: 8 each |
 //! | reservation | state, verdict, workload: 1 each; tokens: 8; if settled, verdict: 1, tokens: 8; pool and project, each after its length (2); model |
@@ -74,6 +75,19 @@ impl Record for PoolCounters {
     }
 }
 
+impl Record for Tokens {
+    const NAME: &'static str = "the tokens of a share";
+
+    fn encode(&self) -> Vec<u8> {
+        encode_counters([self.get()])
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let [tokens] = decode_counters(bytes)?;
+        Self::new(tokens)
+    }
+}
+
 impl Record for UsageCounters {
     const NAME: &'static str = "a usage row";
 
@@ -110,13 +124,14 @@ impl Record for RowCounts {
     }
 }
 
-/// The first byte of a reservation.
-const HELD: u8 = b'h';
-/// Held, and counted in the row `(other)`, `(other)`.
-const HELD_IN_OTHER: u8 = b'o';
-/// The same, and carried into the pool of the next day.
-const CARRIED: u8 = b'c';
-const CARRIED_IN_OTHER: u8 = b'd';
+/// The first byte of a reservation that is held: in a row of its own or in `(other)`, `(other)`, and whether it is carried
+/// into the pool of the next day. In upper case if a share counts it.
+const HELD: [(u8, RowChoice, bool); 4] = [
+    (b'h', RowChoice::Own, false),
+    (b'o', RowChoice::Other, false),
+    (b'c', RowChoice::Own, true),
+    (b'd', RowChoice::Other, true),
+];
 const SETTLED: u8 = b's';
 const RELEASED: u8 = b'r';
 
@@ -125,12 +140,21 @@ impl Record for Reservation {
 
     fn encode(&self) -> Vec<u8> {
         let state = match self.state {
-            ReservationState::Held { row, is_carried } => match (row, is_carried) {
-                (RowChoice::Own, false) => HELD,
-                (RowChoice::Other, false) => HELD_IN_OTHER,
-                (RowChoice::Own, true) => CARRIED,
-                (RowChoice::Other, true) => CARRIED_IN_OTHER,
-            },
+            ReservationState::Held {
+                row,
+                is_carried,
+                in_share,
+            } => {
+                let found = HELD
+                    .into_iter()
+                    .find(|it| (it.1, it.2) == (row, is_carried));
+                let (code, ..) = found.expect("HELD has all four");
+                if in_share {
+                    code.to_ascii_uppercase()
+                } else {
+                    code
+                }
+            }
             ReservationState::Settled { .. } => SETTLED,
             ReservationState::Released => RELEASED,
         };
@@ -158,14 +182,6 @@ impl Record for Reservation {
         let workload = codes::parse_workload(char::from(workload))?;
         let tokens = take_tokens(rest)?;
         let state = match state {
-            HELD | CARRIED => ReservationState::Held {
-                row: RowChoice::Own,
-                is_carried: state == CARRIED,
-            },
-            HELD_IN_OTHER | CARRIED_IN_OTHER => ReservationState::Held {
-                row: RowChoice::Other,
-                is_carried: state == CARRIED_IN_OTHER,
-            },
             RELEASED => ReservationState::Released,
             SETTLED => {
                 let [verdict] = take(rest)?;
@@ -174,7 +190,15 @@ impl Record for Reservation {
                     tokens: take_tokens(rest)?,
                 }
             }
-            _ => return None,
+            held => {
+                let code = held.to_ascii_lowercase();
+                let (_, row, is_carried) = HELD.into_iter().find(|it| it.0 == code)?;
+                ReservationState::Held {
+                    row,
+                    is_carried,
+                    in_share: held != code,
+                }
+            }
         };
         let pool = match take_name(rest)? {
             "" => None,
@@ -240,7 +264,11 @@ mod tests {
         let verdict = Verdict::Billed(BilledReason::DayClosed);
         let tokens = Tokens::ZERO;
         let (own, other) = (RowChoice::Own, RowChoice::Other);
-        let held = |row, is_carried| ReservationState::Held { row, is_carried };
+        let held = |row, is_carried| ReservationState::Held {
+            row,
+            is_carried,
+            in_share: row == RowChoice::Other,
+        };
         for (state, pool) in [
             (held(own, false), None),
             (held(other, false), Some("é")),

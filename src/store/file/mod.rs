@@ -52,11 +52,11 @@ use self::{
     transaction::Tables,
 };
 use super::{
-    Batch, CallLimits, Clock, ClockStep, Decision, RefusalReason, RowKey, Store, StoreError,
-    Timestamped, UsageLimits, UsageRows,
+    Batch, CallLimits, Clock, ClockStep, DayCounters, Decision, RefusalReason, RowKey, Store,
+    StoreError, Timestamped, UsageLimits, UsageRows,
     clock::{ClockReading, SteadyTime, StepDetector},
 };
-use crate::domain::{OrgId, PoolCounters, PoolName, UtcDay};
+use crate::domain::{OrgId, PoolName, ShareId, UtcDay};
 
 /// The minimum number of old records that a transaction may remove.
 const MIN_REMOVED: usize = 256;
@@ -422,10 +422,11 @@ impl Store for FileStore {
         &self,
         org: &OrgId,
         day: UtcDay,
-        names: &[PoolName],
-    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
-        let (org, names) = (org.clone(), names.to_vec());
-        let read = move |database: &Database| queries::pools(database, &org, day, &names);
+        pools: &[PoolName],
+        shares: &[ShareId],
+    ) -> Result<Timestamped<DayCounters>, StoreError> {
+        let (org, pools, shares) = (org.clone(), pools.to_vec(), shares.to_vec());
+        let read = move |database: &Database| queries::pools(database, &org, day, &pools, &shares);
         self.read(read).await
     }
 

@@ -21,11 +21,11 @@ use redb::{
 use super::{
     super::clock::{BootId, SteadyTime},
     deferred_writes::DeferredFile,
-    tables::{COMMITS, FORMAT, METADATA, POOLS, REQUESTS, ROW_COUNTS, STEADY_TIME, USAGE},
+    tables::{COMMITS, FORMAT, METADATA, POOLS, REQUESTS, ROW_COUNTS, SHARES, STEADY_TIME, USAGE},
 };
 
 /// The format that this version writes. Files of earlier formats are upgraded when they are opened.
-const KNOWN_FORMAT: i64 = 5;
+const KNOWN_FORMAT: i64 = 6;
 
 /// The key of format 1's latest decision time, which is no longer kept.
 const LATEST_OF_FORMAT_1: &str = "latest";
@@ -256,7 +256,7 @@ fn write_format(database: &Database) -> Result<(), redb::Error> {
         let mut metadata = transaction.open_table(METADATA)?;
         metadata.insert(FORMAT, KNOWN_FORMAT)?;
         metadata.remove(LATEST_OF_FORMAT_1)?;
-        for table in [POOLS, USAGE, ROW_COUNTS, REQUESTS] {
+        for table in [POOLS, SHARES, USAGE, ROW_COUNTS, REQUESTS] {
             transaction.open_table(table)?;
         }
     }

@@ -1,30 +1,43 @@
 //! Read-only queries, on the last commit.
 
-use redb::{Database, ReadableDatabase as _};
+use redb::{Database, ReadOnlyTable, ReadableDatabase as _};
 
 use super::{
-    super::{RowKey, UsageRows},
-    encoding::Record as _,
+    super::{DayCounters, RowKey, UsageRows},
+    encoding::Record,
     errors::RecordError,
     tables,
 };
-use crate::domain::{OrgId, PoolCounters, PoolName, UsageCounters, UtcDay};
+use crate::domain::{OrgId, PoolName, ShareId, UsageCounters, UtcDay};
 
-/// The counters of pools on a day.
+/// The counters of pools and shares on a day.
 pub(super) fn pools(
     database: &Database,
     org: &OrgId,
     day: UtcDay,
     pools: &[PoolName],
-) -> Result<Vec<PoolCounters>, RecordError> {
-    let table = database.begin_read()?.open_table(tables::POOLS)?;
-    let counters = |pool| {
-        let found = table.get(&*tables::pool(day, org, pool))?;
-        found.map_or(Ok(PoolCounters::default()), |bytes| {
-            PoolCounters::read(bytes.value())
-        })
-    };
-    pools.iter().map(counters).collect()
+    shares: &[ShareId],
+) -> Result<DayCounters, RecordError> {
+    let transaction = database.begin_read()?;
+    let table = transaction.open_table(tables::POOLS)?;
+    let pools = pools
+        .iter()
+        .map(|it| read_or_default(&table, &tables::pool(day, org, it)));
+    let pools = pools.collect::<Result<_, _>>()?;
+    let table = transaction.open_table(tables::SHARES)?;
+    let shares = shares
+        .iter()
+        .map(|it| read_or_default(&table, &tables::share(day, org, it)));
+    let shares = shares.collect::<Result<_, _>>()?;
+    Ok(DayCounters { pools, shares })
+}
+
+fn read_or_default<R: Record + Default>(
+    table: &ReadOnlyTable<&'static [u8], &'static [u8]>,
+    key: &[u8],
+) -> Result<R, RecordError> {
+    let found = table.get(key)?;
+    found.map_or(Ok(R::default()), |bytes| R::read(bytes.value()))
 }
 
 /// The first usage rows of a day that come after `after`.

@@ -9,13 +9,15 @@ use chrono::DateTime;
 use redb::TableDefinition;
 
 use super::super::RowKey;
-use crate::domain::{ModelName, OrgId, PoolName, ProjectId, RequestId, UtcDay};
+use crate::domain::{ModelName, OrgId, PoolName, ProjectId, RequestId, ShareId, UtcDay};
 
 /// A table of records by their keys.
 pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 /// Counters of pools, of today and yesterday.
 pub(super) const POOLS: Definition = TableDefinition::new("pools");
+/// FREE tokens of shares, of today and yesterday.
+pub(super) const SHARES: Definition = TableDefinition::new("shares");
 /// Usage rows, for the retention time.
 pub(super) const USAGE: Definition = TableDefinition::new("usage");
 /// Numbers of usage rows, of today and yesterday.
@@ -45,6 +47,11 @@ const AFTER_END_OF_NAME: u8 = 1;
 /// The key of a pool's counters.
 pub(super) fn pool(day: UtcDay, org: &OrgId, pool: &PoolName) -> Vec<u8> {
     key(day, org, &[pool.as_str()])
+}
+
+/// The key of a share's FREE tokens.
+pub(super) fn share(day: UtcDay, org: &OrgId, share: &ShareId) -> Vec<u8> {
+    key(day, org, &[share.pool.as_str(), share.project.as_str()])
 }
 
 /// The key of an organization's one record of a day.

@@ -17,12 +17,13 @@ use super::{
 };
 use crate::domain::{
     ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestId, Reservation, RowCounts,
-    UsageCounters, UtcDay, other_row,
+    ShareId, Tokens, UsageCounters, UtcDay, other_row,
 };
 
 /// The tables, within a transaction.
 pub(super) struct Tables<'t> {
     pools: BufferedTable<'t>,
+    shares: BufferedTable<'t>,
     usage: BufferedTable<'t>,
     row_counts: BufferedTable<'t>,
     requests: BufferedTable<'t>,
@@ -58,15 +59,17 @@ impl<'t> Tables<'t> {
     pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, TableError> {
         Ok(Self {
             pools: BufferedTable::open(transaction, tables::POOLS)?,
+            shares: BufferedTable::open(transaction, tables::SHARES)?,
             usage: BufferedTable::open(transaction, tables::USAGE)?,
             row_counts: BufferedTable::open(transaction, tables::ROW_COUNTS)?,
             requests: BufferedTable::open(transaction, tables::REQUESTS)?,
         })
     }
 
-    fn all(&mut self) -> [&mut BufferedTable<'t>; 4] {
+    fn all(&mut self) -> [&mut BufferedTable<'t>; 5] {
         [
             &mut self.pools,
+            &mut self.shares,
             &mut self.usage,
             &mut self.row_counts,
             &mut self.requests,
@@ -122,7 +125,7 @@ impl<'t> Tables<'t> {
     ) -> Result<usize, StorageError> {
         let yesterday = today.yesterday();
         let oldest_usage = today.minus_days(usage_retention_days);
-        let oldest = [yesterday, oldest_usage, yesterday, yesterday];
+        let oldest = [yesterday, yesterday, oldest_usage, yesterday, yesterday];
         let mut removed = 0;
         for (BufferedTable { table, .. }, oldest) in self.all().into_iter().zip(oldest) {
             let before: &[u8] = &tables::begin(oldest);
@@ -145,6 +148,10 @@ struct OrgRecords<'d, 't> {
 impl OrgRecords<'_, '_> {
     fn pool_key(&self, day: RelativeDay, pool: &PoolName) -> Vec<u8> {
         tables::pool(day.date(self.today), self.org, pool)
+    }
+
+    fn share_key(&self, day: RelativeDay, share: &ShareId) -> Vec<u8> {
+        tables::share(day.date(self.today), self.org, share)
     }
 
     fn row_key(&self, day: RelativeDay, project: &ProjectId, model: &ModelName) -> Vec<u8> {
@@ -184,6 +191,15 @@ impl Records for OrgRecords<'_, '_> {
     fn set_pool(&mut self, day: RelativeDay, pool: &PoolName, counters: PoolCounters) {
         let key = self.pool_key(day, pool);
         self.tables.pools.set(key, &counters);
+    }
+
+    fn share(&mut self, day: RelativeDay, share: &ShareId) -> Result<Option<Tokens>, RecordError> {
+        self.tables.shares.get(&self.share_key(day, share))
+    }
+
+    fn set_share(&mut self, day: RelativeDay, share: &ShareId, used: Tokens) {
+        let key = self.share_key(day, share);
+        self.tables.shares.set(key, &used);
     }
 
     fn row(

@@ -155,7 +155,7 @@ impl Decider {
             {
                 let result = match reply {
                     BatchReply::UnnamedPools { pools, tomorrow } => {
-                        options.extra_pools.extend(pools);
+                        options.extra.extend(pools);
                         if tomorrow {
                             options.names_tomorrow = true;
                             let day = batch.day.start().timestamp();
@@ -243,8 +243,12 @@ impl Decider {
                 let named = pools
                     .get(place)
                     .ok_or_else(|| bad("a write to an unnamed pool"))?;
-                let pool = named.pool.clone();
-                let snapshot = PoolSnapshot { pool, seq, record };
+                let counter = named.counter.clone();
+                let snapshot = PoolSnapshot {
+                    counter,
+                    seq,
+                    record,
+                };
                 let audited = is_audit.then_some(named.seq);
                 snapshots.record(&batch.org, named.day, snapshot, audited);
             }

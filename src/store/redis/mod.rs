@@ -2,15 +2,16 @@
 //!
 //! # What is kept
 //!
-//! Three kinds of keys for each organization and day (docs/CONTRACT.md, "Keys in Redis"). An organization's keys
+//! Four kinds of keys for each organization and day (docs/CONTRACT.md, "Keys in Redis"). An organization's keys
 //! share a hash tag, so one script may use them together on a cluster ([`script::keys`]).
 //!
 //! | key | field | value | example |
 //! | --- | --- | --- | --- |
 //! | `tollgate:{acme}:pool:large:2026-11-22` | none: a string | the pool's record: MessagePack; whether it is closed, and for each replica that wrote: its number, its last sequence number, free tokens, billed tokens, free requests, billed requests; if there is external usage, also its component ([`recovery`]) | `false 71 2048 900 0 3 0` |
+//! | `tollgate:{acme}:share:large:web:2026-11-22` | none: a string | the record of a project's share of a pool, like a pool's: FREE requests only. Only if the policy has the share | `false 71 2048 900 0 3 0` |
 //! | `tollgate:{acme}:usage:2026-11-22` | `project:model` | a usage row: MessagePack; free tokens, billed tokens, free requests, billed requests, `false` | `web:gpt-4o` → `900 0 3 0 false` |
 //! | `tollgate:{acme}:requests:2026-11-22` | a request id | a reservation: its verdict, its state, the id of its class, its tokens | `F1:300` held, `FF1:300` held and carried into the next day, `FsF1:300:280` settled, `FsR1:300:280` settled as run outside the programme, `Fr1:300` released |
-//! | | `\1` class | the id of a class, `pool:workload:project:model` | `\1large:i:web:gpt-4o` → `1` |
+//! | | `\1` class | the id of a class, `pool:workload:project:model`, with `+` after the pool if a share counts its reservations | `\1large:i:web:gpt-4o` → `1` |
 //! | | `\1` id | the class of that id | `\11` → `large:i:web:gpt-4o` |
 //! | | `\1` | the last class id; after a recovery also the last one before it | `1`, `4 3` |
 //! | | `\2` pool | the pool's held tokens | `\2large` → `600` |
@@ -60,9 +61,11 @@ use self::{
     eviction_check::EvictionCheck,
     script::{Script, reader::BadReply},
 };
-use super::{Batch, CallLimits, Decision, RowKey, Store, StoreError, Timestamped, UsageRows};
+use super::{
+    Batch, CallLimits, DayCounters, Decision, RowKey, Store, StoreError, Timestamped, UsageRows,
+};
 use crate::{
-    domain::{OrgId, PoolCounters, PoolName, UtcDay},
+    domain::{OrgId, PoolName, ShareId, UtcDay},
     files::pem::PemError,
 };
 
@@ -139,8 +142,9 @@ impl Store for RedisStore {
         org: &OrgId,
         day: UtcDay,
         pools: &[PoolName],
-    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
-        self.read_pools(org, day, pools).await
+        shares: &[ShareId],
+    ) -> Result<Timestamped<DayCounters>, StoreError> {
+        self.read_pools(org, day, pools, shares).await
     }
 
     async fn usage(

@@ -1,4 +1,4 @@
-//! Read-only queries: the counters of pools, and the usage rows of a day.
+//! Read-only queries: the counters of pools and shares, and the usage rows of a day.
 
 use chrono::{DateTime, Utc};
 use redis::{Cmd, Value};
@@ -11,13 +11,13 @@ use super::{
     },
     recovery::pn_counter::PoolCounter,
     script::{
-        keys::{self, OrgKeys},
+        keys::{self, CounterId, OrgKeys},
         reader::{BadReply, MsgPackReader, bad, bytes, parse_number},
     },
 };
 use crate::{
-    domain::{OrgId, PoolCounters, PoolName, Tokens, UsageCounters, UtcDay},
-    store::{RowKey, StoreError, Timestamped, UsageRows},
+    domain::{OrgId, PoolCounters, PoolName, ShareId, Tokens, UsageCounters, UtcDay},
+    store::{DayCounters, RowKey, StoreError, Timestamped, UsageRows},
 };
 
 /// Maximum number of scans of a day's usage. A scan starts over if the key moves to another server.
@@ -27,21 +27,25 @@ const MAX_SCANS: usize = 4;
 const SCAN_COUNT: usize = 512;
 
 impl RedisStore {
-    /// The counters of pools: Redis' records, merged with the snapshots if Redis lost writes. Only a decision
-    /// restores these in Redis.
+    /// The counters of pools and shares: Redis' records, merged with the snapshots if Redis lost writes. Only a
+    /// decision restores these in Redis.
     pub(super) async fn read_pools(
         &self,
         org: &OrgId,
         day: UtcDay,
         pools: &[PoolName],
-    ) -> Result<Timestamped<Vec<PoolCounters>>, StoreError> {
+        shares: &[ShareId],
+    ) -> Result<Timestamped<DayCounters>, StoreError> {
         let snapshots = &self.decider.snapshots;
         let keys = OrgKeys::new(&self.decider.key_prefix, org, day);
         let known = snapshots.lock().pools(org, day).to_vec();
         let push = |command: &mut Cmd| {
-            command.arg(pools.len() + 1);
+            command.arg(pools.len() + shares.len() + 1);
             for pool in pools {
                 command.arg(keys.pool(&keys::encode(pool.as_str())));
+            }
+            for share in shares {
+                command.arg(keys.share(&CounterId::Share(share.clone()).encoded()));
             }
             command.arg(keys.requests());
             for pool in pools {
@@ -49,20 +53,34 @@ impl RedisStore {
             }
         };
         let reply = self.run(&keys.usage(), push).await?;
-        let (now, mut stored) = parse_pools(bytes(&reply)?, pools.len())?;
+        let mut stored = parse_pools(bytes(&reply)?, pools.len(), shares.len())?;
         for snapshot in known {
+            let record = match &snapshot.counter {
+                CounterId::Pool(pool) => {
+                    let at = pools.iter().position(|it| it == pool);
+                    at.map(|at| &mut stored.pools[at].0)
+                }
+                CounterId::Share(share) => {
+                    let at = shares.iter().position(|it| it == share);
+                    at.map(|at| &mut stored.shares[at])
+                }
+            };
             // Otherwise Redis' record is newer: another replica may have united components since.
-            if let Some(at) = pools.iter().position(|pool| *pool == snapshot.pool)
-                && stored[at].0.seq_of(snapshots.replica) < snapshot.seq
+            if let Some(record) = record
+                && record.seq_of(snapshots.replica) < snapshot.seq
             {
-                stored[at].0.merge(PoolCounter::parse(&snapshot.record)?);
+                record.merge(PoolCounter::parse(&snapshot.record)?);
             }
         }
         let counters = |(record, held): (PoolCounter, Tokens)| PoolCounters {
             held,
             ..record.counters()
         };
-        let answer = stored.into_iter().map(counters).collect();
+        let answer = DayCounters {
+            pools: stored.pools.into_iter().map(counters).collect(),
+            shares: stored.shares.iter().map(|it| it.counters().used).collect(),
+        };
+        let now = stored.now;
         Ok(Timestamped { now, answer })
     }
 
@@ -116,7 +134,7 @@ impl RedisStore {
             cursor = next;
         }
         let reply = self.run(&key, |command| _ = command.arg(0)).await?;
-        let (now, _) = parse_pools(bytes(&reply)?, 0)?;
+        let StoredCounters { now, .. } = parse_pools(bytes(&reply)?, 0, 0)?;
         Ok(Timestamped { now, answer: rows })
     }
 
@@ -140,21 +158,26 @@ impl RedisStore {
     }
 }
 
-/// A pool's record, and its held tokens.
-pub type StoredPool = (PoolCounter, Tokens);
+/// The reply of `query.lua`.
+#[derive(Debug)]
+pub struct StoredCounters {
+    /// Redis' clock.
+    pub now: DateTime<Utc>,
+    /// The record of each pool, and its held tokens.
+    pub pools: Vec<(PoolCounter, Tokens)>,
+    /// The record of each share.
+    pub shares: Vec<PoolCounter>,
+}
 
-/// Parses the reply of `query.lua` for this number of pools.
+/// Parses the reply of `query.lua` for these numbers of pools and shares.
 ///
 /// # Errors
 ///
 /// [`BadReply`] if the script can't have returned this.
-pub fn parse_pools(
-    reply: &[u8],
-    pools: usize,
-) -> Result<(DateTime<Utc>, Vec<StoredPool>), BadReply> {
+pub fn parse_pools(reply: &[u8], pools: usize, shares: usize) -> Result<StoredCounters, BadReply> {
     let mut reader = MsgPackReader::new(reply);
     let now = reader.time()?;
-    let stored = (0..pools).map(|_| {
+    let pools = (0..pools).map(|_| {
         let record = reader.stored()?.map(PoolCounter::parse).transpose()?;
         let held = match reader.stored()? {
             Some(held) => parse_number(held).and_then(Tokens::new),
@@ -163,8 +186,13 @@ pub fn parse_pools(
         let held = held.ok_or_else(|| bad("held tokens"))?;
         Ok((record.unwrap_or_default(), held))
     });
-    let stored = stored.collect::<Result<_, BadReply>>()?;
-    reader.end().map(|()| (now, stored))
+    let pools = pools.collect::<Result<_, BadReply>>()?;
+    let shares = (0..shares).map(|_| {
+        let record = reader.stored()?.map(PoolCounter::parse).transpose()?;
+        Ok(record.unwrap_or_default())
+    });
+    let shares = shares.collect::<Result<_, BadReply>>()?;
+    reader.end().map(|()| StoredCounters { now, pools, shares })
 }
 
 /// Parses a reply to HSCAN on a day's usage: the next cursor, "0" at the end, and the rows. Leaves out rows of

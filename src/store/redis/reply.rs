@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use super::script::{
-    keys,
+    keys::{self, CounterId},
     reader::{BadReply, MsgPackReader, bad},
 };
 use crate::{
@@ -21,10 +21,10 @@ use crate::{
 pub enum BatchReply {
     /// It is another day by Redis' clock.
     DayChanged,
-    /// It needs pools that it does not name.
+    /// It needs pools or shares that it does not name.
     UnnamedPools {
         /// Its reservations are in these.
-        pools: Vec<PoolName>,
+        pools: Vec<CounterId>,
         /// Reservations are carried: it needs tomorrow's pools too.
         tomorrow: bool,
     },
@@ -43,10 +43,10 @@ pub enum BatchReply {
     PartialWrite(String),
 }
 
-/// A pool after a write.
+/// A pool or a share after a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrittenPool {
-    /// Its index among the pools that the batch names, from 0.
+    /// Its index among the pools and shares that the batch names, from 0.
     pub place: usize,
     /// The sequence number of the replica's last write to it.
     pub seq: u64,
@@ -89,7 +89,10 @@ impl MsgPackReader<'_> {
         Ok(match kind {
             "pools" => {
                 let (tomorrow, count) = (self.flag()?, self.amount()?.get());
-                let pools = (0..count).map(|_| parse_pool(self.text()?));
+                let pools = (0..count).map(|_| {
+                    let name = self.text()?;
+                    CounterId::decode(name).ok_or_else(|| bad(format!("a pool {name:?}")))
+                });
                 let pools = pools.collect::<Result<_, _>>()?;
                 BatchReply::UnnamedPools { pools, tomorrow }
             }
@@ -332,6 +335,7 @@ mod tests {
             eligibility,
             is_listed: true,
             recording: Recording::Record,
+            has_run: false,
         }
     }
 

@@ -55,14 +55,23 @@ pub(super) struct PolicyInfo {
     pub(super) at: DateTime<Utc>,
 }
 
-/// The background reconcile of this replica, while it has the lease.
+/// The background reconcile of this replica.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ReconcileGauges(Arc<Mutex<Option<ReconcileFigures>>>);
+pub(super) struct ReconcileGauges(Arc<Mutex<ReconcileRole>>);
+
+/// What this replica does for the background reconcile.
+#[derive(Debug, Default)]
+pub(super) struct ReconcileRole {
+    /// It compares if it has the lease.
+    pub(super) is_enabled: bool,
+    /// While it has the lease.
+    pub(super) figures: Option<ReconcileFigures>,
+}
 
 /// What the background reconcile of this replica found last, over all organizations.
 #[derive(Debug, Clone)]
 pub struct ReconcileFigures {
-    /// Tokens by kind of drift.
+    /// Tokens by kind of drift; empty before the first comparison.
     pub drift_tokens: Vec<(&'static str, u64)>,
     /// The number of organizations.
     pub orgs: EnumMap<ReconcileState, u64>,
@@ -179,15 +188,22 @@ impl Collector for FileStates {
 }
 
 impl ReconcileGauges {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Option<ReconcileFigures>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, ReconcileRole> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Collector for ReconcileGauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let figures = self.lock();
-        let figures = figures.as_ref();
+        let role = self.lock();
+        let figures = role.figures.as_ref();
+        let holder = role.is_enabled.then(|| figures.is_some().into());
+        encode_optional(
+            &mut encoder,
+            "tollgate_reconcile_holder",
+            "Whether this replica compares with the provider: it has the lease.",
+            holder,
+        )?;
         let drift = figures.iter().flat_map(|it| it.drift_tokens.iter());
         encode_gauges(
             &mut encoder,
@@ -204,16 +220,26 @@ impl Collector for ReconcileGauges {
             "state",
             orgs.map(|(state, orgs)| (state.into(), i64::try_from(*orgs).unwrap_or(i64::MAX))),
         )?;
-        let encoder = encoder.encode_descriptor(
+        encode_optional(
+            &mut encoder,
             "tollgate_reconcile_age_seconds",
             "Time since the oldest of the organizations' last comparisons with the provider.",
-            None,
-            MetricType::Gauge,
-        )?;
-        match figures {
-            Some(it) => ConstGauge::new(it.compared_at.elapsed().as_secs_f64()).encode(encoder),
-            None => Ok(()),
-        }
+            figures.map(|it| it.compared_at.elapsed().as_secs_f64()),
+        )
+    }
+}
+
+/// Encodes a gauge that may have no value.
+fn encode_optional(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: Option<f64>,
+) -> fmt::Result {
+    let encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    match value {
+        Some(value) => ConstGauge::new(value).encode(encoder),
+        None => Ok(()),
     }
 }
 

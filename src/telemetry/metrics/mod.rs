@@ -155,15 +155,20 @@ impl Metrics {
         refused.into_iter().filter_map(|(of, at)| Some((of, at?)))
     }
 
-    /// Replaces the figures of the background reconcile; none: this replica does not compare.
+    /// Records that this replica compares with the provider whenever it has the lease.
+    pub fn enable_reconcile(&self) {
+        self.families.reconcile.lock().is_enabled = true;
+    }
+
+    /// Replaces the figures of the background reconcile; none: this replica does not have the lease.
     pub fn set_reconcile_figures(&self, figures: Option<ReconcileFigures>) {
-        *self.families.reconcile.lock() = figures;
+        self.families.reconcile.lock().figures = figures;
     }
 
     /// How many organizations the background reconcile of this replica has in a state.
     pub fn reconcile_orgs(&self, state: ReconcileState) -> u64 {
-        let figures = self.families.reconcile.lock();
-        figures.as_ref().map_or(0, |it| it.orgs[state])
+        let role = self.families.reconcile.lock();
+        role.figures.as_ref().map_or(0, |it| it.orgs[state])
     }
 
     /// Counts a denied call.

@@ -79,7 +79,7 @@ func (Verdict) EnumDescriptor() ([]byte, []int) {
 	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{0}
 }
 
-// Why a request is billed. The first ten reasons are checked in this order.
+// Why a request is billed. The first ten reasons are checked in this order, then SHARE_EXCEEDED.
 type BilledReason int32
 
 const (
@@ -113,6 +113,9 @@ const (
 	// Settle only: the request ran where nothing is shared (outside_program). It counts in its usage row, and in
 	// no pool.
 	BilledReason_BILLED_REASON_RAN_OUTSIDE_PROGRAM BilledReason = 13
+	// Reserve only: the request fits in the pool, and would take its project past the share that the policy gives it.
+	// Settle keeps this verdict.
+	BilledReason_BILLED_REASON_SHARE_EXCEEDED BilledReason = 14
 )
 
 // Enum value maps for BilledReason.
@@ -132,6 +135,7 @@ var (
 		11: "BILLED_REASON_DAY_CLOSED",
 		12: "BILLED_REASON_STORE_UNAVAILABLE",
 		13: "BILLED_REASON_RAN_OUTSIDE_PROGRAM",
+		14: "BILLED_REASON_SHARE_EXCEEDED",
 	}
 	BilledReason_value = map[string]int32{
 		"BILLED_REASON_UNSPECIFIED":               0,
@@ -148,6 +152,7 @@ var (
 		"BILLED_REASON_DAY_CLOSED":                11,
 		"BILLED_REASON_STORE_UNAVAILABLE":         12,
 		"BILLED_REASON_RAN_OUTSIDE_PROGRAM":       13,
+		"BILLED_REASON_SHARE_EXCEEDED":            14,
 	}
 )
 
@@ -1242,8 +1247,10 @@ type PoolQuota struct {
 	// Tokens that the provider counted today and Tollgate did not (SetExternalUsage): a Reserve and a Settle fit if
 	// they do besides used and these.
 	ExternalTokens uint64 `protobuf:"varint,11,opt,name=external_tokens,json=externalTokens,proto3" json:"external_tokens,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The projects that may use only a part of the pool, ordered by name.
+	Shares        []*ShareQuota `protobuf:"bytes,12,rep,name=shares,proto3" json:"shares,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PoolQuota) Reset() {
@@ -1353,24 +1360,111 @@ func (x *PoolQuota) GetExternalTokens() uint64 {
 	return 0
 }
 
-// Asks what was used on a day.
+func (x *PoolQuota) GetShares() []*ShareQuota {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+// What a project may use of a pool today. The project gets what remains of its share only if the pool has it too.
+type ShareQuota struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The project.
+	Project string `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	// The most free tokens that it may use in a day.
+	Share uint64 `protobuf:"varint,2,opt,name=share,proto3" json:"share,omitempty"`
+	// Free tokens that the share counted today: of requests that were reserved while the policy had it.
+	Used uint64 `protobuf:"varint,3,opt,name=used,proto3" json:"used,omitempty"`
+	// max(0, share − used).
+	Remaining     uint64 `protobuf:"varint,4,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareQuota) Reset() {
+	*x = ShareQuota{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareQuota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareQuota) ProtoMessage() {}
+
+func (x *ShareQuota) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareQuota.ProtoReflect.Descriptor instead.
+func (*ShareQuota) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ShareQuota) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *ShareQuota) GetShare() uint64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *ShareQuota) GetUsed() uint64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *ShareQuota) GetRemaining() uint64 {
+	if x != nil {
+		return x.Remaining
+	}
+	return 0
+}
+
+// Asks what was used on a day, or in a range of days.
 type ListUsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The organization.
 	Org string `protobuf:"bytes,1,opt,name=org,proto3" json:"org,omitempty"`
-	// The UTC day, "2026-11-22"; empty: today. A day in the future, or past the retention, is OUT_OF_RANGE.
+	// The UTC day, "2026-11-22"; empty, without a range: today. A day in the future, or past the retention, is
+	// OUT_OF_RANGE.
 	Day string `protobuf:"bytes,2,opt,name=day,proto3" json:"day,omitempty"`
 	// The most rows to return; 0: 100. Above 1,000 counts as 1,000; a negative number is INVALID_ARGUMENT.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the previous page; empty: the first page.
-	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// The first UTC day of a range of at most 62 days; empty: no range. With day it is INVALID_ARGUMENT. Days past the
+	// retention are left out; a range of no other days is OUT_OF_RANGE.
+	FromDay string `protobuf:"bytes,5,opt,name=from_day,json=fromDay,proto3" json:"from_day,omitempty"`
+	// The last UTC day of the range; empty: today. Without from_day it is INVALID_ARGUMENT, in the future
+	// OUT_OF_RANGE.
+	ToDay         string `protobuf:"bytes,6,opt,name=to_day,json=toDay,proto3" json:"to_day,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListUsageRequest) Reset() {
 	*x = ListUsageRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1476,7 @@ func (x *ListUsageRequest) String() string {
 func (*ListUsageRequest) ProtoMessage() {}
 
 func (x *ListUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1489,7 @@ func (x *ListUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsageRequest.ProtoReflect.Descriptor instead.
 func (*ListUsageRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{11}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListUsageRequest) GetOrg() string {
@@ -1426,22 +1520,41 @@ func (x *ListUsageRequest) GetPageToken() string {
 	return ""
 }
 
-// One page of a day's usage.
+func (x *ListUsageRequest) GetFromDay() string {
+	if x != nil {
+		return x.FromDay
+	}
+	return ""
+}
+
+func (x *ListUsageRequest) GetToDay() string {
+	if x != nil {
+		return x.ToDay
+	}
+	return ""
+}
+
+// One page of the usage of a day, or of a range of days.
 type ListUsageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The UTC day of the rows.
+	// The UTC day of the rows; empty for a range.
 	Day string `protobuf:"bytes,1,opt,name=day,proto3" json:"day,omitempty"`
-	// Ordered by project, then by model.
+	// Ordered by day, then by project, then by model.
 	Rows []*UsageRow `protobuf:"bytes,2,rep,name=rows,proto3" json:"rows,omitempty"`
 	// The token of the next page; empty on the last page.
 	NextPageToken string `protobuf:"bytes,3,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// The first UTC day that the pages have rows of: later than from_day of the request if days before it are past the
+	// retention. For a single day, that day.
+	FromDay string `protobuf:"bytes,4,opt,name=from_day,json=fromDay,proto3" json:"from_day,omitempty"`
+	// The last UTC day that the pages have rows of. For a single day, that day.
+	ToDay         string `protobuf:"bytes,5,opt,name=to_day,json=toDay,proto3" json:"to_day,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListUsageResponse) Reset() {
 	*x = ListUsageResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1453,7 +1566,7 @@ func (x *ListUsageResponse) String() string {
 func (*ListUsageResponse) ProtoMessage() {}
 
 func (x *ListUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1466,7 +1579,7 @@ func (x *ListUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsageResponse.ProtoReflect.Descriptor instead.
 func (*ListUsageResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{12}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListUsageResponse) GetDay() string {
@@ -1490,6 +1603,20 @@ func (x *ListUsageResponse) GetNextPageToken() string {
 	return ""
 }
 
+func (x *ListUsageResponse) GetFromDay() string {
+	if x != nil {
+		return x.FromDay
+	}
+	return ""
+}
+
+func (x *ListUsageResponse) GetToDay() string {
+	if x != nil {
+		return x.ToDay
+	}
+	return ""
+}
+
 // What one project used of one model on a day. A request counts once, as what it finally was.
 type UsageRow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1507,13 +1634,15 @@ type UsageRow struct {
 	FreeRequests uint64 `protobuf:"varint,6,opt,name=free_requests,json=freeRequests,proto3" json:"free_requests,omitempty"`
 	// The number of billed requests.
 	BilledRequests uint64 `protobuf:"varint,7,opt,name=billed_requests,json=billedRequests,proto3" json:"billed_requests,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The UTC day.
+	Day           string `protobuf:"bytes,8,opt,name=day,proto3" json:"day,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UsageRow) Reset() {
 	*x = UsageRow{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1525,7 +1654,7 @@ func (x *UsageRow) String() string {
 func (*UsageRow) ProtoMessage() {}
 
 func (x *UsageRow) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1667,7 @@ func (x *UsageRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRow.ProtoReflect.Descriptor instead.
 func (*UsageRow) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{13}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UsageRow) GetProject() string {
@@ -1590,6 +1719,13 @@ func (x *UsageRow) GetBilledRequests() uint64 {
 	return 0
 }
 
+func (x *UsageRow) GetDay() string {
+	if x != nil {
+		return x.Day
+	}
+	return ""
+}
+
 // A request to the provider, before it is dispatched.
 type EstimateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1605,7 +1741,7 @@ type EstimateRequest struct {
 
 func (x *EstimateRequest) Reset() {
 	*x = EstimateRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1617,7 +1753,7 @@ func (x *EstimateRequest) String() string {
 func (*EstimateRequest) ProtoMessage() {}
 
 func (x *EstimateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1630,7 +1766,7 @@ func (x *EstimateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EstimateRequest.ProtoReflect.Descriptor instead.
 func (*EstimateRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{14}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EstimateRequest) GetPath() string {
@@ -1680,7 +1816,7 @@ type EstimateResponse struct {
 
 func (x *EstimateResponse) Reset() {
 	*x = EstimateResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1828,7 @@ func (x *EstimateResponse) String() string {
 func (*EstimateResponse) ProtoMessage() {}
 
 func (x *EstimateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1841,7 @@ func (x *EstimateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EstimateResponse.ProtoReflect.Descriptor instead.
 func (*EstimateResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{15}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EstimateResponse) GetTokens() uint64 {
@@ -1774,7 +1910,7 @@ type SetExternalUsageRequest struct {
 
 func (x *SetExternalUsageRequest) Reset() {
 	*x = SetExternalUsageRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +1922,7 @@ func (x *SetExternalUsageRequest) String() string {
 func (*SetExternalUsageRequest) ProtoMessage() {}
 
 func (x *SetExternalUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +1935,7 @@ func (x *SetExternalUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetExternalUsageRequest.ProtoReflect.Descriptor instead.
 func (*SetExternalUsageRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{16}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetExternalUsageRequest) GetOrg() string {
@@ -1853,7 +1989,7 @@ type SetExternalUsageResponse struct {
 
 func (x *SetExternalUsageResponse) Reset() {
 	*x = SetExternalUsageResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +2001,7 @@ func (x *SetExternalUsageResponse) String() string {
 func (*SetExternalUsageResponse) ProtoMessage() {}
 
 func (x *SetExternalUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +2014,7 @@ func (x *SetExternalUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetExternalUsageResponse.ProtoReflect.Descriptor instead.
 func (*SetExternalUsageResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{17}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetExternalUsageResponse) GetPreviousTokens() uint64 {
@@ -1948,7 +2084,7 @@ type ListOrganizationsRequest struct {
 
 func (x *ListOrganizationsRequest) Reset() {
 	*x = ListOrganizationsRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[18]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +2096,7 @@ func (x *ListOrganizationsRequest) String() string {
 func (*ListOrganizationsRequest) ProtoMessage() {}
 
 func (x *ListOrganizationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[18]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1973,7 +2109,7 @@ func (x *ListOrganizationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrganizationsRequest.ProtoReflect.Descriptor instead.
 func (*ListOrganizationsRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{18}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListOrganizationsRequest) GetPageSize() int32 {
@@ -2015,7 +2151,8 @@ type OrganizationSummary struct {
 	Enrolled bool `protobuf:"varint,3,opt,name=enrolled,proto3" json:"enrolled,omitempty"`
 	// Why it is not enrolled; otherwise unspecified.
 	NotEnrolledReason BilledReason `protobuf:"varint,4,opt,name=not_enrolled_reason,json=notEnrolledReason,proto3,enum=tollgate.v1.BilledReason" json:"not_enrolled_reason,omitempty"`
-	// Every pool of the policy, by name, used or not. Figures that were read on another day count as 0.
+	// Every pool of the policy, by name, used or not, without shares. Figures that were read on another day count
+	// as 0.
 	Pools []*PoolQuota `protobuf:"bytes,5,rep,name=pools,proto3" json:"pools,omitempty"`
 	// When the figures were read, by the store's clock. Unset as long as they have not been read: since the service
 	// started, or, of an organization that has counted nothing, since the policy changed.
@@ -2026,7 +2163,7 @@ type OrganizationSummary struct {
 
 func (x *OrganizationSummary) Reset() {
 	*x = OrganizationSummary{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[19]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2175,7 @@ func (x *OrganizationSummary) String() string {
 func (*OrganizationSummary) ProtoMessage() {}
 
 func (x *OrganizationSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[19]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2188,7 @@ func (x *OrganizationSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrganizationSummary.ProtoReflect.Descriptor instead.
 func (*OrganizationSummary) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{19}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *OrganizationSummary) GetOrg() string {
@@ -2111,7 +2248,7 @@ type ListOrganizationsResponse struct {
 
 func (x *ListOrganizationsResponse) Reset() {
 	*x = ListOrganizationsResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[20]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2260,7 @@ func (x *ListOrganizationsResponse) String() string {
 func (*ListOrganizationsResponse) ProtoMessage() {}
 
 func (x *ListOrganizationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[20]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2273,7 @@ func (x *ListOrganizationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrganizationsResponse.ProtoReflect.Descriptor instead.
 func (*ListOrganizationsResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{20}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListOrganizationsResponse) GetOrganizations() []*OrganizationSummary {
@@ -2227,7 +2364,7 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x13not_enrolled_reason\x18\x04 \x01(\x0e2\x19.tollgate.v1.BilledReasonR\x11notEnrolledReason\x12\x10\n" +
 	"\x03day\x18\x05 \x01(\tR\x03day\x127\n" +
 	"\tresets_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bresetsAt\x12,\n" +
-	"\x05pools\x18\a \x03(\v2\x16.tollgate.v1.PoolQuotaR\x05pools\"\xe9\x02\n" +
+	"\x05pools\x18\a \x03(\v2\x16.tollgate.v1.PoolQuotaR\x05pools\"\x9a\x03\n" +
 	"\tPoolQuota\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x1c\n" +
 	"\tallowance\x18\x02 \x01(\x04R\tallowance\x12\x12\n" +
@@ -2241,17 +2378,28 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x06closed\x18\t \x01(\bR\x06closed\x12#\n" +
 	"\rmargin_tokens\x18\n" +
 	" \x01(\x04R\fmarginTokens\x12'\n" +
-	"\x0fexternal_tokens\x18\v \x01(\x04R\x0eexternalTokens\"r\n" +
+	"\x0fexternal_tokens\x18\v \x01(\x04R\x0eexternalTokens\x12/\n" +
+	"\x06shares\x18\f \x03(\v2\x17.tollgate.v1.ShareQuotaR\x06shares\"n\n" +
+	"\n" +
+	"ShareQuota\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x14\n" +
+	"\x05share\x18\x02 \x01(\x04R\x05share\x12\x12\n" +
+	"\x04used\x18\x03 \x01(\x04R\x04used\x12\x1c\n" +
+	"\tremaining\x18\x04 \x01(\x04R\tremaining\"\xa4\x01\n" +
 	"\x10ListUsageRequest\x12\x10\n" +
 	"\x03org\x18\x01 \x01(\tR\x03org\x12\x10\n" +
 	"\x03day\x18\x02 \x01(\tR\x03day\x12\x1b\n" +
 	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tR\tpageToken\"x\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\x12\x19\n" +
+	"\bfrom_day\x18\x05 \x01(\tR\afromDay\x12\x15\n" +
+	"\x06to_day\x18\x06 \x01(\tR\x05toDay\"\xaa\x01\n" +
 	"\x11ListUsageResponse\x12\x10\n" +
 	"\x03day\x18\x01 \x01(\tR\x03day\x12)\n" +
 	"\x04rows\x18\x02 \x03(\v2\x15.tollgate.v1.UsageRowR\x04rows\x12&\n" +
-	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xe2\x01\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\x12\x19\n" +
+	"\bfrom_day\x18\x04 \x01(\tR\afromDay\x12\x15\n" +
+	"\x06to_day\x18\x05 \x01(\tR\x05toDay\"\xf4\x01\n" +
 	"\bUsageRow\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x12\n" +
@@ -2260,7 +2408,8 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"freeTokens\x12#\n" +
 	"\rbilled_tokens\x18\x05 \x01(\x04R\fbilledTokens\x12#\n" +
 	"\rfree_requests\x18\x06 \x01(\x04R\ffreeRequests\x12'\n" +
-	"\x0fbilled_requests\x18\a \x01(\x04R\x0ebilledRequests\"O\n" +
+	"\x0fbilled_requests\x18\a \x01(\x04R\x0ebilledRequests\x12\x10\n" +
+	"\x03day\x18\b \x01(\tR\x03day\"O\n" +
 	"\x0fEstimateRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\fR\x04body\x12\x14\n" +
@@ -2306,7 +2455,7 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fVERDICT_FREE\x10\x01\x12\x12\n" +
-	"\x0eVERDICT_BILLED\x10\x02*\x8c\x04\n" +
+	"\x0eVERDICT_BILLED\x10\x02*\xae\x04\n" +
 	"\fBilledReason\x12\x1d\n" +
 	"\x19BILLED_REASON_UNSPECIFIED\x10\x00\x12+\n" +
 	"'BILLED_REASON_ORGANIZATION_NOT_ENROLLED\x10\x01\x12%\n" +
@@ -2322,7 +2471,8 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x12\x1c\n" +
 	"\x18BILLED_REASON_DAY_CLOSED\x10\v\x12#\n" +
 	"\x1fBILLED_REASON_STORE_UNAVAILABLE\x10\f\x12%\n" +
-	"!BILLED_REASON_RAN_OUTSIDE_PROGRAM\x10\r*\xe6\x01\n" +
+	"!BILLED_REASON_RAN_OUTSIDE_PROGRAM\x10\r\x12 \n" +
+	"\x1cBILLED_REASON_SHARE_EXCEEDED\x10\x0e*\xe6\x01\n" +
 	"\bWorkload\x12\x18\n" +
 	"\x14WORKLOAD_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12WORKLOAD_INFERENCE\x10\x01\x12\x18\n" +
@@ -2365,7 +2515,7 @@ func file_tollgate_v1_quota_proto_rawDescGZIP() []byte {
 }
 
 var file_tollgate_v1_quota_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_tollgate_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_tollgate_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_tollgate_v1_quota_proto_goTypes = []any{
 	(Verdict)(0),                      // 0: tollgate.v1.Verdict
 	(BilledReason)(0),                 // 1: tollgate.v1.BilledReason
@@ -2383,64 +2533,66 @@ var file_tollgate_v1_quota_proto_goTypes = []any{
 	(*GetQuotaRequest)(nil),           // 13: tollgate.v1.GetQuotaRequest
 	(*GetQuotaResponse)(nil),          // 14: tollgate.v1.GetQuotaResponse
 	(*PoolQuota)(nil),                 // 15: tollgate.v1.PoolQuota
-	(*ListUsageRequest)(nil),          // 16: tollgate.v1.ListUsageRequest
-	(*ListUsageResponse)(nil),         // 17: tollgate.v1.ListUsageResponse
-	(*UsageRow)(nil),                  // 18: tollgate.v1.UsageRow
-	(*EstimateRequest)(nil),           // 19: tollgate.v1.EstimateRequest
-	(*EstimateResponse)(nil),          // 20: tollgate.v1.EstimateResponse
-	(*SetExternalUsageRequest)(nil),   // 21: tollgate.v1.SetExternalUsageRequest
-	(*SetExternalUsageResponse)(nil),  // 22: tollgate.v1.SetExternalUsageResponse
-	(*ListOrganizationsRequest)(nil),  // 23: tollgate.v1.ListOrganizationsRequest
-	(*OrganizationSummary)(nil),       // 24: tollgate.v1.OrganizationSummary
-	(*ListOrganizationsResponse)(nil), // 25: tollgate.v1.ListOrganizationsResponse
-	(*timestamppb.Timestamp)(nil),     // 26: google.protobuf.Timestamp
+	(*ShareQuota)(nil),                // 16: tollgate.v1.ShareQuota
+	(*ListUsageRequest)(nil),          // 17: tollgate.v1.ListUsageRequest
+	(*ListUsageResponse)(nil),         // 18: tollgate.v1.ListUsageResponse
+	(*UsageRow)(nil),                  // 19: tollgate.v1.UsageRow
+	(*EstimateRequest)(nil),           // 20: tollgate.v1.EstimateRequest
+	(*EstimateResponse)(nil),          // 21: tollgate.v1.EstimateResponse
+	(*SetExternalUsageRequest)(nil),   // 22: tollgate.v1.SetExternalUsageRequest
+	(*SetExternalUsageResponse)(nil),  // 23: tollgate.v1.SetExternalUsageResponse
+	(*ListOrganizationsRequest)(nil),  // 24: tollgate.v1.ListOrganizationsRequest
+	(*OrganizationSummary)(nil),       // 25: tollgate.v1.OrganizationSummary
+	(*ListOrganizationsResponse)(nil), // 26: tollgate.v1.ListOrganizationsResponse
+	(*timestamppb.Timestamp)(nil),     // 27: google.protobuf.Timestamp
 }
 var file_tollgate_v1_quota_proto_depIdxs = []int32{
 	2,  // 0: tollgate.v1.ReserveRequest.workload:type_name -> tollgate.v1.Workload
 	0,  // 1: tollgate.v1.ReserveResponse.verdict:type_name -> tollgate.v1.Verdict
 	1,  // 2: tollgate.v1.ReserveResponse.billed_reason:type_name -> tollgate.v1.BilledReason
-	26, // 3: tollgate.v1.ReserveResponse.resets_at:type_name -> google.protobuf.Timestamp
+	27, // 3: tollgate.v1.ReserveResponse.resets_at:type_name -> google.protobuf.Timestamp
 	6,  // 4: tollgate.v1.ReserveStreamResponse.reserved:type_name -> tollgate.v1.ReserveResponse
 	8,  // 5: tollgate.v1.ReserveStreamResponse.error:type_name -> tollgate.v1.ItemError
 	0,  // 6: tollgate.v1.SettleResponse.verdict:type_name -> tollgate.v1.Verdict
 	1,  // 7: tollgate.v1.SettleResponse.billed_reason:type_name -> tollgate.v1.BilledReason
-	26, // 8: tollgate.v1.SettleResponse.resets_at:type_name -> google.protobuf.Timestamp
-	26, // 9: tollgate.v1.ReleaseResponse.resets_at:type_name -> google.protobuf.Timestamp
+	27, // 8: tollgate.v1.SettleResponse.resets_at:type_name -> google.protobuf.Timestamp
+	27, // 9: tollgate.v1.ReleaseResponse.resets_at:type_name -> google.protobuf.Timestamp
 	1,  // 10: tollgate.v1.GetQuotaResponse.not_enrolled_reason:type_name -> tollgate.v1.BilledReason
-	26, // 11: tollgate.v1.GetQuotaResponse.resets_at:type_name -> google.protobuf.Timestamp
+	27, // 11: tollgate.v1.GetQuotaResponse.resets_at:type_name -> google.protobuf.Timestamp
 	15, // 12: tollgate.v1.GetQuotaResponse.pools:type_name -> tollgate.v1.PoolQuota
-	18, // 13: tollgate.v1.ListUsageResponse.rows:type_name -> tollgate.v1.UsageRow
-	3,  // 14: tollgate.v1.EstimateResponse.basis:type_name -> tollgate.v1.EstimateBasis
-	2,  // 15: tollgate.v1.EstimateResponse.workload:type_name -> tollgate.v1.Workload
-	26, // 16: tollgate.v1.SetExternalUsageResponse.resets_at:type_name -> google.protobuf.Timestamp
-	4,  // 17: tollgate.v1.ListOrganizationsRequest.order:type_name -> tollgate.v1.OrganizationOrder
-	1,  // 18: tollgate.v1.OrganizationSummary.not_enrolled_reason:type_name -> tollgate.v1.BilledReason
-	15, // 19: tollgate.v1.OrganizationSummary.pools:type_name -> tollgate.v1.PoolQuota
-	26, // 20: tollgate.v1.OrganizationSummary.as_of:type_name -> google.protobuf.Timestamp
-	24, // 21: tollgate.v1.ListOrganizationsResponse.organizations:type_name -> tollgate.v1.OrganizationSummary
-	5,  // 22: tollgate.v1.QuotaService.Reserve:input_type -> tollgate.v1.ReserveRequest
-	5,  // 23: tollgate.v1.QuotaService.ReserveStream:input_type -> tollgate.v1.ReserveRequest
-	9,  // 24: tollgate.v1.QuotaService.Settle:input_type -> tollgate.v1.SettleRequest
-	11, // 25: tollgate.v1.QuotaService.Release:input_type -> tollgate.v1.ReleaseRequest
-	13, // 26: tollgate.v1.QuotaService.GetQuota:input_type -> tollgate.v1.GetQuotaRequest
-	16, // 27: tollgate.v1.QuotaService.ListUsage:input_type -> tollgate.v1.ListUsageRequest
-	19, // 28: tollgate.v1.QuotaService.Estimate:input_type -> tollgate.v1.EstimateRequest
-	21, // 29: tollgate.v1.QuotaService.SetExternalUsage:input_type -> tollgate.v1.SetExternalUsageRequest
-	23, // 30: tollgate.v1.QuotaService.ListOrganizations:input_type -> tollgate.v1.ListOrganizationsRequest
-	6,  // 31: tollgate.v1.QuotaService.Reserve:output_type -> tollgate.v1.ReserveResponse
-	7,  // 32: tollgate.v1.QuotaService.ReserveStream:output_type -> tollgate.v1.ReserveStreamResponse
-	10, // 33: tollgate.v1.QuotaService.Settle:output_type -> tollgate.v1.SettleResponse
-	12, // 34: tollgate.v1.QuotaService.Release:output_type -> tollgate.v1.ReleaseResponse
-	14, // 35: tollgate.v1.QuotaService.GetQuota:output_type -> tollgate.v1.GetQuotaResponse
-	17, // 36: tollgate.v1.QuotaService.ListUsage:output_type -> tollgate.v1.ListUsageResponse
-	20, // 37: tollgate.v1.QuotaService.Estimate:output_type -> tollgate.v1.EstimateResponse
-	22, // 38: tollgate.v1.QuotaService.SetExternalUsage:output_type -> tollgate.v1.SetExternalUsageResponse
-	25, // 39: tollgate.v1.QuotaService.ListOrganizations:output_type -> tollgate.v1.ListOrganizationsResponse
-	31, // [31:40] is the sub-list for method output_type
-	22, // [22:31] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	16, // 13: tollgate.v1.PoolQuota.shares:type_name -> tollgate.v1.ShareQuota
+	19, // 14: tollgate.v1.ListUsageResponse.rows:type_name -> tollgate.v1.UsageRow
+	3,  // 15: tollgate.v1.EstimateResponse.basis:type_name -> tollgate.v1.EstimateBasis
+	2,  // 16: tollgate.v1.EstimateResponse.workload:type_name -> tollgate.v1.Workload
+	27, // 17: tollgate.v1.SetExternalUsageResponse.resets_at:type_name -> google.protobuf.Timestamp
+	4,  // 18: tollgate.v1.ListOrganizationsRequest.order:type_name -> tollgate.v1.OrganizationOrder
+	1,  // 19: tollgate.v1.OrganizationSummary.not_enrolled_reason:type_name -> tollgate.v1.BilledReason
+	15, // 20: tollgate.v1.OrganizationSummary.pools:type_name -> tollgate.v1.PoolQuota
+	27, // 21: tollgate.v1.OrganizationSummary.as_of:type_name -> google.protobuf.Timestamp
+	25, // 22: tollgate.v1.ListOrganizationsResponse.organizations:type_name -> tollgate.v1.OrganizationSummary
+	5,  // 23: tollgate.v1.QuotaService.Reserve:input_type -> tollgate.v1.ReserveRequest
+	5,  // 24: tollgate.v1.QuotaService.ReserveStream:input_type -> tollgate.v1.ReserveRequest
+	9,  // 25: tollgate.v1.QuotaService.Settle:input_type -> tollgate.v1.SettleRequest
+	11, // 26: tollgate.v1.QuotaService.Release:input_type -> tollgate.v1.ReleaseRequest
+	13, // 27: tollgate.v1.QuotaService.GetQuota:input_type -> tollgate.v1.GetQuotaRequest
+	17, // 28: tollgate.v1.QuotaService.ListUsage:input_type -> tollgate.v1.ListUsageRequest
+	20, // 29: tollgate.v1.QuotaService.Estimate:input_type -> tollgate.v1.EstimateRequest
+	22, // 30: tollgate.v1.QuotaService.SetExternalUsage:input_type -> tollgate.v1.SetExternalUsageRequest
+	24, // 31: tollgate.v1.QuotaService.ListOrganizations:input_type -> tollgate.v1.ListOrganizationsRequest
+	6,  // 32: tollgate.v1.QuotaService.Reserve:output_type -> tollgate.v1.ReserveResponse
+	7,  // 33: tollgate.v1.QuotaService.ReserveStream:output_type -> tollgate.v1.ReserveStreamResponse
+	10, // 34: tollgate.v1.QuotaService.Settle:output_type -> tollgate.v1.SettleResponse
+	12, // 35: tollgate.v1.QuotaService.Release:output_type -> tollgate.v1.ReleaseResponse
+	14, // 36: tollgate.v1.QuotaService.GetQuota:output_type -> tollgate.v1.GetQuotaResponse
+	18, // 37: tollgate.v1.QuotaService.ListUsage:output_type -> tollgate.v1.ListUsageResponse
+	21, // 38: tollgate.v1.QuotaService.Estimate:output_type -> tollgate.v1.EstimateResponse
+	23, // 39: tollgate.v1.QuotaService.SetExternalUsage:output_type -> tollgate.v1.SetExternalUsageResponse
+	26, // 40: tollgate.v1.QuotaService.ListOrganizations:output_type -> tollgate.v1.ListOrganizationsResponse
+	32, // [32:41] is the sub-list for method output_type
+	23, // [23:32] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_tollgate_v1_quota_proto_init() }
@@ -2458,7 +2610,7 @@ func file_tollgate_v1_quota_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollgate_v1_quota_proto_rawDesc), len(file_tollgate_v1_quota_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

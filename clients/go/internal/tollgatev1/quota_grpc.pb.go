@@ -66,7 +66,7 @@ type QuotaServiceClient interface {
 	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
 	// Returns what remains today of an organization's allowance in each pool.
 	GetQuota(ctx context.Context, in *GetQuotaRequest, opts ...grpc.CallOption) (*GetQuotaResponse, error)
-	// Lists what an organization used on a day, by project and model.
+	// Lists what an organization used on a day or in a range of days, by day, project and model.
 	ListUsage(ctx context.Context, in *ListUsageRequest, opts ...grpc.CallOption) (*ListUsageResponse, error)
 	// Returns an upper bound on the tokens of a request to the provider, from its body: what a Reserve
 	// should name. Counts nothing, does not ask the store, and keeps nothing of the body.
@@ -214,7 +214,7 @@ type QuotaServiceServer interface {
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	// Returns what remains today of an organization's allowance in each pool.
 	GetQuota(context.Context, *GetQuotaRequest) (*GetQuotaResponse, error)
-	// Lists what an organization used on a day, by project and model.
+	// Lists what an organization used on a day or in a range of days, by day, project and model.
 	ListUsage(context.Context, *ListUsageRequest) (*ListUsageResponse, error)
 	// Returns an upper bound on the tokens of a request to the provider, from its body: what a Reserve
 	// should name. Counts nothing, does not ask the store, and keeps nothing of the body.

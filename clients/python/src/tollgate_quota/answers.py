@@ -58,6 +58,7 @@ class BilledReason(_OpenEnum):
     DAY_CLOSED = 11
     STORE_UNAVAILABLE = 12
     RAN_OUTSIDE_PROGRAM = 13
+    SHARE_EXCEEDED = 14
 
 
 class Workload(_OpenEnum):
@@ -138,6 +139,16 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class ShareQuota:
+    """What a project may use of a pool today, and has used."""
+
+    project: str
+    share: int
+    used: int
+    remaining: int
+
+
+@dataclass(frozen=True)
 class PoolQuota:
     """Today's figures of one pool."""
 
@@ -156,6 +167,8 @@ class PoolQuota:
     margin_tokens: int
     #: Tokens that the provider counted today and Tollgate did not.
     external_tokens: int
+    #: The projects that may use only a part of the pool, ordered by name.
+    shares: tuple[ShareQuota, ...]
 
 
 @dataclass(frozen=True)
@@ -220,6 +233,7 @@ _FIELDS: dict[str, Callable[[Any], object]] = {
     # Unspecified counts as inference.
     "workload": lambda number: Workload(number or Workload.INFERENCE),
     "pools": lambda pools: tuple(read(PoolQuota, pool) for pool in pools),
+    "shares": lambda shares: tuple(read(ShareQuota, share) for share in shares),
     "rows": lambda rows: tuple(read(UsageRow, row) for row in rows),
 }
 

@@ -13,7 +13,8 @@ use std::{
 use indexmap::IndexMap;
 
 use crate::{
-    domain::{OrgId, PoolName, UtcDay},
+    domain::{OrgId, UtcDay},
+    store::redis::script::keys::CounterId,
     telemetry::LogLimit,
 };
 
@@ -52,10 +53,10 @@ struct DaySnapshots {
     newest: VecDeque<OrgId>,
 }
 
-/// A pool after the replica's last write to it.
+/// The record of a pool or a share after the replica's last write to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PoolSnapshot {
-    pub(crate) pool: PoolName,
+    pub(crate) counter: CounterId,
     /// The sequence number of that write.
     pub(crate) seq: u64,
     /// As Redis holds it.
@@ -154,7 +155,7 @@ impl SnapshotDays {
     ) {
         let known = self.pools(org, day).iter();
         let seq = known
-            .filter(|known| known.pool == written.pool)
+            .filter(|known| known.counter == written.counter)
             .map(|known| known.seq);
         if audited.is_some_and(|audited| audited != seq.max().unwrap_or(0)) {
             return;
@@ -173,7 +174,10 @@ impl SnapshotDays {
             newest.push_front(org.clone());
         }
         let pools = by_org.entry(org.clone()).or_default();
-        match pools.iter_mut().find(|known| known.pool == written.pool) {
+        match pools
+            .iter_mut()
+            .find(|known| known.counter == written.counter)
+        {
             Some(known) => *known = written,
             None => pools.push(written),
         }
@@ -186,7 +190,7 @@ mod tests {
 
     fn written(seq: u64) -> PoolSnapshot {
         PoolSnapshot {
-            pool: PoolName::parse("large").expect("a name"),
+            counter: CounterId::decode("large").expect("a name"),
             seq,
             record: Vec::new(),
         }

@@ -12,6 +12,7 @@
 -- KEYS  for each batch:
 --       usage and requests of today
 --       the record of each pool that the batch names: of today, and then perhaps the same pools of tomorrow
+--       the record of each share that it names, of today
 --       if it has ids: usage and requests of yesterday
 -- ARGV  1  today's 00:00 UTC, in seconds since 1970
 --       2  how long usage is kept after its day, in seconds
@@ -26,15 +27,15 @@
 -- or for each batch
 --   'failed', why, key        nothing of the batch was written; key: the last one that was read
 --   'partial', why            the batch failed between its writes, which is a bug
---   'pools', tomorrow, number, name…   the batch must name these pools too, and tomorrow's if `tomorrow` is true;
---                             nothing of it was written
+--   'pools', tomorrow, number, name…   the batch must name these pools and shares too, and tomorrow's pools if
+--                             `tomorrow` is true; nothing of it was written
 --   'stale'                   Redis lost writes of the replica to the batch's pools: send the snapshots; nothing of
 --                             the batch was written
 --   'external', number, (pool, tokens)…
 --                             before 'done': the external usage of the batch's pools that have any, before its
 --                             operations
 --   'done', answer…, number, (place, seq, record)…
---      an answer for each operation, then a snapshot of each pool that was written:
+--      an answer for each operation, then a snapshot of each pool and share that was written:
 --      used                                             reserve: free
 --      verdict, used                                    reserve: billed; used: 0 if not eligible
 --      'r', verdict, pool, used, closed                 reserve, replayed; pool: '' if not eligible
@@ -55,12 +56,14 @@
 --             whole snapshots; whether an id occurs more than once; whether all pools are read, not only those of
 --             classes and reservations; from when on FREE reservations are carried into tomorrow's pools, in seconds
 --             since 1970, or false; the numbers of pools, rows, classes, ids and lookups; how many of the pools, the
---             last ones, are tomorrow's: none, or the same as today's, in the same order
+--             last ones, are tomorrow's: none, or the same as today's, in the same order; the number of shares
 --   pools     encoded name; allowance; what Reserves get of it; snapshot: the seq of the replica's last write, 0 if
 --             none, or the record
+--   shares    the same: encoded name of the pool, ':', encoded project; the share, twice; snapshot. Where pools have
+--             numbers, shares have the ones after them
 --   rows      the fields of usage rows: encoded project, ':', encoded model
 --   classes   what Reserves have in common, each once: the number of the pool, or the code of the reason why it is
---             not eligible; the number of the row; whether a pool lists the model
+--             not eligible; the number of the row; whether a pool lists the model, or the number of the share
 --   ids       in the order of their operations
 --   lookups   the fields that are read with the ids: \1, the class fields, the fields of the pools' held tokens
 -- and then the operations, of which each with an id takes the next of `ids`:
@@ -75,9 +78,9 @@
 --   SET_CLASS class           no operation: the class of the Reserves that follow; at first, class 1
 local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN = 0, -1, -2, -3
 local SETTLE, SETTLE_OUTSIDE, RELEASE, SET_CLASS, SET_EXTERNAL = -4, -5, -6, -7, -8
-local HEADER, POOL, CLASS = 12, 4, 3
+local HEADER, POOL, CLASS = 13, 4, 3
 local CLOSES, FIRST_KEY, HAS_SNAPSHOTS, HAS_DUPLICATES, READS_ALL, CARRIES_FROM = 1, 2, 3, 4, 5, 6
-local N_POOLS, N_ROWS, N_CLASSES, N_IDS, N_LOOKUPS, N_TOMORROW = 7, 8, 9, 10, 11, 12
+local N_POOLS, N_ROWS, N_CLASSES, N_IDS, N_LOOKUPS, N_TOMORROW, N_SHARES = 7, 8, 9, 10, 11, 12, 13
 
 local DAY = 86400
 local TODAY, YESTERDAY = 1, 2
@@ -91,7 +94,7 @@ end
 -- A batch while it is decided:
 --   args            its values
 --   fields, classes, ids, operations   the position before each section in args
---   rows, pools     by their numbers
+--   rows, pools     by their numbers; the shares are after the pools
 --   reservations    only if it has lookups (reservations.lua)
 --   carries         whether its FREE reservations are carried into tomorrow's pools
 --   has_external    whether a pool has external usage
@@ -104,12 +107,12 @@ local reading
 
 local function usage_key(batch, day)
   local first = batch.args[FIRST_KEY]
-  return KEYS[day == TODAY and first or first + 2 + batch.args[N_POOLS]]
+  return KEYS[day == TODAY and first or first + 2 + batch.args[N_POOLS] + batch.args[N_SHARES]]
 end
 
 local function requests_key(batch, day)
   local first = batch.args[FIRST_KEY]
-  return KEYS[day == TODAY and first + 1 or first + 3 + batch.args[N_POOLS]]
+  return KEYS[day == TODAY and first + 1 or first + 3 + batch.args[N_POOLS] + batch.args[N_SHARES]]
 end
 
 -- A missing permission must show before the first write.

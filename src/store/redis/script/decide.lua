@@ -13,18 +13,18 @@ local function answer(a, b, c, d, e, f, g)
   n_answers = #answers
 end
 
--- A class, its pool, the reason if it is not eligible, its row.
+-- A class, its pool, the reason if it is not eligible, its row, and its share, if it has one.
 local function class_of(batch, class)
   local at = batch.classes + CLASS * (class - 1)
   local target = batch.args[at + 1]
-  return class, batch.pools[target], target, batch.rows[batch.args[at + 2]]
+  return class, batch.pools[target], target, batch.rows[batch.args[at + 2]], batch.pools[batch.args[at + 3]]
 end
 
 -- Decides the operations in their order, and answers them.
 local function decide_operations(batch)
   local args, ids, reservations = batch.args, batch.ids, batch.reservations
   local closes, at, last = args[CLOSES], batch.operations + 1, #args
-  local class, pool, reason, own_row = class_of(batch, 1)
+  local class, pool, reason, own_row, share = class_of(batch, 1)
   while at <= last do
     local tokens, code, id = args[at], RESERVE, nil
     at = at + 1
@@ -40,7 +40,7 @@ local function decide_operations(batch)
       end
     end
     if code == SET_CLASS then
-      class, pool, reason, own_row = class_of(batch, tokens)
+      class, pool, reason, own_row, share = class_of(batch, tokens)
     elseif code == RELEASE then
       answer(answer_release(batch, id))
     elseif code == SETTLE or code == SETTLE_OUTSIDE then
@@ -69,7 +69,7 @@ local function decide_operations(batch)
     else
       local writes, verdict, row, is_in_other = code >= RESERVE_WITH_ID, reason, own_row, false
       if pool then
-        verdict = judge_reserve(pool, closes, tokens)
+        verdict = judge_reserve(pool, share, closes, tokens)
       end
       local is_new_row = writes and row[IS_NEW] and not row[CHANGED]
       if is_new_row then
@@ -91,8 +91,11 @@ local function decide_operations(batch)
           if pool then
             count(pool, closes, verdict, tokens)
           end
+          if share and side == 1 then
+            count(share, false, verdict, tokens)
+          end
           if id then
-            add_reservation(batch, id, class, pool, carried, verdict, tokens, is_in_other)
+            add_reservation(batch, id, class, pool, share, carried, verdict, tokens, is_in_other)
           end
           if carried then
             carried[1], carried[CHANGED] = carried[1] + tokens, true
@@ -138,7 +141,7 @@ local function start_batch(argument)
   if args[N_IDS] > 512 or args[N_CLASSES] > 512 then
     error('a batch is too large')
   end
-  local fields = HEADER + POOL * args[N_POOLS]
+  local fields = HEADER + POOL * (args[N_POOLS] + args[N_SHARES])
   local classes = fields + args[N_ROWS]
   local ids = classes + CLASS * args[N_CLASSES]
   batch.args, batch.fields, batch.classes, batch.ids = args, fields, classes, ids

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::domain::{ModelName, OrgId, PoolName, ProjectId, UtcDay};
+use crate::domain::{ModelName, OrgId, PoolName, ProjectId, ShareId, UtcDay};
 
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -45,6 +45,41 @@ pub fn parse_row_field(field: &str) -> Option<(ProjectId, ModelName)> {
     ))
 }
 
+/// What has a record of counters: a pool, or a share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CounterId {
+    /// A pool.
+    Pool(PoolName),
+    /// A share, whose record counts like a pool's.
+    Share(ShareId),
+}
+
+impl CounterId {
+    /// The name in the script's arguments and replies: the encoded pool; of a share, `:` and the encoded project follow.
+    #[must_use]
+    pub fn encoded(&self) -> String {
+        match self {
+            Self::Pool(pool) => encode(pool.as_str()).into_owned(),
+            Self::Share(id) => {
+                [&encode(id.pool.as_str()), ":", &encode(id.project.as_str())].concat()
+            }
+        }
+    }
+
+    /// The inverse of [`CounterId::encoded`]; `None` if it can't have returned this.
+    #[must_use]
+    pub fn decode(encoded: &str) -> Option<Self> {
+        let pool = |encoded| PoolName::parse(decode(encoded)?).ok();
+        Some(match encoded.split_once(':') {
+            None => Self::Pool(pool(encoded)?),
+            Some((of, project)) => Self::Share(ShareId {
+                pool: pool(of)?,
+                project: ProjectId::parse(decode(project)?).ok()?,
+            }),
+        })
+    }
+}
+
 /// The keys of one organization and day. They share a hash tag, so a script may use them together on
 /// Redis Cluster.
 #[derive(Debug)]
@@ -69,6 +104,12 @@ impl OrgKeys {
     #[must_use]
     pub fn pool(&self, encoded: &str) -> String {
         [&self.root, "pool:", encoded, &self.end].concat()
+    }
+
+    /// The day's counters of a share, by its encoded name.
+    #[must_use]
+    pub fn share(&self, encoded: &str) -> String {
+        [&self.root, "share:", encoded, &self.end].concat()
     }
 
     /// The day's usage by project and model.

@@ -1,6 +1,6 @@
--- Pools: reads and writes their records.
+-- Pools: reads and writes their records. A share has a record like a pool's, which counts its project's FREE requests.
 --
--- KEYS    the records, after usage and requests of today
+-- KEYS    the records, after usage and requests of today: of pools, then of shares
 -- ARGV    3, 4: the replica and its call; a batch's `pools`
 -- Record  src/store/redis/mod.rs; the pool's counters are the sums of the replicas' components. A component is negative
 --         where it took back what another counted. A seq comes from the number of the call, so a lost write and a
@@ -47,18 +47,21 @@ local function read_pool(batch, place)
   }
 end
 
--- Reads the pools of the batch's classes, or all pools.
+-- Reads the pools and shares of the batch's classes, or all.
 local function read_pools(batch)
   local args, pools = batch.args, batch.pools
   if args[READS_ALL] then
-    for place = 1, args[N_POOLS] do
+    for place = 1, args[N_POOLS] + args[N_SHARES] do
       pools[place] = read_pool(batch, place)
     end
   end
   for at = batch.classes + 1, batch.ids, CLASS do
-    local place = args[at]
+    local place, share = args[at], args[at + 2]
     if type(place) == 'number' and not pools[place] then
       pools[place] = read_pool(batch, place)
+    end
+    if share and share ~= true and not pools[share] then
+      pools[share] = read_pool(batch, share)
     end
   end
 end
@@ -106,10 +109,12 @@ local function update_record(pool, has_operations)
 end
 
 local function write_pools(batch)
-  local n = batch.args[N_POOLS] - batch.args[N_TOMORROW]
+  local last = batch.args[N_POOLS]
+  local first = last - batch.args[N_TOMORROW] + 1
   for place, pool in pairs(batch.pools) do
     if pool[CHANGED] and pool[IS_NEW] then
-      redis.call('SET', pool[KEY], pool[RECORD], 'EXAT', midnight + (place > n and 2 * DAY or DAY))
+      local is_tomorrows = place >= first and place <= last
+      redis.call('SET', pool[KEY], pool[RECORD], 'EXAT', midnight + (is_tomorrows and 2 * DAY or DAY))
     elseif pool[CHANGED] then
       redis.call('SET', pool[KEY], pool[RECORD], 'KEEPTTL')
     end

@@ -7,11 +7,11 @@ use std::collections::HashSet;
 
 use indexmap::{IndexMap, IndexSet};
 
-use super::keys::{self, OrgKeys};
+use super::keys::{self, CounterId, OrgKeys};
 use crate::{
     domain::{
-        Eligibility, ExternalSource, ModelName, Overflow, PoolName, PoolTerms, ProjectId,
-        RequestFields, RequestId, UtcDay, Verdict,
+        Eligibility, ExternalSource, ModelName, Overflow, PoolName, ProjectId, RequestFields,
+        RequestId, ShareId, Terms, Tokens, UtcDay, Verdict,
     },
     store::{
         Batch, Operation,
@@ -36,14 +36,14 @@ pub(crate) struct ScriptCall {
     pub(crate) keys: Vec<String>,
     /// One for each batch.
     pub(crate) arguments: Vec<Vec<u8>>,
-    /// For each batch: the pools that it names, in order.
+    /// For each batch: the pools and shares that it names, in order.
     pub(crate) pools: Vec<Vec<NamedPool>>,
 }
 
-/// A pool that a batch names.
+/// A pool or a share that a batch names.
 pub(crate) struct NamedPool {
     pub(crate) day: UtcDay,
-    pub(crate) pool: PoolName,
+    pub(crate) counter: CounterId,
     /// The seq of its snapshot; 0 if it has none.
     pub(crate) seq: u64,
 }
@@ -51,8 +51,8 @@ pub(crate) struct NamedPool {
 /// How a batch is sent.
 #[derive(Clone, Default)]
 pub(crate) struct BatchOptions {
-    /// Pools of reservations that the terms don't have.
-    pub(crate) extra_pools: Vec<PoolName>,
+    /// Pools and shares of reservations that the batch does not name otherwise.
+    pub(crate) extra: Vec<CounterId>,
     /// Whether it names tomorrow's pools, for reservations that are carried.
     pub(crate) names_tomorrow: bool,
     /// Redis lost writes: the snapshots are sent whole.
@@ -60,8 +60,8 @@ pub(crate) struct BatchOptions {
 }
 
 impl ScriptCall {
-    /// Adds a batch. Its argument has the layout in call.lua. A batch without operations reads every pool with a
-    /// snapshot.
+    /// Adds a batch. Its argument has the layout in call.lua. A batch without operations reads every pool and share with
+    /// a snapshot.
     pub(crate) fn add(
         &mut self,
         batch: &Batch,
@@ -69,57 +69,51 @@ impl ScriptCall {
         snapshots: &SnapshotDays,
         key_prefix: &str,
     ) {
-        let tomorrow = batch.day.plus_days(1);
-        let [today_snapshots, tomorrow_snapshots] =
-            [batch.day, tomorrow].map(|day| snapshots.pools(&batch.org, day));
-        let terms = &*batch.terms;
-        let (mut dictionary, operations) = Dictionary::of(&batch.operations);
+        let days = [batch.day, batch.day.plus_days(1)];
+        let snapshots = days.map(|day| snapshots.pools(&batch.org, day));
+        let (mut dictionary, operations) = Dictionary::of(batch);
         let ids = batch.operations.iter().filter_map(Operation::request_id);
         let ids: Vec<&RequestId> = ids.collect();
+        dictionary.add_named(batch, &ids, options, snapshots);
         let is_audit = batch.operations.is_empty();
-        if is_audit {
-            let snapshots = today_snapshots.iter().chain(tomorrow_snapshots);
-            dictionary.pools.extend(snapshots.map(|it| &it.pool));
-        }
-        if !ids.is_empty() {
-            // A reservation may be in any of them.
-            let known = terms.pools.iter().map(|(pool, _)| pool);
-            dictionary.pools.extend(known.chain(&options.extra_pools));
-        }
-        let (n_pools, n_classes) = (dictionary.pools.len(), dictionary.classes.len());
-        let n_rows = dictionary.rows.len();
-        let names_tomorrow = options.names_tomorrow || is_audit && !tomorrow_snapshots.is_empty();
-        let days = [(batch.day, today_snapshots), (tomorrow, tomorrow_snapshots)];
-        let days = days.into_iter().take(1 + usize::from(names_tomorrow));
+        let names_tomorrow = options.names_tomorrow || is_audit && !snapshots[1].is_empty();
         let has_lookups = !ids.is_empty() || options.sends_snapshots;
-        let n_lookups = usize::from(has_lookups) * (1 + n_classes + n_pools);
 
         let mut argument = MsgPackWriter::default();
         argument.header(batch, &ids, self.keys.len(), options);
+        let (n_pools, n_classes) = (dictionary.pools.len(), dictionary.classes.len());
         let n_tomorrow = usize::from(names_tomorrow) * n_pools;
         let n_all = n_pools + n_tomorrow;
-        for items in [n_all, n_rows, n_classes, ids.len(), n_lookups, n_tomorrow] {
-            argument.number(items as u64);
-        }
+        let n_lookups = usize::from(has_lookups) * (1 + n_classes + n_pools);
+        let (n_rows, n_shares) = (dictionary.rows.len(), dictionary.shares.len());
+        argument.numbers([n_all, n_rows, n_classes, ids.len()]);
+        argument.numbers([n_lookups, n_tomorrow, n_shares]);
         let org_keys = OrgKeys::new(key_prefix, &batch.org, batch.day);
         self.keys.extend([org_keys.usage(), org_keys.requests()]);
-        let mut named = Vec::with_capacity(n_all);
-        for (day, snapshots) in days {
+        let mut named = Vec::with_capacity(n_all + n_shares);
+        let days = days.into_iter().zip(snapshots);
+        for (day, snapshots) in days.take(1 + usize::from(names_tomorrow)) {
             let org_keys = OrgKeys::new(key_prefix, &batch.org, day);
             for pool in &dictionary.pools {
-                let snapshot = snapshots.iter().find(|it| it.pool == **pool);
-                let name = keys::encode(pool.as_str());
-                argument.pool(&name, terms.of_pool(pool), snapshot, options);
-                self.keys.push(org_keys.pool(&name));
-                let (pool, seq) = ((*pool).clone(), snapshot.map_or(0, |it| it.seq));
-                named.push(NamedPool { day, pool, seq });
+                let counter = CounterId::Pool((*pool).clone());
+                self.keys.push(org_keys.pool(&counter.encoded()));
+                let terms = batch.terms.of_pool(pool);
+                let bounds = [terms.allowance, terms.reservable()];
+                named.push(argument.counter(day, counter, bounds, snapshots, options));
             }
+        }
+        for share in &dictionary.shares {
+            let counter = CounterId::Share((*share).clone());
+            self.keys.push(org_keys.share(&counter.encoded()));
+            let tokens = batch.terms.share(&share.pool, &share.project);
+            let bounds = [tokens.map_or(Tokens::ZERO, |(_, tokens)| tokens); 2];
+            named.push(argument.counter(batch.day, counter, bounds, snapshots[0], options));
         }
         if !ids.is_empty() {
             let yesterday = OrgKeys::new(key_prefix, &batch.org, batch.day.yesterday());
             self.keys.extend([yesterday.usage(), yesterday.requests()]);
         }
-        argument.rows_and_classes(&dictionary);
+        argument.rows_and_classes(&dictionary, n_all);
         for id in ids {
             argument.text(id.as_str());
         }
@@ -132,6 +126,10 @@ impl ScriptCall {
     }
 }
 
+/// The maximum number of shares that a batch names because one of its reservations may be in them. Of others the script
+/// asks for those that it needs.
+const MAX_POSSIBLE_SHARES: usize = 64;
+
 /// Whether a batch needs pools of which it has no class: an audit, and one that sets external usage.
 fn reads_all(batch: &Batch) -> bool {
     let sets = |operation: &Operation| matches!(operation, Operation::SetExternalUsage { .. });
@@ -142,11 +140,12 @@ fn reads_all(batch: &Batch) -> bool {
 #[derive(Default)]
 struct Dictionary<'b> {
     pools: IndexSet<&'b PoolName>,
+    shares: IndexSet<&'b ShareId>,
     /// With the field of each.
     rows: IndexMap<(&'b ProjectId, &'b ModelName), String>,
     classes: IndexSet<RequestClass>,
     /// The last Reserve and its class: a gateway's requests come in runs of one class.
-    last: Option<(&'b RequestFields, &'b Eligibility, usize)>,
+    last: Option<(&'b RequestFields, &'b Eligibility, bool, usize)>,
 }
 
 /// What Reserves have in common.
@@ -156,6 +155,8 @@ struct RequestClass {
     workload: char,
     row: usize,
     is_listed: bool,
+    /// The number of its share among the shares, if it has one.
+    share: Option<usize>,
 }
 
 /// The number of a pool, or the code of the reason for being billed.
@@ -166,38 +167,76 @@ enum Target {
 }
 
 impl<'b> Dictionary<'b> {
-    /// That of these operations, and they as they are sent.
-    fn of(operations: &'b [Operation]) -> (Self, MsgPackWriter) {
+    /// That of a batch's operations, and they as they are sent.
+    fn of(batch: &'b Batch) -> (Self, MsgPackWriter) {
         let (mut dictionary, mut written) = (Self::default(), MsgPackWriter::default());
-        for operation in operations {
-            written.operation(&mut dictionary, operation);
+        for operation in &batch.operations {
+            written.operation(&mut dictionary, &batch.terms, operation);
         }
         (dictionary, written)
     }
 
+    /// Adds the pools and shares that no class has, and that the batch may need.
+    fn add_named(
+        &mut self,
+        batch: &'b Batch,
+        ids: &[&RequestId],
+        options: &'b BatchOptions,
+        snapshots: [&'b [PoolSnapshot]; 2],
+    ) {
+        let mut counters: Vec<&CounterId> = options.extra.iter().collect();
+        if batch.operations.is_empty() {
+            counters.extend(snapshots.into_iter().flatten().map(|it| &it.counter));
+        }
+        let terms = &*batch.terms;
+        if !ids.is_empty() {
+            // A reservation may be in any of them.
+            self.pools.extend(terms.pools.iter().map(|(pool, _)| pool));
+        }
+        let ends_reservation =
+            |it: &Operation| matches!(it, Operation::Settle { .. } | Operation::Release { .. });
+        if batch.operations.iter().any(ends_reservation) {
+            let shares = terms.shares.iter().map(|(id, _)| id);
+            self.shares.extend(shares.take(MAX_POSSIBLE_SHARES));
+        }
+        for counter in counters {
+            match counter {
+                CounterId::Pool(pool) => _ = self.pools.insert(pool),
+                CounterId::Share(share) => _ = self.shares.insert(share),
+            }
+        }
+    }
+
     /// The class of the last Reserve; before the first one, class 1, as in the script.
     fn last_class(&self) -> usize {
-        self.last.map_or(1, |(_, _, class)| class)
+        self.last.map_or(1, |(.., class)| class)
     }
 
     fn class(
         &mut self,
+        shares: Option<&'b Terms>,
         fields: &'b RequestFields,
         eligibility: &'b Eligibility,
         is_listed: bool,
     ) -> usize {
         let (project, model) = (&fields.project, &fields.model);
-        if let Some((last, last_eligibility, class)) = self.last
+        if let Some((last, last_eligibility, has_shares, class)) = self.last
             && (&last.project, &last.model) == (project, model)
             && (last.workload, last_eligibility) == (fields.workload, eligibility)
+            && has_shares == shares.is_some()
         {
             return class;
         }
-        let target = match eligibility {
+        let (target, share) = match eligibility {
             Eligibility::Ineligible(reason) => {
-                Target::Billed(verdict_code(Verdict::Billed(*reason)))
+                (Target::Billed(verdict_code(Verdict::Billed(*reason))), None)
             }
-            Eligibility::Eligible(pool) => Target::Pool(self.pools.insert_full(pool).0 + 1),
+            Eligibility::Eligible(pool) => (
+                Target::Pool(self.pools.insert_full(pool).0 + 1),
+                shares
+                    .and_then(|terms| terms.share(pool, project))
+                    .map(|(id, _)| self.shares.insert_full(id).0 + 1),
+            ),
         };
         let row = self.rows.entry((project, model));
         let row_number = row.index() + 1;
@@ -207,9 +246,10 @@ impl<'b> Dictionary<'b> {
             workload: workload_code(fields.workload),
             row: row_number,
             is_listed,
+            share,
         };
         let number = self.classes.insert_full(class).0 + 1;
-        self.last = Some((fields, eligibility, number));
+        self.last = Some((fields, eligibility, shares.is_some(), number));
         number
     }
 }
@@ -221,7 +261,12 @@ struct MsgPackWriter(Vec<u8>);
 const VEC: &str = "a Vec takes every byte";
 
 impl MsgPackWriter {
-    fn operation<'b>(&mut self, dictionary: &mut Dictionary<'b>, operation: &'b Operation) {
+    fn operation<'b>(
+        &mut self,
+        dictionary: &mut Dictionary<'b>,
+        terms: &'b Terms,
+        operation: &'b Operation,
+    ) {
         match operation {
             Operation::Reserve {
                 request_id,
@@ -229,9 +274,11 @@ impl MsgPackWriter {
                 eligibility,
                 is_listed,
                 recording,
+                has_run,
             } => {
                 let before = dictionary.last_class();
-                let class = dictionary.class(fields, eligibility, *is_listed);
+                let shares = (!has_run).then_some(terms);
+                let class = dictionary.class(shares, fields, eligibility, *is_listed);
                 if class != before {
                     self.code(SET_CLASS);
                     self.number(class as u64);
@@ -288,24 +335,30 @@ impl MsgPackWriter {
         }
     }
 
-    /// A pool; its snapshot whole, or only its seq.
-    fn pool(
+    /// A pool or a share: its name, its bounds, its snapshot whole or only its seq.
+    fn counter(
         &mut self,
-        name: &str,
-        terms: PoolTerms,
-        snapshot: Option<&PoolSnapshot>,
+        day: UtcDay,
+        counter: CounterId,
+        bounds: [Tokens; 2],
+        snapshots: &[PoolSnapshot],
         options: &BatchOptions,
-    ) {
-        self.text(name);
-        self.number(terms.allowance.get());
-        self.number(terms.reservable().get());
+    ) -> NamedPool {
+        let snapshot = snapshots.iter().find(|it| it.counter == counter);
+        let seq = snapshot.map_or(0, |it| it.seq);
+        self.text(&counter.encoded());
+        for bound in bounds {
+            self.number(bound.get());
+        }
         match snapshot {
             Some(snapshot) if options.sends_snapshots => self.bytes(&snapshot.record),
-            snapshot => self.number(snapshot.map_or(0, |it| it.seq)),
+            _ => self.number(seq),
         }
+        NamedPool { day, counter, seq }
     }
 
-    fn rows_and_classes(&mut self, dictionary: &Dictionary<'_>) {
+    /// `n_pools`: the shares have the numbers after the pools'.
+    fn rows_and_classes(&mut self, dictionary: &Dictionary<'_>, n_pools: usize) {
         for row in dictionary.rows.values() {
             self.text(row);
         }
@@ -315,7 +368,10 @@ impl MsgPackWriter {
                 Target::Billed(code) => self.text(code.encode_utf8(&mut [0; 4])),
             }
             self.number(class.row as u64);
-            self.flag(class.is_listed);
+            match class.share {
+                Some(share) => self.number((n_pools + share) as u64),
+                None => self.flag(class.is_listed),
+            }
         }
     }
 
@@ -327,8 +383,9 @@ impl MsgPackWriter {
                 Target::Pool(number) => keys::encode(dictionary.pools[number - 1].as_str()),
                 Target::Billed(_) => "".into(),
             };
+            let in_share = if class.share.is_some() { "+" } else { "" };
             let (workload, row) = (class.workload, &dictionary.rows[class.row - 1]);
-            self.text(&format!("\u{1}{pool}:{workload}:{row}"));
+            self.text(&format!("\u{1}{pool}{in_share}:{workload}:{row}"));
         }
         for pool in &dictionary.pools {
             self.text(&keys::held_field(pool));
@@ -337,6 +394,12 @@ impl MsgPackWriter {
 
     fn number(&mut self, number: u64) {
         rmp::encode::write_uint(&mut self.0, number).expect(VEC);
+    }
+
+    fn numbers<const COUNT: usize>(&mut self, numbers: [usize; COUNT]) {
+        for number in numbers {
+            self.number(number as u64);
+        }
     }
 
     fn code(&mut self, code: i64) {

@@ -9,12 +9,12 @@
 -- it.
 
 local CARRIED = 'FF' -- a verdict, and that it is carried
-local RESERVATION = '^([FOZEPJWTMCXDR])([sr]?)([FOZEPJWTMCXDR]?)(%d+):(%d+)(:?)(%d*)$'
+local RESERVATION = '^([FOZEPJWTMCXDRH])([sr]?)([FOZEPJWTMCXDRH]?)(%d+):(%d+)(:?)(%d*)$'
 
 -- A batch's `reservations`:
 --   texts, days        by id: the reservation's text, and its day
 --   class_ids          by class of the batch: its id, if it has one
---   classes            by day and id: {name and pool, or '' if not eligible; fields; row}
+--   classes            by day and id: {name and pool, or '' if not eligible; fields; row; today's share, if it counts}
 --   last_class_id, new_classes
 --   recovered_before, is_recovery_new
 --   held               by place: the pool's held tokens
@@ -22,7 +22,7 @@ local RESERVATION = '^([FOZEPJWTMCXDR])([sr]?)([FOZEPJWTMCXDR]?)(%d+):(%d+)(:?)(
 --   changes            by day: the fields and values to write, in turn
 --   has_carried        whether a reservation of today is carried
 --   recovered_yesterday   the last class of yesterday before a recovery, if yesterday had one
---   unnamed            the pools that the batch must name too
+--   unnamed            the pools and shares that the batch must name too
 
 -- Adds a day's reservations of the ids list[offset + 1] to list[offset + n]. Returns the ids that the day does not
 -- have; or nil, if it has none of them.
@@ -95,19 +95,20 @@ local function read_classes(batch, day)
   end
   local values = #class_fields > 0 and redis.call('HMGET', reading, unpack(class_fields)) or {}
   for at = 1, #values do
-    local name, fields = string.match(values[at] or '', '^([^:]*):(%l:.+)$')
+    local name, share, fields = string.match(values[at] or '', '^([^:+]*)(%+?):(%l:.+)$')
     if not name then
       error('a foreign class')
     end
-    classes[string.sub(class_fields[at], 2)] = { name = name, fields = fields }
+    classes[string.sub(class_fields[at], 2)] = { name = name, fields = fields, is_in_share = share ~= '' }
   end
   return classes
 end
 
--- Today's pool of this name, and its place; nil if the batch does not name it.
+-- Today's pool or share of this name, and its place; nil if the batch does not name it.
 local function pool_named(batch, name)
-  for place = 1, batch.args[N_POOLS] - batch.args[N_TOMORROW] do
-    if batch.args[HEADER + POOL * place - 3] == name then
+  local n, all = batch.args[N_POOLS] - batch.args[N_TOMORROW], batch.args[N_POOLS] + batch.args[N_SHARES]
+  for place = 1, all do
+    if (place <= n or place > batch.args[N_POOLS]) and batch.args[HEADER + POOL * place - 3] == name then
       batch.pools[place] = batch.pools[place] or read_pool(batch, place)
       return batch.pools[place], place
     end
@@ -133,6 +134,9 @@ local function link_classes(batch, day)
     -- A replay returns the pool's present balance, whichever day the reservation is of.
     if class.name ~= '' then
       class.pool, class.place = pool_named(batch, class.name)
+    end
+    if class.is_in_share and day == TODAY then
+      class.share = pool_named(batch, class.name .. ':' .. string.match(class.field, '^[^:]*'))
     end
   end
   if #fields > 0 then
@@ -186,13 +190,13 @@ local function set_reservation(batch, day, id, text)
   end
 end
 
--- The field of a class of the batch in the hash: \1, pool, ':', workload, ':', row.
+-- The field of a class of the batch in the hash: \1, pool, '+' if a share counts it, ':', workload, ':', row.
 local function class_field(batch, class)
   return batch.args[batch.ids + batch.args[N_IDS] + 1 + class]
 end
 
 -- Adds a new reservation. `carried`: tomorrow's pool, if it is carried.
-local function add_reservation(batch, id, class, pool, carried, verdict, tokens, is_in_other)
+local function add_reservation(batch, id, class, pool, share, carried, verdict, tokens, is_in_other)
   local reservations = batch.reservations
   local class_id = reservations.class_ids[class]
   if not class_id then
@@ -209,10 +213,12 @@ local function add_reservation(batch, id, class, pool, carried, verdict, tokens,
     hold(pool, verdict, tokens)
   end
   if batch.args[HAS_DUPLICATES] and not reservations.classes[TODAY][class_id] then
-    local name, fields = string.match(class_field(batch, class), '^\1([^:]*):(.+)$')
+    local name, fields = string.match(class_field(batch, class), '^\1([^:+]*)%+?:(.+)$')
     local at = batch.classes + CLASS * class
-    local place, row = batch.args[at - 2], batch.rows[batch.args[at - 1]]
-    reservations.classes[TODAY][class_id] = { name = name, fields = fields, pool = pool, place = place, row = row }
+    reservations.classes[TODAY][class_id] = {
+      name = name, fields = fields, pool = pool, place = batch.args[at - 2], row = batch.rows[batch.args[at - 1]],
+      share = share,
+    }
   end
 end
 
@@ -275,6 +281,14 @@ local function replace(batch, reservation, is_stale, verdict, actual)
     if counts_in_pool and not (is_stale and verdict == FREE and actual <= reserved) then
       count(pool, batch.args[CLOSES], verdict, actual)
     end
+  end
+  -- A share counts FREE tokens only.
+  local share = day == TODAY and reservation.class.share
+  if share and was == FREE and not is_stale then
+    take_back(share, FREE, reserved)
+  end
+  if share and verdict == FREE and not (is_stale and actual <= reserved) then
+    count(share, false, FREE, actual)
   end
   return true
 end

@@ -6,6 +6,7 @@
 
 local MAX = 9007199254740991 -- 2^53 - 1
 local FREE, POOL_CLOSED, ALLOWANCE_EXCEEDED, DAY_CLOSED, RAN_OUTSIDE_PROGRAM = 'F', 'C', 'X', 'D', 'R'
+local SHARE_EXCEEDED = 'H'
 
 -- Counters are arrays: free tokens (a pool's `used`), billed tokens, free requests, billed requests, and
 local CLOSED, CHANGED, IS_NEW = 5, 6, 7
@@ -17,14 +18,16 @@ local ALLOWANCE, RESERVABLE, HELD_CHANGE = 8, 9, 10
 
 local is_closed, fits
 
-local function judge_reserve(pool, closes, tokens)
+local function judge_reserve(pool, share, closes, tokens)
   -- is_closed and fits, inlined: most of the script's work is this.
   if closes and pool[CLOSED] then
     return POOL_CLOSED
-  elseif tokens <= pool[RESERVABLE] - pool[1] then
-    return FREE
+  elseif tokens > pool[RESERVABLE] - pool[1] then
+    return ALLOWANCE_EXCEEDED
+  elseif share and tokens > share[RESERVABLE] - share[1] then
+    return SHARE_EXCEEDED
   end
-  return ALLOWANCE_EXCEEDED
+  return FREE
 end
 
 -- `counted`: how many of the reservation's tokens are in `used`. All, but 0 after a recovery (recovery.lua).

@@ -32,6 +32,7 @@ class BilledReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BILLED_REASON_DAY_CLOSED: _ClassVar[BilledReason]
     BILLED_REASON_STORE_UNAVAILABLE: _ClassVar[BilledReason]
     BILLED_REASON_RAN_OUTSIDE_PROGRAM: _ClassVar[BilledReason]
+    BILLED_REASON_SHARE_EXCEEDED: _ClassVar[BilledReason]
 
 class Workload(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -73,6 +74,7 @@ BILLED_REASON_ALLOWANCE_EXCEEDED: BilledReason
 BILLED_REASON_DAY_CLOSED: BilledReason
 BILLED_REASON_STORE_UNAVAILABLE: BilledReason
 BILLED_REASON_RAN_OUTSIDE_PROGRAM: BilledReason
+BILLED_REASON_SHARE_EXCEEDED: BilledReason
 WORKLOAD_UNSPECIFIED: Workload
 WORKLOAD_INFERENCE: Workload
 WORKLOAD_HOSTED_TOOL: Workload
@@ -228,7 +230,7 @@ class GetQuotaResponse(_message.Message):
     def __init__(self, org: _Optional[str] = ..., tier: _Optional[int] = ..., enrolled: bool = ..., not_enrolled_reason: _Optional[_Union[BilledReason, str]] = ..., day: _Optional[str] = ..., resets_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., pools: _Optional[_Iterable[_Union[PoolQuota, _Mapping]]] = ...) -> None: ...
 
 class PoolQuota(_message.Message):
-    __slots__ = ("pool", "allowance", "used", "remaining", "billed_tokens", "free_requests", "billed_requests", "held_tokens", "closed", "margin_tokens", "external_tokens")
+    __slots__ = ("pool", "allowance", "used", "remaining", "billed_tokens", "free_requests", "billed_requests", "held_tokens", "closed", "margin_tokens", "external_tokens", "shares")
     POOL_FIELD_NUMBER: _ClassVar[int]
     ALLOWANCE_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
@@ -240,6 +242,7 @@ class PoolQuota(_message.Message):
     CLOSED_FIELD_NUMBER: _ClassVar[int]
     MARGIN_TOKENS_FIELD_NUMBER: _ClassVar[int]
     EXTERNAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
     pool: str
     allowance: int
     used: int
@@ -251,32 +254,53 @@ class PoolQuota(_message.Message):
     closed: bool
     margin_tokens: int
     external_tokens: int
-    def __init__(self, pool: _Optional[str] = ..., allowance: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ..., held_tokens: _Optional[int] = ..., closed: bool = ..., margin_tokens: _Optional[int] = ..., external_tokens: _Optional[int] = ...) -> None: ...
+    shares: _containers.RepeatedCompositeFieldContainer[ShareQuota]
+    def __init__(self, pool: _Optional[str] = ..., allowance: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ..., held_tokens: _Optional[int] = ..., closed: bool = ..., margin_tokens: _Optional[int] = ..., external_tokens: _Optional[int] = ..., shares: _Optional[_Iterable[_Union[ShareQuota, _Mapping]]] = ...) -> None: ...
+
+class ShareQuota(_message.Message):
+    __slots__ = ("project", "share", "used", "remaining")
+    PROJECT_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
+    project: str
+    share: int
+    used: int
+    remaining: int
+    def __init__(self, project: _Optional[str] = ..., share: _Optional[int] = ..., used: _Optional[int] = ..., remaining: _Optional[int] = ...) -> None: ...
 
 class ListUsageRequest(_message.Message):
-    __slots__ = ("org", "day", "page_size", "page_token")
+    __slots__ = ("org", "day", "page_size", "page_token", "from_day", "to_day")
     ORG_FIELD_NUMBER: _ClassVar[int]
     DAY_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FROM_DAY_FIELD_NUMBER: _ClassVar[int]
+    TO_DAY_FIELD_NUMBER: _ClassVar[int]
     org: str
     day: str
     page_size: int
     page_token: str
-    def __init__(self, org: _Optional[str] = ..., day: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    from_day: str
+    to_day: str
+    def __init__(self, org: _Optional[str] = ..., day: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., from_day: _Optional[str] = ..., to_day: _Optional[str] = ...) -> None: ...
 
 class ListUsageResponse(_message.Message):
-    __slots__ = ("day", "rows", "next_page_token")
+    __slots__ = ("day", "rows", "next_page_token", "from_day", "to_day")
     DAY_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FROM_DAY_FIELD_NUMBER: _ClassVar[int]
+    TO_DAY_FIELD_NUMBER: _ClassVar[int]
     day: str
     rows: _containers.RepeatedCompositeFieldContainer[UsageRow]
     next_page_token: str
-    def __init__(self, day: _Optional[str] = ..., rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    from_day: str
+    to_day: str
+    def __init__(self, day: _Optional[str] = ..., rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., from_day: _Optional[str] = ..., to_day: _Optional[str] = ...) -> None: ...
 
 class UsageRow(_message.Message):
-    __slots__ = ("project", "model", "pool", "free_tokens", "billed_tokens", "free_requests", "billed_requests")
+    __slots__ = ("project", "model", "pool", "free_tokens", "billed_tokens", "free_requests", "billed_requests", "day")
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
@@ -284,6 +308,7 @@ class UsageRow(_message.Message):
     BILLED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     FREE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     BILLED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    DAY_FIELD_NUMBER: _ClassVar[int]
     project: str
     model: str
     pool: str
@@ -291,7 +316,8 @@ class UsageRow(_message.Message):
     billed_tokens: int
     free_requests: int
     billed_requests: int
-    def __init__(self, project: _Optional[str] = ..., model: _Optional[str] = ..., pool: _Optional[str] = ..., free_tokens: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ...) -> None: ...
+    day: str
+    def __init__(self, project: _Optional[str] = ..., model: _Optional[str] = ..., pool: _Optional[str] = ..., free_tokens: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ..., day: _Optional[str] = ...) -> None: ...
 
 class EstimateRequest(_message.Message):
     __slots__ = ("path", "body", "model")
