@@ -150,7 +150,7 @@ impl Backend {
         Ok(())
     }
 
-    /// Today's counters of an organization's pools.
+    /// Today's counters of an organization's pools. The circuit breaker neither blocks this nor learns of its failure.
     pub(super) async fn pools_today(
         &self,
         org: &OrgId,
@@ -158,13 +158,13 @@ impl Backend {
     ) -> Result<Timestamped<Vec<PoolCounters>>, LedgerError> {
         let mut day = self.clock.today();
         for _ in 0..MAX_ROUNDS {
-            let query = self.store.pools(org, day, pools, &[]);
-            let Timestamped { now, answer } = self.read_now(query).await?;
-            if UtcDay::of(now) == day {
-                let answer = answer.pools;
+            let read = self.store.pools(org, day, pools, &[]).await?;
+            let today = self.clock.update(read.now);
+            if today == day {
+                let (now, answer) = (read.now, read.answer.pools);
                 return Ok(Timestamped { now, answer });
             }
-            day = UtcDay::of(now);
+            day = today;
         }
         Err(LedgerError::ClockUnstable)
     }
@@ -174,19 +174,10 @@ impl Backend {
         &self,
         query: impl Future<Output = Result<Timestamped<T>, StoreError>>,
     ) -> Result<(UtcDay, T), LedgerError> {
-        let Timestamped { now, answer } = self.read_now(query).await?;
-        Ok((UtcDay::of(now), answer))
-    }
-
-    async fn read_now<T>(
-        &self,
-        query: impl Future<Output = Result<Timestamped<T>, StoreError>>,
-    ) -> Result<Timestamped<T>, LedgerError> {
         self.breaker.admit(Access::Read).await?;
         let result = query.await;
         self.breaker.record(result.as_ref().err());
-        let read = result?;
-        self.clock.update(read.now);
-        Ok(read)
+        let Timestamped { now, answer } = result?;
+        Ok((self.clock.update(now), answer))
     }
 }

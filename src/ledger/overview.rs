@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    iter,
     ops::Bound,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
     time::Duration,
@@ -86,7 +87,9 @@ pub(super) struct Turns {
     stretch: usize,
     offset: usize,
     /// The store's clock at the first answer since the stretch before.
-    pub(super) stretch_as_of: Option<DateTime<Utc>>,
+    stretch_as_of: Option<DateTime<Utc>>,
+    /// Whether an organization of the stretch is being read.
+    is_reading: bool,
 }
 
 impl Overview {
@@ -139,15 +142,20 @@ impl Overview {
     /// Records what was read of an organization; none: the store failed.
     pub(super) fn record(
         &self,
+        turns: &mut Turns,
         org: OrgId,
         pools: &[PoolName],
         read: Option<Timestamped<Vec<PoolCounters>>>,
     ) {
+        turns.is_reading = false;
+        if let Some(read) = &read {
+            turns.stretch_as_of.get_or_insert(read.now);
+        }
         let mut state = self.write();
         let known = state.figures.get_mut(&org);
         let is_known = known.is_some();
         let figures = match (read, known) {
-            (None, Some(known)) => return known.read_at = Instant::now(),
+            (None, Some(_)) => return,
             (None, None) => Figures::read_now(None),
             (Some(read), _) => {
                 let counted = pools.iter().cloned().zip(read.answer);
@@ -165,8 +173,13 @@ impl Overview {
         }
     }
 
-    /// The organization to read now, if it is the turn of any.
-    pub(super) fn next(&self, turns: &mut Turns, policy: &Arc<Policy>) -> Option<OrgId> {
+    /// The organizations to read now, at most so many.
+    pub(super) fn next_turn(
+        &self,
+        turns: &mut Turns,
+        policy: &Arc<Policy>,
+        max: usize,
+    ) -> Vec<OrgId> {
         let now = Instant::now();
         let mut state = self.write();
         if !state.is_of(policy) {
@@ -174,14 +187,8 @@ impl Overview {
             state.stretches = vec![Stretch::default(); policy.orgs.len().div_ceil(STRETCH_LEN)];
             (turns.stretch, turns.offset) = (0, 0);
         }
-        turns.is_turn_of_known = !turns.is_turn_of_known;
-        if turns.is_turn_of_known {
-            let known = state.next_known(turns, policy, now);
-            known.or_else(|| state.next_other(turns, policy, now))
-        } else {
-            let other = state.next_other(turns, policy, now);
-            other.or_else(|| state.next_known(turns, policy, now))
-        }
+        let next = iter::from_fn(|| state.next(turns, policy, now));
+        next.take(max).collect()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, OverviewState> {
@@ -196,6 +203,18 @@ impl Overview {
 impl OverviewState {
     fn is_of(&self, policy: &Arc<Policy>) -> bool {
         self.policy.as_ptr() == Arc::as_ptr(policy)
+    }
+
+    /// The organization to read next, if it is the turn of any.
+    fn next(&mut self, turns: &mut Turns, policy: &Policy, now: Instant) -> Option<OrgId> {
+        turns.is_turn_of_known = !turns.is_turn_of_known;
+        if turns.is_turn_of_known {
+            let known = self.next_known(turns, policy, now);
+            known.or_else(|| self.next_other(turns, policy, now))
+        } else {
+            let other = self.next_other(turns, policy, now);
+            other.or_else(|| self.next_known(turns, policy, now))
+        }
     }
 
     /// The next organization with figures that may be read again. Removes those that left the policy, and those that
@@ -214,10 +233,12 @@ impl OverviewState {
             if now.duration_since(figures.read_at) < MIN_READ_INTERVAL {
                 continue;
             }
-            if policy.orgs.contains_key(&org) && figures.must_stay() {
+            if !policy.orgs.contains_key(&org) || !figures.must_stay() {
+                self.figures.remove(&org);
+            } else if let Some(figures) = self.figures.get_mut(&org) {
+                figures.read_at = now;
                 return Some(org);
             }
-            self.figures.remove(&org);
         }
         None
     }
@@ -233,6 +254,9 @@ impl OverviewState {
             let index = turns.stretch * STRETCH_LEN + turns.offset;
             let org = policy.orgs.get_index(index);
             let Some((org, _)) = org.filter(|_| turns.offset < STRETCH_LEN) else {
+                if turns.is_reading {
+                    return None;
+                }
                 stretch.read_at = Some(now);
                 stretch.as_of = turns.stretch_as_of.take().or(stretch.as_of);
                 turns.stretch = (turns.stretch + 1) % self.stretches.len();
@@ -241,6 +265,7 @@ impl OverviewState {
             };
             turns.offset += 1;
             if !self.figures.contains_key(org) {
+                turns.is_reading = true;
                 return Some(org.clone());
             }
         }
@@ -299,26 +324,32 @@ mod tests {
     async fn zeros_are_not_kept_in_memory() {
         let (overview, policy) = (Overview::default(), Arc::new(Policy::builtin()));
         let org = |name: &str| OrgId::parse(name).expect("a name");
-        let record = |name, used| overview.record(org(name), &policy.pools, read(used));
-        record("idle", 0);
-        record("org-demo", 7);
-        record("gone", 7);
+        let mut turns = Turns::default();
+        let record = |turns: &mut Turns, name, used| {
+            overview.record(turns, org(name), &policy.pools, read(used));
+        };
+        record(&mut turns, "idle", 0);
+        record(&mut turns, "org-demo", 7);
+        record(&mut turns, "gone", 7);
         let pools = |name: &str| (name.to_owned(), 1);
         assert_eq!(kept(&overview), [pools("gone"), pools("org-demo")]);
         // Both turns pass over what was read just now.
-        let mut turns = Turns::default();
-        assert_eq!(overview.next(&mut turns, &policy), None);
+        let next = |turns: &mut Turns| overview.next_turn(turns, &policy, 10);
+        assert_eq!(next(&mut turns), []);
         tokio::time::advance(MIN_READ_INTERVAL).await;
-        assert_eq!(overview.next(&mut turns, &policy), Some(org("org-demo")));
+        assert_eq!(next(&mut turns), [org("org-demo")]);
         assert_eq!(
             kept(&overview),
             [pools("org-demo")],
             "the other left the policy"
         );
-        record("org-demo", 0);
+        record(&mut turns, "org-demo", 0);
         assert_eq!(kept(&overview), [("org-demo".to_owned(), 0)]);
         tokio::time::advance(MIN_READ_INTERVAL).await;
-        assert_eq!(overview.next(&mut turns, &policy), Some(org("org-demo")));
+        next(&mut turns);
         assert_eq!(kept(&overview), []);
+        // It is one of the others now.
+        tokio::time::advance(MIN_READ_INTERVAL).await;
+        assert_eq!(next(&mut turns), [org("org-demo")]);
     }
 }

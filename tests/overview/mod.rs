@@ -5,7 +5,10 @@ mod reads;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -34,6 +37,8 @@ struct ReadLog {
     /// The organizations that can't be read.
     failing: Mutex<HashSet<OrgId>>,
     is_down: Mutex<bool>,
+    /// The number of probes.
+    probes: AtomicUsize,
 }
 
 fn silent() -> StoreError {
@@ -86,6 +91,7 @@ impl Store for ReadLog {
     }
 
     async fn probe(&self) -> Result<Timestamped<()>, StoreError> {
+        self.probes.fetch_add(1, Ordering::Relaxed);
         let is_down = *self.is_down.lock().unwrap();
         match is_down {
             true => Err(silent()),
@@ -129,6 +135,7 @@ impl Overview {
             reads: Mutex::default(),
             failing: Mutex::default(),
             is_down: Mutex::default(),
+            probes: AtomicUsize::default(),
         });
         let policy = Arc::new(policy_text(policy));
         let ledger = Ledger::new(LedgerConfig::new(policy, store.clone()));
