@@ -98,11 +98,12 @@ fuzz_target!(|input: &[u8]| {
     }
 
     // The same bytes as a reply of the query script.
-    let pools = usize::from(*shape & 7);
-    if let Ok((_, counters)) = parse_pools(reply, pools) {
-        assert_eq!(counters.len(), pools);
-        assert!(counters.iter().all(|(_, held)| *held <= Tokens::MAX));
-        let mut counters = counters.iter().map(|(record, _)| record.counters());
+    let (pools, shares) = (usize::from(*shape & 7), usize::from(*shape >> 6));
+    if let Ok(stored) = parse_pools(reply, pools, shares) {
+        assert_eq!((stored.pools.len(), stored.shares.len()), (pools, shares));
+        assert!(stored.pools.iter().all(|(_, held)| *held <= Tokens::MAX));
+        let pools = stored.pools.iter().map(|(record, _)| record);
+        let mut counters = pools.chain(&stored.shares).map(|record| record.counters());
         assert!(counters.all(|it| it.used <= Tokens::MAX && it.free_requests < 1 << 53));
     }
     // The parts of a scan: one a line.
