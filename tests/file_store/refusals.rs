@@ -108,7 +108,7 @@ async fn a_file_of_a_newer_format_is_refused() {
     let made = SampleFiles::new().await;
     let path = made.path();
     fs::write(&path, &made.closed).unwrap();
-    for (format, newer) in [(6, true), (i64::MAX, true), (0, false)] {
+    for (format, newer) in [(7, true), (i64::MAX, true), (0, false)] {
         {
             let about: TableDefinition<'_, &str, i64> = TableDefinition::new("tollgate");
             let database = redb::Database::open(&path).unwrap();
