@@ -23,7 +23,7 @@
 //! | --- | --- |
 //! | [`domain`] | the rules, as values and pure functions |
 //! | [`estimate`](mod@estimate) | an upper bound on the tokens of a request, from its body |
-//! | [`wall_clock`], [`files`], [`tls`] | the wall clock; files that are read, parsed and watched; TLS as a client |
+//! | [`wall_clock`], `spreadsheet`, [`files`], [`tls`] | the wall clock; CSV for spreadsheets; files that are read, parsed and watched; TLS as a client |
 //! | [`telemetry`] | metrics, traces, logs |
 //! | [`auth`] | who may call, with which rights |
 //! | [`policy`] | who gets what: pools, tiers, organizations; reloads its file |
@@ -69,6 +69,7 @@ pub mod policy;
 pub mod reconcile;
 pub mod server;
 pub mod settings;
+mod spreadsheet;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

@@ -7,6 +7,7 @@ mod cli;
 mod clients;
 mod clock;
 mod contract;
+mod dashboard;
 mod envoy;
 mod estimate;
 mod faults;

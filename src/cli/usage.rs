@@ -10,7 +10,6 @@ use std::{
 
 use anyhow::{Context as _, anyhow, ensure};
 use clap::builder::NonEmptyStringValueParser;
-use serde::Serialize;
 use tonic::{Code, Status};
 
 use super::{
@@ -20,7 +19,6 @@ use super::{
 use crate::{
     client::{
         connection::{AuthorizedChannel, ConnectionArgs},
-        csv_table::CsvTable,
         failure::rpc_error,
         output::{counted, print, print_part},
     },
@@ -29,20 +27,8 @@ use crate::{
         quota_service_client::QuotaServiceClient,
     },
     settings::args::TrimmedParser,
+    spreadsheet::{CsvTable, USAGE_COLUMNS, UsageLine},
 };
-
-/// The columns of the CSV. Stable.
-const COLUMNS: [&str; 9] = [
-    "org",
-    "day",
-    "project",
-    "model",
-    "pool",
-    "free_tokens",
-    "billed_tokens",
-    "free_requests",
-    "billed_requests",
-];
 
 /// The arguments of `tollgate usage`.
 #[derive(Debug, clap::Args)]
@@ -88,20 +74,6 @@ enum UsageFormat {
     JsonLines,
     /// A table for each page.
     Tables,
-}
-
-/// A line of the JSON.
-#[derive(Serialize)]
-struct UsageLine<'r> {
-    org: &'r str,
-    day: &'r str,
-    project: &'r str,
-    model: &'r str,
-    pool: &'r str,
-    free_tokens: u64,
-    billed_tokens: u64,
-    free_requests: u64,
-    billed_requests: u64,
 }
 
 /// Prints usage page by page.
@@ -282,40 +254,34 @@ impl UsageExport<'_> {
 fn csv(org: &str, rows: &[UsageRow], with_header: bool) -> anyhow::Result<String> {
     let mut table = CsvTable::new();
     if with_header {
-        table.add_row(COLUMNS)?;
+        table.add_row(USAGE_COLUMNS)?;
     }
     for row in rows {
-        table.add_row([
-            org,
-            &row.day,
-            &row.project,
-            &row.model,
-            &row.pool,
-            &row.free_tokens.to_string(),
-            &row.billed_tokens.to_string(),
-            &row.free_requests.to_string(),
-            &row.billed_requests.to_string(),
-        ])?;
+        table.add_usage(&line(org, row))?;
     }
     table.into_text()
 }
 
 fn json_lines(org: &str, rows: &[UsageRow]) -> anyhow::Result<String> {
-    let lines = rows.iter().map(|row| {
-        serde_json::to_string(&UsageLine {
-            org,
-            day: &row.day,
-            project: &row.project,
-            model: &row.model,
-            pool: &row.pool,
-            free_tokens: row.free_tokens,
-            billed_tokens: row.billed_tokens,
-            free_requests: row.free_requests,
-            billed_requests: row.billed_requests,
-        })
-    });
+    let lines = rows
+        .iter()
+        .map(|row| serde_json::to_string(&line(org, row)));
     let lines: Result<Vec<String>, _> = lines.collect();
     Ok(lines?.join("\n"))
+}
+
+fn line<'l>(org: &'l str, row: &'l UsageRow) -> UsageLine<'l> {
+    UsageLine {
+        org,
+        day: &row.day,
+        project: &row.project,
+        model: &row.model,
+        pool: &row.pool,
+        free_tokens: row.free_tokens,
+        billed_tokens: row.billed_tokens,
+        free_requests: row.free_requests,
+        billed_requests: row.billed_requests,
+    }
 }
 
 fn table(org: &str, page: &ListUsageResponse, is_first: bool) -> String {

@@ -2,7 +2,6 @@
 //! failed calls, output.
 
 pub(crate) mod connection;
-pub(crate) mod csv_table;
 pub(crate) mod failure;
 pub(crate) mod output;
 mod tls;

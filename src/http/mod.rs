@@ -1,99 +1,52 @@
-//! The HTTP port: probes without gRPC, metrics, the dashboard, and the RPCs as JSON ([`api`]).
+//! The HTTP port: probes without gRPC, metrics, the [`dashboard`], and the RPCs as JSON ([`api`]).
 //!
-//! The dashboard is the page `/`: what remains today, by organization and pool. It reads `/api/orgs` and
-//! `/api/quota?org=…`, which need a [`Reader`].
+//! `/api/orgs` and `/api/quota?org=…` have figures for programs. Both need a [`Reader`].
 
 mod api;
 mod auth;
-
-use std::time::Duration;
+mod dashboard;
+mod error;
+mod state;
 
 use axum::{
     Json, Router,
     extract::{Query, State},
-    http::{HeaderName, StatusCode, header},
-    response::{Html, IntoResponse, Response},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
     routing::{any, get},
 };
 use chrono::SecondsFormat;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{
-    sync::{Semaphore, watch},
-    time::Instant,
-};
+use tokio::{sync::Semaphore, time::Instant};
 
-use self::auth::{HttpError, Reader};
+pub use self::state::{HttpState, Readiness};
+use self::{
+    auth::Reader,
+    error::{HttpError, query_error},
+};
 use crate::{
     auth::Authenticator,
     domain::OrgId,
-    grpc::InProcessService,
-    ledger::{Ledger, LedgerError, StoreState},
-    policy::PolicyStatus,
-    store::StoreError,
-    telemetry::{
-        log_limited,
-        metrics::{self, Metrics, MetricsSnapshot, ReconcileState, WatchedFile},
-    },
+    ledger::StoreState,
+    telemetry::metrics::{self, MetricsSnapshot, ReconcileState, WatchedFile},
 };
 
-/// Whether the service can decide.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Readiness {
-    /// The service decides.
-    Ready,
-    /// The reason why it does not.
-    NotReady(String),
-}
-
-/// What the routes show.
-#[derive(Clone)]
-pub struct HttpState {
-    /// Knows quotas and the store.
-    pub ledger: Ledger,
-    /// How long the dashboard waits for the store.
-    pub call_timeout: Duration,
-    /// The state that gRPC health reports too.
-    pub ready: watch::Receiver<Readiness>,
-    /// The policy in force.
-    pub policy: watch::Receiver<PolicyStatus>,
-    /// For `/metrics`, and for the refused files.
-    pub metrics: Metrics,
-    /// Decides who may read quotas. Probes and metrics need no authentication.
-    pub authenticator: Authenticator,
-    /// Makes the RPCs that arrive as JSON; none: they are not served.
-    pub api: Option<InProcessService>,
-}
-
-impl AsRef<Authenticator> for HttpState {
-    fn as_ref(&self) -> &Authenticator {
-        &self.authenticator
-    }
-}
-
-/// Organizations that the page lists; others can be typed in.
+/// Organizations that `/api/orgs` lists.
 const MAX_LISTED: usize = 500;
-
-/// The page loads nothing from other hosts and may not be framed.
-const PAGE_POLICY: (HeaderName, &str) = (
-    header::CONTENT_SECURITY_POLICY,
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-     connect-src 'self'; frame-ancestors 'none'",
-);
 
 /// The routes of the port.
 pub fn router(mut state: HttpState) -> Router {
     let has_callers = matches!(state.authenticator, Authenticator::Callers(_));
     let api = state.api.take();
-    let page = || async { ([PAGE_POLICY], Html(include_str!("dashboard.html"))) };
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(scrape))
-        .route("/", get(page))
         .route("/api/orgs", get(orgs))
         .route("/api/quota", get(quota))
-        .with_state(state);
+        .with_state(state.clone())
+        .merge(dashboard::router(state));
     match api {
         Some(service) => router.merge(api::router(service, has_callers)),
         None => router.route("/tollgate.v1.QuotaService/{method}", any(api_is_off)),
@@ -197,7 +150,7 @@ async fn quota(
     reader.may_read(&org)?;
     let deadline = Instant::now() + state.call_timeout;
     let quota = state.ledger.with_deadline(deadline).quota(&org).await;
-    let quota = quota.map_err(quota_error)?;
+    let quota = quota.map_err(query_error)?;
     let pools = quota.pools.into_iter().map(|(figures, counters)| {
         let shares = quota
             .shares
@@ -234,22 +187,4 @@ async fn quota(
         "resets_at": quota.resets_at.to_rfc3339(),
         "pools": pools.collect::<Value>(),
     })))
-}
-
-fn quota_error(error: LedgerError) -> HttpError {
-    if let LedgerError::UnknownOrganization = error {
-        return HttpError(StatusCode::NOT_FOUND, error.to_string());
-    }
-    log_limited!(warn, %error, "the dashboard has no answer");
-    match &error {
-        LedgerError::Store(StoreError::Corrupt { .. }) | LedgerError::TaskPanicked => HttpError(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "an internal error; the service's log has the details".to_owned(),
-        ),
-        LedgerError::Store(error) => HttpError(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("the store has no answer: {}", error.public_message()),
-        ),
-        _ => HttpError(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-    }
 }

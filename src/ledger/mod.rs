@@ -154,6 +154,12 @@ impl Ledger {
         self.backend.clock.now()
     }
 
+    /// How many days of usage are kept, beside today.
+    #[must_use]
+    pub fn usage_retention_days(&self) -> u32 {
+        self.usage_retention_days
+    }
+
     /// Decides whether a request is free, and counts it.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ mod build;
 mod health;
 mod reload;
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
@@ -67,6 +67,7 @@ pub struct Server {
     http: Listener,
     files: Files,
     service: QuotaServiceConfig,
+    store_kind: Arc<str>,
     envoy: EnvoySettings,
     reconcile: Option<ReconcileSettings>,
     reflection: ReflectionFor,
@@ -125,6 +126,8 @@ impl Server {
                 certificates: grpc_tls.into_iter().chain(http_tls).collect(),
             },
             service,
+            // What follows may name a host, which not everyone may know.
+            store_kind: store_name.split(':').next().unwrap_or_default().into(),
             envoy: settings.envoy.clone(),
             reconcile: settings.reconcile.clone(),
             reflection: settings.reflection,
@@ -207,6 +210,7 @@ impl Server {
         let grpc = grpc_router(&service, &self.envoy, self.reflection, health)?;
         let http = http::router(HttpState {
             ledger: service.ledger.clone(),
+            store_kind: self.store_kind,
             call_timeout: service.call_timeout,
             ready: is_ready,
             policy: self.files.policy.status(),

@@ -51,6 +51,7 @@ async fn held_routes() -> (Router, HeldCalls) {
     };
     let state = HttpState {
         ledger,
+        store_kind: "memory".into(),
         call_timeout: config.call_timeout,
         ready: watch::channel(Readiness::Ready).1,
         policy: PolicySource::open(None).unwrap().status(),

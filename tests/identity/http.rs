@@ -47,13 +47,18 @@ fn basic(login: &str) -> String {
     format!("Basic {}", BASE64_STANDARD.encode(login))
 }
 
-const QUOTAS: [&str; 2] = ["/api/orgs", "/api/quota?org=acme"];
+const QUOTAS: [&str; 4] = [
+    "/api/orgs",
+    "/api/quota?org=acme",
+    "/orgs/acme",
+    "/usage.csv?org=acme",
+];
 
 #[tokio::test]
-async fn probes_and_the_empty_page_are_for_everyone() {
+async fn probes_and_what_pages_are_made_of_are_for_everyone() {
     let tollgate = start("127.0.0.1:0");
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
-    for path in ["/livez", "/readyz", "/"] {
+    for path in ["/livez", "/readyz", "/style.css", "/script.js"] {
         assert_eq!(get(&tollgate.http_addr, path, &[]).0, 200, "{path}");
         // With any credentials.
         let wrong = ["Bearer tg_wrong"];

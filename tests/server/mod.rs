@@ -1,6 +1,6 @@
 //! docs/CONTRACT.md, "The program": how a real process starts, reports health, and stops.
 
-mod dashboard;
+mod quotas;
 mod settings;
 mod sockets;
 mod sources;

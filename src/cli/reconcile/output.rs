@@ -6,10 +6,7 @@ use comfy_table::{Cell, CellAlignment};
 use serde_json::{Value, json};
 
 use crate::{
-    client::{
-        csv_table::CsvTable,
-        output::{counted, facts, grouped},
-    },
+    client::output::{counted, facts, grouped},
     domain::{OrgId, PoolName, UtcDay},
     reconcile::{
         Comparison, Drift,
@@ -17,6 +14,7 @@ use crate::{
         drift::{CellDrift, ComparedUsage},
         overflow::OverflowEvidence,
     },
+    spreadsheet::CsvTable,
 };
 
 /// The columns of the CSV. Stable.

@@ -165,6 +165,11 @@ impl Metrics {
         self.families.reconcile.lock().figures = figures;
     }
 
+    /// The figures of the background reconcile; none: this replica does not compare.
+    pub fn reconcile_figures(&self) -> Option<ReconcileFigures> {
+        self.families.reconcile.lock().figures.clone()
+    }
+
     /// How many organizations the background reconcile of this replica has in a state.
     pub fn reconcile_orgs(&self, state: ReconcileState) -> u64 {
         let role = self.families.reconcile.lock();

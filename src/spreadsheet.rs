@@ -1,7 +1,35 @@
-//! CSV for spreadsheets: what a cell holds is data, and never becomes a formula.
+//! CSV for spreadsheets: what a cell holds is data, and never becomes a formula. The columns of usage, which the command
+//! line and the dashboard share.
+
+/// The columns of usage, stable: of `tollgate usage --csv`, and of the dashboard's download.
+pub(crate) const USAGE_COLUMNS: [&str; 9] = [
+    "org",
+    "day",
+    "project",
+    "model",
+    "pool",
+    "free_tokens",
+    "billed_tokens",
+    "free_requests",
+    "billed_requests",
+];
 
 /// Characters with which a cell may become a formula, also in the full-width forms that some spreadsheets take.
 const FORMULA_MARKS: [char; 11] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
+
+/// What a project used of a model on a day.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct UsageLine<'l> {
+    pub(crate) org: &'l str,
+    pub(crate) day: &'l str,
+    pub(crate) project: &'l str,
+    pub(crate) model: &'l str,
+    pub(crate) pool: &'l str,
+    pub(crate) free_tokens: u64,
+    pub(crate) billed_tokens: u64,
+    pub(crate) free_requests: u64,
+    pub(crate) billed_requests: u64,
+}
 
 /// A CSV under construction. A quotation mark (`'`) is put before a formula mark with which a cell begins.
 pub(crate) struct CsvTable(csv::Writer<Vec<u8>>);
@@ -19,6 +47,25 @@ impl CsvTable {
         cells: impl IntoIterator<Item = &'c str>,
     ) -> csv::Result<()> {
         self.0.write_record(cells.into_iter().map(safe))
+    }
+
+    /// Adds a row of [`USAGE_COLUMNS`].
+    ///
+    /// # Errors
+    ///
+    /// As of [`CsvTable::add_row`].
+    pub(crate) fn add_usage(&mut self, line: &UsageLine<'_>) -> csv::Result<()> {
+        self.add_row([
+            line.org,
+            line.day,
+            line.project,
+            line.model,
+            line.pool,
+            &line.free_tokens.to_string(),
+            &line.billed_tokens.to_string(),
+            &line.free_requests.to_string(),
+            &line.billed_requests.to_string(),
+        ])
     }
 
     /// The text. Each line ends with a line feed.

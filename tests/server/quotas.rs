@@ -1,4 +1,4 @@
-//! The page on the HTTP port.
+//! `/api/orgs` and `/api/quota` on the HTTP port.
 
 use serde_json::{Value, json};
 
@@ -12,21 +12,7 @@ fn get_json(tollgate: &Tollgate, path: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_page_loads_nothing_from_elsewhere_and_may_not_be_framed() {
-    let tollgate = Tollgate::start(&[]);
-    let (head, body) = http_get(&tollgate.http_addr, "/");
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    assert!(head.contains("default-src 'none'"), "{head}");
-    assert!(head.contains("frame-ancestors 'none'"), "{head}");
-    assert!(!body.contains("http://") && !body.contains("https://"));
-    assert!(
-        !body.contains("innerHTML"),
-        "names are shown as text, never as markup"
-    );
-}
-
-#[tokio::test]
-async fn the_page_reads_the_same_numbers_as_get_quota() {
+async fn quotas_as_json_are_those_of_get_quota() {
     let tollgate = Tollgate::start(&[]);
     let mut client = tollgate.client();
     let request = tollgate::grpc::proto::ReserveRequest {
@@ -55,7 +41,7 @@ async fn the_page_reads_the_same_numbers_as_get_quota() {
 }
 
 #[tokio::test]
-async fn the_page_gets_the_reason_of_an_error() {
+async fn a_quota_as_json_gets_the_reason_of_an_error() {
     let mut redis = RedisServer::start();
     let tollgate = Tollgate::start(&["--store", &redis.url()]);
     for (path, status) in [

@@ -1,0 +1,205 @@
+//! Usage by project or by model: a table with bars that can be sorted and filtered.
+
+use maud::{Markup, html};
+
+use super::{
+    chart::row_bar,
+    figures::{counted, grouped, name, percent},
+    history::{add, tokens},
+    links::PageQuery,
+};
+use crate::domain::UsageCounters;
+
+/// Rows that a table shows; the others are one row.
+const MAX_ROWS: usize = 100;
+
+/// A table.
+pub(super) struct Breakdown<'b> {
+    /// What a row is of, `project` or `model`: also the parameter of the filter.
+    pub(super) noun: &'static str,
+    pub(super) title: &'static str,
+    pub(super) has_pools: bool,
+    pub(super) rows: Vec<BreakdownRow>,
+    /// What the rows do not name.
+    pub(super) others: UsageCounters,
+    pub(super) query: &'b PageQuery,
+}
+
+/// A project or a model.
+pub(super) struct BreakdownRow {
+    pub(super) name: String,
+    /// Why it is billed, as far as the policy says.
+    pub(super) note: &'static str,
+    pub(super) pool: Option<String>,
+    pub(super) counters: UsageCounters,
+}
+
+/// The column by which a table is sorted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SortColumn {
+    Name,
+    Free,
+    Billed,
+    Requests,
+}
+
+impl SortColumn {
+    const ALL: [Self; 4] = [Self::Name, Self::Free, Self::Billed, Self::Requests];
+
+    /// Its value of the parameter.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Free => "free",
+            Self::Billed => "billed",
+            Self::Requests => "requests",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Name => "Name",
+            Self::Free => "Free tokens",
+            Self::Billed => "Billed tokens",
+            Self::Requests => "Requests",
+        }
+    }
+
+    fn sort(self, rows: &mut [BreakdownRow]) {
+        let figure = |row: &BreakdownRow| match self {
+            Self::Name => 0,
+            Self::Free => row.counters.free_tokens.get(),
+            Self::Billed => row.counters.billed_tokens.get(),
+            Self::Requests => requests(&row.counters),
+        };
+        rows.sort_by(|one, other| {
+            let by_figure = figure(other).cmp(&figure(one));
+            let by_tokens = || tokens(&other.counters).cmp(&tokens(&one.counters));
+            let by_name = || one.name.cmp(&other.name);
+            match self {
+                Self::Name => by_name(),
+                _ => by_figure.then_with(by_tokens).then_with(by_name),
+            }
+        });
+    }
+}
+
+fn requests(counters: &UsageCounters) -> u64 {
+    counters.free_requests + counters.billed_requests
+}
+
+impl Breakdown<'_> {
+    pub(super) fn show(mut self) -> Markup {
+        let sort_parameter = format!("{}_sort", self.noun);
+        let given = self.query.get(&sort_parameter);
+        let sort = SortColumn::ALL
+            .into_iter()
+            .find(|it| given == Some(it.name()));
+        let sort = sort.unwrap_or(SortColumn::Billed);
+        let filter = self.query.get(self.noun).unwrap_or_default().to_owned();
+        let all = self.rows.len();
+        let wanted = filter.to_lowercase();
+        self.rows
+            .retain(|row| row.name.to_lowercase().contains(&wanted));
+        sort.sort(&mut self.rows);
+        let largest = self.rows.iter().map(|row| tokens(&row.counters)).max();
+        let largest = largest.unwrap_or(0);
+        let mut rest = match filter.is_empty() {
+            true => self.others,
+            false => UsageCounters::default(),
+        };
+        let hidden = self.rows.get(MAX_ROWS..).unwrap_or_default();
+        hidden.iter().for_each(|row| add(&mut rest, &row.counters));
+        html! {
+            h3 #{ "by-" (self.noun) } { (self.title) }
+            (self.filter(&filter, all))
+            div.table role="region" aria-label={ "Usage by " (self.noun) } tabindex="0" {
+                table #{ (self.noun) "-table" } {
+                    caption { "Free and billed tokens by " (self.noun) }
+                    thead { tr {
+                        @for column in SortColumn::ALL {
+                            (self.heading(column, sort, &sort_parameter))
+                            @if column == SortColumn::Name && self.has_pools { th scope="col" { "Pool" } }
+                        }
+                        th scope="col" { "Billed" }
+                    } }
+                    tbody {
+                        @for row in self.rows.iter().take(MAX_ROWS) { (self.row(row, largest)) }
+                        @if rest != UsageCounters::default() { (self.rest(&rest)) }
+                        @if self.rows.is_empty() {
+                            tr { td colspan="6" { "No " (self.noun) " to show." } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn filter(&self, filter: &str, all: usize) -> Markup {
+        let shown = match self.rows.len() {
+            shown if shown == all => counted(all, self.noun),
+            shown => format!("{} of {}", grouped(shown as u64), counted(all, self.noun)),
+        };
+        let kept = self.query.iter().filter(|(name, _)| *name != self.noun);
+        html! {
+            form.filter method="get" role="search" aria-label={ "Filter by " (self.noun) } data-live {
+                @for (name, value) in kept { input type="hidden" name=(name) value=(value); }
+                label { "Filter " input type="search" name=(self.noun) value=(filter) maxlength="256"
+                    autocomplete="off" spellcheck="false"; }
+                button type="submit" { "Filter" }
+                span.note role="status" { (shown) }
+            }
+        }
+    }
+
+    fn heading(&self, column: SortColumn, sort: SortColumn, parameter: &str) -> Markup {
+        let address = self.query.with(&[(parameter, column.name())]);
+        let order = (column == sort).then_some(match column {
+            SortColumn::Name => "ascending",
+            _ => "descending",
+        });
+        html! {
+            th.number[column != SortColumn::Name] scope="col" aria-sort=[order] {
+                a href=(address) data-live { (column.title()) }
+            }
+        }
+    }
+
+    fn row(&self, row: &BreakdownRow, largest: u64) -> Markup {
+        let UsageCounters {
+            free_tokens,
+            billed_tokens,
+            ..
+        } = row.counters;
+        let (free, billed) = (free_tokens.get(), billed_tokens.get());
+        html! {
+            tr {
+                th scope="row" {
+                    (name(&row.name))
+                    @if !row.note.is_empty() { " " span.tag { (row.note) } }
+                }
+                @if self.has_pools {
+                    td { @match &row.pool { Some(pool) => (name(pool)), None => "–" } }
+                }
+                td.number { (grouped(free)) }
+                td.number { (grouped(billed)) }
+                td.number { (grouped(requests(&row.counters))) }
+                td.share { (percent(billed, free + billed)) (row_bar(free, billed, largest)) }
+            }
+        }
+    }
+
+    fn rest(&self, rest: &UsageCounters) -> Markup {
+        let (free, billed) = (rest.free_tokens.get(), rest.billed_tokens.get());
+        html! {
+            tr.rest {
+                th scope="row" { "others: filter, or download the file" }
+                @if self.has_pools { td { "–" } }
+                td.number { (grouped(free)) }
+                td.number { (grouped(billed)) }
+                td.number { (grouped(requests(rest))) }
+                td.share { (percent(billed, free + billed)) }
+            }
+        }
+    }
+}
