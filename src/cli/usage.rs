@@ -85,6 +85,8 @@ struct UsageExport<'a> {
     first_page: ListUsageRequest,
     /// Whether the first answer has fixed the days of all.
     has_fixed_days: bool,
+    /// The first day that the answers have, as far as is known.
+    kept_from: String,
     /// Whether anything was printed.
     has_begun: bool,
     /// How many rows were printed.
@@ -112,6 +114,7 @@ pub(super) async fn run(args: &UsageArgs) -> anyhow::Result<()> {
         format,
         first_page,
         has_fixed_days: false,
+        kept_from: String::new(),
         has_begun: false,
         rows: 0,
     };
@@ -233,10 +236,17 @@ impl UsageExport<'_> {
     /// Lists the days of the first answer for each organization, also after midnight. Warns of days that it left out:
     /// a sum over the output would silently lack them.
     fn fix_days(&mut self, page: &ListUsageResponse) {
+        let days = &mut self.first_page;
         if mem::replace(&mut self.has_fixed_days, true) {
+            if !days.from_day.is_empty() && page.from_day > self.kept_from {
+                self.kept_from.clone_from(&page.from_day);
+                let kept = &page.from_day;
+                eprintln!(
+                    "warning: midnight has passed: from here on usage is kept from {kept} on"
+                );
+            }
             return;
         }
-        let days = &mut self.first_page;
         if days.from_day.is_empty() {
             days.day.clone_from(&page.day);
             return;
@@ -247,6 +257,7 @@ impl UsageExport<'_> {
                 "warning: usage is kept from {kept} on: the days before it are not in the output"
             );
         }
+        self.kept_from.clone_from(kept);
         days.to_day.clone_from(&page.to_day);
     }
 }

@@ -11,6 +11,9 @@ use crate::{
     files::toml::{Entry, Section},
 };
 
+/// The maximum number of shares of an organization, over all pools: a script of Redis reads all of them at a time.
+const MAX_SHARES: usize = 500;
+
 /// The shares of an organization, as the policy states them.
 pub type Shares = BTreeMap<ShareId, Portion>;
 
@@ -52,6 +55,12 @@ pub(super) fn shares(
             let project = project.clone();
             (ShareId { pool, project }, portion)
         }));
+    }
+    if shares.len() > MAX_SHARES {
+        section.fault(&format!(
+            "has {} shares, counted by project and pool, at most {MAX_SHARES} are allowed",
+            shares.len()
+        ));
     }
     shares
 }

@@ -78,3 +78,19 @@ fn a_file_that_is_cut_off_anywhere_is_accepted_or_refused_with_faults() {
 }
 
 mod programs;
+
+#[test]
+fn an_organization_has_at_most_500_shares_over_all_pools() {
+    for (projects, is_valid) in [(500, true), (501, false)] {
+        let names = (0..projects).map(|at| format!("p{at}"));
+        let shares: Vec<String> = names.map(|name| format!("{name} = \"1%\"")).collect();
+        let text = text("").replace("\"selected\"\nprojects = [\"p\"]", "\"all\"")
+            + &format!("[orgs.acme.shares]\n{}\n", shares.join("\n"));
+        let policy = Policy::parse("p.toml", &text);
+        assert_eq!(policy.is_ok(), is_valid, "{projects}");
+        if let Err(faults) = policy {
+            let fault = "orgs.acme.shares: has 501 shares, counted by project and pool, at most 500 are allowed";
+            assert!(faults.to_string().contains(fault), "{faults}");
+        }
+    }
+}

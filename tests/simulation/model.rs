@@ -350,7 +350,7 @@ impl Model {
         if known.state == State::Released {
             return CallResult::Decided(Err("released"), NOTHING);
         }
-        let written = self.touch(call, day);
+        let written = self.touch(call, day, known);
         let used = used(&self.redis.records[POOL]);
         CallResult::Decided(Ok((known.verdict, used, true)), written)
     }
@@ -361,7 +361,7 @@ impl Model {
         match known.state {
             State::Settled { .. } => CallResult::Decided(Err("settled"), NOTHING),
             State::Released => {
-                let written = self.touch(call, day);
+                let written = self.touch(call, day, known);
                 CallResult::Decided(Ok(("", shown(before), true)), written)
             }
             State::Held => {
@@ -405,7 +405,7 @@ impl Model {
                 if settled != tokens {
                     return CallResult::Decided(Err("amount"), NOTHING);
                 }
-                let written = self.touch(call, day);
+                let written = self.touch(call, day, known);
                 return CallResult::Decided(Ok((verdict, shown(before), true)), written);
             }
             State::Held => {}
@@ -451,7 +451,7 @@ impl Model {
         let is_stale = was_free && known.stale;
         let takes_back = was_free && !is_stale;
         let counted = free.filter(|tokens| !is_stale || *tokens > known.tokens);
-        if !known.in_share || !takes_back && counted.is_none() {
+        if !known.in_share {
             return false;
         }
         let before = used(&self.redis.records[IN_SHARE]);
@@ -461,12 +461,15 @@ impl Model {
         true
     }
 
-    /// A replay writes the pool with its counters unchanged.
-    fn touch(&mut self, call: Call, day: usize) -> [bool; 2] {
-        if day == 0 {
-            self.write(POOL, call, 0);
+    /// A replay writes the pool, and the share, with their counters unchanged.
+    fn touch(&mut self, call: Call, day: usize, known: &Reservation) -> [bool; 2] {
+        let touches = [day == 0, day == 0 && known.in_share];
+        for which in [POOL, IN_SHARE] {
+            if touches[which] {
+                self.write(which, call, 0);
+            }
         }
-        [day == 0, false]
+        touches
     }
 
     fn change(&mut self, id: u64, day: usize, state: State) {

@@ -126,6 +126,7 @@ impl Breakdown<'_> {
                     tbody {
                         @for row in self.rows.iter().take(MAX_ROWS) { (self.row(row, largest)) }
                         @if rest != UsageCounters::default() { (self.rest(&rest)) }
+                        @else if self.others != UsageCounters::default() { (self.incomplete()) }
                         @if self.rows.is_empty() {
                             tr { td colspan="6" { "No " (self.noun) " to show." } }
                         }
@@ -186,6 +187,15 @@ impl Breakdown<'_> {
                 td.number { (grouped(requests(&row.counters))) }
                 td.share { (percent(billed, free + billed)) (row_bar(free, billed, largest)) }
             }
+        }
+    }
+
+    /// Under a filter: what `others` has may be of the rows that are shown.
+    fn incomplete(&self) -> Markup {
+        html! {
+            tr.rest { th scope="row" colspan="6" {
+                "Days with more than 1,000 names are not whole here: download the file"
+            } }
         }
     }
 

@@ -151,7 +151,7 @@ fn pool(
     now: DateTime<Utc>,
 ) -> Markup {
     html! {
-        article.pool aria-label={ "Pool " (balance.pool) } {
+        article.pool #{ "pool-" (encoded(balance.pool.as_str())) } aria-label={ "Pool " (balance.pool) } {
             h3 { "Pool " (name(balance.pool.as_str())) }
             (pools::head(balance, counters))
             p.run-out { (run_out(balance, quota.resets_at, now)) }

@@ -222,15 +222,18 @@ local function add_reservation(batch, id, class, pool, share, carried, verdict, 
   end
 end
 
--- What a replica answers must be in its snapshot: so a replay writes the pools of the reservation too, with their
--- counters unchanged. If a carried reservation ends, `kept` of its tokens stay in the pool that it is carried into; but
--- not after a recovery, since Redis may have lost that it ended before. A recovery of today predates no reservation of
--- yesterday.
+-- What a replica answers must be in its snapshot: so a replay writes the pools and the share of the reservation too,
+-- with their counters unchanged. If a carried reservation ends, `kept` of its tokens stay in the pool that it is
+-- carried into; but not after a recovery, since Redis may have lost that it ended before. A recovery of today predates
+-- no reservation of yesterday.
 local function touch(batch, reservation, kept)
   local class, reservations, is_stale = reservation.class, batch.reservations, nil
   local carried = class.pool
   if reservation.day == TODAY and class.pool then
     class.pool[CHANGED] = true
+    if class.share then
+      class.share[CHANGED] = true
+    end
     carried = batch.pools[class.place + batch.args[N_POOLS] - batch.args[N_TOMORROW]]
     is_stale = predates_recovery(reservations, reservation.class_id)
   elseif reservation.is_carried then
