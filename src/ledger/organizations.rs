@@ -37,7 +37,7 @@ impl Ledger {
             let list = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
                 let policy = backend.policy.load_full();
-                Listing::new(&backend, &policy, &page).list()
+                OrganizationQuery::new(&backend, &policy, &page).list()
             });
             list.await.map_err(|_| LedgerError::TaskPanicked)
         })
@@ -46,7 +46,7 @@ impl Ledger {
 }
 
 /// One page of the policy's organizations, which are ordered by name. They are known by their places there.
-struct Listing<'l> {
+struct OrganizationQuery<'l> {
     backend: &'l Backend,
     policy: &'l Arc<Policy>,
     page: &'l OrganizationPage,
@@ -64,7 +64,7 @@ enum Places {
 /// An organization's rank, and its place.
 type Ranked = (Fullness, usize);
 
-impl<'l> Listing<'l> {
+impl<'l> OrganizationQuery<'l> {
     fn new(backend: &'l Backend, policy: &'l Arc<Policy>, page: &'l OrganizationPage) -> Self {
         Self {
             backend,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::TimeDelta;
 use tollgate::grpc::proto::UsageRow;
 
-use super::{Site, browser::Browser, count, get};
+use super::{Site, browser::Browser, count, get, sort_projects_by_name};
 use crate::support::{
     calls::{quota, usage},
     world::small_policy,
@@ -172,14 +172,7 @@ async fn tables_are_sorted_and_filtered_without_a_reload() {
     let names = "#project-table tbody th .name";
     assert_eq!(browser.texts(names).await, ["search", "chat"]);
     browser.run("window.isSame = true").await;
-    browser
-        .click("#project-table thead th:nth-of-type(1) a")
-        .await;
-    browser
-        .wait_for(
-            "document.querySelector('#project-table th[aria-sort]')?.ariaSort === 'ascending'",
-        )
-        .await;
+    sort_projects_by_name(&browser).await;
     assert_eq!(browser.texts(names).await, ["chat", "search"]);
     browser.type_into("input[name=model]", "MINI").await;
     browser

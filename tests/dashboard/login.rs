@@ -1,6 +1,6 @@
 //! The pages need a caller with the role `read`, and show only its organizations.
 
-use super::{Site, browser::Browser, callers, get, login};
+use super::{Site, browser::Browser, callers, get, login, sort_projects_by_name};
 use crate::support::{calls::TextFile, world::small_policy};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -19,14 +19,7 @@ async fn a_browser_logs_in_with_a_token_and_sees_its_own_organizations_only() {
     );
     // It stays live, and links work.
     browser.run("window.isSame = true").await;
-    browser
-        .click("#project-table thead th:nth-of-type(1) a")
-        .await;
-    browser
-        .wait_for(
-            "document.querySelector('#project-table th[aria-sort]')?.ariaSort === 'ascending'",
-        )
-        .await;
+    sort_projects_by_name(&browser).await;
     browser.wait_for_text("#live", "Live").await;
     assert_eq!(browser.run("return window.isSame").await, true);
     assert_eq!(browser.console().await, [""; 0]);

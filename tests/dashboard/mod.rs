@@ -34,6 +34,18 @@ struct Site {
     _policy: crate::support::calls::TextFile,
 }
 
+/// Sorts the table of projects by a click, without a reload.
+async fn sort_projects_by_name(browser: &browser::Browser) {
+    browser
+        .click("#project-table thead th:nth-of-type(1) a")
+        .await;
+    browser
+        .wait_for(
+            "document.querySelector('#project-table th[aria-sort]')?.ariaSort === 'ascending'",
+        )
+        .await;
+}
+
 impl Site {
     fn start(policy: &str, args: &[&str]) -> Self {
         let clock = Clock::at(NOON);
