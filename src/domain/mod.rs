@@ -7,6 +7,7 @@
 //! | [`reservation`] | what a request id stands for, and what may happen to it |
 //! | [`usage`] | the rows of the usage history |
 //! | [`terms`] | what the policy grants at the moment of a decision |
+//! | [`thresholds`] | the parts of an allowance at which a notice is due |
 //! | [`capacity`] | how much a model takes and makes |
 //! | [`day`] | the UTC day, at whose end the counters expire |
 //! | [`ids`], [`tokens`] | names and amounts, which can't be out of bounds |
@@ -17,6 +18,7 @@ pub mod ids;
 pub mod pool;
 pub mod reservation;
 pub mod terms;
+pub mod thresholds;
 pub mod tokens;
 pub mod usage;
 pub mod verdict;
@@ -32,6 +34,7 @@ pub use reservation::{
     Progress, Refusal, RequestField, RequestFields, Reservation, ReservationState, Workload,
 };
 pub use terms::{Eligibility, Grant, Portion, ShareId, Terms};
+pub use thresholds::{Threshold, Thresholds};
 pub use tokens::{CounterOverflow, Tokens};
 pub use usage::{RowChoice, RowCounts, UsageCounters, other_row};
 pub use verdict::{BilledReason, Verdict};

@@ -15,6 +15,7 @@ use super::{
     LedgerError,
     assess::reassess,
     breaker::{Access, CircuitBreaker},
+    notices::NoticeSink,
     overview::Overview,
 };
 use crate::{
@@ -38,6 +39,7 @@ pub(super) struct Backend {
     pub(super) breaker: CircuitBreaker,
     pub(super) overview: Overview,
     pub(super) metrics: Metrics,
+    pub(super) notices: Option<NoticeSink>,
 }
 
 /// An outcome for each operation of a batch.
@@ -95,8 +97,13 @@ impl Backend {
                     Ok(Timestamped { now, answer }) => {
                         let day = self.clock.update(now);
                         match answer {
-                            Decision::Outcomes(answer) => {
-                                results[place] = Ok(Timestamped { now, answer })
+                            Decision::Outcomes {
+                                outcomes,
+                                crossings,
+                            } => {
+                                self.notice_crossings(&batch, now, crossings);
+                                let answer = outcomes;
+                                results[place] = Ok(Timestamped { now, answer });
                             }
                             Decision::DayChanged => day_changed.push((batch, place, day)),
                         }

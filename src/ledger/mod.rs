@@ -11,6 +11,7 @@ mod breaker;
 mod decision_log;
 mod error;
 mod fullness;
+mod notices;
 mod organizations;
 mod overview;
 mod overview_loop;
@@ -42,6 +43,7 @@ pub use self::{
     breaker::{Outage, StoreState},
     error::LedgerError,
     fullness::Fullness,
+    notices::{Notice, NoticeOrigin, NoticeSink},
 };
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Verdict},
@@ -75,6 +77,8 @@ pub struct LedgerConfig {
     pub max_waiting: usize,
     /// Where it counts decisions, calls and failures.
     pub metrics: Metrics,
+    /// Takes the notices of pools that have reached a threshold.
+    pub notices: Option<NoticeSink>,
 }
 
 /// What a Reserve answers during an outage of the store.
@@ -97,6 +101,7 @@ impl LedgerConfig {
             usage_retention_days: UsageLimits::default().retention_days,
             max_waiting: Ledger::MAX_WAITING,
             metrics: Metrics::default(),
+            notices: None,
         }
     }
 }
@@ -116,6 +121,7 @@ impl Ledger {
             breaker: CircuitBreaker::new(),
             overview: Overview::default(),
             metrics: config.metrics,
+            notices: config.notices,
         });
         Self {
             queue: Arc::new(Queue::new(Arc::clone(&backend), config.max_waiting)),

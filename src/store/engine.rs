@@ -6,11 +6,11 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Operation, Outcome, PoolBalance};
+use super::{Crossing, Operation, Outcome, PoolBalance};
 use crate::domain::{
     CounterOverflow, Eligibility, ExternalSource, ModelName, PoolCounters, PoolName, Progress,
     ProjectId, Refusal, RequestFields, RequestId, Reservation, ReservationState, RowChoice,
-    RowCounts, ShareBalance, ShareId, Terms, Tokens, UsageCounters, UtcDay, Verdict,
+    RowCounts, ShareBalance, ShareId, Terms, Threshold, Tokens, UsageCounters, UtcDay, Verdict,
     judge_late_settle, other_row,
 };
 
@@ -94,7 +94,8 @@ impl RelativeDay {
     }
 }
 
-/// Decides one operation. A day has at most `max_rows` usage rows, plus the row `(other)`, `(other)`.
+/// Decides one operation, and adds the thresholds that it crosses. A day has at most `max_rows` usage rows, plus the row
+/// `(other)`, `(other)`.
 ///
 /// # Errors
 ///
@@ -105,6 +106,7 @@ pub(super) fn decide<R: Records>(
     now: DateTime<Utc>,
     max_rows: u64,
     operation: &Operation,
+    crossings: &mut Vec<Crossing>,
 ) -> Result<Outcome, R::Error> {
     let mut engine = Engine {
         records,
@@ -112,6 +114,7 @@ pub(super) fn decide<R: Records>(
         now,
         max_rows,
         has_run: false,
+        crossings,
     };
     let decided = match operation {
         Operation::Reserve {
@@ -137,6 +140,11 @@ pub(super) fn decide<R: Records>(
             source,
             tokens,
         } => engine.set_external_usage(pool, *source, *tokens),
+        Operation::ConfirmNotice {
+            pool,
+            day,
+            threshold,
+        } => engine.confirm_notice(pool, *day, *threshold),
     };
     match decided {
         Ok(outcome) | Err(Abort::Answered(outcome)) => Ok(outcome),
@@ -152,6 +160,7 @@ struct Engine<'r, R> {
     max_rows: u64,
     /// Whether a Reserve is of a request that ran already.
     has_run: bool,
+    crossings: &'r mut Vec<Crossing>,
 }
 
 /// Ends a decision before its first write.
@@ -380,9 +389,46 @@ impl<R: Records> Engine<'_, R> {
     ) -> Result<Outcome, Abort<R::Error>> {
         let mut counters = self.pool(RelativeDay::Today, pool)?;
         let before = counters.external.replace(source, tokens);
-        self.records.set_pool(RelativeDay::Today, pool, counters);
+        let counters = self.set_pool(RelativeDay::Today, pool, counters);
         let pool = PoolBalance::today(self.terms, pool.clone(), &counters);
         Ok(Outcome::ExternalUsageSet { before, pool })
+    }
+
+    fn confirm_notice(
+        &mut self,
+        pool: &PoolName,
+        day: UtcDay,
+        threshold: Threshold,
+    ) -> Result<Outcome, Abort<R::Error>> {
+        if day == UtcDay::of(self.now) {
+            let mut counters = self.pool(RelativeDay::Today, pool)?;
+            counters.confirm_notice(threshold);
+            self.records.set_pool(RelativeDay::Today, pool, counters);
+        }
+        Ok(Outcome::NoticeConfirmed)
+    }
+
+    /// Writes a pool, and returns it as it is written: today's peak is raised if it reaches a further threshold.
+    fn set_pool(
+        &mut self,
+        day: RelativeDay,
+        pool: &PoolName,
+        mut counters: PoolCounters,
+    ) -> PoolCounters {
+        let before = counters.peak;
+        if day == RelativeDay::Today {
+            counters.raise_peak(self.terms.of_pool(pool));
+        }
+        if counters.peak > before {
+            self.crossings.push(Crossing {
+                pool: pool.clone(),
+                before,
+                used: counters.used,
+                external: counters.external.tokens(),
+            });
+        }
+        self.records.set_pool(day, pool, counters);
+        counters
     }
 
     /// The reservation of an id, and its day.
@@ -428,7 +474,7 @@ impl<R: Records> Engine<'_, R> {
 
     fn set_carried(&mut self, carried: Option<CarriedPool>) {
         if let Some((day, pool, counters)) = carried {
-            self.records.set_pool(day, &pool, counters);
+            self.set_pool(day, &pool, counters);
         }
     }
 
@@ -482,7 +528,7 @@ impl<R: Records> Engine<'_, R> {
         }
         // After this point nothing may fail.
         if let Some(pool) = pool {
-            self.records.set_pool(day, pool, counters);
+            self.set_pool(day, pool, counters);
         }
         if let Some((share, used)) = share {
             self.records.set_share(day, &share, used);
