@@ -6,7 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use super::Organization;
 use crate::{
     domain::{Grant, PoolName, Portion, Terms, Thresholds, Tokens},
     files::toml::{Entry, Section},
@@ -30,19 +29,10 @@ pub(super) struct Own {
 pub(super) type OwnTerms = HashMap<(u8, Own), Arc<Terms>>;
 
 impl Own {
-    const NOTHING: Self = Self {
+    pub(super) const NOTHING: Self = Self {
         margin: None,
         thresholds: None,
     };
-
-    /// What an organization has of its own, if it has something.
-    pub(super) fn of(org: &Organization) -> Option<Self> {
-        let own = Self {
-            margin: org.margin,
-            thresholds: org.thresholds,
-        };
-        (own != Self::NOTHING).then_some(own)
-    }
 }
 
 impl Margins {

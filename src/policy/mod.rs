@@ -314,7 +314,7 @@ impl Policy {
         } else {
             None
         };
-        let terms = match (not_enrolled, Own::of(org)) {
+        let terms = match (not_enrolled, org.own()) {
             (Some(_), _) => &self.no_terms,
             (None, _) if !org.shares.is_empty() => &self.shared_terms[id],
             (None, Some(own)) => &self.own_terms[&(org.tier, own)],
@@ -362,6 +362,17 @@ impl Assessor<'_> {
             (None, Some(ModelEntry::Listed(pool))) => Eligibility::Eligible(pool.clone()),
             (None, _) => Eligibility::Ineligible(BilledReason::ModelNotCovered),
         }
+    }
+}
+
+impl Organization {
+    /// What it has in place of what its tier has, if anything.
+    fn own(&self) -> Option<Own> {
+        let own = Own {
+            margin: self.margin,
+            thresholds: self.thresholds,
+        };
+        (own != Own::NOTHING).then_some(own)
     }
 }
 

@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use self::models::ModelReader;
 use super::{
     BuiltinProgram, DataSharing, KeyPosition, Lints, Organization, Policy, Program,
-    margins::{Margins, Own, margin},
+    margins::{Margins, margin},
     shares::{shares, with_shares},
     thresholds::notify_at,
 };
@@ -78,9 +78,7 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
         let terms = Arc::make_mut(terms);
         (terms.midnight_guard, terms.thresholds) = (guard, Thresholds::USUAL);
     }
-    let own = orgs
-        .values()
-        .filter_map(|org| Some((org.tier, Own::of(org)?)));
+    let own = orgs.values().filter_map(|org| Some((org.tier, org.own()?)));
     let own_terms = margins.apply_to(&mut tiers, own);
     let nothing = pools.iter().map(|pool| (pool.clone(), Tokens::ZERO));
     let no_terms = terms(overflow, nothing);
@@ -88,7 +86,7 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
         .iter()
         .filter(|(_, org)| !org.shares.is_empty())
         .map(|(id, org)| {
-            let own = Own::of(org).and_then(|own| own_terms.get(&(org.tier, own)));
+            let own = org.own().and_then(|own| own_terms.get(&(org.tier, own)));
             (
                 id.clone(),
                 with_shares(own.unwrap_or(&tiers[&org.tier]), &org.shares),

@@ -16,7 +16,8 @@ use super::{
     Batch, CallLimits, Clock, ClockStep, DayCounters, Decision, Operation, RowKey, Store,
     StoreError, Timestamped, UsageLimits, UsageRows,
     clock::StepDetector,
-    engine::{self, Records, RelativeDay},
+    engine,
+    records::{Records, RelativeDay},
 };
 use crate::domain::{
     ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestId, Reservation, RowCounts,

@@ -19,6 +19,7 @@ mod engine;
 mod error;
 pub mod file;
 pub mod memory;
+mod records;
 pub mod redis;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

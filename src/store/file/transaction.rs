@@ -8,8 +8,8 @@ use redb::{ReadableTable as _, StorageError, Table, TableError, WriteTransaction
 
 use super::{
     super::{
-        Batch, Decision,
-        engine::{self, Records, RelativeDay},
+        Batch, Decision, engine,
+        records::{Records, RelativeDay},
     },
     encoding::Record,
     errors::RecordError,

@@ -63,8 +63,8 @@
 --             last ones, are tomorrow's: none, or the same as today's, in the same order; the number of shares
 --   pools     encoded name; allowance; what Reserves get of it; how many counted tokens reach a further threshold, as
 --             far as the replica knows; snapshot: the seq of the replica's last write, 0 if none, or the record
---   shares    the same: encoded name of the pool, ':', encoded project; the share, twice; 2^53; snapshot. Where pools have
---             numbers, shares have the ones after them
+--   shares    the same: encoded name of the pool, ':', encoded project; the share, twice; 2^53; snapshot. Where
+--             pools have numbers, shares have the ones after them
 --   rows      the fields of usage rows: encoded project, ':', encoded model
 --   classes   what Reserves have in common, each once: the number of the pool, or the code of the reason why it is
 --             not eligible; the number of the row; whether a pool lists the model, or the number of the share

@@ -10,8 +10,8 @@ use indexmap::{IndexMap, IndexSet};
 use super::keys::{self, CounterId, OrgKeys};
 use crate::{
     domain::{
-        Eligibility, ExternalSource, ModelName, Overflow, PoolName, ProjectId, RequestFields,
-        RequestId, ShareId, Terms, Thresholds, Tokens, UtcDay, Verdict,
+        Eligibility, ExternalSource, ModelName, Overflow, PoolName, PoolTerms, ProjectId,
+        RequestFields, RequestId, ShareId, Terms, Thresholds, Tokens, UtcDay, Verdict,
     },
     store::{
         Batch, Operation,
@@ -101,30 +101,15 @@ impl ScriptCall {
             for pool in &dictionary.pools {
                 let counter = CounterId::Pool((*pool).clone());
                 self.keys.push(org_keys.pool(&counter.encoded()));
-                let terms = batch.terms.of_pool(pool);
-                let bounds = [terms.allowance, terms.reservable()];
-                let thresholds = match day == batch.day {
-                    true => terms.thresholds,
-                    false => Thresholds::default(),
-                };
-                let thresholds = (thresholds, terms.allowance);
-                named.push(argument.counter(day, counter, bounds, thresholds, snapshots, options));
+                let terms = pool_terms(batch, day, pool);
+                named.push(argument.counter(day, counter, terms, snapshots, options));
             }
         }
         for share in &dictionary.shares {
             let counter = CounterId::Share((*share).clone());
             self.keys.push(org_keys.share(&counter.encoded()));
-            let tokens = batch.terms.share(&share.pool, &share.project);
-            let bounds = [tokens.map_or(Tokens::ZERO, |(_, tokens)| tokens); 2];
-            let (day, snapshots) = (batch.day, snapshots[0]);
-            named.push(argument.counter(
-                day,
-                counter,
-                bounds,
-                Default::default(),
-                snapshots,
-                options,
-            ));
+            let terms = share_terms(batch, share);
+            named.push(argument.counter(batch.day, counter, terms, snapshots[0], options));
         }
         if !ids.is_empty() {
             let yesterday = OrgKeys::new(key_prefix, &batch.org, batch.day.yesterday());
@@ -140,6 +125,26 @@ impl ScriptCall {
         argument.0.extend(operations.0);
         self.arguments.push(argument.0);
         self.pools.push(named);
+    }
+}
+
+/// The terms of a pool on a day. Only today's reach thresholds.
+fn pool_terms(batch: &Batch, day: UtcDay, pool: &PoolName) -> PoolTerms {
+    let mut terms = batch.terms.of_pool(pool);
+    if day != batch.day {
+        terms.thresholds = Thresholds::default();
+    }
+    terms
+}
+
+/// A share as the terms of a pool.
+fn share_terms(batch: &Batch, share: &ShareId) -> PoolTerms {
+    let tokens = batch.terms.share(&share.pool, &share.project);
+    PoolTerms {
+        allowance: tokens.map_or(Tokens::ZERO, |(_, tokens)| tokens),
+        margin: Tokens::ZERO,
+        overflow: batch.terms.overflow,
+        thresholds: Thresholds::default(),
     }
 }
 
@@ -373,25 +378,22 @@ impl MsgPackWriter {
         }
     }
 
-    /// A pool or a share: its name, its bounds, when it reaches a further one of the thresholds of an allowance, its
-    /// snapshot whole or only its seq.
+    /// A pool or a share: its name, its terms, its snapshot whole or only its seq.
     fn counter(
         &mut self,
         day: UtcDay,
         counter: CounterId,
-        bounds: [Tokens; 2],
-        (thresholds, allowance): (Thresholds, Tokens),
+        terms: PoolTerms,
         snapshots: &[PoolSnapshot],
         options: &BatchOptions,
     ) -> NamedPool {
         let snapshot = snapshots.iter().find(|it| it.counter == counter);
         let seq = snapshot.map_or(0, |it| it.seq);
-        self.text(&counter.encoded());
-        for bound in bounds {
-            self.number(bound.get());
-        }
         let peak = snapshot.map_or(Tokens::ZERO, |it| it.peak);
-        let next = thresholds.next(allowance, peak);
+        let next = terms.thresholds.next(terms.allowance, peak);
+        self.text(&counter.encoded());
+        self.number(terms.allowance.get());
+        self.number(terms.reservable().get());
         self.number(next.map_or(NEVER_COUNTED, Tokens::get));
         match snapshot {
             Some(snapshot) if options.sends_snapshots => self.bytes(&snapshot.record),
