@@ -23,7 +23,7 @@
 //! | --- | --- |
 //! | [`domain`] | the rules, as values and pure functions |
 //! | [`estimate`](mod@estimate) | an upper bound on the tokens of a request, from its body |
-//! | [`wall_clock`], `spreadsheet`, [`files`], [`tls`] | the wall clock; CSV for spreadsheets; files that are read, parsed and watched; TLS as a client |
+//! | [`wall_clock`], `spreadsheet`, [`files`], [`tls`], `http_client` | the wall clock; CSV for spreadsheets; files that are read, parsed and watched; TLS and HTTP as a client |
 //! | [`telemetry`] | metrics, traces, logs |
 //! | [`auth`] | who may call, with which rights |
 //! | [`policy`] | who gets what: pools, tiers, organizations; reloads its file |
@@ -63,6 +63,7 @@ pub mod estimate;
 pub mod files;
 pub mod grpc;
 pub mod http;
+mod http_client;
 pub mod ledger;
 pub mod net;
 pub mod policy;

@@ -92,6 +92,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("spreadsheet", &[]),
     ("tls", &["files"]),
     ("files", &[]),
+    ("http_client", &["files", "tls"]),
     ("telemetry", &["domain"]),
     ("auth", &["domain", "files"]),
     ("policy", &["domain", "files", "wall_clock"]),
@@ -108,6 +109,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "domain",
             "files",
+            "http_client",
             "ledger",
             "policy",
             "store",
