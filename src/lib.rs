@@ -29,6 +29,7 @@
 //! | [`policy`] | who gets what: pools, tiers, organizations; reloads its file |
 //! | [`store`] | the counters, behind one interface: file, Redis, memory |
 //! | [`ledger`] | the use cases: reserve, settle, release, queries |
+//! | [`notify`] | delivers notices of pools that reach a threshold: log and webhook |
 //! | [`grpc`], [`envoy`], [`http`] | the surfaces: convert, call, convert; RPCs over HTTP pass the call layer of [`grpc`] |
 //! | [`net`] | ports: sockets, connections and their limits, TLS |
 //! | [`settings`] | flags, environment and settings file |
@@ -66,6 +67,7 @@ pub mod http;
 mod http_client;
 pub mod ledger;
 pub mod net;
+pub mod notify;
 pub mod policy;
 pub mod reconcile;
 pub mod server;

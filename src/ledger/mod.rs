@@ -11,6 +11,7 @@ mod breaker;
 mod decision_log;
 mod error;
 mod fullness;
+mod gauges;
 mod notices;
 mod organizations;
 mod overview;
@@ -43,6 +44,7 @@ pub use self::{
     breaker::{Outage, StoreState},
     error::LedgerError,
     fullness::Fullness,
+    gauges::GaugedOrganizations,
     notices::{Notice, NoticeOrigin, NoticeSink},
 };
 use crate::{

@@ -118,6 +118,17 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "notify",
+        &[
+            "domain",
+            "files",
+            "http_client",
+            "ledger",
+            "telemetry",
+            "tls",
+        ],
+    ),
+    (
         "grpc",
         &["auth", "domain", "estimate", "ledger", "store", "telemetry"],
     ),
@@ -158,6 +169,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "grpc",
             "ledger",
             "net",
+            "notify",
             "policy",
             "reconcile",
             "store",
@@ -174,6 +186,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "http",
             "ledger",
             "net",
+            "notify",
             "policy",
             "reconcile",
             "settings",
