@@ -79,8 +79,14 @@ impl Browser {
             "--lang=en-US",
             "--window-size=1280,900",
         ];
+        let mut options = json!({"args": args});
+        // One that ./scripts/test has fetched; otherwise the driver finds that of the system.
+        let fetched = tool("bin").join("chromium");
+        if fetched.exists() {
+            options["binary"] = json!(fetched);
+        }
         let capabilities = json!({
-            "goog:chromeOptions": {"args": args},
+            "goog:chromeOptions": options,
             "goog:loggingPrefs": {"browser": "ALL"},
         });
         let capabilities = capabilities.as_object().unwrap().clone();
