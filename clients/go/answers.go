@@ -167,11 +167,18 @@ type UsageRow struct {
 	Pool                         string
 	FreeTokens, BilledTokens     uint64
 	FreeRequests, BilledRequests uint64
+	// The UTC day, such as "2026-11-22"; empty if the service is of an earlier release.
+	Day string
 }
 
-// Usage is a day's usage.
+// Usage is the usage of a day, or of a range of days.
 type Usage struct {
-	Day  string
+	// The UTC day; empty for a range.
+	Day string
+	// The first and the last day with figures: FromDay is later than the one that was asked for if days before it are
+	// not kept any more.
+	FromDay, ToDay string
+	// Ordered by day, then by project, then by model.
 	Rows []UsageRow
 }
 
@@ -234,6 +241,7 @@ func usageRows(a *pb.ListUsageResponse) []UsageRow {
 	for _, r := range a.Rows {
 		rows = append(rows, UsageRow{
 			r.Project, r.Model, r.Pool, r.FreeTokens, r.BilledTokens, r.FreeRequests, r.BilledRequests,
+			r.Day,
 		})
 	}
 	return rows

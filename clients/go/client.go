@@ -275,19 +275,33 @@ func (c *Client) Quota(ctx context.Context, org string) (Quota, error) {
 
 // Usage returns a UTC day's usage by project and model; today's, if the day is empty. It reads all pages.
 func (c *Client) Usage(ctx context.Context, org, day string) (Usage, error) {
-	usage := Usage{Day: day}
-	message := &pb.ListUsageRequest{Org: or(org, c.options.org), Day: day, PageSize: 1_000}
+	return c.allUsage(ctx, &pb.ListUsageRequest{Org: or(org, c.options.org), Day: day})
+}
+
+// UsageRange returns the usage by day, project and model from one UTC day to another one, at most 62 days; to today, if
+// toDay is empty. It reads all pages.
+func (c *Client) UsageRange(ctx context.Context, org, fromDay, toDay string) (Usage, error) {
+	return c.allUsage(ctx, &pb.ListUsageRequest{Org: or(org, c.options.org), FromDay: fromDay, ToDay: toDay})
+}
+
+func (c *Client) allUsage(ctx context.Context, message *pb.ListUsageRequest) (Usage, error) {
+	var usage Usage
+	message.PageSize = 1_000
 	for {
 		page, err := call(ctx, c, c.service.ListUsage, message)
 		if err != nil {
 			return Usage{}, err
 		}
-		usage.Day = page.Day
+		if message.FromDay != "" && page.FromDay == "" {
+			// It takes a range for today.
+			return Usage{}, &Error{codes.Unimplemented, "the service is of an earlier release, which lists no ranges of days"}
+		}
+		usage.Day, usage.FromDay, usage.ToDay = page.Day, page.FromDay, page.ToDay
 		usage.Rows = append(usage.Rows, usageRows(page)...)
 		if page.NextPageToken == "" {
 			return usage, nil
 		}
-		// A page token holds for its day only.
+		// The token of a single day holds for that day only.
 		message.Day, message.PageToken = page.Day, page.NextPageToken
 	}
 }

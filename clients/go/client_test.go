@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"tollgate/quota"
+	pb "tollgate/quota/internal/tollgatev1"
 	"tollgate/quota/quotatest"
 )
 
@@ -356,8 +357,36 @@ func TestUsageReadsEveryPage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	day, err := client.Usage(t.Context(), "", "")
+	equal(t, err == nil && len(day.Rows) == 1_001, true)
+	all, err := client.UsageRange(t.Context(), "", day.Day, "")
+	equal(t, err == nil && len(all.Rows) == 1_001, true)
+	equal(t, [...]string{all.FromDay, all.ToDay, all.Rows[1_000].Day}, [...]string{day.Day, day.Day, day.Day})
+}
+
+// A service of an earlier release takes a range for today.
+type earlierRelease struct {
+	pb.UnimplementedQuotaServiceServer
+}
+
+func (earlierRelease) ListUsage(context.Context, *pb.ListUsageRequest) (*pb.ListUsageResponse, error) {
+	return &pb.ListUsageResponse{Day: "2026-11-22", Rows: []*pb.UsageRow{{Project: "p"}}}, nil
+}
+
+func TestARangeOfAServiceThatListsNoneIsNoUsageOfToday(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	pb.RegisterQuotaServiceServer(server, earlierRelease{})
+	go func() { _ = server.Serve(listener) }()
+	defer server.Stop()
+	client := demo(t, listener.Addr().String())
 	usage, err := client.Usage(t.Context(), "", "")
-	equal(t, err == nil && len(usage.Rows) == 1_001, true)
+	equal(t, err == nil && len(usage.Rows) == 1, true)
+	_, err = client.UsageRange(t.Context(), "", "2026-11-01", "")
+	equal(t, status.Code(err), codes.Unimplemented)
 }
 
 func TestTheServiceConfigIsTheExample(t *testing.T) {

@@ -1,6 +1,7 @@
 package quota_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -33,6 +35,8 @@ func read(t *testing.T) conformance {
 	if err != nil {
 		t.Fatal(err)
 	}
+	today, _ := json.Marshal(time.Now().UTC().Format(time.DateOnly))
+	text = bytes.ReplaceAll(text, []byte(`"TODAY"`), today)
 	var file conformance
 	if err := json.Unmarshal(text, &file); err != nil {
 		t.Fatal(err)
@@ -136,6 +140,9 @@ func makeCall(
 	case "quota":
 		return client.Quota(ctx, org)
 	case "usage":
+		if text("from_day", "")+text("to_day", "") != "" {
+			return client.UsageRange(ctx, org, text("from_day", ""), text("to_day", ""))
+		}
 		return client.Usage(ctx, org, text("day", ""))
 	case "estimate":
 		body, _ := json.Marshal(call["body"])
@@ -213,6 +220,12 @@ func plain(value reflect.Value) any {
 // contains returns what of the wanted fields is not there.
 func contains(got, wanted map[string]any) string {
 	for name, value := range wanted {
+		if name == "rows" {
+			if fault := containsRows(got["rows"].([]any), value.([]any)); fault != "" {
+				return fault
+			}
+			continue
+		}
 		if name != "pools" {
 			if !reflect.DeepEqual(got[name], value) {
 				return fmt.Sprintf("%s is %v, not %v", name, got[name], value)
@@ -229,6 +242,19 @@ func contains(got, wanted map[string]any) string {
 			if fault != "" {
 				return fault
 			}
+		}
+	}
+	return ""
+}
+
+// containsRows compares rows one by one: the file has all of them.
+func containsRows(got, wanted []any) string {
+	if len(got) != len(wanted) {
+		return fmt.Sprintf("there are %d rows, not %d", len(got), len(wanted))
+	}
+	for i, row := range wanted {
+		if fault := contains(got[i].(map[string]any), row.(map[string]any)); fault != "" {
+			return fmt.Sprintf("row %d: %s", i, fault)
 		}
 	}
 	return ""

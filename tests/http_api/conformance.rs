@@ -3,14 +3,18 @@
 use std::{fs, path::Path};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use chrono::Utc;
 use serde_json::{Map, Value};
+use tollgate::domain::UtcDay;
 
 use super::post;
 use crate::support::{calls::TextFile, tollgate::Tollgate};
 
 fn read_file() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/conformance.json");
-    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    let text = fs::read_to_string(path).unwrap();
+    let today = UtcDay::of(Utc::now()).to_string();
+    serde_json::from_str(&text.replace("\"TODAY\"", &format!("\"{today}\""))).unwrap()
 }
 
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {

@@ -32,6 +32,7 @@ from tollgate_quota import (
     Verdict,
     aio,
 )
+from tollgate_quota._proto import quota_pb2 as pb
 from tollgate_quota.testing import FakeTollgate
 
 REQUEST: dict[str, Any] = {"model": "gpt-4o", "tokens": 1_000}
@@ -522,11 +523,26 @@ class Connections(unittest.TestCase):
         with Client(self.service().address, **DEMO) as client:
             for number in range(1_001):
                 client.reserve(model="gpt-4o", tokens=1, project=f"project-{number:04}")
-            rows = client.usage().rows
-        self.assertEqual(len({row.project for row in rows}), 1_001)
+            of_a_day = client.usage()
+            of_a_range = client.usage(from_day=of_a_day.day)
+        for usage in (of_a_day, of_a_range):
+            self.assertEqual(len({row.project for row in usage.rows}), 1_001)
+            self.assertEqual((usage.from_day, usage.to_day), (of_a_day.day, of_a_day.day))
 
 
 class Values(unittest.TestCase):
+    def test_a_range_of_a_service_that_lists_none_is_no_usage_of_today(self) -> None:
+        class EarlierRelease(FakeTollgate):
+            def answer(self, method: str, request: Any) -> Any:
+                return pb.ListUsageResponse(day="2026-11-22", rows=[pb.UsageRow(project="p")])
+
+        client = EarlierRelease().client()
+        self.assertEqual(len(client.usage().rows), 1)
+        with self.assertRaisesRegex(TollgateError, "earlier release"):
+            client.usage(from_day="2026-11-01")
+        with self.assertRaisesRegex(TollgateError, "earlier release"):
+            asyncio.run(EarlierRelease().aio_client().usage(from_day="2026-11-01"))
+
     def test_a_token_is_never_sent_in_clear_beyond_this_machine(self) -> None:
         for address in ("tollgate:50051", "10.0.0.1:50051", "[2001:db8::1]:50051"):
             for client in (Client, aio.Client):

@@ -7,6 +7,7 @@ import inspect
 import json
 import unittest
 from dataclasses import asdict
+from datetime import datetime, timezone
 from enum import Enum
 from typing import Any
 
@@ -15,7 +16,10 @@ from support import CLIENTS, Service
 from tollgate_quota import TollgateError, Workload, aio
 from tollgate_quota.testing import FakeTollgate
 
-CONFORMANCE = json.loads((CLIENTS / "conformance.json").read_text("utf-8"))
+_TODAY = json.dumps(f"{datetime.now(timezone.utc):%Y-%m-%d}")
+CONFORMANCE = json.loads(
+    (CLIENTS / "conformance.json").read_text("utf-8").replace('"TODAY"', _TODAY)
+)
 
 
 async def maybe(value: Any) -> Any:
@@ -93,6 +97,10 @@ def contains(got: Any, wanted: Any) -> None:
             by_name = {pool["pool"]: pool for pool in got["pools"]}
             for pool in value:
                 contains(by_name[pool["pool"]], pool)
+        elif key == "rows":
+            assert len(got[key]) == len(value), f"{len(got[key])} rows"
+            for its, row in zip(got[key], value):
+                contains(its, row)
         else:
             assert got[key] == value, f"{key} is {got[key]!r}, not {value!r}"
 

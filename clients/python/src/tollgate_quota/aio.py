@@ -8,6 +8,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Coroutine
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +26,7 @@ from .answers import (
     UsageRow,
     Workload,
     read,
+    read_usage,
 )
 from .connection import (
     CLOSE_TIMEOUT,
@@ -218,18 +220,26 @@ class Client:
         return read(Quota, await self._call("GetQuota", request, timeout))
 
     async def usage(
-        self, day: str = "", *, org: str | None = None, timeout: float | None = None
+        self,
+        day: str = "",
+        *,
+        from_day: str = "",
+        to_day: str = "",
+        org: str | None = None,
+        timeout: float | None = None,
     ) -> Usage:
-        """A UTC day's usage by project and model; today's, if no day is named. Reads all pages, each in `timeout`."""
+        """The usage by day, project and model of a UTC day, or of the at most 62 days from `from_day` to `to_day`, which
+        is today by default. Today's, if no day is named. Reads all pages, each in `timeout`."""
+        request = self._requests.usage(org, day, from_day, to_day)
         rows: list[UsageRow] = []
-        token = ""
         while True:
-            page = await self._call("ListUsage", self._requests.usage(org, day, token), timeout)
-            rows += read(Usage, page).rows
-            # A page token holds for its day only.
-            day, token = page.day, page.next_page_token
-            if not token:
-                return Usage(day, tuple(rows))
+            page = await self._call("ListUsage", request, timeout)
+            usage = read_usage(request, page)
+            rows += usage.rows
+            if not page.next_page_token:
+                return replace(usage, rows=tuple(rows))
+            # The token of a single day holds for that day only.
+            request.day, request.page_token = page.day, page.next_page_token
 
     async def close(self) -> None:
         """Waits for calls that were begun, and up to a second for releases in the background, and closes this event

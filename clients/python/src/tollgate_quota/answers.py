@@ -8,8 +8,12 @@ from datetime import datetime, timezone
 from enum import IntEnum
 from typing import Any, TypeVar, cast
 
+import grpc
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from ._proto import quota_pb2 as pb
+from .errors import error_of
 
 _Enum = TypeVar("_Enum", bound="_OpenEnum")
 _Answer = TypeVar("_Answer")
@@ -205,14 +209,22 @@ class UsageRow:
     billed_tokens: int
     free_requests: int
     billed_requests: int
+    #: The UTC day, such as "2026-11-22"; empty if the service is of an earlier release.
+    day: str
 
 
 @dataclass(frozen=True)
 class Usage:
-    """A day's usage."""
+    """The usage of a day, or of a range of days."""
 
+    #: The UTC day; empty for a range.
     day: str
+    #: Ordered by day, then by project, then by model.
     rows: tuple[UsageRow, ...]
+    #: The first day with figures: later than the one that was asked for if days before it are not kept any more.
+    from_day: str
+    #: The last day.
+    to_day: str
 
 
 def _time(timestamp: Timestamp) -> datetime:
@@ -242,6 +254,14 @@ def read(answer: type[_Answer], message: Message) -> _Answer:
     """The value of a message that has the same fields."""
     names = [field.name for field in fields(cast(Any, answer))]
     return answer(**{name: _field(name, getattr(message, name)) for name in names})
+
+
+def read_usage(request: pb.ListUsageRequest, page: pb.ListUsageResponse) -> Usage:
+    """The usage of a page. A service of an earlier release takes a range for today."""
+    if request.from_day and not page.from_day:
+        message = "the service is of an earlier release, which lists no ranges of days"
+        raise error_of(grpc.StatusCode.UNIMPLEMENTED, message)
+    return read(Usage, page)
 
 
 def _field(name: str, value: Any) -> object:

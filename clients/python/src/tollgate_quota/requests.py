@@ -53,10 +53,12 @@ class Requests:
         """A Release."""
         return pb.ReleaseRequest(org=self.org_or(org), request_id=request_id)
 
-    def usage(self, org: str | None, day: str, page_token: str) -> pb.ListUsageRequest:
-        """One page of a day's usage, as large as a page may be."""
+    def usage(
+        self, org: str | None, day: str, from_day: str, to_day: str
+    ) -> pb.ListUsageRequest:
+        """The first page of the usage of a day or of a range, as large as a page may be."""
         return pb.ListUsageRequest(
-            org=self.org_or(org), day=day, page_size=1_000, page_token=page_token
+            org=self.org_or(org), day=day, from_day=from_day, to_day=to_day, page_size=1_000
         )
 
     def org_or(self, org: str | None) -> str:
