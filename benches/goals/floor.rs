@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use futures_util::{Stream, StreamExt as _, stream::BoxStream};
 use prost_types::Timestamp;
 use tollgate::grpc::proto::{
-    EstimateRequest, EstimateResponse, GetQuotaRequest, GetQuotaResponse, ListOrganizationsRequest,
+    EstimateRequest, EstimateResponse, GetQuotaRequest, GetQuotaResponse,
+    ListExternalChangesRequest, ListExternalChangesResponse, ListOrganizationsRequest,
     ListOrganizationsResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
     ReleaseResponse, ReserveRequest, ReserveResponse, ReserveStreamResponse,
     SetExternalUsageRequest, SetExternalUsageResponse, SettleRequest, SettleResponse, Verdict,
@@ -123,6 +124,13 @@ impl QuotaService for Floor {
         &self,
         _request: Request<SetExternalUsageRequest>,
     ) -> Result<Response<SetExternalUsageResponse>, Status> {
+        not_here()
+    }
+
+    async fn list_external_changes(
+        &self,
+        _request: Request<ListExternalChangesRequest>,
+    ) -> Result<Response<ListExternalChangesResponse>, Status> {
         not_here()
     }
 

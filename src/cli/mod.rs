@@ -6,6 +6,7 @@
 mod calls;
 mod documents;
 mod estimate;
+mod external;
 mod health;
 mod program;
 mod reconcile;
@@ -34,10 +35,7 @@ use crate::{
     bench::{self, BenchArgs},
     client::{WrongArguments, connection::ConnectionArgs, output::print},
     domain::{UtcDay, Workload},
-    grpc::proto::{
-        self, GetQuotaRequest, ReleaseRequest, ReserveRequest, SetExternalUsageRequest,
-        SettleRequest,
-    },
+    grpc::proto::{self, GetQuotaRequest, ReleaseRequest, ReserveRequest, SettleRequest},
     settings::{ServeArgs, args::TrimmedParser},
 };
 
@@ -132,20 +130,9 @@ pub enum ToolCommand {
     Bench(BenchArgs),
     /// Print the usage of a day or of a range of days, by day, project and model
     Usage(usage::UsageArgs),
-    /// Set how many tokens the provider counted today in a pool and Tollgate did not. They count until midnight
-    External {
-        /// The organization
-        org: String,
-        /// The pool
-        pool: String,
-        /// The tokens of the whole day so far, 0 to 1000000000000. They replace the figure before; 0 removes it
-        tokens: u64,
-        /// Why, for the audit log
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        note: String,
-        #[command(flatten)]
-        connection: ConnectionArgs,
-    },
+    /// Set how many tokens the provider counted today in a pool and Tollgate did not. They count until midnight. Or print
+    /// the changes
+    External(external::ExternalArgs),
 }
 
 /// The arguments of `tollgate reserve`.
@@ -269,22 +256,7 @@ pub async fn run(command: ToolCommand) -> anyhow::Result<()> {
         ToolCommand::Bench(bench) => bench::run(bench).await,
         ToolCommand::Health(health) => health::check(&health).await,
         ToolCommand::Usage(args) => usage::run(&args).await,
-        ToolCommand::External {
-            org,
-            pool,
-            tokens,
-            note,
-            connection,
-        } => {
-            let request = SetExternalUsageRequest {
-                org,
-                pool,
-                tokens,
-                note,
-            };
-            let answer = connect(&connection)?.set_external_usage(request).await;
-            show(&connection, answer, tables::external_usage)
-        }
+        ToolCommand::External(args) => external::run(args).await,
     }
 }
 

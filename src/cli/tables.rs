@@ -330,9 +330,9 @@ pub(super) fn table(header: impl IntoIterator<Item: Into<Cell>>) -> Table {
 }
 
 /// A column's title, and its cell in a row.
-type Column<R> = (&'static str, fn(&R) -> Cell);
+pub(super) type Column<R> = (&'static str, fn(&R) -> Cell);
 
-fn rows<R>(rows: &[R], columns: &[Column<R>]) -> String {
+pub(super) fn rows<R>(rows: &[R], columns: &[Column<R>]) -> String {
     let mut table = table(columns.iter().map(|(title, _)| *title));
     for row in rows {
         table.add_row(columns.iter().map(|(_, cell)| cell(row)));
@@ -356,7 +356,7 @@ fn right(text: impl ToString) -> Cell {
     Cell::new(text).set_alignment(CellAlignment::Right)
 }
 
-fn number(number: u64) -> Cell {
+pub(super) fn number(number: u64) -> Cell {
     right(grouped(number))
 }
 

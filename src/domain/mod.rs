@@ -5,6 +5,7 @@
 //! | [`verdict`] | the possible answers |
 //! | [`pool`] | when a request is free, and what it counts |
 //! | [`reservation`] | what a request id stands for, and what may happen to it |
+//! | [`external_change`] | changes of external usage, for those who read them later |
 //! | [`usage`] | the rows of the usage history |
 //! | [`terms`] | what the policy grants at the moment of a decision |
 //! | [`thresholds`] | the parts of an allowance at which a notice is due |
@@ -14,6 +15,7 @@
 
 pub mod capacity;
 pub mod day;
+pub mod external_change;
 pub mod ids;
 pub mod pool;
 pub mod reservation;
@@ -25,6 +27,7 @@ pub mod verdict;
 
 pub use capacity::ModelCapacity;
 pub use day::UtcDay;
+pub use external_change::{ExternalChange, ExternalChanges};
 pub use ids::{InvalidField, ModelName, OrgId, PoolName, ProjectId, RequestId, is_fine_tuned};
 pub use pool::{
     ExternalSource, ExternalUsage, Overflow, PoolCounters, PoolTerms, ShareBalance,

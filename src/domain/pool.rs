@@ -70,6 +70,15 @@ pub enum ExternalSource {
     Reconciled,
 }
 
+impl ExternalSource {
+    /// The source of this name, as logs and stores have it.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        let mut all = [Self::Manual, Self::Reconciled].into_iter();
+        all.find(|source| <&str>::from(*source) == name)
+    }
+}
+
 impl ExternalUsage {
     /// The figure that counts.
     pub fn tokens(self) -> Tokens {

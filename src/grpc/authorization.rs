@@ -57,7 +57,7 @@ pub(crate) struct Permit {
 fn role_of(method: &str) -> Option<Role> {
     Some(match method {
         "Reserve" | "ReserveStream" | "Settle" | "Release" | "Estimate" => Role::Reserve,
-        "GetQuota" | "ListUsage" | "ListOrganizations" => Role::Read,
+        "GetQuota" | "ListUsage" | "ListOrganizations" | "ListExternalChanges" => Role::Read,
         "SetExternalUsage" => Role::Admin,
         _ => return None,
     })

@@ -8,6 +8,7 @@ mod authorization;
 mod call;
 mod convert;
 mod deadline;
+mod external_changes;
 mod in_process;
 mod organizations;
 mod service;

@@ -22,12 +22,13 @@ use tonic::{
 use super::{
     authorization::{AccessRule, Permit},
     call::{CallContext, CallLayer, CallService, CallTelemetry},
-    convert,
+    convert, external_changes,
     organizations::{organization_page, organizations_response},
     proto::{
         EstimateRequest, EstimateResponse, GetQuotaRequest, GetQuotaResponse,
-        ListOrganizationsRequest, ListOrganizationsResponse, ListUsageRequest, ListUsageResponse,
-        ReleaseRequest, ReleaseResponse, ReserveRequest, ReserveResponse, ReserveStreamResponse,
+        ListExternalChangesRequest, ListExternalChangesResponse, ListOrganizationsRequest,
+        ListOrganizationsResponse, ListUsageRequest, ListUsageResponse, ReleaseRequest,
+        ReleaseResponse, ReserveRequest, ReserveResponse, ReserveStreamResponse,
         SetExternalUsageRequest, SetExternalUsageResponse, SettleRequest, SettleResponse,
         quota_service_server::{QuotaService, QuotaServiceServer},
     },
@@ -37,7 +38,7 @@ use super::{
 };
 use crate::{
     auth::{Authenticator, Role},
-    domain::Verdict,
+    domain::{ExternalChanges, Verdict},
     ledger::Ledger,
     store::PoolBalance,
     telemetry::{
@@ -252,6 +253,17 @@ impl QuotaService for QuotaHandler {
         let set = ledger.set_external_usage(request).await;
         let set = set.map_err(query_status)?;
         Ok(Response::new(convert::external_usage_response(set)))
+    }
+
+    async fn list_external_changes(
+        &self,
+        request: Request<ListExternalChangesRequest>,
+    ) -> Result<Response<ListExternalChangesResponse>, Status> {
+        let (ledger, permit, message) = self.0.accept(request)?;
+        let (org, days) = external_changes::query(message, &permit)?;
+        let list = ledger.external_changes(&org, days, ExternalChanges::MAX);
+        let list = list.await.map_err(query_status)?;
+        Ok(Response::new(external_changes::response(list)))
     }
 
     async fn list_organizations(

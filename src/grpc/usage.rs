@@ -34,7 +34,7 @@ struct UsagePageToken(UsageQuery);
 
 pub(super) fn query(mut request: ListUsageRequest, permit: &Permit) -> Result<UsageQuery, Status> {
     let org = convert::org(mem::take(&mut request.org), permit)?;
-    let days = days(&request)?;
+    let days = days(&request.day, &request.from_day, &request.to_day)?;
     let size = page_size(request.page_size)?;
     if !request.page_token.is_empty() {
         let token = UsagePageToken::parse(&request.page_token, &org, size);
@@ -62,9 +62,10 @@ pub(super) fn query(mut request: ListUsageRequest, permit: &Permit) -> Result<Us
     })
 }
 
-fn days(request: &ListUsageRequest) -> Result<UsageDays, Status> {
+/// The days of a request. An error names the field.
+pub(super) fn days(day: &str, from: &str, to: &str) -> Result<UsageDays, Status> {
     let (from_day, to_day) = ("from_day", "to_day");
-    let day = |field, text: &str| match text {
+    let parsed = |field, text: &str| match text {
         "" => Ok(None),
         text => {
             let day = UtcDay::parse(text);
@@ -72,11 +73,8 @@ fn days(request: &ListUsageRequest) -> Result<UsageDays, Status> {
                 .map_err(|fault| invalid(InvalidField { field, ..fault }))
         }
     };
-    let single = day("day", &request.day)?;
-    let (from, to) = (
-        day(from_day, &request.from_day)?,
-        day(to_day, &request.to_day)?,
-    );
+    let single = parsed("day", day)?;
+    let (from, to) = (parsed(from_day, from)?, parsed(to_day, to)?);
     match (single, from, to) {
         (None, None, None) => Ok(UsageDays::Today),
         (Some(day), None, None) => Ok(UsageDays::Day(day)),

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use super::{LedgerError, fullness::Fullness};
 use crate::{
     domain::{
-        ExternalSource, ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestFields,
-        RequestId, ShareBalance, ShareId, Tokens, UsageCounters, UtcDay, Verdict,
+        ExternalChange, ExternalSource, ModelName, OrgId, PoolCounters, PoolName, ProjectId,
+        RequestFields, RequestId, ShareBalance, ShareId, Tokens, UsageCounters, UtcDay, Verdict,
     },
     policy::Enrollment,
     store::{Operation, Outcome, PoolBalance, RowKey, Timestamped},
@@ -195,6 +195,8 @@ pub struct ExternalUsageSet {
     pub before: Tokens,
     /// The pool.
     pub pool: PoolBalance,
+    /// When it was set, by the store's clock.
+    pub at: DateTime<Utc>,
     /// The next midnight by the store's clock, when the figure ends.
     pub resets_at: DateTime<Utc>,
 }
@@ -209,9 +211,25 @@ impl TryFrom<Timestamped<Outcome>> for ExternalUsageSet {
         Ok(Self {
             before,
             pool,
+            at: outcome.now,
             resets_at: UtcDay::of(outcome.now).end(),
         })
     }
+}
+
+/// Changes of external usage.
+#[derive(Debug, Clone)]
+pub struct ExternalChangeList {
+    /// The first day that is listed.
+    pub from_day: UtcDay,
+    /// The last one.
+    pub to_day: UtcDay,
+    /// The newest first.
+    pub changes: Vec<ExternalChange>,
+    /// The days, the newest first, that had more changes than are kept.
+    pub truncated_days: Vec<UtcDay>,
+    /// The last day of the query that lists the earlier days; none: all days are listed.
+    pub next_to_day: Option<UtcDay>,
 }
 
 /// An organization's enrollment and pools today.

@@ -7,10 +7,7 @@
 use tokio::time::Instant;
 use tracing::Level;
 
-use super::{
-    ExternalUsageSet, LedgerError, Released, Reserve, Reserved, SetExternalUsage, Settled,
-    backend::Backend,
-};
+use super::{Released, Reserve, Reserved, SetExternalUsage, Settled, backend::Backend};
 use crate::{
     domain::{BilledReason, OrgId, RequestFields, Tokens, Verdict},
     telemetry::{
@@ -60,16 +57,8 @@ impl ReserveRecord {
     }
 }
 
-/// Logs a change of external usage, also one that may have happened.
-pub(super) fn audit_external_usage(
-    request: &SetExternalUsage,
-    set: &Result<ExternalUsageSet, LedgerError>,
-) {
-    let is_known = match set {
-        Ok(_) => true,
-        Err(error) if error.is_outcome_unknown() => false,
-        Err(_) => return,
-    };
+/// Logs a change of external usage; without the figure before, one that may have happened.
+pub(super) fn audit_external_usage(request: &SetExternalUsage, before: Option<Tokens>) {
     tracing::info!(
         target: "audit",
         operation = "set_external_usage",
@@ -77,10 +66,10 @@ pub(super) fn audit_external_usage(
         org = request.org.as_str(),
         pool = request.pool.as_str(),
         source = <&str>::from(request.source),
-        before = set.as_ref().ok().map(|set| set.before.get()),
+        before = before.map(Tokens::get),
         after = request.tokens.get(),
         note = request.note,
-        outcome_known = is_known,
+        outcome_known = before.is_some(),
         trace_id = traces::trace_id(),
         "the external usage of a pool was set"
     );

@@ -10,6 +10,7 @@ mod backend;
 mod breaker;
 mod decision_log;
 mod error;
+mod external_changes;
 mod fullness;
 mod gauges;
 mod notices;
@@ -37,9 +38,9 @@ use self::{
 };
 pub use self::{
     api::{
-        ExternalUsageSet, OrganizationFigures, OrganizationList, OrganizationOrder,
-        OrganizationPage, PagePosition, Quota, Released, Reserve, Reserved, SetExternalUsage,
-        Settle, Settled, Usage, UsageDays, UsagePage, UsagePosition, UsageRow,
+        ExternalChangeList, ExternalUsageSet, OrganizationFigures, OrganizationList,
+        OrganizationOrder, OrganizationPage, PagePosition, Quota, Released, Reserve, Reserved,
+        SetExternalUsage, Settle, Settled, Usage, UsageDays, UsagePage, UsagePosition, UsageRow,
     },
     breaker::{Outage, StoreState},
     error::LedgerError,
@@ -239,33 +240,6 @@ impl Ledger {
         let released = self.decide(org.clone(), request).await?;
         self.backend.record_released(began, &org, &released);
         Ok(released)
-    }
-
-    /// Replaces today's figure of what the provider counted in a pool, and Tollgate did not. Each change is an event in
-    /// the audit log.
-    ///
-    /// # Errors
-    ///
-    /// The policy does not know the organization or the pool, or the store failed.
-    pub async fn set_external_usage(
-        &self,
-        request: SetExternalUsage,
-    ) -> Result<ExternalUsageSet, LedgerError> {
-        let policy = self.policy();
-        if !policy.orgs.contains_key(&request.org) {
-            return Err(LedgerError::UnknownOrganization);
-        } else if !policy.pools.contains(&request.pool) {
-            return Err(LedgerError::UnknownPool);
-        }
-        let operation = Operation::SetExternalUsage {
-            pool: request.pool.clone(),
-            source: request.source,
-            tokens: request.tokens,
-        };
-        let set = self.decide(request.org.clone(), Request::Assessed(operation));
-        let set = set.await;
-        decision_log::audit_external_usage(&request, &set);
-        set
     }
 
     /// The store, for its reports. Decisions and queries go through the ledger.

@@ -20,8 +20,8 @@ use super::{
     records::{Records, RelativeDay},
 };
 use crate::domain::{
-    ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestId, Reservation, RowCounts,
-    ShareId, Tokens, UsageCounters, UtcDay,
+    ExternalChange, ExternalChanges, ModelName, OrgId, PoolCounters, PoolName, ProjectId,
+    RequestId, Reservation, RowCounts, ShareId, Tokens, UsageCounters, UtcDay,
 };
 
 /// The counters in this process' memory.
@@ -156,6 +156,32 @@ impl Store for MemoryStore {
         }))
     }
 
+    async fn keep_external_change(
+        &self,
+        org: &OrgId,
+        change: &ExternalChange,
+    ) -> Result<(), StoreError> {
+        let day = UtcDay::of(change.at);
+        self.with_state(|state, now| {
+            let new = || OrgState::new(UtcDay::of(now));
+            let org = state.by_org.entry(org.clone()).or_insert_with(new);
+            let records = org.days.entry(day).or_default();
+            records.external_changes.add(change.clone());
+        });
+        Ok(())
+    }
+
+    async fn external_changes(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+    ) -> Result<Timestamped<ExternalChanges>, StoreError> {
+        Ok(self.with_state(|state, _| {
+            let records = state.by_org.get(org).and_then(|org| org.days.get(&day));
+            records.map_or_else(ExternalChanges::default, |it| it.external_changes.clone())
+        }))
+    }
+
     fn clock_steps(&self) -> u64 {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.steps.steps()
@@ -188,6 +214,7 @@ struct DayRecords {
     rows: Rows,
     row_counts: RowCounts,
     reservations: HashMap<RequestId, Reservation>,
+    external_changes: ExternalChanges,
 }
 
 /// Usage rows by project, then model: a look-up needs no copy of the names.
@@ -219,7 +246,7 @@ impl OrgState {
         rows.filter(move |(key, row)| !row.is_empty() && Some(key) > after)
     }
 
-    /// Removes pools and reservations from before yesterday, and usage rows that are past their retention.
+    /// Removes pools and reservations from before yesterday, and usage rows and changes that are past their retention.
     fn remove_old(&mut self, usage_retention_days: u32) {
         let (today, yesterday) = (self.today, self.today.yesterday());
         if self.removed_on.replace(today) == Some(today) {

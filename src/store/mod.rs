@@ -17,6 +17,7 @@ pub mod clock;
 mod codes;
 mod engine;
 mod error;
+mod external_changes;
 pub mod file;
 pub mod memory;
 mod records;
@@ -32,9 +33,9 @@ pub use self::{
     error::{RefusalReason, StoreError},
 };
 use crate::domain::{
-    CounterOverflow, Eligibility, ExternalSource, ModelName, OrgId, PoolCounters, PoolName,
-    ProjectId, Refusal, RequestFields, RequestId, ShareId, Terms, Threshold, Tokens, UsageCounters,
-    UtcDay, Verdict,
+    CounterOverflow, Eligibility, ExternalChange, ExternalChanges, ExternalSource, ModelName,
+    OrgId, PoolCounters, PoolName, ProjectId, Refusal, RequestFields, RequestId, ShareId, Terms,
+    Threshold, Tokens, UsageCounters, UtcDay, Verdict,
 };
 
 /// How much of the usage history is kept.
@@ -117,6 +118,29 @@ pub trait Store: Send + Sync + 'static {
         after: Option<&RowKey>,
         limit: usize,
     ) -> Result<Timestamped<UsageRows>, StoreError>;
+
+    /// Keeps a change of external usage on its day, as long as usage rows; no more of a day than
+    /// [`ExternalChanges::MAX`].
+    ///
+    /// # Errors
+    ///
+    /// The store failed. Whether the change is kept may be unknown.
+    async fn keep_external_change(
+        &self,
+        org: &OrgId,
+        change: &ExternalChange,
+    ) -> Result<(), StoreError>;
+
+    /// The changes of external usage on a day.
+    ///
+    /// # Errors
+    ///
+    /// The store failed. Reading writes nothing.
+    async fn external_changes(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+    ) -> Result<Timestamped<ExternalChanges>, StoreError>;
 
     /// Takes the lease of the background reconcile, or renews it, for this time: one replica at a time has it
     /// (docs/CONTRACT.md, "Background reconcile"). `false`: another one has it. A store of one process has no other.

@@ -93,43 +93,6 @@ fn the_usage_table_has_a_row_for_each_project_and_model() {
 }
 
 #[test]
-fn external_usage_is_set_with_its_note_and_the_answer_has_both_figures() {
-    let cli = Cli::start();
-    cli.table("reserve org-demo search gpt-4o 1000");
-    for (tokens, printed) in [("3000", ["3,000", "0"]), ("2000", ["2,000", "3,000"])] {
-        let [external, before] = printed;
-        let remaining = match tokens {
-            "3000" => "996,000",
-            _ => "997,000",
-        };
-        assert_eq!(
-            cli.table(&format!("external org-demo large {tokens} --note batch")),
-            [
-                format!("external {external}"),
-                format!("before {before}"),
-                "pool large".to_owned(),
-                "used / allowance 1,000 / 1,000,000".to_owned(),
-                format!("remaining {remaining}"),
-                "resets in 12 h 0 min".to_owned(),
-            ]
-        );
-    }
-    let log = cli.service.log();
-    let notes = log.iter().filter(|line| line["target"] == "audit");
-    assert_eq!(
-        notes.map(|line| &line["note"]).collect::<Vec<_>>(),
-        ["batch", "batch"]
-    );
-    assert_eq!(
-        cli.json("external org-demo large 5000"),
-        json!({
-            "previous_tokens": 2_000, "external_tokens": 5_000, "pool": "large", "allowance": 1_000_000,
-            "used": 1_000, "remaining": 994_000, "resets_at": "2026-11-23T00:00:00Z",
-        })
-    );
-}
-
-#[test]
 fn each_answer_is_json_with_the_protos_names_and_plain_numbers() {
     let cli = Cli::start();
     let midnight = "2026-11-23T00:00:00Z";
@@ -345,8 +308,6 @@ fn wrong_arguments_exit_with_2() {
         &["usage", "o", "--all"],
         &["usage", "o", "--from", ""],
         &["usage", "o", "--csv", "--json"],
-        &["external", "o", "large"],
-        &["external", "o", "large", "many"],
         &["check-policy"],
         &["quota", "o", "--addr", "ftp://127.0.0.1:1"],
         &["reserve", "o", "p", "m", "1", "--request-id", ""],

@@ -4,6 +4,7 @@ mod bench;
 mod check_policy;
 mod client;
 mod estimate;
+mod external;
 mod health;
 mod program;
 mod tls;

@@ -2,6 +2,7 @@
 
 use chrono::DateTime;
 
+use super::external_usage::set;
 use crate::support::world::{ReserveExt as _, World, new_reserve, policy};
 
 fn expires_at(world: &World, key: &str) -> String {
@@ -15,6 +16,7 @@ async fn keys_have_their_names_and_expire_when_the_contract_says() {
     world.reserve(new_reserve(5).id("r")).await;
     world.reserve(new_reserve(5).model("gpt-4o-mini")).await;
     world.settle("r", 7).await;
+    set(&world, 3).await;
     let mut keys = world.redis.as_ref().unwrap().strings(&["KEYS", "*"]);
     keys.sort();
     let expiries: Vec<_> = keys
@@ -25,6 +27,10 @@ async fn keys_have_their_names_and_expire_when_the_contract_says() {
     assert_eq!(
         expiries,
         [
+            (
+                "tollgate:{acme}:audit:2026-11-22",
+                "2026-12-28T00:00:00+00:00".to_owned()
+            ),
             ("tollgate:{acme}:pool:large:2026-11-22", midnight.clone()),
             ("tollgate:{acme}:pool:mini:2026-11-22", midnight),
             (

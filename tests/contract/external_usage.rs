@@ -38,7 +38,7 @@ async fn try_set(
 }
 
 /// Sets it for `large` of `acme`. Gives the figure before, and what remains.
-async fn set(world: &World, tokens: u64) -> (u64, u64) {
+pub(super) async fn set(world: &World, tokens: u64) -> (u64, u64) {
     let set = try_set(world, "acme", "large", tokens).await.unwrap();
     (set.before.get(), set.pool.remaining().get())
 }

@@ -1,6 +1,7 @@
 //! One suite of cases, named by the rules of docs/CONTRACT.md, for every store.
 
 mod expiry;
+mod external_changes;
 mod external_usage;
 mod held_tokens;
 mod history;

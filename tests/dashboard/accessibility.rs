@@ -1,6 +1,6 @@
 //! The pages are for everyone: axe finds nothing serious, in light and in dark, and a phone needs no scrolling sideways.
 
-use super::{Site, browser::Browser, count};
+use super::{Site, browser::Browser, count, external_changes::set_external};
 use crate::support::world::small_policy;
 
 const PHONE: u32 = 360;
@@ -20,6 +20,9 @@ async fn site() -> Site {
         ("search", "gpt-4o", 900),
     ] {
         count(&client, "acme", project, model, tokens).await;
+    }
+    for (pool, note) in [("large", ""), ("mini", &*long)] {
+        set_external(&client, pool, 5, note).await;
     }
     site
 }

@@ -3,6 +3,7 @@
 mod accessibility;
 mod browser;
 mod external;
+mod external_changes;
 mod figures;
 mod live;
 mod login;

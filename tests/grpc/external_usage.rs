@@ -1,12 +1,14 @@
-//! SetExternalUsage over the wire: its bounds, and the audit log.
+//! SetExternalUsage and ListExternalChanges over the wire: bounds, the audit log, and the list of changes.
 
 use serde_json::Value;
-use tollgate::grpc::proto::SetExternalUsageRequest;
+use tollgate::grpc::proto::{ExternalSource, ListExternalChangesRequest, SetExternalUsageRequest};
 use tonic::Code;
 
 use crate::support::{
     calls::{TextFile, large, policy_file},
+    clock::Clock,
     tollgate::Tollgate,
+    world::NOON,
 };
 
 fn request(tokens: u64) -> SetExternalUsageRequest {
@@ -123,4 +125,87 @@ async fn what_is_out_of_bounds_or_unknown_changes_nothing_and_is_no_event() {
     let largest = with(&|it| (it.tokens, it.note) = (1_000_000_000_000, "n".repeat(512)));
     client.clone().set_external_usage(largest).await.unwrap();
     assert_eq!(audit(&tollgate).len(), 1);
+}
+
+fn changes(org: &str, from_day: &str, to_day: &str) -> ListExternalChangesRequest {
+    ListExternalChangesRequest {
+        org: org.to_owned(),
+        from_day: from_day.to_owned(),
+        to_day: to_day.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn each_change_is_in_the_list_as_it_is_in_the_audit_log() {
+    let (policy, clock) = (policy_file(1_000), Clock::at(NOON));
+    let args = ["--store", "memory:", "--policy", policy.path()];
+    let tollgate = Tollgate::start_at(&clock, &args);
+    let mut client = tollgate.client();
+    for tokens in [300, 250] {
+        client.set_external_usage(request(tokens)).await.unwrap();
+    }
+    let listed = client.list_external_changes(changes("acme", "", "")).await;
+    let listed = listed.unwrap().into_inner();
+    assert_eq!(
+        (&*listed.from_day, &*listed.to_day, &*listed.next_to_day),
+        ("2026-11-22", "2026-11-22", "")
+    );
+    let mut events = audit(&tollgate);
+    events.reverse();
+    assert_eq!((events.len(), listed.changes.len()), (2, 2));
+    for (event, change) in events.iter().zip(&listed.changes) {
+        assert_eq!(event["before"], change.before);
+        assert_eq!(event["after"], change.after);
+        assert_eq!(event["note"], *change.note);
+        assert_eq!(event["pool"], *change.pool);
+        assert_eq!(event["outcome_known"], change.outcome_known);
+        assert_eq!(change.source(), ExternalSource::Manual);
+        let noon = clock.now().timestamp();
+        assert!((noon..noon + 60).contains(&change.changed_at.unwrap().seconds));
+    }
+    let whole = changes("acme", "2026-11-16", "2026-11-22");
+    let whole = client.list_external_changes(whole).await.unwrap();
+    assert_eq!(whole.into_inner().changes.len(), 2);
+}
+
+#[tokio::test]
+async fn days_of_changes_that_are_wrong_are_named() {
+    let (policy, clock) = (policy_file(1_000), Clock::at(NOON));
+    let args = ["--store", "memory:", "--policy", policy.path()];
+    let tollgate = Tollgate::start_at(&clock, &args);
+    for (org, from, to, code, field) in [
+        ("", "", "", Code::InvalidArgument, "org"),
+        ("acme", "soon", "", Code::InvalidArgument, "from_day"),
+        ("acme", "", "2026-11-22", Code::InvalidArgument, "to_day"),
+        (
+            "acme",
+            "2026-11-22",
+            "2026-11-21",
+            Code::InvalidArgument,
+            "to_day",
+        ),
+        (
+            "acme",
+            "2026-09-01",
+            "2026-11-22",
+            Code::InvalidArgument,
+            "from_day",
+        ),
+        (
+            "acme",
+            "2026-11-22",
+            "2026-11-23",
+            Code::OutOfRange,
+            "to_day",
+        ),
+        ("acme", "2026-11-23", "", Code::OutOfRange, "from_day"),
+        ("stranger", "", "", Code::NotFound, "org"),
+    ] {
+        let mut client = tollgate.client();
+        let listed = client.list_external_changes(changes(org, from, to));
+        let status = listed.await.unwrap_err();
+        assert_eq!(status.code(), code, "{status}");
+        let named = status.message().starts_with(&format!("{field}: "));
+        assert!(named, "{status}");
+    }
 }

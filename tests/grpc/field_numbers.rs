@@ -26,6 +26,11 @@ const ENUMS: &[(&str, &str, &str)] = &[
         "UNSPECIFIED TEXT_BYTES CONTEXT_WINDOW",
     ),
     (
+        "ExternalSource",
+        "EXTERNAL_SOURCE_",
+        "UNSPECIFIED MANUAL RECONCILED",
+    ),
+    (
         "OrganizationOrder",
         "ORGANIZATION_ORDER_",
         "UNSPECIFIED NAME NEAREST_TO_END",
@@ -82,6 +87,15 @@ const MESSAGES: &[(&str, &str)] = &[
     (
         "SetExternalUsageResponse",
         "previous_tokens external_tokens pool allowance used remaining resets_at",
+    ),
+    ("ListExternalChangesRequest", "org from_day to_day"),
+    (
+        "ListExternalChangesResponse",
+        "changes from_day to_day truncated_days next_to_day",
+    ),
+    (
+        "ExternalChange",
+        "changed_at pool source before after caller note outcome_known",
     ),
     (
         "ListOrganizationsRequest",

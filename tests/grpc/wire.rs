@@ -132,6 +132,7 @@ async fn a_malformed_message_is_the_callers_fault() {
             "ListUsage",
             "Estimate",
             "SetExternalUsage",
+            "ListExternalChanges",
         ] {
             // Bytes that are malformed for one message may be an unknown field of another. Then only a required field
             // is missing.
@@ -184,6 +185,9 @@ async fn text_that_is_not_utf8_is_the_callers_fault_and_its_field_is_named() {
         ("SetExternalUsage", 1, "org"),
         ("SetExternalUsage", 2, "pool"),
         ("SetExternalUsage", 4, "note"),
+        ("ListExternalChanges", 1, "org"),
+        ("ListExternalChanges", 2, "from_day"),
+        ("ListExternalChanges", 3, "to_day"),
         ("ListOrganizations", 2, "page_token"),
         ("ListOrganizations", 3, "query"),
     ] {

@@ -102,7 +102,7 @@ def main():
     address = f"http://{sys.argv[1]}"
     methods = {rpc.name for rpc in SERVICE.methods if not rpc.server_streaming}
     known = {"Reserve", "Settle", "Release", "GetQuota", "ListUsage", "Estimate", "SetExternalUsage"}
-    known.add("ListOrganizations")
+    known |= {"ListOrganizations", "ListExternalChanges"}
     equal(methods, known)
     # Unknown fields of an answer would be errors. By default the client compresses its requests.
     codec = google_protobuf_json_codec(ignore_unknown_fields=False)

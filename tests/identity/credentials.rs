@@ -76,7 +76,9 @@ async fn the_role_is_checked_before_the_message_is_read() {
         .map(|it| service.loopback.channel(None, &[it]));
     for method in unary {
         let (with, without) = match method.as_str() {
-            "GetQuota" | "ListUsage" | "ListOrganizations" => (&reader, &reserver),
+            "GetQuota" | "ListUsage" | "ListOrganizations" | "ListExternalChanges" => {
+                (&reader, &reserver)
+            }
             "SetExternalUsage" => (&admin, &reader),
             _ => (&reserver, &reader),
         };

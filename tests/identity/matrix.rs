@@ -5,9 +5,9 @@ use prost_reflect::DescriptorPool;
 use tollgate::{
     auth::Role,
     grpc::proto::{
-        DESCRIPTORS, EstimateRequest, GetQuotaRequest, ListOrganizationsRequest, ListUsageRequest,
-        ReleaseRequest, ReserveRequest, SetExternalUsageRequest, SettleRequest,
-        quota_service_client::QuotaServiceClient,
+        DESCRIPTORS, EstimateRequest, GetQuotaRequest, ListExternalChangesRequest,
+        ListOrganizationsRequest, ListUsageRequest, ReleaseRequest, ReserveRequest,
+        SetExternalUsageRequest, SettleRequest, quota_service_client::QuotaServiceClient,
     },
 };
 use tonic::{Code, Status};
@@ -19,7 +19,7 @@ use crate::support::streams::next;
 fn needed(method: &str) -> Role {
     match method {
         "Reserve" | "ReserveStream" | "Settle" | "Release" | "Estimate" => Role::Reserve,
-        "GetQuota" | "ListUsage" | "ListOrganizations" => Role::Read,
+        "GetQuota" | "ListUsage" | "ListOrganizations" | "ListExternalChanges" => Role::Read,
         "SetExternalUsage" => Role::Admin,
         other => panic!("the matrix does not know {other}: who may call it?"),
     }
@@ -57,9 +57,8 @@ pub(super) async fn call(
     match method {
         "Reserve" => client.reserve(new_reserve(&org, "")).await.map(drop),
         "ReserveStream" => {
-            let answers = client
-                .reserve_stream(stream::iter([new_reserve(&org, "")]))
-                .await?;
+            let requests = stream::iter([new_reserve(&org, "")]);
+            let answers = client.reserve_stream(requests).await?;
             let mut answers = answers.into_inner();
             let item = next(&mut answers).await.expect("an answer to each request");
             assert!(next(&mut answers).await.is_none());
@@ -67,12 +66,10 @@ pub(super) async fn call(
                 .map_err(|error| Status::new(error.code.into(), error.message))
         }
         "Settle" => {
-            let tokens = 1;
             let request = SettleRequest {
                 org,
                 request_id,
-                tokens,
-                outside_program: false,
+                ..SettleRequest::default()
             };
             client.settle(request).await.map(drop)
         }
@@ -88,6 +85,13 @@ pub(super) async fn call(
             };
             client.list_usage(request).await.map(drop)
         }
+        "ListExternalChanges" => {
+            let request = ListExternalChangesRequest {
+                org,
+                ..ListExternalChangesRequest::default()
+            };
+            client.list_external_changes(request).await.map(drop)
+        }
         "SetExternalUsage" => {
             let request = SetExternalUsageRequest {
                 org,
@@ -98,8 +102,8 @@ pub(super) async fn call(
         }
         // These are for no single organization.
         "ListOrganizations" => {
-            let request = ListOrganizationsRequest::default();
-            client.list_organizations(request).await.map(drop)
+            let all = ListOrganizationsRequest::default();
+            client.list_organizations(all).await.map(drop)
         }
         "Estimate" => {
             let request = EstimateRequest {
@@ -117,7 +121,11 @@ pub(super) async fn call(
 fn answer(method: &str, org: &str) -> Code {
     match method {
         "Settle" | "Release" => Code::NotFound,
-        "GetQuota" | "ListUsage" | "SetExternalUsage" if org == STRANGER => Code::NotFound,
+        "GetQuota" | "ListUsage" | "ListExternalChanges" | "SetExternalUsage"
+            if org == STRANGER =>
+        {
+            Code::NotFound
+        }
         _ => Code::Ok,
     }
 }

@@ -16,7 +16,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::{task::JoinHandle, time::Instant};
 use tollgate::{
-    domain::{OrgId, PoolName, ShareId, UtcDay},
+    domain::{ExternalChange, ExternalChanges, OrgId, PoolName, ShareId, UtcDay},
     ledger::{
         Ledger, LedgerConfig, OrganizationFigures, OrganizationList, OrganizationOrder,
         OrganizationPage,
@@ -90,6 +90,22 @@ impl Store for ReadLog {
         limit: usize,
     ) -> Result<Timestamped<UsageRows>, StoreError> {
         self.inner.usage(org, day, after, limit).await
+    }
+
+    async fn keep_external_change(
+        &self,
+        org: &OrgId,
+        change: &ExternalChange,
+    ) -> Result<(), StoreError> {
+        self.inner.keep_external_change(org, change).await
+    }
+
+    async fn external_changes(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+    ) -> Result<Timestamped<ExternalChanges>, StoreError> {
+        self.inner.external_changes(org, day).await
     }
 
     async fn probe(&self) -> Result<Timestamped<()>, StoreError> {

@@ -15,7 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tollgate::{
-    domain::{OrgId, PoolName, ShareId, UtcDay},
+    domain::{ExternalChange, ExternalChanges, OrgId, PoolName, ShareId, UtcDay},
     store::{
         Batch, CallLimits, DayCounters, Decision, RowKey, Store, StoreError, Timestamped, UsageRows,
     },
@@ -177,6 +177,22 @@ impl Store for HeldStore {
         limit: usize,
     ) -> Result<Timestamped<UsageRows>, StoreError> {
         self.inner.usage(org, day, after, limit).await
+    }
+
+    async fn keep_external_change(
+        &self,
+        org: &OrgId,
+        change: &ExternalChange,
+    ) -> Result<(), StoreError> {
+        self.inner.keep_external_change(org, change).await
+    }
+
+    async fn external_changes(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+    ) -> Result<Timestamped<ExternalChanges>, StoreError> {
+        self.inner.external_changes(org, day).await
     }
 
     async fn take_lease(&self, duration: Duration) -> Result<bool, StoreError> {

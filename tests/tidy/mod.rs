@@ -336,6 +336,8 @@ fn every_script_documents_its_keys_and_its_reply() {
     let scripts = [
         "src/store/redis/script/acl_check.lua",
         "src/store/redis/script/call.lua",
+        "src/store/redis/script/changes.lua",
+        "src/store/redis/script/keep_change.lua",
         "src/store/redis/script/lease.lua",
         "src/store/redis/script/query.lua",
     ];

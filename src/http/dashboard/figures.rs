@@ -68,7 +68,17 @@ pub(super) fn utc_time(moment: DateTime<Utc>) -> Markup {
     }
 }
 
-/// The same with seconds.
+/// A moment in UTC, with its day. The script adds the viewer's own day and time.
+pub(super) fn utc_date_time(moment: DateTime<Utc>) -> Markup {
+    let machine = moment.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    html! {
+        time datetime=(machine) data-local="date" {
+            (moment.format("%Y-%m-%d %H:%M:%S")) " UTC" span.local {}
+        }
+    }
+}
+
+/// A time of day with seconds.
 pub(super) fn utc_time_in_seconds(moment: DateTime<Utc>) -> Markup {
     let machine = moment.format("%Y-%m-%dT%H:%M:%SZ").to_string();
     html! { time datetime=(machine) { (moment.format("%H:%M:%S")) " UTC" } }

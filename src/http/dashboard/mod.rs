@@ -9,6 +9,7 @@ mod breakdown;
 mod chart;
 mod download;
 mod external;
+mod external_changes;
 mod figures;
 mod headers;
 mod history;

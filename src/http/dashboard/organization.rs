@@ -1,4 +1,4 @@
-//! `/orgs/NAME`: an organization's pools today, and its usage.
+//! `/orgs/NAME`: an organization's pools today, the changes of its external usage, and its usage.
 
 use axum::{
     http::StatusCode,
@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
 use super::{
+    external_changes::ChangesView,
     figures::{RunOut, counted, fact, grouped, name, until, utc_time},
     layout::{Page, footer, store_notice},
     links::{PageQuery, Root, encoded},
@@ -68,7 +69,8 @@ pub(super) async fn page(
     let history = &dashboard.history;
     let timeout = dashboard.http.call_timeout / 2;
     let known = history.days(&dashboard.http.ledger, &org, &days, timeout);
-    let known = known.await;
+    let changes = ChangesView::read(dashboard, &org, range, timeout);
+    let (known, changes) = tokio::join!(known, changes);
     let policy = dashboard.http.ledger.policy();
     let usage = UsageView {
         org: &org,
@@ -87,6 +89,7 @@ pub(super) async fn page(
     let content = html! {
         (heading(&org, root, quota.as_ref()))
         (pools_today(&org, reader, quota.as_ref(), now))
+        (changes.show())
         (usage.show())
     };
     Ok(Page {

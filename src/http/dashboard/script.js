@@ -69,13 +69,16 @@
 
   // --- What only a script can add
 
-  const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", timeZoneName: "short" });
+  const time = { hour: "2-digit", minute: "2-digit", timeZoneName: "short" };
+  const clock = new Intl.DateTimeFormat(undefined, time);
+  const calendar = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric", ...time });
   const isUtc = ["UTC", "Etc/UTC"].includes(clock.resolvedOptions().timeZone);
 
   function complete(page) {
-    for (const time of page.querySelectorAll("time[data-local]")) {
-      const local = time.querySelector(".local");
-      if (local && !isUtc) local.textContent = ` (${clock.format(new Date(time.dateTime))})`;
+    for (const moment of page.querySelectorAll("time[data-local]")) {
+      const local = moment.querySelector(".local");
+      const format = moment.dataset.local === "date" ? calendar : clock;
+      if (local && !isUtc) local.textContent = ` (${format.format(new Date(moment.dateTime))})`;
     }
     for (const scripted of page.querySelectorAll("[data-scripted]")) scripted.hidden = false;
   }

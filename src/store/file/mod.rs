@@ -8,6 +8,7 @@
 //! | `usage` | day, organization, project, model | a usage row |
 //! | `row_counts` | day, organization | the number of usage rows |
 //! | `requests` | day, organization, request id | a reservation |
+//! | `external_changes` | day, organization, number | a change of external usage; empty: there were more |
 //! | `tollgate` | name | format, number of commits, steady time of the clock |
 //!
 //! [`tables`] builds the keys, [`encoding`] the records.
@@ -56,7 +57,7 @@ use super::{
     StoreError, Timestamped, UsageLimits, UsageRows,
     clock::{ClockReading, SteadyTime, StepDetector},
 };
-use crate::domain::{OrgId, PoolName, ShareId, UtcDay};
+use crate::domain::{ExternalChange, ExternalChanges, OrgId, PoolName, ShareId, UtcDay};
 
 /// The minimum number of old records that a transaction may remove.
 const MIN_REMOVED: usize = 256;
@@ -440,6 +441,30 @@ impl Store for FileStore {
         let (org, after) = (org.clone(), after.cloned());
         let read =
             move |database: &Database| queries::usage(database, &org, day, after.as_ref(), limit);
+        self.read(read).await
+    }
+
+    async fn keep_external_change(
+        &self,
+        org: &OrgId,
+        change: &ExternalChange,
+    ) -> Result<(), StoreError> {
+        let (org, change) = (org.clone(), change.clone());
+        let keep = move |inner: &Inner| {
+            inner.write(&mut inner.writer(), |tables, _| {
+                Ok(((), tables.keep_external_change(&org, &change)?))
+            })
+        };
+        self.run(keep).await.map(|_| ())
+    }
+
+    async fn external_changes(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+    ) -> Result<Timestamped<ExternalChanges>, StoreError> {
+        let org = org.clone();
+        let read = move |database: &Database| queries::external_changes(database, &org, day);
         self.read(read).await
     }
 

@@ -1,14 +1,14 @@
 //! Read-only queries, on the last commit.
 
-use redb::{Database, ReadOnlyTable, ReadableDatabase as _};
+use redb::{Database, ReadOnlyTable, ReadableDatabase as _, TableError};
 
 use super::{
-    super::{DayCounters, RowKey, UsageRows},
+    super::{DayCounters, RowKey, UsageRows, external_changes::decode},
     encoding::Record,
     errors::RecordError,
     tables,
 };
-use crate::domain::{OrgId, PoolName, ShareId, UsageCounters, UtcDay};
+use crate::domain::{ExternalChanges, OrgId, PoolName, ShareId, UsageCounters, UtcDay};
 
 /// The counters of pools and shares on a day.
 pub(super) fn pools(
@@ -63,4 +63,32 @@ pub(super) fn usage(
         }
     }
     Ok(rows)
+}
+
+/// The changes of external usage on a day.
+pub(super) fn external_changes(
+    database: &Database,
+    org: &OrgId,
+    day: UtcDay,
+) -> Result<ExternalChanges, RecordError> {
+    let mut changes = ExternalChanges::default();
+    let table = match database.begin_read()?.open_table(tables::EXTERNAL_CHANGES) {
+        Ok(table) => table,
+        // An earlier version wrote the file, and nothing was written since.
+        Err(TableError::TableDoesNotExist(_)) => return Ok(changes),
+        Err(error) => return Err(error.into()),
+    };
+    let keys = tables::external_changes(day, org);
+    for entry in table.range(&*keys.start..&*keys.end)? {
+        let (_, bytes) = entry?;
+        if bytes.value().is_empty() {
+            changes.is_truncated = true;
+            continue;
+        }
+        let change = decode(bytes.value());
+        changes
+            .kept
+            .push(change.ok_or(RecordError::Corrupt("a change of external usage"))?);
+    }
+    Ok(changes)
 }

@@ -24,6 +24,8 @@ pub(super) const USAGE: Definition = TableDefinition::new("usage");
 pub(super) const ROW_COUNTS: Definition = TableDefinition::new("row_counts");
 /// Reservations, of today and yesterday.
 pub(super) const REQUESTS: Definition = TableDefinition::new("requests");
+/// Changes of external usage, for the retention time. The table that earlier versions of this format do not have.
+pub(super) const EXTERNAL_CHANGES: Definition = TableDefinition::new("external_changes");
 /// Metadata: [`FORMAT`], [`COMMITS`], [`STEADY_TIME`].
 pub(super) const METADATA: TableDefinition<'static, &'static str, i64> =
     TableDefinition::new("tollgate");
@@ -67,6 +69,16 @@ pub(super) fn row(day: UtcDay, org: &OrgId, project: &ProjectId, model: &ModelNa
 /// The key of a reservation.
 pub(super) fn request(day: UtcDay, org: &OrgId, id: &RequestId) -> Vec<u8> {
     key(day, org, &[id.as_str()])
+}
+
+/// The key of a change of external usage: by its number on the day, from 1 on.
+pub(super) fn external_change(day: UtcDay, org: &OrgId, number: usize) -> Vec<u8> {
+    key(day, org, &[&format!("{number:06}")])
+}
+
+/// The keys of an organization's changes of external usage on a day, in the order of their numbers.
+pub(super) fn external_changes(day: UtcDay, org: &OrgId) -> Range<Vec<u8>> {
+    rows(day, org, None)
 }
 
 /// The keys of an organization's usage rows on a day that come after `after`.

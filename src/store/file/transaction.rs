@@ -9,6 +9,7 @@ use redb::{ReadableTable as _, StorageError, Table, TableError, WriteTransaction
 use super::{
     super::{
         Batch, Decision, engine,
+        external_changes::encode,
         records::{Records, RelativeDay},
     },
     encoding::Record,
@@ -16,8 +17,8 @@ use super::{
     tables::{self, Definition},
 };
 use crate::domain::{
-    ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestId, Reservation, RowCounts,
-    ShareId, Tokens, UsageCounters, UtcDay, other_row,
+    ExternalChange, ExternalChanges, ModelName, OrgId, PoolCounters, PoolName, ProjectId,
+    RequestId, Reservation, RowCounts, ShareId, Tokens, UsageCounters, UtcDay, other_row,
 };
 
 /// The tables, within a transaction.
@@ -27,6 +28,7 @@ pub(super) struct Tables<'t> {
     usage: BufferedTable<'t>,
     row_counts: BufferedTable<'t>,
     requests: BufferedTable<'t>,
+    external_changes: BufferedTable<'t>,
 }
 
 struct BufferedTable<'t> {
@@ -63,16 +65,18 @@ impl<'t> Tables<'t> {
             usage: BufferedTable::open(transaction, tables::USAGE)?,
             row_counts: BufferedTable::open(transaction, tables::ROW_COUNTS)?,
             requests: BufferedTable::open(transaction, tables::REQUESTS)?,
+            external_changes: BufferedTable::open(transaction, tables::EXTERNAL_CHANGES)?,
         })
     }
 
-    fn all(&mut self) -> [&mut BufferedTable<'t>; 5] {
+    fn all(&mut self) -> [&mut BufferedTable<'t>; 6] {
         [
             &mut self.pools,
             &mut self.shares,
             &mut self.usage,
             &mut self.row_counts,
             &mut self.requests,
+            &mut self.external_changes,
         ]
     }
 
@@ -123,7 +127,32 @@ impl<'t> Tables<'t> {
         Ok((decision, written))
     }
 
-    /// Removes at most `most` records from before yesterday, and usage rows past their retention. Returns the
+    /// Keeps a change of external usage, unless its day has as many as are kept. Returns the number of records written:
+    /// an empty one says that there were more.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read or written.
+    pub(super) fn keep_external_change(
+        &mut self,
+        org: &OrgId,
+        change: &ExternalChange,
+    ) -> Result<usize, StorageError> {
+        let day = UtcDay::of(change.at);
+        let table = &mut self.external_changes.table;
+        let keys = tables::external_changes(day, org);
+        let made = table.range(&*keys.start..&*keys.end)?.count();
+        let record = match made {
+            made if made < ExternalChanges::MAX => encode(change),
+            ExternalChanges::MAX => Vec::new(),
+            _ => return Ok(0),
+        };
+        let key = tables::external_change(day, org, made + 1);
+        table.insert(&*key, &*record)?;
+        Ok(1)
+    }
+
+    /// Removes at most `most` records from before yesterday, and usage rows and changes past their retention. Returns the
     /// number removed.
     ///
     /// # Errors
@@ -137,7 +166,14 @@ impl<'t> Tables<'t> {
     ) -> Result<usize, StorageError> {
         let yesterday = today.yesterday();
         let oldest_usage = today.minus_days(usage_retention_days);
-        let oldest = [yesterday, yesterday, oldest_usage, yesterday, yesterday];
+        let oldest = [
+            yesterday,
+            yesterday,
+            oldest_usage,
+            yesterday,
+            yesterday,
+            oldest_usage,
+        ];
         let mut removed = 0;
         for (BufferedTable { table, .. }, oldest) in self.all().into_iter().zip(oldest) {
             let before: &[u8] = &tables::begin(oldest);

@@ -48,7 +48,7 @@ pub(super) fn max_batches(client: &RedisClient) -> usize {
     if client.is_sharded() { 1 } else { 64 }
 }
 
-const SECONDS_A_DAY: u64 = 24 * 60 * 60;
+pub(super) const SECONDS_A_DAY: u64 = 24 * 60 * 60;
 
 const WRITES: SendOptions = SendOptions {
     asking: false,
@@ -60,7 +60,7 @@ pub(super) struct Decider {
     pub(super) key_prefix: String,
     pub(super) snapshots: Snapshots,
     pub(super) refusals: Refusals,
-    usage_limits: UsageLimits,
+    pub(super) usage_limits: UsageLimits,
     script: Script,
     /// The day (its 00:00 UTC in seconds since 1970) on which reservations are carried into tomorrow's pools, as far as
     /// is known: batches with ids name these from the start.

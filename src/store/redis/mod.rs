@@ -2,7 +2,7 @@
 //!
 //! # What is kept
 //!
-//! Four kinds of keys for each organization and day (docs/CONTRACT.md, "Keys in Redis"). An organization's keys
+//! Five kinds of keys for each organization and day (docs/CONTRACT.md, "Keys in Redis"). An organization's keys
 //! share a hash tag, so one script may use them together on a cluster ([`script::keys`]).
 //!
 //! | key | field | value | example |
@@ -16,6 +16,8 @@
 //! | | `\1` | the last class id; after a recovery also the last one before it | `1`, `4 3` |
 //! | | `\2` pool | the pool's held tokens | `\2large` → `600` |
 //! | | `\2` | the number of the day's usage rows, and of those for unlisted models | `12 3` |
+//! | `tollgate:{acme}:audit:2026-11-22` | a number, from 1 on | a change of external usage: JSON ([`external_changes`]) | `1` → `{"at":…,"pool":"large",…}` |
+//! | | `made` | the number of changes, at most one more than are kept | `12` |
 //!
 //! Beside these there is one key for all organizations, the lease of the background reconcile ([`lease`]).
 //!
@@ -42,6 +44,7 @@ mod acl_check;
 mod conn;
 mod decide;
 mod eviction_check;
+mod external_changes;
 mod lease;
 pub mod queries;
 pub mod recovery;
@@ -65,7 +68,7 @@ use super::{
     Batch, CallLimits, DayCounters, Decision, RowKey, Store, StoreError, Timestamped, UsageRows,
 };
 use crate::{
-    domain::{OrgId, PoolName, ShareId, UtcDay},
+    domain::{ExternalChange, ExternalChanges, OrgId, PoolName, ShareId, UtcDay},
     files::pem::PemError,
 };
 
@@ -84,7 +87,7 @@ const MAX_CALLS: usize = 4;
 /// a node queues.
 const MAX_CALLS_SHARDED: usize = 1024;
 
-/// Maximum number of concurrent usage queries: each page reads all rows of a day.
+/// Maximum number of concurrent queries of usage and of changes: each reads a whole day.
 const MAX_USAGE_READS: usize = 4;
 
 /// The counters in Redis, version 7 or later.
@@ -95,6 +98,8 @@ pub struct RedisStore {
     /// Reads pools and the clock, and may write nothing.
     query_script: Script,
     lease_script: Script,
+    keep_change_script: Script,
+    changes_script: Script,
     usage_reads: Semaphore,
 }
 
@@ -112,6 +117,8 @@ impl RedisStore {
             eviction_check: EvictionCheck::new(config.unsafe_eviction),
             query_script: Script::new(include_str!("script/query.lua")),
             lease_script: Script::new(include_str!("script/lease.lua")),
+            keep_change_script: Script::new(include_str!("script/keep_change.lua")),
+            changes_script: Script::new(include_str!("script/changes.lua")),
             usage_reads: Semaphore::new(MAX_USAGE_READS),
             client,
             decider: Arc::new(decider),
@@ -155,6 +162,22 @@ impl Store for RedisStore {
         limit: usize,
     ) -> Result<Timestamped<UsageRows>, StoreError> {
         self.read_usage(org, day, after, limit).await
+    }
+
+    async fn keep_external_change(
+        &self,
+        org: &OrgId,
+        change: &ExternalChange,
+    ) -> Result<(), StoreError> {
+        self.keep_change(org, change).await
+    }
+
+    async fn external_changes(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+    ) -> Result<Timestamped<ExternalChanges>, StoreError> {
+        self.read_changes(org, day).await
     }
 
     async fn take_lease(&self, duration: Duration) -> Result<bool, StoreError> {

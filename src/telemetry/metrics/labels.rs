@@ -21,6 +21,7 @@ pub enum Rpc {
     Estimate,
     SetExternalUsage,
     ListOrganizations,
+    ListExternalChanges,
     /// Envoy's.
     Check,
     /// Envoy's.
@@ -263,6 +264,7 @@ impl Rpc {
                 | Self::Estimate
                 | Self::SetExternalUsage
                 | Self::ListOrganizations
+                | Self::ListExternalChanges
         )
     }
 

@@ -368,6 +368,59 @@ func (OrganizationOrder) EnumDescriptor() ([]byte, []int) {
 	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{4}
 }
 
+// Which figure of a pool's external usage was set. The larger one counts.
+type ExternalSource int32
+
+const (
+	// Never answered.
+	ExternalSource_EXTERNAL_SOURCE_UNSPECIFIED ExternalSource = 0
+	// The one that SetExternalUsage sets.
+	ExternalSource_EXTERNAL_SOURCE_MANUAL ExternalSource = 1
+	// The one that the background reconcile sets.
+	ExternalSource_EXTERNAL_SOURCE_RECONCILED ExternalSource = 2
+)
+
+// Enum value maps for ExternalSource.
+var (
+	ExternalSource_name = map[int32]string{
+		0: "EXTERNAL_SOURCE_UNSPECIFIED",
+		1: "EXTERNAL_SOURCE_MANUAL",
+		2: "EXTERNAL_SOURCE_RECONCILED",
+	}
+	ExternalSource_value = map[string]int32{
+		"EXTERNAL_SOURCE_UNSPECIFIED": 0,
+		"EXTERNAL_SOURCE_MANUAL":      1,
+		"EXTERNAL_SOURCE_RECONCILED":  2,
+	}
+)
+
+func (x ExternalSource) Enum() *ExternalSource {
+	p := new(ExternalSource)
+	*p = x
+	return p
+}
+
+func (x ExternalSource) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ExternalSource) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollgate_v1_quota_proto_enumTypes[5].Descriptor()
+}
+
+func (ExternalSource) Type() protoreflect.EnumType {
+	return &file_tollgate_v1_quota_proto_enumTypes[5]
+}
+
+func (x ExternalSource) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ExternalSource.Descriptor instead.
+func (ExternalSource) EnumDescriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{5}
+}
+
 // One request that a gateway is about to dispatch.
 type ReserveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2297,6 +2350,263 @@ func (x *ListOrganizationsResponse) GetTotal() uint64 {
 	return 0
 }
 
+// Asks for the changes of external usage in a range of days.
+type ListExternalChangesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The organization.
+	Org string `protobuf:"bytes,1,opt,name=org,proto3" json:"org,omitempty"`
+	// The first UTC day of a range of at most 62 days, "2026-11-22"; empty: only today. Days past the retention are left
+	// out; a range of no other days is OUT_OF_RANGE.
+	FromDay string `protobuf:"bytes,2,opt,name=from_day,json=fromDay,proto3" json:"from_day,omitempty"`
+	// The last UTC day of the range; empty: today. Without from_day it is INVALID_ARGUMENT, in the future OUT_OF_RANGE.
+	ToDay         string `protobuf:"bytes,3,opt,name=to_day,json=toDay,proto3" json:"to_day,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListExternalChangesRequest) Reset() {
+	*x = ListExternalChangesRequest{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListExternalChangesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListExternalChangesRequest) ProtoMessage() {}
+
+func (x *ListExternalChangesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListExternalChangesRequest.ProtoReflect.Descriptor instead.
+func (*ListExternalChangesRequest) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListExternalChangesRequest) GetOrg() string {
+	if x != nil {
+		return x.Org
+	}
+	return ""
+}
+
+func (x *ListExternalChangesRequest) GetFromDay() string {
+	if x != nil {
+		return x.FromDay
+	}
+	return ""
+}
+
+func (x *ListExternalChangesRequest) GetToDay() string {
+	if x != nil {
+		return x.ToDay
+	}
+	return ""
+}
+
+// Changes of external usage on whole days: the last ones of the range that have 1,000 changes, or all of it.
+type ListExternalChangesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest first.
+	Changes []*ExternalChange `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	// The first UTC day that is listed.
+	FromDay string `protobuf:"bytes,2,opt,name=from_day,json=fromDay,proto3" json:"from_day,omitempty"`
+	// The last UTC day that is listed.
+	ToDay string `protobuf:"bytes,3,opt,name=to_day,json=toDay,proto3" json:"to_day,omitempty"`
+	// Days that had more than 1,000 changes, the newest first. The first 1,000 of each are listed, the audit log has the
+	// others.
+	TruncatedDays []string `protobuf:"bytes,4,rep,name=truncated_days,json=truncatedDays,proto3" json:"truncated_days,omitempty"`
+	// to_day of the request that lists the earlier days of the range; empty: all are listed.
+	NextToDay     string `protobuf:"bytes,5,opt,name=next_to_day,json=nextToDay,proto3" json:"next_to_day,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListExternalChangesResponse) Reset() {
+	*x = ListExternalChangesResponse{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListExternalChangesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListExternalChangesResponse) ProtoMessage() {}
+
+func (x *ListExternalChangesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListExternalChangesResponse.ProtoReflect.Descriptor instead.
+func (*ListExternalChangesResponse) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListExternalChangesResponse) GetChanges() []*ExternalChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *ListExternalChangesResponse) GetFromDay() string {
+	if x != nil {
+		return x.FromDay
+	}
+	return ""
+}
+
+func (x *ListExternalChangesResponse) GetToDay() string {
+	if x != nil {
+		return x.ToDay
+	}
+	return ""
+}
+
+func (x *ListExternalChangesResponse) GetTruncatedDays() []string {
+	if x != nil {
+		return x.TruncatedDays
+	}
+	return nil
+}
+
+func (x *ListExternalChangesResponse) GetNextToDay() string {
+	if x != nil {
+		return x.NextToDay
+	}
+	return ""
+}
+
+// A change of the external usage of a pool.
+type ExternalChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it was set, by the store's clock.
+	ChangedAt *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=changed_at,json=changedAt,proto3" json:"changed_at,omitempty"`
+	// The pool.
+	Pool string `protobuf:"bytes,2,opt,name=pool,proto3" json:"pool,omitempty"`
+	// Which figure was set.
+	Source ExternalSource `protobuf:"varint,3,opt,name=source,proto3,enum=tollgate.v1.ExternalSource" json:"source,omitempty"`
+	// The figure that was replaced; 0 if the outcome is unknown.
+	Before uint64 `protobuf:"varint,4,opt,name=before,proto3" json:"before,omitempty"`
+	// The figure that was set.
+	After uint64 `protobuf:"varint,5,opt,name=after,proto3" json:"after,omitempty"`
+	// Who set it, by the callers file; "reconcile" for the background reconcile; empty if nobody is known.
+	Caller string `protobuf:"bytes,6,opt,name=caller,proto3" json:"caller,omitempty"`
+	// Why; may be empty.
+	Note string `protobuf:"bytes,7,opt,name=note,proto3" json:"note,omitempty"`
+	// False if the store did not answer: whether the figure was set is unknown.
+	OutcomeKnown  bool `protobuf:"varint,8,opt,name=outcome_known,json=outcomeKnown,proto3" json:"outcome_known,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExternalChange) Reset() {
+	*x = ExternalChange{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExternalChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExternalChange) ProtoMessage() {}
+
+func (x *ExternalChange) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExternalChange.ProtoReflect.Descriptor instead.
+func (*ExternalChange) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ExternalChange) GetChangedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ChangedAt
+	}
+	return nil
+}
+
+func (x *ExternalChange) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *ExternalChange) GetSource() ExternalSource {
+	if x != nil {
+		return x.Source
+	}
+	return ExternalSource_EXTERNAL_SOURCE_UNSPECIFIED
+}
+
+func (x *ExternalChange) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *ExternalChange) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *ExternalChange) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *ExternalChange) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *ExternalChange) GetOutcomeKnown() bool {
+	if x != nil {
+		return x.OutcomeKnown
+	}
+	return false
+}
+
 var File_tollgate_v1_quota_proto protoreflect.FileDescriptor
 
 const file_tollgate_v1_quota_proto_rawDesc = "" +
@@ -2451,7 +2761,27 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x19ListOrganizationsResponse\x12F\n" +
 	"\rorganizations\x18\x01 \x03(\v2 .tollgate.v1.OrganizationSummaryR\rorganizations\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x14\n" +
-	"\x05total\x18\x03 \x01(\x04R\x05total*H\n" +
+	"\x05total\x18\x03 \x01(\x04R\x05total\"`\n" +
+	"\x1aListExternalChangesRequest\x12\x10\n" +
+	"\x03org\x18\x01 \x01(\tR\x03org\x12\x19\n" +
+	"\bfrom_day\x18\x02 \x01(\tR\afromDay\x12\x15\n" +
+	"\x06to_day\x18\x03 \x01(\tR\x05toDay\"\xcd\x01\n" +
+	"\x1bListExternalChangesResponse\x125\n" +
+	"\achanges\x18\x01 \x03(\v2\x1b.tollgate.v1.ExternalChangeR\achanges\x12\x19\n" +
+	"\bfrom_day\x18\x02 \x01(\tR\afromDay\x12\x15\n" +
+	"\x06to_day\x18\x03 \x01(\tR\x05toDay\x12%\n" +
+	"\x0etruncated_days\x18\x04 \x03(\tR\rtruncatedDays\x12\x1e\n" +
+	"\vnext_to_day\x18\x05 \x01(\tR\tnextToDay\"\x93\x02\n" +
+	"\x0eExternalChange\x129\n" +
+	"\n" +
+	"changed_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tchangedAt\x12\x12\n" +
+	"\x04pool\x18\x02 \x01(\tR\x04pool\x123\n" +
+	"\x06source\x18\x03 \x01(\x0e2\x1b.tollgate.v1.ExternalSourceR\x06source\x12\x16\n" +
+	"\x06before\x18\x04 \x01(\x04R\x06before\x12\x14\n" +
+	"\x05after\x18\x05 \x01(\x04R\x05after\x12\x16\n" +
+	"\x06caller\x18\x06 \x01(\tR\x06caller\x12\x12\n" +
+	"\x04note\x18\a \x01(\tR\x04note\x12#\n" +
+	"\routcome_known\x18\b \x01(\bR\foutcomeKnown*H\n" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fVERDICT_FREE\x10\x01\x12\x12\n" +
@@ -2490,7 +2820,11 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x11OrganizationOrder\x12\"\n" +
 	"\x1eORGANIZATION_ORDER_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17ORGANIZATION_ORDER_NAME\x10\x01\x12%\n" +
-	"!ORGANIZATION_ORDER_NEAREST_TO_END\x10\x022\xd6\x05\n" +
+	"!ORGANIZATION_ORDER_NEAREST_TO_END\x10\x02*m\n" +
+	"\x0eExternalSource\x12\x1f\n" +
+	"\x1bEXTERNAL_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16EXTERNAL_SOURCE_MANUAL\x10\x01\x12\x1e\n" +
+	"\x1aEXTERNAL_SOURCE_RECONCILED\x10\x022\xc0\x06\n" +
 	"\fQuotaService\x12D\n" +
 	"\aReserve\x12\x1b.tollgate.v1.ReserveRequest\x1a\x1c.tollgate.v1.ReserveResponse\x12T\n" +
 	"\rReserveStream\x12\x1b.tollgate.v1.ReserveRequest\x1a\".tollgate.v1.ReserveStreamResponse(\x010\x01\x12A\n" +
@@ -2500,7 +2834,8 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\tListUsage\x12\x1d.tollgate.v1.ListUsageRequest\x1a\x1e.tollgate.v1.ListUsageResponse\x12G\n" +
 	"\bEstimate\x12\x1c.tollgate.v1.EstimateRequest\x1a\x1d.tollgate.v1.EstimateResponse\x12_\n" +
 	"\x10SetExternalUsage\x12$.tollgate.v1.SetExternalUsageRequest\x1a%.tollgate.v1.SetExternalUsageResponse\x12b\n" +
-	"\x11ListOrganizations\x12%.tollgate.v1.ListOrganizationsRequest\x1a&.tollgate.v1.ListOrganizationsResponseb\x06proto3"
+	"\x11ListOrganizations\x12%.tollgate.v1.ListOrganizationsRequest\x1a&.tollgate.v1.ListOrganizationsResponse\x12h\n" +
+	"\x13ListExternalChanges\x12'.tollgate.v1.ListExternalChangesRequest\x1a(.tollgate.v1.ListExternalChangesResponseb\x06proto3"
 
 var (
 	file_tollgate_v1_quota_proto_rawDescOnce sync.Once
@@ -2514,85 +2849,94 @@ func file_tollgate_v1_quota_proto_rawDescGZIP() []byte {
 	return file_tollgate_v1_quota_proto_rawDescData
 }
 
-var file_tollgate_v1_quota_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_tollgate_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_tollgate_v1_quota_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_tollgate_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_tollgate_v1_quota_proto_goTypes = []any{
-	(Verdict)(0),                      // 0: tollgate.v1.Verdict
-	(BilledReason)(0),                 // 1: tollgate.v1.BilledReason
-	(Workload)(0),                     // 2: tollgate.v1.Workload
-	(EstimateBasis)(0),                // 3: tollgate.v1.EstimateBasis
-	(OrganizationOrder)(0),            // 4: tollgate.v1.OrganizationOrder
-	(*ReserveRequest)(nil),            // 5: tollgate.v1.ReserveRequest
-	(*ReserveResponse)(nil),           // 6: tollgate.v1.ReserveResponse
-	(*ReserveStreamResponse)(nil),     // 7: tollgate.v1.ReserveStreamResponse
-	(*ItemError)(nil),                 // 8: tollgate.v1.ItemError
-	(*SettleRequest)(nil),             // 9: tollgate.v1.SettleRequest
-	(*SettleResponse)(nil),            // 10: tollgate.v1.SettleResponse
-	(*ReleaseRequest)(nil),            // 11: tollgate.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),           // 12: tollgate.v1.ReleaseResponse
-	(*GetQuotaRequest)(nil),           // 13: tollgate.v1.GetQuotaRequest
-	(*GetQuotaResponse)(nil),          // 14: tollgate.v1.GetQuotaResponse
-	(*PoolQuota)(nil),                 // 15: tollgate.v1.PoolQuota
-	(*ShareQuota)(nil),                // 16: tollgate.v1.ShareQuota
-	(*ListUsageRequest)(nil),          // 17: tollgate.v1.ListUsageRequest
-	(*ListUsageResponse)(nil),         // 18: tollgate.v1.ListUsageResponse
-	(*UsageRow)(nil),                  // 19: tollgate.v1.UsageRow
-	(*EstimateRequest)(nil),           // 20: tollgate.v1.EstimateRequest
-	(*EstimateResponse)(nil),          // 21: tollgate.v1.EstimateResponse
-	(*SetExternalUsageRequest)(nil),   // 22: tollgate.v1.SetExternalUsageRequest
-	(*SetExternalUsageResponse)(nil),  // 23: tollgate.v1.SetExternalUsageResponse
-	(*ListOrganizationsRequest)(nil),  // 24: tollgate.v1.ListOrganizationsRequest
-	(*OrganizationSummary)(nil),       // 25: tollgate.v1.OrganizationSummary
-	(*ListOrganizationsResponse)(nil), // 26: tollgate.v1.ListOrganizationsResponse
-	(*timestamppb.Timestamp)(nil),     // 27: google.protobuf.Timestamp
+	(Verdict)(0),                        // 0: tollgate.v1.Verdict
+	(BilledReason)(0),                   // 1: tollgate.v1.BilledReason
+	(Workload)(0),                       // 2: tollgate.v1.Workload
+	(EstimateBasis)(0),                  // 3: tollgate.v1.EstimateBasis
+	(OrganizationOrder)(0),              // 4: tollgate.v1.OrganizationOrder
+	(ExternalSource)(0),                 // 5: tollgate.v1.ExternalSource
+	(*ReserveRequest)(nil),              // 6: tollgate.v1.ReserveRequest
+	(*ReserveResponse)(nil),             // 7: tollgate.v1.ReserveResponse
+	(*ReserveStreamResponse)(nil),       // 8: tollgate.v1.ReserveStreamResponse
+	(*ItemError)(nil),                   // 9: tollgate.v1.ItemError
+	(*SettleRequest)(nil),               // 10: tollgate.v1.SettleRequest
+	(*SettleResponse)(nil),              // 11: tollgate.v1.SettleResponse
+	(*ReleaseRequest)(nil),              // 12: tollgate.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),             // 13: tollgate.v1.ReleaseResponse
+	(*GetQuotaRequest)(nil),             // 14: tollgate.v1.GetQuotaRequest
+	(*GetQuotaResponse)(nil),            // 15: tollgate.v1.GetQuotaResponse
+	(*PoolQuota)(nil),                   // 16: tollgate.v1.PoolQuota
+	(*ShareQuota)(nil),                  // 17: tollgate.v1.ShareQuota
+	(*ListUsageRequest)(nil),            // 18: tollgate.v1.ListUsageRequest
+	(*ListUsageResponse)(nil),           // 19: tollgate.v1.ListUsageResponse
+	(*UsageRow)(nil),                    // 20: tollgate.v1.UsageRow
+	(*EstimateRequest)(nil),             // 21: tollgate.v1.EstimateRequest
+	(*EstimateResponse)(nil),            // 22: tollgate.v1.EstimateResponse
+	(*SetExternalUsageRequest)(nil),     // 23: tollgate.v1.SetExternalUsageRequest
+	(*SetExternalUsageResponse)(nil),    // 24: tollgate.v1.SetExternalUsageResponse
+	(*ListOrganizationsRequest)(nil),    // 25: tollgate.v1.ListOrganizationsRequest
+	(*OrganizationSummary)(nil),         // 26: tollgate.v1.OrganizationSummary
+	(*ListOrganizationsResponse)(nil),   // 27: tollgate.v1.ListOrganizationsResponse
+	(*ListExternalChangesRequest)(nil),  // 28: tollgate.v1.ListExternalChangesRequest
+	(*ListExternalChangesResponse)(nil), // 29: tollgate.v1.ListExternalChangesResponse
+	(*ExternalChange)(nil),              // 30: tollgate.v1.ExternalChange
+	(*timestamppb.Timestamp)(nil),       // 31: google.protobuf.Timestamp
 }
 var file_tollgate_v1_quota_proto_depIdxs = []int32{
 	2,  // 0: tollgate.v1.ReserveRequest.workload:type_name -> tollgate.v1.Workload
 	0,  // 1: tollgate.v1.ReserveResponse.verdict:type_name -> tollgate.v1.Verdict
 	1,  // 2: tollgate.v1.ReserveResponse.billed_reason:type_name -> tollgate.v1.BilledReason
-	27, // 3: tollgate.v1.ReserveResponse.resets_at:type_name -> google.protobuf.Timestamp
-	6,  // 4: tollgate.v1.ReserveStreamResponse.reserved:type_name -> tollgate.v1.ReserveResponse
-	8,  // 5: tollgate.v1.ReserveStreamResponse.error:type_name -> tollgate.v1.ItemError
+	31, // 3: tollgate.v1.ReserveResponse.resets_at:type_name -> google.protobuf.Timestamp
+	7,  // 4: tollgate.v1.ReserveStreamResponse.reserved:type_name -> tollgate.v1.ReserveResponse
+	9,  // 5: tollgate.v1.ReserveStreamResponse.error:type_name -> tollgate.v1.ItemError
 	0,  // 6: tollgate.v1.SettleResponse.verdict:type_name -> tollgate.v1.Verdict
 	1,  // 7: tollgate.v1.SettleResponse.billed_reason:type_name -> tollgate.v1.BilledReason
-	27, // 8: tollgate.v1.SettleResponse.resets_at:type_name -> google.protobuf.Timestamp
-	27, // 9: tollgate.v1.ReleaseResponse.resets_at:type_name -> google.protobuf.Timestamp
+	31, // 8: tollgate.v1.SettleResponse.resets_at:type_name -> google.protobuf.Timestamp
+	31, // 9: tollgate.v1.ReleaseResponse.resets_at:type_name -> google.protobuf.Timestamp
 	1,  // 10: tollgate.v1.GetQuotaResponse.not_enrolled_reason:type_name -> tollgate.v1.BilledReason
-	27, // 11: tollgate.v1.GetQuotaResponse.resets_at:type_name -> google.protobuf.Timestamp
-	15, // 12: tollgate.v1.GetQuotaResponse.pools:type_name -> tollgate.v1.PoolQuota
-	16, // 13: tollgate.v1.PoolQuota.shares:type_name -> tollgate.v1.ShareQuota
-	19, // 14: tollgate.v1.ListUsageResponse.rows:type_name -> tollgate.v1.UsageRow
+	31, // 11: tollgate.v1.GetQuotaResponse.resets_at:type_name -> google.protobuf.Timestamp
+	16, // 12: tollgate.v1.GetQuotaResponse.pools:type_name -> tollgate.v1.PoolQuota
+	17, // 13: tollgate.v1.PoolQuota.shares:type_name -> tollgate.v1.ShareQuota
+	20, // 14: tollgate.v1.ListUsageResponse.rows:type_name -> tollgate.v1.UsageRow
 	3,  // 15: tollgate.v1.EstimateResponse.basis:type_name -> tollgate.v1.EstimateBasis
 	2,  // 16: tollgate.v1.EstimateResponse.workload:type_name -> tollgate.v1.Workload
-	27, // 17: tollgate.v1.SetExternalUsageResponse.resets_at:type_name -> google.protobuf.Timestamp
+	31, // 17: tollgate.v1.SetExternalUsageResponse.resets_at:type_name -> google.protobuf.Timestamp
 	4,  // 18: tollgate.v1.ListOrganizationsRequest.order:type_name -> tollgate.v1.OrganizationOrder
 	1,  // 19: tollgate.v1.OrganizationSummary.not_enrolled_reason:type_name -> tollgate.v1.BilledReason
-	15, // 20: tollgate.v1.OrganizationSummary.pools:type_name -> tollgate.v1.PoolQuota
-	27, // 21: tollgate.v1.OrganizationSummary.as_of:type_name -> google.protobuf.Timestamp
-	25, // 22: tollgate.v1.ListOrganizationsResponse.organizations:type_name -> tollgate.v1.OrganizationSummary
-	5,  // 23: tollgate.v1.QuotaService.Reserve:input_type -> tollgate.v1.ReserveRequest
-	5,  // 24: tollgate.v1.QuotaService.ReserveStream:input_type -> tollgate.v1.ReserveRequest
-	9,  // 25: tollgate.v1.QuotaService.Settle:input_type -> tollgate.v1.SettleRequest
-	11, // 26: tollgate.v1.QuotaService.Release:input_type -> tollgate.v1.ReleaseRequest
-	13, // 27: tollgate.v1.QuotaService.GetQuota:input_type -> tollgate.v1.GetQuotaRequest
-	17, // 28: tollgate.v1.QuotaService.ListUsage:input_type -> tollgate.v1.ListUsageRequest
-	20, // 29: tollgate.v1.QuotaService.Estimate:input_type -> tollgate.v1.EstimateRequest
-	22, // 30: tollgate.v1.QuotaService.SetExternalUsage:input_type -> tollgate.v1.SetExternalUsageRequest
-	24, // 31: tollgate.v1.QuotaService.ListOrganizations:input_type -> tollgate.v1.ListOrganizationsRequest
-	6,  // 32: tollgate.v1.QuotaService.Reserve:output_type -> tollgate.v1.ReserveResponse
-	7,  // 33: tollgate.v1.QuotaService.ReserveStream:output_type -> tollgate.v1.ReserveStreamResponse
-	10, // 34: tollgate.v1.QuotaService.Settle:output_type -> tollgate.v1.SettleResponse
-	12, // 35: tollgate.v1.QuotaService.Release:output_type -> tollgate.v1.ReleaseResponse
-	14, // 36: tollgate.v1.QuotaService.GetQuota:output_type -> tollgate.v1.GetQuotaResponse
-	18, // 37: tollgate.v1.QuotaService.ListUsage:output_type -> tollgate.v1.ListUsageResponse
-	21, // 38: tollgate.v1.QuotaService.Estimate:output_type -> tollgate.v1.EstimateResponse
-	23, // 39: tollgate.v1.QuotaService.SetExternalUsage:output_type -> tollgate.v1.SetExternalUsageResponse
-	26, // 40: tollgate.v1.QuotaService.ListOrganizations:output_type -> tollgate.v1.ListOrganizationsResponse
-	32, // [32:41] is the sub-list for method output_type
-	23, // [23:32] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	16, // 20: tollgate.v1.OrganizationSummary.pools:type_name -> tollgate.v1.PoolQuota
+	31, // 21: tollgate.v1.OrganizationSummary.as_of:type_name -> google.protobuf.Timestamp
+	26, // 22: tollgate.v1.ListOrganizationsResponse.organizations:type_name -> tollgate.v1.OrganizationSummary
+	30, // 23: tollgate.v1.ListExternalChangesResponse.changes:type_name -> tollgate.v1.ExternalChange
+	31, // 24: tollgate.v1.ExternalChange.changed_at:type_name -> google.protobuf.Timestamp
+	5,  // 25: tollgate.v1.ExternalChange.source:type_name -> tollgate.v1.ExternalSource
+	6,  // 26: tollgate.v1.QuotaService.Reserve:input_type -> tollgate.v1.ReserveRequest
+	6,  // 27: tollgate.v1.QuotaService.ReserveStream:input_type -> tollgate.v1.ReserveRequest
+	10, // 28: tollgate.v1.QuotaService.Settle:input_type -> tollgate.v1.SettleRequest
+	12, // 29: tollgate.v1.QuotaService.Release:input_type -> tollgate.v1.ReleaseRequest
+	14, // 30: tollgate.v1.QuotaService.GetQuota:input_type -> tollgate.v1.GetQuotaRequest
+	18, // 31: tollgate.v1.QuotaService.ListUsage:input_type -> tollgate.v1.ListUsageRequest
+	21, // 32: tollgate.v1.QuotaService.Estimate:input_type -> tollgate.v1.EstimateRequest
+	23, // 33: tollgate.v1.QuotaService.SetExternalUsage:input_type -> tollgate.v1.SetExternalUsageRequest
+	25, // 34: tollgate.v1.QuotaService.ListOrganizations:input_type -> tollgate.v1.ListOrganizationsRequest
+	28, // 35: tollgate.v1.QuotaService.ListExternalChanges:input_type -> tollgate.v1.ListExternalChangesRequest
+	7,  // 36: tollgate.v1.QuotaService.Reserve:output_type -> tollgate.v1.ReserveResponse
+	8,  // 37: tollgate.v1.QuotaService.ReserveStream:output_type -> tollgate.v1.ReserveStreamResponse
+	11, // 38: tollgate.v1.QuotaService.Settle:output_type -> tollgate.v1.SettleResponse
+	13, // 39: tollgate.v1.QuotaService.Release:output_type -> tollgate.v1.ReleaseResponse
+	15, // 40: tollgate.v1.QuotaService.GetQuota:output_type -> tollgate.v1.GetQuotaResponse
+	19, // 41: tollgate.v1.QuotaService.ListUsage:output_type -> tollgate.v1.ListUsageResponse
+	22, // 42: tollgate.v1.QuotaService.Estimate:output_type -> tollgate.v1.EstimateResponse
+	24, // 43: tollgate.v1.QuotaService.SetExternalUsage:output_type -> tollgate.v1.SetExternalUsageResponse
+	27, // 44: tollgate.v1.QuotaService.ListOrganizations:output_type -> tollgate.v1.ListOrganizationsResponse
+	29, // 45: tollgate.v1.QuotaService.ListExternalChanges:output_type -> tollgate.v1.ListExternalChangesResponse
+	36, // [36:46] is the sub-list for method output_type
+	26, // [26:36] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_tollgate_v1_quota_proto_init() }
@@ -2609,8 +2953,8 @@ func file_tollgate_v1_quota_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollgate_v1_quota_proto_rawDesc), len(file_tollgate_v1_quota_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   22,
+			NumEnums:      6,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,15 +23,16 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	QuotaService_Reserve_FullMethodName           = "/tollgate.v1.QuotaService/Reserve"
-	QuotaService_ReserveStream_FullMethodName     = "/tollgate.v1.QuotaService/ReserveStream"
-	QuotaService_Settle_FullMethodName            = "/tollgate.v1.QuotaService/Settle"
-	QuotaService_Release_FullMethodName           = "/tollgate.v1.QuotaService/Release"
-	QuotaService_GetQuota_FullMethodName          = "/tollgate.v1.QuotaService/GetQuota"
-	QuotaService_ListUsage_FullMethodName         = "/tollgate.v1.QuotaService/ListUsage"
-	QuotaService_Estimate_FullMethodName          = "/tollgate.v1.QuotaService/Estimate"
-	QuotaService_SetExternalUsage_FullMethodName  = "/tollgate.v1.QuotaService/SetExternalUsage"
-	QuotaService_ListOrganizations_FullMethodName = "/tollgate.v1.QuotaService/ListOrganizations"
+	QuotaService_Reserve_FullMethodName             = "/tollgate.v1.QuotaService/Reserve"
+	QuotaService_ReserveStream_FullMethodName       = "/tollgate.v1.QuotaService/ReserveStream"
+	QuotaService_Settle_FullMethodName              = "/tollgate.v1.QuotaService/Settle"
+	QuotaService_Release_FullMethodName             = "/tollgate.v1.QuotaService/Release"
+	QuotaService_GetQuota_FullMethodName            = "/tollgate.v1.QuotaService/GetQuota"
+	QuotaService_ListUsage_FullMethodName           = "/tollgate.v1.QuotaService/ListUsage"
+	QuotaService_Estimate_FullMethodName            = "/tollgate.v1.QuotaService/Estimate"
+	QuotaService_SetExternalUsage_FullMethodName    = "/tollgate.v1.QuotaService/SetExternalUsage"
+	QuotaService_ListOrganizations_FullMethodName   = "/tollgate.v1.QuotaService/ListOrganizations"
+	QuotaService_ListExternalChanges_FullMethodName = "/tollgate.v1.QuotaService/ListExternalChanges"
 )
 
 // QuotaServiceClient is the client API for QuotaService service.
@@ -79,6 +80,9 @@ type QuotaServiceClient interface {
 	// that the replica reads in the background, at most every 5 s for an organization; as_of says when. So it does not
 	// ask the store, and answers while the store is down.
 	ListOrganizations(ctx context.Context, in *ListOrganizationsRequest, opts ...grpc.CallOption) (*ListOrganizationsResponse, error)
+	// Lists the changes of an organization's external usage, by SetExternalUsage and by the background reconcile, the
+	// newest first.
+	ListExternalChanges(ctx context.Context, in *ListExternalChangesRequest, opts ...grpc.CallOption) (*ListExternalChangesResponse, error)
 }
 
 type quotaServiceClient struct {
@@ -182,6 +186,16 @@ func (c *quotaServiceClient) ListOrganizations(ctx context.Context, in *ListOrga
 	return out, nil
 }
 
+func (c *quotaServiceClient) ListExternalChanges(ctx context.Context, in *ListExternalChangesRequest, opts ...grpc.CallOption) (*ListExternalChangesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListExternalChangesResponse)
+	err := c.cc.Invoke(ctx, QuotaService_ListExternalChanges_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // QuotaServiceServer is the server API for QuotaService service.
 // All implementations must embed UnimplementedQuotaServiceServer
 // for forward compatibility.
@@ -227,6 +241,9 @@ type QuotaServiceServer interface {
 	// that the replica reads in the background, at most every 5 s for an organization; as_of says when. So it does not
 	// ask the store, and answers while the store is down.
 	ListOrganizations(context.Context, *ListOrganizationsRequest) (*ListOrganizationsResponse, error)
+	// Lists the changes of an organization's external usage, by SetExternalUsage and by the background reconcile, the
+	// newest first.
+	ListExternalChanges(context.Context, *ListExternalChangesRequest) (*ListExternalChangesResponse, error)
 	mustEmbedUnimplementedQuotaServiceServer()
 }
 
@@ -263,6 +280,9 @@ func (UnimplementedQuotaServiceServer) SetExternalUsage(context.Context, *SetExt
 }
 func (UnimplementedQuotaServiceServer) ListOrganizations(context.Context, *ListOrganizationsRequest) (*ListOrganizationsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListOrganizations not implemented")
+}
+func (UnimplementedQuotaServiceServer) ListExternalChanges(context.Context, *ListExternalChangesRequest) (*ListExternalChangesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListExternalChanges not implemented")
 }
 func (UnimplementedQuotaServiceServer) mustEmbedUnimplementedQuotaServiceServer() {}
 func (UnimplementedQuotaServiceServer) testEmbeddedByValue()                      {}
@@ -436,6 +456,24 @@ func _QuotaService_ListOrganizations_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _QuotaService_ListExternalChanges_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListExternalChangesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QuotaServiceServer).ListExternalChanges(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QuotaService_ListExternalChanges_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QuotaServiceServer).ListExternalChanges(ctx, req.(*ListExternalChangesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // QuotaService_ServiceDesc is the grpc.ServiceDesc for QuotaService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -474,6 +512,10 @@ var QuotaService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListOrganizations",
 			Handler:    _QuotaService_ListOrganizations_Handler,
+		},
+		{
+			MethodName: "ListExternalChanges",
+			Handler:    _QuotaService_ListExternalChanges_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -118,6 +118,12 @@ impl OrgKeys {
         [&self.root, "usage", &self.end].concat()
     }
 
+    /// The day's changes of external usage.
+    #[must_use]
+    pub fn external_changes(&self) -> String {
+        [&self.root, "audit", &self.end].concat()
+    }
+
     /// The day's reservations by request id.
     #[must_use]
     pub fn requests(&self) -> String {

@@ -57,6 +57,12 @@ class OrganizationOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ORGANIZATION_ORDER_UNSPECIFIED: _ClassVar[OrganizationOrder]
     ORGANIZATION_ORDER_NAME: _ClassVar[OrganizationOrder]
     ORGANIZATION_ORDER_NEAREST_TO_END: _ClassVar[OrganizationOrder]
+
+class ExternalSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EXTERNAL_SOURCE_UNSPECIFIED: _ClassVar[ExternalSource]
+    EXTERNAL_SOURCE_MANUAL: _ClassVar[ExternalSource]
+    EXTERNAL_SOURCE_RECONCILED: _ClassVar[ExternalSource]
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_FREE: Verdict
 VERDICT_BILLED: Verdict
@@ -90,6 +96,9 @@ ESTIMATE_BASIS_CONTEXT_WINDOW: EstimateBasis
 ORGANIZATION_ORDER_UNSPECIFIED: OrganizationOrder
 ORGANIZATION_ORDER_NAME: OrganizationOrder
 ORGANIZATION_ORDER_NEAREST_TO_END: OrganizationOrder
+EXTERNAL_SOURCE_UNSPECIFIED: ExternalSource
+EXTERNAL_SOURCE_MANUAL: ExternalSource
+EXTERNAL_SOURCE_RECONCILED: ExternalSource
 
 class ReserveRequest(_message.Message):
     __slots__ = ("org", "project", "model", "tokens", "request_id", "workload", "dry_run")
@@ -414,3 +423,47 @@ class ListOrganizationsResponse(_message.Message):
     next_page_token: str
     total: int
     def __init__(self, organizations: _Optional[_Iterable[_Union[OrganizationSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., total: _Optional[int] = ...) -> None: ...
+
+class ListExternalChangesRequest(_message.Message):
+    __slots__ = ("org", "from_day", "to_day")
+    ORG_FIELD_NUMBER: _ClassVar[int]
+    FROM_DAY_FIELD_NUMBER: _ClassVar[int]
+    TO_DAY_FIELD_NUMBER: _ClassVar[int]
+    org: str
+    from_day: str
+    to_day: str
+    def __init__(self, org: _Optional[str] = ..., from_day: _Optional[str] = ..., to_day: _Optional[str] = ...) -> None: ...
+
+class ListExternalChangesResponse(_message.Message):
+    __slots__ = ("changes", "from_day", "to_day", "truncated_days", "next_to_day")
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    FROM_DAY_FIELD_NUMBER: _ClassVar[int]
+    TO_DAY_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_DAYS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_TO_DAY_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[ExternalChange]
+    from_day: str
+    to_day: str
+    truncated_days: _containers.RepeatedScalarFieldContainer[str]
+    next_to_day: str
+    def __init__(self, changes: _Optional[_Iterable[_Union[ExternalChange, _Mapping]]] = ..., from_day: _Optional[str] = ..., to_day: _Optional[str] = ..., truncated_days: _Optional[_Iterable[str]] = ..., next_to_day: _Optional[str] = ...) -> None: ...
+
+class ExternalChange(_message.Message):
+    __slots__ = ("changed_at", "pool", "source", "before", "after", "caller", "note", "outcome_known")
+    CHANGED_AT_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    changed_at: _timestamp_pb2.Timestamp
+    pool: str
+    source: ExternalSource
+    before: int
+    after: int
+    caller: str
+    note: str
+    outcome_known: bool
+    def __init__(self, changed_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., pool: _Optional[str] = ..., source: _Optional[_Union[ExternalSource, str]] = ..., before: _Optional[int] = ..., after: _Optional[int] = ..., caller: _Optional[str] = ..., note: _Optional[str] = ..., outcome_known: bool = ...) -> None: ...
