@@ -37,15 +37,14 @@ use self::{
 };
 pub use self::{
     api::{
-        ExternalUsageSet, OrganizationFigures, OrganizationList, OrganizationOrder,
-        OrganizationPage, PagePosition, Quota, Released, Reserve, Reserved, SetExternalUsage,
-        Settle, Settled, Usage, UsageDays, UsagePage, UsagePosition, UsageRow,
+        ExternalUsageSet, Notice, NoticeOrigin, NoticeSink, OrganizationFigures, OrganizationList,
+        OrganizationOrder, OrganizationPage, PagePosition, Quota, Released, Reserve, Reserved,
+        SetExternalUsage, Settle, Settled, Usage, UsageDays, UsagePage, UsagePosition, UsageRow,
     },
     breaker::{Outage, StoreState},
     error::LedgerError,
     fullness::Fullness,
     gauges::GaugedOrganizations,
-    notices::{Notice, NoticeOrigin, NoticeSink},
 };
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Verdict},
