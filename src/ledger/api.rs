@@ -1,6 +1,6 @@
 //! The ledger's requests and responses.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
@@ -8,7 +8,8 @@ use super::{LedgerError, fullness::Fullness};
 use crate::{
     domain::{
         ExternalChange, ExternalSource, ModelName, OrgId, PoolCounters, PoolName, ProjectId,
-        RequestFields, RequestId, ShareBalance, ShareId, Tokens, UsageCounters, UtcDay, Verdict,
+        RequestFields, RequestId, ShareBalance, ShareId, Threshold, Tokens, UsageCounters, UtcDay,
+        Verdict,
     },
     policy::Enrollment,
     store::{Operation, Outcome, PoolBalance, RowKey, Timestamped},
@@ -438,3 +439,36 @@ impl UsageDays {
         }
     }
 }
+
+/// A pool of an organization has reached a threshold on a day.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The organization.
+    pub org: OrgId,
+    /// The pool.
+    pub pool: PoolName,
+    /// The day whose allowance it is.
+    pub day: UtcDay,
+    /// The threshold, in per cent of the allowance.
+    pub threshold: Threshold,
+    /// The free tokens that were counted then.
+    pub used: Tokens,
+    /// What the provider counted besides then.
+    pub external: Tokens,
+    /// The allowance then.
+    pub allowance: Tokens,
+    /// When it was reached, or found to be reached, by the store's clock.
+    pub noticed_at: DateTime<Utc>,
+}
+
+/// Where a notice is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoticeOrigin {
+    /// A decision of this replica. Nobody else has delivered it yet.
+    Decided,
+    /// The store: it was not confirmed there, which may have changed since.
+    Found,
+}
+
+/// Takes notices for delivery. It must not wait: it is called between a decision and its answer.
+pub type NoticeSink = Arc<dyn Fn(Notice, NoticeOrigin) + Send + Sync>;

@@ -13,9 +13,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     LedgerError,
+    api::NoticeSink,
     assess::reassess,
     breaker::{Access, CircuitBreaker},
-    notices::NoticeSink,
     overview::Overview,
 };
 use crate::{

@@ -38,15 +38,15 @@ use self::{
 };
 pub use self::{
     api::{
-        ExternalChangeList, ExternalUsageSet, OrganizationFigures, OrganizationList,
-        OrganizationOrder, OrganizationPage, PagePosition, Quota, Released, Reserve, Reserved,
-        SetExternalUsage, Settle, Settled, Usage, UsageDays, UsagePage, UsagePosition, UsageRow,
+        ExternalChangeList, ExternalUsageSet, Notice, NoticeOrigin, NoticeSink,
+        OrganizationFigures, OrganizationList, OrganizationOrder, OrganizationPage, PagePosition,
+        Quota, Released, Reserve, Reserved, SetExternalUsage, Settle, Settled, Usage, UsageDays,
+        UsagePage, UsagePosition, UsageRow,
     },
     breaker::{Outage, StoreState},
     error::LedgerError,
     fullness::Fullness,
     gauges::GaugedOrganizations,
-    notices::{Notice, NoticeOrigin, NoticeSink},
 };
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Verdict},

@@ -3,49 +3,18 @@
 //! The replica that decides finds a crossing in the store's answer. What was not confirmed, since that replica ended or
 //! its receiver failed, every replica finds in the counters that the overview reads.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Utc};
 
-use super::{Ledger, LedgerError, api::Request, backend::Backend};
+use super::{
+    Ledger, LedgerError,
+    api::{Notice, NoticeOrigin, Request},
+    backend::Backend,
+};
 use crate::{
-    domain::{OrgId, PoolCounters, PoolName, Threshold, Tokens, UtcDay},
+    domain::{OrgId, PoolCounters, Tokens, UtcDay},
     policy::Policy,
     store::{Batch, Crossing, Operation, Outcome, Timestamped},
 };
-
-/// A pool of an organization has reached a threshold on a day.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice {
-    /// The organization.
-    pub org: OrgId,
-    /// The pool.
-    pub pool: PoolName,
-    /// The day whose allowance it is.
-    pub day: UtcDay,
-    /// The threshold, in per cent of the allowance.
-    pub threshold: Threshold,
-    /// The free tokens that were counted then.
-    pub used: Tokens,
-    /// What the provider counted besides then.
-    pub external: Tokens,
-    /// The allowance then.
-    pub allowance: Tokens,
-    /// When it was reached, or found to be reached, by the store's clock.
-    pub noticed_at: DateTime<Utc>,
-}
-
-/// Where a notice is from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoticeOrigin {
-    /// A decision of this replica. Nobody else has delivered it yet.
-    Decided,
-    /// The store: it was not confirmed there, which may have changed since.
-    Found,
-}
-
-/// Takes notices for delivery. It must not wait: it is called between a decision and its answer.
-pub type NoticeSink = Arc<dyn Fn(Notice, NoticeOrigin) + Send + Sync>;
 
 /// The store has recorded that a notice was delivered.
 pub(super) struct NoticeConfirmed;

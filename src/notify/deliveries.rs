@@ -101,7 +101,7 @@ impl Deliveries {
     pub fn add(&self, notice: Notice, origin: NoticeOrigin) {
         let (is_queued, waiting) = {
             let mut queue = self.queue();
-            (queue.add(notice, origin), queue.len())
+            (queue.add(Instant::now(), notice, origin), queue.len())
         };
         let metrics = &self.state.metrics;
         metrics.notifications_waiting(waiting);

@@ -21,6 +21,9 @@ pub(super) const MAX_NOTICES: usize = 10_000;
 /// How many notices are posted, or confirmed, at a time.
 pub(super) const MAX_ATTEMPTS: usize = 4;
 
+/// The longest time after which a notice that was found is due.
+pub(super) const MAX_FOUND_DELAY: Duration = Duration::from_secs(20);
+
 /// The longest pause after failures.
 const MAX_BACK_OFF: Duration = Duration::from_secs(60);
 
@@ -97,8 +100,9 @@ impl DeliveryQueue {
         self.ids.len()
     }
 
-    /// Adds a notice, unless it is there. Returns false if it does not fit.
-    pub(super) fn add(&mut self, notice: Notice, origin: NoticeOrigin) -> bool {
+    /// Adds a notice, unless it is there. Returns false if it does not fit. One that was found is due 10 to 20 s later:
+    /// the replica that decided may be about to deliver it, and of several that found it one is the first.
+    pub(super) fn add(&mut self, now: Instant, notice: Notice, origin: NoticeOrigin) -> bool {
         let id = notification::id(&notice);
         if self.ids.contains(&id) {
             return true;
@@ -107,13 +111,17 @@ impl DeliveryQueue {
             return false;
         }
         self.ids.insert(id);
-        self.new.push_back(Delivery {
+        let delivery = Delivery {
             notice,
             step: DeliveryStep::Post,
             needs_check: origin == NoticeOrigin::Found,
             is_logged: false,
             failures: 0,
-        });
+        };
+        match origin {
+            NoticeOrigin::Decided => self.new.push_back(delivery),
+            NoticeOrigin::Found => self.delay(delivery, now + half_or_more_of(MAX_FOUND_DELAY)),
+        }
         true
     }
 
@@ -224,7 +232,11 @@ impl RetryState {
 /// The pause after so many failures: up to 2, 4, 8 … 60 s, at random between half of it and all of it.
 fn back_off(failures: u32) -> Duration {
     let seconds = 2_u64.saturating_pow(failures.max(1));
-    let longest = Duration::from_secs(seconds).min(MAX_BACK_OFF);
+    half_or_more_of(Duration::from_secs(seconds).min(MAX_BACK_OFF))
+}
+
+/// A random time between half of the longest and the longest.
+fn half_or_more_of(longest: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish() % 1_001;
     longest.mul_f64(0.5 + random as f64 / 2_000.0)
 }

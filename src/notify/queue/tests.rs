@@ -25,7 +25,7 @@ fn notice(org: usize) -> Notice {
 fn queue_of(notices: usize) -> DeliveryQueue {
     let mut queue = DeliveryQueue::default();
     for org in 0..notices {
-        assert!(queue.add(notice(org), NoticeOrigin::Decided));
+        assert!(queue.add(Instant::now(), notice(org), NoticeOrigin::Decided));
     }
     queue
 }
@@ -42,29 +42,34 @@ fn orgs(deliveries: &[Delivery]) -> Vec<&str> {
 #[test]
 fn a_notice_that_is_queued_or_under_way_is_not_queued_again() {
     let (mut queue, now) = (queue_of(1), Instant::now());
-    assert!(queue.add(notice(0), NoticeOrigin::Found));
+    assert!(queue.add(Instant::now(), notice(0), NoticeOrigin::Found));
     let posted = queue.take(now).expect("one");
     assert!(!posted.needs_check, "the first one stays");
-    assert!(queue.add(notice(0), NoticeOrigin::Found));
+    assert!(queue.add(Instant::now(), notice(0), NoticeOrigin::Found));
     assert_eq!((queue.len(), queue.take(now).is_none()), (1, true));
     queue.finish(now, posted, StepResult::Done);
-    assert!(queue.add(notice(0), NoticeOrigin::Found));
+    assert!(queue.add(Instant::now(), notice(0), NoticeOrigin::Found));
     let confirmed = queue.take(now).expect("its confirmation");
     assert_eq!(confirmed.step, DeliveryStep::Confirm);
     queue.finish(now, confirmed, StepResult::Done);
     assert_eq!((queue.len(), queue.take(now).is_none()), (0, true));
-    queue.add(notice(0), NoticeOrigin::Found);
-    assert!(queue.take(now).expect("it is new").needs_check);
+    queue.add(now, notice(0), NoticeOrigin::Found);
+    assert!(queue.take(now + MAX_FOUND_DELAY / 3).is_none(), "it waits");
+    let found = queue.take(now + MAX_FOUND_DELAY);
+    assert!(found.expect("it is new").needs_check);
 }
 
 #[test]
 fn a_full_queue_takes_no_more_until_one_has_ended() {
     let (mut queue, now) = (queue_of(MAX_NOTICES), Instant::now());
-    assert!(!queue.add(notice(MAX_NOTICES), NoticeOrigin::Decided));
-    assert!(queue.add(notice(7), NoticeOrigin::Decided), "it is there");
+    assert!(!queue.add(Instant::now(), notice(MAX_NOTICES), NoticeOrigin::Decided));
+    assert!(
+        queue.add(Instant::now(), notice(7), NoticeOrigin::Decided),
+        "it is there"
+    );
     let first = queue.take(now).expect("one");
     queue.finish(now, first, StepResult::Obsolete);
-    assert!(queue.add(notice(MAX_NOTICES), NoticeOrigin::Decided));
+    assert!(queue.add(Instant::now(), notice(MAX_NOTICES), NoticeOrigin::Decided));
 }
 
 #[test]
@@ -106,7 +111,7 @@ fn a_notice_that_is_always_refused_holds_up_others_by_a_pause_only() {
     let refused = queue.take(now).expect("one");
     queue.finish(now, refused, FAILED);
     for org in 1..=3 {
-        queue.add(notice(org), NoticeOrigin::Decided);
+        queue.add(Instant::now(), notice(org), NoticeOrigin::Decided);
     }
     let now = now + 60 * SECOND;
     let next = take_all(&mut queue, now);
@@ -148,7 +153,7 @@ fn a_failing_ledger_delays_confirmations_and_no_posts() {
     for delivery in confirmations {
         queue.finish(now, delivery, StepResult::LedgerFailed);
     }
-    queue.add(notice(9), NoticeOrigin::Decided);
+    queue.add(Instant::now(), notice(9), NoticeOrigin::Decided);
     let posted = take_all(&mut queue, now);
     assert_eq!(orgs(&posted), ["org-00009"]);
     let due = queue.next_due(now).expect("a pause ends");

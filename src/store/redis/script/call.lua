@@ -79,8 +79,8 @@
 --   SETTLE_OUTSIDE tokens     settle an id whose request ran outside the programme
 --   RELEASE                   release an id
 --   SET_EXTERNAL place source tokens   set the figure of the external usage of a pool: source 1 is manual, 2 reconciled
---   CONFIRM place half bit    record that the notice of a threshold was delivered: the half that has its bit, 0 or 1; if
---                             the bit is 0, nothing
+--   CONFIRM place half bit    record that the notice of a threshold was delivered: the half that has its bit, 0 or 1;
+--                             if the bit is 0, nothing
 --   SET_CLASS class           no operation: the class of the Reserves that follow; at first, class 1
 local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN = 0, -1, -2, -3
 local SETTLE, SETTLE_OUTSIDE, RELEASE, SET_CLASS, SET_EXTERNAL, CONFIRM = -4, -5, -6, -7, -8, -9

@@ -11,7 +11,7 @@ use super::keys::{self, CounterId, OrgKeys};
 use crate::{
     domain::{
         Eligibility, ExternalSource, ModelName, Overflow, PoolName, PoolTerms, ProjectId,
-        RequestFields, RequestId, ShareId, Terms, Thresholds, Tokens, UtcDay, Verdict,
+        RequestFields, RequestId, ShareId, Terms, Threshold, Thresholds, Tokens, UtcDay, Verdict,
     },
     store::{
         Batch, Operation,
@@ -350,16 +350,18 @@ impl MsgPackWriter {
                 day: of_day,
                 threshold,
             } => {
-                self.code(CONFIRM);
-                self.number(dictionary.pools.insert_full(pool).0 as u64 + 1);
-                let mut confirmed = Thresholds::default();
-                if of_day == day {
-                    confirmed.insert(*threshold);
-                }
-                let [low, high] = confirmed.to_halves();
-                self.number(u64::from(high > 0));
-                self.number(low | high);
+                let pool = dictionary.pools.insert_full(pool).0 as u64 + 1;
+                self.confirmation(pool, Some(*threshold).filter(|_| of_day == day));
             }
+        }
+    }
+
+    /// That the notice of a threshold of a pool was delivered; none: of no threshold.
+    fn confirmation(&mut self, pool: u64, threshold: Option<Threshold>) {
+        let [low, high] = Thresholds::from_iter(threshold).to_halves();
+        self.code(CONFIRM);
+        for number in [pool, u64::from(high > 0), low | high] {
+            self.number(number);
         }
     }
 
