@@ -55,6 +55,21 @@ const WRITES: SendOptions = SendOptions {
     writes: true,
 };
 
+/// The source of the script, with these parts.
+macro_rules! script {
+    ($($part:literal),*) => {
+        concat!(
+            include_str!("script/call.lua"),
+            include_str!("script/rules.lua"),
+            include_str!("script/recovery.lua"),
+            include_str!("script/pools.lua"),
+            include_str!("script/usage.lua"),
+            $(include_str!($part),)*
+            include_str!("script/decide.lua"),
+        )
+    };
+}
+
 pub(super) struct Decider {
     pub(super) acl_check: AclCheck,
     pub(super) key_prefix: String,
@@ -62,6 +77,8 @@ pub(super) struct Decider {
     pub(super) refusals: Refusals,
     pub(super) usage_limits: UsageLimits,
     script: Script,
+    /// The same without the parts for reservations, for calls that have no ids and send no snapshots.
+    bare_script: Script,
     /// The day (its 00:00 UTC in seconds since 1970) on which reservations are carried into tomorrow's pools, as far as
     /// is known: batches with ids name these from the start.
     carrying_day: AtomicI64,
@@ -79,15 +96,11 @@ impl Decider {
             snapshots: Snapshots::new(),
             refusals: Refusals::default(),
             usage_limits,
-            script: Script::new(concat!(
-                include_str!("script/call.lua"),
-                include_str!("script/rules.lua"),
-                include_str!("script/recovery.lua"),
-                include_str!("script/pools.lua"),
-                include_str!("script/usage.lua"),
-                include_str!("script/reservations.lua"),
-                include_str!("script/decide.lua"),
+            script: Script::new(script!(
+                "script/reservation_rules.lua",
+                "script/reservations.lua"
             )),
+            bare_script: Script::new(script!()),
             carrying_day: AtomicI64::new(i64::MIN),
             audited_losses: Mutex::default(),
         }
@@ -221,10 +234,14 @@ impl Decider {
         let day = batches[0].day;
         // All keys of a call are on one server.
         let (call, key) = (&call, &call.keys[0]);
+        let script = match call.has_lookups {
+            true => &self.script,
+            false => &self.bare_script,
+        };
         let send = || {
             // Each attempt has its own number: a write in place of a lost one must differ from it.
             let number = self.snapshots.next_call();
-            self.script.run(client, key, WRITES, move |command| {
+            script.run(client, key, WRITES, move |command| {
                 command.arg(call.keys.len()).arg(&call.keys);
                 command.arg(day.start().timestamp());
                 command.arg(u64::from(self.usage_limits.retention_days) * SECONDS_A_DAY);

@@ -38,6 +38,8 @@ const NEVER_COUNTED: u64 = Tokens::MAX.get() + 1;
 #[derive(Default)]
 pub(crate) struct ScriptCall {
     pub(crate) keys: Vec<String>,
+    /// Whether a batch has ids, or sends snapshots.
+    pub(crate) has_lookups: bool,
     /// One for each batch.
     pub(crate) arguments: Vec<Vec<u8>>,
     /// For each batch: the pools and shares that it names, in order.
@@ -82,6 +84,7 @@ impl ScriptCall {
         let is_audit = batch.operations.is_empty();
         let names_tomorrow = options.names_tomorrow || is_audit && !snapshots[1].is_empty();
         let has_lookups = !ids.is_empty() || options.sends_snapshots;
+        self.has_lookups |= has_lookups;
 
         let mut argument = MsgPackWriter::default();
         argument.header(batch, &ids, self.keys.len(), options);

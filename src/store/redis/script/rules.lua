@@ -1,5 +1,5 @@
--- The rules: when a request is free, what it counts, and what an id allows. The twin of src/domain/pool.rs and
--- reservation.rs: the same names in the same order, the same cases.
+-- The rules: when a request is free, and what it counts. The twin of src/domain/pool.rs: the same names in the same
+-- order, the same cases.
 --
 -- KEYS, ARGV  none: nothing here reads or writes
 -- Rules       docs/CONTRACT.md, "Reserve" 3 and 5, "Settle", "Release", "What is counted where"
@@ -13,8 +13,6 @@ local CLOSED, CHANGED, IS_NEW = 5, 6, 7
 -- A pool also has: its allowance, and what Reserves get of it, each without the external usage; by how much the batch
 -- changes its held tokens.
 local ALLOWANCE, RESERVABLE, HELD_CHANGE = 8, 9, 10
-
--- pool.rs
 
 local is_closed, fits
 
@@ -93,50 +91,3 @@ local function judge_late_settle(verdict, reserved, actual)
   end
   return verdict
 end
-
--- reservation.rs
-
-local FIELDS = '^(%l):([^:]*):(.+)$' -- workload, project, model
-
--- The codes of the fields in which a request differs: project, model, tokens, workload.
-local function differences(reservation, fields, tokens)
-  local its_workload, its_project, its_model = string.match(reservation.class.fields, FIELDS)
-  local workload, project, model = string.match(fields, FIELDS)
-  return (project ~= its_project and 'p' or '') .. (model ~= its_model and 'm' or '')
-    .. (tokens ~= reservation.tokens and 't' or '') .. (workload ~= its_workload and 'w' or '')
-end
-
--- Returns the first verdict; or nil, and the refusal.
-local function reserve_again(reservation, fields, tokens)
-  if reservation.class.fields ~= fields or reservation.tokens ~= tokens then
-    return nil, 'd', differences(reservation, fields, tokens)
-  elseif reservation.state == 'r' then
-    return nil, 'e', 'released'
-  end
-  return reservation.verdict
-end
-
--- Returns 'due' or 'replay'; or nil, and the refusal.
-local function settle(reservation, actual, outside_program)
-  if reservation.state == '' then
-    return 'due'
-  elseif reservation.state == 's' and (reservation.settled_as == RAN_OUTSIDE_PROGRAM) ~= outside_program then
-    return nil, 'e', outside_program and 'within' or 'outside'
-  elseif reservation.state == 's' and reservation.settled_tokens == actual then
-    return 'replay'
-  elseif reservation.state == 's' then
-    return nil, 'a', reservation.settled_tokens
-  end
-  return nil, 'e', 'released'
-end
-
--- Returns the same as settle.
-local function release(reservation)
-  if reservation.state == '' then
-    return 'due'
-  elseif reservation.state == 'r' then
-    return 'replay'
-  end
-  return nil, 'e', 'settled'
-end
-
