@@ -5,6 +5,7 @@
 
 mod calls;
 mod documents;
+mod drift;
 mod estimate;
 mod health;
 mod program;

@@ -6,12 +6,14 @@
 //! | [`pool`] | when a request is free, and what it counts |
 //! | [`reservation`] | what a request id stands for, and what may happen to it |
 //! | [`usage`] | the rows of the usage history |
+//! | [`comparison`] | what a comparison with the provider found, and the kinds of drift |
 //! | [`terms`] | what the policy grants at the moment of a decision |
 //! | [`capacity`] | how much a model takes and makes |
 //! | [`day`] | the UTC day, at whose end the counters expire |
 //! | [`ids`], [`tokens`] | names and amounts, which can't be out of bounds |
 
 pub mod capacity;
+pub mod comparison;
 pub mod day;
 pub mod ids;
 pub mod pool;
@@ -22,6 +24,7 @@ pub mod usage;
 pub mod verdict;
 
 pub use capacity::ModelCapacity;
+pub use comparison::{ComparisonResult, DayComparison, DriftKind, ProviderUsage};
 pub use day::UtcDay;
 pub use ids::{InvalidField, ModelName, OrgId, PoolName, ProjectId, RequestId, is_fine_tuned};
 pub use pool::{

@@ -15,6 +15,7 @@ use super::{
     LedgerError,
     assess::reassess,
     breaker::{Access, CircuitBreaker},
+    comparisons::KnownComparisons,
     overview::Overview,
 };
 use crate::{
@@ -37,6 +38,7 @@ pub(super) struct Backend {
     pub(super) clock: StoreClock,
     pub(super) breaker: CircuitBreaker,
     pub(super) overview: Overview,
+    pub(super) comparisons: KnownComparisons,
     pub(super) metrics: Metrics,
 }
 

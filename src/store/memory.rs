@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     convert::Infallible,
+    ops::Bound,
     sync::{Mutex, PoisonError},
 };
 
@@ -17,10 +18,11 @@ use super::{
     StoreError, Timestamped, UsageLimits, UsageRows,
     clock::StepDetector,
     engine::{self, Records, RelativeDay},
+    provider::{ProviderChanges, ProviderRows},
 };
 use crate::domain::{
-    ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestId, Reservation, RowCounts,
-    ShareId, Tokens, UsageCounters, UtcDay,
+    DayComparison, ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestId, Reservation,
+    RowCounts, ShareId, Tokens, UsageCounters, UtcDay,
 };
 
 /// The counters in this process' memory.
@@ -153,6 +155,58 @@ impl Store for MemoryStore {
         }))
     }
 
+    async fn record_comparison(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        changes: &ProviderChanges,
+        comparison: Option<&DayComparison>,
+    ) -> Result<(), StoreError> {
+        self.with_state(|state, now| {
+            let new = || OrgState::new(UtcDay::of(now));
+            let org = state.by_org.entry(org.clone()).or_insert_with(new);
+            let records = org.days.entry(day).or_default();
+            records.comparison = comparison.cloned().or(records.comparison.take());
+            for (key, usage) in changes {
+                match usage {
+                    Some(usage) => _ = records.provider.insert(key.clone(), *usage),
+                    None => _ = records.provider.remove(key),
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn provider_usage(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<ProviderRows, StoreError> {
+        let rows = self.with_state(|state, _| {
+            let records = state.by_org.get(org).and_then(|org| org.days.get(&day));
+            let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let rows = records.map(|it| it.provider.range((after, Bound::Unbounded)));
+            let rows = rows.into_iter().flatten().take(limit);
+            rows.map(|(key, usage)| (key.clone(), *usage)).collect()
+        });
+        Ok(rows.answer)
+    }
+
+    async fn comparisons(
+        &self,
+        org: &OrgId,
+        days: &[UtcDay],
+    ) -> Result<Vec<Option<DayComparison>>, StoreError> {
+        let found = self.with_state(|state, _| {
+            let org = state.by_org.get(org);
+            let found = |day| org?.days.get(day)?.comparison.clone();
+            days.iter().map(found).collect()
+        });
+        Ok(found.answer)
+    }
+
     fn clock_steps(&self) -> u64 {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.steps.steps()
@@ -185,6 +239,8 @@ struct DayRecords {
     rows: Rows,
     row_counts: RowCounts,
     reservations: HashMap<RequestId, Reservation>,
+    provider: ProviderRows,
+    comparison: Option<DayComparison>,
 }
 
 /// Usage rows by project, then model: a look-up needs no copy of the names.

@@ -12,6 +12,7 @@ mod models;
 mod names;
 mod outside_program;
 mod policy_change;
+mod provider_usage;
 mod redis_keys;
 mod reserve;
 mod rows;

@@ -322,6 +322,7 @@ fn every_script_documents_its_keys_and_its_reply() {
         "src/store/redis/script/acl_check.lua",
         "src/store/redis/script/call.lua",
         "src/store/redis/script/lease.lua",
+        "src/store/redis/script/provider.lua",
         "src/store/redis/script/query.lua",
     ];
     assert_eq!(names, scripts);

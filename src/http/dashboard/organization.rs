@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
 use super::{
+    drift,
     figures::{RunOut, counted, fact, grouped, name, until, utc_time},
     layout::{Page, footer, store_notice},
     links::{PageQuery, Root, encoded},
@@ -87,6 +88,7 @@ pub(super) async fn page(
     let content = html! {
         (heading(&org, root, quota.as_ref()))
         (pools_today(&org, reader, quota.as_ref(), now))
+        (drift::section(&ledger.comparisons(&org), now))
         (usage.show())
     };
     Ok(Page {

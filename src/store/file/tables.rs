@@ -24,6 +24,9 @@ pub(super) const USAGE: Definition = TableDefinition::new("usage");
 pub(super) const ROW_COUNTS: Definition = TableDefinition::new("row_counts");
 /// Reservations, of today and yesterday.
 pub(super) const REQUESTS: Definition = TableDefinition::new("requests");
+/// What the provider counted, and how a day was compared; for the retention time. A file that an earlier release wrote
+/// has it from its first transaction on, and earlier releases ignore it.
+pub(super) const PROVIDER: Definition = TableDefinition::new("provider");
 /// Metadata: [`FORMAT`], [`COMMITS`], [`STEADY_TIME`].
 pub(super) const METADATA: TableDefinition<'static, &'static str, i64> =
     TableDefinition::new("tollgate");

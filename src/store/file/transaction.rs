@@ -27,10 +27,11 @@ pub(super) struct Tables<'t> {
     usage: BufferedTable<'t>,
     row_counts: BufferedTable<'t>,
     requests: BufferedTable<'t>,
+    pub(super) provider: BufferedTable<'t>,
 }
 
-struct BufferedTable<'t> {
-    table: Table<'t, &'static [u8], &'static [u8]>,
+pub(super) struct BufferedTable<'t> {
+    pub(super) table: Table<'t, &'static [u8], &'static [u8]>,
     /// Records to write, by key. In order, so that neighbouring pages are written together.
     changes: BTreeMap<Vec<u8>, Vec<u8>>,
 }
@@ -63,16 +64,18 @@ impl<'t> Tables<'t> {
             usage: BufferedTable::open(transaction, tables::USAGE)?,
             row_counts: BufferedTable::open(transaction, tables::ROW_COUNTS)?,
             requests: BufferedTable::open(transaction, tables::REQUESTS)?,
+            provider: BufferedTable::open(transaction, tables::PROVIDER)?,
         })
     }
 
-    fn all(&mut self) -> [&mut BufferedTable<'t>; 5] {
+    fn all(&mut self) -> [&mut BufferedTable<'t>; 6] {
         [
             &mut self.pools,
             &mut self.shares,
             &mut self.usage,
             &mut self.row_counts,
             &mut self.requests,
+            &mut self.provider,
         ]
     }
 
@@ -111,8 +114,8 @@ impl<'t> Tables<'t> {
         Ok((outcomes, written))
     }
 
-    /// Removes at most `most` records from before yesterday, and usage rows past their retention. Returns the
-    /// number removed.
+    /// Removes at most `most` records from before yesterday, and usage rows and the provider's past their retention.
+    /// Returns the number removed.
     ///
     /// # Errors
     ///
@@ -125,7 +128,14 @@ impl<'t> Tables<'t> {
     ) -> Result<usize, StorageError> {
         let yesterday = today.yesterday();
         let oldest_usage = today.minus_days(usage_retention_days);
-        let oldest = [yesterday, yesterday, oldest_usage, yesterday, yesterday];
+        let oldest = [
+            yesterday,
+            yesterday,
+            oldest_usage,
+            yesterday,
+            yesterday,
+            oldest_usage,
+        ];
         let mut removed = 0;
         for (BufferedTable { table, .. }, oldest) in self.all().into_iter().zip(oldest) {
             let before: &[u8] = &tables::begin(oldest);

@@ -2,7 +2,7 @@
 //!
 //! # What is kept
 //!
-//! Four kinds of keys for each organization and day (docs/CONTRACT.md, "Keys in Redis"). An organization's keys
+//! Five kinds of keys for each organization and day (docs/CONTRACT.md, "Keys in Redis"). An organization's keys
 //! share a hash tag, so one script may use them together on a cluster ([`script::keys`]).
 //!
 //! | key | field | value | example |
@@ -16,6 +16,8 @@
 //! | | `\1` | the last class id; after a recovery also the last one before it | `1`, `4 3` |
 //! | | `\2` pool | the pool's held tokens | `\2large` → `600` |
 //! | | `\2` | the number of the day's usage rows, and of those for unlisted models | `12 3` |
+//! | `tollgate:{acme}:provider:2026-11-22` | `project:model` | what the provider counted ([`provider`]); only with the background reconcile | `web:gpt-4o` → `900 50` |
+//! | | `\1` | how the day was compared with the provider | `1795351200 drifts external=50` |
 //!
 //! Beside these there is one key for all organizations, the lease of the background reconcile ([`lease`]).
 //!
@@ -43,6 +45,7 @@ mod conn;
 mod decide;
 mod eviction_check;
 mod lease;
+mod provider;
 pub mod queries;
 pub mod recovery;
 mod refusals;
@@ -62,10 +65,11 @@ use self::{
     script::{Script, reader::BadReply},
 };
 use super::{
-    Batch, CallLimits, DayCounters, Decision, RowKey, Store, StoreError, Timestamped, UsageRows,
+    Batch, CallLimits, DayCounters, Decision, ProviderChanges, ProviderRows, RowKey, Store,
+    StoreError, Timestamped, UsageRows,
 };
 use crate::{
-    domain::{OrgId, PoolName, ShareId, UtcDay},
+    domain::{DayComparison, OrgId, PoolName, ShareId, UtcDay},
     files::pem::PemError,
 };
 
@@ -95,7 +99,9 @@ pub struct RedisStore {
     /// Reads pools and the clock, and may write nothing.
     query_script: Script,
     lease_script: Script,
+    provider_script: Script,
     usage_reads: Semaphore,
+    usage_retention_days: u32,
 }
 
 impl RedisStore {
@@ -107,12 +113,15 @@ impl RedisStore {
     pub fn new(config: RedisConfig) -> Result<Self, PemError> {
         let client = Arc::new(RedisClient::new(&config)?);
         let acl_check = AclCheck::new(&config.key_prefix, config.commands_beside_scripts());
+        let usage_retention_days = config.usage_limits.retention_days;
         let decider = Decider::new(acl_check, config.key_prefix, config.usage_limits);
         Ok(Self {
             eviction_check: EvictionCheck::new(config.unsafe_eviction),
             query_script: Script::new(include_str!("script/query.lua")),
             lease_script: Script::new(include_str!("script/lease.lua")),
+            provider_script: Script::new(include_str!("script/provider.lua")),
             usage_reads: Semaphore::new(MAX_USAGE_READS),
+            usage_retention_days,
             client,
             decider: Arc::new(decider),
         })
@@ -155,6 +164,34 @@ impl Store for RedisStore {
         limit: usize,
     ) -> Result<Timestamped<UsageRows>, StoreError> {
         self.read_usage(org, day, after, limit).await
+    }
+
+    async fn record_comparison(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        changes: &ProviderChanges,
+        comparison: Option<&DayComparison>,
+    ) -> Result<(), StoreError> {
+        self.write_comparison(org, day, changes, comparison).await
+    }
+
+    async fn provider_usage(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<ProviderRows, StoreError> {
+        self.read_provider_usage(org, day, after, limit).await
+    }
+
+    async fn comparisons(
+        &self,
+        org: &OrgId,
+        days: &[UtcDay],
+    ) -> Result<Vec<Option<DayComparison>>, StoreError> {
+        self.read_comparisons(org, days).await
     }
 
     async fn take_lease(&self, duration: Duration) -> Result<bool, StoreError> {

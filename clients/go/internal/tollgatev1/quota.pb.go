@@ -260,6 +260,63 @@ func (Workload) EnumDescriptor() ([]byte, []int) {
 	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{2}
 }
 
+// What a comparison with the provider found.
+type ComparisonResult int32
+
+const (
+	// Never answered.
+	ComparisonResult_COMPARISON_RESULT_UNSPECIFIED ComparisonResult = 0
+	// Both agree.
+	ComparisonResult_COMPARISON_RESULT_AGREES ComparisonResult = 1
+	// There is drift.
+	ComparisonResult_COMPARISON_RESULT_DRIFTS ComparisonResult = 2
+	// The day could not be compared, or not completely.
+	ComparisonResult_COMPARISON_RESULT_UNKNOWN ComparisonResult = 3
+)
+
+// Enum value maps for ComparisonResult.
+var (
+	ComparisonResult_name = map[int32]string{
+		0: "COMPARISON_RESULT_UNSPECIFIED",
+		1: "COMPARISON_RESULT_AGREES",
+		2: "COMPARISON_RESULT_DRIFTS",
+		3: "COMPARISON_RESULT_UNKNOWN",
+	}
+	ComparisonResult_value = map[string]int32{
+		"COMPARISON_RESULT_UNSPECIFIED": 0,
+		"COMPARISON_RESULT_AGREES":      1,
+		"COMPARISON_RESULT_DRIFTS":      2,
+		"COMPARISON_RESULT_UNKNOWN":     3,
+	}
+)
+
+func (x ComparisonResult) Enum() *ComparisonResult {
+	p := new(ComparisonResult)
+	*p = x
+	return p
+}
+
+func (x ComparisonResult) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ComparisonResult) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollgate_v1_quota_proto_enumTypes[3].Descriptor()
+}
+
+func (ComparisonResult) Type() protoreflect.EnumType {
+	return &file_tollgate_v1_quota_proto_enumTypes[3]
+}
+
+func (x ComparisonResult) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ComparisonResult.Descriptor instead.
+func (ComparisonResult) EnumDescriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{3}
+}
+
 // What bounds the input of an estimate.
 type EstimateBasis int32
 
@@ -298,11 +355,11 @@ func (x EstimateBasis) String() string {
 }
 
 func (EstimateBasis) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollgate_v1_quota_proto_enumTypes[3].Descriptor()
+	return file_tollgate_v1_quota_proto_enumTypes[4].Descriptor()
 }
 
 func (EstimateBasis) Type() protoreflect.EnumType {
-	return &file_tollgate_v1_quota_proto_enumTypes[3]
+	return &file_tollgate_v1_quota_proto_enumTypes[4]
 }
 
 func (x EstimateBasis) Number() protoreflect.EnumNumber {
@@ -311,7 +368,7 @@ func (x EstimateBasis) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EstimateBasis.Descriptor instead.
 func (EstimateBasis) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{3}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{4}
 }
 
 // The order in which organizations are listed.
@@ -352,11 +409,11 @@ func (x OrganizationOrder) String() string {
 }
 
 func (OrganizationOrder) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollgate_v1_quota_proto_enumTypes[4].Descriptor()
+	return file_tollgate_v1_quota_proto_enumTypes[5].Descriptor()
 }
 
 func (OrganizationOrder) Type() protoreflect.EnumType {
-	return &file_tollgate_v1_quota_proto_enumTypes[4]
+	return &file_tollgate_v1_quota_proto_enumTypes[5]
 }
 
 func (x OrganizationOrder) Number() protoreflect.EnumNumber {
@@ -365,7 +422,7 @@ func (x OrganizationOrder) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OrganizationOrder.Descriptor instead.
 func (OrganizationOrder) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{4}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{5}
 }
 
 // One request that a gateway is about to dispatch.
@@ -1137,7 +1194,10 @@ type GetQuotaResponse struct {
 	// The next UTC midnight, when the figures start at zero.
 	ResetsAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=resets_at,json=resetsAt,proto3" json:"resets_at,omitempty"`
 	// Every pool of the policy, by name, used or not.
-	Pools         []*PoolQuota `protobuf:"bytes,7,rep,name=pools,proto3" json:"pools,omitempty"`
+	Pools []*PoolQuota `protobuf:"bytes,7,rep,name=pools,proto3" json:"pools,omitempty"`
+	// The days of the last comparison with the provider, in their order, as this replica has read them; none: its
+	// settings have no [reconcile] for the organization, or there was no comparison in the last ten days.
+	Comparisons   []*DayComparison `protobuf:"bytes,8,rep,name=comparisons,proto3" json:"comparisons,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1221,6 +1281,141 @@ func (x *GetQuotaResponse) GetPools() []*PoolQuota {
 	return nil
 }
 
+func (x *GetQuotaResponse) GetComparisons() []*DayComparison {
+	if x != nil {
+		return x.Comparisons
+	}
+	return nil
+}
+
+// How a day was compared with the provider last.
+type DayComparison struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The UTC day.
+	Day string `protobuf:"bytes,1,opt,name=day,proto3" json:"day,omitempty"`
+	// When, by the store's clock.
+	ComparedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=compared_at,json=comparedAt,proto3" json:"compared_at,omitempty"`
+	// What was found.
+	Result ComparisonResult `protobuf:"varint,3,opt,name=result,proto3,enum=tollgate.v1.ComparisonResult" json:"result,omitempty"`
+	// What differs, the most harmful kind first. The kinds overlap: a cause explains tokens of other kinds.
+	Drift         []*DriftTokens `protobuf:"bytes,4,rep,name=drift,proto3" json:"drift,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DayComparison) Reset() {
+	*x = DayComparison{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DayComparison) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DayComparison) ProtoMessage() {}
+
+func (x *DayComparison) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DayComparison.ProtoReflect.Descriptor instead.
+func (*DayComparison) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DayComparison) GetDay() string {
+	if x != nil {
+		return x.Day
+	}
+	return ""
+}
+
+func (x *DayComparison) GetComparedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ComparedAt
+	}
+	return nil
+}
+
+func (x *DayComparison) GetResult() ComparisonResult {
+	if x != nil {
+		return x.Result
+	}
+	return ComparisonResult_COMPARISON_RESULT_UNSPECIFIED
+}
+
+func (x *DayComparison) GetDrift() []*DriftTokens {
+	if x != nil {
+		return x.Drift
+	}
+	return nil
+}
+
+// By how much the ledger and the provider differ.
+type DriftTokens struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The kind of drift, such as "false_free" (docs/CONTRACT.md, "Reconcile").
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// The tokens; more than 0.
+	Tokens        uint64 `protobuf:"varint,2,opt,name=tokens,proto3" json:"tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DriftTokens) Reset() {
+	*x = DriftTokens{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DriftTokens) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DriftTokens) ProtoMessage() {}
+
+func (x *DriftTokens) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DriftTokens.ProtoReflect.Descriptor instead.
+func (*DriftTokens) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DriftTokens) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DriftTokens) GetTokens() uint64 {
+	if x != nil {
+		return x.Tokens
+	}
+	return 0
+}
+
 // Today's figures of one pool.
 type PoolQuota struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1255,7 +1450,7 @@ type PoolQuota struct {
 
 func (x *PoolQuota) Reset() {
 	*x = PoolQuota{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[10]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1267,7 +1462,7 @@ func (x *PoolQuota) String() string {
 func (*PoolQuota) ProtoMessage() {}
 
 func (x *PoolQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[10]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1280,7 +1475,7 @@ func (x *PoolQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolQuota.ProtoReflect.Descriptor instead.
 func (*PoolQuota) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{10}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PoolQuota) GetPool() string {
@@ -1384,7 +1579,7 @@ type ShareQuota struct {
 
 func (x *ShareQuota) Reset() {
 	*x = ShareQuota{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1396,7 +1591,7 @@ func (x *ShareQuota) String() string {
 func (*ShareQuota) ProtoMessage() {}
 
 func (x *ShareQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1409,7 +1604,7 @@ func (x *ShareQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareQuota.ProtoReflect.Descriptor instead.
 func (*ShareQuota) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{11}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ShareQuota) GetProject() string {
@@ -1464,7 +1659,7 @@ type ListUsageRequest struct {
 
 func (x *ListUsageRequest) Reset() {
 	*x = ListUsageRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1476,7 +1671,7 @@ func (x *ListUsageRequest) String() string {
 func (*ListUsageRequest) ProtoMessage() {}
 
 func (x *ListUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1489,7 +1684,7 @@ func (x *ListUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsageRequest.ProtoReflect.Descriptor instead.
 func (*ListUsageRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{12}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListUsageRequest) GetOrg() string {
@@ -1547,14 +1742,16 @@ type ListUsageResponse struct {
 	// retention. For a single day, that day.
 	FromDay string `protobuf:"bytes,4,opt,name=from_day,json=fromDay,proto3" json:"from_day,omitempty"`
 	// The last UTC day that the pages have rows of. For a single day, that day.
-	ToDay         string `protobuf:"bytes,5,opt,name=to_day,json=toDay,proto3" json:"to_day,omitempty"`
+	ToDay string `protobuf:"bytes,5,opt,name=to_day,json=toDay,proto3" json:"to_day,omitempty"`
+	// Only on the first page: those of the days that were compared with the provider, in their order.
+	Comparisons   []*DayComparison `protobuf:"bytes,6,rep,name=comparisons,proto3" json:"comparisons,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListUsageResponse) Reset() {
 	*x = ListUsageResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1763,7 @@ func (x *ListUsageResponse) String() string {
 func (*ListUsageResponse) ProtoMessage() {}
 
 func (x *ListUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1776,7 @@ func (x *ListUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsageResponse.ProtoReflect.Descriptor instead.
 func (*ListUsageResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{13}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListUsageResponse) GetDay() string {
@@ -1617,7 +1814,15 @@ func (x *ListUsageResponse) GetToDay() string {
 	return ""
 }
 
-// What one project used of one model on a day. A request counts once, as what it finally was.
+func (x *ListUsageResponse) GetComparisons() []*DayComparison {
+	if x != nil {
+		return x.Comparisons
+	}
+	return nil
+}
+
+// What one project used of one model on a day. A request counts once, as what it finally was. In a row that only the
+// provider has, all figures but the provider's are 0.
 type UsageRow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The project.
@@ -1635,14 +1840,16 @@ type UsageRow struct {
 	// The number of billed requests.
 	BilledRequests uint64 `protobuf:"varint,7,opt,name=billed_requests,json=billedRequests,proto3" json:"billed_requests,omitempty"`
 	// The UTC day.
-	Day           string `protobuf:"bytes,8,opt,name=day,proto3" json:"day,omitempty"`
+	Day string `protobuf:"bytes,8,opt,name=day,proto3" json:"day,omitempty"`
+	// What the provider counted; unset if the row was not compared with the provider.
+	Provider      *ProviderUsage `protobuf:"bytes,9,opt,name=provider,proto3" json:"provider,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UsageRow) Reset() {
 	*x = UsageRow{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +1861,7 @@ func (x *UsageRow) String() string {
 func (*UsageRow) ProtoMessage() {}
 
 func (x *UsageRow) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +1874,7 @@ func (x *UsageRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRow.ProtoReflect.Descriptor instead.
 func (*UsageRow) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{14}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UsageRow) GetProject() string {
@@ -1726,6 +1933,68 @@ func (x *UsageRow) GetDay() string {
 	return ""
 }
 
+func (x *UsageRow) GetProvider() *ProviderUsage {
+	if x != nil {
+		return x.Provider
+	}
+	return nil
+}
+
+// What the provider counted of one project and model on a day, by its own report.
+type ProviderUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tokens that were free by their service tier.
+	FreeTokens uint64 `protobuf:"varint,1,opt,name=free_tokens,json=freeTokens,proto3" json:"free_tokens,omitempty"`
+	// All other tokens.
+	BilledTokens  uint64 `protobuf:"varint,2,opt,name=billed_tokens,json=billedTokens,proto3" json:"billed_tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProviderUsage) Reset() {
+	*x = ProviderUsage{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProviderUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProviderUsage) ProtoMessage() {}
+
+func (x *ProviderUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProviderUsage.ProtoReflect.Descriptor instead.
+func (*ProviderUsage) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ProviderUsage) GetFreeTokens() uint64 {
+	if x != nil {
+		return x.FreeTokens
+	}
+	return 0
+}
+
+func (x *ProviderUsage) GetBilledTokens() uint64 {
+	if x != nil {
+		return x.BilledTokens
+	}
+	return 0
+}
+
 // A request to the provider, before it is dispatched.
 type EstimateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1741,7 +2010,7 @@ type EstimateRequest struct {
 
 func (x *EstimateRequest) Reset() {
 	*x = EstimateRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +2022,7 @@ func (x *EstimateRequest) String() string {
 func (*EstimateRequest) ProtoMessage() {}
 
 func (x *EstimateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +2035,7 @@ func (x *EstimateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EstimateRequest.ProtoReflect.Descriptor instead.
 func (*EstimateRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{15}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *EstimateRequest) GetPath() string {
@@ -1816,7 +2085,7 @@ type EstimateResponse struct {
 
 func (x *EstimateResponse) Reset() {
 	*x = EstimateResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +2097,7 @@ func (x *EstimateResponse) String() string {
 func (*EstimateResponse) ProtoMessage() {}
 
 func (x *EstimateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +2110,7 @@ func (x *EstimateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EstimateResponse.ProtoReflect.Descriptor instead.
 func (*EstimateResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{16}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *EstimateResponse) GetTokens() uint64 {
@@ -1910,7 +2179,7 @@ type SetExternalUsageRequest struct {
 
 func (x *SetExternalUsageRequest) Reset() {
 	*x = SetExternalUsageRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1922,7 +2191,7 @@ func (x *SetExternalUsageRequest) String() string {
 func (*SetExternalUsageRequest) ProtoMessage() {}
 
 func (x *SetExternalUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1935,7 +2204,7 @@ func (x *SetExternalUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetExternalUsageRequest.ProtoReflect.Descriptor instead.
 func (*SetExternalUsageRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{17}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetExternalUsageRequest) GetOrg() string {
@@ -1989,7 +2258,7 @@ type SetExternalUsageResponse struct {
 
 func (x *SetExternalUsageResponse) Reset() {
 	*x = SetExternalUsageResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[18]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2270,7 @@ func (x *SetExternalUsageResponse) String() string {
 func (*SetExternalUsageResponse) ProtoMessage() {}
 
 func (x *SetExternalUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[18]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2283,7 @@ func (x *SetExternalUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetExternalUsageResponse.ProtoReflect.Descriptor instead.
 func (*SetExternalUsageResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{18}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetExternalUsageResponse) GetPreviousTokens() uint64 {
@@ -2084,7 +2353,7 @@ type ListOrganizationsRequest struct {
 
 func (x *ListOrganizationsRequest) Reset() {
 	*x = ListOrganizationsRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[19]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2365,7 @@ func (x *ListOrganizationsRequest) String() string {
 func (*ListOrganizationsRequest) ProtoMessage() {}
 
 func (x *ListOrganizationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[19]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2378,7 @@ func (x *ListOrganizationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrganizationsRequest.ProtoReflect.Descriptor instead.
 func (*ListOrganizationsRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{19}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListOrganizationsRequest) GetPageSize() int32 {
@@ -2156,14 +2425,16 @@ type OrganizationSummary struct {
 	Pools []*PoolQuota `protobuf:"bytes,5,rep,name=pools,proto3" json:"pools,omitempty"`
 	// When the figures were read, by the store's clock. Unset as long as they have not been read: since the service
 	// started, or, of an organization that has counted nothing, since the policy changed.
-	AsOf          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	AsOf *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	// The days of the last comparison with the provider, as in GetQuotaResponse.
+	Comparisons   []*DayComparison `protobuf:"bytes,7,rep,name=comparisons,proto3" json:"comparisons,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OrganizationSummary) Reset() {
 	*x = OrganizationSummary{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[20]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2446,7 @@ func (x *OrganizationSummary) String() string {
 func (*OrganizationSummary) ProtoMessage() {}
 
 func (x *OrganizationSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[20]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2459,7 @@ func (x *OrganizationSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrganizationSummary.ProtoReflect.Descriptor instead.
 func (*OrganizationSummary) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{20}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *OrganizationSummary) GetOrg() string {
@@ -2233,6 +2504,13 @@ func (x *OrganizationSummary) GetAsOf() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *OrganizationSummary) GetComparisons() []*DayComparison {
+	if x != nil {
+		return x.Comparisons
+	}
+	return nil
+}
+
 // One page of organizations.
 type ListOrganizationsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2248,7 +2526,7 @@ type ListOrganizationsResponse struct {
 
 func (x *ListOrganizationsResponse) Reset() {
 	*x = ListOrganizationsResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[21]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2538,7 @@ func (x *ListOrganizationsResponse) String() string {
 func (*ListOrganizationsResponse) ProtoMessage() {}
 
 func (x *ListOrganizationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[21]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2551,7 @@ func (x *ListOrganizationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrganizationsResponse.ProtoReflect.Descriptor instead.
 func (*ListOrganizationsResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{21}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListOrganizationsResponse) GetOrganizations() []*OrganizationSummary {
@@ -2356,7 +2634,7 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\tresets_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bresetsAt\x12\x1a\n" +
 	"\breplayed\x18\a \x01(\bR\breplayed\"#\n" +
 	"\x0fGetQuotaRequest\x12\x10\n" +
-	"\x03org\x18\x01 \x01(\tR\x03org\"\x98\x02\n" +
+	"\x03org\x18\x01 \x01(\tR\x03org\"\xd6\x02\n" +
 	"\x10GetQuotaResponse\x12\x10\n" +
 	"\x03org\x18\x01 \x01(\tR\x03org\x12\x12\n" +
 	"\x04tier\x18\x02 \x01(\rR\x04tier\x12\x1a\n" +
@@ -2364,7 +2642,17 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x13not_enrolled_reason\x18\x04 \x01(\x0e2\x19.tollgate.v1.BilledReasonR\x11notEnrolledReason\x12\x10\n" +
 	"\x03day\x18\x05 \x01(\tR\x03day\x127\n" +
 	"\tresets_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bresetsAt\x12,\n" +
-	"\x05pools\x18\a \x03(\v2\x16.tollgate.v1.PoolQuotaR\x05pools\"\x9a\x03\n" +
+	"\x05pools\x18\a \x03(\v2\x16.tollgate.v1.PoolQuotaR\x05pools\x12<\n" +
+	"\vcomparisons\x18\b \x03(\v2\x1a.tollgate.v1.DayComparisonR\vcomparisons\"\xc5\x01\n" +
+	"\rDayComparison\x12\x10\n" +
+	"\x03day\x18\x01 \x01(\tR\x03day\x12;\n" +
+	"\vcompared_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"comparedAt\x125\n" +
+	"\x06result\x18\x03 \x01(\x0e2\x1d.tollgate.v1.ComparisonResultR\x06result\x12.\n" +
+	"\x05drift\x18\x04 \x03(\v2\x18.tollgate.v1.DriftTokensR\x05drift\"9\n" +
+	"\vDriftTokens\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06tokens\x18\x02 \x01(\x04R\x06tokens\"\x9a\x03\n" +
 	"\tPoolQuota\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x1c\n" +
 	"\tallowance\x18\x02 \x01(\x04R\tallowance\x12\x12\n" +
@@ -2393,13 +2681,14 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\n" +
 	"page_token\x18\x04 \x01(\tR\tpageToken\x12\x19\n" +
 	"\bfrom_day\x18\x05 \x01(\tR\afromDay\x12\x15\n" +
-	"\x06to_day\x18\x06 \x01(\tR\x05toDay\"\xaa\x01\n" +
+	"\x06to_day\x18\x06 \x01(\tR\x05toDay\"\xe8\x01\n" +
 	"\x11ListUsageResponse\x12\x10\n" +
 	"\x03day\x18\x01 \x01(\tR\x03day\x12)\n" +
 	"\x04rows\x18\x02 \x03(\v2\x15.tollgate.v1.UsageRowR\x04rows\x12&\n" +
 	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\x12\x19\n" +
 	"\bfrom_day\x18\x04 \x01(\tR\afromDay\x12\x15\n" +
-	"\x06to_day\x18\x05 \x01(\tR\x05toDay\"\xf4\x01\n" +
+	"\x06to_day\x18\x05 \x01(\tR\x05toDay\x12<\n" +
+	"\vcomparisons\x18\x06 \x03(\v2\x1a.tollgate.v1.DayComparisonR\vcomparisons\"\xac\x02\n" +
 	"\bUsageRow\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x12\n" +
@@ -2409,7 +2698,12 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\rbilled_tokens\x18\x05 \x01(\x04R\fbilledTokens\x12#\n" +
 	"\rfree_requests\x18\x06 \x01(\x04R\ffreeRequests\x12'\n" +
 	"\x0fbilled_requests\x18\a \x01(\x04R\x0ebilledRequests\x12\x10\n" +
-	"\x03day\x18\b \x01(\tR\x03day\"O\n" +
+	"\x03day\x18\b \x01(\tR\x03day\x126\n" +
+	"\bprovider\x18\t \x01(\v2\x1a.tollgate.v1.ProviderUsageR\bprovider\"U\n" +
+	"\rProviderUsage\x12\x1f\n" +
+	"\vfree_tokens\x18\x01 \x01(\x04R\n" +
+	"freeTokens\x12#\n" +
+	"\rbilled_tokens\x18\x02 \x01(\x04R\fbilledTokens\"O\n" +
 	"\x0fEstimateRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\fR\x04body\x12\x14\n" +
@@ -2440,14 +2734,15 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x14\n" +
 	"\x05query\x18\x03 \x01(\tR\x05query\x124\n" +
-	"\x05order\x18\x04 \x01(\x0e2\x1e.tollgate.v1.OrganizationOrderR\x05order\"\x81\x02\n" +
+	"\x05order\x18\x04 \x01(\x0e2\x1e.tollgate.v1.OrganizationOrderR\x05order\"\xbf\x02\n" +
 	"\x13OrganizationSummary\x12\x10\n" +
 	"\x03org\x18\x01 \x01(\tR\x03org\x12\x12\n" +
 	"\x04tier\x18\x02 \x01(\rR\x04tier\x12\x1a\n" +
 	"\benrolled\x18\x03 \x01(\bR\benrolled\x12I\n" +
 	"\x13not_enrolled_reason\x18\x04 \x01(\x0e2\x19.tollgate.v1.BilledReasonR\x11notEnrolledReason\x12,\n" +
 	"\x05pools\x18\x05 \x03(\v2\x16.tollgate.v1.PoolQuotaR\x05pools\x12/\n" +
-	"\x05as_of\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\"\xa1\x01\n" +
+	"\x05as_of\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x12<\n" +
+	"\vcomparisons\x18\a \x03(\v2\x1a.tollgate.v1.DayComparisonR\vcomparisons\"\xa1\x01\n" +
 	"\x19ListOrganizationsResponse\x12F\n" +
 	"\rorganizations\x18\x01 \x03(\v2 .tollgate.v1.OrganizationSummaryR\rorganizations\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x14\n" +
@@ -2482,7 +2777,12 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x0eWORKLOAD_BATCH\x10\x05\x12\x1d\n" +
 	"\x19WORKLOAD_FUNCTION_CALLING\x10\x06\x12\x11\n" +
 	"\rWORKLOAD_FLEX\x10\a\x12\x15\n" +
-	"\x11WORKLOAD_PRIORITY\x10\b*q\n" +
+	"\x11WORKLOAD_PRIORITY\x10\b*\x90\x01\n" +
+	"\x10ComparisonResult\x12!\n" +
+	"\x1dCOMPARISON_RESULT_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18COMPARISON_RESULT_AGREES\x10\x01\x12\x1c\n" +
+	"\x18COMPARISON_RESULT_DRIFTS\x10\x02\x12\x1d\n" +
+	"\x19COMPARISON_RESULT_UNKNOWN\x10\x03*q\n" +
 	"\rEstimateBasis\x12\x1e\n" +
 	"\x1aESTIMATE_BASIS_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19ESTIMATE_BASIS_TEXT_BYTES\x10\x01\x12!\n" +
@@ -2514,85 +2814,96 @@ func file_tollgate_v1_quota_proto_rawDescGZIP() []byte {
 	return file_tollgate_v1_quota_proto_rawDescData
 }
 
-var file_tollgate_v1_quota_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_tollgate_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_tollgate_v1_quota_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_tollgate_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_tollgate_v1_quota_proto_goTypes = []any{
 	(Verdict)(0),                      // 0: tollgate.v1.Verdict
 	(BilledReason)(0),                 // 1: tollgate.v1.BilledReason
 	(Workload)(0),                     // 2: tollgate.v1.Workload
-	(EstimateBasis)(0),                // 3: tollgate.v1.EstimateBasis
-	(OrganizationOrder)(0),            // 4: tollgate.v1.OrganizationOrder
-	(*ReserveRequest)(nil),            // 5: tollgate.v1.ReserveRequest
-	(*ReserveResponse)(nil),           // 6: tollgate.v1.ReserveResponse
-	(*ReserveStreamResponse)(nil),     // 7: tollgate.v1.ReserveStreamResponse
-	(*ItemError)(nil),                 // 8: tollgate.v1.ItemError
-	(*SettleRequest)(nil),             // 9: tollgate.v1.SettleRequest
-	(*SettleResponse)(nil),            // 10: tollgate.v1.SettleResponse
-	(*ReleaseRequest)(nil),            // 11: tollgate.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),           // 12: tollgate.v1.ReleaseResponse
-	(*GetQuotaRequest)(nil),           // 13: tollgate.v1.GetQuotaRequest
-	(*GetQuotaResponse)(nil),          // 14: tollgate.v1.GetQuotaResponse
-	(*PoolQuota)(nil),                 // 15: tollgate.v1.PoolQuota
-	(*ShareQuota)(nil),                // 16: tollgate.v1.ShareQuota
-	(*ListUsageRequest)(nil),          // 17: tollgate.v1.ListUsageRequest
-	(*ListUsageResponse)(nil),         // 18: tollgate.v1.ListUsageResponse
-	(*UsageRow)(nil),                  // 19: tollgate.v1.UsageRow
-	(*EstimateRequest)(nil),           // 20: tollgate.v1.EstimateRequest
-	(*EstimateResponse)(nil),          // 21: tollgate.v1.EstimateResponse
-	(*SetExternalUsageRequest)(nil),   // 22: tollgate.v1.SetExternalUsageRequest
-	(*SetExternalUsageResponse)(nil),  // 23: tollgate.v1.SetExternalUsageResponse
-	(*ListOrganizationsRequest)(nil),  // 24: tollgate.v1.ListOrganizationsRequest
-	(*OrganizationSummary)(nil),       // 25: tollgate.v1.OrganizationSummary
-	(*ListOrganizationsResponse)(nil), // 26: tollgate.v1.ListOrganizationsResponse
-	(*timestamppb.Timestamp)(nil),     // 27: google.protobuf.Timestamp
+	(ComparisonResult)(0),             // 3: tollgate.v1.ComparisonResult
+	(EstimateBasis)(0),                // 4: tollgate.v1.EstimateBasis
+	(OrganizationOrder)(0),            // 5: tollgate.v1.OrganizationOrder
+	(*ReserveRequest)(nil),            // 6: tollgate.v1.ReserveRequest
+	(*ReserveResponse)(nil),           // 7: tollgate.v1.ReserveResponse
+	(*ReserveStreamResponse)(nil),     // 8: tollgate.v1.ReserveStreamResponse
+	(*ItemError)(nil),                 // 9: tollgate.v1.ItemError
+	(*SettleRequest)(nil),             // 10: tollgate.v1.SettleRequest
+	(*SettleResponse)(nil),            // 11: tollgate.v1.SettleResponse
+	(*ReleaseRequest)(nil),            // 12: tollgate.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),           // 13: tollgate.v1.ReleaseResponse
+	(*GetQuotaRequest)(nil),           // 14: tollgate.v1.GetQuotaRequest
+	(*GetQuotaResponse)(nil),          // 15: tollgate.v1.GetQuotaResponse
+	(*DayComparison)(nil),             // 16: tollgate.v1.DayComparison
+	(*DriftTokens)(nil),               // 17: tollgate.v1.DriftTokens
+	(*PoolQuota)(nil),                 // 18: tollgate.v1.PoolQuota
+	(*ShareQuota)(nil),                // 19: tollgate.v1.ShareQuota
+	(*ListUsageRequest)(nil),          // 20: tollgate.v1.ListUsageRequest
+	(*ListUsageResponse)(nil),         // 21: tollgate.v1.ListUsageResponse
+	(*UsageRow)(nil),                  // 22: tollgate.v1.UsageRow
+	(*ProviderUsage)(nil),             // 23: tollgate.v1.ProviderUsage
+	(*EstimateRequest)(nil),           // 24: tollgate.v1.EstimateRequest
+	(*EstimateResponse)(nil),          // 25: tollgate.v1.EstimateResponse
+	(*SetExternalUsageRequest)(nil),   // 26: tollgate.v1.SetExternalUsageRequest
+	(*SetExternalUsageResponse)(nil),  // 27: tollgate.v1.SetExternalUsageResponse
+	(*ListOrganizationsRequest)(nil),  // 28: tollgate.v1.ListOrganizationsRequest
+	(*OrganizationSummary)(nil),       // 29: tollgate.v1.OrganizationSummary
+	(*ListOrganizationsResponse)(nil), // 30: tollgate.v1.ListOrganizationsResponse
+	(*timestamppb.Timestamp)(nil),     // 31: google.protobuf.Timestamp
 }
 var file_tollgate_v1_quota_proto_depIdxs = []int32{
 	2,  // 0: tollgate.v1.ReserveRequest.workload:type_name -> tollgate.v1.Workload
 	0,  // 1: tollgate.v1.ReserveResponse.verdict:type_name -> tollgate.v1.Verdict
 	1,  // 2: tollgate.v1.ReserveResponse.billed_reason:type_name -> tollgate.v1.BilledReason
-	27, // 3: tollgate.v1.ReserveResponse.resets_at:type_name -> google.protobuf.Timestamp
-	6,  // 4: tollgate.v1.ReserveStreamResponse.reserved:type_name -> tollgate.v1.ReserveResponse
-	8,  // 5: tollgate.v1.ReserveStreamResponse.error:type_name -> tollgate.v1.ItemError
+	31, // 3: tollgate.v1.ReserveResponse.resets_at:type_name -> google.protobuf.Timestamp
+	7,  // 4: tollgate.v1.ReserveStreamResponse.reserved:type_name -> tollgate.v1.ReserveResponse
+	9,  // 5: tollgate.v1.ReserveStreamResponse.error:type_name -> tollgate.v1.ItemError
 	0,  // 6: tollgate.v1.SettleResponse.verdict:type_name -> tollgate.v1.Verdict
 	1,  // 7: tollgate.v1.SettleResponse.billed_reason:type_name -> tollgate.v1.BilledReason
-	27, // 8: tollgate.v1.SettleResponse.resets_at:type_name -> google.protobuf.Timestamp
-	27, // 9: tollgate.v1.ReleaseResponse.resets_at:type_name -> google.protobuf.Timestamp
+	31, // 8: tollgate.v1.SettleResponse.resets_at:type_name -> google.protobuf.Timestamp
+	31, // 9: tollgate.v1.ReleaseResponse.resets_at:type_name -> google.protobuf.Timestamp
 	1,  // 10: tollgate.v1.GetQuotaResponse.not_enrolled_reason:type_name -> tollgate.v1.BilledReason
-	27, // 11: tollgate.v1.GetQuotaResponse.resets_at:type_name -> google.protobuf.Timestamp
-	15, // 12: tollgate.v1.GetQuotaResponse.pools:type_name -> tollgate.v1.PoolQuota
-	16, // 13: tollgate.v1.PoolQuota.shares:type_name -> tollgate.v1.ShareQuota
-	19, // 14: tollgate.v1.ListUsageResponse.rows:type_name -> tollgate.v1.UsageRow
-	3,  // 15: tollgate.v1.EstimateResponse.basis:type_name -> tollgate.v1.EstimateBasis
-	2,  // 16: tollgate.v1.EstimateResponse.workload:type_name -> tollgate.v1.Workload
-	27, // 17: tollgate.v1.SetExternalUsageResponse.resets_at:type_name -> google.protobuf.Timestamp
-	4,  // 18: tollgate.v1.ListOrganizationsRequest.order:type_name -> tollgate.v1.OrganizationOrder
-	1,  // 19: tollgate.v1.OrganizationSummary.not_enrolled_reason:type_name -> tollgate.v1.BilledReason
-	15, // 20: tollgate.v1.OrganizationSummary.pools:type_name -> tollgate.v1.PoolQuota
-	27, // 21: tollgate.v1.OrganizationSummary.as_of:type_name -> google.protobuf.Timestamp
-	25, // 22: tollgate.v1.ListOrganizationsResponse.organizations:type_name -> tollgate.v1.OrganizationSummary
-	5,  // 23: tollgate.v1.QuotaService.Reserve:input_type -> tollgate.v1.ReserveRequest
-	5,  // 24: tollgate.v1.QuotaService.ReserveStream:input_type -> tollgate.v1.ReserveRequest
-	9,  // 25: tollgate.v1.QuotaService.Settle:input_type -> tollgate.v1.SettleRequest
-	11, // 26: tollgate.v1.QuotaService.Release:input_type -> tollgate.v1.ReleaseRequest
-	13, // 27: tollgate.v1.QuotaService.GetQuota:input_type -> tollgate.v1.GetQuotaRequest
-	17, // 28: tollgate.v1.QuotaService.ListUsage:input_type -> tollgate.v1.ListUsageRequest
-	20, // 29: tollgate.v1.QuotaService.Estimate:input_type -> tollgate.v1.EstimateRequest
-	22, // 30: tollgate.v1.QuotaService.SetExternalUsage:input_type -> tollgate.v1.SetExternalUsageRequest
-	24, // 31: tollgate.v1.QuotaService.ListOrganizations:input_type -> tollgate.v1.ListOrganizationsRequest
-	6,  // 32: tollgate.v1.QuotaService.Reserve:output_type -> tollgate.v1.ReserveResponse
-	7,  // 33: tollgate.v1.QuotaService.ReserveStream:output_type -> tollgate.v1.ReserveStreamResponse
-	10, // 34: tollgate.v1.QuotaService.Settle:output_type -> tollgate.v1.SettleResponse
-	12, // 35: tollgate.v1.QuotaService.Release:output_type -> tollgate.v1.ReleaseResponse
-	14, // 36: tollgate.v1.QuotaService.GetQuota:output_type -> tollgate.v1.GetQuotaResponse
-	18, // 37: tollgate.v1.QuotaService.ListUsage:output_type -> tollgate.v1.ListUsageResponse
-	21, // 38: tollgate.v1.QuotaService.Estimate:output_type -> tollgate.v1.EstimateResponse
-	23, // 39: tollgate.v1.QuotaService.SetExternalUsage:output_type -> tollgate.v1.SetExternalUsageResponse
-	26, // 40: tollgate.v1.QuotaService.ListOrganizations:output_type -> tollgate.v1.ListOrganizationsResponse
-	32, // [32:41] is the sub-list for method output_type
-	23, // [23:32] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	31, // 11: tollgate.v1.GetQuotaResponse.resets_at:type_name -> google.protobuf.Timestamp
+	18, // 12: tollgate.v1.GetQuotaResponse.pools:type_name -> tollgate.v1.PoolQuota
+	16, // 13: tollgate.v1.GetQuotaResponse.comparisons:type_name -> tollgate.v1.DayComparison
+	31, // 14: tollgate.v1.DayComparison.compared_at:type_name -> google.protobuf.Timestamp
+	3,  // 15: tollgate.v1.DayComparison.result:type_name -> tollgate.v1.ComparisonResult
+	17, // 16: tollgate.v1.DayComparison.drift:type_name -> tollgate.v1.DriftTokens
+	19, // 17: tollgate.v1.PoolQuota.shares:type_name -> tollgate.v1.ShareQuota
+	22, // 18: tollgate.v1.ListUsageResponse.rows:type_name -> tollgate.v1.UsageRow
+	16, // 19: tollgate.v1.ListUsageResponse.comparisons:type_name -> tollgate.v1.DayComparison
+	23, // 20: tollgate.v1.UsageRow.provider:type_name -> tollgate.v1.ProviderUsage
+	4,  // 21: tollgate.v1.EstimateResponse.basis:type_name -> tollgate.v1.EstimateBasis
+	2,  // 22: tollgate.v1.EstimateResponse.workload:type_name -> tollgate.v1.Workload
+	31, // 23: tollgate.v1.SetExternalUsageResponse.resets_at:type_name -> google.protobuf.Timestamp
+	5,  // 24: tollgate.v1.ListOrganizationsRequest.order:type_name -> tollgate.v1.OrganizationOrder
+	1,  // 25: tollgate.v1.OrganizationSummary.not_enrolled_reason:type_name -> tollgate.v1.BilledReason
+	18, // 26: tollgate.v1.OrganizationSummary.pools:type_name -> tollgate.v1.PoolQuota
+	31, // 27: tollgate.v1.OrganizationSummary.as_of:type_name -> google.protobuf.Timestamp
+	16, // 28: tollgate.v1.OrganizationSummary.comparisons:type_name -> tollgate.v1.DayComparison
+	29, // 29: tollgate.v1.ListOrganizationsResponse.organizations:type_name -> tollgate.v1.OrganizationSummary
+	6,  // 30: tollgate.v1.QuotaService.Reserve:input_type -> tollgate.v1.ReserveRequest
+	6,  // 31: tollgate.v1.QuotaService.ReserveStream:input_type -> tollgate.v1.ReserveRequest
+	10, // 32: tollgate.v1.QuotaService.Settle:input_type -> tollgate.v1.SettleRequest
+	12, // 33: tollgate.v1.QuotaService.Release:input_type -> tollgate.v1.ReleaseRequest
+	14, // 34: tollgate.v1.QuotaService.GetQuota:input_type -> tollgate.v1.GetQuotaRequest
+	20, // 35: tollgate.v1.QuotaService.ListUsage:input_type -> tollgate.v1.ListUsageRequest
+	24, // 36: tollgate.v1.QuotaService.Estimate:input_type -> tollgate.v1.EstimateRequest
+	26, // 37: tollgate.v1.QuotaService.SetExternalUsage:input_type -> tollgate.v1.SetExternalUsageRequest
+	28, // 38: tollgate.v1.QuotaService.ListOrganizations:input_type -> tollgate.v1.ListOrganizationsRequest
+	7,  // 39: tollgate.v1.QuotaService.Reserve:output_type -> tollgate.v1.ReserveResponse
+	8,  // 40: tollgate.v1.QuotaService.ReserveStream:output_type -> tollgate.v1.ReserveStreamResponse
+	11, // 41: tollgate.v1.QuotaService.Settle:output_type -> tollgate.v1.SettleResponse
+	13, // 42: tollgate.v1.QuotaService.Release:output_type -> tollgate.v1.ReleaseResponse
+	15, // 43: tollgate.v1.QuotaService.GetQuota:output_type -> tollgate.v1.GetQuotaResponse
+	21, // 44: tollgate.v1.QuotaService.ListUsage:output_type -> tollgate.v1.ListUsageResponse
+	25, // 45: tollgate.v1.QuotaService.Estimate:output_type -> tollgate.v1.EstimateResponse
+	27, // 46: tollgate.v1.QuotaService.SetExternalUsage:output_type -> tollgate.v1.SetExternalUsageResponse
+	30, // 47: tollgate.v1.QuotaService.ListOrganizations:output_type -> tollgate.v1.ListOrganizationsResponse
+	39, // [39:48] is the sub-list for method output_type
+	30, // [30:39] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_tollgate_v1_quota_proto_init() }
@@ -2609,8 +2920,8 @@ func file_tollgate_v1_quota_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollgate_v1_quota_proto_rawDesc), len(file_tollgate_v1_quota_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   22,
+			NumEnums:      6,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
