@@ -15,6 +15,8 @@ use crate::{
     },
 };
 
+type ProviderTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
 const ROW: RecordError = RecordError::Corrupt("a row of the provider");
 const COMPARISON: RecordError = RecordError::Corrupt("a comparison with the provider");
 
@@ -83,9 +85,7 @@ pub(super) fn comparisons(
 }
 
 /// The table; none in a file of an earlier release that was not written since.
-fn open(
-    database: &Database,
-) -> Result<Option<ReadOnlyTable<&'static [u8], &'static [u8]>>, RecordError> {
+fn open(database: &Database) -> Result<Option<ProviderTable>, RecordError> {
     match database.begin_read()?.open_table(tables::PROVIDER) {
         Ok(table) => Ok(Some(table)),
         Err(TableError::TableDoesNotExist(_)) => Ok(None),
