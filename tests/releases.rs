@@ -333,6 +333,37 @@ async fn the_previous_release_ends_no_reservation_that_a_share_counts_and_reserv
     assert_eq!(large(&old).await.used, 800);
 }
 
+#[tokio::test]
+async fn the_previous_release_counts_on_beside_what_a_pool_has_reached() {
+    let rollout = Rollout::start("");
+    let [old, new] = rollout.clients();
+    let mut expected = 0;
+    let steps = [(&old, 50_000), (&new, 45_000), (&old, 2_000), (&new, 3_000)];
+    for (at, (client, tokens)) in steps.into_iter().enumerate() {
+        let id = format!("id-{at}");
+        assert_eq!(verdict_text(&reserve(client, tokens, &id).await), "FREE");
+        expected += tokens;
+        for client in [&old, &new] {
+            assert_eq!(large(client).await.used, expected);
+        }
+        let one_more = verdict_text(&reserve(client, ALLOWANCE - expected + 1, "").await);
+        assert_eq!(one_more, "AllowanceExceeded");
+    }
+    assert_eq!(release(&old, "id-0").await, 50_000);
+    // Both know the last state.
+    for client in [&old, &new] {
+        assert!(reserve(client, 3_000, "id-3").await.replayed);
+    }
+    rollout.redis.run(&["FLUSHALL"]);
+    for client in [&old, &new, &old] {
+        assert_eq!(
+            verdict_text(&reserve(client, 50_001, "").await),
+            "AllowanceExceeded"
+        );
+        assert_eq!(large(client).await.used, 50_000);
+    }
+}
+
 /// Its wire has no number for them, but it finishes what this release reserved.
 #[tokio::test]
 async fn the_previous_release_settles_and_releases_new_workloads_and_refuses_to_reserve_them() {

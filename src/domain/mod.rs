@@ -8,6 +8,7 @@
 //! | [`usage`] | the rows of the usage history |
 //! | [`comparison`] | what a comparison with the provider found, and the kinds of drift |
 //! | [`terms`] | what the policy grants at the moment of a decision |
+//! | [`thresholds`] | the parts of an allowance at which a notice is due |
 //! | [`capacity`] | how much a model takes and makes |
 //! | [`day`] | the UTC day, at whose end the counters expire |
 //! | [`ids`], [`tokens`] | names and amounts, which can't be out of bounds |
@@ -19,6 +20,7 @@ pub mod ids;
 pub mod pool;
 pub mod reservation;
 pub mod terms;
+pub mod thresholds;
 pub mod tokens;
 pub mod usage;
 pub mod verdict;
@@ -35,6 +37,7 @@ pub use reservation::{
     Progress, Refusal, RequestField, RequestFields, Reservation, ReservationState, Workload,
 };
 pub use terms::{Eligibility, Grant, Portion, ShareId, Terms};
+pub use thresholds::{Threshold, Thresholds};
 pub use tokens::{CounterOverflow, Tokens};
 pub use usage::{RowChoice, RowCounts, UsageCounters, other_row};
 pub use verdict::{BilledReason, Verdict};

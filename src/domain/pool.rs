@@ -7,6 +7,7 @@
 use strum::IntoStaticStr;
 
 use super::{
+    thresholds::{Threshold, Thresholds},
     tokens::{CounterOverflow, Tokens},
     verdict::{BilledReason, Verdict},
 };
@@ -40,6 +41,8 @@ pub struct PoolTerms {
     pub margin: Tokens,
     /// What an overflow does to the pool.
     pub overflow: Overflow,
+    /// At which parts of the allowance notices are due.
+    pub thresholds: Thresholds,
 }
 
 impl PoolTerms {
@@ -118,6 +121,11 @@ pub struct PoolCounters {
     /// Whether an overflow closed the pool. Only in effect while the terms say
     /// [`Overflow::CloseUntilReset`].
     pub closed: bool,
+    /// The most that was counted, free tokens and external usage, each time that it reached a further threshold. So it has
+    /// reached the thresholds that the pool has reached today, also if less is counted now.
+    pub peak: Tokens,
+    /// The thresholds whose notices were delivered.
+    pub notified: Thresholds,
 }
 
 impl PoolCounters {
@@ -236,6 +244,35 @@ impl PoolCounters {
         self.used = self.used.less(reserved.less(kept));
     }
 
+    /// Free tokens and external usage: what thresholds are compared with.
+    pub fn counted(&self) -> Tokens {
+        let counted = self.used.plus(self.external.tokens());
+        counted.unwrap_or(Tokens::MAX)
+    }
+
+    /// Raises the peak, if a further threshold is reached.
+    pub fn raise_peak(&mut self, terms: PoolTerms) {
+        let counted = self.counted();
+        let next = terms.thresholds.next(terms.allowance, self.peak);
+        if next.is_some_and(|next| counted >= next) {
+            self.peak = counted;
+        }
+    }
+
+    /// Records that the notice of a threshold was delivered.
+    pub fn confirm_notice(&mut self, threshold: Threshold) {
+        self.notified.insert(threshold);
+    }
+
+    /// The thresholds that were reached today and whose notices were not delivered yet, the lowest first.
+    pub fn unconfirmed(&self, terms: PoolTerms) -> impl Iterator<Item = Threshold> + use<> {
+        let (reached, notified) = (
+            terms.thresholds.reached(terms.allowance, self.peak),
+            self.notified,
+        );
+        reached.filter(move |threshold| !notified.contains(*threshold))
+    }
+
     /// Whether every further Reserve of today is BILLED `POOL_CLOSED`.
     pub fn is_closed(&self, terms: PoolTerms) -> bool {
         self.closed && terms.overflow == Overflow::CloseUntilReset
@@ -270,6 +307,7 @@ mod tests {
             allowance: tokens(allowance),
             margin: Tokens::ZERO,
             overflow,
+            thresholds: Thresholds::USUAL,
         }
     }
 

@@ -8,6 +8,7 @@ use super::{
     day::UtcDay,
     ids::{PoolName, ProjectId},
     pool::{Overflow, PoolTerms},
+    thresholds::Thresholds,
     tokens::Tokens,
     verdict::BilledReason,
 };
@@ -19,6 +20,8 @@ pub struct Terms {
     pub overflow: Overflow,
     /// How long before midnight FREE reservations are carried into the pools of the next day.
     pub midnight_guard: TimeDelta,
+    /// At which parts of a pool's allowance notices are due.
+    pub thresholds: Thresholds,
     /// Every pool of the policy, ordered by name.
     pub pools: Vec<(PoolName, Grant)>,
     /// The most that projects may use of a pool in a day, ordered by [`ShareId`].
@@ -65,6 +68,7 @@ impl Terms {
             allowance: grant.allowance,
             margin: grant.margin,
             overflow: self.overflow,
+            thresholds: self.thresholds,
         }
     }
 

@@ -432,14 +432,20 @@ impl<'d> Entry<'d> {
 
     /// The strings of a list. Reports each value that is no string as a fault, and skips it.
     pub(crate) fn texts(&self) -> Option<Vec<(&'d str, Entry<'d>)>> {
-        let list = self.expect("a list of strings", self.value.as_array())?;
-        let entries = list.iter().map(|value| {
-            let mut place = self.place.clone();
+        let entries = self.entries("a list of strings")?;
+        Some(entries.filter_map(|it| Some((it.text()?, it))).collect())
+    }
+
+    /// The values of a list. `wanted` is what it must be.
+    pub(crate) fn entries(&self, wanted: &str) -> Option<impl Iterator<Item = Entry<'d>>> {
+        let list = self.expect(wanted, self.value.as_array())?;
+        let place = self.place.clone();
+        Some(list.iter().map(move |value| {
+            let mut place = place.clone();
             place.span = value.span();
             let value = value.get_ref();
             Entry { place, value }
-        });
-        Some(entries.filter_map(|it| Some((it.text()?, it))).collect())
+        }))
     }
 
     pub(crate) fn duration(&self) -> Option<Duration> {

@@ -16,6 +16,7 @@ use super::{
     assess::reassess,
     breaker::{Access, CircuitBreaker},
     comparisons::KnownComparisons,
+    notices::NoticeSink,
     overview::Overview,
 };
 use crate::{
@@ -40,6 +41,7 @@ pub(super) struct Backend {
     pub(super) overview: Overview,
     pub(super) comparisons: KnownComparisons,
     pub(super) metrics: Metrics,
+    pub(super) notices: Option<NoticeSink>,
 }
 
 /// An outcome for each operation of a batch.
@@ -97,8 +99,13 @@ impl Backend {
                     Ok(Timestamped { now, answer }) => {
                         let day = self.clock.update(now);
                         match answer {
-                            Decision::Outcomes(answer) => {
-                                results[place] = Ok(Timestamped { now, answer })
+                            Decision::Outcomes {
+                                outcomes,
+                                crossings,
+                            } => {
+                                self.notice_crossings(&batch, now, crossings);
+                                let answer = outcomes;
+                                results[place] = Ok(Timestamped { now, answer });
                             }
                             Decision::DayChanged => day_changed.push((batch, place, day)),
                         }

@@ -75,7 +75,8 @@ impl LedgerError {
             Outcome::Reserved { .. }
             | Outcome::Settled { .. }
             | Outcome::Released { .. }
-            | Outcome::ExternalUsageSet { .. } => {
+            | Outcome::ExternalUsageSet { .. }
+            | Outcome::NoticeConfirmed => {
                 let reason = "the outcome does not match the request".to_owned();
                 Self::Store(StoreError::Corrupt { reason })
             }

@@ -13,6 +13,7 @@ mod comparisons;
 mod decision_log;
 mod error;
 mod fullness;
+mod notices;
 mod organizations;
 mod overview;
 mod overview_loop;
@@ -47,6 +48,7 @@ pub use self::{
     comparisons::ComparedDay,
     error::LedgerError,
     fullness::Fullness,
+    notices::{Notice, NoticeOrigin, NoticeSink},
 };
 use crate::{
     domain::{BilledReason, OrgId, RequestId, Verdict},
@@ -82,6 +84,8 @@ pub struct LedgerConfig {
     pub reconciled: Vec<OrgId>,
     /// Where it counts decisions, calls and failures.
     pub metrics: Metrics,
+    /// Takes the notices of pools that have reached a threshold.
+    pub notices: Option<NoticeSink>,
 }
 
 /// What a Reserve answers during an outage of the store.
@@ -105,6 +109,7 @@ impl LedgerConfig {
             max_waiting: Ledger::MAX_WAITING,
             reconciled: Vec::new(),
             metrics: Metrics::default(),
+            notices: None,
         }
     }
 }
@@ -125,6 +130,7 @@ impl Ledger {
             overview: Overview::default(),
             comparisons: KnownComparisons::of(config.reconciled),
             metrics: config.metrics,
+            notices: config.notices,
         });
         Self {
             queue: Arc::new(Queue::new(Arc::clone(&backend), config.max_waiting)),

@@ -245,7 +245,7 @@ fn shares<'o>(org: &'o Organization, other: &'o Organization) -> impl Iterator<I
 }
 
 /// The keys of an organization with their values, without its projects and shares.
-fn organization(org: &Organization) -> [(&'static str, Option<String>); 5] {
+fn organization(org: &Organization) -> [(&'static str, Option<String>); 6] {
     let sharing = match &org.data_sharing {
         DataSharing::All => "all",
         DataSharing::Selected(_) => "selected",
@@ -260,6 +260,7 @@ fn organization(org: &Organization) -> [(&'static str, Option<String>); 5] {
         ),
         ("enterprise", Some(org.enterprise.to_string())),
         ("margin", org.margin.map(|it| it.to_string())),
+        ("notify_at", org.thresholds.map(|it| it.to_string())),
     ]
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    domain::{Grant, PoolName, Portion, Terms, Tokens},
+    domain::{Grant, PoolName, Portion, Terms, Thresholds, Tokens},
     files::toml::{Entry, Section},
 };
 
@@ -18,14 +18,28 @@ pub(super) struct Margins {
     pub(super) pools: BTreeMap<PoolName, Portion>,
 }
 
-/// The terms of organizations with margins of their own, by tier.
-pub(super) type OwnTerms = HashMap<(u8, Portion), Arc<Terms>>;
+/// What an organization may have of its own, in place of what its tier has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Own {
+    pub(super) margin: Option<Portion>,
+    pub(super) thresholds: Option<Thresholds>,
+}
+
+/// The terms of organizations with margins or thresholds of their own, by tier.
+pub(super) type OwnTerms = HashMap<(u8, Own), Arc<Terms>>;
+
+impl Own {
+    pub(super) const NOTHING: Self = Self {
+        margin: None,
+        thresholds: None,
+    };
+}
 
 impl Margins {
-    /// The terms of a tier with these margins; `own` is the organization's.
-    fn apply(&self, terms: &Terms, own: Option<Portion>) -> Arc<Terms> {
+    /// The terms of a tier with these margins, and with what an organization has of its own.
+    fn apply(&self, terms: &Terms, own: Own) -> Arc<Terms> {
         let pools = terms.pools.iter().map(|(pool, Grant { allowance, .. })| {
-            let margin = own.or_else(|| self.pools.get(pool).copied());
+            let margin = own.margin.or_else(|| self.pools.get(pool).copied());
             let margin = margin.or(self.program);
             let grant = Grant {
                 allowance: *allowance,
@@ -35,24 +49,25 @@ impl Margins {
         });
         Arc::new(Terms {
             pools: pools.collect(),
+            thresholds: own.thresholds.unwrap_or(terms.thresholds),
             ..terms.clone()
         })
     }
 
-    /// Applies them to the terms of the tiers, and returns those of organizations with margins of their own: `own` has
-    /// the tier and the margin of each.
+    /// Applies them to the terms of the tiers, and returns those of organizations with something of their own: `own` has
+    /// the tier of each, and what it has.
     pub(super) fn apply_to(
         &self,
         tiers: &mut BTreeMap<u8, Arc<Terms>>,
-        own: impl Iterator<Item = (u8, Portion)>,
+        own: impl Iterator<Item = (u8, Own)>,
     ) -> OwnTerms {
         for terms in tiers.values_mut() {
-            *terms = self.apply(terms, None);
+            *terms = self.apply(terms, Own::NOTHING);
         }
         let mut own_terms = OwnTerms::new();
-        for (tier, margin) in own {
-            let terms = own_terms.entry((tier, margin));
-            terms.or_insert_with(|| self.apply(&tiers[&tier], Some(margin)));
+        for (tier, own) in own {
+            let terms = own_terms.entry((tier, own));
+            terms.or_insert_with(|| self.apply(&tiers[&tier], own));
         }
         own_terms
     }

@@ -10,6 +10,7 @@ mod models;
 mod programs;
 mod schema;
 mod shares;
+mod thresholds;
 mod warnings;
 mod watch;
 
@@ -30,14 +31,14 @@ pub use self::{
     watch::{PolicySource, PolicyStatus},
 };
 use self::{
-    margins::{Margins, OwnTerms},
+    margins::{Margins, Own, OwnTerms},
     models::Models,
     shares::SharedTerms,
 };
 use crate::{
     domain::{
         BilledReason, Eligibility, ModelCapacity, ModelName, OrgId, Overflow, PoolName, Portion,
-        ProjectId, RequestFields, Terms, UtcDay, Workload, is_fine_tuned,
+        ProjectId, RequestFields, Terms, Thresholds, UtcDay, Workload, is_fine_tuned,
     },
     files::toml::Diagnostic,
 };
@@ -58,12 +59,14 @@ pub struct Policy {
     /// The terms of each tier.
     pub tiers: BTreeMap<u8, Arc<Terms>>,
     margins: Margins,
-    /// The terms of organizations with margins of their own.
+    /// The terms of organizations with margins or thresholds of their own.
     own_terms: OwnTerms,
     /// The terms of organizations with shares.
     shared_terms: SharedTerms,
     /// An allowance of 0 in every pool.
     no_terms: Arc<Terms>,
+    /// Every threshold of an organization.
+    pub thresholds: Thresholds,
     /// The organizations, ordered by name.
     pub orgs: IndexMap<OrgId, Organization>,
     lints: Lints,
@@ -121,6 +124,8 @@ pub struct Organization {
     pub enterprise: bool,
     /// Its own margin, in place of the pools' and the programme's.
     pub margin: Option<Portion>,
+    /// At which parts of its allowances notices are due, in place of the usual ones.
+    pub thresholds: Option<Thresholds>,
     /// The most that some of its projects may use of a pool.
     pub shares: Shares,
 }
@@ -309,10 +314,10 @@ impl Policy {
         } else {
             None
         };
-        let terms = match (not_enrolled, org.margin) {
+        let terms = match (not_enrolled, org.own()) {
             (Some(_), _) => &self.no_terms,
             (None, _) if !org.shares.is_empty() => &self.shared_terms[id],
-            (None, Some(margin)) => &self.own_terms[&(org.tier, margin)],
+            (None, Some(own)) => &self.own_terms[&(org.tier, own)],
             (None, None) => &self.tiers[&org.tier],
         };
         Enrollment {
@@ -357,6 +362,17 @@ impl Assessor<'_> {
             (None, Some(ModelEntry::Listed(pool))) => Eligibility::Eligible(pool.clone()),
             (None, _) => Eligibility::Ineligible(BilledReason::ModelNotCovered),
         }
+    }
+}
+
+impl Organization {
+    /// What it has in place of what its tier has, if anything.
+    fn own(&self) -> Option<Own> {
+        let own = Own {
+            margin: self.margin,
+            thresholds: self.thresholds,
+        };
+        (own != Own::NOTHING).then_some(own)
     }
 }
 

@@ -12,9 +12,12 @@ use super::{
     BuiltinProgram, DataSharing, KeyPosition, Lints, Organization, Policy, Program,
     margins::{Margins, margin},
     shares::{shares, with_shares},
+    thresholds::notify_at,
 };
 use crate::{
-    domain::{Grant, OrgId, Overflow, PoolName, ProjectId, Terms, Tokens, UtcDay, Workload},
+    domain::{
+        Grant, OrgId, Overflow, PoolName, ProjectId, Terms, Thresholds, Tokens, UtcDay, Workload,
+    },
     files::toml::{self, Entry, Faults, Section, distinct},
 };
 
@@ -72,11 +75,10 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
     };
     let guard = TimeDelta::from_std(program.midnight_guard).unwrap_or_default();
     for terms in tiers.values_mut() {
-        Arc::make_mut(terms).midnight_guard = guard;
+        let terms = Arc::make_mut(terms);
+        (terms.midnight_guard, terms.thresholds) = (guard, Thresholds::USUAL);
     }
-    let own = orgs
-        .values()
-        .filter_map(|org| Some((org.tier, org.margin?)));
+    let own = orgs.values().filter_map(|org| Some((org.tier, org.own()?)));
     let own_terms = margins.apply_to(&mut tiers, own);
     let nothing = pools.iter().map(|pool| (pool.clone(), Tokens::ZERO));
     let no_terms = terms(overflow, nothing);
@@ -84,15 +86,15 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
         .iter()
         .filter(|(_, org)| !org.shares.is_empty())
         .map(|(id, org)| {
-            let own = org
-                .margin
-                .and_then(|margin| own_terms.get(&(org.tier, margin)));
+            let own = org.own().and_then(|own| own_terms.get(&(org.tier, own)));
             (
                 id.clone(),
                 with_shares(own.unwrap_or(&tiers[&org.tier]), &org.shares),
             )
         });
     let shared_terms = with_shares.collect();
+    let own_thresholds = orgs.values().filter_map(|org| org.thresholds);
+    let thresholds = own_thresholds.fold(Thresholds::USUAL, Thresholds::union);
     Some(Policy {
         program,
         pools,
@@ -102,6 +104,7 @@ fn policy(root: &Section<'_>) -> Option<Policy> {
         own_terms,
         shared_terms,
         no_terms,
+        thresholds,
         orgs,
         lints,
     })
@@ -323,6 +326,7 @@ fn organization(
         Some(DataSharing::Selected(projects)) => Some(projects),
         _ => None,
     };
+    let thresholds = notify_at(section);
     let shares = shares(section, pools, selected);
     section.finish();
     Some(Organization {
@@ -331,6 +335,7 @@ fn organization(
         zero_data_retention: zero_data_retention.unwrap_or(false),
         enterprise: enterprise.unwrap_or(false),
         margin,
+        thresholds,
         shares,
     })
 }

@@ -90,6 +90,7 @@ impl Server {
         let (store, store_name) = open_store(settings, &metrics)?;
         let limits = settings.limits.fitted_to_open_files();
         let ledger = Ledger::new(LedgerConfig {
+            notices: None,
             policy: policy.policy(),
             store,
             on_store_failure: settings.on_store_failure,

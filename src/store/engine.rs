@@ -6,95 +6,18 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Operation, Outcome, PoolBalance};
+use super::{
+    Crossing, Operation, Outcome, PoolBalance,
+    records::{Records, RelativeDay},
+};
 use crate::domain::{
-    CounterOverflow, Eligibility, ExternalSource, ModelName, PoolCounters, PoolName, Progress,
-    ProjectId, Refusal, RequestFields, RequestId, Reservation, ReservationState, RowChoice,
-    RowCounts, ShareBalance, ShareId, Terms, Tokens, UsageCounters, UtcDay, Verdict,
-    judge_late_settle, other_row,
+    CounterOverflow, Eligibility, ExternalSource, PoolCounters, PoolName, Progress, Refusal,
+    RequestFields, RequestId, Reservation, ReservationState, RowChoice, RowCounts, ShareBalance,
+    ShareId, Terms, Threshold, Tokens, UtcDay, Verdict, judge_late_settle, other_row,
 };
 
-/// The records of one organization.
-pub(super) trait Records {
-    /// Why a record can't be read.
-    type Error;
-
-    fn pool(
-        &mut self,
-        day: RelativeDay,
-        pool: &PoolName,
-    ) -> Result<Option<PoolCounters>, Self::Error>;
-
-    fn set_pool(&mut self, day: RelativeDay, pool: &PoolName, counters: PoolCounters);
-
-    /// The FREE tokens that a share counted.
-    fn share(&mut self, day: RelativeDay, share: &ShareId) -> Result<Option<Tokens>, Self::Error>;
-
-    fn set_share(&mut self, day: RelativeDay, share: &ShareId, used: Tokens);
-
-    fn row(
-        &mut self,
-        day: RelativeDay,
-        project: &ProjectId,
-        model: &ModelName,
-    ) -> Result<Option<UsageCounters>, Self::Error>;
-
-    fn set_row(
-        &mut self,
-        day: RelativeDay,
-        project: &ProjectId,
-        model: &ModelName,
-        row: UsageCounters,
-    );
-
-    /// How many usage rows today has.
-    fn row_counts(&mut self) -> Result<RowCounts, Self::Error>;
-
-    fn set_row_counts(&mut self, counts: RowCounts);
-
-    fn reservation(
-        &mut self,
-        day: RelativeDay,
-        id: &RequestId,
-    ) -> Result<Option<Reservation>, Self::Error>;
-
-    fn set_reservation(&mut self, day: RelativeDay, id: &RequestId, reservation: Reservation);
-}
-
-/// A day relative to the day of the decision. An id is looked up on the first three, in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum RelativeDay {
-    Today,
-    Yesterday,
-    /// The wall clock may have been ahead, and stepped back.
-    Tomorrow,
-    /// Only pools, into which reservations of tomorrow are carried.
-    DayAfterTomorrow,
-}
-
-impl RelativeDay {
-    const OF_IDS: [Self; 3] = [Self::Today, Self::Yesterday, Self::Tomorrow];
-
-    pub(super) fn date(self, today: UtcDay) -> UtcDay {
-        match self {
-            Self::Today => today,
-            Self::Yesterday => today.yesterday(),
-            Self::Tomorrow => today.plus_days(1),
-            Self::DayAfterTomorrow => today.plus_days(2),
-        }
-    }
-
-    /// The day after; of the last one itself.
-    fn next(self) -> Self {
-        match self {
-            Self::Yesterday => Self::Today,
-            Self::Today => Self::Tomorrow,
-            Self::Tomorrow | Self::DayAfterTomorrow => Self::DayAfterTomorrow,
-        }
-    }
-}
-
-/// Decides one operation. A day has at most `max_rows` usage rows, plus the row `(other)`, `(other)`.
+/// Decides one operation, and adds the thresholds that it crosses. A day has at most `max_rows` usage rows, plus the row
+/// `(other)`, `(other)`.
 ///
 /// # Errors
 ///
@@ -105,6 +28,7 @@ pub(super) fn decide<R: Records>(
     now: DateTime<Utc>,
     max_rows: u64,
     operation: &Operation,
+    crossings: &mut Vec<Crossing>,
 ) -> Result<Outcome, R::Error> {
     let mut engine = Engine {
         records,
@@ -112,6 +36,7 @@ pub(super) fn decide<R: Records>(
         now,
         max_rows,
         has_run: false,
+        crossings,
     };
     let decided = match operation {
         Operation::Reserve {
@@ -137,6 +62,11 @@ pub(super) fn decide<R: Records>(
             source,
             tokens,
         } => engine.set_external_usage(pool, *source, *tokens),
+        Operation::ConfirmNotice {
+            pool,
+            day,
+            threshold,
+        } => engine.confirm_notice(pool, *day, *threshold),
     };
     match decided {
         Ok(outcome) | Err(Abort::Answered(outcome)) => Ok(outcome),
@@ -152,6 +82,7 @@ struct Engine<'r, R> {
     max_rows: u64,
     /// Whether a Reserve is of a request that ran already.
     has_run: bool,
+    crossings: &'r mut Vec<Crossing>,
 }
 
 /// Ends a decision before its first write.
@@ -380,9 +311,46 @@ impl<R: Records> Engine<'_, R> {
     ) -> Result<Outcome, Abort<R::Error>> {
         let mut counters = self.pool(RelativeDay::Today, pool)?;
         let before = counters.external.replace(source, tokens);
-        self.records.set_pool(RelativeDay::Today, pool, counters);
+        let counters = self.set_pool(RelativeDay::Today, pool, counters);
         let pool = PoolBalance::today(self.terms, pool.clone(), &counters);
         Ok(Outcome::ExternalUsageSet { before, pool })
+    }
+
+    fn confirm_notice(
+        &mut self,
+        pool: &PoolName,
+        day: UtcDay,
+        threshold: Threshold,
+    ) -> Result<Outcome, Abort<R::Error>> {
+        if day == UtcDay::of(self.now) {
+            let mut counters = self.pool(RelativeDay::Today, pool)?;
+            counters.confirm_notice(threshold);
+            self.records.set_pool(RelativeDay::Today, pool, counters);
+        }
+        Ok(Outcome::NoticeConfirmed)
+    }
+
+    /// Writes a pool, and returns it as it is written: today's peak is raised if it reaches a further threshold.
+    fn set_pool(
+        &mut self,
+        day: RelativeDay,
+        pool: &PoolName,
+        mut counters: PoolCounters,
+    ) -> PoolCounters {
+        let before = counters.peak;
+        if day == RelativeDay::Today {
+            counters.raise_peak(self.terms.of_pool(pool));
+        }
+        if counters.peak > before {
+            self.crossings.push(Crossing {
+                pool: pool.clone(),
+                before,
+                used: counters.used,
+                external: counters.external.tokens(),
+            });
+        }
+        self.records.set_pool(day, pool, counters);
+        counters
     }
 
     /// The reservation of an id, and its day.
@@ -428,7 +396,7 @@ impl<R: Records> Engine<'_, R> {
 
     fn set_carried(&mut self, carried: Option<CarriedPool>) {
         if let Some((day, pool, counters)) = carried {
-            self.records.set_pool(day, &pool, counters);
+            self.set_pool(day, &pool, counters);
         }
     }
 
@@ -482,7 +450,7 @@ impl<R: Records> Engine<'_, R> {
         }
         // After this point nothing may fail.
         if let Some(pool) = pool {
-            self.records.set_pool(day, pool, counters);
+            self.set_pool(day, pool, counters);
         }
         if let Some((share, used)) = share {
             self.records.set_share(day, &share, used);

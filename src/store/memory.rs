@@ -14,11 +14,12 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use super::{
-    Batch, CallLimits, Clock, ClockStep, DayCounters, Decision, Operation, Outcome, RowKey, Store,
+    Batch, CallLimits, Clock, ClockStep, DayCounters, Decision, Operation, RowKey, Store,
     StoreError, Timestamped, UsageLimits, UsageRows,
     clock::StepDetector,
-    engine::{self, Records, RelativeDay},
+    engine,
     provider::{ProviderChanges, ProviderRows},
+    records::{Records, RelativeDay},
 };
 use crate::domain::{
     DayComparison, ModelName, OrgId, PoolCounters, PoolName, ProjectId, RequestId, Reservation,
@@ -69,16 +70,11 @@ impl MemoryStore {
         Timestamped { now, answer }
     }
 
-    fn decide_all(
-        &self,
-        state: &mut MemoryState,
-        now: DateTime<Utc>,
-        batch: &Batch,
-    ) -> Vec<Outcome> {
+    fn decide_all(&self, state: &mut MemoryState, now: DateTime<Utc>, batch: &Batch) -> Decision {
         let today = UtcDay::of(now);
         let writes = |operation: &Operation| match operation {
             Operation::Reserve { recording, .. } => recording.writes(),
-            Operation::SetExternalUsage { .. } => true,
+            Operation::SetExternalUsage { .. } | Operation::ConfirmNotice { .. } => true,
             Operation::Settle { .. } | Operation::Release { .. } => false,
         };
         // Only a write adds an organization.
@@ -91,11 +87,18 @@ impl MemoryStore {
         if state.is_steady {
             org.remove_old(self.limits.retention_days);
         }
+        let mut crossings = Vec::new();
         let decide = |operation| {
-            let decided = engine::decide(org, &batch.terms, now, self.limits.max_rows, operation);
+            let max_rows = self.limits.max_rows;
+            let decided =
+                engine::decide(org, &batch.terms, now, max_rows, operation, &mut crossings);
             decided.unwrap_or_else(|never| match never {})
         };
-        batch.operations.iter().map(decide).collect()
+        let outcomes = batch.operations.iter().map(decide).collect();
+        Decision::Outcomes {
+            outcomes,
+            crossings,
+        }
     }
 }
 
@@ -104,7 +107,7 @@ impl Store for MemoryStore {
     async fn decide(&self, batches: &[Batch]) -> Vec<Result<Timestamped<Decision>, StoreError>> {
         let decided = self.with_state(|state, now| {
             let decide = |batch: &Batch| match batch.day == UtcDay::of(now) {
-                true => Decision::Outcomes(self.decide_all(state, now, batch)),
+                true => self.decide_all(state, now, batch),
                 false => Decision::DayChanged,
             };
             batches.iter().map(decide).collect::<Vec<_>>()

@@ -20,6 +20,7 @@ mod error;
 pub mod file;
 pub mod memory;
 pub mod provider;
+mod records;
 pub mod redis;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -34,8 +35,8 @@ pub use self::{
 };
 use crate::domain::{
     CounterOverflow, DayComparison, Eligibility, ExternalSource, ModelName, OrgId, PoolCounters,
-    PoolName, ProjectId, Refusal, RequestFields, RequestId, ShareId, Terms, Tokens, UsageCounters,
-    UtcDay, Verdict,
+    PoolName, ProjectId, Refusal, RequestFields, RequestId, ShareId, Terms, Threshold, Tokens,
+    UsageCounters, UtcDay, Verdict,
 };
 
 /// How much of the usage history is kept.
@@ -238,10 +239,28 @@ impl Batch {
 /// The result of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// One outcome for each operation, in order.
-    Outcomes(Vec<Outcome>),
+    /// It was decided.
+    Outcomes {
+        /// One for each operation, in order.
+        outcomes: Vec<Outcome>,
+        /// The pools that reached a further threshold, perhaps more than one of it. Each is reported by one decision.
+        crossings: Vec<Crossing>,
+    },
     /// The store's clock is on another day. Nothing was written.
     DayChanged,
+}
+
+/// A pool reached a further threshold of its allowance: its peak was raised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crossing {
+    /// The pool.
+    pub pool: PoolName,
+    /// The peak before.
+    pub before: Tokens,
+    /// The free tokens at the peak.
+    pub used: Tokens,
+    /// The external usage at the peak.
+    pub external: Tokens,
 }
 
 /// An operation to be decided.
@@ -277,6 +296,12 @@ pub enum Operation {
         source: ExternalSource,
         tokens: Tokens,
     },
+    /// Records that the notice of a threshold was delivered. On another day it changes nothing.
+    ConfirmNotice {
+        pool: PoolName,
+        day: UtcDay,
+        threshold: Threshold,
+    },
 }
 
 impl Operation {
@@ -286,7 +311,7 @@ impl Operation {
         match self {
             Self::Reserve { request_id, .. } => request_id.as_ref(),
             Self::Settle { request_id, .. } | Self::Release { request_id } => Some(request_id),
-            Self::SetExternalUsage { .. } => None,
+            Self::SetExternalUsage { .. } | Self::ConfirmNotice { .. } => None,
         }
     }
 
@@ -300,7 +325,10 @@ impl Operation {
                 recording,
                 ..
             } => request_id.is_some() || !recording.writes(),
-            Self::Settle { .. } | Self::Release { .. } | Self::SetExternalUsage { .. } => true,
+            Self::Settle { .. }
+            | Self::Release { .. }
+            | Self::SetExternalUsage { .. }
+            | Self::ConfirmNotice { .. } => true,
         }
     }
 }
@@ -363,6 +391,8 @@ pub enum Outcome {
         /// The pool after the operation.
         pool: PoolBalance,
     },
+    /// Of a ConfirmNotice.
+    NoticeConfirmed,
     /// The id does not allow the operation. Nothing was written.
     Refused(Refusal),
     /// A counter would pass 2^53 − 1. Nothing was written.

@@ -115,7 +115,7 @@ async fn of_the_manual_and_the_reconciled_figure_the_larger_counts(new: NewWorld
             operations: operations.collect(),
         };
         let decided = world.store.decide(&[batch]).await.pop().unwrap().unwrap();
-        let Decision::Outcomes(outcomes) = decided.answer else {
+        let Decision::Outcomes { outcomes, .. } = decided.answer else {
             panic!("it is {day}");
         };
         let outcomes = outcomes.into_iter().map(|outcome| match outcome {

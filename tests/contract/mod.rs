@@ -10,6 +10,7 @@ mod margin;
 mod midnight_guard;
 mod models;
 mod names;
+mod notices;
 mod outside_program;
 mod policy_change;
 mod provider_usage;

@@ -178,7 +178,7 @@ async fn reserve(world: &World, tokens: u64, model: &str) -> Option<(String, u64
         operations: vec![operation],
     };
     let decided = world.store.decide(&[batch]).await.pop().unwrap().unwrap();
-    let Decision::Outcomes(mut outcomes) = decided.answer else {
+    let Decision::Outcomes { mut outcomes, .. } = decided.answer else {
         panic!("{decided:?}");
     };
     match outcomes.pop().unwrap() {

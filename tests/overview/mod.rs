@@ -1,6 +1,7 @@
 //! The overview: when organizations are read, what is known of them, and how they are listed.
 
 mod listing;
+mod notices;
 mod reads;
 
 use std::{

@@ -15,13 +15,13 @@ use tollgate::{
     domain::{Eligibility, ExternalSource, PoolName, Tokens, UtcDay},
     ledger::{Ledger, LedgerConfig},
     policy::Policy,
-    store::{Batch, Decision, Operation, Outcome, Recording},
+    store::{Batch, Crossing, Decision, Operation, Outcome, Recording},
 };
 
 use super::{
-    Step, all_queries, balance, begin, compare_with_model, first_day,
-    model::{Fields, MAX_AMOUNT, Model},
-    model_answer, operate, replayed, reserve_call, reserved, resets_at,
+    Step, all_queries, balance, begin, check_notices, compare_with_model, first_day,
+    model::{Fields, MAX_AMOUNT, Model, Noticed},
+    model_answer, operate, org_of, replayed, reserve_call, reserved, resets_at,
     rounds::{Round, sequence},
     run_step,
 };
@@ -36,16 +36,6 @@ const REDIS_SEQUENCES: u32 = 250;
 
 /// tokio's budget lets a task run for 128 steps.
 const MAX_ACROSS_MIDNIGHT: usize = 100;
-
-fn org_of(step: &Step) -> &'static str {
-    match step {
-        Step::Reserve { org, .. }
-        | Step::Settle { org, .. }
-        | Step::Release { org, .. }
-        | Step::SetExternal { org, .. } => org,
-        other => panic!("{other:?} is no operation"),
-    }
-}
 
 /// An operation for the store.
 fn for_the_store(step: &Step, policy: &Policy, day: UtcDay) -> Operation {
@@ -136,6 +126,7 @@ fn outcome(outcome: Outcome) -> String {
         Outcome::ExternalUsageSet { before, pool } => {
             format!("external {before} {}", balance(Some(pool)))
         }
+        Outcome::NoticeConfirmed => panic!("no operation of these confirms"),
         Outcome::Refused(refusal) => {
             let name = format!("{refusal:?}");
             name.split(' ').next().unwrap().to_owned()
@@ -178,6 +169,7 @@ async fn decide(
     operations: &[Step],
     day: UtcDay,
     day_is_wrong: bool,
+    notices: &mut Vec<Noticed>,
 ) -> Vec<String> {
     let mut answers = vec![String::new(); operations.len()];
     for call in calls(operations, &world.ledger.policy(), day) {
@@ -192,8 +184,13 @@ async fn decide(
             for (at, decided) in decided.into_iter().enumerate() {
                 match decided.unwrap().answer {
                     Decision::DayChanged => assert_eq!(at % 2, 0),
-                    Decision::Outcomes(outcomes) => {
+                    Decision::Outcomes {
+                        outcomes,
+                        crossings,
+                    } => {
                         assert_eq!(at % 2, 1);
+                        let crossed = crossings.iter();
+                        notices.extend(crossed.flat_map(|it| noticed(&right[at], it)));
                         places_decided.push((std::mem::take(&mut places[at]), outcomes));
                     }
                 }
@@ -205,14 +202,38 @@ async fn decide(
             places = places.into_iter().step_by(2).collect();
         }
         let decided = world.store.decide(&batches).await;
-        for (decided, places) in decided.into_iter().zip(places) {
+        for ((batch, decided), places) in batches.iter().zip(decided).zip(places) {
             match decided.unwrap().answer {
                 Decision::DayChanged => panic!("it is {day}"),
-                Decision::Outcomes(outcomes) => put(&mut answers, &places, outcomes),
+                Decision::Outcomes {
+                    outcomes,
+                    crossings,
+                } => {
+                    put(&mut answers, &places, outcomes);
+                    notices.extend(crossings.iter().flat_map(|it| noticed(batch, it)));
+                }
             }
         }
     }
     answers
+}
+
+/// The notices of a crossing.
+fn noticed(batch: &Batch, crossing: &Crossing) -> Vec<Noticed> {
+    let allowance = batch.terms.of_pool(&crossing.pool).allowance;
+    let peak = crossing.used.get() + crossing.external.get();
+    let is_new = |per_cent: &u8| {
+        let reaches = |counted: u64| {
+            u128::from(counted) * 100 >= u128::from(allowance.get()) * u128::from(*per_cent)
+        };
+        reaches(peak) && !reaches(crossing.before.get())
+    };
+    let (org, pool) = (batch.org.to_string(), crossing.pool.to_string());
+    let day = (batch.day.start() - first_day().start()).num_days();
+    let day = u32::try_from(day).unwrap();
+    let new = [80, 95, 100].into_iter().filter(is_new);
+    new.map(|per_cent| (org.clone(), pool.clone(), day, per_cent))
+        .collect()
 }
 
 fn put(answers: &mut [String], places: &[usize], outcomes: Vec<Outcome>) {
@@ -297,7 +318,7 @@ async fn run_at_the_store(
     closes: bool,
     rounds: Vec<Round>,
 ) -> Result<(), TestCaseError> {
-    let mut model = begin(world, closes);
+    let (mut model, mut notices) = (begin(world, closes), Vec::new());
     for round in rounds.into_iter().chain(all_queries().map(Round::Alone)) {
         match round {
             Round::Together {
@@ -307,7 +328,7 @@ async fn run_at_the_store(
             } => {
                 let operations = for_the_queue(operations, &model);
                 let day = first_day().plus_days(model.day);
-                let answers = decide(world, &operations, day, day_is_wrong).await;
+                let answers = decide(world, &operations, day, day_is_wrong, &mut notices).await;
                 for (at, (step, received)) in operations.iter().zip(answers).enumerate() {
                     prop_assert_eq!(
                         received,
@@ -324,7 +345,8 @@ async fn run_at_the_store(
             }
         }
     }
-    Ok(())
+    notices.extend(world.take_notices().into_iter().map(super::noticed));
+    check_notices(&model, notices.into_iter())
 }
 
 async fn run_at_the_ledger(

@@ -7,7 +7,7 @@ mod model;
 mod rounds;
 mod rules;
 
-use std::cell::RefCell;
+use std::{cell::RefCell, collections::BTreeSet};
 
 use chrono::{DateTime, Utc};
 use proptest::{
@@ -16,13 +16,15 @@ use proptest::{
 };
 use tollgate::{
     domain::{ExternalSource, PoolName, Tokens, UtcDay, Workload},
-    ledger::{LedgerError, Reserve, Reserved, SetExternalUsage, Settle, UsageDays, UsagePage},
+    ledger::{
+        LedgerError, Notice, Reserve, Reserved, SetExternalUsage, Settle, UsageDays, UsagePage,
+    },
     policy::Policy,
     store::PoolBalance,
 };
 
 use self::{
-    model::{Fields, Model},
+    model::{Fields, Model, Noticed},
     rules::{Change, HOSTILE_NAME, rules},
 };
 use crate::support::world::{
@@ -233,6 +235,24 @@ async fn operate(step: &Step, world: &World, resets_at: DateTime<Utc>) -> String
 
 /// The model's answer to an operation.
 fn model_answer(step: &Step, model: &mut Model) -> String {
+    let org = org_of(step);
+    let before = model.counted(org);
+    let answer = answer_of_model(step, model);
+    model.add_notices(org, &before);
+    answer
+}
+
+fn org_of(step: &Step) -> &'static str {
+    match step {
+        Step::Reserve { org, .. }
+        | Step::Settle { org, .. }
+        | Step::Release { org, .. }
+        | Step::SetExternal { org, .. } => org,
+        other => panic!("{other:?} is no operation"),
+    }
+}
+
+fn answer_of_model(step: &Step, model: &mut Model) -> String {
     match step.clone() {
         Step::Reserve {
             org,
@@ -278,6 +298,7 @@ async fn run_step(step: Step, world: &World, model: &mut Model) -> (String, Stri
         }
         Step::Change(change) => {
             model.rules = rules(model.rules.closes, change, model.day);
+            model.changed_on = Some(model.day);
             let text = model.rules.text(first_day());
             world.ledger.set_policy(policy_text(&text).into());
             (String::new(), String::new())
@@ -369,6 +390,29 @@ async fn run(world: &World, closes: bool, steps: Vec<Step>) -> Result<(), TestCa
         let (received, wanted) = run_step(step.clone(), world, &mut model).await;
         prop_assert_eq!(received, wanted, "{:?}", step);
     }
+    check_notices(&model, world.take_notices().into_iter().map(noticed))
+}
+
+fn noticed(it: Notice) -> Noticed {
+    let days = (it.day.start() - first_day().start()).num_days();
+    let day = u32::try_from(days).unwrap();
+    (
+        it.org.to_string(),
+        it.pool.to_string(),
+        day,
+        it.threshold.per_cent(),
+    )
+}
+
+/// Each threshold that was reached gave a notice, and no other did.
+fn check_notices(model: &Model, given: impl Iterator<Item = Noticed>) -> Result<(), TestCaseError> {
+    let given: BTreeSet<Noticed> = given.collect();
+    let missing: Vec<_> = model.due.difference(&given).collect();
+    let surplus: Vec<_> = given.difference(&model.possible).collect();
+    prop_assert!(
+        missing.is_empty() && surplus.is_empty(),
+        "{missing:?} {surplus:?}"
+    );
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The rules in the simplest form: the model has a list of all requests, and computes every sum from it. It shares no
 //! code with the program.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::rules::{Rules, Sharing};
 
@@ -57,7 +57,16 @@ pub struct Model {
     closed: Vec<(&'static str, &'static str, u32)>,
     /// What the provider counted besides, by organization, pool and day.
     external: BTreeMap<(&'static str, &'static str, u32), u64>,
+    /// The day of the last change of the policy, after which what was reached before may be found instead.
+    pub changed_on: Option<u32>,
+    /// The notices that must have been given.
+    pub due: BTreeSet<Noticed>,
+    /// Those that may have been given.
+    pub possible: BTreeSet<Noticed>,
 }
+
+/// A notice: organization, pool, day, threshold.
+pub type Noticed = (String, String, u32, u8);
 
 /// The row of requests beyond the limit.
 const OTHER: Row = ("(other)", "(other)");
@@ -85,6 +94,38 @@ impl Model {
             requests: Vec::new(),
             closed: Vec::new(),
             external: BTreeMap::new(),
+            changed_on: None,
+            due: BTreeSet::new(),
+            possible: BTreeSet::new(),
+        }
+    }
+
+    /// What is counted today in each pool of an organization.
+    pub fn counted(&self, org: &str) -> Vec<(&'static str, u64)> {
+        let pools = self.rules.pools.keys();
+        let counted = pools.map(|pool| (*pool, self.used(org, pool) + self.external(org, pool)));
+        counted.collect()
+    }
+
+    /// Adds the notices of an operation. `before`: what was counted before it.
+    pub fn add_notices(&mut self, org: &str, before: &[(&'static str, u64)]) {
+        for (then, (pool, now)) in before.iter().zip(self.counted(org)) {
+            let reached = |counted: u64| {
+                let allowance = u128::from(self.allowance(org, pool));
+                let reaches = move |per_cent: &u8| {
+                    allowance > 0 && u128::from(counted) * 100 >= allowance * u128::from(*per_cent)
+                };
+                let reached = [80, 95, 100].into_iter().filter(reaches);
+                reached.map(|per_cent| (org.to_owned(), pool.to_owned(), self.day, per_cent))
+            };
+            let (then_reached, now_reached) = (reached(then.1), reached(now));
+            let (then_reached, now_reached): (Vec<_>, Vec<_>) =
+                (then_reached.collect(), now_reached.collect());
+            if then.1 != now && self.changed_on != Some(self.day) {
+                self.due.extend(now_reached.clone());
+            }
+            self.possible
+                .extend(then_reached.into_iter().chain(now_reached));
         }
     }
 

@@ -11,10 +11,11 @@ use std::{
 use chrono::TimeDelta;
 use nix::sys::signal::Signal;
 use tollgate::{
+    domain::{Threshold, Tokens, UtcDay},
     grpc::proto::{
         BilledReason, ReleaseRequest, ReserveRequest, SetExternalUsageRequest, SettleRequest,
     },
-    ledger::{Ledger, LedgerConfig},
+    ledger::{Ledger, LedgerConfig, Notice},
 };
 use tonic_health::pb::health_check_response::ServingStatus;
 
@@ -27,7 +28,10 @@ use crate::{
         free_port,
         redis::RedisServer,
         tollgate::Tollgate,
-        world::{new_reserve as call, org_id, policy, redis_store, small_policy},
+        world::{
+            ReserveExt as _, new_reserve as call, org_id, policy, redis_store, request_id,
+            small_policy,
+        },
     },
 };
 
@@ -391,10 +395,9 @@ async fn what_a_share_counted_is_restored_like_a_pool() {
     };
     assert_eq!(settle().await.used, 390);
     assert_eq!(share(&client).await, 390);
-    // Both know their own writes, and the first one's Settle counts.
+    // It knows the other's writes too, and its Settle counts.
     redis.run(&["FLUSHALL"]);
     assert_eq!(share(&client).await, 390);
-    assert_eq!(used(&other, 101).await, ("ShareExceeded".to_owned(), 450));
     assert_eq!(used(&client, 111).await, ("ShareExceeded".to_owned(), 390));
     assert_eq!(used(&client, 110).await, free(500));
     assert_eq!(share(&other).await, 500);
@@ -532,7 +535,55 @@ async fn with_wait_replicas_nothing_is_answered_that_too_few_replicas_have() {
     assert!(reserve(&client, 10, "other").await.replayed);
 }
 
-/// A record has components of up to 64 processes; then the oldest are merged.
+/// The mark of a threshold is lost with the write that set it, and restored with it.
+#[tokio::test]
+async fn what_a_pool_has_reached_and_what_was_delivered_are_restored_with_its_counters() {
+    let mut redis = RedisServer::start();
+    let ledger = Ledger::new(LedgerConfig::new(
+        Arc::new(policy("keep_open")),
+        Arc::new(redis_store(&redis)),
+    ));
+    let before = Snapshot::of(&redis);
+    let reserved = ledger.reserve(call(960).id("r")).await.unwrap();
+    assert!(reserved.verdict.is_free());
+    let notice = Notice {
+        org: org_id("acme"),
+        pool: reserved.pool.unwrap().pool,
+        day: UtcDay::of(ledger.now()),
+        threshold: Threshold::new(95).unwrap(),
+        used: Tokens::ZERO,
+        external: Tokens::ZERO,
+        allowance: Tokens::ZERO,
+        noticed_at: ledger.now(),
+    };
+    ledger.confirm_notice(&notice).await.unwrap();
+    ledger
+        .release(org_id("acme"), request_id("r"))
+        .await
+        .unwrap();
+    let reached = async || {
+        let quota = ledger.quota(&org_id("acme")).await.unwrap();
+        let terms = quota.enrollment.terms.of_pool(&notice.pool);
+        let of_pool = quota.pools.iter().find(|it| it.0.pool == notice.pool);
+        let counters = of_pool.unwrap().1;
+        let unconfirmed = counters.unconfirmed(terms).map(Threshold::per_cent);
+        (
+            counters.used.get(),
+            counters.peak.get(),
+            unconfirmed.collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(reached().await, (0, 960, vec![80]));
+    before.put_back(&mut redis);
+    let mut again = ledger.reserve(call(1)).await;
+    while again.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        again = ledger.reserve(call(1)).await;
+    }
+    assert_eq!(reached().await, (1, 960, vec![80]));
+}
+
+/// A record has components of up to 64 processes; then the oldest are merged. Those of a peak are not among them.
 #[tokio::test]
 async fn counters_of_very_many_processes_are_restored_once_by_an_idle_process() {
     let redis = RedisServer::start();
@@ -544,17 +595,20 @@ async fn counters_of_very_many_processes_are_restored_once_by_an_idle_process() 
         let reserved = ledger.reserve(call(tokens)).await.unwrap();
         reserved.pool.unwrap().used.get()
     };
+    count(&process(), 800).await;
     for _ in 0..60 {
         count(&process(), 2).await;
     }
     let witness = process();
-    assert_eq!(count(&witness, 3).await, 123);
+    assert_eq!(count(&witness, 3).await, 923);
     // Its snapshot has the oldest components apart, while Redis has merged them.
     for _ in 0..15 {
         count(&process(), 1).await;
     }
     let quota = witness.quota(&org_id("acme")).await.unwrap();
     let large = quota.pools.iter().find(|it| it.0.pool.as_str() == "large");
-    assert_eq!(large.unwrap().1.used.get(), 138);
-    assert_eq!(count(&witness, 1).await, 139);
+    let counters = large.unwrap().1;
+    assert_eq!(counters.used.get(), 938);
+    assert!(counters.peak.get() >= 800, "{counters:?}");
+    assert_eq!(count(&witness, 1).await, 939);
 }

@@ -1,14 +1,19 @@
 //! A ledger over one of the stores, under a clock that the test sets. The contract suite and the property test use it.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{
+    cell::RefCell,
+    mem,
+    rc::Rc,
+    sync::{Arc, Mutex},
+};
 
 use tollgate::{
     domain::{
         ModelName, OrgId, ProjectId, RequestFields, RequestId, Tokens, UtcDay, Verdict, Workload,
     },
     ledger::{
-        Ledger, LedgerConfig, LedgerError, Quota, Released, Reserve, Reserved, Settle, Settled,
-        Usage, UsageDays, UsagePage,
+        Ledger, LedgerConfig, LedgerError, Notice, Quota, Released, Reserve, Reserved, Settle,
+        Settled, Usage, UsageDays, UsagePage,
     },
     policy::Policy,
     store::{
@@ -31,6 +36,7 @@ pub struct World {
     pub clock: Arc<Clock>,
     pub store: Arc<dyn Store>,
     pub ledger: Ledger,
+    notices: Arc<Mutex<Vec<Notice>>>,
     /// If the store is Redis.
     pub redis: Option<RedisServer>,
     cluster: Option<Rc<SharedCluster>>,
@@ -137,11 +143,13 @@ impl World {
     }
 
     fn over(clock: Arc<Clock>, store: Arc<dyn Store>, policy: Policy) -> Self {
-        let ledger = Ledger::new(LedgerConfig::new(Arc::new(policy), Arc::clone(&store)));
+        let notices = Arc::default();
+        let ledger = ledger(Arc::new(policy), Arc::clone(&store), &notices);
         Self {
             clock,
             store,
             ledger,
+            notices,
             redis: None,
             cluster: None,
             dir: None,
@@ -171,7 +179,13 @@ impl World {
             (None, None, None) => Arc::new(MemoryStore::new(self.clock.function(), self.limits)),
         };
         let (policy, store) = (self.ledger.policy(), Arc::clone(&self.store));
-        self.ledger = Ledger::new(LedgerConfig::new(policy, store));
+        self.notices = Arc::default();
+        self.ledger = ledger(policy, store, &self.notices);
+    }
+
+    /// The notices since the last call.
+    pub fn take_notices(&self) -> Vec<Notice> {
+        mem::take(&mut self.notices.lock().unwrap())
     }
 
     /// Whether the store keeps a day's counters until the end of the following day; Redis does not.
@@ -270,6 +284,17 @@ impl World {
         };
         usage.rows.iter().map(text).collect()
     }
+}
+
+/// A ledger that adds its notices to a list.
+fn ledger(policy: Arc<Policy>, store: Arc<dyn Store>, notices: &Arc<Mutex<Vec<Notice>>>) -> Ledger {
+    let notices = Arc::clone(notices);
+    Ledger::new(LedgerConfig {
+        notices: Some(Arc::new(move |notice, _| {
+            notices.lock().unwrap().push(notice);
+        })),
+        ..LedgerConfig::new(policy, store)
+    })
 }
 
 pub fn file_store(dir: &TempDir, clock: &Clock, limits: UsageLimits) -> FileStore {

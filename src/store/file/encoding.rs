@@ -2,7 +2,7 @@
 //!
 //! | record | bytes |
 //! | --- | --- |
-//! | pool | used, billed tokens, free requests, billed requests, closed, held, external usage, manual and reconciled: 8 each, little-endian |
+//! | pool | used, billed tokens, free requests, billed requests, closed, held, external usage, manual and reconciled, peak, thresholds whose notices were delivered in two halves: 8 each, little-endian |
 //! | share | its FREE tokens: 8 |
 //! | usage row | free tokens, billed tokens, free requests, billed requests: 8 each |
 //! | row counts | rows, rows of unlisted models: 8 each |
@@ -11,7 +11,7 @@
 use super::{super::codes, errors::RecordError};
 use crate::domain::{
     ExternalUsage, ModelName, PoolCounters, PoolName, ProjectId, RequestFields, Reservation,
-    ReservationState, RowChoice, RowCounts, Tokens, UsageCounters, Verdict,
+    ReservationState, RowChoice, RowCounts, Thresholds, Tokens, UsageCounters, Verdict,
 };
 
 /// A record of a table.
@@ -33,6 +33,7 @@ impl Record for PoolCounters {
     const NAME: &'static str = "counters of a pool";
 
     fn encode(&self) -> Vec<u8> {
+        let [low, high] = self.notified.to_halves();
         encode_counters([
             self.used.get(),
             self.billed_tokens.get(),
@@ -42,24 +43,29 @@ impl Record for PoolCounters {
             self.held.get(),
             self.external.manual.get(),
             self.external.reconciled.get(),
+            self.peak.get(),
+            low,
+            high,
         ])
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        // Format 1 has no held tokens, and format 3 no external usage.
-        let (bytes, external) = match bytes.len() {
-            64 => {
-                let (counters, external) = bytes.split_at(48);
-                (counters, decode_counters::<2>(external)?)
+        // Format 1 has no held tokens, format 3 no external usage, and format 5 no peak.
+        let (bytes, [manual, reconciled, peak, low, high]) = match bytes.split_at_checked(48) {
+            Some((counters, rest)) if !rest.is_empty() => {
+                let rest = match decode_counters::<2>(rest) {
+                    Some([manual, reconciled]) => [manual, reconciled, 0, 0, 0],
+                    None => decode_counters(rest)?,
+                };
+                (counters, rest)
             }
-            _ => (bytes, [0; 2]),
+            _ => (bytes, [0; 5]),
         };
         let ([used, billed, free_requests, billed_requests, closed], held) =
             match decode_counters::<6>(bytes) {
                 Some([counters @ .., held]) => (counters, held),
                 None => (decode_counters(bytes)?, 0),
             };
-        let [manual, reconciled] = external;
         Some(Self {
             used: Tokens::new(used)?,
             billed_tokens: Tokens::new(billed)?,
@@ -71,6 +77,8 @@ impl Record for PoolCounters {
                 reconciled: Tokens::new(reconciled)?,
             },
             closed: (closed <= 1).then_some(closed == 1)?,
+            peak: Tokens::new(peak)?,
+            notified: Thresholds::from_halves([low, high])?,
         })
     }
 }

@@ -204,9 +204,9 @@ impl Inner {
                     return Ok(Ok(Decision::DayChanged));
                 }
                 match tables.decide(now, self.limits.max_rows, batch) {
-                    Ok((outcomes, its_written)) => {
+                    Ok((decision, its_written)) => {
                         written += its_written;
-                        Ok(Ok(Decision::Outcomes(outcomes)))
+                        Ok(Ok(decision))
                     }
                     Err(RecordError::Storage(error)) => Err(error),
                     Err(corrupt) => Ok(Err(corrupt.into())),

@@ -8,8 +8,8 @@ use redb::{ReadableTable as _, StorageError, Table, TableError, WriteTransaction
 
 use super::{
     super::{
-        Batch, Outcome,
-        engine::{self, Records, RelativeDay},
+        Batch, Decision, engine,
+        records::{Records, RelativeDay},
     },
     encoding::Record,
     errors::RecordError,
@@ -90,7 +90,7 @@ impl<'t> Tables<'t> {
         now: DateTime<Utc>,
         max_rows: u64,
         batch: &Batch,
-    ) -> Result<(Vec<Outcome>, usize), RecordError> {
+    ) -> Result<(Decision, usize), RecordError> {
         // Those of a batch with a corrupt record.
         for table in self.all() {
             table.changes.clear();
@@ -100,10 +100,18 @@ impl<'t> Tables<'t> {
             org: &batch.org,
             today: UtcDay::of(now),
         };
-        let operations = batch.operations.iter();
-        let outcomes =
-            operations.map(|it| engine::decide(&mut records, &batch.terms, now, max_rows, it));
-        let outcomes: Vec<Outcome> = outcomes.collect::<Result<_, _>>()?;
+        let mut crossings = Vec::new();
+        let outcomes = batch.operations.iter().map(|it| {
+            engine::decide(
+                &mut records,
+                &batch.terms,
+                now,
+                max_rows,
+                it,
+                &mut crossings,
+            )
+        });
+        let outcomes = outcomes.collect::<Result<_, _>>()?;
         let mut written = 0;
         for BufferedTable { table, changes } in self.all() {
             written += changes.len();
@@ -111,7 +119,11 @@ impl<'t> Tables<'t> {
                 table.insert(&*key, &*record)?;
             }
         }
-        Ok((outcomes, written))
+        let decision = Decision::Outcomes {
+            outcomes,
+            crossings,
+        };
+        Ok((decision, written))
     }
 
     /// Removes at most `most` records from before yesterday, and usage rows and the provider's past their retention.

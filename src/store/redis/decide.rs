@@ -20,19 +20,22 @@ use super::{
         connection::{SendOptions, retry_if_cut},
         errors::{is_denial, is_permission_denied, permission_denied, sanitize},
     },
-    recovery::snapshots::{Audit, PoolSnapshot, Snapshots},
+    recovery::{
+        pn_counter::peak_of,
+        snapshots::{Audit, PoolSnapshot, SnapshotDays, Snapshots},
+    },
     refusals::Refusals,
     reply::{self, BatchReply, WrittenPool},
     script::{
         Script,
-        keys::OrgKeys,
+        keys::{CounterId, OrgKeys},
         reader::{bad, bytes},
-        request::{BatchOptions, ScriptCall},
+        request::{BatchOptions, NamedPool, ScriptCall},
     },
 };
 use crate::{
     domain::UtcDay,
-    store::{Batch, Decision, StoreError, Timestamped, UsageLimits},
+    store::{Batch, Crossing, Decision, StoreError, Timestamped, UsageLimits},
 };
 
 /// Maximum number of calls for a batch. One decides, one adds pools that the policy no longer has and tomorrow's, one
@@ -150,7 +153,7 @@ impl Decider {
                     break;
                 }
             };
-            for ((at, batch, mut options), reply) in
+            for ((at, batch, mut options), (reply, crossings)) in
                 mem::take(&mut pending).into_iter().zip(replies)
             {
                 let result = match reply {
@@ -170,7 +173,10 @@ impl Decider {
                         pending.push((at, batch, options));
                         continue;
                     }
-                    BatchReply::Done(outcomes, _) => Ok(Decision::Outcomes(outcomes)),
+                    BatchReply::Done(outcomes, _) => Ok(Decision::Outcomes {
+                        outcomes,
+                        crossings,
+                    }),
                     BatchReply::DayChanged => Ok(Decision::DayChanged),
                     // The script checks its permissions before it writes. Any other failure is about what it
                     // read, and a retry does not help.
@@ -203,7 +209,7 @@ impl Decider {
         &self,
         client: &RedisClient,
         pending: &[(usize, &Batch, BatchOptions)],
-    ) -> Result<(DateTime<Utc>, Vec<BatchReply>)> {
+    ) -> Result<(DateTime<Utc>, Vec<(BatchReply, Vec<Crossing>)>)> {
         let batches: Vec<&Batch> = pending.iter().map(|(_, batch, _)| *batch).collect();
         let mut call = ScriptCall::default();
         {
@@ -231,29 +237,23 @@ impl Decider {
             true => retry_if_cut(send).await?,
             false => send().await?,
         };
-        let (now, mut replies) = reply::parse_decided(bytes(&reply)?, &batches)?;
+        let (now, replies) = reply::parse_decided(bytes(&reply)?, &batches)?;
         let mut snapshots = self.snapshots.lock();
         snapshots.set_today(UtcDay::of(now));
-        for ((reply, pools), (_, batch, _)) in replies.iter_mut().zip(&call.pools).zip(pending) {
-            let BatchReply::Done(_, written) = reply else {
-                continue;
-            };
-            let is_audit = batch.operations.is_empty();
-            for WrittenPool { place, seq, record } in mem::take(written) {
-                let named = pools
-                    .get(place)
-                    .ok_or_else(|| bad("a write to an unnamed pool"))?;
-                let counter = named.counter.clone();
-                let snapshot = PoolSnapshot {
-                    counter,
-                    seq,
-                    record,
-                };
-                let audited = is_audit.then_some(named.seq);
-                snapshots.record(&batch.org, named.day, snapshot, audited);
+        let mut decided = Vec::with_capacity(replies.len());
+        for ((mut reply, pools), (_, batch, _)) in replies.into_iter().zip(&call.pools).zip(pending)
+        {
+            let mut crossings = Vec::new();
+            if let BatchReply::Done(_, written) = &mut reply {
+                for written in mem::take(written) {
+                    let named = pools.get(written.place);
+                    let named = named.ok_or_else(|| bad("a write to an unnamed pool"))?;
+                    crossings.extend(record(&mut snapshots, batch, named, written)?);
+                }
             }
+            decided.push((reply, crossings));
         }
-        Ok((now, replies))
+        Ok((now, decided))
     }
 
     /// Probes every server, and returns the clock of the first that would decide: the store is up as long as one
@@ -323,6 +323,34 @@ impl Decider {
         }
         is_complete
     }
+}
+
+/// Records the snapshot of a pool after its write. Returns its crossing, if the write raised its peak.
+fn record(
+    snapshots: &mut SnapshotDays,
+    batch: &Batch,
+    named: &NamedPool,
+    written: WrittenPool,
+) -> Result<Option<Crossing>> {
+    let peak = peak_of(&written.record)?;
+    let crossing = match (&named.counter, written.raised) {
+        (CounterId::Pool(pool), Some(raised)) => Some(Crossing {
+            pool: pool.clone(),
+            before: raised.before,
+            used: peak.less(raised.external),
+            external: raised.external,
+        }),
+        _ => None,
+    };
+    let snapshot = PoolSnapshot {
+        counter: named.counter.clone(),
+        seq: written.seq,
+        record: written.record,
+        peak,
+    };
+    let audited = batch.operations.is_empty().then_some(named.seq);
+    snapshots.record(&batch.org, named.day, snapshot, audited);
+    Ok(crossing)
 }
 
 /// Whether a second run gives the results of the first: each operation is idempotent, and no two have the same

@@ -7,7 +7,7 @@
 //!
 //! | key | field | value | example |
 //! | --- | --- | --- | --- |
-//! | `tollgate:{acme}:pool:large:2026-11-22` | none: a string | the pool's record: MessagePack; whether it is closed, and for each replica that wrote: its number, its last sequence number, free tokens, billed tokens, free requests, billed requests; if there is external usage, also its component ([`recovery`]) | `false 71 2048 900 0 3 0` |
+//! | `tollgate:{acme}:pool:large:2026-11-22` | none: a string | the pool's record: MessagePack; whether it is closed, and for each replica that wrote: its number, its last sequence number, free tokens, billed tokens, free requests, billed requests; if there is external usage, also its component; if it has reached a threshold, also its peak and what was delivered ([`recovery`]) | `false 71 2048 900 0 3 0` |
 //! | `tollgate:{acme}:share:large:web:2026-11-22` | none: a string | the record of a project's share of a pool, like a pool's: FREE requests only. Only if the policy has the share | `false 71 2048 900 0 3 0` |
 //! | `tollgate:{acme}:usage:2026-11-22` | `project:model` | a usage row: MessagePack; free tokens, billed tokens, free requests, billed requests, `false` | `web:gpt-4o` → `900 0 3 0 false` |
 //! | `tollgate:{acme}:requests:2026-11-22` | a request id | a reservation: its verdict, its state, the id of its class, its tokens | `F1:300` held, `FF1:300` held and carried into the next day, `FsF1:300:280` settled, `FsR1:300:280` settled as run outside the programme, `Fr1:300` released |

@@ -52,6 +52,17 @@ pub struct WrittenPool {
     pub seq: u64,
     /// Its record, as Redis holds it.
     pub record: Vec<u8>,
+    /// Only if the batch raised the pool's peak.
+    pub raised: Option<RaisedPeak>,
+}
+
+/// What was before a pool's peak was raised, and with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RaisedPeak {
+    /// The peak before.
+    pub before: Tokens,
+    /// The external usage at the peak.
+    pub external: Tokens,
 }
 
 /// Parses the reply to a call with these batches: Redis' clock, and a reply for each batch.
@@ -108,7 +119,8 @@ impl MsgPackReader<'_> {
                 }
                 let count = self.amount()?.get();
                 let written = (0..count).map(|_| self.written());
-                let written = written.collect::<Result<_, _>>()?;
+                let mut written: Vec<_> = written.collect::<Result<_, _>>()?;
+                self.raised_peaks(&mut written)?;
                 BatchReply::Done(outcomes, written)
             }
             "failed" => BatchReply::Failed {
@@ -121,13 +133,37 @@ impl MsgPackReader<'_> {
     }
 
     fn written(&mut self) -> Result<WrittenPool, BadReply> {
-        let place = usize::try_from(self.amount()?.get()).ok();
-        let place = place.and_then(|place| place.checked_sub(1));
         Ok(WrittenPool {
-            place: place.ok_or_else(|| bad("a place that does not exist"))?,
+            place: self.place()?,
             seq: self.amount()?.get(),
             record: self.bytes()?.to_vec(),
+            raised: None,
         })
+    }
+
+    fn place(&mut self) -> Result<usize, BadReply> {
+        let place = usize::try_from(self.amount()?.get()).ok();
+        let place = place.and_then(|place| place.checked_sub(1));
+        place.ok_or_else(|| bad("a place that does not exist"))
+    }
+
+    /// Reads which of the written pools have a higher peak, if the reply has any.
+    fn raised_peaks(&mut self, written: &mut [WrittenPool]) -> Result<(), BadReply> {
+        let mut lookahead = self.clone();
+        if lookahead.left() == 0 || lookahead.text() != Ok("peaks") {
+            return Ok(());
+        }
+        *self = lookahead;
+        for _ in 0..self.amount()?.get() {
+            let place = self.place()?;
+            let pool = written.iter_mut().find(|it| it.place == place);
+            let pool = pool.ok_or_else(|| bad("a peak of a pool that was not written"))?;
+            pool.raised = Some(RaisedPeak {
+                before: self.amount()?,
+                external: self.amount()?,
+            });
+        }
+        Ok(())
     }
 
     fn outcome(
@@ -165,6 +201,7 @@ impl MsgPackReader<'_> {
                 replayed: self.flag()?,
                 pool: self.balance(balances)?,
             },
+            ("c", Operation::ConfirmNotice { .. }) => Outcome::NoticeConfirmed,
             ("x", Operation::SetExternalUsage { pool, .. }) => {
                 self.external_usage_set(balances, pool)?
             }

@@ -3,12 +3,17 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    domain::{ExternalUsage, PoolCounters, Tokens},
+    domain::{ExternalUsage, PoolCounters, Thresholds, Tokens},
     store::redis::script::reader::{BadReply, MsgPackReader, bad},
 };
 
 /// The number of the component with the pool's external usage (recovery.lua). Replicas have smaller ones.
 const EXTERNAL: u64 = 1 << 52;
+
+/// The numbers of components without counters. Their sequence numbers are the pool's peak, and the two halves of the
+/// thresholds whose notices were delivered.
+const PEAK: u64 = EXTERNAL + 1;
+const NOTIFIED: [u64; 2] = [EXTERNAL + 2, EXTERNAL + 3];
 
 /// A pool's record on a day. The sum of its components is what the pool has counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,6 +21,22 @@ pub struct PoolCounter {
     closed: bool,
     /// By replica.
     components: BTreeMap<u64, Component>,
+}
+
+/// The peak in a record: as [`PoolCounter::peak`], without reading the record into memory.
+pub(crate) fn peak_of(packed: &[u8]) -> Result<Tokens, BadReply> {
+    let mut reader = MsgPackReader::new(packed);
+    reader.flag()?;
+    while reader.left() > 0 {
+        let (number, seq) = (reader.amount()?.get(), reader.amount()?);
+        if number == PEAK {
+            return Ok(seq);
+        }
+        for _ in 0..4 {
+            reader.change()?;
+        }
+    }
+    Ok(Tokens::ZERO)
 }
 
 /// What one replica counted.
@@ -62,6 +83,12 @@ impl PoolCounter {
         component.map_or(0, |component| component.seq)
     }
 
+    /// The pool's peak.
+    #[must_use]
+    pub fn peak(&self) -> Tokens {
+        Tokens::new(self.seq_of(PEAK)).unwrap_or(Tokens::MAX)
+    }
+
     /// Merges another record: per replica, the component with the higher sequence number wins.
     pub fn merge(&mut self, other: Self) {
         self.closed |= other.closed;
@@ -98,6 +125,9 @@ impl PoolCounter {
                 reconciled: figure(3),
             },
             closed: self.closed,
+            peak: self.peak(),
+            notified: Thresholds::from_halves(NOTIFIED.map(|it| self.seq_of(it)))
+                .unwrap_or_default(),
         }
     }
 }

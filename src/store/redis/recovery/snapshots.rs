@@ -13,7 +13,7 @@ use std::{
 use indexmap::IndexMap;
 
 use crate::{
-    domain::{OrgId, UtcDay},
+    domain::{OrgId, Tokens, UtcDay},
     store::redis::script::keys::CounterId,
     telemetry::LogLimit,
 };
@@ -61,6 +61,8 @@ pub(crate) struct PoolSnapshot {
     pub(crate) seq: u64,
     /// As Redis holds it.
     pub(crate) record: Vec<u8>,
+    /// The peak in it.
+    pub(crate) peak: Tokens,
 }
 
 /// A day, and organizations whose pools are audited on it.
@@ -193,6 +195,7 @@ mod tests {
             counter: CounterId::decode("large").expect("a name"),
             seq,
             record: Vec::new(),
+            peak: Tokens::ZERO,
         }
     }
 

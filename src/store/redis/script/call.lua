@@ -35,7 +35,10 @@
 --                             before 'done': the external usage of the batch's pools that have any, before its
 --                             operations
 --   'done', answer…, number, (place, seq, record)…
---      an answer for each operation, then a snapshot of each pool and share that was written:
+--   'peaks', number, (place, before, external)…
+--                             after 'done', if the batch raised peaks: the pools, their peaks before the batch, and
+--                             their external usage
+-- where 'done' has an answer for each operation, then a snapshot of each pool and share that was written:
 --      used                                             reserve: free
 --      verdict, used                                    reserve: billed; used: 0 if not eligible
 --      'r', verdict, pool, used, closed                 reserve, replayed; pool: '' if not eligible
@@ -44,6 +47,7 @@
 --                                                       last value
 --      'v', tokens, replayed, pool, used, closed        release; `used` as for settle
 --      'x', before, external, used, closed              external usage set: the figure before, what counts now
+--      'c'                                              notice confirmed
 --      'd', fields                                      reserved before with another project (p), model
 --                                                       (m), tokens (t) or workload (w)
 --      'e', 'released' | 'settled' | 'unknown' | 'full'
@@ -57,10 +61,10 @@
 --             classes and reservations; from when on FREE reservations are carried into tomorrow's pools, in seconds
 --             since 1970, or false; the numbers of pools, rows, classes, ids and lookups; how many of the pools, the
 --             last ones, are tomorrow's: none, or the same as today's, in the same order; the number of shares
---   pools     encoded name; allowance; what Reserves get of it; snapshot: the seq of the replica's last write, 0 if
---             none, or the record
---   shares    the same: encoded name of the pool, ':', encoded project; the share, twice; snapshot. Where pools have
---             numbers, shares have the ones after them
+--   pools     encoded name; allowance; what Reserves get of it; how many counted tokens reach a further threshold, as
+--             far as the replica knows; snapshot: the seq of the replica's last write, 0 if none, or the record
+--   shares    the same: encoded name of the pool, ':', encoded project; the share, twice; 2^53; snapshot. Where
+--             pools have numbers, shares have the ones after them
 --   rows      the fields of usage rows: encoded project, ':', encoded model
 --   classes   what Reserves have in common, each once: the number of the pool, or the code of the reason why it is
 --             not eligible; the number of the row; whether a pool lists the model, or the number of the share
@@ -75,10 +79,12 @@
 --   SETTLE_OUTSIDE tokens     settle an id whose request ran outside the programme
 --   RELEASE                   release an id
 --   SET_EXTERNAL place source tokens   set the figure of the external usage of a pool: source 1 is manual, 2 reconciled
+--   CONFIRM place half bit    record that the notice of a threshold was delivered: the half that has its bit, 0 or 1; if
+--                             the bit is 0, nothing
 --   SET_CLASS class           no operation: the class of the Reserves that follow; at first, class 1
 local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN = 0, -1, -2, -3
-local SETTLE, SETTLE_OUTSIDE, RELEASE, SET_CLASS, SET_EXTERNAL = -4, -5, -6, -7, -8
-local HEADER, POOL, CLASS = 13, 4, 3
+local SETTLE, SETTLE_OUTSIDE, RELEASE, SET_CLASS, SET_EXTERNAL, CONFIRM = -4, -5, -6, -7, -8, -9
+local HEADER, POOL, CLASS = 13, 5, 3
 local CLOSES, FIRST_KEY, HAS_SNAPSHOTS, HAS_DUPLICATES, READS_ALL, CARRIES_FROM = 1, 2, 3, 4, 5, 6
 local N_POOLS, N_ROWS, N_CLASSES, N_IDS, N_LOOKUPS, N_TOMORROW, N_SHARES = 7, 8, 9, 10, 11, 12, 13
 

@@ -47,23 +47,27 @@ local function decide_operations(batch)
       answer(answer_settle(batch, id, tokens, code == SETTLE_OUTSIDE))
     elseif id and reservations.texts[id] then
       answer(answer_replay(batch, id, class, tokens, code == RESERVE_WITH_ID))
+    elseif code == CONFIRM then
+      local its = batch.pools[tokens]
+      local from, bit = component_at(its[RECORD], NOTIFIED + args[at]), args[at + 1]
+      if bit > 0 and math.floor(its[RECORD][from + 1] / bit) % 2 == 0 then
+        its[RECORD][from + 1] = its[RECORD][from + 1] + bit
+      end
+      its[CHANGED], at = true, at + 2
+      answer('c')
     elseif code == SET_EXTERNAL then
       -- Of two writes of a figure the later one counts, by Redis' clock.
       local its, figure, record = batch.pools[tokens], args[at], batch.pools[tokens][RECORD]
-      local from = its[EXTERNAL_AT]
-      if not from then
-        from = #record + 1
-        its[EXTERNAL_AT], record[from] = from, EXTERNAL
-        for value = 1, COMPONENT - 1 do
-          record[from + value] = 0
-        end
-      end
+      local from = component_at(record, EXTERNAL)
+      raise_peak(its)
+      its[EXTERNAL_AT] = from
       local before, counted = record[from + 3 + figure], record[from + 2]
       record[from + 1] = math.max(record[from + 1] + 1, tonumber(time[1]) * 1000000 + tonumber(time[2]))
       record[from + 3 + figure] = args[at + 1]
       local external = math.max(record[from + 4], record[from + 5])
       record[from + 2] = external
       its[ALLOWANCE], its[RESERVABLE] = its[ALLOWANCE] + counted - external, its[RESERVABLE] + counted - external
+      its[THRESHOLD] = its[THRESHOLD] + counted - external
       its[CHANGED], at = true, at + 2
       answer('x', before, external, its[1], its[CLOSED])
     else
@@ -114,16 +118,26 @@ end
 
 -- Answers which pools are written, with their seq and record.
 local function answer_records(batch)
-  local count, count_at, has_operations = 0, n_answers + 1, batch.operations < #batch.args
+  local count, count_at, has_operations, has_peaks = 0, n_answers + 1, batch.operations < #batch.args, false
   answers[count_at], n_answers = 0, count_at
   for place, pool in pairs(batch.pools) do
     if pool[CHANGED] then
       local seq = update_record(pool, has_operations)
       answers[n_answers + 1], answers[n_answers + 2], answers[n_answers + 3] = place, seq, pool[RECORD]
-      count, n_answers = count + 1, n_answers + 3
+      count, n_answers, has_peaks = count + 1, n_answers + 3, has_peaks or pool[PEAK_BEFORE]
     end
   end
   answers[count_at] = count
+  if has_peaks then
+    answer('peaks', 0)
+    count_at = n_answers
+    for place, pool in pairs(batch.pools) do
+      if pool[PEAK_BEFORE] then
+        answers[count_at] = answers[count_at] + 1
+        answer(place, pool[PEAK_BEFORE], pool[PEAK_EXTERNAL])
+      end
+    end
+  end
 end
 
 -- The batch that is being decided: one table for all batches of a call, since a new one for each costs more than
@@ -188,7 +202,7 @@ local function decide(argument)
     for place, pool in pairs(batch.pools) do
       if place <= n_today and pool[EXTERNAL_AT] then
         answers[count_at] = answers[count_at] + 1
-        answer(batch.args[HEADER + POOL * place - 3], pool[RECORD][pool[EXTERNAL_AT] + 2])
+        answer(batch.args[HEADER + POOL * place - 4], pool[RECORD][pool[EXTERNAL_AT] + 2])
       end
     end
   end

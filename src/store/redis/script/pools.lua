@@ -9,8 +9,10 @@
 local MAX_COMPONENTS = 64
 
 -- A pool also has: its key; its record as Redis has it; the position of the replica's own component in the record, or
--- nil; and after that position the four counters before the batch; the position of the external usage, or nil.
-local KEY, RECORD, OWN, BEFORE, EXTERNAL_AT = 11, 12, 13, 13, 18
+-- nil; and after that position the four counters before the batch; the position of the external usage, or nil; from how
+-- many free tokens on it reaches a further threshold; the peak before the batch and the external usage at the peak, if
+-- the batch raises it.
+local KEY, RECORD, OWN, BEFORE, EXTERNAL_AT, THRESHOLD, PEAK_BEFORE, PEAK_EXTERNAL = 11, 12, 13, 13, 18, 19, 20, 21
 
 -- Reads the pool at a place among those that the batch names.
 local function read_pool(batch, place)
@@ -23,8 +25,10 @@ local function read_pool(batch, place)
   local a, b, c, d = 0, 0, 0, 0
   for at = 2, last, COMPONENT do
     local number = record[at]
-    if number == EXTERNAL then
-      external_at, external, batch.has_external = at, math.max(record[at + 4], record[at + 5]), true
+    if number >= EXTERNAL then
+      if number == EXTERNAL then
+        external_at, external, batch.has_external = at, math.max(record[at + 4], record[at + 5]), true
+      end
     else
       if number == replica then
         own = at
@@ -42,9 +46,38 @@ local function read_pool(batch, place)
   -- A sum is negative if Redis lost what one replica counted, but not what another took back of it.
   return {
     a > 0 and a or 0, b > 0 and b or 0, c > 0 and c or 0, d > 0 and d or 0, record[1], is_recovered, not packed,
-    batch.args[HEADER + POOL * place - 2] - external, batch.args[HEADER + POOL * place - 1] - external, 0, reading,
-    record, own, a, b, c, d, external_at,
+    batch.args[HEADER + POOL * place - 3] - external, batch.args[HEADER + POOL * place - 2] - external, 0, reading,
+    record, own, a, b, c, d, external_at, batch.args[HEADER + POOL * place - 1] - external,
   }
+end
+
+-- The position of a component in a record, which is added if it is not there.
+local function component_at(record, number)
+  for at = 2, #record, COMPONENT do
+    if record[at] == number then
+      return at
+    end
+  end
+  local at = #record + 1
+  record[at] = number
+  for value = 1, COMPONENT - 1 do
+    record[at + value] = 0
+  end
+  return at
+end
+
+-- Raises the peak of a pool that counts as many tokens as a further threshold. To be called before less is counted, and
+-- before the record is packed.
+local function raise_peak(pool)
+  if pool[1] >= pool[THRESHOLD] then
+    local record, external_at = pool[RECORD], pool[EXTERNAL_AT]
+    local at, external = component_at(record, PEAK), external_at and record[external_at + 2] or 0
+    local counted = math.min(MAX, pool[1] + external)
+    if counted > record[at + 1] then
+      pool[PEAK_BEFORE], pool[PEAK_EXTERNAL] = pool[PEAK_BEFORE] or record[at + 1], external
+      record[at + 1] = counted
+    end
+  end
 end
 
 -- Reads the pools and shares of the batch's classes, or all.
@@ -69,9 +102,12 @@ end
 -- Makes room: merges the components of the first two replicas that wrote today, which have mostly ended. If one still
 -- runs, it gets a new component, and its audit restores the old one, which bills too much.
 local function unite_first_components(record)
-  local first = record[2] == EXTERNAL and 2 + COMPONENT or 2
+  local first = 2
+  while record[first] >= EXTERNAL do
+    first = first + COMPONENT
+  end
   local second = first + COMPONENT
-  if record[second] == EXTERNAL then
+  while record[second] >= EXTERNAL do
     second = second + COMPONENT
   end
   record[first + 1] = math.max(record[first + 1], record[second + 1]) + 1
@@ -88,6 +124,7 @@ end
 -- and a higher seq here would hide that its seq is missing.
 local function update_record(pool, has_operations)
   local record, own = pool[RECORD], pool[OWN]
+  raise_peak(pool)
   if not own then
     if #record > MAX_COMPONENTS * COMPONENT then
       unite_first_components(record)

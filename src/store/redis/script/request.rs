@@ -10,8 +10,8 @@ use indexmap::{IndexMap, IndexSet};
 use super::keys::{self, CounterId, OrgKeys};
 use crate::{
     domain::{
-        Eligibility, ExternalSource, ModelName, Overflow, PoolName, ProjectId, RequestFields,
-        RequestId, ShareId, Terms, Tokens, UtcDay, Verdict,
+        Eligibility, ExternalSource, ModelName, Overflow, PoolName, PoolTerms, ProjectId,
+        RequestFields, RequestId, ShareId, Terms, Thresholds, Tokens, UtcDay, Verdict,
     },
     store::{
         Batch, Operation,
@@ -29,6 +29,10 @@ const SETTLE_OUTSIDE: i64 = -5;
 const RELEASE: i64 = -6;
 const SET_CLASS: i64 = -7;
 const SET_EXTERNAL: i64 = -8;
+const CONFIRM: i64 = -9;
+
+/// More tokens than any pool counts.
+const NEVER_COUNTED: u64 = Tokens::MAX.get() + 1;
 
 /// One call of the script, with batches of one day.
 #[derive(Default)]
@@ -97,17 +101,15 @@ impl ScriptCall {
             for pool in &dictionary.pools {
                 let counter = CounterId::Pool((*pool).clone());
                 self.keys.push(org_keys.pool(&counter.encoded()));
-                let terms = batch.terms.of_pool(pool);
-                let bounds = [terms.allowance, terms.reservable()];
-                named.push(argument.counter(day, counter, bounds, snapshots, options));
+                let terms = pool_terms(batch, day, pool);
+                named.push(argument.counter(day, counter, terms, snapshots, options));
             }
         }
         for share in &dictionary.shares {
             let counter = CounterId::Share((*share).clone());
             self.keys.push(org_keys.share(&counter.encoded()));
-            let tokens = batch.terms.share(&share.pool, &share.project);
-            let bounds = [tokens.map_or(Tokens::ZERO, |(_, tokens)| tokens); 2];
-            named.push(argument.counter(batch.day, counter, bounds, snapshots[0], options));
+            let terms = share_terms(batch, share);
+            named.push(argument.counter(batch.day, counter, terms, snapshots[0], options));
         }
         if !ids.is_empty() {
             let yesterday = OrgKeys::new(key_prefix, &batch.org, batch.day.yesterday());
@@ -126,14 +128,39 @@ impl ScriptCall {
     }
 }
 
+/// The terms of a pool on a day. Only today's reach thresholds.
+fn pool_terms(batch: &Batch, day: UtcDay, pool: &PoolName) -> PoolTerms {
+    let mut terms = batch.terms.of_pool(pool);
+    if day != batch.day {
+        terms.thresholds = Thresholds::default();
+    }
+    terms
+}
+
+/// A share as the terms of a pool.
+fn share_terms(batch: &Batch, share: &ShareId) -> PoolTerms {
+    let tokens = batch.terms.share(&share.pool, &share.project);
+    PoolTerms {
+        allowance: tokens.map_or(Tokens::ZERO, |(_, tokens)| tokens),
+        margin: Tokens::ZERO,
+        overflow: batch.terms.overflow,
+        thresholds: Thresholds::default(),
+    }
+}
+
 /// The maximum number of shares that a batch names because one of its reservations may be in them. Of others the script
 /// asks for those that it needs.
 const MAX_POSSIBLE_SHARES: usize = 64;
 
-/// Whether a batch needs pools of which it has no class: an audit, and one that sets external usage.
+/// Whether a batch needs pools of which it has no class: an audit, and one that changes a pool itself.
 fn reads_all(batch: &Batch) -> bool {
-    let sets = |operation: &Operation| matches!(operation, Operation::SetExternalUsage { .. });
-    batch.operations.is_empty() || batch.operations.iter().any(sets)
+    let changes = |operation: &Operation| {
+        matches!(
+            operation,
+            Operation::SetExternalUsage { .. } | Operation::ConfirmNotice { .. }
+        )
+    };
+    batch.operations.is_empty() || batch.operations.iter().any(changes)
 }
 
 /// The pools, rows and classes of a batch, each once. Numbers begin at 1, as in Lua.
@@ -171,7 +198,7 @@ impl<'b> Dictionary<'b> {
     fn of(batch: &'b Batch) -> (Self, MsgPackWriter) {
         let (mut dictionary, mut written) = (Self::default(), MsgPackWriter::default());
         for operation in &batch.operations {
-            written.operation(&mut dictionary, &batch.terms, operation);
+            written.operation(&mut dictionary, batch, operation);
         }
         (dictionary, written)
     }
@@ -264,9 +291,10 @@ impl MsgPackWriter {
     fn operation<'b>(
         &mut self,
         dictionary: &mut Dictionary<'b>,
-        terms: &'b Terms,
+        batch: &'b Batch,
         operation: &'b Operation,
     ) {
+        let Batch { terms, day, .. } = batch;
         match operation {
             Operation::Reserve {
                 request_id,
@@ -277,7 +305,7 @@ impl MsgPackWriter {
                 has_run,
             } => {
                 let before = dictionary.last_class();
-                let shares = (!has_run).then_some(terms);
+                let shares = (!has_run).then_some(&**terms);
                 let class = dictionary.class(shares, fields, eligibility, *is_listed);
                 if class != before {
                     self.code(SET_CLASS);
@@ -317,6 +345,21 @@ impl MsgPackWriter {
                 });
                 self.number(tokens.get());
             }
+            Operation::ConfirmNotice {
+                pool,
+                day: of_day,
+                threshold,
+            } => {
+                self.code(CONFIRM);
+                self.number(dictionary.pools.insert_full(pool).0 as u64 + 1);
+                let mut confirmed = Thresholds::default();
+                if of_day == day {
+                    confirmed.insert(*threshold);
+                }
+                let [low, high] = confirmed.to_halves();
+                self.number(u64::from(high > 0));
+                self.number(low | high);
+            }
         }
     }
 
@@ -335,21 +378,23 @@ impl MsgPackWriter {
         }
     }
 
-    /// A pool or a share: its name, its bounds, its snapshot whole or only its seq.
+    /// A pool or a share: its name, its terms, its snapshot whole or only its seq.
     fn counter(
         &mut self,
         day: UtcDay,
         counter: CounterId,
-        bounds: [Tokens; 2],
+        terms: PoolTerms,
         snapshots: &[PoolSnapshot],
         options: &BatchOptions,
     ) -> NamedPool {
         let snapshot = snapshots.iter().find(|it| it.counter == counter);
         let seq = snapshot.map_or(0, |it| it.seq);
+        let peak = snapshot.map_or(Tokens::ZERO, |it| it.peak);
+        let next = terms.thresholds.next(terms.allowance, peak);
         self.text(&counter.encoded());
-        for bound in bounds {
-            self.number(bound.get());
-        }
+        self.number(terms.allowance.get());
+        self.number(terms.reservable().get());
+        self.number(next.map_or(NEVER_COUNTED, Tokens::get));
         match snapshot {
             Some(snapshot) if options.sends_snapshots => self.bytes(&snapshot.record),
             _ => self.number(seq),
@@ -431,8 +476,8 @@ mod tests {
         let codes = format!(
             "local RESERVE, RESERVE_WITH_ID, DRY_RUN_WITH_ID, DRY_RUN = \
              0, {RESERVE_WITH_ID}, {DRY_RUN_WITH_ID}, {DRY_RUN}\n\
-             local SETTLE, SETTLE_OUTSIDE, RELEASE, SET_CLASS, SET_EXTERNAL = \
-             {SETTLE}, {SETTLE_OUTSIDE}, {RELEASE}, {SET_CLASS}, {SET_EXTERNAL}\n"
+             local SETTLE, SETTLE_OUTSIDE, RELEASE, SET_CLASS, SET_EXTERNAL, CONFIRM = \
+             {SETTLE}, {SETTLE_OUTSIDE}, {RELEASE}, {SET_CLASS}, {SET_EXTERNAL}, {CONFIRM}\n"
         );
         assert!(include_str!("call.lua").contains(&codes), "{codes}");
     }

@@ -108,7 +108,7 @@ end
 local function pool_named(batch, name)
   local n, all = batch.args[N_POOLS] - batch.args[N_TOMORROW], batch.args[N_POOLS] + batch.args[N_SHARES]
   for place = 1, all do
-    if (place <= n or place > batch.args[N_POOLS]) and batch.args[HEADER + POOL * place - 3] == name then
+    if (place <= n or place > batch.args[N_POOLS]) and batch.args[HEADER + POOL * place - 4] == name then
       batch.pools[place] = batch.pools[place] or read_pool(batch, place)
       return batch.pools[place], place
     end
@@ -276,6 +276,7 @@ local function replace(batch, reservation, is_stale, verdict, actual)
     count(row, false, verdict, actual)
   end
   if pool then
+    raise_peak(pool)
     pool[CHANGED] = true
     end_hold(pool, was, reserved)
     if not is_stale then
@@ -366,7 +367,7 @@ local function plan_reservations(batch)
     if pool[HELD_CHANGE] ~= 0 then
       local held = tonumber(reservations.held[place]) or error('foreign held tokens')
       local n = #changes
-      changes[n + 1] = '\2' .. batch.args[HEADER + POOL * place - 3]
+      changes[n + 1] = '\2' .. batch.args[HEADER + POOL * place - 4]
       changes[n + 2] = string.format('%d', math.max(0, held + pool[HELD_CHANGE]))
     end
   end
