@@ -1,18 +1,19 @@
 //! docs/CONTRACT.md, "Background reconcile": what the store keeps of a comparison.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering},
 };
 
+use tokio_util::task::AbortOnDropHandle;
 use tollgate::{
-    domain::{ComparisonResult, DriftKind},
+    domain::{ComparisonResult, DayComparison, DriftKind},
     ledger::{Ledger, LedgerConfig, UsageRow},
     reconcile::{
         compare,
         provider::{ProviderDay, provider_days},
     },
-    store::Store,
+    store::{ProviderChanges, Store},
 };
 
 use super::{
@@ -23,7 +24,7 @@ use super::{
 use crate::support::{
     held_store::HeldStore,
     usage_api::UsageEvent,
-    world::{ReserveExt as _, TODAY, World, new_reserve, org_id, policy},
+    world::{NOON, ReserveExt as _, TODAY, World, new_reserve, org_id, policy},
 };
 
 /// What the store keeps of [`DAY`].
@@ -236,4 +237,41 @@ async fn a_store_that_can_not_keep_a_comparison_changes_no_other_result() {
     assert_eq!(today(&it.world).await, [""; 0]);
     store.comparisons_fail.store(false, Ordering::Relaxed);
     wait("rows", async || !today(&it.world).await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn the_last_comparison_of_an_organization_has_its_days_and_no_others() {
+    let world = World::memory(policy("keep_open"));
+    let compared = |at: &str| DayComparison {
+        compared_at: at.parse().unwrap(),
+        result: ComparisonResult::Agrees,
+        drift: BTreeMap::new(),
+    };
+    let (last, before) = (compared(NOON), compared("2026-11-22T11:00:00Z"));
+    let org = org_id("acme");
+    for (on, comparison) in [
+        ("2026-11-22", &last),
+        ("2026-11-20", &last),
+        // It was closed before.
+        ("2026-11-19", &before),
+        ("2026-11-12", &last),
+    ] {
+        let none = ProviderChanges::new();
+        let recorded = world
+            .store
+            .record_comparison(&org, day(on), &none, Some(comparison));
+        recorded.await.unwrap();
+    }
+    let ledger = Ledger::new(LedgerConfig {
+        reconciled: vec![org.clone()],
+        ..LedgerConfig::new(world.ledger.policy(), Arc::clone(&world.store))
+    });
+    // The store's clock is known from its answers.
+    ledger.quota(&org).await.unwrap();
+    let refreshed = tokio::spawn(ledger.refresh_comparisons());
+    let _refreshed = AbortOnDropHandle::new(refreshed);
+    wait("comparisons", async || !ledger.comparisons(&org).is_empty()).await;
+    let expected = ["2026-11-20", "2026-11-22"].map(|on| (day(on), last.clone()));
+    assert_eq!(*ledger.comparisons(&org), expected);
+    assert!(ledger.comparisons(&org_id("other")).is_empty());
 }
