@@ -40,7 +40,7 @@ pub struct ProviderDay {
 struct Cell<'l> {
     free: u64,
     billed: u64,
-    /// The ledger's row that shows it.
+    /// The ledger's row that shows it: of several names, the first.
     row: Option<&'l LedgerRow>,
 }
 
@@ -77,12 +77,8 @@ fn cells<'l>(
     let mut cells = Cells::new();
     for row in ledger.iter().filter(|row| row.day == day && !is_other(row)) {
         let model = scope.policy.compared_model(&row.model);
-        let cell = cells
-            .entry((row.project.clone(), model.clone()))
-            .or_default();
-        // The name by which it is compared, otherwise the first one.
-        let rank = |row: &LedgerRow| (row.model != model.name, row.model.clone());
-        if cell.row.is_none_or(|shown| rank(row) < rank(shown)) {
+        let cell = cells.entry((row.project.clone(), model)).or_default();
+        if cell.row.is_none_or(|first| row.model < first.model) {
             cell.row = Some(row);
         }
     }

@@ -77,7 +77,7 @@ fn the_providers_figures_are_in_the_ledgers_rows_also_what_is_too_young_to_be_co
 }
 
 #[test]
-fn names_that_are_compared_as_one_share_a_row_that_of_the_name_without_a_date() {
+fn names_that_are_compared_as_one_share_the_row_of_the_first_name() {
     let books = Books::sharing();
     let counted = [
         (DAY, "p", "gpt-4o-2024-11-20", 10, 0),
