@@ -23,12 +23,13 @@
 //! | --- | --- |
 //! | [`domain`] | the rules, as values and pure functions |
 //! | [`estimate`](mod@estimate) | an upper bound on the tokens of a request, from its body |
-//! | [`wall_clock`], `spreadsheet`, [`files`], [`tls`] | the wall clock; CSV for spreadsheets; files that are read, parsed and watched; TLS as a client |
+//! | [`wall_clock`], `spreadsheet`, [`files`], [`tls`], `http_client` | the wall clock; CSV for spreadsheets; files that are read, parsed and watched; TLS and HTTP as a client |
 //! | [`telemetry`] | metrics, traces, logs |
 //! | [`auth`] | who may call, with which rights |
 //! | [`policy`] | who gets what: pools, tiers, organizations; reloads its file |
 //! | [`store`] | the counters, behind one interface: file, Redis, memory |
 //! | [`ledger`] | the use cases: reserve, settle, release, queries |
+//! | [`notify`] | delivers notices of pools that reach a threshold: log and webhook |
 //! | [`grpc`], [`envoy`], [`http`] | the surfaces: convert, call, convert; RPCs over HTTP pass the call layer of [`grpc`] |
 //! | [`net`] | ports: sockets, connections and their limits, TLS |
 //! | [`settings`] | flags, environment and settings file |
@@ -63,8 +64,10 @@ pub mod estimate;
 pub mod files;
 pub mod grpc;
 pub mod http;
+mod http_client;
 pub mod ledger;
 pub mod net;
+pub mod notify;
 pub mod policy;
 pub mod reconcile;
 pub mod server;

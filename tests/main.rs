@@ -20,6 +20,7 @@ mod identity;
 mod listeners;
 mod metrics;
 mod midnight;
+mod notify;
 mod oracle;
 mod overview;
 mod property;

@@ -106,7 +106,7 @@ async fn scrape(State(state): State<HttpState>) -> Response {
     // runs at a time, even if its caller no longer waits.
     static SCRAPES: Semaphore = Semaphore::const_new(1);
     let permit = SCRAPES.acquire().await;
-    let (ledger, metrics) = (state.ledger, state.metrics);
+    let (ledger, metrics, organizations) = (state.ledger, state.metrics, state.gauged);
     let (waiting, store_calls) = ledger.load();
     let snapshot = MetricsSnapshot {
         ready: *state.ready.borrow() == Readiness::Ready,
@@ -118,7 +118,7 @@ async fn scrape(State(state): State<HttpState>) -> Response {
     };
     let text = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        metrics.text(snapshot)
+        metrics.text(snapshot, ledger.pool_gauges(&organizations))
     });
     match text.await {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),

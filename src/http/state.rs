@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    auth::Authenticator, grpc::InProcessService, ledger::Ledger, policy::PolicyStatus,
+    auth::Authenticator,
+    grpc::InProcessService,
+    ledger::{GaugedOrganizations, Ledger},
+    policy::PolicyStatus,
     telemetry::metrics::Metrics,
 };
 
@@ -33,6 +36,8 @@ pub struct HttpState {
     pub policy: watch::Receiver<PolicyStatus>,
     /// For `/metrics`, and for the refused files.
     pub metrics: Metrics,
+    /// The organizations that have gauges.
+    pub gauged: Arc<GaugedOrganizations>,
     /// Decides who may read quotas. Probes and metrics need no authentication.
     pub authenticator: Authenticator,
     /// Makes the RPCs that arrive as JSON; none: they are not served.

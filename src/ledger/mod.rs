@@ -13,6 +13,7 @@ mod comparisons;
 mod decision_log;
 mod error;
 mod fullness;
+mod gauges;
 mod notices;
 mod organizations;
 mod overview;
@@ -48,6 +49,7 @@ pub use self::{
     comparisons::ComparedDay,
     error::LedgerError,
     fullness::Fullness,
+    gauges::GaugedOrganizations,
     notices::{Notice, NoticeOrigin, NoticeSink},
 };
 use crate::{

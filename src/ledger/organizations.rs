@@ -190,11 +190,23 @@ impl<'l> OrganizationQuery<'l> {
     }
 
     fn figures(&self, place: usize) -> Option<OrganizationFigures> {
-        let (org, _) = self.policy.orgs.get_index(place)?;
-        let overview = &self.backend.overview;
-        let known = overview.figures(org, place, self.policy, self.today);
-        let enrollment = self.enrollment(place);
-        let pools = self.policy.pools.iter().map(|pool| {
+        self.backend
+            .organization_figures(self.policy, place, self.today)
+    }
+}
+
+impl Backend {
+    /// What is known of the organization at this place of the policy.
+    pub(super) fn organization_figures(
+        &self,
+        policy: &Arc<Policy>,
+        place: usize,
+        today: UtcDay,
+    ) -> Option<OrganizationFigures> {
+        let (org, known) = policy.orgs.get_index(place)?;
+        let enrollment = policy.enrollment_of(org, known, today);
+        let known = self.overview.figures(org, place, policy, today);
+        let pools = policy.pools.iter().map(|pool| {
             let counters = counters_of(&known.pools, pool);
             let balance = PoolBalance::today(&enrollment.terms, pool.clone(), &counters);
             (balance, counters)

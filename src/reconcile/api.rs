@@ -3,31 +3,25 @@
 //! Every wait, page and number of pages is bounded ([`UsageApiLimits`]). It speaks HTTPS, HTTP only to this machine, and
 //! follows no redirect. The key is in no error and no log; nor is the body of an error, which may repeat it.
 
-use std::{collections::HashSet, error::Error, fmt, io, sync::Arc, time::Duration};
+use std::{collections::HashSet, error::Error, fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
 use http::{
     HeaderValue, Request, Response, StatusCode, Uri,
-    header::{ACCEPT, AUTHORIZATION, HOST, LOCATION, RETRY_AFTER, USER_AGENT},
+    header::{ACCEPT, AUTHORIZATION, LOCATION},
 };
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
-use hyper::{
-    body::{Bytes, Incoming},
-    client::conn::http1,
-};
-use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, pki_types::ServerName};
+use http_body_util::Empty;
+use hyper::body::{Bytes, Incoming};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     task::spawn_blocking,
     time::{sleep, timeout},
 };
-use tokio_rustls::TlsConnector;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::report::{ReportFault, UsageReport};
-use crate::tls::{TlsFault, TlsFiles, TlsNames, TlsSettings, is_loopback};
+use crate::{
+    http_client::{BodyFault, ConnectionFault, HttpClient, retry_after},
+    tls::{TlsNames, is_loopback},
+};
 
 /// The provider's API.
 pub const DEFAULT_BASE: &str = "https://api.openai.com/v1";
@@ -65,13 +59,11 @@ pub struct AdminKey(HeaderValue);
 
 /// Queries the provider's usage.
 pub struct UsageApi {
-    /// Scheme and authority.
-    base: Uri,
+    client: HttpClient,
     /// The path before `/organization`.
     path: String,
     key: AdminKey,
     limits: UsageApiLimits,
-    tls: Arc<ClientConfig>,
 }
 
 /// The length of a bucket.
@@ -210,16 +202,12 @@ impl UsageApi {
             "" => "/v1",
             path => path,
         };
-        let (names, files) = (&TLS_NAMES, TlsFiles::default());
-        let tls = TlsSettings { names, files }.config();
-        let mut tls = tls.map_err(|error| UsageApiError::Tls(Box::new(error)))?;
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let client = HttpClient::new(base.clone(), &TLS_NAMES);
         Ok(Self {
-            base: base.clone(),
+            client: client.map_err(|error| UsageApiError::Tls(Box::new(error)))?,
             path: path.to_owned(),
             key,
             limits,
-            tls: Arc::new(tls),
         })
     }
 
@@ -296,73 +284,24 @@ impl UsageApi {
     }
 
     async fn exchange(&self, query: &str) -> Result<Bytes, Failure> {
-        let host = self
-            .base
-            .host()
-            .unwrap_or_default()
-            .trim_matches(['[', ']']);
-        let is_tls = self.base.scheme_str() == Some("https");
-        let port = self
-            .base
-            .port_u16()
-            .unwrap_or(if is_tls { 443 } else { 80 });
-        let tcp = TcpStream::connect((host, port))
-            .await
-            .map_err(|error| self.cut(&error))?;
-        if !is_tls {
-            return self.exchange_over(tcp, query).await;
-        }
-        let name = ServerName::try_from(host.to_owned()).map_err(|error| self.cut(&error))?;
-        let connector = TlsConnector::from(Arc::clone(&self.tls));
-        let tls = connector
-            .connect(name, tcp)
-            .await
-            .map_err(|error| self.cut(&error))?;
-        self.exchange_over(tls, query).await
-    }
-
-    async fn exchange_over<S>(&self, stream: S, query: &str) -> Result<Bytes, Failure>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|error| self.cut(&error))?;
-        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-        let authority = self.base.authority().map_or("", |it| it.as_str());
         let request = Request::get(query)
-            .header(HOST, authority)
             .header(AUTHORIZATION, self.key.0.clone())
             .header(ACCEPT, "application/json")
-            .header(USER_AGENT, concat!("tollgate/", env!("CARGO_PKG_VERSION")))
             .body(Empty::<Bytes>::new())
             .map_err(|_| {
-                (
-                    UsageApiError::Address("has a path that can't be sent"),
-                    None,
-                )
+                let fault = "has a path that can't be sent";
+                (UsageApiError::Address(fault), None)
             })?;
-        let answer = sender
-            .send_request(request)
-            .await
-            .map_err(|error| self.cut(&error))?;
-        if answer.status() != StatusCode::OK {
-            return Err(refusal(&answer));
+        let no_answer = |ConnectionFault(words)| (UsageApiError::Connection(words), None);
+        let answer = self.client.send(request).await.map_err(no_answer)?;
+        if answer.response.status() != StatusCode::OK {
+            return Err(refusal(&answer.response));
         }
         let max = self.limits.page_bytes;
-        let body = Limited::new(answer.into_body(), max).collect().await;
-        body.map(|body| body.to_bytes())
-            .map_err(|error| match error.is::<LengthLimitError>() {
-                true => (UsageApiError::PageTooLarge(max), None),
-                false => self.cut(&*error),
-            })
-    }
-
-    /// A connection that failed or was cut, in words.
-    fn cut(&self, error: &(dyn Error + 'static)) -> Failure {
-        let (names, files) = (&TLS_NAMES, TlsFiles::default());
-        let fault = TlsFault::find(error, &TlsSettings { names, files });
-        let words = fault.map_or_else(|| root_cause(error), TlsFault::sentence);
-        (UsageApiError::Connection(words), None)
+        answer.body(max).await.map_err(|fault| match fault {
+            BodyFault::Connection(fault) => no_answer(fault),
+            BodyFault::TooLarge => (UsageApiError::PageTooLarge(max), None),
+        })
     }
 }
 
@@ -390,12 +329,6 @@ pub fn check_base(base: &Uri) -> Result<(), UsageApiError> {
     Ok(())
 }
 
-fn root_cause(error: &(dyn Error + 'static)) -> String {
-    let mut causes = std::iter::successors(Some(error), |&it| it.source());
-    let io = causes.find_map(|cause| cause.downcast_ref::<io::Error>());
-    io.map_or_else(|| error.to_string(), ToString::to_string)
-}
-
 /// What a status other than 200 means. Its body is not read: it may repeat the key.
 fn refusal(answer: &Response<Incoming>) -> Failure {
     let (status, headers) = (answer.status(), answer.headers());
@@ -407,8 +340,5 @@ fn refusal(answer: &Response<Incoming>) -> Failure {
         }
         _ => UsageApiError::Status(status),
     };
-    let seconds = headers
-        .get(RETRY_AFTER)
-        .and_then(|it| it.to_str().ok()?.parse().ok());
-    (error, seconds.map(Duration::from_secs))
+    (error, retry_after(headers))
 }

@@ -24,6 +24,16 @@ pub(super) const LIVENESS: &str = "liveness";
 /// The gRPC health services that are SERVING while the store would decide.
 pub(super) const READINESS: [&str; 3] = ["readiness", "", "tollgate.v1.QuotaService"];
 
+/// A reporter of a live process that is not ready yet.
+pub(super) async fn live_reporter() -> HealthReporter {
+    let reporter = HealthReporter::new();
+    report(&reporter, false).await;
+    reporter
+        .set_service_status(LIVENESS, ServingStatus::Serving)
+        .await;
+    reporter
+}
+
 /// Sets readiness by the state of the store, and logs each change.
 pub(super) async fn follow_store(
     mut state: watch::Receiver<StoreState>,

@@ -2,6 +2,7 @@
 
 mod build;
 mod health;
+mod notifier;
 mod reload;
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -17,17 +18,15 @@ use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
 };
-use tonic_health::{
-    ServingStatus,
-    server::{HealthReporter, HealthService},
-};
+use tonic_health::server::HealthService;
 
 use self::{
     build::{
         authenticator, check_http_api, grpc_router, open_callers, open_listener, open_policy,
         open_store,
     },
-    health::{LIVENESS, READINESS, follow_store, report},
+    health::{LIVENESS, READINESS, follow_store, live_reporter, report},
+    notifier::Notifier,
     reload::Files,
 };
 use crate::{
@@ -70,6 +69,7 @@ pub struct Server {
     store_kind: Arc<str>,
     envoy: EnvoySettings,
     reconcile: Option<ReconcileSettings>,
+    notifier: Notifier,
     reflection: ReflectionFor,
     http_api: Option<InProcessService>,
     drain_delay: Duration,
@@ -89,8 +89,10 @@ impl Server {
         let metrics = Metrics::default();
         let (store, store_name) = open_store(settings, &metrics)?;
         let limits = settings.limits.fitted_to_open_files();
+        let notifier = Notifier::new(settings.notify_url.as_ref(), &metrics);
+        let notifier = notifier.context("notify.url")?;
         let ledger = Ledger::new(LedgerConfig {
-            notices: None,
+            notices: Some(notifier.sink()),
             policy: policy.policy(),
             store,
             on_store_failure: settings.on_store_failure,
@@ -130,12 +132,14 @@ impl Server {
                 policy,
                 callers: watched_callers,
                 certificates: grpc_tls.into_iter().chain(http_tls).collect(),
+                gauged: Arc::new(settings.gauged.clone()),
             },
             service,
             // What follows may name a host, which not everyone may know.
             store_kind: store_name.split(':').next().unwrap_or_default().into(),
             envoy: settings.envoy.clone(),
             reconcile: settings.reconcile.clone(),
+            notifier,
             reflection: settings.reflection,
             http_api,
             drain_delay: settings.drain_delay,
@@ -205,13 +209,9 @@ impl Server {
         stop: impl Future<Output = Shutdown>,
     ) -> anyhow::Result<()> {
         let service = self.service;
-        let mut reporter = HealthReporter::new();
+        let mut reporter = live_reporter().await;
         let not_yet = Readiness::NotReady("the store has not answered yet".to_owned());
         let (ready, is_ready) = watch::channel(not_yet);
-        report(&reporter, false).await;
-        reporter
-            .set_service_status(LIVENESS, ServingStatus::Serving)
-            .await;
         let health = HealthService::from_health_reporter(reporter.clone());
         let grpc = grpc_router(&service, &self.envoy, self.reflection, health)?;
         let http = http::router(HttpState {
@@ -221,12 +221,14 @@ impl Server {
             ready: is_ready,
             policy: self.files.policy.status(),
             metrics: service.metrics.clone(),
+            gauged: Arc::clone(&self.files.gauged),
             authenticator: service.authenticator.clone(),
             api: self.http_api,
         });
         // They start before the first call, and run until the last one ends: longer than readiness is set by the store.
         let mut followers = self.files.follow(&service, &signal);
         let reconcile = self.reconcile.map(|it| start_reconcile(it, &service));
+        let notifier = self.notifier.start(service.ledger.clone());
         let store_state = service.ledger.store_state();
         let follow = follow_store(store_state, reporter.clone(), ready.clone());
         let mut readiness = tokio::spawn(follow);
@@ -261,6 +263,7 @@ impl Server {
         }
         end_of_calls(grpc_port, http_port, service.open_calls, deadline).await?;
         end_of_reconcile(reconcile, deadline).await;
+        notifier.end(deadline).await;
         drop(followers);
         if let Some(traces) = service.traces {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -11,7 +11,7 @@ use crate::{
     auth::{Authenticator, Callers},
     files::watched::{LoadError, Reload, ReloadSignal, Watched},
     grpc::QuotaServiceConfig,
-    ledger::Ledger,
+    ledger::{GaugedOrganizations, Ledger},
     net::WatchedCertificates,
     policy::{PolicySource, PolicyStatus},
     telemetry::metrics::{Metrics, ReloadResult, WatchedFile},
@@ -23,6 +23,8 @@ pub(super) struct Files {
     pub(super) policy: PolicySource,
     pub(super) callers: Option<Watched<Callers, LoadError>>,
     pub(super) certificates: Vec<WatchedCertificates>,
+    /// The organizations that have gauges, if the policy has them.
+    pub(super) gauged: Arc<GaugedOrganizations>,
 }
 
 impl Files {
@@ -74,8 +76,14 @@ impl Files {
             followers.spawn(follow(watched, file, metrics.clone(), apply, log_refusal));
         }
         let (ledger, status) = (service.ledger.clone(), self.policy.status());
-        record_policy(&ledger, &status.borrow(), metrics);
-        followers.spawn(count_policies(ledger.clone(), status, metrics.clone()));
+        record_policy(&ledger, &status.borrow(), metrics, &self.gauged);
+        let gauged = self.gauged;
+        followers.spawn(count_policies(
+            ledger.clone(),
+            status,
+            metrics.clone(),
+            gauged,
+        ));
         let apply = move |policy| ledger.set_policy(policy);
         followers.spawn(self.policy.follow(signal.clone(), apply));
         followers
@@ -113,11 +121,19 @@ async fn follow<T, E>(
     }
 }
 
-/// Sets the metrics of the policy in force.
-fn record_policy(ledger: &Ledger, status: &PolicyStatus, metrics: &Metrics) {
+/// Sets the metrics of the policy in force, and warns of organizations that have no gauges.
+fn record_policy(
+    ledger: &Ledger,
+    status: &PolicyStatus,
+    metrics: &Metrics,
+    gauged: &GaugedOrganizations,
+) {
     let policy = ledger.policy();
     let (name, version) = (&policy.program.name, status.version.to_string());
     metrics.policy_loaded(name, &version, policy.orgs.len(), status.loaded_at);
+    if let Some(warning) = gauged.warning(&policy) {
+        tracing::warn!("{warning}");
+    }
 }
 
 /// Counts each policy that is loaded or refused from now on.
@@ -125,11 +141,12 @@ async fn count_policies(
     ledger: Ledger,
     mut status: watch::Receiver<PolicyStatus>,
     metrics: Metrics,
+    gauged: Arc<GaugedOrganizations>,
 ) {
     let (mut applied, mut refused) = (0, 0);
     while status.changed().await.is_ok() {
         let now = status.borrow_and_update().clone();
-        record_policy(&ledger, &now, &metrics);
+        record_policy(&ledger, &now, &metrics, &gauged);
         // Several may have been loaded since the last wake-up.
         metrics.policy_reloaded(ReloadResult::Applied, now.applied - applied);
         metrics.policy_reloaded(ReloadResult::Refused, now.refused - refused);

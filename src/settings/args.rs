@@ -24,6 +24,7 @@ use crate::{
 
 pub(crate) const REDIS_PASSWORD: &str = "TOLLGATE_REDIS_PASSWORD";
 pub(crate) const SENTINEL_PASSWORD: &str = "TOLLGATE_REDIS_SENTINEL_PASSWORD";
+pub(crate) const NOTIFY_URL: &str = "TOLLGATE_NOTIFY_URL";
 // Variables of the client.
 pub(crate) const ADDR: &str = "TOLLGATE_ADDR";
 pub(crate) const TOKEN: &str = "TOLLGATE_TOKEN";
@@ -170,7 +171,7 @@ pub(super) fn nearest_known(name: &str) -> Option<String> {
     let flags = serve_flags();
     let flags = flags.get_arguments().map(Arg::get_id);
     let flags: Vec<String> = flags.map(|id| variable_name(id.as_str())).collect();
-    let others = [REDIS_PASSWORD, SENTINEL_PASSWORD, ADDR, TOKEN];
+    let others = [REDIS_PASSWORD, SENTINEL_PASSWORD, NOTIFY_URL, ADDR, TOKEN];
     let known: Vec<&str> = flags.iter().map(String::as_str).chain(others).collect();
     let is_ours = name.starts_with("TOLLGATE_") && !name.starts_with("TOLLGATE_TEST_");
     let is_known = known.contains(&name) || TEST_VARIABLES.contains(&name) || is_service_link(name);
@@ -276,6 +277,7 @@ mod tests {
             "TOLLGATE_METRICS_PORT_9464_TCP_PROTO",
             "TOLLGATE_PORT_53_UDP_PORT",
             "TOLLGATE_TOKEN",
+            "TOLLGATE_NOTIFY_URL",
             "TOLLGATE_LONG",
             "TOLLGATE_TEST_REDIS",
         ] {

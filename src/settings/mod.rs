@@ -8,6 +8,8 @@ pub(crate) mod args;
 mod envoy;
 mod error;
 mod file;
+mod metrics;
+mod notify;
 mod reconcile;
 
 use std::{path::PathBuf, time::Duration};
@@ -21,8 +23,9 @@ use crate::{
         toml::{self, Entry, Section},
     },
     grpc::ReflectionFor,
-    ledger::OnStoreFailure,
+    ledger::{GaugedOrganizations, OnStoreFailure},
     net::{Limits, ListenerTls},
+    notify::WebhookUrl,
     reconcile::ReconcileSettings,
     store::{
         UsageLimits,
@@ -80,6 +83,10 @@ pub struct Settings {
     pub envoy: EnvoySettings,
     /// Which organizations are compared with the provider all the time; none: no organization is.
     pub reconcile: Option<ReconcileSettings>,
+    /// Where notifications are posted; none: they are only logged.
+    pub notify_url: Option<WebhookUrl>,
+    /// The organizations that have gauges.
+    pub gauged: GaugedOrganizations,
 }
 
 /// Where the counters are. The setting `store` alone has only the URL of a Redis.
@@ -136,6 +143,7 @@ impl Settings {
         let unused_passwords = file::unused_passwords(&redis, url);
         let redis = file::redis(&redis, url, usage_limits);
         let (limits, waiting_decisions) = file::bounds(&root.section("bounds"));
+        let notify_url = notify::receiver(&root.section("notify"));
         let text = |flag: Option<String>, key, default: &str| {
             let in_file = root.get(key, Entry::value);
             flag.or(in_file).unwrap_or_else(|| default.to_owned())
@@ -171,8 +179,12 @@ impl Settings {
             waiting_decisions,
             envoy: envoy::settings(&root.section("envoy")),
             reconcile: reconcile::settings(root, usage_limits.retention_days),
+            // It follows below, as Redis: an error of the variable is not one of the file.
+            notify_url: None,
+            gauged: metrics::organizations(&root.section("metrics")),
         };
         root.finish();
+        settings.notify_url = notify_url?;
         if let Some(config) = redis? {
             settings.store = StoreChoice::Redis(Box::new(config));
         }

@@ -118,6 +118,7 @@ fn variables_that_the_chart_sets_itself_are_refused() {
         "TOLLGATE_LISTEN",
         "TOLLGATE_STORE",
         "TOLLGATE_ON_STORE_FAILURE",
+        "TOLLGATE_NOTIFY_URL",
     ] {
         let word = format!("extraEnv[0].name={name}");
         assert_refused(&[&word], &format!("extraEnv sets {name}"));

@@ -67,6 +67,16 @@ const WRONG_VALUES: &[(&str, &str)] = &[
         "settings.reconcile.orgs.acme.projects.p=x",
         "'/settings/reconcile/orgs/acme': missing property 'admin_key_file'",
     ),
+    (
+        "settings.metrics.organizations=some",
+        "/settings/metrics/organizations",
+    ),
+    (
+        "settings.metrics.organizations={a,a}",
+        "/settings/metrics/organizations",
+    ),
+    ("settings.notify.url=https://hooks.example/", "notify"),
+    ("notify.url=https://hooks.example/", "url"),
     ("settings.drain_delay=5", "/settings/drain_delay"),
     ("settings.drain_delay=null", "drain_delay"),
     ("settings.usage_retention=36h", "/settings/usage_retention"),

@@ -12,7 +12,7 @@ use tollgate::{
     auth::Authenticator,
     grpc::{InProcessService, QuotaServiceConfig},
     http::{HttpState, Readiness, router},
-    ledger::{Ledger, LedgerConfig},
+    ledger::{GaugedOrganizations, Ledger, LedgerConfig},
     policy::PolicySource,
     store::{StoreError, UsageLimits, memory::MemoryStore},
     telemetry::metrics::Metrics,
@@ -56,6 +56,7 @@ async fn held_routes() -> (Router, HeldCalls) {
         ready: watch::channel(Readiness::Ready).1,
         policy: PolicySource::open(None).unwrap().status(),
         metrics: config.metrics.clone(),
+        gauged: Arc::new(GaugedOrganizations::Off),
         authenticator: Authenticator::Everyone,
         api: Some(InProcessService::new(config)),
     };

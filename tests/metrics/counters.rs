@@ -325,8 +325,8 @@ async fn nothing_that_callers_send_is_a_label() {
 fn connections_denials_certificates_and_reloads_have_metrics() {
     use chrono::DateTime;
     use tollgate::telemetry::metrics::{
-        CloseReason, ConnectionRefusal, DenialReason, Metrics, MetricsSnapshot, PortName,
-        ReloadResult, WatchedFile,
+        CloseReason, ConnectionRefusal, DenialReason, Metrics, MetricsSnapshot, PoolGauges,
+        PortName, ReloadResult, WatchedFile,
     };
     let metrics = Metrics::default();
     let grpc = metrics.connections(PortName::Grpc);
@@ -346,14 +346,15 @@ fn connections_denials_certificates_and_reloads_have_metrics() {
     metrics.file_refused(WatchedFile::Callers, None);
     let refused: Vec<_> = metrics.refused_files().collect();
     assert_eq!(refused, [(WatchedFile::Tls, at)]);
-    let text = metrics.text(MetricsSnapshot {
+    let snapshot = MetricsSnapshot {
         ready: true,
         store_up: false,
         clock_steps: 0,
         store_losses: 3,
         store_calls: 4,
         waiting: 5,
-    });
+    };
+    let text = metrics.text(snapshot, PoolGauges::default());
     for line in [
         r#"tollgate_connections{port="grpc"} 1"#,
         r#"tollgate_connections{port="http"} 1"#,

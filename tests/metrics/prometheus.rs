@@ -14,10 +14,11 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{WAIT_TIMEOUT, scrape};
 use crate::support::{
-    calls::{new_reserve, policy_file},
+    calls::{TextFile, new_reserve},
     free_port,
     tollgate::Tollgate,
     tools::{run, tool},
+    world::small_policy,
 };
 
 /// A Prometheus that scrapes one service as the job `tollgate`.
@@ -129,7 +130,9 @@ impl Drop for Prometheus {
 
 #[tokio::test]
 async fn prometheus_scrapes_what_was_called() {
-    let policy = policy_file(1_000);
+    // Without thresholds, only these requests call the store.
+    let policy = small_policy("keep_open").replace("[orgs.acme]", "[orgs.acme]\nnotify_at = []");
+    let policy = TextFile::new(&policy);
     let tollgate = Tollgate::start(&["--store", "memory:", "--policy", policy.path()]);
     tollgate.wait_for_readiness(ServingStatus::Serving).await;
     let prometheus = Prometheus::start(&tollgate.http_addr).await;
@@ -236,4 +239,58 @@ async fn promtool_finds_no_fault() {
         (Some(0), ""),
         "{checked:?}"
     );
+}
+
+/// Organizations whose names look like the text format.
+const ODD_NAMES: [&str; 3] = [r#"a"} 1"#, r"back\slash\", "Ä {x=\"y\",} # HELP"];
+
+#[tokio::test]
+async fn prometheus_reads_the_gauges_of_organizations_with_any_name() {
+    let orgs = ODD_NAMES.iter().map(|org| {
+        let key = Value::from(*org).to_string();
+        format!("[orgs.{key}]\ntier = 1\ndata_sharing = \"all\"\n")
+    });
+    let policy = "[program]\nname = \"test\"\n[pools.large]\nmodels = [\"gpt-4o\"]\n[tiers.1]\nlarge = 1_000\n"
+        .to_owned()
+        + &orgs.collect::<String>();
+    let (policy, settings) = (
+        TextFile::new(&policy),
+        TextFile::new("[metrics]\norganizations = \"all\"\n"),
+    );
+    let tollgate = Tollgate::start(&[
+        "--store",
+        "memory:",
+        "--policy",
+        policy.path(),
+        "--config",
+        settings.path(),
+    ]);
+    tollgate.wait_for_readiness(ServingStatus::Serving).await;
+    let mut reserve = new_reserve(960, "a");
+    ODD_NAMES[0].clone_into(&mut reserve.org);
+    tollgate.client().reserve(reserve).await.unwrap();
+    let prometheus = Prometheus::start(&tollgate.http_addr).await;
+    for (query, wanted) in [
+        (
+            r#"sum(tollgate_pool_tokens{kind="allowance",pool="large"})"#,
+            3_000.0,
+        ),
+        (r#"sum(tollgate_pool_tokens{kind="used"})"#, 960.0),
+        (r#"sum(tollgate_pool_tokens{kind="held"})"#, 960.0),
+        (r#"tollgate_pools_above{pool="large",threshold="95"}"#, 1.0),
+        (r#"tollgate_pools_above{pool="large",threshold="100"}"#, 0.0),
+    ] {
+        prometheus.wait_for(query, wanted).await;
+    }
+    let answer = prometheus.api("/api/v1/label/org/values");
+    let mut names: Vec<&str> = answer["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it.as_str().unwrap())
+        .collect();
+    names.sort_unstable();
+    let mut wanted = ODD_NAMES;
+    wanted.sort_unstable();
+    assert_eq!(names, wanted);
 }

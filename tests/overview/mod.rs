@@ -1,5 +1,6 @@
 //! The overview: when organizations are read, what is known of them, and how they are listed.
 
+mod gauges;
 mod listing;
 mod notices;
 mod reads;

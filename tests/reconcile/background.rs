@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tollgate::{
     ledger::{Ledger, LedgerConfig},
     reconcile::{Raise, ReconcileSettings, ReconciledOrg, Reconciler, api::UsageApiLimits},
-    telemetry::metrics::{Metrics, MetricsSnapshot},
+    telemetry::metrics::{Metrics, MetricsSnapshot, PoolGauges},
 };
 
 use super::{FREE, day};
@@ -107,14 +107,15 @@ impl Background {
     }
 
     fn text(&self) -> String {
-        self.metrics.text(MetricsSnapshot {
+        let snapshot = MetricsSnapshot {
             ready: true,
             store_up: true,
             store_losses: 0,
             clock_steps: 0,
             store_calls: 0,
             waiting: 0,
-        })
+        };
+        self.metrics.text(snapshot, PoolGauges::default())
     }
 
     /// The value of a series.

@@ -155,6 +155,15 @@ grpc:
       key: {{ .sentinel.existingSecretKey }}
 {{- end }}
 {{- end }}
+{{- with .Values.notify }}
+{{- if .existingSecret }}
+- name: TOLLGATE_NOTIFY_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: {{ .existingSecretKey }}
+{{- end }}
+{{- end }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}

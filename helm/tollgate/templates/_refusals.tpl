@@ -40,7 +40,7 @@ values.schema.json checks each value, and the program checks settings and policy
 {{- if le (include "tollgate.terminationSeconds" . | int) (include "tollgate.graceSeconds" . | int) -}}
 {{- $faults = append $faults (printf "terminationGracePeriodSeconds is %s, not more than settings.grace_period (%s): the kubelet would kill open calls" (include "tollgate.terminationSeconds" .) $settings.grace_period) -}}
 {{- end -}}
-{{- $ours := list "TOLLGATE_LISTEN" "TOLLGATE_HTTP_LISTEN" "TOLLGATE_STORE" "TOLLGATE_POLICY" "TOLLGATE_CONFIG" "TOLLGATE_CALLERS" "TOLLGATE_ON_STORE_FAILURE" "TOLLGATE_REDIS_PASSWORD" "TOLLGATE_REDIS_SENTINEL_PASSWORD" -}}
+{{- $ours := list "TOLLGATE_LISTEN" "TOLLGATE_HTTP_LISTEN" "TOLLGATE_STORE" "TOLLGATE_POLICY" "TOLLGATE_CONFIG" "TOLLGATE_CALLERS" "TOLLGATE_ON_STORE_FAILURE" "TOLLGATE_REDIS_PASSWORD" "TOLLGATE_REDIS_SENTINEL_PASSWORD" "TOLLGATE_NOTIFY_URL" -}}
 {{- range .Values.extraEnv -}}
 {{- if has .name $ours -}}
 {{- $faults = append $faults (printf "extraEnv sets %s, which the chart sets from its own values" .name) -}}

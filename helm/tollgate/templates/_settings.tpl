@@ -44,8 +44,10 @@ paths.
 {{- if kindIs "bool" $settings.reflection -}}{{- $_ := set $settings "reflection" "off" -}}{{- end -}}
 {{- $reconcile := default dict $settings.reconcile -}}
 {{- if kindIs "bool" $reconcile.raise -}}{{- $_ := set $reconcile "raise" "off" -}}{{- end -}}
+{{- $metrics := default dict $settings.metrics -}}
+{{- if kindIs "bool" $metrics.organizations -}}{{- $_ := set $metrics "organizations" "off" -}}{{- end -}}
 {{- /* Empty sections are left out. */ -}}
-{{- range $name, $section := dict "redis" $redis "bounds" $bounds "envoy" (default dict $settings.envoy) "reconcile" $reconcile -}}
+{{- range $name, $section := dict "redis" $redis "bounds" $bounds "envoy" (default dict $settings.envoy) "reconcile" $reconcile "metrics" $metrics -}}
 {{- $said := dict -}}
 {{- range $key, $value := $section -}}
 {{- if not (kindIs "invalid" $value) -}}{{- $_ := set $said $key $value -}}{{- end -}}

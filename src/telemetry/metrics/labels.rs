@@ -1,5 +1,5 @@
-//! The values of labels: the variants' names in the case of `serialize_all`, or what `serialize` says. All but the pools'
-//! names are known at compile time; none comes from a caller.
+//! The values of labels: the variants' names in the case of `serialize_all`, or what `serialize` says. All but the
+//! names of pools and organizations are known at compile time; none comes from a caller.
 
 // Most variants say it all.
 #![allow(missing_docs)]
@@ -182,6 +182,28 @@ pub enum WatchedFile {
     Tls,
     /// The same of the HTTP port.
     HttpTls,
+}
+
+/// What became of an attempt to deliver a notification, or of a notification that was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum NotificationResult {
+    Delivered,
+    /// The receiver failed; it is repeated.
+    Failed,
+    /// Too many wait: it is left until it is found again.
+    LeftOut,
+}
+
+/// What tokens of an organization's pool are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum PoolTokenKind {
+    Allowance,
+    Used,
+    Held,
+    External,
+    Billed,
 }
 
 /// Why a call is denied.

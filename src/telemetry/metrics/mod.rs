@@ -3,11 +3,13 @@
 //! One [`Metrics`] value is created at the start and passed to all parts. Values of other parts, such as the store's
 //! state, are read at the scrape ([`MetricsSnapshot`]).
 //!
-//! A label value never comes from a caller: [`labels`] lists the values, and the pools' names come from the policy.
+//! A label value never comes from a caller: [`labels`] lists the values, and the names of pools and organizations come from
+//! the policy.
 
 mod collectors;
 mod histogram;
 mod labels;
+mod pool_gauges;
 mod registry;
 mod striped_atomic;
 
@@ -18,10 +20,11 @@ use prometheus_client::{encoding::text, registry::Registry};
 
 pub use self::collectors::{MetricsSnapshot, ReconcileFigures};
 pub use self::labels::{
-    CloseReason, Code, ConnectionRefusal, DenialReason, EnvoyCheck, EnvoyOutcome, PortName,
-    ReconcileState, ReloadResult, Rpc, StoreCallResult, StoreFailure, TokenUse, Transition,
-    WatchedFile, verdict_names,
+    CloseReason, Code, ConnectionRefusal, DenialReason, EnvoyCheck, EnvoyOutcome,
+    NotificationResult, PoolTokenKind, PortName, ReconcileState, ReloadResult, Rpc,
+    StoreCallResult, StoreFailure, TokenUse, Transition, WatchedFile, verdict_names,
 };
+pub use self::pool_gauges::{PoolGauges, PoolTokens, PoolsAbove};
 use self::{
     collectors::PolicyInfo,
     registry::{MetricFamilies, by_label, request_labels},
@@ -123,6 +126,17 @@ impl Metrics {
         self.families.envoy.outcomes[outcome].inc();
     }
 
+    /// Counts an attempt to deliver a notification, or a notification that was left out.
+    pub fn notified(&self, result: NotificationResult) {
+        self.families.notifications.results[result].inc();
+    }
+
+    /// Sets how many notifications are to be delivered or confirmed.
+    pub fn notifications_waiting(&self, waiting: usize) {
+        let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+        self.families.notifications.waiting.set(waiting);
+    }
+
     /// Records the policy that is now in force.
     pub fn policy_loaded(
         &self,
@@ -197,9 +211,10 @@ impl Metrics {
 
     /// All metrics as OpenMetrics text ([`CONTENT_TYPE`]).
     #[must_use]
-    pub fn text(&self, snapshot: MetricsSnapshot) -> String {
+    pub fn text(&self, snapshot: MetricsSnapshot, pools: PoolGauges) -> String {
         let mut read_now = Registry::default();
         read_now.register_collector(Box::new(snapshot));
+        read_now.register_collector(Box::new(pools));
         let mut text = String::new();
         text::encode_registry(&mut text, &self.families.registry)
             .and_then(|()| text::encode(&mut text, &read_now))

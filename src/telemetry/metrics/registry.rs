@@ -19,8 +19,9 @@ use super::{
     collectors::{FileStates, ReconcileGauges},
     histogram::AtomicHistogram,
     labels::{
-        CloseReason, Code, ConnectionRefusal, DenialReason, EnvoyCheck, EnvoyOutcome, PortName,
-        ReloadResult, Rpc, StoreCallResult, StoreFailure, TokenUse, Transition, verdict_names,
+        CloseReason, Code, ConnectionRefusal, DenialReason, EnvoyCheck, EnvoyOutcome,
+        NotificationResult, PortName, ReloadResult, Rpc, StoreCallResult, StoreFailure, TokenUse,
+        Transition, verdict_names,
     },
     striped_atomic::Counter,
 };
@@ -57,6 +58,7 @@ pub(super) struct MetricFamilies {
     pub(super) batches: AtomicHistogram,
     pub(super) store_failures: EnumMap<StoreFailure, Counter>,
     pub(super) envoy: EnvoyCounters,
+    pub(super) notifications: NotificationMetrics,
     pub(super) reloads: EnumMap<ReloadResult, Counter>,
     pub(super) connections: EnumMap<PortName, Gauge>,
     pub(super) connections_refused: EnumMap<PortName, EnumMap<ConnectionRefusal, Counter>>,
@@ -98,17 +100,14 @@ impl Default for MetricFamilies {
                 "Time that a call to the store took, with all the decisions in it",
                 "outcome",
             ),
-            batches: metrics.register(
-                "tollgate_store_batch_decisions",
-                "Decisions that went to the store in one call",
-                AtomicHistogram::of_numbers(BATCH_BUCKETS),
-            ),
+            batches: batch_histogram(&mut metrics),
             store_failures: metrics.series(
                 "tollgate_store_failures",
                 "Decisions and reads that have no answer, by what was wrong",
                 "kind",
             ),
             envoy: EnvoyCounters::register(&mut metrics),
+            notifications: NotificationMetrics::register(&mut metrics),
             reloads: metrics.series(
                 "tollgate_policy_reloads",
                 "Policies that were read anew, and taken or refused",
@@ -161,6 +160,38 @@ impl EnvoyCounters {
             ),
         }
     }
+}
+
+/// Notifications of thresholds.
+#[derive(Debug)]
+pub(super) struct NotificationMetrics {
+    pub(super) results: EnumMap<NotificationResult, Counter>,
+    pub(super) waiting: Gauge,
+}
+
+impl NotificationMetrics {
+    fn register(metrics: &mut Registrar) -> Self {
+        Self {
+            results: metrics.series(
+                "tollgate_notifications",
+                "Attempts to deliver a notification, and notifications that were left out, by the result",
+                "result",
+            ),
+            waiting: metrics.register(
+                "tollgate_notifications_waiting",
+                "Notifications that are to be delivered or confirmed",
+                Gauge::default(),
+            ),
+        }
+    }
+}
+
+fn batch_histogram(metrics: &mut Registrar) -> AtomicHistogram {
+    metrics.register(
+        "tollgate_store_batch_decisions",
+        "Decisions that went to the store in one call",
+        AtomicHistogram::of_numbers(BATCH_BUCKETS),
+    )
 }
 
 fn token_family(metrics: &mut Registrar) -> Family<Vec<Label>, Counter> {

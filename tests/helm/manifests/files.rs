@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tollgate::settings::{ServeArgs, Settings};
 
-use super::{mounted_secret, variable};
+use super::{mounted_secret, secret_variable, variable};
 use crate::{
     helm::{ALERTS, DASHBOARD, ROOT, render, render_with, template, toml, values},
     support::calls::TextFile,
@@ -197,4 +197,24 @@ fn the_admin_keys_of_reconcile_are_mounted_where_the_settings_name_them() {
         ..ServeArgs::default()
     });
     assert_eq!(settings.unwrap().reconcile.unwrap().orgs.len(), 1);
+}
+
+#[test]
+fn the_url_of_notifications_is_a_secret_and_the_organizations_with_gauges_are_a_setting() {
+    let made = render("default");
+    assert!(variable(&made, "TOLLGATE_NOTIFY_URL").is_none());
+    assert_eq!(toml(made.settings()).get("metrics"), None);
+    let word = "notify.existingSecret=hooks,settings.metrics.organizations={acme,other}";
+    let made = render_with("default", &["--set", word]);
+    let from = &variable(&made, "TOLLGATE_NOTIFY_URL").unwrap()["valueFrom"];
+    assert_eq!(from, &secret_variable("hooks", "url"));
+    let section = json!({"organizations": ["acme", "other"]});
+    assert_eq!(toml(made.settings())["metrics"], section);
+    // YAML reads an unquoted off as false.
+    for (value, organizations) in [("false", "off"), ("all", "all")] {
+        let word = format!("settings.metrics.organizations={value}");
+        let made = render_with("default", &["--set", &word]);
+        let section = json!({"organizations": organizations});
+        assert_eq!(toml(made.settings())["metrics"], section);
+    }
 }
