@@ -2,7 +2,7 @@
 //! line and the dashboard share.
 
 /// The columns of usage, stable: of `tollgate usage --csv`, and of the dashboard's download.
-pub(crate) const USAGE_COLUMNS: [&str; 9] = [
+pub(crate) const USAGE_COLUMNS: [&str; 11] = [
     "org",
     "day",
     "project",
@@ -12,6 +12,8 @@ pub(crate) const USAGE_COLUMNS: [&str; 9] = [
     "billed_tokens",
     "free_requests",
     "billed_requests",
+    "provider_free_tokens",
+    "provider_billed_tokens",
 ];
 
 /// Characters with which a cell may become a formula, also in the full-width forms that some spreadsheets take.
@@ -29,6 +31,9 @@ pub(crate) struct UsageLine<'l> {
     pub(crate) billed_tokens: u64,
     pub(crate) free_requests: u64,
     pub(crate) billed_requests: u64,
+    /// None where the row was not compared with the provider.
+    pub(crate) provider_free_tokens: Option<u64>,
+    pub(crate) provider_billed_tokens: Option<u64>,
 }
 
 /// A CSV under construction. A quotation mark (`'`) is put before a formula mark with which a cell begins.
@@ -55,6 +60,7 @@ impl CsvTable {
     ///
     /// As of [`CsvTable::add_row`].
     pub(crate) fn add_usage(&mut self, line: &UsageLine<'_>) -> csv::Result<()> {
+        let known = |tokens: Option<u64>| tokens.map(|it| it.to_string()).unwrap_or_default();
         self.add_row([
             line.org,
             line.day,
@@ -65,6 +71,8 @@ impl CsvTable {
             &line.billed_tokens.to_string(),
             &line.free_requests.to_string(),
             &line.billed_requests.to_string(),
+            &known(line.provider_free_tokens),
+            &known(line.provider_billed_tokens),
         ])
     }
 

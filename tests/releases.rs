@@ -1,6 +1,9 @@
 //! Replicas of the previous release and of this one on one Redis, as during a rollout.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use tollgate::grpc::proto::{
     ListUsageRequest, ReleaseRequest, ReserveRequest, SetExternalUsageRequest, SettleRequest,
@@ -15,8 +18,9 @@ use crate::support::{
     clock::Clock,
     redis::RedisServer,
     tollgate::{Tollgate, program},
-    tools::{run, tool},
-    world::NOON,
+    tools::{WAIT_TIMEOUT, run, tool},
+    usage_api::{ADMIN_KEY, UsageApiServer, UsageEvent},
+    world::{NOON, TODAY},
 };
 
 const ALLOWANCE: u64 = 100_000;
@@ -445,5 +449,35 @@ async fn a_page_token_of_a_day_is_valid_at_either_release_and_a_range_needs_this
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
         let expected = "tollgate: the service is of an earlier release";
         assert!(ran.stderr.starts_with(expected), "{ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_provider_counted_is_nothing_to_the_previous_release() {
+    let clock = Clock::at(NOON);
+    let event = UsageEvent::new("2026-11-22T08:00:00Z", "x", "gpt-4o", "default", 70);
+    let api = UsageApiServer::start(NOON, vec![event]).await;
+    let key = TextFile::new(ADMIN_KEY);
+    let (base, key) = (&api.base, key.path());
+    let rollout = Rollout::start_at(
+        clock,
+        &format!(
+            "[reconcile]\nevery = \"1s\"\nsettle_lag = \"5s\"\napi_base = \"{base}\"\n\
+             [reconcile.orgs.acme]\nadmin_key_file = \"{key}\"\n"
+        ),
+    );
+    let [old, new] = rollout.clients();
+    reserve(&old, 100, "r").await;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
+    while usage(&new, TODAY).await.len() < 2 {
+        assert!(Instant::now() < deadline, "the provider's row");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for _ in 0..2 {
+        assert_eq!(sum(&usage(&old, TODAY).await), (100, 0, 1, 0));
+        assert_eq!(usage(&old, TODAY).await.len(), 1);
+        assert_eq!(sum(&usage(&new, TODAY).await), (100, 0, 1, 0));
+        assert!(reserve(&old, 100, "r").await.replayed);
+        assert_eq!(quota(&old).await.pools, quota(&new).await.pools);
     }
 }

@@ -24,13 +24,15 @@ pub(super) async fn all_usage(
     mut client: QuotaServiceClient<AuthorizedChannel>,
     mut request: ListUsageRequest,
 ) -> Result<Response<ListUsageResponse>, Status> {
-    let mut rows = Vec::new();
+    let (mut rows, mut comparisons) = (Vec::new(), Vec::new());
     loop {
         let mut page = client.list_usage(request.clone()).await?;
         rows.append(&mut page.get_mut().rows);
+        comparisons.append(&mut page.get_mut().comparisons);
         request.page_token = mem::take(&mut page.get_mut().next_page_token);
         if request.page_token.is_empty() {
             page.get_mut().rows = rows;
+            page.get_mut().comparisons = comparisons;
             return Ok(page);
         }
     }

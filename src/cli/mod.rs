@@ -5,6 +5,7 @@
 
 mod calls;
 mod documents;
+mod drift;
 mod estimate;
 mod external;
 mod health;

@@ -17,7 +17,9 @@ use crate::{
     client::{WrongArguments, connection::ConnectionArgs, failure::rpc_error, output::print},
     domain::{OrgId, PoolName, UtcDay},
     files::read::{read_once, read_stdin, trimmed},
-    grpc::proto::{GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse},
+    grpc::proto::{
+        GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, UsageRow,
+    },
     policy::Policy,
     reconcile::{
         Comparison, LedgerRow, Scope, Tolerance, UsageReport,
@@ -349,7 +351,10 @@ async fn usage_of_service(
 }
 
 fn ledger_rows(day: UtcDay, usage: ListUsageResponse) -> impl Iterator<Item = LedgerRow> {
-    usage.rows.into_iter().map(move |row| LedgerRow {
+    // Others are the provider's alone.
+    let is_counted = |row: &UsageRow| row.free_requests + row.billed_requests > 0;
+    let rows = usage.rows.into_iter().filter(is_counted);
+    rows.map(move |row| LedgerRow {
         day,
         project: row.project,
         model: row.model,

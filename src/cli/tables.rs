@@ -1,15 +1,18 @@
 //! Formats answers as tables.
 
+use std::slice;
+
 use chrono::DateTime;
 use comfy_table::{Cell, CellAlignment, Table};
 
+use super::drift;
 use crate::{
     auth::{Caller, Callers, Organizations},
     client::output::{counted, fact, facts, grouped, reason},
     grpc::proto::{
-        EstimateBasis, EstimateResponse, GetQuotaResponse, ListUsageResponse, PoolQuota,
-        ReleaseResponse, ReserveResponse, SetExternalUsageResponse, SettleResponse, ShareQuota,
-        UsageRow, Verdict,
+        DayComparison, EstimateBasis, EstimateResponse, GetQuotaResponse, ListUsageResponse,
+        PoolQuota, ReleaseResponse, ReserveResponse, SetExternalUsageResponse, SettleResponse,
+        ShareQuota, UsageRow, Verdict,
     },
     policy::{DataSharing, PROGRAMS, Policy},
 };
@@ -132,6 +135,9 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
         ];
         pools = format!("{pools}\n\n{}", rows(&shares, &columns));
     }
+    if !answer.comparisons.is_empty() {
+        pools = format!("{pools}\n\n{}", comparisons(&answer.comparisons));
+    }
     format!(
         "{}: tier {}, {standing}. {} (UTC), resets in {}\n{pools}",
         answer.org,
@@ -139,6 +145,22 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
         answer.day,
         until(answer.resets_at),
     )
+}
+
+/// When the days were compared with the provider, and what was found.
+fn comparisons(days: &[DayComparison]) -> String {
+    let columns: [Column<DayComparison>; 2] = [
+        ("DAY", |day| Cell::new(&day.day)),
+        ("DRIFT", |day| {
+            Cell::new(drift::summary(slice::from_ref(day)))
+        }),
+    ];
+    let compared_at = days.last().and_then(|day| day.compared_at);
+    let at = compared_at.and_then(|at| DateTime::from_timestamp(at.seconds, 0));
+    let since = at.map(|at| crate::wall_clock::now().signed_duration_since(at));
+    let minutes = since.map_or(0, |since| since.num_minutes().max(0));
+    let table = rows(days, &columns);
+    format!("compared with the provider {minutes} min ago\n{table}")
 }
 
 pub(super) fn external_usage(answer: &SetExternalUsageResponse) -> String {
@@ -157,13 +179,23 @@ pub(super) fn usage(answer: &ListUsageResponse) -> String {
     if used.is_empty() {
         return format!("{day} (UTC): nothing was used");
     }
-    let table = rows(used, &USAGE_COLUMNS[1..]);
+    let columns = usage_columns(used);
+    let table = rows(used, &columns[1..]);
     format!("{day} (UTC), {}\n{table}", counted(used.len(), "row"))
 }
 
 /// Rows of several days.
 pub(super) fn usage_by_day(used: &[UsageRow]) -> String {
-    rows(used, USAGE_COLUMNS)
+    rows(used, &usage_columns(used))
+}
+
+/// The columns; those of the provider only if one of the rows was compared with it.
+fn usage_columns(used: &[UsageRow]) -> Vec<Column<UsageRow>> {
+    let mut columns = USAGE_COLUMNS.to_vec();
+    if used.iter().any(|row| row.provider.is_some()) {
+        columns.extend_from_slice(PROVIDER_COLUMNS);
+    }
+    columns
 }
 
 const USAGE_COLUMNS: &[Column<UsageRow>] = &[
@@ -179,6 +211,19 @@ const USAGE_COLUMNS: &[Column<UsageRow>] = &[
     ("FREE REQUESTS", |row| number(row.free_requests)),
     ("BILLED REQUESTS", |row| number(row.billed_requests)),
 ];
+
+const PROVIDER_COLUMNS: &[Column<UsageRow>] = &[
+    ("PROVIDER FREE", |row| {
+        known(row.provider.map(|it| it.free_tokens))
+    }),
+    ("PROVIDER BILLED", |row| {
+        known(row.provider.map(|it| it.billed_tokens))
+    }),
+];
+
+fn known(tokens: Option<u64>) -> Cell {
+    tokens.map_or_else(|| right("-"), number)
+}
 
 pub(super) fn policy(policy: &Policy) -> String {
     let program = &policy.program;

@@ -292,6 +292,8 @@ fn line<'l>(org: &'l str, row: &'l UsageRow) -> UsageLine<'l> {
         billed_tokens: row.billed_tokens,
         free_requests: row.free_requests,
         billed_requests: row.billed_requests,
+        provider_free_tokens: row.provider.map(|it| it.free_tokens),
+        provider_billed_tokens: row.provider.map(|it| it.billed_tokens),
     }
 }
 

@@ -7,6 +7,7 @@
 //! | [`reservation`] | what a request id stands for, and what may happen to it |
 //! | [`external_change`] | changes of external usage, for those who read them later |
 //! | [`usage`] | the rows of the usage history |
+//! | [`comparison`] | what a comparison with the provider found, and the kinds of drift |
 //! | [`terms`] | what the policy grants at the moment of a decision |
 //! | [`thresholds`] | the parts of an allowance at which a notice is due |
 //! | [`capacity`] | how much a model takes and makes |
@@ -14,6 +15,7 @@
 //! | [`ids`], [`tokens`] | names and amounts, which can't be out of bounds |
 
 pub mod capacity;
+pub mod comparison;
 pub mod day;
 pub mod external_change;
 pub mod ids;
@@ -26,6 +28,7 @@ pub mod usage;
 pub mod verdict;
 
 pub use capacity::ModelCapacity;
+pub use comparison::{ComparisonResult, DayComparison, DriftKind, ProviderUsage};
 pub use day::UtcDay;
 pub use external_change::{ExternalChange, ExternalChanges};
 pub use ids::{InvalidField, ModelName, OrgId, PoolName, ProjectId, RequestId, is_fine_tuned};

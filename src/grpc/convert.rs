@@ -6,20 +6,21 @@ use tonic::Status;
 use super::{
     authorization::Permit,
     proto::{
-        self, EstimateRequest, EstimateResponse, GetQuotaResponse, PoolQuota, ReleaseRequest,
-        ReleaseResponse, ReserveRequest, ReserveResponse, SetExternalUsageRequest,
+        self, DriftTokens, EstimateRequest, EstimateResponse, GetQuotaResponse, PoolQuota,
+        ReleaseRequest, ReleaseResponse, ReserveRequest, ReserveResponse, SetExternalUsageRequest,
         SetExternalUsageResponse, SettleRequest, SettleResponse, ShareQuota,
     },
 };
 use crate::{
     domain::{
-        BilledReason, ExternalSource, InvalidField, ModelCapacity, ModelName, OrgId, PoolCounters,
-        PoolName, ProjectId, RequestFields, RequestId, ShareBalance, ShareId, Tokens, Verdict,
-        Workload, ids::check_note,
+        BilledReason, ComparisonResult, ExternalSource, InvalidField, ModelCapacity, ModelName,
+        OrgId, PoolCounters, PoolName, ProjectId, RequestFields, RequestId, ShareBalance, ShareId,
+        Tokens, Verdict, Workload, ids::check_note,
     },
     estimate::{self, Endpoint, Estimate, EstimateBasis, EstimateError},
     ledger::{
-        ExternalUsageSet, Quota, Released, Reserve, Reserved, SetExternalUsage, Settle, Settled,
+        ComparedDay, ExternalUsageSet, Quota, Released, Reserve, Reserved, SetExternalUsage,
+        Settle, Settled,
     },
     store::PoolBalance,
 };
@@ -218,7 +219,11 @@ pub(super) fn external_usage_response(set: ExternalUsageSet) -> SetExternalUsage
     }
 }
 
-pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
+pub(super) fn quota_response(
+    org: &OrgId,
+    quota: Quota,
+    comparisons: &[ComparedDay],
+) -> GetQuotaResponse {
     let enrollment = quota.enrollment;
     let pools = quota.pools.into_iter().map(|(balance, counters)| {
         let shares = share_quotas(&quota.shares, &balance.pool);
@@ -235,7 +240,31 @@ pub(super) fn quota_response(org: &OrgId, quota: Quota) -> GetQuotaResponse {
         day: quota.day.to_string(),
         resets_at: Some(timestamp(quota.resets_at)),
         pools: pools.collect(),
+        comparisons: day_comparisons(comparisons),
     }
+}
+
+/// How days were compared with the provider.
+pub(super) fn day_comparisons(days: &[ComparedDay]) -> Vec<proto::DayComparison> {
+    let days = days.iter().map(|(day, comparison)| {
+        let result = match comparison.result {
+            ComparisonResult::Agrees => proto::ComparisonResult::Agrees,
+            ComparisonResult::Drifts => proto::ComparisonResult::Drifts,
+            ComparisonResult::Unknown => proto::ComparisonResult::Unknown,
+        };
+        let drift = comparison.drift.iter();
+        let drift = drift.map(|(kind, tokens)| DriftTokens {
+            kind: kind.name().to_owned(),
+            tokens: tokens.get(),
+        });
+        proto::DayComparison {
+            day: day.to_string(),
+            compared_at: Some(timestamp(comparison.compared_at)),
+            result: result.into(),
+            drift: drift.collect(),
+        }
+    });
+    days.collect()
 }
 
 /// The number of the reason why an organization is not enrolled, if it is not.

@@ -1,18 +1,22 @@
 //! Conversion of ListOrganizations.
 
+use std::sync::Arc;
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic::Status;
 
 use super::{
     authorization::Permit,
-    convert::{faulty, invalid, not_enrolled_number, page_size, pool_quota, timestamp},
+    convert::{
+        day_comparisons, faulty, invalid, not_enrolled_number, page_size, pool_quota, timestamp,
+    },
     proto::{self, ListOrganizationsRequest, ListOrganizationsResponse, OrganizationSummary},
 };
 use crate::{
-    domain::ids::check_query,
+    domain::{OrgId, ids::check_query},
     ledger::{
-        Fullness, OrganizationFigures, OrganizationList, OrganizationOrder, OrganizationPage,
-        PagePosition,
+        ComparedDay, Fullness, OrganizationFigures, OrganizationList, OrganizationOrder,
+        OrganizationPage, PagePosition,
     },
 };
 
@@ -82,16 +86,21 @@ pub(super) fn organizations_response(
     list: OrganizationList,
     query: &str,
     order: OrganizationOrder,
+    comparisons: impl Fn(&OrgId) -> Arc<[ComparedDay]>,
 ) -> ListOrganizationsResponse {
     let next = list.next.as_ref();
+    let summaries = list.organizations.into_iter().map(|figures| {
+        let comparisons = comparisons(&figures.org);
+        summary(figures, &comparisons)
+    });
     ListOrganizationsResponse {
         next_page_token: next.map_or_else(String::new, |it| page_token(it, query, order)),
         total: list.total as u64,
-        organizations: list.organizations.into_iter().map(summary).collect(),
+        organizations: summaries.collect(),
     }
 }
 
-fn summary(figures: OrganizationFigures) -> OrganizationSummary {
+fn summary(figures: OrganizationFigures, comparisons: &[ComparedDay]) -> OrganizationSummary {
     let enrollment = figures.enrollment;
     OrganizationSummary {
         org: figures.org.to_string(),
@@ -100,5 +109,6 @@ fn summary(figures: OrganizationFigures) -> OrganizationSummary {
         not_enrolled_reason: not_enrolled_number(enrollment.not_enrolled),
         pools: figures.pools.into_iter().map(pool_quota).collect(),
         as_of: figures.as_of.map(timestamp),
+        comparisons: day_comparisons(comparisons),
     }
 }

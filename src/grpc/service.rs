@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     auth::{Authenticator, Role},
-    domain::{ExternalChanges, Verdict},
+    domain::{ExternalChanges, OrgId, Verdict},
     ledger::Ledger,
     store::PoolBalance,
     telemetry::{
@@ -230,7 +230,9 @@ impl QuotaService for QuotaHandler {
         let (ledger, permit, message) = self.0.accept(request)?;
         let org = convert::org(message.org, &permit)?;
         let quota = ledger.quota(&org).await.map_err(query_status)?;
-        Ok(Response::new(convert::quota_response(&org, quota)))
+        let comparisons = ledger.comparisons(&org);
+        let response = convert::quota_response(&org, quota, &comparisons);
+        Ok(Response::new(response))
     }
 
     async fn list_usage(
@@ -274,7 +276,9 @@ impl QuotaService for QuotaHandler {
         let page = organization_page(message, &permit)?;
         let (query, order) = (page.query.clone(), page.order);
         let list = ledger.organizations(page).await.map_err(query_status)?;
-        Ok(Response::new(organizations_response(list, &query, order)))
+        let comparisons = |org: &OrgId| ledger.comparisons(org);
+        let response = organizations_response(list, &query, order, comparisons);
+        Ok(Response::new(response))
     }
 
     /// Runs on the worker that serves the call: an estimate of a large body takes some milliseconds, and as many run at

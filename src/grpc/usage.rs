@@ -7,7 +7,7 @@ use tonic::Status;
 
 use super::{
     authorization::Permit,
-    convert::{self, faulty, invalid, page_size},
+    convert::{self, day_comparisons, faulty, invalid, page_size},
     proto::{self, ListUsageRequest, ListUsageResponse},
 };
 use crate::{
@@ -100,6 +100,7 @@ pub(super) fn response(query: &UsageQuery, usage: Usage) -> ListUsageResponse {
         next_page_token: next_page_token.unwrap_or_default(),
         from_day: first.to_string(),
         to_day: last.to_string(),
+        comparisons: day_comparisons(&usage.comparisons),
     }
 }
 
@@ -114,6 +115,10 @@ impl From<UsageRow> for proto::UsageRow {
             free_requests: row.counters.free_requests,
             billed_requests: row.counters.billed_requests,
             day: row.day.to_string(),
+            provider: row.provider.map(|usage| proto::ProviderUsage {
+                free_tokens: usage.free_tokens.get(),
+                billed_tokens: usage.billed_tokens.get(),
+            }),
         }
     }
 }

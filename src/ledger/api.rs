@@ -4,12 +4,12 @@ use std::{ops::RangeInclusive, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
-use super::{LedgerError, fullness::Fullness};
+use super::{ComparedDay, LedgerError, fullness::Fullness};
 use crate::{
     domain::{
         ExternalChange, ExternalSource, ModelName, OrgId, PoolCounters, PoolName, ProjectId,
-        RequestFields, RequestId, ShareBalance, ShareId, Threshold, Tokens, UsageCounters, UtcDay,
-        Verdict,
+        ProviderUsage, RequestFields, RequestId, ShareBalance, ShareId, Threshold, Tokens,
+        UsageCounters, UtcDay, Verdict,
     },
     policy::Enrollment,
     store::{Operation, Outcome, PoolBalance, RowKey, Timestamped},
@@ -314,6 +314,8 @@ pub struct Usage {
     pub rows: Vec<UsageRow>,
     /// Where the next page begins; none: no row follows.
     pub next: Option<UsagePosition>,
+    /// Those of the days that were compared with the provider; only on the first page.
+    pub comparisons: Vec<ComparedDay>,
 }
 
 /// What one project used of one model on a day.
@@ -327,8 +329,10 @@ pub struct UsageRow {
     pub model: ModelName,
     /// The pool that lists the model.
     pub pool: Option<PoolName>,
-    /// The tokens and the requests.
+    /// The tokens and the requests; zeros if only the provider has the row.
     pub counters: UsageCounters,
+    /// What the provider counted; none: the row was not compared.
+    pub provider: Option<ProviderUsage>,
 }
 
 /// The days of a usage query (docs/CONTRACT.md, "GetQuota and ListUsage").

@@ -16,6 +16,7 @@ use super::{
     api::NoticeSink,
     assess::reassess,
     breaker::{Access, CircuitBreaker},
+    comparisons::KnownComparisons,
     overview::Overview,
 };
 use crate::{
@@ -38,6 +39,7 @@ pub(super) struct Backend {
     pub(super) clock: StoreClock,
     pub(super) breaker: CircuitBreaker,
     pub(super) overview: Overview,
+    pub(super) comparisons: KnownComparisons,
     pub(super) metrics: Metrics,
     pub(super) notices: Option<NoticeSink>,
 }

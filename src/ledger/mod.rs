@@ -8,6 +8,8 @@ mod api;
 mod assess;
 mod backend;
 mod breaker;
+mod comparison_loop;
+mod comparisons;
 mod decision_log;
 mod error;
 mod external_changes;
@@ -20,6 +22,7 @@ mod overview_loop;
 mod probe_loop;
 mod queries;
 mod queue;
+mod usage_rows;
 
 use std::sync::Arc;
 
@@ -31,6 +34,7 @@ use self::{
     api::Request,
     backend::{Backend, StoreClock},
     breaker::{Access, CircuitBreaker},
+    comparisons::KnownComparisons,
     decision_log::ReserveRecord,
     overview::Overview,
     probe_loop::WatchGuard,
@@ -44,6 +48,7 @@ pub use self::{
         UsagePage, UsagePosition, UsageRow,
     },
     breaker::{Outage, StoreState},
+    comparisons::ComparedDay,
     error::LedgerError,
     fullness::Fullness,
     gauges::GaugedOrganizations,
@@ -78,6 +83,8 @@ pub struct LedgerConfig {
     pub usage_retention_days: u32,
     /// How many requests may wait for the store.
     pub max_waiting: usize,
+    /// The organizations that the background reconcile compares, at this replica or at another one.
+    pub reconciled: Vec<OrgId>,
     /// Where it counts decisions, calls and failures.
     pub metrics: Metrics,
     /// Takes the notices of pools that have reached a threshold.
@@ -103,6 +110,7 @@ impl LedgerConfig {
             on_store_failure: OnStoreFailure::Error,
             usage_retention_days: UsageLimits::default().retention_days,
             max_waiting: Ledger::MAX_WAITING,
+            reconciled: Vec::new(),
             metrics: Metrics::default(),
             notices: None,
         }
@@ -123,6 +131,7 @@ impl Ledger {
             clock: StoreClock::default(),
             breaker: CircuitBreaker::new(),
             overview: Overview::default(),
+            comparisons: KnownComparisons::of(config.reconciled),
             metrics: config.metrics,
             notices: config.notices,
         });

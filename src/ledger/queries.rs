@@ -3,15 +3,17 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Ledger, LedgerError, Quota, Usage, UsagePage, UsagePosition, UsageRow, backend::MAX_ROUNDS,
+    ComparedDay, Ledger, LedgerError, Quota, Usage, UsageDays, UsagePage, UsagePosition, UsageRow,
+    backend::MAX_ROUNDS,
+    usage_rows::{MergedRow, MergedRows},
 };
 use crate::{
-    domain::{OrgId, ShareBalance, ShareId, UsageCounters, UtcDay},
-    store::{PoolBalance, RowKey, UsageRows},
+    domain::{OrgId, ShareBalance, ShareId, UtcDay},
+    store::{PoolBalance, RowKey},
 };
 
 /// A row as it is read, with its day.
-type DatedRow = (UtcDay, RowKey, UsageCounters);
+type DatedRow = (UtcDay, RowKey, MergedRow);
 
 impl Ledger {
     /// What remains today of every pool of the policy.
@@ -81,25 +83,43 @@ impl Ledger {
         while listed.len() <= page.size && day < *days.end() {
             day = day.plus_days(1);
             let limit = page.size + 1 - listed.len();
-            let query = self.backend.store.usage(org, day, None, limit);
-            let (_, rows) = self.backend.read(query).await?;
+            let (_, rows) = self.backend.merged_rows(org, day, None, limit).await?;
             listed.extend(dated(day, rows));
         }
         let policy = self.policy();
         if listed.is_empty() && page.start.is_none() && !policy.orgs.contains_key(org) {
             return Err(LedgerError::UnknownOrganization);
         }
+        let comparisons = match page.start {
+            None => self.compared_days(org, &days).await?,
+            Some(_) => Vec::new(),
+        };
         let next = next_page(&listed, page.size);
         let listed = listed.into_iter().take(page.size);
-        let rows = listed.map(|(day, (project, model), counters)| UsageRow {
+        let rows = listed.map(|(day, (project, model), row)| UsageRow {
             day,
             pool: policy.history_pool(&model).cloned(),
             project,
             model,
-            counters,
+            counters: row.counters,
+            provider: row.provider,
         });
-        let rows = rows.collect();
-        Ok(Usage { days, rows, next })
+        Ok(Usage {
+            rows: rows.collect(),
+            days,
+            next,
+            comparisons,
+        })
+    }
+
+    async fn compared_days(
+        &self,
+        org: &OrgId,
+        days: &RangeInclusive<UtcDay>,
+    ) -> Result<Vec<ComparedDay>, LedgerError> {
+        let all = (0..UsageDays::MAX_DAYS).map(|later| days.start().plus_days(later));
+        let days = all.take_while(|day| day <= days.end()).collect();
+        Ok(self.backend.compared_days(org, days).await?)
     }
 
     /// The days of the query by the store's clock, the day on which the page begins, and its rows of that day.
@@ -107,7 +127,7 @@ impl Ledger {
         &self,
         org: &OrgId,
         page: &UsagePage,
-    ) -> Result<(RangeInclusive<UtcDay>, UtcDay, UsageRows), LedgerError> {
+    ) -> Result<(RangeInclusive<UtcDay>, UtcDay, MergedRows), LedgerError> {
         let backend = &self.backend;
         let mut today = backend.clock.today();
         for _ in 0..MAX_ROUNDS {
@@ -118,8 +138,8 @@ impl Ledger {
                 // Days that are refused are refused only once the store has confirmed what day it is.
                 None => (days.as_ref().map_or(today, |days| *days.start()), None),
             };
-            let query = backend.store.usage(org, day, after, page.size + 1);
-            let (stores_today, rows) = backend.read(query).await?;
+            let read = backend.merged_rows(org, day, after, page.size + 1);
+            let (stores_today, rows) = read.await?;
             if stores_today == today {
                 return Ok((days?, day, rows));
             }
@@ -129,9 +149,8 @@ impl Ledger {
     }
 }
 
-fn dated(day: UtcDay, rows: UsageRows) -> impl Iterator<Item = DatedRow> {
-    rows.into_iter()
-        .map(move |(key, counters)| (day, key, counters))
+fn dated(day: UtcDay, rows: MergedRows) -> impl Iterator<Item = DatedRow> {
+    rows.into_iter().map(move |(key, row)| (day, key, row))
 }
 
 /// Where the page after one of this size begins. A page that ends with a day is continued on the next day with rows,

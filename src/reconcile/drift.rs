@@ -2,37 +2,10 @@
 
 use std::{collections::BTreeSet, str::FromStr};
 
-use enum_map::{Enum, EnumMap};
+use enum_map::EnumMap;
 
+pub use crate::domain::DriftKind;
 use crate::domain::{PoolName, UtcDay};
-
-/// How the ledger and the provider's report differ, the most harmful first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Enum, strum::IntoStaticStr)]
-#[strum(serialize_all = "snake_case")]
-pub enum DriftKind {
-    /// Tollgate said FREE, and the provider billed it.
-    FalseFree,
-    /// It shares by the policy, but nothing of it was free, though it would have fit.
-    NotEnrolled,
-    /// A pool lists the model, and nothing of it was free, though it would have fit.
-    ListedNeverFree,
-    /// The provider counts the model in another pool than the policy.
-    PoolDiffers,
-    /// More was free than the allowance.
-    OverAllowance,
-    /// BILLED requests that ran in a project that shares.
-    BilledInSharingProject,
-    /// The provider counted what the ledger does not have.
-    External,
-    /// Tollgate said BILLED, and it was free.
-    MissedFree,
-    /// No pool lists the model, and it was free.
-    UnlistedButFree,
-    /// The ledger counted FREE tokens that the provider does not have.
-    Lost,
-    /// The provider does not have it yet, or counted it on the next day. No drift.
-    Late,
-}
 
 /// A difference, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,41 +72,6 @@ pub(super) struct CellFacts {
     pub(super) is_listed: bool,
     /// The report says what was free. If not, the ledger's verdicts are taken for right.
     pub(super) has_verdicts: bool,
-}
-
-impl DriftKind {
-    /// The name in outputs.
-    pub fn name(self) -> &'static str {
-        self.into()
-    }
-
-    /// Whether the two sides disagree.
-    pub fn is_drift(self) -> bool {
-        self != Self::Late
-    }
-
-    /// What to do about it.
-    pub const fn advice(self) -> &'static str {
-        match self {
-            Self::FalseFree => {
-                "the promise did not hold: see which of its six conditions is broken"
-            }
-            Self::NotEnrolled => "compare with the provider's data controls: who shares?",
-            Self::ListedNeverFree => "compare with the provider's list of models",
-            Self::PoolDiffers => "compare with the provider's list of models: which pool has it?",
-            Self::OverAllowance => "compare with the organization's usage tier at the provider",
-            Self::BilledInSharingProject => {
-                "send BILLED requests where nothing is shared, and settle them with outside_program"
-            }
-            Self::External => "let all traffic of projects that share pass Tollgate",
-            Self::MissedFree => {
-                "free tokens were left unused, or a BILLED request ran in a project that shares"
-            }
-            Self::UnlistedButFree => "compare with the provider's list of models",
-            Self::Lost => "settle what ended, release what never ran",
-            Self::Late => "compare again when the day is closed",
-        }
-    }
 }
 
 impl FromStr for Tolerance {

@@ -13,6 +13,7 @@
 //! | [`api`] | a client of the provider's usage API |
 //! | [`samples`] | what the ledger had a while ago: usage that the provider may not report yet is not compared |
 //! | [`external`] | the figures of external usage that the provider's report shows |
+//! | [`provider`] | what the store keeps: the provider's figures, and how each day was compared |
 //! | [`task`], [`settings`], `poll`, `status` | the background task, its settings, one poll of an organization, what metrics and `/readyz` show |
 
 pub mod api;
@@ -26,6 +27,7 @@ pub mod file;
 pub mod overflow;
 mod pages;
 mod poll;
+pub mod provider;
 pub mod report;
 pub mod samples;
 pub mod settings;

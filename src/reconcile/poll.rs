@@ -9,20 +9,25 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use http::Uri;
-use tokio::{sync::watch, task::spawn_blocking, time::Instant};
+use tokio::{
+    sync::watch,
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Comparison, LedgerRow, Raise, ReconcileSettings, ReconciledOrg, Scope, Tolerance, UsageReport,
     api::{AdminKey, BucketWidth, UsageApi, UsageApiError, UsageApiLimits},
     compare,
     external::{ExternalFigures, PoolFacts, provider_tokens},
+    provider::{ProviderDay, provider_days, record},
     samples::{LedgerSample, SampleHistory},
 };
 use crate::{
     domain::{ExternalSource, OrgId, PoolName, Tokens, UtcDay},
     files::read::{read_file, trimmed},
     ledger::{Ledger, LedgerError, Quota, SetExternalUsage, Usage, UsageDays, UsagePage},
-    telemetry::metrics::ReconcileState,
+    telemetry::{log_limited, metrics::ReconcileState},
 };
 
 /// For the ledger's answers, before the query and after it.
@@ -30,6 +35,9 @@ const LEDGER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The time for lowering the figures when the service stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// For the result of a comparison, which the store keeps.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Nothing is set this close to midnight: the store could decide it on the next day, where it would count.
 const NO_RAISE_BEFORE_MIDNIGHT: TimeDelta = TimeDelta::seconds(60);
@@ -54,6 +62,13 @@ pub(super) struct OrgPoller {
     pub(super) external: ExternalFigures,
     /// The key that the provider refused, and how.
     pub(super) refused: Option<(AdminKey, String)>,
+}
+
+/// A poll with a comparison.
+pub(super) struct Polled {
+    pub(super) comparison: Comparison,
+    /// What the store keeps of it.
+    days: BTreeMap<UtcDay, ProviderDay>,
 }
 
 /// The provider's report.
@@ -98,7 +113,7 @@ impl PollError {
 
 impl OrgPoller {
     /// Compares the organization with the provider's report.
-    pub(super) async fn poll(&mut self) -> Result<Comparison, PollError> {
+    pub(super) async fn poll(&mut self) -> Result<Polled, PollError> {
         match self.query_provider().await {
             Ok(reported) => self.compare(reported).await,
             Err(error) => {
@@ -135,7 +150,7 @@ impl OrgPoller {
     }
 
     /// Compares the report with the ledger, which is read after it: what is in the report was counted before.
-    async fn compare(&mut self, reported: ProviderReport) -> Result<Comparison, PollError> {
+    async fn compare(&mut self, reported: ProviderReport) -> Result<Polled, PollError> {
         let ProviderReport {
             asked_at,
             now,
@@ -183,15 +198,29 @@ impl OrgPoller {
             let day = quota.day;
             let is_reported = report.days.contains(&day);
             let provider = is_reported.then(|| provider_tokens(&scope, day, &rows, &report));
-            let comparison = compare(&scope, days, &rows, &report);
-            (comparison, sample(&quota, rows), quota, provider)
+            let comparison = compare(&scope, days.clone(), &rows, &report);
+            let days = provider_days(&scope, &days, &rows, &report, &comparison);
+            let polled = Polled { comparison, days };
+            (polled, sample(&quota, rows), quota, provider)
         });
-        let (comparison, sample, quota, provider) = compared.await?;
+        let (polled, sample, quota, provider) = compared.await?;
         self.samples.add(read_at, sample);
         if let (Raise::External, Some(provider)) = (self.settings.raise, provider) {
             self.raise(&quota, &provider, settled.as_deref()).await?;
         }
-        Ok(comparison)
+        Ok(polled)
+    }
+
+    /// Keeps the result in the store, for all replicas. Nothing depends on it: a failure is logged.
+    pub(super) async fn record(&self, polled: &Polled) {
+        let deadline = (Instant::now() + RECORD_TIMEOUT).min(*self.lease_end.borrow());
+        let recorded = record(self.ledger.store(), &self.org, &polled.days);
+        let failure = match timeout_at(deadline, recorded).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it did not answer in time".to_owned(),
+        };
+        log_limited!(warn, org = %self.org, error = failure, "the store has no new comparison with the provider");
     }
 
     /// Keeps what the ledger has of today, without a report.
@@ -347,7 +376,9 @@ fn allowances(quota: &Quota) -> BTreeMap<PoolName, u64> {
 
 fn ledger_rows(pages: Vec<Usage>) -> Vec<LedgerRow> {
     let rows = pages.into_iter().flat_map(|usage| usage.rows);
-    let rows = rows.map(|row| LedgerRow {
+    // Others are the provider's alone.
+    let counted = rows.filter(|row| !row.counters.is_empty());
+    let rows = counted.map(|row| LedgerRow {
         day: row.day,
         project: row.project.to_string(),
         model: row.model.to_string(),

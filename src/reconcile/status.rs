@@ -54,7 +54,7 @@ impl ReconcileStatus {
     }
 
     /// Records how a poll ended. Logs what is new.
-    pub(super) fn record(&self, org: &OrgId, polled: &Result<Comparison, PollError>) {
+    pub(super) fn record(&self, org: &OrgId, polled: Result<&Comparison, &PollError>) {
         let mut orgs = self.lock();
         let Some(status) = orgs.get_mut(org) else {
             return;

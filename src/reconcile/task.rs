@@ -140,6 +140,10 @@ impl Reconciler {
             let spacing = took.max(self.settings.every) + (began - due);
             poller.samples.set_spacing(spacing);
             let polled = poller.poll().await;
+            status.record(&poller.org, polled.as_ref().map(|it| &it.comparison));
+            if let Ok(polled) = &polled {
+                poller.record(polled).await;
+            }
             took = began.elapsed();
             drop(permit);
             failures = match &polled {
@@ -149,7 +153,6 @@ impl Reconciler {
             };
             let pause = back_off(self.settings.every, failures);
             let asked = polled.as_ref().err().and_then(PollError::retry_after);
-            status.record(&poller.org, &polled);
             let next = Instant::now() + asked.unwrap_or_default().min(MAX_RETRY_AFTER);
             tokio::time::sleep_until(next.max(began + pause)).await;
         }

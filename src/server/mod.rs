@@ -99,6 +99,11 @@ impl Server {
             usage_retention_days: settings.usage_limits.retention_days,
             max_waiting: settings.waiting_decisions,
             metrics: metrics.clone(),
+            reconciled: settings
+                .reconcile
+                .iter()
+                .flat_map(|it| it.orgs.keys().cloned())
+                .collect(),
         });
         let traces = settings.otlp_endpoint.as_ref();
         let traces = traces.map(|endpoint| Traces::to(endpoint, settings.trace_ratio));

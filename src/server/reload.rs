@@ -34,6 +34,7 @@ impl Files {
         let metrics = &service.metrics;
         followers.spawn(service.ledger.watch_store());
         followers.spawn(service.ledger.refresh_overview());
+        followers.spawn(service.ledger.refresh_comparisons());
         for tls in self.certificates {
             let section = <&str>::from(tls.section);
             let apply = move |config| {

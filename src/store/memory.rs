@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     convert::Infallible,
+    ops::Bound,
     sync::{Mutex, PoisonError},
 };
 
@@ -17,11 +18,12 @@ use super::{
     StoreError, Timestamped, UsageLimits, UsageRows,
     clock::StepDetector,
     engine,
+    provider::{ProviderChanges, ProviderRows},
     records::{Records, RelativeDay},
 };
 use crate::domain::{
-    ExternalChange, ExternalChanges, ModelName, OrgId, PoolCounters, PoolName, ProjectId,
-    RequestId, Reservation, RowCounts, ShareId, Tokens, UsageCounters, UtcDay,
+    DayComparison, ExternalChange, ExternalChanges, ModelName, OrgId, PoolCounters, PoolName,
+    ProjectId, RequestId, Reservation, RowCounts, ShareId, Tokens, UsageCounters, UtcDay,
 };
 
 /// The counters in this process' memory.
@@ -36,6 +38,15 @@ struct MemoryState {
     steps: StepDetector,
     /// Whether the wall clock has been steady long enough to remove old records.
     is_steady: bool,
+}
+
+impl MemoryState {
+    /// The records of an organization on a day, which are added if there are none.
+    fn records_of(&mut self, org: &OrgId, day: UtcDay, now: DateTime<Utc>) -> &mut DayRecords {
+        let new = || OrgState::new(UtcDay::of(now));
+        let org = self.by_org.entry(org.clone()).or_insert_with(new);
+        org.days.entry(day).or_default()
+    }
 }
 
 impl MemoryStore {
@@ -163,10 +174,28 @@ impl Store for MemoryStore {
     ) -> Result<(), StoreError> {
         let day = UtcDay::of(change.at);
         self.with_state(|state, now| {
-            let new = || OrgState::new(UtcDay::of(now));
-            let org = state.by_org.entry(org.clone()).or_insert_with(new);
-            let records = org.days.entry(day).or_default();
+            let records = state.records_of(org, day, now);
             records.external_changes.add(change.clone());
+        });
+        Ok(())
+    }
+
+    async fn record_comparison(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        changes: &ProviderChanges,
+        comparison: Option<&DayComparison>,
+    ) -> Result<(), StoreError> {
+        self.with_state(|state, now| {
+            let records = state.records_of(org, day, now);
+            records.comparison = comparison.cloned().or(records.comparison.take());
+            for (key, usage) in changes {
+                match usage {
+                    Some(usage) => _ = records.provider.insert(key.clone(), *usage),
+                    None => _ = records.provider.remove(key),
+                }
+            }
         });
         Ok(())
     }
@@ -180,6 +209,36 @@ impl Store for MemoryStore {
             let records = state.by_org.get(org).and_then(|org| org.days.get(&day));
             records.map_or_else(ExternalChanges::default, |it| it.external_changes.clone())
         }))
+    }
+
+    async fn provider_usage(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<ProviderRows, StoreError> {
+        let rows = self.with_state(|state, _| {
+            let records = state.by_org.get(org).and_then(|org| org.days.get(&day));
+            let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let rows = records.map(|it| it.provider.range((after, Bound::Unbounded)));
+            let rows = rows.into_iter().flatten().take(limit);
+            rows.map(|(key, usage)| (key.clone(), *usage)).collect()
+        });
+        Ok(rows.answer)
+    }
+
+    async fn comparisons(
+        &self,
+        org: &OrgId,
+        days: &[UtcDay],
+    ) -> Result<Vec<Option<DayComparison>>, StoreError> {
+        let found = self.with_state(|state, _| {
+            let org = state.by_org.get(org);
+            let found = |day| org?.days.get(day)?.comparison.clone();
+            days.iter().map(found).collect()
+        });
+        Ok(found.answer)
     }
 
     fn clock_steps(&self) -> u64 {
@@ -215,6 +274,8 @@ struct DayRecords {
     row_counts: RowCounts,
     reservations: HashMap<RequestId, Reservation>,
     external_changes: ExternalChanges,
+    provider: ProviderRows,
+    comparison: Option<DayComparison>,
 }
 
 /// Usage rows by project, then model: a look-up needs no copy of the names.

@@ -20,6 +20,7 @@ mod error;
 mod external_changes;
 pub mod file;
 pub mod memory;
+pub mod provider;
 mod records;
 pub mod redis;
 
@@ -31,11 +32,12 @@ use chrono::{DateTime, Utc};
 pub use self::{
     clock::{Clock, ClockStep},
     error::{RefusalReason, StoreError},
+    provider::{ProviderChanges, ProviderRows},
 };
 use crate::domain::{
-    CounterOverflow, Eligibility, ExternalChange, ExternalChanges, ExternalSource, ModelName,
-    OrgId, PoolCounters, PoolName, ProjectId, Refusal, RequestFields, RequestId, ShareId, Terms,
-    Threshold, Tokens, UsageCounters, UtcDay, Verdict,
+    CounterOverflow, DayComparison, Eligibility, ExternalChange, ExternalChanges, ExternalSource,
+    ModelName, OrgId, PoolCounters, PoolName, ProjectId, Refusal, RequestFields, RequestId,
+    ShareId, Terms, Threshold, Tokens, UsageCounters, UtcDay, Verdict,
 };
 
 /// How much of the usage history is kept.
@@ -141,6 +143,44 @@ pub trait Store: Send + Sync + 'static {
         org: &OrgId,
         day: UtcDay,
     ) -> Result<Timestamped<ExternalChanges>, StoreError>;
+
+    /// Records how a day was compared with the provider, and what it counted. Changes at most
+    /// [`provider::MAX_PROVIDER_CHANGES`] rows. They are kept as long as the day's usage rows.
+    ///
+    /// # Errors
+    ///
+    /// The store failed. Something may have been written; the same call again is safe.
+    async fn record_comparison(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        changes: &ProviderChanges,
+        comparison: Option<&DayComparison>,
+    ) -> Result<(), StoreError>;
+
+    /// The first `limit` rows of a day that the provider counted, after `after` and in the order of [`Store::usage`].
+    ///
+    /// # Errors
+    ///
+    /// The store failed. Reading writes nothing.
+    async fn provider_usage(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<ProviderRows, StoreError>;
+
+    /// How each of these days was compared with the provider last, in their order.
+    ///
+    /// # Errors
+    ///
+    /// The store failed. Reading writes nothing.
+    async fn comparisons(
+        &self,
+        org: &OrgId,
+        days: &[UtcDay],
+    ) -> Result<Vec<Option<DayComparison>>, StoreError>;
 
     /// Takes the lease of the background reconcile, or renews it, for this time: one replica at a time has it
     /// (docs/CONTRACT.md, "Background reconcile"). `false`: another one has it. A store of one process has no other.

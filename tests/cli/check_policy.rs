@@ -81,7 +81,7 @@ data_sharing = "all"
 projects = ["p"]                             # orgs.acme.projects: "selected"
 enterprise = "no"                            # orgs.acme.enterprise: string
 margin = "5"                                 # orgs.acme.margin: such as "5%"
-notify_at = [0, 80, 80, "95"]               # orgs.acme.notify_at: 1 to 100
+notify_at = [0]                              # orgs.acme.notify_at: 1 to 100
 [orgs.acme.shares]
 p = "40"                                     # orgs.acme.shares.p: such as "5%"
 q = { huge = 1 }                             # orgs.acme.shares.q.huge: unknown

@@ -147,13 +147,14 @@ fn each_answer_is_json_with_the_protos_names_and_plain_numbers() {
             "org": "org-demo", "tier": 3, "enrolled": true,
             "not_enrolled_reason": "BILLED_REASON_UNSPECIFIED", "day": "2026-11-22",
             "resets_at": midnight,
-            "pools": [pool("large", 1_000_000, 900), pool("mini", 10_000_000, 0)],
+            "pools": [pool("large", 1_000_000, 900), pool("mini", 10_000_000, 0)], "comparisons": [],
         })
     );
     assert_eq!(
         cli.json("usage org-demo"),
         json!({
             "day": "2026-11-22", "next_page_token": "", "from_day": "2026-11-22", "to_day": "2026-11-22",
+            "comparisons": [],
             "rows": [{
                 "project": "search", "model": "gpt-4o", "pool": "large", "free_tokens": 900,
                 "billed_tokens": 7, "free_requests": 1, "billed_requests": 1, "day": "2026-11-22",

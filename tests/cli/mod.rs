@@ -3,6 +3,7 @@
 mod bench;
 mod check_policy;
 mod client;
+mod drift;
 mod estimate;
 mod external;
 mod health;

@@ -18,8 +18,8 @@ use crate::support::{
     world::NOON,
 };
 
-const HEADER: &str =
-    "org,day,project,model,pool,free_tokens,billed_tokens,free_requests,billed_requests";
+const HEADER: &str = "org,day,project,model,pool,free_tokens,billed_tokens,free_requests,\
+     billed_requests,provider_free_tokens,provider_billed_tokens";
 
 /// A service whose clock the test sets.
 struct Days {
@@ -104,9 +104,9 @@ async fn a_range_is_a_table_with_the_day_in_each_row() {
 async fn csv_is_one_header_line_and_a_line_for_each_day_project_and_model() {
     let days = Days::with_rows().await;
     let rows = [
-        "org-demo,2026-11-22,a,gpt-4o,large,1,0,1,0",
-        "org-demo,2026-11-22,b,gpt-4o,large,1,0,1,0",
-        "org-demo,2026-11-24,c,gpt-4o,large,1,0,1,0",
+        "org-demo,2026-11-22,a,gpt-4o,large,1,0,1,0,,",
+        "org-demo,2026-11-22,b,gpt-4o,large,1,0,1,0,,",
+        "org-demo,2026-11-24,c,gpt-4o,large,1,0,1,0,,",
     ];
     for (words, rows) in [
         (&["--from", "2026-11-22"][..], &rows[..]),
@@ -136,6 +136,7 @@ async fn the_json_of_a_range_is_an_object_with_its_organization_on_each_line() {
         json!({
             "org": "org-demo", "day": day, "project": project, "model": "gpt-4o", "pool": "large", "free_tokens": 1,
             "billed_tokens": 0, "free_requests": 1, "billed_requests": 0,
+            "provider_free_tokens": null, "provider_billed_tokens": null,
         })
     };
     let [first, second, third] = [
@@ -348,7 +349,7 @@ fn all_organizations_are_those_that_the_caller_may_read() {
         assert_eq!(ran.stderr, "", "{words:?}");
         ran.expect_success()
     };
-    let row = |org: &str, day: &str| format!("{org},{day},p,gpt-4o,large,1,0,1,0");
+    let row = |org: &str, day: &str| format!("{org},{day},p,gpt-4o,large,1,0,1,0,,");
     let [a, b, c] = [("org-a", 23), ("org-b", 23), ("org-c", 22)]
         .map(|(org, day)| row(org, &format!("2026-11-{day}")));
     let header = HEADER.to_owned();

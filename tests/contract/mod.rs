@@ -14,6 +14,7 @@ mod names;
 mod notices;
 mod outside_program;
 mod policy_change;
+mod provider_usage;
 mod redis_keys;
 mod reserve;
 mod rows;

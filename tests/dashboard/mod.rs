@@ -2,6 +2,7 @@
 
 mod accessibility;
 mod browser;
+mod drift;
 mod external;
 mod external_changes;
 mod figures;

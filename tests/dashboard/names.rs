@@ -114,10 +114,10 @@ async fn the_file_of_the_usage_has_every_row_and_no_formula() {
     let name = "content-disposition: attachment; filename=\"usage-a_b_c_d_2f_amp___e__-2026-11-16-2026-11-22.csv\"";
     assert!(file.head.contains(name), "{}", file.head);
     let row = |project: &str, counted: &str| {
-        format!("a/b?c#d%2F&amp;{{{{e}}}},2026-11-22,{project},gpt-4o,<i>large,{counted}\n")
+        format!("a/b?c#d%2F&amp;{{{{e}}}},2026-11-22,{project},gpt-4o,<i>large,{counted},,\n")
     };
-    let header =
-        "org,day,project,model,pool,free_tokens,billed_tokens,free_requests,billed_requests\n";
+    let header = "org,day,project,model,pool,free_tokens,billed_tokens,free_requests,billed_requests,\
+        provider_free_tokens,provider_billed_tokens\n";
     let rows = [
         header.to_owned(),
         row("'+1", "0,600,0,1"),

@@ -35,6 +35,11 @@ const ENUMS: &[(&str, &str, &str)] = &[
         "ORGANIZATION_ORDER_",
         "UNSPECIFIED NAME NEAREST_TO_END",
     ),
+    (
+        "ComparisonResult",
+        "COMPARISON_RESULT_",
+        "UNSPECIFIED AGREES DRIFTS UNKNOWN",
+    ),
 ];
 
 /// Each message with its fields, numbered from 1.
@@ -62,7 +67,7 @@ const MESSAGES: &[(&str, &str)] = &[
     ("GetQuotaRequest", "org"),
     (
         "GetQuotaResponse",
-        "org tier enrolled not_enrolled_reason day resets_at pools",
+        "org tier enrolled not_enrolled_reason day resets_at pools comparisons",
     ),
     (
         "PoolQuota",
@@ -76,7 +81,7 @@ const MESSAGES: &[(&str, &str)] = &[
     ),
     (
         "ListUsageResponse",
-        "day rows next_page_token from_day to_day",
+        "day rows next_page_token from_day to_day comparisons",
     ),
     ("EstimateRequest", "path body model"),
     (
@@ -103,7 +108,7 @@ const MESSAGES: &[(&str, &str)] = &[
     ),
     (
         "OrganizationSummary",
-        "org tier enrolled not_enrolled_reason pools as_of",
+        "org tier enrolled not_enrolled_reason pools as_of comparisons",
     ),
     (
         "ListOrganizationsResponse",
@@ -111,8 +116,11 @@ const MESSAGES: &[(&str, &str)] = &[
     ),
     (
         "UsageRow",
-        "project model pool free_tokens billed_tokens free_requests billed_requests day",
+        "project model pool free_tokens billed_tokens free_requests billed_requests day provider",
     ),
+    ("DayComparison", "day compared_at result drift"),
+    ("DriftTokens", "kind tokens"),
+    ("ProviderUsage", "free_tokens billed_tokens"),
 ];
 
 fn file() -> FileDescriptorProto {

@@ -16,14 +16,14 @@ use std::{
 use async_trait::async_trait;
 use tokio::{task::JoinHandle, time::Instant};
 use tollgate::{
-    domain::{ExternalChange, ExternalChanges, OrgId, PoolName, ShareId, UtcDay},
+    domain::{DayComparison, ExternalChange, ExternalChanges, OrgId, PoolName, ShareId, UtcDay},
     ledger::{
         Ledger, LedgerConfig, OrganizationFigures, OrganizationList, OrganizationOrder,
         OrganizationPage,
     },
     store::{
-        Batch, CallLimits, DayCounters, Decision, RowKey, Store, StoreError, Timestamped,
-        UsageLimits, UsageRows, memory::MemoryStore,
+        Batch, CallLimits, DayCounters, Decision, ProviderChanges, ProviderRows, RowKey, Store,
+        StoreError, Timestamped, UsageLimits, UsageRows, memory::MemoryStore,
     },
 };
 
@@ -106,6 +106,35 @@ impl Store for ReadLog {
         day: UtcDay,
     ) -> Result<Timestamped<ExternalChanges>, StoreError> {
         self.inner.external_changes(org, day).await
+    }
+
+    async fn record_comparison(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        changes: &ProviderChanges,
+        comparison: Option<&DayComparison>,
+    ) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        inner.record_comparison(org, day, changes, comparison).await
+    }
+
+    async fn provider_usage(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<ProviderRows, StoreError> {
+        self.inner.provider_usage(org, day, after, limit).await
+    }
+
+    async fn comparisons(
+        &self,
+        org: &OrgId,
+        days: &[UtcDay],
+    ) -> Result<Vec<Option<DayComparison>>, StoreError> {
+        self.inner.comparisons(org, days).await
     }
 
     async fn probe(&self) -> Result<Timestamped<()>, StoreError> {

@@ -44,6 +44,12 @@ ENUMS = {
         "WORKLOAD_FLEX": 7,
         "WORKLOAD_PRIORITY": 8,
     },
+    "ComparisonResult": {
+        "COMPARISON_RESULT_UNSPECIFIED": 0,
+        "COMPARISON_RESULT_AGREES": 1,
+        "COMPARISON_RESULT_DRIFTS": 2,
+        "COMPARISON_RESULT_UNKNOWN": 3,
+    },
 }
 
 

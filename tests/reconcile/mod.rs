@@ -10,6 +10,7 @@ mod kinds;
 mod overflow;
 mod raising;
 mod readme;
+mod recorded;
 mod replicas;
 mod reports;
 mod settings;

@@ -8,20 +8,23 @@ use std::{
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tollgate::store::Store as _;
+use tollgate::{
+    grpc::proto::{ComparisonResult, ListOrganizationsRequest},
+    store::Store as _,
+};
 
 use super::FREE;
 use crate::{
     redis_faults::refusals::{LEAST_RIGHTS, url_of_user},
     server::http_get,
     support::{
-        calls::{TextFile, large, policy_file, reserve},
+        calls::{TextFile, large, policy_file, quota, reserve, usage},
         clock::Clock,
         cluster::RedisCluster,
         redis::RedisServer,
         tollgate::Tollgate,
         usage_api::{ADMIN_KEY, ApiFault, UsageApiServer, UsageEvent},
-        world::{NOON, redis_store_at},
+        world::{NOON, TODAY, redis_store_at},
     },
 };
 
@@ -144,6 +147,44 @@ async fn of_two_replicas_one_polls_and_the_other_takes_over_when_it_is_killed() 
     assert_eq!(reserve(&client, 701, "r").await.used, 0);
     // An unchanged figure is no event.
     assert!(replicas[0].audit().is_empty());
+}
+
+#[tokio::test]
+async fn every_replica_shows_drift_and_the_providers_figures_with_the_least_rights() {
+    let clock = Clock::at(NOON);
+    let redis = RedisServer::start_at(&clock);
+    let url = url_of_user(&redis, &[&LEAST_RIGHTS[..], &["+hscan"]].concat());
+    let mut replicas = Vec::new();
+    for _ in 0..2 {
+        replicas.push(Replica::start(&clock, &url, ADMIN_KEY, "").await);
+    }
+    let drift = ("external".to_owned(), 300);
+    for replica in &replicas {
+        let client = replica.tollgate.client();
+        wait("drift", async || {
+            let quota = quota(&client).await;
+            let mut found = quota.comparisons.iter().flat_map(|day| &day.drift);
+            found.next().map(|it| (it.kind.clone(), it.tokens)) == Some(drift.clone())
+        })
+        .await;
+        let today = quota(&client).await.comparisons.pop().unwrap();
+        assert_eq!(
+            (&*today.day, today.result()),
+            (TODAY, ComparisonResult::Drifts)
+        );
+        let page = ListOrganizationsRequest::default();
+        let list = client.clone().list_organizations(page).await.unwrap();
+        let acme = &list.get_ref().organizations[0];
+        assert_eq!(acme.comparisons.last(), Some(&today));
+        let rows = usage(&client, TODAY).await;
+        let provider = rows[0].provider.unwrap();
+        assert_eq!(
+            (&*rows[0].project, rows.len(), provider.free_tokens),
+            ("p", 1, 300)
+        );
+    }
+    let compared = replicas.iter().filter(|it| it.queries() > 0).count();
+    assert_eq!(compared, 1, "one of them compares");
 }
 
 #[tokio::test]

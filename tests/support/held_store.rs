@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,9 +15,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tollgate::{
-    domain::{ExternalChange, ExternalChanges, OrgId, PoolName, ShareId, UtcDay},
+    domain::{DayComparison, ExternalChange, ExternalChanges, OrgId, PoolName, ShareId, UtcDay},
     store::{
-        Batch, CallLimits, DayCounters, Decision, RowKey, Store, StoreError, Timestamped, UsageRows,
+        Batch, CallLimits, DayCounters, Decision, ProviderChanges, ProviderRows, RowKey, Store,
+        StoreError, Timestamped, UsageRows,
     },
 };
 
@@ -37,6 +38,8 @@ pub struct HeldStore {
     pub probes: AtomicUsize,
     /// How long the next calls for the lease take, one after the other.
     pub lease_delays: Mutex<VecDeque<Duration>>,
+    /// Whether comparisons can't be recorded.
+    pub comparisons_fail: AtomicBool,
 }
 
 /// The calls in order.
@@ -64,6 +67,7 @@ impl HeldStore {
             probes_fail: Mutex::default(),
             probes: AtomicUsize::default(),
             lease_delays: Mutex::default(),
+            comparisons_fail: AtomicBool::default(),
         };
         (Arc::new(store), HeldCalls(held))
     }
@@ -193,6 +197,39 @@ impl Store for HeldStore {
         day: UtcDay,
     ) -> Result<Timestamped<ExternalChanges>, StoreError> {
         self.inner.external_changes(org, day).await
+    }
+
+    async fn record_comparison(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        changes: &ProviderChanges,
+        comparison: Option<&DayComparison>,
+    ) -> Result<(), StoreError> {
+        if self.comparisons_fail.load(Ordering::Relaxed) {
+            let reason = "the test wants it".to_owned();
+            return Err(StoreError::Unreachable { reason });
+        }
+        let inner = &self.inner;
+        inner.record_comparison(org, day, changes, comparison).await
+    }
+
+    async fn provider_usage(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<ProviderRows, StoreError> {
+        self.inner.provider_usage(org, day, after, limit).await
+    }
+
+    async fn comparisons(
+        &self,
+        org: &OrgId,
+        days: &[UtcDay],
+    ) -> Result<Vec<Option<DayComparison>>, StoreError> {
+        self.inner.comparisons(org, days).await
     }
 
     async fn take_lease(&self, duration: Duration) -> Result<bool, StoreError> {

@@ -4,6 +4,7 @@ pub mod calls;
 pub mod certificates;
 pub mod clock;
 pub mod cluster;
+pub mod compared;
 pub mod costs_api;
 pub mod disk;
 pub mod envoy;

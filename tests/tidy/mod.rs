@@ -339,6 +339,7 @@ fn every_script_documents_its_keys_and_its_reply() {
         "src/store/redis/script/changes.lua",
         "src/store/redis/script/keep_change.lua",
         "src/store/redis/script/lease.lua",
+        "src/store/redis/script/provider.lua",
         "src/store/redis/script/query.lua",
     ];
     assert_eq!(names, scripts);

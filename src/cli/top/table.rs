@@ -4,7 +4,10 @@ use chrono::{DateTime, Utc};
 use comfy_table::{Cell, CellAlignment};
 
 use super::{
-    super::tables::{BAR_WIDTH, bar, table},
+    super::{
+        drift,
+        tables::{BAR_WIDTH, bar, table},
+    },
     format::{age, shown, totals, until_reset},
 };
 use crate::{
@@ -37,7 +40,9 @@ pub(super) fn organizations(answer: &ListOrganizationsResponse, now: DateTime<Ut
     if listed.is_empty() {
         return head;
     }
-    let mut table = table(TITLES);
+    let is_compared = listed.iter().any(|it| !it.comparisons.is_empty());
+    let drift_title = is_compared.then_some("DRIFT");
+    let mut table = table(TITLES.into_iter().chain(drift_title));
     let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
     for organization in listed {
         for pool in &organization.pools {
@@ -46,7 +51,7 @@ pub(super) fn organizations(answer: &ListOrganizationsResponse, now: DateTime<Ut
                 (true, true) => "closed".to_owned(),
                 (true, false) => grouped(pool.remaining),
             };
-            table.add_row([
+            let mut cells = vec![
                 Cell::new(shown(&organization.org)),
                 right(organization.tier.to_string()),
                 Cell::new(shown(&pool.pool)),
@@ -62,7 +67,11 @@ pub(super) fn organizations(answer: &ListOrganizationsResponse, now: DateTime<Ut
                 right(remaining),
                 right(grouped(pool.billed_tokens)),
                 right(age(organization.as_of.as_ref(), now)),
-            ]);
+            ];
+            if !organization.comparisons.is_empty() {
+                cells.push(Cell::new(drift::summary(&organization.comparisons)));
+            }
+            table.add_row(cells);
         }
     }
     format!("{head}: {}\n{}", totals(listed), table.trim_fmt())

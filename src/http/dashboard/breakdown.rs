@@ -5,10 +5,10 @@ use maud::{Markup, html};
 use super::{
     chart::row_bar,
     figures::{counted, grouped, name, percent},
-    history::{add, tokens},
+    history::{UsageSums, add, tokens},
     links::PageQuery,
 };
-use crate::domain::UsageCounters;
+use crate::domain::{ProviderUsage, UsageCounters};
 
 /// Rows that a table shows; the others are one row.
 const MAX_ROWS: usize = 100;
@@ -21,7 +21,7 @@ pub(super) struct Breakdown<'b> {
     pub(super) has_pools: bool,
     pub(super) rows: Vec<BreakdownRow>,
     /// What the rows do not name.
-    pub(super) others: UsageCounters,
+    pub(super) others: UsageSums,
     pub(super) query: &'b PageQuery,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct BreakdownRow {
     /// Why it is billed, as far as the policy says.
     pub(super) note: &'static str,
     pub(super) pool: Option<String>,
-    pub(super) counters: UsageCounters,
+    pub(super) sums: UsageSums,
 }
 
 /// The column by which a table is sorted.
@@ -68,13 +68,13 @@ impl SortColumn {
     fn sort(self, rows: &mut [BreakdownRow]) {
         let figure = |row: &BreakdownRow| match self {
             Self::Name => 0,
-            Self::Free => row.counters.free_tokens.get(),
-            Self::Billed => row.counters.billed_tokens.get(),
-            Self::Requests => requests(&row.counters),
+            Self::Free => row.sums.counters.free_tokens.get(),
+            Self::Billed => row.sums.counters.billed_tokens.get(),
+            Self::Requests => requests(&row.sums.counters),
         };
         rows.sort_by(|one, other| {
             let by_figure = figure(other).cmp(&figure(one));
-            let by_tokens = || tokens(&other.counters).cmp(&tokens(&one.counters));
+            let by_tokens = || tokens(&other.sums).cmp(&tokens(&one.sums));
             let by_name = || one.name.cmp(&other.name);
             match self {
                 Self::Name => by_name(),
@@ -102,14 +102,16 @@ impl Breakdown<'_> {
         self.rows
             .retain(|row| row.name.to_lowercase().contains(&wanted));
         sort.sort(&mut self.rows);
-        let largest = self.rows.iter().map(|row| tokens(&row.counters)).max();
+        let largest = self.rows.iter().map(|row| tokens(&row.sums)).max();
         let largest = largest.unwrap_or(0);
         let mut rest = match filter.is_empty() {
             true => self.others,
-            false => UsageCounters::default(),
+            false => UsageSums::default(),
         };
         let hidden = self.rows.get(MAX_ROWS..).unwrap_or_default();
-        hidden.iter().for_each(|row| add(&mut rest, &row.counters));
+        hidden.iter().for_each(|row| add(&mut rest, &row.sums));
+        let compared = self.rows.iter().map(|row| &row.sums).chain([&rest]);
+        let has_provider = compared.into_iter().any(|sums| sums.provider.is_some());
         html! {
             h3 #{ "by-" (self.noun) } { (self.title) }
             (self.filter(&filter, all))
@@ -122,13 +124,17 @@ impl Breakdown<'_> {
                             @if column == SortColumn::Name && self.has_pools { th scope="col" { "Pool" } }
                         }
                         th scope="col" { "Billed" }
+                        @if has_provider {
+                            th.number scope="col" { "Provider: free" }
+                            th.number scope="col" { "Provider: billed" }
+                        }
                     } }
                     tbody {
-                        @for row in self.rows.iter().take(MAX_ROWS) { (self.row(row, largest)) }
-                        @if rest != UsageCounters::default() { (self.rest(&rest)) }
-                        @else if self.others != UsageCounters::default() { (self.incomplete()) }
+                        @for row in self.rows.iter().take(MAX_ROWS) { (self.row(row, largest, has_provider)) }
+                        @if rest != UsageSums::default() { (self.rest(&rest, has_provider)) }
+                        @else if self.others != UsageSums::default() { (self.incomplete(has_provider)) }
                         @if self.rows.is_empty() {
-                            tr { td colspan="6" { "No " (self.noun) " to show." } }
+                            tr { td colspan=(self.columns(has_provider)) { "No " (self.noun) " to show." } }
                         }
                     }
                 }
@@ -166,12 +172,12 @@ impl Breakdown<'_> {
         }
     }
 
-    fn row(&self, row: &BreakdownRow, largest: u64) -> Markup {
+    fn row(&self, row: &BreakdownRow, largest: u64, has_provider: bool) -> Markup {
         let UsageCounters {
             free_tokens,
             billed_tokens,
             ..
-        } = row.counters;
+        } = row.sums.counters;
         let (free, billed) = (free_tokens.get(), billed_tokens.get());
         html! {
             tr {
@@ -184,32 +190,49 @@ impl Breakdown<'_> {
                 }
                 td.number { (grouped(free)) }
                 td.number { (grouped(billed)) }
-                td.number { (grouped(requests(&row.counters))) }
+                td.number { (grouped(requests(&row.sums.counters))) }
                 td.share { (percent(billed, free + billed)) (row_bar(free, billed, largest)) }
+                @if has_provider { (provider_cells(row.sums.provider)) }
             }
         }
     }
 
+    fn columns(&self, has_provider: bool) -> usize {
+        5 + usize::from(self.has_pools) + 2 * usize::from(has_provider)
+    }
+
     /// Under a filter: what `others` has may be of the rows that are shown.
-    fn incomplete(&self) -> Markup {
+    fn incomplete(&self, has_provider: bool) -> Markup {
         html! {
-            tr.rest { th scope="row" colspan="6" {
+            tr.rest { th scope="row" colspan=(self.columns(has_provider)) {
                 "Days with more than 1,000 names are not whole here: download the file"
             } }
         }
     }
 
-    fn rest(&self, rest: &UsageCounters) -> Markup {
-        let (free, billed) = (rest.free_tokens.get(), rest.billed_tokens.get());
+    fn rest(&self, rest: &UsageSums, has_provider: bool) -> Markup {
+        let counters = &rest.counters;
+        let (free, billed) = (counters.free_tokens.get(), counters.billed_tokens.get());
         html! {
             tr.rest {
                 th scope="row" { "others: filter, or download the file" }
                 @if self.has_pools { td { "–" } }
                 td.number { (grouped(free)) }
                 td.number { (grouped(billed)) }
-                td.number { (grouped(requests(rest))) }
+                td.number { (grouped(requests(counters))) }
                 td.share { (percent(billed, free + billed)) }
+                @if has_provider { (provider_cells(rest.provider)) }
             }
+        }
+    }
+}
+
+/// What the provider counted.
+fn provider_cells(usage: Option<ProviderUsage>) -> Markup {
+    let figures = usage.map(|usage| [usage.free_tokens, usage.billed_tokens]);
+    html! {
+        @for place in 0..2 {
+            td.number.provider { @match figures { Some(figures) => (grouped(figures[place].get())), None => "–" } }
         }
     }
 }

@@ -134,6 +134,8 @@ impl Export {
                 billed_tokens: row.counters.billed_tokens.get(),
                 free_requests: row.counters.free_requests,
                 billed_requests: row.counters.billed_requests,
+                provider_free_tokens: row.provider.map(|it| it.free_tokens.get()),
+                provider_billed_tokens: row.provider.map(|it| it.billed_tokens.get()),
             })?;
         }
         if let Some(position) = usage.next {

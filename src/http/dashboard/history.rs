@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    domain::{ModelName, OrgId, ProjectId, Tokens, UsageCounters, UtcDay},
+    domain::{ModelName, OrgId, ProjectId, ProviderUsage, Tokens, UsageCounters, UtcDay},
     ledger::{Ledger, LedgerError, UsageDays, UsagePage, UsageRow},
 };
 
@@ -64,17 +64,25 @@ struct KeptDay {
 /// What an organization used on a day.
 #[derive(Debug, Default, Clone)]
 pub(super) struct DayUsage {
-    pub(super) total: UsageCounters,
+    pub(super) total: UsageSums,
     pub(super) by_project: NamedUsage<ProjectId>,
     pub(super) by_model: NamedUsage<ModelName>,
+}
+
+/// Sums of rows.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct UsageSums {
+    pub(super) counters: UsageCounters,
+    /// What the provider counted; none if no row was compared.
+    pub(super) provider: Option<ProviderUsage>,
 }
 
 /// What was used by name.
 #[derive(Debug, Clone)]
 pub(super) struct NamedUsage<N> {
-    pub(super) named: HashMap<N, UsageCounters>,
+    pub(super) named: HashMap<N, UsageSums>,
     /// By all others.
-    pub(super) others: UsageCounters,
+    pub(super) others: UsageSums,
 }
 
 /// What is known of the days that were asked for.
@@ -248,9 +256,13 @@ impl HistoryState {
 
 impl DayUsage {
     fn add(&mut self, row: UsageRow) {
-        add(&mut self.total, &row.counters);
-        self.by_project.add(row.project, &row.counters);
-        self.by_model.add(row.model, &row.counters);
+        let sums = UsageSums {
+            counters: row.counters,
+            provider: row.provider,
+        };
+        add(&mut self.total, &sums);
+        self.by_project.add(row.project, &sums);
+        self.by_model.add(row.model, &sums);
     }
 
     /// What it takes of [`MAX_KEPT_NAMES`]; a day without usage takes a place, too.
@@ -263,14 +275,14 @@ impl<N> Default for NamedUsage<N> {
     fn default() -> Self {
         Self {
             named: HashMap::new(),
-            others: UsageCounters::default(),
+            others: UsageSums::default(),
         }
     }
 }
 
 impl<N: Eq + Hash + Ord + Clone> NamedUsage<N> {
-    fn add(&mut self, name: N, counters: &UsageCounters) {
-        add(self.named.entry(name).or_default(), counters);
+    fn add(&mut self, name: N, sums: &UsageSums) {
+        add(self.named.entry(name).or_default(), sums);
         // Bounds the memory of a day with very many names.
         if self.named.len() >= 8 * MAX_NAMES {
             self.shrink(4 * MAX_NAMES);
@@ -279,8 +291,8 @@ impl<N: Eq + Hash + Ord + Clone> NamedUsage<N> {
 
     /// Adds what another day has.
     pub(super) fn merge(&mut self, other: &Self) {
-        for (name, counters) in &other.named {
-            add(self.named.entry(name.clone()).or_default(), counters);
+        for (name, sums) in &other.named {
+            add(self.named.entry(name.clone()).or_default(), sums);
         }
         add(&mut self.others, &other.others);
     }
@@ -290,42 +302,52 @@ impl<N: Eq + Hash + Ord + Clone> NamedUsage<N> {
         if self.named.len() <= max {
             return;
         }
-        let mut named: Vec<(N, UsageCounters)> = self.named.drain().collect();
+        let mut named: Vec<(N, UsageSums)> = self.named.drain().collect();
         named.sort_by(|(one, of_one), (other, of_other)| {
             tokens(of_other).cmp(&tokens(of_one)).then(one.cmp(other))
         });
-        for (_, counters) in named.drain(max..) {
-            add(&mut self.others, &counters);
+        for (_, sums) in named.drain(max..) {
+            add(&mut self.others, &sums);
         }
         self.named = named.into_iter().collect();
     }
 }
 
-/// Free and billed tokens.
-pub(super) fn tokens(counters: &UsageCounters) -> u64 {
-    counters.free_tokens.get() + counters.billed_tokens.get()
+/// Free and billed tokens of the ledger.
+pub(super) fn tokens(sums: &UsageSums) -> u64 {
+    sums.counters.free_tokens.get() + sums.counters.billed_tokens.get()
 }
 
-/// Adds counters for display: a sum stops at the largest number of tokens.
-pub(super) fn add(sum: &mut UsageCounters, counters: &UsageCounters) {
+/// Adds for display: a sum stops at the largest number of tokens.
+pub(super) fn add(sum: &mut UsageSums, other: &UsageSums) {
     let plus = |sum: Tokens, other: Tokens| sum.plus(other).unwrap_or(Tokens::MAX);
-    sum.free_tokens = plus(sum.free_tokens, counters.free_tokens);
-    sum.billed_tokens = plus(sum.billed_tokens, counters.billed_tokens);
-    sum.free_requests += counters.free_requests;
-    sum.billed_requests += counters.billed_requests;
+    let (counters, others) = (&mut sum.counters, &other.counters);
+    counters.free_tokens = plus(counters.free_tokens, others.free_tokens);
+    counters.billed_tokens = plus(counters.billed_tokens, others.billed_tokens);
+    counters.free_requests += others.free_requests;
+    counters.billed_requests += others.billed_requests;
+    if let Some(others) = other.provider {
+        let provider = sum.provider.get_or_insert_default();
+        provider.free_tokens = plus(provider.free_tokens, others.free_tokens);
+        provider.billed_tokens = plus(provider.billed_tokens, others.billed_tokens);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn counters(free: u64, billed: u64) -> UsageCounters {
+    fn sums(free: u64, billed: u64) -> UsageSums {
         let tokens = |amount| Tokens::new(amount).expect("an amount");
-        UsageCounters {
+        let counters = UsageCounters {
             free_tokens: tokens(free),
             billed_tokens: tokens(billed),
             free_requests: 1,
             billed_requests: 0,
+        };
+        UsageSums {
+            counters,
+            provider: None,
         }
     }
 
@@ -333,15 +355,15 @@ mod tests {
     fn a_day_keeps_the_names_with_the_most_tokens_and_the_sum_of_the_others() {
         let mut usage = NamedUsage::<u32>::default();
         for name in 0..10_000 {
-            usage.add(name, &counters(u64::from(name), 1));
+            usage.add(name, &sums(u64::from(name), 1));
         }
         usage.shrink(3);
         let mut names: Vec<u32> = usage.named.keys().copied().collect();
         names.sort_unstable();
         assert_eq!(names, [9_997, 9_998, 9_999]);
         let free: u64 = (0..9_997).sum();
-        assert_eq!(usage.others.free_tokens.get(), free);
-        assert_eq!(usage.others.free_requests, 9_997);
+        assert_eq!(usage.others.counters.free_tokens.get(), free);
+        assert_eq!(usage.others.counters.free_requests, 9_997);
     }
 
     #[test]
@@ -354,7 +376,7 @@ mod tests {
             let mut usage = DayUsage::default();
             for model in 0..999 {
                 let model = ModelName::parse(format!("m{model}")).expect("a name");
-                usage.by_model.add(model, &counters(1, 1));
+                usage.by_model.add(model, &sums(1, 1));
             }
             let kept = KeptDay {
                 usage: Arc::new(usage),

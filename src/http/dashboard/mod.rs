@@ -8,6 +8,7 @@ mod assets;
 mod breakdown;
 mod chart;
 mod download;
+mod drift;
 mod external;
 mod external_changes;
 mod figures;

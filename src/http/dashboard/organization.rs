@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 
 use super::{
+    drift,
     external_changes::ChangesView,
     figures::{RunOut, counted, fact, grouped, name, until, utc_time},
     layout::{Page, footer, store_notice},
@@ -89,8 +90,9 @@ pub(super) async fn page(
     let content = html! {
         (heading(&org, root, quota.as_ref()))
         (pools_today(&org, reader, quota.as_ref(), now))
-        (changes.show())
         (usage.show())
+        (drift::section(&ledger.comparisons(&org), now))
+        (changes.show())
     };
     Ok(Page {
         status,

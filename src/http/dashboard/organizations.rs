@@ -7,6 +7,7 @@ use axum::{
 use maud::{Markup, html};
 
 use super::{
+    drift,
     figures::{counted, name, utc_time_in_seconds},
     layout::{Page, footer, store_notice},
     links::{PageQuery, Root, encoded},
@@ -21,8 +22,8 @@ use crate::{
         error::{HttpError, query_error},
     },
     ledger::{
-        Fullness, OrganizationFigures, OrganizationList, OrganizationOrder, OrganizationPage,
-        PagePosition,
+        ComparedDay, Fullness, Ledger, OrganizationFigures, OrganizationList, OrganizationOrder,
+        OrganizationPage, PagePosition,
     },
 };
 
@@ -60,7 +61,7 @@ pub(super) async fn page(
         title: "Organizations".to_owned(),
         root: Root::Here,
         notice: store_notice(&dashboard.http),
-        main: content(&list, query),
+        main: content(&dashboard.http.ledger, &list, query),
         footer: Some(footer(&dashboard.http)),
     }
     .into_response())
@@ -74,7 +75,7 @@ fn position(query: &PageQuery) -> Option<PagePosition> {
     })
 }
 
-fn content(list: &OrganizationList, query: &PageQuery) -> Markup {
+fn content(ledger: &Ledger, list: &OrganizationList, query: &PageQuery) -> Markup {
     let text = query.get("q").unwrap_or_default();
     let matching = match text {
         "" => counted(list.total, "organization"),
@@ -93,7 +94,9 @@ fn content(list: &OrganizationList, query: &PageQuery) -> Markup {
             p { @if text.is_empty() { "There is no organization that you may read." } @else { "No organization has this in its name." } }
         }
         ul.organizations {
-            @for figures in &list.organizations { (organization(figures)) }
+            @for figures in &list.organizations {
+                (organization(figures, &ledger.comparisons(&figures.org)))
+            }
         }
         nav.pages aria-label="Pages" {
             @if query.get("after").is_some() {
@@ -107,7 +110,7 @@ fn content(list: &OrganizationList, query: &PageQuery) -> Markup {
     }
 }
 
-fn organization(figures: &OrganizationFigures) -> Markup {
+fn organization(figures: &OrganizationFigures, comparisons: &[ComparedDay]) -> Markup {
     let org = figures.org.as_str();
     html! {
         li #{ "org-" (encoded(org)) } {
@@ -120,6 +123,7 @@ fn organization(figures: &OrganizationFigures) -> Markup {
                         None => ", not read yet",
                     }
                 }
+                (drift::glance(comparisons))
             }
             div.organization-pools {
                 @for (balance, counters) in &figures.pools {

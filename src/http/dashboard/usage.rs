@@ -9,7 +9,7 @@ use super::{
     breakdown::{Breakdown, BreakdownRow},
     chart::{self, DayColumn},
     figures::{counted, grouped, name, percent},
-    history::{DayUsage, KnownDays, NamedUsage, add},
+    history::{DayUsage, KnownDays, NamedUsage, UsageSums, add},
     links::{PageQuery, Root, encoded},
     range::{KeptDays, RangeLabel, UsageRange},
 };
@@ -34,7 +34,7 @@ pub(super) struct UsageView<'v> {
 
 /// The sums of the range.
 struct RangeUsage {
-    total: UsageCounters,
+    total: UsageSums,
     by_project: NamedUsage<ProjectId>,
     by_model: NamedUsage<ModelName>,
     /// How many of its days have not been read.
@@ -44,7 +44,7 @@ struct RangeUsage {
 impl RangeUsage {
     fn of(range: UsageRange, known: &BTreeMap<UtcDay, Arc<DayUsage>>) -> Self {
         let mut sums = Self {
-            total: UsageCounters::default(),
+            total: UsageSums::default(),
             by_project: NamedUsage::default(),
             by_model: NamedUsage::default(),
             missing: 0,
@@ -79,6 +79,9 @@ impl UsageView<'_> {
                 p.note {
                     "Billed is everything that was not free: over the allowance or a share, with a model that no pool lists, in a \
                      project that does not share, and what ran outside the programme. There are no figures by hour."
+                    @if usage.total.provider.is_some() {
+                        " The provider's figures are those of its report when the rows were compared last; – means that a row was not."
+                    }
                 }
             }
         }
@@ -86,10 +89,8 @@ impl UsageView<'_> {
 
     /// How much of the range was billed, and by whom.
     fn answer(&self, usage: &RangeUsage) -> Markup {
-        let (free, billed) = (
-            usage.total.free_tokens.get(),
-            usage.total.billed_tokens.get(),
-        );
+        let total = &usage.total.counters;
+        let (free, billed) = (total.free_tokens.get(), total.billed_tokens.get());
         let all = free + billed;
         let when = match self.range.label {
             RangeLabel::Other if self.range.from == self.range.to => self.range.from.to_string(),
@@ -130,14 +131,14 @@ impl UsageView<'_> {
 
     /// Billed tokens of models that no pool lists; none: unknown, since some models are not named.
     fn uncovered(&self, usage: &RangeUsage) -> Option<u64> {
-        if usage.by_model.others != UsageCounters::default() {
+        if usage.by_model.others != UsageSums::default() {
             return None;
         }
         let models = usage.by_model.named.iter();
         let uncovered = models.filter(|(model, _)| self.policy.history_pool(model).is_none());
         Some(
             uncovered
-                .map(|(_, counters)| counters.billed_tokens.get())
+                .map(|(_, sums)| sums.counters.billed_tokens.get())
                 .sum(),
         )
     }
@@ -199,7 +200,7 @@ impl UsageView<'_> {
                     free_tokens,
                     billed_tokens,
                     ..
-                } = usage.total;
+                } = usage.total.counters;
                 (free_tokens.get(), billed_tokens.get())
             }),
         });
@@ -236,14 +237,14 @@ impl UsageView<'_> {
             .by_project
             .named
             .iter()
-            .map(|(project, counters)| BreakdownRow {
+            .map(|(project, sums)| BreakdownRow {
                 name: project.as_str().to_owned(),
                 note: match sharing {
                     Some(sharing) if !sharing.includes(project) => "does not share",
                     _ => "",
                 },
                 pool: None,
-                counters: *counters,
+                sums: *sums,
             });
         Breakdown {
             noun: "project",
@@ -256,13 +257,13 @@ impl UsageView<'_> {
     }
 
     fn models(&self, usage: &RangeUsage) -> Breakdown<'_> {
-        let rows = usage.by_model.named.iter().map(|(model, counters)| {
+        let rows = usage.by_model.named.iter().map(|(model, sums)| {
             let pool = self.policy.history_pool(model);
             BreakdownRow {
                 name: model.as_str().to_owned(),
                 note: if pool.is_none() { "in no pool" } else { "" },
                 pool: pool.map(|pool| pool.as_str().to_owned()),
-                counters: *counters,
+                sums: *sums,
             }
         });
         Breakdown {
@@ -291,11 +292,11 @@ fn day_cells(column: &DayColumn) -> Markup {
 
 /// ", most of it by …": the projects with the most billed tokens.
 fn billed_by(projects: &NamedUsage<ProjectId>, billed: u64) -> Markup {
-    let billed_of = |counters: &UsageCounters| counters.billed_tokens.get();
+    let billed_of = |sums: &UsageSums| sums.counters.billed_tokens.get();
     let mut named: Vec<(&ProjectId, u64)> = projects
         .named
         .iter()
-        .map(|(project, counters)| (project, billed_of(counters)))
+        .map(|(project, sums)| (project, billed_of(sums)))
         .filter(|(_, tokens)| *tokens > 0)
         .collect();
     named.sort_by(|(one, of_one), (other, of_other)| of_other.cmp(of_one).then(one.cmp(other)));

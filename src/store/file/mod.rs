@@ -9,6 +9,8 @@
 //! | `row_counts` | day, organization | the number of usage rows |
 //! | `requests` | day, organization, request id | a reservation |
 //! | `external_changes` | day, organization, number | a change of external usage; empty: there were more |
+//! | `provider` | day, organization, project, model | what the provider counted ([`provider`]) |
+//! | `provider` | day, organization | how the day was compared with the provider |
 //! | `tollgate` | name | format, number of commits, steady time of the clock |
 //!
 //! [`tables`] builds the keys, [`encoding`] the records.
@@ -31,6 +33,7 @@ mod deferred_writes;
 mod encoding;
 mod errors;
 mod open;
+mod provider;
 mod queries;
 mod tables;
 mod transaction;
@@ -53,11 +56,13 @@ use self::{
     transaction::Tables,
 };
 use super::{
-    Batch, CallLimits, Clock, ClockStep, DayCounters, Decision, RefusalReason, RowKey, Store,
-    StoreError, Timestamped, UsageLimits, UsageRows,
+    Batch, CallLimits, Clock, ClockStep, DayCounters, Decision, ProviderChanges, ProviderRows,
+    RefusalReason, RowKey, Store, StoreError, Timestamped, UsageLimits, UsageRows,
     clock::{ClockReading, SteadyTime, StepDetector},
 };
-use crate::domain::{ExternalChange, ExternalChanges, OrgId, PoolName, ShareId, UtcDay};
+use crate::domain::{
+    DayComparison, ExternalChange, ExternalChanges, OrgId, PoolName, ShareId, UtcDay,
+};
 
 /// The minimum number of old records that a transaction may remove.
 const MIN_REMOVED: usize = 256;
@@ -466,6 +471,47 @@ impl Store for FileStore {
         let org = org.clone();
         let read = move |database: &Database| queries::external_changes(database, &org, day);
         self.read(read).await
+    }
+
+    async fn record_comparison(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        changes: &ProviderChanges,
+        comparison: Option<&DayComparison>,
+    ) -> Result<(), StoreError> {
+        let (org, changes, comparison) = (org.clone(), changes.clone(), comparison.cloned());
+        let write = move |inner: &Inner| {
+            let written = inner.write(&mut inner.writer(), |tables, _| {
+                let written = provider::write(tables, &org, day, &changes, comparison.as_ref());
+                Ok(((), written?))
+            });
+            written.map(drop)
+        };
+        self.run(write).await
+    }
+
+    async fn provider_usage(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<ProviderRows, StoreError> {
+        let (org, after) = (org.clone(), after.cloned());
+        let read =
+            move |database: &Database| provider::usage(database, &org, day, after.as_ref(), limit);
+        Ok(self.read(read).await?.answer)
+    }
+
+    async fn comparisons(
+        &self,
+        org: &OrgId,
+        days: &[UtcDay],
+    ) -> Result<Vec<Option<DayComparison>>, StoreError> {
+        let (org, days) = (org.clone(), days.to_vec());
+        let read = move |database: &Database| provider::comparisons(database, &org, &days);
+        Ok(self.read(read).await?.answer)
     }
 
     fn clock_steps(&self) -> u64 {

@@ -26,6 +26,9 @@ pub(super) const ROW_COUNTS: Definition = TableDefinition::new("row_counts");
 pub(super) const REQUESTS: Definition = TableDefinition::new("requests");
 /// Changes of external usage, for the retention time. The table that earlier versions of this format do not have.
 pub(super) const EXTERNAL_CHANGES: Definition = TableDefinition::new("external_changes");
+/// What the provider counted, and how a day was compared; for the retention time. A file that an earlier release wrote
+/// has it from its first transaction on, and earlier releases ignore it.
+pub(super) const PROVIDER: Definition = TableDefinition::new("provider");
 /// Metadata: [`FORMAT`], [`COMMITS`], [`STEADY_TIME`].
 pub(super) const METADATA: TableDefinition<'static, &'static str, i64> =
     TableDefinition::new("tollgate");

@@ -29,10 +29,11 @@ pub(super) struct Tables<'t> {
     row_counts: BufferedTable<'t>,
     requests: BufferedTable<'t>,
     external_changes: BufferedTable<'t>,
+    pub(super) provider: BufferedTable<'t>,
 }
 
-struct BufferedTable<'t> {
-    table: Table<'t, &'static [u8], &'static [u8]>,
+pub(super) struct BufferedTable<'t> {
+    pub(super) table: Table<'t, &'static [u8], &'static [u8]>,
     /// Records to write, by key. In order, so that neighbouring pages are written together.
     changes: BTreeMap<Vec<u8>, Vec<u8>>,
 }
@@ -66,10 +67,11 @@ impl<'t> Tables<'t> {
             row_counts: BufferedTable::open(transaction, tables::ROW_COUNTS)?,
             requests: BufferedTable::open(transaction, tables::REQUESTS)?,
             external_changes: BufferedTable::open(transaction, tables::EXTERNAL_CHANGES)?,
+            provider: BufferedTable::open(transaction, tables::PROVIDER)?,
         })
     }
 
-    fn all(&mut self) -> [&mut BufferedTable<'t>; 6] {
+    fn all(&mut self) -> [&mut BufferedTable<'t>; 7] {
         [
             &mut self.pools,
             &mut self.shares,
@@ -77,6 +79,7 @@ impl<'t> Tables<'t> {
             &mut self.row_counts,
             &mut self.requests,
             &mut self.external_changes,
+            &mut self.provider,
         ]
     }
 
@@ -152,8 +155,8 @@ impl<'t> Tables<'t> {
         Ok(1)
     }
 
-    /// Removes at most `most` records from before yesterday, and usage rows and changes past their retention. Returns the
-    /// number removed.
+    /// Removes at most `most` records from before yesterday, and usage rows, changes and what the provider counted past
+    /// their retention. Returns the number removed.
     ///
     /// # Errors
     ///

@@ -18,6 +18,8 @@
 //! | | `\2` | the number of the day's usage rows, and of those for unlisted models | `12 3` |
 //! | `tollgate:{acme}:audit:2026-11-22` | a number, from 1 on | a change of external usage: JSON ([`external_changes`]) | `1` → `{"at":…,"pool":"large",…}` |
 //! | | `made` | the number of changes, at most one more than are kept | `12` |
+//! | `tollgate:{acme}:provider:2026-11-22` | `project:model` | what the provider counted ([`provider`]); only with the background reconcile | `web:gpt-4o` → `900 50` |
+//! | | `\1` | how the day was compared with the provider | `1795351200 drifts external=50` |
 //!
 //! Beside these there is one key for all organizations, the lease of the background reconcile ([`lease`]).
 //!
@@ -46,6 +48,7 @@ mod decide;
 mod eviction_check;
 mod external_changes;
 mod lease;
+mod provider;
 pub mod queries;
 pub mod recovery;
 mod refusals;
@@ -65,10 +68,11 @@ use self::{
     script::{Script, reader::BadReply},
 };
 use super::{
-    Batch, CallLimits, DayCounters, Decision, RowKey, Store, StoreError, Timestamped, UsageRows,
+    Batch, CallLimits, DayCounters, Decision, ProviderChanges, ProviderRows, RowKey, Store,
+    StoreError, Timestamped, UsageRows,
 };
 use crate::{
-    domain::{ExternalChange, ExternalChanges, OrgId, PoolName, ShareId, UtcDay},
+    domain::{DayComparison, ExternalChange, ExternalChanges, OrgId, PoolName, ShareId, UtcDay},
     files::pem::PemError,
 };
 
@@ -100,7 +104,9 @@ pub struct RedisStore {
     lease_script: Script,
     keep_change_script: Script,
     changes_script: Script,
+    provider_script: Script,
     usage_reads: Semaphore,
+    usage_retention_days: u32,
 }
 
 impl RedisStore {
@@ -112,6 +118,7 @@ impl RedisStore {
     pub fn new(config: RedisConfig) -> Result<Self, PemError> {
         let client = Arc::new(RedisClient::new(&config)?);
         let acl_check = AclCheck::new(&config.key_prefix, config.commands_beside_scripts());
+        let usage_retention_days = config.usage_limits.retention_days;
         let decider = Decider::new(acl_check, config.key_prefix, config.usage_limits);
         Ok(Self {
             eviction_check: EvictionCheck::new(config.unsafe_eviction),
@@ -119,7 +126,9 @@ impl RedisStore {
             lease_script: Script::new(include_str!("script/lease.lua")),
             keep_change_script: Script::new(include_str!("script/keep_change.lua")),
             changes_script: Script::new(include_str!("script/changes.lua")),
+            provider_script: Script::new(include_str!("script/provider.lua")),
             usage_reads: Semaphore::new(MAX_USAGE_READS),
+            usage_retention_days,
             client,
             decider: Arc::new(decider),
         })
@@ -178,6 +187,34 @@ impl Store for RedisStore {
         day: UtcDay,
     ) -> Result<Timestamped<ExternalChanges>, StoreError> {
         self.read_changes(org, day).await
+    }
+
+    async fn record_comparison(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        changes: &ProviderChanges,
+        comparison: Option<&DayComparison>,
+    ) -> Result<(), StoreError> {
+        self.write_comparison(org, day, changes, comparison).await
+    }
+
+    async fn provider_usage(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Result<ProviderRows, StoreError> {
+        self.read_provider_usage(org, day, after, limit).await
+    }
+
+    async fn comparisons(
+        &self,
+        org: &OrgId,
+        days: &[UtcDay],
+    ) -> Result<Vec<Option<DayComparison>>, StoreError> {
+        self.read_comparisons(org, days).await
     }
 
     async fn take_lease(&self, duration: Duration) -> Result<bool, StoreError> {

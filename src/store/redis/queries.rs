@@ -1,5 +1,7 @@
 //! Read-only queries: the counters of pools and shares, and the usage rows of a day.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use redis::{Cmd, Value};
 
@@ -92,20 +94,34 @@ impl RedisStore {
         after: Option<&RowKey>,
         limit: usize,
     ) -> Result<Timestamped<UsageRows>, StoreError> {
-        let _permit = self.usage_reads.acquire().await;
         let key = OrgKeys::new(&self.decider.key_prefix, org, day).usage();
+        let answer = self.scan_rows(&key, after, limit, parse_row).await?;
+        let reply = self.run(&key, |command| _ = command.arg(0)).await?;
+        let StoredCounters { now, .. } = parse_pools(bytes(&reply)?, 0, 0)?;
+        Ok(Timestamped { now, answer })
+    }
+
+    /// The first `limit` rows of a hash that come after `after`, of the fields that are rows.
+    pub(super) async fn scan_rows<R>(
+        &self,
+        key: &str,
+        after: Option<&RowKey>,
+        limit: usize,
+        parse: ParseRow<R>,
+    ) -> Result<BTreeMap<RowKey, R>, StoreError> {
+        let _permit = self.usage_reads.acquire().await;
         let mut scans = 1;
         let mut scan_connection = None;
-        let mut rows = UsageRows::new();
+        let mut rows = BTreeMap::new();
         let mut cursor = "0".to_owned();
         loop {
             let mut command = redis::cmd("HSCAN");
-            command.arg(&key).arg(&cursor).arg("COUNT").arg(SCAN_COUNT);
-            let send = || self.client.send(&key, &command, SendOptions::default());
+            command.arg(key).arg(&cursor).arg("COUNT").arg(SCAN_COUNT);
+            let send = || self.client.send(key, &command, SendOptions::default());
             let Reply {
                 value,
                 connection_id,
-            } = self.explain(&key, retry_if_cut(send).await).await?;
+            } = self.explain(key, retry_if_cut(send).await).await?;
             let before = scan_connection.replace(connection_id);
             if before.is_some_and(|before| before != connection_id) {
                 // A cursor is valid only at the server that returned it.
@@ -119,7 +135,7 @@ impl RedisStore {
                 "0".clone_into(&mut cursor);
                 continue;
             }
-            let (next, step) = parse_scan(&value)?;
+            let (next, step) = parse_step(&value, parse)?;
             for (row_key, row) in step {
                 if Some(&row_key) > after {
                     rows.insert(row_key, row);
@@ -129,13 +145,10 @@ impl RedisStore {
                 }
             }
             if next == "0" {
-                break;
+                return Ok(rows);
             }
             cursor = next;
         }
-        let reply = self.run(&key, |command| _ = command.arg(0)).await?;
-        let StoredCounters { now, .. } = parse_pools(bytes(&reply)?, 0, 0)?;
-        Ok(Timestamped { now, answer: rows })
     }
 
     async fn run(&self, key: &str, push: impl Fn(&mut Cmd)) -> Result<Value, StoreError> {
@@ -202,15 +215,29 @@ pub fn parse_pools(reply: &[u8], pools: usize, shares: usize) -> Result<StoredCo
 ///
 /// [`BadReply`] if this is no reply to HSCAN, or the script can't have written these rows.
 pub fn parse_scan(reply: &Value) -> Result<(String, Vec<(RowKey, UsageCounters)>), BadReply> {
+    parse_step(reply, parse_row)
+}
+
+/// Parses a field and its value; `None` if that is no row to be listed.
+type ParseRow<R> = fn(&str, &[u8]) -> Result<Option<(RowKey, R)>, BadReply>;
+
+fn parse_row(field: &str, value: &[u8]) -> Result<Option<(RowKey, UsageCounters)>, BadReply> {
+    let key = keys::parse_row_field(field);
+    let key = key.ok_or_else(|| bad("a usage row without project and model"))?;
+    let row = MsgPackReader::new(value).row()?;
+    Ok((!row.is_empty()).then_some((key, row)))
+}
+
+fn parse_step<R>(
+    reply: &Value,
+    parse: ParseRow<R>,
+) -> Result<(String, Vec<(RowKey, R)>), BadReply> {
     let parsed = redis::from_redis_value_ref(reply);
     let (cursor, fields): (String, Vec<(String, Vec<u8>)>) =
         parsed.map_err(|_| bad("a scan that is not a cursor and rows"))?;
-    let rows = fields.iter().map(|(field, row)| {
-        let key = keys::parse_row_field(field);
-        let key = key.ok_or_else(|| bad("a usage row without project and model"))?;
-        Ok((key, MsgPackReader::new(row).row()?))
-    });
-    let mut rows: Vec<_> = rows.collect::<Result<_, BadReply>>()?;
-    rows.retain(|(_, row)| !row.is_empty());
+    let rows = fields
+        .iter()
+        .filter_map(|(field, value)| parse(field, value).transpose());
+    let rows = rows.collect::<Result<_, BadReply>>()?;
     Ok((cursor, rows))
 }

@@ -260,6 +260,63 @@ func (Workload) EnumDescriptor() ([]byte, []int) {
 	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{2}
 }
 
+// What a comparison with the provider found.
+type ComparisonResult int32
+
+const (
+	// Never answered.
+	ComparisonResult_COMPARISON_RESULT_UNSPECIFIED ComparisonResult = 0
+	// Both agree.
+	ComparisonResult_COMPARISON_RESULT_AGREES ComparisonResult = 1
+	// There is drift.
+	ComparisonResult_COMPARISON_RESULT_DRIFTS ComparisonResult = 2
+	// The day could not be compared, or not completely.
+	ComparisonResult_COMPARISON_RESULT_UNKNOWN ComparisonResult = 3
+)
+
+// Enum value maps for ComparisonResult.
+var (
+	ComparisonResult_name = map[int32]string{
+		0: "COMPARISON_RESULT_UNSPECIFIED",
+		1: "COMPARISON_RESULT_AGREES",
+		2: "COMPARISON_RESULT_DRIFTS",
+		3: "COMPARISON_RESULT_UNKNOWN",
+	}
+	ComparisonResult_value = map[string]int32{
+		"COMPARISON_RESULT_UNSPECIFIED": 0,
+		"COMPARISON_RESULT_AGREES":      1,
+		"COMPARISON_RESULT_DRIFTS":      2,
+		"COMPARISON_RESULT_UNKNOWN":     3,
+	}
+)
+
+func (x ComparisonResult) Enum() *ComparisonResult {
+	p := new(ComparisonResult)
+	*p = x
+	return p
+}
+
+func (x ComparisonResult) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ComparisonResult) Descriptor() protoreflect.EnumDescriptor {
+	return file_tollgate_v1_quota_proto_enumTypes[3].Descriptor()
+}
+
+func (ComparisonResult) Type() protoreflect.EnumType {
+	return &file_tollgate_v1_quota_proto_enumTypes[3]
+}
+
+func (x ComparisonResult) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ComparisonResult.Descriptor instead.
+func (ComparisonResult) EnumDescriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{3}
+}
+
 // What bounds the input of an estimate.
 type EstimateBasis int32
 
@@ -298,11 +355,11 @@ func (x EstimateBasis) String() string {
 }
 
 func (EstimateBasis) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollgate_v1_quota_proto_enumTypes[3].Descriptor()
+	return file_tollgate_v1_quota_proto_enumTypes[4].Descriptor()
 }
 
 func (EstimateBasis) Type() protoreflect.EnumType {
-	return &file_tollgate_v1_quota_proto_enumTypes[3]
+	return &file_tollgate_v1_quota_proto_enumTypes[4]
 }
 
 func (x EstimateBasis) Number() protoreflect.EnumNumber {
@@ -311,7 +368,7 @@ func (x EstimateBasis) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EstimateBasis.Descriptor instead.
 func (EstimateBasis) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{3}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{4}
 }
 
 // The order in which organizations are listed.
@@ -352,11 +409,11 @@ func (x OrganizationOrder) String() string {
 }
 
 func (OrganizationOrder) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollgate_v1_quota_proto_enumTypes[4].Descriptor()
+	return file_tollgate_v1_quota_proto_enumTypes[5].Descriptor()
 }
 
 func (OrganizationOrder) Type() protoreflect.EnumType {
-	return &file_tollgate_v1_quota_proto_enumTypes[4]
+	return &file_tollgate_v1_quota_proto_enumTypes[5]
 }
 
 func (x OrganizationOrder) Number() protoreflect.EnumNumber {
@@ -365,7 +422,7 @@ func (x OrganizationOrder) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OrganizationOrder.Descriptor instead.
 func (OrganizationOrder) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{4}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{5}
 }
 
 // Which figure of a pool's external usage was set. The larger one counts.
@@ -405,11 +462,11 @@ func (x ExternalSource) String() string {
 }
 
 func (ExternalSource) Descriptor() protoreflect.EnumDescriptor {
-	return file_tollgate_v1_quota_proto_enumTypes[5].Descriptor()
+	return file_tollgate_v1_quota_proto_enumTypes[6].Descriptor()
 }
 
 func (ExternalSource) Type() protoreflect.EnumType {
-	return &file_tollgate_v1_quota_proto_enumTypes[5]
+	return &file_tollgate_v1_quota_proto_enumTypes[6]
 }
 
 func (x ExternalSource) Number() protoreflect.EnumNumber {
@@ -418,7 +475,7 @@ func (x ExternalSource) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExternalSource.Descriptor instead.
 func (ExternalSource) EnumDescriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{5}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{6}
 }
 
 // One request that a gateway is about to dispatch.
@@ -1190,7 +1247,10 @@ type GetQuotaResponse struct {
 	// The next UTC midnight, when the figures start at zero.
 	ResetsAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=resets_at,json=resetsAt,proto3" json:"resets_at,omitempty"`
 	// Every pool of the policy, by name, used or not.
-	Pools         []*PoolQuota `protobuf:"bytes,7,rep,name=pools,proto3" json:"pools,omitempty"`
+	Pools []*PoolQuota `protobuf:"bytes,7,rep,name=pools,proto3" json:"pools,omitempty"`
+	// The days of the last comparison with the provider, in their order, as this replica has read them; none: its
+	// settings have no [reconcile] for the organization, or there was no comparison in the last ten days.
+	Comparisons   []*DayComparison `protobuf:"bytes,8,rep,name=comparisons,proto3" json:"comparisons,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1274,6 +1334,141 @@ func (x *GetQuotaResponse) GetPools() []*PoolQuota {
 	return nil
 }
 
+func (x *GetQuotaResponse) GetComparisons() []*DayComparison {
+	if x != nil {
+		return x.Comparisons
+	}
+	return nil
+}
+
+// How a day was compared with the provider last.
+type DayComparison struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The UTC day.
+	Day string `protobuf:"bytes,1,opt,name=day,proto3" json:"day,omitempty"`
+	// When, by the store's clock.
+	ComparedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=compared_at,json=comparedAt,proto3" json:"compared_at,omitempty"`
+	// What was found.
+	Result ComparisonResult `protobuf:"varint,3,opt,name=result,proto3,enum=tollgate.v1.ComparisonResult" json:"result,omitempty"`
+	// What differs, the most harmful kind first. The kinds overlap: a cause explains tokens of other kinds.
+	Drift         []*DriftTokens `protobuf:"bytes,4,rep,name=drift,proto3" json:"drift,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DayComparison) Reset() {
+	*x = DayComparison{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DayComparison) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DayComparison) ProtoMessage() {}
+
+func (x *DayComparison) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DayComparison.ProtoReflect.Descriptor instead.
+func (*DayComparison) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DayComparison) GetDay() string {
+	if x != nil {
+		return x.Day
+	}
+	return ""
+}
+
+func (x *DayComparison) GetComparedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ComparedAt
+	}
+	return nil
+}
+
+func (x *DayComparison) GetResult() ComparisonResult {
+	if x != nil {
+		return x.Result
+	}
+	return ComparisonResult_COMPARISON_RESULT_UNSPECIFIED
+}
+
+func (x *DayComparison) GetDrift() []*DriftTokens {
+	if x != nil {
+		return x.Drift
+	}
+	return nil
+}
+
+// By how much the ledger and the provider differ.
+type DriftTokens struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The kind of drift, such as "false_free" (docs/CONTRACT.md, "Reconcile").
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// The tokens; more than 0.
+	Tokens        uint64 `protobuf:"varint,2,opt,name=tokens,proto3" json:"tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DriftTokens) Reset() {
+	*x = DriftTokens{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DriftTokens) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DriftTokens) ProtoMessage() {}
+
+func (x *DriftTokens) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DriftTokens.ProtoReflect.Descriptor instead.
+func (*DriftTokens) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DriftTokens) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DriftTokens) GetTokens() uint64 {
+	if x != nil {
+		return x.Tokens
+	}
+	return 0
+}
+
 // Today's figures of one pool.
 type PoolQuota struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1308,7 +1503,7 @@ type PoolQuota struct {
 
 func (x *PoolQuota) Reset() {
 	*x = PoolQuota{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[10]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1515,7 @@ func (x *PoolQuota) String() string {
 func (*PoolQuota) ProtoMessage() {}
 
 func (x *PoolQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[10]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1528,7 @@ func (x *PoolQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolQuota.ProtoReflect.Descriptor instead.
 func (*PoolQuota) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{10}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PoolQuota) GetPool() string {
@@ -1437,7 +1632,7 @@ type ShareQuota struct {
 
 func (x *ShareQuota) Reset() {
 	*x = ShareQuota{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1644,7 @@ func (x *ShareQuota) String() string {
 func (*ShareQuota) ProtoMessage() {}
 
 func (x *ShareQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[11]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1657,7 @@ func (x *ShareQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareQuota.ProtoReflect.Descriptor instead.
 func (*ShareQuota) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{11}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ShareQuota) GetProject() string {
@@ -1517,7 +1712,7 @@ type ListUsageRequest struct {
 
 func (x *ListUsageRequest) Reset() {
 	*x = ListUsageRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1529,7 +1724,7 @@ func (x *ListUsageRequest) String() string {
 func (*ListUsageRequest) ProtoMessage() {}
 
 func (x *ListUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[12]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1542,7 +1737,7 @@ func (x *ListUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsageRequest.ProtoReflect.Descriptor instead.
 func (*ListUsageRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{12}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListUsageRequest) GetOrg() string {
@@ -1600,14 +1795,16 @@ type ListUsageResponse struct {
 	// retention. For a single day, that day.
 	FromDay string `protobuf:"bytes,4,opt,name=from_day,json=fromDay,proto3" json:"from_day,omitempty"`
 	// The last UTC day that the pages have rows of. For a single day, that day.
-	ToDay         string `protobuf:"bytes,5,opt,name=to_day,json=toDay,proto3" json:"to_day,omitempty"`
+	ToDay string `protobuf:"bytes,5,opt,name=to_day,json=toDay,proto3" json:"to_day,omitempty"`
+	// Only on the first page: those of the days that were compared with the provider, in their order.
+	Comparisons   []*DayComparison `protobuf:"bytes,6,rep,name=comparisons,proto3" json:"comparisons,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListUsageResponse) Reset() {
 	*x = ListUsageResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1816,7 @@ func (x *ListUsageResponse) String() string {
 func (*ListUsageResponse) ProtoMessage() {}
 
 func (x *ListUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[13]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1829,7 @@ func (x *ListUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsageResponse.ProtoReflect.Descriptor instead.
 func (*ListUsageResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{13}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListUsageResponse) GetDay() string {
@@ -1670,7 +1867,15 @@ func (x *ListUsageResponse) GetToDay() string {
 	return ""
 }
 
-// What one project used of one model on a day. A request counts once, as what it finally was.
+func (x *ListUsageResponse) GetComparisons() []*DayComparison {
+	if x != nil {
+		return x.Comparisons
+	}
+	return nil
+}
+
+// What one project used of one model on a day. A request counts once, as what it finally was. In a row that only the
+// provider has, all figures but the provider's are 0.
 type UsageRow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The project.
@@ -1688,14 +1893,16 @@ type UsageRow struct {
 	// The number of billed requests.
 	BilledRequests uint64 `protobuf:"varint,7,opt,name=billed_requests,json=billedRequests,proto3" json:"billed_requests,omitempty"`
 	// The UTC day.
-	Day           string `protobuf:"bytes,8,opt,name=day,proto3" json:"day,omitempty"`
+	Day string `protobuf:"bytes,8,opt,name=day,proto3" json:"day,omitempty"`
+	// What the provider counted; unset if the row was not compared with the provider.
+	Provider      *ProviderUsage `protobuf:"bytes,9,opt,name=provider,proto3" json:"provider,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UsageRow) Reset() {
 	*x = UsageRow{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1914,7 @@ func (x *UsageRow) String() string {
 func (*UsageRow) ProtoMessage() {}
 
 func (x *UsageRow) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[14]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1927,7 @@ func (x *UsageRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRow.ProtoReflect.Descriptor instead.
 func (*UsageRow) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{14}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UsageRow) GetProject() string {
@@ -1779,6 +1986,68 @@ func (x *UsageRow) GetDay() string {
 	return ""
 }
 
+func (x *UsageRow) GetProvider() *ProviderUsage {
+	if x != nil {
+		return x.Provider
+	}
+	return nil
+}
+
+// What the provider counted of one project and model on a day, by its own report.
+type ProviderUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tokens that were free by their service tier.
+	FreeTokens uint64 `protobuf:"varint,1,opt,name=free_tokens,json=freeTokens,proto3" json:"free_tokens,omitempty"`
+	// All other tokens.
+	BilledTokens  uint64 `protobuf:"varint,2,opt,name=billed_tokens,json=billedTokens,proto3" json:"billed_tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProviderUsage) Reset() {
+	*x = ProviderUsage{}
+	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProviderUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProviderUsage) ProtoMessage() {}
+
+func (x *ProviderUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProviderUsage.ProtoReflect.Descriptor instead.
+func (*ProviderUsage) Descriptor() ([]byte, []int) {
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ProviderUsage) GetFreeTokens() uint64 {
+	if x != nil {
+		return x.FreeTokens
+	}
+	return 0
+}
+
+func (x *ProviderUsage) GetBilledTokens() uint64 {
+	if x != nil {
+		return x.BilledTokens
+	}
+	return 0
+}
+
 // A request to the provider, before it is dispatched.
 type EstimateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1794,7 +2063,7 @@ type EstimateRequest struct {
 
 func (x *EstimateRequest) Reset() {
 	*x = EstimateRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1806,7 +2075,7 @@ func (x *EstimateRequest) String() string {
 func (*EstimateRequest) ProtoMessage() {}
 
 func (x *EstimateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[15]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1819,7 +2088,7 @@ func (x *EstimateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EstimateRequest.ProtoReflect.Descriptor instead.
 func (*EstimateRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{15}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *EstimateRequest) GetPath() string {
@@ -1869,7 +2138,7 @@ type EstimateResponse struct {
 
 func (x *EstimateResponse) Reset() {
 	*x = EstimateResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1881,7 +2150,7 @@ func (x *EstimateResponse) String() string {
 func (*EstimateResponse) ProtoMessage() {}
 
 func (x *EstimateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[16]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1894,7 +2163,7 @@ func (x *EstimateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EstimateResponse.ProtoReflect.Descriptor instead.
 func (*EstimateResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{16}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *EstimateResponse) GetTokens() uint64 {
@@ -1963,7 +2232,7 @@ type SetExternalUsageRequest struct {
 
 func (x *SetExternalUsageRequest) Reset() {
 	*x = SetExternalUsageRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2244,7 @@ func (x *SetExternalUsageRequest) String() string {
 func (*SetExternalUsageRequest) ProtoMessage() {}
 
 func (x *SetExternalUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[17]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2257,7 @@ func (x *SetExternalUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetExternalUsageRequest.ProtoReflect.Descriptor instead.
 func (*SetExternalUsageRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{17}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetExternalUsageRequest) GetOrg() string {
@@ -2042,7 +2311,7 @@ type SetExternalUsageResponse struct {
 
 func (x *SetExternalUsageResponse) Reset() {
 	*x = SetExternalUsageResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[18]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2054,7 +2323,7 @@ func (x *SetExternalUsageResponse) String() string {
 func (*SetExternalUsageResponse) ProtoMessage() {}
 
 func (x *SetExternalUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[18]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2067,7 +2336,7 @@ func (x *SetExternalUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetExternalUsageResponse.ProtoReflect.Descriptor instead.
 func (*SetExternalUsageResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{18}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetExternalUsageResponse) GetPreviousTokens() uint64 {
@@ -2137,7 +2406,7 @@ type ListOrganizationsRequest struct {
 
 func (x *ListOrganizationsRequest) Reset() {
 	*x = ListOrganizationsRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[19]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2418,7 @@ func (x *ListOrganizationsRequest) String() string {
 func (*ListOrganizationsRequest) ProtoMessage() {}
 
 func (x *ListOrganizationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[19]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2431,7 @@ func (x *ListOrganizationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrganizationsRequest.ProtoReflect.Descriptor instead.
 func (*ListOrganizationsRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{19}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListOrganizationsRequest) GetPageSize() int32 {
@@ -2209,14 +2478,16 @@ type OrganizationSummary struct {
 	Pools []*PoolQuota `protobuf:"bytes,5,rep,name=pools,proto3" json:"pools,omitempty"`
 	// When the figures were read, by the store's clock. Unset as long as they have not been read: since the service
 	// started, or, of an organization that has counted nothing, since the policy changed.
-	AsOf          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	AsOf *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	// The days of the last comparison with the provider, as in GetQuotaResponse.
+	Comparisons   []*DayComparison `protobuf:"bytes,7,rep,name=comparisons,proto3" json:"comparisons,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OrganizationSummary) Reset() {
 	*x = OrganizationSummary{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[20]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2499,7 @@ func (x *OrganizationSummary) String() string {
 func (*OrganizationSummary) ProtoMessage() {}
 
 func (x *OrganizationSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[20]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2512,7 @@ func (x *OrganizationSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrganizationSummary.ProtoReflect.Descriptor instead.
 func (*OrganizationSummary) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{20}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *OrganizationSummary) GetOrg() string {
@@ -2286,6 +2557,13 @@ func (x *OrganizationSummary) GetAsOf() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *OrganizationSummary) GetComparisons() []*DayComparison {
+	if x != nil {
+		return x.Comparisons
+	}
+	return nil
+}
+
 // One page of organizations.
 type ListOrganizationsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2301,7 +2579,7 @@ type ListOrganizationsResponse struct {
 
 func (x *ListOrganizationsResponse) Reset() {
 	*x = ListOrganizationsResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[21]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2313,7 +2591,7 @@ func (x *ListOrganizationsResponse) String() string {
 func (*ListOrganizationsResponse) ProtoMessage() {}
 
 func (x *ListOrganizationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[21]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2326,7 +2604,7 @@ func (x *ListOrganizationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrganizationsResponse.ProtoReflect.Descriptor instead.
 func (*ListOrganizationsResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{21}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListOrganizationsResponse) GetOrganizations() []*OrganizationSummary {
@@ -2366,7 +2644,7 @@ type ListExternalChangesRequest struct {
 
 func (x *ListExternalChangesRequest) Reset() {
 	*x = ListExternalChangesRequest{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[22]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2378,7 +2656,7 @@ func (x *ListExternalChangesRequest) String() string {
 func (*ListExternalChangesRequest) ProtoMessage() {}
 
 func (x *ListExternalChangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[22]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2391,7 +2669,7 @@ func (x *ListExternalChangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExternalChangesRequest.ProtoReflect.Descriptor instead.
 func (*ListExternalChangesRequest) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{22}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListExternalChangesRequest) GetOrg() string {
@@ -2435,7 +2713,7 @@ type ListExternalChangesResponse struct {
 
 func (x *ListExternalChangesResponse) Reset() {
 	*x = ListExternalChangesResponse{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[23]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2447,7 +2725,7 @@ func (x *ListExternalChangesResponse) String() string {
 func (*ListExternalChangesResponse) ProtoMessage() {}
 
 func (x *ListExternalChangesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[23]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2460,7 +2738,7 @@ func (x *ListExternalChangesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExternalChangesResponse.ProtoReflect.Descriptor instead.
 func (*ListExternalChangesResponse) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{23}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListExternalChangesResponse) GetChanges() []*ExternalChange {
@@ -2523,7 +2801,7 @@ type ExternalChange struct {
 
 func (x *ExternalChange) Reset() {
 	*x = ExternalChange{}
-	mi := &file_tollgate_v1_quota_proto_msgTypes[24]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2535,7 +2813,7 @@ func (x *ExternalChange) String() string {
 func (*ExternalChange) ProtoMessage() {}
 
 func (x *ExternalChange) ProtoReflect() protoreflect.Message {
-	mi := &file_tollgate_v1_quota_proto_msgTypes[24]
+	mi := &file_tollgate_v1_quota_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2548,7 +2826,7 @@ func (x *ExternalChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExternalChange.ProtoReflect.Descriptor instead.
 func (*ExternalChange) Descriptor() ([]byte, []int) {
-	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{24}
+	return file_tollgate_v1_quota_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExternalChange) GetChangedAt() *timestamppb.Timestamp {
@@ -2666,7 +2944,7 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\tresets_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bresetsAt\x12\x1a\n" +
 	"\breplayed\x18\a \x01(\bR\breplayed\"#\n" +
 	"\x0fGetQuotaRequest\x12\x10\n" +
-	"\x03org\x18\x01 \x01(\tR\x03org\"\x98\x02\n" +
+	"\x03org\x18\x01 \x01(\tR\x03org\"\xd6\x02\n" +
 	"\x10GetQuotaResponse\x12\x10\n" +
 	"\x03org\x18\x01 \x01(\tR\x03org\x12\x12\n" +
 	"\x04tier\x18\x02 \x01(\rR\x04tier\x12\x1a\n" +
@@ -2674,7 +2952,17 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x13not_enrolled_reason\x18\x04 \x01(\x0e2\x19.tollgate.v1.BilledReasonR\x11notEnrolledReason\x12\x10\n" +
 	"\x03day\x18\x05 \x01(\tR\x03day\x127\n" +
 	"\tresets_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bresetsAt\x12,\n" +
-	"\x05pools\x18\a \x03(\v2\x16.tollgate.v1.PoolQuotaR\x05pools\"\x9a\x03\n" +
+	"\x05pools\x18\a \x03(\v2\x16.tollgate.v1.PoolQuotaR\x05pools\x12<\n" +
+	"\vcomparisons\x18\b \x03(\v2\x1a.tollgate.v1.DayComparisonR\vcomparisons\"\xc5\x01\n" +
+	"\rDayComparison\x12\x10\n" +
+	"\x03day\x18\x01 \x01(\tR\x03day\x12;\n" +
+	"\vcompared_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"comparedAt\x125\n" +
+	"\x06result\x18\x03 \x01(\x0e2\x1d.tollgate.v1.ComparisonResultR\x06result\x12.\n" +
+	"\x05drift\x18\x04 \x03(\v2\x18.tollgate.v1.DriftTokensR\x05drift\"9\n" +
+	"\vDriftTokens\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06tokens\x18\x02 \x01(\x04R\x06tokens\"\x9a\x03\n" +
 	"\tPoolQuota\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x1c\n" +
 	"\tallowance\x18\x02 \x01(\x04R\tallowance\x12\x12\n" +
@@ -2703,13 +2991,14 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\n" +
 	"page_token\x18\x04 \x01(\tR\tpageToken\x12\x19\n" +
 	"\bfrom_day\x18\x05 \x01(\tR\afromDay\x12\x15\n" +
-	"\x06to_day\x18\x06 \x01(\tR\x05toDay\"\xaa\x01\n" +
+	"\x06to_day\x18\x06 \x01(\tR\x05toDay\"\xe8\x01\n" +
 	"\x11ListUsageResponse\x12\x10\n" +
 	"\x03day\x18\x01 \x01(\tR\x03day\x12)\n" +
 	"\x04rows\x18\x02 \x03(\v2\x15.tollgate.v1.UsageRowR\x04rows\x12&\n" +
 	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\x12\x19\n" +
 	"\bfrom_day\x18\x04 \x01(\tR\afromDay\x12\x15\n" +
-	"\x06to_day\x18\x05 \x01(\tR\x05toDay\"\xf4\x01\n" +
+	"\x06to_day\x18\x05 \x01(\tR\x05toDay\x12<\n" +
+	"\vcomparisons\x18\x06 \x03(\v2\x1a.tollgate.v1.DayComparisonR\vcomparisons\"\xac\x02\n" +
 	"\bUsageRow\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x12\n" +
@@ -2719,7 +3008,12 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\rbilled_tokens\x18\x05 \x01(\x04R\fbilledTokens\x12#\n" +
 	"\rfree_requests\x18\x06 \x01(\x04R\ffreeRequests\x12'\n" +
 	"\x0fbilled_requests\x18\a \x01(\x04R\x0ebilledRequests\x12\x10\n" +
-	"\x03day\x18\b \x01(\tR\x03day\"O\n" +
+	"\x03day\x18\b \x01(\tR\x03day\x126\n" +
+	"\bprovider\x18\t \x01(\v2\x1a.tollgate.v1.ProviderUsageR\bprovider\"U\n" +
+	"\rProviderUsage\x12\x1f\n" +
+	"\vfree_tokens\x18\x01 \x01(\x04R\n" +
+	"freeTokens\x12#\n" +
+	"\rbilled_tokens\x18\x02 \x01(\x04R\fbilledTokens\"O\n" +
 	"\x0fEstimateRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\fR\x04body\x12\x14\n" +
@@ -2750,14 +3044,15 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x14\n" +
 	"\x05query\x18\x03 \x01(\tR\x05query\x124\n" +
-	"\x05order\x18\x04 \x01(\x0e2\x1e.tollgate.v1.OrganizationOrderR\x05order\"\x81\x02\n" +
+	"\x05order\x18\x04 \x01(\x0e2\x1e.tollgate.v1.OrganizationOrderR\x05order\"\xbf\x02\n" +
 	"\x13OrganizationSummary\x12\x10\n" +
 	"\x03org\x18\x01 \x01(\tR\x03org\x12\x12\n" +
 	"\x04tier\x18\x02 \x01(\rR\x04tier\x12\x1a\n" +
 	"\benrolled\x18\x03 \x01(\bR\benrolled\x12I\n" +
 	"\x13not_enrolled_reason\x18\x04 \x01(\x0e2\x19.tollgate.v1.BilledReasonR\x11notEnrolledReason\x12,\n" +
 	"\x05pools\x18\x05 \x03(\v2\x16.tollgate.v1.PoolQuotaR\x05pools\x12/\n" +
-	"\x05as_of\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\"\xa1\x01\n" +
+	"\x05as_of\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x12<\n" +
+	"\vcomparisons\x18\a \x03(\v2\x1a.tollgate.v1.DayComparisonR\vcomparisons\"\xa1\x01\n" +
 	"\x19ListOrganizationsResponse\x12F\n" +
 	"\rorganizations\x18\x01 \x03(\v2 .tollgate.v1.OrganizationSummaryR\rorganizations\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x14\n" +
@@ -2812,7 +3107,12 @@ const file_tollgate_v1_quota_proto_rawDesc = "" +
 	"\x0eWORKLOAD_BATCH\x10\x05\x12\x1d\n" +
 	"\x19WORKLOAD_FUNCTION_CALLING\x10\x06\x12\x11\n" +
 	"\rWORKLOAD_FLEX\x10\a\x12\x15\n" +
-	"\x11WORKLOAD_PRIORITY\x10\b*q\n" +
+	"\x11WORKLOAD_PRIORITY\x10\b*\x90\x01\n" +
+	"\x10ComparisonResult\x12!\n" +
+	"\x1dCOMPARISON_RESULT_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18COMPARISON_RESULT_AGREES\x10\x01\x12\x1c\n" +
+	"\x18COMPARISON_RESULT_DRIFTS\x10\x02\x12\x1d\n" +
+	"\x19COMPARISON_RESULT_UNKNOWN\x10\x03*q\n" +
 	"\rEstimateBasis\x12\x1e\n" +
 	"\x1aESTIMATE_BASIS_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19ESTIMATE_BASIS_TEXT_BYTES\x10\x01\x12!\n" +
@@ -2849,94 +3149,105 @@ func file_tollgate_v1_quota_proto_rawDescGZIP() []byte {
 	return file_tollgate_v1_quota_proto_rawDescData
 }
 
-var file_tollgate_v1_quota_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_tollgate_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_tollgate_v1_quota_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_tollgate_v1_quota_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_tollgate_v1_quota_proto_goTypes = []any{
 	(Verdict)(0),                        // 0: tollgate.v1.Verdict
 	(BilledReason)(0),                   // 1: tollgate.v1.BilledReason
 	(Workload)(0),                       // 2: tollgate.v1.Workload
-	(EstimateBasis)(0),                  // 3: tollgate.v1.EstimateBasis
-	(OrganizationOrder)(0),              // 4: tollgate.v1.OrganizationOrder
-	(ExternalSource)(0),                 // 5: tollgate.v1.ExternalSource
-	(*ReserveRequest)(nil),              // 6: tollgate.v1.ReserveRequest
-	(*ReserveResponse)(nil),             // 7: tollgate.v1.ReserveResponse
-	(*ReserveStreamResponse)(nil),       // 8: tollgate.v1.ReserveStreamResponse
-	(*ItemError)(nil),                   // 9: tollgate.v1.ItemError
-	(*SettleRequest)(nil),               // 10: tollgate.v1.SettleRequest
-	(*SettleResponse)(nil),              // 11: tollgate.v1.SettleResponse
-	(*ReleaseRequest)(nil),              // 12: tollgate.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),             // 13: tollgate.v1.ReleaseResponse
-	(*GetQuotaRequest)(nil),             // 14: tollgate.v1.GetQuotaRequest
-	(*GetQuotaResponse)(nil),            // 15: tollgate.v1.GetQuotaResponse
-	(*PoolQuota)(nil),                   // 16: tollgate.v1.PoolQuota
-	(*ShareQuota)(nil),                  // 17: tollgate.v1.ShareQuota
-	(*ListUsageRequest)(nil),            // 18: tollgate.v1.ListUsageRequest
-	(*ListUsageResponse)(nil),           // 19: tollgate.v1.ListUsageResponse
-	(*UsageRow)(nil),                    // 20: tollgate.v1.UsageRow
-	(*EstimateRequest)(nil),             // 21: tollgate.v1.EstimateRequest
-	(*EstimateResponse)(nil),            // 22: tollgate.v1.EstimateResponse
-	(*SetExternalUsageRequest)(nil),     // 23: tollgate.v1.SetExternalUsageRequest
-	(*SetExternalUsageResponse)(nil),    // 24: tollgate.v1.SetExternalUsageResponse
-	(*ListOrganizationsRequest)(nil),    // 25: tollgate.v1.ListOrganizationsRequest
-	(*OrganizationSummary)(nil),         // 26: tollgate.v1.OrganizationSummary
-	(*ListOrganizationsResponse)(nil),   // 27: tollgate.v1.ListOrganizationsResponse
-	(*ListExternalChangesRequest)(nil),  // 28: tollgate.v1.ListExternalChangesRequest
-	(*ListExternalChangesResponse)(nil), // 29: tollgate.v1.ListExternalChangesResponse
-	(*ExternalChange)(nil),              // 30: tollgate.v1.ExternalChange
-	(*timestamppb.Timestamp)(nil),       // 31: google.protobuf.Timestamp
+	(ComparisonResult)(0),               // 3: tollgate.v1.ComparisonResult
+	(EstimateBasis)(0),                  // 4: tollgate.v1.EstimateBasis
+	(OrganizationOrder)(0),              // 5: tollgate.v1.OrganizationOrder
+	(ExternalSource)(0),                 // 6: tollgate.v1.ExternalSource
+	(*ReserveRequest)(nil),              // 7: tollgate.v1.ReserveRequest
+	(*ReserveResponse)(nil),             // 8: tollgate.v1.ReserveResponse
+	(*ReserveStreamResponse)(nil),       // 9: tollgate.v1.ReserveStreamResponse
+	(*ItemError)(nil),                   // 10: tollgate.v1.ItemError
+	(*SettleRequest)(nil),               // 11: tollgate.v1.SettleRequest
+	(*SettleResponse)(nil),              // 12: tollgate.v1.SettleResponse
+	(*ReleaseRequest)(nil),              // 13: tollgate.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),             // 14: tollgate.v1.ReleaseResponse
+	(*GetQuotaRequest)(nil),             // 15: tollgate.v1.GetQuotaRequest
+	(*GetQuotaResponse)(nil),            // 16: tollgate.v1.GetQuotaResponse
+	(*DayComparison)(nil),               // 17: tollgate.v1.DayComparison
+	(*DriftTokens)(nil),                 // 18: tollgate.v1.DriftTokens
+	(*PoolQuota)(nil),                   // 19: tollgate.v1.PoolQuota
+	(*ShareQuota)(nil),                  // 20: tollgate.v1.ShareQuota
+	(*ListUsageRequest)(nil),            // 21: tollgate.v1.ListUsageRequest
+	(*ListUsageResponse)(nil),           // 22: tollgate.v1.ListUsageResponse
+	(*UsageRow)(nil),                    // 23: tollgate.v1.UsageRow
+	(*ProviderUsage)(nil),               // 24: tollgate.v1.ProviderUsage
+	(*EstimateRequest)(nil),             // 25: tollgate.v1.EstimateRequest
+	(*EstimateResponse)(nil),            // 26: tollgate.v1.EstimateResponse
+	(*SetExternalUsageRequest)(nil),     // 27: tollgate.v1.SetExternalUsageRequest
+	(*SetExternalUsageResponse)(nil),    // 28: tollgate.v1.SetExternalUsageResponse
+	(*ListOrganizationsRequest)(nil),    // 29: tollgate.v1.ListOrganizationsRequest
+	(*OrganizationSummary)(nil),         // 30: tollgate.v1.OrganizationSummary
+	(*ListOrganizationsResponse)(nil),   // 31: tollgate.v1.ListOrganizationsResponse
+	(*ListExternalChangesRequest)(nil),  // 32: tollgate.v1.ListExternalChangesRequest
+	(*ListExternalChangesResponse)(nil), // 33: tollgate.v1.ListExternalChangesResponse
+	(*ExternalChange)(nil),              // 34: tollgate.v1.ExternalChange
+	(*timestamppb.Timestamp)(nil),       // 35: google.protobuf.Timestamp
 }
 var file_tollgate_v1_quota_proto_depIdxs = []int32{
 	2,  // 0: tollgate.v1.ReserveRequest.workload:type_name -> tollgate.v1.Workload
 	0,  // 1: tollgate.v1.ReserveResponse.verdict:type_name -> tollgate.v1.Verdict
 	1,  // 2: tollgate.v1.ReserveResponse.billed_reason:type_name -> tollgate.v1.BilledReason
-	31, // 3: tollgate.v1.ReserveResponse.resets_at:type_name -> google.protobuf.Timestamp
-	7,  // 4: tollgate.v1.ReserveStreamResponse.reserved:type_name -> tollgate.v1.ReserveResponse
-	9,  // 5: tollgate.v1.ReserveStreamResponse.error:type_name -> tollgate.v1.ItemError
+	35, // 3: tollgate.v1.ReserveResponse.resets_at:type_name -> google.protobuf.Timestamp
+	8,  // 4: tollgate.v1.ReserveStreamResponse.reserved:type_name -> tollgate.v1.ReserveResponse
+	10, // 5: tollgate.v1.ReserveStreamResponse.error:type_name -> tollgate.v1.ItemError
 	0,  // 6: tollgate.v1.SettleResponse.verdict:type_name -> tollgate.v1.Verdict
 	1,  // 7: tollgate.v1.SettleResponse.billed_reason:type_name -> tollgate.v1.BilledReason
-	31, // 8: tollgate.v1.SettleResponse.resets_at:type_name -> google.protobuf.Timestamp
-	31, // 9: tollgate.v1.ReleaseResponse.resets_at:type_name -> google.protobuf.Timestamp
+	35, // 8: tollgate.v1.SettleResponse.resets_at:type_name -> google.protobuf.Timestamp
+	35, // 9: tollgate.v1.ReleaseResponse.resets_at:type_name -> google.protobuf.Timestamp
 	1,  // 10: tollgate.v1.GetQuotaResponse.not_enrolled_reason:type_name -> tollgate.v1.BilledReason
-	31, // 11: tollgate.v1.GetQuotaResponse.resets_at:type_name -> google.protobuf.Timestamp
-	16, // 12: tollgate.v1.GetQuotaResponse.pools:type_name -> tollgate.v1.PoolQuota
-	17, // 13: tollgate.v1.PoolQuota.shares:type_name -> tollgate.v1.ShareQuota
-	20, // 14: tollgate.v1.ListUsageResponse.rows:type_name -> tollgate.v1.UsageRow
-	3,  // 15: tollgate.v1.EstimateResponse.basis:type_name -> tollgate.v1.EstimateBasis
-	2,  // 16: tollgate.v1.EstimateResponse.workload:type_name -> tollgate.v1.Workload
-	31, // 17: tollgate.v1.SetExternalUsageResponse.resets_at:type_name -> google.protobuf.Timestamp
-	4,  // 18: tollgate.v1.ListOrganizationsRequest.order:type_name -> tollgate.v1.OrganizationOrder
-	1,  // 19: tollgate.v1.OrganizationSummary.not_enrolled_reason:type_name -> tollgate.v1.BilledReason
-	16, // 20: tollgate.v1.OrganizationSummary.pools:type_name -> tollgate.v1.PoolQuota
-	31, // 21: tollgate.v1.OrganizationSummary.as_of:type_name -> google.protobuf.Timestamp
-	26, // 22: tollgate.v1.ListOrganizationsResponse.organizations:type_name -> tollgate.v1.OrganizationSummary
-	30, // 23: tollgate.v1.ListExternalChangesResponse.changes:type_name -> tollgate.v1.ExternalChange
-	31, // 24: tollgate.v1.ExternalChange.changed_at:type_name -> google.protobuf.Timestamp
-	5,  // 25: tollgate.v1.ExternalChange.source:type_name -> tollgate.v1.ExternalSource
-	6,  // 26: tollgate.v1.QuotaService.Reserve:input_type -> tollgate.v1.ReserveRequest
-	6,  // 27: tollgate.v1.QuotaService.ReserveStream:input_type -> tollgate.v1.ReserveRequest
-	10, // 28: tollgate.v1.QuotaService.Settle:input_type -> tollgate.v1.SettleRequest
-	12, // 29: tollgate.v1.QuotaService.Release:input_type -> tollgate.v1.ReleaseRequest
-	14, // 30: tollgate.v1.QuotaService.GetQuota:input_type -> tollgate.v1.GetQuotaRequest
-	18, // 31: tollgate.v1.QuotaService.ListUsage:input_type -> tollgate.v1.ListUsageRequest
-	21, // 32: tollgate.v1.QuotaService.Estimate:input_type -> tollgate.v1.EstimateRequest
-	23, // 33: tollgate.v1.QuotaService.SetExternalUsage:input_type -> tollgate.v1.SetExternalUsageRequest
-	25, // 34: tollgate.v1.QuotaService.ListOrganizations:input_type -> tollgate.v1.ListOrganizationsRequest
-	28, // 35: tollgate.v1.QuotaService.ListExternalChanges:input_type -> tollgate.v1.ListExternalChangesRequest
-	7,  // 36: tollgate.v1.QuotaService.Reserve:output_type -> tollgate.v1.ReserveResponse
-	8,  // 37: tollgate.v1.QuotaService.ReserveStream:output_type -> tollgate.v1.ReserveStreamResponse
-	11, // 38: tollgate.v1.QuotaService.Settle:output_type -> tollgate.v1.SettleResponse
-	13, // 39: tollgate.v1.QuotaService.Release:output_type -> tollgate.v1.ReleaseResponse
-	15, // 40: tollgate.v1.QuotaService.GetQuota:output_type -> tollgate.v1.GetQuotaResponse
-	19, // 41: tollgate.v1.QuotaService.ListUsage:output_type -> tollgate.v1.ListUsageResponse
-	22, // 42: tollgate.v1.QuotaService.Estimate:output_type -> tollgate.v1.EstimateResponse
-	24, // 43: tollgate.v1.QuotaService.SetExternalUsage:output_type -> tollgate.v1.SetExternalUsageResponse
-	27, // 44: tollgate.v1.QuotaService.ListOrganizations:output_type -> tollgate.v1.ListOrganizationsResponse
-	29, // 45: tollgate.v1.QuotaService.ListExternalChanges:output_type -> tollgate.v1.ListExternalChangesResponse
-	36, // [36:46] is the sub-list for method output_type
-	26, // [26:36] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	35, // 11: tollgate.v1.GetQuotaResponse.resets_at:type_name -> google.protobuf.Timestamp
+	19, // 12: tollgate.v1.GetQuotaResponse.pools:type_name -> tollgate.v1.PoolQuota
+	17, // 13: tollgate.v1.GetQuotaResponse.comparisons:type_name -> tollgate.v1.DayComparison
+	35, // 14: tollgate.v1.DayComparison.compared_at:type_name -> google.protobuf.Timestamp
+	3,  // 15: tollgate.v1.DayComparison.result:type_name -> tollgate.v1.ComparisonResult
+	18, // 16: tollgate.v1.DayComparison.drift:type_name -> tollgate.v1.DriftTokens
+	20, // 17: tollgate.v1.PoolQuota.shares:type_name -> tollgate.v1.ShareQuota
+	23, // 18: tollgate.v1.ListUsageResponse.rows:type_name -> tollgate.v1.UsageRow
+	17, // 19: tollgate.v1.ListUsageResponse.comparisons:type_name -> tollgate.v1.DayComparison
+	24, // 20: tollgate.v1.UsageRow.provider:type_name -> tollgate.v1.ProviderUsage
+	4,  // 21: tollgate.v1.EstimateResponse.basis:type_name -> tollgate.v1.EstimateBasis
+	2,  // 22: tollgate.v1.EstimateResponse.workload:type_name -> tollgate.v1.Workload
+	35, // 23: tollgate.v1.SetExternalUsageResponse.resets_at:type_name -> google.protobuf.Timestamp
+	5,  // 24: tollgate.v1.ListOrganizationsRequest.order:type_name -> tollgate.v1.OrganizationOrder
+	1,  // 25: tollgate.v1.OrganizationSummary.not_enrolled_reason:type_name -> tollgate.v1.BilledReason
+	19, // 26: tollgate.v1.OrganizationSummary.pools:type_name -> tollgate.v1.PoolQuota
+	35, // 27: tollgate.v1.OrganizationSummary.as_of:type_name -> google.protobuf.Timestamp
+	17, // 28: tollgate.v1.OrganizationSummary.comparisons:type_name -> tollgate.v1.DayComparison
+	30, // 29: tollgate.v1.ListOrganizationsResponse.organizations:type_name -> tollgate.v1.OrganizationSummary
+	34, // 30: tollgate.v1.ListExternalChangesResponse.changes:type_name -> tollgate.v1.ExternalChange
+	35, // 31: tollgate.v1.ExternalChange.changed_at:type_name -> google.protobuf.Timestamp
+	6,  // 32: tollgate.v1.ExternalChange.source:type_name -> tollgate.v1.ExternalSource
+	7,  // 33: tollgate.v1.QuotaService.Reserve:input_type -> tollgate.v1.ReserveRequest
+	7,  // 34: tollgate.v1.QuotaService.ReserveStream:input_type -> tollgate.v1.ReserveRequest
+	11, // 35: tollgate.v1.QuotaService.Settle:input_type -> tollgate.v1.SettleRequest
+	13, // 36: tollgate.v1.QuotaService.Release:input_type -> tollgate.v1.ReleaseRequest
+	15, // 37: tollgate.v1.QuotaService.GetQuota:input_type -> tollgate.v1.GetQuotaRequest
+	21, // 38: tollgate.v1.QuotaService.ListUsage:input_type -> tollgate.v1.ListUsageRequest
+	25, // 39: tollgate.v1.QuotaService.Estimate:input_type -> tollgate.v1.EstimateRequest
+	27, // 40: tollgate.v1.QuotaService.SetExternalUsage:input_type -> tollgate.v1.SetExternalUsageRequest
+	29, // 41: tollgate.v1.QuotaService.ListOrganizations:input_type -> tollgate.v1.ListOrganizationsRequest
+	32, // 42: tollgate.v1.QuotaService.ListExternalChanges:input_type -> tollgate.v1.ListExternalChangesRequest
+	8,  // 43: tollgate.v1.QuotaService.Reserve:output_type -> tollgate.v1.ReserveResponse
+	9,  // 44: tollgate.v1.QuotaService.ReserveStream:output_type -> tollgate.v1.ReserveStreamResponse
+	12, // 45: tollgate.v1.QuotaService.Settle:output_type -> tollgate.v1.SettleResponse
+	14, // 46: tollgate.v1.QuotaService.Release:output_type -> tollgate.v1.ReleaseResponse
+	16, // 47: tollgate.v1.QuotaService.GetQuota:output_type -> tollgate.v1.GetQuotaResponse
+	22, // 48: tollgate.v1.QuotaService.ListUsage:output_type -> tollgate.v1.ListUsageResponse
+	26, // 49: tollgate.v1.QuotaService.Estimate:output_type -> tollgate.v1.EstimateResponse
+	28, // 50: tollgate.v1.QuotaService.SetExternalUsage:output_type -> tollgate.v1.SetExternalUsageResponse
+	31, // 51: tollgate.v1.QuotaService.ListOrganizations:output_type -> tollgate.v1.ListOrganizationsResponse
+	33, // 52: tollgate.v1.QuotaService.ListExternalChanges:output_type -> tollgate.v1.ListExternalChangesResponse
+	43, // [43:53] is the sub-list for method output_type
+	33, // [33:43] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_tollgate_v1_quota_proto_init() }
@@ -2953,8 +3264,8 @@ func file_tollgate_v1_quota_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollgate_v1_quota_proto_rawDesc), len(file_tollgate_v1_quota_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   25,
+			NumEnums:      7,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

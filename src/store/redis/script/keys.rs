@@ -124,6 +124,12 @@ impl OrgKeys {
         [&self.root, "audit", &self.end].concat()
     }
 
+    /// What the provider counted on the day, by project and model.
+    #[must_use]
+    pub fn provider(&self) -> String {
+        [&self.root, "provider", &self.end].concat()
+    }
+
     /// The day's reservations by request id.
     #[must_use]
     pub fn requests(&self) -> String {

@@ -46,6 +46,13 @@ class Workload(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WORKLOAD_FLEX: _ClassVar[Workload]
     WORKLOAD_PRIORITY: _ClassVar[Workload]
 
+class ComparisonResult(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COMPARISON_RESULT_UNSPECIFIED: _ClassVar[ComparisonResult]
+    COMPARISON_RESULT_AGREES: _ClassVar[ComparisonResult]
+    COMPARISON_RESULT_DRIFTS: _ClassVar[ComparisonResult]
+    COMPARISON_RESULT_UNKNOWN: _ClassVar[ComparisonResult]
+
 class EstimateBasis(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ESTIMATE_BASIS_UNSPECIFIED: _ClassVar[EstimateBasis]
@@ -90,6 +97,10 @@ WORKLOAD_BATCH: Workload
 WORKLOAD_FUNCTION_CALLING: Workload
 WORKLOAD_FLEX: Workload
 WORKLOAD_PRIORITY: Workload
+COMPARISON_RESULT_UNSPECIFIED: ComparisonResult
+COMPARISON_RESULT_AGREES: ComparisonResult
+COMPARISON_RESULT_DRIFTS: ComparisonResult
+COMPARISON_RESULT_UNKNOWN: ComparisonResult
 ESTIMATE_BASIS_UNSPECIFIED: EstimateBasis
 ESTIMATE_BASIS_TEXT_BYTES: EstimateBasis
 ESTIMATE_BASIS_CONTEXT_WINDOW: EstimateBasis
@@ -221,7 +232,7 @@ class GetQuotaRequest(_message.Message):
     def __init__(self, org: _Optional[str] = ...) -> None: ...
 
 class GetQuotaResponse(_message.Message):
-    __slots__ = ("org", "tier", "enrolled", "not_enrolled_reason", "day", "resets_at", "pools")
+    __slots__ = ("org", "tier", "enrolled", "not_enrolled_reason", "day", "resets_at", "pools", "comparisons")
     ORG_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
     ENROLLED_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +240,7 @@ class GetQuotaResponse(_message.Message):
     DAY_FIELD_NUMBER: _ClassVar[int]
     RESETS_AT_FIELD_NUMBER: _ClassVar[int]
     POOLS_FIELD_NUMBER: _ClassVar[int]
+    COMPARISONS_FIELD_NUMBER: _ClassVar[int]
     org: str
     tier: int
     enrolled: bool
@@ -236,7 +248,28 @@ class GetQuotaResponse(_message.Message):
     day: str
     resets_at: _timestamp_pb2.Timestamp
     pools: _containers.RepeatedCompositeFieldContainer[PoolQuota]
-    def __init__(self, org: _Optional[str] = ..., tier: _Optional[int] = ..., enrolled: bool = ..., not_enrolled_reason: _Optional[_Union[BilledReason, str]] = ..., day: _Optional[str] = ..., resets_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., pools: _Optional[_Iterable[_Union[PoolQuota, _Mapping]]] = ...) -> None: ...
+    comparisons: _containers.RepeatedCompositeFieldContainer[DayComparison]
+    def __init__(self, org: _Optional[str] = ..., tier: _Optional[int] = ..., enrolled: bool = ..., not_enrolled_reason: _Optional[_Union[BilledReason, str]] = ..., day: _Optional[str] = ..., resets_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., pools: _Optional[_Iterable[_Union[PoolQuota, _Mapping]]] = ..., comparisons: _Optional[_Iterable[_Union[DayComparison, _Mapping]]] = ...) -> None: ...
+
+class DayComparison(_message.Message):
+    __slots__ = ("day", "compared_at", "result", "drift")
+    DAY_FIELD_NUMBER: _ClassVar[int]
+    COMPARED_AT_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_FIELD_NUMBER: _ClassVar[int]
+    day: str
+    compared_at: _timestamp_pb2.Timestamp
+    result: ComparisonResult
+    drift: _containers.RepeatedCompositeFieldContainer[DriftTokens]
+    def __init__(self, day: _Optional[str] = ..., compared_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., result: _Optional[_Union[ComparisonResult, str]] = ..., drift: _Optional[_Iterable[_Union[DriftTokens, _Mapping]]] = ...) -> None: ...
+
+class DriftTokens(_message.Message):
+    __slots__ = ("kind", "tokens")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    tokens: int
+    def __init__(self, kind: _Optional[str] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class PoolQuota(_message.Message):
     __slots__ = ("pool", "allowance", "used", "remaining", "billed_tokens", "free_requests", "billed_requests", "held_tokens", "closed", "margin_tokens", "external_tokens", "shares")
@@ -295,21 +328,23 @@ class ListUsageRequest(_message.Message):
     def __init__(self, org: _Optional[str] = ..., day: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., from_day: _Optional[str] = ..., to_day: _Optional[str] = ...) -> None: ...
 
 class ListUsageResponse(_message.Message):
-    __slots__ = ("day", "rows", "next_page_token", "from_day", "to_day")
+    __slots__ = ("day", "rows", "next_page_token", "from_day", "to_day", "comparisons")
     DAY_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     FROM_DAY_FIELD_NUMBER: _ClassVar[int]
     TO_DAY_FIELD_NUMBER: _ClassVar[int]
+    COMPARISONS_FIELD_NUMBER: _ClassVar[int]
     day: str
     rows: _containers.RepeatedCompositeFieldContainer[UsageRow]
     next_page_token: str
     from_day: str
     to_day: str
-    def __init__(self, day: _Optional[str] = ..., rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., from_day: _Optional[str] = ..., to_day: _Optional[str] = ...) -> None: ...
+    comparisons: _containers.RepeatedCompositeFieldContainer[DayComparison]
+    def __init__(self, day: _Optional[str] = ..., rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., from_day: _Optional[str] = ..., to_day: _Optional[str] = ..., comparisons: _Optional[_Iterable[_Union[DayComparison, _Mapping]]] = ...) -> None: ...
 
 class UsageRow(_message.Message):
-    __slots__ = ("project", "model", "pool", "free_tokens", "billed_tokens", "free_requests", "billed_requests", "day")
+    __slots__ = ("project", "model", "pool", "free_tokens", "billed_tokens", "free_requests", "billed_requests", "day", "provider")
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
@@ -318,6 +353,7 @@ class UsageRow(_message.Message):
     FREE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     BILLED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     DAY_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
     project: str
     model: str
     pool: str
@@ -326,7 +362,16 @@ class UsageRow(_message.Message):
     free_requests: int
     billed_requests: int
     day: str
-    def __init__(self, project: _Optional[str] = ..., model: _Optional[str] = ..., pool: _Optional[str] = ..., free_tokens: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ..., day: _Optional[str] = ...) -> None: ...
+    provider: ProviderUsage
+    def __init__(self, project: _Optional[str] = ..., model: _Optional[str] = ..., pool: _Optional[str] = ..., free_tokens: _Optional[int] = ..., billed_tokens: _Optional[int] = ..., free_requests: _Optional[int] = ..., billed_requests: _Optional[int] = ..., day: _Optional[str] = ..., provider: _Optional[_Union[ProviderUsage, _Mapping]] = ...) -> None: ...
+
+class ProviderUsage(_message.Message):
+    __slots__ = ("free_tokens", "billed_tokens")
+    FREE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    BILLED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    free_tokens: int
+    billed_tokens: int
+    def __init__(self, free_tokens: _Optional[int] = ..., billed_tokens: _Optional[int] = ...) -> None: ...
 
 class EstimateRequest(_message.Message):
     __slots__ = ("path", "body", "model")
@@ -399,20 +444,22 @@ class ListOrganizationsRequest(_message.Message):
     def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., query: _Optional[str] = ..., order: _Optional[_Union[OrganizationOrder, str]] = ...) -> None: ...
 
 class OrganizationSummary(_message.Message):
-    __slots__ = ("org", "tier", "enrolled", "not_enrolled_reason", "pools", "as_of")
+    __slots__ = ("org", "tier", "enrolled", "not_enrolled_reason", "pools", "as_of", "comparisons")
     ORG_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
     ENROLLED_FIELD_NUMBER: _ClassVar[int]
     NOT_ENROLLED_REASON_FIELD_NUMBER: _ClassVar[int]
     POOLS_FIELD_NUMBER: _ClassVar[int]
     AS_OF_FIELD_NUMBER: _ClassVar[int]
+    COMPARISONS_FIELD_NUMBER: _ClassVar[int]
     org: str
     tier: int
     enrolled: bool
     not_enrolled_reason: BilledReason
     pools: _containers.RepeatedCompositeFieldContainer[PoolQuota]
     as_of: _timestamp_pb2.Timestamp
-    def __init__(self, org: _Optional[str] = ..., tier: _Optional[int] = ..., enrolled: bool = ..., not_enrolled_reason: _Optional[_Union[BilledReason, str]] = ..., pools: _Optional[_Iterable[_Union[PoolQuota, _Mapping]]] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    comparisons: _containers.RepeatedCompositeFieldContainer[DayComparison]
+    def __init__(self, org: _Optional[str] = ..., tier: _Optional[int] = ..., enrolled: bool = ..., not_enrolled_reason: _Optional[_Union[BilledReason, str]] = ..., pools: _Optional[_Iterable[_Union[PoolQuota, _Mapping]]] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., comparisons: _Optional[_Iterable[_Union[DayComparison, _Mapping]]] = ...) -> None: ...
 
 class ListOrganizationsResponse(_message.Message):
     __slots__ = ("organizations", "next_page_token", "total")
