@@ -38,6 +38,14 @@ pub(super) struct BufferedTable<'t> {
     changes: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
+/// How long the records of a table are kept.
+enum Retention {
+    /// On their day and the following one.
+    TwoDays,
+    /// As long as usage rows.
+    AsUsage,
+}
+
 impl<'t> BufferedTable<'t> {
     fn open(transaction: &'t WriteTransaction, table: Definition) -> Result<Self, TableError> {
         let table = transaction.open_table(table)?;
@@ -71,15 +79,15 @@ impl<'t> Tables<'t> {
         })
     }
 
-    fn all(&mut self) -> [&mut BufferedTable<'t>; 7] {
+    fn all(&mut self) -> [(&mut BufferedTable<'t>, Retention); 7] {
         [
-            &mut self.pools,
-            &mut self.shares,
-            &mut self.usage,
-            &mut self.row_counts,
-            &mut self.requests,
-            &mut self.external_changes,
-            &mut self.provider,
+            (&mut self.pools, Retention::TwoDays),
+            (&mut self.shares, Retention::TwoDays),
+            (&mut self.usage, Retention::AsUsage),
+            (&mut self.row_counts, Retention::TwoDays),
+            (&mut self.requests, Retention::TwoDays),
+            (&mut self.external_changes, Retention::AsUsage),
+            (&mut self.provider, Retention::AsUsage),
         ]
     }
 
@@ -96,7 +104,7 @@ impl<'t> Tables<'t> {
         batch: &Batch,
     ) -> Result<(Decision, usize), RecordError> {
         // Those of a batch with a corrupt record.
-        for table in self.all() {
+        for (table, _) in self.all() {
             table.changes.clear();
         }
         let mut records = OrgRecords {
@@ -117,7 +125,7 @@ impl<'t> Tables<'t> {
         });
         let outcomes = outcomes.collect::<Result<_, _>>()?;
         let mut written = 0;
-        for BufferedTable { table, changes } in self.all() {
+        for (BufferedTable { table, changes }, _) in self.all() {
             written += changes.len();
             for (key, record) in std::mem::take(changes) {
                 table.insert(&*key, &*record)?;
@@ -169,17 +177,12 @@ impl<'t> Tables<'t> {
     ) -> Result<usize, StorageError> {
         let yesterday = today.yesterday();
         let oldest_usage = today.minus_days(usage_retention_days);
-        let oldest = [
-            yesterday,
-            yesterday,
-            oldest_usage,
-            yesterday,
-            yesterday,
-            oldest_usage,
-        ];
         let mut removed = 0;
-        for (BufferedTable { table, .. }, oldest) in self.all().into_iter().zip(oldest) {
-            let before: &[u8] = &tables::begin(oldest);
+        for (BufferedTable { table, .. }, retention) in self.all() {
+            let before: &[u8] = &tables::begin(match retention {
+                Retention::TwoDays => yesterday,
+                Retention::AsUsage => oldest_usage,
+            });
             let mut old = table.extract_from_if(..before, |_, _| true)?;
             while removed < most && old.next().transpose()?.is_some() {
                 removed += 1;
