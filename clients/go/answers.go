@@ -160,7 +160,13 @@ type Quota struct {
 	Pools    []PoolQuota
 }
 
-// UsageRow is what one project used of one model on a day.
+// ProviderUsage is what the provider counted of a project and a model on a day.
+type ProviderUsage struct {
+	// Tokens that were free by their service tier, and all others.
+	FreeTokens, BilledTokens uint64
+}
+
+// UsageRow is what one project used of one model on a day. In a row that only the provider has, its figures are 0.
 type UsageRow struct {
 	Project, Model string
 	// The pool that lists the model now; empty if none does.
@@ -169,6 +175,8 @@ type UsageRow struct {
 	FreeRequests, BilledRequests uint64
 	// The UTC day, such as "2026-11-22"; empty if the service is of an earlier release.
 	Day string
+	// What the provider counted, as of the last comparison; nil if the row was not compared, or that can't be read.
+	Provider *ProviderUsage
 }
 
 // Usage is the usage of a day, or of a range of days.
@@ -239,9 +247,13 @@ func quota(a *pb.GetQuotaResponse) Quota {
 func usageRows(a *pb.ListUsageResponse) []UsageRow {
 	rows := make([]UsageRow, 0, len(a.Rows))
 	for _, r := range a.Rows {
+		var provider *ProviderUsage
+		if p := r.Provider; p != nil {
+			provider = &ProviderUsage{p.FreeTokens, p.BilledTokens}
+		}
 		rows = append(rows, UsageRow{
 			r.Project, r.Model, r.Pool, r.FreeTokens, r.BilledTokens, r.FreeRequests, r.BilledRequests,
-			r.Day,
+			r.Day, provider,
 		})
 	}
 	return rows

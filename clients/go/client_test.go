@@ -364,6 +364,41 @@ func TestUsageReadsEveryPage(t *testing.T) {
 	equal(t, [...]string{all.FromDay, all.ToDay, all.Rows[1_000].Day}, [...]string{day.Day, day.Day, day.Day})
 }
 
+// A row that was not compared, one of which the provider has nothing, and one that it has.
+type comparedService struct {
+	pb.UnimplementedQuotaServiceServer
+}
+
+func (comparedService) ListUsage(context.Context, *pb.ListUsageRequest) (*pb.ListUsageResponse, error) {
+	return &pb.ListUsageResponse{Rows: []*pb.UsageRow{
+		{Project: "a"},
+		{Project: "b", Provider: &pb.ProviderUsage{}},
+		{Project: "c", Provider: &pb.ProviderUsage{FreeTokens: 900, BilledTokens: 40}},
+	}}, nil
+}
+
+func TestARowHasWhatTheProviderCountedOnlyIfItWasCompared(t *testing.T) {
+	usage, err := demo(t, serve(t, comparedService{})).Usage(t.Context(), "", "")
+	equal(t, err == nil && len(usage.Rows) == 3, true)
+	equal(t, usage.Rows[0].Provider == nil, true)
+	equal(t, *usage.Rows[1].Provider, quota.ProviderUsage{})
+	equal(t, *usage.Rows[2].Provider, quota.ProviderUsage{FreeTokens: 900, BilledTokens: 40})
+}
+
+// serve returns the address of a stand-in for the service.
+func serve(t *testing.T, service pb.QuotaServiceServer) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	pb.RegisterQuotaServiceServer(server, service)
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(server.Stop)
+	return listener.Addr().String()
+}
+
 // A service of an earlier release takes a range for today.
 type earlierRelease struct {
 	pb.UnimplementedQuotaServiceServer
@@ -374,15 +409,7 @@ func (earlierRelease) ListUsage(context.Context, *pb.ListUsageRequest) (*pb.List
 }
 
 func TestARangeOfAServiceThatListsNoneIsNoUsageOfToday(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := grpc.NewServer()
-	pb.RegisterQuotaServiceServer(server, earlierRelease{})
-	go func() { _ = server.Serve(listener) }()
-	defer server.Stop()
-	client := demo(t, listener.Addr().String())
+	client := demo(t, serve(t, earlierRelease{}))
 	usage, err := client.Usage(t.Context(), "", "")
 	equal(t, err == nil && len(usage.Rows) == 1, true)
 	_, err = client.UsageRange(t.Context(), "", "2026-11-01", "")

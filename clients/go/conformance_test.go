@@ -205,6 +205,11 @@ func plain(value reflect.Value) any {
 			}
 		}
 		return fields
+	case reflect.Pointer:
+		if value.IsNil() {
+			return nil
+		}
+		return plain(value.Elem())
 	case reflect.Slice:
 		all := []any{}
 		for i := range value.Len() {

@@ -25,10 +25,14 @@ from tollgate_quota import (
     FailedPreconditionError,
     InvalidArgumentError,
     PermissionDeniedError,
+    PoolQuota,
+    ProviderUsage,
     State,
     TollgateError,
     UnauthenticatedError,
     UnavailableError,
+    Usage,
+    UsageRow,
     Verdict,
     aio,
 )
@@ -542,6 +546,28 @@ class Values(unittest.TestCase):
             client.usage(from_day="2026-11-01")
         with self.assertRaisesRegex(TollgateError, "earlier release"):
             asyncio.run(EarlierRelease().aio_client().usage(from_day="2026-11-01"))
+
+    def test_a_row_has_what_the_provider_counted_only_if_it_was_compared(self) -> None:
+        class Compared(FakeTollgate):
+            def answer(self, method: str, request: Any) -> Any:
+                compared = pb.ProviderUsage(free_tokens=900, billed_tokens=40)
+                nothing = pb.ProviderUsage()
+                figures = (None, nothing, compared)
+                rows = [pb.UsageRow(project="p", provider=usage) for usage in figures]
+                return pb.ListUsageResponse(rows=rows)
+
+        wanted = (None, ProviderUsage(0, 0), ProviderUsage(900, 40))
+        self.assertEqual(tuple(row.provider for row in Compared().client().usage().rows), wanted)
+        usage = asyncio.run(Compared().aio_client().usage())
+        self.assertEqual(tuple(row.provider for row in usage.rows), wanted)
+
+    def test_fields_that_are_new_have_defaults(self) -> None:
+        row = UsageRow("p", "gpt-4o", "large", 1, 2, 3, 4)
+        self.assertEqual((row.day, row.provider), ("", None))
+        usage = Usage("2026-11-22", (row,))
+        self.assertEqual((usage.from_day, usage.to_day), ("", ""))
+        pool = PoolQuota("large", 1, 0, 1, 0, 0, 0, 0, False, 0, 0)
+        self.assertEqual(pool.shares, ())
 
     def test_a_token_is_never_sent_in_clear_beyond_this_machine(self) -> None:
         for address in ("tollgate:50051", "10.0.0.1:50051", "[2001:db8::1]:50051"):

@@ -172,7 +172,7 @@ class PoolQuota:
     #: Tokens that the provider counted today and Tollgate did not.
     external_tokens: int
     #: The projects that may use only a part of the pool, ordered by name.
-    shares: tuple[ShareQuota, ...]
+    shares: tuple[ShareQuota, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,18 @@ class Quota:
 
 
 @dataclass(frozen=True)
+class ProviderUsage:
+    """What the provider counted of a project and a model on a day."""
+
+    #: Tokens that were free by their service tier.
+    free_tokens: int
+    #: All other tokens.
+    billed_tokens: int
+
+
+@dataclass(frozen=True)
 class UsageRow:
-    """What one project used of one model on a day."""
+    """What one project used of one model on a day. In a row that only the provider has, these figures are 0."""
 
     project: str
     model: str
@@ -210,7 +220,9 @@ class UsageRow:
     free_requests: int
     billed_requests: int
     #: The UTC day, such as "2026-11-22"; empty if the service is of an earlier release.
-    day: str
+    day: str = ""
+    #: What the provider counted, as of the last comparison; None if the row was not compared, or that can't be read.
+    provider: ProviderUsage | None = None
 
 
 @dataclass(frozen=True)
@@ -222,9 +234,9 @@ class Usage:
     #: Ordered by day, then by project, then by model.
     rows: tuple[UsageRow, ...]
     #: The first day with figures: later than the one that was asked for if days before it are not kept any more.
-    from_day: str
+    from_day: str = ""
     #: The last day.
-    to_day: str
+    to_day: str = ""
 
 
 def _time(timestamp: Timestamp) -> datetime:
@@ -246,6 +258,7 @@ _FIELDS: dict[str, Callable[[Any], object]] = {
     "workload": lambda number: Workload(number or Workload.INFERENCE),
     "pools": lambda pools: tuple(read(PoolQuota, pool) for pool in pools),
     "shares": lambda shares: tuple(read(ShareQuota, share) for share in shares),
+    "provider": lambda usage: read(ProviderUsage, usage),
     "rows": lambda rows: tuple(read(UsageRow, row) for row in rows),
 }
 
@@ -253,7 +266,7 @@ _FIELDS: dict[str, Callable[[Any], object]] = {
 def read(answer: type[_Answer], message: Message) -> _Answer:
     """The value of a message that has the same fields."""
     names = [field.name for field in fields(cast(Any, answer))]
-    return answer(**{name: _field(name, getattr(message, name)) for name in names})
+    return answer(**{name: _field(message, name) for name in names})
 
 
 def read_usage(request: pb.ListUsageRequest, page: pb.ListUsageResponse) -> Usage:
@@ -264,6 +277,8 @@ def read_usage(request: pb.ListUsageRequest, page: pb.ListUsageResponse) -> Usag
     return read(Usage, page)
 
 
-def _field(name: str, value: Any) -> object:
-    convert = _FIELDS.get(name)
+def _field(message: Message, name: str) -> object:
+    if name == "provider" and not message.HasField(name):
+        return None
+    value, convert = getattr(message, name), _FIELDS.get(name)
     return convert(value) if convert else value
