@@ -314,7 +314,7 @@ pub struct Usage {
     pub rows: Vec<UsageRow>,
     /// Where the next page begins; none: no row follows.
     pub next: Option<UsagePosition>,
-    /// Those of the days that were compared with the provider; only on the first page.
+    /// Those of the days that were compared with the provider; only on the first page, and none if that can't be read.
     pub comparisons: Vec<ComparedDay>,
 }
 
@@ -331,7 +331,7 @@ pub struct UsageRow {
     pub pool: Option<PoolName>,
     /// The tokens and the requests; zeros if only the provider has the row.
     pub counters: UsageCounters,
-    /// What the provider counted; none: the row was not compared.
+    /// What the provider counted; none: the row was not compared, or it was not read.
     pub provider: Option<ProviderUsage>,
 }
 

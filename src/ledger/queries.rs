@@ -5,11 +5,12 @@ use std::ops::RangeInclusive;
 use super::{
     ComparedDay, Ledger, LedgerError, Quota, Usage, UsageDays, UsagePage, UsagePosition, UsageRow,
     backend::MAX_ROUNDS,
-    usage_rows::{MergedRow, MergedRows},
+    usage_rows::{MergedRow, MergedRows, UsageSides},
 };
 use crate::{
     domain::{OrgId, ShareBalance, ShareId, UtcDay},
     store::{PoolBalance, RowKey},
+    telemetry::log_limited,
 };
 
 /// A row as it is read, with its day.
@@ -25,13 +26,25 @@ impl Ledger {
         self.answer(self.quota_now(org)).await
     }
 
-    /// One page of what was used, by day, project and model. It reads at most [`UsageDays::MAX_DAYS`](super::UsageDays::MAX_DAYS) days.
+    /// One page of what was used, by day, project and model. It reads at most [`UsageDays::MAX_DAYS`] days. What the
+    /// provider counted is left out where it can't be read.
     ///
     /// # Errors
     ///
     /// The organization is unknown and has no rows, the days are not kept or too many, or the store failed.
     pub async fn usage(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
-        self.answer(self.usage_now(org, page)).await
+        self.answer(self.usage_now(org, page, UsageSides::Both))
+            .await
+    }
+
+    /// As [`Ledger::usage`], but only what the ledger counted.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Ledger::usage`].
+    pub async fn counted_usage(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
+        self.answer(self.usage_now(org, page, UsageSides::Ledger))
+            .await
     }
 
     async fn quota_now(&self, org: &OrgId) -> Result<Quota, LedgerError> {
@@ -76,23 +89,29 @@ impl Ledger {
         Err(LedgerError::ClockUnstable)
     }
 
-    async fn usage_now(&self, org: &OrgId, page: UsagePage) -> Result<Usage, LedgerError> {
-        let (days, mut day, first) = self.first_rows(org, &page).await?;
+    async fn usage_now(
+        &self,
+        org: &OrgId,
+        page: UsagePage,
+        sides: UsageSides,
+    ) -> Result<Usage, LedgerError> {
+        let (days, mut day, first) = self.first_rows(org, &page, sides).await?;
         let mut listed: Vec<DatedRow> = dated(day, first).collect();
         // One row more than the page: where does the next page begin?
         while listed.len() <= page.size && day < *days.end() {
             day = day.plus_days(1);
             let limit = page.size + 1 - listed.len();
-            let (_, rows) = self.backend.merged_rows(org, day, None, limit).await?;
+            let rows = self.backend.merged_rows(org, day, sides, None, limit);
+            let (_, rows) = rows.await?;
             listed.extend(dated(day, rows));
         }
         let policy = self.policy();
         if listed.is_empty() && page.start.is_none() && !policy.orgs.contains_key(org) {
             return Err(LedgerError::UnknownOrganization);
         }
-        let comparisons = match page.start {
-            None => self.compared_days(org, &days).await?,
-            Some(_) => Vec::new(),
+        let comparisons = match (&page.start, sides) {
+            (None, UsageSides::Both) => self.compared_days(org, &days).await,
+            _ => Vec::new(),
         };
         let next = next_page(&listed, page.size);
         let listed = listed.into_iter().take(page.size);
@@ -112,14 +131,15 @@ impl Ledger {
         })
     }
 
-    async fn compared_days(
-        &self,
-        org: &OrgId,
-        days: &RangeInclusive<UtcDay>,
-    ) -> Result<Vec<ComparedDay>, LedgerError> {
+    /// How these days were compared; none if that can't be read. It fails nothing.
+    async fn compared_days(&self, org: &OrgId, days: &RangeInclusive<UtcDay>) -> Vec<ComparedDay> {
         let all = (0..UsageDays::MAX_DAYS).map(|later| days.start().plus_days(later));
         let days = all.take_while(|day| day <= days.end()).collect();
-        Ok(self.backend.compared_days(org, days).await?)
+        let compared = self.backend.compared_days(org, days).await;
+        compared.unwrap_or_else(|error| {
+            log_limited!(warn, %org, %error, "usage is listed without its comparisons with the provider");
+            Vec::new()
+        })
     }
 
     /// The days of the query by the store's clock, the day on which the page begins, and its rows of that day.
@@ -127,6 +147,7 @@ impl Ledger {
         &self,
         org: &OrgId,
         page: &UsagePage,
+        sides: UsageSides,
     ) -> Result<(RangeInclusive<UtcDay>, UtcDay, MergedRows), LedgerError> {
         let backend = &self.backend;
         let mut today = backend.clock.today();
@@ -138,7 +159,7 @@ impl Ledger {
                 // Days that are refused are refused only once the store has confirmed what day it is.
                 None => (days.as_ref().map_or(today, |days| *days.start()), None),
             };
-            let read = backend.merged_rows(org, day, after, page.size + 1);
+            let read = backend.merged_rows(org, day, sides, after, page.size + 1);
             let (stores_today, rows) = read.await?;
             if stores_today == today {
                 return Ok((days?, day, rows));

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use tokio::try_join;
+use tokio::join;
 
 use super::{LedgerError, backend::Backend};
 use crate::{
     domain::{OrgId, ProviderUsage, UsageCounters, UtcDay},
-    store::{RowKey, Timestamped},
+    store::{ProviderRows, RowKey, Timestamped},
+    telemetry::log_limited,
 };
 
 /// A row as both sides have it.
@@ -15,7 +16,7 @@ use crate::{
 pub(super) struct MergedRow {
     /// Zeros if only the provider has the row.
     pub(super) counters: UsageCounters,
-    /// None if the row was not compared.
+    /// None if the row was not compared, or what the provider counted was not read.
     pub(super) provider: Option<ProviderUsage>,
 }
 
@@ -26,22 +27,33 @@ impl MergedRow {
     }
 }
 
+/// Whose rows are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UsageSides {
+    /// Those that the ledger or the provider counted.
+    Both,
+    /// Those that the ledger counted.
+    Ledger,
+}
+
 pub(super) type MergedRows = BTreeMap<RowKey, MergedRow>;
 
 impl Backend {
-    /// The first `limit` rows of a day after `after` that one of both sides has, and the store's day. At most twice as
+    /// The first `limit` rows of a day after `after` that one of these sides has, and the store's day. At most twice as
     /// many are in memory.
     pub(super) async fn merged_rows(
         &self,
         org: &OrgId,
         day: UtcDay,
+        sides: UsageSides,
         after: Option<&RowKey>,
         limit: usize,
     ) -> Result<(UtcDay, MergedRows), LedgerError> {
         let mut rows = MergedRows::new();
         let mut after = after.cloned();
         loop {
-            let (today, page, has_more) = self.merged_page(org, day, after.as_ref(), limit).await?;
+            let read = self.merged_page(org, day, sides, after.as_ref(), limit);
+            let (today, page, has_more) = read.await?;
             after = page.last_key_value().map(|(key, _)| key.clone());
             // A row is empty between a Release and the next comparison.
             rows.extend(page.into_iter().filter(|(_, row)| !row.is_empty()));
@@ -59,13 +71,20 @@ impl Backend {
         &self,
         org: &OrgId,
         day: UtcDay,
+        sides: UsageSides,
         after: Option<&RowKey>,
         limit: usize,
     ) -> Result<(UtcDay, MergedRows, bool), LedgerError> {
         let query = async {
             let own = self.store.usage(org, day, after, limit);
-            let reported = self.store.provider_usage(org, day, after, limit);
-            let (Timestamped { now, answer: own }, reported) = try_join!(own, reported)?;
+            let reported = async {
+                match sides {
+                    UsageSides::Both => self.provider_rows(org, day, after, limit).await,
+                    UsageSides::Ledger => ProviderRows::new(),
+                }
+            };
+            let (own, reported) = join!(own, reported);
+            let Timestamped { now, answer: own } = own?;
             let answer = (own, reported);
             Ok(Timestamped { now, answer })
         };
@@ -83,5 +102,20 @@ impl Backend {
             rows.entry(key).or_default().provider = Some(usage);
         }
         Ok((today, rows, end.is_some()))
+    }
+
+    /// Rows of the provider; none if they can't be read. They fail nothing: the page has the ledger's rows then.
+    async fn provider_rows(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> ProviderRows {
+        let rows = self.store.provider_usage(org, day, after, limit).await;
+        rows.unwrap_or_else(|error| {
+            log_limited!(warn, %org, %day, %error, "usage is listed without what the provider counted");
+            ProviderRows::new()
+        })
     }
 }

@@ -326,7 +326,7 @@ impl OrgPoller {
                     start,
                     size: PAGE_SIZE,
                 };
-                let usage = ledger.usage(&self.org, page).await?;
+                let usage = ledger.counted_usage(&self.org, page).await?;
                 start = usage.next.clone();
                 pages.push(usage);
                 if start.is_none() {
@@ -376,9 +376,7 @@ fn allowances(quota: &Quota) -> BTreeMap<PoolName, u64> {
 
 fn ledger_rows(pages: Vec<Usage>) -> Vec<LedgerRow> {
     let rows = pages.into_iter().flat_map(|usage| usage.rows);
-    // Others are the provider's alone.
-    let counted = rows.filter(|row| !row.counters.is_empty());
-    let rows = counted.map(|row| LedgerRow {
+    let rows = rows.map(|row| LedgerRow {
         day: row.day,
         project: row.project.to_string(),
         model: row.model.to_string(),

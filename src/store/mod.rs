@@ -159,6 +159,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<(), StoreError>;
 
     /// The first `limit` rows of a day that the provider counted, after `after` and in the order of [`Store::usage`].
+    /// Rows that can't be read are left out.
     ///
     /// # Errors
     ///
@@ -171,7 +172,7 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<ProviderRows, StoreError>;
 
-    /// How each of these days was compared with the provider last, in their order.
+    /// How each of these days was compared with the provider last, in their order; none also if that can't be read.
     ///
     /// # Errors
     ///

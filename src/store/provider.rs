@@ -12,7 +12,10 @@ use std::collections::BTreeMap;
 use chrono::DateTime;
 
 use super::RowKey;
-use crate::domain::{DayComparison, ProviderUsage, Tokens};
+use crate::{
+    domain::{ComparisonResult, DayComparison, OrgId, ProviderUsage, Tokens, UtcDay},
+    telemetry::log_limited,
+};
 
 /// What the provider counted of an organization on a day.
 pub type ProviderRows = BTreeMap<RowKey, ProviderUsage>;
@@ -50,11 +53,11 @@ pub(super) fn comparison_text(comparison: &DayComparison) -> String {
     text
 }
 
-/// The comparison; `None` if no release can have written this. Kinds that a later release wrote are left out.
+/// The comparison; `None` if this can't be read. Kinds of a later release are left out, and its results are unknown.
 pub(super) fn parse_comparison(text: &[u8]) -> Option<DayComparison> {
     let mut words = str::from_utf8(text).ok()?.split(' ');
     let compared_at = DateTime::from_timestamp(words.next()?.parse().ok()?, 0)?;
-    let result = words.next()?.parse().ok()?;
+    let result = words.next()?.parse().unwrap_or(ComparisonResult::Unknown);
     let mut drift = BTreeMap::new();
     for word in words {
         let (kind, tokens) = word.split_once('=')?;
@@ -68,6 +71,11 @@ pub(super) fn parse_comparison(text: &[u8]) -> Option<DayComparison> {
         result,
         drift,
     })
+}
+
+/// A record that can't be read is left out, with this warning: it is shown, and nothing is decided by it.
+pub(super) fn warn_unreadable(org: &OrgId, day: UtcDay) {
+    log_limited!(warn, %org, %day, "a record of what the provider counted can't be read, and is left out");
 }
 
 /// Digits only: `str::parse` would take "+1" too.
@@ -97,13 +105,19 @@ mod tests {
             "",
             "1",
             "x agrees",
-            "1 same",
             "1 drifts lost",
             "1 drifts lost=x",
             "1 drifts lost=-1",
         ] {
             assert_eq!(parse_comparison(text.as_bytes()), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_result_of_a_later_release_is_unknown() {
+        let comparison = parse_comparison(b"1795351200 later_result external=5");
+        let known = "1795351200 unknown external=5";
+        assert_eq!(comparison_text(&comparison.expect("a comparison")), known);
     }
 
     #[test]

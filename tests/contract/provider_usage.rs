@@ -252,3 +252,37 @@ async fn what_the_provider_counted_is_kept_as_long_as_usage_rows(new: NewWorld) 
     world.clock.pass(TimeDelta::days(1));
     assert_eq!(is_kept().await, (0, false));
 }
+
+/// A later release, or someone else, may have written it.
+#[tokio::test]
+async fn records_of_redis_that_can_not_be_read_are_left_out() {
+    let world = World::redis(policy("keep_open"));
+    world.reserve(new_reserve(10).project("p")).await;
+    let rows = [("a", Some((1, 0))), ("p", Some((9, 1)))];
+    write(&world, TODAY, &rows).await;
+    let redis = world.redis.as_ref().unwrap();
+    let key = "tollgate:{acme}:provider:2026-11-22";
+    redis.run(&["HSET", key, "a:gpt-4o", "later", "foreign", "1 1"]);
+    let later = "1795351200 later_result external=5";
+    redis.run(&["HSET", key, "\u{1}", later]);
+    let before = "tollgate:{acme}:provider:2026-11-21";
+    redis.run(&["HSET", before, "\u{1}", "unreadable"]);
+    for size in [1, 100] {
+        let rows = listed(&world, "2026-11-20", size).await;
+        assert_eq!(rows, ["2026-11-22 p 10 0 9/1"], "{size}");
+    }
+    let compared = page(&world, "2026-11-20", 1, None).await.comparisons;
+    let [(on, comparison)] = &compared[..] else {
+        panic!("{compared:?}");
+    };
+    assert_eq!(*on, day(TODAY));
+    assert_eq!(comparison.result, ComparisonResult::Unknown);
+    assert_eq!(comparison.drift[&DriftKind::External], tokens(5));
+    // No hash at all.
+    redis.run(&["DEL", before]);
+    redis.run(&["SET", before, "foreign"]);
+    let rows = listed(&world, "2026-11-20", 1).await;
+    assert_eq!(rows, ["2026-11-22 p 10 0 9/1"]);
+    let usage = page(&world, "2026-11-20", 1, None).await;
+    assert_eq!(usage.comparisons, []);
+}

@@ -8,7 +8,7 @@ use std::{
 use tokio_util::task::AbortOnDropHandle;
 use tollgate::{
     domain::{ComparisonResult, DayComparison, DriftKind},
-    ledger::{Ledger, LedgerConfig, UsageRow},
+    ledger::{Ledger, LedgerConfig, UsageDays, UsagePage, UsageRow},
     reconcile::{
         compare,
         provider::{ProviderDay, provider_days},
@@ -237,6 +237,53 @@ async fn a_store_that_can_not_keep_a_comparison_changes_no_other_result() {
     assert_eq!(today(&it.world).await, [""; 0]);
     store.comparisons_fail.store(false, Ordering::Relaxed);
     wait("rows", async || !today(&it.world).await.is_empty()).await;
+}
+
+/// What can't be read is shown nowhere, and nothing else fails.
+#[tokio::test]
+async fn what_the_provider_counted_may_be_unreadable_for_usage_and_for_polls() {
+    let mut world = World::memory(policy("keep_open"));
+    let (store, calls) = HeldStore::over(Arc::clone(&world.store), 1);
+    drop(calls);
+    let held: Arc<dyn Store> = store.clone();
+    world.ledger = Ledger::new(LedgerConfig::new(world.ledger.policy(), held));
+    let elsewhere = UsageEvent::new("2026-11-22T08:00:00Z", "b", "gpt-4o-mini", FREE, 70);
+    let mut it = Background::over(world, vec![used(FREE, 200), elsewhere])
+        .await
+        .raising();
+    for project in ["a", "c", "p"] {
+        let call = new_reserve(10).project(project);
+        it.world.reserve(call).await;
+    }
+    it.start();
+    let rows = [
+        "a gpt-4o 10 Some(0)",
+        "b gpt-4o-mini 0 Some(70)",
+        "c gpt-4o 10 Some(0)",
+        "p gpt-4o 10 Some(200)",
+    ];
+    wait("rows", async || today(&it.world).await == rows).await;
+    store.provider_reads_fail.store(true, Ordering::Relaxed);
+    it.api.add(used(FREE, 300));
+    // It polls on.
+    it.wait_for_external(470).await;
+    let (mut listed, mut start) = (Vec::new(), None);
+    loop {
+        let days = UsageDays::Today;
+        let size = 1;
+        let page = UsagePage { days, start, size };
+        let usage = it.world.ledger.usage(&org_id("acme"), page).await.unwrap();
+        assert_eq!(usage.comparisons, []);
+        let text = |row: &UsageRow| format!("{} {:?}", row.project, row.provider);
+        listed.extend(usage.rows.iter().map(text));
+        start = usage.next;
+        if start.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed, ["a None", "c None", "p None"]);
+    store.provider_reads_fail.store(false, Ordering::Relaxed);
+    assert_eq!(today(&it.world).await.len(), 4);
 }
 
 #[tokio::test]

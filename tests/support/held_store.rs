@@ -40,6 +40,8 @@ pub struct HeldStore {
     pub lease_delays: Mutex<VecDeque<Duration>>,
     /// Whether comparisons can't be recorded.
     pub comparisons_fail: AtomicBool,
+    /// Whether what the provider counted, and how days were compared, can't be read.
+    pub provider_reads_fail: AtomicBool,
 }
 
 /// The calls in order.
@@ -68,8 +70,18 @@ impl HeldStore {
             probes: AtomicUsize::default(),
             lease_delays: Mutex::default(),
             comparisons_fail: AtomicBool::default(),
+            provider_reads_fail: AtomicBool::default(),
         };
         (Arc::new(store), HeldCalls(held))
+    }
+
+    fn read_provider(&self) -> Result<(), StoreError> {
+        match self.provider_reads_fail.load(Ordering::Relaxed) {
+            true => Err(StoreError::Corrupt {
+                reason: "the test wants it".to_owned(),
+            }),
+            false => Ok(()),
+        }
     }
 }
 
@@ -221,6 +233,7 @@ impl Store for HeldStore {
         after: Option<&RowKey>,
         limit: usize,
     ) -> Result<ProviderRows, StoreError> {
+        self.read_provider()?;
         self.inner.provider_usage(org, day, after, limit).await
     }
 
@@ -229,6 +242,7 @@ impl Store for HeldStore {
         org: &OrgId,
         days: &[UtcDay],
     ) -> Result<Vec<Option<DayComparison>>, StoreError> {
+        self.read_provider()?;
         self.inner.comparisons(org, days).await
     }
 

@@ -10,15 +10,12 @@ use crate::{
         RowKey,
         provider::{
             ProviderChanges, ProviderRows, comparison_text, parse_comparison, parse_usage,
-            usage_text,
+            usage_text, warn_unreadable,
         },
     },
 };
 
 type ProviderTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
-
-const ROW: RecordError = RecordError::Corrupt("a row of the provider");
-const COMPARISON: RecordError = RecordError::Corrupt("a comparison with the provider");
 
 /// Writes rows and the comparison. Returns the number of records written.
 pub(super) fn write(
@@ -56,11 +53,14 @@ pub(super) fn usage(
         return Ok(rows);
     };
     let range = tables::rows(day, org, after);
-    for entry in table.range(&*range.start..&*range.end)?.take(limit) {
+    for entry in table.range(&*range.start..&*range.end)? {
+        if rows.len() >= limit {
+            break;
+        }
         let (key, text) = entry?;
-        let names = tables::row_names(key.value()).ok_or(ROW)?;
-        if let Some(usage) = parse_usage(text.value()).ok_or(ROW)? {
-            rows.insert(names, usage);
+        match (tables::row_names(key.value()), parse_usage(text.value())) {
+            (Some(names), Some(usage)) => rows.extend(usage.map(|usage| (names, usage))),
+            _ => warn_unreadable(org, day),
         }
     }
     Ok(rows)
@@ -76,10 +76,14 @@ pub(super) fn comparisons(
         return Ok(vec![None; days.len()]);
     };
     let found = days.iter().map(|day| {
-        let found = table.get(&*tables::org(*day, org))?;
-        found
-            .map(|text| parse_comparison(text.value()).ok_or(COMPARISON))
-            .transpose()
+        let Some(text) = table.get(&*tables::org(*day, org))? else {
+            return Ok(None);
+        };
+        let comparison = parse_comparison(text.value());
+        if comparison.is_none() {
+            warn_unreadable(org, *day);
+        }
+        Ok(comparison)
     });
     found.collect()
 }

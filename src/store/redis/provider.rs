@@ -9,14 +9,14 @@
 //! [`crate::store::provider`] has the values.
 
 use futures_util::future::try_join_all;
-use redis::{Cmd, Value};
+use redis::Cmd;
 
 use super::{
     RedisStore,
     conn::connection::{SendOptions, retry_if_cut},
     script::{
         keys::{self, OrgKeys},
-        reader::{BadReply, bad},
+        reader::bad,
     },
 };
 use crate::{
@@ -25,13 +25,16 @@ use crate::{
         RowKey, StoreError,
         provider::{
             ProviderChanges, ProviderRows, comparison_text, parse_comparison, parse_usage,
-            usage_text,
+            usage_text, warn_unreadable,
         },
     },
 };
 
 /// The field of the comparison. No row equals it, since it is a control character.
 const COMPARISON: &str = "\u{1}";
+
+/// Maximum number of concurrent reads of a call that reads how days were compared.
+const MAX_COMPARISON_READS: usize = 8;
 
 impl RedisStore {
     /// Writes rows and the comparison in one step. Sent again after a cut connection: a second run writes the same.
@@ -74,7 +77,16 @@ impl RedisStore {
         limit: usize,
     ) -> Result<ProviderRows, StoreError> {
         let key = OrgKeys::new(&self.decider.key_prefix, org, day).provider();
-        self.scan_rows(&key, after, limit, parse_row).await
+        let parse = |field: &str, value: &[u8]| match parse_row(field, value) {
+            _ if field == COMPARISON => Ok(None),
+            // None, if the row was removed.
+            Some((row, usage)) => Ok(usage.map(|usage| (row, usage))),
+            None => {
+                warn_unreadable(org, day);
+                Ok(None)
+            }
+        };
+        self.scan_rows(&key, after, limit, parse).await
     }
 
     /// How each of these days was compared.
@@ -83,32 +95,39 @@ impl RedisStore {
         org: &OrgId,
         days: &[UtcDay],
     ) -> Result<Vec<Option<DayComparison>>, StoreError> {
-        let reads = days.iter().map(async |day| {
-            let key = OrgKeys::new(&self.decider.key_prefix, org, *day).provider();
-            let mut command = redis::cmd("HMGET");
-            command.arg(&key).arg(COMPARISON);
-            let send = || self.client.send(&key, &command, SendOptions::default());
-            let reply = self.explain(&key, retry_if_cut(send).await).await?;
-            Ok(parse_comparison_reply(&reply.value)?)
-        });
-        try_join_all(reads).await
+        let _permit = self.usage_reads.acquire().await;
+        let mut found = Vec::with_capacity(days.len());
+        for days in days.chunks(MAX_COMPARISON_READS) {
+            let reads = days.iter().map(|day| self.read_comparison(org, *day));
+            found.extend(try_join_all(reads).await?);
+        }
+        Ok(found)
+    }
+
+    async fn read_comparison(
+        &self,
+        org: &OrgId,
+        day: UtcDay,
+    ) -> Result<Option<DayComparison>, StoreError> {
+        let key = OrgKeys::new(&self.decider.key_prefix, org, day).provider();
+        let mut command = redis::cmd("HMGET");
+        command.arg(&key).arg(COMPARISON);
+        let send = || self.client.send(&key, &command, SendOptions::default());
+        let reply = self.explain(&key, retry_if_cut(send).await).await?;
+        let [text]: [Option<Vec<u8>>; 1] = redis::from_redis_value_ref(&reply.value)
+            .map_err(|_| bad("a reply to HMGET that is not one value"))?;
+        let Some(text) = text else {
+            return Ok(None);
+        };
+        let comparison = parse_comparison(&text);
+        if comparison.is_none() {
+            warn_unreadable(org, day);
+        }
+        Ok(comparison)
     }
 }
 
-/// A field of the hash and its value; none if it is no row, or one that was removed.
-fn parse_row(field: &str, value: &[u8]) -> Result<Option<(RowKey, ProviderUsage)>, BadReply> {
-    if field == COMPARISON {
-        return Ok(None);
-    }
-    let key = keys::parse_row_field(field);
-    let key = key.ok_or_else(|| bad("a row of the provider without project and model"))?;
-    let usage = parse_usage(value).ok_or_else(|| bad("a row of the provider"))?;
-    Ok(usage.map(|usage| (key, usage)))
-}
-
-fn parse_comparison_reply(reply: &Value) -> Result<Option<DayComparison>, BadReply> {
-    let wrong = || bad("a comparison with the provider");
-    let [text]: [Option<Vec<u8>>; 1] = redis::from_redis_value_ref(reply).map_err(|_| wrong())?;
-    text.map(|text| parse_comparison(&text).ok_or_else(wrong))
-        .transpose()
+/// A field of the hash and its value, of which there is none if the row was removed; `None` if it is no row.
+fn parse_row(field: &str, value: &[u8]) -> Option<(RowKey, Option<ProviderUsage>)> {
+    Some((keys::parse_row_field(field)?, parse_usage(value)?))
 }

@@ -107,7 +107,7 @@ impl RedisStore {
         key: &str,
         after: Option<&RowKey>,
         limit: usize,
-        parse: ParseRow<R>,
+        parse: impl ParseRow<R>,
     ) -> Result<BTreeMap<RowKey, R>, StoreError> {
         let _permit = self.usage_reads.acquire().await;
         let mut scans = 1;
@@ -135,7 +135,7 @@ impl RedisStore {
                 "0".clone_into(&mut cursor);
                 continue;
             }
-            let (next, step) = parse_step(&value, parse)?;
+            let (next, step) = parse_step(&value, &parse)?;
             for (row_key, row) in step {
                 if Some(&row_key) > after {
                     rows.insert(row_key, row);
@@ -219,7 +219,12 @@ pub fn parse_scan(reply: &Value) -> Result<(String, Vec<(RowKey, UsageCounters)>
 }
 
 /// Parses a field and its value; `None` if that is no row to be listed.
-type ParseRow<R> = fn(&str, &[u8]) -> Result<Option<(RowKey, R)>, BadReply>;
+pub(super) trait ParseRow<R>:
+    Fn(&str, &[u8]) -> Result<Option<(RowKey, R)>, BadReply>
+{
+}
+
+impl<R, F: Fn(&str, &[u8]) -> Result<Option<(RowKey, R)>, BadReply>> ParseRow<R> for F {}
 
 fn parse_row(field: &str, value: &[u8]) -> Result<Option<(RowKey, UsageCounters)>, BadReply> {
     let key = keys::parse_row_field(field);
@@ -230,7 +235,7 @@ fn parse_row(field: &str, value: &[u8]) -> Result<Option<(RowKey, UsageCounters)
 
 fn parse_step<R>(
     reply: &Value,
-    parse: ParseRow<R>,
+    parse: impl ParseRow<R>,
 ) -> Result<(String, Vec<(RowKey, R)>), BadReply> {
     let parsed = redis::from_redis_value_ref(reply);
     let (cursor, fields): (String, Vec<(String, Vec<u8>)>) =
