@@ -11,7 +11,7 @@ use super::{
 pub struct ComparedService {
     pub tollgate: Tollgate,
     pub clock: Clock,
-    _api: UsageApiServer,
+    pub api: UsageApiServer,
     _files: [TextFile; 3],
 }
 
@@ -33,7 +33,7 @@ impl ComparedService {
         Self {
             tollgate: Tollgate::start_at(&clock, &args),
             clock,
-            _api: api,
+            api,
             _files: [policy, key, settings],
         }
     }

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::{
     chart::row_bar,
     figures::{counted, grouped, name, percent},
-    history::{UsageSums, add, tokens},
+    history::{UsageSums, add, rank, tokens},
     links::PageQuery,
 };
 use crate::domain::{ProviderUsage, UsageCounters};
@@ -41,10 +41,16 @@ enum SortColumn {
     Free,
     Billed,
     Requests,
+    ProviderFree,
+    ProviderBilled,
 }
 
 impl SortColumn {
-    const ALL: [Self; 4] = [Self::Name, Self::Free, Self::Billed, Self::Requests];
+    /// Those of every table.
+    const LEDGER: [Self; 4] = [Self::Name, Self::Free, Self::Billed, Self::Requests];
+
+    /// Those of a table in which a row was compared.
+    const PROVIDER: [Self; 2] = [Self::ProviderFree, Self::ProviderBilled];
 
     /// Its value of the parameter.
     fn name(self) -> &'static str {
@@ -53,6 +59,8 @@ impl SortColumn {
             Self::Free => "free",
             Self::Billed => "billed",
             Self::Requests => "requests",
+            Self::ProviderFree => "provider_free",
+            Self::ProviderBilled => "provider_billed",
         }
     }
 
@@ -62,23 +70,28 @@ impl SortColumn {
             Self::Free => "Free tokens",
             Self::Billed => "Billed tokens",
             Self::Requests => "Requests",
+            Self::ProviderFree => "Provider: free",
+            Self::ProviderBilled => "Provider: billed",
         }
     }
 
     fn sort(self, rows: &mut [BreakdownRow]) {
+        let provider = |row: &BreakdownRow| row.sums.provider.unwrap_or_default();
         let figure = |row: &BreakdownRow| match self {
             Self::Name => 0,
             Self::Free => row.sums.counters.free_tokens.get(),
             Self::Billed => row.sums.counters.billed_tokens.get(),
             Self::Requests => requests(&row.sums.counters),
+            Self::ProviderFree => provider(row).free_tokens.get(),
+            Self::ProviderBilled => provider(row).billed_tokens.get(),
         };
         rows.sort_by(|one, other| {
             let by_figure = figure(other).cmp(&figure(one));
-            let by_tokens = || tokens(&other.sums).cmp(&tokens(&one.sums));
+            let by_rank = || rank(&other.sums).cmp(&rank(&one.sums));
             let by_name = || one.name.cmp(&other.name);
             match self {
                 Self::Name => by_name(),
-                _ => by_figure.then_with(by_tokens).then_with(by_name),
+                _ => by_figure.then_with(by_rank).then_with(by_name),
             }
         });
     }
@@ -92,8 +105,9 @@ impl Breakdown<'_> {
     pub(super) fn show(mut self) -> Markup {
         let sort_parameter = format!("{}_sort", self.noun);
         let given = self.query.get(&sort_parameter);
-        let sort = SortColumn::ALL
+        let sort = SortColumn::LEDGER
             .into_iter()
+            .chain(SortColumn::PROVIDER)
             .find(|it| given == Some(it.name()));
         let sort = sort.unwrap_or(SortColumn::Billed);
         let filter = self.query.get(self.noun).unwrap_or_default().to_owned();
@@ -119,14 +133,15 @@ impl Breakdown<'_> {
                 table #{ (self.noun) "-table" } {
                     caption { "Free and billed tokens by " (self.noun) }
                     thead { tr {
-                        @for column in SortColumn::ALL {
+                        @for column in SortColumn::LEDGER {
                             (self.heading(column, sort, &sort_parameter))
                             @if column == SortColumn::Name && self.has_pools { th scope="col" { "Pool" } }
                         }
                         th scope="col" { "Billed" }
                         @if has_provider {
-                            th.number scope="col" { "Provider: free" }
-                            th.number scope="col" { "Provider: billed" }
+                            @for column in SortColumn::PROVIDER {
+                                (self.heading(column, sort, &sort_parameter))
+                            }
                         }
                     } }
                     tbody {
@@ -234,5 +249,48 @@ fn provider_cells(usage: Option<ProviderUsage>) -> Markup {
         @for place in 0..2 {
             td.number.provider { @match figures { Some(figures) => (grouped(figures[place].get())), None => "–" } }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Tokens;
+
+    fn row(name: &str, billed: u64, provider: Option<(u64, u64)>) -> BreakdownRow {
+        let tokens = |amount| Tokens::new(amount).expect("an amount");
+        let counters = UsageCounters {
+            billed_tokens: tokens(billed),
+            ..UsageCounters::default()
+        };
+        let provider = provider.map(|(free, billed)| ProviderUsage {
+            free_tokens: tokens(free),
+            billed_tokens: tokens(billed),
+        });
+        BreakdownRow {
+            name: name.to_owned(),
+            note: "",
+            pool: None,
+            sums: UsageSums { counters, provider },
+        }
+    }
+
+    #[test]
+    fn rows_that_only_the_provider_has_are_sorted_by_its_tokens() {
+        let names = |sort: SortColumn| {
+            let mut rows = [
+                row("a", 0, None),
+                row("b", 9, None),
+                row("c", 0, Some((7, 2))),
+                row("d", 1, Some((3, 40))),
+            ];
+            sort.sort(&mut rows);
+            rows.map(|row| row.name).concat()
+        };
+        assert_eq!(names(SortColumn::Name), "abcd");
+        assert_eq!(names(SortColumn::Billed), "bdca");
+        assert_eq!(names(SortColumn::Free), "dbca");
+        assert_eq!(names(SortColumn::ProviderFree), "cdba");
+        assert_eq!(names(SortColumn::ProviderBilled), "dcba");
     }
 }

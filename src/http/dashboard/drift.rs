@@ -69,7 +69,7 @@ fn summary(days: &[ComparedDay]) -> Markup {
 fn found(result: ComparisonResult, drift: &BTreeMap<DriftKind, Tokens>) -> Markup {
     let kinds = drift.iter().map(|(kind, tokens)| {
         let kind = kind.name().replace('_', " ");
-        format!("{kind} {}", grouped(tokens.get()))
+        format!("{kind} {} tokens", grouped(tokens.get()))
     });
     let kinds: Vec<String> = kinds.collect();
     html! {

@@ -1,7 +1,8 @@
 //! What organizations used on past days, summed by project and by model, as this replica last read it.
 //!
-//! Days before yesterday do not change any more, so their sums are kept for an hour. Today and yesterday are read again
-//! after some seconds. A day is read in a task of its own that goes on when the page is answered without it: a day of
+//! What the ledger counted before yesterday does not change any more, so the sums of these days are kept for an hour.
+//! Today, yesterday and the days of the last comparison with the provider, whose figures change until its report is
+//! closed, are read again after some seconds. A day is read in a task of its own that goes on when the page is answered without it: a day of
 //! very many rows is there at one of the next refreshes.
 
 use std::{
@@ -21,13 +22,13 @@ use crate::{
     ledger::{Ledger, LedgerError, UsageDays, UsagePage, UsageRow},
 };
 
-/// How long the sums of today and yesterday are shown.
+/// How long the sums of days that may change are shown.
 const OPEN_DAY_LIFETIME: Duration = Duration::from_secs(5);
 
-/// How long those of earlier days are.
+/// How long those of other days are.
 const CLOSED_DAY_LIFETIME: Duration = Duration::from_secs(60 * 60);
 
-/// How many projects, and how many models, a day has at most: those with the most tokens. The others are one entry.
+/// How many projects, and how many models, a day has at most: the largest. The others are one entry.
 const MAX_NAMES: usize = 1_000;
 
 /// How many names are kept at most, over all organizations and days: about 50 MB.
@@ -112,7 +113,7 @@ impl UsageHistory {
         let deadline = Instant::now() + timeout;
         let mut error = None;
         loop {
-            let missing = self.missing(org, days);
+            let missing = self.missing(ledger, org, days);
             if missing.is_empty() || error.is_some() {
                 break;
             }
@@ -140,11 +141,13 @@ impl UsageHistory {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn missing(&self, org: &OrgId, days: &[UtcDay]) -> Vec<UtcDay> {
+    fn missing(&self, ledger: &Ledger, org: &OrgId, days: &[UtcDay]) -> Vec<UtcDay> {
         let state = self.lock();
         let is_missing = |day: &&UtcDay| {
             let kept = state.days.get(&(org.clone(), **day));
-            kept.is_none_or(|kept| kept.read_at.elapsed() >= kept.lifetime)
+            // The day may have been compared only after it was read.
+            let now = lifetime(ledger, org, **day);
+            kept.is_none_or(|kept| kept.read_at.elapsed() >= kept.lifetime.min(now))
         };
         days.iter().filter(is_missing).copied().collect()
     }
@@ -186,16 +189,12 @@ impl UsageHistory {
         let _permit = self.reads.acquire().await;
         for day in days {
             let read_at = Instant::now();
-            let yesterday = UtcDay::of(ledger.now()).yesterday();
+            let lifetime = lifetime(ledger, org, day);
             let usage = match read_day(ledger, org, day).await {
                 Ok(usage) => usage,
                 // It has become too old, or is not there yet by the store's clock.
                 Err(LedgerError::DayNotKept { .. }) => DayUsage::default(),
                 Err(error) => return Err(error),
-            };
-            let lifetime = match day < yesterday {
-                true => CLOSED_DAY_LIFETIME,
-                false => OPEN_DAY_LIFETIME,
             };
             let kept = KeptDay {
                 usage: Arc::new(usage),
@@ -206,6 +205,15 @@ impl UsageHistory {
             self.lock().keep((org.clone(), day), kept);
         }
         Ok(())
+    }
+}
+
+fn lifetime(ledger: &Ledger, org: &OrgId, day: UtcDay) -> Duration {
+    let yesterday = UtcDay::of(ledger.now()).yesterday();
+    let is_compared = || ledger.comparisons(org).iter().any(|(it, _)| *it == day);
+    match day >= yesterday || is_compared() {
+        true => OPEN_DAY_LIFETIME,
+        false => CLOSED_DAY_LIFETIME,
     }
 }
 
@@ -297,14 +305,14 @@ impl<N: Eq + Hash + Ord + Clone> NamedUsage<N> {
         add(&mut self.others, &other.others);
     }
 
-    /// Keeps the names with the most tokens.
+    /// Keeps the largest names.
     fn shrink(&mut self, max: usize) {
         if self.named.len() <= max {
             return;
         }
         let mut named: Vec<(N, UsageSums)> = self.named.drain().collect();
         named.sort_by(|(one, of_one), (other, of_other)| {
-            tokens(of_other).cmp(&tokens(of_one)).then(one.cmp(other))
+            rank(of_other).cmp(&rank(of_one)).then(one.cmp(other))
         });
         for (_, sums) in named.drain(max..) {
             add(&mut self.others, &sums);
@@ -316,6 +324,14 @@ impl<N: Eq + Hash + Ord + Clone> NamedUsage<N> {
 /// Free and billed tokens of the ledger.
 pub(super) fn tokens(sums: &UsageSums) -> u64 {
     sums.counters.free_tokens.get() + sums.counters.billed_tokens.get()
+}
+
+/// By what the largest rows are chosen: the tokens of the ledger or of the provider, where they are more. So what only
+/// the provider has is not hidden.
+pub(super) fn rank(sums: &UsageSums) -> u64 {
+    let provider = sums.provider.unwrap_or_default();
+    let provider = provider.free_tokens.get() + provider.billed_tokens.get();
+    tokens(sums).max(provider)
 }
 
 /// Adds for display: a sum stops at the largest number of tokens.
@@ -352,15 +368,22 @@ mod tests {
     }
 
     #[test]
-    fn a_day_keeps_the_names_with_the_most_tokens_and_the_sum_of_the_others() {
+    fn a_day_keeps_the_names_with_the_most_tokens_of_either_side_and_the_sum_of_the_others() {
         let mut usage = NamedUsage::<u32>::default();
         for name in 0..10_000 {
             usage.add(name, &sums(u64::from(name), 1));
         }
-        usage.shrink(3);
+        // Only the provider has it.
+        let provider = Some(ProviderUsage {
+            free_tokens: Tokens::ZERO,
+            billed_tokens: Tokens::new(10_000).expect("an amount"),
+        });
+        let counters = UsageCounters::default();
+        usage.add(10_000, &UsageSums { counters, provider });
+        usage.shrink(4);
         let mut names: Vec<u32> = usage.named.keys().copied().collect();
         names.sort_unstable();
-        assert_eq!(names, [9_997, 9_998, 9_999]);
+        assert_eq!(names, [9_997, 9_998, 9_999, 10_000]);
         let free: u64 = (0..9_997).sum();
         assert_eq!(usage.others.counters.free_tokens.get(), free);
         assert_eq!(usage.others.counters.free_requests, 9_997);
