@@ -247,11 +247,6 @@ pub(super) fn quota_response(
 /// How days were compared with the provider.
 pub(super) fn day_comparisons(days: &[ComparedDay]) -> Vec<proto::DayComparison> {
     let days = days.iter().map(|(day, comparison)| {
-        let result = match comparison.result {
-            ComparisonResult::Agrees => proto::ComparisonResult::Agrees,
-            ComparisonResult::Drifts => proto::ComparisonResult::Drifts,
-            ComparisonResult::Unknown => proto::ComparisonResult::Unknown,
-        };
         let drift = comparison.drift.iter();
         let drift = drift.map(|(kind, tokens)| DriftTokens {
             kind: kind.name().to_owned(),
@@ -260,11 +255,19 @@ pub(super) fn day_comparisons(days: &[ComparedDay]) -> Vec<proto::DayComparison>
         proto::DayComparison {
             day: day.to_string(),
             compared_at: Some(timestamp(comparison.compared_at)),
-            result: result.into(),
+            result: comparison_result(comparison.result).into(),
             drift: drift.collect(),
         }
     });
     days.collect()
+}
+
+pub(crate) fn comparison_result(result: ComparisonResult) -> proto::ComparisonResult {
+    match result {
+        ComparisonResult::Agrees => proto::ComparisonResult::Agrees,
+        ComparisonResult::Drifts => proto::ComparisonResult::Drifts,
+        ComparisonResult::Unknown => proto::ComparisonResult::Unknown,
+    }
 }
 
 /// The number of the reason why an organization is not enrolled, if it is not.

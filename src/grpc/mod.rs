@@ -19,7 +19,7 @@ mod usage;
 pub(crate) use self::{
     authorization::Permit,
     call::CallContext,
-    convert::{invalid, org},
+    convert::{comparison_result, invalid, org},
     in_process::{CallError, UnaryCall},
     status::status,
 };

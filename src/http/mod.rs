@@ -28,7 +28,8 @@ use self::{
 use crate::{
     auth::Authenticator,
     domain::OrgId,
-    ledger::StoreState,
+    grpc::comparison_result,
+    ledger::{ComparedDay, StoreState},
     telemetry::metrics::{self, MetricsSnapshot, ReconcileState, WatchedFile},
 };
 
@@ -186,5 +187,18 @@ async fn quota(
         "day": quota.day.to_string(),
         "resets_at": quota.resets_at.to_rfc3339(),
         "pools": pools.collect::<Value>(),
+        "comparisons": state.ledger.comparisons(&org).iter().map(comparison).collect::<Value>(),
     })))
+}
+
+/// How a day was compared with the provider.
+fn comparison((day, comparison): &ComparedDay) -> Value {
+    let drift = comparison.drift.iter();
+    let drift = drift.map(|(kind, tokens)| json!({"kind": kind.name(), "tokens": tokens.get()}));
+    json!({
+        "day": day.to_string(),
+        "compared_at": comparison.compared_at.to_rfc3339(),
+        "result": comparison_result(comparison.result).as_str_name(),
+        "drift": drift.collect::<Value>(),
+    })
 }
