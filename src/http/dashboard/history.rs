@@ -1,4 +1,5 @@
-//! What organizations used on past days, summed by project and by model, as this replica last read it.
+//! What organizations used on past days, summed by project and by model, and the changes of their external usage, as this
+//! replica last read them.
 //!
 //! Days before yesterday do not change any more, so their sums are kept for an hour. Today and yesterday are read again
 //! after some seconds. A day is read in a task of its own that goes on when the page is answered without it: a day of
@@ -16,6 +17,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use super::day_changes::DayChanges;
 use crate::{
     domain::{ModelName, OrgId, ProjectId, ProviderUsage, Tokens, UsageCounters, UtcDay},
     ledger::{Ledger, LedgerError, UsageDays, UsagePage, UsageRow},
@@ -67,6 +69,8 @@ pub(super) struct DayUsage {
     pub(super) total: UsageSums,
     pub(super) by_project: NamedUsage<ProjectId>,
     pub(super) by_model: NamedUsage<ModelName>,
+    /// The changes of external usage; none: they could not be read.
+    pub(super) changes: Option<DayChanges>,
 }
 
 /// Sums of rows.
@@ -187,13 +191,14 @@ impl UsageHistory {
         for day in days {
             let read_at = Instant::now();
             let yesterday = UtcDay::of(ledger.now()).yesterday();
-            let usage = match read_day(ledger, org, day).await {
+            let mut usage = match read_day(ledger, org, day).await {
                 Ok(usage) => usage,
                 // It has become too old, or is not there yet by the store's clock.
                 Err(LedgerError::DayNotKept { .. }) => DayUsage::default(),
                 Err(error) => return Err(error),
             };
-            let lifetime = match day < yesterday {
+            usage.changes = DayChanges::read(ledger, org, day).await;
+            let lifetime = match day < yesterday && usage.changes.is_some() {
                 true => CLOSED_DAY_LIFETIME,
                 false => OPEN_DAY_LIFETIME,
             };
@@ -267,7 +272,8 @@ impl DayUsage {
 
     /// What it takes of [`MAX_KEPT_NAMES`]; a day without usage takes a place, too.
     fn names(&self) -> usize {
-        1 + self.by_project.named.len() + self.by_model.named.len()
+        let changes = self.changes.as_ref().map_or(0, DayChanges::names);
+        1 + self.by_project.named.len() + self.by_model.named.len() + changes
     }
 }
 
