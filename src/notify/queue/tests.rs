@@ -10,7 +10,6 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const FAILED: StepResult = StepResult::Failed { retry_after: None };
 
 /// A notice of the first moment of a day.
-
 fn notice(org: usize) -> Notice {
     let now = DateTime::UNIX_EPOCH;
     Notice {
