@@ -8,6 +8,7 @@ use std::{error::Error, io, sync::Arc, time::Duration};
 use http::{
     HeaderMap, HeaderValue, Request, Response, Uri,
     header::{HOST, RETRY_AFTER, USER_AGENT},
+    uri::Authority,
 };
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
@@ -146,6 +147,16 @@ fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut causes = std::iter::successors(Some(error), |&it| it.source());
     let io = causes.find_map(|cause| cause.downcast_ref::<io::Error>());
     io.map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// Checks that a host without a user has no port, or one that exists: the parser takes any, and then has none.
+pub(crate) fn check_port(authority: &Authority) -> Result<(), &'static str> {
+    let has_none = authority.as_str() == authority.host();
+    let port = authority.port_u16().filter(|port| *port != 0);
+    match has_none || port.is_some() {
+        true => Ok(()),
+        false => Err("must have no port, or one from 1 to 65535"),
+    }
 }
 
 /// The pause in seconds that an answer asks for.

@@ -2,12 +2,16 @@
 
 use std::{
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tollgate::grpc::proto::{
-    ListUsageRequest, ReleaseRequest, ReserveRequest, SetExternalUsageRequest, SettleRequest,
-    Workload,
+use tollgate::{
+    grpc::proto::{
+        ListUsageRequest, ReleaseRequest, ReserveRequest, SetExternalUsageRequest, SettleRequest,
+        Workload,
+    },
+    ledger::{Ledger, LedgerConfig},
 };
 
 use crate::support::{
@@ -20,7 +24,7 @@ use crate::support::{
     tollgate::{Tollgate, program},
     tools::{WAIT_TIMEOUT, run, tool},
     usage_api::{ADMIN_KEY, UsageApiServer, UsageEvent},
-    world::{NOON, TODAY},
+    world::{NOON, TODAY, new_reserve as call, policy_text, redis_store},
 };
 
 const ALLOWANCE: u64 = 100_000;
@@ -362,6 +366,30 @@ async fn the_previous_release_counts_on_beside_what_a_pool_has_reached() {
         );
         assert_eq!(large(client).await.used, 50_000);
     }
+}
+
+/// It unites the first two components of a record that has many.
+#[tokio::test]
+async fn the_previous_release_loses_no_counts_of_a_pool_that_many_replicas_wrote_to() {
+    let rollout = Rollout::start("");
+    let [old, new] = rollout.clients();
+    assert_eq!(verdict_text(&reserve(&new, 85_000, "").await), "FREE");
+    let text = std::fs::read_to_string(rollout._files[0].path()).unwrap();
+    let policy = Arc::new(policy_text(&text));
+    for _ in 0..70 {
+        let store = Arc::new(redis_store(&rollout.redis));
+        let replica = Ledger::new(LedgerConfig::new(Arc::clone(&policy), store));
+        replica.reserve(call(10)).await.unwrap();
+    }
+    assert_eq!(verdict_text(&reserve(&old, 1, "").await), "FREE");
+    for client in [&new, &old] {
+        assert_eq!(large(client).await.used, 85_701);
+        assert_eq!(
+            verdict_text(&reserve(client, 14_300, "").await),
+            "AllowanceExceeded"
+        );
+    }
+    assert_eq!(verdict_text(&reserve(&new, 14_299, "").await), "FREE");
 }
 
 /// Its wire has no number for them, but it finishes what this release reserved.

@@ -292,7 +292,7 @@ func (c *Client) allUsage(ctx context.Context, message *pb.ListUsageRequest) (Us
 		if err != nil {
 			return Usage{}, err
 		}
-		if message.FromDay != "" && page.FromDay == "" {
+		if message.FromDay+message.ToDay != "" && page.FromDay == "" {
 			// It takes a range for today.
 			return Usage{}, &Error{codes.Unimplemented, "the service is of an earlier release, which lists no ranges of days"}
 		}

@@ -5,11 +5,11 @@ use std::mem;
 use chrono::DateTime;
 use clap::builder::NonEmptyStringValueParser;
 use comfy_table::Cell;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use super::{
     calls::{connect, show},
-    tables::{self, Column, number, rows},
+    tables::{self, Column, name, number, rows},
 };
 use crate::{
     client::{
@@ -34,7 +34,7 @@ pub struct ExternalArgs {
     /// The tokens of the whole day so far, 0 to 1000000000000. They replace the figure before; 0 removes it
     #[arg(required_unless_present = "history")]
     tokens: Option<u64>,
-    /// Why, for the audit log
+    /// Why, for the audit log. Whoever may read the organization sees it: put no secret in it
     #[arg(
         long,
         value_name = "TEXT",
@@ -96,8 +96,17 @@ async fn all_changes(
     let mut all = first.into_inner();
     while !all.next_to_day.is_empty() {
         request.to_day = mem::take(&mut all.next_to_day);
-        let earlier = client.list_external_changes(request.clone()).await?;
-        let earlier = earlier.into_inner();
+        let earlier = match client.list_external_changes(request.clone()).await {
+            Ok(earlier) => earlier.into_inner(),
+            // The organization has left the policy, and has no changes on the earlier days.
+            Err(status) if status.code() == Code::NotFound => {
+                all.from_day.clone_from(&request.from_day);
+                break;
+            }
+            // Midnight has passed, and the earlier days are not kept any more.
+            Err(status) if status.code() == Code::OutOfRange => break,
+            Err(status) => return Err(status),
+        };
         all.changes.extend(earlier.changes);
         all.truncated_days.extend(earlier.truncated_days);
         all.from_day = earlier.from_day;
@@ -108,7 +117,7 @@ async fn all_changes(
         eprintln!("warning: changes are kept from {kept} on: the days before it are not listed");
     }
     for day in &all.truncated_days {
-        eprintln!("warning: {day} has more changes than are kept: the audit log has the others");
+        eprintln!("warning: {day} has changes that are not listed: the audit log has them");
     }
     Ok(Response::new(all))
 }
@@ -135,7 +144,7 @@ const CHANGE_COLUMNS: &[Column<ExternalChange>] = &[
         let at = DateTime::from_timestamp(seconds, 0).unwrap_or_default();
         Cell::new(at.format("%Y-%m-%d %H:%M:%S"))
     }),
-    ("POOL", |change| Cell::new(&change.pool)),
+    ("POOL", |change| name(&change.pool)),
     ("SOURCE", |change| {
         let source = change.source().as_str_name();
         Cell::new(source.replace("EXTERNAL_SOURCE_", "").to_lowercase())
@@ -150,5 +159,5 @@ const CHANGE_COLUMNS: &[Column<ExternalChange>] = &[
 ];
 
 fn or_dash(text: &str) -> Cell {
-    Cell::new(if text.is_empty() { "-" } else { text })
+    name(if text.is_empty() { "-" } else { text })
 }

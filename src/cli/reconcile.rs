@@ -18,7 +18,8 @@ use crate::{
     domain::{OrgId, PoolName, UtcDay},
     files::read::{read_once, read_stdin, trimmed},
     grpc::proto::{
-        GetQuotaRequest, GetQuotaResponse, ListUsageRequest, ListUsageResponse, UsageRow,
+        GetQuotaRequest, GetQuotaResponse, ListOrganizationsRequest, ListUsageRequest,
+        ListUsageResponse, UsageRow,
     },
     policy::Policy,
     reconcile::{
@@ -45,7 +46,7 @@ const MAX_DAYS_BY_MINUTE: usize = 31;
 /// The arguments of `tollgate reconcile`.
 #[derive(Debug, clap::Args)]
 pub struct ReconcileArgs {
-    /// The organization [default: that of the policy, if it has one only]
+    /// The organization [default: that of the policy file, or that the caller may read, if there is one only]
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     org: Option<String>,
     /// The UTC day, such as 2026-11-22 [default: the days of the file; of the API: today]
@@ -126,7 +127,7 @@ pub(super) async fn run(args: &ReconcileArgs) -> anyhow::Result<()> {
     let policy = policy
         .context(Incomparable)?
         .unwrap_or_else(Policy::builtin);
-    let org = organization(args, &policy)?;
+    let org = organization(args, &policy).await?;
     let result = reconcile(args, key, &policy, &org).await;
     let (comparison, printed) = result.context(Incomparable)?;
     print(&printed)?;
@@ -248,21 +249,34 @@ fn admin_key(args: &ReconcileArgs) -> anyhow::Result<AdminKey> {
     AdminKey::parse(key).context(Incomparable)
 }
 
-fn organization(args: &ReconcileArgs, policy: &Policy) -> Result<OrgId, WrongArguments> {
-    let only = match policy.orgs.len() {
-        1 => policy.orgs.keys().next(),
-        _ => None,
+async fn organization(args: &ReconcileArgs, policy: &Policy) -> anyhow::Result<OrgId> {
+    if let Some(name) = &args.org {
+        let org = OrgId::parse(name.as_str());
+        return Ok(org.map_err(|fault| WrongArguments(format!("--{fault}")))?);
+    }
+    let only = policy.orgs.keys().next();
+    match only.filter(|_| args.policy.is_some() && policy.orgs.len() == 1) {
+        Some(org) => Ok(org.clone()),
+        None => only_organization(args).await,
+    }
+}
+
+/// The organization that the caller may read, if it is one only.
+async fn only_organization(args: &ReconcileArgs) -> anyhow::Result<OrgId> {
+    let first = ListOrganizationsRequest {
+        page_size: 1,
+        ..ListOrganizationsRequest::default()
     };
-    match (&args.org, only) {
-        (Some(name), _) => {
-            OrgId::parse(name.as_str()).map_err(|fault| WrongArguments(format!("--{fault}")))
-        }
-        (None, Some(org)) => Ok(org.clone()),
-        (None, None) => {
-            let orgs = policy.orgs.len();
-            Err(WrongArguments(format!(
-                "--org is missing: the policy has {orgs} organizations"
-            )))
+    let mut client = connect(&args.connection)?;
+    let listed = client.list_organizations(first).await;
+    let listed = listed.map_err(|status| rpc_error(&args.connection, &status));
+    let listed = listed.context(Incomparable)?.into_inner();
+    match &listed.organizations[..] {
+        [only] if listed.total == 1 => OrgId::parse(only.org.as_str()).context(Incomparable),
+        _ => {
+            let total = listed.total;
+            let fault = format!("--org is missing: the caller may read {total} organizations");
+            Err(WrongArguments(fault).into())
         }
     }
 }

@@ -8,7 +8,7 @@ use comfy_table::{Cell, CellAlignment, Table};
 use super::drift;
 use crate::{
     auth::{Caller, Callers, Organizations},
-    client::output::{counted, fact, facts, grouped, reason},
+    client::output::{counted, fact, facts, grouped, reason, shown},
     grpc::proto::{
         DayComparison, EstimateBasis, EstimateResponse, GetQuotaResponse, ListUsageResponse,
         PoolQuota, ReleaseResponse, ReserveResponse, SetExternalUsageResponse, SettleResponse,
@@ -27,7 +27,7 @@ const MAX_LISTED: usize = 20;
 macro_rules! pool_facts {
     ($lines:ident, $answer:ident) => {{
         let used = used_of($answer.used, $answer.allowance);
-        fact(&mut $lines, "pool", &$answer.pool);
+        fact(&mut $lines, "pool", shown(&$answer.pool));
         fact(&mut $lines, "used / allowance", used);
         fact(&mut $lines, "remaining", grouped($answer.remaining));
     }};
@@ -86,7 +86,7 @@ pub(super) fn estimate(answer: &EstimateResponse) -> String {
     fact(&mut lines, "input", input);
     let output = format!("{} ({maximum})", grouped(answer.output_tokens));
     fact(&mut lines, "output", output);
-    fact(&mut lines, "model", &answer.model);
+    fact(&mut lines, "model", shown(&answer.model));
     fact(&mut lines, "workload", workload);
     lines.trim_fmt()
 }
@@ -98,7 +98,7 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
         format!("not enrolled: {}", reason(answer.not_enrolled_reason))
     };
     let mut columns: Vec<Column<PoolQuota>> = vec![
-        ("POOL", |pool| Cell::new(&pool.pool)),
+        ("POOL", |pool| name(&pool.pool)),
         ("", |pool| {
             Cell::new(bar(pool.used, pool.allowance, BAR_WIDTH))
         }),
@@ -126,8 +126,8 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
     let shares: Vec<(&str, &ShareQuota)> = shares.collect();
     if !shares.is_empty() {
         let columns: [Column<(&str, &ShareQuota)>; 4] = [
-            ("PROJECT", |(_, share)| Cell::new(&share.project)),
-            ("POOL", |(pool, _)| Cell::new(pool)),
+            ("PROJECT", |(_, share)| name(&share.project)),
+            ("POOL", |(pool, _)| name(pool)),
             ("USED / SHARE", |(_, share)| {
                 right(used_of(share.used, share.share))
             }),
@@ -140,7 +140,7 @@ pub(super) fn quota(answer: &GetQuotaResponse) -> String {
     }
     format!(
         "{}: tier {}, {standing}. {} (UTC), resets in {}\n{pools}",
-        answer.org,
+        shown(&answer.org),
         answer.tier,
         answer.day,
         until(answer.resets_at),
@@ -200,11 +200,11 @@ fn usage_columns(used: &[UsageRow]) -> Vec<Column<UsageRow>> {
 
 const USAGE_COLUMNS: &[Column<UsageRow>] = &[
     ("DAY", |row| Cell::new(&row.day)),
-    ("PROJECT", |row| Cell::new(&row.project)),
-    ("MODEL", |row| Cell::new(&row.model)),
+    ("PROJECT", |row| name(&row.project)),
+    ("MODEL", |row| name(&row.model)),
     ("POOL", |row| match row.pool.as_str() {
         "" => Cell::new("-"),
-        pool => Cell::new(pool),
+        pool => name(pool),
     }),
     ("FREE TOKENS", |row| number(row.free_tokens)),
     ("BILLED TOKENS", |row| number(row.billed_tokens)),
@@ -399,6 +399,11 @@ fn verdict(verdict: i32, why: i32) -> String {
 
 fn right(text: impl ToString) -> Cell {
     Cell::new(text).set_alignment(CellAlignment::Right)
+}
+
+/// A name, or a note.
+pub(super) fn name(name: &str) -> Cell {
+    Cell::new(shown(name))
 }
 
 pub(super) fn number(number: u64) -> Cell {

@@ -20,7 +20,7 @@ use crate::{
     client::{
         connection::{AuthorizedChannel, ConnectionArgs},
         failure::rpc_error,
-        output::{counted, print, print_part},
+        output::{counted, print, print_part, shown},
     },
     grpc::proto::{
         ListOrganizationsRequest, ListUsageRequest, ListUsageResponse, UsageRow,
@@ -302,7 +302,7 @@ fn table(org: &str, page: &ListUsageResponse, is_first: bool) -> String {
     if !is_first {
         return table;
     }
-    let (from, to) = (&page.from_day, &page.to_day);
+    let (org, from, to) = (shown(org), &page.from_day, &page.to_day);
     let days = match from == to {
         true => from.clone(),
         false => format!("{from} to {to}"),

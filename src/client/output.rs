@@ -58,6 +58,16 @@ pub(crate) fn json<T: prost::Name>(answer: &T) -> anyhow::Result<String> {
     Ok(String::from_utf8(text)?)
 }
 
+/// A name or a note without the invisible characters that change the direction or the order of a line, or its width: each is
+/// shown as U+FFFD.
+pub(crate) fn shown(name: &str) -> String {
+    let is_invisible = |c| {
+        matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+            || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    name.replace(is_invisible, "\u{fffd}")
+}
+
 /// "1 row", "2 rows".
 pub(crate) fn counted(number: usize, thing: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
@@ -69,5 +79,16 @@ pub(crate) fn grouped(number: u64) -> String {
     match number / 1_000 {
         0 => number.to_string(),
         thousands => format!("{},{:03}", grouped(thousands), number % 1_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invisible_characters_of_a_name_are_shown() {
+        assert_eq!(shown("a\u{202e}b\u{200d}"), "a\u{fffd}b\u{fffd}");
+        assert_eq!(shown("組織 é שלום"), "組織 é שלום");
     }
 }

@@ -26,21 +26,29 @@ pub struct ExternalChange {
 /// The changes of an organization on a day.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExternalChanges {
-    /// Those that are kept, in the order in which the store got them.
+    /// Those that are kept; of each source in the order in which the store got them.
     pub kept: Vec<ExternalChange>,
-    /// Whether there were more, which only the log has.
+    /// Whether there are others, which only the log has: there were more than are kept, or one can't be read.
     pub is_truncated: bool,
 }
 
 impl ExternalChanges {
-    /// How many changes of an organization on a day are kept: the first ones.
+    /// How many changes of an organization on a day are kept of each source: the first ones. So what the background
+    /// reconcile sets at its polls never displaces what people set.
     pub const MAX: usize = 1_000;
 
-    /// Keeps a change, unless there are as many as are kept.
+    /// Keeps a change, unless there are as many of its source as are kept.
     pub fn add(&mut self, change: ExternalChange) {
-        match self.kept.len() < Self::MAX {
+        let same = |kept: &&ExternalChange| kept.source == change.source;
+        match self.kept.iter().filter(same).count() < Self::MAX {
             true => self.kept.push(change),
             false => self.is_truncated = true,
         }
+    }
+
+    /// Adds a change that a store has kept; none: it can't be read.
+    pub fn add_kept(&mut self, change: Option<ExternalChange>) {
+        self.is_truncated |= change.is_none();
+        self.kept.extend(change);
     }
 }

@@ -227,7 +227,7 @@ pub struct ExternalChangeList {
     pub to_day: UtcDay,
     /// The newest first.
     pub changes: Vec<ExternalChange>,
-    /// The days, the newest first, that had more changes than are kept.
+    /// The days, the newest first, with changes that only the log has.
     pub truncated_days: Vec<UtcDay>,
     /// The last day of the query that lists the earlier days; none: all days are listed.
     pub next_to_day: Option<UtcDay>,

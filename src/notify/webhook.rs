@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::notification;
 use crate::{
     files::pem::PemError,
-    http_client::{ConnectionFault, HttpClient, retry_after},
+    http_client::{ConnectionFault, HttpClient, check_port, retry_after},
     ledger::Notice,
     tls::TlsNames,
 };
@@ -67,7 +67,8 @@ impl WebhookUrl {
     ///
     /// # Errors
     ///
-    /// It is not `http://` or `https://` with a host; or it has a user, which no request would send, or a fragment.
+    /// It is not `http://` or `https://` with a host; or it has a user, which no request would send, a fragment, or a port
+    /// that is not from 1 to 65535.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let no_url = "is not a URL: http://HOST/PATH or https://HOST/PATH";
         if text.contains('#') {
@@ -82,6 +83,7 @@ impl WebhookUrl {
         if authority.host().is_empty() {
             return Err(no_url);
         }
+        check_port(authority)?;
         Ok(Self(url))
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::report::{ReportFault, UsageReport};
 use crate::{
-    http_client::{BodyFault, ConnectionFault, HttpClient, retry_after},
+    http_client::{BodyFault, ConnectionFault, HttpClient, check_port, retry_after},
     tls::{TlsNames, is_loopback},
 };
 
@@ -320,13 +320,13 @@ pub fn check_base(base: &Uri) -> Result<(), UsageApiError> {
             ));
         }
     }
-    let has_user = base.authority().is_none_or(|it| it.as_str().contains('@'));
-    if has_user || base.query().is_some() {
-        return Err(UsageApiError::Address(
+    let authority = base.authority().filter(|it| !it.as_str().contains('@'));
+    match authority {
+        Some(host) if base.query().is_none() => check_port(host).map_err(UsageApiError::Address),
+        _ => Err(UsageApiError::Address(
             "must have a host, and neither a user nor a query",
-        ));
+        )),
     }
-    Ok(())
 }
 
 /// What a status other than 200 means. Its body is not read: it may repeat the key.

@@ -1,8 +1,7 @@
 //! Delivers the ledger's notices while the service runs.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::sync::Arc;
 
-use futures_util::FutureExt as _;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -40,17 +39,12 @@ impl Notifier {
         Arc::new(move |notice, origin| deliveries.add(notice, origin))
     }
 
-    /// Starts to deliver. If it panics, the service goes on without it: no verdict depends on it.
+    /// Starts to deliver.
     pub(super) fn start(self, ledger: Ledger) -> NotifierTask {
         let stopping = CancellationToken::new();
         let stopped = stopping.clone();
         let task = tokio::spawn(async move {
-            let run = self.deliveries.run(self.webhook, ledger, stopped);
-            if AssertUnwindSafe(run).catch_unwind().await.is_err() {
-                tracing::error!(
-                    "the delivery of notifications has panicked: this replica delivers none until it restarts"
-                );
-            }
+            self.deliveries.run(self.webhook, ledger, stopped).await;
         });
         NotifierTask {
             stopping,

@@ -30,6 +30,7 @@ pub(super) fn decide<R: Records>(
     operation: &Operation,
     crossings: &mut Vec<Crossing>,
 ) -> Result<Outcome, R::Error> {
+    let known = crossings.len();
     let mut engine = Engine {
         records,
         terms,
@@ -69,8 +70,14 @@ pub(super) fn decide<R: Records>(
         } => engine.confirm_notice(pool, *day, *threshold),
     };
     match decided {
-        Ok(outcome) | Err(Abort::Answered(outcome)) => Ok(outcome),
-        Err(Abort::Failed(error)) => Err(error),
+        Ok(outcome) => Ok(outcome),
+        Err(abort) => {
+            crossings.truncate(known);
+            match abort {
+                Abort::Answered(outcome) => Ok(outcome),
+                Abort::Failed(error) => Err(error),
+            }
+        }
     }
 }
 
@@ -330,13 +337,21 @@ impl<R: Records> Engine<'_, R> {
         Ok(Outcome::NoticeConfirmed)
     }
 
-    /// Writes a pool, and returns it as it is written: today's peak is raised if it reaches a further threshold.
+    /// Writes a pool, and returns it as it is written: with its peak raised.
     fn set_pool(
         &mut self,
         day: RelativeDay,
         pool: &PoolName,
         mut counters: PoolCounters,
     ) -> PoolCounters {
+        self.raise_peak(day, pool, &mut counters);
+        self.records.set_pool(day, pool, counters);
+        counters
+    }
+
+    /// Raises today's peak of a pool if it counts as much as a further threshold. To be called before less is counted,
+    /// and before it is written.
+    fn raise_peak(&mut self, day: RelativeDay, pool: &PoolName, counters: &mut PoolCounters) {
         let before = counters.peak;
         if day == RelativeDay::Today {
             counters.raise_peak(self.terms.of_pool(pool));
@@ -349,8 +364,6 @@ impl<R: Records> Engine<'_, R> {
                 external: counters.external.tokens(),
             });
         }
-        self.records.set_pool(day, pool, counters);
-        counters
     }
 
     /// The reservation of an id, and its day.
@@ -390,6 +403,7 @@ impl<R: Records> Engine<'_, R> {
         };
         let next = day.next();
         let mut counters = self.pool(next, pool)?;
+        self.raise_peak(next, pool, &mut counters);
         counters.end_carry(reservation.fields.tokens, kept);
         Ok(Some((next, pool.clone(), counters)))
     }

@@ -6,7 +6,10 @@ use std::borrow::Cow;
 use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{ExternalChange, ExternalSource, PoolName, Tokens};
+use crate::{
+    domain::{ExternalChange, ExternalSource, OrgId, PoolName, Tokens},
+    telemetry::log_limited,
+};
 
 /// A change as JSON. Fields that it does not have are ignored.
 #[derive(Serialize, Deserialize)]
@@ -35,8 +38,21 @@ pub(super) fn encode(change: &ExternalChange) -> Vec<u8> {
     serde_json::to_vec(&record).expect("a record of texts and numbers")
 }
 
-/// The inverse of [`encode`]; `None` if it can't have returned this.
-pub(super) fn decode(bytes: &[u8]) -> Option<ExternalChange> {
+/// The inverse of [`encode`]. A record that can't be read, such as one of a later release, is logged.
+pub(super) fn decode(org: &OrgId, bytes: &[u8]) -> Option<ExternalChange> {
+    let change = parse(bytes);
+    if change.is_none() {
+        log_limited!(
+            warn,
+            %org,
+            "a change of external usage can't be read and is not listed; the audit log has it"
+        );
+    }
+    change
+}
+
+/// `None` if [`encode`] can't have returned this.
+fn parse(bytes: &[u8]) -> Option<ExternalChange> {
     let record: ChangeRecord<'_> = serde_json::from_slice(bytes).ok()?;
     let before = match record.before {
         Some(before) => Some(Tokens::new(before)?),
@@ -78,16 +94,16 @@ mod tests {
             change,
         ] {
             let text = String::from_utf8(encode(&change)).expect("JSON is text");
-            assert_eq!(decode(text.as_bytes()).as_ref(), Some(&change));
+            assert_eq!(parse(text.as_bytes()).as_ref(), Some(&change));
             let later = text.replacen('{', "{\"ticket\":[1],", 1);
-            assert_eq!(decode(later.as_bytes()), Some(change));
+            assert_eq!(parse(later.as_bytes()), Some(change));
         }
     }
 
     #[test]
     fn what_is_no_change_is_refused() {
         let good = r#"{"at":1,"pool":"p","source":"manual","before":null,"after":1,"caller":null,"note":""}"#;
-        assert!(decode(good.as_bytes()).is_some());
+        assert!(parse(good.as_bytes()).is_some());
         for (good_part, bad_part) in [
             ("\"p\"", "\"\""),
             ("manual", "guessed"),
@@ -97,7 +113,7 @@ mod tests {
             ("}", ""),
         ] {
             let bad = good.replacen(good_part, bad_part, 1);
-            assert_eq!(decode(bad.as_bytes()), None, "{bad}");
+            assert_eq!(parse(bad.as_bytes()), None, "{bad}");
         }
     }
 }

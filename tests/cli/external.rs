@@ -1,8 +1,11 @@
 //! `tollgate external`: the figure is set, and its changes are listed.
 
+use futures_util::{StreamExt as _, stream};
 use serde_json::json;
+use tollgate::grpc::proto::SetExternalUsageRequest;
 
 use super::{Cli, tollgate};
+use crate::support::{calls::TextFile, world::small_policy};
 
 #[test]
 fn external_usage_is_set_with_its_note_and_the_answer_has_both_figures() {
@@ -91,6 +94,56 @@ fn the_changes_are_listed_as_a_table_and_as_json() {
         "warning: changes are kept from 2026-10-18 on: the days before it are not listed\n"
     );
     assert_eq!(ran.code, Some(0), "{ran:?}");
+}
+
+#[test]
+fn invisible_characters_of_names_and_notes_are_shown_in_tables_and_kept_in_json() {
+    let cli = Cli::start();
+    cli.table("external org-demo large 3000 --note \u{202e}a\u{2066}b");
+    let table = cli.table("external org-demo --history");
+    assert!(table[2].ends_with(" - \u{fffd}a\u{fffd}b"), "{table:?}");
+    let listed = cli.json("external org-demo --history");
+    assert_eq!(listed["changes"][0]["note"], "\u{202e}a\u{2066}b");
+    cli.table("reserve org-demo \u{202e}p gpt-4o 10");
+    let table = cli.table("usage org-demo");
+    assert!(
+        table[2].starts_with("\u{fffd}p gpt-4o large 10 "),
+        "{table:?}"
+    );
+}
+
+/// The organization has left the policy: of days without changes it is unknown.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_ends_where_a_later_page_is_not_found() {
+    let policy = TextFile::new(&small_policy("keep_open"));
+    let dir = tempfile::tempdir().unwrap();
+    let store = format!("file:{}", dir.path().join("store").display());
+    let cli = Cli::start_with(&["--store", &store, "--policy", policy.path()]);
+    let client = cli.service.client();
+    let set = (1..=1_000).map(|tokens| {
+        let mut client = client.clone();
+        let request = SetExternalUsageRequest {
+            org: "acme".to_owned(),
+            pool: "large".to_owned(),
+            tokens,
+            note: String::new(),
+        };
+        async move { client.set_external_usage(request).await }
+    });
+    let mut set = stream::iter(set).buffer_unordered(16);
+    while let Some(set) = set.next().await {
+        set.unwrap();
+    }
+    drop(set);
+    drop(cli);
+    let others = small_policy("keep_open").replace("[orgs.acme]", "[orgs.new]");
+    let policy = TextFile::new(&others);
+    let cli = Cli::start_with(&["--store", &store, "--policy", policy.path()]);
+    let table = cli.table("external acme --history --from 2026-11-20");
+    assert_eq!(
+        (table[0].as_str(), table.len()),
+        ("2026-11-20 to 2026-11-22 (UTC), 1,000 changes", 1_002)
+    );
 }
 
 #[test]

@@ -20,6 +20,7 @@ over_every_store!(
     each_change_is_listed_the_newest_first_on_its_day,
     whole_days_are_listed_until_there_are_enough,
     a_day_has_a_thousand_changes_and_says_that_there_were_more,
+    changes_of_the_reconcile_displace_none_by_hand,
     changes_are_kept_for_the_retention_of_usage,
     names_and_notes_are_data,
     the_days_are_those_of_a_range_of_usage,
@@ -143,25 +144,52 @@ async fn whole_days_are_listed_until_there_are_enough(new: NewWorld) {
     assert_eq!((all.changes.len(), all.next_to_day), (4, None));
 }
 
+/// Keeps a change to this many tokens, so many microseconds after noon.
+async fn keep(world: &World, source: ExternalSource, number: usize) {
+    let noon: DateTime<Utc> = NOON.parse().unwrap();
+    let change = ExternalChange {
+        at: noon + TimeDelta::microseconds(number as i64),
+        pool: PoolName::parse("large").unwrap(),
+        source,
+        before: None,
+        after: Tokens::new(number as u64).unwrap(),
+        caller: None,
+        note: "n".repeat(512),
+    };
+    let kept = world
+        .store
+        .keep_external_change(&org_id("acme"), &change)
+        .await;
+    kept.unwrap();
+}
+
+async fn changes_of_the_reconcile_displace_none_by_hand(new: NewWorld) {
+    let world = new(policy("keep_open"));
+    let day = UtcDay::parse(TODAY).unwrap();
+    for number in 1..=ExternalChanges::MAX + 1 {
+        keep(&world, ExternalSource::Reconciled, number).await;
+    }
+    for number in [2_000, 2_001] {
+        keep(&world, MANUAL, number).await;
+    }
+    let listed = list(&world, UsageDays::Today, 1).await;
+    let after: Vec<u64> = listed.changes.iter().map(|it| it.after.get()).collect();
+    let reconciled = (1..=1_000).rev();
+    assert_eq!(
+        after,
+        [2_001, 2_000]
+            .into_iter()
+            .chain(reconciled)
+            .collect::<Vec<u64>>()
+    );
+    assert_eq!(listed.truncated_days, [day]);
+}
+
 async fn a_day_has_a_thousand_changes_and_says_that_there_were_more(new: NewWorld) {
     let world = new(policy("keep_open"));
-    let noon: DateTime<Utc> = NOON.parse().unwrap();
     let (org, day) = (org_id("acme"), UtcDay::parse(TODAY).unwrap());
-    let keep = async |number: usize| {
-        let change = ExternalChange {
-            at: noon + TimeDelta::microseconds(number as i64),
-            pool: PoolName::parse("large").unwrap(),
-            source: MANUAL,
-            before: None,
-            after: Tokens::new(number as u64).unwrap(),
-            caller: None,
-            note: "n".repeat(512),
-        };
-        let kept = world.store.keep_external_change(&org, &change).await;
-        kept.unwrap();
-    };
     for number in 1..=ExternalChanges::MAX {
-        keep(number).await;
+        keep(&world, MANUAL, number).await;
     }
     let kept = world
         .store
@@ -171,7 +199,7 @@ async fn a_day_has_a_thousand_changes_and_says_that_there_were_more(new: NewWorl
         .answer;
     assert_eq!((kept.kept.len(), kept.is_truncated), (1_000, false));
     for number in 1_001..=1_003 {
-        keep(number).await;
+        keep(&world, MANUAL, number).await;
     }
     let listed = list(&world, UsageDays::Today, 1).await;
     let after: Vec<u64> = listed.changes.iter().map(|it| it.after.get()).collect();
@@ -286,6 +314,29 @@ async fn a_change_that_can_not_be_kept_counts_all_the_same() {
         .external_changes(&org_id("acme"), UsageDays::Today, 1)
         .await;
     assert!(matches!(listed, Err(LedgerError::Store(_))), "{listed:?}");
+}
+
+#[tokio::test]
+async fn a_change_that_can_not_be_read_is_left_out_and_its_day_is_named() {
+    let world = World::redis(policy("keep_open"));
+    for tokens in [1, 2, 3] {
+        change(&world, NOON, tokens).await;
+    }
+    let redis = world.redis.as_ref().unwrap();
+    let key = "tollgate:{acme}:audit:2026-11-22";
+    let [later] = &redis.strings(&["HMGET", key, "manual:2"])[..] else {
+        panic!("one field");
+    };
+    let later = later.replace("\"manual\"", "\"imported\"");
+    redis.run(&["HSET", key, "manual:2", &later]);
+    let listed = list(&world, UsageDays::Today, 1).await;
+    let mut after: Vec<u64> = listed.changes.iter().map(|it| it.after.get()).collect();
+    after.sort_unstable();
+    let today = UtcDay::parse(TODAY).unwrap();
+    assert_eq!((after, listed.truncated_days), (vec![1, 3], vec![today]));
+    redis.run(&["HDEL", key, "manual:1"]);
+    let listed = list(&world, UsageDays::Today, 1).await;
+    assert_eq!(listed.changes.len(), 1);
 }
 
 /// A ledger that knows the clock of its store, whose decisions the test ends.

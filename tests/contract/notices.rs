@@ -17,6 +17,7 @@ over_every_store!(
     each_threshold_that_is_reached_gives_one_notice_with_the_figures,
     what_counts_nothing_gives_none,
     settle_and_external_usage_reach_thresholds_and_a_day_has_its_own,
+    what_is_carried_reaches_thresholds_of_its_second_day_when_it_ends,
     a_threshold_that_a_batch_reaches_and_leaves_gives_a_notice,
     an_organization_has_thresholds_of_its_own,
     a_delivery_is_recorded_for_each_threshold_and_only_on_its_day,
@@ -127,6 +128,17 @@ async fn settle_and_external_usage_reach_thresholds_and_a_day_has_its_own(new: N
     world.clock.set("2026-11-23T00:00:00Z");
     reserve(&world, 800, "b").await;
     assert_eq!(notices(&world), ["large 2026-11-23 80 800 0 1000"]);
+}
+
+async fn what_is_carried_reaches_thresholds_of_its_second_day_when_it_ends(new: NewWorld) {
+    let world = new(policy("keep_open"));
+    world.clock.set("2026-11-22T23:55:00Z");
+    reserve(&world, 900, "a").await;
+    assert_eq!(notices(&world), [format!("large {DAY} 80 900 0 1000")]);
+    world.clock.set("2026-11-23T00:00:00Z");
+    world.settle("a", 100).await;
+    assert_eq!(notices(&world), ["large 2026-11-23 80 900 0 1000"]);
+    assert_eq!(counters(&world).await.used.get(), 100);
 }
 
 async fn a_threshold_that_a_batch_reaches_and_leaves_gives_a_notice(new: NewWorld) {

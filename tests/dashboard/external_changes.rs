@@ -4,7 +4,9 @@ use tollgate::grpc::proto::SetExternalUsageRequest;
 
 use super::{Site, browser::Browser, callers, get, login};
 use crate::support::{
-    calls::{Client, TextFile},
+    calls::{Client, TextFile, policy_file},
+    redis::RedisServer,
+    tollgate::Tollgate,
     world::small_policy,
 };
 
@@ -90,6 +92,26 @@ async fn the_newest_changes_of_the_days_that_are_chosen_are_shown_and_the_number
         .await;
     assert_eq!(browser.texts(&after).await, ["7"]);
     assert_eq!(browser.text("#changes p.note").await, "1 change in today.");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_changes_are_read_once_for_all_that_look_at_them() {
+    let redis = RedisServer::start();
+    let policy = policy_file(1_000);
+    let tollgate = Tollgate::start(&["--store", &redis.url(), "--policy", policy.path()]);
+    set_external(&tollgate.client(), "large", 5, "once").await;
+    let show = || {
+        let page = get(&tollgate.http_addr, "/orgs/acme", &[]);
+        assert!(page.body.contains("once"), "{}", page.body);
+    };
+    show();
+    let before = redis.calls_of("evalsha") + redis.calls_of("evalsha_ro");
+    for _ in 0..20 {
+        show();
+    }
+    let calls = redis.calls_of("evalsha") + redis.calls_of("evalsha_ro") - before;
+    // The pools of each page, and again, of two days, what is older than 5 s; not the changes of 7 days for each.
+    assert!(calls < 60, "{calls} calls");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -246,8 +246,9 @@ fn every_unary_rpc_can_be_called(grpcurl: Grpcurl) {
             "rows": [{
                 "project": "p", "model": "gpt-4o", "pool": "large", "freeTokens": "900",
                 "billedTokens": "0", "freeRequests": "1", "billedRequests": "0", "day": "2026-11-22",
+                "provider": null,
             }],
-            "nextPageToken": "", "fromDay": "2026-11-22", "toDay": "2026-11-22",
+            "nextPageToken": "", "fromDay": "2026-11-22", "toDay": "2026-11-22", "comparisons": [],
         })
     );
 }

@@ -40,6 +40,8 @@ struct TestMarks(Arc<MarkState>);
 struct MarkState {
     confirmed: Mutex<HashSet<String>>,
     fails: AtomicBool,
+    /// Whether the next confirmation panics.
+    panics: AtomicBool,
     checks: AtomicUsize,
     /// Attempts to confirm.
     attempts: AtomicUsize,
@@ -91,6 +93,7 @@ impl NoticeMarks for TestMarks {
 
     async fn confirm(&self, notice: &Notice) -> Result<(), &'static str> {
         self.0.attempts.fetch_add(1, Ordering::Relaxed);
+        assert!(!self.0.panics.swap(false, Ordering::Relaxed), "a panic");
         match self.0.fails.load(Ordering::Relaxed) {
             true => Err("the store is down"),
             false => {
@@ -416,7 +419,46 @@ async fn adding_never_waits_and_what_does_not_fit_is_left_out() {
     assert_eq!(replica.results("left_out"), 3);
     let logged = replica.logged("tollgate::notify::deliveries");
     assert_eq!(logged.len(), 1, "{logged:?}");
+    let logged = replica.logged("notify");
+    assert_eq!(logged.len(), 10_003, "each is logged at once");
     replica.task.abort();
+}
+
+#[tokio::test]
+async fn what_was_found_is_logged_after_its_check_while_the_receiver_has_a_pause() {
+    let receiver = Receiver::start(&[Answer::RetryAfter("300")]).await;
+    let replica = Replica::start(Some(&receiver.url()));
+    replica.decide("decided");
+    receiver.wait_for(1).await;
+    replica.find("found");
+    let deadline = Instant::now() + 2 * WAIT_TIMEOUT;
+    while replica.logged("notify").len() < 2 {
+        assert!(Instant::now() < deadline);
+        sleep(Duration::from_millis(50)).await;
+    }
+    let logged = replica.logged("notify");
+    assert_eq!(logged[1]["fields"]["org"], "found");
+    assert_eq!(replica.marks.checks(), 1);
+    assert_eq!(receiver.received().len(), 1);
+    replica.task.abort();
+}
+
+#[tokio::test]
+async fn after_a_panic_delivery_goes_on_with_what_was_queued() {
+    let receiver = Receiver::start(&[Answer::Status(200)]).await;
+    let replica = Replica::start(Some(&receiver.url()));
+    replica.marks.0.panics.store(true, Ordering::Relaxed);
+    for org in 0..20 {
+        replica.decide(&format!("org-{org}"));
+    }
+    replica.marks.wait_for(20).await;
+    assert_eq!(replica.results("failed"), 1);
+    let logged = replica.logged("tollgate::notify::deliveries");
+    let panics = logged.iter().filter(|it| it["level"] == "ERROR");
+    assert_eq!(panics.count(), 1, "{logged:?}");
+    assert_eq!(replica.logged("notify").len(), 20);
+    replica.decide("later");
+    replica.marks.wait_for(21).await;
 }
 
 #[tokio::test]

@@ -41,12 +41,18 @@ fn of_a_receivers_url_only_scheme_and_host_are_shown() {
             "http://127.0.0.1:8080",
         ),
         ("https://[::1]", "https://[::1]"),
+        (
+            "https://hooks.example:65535/",
+            "https://hooks.example:65535",
+        ),
     ] {
         let settings = load(&format!("[notify]\nurl = \"{url}\"\n")).unwrap();
         assert_eq!(settings.notify_url.as_ref().unwrap().to_string(), shown);
         assert!(!format!("{settings:?}").contains("s3cret"), "{settings:?}");
     }
 }
+
+const NO_PORT: &str = "must have no port, or one from 1 to 65535";
 
 #[test]
 fn a_wrong_url_is_a_fault_that_does_not_repeat_it() {
@@ -65,6 +71,10 @@ fn a_wrong_url_is_a_fault_that_does_not_repeat_it() {
             "https://u:s3cret@hooks.example/",
             "must not have a user or a password",
         ),
+        ("https://hooks.example:65536/", NO_PORT),
+        ("https://hooks.example:0/", NO_PORT),
+        ("https://hooks.example:/", NO_PORT),
+        ("https://[::1]:99999/", NO_PORT),
         (
             "https://hooks.example/#s3cret",
             "must not have a fragment (#)",

@@ -282,25 +282,36 @@ async fn what_can_not_be_compared_exits_with_2_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_organization_is_named_unless_the_policy_has_one_only() {
+async fn the_organization_is_named_unless_the_policy_has_one_or_the_caller_may_read_one_only() {
     let service = Service::start().await;
     let good = usage(TODAY, &[("proj_p", GPT_4O, FREE, 100)]);
-    let policy = TextFile::new("[program]\nextends = \"openai-2026-09-28\"\n");
-    let none = service.with_file(&good, &["--policy", policy.path()]);
-    assert_eq!(none.code, Some(2));
-    assert!(
-        none.stderr
-            .contains("--org is missing: the policy has 0 organizations"),
-        "{none:?}"
-    );
-    let two = "[orgs.org-demo]\ntier = 3\ndata_sharing = \"all\"\n[orgs.b]\ntier = 1\ndata_sharing = \"off\"\n";
-    let policy = TextFile::new(&format!(
-        "[program]\nextends = \"openai-2026-09-28\"\n{two}"
-    ));
-    let words = ["--policy", policy.path()];
-    assert_eq!(service.with_file(&good, &words).code, Some(2));
-    let named = service.with_file(&good, &[&words[..], &["--org", "org-demo"]].concat());
-    assert_eq!(named.code, Some(0), "{named:?}");
+    let policy_of = |orgs: &[&str]| {
+        let orgs = orgs
+            .iter()
+            .map(|org| format!("[orgs.{org}]\ntier = 3\ndata_sharing = \"all\"\n"));
+        let text = "[program]\nextends = \"openai-2026-09-28\"\n".to_owned();
+        TextFile::new(&(text + &orgs.collect::<String>()))
+    };
+    let (none, two) = (policy_of(&[]), policy_of(&["org-demo", "b"]));
+    for policy in [&none, &two] {
+        let ran = service.with_file(&good, &["--policy", policy.path()]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+    }
+    // That of the policy comes first.
+    let other = policy_of(&["b"]);
+    let ran = service.with_file(&good, &["--policy", other.path()]);
+    assert!(ran.stderr.contains("NOT_FOUND"), "{ran:?}");
+    assert_eq!(ran.code, Some(2));
+    let clock = Clock::at(NOON);
+    let tollgate = Tollgate::start_at(&clock, &["--store", "memory:", "--policy", two.path()]);
+    let service = Service { tollgate, clock };
+    let nothing = usage(TODAY, &[]);
+    let ran = service.with_file(&nothing, &["--policy", two.path()]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    let wanted = "--org is missing: the caller may read 2 organizations";
+    assert!(ran.stderr.contains(wanted), "{ran:?}");
+    let ran = service.with_file(&nothing, &["--policy", two.path(), "--org", "b"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

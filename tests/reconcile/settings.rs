@@ -98,6 +98,10 @@ fn each_fault_names_its_key() {
             "reconcile.api_base: must be https://",
         ),
         (
+            "api_base = \"https://api.example:70000/v1\"",
+            "reconcile.api_base: must have no port, or one from 1 to 65535",
+        ),
+        (
             "api_base = \"https://user@api.example\"",
             "reconcile.api_base: must have a host",
         ),

@@ -542,10 +542,12 @@ class Values(unittest.TestCase):
 
         client = EarlierRelease().client()
         self.assertEqual(len(client.usage().rows), 1)
-        with self.assertRaisesRegex(TollgateError, "earlier release"):
-            client.usage(from_day="2026-11-01")
-        with self.assertRaisesRegex(TollgateError, "earlier release"):
-            asyncio.run(EarlierRelease().aio_client().usage(from_day="2026-11-01"))
+        for from_day, to_day in (("2026-11-01", ""), ("", "2026-11-01")):
+            with self.assertRaisesRegex(TollgateError, "earlier release"):
+                client.usage(from_day=from_day, to_day=to_day)
+            with self.assertRaisesRegex(TollgateError, "earlier release"):
+                usage = EarlierRelease().aio_client().usage(from_day=from_day, to_day=to_day)
+                asyncio.run(usage)
 
     def test_a_row_has_what_the_provider_counted_only_if_it_was_compared(self) -> None:
         class Compared(FakeTollgate):

@@ -1,20 +1,14 @@
-//! Names, numbers and times as `tollgate top` shows them.
+//! Numbers and times as `tollgate top` shows them.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::{client::output::grouped, domain::UtcDay, grpc::proto::OrganizationSummary};
-
-/// A name without the invisible characters that change the direction or the order of a line, or its width: each is
-/// shown as U+FFFD.
-pub(super) fn shown(name: &str) -> String {
-    let is_invisible = |c| {
-        matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-            || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    name.replace(is_invisible, "\u{fffd}")
-}
+use crate::{
+    client::output::{grouped, shown},
+    domain::UtcDay,
+    grpc::proto::OrganizationSummary,
+};
 
 /// A number in at most five characters: 999, 12.3k, 1.23M. It is rounded down, so what is not reached is never shown as
 /// reached.
@@ -110,11 +104,5 @@ mod tests {
             assert_eq!(age_of(seconds), wanted);
         }
         assert_eq!(age(None, now), "-");
-    }
-
-    #[test]
-    fn invisible_characters_of_a_name_are_shown() {
-        assert_eq!(shown("a\u{202e}b\u{200d}"), "a\u{fffd}b\u{fffd}");
-        assert_eq!(shown("組織 é שלום"), "組織 é שלום");
     }
 }

@@ -8,10 +8,10 @@ use super::{
         drift,
         tables::{BAR_WIDTH, bar, table},
     },
-    format::{age, shown, totals, until_reset},
+    format::{age, totals, until_reset},
 };
 use crate::{
-    client::output::{counted, grouped, reason},
+    client::output::{counted, grouped, reason, shown},
     grpc::proto::ListOrganizationsResponse,
 };
 

@@ -11,11 +11,11 @@ use ratatui::{
 
 use super::{
     super::tables::bar,
-    format::{age, compact, shown, totals, until_reset},
+    format::{age, compact, totals, until_reset},
     state::{PoolRow, TopState},
 };
 use crate::{
-    client::output::{counted, grouped},
+    client::output::{counted, grouped, shown},
     grpc::proto::{ListOrganizationsResponse, OrganizationOrder, PoolQuota},
 };
 

@@ -1,9 +1,10 @@
-//! What organizations used on past days, summed by project and by model, as this replica last read it.
+//! What organizations used on past days, summed by project and by model, and the changes of their external usage, as this
+//! replica last read them.
 //!
 //! What the ledger counted before yesterday does not change any more, so the sums of these days are kept for an hour.
 //! Today, yesterday and the days of the last comparison with the provider, whose figures change until its report is
-//! closed, are read again after some seconds. A day is read in a task of its own that goes on when the page is answered without it: a day of
-//! very many rows is there at one of the next refreshes.
+//! closed, are read again after some seconds. A day is read in a task of its own that goes on when the page is answered
+//! without it: a day of very many rows is there at one of the next refreshes.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,6 +18,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use super::day_changes::DayChanges;
 use crate::{
     domain::{ModelName, OrgId, ProjectId, ProviderUsage, Tokens, UsageCounters, UtcDay},
     ledger::{Ledger, LedgerError, UsageDays, UsagePage, UsageRow},
@@ -68,6 +70,8 @@ pub(super) struct DayUsage {
     pub(super) total: UsageSums,
     pub(super) by_project: NamedUsage<ProjectId>,
     pub(super) by_model: NamedUsage<ModelName>,
+    /// The changes of external usage; none: they could not be read.
+    pub(super) changes: Option<DayChanges>,
 }
 
 /// Sums of rows.
@@ -190,11 +194,16 @@ impl UsageHistory {
         for day in days {
             let read_at = Instant::now();
             let lifetime = lifetime(ledger, org, day);
-            let usage = match read_day(ledger, org, day).await {
+            let mut usage = match read_day(ledger, org, day).await {
                 Ok(usage) => usage,
                 // It has become too old, or is not there yet by the store's clock.
                 Err(LedgerError::DayNotKept { .. }) => DayUsage::default(),
                 Err(error) => return Err(error),
+            };
+            usage.changes = DayChanges::read(ledger, org, day).await;
+            let lifetime = match usage.changes {
+                Some(_) => lifetime,
+                None => OPEN_DAY_LIFETIME,
             };
             let kept = KeptDay {
                 usage: Arc::new(usage),
@@ -275,7 +284,8 @@ impl DayUsage {
 
     /// What it takes of [`MAX_KEPT_NAMES`]; a day without usage takes a place, too.
     fn names(&self) -> usize {
-        1 + self.by_project.named.len() + self.by_model.named.len()
+        let changes = self.changes.as_ref().map_or(0, DayChanges::names);
+        1 + self.by_project.named.len() + self.by_model.named.len() + changes
     }
 }
 

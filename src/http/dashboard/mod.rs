@@ -7,6 +7,7 @@
 mod assets;
 mod breakdown;
 mod chart;
+mod day_changes;
 mod download;
 mod drift;
 mod external;

@@ -70,8 +70,7 @@ pub(super) async fn page(
     let history = &dashboard.history;
     let timeout = dashboard.http.call_timeout / 2;
     let known = history.days(&dashboard.http.ledger, &org, &days, timeout);
-    let changes = ChangesView::read(dashboard, &org, range, timeout);
-    let (known, changes) = tokio::join!(known, changes);
+    let known = known.await;
     let policy = dashboard.http.ledger.policy();
     let usage = UsageView {
         org: &org,
@@ -81,6 +80,10 @@ pub(super) async fn page(
         kept,
         range,
         known,
+    };
+    let changes = ChangesView {
+        range,
+        known: &usage.known,
     };
     let now = dashboard.http.ledger.now();
     let (status, why) = match failure {

@@ -8,7 +8,7 @@
 //! | `usage` | day, organization, project, model | a usage row |
 //! | `row_counts` | day, organization | the number of usage rows |
 //! | `requests` | day, organization, request id | a reservation |
-//! | `external_changes` | day, organization, number | a change of external usage; empty: there were more |
+//! | `external_changes` | day, organization, source, number | a change of external usage; empty: there were more |
 //! | `provider` | day, organization, project, model | what the provider counted ([`provider`]) |
 //! | `provider` | day, organization | how the day was compared with the provider |
 //! | `tollgate` | name | format, number of commits, steady time of the clock |

@@ -78,17 +78,14 @@ pub(super) fn external_changes(
         Err(TableError::TableDoesNotExist(_)) => return Ok(changes),
         Err(error) => return Err(error.into()),
     };
-    let keys = tables::external_changes(day, org);
+    let keys = tables::rows(day, org, None);
     for entry in table.range(&*keys.start..&*keys.end)? {
         let (_, bytes) = entry?;
         if bytes.value().is_empty() {
             changes.is_truncated = true;
             continue;
         }
-        let change = decode(bytes.value());
-        changes
-            .kept
-            .push(change.ok_or(RecordError::Corrupt("a change of external usage"))?);
+        changes.add_kept(decode(org, bytes.value()));
     }
     Ok(changes)
 }

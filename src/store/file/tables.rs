@@ -3,13 +3,15 @@
 //! A key is the day (4 bytes, big-endian, sign bit flipped), the organization, and further names, each after
 //! a zero byte. Names have no control characters, so keys sort by day, organization, then names.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use chrono::DateTime;
 use redb::TableDefinition;
 
 use super::super::RowKey;
-use crate::domain::{ModelName, OrgId, PoolName, ProjectId, RequestId, ShareId, UtcDay};
+use crate::domain::{
+    ExternalSource, ModelName, OrgId, PoolName, ProjectId, RequestId, ShareId, UtcDay,
+};
 
 /// A table of records by their keys.
 pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -74,17 +76,26 @@ pub(super) fn request(day: UtcDay, org: &OrgId, id: &RequestId) -> Vec<u8> {
     key(day, org, &[id.as_str()])
 }
 
-/// The key of a change of external usage: by its number on the day, from 1 on.
-pub(super) fn external_change(day: UtcDay, org: &OrgId, number: usize) -> Vec<u8> {
-    key(day, org, &[&format!("{number:06}")])
+/// The key of a change of external usage: by its number among those of its source on the day, from 1 on.
+pub(super) fn external_change(
+    day: UtcDay,
+    org: &OrgId,
+    source: ExternalSource,
+    number: usize,
+) -> Vec<u8> {
+    key(day, org, &[source.into(), &format!("{number:06}")])
 }
 
-/// The keys of an organization's changes of external usage on a day, in the order of their numbers.
-pub(super) fn external_changes(day: UtcDay, org: &OrgId) -> Range<Vec<u8>> {
-    rows(day, org, None)
+/// The keys of an organization's changes of external usage on a day, of a source, in the order of their numbers.
+pub(super) fn external_changes(
+    day: UtcDay,
+    org: &OrgId,
+    source: ExternalSource,
+) -> RangeInclusive<Vec<u8>> {
+    external_change(day, org, source, 0)..=external_change(day, org, source, 999_999)
 }
 
-/// The keys of an organization's usage rows on a day that come after `after`.
+/// The keys of an organization's usage rows on a day that come after `after`; of its changes too, without `after`.
 pub(super) fn rows(day: UtcDay, org: &OrgId, after: Option<&RowKey>) -> Range<Vec<u8>> {
     let mut first = key(day, org, &[]);
     let mut end = first.clone();

@@ -138,8 +138,8 @@ impl<'t> Tables<'t> {
         Ok((decision, written))
     }
 
-    /// Keeps a change of external usage, unless its day has as many as are kept. Returns the number of records written:
-    /// an empty one says that there were more.
+    /// Keeps a change of external usage, unless its day has as many of its source as are kept. Returns the number of
+    /// records written: an empty one says that there were more.
     ///
     /// # Errors
     ///
@@ -149,16 +149,16 @@ impl<'t> Tables<'t> {
         org: &OrgId,
         change: &ExternalChange,
     ) -> Result<usize, StorageError> {
-        let day = UtcDay::of(change.at);
+        let (day, source) = (UtcDay::of(change.at), change.source);
         let table = &mut self.external_changes.table;
-        let keys = tables::external_changes(day, org);
-        let made = table.range(&*keys.start..&*keys.end)?.count();
+        let keys = tables::external_changes(day, org, source);
+        let made = table.range(&**keys.start()..=&**keys.end())?.count();
         let record = match made {
             made if made < ExternalChanges::MAX => encode(change),
             ExternalChanges::MAX => Vec::new(),
             _ => return Ok(0),
         };
-        let key = tables::external_change(day, org, made + 1);
+        let key = tables::external_change(day, org, source, made + 1);
         table.insert(&*key, &*record)?;
         Ok(1)
     }

@@ -265,7 +265,7 @@ impl Decider {
                 for written in mem::take(written) {
                     let named = pools.get(written.place);
                     let named = named.ok_or_else(|| bad("a write to an unnamed pool"))?;
-                    crossings.extend(record(&mut snapshots, batch, named, written)?);
+                    crossings.extend(record(&mut snapshots, batch, named, written));
                 }
             }
             decided.push((reply, crossings));
@@ -348,8 +348,9 @@ fn record(
     batch: &Batch,
     named: &NamedPool,
     written: WrittenPool,
-) -> Result<Option<Crossing>> {
-    let peak = peak_of(&written.record)?;
+) -> Option<Crossing> {
+    // It was counted. A record that can't be read shows when it is queried.
+    let peak = peak_of(&written.record).unwrap_or_default();
     let crossing = match (&named.counter, written.raised) {
         (CounterId::Pool(pool), Some(raised)) => Some(Crossing {
             pool: pool.clone(),
@@ -367,7 +368,7 @@ fn record(
     };
     let audited = batch.operations.is_empty().then_some(named.seq);
     snapshots.record(&batch.org, named.day, snapshot, audited);
-    Ok(crossing)
+    crossing
 }
 
 /// Whether a second run gives the results of the first: each operation is idempotent, and no two have the same

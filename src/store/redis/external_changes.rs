@@ -8,7 +8,7 @@ use super::{
     decide::SECONDS_A_DAY,
     script::{
         keys::OrgKeys,
-        reader::{BadReply, MsgPackReader, bad, bytes},
+        reader::{BadReply, MsgPackReader, bytes},
     },
 };
 use crate::{
@@ -32,6 +32,7 @@ impl RedisStore {
         let expires_at = day.end().timestamp().saturating_add_unsigned(retention);
         let push = |command: &mut Cmd| {
             command.arg(1).arg(&key).arg(encode(change));
+            command.arg(<&str>::from(change.source));
             command.arg(ExternalChanges::MAX).arg(expires_at);
         };
         let options = SendOptions::default();
@@ -54,12 +55,12 @@ impl RedisStore {
         let options = SendOptions::default();
         let send = || self.changes_script.run(&self.client, &key, options, push);
         let reply = self.explain(&key, retry_if_cut(send).await).await?;
-        Ok(parse_changes(bytes(&reply)?)?)
+        Ok(parse_changes(org, bytes(&reply)?)?)
     }
 }
 
 /// Parses the reply of `changes.lua`.
-fn parse_changes(reply: &[u8]) -> Result<Timestamped<ExternalChanges>, BadReply> {
+fn parse_changes(org: &OrgId, reply: &[u8]) -> Result<Timestamped<ExternalChanges>, BadReply> {
     let mut reader = MsgPackReader::new(reply);
     let now = reader.time()?;
     let mut answer = ExternalChanges {
@@ -67,9 +68,8 @@ fn parse_changes(reply: &[u8]) -> Result<Timestamped<ExternalChanges>, BadReply>
         ..ExternalChanges::default()
     };
     while reader.left() > 0 {
-        let change = reader.stored()?.and_then(decode);
-        let change = change.ok_or_else(|| bad("a change of external usage that can't be read"))?;
-        answer.kept.push(change);
+        // A number without a change is one that was lost.
+        answer.add_kept(decode(org, reader.stored()?.unwrap_or_default()));
     }
     Ok(Timestamped { now, answer })
 }

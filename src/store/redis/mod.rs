@@ -16,7 +16,7 @@
 //! | | `\1` | the last class id; after a recovery also the last one before it | `1`, `4 3` |
 //! | | `\2` pool | the pool's held tokens | `\2large` → `600` |
 //! | | `\2` | the number of the day's usage rows, and of those for unlisted models | `12 3` |
-//! | `tollgate:{acme}:audit:2026-11-22` | a number, from 1 on | a change of external usage: JSON ([`external_changes`]) | `1` → `{"at":…,"pool":"large",…}` |
+//! | `tollgate:{acme}:audit:2026-11-22` | its source and number, from 1 on | a change of external usage: JSON ([`external_changes`]) | `manual:1` → `{"at":…,"pool":"large",…}` |
 //! | | `made` | the number of changes, at most one more than are kept | `12` |
 //! | `tollgate:{acme}:provider:2026-11-22` | `project:model` | what the provider counted ([`provider`]); only with the background reconcile | `web:gpt-4o` → `900 50` |
 //! | | `\1` | how the day was compared with the provider | `1795351200 drifts external=50` |

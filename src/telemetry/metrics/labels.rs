@@ -185,14 +185,14 @@ pub enum WatchedFile {
     HttpTls,
 }
 
-/// What became of an attempt to deliver a notification, or of a notification that was not queued.
+/// What became of an attempt to deliver a notification, or of a notification that was left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum NotificationResult {
     Delivered,
-    /// The receiver failed; it is repeated.
+    /// The receiver failed, or the task panicked; it is repeated.
     Failed,
-    /// Too many wait: it is left until it is found again.
+    /// Too many wait, or its day is over.
     LeftOut,
 }
 

@@ -2693,7 +2693,7 @@ func (x *ListExternalChangesRequest) GetToDay() string {
 	return ""
 }
 
-// Changes of external usage on whole days: the last ones of the range that have 1,000 changes, or all of it.
+// Changes of external usage on whole days: the last ones of the range that have 1,000 changes or more, or all of it.
 type ListExternalChangesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The newest first.
@@ -2702,10 +2702,11 @@ type ListExternalChangesResponse struct {
 	FromDay string `protobuf:"bytes,2,opt,name=from_day,json=fromDay,proto3" json:"from_day,omitempty"`
 	// The last UTC day that is listed.
 	ToDay string `protobuf:"bytes,3,opt,name=to_day,json=toDay,proto3" json:"to_day,omitempty"`
-	// Days that had more than 1,000 changes, the newest first. The first 1,000 of each are listed, the audit log has the
-	// others.
+	// Days that have changes that are not listed, the newest first; the audit log has them. Of each day the first 1,000
+	// changes by hand and the first 1,000 by the background reconcile are listed, if this release can read them.
 	TruncatedDays []string `protobuf:"bytes,4,rep,name=truncated_days,json=truncatedDays,proto3" json:"truncated_days,omitempty"`
-	// to_day of the request that lists the earlier days of the range; empty: all are listed.
+	// to_day of the request that lists the earlier days of the range; empty: all are listed. If that request is
+	// NOT_FOUND, the earlier days have no changes; if it is OUT_OF_RANGE, they are not kept any more.
 	NextToDay     string `protobuf:"bytes,5,opt,name=next_to_day,json=nextToDay,proto3" json:"next_to_day,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

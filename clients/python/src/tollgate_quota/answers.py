@@ -271,7 +271,7 @@ def read(answer: type[_Answer], message: Message) -> _Answer:
 
 def read_usage(request: pb.ListUsageRequest, page: pb.ListUsageResponse) -> Usage:
     """The usage of a page. A service of an earlier release takes a range for today."""
-    if request.from_day and not page.from_day:
+    if (request.from_day or request.to_day) and not page.from_day:
         message = "the service is of an earlier release, which lists no ranges of days"
         raise error_of(grpc.StatusCode.UNIMPLEMENTED, message)
     return read(Usage, page)

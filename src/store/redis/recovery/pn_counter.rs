@@ -104,7 +104,8 @@ impl PoolCounter {
     #[must_use]
     pub fn counters(&self) -> PoolCounters {
         let sum = |which: usize| {
-            let components = self.components.range(..EXTERNAL);
+            let components = self.components.iter();
+            let components = components.filter(|(number, _)| **number != EXTERNAL);
             let sum = components.map(|(_, component)| i128::from(component.counted[which]));
             let sum = u64::try_from(sum.sum::<i128>().max(0)).unwrap_or(0);
             Tokens::new(sum).unwrap_or(Tokens::MAX)

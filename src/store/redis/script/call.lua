@@ -2,9 +2,9 @@
 -- Decides batches, each of one organization. Each operation sees what the ones before it changed.
 --
 -- The script consists of call.lua (this file), rules.lua (the rules, pure), recovery.lua (lost writes), pools.lua,
--- usage.lua, reservation_rules.lua, reservations.lua and decide.lua, in this order. A call without ids and snapshots runs
--- it without the two parts for reservations. A batch is judged whole before its first write: a script is atomic, but does
--- not roll back. If a batch fails, its answer says so, and the others are decided.
+-- usage.lua, reservation_rules.lua, reservations.lua and decide.lua, in this order. A call without ids and snapshots
+-- runs it without the two parts for reservations. A batch is judged whole before its first write: a script is atomic,
+-- but does not roll back. If a batch fails, its answer says so, and the others are decided.
 --
 -- Lua creates every function again at each call, with the variables that it captures. So names in capitals are no
 -- variables: they are replaced by their values before Redis gets the script (src/store/redis/script/mod.rs). Garbage

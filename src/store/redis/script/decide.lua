@@ -48,19 +48,19 @@ local function decide_operations(batch)
     elseif id and reservations.texts[id] then
       answer(answer_replay(batch, id, class, tokens, code == RESERVE_WITH_ID))
     elseif code == CONFIRM then
-      local its = batch.pools[tokens]
-      local from, bit = component_at(its[RECORD], NOTIFIED + args[at]), args[at + 1]
-      if bit > 0 and math.floor(its[RECORD][from + 1] / bit) % 2 == 0 then
-        its[RECORD][from + 1] = its[RECORD][from + 1] + bit
+      local its, bit = batch.pools[tokens], args[at + 1]
+      local from = bit > 0 and component_at(its, NOTIFIED + args[at])
+      if from and math.floor(its[RECORD][from + 1] / bit) % 2 == 0 then
+        its[RECORD][from + 1], its[CHANGED] = its[RECORD][from + 1] + bit, true
       end
-      its[CHANGED], at = true, at + 2
+      at = at + 2
       answer('c')
     elseif code == SET_EXTERNAL then
       -- Of two writes of a figure the later one counts, by Redis' clock.
-      local its, figure, record = batch.pools[tokens], args[at], batch.pools[tokens][RECORD]
-      local from = component_at(record, EXTERNAL)
+      local its, figure = batch.pools[tokens], args[at]
       raise_peak(its)
-      its[EXTERNAL_AT] = from
+      its[EXTERNAL_AT] = component_at(its, EXTERNAL)
+      local from, record = its[EXTERNAL_AT], its[RECORD]
       local before, counted = record[from + 3 + figure], record[from + 2]
       record[from + 1] = math.max(record[from + 1] + 1, tonumber(time[1]) * 1000000 + tonumber(time[2]))
       record[from + 3 + figure] = args[at + 1]

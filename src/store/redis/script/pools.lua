@@ -25,10 +25,8 @@ local function read_pool(batch, place)
   local a, b, c, d = 0, 0, 0, 0
   for at = 2, last, COMPONENT do
     local number = record[at]
-    if number >= EXTERNAL then
-      if number == EXTERNAL then
-        external_at, external, batch.has_external = at, math.max(record[at + 4], record[at + 5]), true
-      end
+    if number == EXTERNAL then
+      external_at, external, batch.has_external = at, math.max(record[at + 4], record[at + 5]), true
     else
       if number == replica then
         own = at
@@ -51,27 +49,67 @@ local function read_pool(batch, place)
   }
 end
 
--- The position of a component in a record, which is added if it is not there.
-local function component_at(record, number)
+-- Makes room: merges the components of the first two replicas that wrote today, which have mostly ended. If one still
+-- runs, it gets a new component, and its audit restores the old one, which bills too much.
+local function unite_first_components(pool)
+  local record, external_at, first = pool[RECORD], pool[EXTERNAL_AT], 2
+  while record[first] >= EXTERNAL do
+    first = first + COMPONENT
+  end
+  local second = first + COMPONENT
+  while record[second] >= EXTERNAL do
+    second = second + COMPONENT
+  end
+  record[first + 1] = math.max(record[first + 1], record[second + 1]) + 1
+  for value = 2, COMPONENT - 1 do
+    record[first + value] = record[first + value] + record[second + value]
+  end
+  for _ = 1, COMPONENT do
+    table.remove(record, second)
+  end
+  if external_at and external_at > second then
+    pool[EXTERNAL_AT] = external_at - COMPONENT
+  end
+end
+
+-- Adds a component without counts to the record of a pool. Returns its position.
+local function add_component(pool, number)
+  local record = pool[RECORD]
+  local at = #record + 1
+  record[at], record[at + 1], record[at + 2], record[at + 3], record[at + 4], record[at + 5] = number, 0, 0, 0, 0, 0
+  return at
+end
+
+-- The position of the replica's own component, which is added if the record has none.
+local function own_component(pool)
+  if not pool[OWN] then
+    if #pool[RECORD] > MAX_COMPONENTS * COMPONENT then
+      unite_first_components(pool)
+    end
+    pool[OWN] = add_component(pool, tonumber(ARGV[3]))
+  end
+  return pool[OWN]
+end
+
+-- The position of a component that is no replica's, which is added if the record has none. The own one is added before:
+-- a release that unites the first two whatever they are then keeps the number of a replica.
+local function component_at(pool, number)
+  own_component(pool)
+  local record = pool[RECORD]
   for at = 2, #record, COMPONENT do
     if record[at] == number then
       return at
     end
   end
-  local at = #record + 1
-  record[at] = number
-  for value = 1, COMPONENT - 1 do
-    record[at + value] = 0
-  end
-  return at
+  return add_component(pool, number)
 end
 
 -- Raises the peak of a pool that counts as many tokens as a further threshold. To be called before less is counted, and
 -- before the record is packed.
 local function raise_peak(pool)
   if pool[1] >= pool[THRESHOLD] then
-    local record, external_at = pool[RECORD], pool[EXTERNAL_AT]
-    local at, external = component_at(record, PEAK), external_at and record[external_at + 2] or 0
+    local at, record, external_at = component_at(pool, PEAK), pool[RECORD], pool[EXTERNAL_AT]
+    local external = external_at and record[external_at + 2] or 0
     local counted = math.min(MAX, pool[1] + external)
     if counted > record[at + 1] then
       pool[PEAK_BEFORE], pool[PEAK_EXTERNAL] = pool[PEAK_BEFORE] or record[at + 1], external
@@ -99,40 +137,12 @@ local function read_pools(batch)
   end
 end
 
--- Makes room: merges the components of the first two replicas that wrote today, which have mostly ended. If one still
--- runs, it gets a new component, and its audit restores the old one, which bills too much.
-local function unite_first_components(record)
-  local first = 2
-  while record[first] >= EXTERNAL do
-    first = first + COMPONENT
-  end
-  local second = first + COMPONENT
-  while record[second] >= EXTERNAL do
-    second = second + COMPONENT
-  end
-  record[first + 1] = math.max(record[first + 1], record[second + 1]) + 1
-  for value = 2, COMPONENT - 1 do
-    record[first + value] = record[first + value] + record[second + value]
-  end
-  for _ = 1, COMPONENT do
-    table.remove(record, second)
-  end
-end
-
 -- Adds the batch's changes to the replica's own component, packs the record, and returns the seq. A batch without
 -- operations only recovers, and raises no seq: a decision may run concurrently on a master that is being replaced,
 -- and a higher seq here would hide that its seq is missing.
 local function update_record(pool, has_operations)
-  local record, own = pool[RECORD], pool[OWN]
   raise_peak(pool)
-  if not own then
-    if #record > MAX_COMPONENTS * COMPONENT then
-      unite_first_components(record)
-    end
-    own = #record + 1
-    record[own], record[own + 1], record[own + 2], record[own + 3] = tonumber(ARGV[3]), 0, 0, 0
-    record[own + 4], record[own + 5] = 0, 0
-  end
+  local own, record = own_component(pool), pool[RECORD]
   if has_operations then
     -- The seqs of two calls are 1024 apart, which leaves room for the writes of a late call.
     record[1], record[own + 1] = pool[CLOSED], math.max(record[own + 1] + 1, tonumber(ARGV[4]) * 1024)

@@ -1,5 +1,5 @@
--- The rules of reservations: what an id allows. The twin of src/domain/reservation.rs: the same names in the same order,
--- the same cases.
+-- The rules of reservations: what an id allows. The twin of src/domain/reservation.rs: the same names in the same
+-- order, the same cases.
 --
 -- KEYS, ARGV  none: nothing here reads or writes
 -- Rules       docs/CONTRACT.md, "Reserve" 5, "Settle", "Release"

@@ -243,6 +243,7 @@ local function touch(batch, reservation, kept)
   if reservation.is_carried then
     carried[CHANGED] = true
     if kept and not is_stale then
+      raise_peak(carried)
       carried[1] = math.max(0, carried[1] - (reservation.tokens - kept))
     end
   end
