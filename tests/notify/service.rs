@@ -12,7 +12,7 @@ use super::receiver::{Answer, Receiver};
 use crate::{
     metrics::wait_for,
     support::{
-        calls::{TextFile, new_reserve, policy_file, reserve},
+        calls::{TextFile, new_reserve, policy_file, reserve, verdict_text},
         redis::RedisServer,
         tollgate::Tollgate,
     },
@@ -107,6 +107,38 @@ async fn another_replica_delivers_what_a_crashed_one_could_not_with_the_same_id_
     assert!(posts <= 2, "{posts}");
     sleep(Duration::from_secs(7)).await;
     assert_eq!(receiver.received().len(), posts);
+}
+
+/// Shorter than one attempt, which takes at most 10 s.
+const DECIDED_WITHIN: Duration = Duration::from_secs(8);
+
+#[tokio::test]
+async fn no_decision_waits_for_a_slow_a_failing_or_a_hanging_receiver() {
+    for how in [
+        Answer::Slow(Duration::from_secs(9)),
+        Answer::Status(500),
+        Answer::Hang,
+    ] {
+        let receiver = Receiver::start(&[how]).await;
+        let (tollgate, _files) = start("memory:", &receiver);
+        let client = tollgate.client();
+        reserve(&client, 800, "80").await;
+        receiver.wait_for(1).await;
+        let began = Instant::now();
+        let steps = [
+            (150, "95", "FREE"),
+            (50, "100", "FREE"),
+            (1, "more", "AllowanceExceeded"),
+        ];
+        for (tokens, id, verdict) in steps {
+            let answer = reserve(&client, tokens, id).await;
+            assert_eq!(verdict_text(&answer), verdict, "{answer:?}");
+        }
+        assert!(began.elapsed() < DECIDED_WITHIN, "{how:?}");
+        wait_for(&tollgate, "tollgate_notifications_waiting", &[], 3.0).await;
+        let logged = tollgate.log().into_iter();
+        assert_eq!(logged.filter(|it| it["target"] == "notify").count(), 3);
+    }
 }
 
 // The receiver needs a thread of its own: `wait` blocks this one.
