@@ -5,6 +5,8 @@
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+
 /// The maximum length of an organization, project, model or pool name, in bytes.
 pub const MAX_NAME_BYTES: usize = 256;
 
@@ -13,6 +15,14 @@ pub const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// The maximum length of a note, in bytes.
 pub const MAX_NOTE_BYTES: usize = 512;
+
+/// What percent-encoding encodes of a name in a key, an address or an id: all bytes but letters, digits, `-`, `.`, `_` and
+/// `~`. No two names have the same encoding.
+pub const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// A field is out of bounds. The message names the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

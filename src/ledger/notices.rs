@@ -13,13 +13,13 @@ use super::{
 use crate::{
     domain::{OrgId, PoolCounters, Tokens, UtcDay},
     policy::Policy,
-    store::{Batch, Crossing, Operation, Outcome, Timestamped},
+    store::{Batch, Operation, Outcome, ThresholdCrossing, Timestamped},
 };
 
 /// The store has recorded that a notice was delivered.
-pub(super) struct NoticeConfirmed;
+pub(super) struct NoticeConfirmation;
 
-impl TryFrom<Timestamped<Outcome>> for NoticeConfirmed {
+impl TryFrom<Timestamped<Outcome>> for NoticeConfirmation {
     type Error = LedgerError;
 
     fn try_from(outcome: Timestamped<Outcome>) -> Result<Self, LedgerError> {
@@ -42,7 +42,7 @@ impl Ledger {
             day: notice.day,
             threshold: notice.threshold,
         };
-        let NoticeConfirmed = self
+        let NoticeConfirmation = self
             .decide(notice.org.clone(), Request::Assessed(operation))
             .await?;
         Ok(())
@@ -68,10 +68,10 @@ impl Backend {
         &self,
         batch: &Batch,
         now: DateTime<Utc>,
-        crossings: Vec<Crossing>,
+        crossings: Vec<ThresholdCrossing>,
     ) {
         for crossing in crossings {
-            let Crossing {
+            let ThresholdCrossing {
                 pool,
                 before,
                 used,

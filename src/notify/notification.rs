@@ -1,17 +1,10 @@
 //! A notification: what is logged and posted of a notice (docs/CONTRACT.md, "Notifications").
 
 use chrono::SecondsFormat;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use serde::Serialize;
 
-use crate::ledger::Notice;
-
-/// What is encoded of a name in an id.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+use crate::{domain::ids::ENCODED, ledger::Notice};
 
 /// The body of a notification.
 #[derive(Serialize)]

@@ -65,7 +65,7 @@ pub(super) struct OrgPoller {
 }
 
 /// A poll with a comparison.
-pub(super) struct Polled {
+pub(super) struct PollResult {
     pub(super) comparison: Comparison,
     /// What the store keeps of it.
     days: BTreeMap<UtcDay, ProviderDay>,
@@ -113,7 +113,7 @@ impl PollError {
 
 impl OrgPoller {
     /// Compares the organization with the provider's report.
-    pub(super) async fn poll(&mut self) -> Result<Polled, PollError> {
+    pub(super) async fn poll(&mut self) -> Result<PollResult, PollError> {
         match self.query_provider().await {
             Ok(reported) => self.compare(reported).await,
             Err(error) => {
@@ -150,7 +150,7 @@ impl OrgPoller {
     }
 
     /// Compares the report with the ledger, which is read after it: what is in the report was counted before.
-    async fn compare(&mut self, reported: ProviderReport) -> Result<Polled, PollError> {
+    async fn compare(&mut self, reported: ProviderReport) -> Result<PollResult, PollError> {
         let ProviderReport {
             asked_at,
             now,
@@ -200,7 +200,7 @@ impl OrgPoller {
             let provider = is_reported.then(|| provider_tokens(&scope, day, &rows, &report));
             let comparison = compare(&scope, days.clone(), &rows, &report);
             let days = provider_days(&scope, &days, &rows, &report, &comparison);
-            let polled = Polled { comparison, days };
+            let polled = PollResult { comparison, days };
             (polled, sample(&quota, rows), quota, provider)
         });
         let (polled, sample, quota, provider) = compared.await?;
@@ -212,7 +212,7 @@ impl OrgPoller {
     }
 
     /// Keeps the result in the store, for all replicas. Nothing depends on it: a failure is logged.
-    pub(super) async fn record(&self, polled: &Polled) {
+    pub(super) async fn record(&self, polled: &PollResult) {
         let deadline = (Instant::now() + RECORD_TIMEOUT).min(*self.lease_end.borrow());
         let recorded = record(self.ledger.store(), &self.org, &polled.days);
         let failure = match timeout_at(deadline, recorded).await {

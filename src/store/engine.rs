@@ -7,7 +7,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    Crossing, Operation, Outcome, PoolBalance,
+    Operation, Outcome, PoolBalance, ThresholdCrossing,
     records::{Records, RelativeDay},
 };
 use crate::domain::{
@@ -28,7 +28,7 @@ pub(super) fn decide<R: Records>(
     now: DateTime<Utc>,
     max_rows: u64,
     operation: &Operation,
-    crossings: &mut Vec<Crossing>,
+    crossings: &mut Vec<ThresholdCrossing>,
 ) -> Result<Outcome, R::Error> {
     let known = crossings.len();
     let mut engine = Engine {
@@ -89,7 +89,7 @@ struct Engine<'r, R> {
     max_rows: u64,
     /// Whether a Reserve is of a request that ran already.
     has_run: bool,
-    crossings: &'r mut Vec<Crossing>,
+    crossings: &'r mut Vec<ThresholdCrossing>,
 }
 
 /// Ends a decision before its first write.
@@ -357,7 +357,7 @@ impl<R: Records> Engine<'_, R> {
             counters.raise_peak(self.terms.of_pool(pool));
         }
         if counters.peak > before {
-            self.crossings.push(Crossing {
+            self.crossings.push(ThresholdCrossing {
                 pool: pool.clone(),
                 before,
                 used: counters.used,

@@ -269,7 +269,7 @@ pub enum Decision {
         /// One for each operation, in order.
         outcomes: Vec<Outcome>,
         /// The pools that reached a further threshold, perhaps more than one of it. Each is reported by one decision.
-        crossings: Vec<Crossing>,
+        crossings: Vec<ThresholdCrossing>,
     },
     /// The store's clock is on another day. Nothing was written.
     DayChanged,
@@ -277,7 +277,7 @@ pub enum Decision {
 
 /// A pool reached a further threshold of its allowance: its peak was raised.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Crossing {
+pub struct ThresholdCrossing {
     /// The pool.
     pub pool: PoolName,
     /// The peak before.

@@ -37,7 +37,7 @@ pub enum Answer {
 
 /// What it received.
 #[derive(Debug, Clone)]
-pub struct Received {
+pub struct ReceivedPost {
     pub head: String,
     pub body: Value,
     pub at: Instant,
@@ -45,7 +45,7 @@ pub struct Received {
 
 #[derive(Default)]
 struct ReceiverState {
-    received: Vec<Received>,
+    received: Vec<ReceivedPost>,
     /// The answers to the next requests.
     next: VecDeque<Answer>,
     /// The answer to each further one.
@@ -89,7 +89,7 @@ impl Receiver {
         format!("http://{}/hooks/s3cret?key=s3cret", self.addr)
     }
 
-    pub fn received(&self) -> Vec<Received> {
+    pub fn received(&self) -> Vec<ReceivedPost> {
         self.state.lock().unwrap().received.clone()
     }
 
@@ -98,7 +98,7 @@ impl Receiver {
     }
 
     /// Waits until it has received so many.
-    pub async fn wait_for(&self, count: usize) -> Vec<Received> {
+    pub async fn wait_for(&self, count: usize) -> Vec<ReceivedPost> {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             let received = self.received();
@@ -142,7 +142,7 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<ReceiverState>>) {
     let answer = {
         let mut state = state.lock().unwrap();
         let at = Instant::now();
-        state.received.push(Received { head, body, at });
+        state.received.push(ReceivedPost { head, body, at });
         let next = state.next.pop_front();
         next.or(state.then).unwrap()
     };

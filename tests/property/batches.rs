@@ -15,7 +15,7 @@ use tollgate::{
     domain::{Eligibility, ExternalSource, PoolName, Tokens, UtcDay},
     ledger::{Ledger, LedgerConfig},
     policy::Policy,
-    store::{Batch, Crossing, Decision, Operation, Outcome, Recording},
+    store::{Batch, Decision, Operation, Outcome, Recording, ThresholdCrossing},
 };
 
 use super::{
@@ -219,7 +219,7 @@ async fn decide(
 }
 
 /// The notices of a crossing.
-fn noticed(batch: &Batch, crossing: &Crossing) -> Vec<Noticed> {
+fn noticed(batch: &Batch, crossing: &ThresholdCrossing) -> Vec<Noticed> {
     let allowance = batch.terms.of_pool(&crossing.pool).allowance;
     let peak = crossing.used.get() + crossing.external.get();
     let is_new = |per_cent: &u8| {

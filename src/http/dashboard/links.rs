@@ -2,14 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 
-/// All bytes but letters, digits, `-`, `.`, `_` and `~`.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+use crate::domain::ids::ENCODED;
 
 /// From a page to the folder of `/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     domain::UtcDay,
-    store::{Batch, Crossing, Decision, StoreError, Timestamped, UsageLimits},
+    store::{Batch, Decision, StoreError, ThresholdCrossing, Timestamped, UsageLimits},
 };
 
 /// Maximum number of calls for a batch. One decides, one adds pools that the policy no longer has and tomorrow's, one
@@ -222,7 +222,7 @@ impl Decider {
         &self,
         client: &RedisClient,
         pending: &[(usize, &Batch, BatchOptions)],
-    ) -> Result<(DateTime<Utc>, Vec<(BatchReply, Vec<Crossing>)>)> {
+    ) -> Result<(DateTime<Utc>, Vec<(BatchReply, Vec<ThresholdCrossing>)>)> {
         let batches: Vec<&Batch> = pending.iter().map(|(_, batch, _)| *batch).collect();
         let mut call = ScriptCall::default();
         {
@@ -348,11 +348,11 @@ fn record(
     batch: &Batch,
     named: &NamedPool,
     written: WrittenPool,
-) -> Option<Crossing> {
+) -> Option<ThresholdCrossing> {
     // It was counted. A record that can't be read shows when it is queried.
     let peak = peak_of(&written.record).unwrap_or_default();
     let crossing = match (&named.counter, written.raised) {
-        (CounterId::Pool(pool), Some(raised)) => Some(Crossing {
+        (CounterId::Pool(pool), Some(raised)) => Some(ThresholdCrossing {
             pool: pool.clone(),
             before: raised.before,
             used: peak.less(raised.external),

@@ -6,15 +6,9 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{percent_decode_str, utf8_percent_encode};
 
-use crate::domain::{ModelName, OrgId, PoolName, ProjectId, ShareId, UtcDay};
-
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+use crate::domain::{ModelName, OrgId, PoolName, ProjectId, ShareId, UtcDay, ids::ENCODED};
 
 /// Encodes a name for a key or a field.
 #[must_use]
