@@ -151,16 +151,6 @@ impl Server {
 
     fn log_start(&self, settings: &Settings, store: &str) -> anyhow::Result<()> {
         let policy = &self.files.policy;
-        tracing::info!(
-            listen = %self.grpc_addr()?,
-            http_listen = %self.http_addr()?,
-            store,
-            policy = policy.name(),
-            policy_version = %policy.status().borrow().version,
-            organizations = policy.policy().orgs.len(),
-            version = env!("CARGO_PKG_VERSION"),
-            "tollgate serves tollgate.v1.QuotaService"
-        );
         policy.log_warnings();
         for warning in self.envoy.warnings() {
             tracing::warn!("{warning}");
@@ -177,6 +167,17 @@ impl Server {
                  --store file:PATH, share them with --store redis://HOST:PORT"
             );
         }
+        // Last: what waits for this line finds the warnings.
+        tracing::info!(
+            listen = %self.grpc_addr()?,
+            http_listen = %self.http_addr()?,
+            store,
+            policy = policy.name(),
+            policy_version = %policy.status().borrow().version,
+            organizations = policy.policy().orgs.len(),
+            version = env!("CARGO_PKG_VERSION"),
+            "tollgate serves tollgate.v1.QuotaService"
+        );
         Ok(())
     }
 
